@@ -1,0 +1,1 @@
+"""Ground floor: what can be set, declared once. Standard library only."""

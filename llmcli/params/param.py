@@ -1,0 +1,152 @@
+"""How a setting is declared: a typed dataclass field whose annotation carries a `Param`."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, get_args, get_origin
+
+from llmcli.errors import UsageError
+from llmcli.params import values
+
+
+@dataclass(frozen=True, kw_only=True)
+class Param:
+    """What a field cannot say by its type and default; every surface is made from this.
+
+    `min`/`max` are inclusive, `above` is exclusive. `flag` replaces the flag made from the key; `flags` are
+    further spellings (llama.cpp's), `keys` further JSON and config names. `sampler` names the step of the
+    chain that reads the setting, `switch` the settings of which one must be on for it to matter. `text` and `data`
+    replace the parsers for a typed text and for a JSON or TOML value; they and `check` raise a ValueError
+    whose text completes "must be ...".
+    """
+
+    help: str
+    min: float | None = None
+    max: float | None = None
+    above: float | None = None
+    also: tuple[Any, ...] = ()
+    choices: tuple[Any, ...] = ()
+    suggest: tuple[str, ...] = ()
+    flag: str = ""
+    flags: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    metavar: str = ""
+    unit: str = ""
+    default_text: str = ""
+    sampler: str = ""
+    switch: tuple[str, ...] = ()
+    text: Callable[[str], Any] | None = None
+    data: Callable[[Any], Any] | None = None
+    show: Callable[[Any], str] | None = None
+    check: Callable[[Any], Any] | None = None
+    path: bool = False
+
+
+@dataclass(frozen=True)
+class Field:
+    """One declared setting: its key, its type, its default and its `Param`."""
+
+    key: str
+    kind: type
+    optional: bool
+    repeated: bool
+    default: Any
+    param: Param
+    group: str
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Every spelling of the flag, the canonical one first."""
+        return (self.param.flag or "--" + self.key.replace("_", "-"), *self.param.flags)
+
+    @property
+    def env(self) -> str:
+        return "LLMCLI_" + self.key.upper()
+
+    def parse_text(self, text: str) -> Any:
+        """The value a person typed: a flag, an environment variable, a slash command.
+
+        Raises:
+            UsageError: naming the setting, the rule and the value.
+        """
+        if self.optional and text == self.format(None):
+            return None
+        return self._guard(self.param.text or self._builtin_text, text)
+
+    def parse_texts(self, texts: list[str]) -> Any:
+        """The value of a repeatable flag; a lone `none` clears the list."""
+        if texts == ["none"]:
+            return ()
+        one = self.param.text or (lambda text: (values.unescape(text),))
+        return tuple(item for text in texts for item in self._guard(one, text))
+
+    def parse_data(self, value: Any) -> Any:
+        """The value of a JSON or TOML document.
+
+        Raises:
+            UsageError: naming the setting, the rule and the value.
+        """
+        if value is None and self.optional:
+            return None
+        return self._guard(self.param.data or self._builtin_data, value)
+
+    def check(self, value: Any) -> Any:
+        """`value` if it lies in the declared range and choices; NaN lies in no range."""
+        param = self.param
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and value not in param.also
+        if number and not values.in_range(value, param.min, param.max, param.above):
+            raise self._error(values.range_text(param.min, param.max, param.above, param.also), value)
+        if param.choices and value not in param.choices:
+            raise self._error("one of " + ", ".join(map(str, param.choices)), value)
+        return param.check(value) if param.check else value
+
+    def format(self, value: Any) -> str:
+        """The text that `parse_text` reads back as `value`."""
+        if value is None:
+            return self.param.default_text
+        if self.param.show:
+            return self.param.show(value)
+        return values.show(value)
+
+    def _builtin_text(self, text: str) -> Any:
+        return values.texts(text) if self.repeated else values.from_text(self.kind, text)
+
+    def _builtin_data(self, value: Any) -> Any:
+        return values.string_list(value) if self.repeated else values.from_data(self.kind, value)
+
+    def _guard(self, parse: Callable[[Any], Any], value: Any) -> Any:
+        try:
+            return self.check(parse(value))
+        except ValueError as error:
+            raise self._error(str(error), value) from None
+
+    def _error(self, rule: str, value: Any) -> UsageError:
+        return UsageError(f"{self.key}: must be {rule}, got {values.quote(value)}")
+
+
+@cache
+def describe(cls: type) -> Mapping[str, Field]:
+    """Every field of the dataclass `cls`, by key, families in the order of its bases."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    order = [name for base in _families(cls) for name in vars(base).get("__annotations__", {})]
+    return types.MappingProxyType({name: _field(cls, name, hints[name], fields[name].default) for name in order})
+
+
+def _families(cls: type) -> Iterator[type]:
+    for base in cls.__bases__:
+        if base is not object:
+            yield from _families(base)
+    yield cls
+
+
+def _field(cls: type, name: str, hint: Any, default: Any) -> Field:
+    kind, param = get_args(hint)[:2]
+    members = get_args(kind) if get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
+    plain = [member for member in members if member is not type(None)]
+    repeated = get_origin(plain[0]) is tuple
+    group = next(base.__name__ for base in cls.__mro__ if name in vars(base).get("__annotations__", {}))
+    return Field(name, str if repeated else plain[0], len(plain) < len(members), repeated, default, param, group)

@@ -1,0 +1,84 @@
+"""All settings as one frozen dataclass, and how a table of raw values becomes typed ones."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from llmcli.errors import UsageError
+from llmcli.params.generation import GenerationParams
+from llmcli.params.model import ModelParams
+from llmcli.params.param import Field, describe
+from llmcli.params.penalties import PenaltyParams
+from llmcli.params.request import RequestParams
+from llmcli.params.samplers import ChainParams
+from llmcli.params.selection import SelectionParams
+from llmcli.params.suggest import did_you_mean
+from llmcli.params.temperature import Fixed, TemperatureParams
+from llmcli.params.truncation import TruncationParams
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams(TemperatureParams, TruncationParams, PenaltyParams, SelectionParams, ChainParams):
+    """What the sampler chain is built from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(SamplingParams, GenerationParams, RequestParams, ModelParams):
+    """Every setting of the program."""
+
+
+def fields() -> Mapping[str, Field]:
+    """Every declared setting by key."""
+    return describe(Settings)
+
+
+@cache
+def _by_name() -> Mapping[str, Field]:
+    spellings = {name: field for field in fields().values() for name in field.param.keys}
+    return spellings | dict(fields())
+
+
+def find(name: str) -> Field:
+    """The setting called `name`: its key or a further key, with dashes or underscores.
+
+    Raises:
+        UsageError: with the nearest known name.
+    """
+    key = name.strip().lstrip("-").replace("-", "_").lower()
+    field = _by_name().get(key)
+    if field is None:
+        raise UsageError(f"there is no setting called {name.strip()!r}", did_you_mean(key, _by_name()))
+    return field
+
+
+def parse_data(table: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The typed values of a JSON object or a TOML table, by key.
+
+    Raises:
+        UsageError: that begins with `source` (a file name, say).
+    """
+    values = {}
+    for name, raw in table.items():
+        try:
+            field = find(name)
+            values[field.key] = field.parse_data(raw)
+        except UsageError as error:
+            raise UsageError(f"{source}: {error}", error.hint) from None
+    return values
+
+
+def to_data(settings: Settings) -> dict[str, Any]:
+    """The settings as JSON data that `parse_data` reads back; a value JSON lacks becomes its text."""
+    return {key: to_datum(field, getattr(settings, key)) for key, field in fields().items()}
+
+
+def to_datum(field: Field, value: Any) -> Any:
+    """One value as JSON or TOML data that the field's `parse_data` reads back."""
+    if isinstance(value, Fixed):
+        return value.value
+    if field.key == "logit_bias":
+        return [[token, bias if bias != float("-inf") else False] for token, bias in value]
+    if isinstance(value, tuple):
+        return list(value)
+    return value if value is None or isinstance(value, (bool, int, float, str)) else field.format(value)
