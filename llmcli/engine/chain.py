@@ -1,0 +1,113 @@
+"""A plan of sampler steps, turned into a chain of `llama_sampler`s."""
+
+import ctypes
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from llmcli.engine import binding, custom
+from llmcli.engine.vocab import Vocab
+from llmcli.errors import UsageError
+from llmcli.params.generation import Bias
+from llmcli.params.samplers import Step
+
+# Where llama.cpp's constructor is called otherwise than the setting: llama_sampler_init_<name>.
+_CONSTRUCTORS = {"temperature": "temp_ext", "typical_p": "typical"}
+_CUSTOM = {"top_a": custom.make_top_a, "smoothing": custom.make_smoothing}
+_TAKES_N_VOCAB = {"penalties", "mirostat"}
+_TAKES_VOCAB = {"dry", "infill"}
+
+
+class Chain:
+    """A `llama_sampler_chain`; the last step draws the token. Free it with `close`."""
+
+    def __init__(self, vocab: Vocab, steps: Sequence[Step], biases: Sequence[tuple[int, float]] = ()) -> None:
+        self._api = api = binding.load()
+        self.customs: list[custom.CustomSampler] = []
+        params = api.llama_sampler_chain_default_params()
+        params.no_perf = True
+        self.pointer = api.llama_sampler_chain_init(params)
+        if biases:
+            api.llama_sampler_chain_add(self.pointer, make_bias(vocab, biases))
+        for step in steps:
+            api.llama_sampler_chain_add(self.pointer, self._make(vocab, step))
+
+    def _make(self, vocab: Vocab, step: Step) -> Any:
+        if step.name in _CUSTOM:
+            self.customs.append(_CUSTOM[step.name](*step.args))
+            return self.customs[-1].pointer
+        init = getattr(self._api, "llama_sampler_init_" + _CONSTRUCTORS.get(step.name, step.name))
+        if step.name in _TAKES_N_VOCAB:
+            return init(vocab.n_tokens, *step.args)
+        if step.name in _TAKES_VOCAB:
+            return init(vocab.pointer, *_with_arrays(step.args))
+        return init(*step.args)
+
+    def accept(self, tokens: Sequence[int]) -> None:
+        """Tell the penalties, DRY and adaptive-p which tokens were there before."""
+        accept, pointer = self._api.llama_sampler_accept, self.pointer
+        for token in tokens:
+            accept(pointer, token)
+
+    def snapshot(self) -> Any:
+        """A copy of the chain's whole state (random generators, penalties), for `restore`."""
+        return self._api.llama_sampler_clone(self.pointer)
+
+    def restore(self, snapshot: Any) -> None:
+        """Go back to a snapshot, which is used up by this."""
+        self._api.llama_sampler_free(self.pointer)
+        self.pointer = snapshot
+
+    def discard(self, snapshot: Any) -> None:
+        """Free a snapshot that is no longer needed."""
+        self._api.llama_sampler_free(snapshot)
+
+    def raise_failure(self) -> None:
+        """Raise what went wrong inside a Python sampler, if anything did."""
+        for sampler in self.customs:
+            if sampler.failure:
+                failure, sampler.failure = sampler.failure, None
+                raise failure
+
+    def close(self) -> None:
+        pointer, self.pointer = self.pointer, None
+        if pointer:
+            self._api.llama_sampler_free(pointer)
+
+
+def _with_arrays(args: tuple[Any, ...]) -> list[Any]:
+    """A tuple of texts becomes what C takes: an array of strings and its length."""
+    out: list[Any] = []
+    for arg in args:
+        if isinstance(arg, tuple):
+            out += [(ctypes.c_char_p * max(1, len(arg)))(*[text.encode() for text in arg]), len(arg)]
+        else:
+            out.append(arg)
+    return out
+
+
+def make_bias(vocab: Vocab, biases: Sequence[tuple[int, float]]) -> Any:
+    """llama.cpp's `logit_bias` sampler for (token id, bias) pairs."""
+    api = binding.load()
+    entries = (api.llama_logit_bias * len(biases))(*[api.llama_logit_bias(token, bias) for token, bias in biases])
+    return api.llama_sampler_init_logit_bias(vocab.n_tokens, len(biases), entries)
+
+
+def resolve_biases(vocab: Vocab, biases: Sequence[Bias], ignore_eos: bool) -> list[tuple[int, float]]:
+    """Biases by id: a text biases each token of it (as in llama-server), tokens given twice add up.
+
+    Tokens that the model's file suppresses, and with `ignore_eos` all that end an answer, get -inf.
+
+    Raises:
+        UsageError: for an id outside the vocabulary.
+    """
+    total: dict[int, float] = {}
+    for name, bias in biases:
+        for token in [name] if isinstance(name, int) else vocab.tokenize(name):
+            if not 0 <= token < vocab.n_tokens:
+                raise UsageError(f"logit_bias: there is no token {token}, the last one is {vocab.n_tokens - 1}")
+            total[token] = total.get(token, 0.0) + bias
+    total |= dict.fromkeys(vocab.suppressed, -math.inf)
+    if ignore_eos:
+        total |= dict.fromkeys(vocab.end_tokens, -math.inf)
+    return list(total.items())

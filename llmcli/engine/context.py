@@ -1,0 +1,181 @@
+"""A llama.cpp context: evaluating tokens, and keeping what was evaluated for the next time."""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmcli.engine import binding, log
+from llmcli.engine.abort import AbortFlag
+from llmcli.engine.model import Model
+from llmcli.errors import ContextOverflowError, LlmcliError
+
+_FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}  # llama.h, enum llama_flash_attn_type
+_NO_SLOT, _ABORTED = 1, 2  # llama_decode
+
+
+class AbortedError(Exception):
+    """The abort flag was set during a computation; the context stays usable."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextParams:
+    """Sizes in tokens, threads in number, cache types by llama.cpp's names."""
+
+    n_ctx: int
+    n_threads: int
+    n_threads_batch: int
+    n_batch: int = 2048
+    n_ubatch: int = 512
+    flash_attn: str = "auto"
+    cache_type_k: str = "f16"
+    cache_type_v: str = "f16"
+    n_seq_max: int = 1
+
+
+class Context:
+    """Evaluates sequences of tokens, each under its own `seq_id` from 0 to n_seq_max - 1.
+
+    Raises:
+        LlmcliError: when llama.cpp cannot make such a context (too little memory, say), with its reason.
+    """
+
+    def __init__(self, model: Model, params: ContextParams, abort: AbortFlag | None = None) -> None:
+        self._api = api = binding.load()
+        self.model = model
+        self.abort = abort or AbortFlag()
+        self._n_batch = min(params.n_batch, max(params.n_ctx, 1))
+        log.forget()
+        self.handle = api.llama_init_from_model(model.handle, self._c_params(params))
+        if not self.handle:
+            raise LlmcliError(
+                f"no context of {params.n_ctx} tokens: {log.reason() or 'llama.cpp gives no reason'}",
+                "try a smaller --ctx-size",
+            )
+        self.n_ctx: int = api.llama_n_ctx(self.handle) // params.n_seq_max
+        self._memory = api.llama_get_memory(self.handle)
+        self.abort.attach(api, self.handle)
+        self._evaluated: list[list[int]] = [[] for _ in range(params.n_seq_max)]
+        self._make_batch(params.n_seq_max)
+
+    def _c_params(self, params: ContextParams) -> Any:
+        api = self._api
+        c = api.llama_context_default_params()
+        c.n_ctx, c.n_batch, c.n_ubatch = params.n_ctx, self._n_batch, min(params.n_ubatch, self._n_batch)
+        c.n_seq_max = params.n_seq_max
+        c.n_threads, c.n_threads_batch = params.n_threads, params.n_threads_batch
+        c.flash_attn_type = _FLASH_ATTN[params.flash_attn]
+        c.type_k = getattr(api, "GGML_TYPE_" + params.cache_type_k.upper())
+        c.type_v = getattr(api, "GGML_TYPE_" + params.cache_type_v.upper())
+        c.no_perf = True
+        return c
+
+    def _make_batch(self, n_seq_max: int) -> None:
+        """The arrays behind each `llama_batch`, made once; steps only write into them."""
+        n, api = self._n_batch, self._api
+        self._tokens: Any = (ctypes.c_int32 * n)()
+        self._positions: Any = (ctypes.c_int32 * n)()
+        self._one_each = (ctypes.c_int32 * n)(*[1] * n)
+        self._seq_ids = [(ctypes.c_int32 * 1)(seq) for seq in range(n_seq_max)]
+        self._seq_pointers: Any = (ctypes.POINTER(ctypes.c_int32) * n)()
+        self._wants_logits: Any = (ctypes.c_int8 * n)()
+        self._batch = api.llama_batch(
+            0, self._tokens, None, self._positions, self._one_each, self._seq_pointers, self._wants_logits
+        )
+        self._point_to(0, n)
+
+    def _point_to(self, seq_id: int, n: int) -> None:
+        pointer = ctypes.cast(self._seq_ids[seq_id], ctypes.POINTER(ctypes.c_int32))
+        self._seq_pointers[:n] = [pointer] * n
+        self._pointed = seq_id
+
+    def evaluated(self, seq_id: int = 0) -> int:
+        """How many tokens of the sequence the context holds."""
+        return len(self._evaluated[seq_id])
+
+    def prefill(self, seq_id: int, tokens: Sequence[int], progress: Callable[[int, int], None] | None = None) -> int:
+        """Make the sequence hold exactly `tokens` and leave the logits of the last one ready; returns how many ran.
+
+        What the context already holds of them is kept; models that cannot forget a part of their memory
+        (recurrent, sliding window) start over. `progress(done, total)` counts tokens.
+
+        Raises:
+            ContextOverflowError: when there are more tokens than the context has room for.
+            AbortedError: when the abort flag was set; what had been evaluated stays.
+        """
+        if len(tokens) > self.n_ctx:
+            raise ContextOverflowError(f"{len(tokens)} tokens do not fit the context of {self.n_ctx}")
+        held = self._evaluated[seq_id]
+        keep = min(_common_prefix(held, tokens), len(tokens) - 1)  # the last one runs again for its logits
+        if keep < len(held) and not self._api.llama_memory_seq_rm(self._memory, seq_id, keep, -1):
+            self._api.llama_memory_seq_rm(self._memory, seq_id, -1, -1)
+            keep = 0
+        del held[keep:]
+        step = min(self._n_batch, 512) if progress else self._n_batch
+        for start in range(keep, len(tokens), step):
+            self._evaluate(seq_id, tokens[start : start + step], last=start + step >= len(tokens))
+            if progress:
+                progress(len(held), len(tokens))
+        return len(tokens) - keep
+
+    def _evaluate(self, seq_id: int, tokens: Sequence[int], last: bool) -> None:
+        held, n = self._evaluated[seq_id], len(tokens)
+        self._tokens[:n] = tokens
+        self._positions[:n] = range(len(held), len(held) + n)
+        self._wants_logits[:n] = bytes(n)
+        self._wants_logits[n - 1] = last
+        if self._pointed != seq_id:
+            self._point_to(seq_id, self._n_batch)
+        self._decode(n, [seq_id])
+        held.extend(tokens)
+
+    def step(self, tokens: Sequence[tuple[int, int]]) -> None:
+        """Evaluate one further token for each (seq_id, token); row i of the logits belongs to pair i.
+
+        Raises:
+            AbortedError: when the abort flag was set.
+        """
+        n = len(tokens)
+        for row, (seq_id, token) in enumerate(tokens):
+            self._tokens[row] = token
+            self._positions[row] = len(self._evaluated[seq_id])
+            self._wants_logits[row] = 1
+            if n > 1 or self._pointed != seq_id:
+                self._seq_pointers[row] = self._seq_ids[seq_id]
+                self._pointed = -1
+        self._decode(n, [seq_id for seq_id, _ in tokens])
+        for seq_id, token in tokens:
+            self._evaluated[seq_id].append(token)
+
+    def _decode(self, n: int, seq_ids: list[int]) -> None:
+        self._batch.n_tokens = n
+        status = self._api.llama_decode(self.handle, self._batch)
+        if status == 0:
+            return
+        self._recount(seq_ids)
+        if status == _ABORTED or self.abort.is_set():
+            raise AbortedError
+        if status == _NO_SLOT:
+            raise ContextOverflowError(f"the context of {self.n_ctx} tokens is full")
+        raise LlmcliError(f"llama.cpp could not evaluate the tokens: {log.reason() or f'status {status}'}")
+
+    def _recount(self, seq_ids: list[int]) -> None:
+        """After a failure the memory may hold a part of the batch: forget it, so that both sides agree."""
+        for seq_id in seq_ids:
+            held = self._evaluated[seq_id]
+            if not self._api.llama_memory_seq_rm(self._memory, seq_id, len(held), -1):
+                self._api.llama_memory_seq_rm(self._memory, seq_id, -1, -1)
+                held.clear()
+
+    def close(self) -> None:
+        """Free the memory; harmless when done twice."""
+        handle, self.handle = self.handle, None
+        if handle:
+            self._api.llama_free(handle)
+
+
+def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    n = min(len(a), len(b))
+    if list(a[:n]) == list(b[:n]):  # the usual case, at C speed
+        return n
+    return next(i for i in range(n) if a[i] != b[i])

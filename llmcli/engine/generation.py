@@ -1,0 +1,185 @@
+"""One generation: a sequence of tokens with its own sampler, decoder and stops."""
+
+import codecs
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+from llmcli.engine.bans import BanScanner, Held
+from llmcli.engine.chain import resolve_biases
+from llmcli.engine.grammar import Grammar
+from llmcli.engine.sampler import GatedSampler, Sampler
+from llmcli.engine.stops import StopScanner
+from llmcli.engine.vocab import Vocab
+from llmcli.errors import UsageError
+from llmcli.params.samplers import plan
+from llmcli.params.settings import Settings
+
+
+@dataclass(slots=True)
+class Timings:
+    """Counts and durations (ms) in llama-server's names; `ttft_ms` runs from the start of the prompt."""
+
+    prompt_n: int = 0
+    prompt_ms: float = 0.0
+    predicted_n: int = 0
+    predicted_ms: float = 0.0
+    ttft_ms: float = 0.0
+
+    @property
+    def prompt_per_second(self) -> float:
+        return 1e3 * self.prompt_n / self.prompt_ms if self.prompt_ms else 0.0
+
+    @property
+    def predicted_per_second(self) -> float:
+        """Of the tokens after the first, which falls out of the prompt."""
+        return 1e3 * (self.predicted_n - 1) / self.predicted_ms if self.predicted_ms and self.predicted_n > 1 else 0.0
+
+
+@dataclass(slots=True)
+class Record:
+    """One token of the answer, or its end.
+
+    `text` is what became certain with this token: empty while characters or stop strings are open. `id` is None
+    when no token was drawn. `finish_reason` is set on the last record: stop, length, timeout or interrupt.
+    """
+
+    text: str
+    id: int | None
+    finish_reason: str | None
+    timings: Timings
+    seq_id: int = 0
+
+
+@dataclass
+class Generation:
+    """The state of one answer; `settings.seed` must be drawn. `generate` drives it.
+
+    Raises:
+        UsageError: for a grammar that does not parse, or a bias for a token that does not exist.
+    """
+
+    vocab: Vocab
+    prompt: Sequence[int]
+    settings: Settings
+    grammar: str | None = None
+    seq_id: int = 0
+    tokens: list[int] = field(init=False)
+    timings: Timings = field(init=False, default_factory=Timings)
+    finish_reason: str | None = field(init=False, default=None)
+    stale: bool = field(init=False, default=True)  # the context does not hold the tokens yet
+
+    def __post_init__(self) -> None:
+        if not self.prompt:
+            raise UsageError("the prompt is empty", "give a prompt, or a model that begins with a BOS token")
+        settings = self.settings
+        self.tokens = list(self.prompt)
+        self._sampler = self._make_sampler()
+        self._sampler.chain.accept(self.prompt)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._stops = StopScanner(settings.stop) if settings.stop else None
+        self._bans = BanScanner(settings.banned_strings) if settings.banned_strings else None
+        self._banned_at: dict[int, set[int]] = {}
+        self._limit = len(self.prompt) + settings.max_tokens if settings.max_tokens >= 0 else 2**31
+
+    def _make_sampler(self) -> Sampler:
+        settings, vocab = self.settings, self.vocab
+        steps = plan(settings)
+        biases = resolve_biases(vocab, settings.logit_bias, settings.ignore_eos)
+        if self.grammar is None and not settings.banned_strings:
+            return Sampler(vocab, steps, biases)
+        grammar = None if self.grammar is None else Grammar(vocab, self.grammar)
+        return GatedSampler(vocab, steps, biases, grammar)
+
+    def full(self, n_ctx: int) -> bool:
+        """Whether no further token may be drawn: the limit is reached or the context is full."""
+        return len(self.tokens) >= self._limit or len(self.tokens) > n_ctx
+
+    def advance(self, ctx: Any, row: int, n_ctx: int) -> Record:
+        """Draw the next token from logits row `row` of the llama.cpp context `ctx`."""
+        if self._bans:
+            return self._advance_watched(ctx, row, n_ctx)
+        token = self._sampler.sample(ctx, row)
+        if self.vocab.ends(token):
+            return self.finish("stop", token)
+        self.tokens.append(token)
+        return self._emit(self._decoder.decode(self.vocab.piece(token)), token, n_ctx)
+
+    def _emit(self, text: str, token: int | None, n_ctx: int) -> Record:
+        self._count()
+        if self._stops:
+            text, stop = self._stops.push(text)
+            if stop is not None:
+                self.finish_reason = "stop"
+                return Record(text, token, "stop", self.timings, self.seq_id)
+        if self.full(n_ctx):
+            record = self.finish("length", token)
+            record.text = text + record.text
+            return record
+        return Record(text, token, None, self.timings, self.seq_id)
+
+    def _count(self) -> None:
+        self.timings.predicted_n = len(self.tokens) - len(self.prompt)
+
+    def finish(self, reason: str, token: int | None = None) -> Record:
+        """The last record, with all the text that was held back."""
+        self.finish_reason = reason
+        self._count()
+        text = "".join(item.text for item in self._bans.flush()) if self._bans else ""
+        text += self._decoder.decode(b"", final=True)
+        if self._stops:
+            text, stop = self._stops.push(text)
+            text += "" if stop else self._stops.flush()
+        return Record(text, token, reason, self.timings, self.seq_id)
+
+    def _advance_watched(self, ctx: Any, row: int, n_ctx: int) -> Record:
+        """`advance` with banned strings: keeps the state from before each token that is held back."""
+        sampler, bans = self._sampler, self._bans
+        assert isinstance(sampler, GatedSampler)
+        assert bans
+        before, decoder = sampler.snapshot(), self._decoder.getstate()
+        sampler.forbidden = self._banned_at.get(len(self.tokens), set())
+        token = sampler.sample(ctx, row)
+        if self.vocab.ends(token):
+            sampler.discard(before)
+            return self.finish("stop", token)
+        self.tokens.append(token)
+        text = self._decoder.decode(self.vocab.piece(token))
+        back = bans.push(Held(text, token, before, decoder))
+        if back:
+            self._take_back(sampler, bans, back)
+            return Record("", None, None, self.timings, self.seq_id)
+        released = bans.release()
+        for item in released:
+            sampler.discard(item.sampler)
+        return self._emit("".join(item.text for item in released), token, n_ctx)
+
+    def _take_back(self, sampler: GatedSampler, bans: BanScanner, count: int) -> None:
+        """Forget the last `count` tokens and forbid the first of them at its place."""
+        gone, bans.held = bans.held[-count:], bans.held[:-count]
+        sampler.restore(gone[0].sampler)
+        for item in gone[1:]:
+            sampler.discard(item.sampler)
+        self._decoder.setstate(gone[0].decoder)
+        del self.tokens[-count:]
+        place = len(self.tokens)
+        self._banned_at = {at: ids for at, ids in self._banned_at.items() if at <= place}
+        self._banned_at.setdefault(place, set()).add(gone[0].token)
+        self.stale = True
+
+    def complete(self) -> bool:
+        """Whether the answer meets its grammar as it stands."""
+        return self._sampler.complete()
+
+    def close(self) -> None:
+        """Free the samplers; harmless when done twice."""
+        if self._bans and isinstance(self._sampler, GatedSampler):
+            for item in self._bans.flush():
+                self._sampler.discard(item.sampler)
+        self._sampler.close()
+
+
+def now_ms() -> float:
+    """A clock in milliseconds, for durations only."""
+    return perf_counter() * 1e3

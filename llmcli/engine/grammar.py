@@ -1,0 +1,106 @@
+"""Grammars: GBNF as llama.cpp parses it, and JSON schemas translated to GBNF."""
+
+import ctypes
+import json
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from llmcli.engine import binding, log
+from llmcli.engine.vocab import Vocab
+from llmcli.errors import UsageError
+
+
+class Grammar:
+    """A parsed GBNF grammar that follows the answer token by token.
+
+    Raises:
+        UsageError: when the grammar does not parse, with llama.cpp's reason.
+    """
+
+    def __init__(self, vocab: Vocab, gbnf: str) -> None:
+        self._api = api = binding.load()
+        self._vocab = vocab
+        if not gbnf.strip():
+            raise UsageError("the grammar is empty")
+        log.forget()
+        with _c_stderr() as said:
+            self.pointer = api.llama_sampler_init_grammar(vocab.pointer, gbnf.encode(), b"root")
+        if not self.pointer:
+            raise UsageError(f"the grammar does not parse: {_parse_reason(said)}", "see llama.cpp's GBNF guide")
+        self._one = api.llama_token_data(0, 1.0, 0.0)
+        self._array = api.llama_token_data_array(ctypes.pointer(self._one), 1, -1, False)
+
+    def allows(self, token: int) -> bool:
+        """Whether `token` may come next."""
+        self._one.id, self._one.logit = token, 1.0
+        self._array.size, self._array.selected = 1, -1
+        self._api.llama_sampler_apply(self.pointer, ctypes.byref(self._array))
+        return bool(self._one.logit != -math.inf)
+
+    def accept(self, token: int) -> None:
+        """Move on; the token must be allowed, for llama.cpp ends the process otherwise."""
+        self._api.llama_sampler_accept(self.pointer, token)
+
+    def may_end(self) -> bool:
+        """Whether the output so far is complete."""
+        ends = [token for token in (self._vocab.eos,) if token is not None] or self._vocab.end_tokens
+        return any(self.allows(token) for token in ends)
+
+    def clone(self) -> Any:
+        return self._api.llama_sampler_clone(self.pointer)
+
+    def restore(self, snapshot: Any) -> None:
+        self.close()
+        self.pointer = snapshot
+
+    def close(self) -> None:
+        pointer, self.pointer = self.pointer, None
+        if pointer:
+            self._api.llama_sampler_free(pointer)
+
+
+def schema_to_gbnf(schema: str) -> str:
+    """The GBNF grammar of a JSON schema (llama-cpp-python's port of llama.cpp's translator).
+
+    Raises:
+        UsageError: when the schema is no JSON or uses what the translator does not know.
+    """
+    try:
+        parsed = json.loads(schema)
+    except ValueError as error:
+        raise UsageError(f"json_schema: this is no JSON: {error}") from None
+    if not isinstance(parsed, (dict, bool)):
+        raise UsageError("json_schema: a schema is a JSON object")
+    try:
+        return str(binding.submodule("llama_grammar").json_schema_to_gbnf(json.dumps(parsed)))
+    except Exception as error:  # the translator raises whatever its dictionaries raise
+        text = str(error) or type(error).__name__
+        raise UsageError(f"json_schema: not understood: {text.splitlines()[0][:120]}") from None
+
+
+@contextmanager
+def _c_stderr() -> Iterator[list[str]]:
+    """What C code prints to stderr meanwhile: the GBNF parser reports nowhere else."""
+    said: list[str] = []
+    with tempfile.TemporaryFile() as file:
+        sys.stderr.flush()
+        saved = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield said
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            file.seek(0)
+            said += file.read().decode("utf-8", "replace").splitlines()
+
+
+def _parse_reason(said: list[str]) -> str:
+    telling = [line.partition(": ")[2] for line in said if "error parsing grammar" in line]
+    reason = telling[0].replace("error parsing grammar: ", "") if telling else log.reason()
+    return reason[:160] or "llama.cpp gives no reason"

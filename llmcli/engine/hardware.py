@@ -1,0 +1,134 @@
+"""What this machine offers: cores and memory this process may use, and devices llama.cpp sees."""
+
+import ctypes
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmcli.engine import binding
+
+_KINDS = {0: "CPU", 1: "GPU", 2: "IGPU", 3: "ACCEL", 4: "META"}  # ggml-backend.h, enum ggml_backend_dev_type
+
+
+@dataclass(frozen=True)
+class Device:
+    """One compute device; memory in bytes."""
+
+    name: str
+    description: str
+    kind: str
+    memory_free: int
+    memory_total: int
+
+
+def devices() -> list[Device]:
+    """Every device of the installed llama.cpp build."""
+    binding.load()
+    lib = binding.ggml()
+    lib.ggml_backend_dev_count.restype = ctypes.c_size_t
+    lib.ggml_backend_dev_get.restype = ctypes.c_void_p
+    lib.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
+    return [_device(lib, lib.ggml_backend_dev_get(i)) for i in range(lib.ggml_backend_dev_count())]
+
+
+def _device(lib: ctypes.CDLL, handle: int) -> Device:
+    texts = []
+    for function in (lib.ggml_backend_dev_name, lib.ggml_backend_dev_description):
+        function.restype, function.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
+        texts.append((function(handle) or b"").decode("utf-8", "replace"))
+    lib.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
+    lib.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    lib.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
+    kind = _KINDS.get(lib.ggml_backend_dev_type(handle), "other")
+    return Device(texts[0], texts[1], kind, free.value, total.value)
+
+
+def usable_cores() -> int:
+    """Physical cores this process may use: affinity, SMT siblings and the container's CPU quota counted."""
+    logical = _allowed_cpus()
+    physical = _physical(logical) or len(logical)
+    quota = _cgroup_cpus()
+    return max(1, min(physical, quota) if quota else physical)
+
+
+def _allowed_cpus() -> list[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _physical(cpus: list[int]) -> int:
+    """Distinct cores among `cpus`, or 0 where the system does not tell."""
+    if sys.platform == "darwin":
+        return _sysctl("hw.perflevel0.physicalcpu") or _sysctl("hw.physicalcpu")
+    if sys.platform == "win32":
+        return len(cpus) if len(cpus) <= 4 else len(cpus) // 2  # llama.cpp's rule where the topology is unknown
+    cores = {_siblings(cpu) for cpu in cpus}
+    return 0 if "" in cores else len(cores)
+
+
+def _siblings(cpu: int) -> str:
+    try:
+        return Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _sysctl(name: str) -> int:
+    value = ctypes.c_int(0)
+    size = ctypes.c_size_t(ctypes.sizeof(value))
+    call = getattr(ctypes.CDLL(None), "sysctlbyname", None)
+    if call is None or call(name.encode(), ctypes.byref(value), ctypes.byref(size), None, ctypes.c_size_t(0)):
+        return 0
+    return value.value
+
+
+def _cgroup_cpus() -> int:
+    """CPUs that the container's quota allows, rounded up; 0 without a quota."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return 0 if quota == "max" else -(-int(quota) // int(period))
+    except (OSError, ValueError):
+        pass
+    try:
+        folder = Path("/sys/fs/cgroup/cpu")
+        amount = int((folder / "cpu.cfs_quota_us").read_text())
+        return 0 if amount <= 0 else -(-amount // int((folder / "cpu.cfs_period_us").read_text()))
+    except (OSError, ValueError):
+        return 0
+
+
+def available_memory() -> int:
+    """Bytes of RAM that can be taken now without swapping; 0 where the system does not tell."""
+    system = _meminfo_available() if sys.platform.startswith("linux") else _other_available()
+    limit = _cgroup_memory()
+    return min(system, limit) if system and limit else system or limit
+
+
+def _meminfo_available() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), 0)
+
+
+def _other_available() -> int:
+    """llama.cpp's own reading of the CPU device's free memory (Windows, macOS)."""
+    return next((device.memory_free for device in devices() if device.kind == "CPU"), 0)
+
+
+def _cgroup_memory() -> int:
+    """Bytes left under the container's memory limit; 0 without one."""
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            top = int(Path("/sys/fs/cgroup", limit).read_text())
+            return max(1, top - int(Path("/sys/fs/cgroup", used).read_text())) if top < 2**60 else 0
+        except (OSError, ValueError):
+            continue
+    return 0

@@ -1,0 +1,52 @@
+"""llama.cpp's log, caught: it says nothing on the terminal and keeps the reason of a failure."""
+
+import ctypes
+import re
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+_DEBUG, _INFO, _WARN, _ERROR, _CONT = 1, 2, 3, 4, 5  # ggml.h, enum ggml_log_level
+_problems: deque[str] = deque(maxlen=16)
+_listeners: list[Callable[[str], None]] = []
+_last_level = _INFO
+
+
+def _on_log(level: int, text: bytes | None, _user_data: Any) -> None:
+    global _last_level
+    if level != _CONT:
+        _last_level = level
+    if not text or (_last_level not in (_WARN, _ERROR) and not _listeners):
+        return
+    line = text.decode("utf-8", "replace").rstrip("\n")
+    for listen in _listeners:
+        listen(line)
+    if _last_level == _ERROR:
+        _problems.append(line)
+
+
+_callback: Any = None  # the C side keeps only the pointer
+
+
+def install(api: Any) -> None:
+    """Send llama.cpp's log here instead of to stderr."""
+    global _callback
+    _callback = api.llama_log_callback(_on_log)
+    api.llama_log_set(_callback, ctypes.c_void_p(0))
+
+
+def listen(listener: Callable[[str], None]) -> None:
+    """Hand each further log line to `listener` too (`--verbose`)."""
+    _listeners.append(listener)
+
+
+def forget() -> None:
+    """Drop what has been caught, before something that may fail."""
+    _problems.clear()
+
+
+def reason() -> str:
+    """llama.cpp's own words for the last failure: the first error since `forget`, without function names."""
+    lines = [re.sub(r"^\w+: ", "", line).strip() for line in _problems]
+    telling = [line for line in lines if line and not re.fullmatch(r"failed to load model\W*", line)]
+    return telling[0] if telling else ""

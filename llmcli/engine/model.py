@@ -1,0 +1,87 @@
+"""Loading a model file into llama.cpp."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from llmcli.engine import binding, log
+from llmcli.engine.abort import AbortFlag
+from llmcli.engine.vocab import Vocab
+from llmcli.errors import ModelInvalidError
+
+ALL_LAYERS = -1  # llama.h: a negative number puts every layer on the GPU
+Progress = Callable[[float], None]
+
+
+class Model:
+    """A loaded model. `close` frees it; contexts made from it must be closed before."""
+
+    def __init__(self, handle: Any, path: Path) -> None:
+        self._api = binding.load()
+        self.handle = handle
+        self.path = path
+        self.vocab = Vocab(self._api, handle)
+
+    @classmethod
+    def load(
+        cls,
+        parts: Sequence[Path],
+        n_gpu_layers: int = ALL_LAYERS,
+        progress: Progress | None = None,
+        abort: AbortFlag | None = None,
+    ) -> "Model":
+        """Load the file, or all the files of a split model in their order.
+
+        `progress` is called with the share that is read, 0 to 1. A set `abort` gives up.
+
+        Raises:
+            ModelInvalidError: with llama.cpp's own reason.
+            KeyboardInterrupt: when `abort` was set.
+        """
+        api = binding.load()
+        params = api.llama_model_default_params()
+        params.n_gpu_layers = n_gpu_layers
+
+        def on_progress(share: float, _user_data: Any) -> bool:
+            if progress:
+                progress(share)
+            return not (abort and abort.is_set())
+
+        if progress or abort:
+            params.progress_callback = api.llama_progress_callback(on_progress)
+        log.forget()
+        names = (api.ctypes.c_char_p * len(parts))(*map(_encode, parts))
+        handle = api.llama_model_load_from_splits(names, len(parts), params)
+        if handle:
+            return cls(handle, parts[0])
+        if abort and abort.is_set():
+            raise KeyboardInterrupt
+        reason = log.reason() or "llama.cpp gives no reason"
+        raise ModelInvalidError(
+            f"{parts[0].name} does not load: {reason}", "download the model again, or try another one"
+        )
+
+    @cached_property
+    def n_ctx_train(self) -> int:
+        """The context the model was trained on, in tokens."""
+        return int(self._api.llama_model_n_ctx_train(self.handle))
+
+    @cached_property
+    def generates(self) -> bool:
+        """Whether it is a plain decoder: encoders and encoder-decoders need another loop."""
+        api = self._api
+        return bool(api.llama_model_has_decoder(self.handle)) and not api.llama_model_has_encoder(self.handle)
+
+    def close(self) -> None:
+        """Free the memory; harmless when done twice."""
+        handle, self.handle = self.handle, None
+        if handle:
+            self._api.llama_model_free(handle)
+
+
+def _encode(path: Path) -> bytes:
+    """llama.cpp opens UTF-8 names on Windows and the file system's own bytes elsewhere."""
+    return str(path).encode("utf-8") if sys.platform == "win32" else os.fsencode(path)

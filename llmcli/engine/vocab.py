@@ -1,0 +1,110 @@
+"""The vocabulary of a loaded model: text to tokens and back, and which tokens end an answer."""
+
+import ctypes
+from functools import cached_property
+from typing import Any
+
+from llmcli.errors import UsageError
+
+_MAX_TEXT = 2**30  # llama_tokenize counts bytes and tokens in int32
+_NULL = -1  # LLAMA_TOKEN_NULL
+
+
+class Vocab:
+    """Token ids are ints below `n_tokens`; pieces are bytes, for a token may end inside a character."""
+
+    def __init__(self, api: Any, model: Any) -> None:
+        self._api = api
+        self._vocab = api.llama_model_get_vocab(model)
+        self.n_tokens: int = api.llama_vocab_n_tokens(self._vocab)
+        self._pieces: dict[int, bytes] = {}
+        self._ends: dict[int, bool] = {}
+
+    @property
+    def pointer(self) -> Any:
+        """The `llama_vocab *`, for the samplers that need it."""
+        return self._vocab
+
+    @cached_property
+    def bos(self) -> int | None:
+        """The token that begins a text, if the model has one."""
+        token: int = self._api.llama_vocab_bos(self._vocab)
+        return None if token == _NULL else token
+
+    @cached_property
+    def eos(self) -> int | None:
+        """The token that ends a text, if the model has one."""
+        token: int = self._api.llama_vocab_eos(self._vocab)
+        return None if token == _NULL else token
+
+    @cached_property
+    def adds_bos(self) -> bool:
+        """Whether the model wants its BOS in front of each prompt."""
+        return bool(self._api.llama_vocab_get_add_bos(self._vocab)) and self.bos is not None
+
+    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]:
+        """The tokens of `text`; `parse_special` turns `<|im_end|>` and its like into control tokens.
+
+        Raises:
+            UsageError: for a text of more than 1 GiB.
+        """
+        data = text.encode("utf-8", "replace")
+        if len(data) > _MAX_TEXT:
+            raise UsageError("the text is too long to tokenize: more than 1 GiB")
+        size = len(data) + 8
+        buffer = (ctypes.c_int32 * size)()
+        count = self._api.llama_tokenize(self._vocab, data, len(data), buffer, size, add_special, parse_special)
+        if count < 0:
+            size = -count
+            buffer = (ctypes.c_int32 * size)()
+            count = self._api.llama_tokenize(self._vocab, data, len(data), buffer, size, add_special, parse_special)
+        return list(buffer[:count])
+
+    def piece(self, token: int, special: bool = False) -> bytes:
+        """The bytes a token stands for; control tokens are empty unless `special`."""
+        if special:
+            return self._read_piece(token, True)
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._read_piece(token, False)
+        return piece
+
+    def show_control(self, token: int) -> None:
+        """From now on write this control token out (a reasoning tag, say) instead of leaving it away."""
+        self._pieces[token] = self._read_piece(token, True)
+
+    def _read_piece(self, token: int, special: bool) -> bytes:
+        size = 64
+        buffer = ctypes.create_string_buffer(size)
+        count = self._api.llama_token_to_piece(self._vocab, token, buffer, size, 0, special)
+        if count < 0:
+            buffer = ctypes.create_string_buffer(-count)
+            count = self._api.llama_token_to_piece(self._vocab, token, buffer, -count, 0, special)
+        return buffer.raw[:count]
+
+    def detokenize(self, tokens: list[int], special: bool = False) -> str:
+        """The text of `tokens`; bytes that are no UTF-8 become U+FFFD."""
+        return b"".join(self.piece(token, special) for token in tokens).decode("utf-8", "replace")
+
+    def ends(self, token: int) -> bool:
+        """Whether the token ends an answer: any of the model's EOG tokens, not EOS alone."""
+        known = self._ends.get(token)
+        if known is None:
+            known = self._ends[token] = bool(self._api.llama_vocab_is_eog(self._vocab, token))
+        return known
+
+    def is_control(self, token: int) -> bool:
+        """Whether the token is a control token, which text from outside must never become."""
+        return bool(self._api.llama_vocab_is_control(self._vocab, token))
+
+    @cached_property
+    def end_tokens(self) -> list[int]:
+        """Every EOG token; looks at the whole vocabulary once."""
+        return [token for token in range(self.n_tokens) if self._api.llama_vocab_is_eog(self._vocab, token)]
+
+    @cached_property
+    def suppressed(self) -> list[int]:
+        """Tokens the model's file says are never to be produced (`tokenizer.ggml.suppress_tokens`)."""
+        count = ctypes.c_int32(0)
+        tokens = self._api.llama_vocab_get_suppress_tokens(self._vocab, ctypes.byref(count))
+        return list(tokens[: count.value]) if count.value else []
