@@ -1,0 +1,1 @@
+"""A conversation without a terminal: messages, templates, configuration, and one call that answers."""

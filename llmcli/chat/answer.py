@@ -1,0 +1,95 @@
+"""One answer: streamed as parts, then whole as the record that `--json` prints."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmcli.chat.local import LocalModel, Prompt
+from llmcli.chat.thinking import TAGS, ThinkingSplitter
+from llmcli.params.settings import Settings, to_data
+
+Part = tuple[str, str]  # ("answer" or "think", text)
+
+
+@dataclass
+class Answer:
+    """An answer as it grows. Iterate over `parts()` to its end, then read the rest."""
+
+    local: LocalModel
+    prompt: Prompt
+    settings: Settings
+    grammar: str | None = None
+    progress: Callable[[int, int], None] | None = None
+    text: str = field(init=False, default="")
+    reasoning: str = field(init=False, default="")
+    finish_reason: str = field(init=False, default="")
+    complete: bool = field(init=False, default=True)
+
+    def parts(self) -> Iterator[Part]:
+        """The parts of the answer as they become certain, beginning with the prefill.
+
+        Raises:
+            ContextOverflowError, ConstraintError, UsageError: see `LocalModel.generate`.
+        """
+        self._generation, records = self.local.generate(self.prompt, self.settings, self.grammar, self.progress)
+        if self.settings.prefill and not self.settings.raw:
+            yield self._keep("answer", self.settings.prefill)
+        if self.settings.raw or self.settings.prefill:
+            splitter = None
+        else:
+            splitter = ThinkingSplitter(self.prompt.text)
+            self._show_tags()
+        for record in records:
+            if record.finish_reason:
+                self.finish_reason = record.finish_reason
+                self.complete = self._generation.complete()
+            for kind, text in splitter.push(record.text) if splitter else [("answer", record.text)]:
+                if text:
+                    yield self._keep(kind, text)
+        if splitter:
+            yield from (self._keep(kind, text) for kind, text in splitter.flush())
+
+    def _keep(self, kind: str, text: str) -> Part:
+        if kind == "think":
+            self.reasoning += text
+        else:
+            self.text += text
+        return kind, text
+
+    def _show_tags(self) -> None:
+        """Reasoning tags that are control tokens would vanish from the text: let them show."""
+        vocab = self.local.model.vocab
+        for tag in (tag for pair in TAGS for tag in pair):
+            tokens = vocab.tokenize(tag, parse_special=True)
+            if len(tokens) == 1 and not vocab.ends(tokens[0]):
+                vocab.show_control(tokens[0])
+
+    def data(self) -> dict[str, Any]:
+        """The answer as JSON data, names and timings as in llama-server."""
+        timings = self._generation.timings
+        reasoning = {"reasoning_content": self.reasoning} if self.reasoning else {}
+        return {
+            "text": self.text,
+            **reasoning,
+            "model": self.local.name,
+            "finish_reason": self.finish_reason,
+            "prompt_tokens": len(self.prompt.tokens),
+            "completion_tokens": timings.predicted_n,
+            "seed": self.settings.seed,
+            "params": to_data(self.settings),
+            "timings": self.timings(),
+        }
+
+    def timings(self) -> dict[str, float]:
+        """Milliseconds and tokens per second under llama-server's names."""
+        t = self._generation.timings
+        return {
+            "prompt_n": t.prompt_n,
+            "prompt_ms": round(t.prompt_ms, 3),
+            "prompt_per_second": round(t.prompt_per_second, 3),
+            "predicted_n": t.predicted_n,
+            "predicted_ms": round(t.predicted_ms, 3),
+            "predicted_per_second": round(t.predicted_per_second, 3),
+            "ttft_ms": round(self.local.load_ms + t.ttft_ms, 3),
+            "load_ms": round(self.local.load_ms, 3),
+        }

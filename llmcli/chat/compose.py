@@ -1,0 +1,122 @@
+"""What is asked, put together: prompt, files and stdin; the system text; grammar and template from where they lie."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from llmcli.chat.local import LocalModel, Prompt
+from llmcli.engine.grammar import schema_to_gbnf
+from llmcli.errors import DiskError, LlmcliError, UsageError
+from llmcli.params.settings import Settings
+
+_LARGEST = 64 << 20  # bytes of one text file
+_NAME_LIMIT = 255  # longer texts are no file names
+
+ReadStdin = Callable[[], str]
+
+
+def join_prompt(settings: Settings, piped: bool, read_stdin: ReadStdin) -> str:
+    """The prompt, the files and what is piped in, in this order, with a blank line between.
+
+    `-` as the prompt or as a file is stdin, at that place; otherwise a pipe's content comes last.
+
+    Raises:
+        UsageError: when there is nothing to ask.
+        DiskError: for a file that cannot be read.
+    """
+    names = [name for name in (settings.prompt, *settings.file) if name is not None]
+    if names.count("-") > 1:
+        raise UsageError("stdin can be read only once, and `-` is there twice")
+    parts = [] if settings.prompt is None else [read_stdin() if settings.prompt == "-" else settings.prompt]
+    parts += [read_stdin() if name == "-" else read_text(name) for name in settings.file]
+    if piped and "-" not in names:
+        parts.append(read_stdin())
+    kept = [part.rstrip("\n") if index < len(parts) - 1 else part for index, part in enumerate(parts)]
+    text = "\n\n".join(part for part in kept if part)
+    if not text.strip() and not (settings.raw and text):
+        raise UsageError("there is no prompt", 'give one: llmcli generate "Why is the sky blue?"')
+    return text
+
+
+def read_text(name: str) -> str:
+    """The text of a file; bytes that are no UTF-8 become U+FFFD.
+
+    Raises:
+        DiskError: when it is missing, a folder, too large, binary or not readable.
+    """
+    path = Path(name).expanduser()
+    try:
+        if path.is_file() and path.stat().st_size > _LARGEST:
+            raise DiskError(f"{name} is larger than {_LARGEST >> 20} MiB", "give a smaller file")
+        data = path.read_bytes()
+    except IsADirectoryError:
+        raise DiskError(f"{name} is a folder, not a file") from None
+    except (OSError, ValueError) as error:
+        raise DiskError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from None
+    if b"\0" in data[:8192]:
+        raise DiskError(f"{name} is not a text file", "give a text file")
+    return data.decode("utf-8-sig", "replace")
+
+
+def system_text(settings: Settings) -> str | None:
+    """The system prompt: the text, or the content of `@FILE`."""
+    text = settings.system
+    if text and text.startswith("@"):
+        return read_text(text[1:]).rstrip("\n")
+    return text or None
+
+
+def grammar_text(settings: Settings) -> str | None:
+    """The GBNF grammar asked for, whichever of the three settings says it.
+
+    Raises:
+        UsageError: when two say it, or one does not parse.
+    """
+    given = [key for key in ("grammar", "grammar_file", "json_schema") if getattr(settings, key) is not None]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} cannot be used together", "keep one of them")
+    if settings.grammar_file is not None:
+        return read_text(settings.grammar_file)
+    if settings.json_schema is not None:
+        return schema_to_gbnf(_inline_or_file(settings.json_schema, "{"))
+    return settings.grammar
+
+
+def _inline_or_file(text: str, mark: str) -> str:
+    """A text that begins with or contains `mark` is the thing itself, any other names a file."""
+    if mark in text or len(text) > _NAME_LIMIT or "\n" in text:
+        return text
+    return read_text(text)
+
+
+def build_prompt(local: LocalModel, settings: Settings, text: str, system: str | None) -> Prompt:
+    """The prompt as it is evaluated: through the chat template, or as it stands with `raw`.
+
+    Raises:
+        LlmcliError: when the model has no chat template and none is given.
+    """
+    from llmcli.chat.prompt import raw_tokens
+
+    vocab = local.model.vocab
+    if settings.raw:
+        text += settings.prefill or ""
+        return Prompt(text, raw_tokens(vocab, text))
+    from llmcli.chat.prompt import render_prompt
+    from llmcli.chat.template import ChatTemplate
+
+    source, origin = local.target.header.chat_template, "the model's chat template"
+    if settings.chat_template is not None:
+        source, origin = _inline_or_file(settings.chat_template, "{"), "the chat template"
+    if not source:
+        raise LlmcliError(
+            f"{local.name} has no chat template", "use --raw for plain completion, or give one with --chat-template"
+        )
+    special = {name: _token_text(local, token) for name, token in (("bos_token", vocab.bos), ("eos_token", vocab.eos))}
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": text})
+    template = ChatTemplate(source, special, origin)
+    rendered, tokens = render_prompt(template, vocab, messages, settings.prefill or "", settings.think != "off")
+    return Prompt(rendered, tokens)
+
+
+def _token_text(local: LocalModel, token: int | None) -> str:
+    return "" if token is None else local.model.vocab.piece(token, special=True).decode("utf-8", "replace")

@@ -1,0 +1,66 @@
+"""The configuration file: reading its settings, and changing one without losing the user's comments."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from llmcli.chat.paths import config_file, make_private
+from llmcli.errors import DiskError, UsageError
+from llmcli.models.private_files import replace_private
+from llmcli.params.layers import Layer
+from llmcli.params.settings import find, parse_data, to_datum
+
+
+def config_layer() -> Layer:
+    """The settings of the configuration file; an absent file has none.
+
+    Raises:
+        UsageError: when it is no TOML or holds a value that cannot be, naming the file.
+        DiskError: when it cannot be read.
+    """
+    path = config_file()
+    return Layer("config", parse_data(_read(path), str(path)))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise DiskError(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}", "mend it with `llmcli config edit`") from None
+
+
+def set_value(name: str, value: Any) -> Path:
+    """Write one setting (already checked) into the file, keeping everything else as it is."""
+    field = find(name)
+    return _change(field.key, to_datum(field, value))
+
+
+def unset_value(name: str) -> bool:
+    """Take one setting out of the file; False when it was not there."""
+    key = find(name).key
+    if key not in _read(config_file()):
+        return False
+    _change(key, None)
+    return True
+
+
+def _change(key: str, value: Any) -> Path:
+    import tomlkit  # keeps comments and order, which the standard library's reader does not
+
+    path = config_file()
+    _read(path)  # a broken file is refused here, with its line, before anything is written
+    document = tomlkit.parse(path.read_text(encoding="utf-8")) if path.exists() else tomlkit.document()
+    if value is None:
+        document.remove(key)
+    else:
+        document[key] = value
+    make_private(path.parent)
+    try:
+        replace_private(path, tomlkit.dumps(document).encode())
+    except OSError as error:
+        raise DiskError(f"cannot write {path}: {error.strerror}") from None
+    return path

@@ -1,0 +1,175 @@
+"""A model on this machine, opened from the settings: what the rest of the program talks to."""
+
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from llmcli.chat import sizing
+from llmcli.chat.paths import cache_dir
+from llmcli.engine import binding, hardware
+from llmcli.engine.abort import AbortFlag
+from llmcli.engine.context import Context, ContextParams
+from llmcli.engine.generate import generate
+from llmcli.engine.generation import Generation, Record
+from llmcli.engine.model import Model
+from llmcli.engine.probe import probe
+from llmcli.errors import ContextOverflowError, ModelInvalidError, UsageError
+from llmcli.models import known
+from llmcli.models.gguf_header import GGUFHeader
+from llmcli.models.reference import ModelFile, resolve
+from llmcli.models.splits import read_headers
+from llmcli.params import layers
+from llmcli.params.layers import Layer, Resolved
+from llmcli.params.settings import Settings, find
+
+Fetch = Callable[[int, int], None]
+Share = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as it will be evaluated; `text` shows control tokens too."""
+
+    text: str
+    tokens: Sequence[int]
+
+
+@dataclass
+class Target:
+    """A model that was found and looked at, but not loaded; `notes` is what the user should know."""
+
+    file: ModelFile
+    headers: Sequence[GGUFHeader]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def header(self) -> GGUFHeader:
+        return self.headers[0]
+
+    def layer(self) -> Layer:
+        """The model's own sampling defaults (`general.sampling.*`); those that cannot be are left out and noted."""
+        values: dict[str, Any] = {}
+        for key, raw in self.header.sampling_defaults.items():
+            try:
+                values[key] = find(key).parse_data(raw)
+            except UsageError as error:
+                self.notes.append(f"the model's own default is ignored: {error}")
+        return Layer("model", values)
+
+
+def locate(reference: str, fetch: Fetch | None = None) -> Target:
+    """Find the model, fetch it if it is the starter, and check its file.
+
+    A file never seen before is tried in a child process first, for llama.cpp may abort on a damaged one.
+
+    Raises:
+        ModelNotFoundError: when the reference leads nowhere.
+        ModelInvalidError: when the file is no model, damaged, or crashes llama.cpp.
+    """
+    file = resolve(reference, cache_dir(), fetch)
+    headers = read_headers(file.parts)
+    if headers[0].is_vocab_only:
+        raise ModelInvalidError(f"{file.path.name} holds a vocabulary and no weights", "choose another file")
+    build = binding.bindings_version()
+    if not file.trusted and not known.is_known(cache_dir(), file.parts, build):
+        probe(file.parts)
+        known.remember(cache_dir(), file.parts, build)
+    return Target(file, headers)
+
+
+def with_model(target: Target, upper: Sequence[Layer]) -> Resolved:
+    """The settings in force: the model's own defaults under `upper`, and a seed drawn where none is given."""
+    resolved = layers.resolve([target.layer(), *upper])
+    if resolved.settings.seed is not None:
+        return resolved
+    return Resolved(replace(resolved.settings, seed=secrets.randbelow(2**32 - 1)), resolved.origins)
+
+
+class LocalModel:
+    """A loaded model with, from the first answer on, a context that remembers what it has read."""
+
+    def __init__(self, target: Target, settings: Settings, abort: AbortFlag, progress: Share | None = None) -> None:
+        begin = perf_counter()
+        self.target = target
+        self.abort = abort
+        self._shape = sizing.shape_of(target.headers)
+        if settings.n_ctx:
+            sizing.check_memory(self._shape, settings, settings.n_ctx)
+        n_gpu_layers = sizing.choose_gpu_layers(self._shape, settings, settings.n_ctx or self._shape.n_ctx_train)
+        self.model = Model.load(target.file.parts, n_gpu_layers, progress, abort)
+        if not self.model.generates:
+            self.model.close()
+            raise ModelInvalidError(f"{self.name} is not a text generation model", "choose a decoder model")
+        self._context: Context | None = None
+        self.load_ms = (perf_counter() - begin) * 1e3
+
+    @property
+    def name(self) -> str:
+        return self.target.file.name
+
+    @property
+    def path(self) -> Path:
+        return self.target.file.path
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text as it stands in a message."""
+        return len(self.model.vocab.tokenize(text))
+
+    def generate(
+        self,
+        prompt: Prompt,
+        settings: Settings,
+        grammar: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> tuple[Generation, Iterator[Record]]:
+        """One answer: its state, and the records that drive it.
+
+        Raises:
+            ContextOverflowError: when the prompt does not fit.
+        """
+        context = self._context_for(prompt, settings)
+        generation = Generation(self.model.vocab, prompt.tokens, settings, grammar)
+        return generation, generate(context, [generation], progress)
+
+    def _context_for(self, prompt: Prompt, settings: Settings) -> Context:
+        n_prompt = len(prompt.tokens)
+        if self._context is None or (not settings.n_ctx and self._context.n_ctx <= n_prompt + settings.max_tokens):
+            begin = perf_counter()
+            n_ctx, note = sizing.choose_context(self._shape, settings, n_prompt)
+            if n_prompt >= n_ctx:
+                raise ContextOverflowError(
+                    f"the prompt has {n_prompt} tokens and the context holds {n_ctx}",
+                    "shorten the prompt" + (" or raise --ctx-size" if settings.n_ctx else ""),
+                )
+            if note:
+                self.target.notes.append(note)
+            self._open_context(settings, n_ctx)
+            self.load_ms += (perf_counter() - begin) * 1e3
+        assert self._context
+        return self._context
+
+    def _open_context(self, settings: Settings, n_ctx: int) -> None:
+        if self._context:
+            self._context.close()
+        threads = settings.n_threads or hardware.usable_cores()
+        params = ContextParams(
+            n_ctx=n_ctx,
+            n_threads=threads,
+            n_threads_batch=settings.n_threads_batch or threads,
+            n_batch=settings.n_batch,
+            n_ubatch=settings.n_ubatch,
+            flash_attn=settings.flash_attn,
+            cache_type_k=settings.cache_type_k,
+            cache_type_v=settings.cache_type_v,
+        )
+        self._context = Context(self.model, params, self.abort)
+
+    def close(self) -> None:
+        """Free everything; harmless when done twice."""
+        if self._context:
+            self._context.close()
+            self._context = None
+        self.model.close()

@@ -1,0 +1,80 @@
+"""How large the context is and how many layers go to the GPU, where the user leaves it open."""
+
+from collections.abc import Sequence
+
+from llmcli.engine import hardware
+from llmcli.engine.memory import ModelShape, estimate, fitting_context, fitting_layers
+from llmcli.engine.model import ALL_LAYERS
+from llmcli.errors import LlmcliError
+from llmcli.models.gguf_header import GGUFHeader
+from llmcli.params.settings import Settings
+
+_ROUND = 256  # llama.cpp rounds a context up to this
+_GIB = 1 << 30
+
+
+def shape_of(headers: Sequence[GGUFHeader]) -> ModelShape:
+    """What the memory estimate needs, from the headers of all the model's files (metadata is in the first)."""
+    header = headers[0]
+    layers = header.block_count or 1
+    heads = header.head_count_kv or 0
+    n_heads = sum(heads) if isinstance(heads, list) else heads * layers
+    return ModelShape(
+        weights=sum(part.n_tensor_bytes for part in headers),
+        n_layers=layers,
+        n_ctx_train=header.n_ctx_train or 2048,
+        n_embd=header.embedding_length or 0,
+        n_vocab=header.n_vocab or 0,
+        kv_width_k=n_heads * (header.key_length or 0),
+        kv_width_v=n_heads * (header.value_length or 0),
+    )
+
+
+def choose_context(shape: ModelShape, settings: Settings, n_prompt: int) -> tuple[int, str]:
+    """The context size in tokens, and what the user should know about it ("" for nothing).
+
+    Left open, it is what this call can use: the prompt and `max_tokens` if that is known, else the trained
+    context, and never more than fits into memory. A smaller context starts faster: its caches are zeroed.
+    """
+    if settings.n_ctx:
+        past = settings.n_ctx > shape.n_ctx_train
+        note = f"the model was trained on {shape.n_ctx_train} tokens of context, {settings.n_ctx} may not work well"
+        return settings.n_ctx, note if past else ""
+    fits = fitting_context(
+        shape, hardware.available_memory(), settings.n_ubatch, settings.cache_type_k, settings.cache_type_v
+    )
+    wanted = shape.n_ctx_train
+    if settings.max_tokens >= 0:
+        wanted = min(wanted, -(-(n_prompt + settings.max_tokens + 1) // _ROUND) * _ROUND)
+    if wanted <= fits:
+        return wanted, ""
+    return fits, f"memory allows {fits} of the model's {shape.n_ctx_train} tokens of context"
+
+
+def check_memory(shape: ModelShape, settings: Settings, n_ctx: int) -> None:
+    """Refuse, before anything is loaded, what cannot fit into this machine's memory.
+
+    Raises:
+        LlmcliError: with the figures.
+    """
+    memory = hardware.available_memory()
+    need = estimate(shape, n_ctx, settings.n_ubatch, settings.cache_type_k, settings.cache_type_v)
+    # The weights are mapped from the file and may be paged; the caches must be had.
+    if memory and need.kv_cache + need.compute > memory:
+        raise LlmcliError(
+            f"a context of {n_ctx} tokens needs {need.kv_cache / _GIB:.1f} GiB beside the model's "
+            f"{need.weights / _GIB:.1f} GiB, and {memory / _GIB:.1f} GiB are free",
+            "try a smaller --ctx-size, or --cache-type-k q8_0 --cache-type-v q8_0",
+        )
+
+
+def choose_gpu_layers(shape: ModelShape, settings: Settings, n_ctx: int) -> int:
+    """Layers for the GPU: the number asked for, all, or as many as its free memory takes."""
+    if settings.n_gpu_layers == "all":
+        return ALL_LAYERS
+    if isinstance(settings.n_gpu_layers, int):
+        return settings.n_gpu_layers
+    free = sum(device.memory_free for device in hardware.devices() if device.kind in ("GPU", "IGPU"))
+    if not free:
+        return 0
+    return fitting_layers(shape, n_ctx, settings.n_ubatch, settings.cache_type_k, settings.cache_type_v, free)

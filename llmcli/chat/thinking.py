@@ -1,0 +1,80 @@
+"""Telling a model's reasoning from its answer by the tags it writes around it."""
+
+from collections.abc import Iterator
+
+from llmcli.engine.stops import held_back
+
+# Opening and closing tags, as the families of models write them.
+TAGS = (
+    ("<think>", "</think>"),  # DeepSeek R1, Qwen 3, QwQ, SmolLM3, GLM, MiniMax
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<seed:think>", "</seed:think>"),  # Seed-OSS
+    ("[THINK]", "[/THINK]"),  # Magistral
+    ("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A Reasoning
+    ("<|channel|>analysis<|message|>", "<|end|>"),  # gpt-oss
+    ("<|channel>thought", "<channel|>"),  # Gemma
+    ("◁think▷", "◁/think▷"),  # Kimi
+)
+_OPENERS = tuple(opener for opener, _ in TAGS)
+
+
+class ThinkingSplitter:
+    """Splits streamed text into ("think", text) and ("answer", text); the tags themselves vanish.
+
+    Only a tag at the very beginning opens the reasoning: the same letters later are the answer's own. Templates
+    that write the opening tag into the prompt are seen by the prompt's end.
+    """
+
+    def __init__(self, prompt: str = "") -> None:
+        tail = prompt.rstrip()
+        self._closer = next((closer for opener, closer in TAGS if tail.endswith(opener)), "")
+        self._state = "think" if self._closer else "start"
+        self._held = ""
+
+    def push(self, text: str) -> Iterator[tuple[str, str]]:
+        """The parts of the next piece of text that are certain."""
+        self._held += text
+        if self._state == "start":
+            self._open()
+        if self._state == "think":
+            yield from self._think()
+        if self._state == "gap":
+            self._skip_gap()
+        if self._state == "answer" and self._held:
+            yield "answer", self._held
+            self._held = ""
+
+    def _open(self) -> None:
+        begun = self._held.lstrip()
+        pair = next(((o, c) for o, c in TAGS if begun.startswith(o)), None)
+        if pair:
+            self._closer = pair[1]
+            self._held = begun[len(pair[0]) :].lstrip("\n")
+            self._state = "think"
+        elif not any(opener.startswith(begun) for opener in _OPENERS):
+            self._state = "answer"
+
+    def _think(self) -> Iterator[tuple[str, str]]:
+        at = self._held.find(self._closer)
+        if at < 0:
+            keep = held_back(self._held, (self._closer,))
+            certain, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        else:
+            certain, self._held = self._held[:at], self._held[at + len(self._closer) :]
+            self._state = "gap"
+        if certain:
+            yield "think", certain
+
+    def _skip_gap(self) -> None:
+        """Blank lines between the reasoning and the answer belong to neither."""
+        self._held = self._held.lstrip("\n")
+        if self._held:
+            self._state = "answer"
+
+    def flush(self) -> Iterator[tuple[str, str]]:
+        """What was held back, once no more text comes."""
+        held, self._held = self._held, ""
+        if held and self._state != "gap":
+            yield ("think" if self._state == "think" else "answer"), held
