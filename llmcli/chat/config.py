@@ -48,6 +48,14 @@ def unset_value(name: str) -> bool:
     return True
 
 
+def ensure_file() -> Path:
+    """The configuration file, made with a line on what goes into it if it is not there."""
+    path = config_file()
+    if not path.exists():
+        _replace(path, "# Settings of llmcli, one a line, as in: top_p = 0.9. `llmcli config list` shows them all.\n")
+    return path
+
+
 def _change(key: str, value: Any) -> Path:
     import tomlkit  # keeps comments and order, which the standard library's reader does not
 
@@ -58,9 +66,13 @@ def _change(key: str, value: Any) -> Path:
         document.remove(key)
     else:
         document[key] = value
+    _replace(path, tomlkit.dumps(document))
+    return path
+
+
+def _replace(path: Path, text: str) -> None:
     make_private(path.parent)
     try:
-        replace_private(path, tomlkit.dumps(document).encode())
+        replace_private(path, text.encode())
     except OSError as error:
         raise DiskError(f"cannot write {path}: {error.strerror}") from None
-    return path

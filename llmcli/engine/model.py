@@ -32,8 +32,9 @@ class Model:
         n_gpu_layers: int = ALL_LAYERS,
         progress: Progress | None = None,
         abort: AbortFlag | None = None,
+        vocab_only: bool = False,
     ) -> "Model":
-        """Load the file, or all the files of a split model in their order.
+        """Load the file, or all the files of a split model in their order; `vocab_only` leaves the weights out.
 
         `progress` is called with the share that is read, 0 to 1. A set `abort` gives up.
 
@@ -44,6 +45,7 @@ class Model:
         api = binding.load()
         params = api.llama_model_default_params()
         params.n_gpu_layers = n_gpu_layers
+        params.vocab_only = vocab_only
 
         def on_progress(share: float, _user_data: Any) -> bool:
             if progress:

@@ -1,0 +1,137 @@
+"""`llmcli generate`: one prompt in, one answer out, made for pipes."""
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmcli.chat.config import config_layer
+from llmcli.cli.interrupt import interruptible, time_limit
+from llmcli.cli.options import both, with_settings
+from llmcli.errors import ConstraintError, DiskError, ExitStatus
+from llmcli.params.inert import inert
+from llmcli.params.layers import Layer, Resolved, environment_layer, resolve
+from llmcli.ui.console import console, is_terminal
+from llmcli.ui.status import Status
+from llmcli.ui.stream import AnswerWriter, stream_answer
+
+if TYPE_CHECKING:
+    from llmcli.chat.answer import Answer
+
+_PATIENCE = 3.0  # seconds of silence on stdin before we say that we wait for it
+
+
+@with_settings()
+def generate(
+    flags: Layer,
+    text: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="The prompt; stdin is added to it.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the text.")] = False,
+    stream: Annotated[bool, typer.Option(help="Print the text as it comes, or at the end.")] = True,
+    echo: Annotated[bool, typer.Option("--echo", help="Print the prompt before the answer.")] = False,
+    stats: Annotated[bool, typer.Option("--stats", help="Say tokens and speed on stderr.")] = False,
+    show_prompt: Annotated[
+        bool, typer.Option("--show-prompt", help="Print what would be evaluated, control tokens too, and stop.")
+    ] = False,
+) -> int:
+    """Generate an answer to PROMPT, to stdin, or to both."""
+    layers = command_layers(flags, text)
+    asked = resolve(layers).settings
+    if asked.max_tokens == 0 and not show_prompt:
+        console.warn("max_tokens is 0: nothing will be generated")
+    from llmcli.chat.compose import build_prompt, grammar_text, join_prompt, system_text
+
+    question = join_prompt(asked, piped=not is_terminal(sys.stdin), read_stdin=read_stdin)
+    system, grammar = system_text(asked), grammar_text(asked)
+    from llmcli.chat.answer import Answer
+    from llmcli.chat.local import with_model
+    from llmcli.cli.model import find_model, open_model
+    from llmcli.engine.abort import AbortFlag
+
+    target = find_model(asked.model)
+    resolved = with_model(target, layers)
+    settings = resolved.settings
+    warn_inert(resolved)
+    abort, status, writer = AbortFlag(), Status(), AnswerWriter()
+    with (
+        interruptible(abort),
+        time_limit(abort, settings.timeout),
+        open_model(target, settings, abort, status) as local,
+    ):
+        prompt = build_prompt(local, settings, question, system)
+        if show_prompt:
+            writer.write(prompt.text)
+            writer.end()
+            return ExitStatus.OK
+        answer = Answer(local, prompt, settings, grammar, status.reading)
+        if echo and not as_json:
+            writer.write(question if settings.raw else question + "\n\n")
+        stream_answer(answer.parts(), writer, status, live=stream and not as_json, think=settings.think)
+        if as_json or not stream:
+            writer.write(json.dumps(answer.data(), ensure_ascii=False) if as_json else answer.text)
+        writer.end()
+    for note in target.notes:
+        console.warn(note)
+    if stats:
+        console.note(stats_line(answer))
+    return conclude(answer)
+
+
+def command_layers(flags: Layer, text: str | None) -> Sequence[Layer]:
+    """Config file, environment and flags, lowest first; the argument counts as the flag `--prompt`."""
+    prompt = both(text, flags.values.get("prompt"), "prompt")
+    given = dict(flags.values) if prompt is None else {**flags.values, "prompt": prompt}
+    return [config_layer(), environment_layer(os.environ), Layer("flag", given)]
+
+
+def warn_inert(resolved: Resolved) -> None:
+    """Say which settings somebody chose and the chain ignores."""
+    for key, reason in inert(resolved.settings, resolved.origins).items():
+        console.warn(f"{key} (from {resolved.origins[key]}) has no effect: {reason}")
+    for key, origin in resolved.origins.items():
+        if origin != "default":
+            console.detail(f"{key} from {origin}")
+
+
+def read_stdin() -> str:
+    """All of stdin as UTF-8; says that it waits when nothing comes."""
+    if sys.stdin is None:
+        return ""
+    hint = threading.Timer(_PATIENCE, console.note, ["reading the prompt from stdin; end it with Ctrl-D"])
+    hint.daemon = True
+    hint.start()
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig", "replace")
+    except OSError as error:
+        raise DiskError(f"cannot read stdin: {error.strerror}") from None
+    finally:
+        hint.cancel()
+
+
+def stats_line(answer: "Answer") -> str:
+    """Tokens, speeds, time to the first token, how it ended and the seed, in one line."""
+    t = answer.timings()
+    return (
+        f"prompt {t['prompt_n']} tokens, {t['prompt_per_second']:.1f} tokens/s | "
+        f"generated {t['predicted_n']} tokens, {t['predicted_per_second']:.1f} tokens/s | "
+        f"first token {t['ttft_ms'] / 1e3:.2f} s (model {t['load_ms'] / 1e3:.2f} s) | "
+        f"end: {answer.finish_reason} | seed {answer.settings.seed}"
+    )
+
+
+def conclude(answer: "Answer") -> int:
+    """The exit status of an answer that is written.
+
+    Raises:
+        ConstraintError: when it ended before its grammar was met.
+    """
+    if answer.finish_reason == "interrupt":
+        return ExitStatus.INTERRUPTED
+    if answer.finish_reason == "timeout":
+        console.note(f"stopped by --timeout after {answer.settings.timeout:g} s")
+    if not answer.complete:
+        raise ConstraintError("the output ended before it met its grammar", "raise --max-tokens")
+    return ExitStatus.OK

@@ -1,0 +1,71 @@
+"""Ctrl-C that answers at once, even while llama.cpp computes."""
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from llmcli.engine.abort import AbortFlag
+
+
+@contextmanager
+def interruptible(abort: AbortFlag) -> Iterator[None]:
+    """Within this block the first Ctrl-C sets `abort`; the second raises KeyboardInterrupt.
+
+    Python runs a signal handler only when the main thread comes back from C, which may take seconds. Its
+    low-level handler however writes to the wake-up descriptor at once, and a thread that reads there sets the
+    flag that llama.cpp looks at.
+    """
+    times = 0
+    reader, writer = socket.socketpair()  # Windows takes nothing but sockets here
+    writer.setblocking(False)
+
+    def watch() -> None:
+        while number := reader.recv(1):
+            if number[0] == signal.SIGINT:
+                abort.set("interrupt")
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        nonlocal times
+        times += 1
+        abort.set("interrupt")
+        if times > 1:
+            raise KeyboardInterrupt
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    old_descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    old_handler = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, old_handler)
+        signal.set_wakeup_fd(old_descriptor)
+        writer.close()
+        thread.join(1)
+        reader.close()
+
+
+@contextmanager
+def time_limit(abort: AbortFlag, seconds: float) -> Iterator[None]:
+    """Within this block `abort` is set after `seconds` (0 = never)."""
+    if not seconds:
+        yield
+        return
+    timer = threading.Timer(seconds, abort.set, ["timeout"])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def die_of_broken_pipe() -> None:
+    """Leave the descriptor of a stdout nobody reads pointing nowhere, so that nothing complains at exit."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)

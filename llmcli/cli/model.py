@@ -1,0 +1,43 @@
+"""Finding and opening the model of a command, with what a person sees meanwhile."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from llmcli.chat.local import LocalModel, Target, locate
+from llmcli.engine import log
+from llmcli.engine.abort import AbortFlag
+from llmcli.errors import LlmcliError
+from llmcli.params.settings import Settings
+from llmcli.ui.console import console
+from llmcli.ui.download import DownloadBar
+from llmcli.ui.status import Status
+
+
+def find_model(reference: str) -> Target:
+    """Find the model and check it; the starter is fetched under a progress bar on its first use."""
+    with DownloadBar("fetching the starter model") as bar:
+        return locate(reference, bar)
+
+
+@contextmanager
+def open_model(target: Target, settings: Settings, abort: AbortFlag, status: Status) -> Iterator[LocalModel]:
+    """Load the model for the time of the block.
+
+    Raises:
+        LlmcliError: when the time limit passed meanwhile.
+        KeyboardInterrupt: when it was interrupted.
+    """
+    if console.verbose:
+        log.listen(console.detail)
+    try:
+        local = LocalModel(target, settings, abort, status.loading)
+    except KeyboardInterrupt:
+        if abort.is_set() and abort.reason == "timeout":
+            raise LlmcliError(f"the {settings.timeout:g} s of --timeout passed while the model was loading") from None
+        raise
+    finally:
+        status.clear()
+    try:
+        yield local
+    finally:
+        local.close()

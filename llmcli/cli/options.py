@@ -1,0 +1,165 @@
+"""Flags made from the declared settings: no option of a parameter is written by hand."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llmcli.errors import UsageError
+from llmcli.params import values
+from llmcli.params.layers import Layer
+from llmcli.params.param import Field
+from llmcli.params.settings import Settings, fields
+from llmcli.ui.console import console
+from llmcli.ui.safe import safe
+
+_METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT"}
+_SWITCHES = {
+    "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")],
+    "verbose": Annotated[bool, typer.Option("--verbose", help="Say more: llama.cpp's log, the layers in use.")],
+    "debug": Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")],
+}
+
+
+def with_settings(only: Iterable[str] | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorate a command so that it gets `flags`, a Layer of the settings given on the command line.
+
+    Each setting (those in `only`, or all) becomes an option; `--quiet`, `--verbose` and `--debug` come with them.
+    """
+    chosen = {key: field for key, field in fields().items() if only is None or key in set(only)}
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        def command(**given: Any) -> Any:
+            console.quiet, console.verbose = given.pop("quiet"), given.pop("verbose")
+            console.debug |= given.pop("debug")
+            flags = {key: _parse(field, given.pop(key)) for key, field in chosen.items() if given.get(key) is not None}
+            own = {name: value for name, value in given.items() if name not in chosen}
+            return function(flags=Layer("flag", flags), **own)
+
+        own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != "flags"]
+        made = [_parameter(name, hint, False) for name, hint in _SWITCHES.items()]
+        made += [_parameter(key, _option(field), None) for key, field in chosen.items()]
+        parameters = [*(p.replace(kind=p.KEYWORD_ONLY) for p in own), *made]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        command.__doc__ = function.__doc__
+        command.__name__ = function.__name__
+        return command
+
+    return decorate
+
+
+def _parameter(name: str, hint: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=hint, default=default)
+
+
+def _option(field: Field) -> Any:
+    """The Typer option of a setting; its default is None, so that "not given" differs from the default."""
+    details: dict[str, Any] = {
+        "help": help_text(field),
+        "rich_help_panel": group_title(field),
+        "metavar": field.param.metavar or _metavar(field),
+        "show_default": False,
+    }
+    if field.kind is bool:
+        del details["metavar"]
+        name = field.flags[0]
+        return Annotated[bool | None, typer.Option(f"{name}/--no-{name[2:]}", *field.flags[1:], **details)]
+    kind = list[str] if (field.repeated and field.param.flag != "") or _repeats(field) else str
+    if completes(field):
+        details["autocompletion"] = _completer(field)
+    return Annotated[kind | None, typer.Option(*field.flags, **details)]
+
+
+def _repeats(field: Field) -> bool:
+    """Whether the flag is given once per item; the sampler list is one text instead."""
+    return field.repeated and field.key != "samplers"
+
+
+def _metavar(field: Field) -> str:
+    if field.param.choices:
+        return "|".join(map(str, field.param.choices))
+    return _METAVARS.get(field.kind, "TEXT")
+
+
+def help_text(field: Field) -> str:
+    """The help of a setting: its sentence, its range and its default."""
+    param = field.param
+    facts = []
+    if param.unit:
+        facts.append(param.unit)
+    if (param.min, param.max, param.above) != (None, None, None) and (param.max or 0) < 2**31:
+        facts.append(values.range_text(param.min, param.max, param.above, param.also))
+    default = field.format(field.default)
+    if default not in ("", "none", "false"):
+        facts.append(f"default {default}")
+    return f"{param.help} ({'; '.join(facts)})" if facts else param.help
+
+
+def group_title(field: Field) -> str:
+    """The heading a setting stands under in help and README: the docstring of its family."""
+    family = next(base for base in Settings.__mro__ if base.__name__ == field.group)
+    return (family.__doc__ or "").strip()
+
+
+def _parse(field: Field, given: Any) -> Any:
+    if isinstance(given, bool):
+        return given
+    return field.parse_texts(given) if isinstance(given, list) else field.parse_text(given)
+
+
+def completes(field: Field) -> bool:
+    """Whether the values of a setting complete in the shell (files do so by the shell itself)."""
+    return bool(field.param.choices or field.param.suggest) or field.key == "samplers"
+
+
+def _completer(field: Field) -> Callable[[str], list[str]]:
+    def complete(incomplete: str) -> list[str]:
+        if field.key == "model":
+            return complete_model(incomplete)
+        if field.key == "samplers":
+            return _complete_list(incomplete)
+        return [text for text in map(str, (*field.param.choices, *field.param.suggest)) if text.startswith(incomplete)]
+
+    return complete
+
+
+def _complete_list(incomplete: str) -> list[str]:
+    """Sampler names, one after the other behind the commas."""
+    from llmcli.params.samplers import DEFAULT_ORDER, ON_REQUEST
+
+    head, comma, tail = incomplete.rpartition(",")
+    used = set(head.split(","))
+    return [head + comma + name for name in (*DEFAULT_ORDER, *ON_REQUEST) if name.startswith(tail) and name not in used]
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """`starter`, and the .gguf files and folders where the text points."""
+    names = [name for name in ("starter",) if name.startswith(incomplete)]
+    folder, _, start = incomplete.rpartition("/")
+    try:
+        entries = sorted(Path(folder or ("/" if incomplete.startswith("/") else ".")).expanduser().iterdir())
+    except OSError:
+        return names
+    prefix = incomplete[: len(incomplete) - len(start)]
+    for entry in entries:
+        if not entry.name.startswith(start) or (entry.name.startswith(".") and not start):
+            continue
+        if entry.is_dir():
+            names.append(safe(f"{prefix}{entry.name}/"))
+        elif entry.suffix == ".gguf":
+            names.append(safe(prefix + entry.name))
+    return names
+
+
+def both(argument: Any, flag: Any, name: str) -> Any:
+    """A value that may be given as an argument or as a flag, but not both.
+
+    Raises:
+        UsageError: when both are there.
+    """
+    if argument is not None and flag is not None:
+        raise UsageError(f"the {name} is given twice: as an argument and as a flag", "keep one of them")
+    return flag if argument is None else argument

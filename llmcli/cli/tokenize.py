@@ -1,0 +1,53 @@
+"""`llmcli tokenize`: the tokens of a text, as the model sees it."""
+
+import json
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from llmcli.chat.config import config_layer
+from llmcli.cli.generate import read_stdin
+from llmcli.cli.options import with_settings
+from llmcli.errors import ExitStatus, UsageError
+from llmcli.params.layers import Layer, environment_layer, resolve
+from llmcli.ui.console import is_terminal
+from llmcli.ui.safe import safe
+
+
+@with_settings(only=("model",))
+def tokenize(
+    flags: Layer,
+    text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="The text; without it, stdin.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+    ids: Annotated[bool, typer.Option("--ids", help="Print the ids alone, in one line.")] = False,
+    count: Annotated[bool, typer.Option("--count", help="Print the number of tokens alone.")] = False,
+    special: Annotated[bool, typer.Option(help="Read texts such as <|im_end|> as control tokens.")] = False,
+    bos: Annotated[bool, typer.Option(help="Add the tokens the model wants around a text.")] = False,
+) -> int:
+    """Show the tokens of TEXT, or of stdin: id and text, one a line."""
+    if as_json + ids + count > 1:
+        raise UsageError("--json, --ids and --count cannot be used together", "keep one of them")
+    if text is None and is_terminal(sys.stdin):
+        raise UsageError("there is no text", 'give one: llmcli tokenize "Hello"')
+    text = read_stdin() if text is None or text == "-" else text
+    settings = resolve([config_layer(), environment_layer(os.environ), flags]).settings
+    from llmcli.cli.model import find_model
+    from llmcli.engine.model import Model
+
+    target = find_model(settings.model)
+    model = Model.load(target.file.parts, vocab_only=True)
+    tokens = model.vocab.tokenize(text, add_special=bos, parse_special=special)
+    pieces = [model.vocab.piece(token, special=True).decode("utf-8", "replace") for token in tokens]
+    model.close()
+    if count:
+        print(len(tokens))
+    elif ids:
+        print(*tokens)
+    elif as_json:
+        print(json.dumps({"model": target.file.name, "count": len(tokens), "ids": tokens, "pieces": pieces}))
+    else:
+        for token, piece in zip(tokens, pieces, strict=True):
+            print(f"{token:>8}  {safe(json.dumps(piece, ensure_ascii=False))}")
+    return ExitStatus.OK

@@ -1,0 +1,81 @@
+"""Everything the program says beside its answer: one line each, on stderr."""
+
+import os
+import sys
+from typing import TextIO
+
+from llmcli.ui.safe import safe
+
+_RED, _YELLOW, _DIM, _BOLD, _OFF = "\x1b[31m", "\x1b[33m", "\x1b[2m", "\x1b[1m", "\x1b[0m"
+
+
+def wants_colour(stream: TextIO | None) -> bool:
+    """NO_COLOR beats FORCE_COLOR, which beats TERM=dumb and whether the stream is a terminal."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR") or os.environ.get("CLICOLOR_FORCE"):
+        return True
+    return is_terminal(stream) and os.environ.get("TERM") != "dumb"
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether the stream is open and leads to a person."""
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:  # closed
+        return False
+
+
+class Console:
+    """Errors, warnings and notes; `quiet` silences all but errors, `verbose` adds detail."""
+
+    def __init__(self) -> None:
+        self.quiet = False
+        self.verbose = False
+        self.debug = bool(os.environ.get("LLMCLI_DEBUG"))
+
+    def error(self, message: str, hint: str = "") -> None:
+        self._say("error: ", _RED + _BOLD, f"{message}; {hint}" if hint else message)
+
+    def warn(self, message: str) -> None:
+        if not self.quiet:
+            self._say("warning: ", _YELLOW, message)
+
+    def note(self, message: str) -> None:
+        if not self.quiet:
+            self._say("", _DIM, message)
+
+    def detail(self, message: str) -> None:
+        if self.verbose:
+            self._say("", _DIM, message)
+
+    def table(self, rows: list[tuple[str, str]]) -> None:
+        """Aligned pairs on stdout, for commands whose result they are."""
+        width = max((len(name) for name, _ in rows), default=0)
+        for name, value in rows:
+            print(f"{safe(name):<{width}}  {safe(value)}")
+
+    def think(self, text: str) -> None:
+        """Reasoning of the model, as it streams."""
+        if self.quiet or sys.stderr is None:
+            return
+        text = safe(text) if is_terminal(sys.stderr) else text
+        self._write(f"{_DIM}{text}{_OFF}" if wants_colour(sys.stderr) else text)
+
+    def _say(self, label: str, style: str, text: str) -> None:
+        text = safe(" ".join(text.split("\n")))
+        if wants_colour(sys.stderr):
+            label, text = (f"{style}{label}{_OFF}", text) if label else ("", f"{style}{text}{_OFF}")
+        self._write(f"{label}{text}\n")
+
+    def _write(self, text: str) -> None:
+        try:
+            sys.stderr.write(
+                text.encode(sys.stderr.encoding or "utf-8", "replace").decode(sys.stderr.encoding or "utf-8")
+            )
+            sys.stderr.flush()
+        except (OSError, ValueError, AttributeError):
+            pass  # there is nobody to tell
+
+
+console = Console()
