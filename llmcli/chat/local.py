@@ -1,8 +1,10 @@
 """A model on this machine, opened from the settings: what the rest of the program talks to."""
 
-import secrets
+import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -39,11 +41,15 @@ class Prompt:
 
 @dataclass
 class Target:
-    """A model that was found and looked at, but not loaded; `notes` is what the user should know."""
+    """A model that was found but not loaded; `notes` is what the user should know."""
 
     file: ModelFile
-    headers: Sequence[GGUFHeader]
     notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def headers(self) -> Sequence[GGUFHeader]:
+        """The checked headers of all its files (15 ms for a vocabulary of 50,000)."""
+        return read_headers(self.file.parts)
 
     @property
     def header(self) -> GGUFHeader:
@@ -69,15 +75,21 @@ def locate(reference: str, fetch: Fetch | None = None) -> Target:
         ModelNotFoundError: when the reference leads nowhere.
         ModelInvalidError: when the file is no model, damaged, or crashes llama.cpp.
     """
-    file = resolve(reference, cache_dir(), fetch)
-    headers = read_headers(file.parts)
-    if headers[0].is_vocab_only:
+    target = Target(resolve(reference, cache_dir(), fetch))
+    file = target.file
+    if is_safe(file):
+        return target
+    if target.header.is_vocab_only:
         raise ModelInvalidError(f"{file.path.name} holds a vocabulary and no weights", "choose another file")
-    build = binding.bindings_version()
-    if not file.trusted and not known.is_known(cache_dir(), file.parts, build):
-        probe(file.parts)
-        known.remember(cache_dir(), file.parts, build)
-    return Target(file, headers)
+    probe(file.parts)
+    with suppress(OSError):  # a folder that cannot be written costs a probe each time, nothing else
+        known.remember(cache_dir(), file.parts, binding.bindings_version())
+    return target
+
+
+def is_safe(file: ModelFile) -> bool:
+    """Whether this file may be loaded as it is: fetched and checked by us, or probed before and unchanged."""
+    return file.trusted or known.is_known(cache_dir(), file.parts, binding.bindings_version())
 
 
 def with_model(target: Target, upper: Sequence[Layer]) -> Resolved:
@@ -85,21 +97,38 @@ def with_model(target: Target, upper: Sequence[Layer]) -> Resolved:
     resolved = layers.resolve([target.layer(), *upper])
     if resolved.settings.seed is not None:
         return resolved
-    return Resolved(replace(resolved.settings, seed=secrets.randbelow(2**32 - 1)), resolved.origins)
+    return Resolved(
+        replace(resolved.settings, seed=int.from_bytes(os.urandom(4), "big") % (2**32 - 1)), resolved.origins
+    )
 
 
 class LocalModel:
     """A loaded model with, from the first answer on, a context that remembers what it has read."""
 
-    def __init__(self, target: Target, settings: Settings, abort: AbortFlag, progress: Share | None = None) -> None:
+    def __init__(
+        self,
+        target: Target,
+        settings: Settings,
+        abort: AbortFlag,
+        progress: Share | None = None,
+        loaded: Model | None = None,
+    ) -> None:
+        """Load the model, or take it where it was `loaded` already.
+
+        Raises:
+            ModelInvalidError: when llama.cpp refuses it, or it cannot generate text.
+            LlmcliError: when the context asked for cannot fit into memory.
+        """
         begin = perf_counter()
         self.target = target
         self.abort = abort
         self._shape = sizing.shape_of(target.headers)
         if settings.n_ctx:
             sizing.check_memory(self._shape, settings, settings.n_ctx)
-        n_gpu_layers = sizing.choose_gpu_layers(self._shape, settings, settings.n_ctx or self._shape.n_ctx_train)
-        self.model = Model.load(target.file.parts, n_gpu_layers, progress, abort)
+        if loaded is None:
+            n_gpu_layers = sizing.choose_gpu_layers(self._shape, settings, settings.n_ctx or self._shape.n_ctx_train)
+            loaded = Model.load(target.file.parts, n_gpu_layers, progress, abort)
+        self.model = loaded
         if not self.model.generates:
             self.model.close()
             raise ModelInvalidError(f"{self.name} is not a text generation model", "choose a decoder model")

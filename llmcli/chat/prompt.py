@@ -1,15 +1,18 @@
 """From messages to tokens: the template's text may hold control tokens, what people wrote may not."""
 
+import os
 import re
-import secrets
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from llmcli.chat.template import ChatTemplate, Message
 from llmcli.engine.vocab import Vocab
+
+if TYPE_CHECKING:  # jinja2 costs 25 ms, and raw completion does without
+    from llmcli.chat.template import ChatTemplate, Message
 
 
 def render_prompt(
-    template: ChatTemplate, vocab: Vocab, messages: Sequence[Message], prefill: str = "", thinking: bool = True
+    template: "ChatTemplate", vocab: Vocab, messages: "Sequence[Message]", prefill: str = "", thinking: bool = True
 ) -> tuple[str, list[int]]:
     """The prompt as text and as tokens, ending where the answer begins (after `prefill`).
 
@@ -17,7 +20,7 @@ def render_prompt(
     replaced by a mark that nobody can guess while the template runs, and tokenized as plain text afterwards.
     Where no content does, the whole is tokenized in one go, exactly as llama.cpp does it.
     """
-    nonce = secrets.token_hex(8)
+    nonce = os.urandom(8).hex()
     originals: list[str] = []
     safe = [{**m, "content": _mark(vocab, str(m["content"]), nonce, originals)} for m in messages]
     text = template.render(safe, thinking) + _mark(vocab, prefill, nonce, originals)

@@ -1,69 +1,30 @@
-"""The command line as a table of contents, and the one place that catches errors and exits."""
+"""The entry of the program, and the one place that catches errors and exits."""
 
 import os
 import sys
-from importlib import import_module
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from llmcli import __version__
+from llmcli.cli import headstart
 from llmcli.errors import ExitStatus, LlmcliError
 from llmcli.ui.console import console
 
-PROGRAM = "llmcli"
-# name -> module and function or app of the command
-COMMANDS = {
-    "generate": "llmcli.cli.generate:generate",
-    "tokenize": "llmcli.cli.tokenize:tokenize",
-    "config": "llmcli.cli.config:app",
-    "doctor": "llmcli.cli.doctor:doctor",
-}
-
-
-def make_app(wanted: str = "") -> typer.Typer:
-    """The Typer app with the command `wanted`, or with all of them; one alone starts faster."""
-    app = typer.Typer(
-        name=PROGRAM,
-        help="Talk to a local model from a terminal.",
-        no_args_is_help=True,
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-    app.callback()(_root)
-    for name, place in COMMANDS.items():
-        if wanted in COMMANDS and name != wanted:
-            continue
-        module, _, attribute = place.partition(":")
-        command = getattr(import_module(module), attribute)
-        if isinstance(command, typer.Typer):
-            app.add_typer(command, name=name)
-        else:
-            app.command(name)(command)
-    return app
-
-
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        from llmcli.cli.doctor import version_lines
-
-        print("\n".join([f"{PROGRAM} {__version__}", *version_lines()]))
-        raise typer.Exit
-
-
-def _root(
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Show versions and devices, and stop."),
-    ] = False,
-) -> None:
-    """Talk to a local model from a terminal."""
-
 
 def run(arguments: list[str]) -> int:
-    """Run one command line and return its exit status; errors are told here and nowhere else."""
+    """Run one command line and return its exit status."""
+    if not _completing():
+        headstart.begin(arguments)
+    try:
+        return _run(arguments)
+    finally:
+        headstart.end()
+
+
+def _run(arguments: list[str]) -> int:
+    """Errors are told here and nowhere else."""
     wanted = "" if _completing() else next((word for word in arguments if not word.startswith("-")), "")
     try:
+        from llmcli.cli.tree import PROGRAM, make_app  # Typer takes 50 ms, while the model is loading already
+
         return _status(make_app(wanted)(arguments, prog_name=PROGRAM, standalone_mode=False))
     except LlmcliError as error:
         _debug(error)
@@ -86,7 +47,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _completing() -> bool:
-    return f"_{PROGRAM.upper()}_COMPLETE" in os.environ
+    return "_LLMCLI_COMPLETE" in os.environ
 
 
 def _status(result: Any) -> int:
@@ -97,13 +58,13 @@ def _tell(error: Exception) -> int:
     """Typer's own errors (bad flags) by their message, anything else as the fault of the program that it is."""
     message = getattr(error, "format_message", None)
     if message is None:
-        if isinstance(error, typer.Abort):
+        if type(error).__name__ == "Abort":  # Typer's word for Ctrl-C at a question
             return ExitStatus.INTERRUPTED
         console.error(f"{type(error).__name__}: {error}", "this is a bug; run again with --debug and report it")
         return ExitStatus.FAILED
     text = " ".join(message().split())
     if text:  # empty when the help was shown because there were no arguments
-        console.error(text[:1].lower() + text[1:], f"see {PROGRAM} --help" if "--help" not in text else "")
+        console.error(text[:1].lower() + text[1:], "see llmcli --help" if "--help" not in text else "")
     return int(getattr(error, "exit_code", ExitStatus.USAGE))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from llmcli.chat.local import LocalModel, Target, locate
+from llmcli.cli import headstart
 from llmcli.engine import log
 from llmcli.engine.abort import AbortFlag
 from llmcli.errors import LlmcliError
@@ -30,7 +31,8 @@ def open_model(target: Target, settings: Settings, abort: AbortFlag, status: Sta
     if console.verbose:
         log.listen(console.detail)
     try:
-        local = LocalModel(target, settings, abort, status.loading)
+        early = headstart.take(target.file.parts, status.loading)
+        local = LocalModel(target, settings, abort, status.loading, early)
     except KeyboardInterrupt:
         if abort.is_set() and abort.reason == "timeout":
             raise LlmcliError(f"the {settings.timeout:g} s of --timeout passed while the model was loading") from None

@@ -3,8 +3,8 @@
 import ctypes
 import importlib
 import importlib.machinery
-import importlib.metadata
 import importlib.util
+import re
 import sys
 import types
 from functools import cache
@@ -69,11 +69,12 @@ def ggml() -> ctypes.CDLL:
 
 
 def bindings_version() -> str:
-    """The installed llama-cpp-python release, read from its metadata without importing it."""
-    try:
-        return importlib.metadata.version("llama-cpp-python")
-    except importlib.metadata.PackageNotFoundError:
+    """The installed llama-cpp-python release, from its source text: importlib.metadata would cost 20 ms."""
+    spec = importlib.util.find_spec("llama_cpp")
+    if spec is None or spec.origin is None:
         return "not installed"
+    found = re.search(r'__version__ = "([^"]+)"', Path(spec.origin).read_text(encoding="utf-8"))
+    return found[1] if found else "unknown"
 
 
 def llama_build() -> str:

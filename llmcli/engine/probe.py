@@ -3,11 +3,12 @@
 Run as `python -m llmcli.engine.probe FILE...`: loads the file, evaluates one token, and says `ok`.
 """
 
-import subprocess
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import llmcli
 from llmcli.errors import ExitStatus, LlmcliError, ModelInvalidError
 
 _SECONDS = 600  # a large file on a slow disk is read once
@@ -20,11 +21,21 @@ def probe(parts: Sequence[Path], seconds: float = _SECONDS) -> None:
     Raises:
         ModelInvalidError: with llama.cpp's reason, or how the child ended.
     """
-    command = [sys.executable, "-m", "llmcli.engine.probe", *map(str, parts)]
+    import subprocess  # 6 ms, and most files are known
+
+    # -P: a typing.py in the current folder is not ours to run.
+    command = [sys.executable, "-P", "-m", "llmcli.engine.probe", *map(str, parts)]
+    where = [str(Path(llmcli.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     name = parts[0].name
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=seconds
+            command,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(where)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
         )
     except subprocess.TimeoutExpired:
         raise ModelInvalidError(f"{name} does not load within {seconds:g} seconds", "try another model") from None

@@ -1,0 +1,56 @@
+"""The command line as a table of contents: which command lives where."""
+
+from importlib import import_module
+from typing import Annotated
+
+import typer
+
+from llmcli import __version__
+
+PROGRAM = "llmcli"
+# name -> module and function or app of the command
+COMMANDS = {
+    "generate": "llmcli.cli.generate:generate",
+    "tokenize": "llmcli.cli.tokenize:tokenize",
+    "config": "llmcli.cli.config:app",
+    "doctor": "llmcli.cli.doctor:doctor",
+}
+
+
+def make_app(wanted: str = "") -> typer.Typer:
+    """The Typer app with the command `wanted`, or with all of them; one alone starts faster."""
+    app = typer.Typer(
+        name=PROGRAM,
+        help="Talk to a local model from a terminal.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    for name, place in COMMANDS.items():
+        if wanted in COMMANDS and name != wanted:
+            continue
+        module, _, attribute = place.partition(":")
+        command = getattr(import_module(module), attribute)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
+    return app
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from llmcli.cli.doctor import version_lines
+
+        print("\n".join([f"{PROGRAM} {__version__}", *version_lines()]))
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show versions and devices, and stop."),
+    ] = False,
+) -> None:
+    """Talk to a local model from a terminal."""
