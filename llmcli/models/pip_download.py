@@ -5,12 +5,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from llmcli.errors import DiskError, LlmcliError, NetworkError
-
-Progress = Callable[[int, int], None]
+from llmcli.models.starter import Progress
 
 _DOWNLOAD = ("download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--no-input")
 _POLL = 0.1  # seconds between two looks at the growing file

@@ -1,7 +1,6 @@
 """How llmcli makes its own folders and files: 0700 and 0600 from the first moment, replaced in one step."""
 
 import os
-import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,6 +22,8 @@ def open_new_private(path: Path) -> BinaryIO:
 
 def replace_private(path: Path, data: bytes) -> None:
     """Put `data` at `path` in one step: a reader sees the old file or the new one. Raises OSError."""
+    import tempfile  # 10 ms, and most runs write nothing
+
     make_private_folder(path.parent)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mkstemp makes it 0600
     try:

