@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from llmcli.params.param import Param
-from llmcli.params.values import unescape
+from llmcli.params.values import LARGEST_FLOAT, show, unescape
 
 Bias = tuple[int | str, float]
 _BIAS_SHAPE = 'TOKEN=BIAS, as in 1234=+1.5, "text"=-2 or 1234=-inf'
@@ -26,11 +26,20 @@ def parse_bias(text: str) -> tuple[Bias, ...]:
         return _bias_from_json(text)
     old = re.fullmatch(r"(\d+)([+-].+)", text)
     token, _, bias = old.group(1, 2, 2) if old else text.rpartition("=")
+    token = token.rstrip()
     if not token:
         raise ValueError(_BIAS_SHAPE)
     quoted = len(token) > 1 and token[0] == token[-1] == '"'
-    name = unescape(token[1:-1]) if quoted else token
+    name = _unquote(token) if quoted else token
     return (_bias(int(name) if name.isdecimal() and not quoted else name, bias),)
+
+
+def _unquote(text: str) -> str:
+    """A quoted text, as JSON writes it or as a shell user types it."""
+    try:
+        return str(json.loads(text))
+    except ValueError:
+        return unescape(text[1:-1])
 
 
 def bias_from_data(value: Any) -> tuple[Bias, ...]:
@@ -62,11 +71,15 @@ def _bias_from_json(text: str) -> tuple[Bias, ...]:
 def _bias(token: Any, bias: Any) -> Bias:
     if isinstance(token, bool) or not isinstance(token, (int, str)) or token == "":
         raise ValueError(_BIAS_SHAPE)
+    if bias is True:
+        raise ValueError(_BIAS_SHAPE)
     try:
         value = -math.inf if bias is False else float(bias)
     except (TypeError, ValueError):
         raise ValueError(_BIAS_SHAPE) from None
-    if math.isnan(value) or value == math.inf:
+    except OverflowError:
+        value = math.inf
+    if value != -math.inf and not abs(value) <= LARGEST_FLOAT:
         raise ValueError("a token with a finite bias or -inf")
     return token, value
 
@@ -77,7 +90,8 @@ def show_bias(biases: tuple[Bias, ...]) -> str:
         return "none"
     if len(biases) == 1:
         token, bias = biases[0]
-        return f"{token if isinstance(token, int) else json.dumps(token, ensure_ascii=False)}={bias:+g}"
+        name, amount = token if isinstance(token, int) else json.dumps(token, ensure_ascii=False), show(bias)
+        return f"{name}={amount if amount.startswith('-') else '+' + amount}"
     return json.dumps([[token, bias if math.isfinite(bias) else "-inf"] for token, bias in biases], ensure_ascii=False)
 
 

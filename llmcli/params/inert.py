@@ -32,6 +32,8 @@ def _reason(field: Field, p: Settings) -> str:
         return f"{sampler} is not in the samplers"
     if field.param.switch and not any(_differs(p, key) for key in field.param.switch):
         return f"needs {' or '.join(field.param.switch)}"
+    if sampler in SAMPLERS and _off_anyway(field, p):
+        return f"the other settings turn {sampler} off"
     if field.key == "min_keep" and not _keeps(p):
         return "no sampler that reads it is on"
     if p.raw and field.key in _CHAT_ONLY:
@@ -40,8 +42,15 @@ def _reason(field: Field, p: Settings) -> str:
 
 
 def _differs(p: Settings, key: str) -> bool:
-    value, default = getattr(p, key), fields()[key].default
-    return bool(value != default and value != 0)
+    return bool(getattr(p, key) != fields()[key].default)
+
+
+def _off_anyway(field: Field, p: Settings) -> bool:
+    """Whether the step is off both with the setting and with its default."""
+    p = replace(p, seed=0)
+    other = replace(p, **{field.key: field.default})
+    step = SAMPLERS[field.param.sampler]
+    return step(p) is None and step(other) is None
 
 
 def _keeps(p: Settings) -> bool:

@@ -80,7 +80,7 @@ class Field:
         """The value of a repeatable flag; a lone `none` clears the list."""
         if texts == ["none"]:
             return ()
-        one = self.param.text or (lambda text: (values.unescape(text),))
+        one = self.param.text or (lambda text: (self._item(text),))
         return tuple(item for text in texts for item in self._guard(one, text))
 
     def parse_data(self, value: Any) -> Any:
@@ -97,6 +97,8 @@ class Field:
         """`value` if it lies in the declared range and choices; NaN lies in no range."""
         param = self.param
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and value not in param.also
+        if number and (rule := values.too_large(value, param.max)):
+            raise self._error(rule, value)
         if number and not values.in_range(value, param.min, param.max, param.above):
             raise self._error(values.range_text(param.min, param.max, param.above, param.also), value)
         if param.choices and value not in param.choices:
@@ -111,8 +113,12 @@ class Field:
             return self.param.show(value)
         return values.show(value)
 
+    def _item(self, text: str) -> str:
+        """One item of a list as typed; in the name of a file a backslash is itself."""
+        return text if self.param.path else values.unescape(text)
+
     def _builtin_text(self, text: str) -> Any:
-        return values.texts(text) if self.repeated else values.from_text(self.kind, text)
+        return values.texts(text, self._item) if self.repeated else values.from_text(self.kind, text)
 
     def _builtin_data(self, value: Any) -> Any:
         return values.string_list(value) if self.repeated else values.from_data(self.kind, value)

@@ -6,6 +6,15 @@ from typing import Annotated, Any
 from llmcli.params.param import Param
 
 Args = tuple[Any, ...]
+# llama.cpp makes room for this many tokens at once, and ends the process where there is none: more than any context.
+_LONGEST = 2**24
+_SMALLEST_DIVISOR = 2.0**-126  # llama.cpp refuses a penalty whose inverse is no finite float
+
+
+def _invertible(value: float) -> float:
+    if value < _SMALLEST_DIVISOR:
+        raise ValueError("large enough to divide by")
+    return value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +38,7 @@ class PenaltyParams:
             above=0.0,
             suggest=("1.05", "1.1"),
             sampler="penalties",
+            check=_invertible,
         ),
     ] = 1.0
     presence_penalty: Annotated[
@@ -85,11 +95,12 @@ def penalties(p: PenaltyParams) -> Args | None:
     """llama.cpp `penalties`: l > 0 -> l / repeat, else l * repeat; then l -= count * frequency + presence."""
     if not p.repeat_last_n or (p.repeat_penalty, p.frequency_penalty, p.presence_penalty) == (1, 0, 0):
         return None
-    return p.repeat_last_n, p.repeat_penalty, p.frequency_penalty, p.presence_penalty
+    return min(p.repeat_last_n, _LONGEST), p.repeat_penalty, p.frequency_penalty, p.presence_penalty
 
 
 def dry(p: PenaltyParams) -> Args | None:
     """llama.cpp `dry` (after p-e-w): l -= multiplier * base ^ (repeat length - allowed length)."""
     if p.dry_multiplier == 0 or not p.dry_penalty_last_n:
         return None
-    return p.dry_multiplier, p.dry_base, p.dry_allowed_length, p.dry_penalty_last_n, p.dry_sequence_breakers
+    last_n = min(p.dry_penalty_last_n, _LONGEST)
+    return p.dry_multiplier, p.dry_base, p.dry_allowed_length, last_n, p.dry_sequence_breakers

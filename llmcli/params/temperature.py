@@ -1,11 +1,10 @@
 """Settings of the temperature step: a fixed number or a policy, and KoboldCpp's smoothing."""
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from llmcli.params.param import Param
-from llmcli.params.values import show
+from llmcli.params.values import LARGEST_FLOAT, show
 
 Args = tuple[Any, ...]
 _SHAPE = "a number such as 0.8 or a range such as 0.3..1.3 or 0.3..1.3^0.7"
@@ -74,7 +73,7 @@ def _number(text: str) -> float:
         value = float(text)
     except ValueError:
         raise ValueError(_SHAPE) from None
-    if not (math.isfinite(value) and value >= 0):
+    if not 0 <= value <= LARGEST_FLOAT:
         raise ValueError("0 or more and finite")
     return value
 

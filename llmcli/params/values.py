@@ -2,9 +2,12 @@
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+# What the C types behind the settings hold: int32 and float. ctypes would cut a larger number down without a word.
+LARGEST_INT, LARGEST_FLOAT = 2**31 - 1, 3.4028234663852886e38
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", '"': '"', "'": "'"}
 
 
@@ -40,7 +43,10 @@ def from_data(kind: type, value: Any) -> Any:
     if kind in (int, float) and isinstance(value, (int, float)) and not isinstance(value, bool):
         if kind is int and value != value // 1:
             raise ValueError("a whole number")
-        return kind(value)
+        try:
+            return kind(value)
+        except OverflowError:
+            raise ValueError(f"{show(LARGEST_FLOAT)} at most") from None
     raise ValueError({int: "a whole number", float: "a number"}.get(kind, "a text"))
 
 
@@ -52,16 +58,16 @@ def string_list(value: Any) -> tuple[str, ...]:
     return tuple(items)
 
 
-def texts(text: str) -> tuple[str, ...]:
-    """A list typed as one text: a JSON list, or a single item; `none` is the empty list."""
+def texts(text: str, item: Callable[[str], str]) -> tuple[str, ...]:
+    """A list typed as one text: a JSON list, or a single `item`; `none` is the empty list."""
     if text == "none":
         return ()
     if text.startswith("["):
         try:
             return string_list(json.loads(text))
         except ValueError:
-            return (unescape(text),)
-    return (unescape(text),)
+            return (item(text),)
+    return (item(text),)
 
 
 def unescape(text: str) -> str:
@@ -77,14 +83,22 @@ def unescape(text: str) -> str:
 
 
 def in_range(value: float, low: float | None, high: float | None, above: float | None) -> bool:
-    """Whether a finite `value` keeps every bound that is given."""
-    if not math.isfinite(value):
+    """Whether `value` keeps every bound that is given; NaN and infinity keep none."""
+    if not abs(value) < math.inf:
         return False
     if low is not None and not value >= low:
         return False
     if above is not None and not value > above:
         return False
     return high is None or value <= high
+
+
+def too_large(value: float, high: float | None) -> str:
+    """The rule that a `value` without a declared bound `high` breaks by its size, or an empty text."""
+    largest = LARGEST_INT if isinstance(value, int) else LARGEST_FLOAT
+    if high is not None or not abs(value) > largest:
+        return ""
+    return "finite" if abs(value) == math.inf else f"{show(largest)} at most in size"
 
 
 def range_text(low: float | None, high: float | None, above: float | None, also: tuple[Any, ...] = ()) -> str:

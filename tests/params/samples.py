@@ -1,0 +1,55 @@
+"""Values that are legal for each setting, made from its declaration."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from llmcli.params.param import Field
+from llmcli.params.samplers import DEFAULT_ORDER
+from llmcli.params.settings import fields
+from llmcli.params.temperature import Entropy, Fixed
+
+_TEXTS = ("x", "two words", "true", "0.5", "ünïcödé", "a\nb", "\\n", '"quoted"', "[list]", " padded ")
+_SPECIAL: dict[str, tuple[Any, ...]] = {
+    "temperature": (Fixed(0.0), Fixed(0.1), Entropy(0.3, 1.3), Entropy(0.0, 2.0, 0.7), Entropy(1e-7, 1e7)),
+    "samplers": ((), ("top_k",), ("temperature", "min_p"), tuple(reversed(DEFAULT_ORDER)), ("infill", "adaptive_p")),
+    "seed": (None, 0, 42, 2**32 - 1),
+    "n_gpu_layers": (0, 12, "auto", "all"),
+    "logit_bias": (
+        (),
+        ((7, 1.5),),
+        ((7, -float("inf")),),
+        (("a = b", -2.0),),
+        (('say "x"\n', 1.23456789),),
+        (("\x08\x1f", 0.1),),
+        (("12", 1e-9),),
+        ((1, 2.0), ("a", -float("inf")), ("1", -0.25)),
+    ),
+}
+
+
+def legal(field: Field) -> tuple[Any, ...]:
+    """Legal values of one setting, its default and its bounds among them."""
+    return (field.default, *_SPECIAL.get(field.key, _of_kind(field)))
+
+
+def _of_kind(field: Field) -> tuple[Any, ...]:
+    if field.param.choices:
+        return tuple(field.param.choices)
+    if field.repeated:
+        return ((), ("none",), *((text,) for text in _TEXTS), _TEXTS)
+    if field.kind is bool:
+        return (True, False)
+    return _TEXTS if field.kind is str else tuple(_numbers(field))
+
+
+def _numbers(field: Field) -> Iterator[Any]:
+    param = field.param
+    yield from param.also
+    yield from (field.kind(bound) for bound in (param.min, param.max) if bound is not None)
+    inside = (0.5, 0.123456789, 1 / 3) if field.kind is float else (1, 2, 40, 2**31 - 1)
+    yield from (value for value in inside if param.max is None or value <= param.max if (param.min or 0) <= value)
+
+
+def cases() -> list[tuple[str, Any]]:
+    """Every (key, legal value)."""
+    return [(key, value) for key, field in fields().items() for value in legal(field)]

@@ -1,0 +1,54 @@
+"""Layers: the later one wins, and each value remembers where it came from."""
+
+import itertools
+
+import pytest
+
+from llmcli.errors import UsageError
+from llmcli.params.layers import Layer, environment_layer, resolve
+from llmcli.params.settings import Settings
+
+NAMES = ("model", "config", "env", "flag")
+
+
+def test_without_layers_every_value_is_the_default() -> None:
+    resolved = resolve([])
+    assert resolved.settings == Settings()
+    assert set(resolved.origins.values()) == {"default"}
+    assert set(resolved.origins) == set(vars(Settings()))
+
+
+@pytest.mark.parametrize("present", [names for n in range(1, 5) for names in itertools.combinations(NAMES, n)])
+def test_the_highest_layer_that_speaks_wins_and_is_remembered(present: tuple[str, ...]) -> None:
+    layers = [Layer(name, {"top_k": 100 + index} if name in present else {}) for index, name in enumerate(NAMES)]
+    resolved = resolve(layers)
+    assert resolved.settings.top_k == 100 + NAMES.index(present[-1])
+    assert resolved.origins["top_k"] == present[-1]
+    assert resolved.origins["top_p"] == "default"
+
+
+def test_a_layer_that_says_the_default_still_covers_the_lower_ones() -> None:
+    resolved = resolve([Layer("config", {"top_k": 7}), Layer("flag", {"top_k": 40})])
+    assert (resolved.settings.top_k, resolved.origins["top_k"]) == (40, "flag")
+
+
+def test_the_environment_is_a_layer_of_typed_values() -> None:
+    layer = environment_layer(
+        {"LLMCLI_TOP_K": "7", "LLMCLI_IGNORE_EOS": "false", "LLMCLI_STOP": '["a", "b"]', "LLMCLI_SEED": "random"}
+        | {"PATH": "/bin", "LLMCLI_HOME": "x", "LLMCLI_DEBUG": "1", "LLMCLI_TOP_P": ""}
+    )
+    assert layer == Layer("env", {"top_k": 7, "ignore_eos": False, "stop": ("a", "b"), "seed": None})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message", "hint"),
+    [
+        ("LLMCLI_TOP_P", "2", "LLMCLI_TOP_P: top_p: must be between 0 and 1, got 2", ""),
+        ("LLMCLI_SAMPLERS", "topk", "LLMCLI_SAMPLERS: samplers: must be made of .*", ""),
+        ("LLMCLI_TOPP", "1", "there is no setting behind the variable LLMCLI_TOPP", 'did you mean "LLMCLI_TOP_P"?'),
+    ],
+)
+def test_an_error_in_the_environment_names_the_variable(name: str, text: str, message: str, hint: str) -> None:
+    with pytest.raises(UsageError, match="^" + message) as caught:
+        environment_layer({name: text})
+    assert caught.value.hint == hint

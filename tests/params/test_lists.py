@@ -1,0 +1,161 @@
+"""Settings that hold a list, and the grammar of logit biases."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmcli.errors import UsageError
+from llmcli.params.generation import Bias
+from llmcli.params.settings import fields, to_datum
+
+INF = math.inf
+BIAS = fields()["logit_bias"]
+STOP = fields()["stop"]
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        (["none"], ()),
+        (["none", "b"], ("none", "b")),
+        ([r"\n", r"a\tb"], ("\n", "a\tb")),
+        ([r"\\n"], (r"\n",)),
+        ([r"C:\dir", "end\\"], (r"C:\dir", "end\\")),
+        ([r"\"x\'"], ("\"x'",)),
+        (['["a"]'], ('["a"]',)),
+    ],
+)
+def test_a_repeated_flag_makes_a_list(given: list[str], value: tuple[str, ...]) -> None:
+    assert STOP.parse_texts(given) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("none", ()),
+        ("one", ("one",)),
+        (r"\n", ("\n",)),
+        ('["a", "b\\n"]', ("a", "b\n")),
+        ("[x", ("[x",)),
+        ("[1]", ("[1]",)),
+    ],
+)
+def test_a_list_may_be_one_text(text: str, value: tuple[str, ...]) -> None:
+    assert STOP.parse_text(text) == value
+
+
+@pytest.mark.parametrize("key", ["stop", "banned_strings"])
+def test_an_empty_text_in_a_list_of_phrases_is_refused(key: str) -> None:
+    with pytest.raises(UsageError, match=f"^{key}: must be a text that is not empty"):
+        fields()[key].parse_texts(["a", ""])
+    with pytest.raises(UsageError, match=f"^{key}: must be a text that is not empty"):
+        fields()[key].parse_data(["a", ""])
+
+
+@pytest.mark.parametrize("value", [[1], {"a": 1}, 5, [["a"]], [None]])
+def test_a_list_of_texts_takes_no_other_data(value: Any) -> None:
+    with pytest.raises(UsageError, match=r"^stop: must be a list of texts"):
+        STOP.parse_data(value)
+
+
+def test_a_backslash_in_a_file_name_is_itself() -> None:
+    names = [r"C:\new\table.txt", r"a\nb"]
+    assert fields()["file"].parse_texts(names) == tuple(names)
+    assert fields()["file"].parse_text(names[0]) == (names[0],)
+
+
+@given(st.lists(st.text(min_size=1)).map(tuple))
+def test_any_list_of_texts_survives_its_text_form(value: tuple[str, ...]) -> None:
+    assert STOP.parse_text(STOP.format(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1234=+1.5", (1234, 1.5)),
+        ("1234=-1.5", (1234, -1.5)),
+        ("1234 = 2", (1234, 2.0)),
+        ("1234=-inf", (1234, -INF)),
+        ("1234+1.5", (1234, 1.5)),
+        ("1234-1.5", (1234, -1.5)),
+        ("1234-inf", (1234, -INF)),
+        ('"text"=-inf', ("text", -INF)),
+        ('" a"=-2', (" a", -2.0)),
+        ('"12"=1', ("12", 1.0)),
+        (r'"\n"=1', ("\n", 1.0)),
+        (r'"\d"=1', (r"\d", 1.0)),
+        ('"a=b"=1', ("a=b", 1.0)),
+        ("word=1", ("word", 1.0)),
+        ("a=b=1", ("a=b", 1.0)),
+        ('"=1', ('"', 1.0)),
+        ("-5=1", ("-5", 1.0)),
+    ],
+)
+def test_a_bias_is_read_in_each_of_its_forms(text: str, value: Bias) -> None:
+    assert BIAS.parse_text(text) == (value,)
+
+
+@pytest.mark.parametrize(
+    ("data", "value"),
+    [
+        ([[5, 1], ["a", -2.5]], ((5, 1.0), ("a", -2.5))),
+        ([[5, False], [6, "-inf"]], ((5, -INF), (6, -INF))),
+        ({"5": 1, "a": False}, ((5, 1.0), ("a", -INF))),
+        (["5=1", '"a"=-inf'], ((5, 1.0), ("a", -INF))),
+        ("5=1", ((5, 1.0),)),
+        ([], ()),
+    ],
+)
+def test_biases_are_read_from_data_and_from_json_text(data: Any, value: tuple[Bias, ...]) -> None:
+    assert BIAS.parse_data(data) == value
+    if not isinstance(data, str):
+        assert BIAS.parse_text(json.dumps(data)) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "5",
+        "=1",
+        "5=",
+        "5=x",
+        "5=nan",
+        "5=inf",
+        "5=+inf",
+        "5+nan",
+        "5=1e39",
+        "[5",
+        '[["a", true]]',
+        "[[true, 1]]",
+        "[[5]]",
+        '[["", 1]]',
+        "[[5, null]]",
+        "[[1.5, 1]]",
+        "[5]",
+        "{",
+        f"[[5, {10**400}]]",
+        "",
+    ],
+)
+def test_a_bias_that_makes_no_sense_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"^logit_bias: must be (TOKEN=BIAS|a token|a list)"):
+        BIAS.parse_text(text)
+
+
+def test_repeated_bias_flags_add_up_and_none_clears() -> None:
+    assert BIAS.parse_texts(["5=1", '"a"=-1']) == ((5, 1.0), ("a", -1.0))
+    assert BIAS.parse_texts(["none"]) == ()
+
+
+TOKENS = st.integers(0, 2**31 - 1) | st.text(min_size=1)
+AMOUNTS = st.floats(allow_nan=False, width=32).filter(lambda value: value < INF)
+
+
+@given(st.lists(st.tuples(TOKENS, AMOUNTS), max_size=3).map(tuple))
+def test_any_list_of_biases_survives_text_and_json(value: tuple[Bias, ...]) -> None:
+    assert BIAS.parse_text(BIAS.format(value)) == value
+    assert BIAS.parse_data(json.loads(json.dumps(to_datum(BIAS, value), allow_nan=False))) == value
