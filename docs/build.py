@@ -1,0 +1,109 @@
+"""Writes what is generated: the README's tables and help texts, and the completion scripts.
+
+`python -m docs.build` writes them; with `--check` it only says which are stale, and exits with 1 if any is.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import groupby
+from pathlib import Path
+
+from llmcli.cli.options import group_title
+from llmcli.errors import ExitStatus
+from llmcli.params import values
+from llmcli.params.param import Field
+from llmcli.params.settings import fields
+
+ROOT = Path(__file__).parent.parent
+# shell -> file, under the name each shell looks for
+COMPLETIONS = {"bash": "llmcli.bash", "zsh": "_llmcli", "fish": "llmcli.fish", "powershell": "llmcli.ps1"}
+_STATUS_WORDS = {
+    "OK": "done",
+    "FAILED": "failed",
+    "USAGE": "usage: a wrong flag, value or configuration",
+    "MODEL_NOT_FOUND": "model not found",
+    "NOT_ALLOWED": "not allowed (token, gated model)",
+    "NETWORK": "network, package index or hub",
+    "IO": "disk or other I/O",
+    "CONTEXT_OVERFLOW": "the prompt does not fit the context",
+    "MODEL_INVALID": "the model file is damaged or unsupported",
+    "CONSTRAINT_UNMET": "the output constraint was not met",
+    "INTERRUPTED": "interrupted by Ctrl-C; the partial text stays",
+    "BROKEN_PIPE": "the reader of stdout has gone",
+}
+
+
+def parameter_table() -> str:
+    """A table per family: flag, meaning, default, range."""
+    parts = []
+    for title, group in groupby(fields().values(), key=group_title):
+        parts.append(f"**{title}**\n\n| flag | key | what it does | default | valid |\n|---|---|---|---|---|")
+        parts[-1] += "".join(f"\n{_row(field)}" for field in group)
+    return "\n\n".join(parts)
+
+
+def _row(field: Field) -> str:
+    flags = " ".join(f"`{flag}`" for flag in field.flags)
+    default = field.format(field.default)
+    cells = flags, f"`{field.key}`", field.param.help, f"`{default}`" if default else "none", _valid(field)
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", "\\n") for cell in cells) + " |"
+
+
+def _valid(field: Field) -> str:
+    param = field.param
+    if param.choices:
+        return ", ".join(map(str, param.choices))
+    if (param.min, param.max, param.above) == (None, None, None):
+        return ""
+    return values.range_text(param.min, param.max, param.above, param.also)
+
+
+def status_table() -> str:
+    """The exit statuses."""
+    rows = [f"| {status.value} | {_STATUS_WORDS[status.name]} |" for status in ExitStatus]
+    return "\n".join(["| status | meaning |", "|---|---|", *rows])
+
+
+def completion_script(shell: str) -> str:
+    """What Typer's completion machinery prints for a shell."""
+    environment = os.environ | {"_LLMCLI_COMPLETE": f"source_{shell}"}
+    done = subprocess.run([sys.executable, "-m", "llmcli"], env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.strip() + "\n"
+
+
+BLOCKS: dict[str, Callable[[], str]] = {"parameters": parameter_table, "statuses": status_table}
+
+
+def render_readme(text: str) -> str:
+    """The README with each generated block made anew."""
+    for name, make in BLOCKS.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        block = make()
+        text = pattern.sub(lambda match, block=block: f"{match[1]}{block}\n{match[2]}", text)
+    return text
+
+
+def wanted() -> dict[Path, str]:
+    """Every generated file and what belongs into it."""
+    readme = ROOT / "README.md"
+    files = {readme: render_readme(readme.read_text(encoding="utf-8"))}
+    return files | {ROOT / "completions" / name: completion_script(shell) for shell, name in COMPLETIONS.items()}
+
+
+def main(check: bool) -> int:
+    files = wanted()
+    stale = [path for path, text in files.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    for path in stale:
+        print(f"{'stale' if check else 'written'}: {path.relative_to(ROOT)}")
+        if not check:
+            path.write_text(files[path], encoding="utf-8", newline="\n")
+    if check and stale:
+        print("run `make docs`")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))
