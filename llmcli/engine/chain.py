@@ -73,6 +73,8 @@ class Chain:
         pointer, self.pointer = self.pointer, None
         if pointer:
             self._api.llama_sampler_free(pointer)
+        for sampler in self.customs:
+            sampler.close()
 
 
 def _with_arrays(args: tuple[Any, ...]) -> list[Any]:
@@ -80,7 +82,7 @@ def _with_arrays(args: tuple[Any, ...]) -> list[Any]:
     out: list[Any] = []
     for arg in args:
         if isinstance(arg, tuple):
-            out += [(ctypes.c_char_p * max(1, len(arg)))(*[text.encode() for text in arg]), len(arg)]
+            out += [(ctypes.c_char_p * max(1, len(arg)))(*[text.encode("utf-8", "replace") for text in arg]), len(arg)]
         else:
             out.append(arg)
     return out

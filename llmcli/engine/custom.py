@@ -1,7 +1,7 @@
 """Samplers that llama.cpp lacks, made as `llama_sampler`s of our own: KoboldCpp's top-a and smoothing."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llmcli.engine import binding
@@ -14,10 +14,12 @@ class CustomSampler:
 
     Keep the object as long as llama.cpp may call it. Its C context is NULL, which is what lets llama.cpp clone
     the chain it stands in. An exception cannot cross C: it is kept in `failure` for the caller to raise.
+    `owned` are llama.cpp's samplers that `apply` uses; `close` frees them.
     """
 
-    def __init__(self, name: str, apply: Apply) -> None:
-        api = binding.load()
+    def __init__(self, name: str, apply: Apply, owned: Sequence[Any] = ()) -> None:
+        self._api = api = binding.load()
+        self._owned = list(owned)
         self.failure: BaseException | None = None
         label = name.encode()
 
@@ -31,6 +33,11 @@ class CustomSampler:
             name=api.llama_sampler_i_name(lambda _sampler: label), apply=api.llama_sampler_i_apply(guarded)
         )
         self.pointer = api.llama_sampler_init(self._interface, None)
+
+    def close(self) -> None:
+        """Free what `apply` used, once no chain holds the sampler any more; harmless when done twice."""
+        while self._owned:
+            self._api.llama_sampler_free(self._owned.pop())
 
 
 def make_top_a(a: float, min_keep: int) -> CustomSampler:
@@ -52,7 +59,7 @@ def make_top_a(a: float, min_keep: int) -> CustomSampler:
         api.llama_sampler_apply(cut, candidates)
         api.llama_sampler_free(cut)
 
-    return CustomSampler("top_a", apply)
+    return CustomSampler("top_a", apply, owned=(greedy, dist))
 
 
 def make_smoothing(factor: float, curve: float) -> CustomSampler:
@@ -75,7 +82,8 @@ def make_smoothing(factor: float, curve: float) -> CustomSampler:
         best = logits.max()
         live = logits > -math.inf
         d = logits[live] - best
-        logits[live] = d * d * factor * (c * d - k) + best
+        with np.errstate(over="ignore"):  # a bent logit below every float is -inf, as it should
+            logits[live] = d * d * factor * (c * d - k) + best
         array.sorted = array.sorted and k >= 0  # above curve 3 the order may change
 
     return CustomSampler("smoothing", apply)

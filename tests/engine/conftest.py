@@ -1,0 +1,50 @@
+"""The starter, loaded once, and contexts on it."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from llmcli.engine.abort import AbortFlag
+from llmcli.engine.context import Context, ContextParams
+from llmcli.engine.model import Model
+from llmcli.engine.vocab import Vocab
+
+MakeContext = Callable[..., Context]
+
+
+@pytest.fixture(scope="session")
+def model(starter: Path) -> Iterator[Model]:
+    """The starter on the CPU; nothing in it changes by being used."""
+    loaded = Model.load([starter], n_gpu_layers=0)
+    yield loaded
+    loaded.close()
+
+
+@pytest.fixture(scope="session")
+def vocab(model: Model) -> Vocab:
+    return model.vocab
+
+
+@pytest.fixture
+def fresh(model: Model) -> Iterator[MakeContext]:
+    """Makes contexts that have read nothing: `fresh(n_ctx=256)`."""
+    made: list[Context] = []
+
+    def make(n_ctx: int = 256, n_seq_max: int = 1, n_batch: int = 2048, abort: AbortFlag | None = None) -> Context:
+        # One thread: on busy cores a second one is waited for at each operation.
+        params = ContextParams(n_ctx=n_ctx, n_threads=1, n_threads_batch=1, n_seq_max=n_seq_max, n_batch=n_batch)
+        made.append(Context(model, params, abort))
+        return made[-1]
+
+    yield make
+    for context in made:
+        context.close()
+
+
+@pytest.fixture(scope="session")
+def context(model: Model) -> Iterator[Context]:
+    """One context that many tests go on with, as a chat does."""
+    made = Context(model, ContextParams(n_ctx=512, n_threads=1, n_threads_batch=1))
+    yield made
+    made.close()

@@ -1,0 +1,40 @@
+"""Runs one generation to its end and keeps what came."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmcli.engine.context import Context
+from llmcli.engine.generate import generate
+from llmcli.engine.generation import Generation, Record, Timings
+from llmcli.params.settings import Settings
+from llmcli.params.temperature import Fixed
+
+GREEDY: dict[str, Any] = {"temperature": Fixed(0.0)}
+
+
+@dataclass
+class Ended:
+    """A finished answer: its text, token ids and records."""
+
+    text: str
+    ids: list[int]
+    reason: str | None
+    timings: Timings
+    records: list[Record]
+
+
+def start(context: Context, prompt: str | Sequence[int], grammar: str | None = None, **values: Any) -> Generation:
+    """A generation for a prompt as text or as tokens."""
+    tokens = context.model.vocab.tokenize(prompt) if isinstance(prompt, str) else prompt
+    seq_id = values.pop("seq_id", 0)
+    return Generation(context.model.vocab, tokens, Settings(**({"seed": 1} | values)), grammar, seq_id)
+
+
+def run(context: Context, prompt: str | Sequence[int], grammar: str | None = None, **values: Any) -> Ended:
+    """The whole answer to a prompt; further arguments are settings."""
+    generation = start(context, prompt, grammar, **values)
+    records = list(generate(context, [generation]))
+    text = "".join(record.text for record in records)
+    ids = generation.tokens[len(generation.prompt) :]
+    return Ended(text, ids, generation.finish_reason, generation.timings, records)

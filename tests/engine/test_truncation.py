@@ -1,0 +1,121 @@
+"""Samplers that cut, against distributions worked out by hand."""
+
+import math
+from typing import Any
+
+import pytest
+
+from tests.engine.candidates import after, apply, chain_of, log, steps
+
+HALVES = log([0.0625, 0.5, 0.125, 0.0625, 0.25])  # ids by probability: 1, 4, 2, then 0 and 3
+
+
+@pytest.mark.parametrize(("k", "ids"), [(1, [1]), (2, [1, 4]), (3, [1, 4, 2]), (9, [0, 1, 2, 3, 4])])
+def test_top_k_keeps_the_k_best(k: int, ids: list[int]) -> None:
+    assert sorted(after(HALVES, top_k=k).ids) == sorted(ids)
+
+
+@pytest.mark.parametrize(
+    ("p", "min_keep", "ids"),
+    [(0.0, 0, {1}), (0.4, 0, {1}), (0.6, 0, {1, 4}), (0.8, 0, {1, 4, 2}), (0.4, 2, {1, 4}), (0.4, 9, {0, 1, 2, 3, 4})],
+)
+def test_top_p_keeps_the_smallest_set_that_adds_up_to_p(p: float, min_keep: int, ids: set[int]) -> None:
+    assert set(after(HALVES, top_p=p, min_keep=min_keep).ids) == ids
+
+
+def test_top_p_of_one_keeps_every_token() -> None:
+    assert len(after(HALVES, top_p=1.0).ids) == 5
+
+
+@pytest.mark.parametrize(
+    ("p", "min_keep", "ids"),
+    [(0.1, 0, {0, 1, 2, 3, 4}), (0.2, 0, {1, 2, 4}), (0.3, 0, {1, 4}), (0.6, 0, {1}), (1.0, 0, {1}), (0.6, 2, {1, 4})],
+)
+def test_min_p_keeps_what_is_likely_enough_beside_the_best(p: float, min_keep: int, ids: set[int]) -> None:
+    assert set(after(HALVES, min_p=p, min_keep=min_keep).ids) == ids
+
+
+# In units of ln 2 the entropy is 1.875 and the surprises are 4, 1, 3, 4, 2: the nearest come in the order 4, 1, 2.
+@pytest.mark.parametrize(
+    ("p", "min_keep", "ids"), [(0.2, 0, [4]), (0.5, 0, [4, 1]), (0.8, 0, [4, 1, 2]), (0.2, 3, [4, 1, 2])]
+)
+def test_typical_p_keeps_the_tokens_nearest_to_the_entropy(p: float, min_keep: int, ids: list[int]) -> None:
+    assert after(HALVES, typical_p=p, min_keep=min_keep).ids == ids
+
+
+# Mean 1, standard deviation sqrt(5); the masked token counts for neither.
+@pytest.mark.parametrize(("n", "live"), [(0.5, {0}), (1.0, {0, 1}), (2.0, {0, 1, 2}), (3.0, {0, 1, 2, 3})])
+def test_top_n_sigma_masks_what_lies_n_deviations_below_the_best(n: float, live: set[int]) -> None:
+    left = after([4.0, 2.0, 0.0, -2.0, -math.inf], top_n_sigma=n)
+    assert left.live == live
+    assert all(left.logits[token] == [4.0, 2.0, 0.0, -2.0][token] for token in live)
+
+
+@pytest.mark.parametrize(
+    ("a", "min_keep", "ids"),
+    [
+        (0.2, 0, {0, 1, 2, 3, 4}),  # 0.2 * 0.5^2 = 0.05
+        (0.3, 0, {1, 2, 4}),  # 0.075
+        (0.6, 0, {1, 4}),  # 0.15
+        (0.99, 0, {1, 4}),  # 0.2475
+        (0.6, 3, {1, 2, 4}),
+    ],
+)
+def test_top_a_keeps_what_reaches_a_times_the_square_of_the_best(a: float, min_keep: int, ids: set[int]) -> None:
+    assert set(after(HALVES, top_a=a, min_keep=min_keep).ids) == ids
+
+
+def test_top_a_of_one_leaves_only_a_certain_token() -> None:
+    assert after(log([0.04, 0.9, 0.06]), top_a=1.0).ids == [1]
+
+
+def test_top_a_looks_at_the_candidates_that_are_left_to_it() -> None:
+    # Of 0.5 and 0.25 the best has 2/3: 0.9 * 4/9 = 0.4 is more than 1/3.
+    assert after(HALVES, samplers=("top_k", "top_a"), top_k=2, top_a=0.9).ids == [1]
+    assert set(after(HALVES, samplers=("top_k", "top_a"), top_k=2, top_a=0.7).ids) == {1, 4}
+
+
+def test_top_a_leaves_no_token_drawn_and_ignores_masked_ones() -> None:
+    left = after([*HALVES, -math.inf], top_a=0.2)
+    assert left.drawn is None
+    assert left.live == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize(
+    ("threshold", "min_keep", "ids"),
+    [
+        (0.1, 0, {2, 0, 3}),
+        (0.2, 0, {4, 2, 0, 3}),
+        (0.3, 0, {1, 4, 2, 0, 3}),
+        (0.1, 3, {2, 0, 3}),
+        (0.1, 4, {1, 4, 2, 0, 3}),
+    ],
+)
+def test_xtc_drops_all_above_the_threshold_but_the_least_likely(threshold: float, min_keep: int, ids: set[int]) -> None:
+    assert set(after(HALVES, xtc_probability=1.0, xtc_threshold=threshold, min_keep=min_keep).ids) == ids
+
+
+def test_xtc_strikes_as_often_as_its_probability_says() -> None:
+    chain = chain_of(steps(xtc_probability=0.3, xtc_threshold=0.1), 5)
+    struck = sum(len(apply(chain, HALVES).ids) == 3 for _ in range(1000))
+    chain.close()
+    assert 240 < struck < 360
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"top_k": 1},
+        {"top_p": 0.9},
+        {"min_p": 0.9},
+        {"typical_p": 0.9},
+        {"top_n_sigma": 1.0},
+        {"top_a": 0.9},
+        {"xtc_probability": 1.0},
+        {"smoothing_factor": 0.5},
+        {"mirostat": 1},
+        {"mirostat": 2},
+    ],
+)
+def test_a_single_candidate_survives_everything(values: dict[str, Any]) -> None:
+    assert after([-3.0], **values).ids == [0]
