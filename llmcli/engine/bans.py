@@ -43,12 +43,13 @@ class BanScanner:
         return len(self.held) - 1
 
     def release(self) -> list[Held]:
-        """The tokens that can no longer become part of a phrase, in order."""
+        """The tokens that can no longer become part of a phrase, in order: all or none.
+
+        While the end of the text is open nothing goes out. What comes next may be taken back, and then a token
+        before it that seemed settled could begin a phrase after all.
+        """
         text = fold("".join(item.text for item in self.held))
-        keep = held_back(text, self._phrases)
-        count = self._index_at(len(text) - keep) if keep else len(self.held)
-        released, self.held = self.held[:count], self.held[count:]
-        return released
+        return [] if held_back(text, self._phrases) else self.flush()
 
     def flush(self) -> list[Held]:
         """All that was held back, once no more text comes."""
@@ -57,6 +58,6 @@ class BanScanner:
 
 
 def fold(text: str) -> str:
-    """Lower case, character by character, so that positions stay the same."""
-    lower = text.lower()
+    """Lower case, character by character, so that positions stay the same and no letter depends on its neighbours."""
+    lower = text.lower().replace("ς", "σ")  # the final sigma does
     return lower if len(lower) == len(text) else "".join(low if len(low := c.lower()) == 1 else c for c in text)

@@ -124,13 +124,12 @@ class Generation:
 
     def finish(self, reason: str, token: int | None = None) -> Record:
         """The last record, with all the text that was held back."""
-        self.finish_reason = reason
         self._count()
-        text = "".join(item.text for item in self._bans.flush()) if self._bans else ""
-        text += self._decoder.decode(b"", final=True)
+        text = "".join(item.text for item in self._flush_bans()) + self._decoder.decode(b"", final=True)
         if self._stops:
-            text, stop = self._stops.push(text)
-            text += "" if stop else self._stops.flush()
+            text, stop = self._stops.finish(text)
+            reason = "stop" if stop is not None and reason == "length" else reason
+        self.finish_reason = reason
         return Record(text, token, reason, self.timings, self.seq_id)
 
     def _advance_watched(self, ctx: Any, row: int, n_ctx: int) -> Record:
@@ -140,7 +139,11 @@ class Generation:
         assert bans
         before, decoder = sampler.snapshot(), self._decoder.getstate()
         sampler.forbidden = self._banned_at.get(len(self.tokens), set())
-        token = sampler.sample(ctx, row)
+        try:
+            token = sampler.sample(ctx, row)
+        except BaseException:
+            sampler.discard(before)
+            raise
         if self.vocab.ends(token):
             sampler.discard(before)
             return self.finish("stop", token)
@@ -149,6 +152,7 @@ class Generation:
         back = bans.push(Held(text, token, before, decoder))
         if back:
             self._take_back(sampler, bans, back)
+            self._count()
             return Record("", None, None, self.timings, self.seq_id)
         released = bans.release()
         for item in released:
@@ -174,10 +178,16 @@ class Generation:
 
     def close(self) -> None:
         """Free the samplers; harmless when done twice."""
-        if self._bans and isinstance(self._sampler, GatedSampler):
-            for item in self._bans.flush():
-                self._sampler.discard(item.sampler)
+        self._flush_bans()
         self._sampler.close()
+
+    def _flush_bans(self) -> list[Held]:
+        """The tokens still held back, their snapshots freed."""
+        items = self._bans.flush() if self._bans else []
+        for item in items:
+            assert isinstance(self._sampler, GatedSampler)
+            self._sampler.discard(item.sampler)
+        return items
 
 
 def now_ms() -> float:

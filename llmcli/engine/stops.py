@@ -13,19 +13,24 @@ class StopScanner:
     def push(self, text: str) -> tuple[str, str | None]:
         """The text that is safe to show now, and the stop string that was found, if one was."""
         text = self._held + text
-        found = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
-        if found:
-            at, stop = min(found)
+        at, stop = self._find(text)
+        open_at = len(text) - held_back(text, self._stops)
+        if stop is not None and at <= open_at:  # nothing that began earlier can still become a match
             self._held = ""
             return text[:at], stop
-        keep = held_back(text, self._stops)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep], None
+        self._held = text[open_at:]
+        return text[:open_at], None
 
-    def flush(self) -> str:
-        """What was held back, once no more text comes."""
-        held, self._held = self._held, ""
-        return held
+    def finish(self, text: str) -> tuple[str, str | None]:
+        """`push` for the last text: what was held back comes with it."""
+        text, self._held = self._held + text, ""
+        at, stop = self._find(text)
+        return text[:at], stop
+
+    def _find(self, text: str) -> tuple[int, str | None]:
+        """The earliest match and where it begins, or the end of the text."""
+        found = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
+        return min(found) if found else (len(text), None)
 
 
 def held_back(text: str, phrases: Sequence[str]) -> int:

@@ -1,0 +1,100 @@
+"""A generation without a model: the pieces of its vocabulary and what it wants to say are written down."""
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from llmcli.engine.generation import Generation, Record
+from llmcli.engine.sampler import GatedSampler, Sampler
+from llmcli.errors import ConstraintError
+from llmcli.params.settings import Settings
+
+Wishes = Callable[[Sequence[int]], Sequence[int]]  # tokens so far -> tokens wished for next, the best first
+END = -1
+
+
+class Pieces:
+    """A vocabulary: token i stands for the bytes at i, and END ends the answer."""
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        self._pieces = pieces
+        self.n_tokens = len(pieces)
+
+    def piece(self, token: int) -> bytes:
+        return self._pieces[token]
+
+    def ends(self, token: int) -> bool:
+        return token == END
+
+
+class Script(GatedSampler):
+    """Draws the first wish that is not forbidden, and counts its snapshots."""
+
+    def __init__(self, wishes: Wishes) -> None:
+        self.chain: Any = SimpleNamespace(accept=len)
+        self.forbidden = set()
+        self.open: set[int] = set()  # snapshots neither restored nor discarded
+        self._wishes = wishes
+        self._drawn: list[int] = []
+        self._taken: dict[int, list[int]] = {}
+
+    def sample(self, ctx: Any, row: int) -> int:  # noqa: ARG002
+        token = next((wish for wish in self._wishes(self._drawn) if wish not in self.forbidden), None)
+        if token is None:
+            raise ConstraintError("no wish is left")
+        self._drawn.append(token)
+        return token
+
+    def snapshot(self) -> Any:
+        number = len(self._taken)
+        self._taken[number] = list(self._drawn)
+        self.open.add(number)
+        return number
+
+    def restore(self, snapshot: Any) -> None:
+        self.open.remove(snapshot)
+        self._drawn = self._taken[snapshot]
+
+    def discard(self, snapshot: Any) -> None:
+        self.open.remove(snapshot)
+
+    def close(self) -> None:
+        pass
+
+
+class ScriptedGeneration(Generation):
+    """A generation that draws from a script."""
+
+    wishes: Wishes
+
+    def _make_sampler(self) -> Sampler:
+        self.script = Script(self.wishes)
+        return self.script
+
+
+def scripted(pieces: Sequence[bytes], wishes: Wishes, **settings: Any) -> ScriptedGeneration:
+    """A generation for a one-token prompt that says what `wishes` gives."""
+    made: type[ScriptedGeneration] = type("Made", (ScriptedGeneration,), {"wishes": staticmethod(wishes)})
+    vocab: Any = Pieces(pieces)
+    return made(vocab, [0], Settings(seed=1, **settings))
+
+
+def saying(pieces: Sequence[bytes], **settings: Any) -> ScriptedGeneration:
+    """A generation that says one piece after the other and ends."""
+    return scripted(pieces, lambda drawn: [len(drawn) if len(drawn) < len(pieces) else END], **settings)
+
+
+def drive(generation: Generation, n_ctx: int = 2**20) -> list[Record]:
+    """The records up to the end, without a context."""
+    records = []
+    try:
+        while not generation.finish_reason:
+            records.append(generation.advance(None, 0, n_ctx))
+            generation.stale = False
+    finally:
+        generation.close()
+    return records
+
+
+def text_of(records: Sequence[Record]) -> str:
+    return "".join(record.text for record in records)

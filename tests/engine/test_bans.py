@@ -1,0 +1,175 @@
+"""Banned strings: never in the text, whatever it takes."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmcli.engine.bans import fold
+from llmcli.engine.context import Context
+from llmcli.errors import ConstraintError
+from llmcli.params.temperature import Fixed
+from tests.engine.drive import GREEDY, run
+from tests.engine.scripted import END, Wishes, drive, scripted, text_of
+
+WORDS = ("the", " cat", " dog", " sat", " on", " mat", "s", ".")
+PIECES = [word.encode() for word in WORDS]
+
+
+def story(*places: str) -> Wishes:
+    """Wishes by place, each a list of words parted by `|`, the best first; then the end."""
+    wishes = [[WORDS.index(word) for word in place.split("|")] for place in places]
+    return lambda drawn: wishes[len(drawn)] if len(drawn) < len(wishes) else [END]
+
+
+STORY = ("the", " cat| dog| mat", " sat| on", " on| sat", "s|.")
+
+
+@pytest.mark.parametrize(
+    ("banned", "text"),
+    [
+        (["zebra"], "the cat sat ons"),
+        (["cat"], "the dog sat ons"),
+        (["cat", "dog"], "the mat sat ons"),
+        (["CAT"], "the dog sat ons"),
+        (["cat sat"], "the dog sat ons"),
+        (["cat sat on", "G SAT ON"], "the mat sat ons"),
+        (["cat s", "dog s"], "the mat sat ons"),
+        (["sat", "ont"], "the cat on ons"),
+        (["ons"], "the cat sat sats"),
+        (["ons", "sats"], None),  # each begins in the token before the last
+        (["at s", "g s"], None),
+        (["the cat sat on"], None),  # only `the` can begin
+        (["e c"], None),
+    ],
+)
+def test_another_way_is_taken_around_each_banned_phrase(banned: list[str], text: str | None) -> None:
+    generation = scripted(PIECES, story(*STORY), banned_strings=tuple(banned))
+    if text is None:
+        with pytest.raises(ConstraintError, match="no wish is left"):
+            drive(generation)
+    else:
+        assert text_of(drive(generation)) == text
+    assert not generation.script.open
+
+
+def test_a_token_banned_at_one_place_may_stand_at_another() -> None:
+    generation = scripted(PIECES, story("the", " cat| dog", " cat"), banned_strings=("cat ",))
+    assert text_of(drive(generation)) == "the dog cat"
+
+
+def test_what_was_banned_further_on_is_free_again_after_an_earlier_step_back() -> None:
+    # ` sat` is banned after ` cat`, then ` cat` itself goes: after ` dog`, ` sat` is fine again.
+    generation = scripted(PIECES, story("the", " cat| dog", " sat| on", "."), banned_strings=("sat.", "cat on"))
+    records = drive(generation)
+    assert text_of(records) == "the dog on."
+    assert generation.timings.predicted_n == 4
+
+
+@pytest.mark.parametrize(
+    ("phrase", "text"),
+    [
+        ("\u039f\u0394\u039f\u03a3", "\u03bf\u03b4\u03bf\u03c3x"),  # the final sigma
+        ("\u00c9T\u00c9", "\u00e9t\u00e9"),
+        ("I\u0307", "i\u0307"),
+        ("stra\u00dfe", "STRA\u00dfE"),
+    ],
+)
+def test_case_is_ignored_in_any_script(phrase: str, text: str) -> None:
+    assert fold(phrase) in fold(text)
+
+
+@given(st.text(max_size=20))
+def test_folding_keeps_positions_and_is_done_letter_by_letter(text: str) -> None:
+    assert fold(text) == "".join(fold(letter) for letter in text)
+    assert len(fold(text)) == len(text)
+
+
+def test_a_phrase_may_begin_inside_a_split_character() -> None:
+    generation = scripted(
+        [b"a\xc3", b"\xa9t\xc3", b"\xa8", b"\xa9"],
+        lambda n: [[0], [1], [3, 2], [END]][len(n)],
+        banned_strings=("t\u00e9",),
+    )
+    with pytest.raises(ConstraintError):  # the phrase begins in the second piece, and nothing else may stand there
+        drive(generation)
+    assert not generation.script.open
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from(["a", "b", "ab", "ba", "A", "\u00e9", " "]), min_size=2, max_size=6, unique=True),
+    st.lists(st.text("ab\u00e9 ", min_size=1, max_size=4), min_size=1, max_size=3),
+    st.integers(0, 10**6),
+)
+def test_no_banned_phrase_is_ever_shown_and_every_snapshot_is_freed(
+    words: list[str], banned: list[str], seed: int
+) -> None:
+    def wishes(drawn: Sequence[int]) -> Sequence[int]:
+        order = random.Random(f"{seed} {drawn}").sample(range(len(words)), len(words))
+        return [END] if len(drawn) == 8 else order
+
+    def once() -> tuple[str, list[int]]:
+        generation = scripted([word.encode() for word in words], wishes, banned_strings=tuple(banned))
+        texts: list[str] = []
+        try:
+            texts += [record.text for record in drive(generation)]
+        except ConstraintError:
+            texts = []
+        assert not generation.script.open
+        return "".join(texts), generation.tokens[1:]
+
+    text, tokens = once()
+    assert not any(fold(phrase) in fold(text) for phrase in banned)
+    if text:
+        assert text == "".join(words[token] for token in tokens)
+    assert once() == (text, tokens)
+
+
+PROMPT = "Once upon a time, there was a little girl named"
+
+
+def test_a_banned_phrase_of_the_model_s_own_text_is_replaced_and_the_text_before_it_kept(context: Context) -> None:
+    free = run(context, PROMPT, **GREEDY, max_tokens=20)
+    words = free.text.split(" ")
+    phrase = " ".join(words[6:8])  # two words, several tokens
+    kept = free.text[: free.text.index(phrase)]
+    banned = run(context, PROMPT, **GREEDY, max_tokens=20, banned_strings=(phrase.upper(),))
+    assert phrase.lower() not in banned.text.lower()
+    assert banned.text.startswith(kept)
+    assert len(banned.ids) == len(free.ids) == 20
+    assert not any(phrase.lower() in record.text.lower() for record in banned.records)
+
+
+def test_several_ways_to_go_on_can_be_banned_one_after_the_other(context: Context) -> None:
+    banned: tuple[str, ...] = ()
+    for _ in range(4):
+        first = run(context, PROMPT, **GREEDY, max_tokens=1, banned_strings=banned).text
+        assert first.strip().lower() not in {phrase.strip().lower() for phrase in banned}
+        banned += (first,)
+    assert len(set(banned)) == 4
+
+
+def test_with_bans_the_same_seed_still_gives_the_same_text(context: Context) -> None:
+    def answer(**values: Any) -> str:
+        return run(context, PROMPT, max_tokens=24, seed=5, temperature=Fixed(1.2), presence_penalty=0.2, **values).text
+
+    free = answer()
+    phrase = free.split(" ")[5]
+    kept = free[: free.index(phrase)]
+    first = answer(banned_strings=(phrase,))
+    assert first != free
+    assert first.startswith(kept)
+    assert answer(banned_strings=(phrase,)) == first
+    assert answer(banned_strings=("\x01never",)) == free
+
+
+def test_bans_that_leave_no_token_are_an_error(context: Context) -> None:
+    n = context.model.vocab.n_tokens
+    only = tuple((token, -float("inf")) for token in range(n) if token not in (260, 28))
+    pieces = tuple(context.model.vocab.piece(token).decode() for token in (260, 28))
+    with pytest.raises(ConstraintError, match="no token fits the constraint"):
+        run(context, PROMPT, logit_bias=only, banned_strings=pieces)
