@@ -60,6 +60,12 @@ class DiskError(LlmcliError):
     status = ExitStatus.IO
 
 
+class ReaderGoneError(LlmcliError):
+    """Whoever read stdout has closed it (`| head -1`): end at once and quietly."""
+
+    status = ExitStatus.BROKEN_PIPE
+
+
 class ContextOverflowError(LlmcliError):
     """The prompt is longer than the context."""
 

@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 from llmcli.cli import headstart
-from llmcli.errors import ExitStatus, LlmcliError
+from llmcli.errors import ExitStatus, LlmcliError, ReaderGoneError
 from llmcli.ui.console import console
 
 
@@ -26,17 +26,14 @@ def _run(arguments: list[str]) -> int:
         from llmcli.cli.tree import PROGRAM, make_app  # Typer takes 50 ms, while the model is loading already
 
         return _status(make_app(wanted)(arguments, prog_name=PROGRAM, standalone_mode=False))
+    except ReaderGoneError as error:
+        return error.status
     except LlmcliError as error:
         _debug(error)
         console.error(str(error), error.hint)
         return error.status
     except KeyboardInterrupt:
         return ExitStatus.INTERRUPTED
-    except BrokenPipeError:
-        from llmcli.cli.interrupt import die_of_broken_pipe
-
-        die_of_broken_pipe()
-        return ExitStatus.BROKEN_PIPE
     except OSError as error:
         _debug(error)
         console.error(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))

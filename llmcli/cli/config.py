@@ -15,6 +15,7 @@ from llmcli.errors import DiskError, ExitStatus, UsageError
 from llmcli.params.layers import Resolved, environment_layer, resolve
 from llmcli.params.settings import fields, find, to_data
 from llmcli.ui.console import console
+from llmcli.ui.output import put_line, put_table
 
 app = typer.Typer(help="Show and change the settings that are kept.", no_args_is_help=True)
 
@@ -40,11 +41,11 @@ def list_settings(
     keys = [key for key in fields() if not changed or resolved.origins[key] != "default"]
     if as_json:
         data = to_data(resolved.settings)
-        print(
+        put_line(
             json.dumps({key: {"value": data[key], "from": resolved.origins[key]} for key in keys}, ensure_ascii=False)
         )
         return ExitStatus.OK
-    console.table([(key, f"{_shown(resolved, key):<24} {resolved.origins[key]}") for key in keys])
+    put_table([(key, f"{_shown(resolved, key):<24} {resolved.origins[key]}") for key in keys])
     return ExitStatus.OK
 
 
@@ -55,7 +56,7 @@ def _shown(resolved: Resolved, key: str) -> str:
 @app.command("get")
 def get_setting(key: Key) -> int:
     """Print the value of one setting."""
-    print(fields()[find(key).key].format(getattr(_in_force().settings, find(key).key)))
+    put_line(fields()[find(key).key].format(getattr(_in_force().settings, find(key).key)))
     return ExitStatus.OK
 
 
@@ -86,7 +87,7 @@ def unset_setting(key: Key) -> int:
 @app.command("path")
 def show_path() -> int:
     """Print where the configuration file is."""
-    print(config_file())
+    put_line(str(config_file()))
     return ExitStatus.OK
 
 

@@ -17,6 +17,7 @@ from llmcli.errors import ExitStatus, LlmcliError
 from llmcli.models import starter
 from llmcli.params.layers import Layer
 from llmcli.ui.console import console
+from llmcli.ui.output import put_line, put_table
 
 _MIB = 1 << 20
 
@@ -42,9 +43,9 @@ def doctor(
     facts |= {"system": f"{platform.system()} {platform.release()} {platform.machine()}"}
     facts |= _engine_facts(problems) | _machine_facts() | _folder_facts(problems) | _hub_facts()
     if as_json:
-        print(json.dumps({"facts": facts, "problems": problems}, ensure_ascii=False))
+        put_line(json.dumps({"facts": facts, "problems": problems}, ensure_ascii=False))
     else:
-        console.table(list(facts.items()))
+        put_table(list(facts.items()))
     for problem in problems:
         console.warn(problem)
     return ExitStatus.FAILED if problems else ExitStatus.OK

@@ -15,6 +15,7 @@ from llmcli.cli.options import both, with_settings
 from llmcli.errors import ConstraintError, DiskError, ExitStatus
 from llmcli.params.inert import inert
 from llmcli.params.layers import Layer, Resolved, environment_layer, resolve
+from llmcli.params.settings import fields
 from llmcli.ui.console import console, is_terminal
 from llmcli.ui.status import Status
 from llmcli.ui.stream import AnswerWriter, stream_answer
@@ -83,7 +84,9 @@ def generate(
 def command_layers(flags: Layer, text: str | None) -> Sequence[Layer]:
     """Config file, environment and flags, lowest first; the argument counts as the flag `--prompt`."""
     prompt = both(text, flags.values.get("prompt"), "prompt")
-    given = dict(flags.values) if prompt is None else {**flags.values, "prompt": prompt}
+    given = dict(flags.values)
+    if prompt is not None:
+        given["prompt"] = fields()["prompt"].parse_text(prompt)
     return [config_layer(), environment_layer(os.environ), Layer("flag", given)]
 
 

@@ -6,107 +6,95 @@ be wrong: then the model is dropped and the right one loaded, as if nothing had 
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmcli.errors import LlmcliError
+
 if TYPE_CHECKING:
-    from llmcli.engine.abort import AbortFlag
     from llmcli.engine.model import Model
 
 _COMMANDS = ("generate",)
-_PAUSE = 0.05
+_LARGEST = 256 << 20  # bytes; a larger file takes long enough to want a progress line and a way to stop
 
 
 class HeadStart:
-    """One load in the background, of a file that is known to be safe to load."""
+    """One load in the background. The thread does nothing but wait for C, so it never waits for Python's lock."""
 
-    def __init__(self, reference: str) -> None:
-        self._reference = reference
+    def __init__(self, parts: Sequence[Path]) -> None:
+        self.parts = tuple(parts)
         self._model: Model | None = None
-        self._parts: tuple[Path, ...] = ()
-        self._share = 0.0
-        self._abort: AbortFlag | None = None
-        self._cancelled = False
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread = threading.Thread(target=self._load, daemon=True)
         self._thread.start()
 
-    def _run(self) -> None:
-        """Any fault here is left to the real load, which tells it properly."""
-        try:
-            self._load()
-        except BaseException:
-            self._model = None
-
     def _load(self) -> None:
-        from llmcli.engine import hardware
-        from llmcli.engine.abort import AbortFlag
         from llmcli.engine.model import Model
 
-        self._abort = AbortFlag()
-        if any(device.kind in ("GPU", "IGPU") for device in hardware.devices()):
-            return  # how many layers go to the GPU is decided from the header and the settings
-        self._parts = self._safe_parts()
-        if self._parts and not self._cancelled:
-            self._model = Model.load(self._parts, 0, self._on_progress, self._abort)
+        try:
+            self._model = Model.load(self.parts, 0, quiet=True)
+        except LlmcliError:
+            self._model = None  # the real load tells it properly
 
-    def _safe_parts(self) -> tuple[Path, ...]:
-        from llmcli.chat.local import is_safe
-        from llmcli.chat.paths import cache_dir
-        from llmcli.models import starter
-        from llmcli.models.reference import STARTER, resolve
-
-        if self._reference == STARTER and not starter.is_present(cache_dir()):
-            return ()
-        file = resolve(self._reference, cache_dir())
-        return file.parts if is_safe(file) else ()
-
-    def _on_progress(self, share: float) -> None:
-        self._share = share
-
-    def take(self, parts: Sequence[Path], progress: Callable[[float], None]) -> "Model | None":
-        """The loaded model if it is the one at `parts`; waits for it. It belongs to the caller then."""
-        while self._thread.is_alive():
-            progress(self._share)
-            self._thread.join(_PAUSE)
-        model, self._model = self._model, None
-        if model and tuple(parts) != self._parts:
-            model.close()
-            return None
-        return model
-
-    def cancel(self) -> None:
-        """Give up and free what nobody took, so that no thread is inside llama.cpp when the program ends."""
-        self._cancelled = True
-        if self._abort:
-            self._abort.set()
+    def wait(self) -> "Model | None":
+        """The loaded model; it belongs to the caller then."""
         self._thread.join()
-        if self._model:
-            self._model.close()
+        model, self._model = self._model, None
+        return model
 
 
 _current: HeadStart | None = None
 
 
 def begin(arguments: Sequence[str]) -> None:
-    """Start loading if this command line will want a model."""
+    """Start loading if this command line will want a model that is here and known to be safe."""
     global _current
     if not arguments or arguments[0] not in _COMMANDS or {"--help", "-h"} & set(arguments):
         return
-    _current = HeadStart(_guess(arguments))
+    try:
+        parts = _safe_parts(_guess(arguments))
+        _current = HeadStart(parts) if parts and _on_cpu() else None
+    except (LlmcliError, OSError):
+        return  # the command itself comes to the same fault, and tells it
 
 
-def take(parts: Sequence[Path], progress: Callable[[float], None]) -> "Model | None":
-    """The model at `parts` if it was begun."""
-    return _current.take(parts, progress) if _current else None
+def take(parts: Sequence[Path]) -> "Model | None":
+    """The model at `parts` if that is the one that was begun."""
+    model = _current.wait() if _current else None
+    if model and _current and tuple(parts) != _current.parts:
+        model.close()
+        return None
+    return model
 
 
 def end() -> None:
-    """Before the program ends."""
+    """Free what nobody took, so that no thread is inside llama.cpp when the program ends."""
     global _current
-    if _current:
-        _current.cancel()
-        _current = None
+    model = _current.wait() if _current else None
+    _current = None
+    if model:
+        model.close()
+
+
+def _safe_parts(reference: str) -> Sequence[Path]:
+    """The model's files, if they are here and have been loaded safely before."""
+    from llmcli.chat.paths import cache_dir
+    from llmcli.engine.binding import bindings_version
+    from llmcli.models import known, starter
+    from llmcli.models.reference import STARTER, resolve
+
+    if not reference or (reference == STARTER and not starter.is_present(cache_dir())):
+        return ()
+    file = resolve(reference, cache_dir())
+    small = sum(part.stat().st_size for part in file.parts) < _LARGEST
+    return file.parts if small and known.is_safe(file, cache_dir(), bindings_version()) else ()
+
+
+def _on_cpu() -> bool:
+    """Whether this is a CPU build; how much goes to a GPU is decided from the header and the settings."""
+    from llmcli.engine import binding
+
+    return not binding.load().llama_supports_gpu_offload()
 
 
 def _guess(arguments: Sequence[str]) -> str:
@@ -120,15 +108,15 @@ def _guess(arguments: Sequence[str]) -> str:
 
 
 def _configured() -> str:
+    """The model of the configuration file, else the starter."""
     from llmcli.chat.paths import config_file
 
-    try:
-        text = config_file().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+    path = config_file()
+    if not path.exists():
         return "starter"
     import tomllib
 
     try:
-        return str(tomllib.loads(text).get("model", "starter"))
-    except tomllib.TOMLDecodeError:
+        return str(tomllib.loads(path.read_text(encoding="utf-8")).get("model", "starter"))
+    except ValueError:
         return ""

@@ -1,8 +1,6 @@
 """Ctrl-C that answers at once, even while llama.cpp computes."""
 
-import os
 import signal
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +17,8 @@ def interruptible(abort: AbortFlag) -> Iterator[None]:
     low-level handler however writes to the wake-up descriptor at once, and a thread that reads there sets the
     flag that llama.cpp looks at.
     """
+    import socket  # 3 ms that run while the model is loading
+
     times = 0
     reader, writer = socket.socketpair()  # Windows takes nothing but sockets here
     writer.setblocking(False)
@@ -62,10 +62,3 @@ def time_limit(abort: AbortFlag, seconds: float) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-
-
-def die_of_broken_pipe() -> None:
-    """Leave the descriptor of a stdout nobody reads pointing nowhere, so that nothing complains at exit."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    os.close(null)

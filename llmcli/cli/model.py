@@ -31,7 +31,7 @@ def open_model(target: Target, settings: Settings, abort: AbortFlag, status: Sta
     if console.verbose:
         log.listen(console.detail)
     try:
-        early = headstart.take(target.file.parts, status.loading)
+        early = headstart.take(target.file.parts)
         local = LocalModel(target, settings, abort, status.loading, early)
     except KeyboardInterrupt:
         if abort.is_set() and abort.reason == "timeout":

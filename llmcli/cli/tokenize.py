@@ -13,7 +13,7 @@ from llmcli.cli.options import with_settings
 from llmcli.errors import ExitStatus, UsageError
 from llmcli.params.layers import Layer, environment_layer, resolve
 from llmcli.ui.console import is_terminal
-from llmcli.ui.safe import safe
+from llmcli.ui.output import put_line
 
 
 @with_settings(only=("model",))
@@ -42,12 +42,12 @@ def tokenize(
     pieces = [model.vocab.piece(token, special=True).decode("utf-8", "replace") for token in tokens]
     model.close()
     if count:
-        print(len(tokens))
+        put_line(str(len(tokens)))
     elif ids:
-        print(*tokens)
+        put_line(" ".join(map(str, tokens)))
     elif as_json:
-        print(json.dumps({"model": target.file.name, "count": len(tokens), "ids": tokens, "pieces": pieces}))
+        put_line(json.dumps({"model": target.file.name, "count": len(tokens), "ids": tokens, "pieces": pieces}))
     else:
         for token, piece in zip(tokens, pieces, strict=True):
-            print(f"{token:>8}  {safe(json.dumps(piece, ensure_ascii=False))}")
+            put_line(f"{token:>8}  {json.dumps(piece, ensure_ascii=False)}")
     return ExitStatus.OK

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from llmcli import __version__
+from llmcli.ui.output import put_line
 
 PROGRAM = "llmcli"
 # name -> module and function or app of the command
@@ -43,7 +44,7 @@ def _show_version(wanted: bool) -> None:
     if wanted:
         from llmcli.cli.doctor import version_lines
 
-        print("\n".join([f"{PROGRAM} {__version__}", *version_lines()]))
+        put_line("\n".join([f"{PROGRAM} {__version__}", *version_lines()]))
         raise typer.Exit
 
 

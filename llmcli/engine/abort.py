@@ -30,9 +30,10 @@ class AbortFlag:
 
     def attach(self, api: Any, ctx: Any) -> None:
         """Make the llama.cpp context `ctx` obey this flag (CPU backend only, as llama.h says)."""
-        callback = ctypes.cast(_C_LIBRARY.strlen, api.ggml_abort_callback)
+        callback = ctypes.cast(C_LIBRARY.strlen, api.ggml_abort_callback)
         api.llama_set_abort_callback(ctx, callback, ctypes.cast(self._byte, ctypes.c_void_p))
         self._callback = callback
 
 
-_C_LIBRARY = ctypes.cdll.msvcrt if sys.platform == "win32" else ctypes.CDLL(None)
+# The C library, whose plain functions serve as callbacks that need no Python.
+C_LIBRARY = ctypes.cdll.msvcrt if sys.platform == "win32" else ctypes.CDLL(None)

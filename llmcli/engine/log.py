@@ -3,8 +3,11 @@
 import ctypes
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from llmcli.engine.abort import C_LIBRARY
 
 _DEBUG, _INFO, _WARN, _ERROR, _CONT = 1, 2, 3, 4, 5  # ggml.h, enum ggml_log_level
 _problems: deque[str] = deque(maxlen=16)
@@ -33,6 +36,19 @@ def install(api: Any) -> None:
     global _callback
     _callback = api.llama_log_callback(_on_log)
     api.llama_log_set(_callback, ctypes.c_void_p(0))
+
+
+@contextmanager
+def muted(api: Any) -> Iterator[None]:
+    """Drop the log for a while without a call into Python, for a load beside a thread that holds its lock.
+
+    C's `abs` takes the level and has no effect: a callback that does nothing.
+    """
+    api.llama_log_set(ctypes.cast(C_LIBRARY.abs, api.llama_log_callback), ctypes.c_void_p(0))
+    try:
+        yield
+    finally:
+        api.llama_log_set(_callback, ctypes.c_void_p(0))
 
 
 def listen(listener: Callable[[str], None]) -> None:

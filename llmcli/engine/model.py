@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,12 @@ class Model:
         progress: Progress | None = None,
         abort: AbortFlag | None = None,
         vocab_only: bool = False,
+        quiet: bool = False,
     ) -> "Model":
         """Load the file, or all the files of a split model in their order; `vocab_only` leaves the weights out.
 
-        `progress` is called with the share that is read, 0 to 1. A set `abort` gives up.
+        `progress` is called with the share that is read, 0 to 1. A set `abort` gives up. `quiet` drops
+        llama.cpp's log, and with it the reason of a failure: no Python runs during the load then.
 
         Raises:
             ModelInvalidError: with llama.cpp's own reason.
@@ -56,7 +59,8 @@ class Model:
             params.progress_callback = api.llama_progress_callback(on_progress)
         log.forget()
         names = (api.ctypes.c_char_p * len(parts))(*map(_encode, parts))
-        handle = api.llama_model_load_from_splits(names, len(parts), params)
+        with log.muted(api) if quiet else nullcontext():
+            handle = api.llama_model_load_from_splits(names, len(parts), params)
         if handle:
             return cls(handle, parts[0])
         if abort and abort.is_set():

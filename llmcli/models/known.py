@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmcli.models.private_files import replace_private
+from llmcli.models.reference import ModelFile
 
 FILE_NAME = "probed.json"
 MOST = 512  # entries kept, the most recent
@@ -23,6 +24,11 @@ def is_known(cache_dir: Path, parts: Sequence[Path], build: str) -> bool:
     except OSError:
         return False
     return _load(cache_dir).get(key) == entry
+
+
+def is_safe(file: ModelFile, cache_dir: Path, build: str) -> bool:
+    """True when the file may be loaded as it is: fetched and checked by us, or probed before and unchanged."""
+    return file.trusted or is_known(cache_dir, file.parts, build)
 
 
 def remember(cache_dir: Path, parts: Sequence[Path], build: str) -> None:

@@ -115,10 +115,12 @@ class Field:
 
     def _item(self, text: str) -> str:
         """One item of a list as typed; in the name of a file a backslash is itself."""
-        return text if self.param.path else values.unescape(text)
+        return text if self.param.path else values.unescape(values.as_utf8(text))
 
     def _builtin_text(self, text: str) -> Any:
-        return values.texts(text, self._item) if self.repeated else values.from_text(self.kind, text)
+        if self.repeated:
+            return values.texts(text, self._item)
+        return values.from_text(self.kind, text if self.param.path else values.as_utf8(text))
 
     def _builtin_data(self, value: Any) -> Any:
         return values.string_list(value) if self.repeated else values.from_data(self.kind, value)

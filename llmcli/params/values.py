@@ -70,6 +70,15 @@ def texts(text: str, item: Callable[[str], str]) -> tuple[str, ...]:
     return (item(text),)
 
 
+def as_utf8(text: str) -> str:
+    """A typed text read as UTF-8, also where the locale is not: the shell's bytes stand as surrogates then."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return text
+
+
 def unescape(text: str) -> str:
     r"""Turn `\n`, `\t`, `\r`, `\\` and quoted quotes into the characters meant; others stay as typed."""
     out, chars = [], iter(text)

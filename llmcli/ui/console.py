@@ -1,4 +1,4 @@
-"""Everything the program says beside its answer: one line each, on stderr."""
+"""Everything the program says beside its result: one line each, on stderr."""
 
 import os
 import sys
@@ -49,12 +49,6 @@ class Console:
     def detail(self, message: str) -> None:
         if self.verbose:
             self._say("", _DIM, message)
-
-    def table(self, rows: list[tuple[str, str]]) -> None:
-        """Aligned pairs on stdout, for commands whose result they are."""
-        width = max((len(name) for name, _ in rows), default=0)
-        for name, value in rows:
-            print(f"{safe(name):<{width}}  {safe(value)}")
 
     def think(self, text: str) -> None:
         """Reasoning of the model, as it streams."""

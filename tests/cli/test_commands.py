@@ -1,0 +1,148 @@
+"""config, tokenize, doctor, --version, --help, completion."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from docs import build
+from tests.conftest import Run
+
+HEAVY = ("llama_cpp", "llama_cpp.llama_cpp", "numpy", "huggingface_hub", "prompt_toolkit", "jinja2")
+
+
+def test_config_set_get_list_and_unset(run: Run, home: Path) -> None:
+    assert run("config", "set", "temp", "0.3..1.3").status == 0
+    assert run("config", "set", "stop", "END", "\\n\\n").status == 0
+    assert run("config", "get", "temperature").text == "0.3..1.3\n"
+    listed = {line.split()[0]: line for line in run("config", "list", "--changed").text.splitlines()}
+    assert set(listed) == {"temperature", "stop"}
+    assert listed["temperature"].split() == ["temperature", "0.3..1.3", "config"]
+    data = json.loads(run("config", "list", "--json").text)
+    assert data["stop"] == {"value": ["END", "\n\n"], "from": "config"}
+    assert data["top_k"] == {"value": 40, "from": "default"}
+    assert run("config", "unset", "temp").status == 0
+    assert run("config", "get", "temperature").text == "0.8\n"
+    assert run("config", "path").text.strip() == str(home / "config" / "config.toml")
+
+
+def test_config_keeps_comments(run: Run, home: Path) -> None:
+    file = home / "config" / "config.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text("# mine\ntop_k = 5 # low\nseed = 1\n")
+    run("config", "set", "top_k", "6")
+    run("config", "unset", "seed")
+    assert file.read_text() == "# mine\ntop_k = 6 # low\n"
+
+
+def test_config_refuses_what_cannot_be(run: Run) -> None:
+    ran = run("config", "set", "top_p", "7")
+    assert (ran.status, ran.stdout) == (2, b"")
+    assert "between 0 and 1" in ran.stderr
+    assert 'did you mean "top_p"' in run("config", "get", "topp").stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the editor is a shell line")
+def test_config_edit_opens_the_editor_and_checks_what_it_left(run: Run, home: Path) -> None:
+    good = run("config", "edit", env={"VISUAL": "", "EDITOR": "sh -c 'echo top_k = 9 >> \"$0\"'"})
+    assert good.status == 0
+    assert run("config", "get", "top_k").text == "9\n"
+    bad = run("config", "edit", env={"VISUAL": "sh -c 'echo top_k = -9 > \"$0\"'"})
+    assert bad.status == 2
+    assert "top_k" in bad.stderr
+    assert run("config", "edit", env={"VISUAL": "no-such-editor"}).status == 6
+
+
+def test_tokenize_shows_ids_and_pieces(run: Run, with_starter: Path) -> None:
+    data = json.loads(run("tokenize", "Hello world", "--json").text)
+    assert data["pieces"] == ["Hello", " world"]
+    assert run("tokenize", "--ids", stdin="Hello world").text.split() == [str(token) for token in data["ids"]]
+    assert run("tokenize", "--count", "Hello world").text == "2\n"
+    assert run("tokenize", "--count", "<|im_end|>", "--special").text == "1\n"
+    assert int(run("tokenize", "--count", "<|im_end|>").text) > 1
+    assert run("tokenize", "a", "--ids", "--count").status == 2
+
+
+def test_version_names_llama_cpp_and_its_devices(run: Run) -> None:
+    text = run("--version").text
+    for word in ("llmcli 0.", "llama-cpp-python 0.3.", "llama.cpp", "devices:", "CPU"):
+        assert word in text
+
+
+def test_doctor_reports_everything_and_hides_the_token(run: Run, home: Path) -> None:
+    ran = run("doctor", "--json", env={"HF_TOKEN": "hf_SENTINEL"})
+    facts = json.loads(ran.text)["facts"]
+    assert ran.status == 0
+    expected = {"python", "llama-cpp-python", "features", "GPU offload", "device 0", "cores", "memory"}
+    assert expected | {"config folder", "data folder", "cache folder", "starter", "HF token"} <= set(facts)
+    assert facts["HF token"] == "present (HF_TOKEN)"
+    assert "SENTINEL" not in ran.text + ran.stderr + run("doctor", env={"HF_TOKEN": "hf_SENTINEL"}).text
+    assert not home.exists()  # looking changes nothing
+
+
+def test_doctor_fails_when_a_folder_cannot_be_written(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ran = run("doctor", env={"LLMCLI_HOME": str(tmp_path / "file")})
+    assert ran.status == 1
+    assert "not writable" in ran.stderr
+
+
+def test_help_and_completion_load_nothing_heavy() -> None:
+    code = f"""
+import sys
+from llmcli.cli.app import run
+try:
+    run(sys.argv[1:])
+finally:
+    print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
+"""
+    complete = {"_LLMCLI_COMPLETE": "complete_bash", "COMP_WORDS": "llmcli generate --top", "COMP_CWORD": "2"}
+    for args, env in ((["--help"], {}), (["generate", "--help"], {}), ([], complete)):
+        done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, env=os.environ | env)
+        assert done.stdout
+        assert done.stderr.strip() == "[]"
+
+
+def complete(line: str) -> list[str]:
+    """What bash would offer for the last word of `line`."""
+    words = line.split(" ")
+    env = {"_LLMCLI_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
+    command = [sys.executable, "-m", "llmcli"]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | env).stdout.splitlines()
+
+
+def test_commands_flags_values_and_models_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.gguf").touch()
+    (tmp_path / "other.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    assert complete("llmcli gen") == ["generate"]
+    assert {"--top-k", "--top-p", "--top-a", "--top-n-sigma"} <= set(complete("llmcli generate --top"))
+    assert complete("llmcli generate --flash-attn o") == ["on", "off"]
+    assert complete("llmcli generate --mirostat ") == ["0", "1", "2"]
+    assert complete("llmcli generate --samplers top_k,te") == ["top_k,temperature"]
+    assert complete("llmcli generate -m s") == ["starter"]
+    assert complete("llmcli generate --model m") == ["mine.gguf"]
+    assert complete(f"llmcli generate -m {tmp_path}/m") == [f"{tmp_path}/mine.gguf"]
+    assert "top_p" in complete("llmcli config set top")
+
+
+@pytest.mark.parametrize("shell", build.COMPLETIONS)
+def test_the_completion_scripts_are_those_the_program_makes(shell: str) -> None:
+    stored = (build.ROOT / "completions" / build.COMPLETIONS[shell]).read_text(encoding="utf-8")
+    assert stored == build.completion_script(shell)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs bash")
+def test_the_bash_script_completes_in_bash() -> None:
+    script = build.ROOT / "completions" / "llmcli.bash"
+    line = (
+        f'source "{script}"; llmcli() {{ "{sys.executable}" -m llmcli "$@"; }}; export -f llmcli;'
+        "COMP_WORDS=(llmcli generate --temper); COMP_CWORD=2; COMP_LINE='llmcli generate --temper';"
+        f'eval "$(declare -f _llmcli_completion | sed \'s|\\$1|"{sys.executable}" -m llmcli|\')"; _llmcli_completion;'
+        'echo "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert done.stdout.strip() == "--temperature"

@@ -1,0 +1,130 @@
+"""Pipes, files, full disks and Ctrl-C: the output contract, kept by the real program under a real shell."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = [
+    pytest.mark.usefixtures("with_starter"),
+    pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell"),
+]
+
+LLMCLI = f'"{sys.executable}" -m llmcli'
+
+
+def shell(command: str, **env: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a line of bash in which $L is the program."""
+    line = command.replace("$L", LLMCLI)
+    return subprocess.run(["bash", "-c", line], capture_output=True, stdin=subprocess.DEVNULL, env=os.environ | env)
+
+
+def test_stdin_to_answer_to_a_pipe() -> None:
+    ran = shell("printf 'text' | $L generate 'Summarize:' -n 8 --seed 1 | cat; echo ${PIPESTATUS[*]}")
+    assert ran.stderr == b""
+    assert ran.stdout.endswith(b"\n0 0 0\n")
+    assert b"\x1b" not in ran.stdout
+
+
+def test_a_closed_pipe_ends_the_program_quietly_with_141() -> None:
+    ran = shell("$L generate hi --ignore-eos -n 2000 | head -c 1; echo ' '${PIPESTATUS[0]}")
+    assert ran.stderr == b""
+    assert ran.stdout.endswith(b" 141\n")
+
+
+def test_a_file_gets_the_very_bytes_a_pipe_gets(tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    ran = shell(f"$L generate hi -n 16 --seed 3 > '{file}'")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, b"", b"")
+    piped = shell("$L generate hi -n 16 --seed 3 | cat").stdout
+    assert file.read_bytes() == piped
+    assert b"\x1b" not in piped
+    assert piped.endswith(b"\n")
+    assert not piped.endswith(b"\n\n")
+
+
+def test_json_is_read_by_a_json_tool() -> None:
+    ran = shell(f"$L generate hi -n 8 --json | '{sys.executable}' -m json.tool")
+    assert ran.returncode == 0
+    assert json.loads(ran.stdout)["completion_tokens"] == 8
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_one_line_and_status_6() -> None:
+    for flags in ("", "--json", "--no-stream"):
+        ran = shell(f"$L generate hi -n 4 {flags} > /dev/full")
+        assert ran.returncode == 6
+        assert ran.stderr.count(b"\n") == 1
+        assert b"No space left on device" in ran.stderr
+
+
+def test_a_closed_stdout_is_one_line_and_status_6() -> None:
+    ran = shell("$L generate hi -n 4 >&-")
+    assert ran.returncode == 6
+    assert ran.stderr.count(b"\n") == 1
+    assert b"Traceback" not in ran.stderr
+
+
+def test_a_closed_stderr_and_a_closed_stdin_change_nothing() -> None:
+    assert shell("$L generate hi -n 4 --stats 2>&-").returncode == 0
+    assert shell("$L generate hi -n 4 <&-").returncode == 0
+
+
+def test_text_is_utf8_whatever_the_locale() -> None:
+    for locale in ({"LC_ALL": "C"}, {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}):
+        ran = shell("$L generate --raw 'naïve 日本 🙂' -n 1 --echo", **locale)
+        assert ran.returncode == 0
+        assert ran.stdout.startswith("naïve 日本 🙂".encode())
+
+
+def start(*args: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "llmcli", "generate", *args],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def test_ctrl_c_keeps_the_partial_text_and_exits_130() -> None:
+    program = start("Tell me a long story.", "--ignore-eos", "-n", "5000")
+    assert program.stdout
+    begun = program.stdout.read(20)
+    program.send_signal(signal.SIGINT)
+    rest, errors = program.communicate(timeout=30)
+    text = begun + rest
+    assert program.returncode == 130
+    assert text.endswith(b"\n")
+    assert not text.endswith(b"\n\n")
+    assert errors == b""
+
+
+def test_ctrl_c_with_json_still_prints_the_object() -> None:
+    program = start("Tell me a long story.", "--ignore-eos", "-n", "5000", "--json")
+    time.sleep(2.5)
+    program.send_signal(signal.SIGINT)
+    text, errors = program.communicate(timeout=30)
+    assert program.returncode == 130
+    assert json.loads(text)["finish_reason"] == "interrupt"
+    assert errors == b""
+
+
+def test_ctrl_c_while_the_prompt_is_read_answers_at_once(tmp_path: Path) -> None:
+    prompt = tmp_path / "long.txt"
+    prompt.write_text("The quick brown fox jumps over the lazy dog. " * 700)
+    begin = time.perf_counter()
+    small = start("--raw", "-n", "1", "--json", "The quick brown fox jumps over the lazy dog. " * 100)
+    data = json.loads(small.communicate(timeout=60)[0])
+    start_up = time.perf_counter() - begin - data["timings"]["prompt_ms"] / 1e3
+    whole = 7 * data["timings"]["prompt_ms"] / 1e3  # at least: attention grows with the length
+    program = start("--raw", "-n", "1", "-f", str(prompt))
+    time.sleep(1.5 * start_up + whole / 8)
+    assert program.poll() is None
+    pressed = time.perf_counter()
+    program.send_signal(signal.SIGINT)
+    text, errors = program.communicate(timeout=60)
+    assert time.perf_counter() - pressed < whole / 4
+    assert (program.returncode, text, errors) == (130, b"\n", b"")

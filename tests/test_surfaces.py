@@ -1,0 +1,50 @@
+"""Every declared setting has every surface: one walk over them all."""
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+
+from docs import build
+from llmcli.chat.config import config_layer, set_value
+from llmcli.cli.options import completes, group_title, help_text
+from llmcli.cli.tree import make_app
+from llmcli.params.layers import environment_layer
+from llmcli.params.param import Field
+from llmcli.params.settings import Settings, fields, parse_data, to_data
+
+README = (build.ROOT / "README.md").read_text(encoding="utf-8")
+OPTIONS = {
+    option.name: option
+    for option in typer.main.get_command(make_app()).commands["generate"].params  # type: ignore[attr-defined]
+}
+# Texts whose values are free: nothing but a file name could be offered.
+FREE = {"prompt", "system", "prefill", "stop", "banned_strings", "logit_bias", "dry_sequence_breakers", "grammar"}
+
+
+@pytest.mark.parametrize("field", fields().values(), ids=lambda field: field.key)
+def test_a_setting_has_flag_config_key_variable_json_field_help_completion_and_readme_row(
+    field: Field, home: Path
+) -> None:
+    option = OPTIONS[field.key]
+    assert set(field.flags) <= set(option.opts), "flag"
+    assert option.help == help_text(field), "help"
+    assert field.param.help.endswith("."), "help is a sentence"
+    assert group_title(field), "heading"
+
+    data = to_data(Settings())
+    assert field.key in data, "JSON field"
+    assert parse_data({field.key: json.loads(json.dumps(data[field.key]))}, "test") == {field.key: field.default}
+
+    if field.default is not None:
+        set_value(field.key, field.default)
+        assert config_layer().values == {field.key: field.default}, "config key"
+        shown = field.format(field.default)
+        assert environment_layer({field.env: shown}).values == ({field.key: field.default} if shown else {}), "variable"
+
+    row = next((line for line in README.splitlines() if f"| `{field.key}` |" in line), "")
+    assert f"`{field.flags[0]}`" in row, "README row"
+
+    number = field.kind in (int, float)
+    assert completes(field) or number or field.kind is bool or field.param.path or field.key in FREE, "completion"
