@@ -1,29 +1,22 @@
 """Chat templates: the model's own Jinja text, rendered in a sandbox with limits."""
 
-import json
-import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from types import FrameType
 from typing import Any
 
-from jinja2 import TemplateError, TemplateSyntaxError, nodes
+from jinja2 import TemplateError
 from jinja2.exceptions import SecurityError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from llmcli.chat.metering import Meter, OverLimitError
+from llmcli.chat.sandbox import Sandbox
 from llmcli.errors import LlmcliError, ModelInvalidError
 
 Message = Mapping[str, Any]
+_OTHER = "give another with --chat-template"
 _SECONDS = 2.0
-_SPARE_OUTPUT = 1 << 20  # characters beyond eight times the input
-_MAX_VALUE = 1 << 24  # length of any text or list that an operator makes
-
-
-class _OverLimitError(Exception):
-    """The template took too long or wrote too much."""
+_MOST_SOURCE = 1 << 17  # characters; the longest published template has 20,000
+_ROOM = 1 << 25  # characters that a render may make in all, beyond 128 times its input
+_SPARE_OUTPUT = 1 << 20  # characters of output beyond eight times the input
 
 
 class ChatTemplate:
@@ -38,10 +31,13 @@ class ChatTemplate:
         self.source = source
         self._special = dict(special)
         self._origin = origin
+        self._sandbox = Sandbox(Meter(_SPARE_OUTPUT, _SECONDS))
+        if len(source) > _MOST_SOURCE:
+            raise ModelInvalidError(f"{origin} has more than {_MOST_SOURCE} characters", _OTHER)
         try:
-            self._template = _environment().from_string(source)
-        except (TemplateSyntaxError, RecursionError) as error:
-            raise ModelInvalidError(f"{origin} does not parse: {error}", "give another with --chat-template") from None
+            self._template = self._sandbox.from_string(source)
+        except Exception as error:  # of Jinja, or of Python, which compiles what Jinja makes of it
+            raise ModelInvalidError(f"{origin} does not parse: {_line(error)}", _OTHER) from None
 
     @cached_property
     def supports_thinking_switch(self) -> bool:
@@ -70,30 +66,28 @@ class ChatTemplate:
             raise self._failed(error) from None
 
     def _render(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> str:
-        limit = 8 * sum(len(str(message["content"])) for message in messages) + _SPARE_OUTPUT
-        out, size = [], 0
+        size = sum(len(str(message["content"])) for message in messages)
+        self._sandbox.meter = Meter(_ROOM + 128 * size, _SECONDS)
+        limit = 8 * size + _SPARE_OUTPUT
+        pieces = []
         try:
-            with _deadline(_SECONDS):
-                for piece in self._template.generate(messages=[dict(m) for m in messages], **variables):
-                    out.append(piece)
-                    size += len(piece)
-                    if size > limit:
-                        raise _OverLimitError(f"it writes more than {limit} characters")
-        except (
-            _OverLimitError,
-            RecursionError,
-            MemoryError,
-            OverflowError,
-            ValueError,
-            TypeError,
-            LookupError,
-        ) as error:
+            for piece in self._template.generate(messages=[dict(m) for m in messages], **variables):
+                pieces.append(piece)
+                limit -= len(piece)
+                if limit < 0:
+                    raise OverLimitError("it writes too much text")
+        except TemplateError:
+            raise
+        except Exception as error:  # whatever Python raises for what the template does
             raise self._failed(error) from None
-        return "".join(out)
+        return "".join(pieces)
 
-    def _failed(self, error: BaseException) -> LlmcliError:
-        text = " ".join((str(error) or type(error).__name__).split())[:160]
-        return LlmcliError(f"{self._origin} fails: {text}", "give another with --chat-template, or use --raw")
+    def _failed(self, error: Exception) -> LlmcliError:
+        return LlmcliError(f"{self._origin} fails: {_line(error)}", f"{_OTHER}, or use --raw")
+
+
+def _line(error: Exception) -> str:
+    return " ".join((str(error) or type(error).__name__).split())[:160]
 
 
 def _merge_system(messages: Sequence[Message]) -> list[Message]:
@@ -101,95 +95,3 @@ def _merge_system(messages: Sequence[Message]) -> list[Message]:
     if not rest or rest[0]["role"] != "user":
         return [{"role": "user", "content": system["content"]}, *rest]
     return [{"role": "user", "content": f"{system['content']}\n\n{rest[0]['content']}"}, *rest[1:]]
-
-
-class _Environment(ImmutableSandboxedEnvironment):
-    """A sandbox whose operators cannot make huge values either."""
-
-    intercepted_binops = frozenset(("*", "**", "+", "%"))
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        if operator in ("*", "**") and _size(left) * max(_size(right), 1) > _MAX_VALUE:
-            raise SecurityError("it makes a value that is too long")
-        if operator == "**" and abs(right) > 64:
-            raise SecurityError("it makes a number that is too large")
-        if operator == "+" and _length(left) + _length(right) > _MAX_VALUE:
-            raise SecurityError("it makes a value that is too long")
-        if operator == "%" and isinstance(left, str):
-            raise SecurityError("text formatting is not allowed")
-        return super().call_binop(context, operator, left, right)
-
-    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        """Spell `a ~ b` as `a|string + b|string`, so that it passes `call_binop` too."""
-        tree = super()._parse(source, name, filename)
-        for concat in list(tree.find_all(nodes.Concat)):
-            texts = [nodes.Filter(node, "string", [], [], None, None) for node in concat.nodes]
-            joined: nodes.Expr = texts[0]
-            for text in texts[1:]:
-                joined = nodes.Add(joined, text)
-            concat.nodes = [joined]
-        return tree
-
-
-def _length(value: Any) -> int:
-    return len(value) if isinstance(value, (str, list, tuple)) else 0
-
-
-def _size(value: Any) -> int:
-    """What a factor can make of the other: a length, or a number's amount when it repeats something."""
-    return len(value) if isinstance(value, (str, list, tuple)) else (abs(int(value)) if _is_count(value) else 1)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _environment() -> _Environment:
-    environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-    for name in ("center", "indent", "wordwrap", "format", "pprint", "xmlattr", "filesizeformat"):
-        environment.filters.pop(name, None)  # makers of long texts that no chat template needs
-    environment.filters["indent"] = _indent
-    environment.filters["tojson"] = _tojson
-    environment.globals.pop("lipsum", None)
-    environment.globals |= {
-        "raise_exception": _raise,
-        "strftime_now": lambda shape: datetime.now().strftime(shape[:200]),
-    }
-    return environment
-
-
-def _indent(text: str, width: int = 4, first: bool = False, blank: bool = False) -> str:
-    """Jinja's `indent` with a bounded width."""
-    pad = " " * min(int(width), 64)
-    lines = [pad + line if line or blank else line for line in str(text).split("\n")]
-    return "\n".join(lines) if first else "\n".join(lines).removeprefix(pad)
-
-
-def _tojson(value: Any, indent: int | None = None, **_: Any) -> str:
-    """JSON as models were trained on it: no HTML escapes, no ASCII escapes."""
-    return json.dumps(value, ensure_ascii=False, indent=None if indent is None else min(int(indent), 16))
-
-
-def _raise(message: str) -> None:
-    raise TemplateError(message)
-
-
-@contextmanager
-def _deadline(seconds: float) -> Iterator[None]:
-    """Stop template code after `seconds`, in any thread and on any system, by tracing its lines."""
-    end = time.monotonic() + seconds
-
-    def on_line(_frame: FrameType, _event: str, _argument: Any) -> Any:
-        if time.monotonic() > end:
-            raise _OverLimitError(f"it runs for more than {seconds:g} seconds")
-        return on_line
-
-    def on_call(frame: FrameType, _event: str, _argument: Any) -> Any:
-        return on_line if frame.f_code.co_filename == "<template>" else None
-
-    before = sys.gettrace()
-    sys.settrace(on_call)
-    try:
-        yield
-    finally:
-        sys.settrace(before)

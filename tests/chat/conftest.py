@@ -1,0 +1,30 @@
+"""What the tests of the chat floor share: the starter, loaded once."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llmcli.chat.local import LocalModel, Target
+from llmcli.engine.abort import AbortFlag
+from llmcli.models.reference import ModelFile
+from llmcli.params.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def target(starter: Path) -> Target:
+    return Target(ModelFile(starter, (starter,), "starter", trusted=True))
+
+
+@pytest.fixture(scope="session")
+def local(target: Target) -> Iterator[LocalModel]:
+    """The starter with a small context."""
+    model = LocalModel(target, Settings(n_ctx=512), AbortFlag())
+    yield model
+    model.close()
+
+
+@pytest.fixture
+def settings() -> Settings:
+    """A short, greedy answer."""
+    return Settings(n_ctx=512, max_tokens=8, seed=1, samplers=("top_k",), top_k=1)

@@ -1,0 +1,282 @@
+"""Chat templates in the shapes that published models use, against texts written by hand."""
+
+from datetime import datetime
+
+import pytest
+
+from llmcli.chat.template import ChatTemplate
+from llmcli.errors import LlmcliError, ModelInvalidError
+
+SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
+USER = [{"role": "user", "content": "Hi <b> & 'c'"}]
+SYSTEM = [{"role": "system", "content": "Be brief."}, *USER]
+TURNS = [*SYSTEM, {"role": "assistant", "content": "Hello!"}, {"role": "user", "content": "More"}]
+
+CHATML = """{% for message in messages %}
+{% if loop.first and messages[0]['role'] != 'system' %}
+{{- '<|im_start|>system\\nYou are helpful.<|im_end|>\\n' }}
+{%- endif %}
+{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}
+{%- endfor %}
+{% if add_generation_prompt %}
+{{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+"""
+
+LLAMA3 = """{{- bos_token }}
+{%- if messages[0].role == 'system' %}
+    {%- set system_message = messages[0]['content'] | trim %}
+    {%- set messages = messages[1:] %}
+{%- else %}
+    {%- set system_message = '' %}
+{%- endif %}
+{%- if not date_string is defined %}
+    {%- set date_string = 'today' %}
+{%- endif %}
+{{- '<|start_header_id|>system<|end_header_id|>\\n\\nDate: ' ~ date_string ~ '\\n\\n' ~ system_message ~ '<|eot_id|>' }}
+{%- for message in messages %}
+    {{- '<|start_header_id|>' + message.role + '<|end_header_id|>\\n\\n' + message.content | trim + '<|eot_id|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
+{%- endif %}
+"""
+
+GEMMA = """{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}
+{% endif %}{% for message in messages %}
+{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+{{ raise_exception('Roles must alternate') }}
+{% endif %}
+{% set role = 'model' if message['role'] == 'assistant' else message['role'] %}
+{{ '<start_of_turn>' + role + '\\n' + message['content'] | trim + '<end_of_turn>\\n' }}{% endfor %}
+{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"""
+
+MISTRAL = """{{ bos_token }}{% set ns = namespace(system='') %}
+{%- for message in messages %}
+{%- if message.role == 'system' %}{% set ns.system = message.content + '\\n\\n' %}
+{%- elif message.role == 'user' %}{{ '[INST] ' + (ns.system if loop.last else '') + message.content + ' [/INST]' }}
+{%- else %}{{ ' ' + message.content + eos_token }}{% endif %}
+{%- endfor %}"""
+
+QWEN3 = """{%- set ns = namespace(last=messages|length - 1, open=true) %}
+{%- for message in messages[::-1] %}
+    {%- set index = (messages|length - 1) - loop.index0 %}
+    {%- if ns.open and message.role == 'user' %}
+        {%- set ns.open = false %}
+        {%- set ns.last = index %}
+    {%- endif %}
+{%- endfor %}
+{%- for message in messages %}
+    {%- set content = message.content if message.content is string else '' %}
+    {%- if message.role == 'assistant' %}
+        {%- set reasoning = '' %}
+        {%- if '</think>' in content %}
+            {%- set reasoning = content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') %}
+            {%- set content = content.split('</think>')[-1].lstrip('\\n') %}
+        {%- endif %}
+        {%- if loop.index0 > ns.last %}
+            {%- set content = '<think>\\n' + reasoning + '\\n</think>\\n\\n' + content %}
+        {%- endif %}
+    {%- endif %}
+    {{- '<|im_start|>' + message.role + '\\n' + content + '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}
+        {{- '<think>\\n\\n</think>\\n\\n' }}
+    {%- endif %}
+{%- endif %}"""
+
+
+def render(source: str, messages: list[dict[str, str]], **options: bool) -> str:
+    return ChatTemplate(source, SPECIAL, "the template").render(messages, **options)
+
+
+@pytest.mark.parametrize(
+    ("source", "messages", "expected"),
+    [
+        (
+            CHATML,
+            USER,
+            "<|im_start|>system\nYou are helpful.<|im_end|>\n"
+            "<|im_start|>user\nHi <b> & 'c'<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        (
+            CHATML,
+            TURNS,
+            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi <b> & 'c'<|im_end|>\n"
+            "<|im_start|>assistant\nHello!<|im_end|>\n<|im_start|>user\nMore<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        (
+            LLAMA3,
+            SYSTEM,
+            "<s><|start_header_id|>system<|end_header_id|>\n\nDate: today\n\nBe brief.<|eot_id|>"
+            "<|start_header_id|>user<|end_header_id|>\n\nHi <b> & 'c'<|eot_id|>"
+            "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        ),
+        (GEMMA, USER, "<s><start_of_turn>user\nHi <b> & 'c'<end_of_turn>\n<start_of_turn>model\n"),
+        (
+            GEMMA,
+            TURNS,
+            "<s><start_of_turn>user\nBe brief.\n\nHi <b> & 'c'<end_of_turn>\n"
+            "<start_of_turn>model\nHello!<end_of_turn>\n<start_of_turn>user\nMore<end_of_turn>\n<start_of_turn>model\n",
+        ),
+        (GEMMA, SYSTEM[:1], "<s><start_of_turn>user\nBe brief.<end_of_turn>\n<start_of_turn>model\n"),
+        (MISTRAL, TURNS, "<s>[INST] Hi <b> & 'c' [/INST] Hello!</s>[INST] Be brief.\n\nMore [/INST]"),
+        (QWEN3, USER, "<|im_start|>user\nHi <b> & 'c'<|im_end|>\n<|im_start|>assistant\n"),
+        (
+            QWEN3,
+            [*USER, {"role": "assistant", "content": "<think>\nhm\n</think>\n\nYes"}, *USER],
+            "<|im_start|>user\nHi <b> & 'c'<|im_end|>\n<|im_start|>assistant\nYes<|im_end|>\n"
+            "<|im_start|>user\nHi <b> & 'c'<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        (
+            QWEN3,
+            [*USER, {"role": "assistant", "content": "<think>\nhm\n</think>\n\nYes"}],
+            "<|im_start|>user\nHi <b> & 'c'<|im_end|>\n<|im_start|>assistant\n<think>\nhm\n</think>\n\nYes<|im_end|>\n"
+            "<|im_start|>assistant\n",
+        ),
+    ],
+    ids=[
+        *("chatml", "chatml turns", "llama3", "gemma", "gemma turns", "gemma system", "mistral"),
+        *("qwen3", "qwen3 past", "qwen3 last"),
+    ],
+)
+def test_published_shapes_render_as_written_by_hand(source: str, messages: list[dict[str, str]], expected: str) -> None:
+    assert render(source, messages) == expected
+
+
+@pytest.mark.parametrize("source", [CHATML, LLAMA3, GEMMA, QWEN3], ids=["chatml", "llama3", "gemma", "qwen3"])
+def test_the_generation_prompt_is_what_follows_the_messages(source: str) -> None:
+    without = render(source, USER, generation_prompt=False)
+    assert render(source, USER).startswith(without)
+    assert render(source, USER) != without
+    assert without.rstrip().endswith(("<|im_end|>", "<|eot_id|>", "<end_of_turn>"))
+
+
+def test_reasoning_is_switched_off_by_the_template_s_own_variable() -> None:
+    assert render(QWEN3, USER, thinking=False) == render(QWEN3, USER) + "<think>\n\n</think>\n\n"
+
+
+@pytest.mark.parametrize(("source", "switch"), [(QWEN3, True), ("{{ thinking }}", True), (CHATML, False)])
+def test_a_template_tells_whether_it_has_the_switch(source: str, switch: bool) -> None:
+    assert ChatTemplate(source, {}, "").supports_thinking_switch is switch
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("{{ {'b': '<ü>', 'a': [1, none]} | tojson }}", '{"b": "<ü>", "a": [1, null]}'),
+        ("{{ {'b': 1, 'a': 2} | tojson(sort_keys=true, separators=(',', ':')) }}", '{"a":2,"b":1}'),
+        ("{{ [1] | tojson(indent=2) }}", "[\n  1\n]"),
+        ("{{ 'ü' | tojson(ensure_ascii=true) }}", '"\\u00fc"'),
+        ("{{ 'a\nb\n\nc' | indent(2) }}|{{ 'a\nb' | indent('> ', true) }}", "a\n  b\n\n  c|> a\n> b"),
+        ("{{ ['a', 1, none] | join('-') }}{{ '+'.join(['x', 'y']) }}", "a-1-Nonex+y"),
+        ("{{ messages | map(attribute='role') | join(',') }}", "user"),
+        ("{{ messages | selectattr('role', 'equalto', 'system') | list | length }}", "0"),
+        ("{{ messages | rejectattr('role', '==', 'system') | map(attribute='content') | first }}", "Hi <b> & 'c'"),
+        ("{{ 'aXbX' | replace('X', '--') }}{{ 'aXbX'.replace('X', '', 1) }}", "a--b--abX"),
+        ("{% for k, v in {'b': 1, 'a': 2} | dictsort %}{{ k }}{{ v }}{% endfor %}", "a2b1"),
+        ("{% for k, v in {'b': 1}.items() %}{{ k ~ v }}{% endfor %}", "b1"),
+        ("{% for k, v in {'a': 2} | items %}{{ k ~ v }}{% endfor %}", "a2"),
+        ("{{ '{}:{}{{}}'.format('x', 2) }}{{ '{1}{0}{name}'.format('x', 'y', name=none) }}", "x:2{}yxNone"),
+        ("{% for i in range(5) %}{% if i == 1 %}{% continue %}{% endif %}{{ i }}{% endfor %}", "0234"),
+        ("{% for i in range(5) %}{% if i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}", "012"),
+        ("{% generation %}{{ messages[0].content }}{% endgeneration %}!", "Hi <b> & 'c'!"),
+        ("{% macro tag(name) %}<{{ name }}>{{ caller() }}{% endmacro %}{% call tag('a') %}x{% endcall %}", "<a>x"),
+        ("{% set text %}a{% endset %}{{ text ~ 1 ~ none ~ true }}", "a1NoneTrue"),
+        ("{{ ('<a>' | safe) ~ '<b>' }}", "<a><b>"),
+        ("{{ nothing }}{{ nothing | default('x') }}{{ 'y' if nothing is not defined }}", "xy"),
+        ("{% for m in 'abc' %}{{ loop.index0 }}{{ loop.length }}{{ loop.revindex }}{{ loop.last }}{% endfor %}",
+         "033False132False231True"),
+        ("{% for m in 'ab' %}{{ loop.previtem is defined }}{{ loop.nextitem is defined }}{% endfor %}",
+         "FalseTrueTrueFalse"),
+        ("{{ bos_token }}{{ eos_token }}", "<s></s>"),
+        ("{{ [3, 1, 2] | sort | reverse | list }}{{ [1, 1, 2] | unique | list }}", "[3, 2, 1][1, 2]"),
+        ("{{ 7 // 2 }}{{ 7 % 2 }}{{ 2 ** 8 }}{{ '-' * 3 }}{{ 3 * '=' }}{{ [1] + [2] }}", "31256---===[1, 2]"),
+        ("{{ 'a b'.split() | last | upper }}{{ ' x '.strip() }}{{ 'abc'[::-1] }}", "Bxcba"),
+        ("{{ messages[0].get('name', 'none') }}{{ messages[0]['role'] | title }}{{ '3' | int + 1 }}", "noneUser4"),
+        ("{% raw %}{{ x }}{% endraw %}{# gone #}", "{{ x }}"),
+    ],
+)  # fmt: skip
+def test_what_templates_use_works_as_in_jinja(source: str, expected: str) -> None:
+    assert render(source, USER) == expected
+
+
+def test_the_date_is_that_of_now() -> None:
+    assert render("{{ strftime_now('%Y') }}", USER) in {str(datetime.now().year), str(datetime.now().year - 1)}
+
+
+def test_lines_of_blocks_leave_nothing_behind() -> None:
+    assert render("a\n  {% if true %}\nb\n  {% endif %}\nc\n", USER) == "a\nb\nc"
+
+
+@pytest.mark.parametrize(
+    ("source", "telling"),
+    [
+        ("{% for m in messages %}", "Unexpected end of template"),
+        ("{{ a b }}", "expected token 'end of print statement'"),
+        ("{% trans %}a{% endtrans %}", "unknown tag 'trans'"),
+        ("{{ 'a' | wordwrap(1) }}", "No filter named 'wordwrap'"),
+        ("{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}", "recursion"),
+        ("{% for a in [1] %}" * 25 + "{% endfor %}" * 25, "too many statically nested blocks"),
+        ("{{ " + "9" * 5000 + " }}", "4300 digits"),
+        ("{% for a in b recursive %}{% endfor %}", "recursive loop"),
+        ("x" * 200_000, "more than 131072 characters"),
+    ],
+)
+def test_a_text_that_is_no_template_is_refused(source: str, telling: str) -> None:
+    with pytest.raises(ModelInvalidError, match=telling) as caught:
+        ChatTemplate(source, {}, "the template")
+    assert str(caught.value).startswith("the template ")
+    assert "\n" not in str(caught.value)
+    assert "--chat-template" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("source", "telling"),
+    [
+        ("{{ raise_exception('Only\n user  please') }}", "Only user please"),
+        ("{{ raise_exception() }}", "raises"),
+        ("{{ missing.content }}", "'missing' is undefined"),
+        ("{{ missing() }}", "'missing' is undefined"),
+        ("{{ 1 // 0 }}", "integer division"),
+        ("{{ 1 + 'a' }}", "unsupported operand"),
+        ("{{ messages[5].content }}", "no element 5"),
+        ("{% for a in 5 %}{% endfor %}", "not iterable"),
+        ("{% include 'other' %}", "no loader"),
+        ("{{ strftime_now(5) }}", "subscriptable"),
+        ("{{ '{} {}'.format('a') }}", "out of range"),
+    ],
+)
+def test_a_template_that_fails_says_why_in_one_line(source: str, telling: str) -> None:
+    with pytest.raises(LlmcliError, match=telling) as caught:
+        render(source, USER)
+    assert str(caught.value).startswith("the template fails: ")
+    assert "\n" not in str(caught.value)
+    assert "--raw" in caught.value.hint
+
+
+def test_a_template_that_refuses_the_merged_system_too_fails() -> None:
+    with pytest.raises(LlmcliError, match="nobody"):
+        render("{{ raise_exception('nobody') }}", SYSTEM)
+
+
+def test_the_messages_given_are_not_changed() -> None:
+    before = [dict(message) for message in TURNS]
+    render(GEMMA, TURNS)
+    assert before == TURNS
+
+
+def test_a_template_renders_again_after_it_failed() -> None:
+    template = ChatTemplate("{{ 'a' * messages[0].content | int }}", {}, "the template")
+    with pytest.raises(LlmcliError):
+        template.render([{"role": "user", "content": "1000000000"}])
+    assert template.render([{"role": "user", "content": "3"}]) == "aaa"
+
+
+def test_a_long_conversation_has_room() -> None:
+    long = [{"role": role, "content": "word " * 20_000} for role in ("user", "assistant") * 20]
+    text = render(CHATML, long)
+    assert text.count("word ") == 20_000 * 40
+    assert render(QWEN3, long).count("word ") == 20_000 * 40
