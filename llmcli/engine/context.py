@@ -44,7 +44,7 @@ class Context:
         self._api = api = binding.load()
         self.model = model
         self.abort = abort or AbortFlag()
-        self._n_batch = min(params.n_batch, max(params.n_ctx, 1))
+        self._n_batch = max(min(params.n_batch, params.n_ctx), params.n_seq_max)  # a step takes one of each sequence
         log.forget()
         self.handle = api.llama_init_from_model(model.handle, self._c_params(params))
         if not self.handle:

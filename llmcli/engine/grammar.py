@@ -14,6 +14,8 @@ from llmcli.engine import binding, log
 from llmcli.engine.vocab import Vocab
 from llmcli.errors import UsageError
 
+_MOST_RULES = 10_000  # llama.cpp's parser calls itself for each level of nesting until the stack ends
+
 
 class Grammar:
     """A parsed GBNF grammar that follows the answer token by token.
@@ -27,9 +29,11 @@ class Grammar:
         self._vocab = vocab
         if not gbnf.strip():
             raise UsageError("the grammar is empty")
+        if gbnf.count("(") + gbnf.count("::=") > _MOST_RULES:
+            raise UsageError(f"the grammar is too large: more than {_MOST_RULES} rules and groups")
         log.forget()
         with _c_stderr() as said:
-            self.pointer = api.llama_sampler_init_grammar(vocab.pointer, gbnf.encode(), b"root")
+            self.pointer = api.llama_sampler_init_grammar(vocab.pointer, gbnf.encode("utf-8", "replace"), b"root")
         if not self.pointer:
             raise UsageError(f"the grammar does not parse: {_parse_reason(said)}", "see llama.cpp's GBNF guide")
         self._one = api.llama_token_data(0, 1.0, 0.0)
@@ -74,6 +78,8 @@ def schema_to_gbnf(schema: str) -> str:
         parsed = json.loads(schema)
     except ValueError as error:
         raise UsageError(f"json_schema: this is no JSON: {error}") from None
+    except RecursionError:
+        raise UsageError("json_schema: nested too deep") from None
     if not isinstance(parsed, (dict, bool)):
         raise UsageError("json_schema: a schema is a JSON object")
     try:
@@ -88,7 +94,8 @@ def _c_stderr() -> Iterator[list[str]]:
     """What C code prints to stderr meanwhile: the GBNF parser reports nowhere else."""
     said: list[str] = []
     with tempfile.TemporaryFile() as file:
-        sys.stderr.flush()
+        if sys.stderr:  # None when the program was started without one
+            sys.stderr.flush()
         saved = os.dup(2)
         os.dup2(file.fileno(), 2)
         try:

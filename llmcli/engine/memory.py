@@ -54,7 +54,7 @@ def fitting_context(shape: ModelShape, memory: int, n_ubatch: int, type_k: str, 
     room = memory * _SPARE - one.weights - one.compute
     if memory <= 0 or one.kv_cache <= 0 or room >= shape.n_ctx_train * one.kv_cache:
         return shape.n_ctx_train
-    return max(_ALIGN, int(room / one.kv_cache) // _ALIGN * _ALIGN)
+    return min(shape.n_ctx_train, max(_ALIGN, int(room / one.kv_cache) // _ALIGN * _ALIGN))
 
 
 def fitting_layers(shape: ModelShape, n_ctx: int, n_ubatch: int, type_k: str, type_v: str, gpu_memory: int) -> int:

@@ -1,18 +1,22 @@
 """Trying an unknown model file in a child process, so that an abort inside ggml ends the child only.
 
-Run as `python -m llmcli.engine.probe FILE...`: loads the file, evaluates one token, and says `ok`.
+The child runs `main`: it loads the file, evaluates one token, and says `ok`.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import llmcli
 from llmcli.errors import ExitStatus, LlmcliError, ModelInvalidError
 
 _SECONDS = 600  # a large file on a slow disk is read once
 _OK = "ok"
+_CHILD = """
+import sys
+sys.path[:] = sys.argv.pop(1).splitlines()
+from llmcli.engine.probe import main
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 def probe(parts: Sequence[Path], seconds: float = _SECONDS) -> None:
@@ -23,14 +27,12 @@ def probe(parts: Sequence[Path], seconds: float = _SECONDS) -> None:
     """
     import subprocess  # 6 ms, and most files are known
 
-    # -P: a typing.py in the current folder is not ours to run.
-    command = [sys.executable, "-P", "-m", "llmcli.engine.probe", *map(str, parts)]
-    where = [str(Path(llmcli.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    # The child finds modules where this process does, and a typing.py in the current folder is not ours to run (-P).
+    command = [sys.executable, "-P", "-c", _CHILD, "\n".join(sys.path), *map(str, parts)]
     name = parts[0].name
     try:
         done = subprocess.run(
             command,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(where)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -55,7 +57,7 @@ def _last_words(stderr: str) -> str:
     return lines[0].rpartition("/")[2][:160] if lines else ""
 
 
-def _main(paths: Sequence[str]) -> int:
+def main(paths: Sequence[str]) -> int:
     from llmcli.engine.context import Context, ContextParams
     from llmcli.engine.model import Model
 
@@ -69,7 +71,3 @@ def _main(paths: Sequence[str]) -> int:
         return ExitStatus.MODEL_INVALID
     print(_OK)
     return ExitStatus.OK
-
-
-if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1:]))

@@ -1,0 +1,100 @@
+"""The bindings alone, without what the package's own `__init__` brings."""
+
+import subprocess
+import sys
+
+import pytest
+
+from llmcli.engine import binding, log
+from llmcli.errors import LlmcliError
+
+
+def python(code: str) -> str:
+    """What a fresh Python prints."""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_the_bindings_load_without_numpy_jinja2_and_diskcache() -> None:
+    code = """
+import sys
+import llmcli.engine.binding as binding
+before = "llama_cpp.llama_cpp" in sys.modules
+api = binding.load()
+heavy = [name for name in ("numpy", "jinja2", "diskcache", "llama_cpp") if name in sys.modules]
+print(before, heavy, api.__name__, api is binding.load())
+"""
+    assert python(code) == "False [] llama_cpp.llama_cpp True"
+
+
+@pytest.mark.parametrize("first", ["binding.load()", "import llama_cpp"])
+def test_the_whole_package_can_be_imported_before_and_after(first: str) -> None:
+    code = f"""
+import warnings
+import llmcli.engine.binding as binding
+with warnings.catch_warnings(action="ignore"):
+    {first}
+    import llama_cpp
+import llama_cpp.llama_cpp as low
+print(llama_cpp.Llama.__name__, low is binding.load(), low.llama_supports_mmap() in (True, False))
+"""
+    assert python(code) == "Llama True True"
+
+
+def test_a_missing_package_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(LlmcliError, match="llama-cpp-python is not installed") as caught:
+        binding.submodule("no_such_module")
+    assert caught.value.hint.startswith("pip install llama-cpp-python==")
+
+
+def test_a_submodule_that_does_not_import_leaves_no_stand_in() -> None:
+    had = "llama_cpp" in sys.modules
+    with pytest.raises(LlmcliError, match="does not load"):
+        binding.submodule("no_such_module")
+    assert ("llama_cpp" in sys.modules) == had
+
+
+def test_the_versions_are_named() -> None:
+    assert binding.bindings_version().startswith("0.3.36")
+    assert "ggml" in binding.llama_build()
+
+
+@pytest.fixture
+def quiet() -> None:
+    log.forget()
+
+
+def say(level: int, text: str) -> None:
+    log._on_log(level, text.encode(), None)
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ([], ""),
+        ([(2, "loading\n"), (3, "careful\n")], ""),
+        ([(4, "load_it: bad magic\n"), (4, "failed to load model\n")], "bad magic"),
+        ([(4, "failed to load model\n"), (4, "x: the real one\n")], "the real one"),
+        ([(4, "first"), (5, " and the rest")], "first"),
+        ([(2, "dots"), (5, ".")], ""),
+        ([(4, "\n")], ""),
+    ],
+)
+def test_the_reason_is_the_first_error_that_tells_something(
+    quiet: None, lines: list[tuple[int, str]], reason: str
+) -> None:
+    for level, text in lines:
+        say(level, text)
+    assert log.reason() == reason
+
+
+def test_a_listener_hears_every_line(quiet: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
+    monkeypatch.setattr(log, "_listeners", [])
+    log.listen(heard.append)
+    say(2, "info\n")
+    log._on_log(4, b"bad \xff bytes\n", None)
+    assert heard == ["info", "bad \ufffd bytes"]
+    assert log.reason() == "bad \ufffd bytes"

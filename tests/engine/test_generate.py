@@ -1,0 +1,290 @@
+"""Generations on the starter: prefix reuse, limits, aborts, several at once, timings."""
+
+import random
+import threading
+import time
+from collections.abc import Sequence
+
+import pytest
+
+from llmcli.engine.abort import AbortFlag
+from llmcli.engine.chain import resolve_biases
+from llmcli.engine.context import Context, ContextParams
+from llmcli.engine.generate import generate
+from llmcli.engine.generation import Generation, Record
+from llmcli.engine.model import Model
+from llmcli.engine.vocab import Vocab
+from llmcli.errors import ContextOverflowError, LlmcliError, UsageError
+from llmcli.params.generation import Bias
+from llmcli.params.settings import Settings
+from tests.engine.conftest import MakeContext
+from tests.engine.drive import GREEDY, run, start
+
+PROMPT = "The capital of France is"
+STORY = "Once upon a time there was a king who had three sons and no gold. "
+
+
+def greedy(context: Context, prompt: str | Sequence[int], count: int = 12, seq_id: int = 0) -> list[int]:
+    return run(context, prompt, **GREEDY, max_tokens=count, seq_id=seq_id).ids
+
+
+def test_the_same_prompt_again_evaluates_one_token(fresh: MakeContext) -> None:
+    context = fresh()
+    n = len(context.model.vocab.tokenize(STORY))
+    counts = [run(context, STORY, max_tokens=3, seed=9).timings.prompt_n for _ in range(3)]
+    assert counts == [n, 1, 1]
+
+
+def test_a_longer_prompt_evaluates_only_what_is_new(fresh: MakeContext) -> None:
+    context = fresh()
+    tokens = context.model.vocab.tokenize(STORY)
+    first = run(context, tokens, **GREEDY, max_tokens=5)
+    again = run(context, [*tokens, *first.ids[:4], 260, 28], **GREEDY, max_tokens=1)
+    assert again.timings.prompt_n == 2
+
+
+def test_prompts_that_share_prefixes_get_the_answers_of_a_fresh_context(fresh: MakeContext) -> None:
+    rng, context = random.Random(3), fresh()
+    sentences = [context.model.vocab.tokenize(text) for text in (STORY, "The king said: ", PROMPT, "One day, ")]
+    for _ in range(4):
+        prompt = [token for sentence in rng.choices(sentences, k=rng.randint(1, 3)) for token in sentence]
+        assert greedy(context, prompt, 6) == greedy(fresh(), prompt, 6)
+
+
+def test_a_prompt_longer_than_a_batch_gives_the_same_answer(fresh: MakeContext) -> None:
+    assert greedy(fresh(n_batch=7), STORY, 6) == greedy(fresh(), STORY, 6)
+
+
+def test_progress_counts_the_prompt_to_its_end(fresh: MakeContext) -> None:
+    context, seen = fresh(), list[tuple[int, int]]()
+    generation = start(context, STORY, max_tokens=1)
+    list(generate(context, [generation], lambda done, total: seen.append((done, total))))
+    n = len(generation.prompt)
+    assert seen == [(n, n)]
+
+
+def test_sequences_side_by_side_say_what_each_says_alone(fresh: MakeContext) -> None:
+    context = fresh(n_ctx=768, n_seq_max=3)
+    assert context.n_ctx == 256
+    prompts = [PROMPT, STORY, "def add(a, b):\n"]
+    counts = (12, 5, 9)
+    generations = [
+        start(context, prompt, **GREEDY, max_tokens=count, seq_id=seq_id)
+        for seq_id, (prompt, count) in enumerate(zip(prompts, counts, strict=True))
+    ]
+    texts = ["", "", ""]
+    for record in generate(context, generations):
+        texts[record.seq_id] += record.text
+    for seq_id, (prompt, count) in enumerate(zip(prompts, counts, strict=True)):
+        alone = run(fresh(), prompt, **GREEDY, max_tokens=count)
+        assert generations[seq_id].tokens[len(generations[seq_id].prompt) :] == alone.ids
+        assert texts[seq_id] == alone.text
+        assert generations[seq_id].finish_reason == "length"
+
+
+def test_a_sequence_goes_on_alone_after_a_step_of_several(fresh: MakeContext) -> None:
+    context = fresh(n_ctx=512, n_seq_max=2)
+    both = [start(context, PROMPT, **GREEDY, max_tokens=4, seq_id=seq_id) for seq_id in (0, 1)]
+    list(generate(context, both))
+    for seq_id in (1, 0, 1):
+        assert greedy(context, STORY, 5, seq_id) == greedy(fresh(), STORY, 5)
+
+
+def test_a_ban_in_one_sequence_does_not_disturb_another(fresh: MakeContext) -> None:
+    context = fresh(n_ctx=512, n_seq_max=2)
+    alone = run(fresh(), STORY, **GREEDY, max_tokens=10)
+    phrase = alone.text.split()[3]
+    banned = start(context, STORY, **GREEDY, max_tokens=10, banned_strings=(phrase,), seq_id=0)
+    free = start(context, STORY, **GREEDY, max_tokens=10, seq_id=1)
+    texts = ["", ""]
+    for record in generate(context, [banned, free]):
+        texts[record.seq_id] += record.text
+    assert texts[1] == alone.text
+    assert phrase not in texts[0]
+
+
+def test_a_batch_smaller_than_the_number_of_sequences_still_steps(fresh: MakeContext) -> None:
+    context = fresh(n_ctx=768, n_seq_max=3, n_batch=1)
+    trio = [start(context, PROMPT, **GREEDY, max_tokens=3, seq_id=seq_id) for seq_id in range(3)]
+    list(generate(context, trio))
+    assert len({tuple(generation.tokens) for generation in trio}) == 1
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_max_tokens_is_exact(context: Context, count: int) -> None:
+    answer = run(context, STORY, **GREEDY, max_tokens=count, ignore_eos=True)
+    assert (len(answer.ids), answer.reason, answer.timings.predicted_n) == (count, "length", count)
+    assert len(answer.records) == max(1, count)
+    assert (answer.text != "") == (count > 0)
+
+
+def test_a_full_context_ends_the_answer_and_keeps_the_text(fresh: MakeContext) -> None:
+    context = fresh(n_ctx=256)
+    prompt = (context.model.vocab.tokenize(STORY) * 20)[: context.n_ctx - 4]
+    answer = run(context, prompt, **GREEDY, ignore_eos=True)
+    assert (len(answer.ids), answer.reason) == (5, "length")
+    assert context.evaluated() == context.n_ctx
+    assert greedy(context, PROMPT, 4) == greedy(fresh(), PROMPT, 4)
+
+
+def test_a_prompt_that_leaves_no_room_is_refused_before_it_is_evaluated(
+    fresh: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = fresh(n_ctx=256)
+    closed = []
+    monkeypatch.setattr(Generation, "close", lambda self: closed.append(self))
+    generation = start(context, [1] * context.n_ctx)
+    with pytest.raises(ContextOverflowError, match=r"the prompt has 256 tokens and the context holds 256"):
+        list(generate(context, [generation]))
+    assert context.evaluated() == 0
+    assert closed == [generation]
+
+
+def test_an_empty_prompt_is_refused(context: Context) -> None:
+    with pytest.raises(UsageError, match="the prompt is empty"):
+        start(context, "")
+
+
+def test_the_records_end_with_one_reason_and_the_timings_are_plausible(fresh: MakeContext) -> None:
+    context = fresh()
+    begin = time.perf_counter()
+    answer = run(context, STORY, **GREEDY, max_tokens=8)
+    wall, t = (time.perf_counter() - begin) * 1e3, answer.timings
+    assert [record.finish_reason for record in answer.records] == [None] * 7 + ["length"]
+    assert (t.prompt_n, t.predicted_n) == (len(context.model.vocab.tokenize(STORY)), 8)
+    assert 0 < t.prompt_ms <= t.ttft_ms <= wall
+    assert 0 < t.predicted_ms <= wall
+    assert t.prompt_ms + t.predicted_ms <= wall
+    assert t.prompt_per_second == pytest.approx(1e3 * t.prompt_n / t.prompt_ms)
+    assert t.predicted_per_second == pytest.approx(1e3 * 7 / t.predicted_ms)
+
+
+def test_the_time_a_caller_takes_over_a_record_is_not_generation_time(fresh: MakeContext) -> None:
+    context = fresh(n_ctx=512, n_seq_max=2)
+    pair = [start(context, PROMPT, **GREEDY, max_tokens=3, seq_id=seq_id) for seq_id in (0, 1)]
+    for _ in generate(context, pair):
+        time.sleep(0.2)
+    assert all(generation.timings.predicted_ms < 200 for generation in pair)
+
+
+def set_after(flag: AbortFlag, seconds: float, reason: str = "interrupt") -> threading.Timer:
+    timer = threading.Timer(seconds, flag.set, [reason])
+    timer.start()
+    return timer
+
+
+def test_an_abort_in_the_middle_of_a_long_prompt_answers_at_once(fresh: MakeContext) -> None:
+    flag = AbortFlag()
+    context = fresh(n_ctx=1024, abort=flag)
+    prompt = (context.model.vocab.tokenize(STORY) * 60)[:240]
+    timer, begin = set_after(flag, 0.1), time.perf_counter()
+    cut = run(context, prompt, **GREEDY)
+    aborted = time.perf_counter() - begin - 0.1
+    timer.join()
+    assert (cut.text, cut.ids, cut.reason) == ("", [], "interrupt")
+    assert [record.id for record in cut.records] == [None]
+    flag.clear()
+    begin = time.perf_counter()
+    whole = run(context, prompt, **GREEDY, max_tokens=1)
+    assert whole.timings.prompt_n == 240  # nothing of the aborted batch is taken for evaluated
+    assert aborted < 0.25 * (time.perf_counter() - begin)
+    assert greedy(context, PROMPT, 8) == greedy(fresh(), PROMPT, 8)
+
+
+def test_an_abort_between_tokens_keeps_the_text_and_the_first_reason(fresh: MakeContext) -> None:
+    flag = AbortFlag()
+    context = fresh(abort=flag)
+    records: list[Record] = []
+    for record in generate(context, [start(context, STORY, **GREEDY, ignore_eos=True)]):
+        records.append(record)
+        if len(records) == 5:
+            flag.set("timeout")
+            flag.set("interrupt")
+    assert (len(records), records[-1].finish_reason, records[-1].id) == (6, "timeout", None)
+    text = "".join(record.text for record in records)
+    assert text == run(fresh(), STORY, **GREEDY, max_tokens=5).text
+
+
+def test_a_generation_left_early_frees_its_samplers(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    generation = start(context, PROMPT, "root ::= [a-z ]+", banned_strings=("zzz",))
+    records = generate(context, [generation])
+    next(records)
+    records.close()  # type: ignore[attr-defined]
+    assert generation._sampler.chain.pointer is None
+    generation.close()
+
+
+@pytest.mark.parametrize(
+    ("biases", "expected"),
+    [
+        ([(5, 1.5)], {5: 1.5}),
+        ([(5, 1.5), (5, 0.5)], {5: 2.0}),
+        ([(5, 1.5), (5, -float("inf"))], {5: -float("inf")}),
+        ([], {}),
+    ],
+)
+def test_biases_are_resolved_to_ids(vocab: Vocab, biases: list[Bias], expected: dict[int, float]) -> None:
+    assert dict(resolve_biases(vocab, biases, ignore_eos=False)) == expected
+
+
+def test_a_bias_on_the_text_of_a_control_token_is_not_on_that_token(vocab: Vocab) -> None:
+    assert vocab.tokenize("<|im_end|>", parse_special=True) == [2]
+    assert 2 not in dict(resolve_biases(vocab, [("<|im_end|>", 1.0)], ignore_eos=False))
+
+
+def test_a_bias_on_a_text_is_on_each_of_its_tokens(vocab: Vocab) -> None:
+    tokens = vocab.tokenize("hippopotamus")
+    assert len(tokens) > 1
+    assert dict(resolve_biases(vocab, [("hippopotamus", -2.0)], ignore_eos=False)) == dict.fromkeys(tokens, -2.0)
+
+
+@pytest.mark.parametrize("token", [-1, 49152, 2**31 - 1])
+def test_a_bias_on_a_token_that_is_not_there_is_refused(vocab: Vocab, token: int) -> None:
+    with pytest.raises(UsageError, match=rf"there is no token {token}, the last one is 49151"):
+        resolve_biases(vocab, [(token, 1.0)], ignore_eos=False)
+
+
+def test_ignore_eos_masks_every_token_that_ends_an_answer(vocab: Vocab) -> None:
+    assert dict(resolve_biases(vocab, [(2, 5.0)], ignore_eos=True)) == dict.fromkeys(vocab.end_tokens, -float("inf"))
+    assert {vocab.eos} < set(vocab.end_tokens)
+
+
+def test_a_biased_token_is_drawn_or_not_as_the_bias_says(context: Context) -> None:
+    vocab = context.model.vocab
+    zebra = vocab.tokenize(" zebra")[0]
+    free = run(context, PROMPT, **GREEDY, max_tokens=1)
+    assert run(context, PROMPT, **GREEDY, max_tokens=1, logit_bias=((zebra, 100.0),)).ids == [zebra]
+    assert run(context, PROMPT, **GREEDY, max_tokens=1, logit_bias=((free.ids[0], -float("inf")),)).ids != free.ids
+
+
+@pytest.mark.parametrize("seed", [0, 2**31, 2**32 - 1])
+def test_any_seed_repeats_itself(context: Context, seed: int) -> None:
+    assert run(context, STORY, seed=seed, max_tokens=6).ids == run(context, STORY, seed=seed, max_tokens=6).ids
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"samplers": ("top_k", "infill", "temperature")},
+        {"repeat_penalty": 1.5, "repeat_last_n": 2**31 - 1},
+        {"dry_multiplier": 1.0, "dry_penalty_last_n": 2**31 - 1, "dry_allowed_length": 2**31 - 1},
+        {"top_k": 2**31 - 1, "min_keep": 2**31 - 1},
+        {"mirostat": 1, "mirostat_tau": 1e38, "mirostat_eta": 1e38},
+        {"mirostat": 2, "mirostat_tau": 0.0, "mirostat_eta": 1e38},
+        {"samplers": ()},
+        {"logit_bias": ((5, -3.4e38),), "presence_penalty": 3e38},
+    ],
+)
+def test_settings_at_the_ends_of_their_ranges_neither_crash_nor_hang(
+    context: Context, values: dict[str, object]
+) -> None:
+    settings = Settings(seed=1, max_tokens=3, ignore_eos=True, **values)  # type: ignore[arg-type]
+    generation = Generation(context.model.vocab, context.model.vocab.tokenize(PROMPT), settings)
+    list(generate(context, [generation]))
+    assert generation.timings.predicted_n == 3
+
+
+def test_a_context_that_cannot_be_made_is_refused_with_llama_cpp_s_reason(model: Model) -> None:
+    params = ContextParams(n_ctx=256, n_threads=1, n_threads_batch=1, flash_attn="off", cache_type_v="q8_0")
+    with pytest.raises(LlmcliError, match="no context of 256 tokens: quantized V cache requires flash_attn"):
+        Context(model, params)

@@ -1,0 +1,158 @@
+"""Grammars and JSON schemas: what comes out obeys, and what is wrong is said in one line."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from llmcli.engine.context import Context
+from llmcli.engine.grammar import Grammar, schema_to_gbnf
+from llmcli.engine.vocab import Vocab
+from llmcli.errors import ConstraintError, UsageError
+from llmcli.params.temperature import Fixed
+from tests.engine.drive import GREEDY, run, start
+
+PROMPT = "Name a colour and a number:"
+
+
+@pytest.mark.parametrize(
+    ("grammar", "pattern"),
+    [
+        ('root ::= "yes" | "no"', r"yes|no"),
+        ("root ::= [0-9]{3}", r"\d{3}"),
+        ('root ::= " "? [a-z]+ ", " [0-9]+ "."', r" ?[a-z]+, \d+\."),
+        ('root ::= ("red" | "blue") ("-" ("red" | "blue")){2,3}', r"(red|blue)(-(red|blue)){2,3}"),
+        ("root ::= [\u00e0-\u00ff]{2}", r"[\u00e0-\u00ff]{2}"),
+    ],
+)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_answer_obeys_the_grammar(context: Context, grammar: str, pattern: str, seed: int) -> None:
+    answer = run(context, PROMPT, grammar, seed=seed, temperature=Fixed(1.5), max_tokens=40)
+    if answer.reason == "stop":
+        assert re.fullmatch(pattern, answer.text)
+    else:  # a number may go on for ever
+        assert re.match(r" ?[a-z]*", answer.text)
+        assert "+" in pattern
+
+
+@pytest.mark.parametrize("settings", [{}, {"mirostat": 2}, {"samplers": ("adaptive_p",)}, {"top_a": 0.5}, GREEDY])
+def test_a_grammar_holds_whatever_draws_behind_it(context: Context, settings: dict[str, Any]) -> None:
+    assert run(context, PROMPT, "root ::= [xyz]{4}", **settings).text.strip("xyz") == ""
+
+
+def test_an_answer_is_complete_only_where_its_grammar_may_end(context: Context) -> None:
+    generation = start(context, PROMPT, 'root ::= "a" "b"? "c"')
+    sampler: Any = generation._sampler
+    allowed = []
+    for text in ("a", "b", "c"):
+        token = context.model.vocab.tokenize(text)[0]
+        assert sampler.grammar.allows(token)
+        sampler.grammar.accept(token)
+        allowed.append(generation.complete())
+    generation.close()
+    assert allowed == [False, False, True]
+
+
+def test_an_answer_cut_short_is_not_complete(context: Context) -> None:
+    generation = start(context, PROMPT, 'root ::= "aaaaaaaaaaaaaaaaaaaaaaaa"', max_tokens=1)
+    context.prefill(0, generation.prompt)
+    generation.advance(context.handle, -1, context.n_ctx)
+    assert not generation.complete()
+    generation.close()
+
+
+def test_a_grammar_and_a_ban_hold_together(context: Context) -> None:
+    answer = run(context, PROMPT, 'root ::= "red" | "blue" | "green"', **GREEDY, banned_strings=("red", "BLU"))
+    assert (answer.text, answer.reason) == ("green", "stop")
+
+
+def test_a_ban_that_leaves_the_grammar_no_way_is_an_error(context: Context) -> None:
+    with pytest.raises(ConstraintError, match="no token fits the constraint"):
+        run(context, PROMPT, 'root ::= "red"', **GREEDY, banned_strings=("e",))
+
+
+def test_a_finished_grammar_with_eos_ignored_is_an_error_and_the_context_lives(context: Context) -> None:
+    with pytest.raises(ConstraintError, match="no token fits the constraint"):
+        run(context, PROMPT, 'root ::= "yes"', ignore_eos=True)
+    assert run(context, PROMPT, 'root ::= "yes"').text == "yes"
+
+
+@pytest.mark.parametrize(
+    ("grammar", "reason"),
+    [
+        ("", "the grammar is empty"),
+        (" \n", "the grammar is empty"),
+        ("root := x", "does not parse: expecting ::= at := x"),
+        ("root ::= x", "does not parse: Undefined rule identifier 'x'"),
+        ('a ::= "x"', "does not parse: grammar does not contain a 'root' symbol"),
+        ('root ::= root "a" | "b"', "does not parse: unsupported grammar, left recursion detected"),
+        ("root ::= a\na ::= b\nb ::= a", "does not parse: unsupported grammar, left recursion detected"),
+        ('root ::= "a"{1000000000}', "does not parse: number of repetitions exceeds sane defaults"),
+        ("root ::= (", "does not parse: "),
+        ('root ::= "' + "a" * 1000, "does not parse: unexpected end of input"),
+        ("root ::= " + "(" * 100_000 + '"a"' + ")" * 100_000, "the grammar is too large: more than 10000 rules"),
+        ("root ::= \udcff", "does not parse: "),
+    ],
+)
+def test_a_grammar_that_does_not_parse_is_refused_with_the_reason_in_one_line(
+    vocab: Vocab, capfd: pytest.CaptureFixture[str], grammar: str, reason: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        Grammar(vocab, grammar)
+    message = str(caught.value)
+    assert reason in message
+    assert "\n" not in message
+    assert len(message) < 250
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_grammar_parses_in_a_program_without_stderr(vocab: Vocab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", None)
+    Grammar(vocab, 'root ::= "a"').close()
+
+
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 12},
+        "age": {"type": "integer"},
+        "colour": {"enum": ["red", "green"]},
+        "tags": {"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 2},
+    },
+    "required": ["name", "age", "colour", "tags"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_answer_to_a_schema_parses_and_fits(context: Context, seed: int) -> None:
+    answer = run(context, PROMPT, schema_to_gbnf(json.dumps(SCHEMA)), seed=seed, max_tokens=90)
+    assert answer.reason == "stop"
+    data = json.loads(answer.text)
+    assert list(data) == ["name", "age", "colour", "tags"]
+    assert isinstance(data["name"], str)
+    assert isinstance(data["age"], int)
+    assert data["colour"] in ("red", "green")
+    assert all(isinstance(tag, bool) for tag in data["tags"])
+    assert len(data["tags"]) in (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        ("", "this is no JSON"),
+        ("{", "this is no JSON"),
+        ("[1]", "a schema is a JSON object"),
+        ("3", "a schema is a JSON object"),
+        ('{"type": "nonsense"}', "not understood: "),
+        ('{"$ref": "#/missing"}', "not understood: "),
+        ('{"pattern": "^(", "type": "string"}', "not understood: "),
+        ('{"items": ' * 5000 + "{}" + "}" * 5000, "json_schema: "),
+    ],
+)
+def test_a_schema_that_cannot_be_is_refused_in_one_line(schema: str, reason: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        schema_to_gbnf(schema)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,180 @@
+"""Cores, memory and devices of this machine; and how much of a model fits."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmcli.engine import hardware, memory
+from llmcli.engine.memory import CACHE_BYTES, ModelShape, estimate, fitting_context, fitting_layers
+from llmcli.params.model import CACHE_TYPES
+
+LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's files")
+
+
+@pytest.fixture
+def files(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Texts of files by path; of those below /sys and /proc no other is there."""
+    texts: dict[str, str] = {}
+    real = Path.read_text
+
+    def read(path: Path, *args: str, **kwargs: str) -> str:
+        if not str(path).startswith(("/sys/", "/proc/")):
+            return real(path, *args, **kwargs)
+        if str(path) not in texts:
+            raise FileNotFoundError(path)
+        return texts[str(path)]
+
+    monkeypatch.setattr(Path, "read_text", read)
+    return texts
+
+
+def siblings(groups: list[str]) -> dict[str, str]:
+    """The topology files of cpus 0, 1, ... with the siblings of each."""
+    name = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+    return {name.format(cpu): group + "\n" for cpu, group in enumerate(groups)}
+
+
+V2 = "/sys/fs/cgroup/cpu.max"
+QUOTA, PERIOD = "/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"
+PAIRS = ["0-1", "0-1", "2-3", "2-3"]
+
+
+@LINUX
+@pytest.mark.parametrize(
+    ("allowed", "texts", "cores"),
+    [
+        ([0, 1, 2, 3], siblings(PAIRS), 2),
+        ([0, 2], siblings(PAIRS), 2),
+        ([0, 1], siblings(PAIRS), 1),
+        ([3], siblings(PAIRS), 1),
+        ([0, 1, 2, 3], siblings(["0", "1", "2", "3"]), 4),
+        ([0, 1, 2, 3], {}, 4),
+        ([0, 1, 2, 3], siblings(["0", "1"]), 4),
+        ([0, 1, 2, 3], {V2: "max 100000\n"}, 4),
+        ([0, 1, 2, 3], {V2: "200000 100000\n"}, 2),
+        ([0, 1, 2, 3], {V2: "150000 100000\n"}, 2),
+        ([0, 1, 2, 3], {V2: "10000 100000\n"}, 1),
+        ([0, 1, 2, 3], {V2: "900000 100000\n"}, 4),
+        ([0, 1, 2, 3], {V2: "nonsense"}, 4),
+        ([0, 1, 2, 3], {QUOTA: "-1\n", PERIOD: "100000\n"}, 4),
+        ([0, 1, 2, 3], {QUOTA: "300000\n", PERIOD: "100000\n"}, 3),
+        ([0, 1, 2, 3], {QUOTA: "300000\n"}, 4),
+        ([0, 1, 2, 3], siblings(PAIRS) | {V2: "100000 100000\n"}, 1),
+    ],
+)
+def test_cores_are_physical_allowed_and_within_the_quota(
+    files: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    allowed: list[int],
+    texts: Mapping[str, str],
+    cores: int,
+) -> None:
+    files.update(texts)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(allowed))
+    assert hardware.usable_cores() == cores
+
+
+@LINUX
+def test_a_process_bound_to_one_cpu_may_use_one_core() -> None:
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+    code += "from llmcli.engine import hardware; print(hardware.usable_cores())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "1"
+
+
+MEMINFO = "MemTotal:  2000 kB\nMemFree: 1 kB\nMemAvailable:   1000 kB\n"
+TOP, USED = "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"
+
+
+@LINUX
+@pytest.mark.parametrize(
+    ("texts", "free"),
+    [
+        ({}, 0),
+        ({"/proc/meminfo": MEMINFO}, 1000 * 1024),
+        ({"/proc/meminfo": "MemTotal: 5 kB\n"}, 0),
+        ({"/proc/meminfo": MEMINFO, TOP: "max\n", USED: "5\n"}, 1000 * 1024),
+        ({"/proc/meminfo": MEMINFO, TOP: "5000\n", USED: "2000\n"}, 3000),
+        ({"/proc/meminfo": MEMINFO, TOP: "5000\n", USED: "6000\n"}, 1),
+        ({TOP: "5000\n", USED: "2000\n"}, 3000),
+        ({"/proc/meminfo": MEMINFO, TOP: "9000000000\n", USED: "0\n"}, 1000 * 1024),
+        (
+            {
+                "/proc/meminfo": MEMINFO,
+                "/sys/fs/cgroup/memory/memory.limit_in_bytes": "5000\n",
+                "/sys/fs/cgroup/memory/memory.usage_in_bytes": "1000\n",
+            },
+            4000,
+        ),
+        ({"/proc/meminfo": MEMINFO, "/sys/fs/cgroup/memory/memory.limit_in_bytes": str(2**63)}, 1000 * 1024),
+    ],
+)
+def test_free_memory_is_the_system_s_within_the_container_s_limit(
+    files: dict[str, str], texts: Mapping[str, str], free: int
+) -> None:
+    files.update(texts)
+    assert hardware.available_memory() == free
+
+
+def test_the_real_machine_has_cores_memory_and_a_cpu() -> None:
+    assert 1 <= hardware.usable_cores() <= (os.cpu_count() or 1)
+    assert hardware.available_memory() > 2**20
+    cpu = next(device for device in hardware.devices() if device.kind == "CPU")
+    assert cpu.name
+    assert cpu.memory_total >= cpu.memory_free >= 0
+
+
+SHAPE = ModelShape(
+    weights=10**9, n_layers=24, n_ctx_train=8192, n_embd=2048, n_vocab=50_000, kv_width_k=12_288, kv_width_v=12_288
+)
+
+
+@pytest.mark.parametrize(("kind", "bytes_each"), [("f16", 2), ("f32", 4), ("q8_0", 34 / 32), ("q4_0", 18 / 32)])
+def test_the_estimate_is_weights_caches_and_scratch(kind: str, bytes_each: float) -> None:
+    need = estimate(SHAPE, 4096, 512, kind, "f16")
+    assert need.weights == 10**9
+    assert need.kv_cache == 4096 * 12_288 * (bytes_each + 2)
+    assert need.compute == 4 * 512 * (50_000 + 8 * 2048)
+    assert need.total == need.weights + need.kv_cache + need.compute
+
+
+def test_every_cache_type_that_may_be_set_has_a_size() -> None:
+    assert set(CACHE_BYTES) == set(CACHE_TYPES)
+
+
+@given(st.integers(0, 2**36), st.integers(0, 2**36), st.sampled_from([128, 2048, 8192, 131_072]))
+def test_more_memory_never_gives_less_context(a: int, b: int, n_ctx_train: int) -> None:
+    shape = ModelShape(**(vars(SHAPE) | {"n_ctx_train": n_ctx_train}))
+    low, high = sorted((max(a, 1), max(b, 1)))
+    small, large = (fitting_context(shape, room, 512, "f16", "f16") for room in (low, high))
+    assert 0 < small <= large <= n_ctx_train
+
+
+def test_the_context_that_fits_really_fits_and_is_the_largest() -> None:
+    room = 3 * 10**8 + 10**9
+    n_ctx = fitting_context(SHAPE, room, 512, "f16", "f16")
+    assert n_ctx % 256 == 0
+    assert estimate(SHAPE, n_ctx, 512, "f16", "f16").total <= room * memory._SPARE
+    assert estimate(SHAPE, n_ctx + 256, 512, "f16", "f16").total > room * memory._SPARE
+
+
+@pytest.mark.parametrize("room", [0, -1])
+def test_unknown_memory_sets_no_limit(room: int) -> None:
+    assert fitting_context(SHAPE, room, 512, "f16", "f16") == 8192
+
+
+@given(st.integers(0, 2**36), st.integers(0, 2**36))
+def test_more_gpu_memory_never_takes_fewer_layers(a: int, b: int) -> None:
+    small, large = (fitting_layers(SHAPE, 4096, 512, "f16", "f16", room) for room in sorted((a, b)))
+    assert 0 <= small <= large <= 25
+
+
+@pytest.mark.parametrize(("room", "layers"), [(0, 0), (10**8, 0), (2**36, 25)])
+def test_no_layer_or_all_layers_fit(room: int, layers: int) -> None:
+    assert fitting_layers(SHAPE, 4096, 512, "f16", "f16", room) == layers

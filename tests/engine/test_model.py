@@ -1,0 +1,180 @@
+"""Loading: the reason of a failure, the vocabulary, and files that would crash llama.cpp."""
+
+import os
+import stat
+import struct
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmcli.engine.abort import AbortFlag
+from llmcli.engine.model import Model
+from llmcli.engine.probe import probe
+from llmcli.engine.vocab import Vocab
+from llmcli.errors import ModelInvalidError
+from tests.models.gguf_writer import MODEL, write_gguf
+
+BROKEN = ["empty", "text", "header", "cut"]
+
+
+@pytest.fixture
+def broken(tmp_path: Path, starter: Path, request: pytest.FixtureRequest) -> Path:
+    """A file that is no model, or not any more."""
+    path = tmp_path / "broken model.gguf"
+    if request.param == "header":
+        return write_gguf(path)
+    with starter.open("rb") as file:
+        path.write_bytes({"empty": b"", "text": b"<html>", "cut": file.read(3_000_000)}[request.param])
+    return path
+
+
+@pytest.mark.parametrize("broken", BROKEN, indirect=True)
+def test_a_broken_file_does_not_load_and_the_error_carries_llama_cpp_s_reason(broken: Path) -> None:
+    with pytest.raises(ModelInvalidError, match=r"^broken model\.gguf does not load: \S") as caught:
+        Model.load([broken], n_gpu_layers=0)
+    assert "gives no reason" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("broken", ["header", "cut"], indirect=True)
+def test_a_broken_file_fails_in_the_child_with_the_same_reason(broken: Path) -> None:
+    with pytest.raises(ModelInvalidError, match=r"^broken model\.gguf does not load: ") as inside:
+        Model.load([broken], n_gpu_layers=0)
+    with pytest.raises(ModelInvalidError) as outside:
+        probe([broken])
+    assert str(outside.value) == str(inside.value)
+
+
+def test_progress_runs_from_nothing_to_all(starter: Path) -> None:
+    shares: list[float] = []
+    Model.load([starter], 0, shares.append).close()
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+
+
+def test_a_set_flag_gives_up_the_load(starter: Path) -> None:
+    flag = AbortFlag()
+    flag.set()
+    with pytest.raises(KeyboardInterrupt):
+        Model.load([starter], 0, abort=flag)
+
+
+def test_a_good_file_passes_the_probe_in_a_folder_with_treacherous_names(
+    starter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("typing", "ctypes", "llmcli"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module was run')")
+    monkeypatch.chdir(tmp_path)
+    probe([starter])
+
+
+def with_block_count(starter: Path, path: Path, count: int) -> Path:
+    """The starter with another `llama.block_count` in its header."""
+    data = bytearray(starter.read_bytes())
+    key = b"llama.block_count"
+    at = data.index(key, 0, 1 << 20) + len(key)
+    assert struct.unpack_from("<II", data, at) == (4, 30)
+    struct.pack_into("<I", data, at + 4, count)
+    path.write_bytes(data)
+    return path
+
+
+def test_a_header_that_crashes_llama_cpp_ends_the_child_only(starter: Path, tmp_path: Path) -> None:
+    path = with_block_count(starter, tmp_path / "evil.gguf", 600)
+    with pytest.raises(ModelInvalidError, match=r"^evil\.gguf crashes llama\.cpp: .*GGML_ASSERT") as caught:
+        probe([path])
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_header_with_many_layers_and_nothing_else_fails_in_the_child(tmp_path: Path) -> None:
+    with pytest.raises(ModelInvalidError, match=r"^many\.gguf "):
+        probe([write_gguf(tmp_path / "many.gguf", MODEL | {"llama.block_count": 600})])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell script")
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("kill -SEGV $$", r"crashes llama\.cpp: llama\.cpp ended with status -11"),
+        (
+            "echo '/x/ggml.c:1: GGML_ASSERT(a) failed' >&2; exit 134",
+            r"crashes llama\.cpp: ggml\.c:1: GGML_ASSERT\(a\) failed",
+        ),
+        ("exit 0", r"crashes llama\.cpp: llama\.cpp ended with status 0"),
+        ("echo x.gguf does not load: why; exit 8", r"^x\.gguf does not load: why$"),
+        ("exec sleep 60", r"x\.gguf does not load within 0\.5 seconds"),
+    ],
+)
+def test_however_the_child_ends_one_line_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, message: str
+) -> None:
+    fake = tmp_path / "python"
+    fake.write_text(f"#!/bin/sh\n{script}\n")
+    fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(sys, "executable", str(fake))
+    with pytest.raises(ModelInvalidError, match=message) as caught:
+        probe([tmp_path / "x.gguf"], seconds=0.5)
+    assert caught.value.hint
+
+
+def test_a_name_that_is_no_utf8_loads(starter: Path, tmp_path: Path) -> None:
+    path = Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.gguf"))
+    try:
+        path.symlink_to(starter)
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
+    Model.load([path], 0).close()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a",
+        " leading",
+        "two  spaces",
+        "caf\u00e9 \u4f60\u597d \U0001f600",
+        "tab\tnew\nline",
+        "<|im_end|>",
+        "x" * 5000,
+    ],
+)
+def test_a_text_comes_back_from_its_tokens(vocab: Vocab, text: str) -> None:
+    tokens = vocab.tokenize(text)
+    assert vocab.detokenize(tokens) == text
+    assert not any(vocab.is_control(token) for token in tokens)
+
+
+def test_control_tokens_are_made_only_where_asked_and_shown_only_where_asked(vocab: Vocab) -> None:
+    tokens = vocab.tokenize("a<|im_end|>", parse_special=True)
+    assert tokens[-1] == vocab.eos == 2
+    assert vocab.detokenize(tokens) == "a"
+    assert vocab.detokenize(tokens, special=True) == "a<|im_end|>"
+
+
+def test_a_lone_surrogate_is_tokenized_as_a_question_mark(vocab: Vocab) -> None:
+    assert vocab.tokenize("a\udcff") == vocab.tokenize("a?")
+
+
+def test_a_control_token_can_be_made_to_show(model: Model) -> None:
+    own = Vocab(model._api, model.handle)
+    assert own.piece(1) == b""
+    own.show_control(1)
+    assert own.piece(1) == b"<|im_start|>"
+
+
+def test_every_end_token_ends_and_no_other(vocab: Vocab) -> None:
+    assert vocab.end_tokens == [token for token in range(vocab.n_tokens) if vocab.ends(token)] == [0, 2, 4]
+
+
+def test_closing_twice_is_harmless(starter: Path) -> None:
+    loaded = Model.load([starter], 0)
+    loaded.close()
+    loaded.close()
+    assert loaded.handle is None
+
+
+def test_what_the_model_says_of_itself(model: Model) -> None:
+    assert (model.n_ctx_train, model.generates, model.vocab.adds_bos) == (8192, True, False)
