@@ -4,7 +4,6 @@
 """
 
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -80,9 +79,9 @@ BLOCKS: dict[str, Callable[[], str]] = {"parameters": parameter_table, "statuses
 def render_readme(text: str) -> str:
     """The README with each generated block made anew."""
     for name, make in BLOCKS.items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        block = make()
-        text = pattern.sub(lambda match, block=block: f"{match[1]}{block}\n{match[2]}", text)
+        head, tail = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        before, _, rest = text.partition(head)
+        text = before + head + make() + "\n" + tail + rest.partition(tail)[2]
     return text
 
 

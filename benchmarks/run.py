@@ -1,0 +1,158 @@
+"""Prints the figures of the README: `make bench`, or `python -m benchmarks.run [ROUNDS]`.
+
+The contestants take turns, so that a busy moment of the machine hits all of them; figures are medians. With
+LLAMA_COMPLETION naming llama.cpp's llama-completion program, it takes part.
+"""
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+from benchmarks import bare_loop
+from llmcli.chat.paths import cache_dir
+from llmcli.engine import hardware
+from llmcli.engine.context import Context, ContextParams
+from llmcli.engine.generate import generate
+from llmcli.engine.generation import Generation
+from llmcli.engine.model import Model
+from llmcli.models.starter import ensure_starter
+from llmcli.params.settings import Settings
+
+PROMPT = "The capital of France is"
+THREADS = hardware.usable_cores()
+COMPLETION = os.environ.get("LLAMA_COMPLETION", "")
+
+
+def engine(path: Path, rounds: int) -> None:
+    """Speed of the engine against the bare loop, each from an empty memory on its own context."""
+    n_ctx, n_predict = 1024, 128
+    raw = bare_loop.load(str(path))
+    bare = bare_loop.make_context(raw, n_ctx, THREADS)
+    model = Model.load([path], 0)
+    prompt = model.vocab.tokenize("The quick brown fox jumps over the lazy dog. " * 60)[:512]
+    context = Context(model, ContextParams(n_ctx=n_ctx, n_threads=THREADS, n_threads_batch=THREADS))
+    settings = Settings(seed=1, max_tokens=n_predict + 1, ignore_eos=True)
+    ours, theirs = [], []
+    for _ in range(rounds + 1):
+        theirs.append(bare_loop.timed(raw, bare, prompt, n_predict))
+        context.prefill(0, [0])  # forgets all but one token, so that the whole prompt runs
+        generation = Generation(model.vocab, prompt, settings)
+        for _record in generate(context, [generation]):
+            pass
+        t = generation.timings
+        ours.append((t.prompt_per_second, t.predicted_per_second))
+    for index, name in enumerate(("prompt", "generation")):
+        a, b = (median(run[index] for run in runs[1:]) for runs in (ours, theirs))
+        row(f"engine, {name}, tokens/s", f"{a:.1f}", f"bare loop {b:.1f}", a / b, ">= 0.97", a / b >= 0.97)
+
+
+def one_run(command: list[str]) -> tuple[float, float, float]:
+    """Seconds to the end, seconds to the first byte of stdout, and peak resident MiB of one process."""
+    begin = perf_counter()
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout
+        process.stdout.read(1)
+        first = perf_counter() - begin
+        process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{command[0]} ended with status {process.returncode}")
+    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
+    return perf_counter() - begin, first, usage.ru_maxrss / unit
+
+
+def contest(commands: dict[str, list[str]], rounds: int) -> dict[str, tuple[float, float, float]]:
+    """The medians of each command, all taking turns; the first round only warms up."""
+    runs: dict[str, list[tuple[float, float, float]]] = {name: [] for name in commands}
+    for _ in range(rounds + 1):
+        for name, command in commands.items():
+            runs[name].append(one_run(command))
+    return {name: tuple(median(values) for values in zip(*done[1:], strict=True)) for name, done in runs.items()}
+
+
+def llmcli(*arguments: str) -> list[str]:
+    script = Path(sys.executable).with_name("llmcli")
+    return [*([str(script)] if script.exists() else [sys.executable, "-m", "llmcli"]), *arguments]
+
+
+def completion(path: Path, *arguments: str) -> list[str]:
+    fixed = ["-m", str(path), "-p", PROMPT, "-n", "16", "--temp", "0", "-no-cnv", "--no-warmup", "--no-display-prompt"]
+    return [COMPLETION, *fixed, "-t", str(THREADS), *arguments]
+
+
+def whole_process(path: Path, rounds: int) -> None:
+    """16 greedy tokens from the command line, and the memory for it on the same context."""
+    ours = llmcli("generate", "--raw", "-n", "16", "--temp", "0", PROMPT)
+    bare = [sys.executable, "-m", "benchmarks.bare_loop", str(path), PROMPT]
+    commands = {"llmcli": ours, "bare": [*bare, "0", str(THREADS)]}
+    same = {"llmcli, 2048": [*ours, "-c", "2048"], "bare, 2048": [*bare, "2048", str(THREADS)]}
+    if COMPLETION:
+        commands["completion"] = completion(path)
+        same["completion, 2048"] = completion(path, "-c", "2048")
+    done = contest(commands | same, rounds)
+    for index, what in enumerate(("to the end", "to the first byte")):
+        compare(f"16 tokens, {what}, ms", done, "llmcli", "bare", index, 0.95)
+        compare(f"16 tokens, {what}, ms", done, "llmcli", "completion", index, 1.05)
+        compare(f"the same, context 2048, {what}, ms", done, "llmcli, 2048", "bare, 2048", index, None)
+        compare(f"the same, context 2048, {what}, ms", done, "llmcli, 2048", "completion, 2048", index, None)
+    if COMPLETION:
+        a, b = done["llmcli, 2048"][2], done["completion, 2048"][2]
+        row("resident memory, context 2048, MiB", f"{a:.0f}", f"completion {b:.0f}", a / b, "<= +40 MiB", a - b <= 40)
+
+
+def compare(
+    what: str, done: dict[str, tuple[float, float, float]], ours: str, theirs: str, index: int, limit: float | None
+) -> None:
+    if theirs not in done:
+        return
+    a, b = done[ours][index] * 1e3, done[theirs][index] * 1e3
+    target, met = ("", True) if limit is None else (f"<= {limit}", a / b <= limit)
+    row(what, f"{a:.0f}", f"{theirs.split(',')[0]} {b:.0f}", a / b, target, met)
+
+
+def start_up(rounds: int) -> None:
+    """`--help` against the import of Typer alone."""
+    done = contest({"help": llmcli("--help"), "typer": [sys.executable, "-c", "import typer; print()"]}, rounds)
+    compare("llmcli --help, ms", done, "help", "typer", 0, 3.0)
+
+
+def row(what: str, ours: str, theirs: str, ratio: float, target: str, met: bool) -> None:
+    mark = "" if not target else ("yes" if met else "NO")
+    print(f"| {what} | {ours} | {theirs} | {ratio:.2f} | {target} | {mark} |", flush=True)
+
+
+def processor() -> str:
+    """The name of the processor, as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+
+
+def main(rounds: int) -> None:
+    path = ensure_starter(cache_dir())
+    print(
+        f"{THREADS} cores of {processor()}, {platform.system()}, Python {platform.python_version()}, the starter model,"
+    )
+    print(f"medians of {rounds} rounds; ms and MiB: lower is better, tokens/s: higher is better\n")
+    print("| what | llmcli | against | ratio | goal | met |\n|---|---|---|---|---|---|")
+    parts: list[Callable[[], None]] = [
+        lambda: engine(path, rounds),
+        lambda: whole_process(path, rounds),
+        lambda: start_up(rounds),
+    ]
+    for part in parts:
+        part()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 9)
