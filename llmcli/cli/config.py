@@ -17,7 +17,7 @@ from llmcli.params.settings import fields, find, to_data
 from llmcli.ui.console import console
 from llmcli.ui.output import put_line, put_table
 
-app = typer.Typer(help="Show and change the settings that are kept.", no_args_is_help=True)
+app = typer.Typer(help="Show and change the settings that are kept.", no_args_is_help=True, rich_markup_mode=None)
 
 
 def _keys(incomplete: str) -> list[tuple[str, str]]:
@@ -93,7 +93,7 @@ def show_path() -> int:
 
 @app.command("edit")
 def edit_file() -> int:
-    """Open the configuration file in $VISUAL or $EDITOR, and check it afterwards."""
+    """Edit the configuration file with $VISUAL or $EDITOR."""
     path = store.ensure_file()
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or ("notepad" if sys.platform == "win32" else "vi")
     try:

@@ -37,7 +37,7 @@ def doctor(
     flags: Layer,  # noqa: ARG001 -- the decorator brings --quiet and --debug
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> int:
-    """Check the installation; exits with 1 when something is in the way."""
+    """Check the installation; the status is 1 if anything is wrong."""
     problems: list[str] = []
     facts = {"llmcli": __version__, "python": f"{platform.python_version()} ({sys.executable})"}
     facts |= {"system": f"{platform.system()} {platform.release()} {platform.machine()}"}

@@ -15,7 +15,7 @@ from llmcli.params.settings import Settings, fields
 from llmcli.ui.console import console
 from llmcli.ui.safe import safe
 
-_METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT"}
+_METAVARS = {int: "N", float: "X", str: "TEXT"}
 _SWITCHES = {
     "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")],
     "verbose": Annotated[bool, typer.Option("--verbose", help="Say more: llama.cpp's log, the layers in use.")],

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from llmcli import __version__
+from llmcli.cli.help import GroupedCommand
 from llmcli.ui.output import put_line
 
 PROGRAM = "llmcli"
@@ -25,6 +26,7 @@ def make_app(wanted: str = "") -> typer.Typer:
         help="Talk to a local model from a terminal.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
+        rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
@@ -36,7 +38,7 @@ def make_app(wanted: str = "") -> typer.Typer:
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=name)
         else:
-            app.command(name)(command)
+            app.command(name, cls=GroupedCommand)(command)
     return app
 
 

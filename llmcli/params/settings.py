@@ -24,7 +24,7 @@ class SamplingParams(TemperatureParams, TruncationParams, PenaltyParams, Selecti
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(SamplingParams, GenerationParams, RequestParams, ModelParams):
+class Settings(RequestParams, GenerationParams, SamplingParams, ModelParams):
     """Every setting of the program."""
 
 

@@ -89,7 +89,7 @@ class TemperatureParams:
             "the model's uncertainty token by token.",
             flags=("--temp",),
             keys=("temp",),
-            metavar="NUMBER|POLICY",
+            metavar="X|POLICY",
             suggest=("0", "0.7", "0.8", "1", "0.3..1.3", "0.3..1.3^0.7"),
             text=parse_policy,
             data=policy_from_data,
