@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmcli.chat.local import LocalModel, Prompt
-from llmcli.chat.thinking import TAGS, ThinkingSplitter
+from llmcli.chat.thinking import ThinkingSplitter, show_tags
 from llmcli.params.settings import Settings, to_data
 
 Part = tuple[str, str]  # ("answer" or "think", text)
@@ -38,7 +38,7 @@ class Answer:
             splitter = None
         else:
             splitter = ThinkingSplitter(self.prompt.text)
-            self._show_tags()
+            show_tags(self.local.model.vocab)
         for record in records:
             if record.finish_reason:
                 self.finish_reason = record.finish_reason
@@ -55,14 +55,6 @@ class Answer:
         else:
             self.text += text
         return kind, text
-
-    def _show_tags(self) -> None:
-        """Reasoning tags that are control tokens would vanish from the text: let them show."""
-        vocab = self.local.model.vocab
-        for tag in (tag for pair in TAGS for tag in pair):
-            tokens = vocab.tokenize(tag, parse_special=True)
-            if len(tokens) == 1 and not vocab.ends(tokens[0]):
-                vocab.show_control(tokens[0])
 
     def data(self) -> dict[str, Any]:
         """The answer as JSON data, names and timings as in llama-server."""

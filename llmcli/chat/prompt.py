@@ -20,7 +20,7 @@ def render_prompt(
     replaced by a mark that nobody can guess while the template runs, and tokenized as plain text afterwards.
     Where no content does, the whole is tokenized in one go, exactly as llama.cpp does it.
     """
-    nonce = os.urandom(8).hex()
+    nonce = str(int.from_bytes(os.urandom(8), "big"))  # digits, which no `upper` or `title` changes
     originals: list[str] = []
     safe = [{**m, "content": _mark(vocab, str(m["content"]), nonce, originals)} for m in messages]
     text = template.render(safe, thinking) + _mark(vocab, prefill, nonce, originals)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from llmcli.engine.stops import held_back
+from llmcli.engine.vocab import Vocab
 
 # Opening and closing tags, as the families of models write them.
 TAGS = (
@@ -13,24 +14,32 @@ TAGS = (
     ("<seed:think>", "</seed:think>"),  # Seed-OSS
     ("[THINK]", "[/THINK]"),  # Magistral
     ("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A Reasoning
-    ("<|channel|>analysis<|message|>", "<|end|>"),  # gpt-oss
+    ("<|channel|>analysis<|message|>", "<|start|>assistant<|channel|>final<|message|>"),  # gpt-oss
+    ("<|channel|>final<|message|>", ""),  # gpt-oss without reasoning
     ("<|channel>thought", "<channel|>"),  # Gemma
     ("◁think▷", "◁/think▷"),  # Kimi
 )
 _OPENERS = tuple(opener for opener, _ in TAGS)
 
 
+def show_tags(vocab: Vocab) -> None:
+    """Reasoning tags made of control tokens would vanish from the text: let them show."""
+    for token in {token for pair in TAGS for tag in pair for token in vocab.tokenize(tag, parse_special=True)}:
+        if vocab.is_control(token) and not vocab.ends(token):
+            vocab.show_control(token)
+
+
 class ThinkingSplitter:
     """Splits streamed text into ("think", text) and ("answer", text); the tags themselves vanish.
 
     Only a tag at the very beginning opens the reasoning: the same letters later are the answer's own. Templates
-    that write the opening tag into the prompt are seen by the prompt's end.
+    that write the opening tag into the prompt are seen by the prompt's end. Blank lines next to a tag vanish too.
     """
 
     def __init__(self, prompt: str = "") -> None:
         tail = prompt.rstrip()
         self._closer = next((closer for opener, closer in TAGS if tail.endswith(opener)), "")
-        self._state = "think" if self._closer else "start"
+        self._state = "opened" if self._closer else "start"
         self._held = ""
 
     def push(self, text: str) -> Iterator[tuple[str, str]]:
@@ -38,10 +47,12 @@ class ThinkingSplitter:
         self._held += text
         if self._state == "start":
             self._open()
+        if self._state == "opened":
+            self._skip_lines("think")
         if self._state == "think":
             yield from self._think()
         if self._state == "gap":
-            self._skip_gap()
+            self._skip_lines("answer")
         if self._state == "answer" and self._held:
             yield "answer", self._held
             self._held = ""
@@ -51,27 +62,27 @@ class ThinkingSplitter:
         pair = next(((o, c) for o, c in TAGS if begun.startswith(o)), None)
         if pair:
             self._closer = pair[1]
-            self._held = begun[len(pair[0]) :].lstrip("\n")
-            self._state = "think"
+            self._held = begun[len(pair[0]) :]
+            self._state = "opened"
         elif not any(opener.startswith(begun) for opener in _OPENERS):
             self._state = "answer"
 
     def _think(self) -> Iterator[tuple[str, str]]:
         at = self._held.find(self._closer)
+        end = at if at >= 0 else len(self._held) - held_back(self._held, (self._closer,))
+        certain = self._held[:end].rstrip("\n")
         if at < 0:
-            keep = held_back(self._held, (self._closer,))
-            certain, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+            self._held = self._held[len(certain) :]
         else:
-            certain, self._held = self._held[:at], self._held[at + len(self._closer) :]
+            self._held = self._held[at + len(self._closer) :]
             self._state = "gap"
         if certain:
             yield "think", certain
 
-    def _skip_gap(self) -> None:
-        """Blank lines between the reasoning and the answer belong to neither."""
+    def _skip_lines(self, then: str) -> None:
         self._held = self._held.lstrip("\n")
         if self._held:
-            self._state = "answer"
+            self._state = then
 
     def flush(self) -> Iterator[tuple[str, str]]:
         """What was held back, once no more text comes."""

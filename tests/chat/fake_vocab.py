@@ -1,0 +1,43 @@
+"""A vocabulary without a model: a token per character, and control tokens to order."""
+
+import re
+from collections.abc import Iterable
+
+from llmcli.engine.vocab import Vocab
+
+CONTROL = 0x110000  # control tokens are numbered from here, beyond every character
+
+
+class FakeVocab(Vocab):
+    """Tokenizes as llama.cpp does: control tokens count only with `parse_special`."""
+
+    def __init__(self, control: Iterable[str] = (), bos: str = "", ends: Iterable[str] = (), adds_bos: bool = False):
+        self._names = [*control, *([bos] if bos and bos not in control else [])]
+        self._ending = set(ends)
+        self.shown: list[str] = []
+        self.bos = CONTROL + self._names.index(bos) if bos else None
+        self.eos = None
+        self.adds_bos = adds_bos
+
+    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]:
+        named = "|".join(map(re.escape, self._names)) if parse_special else ""
+        parts = re.split(f"({named})", text) if named else [text]
+        tokens = [token for part in parts for token in self._tokens(part, bool(named))]
+        return [self.bos, *tokens] if add_special and self.adds_bos and self.bos is not None else tokens
+
+    def _tokens(self, part: str, named: bool) -> list[int]:
+        return [CONTROL + self._names.index(part)] if named and part in self._names else [ord(char) for char in part]
+
+    def piece(self, token: int, special: bool = False) -> bytes:
+        if token < CONTROL:
+            return chr(token).encode()
+        return self._names[token - CONTROL].encode() if special else b""
+
+    def is_control(self, token: int) -> bool:
+        return token >= CONTROL
+
+    def ends(self, token: int) -> bool:
+        return token >= CONTROL and self._names[token - CONTROL] in self._ending
+
+    def show_control(self, token: int) -> None:
+        self.shown.append(self._names[token - CONTROL])

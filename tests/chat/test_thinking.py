@@ -1,0 +1,106 @@
+"""Reasoning told apart from the answer, however the text is cut into pieces."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmcli.chat.thinking import TAGS, ThinkingSplitter, show_tags
+from tests.chat.fake_vocab import FakeVocab
+
+PAIRS = [(opener, closer) for opener, closer in TAGS if closer]
+
+
+def split(*pieces: str, prompt: str = "") -> tuple[str, str]:
+    """The reasoning and the answer of streamed pieces."""
+    splitter = ThinkingSplitter(prompt)
+    parts = [part for piece in pieces for part in splitter.push(piece)] + list(splitter.flush())
+    assert all(text for _, text in parts)
+    return "".join(text for kind, text in parts if kind == "think"), "".join(
+        text for kind, text in parts if kind == "answer"
+    )
+
+
+@pytest.mark.parametrize(("opener", "closer"), PAIRS)
+class TestEachPair:
+    def test_reasoning_and_answer_are_parted(self, opener: str, closer: str) -> None:
+        assert split(f"{opener}\nhm, 2\n\nso 4\n{closer}\n\n4 < 5\n") == ("hm, 2\n\nso 4", "4 < 5\n")
+
+    def test_character_by_character_gives_the_same(self, opener: str, closer: str) -> None:
+        assert split(*f"{opener}\nhm\n{closer}\n\nYes") == ("hm", "Yes")
+
+    def test_a_prompt_that_ends_with_the_opening_tag_begins_with_reasoning(self, opener: str, closer: str) -> None:
+        for prompt in (f"<|assistant|>{opener}", f"<|assistant|>{opener}\n"):
+            assert split(f"\nhm\n{closer}\n", "\nYes", prompt=prompt) == ("hm", "Yes")
+
+    def test_a_prompt_with_closed_reasoning_begins_with_the_answer(self, opener: str, closer: str) -> None:
+        assert split("Yes", prompt=f"{opener}\n\n{closer}\n\n") == ("", "Yes")
+
+    def test_unclosed_reasoning_is_all_reasoning(self, opener: str, closer: str) -> None:
+        assert split(f"{opener}\nhm\n{closer[:-1]}") == (f"hm\n{closer[:-1]}", "")
+        assert split(opener) == ("", "")
+
+    def test_empty_reasoning_vanishes(self, opener: str, closer: str) -> None:
+        assert split(f"{opener}\n\n{closer}\n\nYes") == ("", "Yes")
+        assert split(f"{opener}{closer}Yes") == ("", "Yes")
+
+    def test_a_tag_after_the_beginning_is_the_answer_s_own(self, opener: str, closer: str) -> None:
+        text = f"Use {opener}x{closer}."
+        assert split(text) == ("", text)
+        assert split(f"{opener}a{closer}b{opener}c{closer}") == ("a", f"b{opener}c{closer}")
+
+    @given(data=st.data())
+    def test_any_pieces_give_the_same_split(self, opener: str, closer: str, data: st.DataObject) -> None:
+        bits = st.sampled_from(["\n", " ", "a", "<", opener, closer, opener[:-1], closer[:-1], closer[1:]])
+        text = data.draw(st.sampled_from(["", opener])) + "".join(data.draw(st.lists(bits, max_size=8)))
+        cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
+        pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+        prompt = data.draw(st.sampled_from(["", opener + "\n"]))
+        assert split(*pieces, prompt=prompt) == split(text, prompt=prompt)
+
+
+@pytest.mark.parametrize(
+    ("text", "thought", "answer"),
+    [
+        ("", "", ""),
+        ("Yes", "", "Yes"),
+        ("  Yes\n", "", "  Yes\n"),
+        ("\n\n", "", "\n\n"),
+        (" \n<think>a</think>b", "a", "b"),
+        ("<b>bold</b>", "", "<b>bold</b>"),
+        ("<thin", "", "<thin"),
+        ("<think", "", "<think"),
+        ("<Think>a</Think>b", "", "<Think>a</Think>b"),
+        ("</think>Yes", "", "</think>Yes"),
+        ("<think>a</thinking>b</think>c", "a</thinking>b", "c"),
+        ("<thinking>a</think>b</thinking>c", "a</think>b", "c"),
+        ("<think>\n\n  a\n  b \n\n</think>\n\n  c", "  a\n  b ", "  c"),
+        ("<|channel|>final<|message|>Yes", "", "Yes"),
+    ],
+)
+def test_tags_count_only_whole_and_at_the_beginning(text: str, thought: str, answer: str) -> None:
+    assert split(text) == (thought, answer)
+    assert split(*text) == (thought, answer)
+
+
+@pytest.mark.parametrize("text", ["<b", "< ", "[x", "<|im", "Y", "◁a"])
+def test_text_that_can_be_no_tag_is_not_held_back(text: str) -> None:
+    assert list(ThinkingSplitter().push(text)) == [("answer", text)]
+
+
+def test_reasoning_is_streamed_up_to_what_may_be_its_end() -> None:
+    splitter = ThinkingSplitter()
+    assert list(splitter.push("<think>")) == []
+    assert list(splitter.push("\nso ")) == [("think", "so ")]
+    assert list(splitter.push("a < b\n<")) == [("think", "a < b")]
+    assert list(splitter.push("/thi")) == []
+    assert list(splitter.push("s")) == [("think", "\n</this")]
+    assert list(splitter.push("</think>\n")) == []
+    assert list(splitter.push("Yes")) == [("answer", "Yes")]
+    assert list(splitter.push("!")) == [("answer", "!")]
+
+
+def test_tags_made_of_control_tokens_are_shown_and_tokens_that_end_the_answer_are_not() -> None:
+    control = ["<think>", "</think>", "<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|im_end|>", "[/THINK]"]
+    vocab = FakeVocab(control, ends=["[/THINK]"])
+    show_tags(vocab)
+    assert set(vocab.shown) == {"<think>", "</think>", "<|channel|>", "<|message|>", "<|start|>"}
