@@ -1,5 +1,6 @@
 """What is asked, put together: prompt, files and stdin; the system text; grammar and template from where they lie."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,17 +42,21 @@ def read_text(name: str) -> str:
     """The text of a file; bytes that are no UTF-8 become U+FFFD.
 
     Raises:
+        UsageError: when the name is empty.
         DiskError: when it is missing, a folder, too large, binary or not readable.
     """
-    path = Path(name).expanduser()
+    if not name.strip():
+        raise UsageError("the name of a file is empty")
+    path = Path(os.path.expanduser(name))
     try:
-        if path.is_file() and path.stat().st_size > _LARGEST:
-            raise DiskError(f"{name} is larger than {_LARGEST >> 20} MiB", "give a smaller file")
-        data = path.read_bytes()
-    except IsADirectoryError:
-        raise DiskError(f"{name} is a folder, not a file") from None
+        if path.is_dir():
+            raise DiskError(f"{name} is a folder, not a file")
+        with path.open("rb") as file:  # a pipe or a device has no size: read one byte more than allowed
+            data = file.read(_LARGEST + 1)
     except (OSError, ValueError) as error:
         raise DiskError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from None
+    if len(data) > _LARGEST:
+        raise DiskError(f"{name} is larger than {_LARGEST >> 20} MiB", "give a smaller file")
     if b"\0" in data[:8192]:
         raise DiskError(f"{name} is not a text file", "give a text file")
     return data.decode("utf-8-sig", "replace")

@@ -24,7 +24,7 @@ def config_layer() -> Layer:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -42,7 +42,7 @@ def set_value(name: str, value: Any) -> Path:
 def unset_value(name: str) -> bool:
     """Take one setting out of the file; False when it was not there."""
     key = find(name).key
-    if key not in _read(config_file()):
+    if not _spellings(key):
         return False
     _change(key, None)
     return True
@@ -57,22 +57,35 @@ def ensure_file() -> Path:
 
 
 def _change(key: str, value: Any) -> Path:
+    """Write or (for None) take out one setting, whichever of its names the file has it under."""
     import tomlkit  # keeps comments and order, which the standard library's reader does not
 
     path = config_file()
-    _read(path)  # a broken file is refused here, with its line, before anything is written
-    document = tomlkit.parse(path.read_text(encoding="utf-8")) if path.exists() else tomlkit.document()
-    if value is None:
-        document.remove(key)
-    else:
-        document[key] = value
+    names = _spellings(key)  # a broken file is refused here, with its line, before anything is written
+    document = tomlkit.parse(path.read_text(encoding="utf-8-sig")) if path.exists() else tomlkit.document()
+    if value is not None:
+        document[names.pop(0) if names else key] = value
+    for name in names:
+        del document[name]
     _replace(path, tomlkit.dumps(document))
     return path
+
+
+def _spellings(key: str) -> list[str]:
+    """The names in the file that mean this setting: `temp` is `temperature`."""
+    return [name for name in _read(config_file()) if _meaning(name) == key]
+
+
+def _meaning(name: str) -> str | None:
+    try:
+        return find(name).key
+    except UsageError:
+        return None
 
 
 def _replace(path: Path, text: str) -> None:
     make_private(path.parent)
     try:
-        replace_private(path, text.encode())
+        replace_private(path.resolve(), text.encode("utf-8", "replace"))  # a link stays one
     except OSError as error:
         raise DiskError(f"cannot write {path}: {error.strerror}") from None

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from llmcli.errors import DiskError
+from llmcli.models.private_files import make_private_folder
 
 
 def config_dir() -> Path:
@@ -28,7 +29,7 @@ def config_file() -> Path:
 def _folder(kind: str) -> Path:
     home = os.environ.get("LLMCLI_HOME")
     if home:
-        return Path(home).expanduser() / kind
+        return Path(os.path.expanduser(home)) / kind
     import platformdirs
 
     return Path(getattr(platformdirs, f"user_{kind}_dir")("llmcli", appauthor=False))
@@ -41,7 +42,7 @@ def make_private(folder: Path) -> Path:
         DiskError: when that is not possible.
     """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(folder)
     except OSError as error:
         raise DiskError(
             f"cannot create {folder}: {error.strerror}", "set LLMCLI_HOME to a folder you may write"

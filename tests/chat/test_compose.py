@@ -1,0 +1,249 @@
+"""What is asked, put together from the argument, files and stdin; and the texts that lie in files."""
+
+import os
+import stat
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from llmcli.chat import compose
+from llmcli.chat.compose import build_prompt, grammar_text, join_prompt, read_text, system_text
+from llmcli.chat.local import LocalModel
+from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, UsageError
+from llmcli.params.settings import Settings
+from tests.chat.fake_vocab import CONTROL, FakeVocab
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with two texts."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    (folder / "a.txt").write_text("A\n")
+    (folder / "b.txt").write_text("B\n\n")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def join(piped: str | None = None, read: str = "IN\n", **settings: Any) -> str:
+    """The joined prompt; `piped` is what a pipe holds, `read` what stdin gives when asked for with `-`."""
+    return join_prompt(Settings(**settings), piped is not None, lambda: read if piped is None else piped)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"prompt": "Q"}, "Q"),
+        ({"prompt": " Q\n"}, " Q\n"),
+        ({"piped": "text\n"}, "text\n"),
+        ({"prompt": "Q", "piped": "text\n"}, "Q\n\ntext\n"),
+        ({"prompt": "Q\n\n\n", "piped": "\n text"}, "Q\n\n\n text"),
+        ({"prompt": "Q", "piped": ""}, "Q"),
+        ({"prompt": "", "piped": "text"}, "text"),
+        ({"prompt": "-"}, "IN\n"),
+        ({"prompt": "-", "piped": "text"}, "text"),
+        ({"file": ("a.txt",)}, "A\n"),
+        ({"file": ("a.txt", "b.txt")}, "A\n\nB\n\n"),
+        ({"prompt": "Q", "file": ("a.txt", "b.txt"), "piped": "text"}, "Q\n\nA\n\nB\n\ntext"),
+        ({"prompt": "Q", "file": ("-", "a.txt"), "piped": "text\n"}, "Q\n\ntext\n\nA\n"),
+        ({"prompt": "-", "file": ("a.txt",)}, "IN\n\nA\n"),
+        ({"prompt": " ", "raw": True}, " "),
+        ({"prompt": "\n", "raw": True}, "\n"),
+    ],
+)
+def test_parts_come_in_order_with_a_blank_line_between(given: dict[str, Any], expected: str) -> None:
+    assert join(**given) == expected
+
+
+@pytest.mark.parametrize("given", [{}, {"prompt": ""}, {"prompt": " \n"}, {"piped": "\n"}, {"raw": True}])
+def test_nothing_to_ask_is_a_usage_error(given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="no prompt") as caught:
+        join(**given)
+    assert "llmcli generate" in caught.value.hint
+
+
+@pytest.mark.parametrize("given", [{"prompt": "-", "file": ("-",)}, {"file": ("-", "-")}])
+def test_stdin_cannot_stand_twice(given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="only once"):
+        join(**given)
+
+
+def test_stdin_is_not_read_where_nobody_pipes_or_asks() -> None:
+    assert join_prompt(Settings(prompt="Q"), False, lambda: pytest.fail("read")) == "Q"
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ("Grüße\n".encode(), "Grüße\n"),
+        ("\ufeffGrüße".encode(), "Grüße"),
+        (b"Gr\xfc\xdfe", "Gr\ufffd\ufffde"),
+        (b"a\r\nb\x1b[0m", "a\r\nb\x1b[0m"),
+        (b"", ""),
+    ],
+)
+def test_a_file_is_read_as_utf_8_exactly(folder: Path, data: bytes, text: str) -> None:
+    (folder / "x").write_bytes(data)
+    assert read_text("x") == text
+
+
+@pytest.mark.parametrize(
+    ("name", "telling"),
+    [
+        ("missing.txt", "cannot read missing.txt: No such file"),
+        (".", "is a folder"),
+        ("a.txt/b", "cannot read a.txt/b"),
+        ("~nobody-has-this-name/a", "cannot read ~nobody"),
+        ("a\0b", "cannot read"),
+        ("n" * 5000, "cannot read"),
+        ("binary", "is not a text file"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_clear_line(folder: Path, name: str, telling: str) -> None:
+    (folder / "binary").write_bytes(b"GGUF\0\0")
+    with pytest.raises(DiskError, match=telling):
+        read_text(name)
+
+
+def test_a_large_file_is_refused_before_it_fills_the_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (folder / "sparse").open("wb") as file:
+        file.truncate((64 << 20) + 1)
+    with pytest.raises(DiskError, match="larger than 64 MiB"):
+        read_text("sparse")
+    monkeypatch.setattr(compose, "_LARGEST", 1 << 20)
+    (folder / "exact").write_bytes(b"x" * (1 << 20))
+    assert len(read_text("exact")) == 1 << 20
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such device")
+def test_a_device_without_end_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compose, "_LARGEST", 1 << 20)
+    with pytest.raises(DiskError, match="larger than 1 MiB"):
+        read_text("/dev/zero")
+
+
+@pytest.mark.skipif(sys.platform == "win32" or not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_named_pipe_is_read_to_its_end(folder: Path) -> None:
+    import threading
+
+    os.mkfifo(folder / "pipe")
+    assert stat.S_ISFIFO((folder / "pipe").stat().st_mode)
+    writer = threading.Thread(target=lambda: (folder / "pipe").write_text("piped"))
+    writer.start()
+    assert read_text("pipe") == "piped"
+    writer.join()
+
+
+def test_a_file_in_the_home_folder_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv("USERPROFILE", str(folder))
+    assert read_text("~/a.txt") == "A\n"
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_file_name_is_a_usage_error(name: str) -> None:
+    with pytest.raises(UsageError, match="name of a file is empty"):
+        read_text(name)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(None, None), ("", None), ("Be brief.\n", "Be brief.\n"), ("@b.txt", "B"), ("a@b.txt", "a@b.txt")],
+)
+def test_the_system_prompt_is_a_text_or_a_file(given: str | None, expected: str | None) -> None:
+    assert system_text(Settings(system=given)) == expected
+
+
+@pytest.mark.parametrize(("given", "kind"), [("@missing", DiskError), ("@", UsageError)])
+def test_a_system_prompt_that_cannot_be_read_is_refused(given: str, kind: type[LlmcliError]) -> None:
+    with pytest.raises(kind):
+        system_text(Settings(system=given))
+
+
+def test_a_grammar_comes_from_whichever_setting_has_it(folder: Path) -> None:
+    (folder / "g.gbnf").write_text('root ::= "a"\n')
+    (folder / "s.json").write_text('{"type": "integer"}')
+    assert grammar_text(Settings()) is None
+    assert grammar_text(Settings(grammar='root ::= "b"')) == 'root ::= "b"'
+    assert grammar_text(Settings(grammar_file="g.gbnf")) == 'root ::= "a"\n'
+    inline = grammar_text(Settings(json_schema='{"type": "integer"}'))
+    assert inline
+    assert "root ::=" in inline
+    assert grammar_text(Settings(json_schema="s.json")) == inline
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "telling"),
+    [
+        ({"grammar": "a", "json_schema": "{}"}, UsageError, "grammar and json_schema cannot"),
+        ({"grammar": "a", "grammar_file": "b"}, UsageError, "grammar and grammar_file cannot"),
+        ({"grammar_file": "missing"}, DiskError, "cannot read missing"),
+        ({"json_schema": "missing.json"}, DiskError, "cannot read missing.json"),
+        ({"json_schema": "{bad"}, UsageError, "no JSON"),
+        ({"json_schema": ""}, UsageError, "empty"),
+    ],
+)
+def test_a_grammar_that_cannot_be_is_refused(given: dict[str, Any], kind: type[LlmcliError], telling: str) -> None:
+    with pytest.raises(kind, match=telling):
+        grammar_text(Settings(**given))
+
+
+TEMPLATE = "{% for m in messages %}{{ bos_token }}[{{ m.role }}]{{ m.content }}{% endfor %}"
+
+
+def fake_local(chat_template: str | None) -> LocalModel:
+    header = SimpleNamespace(chat_template=chat_template)
+    model = SimpleNamespace(vocab=FakeVocab(["</s>"], bos="<s>", adds_bos=True))
+    return cast(LocalModel, SimpleNamespace(target=SimpleNamespace(header=header), model=model, name="tiny"))
+
+
+def test_the_model_s_own_template_is_used() -> None:
+    prompt = build_prompt(fake_local(TEMPLATE), Settings(prefill="Yes"), "Q", "S")
+    assert prompt.text == "<s>[system]S<s>[user]QYes"
+    assert prompt.tokens[0] == CONTROL + 1
+
+
+def test_a_template_given_inline_or_as_a_file_comes_first(folder: Path) -> None:
+    (folder / "t.jinja").write_text("file:{{ messages[0].content }}\n")
+    for given, expected in (("inline:{{ messages[0].content }}", "inline:Q"), ("t.jinja", "file:Q")):
+        assert build_prompt(fake_local(TEMPLATE), Settings(chat_template=given), "Q", None).text == expected
+        assert build_prompt(fake_local(None), Settings(chat_template=given), "Q", None).text == expected
+
+
+@pytest.mark.parametrize("missing", [None, ""])
+def test_a_model_without_a_template_is_refused_with_the_ways_out(missing: str | None) -> None:
+    with pytest.raises(LlmcliError, match="tiny has no chat template") as caught:
+        build_prompt(fake_local(missing), Settings(), "Q", None)
+    assert "--raw" in caught.value.hint
+    assert "--chat-template" in caught.value.hint
+
+
+def test_a_raw_prompt_needs_no_template() -> None:
+    prompt = build_prompt(fake_local(None), Settings(raw=True, prefill=" so</s>"), "Q</s>", "ignored")
+    assert prompt.text == "Q</s> so</s>"
+    assert list(prompt.tokens) == [CONTROL + 1, ord("Q"), CONTROL, *map(ord, " so"), CONTROL]
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "telling"),
+    [
+        ("{% if %}", ModelInvalidError, "^the chat template does not parse"),
+        ("{{ raise_exception('no') }}", LlmcliError, "^the chat template fails: no"),
+        ("chatml", DiskError, "cannot read chatml"),
+    ],
+)
+def test_a_bad_template_is_told_by_its_origin(given: str, kind: type[LlmcliError], telling: str) -> None:
+    with pytest.raises(kind, match=telling):
+        build_prompt(fake_local(TEMPLATE), Settings(chat_template=given), "Q", None)
+    with pytest.raises(ModelInvalidError, match=r"^the model's chat template does not parse"):
+        build_prompt(fake_local("{% if %}"), Settings(), "Q", None)
+
+
+def test_reasoning_is_switched_off_only_when_asked() -> None:
+    local = fake_local("{{ enable_thinking is defined and not enable_thinking }}")
+    assert build_prompt(local, Settings(think="off"), "Q", None).text == "True"
+    for think in ("show", "hide"):
+        assert build_prompt(local, Settings(think=think), "Q", None).text == "False"
