@@ -76,20 +76,15 @@ def locate(reference: str, fetch: Fetch | None = None) -> Target:
         ModelInvalidError: when the file is no model, damaged, or crashes llama.cpp.
     """
     target = Target(resolve(reference, cache_dir(), fetch))
-    file = target.file
-    if is_safe(file):
+    file, build = target.file, binding.bindings_version()
+    if known.is_safe(file, cache_dir(), build):
         return target
     if target.header.is_vocab_only:
         raise ModelInvalidError(f"{file.path.name} holds a vocabulary and no weights", "choose another file")
     probe(file.parts)
     with suppress(OSError):  # a folder that cannot be written costs a probe each time, nothing else
-        known.remember(cache_dir(), file.parts, binding.bindings_version())
+        known.remember(cache_dir(), file.parts, build)
     return target
-
-
-def is_safe(file: ModelFile) -> bool:
-    """Whether this file may be loaded as it is: fetched and checked by us, or probed before and unchanged."""
-    return file.trusted or known.is_known(cache_dir(), file.parts, binding.bindings_version())
 
 
 def with_model(target: Target, upper: Sequence[Layer]) -> Resolved:
@@ -133,6 +128,7 @@ class LocalModel:
             self.model.close()
             raise ModelInvalidError(f"{self.name} is not a text generation model", "choose a decoder model")
         self._context: Context | None = None
+        self._open_ended = False  # whether the context was sized for answers of any length
         self.load_ms = (perf_counter() - begin) * 1e3
 
     @property
@@ -165,24 +161,33 @@ class LocalModel:
 
     def _context_for(self, prompt: Prompt, settings: Settings) -> Context:
         n_prompt = len(prompt.tokens)
-        if self._context is None or (not settings.n_ctx and self._context.n_ctx <= n_prompt + settings.max_tokens):
-            begin = perf_counter()
-            n_ctx, note = sizing.choose_context(self._shape, settings, n_prompt)
-            if n_prompt >= n_ctx:
-                raise ContextOverflowError(
-                    f"the prompt has {n_prompt} tokens and the context holds {n_ctx}",
-                    "shorten the prompt" + (" or raise --ctx-size" if settings.n_ctx else ""),
-                )
+        if self._context and self._suffices(self._context, settings, n_prompt):
+            return self._context
+        begin = perf_counter()
+        n_ctx, note = sizing.choose_context(self._shape, settings, n_prompt)
+        if n_prompt >= n_ctx:
+            raise ContextOverflowError(
+                f"the prompt has {n_prompt} tokens and the context holds {n_ctx}" + (f" ({note})" if note else ""),
+                "shorten the prompt" + (" or raise --ctx-size" if settings.n_ctx else ""),
+            )
+        if self._context is None or n_ctx > self._context.n_ctx:  # a new one forgets what was read
             if note:
                 self.target.notes.append(note)
-            self._open_context(settings, n_ctx)
+            self._context = self._open_context(settings, n_ctx)
             self.load_ms += (perf_counter() - begin) * 1e3
-        assert self._context
+        self._open_ended = settings.max_tokens < 0
         return self._context
 
-    def _open_context(self, settings: Settings, n_ctx: int) -> None:
+    def _suffices(self, context: Context, settings: Settings, n_prompt: int) -> bool:
+        if settings.n_ctx:
+            return True
+        open_ended = settings.max_tokens < 0
+        return context.n_ctx > n_prompt + max(settings.max_tokens, 0) and (self._open_ended or not open_ended)
+
+    def _open_context(self, settings: Settings, n_ctx: int) -> Context:
         if self._context:
             self._context.close()
+            self._context = None
         threads = settings.n_threads or hardware.usable_cores()
         params = ContextParams(
             n_ctx=n_ctx,
@@ -194,7 +199,7 @@ class LocalModel:
             cache_type_k=settings.cache_type_k,
             cache_type_v=settings.cache_type_v,
         )
-        self._context = Context(self.model, params, self.abort)
+        return Context(self.model, params, self.abort)
 
     def close(self) -> None:
         """Free everything; harmless when done twice."""

@@ -26,5 +26,5 @@ def local(target: Target) -> Iterator[LocalModel]:
 
 @pytest.fixture
 def settings() -> Settings:
-    """A short, greedy answer."""
-    return Settings(n_ctx=512, max_tokens=8, seed=1, samplers=("top_k",), top_k=1)
+    """A short, greedy answer; one thread, for two on a busy machine wait for each other."""
+    return Settings(n_ctx=512, n_threads=1, max_tokens=8, seed=1, samplers=("top_k",), top_k=1)

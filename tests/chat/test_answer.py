@@ -1,0 +1,169 @@
+"""One answer of the starter: its parts, how it ends, and the record that `--json` prints."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from llmcli.chat.answer import Answer
+from llmcli.chat.compose import build_prompt
+from llmcli.chat.local import LocalModel
+from llmcli.engine.generation import Generation, Record, Timings
+from llmcli.errors import UsageError
+from llmcli.params.settings import Settings, fields, parse_data
+
+KEYS = ["text", "model", "finish_reason", "prompt_tokens", "completion_tokens", "seed", "params", "timings"]
+TIMINGS = ["prompt_n", "prompt_ms", "prompt_per_second", "predicted_n", "predicted_ms", "predicted_per_second"]
+
+
+def ask(local: LocalModel, settings: Settings, text: str = "Say hi.", grammar: str | None = None) -> Answer:
+    return Answer(local, build_prompt(local, settings, text, None), settings, grammar)
+
+
+def read(answer: Answer) -> list[tuple[str, str]]:
+    return list(answer.parts())
+
+
+def test_the_text_is_the_parts_joined_and_all_of_it_is_answer(local: LocalModel, settings: Settings) -> None:
+    answer = ask(local, settings)
+    parts = read(answer)
+    assert [kind for kind, _ in parts] == ["answer"] * len(parts)
+    assert "".join(text for _, text in parts) == answer.text
+    assert answer.text.strip()
+    assert all(text for _, text in parts)
+    assert answer.reasoning == ""
+
+
+def test_the_same_question_and_seed_give_the_same_answer(local: LocalModel, settings: Settings) -> None:
+    warm = replace(settings, top_k=40, samplers=("top_k", "temperature"))
+    first, second = ask(local, warm), ask(local, warm)
+    assert (read(first), first.text) == (read(second), second.text)
+
+
+def test_the_record_has_exactly_the_keys_of_the_contract(local: LocalModel, settings: Settings) -> None:
+    answer = ask(local, settings)
+    read(answer)
+    data = json.loads(json.dumps(answer.data(), allow_nan=False))
+    assert list(data) == KEYS
+    assert list(data["timings"]) == [*TIMINGS, "ttft_ms", "load_ms"]
+    assert (data["text"], data["model"], data["seed"]) == (answer.text, "starter", 1)
+    assert data["finish_reason"] == answer.finish_reason
+    assert (
+        data["prompt_tokens"]
+        == len(answer.prompt.tokens)
+        == local.count_tokens("Say hi.")
+        + len(build_prompt(local, settings, "x", None).tokens)
+        - local.count_tokens("x")
+    )
+    assert data["completion_tokens"] == data["timings"]["predicted_n"] == 8
+    assert data["timings"]["ttft_ms"] >= data["timings"]["load_ms"] > 0
+    assert list(data["params"]) == list(fields())
+    assert Settings(**parse_data(data["params"], "")) == settings
+
+
+def test_a_record_of_values_that_json_lacks_is_still_json(local: LocalModel, settings: Settings) -> None:
+    odd = replace(settings, logit_bias=((5, float("-inf")),), dry_sequence_breakers=("\n", '"'), stop=("\x00",))
+    answer = ask(local, odd)
+    read(answer)
+    data = json.loads(json.dumps(answer.data(), allow_nan=False))
+    assert Settings(**parse_data(data["params"], "")) == odd
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_a_prefill_is_read_as_the_beginning_of_the_answer(local: LocalModel, settings: Settings, raw: bool) -> None:
+    answer = ask(local, replace(settings, prefill="1, 2, 3,", raw=raw), "Count to ten: ")
+    parts = read(answer)
+    assert answer.prompt.text.endswith("1, 2, 3,")
+    assert answer.text.startswith("1, 2, 3, 4" if not raw else " 4")
+    assert "".join(text for _, text in parts) == answer.text
+    assert answer.data()["completion_tokens"] == 8
+
+
+@pytest.mark.parametrize(
+    ("given", "text", "reason", "complete"),
+    [
+        ({"max_tokens": 1}, None, "length", True),
+        ({"max_tokens": 0}, "", "length", True),
+        ({"max_tokens": 50, "grammar": 'root ::= "yes"'}, "yes", "stop", True),
+        ({"max_tokens": 1, "grammar": 'root ::= "yesterday evening"'}, None, "length", False),
+        ({"max_tokens": 50, "stop": ("ay",), "grammar": 'root ::= "yesterday"'}, "yesterd", "stop", True),
+    ],
+)
+def test_an_answer_tells_how_it_ended(
+    local: LocalModel, settings: Settings, given: dict[str, Any], text: str | None, reason: str, complete: bool
+) -> None:
+    answer = ask(local, replace(settings, **given), grammar=given.get("grammar"))
+    read(answer)
+    assert answer.finish_reason == reason
+    assert answer.complete is complete
+    assert text is None or answer.text == text
+
+
+def test_an_interrupted_answer_keeps_its_text(local: LocalModel, settings: Settings) -> None:
+    answer = ask(local, replace(settings, max_tokens=50))
+    parts = answer.parts()
+    _, first = next(parts)
+    local.abort.set("timeout")
+    try:
+        rest = "".join(text for _, text in parts)
+    finally:
+        local.abort.clear()
+    assert answer.finish_reason == "timeout"
+    assert answer.text == first + rest
+    assert 0 < answer.data()["completion_tokens"] < 50
+
+
+def test_the_progress_of_the_prompt_is_told(local: LocalModel, settings: Settings) -> None:
+    seen: list[tuple[int, int]] = []
+    answer = ask(local, settings, "A question that was never asked before.")
+    answer.progress = lambda done, total: seen.append((done, total))
+    read(answer)
+    n = len(answer.prompt.tokens)
+    assert seen[-1] == (n, n)
+
+
+class Scripted:
+    """A model that says what a test wants; only the chat floor is under test."""
+
+    name = "scripted"
+    load_ms = 1.0
+
+    def __init__(self, local: LocalModel, *pieces: str) -> None:
+        self.model = local.model
+        self.pieces = pieces
+
+    def generate(self, *_: object) -> tuple[Any, Any]:
+        timings = Timings(predicted_n=len(self.pieces))
+        records = [Record(text, 1, None, timings) for text in self.pieces] + [Record("", None, "stop", timings)]
+        generation = Generation.__new__(Generation)
+        generation.timings = timings
+        generation.complete = lambda: True  # type: ignore[method-assign]
+        return generation, iter(records)
+
+
+@pytest.mark.parametrize(
+    ("given", "reasoning", "text"),
+    [
+        ({}, "hm", "Yes"),
+        ({"raw": True}, "", "<think>\nhm\n</think>\n\nYes"),
+        ({"prefill": "So: "}, "", "So: <think>\nhm\n</think>\n\nYes"),
+    ],
+)
+def test_reasoning_is_kept_apart_and_only_where_a_template_asked_for_an_answer(
+    local: LocalModel, settings: Settings, given: dict[str, Any], reasoning: str, text: str
+) -> None:
+    scripted: Any = Scripted(local, "<thi", "nk>", "\nhm", "\n</", "think>\n\n", "Y", "es")
+    settings = replace(settings, **given)
+    answer = Answer(scripted, build_prompt(local, settings, "Q", None), settings)
+    parts = read(answer)
+    assert (answer.reasoning, answer.text) == (reasoning, text)
+    assert "".join(part for kind, part in parts if kind == "think") == reasoning
+    data = answer.data()
+    assert data.get("reasoning_content", "") == reasoning
+    assert ("reasoning_content" in data) is bool(reasoning)
+
+
+def test_a_grammar_that_does_not_parse_is_a_usage_error(local: LocalModel, settings: Settings) -> None:
+    with pytest.raises(UsageError, match="grammar"):
+        read(ask(local, settings, grammar="root ::= ("))

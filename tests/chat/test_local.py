@@ -1,0 +1,204 @@
+"""Finding a model, its own defaults, and the context it answers in."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from llmcli.chat import local as module
+from llmcli.chat import sizing
+from llmcli.chat.local import LocalModel, Prompt, Target, locate, with_model
+from llmcli.engine import hardware
+from llmcli.engine.abort import AbortFlag
+from llmcli.engine.model import Model
+from llmcli.errors import ContextOverflowError, LlmcliError, ModelInvalidError, ModelNotFoundError
+from llmcli.models import known
+from llmcli.models.reference import ModelFile
+from llmcli.params.layers import Layer
+from llmcli.params.settings import Settings
+from llmcli.params.temperature import Fixed
+from tests.models.gguf_writer import MODEL, write_gguf
+
+
+@pytest.fixture
+def probed(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[Path]]:
+    """The files that were probed; none of them is really loaded."""
+    seen: list[Sequence[Path]] = []
+    monkeypatch.setattr(module, "probe", seen.append)
+    return seen
+
+
+def test_an_unknown_file_is_probed_once(tmp_path: Path, probed: list[Sequence[Path]]) -> None:
+    path = write_gguf(tmp_path / "tiny.gguf")
+    for _ in range(2):
+        found = locate(str(path))
+        assert found.file.name == "tiny"
+        assert found.file.path == path
+    assert probed == [(path,)]
+
+
+def test_a_file_that_changed_is_probed_again(tmp_path: Path, probed: list[Sequence[Path]]) -> None:
+    path = write_gguf(tmp_path / "tiny.gguf")
+    locate(str(path))
+    write_gguf(path, {**MODEL, "general.name": "other"})
+    locate(str(path))
+    assert len(probed) == 2
+
+
+def test_a_file_that_crashed_the_probe_is_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = []
+
+    def crash(parts: Sequence[Path]) -> None:
+        tries.append(parts)
+        raise ModelInvalidError("tiny.gguf crashes llama.cpp")
+
+    monkeypatch.setattr(module, "probe", crash)
+    path = write_gguf(tmp_path / "tiny.gguf")
+    for _ in range(2):
+        with pytest.raises(ModelInvalidError, match="crashes"):
+            locate(str(path))
+    assert len(tries) == 2
+
+
+def test_the_starter_is_trusted_without_a_probe(with_starter: Path, probed: list[Sequence[Path]]) -> None:
+    assert locate("starter").file.path == with_starter
+    assert probed == []
+
+
+def test_a_memory_that_cannot_be_written_costs_only_another_probe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, probed: list[Sequence[Path]]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(known, "remember", full)
+    path = write_gguf(tmp_path / "tiny.gguf")
+    assert locate(str(path)).file.path == path
+    assert locate(str(path)).file.path == path
+    assert len(probed) == 2
+
+
+def test_a_vocabulary_without_weights_is_refused(tmp_path: Path, probed: list[Sequence[Path]]) -> None:
+    path = write_gguf(tmp_path / "vocab.gguf", {**MODEL, "tokenizer.ggml.model": "llama"}, tensors=())
+    with pytest.raises(ModelInvalidError, match="vocabulary and no weights"):
+        locate(str(path))
+    assert probed == []
+
+
+def test_a_file_that_is_no_model_is_refused_before_the_probe(tmp_path: Path, probed: list[Sequence[Path]]) -> None:
+    path = tmp_path / "page.gguf"
+    path.write_text("<!DOCTYPE html><html></html>")
+    with pytest.raises(ModelInvalidError):
+        locate(str(path))
+    with pytest.raises(ModelNotFoundError):
+        locate(str(tmp_path / "missing.gguf"))
+    assert probed == []
+
+
+def sampling(tmp_path: Path, **values: object) -> Target:
+    """A model whose file holds these `general.sampling.*` values."""
+    metadata = {f"general.sampling.{key}": value for key, value in values.items()}
+    path = write_gguf(tmp_path / "tiny.gguf", {**MODEL, **metadata})
+    return Target(ModelFile(path, (path,), "tiny", trusted=True))
+
+
+def test_the_model_s_own_defaults_lie_under_everything_the_user_says(tmp_path: Path) -> None:
+    target = sampling(tmp_path, temp=0.5, top_k=7, top_p=0.25, sequence="top_k;temperature")
+    resolved = with_model(target, [Layer("config", {"top_p": 0.75}), Layer("flag", {"seed": 5})])
+    assert resolved.settings.temperature == Fixed(0.5)
+    assert (resolved.settings.top_k, resolved.settings.top_p, resolved.settings.seed) == (7, 0.75, 5)
+    assert resolved.settings.samplers == ("top_k", "temperature")
+    assert [resolved.origins[key] for key in ("top_k", "top_p", "seed", "min_p")] == [
+        "model",
+        "config",
+        "flag",
+        "default",
+    ]
+    assert target.notes == []
+
+
+@pytest.mark.parametrize(
+    ("values", "telling"),
+    [
+        ({"top_p": 1.5}, "top_p: must be between 0 and 1, got 1.5"),
+        ({"temp": -1.0}, "temperature: must be"),
+        ({"top_k": -5}, "top_k: must be"),
+        ({"mirostat": 7}, "mirostat: must be"),
+        ({"sequence": "top_k;nonsense"}, "samplers: must be"),
+    ],
+)
+def test_an_impossible_default_of_the_model_is_left_out_and_noted(
+    tmp_path: Path, values: dict[str, object], telling: str
+) -> None:
+    target = sampling(tmp_path, **{"min_p": 0.25, **values})
+    settings = with_model(target, []).settings
+    assert settings == Settings(min_p=0.25, seed=settings.seed)
+    assert len(target.notes) == 1
+    assert target.notes[0].startswith(f"the model's own default is ignored: {telling}")
+
+
+def test_a_seed_is_drawn_where_none_is_given(tmp_path: Path) -> None:
+    target = sampling(tmp_path)
+    seeds = {with_model(target, []).settings.seed for _ in range(8)}
+    assert None not in seeds
+    assert len(seeds) > 1
+    assert with_model(target, [Layer("flag", {"seed": 0})]).settings.seed == 0
+
+
+def test_a_context_that_cannot_fit_is_refused_before_loading(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "available_memory", lambda: 1 << 30)
+    monkeypatch.setattr(Model, "load", lambda *_: pytest.fail("loaded"))
+    with pytest.raises(LlmcliError, match="GiB are free"):
+        LocalModel(target, Settings(n_ctx=1 << 20), AbortFlag())
+
+
+@pytest.fixture
+def fresh(target: Target) -> Iterator[LocalModel]:
+    """A model without a context yet."""
+    model = LocalModel(Target(target.file), Settings(), AbortFlag())
+    yield model
+    model.close()
+    model.close()
+
+
+def sizes(model: LocalModel, *asked: tuple[int, int]) -> list[int]:
+    """The size of the context for each (prompt, max_tokens); nothing is evaluated."""
+    found = []
+    for n_prompt, max_tokens in asked:
+        generation, _ = model.generate(Prompt("", [5] * n_prompt), Settings(seed=1, max_tokens=max_tokens))
+        generation.close()
+        assert model._context
+        found.append(model._context.n_ctx)
+    return found
+
+
+def test_the_context_grows_with_what_is_asked_and_never_shrinks(fresh: LocalModel) -> None:
+    asked = [(10, 16), (10, 200), (10, 300), (10, 16), (600, 16), (10, -1), (10, 16), (600, -1)]
+    assert sizes(fresh, *asked) == [256, 256, 512, 512, 768, 8192, 8192, 8192]
+
+
+def test_a_full_context_is_kept_with_what_it_has_read(fresh: LocalModel) -> None:
+    sizes(fresh, (10, -1))
+    before = fresh._context
+    sizes(fresh, (10, 100_000), (5000, 5000))
+    assert fresh._context is before
+
+
+def test_a_prompt_that_does_not_fit_says_so_before_it_is_read(
+    fresh: LocalModel, local: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ContextOverflowError, match="the context holds 512"):
+        list(local.generate(Prompt("", [5] * 600), Settings(seed=1, n_ctx=512))[1])
+    with pytest.raises(ContextOverflowError, match="9000 tokens and the context holds 8192") as caught:
+        fresh.generate(Prompt("", [5] * 9000), Settings(seed=1))
+    assert caught.value.hint == "shorten the prompt"
+    monkeypatch.setattr(sizing, "choose_context", lambda *_: (256, "memory allows 256 of 8192"))
+    with pytest.raises(ContextOverflowError, match=r"holds 256 \(memory allows 256 of 8192\)"):
+        fresh.generate(Prompt("", [5] * 300), Settings(seed=1))
+
+
+def test_tokens_of_a_text_are_counted_as_plain_text(local: LocalModel) -> None:
+    assert local.count_tokens("") == 0
+    assert local.count_tokens("<|im_end|>") > 1
+    assert local.name == "starter"
+    assert local.path == local.target.file.path

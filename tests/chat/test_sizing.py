@@ -1,0 +1,175 @@
+"""The size of the context and the layers on the GPU, where the user leaves them open."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from llmcli.chat.sizing import check_memory, choose_context, choose_gpu_layers, shape_of
+from llmcli.engine import hardware
+from llmcli.engine.hardware import Device
+from llmcli.engine.memory import ModelShape
+from llmcli.engine.model import ALL_LAYERS
+from llmcli.errors import LlmcliError
+from llmcli.models.gguf_header import GGUFHeader
+from llmcli.models.gguf_tensors import TensorInfo
+from llmcli.models.gguf_values import ArraySummary, Value
+from llmcli.params.settings import Settings
+
+MIB, GIB = 1 << 20, 1 << 30
+# 100 MiB of weights; 4 KiB of f16 cache a token, so 8 MiB for the trained context; 2 MiB of scratch for 512 tokens.
+SHAPE = ModelShape(
+    weights=100 * MIB, n_layers=9, n_ctx_train=2048, n_embd=0, n_vocab=1024, kv_width_k=1024, kv_width_v=1024
+)
+
+
+@pytest.fixture
+def memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Free memory, in bytes."""
+    size: int = request.param
+    monkeypatch.setattr(hardware, "available_memory", lambda: size)
+    return size
+
+
+def gpus(monkeypatch: pytest.MonkeyPatch, *found: tuple[str, int]) -> None:
+    devices = [Device(kind.lower(), "", kind, free, free) for kind, free in found]
+    monkeypatch.setattr(hardware, "devices", lambda: devices)
+
+
+@pytest.mark.parametrize("memory", [0, 8 * GIB], indirect=True, ids=["memory unknown", "memory plenty"])
+@pytest.mark.parametrize(
+    ("n_prompt", "max_tokens", "expected"),
+    [
+        (10, -1, 2048),
+        (2000, -1, 2048),
+        (10, 16, 256),
+        (10, 0, 256),
+        (239, 16, 256),
+        (240, 16, 512),
+        (600, 100, 768),
+        (10, 2037, 2048),
+        (10, 100_000, 2048),
+        (5000, 16, 2048),
+    ],
+)
+def test_a_context_left_open_holds_the_prompt_and_the_answer(
+    memory: int, n_prompt: int, max_tokens: int, expected: int
+) -> None:
+    assert choose_context(SHAPE, Settings(max_tokens=max_tokens), n_prompt) == (expected, "")
+
+
+# 90 percent of the memory may be taken; weights and scratch need 102 MiB of it.
+@pytest.mark.parametrize("memory", [119 * MIB], indirect=True)
+@pytest.mark.parametrize(
+    ("settings", "expected", "told"),
+    [
+        ({}, 1280, True),
+        ({"max_tokens": 16}, 256, False),
+        ({"max_tokens": 1500}, 1280, True),
+        ({"cache_type_k": "q8_0", "cache_type_v": "q8_0"}, 2048, False),
+        ({"n_ctx": 2048}, 2048, False),
+    ],
+)
+def test_memory_bounds_a_context_left_open(memory: int, settings: dict[str, Any], expected: int, told: bool) -> None:
+    n_ctx, note = choose_context(SHAPE, Settings(**settings), 10)
+    assert n_ctx == expected
+    assert note == (f"memory allows {expected} of the model's 2048 tokens of context" if told else "")
+
+
+@pytest.mark.parametrize("memory", [1 * MIB], indirect=True)
+def test_the_smallest_context_is_256_however_little_memory_there_is(memory: int) -> None:
+    assert choose_context(SHAPE, Settings(), 10)[0] == 256
+
+
+@pytest.mark.parametrize(("n_ctx", "told"), [(1, False), (2048, False), (2049, True)])
+def test_a_context_larger_than_the_trained_one_is_taken_and_noted(n_ctx: int, told: bool) -> None:
+    chosen, note = choose_context(SHAPE, Settings(n_ctx=n_ctx), 10)
+    assert chosen == n_ctx
+    assert note == ("the model was trained on 2048 tokens of context, 2049 may not work well" if told else "")
+
+
+@pytest.mark.parametrize("memory", [4 * GIB], indirect=True)
+def test_a_context_that_cannot_fit_is_refused_with_the_figures(memory: int) -> None:
+    check_memory(SHAPE, Settings(), 1 << 19)
+    with pytest.raises(LlmcliError) as caught:
+        check_memory(SHAPE, Settings(), 1 << 20)
+    assert str(caught.value) == (
+        "a context of 1048576 tokens needs 4.0 GiB beside the model's 0.1 GiB, and 4.0 GiB are free"
+    )
+    assert "--ctx-size" in caught.value.hint
+    check_memory(SHAPE, Settings(cache_type_k="q8_0", cache_type_v="q8_0"), 1 << 20)
+
+
+@pytest.mark.parametrize("memory", [0], indirect=True)
+def test_nothing_is_refused_where_the_memory_is_not_known(memory: int) -> None:
+    check_memory(SHAPE, Settings(), 1 << 30)
+
+
+@pytest.mark.parametrize("memory", [50 * MIB], indirect=True)
+def test_weights_larger_than_the_memory_are_no_reason_to_refuse(memory: int) -> None:
+    check_memory(SHAPE, Settings(), 2048)
+
+
+# A layer is a tenth of 100 MiB and of the cache of 8 MiB: 10.8 MiB.
+@pytest.mark.parametrize(
+    ("given", "devices", "expected"),
+    [
+        ("all", [], ALL_LAYERS),
+        ("all", [("GPU", 1)], ALL_LAYERS),
+        (0, [("GPU", GIB)], 0),
+        (7, [], 7),
+        (7, [("GPU", GIB)], 7),
+        ("auto", [], 0),
+        ("auto", [("CPU", GIB), ("ACCEL", GIB)], 0),
+        ("auto", [("CPU", GIB), ("GPU", GIB)], 10),
+        ("auto", [("IGPU", GIB)], 10),
+        ("auto", [("GPU", 64 * MIB)], 5),
+        ("auto", [("GPU", 32 * MIB), ("GPU", 32 * MIB)], 5),
+        ("auto", [("GPU", MIB)], 0),
+    ],
+)
+def test_as_many_layers_go_to_the_gpu_as_fit(
+    monkeypatch: pytest.MonkeyPatch, given: int | str, devices: list[tuple[str, int]], expected: int
+) -> None:
+    gpus(monkeypatch, *devices)
+    assert choose_gpu_layers(SHAPE, Settings(n_gpu_layers=given), 2048) == expected
+
+
+def header(metadata: Mapping[str, Value], sizes: tuple[int, ...] = ()) -> GGUFHeader:
+    tensors = tuple(TensorInfo(f"t{size}", (size // 4,), 0, 0, size) for size in sizes)
+    return GGUFHeader(3, {"general.architecture": "llama", **metadata}, tensors, 32, 0, 0)
+
+
+PLAIN: dict[str, Value] = {
+    "llama.block_count": 4,
+    "llama.context_length": 4096,
+    "llama.embedding_length": 512,
+    "llama.attention.head_count": 8,
+    "tokenizer.ggml.tokens": ArraySummary("string", 1000),
+}
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({}, (4 * 8 * 64, 4 * 8 * 64)),
+        ({"llama.attention.head_count_kv": 2}, (4 * 2 * 64, 4 * 2 * 64)),
+        ({"llama.attention.head_count_kv": [2, 0, 4, 2]}, (8 * 64, 8 * 64)),
+        ({"llama.attention.head_count": [8, 8, 4, 4]}, (24 * 64, 24 * 64)),
+        ({"llama.attention.key_length": 128, "llama.attention.value_length": 32}, (4 * 8 * 128, 4 * 8 * 32)),
+    ],
+)
+def test_the_cache_s_width_counts_the_heads_of_every_layer(more: dict[str, Value], expected: tuple[int, int]) -> None:
+    shape = shape_of([header({**PLAIN, **more})])
+    assert (shape.kv_width_k, shape.kv_width_v) == expected
+    assert (shape.n_layers, shape.n_ctx_train, shape.n_embd, shape.n_vocab) == (4, 4096, 512, 1000)
+
+
+def test_the_weights_are_those_of_all_parts_of_a_model() -> None:
+    assert shape_of([header(PLAIN, (128, 256)), header({}, (512,))]).weights == 896
+
+
+def test_a_header_that_says_little_still_gives_a_shape() -> None:
+    shape = shape_of([header({})])
+    assert shape == ModelShape(0, 1, 2048, 0, 0, 0, 0)
+    assert choose_context(shape, Settings(), 10) == (2048, "")
