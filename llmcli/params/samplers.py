@@ -4,9 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from llmcli.errors import UsageError
 from llmcli.params import penalties, selection, temperature, truncation
 from llmcli.params.param import Param
 from llmcli.params.suggest import did_you_mean
+from llmcli.params.values import quote
 
 # llama.cpp's order (common.h), with KoboldCpp's top_a and smoothing where KoboldCpp has them.
 SAMPLERS: dict[str, Callable[[Any], tuple[Any, ...] | None]] = {
@@ -69,8 +71,8 @@ def _sampler_name(text: Any) -> str:
     name = _ALIASES.get(key, key)
     known = (*DEFAULT_ORDER, *ON_REQUEST)
     if name not in known:
-        near = did_you_mean(name, known)
-        raise ValueError(f"made of {', '.join(known)}" + (f" ({name}: {near})" if near else f" (not {name})"))
+        hint = did_you_mean(name, known) or f"there are {', '.join(known)}"
+        raise UsageError(f"samplers: there is no sampler called {quote(text)}", hint)
     return name
 
 

@@ -44,7 +44,12 @@ def test_the_environment_is_a_layer_of_typed_values() -> None:
     ("name", "text", "message", "hint"),
     [
         ("LLMCLI_TOP_P", "2", "LLMCLI_TOP_P: top_p: must be between 0 and 1, got 2", ""),
-        ("LLMCLI_SAMPLERS", "topk", "LLMCLI_SAMPLERS: samplers: must be made of .*", ""),
+        (
+            "LLMCLI_SAMPLERS",
+            "topk",
+            "LLMCLI_SAMPLERS: samplers: there is no sampler called .topk.",
+            'did you mean "top_k"?',
+        ),
         ("LLMCLI_TOPP", "1", "there is no setting behind the variable LLMCLI_TOPP", 'did you mean "LLMCLI_TOP_P"?'),
     ],
 )
