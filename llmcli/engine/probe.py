@@ -27,8 +27,8 @@ def probe(parts: Sequence[Path], seconds: float = _SECONDS) -> None:
     """
     import subprocess  # 6 ms, and most files are known
 
-    # The child finds modules where this process does, and a typing.py in the current folder is not ours to run (-P).
-    command = [sys.executable, "-P", "-c", _CHILD, "\n".join(sys.path), *map(str, parts)]
+    # The child finds modules where this process does: a typing.py in the current folder is not ours to run.
+    command = [sys.executable, "-c", _CHILD, "\n".join(sys.path), *map(str, parts)]
     name = parts[0].name
     try:
         done = subprocess.run(
