@@ -70,7 +70,20 @@ class Answer:
             "seed": self.settings.seed,
             "params": to_data(self.settings),
             "timings": self.timings(),
+            **({"tokens": self._tokens()} if self.settings.logprobs else {}),
         }
+
+    def _tokens(self) -> list[dict[str, Any]]:
+        """The drawn tokens with their log-probabilities, in the shape of llama-server's `completion_probabilities`."""
+
+        def entry(token: int, logprob: float) -> dict[str, Any]:
+            piece = self.local.model.vocab.piece(token, special=True)
+            return {"id": token, "token": piece.decode("utf-8", "replace"), "bytes": list(piece), "logprob": logprob}
+
+        return [
+            {**entry(drawn.id, drawn.logprob), "top_logprobs": [entry(*likely) for likely in drawn.top]}
+            for drawn in self._generation.logprobs
+        ]
 
     def timings(self) -> dict[str, float]:
         """Milliseconds and tokens per second under llama-server's names."""
@@ -82,6 +95,6 @@ class Answer:
             "predicted_n": t.predicted_n,
             "predicted_ms": round(t.predicted_ms, 3),
             "predicted_per_second": round(t.predicted_per_second, 3),
-            "ttft_ms": round(self.local.load_ms + t.ttft_ms, 3),
+            "ttft_ms": round(self.local.waited_ms + t.ttft_ms, 3),
             "load_ms": round(self.local.load_ms, 3),
         }

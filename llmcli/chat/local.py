@@ -129,7 +129,8 @@ class LocalModel:
             raise ModelInvalidError(f"{self.name} is not a text generation model", "choose a decoder model")
         self._context: Context | None = None
         self._open_ended = False  # whether the context was sized for answers of any length
-        self.load_ms = (perf_counter() - begin) * 1e3
+        self.load_ms = loaded.load_ms
+        self.waited_ms = (perf_counter() - begin) * 1e3  # less, where the load began before it was asked for
 
     @property
     def name(self) -> str:
@@ -174,7 +175,9 @@ class LocalModel:
             if note:
                 self.target.notes.append(note)
             self._context = self._open_context(settings, n_ctx)
-            self.load_ms += (perf_counter() - begin) * 1e3
+            took = (perf_counter() - begin) * 1e3
+            self.load_ms += took
+            self.waited_ms += took
         self._open_ended = settings.max_tokens < 0
         return self._context
 

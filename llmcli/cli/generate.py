@@ -43,6 +43,8 @@ def generate(
     asked = resolve(layers).settings
     if asked.max_tokens == 0 and not show_prompt:
         console.warn("max_tokens is 0: nothing will be generated")
+    if asked.logprobs and not as_json:
+        console.warn("logprobs has no effect: it needs --json")
     from llmcli.chat.compose import build_prompt, grammar_text, join_prompt, system_text
 
     question = join_prompt(asked, piped=not is_terminal(sys.stdin), read_stdin=read_stdin)

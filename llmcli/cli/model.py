@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import perf_counter
 
 from llmcli.chat.local import LocalModel, Target, locate
 from llmcli.cli import headstart
@@ -31,8 +32,10 @@ def open_model(target: Target, settings: Settings, abort: AbortFlag, status: Sta
     if console.verbose:
         log.listen(console.detail)
     try:
+        begin = perf_counter()
         early = headstart.take(target.file.parts)
         local = LocalModel(target, settings, abort, status.loading, early)
+        local.waited_ms = (perf_counter() - begin) * 1e3
     except KeyboardInterrupt:
         if abort.is_set() and abort.reason == "timeout":
             raise LlmcliError(f"the {settings.timeout:g} s of --timeout passed while the model was loading") from None

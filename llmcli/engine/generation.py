@@ -9,6 +9,7 @@ from typing import Any
 from llmcli.engine.bans import BanScanner, Held
 from llmcli.engine.chain import resolve_biases
 from llmcli.engine.grammar import Grammar
+from llmcli.engine.logprobs import TokenLogprob, token_logprob
 from llmcli.engine.sampler import GatedSampler, Sampler
 from llmcli.engine.stops import StopScanner
 from llmcli.engine.vocab import Vocab
@@ -68,6 +69,7 @@ class Generation:
     tokens: list[int] = field(init=False)
     timings: Timings = field(init=False, default_factory=Timings)
     finish_reason: str | None = field(init=False, default=None)
+    logprobs: list[TokenLogprob] = field(init=False, default_factory=list)  # of the drawn tokens, where asked for
     stale: bool = field(init=False, default=True)  # the context does not hold the tokens yet
 
     def __post_init__(self) -> None:
@@ -103,8 +105,14 @@ class Generation:
         token = self._sampler.sample(ctx, row)
         if self.vocab.ends(token):
             return self.finish("stop", token)
-        self.tokens.append(token)
+        self._keep(ctx, row, token)
         return self._emit(self._decoder.decode(self.vocab.piece(token)), token, n_ctx)
+
+    def _keep(self, ctx: Any, row: int, token: int) -> None:
+        self.tokens.append(token)
+        if self.settings.logprobs:
+            vocab = self.vocab.n_tokens
+            self.logprobs.append(token_logprob(ctx, row, vocab, token, self.settings.logprobs))
 
     def _emit(self, text: str, token: int | None, n_ctx: int) -> Record:
         self._count()
@@ -147,7 +155,7 @@ class Generation:
         if self.vocab.ends(token):
             sampler.discard(before)
             return self.finish("stop", token)
-        self.tokens.append(token)
+        self._keep(ctx, row, token)
         text = self._decoder.decode(self.vocab.piece(token))
         back = bans.push(Held(text, token, before, decoder))
         if back:
@@ -167,6 +175,7 @@ class Generation:
             sampler.discard(item.sampler)
         self._decoder.setstate(gone[0].decoder)
         del self.tokens[-count:]
+        del self.logprobs[-count:]
         place = len(self.tokens)
         self._banned_at = {at: ids for at, ids in self._banned_at.items() if at <= place}
         self._banned_at.setdefault(place, set()).add(gone[0].token)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from llmcli.engine import binding, log
@@ -25,6 +26,7 @@ class Model:
         self.handle = handle
         self.path = path
         self.vocab = Vocab(self._api, handle)
+        self.load_ms = 0.0
 
     @classmethod
     def load(
@@ -57,12 +59,15 @@ class Model:
 
         if progress or abort:
             params.progress_callback = api.llama_progress_callback(on_progress)
+        begin = perf_counter()
         log.forget()
         names = (api.ctypes.c_char_p * len(parts))(*map(_encode, parts))
         with log.muted(api) if quiet else nullcontext():
             handle = api.llama_model_load_from_splits(names, len(parts), params)
         if handle:
-            return cls(handle, parts[0])
+            model = cls(handle, parts[0])
+            model.load_ms = (perf_counter() - begin) * 1e3
+            return model
         if abort and abort.is_set():
             raise KeyboardInterrupt
         reason = log.reason() or "llama.cpp gives no reason"

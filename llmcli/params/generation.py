@@ -157,6 +157,15 @@ class GenerationParams:
             help="Constrain the output to JSON that fits this schema, inline or a file.", metavar="SCHEMA", path=True
         ),
     ] = None
+    logprobs: Annotated[
+        int,
+        Param(
+            help="Add each token with its log-probability, and the N likeliest, to the JSON output (0 = off).",
+            min=0,
+            max=1000,
+            unit="tokens",
+        ),
+    ] = 0
     timeout: Annotated[
         float,
         Param(help="Stop after this many seconds, keeping what has come (0 = never).", min=0.0, unit="seconds"),

@@ -80,6 +80,14 @@ def test_json_has_the_fields_of_the_contract(run: Run) -> None:
     assert plain.text.rstrip("\n") == data["text"].rstrip("\n")
 
 
+def test_logprobs_add_the_tokens_to_the_json(run: Run) -> None:
+    data = json.loads(run("generate", "Hi", *SHORT, "--json", "--logprobs", "3").text)
+    assert "".join(token["token"] for token in data["tokens"]) == data["text"]
+    assert len(data["tokens"]) == data["completion_tokens"]
+    assert all(len(token["top_logprobs"]) == 3 for token in data["tokens"])
+    assert "it needs --json" in run("generate", "Hi", *SHORT, "--logprobs", "3").stderr
+
+
 def test_a_drawn_seed_is_reported_and_repeats_the_text(run: Run) -> None:
     first = json.loads(run("generate", "A name:", "-n", "8", "--json").text)
     again = json.loads(run("generate", "A name:", "-n", "8", "--json", "--seed", str(first["seed"])).text)

@@ -7,8 +7,8 @@ import pytest
 
 from llmcli.errors import ModelNotFoundError
 from llmcli.models import reference
-from llmcli.models.starter import Progress
 from llmcli.models.reference import resolve
+from llmcli.models.starter import Progress
 from tests.models.gguf_writer import write_gguf
 
 
