@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llmcli.chat.local import LocalModel, Prompt
-from llmcli.engine.grammar import schema_to_gbnf
+from llmcli.engine.json_schema import not_enforced, schema_to_gbnf
 from llmcli.errors import DiskError, LlmcliError, UsageError
 from llmcli.params.settings import Settings
 
@@ -70,8 +70,8 @@ def system_text(settings: Settings) -> str | None:
     return text or None
 
 
-def grammar_text(settings: Settings) -> str | None:
-    """The GBNF grammar asked for, whichever of the three settings says it.
+def grammar_text(settings: Settings, notes: list[str] | None = None) -> str | None:
+    """The GBNF grammar asked for, whichever of the three settings says it; `notes` gets what it cannot enforce.
 
     Raises:
         UsageError: when two say it, or one does not parse.
@@ -82,7 +82,11 @@ def grammar_text(settings: Settings) -> str | None:
     if settings.grammar_file is not None:
         return read_text(settings.grammar_file)
     if settings.json_schema is not None:
-        return schema_to_gbnf(_inline_or_file(settings.json_schema, "{"))
+        schema = _inline_or_file(settings.json_schema, "{")
+        gbnf = schema_to_gbnf(schema)
+        if notes is not None and (words := not_enforced(schema)):
+            notes.append(f"json_schema: {', '.join(words)} cannot be enforced, check the output")
+        return gbnf
     return settings.grammar
 
 

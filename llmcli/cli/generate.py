@@ -48,7 +48,10 @@ def generate(
     from llmcli.chat.compose import build_prompt, grammar_text, join_prompt, system_text
 
     question = join_prompt(asked, piped=not is_terminal(sys.stdin), read_stdin=read_stdin)
-    system, grammar = system_text(asked), grammar_text(asked)
+    notes: list[str] = []
+    system, grammar = system_text(asked), grammar_text(asked, notes)
+    for note in notes:
+        console.warn(note)
     from llmcli.chat.answer import Answer
     from llmcli.chat.local import with_model
     from llmcli.cli.model import find_model, open_model

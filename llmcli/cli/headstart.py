@@ -77,17 +77,19 @@ def end() -> None:
 
 
 def _safe_parts(reference: str) -> Sequence[Path]:
-    """The model's files, if they are here and have been loaded safely before."""
+    """The model's one file, if it is here and has been loaded safely before; split models get no head start."""
     from llmcli.chat.paths import cache_dir
-    from llmcli.engine.binding import bindings_version
-    from llmcli.models import known, starter
-    from llmcli.models.reference import STARTER, resolve
+    from llmcli.models import starter
 
-    if not reference or (reference == STARTER and not starter.is_present(cache_dir())):
+    if reference == "starter":
+        return (starter.starter_path(cache_dir()),) if starter.is_present(cache_dir()) else ()
+    path = Path(os.path.abspath(os.path.expanduser(reference)))
+    if not reference or not path.is_file() or path.stat().st_size > _LARGEST:
         return ()
-    file = resolve(reference, cache_dir())
-    small = sum(part.stat().st_size for part in file.parts) < _LARGEST
-    return file.parts if small and known.is_safe(file, cache_dir(), bindings_version()) else ()
+    from llmcli.engine.binding import bindings_version
+    from llmcli.models.known import is_known
+
+    return (path,) if is_known(cache_dir(), [path], bindings_version()) else ()
 
 
 def _on_cpu() -> bool:

@@ -1,7 +1,6 @@
-"""Grammars: GBNF as llama.cpp parses it, and JSON schemas translated to GBNF."""
+"""Grammars: GBNF as llama.cpp parses it, followed token by token."""
 
 import ctypes
-import json
 import math
 import os
 import sys
@@ -66,27 +65,6 @@ class Grammar:
         pointer, self.pointer = self.pointer, None
         if pointer:
             self._api.llama_sampler_free(pointer)
-
-
-def schema_to_gbnf(schema: str) -> str:
-    """The GBNF grammar of a JSON schema (llama-cpp-python's port of llama.cpp's translator).
-
-    Raises:
-        UsageError: when the schema is no JSON or uses what the translator does not know.
-    """
-    try:
-        parsed = json.loads(schema)
-    except ValueError as error:
-        raise UsageError(f"json_schema: this is no JSON: {error}") from None
-    except RecursionError:
-        raise UsageError("json_schema: nested too deep") from None
-    if not isinstance(parsed, (dict, bool)):
-        raise UsageError("json_schema: a schema is a JSON object")
-    try:
-        return str(binding.submodule("llama_grammar").json_schema_to_gbnf(json.dumps(parsed)))
-    except Exception as error:  # the translator raises whatever its dictionaries raise
-        text = str(error) or type(error).__name__
-        raise UsageError(f"json_schema: not understood: {text.splitlines()[0][:120]}") from None
 
 
 @contextmanager

@@ -7,10 +7,12 @@ file that cannot be read, or is torn, counts as empty: the worst that follows is
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmcli.models.private_files import replace_private
-from llmcli.models.reference import ModelFile
+
+if TYPE_CHECKING:
+    from llmcli.models.reference import ModelFile
 
 FILE_NAME = "probed.json"
 MOST = 512  # entries kept, the most recent
@@ -26,7 +28,7 @@ def is_known(cache_dir: Path, parts: Sequence[Path], build: str) -> bool:
     return _load(cache_dir).get(key) == entry
 
 
-def is_safe(file: ModelFile, cache_dir: Path, build: str) -> bool:
+def is_safe(file: "ModelFile", cache_dir: Path, build: str) -> bool:
     """True when the file may be loaded as it is: fetched and checked by us, or probed before and unchanged."""
     return file.trusted or is_known(cache_dir, file.parts, build)
 

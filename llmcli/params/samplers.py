@@ -27,6 +27,7 @@ SAMPLERS: dict[str, Callable[[Any], tuple[Any, ...] | None]] = {
 DEFAULT_ORDER = tuple(SAMPLERS)
 # Only where they are asked for by name: infill has no setting, adaptive_p replaces the draw at the end.
 ON_REQUEST = ("infill", "adaptive_p")
+_CUTS = {"top_k", "top_p", "min_p", "typical_p", "top_a"}
 _ALIASES = {"typ_p": "typical_p", "typical": "typical_p", "typ": "typical_p", "temp": "temperature"} | {
     "top_nsigma": "top_n_sigma",
     "nucleus": "top_p",
@@ -105,10 +106,17 @@ def plan(p: Any) -> tuple[Step, ...]:
         warm = () if base == 1 else (Step("temperature", (base, 0.0, 1.0)),)
         return (*warm, Step("mirostat" if p.mirostat == 1 else "mirostat_v2", selection.mirostat(p)))
     steps = [Step("infill") if name == "infill" else _step(name, p) for name in p.samplers if name != "adaptive_p"]
+    _check_infill([step.name for step in steps if step])
     last = (
         Step("adaptive_p", selection.adaptive_p(p)) if "adaptive_p" in p.samplers else Step("dist", selection.dist(p))
     )
     return (*(step for step in steps if step), last)
+
+
+def _check_infill(names: list[str]) -> None:
+    """llama.cpp's infill compares all candidates with each other: minutes for a whole vocabulary, past any abort."""
+    if "infill" in names and not _CUTS & set(names[: names.index("infill")]):
+        raise UsageError("samplers: infill needs a sampler before it that cuts candidates off", "as in top_k,infill")
 
 
 def _step(name: str, p: Any) -> Step | None:

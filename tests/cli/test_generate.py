@@ -141,6 +141,11 @@ def test_a_json_schema_shapes_the_output(run: Run, tmp_path: Path) -> None:
         assert isinstance(json.loads(ran.text)["ok"], bool)
 
 
+def test_a_schema_says_what_it_cannot_enforce(run: Run) -> None:
+    ran = run("generate", "A number", "--json-schema", '{"type":"integer","maximum":9}', "-n", "8", "--seed", "1")
+    assert "json_schema: maximum cannot be enforced" in ran.stderr
+
+
 def test_an_output_cut_before_its_grammar_is_met_has_its_own_status(run: Run) -> None:
     ran = run("generate", "Digits", "--grammar", "root ::= [0-9]{200}", "-n", "5")
     assert ran.status == 9

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from llmcli.engine.context import Context
-from llmcli.engine.grammar import Grammar, schema_to_gbnf
+from llmcli.engine.grammar import Grammar
+from llmcli.engine.json_schema import not_enforced, schema_to_gbnf
 from llmcli.engine.vocab import Vocab
 from llmcli.errors import ConstraintError, UsageError
 from llmcli.params.temperature import Fixed
@@ -156,3 +157,19 @@ def test_a_schema_that_cannot_be_is_refused_in_one_line(schema: str, reason: str
         schema_to_gbnf(schema)
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        ('{"type": "integer", "minimum": 1, "maximum": 9}', ["maximum", "minimum"]),
+        ('{"type": "object", "properties": {"n": {"multipleOf": 3}}}', ["multipleOf"]),
+        ('{"anyOf": [{"type": "array", "uniqueItems": true}, {"not": {}}]}', ["not", "uniqueItems"]),
+        ('{"type": "object", "properties": {"minimum": {"type": "string"}}}', []),
+        ('{"enum": [{"maximum": 1}]}', []),
+        ('{"type": "string", "minLength": 1, "pattern": "^a$"}', []),
+        ("true", []),
+    ],
+)
+def test_keywords_that_cannot_be_enforced_are_named(schema: str, words: list[str]) -> None:
+    assert not_enforced(schema) == words

@@ -191,3 +191,15 @@ def test_the_largest_seed_is_not_handed_on_as_llama_cpp_s_random(settings: dict[
 )
 def test_a_window_longer_than_any_context_is_not_allocated(settings: dict[str, Any]) -> None:
     assert max(arg for arg in steps(**settings)[0].args if isinstance(arg, int)) == 2**24
+
+
+@pytest.mark.parametrize("order", [("infill",), ("infill", "top_k"), ("temperature", "infill")])
+def test_infill_over_a_whole_vocabulary_is_refused(order: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match="infill needs a sampler before it"):
+        steps(samplers=order, top_k=5)
+    assert steps(samplers=("top_k", "infill"), top_k=5) == (Step("top_k", (5,)), Step("infill"), Step("dist", (9,)))
+
+
+def test_infill_behind_a_sampler_that_is_off_is_refused() -> None:
+    with pytest.raises(UsageError, match="infill"):
+        steps(samplers=("top_k", "infill"), top_k=0)
