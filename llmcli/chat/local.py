@@ -29,6 +29,7 @@ from llmcli.params.settings import Settings, find
 
 Fetch = Callable[[int, int], None]
 Share = Callable[[float], None]
+Trying = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,11 @@ class Target:
         return Layer("model", values)
 
 
-def locate(reference: str, fetch: Fetch | None = None) -> Target:
+def locate(reference: str, fetch: Fetch | None = None, trying: Trying | None = None) -> Target:
     """Find the model, fetch it if it is the starter, and check its file.
 
-    A file never seen before is tried in a child process first, for llama.cpp may abort on a damaged one.
+    A file never seen before is tried in a child process first, for llama.cpp may abort on a damaged one; `trying`
+    is told its name and size before, for that takes as long as a load.
 
     Raises:
         ModelNotFoundError: when the reference leads nowhere.
@@ -81,6 +83,8 @@ def locate(reference: str, fetch: Fetch | None = None) -> Target:
         return target
     if target.header.is_vocab_only:
         raise ModelInvalidError(f"{file.path.name} holds a vocabulary and no weights", "choose another file")
+    if trying:
+        trying(file.path.name, sum(header.file_size for header in target.headers))
     probe(file.parts)
     with suppress(OSError):  # a folder that cannot be written costs a probe each time, nothing else
         known.remember(cache_dir(), file.parts, build)
@@ -118,8 +122,9 @@ class LocalModel:
         self.target = target
         self.abort = abort
         self._shape = sizing.shape_of(target.headers)
-        if settings.n_ctx:
-            sizing.check_memory(self._shape, settings, settings.n_ctx)
+        note = sizing.check_memory(self._shape, settings, settings.n_ctx or 1)
+        if note:
+            target.notes.append(note)
         if loaded is None:
             n_gpu_layers = sizing.choose_gpu_layers(self._shape, settings, settings.n_ctx or self._shape.n_ctx_train)
             loaded = Model.load(target.file.parts, n_gpu_layers, progress, abort)

@@ -51,8 +51,10 @@ def choose_context(shape: ModelShape, settings: Settings, n_prompt: int) -> tupl
     return fits, f"memory allows {fits} of the model's {shape.n_ctx_train} tokens of context"
 
 
-def check_memory(shape: ModelShape, settings: Settings, n_ctx: int) -> None:
+def check_memory(shape: ModelShape, settings: Settings, n_ctx: int) -> str:
     """Refuse, before anything is loaded, what cannot fit into this machine's memory.
+
+    What fits only with the weights paged in from the disk again and again is not refused: the result says so.
 
     Raises:
         LlmcliError: with the figures.
@@ -66,6 +68,12 @@ def check_memory(shape: ModelShape, settings: Settings, n_ctx: int) -> None:
             f"{need.weights / _GIB:.1f} GiB, and {memory / _GIB:.1f} GiB are free",
             "try a smaller --ctx-size, or --cache-type-k q8_0 --cache-type-v q8_0",
         )
+    if memory and need.total > memory and settings.n_gpu_layers in (0, "auto"):
+        return (
+            f"the model needs {need.total / _GIB:.1f} GiB and {memory / _GIB:.1f} GiB are free: it will be slow, "
+            "choose a smaller quantization"
+        )
+    return ""
 
 
 def choose_gpu_layers(shape: ModelShape, settings: Settings, n_ctx: int) -> int:

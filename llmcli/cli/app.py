@@ -7,6 +7,7 @@ from typing import Any
 from llmcli.cli import headstart
 from llmcli.errors import ExitStatus, LlmcliError, ReaderGoneError
 from llmcli.ui.console import console
+from llmcli.ui.output import put_line
 
 
 def run(arguments: list[str]) -> int:
@@ -59,9 +60,12 @@ def _tell(error: Exception) -> int:
             return ExitStatus.INTERRUPTED
         console.error(f"{type(error).__name__}: {error}", "this is a bug; run again with --debug and report it")
         return ExitStatus.FAILED
-    text = " ".join(message().split())
-    if text:  # empty when the help was shown because there were no arguments
-        console.error(text[:1].lower() + text[1:], "see llmcli --help" if "--help" not in text else "")
+    if type(error).__name__ == "NoArgsIsHelpError":  # a bare `llmcli`: its message is the whole help
+        put_line(message())
+        return ExitStatus.USAGE
+    text = " ".join(message().split()).rstrip(".")
+    place = getattr(getattr(error, "ctx", None), "command_path", "llmcli")
+    console.error(text[:1].lower() + text[1:], "" if text.endswith("?") else f"see {place} --help")
     return int(getattr(error, "exit_code", ExitStatus.USAGE))
 
 

@@ -14,11 +14,18 @@ from llmcli.ui.console import console
 from llmcli.ui.download import DownloadBar
 from llmcli.ui.status import Status
 
+_LONG = 1 << 30  # bytes; a smaller file is tried before anyone wonders
+
 
 def find_model(reference: str) -> Target:
     """Find the model and check it; the starter is fetched under a progress bar on its first use."""
     with DownloadBar("fetching the starter model") as bar:
-        return locate(reference, bar)
+        return locate(reference, bar, _say_trying)
+
+
+def _say_trying(name: str, size: int) -> None:
+    if size >= _LONG:
+        console.note(f"{name} is new here: trying it in a process of its own first")
 
 
 @contextmanager

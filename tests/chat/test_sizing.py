@@ -106,8 +106,9 @@ def test_nothing_is_refused_where_the_memory_is_not_known(memory: int) -> None:
 
 
 @pytest.mark.parametrize("memory", [50 * MIB], indirect=True)
-def test_weights_larger_than_the_memory_are_no_reason_to_refuse(memory: int) -> None:
-    check_memory(SHAPE, Settings(), 2048)
+def test_weights_larger_than_the_memory_are_told_and_no_reason_to_refuse(memory: int) -> None:
+    assert "it will be slow" in check_memory(SHAPE, Settings(), 2048)
+    assert check_memory(SHAPE, Settings(n_gpu_layers="all"), 2048) == ""
 
 
 # A layer is a tenth of 100 MiB and of the cache of 8 MiB: 10.8 MiB.

@@ -55,6 +55,10 @@ CASES: dict[str, tuple[dict[str, Any], Calls]] = {
     ),
     "top_n_sigma": ({"top_n_sigma": 1.0}, [*BEFORE[:2], ("top_n_sigma", 1.0), *CUT, *WARM, *DIST]),
     "typical": ({"typical_p": 0.6}, [*BEFORE, ("top_k", 40), ("typical", 0.6, 0), *CUT[2:], *WARM, *DIST]),
+    "infill": (
+        {"samplers": ("top_k", "infill", "temperature"), "top_k": 12},
+        [("top_k", 12), ("infill", VOCAB), *WARM, *DIST],
+    ),
     "min_p alone": (
         {"samplers": ("min_p", "temperature"), "min_p": 0.02},
         [("min_p", 0.02, 0), *WARM, *DIST],
