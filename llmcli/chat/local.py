@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -140,10 +139,6 @@ class LocalModel:
     @property
     def name(self) -> str:
         return self.target.file.name
-
-    @property
-    def path(self) -> Path:
-        return self.target.file.path
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text as it stands in a message."""

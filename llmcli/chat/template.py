@@ -1,7 +1,6 @@
 """Chat templates: the model's own Jinja text, rendered in a sandbox with limits."""
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 from jinja2 import TemplateError
@@ -38,11 +37,6 @@ class ChatTemplate:
             self._template = self._sandbox.from_string(source)
         except Exception as error:  # of Jinja, or of Python, which compiles what Jinja makes of it
             raise ModelInvalidError(f"{origin} does not parse: {_line(error)}", _OTHER) from None
-
-    @cached_property
-    def supports_thinking_switch(self) -> bool:
-        """Whether the template reads a variable that turns reasoning off."""
-        return "enable_thinking" in self.source or "thinking" in self.source
 
     def render(self, messages: Sequence[Message], thinking: bool = True, generation_prompt: bool = True) -> str:
         """The prompt text for `messages` of {"role", "content"}.

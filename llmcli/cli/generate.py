@@ -17,6 +17,7 @@ from llmcli.params.inert import inert
 from llmcli.params.layers import Layer, Resolved, environment_layer, resolve
 from llmcli.params.settings import fields
 from llmcli.ui.console import console, is_terminal
+from llmcli.ui.output import put
 from llmcli.ui.status import Status
 from llmcli.ui.stream import AnswerWriter, stream_answer
 
@@ -41,8 +42,6 @@ def generate(
     """Generate an answer to PROMPT, to stdin, or to both."""
     layers = command_layers(flags, text)
     asked = resolve(layers).settings
-    if asked.max_tokens == 0 and not show_prompt:
-        console.warn("max_tokens is 0: nothing will be generated")
     if asked.logprobs and not as_json:
         console.warn("logprobs has no effect: it needs --json")
     from llmcli.chat.compose import build_prompt, grammar_text, join_prompt, system_text
@@ -61,7 +60,7 @@ def generate(
     resolved = with_model(target, layers)
     settings = resolved.settings
     warn_inert(resolved)
-    abort, status, writer = AbortFlag(), Status(), AnswerWriter()
+    abort, status = AbortFlag(), Status()
     with (
         interruptible(abort),
         time_limit(abort, settings.timeout),
@@ -69,21 +68,26 @@ def generate(
     ):
         prompt = build_prompt(local, settings, question, system)
         if show_prompt:
-            writer.write(prompt.text)
-            writer.end()
+            put(prompt.text if prompt.text.endswith("\n") else prompt.text + "\n")
             return ExitStatus.OK
         answer = Answer(local, prompt, settings, grammar, status.reading)
-        if echo and not as_json:
-            writer.write(question if settings.raw else question + "\n\n")
-        stream_answer(answer.parts(), writer, status, live=stream and not as_json, think=settings.think)
-        if as_json or not stream:
-            writer.write(json.dumps(answer.data(), ensure_ascii=False) if as_json else answer.text)
-        writer.end()
+        print_answer(answer, status, question if echo else "", as_json, stream)
     for note in target.notes:
         console.warn(note)
     if stats:
         console.note(stats_line(answer))
     return conclude(answer)
+
+
+def print_answer(answer: "Answer", status: Status, echo: str, as_json: bool, stream: bool) -> None:
+    """Drive the answer to its end and write it: as it comes, at the end, or as one JSON object."""
+    writer, settings = AnswerWriter(), answer.settings
+    if echo and not as_json:
+        writer.write(echo if settings.raw else echo + "\n\n")
+    stream_answer(answer.parts(), writer, status, live=stream and not as_json, think=settings.think)
+    if as_json or not stream:
+        writer.write(json.dumps(answer.data(), ensure_ascii=False) if as_json else answer.text)
+    writer.end()
 
 
 def command_layers(flags: Layer, text: str | None) -> Sequence[Layer]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from llmcli.engine.model import Model
 
 _COMMANDS = ("generate",)
+_WITHOUT = {"--help", "-h", "--verbose"}  # the load in the background drops llama.cpp's log
 _LARGEST = 256 << 20  # bytes; a larger file takes long enough to want a progress line and a way to stop
 
 
@@ -49,7 +50,7 @@ _current: HeadStart | None = None
 def begin(arguments: Sequence[str]) -> None:
     """Start loading if this command line will want a model that is here and known to be safe."""
     global _current
-    if not arguments or arguments[0] not in _COMMANDS or {"--help", "-h"} & set(arguments):
+    if not arguments or arguments[0] not in _COMMANDS or _WITHOUT & set(arguments):
         return
     try:
         parts = _safe_parts(_guess(arguments))

@@ -201,4 +201,3 @@ def test_tokens_of_a_text_are_counted_as_plain_text(local: LocalModel) -> None:
     assert local.count_tokens("") == 0
     assert local.count_tokens("<|im_end|>") > 1
     assert local.name == "starter"
-    assert local.path == local.target.file.path

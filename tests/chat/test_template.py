@@ -158,11 +158,6 @@ def test_reasoning_is_switched_off_by_the_template_s_own_variable() -> None:
     assert render(QWEN3, USER, thinking=False) == render(QWEN3, USER) + "<think>\n\n</think>\n\n"
 
 
-@pytest.mark.parametrize(("source", "switch"), [(QWEN3, True), ("{{ thinking }}", True), (CHATML, False)])
-def test_a_template_tells_whether_it_has_the_switch(source: str, switch: bool) -> None:
-    assert ChatTemplate(source, {}, "").supports_thinking_switch is switch
-
-
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
