@@ -121,9 +121,8 @@ class LocalModel:
         self.target = target
         self.abort = abort
         self._shape = sizing.shape_of(target.headers)
-        note = sizing.check_memory(self._shape, settings, settings.n_ctx or 1)
-        if note:
-            target.notes.append(note)
+        notes = sizing.check_memory(self._shape, settings, settings.n_ctx or 1), sizing.check_gpu(settings)
+        target.notes += filter(None, notes)
         if loaded is None:
             n_gpu_layers = sizing.choose_gpu_layers(self._shape, settings, settings.n_ctx or self._shape.n_ctx_train)
             loaded = Model.load(target.file.parts, n_gpu_layers, progress, abort)

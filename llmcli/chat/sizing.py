@@ -76,6 +76,13 @@ def check_memory(shape: ModelShape, settings: Settings, n_ctx: int) -> str:
     return ""
 
 
+def check_gpu(settings: Settings) -> str:
+    """What to tell somebody who asks for a GPU where there is none; "" otherwise."""
+    if settings.n_gpu_layers in ("auto", 0) or hardware.has_gpu():
+        return ""
+    return "n_gpu_layers has no effect: this build of llama.cpp knows no GPU (see `llmcli doctor`)"
+
+
 def choose_gpu_layers(shape: ModelShape, settings: Settings, n_ctx: int) -> int:
     """Layers for the GPU: the number asked for, all, or as many as its free memory takes."""
     if settings.n_gpu_layers == "all":

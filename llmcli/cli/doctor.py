@@ -58,7 +58,7 @@ def _engine_facts(problems: list[str]) -> dict[str, str]:
         facts["llama.cpp"] = binding.llama_build()
         features = api.llama_print_system_info().decode("utf-8", "replace")
         facts["features"] = ", ".join(part.strip() for part in features.split("|") if part.strip())
-        facts["GPU offload"] = "yes" if api.llama_supports_gpu_offload() else "no (a CPU build)"
+        facts["GPU offload"] = "yes" if hardware.has_gpu() else "no (a CPU build)"
         for number, device in enumerate(hardware.devices()):
             memory = f"{device.memory_free // _MIB} of {device.memory_total // _MIB} MiB free"
             facts[f"device {number}"] = f"{device.kind} {device.name}: {device.description}, {memory}"

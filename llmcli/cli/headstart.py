@@ -95,9 +95,9 @@ def _safe_parts(reference: str) -> Sequence[Path]:
 
 def _on_cpu() -> bool:
     """Whether this is a CPU build; how much goes to a GPU is decided from the header and the settings."""
-    from llmcli.engine import binding
+    from llmcli.engine import hardware
 
-    return not binding.load().llama_supports_gpu_offload()
+    return not hardware.has_gpu()
 
 
 def _guess(arguments: Sequence[str]) -> str:

@@ -48,10 +48,9 @@ class Context:
         log.forget()
         self.handle = api.llama_init_from_model(model.handle, self._c_params(params))
         if not self.handle:
-            raise LlmcliError(
-                f"no context of {params.n_ctx} tokens: {log.reason() or 'llama.cpp gives no reason'}",
-                "try a smaller --ctx-size",
-            )
+            reason = log.reason()
+            hint = "" if reason and "alloc" not in reason else "try a smaller --ctx-size"
+            raise LlmcliError(f"no context of {params.n_ctx} tokens: {reason or 'llama.cpp gives no reason'}", hint)
         self.n_ctx: int = api.llama_n_ctx(self.handle) // params.n_seq_max
         self._memory = api.llama_get_memory(self.handle)
         self.abort.attach(api, self.handle)

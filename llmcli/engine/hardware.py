@@ -45,6 +45,11 @@ def _device(lib: ctypes.CDLL, handle: int) -> Device:
     return Device(texts[0], texts[1], kind, free.value, total.value)
 
 
+def has_gpu() -> bool:
+    """Whether the installed llama.cpp build can put layers on a GPU here."""
+    return bool(binding.load().llama_supports_gpu_offload())
+
+
 def usable_cores() -> int:
     """Physical cores this process may use: affinity, SMT siblings and the container's CPU quota counted."""
     logical = _allowed_cpus()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.sizing import check_memory, choose_context, choose_gpu_layers, shape_of
+from llmcli.chat.sizing import check_gpu, check_memory, choose_context, choose_gpu_layers, shape_of
 from llmcli.engine import hardware
 from llmcli.engine.hardware import Device
 from llmcli.engine.memory import ModelShape
@@ -174,3 +174,13 @@ def test_a_header_that_says_little_still_gives_a_shape() -> None:
     shape = shape_of([header({})])
     assert shape == ModelShape(0, 1, 2048, 0, 0, 0, 0)
     assert choose_context(shape, Settings(), 10) == (2048, "")
+
+
+@pytest.mark.parametrize(("layers", "gpu", "told"), [("auto", False, False), (0, False, False), (9, True, False)])
+def test_a_gpu_that_is_not_there_is_told_only_to_who_asks(
+    monkeypatch: pytest.MonkeyPatch, layers: int | str, gpu: bool, told: bool
+) -> None:
+    monkeypatch.setattr(hardware, "has_gpu", lambda: gpu)
+    assert bool(check_gpu(Settings(n_gpu_layers=layers))) is told
+    monkeypatch.setattr(hardware, "has_gpu", lambda: False)
+    assert "no effect" in check_gpu(Settings(n_gpu_layers="all"))
