@@ -1,6 +1,7 @@
 """What tests share: a home of their own, the starter model, and the program as a user runs it."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -72,5 +73,8 @@ def with_starter(home: Path, starter: Path) -> Path:
     """The starter under this test's home, as `llmcli` itself would have put it there."""
     folder = home / "cache" / "starter"
     folder.mkdir(parents=True)
-    os.link(starter, folder / starter.name)
+    try:
+        os.link(starter, folder / starter.name)
+    except OSError:  # another file system
+        shutil.copy(starter, folder / starter.name)
     return folder / starter.name

@@ -128,3 +128,29 @@ def test_ctrl_c_while_the_prompt_is_read_answers_at_once(tmp_path: Path) -> None
     text, errors = program.communicate(timeout=60)
     assert time.perf_counter() - pressed < whole / 4
     assert (program.returncode, text, errors) == (130, b"\n", b"")
+
+
+@pytest.mark.parametrize("place", ["headstart.begin", "tree.make_app", "generate.command_layers", "headstart.end"])
+def test_ctrl_c_during_the_start_is_as_quiet(place: str) -> None:
+    module, _, name = place.partition(".")
+    code = f"""
+import signal, sys
+from llmcli.cli import app, {module}
+def press(*_):
+    signal.raise_signal(signal.SIGINT)
+{module}.{name} = press
+sys.argv = ["llmcli", "generate", "hi", "-n", "2"]
+app.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 130
+    assert done.stderr == b""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("command", ["--help", "--version", "config list", "doctor"])
+def test_every_command_tells_of_a_full_disk(command: str) -> None:
+    ran = shell(f"$L {command} > /dev/full")
+    assert ran.returncode == 6
+    assert b"No space left on device" in ran.stderr
+    assert b"Traceback" not in ran.stderr
