@@ -32,7 +32,7 @@ class Answer:
             ContextOverflowError, ConstraintError, UsageError: see `LocalModel.generate`.
         """
         self._generation, records = self.local.generate(self.prompt, self.settings, self.grammar, self.progress)
-        if self.settings.prefill and not self.settings.raw:
+        if self.settings.prefill:
             yield self._keep("answer", self.settings.prefill)
         if self.settings.raw or self.settings.prefill:
             splitter = None

@@ -75,7 +75,7 @@ def test_a_prefill_is_read_as_the_beginning_of_the_answer(local: LocalModel, set
     answer = ask(local, replace(settings, prefill="1, 2, 3,", raw=raw), "Count to ten: ")
     parts = read(answer)
     assert answer.prompt.text.endswith("1, 2, 3,")
-    assert answer.text.startswith("1, 2, 3, 4" if not raw else " 4")
+    assert answer.text.startswith("1, 2, 3, 4")
     assert "".join(text for _, text in parts) == answer.text
     assert answer.data()["completion_tokens"] == 8
 
