@@ -17,6 +17,10 @@ _CUSTOM = {"top_a": custom.make_top_a, "smoothing": custom.make_smoothing}
 _TAKES_N_VOCAB = {"penalties", "mirostat"}
 _TAKES_VOCAB = {"dry", "infill"}
 
+# llama.cpp's `typical` computes NaN from a masked candidate and sorts by it: a wrong order at best, an endless
+# loop at worst. A min-p this small drops masked candidates and nothing that could be drawn.
+_LIVE = 1e-30
+
 
 class Chain:
     """A `llama_sampler_chain`; the last step draws the token. Free it with `close`."""
@@ -30,6 +34,8 @@ class Chain:
         if biases:
             api.llama_sampler_chain_add(self.pointer, make_bias(vocab, biases))
         for step in steps:
+            if step.name == "typical_p":
+                api.llama_sampler_chain_add(self.pointer, api.llama_sampler_init_min_p(_LIVE, 1))
             api.llama_sampler_chain_add(self.pointer, self._make(vocab, step))
 
     def _make(self, vocab: Vocab, step: Step) -> Any:

@@ -13,9 +13,11 @@ from llmcli.engine.logprobs import TokenLogprob, token_logprob
 from llmcli.engine.sampler import GatedSampler, Sampler
 from llmcli.engine.stops import StopScanner
 from llmcli.engine.vocab import Vocab
-from llmcli.errors import UsageError
+from llmcli.errors import ConstraintError, UsageError
 from llmcli.params.samplers import plan
 from llmcli.params.settings import Settings
+
+_MOST_TRIES = 256  # tokens forbidden at one place; the next would be one that the model hardly considers
 
 
 @dataclass(slots=True)
@@ -168,7 +170,11 @@ class Generation:
         return self._emit("".join(item.text for item in released), token, n_ctx)
 
     def _take_back(self, sampler: GatedSampler, bans: BanScanner, count: int) -> None:
-        """Forget the last `count` tokens and forbid the first of them at its place."""
+        """Forget the last `count` tokens and forbid the first of them at its place.
+
+        Raises:
+            ConstraintError: when a place has been tried too often; each try costs an evaluation.
+        """
         gone, bans.held = bans.held[-count:], bans.held[:-count]
         sampler.restore(gone[0].sampler)
         for item in gone[1:]:
@@ -180,6 +186,8 @@ class Generation:
         self._banned_at = {at: ids for at, ids in self._banned_at.items() if at <= place}
         self._banned_at.setdefault(place, set()).add(gone[0].token)
         self.stale = True
+        if len(self._banned_at[place]) > _MOST_TRIES:
+            raise ConstraintError("the banned strings leave nothing likely to say here", "ban longer phrases")
 
     def complete(self) -> bool:
         """Whether the answer meets its grammar as it stands."""

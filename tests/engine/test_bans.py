@@ -179,3 +179,11 @@ def test_bans_that_leave_no_token_are_an_error(context: Context) -> None:
     pieces = tuple(context.model.vocab.piece(token).decode() for token in (260, 28))
     with pytest.raises(ConstraintError, match="no token fits the constraint"):
         run(context, PROMPT, logit_bias=only, banned_strings=pieces)
+
+
+def test_a_place_is_given_up_when_too_many_tokens_are_banned_there() -> None:
+    pieces = [f"{number} bad".encode() for number in range(2000)]
+    generation = scripted(pieces, lambda _drawn: range(2000), banned_strings=("bad",))
+    with pytest.raises(ConstraintError, match="nothing likely"):
+        drive(generation)
+    assert generation.script.open == set()

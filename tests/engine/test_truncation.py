@@ -119,3 +119,11 @@ def test_xtc_strikes_as_often_as_its_probability_says() -> None:
 )
 def test_a_single_candidate_survives_everything(values: dict[str, Any]) -> None:
     assert after([-3.0], **values).ids == [0]
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 0.9])
+def test_typical_p_is_not_confused_by_masked_candidates(p: float) -> None:
+    alive = log([0.5, 0.25, 0.25])
+    masked = [alive[0], -math.inf, alive[1], -math.inf, alive[2], *[-math.inf] * 3000]
+    place = {0: 0, 2: 1, 4: 2}
+    assert [place[i] for i in after(masked, typical_p=p).ids] == after(alive, typical_p=p).ids
