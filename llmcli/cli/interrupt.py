@@ -17,6 +17,9 @@ def interruptible(abort: AbortFlag) -> Iterator[None]:
     low-level handler however writes to the wake-up descriptor at once, and a thread that reads there sets the
     flag that llama.cpp looks at.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job is meant to go on
+        yield
+        return
     import socket  # 3 ms that run while the model is loading
 
     times = 0

@@ -82,9 +82,17 @@ def test_text_is_utf8_whatever_the_locale() -> None:
         assert ran.stdout.startswith("naïve 日本 🙂".encode())
 
 
+def python(*args: str, ctrl_c: str = "SIG_DFL") -> list[str]:
+    """A Python that heeds Ctrl-C, or not: the tests themselves may run as a background job, which ignores it."""
+    code = (
+        f"import os, signal, sys; signal.signal(signal.SIGINT, signal.{ctrl_c}); os.execv(sys.executable, sys.argv[1:])"
+    )
+    return [sys.executable, "-c", code, sys.executable, *args]
+
+
 def start(*args: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "llmcli", "generate", *args],
+        python("-m", "llmcli", "generate", *args),
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
@@ -130,6 +138,18 @@ def test_ctrl_c_while_the_prompt_is_read_answers_at_once(tmp_path: Path) -> None
     assert (program.returncode, text, errors) == (130, b"\n", b"")
 
 
+def test_a_background_job_does_not_heed_ctrl_c() -> None:
+    program = subprocess.Popen(
+        python("-m", "llmcli", "generate", "hi", "--ignore-eos", "-n", "60", ctrl_c="SIG_IGN"),
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert program.stdout
+    program.stdout.read(3)
+    program.send_signal(signal.SIGINT)
+    assert program.communicate(timeout=60)[1] == b""
+    assert program.returncode == 0
+
+
 @pytest.mark.parametrize("place", ["headstart.begin", "tree.make_app", "generate.command_layers", "headstart.end"])
 def test_ctrl_c_during_the_start_is_as_quiet(place: str) -> None:
     module, _, name = place.partition(".")
@@ -142,7 +162,7 @@ def press(*_):
 sys.argv = ["llmcli", "generate", "hi", "-n", "2"]
 app.main()
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(python("-c", code), capture_output=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 130
     assert done.stderr == b""
 
