@@ -1,0 +1,103 @@
+"""The head start: a cheap guess at the model, harmless when it is wrong."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmcli.cli import headstart
+from llmcli.engine import hardware
+from llmcli.engine.model import Model
+
+
+class Loaded:
+    """A model that only knows whether it was freed."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[Loaded]:
+    """What was loaded, without a model."""
+    made: list[Loaded] = []
+
+    def load(parts: Sequence[Path], *_: Any, **__: Any) -> Loaded:
+        made.append(Loaded())
+        return made[-1]
+
+    monkeypatch.setattr(Model, "load", load)
+    monkeypatch.setattr(hardware, "has_gpu", lambda: False)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("arguments", "guess"),
+    [
+        (["generate", "hi"], "starter"),
+        (["generate", "-m", "a.gguf", "hi"], "a.gguf"),
+        (["generate", "hi", "--model", "a.gguf"], "a.gguf"),
+        (["generate", "--model=a.gguf"], "a.gguf"),
+        (["generate", "-m"], ""),
+    ],
+)
+def test_the_model_is_guessed_from_the_arguments(arguments: list[str], guess: str) -> None:
+    assert headstart._guess(arguments) == guess
+
+
+def test_the_environment_comes_before_the_configuration(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "config").mkdir(parents=True)
+    (home / "config" / "config.toml").write_text('model = "kept.gguf"\n')
+    assert headstart._guess(["generate"]) == "kept.gguf"
+    monkeypatch.setenv("LLMCLI_MODEL", "set.gguf")
+    assert headstart._guess(["generate"]) == "set.gguf"
+    monkeypatch.delenv("LLMCLI_MODEL")
+    (home / "config" / "config.toml").write_text("model = = 3\n")
+    assert headstart._guess(["generate"]) == ""
+
+
+def test_the_right_guess_is_handed_over_and_not_freed(with_starter: Path, loads: list[Loaded]) -> None:
+    headstart.begin(["generate", "hi"])
+    model: Any = headstart.take([with_starter])
+    headstart.end()
+    assert model is loads[0]
+    assert not model.closed
+
+
+def test_a_wrong_guess_is_freed(with_starter: Path, loads: list[Loaded]) -> None:
+    headstart.begin(["generate", "hi"])
+    assert headstart.take([Path("other.gguf")]) is None
+    headstart.end()
+    assert [model.closed for model in loads] == [True]
+
+
+def test_a_model_nobody_takes_is_freed(with_starter: Path, loads: list[Loaded]) -> None:
+    headstart.begin(["generate", "--no-such-flag"])
+    headstart.end()
+    assert [model.closed for model in loads] == [True]
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["doctor"], ["generate", "--help"], ["generate", "--verbose"], ["generate", "-m", "new.gguf"]]
+)
+def test_nothing_is_loaded_that_is_not_wanted_or_not_known_to_be_safe(
+    with_starter: Path, loads: list[Loaded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("new.gguf").write_bytes(b"GGUF")
+    headstart.begin(arguments)
+    headstart.end()
+    assert loads == []
+
+
+def test_a_gpu_build_gets_no_head_start(
+    with_starter: Path, loads: list[Loaded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "has_gpu", lambda: True)
+    headstart.begin(["generate", "hi"])
+    headstart.end()
+    assert loads == []

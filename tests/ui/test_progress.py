@@ -1,0 +1,83 @@
+"""Progress: a bar and a passing line for people, plain lines or nothing elsewhere, silence when asked for."""
+
+import io
+import time
+
+import pytest
+
+from llmcli.ui.console import console
+from llmcli.ui.download import DownloadBar
+from llmcli.ui.status import Status
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """From here on stderr is a terminal (a fixture would come before pytest's own capture)."""
+    stream = Terminal()
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    return stream
+
+
+def test_a_download_off_a_terminal_is_told_in_lines_five_seconds_apart(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([100.0, 100.0, 101.0, 104.9, 105.1, 105.1, 106.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    with DownloadBar("fetching") as bar:
+        for done in (0, 10, 20, 30):
+            bar(done << 20, 40 << 20)
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[0] == "fetching: 0 of 40 MiB"
+    assert len(lines) == 2
+
+
+def test_a_download_on_a_terminal_is_a_bar_with_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_terminal(monkeypatch)
+    with DownloadBar("fetching") as bar:
+        bar(0, 1 << 20)
+        bar(1 << 20, 1 << 20)
+    assert "fetching" in terminal.getvalue()
+    assert "MiB" in terminal.getvalue()
+
+
+def test_quiet_silences_a_download(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "quiet", True)
+    with DownloadBar("fetching") as bar:
+        bar(0, 1)
+    assert capfd.readouterr().err == ""
+
+
+def test_long_work_shows_a_line_and_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_terminal(monkeypatch)
+    status = Status()
+    status.loading(0.1)
+    assert terminal.getvalue() == ""  # short work is not worth a word
+    status._next = 0.0
+    status.reading(40, 100)
+    assert terminal.getvalue() == "\r\x1b[Kreading the prompt 40%"
+    status.clear()
+    assert terminal.getvalue().endswith("\r\x1b[K")
+    length = len(terminal.getvalue())
+    status.clear()
+    assert len(terminal.getvalue()) == length
+
+
+@pytest.mark.parametrize("term", ["dumb", "xterm"])
+def test_no_line_off_a_terminal_or_on_a_dumb_one(
+    term: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TERM", term)
+    stream = Terminal() if term == "dumb" else io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    status = Status()
+    status._next = 0.0
+    status.loading(0.5)
+    status.clear()
+    assert stream.getvalue() == ""
