@@ -15,13 +15,19 @@ from llmcli.models.starter import ensure_starter
 ROOT = Path(__file__).parent.parent
 
 
+_OUTSIDE = ("LLMCLI_", "HF_", "HUGGING", "OLLAMA_", "TRANSFORMERS_", "XDG_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A private LLMCLI_HOME, and no setting from the outside."""
-    for name in [name for name in os.environ if name.startswith("LLMCLI_")]:
+    """A private LLMCLI_HOME and home folder, and no setting from the outside."""
+    for name in [name for name in os.environ if name.upper().startswith(_OUTSIDE)]:
         monkeypatch.delenv(name)
     folder = tmp_path / "llmcli home"  # with a space, as on many users' machines
     monkeypatch.setenv("LLMCLI_HOME", str(folder))
+    for name in ("HOME", "USERPROFILE"):  # no model of the user's may be found
+        monkeypatch.setenv(name, str(tmp_path / "user"))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody there: no test reaches the real hub
     return folder
 
 

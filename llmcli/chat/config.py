@@ -10,6 +10,8 @@ from llmcli.models.private_files import replace_private
 from llmcli.params.layers import Layer
 from llmcli.params.settings import find, parse_data, to_datum
 
+ALIASES = "aliases"  # a table beside the settings
+
 
 def config_layer() -> Layer:
     """The settings of the configuration file; an absent file has none.
@@ -19,7 +21,38 @@ def config_layer() -> Layer:
         DiskError: when it cannot be read.
     """
     path = config_file()
-    return Layer("config", parse_data(_read(path), str(path)))
+    table = {name: value for name, value in _read(path).items() if name != ALIASES}
+    return Layer("config", parse_data(table, str(path)))
+
+
+def aliases() -> dict[str, str]:
+    """The user's own names for models: the table `[aliases]` of the file.
+
+    Raises:
+        UsageError: when one of them is no text.
+    """
+    table = _read(config_file()).get(ALIASES, {})
+    if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
+        fault = f"{config_file()}: [{ALIASES}] must give a model for each name"
+        raise UsageError(fault, "mend it with `llmcli config edit`")
+    return table
+
+
+def set_alias(name: str, reference: str | None) -> None:
+    """Keep a name for a model in the file, or take it out (None)."""
+    import tomlkit
+
+    known = aliases()  # a broken file is refused here
+    path = config_file()
+    document = tomlkit.parse(path.read_text(encoding="utf-8-sig")) if path.exists() else tomlkit.document()
+    if not known and ALIASES not in document:
+        document[ALIASES] = tomlkit.table()
+    table: Any = document[ALIASES]
+    if reference is None:
+        table.pop(name, None)
+    else:
+        table[name] = reference
+    _replace(path, tomlkit.dumps(document))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any
 
 from llmcli.chat import sizing
-from llmcli.chat.paths import cache_dir
+from llmcli.chat.library import shelf
 from llmcli.engine import binding, hardware
 from llmcli.engine.abort import AbortFlag
 from llmcli.engine.context import Context, ContextParams
@@ -18,13 +18,14 @@ from llmcli.engine.generation import Generation, Record
 from llmcli.engine.model import Model
 from llmcli.engine.probe import probe
 from llmcli.errors import ContextOverflowError, ModelInvalidError, UsageError
-from llmcli.models import known
+from llmcli.models import known, records, starter
+from llmcli.models.find import ModelFile, find
 from llmcli.models.gguf_header import GGUFHeader
-from llmcli.models.reference import ModelFile, resolve
 from llmcli.models.splits import read_headers
 from llmcli.params import layers
 from llmcli.params.layers import Layer, Resolved
-from llmcli.params.settings import Settings, find
+from llmcli.params.settings import Settings
+from llmcli.params.settings import find as find_setting
 
 Fetch = Callable[[int, int], None]
 Share = Callable[[float], None]
@@ -60,25 +61,30 @@ class Target:
         values: dict[str, Any] = {}
         for key, raw in self.header.sampling_defaults.items():
             try:
-                values[key] = find(key).parse_data(raw)
+                values[key] = find_setting(key).parse_data(raw)
             except UsageError as error:
                 self.notes.append(f"the model's own default is ignored: {error}")
         return Layer("model", values)
 
 
-def locate(reference: str, fetch: Fetch | None = None, trying: Trying | None = None) -> Target:
-    """Find the model, fetch it if it is the starter, and check its file.
+def locate(settings: Settings, fetch: Fetch | None = None, trying: Trying | None = None) -> Target:
+    """Find the model of the settings, fetch it if it is the starter, and check its file. No other request is made.
 
     A file never seen before is tried in a child process first, for llama.cpp may abort on a damaged one; `trying`
     is told its name and size before, for that takes as long as a load.
 
     Raises:
+        NotHereError: when it could be downloaded.
         ModelNotFoundError: when the reference leads nowhere.
         ModelInvalidError: when the file is no model, damaged, or crashes llama.cpp.
     """
-    target = Target(resolve(reference, cache_dir(), fetch))
+    places = shelf(settings)
+    target = Target(find(settings.model, places))
     file, build = target.file, binding.bindings_version()
-    if known.is_safe(file, cache_dir(), build):
+    if file.path == starter.starter_path(places.cache_dir):
+        starter.ensure_starter(places.cache_dir, fetch, places.offline)
+    records.note_use(places.data_dir, file.path)
+    if known.is_safe(file, places.cache_dir, build):
         return target
     if target.header.is_vocab_only:
         raise ModelInvalidError(f"{file.path.name} holds a vocabulary and no weights", "choose another file")
@@ -86,7 +92,7 @@ def locate(reference: str, fetch: Fetch | None = None, trying: Trying | None = N
         trying(file.path.name, sum(header.file_size for header in target.headers))
     probe(file.parts)
     with suppress(OSError):  # a folder that cannot be written costs a probe each time, nothing else
-        known.remember(cache_dir(), file.parts, build)
+        known.remember(places.cache_dir, file.parts, build)
     return target
 
 

@@ -14,7 +14,7 @@ from llmcli.chat.paths import cache_dir, config_dir, config_file, data_dir
 from llmcli.cli.options import with_settings
 from llmcli.engine import binding, hardware
 from llmcli.errors import ExitStatus, LlmcliError
-from llmcli.models import starter
+from llmcli.models import hub_place, starter
 from llmcli.params.layers import Layer
 from llmcli.ui.console import console
 from llmcli.ui.output import put_line, put_table
@@ -99,13 +99,9 @@ def _writable(folder: Path) -> bool:
 
 def _hub_facts() -> dict[str, str]:
     """Where the hub's files and token are; the token itself is never shown."""
-    home = Path(
-        os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
-    ).expanduser()
-    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
-    file = Path(os.environ.get("HF_TOKEN_PATH") or home / "token").expanduser()
-    source = "HF_TOKEN" if os.environ.get("HF_TOKEN") else (str(file) if file.is_file() else "")
+    cache, source = hub_place.hub_cache(), hub_place.token_source()
     return {
+        "hub": hub_place.endpoint() + (" (offline)" if hub_place.is_offline() else ""),
         "HF cache": f"{cache} ({'writable' if _writable(cache) else 'NOT writable'})",
         "HF token": f"present ({source})" if source else "absent",
     }

@@ -56,7 +56,7 @@ def generate(
     from llmcli.cli.model import find_model, open_model
     from llmcli.engine.abort import AbortFlag
 
-    target = find_model(asked.model)
+    target = find_model(asked)
     resolved = with_model(target, layers)
     settings = resolved.settings
     warn_inert(resolved)

@@ -79,18 +79,21 @@ def end() -> None:
 
 def _safe_parts(reference: str) -> Sequence[Path]:
     """The model's one file, if it is here and has been loaded safely before; split models get no head start."""
-    from llmcli.chat.paths import cache_dir
+    from llmcli.chat.paths import cache_dir, data_dir
     from llmcli.models import starter
 
-    if reference == "starter":
+    if reference == starter.STARTER:
         return (starter.starter_path(cache_dir()),) if starter.is_present(cache_dir()) else ()
-    path = Path(os.path.abspath(os.path.expanduser(reference)))
-    if not reference or not path.is_file() or path.stat().st_size > _LARGEST:
+    from llmcli.models.find import find
+    from llmcli.models.shelf import Shelf
+
+    file = find(reference, Shelf(cache_dir(), data_dir()))  # aliases and imported folders are left to the command
+    if len(file.parts) > 1 or file.path.stat().st_size > _LARGEST:
         return ()
     from llmcli.engine.binding import bindings_version
-    from llmcli.models.known import is_known
+    from llmcli.models.known import is_safe
 
-    return (path,) if is_known(cache_dir(), [path], bindings_version()) else ()
+    return file.parts if is_safe(file, cache_dir(), bindings_version()) else ()
 
 
 def _on_cpu() -> bool:

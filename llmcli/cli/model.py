@@ -9,18 +9,29 @@ from llmcli.cli import headstart
 from llmcli.engine import log
 from llmcli.engine.abort import AbortFlag
 from llmcli.errors import LlmcliError
+from llmcli.models.find import NotHereError
 from llmcli.params.settings import Settings
 from llmcli.ui.console import console
-from llmcli.ui.download import DownloadBar
+from llmcli.ui.download import Downloads
 from llmcli.ui.status import Status
 
 _LONG = 1 << 30  # bytes; a smaller file is tried before anyone wonders
 
 
-def find_model(reference: str) -> Target:
-    """Find the model and check it; the starter is fetched under a progress bar on its first use."""
-    with DownloadBar("fetching the starter model") as bar:
-        return locate(reference, bar, _say_trying)
+def find_model(settings: Settings) -> Target:
+    """Find the model and check it. What is not here is downloaded if the user allows it."""
+    try:
+        return _locate(settings)
+    except NotHereError as missing:
+        from llmcli.cli.pulling import bring_missing
+
+        bring_missing(missing, settings)
+        return _locate(settings)
+
+
+def _locate(settings: Settings) -> Target:
+    with Downloads() as downloads:
+        return locate(settings, downloads.bar("fetching the starter model"), _say_trying)
 
 
 def _say_trying(name: str, size: int) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llmcli.errors import UsageError
+from llmcli.errors import LlmcliError, UsageError
 from llmcli.params import values
 from llmcli.params.layers import Layer
 from llmcli.params.param import Field
@@ -136,8 +136,26 @@ def _complete_list(incomplete: str) -> list[str]:
 
 
 def complete_model(incomplete: str) -> list[str]:
-    """`starter`, and the .gguf files and folders where the text points."""
-    names = [name for name in ("starter",) if name.startswith(incomplete)]
+    """The models that are here, the user's own names, and the .gguf files and folders where the text points."""
+    return [*complete_reference(incomplete), *_complete_path(incomplete)]
+
+
+def complete_reference(incomplete: str) -> list[str]:
+    """The models that are here and the user's own names for models."""
+    from llmcli.chat.library import shelf
+    from llmcli.cli.settings import in_force
+    from llmcli.models.inventory import inventory
+
+    try:
+        place = shelf(in_force(Layer("flag", {})))
+        names = ["starter", *place.aliases, *(item.name for item in inventory(place) if item.source != "url")]
+    except (LlmcliError, OSError):
+        names = ["starter"]
+    return [safe(name) for name in dict.fromkeys(names) if name.startswith(incomplete)]
+
+
+def _complete_path(incomplete: str) -> list[str]:
+    names: list[str] = []
     folder, _, start = incomplete.rpartition("/")
     try:
         entries = sorted(Path(folder or ("/" if incomplete.startswith("/") else ".")).expanduser().iterdir())

@@ -16,7 +16,7 @@ from llmcli.ui.console import is_terminal
 from llmcli.ui.output import put_line
 
 
-@with_settings(only=("model",))
+@with_settings(only=("model", "pull", "offline", "model_folders"))
 def tokenize(
     flags: Layer,
     text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="The text; without it, stdin.")] = None,
@@ -36,7 +36,7 @@ def tokenize(
     from llmcli.cli.model import find_model
     from llmcli.engine.model import Model
 
-    target = find_model(settings.model)
+    target = find_model(settings)
     model = Model.load(target.file.parts, vocab_only=True)
     tokens = model.vocab.tokenize(text, add_special=bos, parse_special=special)
     pieces = [model.vocab.piece(token, special=True).decode("utf-8", "replace") for token in tokens]

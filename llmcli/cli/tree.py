@@ -14,6 +14,8 @@ PROGRAM = "llmcli"
 COMMANDS = {
     "generate": "llmcli.cli.generate:generate",
     "tokenize": "llmcli.cli.tokenize:tokenize",
+    "pull": "llmcli.cli.models_hub:pull",
+    "models": "llmcli.cli.models:app",
     "config": "llmcli.cli.config:app",
     "doctor": "llmcli.cli.doctor:doctor",
 }

@@ -15,9 +15,9 @@ from llmcli.models import not_gguf
 from llmcli.models.gguf_header import GGUFHeader
 from llmcli.models.gguf_limits import alignment_of, check_metadata
 from llmcli.models.gguf_tensors import TensorInfo, padded, read_tensors
-from llmcli.models.gguf_values import ArraySummary, Cursor, Value, damaged, quote
+from llmcli.models.gguf_values import ArraySummary, Cursor, HeaderCutError, Value, damaged, quote
 
-__all__ = ["ArraySummary", "GGUFHeader", "TensorInfo", "Value", "read_header"]
+__all__ = ["ArraySummary", "GGUFHeader", "HeaderCutError", "TensorInfo", "Value", "parse_header", "read_header"]
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -36,7 +36,7 @@ def read_header(path: Path) -> GGUFHeader:
     """
     try:
         with _mapped(path) as (view, size):
-            return _read(view, size)
+            return parse_header(view, size)
     except ModelInvalidError as error:
         raise ModelInvalidError(f"{path}: {error}", error.hint) from None
     except OSError as error:
@@ -64,10 +64,14 @@ def _mapped(path: Path) -> Iterator[tuple[mmap.mmap | bytes, int]]:
             yield view, len(view)
 
 
-def _read(view: mmap.mmap | bytes, size: int) -> GGUFHeader:
+def parse_header(view: mmap.mmap | bytes, size: int) -> GGUFHeader:
+    """The checked header of a file of `size` bytes that begins with the bytes of `view`.
+
+    Raises ModelInvalidError, and of these HeaderCutError where `view` ends too early to tell.
+    """
     if view[:4] != MAGIC:
         raise not_gguf.explain(view[: not_gguf.HEAD_BYTES], size)
-    cursor = Cursor(view, len(MAGIC))
+    cursor = Cursor(view, len(MAGIC), size)
     version = cursor.u32()
     _check_version(version)
     n_tensors = _count(cursor, "tensors", MAX_TENSORS)

@@ -14,6 +14,7 @@ MAX_STRINGS = 1 << 22  # elements of all string arrays of one file; the largest 
 KEPT_NUMBERS = 1024  # longest array of numbers kept: per-layer settings have at most 512
 KEPT_STRINGS = 64  # longest array of strings kept; vocabularies are only summarised
 _OBJECT = 64  # bytes that a Python string takes beyond its text; a number takes half of that
+_DAMAGED = "The file is damaged: download it again."
 
 STRING, ARRAY = 8, 9
 _U32, _U64 = Struct("<I"), Struct("<Q")
@@ -34,12 +35,25 @@ Scalar = int | float | bool | str
 Value = Scalar | list[Scalar] | ArraySummary
 
 
-class Cursor:
-    """A reading position in the bytes of a header; each fault is a ModelInvalidError with the place."""
+class HeaderCutError(ModelInvalidError):
+    """The bytes at hand end inside the header, but the file goes on: at least its first `needed` bytes are wanted."""
 
-    def __init__(self, buffer: mmap.mmap | bytes, position: int = 0) -> None:
+    def __init__(self, message: str, needed: int) -> None:
+        super().__init__(message, _DAMAGED)
+        self.needed = needed
+
+
+class Cursor:
+    """A reading position in the bytes of a header; each fault is a ModelInvalidError with the place.
+
+    `size` is the length of the file where `buffer` holds only its beginning. What runs past the buffer is then a
+    HeaderCutError; what runs past the file is damage, as always.
+    """
+
+    def __init__(self, buffer: mmap.mmap | bytes, position: int = 0, size: int = 0) -> None:
         self._buffer = buffer
         self._end = len(buffer)
+        self._size = max(size, self._end)
         self._kept = 0
         self._strings = 0
         self.position = position
@@ -118,9 +132,9 @@ class Cursor:
             for _ in repeat(None, length):
                 position += unpack(buffer, position)[0] + 8
         except (struct.error, OverflowError):
-            position = self._end + 1
+            position += 8  # the length that could not be read
         if position > self._end:
-            raise damaged(f"the header is cut: {length} strings at byte {self.position} run past its end")
+            raise self._past(position, f"the header is cut: {length} strings at byte {self.position} run past its end")
         self.position = position
 
     def _number(self, form: Struct) -> Any:
@@ -141,13 +155,19 @@ class Cursor:
             raise self._cut(n_bytes)
 
     def _cut(self, n_bytes: int) -> ModelInvalidError:
-        left = max(self._end - self.position, 0)
-        return damaged(f"the header is cut at byte {self.position}: it needs {n_bytes} bytes more and has {left}")
+        needed = self.position + n_bytes
+        left = max((self._size if needed > self._size else self._end) - self.position, 0)
+        message = f"the header is cut at byte {self.position}: it needs {n_bytes} bytes more and has {left}"
+        return self._past(needed, message)
+
+    def _past(self, needed: int, message: str) -> ModelInvalidError:
+        """The error for a header that needs more bytes than the buffer holds."""
+        return damaged(message) if needed > self._size else HeaderCutError(message, needed)
 
 
 def damaged(message: str) -> ModelInvalidError:
     """The error for a file whose bytes contradict the format."""
-    return ModelInvalidError(message, "The file is damaged: download it again.")
+    return ModelInvalidError(message, _DAMAGED)
 
 
 def quote(name: str) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from llmcli.models.private_files import replace_private
 
 if TYPE_CHECKING:
-    from llmcli.models.reference import ModelFile
+    from llmcli.models.find import ModelFile
 
 FILE_NAME = "probed.json"
 MOST = 512  # entries kept, the most recent

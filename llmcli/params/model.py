@@ -32,7 +32,12 @@ class ModelParams:
 
     model: Annotated[
         str,
-        Param(help="The model: a .gguf file, or `starter`.", flags=("-m",), metavar="MODEL", suggest=("starter",)),
+        Param(
+            help="The model: a .gguf file, owner/repo[:Q4_K_M] on the hub, ollama:NAME, an alias, or `starter`.",
+            flags=("-m",),
+            metavar="MODEL",
+            suggest=("starter",),
+        ),
     ] = "starter"
     n_ctx: Annotated[
         int,

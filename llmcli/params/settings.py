@@ -7,6 +7,7 @@ from typing import Any
 
 from llmcli.errors import UsageError
 from llmcli.params.generation import GenerationParams
+from llmcli.params.hub import HubParams
 from llmcli.params.model import ModelParams
 from llmcli.params.param import Field, describe
 from llmcli.params.penalties import PenaltyParams
@@ -24,7 +25,7 @@ class SamplingParams(TemperatureParams, TruncationParams, PenaltyParams, Selecti
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(RequestParams, GenerationParams, SamplingParams, ModelParams):
+class Settings(RequestParams, GenerationParams, SamplingParams, ModelParams, HubParams):
     """Every setting of the program."""
 
 

@@ -1,68 +1,114 @@
-"""A download as a person sees it: a bar on a terminal, a line every five seconds elsewhere."""
+"""Downloads as a person sees them: a bar for each file on a terminal, a line every five seconds elsewhere."""
 
 import os
+import shutil
 import sys
+from collections.abc import Callable
+from time import monotonic
 from types import TracebackType
 from typing import Any
 
 from llmcli.ui.console import console, is_terminal
+from llmcli.ui.safe import safe
 
 _SECONDS = 5.0
 _MIB = 1 << 20
+_NARROW = 60  # columns; below that there is no room for a bar
 
 
-class DownloadBar:
-    """Use as a context manager; call it with (bytes done, bytes in all)."""
+class Downloads:
+    """Use as a context manager; `bar(name)` gives what is called with (bytes done, bytes in all)."""
 
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._bar: Any = None
-        self._task: Any = None
-        self._next = 0.0
-        self._said = False
+    def __init__(self) -> None:
+        self._progress: Any = None
+        self._live = is_terminal(sys.stderr) and os.environ.get("TERM") != "dumb"
 
-    def __enter__(self) -> "DownloadBar":
+    def __enter__(self) -> "Downloads":
         return self
-
-    def __call__(self, done: int, total: int) -> None:
-        if console.quiet:
-            return
-        if is_terminal(sys.stderr) and os.environ.get("TERM") != "dumb":
-            self._draw(done, total)
-        else:
-            self._tell(done, total)
-
-    def _draw(self, done: int, total: int) -> None:
-        if self._bar is None:
-            self._bar = self._make()
-            self._task = self._bar.add_task(self._what, total=total)
-            self._bar.start()
-        self._bar.update(self._task, completed=done)
-
-    def _make(self) -> Any:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
-
-        columns = TextColumn("{task.description}"), BarColumn(bar_width=None), DownloadColumn(binary_units=True)
-        return Progress(*columns, TransferSpeedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
-
-    def _tell(self, done: int, total: int) -> None:
-        from time import monotonic
-
-        if monotonic() >= self._next or (done >= total and self._said):
-            self._next = monotonic() + _SECONDS
-            self._said = done < total
-            console.note(f"{self._what}: {done / _MIB:.0f} of {total / _MIB:.0f} MiB")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def bar(self, name: str) -> Callable[[int, int], None]:
+        """The progress of one file."""
+        if console.quiet:
+            return _nothing
+        return self._drawn(name) if self._live else _Lines(name)
+
+    def say(self, text: str) -> None:
+        """A note that does not tear the bars."""
+        if self._progress is None or console.quiet:
+            console.note(text)
+        else:
+            self._progress.console.print(safe(text), style="dim", markup=False, highlight=False, emoji=False)
+
+    def _drawn(self, name: str) -> Callable[[int, int], None]:
+        task: Any = None
+
+        def update(done: int, total: int) -> None:
+            nonlocal task
+            if task is None:
+                if self._progress is None:
+                    self._progress = _progress()
+                    self._progress.start()
+                task = self._progress.add_task(safe(name), total=total, completed=done)
+            self._progress.update(task, completed=done, total=total)
+
+        return update
+
+
+class _Lines:
+    """One line at the beginning, every five seconds and at the end of what took longer."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._next, self._said = name, 0.0, False
+        self._begin: tuple[float, int] | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        now = monotonic()
+        if self._begin is None:
+            self._begin = now, done
+        if now < self._next and not (done >= total and self._said):
+            return
+        self._next, self._said = now + _SECONDS, done < total
+        seconds, came = now - self._begin[0], done - self._begin[1]
+        speed = came / seconds if seconds else 0.0
+        rate = f", {speed / _MIB:.1f} MiB/s, {_left(total - done, speed)}" if speed else ""
+        console.note(f"{self._name}: {done / _MIB:.0f} of {total / _MIB:.0f} MiB{rate}")
+
+
+def _left(n_bytes: int, speed: float) -> str:
+    seconds = round(n_bytes / speed)
+    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d} left" if seconds else "done"
+
+
+def _nothing(_done: int, _total: int) -> None:
+    """Progress that nobody wants to see."""
+
+
+def _progress() -> Any:
+    """Rich's progress display, with the columns that the terminal has room for."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+    from rich.table import Column
+
+    name = TextColumn(
+        "{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
+    )
+    percent = TextColumn("{task.percentage:>3.0f}%")
+    terminal = Console(stderr=True)
+    if shutil.get_terminal_size().columns < _NARROW:
+        return Progress(name, percent, TransferSpeedColumn(), console=terminal, expand=True)
+    columns = BarColumn(bar_width=16), percent, DownloadColumn(binary_units=True), TransferSpeedColumn()
+    return Progress(name, *columns, TimeRemainingColumn(compact=True), console=terminal, expand=True)

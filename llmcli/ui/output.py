@@ -8,8 +8,8 @@ from llmcli.ui.console import is_terminal
 from llmcli.ui.safe import safe
 
 
-def put(text: str) -> None:
-    """Write `text` at once.
+def put(text: str, style: str = "") -> None:
+    """Write `text` at once; `style` (the numbers of an SGR sequence) counts on a terminal only.
 
     Raises:
         DiskError: when stdout is closed or full.
@@ -20,7 +20,8 @@ def put(text: str) -> None:
     try:
         if is_terminal(sys.stdout):
             encoding = sys.stdout.encoding or "utf-8"
-            sys.stdout.write(safe(text).encode(encoding, "replace").decode(encoding))
+            text = safe(text).encode(encoding, "replace").decode(encoding)
+            sys.stdout.write(f"\x1b[{style}m{text}\x1b[0m" if style else text)
             sys.stdout.flush()
         else:
             _write_all(text.encode("utf-8", "replace"))
@@ -30,9 +31,11 @@ def put(text: str) -> None:
         raise DiskError(f"cannot write to stdout: {error.strerror}") from None
 
 
-def put_line(text: str) -> None:
+def put_line(text: str, style: str = "") -> None:
     """Write a line."""
-    put(text + "\n")
+    put(text + "\n" if not style else text, style)
+    if style:
+        put("\n")
 
 
 def put_table(rows: list[tuple[str, str]]) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from llmcli.chat.local import LocalModel, Target
 from llmcli.engine.abort import AbortFlag
-from llmcli.models.reference import ModelFile
+from llmcli.models.find import ModelFile
 from llmcli.params.settings import Settings
 
 

@@ -13,7 +13,7 @@ from llmcli.engine.abort import AbortFlag
 from llmcli.engine.model import Model
 from llmcli.errors import ContextOverflowError, LlmcliError, ModelInvalidError, ModelNotFoundError
 from llmcli.models import known
-from llmcli.models.reference import ModelFile
+from llmcli.models.find import ModelFile
 from llmcli.params.layers import Layer
 from llmcli.params.settings import Settings
 from llmcli.params.temperature import Fixed
@@ -31,7 +31,7 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[Path]]:
 def test_an_unknown_file_is_probed_once(tmp_path: Path, probed: list[Sequence[Path]]) -> None:
     path = write_gguf(tmp_path / "tiny.gguf")
     for _ in range(2):
-        found = locate(str(path))
+        found = locate(Settings(model=str(path)))
         assert found.file.name == "tiny"
         assert found.file.path == path
     assert probed == [(path,)]
@@ -39,9 +39,9 @@ def test_an_unknown_file_is_probed_once(tmp_path: Path, probed: list[Sequence[Pa
 
 def test_a_file_that_changed_is_probed_again(tmp_path: Path, probed: list[Sequence[Path]]) -> None:
     path = write_gguf(tmp_path / "tiny.gguf")
-    locate(str(path))
+    locate(Settings(model=str(path)))
     write_gguf(path, {**MODEL, "general.name": "other"})
-    locate(str(path))
+    locate(Settings(model=str(path)))
     assert len(probed) == 2
 
 
@@ -56,12 +56,12 @@ def test_a_file_that_crashed_the_probe_is_not_remembered(tmp_path: Path, monkeyp
     path = write_gguf(tmp_path / "tiny.gguf")
     for _ in range(2):
         with pytest.raises(ModelInvalidError, match="crashes"):
-            locate(str(path))
+            locate(Settings(model=str(path)))
     assert len(tries) == 2
 
 
 def test_the_starter_is_trusted_without_a_probe(with_starter: Path, probed: list[Sequence[Path]]) -> None:
-    assert locate("starter").file.path == with_starter
+    assert locate(Settings(model="starter")).file.path == with_starter
     assert probed == []
 
 
@@ -73,15 +73,15 @@ def test_a_memory_that_cannot_be_written_costs_only_another_probe(
 
     monkeypatch.setattr(known, "remember", full)
     path = write_gguf(tmp_path / "tiny.gguf")
-    assert locate(str(path)).file.path == path
-    assert locate(str(path)).file.path == path
+    assert locate(Settings(model=str(path))).file.path == path
+    assert locate(Settings(model=str(path))).file.path == path
     assert len(probed) == 2
 
 
 def test_a_vocabulary_without_weights_is_refused(tmp_path: Path, probed: list[Sequence[Path]]) -> None:
     path = write_gguf(tmp_path / "vocab.gguf", {**MODEL, "tokenizer.ggml.model": "llama"}, tensors=())
     with pytest.raises(ModelInvalidError, match="vocabulary and no weights"):
-        locate(str(path))
+        locate(Settings(model=str(path)))
     assert probed == []
 
 
@@ -89,9 +89,9 @@ def test_a_file_that_is_no_model_is_refused_before_the_probe(tmp_path: Path, pro
     path = tmp_path / "page.gguf"
     path.write_text("<!DOCTYPE html><html></html>")
     with pytest.raises(ModelInvalidError):
-        locate(str(path))
+        locate(Settings(model=str(path)))
     with pytest.raises(ModelNotFoundError):
-        locate(str(tmp_path / "missing.gguf"))
+        locate(Settings(model=str(tmp_path / "missing.gguf")))
     assert probed == []
 
 

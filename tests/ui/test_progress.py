@@ -1,12 +1,11 @@
 """Progress: a bar and a passing line for people, plain lines or nothing elsewhere, silence when asked for."""
 
 import io
-import time
 
 import pytest
 
 from llmcli.ui.console import console
-from llmcli.ui.download import DownloadBar
+from llmcli.ui.download import Downloads
 from llmcli.ui.status import Status
 
 
@@ -28,9 +27,10 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 def test_a_download_off_a_terminal_is_told_in_lines_five_seconds_apart(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter([100.0, 100.0, 101.0, 104.9, 105.1, 105.1, 106.0])
-    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
-    with DownloadBar("fetching") as bar:
+    clock = iter([100.0, 101.0, 104.9, 105.1])
+    monkeypatch.setattr("llmcli.ui.download.monotonic", lambda: next(clock))
+    with Downloads() as downloads:
+        bar = downloads.bar("fetching")
         for done in (0, 10, 20, 30):
             bar(done << 20, 40 << 20)
     lines = capfd.readouterr().err.splitlines()
@@ -40,7 +40,8 @@ def test_a_download_off_a_terminal_is_told_in_lines_five_seconds_apart(
 
 def test_a_download_on_a_terminal_is_a_bar_with_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = on_terminal(monkeypatch)
-    with DownloadBar("fetching") as bar:
+    with Downloads() as downloads:
+        bar = downloads.bar("fetching")
         bar(0, 1 << 20)
         bar(1 << 20, 1 << 20)
     assert "fetching" in terminal.getvalue()
@@ -49,7 +50,8 @@ def test_a_download_on_a_terminal_is_a_bar_with_sizes(monkeypatch: pytest.Monkey
 
 def test_quiet_silences_a_download(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "quiet", True)
-    with DownloadBar("fetching") as bar:
+    with Downloads() as downloads:
+        bar = downloads.bar("fetching")
         bar(0, 1)
     assert capfd.readouterr().err == ""
 

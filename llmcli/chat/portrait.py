@@ -1,0 +1,96 @@
+"""All that is known about a model without loading it: from its header, its place and its repository."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from llmcli.chat.sizing import shape_of
+from llmcli.engine import hardware
+from llmcli.engine.memory import estimate
+from llmcli.errors import ModelNotFoundError
+from llmcli.models import verified
+from llmcli.models.find import ModelFile
+from llmcli.models.gguf_header import GGUFHeader
+from llmcli.models.inventory import item_of
+from llmcli.models.pull import Plan
+from llmcli.models.shelf import Shelf
+from llmcli.models.splits import read_headers
+from llmcli.params.settings import Settings
+
+
+def local_portrait(file: ModelFile, shelf: Shelf, settings: Settings) -> dict[str, Any]:
+    """A model that is here.
+
+    Raises:
+        ModelInvalidError: when it is damaged.
+        ModelNotFoundError: when it is the starter and was not fetched yet.
+    """
+    if not file.path.exists():
+        raise ModelNotFoundError(f"{file.name} was not fetched yet", f"Fetch it with `llmcli pull {file.name}`.")
+    item = item_of(file, shelf)
+    headers = read_headers(file.parts)
+    known = verified.when_verified(shelf.data_dir, file.path)
+    if item.source == "starter":  # it was checked before it was put there
+        known = item.digests[0], file.path.stat().st_mtime
+    licence = str(headers[0].metadata.get("general.license", ""))
+    return _portrait(headers, item.size, settings) | {
+        "name": item.name,
+        "here": True,
+        "n_files": len(file.parts),
+        "licence": licence,
+        "commit": item.cached.commit if item.cached else None,
+        "file": str(file.path),
+        "sha256": item.digests[0],
+        "verified": known[1] if known and known[0] == item.digests[0] else None,
+        "used": item.used,
+        "projector": item.cached.projector.path if item.cached and item.cached.projector else None,
+    }
+
+
+def remote_portrait(plan: Plan, settings: Settings) -> dict[str, Any]:
+    """A model of the hub, of which only the header is read.
+
+    Raises:
+        LlmcliError: when the hub cannot be asked, or its file is no model.
+    """
+    from llmcli.models.peek_remote import remote_header
+
+    header = remote_header(plan.files[0])
+    first = plan.variant.parts[0]
+    licence = plan.repo.licence or str(header.metadata.get("general.license", ""))
+    return _portrait([header], plan.variant.size, settings) | {
+        "name": str(plan.reference),
+        "here": False,
+        "n_parameters": header.n_parameters if len(plan.variant.parts) == 1 else plan.repo.n_parameters,
+        "n_files": len(plan.variant.parts),
+        "licence": licence,
+        "commit": plan.repo.commit,
+        "file": f"{plan.repo.name}/{first.path}",
+        "sha256": first.sha256,
+        "verified": None,
+        "used": None,
+        "projector": plan.projector.file.path if plan.projector else None,
+    }
+
+
+def _portrait(headers: Sequence[GGUFHeader], size: int, settings: Settings) -> dict[str, Any]:
+    header = headers[0]
+    shape = shape_of(headers)
+    if len(headers) == 1 and header.split_count > 1:
+        shape = replace(shape, weights=size)  # the tensors of the other parts were not read
+    n_ctx = settings.n_ctx or shape.n_ctx_train
+    need = estimate(shape, n_ctx, settings.n_ubatch, settings.cache_type_k, settings.cache_type_v)
+    memory = hardware.available_memory()
+    return {
+        "title": header.name,
+        "architecture": header.architecture,
+        "n_parameters": sum(part.n_parameters for part in headers),
+        "quantization": header.quantization,
+        "size": size,
+        "n_ctx_train": header.n_ctx_train,
+        "n_vocab": header.n_vocab,
+        "chat_template": header.chat_template,
+        "sampling": header.sampling_defaults,
+        "memory": asdict(need)
+        | {"total": need.total, "n_ctx": n_ctx, "free": memory, "fits": need.total <= memory if memory else None},
+    }

@@ -1,0 +1,197 @@
+"""The commands of `llmcli models` that look beyond this machine: pull, files, search, recommend."""
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmcli.cli.options import with_settings
+from llmcli.cli.settings import in_force
+from llmcli.errors import ExitStatus, UsageError
+from llmcli.models.variants import Choice, Variant, choose, fits, pick, projectors, variants
+from llmcli.params.layers import Layer
+from llmcli.ui.console import console
+from llmcli.ui.output import put_line
+from llmcli.ui.table import put_rows
+from llmcli.ui.units import count, gigabytes
+
+if TYPE_CHECKING:
+    from llmcli.models.hub import Repo
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@with_settings(only=("offline",))
+def pull(
+    flags: Layer,
+    reference: Annotated[
+        str, typer.Argument(metavar="MODEL", help="owner/repo[:Q4_K_M], an address, or a name of the catalogue.")
+    ],
+    mmproj: Annotated[bool, typer.Option(help="Fetch the projector too, where the model can see images.")] = False,
+) -> int:
+    """Download a model, or go on with a download that was interrupted."""
+    from llmcli.cli.pulling import describe, fetch_planned, plan_reference
+    from llmcli.models.pull import Plan
+
+    settings = in_force(flags)
+    wanted = _wanted(reference, settings)
+    if wanted is None:
+        from llmcli.cli.model import find_model
+
+        put_line(str(find_model(_with_model(settings, reference)).file.path))
+        return ExitStatus.OK
+    planned = plan_reference(wanted, settings, mmproj)
+    console.note(describe(planned))
+    if isinstance(planned, Plan) and planned.projector and not mmproj:
+        size = gigabytes(planned.projector.file.size)
+        console.note(f"its projector for images, {planned.projector.file.path} ({size}), comes with --mmproj")
+    put_line(str(fetch_planned(planned, settings).path))
+    return ExitStatus.OK
+
+
+def _wanted(text: str, settings: Any) -> Any:
+    """What the hub or a server is to be asked for; None for the starter, which comes in a way of its own."""
+    from llmcli.chat.library import shelf
+    from llmcli.models.catalogue import entry
+    from llmcli.models.hub_place import endpoint
+    from llmcli.models.reference import HubReference, NameReference, UrlReference, parse
+    from llmcli.models.starter import STARTER
+
+    aliases = shelf(settings).aliases
+    reference = parse(text, aliases, endpoint())
+    if isinstance(reference, NameReference):
+        if reference.name == STARTER:
+            return None
+        known = entry(reference.name)
+        if known:
+            return HubReference(known.repo, known.quantization)
+    if isinstance(reference, HubReference | UrlReference):
+        return reference
+    from llmcli.models.find import find
+
+    find(text, shelf(settings))  # refuses a name that leads nowhere, with the nearest one
+    raise UsageError(f"{text} is on this machine already", "Nothing needs to be downloaded.")
+
+
+def _with_model(settings: Any, model: str) -> Any:
+    from dataclasses import replace
+
+    return replace(settings, model=model)
+
+
+@with_settings(only=("offline",))
+def files(
+    flags: Layer,
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="owner/repo on the hub, with @revision if you like.")],
+    as_json: Json = False,
+) -> int:
+    """List what a repository offers: each quantization with its size, and whether it fits on this machine."""
+    from llmcli.cli.pulling import warn_about_token
+    from llmcli.engine import hardware
+    from llmcli.models import hub
+    from llmcli.models.hub_faults import page
+    from llmcli.models.hub_place import endpoint
+    from llmcli.models.reference import HubReference, parse
+
+    settings = in_force(flags)
+    reference = parse(repo, None, endpoint())
+    if not isinstance(reference, HubReference):
+        raise UsageError(f"{repo} is no repository on the hub", "Write owner/repo.")
+    warn_about_token()
+    listing = hub.repo(reference, settings.offline, console.note)
+    found, memory = variants(listing.files), hardware.available_memory()
+    chosen = choose(found, memory) if any(variant.complete for variant in found) else None
+    if as_json:
+        put_line(json.dumps(_listing_data(listing, found, chosen, memory), ensure_ascii=False, indent=2))
+        return ExitStatus.OK
+    if not found:
+        pick(found, None, None, listing.name)  # says what to do where there is none
+    rows = [_variant_row(variant, listing.n_parameters, memory) for variant in found]
+    put_rows(("QUANT", "SIZE", "BITS", "FITS", "FILE"), rows, ("SIZE", "BITS"))
+    for file in projectors(listing.files):
+        console.note(f"projector for images: {file.path} ({gigabytes(file.size)})")
+    if chosen:
+        label = chosen.variant.quantization or chosen.variant.path
+        console.note(f"`llmcli pull {listing.name}` takes {label}: {chosen.reason}")
+    if listing.gated:
+        console.note(f"it is gated: accept its terms at {page(listing.name)} first")
+    return ExitStatus.OK
+
+
+def _variant_row(variant: Variant, n_parameters: int | None, memory: int) -> tuple[str, ...]:
+    bits = variant.bits_per_weight(n_parameters)
+    return (
+        variant.quantization or "?",
+        gigabytes(variant.size),
+        f"{bits:.1f}" if bits else "",
+        ("yes" if fits(variant.size, memory) else "no") if variant.complete else "parts missing",
+        variant.path + (f" (+{len(variant.parts) - 1})" if len(variant.parts) > 1 else ""),
+    )
+
+
+def _listing_data(listing: "Repo", found: list[Variant], chosen: Choice | None, memory: int) -> dict[str, Any]:
+    models = [
+        {
+            "quantization": variant.quantization,
+            "size": variant.size,
+            "bits_per_weight": variant.bits_per_weight(listing.n_parameters),
+            "fits": fits(variant.size, memory),
+            "complete": variant.complete,
+            "chosen": chosen is not None and variant is chosen.variant,
+            "files": [asdict(part) for part in variant.parts],
+        }
+        for variant in found
+    ]
+    facts = {"repo": listing.name, "commit": listing.commit, "licence": listing.licence, "gated": listing.gated}
+    return facts | {"models": models, "projectors": [asdict(file) for file in projectors(listing.files)]}
+
+
+@with_settings(only=("offline",))
+def search(
+    flags: Layer,
+    text: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Words of the name.")],
+    limit: Annotated[int, typer.Option("--limit", min=1, max=100, help="Most repositories to list.")] = 15,
+    as_json: Json = False,
+) -> int:
+    """Look for repositories with GGUF files on the hub, the most downloaded first."""
+    from llmcli.cli.pulling import warn_about_token
+    from llmcli.models import hub
+
+    warn_about_token()
+    found = hub.search(" ".join(text), limit, in_force(flags).offline, console.note)
+    if as_json:
+        put_line(json.dumps([asdict(item) for item in found], ensure_ascii=False, indent=2))
+    elif not found:
+        console.note(f"nothing on the hub is called {' '.join(text)} and has GGUF files")
+    else:
+        rows = [
+            (item.name, count(item.downloads), item.licence + (", gated" if item.gated else ""), item.updated)
+            for item in found
+        ]
+        put_rows(("NAME", "DOWNLOADS", "LICENCE", "UPDATED"), rows, ("DOWNLOADS",))
+        console.note("`llmcli models files NAME` lists the quantizations of one")
+    return ExitStatus.OK
+
+
+@with_settings(only=())
+def recommend(flags: Layer, as_json: Json = False) -> int:  # noqa: ARG001 -- the decorator brings the switches
+    """Name models that suit this machine's memory and cores, best first."""
+    from llmcli.engine import hardware
+    from llmcli.models.catalogue import KNOWN_AS_OF
+    from llmcli.models.catalogue import recommend as suited
+
+    memory, cores = hardware.available_memory(), hardware.usable_cores()
+    entries = suited(memory, cores)
+    if as_json:
+        put_line(json.dumps([asdict(entry) for entry in entries], ensure_ascii=False, indent=2))
+        return ExitStatus.OK
+    rows = [
+        (entry.name, f"{entry.parameters:g}B", gigabytes(entry.size), entry.licence, entry.note) for entry in entries
+    ]
+    put_rows(("NAME", "WEIGHTS", "SIZE", "LICENCE", "GOOD AT"), rows, ("WEIGHTS", "SIZE"))
+    where = f"{memory / 2**30:.1f} GiB of memory and {cores} cores" if memory else f"{cores} cores"
+    console.note(f"for {where}; the list is llmcli's own, as known in {KNOWN_AS_OF}, not asked of the hub")
+    if entries:
+        console.note(f"get one with `llmcli pull {entries[0].name}` ({entries[0].repo}:{entries[0].quantization})")
+    return ExitStatus.OK

@@ -1,0 +1,90 @@
+"""`llmcli models show`: what a model is, from its header alone, whether it is here or still on the hub."""
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from llmcli.cli.options import complete_reference, with_settings
+from llmcli.cli.settings import in_force
+from llmcli.errors import ExitStatus
+from llmcli.params.layers import Layer
+from llmcli.ui.output import put_line
+from llmcli.ui.table import put_facts
+from llmcli.ui.units import ago, count, gigabytes
+
+
+@with_settings(only=("n_ctx", "n_ubatch", "cache_type_k", "cache_type_v", "offline", "model_folders"))
+def show(
+    flags: Layer,
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A model, here or on the hub.", autocompletion=complete_reference)
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+    template: Annotated[bool, typer.Option("--template", help="Print the chat template alone.")] = False,
+) -> int:
+    """Describe a model: architecture, size, context, template, licence, and the memory it needs."""
+    from llmcli.chat.library import shelf
+    from llmcli.chat.portrait import local_portrait, remote_portrait
+    from llmcli.models.find import NotHereError, find
+    from llmcli.models.reference import HubReference
+
+    settings = in_force(flags)
+    place = shelf(settings)
+    try:
+        portrait = local_portrait(find(model, place), place, settings)
+    except NotHereError as missing:
+        if not isinstance(missing.reference, HubReference):
+            raise
+        from llmcli.cli.pulling import plan_hub
+
+        portrait = remote_portrait(plan_hub(missing.reference, settings), settings)
+    if template:
+        put_line(portrait["chat_template"] or "")
+    elif as_json:
+        put_line(json.dumps(portrait, ensure_ascii=False, indent=2))
+    else:
+        put_facts([(name, text) for name, text in _facts(portrait) if text])
+    return ExitStatus.OK
+
+
+def _facts(it: dict[str, Any]) -> Sequence[tuple[str, str]]:
+    """The portrait in lines for people."""
+    memory, template = it["memory"], it["chat_template"]
+    parts = f" in {it['n_files']} files" if it["n_files"] > 1 else ""
+    bits = f", {8 * it['size'] / it['n_parameters']:.1f} bits per weight" if it["n_parameters"] else ""
+    sampling = ", ".join(f"{key} {value}" for key, value in it["sampling"].items())
+    split = ", ".join(f"{gigabytes(memory[key])} {key}" for key in ("weights", "kv_cache", "compute"))
+    need = f"{gigabytes(memory['total'])} at a context of {memory['n_ctx']} tokens ({split})"
+    fits = {True: "yes", False: "no", None: ""}[memory["fits"]]
+    return (
+        ("name", it["name"]),
+        ("model", it["title"]),
+        ("architecture", it["architecture"]),
+        ("parameters", count(it["n_parameters"]) if it["n_parameters"] else ""),
+        ("quantization", it["quantization"] + bits),
+        ("size", gigabytes(it["size"]) + parts),
+        ("trained context", f"{it['n_ctx_train']} tokens" if it["n_ctx_train"] else ""),
+        ("vocabulary", f"{it['n_vocab']} tokens" if it["n_vocab"] else ""),
+        ("memory", need),
+        ("fits here", fits),
+        ("chat template", f"yes, {len(template)} characters (--template prints it)" if template else "none"),
+        ("sampling", sampling or "none of its own"),
+        ("licence", it["licence"]),
+        ("projector", it["projector"] or ""),
+        ("commit", it["commit"] or ""),
+        ("file", it["file"]),
+        ("checksum", _checksum(it)),
+        ("last used", ago(it["used"]) if it["here"] else ""),
+    )
+
+
+def _checksum(it: dict[str, Any]) -> str:
+    if not it["here"]:
+        return f"sha256 {it['sha256']} (the publisher's)" if it["sha256"] else ""
+    if it["verified"]:
+        return f"sha256 {it['sha256']}, verified {ago(it['verified'])}"
+    if it["sha256"]:
+        return f"sha256 {it['sha256']} (the publisher's), not checked yet: `llmcli models verify`"
+    return "the publisher's is not known"

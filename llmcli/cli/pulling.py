@@ -1,0 +1,85 @@
+"""Downloading a model, as a person sees it: what comes and why, bars, and what stays when it is interrupted."""
+
+from llmcli.chat.library import shelf
+from llmcli.engine import hardware
+from llmcli.models import hub_place
+from llmcli.models.find import ModelFile, NotHereError
+from llmcli.models.pull import Plan, plan, pull
+from llmcli.models.reference import HubReference, UrlReference
+from llmcli.models.url_fetch import UrlPlan, plan_url, pull_url
+from llmcli.params.settings import Settings
+from llmcli.ui.ask import can_ask, confirm
+from llmcli.ui.console import console
+from llmcli.ui.download import Downloads
+from llmcli.ui.units import gigabytes
+
+Planned = Plan | UrlPlan
+
+
+def plan_reference(reference: HubReference | UrlReference, settings: Settings, projector: bool = False) -> Planned:
+    """Ask what a reference would bring."""
+    if isinstance(reference, HubReference):
+        return plan_hub(reference, settings, projector)
+    place = shelf(settings)
+    return plan_url(reference, place.cache_dir, place.offline, console.note)
+
+
+def plan_hub(reference: HubReference, settings: Settings, projector: bool = False) -> Plan:
+    """The same for the hub; warns before a token goes to a host that is not the hub's own."""
+    warn_about_token()
+    return plan(reference, shelf(settings), hardware.available_memory(), projector, console.note)
+
+
+def fetch_planned(planned: Planned, settings: Settings) -> ModelFile:
+    """Fetch it under bars. On Ctrl-C what has come is kept, and that is said."""
+    place = shelf(settings)
+    try:
+        with Downloads() as downloads:
+            if isinstance(planned, UrlPlan):
+                return pull_url(planned, downloads.bar(planned.place.name), downloads.say)
+            return pull(planned, place, downloads.bar, downloads.say)
+    except KeyboardInterrupt:
+        console.note(f"interrupted: what has come is kept, `llmcli pull {planned.reference}` goes on from there")
+        raise
+
+
+def describe(planned: Planned) -> str:
+    """One line: what comes, how much of it, and why this."""
+    if isinstance(planned, UrlPlan):
+        return f"{planned.place.name}, {gigabytes(planned.size)}{_rest(planned)}"
+    variant = planned.variant
+    parts = f" in {len(variant.parts)} parts" if len(variant.parts) > 1 else ""
+    why = f" ({planned.reason})" if planned.reason else ""
+    return f"{planned.repo.name}/{variant.path}{parts}, {gigabytes(planned.size)}{_rest(planned)}{why}"
+
+
+def _rest(planned: Planned) -> str:
+    if planned.missing == 0:
+        return ", already here"
+    return f", {gigabytes(planned.missing)} still to come" if planned.missing < planned.size else ""
+
+
+def bring_missing(missing: NotHereError, settings: Settings) -> None:
+    """Download what a command needs: at once with --pull, after a yes on a terminal, else not.
+
+    Raises:
+        NotHereError: when nobody allowed it.
+        LlmcliError: when it cannot be had.
+    """
+    if not settings.pull and (not can_ask() or settings.offline or hub_place.is_offline()):
+        raise missing
+    planned = plan_reference(missing.reference, settings)
+    console.note(f"{missing.reference} is not here: {describe(planned)}")
+    if not settings.pull and not confirm("Download it?", default=True):
+        raise missing
+    fetch_planned(planned, settings)
+
+
+def warn_about_token() -> None:
+    """Say where a token is about to go if that is not the hub itself."""
+    place = hub_place.foreign_endpoint()
+    if place and hub_place.token_source():
+        console.warn(
+            f"your hub token ({hub_place.token_source()}) goes to {place}, because HF_ENDPOINT says so; "
+            "HF_HUB_DISABLE_IMPLICIT_TOKEN=1 keeps it here"
+        )

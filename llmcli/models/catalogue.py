@@ -1,0 +1,79 @@
+"""Which well-known small models can be named in a word, and which of them suit this machine?
+
+The list is its writer's knowledge of KNOWN_AS_OF, compared with what other public projects pin, and not checked
+against the hub: a repository may have moved or changed since, and sizes are of one version of the file.
+"""
+
+from dataclasses import dataclass
+
+from llmcli.models.variants import fits
+
+KNOWN_AS_OF = "2026-07"
+_BANDWIDTH = 6_000_000_000  # bytes a second that one core reads: 2 cores of an AMD EPYC gave 10 to 12 GB/s
+_MOST_CORES = 4  # more seldom read faster: then the memory itself is the limit
+_COMFORTABLE = 4.0  # tokens a second, about as fast as people read
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model by a short name: `size` is about the bytes of its file, `parameters` are billions."""
+
+    name: str
+    repo: str
+    quantization: str
+    size: int
+    parameters: float
+    context: int
+    licence: str
+    note: str
+
+
+def _q4(name: str, repo: str, size: int, parameters: float, context: int, licence: str, note: str) -> Entry:
+    return Entry(name, repo, "Q4_K_M", size, parameters, context, licence, note)
+
+
+_APACHE, _MIT, _GEMMA = "Apache-2.0", "MIT", "Gemma Terms of Use"
+_LLAMA31, _LLAMA32 = "Llama 3.1 Community License", "Llama 3.2 Community License"
+_META8 = "bartowski/Meta-Llama-3.1-8B-Instruct-GGUF"
+_CODER7 = "bartowski/Qwen2.5-Coder-7B-Instruct-GGUF"
+_K = 1024
+
+# The most able first: `recommend` keeps this order.
+CATALOGUE: tuple[Entry, ...] = (
+    _q4("qwen3-8b", "unsloth/Qwen3-8B-GGUF", 5_027_783_488, 8.19, 40 * _K, _APACHE, "reasoning, many languages"),
+    _q4("llama-3.1-8b", _META8, 4_920_739_232, 8.03, 128 * _K, _LLAMA31, "all-round, long texts"),
+    _q4("mistral-7b", "bartowski/Mistral-7B-Instruct-v0.3-GGUF", 4_372_812_000, 7.25, 32 * _K, _APACHE, "writing"),
+    _q4("qwen2.5-coder-7b", _CODER7, 4_683_073_536, 7.62, 32 * _K, _APACHE, "code"),
+    _q4("qwen3.5-4b", "unsloth/Qwen3.5-4B-GGUF", 2_740_937_888, 4.2, 256 * _K, _APACHE, "all-round, sees pictures"),
+    _q4("qwen3-4b", "unsloth/Qwen3-4B-Instruct-2507-GGUF", 2_497_281_120, 4.02, 256 * _K, _APACHE, "all-round"),
+    _q4("gemma-3-4b", "unsloth/gemma-3-4b-it-GGUF", 2_489_894_016, 3.88, 128 * _K, _GEMMA, "many languages, pictures"),
+    _q4("phi-4-mini", "unsloth/Phi-4-mini-instruct-GGUF", 2_491_874_272, 3.84, 128 * _K, _MIT, "mathematics, logic"),
+    _q4("llama-3.2-3b", "bartowski/Llama-3.2-3B-Instruct-GGUF", 2_019_377_696, 3.21, 128 * _K, _LLAMA32, "summaries"),
+    _q4("qwen3-1.7b", "unsloth/Qwen3-1.7B-GGUF", 1_107_409_472, 1.72, 40 * _K, _APACHE, "quick, reasoning"),
+    _q4("qwen2.5-1.5b", "Qwen/Qwen2.5-1.5B-Instruct-GGUF", 1_117_320_736, 1.54, 32 * _K, _APACHE, "quick, no thinking"),
+    _q4("smollm2-1.7b", "HuggingFaceTB/SmolLM2-1.7B-Instruct-GGUF", 1_055_609_536, 1.71, 8 * _K, _APACHE, "English"),
+    _q4("llama-3.2-1b", "bartowski/Llama-3.2-1B-Instruct-GGUF", 807_694_464, 1.24, 128 * _K, _LLAMA32, "rewriting"),
+    _q4("qwen3-0.6b", "unsloth/Qwen3-0.6B-GGUF", 396_705_472, 0.6, 40 * _K, _APACHE, "very small machines"),
+)
+
+
+def entry(name: str) -> Entry | None:
+    """The model of this name, in any case; None when the catalogue has none."""
+    wanted = name.casefold()
+    return next((one for one in CATALOGUE if one.name == wanted), None)
+
+
+def speed(one: Entry, cores: int) -> float:
+    """The tokens a second to expect of a CPU: each token reads all weights, so memory sets the pace."""
+    return _BANDWIDTH * min(max(cores, 1), _MOST_CORES) / one.size
+
+
+def recommend(memory: int, cores: int) -> list[Entry]:
+    """The models that fit into `memory` bytes (0: unknown), best first, those too slow for these cores last.
+
+    On two cores "too slow" begins above 4 billion parameters. Where nothing fits, the smallest.
+    """
+    fitting = [one for one in CATALOGUE if fits(one.size, memory)]
+    if not fitting:
+        return [min(CATALOGUE, key=lambda one: one.size)]
+    return sorted(fitting, key=lambda one: speed(one, cores) < _COMFORTABLE)

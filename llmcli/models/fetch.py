@@ -1,0 +1,156 @@
+"""Bringing one file of a repository into the cache: room, lock, transfer, checksum, and only then its place."""
+
+import errno
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from llmcli.errors import DiskError, ModelInvalidError
+from llmcli.models import hub_cache, hub_place
+from llmcli.models.download_lock import only_one
+from llmcli.models.hub_http import hub_headers
+from llmcli.models.partial import Partial, bytes_here
+from llmcli.models.reference import HubReference
+from llmcli.models.retries import Say
+from llmcli.models.source import Source
+from llmcli.models.starter import Progress
+from llmcli.models.transfer import Transfer
+from llmcli.models.variants import RepoFile
+
+MARGIN = 64 << 20  # bytes that stay free
+_GB = 10**9
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One file at one commit, and where it goes."""
+
+    cache: Path
+    repo: str
+    commit: str
+    file: RepoFile
+
+    @property
+    def blob(self) -> Path:
+        return hub_cache.blob_path(self.cache, self.repo, self.file.sha256)
+
+    @property
+    def partial(self) -> Path:
+        return hub_cache.partial_path(self.cache, self.repo, self.file.sha256)
+
+    @property
+    def pointer(self) -> Path:
+        return hub_cache.pointer_path(self.cache, self.repo, self.commit, self.file.path)
+
+    def is_here(self) -> bool:
+        """True when its bytes are in the cache, at any commit."""
+        return any(_has_size(place, self.file.size) for place in (self.blob, self.pointer))
+
+
+def missing_bytes(files: Sequence[Wanted]) -> int:
+    """Bytes still to come, partial downloads counted as far as they are."""
+    return sum(one.file.size - bytes_here(one.partial, one.file.size) for one in files if not one.is_here())
+
+
+def check_room(cache: Path, needed: int) -> None:
+    """Raise DiskError before the first byte when the disk cannot take them all."""
+    place = cache
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if needed and free < needed + MARGIN:
+        raise DiskError(
+            f"the download needs {needed / _GB:.2f} GB and {place} has {free / _GB:.2f} GB free",
+            "Free some space (`llmcli models rm`), or move the cache with HF_HUB_CACHE.",
+        )
+
+
+def fetch(wanted: Wanted, progress: Progress, say: Say) -> Path:
+    """The place of the file in the cache, fetched and checked if it is not there yet.
+
+    Raises:
+        LlmcliError: of the kind that fits; nothing was published then, and what has come is kept for the next time.
+        KeyboardInterrupt: likewise.
+    """
+    hub_cache.prepare(wanted.cache, wanted.repo)
+    lock = hub_cache.lock_path(wanted.cache, wanted.repo, wanted.file.sha256)
+
+    def waiting() -> None:
+        try:
+            progress(wanted.partial.stat().st_size, wanted.file.size)
+        except OSError:
+            return
+
+    try:
+        with only_one(lock, wanted.file.path, say, waiting):
+            if not wanted.is_here():
+                _fetch(wanted, progress, say)
+            if _has_size(wanted.blob, wanted.file.size):
+                return hub_cache.publish(wanted.cache, wanted.repo, wanted.commit, wanted.file.path, wanted.file.sha256)
+            return wanted.pointer
+    except OSError as error:
+        raise _disk_fault(wanted, error) from error
+
+
+def _fetch(wanted: Wanted, progress: Progress, say: Say) -> None:
+    """Bring the blob, whole and right; a file that came wrong is fetched once more from the start."""
+    size, expected = wanted.file.size, wanted.file.sha256
+    digest = ""
+    for attempt in range(2):
+        partial = Partial(wanted.partial, size)
+        digest = Transfer(source_of(wanted), partial, progress, say).run()
+        if digest == expected:
+            _sync(wanted.partial)
+            os.replace(wanted.partial, wanted.blob)
+            partial.forget_notes()
+            _sync(wanted.blob.parent)
+            return
+        partial.discard()
+        if attempt == 0:
+            say(f"{wanted.file.path} came damaged (its sha256 is wrong): fetching it again from the start")
+    raise ModelInvalidError(
+        f"{wanted.file.path} came damaged twice: its sha256 is {digest}, the publisher's is {expected}",
+        "Nothing was kept. Try again later, or from another network.",
+    )
+
+
+def source_of(wanted: Wanted) -> Source:
+    """Where its bytes come from."""
+    path = "/".join(quote(part, safe="") for part in wanted.file.path.split("/"))
+    url = f"{hub_place.endpoint()}/{wanted.repo}/resolve/{wanted.commit}/{path}"
+    name = HubReference(wanted.repo, file=wanted.file.path, revision=wanted.commit)
+    return Source(url, hub_headers(), name, wanted.file.size, wanted.file.sha256, wanted.commit)
+
+
+def _has_size(path: Path, size: int) -> bool:
+    try:
+        return path.is_file() and path.stat().st_size == size
+    except OSError:
+        return False
+
+
+def _sync(path: Path) -> None:
+    """Make a file, or the names in a folder, durable, where the system can."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    except OSError:  # Windows opens no folders
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _disk_fault(wanted: Wanted, error: OSError) -> DiskError:
+    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+        return DiskError(
+            f"the disk is full: {wanted.cache}", "Free some space and run it again: what has come is kept."
+        )
+    where = error.filename or wanted.partial
+    return DiskError(f"cannot write {where}: {error.strerror or error}", "Move the cache with HF_HUB_CACHE or HF_HOME.")

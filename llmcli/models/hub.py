@@ -1,0 +1,186 @@
+"""What does the hub say about a repository, and which repositories does it have for a text?"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from llmcli.errors import LlmcliError, ModelNotFoundError, NetworkError
+from llmcli.models import hub_place
+from llmcli.models.hub_faults import refusal
+from llmcli.models.hub_http import check_online, hub_headers, requested
+from llmcli.models.reference import MAIN, HubReference, is_repo
+from llmcli.models.retries import PassingError, Patience, Say
+from llmcli.models.variants import RepoFile, is_safe_path
+
+MOST_JSON = 32 << 20  # bytes of one answer; the largest listings have some 2 MB
+_TRIES = 3
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Repo:
+    """One commit of a repository. `n_parameters` and `n_ctx_train` are what the hub read from its GGUF files."""
+
+    name: str
+    revision: str
+    commit: str
+    files: tuple[RepoFile, ...]
+    gated: bool
+    licence: str
+    n_parameters: int | None
+    n_ctx_train: int | None
+    architecture: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """One repository of a search."""
+
+    name: str
+    downloads: int
+    likes: int
+    licence: str
+    gated: bool
+    updated: str
+
+
+def no_say(_text: str) -> None:
+    """Tell nobody."""
+
+
+def repo(wanted: HubReference, offline: bool = False, say: Say = no_say) -> Repo:
+    """The repository at the revision asked for, in one request.
+
+    Raises:
+        ModelNotFoundError: when there is no such repository or revision.
+        NotAllowedError: when the token is missing or refused.
+        NetworkError: when the hub cannot be asked, or its answer is no answer.
+    """
+    check_online(offline, str(wanted))
+    revision = wanted.revision or MAIN
+    path = f"/api/models/{wanted.repo}/revision/{quote(revision, safe='')}?blobs=true"
+    data = _get_json(path, wanted, say)
+    commit = data.get("sha") if isinstance(data, dict) else None
+    if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
+        raise NetworkError(f"the hub names no commit of {wanted.repo}", "Check HF_ENDPOINT: it may be no hub.")
+    details = _table(data.get("gguf"))
+    return Repo(
+        wanted.repo,
+        revision,
+        commit,
+        tuple(filter(None, map(_file, _list(data.get("siblings"))))),
+        bool(data.get("gated")),
+        _licence(data),
+        _count(details.get("total")),
+        _count(details.get("context_length")),
+        _text(details.get("architecture")),
+    )
+
+
+def search(text: str, limit: int, offline: bool = False, say: Say = no_say) -> list[Found]:
+    """Repositories with GGUF files that fit the text, the most downloaded first.
+
+    Raises:
+        NetworkError: when the hub cannot be asked, or its answer is no answer.
+    """
+    check_online(offline, "a search")
+    query = urlencode({"filter": "gguf", "search": text, "sort": "downloads", "direction": "-1", "limit": str(limit)})
+    answer = _get_json(f"/api/models?{query}", HubReference("the list of models"), say)
+    found = [_found(item) for item in _list(answer)]
+    return [item for item in found if is_repo(item.name)][:limit]
+
+
+def _get_json(path: str, wanted: HubReference, say: Say) -> Any:
+    patience = Patience(say, _TRIES)
+    while True:
+        try:
+            return _ask(path, wanted)
+        except PassingError as fault:
+            try:
+                patience.wait(fault)
+            except NetworkError as error:
+                hint = error.hint if "Try again at" in error.hint else "Check the network, the proxy and HF_ENDPOINT."
+                raise NetworkError(str(error), hint) from None
+
+
+def _ask(path: str, wanted: HubReference) -> Any:
+    with requested(hub_place.endpoint() + path, hub_headers(), to_other_hosts=False) as (response, _hops):
+        if response.status_code != 200:
+            raise refusal(response, wanted)
+        body = bytearray()
+        for piece in response.iter_raw():
+            body += piece
+            if len(body) > MOST_JSON:
+                raise NetworkError(f"the hub's answer about {wanted.repo} has no end", "Check HF_ENDPOINT.")
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise _not_json(wanted) from None
+
+
+def _not_json(wanted: HubReference) -> LlmcliError:
+    return NetworkError(
+        f"the answer about {wanted.repo} is not from a hub",
+        "A login page of your network may be in the way; open one in a browser, or check HF_ENDPOINT.",
+    )
+
+
+def _file(entry: Any) -> RepoFile | None:
+    """A file of the listing; None for one whose name or checksum cannot be right."""
+    entry = _table(entry)
+    lfs = _table(entry.get("lfs"))
+    path, size = entry.get("rfilename"), lfs.get("size", entry.get("size"))
+    digest = lfs.get("sha256", lfs.get("oid"))
+    if not isinstance(path, str) or not is_safe_path(path) or _count(size) is None:
+        return None
+    sound = isinstance(digest, str) and _SHA256.fullmatch(digest)
+    return RepoFile(path, int(size), str(digest) if sound else "")
+
+
+def check_listed(file: RepoFile, wanted: HubReference) -> None:
+    """Raise ModelNotFoundError for a file that cannot be checked after it has come."""
+    if not file.sha256:
+        raise ModelNotFoundError(
+            f"the hub publishes no sha256 of {file.path}, so it could not be checked",
+            f"Choose another file of {wanted.repo}.",
+        )
+
+
+def _found(item: Any) -> Found:
+    item = _table(item)
+    downloads, likes = _count(item.get("downloads")) or 0, _count(item.get("likes")) or 0
+    updated = _text(item.get("lastModified") or item.get("createdAt"))[:10]
+    return Found(
+        _text(item.get("id") or item.get("modelId")),
+        downloads,
+        likes,
+        _licence(item),
+        bool(item.get("gated")),
+        updated,
+    )
+
+
+def _licence(data: Mapping[str, Any]) -> str:
+    tags = [tag for tag in _list(data.get("tags")) if isinstance(tag, str)]
+    tagged = next((tag.removeprefix("license:") for tag in tags if tag.startswith("license:")), "")
+    return (_text(_table(data.get("cardData")).get("license")) or tagged)[:60]
+
+
+def _table(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 60 else None

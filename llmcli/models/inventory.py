@@ -1,0 +1,108 @@
+"""Which models are on this machine that llmcli can name, and where does each come from?"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from llmcli.models import records, starter
+from llmcli.models.cached import CachedModel, cached_models
+from llmcli.models.find import ModelFile
+from llmcli.models.peek import Glimpse, peek
+from llmcli.models.quantizations import quantization_of
+from llmcli.models.shelf import Shelf
+
+
+@dataclass(frozen=True)
+class Item:
+    """One model. `name` is what to type for it; `digests` are the publisher's sha256 for each part ("" unknown)."""
+
+    name: str
+    source: str  # starter, hub, url, ollama, lmstudio, folder or file
+    parts: tuple[Path, ...]
+    size: int
+    digests: tuple[str, ...]
+    used: float | None
+    cached: CachedModel | None = None
+
+    @property
+    def path(self) -> Path:
+        return self.parts[0]
+
+    @property
+    def is_ours(self) -> bool:
+        """True for what llmcli may remove: other programs' models are only read."""
+        return self.source in ("starter", "hub", "url")
+
+    @property
+    def quantization(self) -> str:
+        return quantization_of(self.path.name) or self.glimpse.quantization
+
+    @cached_property
+    def glimpse(self) -> Glimpse:
+        return peek(self.path)
+
+
+def inventory(shelf: Shelf) -> list[Item]:
+    """All of them: the starter first, then by source and name."""
+    return [*_starter(shelf), *_of_hub(shelf), *_of_urls(shelf), *_of_folders(shelf)]
+
+
+def _starter(shelf: Shelf) -> Iterator[Item]:
+    path = starter.starter_path(shelf.cache_dir)
+    if starter.is_present(shelf.cache_dir):
+        used = records.last_use(shelf.data_dir, path)
+        yield Item(starter.STARTER, "starter", (path,), starter.SIZE, (starter.SHA256,), used)
+
+
+def item_of(file: ModelFile, shelf: Shelf) -> Item:
+    """The item that a found model is; one of its own for a file outside of all these places."""
+    place = os.path.realpath(file.path)
+    for item in inventory(shelf):
+        if os.path.realpath(item.path) == place:
+            return item
+    size = sum(part.stat().st_size for part in file.parts)
+    used = records.last_use(shelf.data_dir, file.path)
+    return Item(str(file.path), "file", file.parts, size, ("",) * len(file.parts), used)
+
+
+def _of_hub(shelf: Shelf) -> Iterator[Item]:
+    """The models of the cache; of one that is the same at several commits, one."""
+    pulled = records.all_records(shelf.data_dir)
+    noted = {(record.repo, file.path): file.sha256 for record in pulled for file in record.files}
+    models = cached_models(shelf.hub)
+    paths = {(model.repo, model.variant.quantization, model.variant.path) for model in models}
+    alike = Counter((repo, quantization) for repo, quantization, _path in paths)
+    seen: dict[tuple[str, str], CachedModel] = {}
+    for model in models:
+        first = seen.setdefault((model.repo, model.variant.path), model)
+        if first is not model and first.variant == model.variant:
+            continue
+        clear = model.variant.quantization and alike[model.repo, model.variant.quantization] == 1
+        name = f"{model.repo}:{model.variant.quantization}" if clear else f"{model.repo}/{model.variant.path}"
+        name += f"@{model.commit[:8]}" if first is not model else ""
+        digests = tuple(part.sha256 or noted.get((model.repo, part.path), "") for part in model.variant.parts)
+        used = records.last_use(shelf.data_dir, model.parts[0])
+        yield Item(name, "hub", model.parts, model.variant.size, digests, used, model)
+
+
+def _of_urls(shelf: Shelf) -> Iterator[Item]:
+    from llmcli.models.url_fetch import fetched_urls
+
+    for path in fetched_urls(shelf.cache_dir):
+        used = records.last_use(shelf.data_dir, path)
+        yield Item(str(path), "url", (path,), path.stat().st_size, ("",), used)
+
+
+def _of_folders(shelf: Shelf) -> Iterator[Item]:
+    if not shelf.folders:
+        return
+    from llmcli.models.folders import models_in
+
+    for folder in shelf.folders:
+        for model in models_in(folder):
+            digests = (model.sha256 or "",) + ("",) * (len(model.parts) - 1)
+            used = records.last_use(shelf.data_dir, model.parts[0])
+            yield Item(model.name, model.source, model.parts, model.size, digests, used)

@@ -1,0 +1,38 @@
+"""The header of a file that is still on the hub, through the same door as a download."""
+
+from llmcli.models.fetch import Wanted, source_of
+from llmcli.models.gguf_header import GGUFHeader
+from llmcli.models.hub import no_say
+from llmcli.models.remote_header import read_remote_header
+from llmcli.models.retries import PassingError, Patience
+
+_TRIES = 4
+
+
+def remote_header(wanted: Wanted) -> GGUFHeader:
+    """Read it by ranges: some MiB, at most 32.
+
+    Raises:
+        ModelInvalidError: when it is no sound header.
+        LlmcliError: when the hub refuses or fails.
+    """
+    source = source_of(wanted)
+    patience = Patience(no_say, _TRIES)
+
+    def fetch(start: int, end: int) -> bytes:
+        data = bytearray()
+        while len(data) < end - start:
+            try:
+                with source.open(start + len(data), end) as pieces:
+                    for piece in pieces:
+                        data += piece[: end - start - len(data)]
+                        if len(data) >= end - start:
+                            break
+            except PassingError as fault:
+                patience.wait(fault)
+            else:
+                if len(data) < end - start:
+                    patience.wait(PassingError("the connection ended too early"))
+        return bytes(data)
+
+    return read_remote_header(fetch, wanted.file.size, wanted.file.path)

@@ -1,0 +1,118 @@
+"""Bringing a model of the hub here: what is to be fetched is settled first, then fetched, then written down."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmcli.errors import DiskError
+from llmcli.models import hub_cache, partials, records, verified
+from llmcli.models.fetch import Wanted, check_room, fetch, missing_bytes
+from llmcli.models.find import ModelFile
+from llmcli.models.hub import Repo, check_listed, no_say, repo
+from llmcli.models.hub_faults import gated
+from llmcli.models.hub_place import token_source
+from llmcli.models.reference import HubReference
+from llmcli.models.retries import Say
+from llmcli.models.shelf import Shelf
+from llmcli.models.splits import stem_of
+from llmcli.models.starter import Progress
+from llmcli.models.variants import Variant, choose, pick, projector_for, variants
+
+BarOf = Callable[[str], Progress]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a pull would bring. `reason` says why this variant, where the user left it open; sizes are bytes."""
+
+    reference: HubReference
+    repo: Repo
+    variant: Variant
+    reason: str
+    files: tuple[Wanted, ...]
+    missing: int
+    projector: Wanted | None  # offered; it is among `files` only when it was asked for
+
+    @property
+    def size(self) -> int:
+        return sum(wanted.file.size for wanted in self.files)
+
+
+def plan(reference: HubReference, shelf: Shelf, memory: int, projector: bool = False, say: Say = no_say) -> Plan:
+    """Ask the hub, in one request, what `reference` is now. `memory` in bytes guides the choice (0 = unknown).
+
+    Raises:
+        ModelNotFoundError: when it has no such model, or not all of its parts.
+        NotAllowedError: when it is gated and there is no token.
+        NetworkError: when the hub cannot be asked.
+    """
+    listing = repo(reference, shelf.offline, say)
+    found = variants(listing.files)
+    pick(found, reference.quant, reference.file, reference.repo)  # refuses what cannot be
+    if reference.quant or reference.file:
+        variant, reason = pick(found, reference.quant, reference.file, reference.repo), ""
+    else:
+        choice = choose(found, memory)
+        variant, reason = choice.variant, choice.reason
+    if listing.gated and not token_source():
+        raise gated(reference.repo)
+    beside = projector_for(variant, listing.files)
+    extra = Wanted(shelf.hub, listing.name, listing.commit, beside) if beside else None
+    files = [Wanted(shelf.hub, listing.name, listing.commit, part) for part in variant.parts]
+    files += [extra] if extra and projector else []
+    for wanted in files:
+        check_listed(wanted.file, reference)
+    return Plan(reference, listing, variant, reason, tuple(files), missing_bytes(files), extra)
+
+
+def pull(plan: Plan, shelf: Shelf, bar: BarOf, say: Say = no_say) -> ModelFile:
+    """Fetch what is missing, check what is there, and note which commit the reference means from now on.
+
+    Raises:
+        LlmcliError: of the kind that fits; what has come is kept.
+    """
+    check_room(shelf.hub, plan.missing)
+    places = [_bring(wanted, str(plan.reference), shelf, bar, say) for wanted in plan.files]
+    try:
+        hub_cache.write_ref(shelf.hub, plan.repo.name, plan.repo.revision, plan.repo.commit)
+        _write_down(plan, shelf)
+    except OSError as error:
+        raise DiskError(f"cannot write {error.filename}: {error.strerror}", "Check its permissions.") from None
+    parts = tuple(places[: len(plan.variant.parts)])
+    return ModelFile(parts[0], parts, stem_of(parts[0]), trusted=False)
+
+
+def _bring(wanted: Wanted, reference: str, shelf: Shelf, bar: BarOf, say: Say) -> Path:
+    """One file: fetched, or checked if another program put it there unchecked."""
+    here = wanted.blob if wanted.blob.is_file() else wanted.pointer
+    unchecked = wanted.is_here() and not verified.is_verified(shelf.data_dir, here, wanted.file.sha256)
+    if unchecked and verified.sha256_of(here, bar(f"checking {wanted.file.path}")) != wanted.file.sha256:
+        say(f"{wanted.file.path} in the cache is damaged: fetching it again")
+        _remove(here)
+    partials.note(shelf.data_dir, wanted.partial, reference, wanted.file.size)
+    place = fetch(wanted, bar(wanted.file.path.rpartition("/")[2]), say)
+    partials.forget(shelf.data_dir, wanted.partial)
+    verified.remember(shelf.data_dir, place, wanted.file.sha256)
+    return place
+
+
+def _remove(damaged: Path) -> None:
+    try:
+        damaged.unlink()
+    except OSError as error:
+        raise DiskError(f"cannot remove the damaged {damaged}: {error.strerror}", "Remove it by hand.") from None
+
+
+def _write_down(plan: Plan, shelf: Shelf) -> None:
+    projector = plan.projector.file if plan.projector and plan.projector in plan.files else None
+    record = records.Record(
+        str(plan.reference),
+        plan.repo.name,
+        plan.repo.commit,
+        plan.variant.parts,
+        projector,
+        plan.repo.licence,
+        time.time(),
+    )
+    records.save(shelf.data_dir, record)

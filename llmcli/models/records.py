@@ -1,0 +1,115 @@
+"""What llmcli notes about models: the commit that a reference was pulled at, and when each file was last used.
+
+One small file for each reference and for each use, in the data folder, so that processes never overwrite each
+other's notes. Losing them loses no model: the cache is looked through then.
+"""
+
+import contextlib
+import json
+import os
+import re
+import zlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from llmcli.models.private_files import make_private_folder, replace_private
+from llmcli.models.variants import RepoFile, is_safe_path
+
+_MAX_BYTES = 1 << 20
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What `reference` meant when it was pulled; `time` is seconds since 1970."""
+
+    reference: str
+    repo: str
+    commit: str
+    files: tuple[RepoFile, ...]
+    projector: RepoFile | None
+    licence: str
+    time: float
+
+
+def save(data_dir: Path, record: Record) -> None:
+    """Keep the record, in the place of an older one. Raises OSError."""
+    data = json.dumps(asdict(record), indent=1, ensure_ascii=False)
+    replace_private(_path(data_dir, record.reference), data.encode())
+
+
+def load(data_dir: Path, reference: str) -> Record | None:
+    """The record of a reference, None when there is none that can be read."""
+    return _read(_path(data_dir, reference))
+
+
+def all_records(data_dir: Path) -> list[Record]:
+    """Every record, the newest first."""
+    with contextlib.suppress(OSError):
+        found = filter(None, map(_read, (data_dir / "pulled").glob("*.json")))
+        return sorted(found, key=lambda record: -record.time)
+    return []
+
+
+def forget(data_dir: Path, reference: str) -> None:
+    """Remove the record of a reference. Raises OSError."""
+    _path(data_dir, reference).unlink(missing_ok=True)
+
+
+def note_use(data_dir: Path, file: Path) -> None:
+    """Note that a model file is used now; a folder that cannot be written is no reason to stop."""
+    marker = _marker(data_dir, file)
+    with contextlib.suppress(OSError):
+        try:
+            os.utime(marker)
+        except FileNotFoundError:
+            make_private_folder(marker.parent)
+            marker.touch(mode=0o600)
+
+
+def last_use(data_dir: Path, file: Path) -> float | None:
+    """When a model file was last used, in seconds since 1970."""
+    try:
+        return _marker(data_dir, file).stat().st_mtime
+    except OSError:
+        return None
+
+
+def _path(data_dir: Path, reference: str) -> Path:
+    slug = re.sub(r"[^A-Za-z0-9.]+", "-", reference)[:80]
+    return data_dir / "pulled" / f"{slug}-{zlib.crc32(reference.encode()):08x}.json"
+
+
+def _marker(data_dir: Path, file: Path) -> Path:
+    return (
+        data_dir / "used" / hashlib.sha256(os.path.realpath(file).encode("utf-8", "surrogateescape")).hexdigest()[:24]
+    )
+
+
+def _read(path: Path) -> Record | None:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            return None
+        data = json.loads(path.read_bytes())
+        files = tuple(_file(entry) for entry in data["files"])
+        projector = _file(data["projector"]) if data["projector"] else None
+        record = Record(
+            str(data["reference"]),
+            str(data["repo"]),
+            str(data["commit"]),
+            files,
+            projector,
+            str(data["licence"]),
+            float(data["time"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return record if files and _COMMIT.fullmatch(record.commit) else None
+
+
+def _file(entry: dict[str, Any]) -> RepoFile:
+    file = RepoFile(str(entry["path"]), int(entry["size"]), str(entry["sha256"]))
+    if not is_safe_path(file.path):
+        raise ValueError("the path leads out of its folder")
+    return file

@@ -1,0 +1,129 @@
+"""A .gguf file behind a plain address: fetched like a file of the hub, checked as far as its publisher allows."""
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError, NetworkError
+from llmcli.models.download_lock import only_one
+from llmcli.models.fetch import check_room
+from llmcli.models.find import ModelFile
+from llmcli.models.gguf import read_header
+from llmcli.models.hub_http import check_online, host_of, requested
+from llmcli.models.partial import Partial, bytes_here
+from llmcli.models.private_files import make_private_folder
+from llmcli.models.reference import HubReference, UrlReference
+from llmcli.models.retries import PassingError, Patience, Say
+from llmcli.models.source import Source
+from llmcli.models.splits import stem_of
+from llmcli.models.starter import Progress
+from llmcli.models.transfer import Transfer
+from llmcli.models.variants import is_safe_path
+
+_TRIES = 3
+
+
+def place_of(reference: UrlReference, cache_dir: Path) -> Path:
+    """Where the file of an address lies, once it was fetched."""
+    name = unquote(urlsplit(reference.url).path).rpartition("/")[2]
+    key = hashlib.sha256(reference.url.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return cache_dir / "urls" / key / (name if is_safe_path(name) else "model.gguf")
+
+
+@dataclass(frozen=True)
+class UrlPlan:
+    """What fetching an address would bring; bytes."""
+
+    reference: UrlReference
+    place: Path
+    size: int
+    missing: int
+
+
+def plan_url(reference: UrlReference, cache_dir: Path, offline: bool, say: Say) -> UrlPlan:
+    """Ask how long the file is, by its first byte.
+
+    Raises:
+        ModelNotFoundError: when there is no such file.
+        NetworkError: when the server cannot be asked.
+    """
+    check_online(offline, str(reference))
+    patience = Patience(say, _TRIES)
+    while True:
+        try:
+            size = _size(reference)
+            break
+        except PassingError as fault:
+            patience.wait(fault)
+    place = place_of(reference, cache_dir)
+    here = size if place.is_file() else bytes_here(_partial(place), size)
+    return UrlPlan(reference, place, size, size - here)
+
+
+def pull_url(plan: UrlPlan, progress: Progress, say: Say) -> ModelFile:
+    """Fetch the file, check it by its sha256 where the address gives one and by its header in any case.
+
+    Raises:
+        LlmcliError: of the kind that fits; nothing was published then.
+    """
+    place = plan.place
+    try:
+        make_private_folder(place.parent)
+        check_room(place.parent, plan.missing)
+        with only_one(place.with_suffix(".lock"), place.name, say, lambda: None):
+            if not place.is_file() or place.stat().st_size != plan.size:
+                _fetch(plan, progress, say)
+    except OSError as error:
+        raise DiskError(
+            f"cannot write {place}: {error.strerror or error}", "Move the cache with LLMCLI_HOME."
+        ) from None
+    return ModelFile(place, (place,), stem_of(place), trusted=False)
+
+
+def _fetch(plan: UrlPlan, progress: Progress, say: Say) -> None:
+    partial = Partial(_partial(plan.place), plan.size)
+    wanted = HubReference(host_of(plan.reference.url), file=plan.place.name)
+    digest = Transfer(Source(plan.reference.url, {}, wanted, plan.size), partial, progress, say).run()
+    expected = plan.reference.sha256
+    try:
+        if expected and digest != expected:
+            raise ModelInvalidError(f"{plan.place.name} has the sha256 {digest}, the address promised {expected}")
+        read_header(partial.path)
+    except LlmcliError:
+        partial.discard()
+        raise
+    os.replace(partial.path, plan.place)
+    partial.forget_notes()
+    if not expected:
+        say(f"{wanted.repo} publishes no checksum; this file has sha256={digest}")
+
+
+def _size(reference: UrlReference) -> int:
+    with requested(reference.url, {"range": "bytes=0-0"}, to_other_hosts=True) as (response, _hops):
+        host = host_of(reference.url)
+        if response.status_code in (404, 410):
+            raise ModelNotFoundError(f"{host} has no such file", f"Check the address {reference}.")
+        if response.status_code not in (200, 206):
+            raise NetworkError(f"{host} answers status {response.status_code}", "Download the file by hand.")
+        match = re.fullmatch(r"bytes 0-0/(\d+)", response.headers.get("content-range", ""))
+        length = match[1] if match else response.headers.get("content-length", "")
+    if not length.isdigit() or not 0 < int(length) < 1 << 50 or "text/html" in response.headers.get("content-type", ""):
+        raise NetworkError(f"{host} does not answer with a file", f"Open {reference} in a browser.")
+    return int(length)
+
+
+def _partial(place: Path) -> Path:
+    return place.with_name(place.name + ".llmcli.incomplete")
+
+
+def url_partials(cache_dir: Path) -> list[Path]:
+    """The unfinished downloads of addresses."""
+    return sorted((cache_dir / "urls").glob("*/*.llmcli.incomplete"))
+
+
+def fetched_urls(cache_dir: Path) -> list[Path]:
+    """The files that were fetched from addresses."""
+    return sorted((cache_dir / "urls").glob("*/*.gguf"))

@@ -1,0 +1,72 @@
+"""A table on stdout: aligned columns, and on a terminal too narrow for them each row under its own heading."""
+
+import shutil
+import sys
+import unicodedata
+from collections.abc import Sequence
+
+from llmcli.ui.console import is_terminal, wants_colour
+from llmcli.ui.output import put_line
+from llmcli.ui.safe import safe
+
+_GAP = "  "
+_BOLD, _DIM = "1", "2"
+
+
+def put_rows(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> None:
+    """Print the rows; the columns named in `right` hold numbers. Cells are made one line each.
+
+    Raises:
+        DiskError, ReaderGoneError: as `put` does.
+    """
+    terminal = is_terminal(sys.stdout)
+    shown = safe if terminal else str
+    cells = [[shown(" ".join(cell.split())) for cell in row] for row in rows]
+    widths = [max(width(cell) for cell in column) for column in zip(heads, *cells, strict=True)]
+    room = shutil.get_terminal_size().columns if terminal else 10**6
+    if sum(widths) + len(_GAP) * (len(widths) - 1) > room:
+        _put_stacked(heads, cells)
+        return
+    aligned = [head in right for head in heads]
+    put_line(_line(heads, widths, aligned), _BOLD if wants_colour(sys.stdout) else "")
+    for row in cells:
+        put_line(_line(row, widths, aligned))
+
+
+def put_facts(facts: Sequence[tuple[str, str]]) -> None:
+    """Print pairs, one a line, the values aligned; on a narrow terminal a long value goes below its name."""
+    column = max((len(name) for name, _ in facts), default=0)
+    room = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else 10**6
+    for name, value in facts:
+        value = " ".join(value.split())
+        if column + len(_GAP) + width(value) <= room:
+            put_line(f"{name:<{column}}{_GAP}{value}")
+        else:
+            put_line(name)
+            put_line(f"{_GAP}{value}")
+
+
+def width(text: str) -> int:
+    """Columns of a terminal that a text takes."""
+    if text.isascii():
+        return len(text)
+    wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
+    return len(text) + wide - sum(bool(unicodedata.combining(char)) for char in text)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
+    padded = []
+    for cell, column, to_the_right in zip(cells, widths, right, strict=True):
+        space = " " * (column - width(cell))
+        padded.append(space + cell if to_the_right else cell + space)
+    return _GAP.join(padded).rstrip()
+
+
+def _put_stacked(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """The first cell alone, and under it the others with their heads."""
+    column = max(len(head) for head in heads[1:])
+    for row in rows:
+        put_line(row[0], _BOLD if wants_colour(sys.stdout) else "")
+        for head, cell in zip(heads[1:], row[1:], strict=True):
+            if cell:
+                put_line(f"{_GAP}{head.lower():<{column}}{_GAP}{cell}")

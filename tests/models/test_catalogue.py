@@ -1,0 +1,76 @@
+"""The catalogue: each entry can be true, and what is recommended suits the machine."""
+
+import re
+
+import pytest
+
+from llmcli.models.catalogue import CATALOGUE, KNOWN_AS_OF, Entry, entry, recommend, speed
+from llmcli.models.quantizations import nominal_bits
+from llmcli.models.variants import fits
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize("one", CATALOGUE, ids=lambda one: one.name)
+def test_an_entry_can_be_true(one: Entry) -> None:
+    bits = nominal_bits(one.quantization)
+    assert bits is not None
+    assert one.size == pytest.approx(one.parameters * 1e9 * bits / 8, rel=0.25)
+    assert re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", one.repo, re.ASCII)
+    assert re.fullmatch(r"[a-z0-9][a-z0-9.-]+", one.name)
+    assert 4096 <= one.context <= 1 << 20
+    assert one.licence
+    assert 0 < len(one.note) <= 40
+
+
+def test_the_list_is_short_dated_and_names_nothing_twice() -> None:
+    assert 10 <= len(CATALOGUE) <= 14
+    assert len({one.name for one in CATALOGUE}) == len({one.repo for one in CATALOGUE}) == len(CATALOGUE)
+    assert re.fullmatch(r"20\d\d-\d\d", KNOWN_AS_OF)
+
+
+def test_a_name_cannot_be_taken_for_a_path_or_the_starter() -> None:
+    assert not [one.name for one in CATALOGUE if one.name == "starter" or one.name.endswith(".gguf")]
+
+
+def test_an_entry_is_found_in_any_case() -> None:
+    assert entry("Qwen3-4B") is entry("qwen3-4b") is not None
+    assert entry("starter") is None
+    assert entry("") is None
+
+
+@pytest.mark.parametrize("memory", [GIB, 2 * GIB, 4 * GIB, 16 * GIB])
+def test_only_models_that_fit_are_recommended(memory: int) -> None:
+    named = recommend(memory, cores=4)
+    assert named
+    assert all(fits(one.size, memory) for one in named)
+    assert len(named) == sum(fits(one.size, memory) for one in CATALOGUE)
+
+
+def test_few_cores_get_a_model_they_can_keep_pace_with() -> None:
+    assert recommend(16 * GIB, cores=2)[0].parameters <= 4.5
+    assert recommend(16 * GIB, cores=8)[0].parameters > 7
+    assert (
+        0
+        < speed(CATALOGUE[0], cores=0)
+        < speed(CATALOGUE[0], cores=2)
+        < speed(CATALOGUE[0], cores=4)
+        == speed(CATALOGUE[0], cores=64)
+    )
+
+
+def test_models_too_slow_for_the_cores_come_last() -> None:
+    sizes = [one.parameters for one in recommend(16 * GIB, cores=2)]
+    large = [size for size in sizes if size > 5]
+    assert large
+    assert sizes[-len(large) :] == large
+
+
+@pytest.mark.parametrize("cores", [-1, 0, 1])
+def test_too_little_memory_for_all_leaves_the_smallest(cores: int) -> None:
+    assert len(recommend(16 * GIB, cores)) == len(CATALOGUE)
+    assert recommend(GIB // 8, cores) == [min(CATALOGUE, key=lambda one: one.size)]
+
+
+def test_unknown_memory_rules_nothing_out() -> None:
+    assert len(recommend(0, cores=4)) == len(CATALOGUE)

@@ -1,0 +1,244 @@
+"""Folders of models: what is found in them, under which name, and what is left alone."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from llmcli.models.folders import DEEPEST, FoundModel, find_named, find_repo, models_in
+from tests.models.gguf_writer import write_gguf
+from tests.models.stores import add_lmstudio_model, add_ollama_model
+
+
+@pytest.fixture(autouse=True)
+def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home where LM Studio may be, and nothing else is."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setattr(Path, "home", lambda: home)
+    return home
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place = tmp_path / "models"
+    place.mkdir()
+    return place
+
+
+def put(folder: Path, *names: str) -> list[Path]:
+    """Files with these names; each has as many bytes as its name has letters."""
+    paths = [folder / name for name in names]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * len(path.name))
+    return paths
+
+
+def names(folder: Path) -> list[str]:
+    return [model.name for model in models_in(folder)]
+
+
+def linked(link: Path, target: Path) -> None:
+    try:
+        link.symlink_to(target, target_is_directory=target.is_dir())
+    except OSError:
+        pytest.skip("links are not allowed here")
+
+
+def test_models_are_found_at_every_level_and_sorted_by_name(folder: Path) -> None:
+    put(folder, "b.gguf", "deep/er/a.gguf", "C.GGUF", "notes.txt", "d.gguf.part", ".e.gguf", "._b.gguf")
+    assert names(folder) == ["a", "b", "C"]
+
+
+def test_a_found_model_tells_its_file_and_size(folder: Path) -> None:
+    (path,) = put(folder, "small-Q8_0.gguf")
+    assert models_in(folder) == [FoundModel("small-Q8_0", (path,), 15, "folder")]
+    assert models_in(folder)[0].path == path
+
+
+def test_the_parts_of_a_model_are_one(folder: Path) -> None:
+    parts = put(folder, "big-00001-of-00003.gguf", "big-00002-of-00003.gguf", "big-00003-of-00003.gguf")
+    assert models_in(folder) == [FoundModel("big", tuple(parts), 69, "folder")]
+
+
+def test_a_model_that_lacks_a_part_is_left_out(folder: Path) -> None:
+    put(
+        folder,
+        "big-00001-of-00003.gguf",
+        "big-00003-of-00003.gguf",
+        "odd-00003-of-00002.gguf",
+        "odd-00000-of-00002.gguf",
+    )
+    assert names(folder) == []
+
+
+def test_a_projector_is_no_model_but_belongs_to_those_beside_it(folder: Path) -> None:
+    put(folder, "see/eye.gguf", "see/mmproj-f16.gguf", "blind.gguf")
+    found = {model.name: model.projector for model in models_in(folder)}
+    assert found == {"blind": None, "eye": folder / "see/mmproj-f16.gguf"}
+
+
+@pytest.mark.parametrize(
+    ("projectors", "taken"),
+    [
+        (["mmproj-F32.gguf", "mmproj-BF16.gguf", "mmproj-F16.gguf"], "mmproj-F16.gguf"),
+        (["mmproj-aya-f16.gguf", "mmproj-gemma-3-4b-it-f32.gguf"], "mmproj-gemma-3-4b-it-f32.gguf"),
+        (["aya.mmproj-f16.gguf", "gemma-3-4b-it.mmproj-Q8_0.gguf"], "gemma-3-4b-it.mmproj-Q8_0.gguf"),
+        (["mmproj.gguf", "mmproj_f16.gguf"], "mmproj_f16.gguf"),
+    ],
+)
+def test_of_several_projectors_the_best_fitting_is_taken(folder: Path, projectors: list[str], taken: str) -> None:
+    put(folder, "gemma-3-4b-it-Q4_K_M.gguf", *projectors)
+    (model,) = models_in(folder)
+    assert model.projector == folder / taken
+
+
+def test_data_for_making_models_is_no_model(folder: Path) -> None:
+    put(folder, "imatrix_unsloth.gguf", "model-imatrix-Q4_K_M.gguf")
+    assert names(folder) == ["model-imatrix-Q4_K_M"]
+
+
+def test_hidden_folders_and_the_hub_s_cache_are_not_entered(folder: Path) -> None:
+    put(folder, ".hidden/a.gguf", "models--o--r/x/b.gguf", "blobs/c.gguf", "snapshots/d.gguf", "e.gguf")
+    assert names(folder) == ["e"]
+
+
+def test_the_search_ends_at_a_depth(folder: Path) -> None:
+    levels = "/".join("x" * DEEPEST)
+    put(folder, f"{levels}/in.gguf", f"{levels}/x/out.gguf")
+    assert names(folder) == ["in"]
+
+
+def test_the_search_ends_after_so_many_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(folder, *(f"{number}.gguf" for number in range(9)), "below/x.gguf")
+    monkeypatch.setattr("llmcli.models.folders.MOST_ENTRIES", 5)
+    assert 4 <= len(names(folder)) <= 5
+
+
+def test_links_in_a_circle_do_no_harm(folder: Path) -> None:
+    put(folder, "a/one.gguf")
+    linked(folder / "a/again", folder)
+    linked(folder / "self", folder / "self")
+    linked(folder / "self.gguf", folder / "self.gguf")
+    assert names(folder) == ["one"]
+
+
+def test_a_linked_folder_is_searched(folder: Path, tmp_path: Path) -> None:
+    put(tmp_path / "disk", "far.gguf")
+    linked(folder / "link", tmp_path / "disk")
+    assert names(folder) == ["far"]
+
+
+@pytest.mark.parametrize("place", ["nowhere", "file.gguf", "a\0b", "x" * 5000])
+def test_what_is_no_folder_has_no_models(folder: Path, place: str) -> None:
+    put(folder, "file.gguf")
+    assert models_in(folder / place) == []
+    assert find_repo("owner/repo", None, None, [folder / place]) is None
+
+
+def test_a_folder_named_like_a_model_is_searched(folder: Path) -> None:
+    put(folder, "model.gguf/real.gguf")
+    assert names(folder) == ["real"]
+
+
+def test_an_ollama_store_gives_its_models(folder: Path, tmp_path: Path) -> None:
+    add_ollama_model(folder, "llama3.2/1b", write_gguf(tmp_path / "x.gguf"))
+    assert names(folder) == ["ollama:llama3.2:1b"]
+
+
+def test_lm_studio_s_own_folder_is_known(user: Path, tmp_path: Path) -> None:
+    add_lmstudio_model(user / ".lmstudio/models", "own/repo", write_gguf(tmp_path / "x.gguf"))
+    assert [model.source for model in models_in(user / ".lmstudio/models")] == ["lmstudio"]
+
+
+@pytest.mark.parametrize(
+    "name", ["Big", "Big-00001-of-00002.gguf", "Big-00002-of-00002.gguf", "big", "BIG-00001-OF-00002.gguf"]
+)
+def test_a_model_is_found_by_its_name_or_a_file_of_it(folder: Path, name: str) -> None:
+    parts = put(folder, "Big-00001-of-00002.gguf", "Big-00002-of-00002.gguf")
+    put(folder, "a.gguf", "other.gguf")
+    found = find_named(name, [folder])
+    assert found
+    assert found.parts == tuple(parts)
+
+
+def test_the_exact_name_wins_over_one_in_another_case(folder: Path) -> None:
+    put(folder, "one/Model.gguf", "two/model.gguf")
+    found = find_named("model", [folder / "one", folder / "two"])
+    assert found
+    assert found.path.name == "model.gguf"
+
+
+@pytest.mark.parametrize("name", ["", "mod", "../model", "two/model", "model.ggu", "/"])
+def test_what_is_no_name_of_a_model_finds_none(folder: Path, name: str) -> None:
+    put(folder, "one/x.gguf", "model.gguf")
+    assert find_named(name, [folder / "one", folder]) is None
+
+
+@pytest.fixture
+def studio(folder: Path) -> Path:
+    put(
+        folder / "Own/Repo-GGUF", "m-Q4_K_M.gguf", "m-UD-Q4_K_M.gguf", "m.Q8_0.gguf", "m-Q4_K_S.gguf", "mmproj-f16.gguf"
+    )
+    put(folder / "Own/Repo-GGUF/BF16", "m-BF16-00001-of-00002.gguf", "m-BF16-00002-of-00002.gguf")
+    put(folder / "own2/one", "only-IQ2_M.gguf")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("repo", "quant", "file", "found"),
+    [
+        ("Own/Repo-GGUF", "Q4_K_M", None, "m-Q4_K_M.gguf"),
+        ("own/repo-gguf", "q4_k_m", None, "m-Q4_K_M.gguf"),
+        ("Own/Repo-GGUF", "UD-Q4_K_M", None, "m-UD-Q4_K_M.gguf"),
+        ("Own/Repo-GGUF", "Q8_0", None, "m.Q8_0.gguf"),
+        ("Own/Repo-GGUF", "BF16", None, "m-BF16-00001-of-00002.gguf"),
+        ("Own/Repo-GGUF", None, "m-Q4_K_S.gguf", "m-Q4_K_S.gguf"),
+        ("Own/Repo-GGUF", None, "M-q4_k_s.GGUF", "m-Q4_K_S.gguf"),
+        ("Own/Repo-GGUF", None, "BF16/m-BF16-00002-of-00002.gguf", "m-BF16-00001-of-00002.gguf"),
+        ("Own/Repo-GGUF", None, None, "m-Q4_K_M.gguf"),
+        ("own2/one", None, None, "only-IQ2_M.gguf"),
+    ],
+)
+def test_a_hub_name_leads_to_the_file_that_is_here(
+    studio: Path, repo: str, quant: str | None, file: str | None, found: str
+) -> None:
+    model = find_repo(repo, quant, file, [studio / "nowhere", studio])
+    assert model
+    assert (model.path.name, model.source) == (found, "lmstudio")
+
+
+@pytest.mark.parametrize(
+    ("repo", "quant", "file"),
+    [
+        ("Own/Repo-GGUF", "Q4_K", None),
+        ("Own/Repo-GGUF", "K_M", None),
+        ("Own/Repo-GGUF", "Q4.K.M", None),
+        ("Own/Repo-GGUF", None, "mmproj-f16.gguf"),
+        ("Own/Repo-GGUF", None, "m-Q2_K.gguf"),
+        ("own2/one", "Q4_K_M", None),
+        ("own2/one", None, "../../Own/Repo-GGUF/m-Q4_K_M.gguf"),
+        ("own2/..", None, None),
+        ("../models", None, None),
+        ("own2", None, "one/only-IQ2_M.gguf"),
+        ("own2/one/x", None, None),
+        ("/own2/one", None, None),
+        ("own2/one\0", None, None),
+        ("", None, None),
+    ],
+)
+def test_what_is_not_here_or_would_lead_out_finds_none(
+    studio: Path, repo: str, quant: str | None, file: str | None
+) -> None:
+    assert find_repo(repo, quant, file, [studio]) is None
+
+
+def test_two_hundred_models_are_found_in_no_time(folder: Path) -> None:
+    put(folder, *(f"owner{number % 20}/repo{number}/model{number}-Q4_K_M.gguf" for number in range(200)))
+    took = []
+    for _ in range(5):
+        start = time.perf_counter()
+        assert len(models_in(folder)) == 200
+        took.append(time.perf_counter() - start)
+    assert min(took) < 0.1  # 15 ms where it is alone

@@ -1,0 +1,257 @@
+"""Variants: what a repository's list of files offers, and the one that is taken."""
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmcli.errors import LlmcliError, ModelNotFoundError, UsageError
+from llmcli.models.quantizations import nominal_bits, quantization_of
+from llmcli.models.variants import (
+    RepoFile,
+    Variant,
+    choose,
+    fits,
+    is_safe_path,
+    needed,
+    pick,
+    projector_for,
+    projectors,
+    variants,
+)
+
+GIB = 1 << 30
+REPO = "owner/Model-GGUF"
+
+
+def files(*named: str, size: int = GIB) -> list[RepoFile]:
+    return [RepoFile(path, size, "") for path in named]
+
+
+def offer(**sizes: float) -> list[Variant]:
+    """Variants by quantization and GiB; `UD_` in front stands for `UD-`."""
+    names = {quantization.replace("UD_", "UD-"): int(size * GIB) for quantization, size in sizes.items()}
+    return variants(RepoFile(f"model-{name}.gguf", size, "") for name, size in names.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "quantization"),
+    [
+        ("Llama-3.2-1B-Instruct-Q4_K_M.gguf", "Q4_K_M"),
+        ("smollm2-1.7b-instruct-q4_k_m.gguf", "Q4_K_M"),
+        ("model.i1-IQ2_XXS.gguf", "IQ2_XXS"),
+        ("Qwen3-8B-UD-Q4_K_XL.gguf", "UD-Q4_K_XL"),
+        ("cloud-Q8_0.gguf", "Q8_0"),
+        ("model-Q4_0_4_4.gguf", "Q4_0_4_4"),
+        ("model-F16-Q6_K_L.gguf", "Q6_K_L"),
+        ("qwen2.5-0.5b-instruct-fp16.gguf", "F16"),
+        ("Phi-3-mini-4k-instruct-q4.gguf", "Q4"),
+        ("gpt-oss-20b-mxfp4.gguf", "MXFP4"),
+        ("BF16/model-00001-of-00002.gguf", "BF16"),
+        ("BF16/model-Q8_0-00001-of-00002.gguf", "Q8_0"),
+        ("Q4_FREE/modelQ8_0.gguf", ""),
+    ],
+)
+def test_the_quantization_stands_in_the_name(name: str, quantization: str) -> None:
+    assert quantization_of(name) == quantization
+
+
+def test_a_quantization_has_its_usual_bits_in_any_spelling() -> None:
+    assert nominal_bits("ud-q8_0") == nominal_bits("Q8_0") == 8.5
+    assert nominal_bits("Q9_Z") is None
+
+
+def test_bits_are_measured_where_the_parameters_are_known() -> None:
+    (variant,) = offer(Q8_0=1)
+    assert variant.bits_per_weight(2 * GIB) == 4.0
+    assert variant.bits_per_weight(None) == 8.5
+
+
+def test_models_are_listed_by_size_without_what_stands_beside_them() -> None:
+    beside = ["mmproj-F16.gguf", "x-mmproj-f16.gguf", "imatrix_x.gguf", "ggml-vocab-x.gguf", "mtp-x-Q8_0.gguf"]
+    beside += ["draft/x-Q4_0.gguf", "README.md", "imatrix.dat", "x.gguf.part"]
+    found = variants([RepoFile("b-Q8_0.gguf", 9, ""), RepoFile("a-MTP-Q4_0.GGUF", 5, ""), *files(*beside)])
+    assert [(variant.name, variant.quantization, variant.size) for variant in found] == [
+        ("a-MTP-Q4_0", "Q4_0", 5),
+        ("b-Q8_0", "Q8_0", 9),
+    ]
+
+
+def test_the_parts_of_a_split_model_are_one_variant_in_each_folder() -> None:
+    found = variants(
+        files(
+            "a/x-00002-of-00002.gguf", "a/x-00001-of-00002.gguf", "Q8_0/x-00001-of-00002.gguf", "x-00003-of-00002.gguf"
+        )
+    )
+    whole = next(variant for variant in found if variant.complete)
+    (cut,) = (variant for variant in found if not variant.complete)
+    assert (whole.path, whole.name, whole.size) == ("a/x-00001-of-00002.gguf", "x", 2 * GIB)
+    assert [part.path[-19:-14] for part in whole.parts] == ["00001", "00002"]
+    assert (cut.quantization, cut.missing) == ("Q8_0", ("Q8_0/x-00002-of-00002.gguf",))
+
+
+def test_a_set_of_absurdly_many_parts_is_no_model() -> None:
+    assert variants(files("x-00001-of-99999.gguf")) == []
+
+
+def test_the_projector_nearest_to_f16_comes_first() -> None:
+    found = files("mmproj-F32.gguf", "mmproj-Q8_0.gguf", "mmproj-x.gguf", "mmproj-BF16.gguf", "x-mmproj-f16.gguf")
+    assert [file.path for file in projectors([*found, *files("model-F16.gguf", "../mmproj-F16.gguf")])] == [
+        "x-mmproj-f16.gguf",
+        "mmproj-BF16.gguf",
+        "mmproj-Q8_0.gguf",
+        "mmproj-F32.gguf",
+        "mmproj-x.gguf",
+    ]
+
+
+def test_a_model_takes_the_projector_of_its_folder_before_that_of_the_root() -> None:
+    (variant,) = variants(files("a/model-Q8_0.gguf"))
+    beside, root, elsewhere = files("a/mmproj-F32.gguf", "mmproj-F16.gguf", "b/mmproj-F16.gguf")
+    assert projector_for(variant, [elsewhere, root, beside]) == beside
+    assert projector_for(variant, [elsewhere, root]) == root
+    assert projector_for(variant, [elsewhere]) is None
+
+
+def test_a_model_fits_where_there_is_room_beside_it_and_where_nothing_is_known() -> None:
+    assert fits(10 * GIB, needed(10 * GIB))
+    assert not fits(10 * GIB, needed(10 * GIB) - 1)
+    assert needed(10 * GIB) == 11.5 * GIB
+    assert fits(10 * GIB, 0)
+
+
+@pytest.mark.parametrize(
+    ("found", "memory", "taken", "reason"),
+    [
+        (offer(Q2_K=3, Q4_K_M=5, Q8_0=8), 32, "Q4_K_M", "Q4_K_M is the usual choice"),
+        (offer(Q2_K=3, Q4_K_M=5, Q8_0=8), 0, "Q4_K_M", "Q4_K_M is the usual choice"),
+        (offer(UD_Q4_K_M=4, Q4_K_M=5), 32, "Q4_K_M", "Q4_K_M is the usual choice"),
+        (offer(UD_Q4_K_M=4, Q8_0=5), 32, "UD-Q4_K_M", "Q4_K_M is the usual choice"),
+        (
+            offer(Q2_K=3, Q3_K_S=4, Q4_K_M=20),
+            6,
+            "Q3_K_S",
+            "Q4_K_M needs 22.5 GiB and 6.0 GiB are free, the largest that fits is Q3_K_S",
+        ),
+        (offer(Q2_K=3, Q8_0=8, F16=15), 32, "Q8_0", "there is no Q4_K_M, the largest that fits is Q8_0"),
+        (offer(Q8_0=8, UD_Q8_0=8.5, F16=15), 32, "Q8_0", "there is no Q4_K_M, the largest that fits is Q8_0"),
+        (offer(Q2_K=3, Q4_K_S=4, Q8_0=8), 0, "Q4_K_S", "there is no Q4_K_M, the nearest to it is Q4_K_S"),
+        (offer(F16=15, F32=30), 64, "F16", "there is no Q4_K_M, the smallest is F16"),
+        (offer(F16=15), 64, "F16", "it is the only one"),
+        (offer(F16=15), 4, "F16", "it is the only one, but it needs 17.0 GiB and 4.0 GiB are free"),
+        (offer(Q2_K=3, Q8_0=8), 1, "Q2_K", "none fits: the smallest, Q2_K, needs 3.8 GiB and 1.0 GiB are free"),
+    ],
+)
+def test_the_usual_quantization_is_chosen_or_else_the_best_that_fits(
+    found: list[Variant], memory: int, taken: str, reason: str
+) -> None:
+    choice = choose(found, memory * GIB)
+    assert (choice.variant.quantization, choice.reason) == (taken, reason)
+
+
+def test_a_model_that_lacks_a_part_is_never_chosen() -> None:
+    cut = files("x-Q4_K_M-00001-of-00003.gguf")
+    assert choose(variants([*cut, *files("x-Q2_K.gguf")]), 0).variant.quantization == "Q2_K"
+    with pytest.raises(ModelNotFoundError, match=r"x-Q4_K_M-00002-of-00003\.gguf and 1 more"):
+        choose(variants(cut), 0)
+    with pytest.raises(ModelNotFoundError, match="no GGUF file"):
+        choose([], 0)
+
+
+def test_a_quantization_is_picked_in_any_case_and_the_plain_one_first() -> None:
+    found = offer(Q4_K_M=5, UD_Q4_K_M=4, UD_Q2_K=2)
+    assert pick(found, "q4_k_m", None, REPO).quantization == "Q4_K_M"
+    assert pick(found, "ud-q4_k_m", None, REPO).quantization == "UD-Q4_K_M"
+    assert pick(found, "Q2_K", None, REPO).quantization == "UD-Q2_K"
+    assert pick(found, None, None, REPO).quantization == "Q4_K_M"
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        ["m-v2-Q4_K_M.gguf"],
+        ["m-Q4_K_M-imat.gguf"],
+        ["old/m-Q4_K_M.gguf"],
+        ["m-Q4_K_M-00001-of-00002.gguf", "m-Q4_K_M-00002-of-00002.gguf"],
+    ],
+)
+def test_of_several_with_one_quantization_the_plainest_name_is_taken(others: list[str]) -> None:
+    found = variants(files(*others, "m-Q4_K_M.gguf"))
+    assert pick(found, "Q4_K_M", None, REPO).path == "m-Q4_K_M.gguf"
+    assert choose(found, 0).variant.path == "m-Q4_K_M.gguf"
+
+
+def test_a_whole_model_is_taken_before_one_that_lacks_a_part() -> None:
+    found = variants(files("m-Q8_0-00001-of-00002.gguf", "other-Q8_0.gguf"))
+    assert pick(found, "Q8_0", None, REPO).path == "other-Q8_0.gguf"
+
+
+@pytest.mark.parametrize("names", [("m-1b-Q8_0.gguf", "m-12b-Q8_0.gguf"), ("a/m-Q8_0.gguf", "b/m-Q8_0.gguf")])
+def test_different_models_with_one_quantization_must_be_told_apart(names: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match="2 files for Q8_0: ") as caught:
+        pick(variants(files(*names)), "Q8_0", None, REPO)
+    assert all(name in str(caught.value) for name in names)
+
+
+@pytest.mark.parametrize("file", ["a/x-00001-of-00002.gguf", "a/x-00002-of-00002.gguf", "x-00002-of-00002.gguf"])
+def test_any_part_of_a_model_leads_to_it(file: str) -> None:
+    found = variants(files("a/x-00001-of-00002.gguf", "a/x-00002-of-00002.gguf", "y.gguf"))
+    assert pick(found, None, file, REPO).name == "x"
+
+
+def test_a_bare_name_that_stands_in_two_folders_is_ambiguous_unless_it_stands_in_the_root() -> None:
+    twice = files("a/x.gguf", "b/x.gguf")
+    with pytest.raises(UsageError, match=r"a/x\.gguf, b/x\.gguf"):
+        pick(variants(twice), None, "x.gguf", REPO)
+    assert pick(variants([*twice, *files("x.gguf")]), None, "x.gguf", REPO).path == "x.gguf"
+
+
+def test_what_is_not_there_is_answered_with_what_is_the_nearest_first() -> None:
+    with pytest.raises(ModelNotFoundError, match=r"has no Q5_K_M; it has Q5_K_S, Q4_0, Q2_K, Q8_0$") as caught:
+        pick(offer(Q8_0=8, Q2_K=3, Q5_K_S=5, Q4_0=4), "Q5_K_M", None, REPO)
+    assert f"{REPO}:Q5_K_S" in caught.value.hint
+    with pytest.raises(ModelNotFoundError, match=r"no model modle-Q8_0\.gguf; it has model-Q8_0\.gguf"):
+        pick(offer(Q8_0=8, Q2_K=3), None, "modle-Q8_0.gguf", REPO)
+    with pytest.raises(ModelNotFoundError) as many:
+        pick(variants(files(*(f"m{k}.gguf" for k in range(99)))), "Q8_0", None, REPO)
+    assert str(many.value).count(", ") == 7
+
+
+def test_a_repository_without_gguf_files_tells_how_to_search() -> None:
+    with pytest.raises(ModelNotFoundError, match=r"^owner/Model has no GGUF file$") as caught:
+        pick([], "Q4_K_M", None, "owner/Model")
+    assert 'llmcli models search "Model GGUF"' in caught.value.hint
+
+
+@pytest.mark.parametrize(("quantization", "file"), [("Q8_0", None), (None, "x-Q8_0-00002-of-00003.gguf")])
+def test_a_model_that_lacks_a_part_is_refused_by_name(quantization: str | None, file: str | None) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"lacks x-Q8_0-00002-of-00003\.gguf and 1 more of Q8_0"):
+        pick(variants(files("x-Q8_0-00001-of-00003.gguf")), quantization, file, REPO)
+
+
+ESCAPING = ["", "/x", "../x", "a/../x", "a//x", "./x", "a/", "a\\x", "C:x", "-x"]
+UNREADABLE = ["x\n", "x\x9b", "x\u202e", "x\ud800", "a" * 256, "\u00e9" * 128, "a/" * 600 + "x"]
+NOT_ON_WINDOWS = ["x.", "x /y", "a/CON", "nul.gguf", "com1.x/y"]
+
+
+@pytest.mark.parametrize("path", [*ESCAPING, *UNREADABLE, *NOT_ON_WINDOWS])
+def test_a_path_that_could_lead_elsewhere_is_not_safe(path: str) -> None:
+    assert not is_safe_path(path)
+    assert variants(files(f"{path}/x.gguf" if path else "/x.gguf")) == []
+
+
+@pytest.mark.parametrize(
+    "path", ["x.gguf", "a/b/x.gguf", "con-1.gguf", "..x", "\u043c\u043e\u0434\u0435\u043b\u044c", "a b"]
+)
+def test_ordinary_paths_are_safe(path: str) -> None:
+    assert is_safe_path(path)
+
+
+@given(st.lists(st.text("aQ48_0KM-./\\of12\u0130\u00df\ud800", max_size=24), max_size=6), st.text(max_size=8))
+def test_any_names_end_in_a_variant_or_a_clear_error(names: list[str], wanted: str) -> None:
+    found = variants(files(*(f"{name}.gguf" for name in names)))
+    assert all(is_safe_path(part.path) for variant in found for part in variant.parts)
+    for quantization, file in ((wanted, None), (None, wanted), (None, f"{names[0] if names else ''}.gguf")):
+        with suppress(LlmcliError):
+            assert pick(found, quantization, file, REPO) in found
