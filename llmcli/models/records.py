@@ -82,9 +82,8 @@ def _path(data_dir: Path, reference: str) -> Path:
 
 
 def _marker(data_dir: Path, file: Path) -> Path:
-    return (
-        data_dir / "used" / hashlib.sha256(os.path.realpath(file).encode("utf-8", "surrogateescape")).hexdigest()[:24]
-    )
+    place = os.fsencode(os.path.realpath(file))
+    return data_dir / "used" / f"{zlib.crc32(place):08x}{zlib.adler32(place):08x}"
 
 
 def _read(path: Path) -> Record | None:
