@@ -18,7 +18,7 @@ from llmcli.engine.generation import Generation, Record
 from llmcli.engine.model import Model
 from llmcli.engine.probe import probe
 from llmcli.errors import ContextOverflowError, ModelInvalidError, UsageError
-from llmcli.models import known, records, starter
+from llmcli.models import known, starter, uses
 from llmcli.models.find import ModelFile, find
 from llmcli.models.gguf_header import GGUFHeader
 from llmcli.models.splits import read_headers
@@ -83,7 +83,7 @@ def locate(settings: Settings, fetch: Fetch | None = None, trying: Trying | None
     file, build = target.file, binding.bindings_version()
     if file.path == starter.starter_path(places.cache_dir):
         starter.ensure_starter(places.cache_dir, fetch, places.offline)
-    records.note_use(places.data_dir, file.path)
+    uses.note_use(places.data_dir, file.path)
     if known.is_safe(file, places.cache_dir, build):
         return target
     if target.header.is_vocab_only:

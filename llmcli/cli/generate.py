@@ -53,10 +53,11 @@ def generate(
         console.warn(note)
     from llmcli.chat.answer import Answer
     from llmcli.chat.local import with_model
-    from llmcli.cli.model import find_model, open_model
+    from llmcli.cli.model import find_model, open_model, welcome
     from llmcli.engine.abort import AbortFlag
 
     target = find_model(asked)
+    welcome(resolve(layers).origins["model"])
     resolved = with_model(target, layers)
     settings = resolved.settings
     warn_inert(resolved)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from llmcli.models import records, starter
+from llmcli.models import records, starter, uses
 from llmcli.models.cached import CachedModel, cached_models
 from llmcli.models.find import ModelFile
 from llmcli.models.peek import Glimpse, peek
@@ -53,7 +53,7 @@ def inventory(shelf: Shelf) -> list[Item]:
 def _starter(shelf: Shelf) -> Iterator[Item]:
     path = starter.starter_path(shelf.cache_dir)
     if starter.is_present(shelf.cache_dir):
-        used = records.last_use(shelf.data_dir, path)
+        used = uses.last_use(shelf.data_dir, path)
         yield Item(starter.STARTER, "starter", (path,), starter.SIZE, (starter.SHA256,), used)
 
 
@@ -64,7 +64,7 @@ def item_of(file: ModelFile, shelf: Shelf) -> Item:
         if os.path.realpath(item.path) == place:
             return item
     size = sum(part.stat().st_size for part in file.parts)
-    used = records.last_use(shelf.data_dir, file.path)
+    used = uses.last_use(shelf.data_dir, file.path)
     return Item(str(file.path), "file", file.parts, size, ("",) * len(file.parts), used)
 
 
@@ -84,7 +84,7 @@ def _of_hub(shelf: Shelf) -> Iterator[Item]:
         name = f"{model.repo}:{model.variant.quantization}" if clear else f"{model.repo}/{model.variant.path}"
         name += f"@{model.commit[:8]}" if first is not model else ""
         digests = tuple(part.sha256 or noted.get((model.repo, part.path), "") for part in model.variant.parts)
-        used = records.last_use(shelf.data_dir, model.parts[0])
+        used = uses.last_use(shelf.data_dir, model.parts[0])
         yield Item(name, "hub", model.parts, model.variant.size, digests, used, model)
 
 
@@ -92,7 +92,7 @@ def _of_urls(shelf: Shelf) -> Iterator[Item]:
     from llmcli.models.url_fetch import fetched_urls
 
     for path in fetched_urls(shelf.cache_dir):
-        used = records.last_use(shelf.data_dir, path)
+        used = uses.last_use(shelf.data_dir, path)
         yield Item(str(path), "url", (path,), path.stat().st_size, ("",), used)
 
 
@@ -104,5 +104,5 @@ def _of_folders(shelf: Shelf) -> Iterator[Item]:
     for folder in shelf.folders:
         for model in models_in(folder):
             digests = (model.sha256 or "",) + ("",) * (len(model.parts) - 1)
-            used = records.last_use(shelf.data_dir, model.parts[0])
+            used = uses.last_use(shelf.data_dir, model.parts[0])
             yield Item(model.name, model.source, model.parts, model.size, digests, used)

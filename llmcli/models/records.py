@@ -1,19 +1,18 @@
-"""What llmcli notes about models: the commit that a reference was pulled at, and when each file was last used.
+"""Which commit does a reference mean since it was pulled?
 
-One small file for each reference and for each use, in the data folder, so that processes never overwrite each
-other's notes. Losing them loses no model: the cache is looked through then.
+One small file for each reference, in the data folder, so that processes never overwrite each other's notes. Losing
+them loses no model: the cache is looked through then.
 """
 
 import contextlib
 import json
-import os
 import re
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llmcli.models.private_files import make_private_folder, replace_private
+from llmcli.models.private_files import replace_private
 from llmcli.models.variants import RepoFile, is_safe_path
 
 _MAX_BYTES = 1 << 20
@@ -57,33 +56,9 @@ def forget(data_dir: Path, reference: str) -> None:
     _path(data_dir, reference).unlink(missing_ok=True)
 
 
-def note_use(data_dir: Path, file: Path) -> None:
-    """Note that a model file is used now; a folder that cannot be written is no reason to stop."""
-    marker = _marker(data_dir, file)
-    with contextlib.suppress(OSError):
-        try:
-            os.utime(marker)
-        except FileNotFoundError:
-            make_private_folder(marker.parent)
-            marker.touch(mode=0o600)
-
-
-def last_use(data_dir: Path, file: Path) -> float | None:
-    """When a model file was last used, in seconds since 1970."""
-    try:
-        return _marker(data_dir, file).stat().st_mtime
-    except OSError:
-        return None
-
-
 def _path(data_dir: Path, reference: str) -> Path:
     slug = re.sub(r"[^A-Za-z0-9.]+", "-", reference)[:80]
     return data_dir / "pulled" / f"{slug}-{zlib.crc32(reference.encode()):08x}.json"
-
-
-def _marker(data_dir: Path, file: Path) -> Path:
-    place = os.fsencode(os.path.realpath(file))
-    return data_dir / "used" / f"{zlib.crc32(place):08x}{zlib.adler32(place):08x}"
 
 
 def _read(path: Path) -> Record | None:

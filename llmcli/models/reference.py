@@ -55,7 +55,7 @@ class UrlReference:
     sha256: str | None = None
 
     def __str__(self) -> str:
-        return self.url
+        return self.url + (f"#sha256={self.sha256}" if self.sha256 else "")
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def parse(text: str, aliases: Mapping[str, str] | None = None, endpoint: str = "
         raise ModelNotFoundError("the model reference is empty or not a name", FORMS)
     if text.startswith("ollama:"):
         return OllamaReference(_named(text.removeprefix("ollama:"), text))
-    if "://" in text or text.lower().startswith(HUB_HOSTS):
+    if "://" in text or re.split(r"[/:?#]", text.lower(), maxsplit=1)[0] in HUB_HOSTS:
         return _address(text, endpoint)
     if looks_like_path(text) or (text.count("/") < 2 and text.lower().endswith(".gguf") and ":" not in text):
         return PathReference(text)
@@ -127,7 +127,7 @@ def _named(name: str, text: str) -> str:
 def _hub(text: str, typed: str) -> HubReference:
     """owner/repo[/file.gguf][:quantization][@revision], the two marks in either order."""
     match = _HUB.fullmatch(text)
-    if not match or not is_repo(match["repo"]):
+    if not match or not is_repo(match["repo"]) or not text.isprintable():  # %0a in an address was decoded
         raise _no_reference(typed)
     marks = re.findall(r"([:@])([^:@]+)", match["marks"])
     quant = next((value for mark, value in marks if mark == ":"), None)
@@ -161,16 +161,24 @@ def _address(text: str, endpoint: str) -> Reference:
     """A pasted address: a page or file of the hub, or a .gguf file anywhere."""
     if text.startswith("hf://"):
         return _hub(text.removeprefix("hf://").removeprefix("models/"), text)
-    parts = urlsplit(text if "://" in text else f"https://{text}")
+    try:
+        parts, mirror = urlsplit(text if "://" in text else f"https://{text}"), urlsplit(endpoint)
+    except ValueError:  # of brackets without an IPv6 address between them
+        raise ModelNotFoundError(f"{text} is no address of a model", FORMS) from None
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise ModelNotFoundError(f"{text} is no address of a model", "Only http and https addresses can be fetched.")
-    if parts.netloc.lower() in HUB_HOSTS or (endpoint and parts.netloc == urlsplit(endpoint).netloc):
-        return _hub_page(unquote(parts.path).strip("/"), text)
+    if parts.netloc.lower() in HUB_HOSTS:
+        return _hub_page(parts.path, text)
+    base = mirror.path.rstrip("/") + "/"
+    if mirror.netloc and parts.netloc.lower() == mirror.netloc.lower() and parts.path.startswith(base):
+        return _hub_page(parts.path.removeprefix(base), text)
     if not parts.path.lower().endswith(".gguf"):
         raise ModelNotFoundError(f"{text} does not end in .gguf", FORMS)
     if parts.username or parts.password:
         raise ModelNotFoundError("an address with a password in it is not fetched", "Leave the user name out of it.")
     digest = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", parts.fragment)
+    if parts.fragment.startswith("sha256") and not digest:
+        raise ModelNotFoundError(f"{text} ends in no sha256", "It has 64 hexadecimal digits: #sha256=HEX.")
     return UrlReference(parts._replace(fragment="").geturl(), digest[1].lower() if digest else None)
 
 
@@ -178,7 +186,8 @@ def _hub_page(path: str, text: str) -> HubReference:
     """owner/repo, owner/repo:Q4_K_M, or .../blob|resolve|tree|raw/REVISION[/FILE]."""
     if path.startswith(("datasets/", "spaces/")):
         raise ModelNotFoundError(f"{text} is no model", "Only repositories of models hold GGUF files.")
-    pieces = path.split("/", 4)
+    pieces = [unquote(piece) for piece in path.strip("/").split("/", 4)]  # in refs%2Fpr%2F1 a slash is no border
+    path = "/".join(pieces)
     if len(pieces) < 4 or pieces[2] not in ("blob", "resolve", "tree", "raw"):
         return _hub(path, text)
     repo, revision = "/".join(pieces[:2]), pieces[3]

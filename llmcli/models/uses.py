@@ -1,0 +1,32 @@
+"""When was each model file last used? The time of an empty file in the data folder says it."""
+
+import contextlib
+import os
+import zlib
+from pathlib import Path
+
+from llmcli.models.private_files import make_private_folder
+
+
+def note_use(data_dir: Path, file: Path) -> None:
+    """Note that a model file is used now; a folder that cannot be written is no reason to stop."""
+    marker = _marker(data_dir, file)
+    with contextlib.suppress(OSError):
+        try:
+            os.utime(marker)
+        except FileNotFoundError:
+            make_private_folder(marker.parent)
+            marker.touch(mode=0o600)
+
+
+def last_use(data_dir: Path, file: Path) -> float | None:
+    """When a model file was last used, in seconds since 1970."""
+    try:
+        return _marker(data_dir, file).stat().st_mtime
+    except OSError:
+        return None
+
+
+def _marker(data_dir: Path, file: Path) -> Path:
+    place = os.fsencode(os.path.realpath(file))
+    return data_dir / "used" / f"{zlib.crc32(place):08x}{zlib.adler32(place):08x}"
