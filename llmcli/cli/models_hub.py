@@ -31,7 +31,7 @@ def pull(
     mmproj: Annotated[bool, typer.Option(help="Fetch the projector too, where the model can see images.")] = False,
 ) -> int:
     """Download a model, or go on with a download that was interrupted."""
-    from llmcli.cli.pulling import describe, fetch_planned, plan_reference
+    from llmcli.cli.pulling import describe, fetch_planned, plan_reference, update_of
     from llmcli.models.pull import Plan
 
     settings = in_force(flags)
@@ -43,6 +43,9 @@ def pull(
         return ExitStatus.OK
     planned = plan_reference(wanted, settings, mmproj)
     console.note(describe(planned))
+    news = update_of(planned, settings)
+    if news:
+        console.note(news)
     if isinstance(planned, Plan) and planned.projector and not mmproj:
         size = gigabytes(planned.projector.file.size)
         console.note(f"its projector for images, {planned.projector.file.path} ({size}), comes with --mmproj")
@@ -189,9 +192,9 @@ def recommend(flags: Layer, as_json: Json = False) -> int:  # noqa: ARG001 -- th
     rows = [
         (entry.name, f"{entry.parameters:g}B", gigabytes(entry.size), entry.licence, entry.note) for entry in entries
     ]
-    put_rows(("NAME", "WEIGHTS", "SIZE", "LICENCE", "GOOD AT"), rows, ("WEIGHTS", "SIZE"))
+    commands = [f"llmcli pull {entry.repo}:{entry.quantization}" for entry in entries]
+    put_rows(("NAME", "WEIGHTS", "SIZE", "LICENCE", "GOOD AT"), rows, ("WEIGHTS", "SIZE"), commands)
     where = f"{memory / 2**30:.1f} GiB of memory and {cores} cores" if memory else f"{cores} cores"
     console.note(f"for {where}; the list is llmcli's own, as known in {KNOWN_AS_OF}, not asked of the hub")
-    if entries:
-        console.note(f"get one with `llmcli pull {entries[0].name}` ({entries[0].repo}:{entries[0].quantization})")
+    console.note("the short name does as well, as in `llmcli pull " + entries[0].name + "`")
     return ExitStatus.OK

@@ -2,7 +2,7 @@
 
 from llmcli.chat.library import shelf
 from llmcli.engine import hardware
-from llmcli.models import hub_place
+from llmcli.models import hub_place, records
 from llmcli.models.find import ModelFile, NotHereError
 from llmcli.models.pull import Plan, plan, pull
 from llmcli.models.reference import HubReference, UrlReference
@@ -11,7 +11,7 @@ from llmcli.params.settings import Settings
 from llmcli.ui.ask import can_ask, confirm
 from llmcli.ui.console import console
 from llmcli.ui.download import Downloads
-from llmcli.ui.units import gigabytes
+from llmcli.ui.units import ago, gigabytes
 
 Planned = Plan | UrlPlan
 
@@ -51,6 +51,16 @@ def describe(planned: Planned) -> str:
     parts = f" in {len(variant.parts)} parts" if len(variant.parts) > 1 else ""
     why = f" ({planned.reason})" if planned.reason else ""
     return f"{planned.repo.name}/{variant.path}{parts}, {gigabytes(planned.size)}{_rest(planned)}{why}"
+
+
+def update_of(planned: Planned, settings: Settings) -> str:
+    """What changed since the same reference was pulled before; "" for nothing."""
+    if isinstance(planned, UrlPlan):
+        return ""
+    old = records.load(shelf(settings).data_dir, str(planned.reference))
+    if old is None or old.files == planned.variant.parts:
+        return ""
+    return f"this is another version than the one you pulled {ago(old.time)} (commit {old.commit[:8]}), which stays too"
 
 
 def _rest(planned: Planned) -> str:

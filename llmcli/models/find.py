@@ -46,10 +46,10 @@ def find(text: str, shelf: Shelf) -> ModelFile:
         ModelNotFoundError: when it leads nowhere (the hint has the nearest name).
         ModelInvalidError: for a split model or a store's entry that cannot be.
     """
-    if text == STARTER and STARTER not in shelf.aliases:
+    text = shelf.aliases.get(text, text)
+    if text == STARTER:
         path = starter_path(shelf.cache_dir)
         return ModelFile(path, (path,), STARTER, trusted=True)
-    text = shelf.aliases.get(text, text)
     if text.strip() and "\0" not in text:
         on_disk = _on_disk(text)
         if on_disk:

@@ -9,6 +9,7 @@ from llmcli.errors import ModelNotFoundError
 from llmcli.models import hub_cache, hub_place, records
 from llmcli.models.cached import CachedModel, models_of
 from llmcli.models.find import ModelFile, NotHereError, models_in
+from llmcli.models.quantizations import canonical
 from llmcli.models.reference import (
     FORMS,
     HubReference,
@@ -65,15 +66,16 @@ def _on_hub(reference: HubReference, shelf: Shelf) -> ModelFile:
 
 
 def _cached(reference: HubReference, shelf: Shelf) -> CachedModel | None:
-    """The model of the cache that fits; of several commits one we pulled ourselves comes first."""
+    """The model of the cache that fits: of several commits one with this very name, then one we pulled ourselves."""
     models = models_of(shelf.hub, reference.repo)
     if reference.revision:
         commit = hub_cache.read_ref(shelf.hub, reference.repo, reference.revision)
         short = reference.revision if _SHORT.fullmatch(reference.revision) else "-"
         models = [model for model in models if model.commit == commit or model.commit.startswith(short)]
     pulled = [record.commit for record in records.all_records(shelf.data_dir) if record.repo == reference.repo]
+    exact = {model.commit for model in models if _is_exact(model, reference)}
     commits = dict.fromkeys([*pulled, *(model.commit for model in models)])
-    for commit in commits:
+    for commit in sorted(commits, key=lambda commit: commit not in exact):
         here = {model.variant: model for model in models if model.commit == commit}
         try:
             if here:
@@ -81,6 +83,13 @@ def _cached(reference: HubReference, shelf: Shelf) -> CachedModel | None:
         except ModelNotFoundError:
             continue
     return None
+
+
+def _is_exact(model: CachedModel, reference: HubReference) -> bool:
+    """Whether it is what the reference says to the letter: `pick` takes UD-Q4_K_M for Q4_K_M where that is missing."""
+    if reference.file:
+        return any(part.path == reference.file for part in model.variant.parts)
+    return reference.quant is None or model.variant.quantization == canonical(reference.quant)
 
 
 def _fetched(reference: UrlReference, shelf: Shelf) -> ModelFile:

@@ -33,7 +33,10 @@ def session() -> "httpx2.Client":
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # it would print signed addresses
     from huggingface_hub import get_session
 
-    return get_session()
+    try:
+        return get_session()
+    except (ImportError, ValueError) as error:  # a SOCKS proxy without its package, an address that is none
+        raise NetworkError(f"the proxy settings cannot be used: {error}", "Check HTTPS_PROXY and ALL_PROXY.") from None
 
 
 def check_online(offline: bool, what: str) -> None:
@@ -69,6 +72,8 @@ def requested(
     """
     import httpx2
 
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise NetworkError(f"{url!r} is no http address", "Check HF_ENDPOINT.")
     hops: list[httpx2.Response] = []
     sent = {"accept-encoding": "identity", **headers}
     limits = httpx2.Timeout(CONNECT_SECONDS, read=STALL_SECONDS)

@@ -66,7 +66,7 @@ def _unfinished(path: Path, data_dir: Path) -> Unfinished:
     try:
         data = json.loads(_note(data_dir, path).read_bytes()[: 1 << 16])
         reference, size = str(data["reference"]), int(data["size"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         reference, size = hub_cache.repo_of(path.parent.parent.name) or path.name, 0
     here = bytes_here(path, size) if size else info.st_size
     return Unfinished(reference, path, here, size, info.st_mtime)

@@ -77,7 +77,7 @@ def _read(path: Path) -> Record | None:
             str(data["licence"]),
             float(data["time"]),
         )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     return record if files and _COMMIT.fullmatch(record.commit) else None
 

@@ -7,6 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 from llmcli.errors import ModelNotFoundError
 from llmcli.models.quantizations import quantization_of
+from llmcli.models.variants import is_safe_path
 
 HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 FORMS = (
@@ -147,8 +148,8 @@ def _check_marks(repo: str, file: str | None, quant: str | None, revision: str |
     if file is not None and not file.lower().endswith(".gguf"):
         hint = f"Did you mean {repo}:{file}?" if quantization_of(f"x-{file}.gguf") else FORMS
         raise ModelNotFoundError(f"{typed} names no .gguf file", hint)
-    if file is not None and any(part in (".", "..") for part in file.split("/")):
-        raise ModelNotFoundError(f"{typed} leads out of the repository", FORMS)
+    if file is not None and not is_safe_path(file):
+        raise ModelNotFoundError(f"{typed} names what cannot be a file of a repository", FORMS)
     if quant is None:
         return
     if quant.lower().endswith(".gguf"):
@@ -184,12 +185,11 @@ def _address(text: str, endpoint: str) -> Reference:
 
 def _hub_page(path: str, text: str) -> HubReference:
     """owner/repo, owner/repo:Q4_K_M, or .../blob|resolve|tree|raw/REVISION[/FILE]."""
-    if path.startswith(("datasets/", "spaces/")):
-        raise ModelNotFoundError(f"{text} is no model", "Only repositories of models hold GGUF files.")
     pieces = [unquote(piece) for piece in path.strip("/").split("/", 4)]  # in refs%2Fpr%2F1 a slash is no border
-    path = "/".join(pieces)
+    if pieces[0] in ("datasets", "spaces"):
+        raise ModelNotFoundError(f"{text} is no model", "Only repositories of models hold GGUF files.")
     if len(pieces) < 4 or pieces[2] not in ("blob", "resolve", "tree", "raw"):
-        return _hub(path, text)
+        return _hub("/".join(pieces), text)
     repo, revision = "/".join(pieces[:2]), pieces[3]
     file = pieces[4] if len(pieces) > 4 and pieces[4].lower().endswith(".gguf") else ""
     return _hub(repo + (f"/{file}" if file else "") + ("" if revision == MAIN else f"@{revision}"), text)

@@ -37,14 +37,14 @@ def plan_removal(item: Item, shelf: Shelf) -> Removal:
     pointers = [part for other in same for part in other.parts]
     if model.projector and not _others(model):
         pointers += [other.place(model.projector) for other in same if other.projector == model.projector]
-    blobs = dict.fromkeys(Path(os.path.realpath(pointer)) for pointer in pointers if pointer.is_symlink())
+    blobs = dict.fromkeys(_blob_of(pointer) for pointer in pointers if pointer.is_symlink())
     folder = hub_cache.folder_of(shelf.hub, model.repo)
     for place in (*(pointer.parent for pointer in pointers), *(blob.parent for blob in blobs)):
         hub_cache.check_inside(place, shelf.hub)
-    used = {os.path.realpath(other) for other in _pointers(folder) if other not in pointers}
-    gone = [blob for blob in blobs if str(blob) not in used and blob.parent == Path(os.path.realpath(folder)) / "blobs"]
-    plain = [pointer for pointer in pointers if not pointer.is_symlink()]
-    freed = sum(path.stat().st_size for path in (*gone, *plain))
+    used = {_blob_of(other) for other in _pointers(folder) if other.is_symlink() and other not in pointers}
+    gone = [blob for blob in blobs if blob not in used and blob.parent == folder / "blobs" and os.path.lexists(blob)]
+    # A blob may itself be a link into the store that the hub's tools share between repositories: that one stays.
+    freed = sum(path.lstat().st_size for path in (*gone, *pointers) if not path.is_symlink())
     return Removal(item, (*pointers, *gone), freed, tuple(blob for blob in blobs if blob not in gone))
 
 
@@ -73,6 +73,11 @@ def remove(removal: Removal, shelf: Shelf) -> None:
         if record.repo == model.repo and record.files[0] in model.variant.parts:
             with contextlib.suppress(OSError):
                 records.forget(shelf.data_dir, record.reference)
+
+
+def _blob_of(pointer: Path) -> Path:
+    """Where a link of a snapshot leads, one step."""
+    return Path(os.path.normpath(pointer.parent / os.readlink(pointer)))
 
 
 def _others(model: CachedModel) -> bool:

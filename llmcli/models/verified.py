@@ -50,7 +50,7 @@ def when_verified(data_dir: Path, path: Path) -> tuple[str, float] | None:
         data = json.loads(_note(data_dir, path).read_bytes()[: 1 << 16])
         if data["state"] == _state(path):
             return str(data["sha256"]), float(data["time"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     return None
 

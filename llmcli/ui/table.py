@@ -2,8 +2,10 @@
 
 import shutil
 import sys
+import textwrap
 import unicodedata
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from llmcli.ui.console import is_terminal, wants_colour
 from llmcli.ui.output import put_line
@@ -13,8 +15,12 @@ _GAP = "  "
 _BOLD, _DIM = "1", "2"
 
 
-def put_rows(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> None:
-    """Print the rows; the columns named in `right` hold numbers. Cells are made one line each.
+def put_rows(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = (), below: Sequence[str] = ()
+) -> None:
+    """Print the rows; the columns named in `right` hold numbers, and `below` has a further line for each row.
+
+    Cells are made one line each.
 
     Raises:
         DiskError, ReaderGoneError: as `put` does.
@@ -25,12 +31,13 @@ def put_rows(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequenc
     widths = [max(width(cell) for cell in column) for column in zip(heads, *cells, strict=True)]
     room = shutil.get_terminal_size().columns if terminal else 10**6
     if sum(widths) + len(_GAP) * (len(widths) - 1) > room:
-        _put_stacked(heads, cells)
+        _put_stacked(heads, cells, below)
         return
     aligned = [head in right for head in heads]
     put_line(_line(heads, widths, aligned), _BOLD if wants_colour(sys.stdout) else "")
-    for row in cells:
+    for row, line in zip_longest(cells, below, fillvalue=""):
         put_line(_line(row, widths, aligned))
+        _put_below(line)
 
 
 def put_facts(facts: Sequence[tuple[str, str]]) -> None:
@@ -41,9 +48,10 @@ def put_facts(facts: Sequence[tuple[str, str]]) -> None:
         value = " ".join(value.split())
         if column + len(_GAP) + width(value) <= room:
             put_line(f"{name:<{column}}{_GAP}{value}")
-        else:
-            put_line(name)
-            put_line(f"{_GAP}{value}")
+            continue
+        put_line(name)
+        for line in textwrap.wrap(value, room - len(_GAP), break_long_words=False, break_on_hyphens=False):
+            put_line(_GAP + line)
 
 
 def width(text: str) -> int:
@@ -62,11 +70,17 @@ def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) ->
     return _GAP.join(padded).rstrip()
 
 
-def _put_stacked(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _put_below(line: str) -> None:
+    if line:
+        put_line(f"{_GAP}{line}", _DIM if wants_colour(sys.stdout) else "")
+
+
+def _put_stacked(heads: Sequence[str], rows: Sequence[Sequence[str]], below: Sequence[str]) -> None:
     """The first cell alone, and under it the others with their heads."""
     column = max(len(head) for head in heads[1:])
-    for row in rows:
+    for row, line in zip_longest(rows, below, fillvalue=""):
         put_line(row[0], _BOLD if wants_colour(sys.stdout) else "")
         for head, cell in zip(heads[1:], row[1:], strict=True):
             if cell:
                 put_line(f"{_GAP}{head.lower():<{column}}{_GAP}{cell}")
+        _put_below(line)
