@@ -8,3 +8,5 @@ _llmcli_completion() {
 }
 
 complete -o default -F _llmcli_completion llmcli
+
+COMP_WORDBREAKS=${COMP_WORDBREAKS//:}

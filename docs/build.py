@@ -70,7 +70,10 @@ def completion_script(shell: str) -> str:
     """What Typer's completion machinery prints for a shell."""
     environment = os.environ | {"_LLMCLI_COMPLETE": f"source_{shell}"}
     done = subprocess.run([sys.executable, "-m", "llmcli"], env=environment, capture_output=True, text=True, check=True)
-    return done.stdout.strip() + "\n"
+    script = done.stdout.strip() + "\n"
+    if shell == "bash":  # which takes a word apart at a colon otherwise, and owner/repo:Q4_K_M has one
+        script += "\nCOMP_WORDBREAKS=${COMP_WORDBREAKS//:}\n"
+    return script
 
 
 BLOCKS: dict[str, Callable[[], str]] = {"parameters": parameter_table, "statuses": status_table}

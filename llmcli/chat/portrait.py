@@ -7,7 +7,6 @@ from typing import Any
 from llmcli.chat.sizing import shape_of
 from llmcli.engine import hardware
 from llmcli.engine.memory import estimate
-from llmcli.errors import ModelNotFoundError
 from llmcli.models import verified
 from llmcli.models.find import ModelFile
 from llmcli.models.gguf_header import GGUFHeader
@@ -25,8 +24,6 @@ def local_portrait(file: ModelFile, shelf: Shelf, settings: Settings) -> dict[st
         ModelInvalidError: when it is damaged.
         ModelNotFoundError: when it is the starter and was not fetched yet.
     """
-    if not file.path.exists():
-        raise ModelNotFoundError(f"{file.name} was not fetched yet", f"Fetch it with `llmcli pull {file.name}`.")
     item = item_of(file, shelf)
     headers = read_headers(file.parts)
     known = verified.when_verified(shelf.data_dir, file.path)

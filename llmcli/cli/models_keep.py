@@ -39,10 +39,7 @@ def remove_model(
     from llmcli.models.remove import plan_removal, remove
 
     place = shelf(in_force(flags))
-    file = find(model, place)
-    if not file.path.exists():
-        raise ModelNotFoundError(f"{model} is not on this machine", "See `llmcli models list`.")
-    item = item_of(file, place)
+    item = item_of(find(model, place), place)
     if not item.is_ours:
         owner = _OWNERS.get(item.source, "you: llmcli removes only what was downloaded")
         raise UsageError(f"{item.path} belongs to {owner}", "Nothing was removed.")

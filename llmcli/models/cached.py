@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmcli.models import hub_cache
+from llmcli.models.reference import is_repo
 from llmcli.models.variants import RepoFile, Variant, projectors, variants
 
 _DEEPEST = 4  # folders below a snapshot
@@ -26,6 +27,11 @@ class CachedModel:
     def parts(self) -> tuple[Path, ...]:
         return tuple(self.place(part) for part in self.variant.parts)
 
+    def is_same(self, other: "CachedModel") -> bool:
+        """Whether both are the same files of one repository; of copies at two commits nobody has said so."""
+        known = self.commit == other.commit or all(part.sha256 for part in self.variant.parts)
+        return known and (self.repo, self.variant) == (other.repo, other.variant)
+
     def place(self, file: RepoFile) -> Path:
         return hub_cache.pointer_path(self.cache, self.repo, self.commit, file.path)
 
@@ -34,7 +40,7 @@ def cached_models(cache: Path) -> list[CachedModel]:
     """Every model of the cache by name; a cache that cannot be read has none."""
     names: list[str] = []
     with contextlib.suppress(OSError), os.scandir(cache) as entries:
-        names = sorted(filter(None, (hub_cache.repo_of(entry.name) for entry in entries)))
+        names = sorted(filter(is_repo, (hub_cache.repo_of(entry.name) for entry in entries)))
     return [model for name in names for model in models_of(cache, name)]
 
 

@@ -49,6 +49,11 @@ class Wanted:
         """True when its bytes are in the cache, at any commit."""
         return any(_has_size(place, self.file.size) for place in (self.blob, self.pointer))
 
+    def is_published(self) -> bool:
+        """True when this commit shows these bytes, and no others."""
+        same = not self.blob.exists() or os.path.realpath(self.pointer) == os.path.realpath(self.blob)
+        return same and _has_size(self.pointer, self.file.size)
+
 
 def missing_bytes(files: Sequence[Wanted]) -> int:
     """Bytes still to come, partial downloads counted as far as they are."""
@@ -75,6 +80,8 @@ def fetch(wanted: Wanted, progress: Progress, say: Say) -> Path:
         LlmcliError: of the kind that fits; nothing was published then, and what has come is kept for the next time.
         KeyboardInterrupt: likewise.
     """
+    if wanted.is_published():  # also where the cache may only be read
+        return wanted.pointer
     hub_cache.prepare(wanted.cache, wanted.repo)
     lock = hub_cache.lock_path(wanted.cache, wanted.repo, wanted.file.sha256)
 

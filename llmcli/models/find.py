@@ -34,7 +34,7 @@ class NotHereError(ModelNotFoundError):
     """A model that is not on this machine, but could be fetched: `reference` says from where."""
 
     def __init__(self, reference: "HubReference | UrlReference") -> None:
-        super().__init__(f"{reference} is not on this machine", f"Download it with `llmcli pull {reference}`.")
+        super().__init__(f"{reference} is not on this machine", f"`llmcli pull {reference}` downloads it.")
         self.reference = reference
 
 

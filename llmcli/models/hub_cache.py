@@ -95,7 +95,7 @@ def publish(cache: Path, repo: str, commit: str, path: str, sha256: str) -> Path
 
 def write_ref(cache: Path, repo: str, revision: str, commit: str) -> None:
     """Note which commit a branch or tag stands for; nothing for a commit itself. Raises OSError."""
-    if revision == commit:
+    if read_ref(cache, repo, revision) == commit:
         return
     ref = folder_of(cache, repo).joinpath("refs", *revision.split("/"))
     ref.parent.mkdir(parents=True, exist_ok=True)

@@ -1,18 +1,24 @@
 """Which models are on this machine that llmcli can name, and where does each come from?"""
 
+import contextlib
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from llmcli.errors import LlmcliError, ModelNotFoundError
 from llmcli.models import records, starter, uses
 from llmcli.models.cached import CachedModel, cached_models
 from llmcli.models.find import ModelFile
 from llmcli.models.peek import Glimpse, peek
 from llmcli.models.quantizations import quantization_of
 from llmcli.models.shelf import Shelf
+
+if TYPE_CHECKING:
+    from llmcli.models.folders import FoundModel
 
 
 @dataclass(frozen=True)
@@ -58,11 +64,17 @@ def _starter(shelf: Shelf) -> Iterator[Item]:
 
 
 def item_of(file: ModelFile, shelf: Shelf) -> Item:
-    """The item that a found model is; one of its own for a file outside of all these places."""
+    """The item that a found model is; one of its own for a file outside of all these places.
+
+    Raises:
+        ModelNotFoundError: when the file is not there: the starter, before it was fetched.
+    """
+    if not file.path.exists():
+        raise ModelNotFoundError(f"{file.name} was not fetched yet", f"`llmcli pull {file.name}` fetches it.")
     place = os.path.realpath(file.path)
-    for item in inventory(shelf):
-        if os.path.realpath(item.path) == place:
-            return item
+    here = [item for item in inventory(shelf) if os.path.realpath(item.path) == place]
+    if here:  # several, where the same bytes have several names
+        return max(here, key=lambda item: (item.path == file.path, item.path.name == file.path.name))
     size = sum(part.stat().st_size for part in file.parts)
     used = uses.last_use(shelf.data_dir, file.path)
     return Item(str(file.path), "file", file.parts, size, ("",) * len(file.parts), used)
@@ -75,17 +87,31 @@ def _of_hub(shelf: Shelf) -> Iterator[Item]:
     models = cached_models(shelf.hub)
     paths = {(model.repo, model.variant.quantization, model.variant.path) for model in models}
     alike = Counter((repo, quantization) for repo, quantization, _path in paths)
-    seen: dict[tuple[str, str], CachedModel] = {}
+    commits = Counter(repo for repo, _commit in {(model.repo, model.commit) for model in models})
+    seen: dict[tuple[str, str], list[CachedModel]] = {}
     for model in models:
-        first = seen.setdefault((model.repo, model.variant.path), model)
-        if first is not model and first.variant == model.variant:
+        others = seen.setdefault((model.repo, model.variant.path), [])
+        if any(model.is_same(other) for other in others):
             continue
+        others.append(model)
         clear = model.variant.quantization and alike[model.repo, model.variant.quantization] == 1
         name = f"{model.repo}:{model.variant.quantization}" if clear else f"{model.repo}/{model.variant.path}"
-        name += f"@{model.commit[:8]}" if first is not model else ""
+        if commits[model.repo] > 1 or "@" in name:
+            name = _leading_to(model.parts[0], (name, f"{name}@{model.commit[:8]}", f"{name}@{model.commit}"), shelf)
         digests = tuple(part.sha256 or noted.get((model.repo, part.path), "") for part in model.variant.parts)
         used = uses.last_use(shelf.data_dir, model.parts[0])
         yield Item(name, "hub", model.parts, model.variant.size, digests, used, model)
+
+
+def _leading_to(path: Path, names: Sequence[str], shelf: Shelf) -> str:
+    """The first of the names that `find` leads to this file, else its path."""
+    from llmcli.models.find_named import find_named
+
+    for name in names:
+        with contextlib.suppress(LlmcliError):
+            if os.path.realpath(find_named(name, shelf).path) == os.path.realpath(path):
+                return name
+    return str(path)
 
 
 def _of_urls(shelf: Shelf) -> Iterator[Item]:
@@ -101,8 +127,26 @@ def _of_folders(shelf: Shelf) -> Iterator[Item]:
         return
     from llmcli.models.folders import models_in
 
+    names, places = {starter.STARTER, *shelf.aliases}, set()
     for folder in shelf.folders:
         for model in models_in(folder):
+            place = model.name, os.path.realpath(model.path)
+            if place in places:  # one of the folders lies in another one
+                continue
+            places.add(place)
+            name = model.name if model.name not in names and _is_clear(model, shelf) else str(model.path)
+            names.add(name)
             digests = (model.sha256 or "",) + ("",) * (len(model.parts) - 1)
             used = uses.last_use(shelf.data_dir, model.parts[0])
-            yield Item(model.name, model.source, model.parts, model.size, digests, used)
+            yield Item(name, model.source, model.parts, model.size, digests, used)
+
+
+def _is_clear(model: "FoundModel", shelf: Shelf) -> bool:
+    """Whether the name of a model in a folder, which may be any file name, is read as that and leads here."""
+    from llmcli.models.reference import NameReference, parse
+
+    if model.source == "ollama":
+        return _leading_to(model.path, (model.name,), shelf) == model.name
+    with contextlib.suppress(LlmcliError):
+        return parse(model.name) == NameReference(model.name)
+    return False

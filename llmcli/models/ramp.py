@@ -8,17 +8,19 @@ MOST = 8
 class Ramp:
     """Asked again and again while a download runs; `now` is monotonic seconds, `done` bytes."""
 
-    def __init__(self, now: float, done: int) -> None:
+    def __init__(self, now: float, done: int, connections: int = 1) -> None:
+        self.connections = connections  # how many there should be
         self._begin, self._done = now, done
         self._best = 0.0
-        self.settled = False
+        self._settled = False
 
-    def wants_more(self, now: float, done: int, connections: int) -> bool:
-        """True when another connection should be tried now."""
-        if self.settled or now - self._begin < WINDOW:
-            return False
+    def look(self, now: float, done: int) -> None:
+        """Compare the speed of the last window with the best before it."""
+        if self._settled or now - self._begin < WINDOW:
+            return
         speed = (done - self._done) / (now - self._begin)
         self._begin, self._done = now, done
-        self.settled = connections >= MOST or speed < self._best * GAIN
+        self._settled = self.connections >= MOST or speed < self._best * GAIN
         self._best = max(self._best, speed)
-        return not self.settled and speed > 0
+        if not self._settled and speed > 0:
+            self.connections += 1

@@ -59,12 +59,13 @@ class Transfer:
 
     def _watch(self, hasher: threading.Thread) -> None:
         """Until all is done: progress, and more connections as long as they pay."""
-        ramp = Ramp(monotonic(), self._partial.done)
+        ramp = Ramp(monotonic(), self._partial.done, max(1, len(self._workers)))
         while hasher.is_alive() and not self._fault:
             self._progress(self._partial.done, self._partial.size)
             hasher.join(_TICK)
+            ramp.look(monotonic(), self._partial.done)
             alive = sum(worker.is_alive() for worker in self._workers)
-            if self._source.takes_ranges and alive and ramp.wants_more(monotonic(), self._partial.done, alive):
+            if self._source.takes_ranges and 0 < alive < ramp.connections:
                 segment = self._partial.split()
                 if segment:
                     self._start(segment)
