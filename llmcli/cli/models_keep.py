@@ -44,10 +44,10 @@ def remove_model(
         owner = _OWNERS.get(item.source, "you: llmcli removes only what was downloaded")
         raise UsageError(f"{item.path} belongs to {owner}", "Nothing was removed.")
     removal = plan_removal(item, place)
-    for path in removal.files:
+    for path in removal.names:
         console.note(f"removes {path}")
     for path in removal.kept:
-        console.note(f"keeps {path}, which other models share")
+        console.note(f"keeps {path}, which another model shares")
     question = f"Remove {item.name} and free {gigabytes(removal.freed)}?"
     if not yes and not can_ask():
         raise UsageError(f"{item.name} is not removed without a yes", "Add --yes.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from llmcli import __version__
-from llmcli.errors import NetworkError
+from llmcli.errors import NetworkError, NotAllowedError
 from llmcli.models import hub_place
 from llmcli.models.retries import PassingError
 
@@ -31,8 +31,10 @@ def session() -> "httpx2.Client":
     import logging
 
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # it would print signed addresses
-    from huggingface_hub import get_session
-
+    try:
+        from huggingface_hub import get_session
+    except ValueError:  # it takes the address apart
+        raise NetworkError(f"HF_ENDPOINT is no address: {hub_place.endpoint()}", "Write https://HOST.") from None
     try:
         return get_session()
     except (ImportError, ValueError) as error:  # a SOCKS proxy without its package, an address that is none
@@ -53,9 +55,12 @@ def hub_headers() -> dict[str, str]:
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # lazily exported
 
     try:
-        return build_hf_headers(library_name="llmcli", library_version=__version__)
+        headers = build_hf_headers(library_name="llmcli", library_version=__version__)
     except (OSError, HfHubHTTPError, ValueError) as error:
         raise NetworkError(f"the hub's token cannot be read: {type(error).__name__}", "See `hf auth login`.") from None
+    if not headers.get("authorization", "").isascii():
+        raise NotAllowedError("the hub's token has letters that no token has", "See `hf auth login`.")
+    return headers
 
 
 @contextmanager
@@ -120,8 +125,12 @@ def same_origin(one: str, other: str) -> bool:
 def _next(
     url: str, response: "httpx2.Response", sent: Mapping[str, str], to_other_hosts: bool, hops: int
 ) -> tuple[str, dict[str, str]]:
-    target = urljoin(url, response.headers.get("location", ""))
-    if hops >= _MOST_HOPS or urlsplit(target).scheme not in ("http", "https"):
+    try:
+        target = urljoin(url, response.headers.get("location", ""))
+        scheme = urlsplit(target).scheme
+    except ValueError:  # no address at all
+        target = scheme = ""
+    if hops >= _MOST_HOPS or scheme not in ("http", "https"):
         raise NetworkError(f"{host_of(url)} redirects in a way that leads nowhere")
     if same_origin(url, target):
         return target, dict(sent)

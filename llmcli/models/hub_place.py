@@ -50,7 +50,10 @@ def foreign_endpoint() -> str:
     """What is unusual about the endpoint a token would be sent to; "" for the official one."""
     from urllib.parse import urlsplit  # 4 ms, and a start asks only for the folder
 
-    parts = urlsplit(endpoint())
+    try:
+        parts = urlsplit(endpoint())
+    except ValueError:  # no address at all
+        return endpoint()
     host = (parts.hostname or "").lower()
     if host not in ("huggingface.co", "hf.co") and not host.endswith(".huggingface.co"):
         return f"{parts.scheme}://{parts.netloc}" + (", unencrypted" if parts.scheme != "https" else "")

@@ -22,6 +22,11 @@ class Removal:
     freed: int
     kept: tuple[Path, ...]
 
+    @property
+    def names(self) -> tuple[Path, ...]:
+        """The files as people know them: without the blobs behind them."""
+        return tuple(path for path in self.files if path.parent.name != "blobs")
+
 
 def plan_removal(item: Item, shelf: Shelf) -> Removal:
     """What would go; nothing is touched. The item must be one of ours.

@@ -22,6 +22,7 @@ from llmcli.models.splits import stem_of
 from llmcli.models.starter import Progress
 from llmcli.models.transfer import Transfer
 from llmcli.models.variants import is_safe_path
+from llmcli.models.verified import sha256_of
 
 _TRIES = 3
 
@@ -74,13 +75,21 @@ def pull_url(plan: UrlPlan, progress: Progress, say: Say) -> ModelFile:
         make_private_folder(place.parent)
         check_room(place.parent, plan.missing)
         with only_one(place.with_suffix(".lock"), place.name, say, lambda: None):
-            if not place.is_file() or place.stat().st_size != plan.size:
+            if not _is_here(plan, progress):
                 _fetch(plan, progress, say)
     except OSError as error:
         raise DiskError(
             f"cannot write {place}: {error.strerror or error}", "Move the cache with LLMCLI_HOME."
         ) from None
     return ModelFile(place, (place,), stem_of(place), trusted=False)
+
+
+def _is_here(plan: UrlPlan, progress: Progress) -> bool:
+    """Whether the file is there, as the address promises it; without a promise its length must do."""
+    place, expected = plan.place, plan.reference.sha256
+    if not place.is_file() or place.stat().st_size != plan.size:
+        return False
+    return expected is None or sha256_of(place, progress) == expected
 
 
 def _fetch(plan: UrlPlan, progress: Progress, say: Say) -> None:

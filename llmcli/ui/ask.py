@@ -2,7 +2,7 @@
 
 import sys
 
-from llmcli.ui.console import is_terminal
+from llmcli.ui.console import is_terminal, wrapped
 from llmcli.ui.safe import safe
 
 
@@ -13,7 +13,7 @@ def can_ask() -> bool:
 
 def confirm(question: str, default: bool) -> bool:
     """Ask on stderr and wait for y or n; Enter takes the default, the end of input means no."""
-    sys.stderr.write(safe(f"{question} [{'Y/n' if default else 'y/N'}] "))
+    sys.stderr.write(wrapped(safe(f"{question} [{'Y/n' if default else 'y/N'}]")) + " ")
     sys.stderr.flush()
     answer = sys.stdin.readline()
     if not answer:

@@ -26,6 +26,21 @@ def is_terminal(stream: TextIO | None) -> bool:
         return False
 
 
+def wrapped(text: str, indent: int = 0) -> str:
+    """`text` broken between words for the terminal of stderr; as it is elsewhere, where a line is one message."""
+    if not is_terminal(sys.stderr):
+        return text
+    import shutil
+
+    columns = shutil.get_terminal_size().columns
+    if len(text) + indent <= columns:
+        return text
+    import textwrap
+
+    lines = textwrap.wrap(" " * indent + text, columns, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines)[indent:]
+
+
 class Console:
     """Errors, warnings and notes; `quiet` silences all but errors, `verbose` adds detail."""
 
@@ -58,7 +73,7 @@ class Console:
         self._write(f"{_DIM}{text}{_OFF}" if wants_colour(sys.stderr) else text)
 
     def _say(self, label: str, style: str, text: str) -> None:
-        text = safe(" ".join(text.split("\n")))
+        text = wrapped(safe(" ".join(text.split("\n"))), len(label))
         if wants_colour(sys.stderr):
             label, text = (f"{style}{label}{_OFF}", text) if label else ("", f"{style}{text}{_OFF}")
         self._write(f"{label}{text}\n")
