@@ -30,7 +30,10 @@ def pull(
     ],
     mmproj: Annotated[bool, typer.Option(help="Fetch the projector too, where the model can see images.")] = False,
 ) -> int:
-    """Download a model, or go on with a download that was interrupted."""
+    """Download a model, or go on with one.
+
+    What has come of an interrupted download is kept and checked; the path of the model is printed.
+    """
     from llmcli.cli.pulling import describe, fetch_planned, plan_reference, update_of
     from llmcli.models.pull import Plan
 
@@ -89,7 +92,10 @@ def files(
     repo: Annotated[str, typer.Argument(metavar="REPO", help="owner/repo on the hub, with @revision if you like.")],
     as_json: Json = False,
 ) -> int:
-    """List what a repository offers: each quantization with its size, and whether it fits on this machine."""
+    """List the quantizations of a repository.
+
+    Each with its size, its bits per weight, and whether it fits on this machine.
+    """
     from llmcli.cli.pulling import warn_about_token
     from llmcli.engine import hardware
     from llmcli.models import hub
@@ -157,7 +163,10 @@ def search(
     limit: Annotated[int, typer.Option("--limit", min=1, max=100, help="Most repositories to list.")] = 15,
     as_json: Json = False,
 ) -> int:
-    """Look for repositories with GGUF files on the hub, the most downloaded first."""
+    """Search the hub for GGUF repositories.
+
+    The most downloaded come first.
+    """
     from llmcli.cli.pulling import warn_about_token
     from llmcli.models import hub
 
@@ -179,7 +188,10 @@ def search(
 
 @with_settings(only=())
 def recommend(flags: Layer, as_json: Json = False) -> int:  # noqa: ARG001 -- the decorator brings the switches
-    """Name models that suit this machine's memory and cores, best first."""
+    """Name models that suit this machine.
+
+    Best first, by its memory and cores, out of a short list of llmcli's own.
+    """
     from llmcli.engine import hardware
     from llmcli.models.catalogue import KNOWN_AS_OF
     from llmcli.models.catalogue import recommend as suited

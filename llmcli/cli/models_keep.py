@@ -32,7 +32,10 @@ def remove_model(
     model: Reference,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> int:
-    """Remove a model that llmcli or another tool of the hub downloaded, after showing what will go."""
+    """Remove a downloaded model.
+
+    What will go and how much is freed is shown first. What another model shares stays.
+    """
     from llmcli.chat.library import shelf
     from llmcli.models.find import find
     from llmcli.models.inventory import item_of
@@ -67,7 +70,10 @@ def verify(
     ] = None,
     as_json: Json = False,
 ) -> int:
-    """Compute the sha256 of models and compare it with the publisher's; the status is 8 if one is damaged."""
+    """Check models against their sha256.
+
+    The checksum of each file is computed and compared with its publisher's; the status is 8 if one is damaged.
+    """
     from llmcli.chat.library import shelf
     from llmcli.models.check import check
     from llmcli.models.find import find
@@ -99,7 +105,7 @@ def partials(
     remove: Annotated[bool, typer.Option("--remove", help="Throw it away.")] = False,
     as_json: Json = False,
 ) -> int:
-    """List downloads that were interrupted, go on with them, or remove them."""
+    """List, resume or remove partial downloads."""
     from llmcli.chat.library import shelf
     from llmcli.models import partials as store
 
@@ -154,7 +160,10 @@ def alias(
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Take the name out.")] = False,
 ) -> int:
-    """Give a model a name of your own; without arguments, list the names."""
+    """Give a model a name of your own.
+
+    Without arguments the names are listed.
+    """
     import re
 
     from llmcli.chat import config
@@ -192,7 +201,10 @@ def import_folders(
     ] = None,
     forget: Annotated[bool, typer.Option("--forget", help="Use the models of these folders no longer.")] = False,
 ) -> int:
-    """Use the models of other programs, or of any folder, where they are: read only, never copied."""
+    """Use other programs' models in place.
+
+    Those of Ollama and LM Studio, or of any folder, are read where they are and never copied.
+    """
     from llmcli.chat import config
     from llmcli.models import lmstudio, ollama
     from llmcli.models.folders import models_in

@@ -24,7 +24,11 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
     template: Annotated[bool, typer.Option("--template", help="Print the chat template alone.")] = False,
 ) -> int:
-    """Describe a model: architecture, size, context, template, licence, and the memory it needs."""
+    """Describe a model, here or on the hub.
+
+    Architecture, size, context, template, licence, checksum, and the memory it needs. Of a model on the hub
+    only the header is read, before anything is downloaded.
+    """
     from llmcli.chat.library import shelf
     from llmcli.chat.portrait import local_portrait, remote_portrait
     from llmcli.models.find import NotHereError, find

@@ -55,9 +55,10 @@ def foreign_endpoint() -> str:
     except ValueError:  # no address at all
         return endpoint()
     host = (parts.hostname or "").lower()
-    if host not in ("huggingface.co", "hf.co") and not host.endswith(".huggingface.co"):
-        return f"{parts.scheme}://{parts.netloc}" + (", unencrypted" if parts.scheme != "https" else "")
-    return f"{parts.scheme}://{parts.netloc}, unencrypted" if parts.scheme != "https" else ""
+    shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"  # never a password
+    if parts.scheme != "https":
+        return f"{shown}, unencrypted"
+    return "" if host in ("huggingface.co", "hf.co") or host.endswith(".huggingface.co") else shown
 
 
 def _home() -> Path:

@@ -48,11 +48,11 @@ class Partial:
         self.path, self.size = path, size
         self._notes = path.with_name(path.name + NOTES)
         self._lock = threading.Lock()
-        have = _length(path)
-        if have > size:
+        self.segments = _segments(path, size, _length(path))
+        if not self.done:
             self.discard()
-            have = 0
-        self.segments = self._take_up(have) or [Segment(0, have, size)]
+        elif len(self.segments) == 1:
+            self.forget_notes()
 
     @property
     def done(self) -> int:
@@ -104,24 +104,25 @@ class Partial:
         self.forget_notes()
         self.segments = [Segment(0, 0, self.size)]
 
-    def _take_up(self, have: int) -> list[Segment] | None:
-        segments = _noted(self._notes, self.size) if have else None
-        if segments is None and os.path.lexists(self._notes):
-            self.forget_notes()
-        return segments
-
 
 def bytes_here(path: Path, size: int) -> int:
     """How much of a file of `size` bytes lies at `path`; nothing is changed, for another process may be at it."""
     try:
-        have = min(path.lstat().st_size, size)
+        segments = _segments(path, size, path.lstat().st_size)
     except OSError:
         return 0
-    segments = _noted(path.with_name(path.name + NOTES), size)
-    return sum(one.position - one.start for one in segments) if segments else have
+    return sum(one.position - one.start for one in segments)
 
 
-def _noted(notes: Path, size: int) -> list[Segment] | None:
+def _segments(path: Path, size: int, have: int) -> list[Segment]:
+    """What is there, by the note or else by the length of the file: a file that had a note may have gaps."""
+    notes = path.with_name(path.name + NOTES)
+    if not os.path.lexists(notes) or notes.lstat().st_size == 0:  # 0: killed when it was begun, before any gap
+        return [Segment(0, have if have <= size else 0, size)]
+    return (_noted(notes, size, have) if have <= size else None) or [Segment(0, 0, size)]
+
+
+def _noted(notes: Path, size: int, have: int) -> list[Segment] | None:
     """The segments of the note, if there is one and it fits the file."""
     try:
         if not stat.S_ISREG(notes.lstat().st_mode):
@@ -130,11 +131,12 @@ def _noted(notes: Path, size: int) -> list[Segment] | None:
         segments = [Segment(int(start), int(position), int(end)) for start, position, end in data["segments"]]
         if data["size"] != size:
             return None
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
     edges = [0, *(segment.end for segment in segments)]
     sound = all(
-        one.start == edge and edge <= one.position <= one.end for one, edge in zip(segments, edges, strict=False)
+        one.start == edge and edge <= one.position <= (min(one.end, have) if one.position > edge else one.end)
+        for one, edge in zip(segments, edges, strict=False)
     )
     return segments if sound and edges[-1] == size else None
 

@@ -38,19 +38,18 @@ def plan_removal(item: Item, shelf: Shelf) -> Removal:
     if model is None:
         return Removal(item, item.parts, item.size, ())
     # The same bytes may be there at several commits: all of them are this model.
-    same = [other for other in models_of(shelf.hub, model.repo) if other.variant == model.variant]
+    same = [other for other in models_of(shelf.hub, model.repo) if other.is_same(model)]
     pointers = [part for other in same for part in other.parts]
-    if model.projector and not _others(model):
-        pointers += [other.place(model.projector) for other in same if other.projector == model.projector]
-    blobs = dict.fromkeys(_blob_of(pointer) for pointer in pointers if pointer.is_symlink())
+    pointers += [other.place(other.projector) for other in same if other.projector and not _others(other)]
+    blobs = dict.fromkeys(_blob(pointer) for pointer in pointers if pointer.is_symlink())
     folder = hub_cache.folder_of(shelf.hub, model.repo)
     for place in (*(pointer.parent for pointer in pointers), *(blob.parent for blob in blobs)):
         hub_cache.check_inside(place, shelf.hub)
-    used = {_blob_of(other) for other in _pointers(folder) if other.is_symlink() and other not in pointers}
-    gone = [blob for blob in blobs if blob not in used and blob.parent == folder / "blobs" and os.path.lexists(blob)]
-    # A blob may itself be a link into the store that the hub's tools share between repositories: that one stays.
-    freed = sum(path.lstat().st_size for path in (*gone, *pointers) if not path.is_symlink())
-    return Removal(item, (*pointers, *gone), freed, tuple(blob for blob in blobs if blob not in gone))
+    used = {_blob(other) for other in _pointers(folder) if other.is_symlink() and other not in pointers}
+    gone = [blob for blob in blobs if blob not in used and blob.parent == Path(os.path.realpath(folder)) / "blobs"]
+    freed = sum(path.stat().st_size for path in (*gone, *pointers) if not path.is_symlink())
+    shared = [Path(os.path.realpath(blob)) for blob in gone if blob.is_symlink()]
+    return Removal(item, (*pointers, *gone), freed, (*(blob for blob in blobs if blob not in gone), *shared))
 
 
 def remove(removal: Removal, shelf: Shelf) -> None:
@@ -70,10 +69,9 @@ def remove(removal: Removal, shelf: Shelf) -> None:
         return
     folder = hub_cache.folder_of(shelf.hub, model.repo)
     for path in removal.files:
-        _remove_empty(path.parent, folder)
+        _remove_empty(path.parent, folder / "snapshots")
     _remove_refs(folder)
-    for place in ("blobs", "snapshots", "refs"):
-        _remove_empty(folder / place, shelf.hub)
+    _remove_folder(folder)
     for record in records.all_records(shelf.data_dir):
         if record.repo == model.repo and record.files[0] in model.variant.parts:
             with contextlib.suppress(OSError):
@@ -91,6 +89,12 @@ def _others(model: CachedModel) -> bool:
     return len(there) > 1
 
 
+def _blob(pointer: Path) -> Path:
+    """Where a pointer leads in one step: a blob may itself be a link, into a store that repositories share."""
+    target = pointer.parent / os.readlink(pointer)
+    return Path(os.path.realpath(target.parent), target.name)
+
+
 def _pointers(folder: Path) -> Iterator[Path]:
     for parent, _folders, names in os.walk(folder / "snapshots"):
         yield from (Path(parent, name) for name in names)
@@ -98,12 +102,27 @@ def _pointers(folder: Path) -> Iterator[Path]:
 
 def _remove_refs(folder: Path) -> None:
     """Forget the names of commits that are gone."""
-    for parent, _folders, names in os.walk(folder / "refs", topdown=False):
+    refs = folder / "refs"
+    if refs.is_symlink():  # os.walk would follow this one
+        return
+    for parent, _folders, names in os.walk(refs, topdown=False):
         for name in names:
             path = Path(parent, name)
             with contextlib.suppress(OSError, UnicodeDecodeError):
                 if not (folder / "snapshots" / path.read_text()[:64].strip()).is_dir():
                     path.unlink()
+        _remove_empty(Path(parent), refs)
+
+
+def _remove_folder(folder: Path) -> None:
+    """Remove the repository's folder when nothing is left; else `snapshots` stays, which the hub's tools expect."""
+    with contextlib.suppress(OSError):
+        for name in ("blobs", "refs"):
+            if (folder / name).exists():
+                (folder / name).rmdir()
+        if os.listdir(folder) == ["snapshots"]:
+            (folder / "snapshots").rmdir()
+            folder.rmdir()
 
 
 def _remove_empty(folder: Path, top: Path) -> None:
