@@ -107,7 +107,7 @@ def files(
     reference = parse(repo, None, endpoint())
     if not isinstance(reference, HubReference):
         raise UsageError(f"{repo} is no repository on the hub", "Write owner/repo.")
-    warn_about_token()
+    warn_about_token(settings)
     listing = hub.repo(reference, settings.offline, console.note)
     found, memory = variants(listing.files), hardware.available_memory()
     chosen = choose(found, memory) if any(variant.complete for variant in found) else None
@@ -170,8 +170,9 @@ def search(
     from llmcli.cli.pulling import warn_about_token
     from llmcli.models import hub
 
-    warn_about_token()
-    found = hub.search(" ".join(text), limit, in_force(flags).offline, console.note)
+    settings = in_force(flags)
+    warn_about_token(settings)
+    found = hub.search(" ".join(text), limit, settings.offline, console.note)
     if as_json:
         put_line(json.dumps([asdict(item) for item in found], ensure_ascii=False, indent=2))
     elif not found:

@@ -26,7 +26,7 @@ def plan_reference(reference: HubReference | UrlReference, settings: Settings, p
 
 def plan_hub(reference: HubReference, settings: Settings, projector: bool = False) -> Plan:
     """The same for the hub; warns before a token goes to a host that is not the hub's own."""
-    warn_about_token()
+    warn_about_token(settings)
     return plan(reference, shelf(settings), hardware.available_memory(), projector, console.note)
 
 
@@ -85,10 +85,11 @@ def bring_missing(missing: NotHereError, settings: Settings) -> None:
     fetch_planned(planned, settings)
 
 
-def warn_about_token() -> None:
+def warn_about_token(settings: Settings) -> None:
     """Say where a token is about to go if that is not the hub itself."""
     place = hub_place.foreign_endpoint()
-    if place and hub_place.token_source():
+    offline = settings.offline or hub_place.is_offline()
+    if place and not offline and hub_place.token_source():
         console.warn(
             f"your hub token ({hub_place.token_source()}) goes to {place}, because HF_ENDPOINT says so; "
             "HF_HUB_DISABLE_IMPLICIT_TOKEN=1 keeps it here"

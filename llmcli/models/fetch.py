@@ -3,7 +3,7 @@
 import errno
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -73,8 +73,10 @@ def check_room(cache: Path, needed: int) -> None:
         )
 
 
-def fetch(wanted: Wanted, progress: Progress, say: Say) -> Path:
+def fetch(wanted: Wanted, progress: Progress, say: Say, check: Callable[[], None]) -> Path:
     """The place of the file in the cache, fetched and checked if it is not there yet.
+
+    `check` looks at what another program has put there while we waited for it, and removes what is damaged.
 
     Raises:
         LlmcliError: of the kind that fits; nothing was published then, and what has come is kept for the next time.
@@ -93,6 +95,7 @@ def fetch(wanted: Wanted, progress: Progress, say: Say) -> Path:
 
     try:
         with only_one(lock, wanted.file.path, say, waiting):
+            check()
             if not wanted.is_here():
                 _fetch(wanted, progress, say)
             if _has_size(wanted.blob, wanted.file.size):

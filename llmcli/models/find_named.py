@@ -40,6 +40,9 @@ def find_named(text: str, shelf: Shelf) -> ModelFile:
         model = ollama.find(reference.name, _stores(shelf))
         return ModelFile(model.parts[0], model.parts, str(reference), trusted=False)
     if isinstance(reference, PathReference):
+        found = _in_folders(reference.path, shelf)
+        if found:
+            return found
         raise _no_file(reference.path)
     return _named(reference, shelf)
 
@@ -103,12 +106,9 @@ def _fetched(reference: UrlReference, shelf: Shelf) -> ModelFile:
 
 def _named(reference: NameReference, shelf: Shelf) -> ModelFile:
     """A word: a model in an imported folder, or a name of the catalogue."""
-    if shelf.folders:
-        from llmcli.models import folders
-
-        found = folders.find_named(reference.name, shelf.folders)
-        if found:
-            return ModelFile(found.parts[0], found.parts, found.name, trusted=False)
+    found = _in_folders(reference.name, shelf)
+    if found:
+        return found
     from llmcli.models.catalogue import CATALOGUE, entry
 
     known = entry(reference.name)
@@ -120,6 +120,16 @@ def _named(reference: NameReference, shelf: Shelf) -> ModelFile:
         f"there is no model {reference.name}",
         f"Did you mean {near}?" if near else f"See `llmcli models list` and `llmcli models recommend`. {FORMS}",
     )
+
+
+def _in_folders(name: str, shelf: Shelf) -> ModelFile | None:
+    """The model of this name, or with a file of this name, in an imported folder."""
+    if not shelf.folders:
+        return None
+    from llmcli.models import folders
+
+    found = folders.find_named(name, shelf.folders)
+    return ModelFile(found.parts[0], found.parts, found.name, trusted=False) if found else None
 
 
 def _stores(shelf: Shelf) -> list[Path]:

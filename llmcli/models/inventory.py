@@ -127,26 +127,31 @@ def _of_folders(shelf: Shelf) -> Iterator[Item]:
         return
     from llmcli.models.folders import models_in
 
-    names, places = {starter.STARTER, *shelf.aliases}, set()
+    names, places = {starter.STARTER, *shelf.aliases, *_in_stores_before(shelf)}, set()
     for folder in shelf.folders:
         for model in models_in(folder):
             place = model.name, os.path.realpath(model.path)
             if place in places:  # one of the folders lies in another one
                 continue
             places.add(place)
-            name = model.name if model.name not in names and _is_clear(model, shelf) else str(model.path)
+            name = model.name if model.name not in names and _is_clear(model) else str(model.path)
             names.add(name)
             digests = (model.sha256 or "",) + ("",) * (len(model.parts) - 1)
             used = uses.last_use(shelf.data_dir, model.parts[0])
             yield Item(name, model.source, model.parts, model.size, digests, used)
 
 
-def _is_clear(model: "FoundModel", shelf: Shelf) -> bool:
-    """Whether the name of a model in a folder, which may be any file name, is read as that and leads here."""
+def _in_stores_before(shelf: Shelf) -> set[str]:
+    """The names in Ollama's own stores that were not imported: those are looked in first."""
+    from llmcli.models import ollama
+
+    return {model.name for store in ollama.stores() if store not in shelf.folders for model in ollama.models(store)}
+
+
+def _is_clear(model: "FoundModel") -> bool:
+    """Whether the name of a model in a folder, which may be any file name, is read as one."""
     from llmcli.models.reference import NameReference, parse
 
-    if model.source == "ollama":
-        return _leading_to(model.path, (model.name,), shelf) == model.name
     with contextlib.suppress(LlmcliError):
-        return parse(model.name) == NameReference(model.name)
+        return model.source == "ollama" or parse(model.name) == NameReference(model.name)
     return False

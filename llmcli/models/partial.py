@@ -18,7 +18,8 @@ from llmcli.errors import DiskError
 WRITTEN_DOWN = 512 << 10  # bytes of one segment between two notes of its position
 SMALLEST = 8 << 20  # bytes; a shorter rest is not worth another connection
 NOTES = ".ranges"
-_RECORD = 1024  # bytes; the note always has this length, so it is one write over the one before
+_RECORD = 1024  # bytes; a note has this length or, of many segments, more: one write covers the one before
+_LONGEST = 1 << 20  # bytes of a note
 
 
 @dataclass
@@ -127,7 +128,8 @@ def _noted(notes: Path, size: int, have: int) -> list[Segment] | None:
     try:
         if not stat.S_ISREG(notes.lstat().st_mode):
             return None
-        data = json.loads(notes.read_bytes()[: 8 * _RECORD])
+        with notes.open("rb") as file:
+            data = json.loads(file.read(_LONGEST))
         segments = [Segment(int(start), int(position), int(end)) for start, position, end in data["segments"]]
         if data["size"] != size:
             return None

@@ -85,13 +85,20 @@ def pull(plan: Plan, shelf: Shelf, bar: BarOf, say: Say = no_say) -> ModelFile:
 
 def _bring(wanted: Wanted, reference: str, shelf: Shelf, bar: BarOf, say: Say) -> Path:
     """One file: fetched, or checked if another program put it there unchecked."""
-    here = wanted.blob if wanted.blob.is_file() else wanted.pointer
-    unchecked = wanted.is_here() and not verified.is_verified(shelf.data_dir, here, wanted.file.sha256)
-    if unchecked and verified.sha256_of(here, bar(f"checking {wanted.file.path}")) != wanted.file.sha256:
+
+    def check() -> None:
+        here = wanted.blob if wanted.blob.is_file() else wanted.pointer
+        if not wanted.is_here() or verified.is_verified(shelf.data_dir, here, wanted.file.sha256):
+            return
+        if verified.sha256_of(here, bar(f"checking {wanted.file.path}")) == wanted.file.sha256:
+            verified.remember(shelf.data_dir, here, wanted.file.sha256)
+            return
         say(f"{wanted.file.path} in the cache is damaged: fetching it again")
         _remove(here)
+
+    check()
     partials.note(shelf.data_dir, wanted.partial, reference, wanted.file.size)
-    place = fetch(wanted, bar(wanted.file.path.rpartition("/")[2]), say)
+    place = fetch(wanted, bar(wanted.file.path.rpartition("/")[2]), say, check)
     partials.forget(shelf.data_dir, wanted.partial)
     verified.remember(shelf.data_dir, place, wanted.file.sha256)
     return place

@@ -78,11 +78,6 @@ def remove(removal: Removal, shelf: Shelf) -> None:
                 records.forget(shelf.data_dir, record.reference)
 
 
-def _blob_of(pointer: Path) -> Path:
-    """Where a link of a snapshot leads, one step."""
-    return Path(os.path.normpath(pointer.parent / os.readlink(pointer)))
-
-
 def _others(model: CachedModel) -> bool:
     """Whether the commit holds further models that the projector may belong to."""
     there = [other for other in models_of(model.cache, model.repo) if other.commit == model.commit]

@@ -15,7 +15,10 @@ def confirm(question: str, default: bool) -> bool:
     """Ask on stderr and wait for y or n; Enter takes the default, the end of input means no."""
     sys.stderr.write(wrapped(safe(f"{question} [{'Y/n' if default else 'y/N'}]")) + " ")
     sys.stderr.flush()
-    answer = sys.stdin.readline()
+    try:
+        answer = sys.stdin.readline()
+    except UnicodeDecodeError:
+        return False
     if not answer:
         sys.stderr.write("\n")
         return False

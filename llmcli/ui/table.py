@@ -77,7 +77,7 @@ def _put_below(line: str) -> None:
 
 def _put_stacked(heads: Sequence[str], rows: Sequence[Sequence[str]], below: Sequence[str]) -> None:
     """The first cell alone, and under it the others with their heads."""
-    column = max(len(head) for head in heads[1:])
+    column = max((len(head) for head in heads[1:]), default=0)
     for row, line in zip_longest(rows, below, fillvalue=""):
         put_line(row[0], _BOLD if wants_colour(sys.stdout) else "")
         for head, cell in zip(heads[1:], row[1:], strict=True):

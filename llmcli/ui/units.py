@@ -5,15 +5,15 @@ import time
 
 def gigabytes(n_bytes: int) -> str:
     """A size in decimal units, as disks and the hub count: 986 MB, 4.92 GB."""
-    if n_bytes < 10**6:
+    if n_bytes < 999_500:
         return f"{n_bytes / 1000:.0f} kB"
-    return f"{n_bytes / 10**6:.0f} MB" if n_bytes < 10**9 else f"{n_bytes / 10**9:.2f} GB"
+    return f"{n_bytes / 10**6:.0f} MB" if n_bytes < 999_500_000 else f"{n_bytes / 10**9:.2f} GB"
 
 
 def count(number: int) -> str:
     """A number of parameters or downloads: 135M, 7.6B, 12k."""
-    for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
-        if number >= size:
+    for unit, size in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size * 0.9995:
             return f"{number / size:.3g}{unit}"
     return str(number)
 

@@ -1,0 +1,329 @@
+"""find: files, the starter, the hub's cache, imported folders, and help for everything that is not here."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from llmcli.errors import ModelInvalidError, ModelNotFoundError
+from llmcli.models import records
+from llmcli.models.find import NotHereError, find
+from llmcli.models.records import Record
+from llmcli.models.reference import HubReference, UrlReference
+from llmcli.models.shelf import Shelf
+from llmcli.models.variants import RepoFile
+from tests.models.gguf_writer import write_gguf
+from tests.models.hub_folder import NEW, OLD, REPO, add_file, add_parts, set_ref, sha256, touch_commit
+from tests.models.stores import add_lmstudio_model, add_ollama_model
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Shelf:
+    return Shelf(tmp_path / "cache", tmp_path / "data", hub=tmp_path / "hub")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder that holds two models, one of them split."""
+    place = tmp_path / "here"
+    (place / "sub").mkdir(parents=True)
+    for name in ("qwen-0.5b.gguf", "big-00001-of-00002.gguf", "big-00002-of-00002.gguf"):
+        write_gguf(place / name)
+    (place / "notes.txt").write_text("no model")
+    monkeypatch.chdir(place)
+    return place
+
+
+def fault(text: str, shelf: Shelf) -> tuple[str, str]:
+    with pytest.raises(ModelNotFoundError) as caught:
+        find(text, shelf)
+    assert "\n" not in str(caught.value) + caught.value.hint
+    return str(caught.value), caught.value.hint
+
+
+def pulled(shelf: Shelf, reference: str, path: str, data: bytes, commit: str, time: float = 1.0) -> None:
+    """Note that `llmcli pull` brought this file."""
+    file = RepoFile(path, len(data), sha256(data))
+    records.save(shelf.data_dir, Record(reference, REPO, commit, (file,), None, "", time))
+
+
+@pytest.mark.parametrize("form", ["qwen-0.5b.gguf", "./qwen-0.5b.gguf", "sub/../qwen-0.5b.gguf"])
+def test_a_path_names_its_file(folder: Path, shelf: Shelf, form: str) -> None:
+    model = find(form, shelf)
+    assert model.path == folder / "qwen-0.5b.gguf"
+    assert (model.parts, model.name, model.trusted) == ((model.path,), "qwen-0.5b", False)
+
+
+def test_a_tilde_is_the_home_folder(folder: Path, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv("USERPROFILE", str(folder))
+    assert find("~/qwen-0.5b.gguf", shelf).path == folder / "qwen-0.5b.gguf"
+
+
+def test_a_later_part_leads_to_the_whole_model(folder: Path, shelf: Shelf) -> None:
+    model = find("big-00002-of-00002.gguf", shelf)
+    assert model.path.name == "big-00001-of-00002.gguf"
+    assert (len(model.parts), model.name) == (2, "big")
+
+
+def test_a_link_keeps_its_own_name_as_the_hub_cache_needs(shelf: Shelf) -> None:
+    link = add_file(shelf.hub, "x.gguf", b"x")
+    assert find(str(link), shelf).path == link
+
+
+def test_a_file_without_the_ending_is_left_to_the_header_reader(folder: Path, shelf: Shelf) -> None:
+    assert find("notes.txt", shelf).path == folder / "notes.txt"
+
+
+def test_a_file_comes_before_a_repository_of_the_same_name(folder: Path, shelf: Shelf) -> None:
+    add_file(shelf.hub, "x.gguf", b"x", repo="sub/model")
+    write_gguf(folder / "sub" / "model")
+    assert find("sub/model", shelf).path == folder / "sub" / "model"
+
+
+def test_a_folder_tells_which_models_it_holds(folder: Path, shelf: Shelf) -> None:
+    message, hint = fault(str(folder), shelf)
+    assert "is a folder, not a model" in message
+    assert "big-00001-of-00002.gguf, qwen-0.5b.gguf." in hint
+
+
+def test_a_folder_with_many_models_tells_the_first_and_a_number(folder: Path, shelf: Shelf) -> None:
+    for number in range(7):
+        write_gguf(folder / "sub" / f"m{number}.gguf")
+    assert fault("sub", shelf)[1].endswith("m4.gguf and 2 more.")
+
+
+def test_a_folder_without_models_says_so(folder: Path, shelf: Shelf) -> None:
+    assert "a folder without a .gguf file" in fault("./sub", shelf)[0]
+
+
+def test_a_folder_without_models_hides_no_model_of_the_same_name(folder: Path, shelf: Shelf) -> None:
+    (folder / "owner" / "repo-GGUF").mkdir(parents=True)
+    link = add_file(shelf.hub, "x.gguf", b"x")
+    assert find(REPO, shelf).path == link
+
+
+@pytest.mark.parametrize("typo", ["qwen-0.5.gguf", "./QWEN-0.5b.gguf", "qwen-0.5b", "qwen0.5b.guff"])
+def test_a_typo_in_a_path_is_answered_with_the_nearest_name(folder: Path, shelf: Shelf, typo: str) -> None:
+    if (folder / typo).exists():
+        pytest.skip("this file system does not tell capitals apart")
+    assert fault(typo, shelf)[1] == "Did you mean qwen-0.5b.gguf?"
+
+
+@pytest.mark.parametrize(
+    ("typo", "name"), [("startr", "starter"), ("qwen3-4", "qwen3-4b"), ("GEMMA-3-4B-it", "gemma-3-4b"), ("mne", "mine")]
+)
+def test_a_typo_in_a_name_is_answered_with_the_nearest_name(shelf: Shelf, typo: str, name: str) -> None:
+    assert fault(typo, replace(shelf, aliases={"mine": REPO}))[1] == f"Did you mean {name}?"
+
+
+def test_a_name_like_no_other_is_told_where_to_look(shelf: Shelf) -> None:
+    assert "llmcli models list" in fault("zzzzzz", shelf)[1]
+
+
+def test_a_missing_folder_is_named(folder: Path, shelf: Shelf) -> None:
+    message, hint = fault("none/x.gguf", shelf)
+    assert f"nor a folder {folder / 'none'}" in message
+    assert "starter" in hint
+
+
+@pytest.mark.parametrize("form", ["", "   ", "a\0b"])
+def test_an_empty_reference_is_refused(folder: Path, shelf: Shelf, form: str) -> None:
+    assert "empty" in fault(form, shelf)[0]
+
+
+def test_an_endless_reference_is_refused_in_one_line(folder: Path, shelf: Shelf) -> None:
+    assert "longer than" in fault("x" * 100_000, shelf)[0]
+
+
+def test_a_split_model_with_a_missing_part_names_it(folder: Path, shelf: Shelf) -> None:
+    (folder / "big-00002-of-00002.gguf").unlink()
+    assert "big-00002-of-00002.gguf is missing" in fault("big-00001-of-00002.gguf", shelf)[0]
+
+
+def test_the_word_starter_is_its_place_even_before_it_is_there(shelf: Shelf) -> None:
+    model = find("starter", shelf)
+    assert model.path.parent == shelf.cache_dir / "starter"
+    assert (model.name, model.trusted, model.parts) == ("starter", True, (model.path,))
+
+
+def test_a_file_called_starter_is_reached_by_its_path(folder: Path, shelf: Shelf) -> None:
+    write_gguf(folder / "starter")
+    assert find(f".{os.sep}starter", shelf).path == folder / "starter"
+    assert find("starter", shelf).trusted
+
+
+def test_an_alias_leads_to_a_file_a_reference_a_name_and_the_starter(folder: Path, shelf: Shelf) -> None:
+    link = add_file(shelf.hub, "x.gguf", b"x")
+    aliases = {"mine": str(folder / "qwen-0.5b.gguf"), "ours": REPO, "small": "starter", "two": "ours"}
+    shelf = replace(shelf, aliases=aliases)
+    assert find("mine", shelf).path == folder / "qwen-0.5b.gguf"
+    assert find("ours", shelf).path == link
+    assert find("small", shelf).trusted
+    assert "there is no model ours" in fault("two", shelf)[0]  # followed once
+
+
+def test_an_alias_may_replace_a_name_of_the_catalogue_and_the_starter(shelf: Shelf) -> None:
+    link = add_file(shelf.hub, "x.gguf", b"x")
+    for name in ("qwen3-4b", "starter"):
+        assert find(name, replace(shelf, aliases={name: REPO})).path == link
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["links", "copies"])
+@pytest.mark.parametrize(
+    "form",
+    ["", ":Q4_K_M", ":q4_k_m", "/sub/m-Q4_K_M.gguf", "/m-Q4_K_M.gguf", "@main", f":Q4_K_M@{NEW}", f"@{NEW[:7]}"],
+)
+def test_a_model_of_the_hubs_cache_is_found_in_every_form(shelf: Shelf, form: str, plain: bool) -> None:
+    link = add_file(shelf.hub, "sub/m-Q4_K_M.gguf", b"x", ref="main", plain=plain)
+    model = find(REPO + form, shelf)
+    assert (model.path, model.parts, model.name, model.trusted) == (link, (link,), "m-Q4_K_M", False)
+    assert find(f"https://huggingface.co/{REPO}{form}", shelf) == model
+
+
+def test_of_several_quantizations_the_usual_one_is_taken_or_the_one_named(shelf: Shelf) -> None:
+    for quantization in ("Q8_0", "Q4_K_M", "Q2_K"):
+        add_file(shelf.hub, f"m-{quantization}.gguf", quantization.encode())
+    assert find(REPO, shelf).name == "m-Q4_K_M"
+    assert find(f"{REPO}:Q8_0", shelf).name == "m-Q8_0"
+
+
+def test_a_quantization_is_found_at_whatever_commit_it_is(shelf: Shelf) -> None:
+    old = add_file(shelf.hub, "m-Q8_0.gguf", b"8", OLD)
+    add_file(shelf.hub, "m-Q4_K_M.gguf", b"4", NEW, ref="main")
+    assert find(f"{REPO}:Q8_0", shelf).path == old
+
+
+def test_the_very_quantization_of_another_commit_comes_before_a_like_one(shelf: Shelf) -> None:
+    old = add_file(shelf.hub, "m-Q4_K_M.gguf", b"4", OLD)
+    add_file(shelf.hub, "m-UD-Q4_K_M.gguf", b"ud", NEW, ref="main")
+    assert find(f"{REPO}:Q4_K_M", shelf).path == old
+    assert find(f"{REPO}:UD-Q4_K_M", shelf).name == "m-UD-Q4_K_M"
+
+
+def test_a_split_model_of_the_cache_has_all_its_parts(shelf: Shelf) -> None:
+    parts = add_parts(shelf.hub, "Q4_K_M/m-Q4_K_M", 3)
+    assert find(REPO, shelf).parts == tuple(parts)
+    assert find(f"{REPO}/Q4_K_M/{parts[1].name}", shelf).parts == tuple(parts)
+
+
+def test_a_split_model_that_lacks_a_part_is_not_here(shelf: Shelf) -> None:
+    add_parts(shelf.hub, "m-Q4_K_M", 3, leave_out=[2])
+    with pytest.raises(NotHereError):
+        find(f"{REPO}:Q4_K_M", shelf)
+
+
+def test_a_link_without_its_blob_is_no_model(shelf: Shelf) -> None:
+    link = add_file(shelf.hub, "m-Q4_K_M.gguf", b"x")
+    os.unlink(os.path.realpath(link))
+    with pytest.raises(NotHereError):
+        find(REPO, shelf)
+
+
+def test_what_main_stands_for_comes_before_newer_commits(shelf: Shelf) -> None:
+    main = add_file(shelf.hub, "m-Q4_K_M.gguf", b"main", OLD, ref="main")
+    add_file(shelf.hub, "m-Q4_K_M.gguf", b"other", NEW)
+    touch_commit(shelf.hub, OLD, age=1000)
+    assert find(REPO, shelf).path == main
+
+
+def test_without_main_the_newest_commit_is_taken(shelf: Shelf) -> None:
+    add_file(shelf.hub, "m-Q4_K_M.gguf", b"old", NEW)
+    newest = add_file(shelf.hub, "m-Q4_K_M.gguf", b"new", OLD)
+    touch_commit(shelf.hub, NEW, age=1000)
+    assert find(REPO, shelf).path == newest
+
+
+@pytest.mark.parametrize("asked", [REPO, f"{REPO}:Q4_K_M", f"{REPO}/m-Q4_K_M.gguf"])
+def test_a_pulled_model_stays_at_its_commit_although_main_moved(shelf: Shelf, asked: str) -> None:
+    mine = add_file(shelf.hub, "m-Q4_K_M.gguf", b"mine", OLD)
+    moved = add_file(shelf.hub, "m-Q4_K_M.gguf", b"moved", NEW, ref="main")
+    pulled(shelf, f"{REPO}:Q4_K_M", "m-Q4_K_M.gguf", b"mine", OLD)
+    assert find(asked, shelf).path == mine
+    assert find(f"{REPO}@main", shelf).path == moved
+
+
+def test_each_reference_has_a_commit_of_its_own(shelf: Shelf) -> None:
+    for reference, data, commit in ((f"{REPO}:Q4_K_M", b"first", OLD), (f"{REPO}@dev", b"second", NEW)):
+        add_file(shelf.hub, "m-Q4_K_M.gguf", data, commit)
+        pulled(shelf, reference, "m-Q4_K_M.gguf", data, commit, time=2.0 if commit == NEW else 1.0)
+    assert find(f"{REPO}:Q4_K_M", shelf).path.read_bytes() == b"first"
+    assert find(f"{REPO}@dev", shelf).path.read_bytes() == b"second"
+
+
+def test_a_record_of_a_file_that_is_gone_gives_way_to_what_is_there(shelf: Shelf) -> None:
+    pulled(shelf, REPO, "m-Q4_K_M.gguf", b"gone", OLD)
+    there = add_file(shelf.hub, "m-Q4_K_M.gguf", b"there", NEW)
+    assert find(REPO, shelf).path == there
+
+
+@pytest.mark.parametrize("revision", ["dev", "refs/pr/1", OLD, OLD[:8]])
+def test_a_revision_finds_its_commit_only(shelf: Shelf, revision: str) -> None:
+    old = add_file(shelf.hub, "m-Q4_K_M.gguf", b"old", OLD, ref="dev")
+    add_file(shelf.hub, "m-Q4_K_M.gguf", b"new", NEW, ref="main")
+    set_ref(shelf.hub, "refs/pr/1", OLD)
+    assert find(f"{REPO}@{revision}", shelf).path == old
+
+
+@pytest.mark.parametrize("revision", ["v9", "c" * 40, OLD[:6], "../../main"])
+def test_a_revision_that_is_not_here_finds_nothing(shelf: Shelf, revision: str) -> None:
+    add_file(shelf.hub, "m-Q4_K_M.gguf", b"old", OLD, ref="main")
+    fault(f"{REPO}@{revision}", shelf)
+
+
+def test_a_name_of_the_catalogue_leads_to_its_repository(shelf: Shelf) -> None:
+    link = add_file(shelf.hub, "Qwen3-8B-Q4_K_M.gguf", b"q", repo="unsloth/Qwen3-8B-GGUF")
+    assert find("qwen3-8b", shelf).path == link
+    assert find("Qwen3-8B", shelf).path == link
+
+
+@pytest.mark.parametrize(
+    ("text", "reference"),
+    [
+        ("owner/other:Q8_0", HubReference("owner/other", "Q8_0")),
+        (f"{REPO}:Q8_0", HubReference(REPO, "Q8_0")),
+        (f"{REPO}@v2", HubReference(REPO, revision="v2")),
+        ("qwen3-4b", HubReference("unsloth/Qwen3-4B-Instruct-2507-GGUF", "Q4_K_M")),
+        ("https://example.org/x.gguf", UrlReference("https://example.org/x.gguf")),
+        ("mine", HubReference("owner/other")),
+    ],
+)
+def test_what_could_be_fetched_is_told_with_the_command(shelf: Shelf, text: str, reference: HubReference) -> None:
+    add_file(shelf.hub, "m-Q4_K_M.gguf", b"x")
+    with pytest.raises(NotHereError) as caught:
+        find(text, replace(shelf, aliases={"mine": "owner/other"}))
+    assert caught.value.reference == reference
+    assert f"`llmcli pull {reference}`" in caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["phi", "no.gguf", "ollama:phi", "./owner/repo"])
+def test_what_could_not_be_fetched_is_not_offered(folder: Path, shelf: Shelf, text: str) -> None:
+    with pytest.raises(ModelNotFoundError) as caught:
+        find(text, shelf)
+    assert not isinstance(caught.value, NotHereError)
+
+
+@pytest.mark.parametrize("form", [f"{REPO}:Q4_K_M", f"{REPO}/m-Q4_K_M.gguf", "m-Q4_K_M", "M-q4_k_m"])
+def test_a_model_of_lm_studio_is_found_by_repository_and_by_name(shelf: Shelf, tmp_path: Path, form: str) -> None:
+    source = write_gguf(tmp_path / "m-Q4_K_M.gguf")
+    path = add_lmstudio_model(tmp_path / "studio", REPO, source)
+    assert find(form, replace(shelf, folders=(tmp_path / "studio",))).path == path
+
+
+def test_a_revision_is_never_answered_from_an_imported_folder(shelf: Shelf, tmp_path: Path) -> None:
+    add_lmstudio_model(tmp_path / "studio", REPO, write_gguf(tmp_path / "m-Q4_K_M.gguf"))
+    with pytest.raises(NotHereError):
+        find(f"{REPO}@v1", replace(shelf, folders=(tmp_path / "studio",)))
+
+
+def test_a_model_of_an_imported_ollama_store_is_found(shelf: Shelf, tmp_path: Path) -> None:
+    add_ollama_model(tmp_path / "store", "phi/latest", write_gguf(tmp_path / "x.gguf"))
+    model = find("ollama:phi", replace(shelf, folders=(tmp_path / "store",)))
+    assert (model.path.parent, model.name) == (tmp_path / "store" / "blobs", "ollama:phi")
+
+
+def test_a_damaged_entry_of_a_store_is_told_as_such(shelf: Shelf, tmp_path: Path) -> None:
+    add_ollama_model(tmp_path / "store", "phi/latest", write_gguf(tmp_path / "x.gguf")).write_text("{")
+    with pytest.raises(ModelInvalidError, match="damaged"):
+        find("ollama:phi", replace(shelf, folders=(tmp_path / "store",)))

@@ -1,0 +1,139 @@
+"""The hub's places: the same as huggingface_hub itself would take them, in every environment."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmcli.models import hub_place
+
+ENVIRONMENTS: list[dict[str, str]] = [
+    {},
+    {"HF_HOME": "/data/hf"},
+    {"HF_HOME": "~/hf"},
+    {"HF_HOME": "$BASE/hf"},
+    {"HF_HOME": "relative/hf"},
+    {"HF_HOME": "/data/hf/"},
+    {"HF_HUB_CACHE": "/data/hub"},
+    {"HF_HUB_CACHE": "~/hub"},
+    {"HF_HUB_CACHE": "${BASE}/hub"},
+    {"HF_HUB_CACHE": "/data/hub", "HF_HOME": "/data/hf"},
+    {"HUGGINGFACE_HUB_CACHE": "~/old"},
+    {"HUGGINGFACE_HUB_CACHE": "/data/old", "HF_HUB_CACHE": "/data/new"},
+    {"XDG_CACHE_HOME": "/xdg"},
+    {"XDG_CACHE_HOME": "~/xdg"},
+    {"XDG_CACHE_HOME": "$BASE", "HF_TOKEN_PATH": "$BASE/token"},
+    {"XDG_CACHE_HOME": "/xdg", "HF_HOME": "/data/hf"},
+    {"HF_TOKEN_PATH": "~/secret/token"},
+    {"HF_TOKEN_PATH": "$NOBODY/token"},
+    {"HF_ENDPOINT": "https://mirror.example/"},
+    {"HF_ENDPOINT": "http://127.0.0.1:8080/hub//"},
+    *({"HF_HUB_OFFLINE": value} for value in ("1", "true", "YES", "on", "0", "false", "2", "")),
+    {"TRANSFORMERS_OFFLINE": "1"},
+    {"TRANSFORMERS_OFFLINE": "1", "HF_HUB_OFFLINE": "0"},
+    {"TRANSFORMERS_OFFLINE": "0", "HF_HUB_OFFLINE": "1"},
+]
+
+# The library reads the environment when it is imported: here its module is run once for each.
+_PROGRAM = """
+import json, os, runpy, sys
+from huggingface_hub import constants
+found = []
+for environment in json.load(sys.stdin):
+    os.environ.update(environment)
+    there = runpy.run_path(constants.__file__)
+    found.append([there[name] for name in ("HF_HUB_CACHE", "HF_TOKEN_PATH", "ENDPOINT", "HF_HUB_OFFLINE")])
+    for name in environment:
+        del os.environ[name]
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def library() -> list[list[object]]:
+    """What huggingface_hub takes in each of the environments."""
+    names = {name for environment in ENVIRONMENTS for name in environment}
+    rest = {name: value for name, value in os.environ.items() if name not in names}
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM],
+        input=json.dumps(ENVIRONMENTS),
+        env=rest | {"HOME": "/home/me", "USERPROFILE": "/home/me", "BASE": "/base"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("number", range(len(ENVIRONMENTS)), ids=lambda number: str(ENVIRONMENTS[number]))
+def test_the_places_are_those_of_the_library(
+    library: list[list[object]], number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_ENDPOINT")
+    for name, value in {"HOME": "/home/me", "USERPROFILE": "/home/me", "BASE": "/base", **ENVIRONMENTS[number]}.items():
+        monkeypatch.setenv(name, value)
+    cache, token, endpoint, offline = library[number]
+    assert hub_place.hub_cache() == Path(str(cache))
+    assert hub_place.token_file() == Path(str(token))
+    assert hub_place.endpoint() == endpoint
+    assert hub_place.is_offline() is offline
+
+
+@pytest.fixture
+def token_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "token"
+    monkeypatch.setenv("HF_TOKEN_PATH", str(path))
+    return path
+
+
+def test_without_a_token_there_is_no_source(token_file: Path) -> None:
+    assert hub_place.token_source() == ""
+
+
+def test_the_token_of_the_environment_comes_before_the_file(token_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    token_file.write_text("hf_file")
+    assert hub_place.token_source() == str(token_file)
+    monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", "hf_old")
+    assert hub_place.token_source() == "HUGGING_FACE_HUB_TOKEN"
+    monkeypatch.setenv("HF_TOKEN", "hf_new")
+    assert hub_place.token_source() == "HF_TOKEN"
+
+
+def test_a_token_that_is_not_to_be_sent_unasked_has_no_source(
+    token_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token_file.write_text("hf_file")
+    monkeypatch.setenv("HF_TOKEN", "hf_new")
+    monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "yes")
+    assert hub_place.token_source() == ""
+
+
+def test_a_folder_in_the_place_of_the_token_is_none(token_file: Path) -> None:
+    token_file.mkdir()
+    assert hub_place.token_source() == ""
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "unusual"),
+    [
+        ("https://huggingface.co", ""),
+        ("https://HF.co/", ""),
+        ("https://hub-ci.huggingface.co", ""),
+        ("http://huggingface.co", "http://huggingface.co, unencrypted"),
+        ("https://mirror.example/hub", "https://mirror.example"),
+        ("http://127.0.0.1:8080", "http://127.0.0.1:8080, unencrypted"),
+        ("https://huggingface.co.evil.example", "https://huggingface.co.evil.example"),
+        ("https://evilhuggingface.co", "https://evilhuggingface.co"),
+        ("https://huggingface.co@evil.example", "https://evil.example"),
+        ("https://me:secret@mirror.example", "https://mirror.example"),
+    ],
+)
+def test_a_foreign_or_unencrypted_endpoint_is_told_without_its_password(
+    endpoint: str, unusual: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    assert hub_place.foreign_endpoint() == unusual

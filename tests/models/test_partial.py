@@ -1,0 +1,336 @@
+"""A partial download: taken up where it stood, and never believed to hold a byte that was not written."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from llmcli.errors import DiskError
+from llmcli.models import partial as module
+from llmcli.models.partial import NOTES, Partial, Segment, bytes_here
+from tests.models.hub_folder import listing
+
+SIZE = 100
+BODY = bytes(1 + number % 255 for number in range(SIZE))  # no zero, which a gap is full of
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments of four bytes are worth a connection."""
+    monkeypatch.setattr(module, "SMALLEST", 4)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "sha.llmcli.incomplete"
+
+
+def write(partial: Partial, segment: Segment, n_bytes: int) -> None:
+    """Put the next bytes of a segment where they belong, as a connection does."""
+    n_bytes = min(n_bytes, segment.left)
+    with partial.open() as file:
+        file.seek(segment.position)
+        file.write(BODY[segment.position : segment.position + n_bytes])
+    segment.position += n_bytes
+
+
+def in_two(path: Path, first: int = 10, second: int = 5) -> Partial:
+    """A download by two connections, with a gap between what they have brought."""
+    partial = Partial(path, SIZE)
+    other = partial.split()
+    assert other is not None
+    write(partial, partial.segments[0], first)
+    write(partial, other, second)
+    partial.note()
+    return partial
+
+
+def noted(path: Path, **changes: Any) -> None:
+    notes = path.with_name(path.name + NOTES)
+    notes.write_text(json.dumps(json.loads(notes.read_text()) | changes))
+
+
+def positions(partial: Partial) -> list[tuple[int, int, int]]:
+    return [(one.start, one.position, one.end) for one in partial.segments]
+
+
+def test_a_new_download_begins_at_the_first_byte(path: Path) -> None:
+    partial = Partial(path, SIZE)
+    assert (partial.done, partial.frontier, positions(partial)) == (0, 0, [(0, 0, SIZE)])
+    assert not path.exists()
+
+
+def test_one_connection_goes_on_where_the_file_ends(path: Path) -> None:
+    path.write_bytes(BODY[:30])
+    partial = Partial(path, SIZE)
+    assert (partial.done, partial.frontier, positions(partial)) == (30, 30, [(0, 30, SIZE)])
+    partial.note()
+    assert not path.with_name(path.name + NOTES).exists()  # the length says it all
+
+
+def test_a_whole_file_lacks_nothing(path: Path) -> None:
+    path.write_bytes(BODY)
+    partial = Partial(path, SIZE)
+    assert (partial.done, partial.frontier) == (SIZE, SIZE)
+    assert all(segment.left == 0 for segment in partial.segments)
+
+
+def test_a_file_longer_than_it_should_be_is_thrown_away(path: Path) -> None:
+    path.write_bytes(BODY + b"x")
+    assert bytes_here(path, SIZE) == 0
+    assert Partial(path, SIZE).done == 0
+    assert not path.exists()
+
+
+def test_a_split_halves_the_longest_rest(path: Path) -> None:
+    partial = Partial(path, SIZE)
+    write(partial, partial.segments[0], 20)
+    partial.split()
+    partial.split()
+    assert positions(partial) == [(0, 20, 40), (40, 40, 60), (60, 60, 100)] or positions(partial) == [
+        (0, 20, 60),
+        (60, 60, 80),
+        (80, 80, 100),
+    ]
+
+
+def test_a_rest_too_short_for_two_is_not_split(path: Path) -> None:
+    partial = Partial(path, SIZE)
+    write(partial, partial.segments[0], SIZE - 7)
+    assert partial.split() is None
+    assert len(partial.segments) == 1
+
+
+def test_a_split_download_is_taken_up_in_its_parts(path: Path) -> None:
+    in_two(path)
+    again = Partial(path, SIZE)
+    assert positions(again) == [(0, 10, 50), (50, 55, 100)]
+    assert (again.done, again.frontier, bytes_here(path, SIZE)) == (15, 10, 15)
+
+
+def test_a_split_is_written_down_before_the_second_half_can_be(path: Path) -> None:
+    partial = Partial(path, SIZE)
+    write(partial, partial.segments[0], 10)
+    other = partial.split()
+    assert other is not None
+    write(partial, other, 5)  # killed here: the length of the file says 60
+    assert Partial(path, SIZE).frontier == 10
+
+
+def test_what_was_not_written_down_is_fetched_again(path: Path) -> None:
+    partial = in_two(path)
+    write(partial, partial.segments[0], 7)
+    write(partial, partial.segments[1], 7)
+    assert Partial(path, SIZE).done == 15
+
+
+def test_the_frontier_is_the_first_gap_and_the_size_when_there_is_none(path: Path) -> None:
+    partial = in_two(path)
+    write(partial, partial.segments[1], SIZE)
+    assert partial.frontier == 10
+    write(partial, partial.segments[0], SIZE)
+    assert (partial.frontier, path.read_bytes()) == (SIZE, BODY)
+
+
+def test_a_download_in_very_many_parts_is_taken_up_too(path: Path) -> None:
+    partial = Partial(path, 10**12)
+    write(partial, partial.segments[0], 10)
+    for _ in range(500):
+        partial.split()
+    again = Partial(path, 10**12)
+    assert len(again.segments) == 501
+    assert positions(again) == positions(partial)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b"null", b"[]", b"\xff\xfe", b"[" * 5000, b"0" * 100_000, b'{"size": 100}'],
+    ids=["torn", "null", "list", "no utf-8", "deep", "long", "lacking"],
+)
+def test_a_torn_note_means_to_begin_anew_for_there_may_be_gaps(path: Path, content: bytes) -> None:
+    in_two(path)
+    path.with_name(path.name + NOTES).write_bytes(content)
+    assert bytes_here(path, SIZE) == 0
+    assert positions(Partial(path, SIZE)) == [(0, 0, SIZE)]
+    assert list(path.parent.glob("sha*")) == []
+
+
+def test_a_note_that_was_never_filled_was_before_any_gap(path: Path) -> None:
+    path.write_bytes(BODY[:30])
+    path.with_name(path.name + NOTES).touch()
+    assert bytes_here(path, SIZE) == 30
+    assert Partial(path, SIZE).frontier == 30
+    assert not path.with_name(path.name + NOTES).exists()
+
+
+@pytest.mark.parametrize(
+    "segments",
+    [
+        [],
+        "segments",
+        7,
+        [[0, 10, 50]],
+        [[0, 10, 50], [60, 60, 100]],
+        [[0, 10, 60], [50, 55, 100]],
+        [[0, 10, 50], [50, 55, 101]],
+        [[0, 60, 50], [50, 55, 100]],
+        [[0, -1, 50], [50, 55, 100]],
+        [[-5, 10, 50], [50, 55, 100]],
+        [[0, 10, 50], [50, 56, 100]],
+        [[0, 10], [50, 55, 100]],
+        [[0, 10, 50], [50, "many", 100]],
+        [[0, 10, 50], [50, float("inf"), 100]],
+        [[0, 10, 50], [50, float("nan"), 100]],
+        [[0, 10, 50], None],
+    ],
+    ids=str,
+)
+def test_a_note_that_cannot_be_is_not_believed(path: Path, segments: Any) -> None:
+    in_two(path)  # the file has 55 bytes
+    noted(path, segments=segments)
+    assert bytes_here(path, SIZE) == 0
+    assert positions(Partial(path, SIZE)) == [(0, 0, SIZE)]
+
+
+@pytest.mark.parametrize("size", [99, "100", None, [100]])
+def test_a_note_of_another_size_is_not_believed(path: Path, size: Any) -> None:
+    in_two(path)
+    noted(path, size=size)
+    assert Partial(path, SIZE).done == 0
+
+
+def test_a_note_without_its_file_is_removed(path: Path) -> None:
+    in_two(path)
+    path.unlink()
+    assert bytes_here(path, SIZE) == 0
+    assert Partial(path, SIZE).done == 0
+    assert not path.with_name(path.name + NOTES).exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="POSIX links")
+def test_a_link_in_the_place_of_the_file_is_refused_and_its_target_untouched(path: Path, tmp_path: Path) -> None:
+    target = tmp_path / "private"
+    target.write_bytes(b"secret")
+    path.symlink_to(target)
+    with pytest.raises(DiskError, match="no file but a link"):
+        Partial(path, SIZE)
+    path.unlink()
+    partial = Partial(path, SIZE)
+    path.symlink_to(target)  # planted a moment later
+    with pytest.raises(OSError, match="symbolic"):
+        partial.open()
+    assert target.read_bytes() == b"secret"
+
+
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="POSIX links")
+def test_a_link_in_the_place_of_the_note_is_neither_read_nor_written(path: Path, tmp_path: Path) -> None:
+    in_two(path)
+    notes, target = path.with_name(path.name + NOTES), tmp_path / "private"
+    os.rename(notes, target)
+    content = target.read_bytes()
+    notes.symlink_to(target)
+    assert Partial(path, SIZE).done == 0
+    partial = Partial(path, SIZE)
+    notes.symlink_to(target)
+    with pytest.raises(OSError, match="symbolic"):
+        partial.split()
+    assert target.read_bytes() == content
+
+
+def test_a_folder_in_the_place_of_the_file_is_refused(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(DiskError, match="link or folder"):
+        Partial(path, SIZE)
+
+
+def test_looking_at_what_is_here_changes_nothing(path: Path) -> None:
+    assert bytes_here(path, SIZE) == 0
+    in_two(path)
+    for content in (None, b"{", b""):
+        if content is not None:
+            path.with_name(path.name + NOTES).write_bytes(content)
+        before = listing(path.parent)
+        bytes_here(path, SIZE)
+        bytes_here(path, SIZE - 60)
+        assert listing(path.parent) == before
+
+
+def test_discarding_leaves_nothing(path: Path) -> None:
+    partial = in_two(path)
+    partial.discard()
+    assert (partial.done, list(path.parent.glob("sha*"))) == (0, [])
+
+
+class Download(RuleBasedStateMachine):
+    """Connections write, splits are made, and the process is killed at any moment, as often as it likes."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self.path.with_name(self.path.name + NOTES).unlink(missing_ok=True)
+        self.partial = Partial(self.path, SIZE)
+
+    path: Path
+
+    @rule(which=st.integers(0, 7), n_bytes=st.integers(1, 40))
+    def a_connection_writes(self, which: int, n_bytes: int) -> None:
+        write(self.partial, self.partial.segments[which % len(self.partial.segments)], n_bytes)
+
+    @rule()
+    def another_connection_is_tried(self) -> None:
+        self.partial.split()
+
+    @rule()
+    def the_positions_are_written_down(self) -> None:
+        self.partial.note()
+
+    @rule()
+    def the_process_is_killed(self) -> None:
+        self.partial = Partial(self.path, SIZE)
+
+    @rule(which=st.integers(0, 7), n_bytes=st.integers(1, 40))
+    def the_process_is_killed_after_a_write(self, which: int, n_bytes: int) -> None:
+        write(self.partial, self.partial.segments[which % len(self.partial.segments)], n_bytes)
+        self.partial = Partial(self.path, SIZE)
+
+    @precondition(lambda self: self.path.with_name(self.path.name + NOTES).exists())
+    @rule(keep=st.integers(1, 60))
+    def the_note_is_torn(self, keep: int) -> None:
+        notes = self.path.with_name(self.path.name + NOTES)
+        notes.write_bytes(notes.read_bytes()[:keep])
+        self.partial = Partial(self.path, SIZE)
+
+    @invariant()
+    def no_byte_is_claimed_that_was_not_written(self) -> None:
+        data = self.path.read_bytes() if self.path.exists() else b""
+        for segment in self.partial.segments:
+            assert data[segment.start : segment.position] == BODY[segment.start : segment.position]
+        assert data[: self.partial.frontier] == BODY[: self.partial.frontier]
+
+    @invariant()
+    def the_segments_cover_the_file(self) -> None:
+        edges = [0, *(segment.end for segment in self.partial.segments)]
+        assert [segment.start for segment in self.partial.segments] == edges[:-1]
+        assert edges[-1] == SIZE
+        assert bytes_here(self.path, SIZE) <= self.partial.done
+
+
+def test_no_history_makes_a_download_claim_what_it_has_not(path: Path) -> None:
+    class Here(Download):
+        def __init__(self) -> None:
+            self.path = path
+            super().__init__()
+
+    run_state_machine_as_test(Here, settings=settings(max_examples=60, stateful_step_count=25, deadline=None))

@@ -1,0 +1,69 @@
+"""The ramp: connections are added as long as each one pays, and then no more."""
+
+import pytest
+
+from llmcli.models.ramp import GAIN, MOST, WINDOW, Ramp
+
+
+def connections(speed_with: dict[int, float]) -> int:
+    """How many connections it comes to, where `speed_with` gives the bytes a second that a number of them brings."""
+    ramp, done = Ramp(0.0, 0), 0.0
+    for number in range(1, 50):
+        done += WINDOW * speed_with[ramp.connections]
+        ramp.look(number * WINDOW, int(done))
+    return ramp.connections
+
+
+def test_a_line_that_one_connection_fills_gets_one_more_and_no_further() -> None:
+    assert connections(dict.fromkeys(range(1, 20), 1e6)) == 2
+
+
+def test_a_server_that_limits_each_connection_gets_the_most() -> None:
+    assert connections({number: number * 1e6 for number in range(1, 20)}) == MOST
+
+
+def test_it_stops_where_a_further_one_no_longer_pays() -> None:
+    assert connections({number: min(number, 3) * 1e6 for number in range(1, 20)}) == 4
+
+
+@pytest.mark.parametrize(("gain", "number"), [(GAIN + 0.01, 3), (GAIN - 0.01, 2)])
+def test_a_gain_must_be_worth_it(gain: float, number: int) -> None:
+    assert connections({1: 1e6, 2: gain * 1e6, 3: gain * 1e6}) == number
+
+
+def test_nothing_is_decided_before_the_window_has_passed() -> None:
+    ramp = Ramp(100.0, 50)
+    ramp.look(100.0 + WINDOW - 0.01, 10**9)
+    assert ramp.connections == 1
+    ramp.look(100.0 + WINDOW, 10**9)
+    assert ramp.connections == 2
+    ramp.look(100.0 + WINDOW + 0.01, 10**10)  # the window begins anew
+    assert ramp.connections == 2
+
+
+def test_bytes_that_were_there_before_are_no_speed() -> None:
+    ramp = Ramp(0.0, 10**12)
+    ramp.look(WINDOW, 10**12)
+    assert ramp.connections == 1
+
+
+def test_a_stall_is_no_reason_for_another_connection_but_the_end_of_it_is() -> None:
+    ramp = Ramp(0.0, 0)
+    ramp.look(WINDOW, 0)
+    assert ramp.connections == 1
+    ramp.look(2 * WINDOW, 10**6)
+    assert ramp.connections == 2
+
+
+def test_a_download_taken_up_with_many_connections_gets_no_more_than_the_most() -> None:
+    ramp = Ramp(0.0, 0, MOST)
+    for number in range(1, 5):
+        ramp.look(number * WINDOW, 10 ** (6 + number))
+    assert ramp.connections == MOST
+
+
+def test_once_settled_it_stays_so() -> None:
+    ramp = Ramp(0.0, 0)
+    for number, done in ((1, 10**6), (2, 2 * 10**6), (3, 10**9), (4, 10**12)):
+        ramp.look(number * WINDOW, done)
+    assert ramp.connections == 2

@@ -1,0 +1,154 @@
+"""Records: what a reference was pulled as is kept, and a note that is torn, forged or in the way does no harm."""
+
+import json
+import os
+import stat
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmcli.models import records, uses
+from llmcli.models.records import Record
+from llmcli.models.variants import RepoFile
+from tests.models.hub_folder import NEW, REPO
+
+FILES = (RepoFile("sub/m-00001-of-00002.gguf", 5, "1" * 64), RepoFile("sub/m-00002-of-00002.gguf", 6, ""))
+RECORD = Record(f"{REPO}:Q4_K_M", REPO, NEW, FILES, RepoFile("mmproj-é.gguf", 7, "2" * 64), "apache-2.0", 1.5)
+
+
+def written(data: Path, **changes: Any) -> Record | None:
+    """What is read of a record with these values changed by another hand."""
+    records.save(data, RECORD)
+    (path,) = (data / "pulled").iterdir()
+    path.write_text(json.dumps(asdict(RECORD) | changes))
+    return records.load(data, RECORD.reference)
+
+
+def test_a_record_comes_back_as_it_was_kept(tmp_path: Path) -> None:
+    records.save(tmp_path, RECORD)
+    assert records.load(tmp_path, RECORD.reference) == RECORD
+    assert records.all_records(tmp_path) == [RECORD]
+
+
+def test_without_records_there_are_none(tmp_path: Path) -> None:
+    assert records.load(tmp_path / "none", REPO) is None
+    assert records.all_records(tmp_path / "none") == []
+    records.forget(tmp_path / "none", REPO)
+
+
+def test_a_newer_record_takes_the_place_of_the_older_one(tmp_path: Path) -> None:
+    records.save(tmp_path, RECORD)
+    newer = replace(RECORD, commit="c" * 40, projector=None, time=2.0)
+    records.save(tmp_path, newer)
+    assert records.all_records(tmp_path) == [newer]
+
+
+def test_references_that_look_alike_keep_records_of_their_own(tmp_path: Path) -> None:
+    names = ["o/r:Q4", "o/r@Q4", "o/r/Q4", "o-r:Q4", "O/R:Q4", "o/r:Q4@main", "o/" + "r" * 96, "o/" + "r" * 95 + "s"]
+    for number, name in enumerate(names):
+        records.save(tmp_path, replace(RECORD, reference=name, time=float(number)))
+    assert [record.reference for record in records.all_records(tmp_path)] == names[::-1]  # the newest first
+    assert all(records.load(tmp_path, name) for name in names)
+
+
+def test_a_forgotten_record_is_gone_and_the_others_stay(tmp_path: Path) -> None:
+    other = replace(RECORD, reference="a/b")
+    records.save(tmp_path, RECORD)
+    records.save(tmp_path, other)
+    records.forget(tmp_path, RECORD.reference)
+    assert records.all_records(tmp_path) == [other]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX modes")
+def test_records_are_private(tmp_path: Path) -> None:
+    records.save(tmp_path, RECORD)
+    (path,) = (tmp_path / "pulled").iterdir()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"null", b"[]", b"{}", b"7", b'"x"', b"\xff\xfe", b"[" * 100_000, b" " * (2 << 20)],
+    ids=["empty", "torn", "null", "list", "object", "number", "text", "no utf-8", "deep", "long"],
+)
+def test_a_torn_record_is_none_and_hides_no_other(tmp_path: Path, content: bytes) -> None:
+    other = replace(RECORD, reference="a/b")
+    records.save(tmp_path, RECORD)
+    (path,) = (tmp_path / "pulled").iterdir()
+    path.write_bytes(content)
+    records.save(tmp_path, other)
+    assert records.load(tmp_path, RECORD.reference) is None
+    assert records.all_records(tmp_path) == [other]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../x.gguf",
+        "/etc/x.gguf",
+        "a/../../x.gguf",
+        "",
+        "a\\..\\x.gguf",
+        "C:x.gguf",
+        "x\n.gguf",
+        "\ud800.gguf",
+        "-x.gguf",
+    ],
+)
+def test_a_path_that_leads_out_of_the_repository_is_refused(tmp_path: Path, path: str) -> None:
+    entry = {"path": path, "size": 1, "sha256": ""}
+    assert written(tmp_path, files=[entry]) is None
+    assert written(tmp_path, projector=entry) is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"commit": "../../x"},
+        {"commit": "B" * 40},
+        {"files": []},
+        {"files": "abc"},
+        {"files": [{"path": "x.gguf", "size": float("inf"), "sha256": ""}]},
+        {"files": [{"path": "x.gguf", "size": "many", "sha256": ""}]},
+        {"projector": 7},
+        {"time": 1 << 2000},
+        {"time": [1]},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_record_with_a_value_that_cannot_be_is_none(tmp_path: Path, changes: dict[str, Any]) -> None:
+    assert written(tmp_path, **changes) is None
+
+
+def test_a_folder_in_the_place_of_a_record_is_none(tmp_path: Path) -> None:
+    (tmp_path / "pulled" / "x.json").mkdir(parents=True)
+    assert records.all_records(tmp_path) == []
+
+
+def test_the_last_use_is_told_for_every_way_to_the_file(tmp_path: Path) -> None:
+    file, link = tmp_path / "m.gguf", tmp_path / "link.gguf"
+    file.write_bytes(b"x")
+    link.symlink_to(file)
+    assert uses.last_use(tmp_path / "data", file) is None
+    uses.note_use(tmp_path / "data", link)
+    first = uses.last_use(tmp_path / "data", file)
+    assert first is not None
+    assert uses.last_use(tmp_path / "data", tmp_path / "other.gguf") is None
+
+
+def test_a_further_use_is_later(tmp_path: Path) -> None:
+    uses.note_use(tmp_path, tmp_path / "m.gguf")
+    (marker,) = (tmp_path / "used").iterdir()
+    os.utime(marker, (1000, 1000))
+    assert uses.last_use(tmp_path, tmp_path / "m.gguf") == 1000
+    uses.note_use(tmp_path, tmp_path / "m.gguf")
+    assert (uses.last_use(tmp_path, tmp_path / "m.gguf") or 0) > 1_000_000_000
+
+
+def test_a_place_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("in the way")
+    uses.note_use(tmp_path / "data", tmp_path / "m.gguf")
+    assert uses.last_use(tmp_path / "data", tmp_path / "m.gguf") is None

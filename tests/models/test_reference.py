@@ -1,0 +1,220 @@
+"""parse: every form of a reference, addresses as people paste them, and help for forms that are nearly right."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmcli.errors import ModelNotFoundError
+from llmcli.models.reference import (
+    HubReference,
+    NameReference,
+    OllamaReference,
+    PathReference,
+    Reference,
+    UrlReference,
+    is_repo,
+    is_revision,
+    parse,
+)
+from llmcli.models.variants import is_safe_path
+
+SHA256 = "0123456789abcdef" * 4
+COMMIT = "a1" * 20
+
+
+def fault(text: str, endpoint: str = "") -> tuple[str, str]:
+    with pytest.raises(ModelNotFoundError) as caught:
+        parse(text, endpoint=endpoint)
+    assert "\n" not in str(caught.value) + caught.value.hint
+    return str(caught.value), caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("owner/repo", HubReference("owner/repo")),
+        ("owner/repo:Q4_K_M", HubReference("owner/repo", "Q4_K_M")),
+        ("owner/repo:UD-Q4_K_XL", HubReference("owner/repo", "UD-Q4_K_XL")),
+        ("owner/repo/file.gguf", HubReference("owner/repo", file="file.gguf")),
+        ("owner/repo/sub/two words.GGUF", HubReference("owner/repo", file="sub/two words.GGUF")),
+        ("owner/repo@v1.0", HubReference("owner/repo", revision="v1.0")),
+        ("owner/repo:Q8_0@main", HubReference("owner/repo", "Q8_0", revision="main")),
+        ("owner/repo/file.gguf@refs/pr/1", HubReference("owner/repo", file="file.gguf", revision="refs/pr/1")),
+        (f"Owner-1/re.po_2@{COMMIT}", HubReference("Owner-1/re.po_2", revision=COMMIT)),
+        ("hf.company/repo", HubReference("hf.company/repo")),
+        ("ollama:phi", OllamaReference("phi")),
+        ("ollama:ann/pet:v1", OllamaReference("ann/pet:v1")),
+        ("https://example.org/a/x.gguf", UrlReference("https://example.org/a/x.gguf")),
+        ("http://example.org:8080/x.GGUF?key=1", UrlReference("http://example.org:8080/x.GGUF?key=1")),
+        (f"https://example.org/x.gguf#sha256={SHA256}", UrlReference("https://example.org/x.gguf", SHA256)),
+        ("model.gguf", PathReference("model.gguf")),
+        ("folder/model.gguf", PathReference("folder/model.gguf")),
+        ("./a/b/model.gguf", PathReference("./a/b/model.gguf")),
+        ("~/model.gguf", PathReference("~/model.gguf")),
+        ("/a/b/c", PathReference("/a/b/c")),
+        ("C:\\models\\x.gguf", PathReference("C:\\models\\x.gguf")),
+        ("D:/models/x.gguf", PathReference("D:/models/x.gguf")),
+        ("sub\\x.gguf", PathReference("sub\\x.gguf")),
+        ("starter", NameReference("starter")),
+        ("qwen3-4b", NameReference("qwen3-4b")),
+    ],
+)
+def test_every_form_has_one_meaning_and_is_written_as_it_is_read(text: str, meant: Reference) -> None:
+    assert parse(text) == meant
+    assert str(meant) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("  owner/repo\n", "owner/repo"),
+        ("owner/repo@v1:Q8_0", "owner/repo:Q8_0@v1"),
+        (f"https://example.org/x.gguf#sha256={SHA256.upper()}", f"https://example.org/x.gguf#sha256={SHA256}"),
+        ("https://example.org/x.gguf#top", "https://example.org/x.gguf"),
+    ],
+)
+def test_a_looser_spelling_becomes_the_canonical_one(text: str, canonical: str) -> None:
+    assert str(parse(text)) == canonical
+
+
+@pytest.mark.parametrize(
+    ("address", "meant"),
+    [
+        ("https://huggingface.co/owner/repo", "owner/repo"),
+        ("https://huggingface.co/owner/repo/", "owner/repo"),
+        ("http://www.huggingface.co/owner/repo?library=x#top", "owner/repo"),
+        ("huggingface.co/owner/repo", "owner/repo"),
+        ("hf.co/owner/repo:Q4_K_M", "owner/repo:Q4_K_M"),
+        ("HF.co/owner/repo", "owner/repo"),
+        ("https://hf.co/owner/repo:Q4_K_M@v1", "owner/repo:Q4_K_M@v1"),
+        ("hf://owner/repo/x.gguf", "owner/repo/x.gguf"),
+        ("hf://models/owner/repo@v1", "owner/repo@v1"),
+        ("https://huggingface.co/owner/repo/blob/main/x.gguf", "owner/repo/x.gguf"),
+        ("https://huggingface.co/owner/repo/resolve/main/x.gguf?download=true", "owner/repo/x.gguf"),
+        ("https://huggingface.co/owner/repo/raw/v1/sub/x.gguf", "owner/repo/sub/x.gguf@v1"),
+        ("https://huggingface.co/owner/repo/tree/main", "owner/repo"),
+        ("https://huggingface.co/owner/repo/tree/main/sub", "owner/repo"),
+        (f"https://huggingface.co/owner/repo/tree/{COMMIT}", f"owner/repo@{COMMIT}"),
+        ("https://huggingface.co/owner/repo/blob/main/two%20words.gguf", "owner/repo/two words.gguf"),
+        ("https://huggingface.co/owner/repo/blob/refs%2Fpr%2F1/x.gguf", "owner/repo/x.gguf@refs/pr/1"),
+    ],
+)
+def test_a_pasted_address_of_the_hub_is_a_reference(address: str, meant: str) -> None:
+    assert str(parse(address)) == meant
+
+
+@pytest.mark.parametrize("mirror", ["https://mirror.example", "http://127.0.0.1:8080", "https://art.example/api/hub"])
+def test_an_address_of_the_mirror_in_use_means_the_hub_too(mirror: str) -> None:
+    assert parse(f"{mirror}/owner/repo/resolve/v1/x.gguf", endpoint=mirror) == parse("owner/repo/x.gguf@v1")
+    assert isinstance(parse(f"{mirror}/owner/repo/resolve/v1/x.gguf"), UrlReference)
+    assert isinstance(parse("https://other.example/owner/x.gguf", endpoint=mirror), UrlReference)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        ("owner/repo/Q4_K_M", "Did you mean owner/repo:Q4_K_M?"),
+        ("owner/repo:file.gguf", "Did you mean owner/repo/file.gguf?"),
+        ("owner/repo/file.gguf:Q4_K_M", "Did you mean owner/repo/file.gguf?"),
+        ("owner/repo:Q4 K M", "Did you mean owner/repo:Q4_K_M?"),
+        ("phi:latest", "ollama:phi:latest?"),
+        ("owner:repo", "Did you mean owner/repo,"),
+        ("owner/repo@a..b", "a branch, a tag or a commit"),
+        ("owner/repo@-f", "a branch, a tag or a commit"),
+        ("owner/repo@x.lock", "a branch, a tag or a commit"),
+        ("https://user:secret@example.org/x.gguf", "Leave the user name out"),
+        ("https://example.org/x.gguf#sha256=abc", "64 hexadecimal digits"),
+        ("ftp://example.org/x.gguf", "Only http and https"),
+        ("https://huggingface.co/datasets/owner/data", "Only repositories of models"),
+        ("hf.co/spaces/owner/app", "Only repositories of models"),
+        ("ollama:", "ollama:NAME:TAG"),
+    ],
+)
+def test_a_form_that_is_nearly_right_is_told_the_right_one(wrong: str, hint: str) -> None:
+    assert hint in fault(wrong)[1]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "",
+        "   ",
+        "a\0b",
+        "owner/re\x1b[2Jpo",
+        "owner/repo\u202e",
+        "owner/repo:Q4_K_M:Q8_0",
+        "owner/repo@a@b",
+        "owner/../x",
+        "owner/repo/../../x.gguf",
+        "owner/repo/./x.gguf",
+        "owner/repo/-x.gguf",
+        "owner/repo/sub//x.gguf",
+        "own--er/repo",
+        "owner/repo.git",
+        "-owner/repo",
+        "hf.co",
+        "https://huggingface.co/models",
+        "https://huggingface.co/owner/repo/blob/main/%2e%2e/%2e%2e/x.gguf",
+        "https://huggingface.co/owner/repo/blob/main/a%0ab.gguf",
+        "https://huggingface.co/owner/repo/blob/main/a%00.gguf",
+        "https://huggingface.co/owner/repo/blob/main/a%5C..%5Cb.gguf",
+        "https://huggingface.co/owner/repo/tree/%2e%2e%2Fx",
+        "https://example.org/page.html",
+        "https://[/x.gguf",
+        "http://",
+        "https:///x.gguf",
+    ],
+)
+def test_what_is_no_reference_is_refused_in_one_line(wrong: str) -> None:
+    message, _hint = fault(wrong)
+    assert message.isprintable()
+
+
+def test_a_mirror_that_is_no_address_harms_nothing_but_addresses() -> None:
+    assert parse("owner/repo", endpoint="https://[") == HubReference("owner/repo")
+    fault("https://example.org/x.gguf", endpoint="https://[")
+
+
+def test_an_alias_is_followed_once() -> None:
+    aliases = {"mine": "owner/repo:Q8_0", "a": "b", "b": "owner/repo", "loop": "loop"}
+    assert parse("mine", aliases) == HubReference("owner/repo", "Q8_0")
+    assert parse("a", aliases) == NameReference("b")
+    assert parse("loop", aliases) == NameReference("loop")
+
+
+_words = st.from_regex(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,12}[A-Za-z0-9_])?", fullmatch=True)
+_names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9 ._+()é日-]{0,12}\.gguf", fullmatch=True)
+_files = st.lists(_names, min_size=1, max_size=3).map("/".join).filter(is_safe_path)
+_repos = st.builds("{}/{}".format, _words, _words).filter(lambda name: is_repo(name) and not name.endswith(".gguf"))
+_revisions = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._/-]{0,12}", fullmatch=True).filter(is_revision)
+_harmless = _revisions.filter(lambda name: not name.lower().endswith(".gguf"))
+
+
+@given(
+    st.one_of(
+        st.builds(HubReference, _repos, st.none(), st.none(), st.none() | _harmless),
+        st.builds(
+            HubReference, _repos, st.sampled_from(["Q4_K_M", "UD-IQ2_XXS", "F16"]), st.none(), st.none() | _harmless
+        ),
+        st.builds(HubReference, _repos, st.none(), _files, st.none() | _harmless),
+    )
+)
+def test_what_a_reference_is_written_as_means_the_same_again(reference: HubReference) -> None:
+    assert parse(str(reference)) == reference
+
+
+_PIECES = (
+    "owner repo / : @ .. hf.co https:// hf:// huggingface.co [ ] %2F %00 # blob resolve main Q4_K_M .gguf ? ollama: ~"
+)
+_pieces = st.sampled_from([*_PIECES.split(), "sha256=", "\\", " ", "\x1b", "\ud800", "℀"])
+
+
+@given(st.text() | st.lists(_pieces, max_size=10).map("".join), st.sampled_from(["", "http://127.0.0.1:9"]))
+def test_any_text_is_a_reference_or_refused(text: str, endpoint: str) -> None:
+    try:
+        meant = parse(text, endpoint=endpoint)
+    except ModelNotFoundError:
+        return
+    if not isinstance(meant, UrlReference | PathReference):
+        assert str(meant).isprintable()
+        assert parse(str(meant)) == meant

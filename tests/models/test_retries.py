@@ -1,0 +1,149 @@
+"""Patience: what may pass is tried again with growing pauses, and not for ever."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from llmcli.errors import NetworkError
+from llmcli.models import retries
+from llmcli.models.retries import ENOUGH, LONGEST_PAUSE, PassingError, Patience
+
+
+class Clock(threading.Event):
+    """Waits without waiting, and keeps how long it was asked to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pauses: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.pauses.append(timeout or 0.0)
+        return False
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def patience(clock: Clock, said: list[str]) -> Patience:
+    return Patience(said.append, stop=clock)
+
+
+def tired(patience: Patience, fault: PassingError) -> tuple[int, NetworkError]:
+    """How many times it waits until it gives up, and with what."""
+    for number in range(100):
+        try:
+            patience.wait(fault)
+        except NetworkError as error:
+            return number, error
+    raise AssertionError("it never gives up")
+
+
+RESET = PassingError("the connection broke")
+
+
+def test_it_gives_up_after_its_tries_and_says_what_to_do(patience: Patience) -> None:
+    waits, error = tired(patience, RESET)
+    assert waits == 7
+    assert str(error) == "the connection broke (8 tries)"
+    assert "what has come is kept" in error.hint
+
+
+@pytest.mark.parametrize("tries", [1, 3])
+def test_the_number_of_tries_can_be_chosen(tries: int, clock: Clock) -> None:
+    assert tired(Patience(lambda _text: None, tries, clock), RESET)[0] == tries - 1
+
+
+def test_the_pauses_double_up_to_a_bound_and_are_never_quite_alike(clock: Clock) -> None:
+    tired(Patience(lambda _text: None, 12, clock), RESET)
+    longest = [min(LONGEST_PAUSE, 0.5 * 2**number) for number in range(11)]
+    assert all(0.6 * most <= pause <= most for pause, most in zip(clock.pauses, longest, strict=True))
+    assert len({round(pause / most, 6) for pause, most in zip(clock.pauses, longest, strict=True)}) > 3
+
+
+def test_only_a_pause_that_one_notices_is_told(patience: Patience, said: list[str], clock: Clock) -> None:
+    tired(patience, RESET)
+    assert len(said) == sum(pause >= 1 for pause in clock.pauses)
+    assert said[-1].startswith("the connection broke; trying again in ")
+    assert said[-1].endswith("(7 of 7)")
+
+
+def test_progress_gives_the_tries_back(patience: Patience) -> None:
+    for _ in range(50):
+        patience.wait(RESET)
+        patience.progressed(ENOUGH)
+    assert tired(patience, RESET)[0] == 7
+
+
+def test_progress_may_come_in_pieces(patience: Patience) -> None:
+    for _ in range(7):
+        patience.wait(RESET)
+    for _ in range(4):
+        patience.progressed(ENOUGH // 4)
+    assert tired(patience, RESET)[0] == 7
+
+
+def test_a_trickle_is_no_progress(patience: Patience) -> None:
+    for _ in range(7):
+        patience.progressed(1)
+        patience.wait(RESET)
+    patience.progressed(ENOUGH - 8)
+    with pytest.raises(NetworkError):
+        patience.wait(RESET)
+
+
+def test_the_pause_is_what_the_server_asks_for_if_that_is_longer(patience: Patience, clock: Clock) -> None:
+    patience.wait(PassingError("busy", retry_after=7))
+    patience.wait(PassingError("busy", retry_after=0))
+    assert clock.pauses[0] == 7
+    assert clock.pauses[1] <= 1
+
+
+@pytest.mark.parametrize(("asked", "ends"), [(60.0, False), (61.0, True), (3600.0, True), (99_999_999.0, True)])
+def test_a_server_that_asks_for_more_than_anybody_waits_ends_it_with_the_time(
+    asked: float, ends: bool, patience: Patience, clock: Clock
+) -> None:
+    if not ends:
+        patience.wait(PassingError("the hub is busy", asked))
+        assert clock.pauses == [asked]
+        return
+    with pytest.raises(NetworkError, match=f"the hub is busy, and asks to wait {asked:.0f} s") as caught:
+        patience.wait(PassingError("the hub is busy", asked))
+    clocks = [time.strftime("%H:%M", time.localtime(time.time() + asked + shift)) for shift in (-60, 0)]
+    assert caught.value.hint in [f"Try again at {clock}." for clock in clocks]
+    assert clock.pauses == []
+
+
+def test_a_host_that_cannot_be_reached_at_all_is_not_tried_long(patience: Patience) -> None:
+    assert tired(patience, PassingError("cannot reach it", unreachable=True))[0] < 4
+
+
+def test_a_network_that_goes_away_in_the_middle_is_waited_for(patience: Patience) -> None:
+    patience.progressed(1)
+    assert tired(patience, PassingError("cannot reach it", unreachable=True))[0] == 7
+
+
+def test_a_stop_ends_the_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retries, "FIRST_PAUSE", 1000.0)
+    stop = threading.Event()
+    stop.set()
+    begin = time.monotonic()
+    Patience(lambda _text: None, stop=stop).wait(RESET)
+    assert time.monotonic() - begin < 5
+
+
+def test_without_a_stop_it_waits_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retries, "FIRST_PAUSE", 0.02)
+    begin = time.monotonic()
+    say: Callable[[str], None] = lambda _text: None  # noqa: E731
+    Patience(say).wait(RESET)
+    assert time.monotonic() - begin >= 0.01

@@ -1,0 +1,122 @@
+"""Questions: asked on stderr, answered by a person, and never taken for granted."""
+
+import io
+
+import pytest
+
+from llmcli.ui.ask import can_ask, confirm
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def at_terminal(monkeypatch: pytest.MonkeyPatch, typed: str) -> Terminal:
+    """From here on a person sits at the terminal and types this; gives what they see."""
+    shown = Terminal()
+    monkeypatch.setattr("sys.stdin", Terminal(typed))
+    monkeypatch.setattr("sys.stderr", shown)
+    monkeypatch.setenv("COLUMNS", "80")
+    return shown
+
+
+@pytest.mark.parametrize(
+    ("typed", "default", "answer"),
+    [
+        ("y\n", False, True),
+        ("Yes\n", False, True),
+        ("  Y \r\n", False, True),
+        ("n\n", True, False),
+        ("No\n", True, False),
+        ("\n", True, True),
+        ("\n", False, False),
+        ("   \n", True, True),
+        ("maybe\n", True, False),
+        ("yy\n", True, False),
+        ("", True, False),
+        ("", False, False),
+        ("y", False, True),
+    ],
+)
+def test_only_a_yes_or_enter_where_that_is_the_default_is_a_yes(
+    typed: str, default: bool, answer: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_terminal(monkeypatch, typed)
+    assert confirm("Download it?", default) is answer
+
+
+@pytest.mark.parametrize(("default", "marks"), [(True, "[Y/n] "), (False, "[y/N] ")])
+def test_the_question_shows_what_enter_means_and_goes_to_stderr(
+    default: bool, marks: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = at_terminal(monkeypatch, "\n")
+    confirm("Download it?", default)
+    assert shown.getvalue() == f"Download it? {marks}"
+    assert capsys.readouterr().out == ""
+
+
+def test_one_line_is_read_and_what_was_typed_ahead_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_terminal(monkeypatch, "y\nn\n")
+    assert confirm("First?", default=False)
+    assert not confirm("Second?", default=True)
+
+
+def test_the_end_of_input_leaves_the_next_words_on_a_new_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = at_terminal(monkeypatch, "")
+    confirm("Download it?", default=True)
+    assert shown.getvalue().endswith("\n")
+
+
+def test_a_hostile_name_in_the_question_cannot_drive_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = at_terminal(monkeypatch, "n\n")
+    confirm("Remove a\x1b[2J\x9b31m\u202eb?", default=False)
+    assert shown.getvalue() == "Remove a␛[2J\\x9b31m\\u202eb? [y/N] "
+
+
+def test_a_long_question_is_broken_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = at_terminal(monkeypatch, "n\n")
+    monkeypatch.setenv("COLUMNS", "20")
+    confirm("Remove owner/repository-GGUF:Q4_K_M and free 4.92 GB?", default=False)
+    assert shown.getvalue().splitlines() == [
+        "Remove",
+        "owner/repository-GGUF:Q4_K_M",
+        "and free 4.92 GB?",
+        "[y/N] ",
+    ]
+
+
+def test_ctrl_c_at_the_question_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_terminal(monkeypatch, "")
+
+    def interrupted() -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.stdin.readline", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        confirm("Download it?", default=True)
+
+
+def test_bytes_that_are_no_text_are_no_yes(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_terminal(monkeypatch, "")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe\n"), encoding="utf-8"))
+    assert not confirm("Download it?", default=True)
+
+
+@pytest.mark.parametrize(("stdin", "stderr"), [(True, True), (True, False), (False, True), (False, False)])
+def test_a_question_needs_a_person_at_both_ends(stdin: bool, stderr: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, terminal in (("sys.stdin", stdin), ("sys.stderr", stderr)):
+        monkeypatch.setattr(name, Terminal() if terminal else io.StringIO())
+    assert can_ask() is (stdin and stderr)
+
+
+def test_a_closed_stream_is_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", Terminal())
+    monkeypatch.setattr("sys.stdin", None)
+    assert not can_ask()
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr("sys.stdin", closed)
+    assert not can_ask()
