@@ -7,10 +7,10 @@ from typing import Any
 from llmcli.chat.sizing import shape_of
 from llmcli.engine import hardware
 from llmcli.engine.memory import estimate
-from llmcli.models import verified
+from llmcli.models import records, verified
 from llmcli.models.find import ModelFile
 from llmcli.models.gguf_header import GGUFHeader
-from llmcli.models.inventory import item_of
+from llmcli.models.inventory import Item, item_of
 from llmcli.models.pull import Plan
 from llmcli.models.shelf import Shelf
 from llmcli.models.splits import read_headers
@@ -29,7 +29,7 @@ def local_portrait(file: ModelFile, shelf: Shelf, settings: Settings) -> dict[st
     known = verified.when_verified(shelf.data_dir, file.path)
     if item.source == "starter":  # it was checked before it was put there
         known = item.digests[0], file.path.stat().st_mtime
-    licence = str(headers[0].metadata.get("general.license", ""))
+    licence = str(headers[0].metadata.get("general.license", "")) or licence_of(item, shelf)
     return _portrait(headers, item.size, settings) | {
         "name": item.name,
         "here": True,
@@ -42,6 +42,13 @@ def local_portrait(file: ModelFile, shelf: Shelf, settings: Settings) -> dict[st
         "used": item.used,
         "projector": item.cached.projector.path if item.cached and item.cached.projector else None,
     }
+
+
+def licence_of(item: Item, shelf: Shelf) -> str:
+    """What the hub said when the model was pulled; "" when nobody knows."""
+    pulled = records.all_records(shelf.data_dir) if item.cached else []
+    fitting = (one.licence for one in pulled if item.cached and one.files == item.cached.variant.parts)
+    return next(fitting, "")
 
 
 def remote_portrait(plan: Plan, settings: Settings) -> dict[str, Any]:

@@ -115,11 +115,11 @@ def _leading_to(path: Path, names: Sequence[str], shelf: Shelf) -> str:
 
 
 def _of_urls(shelf: Shelf) -> Iterator[Item]:
-    from llmcli.models.url_fetch import fetched_urls
+    from llmcli.models.url_fetch import fetched_urls, promised
 
     for path in fetched_urls(shelf.cache_dir):
         used = uses.last_use(shelf.data_dir, path)
-        yield Item(str(path), "url", (path,), path.stat().st_size, ("",), used)
+        yield Item(str(path), "url", (path,), path.stat().st_size, (promised(path),), used)
 
 
 def _of_folders(shelf: Shelf) -> Iterator[Item]:

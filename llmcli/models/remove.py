@@ -25,7 +25,7 @@ class Removal:
     @property
     def names(self) -> tuple[Path, ...]:
         """The files as people know them: without the blobs behind them."""
-        return tuple(path for path in self.files if path.parent.name != "blobs")
+        return tuple(path for path in self.files if path.suffix == ".gguf" or path.name == self.item.path.name)
 
 
 def plan_removal(item: Item, shelf: Shelf) -> Removal:
@@ -36,7 +36,8 @@ def plan_removal(item: Item, shelf: Shelf) -> Removal:
     """
     model = item.cached
     if model is None:
-        return Removal(item, item.parts, item.size, ())
+        beside = item.path.parent.iterdir() if item.source == "url" else ()  # its folder is its own
+        return Removal(item, (*item.parts, *(path for path in beside if path not in item.parts)), item.size, ())
     # The same bytes may be there at several commits: all of them are this model.
     same = [other for other in models_of(shelf.hub, model.repo) if other.is_same(model)]
     pointers = [part for other in same for part in other.parts]

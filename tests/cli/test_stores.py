@@ -1,0 +1,153 @@
+"""The models of Ollama and LM Studio, in their real layouts: listed, shown and run in place, and never changed."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from llmcli.models.starter import SHA256, SIZE
+from tests.cli.test_hub_way import ASK, Place, facts_of, sole, tree_of
+from tests.conftest import Ran
+from tests.hub.server import FakeHub
+from tests.models.gguf_writer import write_gguf
+from tests.models.stores import add_lmstudio_model, add_ollama_model
+
+REPO, FILE = "lmstudio-community/SmolLM2-GGUF", "SmolLM2-135M-Instruct-Q4_1.gguf"
+
+
+@dataclass(frozen=True)
+class Stores:
+    """A machine with both programs' models, and a third folder."""
+
+    place: Place
+    ollama: Path
+    studio: Path
+    folder: Path
+    imported: Ran
+
+    def run(self, *args: str) -> Ran:
+        return self.place.run(*args, OLLAMA_MODELS=str(self.ollama))
+
+    def names(self) -> list[tuple[str, int, int]]:
+        """What lies in the stores: names, sizes and times."""
+        found = [path for place in (self.ollama, self.studio, self.folder) for path in sorted(place.rglob("*"))]
+        return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in found]
+
+    def contents(self) -> list[object]:
+        """The contents of all files too."""
+        return [self.names(), *map(tree_of, (self.ollama, self.studio, self.folder))]
+
+
+@pytest.fixture(scope="module")
+def stores(starter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
+    top = tmp_path_factory.mktemp("machine")
+    ollama, studio, folder = top / "ollama models", top / "user/.lmstudio/models", top / "my models"
+    folder.mkdir()
+    tiny = write_gguf(folder / "tiny-Q8_0.gguf")
+    add_ollama_model(ollama, "smollm2/135m", starter, projector=tiny)
+    add_ollama_model(ollama, "registry.ollama.ai/me/other/latest", tiny)
+    add_lmstudio_model(studio, REPO, starter, FILE)
+    add_lmstudio_model(studio, REPO, tiny, "mmproj-model-f16.gguf")
+    with FakeHub() as hub:
+        place = Place(top, hub)
+        imported = place.run("models", "import", OLLAMA_MODELS=str(ollama))
+        yield Stores(place, ollama, studio, folder, imported)
+        assert hub.log == []
+
+
+def test_import_names_the_models_of_both_and_keeps_their_folders(stores: Stores) -> None:
+    ran = stores.imported
+    assert ran.status == 0
+    rows = [line.split() for line in ran.text.splitlines()]
+    assert rows == [
+        ["NAME", "SIZE", "FROM"],
+        ["ollama:me/other:latest", "0", "kB", "ollama"],
+        ["ollama:smollm2:135m", "98", "MB", "ollama"],
+        [FILE.removesuffix(".gguf"), "98", "MB", "lmstudio"],
+    ]
+    assert sole(ran.stderr) == "3 models are used where they are; take one with --model NAME"
+    kept = (stores.place.home / "config/config.toml").read_text()
+    assert str(stores.ollama) in kept
+    assert str(stores.studio) in kept
+
+
+def test_they_are_listed_and_shown(stores: Stores) -> None:
+    items = {item["name"]: item for item in json.loads(stores.run("models", "list", "--json").text)}
+    assert list(items) == ["ollama:me/other:latest", "ollama:smollm2:135m", FILE.removesuffix(".gguf")]
+    mine, studio = items["ollama:smollm2:135m"], items[FILE.removesuffix(".gguf")]
+    assert (mine["source"], mine["size"], mine["sha256"]) == ("ollama", SIZE, [SHA256])
+    assert mine["files"] == [str(stores.ollama / "blobs" / f"sha256-{SHA256}")]
+    assert (studio["source"], studio["quantization"]) == ("lmstudio", "Q4_1")
+    shown = facts_of(stores.run("models", "show", "ollama:smollm2:135m").text)
+    assert shown["parameters"] == "135M"
+    assert shown["file"] == mine["files"][0]
+    verified = stores.run("models", "verify")
+    assert verified.status == 0
+    assert [line.split()[:2] for line in verified.text.splitlines()[1:]] == [
+        ["ok", "ollama:me/other:latest"],
+        ["ok", "ollama:smollm2:135m"],
+        ["unknown", FILE.removesuffix(".gguf")],
+    ]
+
+
+NAMES = ("ollama:smollm2:135m", f"{REPO}:Q4_1", FILE.removesuffix(".gguf"))
+
+
+def test_they_answer_where_they_lie_and_nothing_is_copied_or_changed(stores: Stores) -> None:
+    before = stores.contents()
+    answers = [stores.run(*ASK, "-m", name) for name in NAMES]
+    assert [(ran.status, ran.stderr) for ran in answers] == [(0, "")] * 3
+    assert len({ran.text for ran in answers}) == 1
+    assert answers[0].text.strip()
+    assert stores.contents() == before
+    ours = [path for path in stores.place.home.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in ours) < 1 << 20
+    assert not stores.place.cache.exists()
+
+
+@pytest.mark.parametrize("name", NAMES[:2])
+def test_rm_refuses_what_another_program_keeps(stores: Stores, name: str) -> None:
+    before = stores.names()
+    ran = stores.run("models", "rm", "--yes", name)
+    assert (ran.status, ran.stdout) == (2, b"")
+    owner = "Ollama: `ollama rm` removes it" if name.startswith("ollama") else "LM Studio, which can remove it"
+    assert owner in sole(ran.stderr)
+    assert stores.names() == before
+
+
+def test_ollamas_names_work_without_an_import_and_near_ones_are_suggested(stores: Stores, tmp_path: Path) -> None:
+    fresh = Place(tmp_path, stores.place.hub)
+    env = {"OLLAMA_MODELS": str(stores.ollama)}
+    assert fresh.run(*ASK, "-m", "ollama:smollm2:135m", **env).status == 0
+    near = fresh.run(*ASK, "-m", "ollama:smollm2", **env)
+    assert near.status == 3
+    assert "ollama:smollm2:135m" in sole(near.stderr)
+
+
+def test_any_folder_is_used_in_place_and_forgotten_again(stores: Stores, tmp_path: Path) -> None:
+    fresh = Place(tmp_path, stores.place.hub)
+    os.link(stores.studio / REPO / FILE, stores.folder / "mine.gguf")
+    try:
+        assert fresh.run("models", "import", str(stores.folder)).status == 0
+        ran = fresh.run(*ASK, "-m", "mine")
+        assert (ran.status, ran.stderr) == (0, "")
+        refused = fresh.run("models", "rm", "--yes", "mine")
+        assert refused.status == 2
+        assert (stores.folder / "mine.gguf").exists()
+        assert fresh.run("models", "import", "--forget", str(stores.folder)).status == 0
+        assert fresh.run(*ASK, "-m", "mine").status == 3
+    finally:
+        (stores.folder / "mine.gguf").unlink()
+
+
+def test_where_there_is_nothing_to_import_the_error_says_what_to_do(stores: Stores, tmp_path: Path) -> None:
+    fresh = Place(tmp_path, stores.place.hub)
+    none = fresh.run("models", "import", OLLAMA_MODELS=str(tmp_path / "none"))
+    assert none.status == 3
+    assert "Name a folder" in sole(none.stderr)
+    empty = fresh.run("models", "import", str(tmp_path))
+    assert empty.status == 3
+    assert "holds no models" in sole(empty.stderr)
