@@ -9,13 +9,32 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from llmcli.models.starter import ensure_starter
 
 ROOT = Path(__file__).parent.parent
 
+# Tests that run side by side get a core each: llama.cpp's threads wait by spinning, and would starve each other.
+_worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+if _worker and hasattr(os, "sched_setaffinity"):
+    _cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {_cores[int(_worker.removeprefix("gw")) % len(_cores)]})
 
-_OUTSIDE = ("LLMCLI_", "HF_", "HUGGING", "OLLAMA_", "TRANSFORMERS_", "XDG_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+
+_OUTSIDE = (
+    "LLMCLI_",
+    "COLUMNS",
+    "LINES",
+    "HF_",
+    "HUGGING",
+    "OLLAMA_",
+    "TRANSFORMERS_",
+    "XDG_",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +53,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def starter() -> Path:
     """The starter model, fetched once per checkout; the only thing tests take from the network."""
-    return ensure_starter(ROOT / ".cache")
+    cache = ROOT / ".cache"
+    cache.mkdir(exist_ok=True)
+    with FileLock(cache / "fetching.lock"):  # tests may run side by side
+        return ensure_starter(cache)
 
 
 @dataclass

@@ -32,7 +32,10 @@ def _folder(kind: str) -> Path:
         return Path(os.path.expanduser(home)) / kind
     import platformdirs
 
-    return Path(getattr(platformdirs, f"user_{kind}_dir")("llmcli", appauthor=False))
+    try:
+        return Path(getattr(platformdirs, f"user_{kind}_dir")("llmcli", appauthor=False))
+    except RuntimeError:  # no HOME, and nobody knows this user
+        raise DiskError("there is no home folder", "set LLMCLI_HOME to a folder you may write") from None
 
 
 def make_private(folder: Path) -> Path:

@@ -35,7 +35,9 @@ def only_one(lock: Path, what: str, say: Say, waiting: Callable[[], None]) -> It
             guard = SoftFileLock(lock)
     try:
         with contextlib.suppress(OSError):
-            holder.write_text(f"{os.getpid()} {socket.gethostname()}")
+            holder.unlink(missing_ok=True)
+            with holder.open("x") as file:  # "x" follows no link that somebody put there
+                file.write(f"{os.getpid()} {socket.gethostname()}")
         yield
     finally:
         with contextlib.suppress(OSError):

@@ -63,9 +63,14 @@ def missing_bytes(files: Sequence[Wanted]) -> int:
 def check_room(cache: Path, needed: int) -> None:
     """Raise DiskError before the first byte when the disk cannot take them all."""
     place = cache
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    try:
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        free = shutil.disk_usage(place).free
+    except OSError as error:
+        raise DiskError(
+            f"cannot use {cache}: {error.strerror}", "Move the cache with HF_HUB_CACHE or HF_HOME."
+        ) from None
     if needed and free < needed + MARGIN:
         raise DiskError(
             f"the download needs {needed / _GB:.2f} GB and {place} has {free / _GB:.2f} GB free",

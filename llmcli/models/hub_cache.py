@@ -49,6 +49,8 @@ def prepare(cache: Path, repo: str) -> None:
     Raises:
         DiskError: when they cannot be made, or lead elsewhere.
     """
+    if cache.parts[:1] == ("~",):  # what is left of it where the system knows no home
+        raise DiskError("this user has no home folder to keep models in", "Set HOME, HF_HOME or HF_HUB_CACHE.")
     folder = folder_of(cache, repo)
     inner = [folder / "blobs", folder / "snapshots", folder / "refs", cache / ".locks" / folder.name]
     try:
@@ -101,8 +103,11 @@ def write_ref(cache: Path, repo: str, revision: str, commit: str) -> None:
     ref.parent.mkdir(parents=True, exist_ok=True)
     check_inside(ref.parent, cache)
     fresh = ref.with_name(f"{ref.name}.{os.urandom(4).hex()}.tmp")
-    fresh.write_text(commit)
-    os.replace(fresh, ref)
+    try:
+        fresh.write_text(commit)
+        os.replace(fresh, ref)
+    finally:
+        fresh.unlink(missing_ok=True)  # half a ref would be a damaged cache to the hub's tools
 
 
 def read_ref(cache: Path, repo: str, revision: str) -> str:

@@ -78,10 +78,10 @@ class Partial:
                 return None
             middle = segment.position + segment.left // 2
             new = Segment(middle, middle, segment.end)
-            # The note comes first: from here on the length of the file says nothing.
-            self.segments.insert(self.segments.index(segment) + 1, new)
-            segment.end = middle
-            self.note()
+            with self._lock:  # another connection must not note the half of it
+                self.segments.insert(self.segments.index(segment) + 1, new)
+                segment.end = middle
+            self.note()  # before its first byte: from here on the length of the file says nothing
         return new
 
     def note(self) -> None:

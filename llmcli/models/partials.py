@@ -45,7 +45,7 @@ def partials(hub: Path, cache_dir: Path, data_dir: Path) -> list[Unfinished]:
     """All of them, the last one first; those of the hub's other tools too."""
     places = [*hub.glob("models--*/blobs/*.incomplete"), *(cache_dir / "urls").glob("*/*" + hub_cache.PARTIAL)]
     found = [_unfinished(path, data_dir) for path in places if path.is_file() and not path.is_symlink()]
-    return sorted(found, key=lambda one: -one.time)
+    return sorted((one for one in found if one.here), key=lambda one: -one.time)
 
 
 def remove(one: Unfinished, data_dir: Path) -> int:

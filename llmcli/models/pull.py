@@ -78,7 +78,10 @@ def pull(plan: Plan, shelf: Shelf, bar: BarOf, say: Say = no_say) -> ModelFile:
         hub_cache.write_ref(shelf.hub, plan.repo.name, plan.repo.revision, plan.repo.commit)
         _write_down(plan, shelf)
     except OSError as error:
-        raise DiskError(f"cannot write {error.filename}: {error.strerror}", "Check its permissions.") from None
+        place = error.filename or f"to {shelf.hub} or {shelf.data_dir}"
+        raise DiskError(
+            f"cannot write {place}: {error.strerror}", "Free some space, or check its permissions."
+        ) from None
     parts = tuple(places[: len(plan.variant.parts)])
     return ModelFile(parts[0], parts, stem_of(parts[0]), trusted=False)
 

@@ -1,0 +1,132 @@
+"""What the tests of downloads share: a place to pull into, the pull itself, and what it left behind."""
+
+import hashlib
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import pytest
+
+from llmcli.models import hub_http, hub_place, pull, retries
+from llmcli.models.reference import HubReference
+from llmcli.models.shelf import Shelf
+from llmcli.models.starter import Progress
+from tests.hub.server import FakeHub
+
+REPO, FILE = "o/m-GGUF", "m-Q4_K_M.gguf"
+MIB = 1 << 20
+
+
+def some_bytes(count: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(count)
+
+
+def no_progress(_done: int, _total: int) -> None:
+    """Progress that nobody looks at."""
+
+
+@dataclass
+class Pulls:
+    """A shelf below `root` and pulls into it from a hub; `said` is what they told the user."""
+
+    hub: FakeHub
+    root: Path
+    reference: HubReference = HubReference(REPO)  # noqa: RUF009 (it is frozen)
+    said: list[str] = field(default_factory=list)
+    changes: dict[str, str | None] = field(default_factory=dict)  # of the environment; None takes a variable out
+    own_hub: bool = True  # else the cache of the hub is where the environment has it
+
+    @cached_property
+    def shelf(self) -> Shelf:
+        own, hub = self.root / "own", self.root / "hf" / "hub"
+        return Shelf(own / "cache", own / "data", hub if self.own_hub else hub_place.hub_cache())
+
+    @property
+    def folder(self) -> Path:
+        """Of the repository, in the cache."""
+        return self.shelf.hub / f"models--{self.reference.repo.replace('/', '--')}"
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def plan(self, projector: bool = False) -> pull.Plan:
+        return pull.plan(self.reference, self.shelf, 0, projector, self.say)
+
+    def pull(self, progress: Progress = no_progress, projector: bool = False) -> Path:
+        """Plan and pull in this process; the place of the model."""
+        return pull.pull(self.plan(projector), self.shelf, lambda _name: progress, self.say).path
+
+    def begin(self, data: bytes, whole: bytes) -> Path:
+        """Put the first bytes of a file where an earlier pull would have left them."""
+        path = self.folder / "blobs" / f"{hashlib.sha256(whole).hexdigest()}.llmcli.incomplete"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return path
+
+    def partials(self) -> list[Path]:
+        return sorted(self.folder.glob("blobs/*.incomplete"))
+
+    def partial_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.partials())
+
+    def published(self) -> list[str]:
+        """Blobs, links and refs: all that another program would take for a model."""
+        found = [path for path in self.folder.rglob("*") if path.is_symlink() or path.is_file()]
+        return sorted(str(path.relative_to(self.folder)) for path in found if ".llmcli." not in path.name)
+
+    def outside(self) -> list[Path]:
+        """What lies below the root, and neither in the hub's cache nor in folders of ours."""
+        own = (self.shelf.hub, self.root / "own", self.root / "llmcli home")
+        paths = [path for path in self.root.rglob("*") if path.is_symlink() or not path.is_dir()]
+        return [path for path in paths if not any(path.is_relative_to(place) for place in own)]
+
+    def environment(self) -> dict[str, str]:
+        """For a pull in a process of its own."""
+        usual = {"HF_ENDPOINT": self.hub.endpoint, "HF_HOME": str(self.shelf.hub.parent)}
+        return {name: value for name, value in (os.environ | usual | self.changes).items() if value is not None}
+
+    @contextmanager
+    def process(self, script: str = "") -> Iterator["subprocess.Popen[str]"]:
+        """`llmcli pull` as a user runs it, with what `script` prepares in it; it is killed at the end."""
+        start = ["-m", "llmcli"] if not script else ["-c", f"{script}\nfrom llmcli.cli.app import main; main()"]
+        command = [sys.executable, *start, "pull", str(self.reference)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
+        running: subprocess.Popen[str] = subprocess.Popen(command, text=True, env=self.environment(), **pipes)  # type: ignore[call-overload]
+        with running:
+            try:
+                yield running
+            finally:
+                running.kill()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def be_quick(monkeypatch: pytest.MonkeyPatch, stall: float = 0.3) -> None:
+    """Pauses that a test can wait for."""
+    monkeypatch.setattr(retries, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(retries, "LONGEST_PAUSE", 0.005)
+    monkeypatch.setattr(hub_http, "STALL_SECONDS", stall)
+
+
+def end_session() -> None:
+    """Close the connections of the hub's library; a new session costs 50 ms."""
+    from huggingface_hub import close_session
+
+    close_session()

@@ -1,0 +1,261 @@
+"""A disk that is full, may only be read, or fails anywhere: one clear line, and nothing that is not verified."""
+
+import errno
+import hashlib
+import os
+import pathlib
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmcli.errors import DiskError, LlmcliError
+from llmcli.models import partial
+from tests.hub.server import FakeHub
+from tests.models.pulls import FILE, MIB, REPO, Pulls, be_quick, end_session, sha256, some_bytes
+
+DATA = some_bytes(3 * MIB)
+DIGEST = hashlib.sha256(DATA).hexdigest()
+LARGE = 30 * MIB  # more than the small disk takes
+DiskUsage = shutil._ntuple_diskusage
+
+
+@pytest.fixture
+def pulls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pulls]:
+    with FakeHub() as hub:
+        hub.add(REPO, {FILE: DATA})
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        be_quick(monkeypatch)
+        yield Pulls(hub, tmp_path)
+        end_session()
+
+
+Mount = Callable[[str], None]
+
+
+@pytest.fixture
+def small_disk(pulls: Pulls) -> Iterator[Mount]:
+    """A disk of 20 MiB under the hub's cache; called with options it is mounted anew with them."""
+    place = pulls.shelf.hub
+    place.mkdir(parents=True)
+
+    def mount(options: str) -> None:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], check=True, capture_output=True)
+
+    try:
+        mount("size=20m")
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("only root may mount a disk")
+    try:
+        yield lambda options: mount(f"remount,{options}")
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+def seem_empty(monkeypatch: pytest.MonkeyPatch, free: int = 1 << 40) -> None:
+    """As a disk that others fill up while a download runs: at its begin there was room."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: DiskUsage(free, 0, free))
+
+
+def test_a_full_disk_is_told_before_the_first_byte(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
+    seem_empty(monkeypatch, free=50_000_000)
+    with pytest.raises(DiskError, match=r"needs 0\.00 GB and .* has 0\.05 GB free"):
+        pulls.pull()
+    assert pulls.hub.requests("cdn") == []
+    assert not pulls.folder.exists()
+
+
+def test_a_disk_that_fills_up_keeps_what_has_come(
+    pulls: Pulls, small_disk: Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pulls.hub.repos[REPO].commit({FILE: some_bytes(LARGE)})
+    seem_empty(monkeypatch)
+    for _ in range(2):
+        with pytest.raises(DiskError, match="the disk is full"):
+            pulls.pull()
+        assert pulls.published() == []
+        assert 16 * MIB < pulls.partial_bytes() <= 20 * MIB
+    small_disk("size=60m")
+    assert sha256(pulls.pull()) == pulls.hub.repos[REPO].files[FILE].sha256
+    assert pulls.hub.served < LARGE + 3 * MIB
+
+
+def test_a_cache_that_may_only_be_read_is_told(
+    pulls: Pulls, small_disk: Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seem_empty(monkeypatch)
+    small_disk("ro")
+    with pytest.raises(DiskError, match="Read-only file system") as caught:
+        pulls.pull()
+    assert "HF_HUB_CACHE" in caught.value.hint
+
+
+def test_a_cache_that_may_only_be_read_is_enough_for_what_is_there(
+    pulls: Pulls, small_disk: Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seem_empty(monkeypatch)
+    path = pulls.pull()
+    small_disk("ro")
+    assert pulls.pull() == path
+    assert pulls.hub.served == len(DATA)
+
+
+def test_a_partial_file_on_a_disk_that_became_read_only_is_told(
+    pulls: Pulls, small_disk: Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seem_empty(monkeypatch)
+    pulls.begin(DATA[:MIB], DATA)
+    small_disk("ro")
+    with pytest.raises(DiskError, match="Read-only file system"):
+        pulls.pull()
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() == 0, reason="root may write everywhere")
+def test_a_cache_of_somebody_else_is_told(pulls: Pulls) -> None:
+    pulls.shelf.hub.mkdir(parents=True)
+    pulls.shelf.hub.chmod(0o500)
+    with pytest.raises(DiskError, match="Permission denied"):
+        pulls.pull()
+    pulls.shelf.hub.chmod(0o700)
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "n" * 300])
+def test_a_cache_that_cannot_be_one_is_told(pulls: Pulls, name: str) -> None:
+    (pulls.root / "file").write_bytes(b"mine")
+    pulls.shelf = pulls.shelf.__class__(pulls.root / "own", pulls.root / "own", pulls.root / name)
+    with pytest.raises(LlmcliError):
+        pulls.pull()
+    assert (pulls.root / "file").read_bytes() == b"mine"
+
+
+def test_without_a_home_nothing_is_written_where_one_happens_to_be(
+    pulls: Pulls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user without an entry among the system's users, as in many containers: `~` stays as it is."""
+    pwd = pytest.importorskip("pwd")
+
+    def nobody(_uid: int) -> None:
+        raise KeyError
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(pulls.root)
+    with pytest.raises(DiskError, match="home") as caught:
+        Pulls(pulls.hub, pulls.root, own_hub=False).pull()
+    assert "HF_HOME" in caught.value.hint
+    assert not (pulls.root / "~").exists()
+
+
+def test_without_a_home_the_folders_that_are_named_are_enough(pulls: Pulls) -> None:
+    gone = ("HOME", "USERPROFILE", "HF_HOME")
+    named = {"HF_HUB_CACHE": str(pulls.shelf.hub), "LLMCLI_HOME": str(pulls.root / "own")}
+    pulls.changes = dict.fromkeys(gone) | named
+    with pulls.process() as running:
+        stdout, stderr = running.communicate(timeout=30)
+    assert running.returncode == 0, stderr
+    assert sha256(Path(stdout.strip())) == DIGEST
+    assert pulls.outside() == []
+
+
+def test_a_file_is_on_the_disk_before_it_gets_its_name(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut must not leave a blob with a right name and without its bytes."""
+    events, fsync, replace = [], os.fsync, os.replace
+
+    def noting_fsync(descriptor: int) -> None:
+        events.append((os.fstat(descriptor).st_ino, "fsync"))
+        fsync(descriptor)
+
+    def noting_replace(old: Path, new: Path) -> None:
+        events.append((os.lstat(old).st_ino, "replace"))
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    monkeypatch.setattr(os, "replace", noting_replace)
+    file = pulls.pull().stat().st_ino
+    folder = (pulls.folder / "blobs").stat().st_ino
+    assert [event for event in events if event[0] in (file, folder)] == [
+        (file, "fsync"),
+        (file, "replace"),
+        (folder, "fsync"),
+    ]
+
+
+class Failing:
+    """Lets the n-th change of a disk fail, wherever that is, and counts them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+        self._root = str(root)
+        self.calls, self.fatal, self.error = 0, 0, 0
+        count = self.count
+
+        class Counting(FileIO):
+            def write(self, data: Any) -> int:
+                count("")
+                return super().write(data)
+
+        monkeypatch.setattr(partial, "FileIO", Counting)
+        monkeypatch.setattr(os, "fsync", self._counted(os.fsync, everywhere=True))
+        for name in ("replace", "symlink", "mkdir", "open", "unlink"):
+            monkeypatch.setattr(os, name, self._counted(getattr(os, name)))
+        monkeypatch.setattr(pathlib.Path, "write_text", self._counted(pathlib.Path.write_text))
+
+    def count(self, place: str) -> None:
+        self.calls += 1
+        if self.calls == self.fatal:
+            raise OSError(self.error, os.strerror(self.error), place or None)
+
+    def _counted(self, call: Callable[..., Any], everywhere: bool = False) -> Callable[..., Any]:
+        def counted(*args: Any, **options: Any) -> Any:
+            if everywhere or any(str(arg).startswith(self._root) for arg in args[:2]):
+                self.count(str(args[0]) if not everywhere else "")
+            return call(*args, **options)
+
+        return counted
+
+
+@pytest.mark.parametrize(("error", "started"), [(errno.ENOSPC, 0), (errno.EIO, 100_000)])
+def test_whichever_write_fails_nothing_wrong_is_published(
+    pulls: Pulls, monkeypatch: pytest.MonkeyPatch, error: int, started: int
+) -> None:
+    data = some_bytes(250_000)
+    digest = hashlib.sha256(data).hexdigest()
+    pulls.hub.repos[REPO].commit({FILE: data})
+    failing = Failing(monkeypatch, pulls.root)
+    failing.error = error
+    for fatal in range(1, 500):
+        shutil.rmtree(pulls.root / "hf", ignore_errors=True)
+        shutil.rmtree(pulls.root / "own", ignore_errors=True)
+        pulls.begin(data[:started], data)
+        failing.calls, failing.fatal = 0, fatal
+        said = ""
+        try:
+            pulls.pull()
+        except DiskError as fault:
+            said = str(fault)
+        check_all_is_sound(pulls, digest)
+        assert "None" not in said
+        if failing.calls < fatal:
+            break
+        failing.fatal = 0
+        assert sha256(pulls.pull()) == digest
+        check_all_is_sound(pulls, digest)
+    assert fatal > 15
+    assert pulls.outside() == []
+
+
+def check_all_is_sound(pulls: Pulls, digest: str) -> None:
+    """Each name that another program may look at is one it can believe."""
+    for path in pulls.folder.glob("blobs/*"):
+        if ".llmcli." not in path.name:
+            assert sha256(path) == path.name == digest
+    for path in pulls.folder.glob("refs/*"):
+        assert path.name == "main"
+        assert path.read_text() == pulls.hub.repos[REPO].head
+    for path in pulls.folder.glob("snapshots/*/*"):
+        assert path.name == FILE
+        assert sha256(path) == digest

@@ -1,0 +1,123 @@
+"""However many processes ask for a file, one of them downloads it, and another goes on when that one dies."""
+
+import contextlib
+import hashlib
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llmcli.models import hub_cache
+from tests.hub.server import FakeHub
+from tests.models.pulls import FILE, MIB, REPO, Pulls, be_quick, end_session, sha256, some_bytes, wait_until
+
+fcntl = pytest.importorskip("fcntl")
+
+DATA = some_bytes(4 * MIB + 7)
+SIZE, DIGEST = len(DATA), hashlib.sha256(DATA).hexdigest()
+
+
+@pytest.fixture
+def pulls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pulls]:
+    with FakeHub() as hub:
+        hub.add(REPO, {FILE: DATA, "mmproj-f16.gguf": DATA[::-1]})
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        be_quick(monkeypatch)
+        yield Pulls(hub, tmp_path)
+        end_session()
+
+
+def test_three_at_once_fetch_the_file_once(pulls: Pulls) -> None:
+    pulls.hub.hold_at = SIZE // 2
+    with pulls.process() as first, pulls.process() as second, pulls.process() as third:
+        wait_until(lambda: pulls.partial_bytes() == SIZE // 2)
+        all_of_them = (first, second, third)
+        holder = hub_cache.lock_path(pulls.shelf.hub, REPO, DIGEST).with_suffix(".llmcli")
+        pid = int(holder.read_text().split()[0])
+        waiting = [running for running in all_of_them if running.pid != pid]
+        said = [line_about_waiting(running) for running in waiting]
+        pulls.hub.hold_at = None
+        places = [running.communicate(timeout=30)[0] for running in all_of_them]
+    assert said == [f"process {pid} is downloading {FILE}; waiting for it\n"] * 2
+    assert [running.returncode for running in all_of_them] == [0, 0, 0]
+    assert len(set(places)) == 1
+    assert sha256(Path(places[0].strip())) == DIGEST
+    assert len(pulls.hub.requests("cdn", "GET")) == 1
+    assert pulls.hub.served == SIZE
+
+
+def line_about_waiting(running: "subprocess.Popen[str]") -> str:
+    """What a process says when it meets one that downloads."""
+    assert running.stderr
+    while "waiting for it" not in (line := running.stderr.readline()):
+        assert line, "it did not wait"
+    return line
+
+
+def test_when_the_one_that_downloads_is_killed_another_goes_on(pulls: Pulls) -> None:
+    pulls.hub.hold_at = SIZE // 2
+    with pulls.process() as first:
+        wait_until(lambda: pulls.partial_bytes() == SIZE // 2)
+        with pulls.process() as second:
+            assert f"process {first.pid} " in line_about_waiting(second)
+            first.send_signal(signal.SIGKILL)
+            first.wait(timeout=10)
+            pulls.hub.hold_at = None
+            stdout = second.communicate(timeout=30)[0]
+    assert second.returncode == 0
+    assert sha256(Path(stdout.strip())) == DIGEST
+    assert [request.range for request in pulls.hub.requests("cdn")][1] == f"bytes={SIZE // 2}-{SIZE - 1}"
+    assert pulls.hub.served < SIZE + MIB
+
+
+def test_ctrl_c_ends_one_that_waits_at_once(pulls: Pulls) -> None:
+    pulls.hub.hold_at = SIZE // 2
+    with pulls.process() as first:
+        wait_until(lambda: pulls.partial_bytes() == SIZE // 2)
+        with pulls.process() as second:
+            line_about_waiting(second)
+            second.send_signal(signal.SIGINT)
+            assert second.wait(timeout=5) == 130
+        pulls.hub.hold_at = None
+        first.communicate(timeout=30)
+    assert first.returncode == 0
+    assert pulls.hub.served == SIZE
+
+
+def test_two_files_of_one_repository_wait_for_nobody(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
+    with held(pulls, hashlib.sha256(DATA[::-1]).hexdigest()):
+        assert sha256(pulls.pull()) == DIGEST
+    assert pulls.said == []
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_what_another_program_brings_meanwhile_is_checked(pulls: Pulls, right: bool) -> None:
+    """The hub's own tools take the same lock, and look at the size alone."""
+    blob = hub_cache.blob_path(pulls.shelf.hub, REPO, DIGEST)
+    with held(pulls, DIGEST) as release:
+
+        def say(text: str) -> None:
+            pulls.said.append(text)
+            if "waiting for it" in text:
+                blob.parent.mkdir(parents=True, exist_ok=True)
+                blob.write_bytes(DATA if right else bytes(SIZE))
+                release.close()
+
+        pulls.say = say  # type: ignore[method-assign]
+        path = pulls.pull()
+    assert f"another program is downloading {FILE}; waiting for it" in pulls.said
+    assert sha256(path) == DIGEST
+    assert pulls.hub.served == (0 if right else SIZE)
+
+
+@contextlib.contextmanager
+def held(pulls: Pulls, digest: str) -> Iterator[contextlib.ExitStack]:
+    """The lock of a file, in the hands of another program; the stack's `close` lets it go before the end."""
+    lock = hub_cache.lock_path(pulls.shelf.hub, REPO, digest)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(lock.open("w"))
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield stack

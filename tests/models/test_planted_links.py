@@ -1,0 +1,97 @@
+"""Links that somebody planted in the cache lead a download nowhere: what they point to stays as it is."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llmcli.errors import DiskError, LlmcliError
+from llmcli.models import hub_cache
+from tests.hub.server import FakeHub
+from tests.models.pulls import FILE, MIB, REPO, Pulls, be_quick, end_session, sha256, some_bytes
+
+DATA = some_bytes(MIB)
+DIGEST = hashlib.sha256(DATA).hexdigest()
+PARTIAL = f"blobs/{DIGEST}{hub_cache.PARTIAL}"
+
+
+@pytest.fixture
+def pulls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pulls]:
+    with FakeHub() as hub:
+        hub.add(REPO, {FILE: DATA})
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        be_quick(monkeypatch)
+        yield Pulls(hub, tmp_path)
+        end_session()
+
+
+def plant(place: Path, target: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(target)
+
+
+@pytest.fixture(params=["another file", "a file of the right size", "nothing"])
+def victim(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    path = tmp_path / "victim"
+    if request.param != "nothing":
+        path.write_bytes(b"mine" if request.param == "another file" else bytes(len(DATA)))
+    return path
+
+
+def end(pulls: Pulls) -> LlmcliError | None:
+    """How a pull ends: with the right file, or with this error and nothing published."""
+    try:
+        path = pulls.pull()
+    except LlmcliError as error:
+        return error
+    assert sha256(path) == DIGEST
+    assert path.resolve().is_relative_to(pulls.folder.resolve())
+    return None
+
+
+@pytest.mark.parametrize(
+    "name", [PARTIAL, f"{PARTIAL}.ranges", f"blobs/{DIGEST}", "refs/main", f"snapshots/COMMIT/{FILE}"]
+)
+def test_a_link_in_the_place_of_a_file(pulls: Pulls, victim: Path, name: str) -> None:
+    before = victim.read_bytes() if victim.exists() else None
+    plant(pulls.folder / name.replace("COMMIT", pulls.hub.repos[REPO].head), victim)
+    if name.startswith(PARTIAL):  # a rest is there, so that the note is looked at
+        pulls.begin(DATA[:1000], DATA) if name != PARTIAL else None
+    error = end(pulls)
+    assert error is None or isinstance(error, DiskError)
+    assert (victim.read_bytes() if victim.exists() else None) == before
+
+
+@pytest.mark.parametrize("ending", [".lock", ".llmcli"])
+def test_a_link_in_the_place_of_a_lock(pulls: Pulls, victim: Path, ending: str) -> None:
+    before = victim.read_bytes() if victim.exists() else None
+    plant(hub_cache.lock_path(pulls.shelf.hub, REPO, DIGEST).with_suffix(ending), victim)
+    error = end(pulls)
+    assert error is None or isinstance(error, DiskError)
+    assert (victim.read_bytes() if victim.exists() else None) == before
+
+
+@pytest.mark.parametrize("name", [".", "blobs", "snapshots", "snapshots/COMMIT", "refs"])
+def test_a_link_in_the_place_of_a_folder(pulls: Pulls, tmp_path: Path, name: str) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / FILE).write_bytes(b"mine")
+    plant(pulls.folder / name.replace("COMMIT", pulls.hub.repos[REPO].head), outside)
+    error = end(pulls)
+    assert isinstance(error, DiskError)
+    assert "leads out of the cache" in str(error)
+    assert {path.name: path.read_bytes() for path in outside.iterdir() if path.is_file()} == {FILE: b"mine"}
+
+
+def test_a_cache_that_is_itself_a_link_is_fine(pulls: Pulls, tmp_path: Path) -> None:
+    (tmp_path / "large disk").mkdir()
+    plant(pulls.shelf.hub, tmp_path / "large disk")
+    assert end(pulls) is None
+
+
+def test_a_partial_file_that_is_a_folder_is_told(pulls: Pulls) -> None:
+    (pulls.folder / PARTIAL).mkdir(parents=True)
+    error = end(pulls)
+    assert isinstance(error, DiskError)
+    assert "no file" in str(error)

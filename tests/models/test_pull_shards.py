@@ -1,0 +1,138 @@
+"""A model in several files comes complete and from one commit, or not at all; its projector when it is wanted."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llmcli.errors import LlmcliError, ModelNotFoundError, NetworkError
+from llmcli.models import pull, records
+from llmcli.models.find import find
+from llmcli.models.reference import HubReference
+from tests.hub.server import FakeHub, Fault
+from tests.models.pulls import MIB, REPO, Pulls, be_quick, end_session, no_progress, some_bytes
+
+COUNT = 3
+
+
+def shards(seed: int, folder: str = "", count: int = COUNT) -> dict[str, bytes]:
+    names = [f"{folder}m-Q4_K_M-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]
+    return {name: some_bytes(MIB + number, seed * 100 + number) for number, name in enumerate(names)}
+
+
+@pytest.fixture
+def pulls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pulls]:
+    with FakeHub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        be_quick(monkeypatch)
+        yield Pulls(hub, tmp_path)
+        end_session()
+
+
+def contents(first: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in first.parent.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("folder", ["", "Q4_K_M/", "deep/er/"])
+def test_all_parts_come_and_the_first_is_the_model(pulls: Pulls, folder: str) -> None:
+    files = shards(1, folder)
+    head = pulls.hub.add(REPO, {**files, "README.md": b"#"}).head
+    path = pulls.pull()
+    assert path == pulls.folder / "snapshots" / head / next(iter(files))
+    assert contents(path) == {name.removeprefix(folder): data for name, data in files.items()}
+    found = find(REPO, pulls.shelf)
+    assert [part.read_bytes() for part in found.parts] == list(files.values())
+    assert pulls.hub.served == sum(map(len, files.values()))
+
+
+def test_all_parts_come_from_the_commit_that_was_asked_for_first(pulls: Pulls) -> None:
+    """A commit in the middle of the download changes nothing, and the next pull brings it."""
+    old, new = shards(1), shards(2)
+    repo = pulls.hub.add(REPO, dict(old))
+    first = repo.head
+    planned = pulls.plan()
+    repo.commit(dict(new))
+
+    path = pull.pull(planned, pulls.shelf, lambda _name: no_progress, pulls.say).path
+    assert contents(path) == old
+    asked = {request.path.split("/")[4] for request in pulls.hub.requests("hub") if "resolve" in request.path}
+    assert asked == {first}
+    record = records.load(pulls.shelf.data_dir, REPO)
+    assert record
+    assert record.commit == first
+    assert contents(find(REPO, pulls.shelf).path) == old
+    assert contents(pulls.pull()) == new
+    assert contents(find(REPO, pulls.shelf).path) == new
+
+
+@pytest.mark.parametrize("missing", range(COUNT))
+@pytest.mark.parametrize("named", [HubReference(REPO), HubReference(REPO, "Q4_K_M")], ids=str)
+def test_an_incomplete_set_is_refused_before_the_first_byte(pulls: Pulls, named: HubReference, missing: int) -> None:
+    files = shards(1)
+    absent = list(files)[missing]
+    pulls.hub.add(REPO, {name: data for name, data in files.items() if name != absent})
+    pulls.reference = named
+    with pytest.raises(ModelNotFoundError, match=absent):
+        pulls.pull()
+    assert [request.origin for request in pulls.hub.log] == ["hub"]
+    assert not pulls.shelf.hub.exists()
+
+
+def test_a_later_part_that_is_named_brings_the_whole_model(pulls: Pulls) -> None:
+    files = shards(1, "sub/")
+    pulls.hub.add(REPO, dict(files))
+    pulls.reference = HubReference(REPO, file=list(files)[1])
+    path = pulls.pull()
+    assert path.name == "m-Q4_K_M-00001-of-00003.gguf"
+    assert len(contents(path)) == COUNT
+
+
+@pytest.mark.parametrize("part", range(COUNT))
+def test_a_part_that_does_not_come_leaves_no_model(pulls: Pulls, part: int) -> None:
+    files = shards(1)
+    pulls.hub.add(REPO, dict(files))
+    pulls.hub.faults.append(Fault("status:503", path=list(files)[part], times=None))
+    with pytest.raises(NetworkError):
+        pulls.pull()
+    with pytest.raises(ModelNotFoundError):
+        find(REPO, pulls.shelf)
+    assert not list(pulls.folder.glob("refs/*"))
+    pulls.hub.faults.clear()
+    assert contents(pulls.pull()) == files
+    bodies = [request.sent for request in pulls.hub.requests("cdn") if request.status == 206]
+    assert sorted(bodies) == sorted(map(len, files.values()))  # no part twice
+
+
+def test_parts_that_are_alike_come_once(pulls: Pulls) -> None:
+    files = dict.fromkeys(shards(1), some_bytes(MIB))
+    pulls.hub.add(REPO, dict(files))
+    assert contents(pulls.pull()) == files
+    assert len(list(pulls.folder.glob("blobs/*"))) == 1
+    assert pulls.hub.served == MIB
+
+
+def test_a_projector_is_offered_and_comes_when_it_is_wanted(pulls: Pulls) -> None:
+    files = {"v/m-Q4_K_M.gguf": some_bytes(MIB), "v/mmproj-m-f16.gguf": some_bytes(MIB, 2)}
+    pulls.hub.add(REPO, {**files, "mmproj-BF16.gguf": b"no", "v/mmproj-m-Q8_0.gguf": b"no"})
+    plan = pulls.plan()
+    assert plan.projector
+    assert plan.projector.file.path == "v/mmproj-m-f16.gguf"
+    assert (plan.size, plan.missing) == (MIB, MIB)
+    without = pulls.pull()
+    assert list(contents(without)) == ["m-Q4_K_M.gguf"]
+    assert pulls.plan(projector=True).missing == MIB
+    path = pulls.pull(projector=True)
+    assert path == without
+    assert contents(path) == {name.removeprefix("v/"): data for name, data in files.items()}
+    assert pulls.hub.served == 2 * MIB
+    record = records.load(pulls.shelf.data_dir, REPO)
+    assert record
+    assert record.projector
+    assert find(REPO, pulls.shelf).parts == (path,)
+
+
+def test_a_projector_alone_is_no_model(pulls: Pulls) -> None:
+    pulls.hub.add(REPO, {"mmproj-m-f16.gguf": some_bytes(MIB)})
+    with pytest.raises(LlmcliError, match="no GGUF"):
+        pulls.pull()
+    assert [request.origin for request in pulls.hub.log] == ["hub"]

@@ -1,0 +1,192 @@
+"""Downloads that are killed, interrupted, made faster by more connections, or sent away by the hub."""
+
+import hashlib
+import os
+import random
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llmcli.errors import ModelInvalidError, NetworkError
+from llmcli.models import partial, ramp, retries
+from tests.hub.server import FakeHub, Fault
+from tests.models.pulls import FILE, MIB, REPO, Pulls, be_quick, end_session, sha256, some_bytes, wait_until
+
+SIZE = 4 * MIB + 123
+DATA = some_bytes(SIZE)
+DIGEST = hashlib.sha256(DATA).hexdigest()
+# For a process of its own: several connections as soon as possible.
+EAGER = """
+from llmcli.models import partial, ramp
+ramp.WINDOW, ramp.GAIN, partial.SMALLEST, partial.WRITTEN_DOWN = 0.1, 0.0, 1 << 18, 1 << 15
+"""
+
+
+@pytest.fixture
+def pulls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pulls]:
+    with FakeHub() as hub:
+        hub.add(REPO, {FILE: DATA})
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        be_quick(monkeypatch)
+        yield Pulls(hub, tmp_path)
+        end_session()
+
+
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ramp, "WINDOW", 0.1)
+    monkeypatch.setattr(partial, "SMALLEST", 1 << 18)
+    monkeypatch.setattr(partial, "WRITTEN_DOWN", 1 << 15)
+
+
+def test_kill_9_at_twenty_places_costs_no_byte_twice(pulls: Pulls, starter: Path) -> None:
+    """Its figure is at most size + 20 x 1 MiB: what was on its way when the process died."""
+    pulls.hub.repos[REPO].commit({FILE: starter})
+    size, chosen = starter.stat().st_size, random.Random(3)
+    for place in sorted(chosen.randrange(size) for _ in range(20)):
+        pulls.hub.hold_at = place
+        with pulls.process() as running:
+            wait_until(lambda: pulls.partial_bytes() >= place - (256 << 10))  # noqa: B023 (it ends before the next)
+            running.send_signal(signal.SIGKILL)
+        assert len(pulls.partials()) == 1
+        assert pulls.published() == []
+    pulls.hub.hold_at = None
+    assert sha256(pulls.pull()) == pulls.hub.repos[REPO].files[FILE].sha256
+    assert pulls.partials() == []
+    assert size <= pulls.hub.served <= size + 20 * MIB
+
+
+def test_more_connections_where_each_is_slow(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
+    eager(monkeypatch)
+    pulls.hub.throttle = 2 * MIB
+    begin = time.monotonic()
+    assert sha256(pulls.pull()) == DIGEST
+    assert time.monotonic() - begin < 0.8 * SIZE / pulls.hub.throttle
+    assert len(pulls.hub.requests("cdn")) > 1
+    assert pulls.published()[0] == f"blobs/{DIGEST}"
+    assert pulls.partials() == []
+
+
+def test_one_connection_where_a_second_brings_nothing(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partial, "SMALLEST", SIZE)
+    monkeypatch.setattr(ramp, "WINDOW", 0.02)
+    pulls.hub.throttle = 16 * MIB
+    pulls.pull()
+    assert len(pulls.hub.requests("cdn")) == 1
+
+
+def test_a_parallel_download_goes_on_in_all_its_gaps_after_kill_9(pulls: Pulls) -> None:
+    pulls.hub.throttle = MIB
+    kills = 4
+    for number in range(kills):
+        with pulls.process(EAGER) as running:
+            seen = len(pulls.hub.requests("cdn"))
+            goal = pulls.hub.served + SIZE // 6
+            wait_until(lambda: len(pulls.hub.requests("cdn")) > seen + 1 and pulls.hub.served > goal)  # noqa: B023
+            running.send_signal(signal.SIGKILL)
+        assert pulls.published() == [], number
+    assert partial.bytes_here(pulls.plan().files[0].partial, SIZE) > SIZE // 3
+    pulls.hub.throttle = None
+    assert sha256(pulls.pull()) == DIGEST
+    assert [path.name for path in pulls.folder.glob("blobs/*")] == [DIGEST]
+    assert pulls.hub.served <= SIZE + kills * MIB
+    assert pulls.said == []
+
+
+def test_an_interrupt_of_a_parallel_download_loses_nothing(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
+    eager(monkeypatch)
+    pulls.hub.throttle = 2 * MIB
+
+    def interrupt(done: int, total: int) -> None:
+        if done > total // 2 and len(pulls.hub.requests("cdn")) > 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pulls.pull(interrupt)
+    assert partial.bytes_here(pulls.plan().files[0].partial, SIZE) > SIZE // 2
+    pulls.hub.throttle = None
+    assert sha256(pulls.pull()) == DIGEST
+    assert pulls.hub.served <= SIZE + MIB
+
+
+def test_a_note_that_many_interrupts_made_long_is_still_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partial, "SMALLEST", 1)
+    path, size = tmp_path / "p", 1 << 38
+    path.write_bytes(b"-")
+    for number in range(1, 301):
+        part = partial.Partial(path, size)
+        assert part.split()
+        for segment in part.segments:
+            segment.position += 1
+        part.note()
+        os.truncate(path, size)
+        assert partial.bytes_here(path, size) == part.done >= number
+
+
+def test_a_server_without_ranges_begins_anew_and_ends_right(pulls: Pulls) -> None:
+    pulls.hub.faults += [Fault("close", at=SIZE // 2), Fault("full", times=None)]
+    assert sha256(pulls.pull()) == DIGEST
+    assert [request.status for request in pulls.hub.requests("cdn")] == [206, 200]
+    assert pulls.hub.served == SIZE // 2 + SIZE
+
+
+def test_a_file_that_is_wrong_twice_is_refused_with_both_checksums(pulls: Pulls) -> None:
+    pulls.hub.faults.append(Fault("corrupt", at=SIZE // 2, times=None))
+    wrong = hashlib.sha256(DATA[: SIZE // 2] + bytes([DATA[SIZE // 2] ^ 0xFF]) + DATA[SIZE // 2 + 1 :]).hexdigest()
+    with pytest.raises(ModelInvalidError, match="twice") as caught:
+        pulls.pull()
+    assert DIGEST in str(caught.value)
+    assert wrong in str(caught.value)
+    assert "again from the start" in pulls.said[0]
+    assert list(pulls.folder.glob("blobs/*")) == []
+
+
+@pytest.mark.parametrize("api", [True, False])
+def test_a_long_wait_that_the_server_asks_for_is_left_to_the_user(pulls: Pulls, api: bool) -> None:
+    pulls.hub.faults.append(Fault("status:429", times=None, retry_after=3600, api=api))
+    with pytest.raises(NetworkError, match="3600 s") as caught:
+        pulls.pull()
+    said = re.search(r"Try again at (\d\d:\d\d)", caught.value.hint)
+    near = [time.strftime("%H:%M", time.localtime(time.time() + 3600 + shift)) for shift in (-60, 0)]
+    assert said
+    assert said[1] in near
+    assert pulls.hub.faults[0].struck == 1
+
+
+@pytest.mark.parametrize("api", [True, False])
+def test_a_short_wait_that_the_server_asks_for_is_kept(pulls: Pulls, api: bool) -> None:
+    pulls.hub.faults.append(Fault("status:429", retry_after=1, api=api))
+    begin = time.monotonic()
+    assert sha256(pulls.pull()) == DIGEST
+    assert 1 <= time.monotonic() - begin < 3
+    assert any("429" in text and "trying again in 1 s" in text for text in pulls.said)
+
+
+def test_a_byte_now_and_then_is_no_progress(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that ends each answer after a few bytes must not hold us for ever."""
+    pulls.hub.faults += [Fault("close", at=at) for at in range(1000, 20_000, 1000)]
+    with pytest.raises(NetworkError, match="8 tries"):
+        pulls.pull()
+    assert len(pulls.hub.requests("cdn")) == 8
+    monkeypatch.setattr(retries, "ENOUGH", 1000)  # each answer is progress now
+    assert sha256(pulls.pull()) == DIGEST
+
+
+def test_ctrl_c_keeps_what_has_come_and_says_how_to_go_on(pulls: Pulls) -> None:
+    pulls.hub.hold_at = SIZE // 2
+    with pulls.process() as running:
+        wait_until(lambda: pulls.partial_bytes() == SIZE // 2)
+        running.send_signal(signal.SIGINT)
+        stdout, stderr = running.communicate(timeout=10)
+    assert running.returncode == 130
+    assert stdout == ""
+    assert f"interrupted: what has come is kept, `llmcli pull {REPO}` goes on from there" in stderr
+    assert "Traceback" not in stderr
+    assert pulls.partial_bytes() == SIZE // 2
+    assert pulls.published() == []
+    pulls.hub.hold_at = None
+    assert sha256(pulls.pull()) == DIGEST
+    assert pulls.hub.requests("cdn")[1].range == f"bytes={SIZE // 2}-{SIZE - 1}"
