@@ -20,8 +20,8 @@ from llmcli.engine.probe import probe
 from llmcli.errors import ContextOverflowError, ModelInvalidError, UsageError
 from llmcli.models import known, starter, uses
 from llmcli.models.find import ModelFile, find
-from llmcli.models.gguf_header import GGUFHeader
-from llmcli.models.splits import read_headers
+from llmcli.models.gguf.header import GGUFHeader
+from llmcli.models.gguf.splits import read_headers
 from llmcli.params import layers
 from llmcli.params.layers import Layer, Resolved
 from llmcli.params.settings import Settings

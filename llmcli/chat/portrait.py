@@ -7,13 +7,14 @@ from typing import Any
 from llmcli.chat.sizing import shape_of
 from llmcli.engine import hardware
 from llmcli.engine.memory import estimate
-from llmcli.models import records, verified
+from llmcli.models import verified
 from llmcli.models.find import ModelFile
-from llmcli.models.gguf_header import GGUFHeader
+from llmcli.models.gguf.header import GGUFHeader
+from llmcli.models.gguf.splits import read_headers
+from llmcli.models.hub import records
+from llmcli.models.hub.pull import Plan
 from llmcli.models.inventory import Item, item_of
-from llmcli.models.pull import Plan
 from llmcli.models.shelf import Shelf
-from llmcli.models.splits import read_headers
 from llmcli.params.settings import Settings
 
 
@@ -57,7 +58,7 @@ def remote_portrait(plan: Plan, settings: Settings) -> dict[str, Any]:
     Raises:
         LlmcliError: when the hub cannot be asked, or its file is no model.
     """
-    from llmcli.models.peek_remote import remote_header
+    from llmcli.models.hub.header import remote_header
 
     header = remote_header(plan.files[0])
     first = plan.variant.parts[0]

@@ -6,7 +6,7 @@ from llmcli.engine import hardware
 from llmcli.engine.memory import ModelShape, estimate, fitting_context, fitting_layers
 from llmcli.engine.model import ALL_LAYERS
 from llmcli.errors import LlmcliError
-from llmcli.models.gguf_header import GGUFHeader
+from llmcli.models.gguf.header import GGUFHeader
 from llmcli.params.settings import Settings
 
 _ROUND = 256  # llama.cpp rounds a context up to this

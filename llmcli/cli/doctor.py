@@ -14,7 +14,8 @@ from llmcli.chat.paths import cache_dir, config_dir, config_file, data_dir
 from llmcli.cli.options import with_settings
 from llmcli.engine import binding, hardware
 from llmcli.errors import ExitStatus, LlmcliError
-from llmcli.models import hub_place, starter
+from llmcli.models import starter
+from llmcli.models.hub import environment
 from llmcli.params.layers import Layer
 from llmcli.ui.console import console
 from llmcli.ui.output import put_line, put_table
@@ -99,9 +100,9 @@ def _writable(folder: Path) -> bool:
 
 def _hub_facts() -> dict[str, str]:
     """Where the hub's files and token are; the token itself is never shown."""
-    cache, source = hub_place.hub_cache(), hub_place.token_source()
+    cache, source = environment.hub_cache(), environment.token_source()
     return {
-        "hub": hub_place.endpoint() + (" (offline)" if hub_place.is_offline() else ""),
+        "hub": environment.endpoint() + (" (offline)" if environment.is_offline() else ""),
         "HF cache": f"{cache} ({'writable' if _writable(cache) else 'NOT writable'})",
         "HF token": f"present ({source})" if source else "absent",
     }

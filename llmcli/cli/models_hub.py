@@ -9,7 +9,8 @@ import typer
 from llmcli.cli.options import with_settings
 from llmcli.cli.settings import in_force
 from llmcli.errors import ExitStatus, UsageError
-from llmcli.models.variants import Choice, Variant, choose, fits, pick, projectors, variants
+from llmcli.models.hub.choice import Choice, choose, fits, pick
+from llmcli.models.hub.variants import Variant, projectors, variants
 from llmcli.params.layers import Layer
 from llmcli.ui.console import console
 from llmcli.ui.output import put_line
@@ -17,7 +18,7 @@ from llmcli.ui.table import put_rows
 from llmcli.ui.units import count, gigabytes
 
 if TYPE_CHECKING:
-    from llmcli.models.hub import Repo
+    from llmcli.models.hub.api import Repo
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -35,7 +36,7 @@ def pull(
     What has come of an interrupted download is kept and checked; the path of the model is printed.
     """
     from llmcli.cli.pulling import describe, fetch_planned, plan_reference, update_of
-    from llmcli.models.pull import Plan
+    from llmcli.models.hub.pull import Plan
 
     settings = in_force(flags)
     wanted = _wanted(reference, settings)
@@ -60,7 +61,7 @@ def _wanted(text: str, settings: Any) -> Any:
     """What the hub or a server is to be asked for; None for the starter, which comes in a way of its own."""
     from llmcli.chat.library import shelf
     from llmcli.models.catalogue import entry
-    from llmcli.models.hub_place import endpoint
+    from llmcli.models.hub.environment import endpoint
     from llmcli.models.reference import HubReference, NameReference, UrlReference, parse
     from llmcli.models.starter import STARTER
 
@@ -98,9 +99,9 @@ def files(
     """
     from llmcli.cli.pulling import warn_about_token
     from llmcli.engine import hardware
-    from llmcli.models import hub
-    from llmcli.models.hub_faults import page
-    from llmcli.models.hub_place import endpoint
+    from llmcli.models.hub import api
+    from llmcli.models.hub.environment import endpoint
+    from llmcli.models.hub.faults import page
     from llmcli.models.reference import HubReference, parse
 
     settings = in_force(flags)
@@ -108,7 +109,7 @@ def files(
     if not isinstance(reference, HubReference):
         raise UsageError(f"{repo} is no repository on the hub", "Write owner/repo.")
     warn_about_token(settings)
-    listing = hub.repo(reference, settings.offline, console.note)
+    listing = api.repo(reference, settings.offline, console.note)
     found, memory = variants(listing.files), hardware.available_memory()
     chosen = choose(found, memory) if any(variant.complete for variant in found) else None
     if as_json:
@@ -168,11 +169,11 @@ def search(
     The most downloaded come first.
     """
     from llmcli.cli.pulling import warn_about_token
-    from llmcli.models import hub
+    from llmcli.models.hub import api
 
     settings = in_force(flags)
     warn_about_token(settings)
-    found = hub.search(" ".join(text), limit, settings.offline, console.note)
+    found = api.search(" ".join(text), limit, settings.offline, console.note)
     if as_json:
         put_line(json.dumps([asdict(item) for item in found], ensure_ascii=False, indent=2))
     elif not found:

@@ -19,7 +19,7 @@ from llmcli.ui.table import put_rows
 from llmcli.ui.units import ago, gigabytes
 
 if TYPE_CHECKING:
-    from llmcli.models.partials import Unfinished
+    from llmcli.models.hub.partials import Unfinished
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Reference = Annotated[str, typer.Argument(metavar="MODEL", help="A model.", autocompletion=complete_reference)]
@@ -107,7 +107,7 @@ def partials(
 ) -> int:
     """List, resume or remove partial downloads."""
     from llmcli.chat.library import shelf
-    from llmcli.models import partials as store
+    from llmcli.models.hub import partials as store
 
     settings = in_force(flags)
     if resume and remove:

@@ -2,11 +2,11 @@
 
 from llmcli.chat.library import shelf
 from llmcli.engine import hardware
-from llmcli.models import hub_place, records
 from llmcli.models.find import ModelFile, NotHereError
-from llmcli.models.pull import Plan, plan, pull
+from llmcli.models.hub import environment, records
+from llmcli.models.hub.pull import Plan, plan, pull
+from llmcli.models.hub.url_fetch import UrlPlan, plan_url, pull_url
 from llmcli.models.reference import HubReference, UrlReference
-from llmcli.models.url_fetch import UrlPlan, plan_url, pull_url
 from llmcli.params.settings import Settings
 from llmcli.ui.ask import can_ask, confirm
 from llmcli.ui.console import console
@@ -76,7 +76,7 @@ def bring_missing(missing: NotHereError, settings: Settings) -> None:
         NotHereError: when nobody allowed it.
         LlmcliError: when it cannot be had.
     """
-    if not settings.pull and (not can_ask() or settings.offline or hub_place.is_offline()):
+    if not settings.pull and (not can_ask() or settings.offline or environment.is_offline()):
         raise missing
     planned = plan_reference(missing.reference, settings)
     console.note(f"{missing.reference} is not here: {describe(planned)}")
@@ -87,10 +87,10 @@ def bring_missing(missing: NotHereError, settings: Settings) -> None:
 
 def warn_about_token(settings: Settings) -> None:
     """Say where a token is about to go if that is not the hub itself."""
-    place = hub_place.foreign_endpoint()
-    offline = settings.offline or hub_place.is_offline()
-    if place and not offline and hub_place.token_source():
+    place = environment.foreign_endpoint()
+    offline = settings.offline or environment.is_offline()
+    if place and not offline and environment.token_source():
         console.warn(
-            f"your hub token ({hub_place.token_source()}) goes to {place}, because HF_ENDPOINT says so; "
+            f"your hub token ({environment.token_source()}) goes to {place}, because HF_ENDPOINT says so; "
             "HF_HUB_DISABLE_IMPLICIT_TOKEN=1 keeps it here"
         )

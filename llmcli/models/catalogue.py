@@ -6,7 +6,7 @@ against the hub: a repository may have moved or changed since, and sizes are of 
 
 from dataclasses import dataclass
 
-from llmcli.models.variants import fits
+from llmcli.models.hub.choice import fits
 
 KNOWN_AS_OF = "2026-07"
 _BANDWIDTH = 6_000_000_000  # bytes a second that one core reads: 2 cores of an AMD EPYC gave 10 to 12 GB/s

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.errors import DiskError, ModelNotFoundError
+from llmcli.models.gguf.splits import is_later_part, parts_of, stem_of
 from llmcli.models.shelf import Shelf
-from llmcli.models.splits import is_later_part, parts_of, stem_of
 from llmcli.models.starter import STARTER, starter_path
 
 if TYPE_CHECKING:

@@ -6,10 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from llmcli.errors import ModelNotFoundError
-from llmcli.models import hub_cache, hub_place, records
-from llmcli.models.cached import CachedModel, models_of
 from llmcli.models.find import ModelFile, NotHereError, models_in
-from llmcli.models.quantizations import canonical
+from llmcli.models.gguf.splits import stem_of
+from llmcli.models.hub import environment, layout, records
+from llmcli.models.hub.cached import CachedModel, models_of
+from llmcli.models.hub.choice import pick
+from llmcli.models.hub.quantizations import canonical
 from llmcli.models.reference import (
     FORMS,
     HubReference,
@@ -20,16 +22,14 @@ from llmcli.models.reference import (
     parse,
 )
 from llmcli.models.shelf import Shelf
-from llmcli.models.splits import stem_of
 from llmcli.models.starter import STARTER
-from llmcli.models.variants import pick
 
 _SHORT = re.compile(r"[0-9a-f]{7,40}")  # of a commit
 
 
 def find_named(text: str, shelf: Shelf) -> ModelFile:
     """The model that `text`, which is no file, leads to; raises as `find` does."""
-    reference = parse(text, endpoint=hub_place.endpoint())
+    reference = parse(text, endpoint=environment.endpoint())
     if isinstance(reference, HubReference):
         return _on_hub(reference, shelf)
     if isinstance(reference, UrlReference):
@@ -51,9 +51,7 @@ def _on_hub(reference: HubReference, shelf: Shelf) -> ModelFile:
     """The model as it was pulled, else the best match in the shared cache, else in an imported folder."""
     record = records.load(shelf.data_dir, str(reference))
     if record:
-        places = tuple(
-            hub_cache.pointer_path(shelf.hub, record.repo, record.commit, file.path) for file in record.files
-        )
+        places = tuple(layout.pointer_path(shelf.hub, record.repo, record.commit, file.path) for file in record.files)
         if all(place.is_file() for place in places):
             return ModelFile(places[0], places, stem_of(places[0]), trusted=False)
     model = _cached(reference, shelf)
@@ -72,7 +70,7 @@ def _cached(reference: HubReference, shelf: Shelf) -> CachedModel | None:
     """The model of the cache that fits: of several commits one with this very name, then one we pulled ourselves."""
     models = models_of(shelf.hub, reference.repo)
     if reference.revision:
-        commit = hub_cache.read_ref(shelf.hub, reference.repo, reference.revision)
+        commit = layout.read_ref(shelf.hub, reference.repo, reference.revision)
         short = reference.revision if _SHORT.fullmatch(reference.revision) else "-"
         models = [model for model in models if model.commit == commit or model.commit.startswith(short)]
     pulled = [record.commit for record in records.all_records(shelf.data_dir) if record.repo == reference.repo]
@@ -96,7 +94,7 @@ def _is_exact(model: CachedModel, reference: HubReference) -> bool:
 
 
 def _fetched(reference: UrlReference, shelf: Shelf) -> ModelFile:
-    from llmcli.models.url_fetch import place_of
+    from llmcli.models.hub.url_fetch import place_of
 
     path = place_of(reference, shelf.cache_dir)
     if not path.is_file():

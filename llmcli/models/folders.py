@@ -16,7 +16,7 @@ from typing import Literal
 
 from llmcli.errors import LlmcliError
 from llmcli.models import lmstudio
-from llmcli.models.splits import is_later_part, parts_of, stem_of
+from llmcli.models.gguf.splits import is_later_part, parts_of, stem_of
 
 DEEPEST = 5  # levels of folders below the one given
 MOST_ENTRIES = 10_000  # names looked at in one search

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.errors import LlmcliError, ModelNotFoundError
-from llmcli.models import records, starter, uses
-from llmcli.models.cached import CachedModel, cached_models
+from llmcli.models import starter, uses
 from llmcli.models.find import ModelFile
-from llmcli.models.peek import Glimpse, peek
-from llmcli.models.quantizations import quantization_of
+from llmcli.models.gguf.peek import Glimpse, peek
+from llmcli.models.hub import records
+from llmcli.models.hub.cached import CachedModel, cached_models
+from llmcli.models.hub.quantizations import quantization_of
 from llmcli.models.shelf import Shelf
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def _leading_to(path: Path, names: Sequence[str], shelf: Shelf) -> str:
 
 
 def _of_urls(shelf: Shelf) -> Iterator[Item]:
-    from llmcli.models.url_fetch import fetched_urls, promised
+    from llmcli.models.hub.url_fetch import fetched_urls, promised
 
     for path in fetched_urls(shelf.cache_dir):
         used = uses.last_use(shelf.data_dir, path)

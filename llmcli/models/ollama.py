@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError
 from llmcli.models.folders import MOST_ENTRIES, FoundModel, is_ollama_store
-from llmcli.models.gguf_values import quote
+from llmcli.models.gguf.values import quote
 
 HOST, NAMESPACE, TAG = "registry.ollama.ai", "library", "latest"
 MAX_MANIFEST = 1 << 20

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmcli.models.hub_place import hub_cache
+from llmcli.models.hub.environment import hub_cache
 
 
 @dataclass(frozen=True)

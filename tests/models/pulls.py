@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.models import hub_http, hub_place, pull, retries
+from llmcli.models.hub import environment, http, pull, retries
 from llmcli.models.reference import HubReference
 from llmcli.models.shelf import Shelf
 from llmcli.models.starter import Progress
@@ -46,7 +46,7 @@ class Pulls:
     @cached_property
     def shelf(self) -> Shelf:
         own, hub = self.root / "own", self.root / "hf" / "hub"
-        return Shelf(own / "cache", own / "data", hub if self.own_hub else hub_place.hub_cache())
+        return Shelf(own / "cache", own / "data", hub if self.own_hub else environment.hub_cache())
 
     @property
     def folder(self) -> Path:
@@ -122,7 +122,7 @@ def be_quick(monkeypatch: pytest.MonkeyPatch, stall: float = 0.3) -> None:
     """Pauses that a test can wait for."""
     monkeypatch.setattr(retries, "FIRST_PAUSE", 0.001)
     monkeypatch.setattr(retries, "LONGEST_PAUSE", 0.005)
-    monkeypatch.setattr(hub_http, "STALL_SECONDS", stall)
+    monkeypatch.setattr(http, "STALL_SECONDS", stall)
 
 
 def end_session() -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.models.cached import CachedModel, cached_models, models_of
-from llmcli.models.variants import RepoFile
+from llmcli.models.hub.cached import CachedModel, cached_models, models_of
+from llmcli.models.hub.variants import RepoFile
 from tests.models.hub_folder import (
     NEW,
     OLD,

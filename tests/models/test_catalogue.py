@@ -5,8 +5,8 @@ import re
 import pytest
 
 from llmcli.models.catalogue import CATALOGUE, KNOWN_AS_OF, Entry, entry, recommend, speed
-from llmcli.models.quantizations import nominal_bits
-from llmcli.models.variants import fits
+from llmcli.models.hub.choice import fits
+from llmcli.models.hub.quantizations import nominal_bits
 
 GIB = 1 << 30
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from llmcli.errors import DiskError, LlmcliError
-from llmcli.models import partial
+from llmcli.models.hub import partial
 from tests.hub.server import FakeHub
 from tests.models.pulls import FILE, MIB, REPO, Pulls, be_quick, end_session, sha256, some_bytes
 

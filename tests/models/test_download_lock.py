@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.models import hub_cache
+from llmcli.models.hub import layout
 from tests.hub.server import FakeHub
 from tests.models.pulls import FILE, MIB, REPO, Pulls, be_quick, end_session, sha256, some_bytes, wait_until
 
@@ -34,7 +34,7 @@ def test_three_at_once_fetch_the_file_once(pulls: Pulls) -> None:
     with pulls.process() as first, pulls.process() as second, pulls.process() as third:
         wait_until(lambda: pulls.partial_bytes() == SIZE // 2)
         all_of_them = (first, second, third)
-        holder = hub_cache.lock_path(pulls.shelf.hub, REPO, DIGEST).with_suffix(".llmcli")
+        holder = layout.lock_path(pulls.shelf.hub, REPO, DIGEST).with_suffix(".llmcli")
         pid = int(holder.read_text().split()[0])
         waiting = [running for running in all_of_them if running.pid != pid]
         said = [line_about_waiting(running) for running in waiting]
@@ -95,7 +95,7 @@ def test_two_files_of_one_repository_wait_for_nobody(pulls: Pulls, monkeypatch: 
 @pytest.mark.parametrize("right", [True, False])
 def test_what_another_program_brings_meanwhile_is_checked(pulls: Pulls, right: bool) -> None:
     """The hub's own tools take the same lock, and look at the size alone."""
-    blob = hub_cache.blob_path(pulls.shelf.hub, REPO, DIGEST)
+    blob = layout.blob_path(pulls.shelf.hub, REPO, DIGEST)
     with held(pulls, DIGEST) as release:
 
         def say(text: str) -> None:
@@ -115,7 +115,7 @@ def test_what_another_program_brings_meanwhile_is_checked(pulls: Pulls, right: b
 @contextlib.contextmanager
 def held(pulls: Pulls, digest: str) -> Iterator[contextlib.ExitStack]:
     """The lock of a file, in the hands of another program; the stack's `close` lets it go before the end."""
-    lock = hub_cache.lock_path(pulls.shelf.hub, REPO, digest)
+    lock = layout.lock_path(pulls.shelf.hub, REPO, digest)
     lock.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(lock.open("w"))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.errors import ExitStatus, LlmcliError
-from llmcli.models import hub_http
+from llmcli.models.hub import http
 from tests.hub.server import FakeHub, Fault, Request
 from tests.models.pulls import FILE, MIB, REPO, Pulls, be_quick, end_session, sha256, some_bytes
 
@@ -156,7 +156,7 @@ def check(pulls: Pulls, case: Case, times: int | None) -> None:
     since, path, status = time.monotonic(), None, OK
     with pytest.MonkeyPatch.context() as silence:
         if times is None and case in SILENT:  # eight tries of it
-            silence.setattr(hub_http, "STALL_SECONDS", 0.04)
+            silence.setattr(http, "STALL_SECONDS", 0.04)
         try:
             path = pulls.pull()
         except LlmcliError as error:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from llmcli.errors import ModelInvalidError, ModelNotFoundError
-from llmcli.models import gguf_values
-from llmcli.models.gguf import ArraySummary, read_header
+from llmcli.models.gguf import values
+from llmcli.models.gguf.reader import ArraySummary, read_header
 from tests.models.gguf_writer import (
     ARRAY,
     BOOL,
@@ -337,7 +337,7 @@ def test_a_truncated_header_is_refused_with_its_place(file: Path) -> None:
 
 
 def test_a_header_that_would_fill_the_memory_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gguf_values, "MAX_KEPT", 1 << 20)
+    monkeypatch.setattr(values, "MAX_KEPT", 1 << 20)
     for hog in ("x" * (1 << 20), Typed(U8, [0] * 1000), ["a"] * 60):
         write_gguf(file, MODEL | {f"k{i}": hog for i in range(300)})
         with pytest.raises(ModelInvalidError, match="take more than 1 MiB"):
@@ -345,7 +345,7 @@ def test_a_header_that_would_fill_the_memory_is_refused(file: Path, monkeypatch:
 
 
 def test_endless_vocabularies_are_refused_before_they_cost_time(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gguf_values, "MAX_STRINGS", 1000)
+    monkeypatch.setattr(values, "MAX_STRINGS", 1000)
     write_gguf(file, MODEL | {"a": [""] * 600, "b": [""] * 600})
     with pytest.raises(ModelInvalidError, match="more than 1000 strings"):
         read_header(file)

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.models import records, starter, uses
+from llmcli.models import starter, uses
 from llmcli.models.find import find
+from llmcli.models.hub import records
+from llmcli.models.hub.records import Record
+from llmcli.models.hub.variants import RepoFile
 from llmcli.models.inventory import Item, inventory, item_of
-from llmcli.models.records import Record
 from llmcli.models.shelf import Shelf
-from llmcli.models.variants import RepoFile
 from tests.models.gguf_writer import MODEL, write_gguf
 from tests.models.hub_folder import NEW, OLD, REPO, THIRD, add_file, add_parts, sha256, touch_commit
 from tests.models.stores import add_lmstudio_model, add_ollama_model

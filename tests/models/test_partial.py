@@ -18,8 +18,8 @@ from hypothesis.stateful import (
 )
 
 from llmcli.errors import DiskError
-from llmcli.models import partial as module
-from llmcli.models.partial import NOTES, Partial, Segment, bytes_here
+from llmcli.models.hub import partial as module
+from llmcli.models.hub.partial import NOTES, Partial, Segment, bytes_here
 from tests.models.hub_folder import listing
 
 SIZE = 100

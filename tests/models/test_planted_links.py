@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from llmcli.errors import DiskError, LlmcliError
-from llmcli.models import hub_cache
+from llmcli.models.hub import layout
 from tests.hub.server import FakeHub
 from tests.models.pulls import FILE, MIB, REPO, Pulls, be_quick, end_session, sha256, some_bytes
 
 DATA = some_bytes(MIB)
 DIGEST = hashlib.sha256(DATA).hexdigest()
-PARTIAL = f"blobs/{DIGEST}{hub_cache.PARTIAL}"
+PARTIAL = f"blobs/{DIGEST}{layout.PARTIAL}"
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_a_link_in_the_place_of_a_file(pulls: Pulls, victim: Path, name: str) ->
 @pytest.mark.parametrize("ending", [".lock", ".llmcli"])
 def test_a_link_in_the_place_of_a_lock(pulls: Pulls, victim: Path, ending: str) -> None:
     before = victim.read_bytes() if victim.exists() else None
-    plant(hub_cache.lock_path(pulls.shelf.hub, REPO, DIGEST).with_suffix(ending), victim)
+    plant(layout.lock_path(pulls.shelf.hub, REPO, DIGEST).with_suffix(ending), victim)
     error = end(pulls)
     assert error is None or isinstance(error, DiskError)
     assert (victim.read_bytes() if victim.exists() else None) == before

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from llmcli.errors import LlmcliError, ModelNotFoundError, NetworkError
-from llmcli.models import pull, records
 from llmcli.models.find import find
+from llmcli.models.hub import pull, records
 from llmcli.models.reference import HubReference
 from tests.hub.server import FakeHub, Fault
 from tests.models.pulls import MIB, REPO, Pulls, be_quick, end_session, no_progress, some_bytes

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from llmcli.models import records, uses
-from llmcli.models.records import Record
-from llmcli.models.variants import RepoFile
+from llmcli.models import uses
+from llmcli.models.hub import records
+from llmcli.models.hub.records import Record
+from llmcli.models.hub.variants import RepoFile
 from tests.models.hub_folder import NEW, REPO
 
 FILES = (RepoFile("sub/m-00001-of-00002.gguf", 5, "1" * 64), RepoFile("sub/m-00002-of-00002.gguf", 6, ""))

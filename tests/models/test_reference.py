@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcli.errors import ModelNotFoundError
+from llmcli.models.hub.variants import is_safe_path
 from llmcli.models.reference import (
     HubReference,
     NameReference,
@@ -16,7 +17,6 @@ from llmcli.models.reference import (
     is_revision,
     parse,
 )
-from llmcli.models.variants import is_safe_path
 
 SHA256 = "0123456789abcdef" * 4
 COMMIT = "a1" * 20

@@ -7,14 +7,15 @@ import pytest
 from huggingface_hub import scan_cache_dir
 
 from llmcli.errors import DiskError
-from llmcli.models import records, starter
-from llmcli.models.cached import cached_models
-from llmcli.models.hub_cache import partial_path
+from llmcli.models import starter
+from llmcli.models.hub import records
+from llmcli.models.hub.cached import cached_models
+from llmcli.models.hub.layout import partial_path
+from llmcli.models.hub.records import Record
+from llmcli.models.hub.variants import RepoFile
 from llmcli.models.inventory import inventory
-from llmcli.models.records import Record
 from llmcli.models.remove import Removal, plan_removal, remove
 from llmcli.models.shelf import Shelf
-from llmcli.models.variants import RepoFile
 from tests.models.hub_folder import (
     NEW,
     OLD,

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from llmcli.errors import NetworkError
-from llmcli.models import retries
-from llmcli.models.retries import ENOUGH, LONGEST_PAUSE, PassingError, Patience
+from llmcli.models.hub import retries
+from llmcli.models.hub.retries import ENOUGH, LONGEST_PAUSE, PassingError, Patience
 
 
 class Clock(threading.Event):

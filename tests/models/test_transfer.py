@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.errors import ModelInvalidError, NetworkError
-from llmcli.models import partial, ramp, retries
+from llmcli.models.hub import partial, ramp, retries
 from tests.hub.server import FakeHub, Fault
 from tests.models.pulls import FILE, MIB, REPO, Pulls, be_quick, end_session, sha256, some_bytes, wait_until
 
@@ -21,7 +21,7 @@ DATA = some_bytes(SIZE)
 DIGEST = hashlib.sha256(DATA).hexdigest()
 # For a process of its own: several connections as soon as possible.
 EAGER = """
-from llmcli.models import partial, ramp
+from llmcli.models.hub import partial, ramp
 ramp.WINDOW, ramp.GAIN, partial.SMALLEST, partial.WRITTEN_DOWN = 0.1, 0.0, 1 << 18, 1 << 15
 """
 

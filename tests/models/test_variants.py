@@ -7,19 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcli.errors import LlmcliError, ModelNotFoundError, UsageError
-from llmcli.models.quantizations import nominal_bits, quantization_of
-from llmcli.models.variants import (
-    RepoFile,
-    Variant,
-    choose,
-    fits,
-    is_safe_path,
-    needed,
-    pick,
-    projector_for,
-    projectors,
-    variants,
-)
+from llmcli.models.hub.choice import choose, fits, needed, pick
+from llmcli.models.hub.quantizations import nominal_bits, quantization_of
+from llmcli.models.hub.variants import RepoFile, Variant, is_safe_path, projector_for, projectors, variants
 
 GIB = 1 << 30
 REPO = "owner/Model-GGUF"

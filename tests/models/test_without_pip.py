@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.errors import LlmcliError
-from llmcli.models.retries import PassingError, Patience
+from llmcli.models.hub.retries import PassingError, Patience
 from llmcli.models.starter import REPO, ensure_starter, starter_path
 from tests.hub.server import FakeHub, Fault
 from tests.models.test_starter import hide_pip

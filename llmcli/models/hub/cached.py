@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmcli.models import hub_cache
+from llmcli.models.hub import layout
+from llmcli.models.hub.variants import RepoFile, Variant, projectors, variants
 from llmcli.models.reference import is_repo
-from llmcli.models.variants import RepoFile, Variant, projectors, variants
 
 _DEEPEST = 4  # folders below a snapshot
 
@@ -33,26 +33,26 @@ class CachedModel:
         return known and (self.repo, self.variant) == (other.repo, other.variant)
 
     def place(self, file: RepoFile) -> Path:
-        return hub_cache.pointer_path(self.cache, self.repo, self.commit, file.path)
+        return layout.pointer_path(self.cache, self.repo, self.commit, file.path)
 
 
 def cached_models(cache: Path) -> list[CachedModel]:
     """Every model of the cache by name; a cache that cannot be read has none."""
     names: list[str] = []
     with contextlib.suppress(OSError), os.scandir(cache) as entries:
-        names = sorted(filter(is_repo, (hub_cache.repo_of(entry.name) for entry in entries)))
+        names = sorted(filter(is_repo, (layout.repo_of(entry.name) for entry in entries)))
     return [model for name in names for model in models_of(cache, name)]
 
 
 def models_of(cache: Path, repo: str) -> list[CachedModel]:
     """The complete models of one repository, the commit that `main` stood for first, then the newest."""
-    main = hub_cache.read_ref(cache, repo, "main")
+    main = layout.read_ref(cache, repo, "main")
     commits = sorted(_commits(cache, repo), key=lambda pair: (pair[0] != main, -pair[1]))
     return [model for commit, _time in commits for model in _models_at(cache, repo, commit)]
 
 
 def _models_at(cache: Path, repo: str, commit: str) -> Iterator[CachedModel]:
-    folder = hub_cache.folder_of(cache, repo) / "snapshots" / commit
+    folder = layout.folder_of(cache, repo) / "snapshots" / commit
     files = list(_files(folder, "", _DEEPEST))
     projector = next(iter(projectors(files)), None)
     for variant in variants(files):
@@ -62,7 +62,7 @@ def _models_at(cache: Path, repo: str, commit: str) -> Iterator[CachedModel]:
 
 def _commits(cache: Path, repo: str) -> list[tuple[str, float]]:
     """The commits that are here, each with the time its folder changed."""
-    with contextlib.suppress(OSError), os.scandir(hub_cache.folder_of(cache, repo) / "snapshots") as entries:
+    with contextlib.suppress(OSError), os.scandir(layout.folder_of(cache, repo) / "snapshots") as entries:
         return [(entry.name, entry.stat().st_mtime) for entry in entries if entry.is_dir(follow_symlinks=False)]
     return []
 

@@ -1,10 +1,10 @@
 """The header of a file that is still on the hub, through the same door as a download."""
 
-from llmcli.models.fetch import Wanted, source_of
-from llmcli.models.gguf_header import GGUFHeader
-from llmcli.models.hub import no_say
-from llmcli.models.remote_header import read_remote_header
-from llmcli.models.retries import PassingError, Patience
+from llmcli.models.gguf.header import GGUFHeader
+from llmcli.models.gguf.remote import read_remote_header
+from llmcli.models.hub.api import no_say
+from llmcli.models.hub.fetch import Wanted, source_of
+from llmcli.models.hub.retries import PassingError, Patience
 
 _TRIES = 4
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from llmcli.errors import LlmcliError, ModelNotFoundError, NetworkError, NotAllowedError
-from llmcli.models import hub_place
+from llmcli.models.hub import environment
 from llmcli.models.reference import HubReference
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def refusal(response: "httpx2.Response", wanted: HubReference) -> LlmcliError:
 
 def gated(repo: str) -> NotAllowedError:
     """The error for a repository whose terms must be accepted first."""
-    if hub_place.token_source():
+    if environment.token_source():
         return NotAllowedError(
             f"{repo} is gated and your token has no access to it yet", f"Ask for access at {page(repo)}."
         )
@@ -46,16 +46,16 @@ def gated(repo: str) -> NotAllowedError:
 
 def page(repo: str) -> str:
     """The repository's page for a browser."""
-    return f"{hub_place.endpoint()}/{repo}"
+    return f"{environment.endpoint()}/{repo}"
 
 
 def _bad_token() -> NotAllowedError:
-    source = hub_place.token_source() or "your configuration"
+    source = environment.token_source() or "your configuration"
     return NotAllowedError(f"the hub refuses the token from {source}", f"Make a new one at {_TOKENS}.")
 
 
 def _no_repo(repo: str) -> LlmcliError:
     search = f"Look for it with `llmcli models search {repo.split('/')[-1]}`"
-    if hub_place.token_source():
+    if environment.token_source():
         return ModelNotFoundError(f"the hub has no {repo} that your token may see", f"{search}.")
     return ModelNotFoundError(f"the hub has no {repo}", f"{search}; if it is private, run `hf auth login`.")

@@ -9,16 +9,16 @@ from pathlib import Path
 from urllib.parse import quote
 
 from llmcli.errors import DiskError, ModelInvalidError
-from llmcli.models import hub_cache, hub_place
-from llmcli.models.download_lock import only_one
-from llmcli.models.hub_http import hub_headers
-from llmcli.models.partial import Partial, bytes_here
+from llmcli.models.hub import environment, layout
+from llmcli.models.hub.http import hub_headers
+from llmcli.models.hub.lock import only_one
+from llmcli.models.hub.partial import Partial, bytes_here
+from llmcli.models.hub.retries import Say
+from llmcli.models.hub.source import Source
+from llmcli.models.hub.transfer import Transfer
+from llmcli.models.hub.variants import RepoFile
 from llmcli.models.reference import HubReference
-from llmcli.models.retries import Say
-from llmcli.models.source import Source
 from llmcli.models.starter import Progress
-from llmcli.models.transfer import Transfer
-from llmcli.models.variants import RepoFile
 
 MARGIN = 64 << 20  # bytes that stay free
 _GB = 10**9
@@ -35,15 +35,15 @@ class Wanted:
 
     @property
     def blob(self) -> Path:
-        return hub_cache.blob_path(self.cache, self.repo, self.file.sha256)
+        return layout.blob_path(self.cache, self.repo, self.file.sha256)
 
     @property
     def partial(self) -> Path:
-        return hub_cache.partial_path(self.cache, self.repo, self.file.sha256)
+        return layout.partial_path(self.cache, self.repo, self.file.sha256)
 
     @property
     def pointer(self) -> Path:
-        return hub_cache.pointer_path(self.cache, self.repo, self.commit, self.file.path)
+        return layout.pointer_path(self.cache, self.repo, self.commit, self.file.path)
 
     def is_here(self) -> bool:
         """True when its bytes are in the cache, at any commit."""
@@ -89,8 +89,8 @@ def fetch(wanted: Wanted, progress: Progress, say: Say, check: Callable[[], None
     """
     if wanted.is_published():  # also where the cache may only be read
         return wanted.pointer
-    hub_cache.prepare(wanted.cache, wanted.repo)
-    lock = hub_cache.lock_path(wanted.cache, wanted.repo, wanted.file.sha256)
+    layout.prepare(wanted.cache, wanted.repo)
+    lock = layout.lock_path(wanted.cache, wanted.repo, wanted.file.sha256)
 
     def waiting() -> None:
         try:
@@ -104,7 +104,7 @@ def fetch(wanted: Wanted, progress: Progress, say: Say, check: Callable[[], None
             if not wanted.is_here():
                 _fetch(wanted, progress, say)
             if _has_size(wanted.blob, wanted.file.size):
-                return hub_cache.publish(wanted.cache, wanted.repo, wanted.commit, wanted.file.path, wanted.file.sha256)
+                return layout.publish(wanted.cache, wanted.repo, wanted.commit, wanted.file.path, wanted.file.sha256)
             return wanted.pointer
     except OSError as error:
         raise _disk_fault(wanted, error) from error
@@ -135,7 +135,7 @@ def _fetch(wanted: Wanted, progress: Progress, say: Say) -> None:
 def source_of(wanted: Wanted) -> Source:
     """Where its bytes come from."""
     path = "/".join(quote(part, safe="") for part in wanted.file.path.split("/"))
-    url = f"{hub_place.endpoint()}/{wanted.repo}/resolve/{wanted.commit}/{path}"
+    url = f"{environment.endpoint()}/{wanted.repo}/resolve/{wanted.commit}/{path}"
     name = HubReference(wanted.repo, file=wanted.file.path, revision=wanted.commit)
     return Source(url, hub_headers(), name, wanted.file.size, wanted.file.sha256, wanted.commit)
 

@@ -6,18 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmcli.errors import DiskError
-from llmcli.models import hub_cache, partials, records, verified
-from llmcli.models.fetch import Wanted, check_room, fetch, missing_bytes
+from llmcli.models import verified
 from llmcli.models.find import ModelFile
-from llmcli.models.hub import Repo, check_listed, no_say, repo
-from llmcli.models.hub_faults import gated
-from llmcli.models.hub_place import token_source
+from llmcli.models.gguf.splits import stem_of
+from llmcli.models.hub import layout, partials, records
+from llmcli.models.hub.api import Repo, check_listed, no_say, repo
+from llmcli.models.hub.choice import choose, pick
+from llmcli.models.hub.environment import token_source
+from llmcli.models.hub.faults import gated
+from llmcli.models.hub.fetch import Wanted, check_room, fetch, missing_bytes
+from llmcli.models.hub.retries import Say
+from llmcli.models.hub.variants import Variant, projector_for, variants
 from llmcli.models.reference import HubReference
-from llmcli.models.retries import Say
 from llmcli.models.shelf import Shelf
-from llmcli.models.splits import stem_of
 from llmcli.models.starter import Progress
-from llmcli.models.variants import Variant, choose, pick, projector_for, variants
 
 BarOf = Callable[[str], Progress]
 
@@ -75,7 +77,7 @@ def pull(plan: Plan, shelf: Shelf, bar: BarOf, say: Say = no_say) -> ModelFile:
     check_room(shelf.hub, plan.missing)
     places = [_bring(wanted, str(plan.reference), shelf, bar, say) for wanted in plan.files]
     try:
-        hub_cache.write_ref(shelf.hub, plan.repo.name, plan.repo.revision, plan.repo.commit)
+        layout.write_ref(shelf.hub, plan.repo.name, plan.repo.revision, plan.repo.commit)
         _write_down(plan, shelf)
     except OSError as error:
         place = error.filename or f"to {shelf.hub} or {shelf.data_dir}"

@@ -8,20 +8,20 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError, NetworkError
-from llmcli.models.download_lock import only_one
-from llmcli.models.fetch import check_room
 from llmcli.models.find import ModelFile
-from llmcli.models.gguf import read_header
-from llmcli.models.hub_http import check_online, host_of, requested
-from llmcli.models.partial import Partial, bytes_here
+from llmcli.models.gguf.reader import read_header
+from llmcli.models.gguf.splits import stem_of
+from llmcli.models.hub.fetch import check_room
+from llmcli.models.hub.http import check_online, host_of, requested
+from llmcli.models.hub.lock import only_one
+from llmcli.models.hub.partial import Partial, bytes_here
+from llmcli.models.hub.retries import PassingError, Patience, Say
+from llmcli.models.hub.source import Source
+from llmcli.models.hub.transfer import Transfer
+from llmcli.models.hub.variants import is_safe_path
 from llmcli.models.private_files import make_private_folder
 from llmcli.models.reference import HubReference, UrlReference
-from llmcli.models.retries import PassingError, Patience, Say
-from llmcli.models.source import Source
-from llmcli.models.splits import stem_of
 from llmcli.models.starter import Progress
-from llmcli.models.transfer import Transfer
-from llmcli.models.variants import is_safe_path
 from llmcli.models.verified import sha256_of
 
 _TRIES = 3

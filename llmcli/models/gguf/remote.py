@@ -7,7 +7,7 @@ and even a hostile header is parsed six times at most.
 from collections.abc import Callable
 
 from llmcli.errors import ModelInvalidError, NetworkError
-from llmcli.models.gguf import GGUFHeader, HeaderCutError, parse_header
+from llmcli.models.gguf.reader import GGUFHeader, HeaderCutError, parse_header
 
 # (start, end, exclusive) -> exactly these bytes, or fewer where the file ends; may raise LlmcliError
 Fetch = Callable[[int, int], bytes]

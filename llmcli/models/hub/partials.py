@@ -9,8 +9,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmcli.models import hub_cache
-from llmcli.models.partial import NOTES, bytes_here
+from llmcli.models.hub import layout
+from llmcli.models.hub.partial import NOTES, bytes_here
 from llmcli.models.private_files import replace_private
 
 
@@ -43,7 +43,7 @@ def forget(data_dir: Path, partial: Path) -> None:
 
 def partials(hub: Path, cache_dir: Path, data_dir: Path) -> list[Unfinished]:
     """All of them, the last one first; those of the hub's other tools too."""
-    places = [*hub.glob("models--*/blobs/*.incomplete"), *(cache_dir / "urls").glob("*/*" + hub_cache.PARTIAL)]
+    places = [*hub.glob("models--*/blobs/*.incomplete"), *(cache_dir / "urls").glob("*/*" + layout.PARTIAL)]
     found = [_unfinished(path, data_dir) for path in places if path.is_file() and not path.is_symlink()]
     return sorted((one for one in found if one.here), key=lambda one: -one.time)
 
@@ -67,10 +67,10 @@ def _unfinished(path: Path, data_dir: Path) -> Unfinished:
         data = json.loads(_note(data_dir, path).read_bytes()[: 1 << 16])
         reference, size = str(data["reference"]), int(data["size"])
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        reference, size = hub_cache.repo_of(path.parent.parent.name) or path.name, 0
+        reference, size = layout.repo_of(path.parent.parent.name) or path.name, 0
     here = bytes_here(path, size) if size else info.st_size
     return Unfinished(reference, path, here, size, info.st_mtime)
 
 
 def _note(data_dir: Path, partial: Path) -> Path:
-    return data_dir / "unfinished" / f"{partial.name.removesuffix(hub_cache.PARTIAL)[:80]}.json"
+    return data_dir / "unfinished" / f"{partial.name.removesuffix(layout.PARTIAL)[:80]}.json"

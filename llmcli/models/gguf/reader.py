@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError
-from llmcli.models import not_gguf
-from llmcli.models.gguf_header import GGUFHeader
-from llmcli.models.gguf_limits import alignment_of, check_metadata
-from llmcli.models.gguf_tensors import TensorInfo, padded, read_tensors
-from llmcli.models.gguf_values import ArraySummary, Cursor, HeaderCutError, Value, damaged, quote
+from llmcli.models.gguf import not_gguf
+from llmcli.models.gguf.header import GGUFHeader
+from llmcli.models.gguf.limits import alignment_of, check_metadata
+from llmcli.models.gguf.tensors import TensorInfo, padded, read_tensors
+from llmcli.models.gguf.values import ArraySummary, Cursor, HeaderCutError, Value, damaged, quote
 
 __all__ = ["ArraySummary", "GGUFHeader", "HeaderCutError", "TensorInfo", "Value", "parse_header", "read_header"]
 

@@ -8,12 +8,12 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from llmcli.errors import LlmcliError, ModelNotFoundError, NetworkError
-from llmcli.models import hub_place
-from llmcli.models.hub_faults import refusal
-from llmcli.models.hub_http import check_online, hub_headers, requested
+from llmcli.models.hub import environment
+from llmcli.models.hub.faults import refusal
+from llmcli.models.hub.http import check_online, hub_headers, requested
+from llmcli.models.hub.retries import PassingError, Patience, Say
+from llmcli.models.hub.variants import RepoFile, is_safe_path
 from llmcli.models.reference import MAIN, HubReference, is_repo
-from llmcli.models.retries import PassingError, Patience, Say
-from llmcli.models.variants import RepoFile, is_safe_path
 
 MOST_JSON = 32 << 20  # bytes of one answer; the largest listings have some 2 MB
 _TRIES = 3
@@ -108,7 +108,7 @@ def _get_json(path: str, wanted: HubReference, say: Say) -> Any:
 
 
 def _ask(path: str, wanted: HubReference) -> Any:
-    with requested(hub_place.endpoint() + path, hub_headers(), to_other_hosts=False) as (response, _hops):
+    with requested(environment.endpoint() + path, hub_headers(), to_other_hosts=False) as (response, _hops):
         if response.status_code != 200:
             raise refusal(response, wanted)
         body = bytearray()

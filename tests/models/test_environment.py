@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.models import hub_place
+from llmcli.models.hub import environment
 
 ENVIRONMENTS: list[dict[str, str]] = [
     {},
@@ -77,10 +77,10 @@ def test_the_places_are_those_of_the_library(
     for name, value in {"HOME": "/home/me", "USERPROFILE": "/home/me", "BASE": "/base", **ENVIRONMENTS[number]}.items():
         monkeypatch.setenv(name, value)
     cache, token, endpoint, offline = library[number]
-    assert hub_place.hub_cache() == Path(str(cache))
-    assert hub_place.token_file() == Path(str(token))
-    assert hub_place.endpoint() == endpoint
-    assert hub_place.is_offline() is offline
+    assert environment.hub_cache() == Path(str(cache))
+    assert environment.token_file() == Path(str(token))
+    assert environment.endpoint() == endpoint
+    assert environment.is_offline() is offline
 
 
 @pytest.fixture
@@ -91,16 +91,16 @@ def token_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_without_a_token_there_is_no_source(token_file: Path) -> None:
-    assert hub_place.token_source() == ""
+    assert environment.token_source() == ""
 
 
 def test_the_token_of_the_environment_comes_before_the_file(token_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     token_file.write_text("hf_file")
-    assert hub_place.token_source() == str(token_file)
+    assert environment.token_source() == str(token_file)
     monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", "hf_old")
-    assert hub_place.token_source() == "HUGGING_FACE_HUB_TOKEN"
+    assert environment.token_source() == "HUGGING_FACE_HUB_TOKEN"
     monkeypatch.setenv("HF_TOKEN", "hf_new")
-    assert hub_place.token_source() == "HF_TOKEN"
+    assert environment.token_source() == "HF_TOKEN"
 
 
 def test_a_token_that_is_not_to_be_sent_unasked_has_no_source(
@@ -109,12 +109,12 @@ def test_a_token_that_is_not_to_be_sent_unasked_has_no_source(
     token_file.write_text("hf_file")
     monkeypatch.setenv("HF_TOKEN", "hf_new")
     monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "yes")
-    assert hub_place.token_source() == ""
+    assert environment.token_source() == ""
 
 
 def test_a_folder_in_the_place_of_the_token_is_none(token_file: Path) -> None:
     token_file.mkdir()
-    assert hub_place.token_source() == ""
+    assert environment.token_source() == ""
 
 
 @pytest.mark.parametrize(
@@ -136,4 +136,4 @@ def test_a_foreign_or_unencrypted_endpoint_is_told_without_its_password(
     endpoint: str, unusual: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
-    assert hub_place.foreign_endpoint() == unusual
+    assert environment.foreign_endpoint() == unusual

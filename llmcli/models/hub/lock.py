@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llmcli.models.retries import Say
+from llmcli.models.hub.retries import Say
 
 
 @contextmanager

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from llmcli.errors import NetworkError
-from llmcli.models.hub_faults import refusal
-from llmcli.models.hub_http import host_of, requested, same_origin
+from llmcli.models.hub.faults import refusal
+from llmcli.models.hub.http import host_of, requested, same_origin
+from llmcli.models.hub.retries import PassingError
 from llmcli.models.reference import HubReference
-from llmcli.models.retries import PassingError
 
 if TYPE_CHECKING:
     import httpx2

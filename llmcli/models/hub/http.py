@@ -12,8 +12,8 @@ from urllib.parse import urljoin, urlsplit
 
 from llmcli import __version__
 from llmcli.errors import NetworkError, NotAllowedError
-from llmcli.models import hub_place
-from llmcli.models.retries import PassingError
+from llmcli.models.hub import environment
+from llmcli.models.hub.retries import PassingError
 
 if TYPE_CHECKING:
     import httpx2
@@ -34,7 +34,7 @@ def session() -> "httpx2.Client":
     try:
         from huggingface_hub import get_session
     except ValueError:  # it takes the address apart
-        raise NetworkError(f"HF_ENDPOINT is no address: {hub_place.endpoint()}", "Write https://HOST.") from None
+        raise NetworkError(f"HF_ENDPOINT is no address: {environment.endpoint()}", "Write https://HOST.") from None
     try:
         return get_session()
     except (ImportError, ValueError) as error:  # a SOCKS proxy without its package, an address that is none
@@ -43,7 +43,7 @@ def session() -> "httpx2.Client":
 
 def check_online(offline: bool, what: str) -> None:
     """Raise NetworkError when the user has forbidden requests: `what` is what one was needed for."""
-    if offline or hub_place.is_offline():
+    if offline or environment.is_offline():
         why = "--offline" if offline else "HF_HUB_OFFLINE"
         raise NetworkError(f"{what} needs the network, which {why} forbids", f"Leave {why} out to allow it.")
 

@@ -12,10 +12,10 @@ from io import FileIO
 from pathlib import Path
 from time import monotonic
 
-from llmcli.models.partial import WRITTEN_DOWN, Partial, Segment
-from llmcli.models.ramp import Ramp
-from llmcli.models.retries import PassingError, Patience, Say
-from llmcli.models.source import Source
+from llmcli.models.hub.partial import WRITTEN_DOWN, Partial, Segment
+from llmcli.models.hub.ramp import Ramp
+from llmcli.models.hub.retries import PassingError, Patience, Say
+from llmcli.models.hub.source import Source
 from llmcli.models.starter import Progress
 
 _TICK = 0.1  # seconds between two looks at the work

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmcli.errors import LlmcliError
-from llmcli.models.ggml_types import quantization_name
-from llmcli.models.gguf_values import Cursor
+from llmcli.models.gguf.ggml_types import quantization_name
+from llmcli.models.gguf.values import Cursor
 
 _BYTES = 64 << 10  # the general facts come before the vocabulary
 _MOST_KEYS = 200
