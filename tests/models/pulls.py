@@ -130,3 +130,14 @@ def end_session() -> None:
     from huggingface_hub import close_session
 
     close_session()
+
+
+@contextmanager
+def pulling(data: bytes, root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pulls]:
+    """A hub with one model of these bytes, and pulls from it into `root`."""
+    with FakeHub() as hub:
+        hub.add(REPO, {FILE: data})
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        be_quick(monkeypatch)
+        yield Pulls(hub, root)
+        end_session()

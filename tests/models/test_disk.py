@@ -15,8 +15,7 @@ import pytest
 
 from llmcli.errors import DiskError, LlmcliError
 from llmcli.models.hub import partial
-from tests.hub.server import FakeHub
-from tests.models.pulls import FILE, MIB, REPO, Pulls, be_quick, end_session, sha256, some_bytes
+from tests.models.pulls import FILE, MIB, REPO, Pulls, pulling, sha256, some_bytes
 
 DATA = some_bytes(3 * MIB)
 DIGEST = hashlib.sha256(DATA).hexdigest()
@@ -26,12 +25,8 @@ DiskUsage = shutil._ntuple_diskusage
 
 @pytest.fixture
 def pulls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pulls]:
-    with FakeHub() as hub:
-        hub.add(REPO, {FILE: DATA})
-        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-        be_quick(monkeypatch)
-        yield Pulls(hub, tmp_path)
-        end_session()
+    with pulling(DATA, tmp_path, monkeypatch) as made:
+        yield made
 
 
 Mount = Callable[[str], None]

@@ -13,8 +13,8 @@ import pytest
 
 from llmcli.errors import ModelInvalidError, NetworkError
 from llmcli.models.hub import partial, ramp, retries
-from tests.hub.server import FakeHub, Fault
-from tests.models.pulls import FILE, MIB, REPO, Pulls, be_quick, end_session, sha256, some_bytes, wait_until
+from tests.hub.server import Fault
+from tests.models.pulls import FILE, MIB, REPO, Pulls, pulling, sha256, some_bytes, wait_until
 
 SIZE = 4 * MIB + 123
 DATA = some_bytes(SIZE)
@@ -28,12 +28,8 @@ ramp.WINDOW, ramp.GAIN, partial.SMALLEST, partial.WRITTEN_DOWN = 0.1, 0.0, 1 << 
 
 @pytest.fixture
 def pulls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pulls]:
-    with FakeHub() as hub:
-        hub.add(REPO, {FILE: DATA})
-        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-        be_quick(monkeypatch)
-        yield Pulls(hub, tmp_path)
-        end_session()
+    with pulling(DATA, tmp_path, monkeypatch) as made:
+        yield made
 
 
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,3 +186,24 @@ def test_ctrl_c_keeps_what_has_come_and_says_how_to_go_on(pulls: Pulls) -> None:
     pulls.hub.hold_at = None
     assert sha256(pulls.pull()) == DIGEST
     assert pulls.hub.requests("cdn")[1].range == f"bytes={SIZE // 2}-{SIZE - 1}"
+
+
+def test_a_file_that_is_offered_over_xet_comes_over_http(pulls: Pulls) -> None:
+    pulls.hub.extra_headers = {"X-Xet-Hash": "ab" * 32, "Link": '<http://127.0.0.1:9/token>; rel="xet-auth"'}
+    assert sha256(pulls.pull()) == DIGEST
+    assert {request.path.split("/")[1] for request in pulls.hub.requests("hub")} == {"api", REPO.split("/")[0]}
+
+
+def test_where_links_are_not_possible_the_file_itself_lies_in_the_snapshot(
+    pulls: Pulls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise OSError("a required privilege is not held by the client")
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    path = pulls.pull()
+    assert sha256(path) == DIGEST
+    assert not path.is_symlink()
+    served = pulls.hub.served
+    assert pulls.pull() == path
+    assert pulls.hub.served == served
