@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmcli.models.hub.ramp import GAIN, MOST, WINDOW, Ramp
+from llmcli.models.hub.ramp import FAST, GAIN, MOST, WINDOW, Ramp
 
 
 def connections(speed_with: dict[int, float]) -> int:
@@ -33,12 +33,16 @@ def test_a_gain_must_be_worth_it(gain: float, number: int) -> None:
 
 def test_nothing_is_decided_before_the_window_has_passed() -> None:
     ramp = Ramp(100.0, 50)
-    ramp.look(100.0 + WINDOW - 0.01, 10**9)
+    ramp.look(100.0 + WINDOW - 0.01, 10**6)
     assert ramp.connections == 1
-    ramp.look(100.0 + WINDOW, 10**9)
+    ramp.look(100.0 + WINDOW, 10**6)
     assert ramp.connections == 2
-    ramp.look(100.0 + WINDOW + 0.01, 10**10)  # the window begins anew
+    ramp.look(100.0 + WINDOW + 0.01, 10**7)  # the window begins anew
     assert ramp.connections == 2
+
+
+def test_where_this_machine_is_the_limit_one_connection_is_enough() -> None:
+    assert connections({number: number * FAST * 1.01 for number in range(1, 20)}) == 1
 
 
 def test_bytes_that_were_there_before_are_no_speed() -> None:

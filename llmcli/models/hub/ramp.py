@@ -3,6 +3,7 @@
 WINDOW = 2.0  # seconds that a number of connections is watched
 GAIN = 1.15  # times the speed before that a further one must bring
 MOST = 8
+FAST = 100e6  # bytes per second; above that this machine is the limit, and a second connection only costs
 
 
 class Ramp:
@@ -20,7 +21,7 @@ class Ramp:
             return
         speed = (done - self._done) / (now - self._begin)
         self._begin, self._done = now, done
-        self._settled = self.connections >= MOST or speed < self._best * GAIN
+        self._settled = self.connections >= MOST or speed < self._best * GAIN or speed > FAST
         self._best = max(self._best, speed)
         if not self._settled and speed > 0:
             self.connections += 1
