@@ -1,7 +1,7 @@
 """The commands of `llmcli models` that look beyond this machine: pull, files, search, recommend."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -35,15 +35,16 @@ def pull(
 
     What has come of an interrupted download is kept and checked; the path of the model is printed.
     """
+    from llmcli.chat.library import to_download
     from llmcli.cli.pulling import describe, fetch_planned, plan_reference, update_of
     from llmcli.models.hub.pull import Plan
 
     settings = in_force(flags)
-    wanted = _wanted(reference, settings)
+    wanted = to_download(reference, settings)
     if wanted is None:
         from llmcli.cli.model import find_model
 
-        put_line(str(find_model(_with_model(settings, reference)).file.path))
+        put_line(str(find_model(replace(settings, model=reference)).file.path))
         return ExitStatus.OK
     planned = plan_reference(wanted, settings, mmproj)
     console.note(describe(planned))
@@ -57,36 +58,6 @@ def pull(
     return ExitStatus.OK
 
 
-def _wanted(text: str, settings: Any) -> Any:
-    """What the hub or a server is to be asked for; None for the starter, which comes in a way of its own."""
-    from llmcli.chat.library import shelf
-    from llmcli.models.catalogue import entry
-    from llmcli.models.hub.environment import endpoint
-    from llmcli.models.reference import HubReference, NameReference, UrlReference, parse
-    from llmcli.models.starter import STARTER
-
-    aliases = shelf(settings).aliases
-    reference = parse(text, aliases, endpoint())
-    if isinstance(reference, NameReference):
-        if reference.name == STARTER:
-            return None
-        known = entry(reference.name)
-        if known:
-            return HubReference(known.repo, known.quantization)
-    if isinstance(reference, HubReference | UrlReference):
-        return reference
-    from llmcli.models.find import find
-
-    find(text, shelf(settings))  # refuses a name that leads nowhere, with the nearest one
-    raise UsageError(f"{text} is on this machine already", "Nothing needs to be downloaded.")
-
-
-def _with_model(settings: Any, model: str) -> Any:
-    from dataclasses import replace
-
-    return replace(settings, model=model)
-
-
 @with_settings(only=("offline",))
 def files(
     flags: Layer,
@@ -97,15 +68,15 @@ def files(
 
     Each with its size, its bits per weight, and whether it fits on this machine.
     """
+    from llmcli.chat.library import to_download
     from llmcli.cli.pulling import warn_about_token
     from llmcli.engine import hardware
     from llmcli.models.hub import api
-    from llmcli.models.hub.environment import endpoint
     from llmcli.models.hub.faults import page
-    from llmcli.models.reference import HubReference, parse
+    from llmcli.models.reference import HubReference
 
     settings = in_force(flags)
-    reference = parse(repo, None, endpoint())
+    reference = to_download(repo, settings)
     if not isinstance(reference, HubReference):
         raise UsageError(f"{repo} is no repository on the hub", "Write owner/repo.")
     warn_about_token(settings)
