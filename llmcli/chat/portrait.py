@@ -40,6 +40,7 @@ def local_portrait(file: ModelFile, shelf: Shelf, settings: Settings) -> dict[st
         "file": str(file.path),
         "sha256": item.digests[0],
         "verified": known[1] if known and known[0] == item.digests[0] else None,
+        "damaged": bool(known and item.digests[0] and known[0] != item.digests[0]),
         "used": item.used,
         "projector": item.cached.projector.path if item.cached and item.cached.projector else None,
     }
@@ -73,6 +74,7 @@ def remote_portrait(plan: Plan, settings: Settings) -> dict[str, Any]:
         "file": f"{plan.repo.name}/{first.path}",
         "sha256": first.sha256,
         "verified": None,
+        "damaged": False,
         "used": None,
         "projector": plan.projector.file.path if plan.projector else None,
     }

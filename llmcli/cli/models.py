@@ -42,7 +42,8 @@ def list_models(
         place = {"hub": "hub cache", "url": "address"}.get(item.source, item.source)
         return item.name, item.quantization, gigabytes(item.size), str(context or ""), ago(item.used), place
 
-    put_rows(("NAME", "QUANT", "SIZE", "CONTEXT", "USED", "FROM"), [row(item) for item in items], ("SIZE", "CONTEXT"))
+    heads = "NAME", "QUANT", "SIZE", "CONTEXT", "USED", "FROM"
+    put_rows(heads, [row(item) for item in items], ("SIZE", "CONTEXT"), spare=("FROM", "QUANT"))
     return ExitStatus.OK
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmcli.cli.options import with_settings
+from llmcli.cli.options import complete_wanted, with_settings
 from llmcli.cli.settings import in_force
 from llmcli.errors import ExitStatus, UsageError
 from llmcli.models.hub.choice import Choice, choose, fits, pick
@@ -27,7 +27,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def pull(
     flags: Layer,
     reference: Annotated[
-        str, typer.Argument(metavar="MODEL", help="owner/repo[:Q4_K_M], an address, or a name of the catalogue.")
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="owner/repo[:Q4_K_M], an address, or a name of the catalogue.",
+            autocompletion=complete_wanted,
+        ),
     ],
     mmproj: Annotated[bool, typer.Option(help="Fetch the projector too, where the model can see images.")] = False,
 ) -> int:
@@ -36,7 +41,7 @@ def pull(
     What has come of an interrupted download is kept and checked; the path of the model is printed.
     """
     from llmcli.chat.library import to_download
-    from llmcli.cli.pulling import describe, fetch_planned, plan_reference, update_of
+    from llmcli.cli.pulling import describe, fetch_planned, found_offline, plan_reference, update_of
     from llmcli.models.hub.pull import Plan
 
     settings = in_force(flags)
@@ -45,6 +50,10 @@ def pull(
         from llmcli.cli.model import find_model
 
         put_line(str(find_model(replace(settings, model=reference)).file.path))
+        return ExitStatus.OK
+    here = found_offline(reference, settings)
+    if here:
+        put_line(str(here.path))
         return ExitStatus.OK
     planned = plan_reference(wanted, settings, mmproj)
     console.note(describe(planned))
@@ -61,7 +70,12 @@ def pull(
 @with_settings(only=("offline",))
 def files(
     flags: Layer,
-    repo: Annotated[str, typer.Argument(metavar="REPO", help="owner/repo on the hub, with @revision if you like.")],
+    repo: Annotated[
+        str,
+        typer.Argument(
+            metavar="REPO", help="owner/repo on the hub, with @revision if you like.", autocompletion=complete_wanted
+        ),
+    ],
     as_json: Json = False,
 ) -> int:
     """List the quantizations of a repository.

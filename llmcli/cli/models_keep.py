@@ -37,12 +37,19 @@ def remove_model(
     What will go and how much is freed is shown first. What another model shares stays.
     """
     from llmcli.chat.library import shelf
-    from llmcli.models.find import find
-    from llmcli.models.inventory import item_of
+    from llmcli.models.find import NotHereError, find
+    from llmcli.models.inventory import incomplete_item, item_of
+    from llmcli.models.reference import HubReference
     from llmcli.models.remove import plan_removal, remove
 
     place = shelf(in_force(flags))
-    item = item_of(find(model, place), place)
+    try:
+        item = item_of(find(model, place), place)
+    except NotHereError as missing:
+        begun = incomplete_item(missing.reference, place) if isinstance(missing.reference, HubReference) else None
+        if begun is None:
+            raise
+        item = begun
     if not item.is_ours:
         owner = _OWNERS.get(item.source, "you: llmcli removes only what was downloaded")
         raise UsageError(f"{item.path} belongs to {owner}", "Nothing was removed.")
@@ -120,9 +127,7 @@ def partials(
     if resume:
         return _resume(chosen, settings)
     if remove:
-        freed = sum(store.remove(one, place.data_dir) for one in chosen)
-        console.note(f"removed {len(chosen)} unfinished downloads, {gigabytes(freed)} are free again")
-        return ExitStatus.OK
+        return _throw_away(chosen, place.data_dir)
     if as_json:
         rows = [{"name": one.name, "file": str(one.path), "bytes": one.here, "size": one.size} for one in chosen]
         put_line(json.dumps(rows, ensure_ascii=False, indent=2))
@@ -132,6 +137,20 @@ def partials(
         return ExitStatus.OK
     put_rows(("NAME", "HERE", "LAST"), [(one.name, _progress(one.here, one.size), ago(one.time)) for one in chosen])
     console.note("`llmcli models partials --resume` goes on with them, `--remove` throws them away")
+    return ExitStatus.OK
+
+
+def _throw_away(chosen: Sequence["Unfinished"], data_dir: Path) -> int:
+    from llmcli.models.hub import partials as store
+
+    gone = [one for one in chosen if store.remove(one, data_dir)]
+    for one in chosen:
+        if one not in gone:
+            why = "is being downloaded" if one.is_ours else "was begun by another program"
+            console.note(f"{one.path.name} {why} and stays")
+    for name in dict.fromkeys(one.name for one in gone if one.size and store.has_whole_parts(one)):
+        console.note(f"the parts of {name} that are whole stay; `llmcli models rm {name}` removes them")
+    console.note(f"removed {len(gone)} unfinished downloads, {gigabytes(sum(one.here for one in gone))} are free again")
     return ExitStatus.OK
 
 
@@ -149,7 +168,8 @@ def _resume(chosen: Sequence["Unfinished"], settings: Settings) -> int:
             put_line(str(fetch_planned(plan_reference(reference, settings), settings).path))
     for one in chosen:
         if not one.size:
-            console.warn(f"{one.path} was begun by another program: go on with it there")
+            how = "pull its model again" if one.is_ours else "it was begun by another program"
+            console.warn(f"{one.path} cannot be gone on with: {how}")
     return ExitStatus.OK
 
 
@@ -167,7 +187,7 @@ def alias(
     import re
 
     from llmcli.chat import config
-    from llmcli.models.reference import parse
+    from llmcli.chat.library import to_download
     from llmcli.models.starter import STARTER
 
     known = config.aliases()
@@ -184,11 +204,11 @@ def alias(
         return ExitStatus.OK
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) or name == STARTER:
         raise UsageError(f"{name!r} cannot be an alias", "Use up to 64 letters, digits, dots, dashes and underscores.")
-    if not Path(model).expanduser().exists():
-        parse(model)  # refuses what is no reference
-    config.set_alias(
-        name, model if not Path(model).expanduser().is_file() else str(Path(model).expanduser().absolute())
-    )
+    model = known.get(model, model)
+    path = Path(model).expanduser()
+    if not path.is_file():
+        to_download(model, in_force(Layer("flag", {})))  # refuses what leads nowhere
+    config.set_alias(name, str(path.absolute()) if path.is_file() else model)
     return ExitStatus.OK
 
 

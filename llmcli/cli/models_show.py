@@ -87,6 +87,8 @@ def _facts(it: dict[str, Any]) -> Sequence[tuple[str, str]]:
 def _checksum(it: dict[str, Any]) -> str:
     if not it["here"]:
         return f"sha256 {it['sha256']} (the publisher's)" if it["sha256"] else ""
+    if it["damaged"]:
+        return f"DAMAGED: it is not {it['sha256']}; `llmcli pull` mends it"
     if it["verified"]:
         return f"sha256 {it['sha256']}, verified {ago(it['verified'])}"
     if it["sha256"]:

@@ -154,6 +154,13 @@ def complete_reference(incomplete: str) -> list[str]:
     return [safe(name) for name in dict.fromkeys(names) if name.startswith(incomplete)]
 
 
+def complete_wanted(incomplete: str) -> list[str]:
+    """What may be pulled: the names of the catalogue, and what is here already."""
+    from llmcli.models.catalogue import CATALOGUE
+
+    return [entry.name for entry in CATALOGUE if entry.name.startswith(incomplete)] + complete_reference(incomplete)
+
+
 def _complete_path(incomplete: str) -> list[str]:
     names: list[str] = []
     folder, _, start = incomplete.rpartition("/")

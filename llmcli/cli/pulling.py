@@ -2,7 +2,7 @@
 
 from llmcli.chat.library import shelf
 from llmcli.engine import hardware
-from llmcli.models.find import ModelFile, NotHereError
+from llmcli.models.find import ModelFile, NotHereError, find
 from llmcli.models.hub import environment, records
 from llmcli.models.hub.pull import Plan, plan, pull
 from llmcli.models.hub.url_fetch import UrlPlan, plan_url, pull_url
@@ -43,6 +43,18 @@ def fetch_planned(planned: Planned, settings: Settings) -> ModelFile:
         raise
 
 
+def found_offline(reference: str, settings: Settings) -> ModelFile | None:
+    """The model as it is here, where nobody may be asked for a newer one; None when it is not, or the hub may be."""
+    if not (settings.offline or environment.is_offline()):
+        return None
+    try:
+        found = find(reference, shelf(settings))
+    except NotHereError:
+        return None
+    console.note(f"{reference} is here; being offline, no newer version was looked for")
+    return found
+
+
 def describe(planned: Planned) -> str:
     """One line: what comes, how much of it, and why this."""
     if isinstance(planned, UrlPlan):
@@ -60,7 +72,8 @@ def update_of(planned: Planned, settings: Settings) -> str:
     old = records.load(shelf(settings).data_dir, str(planned.reference))
     if old is None or old.files == planned.variant.parts:
         return ""
-    return f"this is another version than the one you pulled {ago(old.time)} (commit {old.commit[:8]}), which stays too"
+    version = f"commit {old.commit[:8]}, pulled {ago(old.time)}"
+    return f"this is another version than yours ({version}), which stays: see `llmcli models list`"
 
 
 def _rest(planned: Planned) -> str:

@@ -116,7 +116,7 @@ def _named(reference: NameReference, shelf: Shelf) -> ModelFile:
     near = _nearest(reference.name, names)
     raise ModelNotFoundError(
         f"there is no model {reference.name}",
-        f"Did you mean {near}?" if near else f"See `llmcli models list` and `llmcli models recommend`. {FORMS}",
+        f"Did you mean {near}?" if near else "See `llmcli models list` and `llmcli models recommend`.",
     )
 
 

@@ -14,12 +14,13 @@ from llmcli.models import starter, uses
 from llmcli.models.find import ModelFile
 from llmcli.models.gguf.peek import Glimpse, peek
 from llmcli.models.hub import records
-from llmcli.models.hub.cached import CachedModel, cached_models
-from llmcli.models.hub.quantizations import quantization_of
+from llmcli.models.hub.cached import CachedModel, cached_models, models_of
+from llmcli.models.hub.quantizations import canonical, quantization_of
 from llmcli.models.shelf import Shelf
 
 if TYPE_CHECKING:
     from llmcli.models.folders import FoundModel
+    from llmcli.models.reference import HubReference
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,19 @@ def item_of(file: ModelFile, shelf: Shelf) -> Item:
     size = sum(part.stat().st_size for part in file.parts)
     used = uses.last_use(shelf.data_dir, file.path)
     return Item(str(file.path), "file", file.parts, size, ("",) * len(file.parts), used)
+
+
+def incomplete_item(reference: "HubReference", shelf: Shelf) -> Item | None:
+    """The parts that an interrupted pull left of a model, to be removed; None when there are none."""
+    for model in models_of(shelf.hub, reference.repo, whole=False):
+        if reference.quant and canonical(reference.quant) != model.variant.quantization:
+            continue
+        if reference.file and reference.file not in (part.path for part in model.variant.parts):
+            continue
+        digests = tuple(part.sha256 for part in model.variant.parts)
+        name = f"{reference}, of which {len(model.variant.missing)} parts are missing"
+        return Item(name, "hub", model.parts, model.variant.size, digests, None, model)
+    return None
 
 
 def _of_hub(shelf: Shelf) -> Iterator[Item]:

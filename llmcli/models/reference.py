@@ -91,6 +91,8 @@ def parse(text: str, aliases: Mapping[str, str] | None = None, endpoint: str = "
         ModelNotFoundError: when it is no reference, with the form that was probably meant.
     """
     text = (aliases or {}).get(text, text).strip()
+    if text.count("/") == 2 and is_repo(text.removesuffix("/")):  # as a shell completes a folder
+        text = text.removesuffix("/")
     if not text or not text.isprintable():
         raise ModelNotFoundError("the model reference is empty or not a name", FORMS)
     if text.startswith("ollama:"):

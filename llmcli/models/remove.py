@@ -39,7 +39,7 @@ def plan_removal(item: Item, shelf: Shelf) -> Removal:
         beside = item.path.parent.iterdir() if item.source == "url" else ()  # its folder is its own
         return Removal(item, (*item.parts, *(path for path in beside if path not in item.parts)), item.size, ())
     # The same bytes may be there at several commits: all of them are this model.
-    same = [other for other in models_of(shelf.hub, model.repo) if other.is_same(model)]
+    same = [other for other in models_of(shelf.hub, model.repo, model.variant.complete) if other.is_same(model)]
     pointers = [part for other in same for part in other.parts]
     pointers += [other.place(other.projector) for other in same if other.projector and not _others(other)]
     blobs = dict.fromkeys(_blob(pointer) for pointer in pointers if pointer.is_symlink())

@@ -16,9 +16,15 @@ _BOLD, _DIM = "1", "2"
 
 
 def put_rows(
-    heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = (), below: Sequence[str] = ()
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    right: Sequence[str] = (),
+    below: Sequence[str] = (),
+    spare: Sequence[str] = (),
 ) -> None:
     """Print the rows; the columns named in `right` hold numbers, and `below` has a further line for each row.
+
+    A terminal that is a little too narrow goes without the columns in `spare`, the first of them first.
 
     Cells are made one line each.
 
@@ -30,14 +36,25 @@ def put_rows(
     cells = [[shown(" ".join(cell.split())) for cell in row] for row in rows]
     widths = [max(width(cell) for cell in column) for column in zip(heads, *cells, strict=True)]
     room = shutil.get_terminal_size().columns if terminal else 10**6
-    if sum(widths) + len(_GAP) * (len(widths) - 1) > room:
+    kept = _affordable(heads, widths, room, spare)
+    if not kept:
         _put_stacked(heads, cells, below)
         return
+    heads, widths = [heads[index] for index in kept], [widths[index] for index in kept]
     aligned = [head in right for head in heads]
     put_line(_line(heads, widths, aligned), _BOLD if wants_colour(sys.stdout) else "")
-    for row, line in zip_longest(cells, below, fillvalue=""):
+    for row, line in zip_longest([[row[index] for index in kept] for row in cells], below, fillvalue=""):
         put_line(_line(row, widths, aligned))
         _put_below(line)
+
+
+def _affordable(heads: Sequence[str], widths: Sequence[int], room: int, spare: Sequence[str]) -> list[int]:
+    """The columns that fit side by side; none when they do not even without the spare ones."""
+    for number in range(len(spare) + 1):
+        kept = [index for index, head in enumerate(heads) if head not in spare[:number]]
+        if sum(widths[index] + len(_GAP) for index in kept) - len(_GAP) <= room:
+            return kept
+    return []
 
 
 def put_facts(facts: Sequence[tuple[str, str]]) -> None:

@@ -3,13 +3,14 @@
 import contextlib
 import hashlib
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from llmcli.models.hub import layout
+from llmcli.models.hub import layout, lock, partials
 from tests.hub.server import FakeHub
 from tests.models.pulls import FILE, MIB, REPO, Pulls, be_quick, end_session, sha256, some_bytes, wait_until
 
@@ -121,3 +122,47 @@ def held(pulls: Pulls, digest: str) -> Iterator[contextlib.ExitStack]:
         file = stack.enter_context(lock.open("w"))
         fcntl.flock(file, fcntl.LOCK_EX)
         yield stack
+
+
+def test_what_had_come_goes_when_another_program_was_faster(pulls: Pulls) -> None:
+    pulls.begin(DATA[: SIZE // 2], DATA)
+    blob = pulls.folder / "blobs" / DIGEST
+    blob.write_bytes(DATA)
+    assert sha256(pulls.pull()) == DIGEST
+    assert pulls.partials() == []
+    assert pulls.hub.served == 0
+
+
+def test_a_download_that_is_going_on_is_not_thrown_away(pulls: Pulls) -> None:
+    pulls.hub.hold_at = SIZE // 2
+    with pulls.process() as running:
+        wait_until(lambda: pulls.partial_bytes() == SIZE // 2)
+        (one,) = partials.partials(pulls.shelf.hub, pulls.shelf.cache_dir, pulls.shelf.data_dir)
+        assert not partials.remove(one, pulls.shelf.data_dir)
+        pulls.hub.hold_at = None
+        stdout = running.communicate(timeout=30)[0]
+    assert sha256(Path(stdout.strip())) == DIGEST
+
+
+def test_one_that_was_killed_is_thrown_away(pulls: Pulls) -> None:
+    pulls.begin(DATA[: SIZE // 2], DATA)
+    (one,) = partials.partials(pulls.shelf.hub, pulls.shelf.cache_dir, pulls.shelf.data_dir)
+    assert partials.remove(one, pulls.shelf.data_dir)
+    assert pulls.partials() == []
+
+
+def test_a_dead_process_is_not_said_to_download(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    holder = tmp_path / "x.llmcli"
+    holder.write_text(f"{gone.pid} {socket.gethostname()}")
+    said: list[str] = []
+    with (tmp_path / "x.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+        def waiting() -> None:
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+        with lock.only_one(tmp_path / "x.lock", "x", said.append, waiting):
+            pass
+    assert said == ["another program is downloading x; waiting for it"]

@@ -148,3 +148,15 @@ def test_every_width_is_enough_for_something(monkeypatch: pytest.MonkeyPatch, co
     put_rows(HEADS, ROWS)
     put_facts([("name", "some words in a row")])
     assert "".join(terminal.getvalue().split()).endswith("namesomewordsinarow")
+
+
+def test_a_terminal_a_little_too_narrow_goes_without_the_spare_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_terminal(monkeypatch, 12)
+    put_rows(("NAME", "SIZE", "FROM"), [("abcd", "1 GB", "here")], spare=("FROM", "SIZE"))
+    assert lines(terminal) == ["NAME  SIZE", "abcd  1 GB"]
+
+
+def test_one_far_too_narrow_shows_the_spare_columns_below(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_terminal(monkeypatch, 3)
+    put_rows(("NAME", "FROM"), [("abcd", "here")], spare=("FROM",))
+    assert lines(terminal) == ["abcd", "  from  here"]

@@ -44,19 +44,22 @@ def cached_models(cache: Path) -> list[CachedModel]:
     return [model for name in names for model in models_of(cache, name)]
 
 
-def models_of(cache: Path, repo: str) -> list[CachedModel]:
-    """The complete models of one repository, the commit that `main` stood for first, then the newest."""
+def models_of(cache: Path, repo: str, whole: bool = True) -> list[CachedModel]:
+    """The models of one repository, the commit that `main` stood for first, then the newest.
+
+    Those with all their parts, or (not `whole`) those that lack some: what an interrupted pull leaves behind.
+    """
     main = layout.read_ref(cache, repo, "main")
     commits = sorted(_commits(cache, repo), key=lambda pair: (pair[0] != main, -pair[1]))
-    return [model for commit, _time in commits for model in _models_at(cache, repo, commit)]
+    return [model for commit, _time in commits for model in _models_at(cache, repo, commit, whole)]
 
 
-def _models_at(cache: Path, repo: str, commit: str) -> Iterator[CachedModel]:
+def _models_at(cache: Path, repo: str, commit: str, whole: bool) -> Iterator[CachedModel]:
     folder = layout.folder_of(cache, repo) / "snapshots" / commit
     files = list(_files(folder, "", _DEEPEST))
     projector = next(iter(projectors(files)), None)
     for variant in variants(files):
-        if variant.complete:
+        if variant.complete == whole:
             yield CachedModel(cache, repo, commit, variant, projector)
 
 

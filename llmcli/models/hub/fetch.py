@@ -101,7 +101,9 @@ def fetch(wanted: Wanted, progress: Progress, say: Say, check: Callable[[], None
     try:
         with only_one(lock, wanted.file.path, say, waiting):
             check()
-            if not wanted.is_here():
+            if wanted.is_here():
+                Partial(wanted.partial, wanted.file.size).discard()  # another program was faster
+            else:
                 _fetch(wanted, progress, say)
             if _has_size(wanted.blob, wanted.file.size):
                 return layout.publish(wanted.cache, wanted.repo, wanted.commit, wanted.file.path, wanted.file.sha256)

@@ -45,9 +45,45 @@ def only_one(lock: Path, what: str, say: Say, waiting: Callable[[], None]) -> It
         guard.release()
 
 
+@contextmanager
+def if_free(lock: Path) -> Iterator[bool]:
+    """Hold `lock` for the time of the block if nobody else does; whether that is so."""
+    from filelock import FileLock, Timeout
+
+    guard = FileLock(lock)
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        guard.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    except NotImplementedError:  # a file system without locks
+        yield True
+        return
+    try:
+        yield True
+    finally:
+        guard.release()
+
+
 def _who(holder: Path) -> str:
     with contextlib.suppress(OSError, ValueError):
         pid, host = holder.read_text()[:300].split()
         here = host == socket.gethostname()
+        if here and not _lives(int(pid)):
+            return "another program"
         return f"process {int(pid)}" + ("" if here else f" on {host}")
     return "another program"
+
+
+def _lives(pid: int) -> bool:
+    """Whether there is such a process; a killed one leaves its name behind."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -5,11 +5,12 @@ A partial file is named after its checksum; what it belongs to is noted beside t
 
 import contextlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmcli.models.hub import layout
+from llmcli.models.hub.cached import models_of
+from llmcli.models.hub.lock import if_free
 from llmcli.models.hub.partial import NOTES, bytes_here
 from llmcli.models.private_files import replace_private
 
@@ -48,17 +49,32 @@ def partials(hub: Path, cache_dir: Path, data_dir: Path) -> list[Unfinished]:
     return sorted((one for one in found if one.here), key=lambda one: -one.time)
 
 
-def remove(one: Unfinished, data_dir: Path) -> int:
-    """Throw away one of ours and give the bytes freed; others are left alone. Raises OSError."""
+def remove(one: Unfinished, data_dir: Path) -> bool:
+    """Throw away one of ours; False for another program's, and for one that is being downloaded. Raises OSError."""
     if not one.is_ours:
-        return 0
-    freed = one.path.stat().st_size
-    one.path.unlink()
-    one.path.with_name(one.path.name + NOTES).unlink(missing_ok=True)
-    forget(data_dir, one.path)
-    with contextlib.suppress(OSError):
-        os.rmdir(one.path.parent)  # for an address the folder is its own
-    return freed
+        return False
+    with if_free(_lock(one.path)) as free:
+        if free:
+            one.path.unlink(missing_ok=True)
+            one.path.with_name(one.path.name + NOTES).unlink(missing_ok=True)
+            forget(data_dir, one.path)
+    return free
+
+
+def has_whole_parts(one: Unfinished) -> bool:
+    """Whether an interrupted pull left whole parts of a split model as well."""
+    folder = one.path.parent.parent
+    repo = layout.repo_of(folder.name)
+    return bool(repo and models_of(folder.parent, repo, whole=False))
+
+
+def _lock(partial: Path) -> Path:
+    """The lock that a download of this file holds."""
+    place = partial.with_name(partial.name.removesuffix(layout.PARTIAL))
+    if place.parent.name == "blobs":
+        folder = place.parent.parent
+        return folder.parent / ".locks" / folder.name / f"{place.name}.lock"
+    return place.with_suffix(".lock")
 
 
 def _unfinished(path: Path, data_dir: Path) -> Unfinished:
