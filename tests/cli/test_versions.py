@@ -1,4 +1,4 @@
-"""What stays as it was until somebody asks for more: versions, offline, what an interrupted pull leaves, the greeting."""
+"""What stays as it was until somebody asks for more: versions, offline, leftovers, the greeting."""
 
 from collections.abc import Iterator
 from pathlib import Path
