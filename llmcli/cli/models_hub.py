@@ -97,11 +97,11 @@ def files(
     listing = api.repo(reference, settings.offline, console.note)
     found, memory = variants(listing.files), hardware.available_memory()
     chosen = choose(found, memory) if any(variant.complete for variant in found) else None
+    if not found:
+        pick(found, None, None, listing.name)  # says what to do where there is none
     if as_json:
         put_line(json.dumps(_listing_data(listing, found, chosen, memory), ensure_ascii=False, indent=2))
         return ExitStatus.OK
-    if not found:
-        pick(found, None, None, listing.name)  # says what to do where there is none
     rows = [_variant_row(variant, listing.n_parameters, memory) for variant in found]
     put_rows(("QUANT", "SIZE", "BITS", "FITS", "FILE"), rows, ("SIZE", "BITS"))
     for file in projectors(listing.files):

@@ -205,6 +205,8 @@ def test_offline_nothing_is_said_of_a_token_that_goes_nowhere(place: Place, hub:
 BROKEN = {
     "HF_ENDPOINT=http://127.0.0.1:99999": 5,
     "HF_ENDPOINT=http://\x1b[bad": 5,
+    "HF_ENDPOINT=http://": 5,
+    "HF_ENDPOINT=hub.example": 5,
     "HF_TOKEN=hf_\u00fc": 4,
     "HF_TOKEN=hf_a\nb: c": 4,
 }

@@ -77,8 +77,8 @@ def requested(
     """
     import httpx2
 
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise NetworkError(f"{url!r} is no http address", "Check HF_ENDPOINT.")
+    if urlsplit(url).scheme not in ("http", "https") or not host_of(url):
+        raise NetworkError(f"{url.partition('?')[0]!r} is no http address", "Check HF_ENDPOINT.")
     hops: list[httpx2.Response] = []
     sent = {"accept-encoding": "identity", **headers}
     limits = httpx2.Timeout(CONNECT_SECONDS, read=STALL_SECONDS)
