@@ -15,7 +15,7 @@ import pytest
 from llmcli.models.starter import SHA256, SIZE
 from tests.cli.test_hub_way import Place, facts_of, harmless, on_terminal, sole
 from tests.hub.server import FakeHub, Fault
-from tests.models.gguf_writer import write_gguf
+from tests.models.gguf_writer import MODEL, write_gguf
 
 REPO, BIG = "test/tiny-GGUF", "test/big-GGUF"
 HALF = 40 << 20
@@ -179,6 +179,14 @@ def test_an_address_with_a_checksum_is_held_to_it(place: Place, tiny: Path) -> N
     assert "publishes no checksum" not in right.stderr
     later = place.run("pull", f"{url}#sha256={'0' * 64}")  # it is here, and not what was promised
     assert (later.status, later.stdout) == (8, b"")
+
+
+def test_an_address_whose_file_changed_is_fetched_anew(place: Place, tmp_path: Path) -> None:
+    url = f"{place.hub.other}/changing.gguf"
+    for name in ("the first", "the later"):  # of the same length
+        place.hub.other_serves = write_gguf(tmp_path / "served.gguf", MODEL | {"general.name": name}).read_bytes()
+        assert place.run("pull", url).status == 0
+        assert facts_of(place.run("models", "show", url).text)["model"] == name
 
 
 def test_an_address_without_a_model_is_refused(place: Place, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from llmcli.models.starter import Progress
 
 MARGIN = 64 << 20  # bytes that stay free
 _GB = 10**9
+_FULL = errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)  # a quota is none of Windows
 
 
 @dataclass(frozen=True)
@@ -120,10 +121,10 @@ def _fetch(wanted: Wanted, progress: Progress, say: Say) -> None:
         partial = Partial(wanted.partial, size)
         digest = Transfer(source_of(wanted), partial, progress, say).run()
         if digest == expected:
-            _sync(wanted.partial)
+            sync(wanted.partial)
             os.replace(wanted.partial, wanted.blob)
             partial.forget_notes()
-            _sync(wanted.blob.parent)
+            sync(wanted.blob.parent)
             return
         partial.discard()
         if attempt == 0:
@@ -149,7 +150,7 @@ def _has_size(path: Path, size: int) -> bool:
         return False
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Make a file, or the names in a folder, durable, where the system can."""
     try:
         descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
@@ -158,14 +159,14 @@ def _sync(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
+        if error.errno in (*_FULL, errno.EIO):
             raise
     finally:
         os.close(descriptor)
 
 
 def _disk_fault(wanted: Wanted, error: OSError) -> DiskError:
-    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+    if error.errno in _FULL:
         return DiskError(
             f"the disk is full: {wanted.cache}", "Free some space and run it again: what has come is kept."
         )

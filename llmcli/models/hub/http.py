@@ -65,7 +65,7 @@ def hub_headers() -> dict[str, str]:
 
 @contextmanager
 def requested(
-    url: str, headers: Mapping[str, str], to_other_hosts: bool, method: str = "GET"
+    url: str, headers: Mapping[str, str], to_other_hosts: bool
 ) -> Iterator[tuple["httpx2.Response", list["httpx2.Response"]]]:
     """The answer to one request with its body still to be read, and the redirects that led to it.
 
@@ -84,7 +84,7 @@ def requested(
     limits = httpx2.Timeout(CONNECT_SECONDS, read=STALL_SECONDS)
     try:
         while True:
-            with session().stream(method, url, headers=sent, follow_redirects=False, timeout=limits) as response:
+            with session().stream("GET", url, headers=sent, follow_redirects=False, timeout=limits) as response:
                 if response.status_code not in (301, 302, 303, 307, 308):
                     check_passing(response)
                     yield response, hops

@@ -51,8 +51,7 @@ def plan(reference: HubReference, shelf: Shelf, memory: int, projector: bool = F
     """
     listing = repo(reference, shelf.offline, say)
     found = variants(listing.files)
-    pick(found, reference.quant, reference.file, reference.repo)  # refuses what cannot be
-    if reference.quant or reference.file:
+    if reference.quant or reference.file or not found:
         variant, reason = pick(found, reference.quant, reference.file, reference.repo), ""
     else:
         choice = choose(found, memory)

@@ -11,8 +11,9 @@ from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFou
 from llmcli.models.find import ModelFile
 from llmcli.models.gguf.reader import read_header
 from llmcli.models.gguf.splits import stem_of
-from llmcli.models.hub.fetch import check_room
+from llmcli.models.hub.fetch import check_room, sync
 from llmcli.models.hub.http import check_online, host_of, requested
+from llmcli.models.hub.layout import PARTIAL
 from llmcli.models.hub.lock import only_one
 from llmcli.models.hub.partial import Partial, bytes_here
 from llmcli.models.hub.retries import PassingError, Patience, Say
@@ -89,9 +90,9 @@ def pull_url(plan: UrlPlan, progress: Progress, say: Say) -> ModelFile:
 
 
 def _is_here(plan: UrlPlan, progress: Progress) -> bool:
-    """Whether the file is there, as the address promises it; without a promise its length must do."""
+    """Whether the file is there, as the address promises it; without a promise its length and version must do."""
     place, expected = plan.place, plan.reference.sha256
-    if not place.is_file() or place.stat().st_size != plan.size:
+    if not place.is_file() or place.stat().st_size != plan.size or _told(place, _VERSION) != plan.version:
         return False
     return expected is None or sha256_of(place, progress) == expected
 
@@ -112,6 +113,7 @@ def _fetch(plan: UrlPlan, progress: Progress, say: Say) -> None:
         partial.discard()
         told = str(error).replace(str(partial.path), plan.reference.url)
         raise type(error)(told, "Nothing was kept. Check the address.") from None
+    sync(partial.path)
     os.replace(partial.path, plan.place)
     partial.forget_notes()
     if expected:
@@ -149,12 +151,7 @@ def _told(place: Path, ending: str) -> str:
 
 
 def _partial(place: Path) -> Path:
-    return place.with_name(place.name + ".llmcli.incomplete")
-
-
-def url_partials(cache_dir: Path) -> list[Path]:
-    """The unfinished downloads of addresses."""
-    return sorted((cache_dir / "urls").glob("*/*.llmcli.incomplete"))
+    return place.with_name(place.name + PARTIAL)
 
 
 def fetched_urls(cache_dir: Path) -> list[Path]:
