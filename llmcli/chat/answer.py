@@ -20,10 +20,12 @@ class Answer:
     settings: Settings
     grammar: str | None = None
     progress: Callable[[int, int], None] | None = None
+    inside: bool = False  # whether the prompt ends inside the model's reasoning
     text: str = field(init=False, default="")
     reasoning: str = field(init=False, default="")
     finish_reason: str = field(init=False, default="")
     complete: bool = field(init=False, default=True)
+    started: bool = field(init=False, default=False)
 
     def parts(self) -> Iterator[Part]:
         """The parts of the answer as they become certain, beginning with the prefill.
@@ -32,12 +34,13 @@ class Answer:
             ContextOverflowError, ConstraintError, UsageError: see `LocalModel.generate`.
         """
         self._generation, records = self.local.generate(self.prompt, self.settings, self.grammar, self.progress)
+        self.started = True
         if self.settings.prefill:
             yield self._keep("answer", self.settings.prefill)
         if self.settings.raw or self.settings.prefill:
             splitter = None
         else:
-            splitter = ThinkingSplitter(self.prompt.text)
+            splitter = ThinkingSplitter(self.prompt.text, self.inside)
             show_tags(self.local.model.vocab)
         for record in records:
             if record.finish_reason:

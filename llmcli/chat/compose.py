@@ -3,11 +3,15 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmcli.chat.local import LocalModel, Prompt
 from llmcli.engine.json_schema import not_enforced, schema_to_gbnf
 from llmcli.errors import DiskError, LlmcliError, UsageError
 from llmcli.params.settings import Settings
+
+if TYPE_CHECKING:  # jinja2 costs 25 ms, and raw completion does without
+    from llmcli.chat.template import ChatTemplate
 
 _LARGEST = 64 << 20  # bytes of one text file
 _NAME_LIMIT = 255  # longer texts are no file names
@@ -110,21 +114,36 @@ def build_prompt(local: LocalModel, settings: Settings, text: str, system: str |
         text += settings.prefill or ""
         return Prompt(text, raw_tokens(vocab, text))
     from llmcli.chat.prompt import render_prompt
+
+    template = template_of(local, settings)
+    if template is None:
+        raise LlmcliError(
+            f"{local.name} has no chat template", "use --raw for plain completion, or give one with --chat-template"
+        )
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": text})
+    rendered, tokens = render_prompt(template, vocab, messages, settings.prefill or "", settings.think != "off")
+    return Prompt(rendered, tokens)
+
+
+def template_of(local: LocalModel, settings: Settings) -> "ChatTemplate | None":
+    """The chat template in force: the one given, else the model's own, which may have none.
+
+    Raises:
+        ModelInvalidError: when it is no Jinja template.
+    """
     from llmcli.chat.template import ChatTemplate
 
     source, origin = local.target.header.chat_template, "the model's chat template"
     if settings.chat_template is not None:
         source, origin = _inline_or_file(settings.chat_template, "{"), "the chat template"
-    if not source:
-        raise LlmcliError(
-            f"{local.name} has no chat template", "use --raw for plain completion, or give one with --chat-template"
-        )
-    special = {name: _token_text(local, token) for name, token in (("bos_token", vocab.bos), ("eos_token", vocab.eos))}
-    messages = [{"role": "system", "content": system}] if system else []
-    messages.append({"role": "user", "content": text})
-    template = ChatTemplate(source, special, origin)
-    rendered, tokens = render_prompt(template, vocab, messages, settings.prefill or "", settings.think != "off")
-    return Prompt(rendered, tokens)
+    return ChatTemplate(source, special_texts(local), origin) if source else None
+
+
+def special_texts(local: LocalModel) -> dict[str, str]:
+    """The texts of BOS and EOS under the names templates know."""
+    vocab = local.model.vocab
+    return {name: _token_text(local, token) for name, token in (("bos_token", vocab.bos), ("eos_token", vocab.eos))}
 
 
 def _token_text(local: LocalModel, token: int | None) -> str:

@@ -1,6 +1,7 @@
 """The configuration file: reading its settings, and changing one without losing the user's comments."""
 
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from llmcli.models.private_files import replace_private
 from llmcli.params.layers import Layer
 from llmcli.params.settings import find, parse_data, to_datum
 
-ALIASES = "aliases"  # a table beside the settings
+ALIASES, PRESETS = "aliases", "presets"  # tables beside the settings
+_MEND = "mend it with `llmcli config edit`"
 
 
 def config_layer() -> Layer:
@@ -21,8 +23,8 @@ def config_layer() -> Layer:
         DiskError: when it cannot be read.
     """
     path = config_file()
-    table = {name: value for name, value in _read(path).items() if name != ALIASES}
-    return Layer("config", parse_data(table, str(path)))
+    values = {name: value for name, value in _read(path).items() if name not in (ALIASES, PRESETS)}
+    return Layer("config", parse_data(values, str(path)))
 
 
 def aliases() -> dict[str, str]:
@@ -31,28 +33,32 @@ def aliases() -> dict[str, str]:
     Raises:
         UsageError: when one of them is no text.
     """
-    table = _read(config_file()).get(ALIASES, {})
-    if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
-        fault = f"{config_file()}: [{ALIASES}] must give a model for each name"
-        raise UsageError(fault, "mend it with `llmcli config edit`")
-    return table
+    return table(ALIASES, str, "a model")
+
+
+def table(name: str, kind: type, what: str) -> dict[str, Any]:
+    """A table of the file beside the settings; an absent one is empty.
+
+    Raises:
+        UsageError: when it is none, or a value in it is not of this kind (in words: `what`).
+    """
+    values = _read(config_file()).get(name, {})
+    if not isinstance(values, dict) or not all(isinstance(value, kind) for value in values.values()):
+        raise UsageError(f"{config_file()}: [{name}] must give {what} for each name", _MEND)
+    return values
 
 
 def set_alias(name: str, reference: str | None) -> None:
     """Keep a name for a model in the file, or take it out (None)."""
-    import tomlkit
+    aliases()  # a broken file is refused here
 
-    known = aliases()  # a broken file is refused here
-    path = config_file()
-    document = tomlkit.parse(path.read_text(encoding="utf-8-sig")) if path.exists() else tomlkit.document()
-    if not known and ALIASES not in document:
-        document[ALIASES] = tomlkit.table()
-    table: Any = document[ALIASES]
-    if reference is None:
-        table.pop(name, None)
-    else:
-        table[name] = reference
-    _replace(path, tomlkit.dumps(document))
+    def change(document: Any) -> None:
+        if reference is None:
+            document.get(ALIASES, {}).pop(name, None)
+        else:
+            document.setdefault(ALIASES, {})[name] = reference
+
+    edit(change)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -63,7 +69,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise DiskError(f"cannot read {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid TOML: {error}", "mend it with `llmcli config edit`") from None
+        raise UsageError(f"{path} is not valid TOML: {error}", _MEND) from None
 
 
 def set_value(name: str, value: Any) -> Path:
@@ -89,19 +95,37 @@ def ensure_file() -> Path:
     return path
 
 
-def _change(key: str, value: Any) -> Path:
-    """Write or (for None) take out one setting, whichever of its names the file has it under."""
-    import tomlkit  # keeps comments and order, which the standard library's reader does not
+def edit(change: Callable[[Any], None]) -> Path:
+    """Let `change` work on the file as a tomlkit document, which keeps the user's comments and order.
+
+    Raises:
+        UsageError: when the file is written in a way that does not take the change.
+    """
+    import tomlkit
 
     path = config_file()
-    names = _spellings(key)  # a broken file is refused here, with its line, before anything is written
-    document = tomlkit.parse(path.read_text(encoding="utf-8-sig")) if path.exists() else tomlkit.document()
-    if value is not None:
-        document[names.pop(0) if names else key] = value
-    for name in names:
-        del document[name]
-    _replace(path, tomlkit.dumps(document))
+    try:
+        document = tomlkit.parse(path.read_text(encoding="utf-8-sig")) if path.exists() else tomlkit.document()
+        change(document)
+        text = tomlkit.dumps(document)
+        tomllib.loads(text)
+    except (ValueError, tomlkit.exceptions.TOMLKitError) as error:
+        raise UsageError(f"{path} cannot be changed by itself: {error}", _MEND.replace("mend", "change")) from None
+    _replace(path, text)
     return path
+
+
+def _change(key: str, value: Any) -> Path:
+    """Write or (for None) take out one setting, whichever of its names the file has it under."""
+    names = _spellings(key)  # a broken file is refused here, with its line, before anything is written
+
+    def change(document: Any) -> None:
+        if value is not None:
+            document[names.pop(0) if names else key] = value
+        for name in names:
+            del document[name]
+
+    return edit(change)
 
 
 def _spellings(key: str) -> list[str]:

@@ -149,6 +149,24 @@ class LocalModel:
         """Tokens of a text as it stands in a message."""
         return len(self.model.vocab.tokenize(text))
 
+    @property
+    def n_ctx(self) -> int:
+        """Tokens that the context holds; 0 before there is one."""
+        return self._context.n_ctx if self._context else 0
+
+    def evaluated(self) -> int:
+        """Tokens that are in the context at this moment and need not be read again."""
+        return self._context.evaluated() if self._context else 0
+
+    def open_context(self, settings: Settings) -> None:
+        """Make the context now, and large enough for answers of any length: a conversation grows.
+
+        Raises:
+            LlmcliError: when there is no memory for it.
+        """
+        if self._context is None:
+            self._context_for(0, replace(settings, max_tokens=-1))
+
     def generate(
         self,
         prompt: Prompt,
@@ -161,12 +179,11 @@ class LocalModel:
         Raises:
             ContextOverflowError: when the prompt does not fit.
         """
-        context = self._context_for(prompt, settings)
+        context = self._context_for(len(prompt.tokens), settings)
         generation = Generation(self.model.vocab, prompt.tokens, settings, grammar)
         return generation, generate(context, [generation], progress)
 
-    def _context_for(self, prompt: Prompt, settings: Settings) -> Context:
-        n_prompt = len(prompt.tokens)
+    def _context_for(self, n_prompt: int, settings: Settings) -> Context:
         if self._context and self._suffices(self._context, settings, n_prompt):
             return self._context
         begin = perf_counter()

@@ -36,10 +36,13 @@ class ThinkingSplitter:
     that write the opening tag into the prompt are seen by the prompt's end. Blank lines next to a tag vanish too.
     """
 
-    def __init__(self, prompt: str = "") -> None:
+    def __init__(self, prompt: str = "", inside: bool = False) -> None:
+        """`inside` says that the prompt ends somewhere in the reasoning, not just behind its opening tag."""
         tail = prompt.rstrip()
         self._closer = next((closer for opener, closer in TAGS if tail.endswith(opener)), "")
-        self._state = "opened" if self._closer else "start"
+        if inside:
+            self._closer = max(TAGS, key=lambda pair: prompt.rfind(pair[0]))[1]
+        self._state = "think" if inside else "opened" if self._closer else "start"
         self._held = ""
 
     def push(self, text: str) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,249 @@
+"""A session that talks with a model: the settings in force, what the model reads of the past, and the next answer."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmcli.chat.compose import grammar_text, system_text
+from llmcli.chat.layering import Layers
+from llmcli.chat.local import LocalModel, Prompt, with_model
+from llmcli.chat.opening import Opening
+from llmcli.chat.session import Session
+from llmcli.chat.transcript import Transcript
+from llmcli.chat.tree import Message
+from llmcli.chat.turn import Turn
+from llmcli.errors import ContextOverflowError, UsageError
+from llmcli.params.layers import Layer, Resolved, resolve
+from llmcli.params.model import ModelParams
+from llmcli.params.param import describe
+from llmcli.params.settings import Settings, fields, find
+
+# A change of these needs the model to be opened anew.
+_OPENING = frozenset(describe(ModelParams))
+# What makes no sense for one message of a conversation.
+_NOT_HERE = {
+    "prompt": "type the message itself",
+    "file": "/file PATH adds a file to the next message",
+    "logprobs": "it needs `llmcli generate --json`",
+    "character": "start with `llmcli chat --character NAME`",
+    "editing_mode": "start with --editing-mode, or keep it with `llmcli config set`",
+}
+_ANSWER_ROOM = 256  # tokens that should be left for an answer of unknown length
+_AFTER_DROPPING = 0.75  # share of the context: dropping a little each turn would read everything anew each time
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Whether the next answer has room: tokens of the prompt, of the context, and those an answer should have."""
+
+    n_prompt: int
+    n_ctx: int
+    reserve: int
+
+    @property
+    def over(self) -> bool:
+        return self.n_prompt + self.reserve > self.n_ctx
+
+
+class Dialogue:
+    """`opening` is the model as it is being loaded; `first` the message from which on the model reads."""
+
+    def __init__(self, session: Session, layers: Layers, open_model: Callable[[Settings], Opening]) -> None:
+        self.session = session
+        self.layers = layers
+        self.first: int | None = None
+        self._open_model = open_model
+        self._transcript: Transcript | None = None
+        self._resolved: Resolved | None = None
+        self.opening: Opening | None = None
+        self.stale = False  # a setting of the model was changed: open it again before the next answer
+
+    # The model
+
+    def open(self) -> Opening:
+        """Begin to load the model of the settings, or go on with the one that is loaded."""
+        if self.opening is None or self.stale:
+            self.close_model()
+            self.opening = self._open_model(self.resolved().settings)
+            self.stale = False
+        return self.opening
+
+    @property
+    def local(self) -> LocalModel | None:
+        return self.opening.local if self.opening else None
+
+    @property
+    def transcript(self) -> Transcript:
+        """How this model reads a conversation; there must be a model."""
+        assert self.local
+        if self._transcript is None:
+            self._transcript = Transcript(self.local)
+            self._resolved = None  # the model's own defaults count from now on
+        return self._transcript
+
+    def close_model(self) -> None:
+        """Free the model; the next `open` loads one again."""
+        if self.opening:
+            self.opening.close()
+        self.opening = self._transcript = self._resolved = None
+
+    # The settings
+
+    def resolved(self) -> Resolved:
+        """The settings in force and where each comes from; the seed is not drawn yet."""
+        if self._resolved is None:
+            layers = self.layers.above(self.session.overrides)
+            self._resolved = resolve([self.local.target.layer(), *layers] if self.local else layers)
+        return self._resolved
+
+    @property
+    def settings(self) -> Settings:
+        return self.resolved().settings
+
+    def parse(self, name: str, text: str) -> tuple[str, Any]:
+        """The key and the typed value of what somebody typed after `/set`.
+
+        Raises:
+            UsageError: naming the setting, the rule and the value.
+        """
+        field = find(name)
+        if field.key in _NOT_HERE:
+            raise UsageError(f"{field.key} cannot be set here", _NOT_HERE[field.key])
+        if field.kind is bool and not text:
+            raise UsageError(f"{field.key}: must be on or off, got nothing")
+        return field.key, field.parse_text(text)
+
+    def set(self, key: str, value: Any) -> None:
+        """Give a setting a typed value for the rest of the session.
+
+        Raises:
+            UsageError: when it names something that is not there.
+        """
+        self.layers.above({**self.session.overrides, key: value})
+        if key == "preset" and value:  # the later command wins
+            chosen = self.layers.above({key: value})[-2].values
+            for other in chosen.keys() & self.session.overrides.keys():
+                self.session.unset(other)
+        self.session.set(key, value)
+        self._changed(key)
+
+    def reset(self, key: str | None = None) -> list[str]:
+        """Forget what was set in the session: one setting, or (None) all; returns the keys."""
+        gone = [one for one in list(self.session.overrides) if key in (None, one)]
+        for one in gone:
+            self.session.unset(one)
+            self._changed(one)
+        return gone
+
+    def _changed(self, key: str) -> None:
+        self._resolved = None
+        self.stale = self.stale or key in _OPENING
+
+    def take(self, session: Session) -> None:
+        """Go on in another session."""
+        before = self.settings
+        self.session.close()
+        self.session, self.first, self._resolved = session, None, None
+        now = self.settings
+        self.stale |= any(getattr(before, key) != getattr(now, key) for key in _OPENING)
+
+    # What the model reads
+
+    def window(self, path: Sequence[Message]) -> list[Message]:
+        """The part of a path that the model reads: all, or what is left where the oldest turns were dropped."""
+        start = next((index for index, message in enumerate(path) if message.id == self.first), 0)
+        return [message for index, message in enumerate(path) if index >= start or message.role == "summary"]
+
+    def prompt(self, path: Sequence[Message], begun: Message | None = None) -> Prompt:
+        """The prompt for an answer to `path`, which goes on with `begun`."""
+        settings = self.settings
+        prefill = self._beginning(begun) if begun else settings.prefill or ""
+        return self.transcript.prompt(self.window(path), system_text(settings), settings, prefill)
+
+    def _beginning(self, begun: Message) -> str:
+        if not begun.reasoning:
+            return begun.content
+        opener, closer = self.transcript.thinking_tags(self.settings)
+        return f"{opener}\n{begun.reasoning}" + (f"\n{closer}\n\n{begun.content}" if begun.content else "")
+
+    def fit(self, path: Sequence[Message], begun: Message | None = None) -> Fit:
+        """How the prompt for the next answer fits the context."""
+        assert self.local
+        n_ctx, limit = self.local.n_ctx, self.settings.max_tokens
+        reserve = min(_ANSWER_ROOM if limit < 0 else limit, n_ctx // 4)
+        return Fit(len(self.prompt(path, begun).tokens), n_ctx, max(reserve, 1))
+
+    def drop_oldest(self, path: Sequence[Message]) -> int:
+        """Leave out whole turns, the oldest first, until there is room; returns how many messages went.
+
+        Raises:
+            ContextOverflowError: when the last message alone is too long.
+        """
+        window = [message for message in self.window(path) if message.role != "summary"]
+        starts = [index for index, message in enumerate(window) if message.role == "user"]
+        fit = self.fit(path)
+        for start in starts[1:]:
+            gone = sum(self.transcript.count(message) for message in window[:start])
+            if fit.n_prompt - gone > _AFTER_DROPPING * fit.n_ctx and start != starts[-1]:
+                continue
+            self.first = window[start].id
+            if not self.fit(path).over:
+                return start
+        self.first = None if not starts else window[starts[-1]].id
+        fit = self.fit(path)
+        if fit.n_prompt < fit.n_ctx:
+            return starts[-1] if starts else 0
+        self.first = None
+        raise too_long(fit)
+
+    # The next answer
+
+    def answer(
+        self,
+        path: Sequence[Message],
+        extra: Mapping[str, Any] | None = None,
+        begun: Message | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Turn:
+        """An answer to `path` with the settings in force, those in `extra` over them.
+
+        Raises:
+            ContextOverflowError: when the prompt leaves no room for a single token.
+            UsageError: for a grammar that does not parse.
+        """
+        local = self.local
+        assert local
+        layers = [*self.layers.above(self.session.overrides), *([Layer("retry", extra)] if extra else [])]
+        resolved = with_model(local.target, layers)
+        settings = self.transcript.adjusted(resolved.settings)
+        prompt = self.prompt(path, begun)
+        if len(prompt.tokens) >= local.n_ctx:
+            raise too_long(Fit(len(prompt.tokens), local.n_ctx, 1))
+        return Turn(
+            self.session,
+            local,
+            prompt,
+            Resolved(settings, resolved.origins),
+            path[-1].id if path else None,
+            grammar_text(settings),
+            begun,
+            progress,
+        )
+
+
+def reopens(key: str) -> bool:
+    """Whether a change of this setting means that the model is opened again."""
+    return key in _OPENING
+
+
+def too_long(fit: Fit) -> ContextOverflowError:
+    """The error for a conversation that does not fit."""
+    return ContextOverflowError(
+        f"the conversation has {fit.n_prompt} tokens and the context holds {fit.n_ctx}",
+        "/compact, /undo or --overflow oldest make room; a larger --ctx-size may too",
+    )
+
+
+def settable() -> list[str]:
+    """The settings that have a command in the chat."""
+    return [key for key in fields() if key not in _NOT_HERE]

@@ -1,0 +1,48 @@
+"""The layers of settings in their order: configuration, preset, character, environment, flags, session."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmcli.chat.config import config_layer
+from llmcli.params.layers import Layer, environment_layer, resolve
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The layers below a session, lowest first; the model's own defaults come under all of them."""
+
+    below: Sequence[Layer]
+
+    def above(self, overrides: Mapping[str, Any]) -> list[Layer]:
+        """All of them with what was set in the session on top; a preset chosen there lies just under the rest of it."""
+        layers = list(self.below)
+        if overrides.get("preset"):
+            layers.append(_preset(overrides["preset"]))
+        return [*layers, Layer("session", overrides)]
+
+
+def layers_of(flags: Layer) -> Layers:
+    """The layers of a command line.
+
+    Raises:
+        UsageError: for a preset or a character that does not exist, or a value that cannot be.
+        DiskError: for a character's file that cannot be read.
+    """
+    config, environment = config_layer(), environment_layer(os.environ)
+    chosen = resolve([config, environment, flags]).settings
+    middle = []
+    if chosen.preset:
+        middle.append(_preset(chosen.preset))
+    if chosen.character:
+        from llmcli.chat.characters import layer, load_character
+
+        middle.append(layer(load_character(chosen.character)))
+    return Layers([config, *middle, environment, flags])
+
+
+def _preset(name: str) -> Layer:
+    from llmcli.chat.presets import preset_layer
+
+    return preset_layer(name)

@@ -1,0 +1,109 @@
+"""The files of one open session: its journal, the answer that is being written, and the right to write them."""
+
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from llmcli.chat import session_files as files
+from llmcli.chat.journal import Journal, encode
+from llmcli.errors import DiskError, UsageError
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+_PARTIAL = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+
+
+class SessionFile:
+    """Open from its making to `close`. No other process writes the session meanwhile."""
+
+    def __init__(self, name: str, journal: Journal, lock: "BaseFileLock") -> None:
+        self.name = name
+        self._journal = journal
+        self._lock = lock
+        self._partial = -1  # descriptor of the file of the unfinished answer
+
+    @classmethod
+    def claim(cls, name: str, first: str) -> "SessionFile":
+        """A new file: under `name`, or where that is empty under one made from the `first` message.
+
+        Raises:
+            UsageError: when there is a session of that name.
+        """
+        wanted = name or files.new_name(first)
+        for number in count(1):
+            tried = wanted if number == 1 else f"{wanted}-{number}"
+            with suppress(FileExistsError):
+                return cls(tried, Journal(files.path_of(tried), new=True), files.hold(tried))
+            if name:
+                break
+        raise UsageError(f"there is a session called {name} already", "choose another name")
+
+    @classmethod
+    def open(cls, name: str) -> "SessionFile":
+        """The file of a session that is there.
+
+        Raises:
+            UsageError: when there is none, or another chat has it.
+        """
+        path = files.existing(name)
+        lock = files.hold(name)
+        try:
+            return cls(name, Journal(path), lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    def add(self, events: Iterable[Mapping[str, Any]], sync: bool = False) -> None:
+        """Add lines; `sync` makes them survive a power cut too."""
+        for event in events:
+            self._journal.add(event)
+        if sync:
+            self._journal.sync()
+
+    def rename(self, name: str) -> None:
+        """Move the session to another name.
+
+        Raises:
+            UsageError: when the name is taken or cannot be one.
+        """
+        path, target = self._journal.path, files.path_of(name)
+        lock = files.hold(name)
+        self._journal.close()  # Windows moves no open file
+        try:
+            files.move_files(path, target)
+            self.name, self._lock, lock, path = name, lock, self._lock, target
+        finally:
+            lock.release()
+            self._journal = Journal(path)
+
+    def begin_answer(self, event: Mapping[str, Any]) -> None:
+        """Keep what is known of an answer before its first word."""
+        with suppress(OSError):  # a full disk is told when the answer ends
+            self._partial = os.open(files.partial_of(self._journal.path), _PARTIAL, 0o600)
+            os.write(self._partial, encode(event))
+
+    def grow(self, event: Mapping[str, Any]) -> None:
+        """Keep a piece of the answer: one write of a few microseconds."""
+        if self._partial >= 0:
+            with suppress(OSError):
+                os.write(self._partial, encode(event))
+
+    def end_answer(self) -> None:
+        """Forget the pieces: the answer is in the journal, or nothing came. Harmless when done twice."""
+        if self._partial < 0:
+            return
+        os.close(self._partial)
+        self._partial = -1
+        with suppress(OSError):
+            files.partial_of(self._journal.path).unlink()
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self.end_answer()
+        with suppress(DiskError):
+            self._journal.sync()
+        self._journal.close()
+        self._lock.release()

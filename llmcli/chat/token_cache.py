@@ -1,0 +1,141 @@
+"""What of a prompt is known from before: texts that were tokenized, contents that were searched for control tokens."""
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from llmcli.engine.vocab import Vocab
+
+_ROOM = 1 << 22  # characters of the texts kept, of each kind; a token takes about 40 bytes
+_Value = TypeVar("_Value")
+
+
+class TokenCache:
+    """Marks and tokenizes the texts of one vocabulary's prompts, each part once as long as it stays in use.
+
+    llama.cpp cuts a text at the texts of special tokens before it does anything else, and tokenizes what lies between
+    on its own (`tokenizer_st_partition`). So a text may be cut in front of a control token and the tokens of the
+    pieces put together, where nothing can hide that place: no other special token may overlap it, and none may take
+    away space there. Which control tokens a template writes shows in the tokens of the prompts before.
+    """
+
+    def __init__(self, vocab: Vocab) -> None:
+        self.vocab = vocab
+        self._nonce = str(int.from_bytes(os.urandom(8), "big"))  # digits, which no `upper` or `title` changes
+        self._written: dict[str, int] = {}  # the control tokens that people wrote, with their numbers
+        self._marked = _Memo(self._mark)
+        self._pieces = _Memo(self._tokenize)
+        self._plain = _Memo(vocab.tokenize)
+        self._seen: set[int] = set()
+        self._asked: set[int] = set()
+        self._cuts: list[str] = []
+
+    def mark(self, content: str) -> str:
+        """`content` with every text of a control token replaced by a mark that nobody can guess."""
+        return self._marked(content)
+
+    def split(self, text: str) -> list[str]:
+        """What a template made of marked contents, in parts: every second one is what stood in place of a mark."""
+        parts = re.split(rf"\ue000{self._nonce}(\d+)\ue001", text)
+        names = list(self._written)
+        return [names[int(part)] if i % 2 else part for i, part in enumerate(parts)]
+
+    def tokenize(self, parts: Sequence[str]) -> list[int]:
+        """The tokens of the parts one after the other, of which every second is plain text, control tokens or not."""
+        self._learn()
+        tokens: list[int] = []
+        for index, part in enumerate(parts):
+            if index % 2:
+                tokens += self._plain(part)
+                continue
+            for piece in self._cut(part):
+                tokens += self._pieces(piece)
+        return tokens
+
+    def _mark(self, content: str) -> str:
+        vocab = self.vocab
+        while found := {token for token in set(vocab.tokenize(content, parse_special=True)) if vocab.is_control(token)}:
+            before = content
+            names = (vocab.piece(token, special=True).decode("utf-8", "replace") for token in found)
+            for name in sorted(names, key=len):
+                if name and name in content:
+                    number = self._written.setdefault(name, len(self._written))
+                    content = content.replace(name, f"\ue000{self._nonce}{number}\ue001")
+            if content == before:  # a control token the tokenizer adds by itself
+                break
+        return content
+
+    def _tokenize(self, piece: str) -> list[int]:
+        tokens = self.vocab.tokenize(piece, parse_special=True)
+        self._seen.update(tokens)
+        return tokens
+
+    def _cut(self, text: str) -> list[str]:
+        """The pieces of `text`, each of which is tokenized on its own."""
+        pieces = [text]
+        for name in self._cuts:
+            pieces = [piece for part in pieces for piece in _cut_before(name, part)]
+        return [piece for piece in pieces if piece]
+
+    def _learn(self) -> None:
+        """Cut in front of the special tokens seen since the last time, where that is safe."""
+        new = self._seen - self._asked
+        self._seen.clear()
+        if not new:
+            return
+        self._asked |= new
+        texts = set(self.vocab.special.values())
+        for token in new & self.vocab.special.keys():
+            name = self.vocab.special[token]
+            if not self.vocab.strips_left(token) and _stands_alone(name, texts):
+                self._cuts.append(name.decode())
+
+
+class _Memo(Generic[_Value]):
+    """A function of a text that remembers its last results, as far as there is room for their texts."""
+
+    def __init__(self, function: Callable[[str], _Value]) -> None:
+        self._function = function
+        self._results: dict[str, _Value] = {}  # used last is last
+        self._room = _ROOM
+
+    def __call__(self, text: str) -> _Value:
+        if text in self._results:
+            result = self._results.pop(text)
+        else:
+            result = self._function(text)
+            self._room -= len(text)
+        self._results[text] = result
+        while self._room < 0:
+            oldest = next(iter(self._results))
+            del self._results[oldest]
+            self._room += len(oldest)
+        return result
+
+
+def _cut_before(name: str, text: str) -> list[str]:
+    first, *others = text.split(name)
+    return [first, *(name + other for other in others)]
+
+
+def _stands_alone(name: bytes, texts: set[bytes]) -> bool:
+    """Whether the tokenizer cuts at `name` wherever it stands: no text of `texts` can take a part of it first.
+
+    Longer texts are looked for before shorter ones. Some take away the space beside them: there must be none in `name`.
+    """
+    if name.split() != [name]:
+        return False
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return not any(_overlap(name, text) for text in texts if text != name and len(text) >= len(name))
+
+
+def _overlap(name: bytes, text: bytes) -> bool:
+    if name in text:
+        return True
+    if name[:1] in text[1:] and any(name.startswith(text[i:]) for i in range(1, len(text))):
+        return True
+    return text[:1] in name[1:] and any(text.startswith(name[i:]) for i in range(1, len(name)))

@@ -1,0 +1,109 @@
+"""A conversation as the prompt that a model reads; what was tokenized before is not tokenized again."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from llmcli.chat.compose import special_texts, template_of
+from llmcli.chat.local import LocalModel, Prompt
+from llmcli.chat.prompt import raw_tokens, render_prompt
+from llmcli.chat.template import ChatTemplate
+from llmcli.chat.thinking import TAGS
+from llmcli.chat.token_cache import TokenCache
+from llmcli.chat.tree import Message
+from llmcli.errors import LlmcliError
+from llmcli.params.settings import Settings
+
+# For models that bring no template: plain words, which a base model goes on with as well as with anything.
+_PLAIN = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}\n\n"
+    "{% else %}{{ 'User' if m.role == 'user' else 'Assistant' }}: {{ m.content }}\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+_PLAIN_STOP = "\nUser:"
+_SUMMARY = "What was said before, in summary:"
+
+
+class Transcript:
+    """Prompts for one model."""
+
+    def __init__(self, local: LocalModel) -> None:
+        self._local = local
+        self._vocab = local.model.vocab
+        self._cache = TokenCache(self._vocab)
+        self._compiled: tuple[str | None, ChatTemplate | None] | None = None
+        self._counts: dict[int, tuple[str, int]] = {}
+
+    def prompt(self, path: Sequence[Message], system: str | None, settings: Settings, prefill: str = "") -> Prompt:
+        """The prompt for an answer to `path`, which begins with `prefill`.
+
+        Raises:
+            LlmcliError: when the template fails.
+        """
+        if settings.raw:
+            text = "".join(message.text for message in path) + prefill
+            return Prompt(text, raw_tokens(self._vocab, text))
+        template, thinking = self.template(settings), settings.think != "off"
+        messages = as_messages(path, system)
+        try:
+            text, tokens = render_prompt(template, self._vocab, messages, prefill, thinking, self._cache)
+        except LlmcliError:
+            begin = messages[0]["role"] == "system" if messages else False
+            if len(messages) <= begin or messages[begin]["role"] == "user":
+                raise
+            # Many templates want the user to begin; a character's greeting does not.
+            messages.insert(begin, {"role": "user", "content": "Hello."})
+            text, tokens = render_prompt(template, self._vocab, messages, prefill, thinking, self._cache)
+        return Prompt(text, tokens)
+
+    def template(self, settings: Settings) -> ChatTemplate:
+        """The template in force, compiled once; a plain one where the model has none."""
+        if self._compiled is None or self._compiled[0] != settings.chat_template:
+            self._compiled = settings.chat_template, template_of(self._local, settings)
+        return self._compiled[1] or self._plain()
+
+    def _plain(self) -> ChatTemplate:
+        template = ChatTemplate(_PLAIN, special_texts(self._local), "the plain chat template")
+        self._compiled = self._compiled[0] if self._compiled else None, template
+        return template
+
+    def has_own_template(self, settings: Settings) -> bool:
+        """Whether the model or the user brings a template; without one, answers stop where the user would speak."""
+        return settings.raw or self.template(settings).source != _PLAIN
+
+    def adjusted(self, settings: Settings) -> Settings:
+        """The settings for an answer: with the plain template it ends where the user's turn would begin."""
+        if self.has_own_template(settings):
+            return settings
+        return replace(settings, stop=(*settings.stop, _PLAIN_STOP))
+
+    def thinking_tags(self, settings: Settings) -> tuple[str, str]:
+        """The tags that this model writes around its reasoning, as far as its template tells."""
+        source = "" if settings.raw else self.template(settings).source
+        return next((pair for pair in TAGS if pair[1] and pair[1] in source), TAGS[0])
+
+    def count(self, message: Message) -> int:
+        """Tokens of a message's text; counted once."""
+        text = message.text
+        known = self._counts.get(message.id)
+        if known is None or known[0] != text:
+            known = self._counts[message.id] = text, self._local.count_tokens(text)
+        return known[1]
+
+
+def as_messages(path: Sequence[Message], system: str | None) -> list[dict[str, Any]]:
+    """The messages as templates know them: a summary joins the system text, and two of one role become one.
+
+    Strict templates want the roles to alternate; an answer that was cut before its first word leaves two questions.
+    """
+    summaries = [f"{_SUMMARY}\n{message.text}" for message in path if message.role == "summary"]
+    texts = [text for text in (system, *summaries) if text]
+    messages: list[dict[str, Any]] = [{"role": "system", "content": "\n\n".join(texts)}] if texts else []
+    for message in path:
+        if message.role == "summary":
+            continue
+        if messages and messages[-1]["role"] == message.role:
+            messages[-1]["content"] += f"\n\n{message.text}"
+        else:
+            messages.append({"role": message.role, "content": message.text})
+    return messages

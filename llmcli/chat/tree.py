@@ -1,0 +1,131 @@
+"""A conversation as a tree: every retry and edit is a branch, and nothing is ever overwritten."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmcli.chat.attachments import Attachment, as_text
+from llmcli.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message; `role` is user, assistant or summary (of what stood before it).
+
+    `params` holds the settings of an answer that were no defaults, its seed among them, as JSON data. `finish_reason`
+    is empty for what people wrote; `edited` and `greeting` stand for answers that no model gave.
+    """
+
+    id: int
+    parent: int | None
+    role: str
+    content: str
+    reasoning: str = ""
+    attachments: tuple[Attachment, ...] = ()
+    time: float = 0.0  # seconds since 1970
+    model: str = ""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    finish_reason: str = ""
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """What the model reads: the content, and the attached files after it."""
+        return f"{self.content}\n\n{as_text(self.attachments)}" if self.attachments else self.content
+
+
+class Conversation:
+    """All messages by id, and `head`: the last message of the branch that is talked in."""
+
+    def __init__(self) -> None:
+        self.messages: dict[int, Message] = {}
+        self.head: int | None = None
+        self._children: dict[int | None, list[int]] = {}
+        self._undone: list[int] = []  # former heads, the last one undone last
+
+    @property
+    def next_id(self) -> int:
+        return max(self.messages, default=0) + 1
+
+    def add(self, message: Message) -> None:
+        """Put a message into the tree and make it the head.
+
+        Raises:
+            UsageError: when its id is taken or its parent is not there (a file that was changed by hand).
+        """
+        if message.id in self.messages:
+            raise UsageError(f"there are two messages {message.id}")
+        if message.parent is not None and message.parent not in self.messages:
+            raise UsageError(f"message {message.id} follows {message.parent}, which is not there")
+        self.messages[message.id] = message
+        self._children.setdefault(message.parent, []).append(message.id)
+        self.head = message.id
+        self._undone.clear()
+
+    def path(self, end: int | None = None) -> list[Message]:
+        """The messages from the first to `end` (the head where None)."""
+        messages = []
+        at = self.head if end is None else end
+        while at is not None:
+            messages.append(self.messages[at])
+            at = self.messages[at].parent
+        return messages[::-1]
+
+    def siblings(self, message: Message) -> list[int]:
+        """The message and all others that follow the same parent, oldest first."""
+        return self._children[message.parent]
+
+    def leaves(self) -> list[int]:
+        """The last message of every branch, oldest first."""
+        return [number for number in self.messages if number not in self._children]
+
+    def undo(self, turns: int) -> list[Message]:
+        """Go back to before the last `turns` messages of the user; returns what is no longer said.
+
+        Raises:
+            UsageError: when there are not so many.
+        """
+        path = self.path()
+        asked = [index for index, message in enumerate(path) if message.role == "user"]
+        if not 0 < turns <= len(asked):
+            raise UsageError(_count(len(asked), "turn") + " can be undone" if asked else "there is nothing to undo")
+        start = asked[-turns]
+        self._undone.append(path[-1].id)
+        self.head = path[start].parent
+        return path[start:]
+
+    def clear(self) -> None:
+        """Go back to before the first message."""
+        if self.head is not None:
+            self._undone.append(self.head)
+        self.head = None
+
+    def redo(self) -> None:
+        """Take back the last undo that nothing was said after.
+
+        Raises:
+            UsageError: when there is none.
+        """
+        if not self._undone:
+            raise UsageError("there is nothing to redo")
+        self.head = self._undone.pop()
+
+    def move(self, head: int | None) -> None:
+        """Make another message the head (None = before the first).
+
+        Raises:
+            UsageError: when there is no such message.
+        """
+        if head is not None and head not in self.messages:
+            raise UsageError(f"there is no message {head}")
+        self.head = head
+        self._undone.clear()
+
+
+def last(messages: Sequence[Message], role: str) -> Message | None:
+    """The last message of a role."""
+    return next((message for message in reversed(messages) if message.role == role), None)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
