@@ -2,19 +2,17 @@
 
 import json
 import os
-import shlex
-import subprocess
-import sys
 from typing import Annotated
 
 import typer
 
 from llmcli.chat import config as store
 from llmcli.chat.paths import config_file
-from llmcli.errors import DiskError, ExitStatus, UsageError
+from llmcli.errors import ExitStatus, UsageError
 from llmcli.params.layers import Resolved, environment_layer, resolve
 from llmcli.params.settings import fields, find, to_data
 from llmcli.ui.console import console
+from llmcli.ui.editor import open_in_editor
 from llmcli.ui.output import put_line, put_table
 
 app = typer.Typer(help="Show and change the settings that are kept.", no_args_is_help=True, rich_markup_mode=None)
@@ -95,12 +93,6 @@ def show_path() -> int:
 def edit_file() -> int:
     """Edit the configuration file with $VISUAL or $EDITOR."""
     path = store.ensure_file()
-    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or ("notepad" if sys.platform == "win32" else "vi")
-    try:
-        status = subprocess.run([*shlex.split(editor, posix=sys.platform != "win32"), str(path)]).returncode
-    except OSError as error:
-        raise DiskError(f"cannot run the editor {editor!r}: {error.strerror}", "set EDITOR") from None
-    if status:
-        raise UsageError(f"the editor ended with status {status}; the file is as it left it")
+    open_in_editor(path)
     store.config_layer()
     return ExitStatus.OK

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmcli.chat.config import config_layer
-from llmcli.cli.interrupt import interruptible, time_limit
-from llmcli.cli.options import both, with_settings
+from llmcli.cli.options import CHAT_ONLY, both, with_settings
 from llmcli.errors import ConstraintError, DiskError, ExitStatus
 from llmcli.params.inert import inert
 from llmcli.params.layers import Layer, Resolved, environment_layer, resolve
 from llmcli.params.settings import fields
 from llmcli.ui.console import console, is_terminal
+from llmcli.ui.interrupt import interruptible, time_limit
 from llmcli.ui.output import put
 from llmcli.ui.status import Status
 from llmcli.ui.stream import AnswerWriter, stream_answer
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _PATIENCE = 3.0  # seconds of silence on stdin before we say that we wait for it
 
 
-@with_settings()
+@with_settings(only=fields().keys() - CHAT_ONLY)
 def generate(
     flags: Layer,
     text: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="The prompt; stdin is added to it.")] = None,

@@ -184,11 +184,10 @@ def alias(
 
     Without arguments the names are listed.
     """
-    import re
-
     from llmcli.chat import config
     from llmcli.chat.library import to_download
     from llmcli.models.starter import STARTER
+    from llmcli.params.names import check_name
 
     known = config.aliases()
     if name is None:
@@ -202,8 +201,8 @@ def alias(
         else:
             put_line(known[name])
         return ExitStatus.OK
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) or name == STARTER:
-        raise UsageError(f"{name!r} cannot be an alias", "Use up to 64 letters, digits, dots, dashes and underscores.")
+    if check_name(name, "alias") == STARTER:
+        raise UsageError(f"{name} is the name of a model already", "Choose another.")
     model = known.get(model, model)
     path = Path(model).expanduser()
     if not path.is_file():

@@ -9,8 +9,9 @@ import typer
 
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.params import values
+from llmcli.params.interface import InterfaceParams
 from llmcli.params.layers import Layer
-from llmcli.params.param import Field
+from llmcli.params.param import Field, describe
 from llmcli.params.settings import Settings, fields
 from llmcli.ui.console import console
 from llmcli.ui.safe import safe
@@ -23,12 +24,16 @@ _SWITCHES = {
 }
 
 
+CHAT_ONLY = frozenset(describe(InterfaceParams))
+
+
 def with_settings(only: Iterable[str] | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorate a command so that it gets `flags`, a Layer of the settings given on the command line.
 
     Each setting (those in `only`, or all) becomes an option; `--quiet`, `--verbose` and `--debug` come with them.
     """
-    chosen = {key: field for key, field in fields().items() if only is None or key in set(only)}
+    wanted = None if only is None else set(only)
+    chosen = {key: field for key, field in fields().items() if wanted is None or key in wanted}
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         def command(**given: Any) -> Any:
@@ -112,7 +117,7 @@ def _parse(field: Field, given: Any) -> Any:
 
 def completes(field: Field) -> bool:
     """Whether the values of a setting complete in the shell (files do so by the shell itself)."""
-    return bool(field.param.choices or field.param.suggest) or field.key == "samplers"
+    return bool(field.param.choices or field.param.suggest) or field.key in ("samplers", "preset")
 
 
 def _completer(field: Field) -> Callable[[str], list[str]]:
@@ -121,6 +126,8 @@ def _completer(field: Field) -> Callable[[str], list[str]]:
             return complete_model(incomplete)
         if field.key == "samplers":
             return _complete_list(incomplete)
+        if field.key == "preset":
+            return _complete_preset(incomplete)
         return [text for text in map(str, (*field.param.choices, *field.param.suggest)) if text.startswith(incomplete)]
 
     return complete
@@ -133,6 +140,15 @@ def _complete_list(incomplete: str) -> list[str]:
     head, comma, tail = incomplete.rpartition(",")
     used = set(head.split(","))
     return [head + comma + name for name in (*DEFAULT_ORDER, *ON_REQUEST) if name.startswith(tail) and name not in used]
+
+
+def _complete_preset(incomplete: str) -> list[str]:
+    from llmcli.chat.presets import presets
+
+    try:
+        return [safe(name) for name in presets() if name.startswith(incomplete)]
+    except (LlmcliError, OSError):
+        return []
 
 
 def complete_model(incomplete: str) -> list[str]:
@@ -152,6 +168,13 @@ def complete_reference(incomplete: str) -> list[str]:
     except (LlmcliError, OSError):
         names = ["starter"]
     return [safe(name) for name in dict.fromkeys(names) if name.startswith(incomplete)]
+
+
+def complete_session(incomplete: str) -> list[tuple[str, str]]:
+    """The sessions, the last one first."""
+    from llmcli.chat.session_files import listed
+
+    return [(one.name, safe(one.title)) for one in listed() if one.name.startswith(incomplete)]
 
 
 def complete_wanted(incomplete: str) -> list[str]:

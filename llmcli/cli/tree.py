@@ -12,10 +12,12 @@ from llmcli.ui.output import put_line
 PROGRAM = "llmcli"
 # name -> module and function or app of the command
 COMMANDS = {
+    "chat": "llmcli.cli.chat:chat",
     "generate": "llmcli.cli.generate:generate",
     "tokenize": "llmcli.cli.tokenize:tokenize",
     "pull": "llmcli.cli.models_hub:pull",
     "models": "llmcli.cli.models:app",
+    "sessions": "llmcli.cli.sessions:app",
     "config": "llmcli.cli.config:app",
     "doctor": "llmcli.cli.doctor:doctor",
 }

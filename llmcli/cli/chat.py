@@ -1,0 +1,103 @@
+"""`llmcli chat`: a conversation in the terminal, or one turn per line from a pipe."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmcli.chat.paths import data_dir
+from llmcli.cli.options import both, complete_reference, complete_session, with_settings
+from llmcli.errors import LlmcliError, UsageError
+from llmcli.params.layers import Layer, resolve
+from llmcli.params.settings import Settings, fields
+from llmcli.ui.console import console, is_terminal
+
+if TYPE_CHECKING:  # what the chat is made of is imported when there is one: `--help` and completion do without
+    from llmcli.chat.session import Session
+    from llmcli.ui.repl.chat import Chat, Reader
+
+_FIRST = ("prompt", "file")  # said at once, and no settings of the conversation
+
+
+@with_settings(only=[key for key in fields() if key != "logprobs"])
+def chat(
+    flags: Layer,
+    text: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="Say this at once.")] = None,
+    go_on: Annotated[bool, typer.Option("--continue", "-C", help="Go on with the last session.")] = False,
+    session: Annotated[
+        str | None,
+        typer.Option(
+            "--session", "-S", metavar="NAME", help="Open this session, or begin it.", autocompletion=complete_session
+        ),
+    ] = None,
+    keep: Annotated[bool, typer.Option("--save/--no-save", help="Keep the session on disk, or leave no trace.")] = True,
+) -> int:
+    """Talk with a model. Without a terminal each line of stdin is a turn, or each block between lines of \"\"\"."""
+    from llmcli.chat.dialogue import Dialogue
+    from llmcli.chat.layering import layers_of
+    from llmcli.cli.chat_start import bring, open_model, run
+    from llmcli.ui.repl.chat import Chat
+    from llmcli.ui.repl.show import is_live
+
+    first = both(text, flags.values.get("prompt"), "prompt")
+    files = flags.values.get("file", ())
+    given = Layer("flag", {key: value for key, value in flags.values.items() if key not in _FIRST})
+    layers = layers_of(given)
+    talk_in = _session(go_on, session, keep)
+    for key in given.values.keys() & talk_in.overrides.keys():  # what is said now counts more than what was set then
+        talk_in.unset(key)
+    asked = resolve(layers.above(talk_in.overrides)).settings
+    live = is_live() and is_terminal(sys.stdin)
+    dialogue = Dialogue(talk_in, layers, lambda settings: open_model(settings, lambda: here.reader.refresh()))
+    here = Chat(dialogue, live=live, names=lambda: complete_reference(""), bring=bring)
+    here.reader = _reader(here, asked, live)
+    return run(here, first or "", files)
+
+
+def _session(go_on: bool, name: str | None, keep: bool) -> "Session":
+    """The session asked for: the last one, one by its name, or a new one."""
+    from llmcli.chat.session import Session
+
+    if go_on and name:
+        raise UsageError("--continue and --session cannot be used together", "keep one of them")
+    if not keep and (go_on or name):
+        raise UsageError("--no-save begins a session of its own", "leave out --continue and --session")
+    if not go_on and not name:
+        return Session(keep=keep)
+    from llmcli.chat import session_files
+
+    if name:
+        return Session.load(name) if session_files.path_of(name).is_file() else Session(name)
+    last = next((one for one in session_files.names() if not session_files.is_open(one)), None)
+    if not last:
+        console.note("there is no session to go on with: this is a new one")
+        return Session()
+    return Session.load(last)
+
+
+def _reader(here: "Chat", settings: Settings, live: bool) -> "Reader":
+    if not live:
+        from llmcli.ui.prompt.lines import LineReader
+
+        marker = _mark if is_terminal(sys.stdin) else None
+        if sys.stdin is None:
+            raise LlmcliError("stdin is closed", "give the messages there, or use a terminal")
+        return LineReader(sys.stdin.buffer, marker)
+    from llmcli.ui.commands.complete import suggest
+    from llmcli.ui.prompt.reader import TerminalReader
+    from llmcli.ui.repl.show import style
+    from llmcli.ui.repl.status_line import status_line
+
+    return TerminalReader(
+        lambda before: suggest(here, before),
+        lambda: status_line(here),
+        data_dir() / "history",
+        settings.editing_mode,
+        style(settings),
+        here.colour,
+    )
+
+
+def _mark() -> None:
+    sys.stderr.write("> ")
+    sys.stderr.flush()

@@ -1,0 +1,104 @@
+"""Starting a chat: the model is found before the prompt appears and loaded behind it; at the end all is closed."""
+
+from collections.abc import Callable, Sequence
+
+from llmcli.chat.attachments import attach
+from llmcli.chat.dialogue import Dialogue
+from llmcli.chat.library import shelf
+from llmcli.chat.local import LocalModel, locate
+from llmcli.chat.opening import Opening
+from llmcli.cli import headstart
+from llmcli.engine.abort import AbortFlag
+from llmcli.errors import LlmcliError
+from llmcli.models import starter
+from llmcli.models.find import NotHereError, find
+from llmcli.params.settings import Settings
+from llmcli.ui.console import console
+from llmcli.ui.repl.chat import Chat
+
+
+def bring(settings: Settings) -> None:
+    """See to it that the model is on this disk; what is not is downloaded if the user allows it.
+
+    Raises:
+        ModelNotFoundError: when it is nowhere.
+    """
+    place = shelf(settings)
+    try:
+        file = find(settings.model, place)
+        if file.path != starter.starter_path(place.cache_dir) or starter.is_present(place.cache_dir):
+            return
+    except NotHereError:
+        pass
+    from llmcli.cli.model import find_model
+
+    find_model(settings)
+
+
+def open_model(settings: Settings, on_end: Callable[[], None]) -> Opening:
+    """Begin to load the model of the settings in a thread."""
+
+    def load(abort: AbortFlag, progress: Callable[[float], None]) -> LocalModel:
+        target = locate(settings)
+        local = LocalModel(target, settings, abort, progress, headstart.take(target.file.parts))
+        local.open_context(settings)
+        return local
+
+    return Opening(load, on_end)
+
+
+def run(chat: Chat, first: str, files: Sequence[str]) -> int:
+    """Open what is needed, talk, and close everything, however it ends."""
+    from llmcli.ui.repl.loop import talk
+    from llmcli.ui.repl.terminal import ending
+
+    dialogue = chat.dialogue
+    with ending():
+        try:
+            _choose_model(dialogue)
+            dialogue.open()
+            _begin(chat)
+            chat.pending += [attach(name) for name in files]
+            return talk(chat, first)
+        finally:
+            dialogue.close_model()
+            dialogue.session.close()
+
+
+def _choose_model(dialogue: Dialogue) -> None:
+    """The model of the settings, or, where a session's own is gone, the usual one."""
+    from llmcli.cli.model import welcome
+
+    resolved = dialogue.resolved()
+    if resolved.origins["model"] == "session":
+        try:
+            find(resolved.settings.model, shelf(resolved.settings))
+            return
+        except LlmcliError:
+            dialogue.reset("model")
+            usual = dialogue.settings.model
+            console.warn(f"{resolved.settings.model}, which this session used, is not here: this is {usual}")
+    bring(dialogue.settings)
+    welcome(dialogue.resolved().origins["model"])
+
+
+def _begin(chat: Chat) -> None:
+    """Show where a session goes on, or let the character speak first."""
+    session, settings = chat.dialogue.session, chat.dialogue.settings
+    if session.conversation.messages:
+        from llmcli.ui.commands.keeping import opened
+
+        opened(chat)
+        return
+    if not settings.character:
+        return
+    from llmcli.chat.characters import load_character
+    from llmcli.ui.commands.branching import show
+
+    character = load_character(settings.character)
+    for question, answer in character.examples:
+        session.prepare("user", question)
+        session.prepare("assistant", answer, finish_reason="greeting")
+    if character.greeting:
+        session.prepare("assistant", character.greeting, model=character.name, finish_reason="greeting")
+        show(chat, chat.path()[-1:], len(chat.path()))

@@ -1,0 +1,1 @@
+"""The slash commands of the chat: each is one decorated function."""

@@ -1,0 +1,88 @@
+"""The chat itself."""
+
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from llmcli.params.settings import fields
+from llmcli.ui.commands import complete
+from llmcli.ui.commands.registry import Command, command, commands, lookup
+from llmcli.ui.console import console
+
+if TYPE_CHECKING:
+    from llmcli.ui.repl.chat import Chat
+
+_KEYS = (
+    ("Enter", "send"),
+    ("Alt-Enter, Ctrl-J, \\ at the end", "new line; a block between three quotes may have many"),
+    ("Ctrl-C", "stop the answer; clear the line"),
+    ("Ctrl-D", "leave"),
+    ("Ctrl-R", "search what was typed before"),
+    ("Ctrl-X Ctrl-E", "write in $EDITOR"),
+    ("Tab", "complete commands, values, models, sessions, @files"),
+)
+
+
+def _names(_chat: "Chat", start: str) -> list[tuple[str, str]]:
+    return [(one.name, one.help) for one in commands().values() if one.name.startswith(start)]
+
+
+@command("[CMD]", "?", complete=_names)
+def help_(chat: "Chat", argument: str) -> None:
+    """Show all commands, or what one of them does."""
+    if argument:
+        _explain(chat, argument.lstrip("/").lower().replace("-", "_"))
+        return
+    for heading, group in groupby(commands().values(), key=lambda one: one.heading):
+        chat.say(heading, "1" if chat.colour else "")
+        chat.facts([(f"  /{one.name} {one.usage}".rstrip(), one.help.split(". ")[0].rstrip(".")) for one in group])
+    chat.say("Keys", "1" if chat.colour else "")
+    chat.facts([(f"  {key}", meaning) for key, meaning in _KEYS])
+    chat.say("Every setting is a command too, as in /top_p 0.9; /set lists them.")
+
+
+def _explain(chat: "Chat", name: str) -> None:
+    found = lookup(name)
+    if isinstance(found, Command):
+        also = f" (also {', '.join('/' + one for one in found.aliases)})" if found.aliases else ""
+        chat.say(f"/{found.name} {found.usage}".rstrip() + also)
+        chat.say(found.help)
+        return
+    param = fields()[found].param
+    chat.say(f"/{found} VALUE")
+    chat.say(f"{param.help} ({complete.setting_note(chat, found)})")
+
+
+class LeaveError(Exception):
+    """The user has had enough."""
+
+
+@command("", "quit", "bye", "q")
+def exit_(_chat: "Chat", _argument: str) -> None:
+    """Leave the chat; the session is saved already."""
+    raise LeaveError
+
+
+@command("on|off", complete=lambda chat, start: complete.setting_values(chat, "markdown", start))
+def markdown(chat: "Chat", argument: str) -> None:
+    """Render the Markdown of answers, or show their text as it is."""
+    _switch(chat, "markdown", argument)
+
+
+@command("auto|dark|light", complete=lambda chat, start: complete.setting_values(chat, "theme", start))
+def theme(chat: "Chat", argument: str) -> None:
+    """Colours for a dark or a light terminal."""
+    _switch(chat, "theme", argument)
+
+
+def _switch(chat: "Chat", key: str, argument: str) -> None:
+    found = lookup("set")
+    assert isinstance(found, Command)
+    found.run(chat, f"{key} {argument}")
+
+
+@command("[on|off]", complete=lambda _chat, start: [(w, "") for w in ("on", "off") if w.startswith(start)])
+def multiline(chat: "Chat", argument: str) -> None:
+    """Let Enter make a new line and Alt-Enter send, or the other way round."""
+    reader = chat.reader
+    reader.multiline = argument == "on" if argument in ("on", "off") else not reader.multiline
+    console.note("Enter makes a new line, Alt-Enter sends" if reader.multiline else "Enter sends")

@@ -1,0 +1,124 @@
+"""Going back and branching."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from llmcli.chat.tree import Message
+from llmcli.errors import UsageError
+from llmcli.ui.commands.registry import command
+from llmcli.ui.console import console
+
+if TYPE_CHECKING:
+    from llmcli.ui.repl.chat import Chat
+
+_WHO = {"user": "you", "assistant": "model", "summary": "summary"}
+
+
+@command("[N]")
+def undo(chat: "Chat", argument: str) -> None:
+    """Take back the last turn, or the last N; /redo brings them back."""
+    if argument and not argument.isdecimal():
+        raise UsageError("/undo takes the number of turns", "as in /undo 2")
+    gone = chat.session.undo(int(argument or 1))
+    console.note(f"took back {_messages(len(gone))}, from {_excerpt(gone[0].content, 40)!r} on")
+
+
+@command()
+def redo(chat: "Chat", _argument: str) -> None:
+    """Take back the last /undo or /clear."""
+    chat.session.redo()
+    console.note(f"back at {_messages(len(chat.path()))}")
+
+
+@command(complete=None)
+def branches(chat: "Chat", _argument: str) -> None:
+    """List the branches of the conversation; /branch N goes to one."""
+    conversation = chat.session.conversation
+    leaves = conversation.leaves()
+    if not leaves:
+        console.note("nothing was said yet")
+        return
+    here = {message.id for message in chat.path()}
+    rows = []
+    for number, leaf in enumerate(leaves, 1):
+        path = conversation.path(leaf)
+        shared = sum(message.id in here for message in path)
+        mark = "*" if leaf == conversation.head else ""
+        rows.append((f"{number}{mark}", str(len(path)), str(shared), _changed(path[-1]), _excerpt(path[-1].content)))
+    chat.rows(("N", "MESSAGES", "SHARED", "SETTINGS", "LAST"), rows, right=("MESSAGES", "SHARED"), spare=("SHARED",))
+
+
+def _changed(message: Message) -> str:
+    """The settings that an answer was given with, seed last; what tells branches apart."""
+    shown = ("temperature", "seed", "preset", "top_p", "min_p", "top_k", "mirostat")
+    return " ".join(f"{key}={message.params[key]}" for key in shown if key in message.params)
+
+
+def _numbers(chat: "Chat", start: str) -> list[tuple[str, str]]:
+    conversation = chat.session.conversation
+    numbered = enumerate(conversation.leaves(), 1)
+    return [(str(n), _excerpt(conversation.messages[leaf].content)) for n, leaf in numbered if str(n).startswith(start)]
+
+
+@command("N", complete=_numbers)
+def branch(chat: "Chat", argument: str) -> None:
+    """Go to branch N of /branches."""
+    leaves = chat.session.conversation.leaves()
+    if not argument.isdecimal() or not 0 < int(argument) <= len(leaves):
+        raise UsageError(f"there is no branch {argument or 'without a number'}", "/branches lists them")
+    chat.session.move(leaves[int(argument) - 1])
+    show(chat, chat.path()[-2:], len(chat.path()) - 1)
+
+
+@command("NAME")
+def fork(chat: "Chat", argument: str) -> None:
+    """Go on in a session of its own, called NAME; this one stays as it is."""
+    if not argument:
+        raise UsageError("/fork needs a name for the new session", "as in /fork other-ending")
+    before = chat.session.name
+    chat.dialogue.take(chat.session.copy(argument))
+    console.note(f"this is {argument} now" + (f"; {before} stays as it is" if before else ""))
+
+
+@command("", "new")
+def clear(chat: "Chat", _argument: str) -> None:
+    """Begin a new conversation in this session; /redo or /branches lead back to the old one."""
+    chat.session.clear()
+    chat.pending = []
+    console.note("a new conversation; settings and system prompt stay")
+
+
+@command("[N]")
+def history(chat: "Chat", argument: str) -> None:
+    """Show what was said, with the numbers that /edit and /copy take, or only the last N messages."""
+    path = chat.path()
+    if argument and (not argument.isdecimal() or argument == "0"):
+        raise UsageError("/history takes the number of messages", "as in /history 4")
+    if not path:
+        console.note("nothing was said yet")
+        return
+    start = max(len(path) - int(argument), 0) if argument else 0
+    show(chat, path[start:], start + 1)
+
+
+def show(chat: "Chat", messages: list[Message], number: int) -> None:
+    """Print messages under their numbers."""
+    for at, message in enumerate(messages, max(number, 1)):
+        files = "".join(f" +{one.name}" for one in message.attachments)
+        when = f"{datetime.fromtimestamp(message.time):%H:%M}" if message.time else ""
+        facts = " · ".join(filter(None, (when, message.model, _changed(message), _state(message))))
+        chat.say(f"{at} {_WHO[message.role]}{files}" + (f"  {facts}" if facts else ""), "2" if chat.colour else "")
+        chat.say(message.content.rstrip("\n") + "\n")
+
+
+def _state(message: Message) -> str:
+    return message.finish_reason if message.finish_reason not in ("", "stop") else ""
+
+
+def _messages(number: int) -> str:
+    return "1 message" if number == 1 else f"{number} messages"
+
+
+def _excerpt(text: str, length: int = 50) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 1] + "…"

@@ -1,0 +1,128 @@
+"""The context."""
+
+import shutil
+from typing import TYPE_CHECKING
+
+from llmcli.chat.compaction import Compaction
+from llmcli.chat.compose import system_text
+from llmcli.errors import UsageError
+from llmcli.ui.ask import choose
+from llmcli.ui.commands.registry import command
+from llmcli.ui.console import console
+
+if TYPE_CHECKING:
+    from llmcli.ui.repl.chat import Chat
+
+_WHO = {"user": "you", "assistant": "model", "summary": "summary"}
+_FULL, _EMPTY = "█", "·"
+_WIDEST = 60  # columns of the bar
+
+
+@command()
+def context(chat: "Chat", _argument: str) -> None:
+    """Show what fills the context, message by message, as a bar."""
+    local = chat.ready()
+    if not local:
+        return
+    dialogue = chat.dialogue
+    path = chat.path()
+    read = {message.id for message in dialogue.window(path)}
+    fit = dialogue.fit(path)
+    counted = [dialogue.transcript.count(message) if message.id in read else 0 for message in path]
+    system = system_text(dialogue.settings)
+    n_system = local.count_tokens(system) if system else 0
+    frame = max(fit.n_prompt - sum(counted) - n_system, 0)
+    rows = [("", "template", _amount(frame, fit.n_ctx), "")]
+    if system:
+        rows.insert(0, ("", "system", _amount(n_system, fit.n_ctx), _excerpt(system)))
+    for number, (message, tokens) in enumerate(zip(path, counted, strict=True), 1):
+        amount = _amount(tokens, fit.n_ctx) if message.id in read else "left out"
+        rows.append((str(number), _WHO[message.role], amount, _excerpt(message.content)))
+    free = max(fit.n_ctx - fit.n_prompt, 0)
+    chat.say(_bar([n_system + frame, *counted], fit.n_ctx))
+    chat.say(f"{fit.n_prompt} of {fit.n_ctx} tokens, {free} free; {local.evaluated()} are read already")
+    chat.rows(("N", "WHAT", "TOKENS", "BEGINNING"), rows, right=("N", "TOKENS"), spare=("BEGINNING",))
+    if fit.over:
+        console.warn(f"the next answer has no room; {_help(dialogue.settings.overflow)}")
+
+
+def _help(overflow: str) -> str:
+    meaning = {
+        "ask": "you will be asked what to leave out",
+        "error": "it will be refused",
+        "oldest": "the oldest turns will be left out",
+        "compact": "the oldest turns will be summarized",
+    }
+    return f"{meaning[overflow]} (overflow = {overflow})"
+
+
+def _amount(tokens: int, n_ctx: int) -> str:
+    return f"{tokens} {tokens / n_ctx:>4.0%}"
+
+
+def _bar(parts: list[int], n_ctx: int) -> str:
+    """One row: a stretch for each part, in two shades by turns, then what is free."""
+    width = min(shutil.get_terminal_size().columns - 2, _WIDEST)
+    bar, total, shades = "", 0, (_FULL, "▓")
+    for index, tokens in enumerate(parts):
+        total += tokens
+        bar += shades[index % 2] * (round(min(total / n_ctx, 1) * width) - len(bar))
+    return f"[{bar}{_EMPTY * (width - len(bar))}]"
+
+
+@command("[TURNS TO KEEP]")
+def compact(chat: "Chat", argument: str) -> None:
+    """Let the model summarize the oldest turns and go on from the summary; it is shown before it is used."""
+    if argument and not argument.isdecimal():
+        raise UsageError("/compact takes the number of turns that stay", "as in /compact 2")
+    if chat.ready():
+        compact_now(chat, int(argument) if argument else 2)
+
+
+def compact_now(chat: "Chat", keep: int = 2) -> None:
+    """Write the summary, show it, ask where somebody can be asked, and go on from it."""
+    compaction = Compaction(chat.dialogue, chat.path(), keep)
+    chat.stream_aside(compaction.parts(), "summarizing the oldest turns")
+    if compaction.interrupted or not compaction.text:
+        console.note("nothing was changed")
+        return
+    if chat.live:
+        wanted = choose(
+            "go on from this?", {"yes": "use it", "edit": "change it first", "no": "leave all as it is"}, "yes"
+        )
+        if wanted == "no":
+            console.note("nothing was changed")
+            return
+        if wanted == "edit":
+            from llmcli.ui.editor import edit
+
+            compaction.text = edit(compaction.text).strip() or compaction.text
+    number = compaction.use()
+    console.warn(f"{number} messages are in the summary now; /branches leads back to them")
+
+
+@command()
+def stats(chat: "Chat", _argument: str) -> None:
+    """Show tokens and speed of the last answer and of the session."""
+    path = chat.path()
+    answers = [message for message in chat.session.conversation.messages.values() if message.timings]
+    last = next((message for message in reversed(path) if message.timings), None)
+    if not last:
+        console.note("no answer yet")
+        return
+    t = last.timings
+    facts = [
+        ("prompt", f"{t.get('prompt_n', 0):.0f} tokens read, {t.get('prompt_per_second', 0):.1f} a second"),
+        ("answer", f"{t.get('predicted_n', 0):.0f} tokens, {t.get('predicted_per_second', 0):.1f} a second"),
+        ("first token", f"{t.get('ttft_ms', 0) / 1e3:.2f} s"),
+        ("end", last.finish_reason),
+        ("seed", str(last.params.get("seed", ""))),
+        ("model", last.model),
+        ("session", f"{len(answers)} answers, {sum(m.timings.get('predicted_n', 0) for m in answers):.0f} tokens"),
+    ]
+    chat.facts(facts)
+
+
+def _excerpt(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 40 else line[:39] + "…"

@@ -1,0 +1,113 @@
+"""Sessions."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmcli.chat import session_files
+from llmcli.chat.compose import system_text
+from llmcli.chat.session import Session
+from llmcli.errors import DiskError, UsageError
+from llmcli.ui.commands import complete
+from llmcli.ui.commands.branching import show
+from llmcli.ui.commands.registry import command
+from llmcli.ui.console import console
+from llmcli.ui.units import ago
+
+if TYPE_CHECKING:
+    from llmcli.ui.repl.chat import Chat
+
+_SHOWN = 2  # messages, after a session was opened
+
+
+def _names(_chat: "Chat", start: str) -> list[tuple[str, str]]:
+    return [(one.name, one.title) for one in session_files.listed() if one.name.startswith(start)]
+
+
+@command("NAME")
+def save(chat: "Chat", argument: str) -> None:
+    """Give this session a name to find it by; one that has a name is copied (everything is saved at once anyway)."""
+    if not argument:
+        raise UsageError("/save needs a name", "as in /save novel")
+    if chat.session.named:
+        chat.session.copy(argument).close()
+        console.note(f"a copy is kept as {argument}; this is still {chat.session.name}")
+        return
+    chat.session.rename(argument)
+    console.note(f"this session is {argument} now; llmcli chat --session {argument} opens it again")
+
+
+@command("NAME", complete=_names)
+def load(chat: "Chat", argument: str) -> None:
+    """Go on in another session; this one stays on disk as it is."""
+    if not argument:
+        raise UsageError("/load needs a name", "/sessions lists them")
+    if argument == chat.session.name:
+        raise UsageError(f"this is {argument} already")
+    chat.dialogue.take(Session.load(argument))
+    opened(chat)
+
+
+def opened(chat: "Chat") -> None:
+    """What a person wants to see of a session that was opened: what is wrong with it, and its end."""
+    for note in chat.session.notes:
+        console.warn(note)
+    chat.session.notes.clear()
+    path = chat.path()
+    if chat.live:
+        show(chat, path[-_SHOWN:], len(path) - _SHOWN + 1)
+    console.note(f"this is the session {chat.session.name}, {len(path)} messages")
+
+
+@command("[TEXT]")
+def sessions(chat: "Chat", argument: str) -> None:
+    """List the sessions, or the messages of any session that hold TEXT."""
+    if argument:
+        found = list(session_files.search(argument))
+        if not found:
+            console.note(f"no session holds {argument!r}")
+            return
+        chat.rows(("SESSION", "N", "TEXT"), [(hit.session, str(hit.id), hit.excerpt) for hit in found], right=("N",))
+        return
+    listed = session_files.listed()
+    if not listed:
+        console.note("no sessions yet")
+        return
+    rows = [
+        (one.name + ("*" if one.name == chat.session.name else ""), str(one.n_messages), ago(one.changed), one.title)
+        for one in listed
+    ]
+    chat.rows(("SESSION", "MESSAGES", "CHANGED", "BEGINS"), rows, right=("MESSAGES",), spare=("BEGINS", "MESSAGES"))
+
+
+@command("NAME")
+def rename(chat: "Chat", argument: str) -> None:
+    """Give this session another name."""
+    if not argument:
+        raise UsageError("/rename needs a name", "as in /rename novel")
+    chat.session.rename(argument)
+    console.note(f"this session is {argument} now")
+
+
+@command("FILE.(md|json|html)", complete=complete.paths)
+def export(chat: "Chat", argument: str) -> None:
+    """Write the conversation to a file: Markdown, JSON or a page for a browser."""
+    from llmcli.chat.export import export as render
+    from llmcli.chat.export import form_of
+
+    if not argument:
+        raise UsageError("/export needs a file", "as in /export talk.md")
+    path = Path(argument.strip('"')).expanduser()
+    form = form_of(path)
+    if not chat.path():
+        raise UsageError("there is nothing to export", "say something first")
+    if path.exists() and not chat.agree(f"{path} is there already; replace it?"):
+        raise UsageError(f"{path} is there already", "choose another name")
+    text = render(chat.path(), chat.session.name, system_text(chat.dialogue.settings), form)
+    try:
+        path.write_text(text, encoding="utf-8", errors="replace", newline="\n")
+    except OSError as error:
+        with suppress(OSError):
+            path.unlink(missing_ok=True) if not path.stat().st_size else None
+        raise DiskError(f"cannot write {path}: {error.strerror}") from None
+    console.note(f"written to {path}")

@@ -1,0 +1,203 @@
+"""Settings."""
+
+from typing import TYPE_CHECKING, Any
+
+from llmcli.chat.compose import grammar_text
+from llmcli.chat.dialogue import settable
+from llmcli.errors import LlmcliError, UsageError
+from llmcli.params.generation import GenerationParams
+from llmcli.params.inert import inert
+from llmcli.params.layers import Resolved
+from llmcli.params.param import describe
+from llmcli.params.samplers import plan
+from llmcli.params.settings import SamplingParams, fields, find
+from llmcli.ui.commands import complete
+from llmcli.ui.commands.registry import command
+from llmcli.ui.console import console
+
+if TYPE_CHECKING:
+    from llmcli.ui.repl.chat import Chat
+
+
+@command("[KEY [VALUE]]", complete=complete.settings)
+def set_(chat: "Chat", argument: str) -> None:
+    """Set anything, as in /set top_p 0.9; the shorter /top_p 0.9 does the same. Alone: show every setting."""
+    name, _, text = argument.partition(" ")
+    if not name:
+        _table(chat, settable())
+        return
+    key = find(name).key
+    if not text.strip():
+        _table(chat, [chat.dialogue.parse(name, "on" if find(name).kind is bool else _now(chat, key))[0]])
+        return
+    if key in ("model", "preset"):  # which have more to do
+        {"model": model, "preset": preset}[key](chat, text.strip())
+        return
+    key, value = chat.dialogue.parse(name, text.strip())
+    chat.dialogue.set(key, value)
+    _tell(chat, key)
+
+
+def _now(chat: "Chat", key: str) -> str:
+    return fields()[key].format(getattr(chat.dialogue.settings, key))
+
+
+def _tell(chat: "Chat", key: str) -> None:
+    """Say what a setting is now, and whether that does anything."""
+    resolved = chat.dialogue.resolved()
+    reason = inert(resolved.settings, resolved.origins).get(key)
+    console.note(f"{key} = {_now(chat, key) or 'none'}" + (f", without effect: {reason}" if reason else ""))
+    if key in ("grammar", "grammar_file", "json_schema"):
+        grammar_text(chat.dialogue.settings)  # says now what is wrong with it
+
+
+@command("[KEY]", complete=lambda chat, start: [(key, "") for key in chat.session.overrides if key.startswith(start)])
+def reset(chat: "Chat", argument: str) -> None:
+    """Forget what was set in this session: one setting, or all."""
+    gone = chat.dialogue.reset(find(argument).key if argument else None)
+    console.note(f"back to what it was: {', '.join(gone)}" if gone else "nothing was set in this session")
+
+
+@command("[all]", complete=lambda _chat, start: [("all", "every setting")] if "all".startswith(start) else [])
+def params(chat: "Chat", argument: str) -> None:
+    """Show sampling and generation settings: value, the layer it came from, and whether it does anything."""
+    keys = settable() if argument else [*describe(SamplingParams), *describe(GenerationParams)]
+    _table(chat, [key for key in keys if key in settable()])
+
+
+def _table(chat: "Chat", keys: list[str]) -> None:
+    resolved = chat.dialogue.resolved()
+    idle = inert(resolved.settings, resolved.origins)
+    rows = [(key, _now(chat, key) or "none", resolved.origins[key], _note(idle, key)) for key in keys]
+    chat.rows(("KEY", "VALUE", "FROM", "NOTE"), rows, spare=("NOTE",))
+
+
+def _note(idle: dict[str, str], key: str) -> str:
+    return f"inert: {idle[key]}" if key in idle else ""
+
+
+@command("[NAME,NAME]", complete=lambda chat, start: complete.setting_values(chat, "samplers", start))
+def samplers(chat: "Chat", argument: str) -> None:
+    """Show the chain that draws each token, in order, with its values; or set it, as in /samplers top_k,temperature."""
+    if argument:
+        set_(chat, f"samplers {argument}")
+        return
+    resolved = chat.dialogue.resolved()
+    rows = [(str(n), name, values) for n, (name, values) in enumerate(_chain(resolved), 1)]
+    chat.rows(("", "STEP", "VALUES"), rows, right=("",))
+    for key, reason in inert(resolved.settings, resolved.origins).items():
+        console.note(f"{key} (from {resolved.origins[key]}) does nothing: {reason}")
+
+
+def _chain(resolved: Resolved) -> list[tuple[str, str]]:
+    from dataclasses import replace
+
+    settings = resolved.settings
+    drawn = settings if settings.seed is not None else replace(settings, seed=0)
+    steps: list[tuple[str, str]] = []
+    if settings.grammar or settings.grammar_file or settings.json_schema:
+        steps.append(("grammar", "refuses what does not fit"))
+    if settings.logit_bias or settings.ignore_eos:
+        steps.append(("logit_bias", fields()["logit_bias"].format(settings.logit_bias)))
+    for step in plan(drawn):
+        if step.name in ("dist", "adaptive_p", "mirostat", "mirostat_v2") and settings.seed is None:
+            steps.append((step.name, _step_values(settings, step.name) + " seed new for each answer"))
+        else:
+            steps.append((step.name, _step_values(settings, step.name)))
+    return [(name, values.strip()) for name, values in steps]
+
+
+def _step_values(settings: Any, name: str) -> str:
+    """The settings that the step reads, by their names."""
+    base = {"mirostat_v2": "mirostat"}.get(name, name)
+    keys = [key for key, field in fields().items() if field.param.sampler == base]
+    keys = keys or (["seed"] if name == "dist" else [])
+    shown = [key for key in keys if getattr(settings, key) is not None]
+    return " ".join(f"{key}={fields()[key].format(getattr(settings, key))}" for key in shown)
+
+
+@command("[REF]", complete=complete.models)
+def model(chat: "Chat", argument: str) -> None:
+    """Show the model, or switch to another and keep the conversation."""
+    dialogue = chat.dialogue
+    if not argument:
+        local = dialogue.local
+        chat.say(f"{local.name}, context {local.n_ctx} tokens" if local else f"{dialogue.settings.model}, loading")
+        return
+    key, value = dialogue.parse("model", argument)
+    before = chat.session.overrides.get("model")
+    dialogue.layers.above({key: value})
+    from dataclasses import replace
+
+    chat.bring(replace(dialogue.settings, model=value))
+    dialogue.set(key, value)
+    try:
+        local = chat.ready()
+    except LlmcliError:
+        if before is None:
+            dialogue.reset("model")
+        else:
+            dialogue.set("model", before)
+        raise
+    if local:
+        console.note(f"this is {local.name} now, context {local.n_ctx} tokens")
+
+
+@command("[NAME|save NAME|list|none]", complete=lambda _chat, start: _presets(start))
+def preset(chat: "Chat", argument: str) -> None:
+    """Take the settings of a preset, or `save` those of this session as one; `list` shows them all."""
+    from llmcli.chat.presets import describe as describe_preset
+    from llmcli.chat.presets import presets, save_preset
+
+    word, _, name = argument.partition(" ")
+    if word == "save":
+        values = {key: value for key, value in chat.session.overrides.items() if key not in ("model", "preset")}
+        if not values:
+            raise UsageError("nothing was set in this session", "set something first, as in /temp 1.2")
+        path = save_preset(name.strip(), values)
+        console.note(f"kept as preset {name.strip()} in {path}: {describe_preset(values)}")
+    elif word in ("", "list"):
+        now = chat.dialogue.settings.preset
+        rows = [(one + ("*" if one == now else ""), describe_preset(values)) for one, values in presets().items()]
+        chat.rows(("PRESET", "SETTINGS"), rows)
+    else:
+        chat.dialogue.set("preset", None if word == "none" else argument)
+        console.note("no preset" if word == "none" else f"{word}: {describe_preset(presets()[word])}")
+
+
+def _presets(start: str) -> list[tuple[str, str]]:
+    from llmcli.chat.presets import describe as describe_preset
+    from llmcli.chat.presets import presets
+
+    known = [(name, describe_preset(values)) for name, values in presets().items()]
+    return [
+        (name, note) for name, note in [*known, ("save ", ""), ("list", ""), ("none", "")] if name.startswith(start)
+    ]
+
+
+@command("[on|off|hide]", complete=lambda _chat, start: [(w, "") for w in ("on", "off", "hide") if w.startswith(start)])
+def think(chat: "Chat", argument: str) -> None:
+    """Let the model reason and show it folded (on), hidden (hide), or not at all (off). Alone: unfold the last one."""
+    if argument:
+        set_(chat, f"think {'show' if argument == 'on' else argument}")
+        return
+    reasoning = next((message.reasoning for message in reversed(chat.path()) if message.reasoning), "")
+    chat.say(reasoning or f"no answer here has reasoning; think = {_now(chat, 'think')}", "2" if chat.colour else "")
+
+
+@command("[on|SCHEMA|off]", complete=lambda _chat, start: [(w, "") for w in ("on", "off") if w.startswith(start)])
+def json(chat: "Chat", argument: str) -> None:
+    """Answers are JSON objects (on), fit a JSON schema (inline or a file), or are free again (off)."""
+    if not argument:
+        _table(chat, ["json_schema"])
+        return
+    value = {"on": '{"type": "object"}', "off": None}.get(argument, argument)
+    if value:
+        from dataclasses import replace
+
+        notes: list[str] = []
+        grammar_text(replace(chat.dialogue.settings, json_schema=value, grammar=None, grammar_file=None), notes)
+        for note in notes:
+            console.warn(note)
+    chat.dialogue.set("json_schema", value)
+    console.note("answers are free again" if value is None else "answers are JSON from now on")

@@ -1,0 +1,133 @@
+"""Talking."""
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from llmcli.chat.compose import read_text
+from llmcli.chat.dialogue import reopens
+from llmcli.chat.tree import Message
+from llmcli.errors import UsageError
+from llmcli.ui.commands import complete
+from llmcli.ui.commands.registry import command, lookup
+from llmcli.ui.console import console
+
+if TYPE_CHECKING:
+    from llmcli.ui.repl.chat import Chat
+
+_LONG = 1200  # characters; a longer message is easier to change in an editor
+
+
+@command("[KEY=VALUE ...]", "regen", "regenerate", complete=complete.assignments)
+def retry(chat: "Chat", argument: str) -> None:
+    """Answer the last message again, with other settings if given; the old answer stays as a branch."""
+    path = chat.path()
+    if path and path[-1].role == "assistant":
+        path = path[:-1]
+    if not path or path[-1].role != "user":
+        raise UsageError("there is no question to answer again", "say something first")
+    chat.answer(path, _assignments(chat, argument))
+
+
+def _assignments(chat: "Chat", argument: str) -> dict[str, Any]:
+    values = {}
+    try:
+        words = shlex.split(argument)
+    except ValueError as error:
+        raise UsageError(f"/retry: {error}", "quote a value that has spaces, as in stop='a b'") from None
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise UsageError(f"/retry takes KEY=VALUE, got {word!r}", "as in /retry temperature=1.2 seed=7")
+        key, value = chat.dialogue.parse(name, text)
+        if reopens(key):
+            raise UsageError(f"{key} cannot change for one answer", f"set it with /{key} {text}")
+        values[key] = value
+    return values
+
+
+@command()
+def continue_(chat: "Chat", _argument: str) -> None:
+    """Go on with the last answer where it ended: after Ctrl-C, a limit, or an edit of it."""
+    last = _last_answer(chat)
+    chat.answer(chat.path()[:-1], begun=last)
+    if chat.turn and chat.turn.message is None and chat.turn.answer.finish_reason != "interrupt":
+        console.note("the model has nothing to add")
+
+
+def _last_answer(chat: "Chat") -> Message:
+    path = chat.path()
+    if not path or path[-1].role != "assistant":
+        raise UsageError("there is no answer to go on with", "/retry answers the last message")
+    return path[-1]
+
+
+@command("[TEXT ...]", complete=lambda chat, start: complete.setting_values(chat, "stop", start))
+def stop(chat: "Chat", argument: str) -> None:
+    """Stop answers before TEXT from now on (`none`: no more). An answer that is being written stops with Ctrl-C."""
+    if argument:
+        lookup_set(chat, f"stop {argument}")
+        return
+    now = chat.dialogue.settings.stop
+    chat.say("Ctrl-C stops an answer" + (f"; answers end before {', '.join(map(repr, now))}" if now else ""))
+
+
+def lookup_set(chat: "Chat", argument: str) -> None:
+    """Run `/set`."""
+    found = lookup("set")
+    assert not isinstance(found, str)
+    found.run(chat, argument)
+
+
+@command("[N [TEXT]]")
+def edit(chat: "Chat", argument: str) -> None:
+    """Change message N (without: your last one), the model's own too, and go on from there in a new branch."""
+    path = chat.path()
+    number, _, text = argument.partition(" ")
+    at = _number(number, path) if number else _last_question(path)
+    if text.strip():
+        chat.replace(at, text.strip())
+        return
+    old = path[at - 1].content
+    if not chat.live:
+        raise UsageError("/edit needs the new text here", f"as in /edit {at} What is a comet?")
+    if len(old) > _LONG:
+        from llmcli.ui.editor import edit as edit_text
+
+        chat.replace(at, edit_text(old))
+        return
+    chat.editing, chat.draft = at, old
+    console.note(f"changing message {at}; Enter keeps the change, any command leaves it as it was")
+
+
+def _number(text: str, path: list[Message]) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= len(path):
+        raise UsageError(f"there is no message {text}", "/history shows their numbers")
+    return int(text)
+
+
+def _last_question(path: list[Message]) -> int:
+    number = next((len(path) - index for index, one in enumerate(reversed(path)) if one.role == "user"), 0)
+    if not number:
+        raise UsageError("nothing was said yet", "say something first")
+    return number
+
+
+@command(
+    "[TEXT|@FILE|edit|none]", complete=lambda _chat, start: [(w, "") for w in ("edit", "none") if w.startswith(start)]
+)
+def system(chat: "Chat", argument: str) -> None:
+    """Show or change the system prompt; `edit` opens an editor, `none` takes it away."""
+    from llmcli.chat.compose import system_text
+
+    now = system_text(chat.dialogue.settings)
+    if not argument:
+        chat.say(now or "there is no system prompt")
+        return
+    if argument == "edit":
+        from llmcli.ui.editor import edit as edit_text
+
+        argument = edit_text(now or "").strip()
+    elif argument.startswith("@"):
+        argument = read_text(argument[1:].strip()).rstrip("\n")
+    chat.dialogue.set("system", None if argument in ("none", "") else argument.removeprefix('"""').removesuffix('"""'))
+    console.note("the system prompt is changed" if argument not in ("none", "") else "there is no system prompt now")

@@ -1,0 +1,34 @@
+'''Where a message that begins with """ ends, and what is left of it without the marks.'''
+
+MARK = '"""'
+
+
+def opens(first: str) -> bool:
+    """Whether this first line of a message begins a block that goes on in the next line."""
+    line = first.rstrip()
+    return line.startswith(MARK) and not (line.endswith(MARK) and len(line) >= 2 * len(MARK))
+
+
+def closes(first: str, line: str) -> bool:
+    """Whether `line` ends the block that `first` opened.
+
+    Marks on a line of their own are closed on a line of their own, so that code with docstrings can stand
+    between them; marks with text behind them are closed at the end of any line.
+    """
+    line = line.rstrip()
+    return line == MARK if first.rstrip() == MARK else line.endswith(MARK)
+
+
+def is_open(text: str) -> bool:
+    """Whether the message is a block that has not been closed."""
+    first, _, rest = text.partition("\n")
+    return opens(first) and not closes(first, rest.rstrip().rpartition("\n")[2])
+
+
+def body(text: str) -> str:
+    """The message without its marks; one that is no block as it is."""
+    if not text.startswith(MARK):
+        return text
+    inner = text.removeprefix(MARK) if is_open(text) else text.rstrip().removeprefix(MARK).removesuffix(MARK)
+    head, newline, rest = inner.partition("\n")
+    return (inner if head.strip() or not newline else rest).removesuffix("\n")

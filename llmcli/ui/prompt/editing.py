@@ -1,0 +1,115 @@
+"""What the keys of the input line do: send, begin a new line, paste, clear, open the editor."""
+
+from prompt_toolkit.application import get_app, run_in_terminal
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.document import Document
+from prompt_toolkit.utils import get_cwidth
+
+from llmcli.errors import LlmcliError
+from llmcli.ui.prompt.block import MARK, is_open
+from llmcli.ui.prompt.completion import opens_by_itself
+from llmcli.ui.prompt.pasted import Pasted, clean
+
+LEAVE = "Ctrl-D or /exit ends the chat"
+OPEN_BLOCK = f"{MARK} on a line of its own sends"
+
+
+class Editing:
+    """The line's text and what can be done to it; `hint` stands in place of the status until the next key."""
+
+    def __init__(self, buffer: Buffer, pasted: Pasted) -> None:
+        self.buffer = buffer
+        self.pasted = pasted
+        self.hint = ""
+        self.multiline = False
+
+    def enter(self) -> None:
+        """Take the chosen completion, or begin a new line where the text asks for one, or send."""
+        if self._take_completion():
+            return
+        if not self._goes_on():
+            self.send()
+            return
+        self.new_line()
+        if self.buffer.text.rstrip().endswith(MARK) and "\n" in self.buffer.text.rstrip():
+            self.hint = OPEN_BLOCK
+
+    def alt_enter(self) -> None:
+        if self.multiline:
+            self.send()
+        else:
+            self.new_line()
+
+    def tab(self) -> None:
+        """Take the only completion, go to the next one, or ask for some."""
+        state = self.buffer.complete_state
+        if state is None:
+            self.buffer.start_completion(insert_common_part=True)
+            return
+        self.buffer.complete_next()
+        if len(state.completions) == 1:
+            self._take_completion()
+
+    def new_line(self) -> None:
+        self.buffer.cancel_completion()
+        self.buffer.insert_text("\n")
+
+    def send(self) -> None:
+        """End the prompt with the text; blanks alone are not sent."""
+        text = self.buffer.text
+        if not text.strip():
+            return
+        size = get_app().output.get_size()
+        rows = sum(get_cwidth(line) // max(size.columns - 2, 1) + 1 for line in text.split("\n"))
+        get_app().erase_when_done = rows >= size.rows  # only a part would be left: the reader shows the whole
+        get_app().exit(result=text)
+
+    def paste(self, text: str) -> None:
+        """Put a text in, which never sends."""
+        self.buffer.save_to_undo_stack()
+        self.buffer.insert_text(self.pasted.fold(clean(text)))
+
+    def interrupt(self) -> None:
+        """Clear the line; with nothing to clear, say how to leave."""
+        self.hint = "" if self.buffer.text else LEAVE
+        self.buffer.reset()
+
+    def leave(self) -> None:
+        get_app().exit(exception=EOFError)
+
+    def open_editor(self) -> None:
+        """Change the text, long pastes too, in the user's own editor."""
+        get_app().create_background_task(self._edit())
+
+    async def _edit(self) -> None:
+        from llmcli.ui.editor import edit  # with the modules that start programs
+
+        text = self.pasted.unfold(self.buffer.text)
+        try:
+            text = await run_in_terminal(lambda: edit(text), in_executor=True)
+        except LlmcliError as error:
+            self.hint = str(error)
+            get_app().invalidate()
+            return
+        text = self.pasted.fold(clean(text))
+        self.buffer.document = Document(text, len(text))
+
+    def _take_completion(self) -> bool:
+        """Keep the completion that is chosen in the menu, which stands in the text already."""
+        state = self.buffer.complete_state
+        if state is None or state.current_completion is None:
+            return False
+        self.buffer.complete_state = None
+        before = self.buffer.document.text_before_cursor
+        if before.endswith(" ") and opens_by_itself(before):
+            self.buffer.start_completion()  # of the command's argument
+        return True
+
+    def _goes_on(self) -> bool:
+        document = self.buffer.document
+        if is_open(document.text):
+            return True
+        if document.current_line_before_cursor.endswith("\\") and not document.current_line_after_cursor.strip():
+            self.buffer.delete_before_cursor()
+            return True
+        return self.multiline and ("\n" in document.text or not document.text.startswith("/"))

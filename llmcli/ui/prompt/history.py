@@ -1,0 +1,116 @@
+"""What was typed before, in a private file that several chats may write to at once."""
+
+import json
+import os
+import stat
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from prompt_toolkit.history import History
+
+from llmcli.models.private_files import make_private_folder, replace_private
+
+KEPT = 5000  # entries
+LONGEST = 64 << 10  # bytes of one entry
+_MOST_READ = 32 << 20  # bytes of the file's end
+
+
+class PrivateHistory(History):
+    """One JSON string a line. A file that cannot be read or written is no history, and no error.
+
+    `fold` makes of an entry what is shown when the user comes back to it.
+    """
+
+    def __init__(self, path: Path, fold: Callable[[str], str] = str) -> None:
+        super().__init__()
+        self._path = path
+        self._fold = fold
+
+    def append_string(self, string: str) -> None:
+        if not self._loaded:
+            self._loaded_strings = list(self.load_history_strings())
+            self._loaded = True
+        shown = self._fold(string)
+        if len(string.encode("utf-8", "replace")) > LONGEST or self._loaded_strings[:1] == [shown]:
+            return
+        self._loaded_strings.insert(0, shown)
+        self.store_string(string)
+
+    def load_history_strings(self) -> Iterable[str]:
+        """The newest entry first."""
+        lines: list[bytes] = []
+        with suppress(OSError):
+            lines = _lines(self._path)
+            if len(lines) >= 2 * KEPT:
+                _trim(self._path)
+        return map(self._fold, _entries(lines)[: -KEPT - 1 : -1])
+
+    def store_string(self, string: str) -> None:
+        line = json.dumps(string, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+        with suppress(OSError):
+            make_private_folder(self._path.parent)
+            _append(self._path, line)
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Add a line in one step, so that lines of two chats never mix."""
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+    file = os.open(path, flags, 0o600)
+    try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            return
+        if os.lseek(file, 0, os.SEEK_END) and os.lseek(file, -1, os.SEEK_END) >= 0 and os.read(file, 1) != b"\n":
+            line = b"\n" + line  # the disk was full, or the machine went down, in the middle of a line
+        os.write(file, line)
+    finally:
+        os.close(file)
+
+
+def _lines(path: Path) -> list[bytes]:
+    if not path.is_file():
+        return []
+    with path.open("rb") as file:
+        return _read_lines(file)
+
+
+def _read_lines(file: BinaryIO) -> list[bytes]:
+    start = max(0, file.seek(0, os.SEEK_END) - _MOST_READ)
+    file.seek(start)
+    lines = file.read().split(b"\n")
+    return [line for line in lines[bool(start) :] if line]  # the first may be cut
+
+
+def _entries(lines: list[bytes]) -> list[str]:
+    """The oldest first; what is no entry is left out, and what came twice in a row comes once."""
+    entries: list[str] = []
+    for line in lines:
+        entry = _entry(line)
+        if entry and entries[-1:] != [entry]:
+            entries.append(entry)
+    return entries
+
+
+def _entry(line: bytes) -> str:
+    if len(line) > 6 * LONGEST + 2:  # the longest way to write the longest entry
+        return ""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return ""
+    return entry if isinstance(entry, str) else ""
+
+
+def _trim(path: Path) -> None:
+    """Keep the newest entries, one chat at a time; what another one adds meanwhile is kept too."""
+    from filelock import FileLock, Timeout  # 70 ms, once in thousands of messages
+
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0, mode=0o600)
+    with suppress(Timeout), lock, path.open("rb") as old:
+        lines = _read_lines(old)
+        if len(lines) < 2 * KEPT:
+            return  # another chat was faster
+        replace_private(path, b"\n".join(lines[-KEPT:]) + b"\n")
+        if late := old.read():
+            _append(path, late)

@@ -1,0 +1,142 @@
+"""One message or command from a terminal, with everything an editor's line can do."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from prompt_toolkit.application import Application, get_app_session
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.cursor_shapes import ModalCursorShapeConfig
+from prompt_toolkit.document import Document
+from prompt_toolkit.enums import DEFAULT_BUFFER, EditingMode
+from prompt_toolkit.filters import Condition
+from prompt_toolkit.output import ColorDepth
+from prompt_toolkit.output.vt100 import Vt100_Output
+
+from llmcli.ui.prompt.block import body
+from llmcli.ui.prompt.completion import SuggestCompleter, opens_by_itself
+from llmcli.ui.prompt.editing import Editing
+from llmcli.ui.prompt.history import PrivateHistory
+from llmcli.ui.prompt.keys import make_keys
+from llmcli.ui.prompt.pasted import Pasted, clean
+from llmcli.ui.prompt.screen import make_layout, make_style
+from llmcli.ui.prompt.suggest_history import FromHistory
+from llmcli.ui.prompt.suggestion import Suggest
+from llmcli.ui.safe import safe
+
+
+class TerminalReader:
+    """The prompt of the chat: the marker, the text being typed, and the status beneath."""
+
+    def __init__(
+        self,
+        suggest: Suggest,
+        status: Callable[[], str],
+        history: Path,
+        editing_mode: str = "emacs",
+        style: str = "dark",
+        colour: bool = True,
+    ) -> None:
+        output = get_app_session().output
+        if isinstance(output, Vt100_Output):
+            output.enable_cpr = (
+                False  # asks the terminal nothing: one that does not answer costs a second and a warning
+            )
+        self._status = status
+        self._pasted = Pasted()
+        self._history = PrivateHistory(history, self._pasted.fold)
+        buffer = Buffer(
+            name=DEFAULT_BUFFER,
+            completer=SuggestCompleter(suggest),
+            complete_while_typing=Condition(lambda: opens_by_itself(buffer.document.text_before_cursor)),
+            auto_suggest=FromHistory(),
+            history=self._history,
+        )
+        self._editing = Editing(buffer, self._pasted)
+        buffer.on_text_changed += lambda _buffer: self._unhint()
+        vi = editing_mode == "vi"
+        self._app: Application[str] = Application(
+            layout=make_layout(buffer, self._pasted, self._footer),
+            key_bindings=make_keys(self._editing),
+            editing_mode=EditingMode.VI if vi else EditingMode.EMACS,
+            style=make_style(style, colour),
+            include_default_pygments_style=False,
+            color_depth=None if colour else ColorDepth.DEPTH_1_BIT,
+            cursor=ModalCursorShapeConfig() if vi else None,
+            reverse_vi_search_direction=True,
+        )
+        self._app.ttimeoutlen = 0.05  # seconds; Escape alone is a key
+        self._app.timeoutlen = 0.5
+
+    @property
+    def multiline(self) -> bool:
+        """Whether Enter makes a new line and Alt-Enter sends."""
+        return self._editing.multiline
+
+    @multiline.setter
+    def multiline(self, value: bool) -> None:
+        self._editing.multiline = value
+
+    def read(self, default: str = "") -> str:
+        """What the user sends; `default` stands in the line at first.
+
+        Raises:
+            EOFError: at Ctrl-D on an empty line, or when the terminal is gone.
+        """
+        start = self._pasted.fold(clean(default))
+        while True:
+            try:
+                text = self._prompt(start)
+            except KeyboardInterrupt:  # at a moment when no key is awaited
+                start = ""
+                continue
+            except OSError as error:
+                raise EOFError from error
+            self.remember(text)
+            if (message := body(text)).strip():
+                return message
+            start = ""
+
+    def _prompt(self, start: str) -> str:
+        """What is sent, just as it was typed; it stays on the screen, or goes into the scrollback as a whole."""
+        self._editing.hint = ""
+        self._app.erase_when_done = False
+        self._editing.buffer.reset(Document(start))
+        shown = self._app.run(pre_run=self._catch_faults, set_exception_handler=False)
+        if self._app.erase_when_done:
+            drawn = "".join(self._pasted.label(char) or char for char in shown)
+            self._app.print_text([("class:marker", "> "), ("", safe(drawn).replace("\n", "\n  ") + "\n")])
+        return clean(self._pasted.unfold(shown))
+
+    def refresh(self) -> None:
+        """Redraw the status; from any thread."""
+        with suppress(RuntimeError):  # the prompt has just ended
+            self._app.invalidate()
+
+    def remember(self, text: str) -> None:
+        """Put a text into the history, as if it had been typed."""
+        self._history.append_string(text)
+
+    def _catch_faults(self) -> None:
+        """A fault in a key or a redraw ends nothing, unless the terminal is gone."""
+
+        def handle(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+            error = context.get("exception")
+            if isinstance(error, OSError) and not self._app.is_done:
+                self._app.exit(exception=EOFError)
+            self._editing.hint = f"internal fault: {error or context.get('message')}"
+
+        asyncio.get_running_loop().set_exception_handler(handle)
+
+    def _unhint(self) -> None:
+        self._editing.hint = ""
+
+    def _footer(self) -> str:
+        if self._editing.hint:
+            return safe(self._editing.hint)
+        try:
+            return " ".join(safe(self._status()).split("\n"))
+        except Exception:
+            return ""  # typing goes on whatever happens in there

@@ -1,0 +1,21 @@
+"""The grey text behind the cursor: how the newest message that began like this one went on."""
+
+from prompt_toolkit.auto_suggest import AutoSuggest, Suggestion
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.document import Document
+
+_LONGEST = 1000  # characters typed; beyond that nobody repeats a message
+
+
+class FromHistory(AutoSuggest):
+    """Completes the whole message up to the end of its line, not a line from within another message."""
+
+    def get_suggestion(self, buffer: Buffer, document: Document) -> Suggestion | None:
+        text = document.text
+        if not text.strip() or len(text) > _LONGEST or not document.is_cursor_at_the_end:
+            return None
+        for entry in reversed(buffer.history.get_strings()):
+            rest = entry[len(text) :].partition("\n")[0] if entry.startswith(text) else ""
+            if rest:
+                return Suggestion(rest)
+        return None

@@ -1,0 +1,270 @@
+"""The chat as its commands see it: what is being talked about, with whom, and where it is shown."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from typing import Any, Protocol
+
+from llmcli.chat.attachments import Attachment, attach, find_mentions
+from llmcli.chat.dialogue import Dialogue
+from llmcli.chat.local import LocalModel
+from llmcli.chat.session import Session
+from llmcli.chat.tree import Message
+from llmcli.chat.turn import Turn
+from llmcli.engine.abort import AbortFlag
+from llmcli.errors import LlmcliError
+from llmcli.params.inert import inert
+from llmcli.params.settings import Settings
+from llmcli.ui.ask import confirm
+from llmcli.ui.console import console, wants_colour
+from llmcli.ui.interrupt import interruptible, time_limit
+from llmcli.ui.output import aside, put_line
+from llmcli.ui.repl.room import make_room
+from llmcli.ui.repl.show import Display, display
+from llmcli.ui.repl.terminal import silent_keys
+from llmcli.ui.repl.waiting import Waiting
+from llmcli.ui.table import put_facts, put_rows
+
+_PRESSES = 3  # of Ctrl-C; the first one stops the answer, and nothing is left to do for the second
+
+
+class Reader(Protocol):
+    """Where messages and commands come from."""
+
+    multiline: bool
+
+    def read(self, default: str = "") -> str: ...
+
+    def refresh(self) -> None: ...
+
+    def remember(self, text: str) -> None: ...
+
+
+class Chat:
+    """`live` says that a person sits at a terminal whose cursor can be moved: then there is somebody to ask."""
+
+    def __init__(
+        self,
+        dialogue: Dialogue,
+        live: bool = False,
+        names: Callable[[], Sequence[str]] = tuple,
+        bring: Callable[[Settings], object] = lambda _settings: None,
+    ) -> None:
+        """`names` lists the models that are here; `bring` sees to it that a model is, and may ask to download it."""
+        self.dialogue = dialogue
+        self.bring = bring
+        self.live = live
+        self.reader: Reader
+        self.draft = ""  # what stands in the line at the next prompt
+        self.editing: int | None = None  # the number of the message that the next one replaces
+        self.pending: list[Attachment] = []  # files that go with the next message
+        self.turn: Turn | None = None  # the last answer
+        self.used = 0  # tokens of the context that the next message comes on top of
+        self.failure: LlmcliError | None = None  # the first one of a script
+        self.colour = live and wants_colour(sys.stdout)
+        self._names = names
+
+    @property
+    def session(self) -> Session:
+        return self.dialogue.session
+
+    def path(self) -> list[Message]:
+        """What was said in the present branch."""
+        return self.dialogue.session.conversation.path()
+
+    def model_names(self) -> Sequence[str]:
+        """The models that are here."""
+        return self._names()
+
+    # Saying: what a command tells is no answer of the model, and goes to stderr where stdout is no terminal
+
+    def say(self, text: str, style: str = "") -> None:
+        """One line or several."""
+        with nullcontext() if self.live else aside():
+            put_line(text, style)
+
+    def rows(self, heads: Sequence[str], rows: Sequence[Sequence[str]], **more: Sequence[str]) -> None:
+        """A table; see `put_rows`."""
+        with nullcontext() if self.live else aside():
+            put_rows(heads, rows, **more)
+
+    def facts(self, facts: Sequence[tuple[str, str]]) -> None:
+        """Pairs; see `put_facts`."""
+        with nullcontext() if self.live else aside():
+            put_facts(facts)
+
+    # Talking
+
+    def send(self, text: str) -> None:
+        """Say something, and let the model answer."""
+        if self.editing is not None:
+            self.replace(self.editing, text)
+            return
+        files = [attach(name) for name in find_mentions(text)]
+        if not self._ready(text):
+            return
+        session, attachments = self.dialogue.session, (*self.pending, *files)
+        draft = session.draft("user", text, attachments=attachments)
+        if not make_room(self, [*self.path(), draft]):
+            self.draft = text
+            return
+        self.pending = []
+        session.say("user", text, attachments=attachments)
+        self.answer(self.path())
+
+    def replace(self, number: int, text: str) -> None:
+        """Say something else in place of message `number` (from 1), in a new branch; a question is answered anew."""
+        self.editing = None
+        session, old = self.dialogue.session, self.path()[number - 1]
+        if text == old.content:
+            console.note("nothing was changed")
+            return
+        if old.role == "user" and not self._ready(text):
+            return
+        session.move(old.parent)
+        if old.role != "user":
+            session.say(old.role, text, model=old.model, finish_reason="edited" if old.role == "assistant" else "")
+            console.note(f"message {number} is changed; go on, or let the model go on with /continue")
+            return
+        session.say("user", text, attachments=old.attachments)
+        self.answer(self.path())
+
+    def answer(
+        self, path: Sequence[Message], extra: Mapping[str, Any] | None = None, begun: Message | None = None
+    ) -> None:
+        """Let the model answer `path`, show it as it comes, and keep it however it ends."""
+        local = self._ready("")
+        if not local:
+            return
+        local.abort.clear()
+        place = display(self.dialogue.settings, self.live)
+        waiting = Waiting(place.status)
+        try:
+            turn = self.dialogue.answer(path, extra, begun, waiting.reading)
+            self.turn = turn
+            settings = turn.resolved.settings
+            self._warn(turn)
+            with (
+                interruptible(local.abort, _PRESSES),
+                silent_keys(self.live),
+                time_limit(local.abort, settings.timeout),
+            ):
+                self._show(place, waiting, turn, begun)
+        finally:
+            waiting.end()
+            place.end()
+        self._conclude(turn)
+
+    def _show(self, place: Display, waiting: Waiting, turn: Turn, begun: Message | None) -> None:
+        place.answer(_tapped(turn.parts(), waiting.end), begun.content if begun else "")
+        place.end()
+
+    def _conclude(self, turn: Turn) -> None:
+        reason = turn.answer.finish_reason
+        if reason == "interrupt":
+            console.note("stopped; /continue goes on, /retry answers anew" if turn.message else "stopped")
+        elif reason == "timeout":
+            console.note(f"stopped after {turn.resolved.settings.timeout:g} s (timeout); /continue goes on")
+        elif reason == "length":
+            limit = turn.resolved.settings.max_tokens
+            reached = 0 <= limit <= turn.answer.timings()["predicted_n"]
+            why = f"max_tokens is {limit}" if reached else "the context is full: /compact or /undo make room"
+            console.note(f"cut off: {why}" + ("; /continue goes on" if reached else ""))
+        if not turn.answer.complete:
+            console.warn("the answer ended before it met its grammar")
+
+    def _warn(self, turn: Turn) -> None:
+        """Say once for each setting and reason that it does nothing."""
+        if self.live:
+            return  # /params says it
+        for key, reason in inert(turn.resolved.settings, turn.resolved.origins).items():
+            if turn.resolved.origins[key] == "session":
+                console.warn(f"{key} has no effect: {reason}")
+
+    def stream_aside(self, parts: Iterable[tuple[str, str]], doing: str) -> None:
+        """Show a text that the model writes and that is no answer: on the terminal, or nowhere at all."""
+        local = self.dialogue.local
+        assert local
+        local.abort.clear()
+        settings = self.dialogue.settings
+        place = display(settings, self.live)
+        waiting = Waiting(place.status)
+        waiting.text = doing
+        try:
+            with interruptible(local.abort, _PRESSES), silent_keys(self.live):
+                if self.live:
+                    place.answer(_tapped(parts, waiting.end))
+                else:
+                    console.note(doing)
+                    for _ in parts:
+                        pass
+        finally:
+            waiting.end()
+            if self.live:
+                place.end()
+
+    def agree(self, question: str) -> bool:
+        """The answer to a question where somebody can be asked, else no."""
+        return self.live and confirm(question, False)
+
+    def measure(self) -> None:
+        """Count what is in the context, and say so before it is full."""
+        if not self.dialogue.local:
+            return
+        before, self.used = self.used, 0
+        with suppress(LlmcliError):
+            fit = self.dialogue.fit(self.path())
+            self.used = fit.n_prompt
+            if self.live and fit.over and before != self.used:
+                console.warn(f"the context is full: {fit.n_prompt} of {fit.n_ctx} tokens; /compact or /undo make room")
+
+    # The model
+
+    def _ready(self, text: str) -> LocalModel | None:
+        """The model, waited for if it is still loading; None when the user gave up waiting, with `text` kept."""
+        opening = self.dialogue.open()
+        if opening.local and self.dialogue.transcript:
+            return opening.local
+        place = display(self.dialogue.settings, self.live)
+        waiting, flag = Waiting(place.status), AbortFlag()
+
+        def tick(share: float) -> bool:
+            waiting.loading(share)
+            return not flag.is_set()
+
+        try:
+            with interruptible(flag, _PRESSES), silent_keys(self.live):
+                local = opening.wait(tick)
+        except BaseException:
+            self.draft = text
+            self.dialogue.close_model()  # the next message tries again
+            raise
+        finally:
+            waiting.end()
+            place.end()
+        if not local:
+            self.draft = text
+            console.note("not sent: the model goes on loading")
+            return None
+        self.greet(local)
+        return local
+
+    def ready(self) -> LocalModel | None:
+        """The model for a command that needs it; None when the user gave up waiting."""
+        return self._ready("")
+
+    def greet(self, local: LocalModel) -> None:
+        """What the user should know about a model that has just been loaded."""
+        for note in local.target.notes:
+            console.warn(note)
+        local.target.notes.clear()
+        if not self.dialogue.transcript.has_own_template(self.dialogue.settings):
+            console.note(f"{local.name} has no chat template: a plain one is used (see /chat_template)")
+
+
+def _tapped(parts: Iterable[tuple[str, str]], first: Callable[[], None]) -> Iterator[tuple[str, str]]:
+    """The parts; `first` is called before the first of them, or at the end where there is none."""
+    for part in parts:
+        first()
+        yield part
+    first()

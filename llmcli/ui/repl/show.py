@@ -1,0 +1,104 @@
+"""How an answer appears: rendered on a full terminal, plain and verbatim everywhere else."""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from llmcli.params.settings import Settings
+from llmcli.ui.console import is_terminal, wants_colour
+from llmcli.ui.output import put_drawn
+from llmcli.ui.status import Status
+from llmcli.ui.stream import AnswerWriter, stream_answer
+
+Parts = Iterable[tuple[str, str]]
+
+
+class Display(Protocol):
+    """A place for one answer."""
+
+    def status(self, text: str) -> None:
+        """Say what is happening before anything comes; from any thread."""
+
+    def answer(self, parts: Parts, begun: str = "") -> None:
+        """Show the parts as they come; `begun` is on the screen already and goes on."""
+
+    def end(self) -> None:
+        """Leave the cursor at the beginning of a line; harmless when done twice."""
+
+
+def display(settings: Settings, live: bool) -> Display:
+    """The display for the present settings."""
+    return Rendered(settings) if live and settings.markdown else Plain(settings)
+
+
+class Rendered:
+    """Markdown on a terminal."""
+
+    def __init__(self, settings: Settings) -> None:
+        from llmcli.ui.markdown.view import AnswerView  # rich takes its time, which nobody waits for at the prompt
+
+        self._think = settings.think == "show"
+        self._view = AnswerView(put_drawn, _size, style(settings), wants_colour(sys.stdout))
+
+    def status(self, text: str) -> None:
+        self._view.status(text)
+
+    def answer(self, parts: Parts, begun: str = "") -> None:
+        if begun:
+            self._view.resume(begun)
+        for kind, text in parts:
+            if kind == "answer":
+                self._view.push(text)
+            elif self._think:
+                self._view.think(text)
+
+    def end(self) -> None:
+        self._view.finish()
+
+
+class Plain:
+    """The text as it is; reasoning and progress go to stderr."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._think = settings.think
+        self._status = Status()
+        self._writer = AnswerWriter()
+
+    def status(self, text: str) -> None:
+        self._status.update(text)
+
+    def answer(self, parts: Parts, begun: str = "") -> None:
+        stream_answer(_joined(parts, begun), self._writer, self._status, live=True, think=self._think)
+        self._writer.end()
+
+    def end(self) -> None:
+        self._status.clear()
+        self._writer.abandon()
+
+
+def _joined(parts: Parts, begun: str) -> Iterator[tuple[str, str]]:
+    """The parts, behind the last line of what was there already, so that they can be read."""
+    tail = begun.rpartition("\n")[2]
+    if tail:
+        yield "answer", tail
+    yield from parts
+
+
+def _size() -> tuple[int, int]:
+    size = shutil.get_terminal_size()
+    return max(size.columns, 1), max(size.lines, 1)
+
+
+def style(settings: Settings) -> str:
+    """Dark or light: as set, else as the terminal says (`COLORFGBG`), else dark."""
+    if settings.theme != "auto":
+        return settings.theme
+    background = os.environ.get("COLORFGBG", "").rpartition(";")[2]
+    return "light" if background in ("7", "15") else "dark"
+
+
+def is_live() -> bool:
+    """Whether stdout is a terminal on which the cursor can be moved."""
+    return is_terminal(sys.stdout) and os.environ.get("TERM") != "dumb"

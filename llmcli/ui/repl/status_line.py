@@ -1,0 +1,38 @@
+"""The line below the prompt: model, context, temperature, speed and session."""
+
+from typing import TYPE_CHECKING
+
+from llmcli.params.settings import fields
+
+if TYPE_CHECKING:
+    from llmcli.ui.repl.chat import Chat
+
+_GAP = " · "
+
+
+def status_line(chat: "Chat") -> str:
+    """What is worth knowing before the next message; the most important first, for the window may cut it."""
+    dialogue = chat.dialogue
+    local, settings = dialogue.local, dialogue.settings
+    if chat.editing is not None:
+        return f"changing message {chat.editing}{_GAP}Enter keeps it{_GAP}any command leaves it as it was"
+    parts = [local.name if local else str(settings.model)]
+    if local is None and dialogue.opening:
+        parts.append("cannot be loaded" if dialogue.opening.ended else f"loading {dialogue.opening.share:.0%}")
+    if local:
+        parts.append(f"{_short(chat.used)}/{_short(local.n_ctx)}")
+    parts.append(f"temp {fields()['temperature'].format(settings.temperature)}")
+    if chat.turn and chat.turn.answer.started:
+        parts.append(f"{chat.turn.answer.timings()['predicted_per_second']:.0f} tokens/s")
+    if chat.pending:
+        parts.append(f"{len(chat.pending)} file" + "s" * (len(chat.pending) > 1))
+    if chat.session.name:
+        parts.append(chat.session.name)
+    return _GAP.join(parts)
+
+
+def _short(tokens: int) -> str:
+    """1234 -> 1.2k, 131072 -> 131k."""
+    if tokens < 1000:
+        return str(tokens)
+    return f"{tokens / 1000:.1f}k" if tokens < 10_000 else f"{tokens // 1000}k"

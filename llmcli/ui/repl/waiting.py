@@ -1,0 +1,37 @@
+"""What is happening until the first word of an answer comes, said ten times a second."""
+
+import threading
+from collections.abc import Callable
+
+_PATIENCE = 0.2  # seconds before it is worth saying
+_TICK = 0.1
+
+
+class Waiting:
+    """Calls `show(text)` from a thread while `text` is set; after `end` nothing more is shown."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self.text = ""
+        self._show = show
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        self._ended.wait(_PATIENCE)
+        while not self._ended.is_set():
+            if self.text:
+                self._show(self.text)
+            self._ended.wait(_TICK)
+
+    def loading(self, share: float) -> None:
+        self.text = f"loading the model {share:.0%}"
+
+    def reading(self, done: int, total: int) -> None:
+        self.text = f"reading the prompt {done / max(total, 1):.0%}"
+
+    def end(self) -> None:
+        """Stop; harmless when done twice."""
+        if not self._ended.is_set():
+            self._ended.set()
+            self._thread.join()
