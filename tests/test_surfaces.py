@@ -15,10 +15,8 @@ from llmcli.params.param import Field
 from llmcli.params.settings import Settings, fields, parse_data, to_data
 
 README = (build.ROOT / "README.md").read_text(encoding="utf-8")
-OPTIONS = {
-    option.name: option
-    for option in typer.main.get_command(make_app()).commands["generate"].params  # type: ignore[attr-defined]
-}
+COMMANDS = typer.main.get_command(make_app()).commands  # type: ignore[attr-defined]
+OPTIONS = {option.name: option for name in ("chat", "generate") for option in COMMANDS[name].params}
 # Texts whose values are free: nothing but a file name could be offered.
 FREE = {"prompt", "system", "prefill", "stop", "banned_strings", "logit_bias", "dry_sequence_breakers", "grammar"}
 

@@ -18,6 +18,13 @@ class RequestParams:
     system: Annotated[
         str | None, Param(help="System prompt: a text, or @FILE.", flags=("-s",), metavar="TEXT|@FILE")
     ] = None
+    preset: Annotated[
+        str | None,
+        Param(
+            help="Start from this preset: creative, precise, code, ..., or one of the configuration file.",
+            metavar="NAME",
+        ),
+    ] = None
     prefill: Annotated[str | None, Param(help="Begin the answer with this text.", metavar="TEXT")] = None
     raw: Annotated[bool, Param(help="Complete the prompt as it is, without the chat template.")] = False
     chat_template: Annotated[

@@ -8,6 +8,7 @@ from typing import Any
 from llmcli.errors import UsageError
 from llmcli.params.generation import GenerationParams
 from llmcli.params.hub import HubParams
+from llmcli.params.interface import InterfaceParams
 from llmcli.params.model import ModelParams
 from llmcli.params.param import Field, describe
 from llmcli.params.penalties import PenaltyParams
@@ -25,7 +26,7 @@ class SamplingParams(TemperatureParams, TruncationParams, PenaltyParams, Selecti
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(RequestParams, GenerationParams, SamplingParams, ModelParams, HubParams):
+class Settings(RequestParams, GenerationParams, SamplingParams, ModelParams, HubParams, InterfaceParams):
     """Every setting of the program."""
 
 

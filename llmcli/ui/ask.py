@@ -1,6 +1,7 @@
 """A question to the person at the terminal; never one to a pipe."""
 
 import sys
+from collections.abc import Mapping
 
 from llmcli.ui.console import is_terminal, wrapped
 from llmcli.ui.safe import safe
@@ -9,6 +10,18 @@ from llmcli.ui.safe import safe
 def can_ask() -> bool:
     """Whether there is somebody to answer: both stdin and stderr lead to a terminal."""
     return is_terminal(sys.stdin) and is_terminal(sys.stderr)
+
+
+def choose(question: str, options: Mapping[str, str], default: str) -> str:
+    """Ask on stderr for one of the options by its name or its first letter; Enter or anything else is the default."""
+    shown = ", ".join(f"({name[0]}){name[1:]}: {meaning}" for name, meaning in options.items())
+    sys.stderr.write(wrapped(safe(f"{question} {shown} [{default}]")) + " ")
+    sys.stderr.flush()
+    try:
+        answer = sys.stdin.readline().strip().lower()
+    except (UnicodeDecodeError, KeyboardInterrupt):
+        answer = ""
+    return next((name for name in options if answer and name.startswith(answer)), default)
 
 
 def confirm(question: str, default: bool) -> bool:

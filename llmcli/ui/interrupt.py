@@ -10,8 +10,8 @@ from llmcli.engine.abort import AbortFlag
 
 
 @contextmanager
-def interruptible(abort: AbortFlag) -> Iterator[None]:
-    """Within this block the first Ctrl-C sets `abort`; the second raises KeyboardInterrupt.
+def interruptible(abort: AbortFlag, presses: int = 2) -> Iterator[None]:
+    """Within this block Ctrl-C sets `abort`; the last of so many `presses` raises KeyboardInterrupt.
 
     Python runs a signal handler only when the main thread comes back from C, which may take seconds. Its
     low-level handler however writes to the wake-up descriptor at once, and a thread that reads there sets the
@@ -22,20 +22,21 @@ def interruptible(abort: AbortFlag) -> Iterator[None]:
         return
     import socket  # 3 ms that run while the model is loading
 
+    ends = {getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")}
     times = 0
     reader, writer = socket.socketpair()  # Windows takes nothing but sockets here
     writer.setblocking(False)
 
     def watch() -> None:
         while number := reader.recv(1):
-            if number[0] == signal.SIGINT:
+            if number[0] in ends:
                 abort.set("interrupt")
 
     def handle(_number: int, _frame: FrameType | None) -> None:
         nonlocal times
         times += 1
         abort.set("interrupt")
-        if times > 1:
+        if times >= presses:
             raise KeyboardInterrupt
 
     thread = threading.Thread(target=watch, daemon=True)

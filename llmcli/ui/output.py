@@ -2,10 +2,31 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
 
 from llmcli.errors import DiskError, ReaderGoneError
 from llmcli.ui.console import is_terminal
 from llmcli.ui.safe import safe
+
+_aside = False
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Within this block everything goes to stderr: what a command in a chat says is no answer of the model."""
+    global _aside
+    before, _aside = _aside, True
+    try:
+        yield
+    finally:
+        _aside = before
+
+
+def stream() -> TextIO:
+    """Where the output goes at this moment."""
+    return sys.stderr if _aside else sys.stdout
 
 
 def put(text: str, style: str = "") -> None:
@@ -15,20 +36,37 @@ def put(text: str, style: str = "") -> None:
         DiskError: when stdout is closed or full.
         ReaderGoneError: when the reader of a pipe has gone.
     """
-    if sys.stdout is None:
+    out = stream()
+    if out is None:
         raise DiskError("stdout is closed", "leave it open, or redirect it to a file")
     try:
-        if is_terminal(sys.stdout):
-            encoding = sys.stdout.encoding or "utf-8"
+        if is_terminal(out):
+            encoding = out.encoding or "utf-8"
             text = safe(text).encode(encoding, "replace").decode(encoding)
-            sys.stdout.write(f"\x1b[{style}m{text}\x1b[0m" if style else text)
-            sys.stdout.flush()
+            out.write(f"\x1b[{style}m{text}\x1b[0m" if style else text)
+            out.flush()
         else:
-            _write_all(text.encode("utf-8", "replace"))
+            _write_all(out, text.encode("utf-8", "replace"))
     except BrokenPipeError:
         raise ReaderGoneError("nobody reads stdout any more") from None
     except OSError as error:
         raise DiskError(f"cannot write to stdout: {error.strerror}") from None
+
+
+def put_drawn(text: str) -> None:
+    """Write to a terminal what was made safe already and has our own colours and cursor movements in it.
+
+    Raises:
+        DiskError, ReaderGoneError: as `put` does.
+    """
+    try:
+        encoding = sys.stdout.encoding or "utf-8"
+        sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise ReaderGoneError("nobody reads stdout any more") from None
+    except OSError as error:
+        raise DiskError(f"cannot write to the terminal: {error.strerror}") from None
 
 
 def put_line(text: str, style: str = "") -> None:
@@ -45,9 +83,9 @@ def put_table(rows: list[tuple[str, str]]) -> None:
         put_line(f"{name:<{width}}  {value}")
 
 
-def _write_all(data: bytes) -> None:
+def _write_all(out: TextIO, data: bytes) -> None:
     """Past Python's buffer, which would try again at exit, after the error has been told."""
-    sys.stdout.flush()
-    descriptor = sys.stdout.fileno()
+    out.flush()
+    descriptor = out.fileno()
     while data:
         data = data[os.write(descriptor, data) :]

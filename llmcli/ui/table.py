@@ -1,14 +1,13 @@
 """A table on stdout: aligned columns, and on a terminal too narrow for them each row under its own heading."""
 
 import shutil
-import sys
 import textwrap
 import unicodedata
 from collections.abc import Sequence
 from itertools import zip_longest
 
 from llmcli.ui.console import is_terminal, wants_colour
-from llmcli.ui.output import put_line
+from llmcli.ui.output import put_line, stream
 from llmcli.ui.safe import safe
 
 _GAP = "  "
@@ -31,7 +30,7 @@ def put_rows(
     Raises:
         DiskError, ReaderGoneError: as `put` does.
     """
-    terminal = is_terminal(sys.stdout)
+    terminal = is_terminal(stream())
     shown = safe if terminal else str
     cells = [[shown(" ".join(cell.split())) for cell in row] for row in rows]
     widths = [max(width(cell) for cell in column) for column in zip(heads, *cells, strict=True)]
@@ -42,7 +41,7 @@ def put_rows(
         return
     heads, widths = [heads[index] for index in kept], [widths[index] for index in kept]
     aligned = [head in right for head in heads]
-    put_line(_line(heads, widths, aligned), _BOLD if wants_colour(sys.stdout) else "")
+    put_line(_line(heads, widths, aligned), _BOLD if wants_colour(stream()) else "")
     for row, line in zip_longest([[row[index] for index in kept] for row in cells], below, fillvalue=""):
         put_line(_line(row, widths, aligned))
         _put_below(line)
@@ -60,7 +59,7 @@ def _affordable(heads: Sequence[str], widths: Sequence[int], room: int, spare: S
 def put_facts(facts: Sequence[tuple[str, str]]) -> None:
     """Print pairs, one a line, the values aligned; on a narrow terminal a long value goes below its name."""
     column = max((len(name) for name, _ in facts), default=0)
-    room = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else 10**6
+    room = shutil.get_terminal_size().columns if is_terminal(stream()) else 10**6
     for name, value in facts:
         value = " ".join(value.split())
         if column + len(_GAP) + width(value) <= room:
@@ -89,14 +88,14 @@ def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) ->
 
 def _put_below(line: str) -> None:
     if line:
-        put_line(f"{_GAP}{line}", _DIM if wants_colour(sys.stdout) else "")
+        put_line(f"{_GAP}{line}", _DIM if wants_colour(stream()) else "")
 
 
 def _put_stacked(heads: Sequence[str], rows: Sequence[Sequence[str]], below: Sequence[str]) -> None:
     """The first cell alone, and under it the others with their heads."""
     column = max((len(head) for head in heads[1:]), default=0)
     for row, line in zip_longest(rows, below, fillvalue=""):
-        put_line(row[0], _BOLD if wants_colour(sys.stdout) else "")
+        put_line(row[0], _BOLD if wants_colour(stream()) else "")
         for head, cell in zip(heads[1:], row[1:], strict=True):
             if cell:
                 put_line(f"{_GAP}{head.lower():<{column}}{_GAP}{cell}")
