@@ -18,6 +18,7 @@ from llmcli.params.model import ModelParams
 from llmcli.params.param import describe
 from llmcli.params.settings import Settings, fields, find
 
+Ahead = Callable[[Transcript], None]
 # A change of these needs the model to be opened anew.
 _OPENING = frozenset(describe(ModelParams))
 # What makes no sense for one message of a conversation.
@@ -48,13 +49,14 @@ class Fit:
 class Dialogue:
     """`opening` is the model as it is being loaded; `first` the message from which on the model reads."""
 
-    def __init__(self, session: Session, layers: Layers, open_model: Callable[[Settings], Opening]) -> None:
+    def __init__(self, session: Session, layers: Layers, load: Callable[[Settings, Ahead], Opening]) -> None:
+        """`load` begins to load a model; it calls what it is given with the transcript before it is done."""
         self.session = session
         self.layers = layers
         self.first: int | None = None
-        self._open_model = open_model
-        self._transcript: Transcript | None = None
+        self._load = load
         self._resolved: Resolved | None = None
+        self._resolved_for: LocalModel | None = None
         self.opening: Opening | None = None
         self.stale = False  # a setting of the model was changed: open it again before the next answer
 
@@ -64,7 +66,9 @@ class Dialogue:
         """Begin to load the model of the settings, or go on with the one that is loaded."""
         if self.opening is None or self.stale:
             self.close_model()
-            self.opening = self._open_model(self.resolved().settings)
+            settings, path = self.settings, self.window(self.session.conversation.path())
+            system = system_text(settings)
+            self.opening = self._load(settings, lambda transcript: transcript.read_ahead(path, system, settings))
             self.stale = False
         return self.opening
 
@@ -75,25 +79,25 @@ class Dialogue:
     @property
     def transcript(self) -> Transcript:
         """How this model reads a conversation; there must be a model."""
-        assert self.local
-        if self._transcript is None:
-            self._transcript = Transcript(self.local)
-            self._resolved = None  # the model's own defaults count from now on
-        return self._transcript
+        assert self.opening
+        assert self.opening.transcript
+        return self.opening.transcript
 
     def close_model(self) -> None:
         """Free the model; the next `open` loads one again."""
         if self.opening:
             self.opening.close()
-        self.opening = self._transcript = self._resolved = None
+        self.opening = self._resolved = None
 
     # The settings
 
     def resolved(self) -> Resolved:
         """The settings in force and where each comes from; the seed is not drawn yet."""
-        if self._resolved is None:
+        local = self.local
+        if self._resolved is None or local is not self._resolved_for:
             layers = self.layers.above(self.session.overrides)
-            self._resolved = resolve([self.local.target.layer(), *layers] if self.local else layers)
+            self._resolved = resolve([local.target.layer(), *layers] if local else layers)
+            self._resolved_for = local  # whose own defaults are in it
         return self._resolved
 
     @property

@@ -12,7 +12,7 @@ from llmcli.chat import sizing
 from llmcli.chat.library import shelf
 from llmcli.engine import binding, hardware
 from llmcli.engine.abort import AbortFlag
-from llmcli.engine.context import Context, ContextParams
+from llmcli.engine.context import AbortedError, Context, ContextParams
 from llmcli.engine.generate import generate
 from llmcli.engine.generation import Generation, Record
 from llmcli.engine.model import Model
@@ -157,6 +157,12 @@ class LocalModel:
     def evaluated(self) -> int:
         """Tokens that are in the context at this moment and need not be read again."""
         return self._context.evaluated() if self._context else 0
+
+    def read(self, tokens: Sequence[int]) -> None:
+        """Evaluate tokens ahead of an answer that will begin with them; an abort leaves what was evaluated."""
+        if self._context and 0 < len(tokens) < self._context.n_ctx:
+            with suppress(AbortedError):
+                self._context.prefill(0, tokens)
 
     def open_context(self, settings: Settings) -> None:
         """Make the context now, and large enough for answers of any length: a conversation grows.

@@ -13,8 +13,8 @@ from llmcli.params.names import check_name
 from llmcli.params.settings import find, parse_data, to_datum
 from llmcli.params.suggest import did_you_mean
 
-# What belongs to one request or to this machine, not to a way of answering.
-_NEVER = ("prompt", "file", "pull", "offline", "model_folders")
+# What belongs to one request or to this machine, not to a way of answering; and no preset leads to another.
+NEVER = ("prompt", "file", "preset", "character", "pull", "offline", "model_folders")
 _LONGEST_SHOWN = 40  # characters of one value in a line
 _BUILT_IN: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -123,7 +123,7 @@ def checked(table: Mapping[str, Any], source: str) -> dict[str, Any]:
         UsageError: that begins with `source`, for a value that cannot be or does not belong there.
     """
     values = parse_data(table, source)
-    for key in _NEVER:
+    for key in NEVER:
         if key in values:
             raise UsageError(f"{source}: {key} cannot be part of a preset", "take it out")
     return values

@@ -6,11 +6,12 @@ from typing import Any
 
 from llmcli.chat.compose import special_texts, template_of
 from llmcli.chat.local import LocalModel, Prompt
-from llmcli.chat.prompt import raw_tokens, render_prompt
+from llmcli.chat.prompt import raw_tokens, render_prompt, warm
 from llmcli.chat.template import ChatTemplate
 from llmcli.chat.thinking import TAGS
 from llmcli.chat.token_cache import TokenCache
 from llmcli.chat.tree import Message
+from llmcli.engine.context import common_prefix
 from llmcli.errors import LlmcliError
 from llmcli.params.settings import Settings
 
@@ -28,11 +29,19 @@ class Transcript:
     """Prompts for one model."""
 
     def __init__(self, local: LocalModel) -> None:
-        self._local = local
+        self.local = local
         self._vocab = local.model.vocab
         self._cache = TokenCache(self._vocab)
         self._compiled: tuple[str | None, ChatTemplate | None] | None = None
         self._counts: dict[int, tuple[str, int]] = {}
+
+    def read_ahead(self, path: Sequence[Message], system: str | None, settings: Settings) -> None:
+        """Evaluate what the next prompt will begin with, whatever the user says, so that nobody waits for it then."""
+        if not settings.raw:
+            warm(self.template(settings), self._cache)
+        said = Message(0, None, "user", "a")
+        shortest, longer = (self.prompt(messages, system, settings).tokens for messages in (path, [*path, said]))
+        self.local.read(shortest[: common_prefix(shortest, longer)])
 
     def prompt(self, path: Sequence[Message], system: str | None, settings: Settings, prefill: str = "") -> Prompt:
         """The prompt for an answer to `path`, which begins with `prefill`.
@@ -59,11 +68,11 @@ class Transcript:
     def template(self, settings: Settings) -> ChatTemplate:
         """The template in force, compiled once; a plain one where the model has none."""
         if self._compiled is None or self._compiled[0] != settings.chat_template:
-            self._compiled = settings.chat_template, template_of(self._local, settings)
+            self._compiled = settings.chat_template, template_of(self.local, settings)
         return self._compiled[1] or self._plain()
 
     def _plain(self) -> ChatTemplate:
-        template = ChatTemplate(_PLAIN, special_texts(self._local), "the plain chat template")
+        template = ChatTemplate(_PLAIN, special_texts(self.local), "the plain chat template")
         self._compiled = self._compiled[0] if self._compiled else None, template
         return template
 
@@ -87,7 +96,7 @@ class Transcript:
         text = message.text
         known = self._counts.get(message.id)
         if known is None or known[0] != text:
-            known = self._counts[message.id] = text, self._local.count_tokens(text)
+            known = self._counts[message.id] = text, self.local.count_tokens(text)
         return known[1]
 
 

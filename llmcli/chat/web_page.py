@@ -143,7 +143,7 @@ def _renderer() -> "MarkdownIt":
 
 def _highlighted(code: str, language: str, _attributes: str) -> str:
     """The code with its words in colours; "" leaves it as it is."""
-    from pygments import formatters, highlight, lexers, util  # type: ignore[import-untyped]
+    from pygments import formatters, highlight, lexers, util
 
     try:
         lexer = lexers.get_lexer_by_name(language, stripnl=False)

@@ -1,6 +1,7 @@
 """`llmcli chat`: a conversation in the terminal, or one turn per line from a pipe."""
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -48,7 +49,9 @@ def chat(
         talk_in.unset(key)
     asked = resolve(layers.above(talk_in.overrides)).settings
     live = is_live() and is_terminal(sys.stdin)
-    dialogue = Dialogue(talk_in, layers, lambda settings: open_model(settings, lambda: here.reader.refresh()))
+    dialogue = Dialogue(
+        talk_in, layers, lambda settings, ahead: open_model(settings, ahead, lambda: here.reader.refresh())
+    )
     here = Chat(dialogue, live=live, names=lambda: complete_reference(""), bring=bring)
     here.reader = _reader(here, asked, live)
     return run(here, first or "", files)

@@ -1,12 +1,14 @@
 """Starting a chat: the model is found before the prompt appears and loaded behind it; at the end all is closed."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from llmcli.chat.attachments import attach
-from llmcli.chat.dialogue import Dialogue
+from llmcli.chat.dialogue import Ahead, Dialogue
 from llmcli.chat.library import shelf
 from llmcli.chat.local import LocalModel, locate
 from llmcli.chat.opening import Opening
+from llmcli.chat.transcript import Transcript
 from llmcli.cli import headstart
 from llmcli.engine.abort import AbortFlag
 from llmcli.errors import LlmcliError
@@ -35,14 +37,23 @@ def bring(settings: Settings) -> None:
     find_model(settings)
 
 
-def open_model(settings: Settings, on_end: Callable[[], None]) -> Opening:
-    """Begin to load the model of the settings in a thread."""
+def open_model(settings: Settings, ahead: Ahead, on_end: Callable[[], None]) -> Opening:
+    """Begin to load the model of the settings in a thread, and to read what there is to be read."""
 
-    def load(abort: AbortFlag, progress: Callable[[float], None]) -> LocalModel:
+    def load(abort: AbortFlag, say: Callable[[str], None]) -> Transcript:
         target = locate(settings)
-        local = LocalModel(target, settings, abort, progress, headstart.take(target.file.parts))
-        local.open_context(settings)
-        return local
+        early = headstart.take(target.file.parts)
+        local = LocalModel(target, settings, abort, lambda share: say(f"loading {share:.0%}"), early)
+        try:
+            local.open_context(settings)
+            transcript = Transcript(local)
+            say("reading the conversation")
+            with suppress(LlmcliError):  # what is wrong with the template or the length is told at the first message
+                ahead(transcript)
+        except BaseException:
+            local.close()
+            raise
+        return transcript
 
     return Opening(load, on_end)
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmcli.chat import session_files
+from llmcli.chat.config import config_layer
 from llmcli.cli.options import complete_session
 from llmcli.errors import DiskError, ExitStatus, LlmcliError, UsageError
+from llmcli.params.layers import Layer, resolve
 from llmcli.ui.ask import can_ask, confirm
 from llmcli.ui.console import console, wants_colour
 from llmcli.ui.output import put, put_line
@@ -85,11 +87,12 @@ def export_session(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> int:
     """Write a session as Markdown, JSON or a page for a browser."""
+    from llmcli.chat.compose import system_text
     from llmcli.chat.export import export, form_of
 
     form = "md" if to == "-" else form_of(Path(to))
     session = _read(name)
-    system = session.overrides.get("system")
+    system = system_text(resolve([config_layer(), Layer("session", session.overrides)]).settings)
     text = export(session.conversation.path(), name, system, form, session.conversation.messages)
     if to == "-":
         put(text if text.endswith("\n") else text + "\n")

@@ -105,17 +105,29 @@ class Context:
         if len(tokens) > self.n_ctx:
             raise ContextOverflowError(f"{len(tokens)} tokens do not fit the context of {self.n_ctx}")
         held = self._evaluated[seq_id]
-        keep = min(_common_prefix(held, tokens), len(tokens) - 1)  # the last one runs again for its logits
-        if keep < len(held) and not self._api.llama_memory_seq_rm(self._memory, seq_id, keep, -1):
-            self._api.llama_memory_seq_rm(self._memory, seq_id, -1, -1)
-            keep = 0
-        del held[keep:]
+        keep = min(common_prefix(held, tokens), len(tokens) - 1)  # the last one runs again for its logits
+        if keep < len(held):
+            keep = self._cut(seq_id, keep)
         step = min(self._n_batch, 512) if progress else self._n_batch
         for start in range(keep, len(tokens), step):
             self._evaluate(seq_id, tokens[start : start + step], last=start + step >= len(tokens))
             if progress:
                 progress(len(held), len(tokens))
         return len(tokens) - keep
+
+    def _cut(self, seq_id: int, keep: int) -> int:
+        """Forget all but the first `keep` tokens, or everything where the memory has no such part; returns the rest.
+
+        A recurrent memory refuses the cut. One with a sliding window takes it, although it may have written over
+        what the tokens before the cut would look back on: it is whole only while it still holds the first position.
+        """
+        api, memory = self._api, self._memory
+        whole = api.llama_memory_seq_pos_min(memory, seq_id) == 0
+        if not (api.llama_memory_seq_rm(memory, seq_id, keep, -1) and whole):
+            api.llama_memory_seq_rm(memory, seq_id, -1, -1)
+            keep = 0
+        del self._evaluated[seq_id][keep:]
+        return keep
 
     def _evaluate(self, seq_id: int, tokens: Sequence[int], last: bool) -> None:
         held, n = self._evaluated[seq_id], len(tokens)
@@ -161,10 +173,7 @@ class Context:
     def _recount(self, seq_ids: list[int]) -> None:
         """After a failure the memory may hold a part of the batch: forget it, so that both sides agree."""
         for seq_id in seq_ids:
-            held = self._evaluated[seq_id]
-            if not self._api.llama_memory_seq_rm(self._memory, seq_id, len(held), -1):
-                self._api.llama_memory_seq_rm(self._memory, seq_id, -1, -1)
-                held.clear()
+            self._cut(seq_id, len(self._evaluated[seq_id]))
 
     def close(self) -> None:
         """Free the memory; harmless when done twice."""
@@ -173,7 +182,8 @@ class Context:
             self._api.llama_free(handle)
 
 
-def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two sequences begin with in common."""
     n = min(len(a), len(b))
     if list(a[:n]) == list(b[:n]):  # the usual case, at C speed
         return n

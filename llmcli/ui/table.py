@@ -70,6 +70,21 @@ def put_facts(facts: Sequence[tuple[str, str]]) -> None:
             put_line(_GAP + line)
 
 
+def put_definitions(pairs: Sequence[tuple[str, str]], column: int = 24) -> None:
+    """Print names with what they mean, wrapped beside them; where a name is too long or the window narrow, below it."""
+    room = shutil.get_terminal_size().columns if is_terminal(stream()) else 100
+    if room < 2 * column:
+        column = 4
+    for name, meaning in pairs:
+        beside = width(name) + len(_GAP) <= column
+        if not beside:
+            put_line(name)
+        first = f"{name}{' ' * (column - width(name))}" if beside else " " * column
+        lines = textwrap.wrap(meaning, max(room - column, 20), break_long_words=False, break_on_hyphens=False)
+        for index, line in enumerate(lines or [""]):
+            put_line((first if index == 0 else " " * column) + line)
+
+
 def width(text: str) -> int:
     """Columns of a terminal that a text takes."""
     if text.isascii():

@@ -36,6 +36,13 @@ class FakeVocab(Vocab):
     def is_control(self, token: int) -> bool:
         return token >= CONTROL
 
+    @property
+    def special(self) -> dict[int, bytes]:
+        return {CONTROL + index: name.encode() for index, name in enumerate(self._names)}
+
+    def strips_left(self, _token: int) -> bool:
+        return False
+
     def ends(self, token: int) -> bool:
         return token >= CONTROL and self._names[token - CONTROL] in self._ending
 

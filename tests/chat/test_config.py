@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.chat import paths
-from llmcli.chat.config import config_layer, ensure_file, set_value, unset_value
+from llmcli.chat.config import config_layer, edit, ensure_file, set_value, unset_value
 from llmcli.chat.paths import cache_dir, config_dir, config_file, data_dir, make_private
 from llmcli.errors import DiskError, UsageError
 from llmcli.params.settings import Settings, fields
@@ -78,7 +78,7 @@ def test_a_file_written_by_hand_is_read() -> None:
         ("top_p = nan", "top_p: must be between 0 and 1", ""),
         ("top_k = 3.7", "top_k: must be a whole number", ""),
         ("raw = 1", "raw: must be true or false", ""),
-        ("[presets.a]\ntop_p = 0.5", "there is no setting called 'presets'", ""),
+        ("[sets.a]\ntop_p = 0.5", "there is no setting called 'sets'", ""),
         ("a = 1\ntop_p = \n", r"not valid TOML: .*line 2", "config edit"),
         ("top_p = 0.5\ntop_p = 0.6\n", "not valid TOML: Cannot overwrite", "config edit"),
         (b"system = '\xff'", "not valid TOML", "config edit"),
@@ -137,6 +137,14 @@ def test_a_broken_file_is_refused_and_left_as_it_is() -> None:
         with pytest.raises(UsageError, match="line 1"):
             change()
     assert path.read_text() == "top_p = \n"
+
+
+def test_a_file_that_does_not_take_a_change_is_left_as_it_is() -> None:
+    path = write("seed = 1\n")
+    with pytest.raises(UsageError, match="cannot be changed by itself") as caught:
+        edit(lambda document: document.add("seed", 2))
+    assert "llmcli config edit" in caught.value.hint
+    assert path.read_text() == "seed = 1\n"
 
 
 def test_an_unknown_name_in_the_file_stays_when_another_is_set() -> None:

@@ -34,10 +34,14 @@ def help_(chat: "Chat", argument: str) -> None:
         return
     for heading, group in groupby(commands().values(), key=lambda one: one.heading):
         chat.say(heading, "1" if chat.colour else "")
-        chat.facts([(f"  /{one.name} {one.usage}".rstrip(), one.help.split(". ")[0].rstrip(".")) for one in group])
+        chat.definitions([(f"  /{one.name} {one.usage}".rstrip(), _sentence(one.help)) for one in group])
     chat.say("Keys", "1" if chat.colour else "")
-    chat.facts([(f"  {key}", meaning) for key, meaning in _KEYS])
+    chat.definitions([(f"  {key}", meaning) for key, meaning in _KEYS])
     chat.say("Every setting is a command too, as in /top_p 0.9; /set lists them.")
+
+
+def _sentence(text: str) -> str:
+    return text.split(". ")[0].rstrip(".")
 
 
 def _explain(chat: "Chat", name: str) -> None:
@@ -58,17 +62,17 @@ class LeaveError(Exception):
 
 @command("", "quit", "bye", "q")
 def exit_(_chat: "Chat", _argument: str) -> None:
-    """Leave the chat; the session is saved already."""
+    """Leave; everything is saved already."""
     raise LeaveError
 
 
-@command("on|off", complete=lambda chat, start: complete.setting_values(chat, "markdown", start))
+@command("[on|off]", complete=lambda chat, start: complete.setting_values(chat, "markdown", start))
 def markdown(chat: "Chat", argument: str) -> None:
-    """Render the Markdown of answers, or show their text as it is."""
+    """Render Markdown, or show the text as it is."""
     _switch(chat, "markdown", argument)
 
 
-@command("auto|dark|light", complete=lambda chat, start: complete.setting_values(chat, "theme", start))
+@command("[NAME]", complete=lambda chat, start: complete.setting_values(chat, "theme", start))
 def theme(chat: "Chat", argument: str) -> None:
     """Colours for a dark or a light terminal."""
     _switch(chat, "theme", argument)
@@ -82,7 +86,7 @@ def _switch(chat: "Chat", key: str, argument: str) -> None:
 
 @command("[on|off]", complete=lambda _chat, start: [(w, "") for w in ("on", "off") if w.startswith(start)])
 def multiline(chat: "Chat", argument: str) -> None:
-    """Let Enter make a new line and Alt-Enter send, or the other way round."""
+    """Let Enter make a new line and Alt-Enter send."""
     reader = chat.reader
     reader.multiline = argument == "on" if argument in ("on", "off") else not reader.multiline
     console.note("Enter makes a new line, Alt-Enter sends" if reader.multiline else "Enter sends")

@@ -16,7 +16,7 @@ _WHO = {"user": "you", "assistant": "model", "summary": "summary"}
 
 @command("[N]")
 def undo(chat: "Chat", argument: str) -> None:
-    """Take back the last turn, or the last N; /redo brings them back."""
+    """Take back the last turn, or the last N."""
     if argument and not argument.isdecimal():
         raise UsageError("/undo takes the number of turns", "as in /undo 2")
     gone = chat.session.undo(int(argument or 1))
@@ -32,7 +32,7 @@ def redo(chat: "Chat", _argument: str) -> None:
 
 @command(complete=None)
 def branches(chat: "Chat", _argument: str) -> None:
-    """List the branches of the conversation; /branch N goes to one."""
+    """List the branches of the conversation."""
     conversation = chat.session.conversation
     leaves = conversation.leaves()
     if not leaves:
@@ -62,7 +62,7 @@ def _numbers(chat: "Chat", start: str) -> list[tuple[str, str]]:
 
 @command("N", complete=_numbers)
 def branch(chat: "Chat", argument: str) -> None:
-    """Go to branch N of /branches."""
+    """Go to branch N of the list."""
     leaves = chat.session.conversation.leaves()
     if not argument.isdecimal() or not 0 < int(argument) <= len(leaves):
         raise UsageError(f"there is no branch {argument or 'without a number'}", "/branches lists them")
@@ -72,7 +72,7 @@ def branch(chat: "Chat", argument: str) -> None:
 
 @command("NAME")
 def fork(chat: "Chat", argument: str) -> None:
-    """Go on in a session of its own, called NAME; this one stays as it is."""
+    """Go on in a new session; this one stays as it is."""
     if not argument:
         raise UsageError("/fork needs a name for the new session", "as in /fork other-ending")
     before = chat.session.name
@@ -82,7 +82,7 @@ def fork(chat: "Chat", argument: str) -> None:
 
 @command("", "new")
 def clear(chat: "Chat", _argument: str) -> None:
-    """Begin a new conversation in this session; /redo or /branches lead back to the old one."""
+    """Begin a new conversation. Settings and system prompt stay; /redo and /branches lead back."""
     chat.session.clear()
     chat.pending = []
     console.note("a new conversation; settings and system prompt stay")
@@ -90,7 +90,7 @@ def clear(chat: "Chat", _argument: str) -> None:
 
 @command("[N]")
 def history(chat: "Chat", argument: str) -> None:
-    """Show what was said, with the numbers that /edit and /copy take, or only the last N messages."""
+    """Show what was said, all or the last N messages. The numbers are those that /edit and /copy take."""
     path = chat.path()
     if argument and (not argument.isdecimal() or argument == "0"):
         raise UsageError("/history takes the number of messages", "as in /history 4")

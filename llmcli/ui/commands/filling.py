@@ -20,7 +20,7 @@ _WIDEST = 60  # columns of the bar
 
 @command()
 def context(chat: "Chat", _argument: str) -> None:
-    """Show what fills the context, message by message, as a bar."""
+    """Show what fills the context, message by message."""
     local = chat.ready()
     if not local:
         return
@@ -70,9 +70,9 @@ def _bar(parts: list[int], n_ctx: int) -> str:
     return f"[{bar}{_EMPTY * (width - len(bar))}]"
 
 
-@command("[TURNS TO KEEP]")
+@command("[N]")
 def compact(chat: "Chat", argument: str) -> None:
-    """Let the model summarize the oldest turns and go on from the summary; it is shown before it is used."""
+    """Let the model summarize the oldest turns. The summary is shown before it is used; the last N turns (2) stay."""
     if argument and not argument.isdecimal():
         raise UsageError("/compact takes the number of turns that stay", "as in /compact 2")
     if chat.ready():
@@ -103,7 +103,7 @@ def compact_now(chat: "Chat", keep: int = 2) -> None:
 
 @command()
 def stats(chat: "Chat", _argument: str) -> None:
-    """Show tokens and speed of the last answer and of the session."""
+    """Show tokens and speed of the last answer."""
     path = chat.path()
     answers = [message for message in chat.session.conversation.messages.values() if message.timings]
     last = next((message for message in reversed(path) if message.timings), None)

@@ -26,7 +26,7 @@ def _names(_chat: "Chat", start: str) -> list[tuple[str, str]]:
 
 @command("NAME")
 def save(chat: "Chat", argument: str) -> None:
-    """Give this session a name to find it by; one that has a name is copied (everything is saved at once anyway)."""
+    """Name this session; copy it if it has a name. Every turn is on disk at once anyway."""
     if not argument:
         raise UsageError("/save needs a name", "as in /save novel")
     if chat.session.named:
@@ -39,7 +39,7 @@ def save(chat: "Chat", argument: str) -> None:
 
 @command("NAME", complete=_names)
 def load(chat: "Chat", argument: str) -> None:
-    """Go on in another session; this one stays on disk as it is."""
+    """Go on in another session."""
     if not argument:
         raise UsageError("/load needs a name", "/sessions lists them")
     if argument == chat.session.name:
@@ -61,7 +61,7 @@ def opened(chat: "Chat") -> None:
 
 @command("[TEXT]")
 def sessions(chat: "Chat", argument: str) -> None:
-    """List the sessions, or the messages of any session that hold TEXT."""
+    """List the sessions, or the messages that hold TEXT."""
     if argument:
         found = list(session_files.search(argument))
         if not found:
@@ -89,9 +89,9 @@ def rename(chat: "Chat", argument: str) -> None:
     console.note(f"this session is {argument} now")
 
 
-@command("FILE.(md|json|html)", complete=complete.paths)
+@command("FILE", complete=complete.paths)
 def export(chat: "Chat", argument: str) -> None:
-    """Write the conversation to a file: Markdown, JSON or a page for a browser."""
+    """Write the conversation to a file. Markdown, JSON or a page for a browser, by its suffix."""
     from llmcli.chat.export import export as render
     from llmcli.chat.export import form_of
 

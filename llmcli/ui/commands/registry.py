@@ -33,7 +33,8 @@ class Command:
     aliases: tuple[str, ...]
 
 
-_COMMANDS: dict[str, Command] = {}
+_COMMANDS: dict[str, Command] = {}  # in the order of the imports
+_SORTED: dict[str, Command] = {}  # in the order of _MODULES
 
 
 def command(usage: str = "", *aliases: str, complete: Complete | None = None) -> Callable[[Run], Run]:
@@ -51,9 +52,11 @@ def command(usage: str = "", *aliases: str, complete: Complete | None = None) ->
 
 def commands() -> Mapping[str, Command]:
     """Every command by name, in the order of the modules."""
-    for module in _MODULES:
-        import_module(f"llmcli.ui.commands.{module}")
-    return _COMMANDS
+    if not _SORTED:
+        for name in _MODULES:
+            module = import_module(f"llmcli.ui.commands.{name}")
+            _SORTED.update((n, one) for n, one in _COMMANDS.items() if one.run.__module__ == module.__name__)
+    return _SORTED
 
 
 def names() -> dict[str, Command]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @command("[KEY [VALUE]]", complete=complete.settings)
 def set_(chat: "Chat", argument: str) -> None:
-    """Set anything, as in /set top_p 0.9; the shorter /top_p 0.9 does the same. Alone: show every setting."""
+    """Set anything; alone, show every setting. The shorter /top_p 0.9 does the same as /set top_p 0.9."""
     name, _, text = argument.partition(" ")
     if not name:
         _table(chat, settable())
@@ -51,16 +51,31 @@ def _tell(chat: "Chat", key: str) -> None:
         grammar_text(chat.dialogue.settings)  # says now what is wrong with it
 
 
+@command("[POLICY]", complete=lambda chat, start: complete.setting_values(chat, "temperature", start))
+def temp(chat: "Chat", argument: str) -> None:
+    """Set the temperature: 0.8, or a range such as 0.3..1.3.
+
+    A range follows the entropy of each token; alone, it is shown.
+    """
+    set_(chat, f"temperature {argument}")
+
+
+@command("[N]", complete=lambda _chat, start: [("random", "new for each answer")] if not start else [])
+def seed(chat: "Chat", argument: str) -> None:
+    """Set the seed, or draw a new one each time (`random`)."""
+    set_(chat, f"seed {argument}")
+
+
 @command("[KEY]", complete=lambda chat, start: [(key, "") for key in chat.session.overrides if key.startswith(start)])
 def reset(chat: "Chat", argument: str) -> None:
-    """Forget what was set in this session: one setting, or all."""
+    """Forget what was set here: one setting, or all."""
     gone = chat.dialogue.reset(find(argument).key if argument else None)
     console.note(f"back to what it was: {', '.join(gone)}" if gone else "nothing was set in this session")
 
 
 @command("[all]", complete=lambda _chat, start: [("all", "every setting")] if "all".startswith(start) else [])
 def params(chat: "Chat", argument: str) -> None:
-    """Show sampling and generation settings: value, the layer it came from, and whether it does anything."""
+    """Show settings: value, layer, and what does nothing. Those of sampling and generation, or `all`."""
     keys = settable() if argument else [*describe(SamplingParams), *describe(GenerationParams)]
     _table(chat, [key for key in keys if key in settable()])
 
@@ -76,9 +91,9 @@ def _note(idle: dict[str, str], key: str) -> str:
     return f"inert: {idle[key]}" if key in idle else ""
 
 
-@command("[NAME,NAME]", complete=lambda chat, start: complete.setting_values(chat, "samplers", start))
+@command("[NAME,…]", complete=lambda chat, start: complete.setting_values(chat, "samplers", start))
 def samplers(chat: "Chat", argument: str) -> None:
-    """Show the chain that draws each token, in order, with its values; or set it, as in /samplers top_k,temperature."""
+    """Show or set the chain that draws each token. As in /samplers top_k,temperature; `default` is llama.cpp's."""
     if argument:
         set_(chat, f"samplers {argument}")
         return
@@ -118,7 +133,7 @@ def _step_values(settings: Any, name: str) -> str:
 
 @command("[REF]", complete=complete.models)
 def model(chat: "Chat", argument: str) -> None:
-    """Show the model, or switch to another and keep the conversation."""
+    """Show the model, or switch and keep the conversation."""
     dialogue = chat.dialogue
     if not argument:
         local = dialogue.local
@@ -143,15 +158,20 @@ def model(chat: "Chat", argument: str) -> None:
         console.note(f"this is {local.name} now, context {local.n_ctx} tokens")
 
 
-@command("[NAME|save NAME|list|none]", complete=lambda _chat, start: _presets(start))
+@command("[NAME]", complete=lambda _chat, start: _presets(start))
 def preset(chat: "Chat", argument: str) -> None:
-    """Take the settings of a preset, or `save` those of this session as one; `list` shows them all."""
+    """Take a preset's settings, or keep yours as one.
+
+    `save NAME` keeps them in the configuration file, `list` shows all presets.
+    """
+    from llmcli.chat.presets import NEVER, presets, save_preset
     from llmcli.chat.presets import describe as describe_preset
-    from llmcli.chat.presets import presets, save_preset
 
     word, _, name = argument.partition(" ")
     if word == "save":
-        values = {key: value for key, value in chat.session.overrides.items() if key not in ("model", "preset")}
+        if not name.strip():
+            raise UsageError("/preset save needs a name", "as in /preset save dialogue")
+        values = {key: value for key, value in chat.session.overrides.items() if key not in ("model", *NEVER)}
         if not values:
             raise UsageError("nothing was set in this session", "set something first, as in /temp 1.2")
         path = save_preset(name.strip(), values)
@@ -177,7 +197,7 @@ def _presets(start: str) -> list[tuple[str, str]]:
 
 @command("[on|off|hide]", complete=lambda _chat, start: [(w, "") for w in ("on", "off", "hide") if w.startswith(start)])
 def think(chat: "Chat", argument: str) -> None:
-    """Let the model reason and show it folded (on), hidden (hide), or not at all (off). Alone: unfold the last one."""
+    """Reasoning: folded (on), hidden (hide), none (off). Alone, the last one is unfolded."""
     if argument:
         set_(chat, f"think {'show' if argument == 'on' else argument}")
         return
@@ -185,9 +205,9 @@ def think(chat: "Chat", argument: str) -> None:
     chat.say(reasoning or f"no answer here has reasoning; think = {_now(chat, 'think')}", "2" if chat.colour else "")
 
 
-@command("[on|SCHEMA|off]", complete=lambda _chat, start: [(w, "") for w in ("on", "off") if w.startswith(start)])
+@command("on|off|SCHEMA", complete=lambda _chat, start: [(w, "") for w in ("on", "off") if w.startswith(start)])
 def json(chat: "Chat", argument: str) -> None:
-    """Answers are JSON objects (on), fit a JSON schema (inline or a file), or are free again (off)."""
+    """Answer in JSON, to a schema if given; off ends it. The schema stands here or in a file."""
     if not argument:
         _table(chat, ["json_schema"])
         return

@@ -1,6 +1,7 @@
 """Files, clipboard and editor."""
 
 import shlex
+import sys
 from typing import TYPE_CHECKING
 
 from llmcli.chat.attachments import Attachment, attach, expand
@@ -14,15 +15,15 @@ if TYPE_CHECKING:
     from llmcli.ui.repl.chat import Chat
 
 
-@command("PATH ...|none", complete=complete.paths)
+@command("PATH …", complete=complete.paths)
 def file(chat: "Chat", argument: str) -> None:
-    """Add files (`src/*.py` too) to the next message; `@path` in a message does the same. `none` drops them."""
+    """Add files to the next message, as @path does. `src/*.py` works too; `none` drops them."""
     if argument == "none":
         chat.pending = []
         console.note("no files go with the next message")
         return
     try:
-        names = [name for pattern in shlex.split(argument) for name in expand(pattern)]
+        names = [name for pattern in shlex.split(argument, posix=sys.platform != "win32") for name in expand(pattern)]
     except ValueError as error:
         raise UsageError(f"/file: {error}", "quote a name that has spaces") from None
     if not names and not chat.pending:
@@ -36,7 +37,7 @@ def file(chat: "Chat", argument: str) -> None:
     "[code|N]", complete=lambda _chat, start: [("code", "the last code block")] if "code".startswith(start) else []
 )
 def copy(chat: "Chat", argument: str) -> None:
-    """Copy the last answer, its last code block (`code`), or message N, to the clipboard."""
+    """Copy the answer, its last code block, or message N."""
     from llmcli.ui.clipboard import copy as to_clipboard
     from llmcli.ui.output import put_drawn
 
@@ -54,17 +55,13 @@ def copy(chat: "Chat", argument: str) -> None:
         if not blocks:
             raise UsageError("the last answer has no code block", "/copy alone copies all of it")
         text = blocks[-1]
-    place = to_clipboard(text, put_drawn if chat.live else _nowhere)
+    place = to_clipboard(text, put_drawn if chat.live else None)
     console.note(f"copied {len(text)} characters to the {place}")
-
-
-def _nowhere(_text: str) -> None:
-    """Without a terminal there is none to ask."""
 
 
 @command()
 def paste(chat: "Chat", _argument: str) -> None:
-    """Add the text in the clipboard to the next message."""
+    """Add the clipboard's text to the next message."""
     from llmcli.ui.clipboard import paste as from_clipboard
 
     text = from_clipboard()
@@ -76,7 +73,7 @@ def paste(chat: "Chat", _argument: str) -> None:
 
 @command()
 def editor(chat: "Chat", _argument: str) -> None:
-    """Write the next message in $VISUAL or $EDITOR; it stands in the line then, and Enter sends it."""
+    """Write the next message in your editor. It stands in the line then, and Enter sends it."""
     from llmcli.ui.editor import edit
 
     chat.draft = edit(chat.draft)

@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 _LONG = 1200  # characters; a longer message is easier to change in an editor
 
 
-@command("[KEY=VALUE ...]", "regen", "regenerate", complete=complete.assignments)
+@command("[KEY=VALUE …]", "regen", "regenerate", complete=complete.assignments)
 def retry(chat: "Chat", argument: str) -> None:
-    """Answer the last message again, with other settings if given; the old answer stays as a branch."""
+    """Answer again, with other settings if given.
+
+    As in /retry temperature=1.2 seed=7; the old answer stays as a branch.
+    """
     path = chat.path()
     if path and path[-1].role == "assistant":
         path = path[:-1]
@@ -47,7 +50,7 @@ def _assignments(chat: "Chat", argument: str) -> dict[str, Any]:
 
 @command()
 def continue_(chat: "Chat", _argument: str) -> None:
-    """Go on with the last answer where it ended: after Ctrl-C, a limit, or an edit of it."""
+    """Go on with the last answer where it ended. After Ctrl-C, a limit, or an edit of it."""
     last = _last_answer(chat)
     chat.answer(chat.path()[:-1], begun=last)
     if chat.turn and chat.turn.message is None and chat.turn.answer.finish_reason != "interrupt":
@@ -61,9 +64,9 @@ def _last_answer(chat: "Chat") -> Message:
     return path[-1]
 
 
-@command("[TEXT ...]", complete=lambda chat, start: complete.setting_values(chat, "stop", start))
+@command("[TEXT]", complete=lambda chat, start: complete.setting_values(chat, "stop", start))
 def stop(chat: "Chat", argument: str) -> None:
-    """Stop answers before TEXT from now on (`none`: no more). An answer that is being written stops with Ctrl-C."""
+    """Stop answers before a text (`none`: no more). An answer that is being written stops with Ctrl-C."""
     if argument:
         lookup_set(chat, f"stop {argument}")
         return
@@ -80,7 +83,11 @@ def lookup_set(chat: "Chat", argument: str) -> None:
 
 @command("[N [TEXT]]")
 def edit(chat: "Chat", argument: str) -> None:
-    """Change message N (without: your last one), the model's own too, and go on from there in a new branch."""
+    """Change a message, the model's own too, and go on there.
+
+    N is its number in /history; without it, it is your last one. Without TEXT it comes into the line, or into
+    $EDITOR if it is long. The old one stays as a branch.
+    """
     path = chat.path()
     number, _, text = argument.partition(" ")
     at = _number(number, path) if number else _last_question(path)
@@ -116,7 +123,7 @@ def _last_question(path: list[Message]) -> int:
     "[TEXT|@FILE|edit|none]", complete=lambda _chat, start: [(w, "") for w in ("edit", "none") if w.startswith(start)]
 )
 def system(chat: "Chat", argument: str) -> None:
-    """Show or change the system prompt; `edit` opens an editor, `none` takes it away."""
+    """Show or change the system prompt. From a TEXT, a file, or an editor; `none` takes it away."""
     from llmcli.chat.compose import system_text
 
     now = system_text(chat.dialogue.settings)

@@ -23,7 +23,7 @@ from llmcli.ui.repl.room import make_room
 from llmcli.ui.repl.show import Display, display
 from llmcli.ui.repl.terminal import silent_keys
 from llmcli.ui.repl.waiting import Waiting
-from llmcli.ui.table import put_facts, put_rows
+from llmcli.ui.table import put_definitions, put_facts, put_rows
 
 _PRESSES = 3  # of Ctrl-C; the first one stops the answer, and nothing is left to do for the second
 
@@ -63,6 +63,7 @@ class Chat:
         self.failure: LlmcliError | None = None  # the first one of a script
         self.colour = live and wants_colour(sys.stdout)
         self._names = names
+        self._told: set[tuple[str, str]] = set()  # settings without effect, and why
 
     @property
     def session(self) -> Session:
@@ -93,6 +94,11 @@ class Chat:
         with nullcontext() if self.live else aside():
             put_facts(facts)
 
+    def definitions(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Names and what they mean; see `put_definitions`."""
+        with nullcontext() if self.live else aside():
+            put_definitions(pairs)
+
     # Talking
 
     def send(self, text: str) -> None:
@@ -110,6 +116,8 @@ class Chat:
             return
         self.pending = []
         session.say("user", text, attachments=attachments)
+        if files:
+            console.note(f"with {', '.join(one.name for one in files)}")
         self.answer(self.path())
 
     def replace(self, number: int, text: str) -> None:
@@ -175,11 +183,10 @@ class Chat:
 
     def _warn(self, turn: Turn) -> None:
         """Say once for each setting and reason that it does nothing."""
-        if self.live:
-            return  # /params says it
         for key, reason in inert(turn.resolved.settings, turn.resolved.origins).items():
-            if turn.resolved.origins[key] == "session":
-                console.warn(f"{key} has no effect: {reason}")
+            if (key, reason) not in self._told:
+                self._told.add((key, reason))
+                console.warn(f"{key} (from {turn.resolved.origins[key]}) has no effect: {reason}")
 
     def stream_aside(self, parts: Iterable[tuple[str, str]], doing: str) -> None:
         """Show a text that the model writes and that is no answer: on the terminal, or nowhere at all."""
@@ -223,13 +230,13 @@ class Chat:
     def _ready(self, text: str) -> LocalModel | None:
         """The model, waited for if it is still loading; None when the user gave up waiting, with `text` kept."""
         opening = self.dialogue.open()
-        if opening.local and self.dialogue.transcript:
+        if opening.local:
             return opening.local
         place = display(self.dialogue.settings, self.live)
         waiting, flag = Waiting(place.status), AbortFlag()
 
-        def tick(share: float) -> bool:
-            waiting.loading(share)
+        def tick(doing: str) -> bool:
+            waiting.text = doing
             return not flag.is_set()
 
         try:

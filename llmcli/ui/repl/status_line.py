@@ -18,7 +18,7 @@ def status_line(chat: "Chat") -> str:
         return f"changing message {chat.editing}{_GAP}Enter keeps it{_GAP}any command leaves it as it was"
     parts = [local.name if local else str(settings.model)]
     if local is None and dialogue.opening:
-        parts.append("cannot be loaded" if dialogue.opening.ended else f"loading {dialogue.opening.share:.0%}")
+        parts.append("cannot be loaded" if dialogue.opening.failed else dialogue.opening.doing)
     if local:
         parts.append(f"{_short(chat.used)}/{_short(local.n_ctx)}")
     parts.append(f"temp {fields()['temperature'].format(settings.temperature)}")

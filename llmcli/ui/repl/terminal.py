@@ -8,12 +8,15 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
+_PASTE_ON, _PASTE_OFF = b"\x1b[?2004h", b"\x1b[?2004l"
+
 
 @contextmanager
 def silent_keys(live: bool) -> Iterator[None]:
     """Within this block typed keys wait for the next prompt unseen; Ctrl-C and Ctrl-Z work as ever.
 
-    A stop by Ctrl-Z gives the shell its terminal back as it was, and `fg` takes the echo away again.
+    They wait as they came: Enter as the key it is, and what is pasted in its brackets. A stop by Ctrl-Z gives the
+    shell its terminal back as it was, and `fg` takes the echo away again.
     """
     if not live or sys.platform == "win32" or not sys.stdin.isatty():
         yield
@@ -27,11 +30,13 @@ def silent_keys(live: bool) -> Iterator[None]:
         yield
         return
     silent = [*before]
-    silent[3] &= ~termios.ECHO
+    silent[0] &= ~termios.ICRNL
+    silent[3] &= ~(termios.ECHO | termios.ICANON)
 
     def apply(state: list[Any]) -> None:
         with suppress(termios.error, OSError):  # the terminal is gone
-            termios.tcsetattr(descriptor, termios.TCSADRAIN, state)
+            termios.tcsetattr(descriptor, termios.TCSANOW, state)
+            os.write(sys.stdout.fileno(), _PASTE_OFF if state is before else _PASTE_ON)
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         apply(before)

@@ -24,9 +24,6 @@ class Waiting:
                 self._show(self.text)
             self._ended.wait(_TICK)
 
-    def loading(self, share: float) -> None:
-        self.text = f"loading the model {share:.0%}"
-
     def reading(self, done: int, total: int) -> None:
         self.text = f"reading the prompt {done / max(total, 1):.0%}"
 

@@ -1,0 +1,286 @@
+"""Where does a block of a growing Markdown text end, so that it can be written for good?"""
+
+import copy
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from llmcli.ui.markdown import lines
+
+# Longer lines and blocks are taken in parts, cut where the text alone decides: the cost stays linear.
+LONGEST_LINE = 2000
+_LONGEST = {"paragraph": 4000, "item": 16000, "quote": 8000, "table": 8000}
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A finished top-level block: one item of a list and one line of code are blocks of their own."""
+
+    kind: str  # paragraph heading rule fence code item more quote table
+    text: str = ""
+    gap: bool = True  # a blank row stands before it
+    level: int = 0  # of a heading; the indent of an item; the column of what goes on with an item
+    number: int | None = None
+
+
+class Splitter:
+    """Takes text in any pieces and gives the blocks that can change no more.
+
+    What it gives depends on the text alone: it decides at line ends, and where a line or a block has become too long.
+    """
+
+    def __init__(self) -> None:
+        self._rest = ""  # the unfinished line
+        self._fresh = True  # the next line is no continuation of one that was cut
+        self._kind = ""  # of the open block
+        self._lines: list[str] = []
+        self._seed = 0  # lines that an earlier part of the same block left at the beginning
+        self._size = 0
+        self._gap = True
+        self._blank = False
+        self._last = ""
+        self._fence = (0, "", "")  # indent, marks, info
+        self._item = (0, "", 0)  # indent, marker, column of the text
+        self._number: tuple[int, int] | None = None  # written, shown
+        self._more = False
+        self._inner = ""  # the line that opened code within an item
+        self._done: list[Block] = []
+
+    def feed(self, text: str) -> list[Block]:
+        """The blocks that `text` finishes."""
+        self._rest += text
+        start = 0
+        while True:
+            end = self._rest.find("\n", start, start + LONGEST_LINE)
+            if end >= 0:
+                self._take(self._rest[start:end], ended=True)
+                start = end + 1
+            elif len(self._rest) - start >= LONGEST_LINE:
+                end = _cut(self._rest, start)
+                self._take(self._rest[start:end], ended=False)
+                start = end
+            else:
+                break
+        self._rest = self._rest[start:]
+        return self._drain()
+
+    def tail(self) -> list[Block]:
+        """What the unfinished rest would be if nothing followed."""
+        twin = copy.copy(self)
+        twin._lines = list(self._lines)
+        twin._done = []
+        if twin._fresh and lines.undecided(twin._rest):
+            twin._rest = ""
+        blocks = twin.finish()
+        if blocks and blocks[-1].kind in ("paragraph", "item", "more", "quote"):
+            blocks[-1] = replace(blocks[-1], text=mended(blocks[-1].text))
+        return blocks
+
+    def finish(self) -> list[Block]:
+        """The blocks that the end of the text finishes."""
+        if self._rest:
+            self._take(self._rest, ended=True)
+            self._rest = ""
+        self._close()
+        return self._drain()
+
+    def _drain(self) -> list[Block]:
+        done, self._done = self._done, []
+        return done
+
+    def _take(self, line: str, ended: bool) -> None:
+        line = line.expandtabs(4) if "\t" in line else line
+        fresh, self._fresh = self._fresh, ended
+        if not fresh and self._kind not in ("", "fence", "indented"):
+            self._add(line)
+            return
+        if self._kind and self._continue(line):
+            return
+        self._close()
+        self._begin(line)
+
+    def _begin(self, line: str) -> None:
+        if not line.strip():
+            self._blank = True
+        elif lines.indent(line) > 3:
+            self._open("indented")
+            self._emit(Block("fence"))
+            self._emit(Block("code", line[4:], gap=False))
+        elif found := lines.heading(line):
+            self._emit(Block("heading", found[1], level=found[0]))
+        elif lines.rule(line):
+            self._emit(Block("rule"))
+        elif opened := lines.fence(line):
+            self._open("fence")
+            self._fence = opened
+            self._emit(Block("fence", opened[2]))
+        elif item := lines.item(line):
+            self._begin_item(line, item)
+            self._add(line)
+        else:
+            self._open("quote" if lines.quote(line) else "paragraph")
+            self._add(line)
+
+    def _begin_item(self, line: str, item: tuple[int, str, int]) -> None:
+        self._open("item")
+        self._gap = self._blank or self._last not in ("item", "more")
+        number = int(item[1][:-1]) if item[1][:-1] else None
+        alike = self._last in ("item", "more") and self._item[0] == item[0]
+        self._number = None if number is None else numbered(number, self._number if alike else None)
+        self._item = item
+        self._follow_code(line[item[2] :])
+
+    def _continue(self, line: str) -> bool:
+        """Give the line to the open block; False when that block is over and the line not used."""
+        ways: dict[str, Callable[[str], bool]] = {
+            "paragraph": self._in_paragraph,
+            "fence": self._in_fence,
+            "indented": self._in_indented,
+            "item": self._in_item,
+            "quote": self._in_quote,
+            "table": self._in_table,
+        }
+        return ways[self._kind](line)
+
+    def _in_paragraph(self, line: str) -> bool:
+        above = self._lines[-1].rstrip("\n") if self._lines else ""
+        level = lines.underline(line)
+        # Under more than one line a row of dashes is meant as a rule.
+        if level and self._gap and (level == 1 or len(self._lines) == 1) and above:
+            text = "".join(self._lines).strip()
+            self._drop()
+            self._emit(Block("heading", text, level=level))
+            return True
+        if lines.begins_table(above, line):
+            del self._lines[-1]
+            self._close()
+            self._open("table")
+            self._lines.append(above + "\n")
+            self._add(line)
+            return True
+        if not line.strip() or lines.interrupts(line):
+            return False
+        self._add(line)
+        return True
+
+    def _in_fence(self, line: str) -> bool:
+        space, marks, _ = self._fence
+        if lines.closes(line, marks):
+            self._drop()
+            return True
+        self._emit(Block("code", line[min(space, lines.indent(line)) :], gap=False))
+        return True
+
+    def _in_indented(self, line: str) -> bool:
+        if not line.strip():
+            self._lines.append("")
+            return True
+        if lines.indent(line) < 4:
+            self._drop()
+            return False
+        for blank in self._lines:
+            self._emit(Block("code", blank, gap=False))
+        self._lines = []
+        self._emit(Block("code", line[4:], gap=False))
+        return True
+
+    def _in_item(self, line: str) -> bool:
+        if not line.strip():
+            if self._inner or self._lines[-1:] != ["\n"]:
+                self._lines.append("\n")
+                self._size += 1
+            self._blank = True
+            return True
+        inside = lines.indent(line) >= self._item[2]
+        if not inside and (self._inner or self._blank or lines.item(line) or lines.interrupts(line)):
+            return False
+        self._follow_code(line.strip() if inside else "")
+        self._add(line)
+        return True
+
+    def _follow_code(self, line: str) -> None:
+        """Know whether the item's next line is code."""
+        if self._inner:
+            self._inner = "" if lines.closes(line, self._inner[:3]) else self._inner
+        elif lines.fence(line):
+            self._inner = line
+
+    def _in_quote(self, line: str) -> bool:
+        if not lines.quote(line) and (not line.strip() or lines.interrupts(line)):
+            return False
+        self._add(line)
+        return True
+
+    def _in_table(self, line: str) -> bool:
+        if not line.strip() or lines.interrupts(line):
+            return False
+        self._add(line)
+        return True
+
+    def _open(self, kind: str) -> None:
+        self._drop()
+        self._kind, self._gap = kind, True
+
+    def _add(self, line: str) -> None:
+        self._blank = False
+        self._lines.append(line + "\n" if self._fresh else line)
+        self._size += len(line)
+        if self._size < _LONGEST[self._kind]:
+            return
+        seed = {"item": [self._inner + "\n"] if self._inner else [], "table": self._lines[:2]}.get(self._kind, [])
+        if self._kind == "quote" and not self._fresh:
+            seed = ["> "]
+        self._flush()
+        self._lines, self._seed, self._size = seed, len(seed), 0
+        self._gap = False
+        self._more = self._kind == "item"
+
+    def _close(self) -> None:
+        self._flush()
+        self._drop()
+
+    def _drop(self) -> None:
+        self._kind, self._lines, self._seed, self._size = "", [], 0, 0
+        self._more, self._inner = False, ""
+
+    def _flush(self) -> None:
+        """Give what the open block holds."""
+        text = "".join(self._lines)
+        if self._kind in ("", "fence", "indented") or len(self._lines) <= self._seed or not text.strip():
+            return
+        space, _, column = self._item
+        if self._more:
+            text = re.sub(rf"(?m)^ {{0,{column}}}", "", text)
+            self._emit(Block("more", text, self._gap, column))
+        elif self._kind == "item":
+            self._emit(Block("item", text, self._gap, space, self._number[1] if self._number else None))
+        else:
+            self._emit(Block(self._kind, text, self._gap))
+
+    def _emit(self, block: Block) -> None:
+        self._last = block.kind
+        if block.kind not in ("item", "more"):
+            self._blank = False
+        self._done.append(block)
+
+
+def numbered(written: int, before: tuple[int, int] | None) -> tuple[int, int]:
+    """A list's number as written and as shown: `1. 1. 1.` counts, any other numbers are kept."""
+    return written, before[1] + 1 if before and before[0] == written else written
+
+
+def mended(text: str) -> str:
+    """`text` with the marks closed that are still open, so that an unfinished block looks as it will."""
+    if "```" in text or "~~~" in text:
+        return text
+    last = text.rstrip("\n").rpartition("\n\n")[2]
+    for mark in ("`", "**"):
+        if last.count(mark) % 2 and not last.endswith(mark):
+            return text.rstrip("\n") + mark
+    return text
+
+
+def _cut(text: str, start: int) -> int:
+    """Where to cut the line that begins at `start`: after a space, if there is one."""
+    space = text.rfind(" ", start + LONGEST_LINE // 2, start + LONGEST_LINE)
+    return space + 1 if space >= 0 else start + LONGEST_LINE

@@ -1,0 +1,130 @@
+"""How many columns does a text take, and where do its rows break?"""
+
+import re
+from functools import lru_cache
+from itertools import accumulate
+
+# A text with its looks: the parameters of the colour sequence ("1;36", or "" for none) and the text, in turn.
+Runs = list[tuple[str, str]]
+
+# Scripts that break between any two characters, but not before closing marks.
+_WIDE = "\u2e80-\u3000\u3003-\u3007\u3012\u3013\u3020-\ua4cf\uf900-\ufaff\uff10-\uff19\uff21-\uff3a\uff41-\uff5a"
+_WIDE += "\U00020000-\U0003fffd"
+_CLOSING = (
+    "\u3001\u3002\u3009\u300b\u300d\u300f\u3011\u3015\u3017\uff01\uff09\uff0c\uff0e\uff1a\uff1b\uff1f\uff3d\uff5d"
+)
+_OPENING = "\u3008\u300a\u300c\u300e\u3010\u3014\u3016\uff08\uff3b\uff5b"
+_PIECE = re.compile(rf"\n| +|[{_OPENING}]*[{_WIDE}][{_CLOSING}]*|[^\n {_WIDE}{_OPENING}]+|[{_OPENING}]+")
+_SGR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def cells(text: str) -> int:
+    """The columns of `text`, at most: what a terminal joins into one sign may take fewer."""
+    return len(text) if text.isascii() else _cells(text)
+
+
+@lru_cache(maxsize=4096)
+def _cells(text: str) -> int:
+    from prompt_toolkit.utils import get_cwidth
+
+    return sum(get_cwidth(char) for char in text) + text.count("\ufe0f")  # which asks for the wide form
+
+
+def shown(row: str) -> int:
+    """The columns of a painted row."""
+    return cells(_SGR.sub("", row))
+
+
+def paint(runs: Runs) -> str:
+    return "".join(f"\x1b[{look}m{text}\x1b[0m" if look else text for look, text in runs)
+
+
+def plain(runs: Runs) -> str:
+    return "".join(text for _, text in runs)
+
+
+def wrap(runs: Runs, width: int) -> list[Runs]:
+    """Rows of at most `width` columns, broken between words where that can be."""
+    text = plain(runs)
+    rows: list[tuple[int, int]] = []
+    start = end = column = 0  # of the present row: where it starts, where its last word ends, how wide it is
+    for match in _PIECE.finditer(text):
+        piece = match[0]
+        if piece == "\n":
+            rows.append((start, end))
+            start, end, column = match.end(), match.end(), 0
+            continue
+        size = cells(piece)
+        if piece[0] == " ":
+            column += size
+            continue
+        if column + size > width and end > start:
+            rows.append((start, end))
+            start, column = match.start(), 0
+        if column + size > width:
+            start = match.start()
+            *full, begun = folds(piece, width)
+            rows += [(start + left, start + right) for left, right in full]
+            start, column = start + begun[0], cells(piece[begun[0] :])
+        else:
+            column += size
+        end = match.end()
+    return _sliced(runs, [*rows, (start, end)])
+
+
+def fold(runs: Runs, width: int) -> list[Runs]:
+    """Rows of at most `width` columns with every blank kept, as code wants it; broken after a blank if one is near."""
+    text = plain(runs)
+    rows: list[tuple[int, int]] = []
+    start = 0
+    while (end := fit(text, start, width)) < len(text):
+        blank = text.rfind(" ", start + (end - start) * 2 // 3, end)
+        end = blank + 1 if blank >= 0 and text[start:blank].strip() else end
+        rows.append((start, end))
+        start = end
+    return _sliced(runs, [*rows, (start, end)])
+
+
+def folds(text: str, width: int) -> list[tuple[int, int]]:
+    """From where to where each row of at most `width` columns goes."""
+    rows: list[tuple[int, int]] = []
+    start = 0
+    while (end := fit(text, start, width)) < len(text):
+        rows.append((start, end))
+        start = end
+    return [*rows, (start, end)]
+
+
+def fit(text: str, start: int, width: int) -> int:
+    """Where a row of at most `width` columns that begins at `start` ends; it has one sign at least."""
+    if text[start : start + width + 1].isascii():
+        return min(start + width, len(text))
+    taken = 0
+    last = start  # where the present sign begins: what joins the sign before it stays with it
+    for at in range(start, len(text)):
+        size = cells(text[at])
+        if size and text[at - 1 : at] != "\u200d":
+            last = at
+        taken += size
+        if taken > width:
+            return last if last > start else max(at, start + 1)
+    return len(text)
+
+
+def _sliced(runs: Runs, rows: list[tuple[int, int]]) -> list[Runs]:
+    """The runs of each row; the rows follow each other."""
+    starts = list(accumulate((len(text) for _, text in runs), initial=0))
+    first = 0
+    sliced: list[Runs] = []
+    for start, end in rows:
+        while first + 1 < len(runs) and starts[first + 1] <= start:
+            first += 1
+        row: Runs = []
+        at = first
+        while at < len(runs) and starts[at] < end:
+            look, text = runs[at]
+            part = text[max(start - starts[at], 0) : end - starts[at]]
+            row += [(look, part)] if part else []
+            at += 1
+        sliced.append(row)
+    return sliced

@@ -1,0 +1,137 @@
+"""What colours do the lines of a program have, one line after the other?"""
+
+from functools import cache, lru_cache
+from typing import Any
+
+from llmcli.ui.markdown.cells import Runs
+from llmcli.ui.markdown.style import Style, syntax_look
+
+_LONGEST_LINE = 600  # a longer line stays plain
+_CONTEXT = 300  # characters before a line that begins at the margin: more are let go
+_LONGEST_CONTEXT = 700  # before any other line
+_PROBE = "probe"
+_OPEN = {"/*": "*/", "<!--": "-->"}  # comments that some lexers see only once they are closed
+_ALIASES = {"node": "js", "python2": "python", "py2": "python", "vue": "html", "svelte": "html", "jsonl": "json"}
+
+
+class Highlighter:
+    """Colours line by line; a string or comment over several lines keeps its colour.
+
+    Each line is read after the lines before it: the last few, and the one that opened a string or comment that is
+    still open, however far back. So the cost of a line does not grow.
+    """
+
+    def __init__(self, language: str, style: Style) -> None:
+        self._style = style
+        self._lexer = _lexer(language) if style.colour else None
+        self._before: list[str] = []
+        self._closer = ""  # what ends the comment that is open
+
+    def peek(self, line: str) -> Runs:
+        """The next line as far as it has come."""
+        if self._lexer is None or len(line) > _LONGEST_LINE:
+            return [("", line)]
+        head = "".join(f"{text}\n" for text in self._before)
+        closer = self._closer_after(line)
+        tokens = _tokens(self._lexer, head + line + ("" if closer in line else closer))
+        return _looks(tokens, len(head), len(head) + len(line), self._style)
+
+    def line(self, line: str) -> Runs:
+        """The next line, finished."""
+        if self._lexer is None:
+            return [("", line)]
+        self._forget(line)
+        runs = self.peek(line)
+        self._before.append(line[:_LONGEST_LINE])
+        self._closer = "" if self._closer and self._closer in line else self._closer_after(line)
+        return runs
+
+    def _closer_after(self, line: str) -> str:
+        """What would close the comment that `line` leaves open."""
+        if self._closer:
+            return self._closer
+        for opener, closer in _OPEN.items():
+            if line.rfind(opener) > line.rfind(closer) and _within(_tokens(self._lexer, line + closer)[-1][0]):
+                return closer
+        return ""
+
+    def _forget(self, line: str) -> None:
+        """Keep the lines before short, and never begin them within a string or comment."""
+        at_margin = line[:1].strip() != ""
+        if sum(map(len, self._before)) + len(self._before) < (_CONTEXT if at_margin else _LONGEST_CONTEXT):
+            return
+        opened = self._open_since()
+        self._before = [] if opened is None else [self._before[opened], self._before[-1]]
+
+    def _open_since(self) -> int | None:
+        """Which of the lines before opened the string or comment that is still open."""
+        text = "".join(f"{line}\n" for line in self._before)
+        start = None
+        at = len(text) + len(_PROBE) + len(self._closer)
+        for kind, value in reversed(_tokens(self._lexer, text + _PROBE + self._closer)):
+            if value.strip() and not _within(kind):
+                break
+            at -= len(value)
+            start = at if value.strip() else start
+        return None if start is None or start >= len(text) else text.count("\n", 0, start)
+
+
+def colour_code(text: str, language: str, style: Style) -> list[Runs]:
+    """All lines of a program that has been read to its end."""
+    lexer = _lexer(language) if style.colour and len(text) < 40_000 else None
+    if lexer is None:
+        return [[("", line)] for line in text.split("\n")]
+    rows: list[Runs] = [[]]
+    for look, part in _looks(_tokens(lexer, text), 0, len(text), style):
+        head, *others = part.split("\n")
+        rows[-1].append((look, head))
+        rows += [[(look, other)] for other in others]
+    return rows
+
+
+def _within(kind: Any) -> bool:
+    """Whether a token of this kind is part of a string or comment."""
+    return kind is not None and not {"String", "Comment"}.isdisjoint(tuple(kind))
+
+
+@cache
+def _names() -> frozenset[str]:
+    from pygments.lexers import get_all_lexers
+
+    return frozenset(name for _, names, _, _ in get_all_lexers(plugins=False) for name in names)
+
+
+@lru_cache(maxsize=32)
+def _lexer(language: str) -> Any:
+    """The lexer for the first word of a fence's info text; None when there is none."""
+    from pygments.lexers import get_lexer_by_name
+
+    name = language.replace("{", " ").replace(",", " ").strip(" .}").split(" ")[0].lower()
+    name = _ALIASES.get(name, name)
+    if name not in _names() or name == "text":
+        return None
+    options = {"startinline": True} if name == "php" else {}
+    return get_lexer_by_name(name, stripnl=False, ensurenl=False, **options)
+
+
+def _tokens(lexer: Any, text: str) -> list[tuple[Any, str]]:
+    try:
+        tokens = list(lexer.get_tokens(text))
+    except Exception:  # a lexer's fault must not cost the answer
+        return [(None, text)]
+    return tokens if "".join(value for _, value in tokens) == text else [(None, text)]
+
+
+def _looks(tokens: list[tuple[Any, str]], start: int, end: int, style: Style) -> Runs:
+    """The tokens between two places of the text, with their looks."""
+    runs: Runs = []
+    at = 0
+    for kind, value in tokens:
+        part = value[max(start - at, 0) : max(end - at, 0)]
+        at += len(value)
+        look = syntax_look(style, kind) if kind is not None else ""
+        if part and runs and runs[-1][0] == look:
+            runs[-1] = (look, runs[-1][1] + part)
+        elif part:
+            runs.append((look, part))
+    return runs

@@ -1,0 +1,79 @@
+"""What does the text within a paragraph look like: bold, code, links?"""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING
+
+from llmcli.ui.markdown.cells import Runs, plain
+from llmcli.ui.markdown.style import Style
+from llmcli.ui.safe import safe
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from markdown_it.token import Token
+
+
+@cache
+def parser() -> "MarkdownIt":
+    """CommonMark with tables and struck text; what it would hide (HTML, link definitions) stays text."""
+    from markdown_it import MarkdownIt
+
+    made = MarkdownIt("commonmark", {"html": False, "maxNesting": 200})
+    made.enable(["table", "strikethrough"]).disable(["reference", "html_block", "html_inline"])
+    made.normalizeLink = made.normalizeLinkText = str  # type: ignore[method-assign,assignment]
+    made.validateLink = bool  # type: ignore[method-assign,assignment]  # nothing is opened, all is shown
+    return made
+
+
+def inline_runs(text: str, style: Style, look: str = "") -> Runs:
+    """The runs of the text of one block."""
+    return [run for token in parser().parseInline(text) for run in token_runs(token.children or [], style, look)]
+
+
+def token_runs(tokens: Sequence["Token"], style: Style, look: str = "") -> Runs:
+    """The runs of the parts of an inline token, each with the looks of all that it is in."""
+    looks = {"strong": style.strong, "em": style.emphasis, "s": style.struck, "link": style.link}
+    stack = [look]
+    links: list[tuple[str, int]] = []  # address, where the link's runs begin
+    runs: Runs = []
+    for token in tokens:
+        name = token.type.partition("_")[0]
+        if token.nesting == 1:
+            stack.append(looks.get(name, ""))
+            if name == "link":
+                links.append((str(token.attrs.get("href", "")), len(runs)))
+        elif token.nesting == -1:
+            stack.pop()
+            if name == "link":
+                url, start = links.pop()
+                runs += _address(url, plain(runs[start:]), style)
+        else:
+            runs += _leaf(token, style, ";".join(filter(None, stack)))
+    return runs
+
+
+def _leaf(token: "Token", style: Style, look: str) -> Runs:
+    if token.type in ("softbreak", "hardbreak"):
+        return [("", "\n")]
+    if token.type == "image":
+        label = plain(token_runs(token.children or [], style))
+        return [(look, label), *_address(str(token.attrs.get("src", "")), label, style)]
+    text = one_line(token.content)
+    if token.type != "code_inline":
+        return [(look, text)]
+    if not style.colour:
+        return [("", f"`{text}`")]
+    return [(f"{look};{style.code}" if look else style.code, text)]
+
+
+def _address(url: str, label: str, style: Style) -> Runs:
+    """Where a link leads, unless its label says so."""
+    url = one_line(url)
+    if not url or label in (url, url.removeprefix("mailto:")):
+        return []
+    return [(style.faint, f" ({url})" if label else url)]
+
+
+def one_line(text: str) -> str:
+    """An entity such as `&#10;` may stand for what must not reach the terminal."""
+    return safe(text).replace("\n", " ").replace("\t", " ")

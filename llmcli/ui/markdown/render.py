@@ -1,0 +1,206 @@
+"""What rows does a block of Markdown become?"""
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from llmcli.ui.markdown.blocks import Block, numbered
+from llmcli.ui.markdown.cells import Runs, cells, fold, paint, wrap
+from llmcli.ui.markdown.code import Highlighter, colour_code
+from llmcli.ui.markdown.grid import Grid, grid_rows
+from llmcli.ui.markdown.inline import inline_runs, parser, token_runs
+from llmcli.ui.markdown.style import Style
+
+if TYPE_CHECKING:
+    from markdown_it.token import Token
+
+_NARROWEST = 8  # nothing is set in further where less would be left
+_DEEPEST = 100  # columns of list and quote marks at the start of a line
+_BULLETS = "•◦▪"
+_RULE = 40
+
+
+class Renderer:
+    """Turns blocks into painted rows, in their order: it knows what came before."""
+
+    def __init__(self, style: Style) -> None:
+        self._style = style
+        self._code = Highlighter("", style)
+        self._begun = False
+        self._owed = False  # a blank row
+
+    def rows(self, blocks: Sequence[Block], width: int) -> list[str]:
+        """The rows of finished blocks."""
+        return [row for block in blocks for row in self._spaced(block, width, self._code.line)]
+
+    def preview(self, blocks: Sequence[Block], width: int) -> list[str]:
+        """The rows of blocks that may still change."""
+        before = self._code, self._begun, self._owed
+        rows = [row for block in blocks for row in self._spaced(block, width, self._code.peek)]
+        self._code, self._begun, self._owed = before
+        return rows
+
+    def join(self) -> None:
+        """What follows begins at the top of an empty region."""
+        self._begun = self._owed = False
+
+    def apart(self) -> list[str]:
+        """The blank row before a line that is not of the answer; another one follows it."""
+        rows = [""] if self._begun else []
+        self._begun = self._owed = True
+        return rows
+
+    def _spaced(self, block: Block, width: int, colour: Callable[[str], Runs]) -> list[str]:
+        self._owed = self._owed or block.gap
+        rows = self._drawn(block, width, colour)
+        if not rows:
+            return []
+        rows = ["", *rows] if self._owed and self._begun else rows
+        self._begun, self._owed = True, False
+        return rows
+
+    def _drawn(self, block: Block, width: int, colour: Callable[[str], Runs]) -> list[str]:
+        style = self._style
+        match block.kind:
+            case "code":
+                return [paint(row) for row in fold(colour(block.text), width)]
+            case "fence":
+                self._code = Highlighter(block.text, style)
+                return []
+            case "rule":
+                return [self._rule(width)]
+            case "heading":
+                return self._heading(
+                    block.level, inline_runs(block.text, style, self._heading_look(block.level)), width
+                )
+            case "paragraph":
+                return [paint(row) for row in wrap(inline_runs(block.text.strip(" \n"), style), width)]
+        if _too_deep(block.text):
+            return [paint(row) for row in wrap([("", block.text.strip("\n"))], width)]
+        return self._container(block, width)
+
+    def _container(self, block: Block, width: int) -> list[str]:
+        tokens = parser().parse(block.text)
+        room = _room(width, block.level)
+        rows = self._flow(tokens, room, 0, block.number)
+        return _beside("", width - room, rows) if room < width else rows
+
+    def _flow(self, tokens: Sequence["Token"], width: int, depth: int, number: int | None = None) -> list[str]:
+        """The rows of block tokens, one below the other."""
+        rows: list[str] = []
+        at = 0
+        above: Token | None = None
+        while at < len(tokens):
+            token = tokens[at]
+            end = _end(tokens, at)
+            part = self._element(token, tokens[at + 1 : end], width, depth, number)
+            lists = token.type.endswith("list_open") and above is not None and above.type.endswith("list_open")
+            if rows and part and not (above is not None and above.hidden) and not token.hidden and not lists:
+                rows.append("")
+            rows += part
+            above, at = token, end + 1
+        return rows
+
+    def _element(
+        self, token: "Token", inner: Sequence["Token"], width: int, depth: int, number: int | None
+    ) -> list[str]:
+        style = self._style
+        match token.type:
+            case "paragraph_open":
+                return [paint(row) for row in wrap(self._text(inner), width)]
+            case "heading_open":
+                level = int(token.tag[1:])
+                return self._heading(level, self._text(inner, self._heading_look(level)), width)
+            case "bullet_list_open" | "ordered_list_open":
+                return self._list(inner, width, depth, number)
+            case "blockquote_open":
+                room = _room(width, 2)
+                rows = self._flow(inner, room, depth)
+                bar = paint([(style.marker, "│ ")]) if room < width else ""
+                return [bar + row for row in rows]
+            case "fence" | "code_block":
+                text = token.content.removesuffix("\n")
+                lines = colour_code(text, token.info.strip(), style)
+                return [paint(row) for line in lines for row in fold(line, width)]
+            case "table_open":
+                return grid_rows(self._grid(inner), width, style)
+            case "hr":
+                return [self._rule(width)]
+        return [paint(row) for row in wrap([("", token.content)], width)] if token.content.strip() else []
+
+    def _list(self, tokens: Sequence["Token"], width: int, depth: int, number: int | None) -> list[str]:
+        rows: list[str] = []
+        at = 0
+        count: tuple[int, int] | None = None
+        while at < len(tokens):
+            token = tokens[at]
+            end = _end(tokens, at)
+            inner = tokens[at + 1 : end]
+            mark = _BULLETS[min(depth, 2)]
+            if token.info:
+                count = numbered(int(token.info), count)
+                mark = f"{count[1] if number is None else number}{token.markup}"
+            loose = any(
+                one.type == "paragraph_open" and one.level == token.level + 1 and not one.hidden for one in inner
+            )
+            rows += [""] if rows and loose else []
+            room = _room(width, cells(mark) + 1)
+            part = self._flow(inner, room, depth + 1) or [""]
+            look = self._style.marker
+            label = [paint(row) for row in wrap([(look, mark)], width)]
+            rows += _beside(f"{label[0]} ", width - room, part) if room < width else label + part
+            at = end + 1
+        return rows
+
+    def _grid(self, tokens: Sequence["Token"]) -> Grid:
+        style = self._style
+        table: list[list[Runs]] = []
+        sides: list[str] = []
+        for token, inner in zip(tokens, islice(tokens, 1, None), strict=False):
+            if token.type == "tr_open":
+                table.append([])
+            elif token.type in ("th_open", "td_open"):
+                head = token.type == "th_open"
+                table[-1].append(self._text([inner], style.strong if head else ""))
+                if head:
+                    sides.append(str(token.attrs.get("style", "left")).rpartition(":")[2])
+        return Grid(table[0], table[1:], sides)
+
+    def _text(self, tokens: Sequence["Token"], look: str = "") -> Runs:
+        return token_runs([child for token in tokens for child in token.children or []], self._style, look)
+
+    def _heading_look(self, level: int) -> str:
+        return self._style.headings[min(level, 4) - 1]
+
+    def _heading(self, level: int, runs: Runs, width: int) -> list[str]:
+        # Without colours the marks tell a heading from a paragraph.
+        marks: Runs = [] if self._style.colour else [("", "#" * level + " ")]
+        return [paint(row) for row in wrap([*marks, *runs], width)]
+
+    def _rule(self, width: int) -> str:
+        return paint([(self._style.faint, "─" * min(width, _RULE))])
+
+
+def _end(tokens: Sequence["Token"], start: int) -> int:
+    """Where the element that begins at `start` ends."""
+    depth = 0
+    for at in range(start, len(tokens)):
+        depth += tokens[at].nesting
+        if depth <= 0:
+            return at
+    return len(tokens)
+
+
+def _room(width: int, less: int) -> int:
+    """What is left of `width` beside a mark or margin; all of it where too little would be left."""
+    return width - less if width - less >= _NARROWEST else width
+
+
+def _beside(mark: str, size: int, rows: list[str]) -> list[str]:
+    """Rows set in by `size` columns, with the mark before the first."""
+    blank = " " * size
+    return [(mark or blank) + rows[0], *(blank + row if row else "" for row in rows[1:])] if rows else []
+
+
+def _too_deep(text: str) -> bool:
+    return any(len(line) - len(line.lstrip(" >*+-0123456789.)")) > _DEEPEST for line in text.split("\n"))

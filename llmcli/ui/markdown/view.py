@@ -1,0 +1,146 @@
+"""An answer on a terminal while it comes: finished blocks are written for good, the rest is drawn again below."""
+
+import time
+from collections.abc import Callable
+
+from llmcli.ui.markdown.blocks import Splitter
+from llmcli.ui.markdown.cells import cells, folds, paint, wrap
+from llmcli.ui.markdown.code import colour_code
+from llmcli.ui.markdown.inline import parser
+from llmcli.ui.markdown.region import Region
+from llmcli.ui.markdown.render import Renderer
+from llmcli.ui.markdown.style import style_of
+from llmcli.ui.markdown.thinking import Thinking
+from llmcli.ui.safe import safe
+
+_TALLEST = 12  # rows of the tail
+_INTERVAL = 1 / 30
+_SHARE = 40  # a redraw is followed by a pause this many times its own time
+_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+
+
+def preload() -> None:
+    """Import what the first word of an answer would otherwise wait for; harmless in a thread."""
+    parser().parse("a\n\n- b\n")
+    cells("é")
+    colour_code("x = 1", "python", style_of("dark", True))
+
+
+class AnswerView:
+    """Shows one answer; nothing else may write to the terminal between its first call and `finish`.
+
+    What is committed depends on the text alone; when the tail is drawn depends on the clock.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[str], None],
+        size: Callable[[], tuple[int, int]],
+        style: str,
+        colour: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._size = size
+        self._clock = clock
+        self._style = style_of(style, colour)
+        self._region = Region(write)
+        self._splitter = Splitter()
+        self._renderer = Renderer(self._style)
+        self._inbox: list[str] = []
+        self._due = 0.0
+        self._answering = False
+        self._thinking: Thinking | None = None
+
+    def status(self, text: str) -> None:
+        """Say what is being waited for, in one line that the first text replaces; later, draw what is due."""
+        if self._clock() < self._due:
+            return
+        if self._thinking or self._answering:
+            self._draw()
+            return
+        size, width = self._measure()
+        line = f"{_SPINNER[int(self._clock() * 10) % len(_SPINNER)]} {' '.join(safe(text).split())}"
+        start, end = folds(line, width)[0]
+        self._region.draw([], [paint([(self._style.faint, line[start:end])])], size)
+        self._due = self._clock() + _INTERVAL
+
+    def think(self, text: str) -> None:
+        """Add to the reasoning."""
+        if self._answering:
+            self._commit()
+        if self._thinking is None:
+            self._thinking = Thinking(self._clock())
+            self._due = 0.0
+        self._thinking.add(safe(text))
+        if self._clock() >= self._due:
+            self._draw()
+
+    def push(self, text: str) -> None:
+        """Add to the answer."""
+        if not text:
+            return
+        if not self._answering:
+            self._begin()
+        self._inbox.append(text)
+        if self._clock() >= self._due:
+            self._draw()
+
+    def resume(self, text: str) -> None:
+        """Go on with an answer whose `text` is on the screen; only its unfinished last block is drawn again."""
+        _, width = self._measure()
+        self._renderer.rows(self._splitter.feed(safe(text)), width)
+        self._renderer.join()
+        self._answering = True
+        self._draw()
+
+    def finish(self) -> None:
+        """Write what is left; the cursor stands at the start of a new line afterwards."""
+        if self._thinking:
+            self._begin()
+        self._commit()
+
+    def _begin(self) -> None:
+        """Fold the reasoning, for the answer begins."""
+        self._answering = True
+        self._due = 0.0
+        if self._thinking is None:
+            return
+        size, width = self._measure()
+        summary = [(self._style.faint, self._thinking.summary(self._clock()))]
+        self._thinking = None
+        self._region.draw([*self._renderer.apart(), *map(paint, wrap(summary, width))], [], size)
+
+    def _commit(self) -> None:
+        """Write the answer as far as it came as if it ended here."""
+        size, width = self._measure()
+        blocks = self._splitter.feed(self._text()) + self._splitter.finish()
+        self._region.draw(self._renderer.rows(blocks, width), [], size)
+        self._answering = False
+
+    def _draw(self) -> None:
+        started = self._clock()
+        size, width = self._measure()
+        tallest = max(1, min(size[1] - 2, _TALLEST))
+        if self._thinking:
+            done: list[str] = []
+            title, *last = self._thinking.rows(width)
+            tail = [
+                paint([(self._style.faint, text) for _, text in row]) for row in [title, *last[-max(1, tallest - 1) :]]
+            ]
+        else:
+            done = self._renderer.rows(self._splitter.feed(self._text()), width)
+            tail = self._renderer.preview(self._splitter.tail(), width)
+        self._region.draw(done, tail[-tallest:], size)
+        now = self._clock()
+        self._due = now + max(_INTERVAL, _SHARE * (now - started))
+
+    def _text(self) -> str:
+        text = safe("".join(self._inbox))
+        self._inbox.clear()
+        return text
+
+    def _measure(self) -> tuple[tuple[int, int], int]:
+        """The window, and the width of the text: the last column stays free, where a cursor would hang."""
+        columns, rows = self._size()
+        columns = max(columns, 1)
+        return (columns, max(rows, 1)), max(columns - 1, 1)

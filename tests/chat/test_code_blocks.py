@@ -1,0 +1,39 @@
+"""Which parts of an answer are code."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmcli.chat.code_blocks import code_blocks
+
+
+@pytest.mark.parametrize(
+    ("answer", "blocks"),
+    [
+        ("", []),
+        ("no code, `a` only", []),
+        ("    indented\n", []),
+        ("```python\nx = 1\n```", ["x = 1\n"]),
+        ("a\n```\none\n```\nb\n~~~sh\ntwo\n\nthree\n~~~\nc", ["one\n", "two\n\nthree\n"]),
+        ("````md\n```\ninner\n```\n````", ["```\ninner\n```\n"]),
+        ("1. first\n\n   ```\n   a\n     b\n   ```\n2. second", ["a\n  b\n"]),
+        ("> ```\n> quoted\n> ```", ["quoted\n"]),
+        ("```\n```", [""]),
+        ("```c\ncut off", ["cut off"]),
+        ("a ``` b ``` c", []),
+        ("```\r\nwindows\r\n```\r\n", ["windows\n"]),
+    ],
+)
+def test_the_fenced_blocks_are_found_in_order(answer: str, blocks: list[str]) -> None:
+    assert code_blocks(answer) == blocks
+
+
+@given(st.text("`~> -\n\0\x1b1.ab"))
+def test_any_answer_may_be_looked_through(answer: str) -> None:
+    assert isinstance(code_blocks(answer), list)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("piece", ["```\n", "- ", "> ", "`", "[", "a\n"])
+def test_endless_repetition_is_looked_through_in_time(piece: str) -> None:
+    assert isinstance(code_blocks(piece * 20_000 + "```"), list)

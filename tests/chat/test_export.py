@@ -1,0 +1,121 @@
+"""Documents made from a conversation: Markdown and JSON (the web page has a file of its own)."""
+
+import json
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+
+from llmcli.chat.attachments import Attachment
+from llmcli.chat.export import export, form_of
+from llmcli.chat.records import from_event
+from llmcli.chat.tree import Message
+from llmcli.errors import UsageError
+
+TALK = [
+    Message(1, None, "user", "What is *it*?", attachments=(Attachment("a.py", "x = 1\n"),), time=1_700_000_000.0),
+    Message(
+        2,
+        1,
+        "assistant",
+        "It is **one**.",
+        reasoning="They ask.",
+        time=1_700_000_001.0,
+        model="starter",
+        params={"temperature": 1.2, "seed": 3},
+        finish_reason="interrupt",
+        timings={"predicted_per_second": 101.26},
+    ),
+]
+
+
+def answer(text: str, **more: str) -> Message:
+    return Message(1, None, "assistant", text, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("a.md", "md"), ("a.MARKDOWN", "md"), ("x/a.json", "json"), ("a.b.html", "html"), ("a.htm", "html")],
+)
+def test_the_name_of_a_file_asks_for_a_form(name: str, form: str) -> None:
+    assert form_of(Path(name)) == form
+
+
+@pytest.mark.parametrize("name", ["a", "a.txt", ".md", "a.md.gz"])
+def test_another_name_asks_for_none(name: str) -> None:
+    with pytest.raises(UsageError, match="cannot tell the form") as caught:
+        form_of(Path(name))
+    assert ".html" in caught.value.hint
+
+
+def test_an_unknown_form_is_refused() -> None:
+    with pytest.raises(UsageError, match="'pdf'"):
+        export(TALK, "t", None, "pdf")
+
+
+def test_markdown_has_a_heading_for_each_turn() -> None:
+    assert export(TALK, "On\none", "Be brief.", "md") == (
+        "# On one\n\n## System\n\nBe brief.\n\n## You\n\nWhat is *it*?\n\nFile a.py:\n```python\nx = 1\n```\n\n"
+        "## Assistant (starter)\n\n<details>\n<summary>Reasoning</summary>\n\nThey ask.\n\n</details>\n\n"
+        "It is **one**.\n\n*(interrupted)*\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "cut", ["```python\nx = ", "~~~~\na\n```", "1. a\n\n   ```\n   x", "> ```\n> a", "```\na\n```", "a"]
+)
+@pytest.mark.parametrize("place", ["content", "reasoning"])
+def test_a_cut_answer_does_not_swallow_the_next_turn(cut: str, place: str) -> None:
+    first = answer(cut) if place == "content" else answer("a", reasoning=cut)
+    tokens = MarkdownIt("commonmark").parse(export([first, *TALK], "t", None, "md"))
+    headings = [after.content for token, after in pairwise(tokens) if token.type == "heading_open"]
+    assert headings == ["t", "Assistant", "You", "Assistant (starter)"]
+
+
+def test_reasoning_does_not_end_its_own_fold() -> None:
+    text = export([answer("a", reasoning="x </details> <DETAILS open> y")], "t", None, "md")
+    assert len(re.findall("(?i)</?details", text)) == 2
+
+
+def test_json_is_what_other_programs_read() -> None:
+    data = json.loads(export(TALK, "On one", "Be brief.", "json"))
+    assert [data["version"], data["title"], data["system"]] == [1, "On one", "Be brief."]
+    assert [message["role"] for message in data["messages"]] == ["system", "user", "assistant"]
+    assert data["messages"][1]["content"] == "What is *it*?\n\nFile a.py:\n```python\nx = 1\n```"
+    assert data["messages"][2] == {
+        "role": "assistant",
+        "content": "It is **one**.",
+        "reasoning_content": "They ask.",
+        "time": "2023-11-14T22:13:21+00:00",
+        "model": "starter",
+        "finish_reason": "interrupt",
+        "params": {"temperature": 1.2, "seed": 3},
+        "timings": {"predicted_per_second": 101.26},
+    }
+    assert "tree" not in data
+
+
+def test_json_may_hold_every_branch() -> None:
+    other = Message(3, 1, "assistant", "Two.")
+    data = json.loads(export(TALK, "t", None, "json", {message.id: message for message in (*TALK, other)}))
+    assert [from_event(event) for event in data["tree"]] == [*TALK, other]
+    assert [message["role"] for message in data["messages"]] == ["user", "assistant"]
+
+
+def test_a_summary_is_told_apart() -> None:
+    summary = [Message(1, None, "summary", "We greeted.")]
+    assert json.loads(export(summary, "t", None, "json"))["messages"] == [
+        {"role": "system", "content": "We greeted.", "summary": True}
+    ]
+    assert "## Summary of what was said before\n\nWe greeted." in export(summary, "t", None, "md")
+    assert '<article class="summary"' in export(summary, "t", None, "html")
+
+
+@pytest.mark.parametrize("form", ["md", "json", "html"])
+def test_strange_values_do_no_harm(form: str) -> None:
+    strange = Message(1, None, "assistant", "\ud800 \0", time=1e300, params={"a": [None]}, timings={"b": float("inf")})
+    export([strange], "\udcff", "\ud800", form).encode()
+    assert export([], "", None, form).endswith("\n")
+    assert "a" * 300_000 in export([answer("a" * 300_000)], "t", None, form)

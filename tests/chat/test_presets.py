@@ -1,0 +1,187 @@
+"""Presets: the built-in ones, the user's own in config.toml, and what may be one."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmcli.chat.config import aliases, config_layer, set_alias, set_value, unset_value
+from llmcli.chat.paths import config_file
+from llmcli.chat.presets import describe, preset_layer, presets, remove_preset, save_preset
+from llmcli.errors import UsageError
+from llmcli.params.inert import inert
+from llmcli.params.layers import Layer, resolve
+from llmcli.params.settings import Settings, fields
+from llmcli.params.temperature import Entropy, Fixed
+from tests.params.samples import legal
+
+BUILT_IN = ("balanced", "brainstorm", "code", "creative", "deterministic", "precise")
+NEVER = ("prompt", "file", "preset", "character", "pull", "offline", "model_folders")
+
+
+def write(text: str) -> Path:
+    path = config_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_built_in_preset_sets_only_what_has_an_effect(name: str) -> None:
+    layer = preset_layer(name)
+    assert layer.name == "preset"
+    assert layer.values == presets()[name]
+    found = resolve([layer])
+    assert not inert(found.settings, found.origins)
+
+
+def test_they_are_all_there_without_a_configuration_file() -> None:
+    assert tuple(sorted(presets())) == BUILT_IN
+    assert not config_file().exists()
+    assert presets()["brainstorm"]["temperature"] == Entropy(0.8, 1.6)
+    assert presets()["deterministic"]["temperature"] == Fixed(0.0)
+
+
+def test_a_preset_wins_over_the_configuration_and_loses_to_a_flag() -> None:
+    write("temperature = 0.5\ntop_k = 7\nseed = 3\n")
+    found = resolve([config_layer(), preset_layer("precise"), Layer("flag", {"top_k": 9})])
+    assert found.settings == Settings(temperature=Fixed(0.3), top_k=9, top_p=0.9, min_p=0.1, seed=3)
+    assert [found.origins[key] for key in ("temperature", "top_k", "seed")] == ["preset", "flag", "config"]
+
+
+def test_the_user_s_own_wins_over_the_built_in_one() -> None:
+    write("top_k = 1\n[presets.creative]\ntemp = 2\n[presets.pirate]\nsystem = 'Arr.'\nstop = ['!']\n")
+    assert presets()["creative"] == {"temperature": Fixed(2.0)}
+    assert preset_layer("pirate").values == {"system": "Arr.", "stop": ("!",)}
+    assert config_layer().values == {"top_k": 1}
+
+
+def test_an_unknown_name_is_told_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="no preset 'creativ'") as caught:
+        preset_layer("creativ")
+    assert caught.value.hint == 'did you mean "creative"?'
+    with pytest.raises(UsageError) as caught:
+        preset_layer("zzz")
+    assert "balanced, brainstorm" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "telling"),
+    [
+        ("presets = 3\n", "must give a table of settings"),
+        ("[presets]\ntemperature = 1\n", "must give a table of settings"),
+        ("[presets.x]\ntemperature = -1\n", r"\[presets.x\]: temperature: must be 0 or more"),
+        ("[presets.x]\ntemprature = 1\n", "no setting called 'temprature'"),
+        ("[presets.x.y]\nseed = 1\n", "no setting called 'y'"),
+        ("[presets.x]\nprompt = 'hi'\n", "prompt cannot be part of a preset"),
+        ("[presets.x]\nfile = ['a']\n", "file cannot be part of a preset"),
+        ("[presets.x]\npreset = 'y'\n", "preset cannot be part of a preset"),
+        ("[presets.x]\npull = true\n", "pull cannot be part of a preset"),
+        ("[presets.x]\noffline = true\n", "offline cannot be part of a preset"),
+        ("[presets.x]\nmodel-folder = ['a']\n", "model_folders cannot be part of a preset"),
+    ],
+)
+def test_a_preset_that_cannot_be_is_told_with_its_place(text: str, telling: str) -> None:
+    path = write(text)
+    for call in (presets, lambda: preset_layer("x")):
+        with pytest.raises(UsageError, match=telling) as caught:
+            call()
+        assert str(caught.value).startswith(str(path))
+
+
+def test_a_broken_preset_does_not_take_the_others_along() -> None:
+    write("[presets.x]\ntemperature = -1\n[presets.y]\nseed = 1\n")
+    assert preset_layer("y").values == {"seed": 1}
+    assert config_layer().values == {}
+
+
+@pytest.mark.parametrize("which", [0, -1])
+def test_every_value_comes_back_as_it_was_kept(which: int) -> None:
+    legals = {key: [v for v in legal(field) if v is not None] for key, field in fields().items() if key not in NEVER}
+    values = {key: values[which] for key, values in legals.items()}
+    save_preset("all", values)
+    assert preset_layer("all").values == values
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", "[presets.x]\ntop_k = 3\nmin_p = 0.1\n"),
+        ("seed = 1 # mine\n", "seed = 1 # mine\n\n[presets.x]\ntop_k = 3\nmin_p = 0.1\n"),
+        (
+            "[presets.x] # hot\n# why\ntop_k = 9 # nine\nseed = 1\n\n[aliases]\na = 'b'\n",
+            "[presets.x] # hot\n# why\ntop_k = 3 # nine\nmin_p = 0.1\n\n[aliases]\na = 'b'\n",
+        ),
+        ("[presets]\nx = {seed = 1, top_k = 2}\n", "[presets]\nx = { top_k = 3, min_p = 0.1}\n"),
+    ],
+)
+def test_keeping_a_preset_leaves_everything_else_as_it_is(before: str, after: str) -> None:
+    write(before)
+    assert save_preset("x", {"top_k": 3, "min_p": 0.1}) == config_file()
+    assert config_file().read_text() == after
+
+
+@pytest.mark.parametrize(
+    "order", ["[presets.a]\nseed=1\n[aliases]\nm='x'\n[presets.z]\nseed=2\n", "presets.a.seed=1\n"]
+)
+def test_presets_aliases_and_settings_change_side_by_side(order: str) -> None:
+    write(order)
+    save_preset("b.c", {"seed": 5, "system": "a\n'''\"\"\" b"})
+    set_alias("other", "y")
+    set_value("top_k", 4)
+    assert config_layer().values == {"top_k": 4}
+    assert aliases()["other"] == "y"
+    assert presets()["a"] == {"seed": 1}
+    assert presets()["b.c"] == {"seed": 5, "system": "a\n'''\"\"\" b"}
+    save_preset("a", {"top_k": 2})
+    assert presets()["a"] == {"top_k": 2}
+    remove_preset("b.c")
+    set_alias("other", None)
+    assert unset_value("top_k")
+    assert "b.c" not in presets()
+    assert presets()["a"] == {"top_k": 2}
+
+
+def test_a_preset_is_kept_beside_others_on_one_line() -> None:
+    path = write("presets = {y = {seed = 1}}\n")
+    save_preset("x", {"seed": 2, "stop": ("a",)})
+    save_preset("y", {"top_k": 3})
+    assert tomllib.loads(path.read_text()) == {"presets": {"x": {"seed": 2, "stop": ["a"]}, "y": {"top_k": 3}}}
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../x", "-x", "x" * 65, "é", "con"])
+def test_what_is_no_name_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="cannot be the name of a preset"):
+        save_preset(name, {"seed": 1})
+    assert not config_file().exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "telling"),
+    [({"prompt": "hi"}, "prompt cannot be part"), ({"offline": True}, "offline"), ({}, "no setting to keep")],
+)
+def test_what_does_not_belong_into_a_preset_is_not_kept(values: dict[str, Any], telling: str) -> None:
+    with pytest.raises(UsageError, match=telling):
+        save_preset("x", values)
+    assert not config_file().exists()
+
+
+def test_removing_the_user_s_own_brings_the_built_in_one_back() -> None:
+    save_preset("code", {"seed": 1})
+    remove_preset("code")
+    assert presets()["code"]["temperature"] == Fixed(0.2)
+    assert tomllib.loads(config_file().read_text()) == {}
+    with pytest.raises(UsageError, match="is built in"):
+        remove_preset("code")
+    with pytest.raises(UsageError, match="no preset 'nobody'"):
+        remove_preset("nobody")
+
+
+def test_a_preset_is_described_in_one_line() -> None:
+    assert describe({"temperature": Fixed(1.2), "min_p": 0.02}) == "temperature 1.2, min_p 0.02"
+    assert describe({"temperature": Entropy(0.3, 1.3), "stop": ("a",), "ignore_eos": True}) == (
+        'temperature 0.3..1.3, stop ["a"], ignore_eos true'
+    )
+    assert describe({"system": "You are\na " + "very " * 20}) == "system You are a very very very very very very…"
+    assert describe({}) == ""

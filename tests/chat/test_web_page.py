@@ -1,0 +1,164 @@
+"""The web page of a conversation: it shows everything, and nothing in it can take it over."""
+
+import base64
+import hashlib
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmcli.chat.attachments import Attachment
+from llmcli.chat.export import export
+from llmcli.chat.tree import Message
+from tests.chat.test_export import TALK, answer
+
+ELEMENTS = {
+    "html",
+    "meta",
+    "title",
+    "style",
+    "main",
+    "h1",
+    "article",
+    "div",
+    "b",
+    "time",
+    "p",
+    "pre",
+    "code",
+    "span",
+} | {
+    *("details", "summary", "a", "em", "strong", "s", "ul", "ol", "li", "blockquote", "hr", "br"),
+    *("h2", "h3", "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td"),
+}
+ATTRIBUTES = {
+    "class",
+    "dir",
+    "href",
+    "rel",
+    "datetime",
+    "lang",
+    "charset",
+    "http-equiv",
+    "content",
+    "name",
+    "start",
+    "title",
+}
+
+
+class Page(HTMLParser):
+    """What a browser sees: elements with their attributes, and the text between them."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def page(text: str) -> Page:
+    return Page(export([answer(text)], "t", None, "html"))
+
+
+def test_a_page_shows_all_there_is() -> None:
+    shown = Page(export(TALK, "On one", "Be brief.", "html"))
+    for text in (
+        "On one",
+        "Be brief.",
+        "What is *it*?",
+        "a.py",
+        "x = 1",
+        "They ask.",
+        "starter",
+        "2023-11-14 22:13 UTC",
+    ):
+        assert text in shown.text
+    assert "interrupted · 101.3 tokens/s · temperature 1.2 · seed 3" in shown.text
+    assert [article["class"] for article in shown.all("article")] == ["user", "assistant"]
+    assert len(shown.all("strong")) == 1
+    assert shown.all("em") == []  # what a person typed is shown as it was typed
+
+
+def test_a_page_refuses_by_its_policy_whatever_is_not_its_own_style() -> None:
+    text = export(TALK, "t", None, "html")
+    policy = next(meta["content"] for meta in Page(text).all("meta") if "http-equiv" in meta)
+    style = re.findall("<style>(.*?)</style>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style[0].encode()).digest()).decode()
+    assert len(style) == 1
+    assert policy == f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    assert text.index("http-equiv") < text.index("<style>")
+    assert "prefers-color-scheme: dark" in style[0]
+    assert not re.search(r"(?i)url\(|@import|https?:", style[0])
+
+
+HOSTILE = '<script>alert(1)</script><img src=x onerror=alert(1)><style>*{}</style></article></main>&amp;" onclick="x'
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda x: export([answer(x)], "t", None, "html"),
+        lambda x: export([answer("a", reasoning=x)], "t", None, "html"),
+        lambda x: export([answer("a", model=x)], "t", None, "html"),
+        lambda x: export([answer(f"```{x}\n{x}\n```")], "t", None, "html"),
+        lambda x: export([answer(f"```html\n{x}\n```")], "t", None, "html"),
+        lambda x: export([answer(f"[a](http://b '{x}') | `{x}`\n\n- {x}")], "t", None, "html"),
+        lambda x: export([Message(1, None, "user", x, attachments=(Attachment(x, x),))], "t", None, "html"),
+        lambda x: export([Message(1, None, "assistant", "a", params={x: x})], "t", None, "html"),
+        lambda x: export([], x, x, "html"),
+    ],
+)
+def test_no_text_becomes_part_of_the_page(place: Callable[[str], str]) -> None:
+    hostile, tame = Page(place(HOSTILE)), Page(place("tame"))
+    assert {tag for tag, _ in hostile.elements} <= ELEMENTS
+    assert {name for _, attributes in hostile.elements for name in attributes} <= ATTRIBUTES
+    assert [tag for tag, _ in hostile.elements if tag != "span"] == [tag for tag, _ in tame.elements if tag != "span"]
+
+
+@given(st.text("<>&\"'`[]()!|-:\n\\ahtpsijv1#*_~/\0"))
+def test_no_markdown_at_all_becomes_more_than_markdown(text: str) -> None:
+    shown = page(text)
+    assert {tag for tag, _ in shown.elements} <= ELEMENTS
+    assert {name for _, attributes in shown.elements for name in attributes} <= ATTRIBUTES
+
+
+@pytest.mark.parametrize("url", ["http://a.b/c", "HTTPS://a.b", "mailto:a@b.c"])
+def test_a_link_to_the_web_is_a_link_that_gives_nothing_away(url: str) -> None:
+    for text in (f"[a]({url})", f"<{url}>", f"[a][1]\n\n[1]: {url}"):
+        (link,) = page(text).all("a")
+        assert link["href"] is not None
+        assert link["href"].lower() == url.lower()
+        assert "noopener" in str(link["rel"])
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["javascript:alert(1)", "JavaScript&colon;alert(1)", "data:text/html,x", "file:///etc/passwd", "//a.b", "x.html"],
+)
+def test_any_other_link_and_every_image_loads_nothing(url: str) -> None:
+    assert page(f"[a]({url}) <{url}>\n\n[b][1]\n\n[1]: {url}").all("a") == []
+    assert page("![a](http://a.b/c.png)").all("img") == []
+
+
+def test_the_columns_of_a_table_are_aligned_by_a_class_for_the_policy_refuses_styles() -> None:
+    shown = page("|a|b|\n|:-:|--:|\n|1|2|")
+    assert [cell["class"] for cell in shown.all("td")] == ["center", "right"]
+
+
+def test_code_is_coloured_and_an_unknown_language_is_not() -> None:
+    assert len(page("```python\nif x: pass\n```").all("span")) > 3
+    assert page("```nothing-known\nif x\n```").all("span") == []
+    assert "if x: pass" in page("```python\nif x: pass\n```").text

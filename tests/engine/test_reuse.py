@@ -1,0 +1,218 @@
+"""What a context keeps from one prompt to the next never changes an answer, whatever kind of memory the model has."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Any
+
+import pytest
+
+from llmcli.engine.abort import AbortFlag
+from llmcli.engine.context import AbortedError, Context, ContextParams
+from llmcli.engine.model import Model
+from tests.models import tiny_models
+from tests.models.tiny_models import N_VOCAB
+
+KINDS = ("full_attention", "sliding_window", "recurrent", "hybrid")
+CUTTABLE = ("full_attention", "sliding_window")
+N_SEQ, N_CTX, LONGEST = 2, 512, 480
+NOISE = 2e-3  # the size of a batch changes a logit by up to 5e-4, another past by 0.07 and more
+PARAMS = ContextParams(
+    n_ctx=N_SEQ * N_CTX,
+    n_threads=1,
+    n_threads_batch=1,
+    n_batch=64,
+    n_ubatch=16,
+    cache_type_k="f32",
+    cache_type_v="f32",
+    flash_attn="off",
+    n_seq_max=N_SEQ,
+)
+
+
+class Countdown(AbortFlag):
+    """Aborts after as many operations as it is told: at the same place each time, in the middle of a batch too."""
+
+    left = -1
+
+    def attach(self, api: Any, ctx: Any) -> None:
+        self._tick = api.ggml_abort_callback(self._count)
+        api.llama_set_abort_callback(ctx, self._tick, None)
+
+    def _count(self, _data: Any) -> bool:
+        self.left -= 1
+        return self.left == 0
+
+
+class SmallWindow(Context):
+    """As if llama.cpp gave a sliding window no more memory than it needs, so that it writes over what is old."""
+
+    def _c_params(self, params: ContextParams) -> Any:
+        c = super()._c_params(params)
+        c.swa_full = False
+        return c
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    path = tmp_path_factory.mktemp("tiny") / f"{request.param}.gguf"
+    model = Model.load([getattr(tiny_models, request.param)(path)], n_gpu_layers=0)
+    yield model
+    model.close()
+
+
+def logits(context: Context, row: int = -1) -> list[float]:
+    values: list[float] = context._api.llama_get_logits_ith(context.handle, row)[:N_VOCAB]
+    return values
+
+
+def fresh_logits(model: Model, tokens: list[int]) -> list[float]:
+    context = Context(model, replace(PARAMS, n_ctx=N_CTX, n_seq_max=1, n_batch=N_CTX, n_ubatch=N_CTX))
+    context.prefill(0, tokens)
+    values = logits(context)
+    context.close()
+    return values
+
+
+def assert_same(values: list[float], expected: list[float]) -> None:
+    assert max(abs(a - b) for a, b in zip(values, expected, strict=True)) < NOISE
+
+
+def common(a: list[int], b: list[int]) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+@dataclass
+class Walk:
+    """Random work on two sequences, each answer of which is compared with a fresh context's."""
+
+    model: Model
+    random: Random
+    context: Context
+    flag: Countdown
+    held: list[list[int]] = field(default_factory=lambda: [[] for _ in range(N_SEQ)])
+
+    def tokens(self, most: int) -> list[int]:
+        return [self.random.randrange(3, N_VOCAB) for _ in range(self.random.randint(1, most))]
+
+    def prompt(self, seq_id: int) -> list[int]:
+        """The same again, more, less, an edit near the end or anywhere, or something new."""
+        held = self.held[seq_id]
+        keep = self.random.choice([len(held), len(held), len(held) - 1, len(held) - 9, len(held) // 2, 0])
+        new = self.tokens(self.random.choice([1, 20, 450]))
+        return ([*held[: max(keep, 0)], *(new if self.random.random() < 0.8 else [])] or new)[:LONGEST]
+
+    def read(self) -> None:
+        seq_id = self.random.randrange(N_SEQ)
+        prompt = self.prompt(seq_id)
+        ran = self.context.prefill(seq_id, prompt)
+        assert_same(logits(self.context), fresh_logits(self.model, prompt))
+        new = len(prompt) - min(common(self.held[seq_id], prompt), len(prompt) - 1)
+        extends = prompt[: len(self.held[seq_id])] == self.held[seq_id] and prompt != self.held[seq_id]
+        if extends or (self.model.path.stem in CUTTABLE and type(self.context) is Context):
+            assert ran == new
+        self.held[seq_id] = prompt
+
+    def write(self) -> None:
+        """A few tokens of an answer, on every sequence that has a prompt."""
+        active = [seq_id for seq_id in range(N_SEQ) if 0 < len(self.held[seq_id]) < LONGEST]
+        for token in self.tokens(5) if active else []:
+            self.context.step([(seq_id, token) for seq_id in active])
+            for seq_id in active:
+                self.held[seq_id] = [*self.held[seq_id], token]
+        for row, seq_id in enumerate(active):
+            assert_same(logits(self.context, row), fresh_logits(self.model, self.held[seq_id]))
+
+    def stop(self) -> None:
+        """An abort at any operation of reading or writing; what is still held then counts."""
+        self.flag.left = self.random.choice([1, self.random.randint(1, 60), self.random.randint(1, 600)])
+        seq_id = self.random.randrange(N_SEQ)
+        wanted = self.prompt(seq_id)
+        if self.random.random() < 0.3 and 0 < len(self.held[seq_id]) < LONGEST:
+            wanted = [*self.held[seq_id], 5]
+        with suppress(AbortedError):
+            if wanted[:-1] == self.held[seq_id] and wanted[-1] == 5:
+                self.context.step([(seq_id, 5)])
+            else:
+                self.context.prefill(seq_id, wanted)
+        self.flag.left = -1
+        self.held[seq_id] = wanted[: self.context.evaluated(seq_id)]
+
+
+def walk(model: Model, seed: int, kind: type[Context] = Context, turns: int = 30) -> None:
+    flag = Countdown()
+    context = kind(model, PARAMS, flag)
+    steps = Walk(model, Random(seed), context, flag)
+    for _ in range(turns):
+        steps.random.choice([steps.read, steps.read, steps.write, steps.stop])()
+    context.close()
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_every_answer_is_that_of_a_fresh_context(tiny: Model, seed: int) -> None:
+    walk(tiny, seed)
+
+
+def test_a_window_that_was_written_over_is_read_again(tiny: Model) -> None:
+    """By default llama.cpp keeps windows whole (`swa_full`), and so do we: this is for the day that changes."""
+    walk(tiny, 2, SmallWindow)
+
+
+@pytest.mark.parametrize("keep", [100, 300, 440])
+def test_a_cut_out_of_the_window_s_reach_starts_over(tiny: Model, keep: int) -> None:
+    context = SmallWindow(tiny, PARAMS)
+    prompt = [3 + number % 200 for number in range(LONGEST)]
+    context.prefill(0, prompt)
+    edited = [*prompt[:keep], 7, 8, 9]
+    context.prefill(0, edited)
+    assert_same(logits(context), fresh_logits(tiny, edited))
+    context.close()
+
+
+@pytest.mark.parametrize("operation", [1, 20, 90, 200])
+def test_an_abort_in_the_middle_of_a_batch_leaves_nothing_behind(tiny: Model, operation: int) -> None:
+    flag = Countdown()
+    context = Context(tiny, PARAMS, flag)
+    prompt = list(range(10, 200))
+    context.prefill(0, prompt[:100])
+    flag.left = operation
+    with pytest.raises(AbortedError):
+        context.prefill(0, prompt)
+    assert context.evaluated() in (0, 100, 164)  # the batches that were done, if the rest could be taken away
+    context.prefill(0, prompt)
+    assert_same(logits(context), fresh_logits(tiny, prompt))
+    context.close()
+
+
+@pytest.mark.parametrize("kind", [Context, SmallWindow])
+def test_a_prompt_that_goes_on_costs_what_is_new(tiny: Model, kind: type[Context]) -> None:
+    """What a chat does each turn, and what no memory is in the way of."""
+    context = kind(tiny, PARAMS)
+    prompt = list(range(10, 200))
+    assert context.prefill(0, prompt) == 190
+    for token in (7, 8, 9):
+        context.step([(0, token)])
+    assert context.prefill(0, [*prompt, 7, 8, 9, *range(50, 60)]) == 10
+    context.close()
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, 104])
+def test_an_edit_costs_what_changed(tiny: Model, keep: int) -> None:
+    """A state that stands for all (recurrent, hybrid) has to be made anew; attention goes on from the edit."""
+    context = Context(tiny, PARAMS)
+    context.prefill(0, list(range(10, 115)))
+    edited = [*range(10, 10 + keep), *range(200, 205)]
+    expected = len(edited) - keep if tiny.path.stem in CUTTABLE else len(edited)
+    assert context.prefill(0, edited) == expected
+    assert_same(logits(context), fresh_logits(tiny, edited))
+    context.close()
+
+
+def test_the_same_prompt_again_costs_one_token_where_memory_can_be_cut(tiny: Model) -> None:
+    context = Context(tiny, PARAMS)
+    prompt = list(range(10, 115))
+    for expected in (105, 1 if tiny.path.stem in CUTTABLE else 105):
+        assert context.prefill(0, prompt) == expected
+        assert_same(logits(context), fresh_logits(tiny, prompt))
+    context.close()

@@ -1,0 +1,146 @@
+"""Tiny models with random weights, one for each kind of memory llama.cpp has: 200 kB, written and loaded in no time."""
+
+import random
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.models.gguf_writer import I32, STRING, Tensor, Typed, write_gguf
+
+WINDOW = 8  # tokens that the sliding window sees
+_N_LAYERS, _N_EMBD, _N_FF, _N_HEADS = 2, 32, 64, 2
+_D_INNER, _D_STATE, _D_CONV, _DT_RANK = 2 * _N_EMBD, 16, 4, 2
+_NORMAL, _UNKNOWN, CONTROL, USER_DEFINED, _BYTE = 1, 2, 3, 4, 6  # llama.h, enum llama_token_type
+_Weights = dict[str, tuple[int, ...]]
+
+
+def full_attention(path: Path) -> Path:
+    """A llama: each token sees all before it, and a cut takes away exactly what it says."""
+    return _write(path, "llama", _of_attention(), _weights(_llama_layer()))
+
+
+def sliding_window(path: Path) -> Path:
+    """A gemma 2: its first layer sees the last `WINDOW` tokens, its second one all of them."""
+    extra = {"attention.sliding_window": WINDOW, "attention.key_length": 16, "attention.value_length": 16}
+    norms = {"post_attention_norm.weight": (_N_EMBD,), "post_ffw_norm.weight": (_N_EMBD,)}
+    return _write(path, "gemma2", _of_attention() | extra, _weights(_llama_layer() | norms))
+
+
+def recurrent(path: Path) -> Path:
+    """A mamba: one state that stands for all that was read, and cannot be turned back."""
+    return _write(path, "mamba", _of_mamba(), _weights(_mamba_layer()))
+
+
+def hybrid(path: Path) -> Path:
+    """A jamba: a layer of mamba and one of attention."""
+    norms = {"ssm_dt_norm.weight": (_DT_RANK,), "ssm_b_norm.weight": (_D_STATE,), "ssm_c_norm.weight": (_D_STATE,)}
+    ffn = {name: shape for name, shape in _llama_layer().items() if name.startswith("ffn")}
+    weights = _weights(_mamba_layer() | norms | ffn, _llama_layer())
+    heads = {"attention.head_count_kv": Typed(I32, [0, _N_HEADS])}  # none: a layer of mamba
+    return _write(path, "jamba", _of_mamba() | _of_attention() | heads, weights)
+
+
+def vocabulary(path: Path, special: Mapping[str, int] | None = None, name: str = "tiny") -> Path:
+    """A vocabulary without weights and some special tokens more; llama.cpp gives attributes to some by the `name`."""
+    sizes = {f"llama.{key}": value for key, value in _of_attention().items()}
+    return write_gguf(path, {"general.architecture": "llama", "general.name": name} | sizes | vocab(special))
+
+
+def vocab(special: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """SentencePiece metadata: three control tokens, the bytes, the letters and what some of them merge to."""
+    tokens = [("<unk>", _UNKNOWN), ("<s>", CONTROL), ("</s>", CONTROL)]
+    tokens += [(f"<0x{byte:02X}>", _BYTE) for byte in range(256)]
+    tokens += [(chr(letter), _NORMAL) for letter in range(ord("a"), ord("z") + 1)]
+    tokens += [
+        (text, _NORMAL) for text in ("\u2581", "\u2581a", "an", "\u2581an", "he", "the", "\u2581the", "er", "<|")
+    ]
+    tokens += (special or {}).items()
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": Typed(STRING, [text for text, _ in tokens]),
+        "tokenizer.ggml.scores": [-float(number) for number in range(len(tokens))],
+        "tokenizer.ggml.token_type": Typed(I32, [kind for _, kind in tokens]),
+        "tokenizer.ggml.unknown_token_id": 0,
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+    }
+
+
+N_VOCAB = len(vocab()["tokenizer.ggml.scores"])
+
+
+def _of_attention() -> dict[str, Any]:
+    return {
+        "block_count": _N_LAYERS,
+        "context_length": 1024,
+        "embedding_length": _N_EMBD,
+        "feed_forward_length": _N_FF,
+        "attention.head_count": _N_HEADS,
+        "attention.layer_norm_rms_epsilon": 1e-5,
+    }
+
+
+def _of_mamba() -> dict[str, Any]:
+    sizes = {"ssm.inner_size": _D_INNER, "ssm.state_size": _D_STATE, "ssm.conv_kernel": _D_CONV}
+    return {**_of_attention(), **sizes, "ssm.time_step_rank": _DT_RANK, "attention.head_count": 0}
+
+
+def _llama_layer() -> _Weights:
+    square, up = (_N_EMBD, _N_EMBD), (_N_EMBD, _N_FF)
+    attention = {f"attn_{name}.weight": square for name in ("q", "k", "v", "output")}
+    ffn = {"ffn_norm.weight": (_N_EMBD,), "ffn_gate.weight": up, "ffn_up.weight": up, "ffn_down.weight": up[::-1]}
+    return {"attn_norm.weight": (_N_EMBD,), **attention, **ffn}
+
+
+def _mamba_layer() -> _Weights:
+    return {
+        "attn_norm.weight": (_N_EMBD,),
+        "ssm_in.weight": (_N_EMBD, 2 * _D_INNER),
+        "ssm_conv1d.weight": (_D_CONV, _D_INNER),
+        "ssm_conv1d.bias": (_D_INNER,),
+        "ssm_x.weight": (_D_INNER, _DT_RANK + 2 * _D_STATE),
+        "ssm_dt.weight": (_DT_RANK, _D_INNER),
+        "ssm_dt.bias": (_D_INNER,),
+        "ssm_a": (_D_STATE, _D_INNER),
+        "ssm_d": (_D_INNER,),
+        "ssm_out.weight": (_D_INNER, _N_EMBD),
+    }
+
+
+def _weights(*layers: _Weights) -> _Weights:
+    """The tensors of a model with these layers, the last of them repeated."""
+    weights: _Weights = {"token_embd.weight": (_N_EMBD, N_VOCAB), "output_norm.weight": (_N_EMBD,)}
+    for number in range(_N_LAYERS):
+        layer = layers[min(number, len(layers) - 1)]
+        weights |= {f"blk.{number}.{name}": shape for name, shape in layer.items()}
+    return weights
+
+
+def _write(path: Path, architecture: str, values: Mapping[str, Any], weights: _Weights) -> Path:
+    metadata = {"general.architecture": architecture, **{f"{architecture}.{key}": v for key, v in values.items()}}
+    write_gguf(path, metadata | vocab(), [Tensor(name, shape) for name, shape in weights.items()])
+    data = b"".join(_numbers(weights))
+    with path.open("r+b") as file:
+        file.seek(-len(data), 2)  # the writer left zeros there
+        file.write(data)
+    return path
+
+
+def _numbers(weights: _Weights) -> Iterator[bytes]:
+    """Random weights of about the size that training would give them, padded as the format wants it."""
+    source = random.Random(1)
+    for name, shape in weights.items():
+        values = _uniform(source, shape)
+        if name.endswith("ssm_a"):  # of a state that fades
+            values = [-abs(value) - 0.05 for value in values]
+        if name.endswith("norm.weight"):
+            values = [1 + value / 4 for value in values]
+        data = array("f", values).tobytes()
+        yield data + bytes(-len(data) % 32)
+
+
+def _uniform(source: random.Random, shape: Sequence[int]) -> list[float]:
+    count = shape[0] * (shape[1] if len(shape) > 1 else 1)
+    width = 2.0 / (shape[0] ** 0.5 if len(shape) > 1 else 4)
+    return [value * width / (1 << 15) for value in array("h", source.randbytes(2 * count))]

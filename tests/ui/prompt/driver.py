@@ -1,0 +1,35 @@
+"""A chat that says what it read: driven by the tests through a pseudo-terminal."""
+
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from llmcli.ui.prompt.reader import TerminalReader
+from llmcli.ui.prompt.suggestion import Suggestion
+
+
+def end(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def suggest(before: str) -> Iterator[Suggestion]:
+    for command in ("/set ", "/seed "):
+        if command.startswith(before):
+            yield Suggestion(command, len(before), "what it does")
+
+
+def main() -> None:
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end)
+    reader = TerminalReader(suggest, lambda: "the status", Path(sys.argv[1]))
+    try:
+        while True:
+            print(f"<{reader.read()!r}>", flush=True)
+    except EOFError:
+        print("the end", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Turns from a stream: lines, blocks, and what a pipe may bring."""
+
+from io import BytesIO
+
+import pytest
+
+from llmcli.errors import UsageError
+from llmcli.ui.prompt import lines
+from llmcli.ui.prompt.block import body, is_open
+from llmcli.ui.prompt.lines import LineReader
+
+
+def turns(data: bytes) -> list[str]:
+    reader, found = LineReader(BytesIO(data)), []
+    while True:
+        try:
+            found.append(reader.read())
+        except EOFError:
+            return found
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"", []),
+        (b"one\ntwo\n", ["one", "two"]),
+        (b"no end", ["no end"]),
+        (b"\n  \none\n\n", ["one"]),
+        (b"\xef\xbb\xbfone\r\ntwo\r\n", ["one", "two"]),
+        ("naïve 🙂\n".encode(), ["naïve 🙂"]),
+        (b"a\xff\xfeb\n", ["a��b"]),
+        (b"one\\\ntwo\\\nthree\nfour\n", ["one\ntwo\nthree", "four"]),
+        (b"one\\", ["one"]),
+        (b'"""\none\n\ntwo\n"""\nthree\n', ["one\n\ntwo", "three"]),
+        (b'"""\r\none\r\n"""  \r\nthree\r\n', ["one", "three"]),
+        (b'"""one\ntwo"""\nthree\n', ["one\ntwo", "three"]),
+        (b'"""one"""\ntwo\n', ["one", "two"]),
+        (b'"""\nx\\\n"""\n', ["x\\"]),
+        (b'"""\ndef f():\n    """Doc."""\n    """\n"""\nnext\n', ['def f():\n    """Doc."""\n    """', "next"]),
+        (b'"""\nnever closed\n', ["never closed"]),
+        (b'"""\n"""\n""""""\n"""', []),
+        (b'"""\n/exit\n"""\n', ["/exit"]),
+        (b'say """\nno block\n', ['say """', "no block"]),
+    ],
+)
+def test_a_turn_is_a_line_or_a_block(data: bytes, expected: list[str]) -> None:
+    assert turns(data) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "still_open", "content"),
+    [
+        ("one", False, "one"),
+        ("one\n", False, "one\n"),
+        ('"""', True, ""),
+        ('"""\none', True, "one"),
+        ('"""\none"""', True, 'one"""'),
+        ('"""\none\n"""', False, "one"),
+        ('"""\none\n"""\n \n', False, "one"),
+        ('"""\n\none\n\n"""', False, "\none\n"),
+        ('"""one', True, "one"),
+        ('"""one\n  two"""', False, "one\n  two"),
+        ('""""""', False, ""),
+        ('"""""', True, '""'),
+        (' """\none', False, ' """\none'),
+    ],
+)
+def test_a_block_ends_as_it_began(text: str, still_open: bool, content: str) -> None:
+    assert is_open(text) is still_open
+    assert body(text) == content
+
+
+def test_a_turn_that_is_too_long_is_refused_and_the_next_one_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "MOST", 64)
+    many = b'"""\n' + b"line\n" * 40 + b'"""\n'
+    umlauts = "ü".encode() * 40 + b"\n"  # too many bytes, not too many characters
+    reader = LineReader(BytesIO(b"x" * 64 + b"\n" + b"x" * 1000 + b"\nsecond\n" + many + umlauts + b"third\n"))
+    for expected in ("", "", "second", "", "", "third"):
+        if expected:
+            assert reader.read() == expected
+            continue
+        with pytest.raises(UsageError, match="at most"):
+            reader.read()
+
+
+def test_the_marker_is_asked_for_at_each_turn_and_not_within_one() -> None:
+    shown: list[str] = []
+    reader = LineReader(BytesIO(b'one\n"""\ntwo\n"""\nthree\\\nfour\n\nfive\n'), lambda: shown.append("> "))
+    assert [reader.read() for _ in range(4)] == ["one", "two", "three\nfour", "five"]
+    assert len(shown) == 5  # once more after the empty line

@@ -1,0 +1,164 @@
+"""The input line on a real terminal: what is drawn, what stays, and what signals leave behind."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+pexpect = pytest.importorskip("pexpect")
+pyte = pytest.importorskip("pyte")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
+DRIVER = Path(__file__).with_name("driver.py")
+ROOT = Path(__file__).parents[3]
+
+
+class Terminal:
+    """The driver in a window of its own."""
+
+    def __init__(self, folder: Path, columns: int, rows: int) -> None:
+        env = os.environ | {"TERM": "xterm-256color", "PYTHONPATH": str(ROOT)}
+        self.child = pexpect.spawn(
+            sys.executable,
+            [str(DRIVER), str(folder / "history.jsonl")],
+            dimensions=(rows, columns),
+            env=env,
+            timeout=10,
+        )
+        self.child.delaybeforesend = None
+        self.raw = b""
+        self._screen = pyte.HistoryScreen(columns, rows, history=1000)
+        self._stream = pyte.ByteStream(self._screen)
+
+    def send(self, text: str) -> None:
+        self.child.send(text)
+
+    def read(self) -> bool:
+        """Draw what has come; False at the end."""
+        try:
+            data = self.child.read_nonblocking(1 << 16, timeout=0.05)
+        except pexpect.TIMEOUT:
+            return True
+        except pexpect.EOF:
+            return False
+        self.raw += data
+        self._stream.feed(data)
+        return True
+
+    def rows(self) -> list[str]:
+        """The scrollback and the screen, down to the last row that is not empty."""
+        above = ["".join(line[x].data for x in range(self._screen.columns)) for line in self._screen.history.top]
+        return "\n".join(row.rstrip() for row in [*above, *self._screen.display]).rstrip().split("\n")
+
+    def until(self, shown: Callable[[list[str]], bool]) -> list[str]:
+        end = monotonic() + 10
+        while not shown(rows := self.rows()):
+            assert monotonic() < end, "\n".join(rows)
+            assert self.read(), "\n".join(rows)
+        return rows
+
+    def until_ends_with(self, *last: str) -> list[str]:
+        return self.until(lambda rows: rows[-len(last) :] == list(last))
+
+    def until_the_end(self) -> int:
+        while self.read():
+            pass
+        self.child.close()
+        status: int = self.child.exitstatus
+        return status
+
+
+def test_a_session_of_eighty_columns(tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path, 80, 24)
+    terminal.until_ends_with(">", "the status")
+    terminal.send("hello\nworld\r")
+    rows = terminal.until_ends_with("<'hello\\nworld'>", ">", "the status")
+    assert rows == ["> hello", "  world", "<'hello\\nworld'>", ">", "the status"]  # without the status of the first
+    terminal.send("/se")
+    terminal.until_ends_with("> /se", "      /set    what it does", "      /seed   what it does")
+    terminal.send("\t\r")
+    terminal.until_ends_with("> /set", "the status")
+    terminal.send("\x03\x03")
+    terminal.until_ends_with(">", "Ctrl-D or /exit ends the chat")
+    terminal.send("\x04")
+    assert terminal.until_the_end() == 0
+    assert terminal.rows()[-2:] == [">", "the end"]
+    assert b"\x1b[6n" not in terminal.raw  # asks the terminal nothing
+    assert b"\x1b]" not in terminal.raw
+    assert b"\x1b[?1000h" not in terminal.raw
+
+
+def test_a_window_of_twenty_columns_and_five_rows(tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path, 20, 5)
+    terminal.until_ends_with(">")
+    terminal.send("a message that is longer than the whole window, 你好 included, by more than a few words")
+    terminal.until(lambda rows: rows[-1].endswith("words") and len(rows) == 5)
+    terminal.send("\r")
+    rows = terminal.until(lambda rows: rows[-1] == ">" and "<" in "".join(rows))
+    text = "".join(rows).replace(" ", "")
+    assert text.count("amessagethatislongerthanthewholewindow,你好included,bym") == 2  # typed, and read
+    terminal.send("/")
+    terminal.until(lambda rows: rows[-3:-2] == ["> /"] and "/seed" in rows[-1])
+
+
+def test_a_message_longer_than_the_screen_is_whole_in_the_scrollback(tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path, 80, 8)
+    terminal.until_ends_with(">", "the status")
+    lines = [f"line {number}" for number in range(30)]
+    terminal.send("\x1b[200~" + "\r".join(lines) + "\x1b[201~")
+    terminal.until(lambda rows: rows[-2:] == ["  line 29", "the status"])
+    terminal.send("\r")
+    rows = terminal.until(lambda rows: rows[-2:] == [">", "the status"])
+    typed = rows[: rows.index("  line 29") + 1]
+    assert typed == ["> line 0", *(f"  {line}" for line in lines[1:])]
+
+
+def test_a_megabyte_pasted_is_a_label_that_is_sent_in_full(tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path, 80, 24)
+    terminal.until_ends_with(">", "the status")
+    started = monotonic()
+    terminal.send("see \x1b[200~" + "x" * 99 + "\r")
+    for _ in range(100):
+        terminal.send(("x" * 99 + "\r") * 100)
+    terminal.send("\x1b[201~ end")
+    terminal.until_ends_with("> see [pasted 10,001 lines] end", "the status")
+    assert monotonic() - started < 5
+    terminal.send("\x1b[D" * 4 + "\x7f\r")  # the label goes with one key
+    rows = terminal.until_ends_with("<'see  end'>", ">", "the status")
+    assert rows[:2] == ["> see  end", "<'see  end'>"]
+    assert len(terminal.raw) < 20_000
+
+
+@pytest.mark.parametrize(("name", "status"), [("TERM", 143), ("HUP", 129)])
+def test_a_signal_at_the_prompt_leaves_the_terminal_as_it_was(tmp_path: Path, name: str, status: int) -> None:
+    import signal
+    import termios
+
+    terminal = Terminal(tmp_path, 80, 24)
+    cooked = termios.tcgetattr(terminal.child.child_fd)
+    terminal.until_ends_with(">", "the status")
+    terminal.send("half")
+    terminal.until_ends_with("> half", "the status")
+    assert termios.tcgetattr(terminal.child.child_fd)[3] != cooked[3]
+    os.kill(terminal.child.pid, getattr(signal, f"SIG{name}"))
+    while terminal.read():
+        pass
+    assert terminal.rows() == ["> half"]
+    assert b"\x1b[?2004l" in terminal.raw
+    terminal.child.close()
+    assert terminal.child.exitstatus == status
+
+
+def test_sigint_from_outside_clears_the_line(tmp_path: Path) -> None:
+    import signal
+
+    terminal = Terminal(tmp_path, 80, 24)
+    terminal.until_ends_with(">", "the status")
+    terminal.send("half")
+    terminal.until_ends_with("> half", "the status")
+    os.kill(terminal.child.pid, signal.SIGINT)
+    terminal.until_ends_with(">", "the status")
+    terminal.send("\x04")
+    assert terminal.until_the_end() == 0
