@@ -49,9 +49,8 @@ def chat(
         talk_in.unset(key)
     asked = resolve(layers.above(talk_in.overrides)).settings
     live = is_live() and is_terminal(sys.stdin)
-    dialogue = Dialogue(
-        talk_in, layers, lambda settings, ahead: open_model(settings, ahead, lambda: here.reader.refresh())
-    )
+    load = partial(open_model, on_end=lambda: here.reader.refresh())
+    dialogue = Dialogue(talk_in, layers, load)
     here = Chat(dialogue, live=live, names=lambda: complete_reference(""), bring=bring)
     here.reader = _reader(here, asked, live)
     return run(here, first or "", files)
