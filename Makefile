@@ -8,7 +8,7 @@ else
 BIN := $(VENV)/bin
 endif
 PY := $(BIN)/python
-ARGS ?= generate "In one short paragraph: what is a language model?"
+ARGS ?= chat
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check fix docs bench clean
@@ -16,7 +16,7 @@ ARGS ?= generate "In one short paragraph: what is a language model?"
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
-run: $(VENV)/.installed ## install if needed and run llmcli with ARGS; without ARGS ask the starter model a question
+run: $(VENV)/.installed ## install if needed and run llmcli with ARGS; without ARGS open the chat
 	@$(PY) -m llmcli $(ARGS)
 
 test: $(VENV)/.developing ## install if needed and run everything that CI runs

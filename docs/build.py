@@ -15,6 +15,7 @@ from llmcli.errors import ExitStatus
 from llmcli.params import values
 from llmcli.params.param import Field
 from llmcli.params.settings import fields
+from llmcli.ui.commands.registry import commands
 
 ROOT = Path(__file__).parent.parent
 # shell -> file, under the name each shell looks for
@@ -66,6 +67,19 @@ def status_table() -> str:
     return "\n".join(["| status | meaning |", "|---|---|", *rows])
 
 
+def command_table() -> str:
+    """The slash commands of the chat, under their headings."""
+    rows = ["| command | what it does |", "|---|---|"]
+    for heading, group in groupby(commands().values(), key=lambda one: one.heading):
+        rows.append(f"| **{heading}** | |")
+        rows += [f"| `{_escaped(f'/{one.name} {one.usage}'.rstrip())}` | {_escaped(one.help)} |" for one in group]
+    return "\n".join(rows)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
 def completion_script(shell: str) -> str:
     """What Typer's completion machinery prints for a shell."""
     environment = os.environ | {"_LLMCLI_COMPLETE": f"source_{shell}"}
@@ -76,7 +90,11 @@ def completion_script(shell: str) -> str:
     return script
 
 
-BLOCKS: dict[str, Callable[[], str]] = {"parameters": parameter_table, "statuses": status_table}
+BLOCKS: dict[str, Callable[[], str]] = {
+    "parameters": parameter_table,
+    "statuses": status_table,
+    "commands": command_table,
+}
 
 
 def render_readme(text: str) -> str:

@@ -23,8 +23,8 @@ class Layers:
         return [*layers, Layer("session", overrides)]
 
 
-def layers_of(flags: Layer) -> Layers:
-    """The layers of a command line.
+def layers_of(flags: Layer, chat: bool = False) -> Layers:
+    """The layers of a command line; a character counts in a `chat` only.
 
     Raises:
         UsageError: for a preset or a character that does not exist, or a value that cannot be.
@@ -35,7 +35,7 @@ def layers_of(flags: Layer) -> Layers:
     middle = []
     if chosen.preset:
         middle.append(_preset(chosen.preset))
-    if chosen.character:
+    if chat and chosen.character:
         from llmcli.chat.characters import layer, load_character
 
         middle.append(layer(load_character(chosen.character)))

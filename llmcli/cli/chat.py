@@ -43,12 +43,13 @@ def chat(
     first = both(text, flags.values.get("prompt"), "prompt")
     files = flags.values.get("file", ())
     given = Layer("flag", {key: value for key, value in flags.values.items() if key not in _FIRST})
-    layers = layers_of(given)
+    layers = layers_of(given, chat=True)
     talk_in = _session(go_on, session, keep)
     for key in given.values.keys() & talk_in.overrides.keys():  # what is said now counts more than what was set then
         talk_in.unset(key)
     asked = resolve(layers.above(talk_in.overrides)).settings
     live = is_live() and is_terminal(sys.stdin)
+    here: Chat
     load = partial(open_model, on_end=lambda: here.reader.refresh())
     dialogue = Dialogue(talk_in, layers, load)
     here = Chat(dialogue, live=live, names=lambda: complete_reference(""), bring=bring)

@@ -1,7 +1,6 @@
 """`llmcli generate`: one prompt in, one answer out, made for pipes."""
 
 import json
-import os
 import sys
 import threading
 from collections.abc import Sequence
@@ -9,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcli.chat.config import config_layer
+from llmcli.chat.layering import layers_of
 from llmcli.cli.options import CHAT_ONLY, both, with_settings
 from llmcli.errors import ConstraintError, DiskError, ExitStatus
 from llmcli.params.inert import inert
-from llmcli.params.layers import Layer, Resolved, environment_layer, resolve
+from llmcli.params.layers import Layer, Resolved, resolve
 from llmcli.params.settings import fields
 from llmcli.ui.console import console, is_terminal
 from llmcli.ui.interrupt import interruptible, time_limit
@@ -92,12 +91,12 @@ def print_answer(answer: "Answer", status: Status, echo: str, as_json: bool, str
 
 
 def command_layers(flags: Layer, text: str | None) -> Sequence[Layer]:
-    """Config file, environment and flags, lowest first; the argument counts as the flag `--prompt`."""
+    """Config file, preset, environment and flags, lowest first; the argument counts as the flag `--prompt`."""
     prompt = both(text, flags.values.get("prompt"), "prompt")
     given = dict(flags.values)
     if prompt is not None:
         given["prompt"] = fields()["prompt"].parse_text(prompt)
-    return [config_layer(), environment_layer(os.environ), Layer("flag", given)]
+    return layers_of(Layer("flag", given)).below
 
 
 def warn_inert(resolved: Resolved) -> None:
