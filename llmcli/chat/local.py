@@ -154,9 +154,9 @@ class LocalModel:
         """Tokens that the context holds; 0 before there is one."""
         return self._context.n_ctx if self._context else 0
 
-    def evaluated(self) -> int:
-        """Tokens that are in the context at this moment and need not be read again."""
-        return self._context.evaluated() if self._context else 0
+    def evaluated(self, tokens: Sequence[int]) -> int:
+        """How many of these tokens, from the first on, are in the context already and need not be read again."""
+        return self._context.evaluated(tokens) if self._context else 0
 
     def read(self, tokens: Sequence[int]) -> None:
         """Evaluate tokens ahead of an answer that will begin with them; an abort leaves what was evaluated."""

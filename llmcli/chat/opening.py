@@ -10,13 +10,14 @@ from llmcli.engine.abort import AbortFlag
 # Told what to say about how far it is; returns the model, ready to answer.
 Load = Callable[[AbortFlag, Callable[[str], None]], Transcript]
 _TICK = 0.1  # seconds
+CHECKING = "checking the file"
 
 
 class Opening:
     """One load. `doing` says how far it is; `on_end` is called in its thread at the end, good or bad."""
 
     def __init__(self, load: Load, on_end: Callable[[], None] | None = None) -> None:
-        self.doing = "loading"
+        self.doing = CHECKING
         self._load = load
         self._on_end = on_end
         self._abort = AbortFlag()
@@ -67,7 +68,8 @@ class Opening:
     def close(self) -> None:
         """Stop the load, or free the model; harmless when done twice."""
         self._abort.set()
-        self._thread.join()
+        while self._thread.is_alive() and self.doing != CHECKING:  # which runs in another process, and may take long
+            self._thread.join(_TICK)
         transcript, self._transcript = self._transcript, None
         if transcript:
             transcript.local.close()

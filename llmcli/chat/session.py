@@ -68,6 +68,11 @@ class Session:
         return self._file.name if self._file else self._name
 
     @property
+    def saved(self) -> bool:
+        """Whether it is on disk."""
+        return self._file is not None
+
+    @property
     def named(self) -> bool:
         """Whether somebody gave it its name, rather than the program."""
         return bool(self.name) and not re.match(r"\d{4}-\d\d-\d\d-", self.name)

@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmcli.chat.compose import special_texts, template_of
 from llmcli.chat.local import LocalModel, Prompt
 from llmcli.chat.prompt import raw_tokens, render_prompt, warm
-from llmcli.chat.template import ChatTemplate
 from llmcli.chat.thinking import TAGS
 from llmcli.chat.token_cache import TokenCache
 from llmcli.chat.tree import Message
 from llmcli.engine.context import common_prefix
 from llmcli.errors import LlmcliError
 from llmcli.params.settings import Settings
+
+if TYPE_CHECKING:  # jinja2 takes its time, and is imported where the model is loaded
+    from llmcli.chat.template import ChatTemplate
 
 # For models that bring no template: plain words, which a base model goes on with as well as with anything.
 _PLAIN = (
@@ -65,13 +67,15 @@ class Transcript:
             text, tokens = render_prompt(template, self._vocab, messages, prefill, thinking, self._cache)
         return Prompt(text, tokens)
 
-    def template(self, settings: Settings) -> ChatTemplate:
+    def template(self, settings: Settings) -> "ChatTemplate":
         """The template in force, compiled once; a plain one where the model has none."""
         if self._compiled is None or self._compiled[0] != settings.chat_template:
             self._compiled = settings.chat_template, template_of(self.local, settings)
         return self._compiled[1] or self._plain()
 
-    def _plain(self) -> ChatTemplate:
+    def _plain(self) -> "ChatTemplate":
+        from llmcli.chat.template import ChatTemplate
+
         template = ChatTemplate(_PLAIN, special_texts(self.local), "the plain chat template")
         self._compiled = self._compiled[0] if self._compiled else None, template
         return template

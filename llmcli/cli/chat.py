@@ -2,6 +2,7 @@
 
 import sys
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -47,6 +48,8 @@ def chat(
     talk_in = _session(go_on, session, keep)
     for key in given.values.keys() & talk_in.overrides.keys():  # what is said now counts more than what was set then
         talk_in.unset(key)
+    if "model" in given.values:  # a conversation goes on with the model it was begun with
+        talk_in.set("model", _lasting(given.values["model"]))
     asked = resolve(layers.above(talk_in.overrides)).settings
     live = is_live() and is_terminal(sys.stdin)
     here: Chat
@@ -76,6 +79,12 @@ def _session(go_on: bool, name: str | None, keep: bool) -> "Session":
         console.note("there is no session to go on with: this is a new one")
         return Session()
     return Session.load(last)
+
+
+def _lasting(model: str) -> str:
+    """A reference that means the same from another folder."""
+    path = Path(model).expanduser()
+    return str(path.absolute()) if path.is_file() else model
 
 
 def _reader(here: "Chat", settings: Settings, live: bool) -> "Reader":

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from llmcli.chat.attachments import attach
-from llmcli.chat.dialogue import Ahead, Dialogue
+from llmcli.chat.dialogue import Ahead
 from llmcli.chat.library import shelf
 from llmcli.chat.local import LocalModel, locate
 from llmcli.chat.opening import Opening
@@ -42,6 +42,9 @@ def open_model(settings: Settings, ahead: Ahead, on_end: Callable[[], None]) -> 
 
     def load(abort: AbortFlag, say: Callable[[str], None]) -> Transcript:
         target = locate(settings)
+        say("loading")
+        if abort.is_set():
+            raise KeyboardInterrupt
         early = headstart.take(target.file.parts)
         local = LocalModel(target, settings, abort, lambda share: say(f"loading {share:.0%}"), early)
         try:
@@ -60,37 +63,26 @@ def open_model(settings: Settings, ahead: Ahead, on_end: Callable[[], None]) -> 
 
 def run(chat: Chat, first: str, files: Sequence[str]) -> int:
     """Open what is needed, talk, and close everything, however it ends."""
+    from llmcli.cli.model import welcome
+    from llmcli.ui.commands.keeping import settle_model
     from llmcli.ui.repl.loop import talk
     from llmcli.ui.repl.terminal import ending
 
     dialogue = chat.dialogue
     with ending():
         try:
-            _choose_model(dialogue)
+            settle_model(chat)
+            welcome(dialogue.resolved().origins["model"])
             dialogue.open()
             _begin(chat)
             chat.pending += [attach(name) for name in files]
-            return talk(chat, first)
+            status = talk(chat, first)
+            if chat.live and dialogue.session.saved:
+                console.note(f"kept as {dialogue.session.name}; `llmcli chat --continue` goes on")
+            return status
         finally:
             dialogue.close_model()
             dialogue.session.close()
-
-
-def _choose_model(dialogue: Dialogue) -> None:
-    """The model of the settings, or, where a session's own is gone, the usual one."""
-    from llmcli.cli.model import welcome
-
-    resolved = dialogue.resolved()
-    if resolved.origins["model"] == "session":
-        try:
-            find(resolved.settings.model, shelf(resolved.settings))
-            return
-        except LlmcliError:
-            dialogue.reset("model")
-            usual = dialogue.settings.model
-            console.warn(f"{resolved.settings.model}, which this session used, is not here: this is {usual}")
-    bring(dialogue.settings)
-    welcome(dialogue.resolved().origins["model"])
 
 
 def _begin(chat: Chat) -> None:

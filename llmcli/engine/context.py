@@ -88,9 +88,10 @@ class Context:
         self._seq_pointers[:n] = [pointer] * n
         self._pointed = seq_id
 
-    def evaluated(self, seq_id: int = 0) -> int:
-        """How many tokens of the sequence the context holds."""
-        return len(self._evaluated[seq_id])
+    def evaluated(self, tokens: Sequence[int] | None = None, seq_id: int = 0) -> int:
+        """How many tokens of the sequence the context holds: in all, or of those that `tokens` begin with."""
+        held = self._evaluated[seq_id]
+        return len(held) if tokens is None else common_prefix(held, tokens)
 
     def prefill(self, seq_id: int, tokens: Sequence[int], progress: Callable[[int, int], None] | None = None) -> int:
         """Make the sequence hold exactly `tokens` and leave the logits of the last one ready; returns how many ran.

@@ -14,8 +14,9 @@ def can_ask() -> bool:
 
 def choose(question: str, options: Mapping[str, str], default: str) -> str:
     """Ask on stderr for one of the options by its name or its first letter; Enter or anything else is the default."""
-    shown = ", ".join(f"({name[0]}){name[1:]}: {meaning}" for name, meaning in options.items())
-    sys.stderr.write(wrapped(safe(f"{question} {shown} [{default}]")) + " ")
+    for name, meaning in options.items():
+        sys.stderr.write(wrapped(safe(f"  {name[0]}  {meaning}"), 0) + "\n")
+    sys.stderr.write(wrapped(safe(f"{question} [{'/'.join(options)}, Enter = {default}]")) + " ")
     sys.stderr.flush()
     try:
         answer = sys.stdin.readline().strip().lower()

@@ -113,5 +113,13 @@ def _put_stacked(heads: Sequence[str], rows: Sequence[Sequence[str]], below: Seq
         put_line(row[0], _BOLD if wants_colour(stream()) else "")
         for head, cell in zip(heads[1:], row[1:], strict=True):
             if cell:
-                put_line(f"{_GAP}{head.lower():<{column}}{_GAP}{cell}")
+                _put_hanging(f"{_GAP}{head.lower():<{column}}{_GAP}", cell)
         _put_below(line)
+
+
+def _put_hanging(begin: str, text: str) -> None:
+    """A line that goes on, where it is too long, under the place where its text began."""
+    room = max(shutil.get_terminal_size().columns - len(begin), 10)
+    lines = textwrap.wrap(text, room, break_on_hyphens=False) if width(text) > room else [text]
+    for index, line in enumerate(lines):
+        put_line((begin if index == 0 else " " * len(begin)) + line)

@@ -42,10 +42,12 @@ def branches(chat: "Chat", _argument: str) -> None:
     rows = []
     for number, leaf in enumerate(leaves, 1):
         path = conversation.path(leaf)
-        shared = sum(message.id in here for message in path)
+        shared = str(sum(message.id in here for message in path))
         mark = "*" if leaf == conversation.head else ""
-        rows.append((f"{number}{mark}", str(len(path)), str(shared), _changed(path[-1]), _excerpt(path[-1].content)))
-    chat.rows(("N", "MESSAGES", "SHARED", "SETTINGS", "LAST"), rows, right=("MESSAGES", "SHARED"), spare=("SHARED",))
+        last = path[-1]
+        rows.append((f"{number}{mark}", str(len(path)), shared, _changed(last), _excerpt(last.content, 36)))
+    heads = "N", "MESSAGES", "SHARED", "SETTINGS", "LAST"
+    chat.rows(heads, rows, right=("MESSAGES", "SHARED"), spare=("SHARED", "SETTINGS"))
 
 
 def _changed(message: Message) -> str:
@@ -108,7 +110,11 @@ def show(chat: "Chat", messages: list[Message], number: int) -> None:
         when = f"{datetime.fromtimestamp(message.time):%H:%M}" if message.time else ""
         facts = " · ".join(filter(None, (when, message.model, _changed(message), _state(message))))
         chat.say(f"{at} {_WHO[message.role]}{files}" + (f"  {facts}" if facts else ""), "2" if chat.colour else "")
-        chat.say(message.content.rstrip("\n") + "\n")
+        if message.role == "user":
+            chat.say(message.content.rstrip("\n"))
+        else:
+            chat.render(message.content)
+        chat.say("")
 
 
 def _state(message: Message) -> str:

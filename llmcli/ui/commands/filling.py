@@ -40,7 +40,8 @@ def context(chat: "Chat", _argument: str) -> None:
         rows.append((str(number), _WHO[message.role], amount, _excerpt(message.content)))
     free = max(fit.n_ctx - fit.n_prompt, 0)
     chat.say(_bar([n_system + frame, *counted], fit.n_ctx))
-    chat.say(f"{fit.n_prompt} of {fit.n_ctx} tokens, {free} free; {local.evaluated()} are read already")
+    known = local.evaluated(dialogue.prompt(path).tokens)
+    chat.say(f"{fit.n_prompt} of {fit.n_ctx} tokens, {free} free; {known} are read already")
     chat.rows(("N", "WHAT", "TOKENS", "BEGINNING"), rows, right=("N", "TOKENS"), spare=("BEGINNING",))
     if fit.over:
         console.warn(f"the next answer has no room; {_help(dialogue.settings.overflow)}")
@@ -98,7 +99,7 @@ def compact_now(chat: "Chat", keep: int = 2) -> None:
 
             compaction.text = edit(compaction.text).strip() or compaction.text
     number = compaction.use()
-    console.warn(f"{number} messages are in the summary now; /branches leads back to them")
+    console.note(f"{number} messages are in the summary now; /branches leads back to them")
 
 
 @command()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from llmcli.chat import session_files
 from llmcli.chat.compose import system_text
 from llmcli.chat.session import Session
-from llmcli.errors import DiskError, UsageError
+from llmcli.errors import DiskError, LlmcliError, UsageError
 from llmcli.ui.commands import complete
 from llmcli.ui.commands.branching import show
 from llmcli.ui.commands.registry import command
@@ -45,7 +45,26 @@ def load(chat: "Chat", argument: str) -> None:
     if argument == chat.session.name:
         raise UsageError(f"this is {argument} already")
     chat.dialogue.take(Session.load(argument))
+    settle_model(chat)
     opened(chat)
+
+
+def settle_model(chat: "Chat") -> None:
+    """See to it that the model is here; where a session's own is gone, it goes on with the usual one.
+
+    Raises:
+        ModelNotFoundError: when that is not here either.
+    """
+    dialogue = chat.dialogue
+    wanted, origin = dialogue.settings.model, dialogue.resolved().origins["model"]
+    try:
+        chat.bring(dialogue.settings)
+    except LlmcliError:
+        if origin != "session":
+            raise
+        dialogue.reset("model")
+        chat.bring(dialogue.settings)
+        console.warn(f"{wanted}, which this session used, is not here: this is {dialogue.settings.model}")
 
 
 def opened(chat: "Chat") -> None:

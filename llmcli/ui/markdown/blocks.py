@@ -9,6 +9,7 @@ from llmcli.ui.markdown import lines
 
 # Longer lines and blocks are taken in parts, cut where the text alone decides: the cost stays linear.
 LONGEST_LINE = 2000
+_LAST_ROWS = 20  # of an unfinished table: more are not looked at
 _LONGEST = {"paragraph": 4000, "item": 16000, "quote": 8000, "table": 8000}
 
 
@@ -71,6 +72,8 @@ class Splitter:
         twin._done = []
         if twin._fresh and lines.undecided(twin._rest):
             twin._rest = ""
+        if twin._kind == "table":
+            del twin._lines[2:-_LAST_ROWS]
         blocks = twin.finish()
         if blocks and blocks[-1].kind in ("paragraph", "item", "more", "quote"):
             blocks[-1] = replace(blocks[-1], text=mended(blocks[-1].text))

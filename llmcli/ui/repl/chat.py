@@ -6,7 +6,7 @@ from contextlib import nullcontext, suppress
 from typing import Any, Protocol
 
 from llmcli.chat.attachments import Attachment, attach, find_mentions
-from llmcli.chat.dialogue import Dialogue
+from llmcli.chat.dialogue import Dialogue, Fit
 from llmcli.chat.local import LocalModel
 from llmcli.chat.session import Session
 from llmcli.chat.tree import Message
@@ -16,7 +16,7 @@ from llmcli.errors import LlmcliError
 from llmcli.params.inert import inert
 from llmcli.params.settings import Settings
 from llmcli.ui.ask import confirm
-from llmcli.ui.console import console, wants_colour
+from llmcli.ui.console import console, wants_colour, wrapped
 from llmcli.ui.interrupt import interruptible, time_limit
 from llmcli.ui.output import aside, put_line
 from llmcli.ui.repl.room import make_room
@@ -59,7 +59,7 @@ class Chat:
         self.editing: int | None = None  # the number of the message that the next one replaces
         self.pending: list[Attachment] = []  # files that go with the next message
         self.turn: Turn | None = None  # the last answer
-        self.used = 0  # tokens of the context that the next message comes on top of
+        self.used: int | None = None  # tokens of the context that the next message comes on top of
         self.failure: LlmcliError | None = None  # the first one of a script
         self.colour = live and wants_colour(sys.stdout)
         self._names = names
@@ -82,7 +82,7 @@ class Chat:
     def say(self, text: str, style: str = "") -> None:
         """One line or several."""
         with nullcontext() if self.live else aside():
-            put_line(text, style)
+            put_line(wrapped(text) if self.live and "\n" not in text else text, style)
 
     def rows(self, heads: Sequence[str], rows: Sequence[Sequence[str]], **more: Sequence[str]) -> None:
         """A table; see `put_rows`."""
@@ -147,6 +147,7 @@ class Chat:
         local.abort.clear()
         place = display(self.dialogue.settings, self.live)
         waiting = Waiting(place.status)
+        waiting.text = "reading the prompt"
         try:
             turn = self.dialogue.answer(path, extra, begun, waiting.reading)
             self.turn = turn
@@ -166,6 +167,8 @@ class Chat:
     def _show(self, place: Display, waiting: Waiting, turn: Turn, begun: Message | None) -> None:
         place.answer(_tapped(turn.parts(), waiting.end), begun.content if begun else "")
         place.end()
+        if self.live and turn.message:
+            put_line("")  # between one turn and the next
 
     def _conclude(self, turn: Turn) -> None:
         reason = turn.answer.finish_reason
@@ -187,6 +190,15 @@ class Chat:
             if (key, reason) not in self._told:
                 self._told.add((key, reason))
                 console.warn(f"{key} (from {turn.resolved.origins[key]}) has no effect: {reason}")
+
+    def render(self, text: str) -> None:
+        """Show an answer that was given before, as it looked then."""
+        if not self.live:
+            self.say(text.rstrip("\n"))
+            return
+        place = display(self.dialogue.settings, self.live)
+        place.answer([("answer", text)])
+        place.end()
 
     def stream_aside(self, parts: Iterable[tuple[str, str]], doing: str) -> None:
         """Show a text that the model writes and that is no answer: on the terminal, or nowhere at all."""
@@ -216,14 +228,19 @@ class Chat:
 
     def measure(self) -> None:
         """Count what is in the context, and say so before it is full."""
-        if not self.dialogue.local:
-            return
-        before, self.used = self.used, 0
+        before, fit = self.used, self.count()
+        if fit and fit.over and before != self.used:
+            console.warn(f"the context is full: {fit.n_prompt} of {fit.n_ctx} tokens; /compact or /undo make room")
+
+    def count(self) -> Fit | None:
+        """How full the context is; nobody knows while the model is loading, or where there is no status line."""
+        self.used = None
         with suppress(LlmcliError):
-            fit = self.dialogue.fit(self.path())
-            self.used = fit.n_prompt
-            if self.live and fit.over and before != self.used:
-                console.warn(f"the context is full: {fit.n_prompt} of {fit.n_ctx} tokens; /compact or /undo make room")
+            if self.live and self.dialogue.local:
+                fit = self.dialogue.fit(self.path())
+                self.used = fit.n_prompt
+                return fit
+        return None
 
     # The model
 

@@ -18,12 +18,26 @@ def talk(chat: Chat, first: str = "") -> int:
         if first:
             _one(chat, first)
         while True:
-            draft, chat.draft = chat.draft, ""
-            chat.measure()
-            _one(chat, chat.reader.read(draft))
+            _next(chat)
     if chat.live or not chat.failure:
         return ExitStatus.OK
     return chat.failure.status
+
+
+def _next(chat: Chat) -> None:
+    """Read one message or command, and do what it asks for."""
+    try:
+        chat.measure()
+        draft, chat.draft = chat.draft, ""
+        text = chat.reader.read(draft)
+    except KeyboardInterrupt:
+        if not chat.live:
+            raise
+        return
+    except LlmcliError as error:  # a message that is too long, say; the one after it can be read
+        _tell(chat, error)
+        return
+    _one(chat, text)
 
 
 def _one(chat: Chat, text: str) -> None:
@@ -33,10 +47,14 @@ def _one(chat: Chat, text: str) -> None:
     except ReaderGoneError:
         raise
     except LlmcliError as error:
-        console.error(str(error), error.hint)
-        chat.failure = chat.failure or error
+        _tell(chat, error)
     except KeyboardInterrupt:
         console.note("stopped")
+
+
+def _tell(chat: Chat, error: LlmcliError) -> None:
+    console.error(str(error), error.hint)
+    chat.failure = chat.failure or error
 
 
 def _obey(chat: Chat, text: str) -> None:

@@ -50,6 +50,10 @@ def _ask(fit: Fit) -> str:
     )
     return choose(
         "make room?",
-        {"oldest": "leave the oldest turns out", "compact": "summarize them", "back": "take it back"},
+        {
+            "oldest": "the model no longer reads the oldest turns",
+            "compact": "the model summarizes the oldest turns",
+            "back": "take the message back",
+        },
         "back",
     )

@@ -20,10 +20,12 @@ def status_line(chat: "Chat") -> str:
     if local is None and dialogue.opening:
         parts.append("cannot be loaded" if dialogue.opening.failed else dialogue.opening.doing)
     if local:
-        parts.append(f"{_short(chat.used)}/{_short(local.n_ctx)}")
+        if chat.used is None:  # the model was loaded while this prompt stood there
+            chat.count()
+        parts.append(f"{_short(chat.used or 0)}/{_short(local.n_ctx)}")
     parts.append(f"temp {fields()['temperature'].format(settings.temperature)}")
-    if chat.turn and chat.turn.answer.started:
-        parts.append(f"{chat.turn.answer.timings()['predicted_per_second']:.0f} tokens/s")
+    if chat.turn and chat.turn.answer.started and (speed := chat.turn.answer.timings()["predicted_per_second"]):
+        parts.append(f"{speed:.0f} tokens/s")
     if chat.pending:
         parts.append(f"{len(chat.pending)} file" + "s" * (len(chat.pending) > 1))
     if chat.session.name:
