@@ -13,7 +13,7 @@ from llmcli.chat.transcript import Transcript
 from llmcli.chat.tree import Message
 from llmcli.chat.turn import Turn
 from llmcli.errors import ContextOverflowError, UsageError
-from llmcli.params.layers import Layer, Resolved, resolve
+from llmcli.params.layers import Resolved, resolve
 from llmcli.params.model import ModelParams
 from llmcli.params.param import describe
 from llmcli.params.settings import Settings, fields, find
@@ -58,7 +58,7 @@ class Dialogue:
         self._resolved: Resolved | None = None
         self._resolved_for: LocalModel | None = None
         self.opening: Opening | None = None
-        self.stale = False  # a setting of the model was changed: open it again before the next answer
+        self._opened: tuple[Any, ...] = ()  # the settings that the model was opened with
 
     # The model
 
@@ -68,9 +68,14 @@ class Dialogue:
             self.close_model()
             settings, path = self.settings, self.window(self.session.conversation.path())
             system = system_text(settings)
+            self._opened = _for_opening(settings)
             self.opening = self._load(settings, lambda transcript: transcript.read_ahead(path, system, settings))
-            self.stale = False
         return self.opening
+
+    @property
+    def stale(self) -> bool:
+        """Whether a setting of the model was changed: it is opened again before the next answer."""
+        return self.opening is not None and self._opened != _for_opening(self.settings)
 
     @property
     def local(self) -> LocalModel | None:
@@ -129,27 +134,20 @@ class Dialogue:
             for other in chosen.keys() & self.session.overrides.keys():
                 self.session.unset(other)
         self.session.set(key, value)
-        self._changed(key)
+        self._resolved = None
 
     def reset(self, key: str | None = None) -> list[str]:
         """Forget what was set in the session: one setting, or (None) all; returns the keys."""
         gone = [one for one in list(self.session.overrides) if key in (None, one)]
         for one in gone:
             self.session.unset(one)
-            self._changed(one)
-        return gone
-
-    def _changed(self, key: str) -> None:
         self._resolved = None
-        self.stale = self.stale or key in _OPENING
+        return gone
 
     def take(self, session: Session) -> None:
         """Go on in another session."""
-        before = self.settings
         self.session.close()
         self.session, self.first, self._resolved = session, None, None
-        now = self.settings
-        self.stale |= any(getattr(before, key) != getattr(now, key) for key in _OPENING)
 
     # What the model reads
 
@@ -158,17 +156,28 @@ class Dialogue:
         start = next((index for index, message in enumerate(path) if message.id == self.first), 0)
         return [message for index, message in enumerate(path) if index >= start or message.role == "summary"]
 
-    def prompt(self, path: Sequence[Message], begun: Message | None = None) -> Prompt:
-        """The prompt for an answer to `path`, which goes on with `begun`."""
-        settings = self.settings
-        prefill = self._beginning(begun) if begun else settings.prefill or ""
-        return self.transcript.prompt(self.window(path), system_text(settings), settings, prefill)
+    def prompt(self, path: Sequence[Message], begun: Message | None = None, settings: Settings | None = None) -> Prompt:
+        """The prompt for an answer to `path`, which goes on with `begun`; with the settings in force if none are given.
 
-    def _beginning(self, begun: Message) -> str:
-        if not begun.reasoning:
+        Raises:
+            LlmcliError: when the template fails.
+        """
+        settings = settings or self.settings
+        window, system = self.window(path), system_text(settings)
+        prefill = "" if begun else settings.prefill or ""
+        prompt = self.transcript.prompt(window, system, settings, prefill)
+        if not begun:
+            return prompt
+        return self.transcript.prompt(window, system, settings, self._beginning(begun, prompt.text, settings))
+
+    def _beginning(self, begun: Message, before: str, settings: Settings) -> str:
+        """What was answered so far, as the model wrote it after `before`, which may open the reasoning itself."""
+        opener, closer = self.transcript.thinking_tags(settings)
+        opened = not settings.raw and before.rstrip().endswith(opener)
+        if not begun.reasoning and not opened:
             return begun.content
-        opener, closer = self.transcript.thinking_tags(self.settings)
-        return f"{opener}\n{begun.reasoning}" + (f"\n{closer}\n\n{begun.content}" if begun.content else "")
+        thought = ("" if opened else f"{opener}\n") + begun.reasoning
+        return thought + (f"\n{closer}\n\n{begun.content}" if begun.content else "")
 
     def fit(self, path: Sequence[Message], begun: Message | None = None) -> Fit:
         """How the prompt for the next answer fits the context."""
@@ -183,6 +192,7 @@ class Dialogue:
         Raises:
             ContextOverflowError: when the last message alone is too long.
         """
+        before = self.first
         window = [message for message in self.window(path) if message.role != "summary"]
         starts = [index for index, message in enumerate(window) if message.role == "user"]
         fit = self.fit(path)
@@ -197,7 +207,7 @@ class Dialogue:
         fit = self.fit(path)
         if fit.n_prompt < fit.n_ctx:
             return starts[-1] if starts else 0
-        self.first = None
+        self.first = before
         raise too_long(fit)
 
     # The next answer
@@ -217,10 +227,9 @@ class Dialogue:
         """
         local = self.local
         assert local
-        layers = [*self.layers.above(self.session.overrides), *([Layer("retry", extra)] if extra else [])]
-        resolved = with_model(local.target, layers)
+        resolved = with_model(local.target, self.layers.above(self.session.overrides, extra or {}))
         settings = self.transcript.adjusted(resolved.settings)
-        prompt = self.prompt(path, begun)
+        prompt = self.prompt(path, begun, settings)
         if len(prompt.tokens) >= local.n_ctx:
             raise too_long(Fit(len(prompt.tokens), local.n_ctx, 1))
         return Turn(
@@ -233,6 +242,10 @@ class Dialogue:
             begun,
             progress,
         )
+
+
+def _for_opening(settings: Settings) -> tuple[Any, ...]:
+    return tuple(getattr(settings, key) for key in _OPENING)
 
 
 def reopens(key: str) -> bool:

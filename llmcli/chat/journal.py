@@ -2,7 +2,9 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,39 +13,48 @@ from llmcli.errors import DiskError, UsageError
 
 VERSION = 1
 _MOST_LINE = 64 << 20  # bytes; a longer line is none of ours
-_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+_APPEND = os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
 class Journal:
-    """Adds lines to a file; each is one write, so that a kill leaves whole lines and at most one cut one.
+    """Adds lines to a file; what is added together is one write, so that a kill leaves all of it or none.
 
     Raises:
         DiskError: when the file cannot be opened or written.
     """
 
     def __init__(self, path: Path, new: bool = False) -> None:
-        """Open the file of a session; `new` refuses one that is there already (FileExistsError)."""
+        """Open the file of a session; `new` makes it, and refuses one that is there already (FileExistsError)."""
         make_private(path.parent)
         self.path = path
+        self._descriptor = -1
         try:
-            self._descriptor = os.open(path, _APPEND | (os.O_EXCL if new else 0), 0o600)
+            self._descriptor = os.open(path, _APPEND | (os.O_CREAT | os.O_EXCL if new else 0), 0o600)
+            if not new and not _ends_whole(path):
+                self._write(b"\n")  # what a kill cut off stays a line of its own
         except FileExistsError:
             raise
         except OSError as error:
+            self.close()
             raise DiskError(f"cannot write {path}: {error.strerror}") from None
-        if not new and not _ends_whole(path):
-            self._write(b"\n")  # what a kill cut off stays a line of its own
 
-    def add(self, event: Mapping[str, Any]) -> None:
-        """Add one line."""
-        self._write(encode(event))
-
-    def _write(self, data: bytes) -> None:
+    def add(self, events: Iterable[Mapping[str, Any]]) -> None:
+        """Add lines: all of them, or none where the disk is full."""
         try:
-            while data:
-                data = data[os.write(self._descriptor, data) :]
+            self._write(b"".join(map(encode, events)))
         except OSError as error:
             raise DiskError(f"cannot write {self.path}: {error.strerror}", "the session is not saved") from None
+
+    def _write(self, data: bytes) -> None:
+        rest = data
+        try:
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        except OSError:
+            if len(rest) < len(data):
+                with suppress(OSError):
+                    os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - len(data) + len(rest))
+            raise
 
     def sync(self) -> None:
         """Make the lines survive a power cut too."""
@@ -62,7 +73,7 @@ class Journal:
 def encode(event: Mapping[str, Any]) -> bytes:
     """One line of the file; lone surrogates, which UTF-8 cannot hold, become U+FFFD."""
     text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
-    return text.encode("utf-8", "replace") + b"\n"
+    return re.sub("[\ud800-\udfff]", "\ufffd", text).encode() + b"\n"
 
 
 def read_events(path: Path, damaged: list[int] | None = None) -> Iterator[dict[str, Any]]:

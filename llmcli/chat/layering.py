@@ -15,12 +15,18 @@ class Layers:
 
     below: Sequence[Layer]
 
-    def above(self, overrides: Mapping[str, Any]) -> list[Layer]:
-        """All of them with what was set in the session on top; a preset chosen there lies just under the rest of it."""
+    def above(self, overrides: Mapping[str, Any], once: Mapping[str, Any] | None = None) -> list[Layer]:
+        """All of them with what was set in the session on top, and over it what counts for one answer only.
+
+        A preset chosen in one of the two lies just under the rest of it.
+        """
         layers = list(self.below)
-        if overrides.get("preset"):
-            layers.append(_preset(overrides["preset"]))
-        return [*layers, Layer("session", overrides)]
+        for name, values in (("session", overrides), ("retry", once)):
+            if values and values.get("preset"):
+                layers.append(_preset(values["preset"]))
+            if values is not None:
+                layers.append(Layer(name, values))
+        return layers
 
 
 def layers_of(flags: Layer, chat: bool = False) -> Layers:

@@ -8,6 +8,8 @@ from llmcli.chat.attachments import Attachment
 from llmcli.chat.tree import Message
 
 ROLES = ("user", "assistant", "summary")
+_HIGHEST = 10**9  # number of a message
+_END_OF_TIME = 253402300800  # the year 10000, which no stamp can hold
 
 
 def to_event(message: Message) -> dict[str, Any]:
@@ -36,20 +38,23 @@ def from_event(event: Mapping[str, Any]) -> Message:
         ValueError: when the line holds none: a file that was changed by hand or cut.
     """
     role, params, timings = event.get("role"), event.get("params", {}), event.get("timings", {})
-    if role not in ROLES or not isinstance(params, dict) or not isinstance(timings, dict):
+    attachments = event.get("attachments", [])
+    if role not in ROLES or not isinstance(attachments, list):
         raise ValueError("it is no message")
+    if not isinstance(params, dict) or not isinstance(timings, dict):
+        raise ValueError("its params or timings are no object")
     return Message(
         id=_whole(event.get("id")),
         parent=None if event.get("parent") is None else _whole(event["parent"]),
         role=role,
         content=_text(event, "content"),
         reasoning=_text(event, "reasoning"),
-        attachments=tuple(_attachment(one) for one in event.get("attachments", [])),
+        attachments=tuple(_attachment(one) for one in attachments),
         time=_seconds(event.get("time")),
         model=_text(event, "model"),
-        params=params,
+        params={key: value for key, value in params.items() if _is_plain(value)},
         finish_reason=_text(event, "finish_reason"),
-        timings={str(key): float(value) for key, value in timings.items() if isinstance(value, int | float)},
+        timings={key: float(value) for key, value in timings.items() if _is_number(value)},
     )
 
 
@@ -59,15 +64,27 @@ def _stamp(seconds: float) -> str:
 
 def _seconds(stamp: Any) -> float:
     try:
-        return datetime.fromisoformat(str(stamp)).timestamp()
-    except (ValueError, OverflowError):
+        seconds = datetime.fromisoformat(str(stamp)).timestamp()
+    except (ValueError, OverflowError, OSError):
         return 0.0
+    return seconds if 0 <= seconds < _END_OF_TIME else 0.0
 
 
 def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError("its number is no number")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _HIGHEST:
+        raise ValueError("its number is no number of a message")
     return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) < 1e300  # NaN is not, nor what no float can hold
+
+
+def _is_plain(value: Any, depth: int = 2) -> bool:
+    """Whether a setting can have this value: a number, a text, or a list of them."""
+    if isinstance(value, list):
+        return depth > 0 and all(_is_plain(one, depth - 1) for one in value)
+    return value is None or isinstance(value, bool | str) or _is_number(value)
 
 
 def _text(event: Mapping[str, Any], key: str) -> str:

@@ -24,6 +24,7 @@ class SessionFile:
         self._journal = journal
         self._lock = lock
         self._partial = -1  # descriptor of the file of the unfinished answer
+        self._waiting: list[Mapping[str, Any]] = []  # lines that the disk did not take
 
     @classmethod
     def claim(cls, name: str, first: str) -> "SessionFile":
@@ -31,15 +32,31 @@ class SessionFile:
 
         Raises:
             UsageError: when there is a session of that name.
+            DiskError: when no file can be made.
         """
-        wanted = name or files.new_name(first)
-        for number in count(1):
-            tried = wanted if number == 1 else f"{wanted}-{number}"
-            with suppress(FileExistsError):
-                return cls(tried, Journal(files.path_of(tried), new=True), files.hold(tried))
-            if name:
-                break
-        raise UsageError(f"there is a session called {name} already", "choose another name")
+        if name:
+            return cls._make(name)
+        wanted = files.new_name(first)
+        for number in count(2):
+            with suppress(UsageError):
+                return cls._make(wanted)
+            wanted = f"{files.new_name(first)}-{number}"
+        raise AssertionError  # the numbers do not end
+
+    @classmethod
+    def _make(cls, name: str) -> "SessionFile":
+        path = files.path_of(name)
+        lock = files.hold(name)  # before there is a file that `--continue` could take
+        try:
+            journal = Journal(path, new=True)
+        except BaseException as error:
+            lock.release()
+            if isinstance(error, FileExistsError):
+                raise files.taken(name) from None
+            raise
+        with suppress(OSError):
+            files.partial_of(path).unlink()  # of a session of this name that is gone
+        return cls(name, journal, lock)
 
     @classmethod
     def open(cls, name: str) -> "SessionFile":
@@ -57,9 +74,14 @@ class SessionFile:
             raise
 
     def add(self, events: Iterable[Mapping[str, Any]], sync: bool = False) -> None:
-        """Add lines; `sync` makes them survive a power cut too."""
-        for event in events:
-            self._journal.add(event)
+        """Add lines, after those that the disk did not take before; `sync` makes them survive a power cut too.
+
+        Raises:
+            DiskError: when it does not take them; they wait for the next time.
+        """
+        self._waiting += events
+        self._journal.add(self._waiting)
+        self._waiting.clear()
         if sync:
             self._journal.sync()
 
@@ -69,6 +91,8 @@ class SessionFile:
         Raises:
             UsageError: when the name is taken or cannot be one.
         """
+        if name == self.name:
+            raise UsageError(f"this session is called {name} already")
         path, target = self._journal.path, files.path_of(name)
         lock = files.hold(name)
         self._journal.close()  # Windows moves no open file
@@ -92,18 +116,23 @@ class SessionFile:
                 os.write(self._partial, encode(event))
 
     def end_answer(self) -> None:
-        """Forget the pieces: the answer is in the journal, or nothing came. Harmless when done twice."""
+        """Forget the pieces, if the answer is in the journal or nothing came. Harmless when done twice."""
         if self._partial < 0:
             return
         os.close(self._partial)
         self._partial = -1
+        if self._waiting:
+            return
         with suppress(OSError):
             files.partial_of(self._journal.path).unlink()
 
     def close(self) -> None:
         """Let go of the files."""
-        self.end_answer()
         with suppress(DiskError):
-            self._journal.sync()
+            self.add([], sync=True)
+        self.end_answer()
         self._journal.close()
+        with suppress(OSError):
+            if not self._journal.path.stat().st_size:  # the disk took nothing at all
+                self._journal.path.unlink()
         self._lock.release()

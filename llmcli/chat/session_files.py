@@ -1,8 +1,10 @@
 """The folder of sessions: names, who has one open, and finding one again."""
 
+import json
 import re
+import stat
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 SUFFIX = ".jsonl"
-_HEAD = 1 << 16  # bytes in which the title is looked for
+_MOST_LINE = 64 << 20  # bytes
 _MESSAGE = b'"type":"message"'
 
 
@@ -74,10 +76,13 @@ def names() -> list[str]:
 
 
 def _newest_first() -> list[tuple[float, Path]]:
+    """The files that can be sessions; what else lies there (under a name that is none, say) is not ours."""
     found = []
-    for path in folder().glob(f"[!.]*{SUFFIX}"):
-        with suppress(OSError):  # removed meanwhile
-            found.append((path.stat().st_mtime, path))
+    for path in folder().glob(f"*{SUFFIX}"):
+        with suppress(OSError, UsageError):  # removed meanwhile
+            about = path_of(path.stem).stat()
+            if stat.S_ISREG(about.st_mode) and about.st_size:
+                found.append((about.st_mtime, path))
     return sorted(found, reverse=True)
 
 
@@ -97,17 +102,29 @@ def listed() -> list[Listed]:
     result = []
     for changed, path in _newest_first():
         with suppress(OSError):
-            data = path.read_bytes()
-            result.append(Listed(path.stem, _title(data[:_HEAD]), data.count(_MESSAGE), len(data), changed))
+            result.append(_look(path, changed))
     return result
 
 
-def _title(data: bytes) -> str:
-    for line in data.splitlines():
-        found = re.search(rb'"role":"user".*?"content":"((?:[^"\\]|\\.)*)', line)
-        if found:
-            return " ".join(found[1].decode("utf-8", "replace").replace("\\n", " ").replace('\\"', '"').split())[:200]
-    return ""
+def _look(path: Path, changed: float) -> Listed:
+    """What a list shows of a file: its lines are counted, and only those up to the title are read."""
+    title, n_messages = "", 0
+    with path.open("rb") as file:
+        for line in iter(lambda: file.readline(_MOST_LINE), b""):
+            if _MESSAGE not in line:
+                continue
+            n_messages += 1
+            if not title and b'"role":"user"' in line:
+                title = _title(line)
+        return Listed(path.stem, title, n_messages, file.tell(), changed)
+
+
+def _title(line: bytes) -> str:
+    try:
+        content = json.loads(line).get("content")
+    except (ValueError, RecursionError, AttributeError):
+        return ""
+    return " ".join(content[:1000].split())[:200] if isinstance(content, str) else ""
 
 
 def search(text: str) -> Iterator[Hit]:
@@ -123,11 +140,27 @@ def _hits(session: str, event: dict[str, Any], wanted: str) -> Iterator[Hit]:
     content = event.get("content")
     if event.get("type") != "message" or not isinstance(content, str):
         return
-    at = content.casefold().find(wanted)
+    folded = content.casefold()
+    at = folded.find(wanted)
     if at >= 0 and isinstance(event.get("id"), int):
+        at = at if len(folded) == len(content) else _unfolded(content, at)
         start = max(0, at - 30)
         excerpt = ("…" if start else "") + content[start : at + len(wanted) + 50]
         yield Hit(session, event["id"], str(event.get("role", "")), " ".join(excerpt.split()))
+
+
+def _unfolded(text: str, place: int) -> int:
+    """Where in `text` lies what is at `place` in its folded form, which may be longer."""
+    for at, char in enumerate(text):
+        place -= len(char.casefold())
+        if place < 0:
+            return at
+    return 0
+
+
+def taken(name: str) -> UsageError:
+    """The error for a name that another session has."""
+    return UsageError(f"there is a session called {name} already", "choose another name")
 
 
 def hold(name: str) -> "BaseFileLock":
@@ -167,13 +200,13 @@ def remove(name: str) -> None:
     lock = hold(name)
     try:
         path.unlink()
-        partial_of(path).unlink(missing_ok=True)
+        with suppress(OSError):  # Windows removes no open file
+            for other in (partial_of(path), Path(lock.lock_file)):
+                other.unlink(missing_ok=True)
     except OSError as error:
         raise DiskError(f"cannot remove {path}: {error.strerror}") from None
     finally:
         lock.release()
-        with suppress(OSError):
-            Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def rename(old: str, new: str) -> None:
@@ -183,12 +216,12 @@ def rename(old: str, new: str) -> None:
         UsageError: when the new name is taken, or the session is open.
     """
     path, target = existing(old), path_of(new)
-    locks = hold(old), hold(new)
-    try:
+    if old == new:
+        raise UsageError(f"this session is called {new} already")
+    with ExitStack() as held:
+        for name in (old, new):
+            held.callback(hold(name).release)
         move_files(path, target)
-    finally:
-        for lock in locks:
-            lock.release()
 
 
 def move_files(path: Path, target: Path) -> None:
@@ -198,11 +231,11 @@ def move_files(path: Path, target: Path) -> None:
         UsageError: when the new name is taken.
     """
     if target.exists():
-        raise UsageError(f"there is a session called {target.stem} already", "choose another name")
+        raise taken(target.stem)
     try:
-        path.rename(target)
         if partial_of(path).exists():
             partial_of(path).replace(partial_of(target))
+        path.rename(target)
     except OSError as error:
         raise DiskError(f"cannot rename {path}: {error.strerror}") from None
 

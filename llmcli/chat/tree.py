@@ -45,7 +45,10 @@ class Conversation:
 
     @property
     def next_id(self) -> int:
-        return max(self.messages, default=0) + 1
+        number = len(self.messages) + 1
+        while number in self.messages:  # lines of the file were lost
+            number += 1
+        return number
 
     def add(self, message: Message) -> None:
         """Put a message into the tree and make it the head.

@@ -54,10 +54,11 @@ def _open(argument: str, value: str) -> int:
 def _names(chat: "Chat", start: str) -> Iterator[Suggestion]:
     for one in commands().values():
         if one.name.startswith(start):
-            yield Suggestion(f"/{one.name}", len(start) + 1, one.help.split(". ")[0].rstrip("."))
+            text = f"/{one.name} " if one.usage else f"/{one.name}"
+            yield Suggestion(text, len(start) + 1, one.help.split(". ")[0].rstrip("."))
     for key in settable():
         if key.startswith(start) and key not in commands():
-            yield Suggestion(f"/{key}", len(start) + 1, setting_note(chat, key))
+            yield Suggestion(f"/{key} ", len(start) + 1, setting_note(chat, key))
 
 
 def setting_note(chat: "Chat", key: str) -> str:
@@ -90,7 +91,7 @@ def settings(chat: "Chat", argument: str) -> Iterator[tuple[str, str]]:
         with suppress(LlmcliError):
             yield from ((f"{key} {one}", note) for one, note in setting_values(chat, key, value.lstrip()) if one)
         return
-    yield from ((one, setting_note(chat, one)) for one in settable() if one.startswith(key))
+    yield from ((f"{one} ", setting_note(chat, one)) for one in settable() if one.startswith(key))
 
 
 def assignments(chat: "Chat", argument: str) -> Iterator[tuple[str, str]]:

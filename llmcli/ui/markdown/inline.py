@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @cache
-def parser() -> "MarkdownIt":
+def parser(links: bool = True) -> "MarkdownIt":
     """CommonMark with tables and struck text; what it would hide (HTML, link definitions) stays text."""
     from markdown_it import MarkdownIt
 
@@ -22,12 +22,19 @@ def parser() -> "MarkdownIt":
     made.enable(["table", "strikethrough"]).disable(["reference", "html_block", "html_inline"])
     made.normalizeLink = made.normalizeLinkText = str  # type: ignore[method-assign,assignment]
     made.validateLink = bool  # type: ignore[method-assign,assignment]  # nothing is opened, all is shown
-    return made
+    return made if links else made.disable(["link", "image"])
+
+
+def parser_for(text: str) -> "MarkdownIt":
+    """The parser, without links where brackets open and never close: each would be looked for to the end."""
+    return parser(text.count("[") <= 50 + text.count("]"))
 
 
 def inline_runs(text: str, style: Style, look: str = "") -> Runs:
     """The runs of the text of one block."""
-    return [run for token in parser().parseInline(text) for run in token_runs(token.children or [], style, look)]
+    return [
+        run for token in parser_for(text).parseInline(text) for run in token_runs(token.children or [], style, look)
+    ]
 
 
 def token_runs(tokens: Sequence["Token"], style: Style, look: str = "") -> Runs:

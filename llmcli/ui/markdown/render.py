@@ -8,7 +8,7 @@ from llmcli.ui.markdown.blocks import Block, numbered
 from llmcli.ui.markdown.cells import Runs, cells, fold, paint, wrap
 from llmcli.ui.markdown.code import Highlighter, colour_code
 from llmcli.ui.markdown.grid import Grid, grid_rows
-from llmcli.ui.markdown.inline import inline_runs, parser, token_runs
+from llmcli.ui.markdown.inline import inline_runs, parser_for, token_runs
 from llmcli.ui.markdown.style import Style
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Renderer:
         return self._container(block, width)
 
     def _container(self, block: Block, width: int) -> list[str]:
-        tokens = parser().parse(block.text)
+        tokens = parser_for(block.text).parse(block.text)
         room = _room(width, block.level)
         rows = self._flow(tokens, room, 0, block.number)
         return _beside("", width - room, rows) if room < width else rows

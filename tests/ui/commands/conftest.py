@@ -1,0 +1,26 @@
+"""A chat without a model: what commands and completion need of one."""
+
+from pathlib import Path
+
+import pytest
+
+from llmcli.chat.dialogue import Dialogue
+from llmcli.chat.layering import layers_of
+from llmcli.chat.session import Session
+from llmcli.params.layers import Layer
+from llmcli.ui.prompt.lines import LineReader
+from llmcli.ui.repl.chat import Chat
+
+
+@pytest.fixture
+def chat(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Chat:
+    """A chat in which nothing was said, in an empty folder; its model cannot be loaded."""
+    monkeypatch.chdir(tmp_path)
+
+    def no_model(*_: object) -> None:
+        raise AssertionError("a model was wanted")
+
+    made = Chat(Dialogue(Session(), layers_of(Layer("flag", {})), no_model))  # type: ignore[arg-type]
+    made.reader = LineReader(None)  # type: ignore[arg-type]
+    made._names = lambda: ["starter", "owner/repo:Q4_K_M"]
+    return made

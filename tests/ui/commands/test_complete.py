@@ -1,0 +1,101 @@
+"""What is offered while a command is typed."""
+
+from pathlib import Path
+
+import pytest
+
+from llmcli.chat.dialogue import settable
+from llmcli.chat.session import Session
+from llmcli.params.settings import fields
+from llmcli.ui.commands.complete import suggest
+from llmcli.ui.commands.registry import commands
+from llmcli.ui.repl.chat import Chat
+
+
+def offered(chat: Chat, text: str) -> list[str]:
+    """The lines that `text` would become."""
+    return [text[: len(text) - one.back] + one.text for one in suggest(chat, text)]
+
+
+def test_a_slash_offers_every_command_and_every_setting(chat: Chat) -> None:
+    assert {line.strip() for line in offered(chat, "/")} == {f"/{name}" for name in (*commands(), *settable())}
+
+
+def test_the_beginning_of_a_name_offers_what_begins_so(chat: Chat) -> None:
+    assert [line.strip() for line in offered(chat, "/bran")] == ["/branches", "/branch"]
+
+
+def test_a_setting_is_offered_with_its_present_value_and_range(chat: Chat) -> None:
+    chat.dialogue.set("top_p", 0.5)
+    (one,) = [one for one in suggest(chat, "/set top_p") if one.text == "top_p "]
+    assert "0.5" in one.note
+    assert "1" in one.note
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("/set temp", "/set temperature"),
+        ("/set overflow o", "/set overflow oldest"),
+        ("/overflow o", "/overflow oldest"),
+        ("/ignore_eos o", "/ignore_eos on"),
+        ("/retry min", "/retry min_p="),
+        ("/retry seed=1 min", "/retry seed=1 min_p="),
+        ("/model own", "/model owner/repo:Q4_K_M"),
+        ("/preset cre", "/preset creative"),
+        ("/help und", "/help undo"),
+        ("/think o", "/think off"),
+        ("/json o", "/json on"),
+        ("/theme l", "/theme light"),
+        ("/copy c", "/copy code"),
+        ("/system e", "/system edit"),
+    ],
+)
+def test_an_argument_is_completed(chat: Chat, text: str, line: str) -> None:
+    assert line in [one.rstrip() for one in offered(chat, text)]
+
+
+def test_what_takes_an_argument_is_followed_by_a_space(chat: Chat) -> None:
+    assert offered(chat, "/und") == ["/undo "]
+    assert offered(chat, "/exi") == ["/exit"]
+    assert offered(chat, "/top_p") == ["/top_p "]
+
+
+@pytest.mark.parametrize("key", settable())
+def test_every_setting_offers_its_values_or_says_what_it_is(chat: Chat, key: str) -> None:
+    found = list(suggest(chat, f"/set {key} "))
+    param = fields()[key].param
+    if param.choices or param.suggest:
+        assert found
+
+
+def test_sessions_are_offered_by_name_with_their_beginning(chat: Chat) -> None:
+    session = Session("novel")
+    session.say("user", "Call me Ishmael.")
+    session.close()
+    (one,) = suggest(chat, "/load no")
+    assert (one.text, one.note) == ("novel", "Call me Ishmael.")
+
+
+def test_files_are_offered_after_an_at_sign_and_those_with_spaces_in_quotes(chat: Chat, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "a file.txt").touch()
+    (tmp_path / ".hidden").touch()
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "dir" / "in.py").touch()
+    assert offered(chat, "see @no") == ["see @notes.txt"]
+    assert offered(chat, "@a") == ['@"a file.txt"']
+    assert offered(chat, "@dir/") == ["@dir/in.py"]
+    assert "@.hidden" not in offered(chat, "@")
+    assert offered(chat, "mail me@no") == []
+
+
+def test_a_file_whose_name_could_drive_the_terminal_is_not_offered(chat: Chat, tmp_path: Path) -> None:
+    (tmp_path / "evil\x1b[2J.txt").touch()
+    assert offered(chat, "@evil") == []
+
+
+def test_a_message_gets_no_offers(chat: Chat) -> None:
+    assert offered(chat, "hello") == []
+    assert offered(chat, "what is /help") == []
+    assert offered(chat, "/nonsense arg") == []
