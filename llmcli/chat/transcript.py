@@ -17,10 +17,12 @@ from llmcli.params.settings import Settings
 if TYPE_CHECKING:  # jinja2 takes its time, and is imported where the model is loaded
     from llmcli.chat.template import ChatTemplate
 
-# For models that bring no template: plain words, which a base model goes on with as well as with anything.
+# For models that bring no template: plain words, which a base model goes on with as well as with anything. An answer
+# that the model gave begins with the space behind the colon, and is read again as it was written.
 _PLAIN = (
     "{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}\n\n"
-    "{% else %}{{ 'User' if m.role == 'user' else 'Assistant' }}: {{ m.content }}\n{% endif %}{% endfor %}"
+    "{% else %}{{ 'User:' if m.role == 'user' else 'Assistant:' }}"
+    "{{ '' if m.content[:1] == ' ' else ' ' }}{{ m.content }}\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 _PLAIN_STOP = "\nUser:"
