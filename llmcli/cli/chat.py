@@ -43,6 +43,8 @@ def chat(
 
     first = both(text, flags.values.get("prompt"), "prompt")
     files = flags.values.get("file", ())
+    if "-" in (first, *files):
+        raise UsageError("stdin holds the turns of a chat, and cannot be a prompt too", "pipe it in without the `-`")
     given = Layer("flag", {key: value for key, value in flags.values.items() if key not in _FIRST})
     layers = layers_of(given, chat=True)
     talk_in = _session(go_on, session, keep)

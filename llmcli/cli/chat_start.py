@@ -10,6 +10,7 @@ from llmcli.chat.local import LocalModel, locate
 from llmcli.chat.opening import Opening
 from llmcli.chat.transcript import Transcript
 from llmcli.cli import headstart
+from llmcli.engine import log
 from llmcli.engine.abort import AbortFlag
 from llmcli.errors import LlmcliError
 from llmcli.models import starter
@@ -74,6 +75,9 @@ def run(chat: Chat, first: str, files: Sequence[str]) -> int:
             settle_model(chat)
             welcome(dialogue.resolved().origins["model"])
             dialogue.open()
+            if console.verbose:  # llama.cpp's log would run into the prompt
+                log.listen(console.detail)
+                chat.ready()
             _begin(chat)
             chat.pending += [attach(name) for name in files]
             status = talk(chat, first)
@@ -96,7 +100,6 @@ def _begin(chat: Chat) -> None:
     if not settings.character:
         return
     from llmcli.chat.characters import load_character
-    from llmcli.ui.commands.branching import show
 
     character = load_character(settings.character)
     for question, answer in character.examples:
@@ -104,4 +107,5 @@ def _begin(chat: Chat) -> None:
         session.prepare("assistant", answer, finish_reason="greeting")
     if character.greeting:
         session.prepare("assistant", character.greeting, model=character.name, finish_reason="greeting")
-        show(chat, chat.path()[-1:], len(chat.path()))
+        chat.render(character.greeting)
+        chat.say("")
