@@ -5,12 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcli.chat.local import LocalModel, Prompt
-from llmcli.engine.json_schema import not_enforced, schema_to_gbnf
 from llmcli.errors import DiskError, LlmcliError, UsageError
 from llmcli.params.settings import Settings
 
-if TYPE_CHECKING:  # jinja2 costs 25 ms, and raw completion does without
+if TYPE_CHECKING:  # jinja2 costs 25 ms, and raw completion does without; the engine as much, and a prompt is up first
+    from llmcli.chat.local import LocalModel, Prompt
     from llmcli.chat.template import ChatTemplate
 
 _LARGEST = 64 << 20  # bytes of one text file
@@ -86,6 +85,8 @@ def grammar_text(settings: Settings, notes: list[str] | None = None) -> str | No
     if settings.grammar_file is not None:
         return read_text(settings.grammar_file)
     if settings.json_schema is not None:
+        from llmcli.engine.json_schema import not_enforced, schema_to_gbnf
+
         schema = _inline_or_file(settings.json_schema, "{")
         gbnf = schema_to_gbnf(schema)
         if notes is not None and (words := not_enforced(schema)):
@@ -101,12 +102,13 @@ def _inline_or_file(text: str, mark: str) -> str:
     return read_text(text)
 
 
-def build_prompt(local: LocalModel, settings: Settings, text: str, system: str | None) -> Prompt:
+def build_prompt(local: "LocalModel", settings: Settings, text: str, system: str | None) -> "Prompt":
     """The prompt as it is evaluated: through the chat template, or as it stands with `raw`.
 
     Raises:
         LlmcliError: when the model has no chat template and none is given.
     """
+    from llmcli.chat.local import Prompt
     from llmcli.chat.prompt import raw_tokens
 
     vocab = local.model.vocab
@@ -126,7 +128,7 @@ def build_prompt(local: LocalModel, settings: Settings, text: str, system: str |
     return Prompt(rendered, tokens)
 
 
-def template_of(local: LocalModel, settings: Settings) -> "ChatTemplate | None":
+def template_of(local: "LocalModel", settings: Settings) -> "ChatTemplate | None":
     """The chat template in force: the one given, else the model's own, which may have none.
 
     Raises:
@@ -140,11 +142,11 @@ def template_of(local: LocalModel, settings: Settings) -> "ChatTemplate | None":
     return ChatTemplate(source, special_texts(local), origin) if source else None
 
 
-def special_texts(local: LocalModel) -> dict[str, str]:
+def special_texts(local: "LocalModel") -> dict[str, str]:
     """The texts of BOS and EOS under the names templates know."""
     vocab = local.model.vocab
     return {name: _token_text(local, token) for name, token in (("bos_token", vocab.bos), ("eos_token", vocab.eos))}
 
 
-def _token_text(local: LocalModel, token: int | None) -> str:
+def _token_text(local: "LocalModel", token: int | None) -> str:
     return "" if token is None else local.model.vocab.piece(token, special=True).decode("utf-8", "replace")

@@ -2,23 +2,25 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmcli.chat.compose import grammar_text, system_text
 from llmcli.chat.layering import Layers
-from llmcli.chat.local import LocalModel, Prompt, with_model
-from llmcli.chat.opening import Opening
 from llmcli.chat.session import Session
-from llmcli.chat.transcript import Transcript
 from llmcli.chat.tree import Message
-from llmcli.chat.turn import Turn
 from llmcli.errors import ContextOverflowError, UsageError
 from llmcli.params.layers import Resolved, resolve
 from llmcli.params.model import ModelParams
 from llmcli.params.param import describe
 from llmcli.params.settings import Settings, fields, find
 
-Ahead = Callable[[Transcript], None]
+if TYPE_CHECKING:  # the engine and all that stands on it are imported where the model is loaded, behind the prompt
+    from llmcli.chat.local import LocalModel, Prompt
+    from llmcli.chat.opening import Opening
+    from llmcli.chat.transcript import Transcript
+    from llmcli.chat.turn import Turn
+
+Ahead = Callable[["Transcript"], None]
 # A change of these needs the model to be opened anew.
 _OPENING = frozenset(describe(ModelParams))
 # What makes no sense for one message of a conversation.
@@ -49,7 +51,7 @@ class Fit:
 class Dialogue:
     """`opening` is the model as it is being loaded; `first` the message from which on the model reads."""
 
-    def __init__(self, session: Session, layers: Layers, load: Callable[[Settings, Ahead], Opening]) -> None:
+    def __init__(self, session: Session, layers: Layers, load: Callable[[Settings, Ahead], "Opening"]) -> None:
         """`load` begins to load a model; it calls what it is given with the transcript before it is done."""
         self.session = session
         self.layers = layers
@@ -62,14 +64,17 @@ class Dialogue:
 
     # The model
 
-    def open(self) -> Opening:
+    def open(self) -> "Opening":
         """Begin to load the model of the settings, or go on with the one that is loaded."""
         if self.opening is None or self.stale:
             self.close_model()
             settings, path = self.settings, self.window(self.session.conversation.path())
-            system = system_text(settings)
+
+            def ahead(transcript: "Transcript") -> None:
+                transcript.read_ahead(path, system_text(settings), settings)
+
             self._opened = _for_opening(settings)
-            self.opening = self._load(settings, lambda transcript: transcript.read_ahead(path, system, settings))
+            self.opening = self._load(settings, ahead)
         return self.opening
 
     @property
@@ -78,11 +83,11 @@ class Dialogue:
         return self.opening is not None and self._opened != _for_opening(self.settings)
 
     @property
-    def local(self) -> LocalModel | None:
+    def local(self) -> "LocalModel | None":
         return self.opening.local if self.opening else None
 
     @property
-    def transcript(self) -> Transcript:
+    def transcript(self) -> "Transcript":
         """How this model reads a conversation; there must be a model."""
         assert self.opening
         assert self.opening.transcript
@@ -156,7 +161,9 @@ class Dialogue:
         start = next((index for index, message in enumerate(path) if message.id == self.first), 0)
         return [message for index, message in enumerate(path) if index >= start or message.role == "summary"]
 
-    def prompt(self, path: Sequence[Message], begun: Message | None = None, settings: Settings | None = None) -> Prompt:
+    def prompt(
+        self, path: Sequence[Message], begun: Message | None = None, settings: Settings | None = None
+    ) -> "Prompt":
         """The prompt for an answer to `path`, which goes on with `begun`; with the settings in force if none are given.
 
         Raises:
@@ -176,7 +183,8 @@ class Dialogue:
         opened = not settings.raw and before.rstrip().endswith(opener)
         if not begun.reasoning and not opened:
             return begun.content
-        thought = ("" if opened else f"{opener}\n") + begun.reasoning
+        gap = "" if opened and before.endswith("\n") else "\n"
+        thought = ("" if opened else opener) + gap + begun.reasoning
         return thought + (f"\n{closer}\n\n{begun.content}" if begun.content else "")
 
     def fit(self, path: Sequence[Message], begun: Message | None = None) -> Fit:
@@ -218,13 +226,16 @@ class Dialogue:
         extra: Mapping[str, Any] | None = None,
         begun: Message | None = None,
         progress: Callable[[int, int], None] | None = None,
-    ) -> Turn:
+    ) -> "Turn":
         """An answer to `path` with the settings in force, those in `extra` over them.
 
         Raises:
             ContextOverflowError: when the prompt leaves no room for a single token.
             UsageError: for a grammar that does not parse.
         """
+        from llmcli.chat.local import with_model
+        from llmcli.chat.turn import Turn
+
         local = self.local
         assert local
         resolved = with_model(local.target, self.layers.above(self.session.overrides, extra or {}))

@@ -2,13 +2,16 @@
 
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from llmcli.chat.local import LocalModel
-from llmcli.chat.transcript import Transcript
 from llmcli.engine.abort import AbortFlag
 
+if TYPE_CHECKING:
+    from llmcli.chat.local import LocalModel
+    from llmcli.chat.transcript import Transcript
+
 # Told what to say about how far it is; returns the model, ready to answer.
-Load = Callable[[AbortFlag, Callable[[str], None]], Transcript]
+Load = Callable[[AbortFlag, Callable[[str], None]], "Transcript"]
 _TICK = 0.1  # seconds
 CHECKING = "checking the file"
 
@@ -38,12 +41,12 @@ class Opening:
         self.doing = doing
 
     @property
-    def transcript(self) -> Transcript | None:
+    def transcript(self) -> "Transcript | None":
         """How the model reads a conversation, once it is loaded."""
         return self._transcript
 
     @property
-    def local(self) -> LocalModel | None:
+    def local(self) -> "LocalModel | None":
         """The model once it is loaded."""
         return self._transcript.local if self._transcript else None
 
@@ -51,7 +54,7 @@ class Opening:
     def failed(self) -> bool:
         return self._fault is not None
 
-    def wait(self, tick: Callable[[str], bool]) -> LocalModel | None:
+    def wait(self, tick: Callable[[str], bool]) -> "LocalModel | None":
         """The model, as soon as it is loaded. `tick(doing)` is called meanwhile; False from it gives up waiting (None).
 
         Raises:

@@ -55,11 +55,20 @@ def chat(
     asked = resolve(layers.above(talk_in.overrides)).settings
     live = is_live() and is_terminal(sys.stdin)
     here: Chat
-    load = partial(open_model, on_end=lambda: here.reader.refresh())
+    load = partial(open_model, on_end=lambda: _loaded(here))
     dialogue = Dialogue(talk_in, layers, load)
     here = Chat(dialogue, live=live, names=lambda: complete_reference(""), bring=bring)
     here.reader = _reader(here, asked, live)
     return run(here, first or "", files)
+
+
+def _loaded(here: "Chat") -> None:
+    """Show that the model is there, and import what its first word would otherwise wait for; in the loading thread."""
+    here.reader.refresh()
+    if here.live:
+        from llmcli.ui.markdown.view import preload
+
+        preload()
 
 
 def _session(go_on: bool, name: str | None, keep: bool) -> "Session":
@@ -102,7 +111,7 @@ def _reader(here: "Chat", settings: Settings, live: bool) -> "Reader":
     from llmcli.ui.repl.show import style
     from llmcli.ui.repl.status_line import status_line
 
-    return TerminalReader(
+    reader = TerminalReader(
         lambda before: suggest(here, before),
         lambda: status_line(here),
         data_dir() / "history",
@@ -110,6 +119,8 @@ def _reader(here: "Chat", settings: Settings, live: bool) -> "Reader":
         style(settings),
         here.colour,
     )
+    reader.on_drawn = here.dialogue.open
+    return reader
 
 
 def _mark() -> None:

@@ -2,22 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from llmcli.chat.attachments import attach
 from llmcli.chat.dialogue import Ahead
-from llmcli.chat.library import shelf
-from llmcli.chat.local import LocalModel, locate
-from llmcli.chat.opening import Opening
-from llmcli.chat.transcript import Transcript
+from llmcli.chat.paths import cache_dir
 from llmcli.cli import headstart
-from llmcli.engine import log
-from llmcli.engine.abort import AbortFlag
 from llmcli.errors import LlmcliError
 from llmcli.models import starter
-from llmcli.models.find import NotHereError, find
 from llmcli.params.settings import Settings
 from llmcli.ui.console import console
 from llmcli.ui.repl.chat import Chat
+
+if TYPE_CHECKING:  # imported in the loading thread
+    from llmcli.chat.opening import Opening
+    from llmcli.chat.transcript import Transcript
+    from llmcli.engine.abort import AbortFlag
 
 
 def bring(settings: Settings) -> None:
@@ -26,22 +26,28 @@ def bring(settings: Settings) -> None:
     Raises:
         ModelNotFoundError: when it is nowhere.
     """
-    place = shelf(settings)
-    try:
-        file = find(settings.model, place)
-        if file.path != starter.starter_path(place.cache_dir) or starter.is_present(place.cache_dir):
+    if settings.model != starter.STARTER:
+        from llmcli.chat.library import shelf
+        from llmcli.models.find import NotHereError, find
+
+        with suppress(NotHereError):
+            find(settings.model, shelf(settings))
             return
-    except NotHereError:
-        pass
+    elif starter.is_present(cache_dir()):
+        return
     from llmcli.cli.model import find_model
 
     find_model(settings)
 
 
-def open_model(settings: Settings, ahead: Ahead, on_end: Callable[[], None]) -> Opening:
+def open_model(settings: Settings, ahead: Ahead, on_end: Callable[[], None]) -> "Opening":
     """Begin to load the model of the settings in a thread, and to read what there is to be read."""
+    from llmcli.chat.opening import Opening
 
-    def load(abort: AbortFlag, say: Callable[[str], None]) -> Transcript:
+    def load(abort: "AbortFlag", say: Callable[[str], None]) -> "Transcript":
+        from llmcli.chat.local import LocalModel, locate
+        from llmcli.chat.transcript import Transcript
+
         target = locate(settings)
         say("loading")
         if abort.is_set():
@@ -64,7 +70,7 @@ def open_model(settings: Settings, ahead: Ahead, on_end: Callable[[], None]) -> 
 
 def run(chat: Chat, first: str, files: Sequence[str]) -> int:
     """Open what is needed, talk, and close everything, however it ends."""
-    from llmcli.cli.model import welcome
+    from llmcli.cli.welcome import welcome
     from llmcli.ui.commands.keeping import settle_model
     from llmcli.ui.repl.loop import talk
     from llmcli.ui.repl.terminal import ending
@@ -74,8 +80,11 @@ def run(chat: Chat, first: str, files: Sequence[str]) -> int:
         try:
             settle_model(chat)
             welcome(dialogue.resolved().origins["model"])
-            dialogue.open()
+            if not chat.live:  # at a terminal the load begins when the prompt is drawn
+                dialogue.open()
             if console.verbose:  # llama.cpp's log would run into the prompt
+                from llmcli.engine import log
+
                 log.listen(console.detail)
                 chat.ready()
             _begin(chat)

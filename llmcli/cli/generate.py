@@ -52,7 +52,8 @@ def generate(
         console.warn(note)
     from llmcli.chat.answer import Answer
     from llmcli.chat.local import with_model
-    from llmcli.cli.model import find_model, open_model, welcome
+    from llmcli.cli.model import find_model, open_model
+    from llmcli.cli.welcome import welcome
     from llmcli.engine.abort import AbortFlag
 
     target = find_model(asked)

@@ -5,6 +5,7 @@ be wrong: then the model is dropped and the right one loaded, as if nothing had 
 """
 
 import os
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +53,8 @@ def begin(arguments: Sequence[str]) -> None:
     global _current
     if not arguments or arguments[0] not in _COMMANDS or _WITHOUT & set(arguments):
         return
+    if arguments[0] == "chat" and sys.stdin and sys.stdin.isatty():
+        return  # the prompt comes first, and the model while the user types
     try:
         parts = _safe_parts(_guess(arguments))
         _current = HeadStart(parts) if parts and _on_cpu() else None

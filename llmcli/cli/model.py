@@ -1,11 +1,10 @@
 """Finding and opening the model of a command, with what a person sees meanwhile."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from time import perf_counter
 
 from llmcli.chat.local import LocalModel, Target, locate
-from llmcli.chat.paths import data_dir, make_private
 from llmcli.cli import headstart
 from llmcli.engine import log
 from llmcli.engine.abort import AbortFlag
@@ -28,17 +27,6 @@ def find_model(settings: Settings) -> Target:
 
         bring_missing(missing, settings)
         return _locate(settings)
-
-
-def welcome(origin: str) -> None:
-    """Tell somebody who has chosen no model, on the first run, how to get a better one than the starter."""
-    told = data_dir() / "welcomed"
-    if origin != "default" or told.exists():
-        return
-    console.note("this is the starter, a very small model; `llmcli models recommend` names better ones")
-    with suppress(OSError, LlmcliError):  # a folder that cannot be written means to be told again
-        make_private(told.parent)
-        told.touch(mode=0o600)
 
 
 def _locate(settings: Settings) -> Target:

@@ -22,6 +22,8 @@ from llmcli.ui.units import ago
 if TYPE_CHECKING:
     from llmcli.chat.session import Session
 
+_NOTHING_HERE = "nothing is said in the present branch; `sessions show --all` prints the others"
+
 app = typer.Typer(help="List, read, search, export and remove conversations.", rich_markup_mode=None)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A session.", autocompletion=complete_session)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -57,6 +59,8 @@ def show_session(
     session = _read(name)
     conversation = session.conversation
     messages = list(conversation.messages.values()) if everything else conversation.path()
+    if not messages:
+        console.note(_NOTHING_HERE)
     for message in messages:
         after = f" (after {message.parent})" if everything and message.parent else ""
         put_line(f"{message.id} {message.role}{after}", "1" if wants_colour(sys.stdout) else "")
@@ -92,18 +96,25 @@ def export_session(
 
     form = "md" if to == "-" else form_of(Path(to))
     session = _read(name)
-    system = system_text(resolve([config_layer(), Layer("session", session.overrides)]).settings)
-    text = export(session.conversation.path(), name, system, form, session.conversation.messages)
+    path = session.conversation.path()
+    if not path:
+        console.note(_NOTHING_HERE)
+    system = None
+    try:
+        system = system_text(resolve([config_layer(), Layer("session", session.overrides)]).settings)
+    except DiskError as error:  # the file of the system prompt is gone
+        console.warn(f"the system prompt is left out: {error}")
+    text = export(path, name, system, form, session.conversation.messages)
     if to == "-":
         put(text if text.endswith("\n") else text + "\n")
         return ExitStatus.OK
-    path = Path(to).expanduser()
-    if path.exists() and not force:
-        raise UsageError(f"{path} is there already", "choose another name, or --force")
+    target = Path(to).expanduser()
+    if target.exists() and not force:
+        raise UsageError(f"{target} is there already", "choose another name, or --force")
     try:
-        path.write_text(text, encoding="utf-8", errors="replace", newline="\n")
+        target.write_text(text, encoding="utf-8", errors="replace", newline="\n")
     except OSError as error:
-        raise DiskError(f"cannot write {path}: {error.strerror}") from None
+        raise DiskError(f"cannot write {target}: {error.strerror}") from None
     return ExitStatus.OK
 
 
@@ -113,6 +124,7 @@ def remove_sessions(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> int:
     """Delete sessions for good."""
+    names = list(dict.fromkeys(names))
     for name in names:
         session_files.existing(name)
     if not yes:

@@ -69,6 +69,8 @@ class TerminalReader:
         )
         self._app.ttimeoutlen = 0.05  # seconds; Escape alone is a key
         self._app.timeoutlen = 0.5
+        self.on_drawn: Callable[[], object] | None = None  # called once, when the first prompt is on the screen
+        self._app.after_render += lambda _app: self._drawn()
 
     @property
     def multiline(self) -> bool:
@@ -129,6 +131,11 @@ class TerminalReader:
             self._editing.hint = f"internal fault: {error or context.get('message')}"
 
         asyncio.get_running_loop().set_exception_handler(handle)
+
+    def _drawn(self) -> None:
+        call, self.on_drawn = self.on_drawn, None
+        if call:
+            call()
 
     def _unhint(self) -> None:
         self._editing.hint = ""

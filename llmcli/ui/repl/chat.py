@@ -3,14 +3,12 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llmcli.chat.attachments import Attachment, attach, find_mentions
 from llmcli.chat.dialogue import Dialogue, Fit
-from llmcli.chat.local import LocalModel
 from llmcli.chat.session import Session
 from llmcli.chat.tree import Message
-from llmcli.chat.turn import Turn
 from llmcli.engine.abort import AbortFlag
 from llmcli.errors import LlmcliError
 from llmcli.params.inert import inert
@@ -24,6 +22,10 @@ from llmcli.ui.repl.show import Display, display
 from llmcli.ui.repl.terminal import silent_keys
 from llmcli.ui.repl.waiting import Waiting
 from llmcli.ui.table import put_definitions, put_facts, put_rows
+
+if TYPE_CHECKING:  # they stand on the engine, which is imported behind the prompt
+    from llmcli.chat.local import LocalModel
+    from llmcli.chat.turn import Turn
 
 _PRESSES = 3  # of Ctrl-C; the first one stops the answer, and nothing is left to do for the second
 
@@ -63,6 +65,7 @@ class Chat:
         self.failure: LlmcliError | None = None  # the first one of a script
         self.colour = live and wants_colour(sys.stdout)
         self._names = names
+        self._greeted: LocalModel | None = None
         self._told: set[tuple[str, str]] = set()  # settings without effect, and why
 
     @property
@@ -106,15 +109,15 @@ class Chat:
         if self.editing is not None:
             self.replace(self.editing, text)
             return
+        self.draft = text  # stands in the line again if it cannot be said
         files = [attach(name) for name in find_mentions(text)]
         if not self._ready(text):
             return
         session, attachments = self.dialogue.session, (*self.pending, *files)
         draft = session.draft("user", text, attachments=attachments)
         if not make_room(self, [*self.path(), draft]):
-            self.draft = text
             return
-        self.pending = []
+        self.draft, self.pending = "", []
         session.say("user", text, attachments=attachments)
         if files:
             console.note(f"with {', '.join(one.name for one in files)}")
@@ -164,13 +167,13 @@ class Chat:
             place.end()
         self._conclude(turn)
 
-    def _show(self, place: Display, waiting: Waiting, turn: Turn, begun: Message | None) -> None:
+    def _show(self, place: Display, waiting: Waiting, turn: "Turn", begun: Message | None) -> None:
         place.answer(_tapped(turn.parts(), waiting.end), begun.content if begun else "")
         place.end()
         if self.live and turn.message:
             put_line("")  # between one turn and the next
 
-    def _conclude(self, turn: Turn) -> None:
+    def _conclude(self, turn: "Turn") -> None:
         reason = turn.answer.finish_reason
         if reason == "interrupt":
             console.note("stopped; /continue goes on, /retry answers anew" if turn.message else "stopped")
@@ -184,7 +187,7 @@ class Chat:
         if not turn.answer.complete:
             console.warn("the answer ended before it met its grammar")
 
-    def _warn(self, turn: Turn) -> None:
+    def _warn(self, turn: "Turn") -> None:
         """Say once for each setting and reason that it does nothing."""
         for key, reason in inert(turn.resolved.settings, turn.resolved.origins).items():
             if (key, reason) not in self._told:
@@ -244,10 +247,11 @@ class Chat:
 
     # The model
 
-    def _ready(self, text: str) -> LocalModel | None:
+    def _ready(self, text: str) -> "LocalModel | None":
         """The model, waited for if it is still loading; None when the user gave up waiting, with `text` kept."""
         opening = self.dialogue.open()
         if opening.local:
+            self._greet(opening.local)
             return opening.local
         place = display(self.dialogue.settings, self.live)
         waiting, flag = Waiting(place.status), AbortFlag()
@@ -270,15 +274,18 @@ class Chat:
             self.draft = text
             console.note("not sent: the model goes on loading")
             return None
-        self.greet(local)
+        self._greet(local)
         return local
 
-    def ready(self) -> LocalModel | None:
+    def ready(self) -> "LocalModel | None":
         """The model for a command that needs it; None when the user gave up waiting."""
         return self._ready("")
 
-    def greet(self, local: LocalModel) -> None:
-        """What the user should know about a model that has just been loaded."""
+    def _greet(self, local: "LocalModel") -> None:
+        """What the user should know about a model, once."""
+        if local is self._greeted:
+            return
+        self._greeted = local
         for note in local.target.notes:
             console.warn(note)
         local.target.notes.clear()
