@@ -1,0 +1,1 @@
+"""The streamed answer on a terminal."""

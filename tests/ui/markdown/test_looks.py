@@ -1,0 +1,109 @@
+"""What an answer looks like when it is all there."""
+
+import pytest
+
+from llmcli.ui.markdown.cells import cells, fold, paint, plain, wrap
+from llmcli.ui.markdown.code import Highlighter, colour_code
+from llmcli.ui.markdown.style import style_of
+from tests.ui.markdown.emulator import shown
+
+DARK = style_of("dark", True)
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "lines"),
+    [
+        ("# A\nb\n\nc", 40, ["A", "", "b", "", "c"]),
+        ("one\ntwo  \nthree\\\nfour", 40, ["one", "two", "three", "four"]),
+        ("a **b** *c* ~~d~~ `e`", 40, ["a b c d e"]),
+        ("[text](http://u) <http://v>", 40, ["text (http://u) http://v"]),
+        ("![alt](u.png) ![](v.png)", 40, ["alt (u.png) v.png"]),
+        ("[a]\n\n[a]: http://b", 40, ["[a]", "", "[a]: http://b"]),
+        ("<script>x</script> <!-- y -->", 40, ["<script>x</script> <!-- y -->"]),
+        (":smile: [red]x[/red]", 40, [":smile: [red]x[/red]"]),
+        ("&lt;b&gt; &#27;[2J &#10;x &#x202e;", 40, ["<b> �[2J  x \\u202e"]),
+        ("- a\n  - b\n    - c\n- d", 40, ["• a", "  ◦ b", "    ▪ c", "• d"]),
+        ("1. a\n\n   b\n2. c\n   - d", 40, ["1. a", "", "   b", "2. c", "   ◦ d"]),
+        ("1. a\n  - b\n2. c", 40, ["1. a", "  • b", "2. c"]),
+        ("- a\n  ```sh\n  ls\n  ```\n- b", 40, ["• a", "  ls", "• b"]),
+        ("> a\n> > b", 40, ["│ a", "│", "│ │ b"]),
+        ("***", 12, ["─" * 11]),
+        ("```\n  a\n\n\tb\n```\nc", 40, ["  a", "", "    b", "", "c"]),
+        ("one two three four", 10, ["one two", "three", "four"]),
+        ("abcdefghijklm no", 8, ["abcdefg", "hijklm", "no"]),
+        ("漢字、漢字。漢字", 8, ["漢字、", "漢字。", "漢字"]),
+        ("ab漢字漢", 7, ["ab漢字", "漢"]),
+        ("|a|b|\n|-|-:|\n|x|1|\n|yy|22|", 40, ["a  │  b", "───┼───", "x  │  1", "yy │ 22"]),
+        ("|a|b|\n|-|-|\n|x|one two|\n|y|z|", 13, ["a │ b", "──┼────────", "x │ one two", "y │ z"]),
+        ("|a|b|\n|-|-|\n|x|one two|\n|y|z|", 11, ["a │ b", "──┼───────", "x │ one", "  │ two", "──┼───────", "y │ z"]),
+        ("|name|b|\n|-|-|\n|x|unbreakable|", 14, ["name: x", "b:", "unbreakable"]),
+        ("|a|b|\n|-|-|\n", 40, ["a │ b", "──┼──"]),
+    ],
+)
+def test_an_answer_looks_as_expected(text: str, columns: int, lines: list[str]) -> None:
+    assert shown([text], columns).lines() == lines
+
+
+def test_nothing_is_lost_however_deep_it_is_nested() -> None:
+    for mark in ("> ", "- ", "1. ", ">"):
+        for depth in (5, 30, 150):
+            assert "end" in "".join(shown([mark * depth + "end"], 20).lines())
+
+
+@pytest.mark.parametrize("text", ["漢字とかな", "e\u0301" * 9, "👩‍👩‍👧‍👦 👍🏽 🇩🇪", "❤️ ok", "plain words"])
+def test_rows_fit_and_lose_nothing(text: str) -> None:
+    for width in (2, 3, 5, 7):
+        rows = [plain(row) for row in fold([("1", text[:2]), ("", text[2:])], width)]
+        assert "".join(rows) == text
+        assert all(cells(row) <= width or len(row.replace("\u200d", "")) <= 3 for row in rows)
+        words = "".join(plain(row) for row in wrap([("", text)], width))
+        assert words.replace(" ", "") == text.replace(" ", "")
+
+
+def test_each_row_carries_its_own_looks() -> None:
+    assert [paint(row) for row in wrap([("1", "aa bb"), ("", " cc")], 4)] == [
+        "\x1b[1maa\x1b[0m",
+        "\x1b[1mbb\x1b[0m",
+        "cc",
+    ]
+
+
+def looks_of(lines: list[str], language: str) -> list[list[str]]:
+    code = Highlighter(language, DARK)
+    rows = [code.line(line) for line in lines]
+    assert [plain(row) for row in rows] == lines
+    return [[look for look, text in row if text.strip()] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("language", "opening", "closing"),
+    [("python", '    """text', '    text"""'), ("c", "/* a", "a */"), ("js", "/* a", "a */")],
+)
+def test_a_string_or_comment_over_many_lines_keeps_its_colour(language: str, opening: str, closing: str) -> None:
+    inside = ["   words, and if and more words on a line"] * 60
+    looks = looks_of([opening, *inside, closing, "return 1"], language)
+    assert {tuple(row) for row in looks[1:-2]} == {(looks[0][-1],)}
+    assert looks[-1][0] == dict(DARK.syntax)["Keyword"]
+
+
+def test_code_of_an_unknown_language_is_plain() -> None:
+    assert looks_of(["if x: return '1'"], "no such language") == [[""]]
+    assert looks_of(["if x: return '1'"], "") == [[""]]
+
+
+def test_a_line_is_coloured_the_same_alone_and_as_it_grows() -> None:
+    code = Highlighter("python", DARK)
+    for line in ("def f(x):", "    return 'a'  # b"):
+        peeked = code.peek(line)
+        assert code.peek(line) == peeked == code.line(line)
+
+
+def test_finished_code_has_the_colours_of_code_that_streams() -> None:
+    text = "class A:\n    def f(self):\n        return 'x' + str(1)\n"
+    streamed = looks_of(text.split("\n"), "python")
+    assert [[look for look, part in row if part.strip()] for row in colour_code(text, "python", DARK)] == streamed
+
+
+@pytest.mark.parametrize("text", ["\ufeffx = 1", "x" * 5000, "'" * 500, "\x00"])
+def test_odd_code_loses_nothing(text: str) -> None:
+    assert plain(Highlighter("python", DARK).line(text)) == text

@@ -1,0 +1,145 @@
+"""The view: what is waited for, the reasoning, the answer, its end, and windows that change."""
+
+from llmcli.ui.markdown.view import AnswerView
+from tests.ui.markdown.emulator import Clock, Terminal, shown, view_on
+
+
+def test_the_status_is_one_line_that_text_replaces() -> None:
+    terminal, clock = Terminal(30, 5), Clock()
+    view = view_on(terminal, clock)
+    for percent in range(0, 101, 10):
+        clock.now += 0.1
+        view.status(f"reading the prompt {percent} %")
+        assert len(terminal.lines()) == 1
+        assert f"reading the prompt {percent} %" in terminal.lines()[0]
+    view.push("answer")
+    assert terminal.lines() == ["answer"]
+    view.finish()
+    assert terminal.lines() == ["answer"]
+    assert (terminal.screen.cursor.y, terminal.screen.cursor.x) == (1, 0)
+
+
+def test_a_status_longer_than_the_window_stays_one_line() -> None:
+    terminal = Terminal(20, 5)
+    view_on(terminal).status("loading a model with a long name\nand a second line")
+    assert len(terminal.lines()) == 1
+
+
+def test_the_status_writes_nothing_when_it_comes_too_often() -> None:
+    terminal, clock = Terminal(), Clock()
+    view = view_on(terminal, clock)
+    for _ in range(100):
+        view.status("loading")
+    assert terminal.writes == 1
+
+
+def test_finish_leaves_nothing_of_a_status_and_is_harmless_twice() -> None:
+    terminal = Terminal()
+    view = view_on(terminal)
+    view.finish()
+    view.status("loading")
+    view.finish()
+    view.finish()
+    assert terminal.lines() == []
+    assert (terminal.screen.cursor.y, terminal.screen.cursor.x) == (0, 0)
+
+
+def test_reasoning_shows_its_last_rows_and_folds_into_one_line() -> None:
+    terminal, clock = Terminal(20, 24), Clock()
+    view = view_on(terminal, clock)
+    for word in range(100):
+        clock.now += 0.0499
+        view.think(f"w{word} ")
+    first, *rows = terminal.lines()
+    assert first == "thinking"
+    assert len(rows) == 3
+    assert rows[-1].endswith("w99")
+    view.push("answer")
+    assert terminal.lines()[0].startswith("thought for 4.9 s")
+    assert terminal.lines()[-2:] == ["", "answer"]
+    view.finish()
+
+
+def test_reasoning_alone_is_folded_at_the_end() -> None:
+    terminal = Terminal()
+    view = view_on(terminal)
+    view.think("one")
+    view.think(" two th")
+    view.think("ree")
+    view.finish()
+    assert terminal.lines() == ["thought for 0.0 s · 3 words"]
+
+
+def test_reasoning_after_an_answer_parts_the_answer() -> None:
+    terminal = Terminal()
+    view = view_on(terminal)
+    view.push("one")
+    view.think("hm")
+    view.push("two")
+    view.finish()
+    assert terminal.lines() == ["one", "", "thought for 0.0 s · 1 word", "", "two"]
+
+
+def test_an_answer_that_goes_on_draws_its_last_block_only() -> None:
+    terminal = Terminal()
+    view = view_on(terminal)
+    view.resume("# Title\n\nfirst\n\nsecond, un")
+    view.push("finished\n\n- x")
+    view.finish()
+    assert terminal.lines() == ["second, unfinished", "", "• x"]
+
+
+def test_code_that_goes_on_stays_code() -> None:
+    terminal = Terminal()
+    view = view_on(terminal)
+    view.resume("```python\nx = 1\n")
+    view.push("# y\n```\n# z\n")
+    view.finish()
+    assert terminal.lines() == ["# y", "", "z"]
+
+
+def test_an_empty_push_does_not_end_the_waiting() -> None:
+    terminal = Terminal()
+    view = view_on(terminal)
+    view.status("loading")
+    view.push("")
+    assert "loading" in terminal.lines()[0]
+
+
+def test_the_tail_leaves_room_in_a_low_window() -> None:
+    for rows in (1, 2, 3, 5):
+        terminal, clock = Terminal(20, rows), Clock()
+        view = view_on(terminal, clock)
+        for at in range(30):
+            clock.now += 1
+            view.push(f"line {at}\n")
+        view.finish()
+        assert terminal.lines() == [f"line {at}" for at in range(30)]
+
+
+def test_a_window_of_one_column_ends() -> None:
+    assert "".join(shown(["# ab\n- c **d**\n\n|e|f|\n|-|-|\n|g|h|\n"], 1, 1).lines())
+
+
+def test_growing_windows_leave_nothing_behind() -> None:
+    terminal, clock = Terminal(20, 24), Clock()
+    view = view_on(terminal, clock)
+    words = [f"word{at} " for at in range(120)]
+    for at, word in enumerate(words):
+        if at % 30 == 29:
+            terminal.resize(20 + at, 24 + at // 30)
+        clock.now += 1
+        view.push(word)
+    view.finish()
+    assert " ".join(terminal.lines()).split() == "".join(words).split()
+
+
+def test_a_window_that_gets_lower_and_higher_keeps_every_line() -> None:
+    terminal, clock, heights = Terminal(20, 24), Clock(), [24]
+    view = AnswerView(terminal.write, lambda: (20, heights[-1]), "light", True, clock)
+    for at, rows in enumerate([24, 12, 3, 1, 24]):
+        clock.now += 1
+        heights.append(rows)
+        view.push(f"- item {at}\n  - more\n")
+    view.finish()
+    assert terminal.lines() == [line for at in range(5) for line in (f"• item {at}", "  ◦ more")]
