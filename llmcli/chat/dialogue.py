@@ -9,10 +9,11 @@ from llmcli.chat.layering import Layers
 from llmcli.chat.session import Session
 from llmcli.chat.tree import Message
 from llmcli.errors import ContextOverflowError, UsageError
+from llmcli.params.generation import GenerationParams
 from llmcli.params.layers import Resolved, resolve
 from llmcli.params.model import ModelParams
 from llmcli.params.param import describe
-from llmcli.params.settings import Settings, fields, find
+from llmcli.params.settings import SamplingParams, Settings, fields, find
 
 if TYPE_CHECKING:  # the engine and all that stands on it are imported where the model is loaded, behind the prompt
     from llmcli.chat.local import LocalModel, Prompt
@@ -273,5 +274,6 @@ def too_long(fit: Fit) -> ContextOverflowError:
 
 
 def settable() -> list[str]:
-    """The settings that have a command in the chat."""
-    return [key for key in fields() if key not in _NOT_HERE]
+    """The settings that have a command in the chat, those that are changed most first."""
+    first = [*describe(SamplingParams), *describe(GenerationParams)]
+    return [key for key in dict.fromkeys([*first, *fields()]) if key not in _NOT_HERE]

@@ -1,6 +1,6 @@
 """Settings."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmcli.chat.compose import grammar_text
 from llmcli.chat.dialogue import settable
@@ -10,13 +10,15 @@ from llmcli.params.inert import inert
 from llmcli.params.layers import Resolved
 from llmcli.params.param import describe
 from llmcli.params.samplers import plan
-from llmcli.params.settings import SamplingParams, fields, find
+from llmcli.params.settings import SamplingParams, Settings, fields, find
 from llmcli.ui.commands import complete
 from llmcli.ui.commands.registry import command
 from llmcli.ui.console import console
 
 if TYPE_CHECKING:
     from llmcli.ui.repl.chat import Chat
+
+_LONGEST = 40  # columns of a value in a table
 
 
 @command("[KEY [VALUE]]", complete=complete.settings)
@@ -28,7 +30,7 @@ def set_(chat: "Chat", argument: str) -> None:
         return
     key = find(name).key
     if not text.strip():
-        _table(chat, [chat.dialogue.parse(name, "on" if find(name).kind is bool else _now(chat, key))[0]])
+        _tell(chat, key)
         return
     if key in ("model", "preset"):  # which have more to do
         {"model": model, "preset": preset}[key](chat, text.strip())
@@ -46,7 +48,9 @@ def _tell(chat: "Chat", key: str) -> None:
     """Say what a setting is now, and whether that does anything."""
     resolved = chat.dialogue.resolved()
     reason = inert(resolved.settings, resolved.origins).get(key)
-    console.note(f"{key} = {_now(chat, key) or 'none'}" + (f", without effect: {reason}" if reason else ""))
+    origin = resolved.origins[key]
+    where = {"session": "", "default": " (the default)"}.get(origin, f" (from {origin})")
+    console.note(f"{key} = {_now(chat, key) or 'none'}{where}" + (f", without effect: {reason}" if reason else ""))
     if key in ("grammar", "grammar_file", "json_schema"):
         grammar_text(chat.dialogue.settings)  # says now what is wrong with it
 
@@ -81,14 +85,17 @@ def params(chat: "Chat", argument: str) -> None:
 
 
 def _table(chat: "Chat", keys: list[str]) -> None:
+    """Value, layer, and below it the reason for a setting that does nothing."""
     resolved = chat.dialogue.resolved()
     idle = inert(resolved.settings, resolved.origins)
-    rows = [(key, _now(chat, key) or "none", resolved.origins[key], _note(idle, key)) for key in keys]
-    chat.rows(("KEY", "VALUE", "FROM", "NOTE"), rows, spare=("NOTE",))
+    rows = [(key, _short(_now(chat, key) or "none"), resolved.origins[key]) for key in keys]
+    below = [f"inert: {idle[key]}" if key in idle else "" for key in keys]
+    chat.rows(("KEY", "VALUE", "FROM"), rows, below=below)
 
 
-def _note(idle: dict[str, str], key: str) -> str:
-    return f"inert: {idle[key]}" if key in idle else ""
+def _short(text: str) -> str:
+    """A value for a table; /KEY shows it whole."""
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
 @command("[NAME,…]", complete=lambda chat, start: complete.setting_values(chat, "samplers", start))
@@ -115,20 +122,21 @@ def _chain(resolved: Resolved) -> list[tuple[str, str]]:
     if settings.logit_bias or settings.ignore_eos:
         steps.append(("logit_bias", fields()["logit_bias"].format(settings.logit_bias)))
     for step in plan(drawn):
-        if step.name in ("dist", "adaptive_p", "mirostat", "mirostat_v2") and settings.seed is None:
-            steps.append((step.name, _step_values(settings, step.name) + " seed new for each answer"))
-        else:
-            steps.append((step.name, _step_values(settings, step.name)))
+        steps.append((step.name, _step_values(settings, step.name)))
     return [(name, values.strip()) for name, values in steps]
 
 
-def _step_values(settings: Any, name: str) -> str:
-    """The settings that the step reads, by their names."""
-    base = {"mirostat_v2": "mirostat"}.get(name, name)
-    keys = [key for key, field in fields().items() if field.param.sampler == base]
-    keys = keys or (["seed"] if name == "dist" else [])
-    shown = [key for key in keys if getattr(settings, key) is not None]
+def _step_values(settings: Settings, name: str) -> str:
+    """The settings that the step reads, by their names; those that were left alone and play no part stay away."""
+    base = {"mirostat_v2": "mirostat", "dist": "seed"}.get(name, name)
+    keys = [key for key, field in fields().items() if key == base or field.param.sampler == base]
+    shown = [key for key in keys if key == base or _plays(settings, key)]
     return " ".join(f"{key}={fields()[key].format(getattr(settings, key))}" for key in shown)
+
+
+def _plays(settings: Settings, key: str) -> bool:
+    """Whether a setting differs from its default, or belongs to one that does."""
+    return any(getattr(settings, one) != fields()[one].default for one in (key, *fields()[key].param.switch))
 
 
 @command("[REF]", complete=complete.models)
@@ -209,7 +217,7 @@ def think(chat: "Chat", argument: str) -> None:
 def json(chat: "Chat", argument: str) -> None:
     """Answer in JSON, to a schema if given; off ends it. The schema stands here or in a file."""
     if not argument:
-        _table(chat, ["json_schema"])
+        _tell(chat, "json_schema")
         return
     value = {"on": '{"type": "object"}', "off": None}.get(argument, argument)
     if value:
