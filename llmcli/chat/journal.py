@@ -76,8 +76,8 @@ def encode(event: Mapping[str, Any]) -> bytes:
     return re.sub("[\ud800-\udfff]", "\ufffd", text).encode() + b"\n"
 
 
-def read_events(path: Path, damaged: list[int] | None = None) -> Iterator[dict[str, Any]]:
-    """The objects of a file; the numbers of lines that hold none (cut, say) go into `damaged`.
+def read_events(path: Path, faults: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The objects of a file; the lines that hold none (cut, say) are told in `faults`.
 
     Raises:
         DiskError: when it cannot be read.
@@ -88,8 +88,8 @@ def read_events(path: Path, damaged: list[int] | None = None) -> Iterator[dict[s
             for number, line in enumerate(iter(lambda: file.readline(_MOST_LINE), b""), 1):
                 event = _decode(line)
                 if event is None:
-                    if damaged is not None and line.strip():
-                        damaged.append(number)
+                    if faults is not None and line.strip():
+                        faults.append(f"line {number} cannot be read and was left out")
                     continue
                 if event.get("type") == "session" and _newer(event.get("version")):
                     raise UsageError(f"{path.name} was written by a newer llmcli", "update llmcli")

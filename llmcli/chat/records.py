@@ -1,12 +1,15 @@
-"""A message as a line of a session file, and back."""
+"""What the lines of a session file say: messages and settings as lines, and messages back."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from llmcli.chat.attachments import Attachment
-from llmcli.chat.tree import Message
+from llmcli.chat.journal import VERSION
+from llmcli.chat.tree import Conversation, Message
+from llmcli.params.settings import fields, to_datum
 
+HEADER: dict[str, Any] = {"type": "session", "version": VERSION}
 ROLES = ("user", "assistant", "summary")
 _HIGHEST = 10**9  # number of a message
 _END_OF_TIME = 253402300800  # the year 10000, which no stamp can hold
@@ -31,6 +34,20 @@ def to_event(message: Message) -> dict[str, Any]:
     return {key: value for key, value in event.items() if value not in ("", [], {})}
 
 
+def set_event(key: str, value: Any) -> dict[str, Any]:
+    """The line of a typed value of a setting."""
+    return {"type": "set", "key": key, "value": to_datum(fields()[key], value)}
+
+
+def all_events(conversation: Conversation, overrides: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The lines of a whole session."""
+    yield HEADER
+    yield from map(to_event, conversation.messages.values())
+    yield from (set_event(key, value) for key, value in overrides.items())
+    if conversation.head != next(reversed(conversation.messages), None):
+        yield {"type": "head", "id": conversation.head}
+
+
 def from_event(event: Mapping[str, Any]) -> Message:
     """The message of a line.
 
@@ -44,8 +61,8 @@ def from_event(event: Mapping[str, Any]) -> Message:
     if not isinstance(params, dict) or not isinstance(timings, dict):
         raise ValueError("its params or timings are no object")
     return Message(
-        id=_whole(event.get("id")),
-        parent=None if event.get("parent") is None else _whole(event["parent"]),
+        id=_number(event.get("id")),
+        parent=number_of(event.get("parent")),
         role=role,
         content=_text(event, "content"),
         reasoning=_text(event, "reasoning"),
@@ -56,6 +73,15 @@ def from_event(event: Mapping[str, Any]) -> Message:
         finish_reason=_text(event, "finish_reason"),
         timings={key: float(value) for key, value in timings.items() if _is_number(value)},
     )
+
+
+def number_of(value: Any) -> int | None:
+    """The message that a line refers to; None is before the first.
+
+    Raises:
+        ValueError: when it is no number.
+    """
+    return None if value is None else _number(value)
 
 
 def _stamp(seconds: float) -> str:
@@ -70,7 +96,7 @@ def _seconds(stamp: Any) -> float:
     return seconds if 0 <= seconds < _END_OF_TIME else 0.0
 
 
-def _whole(value: Any) -> int:
+def _number(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _HIGHEST:
         raise ValueError("its number is no number of a message")
     return value

@@ -1,25 +1,29 @@
 """A session: a conversation, what was set in it, and the file that both are in at every moment."""
 
 import re
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from llmcli.chat import session_files as files
-from llmcli.chat.journal import VERSION, read_events
-from llmcli.chat.records import from_event, to_event
-from llmcli.chat.session_file import SessionFile
+from llmcli.chat.journal import read_events
+from llmcli.chat.records import HEADER, all_events, from_event, number_of, set_event, to_event
+from llmcli.chat.session_file import SessionFile, read_partial
 from llmcli.chat.tree import Conversation, Message
-from llmcli.errors import UsageError
-from llmcli.params.settings import fields, to_datum
+from llmcli.errors import DiskError, UsageError
+from llmcli.params.settings import find
+
+_MOST_NOTES = 3
 
 
 class Session:
     """One conversation on disk. The file comes into being with the first message; an unfinished answer lies beside it.
 
+    A disk that takes nothing ends no conversation: `end_answer` tells it once, and all is written when it can be.
     `overrides` are the settings changed in the chat, typed, by key. `notes` is what the user should know about the
     file that was read. `keep` False means that nothing is written (for somebody who wants no trace).
     """
@@ -32,6 +36,8 @@ class Session:
         self._keep = keep
         self._file: SessionFile | None = None
         self._begun: Message | None = None  # the answer that is being written
+        self._trouble: DiskError | None = None  # why the file lacks what was said last
+        self._told = False  # the user knows
 
     @classmethod
     def load(cls, name: str) -> "Session":
@@ -44,8 +50,11 @@ class Session:
         session = cls(name)
         session._file = SessionFile.open(name)
         try:
-            session._read(files.path_of(name))
-            session._recover(files.partial_of(files.path_of(name)))
+            path = files.path_of(name)
+            session._read(path)
+            session._recover(path)
+            if not path.stat().st_size:  # a kill came before its first line
+                session._save([HEADER])
         except BaseException:
             session.close()
             raise
@@ -59,7 +68,10 @@ class Session:
             UsageError: when there is none, or a newer version wrote it.
         """
         session = cls(name, keep=False)
-        session._read(files.existing(name))
+        path = files.existing(name)
+        session._read(path)
+        if unfinished := session._unfinished(path):
+            session.conversation.add(unfinished)
         return session
 
     @property
@@ -89,7 +101,11 @@ class Session:
         self.conversation.add(self.draft(role, content, **more))
 
     def say(self, role: str, content: str, **more: Any) -> Message:
-        """Add a message after the head, on disk when this returns."""
+        """Add a message after the head, on disk when this returns.
+
+        Raises:
+            UsageError: when it is the first, and another session has taken this one's name meanwhile.
+        """
         return self._store(self.draft(role, content, **more))
 
     def add_copy(self, message: Message) -> Message:
@@ -109,13 +125,20 @@ class Session:
             self._file.grow({kind: text})
 
     def end_answer(self, content: str, reasoning: str = "", **more: Any) -> Message | None:
-        """End the answer that was begun. One in which nothing came is not kept."""
+        """End the answer that was begun. One in which nothing came is not kept.
+
+        Raises:
+            DiskError: once, when the session cannot be saved. The answer is in the conversation all the same.
+        """
         begun, self._begun = self._begun, None
         message = None
         if begun and (content or reasoning):
             message = self._store(replace(begun, content=content, reasoning=reasoning, **more))
         if self._file:
             self._file.end_answer()
+        if self._trouble and not self._told and not sys.exc_info()[0]:  # never in place of what ended the answer
+            self._told = True
+            raise DiskError(str(self._trouble), "the conversation goes on, and is not saved")
         return message
 
     def move(self, head: int | None) -> None:
@@ -144,13 +167,12 @@ class Session:
     def set(self, key: str, value: Any) -> None:
         """Keep a typed value for a setting from now on."""
         self.overrides[key] = value
-        if self._file:
-            self._file.add([_set_event(key, value)])
+        self._save([set_event(key, value)])
 
     def unset(self, key: str) -> None:
         """Forget the value that was set in this session."""
-        if self.overrides.pop(key, self) is not self and self._file:
-            self._file.add([{"type": "unset", "key": key}])
+        if self.overrides.pop(key, self) is not self:
+            self._save([{"type": "unset", "key": key}])
 
     # The file
 
@@ -158,29 +180,37 @@ class Session:
         """Give the session another name; its file moves with it.
 
         Raises:
-            UsageError: when the name is taken or cannot be one.
+            UsageError: when the name is taken or cannot be one, or nothing of this session is on disk.
+            DiskError: when its file cannot be moved.
         """
+        self._must_keep()
         if self._file:
             self._file.rename(name)
-        elif files.path_of(name).exists():
-            raise UsageError(f"there is a session called {name} already", "choose another name")
+        else:
+            files.must_be_free(name)
         self._name = name
 
     def copy(self, name: str) -> "Session":
         """A session of its own with the same messages and settings, on disk as `name`.
 
         Raises:
-            UsageError: when the name is taken or cannot be one.
+            UsageError: when the name is taken or cannot be one, or nothing of this session is on disk.
+            DiskError: when it cannot be written.
         """
-        other = Session(name, self._keep)
-        if files.path_of(name).exists():
-            raise UsageError(f"there is a session called {name} already", "choose another name")
+        self._must_keep()
+        files.must_be_free(name)
+        other = Session(name)
         for message in self.conversation.messages.values():
             other.conversation.add(message)
         other.conversation.move(self.conversation.head)
         other.overrides = dict(self.overrides)
-        if other.conversation.messages and other._keep:
-            other._create("")
+        if other.conversation.messages:
+            other._file = SessionFile.claim(name, "")
+            try:
+                other._file.add(all_events(other.conversation, other.overrides), sync=True)
+            except BaseException:
+                other.close()
+                raise
         return other
 
     def close(self) -> None:
@@ -191,71 +221,79 @@ class Session:
             file.close()
 
     def _store(self, message: Message) -> Message:
+        new = self._keep and not self._file
+        if new:
+            self._claim(message.content)
         self.conversation.add(message)
-        if self._file:
-            self._file.add([to_event(message)], sync=True)
-        elif self._keep:
-            self._create(message.content)
+        self._save(all_events(self.conversation, self.overrides) if new else [to_event(message)], sync=True)
         return message
 
-    def _create(self, first: str) -> None:
-        """Make the file, with all that was said and set before there was one."""
-        self._file = SessionFile.claim(self._name, first)
-        self._file.add(self._events(), sync=True)
+    def _claim(self, first: str) -> None:
+        try:
+            self._file = SessionFile.claim(self._name, first)
+        except DiskError as error:  # the next message tries again
+            self._trouble = self._trouble or error
 
-    def _events(self) -> Iterator[Mapping[str, Any]]:
-        yield {"type": "session", "version": VERSION}
-        yield from map(to_event, self.conversation.messages.values())
-        yield from (_set_event(key, value) for key, value in self.overrides.items())
-        if self.conversation.head != max(self.conversation.messages, default=None):
-            yield {"type": "head", "id": self.conversation.head}
+    def _save(self, events: Iterable[Mapping[str, Any]], sync: bool = False) -> None:
+        """Add lines to the file, if there is one: before the first message there is none."""
+        if not self._file:
+            return
+        try:
+            self._file.add(events, sync)
+        except DiskError as error:
+            self._trouble = self._trouble or error
+        else:
+            self._trouble, self._told = None, False
+
+    def _must_keep(self) -> None:
+        if not self._keep:
+            raise UsageError("nothing of this session is on disk, as --no-save said", "/export FILE.md writes it")
 
     def _note_head(self) -> None:
-        if self._file:
-            self._file.add([{"type": "head", "id": self.conversation.head}])
+        self._save([{"type": "head", "id": self.conversation.head}])
 
     def _read(self, path: Path) -> None:
-        damaged: list[int] = []
-        for event in read_events(path, damaged):
+        faults: list[str] = []
+        for event in read_events(path, faults):
             try:
-                self._apply(event)
-            except (UsageError, ValueError, TypeError) as error:
-                self.notes.append(f"{path.name}: a line was left out: {error}")
-        if damaged:
-            lines = ", ".join(map(str, damaged[:5]))
-            self.notes.append(f"{path.name}: line {lines} cannot be read and was left out; the rest is here")
+                self._apply(event, faults)
+            except (UsageError, ValueError) as error:
+                faults.append(f"a line was left out: {str(error)[:200]}")
+        self.notes += [f"{path.name}: {fault}" for fault in faults[:_MOST_NOTES]]
+        if faults[_MOST_NOTES:]:
+            self.notes.append(f"{path.name}: {len(faults) - _MOST_NOTES} more faults like these")
 
-    def _apply(self, event: Mapping[str, Any]) -> None:
+    def _apply(self, event: Mapping[str, Any], faults: list[str]) -> None:
         kind, key = event.get("type"), str(event.get("key"))
         if kind == "message":
-            self.conversation.add(from_event(event))
+            self._take(from_event(event), faults)
         elif kind == "head":
-            self.conversation.move(event.get("id"))
-        elif kind == "set" and key in fields():
-            self.overrides[key] = fields()[key].parse_data(event.get("value"))
+            self.conversation.move(number_of(event.get("id")))
+        elif kind == "set":
+            self.overrides[find(key).key] = find(key).parse_data(event.get("value"))
         elif kind == "unset":
             self.overrides.pop(key, None)
 
-    def _recover(self, partial: Path) -> None:
-        """Take in the answer that a kill left unfinished."""
-        if not partial.exists():
-            return
-        begun: Message | None = None
-        texts: dict[str, list[str]] = {"answer": [], "think": []}
-        for event in read_events(partial):
-            if event.get("type") == "message":
-                with suppress(ValueError):
-                    begun = from_event(event)
-            for kind in texts.keys() & event.keys():
-                texts[kind].append(str(event[kind]))
-        content, reasoning = "".join(texts["answer"]), "".join(texts["think"])
-        known = self.conversation.messages
-        if begun and begun.id not in known and (begun.parent in known or begun.parent is None) and content + reasoning:
-            self._store(replace(begun, content=content, reasoning=reasoning, finish_reason="interrupt"))
+    def _take(self, message: Message, faults: list[str]) -> None:
+        """Add a message of the file; where the one before it is lost, after what stands before it."""
+        conversation = self.conversation
+        if message.parent is not None and message.parent not in conversation.messages:
+            faults.append(f"message {message.id} follows {message.parent}, which is not there")
+            message = replace(message, parent=conversation.head)
+        if conversation.messages.get(message.id) != message:  # a line that is there twice does no harm
+            conversation.add(message)
+
+    def _unfinished(self, path: Path) -> Message | None:
+        """The answer that a kill cut off, unless it is here already."""
+        message, known = read_partial(files.partial_of(path)), self.conversation.messages
+        if not message or message.id in known:
+            return None
+        return message if message.parent in (None, *known) else replace(message, parent=self.conversation.head)
+
+    def _recover(self, path: Path) -> None:
+        if unfinished := self._unfinished(path):
+            self._store(unfinished)
             self.notes.append("the last answer was cut off; /continue goes on with it")
-        with suppress(OSError):
-            partial.unlink()
-
-
-def _set_event(key: str, value: Any) -> Mapping[str, Any]:
-    return {"type": "set", "key": key, "value": to_datum(fields()[key], value)}
+        if not self._trouble:
+            with suppress(OSError):
+                files.partial_of(path).unlink()

@@ -3,12 +3,16 @@
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcli.chat import session_files as files
-from llmcli.chat.journal import Journal, encode
-from llmcli.errors import DiskError, UsageError
+from llmcli.chat.journal import Journal, encode, read_events
+from llmcli.chat.records import from_event
+from llmcli.chat.tree import Message
+from llmcli.errors import DiskError, LlmcliError, UsageError
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -37,10 +41,9 @@ class SessionFile:
         if name:
             return cls._make(name)
         wanted = files.new_name(first)
-        for number in count(2):
+        for number in count(1):
             with suppress(UsageError):
-                return cls._make(wanted)
-            wanted = f"{files.new_name(first)}-{number}"
+                return cls._make(wanted if number == 1 else f"{wanted}-{number}")
         raise AssertionError  # the numbers do not end
 
     @classmethod
@@ -49,10 +52,11 @@ class SessionFile:
         lock = files.hold(name)  # before there is a file that `--continue` could take
         try:
             journal = Journal(path, new=True)
-        except BaseException as error:
+        except FileExistsError:
             lock.release()
-            if isinstance(error, FileExistsError):
-                raise files.taken(name) from None
+            raise files.taken(name) from None
+        except BaseException:
+            lock.release()
             raise
         with suppress(OSError):
             files.partial_of(path).unlink()  # of a session of this name that is gone
@@ -136,3 +140,20 @@ class SessionFile:
             if not self._journal.path.stat().st_size:  # the disk took nothing at all
                 self._journal.path.unlink()
         self._lock.release()
+
+
+def read_partial(path: Path) -> Message | None:
+    """The unfinished answer that a kill left in this file; None where nothing of it came."""
+    begun: Message | None = None
+    texts: dict[str, list[str]] = {"answer": [], "think": []}
+    with suppress(LlmcliError):  # mostly there is no such file
+        for event in read_events(path):
+            if event.get("type") == "message":
+                with suppress(ValueError):
+                    begun = from_event(event)
+            for kind in texts.keys() & event.keys():
+                texts[kind].append(str(event[kind]))
+    content, reasoning = "".join(texts["answer"]), "".join(texts["think"])
+    if not begun or not content + reasoning:
+        return None
+    return replace(begun, content=content, reasoning=reasoning, finish_reason="interrupt")

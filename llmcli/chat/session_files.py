@@ -1,6 +1,7 @@
 """The folder of sessions: names, who has one open, and finding one again."""
 
 import json
+import os
 import re
 import stat
 from collections.abc import Iterator
@@ -163,6 +164,16 @@ def taken(name: str) -> UsageError:
     return UsageError(f"there is a session called {name} already", "choose another name")
 
 
+def must_be_free(name: str) -> None:
+    """See to it that no session has this name.
+
+    Raises:
+        UsageError: when one has, or it cannot be a name.
+    """
+    if os.path.lexists(path_of(name)):
+        raise taken(name)
+
+
 def hold(name: str) -> "BaseFileLock":
     """The right to write a session, until it is released or this process ends.
 
@@ -230,8 +241,7 @@ def move_files(path: Path, target: Path) -> None:
     Raises:
         UsageError: when the new name is taken.
     """
-    if target.exists():
-        raise taken(target.stem)
+    must_be_free(target.stem)
     try:
         if partial_of(path).exists():
             partial_of(path).replace(partial_of(target))

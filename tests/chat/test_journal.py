@@ -1,0 +1,266 @@
+"""The file of a session: whole lines whatever happens, and nothing in one that could crash its reader."""
+
+import json
+import os
+import stat
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmcli.chat.attachments import Attachment
+from llmcli.chat.journal import Journal, encode, read_events
+from llmcli.chat.records import all_events, from_event, to_event
+from llmcli.chat.tree import Conversation, Message
+from llmcli.errors import DiskError, UsageError
+
+WINDOWS = sys.platform == "win32"
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+GOOD = {"type": "message", "id": 1, "parent": None, "role": "user", "content": "hi"}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "new folder" / "a.jsonl"
+
+
+def written(path: Path, *events: dict[str, Any]) -> Path:
+    journal = Journal(path, new=True)
+    for event in events:
+        journal.add([event])
+    journal.close()
+    return path
+
+
+def test_lines_come_back_as_they_were_added(path: Path) -> None:
+    events: list[dict[str, Any]] = [{"a": 1}, {"b": 'quote " back \\ line \n \u2028 \r é 🙂 \x00'}, {"c": [None, {}]}]
+    assert list(read_events(written(path, *events))) == events
+    assert path.read_bytes().count(b"\n") == 3
+
+
+def test_lone_surrogates_become_replacement_marks(path: Path) -> None:
+    assert encode({"a": "x\ud800y\udfff"}) == '{"a":"x\ufffdy\ufffd"}\n'.encode()
+    assert list(read_events(written(path, {"a": "\udc80"}))) == [{"a": "\ufffd"}]
+
+
+@pytest.mark.parametrize("cut", range(1, 11))
+def test_a_line_that_was_cut_is_skipped_and_what_follows_is_not(path: Path, cut: int) -> None:
+    written(path, {"n": 1}, {"n": 22})
+    os.truncate(path, path.stat().st_size - cut)
+    journal = Journal(path)
+    journal.add([{"n": 3}])
+    journal.close()
+    faults: list[str] = []
+    read = list(read_events(path, faults))
+    assert read == ([{"n": 1}, {"n": 22}, {"n": 3}] if cut == 1 else [{"n": 1}, {"n": 3}])
+    assert faults == ([] if cut in (1, 9, 10) else ["line 2 cannot be read and was left out"])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\xff\xfe\x00",
+        b"[1]",
+        b"null",
+        b"7",
+        b"{",
+        b"[" * 100_000,
+        b'{"a":' * 5000,
+        b"9" * 5000,
+        b'{"a":1}{"b":2}',
+        b"\0" * 4096,
+    ],
+)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_damaged_line_in_any_place_costs_itself_alone(path: Path, line: bytes, place: int) -> None:
+    lines = [b'{"n":0}', b'{"n":1}']
+    lines.insert(place, line)
+    path.parent.mkdir()
+    path.write_bytes(b"\r\n".join(lines) + b"\n\n")
+    faults: list[str] = []
+    assert list(read_events(path, faults)) == [{"n": 0}, {"n": 1}]
+    assert faults == [f"line {place + 1} cannot be read and was left out"]
+
+
+@pytest.mark.parametrize("version", [2, 10**9, "1", None, 1.5, []])
+def test_a_file_of_a_newer_version_is_refused(path: Path, version: object) -> None:
+    written(path, {"type": "session", "version": version})
+    with pytest.raises(UsageError, match="written by a newer llmcli") as caught:
+        list(read_events(path))
+    assert caught.value.hint == "update llmcli"
+
+
+def test_a_file_that_is_none_is_a_disk_error(tmp_path: Path) -> None:
+    with pytest.raises(DiskError, match="cannot read"):
+        list(read_events(tmp_path))
+    with pytest.raises(DiskError, match="cannot write"):
+        Journal(tmp_path)
+    with pytest.raises(DiskError, match="No such file"):
+        Journal(tmp_path / "not made by opening")
+
+
+def test_a_new_file_replaces_none(path: Path) -> None:
+    written(path, {"n": 1})
+    with pytest.raises(FileExistsError):
+        Journal(path, new=True)
+
+
+@pytest.mark.skipif(WINDOWS, reason="Windows has no such modes")
+def test_the_file_is_private_whatever_the_umask(path: Path) -> None:
+    before = os.umask(0)
+    try:
+        written(path)
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(one.stat().st_mode) for one in (path, path.parent)] == [0o600, 0o700]
+
+
+@pytest.mark.skipif(WINDOWS, reason="links need a privilege there")
+def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    link = tmp_path / "a.jsonl"
+    link.symlink_to(victim)
+    with pytest.raises(DiskError):
+        Journal(link)
+    with pytest.raises(FileExistsError):
+        Journal(link, new=True)
+    assert victim.read_text() == "mine"
+
+
+@pytest.mark.skipif(WINDOWS, reason="needs a limit on the size of files")
+def test_a_disk_that_fills_in_the_middle_of_a_line_leaves_whole_lines(path: Path) -> None:
+    import resource
+    import signal
+
+    journal = Journal(path, new=True)
+    journal.add([{"n": 1}])
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50, limits[1]))
+    try:
+        with pytest.raises(DiskError, match=f"cannot write {path}") as caught:
+            journal.add([{"n": 2}, {"long": "x" * 100}])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert caught.value.hint == "the session is not saved"
+    journal.add([{"n": 3}])
+    journal.sync()
+    journal.close()
+    journal.close()
+    faults: list[str] = []
+    assert list(read_events(path, faults)) == [{"n": 1}, {"n": 3}]
+    assert faults == []
+
+
+@pytest.mark.skipif(WINDOWS, reason="Windows has other rules for two writers")
+def test_two_writers_do_not_tear_each_other_s_lines(path: Path) -> None:
+    """The lock keeps them apart; where it cannot (some network disks), whole lines still do."""
+    journals = [Journal(path, new=True), Journal(path)]
+
+    def write(journal: Journal) -> None:
+        for number in range(200):
+            journal.add([{"n": number, "text": "x" * 500}])
+
+    threads = [threading.Thread(target=write, args=[journal]) for journal in journals]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    faults: list[str] = []
+    assert len(list(read_events(path, faults))) == 400
+    assert faults == []
+    for journal in journals:
+        journal.close()
+
+
+def test_a_message_comes_back_whole() -> None:
+    message = Message(
+        7, 3, "assistant", "text", "why", (Attachment("a.txt", "A\n"),), 1e9, "m",
+        {"seed": 1, "stop": ["x"], "logit_bias": [[1, 2.5]]}, "stop", {"predicted_n": 4.0},
+    )  # fmt: skip
+    event = json.loads(encode(to_event(message)))
+    assert from_event(event) == message
+    assert event["time"] == "2001-09-09T01:46:40Z"
+    assert to_event(Message(1, None, "user", "")) == {
+        "type": "message", "id": 1, "parent": None, "time": "1970-01-01T00:00:00Z", "role": "user",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"id": 0}, {"id": -1}, {"id": True}, {"id": 1.0}, {"id": "1"}, {"id": None}, {"id": 10**400},
+        {"id": float("nan")}, {"parent": []}, {"parent": True}, {"parent": 2.0}, {"role": "system"}, {"role": []},
+        {"content": None}, {"content": 3}, {"reasoning": {}}, {"model": 1}, {"finish_reason": []}, {"params": []},
+        {"timings": 3}, {"attachments": 3}, {"attachments": [3]}, {"attachments": [{"name": 3}]}, {"attachments": {}},
+    ],
+)  # fmt: skip
+def test_a_line_with_a_wrong_type_is_no_message(fault: dict[str, Any]) -> None:
+    assert from_event(GOOD).content == "hi"
+    with pytest.raises(ValueError, match=r"^(its?|an attachment) "):
+        from_event(GOOD | fault)
+
+
+@pytest.mark.parametrize(
+    "stamp",
+    [
+        "0001-01-01T00:00:00+14:00",
+        "9999-12-31T23:59:59-14:00",
+        "1900-01-01T00:00:00Z",
+        "x",
+        10**400,
+        None,
+        [],
+        "١٩٧٠-01-01",
+    ],
+)
+def test_a_time_that_is_none_is_forgotten(stamp: Any) -> None:
+    message = from_event(GOOD | {"time": stamp})
+    assert message.time == 0
+    assert to_event(message)["time"] == "1970-01-01T00:00:00Z"
+
+
+def test_values_that_no_setting_and_no_timing_has_are_left_out() -> None:
+    deep: Any = 1
+    for _ in range(900):
+        deep = [deep]
+    strange = {"inf": float("inf"), "nan": float("nan"), "huge": 10**400, "deep": deep, "object": {}}
+    message = from_event(GOOD | {"params": {**strange, "seed": 1}, "timings": {**strange, "text": "1", "ttft_ms": 2}})
+    assert message.params == {"seed": 1}
+    assert message.timings == {"ttft_ms": 2.0}
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["id", "parent", "role", "content", "params", "timings", "attachments", "time"]), JSON
+    )
+)
+def test_any_json_is_a_message_that_can_be_written_again_or_a_value_error(event: dict[str, Any]) -> None:
+    try:
+        message = from_event(GOOD | event)
+    except ValueError:
+        return
+    assert from_event(json.loads(encode(to_event(message)))).id == message.id
+
+
+def test_a_whole_session_as_lines_says_where_its_head_is() -> None:
+    conversation = Conversation()
+    for number in (1, 2):
+        conversation.add(Message(number, None, "user", "x"))
+    assert [event["type"] for event in all_events(conversation, {"top_k": 3})] == [
+        "session",
+        "message",
+        "message",
+        "set",
+    ]
+    conversation.clear()
+    assert list(all_events(conversation, {}))[-1] == {"type": "head", "id": None}

@@ -1,0 +1,180 @@
+"""The tree of a conversation: whatever is done, nothing is lost, and the disk holds the same."""
+
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmcli.chat.session import Session
+from llmcli.chat.tree import Conversation, Message, last
+from llmcli.errors import UsageError
+
+STEPS = st.one_of(
+    st.tuples(st.just("say"), st.sampled_from(["user", "assistant", "summary"])),
+    st.tuples(st.just("answer"), st.text(max_size=5)),
+    st.tuples(st.just("undo"), st.integers(-1, 4)),
+    st.tuples(st.just("redo"), st.none()),
+    st.tuples(st.just("clear"), st.none()),
+    st.tuples(st.just("move"), st.one_of(st.none(), st.integers(-1, 12))),
+    st.tuples(st.just("copy"), st.integers(0, 11)),
+    st.tuples(st.just("set"), st.integers(0, 100)),
+    st.tuples(st.just("unset"), st.none()),
+    st.tuples(st.just("reopen"), st.none()),
+)
+
+
+def tree(*parents: int | None) -> Conversation:
+    """A conversation whose n-th message follows parents[n - 1]; the users' are those with odd numbers."""
+    conversation = Conversation()
+    for number, parent in enumerate(parents, 1):
+        conversation.add(Message(number, parent, "user" if number % 2 else "assistant", f"m{number}"))
+    return conversation
+
+
+def ids(messages: list[Message]) -> list[int]:
+    return [message.id for message in messages]
+
+
+def test_a_path_leads_from_the_first_message_to_the_head_or_to_any_other() -> None:
+    conversation = tree(None, 1, 2, 3, 2)
+    assert ids(conversation.path()) == [1, 2, 5]
+    assert ids(conversation.path(4)) == [1, 2, 3, 4]
+    assert conversation.leaves() == [4, 5]
+    assert conversation.siblings(conversation.messages[3]) == [3, 5]
+    assert Conversation().path() == []
+
+
+def test_undo_goes_back_to_before_a_message_of_the_user() -> None:
+    conversation = tree(None, 1, 2, 3, 4, 5)
+    assert ids(conversation.undo(2)) == [3, 4, 5, 6]
+    assert ids(conversation.path()) == [1, 2]
+    assert ids(conversation.undo(1)) == [1, 2]
+    assert conversation.path() == []
+    conversation.redo()
+    assert ids(conversation.path()) == [1, 2]
+    conversation.redo()
+    assert ids(conversation.path()) == [1, 2, 3, 4, 5, 6]
+    with pytest.raises(UsageError, match="nothing to redo"):
+        conversation.redo()
+
+
+@pytest.mark.parametrize("turns", [0, -1, 3])
+def test_more_turns_than_there_are_cannot_be_undone(turns: int) -> None:
+    conversation = tree(None, 1, 2, 3)
+    with pytest.raises(UsageError, match="2 turns can be undone"):
+        conversation.undo(turns)
+    assert conversation.head == 4
+    with pytest.raises(UsageError, match="there is nothing to undo"):
+        Conversation().undo(1)
+
+
+def test_what_is_said_after_an_undo_ends_the_redo() -> None:
+    conversation = tree(None, 1)
+    conversation.undo(1)
+    conversation.add(Message(3, None, "user", "else"))
+    with pytest.raises(UsageError, match="nothing to redo"):
+        conversation.redo()
+
+
+def test_clear_is_taken_back_by_redo() -> None:
+    conversation = tree(None, 1)
+    conversation.clear()
+    conversation.clear()  # of nothing
+    assert conversation.path() == []
+    conversation.redo()
+    assert conversation.head == 2
+
+
+@pytest.mark.parametrize(
+    "message", [Message(1, None, "user", "again"), Message(3, 3, "user", "ring"), Message(3, 9, "user", "")]
+)
+def test_a_message_that_would_break_the_tree_is_refused(message: Message) -> None:
+    conversation = tree(None, 1)
+    with pytest.raises(UsageError):
+        conversation.add(message)
+    assert (conversation.head, len(conversation.messages)) == (2, 2)
+
+
+def test_the_next_number_is_free_where_others_are_missing() -> None:
+    conversation = tree(None)
+    conversation.add(Message(3, 1, "user", "of a file with holes"))
+    assert conversation.next_id == 4
+    conversation.add(Message(10**9, 3, "user", "of a file with a joke in it"))
+    assert conversation.next_id == 4
+
+
+def test_the_last_message_of_a_role_is_found() -> None:
+    path = tree(None, 1, 2).path()
+    assert last(path, "assistant") is path[1]
+    assert last(path, "summary") is None
+
+
+def do(session: Session, step: str, value: Any) -> Session:
+    """One thing that a chat does; what is refused changes nothing."""
+    conversation = session.conversation
+    if step == "say":
+        session.say(value, f"{value} {conversation.next_id}")
+    elif step == "answer":
+        session.begin_answer(conversation.head, model="m")
+        session.grow("answer", value)
+        session.end_answer(value, finish_reason="stop")
+    elif step == "copy" and conversation.messages:
+        messages = list(conversation.messages.values())
+        session.add_copy(messages[value % len(messages)])
+    elif step == "set":
+        session.set("top_k", value)
+    elif step == "unset":
+        session.unset("top_k")
+    elif step == "reopen" and session.name:
+        session.close()
+        return Session.load(session.name)
+    elif step in ("undo", "redo", "clear", "move"):
+        getattr(session, step)(*([] if step in ("redo", "clear") else [value]))
+    return session
+
+
+def check(conversation: Conversation) -> None:
+    for number, message in conversation.messages.items():
+        path = conversation.path(number)
+        assert path[-1] is message
+        assert [one.parent for one in path] == [None, *ids(path[:-1])]
+        assert number in conversation.siblings(message)
+    assert conversation.head is None or conversation.head in conversation.messages
+    on_the_way = {one.id for leaf in conversation.leaves() for one in conversation.path(leaf)}
+    assert on_the_way == set(conversation.messages)
+
+
+def untimed(session: Session) -> list[Message]:
+    return [replace(message, time=0.0) for message in session.conversation.messages.values()]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(STEPS, max_size=14))
+def test_any_sequence_keeps_the_tree_whole_and_the_disk_holds_the_same(steps: list[tuple[str, Any]]) -> None:
+    with tempfile.TemporaryDirectory() as home, mock.patch.dict(os.environ, LLMCLI_HOME=home):
+        session = Session()
+        said: dict[int, Message] = {}
+        for step, value in steps:
+            try:
+                session = do(session, step, value)
+            except UsageError:
+                assert step in ("undo", "redo", "move")
+            check(session.conversation)
+            now = {message.id: message for message in untimed(session)}
+            assert said.items() <= now.items()  # nothing is lost, and nothing changes
+            said = now
+        session.close()
+        if said:
+            again = Session.load(session.name)
+            assert untimed(again) == list(said.values())
+            assert again.conversation.head == session.conversation.head
+            assert again.overrides == session.overrides
+            assert again.notes == []
+            assert Path(home, "data", "sessions", f"{again.name}.jsonl").is_file()
+            again.close()

@@ -1,0 +1,271 @@
+"""What a chat survives: kill -9 at any moment, a full disk, and a home that cannot be written."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from llmcli.chat import session_files as files
+from llmcli.chat.session import Session
+from llmcli.errors import DiskError
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and kill -9")
+
+KILLS, PER_SESSION = 100, 10
+MOST, LONGEST = 40, 0.002  # acknowledgements and seconds before a kill
+TEXT = "The quick brown fox jumps over the lazy dog. "
+
+
+def texts(session: Session) -> list[str]:
+    return [message.content for message in session.conversation.path()]
+
+
+def nursery() -> None:
+    """In a process of its own: for each line of stdin a child that talks in the session of that name until killed."""
+    files.is_open("nobody")  # imports what every child would import
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            acknowledge(f"child {os.getpid()}")
+            chat_on(line.strip())
+        os.waitpid(child, 0)
+        acknowledge("gone")
+
+
+def acknowledge(text: str) -> None:
+    os.write(1, f"{text}\n".encode())
+
+
+def chat_on(name: str) -> None:
+    """Talk with a model that answers at once, and acknowledge all that must never be lost from then on."""
+    session = Session.load(name) if files.path_of(name).exists() else Session(name)
+    turn = len(session.conversation.messages)
+    while True:
+        turn += 1
+        session.set("top_k", turn)
+        acknowledge(f"set {turn}")
+        session.say("user", f"{turn}?")
+        acknowledge(f"said {turn}?")
+        session.begin_answer(session.conversation.head, model="fake")
+        answer = ""
+        for word in TEXT.split() * (200 if turn % 7 == 0 else 1):  # some lines are longer than a page of the disk
+            session.grow("answer", f"{turn}{word} ")
+            answer += f"{turn}{word} "
+            acknowledge(f"grown {turn}{word} ")
+        session.end_answer(answer, finish_reason="stop")
+        acknowledge(f"said {answer}")
+
+
+def check(name: str, acknowledged: list[str], before: list[str]) -> list[str]:
+    """What a session holds after a kill: all from `before`, then all that was acknowledged, and little more."""
+    said, grown, top_k = list(before), "", 0
+    for kind, _, text in (line.removesuffix("\n").partition(" ") for line in acknowledged):
+        if kind == "said":
+            said, grown = [*said, text], ""
+        elif kind == "grown":
+            grown += text
+        elif kind == "set":
+            top_k = int(text)
+    session = Session.read(name)
+    held = texts(session)
+    assert held[: len(said)] == said
+    assert len(held) <= len(said) + 1  # what was written when the kill came
+    if grown:
+        assert held[len(said)].startswith(grown)
+    if len(said) > len(before):
+        assert session.overrides["top_k"] in (top_k, top_k + 1)
+    assert not files.is_open(name)
+    return held
+
+
+def test_a_hundred_kills_at_random_moments_lose_nothing_that_was_acknowledged() -> None:
+    seed = random.randrange(10**6)
+    chance = random.Random(seed)
+    print("seed", seed)
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from tests.cli.test_chat_kills import nursery; nursery()"],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+    )  # fmt: skip
+    assert process.stdin
+    assert process.stdout
+    held: list[str] = []
+    n_said = 0
+    for kill in range(KILLS):
+        name = f"talk{kill // PER_SESSION}"
+        held = held if kill % PER_SESSION else []
+        process.stdin.write(f"{name}\n")
+        word, child = process.stdout.readline().split()
+        assert word == "child"
+        acknowledged = [process.stdout.readline() for _ in range(chance.randrange(MOST))]
+        time.sleep(chance.uniform(0, LONGEST))
+        os.kill(int(child), signal.SIGKILL)
+        acknowledged += iter(process.stdout.readline, "gone\n")
+        n_said += sum(line.startswith("said") for line in acknowledged)
+        if files.path_of(name).exists():
+            held = check(name, acknowledged, held)
+        else:
+            assert not any(line.startswith("said") for line in acknowledged)
+    process.stdin.close()
+    assert process.wait(10) == 0
+    process.stdout.close()
+    assert n_said > KILLS  # it was talked all the while
+    for name in files.names():
+        session = Session.load(name)
+        session.say("user", "still here")
+        session.close()
+        assert texts(Session.read(name))[-1] == "still here"
+
+
+CHAT = [sys.executable, "-m", "llmcli", "chat", "-c", "512", "-t", "1", "--temp", "0"]
+
+
+@pytest.mark.usefixtures("with_starter")
+def test_the_real_chat_is_killed_while_it_streams_and_keeps_every_word_it_showed() -> None:
+    shown: list[str] = []
+    for number in range(1, 4):
+        process = subprocess.Popen(
+            [*CHAT, "--session", "talk", "--ignore-eos", "-n", "300"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(f"Tell me story {number}.\n".encode())
+        process.stdin.flush()
+        seen = process.stdout.read(40 * number)
+        process.kill()
+        rest, errors = process.communicate()
+        shown += [f"Tell me story {number}.", (seen + rest).decode("utf-8", "ignore")]
+        assert b"Traceback" not in errors
+        assert (b"the last answer was cut off" in errors) == (number > 1)
+        held = texts(Session.read("talk"))
+        assert len(held) == len(shown)
+        assert all(text.startswith(begin) for text, begin in zip(held, shown, strict=True))
+        assert not files.is_open("talk")
+
+
+@pytest.mark.usefixtures("with_starter")
+def test_the_real_chat_answers_on_a_full_disk_and_says_so_once() -> None:
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -f 0; exec "$@"', "bash", *CHAT, "-n", "4"],
+        input=b"One?\nTwo?\nThree?\n", capture_output=True, timeout=60,
+    )  # fmt: skip
+    errors = done.stderr.decode()
+    assert done.returncode == 6
+    assert errors.count("error: ") == 1
+    assert errors.count("the conversation goes on, and is not saved") == 1
+    assert "Traceback" not in errors
+    assert len(done.stdout.splitlines()) >= 3
+    assert files.names() == []
+
+
+def turn(session: Session, number: int) -> None:
+    session.say("user", f"question {number}")
+    session.begin_answer(session.conversation.head)
+    session.grow("answer", "a")
+    session.end_answer(f"answer {number}")
+
+
+class Disk:
+    """A disk that can be full, and counts what it is asked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.full, self.synced, self._write = True, 0, os.write
+        monkeypatch.setattr(os, "write", self.write)
+        monkeypatch.setattr(os, "fsync", self.fsync)
+
+    def write(self, descriptor: int, data: bytes) -> int:
+        if self.full and not os.isatty(descriptor):
+            raise OSError(28, "No space left on device")
+        return self._write(descriptor, data)
+
+    def fsync(self, _descriptor: int) -> None:
+        self.synced += 1
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_full_disk_is_told_once_and_all_is_written_when_there_is_room(
+    before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session("talk")
+    if before:
+        session.say("user", "question 0")
+    disk = Disk(monkeypatch)
+    session.set("top_k", 5)
+    with pytest.raises(DiskError, match="No space left") as caught:
+        turn(session, before + 1)
+    assert "goes on" in caught.value.hint
+    turn(session, before + 2)
+    session.undo(1)
+    session.redo()
+    assert len(texts(session)) == before + 4
+    disk.full = False
+    turn(session, before + 3)
+    expected = texts(session)
+    session.close()
+    again = Session.load("talk")
+    assert texts(again) == expected
+    assert (again.overrides, again.notes) == ({"top_k": 5}, [])
+    disk.full = True
+    with pytest.raises(DiskError):  # a second time is a second fault
+        turn(again, 9)
+    disk.full = False
+    again.close()  # asks the disk once more
+    assert texts(Session.read("talk"))[-1] == "answer 9"
+
+
+@contextmanager
+def closing_with(session: Session) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        session.end_answer("part")
+
+
+def test_a_full_disk_does_not_hide_what_ended_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Session("talk")
+    Disk(monkeypatch)
+    session.say("user", "hi")
+    session.begin_answer(1)
+    with suppress(KeyboardInterrupt), closing_with(session):
+        raise KeyboardInterrupt
+    with pytest.raises(DiskError):
+        turn(session, 2)
+    session.close()
+    assert list(files.folder().glob("*.jsonl")) == []
+
+
+def test_a_home_that_cannot_be_written_lets_the_chat_go_on(home: Path) -> None:
+    home.write_text("a file where the folder should be")
+    session = Session()
+    with pytest.raises(DiskError, match="cannot create"):
+        turn(session, 1)
+    turn(session, 2)
+    assert len(texts(session)) == 4
+    home.unlink()
+    turn(session, 3)
+    session.close()
+    assert len(texts(Session.read(session.name))) == 6
+
+
+def test_a_turn_costs_two_syncs_and_a_piece_of_an_answer_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk(monkeypatch)
+    disk.full = False
+    session = Session("talk")
+    session.say("user", "hi")
+    session.begin_answer(1)
+    for _ in range(100):
+        session.grow("answer", "x")
+    assert disk.synced == 1
+    session.end_answer("x" * 100)
+    session.set("top_k", 3)
+    session.undo(1)
+    assert disk.synced == 2
+    session.close()
