@@ -26,6 +26,7 @@ from llmcli.params.settings import Settings
 
 PROMPT = "The capital of France is"
 THREADS = hardware.usable_cores()
+HEAD = "| what | llmcli | against | ratio | goal | met |\n|---|---|---|---|---|---|"
 Runs = dict[str, list[tuple[float, float, float]]]  # by name: seconds to the end, to the first byte, peak MiB
 COMPLETION = os.environ.get("LLAMA_COMPLETION", "")
 
@@ -160,11 +161,14 @@ def main(rounds: int) -> None:
         f"{THREADS} cores of {processor()}, {platform.system()}, Python {platform.python_version()}, the starter model,"
     )
     print(f"medians of {rounds} rounds; ms and MiB: lower is better, tokens/s: higher is better\n")
-    print("| what | llmcli | against | ratio | goal | met |\n|---|---|---|---|---|---|")
+    from benchmarks import chat  # which measures with what stands here
+
+    print(HEAD)
     parts: list[Callable[[], None]] = [
         lambda: engine(path, rounds),
         lambda: whole_process(path, rounds),
         lambda: start_up(rounds),
+        lambda: chat.figures(path, rounds),
     ]
     for part in parts:
         part()

@@ -11,7 +11,7 @@ from llmcli.chat.records import to_event
 from llmcli.chat.tree import Message
 from llmcli.errors import UsageError
 
-FORMS = {".md": "md", ".markdown": "md", ".json": "json", ".html": "html", ".htm": "html"}
+FORMS = {".md": "md", ".markdown": "md", ".json": "json", ".html": "html", ".htm": "html", ".svg": "svg"}
 SPEAKERS = {"user": "You", "assistant": "Assistant", "summary": "Summary of what was said before"}
 # Why an answer ended, where a reader should know that it is not whole.
 ENDINGS = {
@@ -23,14 +23,16 @@ ENDINGS = {
 
 
 def form_of(path: Path) -> str:
-    """The form that a file's name asks for: md, json or html.
+    """The form that a file's name asks for: md, json, html, or svg, which the terminal's floor draws.
 
     Raises:
         UsageError: when it asks for none of them.
     """
     form = FORMS.get(path.suffix.lower())
     if form is None:
-        raise UsageError(f"cannot tell the form of {path.name!r}", "end its name in .md, .json or .html")
+        raise UsageError(
+            f"cannot tell the form of {path.name!r}", "end its name in .md, .json or .html, or in .svg for a picture"
+        )
     return form
 
 

@@ -18,34 +18,28 @@ class Layers:
     def above(self, overrides: Mapping[str, Any], once: Mapping[str, Any] | None = None) -> list[Layer]:
         """All of them with what was set in the session on top, and over it what counts for one answer only.
 
-        A preset chosen in one of the two lies just under the rest of it.
+        A preset chosen in one of the two lies just under the rest of it, and takes the place of any other.
         """
         layers = list(self.below)
-        for name, values in (("session", overrides), ("retry", once)):
-            if values and values.get("preset"):
+        for name, values in {"session": overrides, **({"retry": once} if once else {})}.items():
+            if "preset" in values:
+                layers = [layer for layer in layers if layer.name != "preset"]
+            if values.get("preset"):
                 layers.append(_preset(values["preset"]))
-            if values is not None:
-                layers.append(Layer(name, values))
+            layers.append(Layer(name, values))
         return layers
 
 
-def layers_of(flags: Layer, chat: bool = False) -> Layers:
-    """The layers of a command line; a character counts in a `chat` only.
+def layers_of(flags: Layer, *middle: Layer) -> Layers:
+    """The layers of a command line; `middle` (a character) lies above its preset.
 
     Raises:
-        UsageError: for a preset or a character that does not exist, or a value that cannot be.
-        DiskError: for a character's file that cannot be read.
+        UsageError: for a preset that does not exist, or a value that cannot be.
     """
     config, environment = config_layer(), environment_layer(os.environ)
-    chosen = resolve([config, environment, flags]).settings
-    middle = []
-    if chosen.preset:
-        middle.append(_preset(chosen.preset))
-    if chat and chosen.character:
-        from llmcli.chat.characters import layer, load_character
-
-        middle.append(layer(load_character(chosen.character)))
-    return Layers([config, *middle, environment, flags])
+    chosen = resolve([config, environment, flags]).settings.preset
+    preset = [_preset(chosen)] if chosen else []
+    return Layers([config, *preset, *middle, environment, flags])
 
 
 def _preset(name: str) -> Layer:

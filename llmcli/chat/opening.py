@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 # Told what to say about how far it is; returns the model, ready to answer.
 Load = Callable[[AbortFlag, Callable[[str], None]], "Transcript"]
-_TICK = 0.1  # seconds
+_TICK = 0.02  # seconds; a Ctrl-C waits for the next one
 CHECKING = "checking the file"
 
 

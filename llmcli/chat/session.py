@@ -10,14 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from llmcli.chat import session_files as files
-from llmcli.chat.journal import read_events
-from llmcli.chat.records import HEADER, all_events, from_event, number_of, set_event, to_event
-from llmcli.chat.session_file import SessionFile, read_partial
+from llmcli.chat.records import HEADER, all_events, set_event, to_event
+from llmcli.chat.session_file import SessionFile
+from llmcli.chat.session_reading import read_session
 from llmcli.chat.tree import Conversation, Message
 from llmcli.errors import DiskError, UsageError
-from llmcli.params.settings import find
-
-_MOST_NOTES = 3
 
 
 class Session:
@@ -32,6 +29,7 @@ class Session:
         self.conversation = Conversation()
         self.overrides: dict[str, Any] = {}
         self.notes: list[str] = []
+        self._remembered: dict[str, Any] = {}
         self._name = name
         self._keep = keep
         self._file: SessionFile | None = None
@@ -51,8 +49,7 @@ class Session:
         session._file = SessionFile.open(name)
         try:
             path = files.path_of(name)
-            session._read(path)
-            session._recover(path)
+            session._recover(path, session._read(path))
             if not path.stat().st_size:  # a kill came before its first line
                 session._save([HEADER])
         except BaseException:
@@ -69,8 +66,7 @@ class Session:
         """
         session = cls(name, keep=False)
         path = files.existing(name)
-        session._read(path)
-        if unfinished := session._unfinished(path):
+        if unfinished := session._read(path):
             session.conversation.add(unfinished)
         return session
 
@@ -172,7 +168,13 @@ class Session:
     def unset(self, key: str) -> None:
         """Forget the value that was set in this session."""
         if self.overrides.pop(key, self) is not self:
-            self._save([{"type": "unset", "key": key}])
+            known = key in self._remembered
+            self._save([set_event(key, self._remembered[key]) if known else {"type": "unset", "key": key}])
+
+    def remember(self, values: Mapping[str, Any]) -> None:
+        """Keep settings that count already, those of the command line, for when the session is opened again."""
+        self._remembered |= values
+        self._save(set_event(key, value) for key, value in values.items())
 
     # The file
 
@@ -203,11 +205,11 @@ class Session:
         for message in self.conversation.messages.values():
             other.conversation.add(message)
         other.conversation.move(self.conversation.head)
-        other.overrides = dict(self.overrides)
+        other.overrides, other._remembered = dict(self.overrides), dict(self._remembered)
         if other.conversation.messages:
             other._file = SessionFile.claim(name, "")
             try:
-                other._file.add(all_events(other.conversation, other.overrides), sync=True)
+                other._file.add(all_events(other.conversation, other._all()), sync=True)
             except BaseException:
                 other.close()
                 raise
@@ -225,7 +227,7 @@ class Session:
         if new:
             self._claim(message.content)
         self.conversation.add(message)
-        self._save(all_events(self.conversation, self.overrides) if new else [to_event(message)], sync=True)
+        self._save(all_events(self.conversation, self._all()) if new else [to_event(message)], sync=True)
         return message
 
     def _claim(self, first: str) -> None:
@@ -245,6 +247,9 @@ class Session:
         else:
             self._trouble, self._told = None, False
 
+    def _all(self) -> Mapping[str, Any]:
+        return self._remembered | self.overrides
+
     def _must_keep(self) -> None:
         if not self._keep:
             raise UsageError("nothing of this session is on disk, as --no-save said", "/export FILE.md writes it")
@@ -252,46 +257,15 @@ class Session:
     def _note_head(self) -> None:
         self._save([{"type": "head", "id": self.conversation.head}])
 
-    def _read(self, path: Path) -> None:
-        faults: list[str] = []
-        for event in read_events(path, faults):
-            try:
-                self._apply(event, faults)
-            except (UsageError, ValueError) as error:
-                faults.append(f"a line was left out: {str(error)[:200]}")
-        self.notes += [f"{path.name}: {fault}" for fault in faults[:_MOST_NOTES]]
-        if faults[_MOST_NOTES:]:
-            self.notes.append(f"{path.name}: {len(faults) - _MOST_NOTES} more faults like these")
+    def _read(self, path: Path) -> Message | None:
+        """Take over what the file says; returns the answer that a kill cut off."""
+        reading = read_session(path)
+        self.conversation, self.overrides = reading.conversation, reading.overrides
+        self.notes += reading.notes(path.name)
+        return reading.unfinished
 
-    def _apply(self, event: Mapping[str, Any], faults: list[str]) -> None:
-        kind, key = event.get("type"), str(event.get("key"))
-        if kind == "message":
-            self._take(from_event(event), faults)
-        elif kind == "head":
-            self.conversation.move(number_of(event.get("id")))
-        elif kind == "set":
-            self.overrides[find(key).key] = find(key).parse_data(event.get("value"))
-        elif kind == "unset":
-            self.overrides.pop(key, None)
-
-    def _take(self, message: Message, faults: list[str]) -> None:
-        """Add a message of the file; where the one before it is lost, after what stands before it."""
-        conversation = self.conversation
-        if message.parent is not None and message.parent not in conversation.messages:
-            faults.append(f"message {message.id} follows {message.parent}, which is not there")
-            message = replace(message, parent=conversation.head)
-        if conversation.messages.get(message.id) != message:  # a line that is there twice does no harm
-            conversation.add(message)
-
-    def _unfinished(self, path: Path) -> Message | None:
-        """The answer that a kill cut off, unless it is here already."""
-        message, known = read_partial(files.partial_of(path)), self.conversation.messages
-        if not message or message.id in known:
-            return None
-        return message if message.parent in (None, *known) else replace(message, parent=self.conversation.head)
-
-    def _recover(self, path: Path) -> None:
-        if unfinished := self._unfinished(path):
+    def _recover(self, path: Path, unfinished: Message | None) -> None:
+        if unfinished:
             self._store(unfinished)
             self.notes.append("the last answer was cut off; /continue goes on with it")
         if not self._trouble:

@@ -27,6 +27,7 @@ _PLAIN = (
 )
 _PLAIN_STOP = "\nUser:"
 _SUMMARY = "What was said before, in summary:"
+_Asked = tuple["ChatTemplate", list[dict[str, Any]], str, bool]  # template, messages, prefill, thinking
 
 
 class Transcript:
@@ -37,6 +38,7 @@ class Transcript:
         self._vocab = local.model.vocab
         self._cache = TokenCache(self._vocab)
         self._compiled: tuple[str | None, ChatTemplate | None] | None = None
+        self._last: tuple[_Asked, Prompt] | None = None
         self._counts: dict[int, tuple[str, int]] = {}
 
     def read_ahead(self, path: Sequence[Message], system: str | None, settings: Settings) -> None:
@@ -56,18 +58,23 @@ class Transcript:
         if settings.raw:
             text = "".join(message.text for message in path) + prefill
             return Prompt(text, raw_tokens(self._vocab, text))
-        template, thinking = self.template(settings), settings.think != "off"
-        messages = as_messages(path, system)
+        asked = self.template(settings), as_messages(path, system), prefill, settings.think != "off"
+        if self._last is None or self._last[0] != asked:  # whether it fits is asked right before
+            self._last = asked, self._render(*asked)
+        return self._last[1]
+
+    def _render(
+        self, template: "ChatTemplate", messages: Sequence[dict[str, Any]], prefill: str, thinking: bool
+    ) -> Prompt:
         try:
-            text, tokens = render_prompt(template, self._vocab, messages, prefill, thinking, self._cache)
+            return Prompt(*render_prompt(template, self._vocab, messages, prefill, thinking, self._cache))
         except LlmcliError:
             begin = messages[0]["role"] == "system" if messages else False
             if len(messages) <= begin or messages[begin]["role"] == "user":
                 raise
             # Many templates want the user to begin; a character's greeting does not.
-            messages.insert(begin, {"role": "user", "content": "Hello."})
-            text, tokens = render_prompt(template, self._vocab, messages, prefill, thinking, self._cache)
-        return Prompt(text, tokens)
+            messages = [*messages[:begin], {"role": "user", "content": "Hello."}, *messages[begin:]]
+            return Prompt(*render_prompt(template, self._vocab, messages, prefill, thinking, self._cache))
 
     def template(self, settings: Settings) -> "ChatTemplate":
         """The template in force, compiled once; a plain one where the model has none."""

@@ -2,7 +2,6 @@
 
 import sys
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,10 +11,9 @@ from llmcli.cli.options import both, complete_reference, complete_session, with_
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.params.layers import Layer, resolve
 from llmcli.params.settings import Settings, fields
-from llmcli.ui.console import console, is_terminal
+from llmcli.ui.console import is_terminal
 
 if TYPE_CHECKING:  # what the chat is made of is imported when there is one: `--help` and completion do without
-    from llmcli.chat.session import Session
     from llmcli.ui.repl.chat import Chat, Reader
 
 _FIRST = ("prompt", "file")  # said at once, and no settings of the conversation
@@ -37,6 +35,7 @@ def chat(
     """Talk with a model. Without a terminal each line of stdin is a turn, or each block between lines of \"\"\"."""
     from llmcli.chat.dialogue import Dialogue
     from llmcli.chat.layering import layers_of
+    from llmcli.cli.chat_session import character_of, open_session, remember
     from llmcli.cli.chat_start import bring, open_model, run
     from llmcli.ui.repl.chat import Chat
     from llmcli.ui.repl.show import is_live
@@ -46,12 +45,10 @@ def chat(
     if "-" in (first, *files):
         raise UsageError("stdin holds the turns of a chat, and cannot be a prompt too", "pipe it in without the `-`")
     given = Layer("flag", {key: value for key, value in flags.values.items() if key not in _FIRST})
-    layers = layers_of(given, chat=True)
-    talk_in = _session(go_on, session, keep)
-    for key in given.values.keys() & talk_in.overrides.keys():  # what is said now counts more than what was set then
-        talk_in.unset(key)
-    if "model" in given.values:  # a conversation goes on with the model it was begun with
-        talk_in.set("model", _lasting(given.values["model"]))
+    talk_in = open_session(go_on, session, keep)
+    character, middle = character_of(given, talk_in)
+    layers = layers_of(given, *middle)
+    remember(talk_in, *middle, given)
     asked = resolve(layers.above(talk_in.overrides)).settings
     live = is_live() and is_terminal(sys.stdin)
     here: Chat
@@ -59,7 +56,7 @@ def chat(
     dialogue = Dialogue(talk_in, layers, load)
     here = Chat(dialogue, live=live, names=lambda: complete_reference(""), bring=bring)
     here.reader = _reader(here, asked, live)
-    return run(here, first or "", files)
+    return run(here, first or "", files, character)
 
 
 def _loaded(here: "Chat") -> None:
@@ -69,33 +66,6 @@ def _loaded(here: "Chat") -> None:
         from llmcli.ui.markdown.view import preload
 
         preload()
-
-
-def _session(go_on: bool, name: str | None, keep: bool) -> "Session":
-    """The session asked for: the last one, one by its name, or a new one."""
-    from llmcli.chat.session import Session
-
-    if go_on and name:
-        raise UsageError("--continue and --session cannot be used together", "keep one of them")
-    if not keep and (go_on or name):
-        raise UsageError("--no-save begins a session of its own", "leave out --continue and --session")
-    if not go_on and not name:
-        return Session(keep=keep)
-    from llmcli.chat import session_files
-
-    if name:
-        return Session.load(name) if session_files.path_of(name).is_file() else Session(name)
-    last = next((one for one in session_files.names() if not session_files.is_open(one)), None)
-    if not last:
-        console.note("there is no session to go on with: this is a new one")
-        return Session()
-    return Session.load(last)
-
-
-def _lasting(model: str) -> str:
-    """A reference that means the same from another folder."""
-    path = Path(model).expanduser()
-    return str(path.absolute()) if path.is_file() else model
 
 
 def _reader(here: "Chat", settings: Settings, live: bool) -> "Reader":

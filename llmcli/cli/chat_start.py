@@ -14,7 +14,8 @@ from llmcli.params.settings import Settings
 from llmcli.ui.console import console
 from llmcli.ui.repl.chat import Chat
 
-if TYPE_CHECKING:  # imported in the loading thread
+if TYPE_CHECKING:  # most of it is imported in the loading thread
+    from llmcli.chat.characters import Character
     from llmcli.chat.opening import Opening
     from llmcli.chat.transcript import Transcript
     from llmcli.engine.abort import AbortFlag
@@ -68,7 +69,7 @@ def open_model(settings: Settings, ahead: Ahead, on_end: Callable[[], None]) -> 
     return Opening(load, on_end)
 
 
-def run(chat: Chat, first: str, files: Sequence[str]) -> int:
+def run(chat: Chat, first: str, files: Sequence[str], character: "Character | None" = None) -> int:
     """Open what is needed, talk, and close everything, however it ends."""
     from llmcli.cli.welcome import welcome
     from llmcli.ui.commands.keeping import settle_model
@@ -87,7 +88,7 @@ def run(chat: Chat, first: str, files: Sequence[str]) -> int:
 
                 log.listen(console.detail)
                 chat.ready()
-            _begin(chat)
+            _begin(chat, character)
             chat.pending += [attach(name) for name in files]
             status = talk(chat, first)
             if chat.live and dialogue.session.saved:
@@ -98,19 +99,16 @@ def run(chat: Chat, first: str, files: Sequence[str]) -> int:
             dialogue.session.close()
 
 
-def _begin(chat: Chat) -> None:
+def _begin(chat: Chat, character: "Character | None") -> None:
     """Show where a session goes on, or let the character speak first."""
-    session, settings = chat.dialogue.session, chat.dialogue.settings
+    session = chat.dialogue.session
     if session.conversation.messages:
         from llmcli.ui.commands.keeping import opened
 
         opened(chat)
         return
-    if not settings.character:
+    if not character:
         return
-    from llmcli.chat.characters import load_character
-
-    character = load_character(settings.character)
     for question, answer in character.examples:
         session.prepare("user", question)
         session.prepare("assistant", answer, finish_reason="greeting")

@@ -86,11 +86,11 @@ def search_sessions(text: Annotated[str, typer.Argument(metavar="TEXT")], as_jso
 def export_session(
     name: Name,
     to: Annotated[
-        str, typer.Argument(metavar="FILE", help="FILE.md, .json or .html; `-` is Markdown on stdout.")
+        str, typer.Argument(metavar="FILE", help="FILE.md, .json, .html or .svg; `-` is Markdown on stdout.")
     ] = "-",
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> int:
-    """Write a session as Markdown, JSON or a page for a browser."""
+    """Write a session as Markdown, JSON, a page for a browser or a picture."""
     from llmcli.chat.compose import system_text
     from llmcli.chat.export import export, form_of
 
@@ -104,7 +104,12 @@ def export_session(
         system = system_text(resolve([config_layer(), Layer("session", session.overrides)]).settings)
     except DiskError as error:  # the file of the system prompt is gone
         console.warn(f"the system prompt is left out: {error}")
-    text = export(path, name, system, form, session.conversation.messages)
+    if form == "svg":
+        from llmcli.ui.picture import conversation
+
+        text = conversation(path, name)
+    else:
+        text = export(path, name, system, form, session.conversation.messages)
     if to == "-":
         put(text if text.endswith("\n") else text + "\n")
         return ExitStatus.OK

@@ -9,7 +9,8 @@ import typer
 
 from llmcli.chat import session_files as files
 from llmcli.chat.session import Session
-from llmcli.cli import chat, sessions
+from llmcli.cli import sessions
+from llmcli.cli.chat_session import open_session
 from llmcli.errors import DiskError, ExitStatus, LlmcliError, UsageError
 from tests.conftest import Run
 
@@ -180,16 +181,16 @@ def test_continue_takes_the_last_session_that_is_free(talk: str, capfd: pytest.C
     later = Session("later")
     later.say("user", "hi")
     files.path_of("zz").with_name("not a name.jsonl").write_text("{}\n")  # somebody's copy
-    opened = chat._session(go_on=True, name=None, keep=True)
+    opened = open_session(go_on=True, name=None, keep=True)
     assert opened.name == "talk"
     later.close()
-    second = chat._session(go_on=True, name=None, keep=True)
+    second = open_session(go_on=True, name=None, keep=True)
     assert second.name == "later"
-    third = chat._session(go_on=True, name=None, keep=True)
+    third = open_session(go_on=True, name=None, keep=True)
     assert third.name == ""
     assert "this is a new one" in capfd.readouterr().err
     with pytest.raises(UsageError, match="another chat has the session talk open"):
-        chat._session(go_on=False, name="talk", keep=True)
+        open_session(go_on=False, name="talk", keep=True)
     for session in (opened, second):
         session.close()
 
@@ -197,17 +198,17 @@ def test_continue_takes_the_last_session_that_is_free(talk: str, capfd: pytest.C
 @pytest.mark.parametrize(("go_on", "name", "keep"), [(True, "a", True), (True, None, False), (False, "a", False)])
 def test_what_cannot_go_together_is_refused(go_on: bool, name: str | None, keep: bool) -> None:
     with pytest.raises(UsageError):
-        chat._session(go_on, name, keep)
+        open_session(go_on, name, keep)
 
 
 def test_a_name_begins_a_session_or_opens_it(talk: str) -> None:
-    fresh = chat._session(go_on=False, name="fresh", keep=True)
+    fresh = open_session(go_on=False, name="fresh", keep=True)
     assert (fresh.name, fresh.conversation.messages) == ("fresh", {})
-    opened = chat._session(go_on=False, name="talk", keep=True)
+    opened = open_session(go_on=False, name="talk", keep=True)
     assert len(opened.conversation.messages) == 3
     opened.close()
     with pytest.raises(UsageError, match="cannot be the name"):
-        chat._session(go_on=False, name="../talk", keep=True)
+        open_session(go_on=False, name="../talk", keep=True)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")

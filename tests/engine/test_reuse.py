@@ -137,7 +137,7 @@ class Walk:
             else:
                 self.context.prefill(seq_id, wanted)
         self.flag.left = -1
-        self.held[seq_id] = wanted[: self.context.evaluated(seq_id)]
+        self.held[seq_id] = wanted[: self.context.evaluated(None, seq_id)]
 
 
 def walk(model: Model, seed: int, kind: type[Context] = Context, turns: int = 30) -> None:

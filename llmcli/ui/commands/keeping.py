@@ -110,7 +110,7 @@ def rename(chat: "Chat", argument: str) -> None:
 
 @command("FILE", complete=complete.paths)
 def export(chat: "Chat", argument: str) -> None:
-    """Write the conversation to a file. Markdown, JSON or a page for a browser, by its suffix."""
+    """Write the conversation to a file. Markdown, JSON, a page for a browser or a picture (SVG), by its suffix."""
     from llmcli.chat.export import export as render
     from llmcli.chat.export import form_of
 
@@ -122,7 +122,12 @@ def export(chat: "Chat", argument: str) -> None:
         raise UsageError("there is nothing to export", "say something first")
     if path.exists() and not chat.agree(f"{path} is there already; replace it?"):
         raise UsageError(f"{path} is there already", "choose another name")
-    text = render(chat.path(), chat.session.name, system_text(chat.dialogue.settings), form)
+    if form == "svg":
+        from llmcli.ui.picture import conversation
+
+        text = conversation(chat.path(), chat.session.name)
+    else:
+        text = render(chat.path(), chat.session.name, system_text(chat.dialogue.settings), form)
     try:
         path.write_text(text, encoding="utf-8", errors="replace", newline="\n")
     except OSError as error:

@@ -19,7 +19,7 @@ from llmcli.ui.interrupt import interruptible, time_limit
 from llmcli.ui.output import aside, put_line
 from llmcli.ui.repl.room import make_room
 from llmcli.ui.repl.show import Display, display
-from llmcli.ui.repl.terminal import silent_keys
+from llmcli.ui.repl.terminal import ending_later, silent_keys
 from llmcli.ui.repl.waiting import Waiting
 from llmcli.ui.table import put_definitions, put_facts, put_rows
 
@@ -111,7 +111,7 @@ class Chat:
             return
         self.draft = text  # stands in the line again if it cannot be said
         files = [attach(name) for name in find_mentions(text)]
-        if not self._ready(text):
+        if not self.ready():
             return
         session, attachments = self.dialogue.session, (*self.pending, *files)
         draft = session.draft("user", text, attachments=attachments)
@@ -130,8 +130,11 @@ class Chat:
         if text == old.content:
             console.note("nothing was changed")
             return
-        if old.role == "user" and not self._ready(text):
-            return
+        if old.role == "user":
+            self.draft, self.editing = text, number
+            if not self.ready():
+                return
+            self.draft, self.editing = "", None
         session.move(old.parent)
         if old.role != "user":
             session.say(old.role, text, model=old.model, finish_reason="edited" if old.role == "assistant" else "")
@@ -144,7 +147,7 @@ class Chat:
         self, path: Sequence[Message], extra: Mapping[str, Any] | None = None, begun: Message | None = None
     ) -> None:
         """Let the model answer `path`, show it as it comes, and keep it however it ends."""
-        local = self._ready("")
+        local = self.ready()
         if not local:
             return
         local.abort.clear()
@@ -157,6 +160,7 @@ class Chat:
             settings = turn.resolved.settings
             self._warn(turn)
             with (
+                ending_later(),
                 interruptible(local.abort, _PRESSES),
                 silent_keys(self.live),
                 time_limit(local.abort, settings.timeout),
@@ -213,7 +217,7 @@ class Chat:
         waiting = Waiting(place.status)
         waiting.text = doing
         try:
-            with interruptible(local.abort, _PRESSES), silent_keys(self.live):
+            with ending_later(), interruptible(local.abort, _PRESSES), silent_keys(self.live):
                 if self.live:
                     place.answer(_tapped(parts, waiting.end))
                 else:
@@ -247,8 +251,8 @@ class Chat:
 
     # The model
 
-    def _ready(self, text: str) -> "LocalModel | None":
-        """The model, waited for if it is still loading; None when the user gave up waiting, with `text` kept."""
+    def ready(self) -> "LocalModel | None":
+        """The model, waited for if it is still loading; None when the user gave up waiting."""
         opening = self.dialogue.open()
         if opening.local:
             self._greet(opening.local)
@@ -264,22 +268,16 @@ class Chat:
             with interruptible(flag, _PRESSES), silent_keys(self.live):
                 local = opening.wait(tick)
         except BaseException:
-            self.draft = text
             self.dialogue.close_model()  # the next message tries again
             raise
         finally:
             waiting.end()
             place.end()
         if not local:
-            self.draft = text
             console.note("not sent: the model goes on loading")
             return None
         self._greet(local)
         return local
-
-    def ready(self) -> "LocalModel | None":
-        """The model for a command that needs it; None when the user gave up waiting."""
-        return self._ready("")
 
     def _greet(self, local: "LocalModel") -> None:
         """What the user should know about a model, once."""

@@ -35,7 +35,8 @@ def make_room(chat: "Chat", path: Sequence[Message]) -> bool:
         from llmcli.ui.commands.filling import compact_now
 
         compact_now(chat)
-        path = [*chat.path(), path[-1]]
+        draft = path[-1]
+        path = [*chat.path(), chat.session.draft(draft.role, draft.content, attachments=draft.attachments)]
         if not dialogue.fit(path).over:
             return True
     number = dialogue.drop_oldest(path)

@@ -1,5 +1,6 @@
 """The line below the prompt: model, context, temperature, speed and session."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.params.settings import fields
@@ -16,7 +17,7 @@ def status_line(chat: "Chat") -> str:
     local, settings = dialogue.local, dialogue.settings
     if chat.editing is not None:
         return f"changing message {chat.editing}{_GAP}Enter keeps it{_GAP}any command leaves it as it was"
-    parts = [local.name if local else str(settings.model)]
+    parts = [local.name if local else Path(str(settings.model)).name]  # of a path its end, which tells models apart
     if local is None and dialogue.opening:
         parts.append("cannot be loaded" if dialogue.opening.failed else dialogue.opening.doing)
     if local:

@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
@@ -65,10 +65,34 @@ def ending() -> Iterator[None]:
     def end(number: int, _frame: FrameType | None) -> None:
         raise EndedError(128 + number)
 
+    with _on_end(end):
+        yield
+
+
+@contextmanager
+def ending_later() -> Iterator[None]:
+    """Within this block the first of them waits for its end: what is raised in a callback of llama.cpp is lost."""
+    asked: list[int] = []
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        asked.append(number)
+        if len(asked) > 1:
+            raise EndedError(128 + number)
+
+    try:
+        with _on_end(end):
+            yield
+    finally:
+        if asked:
+            raise EndedError(128 + asked[0])
+
+
+@contextmanager
+def _on_end(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    kept = {number: signal.signal(number, end) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
+    kept = {number: signal.signal(number, handler) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
     try:
         yield
     finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
+        for number, old in kept.items():
+            signal.signal(number, old)

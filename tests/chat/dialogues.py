@@ -1,0 +1,113 @@
+"""Dialogues with a model that is loaded already, and the answer that a context without a past would give."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from llmcli.chat.dialogue import Dialogue
+from llmcli.chat.layering import Layers
+from llmcli.chat.local import LocalModel, Prompt, Target
+from llmcli.chat.opening import Opening
+from llmcli.chat.session import Session
+from llmcli.chat.transcript import Transcript
+from llmcli.chat.tree import Message
+from llmcli.chat.turn import Turn
+from llmcli.engine.abort import AbortFlag
+from llmcli.engine.context import Context, ContextParams
+from llmcli.engine.generation import Record, Timings
+from llmcli.models.find import ModelFile
+from llmcli.params.layers import Layer
+from llmcli.params.settings import Settings
+from llmcli.params.temperature import Fixed
+
+GREEDY: dict[str, Any] = {"temperature": Fixed(0.0)}
+
+
+def open_local(path: Path, settings: Settings, abort: AbortFlag | None = None) -> LocalModel:
+    """A model with its context."""
+    target = Target(ModelFile(path, (path,), path.stem, trusted=True))
+    local = LocalModel(target, settings, abort or AbortFlag())
+    local.open_context(settings)
+    return local
+
+
+def dialogue_with(local: LocalModel, *below: Layer, session: Session | None = None, **flags: Any) -> Dialogue:
+    """A dialogue that nothing is kept of, unless a session is given."""
+    layers = Layers([*below, Layer("flag", {"n_threads": 1, "seed": 1, **flags})])
+    opening = Opening(lambda _abort, _say: Transcript(local))
+    opening.wait(lambda _doing: True)
+    dialogue = Dialogue(session or Session(keep=False), layers, lambda _settings, _ahead: opening)
+    dialogue.open()
+    return dialogue
+
+
+def answer(dialogue: Dialogue, begun: Message | None = None, **extra: Any) -> Turn:
+    """The whole answer to what was said, or to what `begun` answers."""
+    path = dialogue.session.conversation.path()
+    turn = dialogue.answer(path[:-1] if begun else path, extra, begun)
+    for _ in turn.parts():
+        pass
+    return turn
+
+
+def say(dialogue: Dialogue, text: str, **extra: Any) -> Turn:
+    """A message and the answer to it."""
+    dialogue.session.say("user", text)
+    return answer(dialogue, **extra)
+
+
+@dataclass
+class Greedy:
+    """The likeliest tokens, and how far each was ahead of the next one (after the last one, of the end)."""
+
+    tokens: list[int]
+    leads: list[float]
+
+
+def fresh_answer(local: LocalModel, prompt: Sequence[int], n_predict: int, params: ContextParams) -> Greedy:
+    """What a context that has read nothing else answers to the prompt, read in one go."""
+    context, found = Context(local.model, params), Greedy([], [])
+    context.prefill(0, prompt)
+    vocab = local.model.vocab
+    while True:
+        logits: list[float] = context._api.llama_get_logits_ith(context.handle, -1)[: vocab.n_tokens]
+        best = max(range(len(logits)), key=logits.__getitem__)
+        found.leads.append(logits[best] - max(one for at, one in enumerate(logits) if at != best))
+        if vocab.ends(best) or len(found.tokens) == n_predict:
+            break
+        found.tokens.append(best)
+        context.step([(0, best)])
+    context.close()
+    return found
+
+
+def greedy_answer(dialogue: Dialogue, prompt: Prompt, n_predict: int) -> list[int]:
+    """What the dialogue's own context answers."""
+    local = dialogue.local
+    assert local
+    settings = Settings(n_ctx=local.n_ctx, seed=1, max_tokens=n_predict, **GREEDY)
+    generation, records = local.generate(prompt, settings)
+    for _ in records:
+        pass
+    return generation.tokens[len(prompt.tokens) :]
+
+
+def scripted(*pieces: str | BaseException) -> Callable[..., tuple[Any, Iterator[Record]]]:
+    """In place of `LocalModel.generate`: a model that says these pieces, or fails at one of them."""
+
+    def generate(prompt: Prompt, settings: Settings, *_: object) -> tuple[Any, Iterator[Record]]:
+        said = sum(isinstance(piece, str) for piece in pieces)
+        timings = Timings(prompt_n=len(prompt.tokens), predicted_n=said)
+
+        def records() -> Iterator[Record]:
+            for piece in pieces:
+                if isinstance(piece, BaseException):
+                    raise piece
+                yield Record(piece, 1, None, timings)
+            yield Record("", None, "stop", timings)
+
+        return SimpleNamespace(timings=timings, complete=lambda: True), records()
+
+    return generate

@@ -1,0 +1,199 @@
+"""What is in force in a session, for one answer, and for the model that is open."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmcli.chat.dialogue import Dialogue
+from llmcli.chat.layering import layers_of
+from llmcli.chat.local import LocalModel, Target
+from llmcli.chat.opening import Opening
+from llmcli.chat.paths import config_file
+from llmcli.chat.session import Session
+from llmcli.chat.transcript import Transcript
+from llmcli.cli.chat_session import character_of
+from llmcli.errors import UsageError
+from llmcli.params.layers import Layer
+from llmcli.params.settings import Settings
+from llmcli.params.temperature import Fixed
+from tests.chat.dialogues import answer, dialogue_with, open_local
+from tests.models.tiny_models import full_attention
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
+    """A model of 200 kB with a context of 256 tokens, of which a letter is one."""
+    path = full_attention(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+    local = open_local(path, Settings(n_ctx=256, n_threads=1))
+    yield local
+    local.close()
+
+
+@pytest.fixture
+def dialogue(tiny: LocalModel) -> Dialogue:
+    return dialogue_with(tiny, n_ctx=256, max_tokens=4)
+
+
+# What is in force
+
+
+LAYERS = ("default", "model", "config", "preset", "character", "env", "flag", "session preset", "session", "retry")
+
+
+@pytest.mark.parametrize("top", range(len(LAYERS)))
+def test_the_later_layer_wins(
+    top: int, tiny: LocalModel, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`top_k` is set in every layer up to the `top` one, each time to the layer's number."""
+    present = {name: number for number, name in enumerate(LAYERS) if 0 < number <= top}
+    target = Target(tiny.target.file)
+    target.__dict__["headers"] = [Header({"top_k": present["model"]} if top >= 1 else {})]
+    monkeypatch.setattr(tiny, "target", target)
+    lines = [f"top_k = {present['config']}"] if top >= 2 else []
+    lines += [f"[presets.mine]\ntop_k = {present['preset']}"] if top >= 3 else []
+    lines += [f"[presets.other]\ntop_k = {present['session preset']}"] if top >= 7 else []
+    path = config_file()
+    path.parent.mkdir(parents=True)
+    path.write_text("\n".join(lines))
+    role = tmp_path / "role.toml"
+    role.write_text(f"[settings]\ntop_k = {present.get('character', 0)}")
+    if top >= 5:
+        monkeypatch.setenv("LLMCLI_TOP_K", str(present["env"]))
+    flags: dict[str, Any] = {"preset": "mine"} if top >= 3 else {}
+    flags |= {"character": str(role)} if top >= 4 else {}
+    flags |= {"top_k": present["flag"]} if top >= 6 else {}
+
+    dialogue = dialogue_with(tiny)
+    middle = character_of(Layer("flag", flags), dialogue.session)[1]
+    dialogue.layers = layers_of(Layer("flag", flags), *middle)
+    if top >= 7:
+        dialogue.set("preset", "other")
+    if top >= 8:
+        dialogue.set("top_k", present["session"])
+    dialogue.session.say("user", "a")
+    turn = dialogue.answer(dialogue.session.conversation.path(), {"top_k": present["retry"]} if top >= 9 else {})
+    assert turn.resolved.settings.top_k == present.get(LAYERS[top], Settings().top_k)
+    assert turn.resolved.origins["top_k"] == LAYERS[top].removeprefix("session ")
+
+
+class Header:
+    """As much of a header as the settings ask for."""
+
+    chat_template = None
+
+    def __init__(self, defaults: dict[str, Any]) -> None:
+        self.sampling_defaults = defaults
+
+
+def test_of_a_preset_and_a_setting_the_later_command_wins(dialogue: Dialogue) -> None:
+    dialogue.set("temperature", Fixed(0.5))
+    dialogue.set("max_tokens", 9)
+    dialogue.set("preset", "creative")
+    assert dialogue.settings.temperature == Fixed(1.2)
+    assert dialogue.settings.max_tokens == 9  # which the preset says nothing of
+    dialogue.set("temperature", Fixed(0.6))
+    assert dialogue.settings.temperature == Fixed(0.6)
+    assert dialogue.settings.top_k == 0
+    dialogue.set("preset", "precise")
+    assert dialogue.settings.temperature == Fixed(0.3)
+
+
+def test_a_preset_that_is_not_there_changes_nothing(dialogue: Dialogue) -> None:
+    with pytest.raises(UsageError, match="there is no preset"):
+        dialogue.set("preset", "nonsense")
+    assert dialogue.session.overrides == {}
+
+
+def test_a_reset_brings_the_layer_below_back(dialogue: Dialogue) -> None:
+    dialogue.set("max_tokens", 9)
+    dialogue.set("top_k", 3)
+    assert dialogue.reset("top_k") == ["top_k"]
+    assert (dialogue.settings.top_k, dialogue.settings.max_tokens) == (40, 9)
+    assert dialogue.reset("top_k") == []
+    assert dialogue.reset() == ["max_tokens"]
+    assert dialogue.resolved().origins["max_tokens"] == "flag"
+
+
+def test_a_preset_for_one_answer_counts_in_it_and_is_over_afterwards(dialogue: Dialogue) -> None:
+    dialogue.session.say("user", "a")
+    turn = answer(dialogue, preset="creative", top_k=5)
+    assert turn.resolved.settings.temperature == Fixed(1.2)
+    assert turn.resolved.settings.top_k == 5
+    assert dialogue.settings.temperature == Settings().temperature
+
+
+@pytest.mark.parametrize(
+    ("extra", "telling"),
+    [({"system": "be brief"}, "be brief\n\n"), ({"prefill": " so"}, "Assistant: so"), ({"raw": True}, "a")],
+)
+def test_a_setting_of_one_answer_changes_its_prompt_too(
+    dialogue: Dialogue, extra: dict[str, Any], telling: str
+) -> None:
+    dialogue.session.say("user", "a")
+    turn = answer(dialogue, **extra)
+    assert telling in turn.prompt.text
+    assert ("User" in turn.prompt.text) is not bool(extra.get("raw"))
+    assert turn.answer.text.startswith(extra.get("prefill", ""))
+
+
+def test_what_makes_no_sense_in_a_chat_is_refused_with_another_way(dialogue: Dialogue) -> None:
+    with pytest.raises(UsageError, match="file cannot be set here") as caught:
+        dialogue.parse("file", "x")
+    assert "/file" in caught.value.hint
+    with pytest.raises(UsageError, match="on or off"):
+        dialogue.parse("ignore_eos", "")
+    assert dialogue.parse("temp", "0.5") == ("temperature", Fixed(0.5))
+
+
+# The model that is open
+
+
+def is_stale(dialogue: Dialogue) -> bool:
+    return dialogue.stale
+
+
+def test_only_a_change_of_what_the_model_was_opened_with_opens_it_again(dialogue: Dialogue) -> None:
+    dialogue.set("top_k", 3)
+    assert not is_stale(dialogue)
+    dialogue.set("n_ctx", 256)  # as it is
+    assert not is_stale(dialogue)
+    dialogue.set("n_ctx", 512)
+    assert is_stale(dialogue)
+    dialogue.reset("n_ctx")
+    assert not is_stale(dialogue)
+
+
+def test_a_preset_or_a_session_with_another_context_opens_the_model_again(dialogue: Dialogue) -> None:
+    path = config_file()
+    path.parent.mkdir(parents=True)
+    path.write_text("[presets.long]\nn_ctx = 512")
+    dialogue.set("preset", "long")
+    assert is_stale(dialogue)
+    dialogue.reset()
+    assert not is_stale(dialogue)
+    other = Session(keep=False)
+    other.overrides["n_ctx"] = 512
+    dialogue.take(other)
+    assert is_stale(dialogue)
+
+
+def test_a_stale_model_is_closed_before_the_next_is_loaded(tmp_path: Path) -> None:
+    path = full_attention(tmp_path / "tiny.gguf")
+    dialogue = dialogue_with(open_local(path, Settings(n_ctx=256)))
+    first, sizes = dialogue.local, []
+
+    def load(settings: Settings, _ahead: object) -> Opening:
+        assert first
+        assert not first.model.handle
+        sizes.append(settings.n_ctx)
+        return Opening(lambda _abort, _say: Transcript(open_local(path, settings)))
+
+    dialogue._load = load
+    dialogue.set("n_ctx", 512)
+    local = dialogue.open().wait(lambda _doing: True)
+    assert dialogue.open() is dialogue.opening
+    assert local
+    assert (sizes, local.n_ctx) == ([512], 512)
+    dialogue.close_model()

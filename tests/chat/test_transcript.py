@@ -1,0 +1,188 @@
+"""How templates of every temper see a conversation, and what is read before anybody asks."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from llmcli.chat.dialogue import Dialogue
+from llmcli.chat.local import LocalModel
+from llmcli.chat.transcript import Transcript, as_messages
+from llmcli.chat.tree import Message
+from llmcli.engine.context import common_prefix
+from llmcli.errors import LlmcliError
+from llmcli.params.settings import Settings
+from tests.chat.dialogues import answer, dialogue_with, open_local, say, scripted
+from tests.models.tiny_models import full_attention
+
+# As gemma's: no system message, and the user begins and takes turns with the model.
+STRICT = """{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}
+{%- for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) -%}
+{{ raise_exception('Conversation roles must alternate user/assistant') }}{% endif -%}
+<{{ m.role }}>{{ m.content }}
+{% endfor %}<assistant>"""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
+    """A model without a template."""
+    local = open_local(full_attention(tmp_path_factory.mktemp("tiny") / "tiny.gguf"), Settings(n_ctx=512, n_threads=1))
+    yield local
+    local.close()
+
+
+@pytest.fixture
+def dialogue(tiny: LocalModel) -> Dialogue:
+    return dialogue_with(tiny, n_ctx=512, max_tokens=4)
+
+
+def path(*said: tuple[str, str]) -> list[Message]:
+    return [Message(number, number - 1 or None, role, text) for number, (role, text) in enumerate(said, 1)]
+
+
+def rendered(dialogue: Dialogue, *said: tuple[str, str]) -> str:
+    return dialogue.prompt(path(*said)).text
+
+
+# The messages that a template gets
+
+
+def test_two_messages_of_one_role_are_one() -> None:
+    """An answer that was stopped before its first word leaves two questions."""
+    said = path(("user", "a"), ("user", "b"), ("assistant", "c"), ("assistant", "d"), ("user", "e"))
+    assert as_messages(said, None) == [
+        {"role": "user", "content": "a\n\nb"},
+        {"role": "assistant", "content": "c\n\nd"},
+        {"role": "user", "content": "e"},
+    ]
+
+
+def test_a_summary_is_a_part_of_the_system_text_wherever_it_stands() -> None:
+    said = path(("summary", "whales"), ("user", "a"), ("summary", "and ships"), ("assistant", "b"))
+    system, *rest = as_messages(said, "be brief")
+    assert system["role"] == "system"
+    assert system["content"] == (
+        "be brief\n\nWhat was said before, in summary:\nwhales\n\nWhat was said before, in summary:\nand ships"
+    )
+    assert [message["role"] for message in rest] == ["user", "assistant"]
+
+
+def test_without_a_system_text_and_a_summary_there_is_no_system_message() -> None:
+    assert as_messages(path(("user", "a")), None) == as_messages(path(("user", "a")), "")
+    assert as_messages([], None) == []
+    assert as_messages(path(("summary", "whales")), None)[0]["role"] == "system"
+
+
+def test_a_message_changes_no_other_when_they_are_joined() -> None:
+    said = path(("user", "a"), ("user", "b"))
+    assert as_messages(said, None) == as_messages(said, None)
+    assert said[0].content == "a"
+
+
+# Templates
+
+
+@pytest.mark.parametrize(
+    ("said", "system", "text"),
+    [
+        ([("user", "a")], "sys", "<user>sys\n\na\n<assistant>"),
+        ([("assistant", "ahoy"), ("user", "a")], None, "<user>Hello.\n<assistant>ahoy\n<user>a\n<assistant>"),
+        ([("assistant", "ahoy"), ("user", "a")], "sys", "<user>sys\n<assistant>ahoy\n<user>a\n<assistant>"),
+        (
+            [("summary", "whales"), ("user", "a")],
+            None,
+            "<user>What was said before, in summary:\nwhales\n\na\n<assistant>",
+        ),
+        ([("user", "a"), ("user", "b")], None, "<user>a\n\nb\n<assistant>"),
+    ],
+)
+def test_a_strict_template_reads_every_conversation(
+    dialogue: Dialogue, said: list[tuple[str, str]], system: str | None, text: str
+) -> None:
+    dialogue.set("chat_template", STRICT)
+    dialogue.set("system", system)
+    assert rendered(dialogue, *said) == text
+
+
+def test_a_template_that_always_fails_says_so(dialogue: Dialogue) -> None:
+    dialogue.set("chat_template", "{{ raise_exception('never') }}")
+    for said in ([("user", "a")], [("assistant", "b"), ("user", "a")], []):
+        with pytest.raises(LlmcliError, match="the chat template fails: never"):
+            rendered(dialogue, *said)
+
+
+def test_another_template_counts_from_the_next_prompt_on(dialogue: Dialogue) -> None:
+    plain = rendered(dialogue, ("user", "a"))
+    dialogue.set("chat_template", "{{ messages[-1].content }}!")
+    assert rendered(dialogue, ("user", "a")) == "a!"
+    assert dialogue.transcript.has_own_template(dialogue.settings)
+    dialogue.reset()
+    assert rendered(dialogue, ("user", "a")) == plain
+    assert not dialogue.transcript.has_own_template(dialogue.settings)
+
+
+def test_without_a_template_the_words_are_plain(dialogue: Dialogue) -> None:
+    dialogue.set("system", "be brief")
+    text = rendered(dialogue, ("user", "a"), ("assistant", "b"), ("user", "c"))
+    assert text == "be brief\n\nUser: a\nAssistant: b\nUser: c\nAssistant:"
+
+
+def test_a_plain_answer_is_read_again_as_it_was_written(dialogue: Dialogue) -> None:
+    """It begins with the space behind the colon; a second one would make other tokens of it."""
+    first = rendered(dialogue, ("user", "a"))
+    assert rendered(dialogue, ("user", "a"), ("assistant", " b"), ("user", "c")) == f"{first} b\nUser: c\nAssistant:"
+
+
+def test_without_a_template_an_answer_ends_where_the_user_would_speak(
+    dialogue: Dialogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Settings] = []
+    model = scripted(" yes")
+
+    def generate(prompt: Any, settings: Settings, *more: object) -> Any:
+        seen.append(settings)
+        return model(prompt, settings, *more)
+
+    monkeypatch.setattr(dialogue.local, "generate", generate)
+    dialogue.set("stop", ("end",))
+    say(dialogue, "a")
+    answer(dialogue, chat_template="{{ messages[-1].content }}")
+    answer(dialogue, raw=True)
+    assert [settings.stop for settings in seen] == [("end", "\nUser:"), ("end",), ("end",)]
+
+
+def test_raw_text_is_read_as_it_stands(dialogue: Dialogue) -> None:
+    dialogue.set("raw", True)
+    dialogue.set("system", "unheard")
+    said = [("user", "once "), ("assistant", "upon"), ("user", " a time")]
+    assert rendered(dialogue, *said) == "once upon a time"
+
+
+# What is known from before
+
+
+def test_a_message_is_counted_once(tiny: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[str] = []
+
+    def count(text: str) -> int:
+        counted.append(text)
+        return len(text)
+
+    monkeypatch.setattr(tiny, "count_tokens", count)
+    transcript = Transcript(tiny)
+    one, other = Message(1, None, "user", "a"), Message(1, None, "user", "bb")
+    assert [transcript.count(message) for message in (one, one, other, one)] == [1, 1, 2, 1]
+    assert counted == ["a", "bb", "a"]  # the number alone does not say which session's it is
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_what_is_read_ahead_is_what_every_next_prompt_begins_with(tiny: LocalModel, raw: bool) -> None:
+    dialogue = dialogue_with(tiny, n_ctx=512, max_tokens=4, raw=raw, system="be brief")
+    tiny.read([5])  # something else
+    said = path(("user", "the river"), ("assistant", " why"))
+    dialogue.transcript.read_ahead(said, "be brief", dialogue.settings)
+    held = tiny._context._evaluated[0] if tiny._context else []
+    assert len(held) > 5
+    for text in ("a", "zoe", "\n"):
+        tokens = dialogue.prompt([*said, Message(3, 2, "user", text)]).tokens
+        assert common_prefix(held, tokens) >= len(held) - 1
