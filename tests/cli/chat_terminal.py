@@ -1,0 +1,214 @@
+"""The real chat in a pseudo-terminal, with an emulator that shows what a person would see."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pyte
+
+from tests.models.tiny_models import full_attention
+
+ENTER, TAB, ESCAPE, UP, DOWN, BACKSPACE = "\r", "\t", "\x1b", "\x1b[A", "\x1b[B", "\x7f"
+CTRL_C, CTRL_D, CTRL_J, CTRL_R, CTRL_X_CTRL_E, CTRL_Z = "\x03", "\x04", "\n", "\x12", "\x18\x05", "\x1a"
+ALT_ENTER = ESCAPE + ENTER
+PROMPT = ">"
+GREEDY = ("--temp", "0", "-n", "20", "-c", "1024", "-t", "1")
+TINY = ("-m", "tiny.gguf", "-n", "100", "-t", "1")  # what it says is noise; a grammar makes it say what is wanted
+PATIENCE = 45.0  # seconds; a loaded machine is slow, and no test asks how fast something is
+CHAT = (sys.executable, "-m", "llmcli", "chat")
+
+
+def pasted(text: str) -> str:
+    """What a terminal sends when a text is pasted."""
+    return f"\x1b[200~{text}\x1b[201~"
+
+
+def tiny_room(folder: Path, **answers: str) -> Path:
+    """A folder with a tiny model, and NAME.gbnf for each answer that it can be made to give."""
+    folder.mkdir()
+    full_attention(folder / "tiny.gguf")
+    for name, rule in answers.items():
+        (folder / f"{name}.gbnf").write_text(f"root ::= {rule}\n")
+    return folder
+
+
+def script(path: Path, body: str) -> Path:
+    """A program for a shell."""
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return path
+
+
+class _Screen(pyte.HistoryScreen):
+    def draw(self, data: str) -> None:
+        super().draw("".join(char for char in data if char not in "\u200d\ufe0f"))  # pyte stops at these
+
+    def report_device_status(self, *_mode: int, **_more: Any) -> None:
+        raise AssertionError("the chat asks the terminal something, which not every terminal answers")
+
+
+class Talk:
+    """A chat at a window of so many columns and rows. Everything waits for what is to be seen, never for a time."""
+
+    def __init__(
+        self,
+        *flags: str,
+        columns: int = 80,
+        rows: int = 24,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        command: tuple[str, ...] = CHAT,
+    ) -> None:
+        surroundings = {**os.environ, "TERM": "xterm-256color", **(env or {})}
+        self.child = pexpect.spawn(
+            command[0],
+            [*command[1:], *flags],
+            dimensions=(rows, columns),
+            env=surroundings,
+            cwd=str(cwd) if cwd else None,
+            timeout=PATIENCE,
+        )
+        self.child.delaybeforesend = None
+        self.child.ptyproc.delayafterclose = self.child.ptyproc.delayafterterminate = 0.02
+        self.window = _Screen(columns, rows, history=20_000, ratio=1)
+        self.stream = pyte.ByteStream(self.window)
+        self.raw = b""  # everything that was written
+        self.over = False
+
+    def __enter__(self) -> "Talk":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    # What a person does
+
+    def keys(self, *keys: str) -> None:
+        """Press keys; nothing is waited for."""
+        for key in keys:
+            data = key.encode()
+            while data:  # a terminal takes 4 kB at a time, and wants to be read meanwhile
+                self._pump(0)
+                sent = os.write(self.child.child_fd, data[:1024])
+                data = data[sent:]
+
+    def type(self, text: str) -> None:
+        """Type a short text, and see it in the line."""
+        self.keys(text)
+        self.until(lambda: self.line().startswith(f"{PROMPT} {text}".rstrip()), f"the typed {text!r}")
+
+    def send(self, text: str) -> None:
+        """Type a short text and send it; the chat is at work afterwards, or already done."""
+        self.type(text)
+        before = self.line()
+        self.keys(ENTER)
+        self.until(lambda: self.line() != before, f"{text!r} to be taken")
+
+    def ask(self, text: str) -> str:
+        """Send a text, wait for the next prompt, and return what was shown between the two."""
+        start = self._row()
+        self.send(text)
+        self.ready()
+        return "\n".join([*self.scrollback(), *self.screen()][start + 1 : self._row()])
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Drag the window's corner."""
+        self._pump(0)
+        self.window.resize(rows, columns)
+        self.window.cursor.y = min(self.window.cursor.y, rows - 1)
+        self.child.setwinsize(rows, columns)
+
+    def close(self) -> None:
+        """Close the window; the program is gone afterwards."""
+        if self.child.isalive():
+            self.child.kill(signal.SIGKILL)
+            self.child.wait()
+        self.child.close()
+        self.over = True
+
+    # What a person sees
+
+    def screen(self) -> list[str]:
+        """The rows of the window without trailing blanks."""
+        return [row.rstrip() for row in self.window.display]
+
+    def scrollback(self) -> list[str]:
+        """What has left the window at its top."""
+        return ["".join(row[at].data for at in range(self.window.columns)).rstrip() for row in self.window.history.top]
+
+    def text(self) -> str:
+        """Scrollback and window."""
+        return "\n".join([*self.scrollback(), *self.screen()]).rstrip()
+
+    def line(self) -> str:
+        """The row with the cursor."""
+        return self.screen()[self.window.cursor.y]
+
+    def _row(self) -> int:
+        """The number of that row from the first one that was ever written."""
+        return len(self.window.history.top) + self.window.cursor.y
+
+    def status(self) -> str:
+        """The row below the cursor."""
+        return (*self.screen(), "")[self.window.cursor.y + 1]
+
+    # Waiting
+
+    def ready(self) -> "Talk":
+        """Wait for an empty prompt with its status below; a narrow window has none."""
+        narrow = self.window.columns < 30
+        self.until(lambda: self.line() == PROMPT and (narrow or " · " in self.status()), "the next prompt")
+        return self
+
+    def loaded(self) -> "Talk":
+        """Wait until the model is loaded."""
+        self.until(lambda: self.line() == PROMPT and "/1" in self.status(), "the model")
+        return self
+
+    def wait_for(self, text: str) -> None:
+        """Wait until a text can be seen in the window or above it."""
+        self.until(lambda: text in self.text(), repr(text))
+
+    def wait_line(self, text: str) -> None:
+        """Wait until the row with the cursor ends so."""
+        self.until(lambda: self.line().endswith(text), f"a line {text!r}")
+
+    def choose(self, key: str, default: str) -> None:
+        """Answer a question that is asked outside of the prompt."""
+        self.wait_line(f"{default}]")
+        self.keys(key, ENTER)
+        self.ready()
+
+    def wait_end(self) -> int:
+        """Wait until the program has ended; its exit status, or minus the signal that ended it."""
+        self.until(lambda: self.over, "the end of the program")
+        self.child.wait()
+        return int(self.child.exitstatus if self.child.signalstatus is None else -self.child.signalstatus)
+
+    def until(self, condition: Callable[[], object], what: str) -> None:
+        """Read what the program writes until the condition holds.
+
+        Raises:
+            AssertionError: with the screen, when it ends or takes too long before.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            assert not self.over, f"ended while waiting for {what}:\n{self.text()}"
+            assert time.monotonic() < deadline, f"waited in vain for {what}:\n{self.text()}\n{self.window.cursor}"
+            self._pump(0.05)
+
+    def _pump(self, timeout: float) -> None:
+        try:
+            data = self.child.read_nonblocking(65536, timeout)
+        except pexpect.TIMEOUT:
+            return
+        except (pexpect.EOF, OSError):
+            self.over = True
+            return
+        self.raw += data
+        self.stream.feed(data)

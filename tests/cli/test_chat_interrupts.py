@@ -1,0 +1,163 @@
+"""Ctrl-C, signals, Ctrl-Z and closed windows: nothing is lost, and the terminal is as it was."""
+
+import json
+import os
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.chat_terminal import CHAT, CTRL_C, CTRL_D, CTRL_Z, ENTER, PROMPT, Talk, pasted
+
+pytestmark = [
+    pytest.mark.usefixtures("with_starter"),
+    pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal"),
+]
+
+FLAGS = ("--temp", "0", "-t", "1", "-c", "8192", "--ignore-eos")
+STORY = "Tell me a long story."
+BEGINNING = "I'm"  # how the starter tells a story
+STOPPED = "stopped; /continue goes on, /retry answers anew"
+
+
+def modes(chat: Talk) -> list[Any]:
+    import termios
+
+    return termios.tcgetattr(chat.child.child_fd)
+
+
+def in_shell() -> Talk:
+    """A shell with job control, as a terminal has it."""
+    chat = Talk(command=("bash", "--norc", "--noprofile", "-i"), env={"PS1": "$ ", "PS2": ""})
+    chat.wait_line("$")
+    return chat
+
+
+def begin(chat: Talk) -> None:
+    """Let the model tell its story, and see it begin."""
+    chat.send(STORY)
+    chat.wait_for(BEGINNING)
+
+
+def kept(home: Path) -> list[dict[str, Any]]:
+    """The messages of the one session that is on disk."""
+    (file,) = (home / "data" / "sessions").glob("*.jsonl")
+    events = [json.loads(line) for line in file.read_text().splitlines()]
+    return [event for event in events if event["type"] == "message"]
+
+
+def written_since(chat: Talk, start: int, what: bytes) -> bool:
+    return what in chat.raw[start:]
+
+
+def restored(raw: bytes) -> bool:
+    """Whether the cursor is shown and pastes are no longer in brackets."""
+    pairs = ((b"\x1b[?25h", b"\x1b[?25l"), (b"\x1b[?2004l", b"\x1b[?2004h"))
+    return all(raw.rfind(off) < raw.rfind(on) for on, off in pairs)
+
+
+def test_ctrl_c_in_every_state_gives_the_prompt_back_and_the_next_answer_is_right() -> None:
+    with Talk(*FLAGS) as chat:
+        chat.ready().send("hi")  # the model is still loading, or has just been loaded
+        chat.until(lambda: len(chat.text().split("\n")) > 1, "the spinner, or the answer")
+        chat.keys(CTRL_C)
+        chat.until(lambda: "not sent" in chat.text() or STOPPED in chat.text(), "the stop")
+        chat.until(lambda: chat.line() in (PROMPT, f"{PROMPT} hi"), "the prompt")
+        chat.keys(CTRL_C)
+        chat.ready()
+        chat.ask("/clear")
+        chat.keys(CTRL_C)
+        chat.wait_for("Ctrl-D or /exit ends the chat")
+        chat.type("never sent")
+        chat.keys(CTRL_C)
+        chat.ready()
+        begin(chat)  # streaming
+        chat.keys(CTRL_C)
+        chat.ready()
+        assert chat.text().count(STOPPED) >= 1
+        begin_of_story = chat.ask("/history 1").split("interrupt\n")[1].split()
+        assert begin_of_story[:1] == [BEGINNING]
+        chat.send("/continue")
+        chat.keys(CTRL_C, CTRL_C)
+        chat.ready().ask("/clear")
+        chat.keys(pasted("The quick brown fox jumps over the lazy dog. " * 500))  # 5,000 tokens to read
+        chat.wait_line("characters]")
+        chat.keys(ENTER)
+        chat.wait_for("reading the prompt")
+        chat.keys(CTRL_C, CTRL_C)
+        chat.ready().ask("/clear")
+        chat.ask("/max_tokens 8")
+        assert chat.ask("What is a comet?").startswith("A comet is a small, icy particle\n")
+        chat.keys(CTRL_D)
+        assert chat.wait_end() == 0
+        assert restored(chat.raw)
+        assert "Traceback" not in chat.text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_at_the_prompt_or_in_an_answer_ends_the_chat_in_good_order(home: Path, number: int) -> None:
+    with in_shell() as shell:
+        before = modes(shell)
+        for streaming in (False, True):
+            shell.keys(" ".join(f'"{word}"' for word in (*CHAT, *FLAGS)) + "; echo end $?", ENTER)
+            shell.ready()
+            assert modes(shell) != before
+            if streaming:
+                begin(shell)
+            written = len(shell.raw)
+            pid = int(Path(f"/proc/{shell.child.pid}/task/{shell.child.pid}/children").read_text().split()[0])
+            os.kill(pid, number)
+            end = f"end {128 + number}".encode()
+            shell.until(partial(written_since, shell, written, end), "the end")
+            shell.until(lambda: shell.line().startswith("$"), "the shell")
+            assert modes(shell) == before
+            assert restored(shell.raw[: shell.raw.index(end, written)])
+        assert "Traceback" not in shell.text()
+    user, model = kept(home)
+    assert user["content"] == STORY
+    assert (model["finish_reason"], model["content"].split()[0]) == ("interrupt", BEGINNING)
+
+
+def test_a_window_that_is_closed_while_an_answer_comes_loses_nothing(home: Path) -> None:
+    with Talk(*FLAGS) as chat:
+        chat.ready()
+        begin(chat)
+        pid = chat.child.pid
+        chat.child.ptyproc.fileobj.close()  # what a window manager does
+        gone, _ = os.waitpid(pid, 0)
+        assert gone == pid
+        chat.child.ptyproc.terminated = True
+    assert [message["role"] for message in kept(home)] == ["user", "assistant"]
+    assert kept(home)[1]["content"].startswith(BEGINNING)
+
+
+def test_ctrl_z_and_fg_while_typing_and_while_an_answer_comes(home: Path) -> None:
+    with in_shell() as shell:
+        before = modes(shell)
+        shell.keys(" ".join(f'"{word}"' for word in (*CHAT, *FLAGS)), ENTER)
+        shell.ready().type("half a mess")
+        shell.keys(CTRL_Z)
+        shell.wait_for("Stopped")
+        shell.wait_line("$")
+        assert modes(shell) == before
+        shell.keys("fg", ENTER)
+        shell.until(lambda: shell.line() == f"{PROMPT} half a mess", "the line as it was")
+        shell.keys(CTRL_C)
+        shell.ready()
+        begin(shell)
+        shell.keys(CTRL_Z)
+        shell.until(lambda: shell.text().count("Stopped") == 2 and shell.line() == "$", "the shell again")
+        assert modes(shell) == before
+        so_far = shell.text()
+        shell.keys("fg", ENTER)
+        shell.until(lambda: len(shell.text()) > len(so_far) + 120, "more of the story")
+        shell.keys(CTRL_C)
+        shell.ready()
+        assert STOPPED in shell.text()
+        shell.keys(CTRL_D)
+        shell.wait_line("$")
+        assert modes(shell) == before
+    assert kept(home)[1]["finish_reason"] == "interrupt"

@@ -1,0 +1,268 @@
+"""Whole conversations as a person at a terminal sees them."""
+
+import json
+import re
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tests.cli.chat_terminal import CTRL_C, CTRL_D, ENTER, GREEDY, PROMPT, TINY, Talk, pasted, script, tiny_room
+from tests.conftest import Run
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+
+MARKDOWN = r'"# Title\n\nwords that go on until a narrow window is full\n\n- a\n- **b**\n\n```py\nprint(1)\n```\n"'
+COLOUR = re.compile(rb"\x1b\[[0-9;]*[34][0-9](;[0-9;]*)?m")
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Path:
+    return tiny_room(
+        tmp_path / "room",
+        three='"one two three."',
+        md=MARKDOWN,
+        think=r'"<think>\nLet me see.\n</think>\n\nSo it is."',
+        escapes=r'"a\x1b[31mred\x1b]0;title\x07 \x9b2J b\rc\u202e d"',
+        long=r'"ab "*',
+        line=r'"ab"*',
+    )
+
+
+def folded(text: str, columns: int = 79) -> list[str]:
+    return textwrap.wrap(text, columns)
+
+
+@pytest.mark.usefixtures("with_starter")
+def test_a_conversation_looks_as_it_should_down_to_the_last_row(run: Run) -> None:
+    comet, star, again = run(
+        "chat", *GREEDY, "--no-save", stdin="What is a comet?\nAnd a star?\n/retry max_tokens=4\n"
+    ).text.splitlines()
+    with Talk(*GREEDY) as chat:
+        chat.loaded()
+        for text in ("What is a comet?", "And a star?", "/retry max_tokens=4"):
+            chat.ask(text)
+        assert chat.text().split("\n")[:-1] == [
+            "> What is a comet?", *folded(comet), "", "cut off: max_tokens is 20; /continue goes on",
+            "> And a star?", *folded(star), "", "cut off: max_tokens is 20; /continue goes on",
+            "> /retry max_tokens=4", *folded(again), "", "cut off: max_tokens is 4; /continue goes on",
+            PROMPT,
+        ]  # fmt: skip
+        assert re.fullmatch(
+            r"starter · \d+/1\.0k · temp 0 · \d+ tokens/s · \d{4}-\d\d-\d\d-what-is-a-comet", chat.status()
+        )
+        chat.keys(CTRL_D)
+        assert chat.wait_end() == 0
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(80, 24), (20, 5)])
+def test_markdown_is_rendered_in_every_window(room: Path, columns: int, rows: int) -> None:
+    with Talk(*TINY, "--grammar-file", "md.gbnf", columns=columns, rows=rows, cwd=room) as chat:
+        chat.ready().send("hi")
+        chat.ready()
+        lines = chat.text().split("\n")
+        answer = lines[lines.index("Title") : len(lines) - lines[::-1].index(PROMPT) - 1]
+        words = folded("words that go on until a narrow window is full", columns - 1)
+        assert answer == ["Title", "", *words, "", "• a", "• b", "", "print(1)", ""]
+        assert b"**" not in chat.raw
+        assert chat.text().count("print(1)") == 1
+        assert COLOUR.search(chat.raw)
+
+
+def test_what_an_answer_may_not_do_to_the_terminal_is_seen_as_marks_and_reasoning_is_folded(room: Path) -> None:
+    with Talk(*TINY, cwd=room) as chat:
+        chat.ready().ask("/grammar_file think.gbnf")
+        assert re.search(r"\nthought for [\d.]+ s · 3 words\n\nSo it is\.\n$", chat.ask("hi"))
+        assert chat.ask("/think") == "Let me see."
+        chat.ask("/think hide")
+        assert chat.ask("hi") == "So it is.\n"
+        chat.ask("/grammar_file escapes.gbnf")
+        assert chat.ask("hi") == "a␛[31mred␛]0;title␇ \\x9b2J bc\\u202e d\n"
+        assert b"title\x07" not in chat.raw
+        chat.ask("/reset grammar_file")
+        for byte in (0xE2, 0xFF):  # the token of this byte alone: no UTF-8
+            chat.ask(f"/logit_bias {byte + 3}=+1000")
+            assert set(chat.ask("hi").partition("cut off")[0].replace("\n", "")) == {"�"}
+        assert chat.text().count("tiny has no chat template: a plain one is used") == 1
+
+
+def test_an_endless_line_and_endless_repetition_come_once_and_whole(room: Path) -> None:
+    with Talk(*TINY, "-n", "301", "--ignore-eos", columns=40, rows=8, cwd=room) as chat:
+        chat.ready()
+        for name in ("long", "line"):
+            chat.ask(f"/grammar_file {name}.gbnf")
+            shown = chat.ask("hi").rpartition("chat_template)")[2].partition("cut off")[0]
+            words = "".join(shown.split())
+            assert words == "ab" * (len(words) // 2) + "a" * (len(words) % 2)
+            answer = chat.ask("/history 1")
+            assert words == "".join(answer.partition("length\n")[2].split())
+            assert len(words) > 150
+
+
+def test_messages_are_changed_in_the_line_and_in_the_editor(room: Path) -> None:
+    editor = script(room / "ed", 'printf "from the editor" > "$1"')
+    with Talk(*TINY, "--grammar-file", "three.gbnf", cwd=room, env={"EDITOR": str(editor)}) as chat:
+        chat.ready().ask("hi")
+        chat.send("/edit")
+        chat.wait_line("> hi")
+        assert chat.status() == "changing message 1 · Enter keeps it · any command leaves it as it was"
+        chat.keys(" there", ENTER)
+        chat.ready()
+        chat.send("/edit 2")
+        chat.wait_line("> one two three.")
+        chat.keys(" four", ENTER)
+        chat.ready()
+        assert "1 you" in (shown := chat.ask("/history"))
+        assert "\nhi there\n" in shown
+        assert "\none two three. four\n" in shown
+        rows = chat.ask("/branches").split("\n")[1:]
+        assert [row.split()[:2] for row in rows] == [["1", "2"], ["2", "2"], ["3*", "2"]]
+        chat.send("/edit 1")
+        chat.wait_line("> hi there")
+        chat.keys(CTRL_C)
+        chat.ready().ask("/branch 1")
+        chat.send("/editor")
+        chat.wait_line("> from the editor")
+        chat.keys(ENTER)
+        chat.ready()
+        assert "\nfrom the editor\n" in chat.ask("/history")
+
+
+def test_a_summary_is_shown_and_used_changed_or_dropped(room: Path) -> None:
+    editor = script(room / "ed", 'printf "my summary" > "$1"')
+    with Talk(*TINY, "--grammar-file", "three.gbnf", cwd=room, env={"EDITOR": str(editor)}) as chat:
+        chat.ready()
+        for text in ("first", "second", "third"):
+            chat.ask(text)
+        chat.send("/compact 1")
+        chat.choose("no", "Enter = yes")
+        assert "6 model" in chat.ask("/history 1")
+        chat.send("/compact 1")
+        chat.choose("e", "Enter = yes")
+        shown = chat.ask("/history")
+        assert re.match(r"1 summary .*\nmy summary\n\n2 you .*\nthird\n", shown)
+        chat.send("/compact 0")
+        chat.choose("", "Enter = yes")
+        assert re.match(r"1 summary ", shown := chat.ask("/history"))
+        assert "third" not in shown
+        assert chat.ask("/branch 1").startswith("5 you")
+
+
+def test_what_the_terminal_is_asked_to_do_it_is_asked(room: Path) -> None:
+    env = {"PATH": "/usr/bin:/bin"} | dict.fromkeys(
+        ("DISPLAY", "WAYLAND_DISPLAY", "SSH_TTY", "SSH_CONNECTION", "TMUX"), ""
+    )
+    (room / "t.md").write_text("old")
+    with Talk(*TINY, "--grammar-file", "md.gbnf", cwd=room, env=env) as chat:
+        chat.ready().ask("hi")
+        assert chat.ask("/copy code") == "copied 9 characters to the terminal"
+        assert b"\x1b]52;c;cHJpbnQoMSkK\x07" in chat.raw
+        chat.send("/export t.md")
+        chat.choose("", "[y/N")
+        assert "error: t.md is there already; choose another name" in chat.text()
+        chat.send("/export t.md")
+        chat.choose("y", "[y/N")
+        assert "print(1)" in (room / "t.md").read_text()
+        chat.ask("/markdown off")
+        assert "\n- **b**\n" in chat.ask("/retry")
+        bar, facts, *_ = chat.ask("/context").split("\n")
+        assert re.fullmatch(r"\[[█▓]+·+\]", bar)
+        assert re.match(r"\d+ of 1024 tokens, \d+ free", facts)
+
+
+def test_a_full_context_is_said_beforehand_and_what_to_do_is_asked(room: Path) -> None:
+    fill = " and so on and on" * 3
+    with Talk(*TINY, "-c", "256", "--grammar-file", "three.gbnf", cwd=room) as chat:
+        chat.ready().ask("a" + fill)
+        chat.ask("b" + fill)
+        chat.send("c" + fill)
+        chat.wait_for("this does not fit")
+        chat.wait_line("Enter = back]")
+        chat.keys(ENTER)
+        chat.wait_line("c" + fill)  # taken back, and not lost
+        assert "warning: the model no longer" not in chat.text()
+        chat.keys(ENTER)
+        chat.choose("o", "Enter = back")
+        assert "warning: the model no longer reads the oldest" in chat.text()
+        assert "left out" in chat.ask("/context")
+        chat.ask("/overflow error")
+        chat.send("d" + fill)
+        chat.wait_for("error: the conversation has 1")
+        chat.wait_line("d" + fill)
+
+
+def test_a_megabyte_is_refused_in_one_line_and_not_lost(room: Path) -> None:
+    with Talk(*TINY, "--overflow", "oldest", "--grammar-file", "three.gbnf", cwd=room) as chat:
+        chat.ready().keys(pasted("word " * 200_000))
+        chat.wait_line("[pasted 1,000,000 characters]")
+        chat.keys(ENTER)
+        chat.wait_for("error: the conversation has")
+        chat.wait_line("[pasted 1,000,000 characters]")
+        chat.keys(CTRL_C)
+        (room / "x.bin").write_bytes(bytes(range(256)))
+        chat.ready().keys("see @x.bin", ENTER)
+        chat.wait_for("error: x.bin")
+        chat.wait_line("> see @x.bin")
+        chat.keys(CTRL_C)
+        assert chat.ready().ask("hi").endswith("one two three.\n")
+
+
+@pytest.mark.usefixtures("with_starter")
+def test_the_window_may_change_while_an_answer_comes(run: Run) -> None:
+    flags = ("--temp", "0", "-n", "36", "-t", "1", "-c", "1024")
+    answer = run("chat", *flags, "--no-save", stdin="What is a comet?\n").text
+    with Talk(*flags, columns=40, rows=12) as chat:
+        chat.ready().send("What is a comet?")
+        chat.wait_for(" ".join(answer.split()[:3]))
+        chat.resize(100, 24)
+        chat.ready()
+        shown = chat.text().partition("comet?")[2].partition("cut off")[0]
+        assert shown.split() == answer.split()
+        chat.ask("/undo")
+        chat.send("What is a comet?")
+        chat.wait_for(" ".join(answer.split()[:3]))
+        chat.resize(20, 5)
+        chat.until(lambda: chat.line() == PROMPT, "the prompt")
+        chat.resize(80, 24)
+        chat.ready()
+        assert " ".join(answer.split()[-5:]) in " ".join(chat.ask("/history 1").split())
+
+
+def test_a_terminal_that_can_do_nothing_gets_plain_text(room: Path) -> None:
+    with Talk(*TINY, "--grammar-file", "md.gbnf", cwd=room, env={"TERM": "dumb"}) as chat:
+        chat.wait_line(">")
+        chat.keys("hi\n")
+        chat.wait_for("```\n> ".rstrip())
+        chat.keys("/nope\n")
+        chat.wait_for("error: there is no command /nope")
+        chat.keys(CTRL_D)
+        assert chat.wait_end() == 2
+        assert b"\x1b" not in chat.raw
+        assert "- **b**" in chat.text()
+
+
+def test_no_color_is_rendered_without_colours(room: Path) -> None:
+    with Talk(*TINY, "--grammar-file", "md.gbnf", cwd=room, env={"NO_COLOR": "1"}) as chat:
+        chat.ready().ask("hi")
+        assert "• b" in chat.text()
+        chat.keys("/te")
+        chat.wait_for("/temp ")
+        assert not COLOUR.search(chat.raw)
+
+
+@pytest.mark.usefixtures("with_starter")
+def test_what_is_set_and_said_is_on_disk_and_shown_when_the_chat_goes_on(home: Path) -> None:
+    with Talk(*GREEDY) as chat:
+        chat.ready().ask("/top_k 7")
+        chat.ask("What is a comet?")
+        chat.ask("/save comets")
+        chat.keys("/exit", ENTER)
+        assert chat.wait_end() == 0
+    lines = [json.loads(line) for line in (home / "data" / "sessions" / "comets.jsonl").read_text().splitlines()]
+    assert [line.get("role") for line in lines if line["type"] == "message"] == ["user", "assistant"]
+    with Talk("--continue", "-t", "1") as chat:
+        chat.ready()
+        assert chat.text().startswith("1 you")
+        assert "this is the session comets, 2 messages" in chat.text()
+        assert chat.ask("/set top_k").startswith("top_k = 7")
