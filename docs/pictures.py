@@ -1,0 +1,135 @@
+"""Takes the README's pictures: the real chat in a pseudo-terminal, with the starter, whatever it answers.
+
+`python -m docs.pictures [NAME...]` writes docs/pictures/NAME.svg. It is no part of the tests: answers take their time,
+and another processor may round them into other words.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pyte
+from pyte.graphics import FG_AIXTERM, FG_ANSI
+from pyte.screens import Char
+
+from docs.build import ROOT
+from llmcli.models.starter import ensure_starter, starter_path
+from llmcli.ui.picture import draw
+from tests.cli import chat_terminal
+from tests.cli.chat_terminal import TAB, Talk
+
+COLUMNS, ROWS = 90, 30
+FLAGS = ("--session", "demo", "--temp", "0", "-c", "2048", "-t", "2")
+_FOREGROUND = {name: str(code) for code, name in (FG_ANSI | FG_AIXTERM).items()}
+
+
+class _Window(chat_terminal._Screen):
+    """pyte knows no dimmed text: it becomes grey."""
+
+    def select_graphic_rendition(self, *codes: int, **more: Any) -> None:
+        if not {38, 48} & set(codes):
+            codes = tuple(90 if code == 2 else code for code in codes)
+        super().select_graphic_rendition(*codes, **more)
+
+
+def chat(talk: Talk) -> None:
+    talk.ask("Write a Python function that reverses a string.")
+    talk.ask("Give three tips for learning Python.")
+
+
+def completion(talk: Talk) -> None:
+    talk.ask("/set top_k 30")
+    talk.type("/set t")
+    talk.keys(TAB)
+    talk.wait_for("top_p")
+
+
+def context(talk: Talk) -> None:
+    talk.ask("/set max_tokens 40")
+    talk.ask("What is a comet?")
+    talk.ask("And a star?")
+    talk.ask("/context")
+    talk.ask("/temp 0.3..1.3")
+    talk.ask("/samplers")
+
+
+def branches(talk: Talk) -> None:
+    talk.ask("/set max_tokens 40")
+    talk.ask("Name a colour and a fruit.")
+    talk.ask("/retry temperature=1.2 seed=7")
+    talk.ask("/branches")
+
+
+SCENES: dict[str, Callable[[Talk], None]] = {scene.__name__: scene for scene in (chat, completion, context, branches)}
+
+
+def picture(scene: Callable[[Talk], None], home: Path) -> str:
+    """What stands in the window, and above it, when the scene is over."""
+    surroundings = {"LLMCLI_HOME": str(home), "HOME": str(home), "NO_COLOR": "", "COLORFGBG": "", "COLORTERM": ""}
+    with Talk(*FLAGS, columns=COLUMNS, rows=ROWS, env=surroundings, cwd=home) as talk:
+        talk.window = _Window(COLUMNS, ROWS, history=1000, ratio=1)
+        talk.stream = pyte.ByteStream(talk.window)
+        talk.until(lambda: "/2.0k" in talk.status(), "the model")
+        scene(talk)
+        return draw(_rows(talk.window), COLUMNS, "llmcli chat")
+
+
+def _rows(window: pyte.HistoryScreen) -> list[str]:
+    """The rows as painted text, without the blank ones at the end."""
+    buffer = [*window.history.top, *(window.buffer[at] for at in range(window.lines))]
+    here = len(window.history.top) + window.cursor.y
+    cursor = buffer[here][window.cursor.x]
+    buffer[here][window.cursor.x] = cursor._replace(reverse=not cursor.reverse)
+    rows = [_row([row[at] for at in range(window.columns)]) for row in buffer]
+    while rows and not rows[-1].strip():
+        rows.pop()
+    return rows
+
+
+def _row(chars: list[Char]) -> str:
+    parts = ((look, "".join(char.data for char in group)) for look, group in groupby(chars, key=_look))
+    return "".join(f"\x1b[{look}m{text}\x1b[0m" if look else text for look, text in parts).rstrip()
+
+
+def _look(char: Char) -> str:
+    """The parameters of the colour sequence that paints it."""
+    on = {"1": char.bold, "3": char.italics, "4": char.underscore, "7": char.reverse, "9": char.strikethrough}
+    looks = [code for code, wanted in on.items() if wanted]
+    for colour, extended in ((char.fg, "38"), (char.bg, "48")):
+        if colour == "default":
+            continue
+        if colour in _FOREGROUND:
+            looks.append(str(int(_FOREGROUND[colour]) + (10 if extended == "48" else 0)))
+        else:
+            looks.append(";".join([extended, "2", *(str(part) for part in bytes.fromhex(colour))]))
+    return ";".join(looks)
+
+
+def main(names: list[str]) -> int:
+    for name in [name for name in os.environ if name.startswith("LLMCLI_")]:
+        del os.environ[name]
+    chat_terminal.PATIENCE = 90.0
+    starter = ensure_starter(ROOT / ".cache")
+    for name in names or SCENES:
+        with tempfile.TemporaryDirectory() as folder:
+            home = Path(folder)
+            there = starter_path(home / "cache")
+            there.parent.mkdir(parents=True)
+            shutil.copy(starter, there)
+            (home / "data").mkdir()
+            (home / "data" / "welcomed").touch()  # the first run is over
+            text = picture(SCENES[name], home)
+        target = ROOT / "docs" / "pictures" / f"{name}.svg"
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(text, encoding="utf-8", newline="\n")
+        print(f"written: {target.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

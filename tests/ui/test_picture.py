@@ -1,0 +1,141 @@
+"""Pictures of conversations: what they show, and that they hold nothing but shapes and text."""
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from llmcli.chat.attachments import Attachment
+from llmcli.chat.export import form_of
+from llmcli.chat.session import Session
+from llmcli.chat.tree import Message
+from llmcli.cli import sessions
+from llmcli.errors import UsageError
+from llmcli.ui.picture import MOST_ROWS, conversation, draw
+
+ROOT = Path(__file__).parent.parent.parent
+SVG = "{http://www.w3.org/2000/svg}"
+HOSTILE = [
+    "</text><script>alert(1)</script>",
+    '"><image href="https://example.org/a.png"/>',
+    "![a](https://example.org/a.png) <https://example.org> [b](javascript:alert(1))",
+    "\x1b]8;;https://example.org\x1b\\link\x1b]8;;\x1b\\ \x1b[31mred\x1b[2J",
+    "&xxe; <!ENTITY xxe SYSTEM 'file:///etc/passwd'> ]]> <?x?> <!--",
+    "nul \x00 none \ufffe \uffff half \ud800 mark \u202e",
+    "{style} %s {0} \\",
+    "```html\n<style>@import 'https://example.org'</style>\n```",
+]
+
+
+def parsed(svg: str) -> ElementTree.Element:
+    """The picture, after a look for anything that could load, lead or run."""
+    svg.encode()
+    root = ElementTree.fromstring(svg)
+    assert {one.tag.removeprefix(SVG) for one in root.iter()} <= {"svg", "title", "g", "rect", "circle", "text"}
+    for one in root.iter():
+        assert not [name for name in one.attrib if name.lower().startswith("on") or name.lower().endswith("href")]
+        assert not [value for value in one.attrib.values() if "url" in value or ":" in value]
+    return root
+
+
+def rows(svg: str) -> list[str]:
+    """The text of each row, from its left edge, without the window's title."""
+    found: dict[int, str] = {}
+    for one in list(parsed(svg).iter(f"{SVG}text"))[1:]:
+        y, column = int(one.attrib["y"]), round((float(one.attrib["x"]) - 14) / 8.4)
+        found[y] = found.get(y, "").ljust(column) + (one.text or "")
+    first = min(found, default=0)
+    return [found.get(y, "") for y in range(first, max(found, default=-1) + 1, 17)]
+
+
+def said(role: str, text: str, **more: object) -> Message:
+    return Message(1, None, role, text, **more)  # type: ignore[arg-type]
+
+
+def test_a_conversation_looks_as_in_the_chat() -> None:
+    talk = [
+        said("user", "Tell me\n  about it", attachments=(Attachment("a.py", "x = 1\n"),)),
+        said("assistant", "# It\n\n- a **b**\n\n| n | m |\n|---|---|\n| 1 | 2 |\n", finish_reason="length"),
+        said("user", "And?"),
+        said("assistant", "So."),
+    ]
+    assert rows(conversation(talk, "demo")) == [
+        "> Tell me", "    about it", "+ a.py", "",
+        "It", "", "• a b", "", "n │ m", "──┼──", "1 │ 2", "stopped at the limit of tokens", "",
+        "> And?", "", "So.",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_whatever_was_said_a_picture_is_text_alone(text: str) -> None:
+    talk = [
+        said("user", text, attachments=(Attachment(text, text),)),
+        said("assistant", text, finish_reason=text),
+        said("summary", text),
+    ]
+    parsed(conversation(talk, text))
+
+
+def test_control_characters_are_seen_and_do_nothing() -> None:
+    assert rows(conversation([said("user", "a\x1b[31mb\x07")], "demo")) == ["> a␛[31mb␇"]
+
+
+def test_the_same_rows_give_the_same_bytes_whatever_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = draw(["\x1b[1;31mred\x1b[0m and \x1b[2mfaint\x1b[0m"], 40, "demo")
+    for name, value in (("NO_COLOR", "1"), ("TERM", "dumb"), ("COLUMNS", "10")):
+        monkeypatch.setenv(name, value)
+    assert draw(["\x1b[1;31mred\x1b[0m and \x1b[2mfaint\x1b[0m"], 40, "demo") == drawn
+    red, plain, faint = list(parsed(drawn).iter(f"{SVG}text"))[1:]
+    assert red.attrib["font-weight"] == "bold"
+    assert "fill" not in plain.attrib
+    assert len({red.attrib["fill"], faint.attrib["fill"]}) == 2
+
+
+def test_light_and_dark_are_different_grounds() -> None:
+    grounds = {parsed(draw(["a"], 20, "t", dark))[1].attrib["fill"] for dark in (True, False)}
+    assert len(grounds) == 2
+
+
+def test_a_colour_behind_the_text_covers_its_columns() -> None:
+    _, ground = parsed(draw(["ab\x1b[48;2;1;2;3m cd \x1b[0m"], 20, "t")).iter(f"{SVG}rect")
+    assert (ground.attrib["fill"], ground.attrib["x"], ground.attrib["width"]) == ("#010203", "30.8", "33.6")
+
+
+def test_wide_signs_take_two_columns() -> None:
+    _, wide, narrow = parsed(draw(["日本 ab"], 20, "t")).iter(f"{SVG}text")
+    assert (wide.attrib["textLength"], narrow.attrib["x"]) == ("33.6", "56")
+
+
+@pytest.mark.parametrize("role", ["user", "assistant"])
+def test_what_is_too_long_is_cut_and_says_so(role: str) -> None:
+    shown = rows(conversation([said(role, "word\n\n" * 200_000)], "demo"))
+    assert len(shown) == MOST_ROWS + 1
+    assert shown[-1] == "… the rest is too long for a picture"
+
+
+def test_nothing_said_is_an_empty_window() -> None:
+    assert rows(conversation([], "demo")) == []
+
+
+def test_a_session_is_exported_as_a_picture_by_the_name_of_the_file(tmp_path: Path) -> None:
+    session = Session("demo")
+    session.say("user", "hi")
+    session.close()
+    sessions.export_session("demo", str(tmp_path / "talk.SVG"))
+    assert rows((tmp_path / "talk.SVG").read_text(encoding="utf-8")) == ["> hi"]
+    with pytest.raises(UsageError, match="there already"):
+        sessions.export_session("demo", str(tmp_path / "talk.SVG"))
+
+
+def test_the_name_of_a_picture_asks_for_one() -> None:
+    assert form_of(Path("talk.svg")) == "svg"
+
+
+def test_the_pictures_of_the_readme_are_there_and_tell_nothing_of_the_machine() -> None:
+    named = re.findall(r"!\[([^\]]+)\]\((docs/[^)]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(named) >= 2
+    for _, path in named:
+        text = "\n".join(rows((ROOT / path).read_text(encoding="utf-8")))
+        assert text.startswith("> ")
+        assert not re.search(r"/tmp|/home|/work|/Users|20\d\d-\d\d", text)
