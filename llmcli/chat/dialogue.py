@@ -195,7 +195,7 @@ class Dialogue:
         reserve = min(_ANSWER_ROOM if limit < 0 else limit, n_ctx // 4)
         return Fit(len(self.prompt(path, begun).tokens), n_ctx, max(reserve, 1))
 
-    def drop_oldest(self, path: Sequence[Message]) -> int:
+    def drop_oldest(self, path: Sequence[Message], begun: Message | None = None) -> int:
         """Leave out whole turns, the oldest first, until there is room; returns how many messages went.
 
         Raises:
@@ -204,16 +204,16 @@ class Dialogue:
         before = self.first
         window = [message for message in self.window(path) if message.role != "summary"]
         starts = [index for index, message in enumerate(window) if message.role == "user"]
-        fit = self.fit(path)
+        fit = self.fit(path, begun)
         for start in starts[1:]:
             gone = sum(self.transcript.count(message) for message in window[:start])
             if fit.n_prompt - gone > _AFTER_DROPPING * fit.n_ctx and start != starts[-1]:
                 continue
             self.first = window[start].id
-            if not self.fit(path).over:
+            if not self.fit(path, begun).over:
                 return start
         self.first = None if not starts else window[starts[-1]].id
-        fit = self.fit(path)
+        fit = self.fit(path, begun)
         if fit.n_prompt < fit.n_ctx:
             return starts[-1] if starts else 0
         self.first = before

@@ -1,7 +1,7 @@
 """Starting a chat: the model is found before the prompt appears and loaded behind it; at the end all is closed."""
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from llmcli.chat.attachments import attach
@@ -12,6 +12,7 @@ from llmcli.errors import LlmcliError
 from llmcli.models import starter
 from llmcli.params.settings import Settings
 from llmcli.ui.console import console
+from llmcli.ui.interrupt import postponed, raising
 from llmcli.ui.repl.chat import Chat
 
 if TYPE_CHECKING:  # most of it is imported in the loading thread
@@ -38,7 +39,8 @@ def bring(settings: Settings) -> None:
         return
     from llmcli.cli.model import find_model
 
-    find_model(settings)
+    with raising():
+        find_model(settings)
 
 
 def open_model(settings: Settings, ahead: Ahead, on_end: Callable[[], None]) -> "Opening":
@@ -77,7 +79,7 @@ def run(chat: Chat, first: str, files: Sequence[str], character: "Character | No
     from llmcli.ui.repl.terminal import ending
 
     dialogue = chat.dialogue
-    with ending():
+    with ending(), postponed() if chat.live else nullcontext():
         try:
             settle_model(chat)
             welcome(dialogue.resolved().origins["model"])

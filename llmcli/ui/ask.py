@@ -4,6 +4,7 @@ import sys
 from collections.abc import Mapping
 
 from llmcli.ui.console import is_terminal, wrapped
+from llmcli.ui.interrupt import raising
 from llmcli.ui.safe import safe
 
 
@@ -19,7 +20,8 @@ def choose(question: str, options: Mapping[str, str], default: str) -> str:
     sys.stderr.write(wrapped(safe(f"{question} [{'/'.join(options)}, Enter = {default}]")) + " ")
     sys.stderr.flush()
     try:
-        answer = sys.stdin.readline().strip().lower()
+        with raising():
+            answer = sys.stdin.readline().strip().lower()
     except (UnicodeDecodeError, KeyboardInterrupt):
         answer = ""
     return next((name for name in options if answer and name.startswith(answer)), default)
@@ -30,7 +32,8 @@ def confirm(question: str, default: bool) -> bool:
     sys.stderr.write(wrapped(safe(f"{question} [{'Y/n' if default else 'y/N'}]")) + " ")
     sys.stderr.flush()
     try:
-        answer = sys.stdin.readline()
+        with raising():
+            answer = sys.stdin.readline()
     except UnicodeDecodeError:
         return False
     if not answer:

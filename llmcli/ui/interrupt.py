@@ -8,6 +8,46 @@ from types import FrameType
 
 from llmcli.engine.abort import AbortFlag
 
+_early = False  # Ctrl-C came where there was nothing to stop yet
+
+
+def _postpone(_number: int, _frame: FrameType | None) -> None:
+    global _early
+    _early = True
+
+
+@contextmanager
+def postponed() -> Iterator[None]:
+    """Within this block Ctrl-C raises nothing: the next `interruptible` stops for it, or `forget` forgets it.
+
+    What Python itself does between two answers must not be torn: an import that is interrupted half-way keeps its lock.
+    """
+    old = signal.signal(signal.SIGINT, _postpone)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, old)
+
+
+@contextmanager
+def raising() -> Iterator[None]:
+    """Within this block Ctrl-C raises KeyboardInterrupt, in a `postponed` one too: for questions and downloads."""
+    old = signal.getsignal(signal.SIGINT)
+    if old is not _postpone:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, old)
+
+
+def forget() -> None:
+    """Nothing is asked to stop any more."""
+    global _early
+    _early = False
+
 
 @contextmanager
 def interruptible(abort: AbortFlag, presses: int = 2) -> Iterator[None]:
@@ -43,6 +83,9 @@ def interruptible(abort: AbortFlag, presses: int = 2) -> Iterator[None]:
     thread.start()
     old_descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     old_handler = signal.signal(signal.SIGINT, handle)
+    if _early:
+        forget()
+        abort.set("interrupt")
     try:
         yield
     finally:

@@ -47,13 +47,14 @@ def branches(chat: "Chat", _argument: str) -> None:
         last = path[-1]
         rows.append((f"{number}{mark}", str(len(path)), shared, _changed(last), _excerpt(last.content, 36)))
     heads = "N", "MESSAGES", "SHARED", "SETTINGS", "LAST"
-    chat.rows(heads, rows, right=("MESSAGES", "SHARED"), spare=("SHARED", "SETTINGS"))
+    chat.rows(heads, rows, right=("MESSAGES", "SHARED"), spare=("SHARED", "MESSAGES"))
 
 
 def _changed(message: Message) -> str:
     """The settings that an answer was given with, seed last; what tells branches apart."""
     shown = ("temperature", "seed", "preset", "top_p", "min_p", "top_k", "mirostat")
-    return " ".join(f"{key}={message.params[key]}" for key in shown if key in message.params)
+    known = ((key, message.params[key]) for key in shown if key in message.params)
+    return " ".join(f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in known)
 
 
 def _numbers(chat: "Chat", start: str) -> list[tuple[str, str]]:

@@ -1,10 +1,12 @@
 """The context."""
 
 import shutil
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llmcli.chat.compaction import Compaction
 from llmcli.chat.compose import system_text
+from llmcli.chat.tree import Message
 from llmcli.errors import UsageError
 from llmcli.ui.ask import choose
 from llmcli.ui.commands.registry import command
@@ -77,29 +79,34 @@ def compact(chat: "Chat", argument: str) -> None:
     if argument and not argument.isdecimal():
         raise UsageError("/compact takes the number of turns that stay", "as in /compact 2")
     if chat.ready():
-        compact_now(chat, int(argument) if argument else 2)
+        compact_now(chat, chat.path(), int(argument) if argument else 2)
 
 
-def compact_now(chat: "Chat", keep: int = 2) -> None:
-    """Write the summary, show it, ask where somebody can be asked, and go on from it."""
-    compaction = Compaction(chat.dialogue, chat.path(), keep)
+def compact_now(chat: "Chat", path: Sequence[Message], keep: int = 2) -> bool:
+    """Write a summary of `path`, show it, ask where somebody can be asked, and go on from it; whether that was done.
+
+    Raises:
+        UsageError: when there is too little to summarize.
+    """
+    compaction = Compaction(chat.dialogue, path, keep)
     chat.stream_aside(compaction.parts(), "summarizing the oldest turns")
     if compaction.interrupted or not compaction.text:
         console.note("nothing was changed")
-        return
+        return False
     if chat.live:
         wanted = choose(
             "go on from this?", {"yes": "use it", "edit": "change it first", "no": "leave all as it is"}, "yes"
         )
         if wanted == "no":
             console.note("nothing was changed")
-            return
+            return False
         if wanted == "edit":
             from llmcli.ui.editor import edit
 
             compaction.text = edit(compaction.text).strip() or compaction.text
     number = compaction.use()
     console.note(f"{number} messages are in the summary now; /branches leads back to them")
+    return True
 
 
 @command()

@@ -179,7 +179,9 @@ def preset(chat: "Chat", argument: str) -> None:
     if word == "save":
         if not name.strip():
             raise UsageError("/preset save needs a name", "as in /preset save dialogue")
-        values = {key: value for key, value in chat.session.overrides.items() if key not in ("model", *NEVER)}
+        chosen = presets().get(chat.session.overrides.get("preset") or "", {})
+        own = {key: value for key, value in chat.session.overrides.items() if key not in ("model", *NEVER)}
+        values = {**chosen, **own}
         if not values:
             raise UsageError("nothing was set in this session", "set something first, as in /temp 1.2")
         path = save_preset(name.strip(), values)

@@ -85,7 +85,7 @@ class Chat:
     def say(self, text: str, style: str = "") -> None:
         """One line or several."""
         with nullcontext() if self.live else aside():
-            put_line(wrapped(text) if self.live and "\n" not in text else text, style)
+            put_line("\n".join(map(wrapped, text.split("\n"))) if self.live else text, style)
 
     def rows(self, heads: Sequence[str], rows: Sequence[Sequence[str]], **more: Sequence[str]) -> None:
         """A table; see `put_rows`."""
@@ -113,15 +113,25 @@ class Chat:
         files = [attach(name) for name in find_mentions(text)]
         if not self.ready():
             return
-        session, attachments = self.dialogue.session, (*self.pending, *files)
-        draft = session.draft("user", text, attachments=attachments)
-        if not make_room(self, [*self.path(), draft]):
+        if not self._say(text, (*self.pending, *files)):
             return
         self.draft, self.pending = "", []
-        session.say("user", text, attachments=attachments)
         if files:
             console.note(f"with {', '.join(one.name for one in files)}")
-        self.answer(self.path())
+        self._answer(self.path())
+
+    def _say(self, text: str, attachments: tuple[Attachment, ...]) -> bool:
+        """Add a message of the user if there is room for it; False when it was taken back.
+
+        Raises:
+            ContextOverflowError: see `make_room`.
+        """
+        session = self.dialogue.session
+        draft = session.draft("user", text, attachments=attachments)
+        if make_room(self, self.path(), draft=draft) is None:
+            return False
+        session.say("user", text, attachments=attachments)
+        return True
 
     def replace(self, number: int, text: str) -> None:
         """Say something else in place of message `number` (from 1), in a new branch; a question is answered anew."""
@@ -130,26 +140,43 @@ class Chat:
         if text == old.content:
             console.note("nothing was changed")
             return
-        if old.role == "user":
-            self.draft, self.editing = text, number
-            if not self.ready():
-                return
-            self.draft, self.editing = "", None
-        session.move(old.parent)
         if old.role != "user":
+            session.move(old.parent)
             session.say(old.role, text, model=old.model, finish_reason="edited" if old.role == "assistant" else "")
             console.note(f"message {number} is changed; go on, or let the model go on with /continue")
             return
-        session.say("user", text, attachments=old.attachments)
-        self.answer(self.path())
+        self.draft, self.editing = text, number  # stays so if it cannot be said
+        if not self.ready():
+            return
+        head = session.conversation.head
+        session.move(old.parent)
+        said = False
+        try:
+            said = self._say(text, old.attachments)
+        finally:
+            if not said:
+                session.move(head)
+        if said:
+            self.draft, self.editing = "", None
+            self._answer(self.path())
 
     def answer(
         self, path: Sequence[Message], extra: Mapping[str, Any] | None = None, begun: Message | None = None
     ) -> None:
-        """Let the model answer `path`, show it as it comes, and keep it however it ends."""
-        local = self.ready()
-        if not local:
-            return
+        """Let the model answer `path`, after making room for it if need be.
+
+        Raises:
+            ContextOverflowError: see `make_room`.
+        """
+        if self.ready() and (roomy := make_room(self, path, begun)) is not None:
+            self._answer(roomy, extra, begun)
+
+    def _answer(
+        self, path: Sequence[Message], extra: Mapping[str, Any] | None = None, begun: Message | None = None
+    ) -> None:
+        """Let the model answer, show it as it comes, and keep it however it ends."""
+        local = self.dialogue.local
+        assert local
         local.abort.clear()
         place = display(self.dialogue.settings, self.live)
         waiting = Waiting(place.status)

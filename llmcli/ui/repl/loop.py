@@ -6,6 +6,7 @@ from llmcli.errors import ExitStatus, LlmcliError, ReaderGoneError
 from llmcli.ui.commands import registry
 from llmcli.ui.commands.asking import LeaveError
 from llmcli.ui.console import console
+from llmcli.ui.interrupt import forget
 from llmcli.ui.repl.chat import Chat
 
 
@@ -26,6 +27,7 @@ def talk(chat: Chat, first: str = "") -> int:
 
 def _next(chat: Chat) -> None:
     """Read one message or command, and do what it asks for."""
+    forget()
     try:
         chat.measure()
         draft, chat.draft = chat.draft, ""

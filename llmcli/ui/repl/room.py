@@ -1,10 +1,12 @@
 """When the next turn does not fit the context: say so beforehand, and do what `overflow` says."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from llmcli.chat.dialogue import Fit, too_long
 from llmcli.chat.tree import Message
+from llmcli.errors import UsageError
 from llmcli.ui.ask import choose
 from llmcli.ui.console import console
 
@@ -12,37 +14,43 @@ if TYPE_CHECKING:
     from llmcli.ui.repl.chat import Chat
 
 
-def make_room(chat: "Chat", path: Sequence[Message]) -> bool:
-    """Whether `path` may be sent, after making room for it if need be. False: the user took it back.
+def make_room(
+    chat: "Chat", path: Sequence[Message], begun: Message | None = None, draft: Message | None = None
+) -> Sequence[Message] | None:
+    """The path to answer, with `draft` (not said yet) at its end, once there is room for it; None: take it back.
 
     Raises:
         ContextOverflowError: where `overflow` is error, or nobody can be asked, or nothing helps.
     """
     dialogue = chat.dialogue
-    fit = dialogue.fit(path)
+    whole = [*path, draft] if draft else path
+    fit = dialogue.fit(whole, begun)
     if not fit.over:
-        return True
+        return whole
     how = dialogue.settings.overflow
-    if how == "ask":
-        if not chat.live:
-            raise too_long(fit)
-        how = _ask(fit)
-    if how == "error":
+    how = _ask(fit) if how == "ask" and chat.live else how
+    if how in ("ask", "error"):
         raise too_long(fit)
     if how == "back":
-        return False
-    if how == "compact" and len(path) > 1:
-        from llmcli.ui.commands.filling import compact_now
-
-        compact_now(chat)
-        draft = path[-1]
-        path = [*chat.path(), chat.session.draft(draft.role, draft.content, attachments=draft.attachments)]
-        if not dialogue.fit(path).over:
-            return True
-    number = dialogue.drop_oldest(path)
+        return None
+    if how == "compact" and len(whole) > 2 and _compact(chat, path):
+        path = chat.path()
+        whole = [*path, chat.session.draft(draft.role, draft.content, attachments=draft.attachments)] if draft else path
+        if not dialogue.fit(whole, begun).over:
+            return whole
+    number = dialogue.drop_oldest(whole, begun)
     if number:
         console.warn(f"the model no longer reads the oldest {number} messages: the context of {fit.n_ctx} is full")
-    return True
+    return whole
+
+
+def _compact(chat: "Chat", path: Sequence[Message]) -> bool:
+    """Whether the oldest turns of `path` are in a summary now; with too few of them there is none."""
+    from llmcli.ui.commands.filling import compact_now
+
+    with suppress(UsageError):
+        return compact_now(chat, path)
+    return False
 
 
 def _ask(fit: Fit) -> str:
