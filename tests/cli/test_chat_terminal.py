@@ -187,7 +187,7 @@ def test_a_full_context_is_said_beforehand_and_what_to_do_is_asked(room: Path) -
         assert "warning: the model no longer reads the oldest" in chat.text()
         assert "left out" in chat.ask("/context")
         chat.ask("/overflow error")
-        chat.send("d" + fill)
+        chat.keys("d" + fill, ENTER)  # which stands in the line again at once
         chat.wait_for("error: the conversation has 1")
         chat.wait_line("d" + fill)
 
