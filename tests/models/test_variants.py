@@ -3,7 +3,7 @@
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llmcli.errors import LlmcliError, ModelNotFoundError, UsageError
@@ -238,6 +238,7 @@ def test_ordinary_paths_are_safe(path: str) -> None:
     assert is_safe_path(path)
 
 
+@example([""], " ")
 @given(st.lists(st.text("aQ48_0KM-./\\of12\u0130\u00df\ud800", max_size=24), max_size=6), st.text(max_size=8))
 def test_any_names_end_in_a_variant_or_a_clear_error(names: list[str], wanted: str) -> None:
     found = variants(files(*(f"{name}.gguf" for name in names)))

@@ -161,7 +161,7 @@ def _plain(variant: Variant) -> str:
 
 def _base(variant: Variant) -> str:
     name = variant.name.casefold()
-    before, found, _ = name.rpartition(variant.quantization.casefold())
+    before, found, _ = name.rpartition(variant.quantization.casefold()) if variant.quantization else ("", "", "")
     return (before if found else name).rstrip("-._")
 
 
