@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from llmcli.chat.answer import Answer, Part
 from llmcli.chat.dialogue import Dialogue
+from llmcli.chat.local import with_model
 from llmcli.chat.tree import Message
 from llmcli.errors import UsageError
 from llmcli.params.layers import Layer
@@ -58,8 +59,6 @@ class Compaction:
 
     def _settings(self, n_ctx: int) -> Settings:
         layers = self._dialogue.layers.above(self._dialogue.session.overrides)
-        from llmcli.chat.local import with_model
-
         assert self._dialogue.local
         quiet = Layer("compact", {"max_tokens": int(n_ctx * _SHARE), "think": "off", "prefill": None, "raw": False})
         settings = with_model(self._dialogue.local.target, [*layers, quiet]).settings

@@ -107,7 +107,7 @@ class Dialogue:
         local = self.local
         if self._resolved is None or local is not self._resolved_for:
             layers = self.layers.above(self.session.overrides)
-            self._resolved = resolve([local.target.layer(), *layers] if local else layers)
+            self._resolved = resolve([local.target.layer, *layers] if local else layers)
             self._resolved_for = local  # whose own defaults are in it
         return self._resolved
 

@@ -31,9 +31,8 @@ def split(text: str, source: str) -> tuple[dict[str, Any], str]:
 
 def _toml(head: list[str], source: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(
-            "\n".join(["", *head, ""])
-        )  # the empty line stands for `---`: errors tell the file's lines
+        # The empty line stands for `---`: errors tell the file's lines.
+        return tomllib.loads("\n".join(["", *head, ""]))
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{source} is not valid TOML: {' '.join(str(error).split())[:160]}") from None
 

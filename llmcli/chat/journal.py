@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from llmcli.chat.paths import make_private
 from llmcli.errors import DiskError, UsageError
@@ -85,7 +85,7 @@ def read_events(path: Path, faults: list[str] | None = None) -> Iterator[dict[st
     """
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(iter(lambda: file.readline(_MOST_LINE), b""), 1):
+            for number, line in enumerate(lines_of(file), 1):
                 event = _decode(line)
                 if event is None:
                     if faults is not None and line.strip():
@@ -96,6 +96,11 @@ def read_events(path: Path, faults: list[str] | None = None) -> Iterator[dict[st
                 yield event
     except OSError as error:
         raise DiskError(f"cannot read {path}: {error.strerror}") from None
+
+
+def lines_of(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of an open file, none of them longer than memory holds well."""
+    return iter(lambda: file.readline(_MOST_LINE), b"")
 
 
 def _decode(line: bytes) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """The models this user can reach: the shelf of this machine, made from the settings in force."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ def shelf(settings: Settings) -> Shelf:
     Raises:
         UsageError: when the configuration file's aliases are not names for models.
     """
-    folders = tuple(Path(folder).expanduser().absolute() for folder in settings.model_folders)
+    folders = tuple(Path(os.path.expanduser(folder)).absolute() for folder in settings.model_folders)
     return Shelf(cache_dir(), data_dir(), folders=folders, aliases=aliases(), offline=settings.offline)
 
 

@@ -56,6 +56,7 @@ class Target:
     def header(self) -> GGUFHeader:
         return self.headers[0]
 
+    @cached_property
     def layer(self) -> Layer:
         """The model's own sampling defaults (`general.sampling.*`); those that cannot be are left out and noted."""
         values: dict[str, Any] = {}
@@ -98,7 +99,7 @@ def locate(settings: Settings, fetch: Fetch | None = None, trying: Trying | None
 
 def with_model(target: Target, upper: Sequence[Layer]) -> Resolved:
     """The settings in force: the model's own defaults under `upper`, and a seed drawn where none is given."""
-    resolved = layers.resolve([target.layer(), *upper])
+    resolved = layers.resolve([target.layer, *upper])
     if resolved.settings.seed is not None:
         return resolved
     return Resolved(

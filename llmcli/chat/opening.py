@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from llmcli.chat.local import LocalModel
     from llmcli.chat.transcript import Transcript
 
-# Told what to say about how far it is; returns the model, ready to answer.
+# Given a flag that stops it, and what to call with how far it is; returns a model that is ready to answer.
 Load = Callable[[AbortFlag, Callable[[str], None]], "Transcript"]
 _TICK = 0.02  # seconds; a Ctrl-C waits for the next one
 CHECKING = "checking the file"

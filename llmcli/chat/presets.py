@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from llmcli.chat import config
+from llmcli.chat.excerpt import excerpt
 from llmcli.chat.paths import config_file
 from llmcli.errors import UsageError
 from llmcli.params.layers import Layer
@@ -15,7 +16,6 @@ from llmcli.params.suggest import did_you_mean
 
 # What belongs to one request or to this machine, not to a way of answering; and no preset leads to another.
 NEVER = ("prompt", "file", "preset", "character", "pull", "offline", "model_folders")
-_LONGEST_SHOWN = 40  # characters of one value in a line
 _BUILT_IN: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         # llama.cpp's own defaults, whatever the configuration says.
@@ -113,7 +113,7 @@ def remove_preset(name: str) -> None:
 
 def describe(values: Mapping[str, Any]) -> str:
     """Typed values in one line: `temperature 1.2, min_p 0.02`."""
-    return ", ".join(f"{key} {_short(find(key).format(value))}" for key, value in values.items())
+    return ", ".join(f"{key} {excerpt(find(key).format(value))}" for key, value in values.items())
 
 
 def checked(table: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -148,8 +148,3 @@ def _section(document: Any) -> Any:
     if config.PRESETS not in document:
         document[config.PRESETS] = tomlkit.table(is_super_table=True)
     return document[config.PRESETS]
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _LONGEST_SHOWN else line[: _LONGEST_SHOWN - 1] + "…"

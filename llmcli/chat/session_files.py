@@ -11,7 +11,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmcli.chat.journal import read_events
+from llmcli.chat.journal import lines_of, read_events
 from llmcli.chat.paths import data_dir, make_private
 from llmcli.errors import DiskError, UsageError
 from llmcli.params.names import check_name
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 SUFFIX = ".jsonl"
-_MOST_LINE = 64 << 20  # bytes
 _MESSAGE = b'"type":"message"'
 
 
@@ -111,7 +110,7 @@ def _look(path: Path, changed: float) -> Listed:
     """What a list shows of a file: its lines are counted, and only those up to the title are read."""
     title, n_messages = "", 0
     with path.open("rb") as file:
-        for line in iter(lambda: file.readline(_MOST_LINE), b""):
+        for line in lines_of(file):
             if _MESSAGE not in line:
                 continue
             n_messages += 1

@@ -37,7 +37,7 @@ class Transcript:
         self.local = local
         self._vocab = local.model.vocab
         self._cache = TokenCache(self._vocab)
-        self._compiled: tuple[str | None, ChatTemplate | None] | None = None
+        self._compiled: tuple[str | None, ChatTemplate] | None = None
         self._last: tuple[_Asked, Prompt] | None = None
         self._counts: dict[int, tuple[str, int]] = {}
 
@@ -79,15 +79,8 @@ class Transcript:
     def template(self, settings: Settings) -> "ChatTemplate":
         """The template in force, compiled once; a plain one where the model has none."""
         if self._compiled is None or self._compiled[0] != settings.chat_template:
-            self._compiled = settings.chat_template, template_of(self.local, settings)
-        return self._compiled[1] or self._plain()
-
-    def _plain(self) -> "ChatTemplate":
-        from llmcli.chat.template import ChatTemplate
-
-        template = ChatTemplate(_PLAIN, special_texts(self.local), "the plain chat template")
-        self._compiled = self._compiled[0] if self._compiled else None, template
-        return template
+            self._compiled = settings.chat_template, template_of(self.local, settings) or _plain(self.local)
+        return self._compiled[1]
 
     def has_own_template(self, settings: Settings) -> bool:
         """Whether the model or the user brings a template; without one, answers stop where the user would speak."""
@@ -111,6 +104,12 @@ class Transcript:
         if known is None or known[0] != text:
             known = self._counts[message.id] = text, self.local.count_tokens(text)
         return known[1]
+
+
+def _plain(local: LocalModel) -> "ChatTemplate":
+    from llmcli.chat.template import ChatTemplate
+
+    return ChatTemplate(_PLAIN, special_texts(local), "the plain chat template")
 
 
 def as_messages(path: Sequence[Message], system: str | None) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """A conversation as a tree: every retry and edit is a branch, and nothing is ever overwritten."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,7 +40,6 @@ class Conversation:
     def __init__(self) -> None:
         self.messages: dict[int, Message] = {}
         self.head: int | None = None
-        self._children: dict[int | None, list[int]] = {}
         self._undone: list[int] = []  # former heads, the last one undone last
 
     @property
@@ -61,7 +60,6 @@ class Conversation:
         if message.parent is not None and message.parent not in self.messages:
             raise UsageError(f"message {message.id} follows {message.parent}, which is not there")
         self.messages[message.id] = message
-        self._children.setdefault(message.parent, []).append(message.id)
         self.head = message.id
         self._undone.clear()
 
@@ -74,13 +72,10 @@ class Conversation:
             at = self.messages[at].parent
         return messages[::-1]
 
-    def siblings(self, message: Message) -> list[int]:
-        """The message and all others that follow the same parent, oldest first."""
-        return self._children[message.parent]
-
     def leaves(self) -> list[int]:
         """The last message of every branch, oldest first."""
-        return [number for number in self.messages if number not in self._children]
+        parents = {message.parent for message in self.messages.values()}
+        return [number for number in self.messages if number not in parents]
 
     def undo(self, turns: int) -> list[Message]:
         """Go back to before the last `turns` messages of the user; returns what is no longer said.
@@ -123,11 +118,6 @@ class Conversation:
             raise UsageError(f"there is no message {head}")
         self.head = head
         self._undone.clear()
-
-
-def last(messages: Sequence[Message], role: str) -> Message | None:
-    """The last message of a role."""
-    return next((message for message in reversed(messages) if message.role == role), None)
 
 
 def _count(number: int, noun: str) -> str:

@@ -48,11 +48,7 @@ class Turn:
             LlmcliError: see `Answer.parts`; what had come is kept before.
         """
         session, answer = self.session, self.answer
-        session.begin_answer(
-            self.parent,
-            model=self.local.name,
-            params=_params(self.resolved),
-        )
+        session.begin_answer(self.parent, model=self.local.name, params=_params(self.resolved))
         reason = "error"
         try:
             if self.begun and self.begun.reasoning:

@@ -1,7 +1,6 @@
 """The session of a chat: which one it is, and what it keeps of the command line that began it."""
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcli.chat.compose import read_text
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 # What a conversation is made with; how it is shown and where it is computed may differ from day to day.
 _KEPT = {*describe(RequestParams), *describe(GenerationParams), *describe(SamplingParams), "model", "n_ctx"}
-_SAID = {"prompt", "file"}
 
 
 def open_session(go_on: bool, name: str | None, keep: bool) -> Session:
@@ -68,7 +66,7 @@ def remember(session: Session, *layers: Layer) -> None:
     given = {key: value for layer in layers for key, value in layer.values.items()}
     for key in given.keys() & session.overrides.keys():
         session.unset(key)
-    session.remember({key: _lasting(key, value) for key, value in given.items() if key in _KEPT - _SAID})
+    session.remember({key: _lasting(key, value) for key, value in given.items() if key in _KEPT})
 
 
 def _lasting(key: str, value: Any) -> Any:
@@ -76,6 +74,6 @@ def _lasting(key: str, value: Any) -> Any:
     if key == "system" and isinstance(value, str) and value.startswith("@"):
         return read_text(value[1:]).rstrip("\n")
     if (fields()[key].param.path or key == "model") and isinstance(value, str):
-        path = Path(value).expanduser()
-        return str(path.absolute()) if len(value) < 1024 and path.is_file() else value
+        path = os.path.expanduser(value)
+        return os.path.abspath(path) if os.path.isfile(path) else value
     return value

@@ -1,6 +1,7 @@
 """`llmcli sessions`: the conversations on this disk."""
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -92,7 +93,8 @@ def export_session(
 ) -> int:
     """Write a session as Markdown, JSON, a page for a browser or a picture."""
     from llmcli.chat.compose import system_text
-    from llmcli.chat.export import export, form_of
+    from llmcli.chat.export import form_of
+    from llmcli.ui.document import document, write
 
     form = "md" if to == "-" else form_of(Path(to))
     session = _read(name)
@@ -104,22 +106,14 @@ def export_session(
         system = system_text(resolve([config_layer(), Layer("session", session.overrides)]).settings)
     except DiskError as error:  # the file of the system prompt is gone
         console.warn(f"the system prompt is left out: {error}")
-    if form == "svg":
-        from llmcli.ui.picture import conversation
-
-        text = conversation(path, name)
-    else:
-        text = export(path, name, system, form, session.conversation.messages)
+    text = document(path, name, system, form, session.conversation.messages)
     if to == "-":
         put(text if text.endswith("\n") else text + "\n")
         return ExitStatus.OK
-    target = Path(to).expanduser()
-    if target.exists() and not force:
+    target = Path(os.path.expanduser(to))
+    if os.path.exists(target) and not force:
         raise UsageError(f"{target} is there already", "choose another name, or --force")
-    try:
-        target.write_text(text, encoding="utf-8", errors="replace", newline="\n")
-    except OSError as error:
-        raise DiskError(f"cannot write {target}: {error.strerror}") from None
+    write(text, target)
     return ExitStatus.OK
 
 

@@ -14,10 +14,10 @@ _aside = False
 
 
 @contextmanager
-def aside() -> Iterator[None]:
-    """Within this block everything goes to stderr: what a command in a chat says is no answer of the model."""
+def aside(wanted: bool) -> Iterator[None]:
+    """Within this block all goes to stderr, if wanted: what a command in a chat says is no answer of the model."""
     global _aside
-    before, _aside = _aside, True
+    before, _aside = _aside, wanted
     try:
         yield
     finally:

@@ -26,5 +26,10 @@ def ago(then: float | None) -> str:
     for unit, length in (("year", 31_557_600), ("month", 2_629_800), ("day", 86400), ("hour", 3600), ("minute", 60)):
         if seconds >= length:
             number = int(seconds // length)
-            return f"{number} {unit}{'s' if number > 1 else ''} ago"
+            return f"{plural(number, unit)} ago"
     return "just now"
+
+
+def plural(number: int, noun: str) -> str:
+    """A number of things: 1 message, 2 messages."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

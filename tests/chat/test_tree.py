@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.chat.session import Session
-from llmcli.chat.tree import Conversation, Message, last
+from llmcli.chat.tree import Conversation, Message
 from llmcli.errors import UsageError
 
 STEPS = st.one_of(
@@ -46,7 +46,6 @@ def test_a_path_leads_from_the_first_message_to_the_head_or_to_any_other() -> No
     assert ids(conversation.path()) == [1, 2, 5]
     assert ids(conversation.path(4)) == [1, 2, 3, 4]
     assert conversation.leaves() == [4, 5]
-    assert conversation.siblings(conversation.messages[3]) == [3, 5]
     assert Conversation().path() == []
 
 
@@ -109,12 +108,6 @@ def test_the_next_number_is_free_where_others_are_missing() -> None:
     assert conversation.next_id == 4
 
 
-def test_the_last_message_of_a_role_is_found() -> None:
-    path = tree(None, 1, 2).path()
-    assert last(path, "assistant") is path[1]
-    assert last(path, "summary") is None
-
-
 def do(session: Session, step: str, value: Any) -> Session:
     """One thing that a chat does; what is refused changes nothing."""
     conversation = session.conversation
@@ -144,7 +137,6 @@ def check(conversation: Conversation) -> None:
         path = conversation.path(number)
         assert path[-1] is message
         assert [one.parent for one in path] == [None, *ids(path[:-1])]
-        assert number in conversation.siblings(message)
     assert conversation.head is None or conversation.head in conversation.messages
     on_the_way = {one.id for leaf in conversation.leaves() for one in conversation.path(leaf)}
     assert on_the_way == set(conversation.messages)

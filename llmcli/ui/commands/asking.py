@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from llmcli.params.settings import fields
 from llmcli.ui.commands import complete
-from llmcli.ui.commands.registry import Command, command, commands, lookup
+from llmcli.ui.commands.registry import Command, assign, command, commands, lookup
 from llmcli.ui.console import console
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _KEYS = (
 
 
 def _names(_chat: "Chat", start: str) -> list[tuple[str, str]]:
-    return [(one.name, one.help) for one in commands().values() if one.name.startswith(start)]
+    return [(one.name, one.summary) for one in commands().values() if one.name.startswith(start)]
 
 
 @command("[CMD]", "?", complete=_names)
@@ -33,15 +33,11 @@ def help_(chat: "Chat", argument: str) -> None:
         _explain(chat, argument.lstrip("/").lower().replace("-", "_"))
         return
     for heading, group in groupby(commands().values(), key=lambda one: one.heading):
-        chat.say(heading, "1" if chat.colour else "")
-        chat.definitions([(f"  /{one.name} {one.usage}".rstrip(), _sentence(one.help)) for one in group])
-    chat.say("Keys", "1" if chat.colour else "")
+        chat.say(heading, "1")
+        chat.definitions([(f"  /{one.name} {one.usage}".rstrip(), one.summary) for one in group])
+    chat.say("Keys", "1")
     chat.definitions([(f"  {key}", meaning) for key, meaning in _KEYS])
     chat.say("Every setting is a command too, as in /top_p 0.9; /set lists them.")
-
-
-def _sentence(text: str) -> str:
-    return text.split(". ")[0].rstrip(".")
 
 
 def _explain(chat: "Chat", name: str) -> None:
@@ -66,25 +62,19 @@ def exit_(_chat: "Chat", _argument: str) -> None:
     raise LeaveError
 
 
-@command("[on|off]", complete=lambda chat, start: complete.setting_values(chat, "markdown", start))
+@command("[on|off]", complete=complete.values_of("markdown"))
 def markdown(chat: "Chat", argument: str) -> None:
     """Render Markdown, or show the text as it is."""
-    _switch(chat, "markdown", argument)
+    assign(chat, f"markdown {argument}")
 
 
-@command("[NAME]", complete=lambda chat, start: complete.setting_values(chat, "theme", start))
+@command("[NAME]", complete=complete.values_of("theme"))
 def theme(chat: "Chat", argument: str) -> None:
     """Colours for a dark or a light terminal."""
-    _switch(chat, "theme", argument)
+    assign(chat, f"theme {argument}")
 
 
-def _switch(chat: "Chat", key: str, argument: str) -> None:
-    found = lookup("set")
-    assert isinstance(found, Command)
-    found.run(chat, f"{key} {argument}")
-
-
-@command("[on|off]", complete=lambda _chat, start: [(w, "") for w in ("on", "off") if w.startswith(start)])
+@command("[on|off]", complete=complete.words("on", "off"))
 def multiline(chat: "Chat", argument: str) -> None:
     """Let Enter make a new line and Alt-Enter send."""
     reader = chat.reader

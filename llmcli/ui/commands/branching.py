@@ -3,15 +3,17 @@
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from llmcli.chat.excerpt import excerpt
 from llmcli.chat.tree import Message
 from llmcli.errors import UsageError
 from llmcli.ui.commands.registry import command
 from llmcli.ui.console import console
+from llmcli.ui.units import plural
 
 if TYPE_CHECKING:
     from llmcli.ui.repl.chat import Chat
 
-_WHO = {"user": "you", "assistant": "model", "summary": "summary"}
+WHO = {"user": "you", "assistant": "model", "summary": "summary"}
 
 
 @command("[N]")
@@ -20,17 +22,17 @@ def undo(chat: "Chat", argument: str) -> None:
     if argument and not argument.isdecimal():
         raise UsageError("/undo takes the number of turns", "as in /undo 2")
     gone = chat.session.undo(int(argument or 1))
-    console.note(f"took back {_messages(len(gone))}, from {_excerpt(gone[0].content, 40)!r} on")
+    console.note(f"took back {plural(len(gone), 'message')}, from {excerpt(gone[0].content)!r} on")
 
 
 @command()
 def redo(chat: "Chat", _argument: str) -> None:
     """Take back the last /undo or /clear."""
     chat.session.redo()
-    console.note(f"back at {_messages(len(chat.path()))}")
+    console.note(f"back at {plural(len(chat.path()), 'message')}")
 
 
-@command(complete=None)
+@command()
 def branches(chat: "Chat", _argument: str) -> None:
     """List the branches of the conversation."""
     conversation = chat.session.conversation
@@ -45,7 +47,7 @@ def branches(chat: "Chat", _argument: str) -> None:
         shared = str(sum(message.id in here for message in path))
         mark = "*" if leaf == conversation.head else ""
         last = path[-1]
-        rows.append((f"{number}{mark}", str(len(path)), shared, _changed(last), _excerpt(last.content, 36)))
+        rows.append((f"{number}{mark}", str(len(path)), shared, _changed(last), excerpt(last.content, 36)))
     heads = "N", "MESSAGES", "SHARED", "SETTINGS", "LAST"
     chat.rows(heads, rows, right=("MESSAGES", "SHARED"), spare=("SHARED", "MESSAGES"))
 
@@ -60,7 +62,7 @@ def _changed(message: Message) -> str:
 def _numbers(chat: "Chat", start: str) -> list[tuple[str, str]]:
     conversation = chat.session.conversation
     numbered = enumerate(conversation.leaves(), 1)
-    return [(str(n), _excerpt(conversation.messages[leaf].content)) for n, leaf in numbered if str(n).startswith(start)]
+    return [(str(n), excerpt(conversation.messages[leaf].content)) for n, leaf in numbered if str(n).startswith(start)]
 
 
 @command("N", complete=_numbers)
@@ -110,7 +112,7 @@ def show(chat: "Chat", messages: list[Message], number: int) -> None:
         files = "".join(f" +{one.name}" for one in message.attachments)
         when = f"{datetime.fromtimestamp(message.time):%H:%M}" if message.time else ""
         facts = " · ".join(filter(None, (when, message.model, _changed(message), _state(message))))
-        chat.say(f"{at} {_WHO[message.role]}{files}" + (f"  {facts}" if facts else ""), "2" if chat.colour else "")
+        chat.say(f"{at} {WHO[message.role]}{files}" + (f"  {facts}" if facts else ""), "2")
         if message.role == "user":
             chat.say(message.content.rstrip("\n"))
         else:
@@ -120,12 +122,3 @@ def show(chat: "Chat", messages: list[Message], number: int) -> None:
 
 def _state(message: Message) -> str:
     return message.finish_reason if message.finish_reason not in ("", "stop") else ""
-
-
-def _messages(number: int) -> str:
-    return "1 message" if number == 1 else f"{number} messages"
-
-
-def _excerpt(text: str, length: int = 50) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= length else line[: length - 1] + "…"

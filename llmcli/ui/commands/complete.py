@@ -10,7 +10,7 @@ from llmcli.chat.dialogue import settable
 from llmcli.errors import LlmcliError
 from llmcli.params import values
 from llmcli.params.settings import fields, find
-from llmcli.ui.commands.registry import Command, commands, lookup
+from llmcli.ui.commands.registry import Command, Complete, commands, lookup
 from llmcli.ui.prompt.suggestion import Suggestion
 from llmcli.ui.safe import safe
 
@@ -55,7 +55,7 @@ def _names(chat: "Chat", start: str) -> Iterator[Suggestion]:
     for one in commands().values():
         if one.name.startswith(start):
             text = f"/{one.name} " if one.usage else f"/{one.name}"
-            yield Suggestion(text, len(start) + 1, one.help.split(". ")[0].rstrip("."))
+            yield Suggestion(text, len(start) + 1, one.summary)
     for key in settable():
         if key.startswith(start) and key not in commands():
             yield Suggestion(f"/{key} ", len(start) + 1, setting_note(chat, key))
@@ -105,6 +105,16 @@ def assignments(chat: "Chat", argument: str) -> Iterator[tuple[str, str]]:
     yield from ((f"{one}=", setting_note(chat, one)) for one in settable() if one.startswith(key))
 
 
+def words(*known: str) -> Complete:
+    """These and nothing else."""
+    return lambda _chat, start: [(word, "") for word in known if word.startswith(start)]
+
+
+def values_of(key: str) -> Complete:
+    """The values of one setting."""
+    return lambda chat, start: setting_values(chat, key, start)
+
+
 def models(chat: "Chat", start: str) -> Iterator[tuple[str, str]]:
     """The models that are here."""
     yield from ((name, "") for name in chat.model_names() if name.startswith(start))
@@ -113,14 +123,13 @@ def models(chat: "Chat", start: str) -> Iterator[tuple[str, str]]:
 def paths(_chat: "Chat", argument: str) -> Iterator[tuple[str, str]]:
     """The files and folders that begin with the last word."""
     for one in _files(argument.rpartition(" ")[2], ""):
-        yield one.text.removeprefix("@").strip('"'), one.note
+        yield one.text.removeprefix("@"), one.note
 
 
 def _files(start: str, quote: str) -> Iterator[Suggestion]:
     folder, slash, begin = start.rpartition("/")
-    place = Path((folder + slash) or ".").expanduser()
     try:
-        entries = sorted(place.iterdir(), key=lambda entry: entry.name.lower())
+        entries = sorted(Path((folder + slash) or ".").expanduser().iterdir(), key=lambda entry: entry.name.lower())
     except (OSError, RuntimeError, ValueError):
         return
     shown = [one for one in entries if one.name.startswith(begin) and (begin or not one.name.startswith("."))]

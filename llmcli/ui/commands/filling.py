@@ -4,18 +4,19 @@ import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from llmcli.chat.compaction import Compaction
 from llmcli.chat.compose import system_text
+from llmcli.chat.excerpt import excerpt
 from llmcli.chat.tree import Message
 from llmcli.errors import UsageError
 from llmcli.ui.ask import choose
+from llmcli.ui.commands.branching import WHO
 from llmcli.ui.commands.registry import command
 from llmcli.ui.console import console
+from llmcli.ui.units import plural
 
 if TYPE_CHECKING:
     from llmcli.ui.repl.chat import Chat
 
-_WHO = {"user": "you", "assistant": "model", "summary": "summary"}
 _FULL, _EMPTY = "█", "·"
 _WIDEST = 60  # columns of the bar
 
@@ -36,10 +37,10 @@ def context(chat: "Chat", _argument: str) -> None:
     frame = max(fit.n_prompt - sum(counted) - n_system, 0)
     rows = [("", "template", _amount(frame, fit.n_ctx), "")]
     if system:
-        rows.insert(0, ("", "system", _amount(n_system, fit.n_ctx), _excerpt(system)))
+        rows.insert(0, ("", "system", _amount(n_system, fit.n_ctx), excerpt(system)))
     for number, (message, tokens) in enumerate(zip(path, counted, strict=True), 1):
         amount = _amount(tokens, fit.n_ctx) if message.id in read else "left out"
-        rows.append((str(number), _WHO[message.role], amount, _excerpt(message.content)))
+        rows.append((str(number), WHO[message.role], amount, excerpt(message.content)))
     free = max(fit.n_ctx - fit.n_prompt, 0)
     chat.say(_bar([n_system + frame, *counted], fit.n_ctx))
     known = local.evaluated(dialogue.prompt(path).tokens)
@@ -88,6 +89,8 @@ def compact_now(chat: "Chat", path: Sequence[Message], keep: int = 2) -> bool:
     Raises:
         UsageError: when there is too little to summarize.
     """
+    from llmcli.chat.compaction import Compaction  # stands on the engine, which completion does without
+
     compaction = Compaction(chat.dialogue, path, keep)
     chat.stream_aside(compaction.parts(), "summarizing the oldest turns")
     if compaction.interrupted or not compaction.text:
@@ -105,7 +108,7 @@ def compact_now(chat: "Chat", path: Sequence[Message], keep: int = 2) -> bool:
 
             compaction.text = edit(compaction.text).strip() or compaction.text
     number = compaction.use()
-    console.note(f"{number} messages are in the summary now; /branches leads back to them")
+    console.note(f"the summary stands for {plural(number, 'message')} now; /branches leads back to them")
     return True
 
 
@@ -129,8 +132,3 @@ def stats(chat: "Chat", _argument: str) -> None:
         ("session", f"{len(answers)} answers, {sum(m.timings.get('predicted_n', 0) for m in answers):.0f} tokens"),
     ]
     chat.facts(facts)
-
-
-def _excerpt(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 40 else line[:39] + "…"

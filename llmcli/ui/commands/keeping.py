@@ -1,18 +1,19 @@
 """Sessions."""
 
-from contextlib import suppress
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.chat import session_files
 from llmcli.chat.compose import system_text
 from llmcli.chat.session import Session
-from llmcli.errors import DiskError, LlmcliError, UsageError
+from llmcli.errors import LlmcliError, UsageError
+from llmcli.ui.ask import confirm
 from llmcli.ui.commands import complete
 from llmcli.ui.commands.branching import show
 from llmcli.ui.commands.registry import command
 from llmcli.ui.console import console
-from llmcli.ui.units import ago
+from llmcli.ui.units import ago, plural
 
 if TYPE_CHECKING:
     from llmcli.ui.repl.chat import Chat
@@ -75,7 +76,7 @@ def opened(chat: "Chat") -> None:
     path = chat.path()
     if chat.live:
         show(chat, path[-_SHOWN:], len(path) - _SHOWN + 1)
-    console.note(f"this is the session {chat.session.name}, {len(path)} messages")
+    console.note(f"this is the session {chat.session.name}, {plural(len(path), 'message')}")
 
 
 @command("[TEXT]")
@@ -111,27 +112,16 @@ def rename(chat: "Chat", argument: str) -> None:
 @command("FILE", complete=complete.paths)
 def export(chat: "Chat", argument: str) -> None:
     """Write the conversation to a file. Markdown, JSON, a page for a browser or a picture (SVG), by its suffix."""
-    from llmcli.chat.export import export as render
     from llmcli.chat.export import form_of
+    from llmcli.ui.document import document, write
 
     if not argument:
         raise UsageError("/export needs a file", "as in /export talk.md")
-    path = Path(argument.strip('"')).expanduser()
+    path = Path(os.path.expanduser(argument.strip('"')))
     form = form_of(path)
     if not chat.path():
         raise UsageError("there is nothing to export", "say something first")
-    if path.exists() and not chat.agree(f"{path} is there already; replace it?"):
+    if os.path.exists(path) and not (chat.live and confirm(f"{path} is there already; replace it?", False)):
         raise UsageError(f"{path} is there already", "choose another name")
-    if form == "svg":
-        from llmcli.ui.picture import conversation
-
-        text = conversation(chat.path(), chat.session.name)
-    else:
-        text = render(chat.path(), chat.session.name, system_text(chat.dialogue.settings), form)
-    try:
-        path.write_text(text, encoding="utf-8", errors="replace", newline="\n")
-    except OSError as error:
-        with suppress(OSError):
-            path.unlink(missing_ok=True) if not path.stat().st_size else None
-        raise DiskError(f"cannot write {path}: {error.strerror}") from None
+    write(document(chat.path(), chat.session.name, system_text(chat.dialogue.settings), form), path)
     console.note(f"written to {path}")

@@ -32,6 +32,11 @@ class Command:
     complete: Complete | None
     aliases: tuple[str, ...]
 
+    @property
+    def summary(self) -> str:
+        """The first sentence of its help."""
+        return self.help.split(". ")[0].rstrip(".")
+
 
 _COMMANDS: dict[str, Command] = {}  # in the order of the imports
 _SORTED: dict[str, Command] = {}  # in the order of _MODULES
@@ -100,4 +105,13 @@ def obey(chat: "Chat", name: str, argument: str) -> None:
     if isinstance(found, Command):
         found.run(chat, argument)
     else:
-        lookup("set").run(chat, f"{found} {argument}")  # type: ignore[union-attr]
+        assign(chat, f"{found} {argument}")
+
+
+def assign(chat: "Chat", argument: str) -> None:
+    """Run `/set`.
+
+    Raises:
+        LlmcliError: what is wrong with the value.
+    """
+    commands()["set"].run(chat, argument)

@@ -1,9 +1,13 @@
 """Settings."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llmcli.chat.compose import grammar_text
 from llmcli.chat.dialogue import settable
+from llmcli.chat.excerpt import excerpt
+from llmcli.chat.presets import NEVER, presets, save_preset
+from llmcli.chat.presets import describe as describe_preset
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.params.generation import GenerationParams
 from llmcli.params.inert import inert
@@ -17,8 +21,6 @@ from llmcli.ui.console import console
 
 if TYPE_CHECKING:
     from llmcli.ui.repl.chat import Chat
-
-_LONGEST = 40  # columns of a value in a table
 
 
 @command("[KEY [VALUE]]", complete=complete.settings)
@@ -55,7 +57,7 @@ def _tell(chat: "Chat", key: str) -> None:
         grammar_text(chat.dialogue.settings)  # says now what is wrong with it
 
 
-@command("[POLICY]", complete=lambda chat, start: complete.setting_values(chat, "temperature", start))
+@command("[POLICY]", complete=complete.values_of("temperature"))
 def temp(chat: "Chat", argument: str) -> None:
     """Set the temperature: 0.8, or a range such as 0.3..1.3.
 
@@ -64,7 +66,7 @@ def temp(chat: "Chat", argument: str) -> None:
     set_(chat, f"temperature {argument}")
 
 
-@command("[N]", complete=lambda _chat, start: [("random", "new for each answer")] if not start else [])
+@command("[N]", complete=complete.words("random"))
 def seed(chat: "Chat", argument: str) -> None:
     """Set the seed, or draw a new one each time (`random`)."""
     set_(chat, f"seed {argument}")
@@ -77,28 +79,23 @@ def reset(chat: "Chat", argument: str) -> None:
     console.note(f"back to what it was: {', '.join(gone)}" if gone else "nothing was set in this session")
 
 
-@command("[all]", complete=lambda _chat, start: [("all", "every setting")] if "all".startswith(start) else [])
+@command("[all]", complete=complete.words("all"))
 def params(chat: "Chat", argument: str) -> None:
     """Show settings: value, layer, and what does nothing. Those of sampling and generation, or `all`."""
-    keys = settable() if argument else [*describe(SamplingParams), *describe(GenerationParams)]
-    _table(chat, [key for key in keys if key in settable()])
+    usual = {*describe(SamplingParams), *describe(GenerationParams)}
+    _table(chat, [key for key in settable() if argument or key in usual])
 
 
 def _table(chat: "Chat", keys: list[str]) -> None:
     """Value, layer, and below it the reason for a setting that does nothing."""
     resolved = chat.dialogue.resolved()
     idle = inert(resolved.settings, resolved.origins)
-    rows = [(key, _short(_now(chat, key) or "none"), resolved.origins[key]) for key in keys]
+    rows = [(key, excerpt(_now(chat, key) or "none"), resolved.origins[key]) for key in keys]
     below = [f"inert: {idle[key]}" if key in idle else "" for key in keys]
     chat.rows(("KEY", "VALUE", "FROM"), rows, below=below)
 
 
-def _short(text: str) -> str:
-    """A value for a table; /KEY shows it whole."""
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
-
-
-@command("[NAME,…]", complete=lambda chat, start: complete.setting_values(chat, "samplers", start))
+@command("[NAME,…]", complete=complete.values_of("samplers"))
 def samplers(chat: "Chat", argument: str) -> None:
     """Show or set the chain that draws each token. As in /samplers top_k,temperature; `default` is llama.cpp's."""
     if argument:
@@ -112,8 +109,6 @@ def samplers(chat: "Chat", argument: str) -> None:
 
 
 def _chain(resolved: Resolved) -> list[tuple[str, str]]:
-    from dataclasses import replace
-
     settings = resolved.settings
     drawn = settings if settings.seed is not None else replace(settings, seed=0)
     steps: list[tuple[str, str]] = []
@@ -149,9 +144,6 @@ def model(chat: "Chat", argument: str) -> None:
         return
     key, value = dialogue.parse("model", argument)
     before = chat.session.overrides.get("model")
-    dialogue.layers.above({key: value})
-    from dataclasses import replace
-
     chat.bring(replace(dialogue.settings, model=value))
     dialogue.set(key, value)
     try:
@@ -172,9 +164,6 @@ def preset(chat: "Chat", argument: str) -> None:
 
     `save NAME` keeps them in the configuration file, `list` shows all presets.
     """
-    from llmcli.chat.presets import NEVER, presets, save_preset
-    from llmcli.chat.presets import describe as describe_preset
-
     word, _, name = argument.partition(" ")
     if word == "save":
         if not name.strip():
@@ -196,26 +185,23 @@ def preset(chat: "Chat", argument: str) -> None:
 
 
 def _presets(start: str) -> list[tuple[str, str]]:
-    from llmcli.chat.presets import describe as describe_preset
-    from llmcli.chat.presets import presets
-
     known = [(name, describe_preset(values)) for name, values in presets().items()]
     return [
         (name, note) for name, note in [*known, ("save ", ""), ("list", ""), ("none", "")] if name.startswith(start)
     ]
 
 
-@command("[on|off|hide]", complete=lambda _chat, start: [(w, "") for w in ("on", "off", "hide") if w.startswith(start)])
+@command("[on|off|hide]", complete=complete.words("on", "off", "hide"))
 def think(chat: "Chat", argument: str) -> None:
     """Reasoning: folded (on), hidden (hide), none (off). Alone, the last one is unfolded."""
     if argument:
         set_(chat, f"think {'show' if argument == 'on' else argument}")
         return
     reasoning = next((message.reasoning for message in reversed(chat.path()) if message.reasoning), "")
-    chat.say(reasoning or f"no answer here has reasoning; think = {_now(chat, 'think')}", "2" if chat.colour else "")
+    chat.say(reasoning or f"no answer here has reasoning; think = {_now(chat, 'think')}", "2")
 
 
-@command("on|off|SCHEMA", complete=lambda _chat, start: [(w, "") for w in ("on", "off") if w.startswith(start)])
+@command("on|off|SCHEMA", complete=complete.words("on", "off"))
 def json(chat: "Chat", argument: str) -> None:
     """Answer in JSON, to a schema if given; off ends it. The schema stands here or in a file."""
     if not argument:
@@ -223,8 +209,6 @@ def json(chat: "Chat", argument: str) -> None:
         return
     value = {"on": '{"type": "object"}', "off": None}.get(argument, argument)
     if value:
-        from dataclasses import replace
-
         notes: list[str] = []
         grammar_text(replace(chat.dialogue.settings, json_schema=value, grammar=None, grammar_file=None), notes)
         for note in notes:

@@ -33,9 +33,7 @@ def file(chat: "Chat", argument: str) -> None:
     console.note(f"with the next message: {shown}")
 
 
-@command(
-    "[code|N]", complete=lambda _chat, start: [("code", "the last code block")] if "code".startswith(start) else []
-)
+@command("[code|N]", complete=complete.words("code"))
 def copy(chat: "Chat", argument: str) -> None:
     """Copy the answer, its last code block, or message N."""
     from llmcli.ui.clipboard import copy as to_clipboard

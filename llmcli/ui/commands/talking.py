@@ -3,12 +3,12 @@
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from llmcli.chat.compose import read_text
+from llmcli.chat.compose import read_text, system_text
 from llmcli.chat.dialogue import reopens
 from llmcli.chat.tree import Message
 from llmcli.errors import UsageError
 from llmcli.ui.commands import complete
-from llmcli.ui.commands.registry import command, lookup
+from llmcli.ui.commands.registry import assign, command
 from llmcli.ui.console import console
 
 if TYPE_CHECKING:
@@ -64,21 +64,14 @@ def _last_answer(chat: "Chat") -> Message:
     return path[-1]
 
 
-@command("[TEXT]", complete=lambda chat, start: complete.setting_values(chat, "stop", start))
+@command("[TEXT]", complete=complete.values_of("stop"))
 def stop(chat: "Chat", argument: str) -> None:
     """Stop answers before a text (`none`: no more). An answer that is being written stops with Ctrl-C."""
     if argument:
-        lookup_set(chat, f"stop {argument}")
+        assign(chat, f"stop {argument}")
         return
     now = chat.dialogue.settings.stop
     chat.say("Ctrl-C stops an answer" + (f"; answers end before {', '.join(map(repr, now))}" if now else ""))
-
-
-def lookup_set(chat: "Chat", argument: str) -> None:
-    """Run `/set`."""
-    found = lookup("set")
-    assert not isinstance(found, str)
-    found.run(chat, argument)
 
 
 @command("[N [TEXT]]")
@@ -119,13 +112,9 @@ def _last_question(path: list[Message]) -> int:
     return number
 
 
-@command(
-    "[TEXT|@FILE|edit|none]", complete=lambda _chat, start: [(w, "") for w in ("edit", "none") if w.startswith(start)]
-)
+@command("[TEXT|@FILE|edit|none]", complete=complete.words("edit", "none"))
 def system(chat: "Chat", argument: str) -> None:
     """Show or change the system prompt. From a TEXT, a file, or an editor; `none` takes it away."""
-    from llmcli.chat.compose import system_text
-
     now = system_text(chat.dialogue.settings)
     if not argument:
         chat.say(now or "there is no system prompt")

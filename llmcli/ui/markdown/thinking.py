@@ -1,6 +1,7 @@
 """What is shown of a model's reasoning: its last rows while it comes, then one line."""
 
 from llmcli.ui.markdown.cells import Runs, wrap
+from llmcli.ui.units import plural
 
 _ROWS = 3
 _KEPT = 2000  # characters, before the older half is let go
@@ -32,5 +33,4 @@ class Thinking:
         return [[("", "thinking")], *last]
 
     def summary(self, now: float) -> str:
-        words = "1 word" if self._words == 1 else f"{self._words} words"
-        return f"thought for {max(0.0, now - self._started):.1f} s · {words}"
+        return f"thought for {max(0.0, now - self._started):.1f} s · {plural(self._words, 'word')}"

@@ -36,9 +36,6 @@ class LineReader:
     def refresh(self) -> None:
         """There is no status line."""
 
-    def remember(self, text: str) -> None:
-        """There is no history."""
-
     def _turn(self) -> str:
         self._taken = 0
         first = self._line()

@@ -41,9 +41,8 @@ class TerminalReader:
     ) -> None:
         output = get_app_session().output
         if isinstance(output, Vt100_Output):
-            output.enable_cpr = (
-                False  # asks the terminal nothing: one that does not answer costs a second and a warning
-            )
+            # Asks the terminal nothing: one that does not answer costs a second and a warning.
+            output.enable_cpr = False
         self._status = status
         self._pasted = Pasted()
         self._history = PrivateHistory(history, self._pasted.fold)
@@ -106,7 +105,10 @@ class TerminalReader:
         self._editing.hint = ""
         self._app.erase_when_done = False
         self._editing.buffer.reset(Document(start))
-        shown = self._app.run(pre_run=self._catch_faults, set_exception_handler=False)
+        try:
+            shown = self._app.run(pre_run=self._catch_faults, set_exception_handler=False)
+        finally:  # which prompt_toolkit leaves out where a signal ends it in its first drawing
+            self._app.renderer.reset()
         if self._app.erase_when_done:
             drawn = "".join(self._pasted.label(char) or char for char in shown)
             self._app.print_text([("class:marker", "> "), ("", safe(drawn).replace("\n", "\n  ") + "\n")])

@@ -1,8 +1,8 @@
 """The chat as its commands see it: what is being talked about, with whom, and where it is shown."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llmcli.chat.attachments import Attachment, attach, find_mentions
@@ -13,21 +13,18 @@ from llmcli.engine.abort import AbortFlag
 from llmcli.errors import LlmcliError
 from llmcli.params.inert import inert
 from llmcli.params.settings import Settings
-from llmcli.ui.ask import confirm
 from llmcli.ui.console import console, wants_colour, wrapped
-from llmcli.ui.interrupt import interruptible, time_limit
+from llmcli.ui.interrupt import time_limit
 from llmcli.ui.output import aside, put_line
 from llmcli.ui.repl.room import make_room
-from llmcli.ui.repl.show import Display, display
-from llmcli.ui.repl.terminal import ending_later, silent_keys
-from llmcli.ui.repl.waiting import Waiting
+from llmcli.ui.repl.show import display
+from llmcli.ui.repl.stage import Stage
+from llmcli.ui.repl.terminal import ending_later
 from llmcli.ui.table import put_definitions, put_facts, put_rows
 
 if TYPE_CHECKING:  # they stand on the engine, which is imported behind the prompt
     from llmcli.chat.local import LocalModel
     from llmcli.chat.turn import Turn
-
-_PRESSES = 3  # of Ctrl-C; the first one stops the answer, and nothing is left to do for the second
 
 
 class Reader(Protocol):
@@ -38,8 +35,6 @@ class Reader(Protocol):
     def read(self, default: str = "") -> str: ...
 
     def refresh(self) -> None: ...
-
-    def remember(self, text: str) -> None: ...
 
 
 class Chat:
@@ -55,6 +50,7 @@ class Chat:
         """`names` lists the models that are here; `bring` sees to it that a model is, and may ask to download it."""
         self.dialogue = dialogue
         self.bring = bring
+        self.model_names = names
         self.live = live
         self.reader: Reader
         self.draft = ""  # what stands in the line at the next prompt
@@ -64,7 +60,6 @@ class Chat:
         self.used: int | None = None  # tokens of the context that the next message comes on top of
         self.failure: LlmcliError | None = None  # the first one of a script
         self.colour = live and wants_colour(sys.stdout)
-        self._names = names
         self._greeted: LocalModel | None = None
         self._told: set[tuple[str, str]] = set()  # settings without effect, and why
 
@@ -76,30 +71,27 @@ class Chat:
         """What was said in the present branch."""
         return self.dialogue.session.conversation.path()
 
-    def model_names(self) -> Sequence[str]:
-        """The models that are here."""
-        return self._names()
-
     # Saying: what a command tells is no answer of the model, and goes to stderr where stdout is no terminal
 
     def say(self, text: str, style: str = "") -> None:
         """One line or several."""
-        with nullcontext() if self.live else aside():
-            put_line("\n".join(map(wrapped, text.split("\n"))) if self.live else text, style)
+        with aside(not self.live):
+            text = "\n".join(map(wrapped, text.split("\n"))) if self.live else text
+            put_line(text, style if self.colour else "")
 
     def rows(self, heads: Sequence[str], rows: Sequence[Sequence[str]], **more: Sequence[str]) -> None:
         """A table; see `put_rows`."""
-        with nullcontext() if self.live else aside():
+        with aside(not self.live):
             put_rows(heads, rows, **more)
 
     def facts(self, facts: Sequence[tuple[str, str]]) -> None:
         """Pairs; see `put_facts`."""
-        with nullcontext() if self.live else aside():
+        with aside(not self.live):
             put_facts(facts)
 
     def definitions(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Names and what they mean; see `put_definitions`."""
-        with nullcontext() if self.live else aside():
+        with aside(not self.live):
             put_definitions(pairs)
 
     # Talking
@@ -178,31 +170,15 @@ class Chat:
         local = self.dialogue.local
         assert local
         local.abort.clear()
-        place = display(self.dialogue.settings, self.live)
-        waiting = Waiting(place.status)
-        waiting.text = "reading the prompt"
-        try:
-            turn = self.dialogue.answer(path, extra, begun, waiting.reading)
-            self.turn = turn
-            settings = turn.resolved.settings
-            self._warn(turn)
-            with (
-                ending_later(),
-                interruptible(local.abort, _PRESSES),
-                silent_keys(self.live),
-                time_limit(local.abort, settings.timeout),
-            ):
-                self._show(place, waiting, turn, begun)
-        finally:
-            waiting.end()
-            place.end()
+        stage = Stage(self.dialogue.settings, self.live)
+        self.turn = turn = self.dialogue.answer(path, extra, begun, stage.waiting.reading)
+        self._warn(turn)
+        limit = time_limit(local.abort, turn.resolved.settings.timeout)
+        with ending_later(), stage.open(local.abort, "reading the prompt"), limit:
+            stage.show(turn.parts(), begun.content if begun else "")
+            if self.live and turn.message:
+                put_line("")  # between one turn and the next
         self._conclude(turn)
-
-    def _show(self, place: Display, waiting: Waiting, turn: "Turn", begun: Message | None) -> None:
-        place.answer(_tapped(turn.parts(), waiting.end), begun.content if begun else "")
-        place.end()
-        if self.live and turn.message:
-            put_line("")  # between one turn and the next
 
     def _conclude(self, turn: "Turn") -> None:
         reason = turn.answer.finish_reason
@@ -239,26 +215,14 @@ class Chat:
         local = self.dialogue.local
         assert local
         local.abort.clear()
-        settings = self.dialogue.settings
-        place = display(settings, self.live)
-        waiting = Waiting(place.status)
-        waiting.text = doing
-        try:
-            with ending_later(), interruptible(local.abort, _PRESSES), silent_keys(self.live):
-                if self.live:
-                    place.answer(_tapped(parts, waiting.end))
-                else:
-                    console.note(doing)
-                    for _ in parts:
-                        pass
-        finally:
-            waiting.end()
+        stage = Stage(self.dialogue.settings, self.live)
+        with ending_later(), stage.open(local.abort, doing):
             if self.live:
-                place.end()
-
-    def agree(self, question: str) -> bool:
-        """The answer to a question where somebody can be asked, else no."""
-        return self.live and confirm(question, False)
+                stage.show(parts)
+            else:
+                console.note(doing)
+                for _ in parts:
+                    pass
 
     def measure(self) -> None:
         """Count what is in the context, and say so before it is full."""
@@ -284,22 +248,18 @@ class Chat:
         if opening.local:
             self._greet(opening.local)
             return opening.local
-        place = display(self.dialogue.settings, self.live)
-        waiting, flag = Waiting(place.status), AbortFlag()
+        stage, flag = Stage(self.dialogue.settings, self.live), AbortFlag()
 
         def tick(doing: str) -> bool:
-            waiting.text = doing
+            stage.waiting.text = doing
             return not flag.is_set()
 
         try:
-            with interruptible(flag, _PRESSES), silent_keys(self.live):
+            with stage.open(flag, opening.doing):
                 local = opening.wait(tick)
         except BaseException:
             self.dialogue.close_model()  # the next message tries again
             raise
-        finally:
-            waiting.end()
-            place.end()
         if not local:
             console.note("not sent: the model goes on loading")
             return None
@@ -311,16 +271,9 @@ class Chat:
         if local is self._greeted:
             return
         self._greeted = local
+        settings = self.dialogue.settings  # which notes what of the model's own defaults cannot be
         for note in local.target.notes:
             console.warn(note)
         local.target.notes.clear()
-        if not self.dialogue.transcript.has_own_template(self.dialogue.settings):
+        if not self.dialogue.transcript.has_own_template(settings):
             console.note(f"{local.name} has no chat template: a plain one is used (see /chat_template)")
-
-
-def _tapped(parts: Iterable[tuple[str, str]], first: Callable[[], None]) -> Iterator[tuple[str, str]]:
-    """The parts; `first` is called before the first of them, or at the end where there is none."""
-    for part in parts:
-        first()
-        yield part
-    first()

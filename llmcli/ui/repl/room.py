@@ -9,6 +9,7 @@ from llmcli.chat.tree import Message
 from llmcli.errors import UsageError
 from llmcli.ui.ask import choose
 from llmcli.ui.console import console
+from llmcli.ui.units import plural
 
 if TYPE_CHECKING:
     from llmcli.ui.repl.chat import Chat
@@ -40,7 +41,9 @@ def make_room(
             return whole
     number = dialogue.drop_oldest(whole, begun)
     if number:
-        console.warn(f"the model no longer reads the oldest {number} messages: the context of {fit.n_ctx} is full")
+        console.warn(
+            f"the model no longer reads the oldest {plural(number, 'message')}: the context of {fit.n_ctx} is full"
+        )
     return whole
 
 

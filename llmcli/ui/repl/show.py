@@ -37,10 +37,10 @@ class Rendered:
     """Markdown on a terminal."""
 
     def __init__(self, settings: Settings) -> None:
-        from llmcli.ui.markdown.view import AnswerView  # rich takes its time, which nobody waits for at the prompt
+        from llmcli.ui.markdown.view import AnswerView  # takes its time, which nobody waits for at the prompt
 
         self._think = settings.think == "show"
-        self._view = AnswerView(put_drawn, _size, style(settings), wants_colour(sys.stdout))
+        self._view = AnswerView(put_drawn, shutil.get_terminal_size, style(settings), wants_colour(sys.stdout))
 
     def status(self, text: str) -> None:
         self._view.status(text)
@@ -84,11 +84,6 @@ def _joined(parts: Parts, begun: str) -> Iterator[tuple[str, str]]:
     if tail:
         yield "answer", tail
     yield from parts
-
-
-def _size() -> tuple[int, int]:
-    size = shutil.get_terminal_size()
-    return max(size.columns, 1), max(size.lines, 1)
 
 
 def style(settings: Settings) -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.params.settings import fields
+from llmcli.ui.units import plural
 
 if TYPE_CHECKING:
     from llmcli.ui.repl.chat import Chat
@@ -28,7 +29,7 @@ def status_line(chat: "Chat") -> str:
     if chat.turn and chat.turn.answer.started and (speed := chat.turn.answer.timings()["predicted_per_second"]):
         parts.append(f"{speed:.0f} tokens/s")
     if chat.pending:
-        parts.append(f"{len(chat.pending)} file" + "s" * (len(chat.pending) > 1))
+        parts.append(plural(len(chat.pending), "file"))
     if chat.session.name:
         parts.append(chat.session.name)
     return _GAP.join(parts)

@@ -8,14 +8,19 @@ _TICK = 0.1
 
 
 class Waiting:
-    """Calls `show(text)` from a thread while `text` is set; after `end` nothing more is shown."""
+    """Within its block it calls `show(text)` from a thread while `text` is set; after `end` nothing more is shown."""
 
     def __init__(self, show: Callable[[str], None]) -> None:
         self.text = ""
         self._show = show
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> None:
         self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
 
     def _run(self) -> None:
         self._ended.wait(_PATIENCE)

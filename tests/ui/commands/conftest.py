@@ -22,5 +22,5 @@ def chat(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Chat:
 
     made = Chat(Dialogue(Session(), layers_of(Layer("flag", {})), no_model))  # type: ignore[arg-type]
     made.reader = LineReader(None)  # type: ignore[arg-type]
-    made._names = lambda: ["starter", "owner/repo:Q4_K_M"]
+    made.model_names = lambda: ["starter", "owner/repo:Q4_K_M"]
     return made

@@ -87,6 +87,7 @@ def test_files_are_offered_after_an_at_sign_and_those_with_spaces_in_quotes(chat
     assert offered(chat, "@a") == ['@"a file.txt"']
     assert offered(chat, "@dir/") == ["@dir/in.py"]
     assert "@.hidden" not in offered(chat, "@")
+    assert offered(chat, "/file a") == ['/file "a file.txt"']
     assert offered(chat, "mail me@no") == []
 
 

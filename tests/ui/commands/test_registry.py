@@ -4,7 +4,7 @@ import pytest
 
 from docs.build import ROOT, command_table
 from llmcli.chat.dialogue import settable
-from llmcli.errors import UsageError
+from llmcli.errors import DiskError, UsageError
 from llmcli.params.settings import fields
 from llmcli.ui.commands.registry import Command, commands, lookup, names, obey, split
 from llmcli.ui.repl.chat import Chat
@@ -83,3 +83,10 @@ def test_an_unknown_command_names_the_nearest_one(wrong: str, meant: str) -> Non
     with pytest.raises(UsageError) as caught:
         lookup(wrong)
     assert meant in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".md", "~nobody/x.md", "x\0.md"])
+def test_a_file_that_no_system_can_write_is_told(chat: Chat, name: str) -> None:
+    chat.session.say("user", "hi")
+    with pytest.raises(DiskError, match="cannot write"):
+        obey(chat, "export", name)
