@@ -22,20 +22,21 @@ _SHARE = 0.25  # of the context, at most, for the summary
 class Compaction:
     """Iterate over `parts()` to write the summary, change `text` if you like, then `use` it."""
 
-    def __init__(self, dialogue: Dialogue, path: Sequence[Message], keep: int = _KEPT_TURNS) -> None:
-        """`path` is what was said; its last `keep` turns stay.
+    def __init__(self, dialogue: Dialogue, path: Sequence[Message], keep: int | None = None) -> None:
+        """`path` is what was said; its last `keep` turns stay, two where that is None.
 
         Raises:
             UsageError: when there is nothing to summarize.
         """
         starts = [index for index, message in enumerate(path) if message.role == "user"]
-        keep = min(keep, len(starts) - 1)
+        keep = min(_KEPT_TURNS if keep is None else keep, len(starts) - 1)
         cut = starts[-keep] if keep > 0 else len(path)
         if cut < 2:
             raise UsageError("there is too little to summarize", "/context shows what fills the context")
         self._dialogue = dialogue
         self.old, self._kept = path[:cut], path[cut:]
         self.text = ""
+        self.left_out = 0  # messages, the oldest, for which there was no room in the question
         self.interrupted = False
 
     def parts(self) -> Iterator[Part]:
@@ -50,6 +51,7 @@ class Compaction:
             if len(prompt.tokens) + settings.max_tokens < local.n_ctx or len(old) < 2:
                 break
             old = old[1:]
+        self.left_out = len(self.old) - len(old)
         answer = Answer(local, prompt, dialogue.transcript.adjusted(settings))
         for kind, text in answer.parts():
             if kind == "answer":

@@ -97,12 +97,13 @@ def new_name(text: str) -> str:
     return f"{date.today().isoformat()}{slug or '-chat'}"
 
 
-def listed() -> list[Listed]:
-    """Every session, the one that was changed last first; files that cannot be read are left out."""
+def listed(start: str = "") -> list[Listed]:
+    """The sessions whose names begin so, the one that was changed last first; what cannot be read is left out."""
     result = []
     for changed, path in _newest_first():
         with suppress(OSError):
-            result.append(_look(path, changed))
+            if path.name.startswith(start):
+                result.append(_look(path, changed))
     return result
 
 

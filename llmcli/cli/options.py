@@ -174,7 +174,7 @@ def complete_session(incomplete: str) -> list[tuple[str, str]]:
     """The sessions, the last one first."""
     from llmcli.chat.session_files import listed
 
-    return [(one.name, safe(one.title)) for one in listed() if one.name.startswith(incomplete)]
+    return [(one.name, safe(one.title)) for one in listed(incomplete)]
 
 
 def complete_wanted(incomplete: str) -> list[str]:

@@ -5,8 +5,10 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from llmcli.errors import DiskError, UsageError
+from llmcli.ui.console import is_terminal
 
 
 def open_in_editor(path: Path) -> None:
@@ -17,11 +19,21 @@ def open_in_editor(path: Path) -> None:
         UsageError: when the setting is no command, or the editor ends with a status that is not 0.
     """
     try:
-        status = subprocess.run([*_command(), str(path)]).returncode
+        status = subprocess.run([*_command(), str(path)], **_streams()).returncode
     except OSError as error:
         raise DiskError(f"cannot run the editor {_command()[0]!r}: {error.strerror}", "set EDITOR") from None
     if status:
         raise UsageError(f"the editor ended with status {status}")
+
+
+def _streams() -> dict[str, Any]:
+    """Where the editor reads and writes: a pipe of ours holds the turns of a script, or takes the answers."""
+    given: dict[str, Any] = {}
+    if not is_terminal(sys.stdin):
+        given["stdin"] = subprocess.DEVNULL
+    if not is_terminal(sys.stdout):
+        given["stdout"] = subprocess.DEVNULL if sys.stderr is None else 2
+    return given
 
 
 def _command() -> list[str]:

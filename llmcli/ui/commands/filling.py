@@ -80,10 +80,10 @@ def compact(chat: "Chat", argument: str) -> None:
     if argument and not argument.isdecimal():
         raise UsageError("/compact takes the number of turns that stay", "as in /compact 2")
     if chat.ready():
-        compact_now(chat, chat.path(), int(argument) if argument else 2)
+        compact_now(chat, chat.path(), int(argument) if argument else None)
 
 
-def compact_now(chat: "Chat", path: Sequence[Message], keep: int = 2) -> bool:
+def compact_now(chat: "Chat", path: Sequence[Message], keep: int | None = None) -> bool:
     """Write a summary of `path`, show it, ask where somebody can be asked, and go on from it; whether that was done.
 
     Raises:
@@ -96,6 +96,9 @@ def compact_now(chat: "Chat", path: Sequence[Message], keep: int = 2) -> bool:
     if compaction.interrupted or not compaction.text:
         console.note("nothing was changed")
         return False
+    if compaction.left_out:
+        lost = plural(compaction.left_out, "message")
+        console.warn(f"the oldest {lost} did not fit into the context to be summarized, and the summary lacks them")
     if chat.live:
         wanted = choose(
             "go on from this?", {"yes": "use it", "edit": "change it first", "no": "leave all as it is"}, "yes"

@@ -22,7 +22,7 @@ _SHOWN = 2  # messages, after a session was opened
 
 
 def _names(_chat: "Chat", start: str) -> list[tuple[str, str]]:
-    return [(one.name, one.title) for one in session_files.listed() if one.name.startswith(start)]
+    return [(one.name, one.title) for one in session_files.listed(start)]
 
 
 @command("NAME")
@@ -30,6 +30,8 @@ def save(chat: "Chat", argument: str) -> None:
     """Name this session; copy it if it has a name. Every turn is on disk at once anyway."""
     if not argument:
         raise UsageError("/save needs a name", "as in /save novel")
+    if chat.session.named and not chat.session.saved:
+        raise UsageError("nothing was said yet, so there is nothing to copy", "say something first")
     if chat.session.named:
         chat.session.copy(argument).close()
         console.note(f"a copy is kept as {argument}; this is still {chat.session.name}")

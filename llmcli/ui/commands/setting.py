@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from llmcli.chat.compose import grammar_text
 from llmcli.chat.dialogue import settable
 from llmcli.chat.excerpt import excerpt
-from llmcli.chat.presets import NEVER, presets, save_preset
+from llmcli.chat.presets import NEVER, presets, remove_preset, save_preset
 from llmcli.chat.presets import describe as describe_preset
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.params.generation import GenerationParams
@@ -162,7 +162,7 @@ def model(chat: "Chat", argument: str) -> None:
 def preset(chat: "Chat", argument: str) -> None:
     """Take a preset's settings, or keep yours as one.
 
-    `save NAME` keeps them in the configuration file, `list` shows all presets.
+    `save NAME` keeps them in the configuration file, `rm NAME` takes one out, `list` shows all.
     """
     word, _, name = argument.partition(" ")
     if word == "save":
@@ -175,6 +175,11 @@ def preset(chat: "Chat", argument: str) -> None:
             raise UsageError("nothing was set in this session", "set something first, as in /temp 1.2")
         path = save_preset(name.strip(), values)
         console.note(f"kept as preset {name.strip()} in {path}: {describe_preset(values)}")
+    elif word == "rm" and name.strip():
+        remove_preset(name.strip())
+        if chat.session.overrides.get("preset") == name.strip():
+            chat.dialogue.reset("preset")
+        console.note(f"{name.strip()} is no preset of yours any more")
     elif word in ("", "list"):
         now = chat.dialogue.settings.preset
         rows = [(one + ("*" if one == now else ""), describe_preset(values)) for one, values in presets().items()]
@@ -187,7 +192,9 @@ def preset(chat: "Chat", argument: str) -> None:
 def _presets(start: str) -> list[tuple[str, str]]:
     known = [(name, describe_preset(values)) for name, values in presets().items()]
     return [
-        (name, note) for name, note in [*known, ("save ", ""), ("list", ""), ("none", "")] if name.startswith(start)
+        (name, note)
+        for name, note in [*known, ("save ", ""), ("rm ", ""), ("list", ""), ("none", "")]
+        if name.startswith(start)
     ]
 
 
