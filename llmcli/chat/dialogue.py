@@ -33,6 +33,7 @@ _NOT_HERE = {
     "editing_mode": "start with --editing-mode, or keep it with `llmcli config set`",
 }
 _ANSWER_ROOM = 256  # tokens that should be left for an answer of unknown length
+_LONG_TOKEN = 16  # characters; few texts have so long ones on average
 _AFTER_DROPPING = 0.75  # share of the context: dropping a little each turn would read everything anew each time
 
 
@@ -126,6 +127,8 @@ class Dialogue:
             raise UsageError(f"{field.key} cannot be set here", _NOT_HERE[field.key])
         if field.kind is bool and not text:
             raise UsageError(f"{field.key}: must be on or off, got nothing")
+        if field.default is None and text.strip().lower() == "none":  # what is shown for no value is one to type
+            return field.key, None
         return field.key, field.parse_text(text)
 
     def set(self, key: str, value: Any) -> None:
@@ -194,6 +197,21 @@ class Dialogue:
         n_ctx, limit = self.local.n_ctx, self.settings.max_tokens
         reserve = min(_ANSWER_ROOM if limit < 0 else limit, n_ctx // 4)
         return Fit(len(self.prompt(path, begun).tokens), n_ctx, max(reserve, 1))
+
+    def refuse_endless(self, message: Message) -> None:
+        """Refuse at once a message far too long for the context: to count megabytes of it would take many seconds.
+
+        Raises:
+            ContextOverflowError: when its beginning alone does not fit.
+        """
+        assert self.local
+        n_ctx, text = self.local.n_ctx, message.text
+        most = n_ctx * _LONG_TOKEN
+        if len(text) > most and (n_tokens := self.local.count_tokens(text[:most])) > n_ctx:
+            raise ContextOverflowError(
+                f"the conversation has more than {n_tokens} tokens and the context holds {n_ctx}",
+                "send less of it; `/file none` takes files back",
+            )
 
     def drop_oldest(self, path: Sequence[Message], begun: Message | None = None) -> int:
         """Leave out whole turns, the oldest first, until there is room; returns how many messages went.

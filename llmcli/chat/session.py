@@ -216,8 +216,8 @@ class Session:
         return other
 
     def close(self) -> None:
-        """Let go of the file; harmless when done twice."""
-        self._name = self.name
+        """Let go of the file, for good; harmless when done twice."""
+        self._name, self._keep = self.name, False
         file, self._file = self._file, None
         if file:
             file.close()

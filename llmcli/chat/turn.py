@@ -1,6 +1,6 @@
 """One answer in a session: streamed, on disk as it comes, and kept when it is cut."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -41,7 +41,7 @@ class Turn:
         if self.begun:
             self.answer.reasoning = self.begun.reasoning
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self) -> Generator[Part, None, None]:
         """The parts of the answer as they come, without those of `begun`.
 
         Raises:

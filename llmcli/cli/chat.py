@@ -90,6 +90,7 @@ def _reader(here: "Chat", settings: Settings, live: bool) -> "Reader":
         here.colour,
     )
     reader.on_drawn = here.dialogue.open
+    reader.on_interrupt(here.stop_editing)
     return reader
 
 

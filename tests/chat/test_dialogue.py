@@ -147,6 +147,11 @@ def test_what_makes_no_sense_in_a_chat_is_refused_with_another_way(dialogue: Dia
     assert dialogue.parse("temp", "0.5") == ("temperature", Fixed(0.5))
 
 
+@pytest.mark.parametrize("key", ["grammar", "prefill", "json_schema", "chat_template", "seed"])
+def test_none_takes_away_what_may_be_absent(dialogue: Dialogue, key: str) -> None:
+    assert dialogue.parse(key, "none") == (key, None)
+
+
 # The model that is open
 
 

@@ -133,7 +133,7 @@ class Walk:
         if self.random.random() < 0.5:
             self.flag.left = 1
         else:
-            parts.close()  # type: ignore[attr-defined]
+            parts.close()
         for _ in parts:
             pass
         self.flag.left = -1

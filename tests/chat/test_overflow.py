@@ -153,3 +153,21 @@ def test_after_an_undo_beyond_it_the_window_is_open_again(dialogue: Dialogue) ->
     now = dialogue.session.conversation.path()
     assert len(now) == 2
     assert dialogue.window(now) == now
+
+
+def test_a_message_far_too_long_is_refused_before_it_is_counted(dialogue: Dialogue) -> None:
+    counted: list[int] = []
+    count = dialogue.local.count_tokens  # type: ignore[union-attr]
+
+    def watched(text: str) -> int:
+        counted.append(len(text))
+        return count(text)
+
+    dialogue.local.count_tokens = watched  # type: ignore[union-attr,method-assign]
+    try:
+        with pytest.raises(ContextOverflowError, match="the conversation has more than"):
+            dialogue.refuse_endless(dialogue.session.draft("user", "q" * 10_000_000))
+        dialogue.refuse_endless(dialogue.session.draft("user", "q" * 1000))
+    finally:
+        del dialogue.local.count_tokens  # type: ignore[union-attr]
+    assert max(counted) < 10_000

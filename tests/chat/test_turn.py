@@ -83,7 +83,7 @@ def test_an_answer_that_is_closed_midway_keeps_what_came(dialogue: Dialogue) -> 
     turn = dialogue.answer(dialogue.session.conversation.path())
     parts = turn.parts()
     texts = [next(parts)[1], next(parts)[1]]
-    parts.close()  # type: ignore[attr-defined]
+    parts.close()
     assert turn.message
     assert (turn.message.content, turn.message.finish_reason) == ("".join(texts), "interrupt")
     assert on_disk(dialogue)[-1] == turn.message

@@ -37,6 +37,13 @@ def test_a_closed_pipe_ends_the_program_quietly_with_141() -> None:
     assert ran.stdout.endswith(b" 141\n")
 
 
+def test_a_closed_pipe_ends_a_chat_quietly_and_what_came_is_kept() -> None:
+    ran = shell("$L chat hi --session cut --ignore-eos -n 2000 | head -c 1; echo ' '${PIPESTATUS[0]}")
+    assert ran.stderr == b""
+    assert ran.stdout.endswith(b" 141\n")
+    assert b"2 assistant" in shell("$L sessions show cut").stdout
+
+
 def test_a_file_gets_the_very_bytes_a_pipe_gets(tmp_path: Path) -> None:
     file = tmp_path / "f"
     ran = shell(f"$L generate hi -n 16 --seed 3 > '{file}'")

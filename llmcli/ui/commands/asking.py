@@ -3,6 +3,7 @@
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from llmcli.errors import UsageError
 from llmcli.params.settings import fields
 from llmcli.ui.commands import complete
 from llmcli.ui.commands.registry import Command, assign, command, commands, lookup
@@ -77,6 +78,8 @@ def theme(chat: "Chat", argument: str) -> None:
 @command("[on|off]", complete=complete.words("on", "off"))
 def multiline(chat: "Chat", argument: str) -> None:
     """Let Enter make a new line and Alt-Enter send."""
+    if argument not in ("", "on", "off"):
+        raise UsageError(f"/multiline takes on or off, got {argument!r}")
     reader = chat.reader
     reader.multiline = argument == "on" if argument in ("on", "off") else not reader.multiline
     console.note("Enter makes a new line, Alt-Enter sends" if reader.multiline else "Enter sends")

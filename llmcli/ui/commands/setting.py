@@ -201,6 +201,8 @@ def _presets(start: str) -> list[tuple[str, str]]:
 @command("[on|off|hide]", complete=complete.words("on", "off", "hide"))
 def think(chat: "Chat", argument: str) -> None:
     """Reasoning: folded (on), hidden (hide), none (off). Alone, the last one is unfolded."""
+    if argument not in ("", "on", "off", "hide", "show"):
+        raise UsageError(f"/think takes on, off or hide, got {argument!r}")
     if argument:
         set_(chat, f"think {'show' if argument == 'on' else argument}")
         return

@@ -1,5 +1,6 @@
 """Talking."""
 
+import re
 import shlex
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +97,7 @@ def edit(chat: "Chat", argument: str) -> None:
         chat.replace(at, edit_text(old))
         return
     chat.editing, chat.draft = at, old
-    console.note(f"changing message {at}; Enter keeps the change, any command leaves it as it was")
+    console.note(f"changing message {at}; Enter keeps the change, Ctrl-C leaves it as it was")
 
 
 def _number(text: str, path: list[Message]) -> int:
@@ -125,5 +126,7 @@ def system(chat: "Chat", argument: str) -> None:
         argument = edit_text(now or "").strip()
     elif argument.startswith("@"):
         argument = read_text(argument[1:].strip()).rstrip("\n")
-    chat.dialogue.set("system", None if argument in ("none", "") else argument.removeprefix('"""').removesuffix('"""'))
+    elif re.fullmatch('"[^"]+"', argument):
+        argument = argument[1:-1]
+    chat.dialogue.set("system", None if argument in ("none", "") else argument)
     console.note("the system prompt is changed" if argument not in ("none", "") else "there is no system prompt now")

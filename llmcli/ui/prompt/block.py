@@ -1,11 +1,14 @@
 '''Where a message that begins with """ ends, and what is left of it without the marks.'''
 
+import re
+
 MARK = '"""'
+_COMMAND = re.compile(r'/[A-Za-z?][\w?-]*[ \t]+(?=""")')  # the argument of a command may be a block too
 
 
 def opens(first: str) -> bool:
     """Whether this first line of a message begins a block that goes on in the next line."""
-    line = first.rstrip()
+    line = _apart(first)[1].rstrip()
     return line.startswith(MARK) and not (line.endswith(MARK) and len(line) >= 2 * len(MARK))
 
 
@@ -16,7 +19,7 @@ def closes(first: str, line: str) -> bool:
     between them; marks with text behind them are closed at the end of any line.
     """
     line = line.rstrip()
-    return line == MARK if first.rstrip() == MARK else line.endswith(MARK)
+    return line == MARK if _apart(first)[1].rstrip() == MARK else line.endswith(MARK)
 
 
 def is_open(text: str) -> bool:
@@ -27,8 +30,15 @@ def is_open(text: str) -> bool:
 
 def body(text: str) -> str:
     """The message without its marks; one that is no block as it is."""
-    if not text.startswith(MARK):
+    command, block = _apart(text)
+    if not block.startswith(MARK):
         return text
-    inner = text.removeprefix(MARK) if is_open(text) else text.rstrip().removeprefix(MARK).removesuffix(MARK)
+    inner = block.removeprefix(MARK) if is_open(text) else block.rstrip().removeprefix(MARK).removesuffix(MARK)
     head, newline, rest = inner.partition("\n")
-    return (inner if head.strip() or not newline else rest).removesuffix("\n")
+    return command + (inner if head.strip() or not newline else rest).removesuffix("\n")
+
+
+def _apart(text: str) -> tuple[str, str]:
+    """The command in front of a block ("" where there is none), and the rest."""
+    found = _COMMAND.match(text)
+    return (found[0], text[found.end() :]) if found else ("", text)

@@ -1,5 +1,7 @@
 """What the keys of the input line do: send, begin a new line, paste, clear, open the editor."""
 
+from collections.abc import Callable
+
 from prompt_toolkit.application import get_app, run_in_terminal
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.document import Document
@@ -22,6 +24,7 @@ class Editing:
         self.pasted = pasted
         self.hint = ""
         self.multiline = False
+        self.on_interrupt: Callable[[], bool] = lambda: False  # whether Ctrl-C had something of its own to end
 
     def enter(self) -> None:
         """Take the chosen completion, or begin a new line where the text asks for one, or send."""
@@ -71,7 +74,8 @@ class Editing:
 
     def interrupt(self) -> None:
         """Clear the line; with nothing to clear, say how to leave."""
-        self.hint = "" if self.buffer.text else LEAVE
+        ended = self.on_interrupt()
+        self.hint = "" if self.buffer.text or ended else LEAVE
         self.buffer.reset()
 
     def leave(self) -> None:

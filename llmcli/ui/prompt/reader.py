@@ -80,6 +80,10 @@ class TerminalReader:
     def multiline(self, value: bool) -> None:
         self._editing.multiline = value
 
+    def on_interrupt(self, call: Callable[[], bool]) -> None:
+        """Call this at Ctrl-C, too; it says whether there was something to end."""
+        self._editing.on_interrupt = call
+
     def read(self, default: str = "") -> str:
         """What the user sends; `default` stands in the line at first.
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llmcli.chat.attachments import Attachment, attach, find_mentions
@@ -152,6 +152,11 @@ class Chat:
             self.draft, self.editing = "", None
             self._answer(self.path())
 
+    def stop_editing(self) -> bool:
+        """Let a message that was to be changed stay as it is; whether there was one."""
+        number, self.editing = self.editing, None
+        return number is not None
+
     def answer(
         self, path: Sequence[Message], extra: Mapping[str, Any] | None = None, begun: Message | None = None
     ) -> None:
@@ -175,7 +180,8 @@ class Chat:
         self._warn(turn)
         limit = time_limit(local.abort, turn.resolved.settings.timeout)
         with ending_later(), stage.open(local.abort, "reading the prompt"), limit:
-            stage.show(turn.parts(), begun.content if begun else "")
+            with closing(turn.parts()) as parts:  # what came is kept before the session is closed, if the reader goes
+                stage.show(parts, begun.content if begun else "")
             if self.live and turn.message:
                 put_line("")  # between one turn and the next
         self._conclude(turn)

@@ -24,6 +24,8 @@ def make_room(
         ContextOverflowError: where `overflow` is error, or nobody can be asked, or nothing helps.
     """
     dialogue = chat.dialogue
+    if draft:
+        dialogue.refuse_endless(draft)
     whole = [*path, draft] if draft else path
     fit = dialogue.fit(whole, begun)
     if not fit.over:

@@ -235,3 +235,30 @@ def test_edit_gives_what_the_editor_left_without_its_last_newline(monkeypatch: p
     monkeypatch.setenv("EDITOR", "false")
     with pytest.raises(UsageError, match="status 1"):
         edit("")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the editor is a shell command")
+def test_an_editor_in_a_script_eats_no_turns_and_writes_no_answer(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VISUAL", "sh -c 'cat; echo drawn; echo text > $0'")
+    read, write = os.pipe()
+    os.write(write, b"the next turn\n")
+    os.close(write)
+    kept = os.dup(0)
+    os.dup2(read, 0)
+    try:
+        assert edit("") == "text"
+        assert os.read(0, 99) == b"the next turn\n"
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
+        os.close(read)
+    assert capfd.readouterr().out == ""
+
+
+def test_ctrl_c_ends_what_the_chat_had_begun_and_says_how_to_leave_only_otherwise(typed: Keyboard) -> None:
+    begun = ["a change"]
+    typed.reader.on_interrupt(lambda: bool(begun and begun.pop()))
+    typed(CTRL_C, "x", ENTER, default="old text")
+    assert not begun

@@ -41,6 +41,9 @@ def turns(data: bytes) -> list[str]:
         (b'"""\n"""\n""""""\n"""', []),
         (b'"""\n/exit\n"""\n', ["/exit"]),
         (b'say """\nno block\n', ['say """', "no block"]),
+        (b'/system """You are\na poet."""\nhi\n', ["/system You are\na poet.", "hi"]),
+        (b'/system """\none\ntwo\n"""\nhi\n', ["/system one\ntwo", "hi"]),
+        (b'/etc/hosts """\nhi\n', ['/etc/hosts """', "hi"]),
     ],
 )
 def test_a_turn_is_a_line_or_a_block(data: bytes, expected: list[str]) -> None:
