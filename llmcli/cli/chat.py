@@ -14,6 +14,7 @@ from llmcli.params.settings import Settings, fields
 from llmcli.ui.console import is_terminal
 
 if TYPE_CHECKING:  # what the chat is made of is imported when there is one: `--help` and completion do without
+    from llmcli.chat.session import Session
     from llmcli.ui.repl.chat import Chat, Reader
 
 _FIRST = ("prompt", "file")  # said at once, and no settings of the conversation
@@ -33,30 +34,36 @@ def chat(
     keep: Annotated[bool, typer.Option("--save/--no-save", help="Keep the session on disk, or leave no trace.")] = True,
 ) -> int:
     """Talk with a model. Without a terminal each line of stdin is a turn, or each block between lines of \"\"\"."""
-    from llmcli.chat.dialogue import Dialogue
-    from llmcli.chat.layering import layers_of
-    from llmcli.cli.chat_session import character_of, open_session, remember
-    from llmcli.cli.chat_start import bring, open_model, run
-    from llmcli.ui.repl.chat import Chat
+    from llmcli.cli.chat_session import open_session
     from llmcli.ui.repl.show import is_live
+    from llmcli.ui.typeahead import silent_keys
 
     first = both(text, flags.values.get("prompt"), "prompt")
-    files = flags.values.get("file", ())
-    if "-" in (first, *files):
+    if "-" in (first, *flags.values.get("file", ())):
         raise UsageError("stdin holds the turns of a chat, and cannot be a prompt too", "pipe it in without the `-`")
-    given = Layer("flag", {key: value for key, value in flags.values.items() if key not in _FIRST})
-    talk_in = open_session(go_on, session, keep)
-    character, middle = character_of(given, talk_in)
-    layers = layers_of(given, *middle)
-    remember(talk_in, *middle, given)
-    asked = resolve(layers.above(talk_in.overrides)).settings
     live = is_live() and is_terminal(sys.stdin)
+    with silent_keys(live):  # somebody may type already
+        return _talk(flags, open_session(go_on, session, keep), first or "", live)
+
+
+def _talk(flags: Layer, session: "Session", first: str, live: bool) -> int:
+    """Put a chat together and run it."""
+    from llmcli.chat.dialogue import Dialogue
+    from llmcli.chat.layering import layers_of
+    from llmcli.cli.chat_session import character_of, remember
+    from llmcli.cli.chat_start import bring, open_model, run
+    from llmcli.ui.repl.chat import Chat
+
+    given = Layer("flag", {key: value for key, value in flags.values.items() if key not in _FIRST})
+    character, middle = character_of(given, session)
+    layers = layers_of(given, *middle)
+    remember(session, *middle, given)
+    asked = resolve(layers.above(session.overrides)).settings
     here: Chat
     load = partial(open_model, on_end=lambda: _loaded(here))
-    dialogue = Dialogue(talk_in, layers, load)
-    here = Chat(dialogue, live=live, names=lambda: complete_reference(""), bring=bring)
+    here = Chat(Dialogue(session, layers, load), live=live, names=lambda: complete_reference(""), bring=bring)
     here.reader = _reader(here, asked, live)
-    return run(here, first or "", files, character)
+    return run(here, first, flags.values.get("file", ()), character)
 
 
 def _loaded(here: "Chat") -> None:

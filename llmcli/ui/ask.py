@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from llmcli.ui.console import is_terminal, wrapped
 from llmcli.ui.interrupt import raising
 from llmcli.ui.safe import safe
+from llmcli.ui.typeahead import heard_keys
 
 
 def can_ask() -> bool:
@@ -15,13 +16,10 @@ def can_ask() -> bool:
 
 def choose(question: str, options: Mapping[str, str], default: str) -> str:
     """Ask on stderr for one of the options by its name or its first letter; Enter or anything else is the default."""
-    for name, meaning in options.items():
-        sys.stderr.write(wrapped(safe(f"  {name[0]}  {meaning}"), 0) + "\n")
-    sys.stderr.write(wrapped(safe(f"{question} [{'/'.join(options)}, Enter = {default}]")) + " ")
-    sys.stderr.flush()
+    lines = [wrapped(safe(f"  {name[0]}  {meaning}")) for name, meaning in options.items()]
+    lines.append(wrapped(safe(f"{question} [{'/'.join(options)}, Enter = {default}]")) + " ")
     try:
-        with raising():
-            answer = sys.stdin.readline().strip().lower()
+        answer = _ask("\n".join(lines)).strip().lower()
     except (UnicodeDecodeError, KeyboardInterrupt):
         answer = ""
     return next((name for name in options if answer and name.startswith(answer)), default)
@@ -29,11 +27,8 @@ def choose(question: str, options: Mapping[str, str], default: str) -> str:
 
 def confirm(question: str, default: bool) -> bool:
     """Ask on stderr and wait for y or n; Enter takes the default, the end of input means no."""
-    sys.stderr.write(wrapped(safe(f"{question} [{'Y/n' if default else 'y/N'}]")) + " ")
-    sys.stderr.flush()
     try:
-        with raising():
-            answer = sys.stdin.readline()
+        answer = _ask(wrapped(safe(f"{question} [{'Y/n' if default else 'y/N'}]")) + " ")
     except UnicodeDecodeError:
         return False
     if not answer:
@@ -41,3 +36,11 @@ def confirm(question: str, default: bool) -> bool:
         return False
     answer = answer.strip().lower()
     return default if not answer else answer in ("y", "yes")
+
+
+def _ask(text: str) -> str:
+    """The line that is typed after `text`; empty at the end of input."""
+    with raising(), heard_keys():
+        sys.stderr.write(text)
+        sys.stderr.flush()
+        return sys.stdin.readline()

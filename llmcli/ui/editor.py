@@ -9,6 +9,7 @@ from typing import Any
 
 from llmcli.errors import DiskError, UsageError
 from llmcli.ui.console import is_terminal
+from llmcli.ui.typeahead import heard_keys
 
 
 def open_in_editor(path: Path) -> None:
@@ -19,7 +20,8 @@ def open_in_editor(path: Path) -> None:
         UsageError: when the setting is no command, or the editor ends with a status that is not 0.
     """
     try:
-        status = subprocess.run([*_command(), str(path)], **_streams()).returncode
+        with heard_keys():
+            status = subprocess.run([*_command(), str(path)], **_streams()).returncode
     except OSError as error:
         raise DiskError(f"cannot run the editor {_command()[0]!r}: {error.strerror}", "set EDITOR") from None
     if status:

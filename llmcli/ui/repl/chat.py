@@ -187,16 +187,16 @@ class Chat:
         self._conclude(turn)
 
     def _conclude(self, turn: "Turn") -> None:
-        reason = turn.answer.finish_reason
+        reason, on = turn.answer.finish_reason, "; /continue goes on" if turn.message else ""
         if reason == "interrupt":
-            console.note("stopped; /continue goes on, /retry answers anew" if turn.message else "stopped")
+            console.note(f"stopped{on}, /retry answers anew" if on else "stopped; /retry answers")
         elif reason == "timeout":
-            console.note(f"stopped after {turn.resolved.settings.timeout:g} s (timeout); /continue goes on")
+            console.note(f"stopped after {turn.resolved.settings.timeout:g} s (timeout){on}")
         elif reason == "length":
             limit = turn.resolved.settings.max_tokens
             reached = 0 <= limit <= turn.answer.timings()["predicted_n"]
             why = f"max_tokens is {limit}" if reached else "the context is full: /compact or /undo make room"
-            console.note(f"cut off: {why}" + ("; /continue goes on" if reached else ""))
+            console.note(f"cut off: {why}" + (on if reached else ""))
         if not turn.answer.complete:
             console.warn("the answer ended before it met its grammar")
 

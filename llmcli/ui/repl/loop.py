@@ -1,11 +1,12 @@
 """The loop of the chat: read, obey or send, and again."""
 
+import sys
 from contextlib import suppress
 
 from llmcli.errors import ExitStatus, LlmcliError, ReaderGoneError
 from llmcli.ui.commands import registry
 from llmcli.ui.commands.asking import LeaveError
-from llmcli.ui.console import console
+from llmcli.ui.console import console, is_terminal
 from llmcli.ui.interrupt import forget
 from llmcli.ui.repl.chat import Chat
 
@@ -33,8 +34,9 @@ def _next(chat: Chat) -> None:
         draft, chat.draft = chat.draft, ""
         text = chat.reader.read(draft)
     except KeyboardInterrupt:
-        if not chat.live:
+        if not is_terminal(sys.stdin):
             raise
+        console.note("Ctrl-D or /exit ends the chat")
         return
     except LlmcliError as error:  # a message that is too long, say; the one after it can be read
         _tell(chat, error)

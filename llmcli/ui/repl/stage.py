@@ -7,8 +7,8 @@ from llmcli.engine.abort import AbortFlag
 from llmcli.params.settings import Settings
 from llmcli.ui.interrupt import interruptible
 from llmcli.ui.repl.show import display
-from llmcli.ui.repl.terminal import silent_keys
 from llmcli.ui.repl.waiting import Waiting
+from llmcli.ui.typeahead import silent_keys
 
 _PRESSES = 3  # of Ctrl-C; the first one stops the answer, and nothing is left to do for the second
 
