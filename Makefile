@@ -24,7 +24,7 @@ test: $(VENV)/.developing ## install if needed and run everything that CI runs
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(PY) -m docs.build --check
-	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 fix: $(VENV)/.developing ## format the code and mend what ruff can mend
 	$(BIN)/ruff format .

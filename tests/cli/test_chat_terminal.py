@@ -102,7 +102,7 @@ def test_an_endless_line_and_endless_repetition_come_once_and_whole(room: Path) 
 
 def test_messages_are_changed_in_the_line_and_in_the_editor(room: Path) -> None:
     editor = script(room / "ed", 'printf "from the editor" > "$1"')
-    with Talk(*TINY, "--grammar-file", "three.gbnf", cwd=room, env={"EDITOR": str(editor)}) as chat:
+    with Talk(*TINY, "--seed", "3", "--grammar-file", "three.gbnf", cwd=room, env={"EDITOR": str(editor)}) as chat:
         chat.ready().ask("hi")
         chat.send("/edit")
         chat.wait_line("> hi")
@@ -131,7 +131,7 @@ def test_messages_are_changed_in_the_line_and_in_the_editor(room: Path) -> None:
 
 def test_a_summary_is_shown_and_used_changed_or_dropped(room: Path) -> None:
     editor = script(room / "ed", 'printf "my summary" > "$1"')
-    with Talk(*TINY, "--grammar-file", "three.gbnf", cwd=room, env={"EDITOR": str(editor)}) as chat:
+    with Talk(*TINY, "--seed", "3", "--grammar-file", "three.gbnf", cwd=room, env={"EDITOR": str(editor)}) as chat:
         chat.ready()
         for text in ("first", "second", "third"):
             chat.ask(text)

@@ -5,7 +5,6 @@ from typing import Any
 
 from llmcli.params.param import Field
 from llmcli.params.samplers import DEFAULT_ORDER
-from llmcli.params.settings import fields
 from llmcli.params.temperature import Entropy, Fixed
 
 _TEXTS = ("x", "two words", "true", "0.5", "ünïcödé", "a\nb", "\\n", '"quoted"', "[list]", " padded ")
@@ -48,8 +47,3 @@ def _numbers(field: Field) -> Iterator[Any]:
     yield from (field.kind(bound) for bound in (param.min, param.max) if bound is not None)
     inside = (0.5, 0.123456789, 1 / 3) if field.kind is float else (1, 2, 40, 2**31 - 1)
     yield from (value for value in inside if param.max is None or value <= param.max if (param.min or 0) <= value)
-
-
-def cases() -> list[tuple[str, Any]]:
-    """Every (key, legal value)."""
-    return [(key, value) for key, field in fields().items() for value in legal(field)]

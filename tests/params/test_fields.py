@@ -9,7 +9,7 @@ import pytest
 from llmcli.errors import UsageError
 from llmcli.params.param import Field
 from llmcli.params.settings import Settings, fields, find, parse_data, to_data, to_datum
-from tests.params.samples import cases
+from tests.params.samples import legal
 
 NUMBERS = [field for field in fields().values() if field.kind in (int, float) and field.key != "n_gpu_layers"]
 FLOATS = [field for field in NUMBERS if field.kind is float and field.key != "temperature"]
@@ -20,18 +20,20 @@ def parse(key: str, text: str) -> Any:
     return fields()[key].parse_text(text)
 
 
-@pytest.mark.parametrize(("key", "value"), cases())
-def test_what_a_setting_formats_it_parses_back(key: str, value: Any) -> None:
+@pytest.mark.parametrize("key", fields())
+def test_what_a_setting_formats_it_parses_back(key: str) -> None:
     field = fields()[key]
-    back = field.parse_text(field.format(value))
-    assert (back, type(back)) == (value, type(value))
+    for value in legal(field):
+        back = field.parse_text(field.format(value))
+        assert (back, type(back)) == (value, type(value))
 
 
-@pytest.mark.parametrize(("key", "value"), cases())
-def test_what_a_setting_writes_as_json_it_reads_back(key: str, value: Any) -> None:
+@pytest.mark.parametrize("key", fields())
+def test_what_a_setting_writes_as_json_it_reads_back(key: str) -> None:
     field = fields()[key]
-    back = field.parse_data(json.loads(json.dumps(to_datum(field, value), allow_nan=False)))
-    assert (back, type(back)) == (value, type(value))
+    for value in legal(field):
+        back = field.parse_data(json.loads(json.dumps(to_datum(field, value), allow_nan=False)))
+        assert (back, type(back)) == (value, type(value))
 
 
 def test_all_settings_together_survive_json() -> None:
@@ -60,46 +62,46 @@ def test_every_further_key_and_flag_finds_its_setting(field: Field) -> None:
         assert find(name) is field
 
 
-@pytest.mark.parametrize("word", ["nan", "inf", "-inf", "abc", "", "1e400", "0x10", "1,5"])
 @pytest.mark.parametrize("field", FLOATS, ids=lambda field: field.key)
-def test_no_float_takes_what_is_no_finite_number(field: Field, word: str) -> None:
-    with pytest.raises(UsageError, match=f"^{field.key}: must be .*, got "):
-        field.parse_text(word)
+def test_no_float_takes_what_is_no_finite_number(field: Field) -> None:
+    for word in ["nan", "inf", "-inf", "abc", "", "1e400", "0x10", "1,5"]:
+        with pytest.raises(UsageError, match=f"^{field.key}: must be .*, got "):
+            field.parse_text(word)
 
 
-@pytest.mark.parametrize("word", ["3.7", "nan", "inf", "1e3", "true", "", "four"])
 @pytest.mark.parametrize("field", INTS, ids=lambda field: field.key)
-def test_no_int_takes_what_is_no_whole_number(field: Field, word: str) -> None:
-    with pytest.raises(UsageError, match=f"^{field.key}: must be a whole number.*, got "):
-        field.parse_text(word)
+def test_no_int_takes_what_is_no_whole_number(field: Field) -> None:
+    for word in ["3.7", "nan", "inf", "1e3", "true", "", "four"]:
+        with pytest.raises(UsageError, match=f"^{field.key}: must be a whole number.*, got "):
+            field.parse_text(word)
 
 
-@pytest.mark.parametrize("value", [3.7, math.nan, math.inf, True, False, [1], {}])
 @pytest.mark.parametrize("field", INTS, ids=lambda field: field.key)
-def test_no_int_takes_data_that_is_no_whole_number(field: Field, value: Any) -> None:
-    with pytest.raises(UsageError, match=f"^{field.key}: must be a whole number"):
-        field.parse_data(value)
+def test_no_int_takes_data_that_is_no_whole_number(field: Field) -> None:
+    for value in [3.7, math.nan, math.inf, True, False, [1], {}]:
+        with pytest.raises(UsageError, match=f"^{field.key}: must be a whole number"):
+            field.parse_data(value)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, True, [1.0], {}, 10**400])
 @pytest.mark.parametrize("field", FLOATS, ids=lambda field: field.key)
-def test_no_float_takes_data_that_is_no_finite_number(field: Field, value: Any) -> None:
-    with pytest.raises(UsageError, match=f"^{field.key}: must be "):
-        field.parse_data(value)
+def test_no_float_takes_data_that_is_no_finite_number(field: Field) -> None:
+    for value in [math.nan, math.inf, -math.inf, True, [1.0], {}, 10**400]:
+        with pytest.raises(UsageError, match=f"^{field.key}: must be "):
+            field.parse_data(value)
 
 
-@pytest.mark.parametrize("text", ["99999999999", "-99999999999", "9" * 400])
 @pytest.mark.parametrize("field", INTS, ids=lambda field: field.key)
-def test_no_int_takes_a_number_that_c_would_cut_down(field: Field, text: str) -> None:
-    with pytest.raises(UsageError, match=f"^{field.key}: must be "):
-        field.parse_text(text)
+def test_no_int_takes_a_number_that_c_would_cut_down(field: Field) -> None:
+    for text in ["99999999999", "-99999999999", "9" * 400]:
+        with pytest.raises(UsageError, match=f"^{field.key}: must be "):
+            field.parse_text(text)
 
 
-@pytest.mark.parametrize("text", ["1e39", "-1e39", "1e308"])
 @pytest.mark.parametrize("field", FLOATS, ids=lambda field: field.key)
-def test_no_float_takes_a_number_that_c_would_make_infinite(field: Field, text: str) -> None:
-    with pytest.raises(UsageError, match=f"^{field.key}: must be "):
-        field.parse_text(text)
+def test_no_float_takes_a_number_that_c_would_make_infinite(field: Field) -> None:
+    for text in ["1e39", "-1e39", "1e308"]:
+        with pytest.raises(UsageError, match=f"^{field.key}: must be "):
+            field.parse_text(text)
 
 
 def test_a_whole_float_in_a_document_is_an_int() -> None:
