@@ -1,6 +1,5 @@
 """The configuration file: reading its settings, and changing one without losing the user's comments."""
 
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,12 +62,16 @@ def set_alias(name: str, reference: str | None) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        data = path.read_bytes()
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise DiskError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    import tomllib  # 10 ms, and many people have no such file
+
+    try:
+        return tomllib.loads(data.decode("utf-8-sig"))
+    except ValueError as error:  # of TOML or of UTF-8
         raise UsageError(f"{path} is not valid TOML: {error}", _MEND) from None
 
 
@@ -101,6 +104,8 @@ def edit(change: Callable[[Any], None]) -> Path:
     Raises:
         UsageError: when the file is written in a way that does not take the change.
     """
+    import tomllib
+
     import tomlkit
 
     path = config_file()
