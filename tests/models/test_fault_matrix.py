@@ -110,7 +110,7 @@ API = [
 FRESH = [(1, "fresh", "first"), (1, "fresh", "middle"), (1, "fresh", "last")]
 PARTIAL = [(1, "partial", "first"), (1, "partial", "middle"), (1, "partial", "last")]
 STORAGE_SPOTS = [FRESH[0], FRESH[-1], PARTIAL[1], (None, "fresh", "first"), (None, "partial", "middle")]
-HUB_SPOTS = [*FRESH[:2], PARTIAL[0], PARTIAL[2], (None, "fresh", "first"), (None, "partial", "last")]
+HUB_SPOTS = [FRESH[1], PARTIAL[0], (None, "fresh", "first"), (None, "partial", "last")]
 API_SPOTS = [(1, "fresh"), (None, "partial")]
 
 
