@@ -101,7 +101,8 @@ def test_streaming_and_not_streaming_print_the_same(run: Run) -> None:
 def test_echo_prints_the_prompt_before_the_answer(run: Run) -> None:
     raw = run("generate", "--raw", "Once upon", *SHORT, "--echo").text
     assert raw == "Once upon" + run("generate", "--raw", "Once upon", *SHORT).text
-    assert run("generate", "Hello there", *SHORT, "--echo").text.startswith("Hello there\n\n")
+    chat = run("generate", "Hello there", *SHORT, "--echo").text
+    assert chat == "Hello there\n\n" + run("generate", "Hello there", *SHORT).text
 
 
 def test_stats_are_one_line_on_stderr(run: Run) -> None:
@@ -154,11 +155,11 @@ def test_an_output_cut_before_its_grammar_is_met_has_its_own_status(run: Run) ->
 
 def test_reasoning_is_told_from_the_answer(run: Run) -> None:
     args = ("generate", "Why?", "--grammar", 'root ::= "<think>because</think>\\n\\nyes"')
-    shown, hidden = run(*args), run(*args, "--think", "hide", "--json")
-    assert shown.text == "yes\n"
+    shown, hidden = run(*args), run(*args, "--think", "hide")
+    assert (shown.text, hidden.text) == ("yes\n", "yes\n")
     assert "because" in shown.stderr
     assert "because" not in hidden.stderr
-    data = json.loads(hidden.text)
+    data = json.loads(run(*args, "--json").text)
     assert (data["text"], data["reasoning_content"]) == ("yes", "because")
 
 

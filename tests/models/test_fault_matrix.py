@@ -109,8 +109,8 @@ API = [
 # What always fails fails in the same way each time, so that not every place is tried with it from every start.
 FRESH = [(1, "fresh", "first"), (1, "fresh", "middle"), (1, "fresh", "last")]
 PARTIAL = [(1, "partial", "first"), (1, "partial", "middle"), (1, "partial", "last")]
-STORAGE_SPOTS = [FRESH[0], PARTIAL[1], (None, "fresh", "last")]
-HUB_SPOTS = [FRESH[1], PARTIAL[0], (None, "partial", "last")]
+STORAGE_SPOTS = [*FRESH, *PARTIAL, (None, "fresh", "first"), (None, "partial", "middle"), (None, "fresh", "last")]
+HUB_SPOTS = [*FRESH[:2], PARTIAL[0], PARTIAL[2], (None, "fresh", "first"), (None, "partial", "last")]
 API_SPOTS = [(1, "fresh"), (None, "partial")]
 
 
