@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmcli.chat.local import LocalModel, Prompt
-from llmcli.chat.thinking import ThinkingSplitter, show_tags
+from llmcli.engine.thinking import ThinkingSplitter, show_tags
 from llmcli.params.settings import Settings, to_data
 
 Part = tuple[str, str]  # ("answer" or "think", text)

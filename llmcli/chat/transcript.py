@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from llmcli.chat.compose import special_texts, template_of
 from llmcli.chat.local import LocalModel, Prompt
 from llmcli.chat.prompt import raw_tokens, render_prompt, warm
-from llmcli.chat.thinking import TAGS
 from llmcli.chat.token_cache import TokenCache
 from llmcli.chat.tree import Message
 from llmcli.engine.context import common_prefix
+from llmcli.engine.thinking import TAGS
 from llmcli.errors import LlmcliError
 from llmcli.params.settings import Settings
 
