@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from llmcli.params.param import Field
+from llmcli.params.policy.tree import Entropy, Fixed
 from llmcli.params.samplers import SAMPLERS
 from llmcli.params.settings import Settings, fields
-from llmcli.params.temperature import Entropy
+from llmcli.params.temperature import policy_in_force
 
 _CHAT_ONLY = ("system", "chat_template", "think")
 
@@ -20,8 +21,11 @@ def inert(settings: Settings, origins: Mapping[str, str]) -> dict[str, str]:
 
 def _reason(field: Field, p: Settings) -> str:
     sampler = field.param.sampler
-    if field.key.startswith("dynatemp") and isinstance(p.temperature, Entropy):
-        return f"the temperature {p.temperature} says its own range"
+    policy = policy_in_force(p)
+    if field.key == "temperature" and policy != p.temperature:
+        return f"temp_policy_file takes its place (name {policy} in it to use both)"
+    if field.key.startswith("dynatemp") and not isinstance(policy, Fixed):
+        return f"the temperature {policy} says its own range"
     if p.mirostat and (field.key in ("samplers", "min_keep") or sampler not in ("", "mirostat", "temperature")):
         return f"mirostat {p.mirostat} replaces the chain"
     if p.mirostat and field.key.startswith("dynatemp"):

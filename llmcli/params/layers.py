@@ -45,8 +45,10 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
         UsageError: for a value out of range or a variable that is no setting.
     """
     known = {field.env: field for field in fields().values()}
+    order = {name: at for at, name in enumerate(known)}  # a policy file makes its name known before it is used
     values = {}
-    for name, text in environ.items():
+    for name in sorted(environ, key=lambda name: order.get(name, -1)):
+        text = environ[name]
         if not name.startswith("LLMCLI_") or name in _SWITCHES or not text:
             continue
         if name not in known:

@@ -129,7 +129,7 @@ class Field:
         try:
             return self.check(parse(value))
         except ValueError as error:
-            raise self._error(str(error), value) from None
+            raise self._error(str(error), values.marked(value, getattr(error, "at", None))) from None
 
     def _error(self, rule: str, value: Any) -> UsageError:
         return UsageError(f"{self.key}: must be {rule}, got {values.quote(value)}")

@@ -12,11 +12,12 @@ from llmcli.params.interface import InterfaceParams
 from llmcli.params.model import ModelParams
 from llmcli.params.param import Field, describe
 from llmcli.params.penalties import PenaltyParams
+from llmcli.params.policy.tree import Fixed
 from llmcli.params.request import RequestParams
 from llmcli.params.samplers import ChainParams
 from llmcli.params.selection import SelectionParams
 from llmcli.params.suggest import did_you_mean
-from llmcli.params.temperature import Fixed, TemperatureParams
+from llmcli.params.temperature import TemperatureParams
 from llmcli.params.truncation import TruncationParams
 
 
@@ -61,13 +62,19 @@ def parse_data(table: Mapping[str, Any], source: str) -> dict[str, Any]:
         UsageError: that begins with `source` (a file name, say).
     """
     values = {}
-    for name, raw in table.items():
+    for name in sorted(table, key=_place):
         try:
             field = find(name)
-            values[field.key] = field.parse_data(raw)
+            values[field.key] = field.parse_data(table[name])
         except UsageError as error:
             raise UsageError(f"{source}: {error}", error.hint) from None
     return values
+
+
+def _place(name: str) -> int:
+    """Where a setting stands among all: a policy file makes its name known before the temperature uses it."""
+    field = _by_name().get(name)
+    return list(fields()).index(field.key) if field else -1
 
 
 def to_data(settings: Settings) -> dict[str, Any]:

@@ -3,94 +3,69 @@
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from llmcli.errors import UsageError
 from llmcli.params.param import Param
-from llmcli.params.values import LARGEST_FLOAT, show
+from llmcli.params.policy.grammar import SHAPE, parse_policy
+from llmcli.params.policy.own import name_of, parse_place
+from llmcli.params.policy.tree import Entropy, Fixed, Named, Policy, names_in
 
 Args = tuple[Any, ...]
-_SHAPE = "a number such as 0.8 or a range such as 0.3..1.3 or 0.3..1.3^0.7"
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """The same temperature for each token; 0 is greedy."""
-
-    value: float
-
-    def __str__(self) -> str:
-        return show(self.value)
-
-
-@dataclass(frozen=True)
-class Entropy:
-    """Between `low` and `high` by how unsure the model is: low + (high - low) * (H / Hmax) ^ exponent.
-
-    Source: llama.cpp `llama_sampler_temp_ext`, KoboldCpp `sample_entropy`. H is in nats over the live candidates.
-    """
-
-    low: float
-    high: float
-    exponent: float = 1.0
-
-    def __str__(self) -> str:
-        power = "" if self.exponent == 1 else "^" + show(self.exponent)
-        return f"{show(self.low)}..{show(self.high)}{power}"
-
-
-Policy = Fixed | Entropy
-
-
-def parse_policy(text: str) -> Policy:
-    """The policy that `text` spells.
-
-    Raises:
-        ValueError: whose text completes the sentence "must be ...".
-    """
-    body, caret, power = text.strip().partition("^")
-    low, dots, high = body.partition("..")
-    if not dots and not caret:
-        return Fixed(_number(low))
-    if not dots:
-        raise ValueError(_SHAPE)
-    policy = Entropy(_number(low), _number(high), _number(power) if caret else 1.0)
-    if policy.low > policy.high:
-        raise ValueError(f"a range from low to high: {show(policy.high)}..{show(policy.low)}")
-    if policy.exponent <= 0:
-        raise ValueError("a range with an exponent above 0")
-    return policy
 
 
 def policy_from_data(value: Any) -> Policy:
     """The policy of a JSON or TOML value: a number, or the text form."""
-    if isinstance(value, (Fixed, Entropy)):
+    if isinstance(value, Policy):
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise ValueError(_SHAPE)
+        raise ValueError(SHAPE)
     return parse_policy(value if isinstance(value, str) else repr(value))
 
 
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise ValueError(_SHAPE) from None
-    if not 0 <= value <= LARGEST_FLOAT:
-        raise ValueError("0 or more and finite")
-    return value
+def _place_from_data(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("FILE.py:NAME, a Python file and a function of it")
+    return parse_place(value)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TemperatureParams:
     """Temperature"""
 
+    temp_policy_file: Annotated[
+        str | None,
+        Param(
+            help="Take the temperature of each token from a function of your own; --temp may use it by name.",
+            metavar="FILE.py:NAME",
+            text=parse_place,
+            data=_place_from_data,
+            path=True,
+            sampler="temperature",
+        ),
+    ] = None
     temperature: Annotated[
         Policy,
         Param(
-            help="How freely tokens are drawn: a number (0 = greedy) or a range low..high[^exponent] that follows "
-            "the model's uncertainty token by token.",
+            help="How freely tokens are drawn: a number (0 = greedy), a range low..high[^exponent] that follows the "
+            "model's uncertainty token by token, or a policy by position, sentence or part.",
             flags=("--temp",),
             keys=("temp",),
             metavar="X|POLICY",
-            suggest=("0", "0.7", "0.8", "1", "0.3..1.3", "0.3..1.3^0.7"),
+            suggest=(
+                "0",
+                "0.7",
+                "0.8",
+                "1",
+                "0.3..1.3",
+                "0.3..1.3^0.7",
+                "edt:0.8,theta=0.1",
+                "linear:1.2->0.5@200",
+                "cosine:1.2->0.5@200",
+                "exp:1.2->0.5@200",
+                "sentence:1.1,0.7,0.4",
+                "line:1.1,0.7",
+                "paragraph:1.1,0.7",
+                "think=1.0,answer=0.6",
+            ),
             text=parse_policy,
             data=policy_from_data,
             show=str,
@@ -128,16 +103,32 @@ class TemperatureParams:
     ] = 1.0
 
 
+def policy_in_force(p: TemperatureParams) -> Policy:
+    """The policy of the settings: that of the user's file, unless the temperature names it itself."""
+    if p.temp_policy_file and name_of(p.temp_policy_file) not in names_in(p.temperature):
+        return Named(name_of(p.temp_policy_file))
+    return p.temperature
+
+
 def base_delta_exponent(p: TemperatureParams) -> tuple[float, float, float]:
-    """The policy in llama.cpp's terms: centre, half width and exponent of `temp_ext`."""
-    policy = p.temperature
+    """A fixed or entropy policy in llama.cpp's terms: centre, half width and exponent of `temp_ext`.
+
+    Raises:
+        UsageError: for any other policy, which llama.cpp does not know.
+    """
+    policy = policy_in_force(p)
     if isinstance(policy, Entropy):
         return (policy.low + policy.high) / 2, (policy.high - policy.low) / 2, policy.exponent
-    return policy.value, p.dynatemp_range, p.dynatemp_exponent
+    if isinstance(policy, Fixed):
+        return policy.value, p.dynatemp_range, p.dynatemp_exponent
+    raise UsageError(f"temperature: mirostat takes a plain number, not {policy}", "give a number, or set mirostat 0")
 
 
 def temperature(p: TemperatureParams) -> Args | None:
-    """llama.cpp `temp_ext`: logits / T, with T from the entropy when the half width is above 0."""
+    """llama.cpp `temp_ext`: logits / T, with T from the entropy when the half width is above 0; else the policy."""
+    policy = policy_in_force(p)
+    if isinstance(policy, Named):
+        return (policy,)
     base, delta, exponent = base_delta_exponent(p)
     return None if base == 1 and delta <= 0 else (base, delta, exponent)
 

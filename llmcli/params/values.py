@@ -137,6 +137,14 @@ def show(value: Any) -> str:
     return str(value)
 
 
+def marked(value: Any, at: int | None) -> Any:
+    """A refused text with a mark at the place that is wrong, cut so that the mark is seen; other values as they are."""
+    if at is None or not isinstance(value, str) or not value.strip():
+        return value
+    start = max(0, at - 30)
+    return ("..." if start else "") + f"{value[start:at]}[here]{value[at:]}"
+
+
 def quote(value: Any) -> str:
     """A refused value, short enough for one line."""
     text = show(value) if isinstance(value, (int, float, bool)) else json.dumps(str(value), ensure_ascii=False)

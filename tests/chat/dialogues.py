@@ -19,8 +19,8 @@ from llmcli.engine.context import Context, ContextParams
 from llmcli.engine.generation import Record, Timings
 from llmcli.models.find import ModelFile
 from llmcli.params.layers import Layer
+from llmcli.params.policy.tree import Fixed
 from llmcli.params.settings import Settings
-from llmcli.params.temperature import Fixed
 
 GREEDY: dict[str, Any] = {"temperature": Fixed(0.0)}
 

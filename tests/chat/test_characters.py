@@ -10,8 +10,8 @@ from llmcli.chat.characters import Character, character_names, layer, load_chara
 from llmcli.chat.compose import system_text
 from llmcli.chat.paths import config_dir
 from llmcli.errors import DiskError, LlmcliError, UsageError
+from llmcli.params.policy.tree import Fixed
 from llmcli.params.settings import Settings
-from llmcli.params.temperature import Fixed
 
 TOML = """
 name = "Captain Ahab"

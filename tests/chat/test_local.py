@@ -15,8 +15,8 @@ from llmcli.errors import ContextOverflowError, LlmcliError, ModelInvalidError, 
 from llmcli.models import known
 from llmcli.models.find import ModelFile
 from llmcli.params.layers import Layer
+from llmcli.params.policy.tree import Fixed
 from llmcli.params.settings import Settings
-from llmcli.params.temperature import Fixed
 from tests.models.gguf_writer import MODEL, write_gguf
 
 

@@ -12,8 +12,8 @@ from llmcli.chat.presets import describe, preset_layer, presets, remove_preset, 
 from llmcli.errors import UsageError
 from llmcli.params.inert import inert
 from llmcli.params.layers import Layer, resolve
+from llmcli.params.policy.tree import Entropy, Fixed
 from llmcli.params.settings import Settings, fields
-from llmcli.params.temperature import Entropy, Fixed
 from tests.params.samples import legal
 
 BUILT_IN = ("balanced", "brainstorm", "code", "creative", "deterministic", "precise")

@@ -9,9 +9,9 @@ from typing import Any
 
 from llmcli.engine import binding
 from llmcli.engine.chain import Chain
+from llmcli.params.policy.tree import Fixed
 from llmcli.params.samplers import Step, plan
 from llmcli.params.settings import Settings
-from llmcli.params.temperature import Fixed
 
 # Every sampler off, so that a plan holds only what a test switches on.
 NEUTRAL: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "temperature": Fixed(1.0), "seed": 7}

@@ -7,8 +7,8 @@ from typing import Any
 from llmcli.engine.context import Context
 from llmcli.engine.generate import generate
 from llmcli.engine.generation import Generation, Record, Timings
+from llmcli.params.policy.tree import Fixed
 from llmcli.params.settings import Settings
-from llmcli.params.temperature import Fixed
 
 GREEDY: dict[str, Any] = {"temperature": Fixed(0.0)}
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from llmcli.engine.bans import fold
 from llmcli.engine.context import Context
 from llmcli.errors import ConstraintError
-from llmcli.params.temperature import Fixed
+from llmcli.params.policy.tree import Fixed
 from tests.engine.drive import GREEDY, run
 from tests.engine.scripted import END, Wishes, drive, scripted, text_of
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llmcli.engine.model import Model
-from llmcli.params.temperature import Entropy, Fixed
+from llmcli.params.policy.tree import Entropy, Fixed
 from tests.engine.candidates import after, apply, chain_of, log, steps
 
 INF = math.inf

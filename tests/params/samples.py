@@ -4,12 +4,20 @@ from collections.abc import Iterator
 from typing import Any
 
 from llmcli.params.param import Field
+from llmcli.params.policy.tree import Entropy, Fixed, Named
 from llmcli.params.samplers import DEFAULT_ORDER
-from llmcli.params.temperature import Entropy, Fixed
 
 _TEXTS = ("x", "two words", "true", "0.5", "ünïcödé", "a\nb", "\\n", '"quoted"', "[list]", " padded ")
+_POLICIES = (
+    Named("edt", (0.8,), (("theta", 0.1),)),
+    Named("linear", (1.2, 0.5, 200.0)),
+    Named("clamp", (Named("exp", (1.5, 0.1, 30.0)), 0.2, 1.2)),
+    Named("sentence", (Entropy(0.3, 1.3, 0.7), Named("line", (Fixed(1.0), Fixed(0.5))), Fixed(0.0))),
+    Named("think", (Fixed(1.0), Named("edt", (0.7,)))),
+)
 _SPECIAL: dict[str, tuple[Any, ...]] = {
-    "temperature": (Fixed(0.0), Fixed(0.1), Entropy(0.3, 1.3), Entropy(0.0, 2.0, 0.7), Entropy(1e-7, 1e7)),
+    "temperature": (Fixed(0.0), Fixed(0.1), Entropy(0.3, 1.3), Entropy(0.0, 2.0, 0.7), Entropy(1e-7, 1e7), *_POLICIES),
+    "temp_policy_file": (None, "wave.py:wave", "C:\\my rules\\a b.py:warm_2"),
     "samplers": ((), ("top_k",), ("temperature", "min_p"), tuple(reversed(DEFAULT_ORDER)), ("infill", "adaptive_p")),
     "seed": (None, 0, 42, 2**32 - 1),
     "n_gpu_layers": (0, 12, "auto", "all"),

@@ -6,8 +6,8 @@ import pytest
 
 from llmcli.params.inert import inert
 from llmcli.params.layers import Layer, resolve
+from llmcli.params.policy.tree import Entropy, Fixed
 from llmcli.params.samplers import DEFAULT_ORDER
-from llmcli.params.temperature import Entropy, Fixed
 
 RANGE = Entropy(0.3, 1.3)
 ADAPTIVE = (*DEFAULT_ORDER, "adaptive_p")

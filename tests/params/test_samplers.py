@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from llmcli.errors import UsageError
+from llmcli.params.policy.tree import Entropy, Fixed
 from llmcli.params.samplers import DEFAULT_ORDER, SAMPLERS, Step, plan
 from llmcli.params.settings import Settings, fields
-from llmcli.params.temperature import Entropy, Fixed
 
 FIELD = fields()["samplers"]
 # Each sampler switched on, and the step it then is.

@@ -1,0 +1,54 @@
+"""A policy put together: one function of the token's step."""
+
+from collections.abc import Callable
+from inspect import signature
+from typing import Any
+
+from llmcli.errors import UsageError
+from llmcli.params.policy import rules
+from llmcli.params.policy.registry import find_kind
+from llmcli.params.policy.step import Temperature, TokenStep
+from llmcli.params.policy.tree import Entropy, Fixed, Named, Policy
+
+
+def compiled(policy: Policy) -> Temperature:
+    """The temperature of a token under `policy`.
+
+    Raises:
+        UsageError: when a policy of the user's own cannot be loaded, or does not take what it is given.
+    """
+    if isinstance(policy, Fixed):
+        return lambda step: rules.fixed(step, policy.value)
+    if isinstance(policy, Entropy):
+        return lambda step: rules.entropy(step, policy.low, policy.high, policy.exponent)
+    function = _load(policy)
+    args = [arg if isinstance(arg, float) else compiled(arg) for arg in policy.args]
+    options = dict(policy.options)
+    return lambda step: function(step, *args, **options)
+
+
+def spoken(policy: Policy) -> Callable[[TokenStep], str]:
+    """The part of the policy that is in force for a token, as text: those that choose are left away."""
+    if isinstance(policy, Named) and (kind := find_kind(policy.name)) and kind.form in ("parts", "split"):
+        function, parts = kind.load(), [spoken(part) for part in policy.args if not isinstance(part, float)]
+        return lambda step: str(function(step, *parts))
+    text = str(policy)
+    return lambda _step: text
+
+
+def _load(policy: Named) -> Callable[..., Any]:
+    kind = find_kind(policy.name)
+    if not kind:
+        raise UsageError(f"there is no temperature policy {policy.name}", "give its file with --temp-policy-file")
+    function = kind.load()
+    if not kind.origin:
+        return function
+    if not callable(function):
+        raise UsageError(f"{policy.name} of {kind.origin} is no function")
+    try:
+        signature(function).bind(None, *policy.args, **dict(policy.options))
+    except TypeError as error:
+        raise UsageError(f"{policy.name} of {kind.origin} does not take {policy}: {error}") from None
+    except ValueError:  # it has no signature: a function of C
+        pass
+    return function
