@@ -1,0 +1,155 @@
+"""What did temperature, entropy and probability do over an answer: three panels in one SVG that loads nothing."""
+
+import json
+from collections.abc import Iterator, Sequence
+from html import escape
+from itertools import groupby
+
+from llmcli.chat.excerpt import excerpt
+from llmcli.engine.trace import TokenTrace
+from llmcli.ui.curve import Span, curve, ticks
+from llmcli.ui.safe import safe
+from llmcli.ui.trace_table import token_text
+from llmcli.ui.units import plural
+
+_WIDTH, _LEFT, _RIGHT = 920, 56, 896  # pixels; the last two bound the panels
+_TOP, _PANEL, _GAP, _BOTTOM = 84, 124, 44, 56
+_TOPS = [_TOP + at * (_PANEL + _GAP) for at in range(3)]
+_BASE = _TOPS[-1] + _PANEL  # of the lowest panel
+_FONTS = "system-ui,-apple-system,'Segoe UI',Helvetica,Arial,'DejaVu Sans',sans-serif"
+_MONO = "ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace"
+_GROUND, _INK, _FAINT, _GRID = "#17191e", "#d5d9e0", "#8f96a3", "#2c3038"
+_TINT, _LINE = "#21252d", "#565d6a"
+_PANELS = (
+    ("temperature", "temperature", "", "#f0935f"),
+    ("entropy", "entropy", " nats", "#6fa8f0"),
+    ("p", "probability", "", "#8fc27a"),
+)
+_MOST_NAMED = 60  # tokens whose texts have room below the axis
+_NAME = 12  # columns of such a text
+_NAMES = 86  # pixels below the axis for them
+_MOST_SENTENCES = 160  # more lines would be a wall
+_MOST_TIP = 60  # characters of text in a tooltip
+_STYLE = f"text{{font:12px {_FONTS}}}.n text{{font:11px {_MONO}}}.t rect{{fill-opacity:0}}.t :hover{{fill-opacity:.12}}"
+
+
+def plot_svg(tokens: Sequence[TokenTrace], title: str) -> str:
+    """The picture; the same trace gives the same bytes.
+
+    A tooltip tells of each token. A long trace is drawn in bins, as the band from the lowest to the highest value
+    and the line of the means, and then a tooltip is about a bin.
+    """
+    span, title = Span(len(tokens), _LEFT, _RIGHT), " ".join(title.split())
+    height = _BASE + _BOTTOM + (_NAMES if len(tokens) <= _MOST_NAMED else 0)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{_WIDTH}" height="{height}"'
+        f' viewBox="0 0 {_WIDTH} {height}" fill="{_INK}">',
+        f"<title>{_xml(title)}</title>",
+        f"<style>{_STYLE}</style>",
+        f'<rect width="{_WIDTH}" height="{height}" rx="8" fill="{_GROUND}"/>',
+        f'<text x="{_LEFT}" y="36" style="font-size:17px;font-weight:600">{_xml(excerpt(title, 60))}</text>',
+        f'<text x="{_RIGHT}" y="36" text-anchor="end" fill="{_FAINT}">{_xml(_about(tokens))}</text>',
+        *_marks(tokens, span),
+    ]
+    for top, (key, name, unit, colour) in zip(_TOPS, _PANELS, strict=True):
+        values: list[float | None] = [getattr(token, key) for token in tokens]
+        parts += _panel(values, top, name, unit, colour)
+        parts += curve(values, span, top + _PANEL, _PANEL / _y_ticks(values)[-1], colour)
+    parts += [*_axis(tokens, span, height), *_tooltips(tokens, span), "</svg>", ""]
+    return "\n".join(parts)
+
+
+def _about(tokens: Sequence[TokenTrace]) -> str:
+    """How many tokens there are, and the policies in the order in which they came."""
+    policies = list(dict.fromkeys(token.policy for token in tokens if token.policy))
+    return excerpt(" · ".join([plural(len(tokens), "token"), *policies]), 60)
+
+
+def _marks(tokens: Sequence[TokenTrace], span: Span) -> Iterator[str]:
+    """A tinted ground behind the reasoning, and a faint line where a sentence begins."""
+    at = 0
+    for thinking, group in groupby(tokens, key=lambda token: token.thinking):
+        start, at = at, at + len(list(group))
+        for top in _TOPS if thinking else ():
+            yield f'<path d="M{span.x(start)} {top}H{span.x(at)}v{_PANEL}H{span.x(start)}Z" fill="{_TINT}"/>'
+    if lines := "".join(f"M{span.x(start)} {top}v{_PANEL}" for start in _sentences(tokens) for top in _TOPS):
+        yield f'<path d="{lines}" stroke="{_LINE}" stroke-dasharray="2 3"/>'
+
+
+def _sentences(tokens: Sequence[TokenTrace]) -> list[int]:
+    """Where each sentence but the first begins; none where the lines would be a wall."""
+    starts = [at for at in range(1, len(tokens)) if tokens[at].sentence != tokens[at - 1].sentence]
+    return starts if len(starts) <= _MOST_SENTENCES else []
+
+
+def _y_ticks(values: Sequence[float | None]) -> list[float]:
+    """From 0 to 1 or beyond the highest value."""
+    return ticks(max([1.0, *(value for value in values if value is not None)]), 4)
+
+
+def _panel(values: Sequence[float | None], top: int, name: str, unit: str, colour: str) -> Iterator[str]:
+    """Heading and grid of one measure."""
+    known = [value for value in values if value is not None]
+    yield f'<text x="{_LEFT}" y="{top - 10}" fill="{colour}" style="font-weight:600">{name}</text>'
+    if known:
+        facts = f"min {min(known):.2f} · mean {sum(known) / len(known):.2f} · max {max(known):.2f}{unit}"
+        yield f'<text x="{_RIGHT}" y="{top - 10}" text-anchor="end" fill="{_FAINT}">{facts}</text>'
+    marks = _y_ticks(values)
+    for mark in marks:
+        y = top + _PANEL - mark / marks[-1] * _PANEL
+        yield f'<path d="M{_LEFT} {y:.1f}H{_RIGHT}" stroke="{_GRID}"/>'
+        yield f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end" fill="{_FAINT}">{mark:g}</text>'
+
+
+def _axis(tokens: Sequence[TokenTrace], span: Span, height: int) -> Iterator[str]:
+    """The numbers of the tokens, and in a short trace their texts, below the lowest panel."""
+    yield f'<path d="M{_LEFT} {_BASE}H{_RIGHT}" stroke="{_FAINT}"/>'
+    below = _BASE + 18
+    for tick in ticks(max(len(tokens), 10), 10):
+        if tick < len(tokens):
+            yield f'<text x="{span.x(tick + 0.5)}" y="{below}" text-anchor="middle" fill="{_FAINT}">{tick:g}</text>'
+    if len(tokens) <= _MOST_NAMED:
+        yield '<g class="n" text-anchor="end">'
+        for at, token in enumerate(tokens):
+            text, ink = token.text or token.reasoning, _FAINT if token.thinking else _INK
+            turned = f"translate({span.x(at + 0.5)} {below + 10}) rotate(-90) translate(0 4)"
+            yield f'<text transform="{turned}" fill="{ink}">{_xml(token_text(text.strip() or text, _NAME))}</text>'
+        yield "</g>"
+    yield f'<text x="{_RIGHT}" y="{height - 16}" text-anchor="end" fill="{_FAINT}">{_legend(tokens, span)}</text>'
+
+
+def _legend(tokens: Sequence[TokenTrace], span: Span) -> str:
+    """What the marks of this picture mean."""
+    notes = {
+        "token": True,
+        "line: mean, band: lowest to highest": span.is_long,
+        "dotted: a sentence begins": bool(_sentences(tokens)),
+        "tinted: reasoning": any(token.thinking for token in tokens),
+    }
+    return " · ".join(note for note, is_due in notes.items() if is_due)
+
+
+def _tooltips(tokens: Sequence[TokenTrace], span: Span) -> Iterator[str]:
+    """What a pointer learns of a token, or of a bin."""
+    yield f'<g class="t" fill="{_INK}">'
+    for part in span.bins():
+        left, right, own = span.x(part.start), span.x(part.stop), tokens[part.start : part.stop]
+        text = safe("".join(token.text or token.reasoning for token in own)[:_MOST_TIP])
+        facts = [f"{name} {_mean(own, key)}" for name, key in (("T", "temperature"), ("H", "entropy"), ("p", "p"))]
+        about = f"tokens {own[0].i} to {own[-1].i}, means" if len(own) > 1 else f"token {own[0].i}"
+        tip = _xml("\n".join([json.dumps(text, ensure_ascii=False), f"{about}: {', '.join(facts)}"]))
+        yield (
+            f'<rect x="{left}" y="{_TOP}" width="{float(right) - float(left):.1f}" height="{_BASE - _TOP}">'
+            f"<title>{tip}</title></rect>"
+        )
+    yield "</g>"
+
+
+def _mean(tokens: Sequence[TokenTrace], key: str) -> str:
+    values = [value for token in tokens if (value := getattr(token, key)) is not None]
+    return f"{sum(values) / len(values):.4g}" if values else "none"
+
+
+def _xml(text: str) -> str:
+    """`text` as XML: nothing in it drives anything, and the two signs that XML cannot hold are marked."""
+    return escape(safe(text).replace("\ufffe", "\ufffd").replace("\uffff", "\ufffd"))

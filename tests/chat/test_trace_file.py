@@ -1,0 +1,176 @@
+"""The file of a trace: what is written is read, and what is no trace is refused by file and line."""
+
+import io
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmcli.chat.trace_file import TraceWriter, from_data, parse_trace, read_trace, to_data
+from llmcli.engine.trace import Alternative, TokenTrace
+from llmcli.errors import DiskError, UsageError
+
+PLAIN = TokenTrace(0, 42, " é日\n", 0.5, 1, 1.25, 0.7, 12, (), "0.3..1.3", 0, 8.5)
+KEYS = ["i", "id", "text", "p", "rank", "entropy", "temperature", "candidates", "top", "policy", "sentence", "time"]
+
+
+def written(path: Path, *tokens: TokenTrace) -> Path:
+    writer = TraceWriter(path)
+    for token in tokens:
+        writer.write(token)
+    writer.close()
+    return path
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    held = TokenTrace(1, None, "", None, None, None, None, None, (), "", 0, 0.0, reasoning="hm", thinking=True)
+    rich = replace(PLAIN, i=2, top=(Alternative(1, " a", 0.5, 0.25), Alternative(2, "\x1b\u2028", 0.25, 0.0)))
+    path = written(tmp_path / "a.jsonl", PLAIN, held, rich)
+    assert read_trace(path) == [PLAIN, held, rich]
+
+
+def test_a_line_has_the_documented_keys_in_order_and_says_nothing_that_is_empty(tmp_path: Path) -> None:
+    thinking = replace(PLAIN, reasoning="x", thinking=True)
+    lines = written(tmp_path / "a.jsonl", PLAIN, thinking).read_text(encoding="utf-8").split("\n")
+    assert list(json.loads(lines[0])) == KEYS
+    assert list(json.loads(lines[1])) == [*KEYS, "reasoning", "thinking"]
+    assert " é日" in lines[0]
+
+
+def test_numbers_are_as_long_as_they_are_worth() -> None:
+    top = (Alternative(1, "a", 1 / 3, 2 / 3),)
+    data = to_data(replace(PLAIN, p=1 / 3, entropy=1e-9 / 3, temperature=2 / 3, time=100 / 3, top=top))
+    assert (data["p"], data["entropy"], data["temperature"], data["time"]) == (0.333333, 3.33333e-10, 0.666667, 33.333)
+    assert data["top"] == [{"id": 1, "text": "a", "before": 0.333333, "p": 0.666667}]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_a_trace_is_for_its_owner_only(tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        assert written(tmp_path / "a.jsonl", PLAIN).stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(old)
+
+
+def test_a_second_trace_replaces_the_first_and_closing_twice_does_no_harm(tmp_path: Path) -> None:
+    written(tmp_path / "a.jsonl", *[PLAIN] * 50)
+    writer = TraceWriter(tmp_path / "a.jsonl")
+    writer.write(PLAIN)
+    writer.close()
+    writer.close()
+    assert read_trace(tmp_path / "a.jsonl") == [PLAIN]
+
+
+def test_half_a_character_is_written_as_a_mark(tmp_path: Path) -> None:
+    assert read_trace(written(tmp_path / "a.jsonl", replace(PLAIN, text="a\ud800")))[0].text == "a\ufffd"
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    for path in (tmp_path / "no" / "a.jsonl", tmp_path, Path("a\0b")):
+        with pytest.raises(DiskError, match="cannot write"):
+            TraceWriter(path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+def test_a_full_disk_is_told_when_it_is_met_and_at_each_try_after() -> None:
+    writer = TraceWriter(Path("/dev/full"))
+    long = replace(PLAIN, text="x" * 10**5)
+    for _ in range(2):
+        with pytest.raises(DiskError, match="No space left"):
+            writer.write(long)
+    writer.close()
+    writer = TraceWriter(Path("/dev/full"))
+    writer.write(PLAIN)  # waits in memory
+    with pytest.raises(DiskError, match="No space left"):
+        writer.close()
+    writer.close()
+
+
+def test_a_last_line_that_a_kill_cut_off_is_left_out_with_a_note(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.jsonl", PLAIN, PLAIN)
+    whole = path.read_bytes()
+    notes: list[str] = []
+    path.write_bytes(whole + whole[:30])
+    assert read_trace(path, notes) == [PLAIN, PLAIN]
+    assert notes == ["a.jsonl: line 3 is cut off and was left out"]
+    assert read_trace(path) == [PLAIN, PLAIN]
+    path.write_bytes(whole[:-1])  # only its line feed is missing
+    assert read_trace(path) == [PLAIN, PLAIN]
+
+
+def test_a_broken_line_before_the_last_is_told_by_file_and_line(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.jsonl", PLAIN, PLAIN)
+    first, second, _ = path.read_bytes().split(b"\n")
+    path.write_bytes(first + b"\n" + second[:40] + b"\n" + second + b"\n")
+    with pytest.raises(UsageError, match=r"a\.jsonl, line 2 is no token of a trace: it is no JSON"):
+        read_trace(path)
+
+
+@pytest.mark.parametrize("content", [b"GGUF\x03\x00", b"# a text\n", b"\xff\xfe{\n", b"[1]\n", b"7\n", b"[" * 10**5])
+def test_a_file_of_another_kind_is_told(content: bytes) -> None:
+    with pytest.raises(UsageError, match="x, line 1 is no token of a trace") as caught:
+        parse_trace(io.BytesIO(content), "x", [])
+    assert "--trace" in caught.value.hint
+
+
+def test_blank_lines_and_an_empty_file_are_no_fault(tmp_path: Path) -> None:
+    line = json.dumps(to_data(PLAIN)).encode()
+    assert parse_trace([b"\n", line, b"  \n"], "x", []) == [PLAIN]
+    assert parse_trace([], "x", []) == []
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.jsonl", tmp_path):
+        with pytest.raises(DiskError, match="cannot read"):
+            read_trace(path)
+
+
+WRONG: list[tuple[str, Any]] = [
+    ("i", None), ("i", -1), ("i", 1.0), ("i", True), ("i", 10**12), ("id", "1"), ("text", None), ("text", 1),
+    ("text", "x" * (2 << 20)), ("p", "0.5"), ("p", 1.01), ("p", -0.1), ("p", float("nan")), ("p", True),
+    ("rank", 1.5), ("entropy", float("inf")), ("entropy", [1]), ("temperature", -1), ("temperature", 10**400),
+    ("candidates", -1), ("top", None), ("top", {}), ("top", [1]), ("top", [{"id": 1}]), ("policy", 0.7),
+    ("top", [{"id": 1, "text": "", "before": 2, "p": 0}]), ("sentence", None), ("time", None), ("reasoning", 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG, ids=lambda one: repr(one)[:24])
+def test_a_value_of_another_type_or_out_of_bounds_is_refused(key: str, value: Any) -> None:
+    with pytest.raises(ValueError, match="it"):
+        from_data(to_data(PLAIN) | {key: value})
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_key_is_needed(key: str) -> None:
+    data = to_data(PLAIN)
+    del data[key]
+    with pytest.raises(ValueError, match=f"it has no {key}"):
+        from_data(data)
+
+
+def test_a_key_of_a_later_version_is_passed_over() -> None:
+    assert from_data(to_data(PLAIN) | {"weather": "fine"}) == PLAIN
+
+
+def test_a_sum_that_misses_its_bound_by_a_rounding_is_taken_to_it() -> None:
+    token = from_data(to_data(PLAIN) | {"p": 1.0000001, "entropy": -1e-9})
+    assert (token.p, token.entropy) == (1.0, 0.0)
+
+
+_JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=3)
+
+
+@given(st.dictionaries(st.sampled_from([*KEYS, "reasoning", "thinking"]), _JSON))
+def test_whatever_a_line_holds_it_is_a_token_or_refused(changes: dict[str, Any]) -> None:
+    try:
+        token = from_data(to_data(PLAIN) | changes)
+    except ValueError:
+        return
+    assert from_data(to_data(token)).text == token.text
