@@ -16,23 +16,23 @@ _ABBREVIATIONS = {
     # A point after these ends no sentence: a name, a number or an explanation follows.
     "before anything": """
         Mr Mrs Ms Mx Messrs Dr Prof St Ste Mt Ft Gen Col Lt Sgt Capt Maj Adm Sen Rep Gov Hon Rev Fr Msgr vs v cf e.g i.e
-        viz approx fig figs vol vols pp eq z z.b d.h u.a u.u s.o s.u bzw ca vgl dr med prof hr hrn sog insb geb inkl evtl
-        ggf Mio Mrd Nr Bd Abb Abs Kap MM Mme Mmes Mlle Mgr p.ex c.-à-d av apr env chap Sr Sra Srta Dña Lic Ing EE p.ej
-        pág págs sig dott np tzn tj mgr т.е т.к т.н ул им рис ср напр проф акад пл гл тел д π.χ δηλ βλ κ σελ डॉ प्रो रु
-        د أ ص""",
+        viz approx fig figs vol vols pp eq z z.b d.h u.a u.u s.o s.u bzw ca vgl dr med prof Hr Hrn sog insb geb inkl
+        evtl ggf Mio Mrd Nr Bd Abb Abs Kap MM Mme Mmes Mlle Mgr p.ex c.-à-d av apr env Sr Sra Srta Dña Lic Ing EE p.ej
+        pág págs sig dott np tzn tj mgr т.е т.к т.н ул ср напр проф акад пл тел д π.χ δηλ βλ κ σελ डॉ प्रो रु د أ ص""",
     # Here none before a number: "No. 5", but "No. I stay."
     "before a number": """
-        no nos art sec al p c s ch ext tel max min op str Jan Feb Mar Apr Jun Jul Aug sep sept oct Okt nov dec Dez janv
-        févr avr juil déc núm n.º ст с п № янв фев февр апр авг сент окт нояб дек""",
+        no nos art sec chap al p c s ch ext tel max min op str Jan Feb Mar Apr Jun Jul Aug sep sept oct Okt nov dec Dez
+        janv févr avr juil déc núm n.º рис гл ст с п № янв фев февр апр авг сент окт нояб дек""",
     # These may end a sentence, and do so unless a small letter follows.
     "may end": """
         etc ibid a.m p.m Inc Ltd Co Corp Bros Jr Esq Ave Rd Blvd est usw o.ä u.ä ff ecc Ud Uds EE.UU itd itp atd enz osv
         т.д т.п др гг вв тыс млн млрд трлн руб коп н.э κ.ά κ.λπ""",
     # These may end one after a number or "and" (a year, and so on); else a name or number follows (a town, a page).
     "after a number": "г в r пр см гр стр кв",
+    # After these and initials (U.S., Ph.D., vitamin C.) only a word that begins sentences shows that one begins.
+    "initials": "им св",
 }
 _KINDS = {word: kind for kind, words in _ABBREVIATIONS.items() for word in words.split()}
-# After initials (U.S., Ph.D., vitamin C.) only a word that begins sentences shows that one begins.
 _BEGINNERS = """
     I A The This That These Those It Its He She We They You There In On At But And As If When While However His Her My
     Our Their What Why How Der Die Er Sie Es Wir Ich Dann В И Я Он Она Они Мы Это Но Там Потом"""
@@ -183,7 +183,7 @@ class TextPosition:
             self.line += said
             self.paragraph += self._gap and not said
             self._gap, self._said = said, False
-        self._said = self._said or bool(rest.strip())
+        self._said = bool(rest.strip())
 
     def _count_sentences(self, text: str) -> None:
         text, at = self._open + text, len(self._open) - self._undecided
