@@ -4,16 +4,25 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
+from llmcli.engine.binding import bindings_version
+from llmcli.models.known import remember
 from llmcli.models.starter import ensure_starter
+from tests.inside import run_inside
+from tests.models.tiny_models import full_attention
+from tests.ran import Ran
 
 ROOT = Path(__file__).parent.parent
+
+# Where the outside forbids to keep byte code, each of some hundred starts would compile the whole program anew.
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+    sys.dont_write_bytecode = False
 
 # Tests that run side by side get a core each: llama.cpp's threads wait by spinning, and would starve each other.
 _worker = os.environ.get("PYTEST_XDIST_WORKER", "")
@@ -37,15 +46,27 @@ _OUTSIDE = (
 )
 
 
+@pytest.fixture(scope="session")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folders for the tests that want none of their own; a `tmp_path` for each would cost some seconds in all."""
+    top = tmp_path_factory.mktemp("machines")
+    return (top / str(number) for number in count())
+
+
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A private LLMCLI_HOME and home folder, and no setting from the outside."""
+def home(request: pytest.FixtureRequest, machines: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A private LLMCLI_HOME and home folder, both below `tmp_path` where a test has one, and no setting from outside.
+
+    The folder of either is made by whoever writes there.
+    """
+    machine: Path = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else next(machines)
+    machine.mkdir(exist_ok=True)
     for name in [name for name in os.environ if name.upper().startswith(_OUTSIDE)]:
         monkeypatch.delenv(name)
-    folder = tmp_path / "llmcli home"  # with a space, as on many users' machines
+    folder = machine / "llmcli home"  # with a space, as on many users' machines
     monkeypatch.setenv("LLMCLI_HOME", str(folder))
     for name in ("HOME", "USERPROFILE"):  # no model of the user's may be found
-        monkeypatch.setenv(name, str(tmp_path / "user"))
+        monkeypatch.setenv(name, str(machine / "user"))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody there: no test reaches the real hub
     return folder
 
@@ -59,20 +80,14 @@ def starter() -> Path:
         return ensure_starter(cache)
 
 
-@dataclass
-class Ran:
-    """How a run of the program ended."""
-
-    stdout: bytes
-    stderr: str
-    status: int
-
-    @property
-    def text(self) -> str:
-        return self.stdout.decode()
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that is loaded in no time and talks noise; its template is `PLAIN_TEMPLATE`."""
+    return full_attention(tmp_path_factory.mktemp("tiny") / "tiny.gguf", PLAIN_TEMPLATE)
 
 
 Run = Callable[..., Ran]
+PLAIN_TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
 
 
 @pytest.fixture
@@ -94,6 +109,21 @@ def run() -> Run:
         return Ran(done.stdout, done.stderr.decode("utf-8", "replace"), done.returncode)
 
     return call
+
+
+@pytest.fixture
+def inside() -> Run:
+    """As `run`, in this process: for status and words of what ends before a model or the hub is asked."""
+    return run_inside
+
+
+@pytest.fixture
+def with_tiny(home: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The tiny model as the one that the environment names, tried before; for tests that do not care what is said."""
+    monkeypatch.setenv("LLMCLI_MODEL", str(tiny))
+    (home / "cache").mkdir(parents=True, exist_ok=True)
+    remember(home / "cache", [tiny], bindings_version())
+    return tiny
 
 
 @pytest.fixture

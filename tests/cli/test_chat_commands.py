@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Ran, Run
+from tests.conftest import Run
+from tests.ran import Ran
 
 pytestmark = pytest.mark.usefixtures("with_starter")
 
 FLAGS = ("--temp", "0", "-n", "8", "-c", "1024", "-t", "1")
+LETTERS = (*FLAGS, "--grammar", "root ::= [a-z]+")  # so that the noise of the tiny model can be shown
 CUT = "cut off: max_tokens is 8; /continue goes on"
 COMET = "A comet is a small, icy particle"
 STAR = "A star is a celestial body in the"
@@ -81,7 +83,7 @@ def test_continue_and_an_edited_answer_go_on_where_the_text_ends(run: Run) -> No
     assert ran.status == 0
 
 
-def test_wrong_arguments_are_told_with_what_to_do_and_nothing_changes(run: Run) -> None:
+def test_wrong_arguments_are_told_with_what_to_do_and_nothing_changes(run: Run, with_tiny: Path) -> None:
     wrong = {
         "/undo": "there is nothing to undo",
         "/undo x": "/undo takes the number of turns; as in /undo 2",
@@ -132,7 +134,7 @@ def test_wrong_arguments_are_told_with_what_to_do_and_nothing_changes(run: Run) 
         assert line.startswith(f"error: {meaning}"), command
 
 
-def test_settings_are_set_shown_saved_as_a_preset_and_taken_back(run: Run) -> None:
+def test_settings_are_set_shown_saved_as_a_preset_and_taken_back(run: Run, with_tiny: Path) -> None:
     ran = talk(
         run, "/temp 0.3..1.3", "/seed 7", "/top-k 5", "/mirostat_tau 3", "/params", "/preset save mine",
         "/reset top_k", "/reset", "/reset", "/preset mine", "/set", "/preset list", "/preset none", "/samplers",
@@ -162,14 +164,14 @@ def test_settings_are_set_shown_saved_as_a_preset_and_taken_back(run: Run) -> No
     assert "top_p = 0.5, without effect: top_p is not in the samplers" in lines
 
 
-def test_the_system_prompt_comes_from_a_text_a_file_and_an_editor(run: Run, here: Path) -> None:
+def test_the_system_prompt_comes_from_a_text_a_file_and_an_editor(run: Run, here: Path, with_tiny: Path) -> None:
     (here / "sys.txt").write_text("You are terse.\n")
     editor = here / "ed"
     editor.write_text('#!/bin/sh\nprintf "%s, and kind." "$(cat "$1")" > "$1"\n')
     editor.chmod(0o755)
     ran = talk(
         run, "/system", "/system Be brief.", "/system", "/system @sys.txt", "/system", "/system edit", "/system",
-        "hi", "/context", "/system none", "/system", env={"EDITOR": str(editor)},
+        "hi", "/context", "/system none", "/system", flags=LETTERS, env={"EDITOR": str(editor)},
     )  # fmt: skip
     lines = [line for line in told(ran) if line != "the system prompt is changed"]
     assert lines[:4] == ["there is no system prompt", "Be brief.", "You are terse.", "You are terse., and kind."]
@@ -203,8 +205,8 @@ def test_sessions_are_named_copied_searched_and_exported(run: Run, here: Path) -
     assert COMET in json.dumps(json.loads((here / "t.json").read_text()))
 
 
-def test_what_was_set_in_a_session_is_there_again_with_continue(run: Run) -> None:
-    talk(run, "/top_k 7", "/system Be brief.", "hi", "/seed 5")
+def test_what_was_set_in_a_session_is_there_again_with_continue(run: Run, with_tiny: Path) -> None:
+    talk(run, "/top_k 7", "/system Be brief.", "hi", "/seed 5", flags=LETTERS)
     ran = talk(run, "/system", "/params", "/history", flags=("--continue", "--min-p", "0.1"))
     assert [row[1:3] for key in ("top_k", "seed", "min_p") for row in cells(ran, key)] == [
         ["7", "session"],
@@ -216,7 +218,7 @@ def test_what_was_set_in_a_session_is_there_again_with_continue(run: Run) -> Non
     assert ran.status == 0
 
 
-def test_files_and_the_clipboard_go_with_the_next_message(run: Run, here: Path) -> None:
+def test_files_and_the_clipboard_go_with_the_next_message(run: Run, here: Path, with_tiny: Path) -> None:
     (here / "a.txt").write_text("alpha")
     (here / "b c.txt").write_text("beta")
     (here / "bin.dat").write_bytes(bytes(range(256)) * 9)
@@ -228,7 +230,7 @@ def test_files_and_the_clipboard_go_with_the_next_message(run: Run, here: Path) 
     env = {"PATH": f"{tools}:/usr/bin:/bin", "DISPLAY": ":9"}
     ran = talk(
         run, "/file *.txt", "/file none", '/file "b c.txt"', "/file bin.dat", "read @a.txt", "/copy", "/paste",
-        "/copy 1", "/copy code", "see @bin.dat", "/history", env=env,
+        "/copy 1", "/copy code", "see @bin.dat", "/history", flags=LETTERS, env=env,
     )  # fmt: skip
     lines = told(ran)
     for line in (
@@ -284,7 +286,7 @@ def test_json_stop_and_think_shape_the_answer(run: Run) -> None:
     assert any(re.match(r"session +3 answers", line) for line in lines)
 
 
-def test_help_names_every_command_and_explains_each(run: Run) -> None:
+def test_help_names_every_command_and_explains_each(run: Run, with_tiny: Path) -> None:
     from llmcli.ui.commands.registry import commands
 
     ran = talk(run, "/help", *(f"/help {name}" for name in commands()), "/? top_k", "/multiline", "/multiline off",

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,56 +15,56 @@ from tests.conftest import Run
 HEAVY = ("llama_cpp", "llama_cpp.llama_cpp", "numpy", "huggingface_hub", "prompt_toolkit", "jinja2")
 
 
-def test_config_set_get_list_and_unset(run: Run, home: Path) -> None:
+def test_config_set_get_list_and_unset(run: Run, inside: Run, home: Path) -> None:
     assert run("config", "set", "temp", "0.3..1.3").status == 0
-    assert run("config", "set", "stop", "END", "\\n\\n").status == 0
+    assert inside("config", "set", "stop", "END", "\\n\\n").status == 0
     assert run("config", "get", "temperature").text == "0.3..1.3\n"
-    listed = {line.split()[0]: line for line in run("config", "list", "--changed").text.splitlines()}
+    listed = {line.split()[0]: line for line in inside("config", "list", "--changed").text.splitlines()}
     assert set(listed) == {"temperature", "stop"}
     assert listed["temperature"].split() == ["temperature", "0.3..1.3", "config"]
     data = json.loads(run("config", "list", "--json").text)
     assert data["stop"] == {"value": ["END", "\n\n"], "from": "config"}
     assert data["top_k"] == {"value": 40, "from": "default"}
     assert run("config", "unset", "temp").status == 0
-    assert run("config", "get", "temperature").text == "0.8\n"
-    assert run("config", "path").text.strip() == str(home / "config" / "config.toml")
+    assert inside("config", "get", "temperature").text == "0.8\n"
+    assert inside("config", "path").text.strip() == str(home / "config" / "config.toml")
 
 
-def test_config_keeps_comments(run: Run, home: Path) -> None:
+def test_config_keeps_comments(inside: Run, home: Path) -> None:
     file = home / "config" / "config.toml"
     file.parent.mkdir(parents=True)
     file.write_text("# mine\ntop_k = 5 # low\nseed = 1\n")
-    run("config", "set", "top_k", "6")
-    run("config", "unset", "seed")
+    inside("config", "set", "top_k", "6")
+    inside("config", "unset", "seed")
     assert file.read_text() == "# mine\ntop_k = 6 # low\n"
 
 
-def test_config_refuses_what_cannot_be(run: Run) -> None:
+def test_config_refuses_what_cannot_be(run: Run, inside: Run) -> None:
     ran = run("config", "set", "top_p", "7")
     assert (ran.status, ran.stdout) == (2, b"")
     assert "between 0 and 1" in ran.stderr
-    assert 'did you mean "top_p"' in run("config", "get", "topp").stderr
+    assert 'did you mean "top_p"' in inside("config", "get", "topp").stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the editor is a shell line")
-def test_config_edit_opens_the_editor_and_checks_what_it_left(run: Run, home: Path) -> None:
+def test_config_edit_opens_the_editor_and_checks_what_it_left(run: Run, inside: Run, home: Path) -> None:
     good = run("config", "edit", env={"VISUAL": "", "EDITOR": "sh -c 'echo top_k = 9 >> \"$0\"'"})
     assert good.status == 0
-    assert run("config", "get", "top_k").text == "9\n"
-    bad = run("config", "edit", env={"VISUAL": "sh -c 'echo top_k = -9 > \"$0\"'"})
+    assert inside("config", "get", "top_k").text == "9\n"
+    bad = inside("config", "edit", env={"VISUAL": "sh -c 'echo top_k = -9 > \"$0\"'"})
     assert bad.status == 2
     assert "top_k" in bad.stderr
-    assert run("config", "edit", env={"VISUAL": "no-such-editor"}).status == 6
+    assert inside("config", "edit", env={"VISUAL": "no-such-editor"}).status == 6
 
 
-def test_tokenize_shows_ids_and_pieces(run: Run, with_starter: Path) -> None:
+def test_tokenize_shows_ids_and_pieces(run: Run, inside: Run, with_starter: Path) -> None:
     data = json.loads(run("tokenize", "Hello world", "--json").text)
     assert data["pieces"] == ["Hello", " world"]
     assert run("tokenize", "--ids", stdin="Hello world").text.split() == [str(token) for token in data["ids"]]
     assert run("tokenize", "--count", "Hello world").text == "2\n"
-    assert run("tokenize", "--count", "<|im_end|>", "--special").text == "1\n"
-    assert int(run("tokenize", "--count", "<|im_end|>").text) > 1
-    assert run("tokenize", "a", "--ids", "--count").status == 2
+    assert inside("tokenize", "--count", "<|im_end|>", "--special").text == "1\n"
+    assert int(inside("tokenize", "--count", "<|im_end|>").text) > 1
+    assert inside("tokenize", "a", "--ids", "--count").status == 2
 
 
 def test_version_names_llama_cpp_and_its_devices(run: Run) -> None:
@@ -106,25 +107,27 @@ finally:
         assert done.stderr.strip() == "[]"
 
 
-def complete(line: str) -> list[str]:
+def completes(start: Run, line: str) -> list[str]:
     """What bash would offer for the last word of `line`."""
     words = line.split(" ")
     env = {"_LLMCLI_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
-    command = [sys.executable, "-m", "llmcli"]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | env).stdout.splitlines()
+    return start(env=env).text.splitlines()
 
 
-def test_commands_flags_values_and_models_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_flags_values_and_models_complete(
+    run: Run, inside: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complete = partial(completes, inside)
     (tmp_path / "mine.gguf").touch()
     (tmp_path / "other.txt").touch()
     monkeypatch.chdir(tmp_path)
-    assert complete("llmcli gen") == ["generate"]
+    assert completes(run, "llmcli gen") == complete("llmcli gen") == ["generate"]
     assert {"--top-k", "--top-p", "--top-a", "--top-n-sigma"} <= set(complete("llmcli generate --top"))
     assert complete("llmcli generate --flash-attn o") == ["on", "off"]
     assert complete("llmcli generate --mirostat ") == ["0", "1", "2"]
     assert complete("llmcli generate --samplers top_k,te") == ["top_k,temperature"]
     assert complete("llmcli generate -m s") == ["starter"]
-    assert complete("llmcli generate --model m") == ["mine.gguf"]
+    assert completes(run, "llmcli generate --model m") == complete("llmcli generate --model m") == ["mine.gguf"]
     assert complete(f"llmcli generate -m {tmp_path}/m") == [f"{tmp_path}/mine.gguf"]
     assert "top_p" in complete("llmcli config set top")
 

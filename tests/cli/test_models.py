@@ -9,10 +9,8 @@ from tests.models.split_writer import split_model
 ASK = ("generate", "--raw", "The capital of France is", "--temp", "0", "-n", "8")
 
 
-def test_a_split_model_loads_from_any_of_its_parts_and_says_the_same(
-    run: Run, with_starter: Path, tmp_path: Path
-) -> None:
-    parts = split_model(with_starter, tmp_path, 3)
+def test_a_split_model_loads_from_any_of_its_parts_and_says_the_same(run: Run, with_tiny: Path, tmp_path: Path) -> None:
+    parts = split_model(with_tiny, tmp_path, 3)
     whole = run(*ASK).stdout
     for part in (parts[0], parts[2]):
         ran = run(*ASK, "-m", str(part))
@@ -23,9 +21,9 @@ def test_a_split_model_loads_from_any_of_its_parts_and_says_the_same(
     assert parts[1].name in ran.stderr
 
 
-def test_a_file_is_tried_once_and_again_when_it_changes(run: Run, starter: Path, home: Path, tmp_path: Path) -> None:
+def test_a_file_is_tried_once_and_again_when_it_changes(run: Run, tiny: Path, home: Path, tmp_path: Path) -> None:
     model = tmp_path / "mine.gguf"
-    model.write_bytes(starter.read_bytes())
+    model.write_bytes(tiny.read_bytes())
     first, second = (run(*ASK, "-m", str(model)) for _ in range(2))
     assert (first.status, first.stdout) == (0, second.stdout)
     known = home / "cache" / "probed.json"
@@ -37,9 +35,9 @@ def test_a_file_is_tried_once_and_again_when_it_changes(run: Run, starter: Path,
     assert broken.stderr.count("\n") == 1
 
 
-def test_the_model_of_the_configuration_and_of_the_environment_is_used(run: Run, starter: Path, tmp_path: Path) -> None:
+def test_the_model_of_the_configuration_and_of_the_environment_is_used(run: Run, tiny: Path, tmp_path: Path) -> None:
     model = tmp_path / "mine.gguf"
-    model.write_bytes(starter.read_bytes())
+    model.write_bytes(tiny.read_bytes())
     run("config", "set", "model", str(model))
     assert json.loads(run(*ASK, "--json").text)["model"] == "mine"
     assert json.loads(run(*ASK, "--json").text)["model"] == "mine"  # the second time with a head start

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.cli.test_hub_way import Place, harmless, on_terminal, screen_of, sole
-from tests.conftest import Ran
 from tests.hub.server import FakeHub
 from tests.models.gguf_writer import write_gguf
 from tests.models.split_writer import split_model
+from tests.ran import Ran
 
 REPO, ANSWER = "test/Smol-GGUF", " Paris"
 HERE = "Smol-Q4_1.gguf"

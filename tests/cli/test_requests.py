@@ -12,12 +12,12 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.cli.test_hub_way import ASK, Place, harmless, sole
-from tests.conftest import Ran
 from tests.hub.server import FakeHub, Fault
 from tests.models.gguf_writer import write_gguf
+from tests.ran import Ran
 
 SENTINEL = "hf_SENTINELsentinelSENTINEL"
-OPEN, GATED, PRIVATE, SMOL = "test/open-GGUF", "test/gated-GGUF", "test/private-GGUF", "test/Smol-GGUF"
+OPEN, GATED, PRIVATE, ABLE = "test/open-GGUF", "test/gated-GGUF", "test/private-GGUF", "test/able-GGUF"
 FILE = "m-Q4_0.gguf"
 # Every command that asks the hub, with a model that is not here.
 ASKING = {
@@ -30,15 +30,15 @@ ASKING = {
 
 
 @pytest.fixture(scope="module")
-def server(starter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeHub]:
-    tiny = write_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+def server(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeHub]:
+    mute = write_gguf(tmp_path_factory.mktemp("tiny") / "mute.gguf")
     with FakeHub() as hub:
         hub.token = SENTINEL
-        hub.add(OPEN, {FILE: tiny})
-        hub.add(GATED, {FILE: tiny}, gated="manual")
-        hub.add(PRIVATE, {FILE: tiny}, private=True)
-        hub.add(SMOL, {"Smol-Q4_1.gguf": starter})
-        hub.other_serves = tiny
+        hub.add(OPEN, {FILE: mute})
+        hub.add(GATED, {FILE: mute}, gated="manual")
+        hub.add(PRIVATE, {FILE: mute}, private=True)
+        hub.add(ABLE, {"able-Q4_1.gguf": tiny})
+        hub.other_serves = mute
         yield hub
 
 
@@ -71,7 +71,7 @@ def place(hub: FakeHub, tmp_path: Path) -> Iterator[Place]:
 def pulled(server: FakeHub, tmp_path_factory: pytest.TempPathFactory) -> Place:
     """A machine with a model that can answer."""
     place = Place(tmp_path_factory.mktemp("pulled"), server)
-    assert place.run("pull", SMOL).status == 0
+    assert place.run("pull", ABLE).status == 0
     return place
 
 
@@ -104,7 +104,7 @@ def test_each_command_asks_what_it_needs_once_and_warns_before_the_token_goes(
     place: Place, hub: FakeHub, name: str
 ) -> None:
     ran = silent(place.run(*ASKING[name], HF_TOKEN=SENTINEL))
-    assert ran.status == (8 if name == "generate" else 0), ran.stderr  # the tiny model cannot answer
+    assert ran.status == (8 if name == "generate" else 0), ran.stderr  # there is nothing in it to answer with
     assert asked(hub) == expected(hub, name)
     assert [request.token for request in hub.requests("hub")] == [SENTINEL] * len(hub.requests("hub"))
     warning = ran.stderr.splitlines()[0]
@@ -128,10 +128,10 @@ def test_what_is_here_is_not_fetched_again_and_what_is_not_there_not_at_all(plac
 
 def test_a_model_that_is_here_is_used_without_one_request(pulled: Place, hub: FakeHub, tmp_path: Path) -> None:
     twin = pulled.twin(tmp_path)
-    commands = "models list", f"models show {SMOL}", "models verify", f"tokenize hi -m {SMOL}"
+    commands = "models list", f"models show {ABLE}", "models verify", f"tokenize hi -m {ABLE}"
     reading = [tuple(command.split()) for command in commands]
     runs = twin.runs(*reading, HF_TOKEN=SENTINEL)
-    runs += [twin.run(*line, HF_TOKEN=SENTINEL) for line in ((*ASK, "-m", SMOL), ("models", "rm", "--yes", SMOL))]
+    runs += [twin.run(*line, HF_TOKEN=SENTINEL) for line in ((*ASK, "-m", ABLE), ("models", "rm", "--yes", ABLE))]
     for ran in map(silent, runs):
         assert (ran.status, "warning" in ran.stderr) == (0, False), ran.stderr
     assert hub.log == []

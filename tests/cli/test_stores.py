@@ -10,10 +10,10 @@ import pytest
 
 from llmcli.models.starter import SHA256, SIZE
 from tests.cli.test_hub_way import ASK, Place, facts_of, sole, tree_of
-from tests.conftest import Ran
 from tests.hub.server import FakeHub
 from tests.models.gguf_writer import write_gguf
 from tests.models.stores import add_lmstudio_model, add_ollama_model
+from tests.ran import Ran
 
 REPO, FILE = "lmstudio-community/SmolLM2-GGUF", "SmolLM2-135M-Instruct-Q4_1.gguf"
 

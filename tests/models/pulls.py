@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,12 @@ MIB = 1 << 20
 
 def some_bytes(count: int, seed: int = 0) -> bytes:
     return random.Random(seed).randbytes(count)
+
+
+@lru_cache(8)
+def digest_of(data: bytes) -> str:
+    """Its SHA-256 in hex; the data of a test file are asked for some hundred times."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def no_progress(_done: int, _total: int) -> None:
@@ -65,7 +71,7 @@ class Pulls:
 
     def begin(self, data: bytes, whole: bytes) -> Path:
         """Put the first bytes of a file where an earlier pull would have left them."""
-        path = self.folder / "blobs" / f"{hashlib.sha256(whole).hexdigest()}.llmcli.incomplete"
+        path = self.folder / "blobs" / f"{digest_of(whole)}.llmcli.incomplete"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         return path

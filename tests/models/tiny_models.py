@@ -15,9 +15,9 @@ _NORMAL, _UNKNOWN, CONTROL, USER_DEFINED, _BYTE = 1, 2, 3, 4, 6  # llama.h, enum
 _Weights = dict[str, tuple[int, ...]]
 
 
-def full_attention(path: Path) -> Path:
-    """A llama: each token sees all before it, and a cut takes away exactly what it says."""
-    return _write(path, "llama", _of_attention(), _weights(_llama_layer()))
+def full_attention(path: Path, template: str = "") -> Path:
+    """A llama: each token sees all before it, and a cut takes away exactly what it says; `template` is for chats."""
+    return _write(path, "llama", _of_attention(), _weights(_llama_layer()), template)
 
 
 def sliding_window(path: Path) -> Path:
@@ -117,8 +117,10 @@ def _weights(*layers: _Weights) -> _Weights:
     return weights
 
 
-def _write(path: Path, architecture: str, values: Mapping[str, Any], weights: _Weights) -> Path:
+def _write(path: Path, architecture: str, values: Mapping[str, Any], weights: _Weights, template: str = "") -> Path:
     metadata = {"general.architecture": architecture, **{f"{architecture}.{key}": v for key, v in values.items()}}
+    if template:
+        metadata["tokenizer.chat_template"] = template
     write_gguf(path, metadata | vocab(), [Tensor(name, shape) for name, shape in weights.items()])
     data = b"".join(_numbers(weights))
     with path.open("r+b") as file:

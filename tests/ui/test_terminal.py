@@ -20,7 +20,7 @@ def on_terminal(*args: str, **env: str) -> tuple[str, int]:
     return text, child.exitstatus
 
 
-def test_control_characters_in_the_text_are_shown_not_obeyed(with_starter: Path) -> None:
+def test_control_characters_in_the_text_are_shown_not_obeyed(with_tiny: Path) -> None:
     text, status = on_terminal("generate", "--raw", "-n", "1", "--echo", "a \x1b]0;title\x07 \x9b2J b", TERM="xterm")
     assert status == 0
     assert "a ␛]0;title␇ \\x9b2J b" in text
@@ -28,7 +28,7 @@ def test_control_characters_in_the_text_are_shown_not_obeyed(with_starter: Path)
 
 
 @pytest.mark.parametrize("env", [{"TERM": "dumb"}, {"TERM": "xterm", "NO_COLOR": "1"}])
-def test_a_terminal_without_colour_gets_no_escape_sequence(with_starter: Path, env: dict[str, str]) -> None:
+def test_a_terminal_without_colour_gets_no_escape_sequence(with_tiny: Path, env: dict[str, str]) -> None:
     text, status = on_terminal("generate", "hi", "-n", "4", "--stats", "--mirostat", "2", "--top-p", "0.3", **env)
     assert status == 0
     assert "has no effect" in text
@@ -44,7 +44,7 @@ def test_an_error_is_red_on_a_terminal_and_forced_colour_reaches_a_pipe(run) -> 
     assert "\x1b" not in run("generate", "hi", "--top-p", "3").stderr
 
 
-def test_without_a_prompt_on_a_terminal_the_error_says_how(with_starter: Path) -> None:
+def test_without_a_prompt_on_a_terminal_the_error_says_how(with_tiny: Path) -> None:
     text, status = on_terminal("generate", TERM="dumb")
     assert status == 2
     assert "there is no prompt" in text

@@ -1,0 +1,49 @@
+"""The program without a second process: a command line run in this one, which is as it was afterwards."""
+
+import io
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from tempfile import TemporaryFile
+
+import pytest
+
+from llmcli.cli import app
+from llmcli.ui.console import Console, console
+from tests.ran import Ran
+
+
+def run_inside(*args: str, stdin: str | bytes | None = None, env: dict[str, str] | None = None) -> Ran:
+    """Run a command line as `python -m llmcli` would, with streams that are files and a console as at the start."""
+    handler, surroundings = signal.getsignal(signal.SIGINT), dict(os.environ)
+    try:
+        ran = _run(args, stdin.encode() if isinstance(stdin, str) else stdin or b"", env or {})
+    finally:
+        os.environ.clear()
+        os.environ.update(surroundings)
+    assert signal.getsignal(signal.SIGINT) is handler
+    return ran
+
+
+def _run(arguments: Sequence[str], data: bytes, env: Mapping[str, str]) -> Ran:
+    with pytest.MonkeyPatch.context() as patch, TemporaryFile() as given, TemporaryFile() as out, io.BytesIO() as said:
+        given.write(data)
+        given.seek(0)
+        for name, file in (("stdin", given), ("stdout", out), ("stderr", said)):
+            patch.setattr(sys, name, io.TextIOWrapper(file, "utf-8"))
+        os.environ.update(env)
+        for name, value in vars(Console()).items():
+            patch.setattr(console, name, value)
+        status = _status(arguments)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        out.seek(0)
+        return Ran(out.read(), said.getvalue().decode(), status)
+
+
+def _status(arguments: Sequence[str]) -> int:
+    try:
+        return app.run(list(arguments))
+    except SystemExit as end:  # of completion in a shell
+        return int(end.code or 0)

@@ -1,0 +1,104 @@
+"""The sha256 of a model is known for free where its place tells it, and computed once everywhere else."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from llmcli.models import verified
+from llmcli.models.find import ModelFile
+from llmcli.models.identity import Identity
+from llmcli.models.starter import SHA256, STARTER, Progress
+
+DIGEST = "0123456789abcdef" * 4
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files that are read."""
+    seen: list[Path] = []
+    real = verified.sha256_of
+
+    def sha256_of(path: Path, progress: Progress) -> str:
+        seen.append(path)
+        return real(path, progress)
+
+    monkeypatch.setattr(verified, "sha256_of", sha256_of)
+    return seen
+
+
+def identity(tmp_path: Path, *parts: Path, name: str = "a", trusted: bool = False) -> Identity:
+    return Identity(ModelFile(parts[0], parts, name, trusted), tmp_path / "data")
+
+
+def written(path: Path, data: bytes = b"weights") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def test_the_starter_is_known(tmp_path: Path, counted: list[Path]) -> None:
+    place = written(tmp_path / "any.gguf")
+    assert identity(tmp_path, place, name=STARTER, trusted=True).sha256() == SHA256
+    assert counted == []
+
+
+def test_a_file_that_is_only_called_like_the_starter_is_read(tmp_path: Path) -> None:
+    place = written(tmp_path / "starter.gguf")
+    assert identity(tmp_path, place, name=STARTER).sha256() == hashlib.sha256(b"weights").hexdigest()
+
+
+@pytest.mark.parametrize("name", [DIGEST, f"sha256-{DIGEST}"])
+def test_blobs_are_named_by_their_sha256(tmp_path: Path, counted: list[Path], name: str) -> None:
+    blob, link = written(tmp_path / "blobs" / name), tmp_path / "model.gguf"
+    try:
+        link.symlink_to(blob)
+    except OSError:
+        link = blob
+    assert identity(tmp_path, link).sha256() == DIGEST
+    assert counted == []
+
+
+@pytest.mark.parametrize("place", [f"blobs/{DIGEST[:40]}", f"else/{DIGEST}", f"blobs/{DIGEST}.gguf"])
+def test_other_names_say_nothing(tmp_path: Path, place: str) -> None:
+    assert identity(tmp_path, written(tmp_path / place)).known == ""
+
+
+def test_a_file_is_read_once_and_again_when_it_has_changed(tmp_path: Path, counted: list[Path]) -> None:
+    place = written(tmp_path / "a.gguf")
+    for _ in range(2):
+        assert identity(tmp_path, place).sha256() == hashlib.sha256(b"weights").hexdigest()
+    assert identity(tmp_path, place).known
+    assert counted == [place]
+    written(place, b"other weights")
+    assert identity(tmp_path, place).known == ""
+    assert identity(tmp_path, place).sha256() == hashlib.sha256(b"other weights").hexdigest()
+
+
+def test_the_sha256_of_several_files_is_that_of_theirs(tmp_path: Path) -> None:
+    parts = [written(tmp_path / name, name.encode()) for name in ("a", "b")]
+    digests = [hashlib.sha256(name).hexdigest() for name in (b"a", b"b")]
+    expected = hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()
+    assert identity(tmp_path, *parts).sha256() == expected
+    assert identity(tmp_path, *reversed(parts)).sha256() != expected
+
+
+def test_a_file_that_cannot_be_read_has_none(tmp_path: Path) -> None:
+    one = identity(tmp_path, tmp_path / "gone.gguf")
+    one.begin()
+    assert (one.wait(10), one.sha256(), one.known) == ("", "", "")
+
+
+def test_it_is_computed_in_the_background(tmp_path: Path) -> None:
+    one = identity(tmp_path, written(tmp_path / "a.gguf"))
+    assert one.wait(10) == ""  # nothing was begun
+    one.begin()
+    assert one.wait(10) == hashlib.sha256(b"weights").hexdigest()
+
+
+def test_nobody_has_to_wait_for_it(tmp_path: Path) -> None:
+    one, steps = identity(tmp_path, written(tmp_path / "a.gguf")), []
+    assert one.sha256(lambda done, total: steps.append((done, total)), stop=lambda: True) == ""
+    assert steps == []
+    assert one.sha256(lambda done, total: steps.append((done, total)))
+    assert steps == [(7, 7)]
