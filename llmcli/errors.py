@@ -66,6 +66,10 @@ class ReaderGoneError(LlmcliError):
     status = ExitStatus.BROKEN_PIPE
 
 
+class PolicyError(LlmcliError):
+    """A temperature policy of the user's raised, or returned what is no temperature."""
+
+
 class ContextOverflowError(LlmcliError):
     """The prompt is longer than the context."""
 

@@ -15,6 +15,7 @@ class Held:
     token: int
     sampler: Any
     decoder: Any
+    place: Any = None
 
 
 class BanScanner:

@@ -2,10 +2,16 @@
 
 import ctypes
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from llmcli.engine import binding, custom
+from llmcli.engine.dial import Dial
+from llmcli.engine.place import Place
+from llmcli.engine.temperature import TemperatureSampler
+from llmcli.engine.tracer import Drawn
 from llmcli.engine.vocab import Vocab
 from llmcli.errors import UsageError
 from llmcli.params.generation import Bias
@@ -22,26 +28,71 @@ _TAKES_VOCAB = {"dry", "infill"}
 _LIVE = 1e-30
 
 
-class Chain:
-    """A `llama_sampler_chain`; the last step draws the token. Free it with `close`."""
+Look = Callable[[str, Any], None]  # the name of a step, and the pointer to the candidates as they are after it
+BEGIN = ""  # in place of a name: the candidates as the model gives them
 
-    def __init__(self, vocab: Vocab, steps: Sequence[Step], biases: Sequence[tuple[int, float]] = ()) -> None:
+
+@dataclass(frozen=True)
+class Watch:
+    """What a chain is watched and moved by: the place in the answer, the dial, and what looks at each draw.
+
+    `look`, where it is given, is called before the first step and after each.
+    """
+
+    place: Place
+    dial: Dial | None = None
+    drawn: Drawn | None = None
+    look: Look | None = None
+
+
+class Chain:
+    """A `llama_sampler_chain`; the last step draws the token. Free it with `close`.
+
+    With `watch` the temperature step is one of ours, which can be moved and read; without, only where it must be.
+    """
+
+    def __init__(
+        self,
+        vocab: Vocab,
+        steps: Sequence[Step],
+        biases: Sequence[tuple[int, float]] = (),
+        watch: Watch | None = None,
+    ) -> None:
         self._api = api = binding.load()
+        self._watch = watch
         self.customs: list[custom.CustomSampler] = []
+        self.temperature: TemperatureSampler | None = None
         params = api.llama_sampler_chain_default_params()
         params.no_perf = True
         self.pointer = api.llama_sampler_chain_init(params)
+        self._show(BEGIN)
         if biases:
             api.llama_sampler_chain_add(self.pointer, make_bias(vocab, biases))
+            self._show("logit_bias")
         for step in steps:
             if step.name == "typical_p":
                 api.llama_sampler_chain_add(self.pointer, api.llama_sampler_init_min_p(_LIVE, 1))
             api.llama_sampler_chain_add(self.pointer, self._make(vocab, step))
+            self._show(step.name)
+        if watch and watch.drawn:
+            self.customs.append(watch.drawn)
+            api.llama_sampler_chain_add(self.pointer, watch.drawn.pointer)
+
+    def _show(self, name: str) -> None:
+        """Let the watch look at the candidates here."""
+        if self._watch and self._watch.look:
+            self.customs.append(custom.CustomSampler(name, partial(self._watch.look, name)))
+            self._api.llama_sampler_chain_add(self.pointer, self.customs[-1].pointer)
 
     def _make(self, vocab: Vocab, step: Step) -> Any:
         if step.name in _CUSTOM:
             self.customs.append(_CUSTOM[step.name](*step.args))
             return self.customs[-1].pointer
+        if step.name == "temperature" and (self._watch or len(step.args) == 1):
+            watch = self._watch or Watch(Place())
+            self.temperature = TemperatureSampler(step.args, watch.place, watch.dial, watch.drawn is not None)
+            self.customs.append(self.temperature)
+            return self.temperature.pointer
         init = getattr(self._api, "llama_sampler_init_" + _CONSTRUCTORS.get(step.name, step.name))
         if step.name in _TAKES_N_VOCAB:
             return init(vocab.n_tokens, *step.args)

@@ -1,17 +1,20 @@
 """A llama.cpp context: evaluating tokens, and keeping what was evaluated for the next time."""
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from llmcli.engine import binding, log
 from llmcli.engine.abort import AbortFlag
+from llmcli.engine.layout import Batches, Layout, batch_start, check_layout
 from llmcli.engine.model import Model
 from llmcli.errors import ContextOverflowError, LlmcliError
 
 _FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}  # llama.h, enum llama_flash_attn_type
 _NO_SLOT, _ABORTED = 1, 2  # llama_decode
+_MOST_KEPT = 2**29  # bytes
 
 
 class AbortedError(Exception):
@@ -20,7 +23,10 @@ class AbortedError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class ContextParams:
-    """Sizes in tokens, threads in number, cache types by llama.cpp's names."""
+    """Sizes in tokens, threads in number, cache types by llama.cpp's names.
+
+    Several sequences (`n_seq_max`) share the `n_ctx` tokens; one of them may have `n_ctx_seq` at most, or all (0).
+    """
 
     n_ctx: int
     n_threads: int
@@ -31,6 +37,7 @@ class ContextParams:
     cache_type_k: str = "f16"
     cache_type_v: str = "f16"
     n_seq_max: int = 1
+    n_ctx_seq: int = 0
 
 
 class Context:
@@ -43,6 +50,7 @@ class Context:
     def __init__(self, model: Model, params: ContextParams, abort: AbortFlag | None = None) -> None:
         self._api = api = binding.load()
         self.model = model
+        self.params = params
         self.abort = abort or AbortFlag()
         self._n_batch = max(min(params.n_batch, params.n_ctx), params.n_seq_max)  # a step takes one of each sequence
         log.forget()
@@ -51,10 +59,12 @@ class Context:
             reason = log.reason()
             hint = "" if reason and "alloc" not in reason else "try a smaller --ctx-size"
             raise LlmcliError(f"no context of {params.n_ctx} tokens: {reason or 'llama.cpp gives no reason'}", hint)
-        self.n_ctx: int = api.llama_n_ctx(self.handle) // params.n_seq_max
+        most: int = api.llama_n_ctx_seq(self.handle)
+        self.n_ctx = min(most, params.n_ctx_seq or most)  # of one sequence
         self._memory = api.llama_get_memory(self.handle)
         self.abort.attach(api, self.handle)
         self._evaluated: list[list[int]] = [[] for _ in range(params.n_seq_max)]
+        self._layouts = [Layout() for _ in range(params.n_seq_max)]
         self._make_batch(params.n_seq_max)
 
     def _c_params(self, params: ContextParams) -> Any:
@@ -62,6 +72,7 @@ class Context:
         c = api.llama_context_default_params()
         c.n_ctx, c.n_batch, c.n_ubatch = params.n_ctx, self._n_batch, min(params.n_ubatch, self._n_batch)
         c.n_seq_max = params.n_seq_max
+        c.kv_unified = params.n_seq_max > 1  # sequences that begin alike share the memory of their beginning
         c.n_threads, c.n_threads_batch = params.n_threads, params.n_threads_batch
         c.flash_attn_type = _FLASH_ATTN[params.flash_attn]
         c.type_k = getattr(api, "GGML_TYPE_" + params.cache_type_k.upper())
@@ -116,6 +127,84 @@ class Context:
                 progress(len(held), len(tokens))
         return len(tokens) - keep
 
+    def share(self, source: int, target: int) -> None:
+        """Let the sequence `target` hold what `source` holds, and nothing else; nothing is evaluated."""
+        api, memory = self._api, self._memory
+        api.llama_memory_seq_rm(memory, target, -1, -1)
+        api.llama_memory_seq_cp(memory, source, target, -1, -1)
+        self._evaluated[target], self._layouts[target] = list(self._evaluated[source]), self._layouts[source].copy()
+
+    def receive(self, other: "Context") -> None:
+        """Let the first sequence hold what that of `other`, of the same model and cache types, holds, if there is room.
+
+        It is copied by way of this process's memory.
+        """
+        api = self._api
+        size = api.llama_state_seq_get_size(other.handle, 0)
+        state = (ctypes.c_uint8 * size)()
+        api.llama_state_seq_get_data(other.handle, state, size, 0)
+        self._cut(0, 0)
+        if api.llama_state_seq_set_data(self.handle, state, size, 0):
+            self._evaluated[0], self._layouts[0] = list(other._evaluated[0]), other._layouts[0].copy()
+        else:
+            self._cut(0, 0)
+
+    @property
+    def n_batch(self) -> int:
+        """Tokens that one batch takes at most."""
+        return self._n_batch
+
+    def layout(self, seq_id: int = 0) -> Batches:
+        """In which batches the tokens that the sequence holds were evaluated."""
+        return self._layouts[seq_id].batches(len(self._evaluated[seq_id]))
+
+    def prefill_as(self, seq_id: int, tokens: Sequence[int], layout: Batches) -> None:
+        """Make the sequence hold exactly `tokens`, evaluated anew and in just these batches; no logits are wanted.
+
+        What was cut from a batch is filled up with any tokens and cut again: rows do not influence earlier ones.
+
+        Raises:
+            ValueError: when the layout does not fit, or this memory cannot be cut so.
+            AbortedError: when the abort flag was set.
+        """
+        check_layout(layout, len(tokens), self._n_batch, self.n_ctx)
+        self._cut(seq_id, 0)
+        held = self._evaluated[seq_id]
+        for rows, kept, times in layout:
+            for _ in range(times):
+                part = tokens[len(held) : len(held) + kept]
+                keep = len(held) + kept
+                self._evaluate(seq_id, [*part, *[part[-1]] * (rows - kept)], last=False)
+                if keep < len(held) and self._cut(seq_id, keep) != keep:
+                    raise ValueError("this model's memory keeps no part of a batch")
+
+    def rewind(self, seq_id: int, tokens: Sequence[int]) -> None:
+        """Forget the batch in which the last of `tokens` was evaluated, and all after it.
+
+        `prefill` then evaluates it in just such a batch again, and its logits are the very same.
+        """
+        if self.evaluated(tokens, seq_id) == len(tokens):
+            self._cut(seq_id, batch_start(self.layout(seq_id), len(tokens)))
+
+    @contextmanager
+    def untouched(self, seq_id: int = 0) -> Iterator[None]:
+        """Within this block the sequence may hold other tokens; afterwards it holds those of before, to the bit.
+
+        Of more than 512 MB no copy is made: what the block cut off is evaluated again when it is wanted.
+        """
+        api, held, layout = self._api, list(self._evaluated[seq_id]), self._layouts[seq_id].copy()
+        size = api.llama_state_seq_get_size(self.handle, seq_id)
+        state = (ctypes.c_uint8 * size)() if size <= _MOST_KEPT else None
+        if state:
+            api.llama_state_seq_get_data(self.handle, state, size, seq_id)
+        try:
+            yield
+        finally:
+            if state and held:
+                self._cut(seq_id, 0)
+                if api.llama_state_seq_set_data(self.handle, state, size, seq_id):
+                    self._evaluated[seq_id], self._layouts[seq_id] = held, layout
+
     def _cut(self, seq_id: int, keep: int) -> int:
         """Forget all but the first `keep` tokens, or everything where the memory has no such part; returns the rest.
 
@@ -128,6 +217,7 @@ class Context:
             api.llama_memory_seq_rm(memory, seq_id, -1, -1)
             keep = 0
         del self._evaluated[seq_id][keep:]
+        self._layouts[seq_id].cut(keep)
         return keep
 
     def _evaluate(self, seq_id: int, tokens: Sequence[int], last: bool) -> None:
@@ -139,6 +229,8 @@ class Context:
         if self._pointed != seq_id:
             self._point_to(seq_id, self._n_batch)
         self._decode(n, [seq_id])
+        if n > 1:
+            self._layouts[seq_id].note(len(held), n, n)
         held.extend(tokens)
 
     def step(self, tokens: Sequence[tuple[int, int]]) -> None:
@@ -157,6 +249,8 @@ class Context:
                 self._pointed = -1
         self._decode(n, [seq_id for seq_id, _ in tokens])
         for seq_id, token in tokens:
+            if n > 1:
+                self._layouts[seq_id].note(len(self._evaluated[seq_id]), n, 1)
             self._evaluated[seq_id].append(token)
 
     def _decode(self, n: int, seq_ids: list[int]) -> None:

@@ -1,5 +1,6 @@
 """Samplers that llama.cpp lacks, made as `llama_sampler`s of our own: KoboldCpp's top-a and smoothing."""
 
+import ctypes
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -70,15 +71,10 @@ def make_smoothing(factor: float, curve: float) -> CustomSampler:
     import numpy as np  # 80 ms, only for those who smooth; a vocabulary is too long for a Python loop
 
     k, c = (3 - curve) / 2, (curve - 1) / 2
-    row = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
-    api = binding.load()
-    ctypes = api.ctypes
 
     def apply(candidates: Any) -> None:
         array = candidates.contents
-        address = ctypes.addressof(array.data.contents)
-        block = (ctypes.c_char * (array.size * row.itemsize)).from_address(address)
-        logits = np.frombuffer(block, dtype=row)["logit"]
+        logits = rows_of(array)["logit"]
         best = logits.max()
         live = logits > -math.inf
         d = logits[live] - best
@@ -87,3 +83,12 @@ def make_smoothing(factor: float, curve: float) -> CustomSampler:
         array.sorted = array.sorted and k >= 0  # above curve 3 the order may change
 
     return CustomSampler("smoothing", apply)
+
+
+def rows_of(array: Any) -> Any:
+    """The candidates of a `llama_token_data_array` in place, as a numpy array with the fields id, logit and p."""
+    import numpy as np
+
+    row = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
+    block = (ctypes.c_char * (array.size * row.itemsize)).from_address(ctypes.addressof(array.data.contents))
+    return np.frombuffer(block, dtype=row)

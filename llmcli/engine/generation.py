@@ -7,15 +7,24 @@ from time import perf_counter
 from typing import Any
 
 from llmcli.engine.bans import BanScanner, Held
-from llmcli.engine.chain import resolve_biases
+from llmcli.engine.chain import Look, Watch, resolve_biases
+from llmcli.engine.context import ContextParams
+from llmcli.engine.dial import Dial
 from llmcli.engine.grammar import Grammar
+from llmcli.engine.layout import Batches
 from llmcli.engine.logprobs import TokenLogprob, token_logprob
+from llmcli.engine.place import Place
 from llmcli.engine.sampler import GatedSampler, Sampler
 from llmcli.engine.stops import StopScanner
+from llmcli.engine.thinking import ThinkingSplitter
+from llmcli.engine.trace import TokenTrace
+from llmcli.engine.tracer import Alternatives, Drawn
 from llmcli.engine.vocab import Vocab
-from llmcli.errors import ConstraintError, UsageError
+from llmcli.errors import ConstraintError, LlmcliError, UsageError
+from llmcli.params.policy.tree import Named
 from llmcli.params.samplers import plan
 from llmcli.params.settings import Settings
+from llmcli.params.temperature import policy_in_force
 
 _MOST_TRIES = 256  # tokens forbidden at one place; the next would be one that the model hardly considers
 
@@ -45,7 +54,7 @@ class Record:
     """One token of the answer, or its end.
 
     `text` is what became certain with this token: empty while characters or stop strings are open. `id` is None
-    when no token was drawn. `finish_reason` is set on the last record: stop, length, timeout or interrupt.
+    when no token was drawn. `finish_reason` is set on the last record: stop, length, timeout, interrupt or error.
     """
 
     text: str
@@ -68,17 +77,32 @@ class Generation:
     settings: Settings
     grammar: str | None = None
     seq_id: int = 0
+    splitter: ThinkingSplitter | None = None  # tells a policy, and the trace, what is reasoning
+    dial: Dial | None = None
+    trace: int | None = None  # look at each draw, and at so many alternatives
+    look: Look | None = None  # where there is a trace: look at each step of each draw
+    lenient: bool = False  # an error ends it with the reason "error" and stands in `failure`, and is not raised
     tokens: list[int] = field(init=False)
     timings: Timings = field(init=False, default_factory=Timings)
     finish_reason: str | None = field(init=False, default=None)
     logprobs: list[TokenLogprob] = field(init=False, default_factory=list)  # of the drawn tokens, where asked for
+    traces: list[TokenTrace] = field(init=False, default_factory=list)  # of the drawn tokens, without their texts
     stale: bool = field(init=False, default=True)  # the context does not hold the tokens yet
+    layout: Batches = field(init=False, default=())  # how the prompt lay in the context when the first token was drawn
+    conditions: ContextParams | None = field(init=False, default=None)  # of the context that it runs in
+    beside: int = field(init=False, default=0)  # how many others step along
+    failure: LlmcliError | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         if not self.prompt:
             raise UsageError("the prompt is empty", "give a prompt, or a model that begins with a BOS token")
         settings = self.settings
         self.tokens = list(self.prompt)
+        self._began = now_ms()
+        self.place, self._drawn = self._watched()
+        if self.place and settings.prefill:
+            self.place.read(settings.prefill)
+        self._alternatives = Alternatives(self.vocab, self.trace) if self.trace else None
         self._sampler = self._make_sampler()
         self._sampler.chain.accept(self.prompt)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -87,14 +111,28 @@ class Generation:
         self._banned_at: dict[int, set[int]] = {}
         self._limit = len(self.prompt) + settings.max_tokens if settings.max_tokens >= 0 else 2**31
 
+    def _watched(self) -> tuple[Place | None, Drawn | None]:
+        """What a policy, the dial and the trace need; nothing of it costs where none of them is wanted."""
+        wanted = self.dial is not None or self.trace is not None or isinstance(policy_in_force(self.settings), Named)
+        return Place(self.splitter) if wanted else None, Drawn() if self.trace is not None else None
+
     def _make_sampler(self) -> Sampler:
         settings, vocab = self.settings, self.vocab
-        steps = plan(settings)
+        watch = Watch(self.place, self.dial, self._drawn, self.look) if self.place else None
+        steps = plan(settings, steered=watch is not None)
         biases = resolve_biases(vocab, settings.logit_bias, settings.ignore_eos)
         if self.grammar is None and not settings.banned_strings:
-            return Sampler(vocab, steps, biases)
+            return Sampler(vocab, steps, biases, watch)
         grammar = None if self.grammar is None else Grammar(vocab, self.grammar)
-        return GatedSampler(vocab, steps, biases, grammar)
+        return GatedSampler(vocab, steps, biases, grammar, watch)
+
+    def follow(self, tokens: Sequence[int]) -> None:
+        """Go on from tokens that were drawn before; grammar and banned strings are not asked about them."""
+        self._sampler.chain.accept(tokens)
+        for token in tokens:
+            if self.dial and self.place:
+                self.dial.at(self.place.total)
+            self._keep(None, -1, token)
 
     def full(self, n_ctx: int) -> bool:
         """Whether no further token may be drawn: the limit is reached or the context is full."""
@@ -105,16 +143,58 @@ class Generation:
         if self._bans:
             return self._advance_watched(ctx, row, n_ctx)
         token = self._sampler.sample(ctx, row)
+        self._look(ctx, row, token)
         if self.vocab.ends(token):
             return self.finish("stop", token)
-        self._keep(ctx, row, token)
-        return self._emit(self._decoder.decode(self.vocab.piece(token)), token, n_ctx)
+        return self._emit(self._keep(ctx, row, token), token, n_ctx)
 
-    def _keep(self, ctx: Any, row: int, token: int) -> None:
+    def _keep(self, ctx: Any, row: int, token: int) -> str:
+        """Take a token into the answer; returns the text that became whole with it."""
         self.tokens.append(token)
+        text = self._decoder.decode(self.vocab.piece(token))
+        if self.place:
+            self.place.step(text)
         if self.settings.logprobs:
             vocab = self.vocab.n_tokens
             self.logprobs.append(token_logprob(ctx, row, vocab, token, self.settings.logprobs))
+        return text
+
+    def _look(self, ctx: Any, row: int, token: int) -> None:
+        """Note how the token was drawn."""
+        place, drawn = self.place, self._drawn
+        if not place or not drawn:
+            return
+        temperature = self._sampler.chain.temperature
+        assert temperature
+        reading = temperature.reading()
+        self.traces.append(
+            TokenTrace(
+                i=len(self.traces),
+                id=token,
+                text="",
+                p=drawn.p,
+                rank=drawn.rank,
+                entropy=reading.entropy,
+                temperature=reading.temperature,
+                candidates=reading.candidates,
+                top=self._alternatives.of(ctx, row, drawn.left()) if self._alternatives else (),
+                policy=reading.policy,
+                sentence=place.text.sentence,
+                time=now_ms() - self._began,
+                thinking=place.thinking,
+            )
+        )
+
+    @property
+    def settled(self) -> int:
+        """How many of the traces are of tokens that will not be taken back."""
+        return len(self.traces) - (len(self._bans.held) if self._bans else 0)
+
+    @property
+    def policy_ms(self) -> float:
+        """Time spent in the temperature's policy, in milliseconds."""
+        temperature = self._sampler.chain.temperature
+        return temperature.seconds * 1e3 if temperature else 0.0
 
     def _emit(self, text: str, token: int | None, n_ctx: int) -> Record:
         self._count()
@@ -148,18 +228,19 @@ class Generation:
         assert isinstance(sampler, GatedSampler)
         assert bans
         before, decoder = sampler.snapshot(), self._decoder.getstate()
+        place = self.place.copy() if self.place else None
         sampler.forbidden = self._banned_at.get(len(self.tokens), set())
         try:
             token = sampler.sample(ctx, row)
         except BaseException:
             sampler.discard(before)
             raise
+        self._look(ctx, row, token)
         if self.vocab.ends(token):
             sampler.discard(before)
             return self.finish("stop", token)
-        self._keep(ctx, row, token)
-        text = self._decoder.decode(self.vocab.piece(token))
-        back = bans.push(Held(text, token, before, decoder))
+        text = self._keep(ctx, row, token)
+        back = bans.push(Held(text, token, before, decoder, place))
         if back:
             self._take_back(sampler, bans, back)
             self._count()
@@ -182,6 +263,9 @@ class Generation:
         self._decoder.setstate(gone[0].decoder)
         del self.tokens[-count:]
         del self.logprobs[-count:]
+        del self.traces[-count:]
+        if self.place:
+            self.place.restore(gone[0].place)
         place = len(self.tokens)
         self._banned_at = {at: ids for at, ids in self._banned_at.items() if at <= place}
         self._banned_at.setdefault(place, set()).add(gone[0].token)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmcli.engine import binding
-from llmcli.engine.chain import Chain, make_bias
+from llmcli.engine.chain import BEGIN, Chain, Look, Watch, make_bias
 from llmcli.engine.custom import CustomSampler
 from llmcli.engine.grammar import Grammar
 from llmcli.engine.vocab import Vocab
@@ -18,9 +18,9 @@ Biases = Sequence[tuple[int, float]]
 class Sampler:
     """Draws tokens with llama.cpp's chain. `sample` also accepts what it drew."""
 
-    def __init__(self, vocab: Vocab, steps: Sequence[Step], biases: Biases) -> None:
+    def __init__(self, vocab: Vocab, steps: Sequence[Step], biases: Biases, watch: Watch | None = None) -> None:
         self._api = binding.load()
-        self.chain = Chain(vocab, steps, biases)
+        self.chain = Chain(vocab, steps, biases, watch)
         self._sample = self._api.llama_sampler_sample
 
     def sample(self, ctx: Any, row: int) -> int:
@@ -46,9 +46,17 @@ class GatedSampler(Sampler):
     sampler of ours around the chain, so the candidates never leave C.
     """
 
-    def __init__(self, vocab: Vocab, steps: Sequence[Step], biases: Biases, grammar: Grammar | None) -> None:
-        super().__init__(vocab, steps, ())
+    def __init__(
+        self,
+        vocab: Vocab,
+        steps: Sequence[Step],
+        biases: Biases,
+        grammar: Grammar | None,
+        watch: Watch | None = None,
+    ) -> None:
+        super().__init__(vocab, steps, (), watch)
         api = self._api
+        self._look: Look = watch.look if watch and watch.look else _look_away
         self.grammar = grammar
         self.forbidden: set[int] = set()
         self._strict = False
@@ -64,12 +72,17 @@ class GatedSampler(Sampler):
         """What stands before the chain; a null sampler is a no-op for llama.cpp."""
         api, array = self._api, candidates.contents
         array.selected = 0  # whatever happens below, llama.cpp finds a selected token
+        self._look(BEGIN, candidates)
         for token in self.forbidden:
             array.data[token].logit = -math.inf
+        if self.forbidden:
+            self._look("banned_strings", candidates)
         if self._strict and self.grammar:
             api.llama_sampler_apply(self.grammar.pointer, candidates)
+            self._look("grammar", candidates)
         if self._bias:
             api.llama_sampler_apply(self._bias, candidates)
+            self._look("logit_bias", candidates)
         if self._strict or self.forbidden:
             api.llama_sampler_apply(self._greedy, candidates)
             self._dead_end = array.data[array.selected].logit == -math.inf
@@ -130,3 +143,7 @@ class GatedSampler(Sampler):
             if pointer:
                 self._api.llama_sampler_free(pointer)
         self._outer = self._greedy = self._bias = None
+
+
+def _look_away(_name: str, _candidates: Any) -> None:
+    pass

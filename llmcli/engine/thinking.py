@@ -45,6 +45,11 @@ class ThinkingSplitter:
         self._state = "think" if inside else "opened" if self._closer else "start"
         self._held = ""
 
+    @property
+    def thinking(self) -> bool:
+        """Whether what comes next is reasoning, as far as the text shows."""
+        return self._state in ("opened", "think")
+
     def push(self, text: str) -> Iterator[tuple[str, str]]:
         """The parts of the next piece of text that are certain."""
         self._held += text

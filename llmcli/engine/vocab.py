@@ -19,6 +19,7 @@ class Vocab:
         self._vocab = api.llama_model_get_vocab(model)
         self.n_tokens: int = api.llama_vocab_n_tokens(self._vocab)
         self._pieces: dict[int, bytes] = {}
+        self._labels: dict[int, str] = {}
         self._ends: dict[int, bool] = {}
 
     @property
@@ -69,6 +70,13 @@ class Vocab:
         if piece is None:
             piece = self._pieces[token] = self._read_piece(token, False)
         return piece
+
+    def label(self, token: int) -> str:
+        """The text of one token for people: control tokens by their names, a cut character as U+FFFD."""
+        text = self._labels.get(token)
+        if text is None:
+            text = self._labels[token] = self._read_piece(token, True).decode("utf-8", "replace")
+        return text
 
     def show_control(self, token: int) -> None:
         """From now on write this control token out (a reasoning tag, say) instead of leaving it away."""

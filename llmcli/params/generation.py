@@ -166,6 +166,15 @@ class GenerationParams:
             unit="tokens",
         ),
     ] = 0
+    trace_top: Annotated[
+        int,
+        Param(
+            help="Alternatives that a trace shows for each token, the model's likeliest ones (0 = none).",
+            min=0,
+            max=1000,
+            unit="tokens",
+        ),
+    ] = 5
     timeout: Annotated[
         float,
         Param(help="Stop after this many seconds, keeping what has come (0 = never).", min=0.0, unit="seconds"),

@@ -1,7 +1,7 @@
 """The sampler chain as a plan: which steps run, in which order, with which arguments."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from llmcli.errors import UsageError
@@ -94,8 +94,11 @@ class ChainParams:
     ] = DEFAULT_ORDER
 
 
-def plan(p: Any) -> tuple[Step, ...]:
+def plan(p: Any, steered: bool = False) -> tuple[Step, ...]:
     """The steps of the chain for sampling settings `p` (with a seed drawn); a sampler that is off is absent.
+
+    A `steered` chain has a step for the temperature even where it is 1, and one without values (which only reads)
+    where the samplers leave it out.
 
     Follows `common_sampler_init` of llama.cpp: with mirostat only a plain temperature stands before it, and
     adaptive_p, wherever it is named, takes the place of the draw at the end. Logit biases come before all of
@@ -103,22 +106,38 @@ def plan(p: Any) -> tuple[Step, ...]:
     """
     if p.mirostat:
         base, _, _ = temperature.base_delta_exponent(p)
-        warm = () if base == 1 else (Step("temperature", (base, 0.0, 1.0)),)
+        warm = () if base == 1 and not steered else (Step("temperature", (base, 0.0, 1.0)),)
         return (*warm, Step("mirostat" if p.mirostat == 1 else "mirostat_v2", selection.mirostat(p)))
-    steps = [Step("infill") if name == "infill" else _step(name, p) for name in p.samplers if name != "adaptive_p"]
-    _check_infill([step.name for step in steps if step])
+    steps = [*_steps(p, steered)]
+    _check_infill([step.name for step in steps])
     last = (
         Step("adaptive_p", selection.adaptive_p(p)) if "adaptive_p" in p.samplers else Step("dist", selection.dist(p))
     )
-    return (*(step for step in steps if step), last)
+    return (*steps, last)
+
+
+def _steps(p: Any, steered: bool) -> Iterator[Step]:
+    for name in p.samplers:
+        args = () if name == "infill" else None if name == "adaptive_p" else SAMPLERS[name](p)
+        if args is None and steered and name == "temperature":
+            args = (1.0, 0.0, 1.0)
+        if args is not None:
+            yield Step(name, args)
+    if steered and "temperature" not in p.samplers:
+        yield Step("temperature")
+
+
+def check(p: Any) -> None:
+    """Say what would be wrong with the chain of these settings, before a model is loaded for it.
+
+    Raises:
+        UsageError: for samplers or a temperature that cannot be, and for a policy file that cannot be used.
+    """
+    temperature.compiled(temperature.policy_in_force(p))
+    plan(replace(p, seed=0))
 
 
 def _check_infill(names: list[str]) -> None:
     """llama.cpp's infill compares all candidates with each other: minutes for a whole vocabulary, past any abort."""
     if "infill" in names and not _CUTS & set(names[: names.index("infill")]):
         raise UsageError("samplers: infill needs a sampler before it that cuts candidates off", "as in top_k,infill")
-
-
-def _step(name: str, p: Any) -> Step | None:
-    args = SAMPLERS[name](p)
-    return None if args is None else Step(name, args)

@@ -1,5 +1,6 @@
 """Settings of the draw itself: the seed, mirostat, adaptive-p."""
 
+import os
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -7,6 +8,16 @@ from llmcli.params.param import Param
 
 Args = tuple[Any, ...]
 _LAST_SEED = 2**32 - 1
+
+
+def random_seed() -> int:
+    """A seed that nobody chose; the last one stands for a random seed in llama.cpp, and is none."""
+    return int.from_bytes(os.urandom(4), "big") % _LAST_SEED
+
+
+def seed_after(seed: int, number: int) -> int:
+    """The seed that follows `seed` as the `number`-th."""
+    return (seed + number) % _LAST_SEED
 
 
 def _seed_from_text(text: str) -> int | None:

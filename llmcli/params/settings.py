@@ -48,11 +48,15 @@ def find(name: str) -> Field:
     Raises:
         UsageError: with the nearest known name.
     """
-    key = name.strip().lstrip("-").replace("-", "_").lower()
+    key = _key(name)
     field = _by_name().get(key)
     if field is None:
         raise UsageError(f"there is no setting called {name.strip()!r}", did_you_mean(key, _by_name()))
     return field
+
+
+def _key(name: str) -> str:
+    return name.strip().lstrip("-").replace("-", "_").lower()
 
 
 def parse_data(table: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -73,7 +77,7 @@ def parse_data(table: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 def _place(name: str) -> int:
     """Where a setting stands among all: a policy file makes its name known before the temperature uses it."""
-    field = _by_name().get(name)
+    field = _by_name().get(_key(name))
     return list(fields()).index(field.key) if field else -1
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from llmcli.errors import UsageError
 from llmcli.params.param import Param
+from llmcli.params.policy.compiled import compiled as compiled
 from llmcli.params.policy.grammar import SHAPE, parse_policy
 from llmcli.params.policy.own import name_of, parse_place
 from llmcli.params.policy.tree import Entropy, Fixed, Named, Policy, names_in
@@ -105,9 +106,10 @@ class TemperatureParams:
 
 def policy_in_force(p: TemperatureParams) -> Policy:
     """The policy of the settings: that of the user's file, unless the temperature names it itself."""
-    if p.temp_policy_file and name_of(p.temp_policy_file) not in names_in(p.temperature):
-        return Named(name_of(p.temp_policy_file))
-    return p.temperature
+    if not p.temp_policy_file:
+        return p.temperature
+    name = name_of(parse_place(p.temp_policy_file))  # said again: another file may have taken the name since
+    return p.temperature if name in names_in(p.temperature) else Named(name)
 
 
 def base_delta_exponent(p: TemperatureParams) -> tuple[float, float, float]:

@@ -142,6 +142,8 @@ def marked(value: Any, at: int | None) -> Any:
     if at is None or not isinstance(value, str) or not value.strip():
         return value
     start = max(0, at - 30)
+    while len(quote(value[start:at])) > 42:  # escapes are longer than what they stand for
+        start += 1
     return ("..." if start else "") + f"{value[start:at]}[here]{value[at:]}"
 
 

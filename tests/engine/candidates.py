@@ -8,7 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from llmcli.engine import binding
-from llmcli.engine.chain import Chain
+from llmcli.engine.chain import Chain, Watch
+from llmcli.engine.film import Film
+from llmcli.engine.place import Place
 from llmcli.params.policy.tree import Fixed
 from llmcli.params.samplers import Step, plan
 from llmcli.params.settings import Settings
@@ -73,3 +75,19 @@ def after(
 def log(probabilities: Sequence[float]) -> list[float]:
     """Logits of a distribution."""
     return [math.log(p) if p else -math.inf for p in probabilities]
+
+
+def filmed(
+    made: Sequence[Step],
+    logits: Sequence[float],
+    biases: Sequence[tuple[int, float]] = (),
+    accepted: Sequence[int] = (),
+    vocab: Any = None,
+) -> Film:
+    """What a chain of these steps does to the logits, step by step, `accepted` having come before."""
+    film, only_size = Film(), SimpleNamespace(n_tokens=len(logits), pointer=vocab and vocab.pointer)
+    chain = Chain(only_size, made, biases, Watch(Place(), look=film.look))  # type: ignore[arg-type]
+    chain.accept(accepted)
+    apply(chain, logits)
+    chain.close()
+    return film

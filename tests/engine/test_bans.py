@@ -165,7 +165,7 @@ def test_with_bans_the_same_seed_still_gives_the_same_text(context: Context) -> 
 
     free = answer()
     phrase = free.split(" ")[5]
-    kept = free[: free.index(phrase)]
+    kept = free[: free.index(phrase)].rstrip()  # the blank before it belongs to the token that is taken back
     first = answer(banned_strings=(phrase,))
     assert first != free
     assert first.startswith(kept)

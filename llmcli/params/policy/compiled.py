@@ -6,6 +6,7 @@ from typing import Any
 
 from llmcli.errors import UsageError
 from llmcli.params.policy import rules
+from llmcli.params.policy.own import said
 from llmcli.params.policy.registry import find_kind
 from llmcli.params.policy.step import Temperature, TokenStep
 from llmcli.params.policy.tree import Entropy, Fixed, Named, Policy
@@ -40,9 +41,14 @@ def _load(policy: Named) -> Callable[..., Any]:
     kind = find_kind(policy.name)
     if not kind:
         raise UsageError(f"there is no temperature policy {policy.name}", "give its file with --temp-policy-file")
-    function = kind.load()
     if not kind.origin:
-        return function
+        return kind.load()
+    try:
+        function = kind.load()
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as error:  # a package may do anything when it is imported
+        raise UsageError(f"the policy {policy.name} of {kind.origin} cannot be loaded: {said(error)}") from None
     if not callable(function):
         raise UsageError(f"{policy.name} of {kind.origin} is no function")
     try:

@@ -16,8 +16,14 @@ def entropy(step: TokenStep, low: float, high: float, exponent: float = 1.0) -> 
 
     Source: llama.cpp `llama_sampler_temp_ext` (which leaves a single candidate alone), KoboldCpp `sample_entropy`.
     """
-    most = math.log(step.candidates) if step.candidates > 1 else 0.0
-    return low + (high - low) * math.pow(min(step.entropy / most, 1.0), exponent) if most else low
+    return by_entropy(step.entropy, step.candidates, low, high, exponent)
+
+
+def by_entropy(nats: float, candidates: int, low: float, high: float, exponent: float) -> float:
+    """The formula of `entropy`."""
+    if candidates < 2:
+        return low
+    return low + (high - low) * math.pow(min(nats / math.log(candidates), 1.0), exponent)
 
 
 @policy("numbers", "edt:0.8,theta=0.1")
@@ -48,7 +54,8 @@ def cosine(step: TokenStep, start: float, end: float, tokens: float) -> float:
 @policy("schedule", "exp:1.2->0.5@200", positive=True)
 def exp(step: TokenStep, start: float, end: float, tokens: float) -> float:
     """start * (end / start) ^ (i / tokens): by the same factor from token to token."""
-    return start * math.pow(end / start, min(step.index / tokens, 1.0))
+    done = min(step.index / tokens, 1.0)
+    return math.pow(start, 1.0 - done) * math.pow(end, done)  # the quotient may be too large for a float
 
 
 @policy("parts", "sentence:1.1,0.7,0.4")

@@ -1,0 +1,225 @@
+"""Looking at a token of an answer again gives what its trace said when it was drawn."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from llmcli.engine.abort import AbortFlag
+from llmcli.engine.context import AbortedError, Context
+from llmcli.engine.dial import Dial, Move
+from llmcli.engine.dissect import Dissection, Subject, dissect
+from llmcli.engine.film import Film
+from llmcli.engine.generate import generate
+from llmcli.engine.generation import Generation
+from llmcli.params.policy.grammar import parse_policy
+from llmcli.params.policy.tree import Entropy, Fixed
+from llmcli.params.samplers import DEFAULT_ORDER
+from llmcli.params.settings import Settings
+from tests.engine.conftest import MakeContext
+
+PROMPT = "In it he found a map, a coin, a map, a coin, and"
+COUNT = 12
+INF = float("inf")
+LIST = 'root ::= " " [a-z ]{12,40} "."'
+STRAIGHT: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "greedy": {"temperature": Fixed(0.0)},
+    "no temperature": {"samplers": ("top_k", "min_p")},
+    "temperature 1": {"temperature": Fixed(1.0)},
+    "entropy": {"temperature": Entropy(0.3, 1.3, 0.7)},
+    "edt": {"temperature": parse_policy("edt:0.8,theta=0.1")},
+    "by position": {"temperature": parse_policy("linear:1.5->0.2@8")},
+    "by sentence": {"temperature": parse_policy("sentence:1.1,0.2")},
+    "penalties": {"repeat_penalty": 1.3, "presence_penalty": 0.4, "frequency_penalty": 0.3},
+    "dry": {"dry_multiplier": 0.8, "dry_allowed_length": 1, "dry_sequence_breakers": (".",)},
+    "top_n_sigma": {"top_n_sigma": 1.0},
+    "typical": {"typical_p": 0.6},
+    "top_a and smoothing": {"top_a": 0.3, "smoothing_factor": 0.3, "smoothing_curve": 1.5},
+    "another order": {"samplers": ("temperature", "min_p", "top_k"), "top_k": 12},
+    "infill": {"samplers": ("top_k", "infill", "temperature"), "top_k": 12},
+    "biases": {"logit_bias": ((260, -INF), (28, -INF), (3575, 4.0)), "ignore_eos": True},
+}
+AGAIN: dict[str, dict[str, Any]] = {
+    "xtc": {"xtc_probability": 0.5, "xtc_threshold": 0.05},
+    "mirostat 1": {"mirostat": 1, "mirostat_tau": 4.0},
+    "mirostat 2": {"mirostat": 2},
+    "adaptive_p": {"samplers": ("adaptive_p", *DEFAULT_ORDER), "adaptive_target": 0.3},
+    "grammar": {"grammar": LIST, "logit_bias": ((3575, 4.0),)},
+    "banned strings": {"banned_strings": ("coin", " map"), "temperature": Fixed(0.3)},
+    "banned strings and grammar": {"banned_strings": ("coin", "e"), "grammar": LIST},
+}
+
+
+def subject(context: Context, generation: Generation, moves: Sequence[Move] = ()) -> Subject:
+    """The answer of a generation that has ended."""
+
+    def make(settings: Settings, grammar: str | None, film: Film) -> Generation:
+        vocab, prompt = context.model.vocab, generation.prompt
+        return Generation(vocab, prompt, settings, grammar, dial=Dial(moves), trace=0, look=film.look)
+
+    drawn = [trace.id for trace in generation.traces if trace.id is not None]
+    return Subject(generation.settings, generation.grammar, drawn, make)
+
+
+def answered(context: Context, text: str = PROMPT, dial: Dial | None = None, **values: Any) -> Generation:
+    """An answer with its traces and 5 alternatives for each token."""
+    grammar = values.pop("grammar", None)
+    settings = Settings(**{"seed": 7, "max_tokens": COUNT, **values})
+    prompt = context.model.vocab.tokenize(text)
+    generation = Generation(context.model.vocab, prompt, settings, grammar, dial=dial, trace=5)
+    for _ in generate(context, [generation]):
+        pass
+    return generation
+
+
+def check(found: Dissection, generation: Generation) -> None:
+    """Compare with what was noted at the time."""
+    then, steps = generation.traces[found.at], found.stepwise
+    by_id = {one.id: one for one in steps.candidates}
+    assert found.drawn == then.id
+    assert steps.after(by_id[found.drawn]) == pytest.approx(then.p, abs=1e-5)
+    for one in then.top:
+        assert by_id[one.id].before == pytest.approx(one.before, abs=1e-5)
+        assert steps.after(by_id[one.id]) == pytest.approx(one.p, abs=1e-5)
+        assert bool(steps.removed_by(by_id[one.id])) == (one.p == 0)
+    assert [one.id for one in steps.candidates if one.rank <= 5] == [one.id for one in then.top]
+    seen = found.trace
+    assert (seen.temperature, seen.policy, seen.candidates) == (then.temperature, then.policy, then.candidates)
+    assert seen.entropy == pytest.approx(then.entropy, abs=1e-5)
+    left = [steps.after(one) for one in steps.candidates]
+    if not steps.steps or steps.steps[-1].live <= 40:
+        assert sum(left) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", STRAIGHT)
+def test_a_look_back_agrees_with_the_trace(context: Context, name: str) -> None:
+    generation = answered(context, **STRAIGHT[name])
+    looked = subject(context, generation)
+    assert looked.remembering == []
+    for at in (len(looked.tokens) - 1, 2, 0):  # backwards: what was read is still as it was
+        found = dissect(context, looked, at, 40)
+        assert found.exact
+        check(found, generation)
+
+
+@pytest.mark.parametrize("name", AGAIN)
+def test_where_a_step_remembers_the_answer_is_gone_through_again(context: Context, name: str) -> None:
+    generation = answered(context, **AGAIN[name])
+    looked = subject(context, generation)
+    assert looked.remembering
+    for at in (len(looked.tokens) - 1, 4, 0):
+        found = dissect(context, looked, at, 40)
+        assert found.exact
+        check(found, generation)
+
+
+def test_only_the_steps_of_the_chain_are_shown(context: Context) -> None:
+    def names(**values: Any) -> list[str]:
+        found = dissect(context, subject(context, answered(context, **values, max_tokens=2)), 1, 5)
+        return [step.name for step in found.stepwise.steps]
+
+    assert names() == ["top_k", "top_p", "min_p", "temperature"]
+    assert names(temperature=Fixed(1.0)) == ["top_k", "top_p", "min_p"]
+    assert names(samplers=("min_p",)) == ["min_p"]
+    assert names(mirostat=2, temperature=Fixed(1.0)) == ["mirostat_v2"]
+    assert names(ignore_eos=True, samplers=("temperature",)) == ["logit_bias", "temperature"]
+
+
+def test_a_move_of_the_dial_counts_from_its_token_on(context: Context) -> None:
+    moves = [(3, 0.5), (8, -0.3)]
+    generation = answered(context, dial=Dial(moves))
+    looked = subject(context, generation, moves)
+    at_temperature = [dissect(context, looked, at, 5).trace.temperature for at in (2, 3, 7, 8)]
+    assert at_temperature == pytest.approx([0.8, 1.3, 1.3, 0.5])
+    check(dissect(context, looked, 6, 40), generation)
+
+
+def test_a_temperature_of_one_that_was_moved_by_hand_is_shown(context: Context) -> None:
+    moves = [(0, 0.5)]
+    generation = answered(context, dial=Dial(moves), temperature=Fixed(1.0), max_tokens=2)
+    found = dissect(context, subject(context, generation, moves), 1, 40)
+    assert found.stepwise.steps[-1].name == "temperature"
+    check(found, generation)
+
+
+def test_what_the_grammar_refused_is_named(context: Context) -> None:
+    generation = answered(context, grammar='root ::= [x-z]+ "."', max_tokens=3)
+    found = dissect(context, subject(context, generation), 1, 5)
+    assert found.stepwise.steps[0].name == "grammar"
+    assert found.refused
+    by_id = {one.id: one for one in found.stepwise.candidates}
+    assert found.stepwise.removed_by(by_id[max(by_id, key=lambda token: by_id[token].before)]) == "grammar"
+
+
+def test_a_token_that_the_grammar_let_pass_shows_no_grammar(context: Context) -> None:
+    generation = answered(context, grammar="root ::= .*", max_tokens=3)
+    found = dissect(context, subject(context, generation), 1, 5)
+    assert "grammar" not in [step.name for step in found.stepwise.steps]
+    assert found.refused is None
+
+
+def test_an_answer_that_does_not_come_again_is_looked_at_with_steps_that_begin_anew(context: Context) -> None:
+    generation = answered(context, **AGAIN["xtc"])
+    looked = subject(context, generation)
+    other = replace(looked, tokens=[5, *looked.tokens[1:]])  # which the seed does not give
+    found = dissect(context, other, 3, 5)
+    assert not found.exact
+    assert found.drawn == looked.tokens[3]
+    assert found.trace.candidates
+
+
+def test_the_progress_of_going_through_it_again_is_counted(context: Context) -> None:
+    generation = answered(context, **AGAIN["mirostat 2"])
+    told: list[tuple[int, int]] = []
+    dissect(context, subject(context, generation), 6, 5, lambda done, total: told.append((done, total)))
+    assert told == [(done, 6) for done in range(1, 7)]
+
+
+@pytest.mark.parametrize("values", [{}, AGAIN["xtc"]], ids=["straight", "again"])
+def test_an_abort_stops_the_look(fresh: MakeContext, values: dict[str, Any]) -> None:
+    abort = AbortFlag()
+    context = fresh(abort=abort)
+    looked = subject(context, answered(context, **values))
+    abort.set()
+    with pytest.raises(AbortedError):
+        dissect(context, looked, 5, 5)
+    abort.clear()
+    assert dissect(context, looked, 5, 5).exact
+
+
+LONG = "In it he found a map, a coin, a map, a coin, and " * 9  # another batch of so many tokens rounds otherwise
+
+
+def logits(context: Context) -> list[float]:
+    """Those of the last token."""
+    found: list[float] = context._api.llama_get_logits_ith(context.handle, -1)[: context.model.vocab.n_tokens]
+    return found
+
+
+def test_a_rewound_context_gives_the_very_same_logits(fresh: MakeContext) -> None:
+    context = fresh()
+    prompt = context.model.vocab.tokenize(LONG)
+    context.prefill(0, prompt)
+    first = logits(context)
+    context.step([(0, 253)])
+    context.rewind(0, prompt)
+    context.prefill(0, prompt)
+    assert logits(context) == first
+    context.prefill(0, prompt)  # the last token alone
+    assert logits(context) != first
+
+
+@pytest.mark.parametrize("values", [{}, AGAIN["xtc"]], ids=["straight", "again"])
+def test_looking_back_leaves_no_mark_on_what_comes_then(fresh: MakeContext, values: dict[str, Any]) -> None:
+    plain, looked_at = fresh(n_ctx=512), fresh(n_ctx=512)
+    after = []
+    for context in (plain, looked_at):
+        generation = answered(context, LONG, **values)
+        if context is looked_at:
+            for at in (4, 9, 0):
+                check(dissect(context, subject(context, generation), at, 40), generation)
+        context.prefill(0, [*generation.tokens, 28, 253])
+        after.append((context.layout(), logits(context)))
+    assert after[0] == after[1]

@@ -1,0 +1,282 @@
+"""In which batches a prompt lay is known to the row, and evaluated so again it gives the very same logits."""
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import pairwise
+from random import Random
+
+import pytest
+
+from llmcli.engine.context import AbortedError, Context, ContextParams
+from llmcli.engine.layout import Batches, Layout, batch_start, check_layout, without_last
+from llmcli.engine.model import Model
+from tests.engine.conftest import MakeContext
+from tests.engine.test_reuse import Countdown
+from tests.models import tiny_models
+
+# Batches of 64 rows and more are computed by other kernels than small ones.
+CONTEXT = ContextParams(n_ctx=512, n_threads=1, n_threads_batch=1, n_batch=256, n_ubatch=128)
+
+
+def spread(layout: Batches) -> list[tuple[int, int]]:
+    """One entry a batch."""
+    return [(rows, kept) for rows, kept, times in layout for _ in range(times)]
+
+
+def bits(context: Context) -> bytes:
+    """The logits of the last row."""
+    pointer = context._api.llama_get_logits_ith(context.handle, -1)
+    return ctypes.string_at(pointer, 4 * context.model.vocab.n_tokens)
+
+
+# The bookkeeping
+
+
+def test_what_was_not_noted_was_evaluated_alone() -> None:
+    assert Layout().batches(5) == [(1, 1, 5)]
+    assert Layout().batches(0) == []
+
+
+def test_a_batch_and_the_tokens_after_it() -> None:
+    layout = Layout()
+    layout.note(0, 20, 20)
+    assert layout.batches(23) == [(20, 20, 1), (1, 1, 3)]
+
+
+def test_like_batches_are_counted() -> None:
+    layout = Layout()
+    for start in (0, 8, 16):
+        layout.note(start, 8, 8)
+    for start in (24, 25):
+        layout.note(start, 4, 1)
+    assert layout.batches(26) == [(8, 8, 3), (4, 1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("keep", "left"),
+    [
+        (23, [(20, 20, 1), (1, 1, 3)]),
+        (21, [(20, 20, 1), (1, 1, 1)]),
+        (20, [(20, 20, 1)]),
+        (12, [(20, 12, 1)]),
+        (0, []),
+    ],
+)
+def test_a_cut_leaves_the_rows_of_a_batch_that_stay(keep: int, left: Batches) -> None:
+    layout = Layout()
+    layout.note(0, 20, 20)
+    layout.cut(keep)
+    assert layout.batches(keep) == left
+
+
+def test_what_comes_after_a_cut_batch_is_no_part_of_it() -> None:
+    layout = Layout()
+    layout.note(0, 20, 20)
+    layout.cut(12)
+    layout.note(12, 5, 5)
+    layout.cut(15)
+    assert layout.batches(16) == [(20, 12, 1), (5, 3, 1), (1, 1, 1)]
+
+
+def test_a_copy_goes_its_own_way() -> None:
+    layout = Layout()
+    layout.note(0, 20, 20)
+    other = layout.copy()
+    other.cut(3)
+    other.note(3, 2, 2)
+    assert layout.batches(20) == [(20, 20, 1)]
+    assert other.batches(5) == [(20, 3, 1), (2, 2, 1)]
+
+
+def test_without_the_last_batch() -> None:
+    assert without_last([(8, 8, 3)]) == [(8, 8, 2)]
+    assert without_last([(8, 8, 1), (1, 1, 1)]) == [(8, 8, 1)]
+    assert without_last([(8, 8, 1)]) == []
+
+
+@pytest.mark.parametrize(("n_tokens", "start"), [(1, 0), (8, 0), (9, 8), (16, 8), (17, 16), (19, 18), (21, 19)])
+def test_where_the_batch_of_a_token_begins(n_tokens: int, start: int) -> None:
+    assert batch_start([(8, 8, 2), (1, 1, 3), (4, 2, 1)], n_tokens) == start
+
+
+@pytest.mark.parametrize(
+    ("layout", "fault"),
+    [
+        ([(20, 20, 1), (1, 1, 3)], ""),
+        ([(40, 20, 1), (3, 3, 1)], ""),
+        ([], "hold 0 tokens, and there are 23"),
+        ([(20, 20, 1)], "hold 20 tokens, and there are 23"),
+        ([(20, 20, 1), (1, 1, 4)], "go past 23 tokens"),
+        ([(1, 1, 10**9)], "go past 23 tokens"),
+        ([(0, 0, 1), (23, 23, 1)], "no batch is like that"),
+        ([(23, 0, 1)], "no batch is like that"),
+        ([(5, 23, 1)], "no batch is like that"),
+        ([(23, 23, 0)], "no batch is like that"),
+        ([(-23, -23, -1)], "no batch is like that"),
+        ([(10**9, 23, 1)], "no batch is like that"),
+        ([(65, 23, 1)], "no batch is like that"),
+        ([(22, 22, 1), (63, 1, 1)], "go past"),
+    ],
+)
+def test_a_layout_that_cannot_be_is_refused(layout: Batches, fault: str) -> None:
+    if not fault:
+        check_layout(layout, 23, n_batch=64, n_ctx=64)
+        return
+    with pytest.raises(ValueError, match=fault):
+        check_layout(layout, 23, n_batch=64, n_ctx=64)
+
+
+# In a context
+
+
+def test_the_batches_of_a_prompt_and_its_answer(fresh: MakeContext, model: Model) -> None:
+    context = fresh(n_batch=16)
+    tokens = model.vocab.tokenize("one two three four five six seven eight nine ten " * 4)[:37]
+    context.prefill(0, tokens)
+    for token in (5, 6, 7):
+        context.step([(0, token)])
+    assert context.layout() == [(16, 16, 2), (5, 5, 1), (1, 1, 3)]
+    context.prefill(0, tokens)  # the last one again, for its logits
+    assert context.layout() == [(16, 16, 2), (5, 4, 1), (1, 1, 1)]
+    context.prefill(0, [*tokens[:20], 8, 9])
+    assert context.layout() == [(16, 16, 1), (16, 4, 1), (2, 2, 1)]
+
+
+def test_tokens_of_several_sequences_share_their_batches(fresh: MakeContext) -> None:
+    context = fresh(n_seq_max=2)
+    context.prefill(0, [5, 6, 7])
+    context.prefill(1, [5, 6])
+    for token in (8, 9):
+        context.step([(0, token), (1, token)])
+    context.step([(1, 10)])
+    assert context.layout(0) == [(3, 3, 1), (2, 1, 2)]
+    assert context.layout(1) == [(2, 2, 1), (2, 1, 2), (1, 1, 1)]
+
+
+def test_a_batch_that_was_stopped_is_not_there(fresh: MakeContext) -> None:
+    flag = Countdown()
+    context = fresh(n_batch=16, abort=flag)
+    context.prefill(0, list(range(3, 13)))
+    flag.left = 5
+    with pytest.raises(AbortedError):
+        context.prefill(0, list(range(3, 40)))
+    flag.left = -1
+    assert context.layout() == [(10, 10, 1)]
+
+
+class Reader:
+    """Reads this and that, as a chat does, and is stopped at times if there is a flag for that."""
+
+    def __init__(self, model: Model, seed: int, n_vocab: int, flag: Countdown | None = None) -> None:
+        self.flag = flag
+        self.context = Context(model, CONTEXT, flag)
+        self.random = Random(seed)
+        self.n_vocab = n_vocab
+
+    def tokens(self, count: int) -> list[int]:
+        return [self.random.randrange(3, self.n_vocab) for _ in range(count)]
+
+    def prompt(self) -> list[int]:
+        held = self.context._evaluated[0]
+        keep = self.random.choice([len(held), len(held) - 1, len(held) - 9, len(held) // 2, len(held)])
+        return (held[: max(keep, 0)] + self.tokens(self.random.choice([1, 5, 40, 150])))[:400]
+
+    def read(self) -> list[int]:
+        """A prompt, after some that were stopped; its logits are ready."""
+        for _ in range(self.random.randrange(3) if self.flag else 0):
+            assert self.flag
+            self.flag.left = self.random.randint(1, 4000)
+            with suppress(AbortedError):
+                self.context.prefill(0, self.prompt())
+            self.flag.left = -1
+        prompt = self.prompt()
+        self.context.prefill(0, prompt, self.random.choice([None, lambda _done, _total: None]))
+        return prompt
+
+
+def again(model: Model, prompt: list[int], layout: Batches) -> Context:
+    context = Context(model, CONTEXT)
+    context.prefill_as(0, prompt[: len(prompt) - layout[-1][1]], without_last(layout))
+    context.prefill(0, prompt)
+    return context
+
+
+def assert_the_same_again(model: Model, reader: Reader, turns: int) -> int:
+    """Reads, and reads again in the same batches; how many prompts give other logits when they are read in one go."""
+    others = 0
+    for _ in range(turns):
+        prompt = reader.read()
+        layout = reader.context.layout()
+        context = again(model, prompt, layout)
+        assert context.layout() == layout
+        assert bits(context) == bits(reader.context), layout
+        for token in reader.tokens(reader.random.randrange(8)):
+            for one in (context, reader.context):
+                one.step([(0, token)])
+            assert bits(context) == bits(reader.context), layout
+        context.close()
+        plain = Context(model, CONTEXT)
+        plain.prefill(0, reader.context._evaluated[0])
+        others += bits(plain) != bits(reader.context)
+        plain.close()
+    reader.context.close()
+    return others
+
+
+def test_the_starter_gives_the_same_bits_again(model: Model) -> None:
+    """Read in one go the same prompts give others, so that this says something."""
+    assert assert_the_same_again(model, Reader(model, 0, 49000), 6) > 2
+
+
+@pytest.fixture(scope="module", params=("full_attention", "sliding_window", "recurrent", "hybrid"))
+def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    path = tmp_path_factory.mktemp("tiny") / f"{request.param}.gguf"
+    model = Model.load([getattr(tiny_models, request.param)(path)], n_gpu_layers=0)
+    yield model
+    model.close()
+
+
+def test_any_memory_gives_the_same_bits_again(tiny: Model) -> None:
+    assert_the_same_again(tiny, Reader(tiny, 1, tiny_models.N_VOCAB, Countdown()), 15)
+
+
+def test_a_memory_that_starts_over_forgets_its_batches(tiny: Model) -> None:
+    context = Context(tiny, CONTEXT)
+    context.prefill(0, list(range(3, 43)))
+    context.prefill(0, list(range(3, 23)))
+    whole = tiny.path.stem in ("recurrent", "hybrid")
+    assert context.layout() == ([(20, 20, 1)] if whole else [(40, 19, 1), (1, 1, 1)])
+    context.close()
+
+
+def test_a_batch_that_a_memory_cannot_have_kept_a_part_of_is_refused(tiny: Model) -> None:
+    context = Context(tiny, CONTEXT)
+    cut: Batches = [(40, 20, 1)]
+    if tiny.path.stem in ("recurrent", "hybrid"):
+        with pytest.raises(ValueError, match="keeps no part"):
+            context.prefill_as(0, list(range(3, 23)), cut)
+    else:
+        context.prefill_as(0, list(range(3, 23)), cut)
+        assert context.layout() == cut
+    context.close()
+
+
+def test_the_batches_follow_one_another(fresh: MakeContext) -> None:
+    """Whatever is noted and cut, each token lies in one batch."""
+    random, layout, n_tokens = Random(4), Layout(), 0
+    model: list[tuple[int, int]] = []  # number of the batch and its rows, of each token
+    for number in range(300):
+        if random.random() < 0.3:
+            n_tokens = random.randint(0, n_tokens)
+            layout.cut(n_tokens)
+            del model[n_tokens:]
+            continue
+        rows = random.choice([1, 1, 1, 2, 7])
+        if rows > 1:
+            layout.note(n_tokens, rows, rows)
+        model += [(number, rows)] * rows
+        n_tokens += rows
+        starts = [at for at, pair in enumerate(pairwise([(-1, 0), *model])) if pair[0][0] != pair[1][0]]
+        lengths = [end - start for start, end in pairwise([*starts, n_tokens])]
+        assert spread(layout.batches(n_tokens)) == [(model[s][1], n) for s, n in zip(starts, lengths, strict=True)]

@@ -1,0 +1,43 @@
+"""The machine is named by its devices and by what llama.cpp uses of the processor."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from llmcli.engine import binding, hardware
+from llmcli.engine.hardware import Device
+from llmcli.engine.machine import machine
+from llmcli.errors import LlmcliError
+
+
+@pytest.fixture(autouse=True)
+def asked_anew() -> Iterator[None]:
+    machine.cache_clear()
+    yield
+    machine.cache_clear()
+
+
+def given(monkeypatch: pytest.MonkeyPatch, features: bytes) -> None:
+    monkeypatch.setattr(binding.load(), "llama_print_system_info", lambda: features)
+
+
+def test_devices_and_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    given(monkeypatch, b"CUDA : ARCHS = 890 | F16 = 1 | CPU : AVX2 = 1 | AVX512 = 0 | REPACK = 1 | ")
+    devices = [Device("CPU", "A mill", "CPU", 1, 1), Device("CUDA0", "", "GPU", 1, 1)]
+    monkeypatch.setattr(hardware, "devices", lambda: devices)
+    assert machine() == "A mill, CUDA0: F16 AVX2 REPACK"
+
+
+def test_devices_that_cannot_be_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> list[Device]:
+        raise LlmcliError("no ggml")
+
+    given(monkeypatch, b"CPU : NEON = 1 | ")
+    monkeypatch.setattr(hardware, "devices", fails)
+    assert machine() == "unknown: NEON"
+
+
+def test_this_one_has_a_name() -> None:
+    name, colon, _ = machine().partition(": ")
+    assert name
+    assert colon

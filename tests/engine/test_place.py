@@ -1,0 +1,194 @@
+"""Where in an answer a token stands, and the temperature moved by hand there."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmcli.engine.dial import Dial
+from llmcli.engine.place import Place
+from llmcli.engine.thinking import ThinkingSplitter
+from llmcli.params.policy.grammar import parse_policy
+from tests.engine.scripted import END, scripted
+
+POLICY = parse_policy("sentence:1,0.5")  # a place is kept where a policy may ask for it
+WORDS = ("The cat", " sat", ".", " It", " slept", "!", "\n", "\n\n", " 3", ".5", " So", "<think>", "</think>", "é")
+PIECES = [word.encode() for word in WORDS]
+Position = tuple[int, int, int, int, int, bool]
+
+
+def position(place: Place) -> Position:
+    text = place.text
+    return place.total, place.index, text.sentence, text.line, text.paragraph, place.thinking
+
+
+def walk(texts: list[str], splitter: ThinkingSplitter | None = None) -> list[Position]:
+    """The place before the first of these tokens, and after each."""
+    place = Place(splitter)
+    positions = [position(place)]
+    for text in texts:
+        place.step(text)
+        positions.append(position(place))
+    return positions
+
+
+def test_tokens_sentences_lines_and_paragraphs_are_counted() -> None:
+    texts = ["One", ".", " Two", "!\n", "Three", ".", "\n\n", "Four"]
+    assert [(index, sentence, line, paragraph) for _, index, sentence, line, paragraph, _ in walk(texts)] == [
+        (0, 0, 0, 0),
+        (1, 0, 0, 0),
+        (2, 1, 0, 0),
+        (3, 1, 0, 0),
+        (4, 2, 1, 0),
+        (5, 2, 1, 0),
+        (6, 3, 1, 0),
+        (7, 3, 2, 1),
+        (8, 3, 2, 1),
+    ]
+
+
+def test_all_is_counted_anew_where_the_answer_begins() -> None:
+    texts = ["<think>", "I see. It is.", "\n\n", "Right.", "</th", "ink>", "\n\n", "Yes.", " No"]
+    walked = walk(texts, ThinkingSplitter())
+    assert [place[0] for place in walked] == list(range(10))
+    assert [place[5] for place in walked] == [False, True, True, True, True, True, False, False, False, False]
+    assert [place[1] for place in walked] == [0, 0, 1, 2, 3, 4, 0, 1, 2, 3]
+    assert walked[4][2:5] == (3, 1, 1)
+    assert walked[6][2:5] == walked[7][2:5] == (0, 0, 0)
+    assert walked[8][2:5] == (1, 0, 0)
+
+
+def test_a_prompt_that_opens_the_reasoning_begins_in_it() -> None:
+    walked = walk(["I see. It is.", "</think>Yes. No", "."], ThinkingSplitter("<|assistant|><think>\n"))
+    assert [(index, sentence, thinking) for _, index, sentence, _, _, thinking in walked] == [
+        (0, 0, True),
+        (1, 2, True),
+        (0, 1, False),  # of the answer's own text in that token
+        (1, 2, False),
+    ]
+
+
+def test_tags_in_the_middle_of_an_answer_are_text() -> None:
+    assert not any(place[5] for place in walk(["Write ", "<think>", " It is.", "</think>"], ThinkingSplitter()))
+
+
+@pytest.mark.parametrize("prefill", ["<think>I see. It is.\n\nRight.</think>\n\nYes. N", "Yes. N"])
+def test_a_prefill_is_read_over_and_its_tokens_do_not_count(prefill: str) -> None:
+    place = Place(ThinkingSplitter())
+    place.read(prefill)
+    assert position(place) == (0, 0, 1, 0, 0, False)
+    place.step("o.")
+    assert position(place)[:3] == (1, 1, 2)
+
+
+def test_a_prefill_may_end_inside_the_reasoning() -> None:
+    place = Place(ThinkingSplitter())
+    place.read("<think>I see. It is.")
+    assert position(place) == (0, 0, 2, 0, 0, True)
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=12), st.lists(st.sampled_from(WORDS), max_size=12), st.booleans())
+def test_a_place_that_was_gone_back_to_is_as_if_nothing_had_been(
+    kept: list[str], gone: list[str], inside: bool
+) -> None:
+    splitter = ThinkingSplitter("<think>" if inside else "")
+    place = Place(splitter)
+    for text in kept:
+        place.step(text)
+    before, copy = position(place), place.copy()
+    for text in gone:
+        place.step(text)
+    place.restore(copy)
+    assert position(place) == before
+    for text in gone:
+        place.step(text)
+    assert position(place) == walk(kept + gone, ThinkingSplitter("<think>" if inside else ""))[-1]
+
+
+@given(
+    st.lists(st.lists(st.integers(0, len(WORDS) - 1), min_size=1, max_size=4), max_size=14),
+    st.sampled_from([(".", "So"), ("sat.", "3.5"), ("\n", "it slept!"), ("</think>", "cat sat"), ("é",)]),
+    st.booleans(),
+)
+def test_a_token_that_is_taken_back_takes_its_sentence_back_too(
+    script: list[list[int]], banned: tuple[str, ...], thinks: bool
+) -> None:
+    def wishes(drawn: Any) -> list[int]:
+        return [*script[len(drawn)], END] if len(drawn) < len(script) else [END]
+
+    generation = scripted(PIECES, wishes, banned_strings=banned, temperature=POLICY)
+    assert generation.place
+    generation.place = Place(ThinkingSplitter() if thinks else None)
+    while not generation.finish_reason:
+        generation.advance(None, 0, 2**20)
+        texts = [WORDS[token] for token in generation.tokens[1:]]
+        expected = walk(texts, ThinkingSplitter() if thinks else None)[-1]
+        assert position(generation.place)[1:] == expected[1:]
+        assert generation.place.total == len(texts)
+    assert not generation.script.open
+    generation.close()
+
+
+def test_a_character_of_several_tokens_counts_when_it_is_whole() -> None:
+    pieces = [b"A", "。".encode()[:1], "。".encode()[1:], b"B"]
+    generation = scripted(pieces, lambda drawn: [len(drawn)] if len(drawn) < 4 else [END], temperature=POLICY)
+    sentences = []
+    while not generation.finish_reason:
+        generation.advance(None, 0, 2**20)
+        assert generation.place
+        sentences.append(generation.place.text.sentence)
+    assert sentences == [0, 0, 1, 1, 1]
+
+
+def test_no_place_is_kept_where_nothing_asks_for_it() -> None:
+    for text, kept in (("0.8", False), ("0.3..1.3", False), ("edt:0.8", True), ("sentence:1,2", True)):
+        assert bool(scripted(PIECES, lambda _: [END], temperature=parse_policy(text)).place) is kept
+
+
+def test_a_move_is_recorded_at_the_token_it_counts_for() -> None:
+    dial = Dial()
+    shifts = [dial.at(0), dial.turn(0.1), dial.at(1), dial.at(2), dial.turn(0.1), dial.turn(0.1), dial.at(3)]
+    assert shifts == pytest.approx([0, 0.1, 0.1, 0.1, 0.2, 0.3, 0.3])
+    assert dial.moves == [(1, 0.1), (3, 0.3)]
+    dial.turn(-0.3)
+    assert (dial.at(4), dial.moves) == (0, [(1, 0.1), (3, 0.3), (4, 0)])
+
+
+def test_a_move_that_is_taken_back_before_it_counts_is_none() -> None:
+    dial = Dial()
+    dial.at(0)
+    dial.turn(0.1)
+    dial.turn(-0.1)
+    dial.at(1)
+    assert dial.moves == []
+
+
+def test_a_token_that_a_grammar_has_drawn_twice_has_one_temperature() -> None:
+    dial = Dial()
+    first = dial.at(0)
+    dial.turn(0.5)
+    assert (first, dial.at(0), dial.at(1)) == (0, 0, 0.5)
+
+
+EVENTS = st.lists(
+    st.sampled_from(["draw", "draw again", "back"]) | st.sampled_from([0.1, -0.1, 0.5, -0.7]), max_size=40
+)
+
+
+@given(EVENTS, st.randoms())
+def test_moves_given_again_lead_to_the_same_shifts(events: list[Any], chance: Any) -> None:
+    """Whatever is taken back on the way: the tokens are asked for in the same order in a replay."""
+    asked: list[int] = []
+    shifts = []
+    dial, index = Dial(), 0
+    for event in events:
+        if isinstance(event, float):
+            dial.turn(event)
+            continue
+        index = chance.randint(0, index) if event == "back" else index + (event == "draw" and bool(asked))
+        asked.append(index)
+        shifts.append(dial.at(index))
+    again = Dial(dial.moves)
+    assert [again.at(index) for index in asked] == shifts
+    assert again.moves == dial.moves

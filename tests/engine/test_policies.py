@@ -1,0 +1,265 @@
+"""Temperature policies on candidates made by hand: what is applied, what is read, what stops an answer."""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llmcli.engine.chain import Chain, Watch
+from llmcli.engine.dial import Dial
+from llmcli.engine.place import Place
+from llmcli.engine.temperature import Reading
+from llmcli.engine.thinking import ThinkingSplitter
+from llmcli.engine.tracer import Drawn
+from llmcli.errors import PolicyError
+from llmcli.params.policy import registry
+from llmcli.params.policy.grammar import parse_policy
+from llmcli.params.policy.tree import Entropy, Fixed, Policy
+from llmcli.params.samplers import plan
+from llmcli.params.settings import Settings
+from llmcli.params.values import LARGEST_FLOAT
+from tests.engine.candidates import NEUTRAL, Left, after, apply
+
+INF = math.inf
+FEW, MANY = [1.0, 0.5], [(7 * i % 40) / 4 for i in range(40)]
+WHOLE = [random.Random(i).gauss(0, 3) for i in range(1500)]  # above 512 numpy reads them
+SETS = {
+    "two": FEW,
+    "forty": MANY,
+    "a vocabulary": WHOLE,
+    "two of them masked": [1.0, -INF, 0.5, -INF],
+    "half of a vocabulary masked": [x if i % 2 else -INF for i, x in enumerate(WHOLE)],
+    "all but one masked": [-INF, 2.0, -INF],
+}
+Announce = Callable[[Callable[..., Any]], Policy]
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> Announce:
+    """Makes a function a policy of the user's own."""
+    monkeypatch.setattr(registry, "_ANNOUNCED", {})
+
+    def call(function: Callable[..., Any]) -> Policy:
+        registry.announce("mine", "mine.py", lambda: function)
+        return parse_policy("mine")
+
+    return call
+
+
+def read(
+    logits: Sequence[float], policy: Policy, place: Place | None = None, dial: Dial | None = None, **settings: Any
+) -> tuple[Left, Reading]:
+    """What a chain with a draw leaves of the logits, and what its temperature step saw and did."""
+    steps = plan(Settings(**NEUTRAL | {"temperature": policy} | settings), steered=True)
+    only_size: Any = SimpleNamespace(n_tokens=len(logits), pointer=None)
+    chain = Chain(only_size, steps, watch=Watch(place or Place(), dial, Drawn()))
+    try:
+        left = apply(chain, logits)
+        assert chain.temperature
+        return left, chain.temperature.reading()
+    finally:
+        chain.close()
+
+
+def entropy_of(logits: Sequence[float]) -> tuple[float, list[float]]:
+    """-sum(p ln p) over the live candidates, and their probabilities, the likeliest first."""
+    weights = sorted((math.exp(x - max(logits)) for x in logits if x > -INF), reverse=True)
+    p = [weight / math.fsum(weights) for weight in weights]
+    return -math.fsum(q * math.log(q) for q in p), p
+
+
+@pytest.mark.parametrize("logits", SETS.values(), ids=SETS)
+@pytest.mark.parametrize("t", [0.0, 0.3, 0.8, 1.0, 2.5])
+def test_the_temperature_of_a_policy_is_applied_as_llama_cpp_does(logits: list[float], t: float) -> None:
+    ours = after(logits, temperature=parse_policy(f"linear:{t}->{t}@1"))
+    assert ours.logits == after(logits, temperature=Fixed(t)).logits
+    assert len(ours.live) == (1 if t == 0 else sum(x > -INF for x in logits))
+
+
+@pytest.mark.parametrize("logits", SETS.values(), ids=SETS)
+def test_the_step_is_told_what_stands_there(own: Announce, logits: list[float]) -> None:
+    seen: list[Any] = []
+
+    def mine(step: Any) -> float:
+        seen.append((step.candidates, step.entropy, list(step.p)))
+        return 1.0
+
+    after(logits, temperature=own(mine))
+    entropy, p = entropy_of(logits)
+    assert seen[0][0] == len(p)
+    assert seen[0][1] == pytest.approx(entropy, rel=1e-5, abs=1e-6)
+    assert seen[0][2] == pytest.approx(p, rel=1e-4)
+
+
+@pytest.mark.parametrize("logits", SETS.values(), ids=SETS)
+@pytest.mark.parametrize("text", ["edt:0.8,theta=0.5", "sentence:0.3..1.3^0.7,0", "0.3..1.3^0.7", "0.7"])
+def test_the_reading_agrees_with_arithmetic(logits: list[float], text: str) -> None:
+    left, reading = read(logits, parse_policy(text))
+    entropy, p = entropy_of(logits)
+    counted = len(logits) if text.startswith("0.3") else len(p)  # llama.cpp counts masked candidates too
+    share = (entropy / math.log(counted)) ** 0.7 if counted > 1 else 0.0
+    edt = 0.8 * math.exp(math.log(0.8) * 0.5 / entropy) if entropy else 0.0
+    expected = {"e": edt, "s": 0.3 + share, "0": 0.3 + share if ".." in text else 0.7}[text[0]]
+    assert reading.candidates == len(p)
+    assert reading.entropy == pytest.approx(entropy, rel=1e-5, abs=1e-6)
+    assert reading.temperature == pytest.approx(expected, rel=1e-4)
+    assert reading.policy == text.removeprefix("sentence:").removesuffix(",0")
+    if reading.temperature:
+        applied = [x / reading.temperature for x in logits]
+        assert left.logits == pytest.approx({i: applied[i] for i in left.logits}, rel=1e-4)
+
+
+@pytest.mark.parametrize("logits", [MANY, WHOLE], ids=["forty", "a vocabulary"])
+@pytest.mark.parametrize("t", [0.3, 1.7])
+def test_entropy_is_that_before_the_temperature(logits: list[float], t: float) -> None:
+    _, reading = read(logits, parse_policy(f"linear:{t}->{t}@1"))
+    assert reading.entropy == pytest.approx(entropy_of(logits)[0], rel=1e-5)
+
+
+def test_what_stands_before_the_temperature_counts_and_what_stands_behind_does_not() -> None:
+    order = ("top_k", "temperature", "min_p")
+    _, reading = read(MANY, Fixed(1.0), samplers=order, top_k=4, min_p=0.9)
+    assert reading.candidates == 4
+    assert reading.entropy == pytest.approx(entropy_of(sorted(MANY)[-4:])[0], rel=1e-5)
+    _, reading = read(MANY, Fixed(1.0), samplers=tuple(reversed(order)), top_k=4, min_p=0.9)
+    assert reading.candidates == sum(math.exp(x - max(MANY)) >= 0.9 for x in MANY)
+
+
+def test_a_chain_without_a_temperature_is_read_at_its_end_and_left_as_it_is() -> None:
+    left, reading = read(MANY, parse_policy("linear:0.1->0.1@1"), samplers=("top_k",), top_k=4)
+    assert (reading.candidates, reading.temperature) == (4, 1.0)
+    assert left.logits == {token: MANY[token] for token in left.ids}
+
+
+def test_the_place_in_the_answer_chooses_the_part() -> None:
+    place, policy = Place(ThinkingSplitter("<think>")), parse_policy("think=0.3,answer=sentence:2,(linear:1->0@4)")
+    readings = [read(MANY, policy, place)[1]]
+    for text in ("Let me see. ", "Yes.</think>", "\n\nIt is.", " And"):
+        place.step(text)
+        readings.append(read(MANY, policy, place)[1])
+    assert [reading.temperature for reading in readings] == pytest.approx([0.3, 0.3, 2, 0.75, 0.5])
+    assert [reading.policy for reading in readings] == ["0.3", "0.3", "2", "linear:1->0@4", "linear:1->0@4"]
+
+
+def test_a_range_given_in_llama_cpp_s_words_is_spoken_as_one() -> None:
+    assert read(MANY, Entropy(0.3, 1.3))[1].policy == "0.3..1.3"
+    assert read(MANY, Fixed(0.8), dynatemp_range=0.5, dynatemp_exponent=2.0)[1].policy == "0.3..1.3^2"
+
+
+# T = 0.8 * 0.8 ^ (theta / H) is 1e-39 here, and logits / 1e-39 are more than a float holds.
+@pytest.mark.parametrize("t", ["1e-31", "1e-39", "1e-45", "1e-300"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_temperature_too_small_for_a_float_is_greedy(t: str, sign: int) -> None:
+    logits = [sign * 20.0, sign * 19.0, sign * 3.0, -INF]
+    left, reading = read(logits, parse_policy(f"exp:{t}->{t}@1"))
+    assert reading.temperature == 0
+    assert left.drawn == logits.index(max(logits))
+    assert left.live == {left.drawn}
+
+
+def test_edt_is_greedy_where_the_model_is_sure_and_never_draws_a_masked_token() -> None:
+    for gap in [x / 100 for x in range(0, 3000, 10)]:
+        left, reading = read([gap, 0.0, -INF], parse_policy("edt:0.8"))
+        assert left.drawn in (0, 1)
+        assert reading.temperature == 0 or reading.temperature > 1e-30
+        assert sum(left.p.values()) == pytest.approx(1)
+
+
+def test_candidates_that_are_all_masked_stop_nothing() -> None:
+    for size in (3, 1000):
+        _, reading = read([-INF] * size, parse_policy("edt:0.8"))
+        assert (reading.candidates, reading.entropy) == (0, 0.0)
+
+
+def broken(_step: Any) -> Any:
+    raise ValueError("I do not\nlike this token")
+
+
+def leaving(_step: Any) -> Any:
+    raise SystemExit(3)
+
+
+GIVES = [
+    (math.nan, "nan"), (-0.1, "-0.1"), (-3, "-3"), (INF, "inf"), (1e39, "1e+39"), (10**400, "int"), (None, "NoneType"),
+    ("0.5", "'0.5'"), ("x" * 10**5, "'xxxxxxxxxxxx...xxxxxxxxxxxxx'"), ([0.5], "list"), (1j, "0+1j"),
+    (np.float32(math.nan), "nan"), (len, "builtin_function_or_method"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("value", "shown"), GIVES, ids=[shown for _, shown in GIVES])
+def test_a_policy_that_gives_no_temperature_is_an_error(own: Announce, value: Any, shown: str) -> None:
+    policy = own(lambda _step: value)
+    with pytest.raises(PolicyError) as caught:
+        after(MANY, temperature=policy)
+    assert str(caught.value) == f"the temperature policy mine gave {shown} for token 0"
+    assert caught.value.hint == "it must give a finite number, 0 or more"
+
+
+@pytest.mark.parametrize(
+    ("function", "says"), [(broken, "ValueError: I do not like this token (line "), (leaving, "SystemExit: 3 (line ")]
+)
+def test_a_policy_that_raises_is_an_error_with_the_line(own: Announce, function: Any, says: str) -> None:
+    with pytest.raises(PolicyError) as caught:
+        after(MANY, temperature=own(function))
+    line = function.__code__.co_firstlineno + 1
+    assert str(caught.value) == f"the temperature policy mine failed at token 0: {says}{line})"
+
+
+def test_an_error_in_a_huge_policy_is_short(own: Announce) -> None:
+    own(broken)
+    with pytest.raises(PolicyError) as caught:
+        after(MANY, temperature=parse_policy("sentence:mine" + ",0.8" * 1000))
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("value", [1, True, np.float32(1), np.float64(1), np.int64(1)])
+@pytest.mark.parametrize("logits", [MANY, WHOLE], ids=["forty", "a vocabulary"])
+def test_any_kind_of_number_is_a_temperature(own: Announce, value: Any, logits: list[float]) -> None:
+    assert after(logits, temperature=own(lambda _step: value)).logits == after(logits).logits
+
+
+@pytest.mark.parametrize("logits", [MANY, WHOLE], ids=["forty", "a vocabulary"])
+def test_a_policy_may_reckon_with_the_probabilities(own: Announce, logits: list[float]) -> None:
+    _, reading = read(logits, own(lambda step: 1.5 - step.p[0]))
+    assert reading.temperature == pytest.approx(1.5 - entropy_of(logits)[1][0], rel=1e-5)
+
+
+def test_a_step_that_is_kept_is_of_no_use_later(own: Announce) -> None:
+    kept: list[Any] = []
+
+    def mine(step: Any) -> float:
+        kept.append(step)
+        return float(kept[0].entropy) if len(kept) > 1 else 1.0
+
+    policy = own(mine)
+    after(MANY, temperature=policy)
+    with pytest.raises(PolicyError, match="RuntimeError: the candidates of an earlier token are gone"):
+        after(MANY, temperature=policy)
+
+
+@pytest.mark.parametrize(
+    ("shift", "t"), [(0.5, 1.3), (-0.5, 0.3), (-0.8, 0.0), (-3.0, 0.0), (LARGEST_FLOAT, LARGEST_FLOAT)]
+)
+@pytest.mark.parametrize("text", ["0.8", "linear:0.8->0.8@9"])
+def test_the_dial_is_added_to_the_temperature_and_never_goes_below_zero(text: str, shift: float, t: float) -> None:
+    left, reading = read([2.0, 1.0, -INF], parse_policy(text), dial=Dial([(0, shift)]))
+    assert reading.temperature == pytest.approx(t)
+    assert left.logits == after([2.0, 1.0, -INF], temperature=Fixed(reading.temperature)).logits
+
+
+def test_the_dial_moves_a_range_too() -> None:
+    low, high = read(MANY, Entropy(0.3, 1.3))[1], read(MANY, Entropy(0.3, 1.3), dial=Dial([(0, 0.5)]))[1]
+    assert high.temperature == pytest.approx(low.temperature + 0.5)
+    assert high.policy == "0.3..1.3"
+
+
+def test_the_dial_moves_nothing_where_there_is_no_temperature() -> None:
+    dial = Dial()
+    dial.turn(0.5)
+    left, reading = read(MANY, Fixed(0.8), dial=dial, samplers=("top_k",), top_k=4)
+    assert (reading.temperature, dial.moves) == (1.0, [])
+    assert left.logits == {token: MANY[token] for token in left.ids}

@@ -1,0 +1,292 @@
+"""Temperature policies in answers of the starter: the very tokens of llama.cpp, whatever stands around them.
+
+Ways to draw that must agree share the logits of one sequence, so that each answer is evaluated only once, and several
+answers share a context.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import pytest
+
+from llmcli.engine import binding
+from llmcli.engine.context import Context
+from llmcli.engine.dial import Dial
+from llmcli.engine.generate import generate
+from llmcli.engine.generation import Generation
+from llmcli.engine.model import Model
+from llmcli.errors import PolicyError
+from llmcli.params.policy import registry
+from llmcli.params.policy.grammar import parse_policy
+from llmcli.params.samplers import DEFAULT_ORDER
+from llmcli.params.settings import Settings
+from tests.engine.conftest import MakeContext
+from tests.engine.drive import run
+
+PROMPT = "A map, a coin, a map, a"
+STORY = "Once upon a time there was a"
+LIST = 'root ::= " " [a-z ]{12,60} "."'
+OTHERS = tuple(name for name in DEFAULT_ORDER if name != "temperature")
+
+
+class Draws(Protocol):
+    """What draws tokens from logits: a generation, or a chain built by hand."""
+
+    tokens: list[int]
+    finish_reason: str | None
+
+    def advance(self, ctx: Any, row: int, n_ctx: int) -> Any: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class ByHand:
+    """A chain of llama.cpp's own samplers, each ("name", *arguments of llama_sampler_init_name)."""
+
+    model: Model
+    prompt: list[int]
+    calls: Sequence[tuple[Any, ...]]
+    tokens: list[int] = field(init=False)
+    finish_reason: str | None = None
+
+    def __post_init__(self) -> None:
+        api = self._api = binding.load()
+        self.tokens = list(self.prompt)
+        self._chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
+        for name, *args in self.calls:
+            api.llama_sampler_chain_add(self._chain, getattr(api, "llama_sampler_init_" + name)(*args))
+        for token in self.prompt:
+            api.llama_sampler_accept(self._chain, token)
+
+    def advance(self, ctx: Any, row: int, _n_ctx: int) -> None:
+        token = self._api.llama_sampler_sample(self._chain, ctx, row)
+        if self.model.vocab.ends(token):
+            self.finish_reason = "stop"
+        else:
+            self.tokens.append(token)
+
+    def close(self) -> None:
+        self._api.llama_sampler_free(self._chain)
+
+
+def in_step(context: Context, answers: Sequence[Sequence[Draws]], count: int) -> list[list[int]]:
+    """Draw up to `count` tokens of each answer in all its ways, and see that these agree; the tokens they drew."""
+    active = list(enumerate(answers))
+    start = [len(ways[0].tokens) for ways in answers]
+    for seq_id, ways in active:
+        context.prefill(seq_id, ways[0].tokens)
+        _advance(context, ways, -1)
+    for _ in range(count - 1):
+        active = [(seq_id, ways) for seq_id, ways in active if not ways[0].finish_reason]
+        context.step([(seq_id, ways[0].tokens[-1]) for seq_id, ways in active])
+        for row, (_, ways) in enumerate(active):
+            _advance(context, ways, row)
+    for ways in answers:
+        for way in ways:
+            way.close()
+    return [ways[0].tokens[begin:] for ways, begin in zip(answers, start, strict=True)]
+
+
+def _advance(context: Context, ways: Sequence[Draws], row: int) -> None:
+    for way in ways:
+        way.advance(context.handle, row, context.n_ctx)
+    for way in ways[1:]:
+        assert (way.tokens, way.finish_reason) == (ways[0].tokens, ways[0].finish_reason), way
+
+
+def answer(context: Context, temperature: str, trace: int | None = None, **values: Any) -> Generation:
+    """A generation with this temperature."""
+    vocab = context.model.vocab
+    values = {"seed": 3, "max_tokens": 60} | values
+    grammar, dial = values.pop("grammar", None), values.pop("dial", None)
+    tokens = vocab.tokenize(values.pop("prompt", PROMPT))
+    settings = Settings(**values, temperature=parse_policy(temperature))
+    return Generation(vocab, tokens, settings, grammar, dial=dial, trace=trace)
+
+
+def ways_of_a_range(context: Context, seed: int) -> list[Draws]:
+    """All ways to draw with 0.3..1.3; the last one has nothing of ours in it."""
+    values: dict[str, Any] = {"seed": seed, "prompt": "It was"}
+    cut = [("top_k", 40), ("top_p", 0.95, 0), ("min_p", 0.05, 0)]
+    model = context.model
+    return [
+        answer(context, "0.3..1.3", **values),
+        answer(context, "0.3..1.3", **values, trace=0),  # through the step that reads
+        answer(context, "0.3..1.3", **values, dial=Dial()),  # and through that which may be moved
+        answer(context, "0.8", **values, dynatemp_range=0.5),
+        answer(context, "0.8", **values, dynatemp_range=0.5, trace=0),
+        ByHand(model, model.vocab.tokenize("It was"), [*cut, ("temp_ext", 0.8, 0.5, 1.0), ("dist", seed)]),
+    ]
+
+
+def test_a_range_is_llama_cpp_s_temp_ext_token_by_token(fresh: MakeContext) -> None:
+    seeds, count = range(20), 24
+    context = fresh(n_ctx=20 * 64, n_seq_max=20)
+    ways = [ways_of_a_range(context, seed) for seed in seeds]
+    drawn = in_step(context, ways, count)
+    assert sum(map(len, drawn)) > 0.8 * count * len(seeds)
+    assert len({tuple(tokens) for tokens in drawn}) >= 18
+    for way in ways:
+        traced = way[1]
+        assert isinstance(traced, Generation)
+        for trace in traced.traces:
+            share = trace.entropy / math.log(trace.candidates) if trace.candidates > 1 else 0  # type: ignore[operator, arg-type]
+            assert trace.temperature == pytest.approx(0.3 + share)
+
+
+# The same temperature as a number (which llama.cpp applies) and as a policy (which we do).
+ALIKE: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "temperature first": {"samplers": ("temperature", *OTHERS)},
+    "temperature last": {"samplers": (*OTHERS, "temperature")},
+    "temperature in the middle": {"samplers": ("top_k", "min_p", "temperature", "top_p"), "top_p": 0.8},
+    "temperature alone": {"samplers": ("temperature",)},
+    "no temperature": {"samplers": ("top_k", "top_p")},
+    "min_keep": {"min_keep": 8, "top_p": 0.2, "min_p": 0.5, "samplers": ("temperature", "top_p", "min_p")},
+    "grammar": {"grammar": LIST},
+    "grammar with xtc": {"grammar": LIST, "xtc_probability": 0.5},
+    "adaptive_p": {"samplers": (*DEFAULT_ORDER, "adaptive_p"), "adaptive_target": 0.3},
+    "everything": {"repeat_penalty": 1.2, "dry_multiplier": 0.8, "top_n_sigma": 2.0, "typical_p": 0.9, "top_a": 0.1}
+    | {"smoothing_factor": 0.2, "xtc_probability": 0.2, "logit_bias": ((260, -math.inf), (3575, 2.0))},
+    "greedy": {},
+}
+
+
+def test_a_policy_draws_the_very_tokens_of_a_number_in_every_chain(fresh: MakeContext) -> None:
+    context = fresh(n_ctx=len(ALIKE) * 64, n_seq_max=len(ALIKE))
+    ways = []
+    for name, values in ALIKE.items():
+        t = "0" if name == "greedy" else "0.8"
+        policies = [f"linear:{t}->{t}@10", f"sentence:{t},{t}", f"sentence:({t}..{t}),{t}"]
+        one = [answer(context, t, **values), answer(context, t, trace=0, **values)]
+        ways.append([*one, *(answer(context, text, **values) for text in policies)])
+        ways[-1].append(answer(context, policies[0], trace=2, dial=Dial(), **values))
+    drawn = in_step(context, ways, 16)
+    assert sum(map(len, drawn)) > 0.8 * 16 * len(drawn)
+    assert len({tuple(tokens) for tokens in drawn}) > 0.6 * len(drawn)
+
+
+def test_mirostat_draws_the_same_where_it_is_watched(fresh: MakeContext) -> None:
+    context = fresh(n_ctx=4 * 64, n_seq_max=4)
+    cases = [(mirostat, t) for mirostat in (1, 2) for t in ("0.8", "1")]
+    ways = [
+        [answer(context, t, mirostat=mirostat, **seen) for seen in ({}, {"trace": 0}, {"dial": Dial()})]
+        for mirostat, t in cases
+    ]
+    in_step(context, ways, 12)
+    for (_, t), way in zip(cases, ways, strict=True):
+        assert {trace.temperature for trace in way[1].traces} == {float(t)}
+
+
+def test_a_schedule_and_sentences_change_the_temperature_from_token_to_token(context: Context) -> None:
+    generation = answer(context, "linear:1->0@8", trace=0, max_tokens=12)
+    list(generate(context, [generation]))
+    assert [trace.temperature for trace in generation.traces] == pytest.approx(
+        [1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0, 0, 0, 0]
+    )
+    assert {trace.p for trace in generation.traces[8:]} == {1.0}
+    generation = answer(context, "sentence:0,0.3..1.3,0.5", trace=0, prompt=STORY, max_tokens=60)
+    list(generate(context, [generation]))
+    parts = {(min(trace.sentence, 2), trace.policy) for trace in generation.traces}
+    assert parts == {(0, "0"), (1, "0.3..1.3"), (2, "0.5")}
+
+
+def test_a_grammar_s_second_draw_has_the_same_temperature(context: Context) -> None:
+    generation = answer(context, "linear:2->1@20", trace=0, grammar=LIST, max_tokens=10)
+    list(generate(context, [generation]))
+    assert len(generation.traces) > 4
+    assert [trace.temperature for trace in generation.traces] == pytest.approx(
+        [2 - i / 20 for i in range(len(generation.traces))]
+    )
+
+
+def test_a_banned_string_leaves_the_policy_where_it_was(context: Context) -> None:
+    """The forbidden tokens apart, nothing remembers what was taken back: a number and a policy go the same way."""
+    values: dict[str, Any] = {"prompt": STORY, "max_tokens": 40, "banned_strings": (" girl", ". ", "named", "\n")}
+    ways = [answer(context, text, **values) for text in ("0.8", "sentence:0.8,0.8")]
+    traced = answer(context, "linear:0.8->0.4@40,clamp=0.8..1", trace=0, **values)
+    for generation in (*ways, traced):
+        list(generate(context, [generation]))
+    assert ways[0].tokens == ways[1].tokens == traced.tokens
+    assert [trace.id for trace in traced.traces] == traced.tokens[len(traced.prompt) :]
+    assert traced.place
+    assert traced.place.index == traced.place.total == len(traced.traces)
+
+
+Announce = Callable[[Callable[..., Any]], str]
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> Announce:
+    """Makes a function a policy of the user's own, and says its name."""
+    monkeypatch.setattr(registry, "_ANNOUNCED", {})
+
+    def call(function: Callable[..., Any]) -> str:
+        registry.announce("mine", "mine.py", lambda: function)
+        return "mine"
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "values", [{}, {"grammar": LIST}, {"banned_strings": ("zebra",)}], ids=["plain", "grammar", "ban"]
+)
+@pytest.mark.parametrize("bad", [math.nan, None])
+def test_a_policy_that_fails_ends_its_answer_and_no_other(
+    context: Context, own: Announce, values: dict[str, Any], bad: Any
+) -> None:
+    def mine(step: Any) -> Any:
+        return 0.8 if step.index < 3 else bad if bad else 1 / 0
+
+    before = run(context, PROMPT, values.get("grammar"), max_tokens=8)
+    generation = answer(context, own(mine), **values)
+    records: list[Any] = []
+    with pytest.raises(PolicyError, match=r"the temperature policy mine (gave nan for|failed at) token 3") as caught:
+        records += generate(context, [generation])
+    assert "division by zero" in str(caught.value) or bad
+    assert len(generation.tokens) == len(generation.prompt) + 3
+    after = run(context, PROMPT, values.get("grammar"), max_tokens=8)
+    assert (after.ids, after.text) == (before.ids, before.text)
+
+
+def test_of_two_answers_in_step_the_failure_of_one_is_told(fresh: MakeContext, own: Announce) -> None:
+    context = fresh(n_ctx=256, n_seq_max=2)
+    generations = [answer(context, "0.8"), answer(context, own(lambda step: -step.index))]
+    generations[1].seq_id = 1
+    with pytest.raises(PolicyError, match="gave -1 for token 1"):
+        list(generate(context, generations))
+    assert run(context, PROMPT, max_tokens=3).reason == "length"
+
+
+@pytest.mark.parametrize("temperature", ["0.8", "0.3..1.3", "linear:1.2->0.5@20"])
+@pytest.mark.parametrize("banned", [(), (" coin", ". ", "the")], ids=["", "with bans"])
+def test_moves_of_the_dial_lead_to_the_same_tokens_again(
+    context: Context, temperature: str, banned: tuple[str, ...]
+) -> None:
+    turns = {3: 0.7, 7: -1.0, 8: 0.2, 12: 0.4}
+    values: dict[str, Any] = {"banned_strings": banned, "max_tokens": 16}
+    dial = Dial()
+    played = answer(context, temperature, dial=dial, trace=0, **values)
+    for count, _ in enumerate(generate(context, [played]), 1):
+        if count in turns:
+            dial.turn(turns[count])
+    if not banned:
+        assert dial.moves == [(3, 0.7), (7, -0.3), (8, -0.1), (12, 0.3)]
+    again = answer(context, temperature, dial=Dial(dial.moves), trace=0, **values)
+    list(generate(context, [again]))
+    assert again.tokens == played.tokens
+    assert again.dial
+    assert again.dial.moves == dial.moves
+    assert [trace.temperature for trace in again.traces] == [trace.temperature for trace in played.traces]
+
+
+def test_a_dial_that_is_not_turned_changes_nothing_and_one_that_is_does(context: Context) -> None:
+    cold = Dial([(0, -0.8)])
+    still, moved = (answer(context, "0.8", dial=dial, max_tokens=10) for dial in (Dial(), cold))
+    for generation in (still, moved):
+        list(generate(context, [generation]))
+    assert still.tokens[-10:] == run(context, PROMPT, seed=3, max_tokens=10).ids
+    assert moved.tokens[-10:] == run(context, PROMPT, seed=3, max_tokens=10, temperature=parse_policy("0")).ids
