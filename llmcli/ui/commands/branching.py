@@ -7,11 +7,15 @@ from llmcli.chat.excerpt import excerpt
 from llmcli.chat.tree import Message
 from llmcli.errors import UsageError
 from llmcli.ui.commands.registry import command
+from llmcli.ui.commands.talking import continue_
 from llmcli.ui.console import console
 from llmcli.ui.units import plural
 
 if TYPE_CHECKING:
+    from llmcli.chat.dissection import Answered
     from llmcli.ui.repl.chat import Chat
+
+_LONGEST = 9  # digits of a number
 
 WHO = {"user": "you", "assistant": "model", "summary": "summary"}
 
@@ -60,19 +64,69 @@ def _changed(message: Message) -> str:
 
 
 def _numbers(chat: "Chat", start: str) -> list[tuple[str, str]]:
+    """The branches of the list; after a number and a space, the candidates that /alternatives showed there."""
+    number, space, _ = start.partition(" ")
+    if space and chat.listed and number == str(chat.listed[0]):
+        known = [(f"{number} {rank}", repr(text)) for rank, text in chat.listed[1]]
+        return [one for one in known if one[0].startswith(start)]
     conversation = chat.session.conversation
     numbered = enumerate(conversation.leaves(), 1)
     return [(str(n), excerpt(conversation.messages[leaf].content)) for n, leaf in numbered if str(n).startswith(start)]
 
 
-@command("N", complete=_numbers)
+@command("N [K]", complete=_numbers)
 def branch(chat: "Chat", argument: str) -> None:
-    """Go to branch N of the list."""
+    """Go to branch N of the list.
+
+    With K, take candidate K at token N of the last answer, as /alternatives N shows them, and go on from there in a new
+    branch.
+    """
+    if len(words := argument.split()) == 2:
+        _branch_off(chat, *words)
+        return
     leaves = chat.session.conversation.leaves()
     if not argument.isdecimal() or not 0 < int(argument) <= len(leaves):
         raise UsageError(f"there is no branch {argument or 'without a number'}", "/branches lists them")
     chat.session.move(leaves[int(argument) - 1])
     show(chat, chat.path()[-2:], len(chat.path()) - 1)
+
+
+def _branch_off(chat: "Chat", number: str, rank: str) -> None:
+    """Let the model go on from another token than the one that it drew."""
+    from llmcli.ui.commands.choosing import last, number_of, working
+
+    if not rank.isdecimal() or not number.isdecimal():
+        raise UsageError("/branch N K takes two numbers", "/alternatives N shows which there are")
+    answered = last(chat)
+    if not answered:
+        return
+    at = number_of(answered, number)
+    with working(chat, "reading") as progress:
+        token = answered.candidate(at, int(rank[:_LONGEST]), progress)
+    if token is None:
+        console.note("stopped")
+        return
+    if token == answered.tokens[at]:
+        raise UsageError(f"candidate {rank} is the one that was drawn", "choose another one")
+    content, reasoning = answered.beginning(at, token)
+    _go_on(chat, answered, content, reasoning, answered.ends(token))
+
+
+def _go_on(chat: "Chat", answered: "Answered", content: str, reasoning: str, whole: bool) -> None:
+    """Put the beginning of an answer beside the last one, and let the model go on with it unless it is `whole`."""
+    session, old = chat.session, answered.message
+    head, turn = session.conversation.head, chat.turn
+    session.move(old.parent)
+    session.say("assistant", content, reasoning=reasoning, model=old.model, finish_reason="edited")
+    if whole:
+        chat.render(content)
+        console.note("the answer ends there; /branches leads back")
+        return
+    try:
+        continue_(chat, "")
+    finally:
+        if chat.turn is turn:  # it was not even begun
+            session.move(head)
 
 
 @command("NAME")

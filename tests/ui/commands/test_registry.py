@@ -13,6 +13,7 @@ ASKED_FOR = {
     *("help", "exit", "set", "reset", "params", "samplers", "temp", "seed", "system", "model", "retry", "continue"),
     *("stop", "edit", "undo", "redo", "branches", "branch", "fork", "clear", "history", "save", "load", "sessions"),
     *("rename", "export", "copy", "file", "paste", "context", "compact", "stats", "think", "preset", "json"),
+    *("tokens", "trace", "why", "alternatives", "compare", "keep"),
     *("markdown", "theme", "multiline", "editor"),
 }
 

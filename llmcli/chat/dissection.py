@@ -1,0 +1,161 @@
+"""Which tokens is the last answer made of, and what had the model read before each of them?"""
+
+import codecs
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from llmcli.chat.answer import Answer
+from llmcli.chat.compose import grammar_text, system_text
+from llmcli.chat.tree import Message
+from llmcli.engine.context import AbortedError, common_prefix
+from llmcli.engine.dial import Dial
+from llmcli.engine.dissect import Dissection, Progress, Subject, dissect, entropies, likeliest
+from llmcli.engine.film import Film
+from llmcli.engine.generation import Generation
+from llmcli.engine.thinking import ThinkingSplitter
+from llmcli.engine.trace import TokenTrace
+from llmcli.errors import UsageError
+from llmcli.params.settings import Settings, parse_data
+
+if TYPE_CHECKING:
+    from llmcli.chat.dialogue import Dialogue
+    from llmcli.chat.turn import Turn
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An answer as the tokens that follow its prompt; the number of a token is that of its trace, from 0.
+
+    `path` is what it answers, and `begun` the answer that it goes on with, whose text is in the prompt. `made` is how
+    it was made. Without `traces` it is from an earlier chat: its tokens are those of its text, which may be others
+    than those that were drawn.
+    """
+
+    message: Message
+    path: Sequence[Message]
+    made: Answer
+    tokens: Sequence[int]
+    traces: Sequence[TokenTrace] = ()
+    begun: Message | None = None
+
+    @property
+    def subject(self) -> Subject:
+        return Subject(self.made.settings, self.made.grammar, self.tokens, self._generation)
+
+    def _generation(self, settings: Settings, grammar: str | None, film: Film) -> Generation:
+        made = self.made
+        dial = Dial(made.dial.moves if made.dial else ())
+        watched = Answer(made.local, made.prompt, settings, grammar, None, made.inside, dial, 0).watched()
+        return Generation(made.local.model.vocab, made.prompt.tokens, settings, grammar, look=film.look, **watched)
+
+    def text(self, number: int) -> str:
+        """The text of a token, with control tokens by their names."""
+        return self.made.local.model.vocab.label(self.tokens[number])
+
+    def ends(self, token: int) -> bool:
+        """Whether the answer ends with this token."""
+        return self.made.local.model.vocab.ends(token)
+
+    def find(self, text: str) -> int | None:
+        """The first token that contains a text, or the first of those that spell it."""
+        vocab = self.made.local.model.vocab
+        whole = next((number for number in range(len(self.tokens)) if text in self.text(number)), None)
+        if whole is not None:
+            return whole
+        pieces = [vocab.piece(token, special=True) for token in self.tokens]
+        at = b"".join(pieces).find(text.encode())
+        return None if at < 0 else bisect_right(list(accumulate(map(len, pieces))), at)
+
+    def least_sure(self, progress: Progress | None = None) -> int | None:
+        """The token with the highest entropy where the temperature stands; None where somebody stopped the search."""
+        if self.traces:
+            known = [trace.entropy or 0.0 for trace in self.traces]
+        else:
+            try:
+                known = entropies(self.made.local.context, self.subject, progress)
+            except AbortedError:
+                return None
+        return known.index(max(known))
+
+    def dissect(self, number: int, count: int, progress: Progress | None = None) -> Dissection | None:
+        """See `engine.dissect`; None where somebody stopped it."""
+        try:
+            return dissect(self.made.local.context, self.subject, number, count, progress)
+        except AbortedError:
+            return None
+
+    def candidate(self, number: int, rank: int, progress: Progress | None = None) -> int | None:
+        """The token that the model held the `rank`-th likeliest at token `number`; None where somebody stopped it.
+
+        Raises:
+            UsageError: when there are not so many.
+        """
+        n_tokens = self.made.local.model.vocab.n_tokens
+        if not 0 < rank <= n_tokens:
+            raise UsageError(f"there is no candidate {rank}", f"/alternatives {number} lists the likeliest")
+        try:
+            return likeliest(self.made.local.context, self.subject, number, rank, progress)
+        except AbortedError:
+            return None
+
+    def beginning(self, number: int, token: int) -> tuple[str, str]:
+        """Answer and reasoning as they were before token `number`, and then with `token`.
+
+        Raises:
+            UsageError: where that is no text to go on with.
+        """
+        made, vocab = self.made, self.made.local.model.vocab
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        said = decoder.decode(b"".join(vocab.piece(one) for one in [*self.tokens[:number], token]))
+        if decoder.getstate()[0]:
+            raise UsageError("that is only a part of a character", "choose another token")
+        reasoning, content = self.begun.reasoning if self.begun else "", made.settings.prefill or ""
+        if made.settings.raw or content:
+            return content + said, reasoning
+        splitter = ThinkingSplitter(made.prompt.text, made.inside)
+        parts = [*splitter.push(said), *splitter.flush()]
+        content = "".join(text for kind, text in parts if kind == "answer")
+        reasoning += "".join(text for kind, text in parts if kind == "think")
+        if not content and (not splitter.thinking or not reasoning):
+            raise UsageError("there is no text yet to go on with", "choose a later token")
+        return content, reasoning
+
+
+def last_answer(dialogue: "Dialogue", turn: "Turn | None") -> Answered:
+    """The last answer of the branch that is talked in; `turn` is the last one that was given in this chat.
+
+    Raises:
+        UsageError: when there is none, or it has no tokens.
+    """
+    path = dialogue.session.conversation.path()
+    at = next((at for at in reversed(range(len(path))) if path[at].role == "assistant"), None)
+    if at is None:
+        raise UsageError("no answer was given here yet", "say something first")
+    message, before = path[at], path[:at]
+    if turn and turn.message == message and turn.local is dialogue.local and turn.answer.traces:
+        traces = [trace for trace in turn.answer.traces if trace.id is not None]
+        tokens = [trace.id for trace in traces if trace.id is not None]
+        answered = Answered(message, before, turn.answer, tokens, traces, turn.begun)
+    else:
+        answered = _from_text(dialogue, message, before)
+    if not answered.tokens:
+        raise UsageError("the last answer has no tokens", "/retry gives another one")
+    return answered
+
+
+def _from_text(dialogue: "Dialogue", message: Message, before: Sequence[Message]) -> Answered:
+    """An answer of which nothing but the text and the settings is known."""
+    assert dialogue.local
+    settings = dialogue.settings
+    if message.params:
+        settings = Settings(**parse_data(message.params, "the settings of this answer"))
+    settings = dialogue.transcript.adjusted(replace(settings, seed=settings.seed or 0))
+    window, system = dialogue.window(before), system_text(settings)
+    prompt = dialogue.transcript.prompt_for(window, system, settings)
+    whole = dialogue.transcript.prompt_for(window, system, settings, message).tokens
+    start = common_prefix(prompt.tokens, whole)
+    made = Answer(dialogue.local, replace(prompt, tokens=prompt.tokens[:start]), settings, grammar_text(settings))
+    return Answered(message, before, made, whole[start:])

@@ -1,0 +1,251 @@
+"""Commands that look into an answer, in a chat with the starter."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llmcli.chat.dissection import last_answer
+from llmcli.chat.local import LocalModel
+from llmcli.errors import ContextOverflowError, UsageError
+from llmcli.params.policy.tree import Entropy
+from llmcli.params.settings import Settings
+from llmcli.ui.commands.complete import suggest
+from llmcli.ui.commands.registry import obey
+from llmcli.ui.repl.chat import Chat
+from tests.chat.dialogues import dialogue_with, open_local
+
+ASKED = "What is a comet?"
+
+
+@pytest.fixture(scope="module")
+def local(starter: Path) -> Iterator[LocalModel]:
+    model = open_local(starter, Settings(n_ctx=512, n_threads=1))
+    yield model
+    model.close()
+
+
+class Heard:
+    """A chat, and what it says: answers go to stdout, and what commands tell to stderr."""
+
+    def __init__(self, local: LocalModel, capfd: pytest.CaptureFixture[str]) -> None:
+        self.chat = Chat(dialogue_with(local, n_ctx=512, max_tokens=20, seed=3, temperature=Entropy(0.5, 1.4)))
+        self._capfd = capfd
+        self.answers = ""
+
+    def send(self, text: str) -> str:
+        """Say something; the answer."""
+        self.chat.send(text)
+        self.answers, _ = self._capfd.readouterr()
+        return self.answers.rstrip("\n")
+
+    def obey(self, name: str, argument: str = "") -> list[str]:
+        """Run a command; the lines that it tells."""
+        obey(self.chat, name, argument)
+        self.answers, told = self._capfd.readouterr()
+        return told.splitlines()
+
+    def head(self) -> str:
+        return self.chat.path()[-1].content
+
+
+@pytest.fixture
+def heard(home: Path, local: LocalModel, capfd: pytest.CaptureFixture[str]) -> Heard:
+    return Heard(local, capfd)
+
+
+def texts(heard: Heard) -> list[str]:
+    """Those of the tokens of the last answer."""
+    assert heard.chat.turn
+    return [one.text for one in heard.chat.turn.answer.traces if one.id is not None]
+
+
+def test_why_shows_the_steps_of_one_token_by_its_number_or_its_text(heard: Heard) -> None:
+    heard.send(ASKED)
+    pieces = texts(heard)
+    number = next(at for at, text in enumerate(pieces) if text == " comet")
+    by_number = heard.obey("why", str(number))
+    assert by_number[0] == f'token {number} of 0 to 19, after "{"".join(pieces[:number]).strip()}"'
+    assert by_number[1].split()[:3] == ["model", "top_k", "top_p"]
+    assert any(re.match(r"> +\d+ +␣comet ", line) for line in by_number)
+    assert by_number[-1].startswith("drawn ")
+    assert heard.answers == ""
+    for text in ("comet", '"comet"', "' comet'"):
+        assert heard.obey("why", text) == by_number
+
+
+def test_why_alone_says_which_token_it_takes(heard: Heard) -> None:
+    heard.send(ASKED)
+    assert heard.chat.turn
+    entropies = [one.entropy or 0.0 for one in heard.chat.turn.answer.traces]
+    number = entropies.index(max(entropies))
+    told = heard.obey("why")
+    assert told[0].startswith(f"the model was least sure of token {number} of 0 to 19, after ")
+    assert told[1:] == heard.obey("why", str(number))[1:]
+    assert f"entropy {max(entropies):.2f} nats" in "\n".join(told)
+
+
+def test_the_last_column_has_the_probability_of_the_trace(heard: Heard) -> None:
+    heard.send(ASKED)
+    assert heard.chat.turn
+    for one in heard.chat.turn.answer.traces[:6]:
+        drawn = heard.obey("why", str(one.i))[-1]
+        shown = re.search(r", (<?[\d.]+)% of", drawn)
+        assert shown
+        assert float(shown[1]) == pytest.approx(100 * (one.p or 0), rel=0.006)
+
+
+def test_alternatives_are_numbered_by_the_model_and_the_drawn_one_is_marked(heard: Heard) -> None:
+    heard.send(ASKED)
+    told = heard.obey("alternatives", "2")
+    assert told[1].split() == ["K", "TOKEN", "BEFORE", "%", "AFTER", "%"]
+    rows = [line.split() for line in told[2:-1]]
+    assert [row[0].rstrip("*") for row in rows[:10]] == [str(rank) for rank in range(1, 11)]
+    (drawn,) = [row for row in rows if row[0].endswith("*")]
+    assert drawn[1].replace("␣", " ") == texts(heard)[2]
+    assert any(row[-2] == "-" for row in rows)
+    assert told[-1] == "* was drawn; /branch 2 K goes on from another one"
+
+
+def test_a_branch_takes_another_candidate_and_goes_on(heard: Heard) -> None:
+    answer = heard.send(ASKED)
+    pieces = texts(heard)
+    rows = [line.split() for line in heard.obey("alternatives", "4")[2:-1]]
+    other = next(row for row in rows if not row[0].endswith("*") and row[1].startswith("␣"))
+    first = heard.chat.path()
+    heard.obey("branch", f"4 {other[0]}")
+    begun = "".join(pieces[:4]) + other[1].replace("␣", " ")
+    assert heard.head().startswith(begun)
+    assert len(heard.head()) > len(begun)
+    assert heard.answers.rstrip("\n") == heard.head()
+    assert [one.content for one in heard.chat.path()[:-1]] == [ASKED]
+    assert heard.chat.session.conversation.messages[first[-1].id].content == answer
+    heard.obey("branch", "1")
+    assert heard.head() == answer
+
+
+def test_a_branch_from_an_answer_that_was_continued_keeps_what_came_before(heard: Heard) -> None:
+    whole = heard.send(ASKED)
+    heard.obey("continue")
+    assert f'after "…{whole[-32:]}"' in heard.obey("why", "0")[0]
+    pieces = texts(heard)
+    heard.obey("branch", "1 5")
+    assert heard.head().startswith(whole + pieces[0])
+    assert not heard.head().startswith(whole + pieces[0] + pieces[1])
+
+
+def test_the_end_of_an_answer_is_a_candidate_too(heard: Heard, local: LocalModel) -> None:
+    heard.send(ASKED)
+    pieces = texts(heard)
+    found = last_answer(heard.chat.dialogue, heard.chat.turn).dissect(4, local.model.vocab.n_tokens)
+    assert found
+    end = next(one for one in found.stepwise.candidates if one.text == "<|im_end|>")
+    told = heard.obey("branch", f"4 {end.rank}")
+    assert heard.head() == "".join(pieces[:4])
+    assert told[-1] == "the answer ends there; /branches leads back"
+
+
+WRONG = [
+    ("why", "20", "there is no token 20"),
+    ("why", "9" * 5000, "there is no token 9999"),
+    ("why", "zebra", "does not say 'zebra'"),
+    ("why", '"7"', "does not say '7'"),  # a number in quotes is a text
+    ("why", '""', "does not say ''"),
+    ("alternatives", "99", "there is no token 99"),
+    ("branch", "99 1", "there is no token 99"),
+    ("branch", "1 0", "there is no candidate 0"),
+    ("branch", "1 999999999999", "there is no candidate"),
+    ("branch", "one two", "takes two numbers"),
+    ("branch", "1 x", "takes two numbers"),
+    ("branch", "7", "there is no branch 7"),
+    ("branch", "1 2 3", "there is no branch"),
+]
+
+
+def test_what_is_not_there_is_said_and_nothing_changes(heard: Heard) -> None:
+    assert "7" not in heard.send(ASKED)
+    path = heard.chat.path()
+    for name, argument, message in WRONG:
+        with pytest.raises(UsageError, match=re.escape(message)) as caught:
+            heard.obey(name, argument)
+        assert caught.value.hint
+        assert heard.chat.path() == path
+
+
+def test_the_drawn_candidate_is_no_other_branch(heard: Heard) -> None:
+    heard.send(ASKED)
+    (drawn,) = [row for row in heard.obey("alternatives", "3") if re.match(r" *\d+\* ", row)]
+    with pytest.raises(UsageError, match="is the one that was drawn"):
+        heard.obey("branch", f"3 {drawn.split()[0].rstrip('*')}")
+
+
+@pytest.mark.parametrize("name", ["why", "alternatives"])
+def test_before_an_answer_there_is_nothing_to_look_at_and_no_model_is_waited_for(chat: Chat, name: str) -> None:
+    chat.session.say("user", "hi")
+    with pytest.raises(UsageError, match="no answer was given here yet"):
+        obey(chat, name, "")
+
+
+def test_a_branch_without_room_leaves_the_conversation_where_it_was(
+    heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard.send(ASKED)
+    head = heard.head()
+
+    def full(*_: object) -> None:
+        raise ContextOverflowError("the conversation is too long")
+
+    monkeypatch.setattr("llmcli.ui.repl.chat.make_room", full)
+    with pytest.raises(ContextOverflowError):
+        heard.obey("branch", "2 4")
+    assert heard.head() == head
+
+
+def test_an_answer_of_an_earlier_chat_is_looked_at_with_a_word_of_warning(heard: Heard) -> None:
+    heard.send(ASKED)
+    heard.chat.turn = None
+    told = heard.obey("why", "2")
+    assert told[-1].startswith("the answer is from an earlier chat")
+    assert heard.obey("why")[0].startswith("the model was least sure of token ")
+    heard.obey("branch", "2 3")
+    assert heard.head()
+
+
+def test_steps_that_begin_anew_are_named(heard: Heard) -> None:
+    heard.chat.dialogue.set("xtc_probability", 0.5)
+    heard.chat.dialogue.set("xtc_threshold", 0.05)
+    heard.send(ASKED)
+    assert heard.obey("why", "5")[-1].startswith("drawn ")
+    assert heard.chat.turn
+    heard.chat.turn.answer.traces[0] = heard.chat.turn.answer.traces[1]  # another answer than the seed gives
+    assert heard.obey("why", "5")[-1] == ("the answer did not come again in the same way: xtc began anew at this token")
+
+
+def test_looking_does_not_change_what_is_answered_then(local: LocalModel, capfd: pytest.CaptureFixture[str]) -> None:
+    def talk(look: bool) -> list[str]:
+        local.context.prefill(0, [1])  # nothing is known of the prompt
+        heard = Heard(local, capfd)
+        answers = [heard.send(ASKED)]
+        if look:
+            heard.obey("why", "4")
+            heard.obey("alternatives", "9")
+        answers.append(heard.send("And a star?"))
+        if look:
+            heard.obey("why")
+        heard.obey("retry")
+        return [*answers, heard.head()]
+
+    assert talk(True) == talk(False)
+
+
+def test_numbers_of_tokens_and_of_candidates_are_offered(heard: Heard) -> None:
+    heard.send(ASKED)
+    offered = {one.text: one.note for one in suggest(heard.chat, "/why 1")}
+    assert list(offered) == ["1", *(str(number) for number in range(10, 20))]
+    assert offered["1"] == repr(texts(heard)[1])
+    assert [one.text for one in suggest(heard.chat, "/branch 3 ")] == []
+    heard.obey("alternatives", "3")
+    offered = {one.text: one.note for one in suggest(heard.chat, "/branch 3 1")}
+    assert list(offered)[:2] == ["3 1", "3 10"]
+    assert offered["3 1"]

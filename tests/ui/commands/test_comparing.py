@@ -1,0 +1,194 @@
+"""/compare and /keep: what is asked, what is shown, and what is said afterwards."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmcli.chat.dialogue import Dialogue
+from llmcli.chat.local import LocalModel
+from llmcli.chat.session import Session
+from llmcli.errors import ContextOverflowError, UsageError
+from llmcli.params.settings import Settings
+from llmcli.ui.commands import registry
+from llmcli.ui.commands.comparing import parted
+from llmcli.ui.repl.chat import Chat
+from tests.chat.dialogues import dialogue_with, open_local, say
+from tests.models.tiny_models import full_attention
+
+
+@pytest.mark.parametrize(
+    ("argument", "question", "specs", "n"),
+    [
+        ("temp=0.2,0.8", "", ["temp=0.2,0.8"], 1),
+        ("What's a comet? temp=0.2,0.8 top_p=0.9,1 n=3", "What's a comet?", ["temp=0.2,0.8", "top_p=0.9,1"], 3),
+        ("n=2", "", [], 2),
+        ("Why? n=2 temp=1;2", "Why?", ["temp=1;2"], 2),
+        ("Solve y = 3 for x=5 temp=0,1", "Solve y = 3 for x=5", ["temp=0,1"], 1),
+        ('Hi system="Be brief.;Be long."', "Hi", ["system=Be brief.;Be long."], 1),
+        ("Hi\nthere  top-k=1,2", "Hi\nthere", ["top-k=1,2"], 1),
+        ("Why?", "Why?", [], 1),
+        ("", "", [], 1),
+    ],
+)
+def test_what_varies_stands_behind_the_question(argument: str, question: str, specs: list[str], n: int) -> None:
+    assert parted(argument) == (question, specs, n)
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("Why? tmp=1,2", "no setting called 'tmp'"),
+        ("n=0", "how often each answers"),
+        ("n=two temp=1,2", "how often each answers"),
+    ],
+)
+def test_what_varies_must_be_there(argument: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        parted(argument)
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
+    path = full_attention(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+    made = open_local(path, Settings(n_ctx=512, n_threads=1))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def dialogue(local: LocalModel, home: Path) -> Iterator[Dialogue]:
+    dialogue = dialogue_with(local, n_ctx=512, max_tokens=6, session=Session())
+    yield dialogue
+    dialogue.session.close()
+
+
+@pytest.fixture
+def chat(dialogue: Dialogue) -> Chat:
+    return Chat(dialogue)
+
+
+def obey(chat: Chat, line: str) -> None:
+    parsed = registry.split(line)
+    assert parsed
+    registry.obey(chat, *parsed)
+
+
+def contents(chat: Chat) -> list[str]:
+    return [message.content for message in chat.path()]
+
+
+def test_the_last_question_is_answered_anew_and_nothing_is_said(chat: Chat, capfd: pytest.CaptureFixture[str]) -> None:
+    say(chat.dialogue, "the river")
+    before = dict(chat.session.conversation.messages)
+    capfd.readouterr()
+    obey(chat, "/compare temp=0.2,1.5")
+    out, err = capfd.readouterr()
+    assert [line for line in out.splitlines() if line.startswith("== ")] == ["== temp=0.2 ==", "== temp=1.5 =="]
+    assert "DIST-2" in err
+    assert "/keep N goes on" in err
+    assert chat.session.conversation.messages == before
+    assert chat.rivals
+    assert chat.rivals.question.content == "the river"
+
+
+def test_a_new_question_is_said_when_an_answer_is_kept(chat: Chat, capfd: pytest.CaptureFixture[str]) -> None:
+    say(chat.dialogue, "the river")
+    before = contents(chat)
+    obey(chat, "/compare and the hill? temp=0.2,1.5 n=2")
+    assert contents(chat) == before
+    assert chat.rivals
+    wanted = chat.rivals.comparison.compared[2].answer.text
+    obey(chat, "/keep 3")
+    assert contents(chat) == [*before, "and the hill?", wanted]
+    assert "answer 3 (temp=1.5 #1) is part of the conversation now" in capfd.readouterr().err
+    assert chat.turn is chat.rivals.turns[2]
+    assert chat.path()[-1].params["temperature"] == 1.5
+    obey(chat, "/keep 1")
+    assert len(chat.session.conversation.leaves()) == 2
+    assert contents(chat)[:3] == [*before, "and the hill?"]
+
+
+def test_an_answer_to_a_question_that_was_asked_is_kept_beside_the_first(chat: Chat) -> None:
+    first = say(chat.dialogue, "the river").message
+    obey(chat, "/compare temp=0.2,1.5")
+    obey(chat, "/keep 2")
+    assert len(chat.path()) == 2
+    assert chat.path()[-1] != first
+    assert first
+    assert chat.path()[-1].parent == first.parent
+
+
+def test_the_seed_of_the_session_is_that_of_all_and_they_come_again(chat: Chat) -> None:
+    def compared() -> list[tuple[Any, str]]:
+        obey(chat, "/compare the river temp=0.8,1.5")
+        assert chat.rivals
+        return [(one.answer.settings.seed, one.answer.text) for one in chat.rivals.comparison.compared]
+
+    first = compared()
+    assert [seed for seed, _ in first] == [1, 1]
+    assert compared() == first
+
+
+def test_files_go_with_the_question_and_are_used_up_when_it_is_said(chat: Chat, tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("abc")
+    obey(chat, f"/file {tmp_path / 'note.txt'}")
+    obey(chat, "/compare the river temp=0.2,1.5")
+    assert len(chat.pending) == 1
+    obey(chat, "/keep 1")
+    assert [one.name for one in chat.path()[0].attachments] == ["note.txt"]
+    assert chat.pending == []
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("/compare temp=0.2,0.8", "there is no question to answer"),
+        ("/compare why", "nothing varies"),
+        ("/compare why prompt=a,b", "prompt cannot be set here"),
+        ("/compare why n_ctx=512,1024", "n_ctx cannot vary"),
+        ("/keep 1", "nothing was compared here"),
+    ],
+)
+def test_what_cannot_be_is_refused(chat: Chat, line: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        obey(chat, line)
+    assert chat.session.conversation.messages == {}
+
+
+def test_keep_wants_the_number_of_an_answer_of_this_session(chat: Chat) -> None:
+    obey(chat, "/compare the river temp=0.2,1.5")
+    for line, says in (("/keep", "takes the number"), ("/keep x", "takes the number"), ("/keep 3", "no answer 3")):
+        with pytest.raises(UsageError, match=says):
+            obey(chat, line)
+    chat.dialogue.session = Session()
+    with pytest.raises(UsageError, match="nothing was compared here"):
+        obey(chat, "/keep 1")
+
+
+def test_a_question_without_room_is_refused_and_not_said(chat: Chat) -> None:
+    with pytest.raises(ContextOverflowError):
+        obey(chat, f"/compare {'a' * 600} temp=0.2,1.5")
+    assert chat.session.conversation.messages == {}
+    assert chat.rivals is None
+
+
+def test_one_that_fails_is_told_and_the_others_can_be_kept(chat: Chat, capfd: pytest.CaptureFixture[str]) -> None:
+    digits = [token for digit in "0123456789" for token in chat.dialogue.local.model.vocab.tokenize(digit)[-1:]]  # type: ignore[union-attr]
+    obey(chat, f"/logit_bias {json.dumps([[token, False] for token in digits])}")
+    obey(chat, "/compare the river grammar='root ::= [0-9]+;root ::= [a-z]+'")
+    assert "error: grammar=root ::= [0-9]+: no token fits the constraint here" in capfd.readouterr().err
+    with pytest.raises(UsageError, match="nothing came of answer 1"):
+        obey(chat, "/keep 1")
+    obey(chat, "/keep 2")
+    assert chat.path()[-1].content.isalpha()
+
+
+def test_numbers_of_answers_complete_with_their_labels(chat: Chat) -> None:
+    obey(chat, "/compare the river temp=0.2,1.5")
+    complete = registry.commands()["keep"].complete
+    assert complete
+    assert list(complete(chat, "")) == [("1", "temp=0.2"), ("2", "temp=1.5")]
+    assert list(complete(chat, "2")) == [("2", "temp=1.5")]

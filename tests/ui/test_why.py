@@ -1,0 +1,203 @@
+"""The table of a token: what stands in it, and that it fits and reads at any width, with colour and without."""
+
+import io
+import math
+import re
+from typing import Any
+
+import pytest
+
+from llmcli.engine.dissect import Dissection
+from llmcli.engine.stepwise import stepwise
+from llmcli.engine.trace import TokenTrace
+from llmcli.params.policy.tree import Fixed
+from llmcli.params.settings import Settings
+from llmcli.ui.markdown.cells import shown
+from llmcli.ui.why import percent, put_why, why_rows
+from tests.engine.candidates import NEUTRAL, filmed, log, steps
+
+SGR = re.compile(r"\x1b\[([0-9;]*)m")
+TEXTS = [" comet", " 星", "\n", "\x1b[2J", " incomprehensibilities", "s"]
+P = [0.41, 0.26, 0.134, 0.096, 0.06, 0.04]
+USUAL: dict[str, Any] = {"top_k": 5, "top_p": 0.85, "min_p": 0.3, "temperature": Fixed(0.5)}
+
+
+def dissection(
+    drawn: int = 1, count: int = 8, refused: str | None = None, **values: Any
+) -> tuple[Dissection, Settings]:
+    """Token 3 of an answer, drawn with these samplers from P."""
+    film = filmed(steps(draw=True, **values), log(P))
+    frames = [frame for frame in film.frames if frame.name != "dist"]
+    found = stepwise(frames, TEXTS.__getitem__, count, drawn)
+    trace = TokenTrace(3, drawn, "", None, None, 1.234, 0.5, 3, (), "0.3..1.3", 0, 0.0)
+    return Dissection(3, drawn, found, trace, refused), Settings(**(NEUTRAL | values))
+
+
+def rows_of(width: int, colour: bool = False, **values: Any) -> list[str]:
+    return why_rows(*dissection(**values), width, colour)
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [
+        (1.0, "100"), (0.9996, "100"), (0.9994, "99.9"), (0.213, "21.3"), (0.09996, "10.0"), (0.0999, "9.99"),
+        (0.082, "8.20"), (0.00999, "0.999"), (0.0099999, "1.00"), (0.00031, "0.031"), (0.0001, "0.010"),
+        (0.00009, "<0.01"), (1e-30, "<0.01"), (0.0, "0"),
+    ],
+)  # fmt: skip
+def test_a_probability_reads_in_percent(p: float, text: str) -> None:
+    assert percent(p) == text
+
+
+def test_the_table_has_a_row_for_each_candidate_and_a_column_for_each_step() -> None:
+    rows = rows_of(79, **USUAL)
+    head, values, *table = rows[: rows.index("")]
+    assert head.split() == ["model", "top_k", "top_p", "min_p", "temp"]
+    assert values.split() == ["%", "5", "0.85", "0.3", "0.5"]
+    cells = [re.sub("█.*", "", row).split() for row in table]
+    assert cells == [
+        ["1", "␣comet", "41.0", "42.7", "45.6", "51.0", "66.3"],
+        [">", "2", "␣星", "26.0", "27.1", "28.9", "32.3", "26.7"],
+        ["3", "↵", "13.4", "14.0", "14.9", "16.7", "7.08"],
+        ["4", "␛[2J", "9.60", "10.0", "10.7", "-", "min_p"],
+        ["5", "␣incomprehensib…", "6.00", "6.25", "-", "top_p"],
+        ["6", "s", "4.00", "-", "top_k"],
+    ]
+
+
+def test_a_name_that_removed_a_candidate_stands_under_its_step() -> None:
+    head, _, *table = rows_of(79, **USUAL)
+    for row in table:
+        if gone := re.search(r"- (\w+)$", row):
+            assert shown(row) == head.index(gone[1]) + len(gone[1])
+
+
+def test_bars_are_as_long_as_the_probabilities_that_are_left() -> None:
+    bars = [row.count("█") for row in rows_of(79, **USUAL)]
+    assert bars[2:8] == [17, 7, 2, 0, 0, 0]
+    assert not any("█" in row for row in rows_of(62, **USUAL))
+
+
+def test_below_it_each_step_says_what_it_did() -> None:
+    rows = rows_of(79, **USUAL)
+    assert rows[rows.index("") + 1 :] == [
+        "top_k 5     6 → 5  took 4.00% of the model's probability",
+        "top_p 0.85  5 → 4  took 6.00%",
+        "min_p 0.3   4 → 3  took 9.60%",
+        "temp 0.5    3      moved 15.3% of the probability",
+        "  policy 0.3..1.3, entropy 1.23 nats",
+        "drawn       ␣星, 26.7% of 3 candidates",
+    ]
+
+
+def test_a_step_that_changed_nothing_has_a_line_and_no_column() -> None:
+    rows = rows_of(79, top_p=0.999999, top_k=3)
+    assert rows[0].split() == ["model", "top_k"]
+    assert "top_p 0.999999  3      no change" in rows
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"repeat_penalty": 1.4}, "  repeat_last_n=64 repeat_penalty=1.4"),
+        ({"xtc_probability": 1.0}, "  xtc_probability=1 xtc_threshold=0.1"),
+        ({"mirostat": 2, "mirostat_tau": 1.0}, "  mirostat=2 mirostat_tau=1 mirostat_eta=0.1"),
+        ({"smoothing_factor": 0.4}, "  smoothing_factor=0.4 smoothing_curve=1"),
+    ],
+)  # fmt: skip
+def test_a_step_with_several_values_tells_them_below(values: dict[str, Any], line: str) -> None:
+    assert line in rows_of(79, **values)
+
+
+def test_what_the_grammar_refused_is_told() -> None:
+    film = filmed(steps(draw=True, top_k=3), log(P), [(0, -math.inf)])
+    film.frames[1] = film.frames[1].__class__("grammar", film.frames[1].rows)
+    found, settings = dissection(refused=" map")
+    found = Dissection(3, 1, stepwise(film.frames[:-1], TEXTS.__getitem__, 8, 1), found.trace, " map")
+    rows = why_rows(found, settings, 79, False)
+    assert "  ␣map was drawn first, and refused" in rows
+    assert rows[2].split() == ["1", "␣comet", "41.0", "-", "grammar"]
+
+
+def test_in_a_narrow_window_candidates_stand_below_each_other() -> None:
+    assert rows_of(39, **USUAL) == [
+        "model % → top_k 5 → top_p 0.85 →",
+        "min_p 0.3 → temp 0.5",
+        "  1 ␣comet",
+        "    41.0 → 42.7 → 45.6 → 51.0 → 66.3",
+        "> 2 ␣星",
+        "    26.0 → 27.1 → 28.9 → 32.3 → 26.7",
+        "  3 ↵",
+        "    13.4 → 14.0 → 14.9 → 16.7 → 7.08",
+        "  4 ␛[2J",
+        "    9.60 → 10.0 → 10.7 - min_p",
+        "  5 ␣incomprehensibilities",
+        "    6.00 → 6.25 - top_p",
+        "  6 s",
+        "    4.00 - top_k",
+        "",
+        "top_k 5     6 → 5  took 4.00%",
+        "top_p 0.85  5 → 4  took 6.00%",
+        "min_p 0.3   4 → 3  took 9.60%",
+        "temp 0.5    3      moved 15.3%",
+        "  policy 0.3..1.3, entropy 1.23 nats",
+        "drawn       ␣星, 26.7% of 3 candidates",
+    ]
+
+
+ALL: dict[str, Any] = {
+    **USUAL,
+    "repeat_penalty": 1.3,
+    "top_n_sigma": 3.0,
+    "typical_p": 0.99,
+    "top_a": 0.01,
+    "smoothing_factor": 0.3,
+    "xtc_probability": 1.0,
+    "xtc_threshold": 0.3,
+}
+
+
+@pytest.mark.parametrize("width", [20, 24, 39, 59, 79, 99, 199])
+@pytest.mark.parametrize("colour", [True, False])
+@pytest.mark.parametrize("values", [{}, USUAL, ALL], ids=["none", "usual", "all"])
+def test_no_row_is_wider_than_the_window(width: int, colour: bool, values: dict[str, Any]) -> None:
+    rows = rows_of(width, colour, **values)
+    assert max(map(shown, rows)) <= width
+    assert all(row == row.rstrip() for row in rows)
+    assert bool(SGR.search("".join(rows))) == colour
+    assert [SGR.sub("", row) for row in rows] == rows_of(width, **values)
+
+
+def test_colour_makes_the_drawn_one_bold_and_those_that_are_gone_faint() -> None:
+    rows = rows_of(79, True, **USUAL)
+    looks = {SGR.sub("", row)[2]: SGR.search(row) for row in rows[2:8]}
+    assert {rank: look[1] if look else "" for rank, look in looks.items()} == {
+        "1": "36", "2": "1", "3": "36", "4": "2", "5": "2", "6": "2",
+    }  # fmt: skip
+
+
+def test_what_a_model_says_cannot_drive_the_terminal() -> None:
+    assert not any("\x1b" in SGR.sub("", row) for row in rows_of(79, True, **USUAL))
+
+
+def test_a_file_gets_the_table_without_colour(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: (20, 24))
+    put_why(*dissection(**USUAL))
+    assert capfd.readouterr().out.splitlines() == rows_of(100, **USUAL)
+
+
+def test_a_terminal_gets_it_in_its_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        encoding = "utf-8"
+
+        def isatty(self) -> bool:
+            return True
+
+    out = Terminal()
+    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: __import__("os").terminal_size((40, 24)))
+    monkeypatch.setenv("TERM", "xterm")
+    put_why(*dissection(**USUAL))
+    assert out.getvalue().splitlines() == rows_of(39, True, **USUAL)
