@@ -83,6 +83,11 @@ def silent_keys(live: bool) -> Iterator[None]:
         signal.signal(signal.SIGTSTP, old)
 
 
+def is_silent() -> bool:
+    """Whether this is such a block, on a terminal that has the silent state."""
+    return _silenced is not None
+
+
 @contextmanager
 def heard_keys() -> Iterator[None]:
     """Within this block, inside a silent one, the terminal is as it was: for questions and editors."""

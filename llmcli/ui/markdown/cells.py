@@ -45,7 +45,11 @@ def plain(runs: Runs) -> str:
 
 def wrap(runs: Runs, width: int) -> list[Runs]:
     """Rows of at most `width` columns, broken between words where that can be."""
-    text = plain(runs)
+    return sliced(runs, breaks(plain(runs), width))
+
+
+def breaks(text: str, width: int) -> list[tuple[int, int]]:
+    """From where to where each row of at most `width` columns goes, broken between words where that can be."""
     rows: list[tuple[int, int]] = []
     start = end = column = 0  # of the present row: where it starts, where its last word ends, how wide it is
     for match in _PIECE.finditer(text):
@@ -69,7 +73,7 @@ def wrap(runs: Runs, width: int) -> list[Runs]:
         else:
             column += size
         end = match.end()
-    return _sliced(runs, [*rows, (start, end)])
+    return [*rows, (start, end)]
 
 
 def fold(runs: Runs, width: int) -> list[Runs]:
@@ -82,7 +86,7 @@ def fold(runs: Runs, width: int) -> list[Runs]:
         end = blank + 1 if blank >= 0 and text[start:blank].strip() else end
         rows.append((start, end))
         start = end
-    return _sliced(runs, [*rows, (start, end)])
+    return sliced(runs, [*rows, (start, end)])
 
 
 def folds(text: str, width: int) -> list[tuple[int, int]]:
@@ -111,7 +115,7 @@ def fit(text: str, start: int, width: int) -> int:
     return len(text)
 
 
-def _sliced(runs: Runs, rows: list[tuple[int, int]]) -> list[Runs]:
+def sliced(runs: Runs, rows: list[tuple[int, int]]) -> list[Runs]:
     """The runs of each row; the rows follow each other."""
     starts = list(accumulate((len(text) for _, text in runs), initial=0))
     first = 0

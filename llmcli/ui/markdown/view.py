@@ -14,6 +14,7 @@ from llmcli.ui.markdown.thinking import Thinking
 from llmcli.ui.safe import safe
 
 _TALLEST = 12  # rows of the tail
+_ROWS_WITH_FOOT = 4  # a lower window has none for a foot
 _INTERVAL = 1 / 30
 _SHARE = 40  # a redraw is followed by a pause this many times its own time
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
@@ -50,6 +51,8 @@ class AnswerView:
         self._due = 0.0
         self._answering = False
         self._thinking: Thinking | None = None
+        self._doing = ""
+        self._foot: Callable[[], str] | None = None
 
     def status(self, text: str) -> None:
         """Say what is being waited for, in one line that the first text replaces; later, draw what is due."""
@@ -58,11 +61,16 @@ class AnswerView:
         if self._thinking or self._answering:
             self._draw()
             return
-        size, width = self._measure()
-        line = f"{_SPINNER[int(self._clock() * 10) % len(_SPINNER)]} {' '.join(safe(text).split())}"
-        start, end = folds(line, width)[0]
-        self._region.draw([], [paint([(self._style.faint, line[start:end])])], size)
-        self._due = self._clock() + _INTERVAL
+        self._doing = " ".join(safe(text).split())
+        self._wait()
+
+    def foot(self, row: Callable[[], str]) -> None:
+        """Let a row stand below all that is drawn from now on, asked for anew each time; it goes with `finish`."""
+        self._foot = row
+        if self._thinking or self._answering:
+            self._draw()
+        else:
+            self._wait()
 
     def think(self, text: str) -> None:
         """Add to the reasoning."""
@@ -95,9 +103,26 @@ class AnswerView:
 
     def finish(self) -> None:
         """Write what is left; the cursor stands at the start of a new line afterwards."""
+        self._foot = None
         if self._thinking:
             self._begin()
         self._commit()
+
+    def _wait(self) -> None:
+        """Draw what is being waited for."""
+        size, width = self._measure()
+        spinner = _SPINNER[int(self._clock() * 10) % len(_SPINNER)]
+        tail = [self._faint_row(f"{spinner} {self._doing}", width)] if self._doing else []
+        self._region.draw([], [*tail, *self._below(size, width)], size)
+        self._due = self._clock() + _INTERVAL
+
+    def _below(self, size: tuple[int, int], width: int) -> list[str]:
+        """The foot, where the window has a row for it."""
+        return [self._faint_row(safe(self._foot()), width)] if self._foot and size[1] >= _ROWS_WITH_FOOT else []
+
+    def _faint_row(self, text: str, width: int) -> str:
+        start, end = folds(text, width)[0]
+        return paint([(self._style.faint, text[start:end])])
 
     def _begin(self) -> None:
         """Fold the reasoning, for the answer begins."""
@@ -120,7 +145,8 @@ class AnswerView:
     def _draw(self) -> None:
         started = self._clock()
         size, width = self._measure()
-        tallest = max(1, min(size[1] - 2, _TALLEST))
+        below = self._below(size, width)
+        tallest = max(1, min(size[1] - 2, _TALLEST) - len(below))
         if self._thinking:
             done: list[str] = []
             title, *last = self._thinking.rows(width)
@@ -130,7 +156,7 @@ class AnswerView:
         else:
             done = self._renderer.rows(self._splitter.feed(self._text()), width)
             tail = self._renderer.preview(self._splitter.tail(), width)
-        self._region.draw(done, tail[-tallest:], size)
+        self._region.draw(done, [*tail[-tallest:], *below], size)
         now = self._clock()
         self._due = now + max(_INTERVAL, _SHARE * (now - started))
 

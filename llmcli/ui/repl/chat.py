@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llmcli.chat.attachments import Attachment, attach, find_mentions
@@ -13,17 +14,20 @@ from llmcli.engine.abort import AbortFlag
 from llmcli.errors import LlmcliError
 from llmcli.params.inert import inert
 from llmcli.params.settings import Settings
-from llmcli.ui.console import console, wants_colour, wrapped
+from llmcli.ui.console import console, wants_colour
 from llmcli.ui.interrupt import time_limit
-from llmcli.ui.output import aside, put_line
+from llmcli.ui.output import put_line
 from llmcli.ui.repl.room import make_room
 from llmcli.ui.repl.show import display
 from llmcli.ui.repl.stage import Stage
+from llmcli.ui.repl.steering import Steering
 from llmcli.ui.repl.terminal import ending_later
-from llmcli.ui.table import put_definitions, put_facts, put_rows
+from llmcli.ui.repl.voice import Voice
+from llmcli.ui.tracing import warn_slow, writing
 
 if TYPE_CHECKING:  # they stand on the engine, which is imported behind the prompt
     from llmcli.chat.local import LocalModel
+    from llmcli.chat.rivals import Rivals
     from llmcli.chat.turn import Turn
 
 
@@ -37,7 +41,7 @@ class Reader(Protocol):
     def refresh(self) -> None: ...
 
 
-class Chat:
+class Chat(Voice):
     """`live` says that a person sits at a terminal whose cursor can be moved: then there is somebody to ask."""
 
     def __init__(
@@ -48,10 +52,10 @@ class Chat:
         bring: Callable[[Settings], object] = lambda _settings: None,
     ) -> None:
         """`names` lists the models that are here; `bring` sees to it that a model is, and may ask to download it."""
+        super().__init__(live, live and wants_colour(sys.stdout))
         self.dialogue = dialogue
         self.bring = bring
         self.model_names = names
-        self.live = live
         self.reader: Reader
         self.draft = ""  # what stands in the line at the next prompt
         self.editing: int | None = None  # the number of the message that the next one replaces
@@ -59,7 +63,9 @@ class Chat:
         self.turn: Turn | None = None  # the last answer
         self.used: int | None = None  # tokens of the context that the next message comes on top of
         self.failure: LlmcliError | None = None  # the first one of a script
-        self.colour = live and wants_colour(sys.stdout)
+        self.rivals: Rivals | None = None  # the answers that were compared last
+        self.traces: Path | None = None  # the folder that takes how each answer was drawn
+        self.listed: tuple[int, Sequence[tuple[str, str]]] | None = None  # a token, and the candidates shown for it
         self._greeted: LocalModel | None = None
         self._told: set[tuple[str, str]] = set()  # settings without effect, and why
 
@@ -70,29 +76,6 @@ class Chat:
     def path(self) -> list[Message]:
         """What was said in the present branch."""
         return self.dialogue.session.conversation.path()
-
-    # Saying: what a command tells is no answer of the model, and goes to stderr where stdout is no terminal
-
-    def say(self, text: str, style: str = "") -> None:
-        """One line or several."""
-        with aside(not self.live):
-            text = "\n".join(map(wrapped, text.split("\n"))) if self.live else text
-            put_line(text, style if self.colour else "")
-
-    def rows(self, heads: Sequence[str], rows: Sequence[Sequence[str]], **more: Sequence[str]) -> None:
-        """A table; see `put_rows`."""
-        with aside(not self.live):
-            put_rows(heads, rows, **more)
-
-    def facts(self, facts: Sequence[tuple[str, str]]) -> None:
-        """Pairs; see `put_facts`."""
-        with aside(not self.live):
-            put_facts(facts)
-
-    def definitions(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """Names and what they mean; see `put_definitions`."""
-        with aside(not self.live):
-            put_definitions(pairs)
 
     # Talking
 
@@ -178,15 +161,29 @@ class Chat:
         stage = Stage(self.dialogue.settings, self.live)
         self.turn = turn = self.dialogue.answer(path, extra, begun, stage.waiting.reading)
         self._warn(turn)
-        limit = time_limit(local.abort, turn.resolved.settings.timeout)
-        with ending_later(), stage.open(local.abort, "reading the prompt"), limit:
+        limit, steering = time_limit(local.abort, turn.resolved.settings.timeout), Steering(turn)
+        with (
+            writing(turn.answer, self._trace_file(), kept=True),
+            ending_later(),
+            stage.open(local.abort, "reading the prompt", steering),
+            limit,
+        ):
             with closing(turn.parts()) as parts:  # what came is kept before the session is closed, if the reader goes
                 stage.show(parts, begun.content if begun else "")
             if self.live and turn.message:
                 put_line("")  # between one turn and the next
+        if moved := steering.note():
+            console.note(moved)
         self._conclude(turn)
 
+    def _trace_file(self) -> str | None:
+        """Where the trace of the next answer goes, if one is wanted: a file for each, by session and number."""
+        if not self.traces:
+            return None
+        return str(self.traces / f"{self.session.name or 'chat'}-{self.session.conversation.next_id}.jsonl")
+
     def _conclude(self, turn: "Turn") -> None:
+        warn_slow(turn.answer)
         reason, on = turn.answer.finish_reason, "; /continue goes on" if turn.message else ""
         if reason == "interrupt":
             console.note(f"stopped{on}, /retry answers anew" if on else "stopped; /retry answers")

@@ -3,7 +3,8 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from llmcli.params.settings import Settings
@@ -24,6 +25,9 @@ class Display(Protocol):
     def answer(self, parts: Parts, begun: str = "") -> None:
         """Show the parts as they come; `begun` is on the screen already and goes on."""
 
+    def foot(self, row: Callable[[], str]) -> None:
+        """Let a row of ours stand below the answer while it comes, if there is a place for it; from any thread."""
+
     def end(self) -> None:
         """Leave the cursor at the beginning of a line; harmless when done twice."""
 
@@ -40,22 +44,37 @@ class Rendered:
         from llmcli.ui.markdown.view import AnswerView  # takes its time, which nobody waits for at the prompt
 
         self._think = settings.think == "show"
+        self._lock = threading.Lock()  # two threads never draw at once
+        self._ended = False
         self._view = AnswerView(put_drawn, shutil.get_terminal_size, style(settings), wants_colour(sys.stdout))
 
     def status(self, text: str) -> None:
-        self._view.status(text)
+        with self._lock:
+            self._view.status(text)
 
     def answer(self, parts: Parts, begun: str = "") -> None:
         if begun:
-            self._view.resume(begun)
+            with self._lock:
+                self._view.resume(begun)
         for kind, text in parts:
-            if kind == "answer":
-                self._view.push(text)
-            elif self._think:
-                self._view.think(text)
+            with self._lock:
+                self._add(kind, text)
+
+    def _add(self, kind: str, text: str) -> None:
+        if kind == "answer":
+            self._view.push(text)
+        elif self._think:
+            self._view.think(text)
+
+    def foot(self, row: Callable[[], str]) -> None:
+        with self._lock:
+            if not self._ended:
+                self._view.foot(row)
 
     def end(self) -> None:
-        self._view.finish()
+        with self._lock:
+            self._ended = True
+            self._view.finish()
 
 
 class Plain:
@@ -72,6 +91,9 @@ class Plain:
     def answer(self, parts: Parts, begun: str = "") -> None:
         stream_answer(_joined(parts, begun), self._writer, self._status, live=True, think=self._think)
         self._writer.end()
+
+    def foot(self, row: Callable[[], str]) -> None:
+        """Nothing stands between the text and what comes of it next."""
 
     def end(self) -> None:
         self._status.clear()

@@ -1,0 +1,184 @@
+"""The temperature moved by keys while an answer comes, at a real terminal; what else is typed waits for the prompt."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.chat_terminal import (
+    CHAT,
+    CTRL_C,
+    CTRL_D,
+    CTRL_Z,
+    DOWN,
+    ENTER,
+    PROMPT,
+    TINY,
+    UP,
+    Talk,
+    pasted,
+    script,
+    tiny_room,
+)
+from tests.conftest import Run
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+
+STORY = "Tell me a long story."
+FLAGS = ("--seed", "3", "-t", "1", "-c", "8192", "--ignore-eos")
+KEYPAD_UP, KEYPAD_DOWN = "\x1bOA", "\x1bOB"
+
+
+def begin(chat: Talk) -> None:
+    """Let the model tell a story, and see it begin."""
+    chat.ready().send(STORY)
+    chat.until(lambda: len(chat.text().rpartition(STORY)[2].split()) > 5, "the first words")
+
+
+def row(chat: Talk, text: str) -> None:
+    """Wait until the last row says so."""
+    chat.until(lambda: [line for line in chat.screen() if line][-1] == f"↑↓ {text}", text)
+
+
+def more(chat: Talk) -> None:
+    """Wait for the next words."""
+    before = chat.text()
+    chat.until(lambda: len(chat.text()) > len(before) + 5, "more words")
+
+
+def stop(chat: Talk, line: str = PROMPT) -> str:
+    """Stop the answer, and return all that was shown when this is in the line of the prompt."""
+    chat.keys(CTRL_C)
+    chat.until(lambda: chat.line() == line, f"the line {line!r}")
+    return chat.text()
+
+
+def moves(home: Path) -> list[list[float]]:
+    """What was recorded of the one answer on disk."""
+    (file,) = (home / "data" / "sessions").glob("*.jsonl")
+    events: list[dict[str, Any]] = [json.loads(line) for line in file.read_text().splitlines()]
+    (answer,) = [event for event in events if event.get("role") == "assistant"]
+    found: list[list[float]] = answer["replay"]["moves"]
+    return found
+
+
+@pytest.mark.usefixtures("with_starter")
+@pytest.mark.parametrize("columns", [80, 40])
+def test_keys_move_the_temperature_of_the_tokens_to_come_and_a_replay_moves_it_too(
+    home: Path, columns: int, run: Run
+) -> None:
+    with Talk(*FLAGS, "--session", "moved", columns=columns) as chat:
+        begin(chat)
+        assert "↑↓" not in chat.text()
+        for key, shown in ((UP, "0.8 → 0.9"), ("+", "0.8 → 1.0"), ("-", "0.8 → 0.9"), (KEYPAD_DOWN, "0.8")):
+            chat.keys(key)
+            row(chat, f"temp {shown}")
+            more(chat)
+        chat.keys(KEYPAD_UP, UP)
+        row(chat, "temp 0.8 → 1.0")
+        more(chat)
+        chat.keys(*[DOWN] * 20)
+        row(chat, "temp 0.8 → 0.0")
+        chat.keys(UP)
+        row(chat, "temp 0.8 → 0.1")
+        more(chat)
+        shown = stop(chat)
+        assert "↑↓" not in shown
+        assert "temperature moved: +0.1 from token" in shown
+        assert "-0.7 from" in " ".join(shown.split())
+        chat.ready().keys(CTRL_D)
+        assert chat.wait_end() == 0
+    recorded = moves(home)
+    places, shifts = [place for place, _ in recorded], [shift for _, shift in recorded]
+    assert places == sorted(set(places))
+    assert (shifts[:4], shifts[-1]) == ([0.1, 0.2, 0.1, 0.0], -0.7)
+    assert all(shift >= -0.8 for shift in shifts)
+    assert "the same" in run("replay", "moved").stderr
+
+
+@pytest.mark.usefixtures("with_starter")
+def test_a_message_typed_ahead_is_in_the_line_as_it_was_typed_and_arrows_are_not_in_it() -> None:
+    with Talk(*FLAGS) as chat:
+        begin(chat)
+        chat.keys("-", "5 °C - ", UP, "or +3")
+        row(chat, "temp 0.8")
+        for half in ("ä".encode()[:1], "ä".encode()[1:], b"\x1b[20", b"0~a\n+ ", b"b\x1b[20", b"1~", b"\x1b", b"[D"):
+            os.write(chat.child.child_fd, half)
+        chat.keys(KEYPAD_UP)
+        row(chat, "temp 0.8 → 0.9")
+        stop(chat, "  + b")
+        assert "> 5 °C - or +3äa" in chat.screen()  # its first minus came before a message was begun
+        assert chat.window.cursor.x == 4  # and the last key went one to the left
+        chat.keys(CTRL_C)
+        begin(chat)
+        chat.keys(pasted("- one\n- two"), "+", ENTER, "what", "?")
+        more(chat)
+        chat.keys(CTRL_C)
+        chat.until(lambda: len(chat.text().partition("- two+")[2].split()) > 5, "the stop, and an answer to it")
+        stop(chat, f"{PROMPT} what?")
+
+
+@pytest.mark.usefixtures("with_starter")
+def test_after_ctrl_z_and_fg_the_keys_go_on_moving_it() -> None:
+    with Talk(command=("bash", "--norc", "--noprofile", "-i"), env={"PS1": "$ ", "PS2": ""}) as shell:
+        shell.wait_line("$")
+        shell.keys(" ".join(f'"{word}"' for word in (*CHAT, *FLAGS)), ENTER)
+        begin(shell)
+        shell.keys(UP)
+        row(shell, "temp 0.8 → 0.9")
+        shell.keys(CTRL_Z)
+        shell.until(lambda: "Stopped" in shell.text() and shell.line() == "$", "the shell")
+        shell.keys("fg", ENTER)
+        shell.until(lambda: any(line.startswith("↑↓") for line in shell.screen()[-2:]), "the row again")
+        shell.keys(DOWN, DOWN)
+        row(shell, "temp 0.8 → 0.7")
+        shell.keys("typed ahead")
+        more(shell)
+        stop(shell, f"{PROMPT} typed ahead")
+
+
+@pytest.mark.usefixtures("with_starter")
+def test_where_nothing_is_drawn_or_nothing_can_be_moved_it_is_said() -> None:
+    with Talk(*FLAGS, "--no-markdown", columns=40, env={"NO_COLOR": "1"}) as chat:
+        begin(chat)
+        chat.keys("+", UP)
+        more(chat)
+        shown = stop(chat)
+        assert "↑↓" not in chat.raw.decode()
+        assert "temperature moved: +0." in shown
+        chat.ready().ask("/markdown on")
+        chat.ask("/temp sentence:1.1,0.3..0.9")
+        begin(chat)
+        chat.keys(DOWN)
+        chat.until(lambda: any(line in ("↑↓ temp 1.1 → 1.0", "↑↓ temp 0.3..0.9 -0.1") for line in chat.screen()), "it")
+        stop(chat)
+        chat.ready().ask("/samplers top_k")
+        begin(chat)
+        chat.keys(DOWN)
+        row(chat, "no temperature among the samplers")
+        assert "the keys moved nothing" in stop(chat)
+
+
+def test_what_was_typed_ahead_answers_no_question_and_goes_into_no_editor(tmp_path: Path) -> None:
+    room = tiny_room(tmp_path / "room", long=r'"ab "*')
+    (room / "t.md").write_text("old")
+    editor = script(room / "ed", 'read -t 0.2 line; printf "read <%s>" "$line" > "$1"')
+    flags = (*TINY, "-n", "900", "--ignore-eos", "--grammar-file", "long.gbnf")
+    with Talk(*flags, cwd=room, env={"EDITOR": str(editor)}) as chat:
+        chat.ready().send("hi")
+        chat.wait_for("ab ab")
+        chat.keys("/export t.md", ENTER, "y", ENTER, "/editor", ENTER, "rest", UP)
+        row(chat, "temp 0.8 → 0.9")
+        chat.keys(CTRL_C)
+        chat.wait_line("[y/N]")
+        assert (room / "t.md").read_text() == "old"
+        chat.keys("n", ENTER)
+        chat.wait_for("choose another name")
+        chat.wait_for(f"{PROMPT} y")
+        chat.until(lambda: chat.text().rpartition(f"{PROMPT} y")[2].count("ab") > 5, "an answer to y")
+        chat.keys(CTRL_C)
+        chat.wait_line("rest")
+        assert "read <>rest" in chat.line()

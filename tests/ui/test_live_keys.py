@@ -1,0 +1,213 @@
+"""Keys pressed while an answer comes: which of them steer it, and that all others reach the prompt as typed."""
+
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from select import select
+
+import pytest
+from prompt_toolkit.input.vt100_parser import Vt100Parser
+from prompt_toolkit.key_binding import KeyPress
+
+from llmcli.ui.prompt import live_keys as module
+from llmcli.ui.prompt.live_keys import live_keys, sort_out
+from tests.ui.prompt.keyboard import DOWN, ENTER, ESCAPE, UP, Keyboard, keyboard, paste
+
+PATIENCE = 30.0
+OTHER_UP, OTHER_DOWN = "\x1bOA", "\x1bOB"  # where the terminal is in application mode
+TYPED = (
+    UP, DOWN, OTHER_UP, OTHER_DOWN, "+", "-", "x", "ä", "文", "🙂", " ", ENTER, "\x04", "\x7f", "\x1b[C", "\x1b[1;5A",
+    "\x1b[1;2B", "\x1bb", "\x1b[3~", "\x1b[1;3A", paste("+ a\n- b"), paste(UP + "+"), paste(""), paste("ü" * 9),
+)  # fmt: skip
+
+
+def parsed(pieces: Sequence[str]) -> Iterator[list[KeyPress]]:
+    """What the parser of the prompt makes of each piece."""
+    keys: list[KeyPress] = []
+    parser = Vt100Parser(keys.append)
+    for piece in pieces:
+        parser.feed(piece)
+        yield keys[:]
+        keys.clear()
+    parser.flush()
+    yield keys
+
+
+def sorted_out(*pieces: str, typing: bool = False) -> tuple[list[int], str]:
+    """The steps, and what is left as it was typed."""
+    steps, left = [], ""
+    for keys in parsed(pieces):
+        more, kept = sort_out(keys, typing)
+        steps += more
+        left += "".join(paste(key.data) if key.key == "<bracketed-paste>" else key.data for key in kept)
+        typing = typing or bool(kept)
+    return steps, left
+
+
+def test_arrows_and_signs_are_steps_in_either_mode_of_the_terminal() -> None:
+    assert sorted_out(UP, OTHER_UP, "+", DOWN, OTHER_DOWN, "-", "++") == ([1, 1, 1, -1, -1, -1, 1, 1], "")
+
+
+def test_signs_are_letters_of_a_message_that_was_begun_and_arrows_step_all_the_same() -> None:
+    assert sorted_out("+", "a", "+b-", UP) == ([1, 1], "a+b-")
+    assert sorted_out("-" + UP, typing=True) == ([1], "-")
+    assert sorted_out(ENTER + "+") == ([], ENTER + "+")
+
+
+def test_a_paste_is_a_message_whatever_is_in_it() -> None:
+    text = paste(f"- a\n+ b{UP}")
+    assert sorted_out(text, "+") == ([], text + "+")
+
+
+@pytest.mark.parametrize("key", ["\x1b[1;5A", "\x1b[1;2B", "\x1b[1;3A", "\x1b[C", ESCAPE, "\x1b+"])
+def test_other_keys_and_combinations_are_no_steps(key: str) -> None:
+    assert sorted_out(key) == ([], key)
+
+
+def expected(typed: Sequence[str]) -> tuple[list[int], str]:
+    """What should come of these keys, said without a parser."""
+    known = {UP: 1, OTHER_UP: 1, DOWN: -1, OTHER_DOWN: -1}
+    steps, left = [], ""
+    for key in typed:
+        signs = {} if left else {"+": 1, "-": -1}
+        if step := (known | signs).get(key):
+            steps.append(step)
+        else:
+            left += key
+    return steps, left
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_where_the_keys_are_cut_makes_no_difference(seed: int) -> None:
+    dice = random.Random(seed)
+    typed = dice.choices(TYPED, k=dice.randint(1, 30))
+    text = "".join(typed)
+    cuts = sorted(dice.choices(range(len(text) + 1), k=dice.randint(0, 12)))
+    pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    assert sorted_out(*pieces) == expected(typed)
+
+
+# In a thread, between two prompts
+
+needs_pipes = pytest.mark.skipif(sys.platform == "win32", reason="the keyboard of the tests is a pipe")
+
+
+class Answer:
+    """A stand-in for an answer that comes: keys are pressed meanwhile."""
+
+    def __init__(self, board: Keyboard) -> None:
+        self.steps: list[int] = []
+        self._board = board
+        self._stepped = threading.Condition()
+
+    def step(self, step: int) -> None:
+        with self._stepped:
+            self.steps.append(step)
+            self._stepped.notify_all()
+
+    def press(self, *data: str | bytes) -> None:
+        """Press keys, in pieces, and see them taken."""
+        for piece in data:
+            self._board.keys.send_bytes(piece.encode() if isinstance(piece, str) else piece)
+            self._until(lambda: not select([self._board.keys.fileno()], [], [], 0)[0])
+
+    def wait(self, count: int) -> None:
+        with self._stepped:
+            assert self._stepped.wait_for(lambda: len(self.steps) >= count, PATIENCE), self.steps
+
+    def _until(self, condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+
+
+@pytest.fixture
+def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keyboard]:
+    monkeypatch.setattr(module, "is_silent", lambda: True)
+    with keyboard(tmp_path / "history") as one:
+        yield one
+
+
+@needs_pipes
+def test_steps_are_taken_at_once_and_the_rest_is_read_by_the_next_prompt(board: Keyboard) -> None:
+    answer = Answer(board)
+    with live_keys(answer.step):
+        answer.press(UP, "+", DOWN)
+        answer.wait(3)
+        answer.press("half a ", "mess+", UP, "-age")
+        answer.wait(4)
+    assert answer.steps == [1, 1, -1, 1]
+    assert board(ENTER) == "half a mess+-age"
+
+
+@needs_pipes
+def test_a_letter_a_key_and_a_paste_that_the_end_of_the_answer_cuts_are_whole(board: Keyboard) -> None:
+    for begun, rest, read in (
+        ("ä".encode()[:1], "ä".encode()[1:] + b"\r", "ä"),
+        (b"x\x1b[200~+ a\n", b"- b\x1b[201~\r", "x+ a\n- b"),
+        ("🙂".encode()[:3], "🙂".encode()[3:] + b"\r", "🙂"),
+    ):
+        answer = Answer(board)
+        with live_keys(answer.step):
+            answer.press(begun)
+        board.keys.send_bytes(rest)
+        assert board() == read
+        assert not answer.steps
+
+
+@needs_pipes
+def test_a_paste_goes_on_through_two_answers(board: Keyboard) -> None:
+    answer = Answer(board)
+    for text in ("\x1b[200~one\n", "+two", "-three\x1b[201~", "+"):
+        with live_keys(answer.step):
+            answer.press(text)
+    assert not answer.steps
+    assert board(ENTER) == "one\n+two-three+"
+
+
+@needs_pipes
+def test_what_waited_before_the_answer_is_a_message(board: Keyboard) -> None:
+    assert board(f"one{ENTER}two") == "one"  # `two` waits for the prompt after this answer
+    answer = Answer(board)
+    with live_keys(answer.step):
+        answer.press("+")
+    assert board(ENTER) == "two+"
+    board.keys.send_text(f"- a{UP}")  # still unread, while a model is loaded
+    with live_keys(answer.step):
+        answer.press("-")
+    assert board(ENTER) == "- a-"
+    assert answer.steps == [1]
+
+
+@needs_pipes
+def test_escape_pressed_alone_is_a_key_after_a_moment(board: Keyboard) -> None:
+    answer = Answer(board)
+    with live_keys(answer.step):
+        answer.press(ESCAPE)
+        time.sleep(4 * module._ESCAPE)
+        answer.press(UP)
+        answer.wait(1)
+    assert board(f"x{ENTER}") == "x"
+
+
+@needs_pipes
+def test_a_long_paste_is_kept(board: Keyboard) -> None:
+    text = "+word " * 50_000
+    answer = Answer(board)
+    with live_keys(answer.step):
+        answer.press(*(paste(text)[at : at + 4096] for at in range(0, len(paste(text)), 4096)))
+    assert board(ENTER) == text
+
+
+@needs_pipes
+def test_where_the_terminal_is_not_silent_nothing_is_read(board: Keyboard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "is_silent", lambda: False)
+    before = threading.active_count()
+    with live_keys(lambda _step: pytest.fail("a step")):
+        board.keys.send_text(f"{UP}+")
+        assert threading.active_count() == before
+        assert select([board.keys.fileno()], [], [], 0)[0]

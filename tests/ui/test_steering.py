@@ -1,0 +1,95 @@
+"""What keys do to the temperature of an answer, and what is said of it."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from llmcli.engine.dial import Dial
+from llmcli.params.policy.grammar import parse_policy
+from llmcli.params.settings import Settings
+from llmcli.ui.repl.steering import Steering
+
+
+def steering(temperature: str = "0.8", drawn_with: str = "", **settings: Any) -> tuple[Steering, Dial]:
+    """The steering of an answer that begins, or whose last token was drawn with a part of its policy."""
+    resolved = SimpleNamespace(settings=Settings(temperature=parse_policy(temperature), seed=1, **settings))
+    traces = [SimpleNamespace(policy=drawn_with)] if drawn_with else []
+    dial = Dial()
+    turn: Any = SimpleNamespace(answer=SimpleNamespace(traces=traces), dial=dial, resolved=resolved)
+    return Steering(turn), dial
+
+
+@pytest.mark.parametrize(
+    ("policy", "drawn_with", "steps", "row"),
+    [
+        ("0.8", "", (1, 1), "↑↓ temp 0.8 → 1.0"),
+        ("0.85", "0.85", (1, 1), "↑↓ temp 0.85 → 1.05"),
+        ("0.8", "0.8", (-1,), "↑↓ temp 0.8 → 0.7"),
+        ("0.8", "0.8", (1, -1), "↑↓ temp 0.8"),
+        ("0", "", (1,), "↑↓ temp 0.0 → 0.1"),
+        ("0.3..1.3", "", (1, 1), "↑↓ temp 0.3..1.3 +0.2"),
+        ("0.3..1.3^0.7", "0.3..1.3^0.7", (-1,), "↑↓ temp 0.3..1.3^0.7 -0.1"),
+        ("0.3..1.3", "", (1, -1), "↑↓ temp 0.3..1.3"),
+        ("sentence:1.1,0.7,0.4", "0.7", (1,), "↑↓ temp 0.7 → 0.8"),
+        ("sentence:1.1,0.3..0.9", "0.3..0.9", (1,), "↑↓ temp 0.3..0.9 +0.1"),
+        ("linear:1.2->0.5@200", "linear:1.2->0.5@200", (-1,), "↑↓ temp linear:1.2->0.5@200 -0.1"),
+        ("linear:1.5->0.1@200,clamp=0.2..1.2", "", (1,), "↑↓ temp linear:1.5->0.1@200… +0.1"),
+    ],
+)
+def test_the_row_says_the_temperature_and_how_it_was_moved(
+    policy: str, drawn_with: str, steps: tuple[int, ...], row: str
+) -> None:
+    one, _ = steering(policy, drawn_with)
+    for step in steps:
+        one.step(step)
+    assert one.row() == row
+    assert len(row) < 40
+
+
+def test_the_range_of_the_other_spelling_is_a_range_too() -> None:
+    one, _ = steering("0.8", dynatemp_range=0.5)
+    one.step(1)
+    assert one.row() == "↑↓ temp 0.3..1.3 +0.1"
+
+
+def test_where_no_sampler_takes_a_temperature_the_keys_say_so_and_move_nothing() -> None:
+    one, dial = steering(samplers=("top_k",))
+    assert one.note() == ""
+    one.step(1)
+    assert one.row() == "↑↓ no temperature among the samplers"
+    assert one.note() == "the keys moved nothing: there is no temperature among the samplers"
+    assert dial.shift == 0
+
+
+def test_mirostat_takes_a_temperature() -> None:
+    one, dial = steering(mirostat=2)
+    one.step(1)
+    assert (one.row(), dial.shift) == ("↑↓ temp 0.8 → 0.9", 0.1)
+
+
+def test_the_note_says_what_was_moved_and_from_where_on() -> None:
+    one, dial = steering()
+    assert one.note() == ""
+    for at, step in ((0, 0), (12, 1), (13, 1), (40, -1), (41, -1), (50, -1)):
+        if step:
+            one.step(step)
+        dial.at(at)
+    assert one.note() == "temperature moved: +0.1 from token 1, 3 more, -0.1 from token 5"
+
+
+def test_a_step_that_no_token_was_drawn_after_moved_nothing() -> None:
+    one, dial = steering()
+    dial.at(0)
+    one.step(1)
+    assert one.note() == ""
+
+
+def test_down_ends_at_zero_and_the_next_up_counts_at_once() -> None:
+    one, dial = steering("0.8")
+    dial.gave(0.8)  # which the sampler tells when it is made
+    for _ in range(20):
+        one.step(-1)
+    assert one.row() == "↑↓ temp 0.8 → 0.0"
+    one.step(1)
+    assert one.row() == "↑↓ temp 0.8 → 0.1"
