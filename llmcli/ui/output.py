@@ -60,9 +60,10 @@ def put_drawn(text: str) -> None:
         DiskError, ReaderGoneError: as `put` does.
     """
     try:
-        encoding = sys.stdout.encoding or "utf-8"
-        sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
-        sys.stdout.flush()
+        out = stream()
+        encoding = out.encoding or "utf-8"
+        out.write(text.encode(encoding, "replace").decode(encoding))
+        out.flush()
     except BrokenPipeError:
         raise ReaderGoneError("nobody reads stdout any more") from None
     except OSError as error:

@@ -14,10 +14,12 @@ from llmcli.params.inert import inert
 from llmcli.params.layers import Resolved
 from llmcli.params.param import describe
 from llmcli.params.samplers import plan
-from llmcli.params.settings import SamplingParams, Settings, fields, find
+from llmcli.params.settings import SamplingParams, fields, find
 from llmcli.ui.commands import complete
 from llmcli.ui.commands.registry import command
+from llmcli.ui.commands.seeing import spark
 from llmcli.ui.console import console
+from llmcli.ui.step_values import step_values
 
 if TYPE_CHECKING:
     from llmcli.ui.repl.chat import Chat
@@ -59,11 +61,14 @@ def _tell(chat: "Chat", key: str) -> None:
 
 @command("[POLICY]", complete=complete.values_of("temperature"))
 def temp(chat: "Chat", argument: str) -> None:
-    """Set the temperature: 0.8, or a range such as 0.3..1.3.
+    """Set the temperature: a number, a range, a policy.
 
-    A range follows the entropy of each token; alone, it is shown.
+    As in 0.8, 0.3..1.3 (by the entropy of each token) or sentence:1.1,0.7; alone, it is shown with the last answer's.
     """
     set_(chat, f"temperature {argument}")
+    if not argument:
+        for line in spark(chat).splitlines():
+            chat.say(line)
 
 
 @command("[N]", complete=complete.words("random"))
@@ -117,21 +122,8 @@ def _chain(resolved: Resolved) -> list[tuple[str, str]]:
     if settings.logit_bias or settings.ignore_eos:
         steps.append(("logit_bias", fields()["logit_bias"].format(settings.logit_bias)))
     for step in plan(drawn):
-        steps.append((step.name, _step_values(settings, step.name)))
+        steps.append((step.name, step_values(settings, step.name)))
     return [(name, values.strip()) for name, values in steps]
-
-
-def _step_values(settings: Settings, name: str) -> str:
-    """The settings that the step reads, by their names; those that were left alone and play no part stay away."""
-    base = {"mirostat_v2": "mirostat", "dist": "seed"}.get(name, name)
-    keys = [key for key, field in fields().items() if key == base or field.param.sampler == base]
-    shown = [key for key in keys if key == base or _plays(settings, key)]
-    return " ".join(f"{key}={fields()[key].format(getattr(settings, key))}" for key in shown)
-
-
-def _plays(settings: Settings, key: str) -> bool:
-    """Whether a setting differs from its default, or belongs to one that does."""
-    return any(getattr(settings, one) != fields()[one].default for one in (key, *fields()[key].param.switch))
 
 
 @command("[REF]", complete=complete.models)
