@@ -1,11 +1,17 @@
 """One answer: streamed as parts, then whole as the record that `--json` prints."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
 from llmcli.chat.local import LocalModel, Prompt
+from llmcli.chat.recording import replay_data
+from llmcli.chat.trace_texts import TraceTexts
+from llmcli.engine.dial import Dial
+from llmcli.engine.generation import Generation, Record
 from llmcli.engine.thinking import ThinkingSplitter, show_tags
+from llmcli.engine.trace import TokenTrace
 from llmcli.params.settings import Settings, to_data
 
 Part = tuple[str, str]  # ("answer" or "think", text)
@@ -21,11 +27,19 @@ class Answer:
     grammar: str | None = None
     progress: Callable[[int, int], None] | None = None
     inside: bool = False  # whether the prompt ends inside the model's reasoning
+    dial: Dial | None = None
+    trace: int | None = None  # look at how each token is drawn, and at so many alternatives
+    heard: Callable[[TokenTrace], None] = field(default=lambda _token: None, repr=False)  # of each, once it is sure
     text: str = field(init=False, default="")
     reasoning: str = field(init=False, default="")
     finish_reason: str = field(init=False, default="")
     complete: bool = field(init=False, default=True)
     started: bool = field(init=False, default=False)
+    n_drawn: int = field(init=False, default=0)  # how often a token was drawn, those that were taken back too
+    traces: list[TokenTrace] = field(init=False, default_factory=list, repr=False)
+    generation: Generation = field(init=False, repr=False)
+    _splitter: ThinkingSplitter | None = field(init=False, default=None, repr=False)
+    _texts: TraceTexts = field(init=False, repr=False)
 
     def parts(self) -> Iterator[Part]:
         """The parts of the answer as they become certain, beginning with the prefill.
@@ -33,35 +47,59 @@ class Answer:
         Raises:
             ContextOverflowError, ConstraintError, UsageError: see `LocalModel.generate`.
         """
-        self._generation, records = self.local.generate(self.prompt, self.settings, self.grammar, self.progress)
-        self.started = True
-        if self.settings.prefill:
-            yield self._keep("answer", self.settings.prefill)
-        if self.settings.raw or self.settings.prefill:
-            splitter = None
-        else:
-            splitter = ThinkingSplitter(self.prompt.text, self.inside)
-            show_tags(self.local.model.vocab)
+        generation, records = self.local.generate(
+            self.prompt, self.settings, self.grammar, self.progress, **self.watched()
+        )
+        yield from self.begin(generation)
         for record in records:
-            if record.finish_reason:
-                self.finish_reason = record.finish_reason
-                self.complete = self._generation.complete()
-            for kind, text in splitter.push(record.text) if splitter else [("answer", record.text)]:
-                if text:
-                    yield self._keep(kind, text)
-        if splitter:
-            yield from (self._keep(kind, text) for kind, text in splitter.flush())
+            yield from self.take(record)
+        yield from self.end()
 
-    def _keep(self, kind: str, text: str) -> Part:
-        if kind == "think":
-            self.reasoning += text
-        else:
-            self.text += text
-        return kind, text
+    def watched(self) -> dict[str, Any]:
+        """What the `Generation` of this answer gets beside prompt and settings."""
+        if not self.settings.raw and not self.settings.prefill:
+            self._splitter = ThinkingSplitter(self.prompt.text, self.inside)
+            show_tags(self.local.model.vocab)
+        return {"splitter": copy(self._splitter), "dial": self.dial, "trace": self.trace}
+
+    def begin(self, generation: Generation) -> Iterator[Part]:
+        """What stands before the first token; from now on `take` each record of the generation, then `end`."""
+        self.generation, self.started = generation, True
+        self._texts = TraceTexts(generation, self._hear)
+        if self.settings.prefill:
+            yield from self._keep([("answer", self.settings.prefill)], None)
+
+    def take(self, record: Record) -> Iterator[Part]:
+        """The parts that are certain with one more record."""
+        self.n_drawn += record.id is not None or not record.finish_reason
+        if record.finish_reason:
+            self.finish_reason = record.finish_reason
+            self.complete = self.generation.complete()
+        parts = list(self._splitter.push(record.text)) if self._splitter else [("answer", record.text)]
+        yield from self._keep(parts, record)
+
+    def end(self) -> Iterator[Part]:
+        """What was held back, after the last record."""
+        if self._splitter:
+            yield from self._keep(list(self._splitter.flush()), None)
+
+    def _keep(self, parts: Sequence[Part], record: Record | None) -> Iterator[Part]:
+        self._texts.said(parts, record)
+        for kind, text in parts:
+            if kind == "think":
+                self.reasoning += text
+            else:
+                self.text += text
+            if text:
+                yield kind, text
+
+    def _hear(self, token: TokenTrace) -> None:
+        self.traces.append(token)
+        self.heard(token)
 
     def data(self) -> dict[str, Any]:
         """The answer as JSON data, names and timings as in llama-server."""
-        timings = self._generation.timings
+        timings = self.generation.timings
         reasoning = {"reasoning_content": self.reasoning} if self.reasoning else {}
         return {
             "text": self.text,
@@ -74,6 +112,8 @@ class Answer:
             "params": to_data(self.settings),
             "timings": self.timings(),
             **({"tokens": self._tokens()} if self.settings.logprobs else {}),
+            "prompt" if self.settings.raw else "messages": self.prompt.asked,
+            "replay": replay_data(self),
         }
 
     def _tokens(self) -> list[dict[str, Any]]:
@@ -85,12 +125,12 @@ class Answer:
 
         return [
             {**entry(drawn.id, drawn.logprob), "top_logprobs": [entry(*likely) for likely in drawn.top]}
-            for drawn in self._generation.logprobs
+            for drawn in self.generation.logprobs
         ]
 
     def timings(self) -> dict[str, float]:
         """Milliseconds and tokens per second under llama-server's names."""
-        t = self._generation.timings
+        t = self.generation.timings
         return {
             "prompt_n": t.prompt_n,
             "prompt_ms": round(t.prompt_ms, 3),

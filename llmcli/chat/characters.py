@@ -10,6 +10,7 @@ from typing import Any
 from llmcli.chat.compose import read_text
 from llmcli.chat.paths import config_dir
 from llmcli.chat.presets import checked
+from llmcli.chat.records import NEVER_SET
 from llmcli.errors import DiskError, UsageError
 from llmcli.params.layers import Layer
 from llmcli.params.suggest import did_you_mean
@@ -134,6 +135,8 @@ def _settings(table: Any, path: Path) -> Mapping[str, Any]:
     values = checked(table, f"{path}: settings")
     if "system" in values:
         raise UsageError(f"{path}: system is no part of settings", "write it above them")
+    if code := values.keys() & NEVER_SET:
+        raise UsageError(f"{path}: {min(code)} names code, which no character may", "give it as a flag if you trust it")
     return values
 
 

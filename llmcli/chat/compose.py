@@ -113,8 +113,8 @@ def build_prompt(local: "LocalModel", settings: Settings, text: str, system: str
 
     vocab = local.model.vocab
     if settings.raw:
-        text += settings.prefill or ""
-        return Prompt(text, raw_tokens(vocab, text))
+        whole = text + (settings.prefill or "")
+        return Prompt(whole, raw_tokens(vocab, whole), text)
     from llmcli.chat.prompt import render_prompt
 
     template = template_of(local, settings)
@@ -125,7 +125,7 @@ def build_prompt(local: "LocalModel", settings: Settings, text: str, system: str
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": text})
     rendered, tokens = render_prompt(template, vocab, messages, settings.prefill or "", settings.think != "off")
-    return Prompt(rendered, tokens)
+    return Prompt(rendered, tokens, messages, template.source, template.told)
 
 
 def template_of(local: "LocalModel", settings: Settings) -> "ChatTemplate | None":

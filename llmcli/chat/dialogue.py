@@ -162,8 +162,7 @@ class Dialogue:
 
     def window(self, path: Sequence[Message]) -> list[Message]:
         """The part of a path that the model reads: all, or what is left where the oldest turns were dropped."""
-        start = next((index for index, message in enumerate(path) if message.id == self.first), 0)
-        return [message for index, message in enumerate(path) if index >= start or message.role == "summary"]
+        return window(path, self.first)
 
     def prompt(
         self, path: Sequence[Message], begun: Message | None = None, settings: Settings | None = None
@@ -174,22 +173,7 @@ class Dialogue:
             LlmcliError: when the template fails.
         """
         settings = settings or self.settings
-        window, system = self.window(path), system_text(settings)
-        prefill = "" if begun else settings.prefill or ""
-        prompt = self.transcript.prompt(window, system, settings, prefill)
-        if not begun:
-            return prompt
-        return self.transcript.prompt(window, system, settings, self._beginning(begun, prompt.text, settings))
-
-    def _beginning(self, begun: Message, before: str, settings: Settings) -> str:
-        """What was answered so far, as the model wrote it after `before`, which may open the reasoning itself."""
-        opener, closer = self.transcript.thinking_tags(settings)
-        opened = not settings.raw and before.rstrip().endswith(opener)
-        if not begun.reasoning and not opened:
-            return begun.content
-        gap = "" if opened and before.endswith("\n") else "\n"
-        thought = ("" if opened else opener) + gap + begun.reasoning
-        return thought + (f"\n{closer}\n\n{begun.content}" if begun.content else "")
+        return self.transcript.prompt_for(self.window(path), system_text(settings), settings, begun)
 
     def fit(self, path: Sequence[Message], begun: Message | None = None) -> Fit:
         """How the prompt for the next answer fits the context."""
@@ -271,6 +255,7 @@ class Dialogue:
             grammar_text(settings),
             begun,
             progress,
+            first=self.first if len(self.window(path)) < len(path) else None,
         )
 
 
@@ -281,6 +266,12 @@ def _for_opening(settings: Settings) -> tuple[Any, ...]:
 def reopens(key: str) -> bool:
     """Whether a change of this setting means that the model is opened again."""
     return key in _OPENING
+
+
+def window(path: Sequence[Message], first: int | None) -> list[Message]:
+    """The messages from number `first` on, and the summaries before it; all where there is no such message."""
+    start = next((index for index, message in enumerate(path) if message.id == first), 0)
+    return [message for index, message in enumerate(path) if index >= start or message.role == "summary"]
 
 
 def too_long(fit: Fit) -> ContextOverflowError:

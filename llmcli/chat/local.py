@@ -1,7 +1,6 @@
 """A model on this machine, opened from the settings: what the rest of the program talks to."""
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,20 +9,24 @@ from typing import Any
 
 from llmcli.chat import sizing
 from llmcli.chat.library import shelf
+from llmcli.chat.paths import data_dir
 from llmcli.engine import binding, hardware
 from llmcli.engine.abort import AbortFlag
 from llmcli.engine.context import AbortedError, Context, ContextParams
 from llmcli.engine.generate import generate
 from llmcli.engine.generation import Generation, Record
+from llmcli.engine.layout import Batches, check_layout, without_last
 from llmcli.engine.model import Model
 from llmcli.engine.probe import probe
-from llmcli.errors import ContextOverflowError, ModelInvalidError, UsageError
+from llmcli.errors import ModelInvalidError, UsageError
 from llmcli.models import known, starter, uses
 from llmcli.models.find import ModelFile, find
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.splits import read_headers
+from llmcli.models.identity import Identity
 from llmcli.params import layers
 from llmcli.params.layers import Layer, Resolved
+from llmcli.params.selection import random_seed
 from llmcli.params.settings import Settings
 from llmcli.params.settings import find as find_setting
 
@@ -34,10 +37,17 @@ Trying = Callable[[str, int], None]
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt as it will be evaluated; `text` shows control tokens too."""
+    """A prompt as it will be evaluated; `text` shows control tokens too.
+
+    `asked` is what it was made from: messages, or with `raw` a text. `template` is the source of the chat template,
+    `moment` the time it was told (seconds since 1970).
+    """
 
     text: str
     tokens: Sequence[int]
+    asked: Sequence[Mapping[str, Any]] | str = ""
+    template: str = ""
+    moment: float = 0.0
 
 
 @dataclass
@@ -102,9 +112,7 @@ def with_model(target: Target, upper: Sequence[Layer]) -> Resolved:
     resolved = layers.resolve([target.layer, *upper])
     if resolved.settings.seed is not None:
         return resolved
-    return Resolved(
-        replace(resolved.settings, seed=int.from_bytes(os.urandom(4), "big") % (2**32 - 1)), resolved.origins
-    )
+    return Resolved(replace(resolved.settings, seed=random_seed()), resolved.origins)
 
 
 class LocalModel:
@@ -127,11 +135,13 @@ class LocalModel:
         begin = perf_counter()
         self.target = target
         self.abort = abort
-        self._shape = sizing.shape_of(target.headers)
-        notes = sizing.check_memory(self._shape, settings, settings.n_ctx or 1), sizing.check_gpu(settings)
+        self.shape = sizing.shape_of(target.headers)
+        notes = sizing.check_memory(self.shape, settings, settings.n_ctx or 1), sizing.check_gpu(settings)
         target.notes += filter(None, notes)
+        self.gpu_layers = 0
         if loaded is None:
-            n_gpu_layers = sizing.choose_gpu_layers(self._shape, settings, settings.n_ctx or self._shape.n_ctx_train)
+            n_gpu_layers = sizing.choose_gpu_layers(self.shape, settings, settings.n_ctx or self.shape.n_ctx_train)
+            self.gpu_layers = n_gpu_layers if hardware.has_gpu() else 0
             loaded = Model.load(target.file.parts, n_gpu_layers, progress, abort)
         self.model = loaded
         if not self.model.generates:
@@ -155,6 +165,17 @@ class LocalModel:
         """Tokens that the context holds; 0 before there is one."""
         return self._context.n_ctx if self._context else 0
 
+    @property
+    def context(self) -> Context:
+        """What answers are evaluated in; there is one from the first answer on."""
+        assert self._context
+        return self._context
+
+    @cached_property
+    def identity(self) -> Identity:
+        """Which bytes the model is made of."""
+        return Identity(self.target.file, data_dir())
+
     def evaluated(self, tokens: Sequence[int]) -> int:
         """How many of these tokens, from the first on, are in the context already and need not be read again."""
         return self._context.evaluated(tokens) if self._context else 0
@@ -164,6 +185,18 @@ class LocalModel:
         if self._context and 0 < len(tokens) < self._context.n_ctx:
             with suppress(AbortedError):
                 self._context.prefill(0, tokens)
+
+    def read_as(self, tokens: Sequence[int], layout: Batches, settings: Settings) -> None:
+        """Evaluate a prompt in the batches of an earlier time, all but the last one, which the next answer evaluates.
+
+        Raises:
+            ValueError: when it cannot have lain so.
+            AbortedError: when it was stopped.
+            ContextOverflowError: when the prompt does not fit.
+        """
+        context, before = self._context_for(len(tokens), settings), without_last(layout)
+        check_layout(layout, len(tokens), context.n_batch, context.n_ctx)
+        context.prefill_as(0, tokens[: len(tokens) - layout[-1][1]], before)
 
     def open_context(self, settings: Settings) -> None:
         """Make the context now, and large enough for answers of any length: a conversation grows.
@@ -180,30 +213,30 @@ class LocalModel:
         settings: Settings,
         grammar: str | None = None,
         progress: Callable[[int, int], None] | None = None,
+        **watched: Any,
     ) -> tuple[Generation, Iterator[Record]]:
-        """One answer: its state, and the records that drive it.
+        """One answer: its state, and the records that drive it. `watched` goes to the `Generation`.
 
         Raises:
             ContextOverflowError: when the prompt does not fit.
         """
         context = self._context_for(len(prompt.tokens), settings)
-        generation = Generation(self.model.vocab, prompt.tokens, settings, grammar)
+        generation = Generation(self.model.vocab, prompt.tokens, settings, grammar, **watched)
         return generation, generate(context, [generation], progress)
 
     def _context_for(self, n_prompt: int, settings: Settings) -> Context:
         if self._context and self._suffices(self._context, settings, n_prompt):
             return self._context
         begin = perf_counter()
-        n_ctx, note = sizing.choose_context(self._shape, settings, n_prompt)
-        if n_prompt >= n_ctx:
-            raise ContextOverflowError(
-                f"the prompt has {n_prompt} tokens and the context holds {n_ctx}" + (f" ({note})" if note else ""),
-                "shorten the prompt" + (" or raise --ctx-size" if settings.n_ctx else ""),
-            )
+        n_ctx, note = sizing.choose_context(self.shape, settings, n_prompt)
+        sizing.check_room(settings, n_prompt, n_ctx, note)
         if self._context is None or n_ctx > self._context.n_ctx:  # a new one forgets what was read
             if note:
                 self.target.notes.append(note)
-            self._context = self._open_context(settings, n_ctx)
+            if self._context:
+                self._context.close()
+                self._context = None
+            self._context = self.new_context(settings, n_ctx)
             took = (perf_counter() - begin) * 1e3
             self.load_ms += took
             self.waited_ms += took
@@ -216,10 +249,8 @@ class LocalModel:
         open_ended = settings.max_tokens < 0
         return context.n_ctx > n_prompt + max(settings.max_tokens, 0) and (self._open_ended or not open_ended)
 
-    def _open_context(self, settings: Settings, n_ctx: int) -> Context:
-        if self._context:
-            self._context.close()
-            self._context = None
+    def new_context(self, settings: Settings, n_ctx: int, **several: int) -> Context:
+        """A context that has read nothing; `several` are the fields of `ContextParams` for more than one answer."""
         threads = settings.n_threads or hardware.usable_cores()
         params = ContextParams(
             n_ctx=n_ctx,
@@ -230,8 +261,14 @@ class LocalModel:
             flash_attn=settings.flash_attn,
             cache_type_k=settings.cache_type_k,
             cache_type_v=settings.cache_type_v,
+            **several,
         )
         return Context(self.model, params, self.abort)
+
+    def exchange(self, context: Context | None) -> Context | None:
+        """Answer in another context from now on; returns the one of before, which is the caller's then."""
+        before, self._context = self._context, context
+        return before
 
     def close(self) -> None:
         """Free everything; harmless when done twice."""

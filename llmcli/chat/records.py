@@ -5,11 +5,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from llmcli.chat.attachments import Attachment
+from llmcli.chat.circumstances import from_data
 from llmcli.chat.journal import VERSION
 from llmcli.chat.tree import Conversation, Message
 from llmcli.params.settings import fields, to_datum
 
 HEADER: dict[str, Any] = {"type": "session", "version": VERSION}
+NEVER_SET = ("temp_policy_file",)  # it names code: a file that came from elsewhere must not make anybody run it
 ROLES = ("user", "assistant", "summary")
 _HIGHEST = 10**9  # number of a message
 _END_OF_TIME = 253402300800  # the year 10000, which no stamp can hold
@@ -30,20 +32,23 @@ def to_event(message: Message) -> dict[str, Any]:
         "params": dict(message.params),
         "finish_reason": message.finish_reason,
         "timings": dict(message.timings),
+        "replay": dict(message.replay),
     }
     return {key: value for key, value in event.items() if value not in ("", [], {})}
 
 
-def set_event(key: str, value: Any) -> dict[str, Any]:
-    """The line of a typed value of a setting."""
-    return {"type": "set", "key": key, "value": to_datum(fields()[key], value)}
+def set_events(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The lines of typed values of settings; those that name code have none."""
+    for key, value in values.items():
+        if key not in NEVER_SET:
+            yield {"type": "set", "key": key, "value": to_datum(fields()[key], value)}
 
 
 def all_events(conversation: Conversation, overrides: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The lines of a whole session."""
     yield HEADER
     yield from map(to_event, conversation.messages.values())
-    yield from (set_event(key, value) for key, value in overrides.items())
+    yield from set_events(overrides)
     if conversation.head != next(reversed(conversation.messages), None):
         yield {"type": "head", "id": conversation.head}
 
@@ -72,7 +77,16 @@ def from_event(event: Mapping[str, Any]) -> Message:
         params={key: value for key, value in params.items() if _is_plain(value)},
         finish_reason=_text(event, "finish_reason"),
         timings={key: float(value) for key, value in timings.items() if _is_number(value)},
+        replay=_circumstances(event.get("replay")),
     )
+
+
+def _circumstances(value: Any) -> dict[str, Any]:
+    """What repeats an answer; nothing where that cannot be, for the answer itself is worth more."""
+    try:
+        return from_data(value).to_data() if value else {}
+    except ValueError:
+        return {}
 
 
 def number_of(value: Any) -> int | None:

@@ -55,6 +55,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             finalize=self._out,
         )
         self.meter = meter
+        self.moment = 0.0  # seconds since 1970: what a template is told of the time
         filters = {name: self._lazy(self.filters[name]) if name in _LAZY else self._metered(self.filters[name])
                    for name in _FILTERS}  # fmt: skip
         self.filters = filters | {
@@ -67,7 +68,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             "tojson": self._tojson,
         }
         del self.globals["lipsum"]
-        self.globals |= {"namespace": _Namespace, "raise_exception": _raise, "strftime_now": _strftime_now}
+        self.globals |= {"namespace": _Namespace, "raise_exception": _raise, "strftime_now": self._strftime_now}
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         """Only what chat templates need: a few methods, `loop`, `namespace` and `cycler`."""
@@ -166,6 +167,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.meter.spend(len(text) + (text.count("\n") + 1) * pad)
         return do_indent(text, width, first, blank)
 
+    def _strftime_now(self, shape: str) -> str:
+        return datetime.fromtimestamp(self.moment).strftime(shape[:200])
+
     def _tojson(
         self,
         value: Any,
@@ -208,7 +212,3 @@ def _repeated(value: Any, times: Any) -> int:
 
 def _raise(message: str = "it raises an exception") -> NoReturn:
     raise TemplateError(message)
-
-
-def _strftime_now(shape: str) -> str:
-    return datetime.now().strftime(shape[:200])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmcli.chat import session_files as files
-from llmcli.chat.records import HEADER, all_events, set_event, to_event
+from llmcli.chat.records import HEADER, all_events, set_events, to_event
 from llmcli.chat.session_file import SessionFile
 from llmcli.chat.session_reading import read_session
 from llmcli.chat.tree import Conversation, Message
@@ -105,9 +105,9 @@ class Session:
         return self._store(self.draft(role, content, **more))
 
     def add_copy(self, message: Message) -> Message:
-        """Say again, after the head, what was said elsewhere in the tree."""
+        """Say again, after the head, what was said elsewhere in the tree; there it could be repeated, here not."""
         conversation = self.conversation
-        return self._store(replace(message, id=conversation.next_id, parent=conversation.head))
+        return self._store(replace(message, id=conversation.next_id, parent=conversation.head, replay={}))
 
     def begin_answer(self, parent: int | None, **more: Any) -> None:
         """Begin an answer that follows `parent`; it joins the conversation when it ends."""
@@ -163,18 +163,18 @@ class Session:
     def set(self, key: str, value: Any) -> None:
         """Keep a typed value for a setting from now on."""
         self.overrides[key] = value
-        self._save([set_event(key, value)])
+        self._save(set_events({key: value}))
 
     def unset(self, key: str) -> None:
         """Forget the value that was set in this session."""
         if self.overrides.pop(key, self) is not self:
             known = key in self._remembered
-            self._save([set_event(key, self._remembered[key]) if known else {"type": "unset", "key": key}])
+            self._save(set_events({key: self._remembered[key]}) if known else [{"type": "unset", "key": key}])
 
     def remember(self, values: Mapping[str, Any]) -> None:
         """Keep settings that count already, those of the command line, for when the session is opened again."""
         self._remembered |= values
-        self._save(set_event(key, value) for key, value in values.items())
+        self._save(set_events(values))
 
     # The file
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from llmcli.chat import session_files as files
 from llmcli.chat.journal import read_events
-from llmcli.chat.records import from_event, number_of
+from llmcli.chat.records import NEVER_SET, from_event, number_of
 from llmcli.chat.session_file import read_partial
 from llmcli.chat.tree import Conversation, Message
 from llmcli.errors import UsageError
@@ -62,6 +62,8 @@ def _apply(reading: Reading, event: Mapping[str, Any]) -> None:
 
 
 def _value(key: str, datum: Any) -> Any:
+    if key in NEVER_SET:
+        raise UsageError(f"{key} names code, which only you may do: give it again as a flag or a command")
     value = find(key).parse_data(datum)
     if key == "preset" and value:
         from llmcli.chat.presets import preset_layer

@@ -1,16 +1,19 @@
 """How large the context is and how many layers go to the GPU, where the user leaves it open."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from llmcli.engine import hardware
 from llmcli.engine.memory import ModelShape, estimate, fitting_context, fitting_layers
 from llmcli.engine.model import ALL_LAYERS
-from llmcli.errors import LlmcliError
+from llmcli.errors import ContextOverflowError, LlmcliError
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.params.settings import Settings
 
 _ROUND = 256  # llama.cpp rounds a context up to this
 _GIB = 1 << 30
+_WIDEST = 16  # answers at a time; a processor gains nothing by more
+_ROOM_EACH = 2048  # tokens that each of several answers of open length has at least, where the model has them
 
 
 def shape_of(headers: Sequence[GGUFHeader]) -> ModelShape:
@@ -49,6 +52,52 @@ def choose_context(shape: ModelShape, settings: Settings, n_prompt: int) -> tupl
     if wanted <= fits:
         return wanted, ""
     return fits, f"memory allows {fits} of the model's {shape.n_ctx_train} tokens of context"
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """A context for several answers: its tokens, those of one prompt with its answer, and how many at a time."""
+
+    n_ctx: int
+    n_ctx_seq: int
+    width: int
+    note: str = ""
+
+
+def choose_shared(shape: ModelShape, settings: Settings, prompts: Sequence[int], n_answers: int) -> Sharing:
+    """The context for `n_answers` answers to prompts of so many tokens; each prompt is in it once.
+
+    An answer has the room that it would have alone if `max_tokens` is known. Left open, all of them share what one
+    alone would have, or more where that is little for each. What memory does not hold at a time comes in rounds.
+
+    Raises:
+        ContextOverflowError: when a prompt leaves no room for an answer.
+    """
+    longest = max(prompts)
+    alone, note = choose_context(shape, settings, longest)
+    check_room(settings, longest, alone, note)
+    open_ended = max((alone - longest) // n_answers, _ROOM_EACH)
+    room = min(alone - longest, settings.max_tokens + 1 if settings.max_tokens >= 0 else open_ended)
+    wanted = replace(shape, n_ctx_train=sum(prompts) + n_answers * room)
+    types = settings.cache_type_k, settings.cache_type_v
+    fits = fitting_context(wanted, hardware.available_memory(), settings.n_ubatch, *types)
+    rounds = -(-n_answers // min(max((fits - sum(prompts)) // room, 1), _WIDEST))
+    width = -(-n_answers // rounds)
+    n_ctx = -(-(sum(prompts) + width * room) // _ROUND) * _ROUND
+    return Sharing(n_ctx, longest + room, width, note)
+
+
+def check_room(settings: Settings, n_prompt: int, n_ctx: int, note: str) -> None:
+    """Refuse a prompt that leaves no room for an answer; `note` is that of `choose_context`.
+
+    Raises:
+        ContextOverflowError: with the figures.
+    """
+    if n_prompt >= n_ctx:
+        raise ContextOverflowError(
+            f"the prompt has {n_prompt} tokens and the context holds {n_ctx}" + (f" ({note})" if note else ""),
+            "shorten the prompt" + (" or raise --ctx-size" if settings.n_ctx else ""),
+        )
 
 
 def check_memory(shape: ModelShape, settings: Settings, n_ctx: int) -> str:

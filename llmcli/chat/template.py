@@ -1,5 +1,6 @@
 """Chat templates: the model's own Jinja text, rendered in a sandbox with limits."""
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ class ChatTemplate:
     def __init__(self, source: str, special: Mapping[str, str], origin: str) -> None:
         """`special` holds `bos_token` and `eos_token`; `origin` names the template in errors."""
         self.source = source
+        self.moment: float | None = None  # the time that it is told (seconds since 1970), the present one where None
         self._special = dict(special)
         self._origin = origin
         self._sandbox = Sandbox(Meter(_SPARE_OUTPUT, _SECONDS))
@@ -47,6 +49,7 @@ class ChatTemplate:
             LlmcliError: when the template fails, loops or writes without end.
         """
         variables = {"add_generation_prompt": generation_prompt, **self._special}
+        self._sandbox.moment = time.time() if self.moment is None else self.moment
         if not thinking:
             variables |= {"enable_thinking": False, "thinking": False}
         try:
@@ -58,6 +61,11 @@ class ChatTemplate:
             return self._render(_merge_system(messages), variables)
         except TemplateError as error:
             raise self._failed(error) from None
+
+    @property
+    def told(self) -> float:
+        """The time that the last prompt was told."""
+        return self._sandbox.moment
 
     def _render(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> str:
         size = sum(len(str(message["content"])) for message in messages)

@@ -33,8 +33,10 @@ _Asked = tuple["ChatTemplate", list[dict[str, Any]], str, bool]  # template, mes
 class Transcript:
     """Prompts for one model."""
 
-    def __init__(self, local: LocalModel) -> None:
+    def __init__(self, local: LocalModel, given: "ChatTemplate | None" = None) -> None:
+        """`given` is the template to use, whatever the settings say."""
         self.local = local
+        self._given = given
         self._vocab = local.model.vocab
         self._cache = TokenCache(self._vocab)
         self._compiled: tuple[str | None, ChatTemplate] | None = None
@@ -57,27 +59,58 @@ class Transcript:
         """
         if settings.raw:
             text = "".join(message.text for message in path) + prefill
-            return Prompt(text, raw_tokens(self._vocab, text))
+            return Prompt(text, raw_tokens(self._vocab, text), text)
         asked = self.template(settings), as_messages(path, system), prefill, settings.think != "off"
         if self._last is None or self._last[0] != asked:  # whether it fits is asked right before
             self._last = asked, self._render(*asked)
         return self._last[1]
 
+    def prompt_for(
+        self, path: Sequence[Message], system: str | None, settings: Settings, begun: Message | None = None
+    ) -> Prompt:
+        """The prompt for an answer to `path`: one that begins as the settings say, or goes on with `begun`.
+
+        Raises:
+            LlmcliError: when the template fails.
+        """
+        prompt = self.prompt(path, system, settings, "" if begun else settings.prefill or "")
+        if not begun:
+            return prompt
+        return self.prompt(path, system, settings, self._beginning(begun, prompt.text, settings))
+
+    def _beginning(self, begun: Message, before: str, settings: Settings) -> str:
+        """What was answered so far, as the model wrote it after `before`, which may open the reasoning itself."""
+        opener, closer = self.thinking_tags(settings)
+        opened = not settings.raw and before.rstrip().endswith(opener)
+        if not begun.reasoning and not opened:
+            return begun.content
+        gap = "" if opened and before.endswith("\n") else "\n"
+        thought = ("" if opened else opener) + gap + begun.reasoning
+        return thought + (f"\n{closer}\n\n{begun.content}" if begun.content else "")
+
     def _render(
         self, template: "ChatTemplate", messages: Sequence[dict[str, Any]], prefill: str, thinking: bool
     ) -> Prompt:
         try:
-            return Prompt(*render_prompt(template, self._vocab, messages, prefill, thinking, self._cache))
+            return self._prompt(template, messages, prefill, thinking)
         except LlmcliError:
             begin = messages[0]["role"] == "system" if messages else False
             if len(messages) <= begin or messages[begin]["role"] == "user":
                 raise
             # Many templates want the user to begin; a character's greeting does not.
             messages = [*messages[:begin], {"role": "user", "content": "Hello."}, *messages[begin:]]
-            return Prompt(*render_prompt(template, self._vocab, messages, prefill, thinking, self._cache))
+            return self._prompt(template, messages, prefill, thinking)
+
+    def _prompt(
+        self, template: "ChatTemplate", messages: Sequence[dict[str, Any]], prefill: str, thinking: bool
+    ) -> Prompt:
+        text, tokens = render_prompt(template, self._vocab, messages, prefill, thinking, self._cache)
+        return Prompt(text, tokens, messages, template.source, template.told)
 
     def template(self, settings: Settings) -> "ChatTemplate":
         """The template in force, compiled once; a plain one where the model has none."""
+        if self._given:
+            return self._given
         if self._compiled is None or self._compiled[0] != settings.chat_template:
             self._compiled = settings.chat_template, template_of(self.local, settings) or _plain(self.local)
         return self._compiled[1]
@@ -88,7 +121,7 @@ class Transcript:
 
     def adjusted(self, settings: Settings) -> Settings:
         """The settings for an answer: with the plain template it ends where the user's turn would begin."""
-        if self.has_own_template(settings):
+        if self.has_own_template(settings) or _PLAIN_STOP in settings.stop:
             return settings
         return replace(settings, stop=(*settings.stop, _PLAIN_STOP))
 

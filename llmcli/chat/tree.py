@@ -13,7 +13,8 @@ class Message:
     """One message; `role` is user, assistant or summary (of what stood before it).
 
     `params` holds the settings of an answer that were no defaults, its seed among them, as JSON data. `finish_reason`
-    is empty for what people wrote; `edited` and `greeting` stand for answers that no model gave.
+    is empty for what people wrote; `edited` and `greeting` stand for answers that no model gave. `replay` is the data
+    of the `Circumstances` that repeat an answer.
     """
 
     id: int
@@ -27,6 +28,7 @@ class Message:
     params: Mapping[str, Any] = field(default_factory=dict)
     finish_reason: str = ""
     timings: Mapping[str, float] = field(default_factory=dict)
+    replay: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def text(self) -> str:

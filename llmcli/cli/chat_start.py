@@ -66,6 +66,7 @@ def open_model(settings: Settings, ahead: Ahead, on_end: Callable[[], None]) -> 
         except BaseException:
             local.close()
             raise
+        local.identity.begin()
         return transcript
 
     return Opening(load, on_end)

@@ -10,15 +10,18 @@ import typer
 
 from llmcli.chat.layering import layers_of
 from llmcli.cli.options import CHAT_ONLY, both, with_settings
+from llmcli.engine.trace import Measure
 from llmcli.errors import ConstraintError, DiskError, ExitStatus
 from llmcli.params.inert import inert
 from llmcli.params.layers import Layer, Resolved, resolve
+from llmcli.params.samplers import check
 from llmcli.params.settings import fields
 from llmcli.ui.console import console, is_terminal
 from llmcli.ui.interrupt import interruptible, time_limit
-from llmcli.ui.output import put
+from llmcli.ui.output import aside, put
 from llmcli.ui.status import Status
 from llmcli.ui.stream import AnswerWriter, stream_answer
+from llmcli.ui.tracing import warn_slow, writing
 
 if TYPE_CHECKING:
     from llmcli.chat.answer import Answer
@@ -34,6 +37,13 @@ def generate(
     stream: Annotated[bool, typer.Option(help="Print the text as it comes, or at the end.")] = True,
     echo: Annotated[bool, typer.Option("--echo", help="Print the prompt before the answer.")] = False,
     stats: Annotated[bool, typer.Option("--stats", help="Say tokens and speed on stderr.")] = False,
+    trace: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write how each token was drawn into this file, as JSON lines.")
+    ] = None,
+    heat: Annotated[
+        Measure | None,
+        typer.Option(help="Print the answer on stderr once more, coloured by how it was drawn."),
+    ] = None,
     show_prompt: Annotated[
         bool, typer.Option("--show-prompt", help="Print what would be evaluated, control tokens too, and stop.")
     ] = False,
@@ -48,6 +58,7 @@ def generate(
     question = join_prompt(asked, piped=not is_terminal(sys.stdin), read_stdin=read_stdin)
     notes: list[str] = []
     system, grammar = system_text(asked), grammar_text(asked, notes)
+    check(asked)
     for note in notes:
         console.warn(note)
     from llmcli.chat.answer import Answer
@@ -72,7 +83,14 @@ def generate(
             put(prompt.text if prompt.text.endswith("\n") else prompt.text + "\n")
             return ExitStatus.OK
         answer = Answer(local, prompt, settings, grammar, status.reading)
-        print_answer(answer, status, question if echo else "", as_json, stream)
+        with writing(answer, trace, heat is not None):
+            print_answer(answer, status, question if echo else "", as_json, stream)
+    if heat:
+        from llmcli.ui.heat import put_heat
+
+        with aside(True):
+            put_heat(answer.traces, heat)
+    warn_slow(answer)
     for note in target.notes:
         console.warn(note)
     if stats:
@@ -86,6 +104,10 @@ def print_answer(answer: "Answer", status: Status, echo: str, as_json: bool, str
     if echo and not as_json:
         writer.write(echo if settings.raw else echo + "\n\n")
     stream_answer(answer.parts(), writer, status, live=stream and not as_json, think=settings.think)
+    if as_json:
+        answer.local.abort.clear()
+        answer.local.identity.sha256(status.identifying, answer.local.abort.is_set)
+        status.clear()
     if as_json or not stream:
         writer.write(json.dumps(answer.data(), ensure_ascii=False) if as_json else answer.text)
     writer.end()

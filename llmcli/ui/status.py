@@ -34,6 +34,9 @@ class Status:
     def reading(self, done: int, total: int) -> None:
         self.update(f"reading the prompt {done / max(total, 1):.0%}")
 
+    def identifying(self, done: int, total: int) -> None:
+        self.update(f"reading the model once for its sha256 {done / max(total, 1):.0%}")
+
     def clear(self) -> None:
         """Erase the line; cheap when there is none."""
         if self._shown:

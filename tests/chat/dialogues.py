@@ -97,7 +97,7 @@ def greedy_answer(dialogue: Dialogue, prompt: Prompt, n_predict: int) -> list[in
 def scripted(*pieces: str | BaseException) -> Callable[..., tuple[Any, Iterator[Record]]]:
     """In place of `LocalModel.generate`: a model that says these pieces, or fails at one of them."""
 
-    def generate(prompt: Prompt, settings: Settings, *_: object) -> tuple[Any, Iterator[Record]]:
+    def generate(prompt: Prompt, settings: Settings, *_: object, **_watched: object) -> tuple[Any, Iterator[Record]]:
         said = sum(isinstance(piece, str) for piece in pieces)
         timings = Timings(prompt_n=len(prompt.tokens), predicted_n=said)
 
@@ -108,6 +108,16 @@ def scripted(*pieces: str | BaseException) -> Callable[..., tuple[Any, Iterator[
                 yield Record(piece, 1, None, timings)
             yield Record("", None, "stop", timings)
 
-        return SimpleNamespace(timings=timings, complete=lambda: True), records()
+        generation = SimpleNamespace(
+            timings=timings,
+            complete=lambda: True,
+            trace=None,
+            tokens=[*prompt.tokens],
+            policy_ms=0.0,
+            layout=(),
+            beside=0,
+            conditions=ContextParams(n_ctx=512, n_threads=1, n_threads_batch=1),
+        )
+        return generation, records()
 
     return generate

@@ -9,11 +9,13 @@ import pytest
 from llmcli.chat.answer import Answer
 from llmcli.chat.compose import build_prompt
 from llmcli.chat.local import LocalModel
+from llmcli.engine.context import ContextParams
 from llmcli.engine.generation import Generation, Record, Timings
 from llmcli.errors import UsageError
 from llmcli.params.settings import Settings, fields, parse_data
 
 KEYS = ["text", "model", "finish_reason", "prompt_tokens", "completion_tokens", "seed", "params", "timings"]
+KEYS += ["messages", "replay"]
 TIMINGS = ["prompt_n", "prompt_ms", "prompt_per_second", "predicted_n", "predicted_ms", "predicted_per_second"]
 
 
@@ -130,14 +132,16 @@ class Scripted:
     load_ms = waited_ms = 1.0
 
     def __init__(self, local: LocalModel, *pieces: str) -> None:
-        self.model = local.model
+        self.model, self.target, self.identity = local.model, local.target, local.identity
+        self.gpu_layers = 0
         self.pieces = pieces
 
-    def generate(self, *_: object) -> tuple[Any, Any]:
+    def generate(self, *_: object, **_watched: object) -> tuple[Any, Any]:
         timings = Timings(predicted_n=len(self.pieces))
         records = [Record(text, 1, None, timings) for text in self.pieces] + [Record("", None, "stop", timings)]
         generation = Generation.__new__(Generation)
-        generation.timings = timings
+        generation.timings, generation.trace, generation.layout, generation.beside = timings, None, (), 0
+        generation.conditions = ContextParams(n_ctx=512, n_threads=1, n_threads_batch=1)
         generation.complete = lambda: True  # type: ignore[method-assign]
         return generation, iter(records)
 

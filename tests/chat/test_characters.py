@@ -135,6 +135,7 @@ def test_json_that_is_no_card_is_read_like_toml() -> None:
         ("x.toml", "[settings]\ntop_p = 7\n", "settings: top_p: must be between"),
         ("x.toml", "[settings]\npull = true\n", "pull cannot be part"),
         ("x.toml", "[settings]\nsystem = 'a'\n", "system is no part"),
+        ("x.toml", "[settings]\ntemp_policy_file = 'a.py:b'\n", "temp_policy_file names code"),
         ("x.toml", "examples = ['a']\n", "examples must be"),
         ("x.toml", "examples = [{user = 'a'}]\n", "examples must be"),
         ("x.toml", "a = " + "[" * 50_000, "not valid TOML"),

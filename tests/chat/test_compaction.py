@@ -38,9 +38,9 @@ def asked(dialogue: Dialogue, monkeypatch: pytest.MonkeyPatch) -> Asked:
     seen: Asked = []
     model = scripted("<think>hm</think>\n", "All ", "is well.\n")
 
-    def generate(prompt: Prompt, settings: Settings, *more: object) -> Any:
+    def generate(prompt: Prompt, settings: Settings, *more: object, **watched: object) -> Any:
         seen.append((prompt, settings))
-        return model(prompt, settings, *more)
+        return model(prompt, settings, *more, **watched)
 
     monkeypatch.setattr(dialogue.local, "generate", generate)
     return seen

@@ -139,9 +139,9 @@ def test_without_a_template_an_answer_ends_where_the_user_would_speak(
     seen: list[Settings] = []
     model = scripted(" yes")
 
-    def generate(prompt: Any, settings: Settings, *more: object) -> Any:
+    def generate(prompt: Any, settings: Settings, *more: object, **watched: object) -> Any:
         seen.append(settings)
-        return model(prompt, settings, *more)
+        return model(prompt, settings, *more, **watched)
 
     monkeypatch.setattr(dialogue.local, "generate", generate)
     dialogue.set("stop", ("end",))

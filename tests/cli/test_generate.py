@@ -81,7 +81,7 @@ def test_json_has_the_fields_of_the_contract(run: Run) -> None:
     ran = run("generate", "Say hi.", *WHOLE, "--json", "--temp", "0.3..1.3")
     data = json.loads(ran.text)
     expected = {"text", "model", "finish_reason", "prompt_tokens", "completion_tokens", "seed", "params", "timings"}
-    assert set(data) == expected
+    assert set(data) == expected | {"messages", "replay"}
     assert (data["seed"], data["finish_reason"], data["completion_tokens"]) == (1, "length", 12)
     assert data["params"]["temperature"] == "0.3..1.3"
     counts = {"prompt_n", "prompt_ms", "prompt_per_second", "predicted_n", "predicted_ms", "predicted_per_second"}

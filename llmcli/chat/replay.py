@@ -1,0 +1,144 @@
+"""An answer given again: with the settings, the prompt and the batches of the first time."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from llmcli.chat.answer import Answer, Part
+from llmcli.chat.circumstances import Circumstances
+from llmcli.chat.compose import special_texts
+from llmcli.chat.difference import Difference, Said, first_difference, reasons
+from llmcli.chat.local import LocalModel, Prompt
+from llmcli.chat.prompt import raw_tokens, render_prompt
+from llmcli.chat.recorded import Recorded
+from llmcli.chat.recording import circumstances, prompt_sha256
+from llmcli.chat.template import ChatTemplate
+from llmcli.chat.transcript import Transcript
+from llmcli.chat.turn import answer_to
+from llmcli.engine import hardware
+from llmcli.engine.context import AbortedError
+from llmcli.engine.dial import Dial
+from llmcli.errors import LlmcliError, UsageError
+from llmcli.params.settings import Settings
+
+
+def settings_of(recorded: Recorded, model: str | None, here: Settings) -> Settings:
+    """The settings of the first time, with its context and threads; where models are found is as it is `here`.
+
+    More threads than this machine has processors would wait for each other for ever.
+    """
+    known, most = recorded.circumstances, os.cpu_count() or 1
+    one, batch = (min(threads, most) for threads in known.threads)
+    own = {"model": model} if model else {}
+    return replace(
+        Settings(**{**recorded.values, **own}),
+        n_ctx=known.n_ctx,
+        n_threads=one,
+        n_threads_batch=batch,
+        n_gpu_layers=known.gpu_layers if hardware.has_gpu() else 0,
+        pull=here.pull,
+        offline=here.offline,
+        model_folders=here.model_folders,
+    )
+
+
+@dataclass
+class Replay:
+    """Iterate over `parts()`; afterwards `difference` and `reasons` tell how it went."""
+
+    local: LocalModel
+    recorded: Recorded
+    settings: Settings
+    answer: Answer = field(init=False)
+    stopped: bool = field(init=False, default=False)  # before its end: there is nothing to tell
+    difference: Difference | None = field(init=False, default=None)
+    reasons: list[str] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        recorded, known = self.recorded, self.recorded.circumstances
+        prompt = self._prompt()
+        grammar = known.grammar or self.settings.grammar
+        self.answer = answer_to(self.local, prompt, self.settings, grammar, recorded.begun)
+        self.answer.dial = Dial(known.moves) if known.moves else None
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the answer."""
+        return len(self.answer.generation.tokens) - len(self.answer.prompt.tokens)
+
+    def parts(self) -> Iterator[Part]:
+        """The parts of the answer as they come.
+
+        Raises:
+            LlmcliError: as `Answer.parts` does, and when the prompt cannot have lain as the record says.
+        """
+        self._lay()
+        yield from self._again()
+        self.stopped = self.local.abort.is_set()
+        if not self.stopped:
+            self._compare()
+
+    def _lay(self) -> None:
+        """Bring the prompt into the context as it lay there; another prompt cannot lie so."""
+        tokens, known = self.answer.prompt.tokens, self.recorded.circumstances
+        if prompt_sha256(tokens) != known.prompt_sha256 or not known.layout:
+            return
+        try:
+            self.local.read_as(tokens, known.layout, self.settings)
+        except ValueError as error:
+            raise UsageError(f"{self.recorded.source} cannot be replayed: in its layout, {error}") from None
+        except AbortedError:
+            return  # which the answer meets too
+
+    def _again(self) -> Iterator[Part]:
+        """The answer, to its end or to where it was cut the first time."""
+        answer, known = self.answer, self.recorded.circumstances
+        generation, records = self.local.generate(
+            answer.prompt, answer.settings, answer.grammar, None, **answer.watched()
+        )
+        yield from answer.begin(generation)
+        while known.drawn is None or answer.n_drawn < known.drawn:
+            record = next(records, None)
+            if not record:
+                break
+            yield from answer.take(record)
+        else:
+            if known.flushed and not answer.finish_reason:
+                yield from answer.take(generation.finish("interrupt"))
+        records.close()  # type: ignore[attr-defined]
+        yield from answer.end()
+
+    def _compare(self) -> None:
+        answer, recorded = self.answer, self.recorded
+        now = Said(answer.reasoning, answer.text)
+        then = Said(recorded.reasoning, recorded.text)
+        if not recorded.whole and now.reasoning.startswith(then.reasoning) and now.text.startswith(then.text):
+            then = now  # what came with the last token had not been taken up yet
+        tokens = answer.generation.tokens[len(answer.prompt.tokens) :]
+        begun = Said(recorded.begun.reasoning if recorded.begun else "", answer.settings.prefill or "")
+        self.difference = first_difference(then, now, tokens, self.local.model.vocab, begun)
+        self.reasons = reasons(recorded.circumstances, circumstances(answer))
+
+    def _prompt(self) -> Prompt:
+        recorded, settings = self.recorded, self.settings
+        vocab = self.local.model.vocab
+        template = None if settings.raw else self._template(recorded.circumstances)
+        if recorded.asked is None:
+            transcript = Transcript(self.local, template)
+            self.settings = settings = transcript.adjusted(settings)
+            return transcript.prompt_for(recorded.path, recorded.system, settings, recorded.begun)
+        prefill = settings.prefill or ""
+        if isinstance(recorded.asked, str):
+            whole = recorded.asked + prefill
+            return Prompt(whole, raw_tokens(vocab, whole), recorded.asked)
+        assert template
+        text, tokens = render_prompt(template, vocab, recorded.asked, prefill, settings.think != "off")
+        return Prompt(text, tokens, recorded.asked, template.source, template.told)
+
+    def _template(self, known: Circumstances) -> ChatTemplate:
+        source = known.template or self.local.target.header.chat_template
+        if not source:
+            raise LlmcliError(f"{self.local.name} has no chat template, and the answer was made with the model's own")
+        template = ChatTemplate(source, special_texts(self.local), "the recorded chat template")
+        template.moment = known.moment or None
+        return template

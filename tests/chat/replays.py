@@ -1,0 +1,55 @@
+"""Answers with all they carry, and the same answers given again."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from llmcli.chat.answer import Answer
+from llmcli.chat.compose import build_prompt, grammar_text
+from llmcli.chat.local import LocalModel, Target
+from llmcli.chat.recorded import Recorded, from_output
+from llmcli.chat.replay import Replay, settings_of
+from llmcli.engine.abort import AbortFlag
+from llmcli.engine.dial import Dial
+from llmcli.models.find import ModelFile
+from llmcli.models.starter import NAME, STARTER
+from llmcli.params.settings import Settings, parse_data
+
+N_CTX = 768
+QUESTIONS = ("Name a river.", "Write a line about the moon, please.", "What is 7 times 9?", "Tell me a short story.")
+
+
+def opened(path: Path, flag: AbortFlag | None = None) -> Iterator[LocalModel]:
+    settings = Settings(n_ctx=N_CTX, n_threads=1)
+    name = STARTER if path.name == NAME else path.stem
+    local = LocalModel(Target(ModelFile(path, (path,), name, trusted=True)), settings, flag or AbortFlag())
+    local.open_context(settings)
+    yield local
+    local.close()
+
+
+def given(local: LocalModel, values: dict[str, Any], question: str, dial: Dial | None = None) -> dict[str, Any]:
+    """An answer as the JSON that tells of it; `dial` is turned while it is written."""
+    values = {"n_ctx": N_CTX, "n_threads": 1, "max_tokens": 12, "seed": 1, **values}
+    settings = Settings(**parse_data(values, "test"))
+    system = Path(settings.system[1:]).read_text() if settings.system else None
+    prompt = build_prompt(local, settings, question, system)
+    told = Answer(local, prompt, settings, grammar_text(settings), dial=dial)
+    for number, _ in enumerate(told.parts()):
+        if dial and number in (1, 4):
+            dial.turn(0.4 if number == 1 else -0.7)
+    data: dict[str, Any] = json.loads(json.dumps(told.data(), allow_nan=False))
+    return data
+
+
+def again(local: LocalModel, recorded: Recorded) -> Replay:
+    replay = Replay(local, recorded, settings_of(recorded, None, Settings()))
+    parts = list(replay.parts())
+    assert "".join(text for kind, text in parts if kind == "answer") == replay.answer.text
+    return replay
+
+
+def read(data: dict[str, Any], **changes: Any) -> Recorded:
+    """The record in JSON; its own policy is allowed."""
+    return from_output(json.dumps(data | changes), "test", data["params"]["temp_policy_file"] or "")

@@ -1,0 +1,124 @@
+"""Where an answer that was given again leaves the first one is found, and what is not as it was then is named."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmcli.chat.difference import Difference, Said, first_difference
+from llmcli.chat.local import LocalModel
+from llmcli.errors import UsageError
+from tests.chat.replays import QUESTIONS, again, given, opened, read
+from tests.models import tiny_models
+
+
+@pytest.fixture(scope="module")
+def first(starter: Path) -> Iterator[LocalModel]:
+    yield from opened(starter)
+
+
+@pytest.fixture(scope="module")
+def second(starter: Path) -> Iterator[LocalModel]:
+    yield from opened(starter)
+
+
+@pytest.fixture(scope="module")
+def told(first: LocalModel) -> dict[str, Any]:
+    return given(first, {"temperature": 1.2, "max_tokens": 16}, QUESTIONS[3])
+
+
+def changed(told: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return told | {"replay": told["replay"] | changes}
+
+
+def test_another_seed_is_found(second: LocalModel, told: dict[str, Any]) -> None:
+    replay = again(second, read(told | {"params": told["params"] | {"seed": 77}}))
+    there = replay.difference
+    assert there
+    assert there.had != there.now
+    assert told["text"][there.offset :].startswith(there.had)
+    assert replay.answer.text[there.offset :].startswith(there.now)
+    assert told["text"][: there.offset] == replay.answer.text[: there.offset]
+    assert replay.reasons == ["the settings are not those it was made with"]
+
+
+def test_another_template_is_found(second: LocalModel, told: dict[str, Any]) -> None:
+    replay = again(second, read(changed(told, template="{{ messages[0].content }}")))
+    assert replay.difference
+    assert replay.reasons[0] == "the chat template is another"
+    assert replay.reasons[1].startswith("the prompt is another: ")
+
+
+def test_another_model_is_found(told: dict[str, Any], tmp_path: Path) -> None:
+    tiny = next(opened(tiny_models.full_attention(tmp_path / "tiny.gguf")))
+    tiny.identity.sha256()
+    replay = again(tiny, read(changed(told, template="{{ messages[0].content }}")))
+    tiny.close()
+    assert replay.difference
+    assert replay.reasons[0].startswith("the model is another file (sha256 b179c9523d0e... then, ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"build": "0.1.0"}, "llama-cpp-python: 0.1.0 then, "),
+        ({"machine": "a lathe"}, "the machine: a lathe then, "),
+        ({"threads": [1, 4000]}, "threads: 1 (4000 for the prompt) then, 1 now"),
+        ({"beside": 3}, "it was written side by side with others"),
+        ({"settings_sha256": "0" * 64}, "the settings are not those it was made with"),
+        ({"policy_sha256": "0" * 64}, "the file of the temperature policy is another"),
+    ],
+)
+def test_what_is_not_as_it_was_is_named(
+    second: LocalModel, told: dict[str, Any], changes: dict[str, Any], reason: str
+) -> None:
+    replay = again(second, read(changed(told, **changes)))
+    assert len(replay.reasons) == 1
+    assert replay.reasons[0].startswith(reason)
+
+
+def test_a_layout_that_does_not_fit_its_prompt_is_refused(second: LocalModel, told: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"test cannot be replayed: in its layout, its batches hold 3 tokens"):
+        again(second, read(changed(told, layout=[[3, 3, 1]])))
+
+
+CAT = "The cat sat on a mat."
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "there"),
+    [
+        (("", CAT), ("", CAT), None),
+        (("", "The cat sat on the mat."), ("", CAT), Difference(4, 14, "answer", " the", " a")),
+        (("", "A dog."), ("", CAT), Difference(0, 0, "answer", "A", "The")),
+        (("", "The cat sat"), ("", CAT), Difference(3, 11, "answer", "", " on")),
+        (("", CAT + " Oh"), ("", CAT), Difference(7, 21, "answer", " Oh", "")),
+        (("", "The cat sap"), ("", CAT), Difference(2, 7, "answer", " sap", " sat")),
+    ],
+)
+def test_the_first_difference(
+    first: LocalModel, then: tuple[str, str], now: tuple[str, str], there: Difference | None
+) -> None:
+    vocab = first.model.vocab
+    assert first_difference(Said(*then), Said(*now), vocab.tokenize(CAT), vocab) == there
+
+
+def test_the_first_difference_behind_what_was_begun(first: LocalModel) -> None:
+    vocab, begun = first.model.vocab, Said("", "The cat sat")
+    tokens = vocab.tokenize(CAT)[3:]
+    found = first_difference(Said("", "The cat sat on the mat."), Said("", CAT), tokens, vocab, begun)
+    assert found == Difference(1, 14, "answer", " the", " a")
+    found = first_difference(Said("", "The dog sat on a mat."), Said("", CAT), tokens, vocab, begun)
+    assert found
+    assert (found.token, found.offset) == (0, 4)
+
+
+def test_the_first_difference_behind_reasoning_and_in_it(first: LocalModel) -> None:
+    vocab, now = first.model.vocab, Said("a cat", CAT)
+    tokens = vocab.tokenize(f"<think>\na cat\n</think>\n\n{CAT}")
+    texts = [vocab.detokenize([token]) for token in tokens]
+    found = first_difference(Said("a cat", "The cat sat on the mat."), now, tokens, vocab)
+    assert found == Difference(len(tokens) - 3, 14, "answer", " the", " a")
+    found = first_difference(Said("a dog", CAT), now, tokens, vocab)
+    assert found == Difference(texts.index(" cat"), 1, "think", " dog", " cat")

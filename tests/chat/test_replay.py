@@ -1,0 +1,280 @@
+"""An answer given again is the same to the letter, whatever it was drawn with; and what differs is found and named."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from llmcli.chat.answer import Answer
+from llmcli.chat.compose import build_prompt
+from llmcli.chat.local import LocalModel
+from llmcli.chat.recorded import Recorded, from_session
+from llmcli.chat.replay import Replay, settings_of
+from llmcli.chat.session import Session
+from llmcli.engine.dial import Dial
+from llmcli.params.policy.own import parse_place
+from llmcli.params.settings import Settings, parse_data
+from tests.chat.dialogues import answer, dialogue_with, say
+from tests.chat.replays import N_CTX, QUESTIONS, again, given, opened, read
+from tests.chat.test_exactness import Walk
+from tests.engine.test_reuse import Countdown
+from tests.models import tiny_models
+
+WARM = "def warm(step, low=0.4):\n    return low + 0.2 * (step.index % 4)\n"
+THINKING = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]<think>\n"
+THOUGHT = 'root ::= [a-z ]{20,60} "\\n</think>\\n\\n" [A-Z] [a-z ]{5,20} "."'
+COUNTED = 'root ::= [0-9]+ ("," [0-9]+)*'
+SCHEMA = '{"type": "object", "properties": {"river": {"type": "string", "maxLength": 12}}, "required": ["river"]}'
+
+# All kinds of policies, and what else decides which token comes.
+KINDS: dict[str, dict[str, Any]] = {
+    "fixed": {"temperature": 0.8},
+    "hot": {"temperature": 1.7, "top_k": 0, "min_p": 0.02},
+    "greedy": {"temperature": 0},
+    "one": {"temperature": 1, "top_p": 0.9},
+    "entropy": {"temperature": "0.3..1.3"},
+    "entropy with an exponent": {"temperature": "0.2..1.6^0.7"},
+    "llama.cpp's spelling": {"temperature": 0.8, "dynatemp_range": 0.5, "dynatemp_exponent": 1.2},
+    "edt": {"temperature": "edt:0.9,theta=0.2"},
+    "linear": {"temperature": "linear:1.4->0.3@12"},
+    "cosine": {"temperature": "cosine:1.4->0.3@12"},
+    "exp": {"temperature": "exp:1.4->0.3@12"},
+    "clamped": {"temperature": "linear:1.6->0.1@12,clamp=0.4..1.2"},
+    "sentence": {"temperature": "sentence:1.3,0.7,0.4"},
+    "line": {"temperature": "line:1.3,0.5"},
+    "paragraph": {"temperature": "paragraph:1.3,0.5"},
+    "sentences of ranges": {"temperature": "sentence:0.3..1.5,0.5..0.9^2"},
+    "think and answer": {"temperature": "think=1.2,answer=0.6"},
+    "think and answer, thinking": {
+        "temperature": "think=1.2,answer=(sentence:0.9,0.4)",
+        "chat_template": THINKING,
+        "grammar": THOUGHT,
+        "max_tokens": 60,
+    },
+    "own file": {"temp_policy_file": "WARM", "temperature": 0.8},
+    "own file in a policy": {"temp_policy_file": "WARM", "temperature": "sentence:(warm:low=0.9),warm"},
+    "penalties": {"temperature": 1, "repeat_penalty": 1.2, "presence_penalty": 0.3, "frequency_penalty": 0.2},
+    "dry": {"temperature": "0.4..1.2", "dry_multiplier": 0.8, "dry_base": 1.5},
+    "xtc": {"temperature": 1.1, "xtc_probability": 0.6, "xtc_threshold": 0.08},
+    "mirostat": {"temperature": 0.9, "mirostat": 1},
+    "mirostat 2": {"temperature": 0.9, "mirostat": 2, "mirostat_tau": 4.0},
+    "adaptive_p": {"samplers": "top_k,min_p,adaptive_p", "adaptive_target": 0.4},
+    "top_a and smoothing": {"temperature": 1.2, "top_a": 0.2, "smoothing_factor": 0.3, "smoothing_curve": 2.0},
+    "typical and sigma": {"temperature": 1.2, "typical_p": 0.8, "top_n_sigma": 1.5},
+    "temperature first": {"temperature": "linear:1.5->0.5@9", "samplers": "temperature,top_k,top_p"},
+    "no temperature": {"samplers": "top_k,min_p"},
+    "grammar": {"temperature": "0.5..1.5", "grammar": COUNTED},
+    "grammar in a file": {"temperature": 1.2, "grammar_file": "COUNTED"},
+    "schema": {"temperature": "linear:1.2->0.6@9", "json_schema": SCHEMA, "max_tokens": 40},
+    "bans": {"temperature": "sentence:1.2,0.6", "banned_strings": [" the", "e ", ","]},
+    "bias": {"temperature": 1, "logit_bias": [[" moon", 4.0], [260, False]]},
+    "stop": {"temperature": 1.1, "stop": ["o", "zz"]},
+    "on and on": {"temperature": 1.4, "ignore_eos": True, "max_tokens": 24},
+    "prefill": {"temperature": "sentence:1.4,0.5", "prefill": "Once upon. A"},
+    "raw": {"temperature": 1.0, "raw": True},
+    "raw prefill": {"temperature": "line:1.2,0.5", "raw": True, "prefill": "\nAnd"},
+    "no thinking": {"temperature": 0.9, "think": "off"},
+    "template": {"temperature": 0.9, "chat_template": "{{ messages[-1].content }} ({{ strftime_now('%s') }}):"},
+    "system in a file": {"temperature": 1.1, "system": "@SYSTEM"},
+    "probabilities": {"temperature": 1.1, "logprobs": 3},
+    "one thread each": {"temperature": 1.1, "n_threads_batch": 1},
+}
+MOVED = ("fixed", "entropy", "sentence", "bans", "grammar", "edt", "mirostat 2")
+
+
+@pytest.fixture(scope="module")
+def first(starter: Path) -> Iterator[LocalModel]:
+    """The model that answers; each answer stands on the last one's context."""
+    yield from opened(starter)
+
+
+@pytest.fixture(scope="module")
+def second(starter: Path) -> Iterator[LocalModel]:
+    """The model that gives the answers again."""
+    yield from opened(starter)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Puts the files in the place of their names."""
+    texts = {"WARM": ("warm.py", WARM), "COUNTED": ("counted.gbnf", COUNTED), "@SYSTEM": ("s.txt", "Speak in rhymes.")}
+
+    def placed(values: dict[str, Any]) -> dict[str, Any]:
+        for word, (name, text) in texts.items():
+            (tmp_path / name).write_text(text)
+            for key in [key for key, value in values.items() if value == word]:
+                place = {"WARM": f"{tmp_path / name}:warm", "@SYSTEM": f"@{tmp_path / name}"}.get(word, name)
+                values = {**values, key: place if place != name else str(tmp_path / name)}
+        return values
+
+    return placed
+
+
+# The same
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_output_repeats_exactly(
+    first: LocalModel, second: LocalModel, files: Callable[[dict[str, Any]], dict[str, Any]], kind: str
+) -> None:
+    number = list(KINDS).index(kind)
+    values = files(KINDS[kind]) | {"seed": number}
+    data = given(first, values, QUESTIONS[number % len(QUESTIONS)])
+    replay = again(second, read(data))
+    assert (replay.difference, replay.reasons) == (None, [])
+    assert (replay.answer.text, replay.answer.reasoning) == (data["text"], data.get("reasoning_content", ""))
+    assert replay.n_tokens == data["completion_tokens"]
+    assert replay.answer.finish_reason == data["finish_reason"]
+
+
+@pytest.mark.parametrize("kind", MOVED)
+def test_an_output_moved_by_hand_repeats_exactly(first: LocalModel, second: LocalModel, kind: str) -> None:
+    data = given(first, KINDS[kind] | {"seed": 5, "max_tokens": 16}, QUESTIONS[1], Dial())
+    assert len(data["replay"]["moves"]) == 2
+    replay = again(second, read(data))
+    assert (replay.difference, replay.reasons) == (None, [])
+    assert replay.answer.text == data["text"]
+
+
+def test_there_are_fifty_outputs() -> None:
+    assert len(KINDS) + len(MOVED) >= 50
+
+
+def test_a_record_is_all_that_is_needed(first: LocalModel, second: LocalModel, tmp_path: Path) -> None:
+    """The files of the first time may be gone."""
+    place = tmp_path / "counted.gbnf"
+    place.write_text(COUNTED)
+    data = given(first, {"grammar_file": str(place)}, "Count.")
+    place.unlink()
+    assert again(second, read(data)).answer.text == data["text"]
+
+
+# The turns of a chat
+
+
+def turns(session: Session) -> Iterator[Recorded]:
+    """Every answer of every branch that a model gave, as a reader of the file finds it."""
+    reader = Session.read(session.name)
+    for message in list(reader.conversation.messages.values()):
+        if message.replay:
+            reader.conversation.move(message.id)
+            yield from_session(reader, None)
+
+
+def test_the_turns_of_a_chat_repeat_exactly(first: LocalModel, second: LocalModel) -> None:
+    """With a past of several batches: they are what a replay could not do without."""
+    session = Session()
+    dialogue = dialogue_with(first, n_ctx=N_CTX, max_tokens=10, session=session)
+    conversation = session.conversation
+    say(
+        dialogue,
+        "Tell me about the river that runs through the town where my mother was born, and of its bridges. " * 4,
+    )
+    say(dialogue, "Name three colours.", temperature=parse_data({"temp": "sentence:1.3,0.5"}, "")["temperature"])
+    session.move(conversation.path()[-2].id)
+    answer(dialogue, seed=9)  # a retry
+    session.move(conversation.path()[-1].parent)
+    session.move(conversation.path()[-1].parent)
+    say(dialogue, "Name three animals, and one of them twice.")  # an edit
+    answer(dialogue, begun=conversation.path()[-1])  # going on
+    session.undo(1)
+    dialogue.set("system", "Speak like a sailor.")
+    say(dialogue, "And now?")
+    turn = stopped(dialogue, "Go on.")
+    dialogue.first = conversation.path()[2].id
+    say(dialogue, "What did I ask?")
+    found = list(turns(session))
+    session.close()
+    assert len(found) == 8
+    assert turn.message.finish_reason == "interrupt"
+    assert any(rows != kept for recorded in found for rows, kept, _ in recorded.circumstances.layout)
+    for recorded in found:
+        replay = again(second, recorded)
+        assert (replay.difference, replay.reasons) == (None, []), recorded.source
+
+
+def stopped(dialogue: Any, text: str) -> Any:
+    """An answer of which three parts are shown."""
+    dialogue.session.say("user", text)
+    turn = dialogue.answer(dialogue.session.conversation.path())
+    parts = turn.parts()
+    for _ in range(3):
+        next(parts)
+    parts.close()
+    return turn
+
+
+@pytest.mark.parametrize("kind", ["full_attention", "sliding_window", "recurrent", "hybrid"])
+def test_whatever_was_said_changed_and_stopped_before_repeats_exactly(tmp_path: Path, kind: str) -> None:
+    path = getattr(tiny_models, kind)(tmp_path / f"{kind}.gguf")
+    flag = Countdown()
+    first, second = (next(opened(path, one)) for one in (flag, None))
+    first.identity.sha256()
+    session = Session()
+    dialogue = dialogue_with(first, n_ctx=N_CTX, max_tokens=6, session=session)
+    steps = WithoutCount(dialogue, first, flag, Random(3), 0.0, first.context.params)
+    for _ in range(40):
+        steps.step()
+    found = list(turns(session))
+    session.close()
+    assert len(found) > 15
+    assert {recorded.whole for recorded in found} == {True, False}
+    for recorded in found:
+        replay = again(second, recorded)
+        assert (replay.difference, replay.reasons) == (None, [])
+    for local in (first, second):
+        local.close()
+
+
+class WithoutCount(Walk):
+    """The walk of the tests of exactness, which checks what was evaluated; here its answers are the matter."""
+
+    def count(self, *_: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize("reason", ["interrupt", "timeout"])
+@pytest.mark.parametrize("more", [{}, {"stop": (" t",)}, {"banned_strings": (" the", " a b")}])
+def test_an_answer_that_was_stopped_repeats_as_far_as_it_went(
+    first: LocalModel, second: LocalModel, settings: Settings, reason: str, more: dict[str, Any]
+) -> None:
+    settings = replace(settings, n_ctx=N_CTX, max_tokens=40, **more)
+    told = Answer(first, build_prompt(first, settings, QUESTIONS[3], None), settings)
+    with suppress(StopIteration):
+        parts = told.parts()
+        for _ in range(4):
+            next(parts)
+        first.abort.set(reason)
+        list(parts)
+    first.abort.clear()
+    data = json.loads(json.dumps(told.data()))
+    assert data["finish_reason"] == reason
+    replay = again(second, read(data))
+    assert (replay.difference, replay.answer.text) == (None, data["text"])
+
+
+def test_a_replay_that_is_stopped_says_nothing(first: LocalModel, second: LocalModel) -> None:
+    recorded = read(given(first, {}, QUESTIONS[0]))
+    replay = Replay(second, recorded, settings_of(recorded, None, Settings()))
+    parts = replay.parts()
+    next(parts)
+    second.abort.set()
+    list(parts)
+    second.abort.clear()
+    assert replay.stopped
+    assert (replay.difference, replay.reasons) == (None, [])
+
+
+def test_a_policy_s_file_that_was_changed_is_found(
+    first: LocalModel, second: LocalModel, files: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    data = given(first, files({"temp_policy_file": "WARM"}), QUESTIONS[2])
+    file = Path(data["params"]["temp_policy_file"].removesuffix(":warm"))
+    file.write_text(WARM.replace("0.2", "0.21"))
+    parse_place(f"{file}:warm")
+    assert "the file of the temperature policy is another" in again(second, read(data)).reasons

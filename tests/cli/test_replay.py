@@ -1,0 +1,193 @@
+"""`llmcli replay` gives an answer again: the text on stdout, what became of it on stderr and in the status."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmcli.chat.dialogue import Dialogue
+from llmcli.chat.session import Session
+from llmcli.params.policy.tree import Fixed
+from llmcli.params.settings import Settings
+from tests.chat.dialogues import answer, dialogue_with, open_local, say
+from tests.conftest import Run
+
+POLICY = "def hot(step):\n    return 1.5\n"
+
+
+@pytest.fixture
+def told(inside: Run, with_tiny: Path, tmp_path: Path) -> Path:
+    """The file of an output, drawn hot enough that another seed gives another text."""
+    ran = inside("generate", "why", "--json", "-n", "12", "--seed", "1", "--temp", "1.5", "-c", "512", "-t", "1")
+    assert ran.status == 0
+    place = tmp_path / "told.json"
+    place.write_bytes(ran.stdout)
+    return place
+
+
+def changed(place: Path, **params: Any) -> Path:
+    """The same with other settings."""
+    data = json.loads(place.read_bytes())
+    place.write_text(json.dumps(data | {"params": data["params"] | params}))
+    return place
+
+
+def test_an_output_of_the_starter_is_the_same_again(run: Run, with_starter: Path, tmp_path: Path) -> None:
+    """In another process, and whatever else is set by then."""
+    first = run("generate", "Name a river.", "--json", "-n", "16", "--temp", "sentence:1.3,0.4")
+    again = run("replay", "-", stdin=first.stdout, env={"LLMCLI_TEMPERATURE": "0.1", "LLMCLI_N_THREADS": "1"})
+    assert again.text == json.loads(first.stdout)["text"].rstrip("\n") + "\n"
+    assert (again.stderr, again.status) == ("the same: 16 tokens\n", 0)
+
+
+def test_an_output_in_a_file_is_the_same_again(inside: Run, told: Path) -> None:
+    ran = inside("replay", str(told))
+    assert ran.text == json.loads(told.read_bytes())["text"].rstrip("\n") + "\n"
+    assert (ran.stderr, ran.status) == ("the same: 12 tokens\n", 0)
+
+
+def test_what_is_not_the_same_is_placed_and_explained(inside: Run, told: Path) -> None:
+    ran = inside("replay", str(changed(told, seed=2)))
+    assert ran.status == 1
+    assert ran.stderr.startswith("differs from token ")
+    assert ran.stderr.endswith("; why: the settings are not those it was made with\n")
+    assert inside("replay", str(told), "--quiet").stderr == ""
+
+
+def test_the_result_as_json(inside: Run, told: Path) -> None:
+    text = json.loads(told.read_bytes())["text"]
+    ran = inside("replay", str(told), "--json", "-q")
+    assert json.loads(ran.stdout) == {"same": True, "first_difference": None, "reasons": [], "text": text}
+    ran = inside("replay", str(changed(told, seed=2)), "--json", "-q")
+    data = json.loads(ran.stdout)
+    assert ran.status == 1
+    assert data["same"] is False
+    assert list(data["first_difference"]) == ["token", "offset", "part", "had", "now"]
+    assert data["reasons"] == ["the settings are not those it was made with"]
+    at = data["first_difference"]["offset"]
+    assert data["text"][:at] == text[:at]
+    assert data["text"][at:].startswith(data["first_difference"]["now"])
+
+
+# Which one
+
+
+def test_a_line_of_a_file_of_several(inside: Run, told: Path) -> None:
+    one = told.read_text()
+    told.write_text("\n" + one + json.dumps(json.loads(one) | {"text": "x"}) + "\n\n")
+    ran = inside("replay", str(told))
+    assert ran.status == 2
+    assert "holds 2 outputs; choose one with --line 2" in ran.stderr
+    assert inside("replay", str(told), "--line", "2").status == 0
+    assert inside("replay", str(told), "--line", "3").status == 1
+    for number in ("1", "4", "9"):
+        assert f"has no line {number}" in inside("replay", str(told), "--line", number).stderr
+
+
+def test_an_output_that_another_program_spread_over_lines(inside: Run, told: Path) -> None:
+    told.write_text(json.dumps(json.loads(told.read_bytes()), indent=2))
+    assert inside("replay", str(told)).status == 0
+
+
+@pytest.fixture
+def dialogue(with_tiny: Path) -> Dialogue:
+    """A session called talk, on disk, with three answers of the tiny model."""
+    settings = Settings(n_ctx=512, n_threads=1)
+    local = open_local(with_tiny, settings)
+    flags = {"n_ctx": 512, "max_tokens": 8, "temperature": Fixed(1.5)}
+    dialogue = dialogue_with(local, session=Session("talk"), model=str(with_tiny), **flags)
+    say(dialogue, "why")
+    say(dialogue, "the moon")
+    dialogue.session.move(3)
+    answer(dialogue, seed=7)
+    dialogue.session.close()
+    local.close()
+    return dialogue
+
+
+def test_an_answer_of_a_session_is_the_same_again(inside: Run, dialogue: Dialogue) -> None:
+    path = dialogue.session.conversation.path()
+    texts = {"talk": path[3], "talk:4": path[3], "talk:3": path[3], "session:talk:1": path[1]}
+    for name, message in texts.items():
+        ran = inside("replay", name)
+        assert (ran.text, ran.status) == (message.content.rstrip("\n") + "\n", 0), name
+        assert ran.stderr.startswith("the same: ")
+
+
+def test_a_file_comes_before_a_session(
+    inside: Run, told: Path, dialogue: Dialogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(told.parent)
+    told.rename(told.with_name("talk"))
+    assert "the same: 12 tokens" in inside("replay", "talk").stderr
+    assert "the same: 8 tokens" in inside("replay", "session:talk").stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("talk:9",), "talk has no message 9"),
+        (("talk", "--line", "1"), "--line is for files, and talk is none"),
+        (("tulk",), 'there is no session called tulk; did you mean "talk"?'),
+        (("out.json",), "there is no file out.json"),
+        ((os.path.join("no", "where"),), "there is no file"),
+        (("session:",), "cannot be the name of a session"),
+    ],
+)
+def test_what_is_not_there(inside: Run, dialogue: Dialogue, arguments: tuple[str, ...], words: str) -> None:
+    ran = inside("replay", *arguments)
+    assert ran.status in (2, 6)
+    assert ran.stderr.startswith("error: ")
+    assert words in ran.stderr
+    assert ran.stderr.count("\n") == 1
+
+
+# What it needs
+
+
+def test_a_model_that_is_elsewhere_now(inside: Run, told: Path, with_tiny: Path) -> None:
+    changed(told, model=str(told.parent / "gone.gguf"))
+    ran = inside("replay", str(told))
+    assert ran.status == 3
+    assert "Or say with -m where the model is now." in ran.stderr
+    assert inside("replay", str(told), "-m", str(with_tiny)).status == 0
+
+
+def test_code_that_a_record_names_is_not_run(inside: Run, told: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    (tmp_path / "evil.py").write_text(f"open({str(mark)!r}, 'w')\n{POLICY}")
+    ran = inside("replay", str(changed(told, temp_policy_file=f"{tmp_path / 'evil.py'}:hot")))
+    assert ran.status == 2
+    assert "that is code; if you trust it, give it with --temp-policy-file FILE.py:NAME" in ran.stderr
+    assert not mark.exists()
+
+
+def test_a_policy_of_the_user_s_own(inside: Run, with_tiny: Path, tmp_path: Path) -> None:
+    place = tmp_path / "mine.py"
+    place.write_text(POLICY)
+    own = ("--temp-policy-file", f"{place}:hot")
+    first = inside("generate", "why", "--json", "-n", "8", "-t", "1", *own)
+    assert inside("replay", "-", *own, stdin=first.stdout).stderr == "the same: 8 tokens\n"
+    place.write_text(POLICY.replace("1.5", "0.01"))
+    ran = inside("replay", "-", *own, stdin=first.stdout)
+    assert ran.stderr.endswith("; why: the file of the temperature policy is another\n")
+
+
+@pytest.mark.parametrize(
+    ("layout", "words"),
+    [
+        ([[3, 3, 1]], "in its layout, its batches hold 3 tokens, and there are "),
+        ([[2048, 1, 400], [1, 1, 1]], "in its layout, 1 of 2048 rows, 400 times: no batch is like that"),
+        ([[10**9, 5, 1]], "its layout cannot be"),
+        ([[0, 0, 0]], "its layout cannot be"),
+    ],
+)
+def test_a_layout_that_lies_ends_in_one_line(inside: Run, told: Path, layout: Any, words: str) -> None:
+    data = json.loads(told.read_bytes())
+    told.write_text(json.dumps(data | {"replay": data["replay"] | {"layout": layout}}))
+    ran = inside("replay", str(told))
+    assert ran.status == 2
+    assert words in ran.stderr
+    assert ran.stderr.count("\n") == 1
