@@ -1,9 +1,9 @@
 """What does a temperature policy cost, and what a trace?
 
 `python -m benchmarks.policies [ROUNDS]` prints, on the starter, the speed of each beside plain sampling (the same chain
-without a temperature step). Goals: fixed and entropy at least 0.99, other policies at least 0.985, with a trace 0.97, with alternatives
-in the trace 0.92. The kinds take turns within a round, every other round backwards; a ratio is the median over the rounds of the
-ratios within one round.
+without a temperature step). Goals: fixed and entropy at least 0.99, other policies at least 0.985, with a trace 0.97,
+with alternatives in the trace 0.92. The kinds take turns within a round, every other round backwards; a ratio is the
+median over the rounds of the ratios within one round.
 """
 
 import sys

@@ -6,6 +6,7 @@ and another processor may round them into other words.
 
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from docs.build import ROOT
 from llmcli.models.starter import ensure_starter, starter_path
 from llmcli.ui.picture import draw
 from tests.cli import chat_terminal
-from tests.cli.chat_terminal import TAB, Talk
+from tests.cli.chat_terminal import ENTER, TAB, UP, Talk
 
 COLUMNS, ROWS = 90, 30
 FLAGS = ("--session", "demo", "--temp", "0", "-c", "2048", "-t", "2")
@@ -65,18 +66,76 @@ def branches(talk: Talk) -> None:
     talk.ask("/branches")
 
 
-SCENES: dict[str, Callable[[Talk], None]] = {scene.__name__: scene for scene in (chat, completion, context, branches)}
+def tokens(talk: Talk) -> None:
+    talk.ask("/temp 0.3..1.3")
+    talk.ask("/seed 4")
+    talk.ask("/set max_tokens 70")
+    talk.ask("Write a short poem about the sea.")
+    talk.ask("/tokens entropy")
+    talk.ask("/temp")
+
+
+def why(talk: Talk) -> None:
+    talk.ask("/temp 0.3..1.3")
+    talk.ask("/seed 4")
+    talk.ask("/set max_tokens 40")
+    talk.ask("Describe an old harbour.")
+    talk.ask("/why")
+
+
+def live(talk: Talk) -> None:
+    talk.ask("/temp 0.3..1.0")
+    talk.ask("/seed 4")
+    talk.type("Tell a story about a fox.")
+    talk.keys(ENTER)
+    talk.until(lambda: len(talk.text()) > 500, "some lines")
+    talk.keys(UP, UP, UP)
+    talk.wait_for("+0.3")
+
+
+SCENES: dict[str, Callable[[Talk], None]] = {
+    scene.__name__: scene for scene in (chat, completion, context, branches, tokens, why, live)
+}
 
 
 def picture(scene: Callable[[Talk], None], home: Path) -> str:
     """What stands in the window, and above it, when the scene is over."""
-    surroundings = {"LLMCLI_HOME": str(home), "HOME": str(home), "NO_COLOR": "", "COLORFGBG": "", "COLORTERM": ""}
-    with Talk(*FLAGS, columns=COLUMNS, rows=ROWS, env=surroundings, cwd=home) as talk:
-        talk.window = _Window(COLUMNS, ROWS, history=1000, ratio=1)
-        talk.stream = pyte.ByteStream(talk.window)
+    with _open(home, *FLAGS) as talk:
         talk.until(lambda: "/2.0k" in talk.status(), "the model")
         scene(talk)
         return draw(_rows(talk.window), COLUMNS, "llmcli chat")
+
+
+def compare(home: Path) -> str:
+    """Three variants of one answer in a wide window."""
+    policies = "temp=0.2;0.3..1.3;sentence:1.2,0.6"
+    words = ("Begin a story about a lighthouse.", "--vary", policies, "-n", "60", "--seed", "4")
+    with _open(home, *words, columns=110, command=(sys.executable, "-m", "llmcli", "compare")) as talk:
+        talk.wait_end()
+        return draw(_rows(talk.window), 110, f"llmcli compare ... --vary '{policies}'")
+
+
+def trace(home: Path) -> str:
+    """The plot of an answer under a policy by sentence."""
+    words = ("generate", "Tell a short story about a sailor.", "--temp", "sentence:1.2,0.7,0.4", "--seed", "11")
+    for arguments in (
+        (*words, "-n", "120", "-c", "1024", "--trace", "story.jsonl"),
+        ("trace", "plot", "story.jsonl", "-o", "story.svg"),
+    ):
+        command = [sys.executable, "-m", "llmcli", *arguments]
+        subprocess.run(command, cwd=home, env={**os.environ, **_around(home)}, check=True, capture_output=True)
+    return (home / "story.svg").read_text(encoding="utf-8")
+
+
+def _open(home: Path, *words: str, columns: int = COLUMNS, **more: Any) -> Talk:
+    talk = Talk(*words, columns=columns, rows=ROWS, env=_around(home), cwd=home, **more)
+    talk.window = _Window(columns, ROWS, history=1000, ratio=1)
+    talk.stream = pyte.ByteStream(talk.window)
+    return talk
+
+
+def _around(home: Path) -> dict[str, str]:
+    return {"LLMCLI_HOME": str(home), "HOME": str(home), "NO_COLOR": "", "COLORFGBG": "", "COLORTERM": ""}
 
 
 def _rows(window: pyte.HistoryScreen) -> list[str]:
@@ -115,7 +174,8 @@ def main(names: list[str]) -> int:
         del os.environ[name]
     chat_terminal.PATIENCE = 90.0
     starter = ensure_starter(ROOT / ".cache")
-    for name in names or SCENES:
+    others = {"compare": compare, "trace": trace}
+    for name in names or [*SCENES, *others]:
         with tempfile.TemporaryDirectory() as folder:
             home = Path(folder)
             there = starter_path(home / "cache")
@@ -123,7 +183,7 @@ def main(names: list[str]) -> int:
             shutil.copy(starter, there)
             (home / "data").mkdir()
             (home / "data" / "welcomed").touch()  # the first run is over
-            text = picture(SCENES[name], home)
+            text = others[name](home) if name in others else picture(SCENES[name], home)
         target = ROOT / "docs" / "pictures" / f"{name}.svg"
         target.parent.mkdir(exist_ok=True)
         target.write_text(text, encoding="utf-8", newline="\n")

@@ -14,6 +14,7 @@ from filelock import FileLock
 from llmcli.engine.binding import bindings_version
 from llmcli.models.known import remember
 from llmcli.models.starter import ensure_starter
+from llmcli.params.policy import registry
 from tests.inside import run_inside
 from tests.models.tiny_models import full_attention
 from tests.ran import Ran
@@ -68,6 +69,7 @@ def home(request: pytest.FixtureRequest, machines: Iterator[Path], monkeypatch: 
     for name in ("HOME", "USERPROFILE"):  # no model of the user's may be found
         monkeypatch.setenv(name, str(machine / "user"))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody there: no test reaches the real hub
+    monkeypatch.setattr(registry, "_ANNOUNCED", {})  # what a test calls its policies is no name for the next one
     return folder
 
 

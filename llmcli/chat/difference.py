@@ -75,7 +75,7 @@ def reasons(then: Circumstances, now: Circumstances) -> list[str]:
         _changed("threads", _pair(then.threads), _pair(now.threads)),
         _changed("layers on a GPU", str(then.gpu_layers), str(now.gpu_layers)),
         _changed("the machine", then.machine, now.machine),
-        "it was written side by side with others, in batches of them all" if then.beside else "",
+        "it was written side by side with others, in batches of them all" if then.beside != now.beside else "",
     ]
     return [text for text in found if text]
 

@@ -5,13 +5,14 @@ Both may come from elsewhere. No file that they name is opened, and no code that
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llmcli.chat.circumstances import Circumstances, from_data
 from llmcli.chat.dialogue import window
 from llmcli.chat.session import Session
 from llmcli.chat.tree import Message
+from llmcli.chat.variants import MOST
 from llmcli.errors import UsageError
 from llmcli.params.hub import HubParams
 from llmcli.params.interface import InterfaceParams
@@ -43,17 +44,33 @@ class Recorded:
     path: Sequence[Message] = ()
     system: str | None = None
     begun: Message | None = None
+    label: str = ""
 
 
-def from_output(text: str, source: str, own: str = "") -> Recorded:
-    """What one JSON object of `llmcli generate --json` says; `own` is the file of a policy that the user allows.
+def from_output(text: str, source: str, own: str = "") -> list[Recorded]:
+    """What one JSON object of `llmcli generate --json` says: an answer, or of `compare --json`: all, with their labels.
+
+    `own` is the file of a policy that the user allows.
 
     Raises:
         UsageError: when it is none, or was made with a policy that was not allowed.
     """
     data = _object(text, source)
-    if "variants" in data:
-        raise UsageError(f"{source} holds answers that were written side by side", "only one alone can be given again")
+    variants = data.get("variants")
+    if variants is None:
+        return [_answer_of(data, source, own)]
+    if not isinstance(variants, list) or not 0 < len(variants) <= MOST:
+        raise UsageError(f"{source} holds no answers that could be compared")
+    found = []
+    for number, one in enumerate(variants, 1):
+        if not isinstance(one, dict):
+            raise UsageError(f"answer {number} of {source} is no JSON object")
+        answer = _answer_of(one, f"answer {number} of {source}", own)
+        found.append(replace(answer, label=_text(one, "label", source)))
+    return found
+
+
+def _answer_of(data: Mapping[str, Any], source: str, own: str) -> Recorded:
     if "replay" not in data:
         raise UsageError(f"{source} carries nothing for a replay", "`llmcli generate --json` writes what does")
     values = _settings(data.get("params"), source, own)

@@ -1,11 +1,12 @@
 """An answer given again: with the settings, the prompt and the batches of the first time."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from llmcli.chat.answer import Answer, Part
 from llmcli.chat.circumstances import Circumstances
+from llmcli.chat.comparison import Comparison
 from llmcli.chat.compose import special_texts
 from llmcli.chat.difference import Difference, Said, first_difference, reasons
 from llmcli.chat.local import LocalModel, Prompt
@@ -15,6 +16,7 @@ from llmcli.chat.recording import circumstances, prompt_sha256
 from llmcli.chat.template import ChatTemplate
 from llmcli.chat.transcript import Transcript
 from llmcli.chat.turn import answer_to
+from llmcli.chat.variants import Variant
 from llmcli.engine import hardware
 from llmcli.engine.context import AbortedError
 from llmcli.engine.dial import Dial
@@ -76,7 +78,7 @@ class Replay:
         yield from self._again()
         self.stopped = self.local.abort.is_set()
         if not self.stopped:
-            self._compare()
+            self.compare()
 
     def _lay(self) -> None:
         """Bring the prompt into the context as it lay there; another prompt cannot lie so."""
@@ -108,7 +110,8 @@ class Replay:
         records.close()  # type: ignore[attr-defined]
         yield from answer.end()
 
-    def _compare(self) -> None:
+    def compare(self) -> None:
+        """Note where the answer leaves the first one, and why."""
         answer, recorded = self.answer, self.recorded
         now = Said(answer.reasoning, answer.text)
         then = Said(recorded.reasoning, recorded.text)
@@ -142,3 +145,20 @@ class Replay:
         template = ChatTemplate(source, special_texts(self.local), "the recorded chat template")
         template.moment = known.moment or None
         return template
+
+
+class ReplayTogether:
+    """Answers that were written side by side, given again so. Run the `comparison`, then call `compare`."""
+
+    def __init__(self, local: LocalModel, recorded: Sequence[Recorded], settings: Sequence[Settings]) -> None:
+        asked = [replace(one, n_ctx=old.values.get("n_ctx", 0)) for one, old in zip(settings, recorded, strict=True)]
+        self.replays = [Replay(local, old, one) for old, one in zip(recorded, asked, strict=True)]
+        pairs = [(Variant(one.recorded.label, {}), one.answer) for one in self.replays]
+        self.comparison = Comparison(local, pairs)
+
+    def compare(self) -> None:
+        """Note for each answer where it leaves the first one, and why."""
+        for replay in self.replays:
+            replay.stopped = self.comparison.interrupted
+            if not replay.stopped:
+                replay.compare()

@@ -16,7 +16,7 @@ from llmcli.errors import LlmcliError
 if TYPE_CHECKING:
     from llmcli.engine.model import Model
 
-_COMMANDS = ("generate", "chat")
+_COMMANDS = ("generate", "compare", "chat")
 _WITHOUT = {"--help", "-h", "--verbose"}  # the load in the background drops llama.cpp's log
 _LARGEST = 256 << 20  # bytes; a larger file takes long enough to want a progress line and a way to stop
 

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,13 +19,15 @@ from llmcli.params.param import describe
 from llmcli.params.settings import Settings
 from llmcli.ui.console import console, is_terminal
 from llmcli.ui.interrupt import interruptible
+from llmcli.ui.output import put_line
+from llmcli.ui.repl.show import is_live
 from llmcli.ui.status import Status
 from llmcli.ui.stream import AnswerWriter, stream_answer
 from llmcli.ui.units import plural
 
 if TYPE_CHECKING:
     from llmcli.chat.difference import Difference
-    from llmcli.chat.local import Target
+    from llmcli.chat.local import LocalModel, Target
     from llmcli.chat.recorded import Recorded
     from llmcli.chat.replay import Replay
 
@@ -39,8 +42,8 @@ def replay(
         str,
         typer.Argument(
             metavar="FILE|SESSION[:N]",
-            help="The output of `generate --json` (`-` is stdin), or an answer of a session: the last one, or that of "
-            "message N in /history. `session:NAME` is no file.",
+            help="The output of `generate --json` or `compare --json` (`-` is stdin), or an answer of a session: the "
+            "last one, or that of message N in /history. `session:NAME` is no file.",
             autocompletion=complete_session,
         ),
     ],
@@ -50,31 +53,64 @@ def replay(
     """Give an answer again, and say whether it is the same; if not, from where on and why (status 1)."""
     own = flags.values.get("temp_policy_file") or ""
     recorded = _recorded(what, line, own)
-    from llmcli.chat.replay import Replay, settings_of
+    from llmcli.chat.replay import settings_of
     from llmcli.cli.model import open_model
     from llmcli.engine.abort import AbortFlag
 
     here = resolve([config_layer(), environment_layer(os.environ), flags]).settings
-    settings = settings_of(recorded, flags.values.get("model"), here)
-    target, abort, status = _find(settings, "model" in flags.values), AbortFlag(), Status()
-    with interruptible(abort), open_model(target, settings, abort, status) as local:
-        again, writer = Replay(local, recorded, settings), AnswerWriter()
+    settings = [settings_of(one, flags.values.get("model"), here) for one in recorded]
+    target, abort, status = _find(settings[0], "model" in flags.values), AbortFlag(), Status()
+    with interruptible(abort), open_model(target, settings[0], abort, status) as local:
         local.identity.sha256(status.identifying, abort.is_set)
-        stream_answer(again.parts(), writer, status, live=not as_json, think=settings.think)
-        if as_json:
-            writer.write(json.dumps(_data(again), ensure_ascii=False))
-        writer.end()
+        status.clear()
+        give = _together if recorded[0].label else _alone
+        replays = give(local, recorded, settings, status, as_json)
     for note in target.notes:
         console.warn(note)
-    if again.stopped:
+    if any(one.stopped for one in replays):
         console.note("stopped before its end")
         return ExitStatus.INTERRUPTED
-    console.note(_verdict(again))
-    return ExitStatus.FAILED if again.difference else ExitStatus.OK
+    for one in replays:
+        console.note(f"{one.recorded.label}: {_verdict(one)}" if one.recorded.label else _verdict(one))
+    return ExitStatus.FAILED if any(one.difference for one in replays) else ExitStatus.OK
 
 
-def _recorded(what: str, line: int | None, own: str) -> "Recorded":
-    """The answer that the argument means: a file that is there comes before a session of this name."""
+def _alone(
+    local: "LocalModel", recorded: "Sequence[Recorded]", settings: Sequence[Settings], status: Status, as_json: bool
+) -> "Sequence[Replay]":
+    """Give one answer again, as it comes."""
+    from llmcli.chat.replay import Replay
+
+    again, writer = Replay(local, recorded[0], settings[0]), AnswerWriter()
+    stream_answer(again.parts(), writer, status, live=not as_json, think=settings[0].think)
+    if as_json:
+        writer.write(json.dumps(_data(again), ensure_ascii=False))
+    writer.end()
+    return [again]
+
+
+def _together(
+    local: "LocalModel", recorded: "Sequence[Recorded]", settings: Sequence[Settings], status: Status, as_json: bool
+) -> "Sequence[Replay]":
+    """Give the answers of a comparison again, side by side as they were written."""
+    from llmcli.chat.replay import ReplayTogether
+    from llmcli.ui.compare import report, show
+
+    again, live, think = ReplayTogether(local, recorded, settings), is_live() and not as_json, False
+    again.comparison.progress = status.reading
+    show.run(again.comparison, show.view_of(again.comparison) if live else None, think, status.clear)
+    again.compare()
+    if as_json:
+        same = not any(one.difference for one in again.replays)
+        answers = [{"label": one.recorded.label, **_data(one)} for one in again.replays]
+        put_line(json.dumps({"same": same, "variants": answers}, ensure_ascii=False))
+    elif not live:
+        report.put_texts(again.comparison, think)
+    return again.replays
+
+
+def _recorded(what: str, line: int | None, own: str) -> "Sequence[Recorded]":
+    """The answers that the argument means: a file that is there comes before a session of this name."""
     from llmcli.chat.recorded import from_output, from_session
     from llmcli.chat.session import Session
 
@@ -91,7 +127,7 @@ def _recorded(what: str, line: int | None, own: str) -> "Recorded":
     session = Session.read(name)
     for note in session.notes:
         console.warn(note)
-    return from_session(session, int(number[:9]) if number else None, own)
+    return [from_session(session, int(number[:9]) if number else None, own)]
 
 
 def _output(name: str, line: int | None) -> tuple[str, str]:

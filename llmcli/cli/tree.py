@@ -14,10 +14,13 @@ PROGRAM = "llmcli"
 COMMANDS = {
     "chat": "llmcli.cli.chat:chat",
     "generate": "llmcli.cli.generate:generate",
+    "compare": "llmcli.cli.compare:compare",
     "tokenize": "llmcli.cli.tokenize:tokenize",
     "pull": "llmcli.cli.models_hub:pull",
     "models": "llmcli.cli.models:app",
     "sessions": "llmcli.cli.sessions:app",
+    "trace": "llmcli.cli.trace:app",
+    "replay": "llmcli.cli.replay:replay",
     "config": "llmcli.cli.config:app",
     "doctor": "llmcli.cli.doctor:doctor",
 }

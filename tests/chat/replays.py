@@ -52,4 +52,5 @@ def again(local: LocalModel, recorded: Recorded) -> Replay:
 
 def read(data: dict[str, Any], **changes: Any) -> Recorded:
     """The record in JSON; its own policy is allowed."""
-    return from_output(json.dumps(data | changes), "test", data["params"]["temp_policy_file"] or "")
+    (recorded,) = from_output(json.dumps(data | changes), "test", data["params"]["temp_policy_file"] or "")
+    return recorded

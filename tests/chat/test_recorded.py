@@ -70,7 +70,7 @@ def test_what_a_newer_version_adds_is_left_out() -> None:
 
 
 def test_an_output_is_read() -> None:
-    recorded = from_output(output(reasoning_content="hm"), "out.json")
+    (recorded,) = from_output(output(reasoning_content="hm"), "out.json")
     assert (recorded.text, recorded.reasoning, recorded.whole) == ("Yes.", "hm", True)
     assert recorded.values == {"seed": 1, "temperature": Fixed(0.5), "temp_policy_file": None}
     assert recorded.asked == [{"role": "user", "content": "Q"}]
@@ -92,7 +92,11 @@ def test_an_output_is_read() -> None:
         (replay(moment=float("nan")), "is no JSON"),
         (replay(moment=float("inf")), "is no JSON"),
         ("{}", "carries nothing for a replay"),
-        (output(variants=[]), "holds answers that were written side by side"),
+        (output(variants=[]), "holds no answers that could be compared"),
+        (output(variants={}), "holds no answers that could be compared"),
+        (output(variants=[{}] * 65), "holds no answers that could be compared"),
+        (output(variants=["a"]), "answer 1 of out.json is no JSON object"),
+        (output(variants=[json.loads(output())]), "its label is no text"),
         (without("text"), "its text is no text"),
         (output(text=["a"]), "its text is no text"),
         (output(reasoning_content=1), "its reasoning_content is no text"),
@@ -175,7 +179,7 @@ def test_no_file_that_a_record_names_is_opened(tmp_path: Path) -> None:
         "file": [place],
     }
     named |= {"model_folders": [place], "system": f"@{place}", "preset": "mine", "pull": True}
-    recorded = from_output(output(params={"seed": 1} | named), "out.json")
+    (recorded,) = from_output(output(params={"seed": 1} | named), "out.json")
     assert recorded.values == {"seed": 1, "temp_policy_file": None}
 
 
@@ -192,7 +196,7 @@ def test_a_policy_that_a_record_names_is_not_used_unless_the_user_names_one_too(
     with pytest.raises(UsageError, match="drawn without a policy file"):
         from_output(output(), "out.json", "mine.py:cool")
     text = output(params={"seed": 1, "temp_policy_file": f"{evil}:hot"})
-    assert from_output(text, "out.json", "mine.py:cool").values["temp_policy_file"] == "mine.py:cool"
+    assert from_output(text, "out.json", "mine.py:cool")[0].values["temp_policy_file"] == "mine.py:cool"
 
 
 def test_a_session_keeps_no_policy_file_and_takes_none(home: Path, tmp_path: Path) -> None:

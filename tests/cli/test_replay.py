@@ -191,3 +191,25 @@ def test_a_layout_that_lies_ends_in_one_line(inside: Run, told: Path, layout: An
     assert ran.status == 2
     assert words in ran.stderr
     assert ran.stderr.count("\n") == 1
+
+
+def test_a_comparison_is_given_again_side_by_side(inside: Run, with_tiny: Path, tmp_path: Path) -> None:
+    words = ("hi", "--vary", "temp=0;0.9;0.2..1.5", "--n", "2", "--seed", "3", "-n", "12", "-t", "1", "--ignore-eos")
+    made = inside("compare", *words, "--json")
+    told = tmp_path / "compared.json"
+    told.write_bytes(made.stdout)
+    again = inside("replay", str(told), "--json")
+    assert again.status == 0
+    data, before = json.loads(again.text), json.loads(made.text)
+    assert data["same"] is True
+    assert [one["text"] for one in data["variants"]] == [one["text"] for one in before["variants"]]
+    assert len({one["text"] for one in before["variants"]}) > 2
+
+    before["variants"][3]["text"] = "something else"
+    told.write_text(json.dumps(before))
+    again = inside("replay", str(told))
+    assert again.status == 1
+    assert again.text.count("== ") == 6
+    verdicts = [line for line in again.stderr.splitlines() if ": the same: 12 tokens" in line]
+    assert len(verdicts) == 5
+    assert "temp=0.9 #2: differs from token " in again.stderr

@@ -137,5 +137,14 @@ def test_the_pictures_of_the_readme_are_there_and_tell_nothing_of_the_machine() 
     assert len(named) >= 2
     for _, path in named:
         text = "\n".join(rows((ROOT / path).read_text(encoding="utf-8")))
-        assert text.startswith("> ")
+        assert text.startswith(("> ", "1. "))  # a chat, or a comparison
+        assert not re.search(r"/tmp|/home|/work|/Users|20\d\d-\d\d", text)
+
+
+def test_the_pictures_of_the_page_on_temperature_are_there_and_tell_nothing_of_the_machine() -> None:
+    named = re.findall(r"!\[([^\]]+)\]\(([^)]+)\)", (ROOT / "docs" / "temperature.md").read_text(encoding="utf-8"))
+    assert len(named) >= 5
+    for _, path in named:
+        text = (ROOT / "docs" / path).read_text(encoding="utf-8")
+        assert text.startswith("<svg ")
         assert not re.search(r"/tmp|/home|/work|/Users|20\d\d-\d\d", text)

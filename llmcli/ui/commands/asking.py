@@ -16,6 +16,7 @@ _KEYS = (
     ("Enter", "send"),
     ("Alt-Enter, Ctrl-J, \\ at the end", "new line; a block between three quotes may have many"),
     ("Ctrl-C", "stop the answer; clear the line"),
+    ("Up, Down, +, - in an answer", "warmer, colder from its next token on"),
     ("Ctrl-D", "leave"),
     ("Ctrl-R", "search what was typed before"),
     ("Ctrl-X Ctrl-E", "write in $EDITOR"),

@@ -17,7 +17,18 @@ if TYPE_CHECKING:
 Run = Callable[["Chat", str], None]
 Complete = Callable[["Chat", str], Iterable[tuple[str, str]]]  # the argument so far -> (value, note)
 
-_MODULES = ("talking", "branching", "setting", "filling", "keeping", "sharing", "asking")
+_MODULES = (
+    "talking",
+    "branching",
+    "comparing",
+    "setting",
+    "seeing",
+    "choosing",
+    "filling",
+    "keeping",
+    "sharing",
+    "asking",
+)
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,7 @@ def test_files_go_with_the_question_and_are_used_up_when_it_is_said(chat: Chat, 
     obey(chat, "/compare the river temp=0.2,1.5")
     assert len(chat.pending) == 1
     obey(chat, "/keep 1")
-    assert [one.name for one in chat.path()[0].attachments] == ["note.txt"]
+    assert [one.text for one in chat.path()[0].attachments] == ["abc"]
     assert chat.pending == []
 
 

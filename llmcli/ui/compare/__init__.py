@@ -1,0 +1,1 @@
+"""Several answers on the screen at once, and what their figures say."""

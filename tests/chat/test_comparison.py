@@ -1,0 +1,412 @@
+"""Comparing answers: what varies, the answers side by side, the context they are written in, and their figures."""
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from llmcli.chat import sizing
+from llmcli.chat.answer import Answer
+from llmcli.chat.comparison import END, Comparison
+from llmcli.chat.local import LocalModel, Prompt, Target
+from llmcli.chat.rivals import Rivals
+from llmcli.chat.session import Session
+from llmcli.chat.statistics import distinct, statistics_of
+from llmcli.chat.variants import MOST, Variant, split_values, variants_of
+from llmcli.engine import hardware
+from llmcli.engine.abort import AbortFlag
+from llmcli.engine.memory import ModelShape
+from llmcli.errors import ConstraintError, ContextOverflowError, UsageError
+from llmcli.models.find import ModelFile
+from llmcli.params.policy.tree import Fixed, Named
+from llmcli.params.settings import Settings
+from tests.chat.dialogues import dialogue_with, open_local, say
+from tests.models.tiny_models import full_attention
+
+# What varies
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("0.2,0.8", ["0.2", "0.8"]),
+        ("0.2, 0.8 ", ["0.2", "0.8"]),
+        ("0.2", ["0.2"]),
+        ("sentence:1.1,0.7;0.8", ["sentence:1.1,0.7", "0.8"]),
+        ("clamp(0.2,1,exp:1.2->0.5@9),0.8", ["clamp(0.2,1,exp:1.2->0.5@9)", "0.8"]),
+        ("[[1,2],[3,4]],[]", ["[[1,2],[3,4]]", "[]"]),
+        ("a),b", ["a)", "b"]),
+        ("Be brief.;", ["Be brief.", ""]),
+        ("", [""]),
+    ],
+)
+def test_values_are_parted_at_semicolons_or_else_at_commas_outside_of_brackets(text: str, values: list[str]) -> None:
+    assert split_values(text) == values
+
+
+def test_settings_that_vary_multiply_and_the_last_one_varies_fastest() -> None:
+    found = variants_of(["temp=0.2,0.3..1.3", "top-p=0.9,1"], seed=5)
+    assert [one.label for one in found] == [
+        "temp=0.2 top-p=0.9",
+        "temp=0.2 top-p=1",
+        "temp=0.3..1.3 top-p=0.9",
+        "temp=0.3..1.3 top-p=1",
+    ]
+    assert found[1].values == {"temperature": Fixed(0.2), "top_p": 1.0}
+    assert "seed" not in found[0].values
+
+
+def test_seeds_count_on_from_the_first() -> None:
+    found = variants_of(["temp=0.2,0.8"], seed=7, n_seeds=2)
+    assert [one.label for one in found] == ["temp=0.2 #1", "temp=0.2 #2", "temp=0.8 #1", "temp=0.8 #2"]
+    assert [one.values["seed"] for one in found] == [7, 8, 7, 8]
+    assert [one.label for one in variants_of([], seed=7, n_seeds=2)] == ["seed=7", "seed=8"]
+    assert [one.values["seed"] for one in variants_of([], seed=2**32 - 2, n_seeds=2)] == [2**32 - 2, 0]
+
+
+def test_a_long_value_is_cut_in_the_label_and_nowhere_else() -> None:
+    text = "You are a very patient teacher of mathematics."
+    (_, one) = variants_of([f"system=;{text}"], seed=1)
+    assert one.values == {"system": text}
+    assert one.label == "system=You are a very patient teac…"
+    assert variants_of([f"system=;{text}"], seed=1)[0] == Variant("system=none", {"system": None})
+
+
+@pytest.mark.parametrize(
+    ("specs", "n_seeds", "says"),
+    [
+        ([], 1, "nothing varies"),
+        (["temp"], 1, "varies as KEY=V1,V2, got 'temp'"),
+        (["=1,2"], 1, "varies as KEY=V1,V2"),
+        (["tmp=1,2"], 1, "no setting called 'tmp'"),
+        (["n_ctx=512,1024"], 1, "n_ctx cannot vary: the model would have to be opened anew"),
+        (["model=a,b"], 1, "model cannot vary"),
+        (["timeout=1,2"], 1, "counts for all answers together"),
+        (["theme=dark,light"], 1, "counts for all answers together"),
+        (["temp=1,2", "temperature=3,4"], 1, "temperature is varied twice"),
+        (["seed=1,2"], 2, "the seed is varied twice"),
+        (["top_p=0.9,7"], 1, "top_p: must be between 0 and 1, got 7"),
+        (["top_k=" + ",".join(map(str, range(22)))], 3, "these are 66 answers, and 64 can be compared"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(specs: list[str], n_seeds: int, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        variants_of(specs, 1, n_seeds)
+
+
+def test_a_value_torn_at_its_comma_is_told_how_values_are_parted() -> None:
+    with pytest.raises(UsageError) as torn:
+        variants_of(["temp=0.5,edt:0.8,theta=0.1"], 1)
+    assert torn.value.hint == "values that hold a comma are parted by ;, as in temp=V1;V2"
+    assert len(variants_of(["temp=0.5;edt:0.8,theta=0.1"], 1)) == 2
+
+
+# The context
+
+
+SHAPE = ModelShape(weights=10**6, n_layers=2, n_ctx_train=8192, n_embd=64, n_vocab=100, kv_width_k=500, kv_width_v=500)
+PER_TOKEN = 2000  # bytes
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def set_to(tokens: int) -> None:
+        free = 10**6 + 4 * 512 * (100 + 8 * 64) + PER_TOKEN * tokens
+        monkeypatch.setattr(hardware, "available_memory", lambda: int(free / 0.9) + 1000)
+
+    set_to(10**6)
+    return set_to
+
+
+def shared(prompts: list[int], n_answers: int, **values: Any) -> tuple[int, int, int]:
+    found = sizing.choose_shared(SHAPE, Settings(**values), prompts, n_answers)
+    return found.n_ctx, found.n_ctx_seq, found.width
+
+
+def test_the_room_of_several_answers_is_that_of_each_and_of_the_prompt_once(memory: Any) -> None:
+    assert shared([100], 4, max_tokens=200) == (1024, 301, 4)
+    assert shared([100, 60], 4, max_tokens=200) == (1024, 301, 4)
+    assert shared([100], 4, max_tokens=100_000) == (32512, 8192, 4)
+    assert shared([100], 2, n_ctx=1000, max_tokens=5000) == (2048, 1000, 2)
+
+
+def test_answers_of_open_length_share_what_one_would_have_or_have_enough_each(memory: Any) -> None:
+    assert shared([192], 2) == (8192, 192 + 4000, 2)
+    assert shared([192], 8) == (16640, 192 + 2048, 8)
+    assert shared([192], 8, n_ctx=1024) == (6912, 1024, 8)
+
+
+def test_more_answers_than_go_at_a_time_come_in_rounds_alike(memory: Any) -> None:
+    assert shared([100], 64, max_tokens=99)[2] == 16
+    assert shared([100], 17, max_tokens=99)[2] == 9
+    memory(1100)
+    assert shared([100], 8, max_tokens=299) == (1024, 400, 3)
+    memory(300)
+    assert shared([100], 8, max_tokens=299)[2] == 1
+
+
+def test_a_prompt_without_room_for_an_answer_is_refused(memory: Any) -> None:
+    with pytest.raises(ContextOverflowError, match="the prompt has 8192 tokens and the context holds 8192"):
+        shared([10, 8192], 2)
+
+
+# The answers
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return full_attention(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+@pytest.fixture
+def tiny(path: Path) -> Iterator[LocalModel]:
+    """A model that has no context yet."""
+    target = Target(ModelFile(path, (path,), path.stem, trusted=True))
+    local = LocalModel(target, Settings(), AbortFlag())
+    yield local
+    local.close()
+
+
+PROMPT = Prompt("", list(range(10, 95)))
+BASE = Settings(seed=1, n_threads=1, raw=True, ignore_eos=True, max_tokens=12, cache_type_k="f32", cache_type_v="f32")
+
+
+def comparison(local: LocalModel, *specs: str, prompt: Prompt = PROMPT, base: Settings = BASE) -> Comparison:
+    variants = variants_of(specs, 1)
+    return Comparison(local, [(one, Answer(local, prompt, replace(base, **one.values))) for one in variants])
+
+
+def texts(compared: Comparison) -> list[str]:
+    """The texts as they came, piece by piece."""
+    found = [""] * len(compared.compared)
+    for index, kind, text in compared.parts():
+        found[index] += text if kind != END else ""
+    return found
+
+
+def alone(local: LocalModel, settings: Settings) -> str:
+    answer = Answer(local, PROMPT, settings)
+    return "".join(text for _, text in answer.parts())
+
+
+def test_each_answer_is_what_it_would_be_alone(tiny: LocalModel, path: Path) -> None:
+    compared = comparison(tiny, "temp=0.2,1.0", "top_k=3,40")
+    found = texts(compared)
+    other = open_local(path, BASE)
+    assert found == [alone(other, one.answer.settings) for one in compared.compared]
+    assert [one.answer.text for one in compared.compared] == found
+    assert len(set(found)) > 1
+    other.close()
+
+
+def test_the_prompt_is_read_once_and_its_progress_told(tiny: LocalModel) -> None:
+    compared, told = comparison(tiny, "temp=0.2,1.0", "top_k=3,40"), list[tuple[int, int]]()
+    compared.progress = lambda done, total: told.append((done, total))
+    texts(compared)
+    assert [one.answer.timings()["prompt_n"] for one in compared.compared] == [85, 0, 0, 0]
+    assert told[-1] == (85, 85)
+
+
+def test_each_answer_ends_once_with_its_reason(tiny: LocalModel) -> None:
+    compared = comparison(tiny, "max_tokens=3,9,0")
+    ends = [(index, text) for index, kind, text in compared.parts() if kind == END]
+    assert ends == [(2, "length"), (0, "length"), (1, "length")]
+    assert [one.statistics.tokens for one in compared.compared] == [3, 9, 0]
+
+
+def test_rounds_give_the_texts_that_one_round_gives(tiny: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = texts(comparison(tiny, "temp=0.2,1.0", "top_k=3,40,5"))
+    tiny.exchange(None).close()  # type: ignore[union-attr]
+    monkeypatch.setattr(sizing, "_WIDEST", 2)
+    rounds = comparison(tiny, "temp=0.2,1.0", "top_k=3,40,5")
+    assert texts(rounds) == whole
+    assert [one.answer.timings()["prompt_n"] for one in rounds.compared] == [85, 0, 1, 0, 1, 0]
+
+
+def test_the_same_comparison_again_gives_the_same_texts(path: Path) -> None:
+    found = []
+    for _ in range(2):
+        local = open_local(path, BASE)
+        found.append(texts(comparison(local, "temp=0.9,1.5", "top_k=3,40")))
+        local.close()
+    assert found[0] == found[1]
+
+
+def test_the_one_that_fails_ends_alone(tiny: LocalModel) -> None:
+    compared = comparison(tiny, "temp=0.2,1.0")
+    failing = compared.compared[0]
+    failing.answer.grammar = 'root ::= "a"'
+    nothing = tuple((token, -math.inf) for token in range(tiny.model.vocab.n_tokens))
+    failing.answer.settings = replace(failing.answer.settings, logit_bias=nothing)
+    whole = alone(tiny, compared.compared[1].answer.settings)
+    assert texts(compared) == ["", whole]
+    assert isinstance(failing.failure, ConstraintError)
+    assert failing.answer.finish_reason == "error"
+    assert compared.compared[1].failure is None
+    data = failing.data()
+    assert data["error"] == str(failing.failure)
+    assert (data["text"], data["stats"]["tokens"], data["stats"]["mean_p"]) == ("", 0, None)
+
+
+def test_settings_that_cannot_be_are_refused_with_the_label_and_nothing_is_left_open(tiny: LocalModel) -> None:
+    compared = comparison(tiny, "temp=0.2,1.0")
+    compared.compared[1].answer.grammar = "root ::= ("
+    with pytest.raises(UsageError, match=r"temp=1\.0: "):
+        texts(compared)
+
+
+def test_an_interrupt_ends_all_and_those_of_later_rounds_too(tiny: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sizing, "_WIDEST", 2)
+    compared = comparison(tiny, "temp=0.2,0.5,0.9,1.0")
+    ends = []
+    for index, kind, text in compared.parts():
+        if kind == END:
+            ends.append((index, text))
+        elif index == 1:
+            tiny.abort.set("interrupt")
+    assert ends == [(index, "interrupt") for index in range(4)]
+    assert compared.interrupted
+    assert compared.compared[0].answer.text
+    assert json.loads(json.dumps(compared.compared[3].data()))["finish_reason"] == "interrupt"
+
+
+def test_the_data_say_what_tells_an_answer_apart(tiny: LocalModel) -> None:
+    compared = comparison(tiny, "temp=0.2,0.3..1.3")
+    texts(compared)
+    data = json.loads(json.dumps(compared.compared[1].data(), allow_nan=False))
+    assert list(data)[:4] == ["label", "settings", "stats", "text"]
+    assert (data["label"], data["settings"]) == ("temp=0.3..1.3", {"temperature": "0.3..1.3"})
+    assert data["stats"].keys() == {
+        *("tokens", "words", "distinct_1", "distinct_2", "distinct_3", "mean_p", "repetition")
+    }
+    assert 0 < data["stats"]["mean_p"] <= 1
+    assert data["replay"]["beside"] == 1
+
+
+def test_what_a_conversation_has_read_is_not_read_again_and_its_context_left_as_it_is(path: Path) -> None:
+    chat, other = open_local(path, BASE), open_local(path, BASE)
+    for local in (chat, other):
+        local.read(PROMPT.tokens[:80])
+    before = chat.context
+    compared = comparison(chat, "temp=0.2,1.0")
+    found = texts(compared)
+    assert [one.answer.timings()["prompt_n"] for one in compared.compared] == [5, 0]
+    assert chat.context is before
+    assert before.evaluated(PROMPT.tokens) == before.evaluated() == 80
+    assert texts(comparison(chat, "temp=0.2,1.0")) == found
+    assert found[0] == alone(other, compared.compared[0].answer.settings)
+    other.read(PROMPT.tokens[:80])
+    assert found[1] == alone(other, compared.compared[1].answer.settings)
+    for local in (chat, other):
+        local.close()
+
+
+def test_a_conversation_has_its_context_back_when_a_comparison_is_given_up(path: Path) -> None:
+    chat = open_local(path, BASE)
+    before = chat.context
+    with closing(comparison(chat, "temp=0.2,1.0").parts()) as parts:
+        next(parts)
+        assert chat.context is not before
+    assert chat.context is before
+    with pytest.raises(ContextOverflowError):
+        texts(comparison(chat, "temp=0.2,1.0", prompt=Prompt("", [5] * 2000)))
+    assert chat.context is before
+    chat.close()
+
+
+# Kept
+
+
+def test_an_answer_that_is_kept_is_said_with_its_question_and_what_made_it(path: Path, home: Path) -> None:
+    local = open_local(path, Settings(n_ctx=512, n_threads=1))
+    dialogue = dialogue_with(local, n_ctx=512, max_tokens=6, session=Session())
+    session = dialogue.session
+    first = say(dialogue, "the river").message
+    assert first
+    draft = session.draft("user", "and the hill")
+    rivals = Rivals(dialogue, [*session.conversation.path(), draft], True, variants_of(["temp=0.2,1.0"], 3, 2), 3)
+    said = texts(rivals.comparison)
+    assert session.conversation.path()[-1] == first
+    turn = rivals.keep(3)
+    question, answer = session.conversation.path()[-2:]
+    assert (question.role, question.content, question.parent) == ("user", "and the hill", first.id)
+    assert (answer.content, answer.parent, answer.model) == (said[2], question.id, "tiny")
+    assert (answer.params["temperature"], answer.params["seed"], answer.finish_reason) == (1.0, 3, "length")
+    assert answer.replay["beside"] == 3
+    assert turn.message == answer
+    assert turn.answer.traces
+    other = rivals.keep(1).message
+    assert [message.parent for message in (other, answer) if message] == [question.id] * 2
+    assert session.conversation.path()[-1] == other
+    rivals.keep(3)
+    assert session.conversation.path()[-1] == answer
+    assert len(session.conversation.messages) == 5
+    with pytest.raises(UsageError, match="there is no answer 5"):
+        rivals.keep(5)
+    read = Session.read(session.name).conversation
+    assert [message.content for message in read.messages.values()] == [
+        message.content for message in session.conversation.messages.values()
+    ]
+    session.close()
+    local.close()
+
+
+def test_an_answer_in_which_nothing_came_cannot_be_kept(path: Path) -> None:
+    local = open_local(path, Settings(n_ctx=512, n_threads=1))
+    dialogue = dialogue_with(local, n_ctx=512)
+    dialogue.session.say("user", "the river")
+    rivals = Rivals(dialogue, dialogue.session.conversation.path(), False, variants_of(["max_tokens=0,3"], 1), 1)
+    texts(rivals.comparison)
+    with pytest.raises(UsageError, match="nothing came of answer 1"):
+        rivals.keep(1)
+    rivals.keep(2)
+    assert len(dialogue.session.conversation.path()) == 2
+    local.close()
+
+
+# The figures
+
+
+@pytest.mark.parametrize(
+    ("tokens", "n", "share"),
+    [([1, 2, 1, 2], 1, 0.5), ([1, 2, 1, 2], 2, 2 / 3), ([1, 2, 1, 2], 4, 1.0), ([1, 2, 1], 4, None), ([], 1, None)],
+)
+def test_distinct_runs_are_counted_over_all_runs(tokens: list[int], n: int, share: float | None) -> None:
+    assert distinct(tokens, n) == (None if share is None else pytest.approx(share))
+
+
+def test_figures_are_those_of_the_answer_alone() -> None:
+    traces = [SimpleNamespace(p=p) for p in (0.5, None, 1.0, 0.25)]
+    made: Any = SimpleNamespace(
+        generation=SimpleNamespace(tokens=[9, 9, 9, 1, 2, 3, 4, 1, 2, 3, 4]),
+        prompt=SimpleNamespace(tokens=[9, 9, 9]),
+        traces=traces,
+        text="one two\nthree ",
+    )
+    found = statistics_of(made)
+    assert (found.tokens, found.words) == (8, 3)
+    assert (found.distinct_1, found.distinct_2, found.distinct_3) == (4 / 8, 4 / 7, 4 / 6)
+    assert found.mean_p == pytest.approx(1.75 / 3)
+    assert found.repetition == pytest.approx(1 / 5)
+
+
+def test_the_most_that_can_be_compared_is_said_to_be_so() -> None:
+    assert len(variants_of(["top_k=" + ",".join(map(str, range(MOST)))], 1)) == MOST
+
+
+def test_a_failing_policy_of_one_s_own_is_a_failure_too(tiny: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmcli.params.policy import registry
+
+    monkeypatch.setattr(registry, "_ANNOUNCED", {})
+    registry.announce("failing", "a test", lambda: lambda step: 1 / (2 - step.index))
+    compared = comparison(tiny, "temp=0.2,1.0")
+    compared.compared[0].answer.settings = replace(BASE, temperature=Named("failing"))
+    texts(compared)
+    assert "failing" in str(compared.compared[0].failure)
+    assert [one.statistics.tokens for one in compared.compared] == [2, 12]

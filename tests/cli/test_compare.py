@@ -1,0 +1,113 @@
+"""`llmcli compare` as a user runs it: in a pipe, as JSON, and at a terminal."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.chat_terminal import CTRL_C, Talk
+from tests.conftest import Run
+
+BASE = ("compare", "the river", "--seed", "3", "-t", "1", "-n", "12")
+COMPARE = (sys.executable, "-m", "llmcli", *BASE)
+KEYS = ["model", "messages", "seed", "variants"]
+
+
+def test_a_pipe_gets_the_texts_under_their_labels_and_the_figures_go_to_stderr(run: Run, with_tiny: Path) -> None:
+    ran = run(*BASE, "--vary", "temp=0,1.5", "--vary", "top_k=1,40")
+    assert ran.status == 0
+    labels = ["temp=0 top_k=1", "temp=0 top_k=40", "temp=1.5 top_k=1", "temp=1.5 top_k=40"]
+    text = ran.stdout.decode("utf-8", "replace")
+    assert [line for line in text.splitlines() if line.startswith("== ")] == [f"== {label} ==" for label in labels]
+    assert text.endswith("\n")
+    assert "VARIANT" not in text
+    assert [line.split()[0] for line in ran.stderr.splitlines() if " length" in line] == ["1", "2", "3", "4"]
+    assert "4 answers, 48 tokens" in ran.stderr
+    assert "\x1b" not in ran.stderr
+
+
+def test_json_is_one_object_with_what_tells_the_answers_apart(inside: Run, with_tiny: Path) -> None:
+    def data(*flags: str) -> dict[str, object]:
+        ran = inside(*BASE, *flags, "--json")
+        assert ran.status == 0
+        assert ran.text.count("\n") == 1
+        found = json.loads(ran.text)
+        assert isinstance(found, dict)
+        return found
+
+    found = data("--vary", "temp=0.2,0.3..1.3", "--n", "2")
+    assert list(found) == KEYS
+    assert found["messages"] == [{"role": "user", "content": "the river"}]
+    assert found["seed"] == 3
+    variants = found["variants"]
+    assert isinstance(variants, list)
+    assert [one["label"] for one in variants] == [
+        *("temp=0.2 #1", "temp=0.2 #2", "temp=0.3..1.3 #1", "temp=0.3..1.3 #2")
+    ]
+    assert [one["settings"] for one in variants] == [
+        {"temperature": temperature, "seed": seed} for temperature in (0.2, "0.3..1.3") for seed in (3, 4)
+    ]
+    assert [one["timings"]["prompt_n"] for one in variants] == [variants[0]["prompt_tokens"], 0, 0, 0]
+    assert all(one["stats"]["tokens"] == one["completion_tokens"] == 12 for one in variants)
+    assert [one["text"] for one in data("--vary", "temp=0.2,0.3..1.3", "--n", "2")["variants"]] == [  # type: ignore[attr-defined]
+        one["text"] for one in variants
+    ]
+    assert data("--vary", "temp=0.2,1", "--raw")["prompt"] == "the river"
+
+
+def test_stdin_is_part_of_every_prompt(inside: Run, with_tiny: Path) -> None:
+    ran = inside("compare", "-n", "1", "-t", "1", "--vary", "system=;Be brief.", "--json", stdin="the hill")
+    asked = [one["messages"] for one in json.loads(ran.text)["variants"]]
+    assert [messages[-1]["content"] for messages in asked] == ["the hill", "the hill"]
+    assert asked[1][0] == {"role": "system", "content": "Be brief."}
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "says"),
+    [
+        (["hi"], 2, "nothing varies"),
+        (["hi", "--vary", "temp=0.2,x"], 2, "temperature: must be"),
+        (["hi", "--vary", "n_ctx=1,2"], 2, "n_ctx cannot vary"),
+        (["hi", "--vary", "prompt=a,b"], 2, "the prompt is given twice"),
+        (["hi", "--vary", "mirostat=0,1", "--temp", "sentence:1,0.5"], 2, "mirostat=1: temperature: mirostat takes"),
+        (["hi", "--vary", "grammar_file=/no/such;/file"], 6, "grammar_file=/no/such: cannot read /no/such"),
+        (["--vary", "temp=1,2"], 2, "there is no prompt"),
+        (["hi", "--n", "0"], 2, "'--n'"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_a_model_is_asked_for(
+    inside: Run, flags: list[str], status: int, says: str
+) -> None:
+    ran = inside("compare", *flags, "-m", "/no/such.gguf")
+    assert (ran.status, ran.stdout) == (status, b"")
+    assert says in ran.stderr
+
+
+def test_one_that_fails_is_told_after_the_others_and_gives_its_status(inside: Run, with_tiny: Path) -> None:
+    digits = [f"--logit-bias={token}=-inf" for token in range(51, 61)]  # as bytes, the only ones there are
+    ran = inside(*BASE, *digits, "--vary", 'grammar=root ::= [0-9]+;root ::= "ab"')
+    assert ran.status == 9
+    assert ran.text == '== grammar=root ::= [0-9]+ ==\n\n== grammar=root ::= "ab" ==\nab\n'
+    assert "error: grammar=root ::= [0-9]+: no token fits the constraint here" in ran.stderr
+
+
+def test_a_setting_without_effect_in_some_answers_is_said_of_those(inside: Run, with_tiny: Path) -> None:
+    ran = inside(*BASE, "--vary", "mirostat=0,2", "--top-k", "5", "--dynatemp-exponent", "2")
+    assert "top_k has no effect in mirostat=2: mirostat 2 replaces the chain" in ran.stderr
+    assert "dynatemp_exponent has no effect in mirostat=0: needs dynatemp_range" in ran.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a pseudo-terminal")
+def test_at_a_terminal_answers_stand_side_by_side_and_ctrl_c_ends_them_all(with_tiny: Path) -> None:
+    flags = ("--vary", "temp=0.2,1.5", "--ignore-eos", "--grammar", 'root ::= ("ab ")+', "-n", "-1", "-c", "100000")
+    with Talk(*flags, command=COMPARE, columns=80) as talk:
+        talk.wait_for("ab ab ab")
+        assert "1. temp=0.2" in talk.text()
+        rows = [row for row in talk.screen() if "ab" in row and "│" in row]
+        assert all(row.index("│") == 39 for row in rows)
+        talk.keys(CTRL_C)
+        talk.wait_for("2 answers")
+        talk.child.wait()
+        assert talk.child.exitstatus == 130
+        assert [row.split()[-1] for row in talk.screen() if row.startswith(("1  ", "2  "))] == ["interrupt"] * 2

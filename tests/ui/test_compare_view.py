@@ -1,0 +1,256 @@
+"""Answers side by side: each whole in its own column, whatever comes first and however wide the window is."""
+
+import random
+import re
+from collections.abc import Sequence
+
+import pytest
+
+from llmcli.ui.compare.column import Column
+from llmcli.ui.compare.view import CompareView
+from llmcli.ui.markdown.cells import cells, plain
+from llmcli.ui.markdown.region import Region
+from tests.ui.markdown.emulator import Clock, Terminal
+
+TEXTS = (
+    "The sea is wide.\n\nIt has many fish, and some of them are larger than the boats of those who look for them.",
+    "One word",
+    "- a list\n- of things\n- that are short\n\n    x = 1\n\nand a sentence that is longer than a row has room for.",
+    "海は広いです。とても広いですから、だれもその終わりを見たことがありません。",
+)
+BLANK = re.compile(r"\s+")
+
+
+def view_on(terminal: Terminal, count: int, clock: Clock | None = None, colour: bool = True) -> CompareView:
+    labels = [f"temp=0.{number}" for number in range(1, count + 1)]
+    return CompareView(terminal.write, terminal.size, labels, colour, clock or Clock())
+
+
+def pieces_of(texts: Sequence[str], seed: int) -> list[tuple[int, str]]:
+    """The texts in pieces of a few characters, each in its order, mixed at random."""
+    rng = random.Random(seed)
+    left, mixed = list(texts), list[tuple[int, str]]()
+    while any(left):
+        index = rng.choice([index for index, text in enumerate(left) if text])
+        size = rng.randint(1, 9)
+        mixed.append((index, left[index][:size]))
+        left[index] = left[index][size:]
+    return mixed
+
+
+def shown(
+    texts: Sequence[str], columns: int = 80, rows: int = 24, seed: int = 0, pause: float = 0.02, colour: bool = True
+) -> Terminal:
+    """The terminal after the texts came, and ended at once with their last pieces."""
+    terminal, clock = Terminal(columns, rows), Clock()
+    view, left = view_on(terminal, len(texts), clock, colour), [len(text) for text in texts]
+    for index, piece in pieces_of(texts, seed):
+        clock.now += pause
+        view.push(index, "answer", piece)
+        left[index] -= len(piece)
+        if not left[index]:
+            view.end(index)
+    view.finish()
+    assert terminal.screen.cursor.x == 0
+    return terminal
+
+
+def bands(lines: Sequence[str]) -> list[list[list[str]]]:
+    """The rows of each column of each band, without head and rule."""
+    found: list[list[list[str]]] = []
+    for at, line in enumerate(lines):
+        if "─" in line:
+            found.append([[] for _ in re.split("┼", line)])
+        elif found and not (at + 1 < len(lines) and "─" in lines[at + 1]):
+            parts = [part.removeprefix(" ").rstrip() for part in line.split("│")]
+            for column, part in zip(found[-1], [*parts, *[""] * len(found[-1])], strict=False):
+                column.append(part)
+    return found
+
+
+def words(text: str) -> str:
+    return BLANK.sub("", text)
+
+
+@pytest.mark.parametrize(
+    ("columns", "count", "layout"),
+    [
+        (80, 2, [2]),
+        (80, 3, [2, 1]),
+        (80, 6, [2, 2, 2]),
+        (160, 4, [4]),
+        (160, 5, [5]),
+        (160, 6, [3, 3]),
+        (160, 7, [4, 3]),
+        (59, 2, [1, 1]),
+        (60, 2, [2]),
+        (40, 3, [1, 1, 1]),
+        (5, 2, [1, 1]),
+        (1, 2, [1, 1]),
+    ],
+)
+def test_as_many_columns_as_have_room_stand_side_by_side(columns: int, count: int, layout: list[int]) -> None:
+    terminal = shown(["word"] * count, columns, rows=60)
+    rules = [line for line in terminal.lines() if set(line) <= set("─┼") and line]
+    if columns > 4:
+        assert [len(rule.split("┼")) for rule in rules] == layout
+    assert all(cells(line) <= columns for line in terminal.lines())
+
+
+@pytest.mark.parametrize("columns", [40, 80, 160])
+@pytest.mark.parametrize("seed", range(4))
+def test_every_answer_is_whole_in_its_column_and_in_the_order_of_the_labels(columns: int, seed: int) -> None:
+    terminal = shown(TEXTS, columns, seed=seed)
+    answers = [words("".join(column)) for band in bands(terminal.lines()) for column in band]
+    assert answers == [words(text) for text in TEXTS]
+    text = "\n".join(terminal.lines())
+    places = [text.index(f"{number}. temp=0.{number}") for number in range(1, 5)]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_what_stands_at_the_end_depends_on_the_texts_alone(columns: int) -> None:
+    looks = {tuple(shown(TEXTS, columns, seed=seed, pause=pause).lines()) for seed in range(5) for pause in (0.0, 1.0)}
+    assert len(looks) == 1
+
+
+def test_indentation_and_blank_lines_stay() -> None:
+    lines = shown([TEXTS[2]], 40).lines()
+    assert "    x = 1" in lines
+    assert lines[lines.index("    x = 1") - 1] == ""
+
+
+def test_answers_of_many_rows_scroll_away_and_stay_whole() -> None:
+    texts = [" ".join(f"{name}{number}" for number in range(300)) for name in "ab"]
+    terminal = shown(texts, 80, rows=10)
+    assert [words("".join(column)) for column in bands(terminal.lines())[0]] == [words(text) for text in texts]
+
+
+def test_what_is_written_grows_with_the_texts_and_not_faster() -> None:
+    def written(count: int) -> int:
+        terminal, clock, n_written = Terminal(80, 24), Clock(), list[int]()
+        terminal.write = lambda text: n_written.append(len(text))  # type: ignore[method-assign]
+        view = view_on(terminal, 2, clock)
+        for number in range(count):
+            clock.now += 1
+            for index in range(2):
+                view.push(index, "answer", f"word{number:04} ")
+        view.finish()
+        return sum(n_written)
+
+    assert written(1000) < 2.1 * written(500)
+
+
+def test_a_column_far_ahead_shows_its_end_and_loses_nothing() -> None:
+    terminal, clock = Terminal(80, 10), Clock()
+    view = view_on(terminal, 2, clock)
+    view.push(0, "answer", "slow")
+    for number in range(50):
+        clock.now += 1
+        view.push(1, "answer", f"row{number}\n")
+    assert "slow" in "\n".join(terminal.lines())
+    assert "row49" in "\n".join(terminal.lines())
+    assert "row0 " not in "\n".join(terminal.lines()) + " "
+    assert len(terminal.lines()) <= 10
+    view.finish()
+    slow, fast = bands(terminal.lines())[0]
+    assert [row for row in fast if row] == [f"row{number}" for number in range(50)]
+    assert "".join(slow).strip() == "slow"
+
+
+def test_what_belongs_below_waits_and_is_announced() -> None:
+    terminal, clock = Terminal(40, 24), Clock()
+    view = view_on(terminal, 3, clock)
+    for index in range(3):
+        clock.now += 1
+        view.push(index, "answer", f"text {index}")
+    assert terminal.lines()[-1] == "… 2 more below"
+    assert "text 1" not in "\n".join(terminal.lines())
+    view.end(0)
+    assert terminal.lines()[-1] == "… 1 more below"
+    assert "text 1" in "\n".join(terminal.lines())
+    view.finish()
+    assert "more below" not in "\n".join(terminal.lines())
+    assert [line for line in terminal.lines() if line.startswith("text")] == ["text 0", "text 1", "text 2"]
+
+
+@pytest.mark.parametrize("to", [1, 3, 20, 50, 130])
+def test_a_window_that_changes_its_width_loses_no_word(to: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, clock, written = Terminal(80, 50), Clock(), list[str]()  # an emulator cuts what a terminal would break
+    monkeypatch.setattr(Region, "draw", lambda _self, done, _tail, _size: written.extend(done))
+    view = view_on(terminal, 2, clock, colour=False)
+    for number in range(60):
+        clock.now += 1
+        if number == 30:
+            terminal.resize(to, 50)
+        for index, name in enumerate("ab"):
+            view.push(index, "answer", f"{name}{number} ")
+    view.finish()
+    rows = [(*row.split("│"), "")[:2] for row in written[2:]]
+    columns = [words("".join(side)) for side in zip(*rows, strict=True)]
+    for name, column in zip("ab", columns, strict=True):
+        assert column == "".join(f"{name}{number}" for number in range(60))
+
+
+def test_the_word_before_the_first_text_goes_with_it() -> None:
+    terminal, clock = Terminal(40, 10), Clock()
+    view = view_on(terminal, 2, clock)
+    view.status("reading the prompt 50%")
+    assert terminal.lines()[0].endswith("reading the prompt 50%")
+    clock.now += 1
+    view.push(0, "answer", "word")
+    view.status("reading the prompt 60%")
+    view.finish()
+    assert "reading" not in "\n".join(terminal.lines())
+
+
+def test_a_view_in_which_nothing_came_leaves_nothing() -> None:
+    terminal = Terminal(40, 10)
+    view = view_on(terminal, 2)
+    view.status("reading")
+    view.finish()
+    view.finish()
+    assert terminal.lines() == []
+    assert terminal.screen.cursor.x == terminal.screen.cursor.y == 0
+
+
+def test_reasoning_comes_first_and_is_set_apart() -> None:
+    terminal = Terminal(40, 20)
+    view = view_on(terminal, 1)
+    view.push(0, "think", "let me see")
+    view.push(0, "answer", "Yes.")
+    view.finish()
+    assert terminal.lines()[2:] == ["let me see", "", "Yes."]
+    assert "\x1b[2mlet me see" in terminal.written
+    assert "\x1b[2mYes" not in terminal.written
+
+
+def test_without_colour_nothing_but_the_cursor_is_moved() -> None:
+    terminal = shown(TEXTS, 80, colour=False)
+    assert not re.search(r"\x1b\[[0-9;]*m", terminal.written)
+    assert "\x1b[1m1. temp=0.1" in shown(TEXTS, 80).written
+
+
+def test_what_could_drive_a_terminal_is_shown_and_not_obeyed() -> None:
+    terminal = Terminal(80, 10)
+    view = CompareView(terminal.write, terminal.size, ["a\x1b[2J", "b"], True, Clock())
+    view.push(0, "answer", "x\x1b]0;title\x07y\rz\u202e\tq")
+    view.finish()
+    text = "\n".join(terminal.lines())
+    assert "a␛[2J" in text
+    assert "x␛]0;title␇yz\\u202e    q" in text
+
+
+def test_rows_of_a_column_that_are_certain_do_not_change() -> None:
+    """What `certain` says, for every text, every way of cutting it, and widths down to one."""
+    for seed in range(40):
+        rng = random.Random(seed)
+        text, width = rng.choice(TEXTS), rng.choice([1, 2, 7, 20, 38])
+        column, whole = Column("2"), Column("2")
+        whole.add("answer", text)
+        whole.ended = True
+        expected = [plain(row) for row in whole.rows(width)]
+        for _, piece in pieces_of([text], seed):
+            column.add("answer", piece)
+            sure = [plain(row) for row in column.rows(width)[: column.certain(width)]]
+            assert sure == expected[: len(sure)]
