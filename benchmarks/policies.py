@@ -3,7 +3,8 @@
 `python -m benchmarks.policies [ROUNDS]` prints, on the starter, the speed of each beside plain sampling (the same chain
 without a temperature step). Goals: fixed and entropy at least 0.99, other policies at least 0.985, with a trace 0.97,
 with alternatives in the trace 0.92. The kinds take turns within a round, every other round backwards; a ratio is the
-median over the rounds of the ratios within one round.
+median over the rounds of the ratios within one round. `drawing` runs from the logits of a token to its text and its
+trace, and `share` is what it takes more than plain sampling, of the time of a token: a machine's noise moves it less.
 """
 
 import sys
@@ -13,12 +14,15 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
+from typing import Any
 
 from llmcli.chat.answer import Answer
 from llmcli.chat.local import LocalModel, Prompt, locate
 from llmcli.chat.prompt import raw_tokens
 from llmcli.chat.trace_file import TraceWriter
 from llmcli.engine.abort import AbortFlag
+from llmcli.engine.generation import Generation
+from llmcli.engine.record import Record
 from llmcli.params.policy.grammar import parse_policy
 from llmcli.params.settings import Settings
 
@@ -48,15 +52,16 @@ def main() -> None:
         prompt = Prompt(_PROMPT, raw_tokens(local.model.vocab, _PROMPT))
         for kind in _KINDS:
             _run(local, prompt, kind, Path(folder))  # numpy is imported, pieces are known
-        taken: dict[str, list[float]] = {kind: [] for kind in _KINDS}
+        taken: dict[str, list[tuple[float, float]]] = {kind: [] for kind in _KINDS}
         for number in range(rounds):
             for kind in _order(number):
                 taken[kind].append(_run(local, prompt, kind, Path(folder)))
-    print(f"{'policy':32} {'ratio':>6} {'us a token':>11}   ({rounds} rounds of {_TOKENS} tokens)")
+    print(f"{'policy':32} {'ratio':>6} {'drawing us':>11} {'share':>7}   ({rounds} rounds of {_TOKENS} tokens)")
+    whole, plain = (median(one[part] for one in taken["plain"]) for part in (0, 1))
     for kind in _KINDS:
-        pairs = list(zip(taken["plain"], taken[kind], strict=True))
-        more = median(other - plain for plain, other in pairs) / _TOKENS * 1e6
-        print(f"{kind:32} {median(plain / other for plain, other in pairs):6.3f} {more:11.0f}")
+        ratio = median(one[0] / other[0] for one, other in zip(taken["plain"], taken[kind], strict=True))
+        drawing = median(one[1] for one in taken[kind])
+        print(f"{kind:32} {ratio:6.3f} {drawing * 1e6:11.0f} {(drawing - plain) / whole * _TOKENS:7.2%}")
 
 
 def _open() -> LocalModel:
@@ -70,20 +75,41 @@ def _order(number: int) -> Iterator[str]:
     return iter(list(_KINDS)[:: -1 if number % 2 else 1])
 
 
-def _run(local: LocalModel, prompt: Prompt, kind: str, folder: Path) -> float:
-    """Seconds of an answer after its first token; the trace goes into a file as with `--trace`."""
+def _run(local: LocalModel, prompt: Prompt, kind: str, folder: Path) -> tuple[float, float]:
+    """Seconds of an answer after its first token, and of a token from its logits to its text and its trace (median)."""
     policy, trace = _KINDS[kind]
     settings = Settings(
         temperature=parse_policy(policy), n_ctx=512, seed=1, max_tokens=_TOKENS, ignore_eos=True, raw=True
     )
     answer = Answer(local, prompt, settings, trace=trace)
+    spent: list[float] = []
     with closing(TraceWriter(folder / "trace.jsonl")) as writer:
         if trace is not None:
             answer.heard = writer.write
+        generation, records = local.generate(prompt, settings, **answer.watched())
+        list(answer.begin(generation))
+        drawn, begin = _timed(generation), 0.0
+        for record in records:
+            before = perf_counter()
+            begin = begin or before
+            list(answer.take(record))
+            spent.append(drawn.pop() + perf_counter() - before)
+        return perf_counter() - begin, median(spent)
+
+
+def _timed(generation: Generation) -> list[float]:
+    """Where the seconds of each draw are put from now on."""
+    drawn: list[float] = []
+    advance = generation.advance
+
+    def timed(*arguments: Any) -> Record:
         begin = perf_counter()
-        for number, _ in enumerate(answer.parts()):
-            begin = perf_counter() if number == 0 else begin
-        return perf_counter() - begin
+        record = advance(*arguments)
+        drawn.append(perf_counter() - begin)
+        return record
+
+    generation.advance = timed  # type: ignore[assignment, method-assign]
+    return drawn
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from llmcli.chat.local import LocalModel, Prompt
 from llmcli.chat.recording import replay_data
 from llmcli.chat.trace_texts import TraceTexts
 from llmcli.engine.dial import Dial
-from llmcli.engine.generation import Generation, Record
+from llmcli.engine.generation import Generation
+from llmcli.engine.record import Record
 from llmcli.engine.thinking import ThinkingSplitter, show_tags
 from llmcli.engine.trace import TokenTrace
 from llmcli.params.settings import Settings, to_data

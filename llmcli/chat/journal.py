@@ -12,6 +12,8 @@ from llmcli.chat.paths import make_private
 from llmcli.errors import DiskError, UsageError
 
 VERSION = 1
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _MOST_LINE = 64 << 20  # bytes; a longer line is none of ours
 _APPEND = os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
 
@@ -72,8 +74,8 @@ class Journal:
 
 def encode(event: Mapping[str, Any]) -> bytes:
     """One line of the file; lone surrogates, which UTF-8 cannot hold, become U+FFFD."""
-    text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
-    return re.sub("[\ud800-\udfff]", "\ufffd", text).encode() + b"\n"
+    text = _ENCODER.encode(event)
+    return (text if text.isascii() else _SURROGATE.sub("\ufffd", text)).encode() + b"\n"
 
 
 def read_events(path: Path, faults: list[str] | None = None) -> Iterator[dict[str, Any]]:

@@ -14,10 +14,11 @@ from llmcli.engine import binding, hardware
 from llmcli.engine.abort import AbortFlag
 from llmcli.engine.context import AbortedError, Context, ContextParams
 from llmcli.engine.generate import generate
-from llmcli.engine.generation import Generation, Record
+from llmcli.engine.generation import Generation
 from llmcli.engine.layout import Batches, check_layout, without_last
 from llmcli.engine.model import Model
 from llmcli.engine.probe import probe
+from llmcli.engine.record import Record
 from llmcli.errors import ModelInvalidError, UsageError
 from llmcli.models import known, starter, uses
 from llmcli.models.find import ModelFile, find

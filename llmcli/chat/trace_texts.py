@@ -1,9 +1,9 @@
 """Which text of an answer became certain with which token: the traces of the engine, joined with what was said."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
-from llmcli.engine.generation import Generation, Record
+from llmcli.engine.generation import Generation
+from llmcli.engine.record import Record
 from llmcli.engine.trace import TokenTrace
 
 Said = Sequence[tuple[str, str]]  # ("answer" or "think", text)
@@ -31,7 +31,7 @@ class TraceTexts:
             self._said.append(_by_kind(parts))
         while self._given < min(self._generation.settled, len(self._said)):
             text, reasoning = self._said[self._given]
-            self._hear(replace(traces[self._given], text=text, reasoning=reasoning))
+            self._hear(traces[self._given]._replace(text=text, reasoning=reasoning))
             self._given += 1
         if not drawn:
             self._aside(*_by_kind(parts))
@@ -43,5 +43,7 @@ class TraceTexts:
 
 
 def _by_kind(parts: Said) -> tuple[str, str]:
+    if len(parts) == 1 and parts[0][0] == "answer":  # as nearly always
+        return parts[0][1], ""
     answer = "".join(text for kind, text in parts if kind == "answer")
     return answer, "".join(text for kind, text in parts if kind == "think")

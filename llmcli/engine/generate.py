@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from llmcli.engine.context import AbortedError, Context
-from llmcli.engine.generation import Generation, Record, now_ms
+from llmcli.engine.generation import Generation
+from llmcli.engine.record import Record, now_ms
 from llmcli.errors import ContextOverflowError, LlmcliError
 
 Progress = Callable[[int, int], None]

@@ -3,7 +3,6 @@
 import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from time import perf_counter
 from typing import Any
 
 from llmcli.engine.bans import BanScanner, Held
@@ -14,6 +13,7 @@ from llmcli.engine.grammar import Grammar
 from llmcli.engine.layout import Batches
 from llmcli.engine.logprobs import TokenLogprob, token_logprob
 from llmcli.engine.place import Place
+from llmcli.engine.record import Record, Timings, now_ms
 from llmcli.engine.sampler import GatedSampler, Sampler
 from llmcli.engine.stops import StopScanner
 from llmcli.engine.thinking import ThinkingSplitter
@@ -27,41 +27,6 @@ from llmcli.params.settings import Settings
 from llmcli.params.temperature import policy_in_force
 
 _MOST_TRIES = 256  # tokens forbidden at one place; the next would be one that the model hardly considers
-
-
-@dataclass(slots=True)
-class Timings:
-    """Counts and durations (ms) in llama-server's names; `ttft_ms` runs from the start of the prompt."""
-
-    prompt_n: int = 0
-    prompt_ms: float = 0.0
-    predicted_n: int = 0
-    predicted_ms: float = 0.0
-    ttft_ms: float = 0.0
-
-    @property
-    def prompt_per_second(self) -> float:
-        return 1e3 * self.prompt_n / self.prompt_ms if self.prompt_ms else 0.0
-
-    @property
-    def predicted_per_second(self) -> float:
-        """Of the tokens after the first, which falls out of the prompt."""
-        return 1e3 * (self.predicted_n - 1) / self.predicted_ms if self.predicted_ms and self.predicted_n > 1 else 0.0
-
-
-@dataclass(slots=True)
-class Record:
-    """One token of the answer, or its end.
-
-    `text` is what became certain with this token: empty while characters or stop strings are open. `id` is None
-    when no token was drawn. `finish_reason` is set on the last record: stop, length, timeout, interrupt or error.
-    """
-
-    text: str
-    id: int | None
-    finish_reason: str | None
-    timings: Timings
-    seq_id: int = 0
 
 
 @dataclass
@@ -289,8 +254,3 @@ class Generation:
             assert isinstance(self._sampler, GatedSampler)
             self._sampler.discard(item.sampler)
         return items
-
-
-def now_ms() -> float:
-    """A clock in milliseconds, for durations only."""
-    return perf_counter() * 1e3

@@ -4,11 +4,10 @@ import ctypes
 import math
 import reprlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from numbers import Real
 from operator import mul
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmcli.engine import binding
 from llmcli.engine.custom import CustomSampler, rows_of
@@ -27,8 +26,7 @@ _FEW = 512  # up to so many candidates plain Python is faster than numpy is impo
 _COLDEST = 1e-30  # below, logits / T leaves what a float holds and llama.cpp draws nonsense; greedy is the same
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """What the temperature step saw and did: entropy (nats) and number of the live candidates, the temperature."""
 
     entropy: float
@@ -110,6 +108,8 @@ class TemperatureSampler(CustomSampler):
             raise PolicyError(f"{self._whose()} failed at token {step.index}: {said(error)}") from None
         finally:
             self.seconds += perf_counter() - begin
+        if type(value) is float and 0 <= value <= LARGEST_FLOAT:
+            return value
         number: Any = value if isinstance(value, Real) else math.nan  # numpy's numbers are as good as ours
         if 0 <= number <= LARGEST_FLOAT:
             return float(number)

@@ -1,13 +1,11 @@
 """What sampling did to each token of an answer, as data."""
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Measure = Literal["temperature", "p", "entropy"]  # what tokens can be coloured by
 
 
-@dataclass(frozen=True, slots=True)
-class Alternative:
+class Alternative(NamedTuple):
     """A token that could have been drawn.
 
     `before` is its probability in the model's own distribution, over the whole vocabulary; `p` that in the
@@ -20,8 +18,7 @@ class Alternative:
     p: float
 
 
-@dataclass(frozen=True, slots=True)
-class TokenTrace:
+class TokenTrace(NamedTuple):
     """One token of an answer and how it was drawn; the texts of all tokens joined are the answer exactly.
 
     Attributes:

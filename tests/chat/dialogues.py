@@ -16,7 +16,7 @@ from llmcli.chat.tree import Message
 from llmcli.chat.turn import Turn
 from llmcli.engine.abort import AbortFlag
 from llmcli.engine.context import Context, ContextParams
-from llmcli.engine.generation import Record, Timings
+from llmcli.engine.record import Record, Timings
 from llmcli.models.find import ModelFile
 from llmcli.params.layers import Layer
 from llmcli.params.policy.tree import Fixed

@@ -10,7 +10,8 @@ from llmcli.chat.answer import Answer
 from llmcli.chat.compose import build_prompt
 from llmcli.chat.local import LocalModel
 from llmcli.engine.context import ContextParams
-from llmcli.engine.generation import Generation, Record, Timings
+from llmcli.engine.generation import Generation
+from llmcli.engine.record import Record, Timings
 from llmcli.errors import UsageError
 from llmcli.params.settings import Settings, fields, parse_data
 

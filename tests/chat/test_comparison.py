@@ -1,12 +1,11 @@
-"""Comparing answers: what varies, the answers side by side, the context they are written in, and their figures."""
+"""Answers to compare: the context they are written in, each as it would be alone, and one of them kept."""
 
 import json
 import math
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,95 +16,17 @@ from llmcli.chat.comparison import END, Comparison
 from llmcli.chat.local import LocalModel, Prompt, Target
 from llmcli.chat.rivals import Rivals
 from llmcli.chat.session import Session
-from llmcli.chat.statistics import distinct, statistics_of
-from llmcli.chat.variants import MOST, Variant, split_values, variants_of
+from llmcli.chat.statistics import Statistics
+from llmcli.chat.variants import variants_of
 from llmcli.engine import hardware
 from llmcli.engine.abort import AbortFlag
 from llmcli.engine.memory import ModelShape
 from llmcli.errors import ConstraintError, ContextOverflowError, UsageError
 from llmcli.models.find import ModelFile
-from llmcli.params.policy.tree import Fixed, Named
+from llmcli.params.policy.tree import Named
 from llmcli.params.settings import Settings
 from tests.chat.dialogues import dialogue_with, open_local, say
 from tests.models.tiny_models import full_attention
-
-# What varies
-
-
-@pytest.mark.parametrize(
-    ("text", "values"),
-    [
-        ("0.2,0.8", ["0.2", "0.8"]),
-        ("0.2, 0.8 ", ["0.2", "0.8"]),
-        ("0.2", ["0.2"]),
-        ("sentence:1.1,0.7;0.8", ["sentence:1.1,0.7", "0.8"]),
-        ("clamp(0.2,1,exp:1.2->0.5@9),0.8", ["clamp(0.2,1,exp:1.2->0.5@9)", "0.8"]),
-        ("[[1,2],[3,4]],[]", ["[[1,2],[3,4]]", "[]"]),
-        ("a),b", ["a)", "b"]),
-        ("Be brief.;", ["Be brief.", ""]),
-        ("", [""]),
-    ],
-)
-def test_values_are_parted_at_semicolons_or_else_at_commas_outside_of_brackets(text: str, values: list[str]) -> None:
-    assert split_values(text) == values
-
-
-def test_settings_that_vary_multiply_and_the_last_one_varies_fastest() -> None:
-    found = variants_of(["temp=0.2,0.3..1.3", "top-p=0.9,1"], seed=5)
-    assert [one.label for one in found] == [
-        "temp=0.2 top-p=0.9",
-        "temp=0.2 top-p=1",
-        "temp=0.3..1.3 top-p=0.9",
-        "temp=0.3..1.3 top-p=1",
-    ]
-    assert found[1].values == {"temperature": Fixed(0.2), "top_p": 1.0}
-    assert "seed" not in found[0].values
-
-
-def test_seeds_count_on_from_the_first() -> None:
-    found = variants_of(["temp=0.2,0.8"], seed=7, n_seeds=2)
-    assert [one.label for one in found] == ["temp=0.2 #1", "temp=0.2 #2", "temp=0.8 #1", "temp=0.8 #2"]
-    assert [one.values["seed"] for one in found] == [7, 8, 7, 8]
-    assert [one.label for one in variants_of([], seed=7, n_seeds=2)] == ["seed=7", "seed=8"]
-    assert [one.values["seed"] for one in variants_of([], seed=2**32 - 2, n_seeds=2)] == [2**32 - 2, 0]
-
-
-def test_a_long_value_is_cut_in_the_label_and_nowhere_else() -> None:
-    text = "You are a very patient teacher of mathematics."
-    (_, one) = variants_of([f"system=;{text}"], seed=1)
-    assert one.values == {"system": text}
-    assert one.label == "system=You are a very patient teac…"
-    assert variants_of([f"system=;{text}"], seed=1)[0] == Variant("system=none", {"system": None})
-
-
-@pytest.mark.parametrize(
-    ("specs", "n_seeds", "says"),
-    [
-        ([], 1, "nothing varies"),
-        (["temp"], 1, "varies as KEY=V1,V2, got 'temp'"),
-        (["=1,2"], 1, "varies as KEY=V1,V2"),
-        (["tmp=1,2"], 1, "no setting called 'tmp'"),
-        (["n_ctx=512,1024"], 1, "n_ctx cannot vary: the model would have to be opened anew"),
-        (["model=a,b"], 1, "model cannot vary"),
-        (["timeout=1,2"], 1, "counts for all answers together"),
-        (["theme=dark,light"], 1, "counts for all answers together"),
-        (["temp=1,2", "temperature=3,4"], 1, "temperature is varied twice"),
-        (["seed=1,2"], 2, "the seed is varied twice"),
-        (["top_p=0.9,7"], 1, "top_p: must be between 0 and 1, got 7"),
-        (["top_k=" + ",".join(map(str, range(22)))], 3, "these are 66 answers, and 64 can be compared"),
-    ],
-)
-def test_what_cannot_be_compared_is_refused(specs: list[str], n_seeds: int, says: str) -> None:
-    with pytest.raises(UsageError, match=says):
-        variants_of(specs, 1, n_seeds)
-
-
-def test_a_value_torn_at_its_comma_is_told_how_values_are_parted() -> None:
-    with pytest.raises(UsageError) as torn:
-        variants_of(["temp=0.5,edt:0.8,theta=0.1"], 1)
-    assert torn.value.hint == "values that hold a comma are parted by ;, as in temp=V1;V2"
-    assert len(variants_of(["temp=0.5;edt:0.8,theta=0.1"], 1)) == 2
-
 
 # The context
 
@@ -282,9 +203,7 @@ def test_the_data_say_what_tells_an_answer_apart(tiny: LocalModel) -> None:
     data = json.loads(json.dumps(compared.compared[1].data(), allow_nan=False))
     assert list(data)[:4] == ["label", "settings", "stats", "text"]
     assert (data["label"], data["settings"]) == ("temp=0.3..1.3", {"temperature": "0.3..1.3"})
-    assert data["stats"].keys() == {
-        *("tokens", "words", "distinct_1", "distinct_2", "distinct_3", "mean_p", "repetition")
-    }
+    assert list(data["stats"]) == [field.name for field in fields(Statistics)]
     assert 0 < data["stats"]["mean_p"] <= 1
     assert data["replay"]["beside"] == 1
 
@@ -320,6 +239,18 @@ def test_a_conversation_has_its_context_back_when_a_comparison_is_given_up(path:
     chat.close()
 
 
+def test_a_failing_policy_of_one_s_own_is_a_failure_too(tiny: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmcli.params.policy import registry
+
+    monkeypatch.setattr(registry, "_ANNOUNCED", {})
+    registry.announce("failing", "a test", lambda: lambda step: 1 / (2 - step.index))
+    compared = comparison(tiny, "temp=0.2,1.0")
+    compared.compared[0].answer.settings = replace(BASE, temperature=Named("failing"))
+    texts(compared)
+    assert "failing" in str(compared.compared[0].failure)
+    assert [one.statistics.tokens for one in compared.compared] == [2, 12]
+
+
 # Kept
 
 
@@ -349,10 +280,9 @@ def test_an_answer_that_is_kept_is_said_with_its_question_and_what_made_it(path:
     assert len(session.conversation.messages) == 5
     with pytest.raises(UsageError, match="there is no answer 5"):
         rivals.keep(5)
-    read = Session.read(session.name).conversation
-    assert [message.content for message in read.messages.values()] == [
-        message.content for message in session.conversation.messages.values()
-    ]
+    kept = (Session.read(session.name), session)
+    read, told = ([message.content for message in one.conversation.messages.values()] for one in kept)
+    assert read == told
     session.close()
     local.close()
 
@@ -368,45 +298,3 @@ def test_an_answer_in_which_nothing_came_cannot_be_kept(path: Path) -> None:
     rivals.keep(2)
     assert len(dialogue.session.conversation.path()) == 2
     local.close()
-
-
-# The figures
-
-
-@pytest.mark.parametrize(
-    ("tokens", "n", "share"),
-    [([1, 2, 1, 2], 1, 0.5), ([1, 2, 1, 2], 2, 2 / 3), ([1, 2, 1, 2], 4, 1.0), ([1, 2, 1], 4, None), ([], 1, None)],
-)
-def test_distinct_runs_are_counted_over_all_runs(tokens: list[int], n: int, share: float | None) -> None:
-    assert distinct(tokens, n) == (None if share is None else pytest.approx(share))
-
-
-def test_figures_are_those_of_the_answer_alone() -> None:
-    traces = [SimpleNamespace(p=p) for p in (0.5, None, 1.0, 0.25)]
-    made: Any = SimpleNamespace(
-        generation=SimpleNamespace(tokens=[9, 9, 9, 1, 2, 3, 4, 1, 2, 3, 4]),
-        prompt=SimpleNamespace(tokens=[9, 9, 9]),
-        traces=traces,
-        text="one two\nthree ",
-    )
-    found = statistics_of(made)
-    assert (found.tokens, found.words) == (8, 3)
-    assert (found.distinct_1, found.distinct_2, found.distinct_3) == (4 / 8, 4 / 7, 4 / 6)
-    assert found.mean_p == pytest.approx(1.75 / 3)
-    assert found.repetition == pytest.approx(1 / 5)
-
-
-def test_the_most_that_can_be_compared_is_said_to_be_so() -> None:
-    assert len(variants_of(["top_k=" + ",".join(map(str, range(MOST)))], 1)) == MOST
-
-
-def test_a_failing_policy_of_one_s_own_is_a_failure_too(tiny: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llmcli.params.policy import registry
-
-    monkeypatch.setattr(registry, "_ANNOUNCED", {})
-    registry.announce("failing", "a test", lambda: lambda step: 1 / (2 - step.index))
-    compared = comparison(tiny, "temp=0.2,1.0")
-    compared.compared[0].answer.settings = replace(BASE, temperature=Named("failing"))
-    texts(compared)
-    assert "failing" in str(compared.compared[0].failure)
-    assert [one.statistics.tokens for one in compared.compared] == [2, 12]

@@ -4,7 +4,6 @@ import io
 import json
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +29,13 @@ def written(path: Path, *tokens: TokenTrace) -> Path:
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     held = TokenTrace(1, None, "", None, None, None, None, None, (), "", 0, 0.0, reasoning="hm", thinking=True)
-    rich = replace(PLAIN, i=2, top=(Alternative(1, " a", 0.5, 0.25), Alternative(2, "\x1b\u2028", 0.25, 0.0)))
+    rich = PLAIN._replace(i=2, top=(Alternative(1, " a", 0.5, 0.25), Alternative(2, "\x1b\u2028", 0.25, 0.0)))
     path = written(tmp_path / "a.jsonl", PLAIN, held, rich)
     assert read_trace(path) == [PLAIN, held, rich]
 
 
 def test_a_line_has_the_documented_keys_in_order_and_says_nothing_that_is_empty(tmp_path: Path) -> None:
-    thinking = replace(PLAIN, reasoning="x", thinking=True)
+    thinking = PLAIN._replace(reasoning="x", thinking=True)
     lines = written(tmp_path / "a.jsonl", PLAIN, thinking).read_text(encoding="utf-8").split("\n")
     assert list(json.loads(lines[0])) == KEYS
     assert list(json.loads(lines[1])) == [*KEYS, "reasoning", "thinking"]
@@ -45,7 +44,7 @@ def test_a_line_has_the_documented_keys_in_order_and_says_nothing_that_is_empty(
 
 def test_numbers_are_as_long_as_they_are_worth() -> None:
     top = (Alternative(1, "a", 1 / 3, 2 / 3),)
-    data = to_data(replace(PLAIN, p=1 / 3, entropy=1e-9 / 3, temperature=2 / 3, time=100 / 3, top=top))
+    data = to_data(PLAIN._replace(p=1 / 3, entropy=1e-9 / 3, temperature=2 / 3, time=100 / 3, top=top))
     assert (data["p"], data["entropy"], data["temperature"], data["time"]) == (0.333333, 3.33333e-10, 0.666667, 33.333)
     assert data["top"] == [{"id": 1, "text": "a", "before": 0.333333, "p": 0.666667}]
 
@@ -69,7 +68,7 @@ def test_a_second_trace_replaces_the_first_and_closing_twice_does_no_harm(tmp_pa
 
 
 def test_half_a_character_is_written_as_a_mark(tmp_path: Path) -> None:
-    assert read_trace(written(tmp_path / "a.jsonl", replace(PLAIN, text="a\ud800")))[0].text == "a\ufffd"
+    assert read_trace(written(tmp_path / "a.jsonl", PLAIN._replace(text="a\ud800")))[0].text == "a\ufffd"
 
 
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
@@ -81,7 +80,7 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
 def test_a_full_disk_is_told_when_it_is_met_and_at_each_try_after() -> None:
     writer = TraceWriter(Path("/dev/full"))
-    long = replace(PLAIN, text="x" * 10**5)
+    long = PLAIN._replace(text="x" * 10**5)
     for _ in range(2):
         with pytest.raises(DiskError, match="No space left"):
             writer.write(long)

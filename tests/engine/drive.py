@@ -6,7 +6,8 @@ from typing import Any
 
 from llmcli.engine.context import Context
 from llmcli.engine.generate import generate
-from llmcli.engine.generation import Generation, Record, Timings
+from llmcli.engine.generation import Generation
+from llmcli.engine.record import Record, Timings
 from llmcli.params.policy.tree import Fixed
 from llmcli.params.settings import Settings
 

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from llmcli.engine.generation import Generation, Record
+from llmcli.engine.generation import Generation
+from llmcli.engine.record import Record
 from llmcli.engine.sampler import GatedSampler, Sampler
 from llmcli.errors import ConstraintError
 from llmcli.params.settings import Settings

@@ -11,8 +11,9 @@ from llmcli.engine.abort import AbortFlag
 from llmcli.engine.chain import resolve_biases
 from llmcli.engine.context import Context, ContextParams
 from llmcli.engine.generate import generate
-from llmcli.engine.generation import Generation, Record
+from llmcli.engine.generation import Generation
 from llmcli.engine.model import Model
+from llmcli.engine.record import Record
 from llmcli.engine.vocab import Vocab
 from llmcli.errors import ContextOverflowError, LlmcliError, UsageError
 from llmcli.params.generation import Bias

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 from xml.etree import ElementTree
 
@@ -120,7 +119,7 @@ def test_sentences_and_reasoning_are_marked_and_said() -> None:
     assert legend == "token · dotted: a sentence begins · tinted: reasoning"
     (lines,) = [one.attrib["d"] for one in parsed(svg).iter(f"{SVG}path") if one.get("stroke-dasharray")]
     assert set(points(lines)[::3]) == {(56 + 896) / 2}  # the third of four tokens begins in the middle
-    plain = plot_svg([replace(one, sentence=0, thinking=False) for one in tokens], "t")
+    plain = plot_svg([one._replace(sentence=0, thinking=False) for one in tokens], "t")
     assert "dasharray" not in plain
     assert "dotted" not in plain
 

@@ -1,7 +1,6 @@
 """What a temperature policy is told about the token that is drawn next."""
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 
 # The probabilities of the live candidates, the likeliest first, and their entropy.
 Distribution = Callable[[], tuple[Sequence[float], float]]
@@ -15,6 +14,8 @@ class TokenStep:
     when they are asked for, while the token is drawn and not later.
     """
 
+    __slots__ = ("_distribution", "_known", "index", "line", "paragraph", "sentence", "thinking")
+
     def __init__(
         self,
         distribution: Distribution,
@@ -25,15 +26,17 @@ class TokenStep:
         thinking: bool = False,
     ) -> None:
         self._distribution = distribution
+        self._known: tuple[Sequence[float], float] | None = None
         self.index = index
         self.sentence = sentence
         self.line = line
         self.paragraph = paragraph
         self.thinking = thinking
 
-    @cached_property
-    def _known(self) -> tuple[Sequence[float], float]:
-        return self._distribution()
+    def _ask(self) -> tuple[Sequence[float], float]:
+        if self._known is None:
+            self._known = self._distribution()
+        return self._known
 
     def end(self) -> None:
         """The token is drawn and its candidates are gone: what was not asked for can no longer be."""
@@ -41,15 +44,15 @@ class TokenStep:
 
     @property
     def p(self) -> Sequence[float]:
-        return self._known[0]
+        return self._ask()[0]
 
     @property
     def entropy(self) -> float:
-        return self._known[1]
+        return self._ask()[1]
 
     @property
     def candidates(self) -> int:
-        return len(self._known[0])
+        return len(self._ask()[0])
 
 
 def _gone() -> tuple[Sequence[float], float]:
