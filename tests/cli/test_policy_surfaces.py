@@ -1,0 +1,61 @@
+"""A temperature policy says the same wherever it is said: by flag, configuration, preset, variable, JSON or command."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Run
+
+SAME = ("--seed", "5", "-n", "24", "-c", "512", "-t", "1", "--ignore-eos")
+POLICIES = ("0.3..1.3^0.7", "sentence:1.4,0.6,clamp=0.2..1.2", "linear:1.6->0.3@20", "think=1,answer=edt:1.2,theta=0.2")
+
+
+def by_flag(inside: Run, policy: str) -> str:
+    return inside("generate", "hi", *SAME, "--temp", policy).text
+
+
+def by_configuration(inside: Run, policy: str) -> str:
+    assert inside("config", "set", "temperature", policy).status == 0
+    return inside("generate", "hi", *SAME).text
+
+
+def by_preset(inside: Run, policy: str) -> str:
+    file = Path(inside("config", "path").text.strip())
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"[presets.mine]\ntemperature = {json.dumps(policy)}\n")
+    return inside("generate", "hi", *SAME, "--preset", "mine").text
+
+
+def by_variable(inside: Run, policy: str) -> str:
+    return inside("generate", "hi", *SAME, env={"LLMCLI_TEMPERATURE": policy}).text
+
+
+def by_command(inside: Run, policy: str) -> str:
+    return inside("chat", *SAME, stdin=f"/temp {policy}\nhi\n").text
+
+
+def by_json(inside: Run, policy: str) -> str:
+    """The policy is a field of `params` there, from which it is read again."""
+    told = inside("generate", "hi", *SAME, "--temp", policy, "--json").text
+    assert json.loads(told)["params"]["temperature"] == policy.replace(
+        "answer=edt:1.2,theta=0.2", "answer=(edt:1.2,theta=0.2)"
+    )
+    return inside("replay", "-", stdin=told).text
+
+
+WAYS: tuple[Callable[[Run, str], str], ...] = (by_configuration, by_preset, by_variable, by_command, by_json)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_policy_gives_the_same_text_from_everywhere(inside: Run, with_tiny: Path, policy: str) -> None:
+    text = by_flag(inside, policy)
+    assert text != by_flag(inside, "0")
+    for way in WAYS:
+        assert way(inside, policy) == text, way.__name__
+
+
+def test_a_range_is_llama_cpp_s_dynamic_temperature(inside: Run, with_tiny: Path) -> None:
+    ranged = by_flag(inside, "0.3..1.3")
+    assert inside("generate", "hi", *SAME, "--temperature", "0.8", "--dynatemp-range", "0.5").text == ranged
