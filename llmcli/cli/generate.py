@@ -15,7 +15,7 @@ from llmcli.errors import ConstraintError, DiskError, ExitStatus
 from llmcli.params.inert import inert
 from llmcli.params.layers import Layer, Resolved, resolve
 from llmcli.params.samplers import check
-from llmcli.params.settings import fields
+from llmcli.params.settings import Settings, fields
 from llmcli.ui.console import console, is_terminal
 from llmcli.ui.interrupt import interruptible, time_limit
 from llmcli.ui.output import aside, put
@@ -53,15 +53,10 @@ def generate(
     asked = resolve(layers).settings
     if asked.logprobs and not as_json:
         console.warn("logprobs has no effect: it needs --json")
-    from llmcli.chat.compose import build_prompt, grammar_text, join_prompt, system_text
-
-    question = join_prompt(asked, piped=not is_terminal(sys.stdin), read_stdin=read_stdin)
-    notes: list[str] = []
-    system, grammar = system_text(asked), grammar_text(asked, notes)
     check(asked)
-    for note in notes:
-        console.warn(note)
+    question, system, grammar = _texts(asked)
     from llmcli.chat.answer import Answer
+    from llmcli.chat.compose import build_prompt
     from llmcli.chat.local import with_model
     from llmcli.cli.model import find_model, open_model
     from llmcli.cli.welcome import welcome
@@ -96,6 +91,18 @@ def generate(
     if stats:
         console.note(stats_line(answer))
     return conclude(answer)
+
+
+def _texts(asked: Settings) -> tuple[str, str | None, str | None]:
+    """The question, the system prompt and the grammar, from wherever they stand."""
+    from llmcli.chat.compose import grammar_text, join_prompt, system_text
+
+    question = join_prompt(asked, piped=not is_terminal(sys.stdin), read_stdin=read_stdin)
+    notes: list[str] = []
+    system, grammar = system_text(asked), grammar_text(asked, notes)
+    for note in notes:
+        console.warn(note)
+    return question, system, grammar
 
 
 def print_answer(answer: "Answer", status: Status, echo: str, as_json: bool, stream: bool) -> None:
