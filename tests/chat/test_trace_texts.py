@@ -1,0 +1,97 @@
+"""The texts of a trace joined are the answer exactly, whatever was held back, taken back or thought."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmcli.chat.answer import Answer
+from llmcli.chat.local import LocalModel, Prompt
+from llmcli.chat.prompt import raw_tokens
+from llmcli.engine.thinking import ThinkingSplitter
+from llmcli.engine.trace import TokenTrace
+from llmcli.params.settings import Settings
+from tests.chat.dialogues import open_local
+
+SETTINGS = Settings(n_ctx=512, n_threads=1, seed=7, max_tokens=40, raw=True)
+PROMPT = "Once upon a time there was a"
+
+
+@pytest.fixture(scope="module")
+def local(starter: Path) -> Iterator[LocalModel]:
+    model = open_local(starter, SETTINGS)
+    yield model
+    model.close()
+
+
+def traced(local: LocalModel, prompt: str = PROMPT, **values: Any) -> tuple[Answer, list[TokenTrace]]:
+    """An answer, and what was heard of each token, in the order of hearing."""
+    heard: list[TokenTrace] = []
+    answer = Answer(local, Prompt(prompt, raw_tokens(local.model.vocab, prompt)), replace(SETTINGS, **values), trace=2)
+    answer.heard = heard.append
+    for _ in answer.parts():
+        pass
+    return answer, heard
+
+
+def of_tokens(heard: list[TokenTrace]) -> list[int]:
+    return [one.id for one in heard if one.id is not None]
+
+
+def test_each_token_is_heard_once_with_its_text(local: LocalModel) -> None:
+    answer, heard = traced(local)
+    assert heard == answer.traces
+    assert "".join(one.text for one in heard) == answer.text
+    assert of_tokens(heard) == answer.generation.tokens[len(answer.prompt.tokens) :]
+    assert [one.i for one in heard] == list(range(40))
+    for one in heard:
+        assert one.p is not None
+        assert 0 < one.p <= 1
+        assert len(one.top) == 2
+        assert one.top[0].before >= one.top[1].before
+
+
+def test_a_stop_string_is_no_part_of_it_and_what_was_held_back_is(local: LocalModel) -> None:
+    free, _ = traced(local)
+    words = free.text.split()
+    stopped, heard = traced(local, stop=(f"{words[4]} {words[5]}",))
+    assert stopped.finish_reason == "stop"
+    assert "".join(one.text for one in heard) == stopped.text == free.text[: free.text.index(f"{words[4]} {words[5]}")]
+    never, heard = traced(local, stop=(words[4] + " zebra",))  # its beginning is held back until it cannot be
+    assert "".join(one.text for one in heard) == never.text == free.text
+
+
+def test_tokens_that_were_taken_back_leave_no_trace(local: LocalModel) -> None:
+    free, _ = traced(local)
+    banned = free.text.split()[3] + " " + free.text.split()[4]
+    answer, heard = traced(local, banned_strings=(banned,))
+    assert answer.text != free.text
+    assert answer.n_drawn > len(of_tokens(heard))  # some were taken back
+    assert "".join(one.text for one in heard) == answer.text
+    assert of_tokens(heard) == answer.generation.tokens[len(answer.prompt.tokens) :]
+
+
+def test_a_prefill_is_text_that_no_token_stands_for(local: LocalModel) -> None:
+    answer, heard = traced(local, PROMPT + " small boy", prefill=" small boy")
+    assert (heard[0].id, heard[0].text, heard[0].p) == (None, " small boy", None)
+    assert "".join(one.text for one in heard) == answer.text
+    assert all(one.id is not None for one in heard[1:])
+
+
+def test_reasoning_is_told_from_the_answer(local: LocalModel) -> None:
+    prompt = "<think>\nLet me see"
+    grammar = 'root ::= " " [a-z ]{8} "</think>\\n\\nYes" [a-z. ]{10}'
+    answer = Answer(
+        local, Prompt(prompt, raw_tokens(local.model.vocab, prompt)), SETTINGS, grammar, inside=True, trace=0
+    )
+    answer.settings = replace(SETTINGS, raw=False)
+    assert ThinkingSplitter(prompt, True).thinking
+    for _ in answer.parts():
+        pass
+    assert answer.text.startswith("Yes")
+    assert "".join(one.text for one in answer.traces) == answer.text
+    assert "".join(one.reasoning for one in answer.traces) == answer.reasoning
+    assert [one.thinking for one in answer.traces][:2] == [True, True]
+    assert not answer.traces[-1].thinking

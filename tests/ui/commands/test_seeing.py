@@ -1,0 +1,118 @@
+"""Commands that show how answers were drawn, and the files that take it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from llmcli.chat.local import LocalModel
+from llmcli.chat.trace_file import read_trace
+from llmcli.errors import UsageError
+from llmcli.params.policy.grammar import parse_policy
+from llmcli.params.settings import Settings
+from llmcli.ui.commands.registry import obey
+from llmcli.ui.repl.chat import Chat
+from llmcli.ui.tracing import warn_slow
+from tests.chat.dialogues import dialogue_with, open_local
+from tests.conftest import Run
+from tests.models.tiny_models import full_attention
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
+    path = tmp_path_factory.mktemp("model") / "tiny.gguf"
+    full_attention(path)
+    model = open_local(path, Settings(n_ctx=512, n_threads=1))
+    yield model
+    model.close()
+
+
+@pytest.fixture
+def chat(home: Path, local: LocalModel) -> Chat:
+    policy = parse_policy("linear:1.5->0.1@10")
+    return Chat(dialogue_with(local, n_ctx=512, max_tokens=12, seed=3, ignore_eos=True, temperature=policy))
+
+
+def told(chat: Chat, capfd: pytest.CaptureFixture[str], name: str, argument: str = "") -> str:
+    capfd.readouterr()
+    obey(chat, name, argument)
+    out, said = capfd.readouterr()
+    assert out == ""  # stdout is the answers
+    return said
+
+
+def test_tokens_shows_the_last_answer_by_each_measure(chat: Chat, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError, match="no answer was given here yet"):
+        obey(chat, "tokens", "")
+    chat.send("hi")
+    assert "temperature: min 0.10, mean " in told(chat, capfd, "tokens")
+    assert told(chat, capfd, "heat", "temp") == told(chat, capfd, "tokens", "temperature")
+    assert "probability: min " in told(chat, capfd, "tokens", "p")
+    assert "entropy in nats: min " in told(chat, capfd, "tokens", "entropy")
+    with pytest.raises(UsageError, match="takes temperature, p or entropy, got 'warmth'"):
+        obey(chat, "tokens", "warmth")
+
+
+def test_temp_alone_shows_the_policy_and_the_temperatures_of_the_last_answer(
+    chat: Chat, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert "last answer" not in told(chat, capfd, "temp")
+    chat.send("hi")
+    lines = told(chat, capfd, "temp").splitlines()
+    assert "linear:1.5->0.1@10" in lines[0]
+    assert (lines[1][0], lines[1][-1], len(lines[1])) == ("█", "▁", 12)
+    assert lines[2].startswith("last answer: 0.10..1.50, mean ")
+
+
+def test_trace_writes_a_file_for_each_answer_until_it_is_off(
+    chat: Chat, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "traces"
+    assert "no traces are written" in told(chat, capfd, "trace")
+    assert str(folder) in told(chat, capfd, "trace", f"on {folder}")
+    chat.send("hi")
+    chat.send("again")
+    assert "no traces are written" in told(chat, capfd, "trace", "off")
+    chat.send("and again")
+    files = sorted(folder.iterdir())
+    answers = [one.content for one in chat.path() if one.role == "assistant"]
+    assert ["".join(token.text for token in read_trace(file)) for file in files] == answers[:2]
+    assert len(read_trace(files[0])[0].top) == 5  # trace_top
+
+
+def test_trace_writes_the_last_answer_into_a_file_that_is_not_there_yet(chat: Chat, tmp_path: Path) -> None:
+    chat.send("hi")
+    obey(chat, "trace", str(tmp_path / "last.jsonl"))
+    assert "".join(token.text for token in read_trace(tmp_path / "last.jsonl")) == chat.path()[-1].content
+    for name, fault in (("last.jsonl", "is there already"), ("last.txt", "takes on, off or FILE.jsonl")):
+        with pytest.raises(UsageError, match=fault):
+            obey(chat, "trace", str(tmp_path / name))
+
+
+def test_generate_writes_a_trace_and_shows_the_answer_once_more(run: Run, with_tiny: Path, tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    words = ("hi", "-n", "12", "-t", "1", "-c", "256", "--seed", "2", "--ignore-eos", "--temp", "0.3..1.3")
+    plain = run("generate", *words)
+    ran = run("generate", *words, "--trace", str(file), "--trace-top", "3", "--heat", "entropy")
+    assert ran.stdout == plain.stdout
+    tokens = read_trace(file)
+    assert "".join(token.text for token in tokens).rstrip("\n") == ran.text.rstrip("\n")
+    assert {len(token.top) for token in tokens} == {3}
+    assert "entropy in nats: min " in ran.stderr
+    assert "\x1b" not in ran.stderr
+
+
+def test_a_policy_that_takes_much_of_the_time_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    def answer(policy_ms: float) -> Any:
+        generation = SimpleNamespace(policy_ms=policy_ms, tokens=[0] * 12)
+        prompt = SimpleNamespace(tokens=[0, 0])
+        return SimpleNamespace(
+            started=True, generation=generation, prompt=prompt, timings=lambda: {"predicted_ms": 100.0}
+        )
+
+    warn_slow(answer(5.0))
+    assert capfd.readouterr().err == ""
+    warn_slow(answer(40.0))
+    assert capfd.readouterr().err == "warning: the temperature policy takes 4.0 ms a token, 40% of the time\n"
