@@ -25,7 +25,8 @@ class AbortedError(Exception):
 class ContextParams:
     """Sizes in tokens, threads in number, cache types by llama.cpp's names.
 
-    Several sequences (`n_seq_max`) share the `n_ctx` tokens; one of them may have `n_ctx_seq` at most, or all (0).
+    Several sequences (`n_seq_max`) have equal parts of the `n_ctx` tokens. With `n_ctx_seq` they share them all, and
+    one may have so many at most.
     """
 
     n_ctx: int
@@ -72,7 +73,7 @@ class Context:
         c = api.llama_context_default_params()
         c.n_ctx, c.n_batch, c.n_ubatch = params.n_ctx, self._n_batch, min(params.n_ubatch, self._n_batch)
         c.n_seq_max = params.n_seq_max
-        c.kv_unified = params.n_seq_max > 1  # sequences that begin alike share the memory of their beginning
+        c.kv_unified = params.n_ctx_seq > 0  # sequences that begin alike share the memory of their beginning
         c.n_threads, c.n_threads_batch = params.n_threads, params.n_threads_batch
         c.flash_attn_type = _FLASH_ATTN[params.flash_attn]
         c.type_k = getattr(api, "GGML_TYPE_" + params.cache_type_k.upper())

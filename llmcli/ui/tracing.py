@@ -6,6 +6,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmcli.errors import UsageError
 from llmcli.ui.console import console
 
 if TYPE_CHECKING:  # the engine is imported where the model is loaded
@@ -21,10 +22,12 @@ def writing(answer: "Answer", name: str | None, kept: bool = False) -> Iterator[
     Raises:
         DiskError: when it cannot be written.
     """
-    if not name:
+    if name is None:
         answer.trace = 0 if kept else None
         yield
         return
+    if not name.strip():
+        raise UsageError("--trace needs the name of a file", "as in --trace answer.jsonl")
     from llmcli.chat.trace_file import TraceWriter
 
     with closing(TraceWriter(Path(os.path.expanduser(name)))) as writer:

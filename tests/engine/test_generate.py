@@ -66,7 +66,7 @@ def test_progress_counts_the_prompt_to_its_end(fresh: MakeContext) -> None:
 
 def test_sequences_side_by_side_say_what_each_says_alone(fresh: MakeContext) -> None:
     context = fresh(n_ctx=768, n_seq_max=3)
-    assert context.n_ctx == 768
+    assert context.n_ctx == 256
     prompts = [PROMPT, STORY, "def add(a, b):\n"]
     counts = (12, 5, 9)
     generations = [

@@ -21,6 +21,7 @@ from tests.models import tiny_models
 KINDS = ("full_attention", "sliding_window", "recurrent", "hybrid")
 CUTTABLE = ("full_attention", "sliding_window")
 PARAMS = ContextParams(
+    n_ctx_seq=10**6,
     n_ctx=1024,
     n_threads=1,
     n_threads_batch=1,

@@ -194,7 +194,7 @@ class Failing:
                 return super().write(data)
 
         monkeypatch.setattr(partial, "FileIO", Counting)
-        monkeypatch.setattr(os, "fsync", self._counted(lambda _descriptor: None, everywhere=True))
+        monkeypatch.setattr(os, "fsync", self._counted(os.fsync, everywhere=True))
         for name in ("replace", "symlink", "mkdir", "open", "unlink"):
             monkeypatch.setattr(os, name, self._counted(getattr(os, name)))
         monkeypatch.setattr(pathlib.Path, "write_text", self._counted(pathlib.Path.write_text))

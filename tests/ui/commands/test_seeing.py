@@ -116,3 +116,9 @@ def test_a_policy_that_takes_much_of_the_time_is_told(capfd: pytest.CaptureFixtu
     assert capfd.readouterr().err == ""
     warn_slow(answer(40.0))
     assert capfd.readouterr().err == "warning: the temperature policy takes 4.0 ms a token, 40% of the time\n"
+
+
+def test_a_trace_without_a_name_is_refused(inside: Run, with_tiny: Path) -> None:
+    ran = inside("generate", "hi", "-n", "1", "--trace", "")
+    assert (ran.status, ran.stdout) == (2, b"")
+    assert ran.stderr == "error: --trace needs the name of a file; as in --trace answer.jsonl\n"
