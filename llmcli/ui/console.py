@@ -50,12 +50,13 @@ class Console:
         self.debug = bool(os.environ.get("LLMCLI_DEBUG"))
 
     def error(self, message: str, hint: str = "") -> None:
-        joint = ". " if hint[:1].isupper() else "; "
-        self._say("error: ", _RED + _BOLD, message + joint + hint if hint else message)
+        self._say("error: ", _RED + _BOLD, message)
+        self._hint(hint)
 
-    def warn(self, message: str) -> None:
+    def warn(self, message: str, hint: str = "") -> None:
         if not self.quiet:
             self._say("warning: ", _YELLOW, message)
+            self._hint(hint)
 
     def note(self, message: str) -> None:
         if not self.quiet:
@@ -71,6 +72,10 @@ class Console:
             return
         text = safe(text) if is_terminal(sys.stderr) else text
         self._write(f"{_DIM}{text}{_OFF}" if wants_colour(sys.stderr) else text)
+
+    def _hint(self, hint: str) -> None:
+        if hint:
+            self._say("  hint: ", _BOLD, hint)
 
     def _say(self, label: str, style: str, text: str) -> None:
         text = wrapped(safe(" ".join(text.split("\n"))), len(label))
