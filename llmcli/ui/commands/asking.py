@@ -36,9 +36,9 @@ _KEYS = (
     ("Tab", "complete commands, values, models, sessions, @files"),
 )
 _OVERVIEW = (
-    "/help all: every command · /help CMD: details and examples · @FILE attaches a file",
-    "keys: Enter sends · Alt-Enter starts a new line · Tab completes · Ctrl-C stops an answer · "
-    "Up and Down while it answers: warmer, colder · Ctrl-D or /exit leaves",
+    "/help all: every command · /help CMD: details and examples",
+    "keys: Enter sends · Alt-Enter new line · Tab completes · Ctrl-C stops an answer",
+    "Up, Down during an answer: warmer, colder · @FILE attaches · /exit leaves",
 )
 # What people type who have left the slash out -> the command.
 _WITHOUT_SLASH = {"help": "help", "exit": "exit", "quit": "exit", "exit()": "exit", "quit()": "exit", ":q": "exit"}
