@@ -89,8 +89,10 @@ class Conversation:
         questions = [index for index, message in enumerate(path) if message.role == "user"]
         if not questions:
             raise UsageError("there is nothing to undo")
-        if not 0 < turns <= len(questions):
-            raise UsageError(f"cannot undo {_count(turns, 'turn')}: there {_are(len(questions), 'turn')}")
+        if turns < 1:
+            raise UsageError(f"the number of turns must be an integer of at least 1, got {str(turns)!r}")
+        if turns > len(questions):
+            raise UsageError(f"cannot undo {_count(turns, 'turn')}: the conversation has {len(questions)}")
         start = questions[-turns]
         self._undone.append(path[-1].id)
         self.head = path[start].parent
@@ -126,7 +128,3 @@ class Conversation:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _are(number: int, noun: str) -> str:
-    return f"{'is' if number == 1 else 'are'} {_count(number, noun)}"
