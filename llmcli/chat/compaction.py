@@ -12,8 +12,8 @@ from llmcli.params.layers import Layer
 from llmcli.params.settings import Settings
 
 _REQUEST = (
-    "Summarize the conversation below for somebody who has to go on with it. Keep names, numbers, decisions, "
-    "code that is still needed and open questions; leave out greetings. Write in the language of the conversation.\n\n"
+    "Summarize the conversation below, so that it can continue from the summary. Keep names, numbers, decisions, "
+    "code that is still needed and open questions. Omit greetings. Write in the language of the conversation.\n\n"
 )
 _KEPT_TURNS = 2  # the last turns are not summarized
 _SHARE = 0.25  # of the context that the summary may fill

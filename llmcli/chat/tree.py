@@ -7,6 +7,9 @@ from typing import Any
 from llmcli.chat.attachments import Attachment, as_text
 from llmcli.errors import UsageError
 
+# Who wrote a message, as people read it; JSON has the roles of the OpenAI API.
+SPEAKER_NAMES = {"user": "you", "assistant": "model", "summary": "summary"}
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
