@@ -139,7 +139,7 @@ def _search(chat: "Chat", text: str) -> None:
     for target in (target for word in words for target in SYNONYMS.get(word, ())):
         found[target] = _summary(target)
     for entry in commands().values():
-        if _contains(stems, f"{entry.name} {entry.description}"):
+        if _contains(stems, " ".join((entry.name, entry.description, *entry.examples))):
             found[entry.name] = entry.summary
     for key in settable():
         if key not in commands() and _contains(stems, f"{key} {fields()[key].param.help}"):

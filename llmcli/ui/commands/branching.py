@@ -47,10 +47,7 @@ def undo(chat: "Chat", argument: str) -> None:
 )
 def redo(chat: "Chat", _argument: str) -> None:
     """Take back the last /undo or /clear."""
-    try:
-        chat.session.redo()
-    except UsageError:
-        raise UsageError("nothing was undone", "use /retry for another answer") from None
+    chat.session.redo()
     console.note(f"restored: the conversation has {plural(len(chat.path()), 'message')}")
 
 
@@ -172,14 +169,9 @@ def fork(chat: "Chat", argument: str) -> None:
     """Copy the session, and continue in the copy."""
     if not argument:
         raise UsageError("/fork needs a name for the new session", "try /fork other-ending")
-    name, before = session_name(argument), chat.session.name
-    chat.dialogue.take(chat.session.copy(name))
-    console.note(f"session {name}" + (f" (a copy of {before}, which stays as it is)" if before else ""))
-
-
-def session_name(text: str) -> str:
-    """The name that somebody typed, its words joined by hyphens: `ghost story` -> `ghost-story`."""
-    return "-".join(text.split())
+    before = chat.session.name
+    chat.dialogue.take(chat.session.copy(argument))
+    console.note(f"session {chat.session.name}" + (f" (a copy of {before}, which stays as it is)" if before else ""))
 
 
 @command(

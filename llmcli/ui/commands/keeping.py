@@ -10,7 +10,7 @@ from llmcli.chat.session import Session
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.ui.ask import confirm
 from llmcli.ui.commands import complete
-from llmcli.ui.commands.branching import session_name, show
+from llmcli.ui.commands.branching import show
 from llmcli.ui.commands.registry import FILES, SESSIONS, command
 from llmcli.ui.console import console
 from llmcli.ui.units import ago, plural
@@ -40,12 +40,13 @@ def save(chat: "Chat", argument: str) -> None:
         raise UsageError("/save needs a name", "try /save novel")
     if chat.session.named and not chat.session.saved:
         raise UsageError("the session is empty: there is nothing to copy", "send a message first")
-    name = session_name(argument)
     if chat.session.named:
-        chat.session.copy(name).close()
-        console.note(f"saved a copy as {name}; this session is still {chat.session.name}")
+        copy = chat.session.copy(argument)
+        copy.close()
+        console.note(f"saved a copy as {copy.name}; this session is still {chat.session.name}")
         return
-    chat.session.rename(name)
+    chat.session.rename(argument)
+    name = chat.session.name
     console.note(f"saved as {name} (open it again with `llmcli chat --session {name}`)")
 
 
@@ -54,7 +55,7 @@ def save(chat: "Chat", argument: str) -> None:
     heading=SESSIONS,
     usage="NAME",
     help="Open another session and continue it.",
-    detail="/sessions lists them.",
+    detail="/sessions lists them. The end of a name is enough: `comet` opens 2026-11-28-comet.",
     examples=("/load novel", "/load ghost-story", "/sessions, then /load draft-1"),
     complete=_session_names,
 )
@@ -62,30 +63,23 @@ def load(chat: "Chat", argument: str) -> None:
     """Close this session and open another one."""
     if not argument:
         raise UsageError("/load needs the name of a session", "see the names in /sessions")
-    name = session_name(argument)
-    if name == chat.session.name:
-        raise UsageError(f"session {name} is already open")
-    chat.dialogue.take(_open(name))
+    if session_files.to_name(argument) == chat.session.name:
+        raise UsageError(f"session {chat.session.name} is already open")
+    chat.dialogue.take(_open(argument))
     settle_model(chat)
     opened(chat)
 
 
-def _open(name: str) -> Session:
-    """The session called so, or the only one that ends so: `help` opens `2026-11-28-help`.
+def _open(argument: str) -> Session:
+    """The session of that name, or the one whose name ends so.
 
     Raises:
-        UsageError: when there is none, with the commands of the chat that list them.
+        UsageError: if there is none, with the command of the chat that lists them.
     """
     try:
-        return Session.load(name)
+        return Session.load(argument)
     except UsageError as error:
-        known = [session.name for session in session_files.listed()]
-        ending = [other for other in known if other.endswith(f"-{name}")]
-        if name in known or len(ending) > 1:
-            raise
-        if not ending:
-            raise UsageError(str(error), error.hint.replace("`llmcli sessions`", "/sessions")) from None
-    return Session.load(ending[0])
+        raise UsageError(str(error), error.hint.replace("`llmcli sessions`", "/sessions")) from None
 
 
 def settle_model(chat: "Chat") -> None:
@@ -148,7 +142,7 @@ def _search(chat: "Chat", text: str) -> None:
     if not hits:
         console.note(f"no message contains {text!r}")
         return
-    chat.rows(("SESSION", "N", "TEXT"), [(hit.session, str(hit.id), hit.excerpt) for hit in hits], right=("N",))
+    chat.rows(("SESSION", "N", "TEXT"), [(hit.session, str(hit.number), hit.excerpt) for hit in hits], right=("N",))
 
 
 @command(
@@ -163,9 +157,8 @@ def rename(chat: "Chat", argument: str) -> None:
     """Give the session another name."""
     if not argument:
         raise UsageError("/rename needs a name", "try /rename novel")
-    name = session_name(argument)
-    chat.session.rename(name)
-    console.note(f"renamed to {name}")
+    chat.session.rename(argument)
+    console.note(f"renamed to {chat.session.name}")
 
 
 @command(
@@ -173,7 +166,8 @@ def rename(chat: "Chat", argument: str) -> None:
     heading=FILES,
     usage="FILE",
     help="Write the conversation to a file.",
-    detail="Its ending selects the format: .md (Markdown), .json, .html (a page for a browser) or .svg (a picture).",
+    detail="Its ending selects the format: .md (Markdown), .txt, .json, .html (a page for a browser) or "
+    ".svg (a picture).",
     examples=("/export talk.md", "/export talk.html", "/export talk.svg"),
     complete=complete.paths,
     everyday=True,

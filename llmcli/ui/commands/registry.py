@@ -25,6 +25,7 @@ _MODULES = (
     "branching",
     "comparing",
     "setting",
+    "presets",
     "seeing",
     "choosing",
     "filling",

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 from llmcli.chat.compose import grammar_text
 from llmcli.chat.dialogue import reopens, settable
 from llmcli.chat.excerpt import excerpt
-from llmcli.chat.presets import NEVER, presets, remove_preset, save_preset
-from llmcli.chat.presets import describe as describe_preset
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.params.generation import GenerationParams
 from llmcli.params.inert import inert
@@ -17,7 +15,7 @@ from llmcli.params.policy.tree import Entropy, Fixed
 from llmcli.params.samplers import plan
 from llmcli.params.settings import SamplingParams, fields, find
 from llmcli.ui.commands import complete
-from llmcli.ui.commands.registry import SETTINGS, SYNONYMS, command
+from llmcli.ui.commands.registry import SETTINGS, SYNONYMS, command, commands
 from llmcli.ui.commands.seeing import spark
 from llmcli.ui.console import console
 from llmcli.ui.step_values import step_values
@@ -49,7 +47,7 @@ def set_(chat: "Chat", argument: str) -> None:
         _print_setting(chat, key)
         return
     if key in ("model", "preset"):  # which have more to do
-        {"model": model, "preset": preset}[key](chat, text.strip())
+        commands()[key].run(chat, text.strip())
         return
     key, value = chat.dialogue.parse(key, text.strip())
     chat.dialogue.set(key, value)
@@ -243,61 +241,6 @@ def model(chat: "Chat", argument: str) -> None:
 
 def _describe_model(local: "LocalModel") -> str:
     return f"model: {local.name}, context: {local.n_ctx} tokens"
-
-
-@command(
-    "preset",
-    heading=SETTINGS,
-    usage="[NAME|none|save NAME|rm NAME]",
-    help="List presets, or use one.",
-    detail="`none` ends its use. `save NAME` saves the settings of this session as a preset in the configuration file, "
-    "`rm NAME` deletes a preset of yours.",
-    examples=("/preset", "/preset creative", "/preset save mine"),
-    complete=lambda _chat, start: _preset_words(start),
-    everyday=True,
-)
-def preset(chat: "Chat", argument: str) -> None:
-    """List, use, save or delete presets."""
-    word, _, name = argument.partition(" ")
-    name = name.strip()
-    if word in ("", "list"):
-        _list_presets(chat)
-    elif word == "save":
-        _save_preset(chat, name)
-    elif word == "rm" and name:
-        remove_preset(name)
-        if chat.session.overrides.get("preset") == name:
-            chat.dialogue.reset("preset")
-        console.note(f"deleted preset {name}")
-    else:
-        chat.dialogue.set("preset", None if word == "none" else argument)
-        console.note("no preset" if word == "none" else f"preset {word}: {describe_preset(presets()[word])}")
-
-
-def _list_presets(chat: "Chat") -> None:
-    """Print what each preset is for, and its settings."""
-    current = chat.dialogue.settings.preset
-    rows = [(name + ("*" if name == current else ""), describe_preset(values)) for name, values in presets().items()]
-    chat.rows(("PRESET", "SETTINGS"), rows)
-
-
-def _save_preset(chat: "Chat", name: str) -> None:
-    """Save the settings of this session as a preset of the user's."""
-    if not name:
-        raise UsageError("/preset save needs a name", "try /preset save mine")
-    chosen = presets().get(chat.session.overrides.get("preset") or "", {})
-    own = {key: value for key, value in chat.session.overrides.items() if key not in ("model", *NEVER)}
-    values = {**chosen, **own}
-    if not values:
-        raise UsageError("no setting was changed in this session", "change one first, for example /temp 1.2")
-    path = save_preset(name, values)
-    console.note(f"saved preset {name} in {path}: {describe_preset(values)}")
-
-
-def _preset_words(start: str) -> list[tuple[str, str]]:
-    known = [(name, describe_preset(values)) for name, values in presets().items()]
-    words = [*known, ("save ", ""), ("rm ", ""), ("list", ""), ("none", "")]
-    return [(word, note) for word, note in words if word.startswith(start)]
 
 
 @command(

@@ -148,7 +148,7 @@ def test_attached_files_go_with_the_kept_question(chat: Chat, tmp_path: Path) ->
     [
         ("/compare temp=0.2,0.8", "no question to answer"),
         ("/compare why", "nothing varies"),
-        ("/compare why prompt=a,b", "prompt cannot be set here"),
+        ("/compare why prompt=a,b", "prompt cannot be set in a running chat"),
         ("/compare why n_ctx=512,1024", "n_ctx cannot vary"),
         ("/keep 1", "no comparison to keep an answer of"),
     ],

@@ -15,7 +15,7 @@ ASKED_FOR = {
     *("help", "exit", "set", "reset", "params", "samplers", "temp", "seed", "system", "model", "retry", "continue"),
     *("stop", "edit", "undo", "redo", "branches", "branch", "fork", "clear", "history", "save", "load", "sessions"),
     *("rename", "export", "copy", "file", "paste", "context", "compact", "stats", "think", "preset", "json"),
-    *("tokens", "trace", "why", "alternatives", "compare", "keep"),
+    *("tokens", "trace", "why", "alternatives", "compare", "keep", "character"),
     *("markdown", "theme", "multiline", "editor"),
 }
 
@@ -91,7 +91,7 @@ def test_every_setting_is_a_command(key: str) -> None:
 @pytest.mark.parametrize("key", ["prompt", "file", "logprobs", "character", "editing_mode"])
 def test_a_setting_of_one_request_cannot_be_set(chat: Chat, key: str) -> None:
     assert key in fields()
-    with pytest.raises(UsageError, match="cannot be set here"):
+    with pytest.raises(UsageError, match="cannot be set in a running chat"):
         obey(chat, "set", f"{key} 1")
 
 
