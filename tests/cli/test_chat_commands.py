@@ -118,7 +118,7 @@ def test_a_wrong_argument_is_one_error_with_a_hint(run: Run, with_tiny: Path) ->
         "/copy": "no answer to copy -> send a message first",
         "/copy 7": "message 7 does not exist -> see the numbers in /history",
         "/compact x": "/compact takes the number of turns to keep, got 'x' -> try /compact 2",
-        "/compact": "too little to summarize",
+        "/compact": "the conversation is too short to summarize",
         "/preset save": "/preset save needs a name -> try /preset save mine",
         "/preset save mine": "no setting was changed in this session -> change one first, for example /temp 1.2",
         "/preset gone": "unknown preset 'gone' -> use one of balanced",
