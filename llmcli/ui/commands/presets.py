@@ -46,8 +46,9 @@ def preset(chat: "Chat", argument: str) -> None:
 def _list_presets(chat: "Chat") -> None:
     """Print what each preset is for, and its settings."""
     current = chat.dialogue.settings.preset
-    rows = [(name + ("*" if name == current else ""), summary(name, values)) for name, values in presets().items()]
-    chat.rows(("PRESET", "FOR"), rows)
+    chat.definitions(
+        [(name + ("*" if name == current else ""), summary(name, values)) for name, values in presets().items()]
+    )
 
 
 def _save_preset(chat: "Chat", name: str) -> None:

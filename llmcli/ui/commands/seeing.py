@@ -46,10 +46,10 @@ def last_traces(chat: "Chat") -> list["TokenTrace"]:
     """How the tokens of the last answer were chosen.
 
     Raises:
-        UsageError: when there is no answer since the chat was opened.
+        UsageError: when there is none in this branch since the chat was opened.
     """
-    if not chat.turn or not chat.turn.answer.traces:
-        raise UsageError("no answer yet since the chat was opened", "send a message, or use /retry")
+    if not chat.turn or not chat.turn.answer.traces or chat.turn.message not in chat.path():
+        raise UsageError("no answer in this branch since the chat was opened", "send a message, or use /retry")
     return chat.turn.answer.traces
 
 

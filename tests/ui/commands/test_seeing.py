@@ -44,13 +44,18 @@ def told(chat: Chat, capfd: pytest.CaptureFixture[str], name: str, argument: str
 
 
 def test_tokens_colors_the_last_answer_by_each_measure(chat: Chat, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UsageError, match="no answer yet since the chat was opened"):
+    with pytest.raises(UsageError, match="no answer in this branch since the chat was opened"):
         obey(chat, "tokens", "")
     chat.send("hi")
     assert "temperature: min 0.10, mean " in told(chat, capfd, "tokens")
     assert told(chat, capfd, "heat", "temp") == told(chat, capfd, "tokens", "temperature")
     assert "probability: min " in told(chat, capfd, "tokens", "p")
     assert "entropy in nats: min " in told(chat, capfd, "tokens", "entropy")
+    obey(chat, "undo", "")
+    with pytest.raises(UsageError, match="no answer in this branch"):
+        obey(chat, "tokens", "")
+    obey(chat, "redo", "")
+    assert "temperature: min 0.10, mean " in told(chat, capfd, "tokens")
     with pytest.raises(UsageError, match="must be temperature, p or entropy, got 'warmth'"):
         obey(chat, "tokens", "warmth")
 
