@@ -56,7 +56,7 @@ def context(chat: "Chat", _argument: str) -> None:
     free = max(fit.n_ctx - fit.n_prompt, 0)
     chat.say(_bar([n_system + n_template, *counted], fit.n_ctx))
     cached = local.evaluated(dialogue.prompt(path).tokens)
-    chat.say(f"{fit.n_prompt} of {fit.n_ctx} tokens used, {free} free, {cached} in the KV cache")
+    chat.say(f"{fit.n_prompt} of {fit.n_ctx} tokens, {free} free, {cached} in the KV cache")
     chat.rows(("N", "WHAT", "TOKENS", "BEGINNING"), rows, right=("N", "TOKENS"), spare=("BEGINNING",))
     if fit.over:
         overflow = dialogue.settings.overflow
