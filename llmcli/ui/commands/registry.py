@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from llmcli.chat.dialogue import settable
 from llmcli.errors import UsageError
 from llmcli.params.settings import find
+from llmcli.params.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from llmcli.ui.repl.chat import Chat
@@ -33,7 +34,6 @@ _MODULES = (
     "sharing",
     "asking",
 )
-_NEAR = 0.7  # share of equal letters from which on a name is worth a suggestion
 
 # Words that people bring from other programs -> the commands and settings that do it here.
 SYNONYMS: Mapping[str, tuple[str, ...]] = {
@@ -50,14 +50,7 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "probabilities": ("why", "tokens"),
     "persona": ("character",),
     "personality": ("character",),
-    "xtc": ("xtc_probability",),
-    "dry": ("dry_multiplier",),
-    "rep_pen": ("repeat_penalty",),
-    "repetition_penalty": ("repeat_penalty",),
     "length": ("max_tokens",),
-    "max_length": ("max_tokens",),
-    "num_predict": ("max_tokens",),
-    "num_ctx": ("n_ctx",),
     "prompt": ("system",),
     "settings": ("params",),
     "parameters": ("params",),
@@ -184,10 +177,7 @@ def _suggestion(name: str) -> str:
     """What to type instead; only what exists is named."""
     if name in SYNONYMS:
         return "use " + " or ".join(f"/{target}" for target in SYNONYMS[name])
-    import difflib  # costs 3 ms and is needed only after a mistake
-
-    near = difflib.get_close_matches(name, [*names(), *settable()], n=1, cutoff=_NEAR)
-    return f"did you mean '/{near[0]}'?" if near else "see /help"
+    return did_you_mean(f"/{name}", [f"/{known}" for known in (*names(), *settable())]) or "see /help"
 
 
 def obey(chat: "Chat", name: str, argument: str) -> None:

@@ -15,7 +15,7 @@ from llmcli.params.policy.tree import Entropy, Fixed
 from llmcli.params.samplers import plan
 from llmcli.params.settings import SamplingParams, fields, find
 from llmcli.ui.commands import complete
-from llmcli.ui.commands.registry import SETTINGS, SYNONYMS, command, commands
+from llmcli.ui.commands.registry import SETTINGS, command, commands
 from llmcli.ui.commands.seeing import spark
 from llmcli.ui.console import console
 from llmcli.ui.step_values import step_values
@@ -42,7 +42,7 @@ def set_(chat: "Chat", argument: str) -> None:
     if not name:
         _print_settings(chat, settable())
         return
-    key = _find_key(name)
+    key = find(name).key
     if not text.strip():
         _print_setting(chat, key)
         return
@@ -55,20 +55,6 @@ def set_(chat: "Chat", argument: str) -> None:
     _warn_too_high(key, value)
     if reopens(key) and chat.dialogue.stale:
         console.note("the model is loaded again with the next answer")
-
-
-def _find_key(name: str) -> str:
-    """The key of a setting.
-
-    Raises:
-        UsageError: with the settings that do what another program calls `name`, or the nearest name.
-    """
-    try:
-        return find(name).key
-    except UsageError as error:
-        keys = [target for target in SYNONYMS.get(name.lower().replace("-", "_"), ()) if target in fields()]
-        hint = f"use {' or '.join(keys)}" if keys else error.hint
-        raise UsageError(str(error), hint) from None
 
 
 def _format_now(chat: "Chat", key: str) -> str:
@@ -143,7 +129,7 @@ def seed(chat: "Chat", argument: str) -> None:
 )
 def reset(chat: "Chat", argument: str) -> None:
     """Remove the session's own values of settings."""
-    removed = chat.dialogue.reset(_find_key(argument) if argument else None)
+    removed = chat.dialogue.reset(find(argument).key if argument else None)
     console.note(f"reset: {', '.join(removed)}" if removed else "no setting was changed in this session")
 
 

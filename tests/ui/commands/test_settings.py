@@ -46,12 +46,6 @@ def test_a_model_setting_tells_that_the_model_is_reloaded(
     assert told(chat, capfd, "top_k", "5") == "top_k = 5\n"
 
 
-def test_set_names_the_setting_for_a_word_of_other_programs(chat: Chat) -> None:
-    with pytest.raises(UsageError) as caught:
-        obey(chat, "set", "xtc 0.5")
-    assert caught.value.hint == "use xtc_probability"
-
-
 def test_the_list_of_presets_begins_with_their_purpose(chat: Chat, capfd: pytest.CaptureFixture[str]) -> None:
     obey(chat, "preset", "creative")
     lines = told(chat, capfd, "preset").splitlines()
