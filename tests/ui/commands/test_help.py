@@ -89,7 +89,7 @@ def test_help_of_a_word_finds_commands(
     assert all(lookup(name[1:]) for name in found)
 
 
-@pytest.mark.parametrize("word", ["zzzzzz", "zebra crossing", "/?!", "hlep"])
+@pytest.mark.parametrize("word", ["zzzzzz", "zebra crossing", "!!", "hlep"])
 def test_help_of_an_unknown_word_is_an_error(chat: Chat, word: str) -> None:
     with pytest.raises(UsageError) as caught:
         obey(chat, "help", word)
