@@ -200,7 +200,7 @@ def test_an_unknown_character_is_an_error(reference: str) -> None:
         load_character(reference)
 
 
-def test_the_error_for_an_unknown_name_lists_the_names_and_the_file_to_create() -> None:
+def test_the_error_for_an_unknown_name_has_the_file_to_create() -> None:
     with pytest.raises(UsageError, match=r"^unknown character 'ahap'$") as caught:
         load_character("ahap")
     file = config_dir() / "characters" / "ahap.toml"

@@ -57,7 +57,7 @@ def test_the_room_for_an_answer_is_at_most_a_quarter(dialogue: Dialogue, max_tok
     assert dialogue.fit(ask(dialogue, "q")).reserve == reserve
 
 
-def test_the_oldest_turns_are_dropped_and_the_system_prompt_stays(dialogue: Dialogue) -> None:
+def test_the_oldest_turns_are_dropped_but_not_the_system_prompt(dialogue: Dialogue) -> None:
     path = ask(dialogue, *(letter * 40 for letter in "abcdef"))
     assert dialogue.fit(path).over
     dropped = dialogue.drop_oldest(path)

@@ -135,7 +135,7 @@ def test_a_damaged_unfinished_answer_does_not_stop_the_opening(junk: bytes) -> N
     assert not partial.exists()
 
 
-def test_a_new_session_ignores_the_unfinished_answer_of_an_old_one() -> None:
+def test_a_new_session_ignores_the_unfinished_answer_of_another() -> None:
     saved_session(turns=1).close()
     path = session_files.path_of("talk")
     path.unlink()
