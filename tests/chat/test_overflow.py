@@ -119,7 +119,7 @@ def test_a_question_that_is_too_long_alone_changes_nothing(dialogue: Dialogue) -
     dialogue.drop_oldest(ask(dialogue, *(letter * 40 for letter in "abcdef")))
     before = dialogue.first
     with pytest.raises(
-        ContextOverflowError, match=r"the conversation has \d+ tokens, and the context has 256"
+        ContextOverflowError, match=r"the conversation has \d+ tokens, the context has 256"
     ) as error:
         dialogue.drop_oldest(ask(dialogue, "g" * 300))
     assert error.value.status == 7

@@ -161,7 +161,7 @@ def test_copy_export_markdown_and_context_work_on_a_terminal(folder: Path) -> No
         assert b"\x1b]52;c;cHJpbnQoMSkK\x07" in chat.raw
         chat.send("/export t.md")
         chat.choose("", "[y/N")
-        assert "error: t.md is there already; choose another name" in chat.text()
+        assert "error: t.md already exists\n  hint: choose another name" in chat.text()
         chat.send("/export t.md")
         chat.choose("y", "[y/N")
         assert "print(1)" in (folder / "t.md").read_text()
