@@ -147,12 +147,12 @@ def _find(reference: str) -> Path | None:
 def _unknown(reference: str, is_name: bool) -> UsageError:
     names = character_names()
     near = did_you_mean(reference, names)
-    known = f"characters: {', '.join(names)}"
+    known = f"use one of {', '.join(names)}"
     if not is_name:
         return UsageError(f"character file not found: {reference[:200]!r}", known)
     stem = reference if Path(reference).suffix in SUFFIXES else f"{reference}.toml"
-    create = f"or create {_folder() / stem[:80]}"
-    return UsageError(f"unknown character {reference[:80]!r}", "; ".join(filter(None, (near, known, create))))
+    hint = f"{near} {known}, or create {_folder() / stem[:80]}"
+    return UsageError(f"unknown character {reference[:80]!r}", hint.lstrip())
 
 
 def _read(path: Path) -> str:

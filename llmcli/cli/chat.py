@@ -72,7 +72,7 @@ def _run_chat(flags: Layer, session: "Session", first: str, live: bool) -> int:
 
 def names_model(text: str, flags: Layer) -> bool:
     """Whether the first message is only the name of a model on this machine, as in `ollama run MODEL`."""
-    if not text or text.split() != [text] or not flags.values.keys() <= {"prompt"}:
+    if not text or text.split() != [text] or "model" in flags.values:
         return False
     names = {name.casefold() for name in complete_reference("")}
     return text.casefold() in names | {name.rpartition("/")[2] for name in names}

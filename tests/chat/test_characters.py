@@ -204,7 +204,7 @@ def test_the_error_for_an_unknown_name_has_the_file_to_create() -> None:
     with pytest.raises(UsageError, match=r"^unknown character 'ahap'$") as caught:
         load_character("ahap")
     file = config_dir() / "characters" / "ahap.toml"
-    assert caught.value.hint == f"characters: editor, pirate, tutor; or create {file}"
+    assert caught.value.hint == f"use one of editor, pirate, tutor, or create {file}"
     save_character("ahab.toml", TOML)
     with pytest.raises(UsageError) as caught:
         load_character("ahap")

@@ -118,9 +118,7 @@ def test_a_greeting_is_dropped_with_the_first_turn(dialogue: Dialogue) -> None:
 def test_a_question_that_is_too_long_alone_changes_nothing(dialogue: Dialogue) -> None:
     dialogue.drop_oldest(ask(dialogue, *(letter * 40 for letter in "abcdef")))
     before = dialogue.first
-    with pytest.raises(
-        ContextOverflowError, match=r"the conversation has \d+ tokens, the context has 256"
-    ) as error:
+    with pytest.raises(ContextOverflowError, match=r"the conversation has \d+ tokens, the context has 256") as error:
         dialogue.drop_oldest(ask(dialogue, "g" * 300))
     assert error.value.status == 7
     assert "/compact" in error.value.hint
