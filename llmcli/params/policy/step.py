@@ -14,7 +14,7 @@ class TokenStep:
     on first use, which must be while the token is drawn: llama.cpp reuses the memory of the candidates afterwards.
     """
 
-    __slots__ = ("_distribution", "_cached", "index", "line", "paragraph", "sentence", "thinking")
+    __slots__ = ("_cached", "_distribution", "index", "line", "paragraph", "sentence", "thinking")
 
     def __init__(
         self,
