@@ -53,9 +53,7 @@ class Context:
         self.model = model
         self.params = params
         self.abort = abort or AbortFlag()
-        self._n_batch = max(
-            min(params.n_batch, params.n_ctx), params.n_seq_max
-        )  # `step` adds one token of each sequence
+        self._n_batch = max(min(params.n_batch, params.n_ctx), params.n_seq_max)  # for `step`
         log.forget()
         self.handle = api.llama_init_from_model(model.handle, self._c_params(params))
         if not self.handle:

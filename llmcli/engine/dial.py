@@ -6,13 +6,13 @@ from llmcli.params.values import LARGEST_FLOAT
 
 _RECENT = 16  # number of last temperatures that limit the shift
 
-# The index of the first token with a shift, and the shift from then on. The index counts draws, also those of tokens that
-# a banned string removed later: so a replay with the same moves has the same shift at every draw.
+# The index of the first draw with a shift, and the shift from then on. Draws of tokens that a banned string removed later
+# count too: so a replay with the same moves has the same shift at every draw.
 Move = tuple[int, float]
 
 
 class Dial:
-    """A shift that is added to the temperature of the next tokens of an answer. `turn` can be called from any thread."""
+    """A shift that is added to the temperature of the next tokens. `turn` can be called from any thread."""
 
     def __init__(self, moves: Sequence[Move] = ()) -> None:
         """`moves` are repeated at the same draws: a replay."""
@@ -24,7 +24,7 @@ class Dial:
         self._index = self._draws = -1
 
     def turn(self, by: float) -> float:
-        """Change the shift by `by` and return it. A shift that makes all recent temperatures 0 is not lowered further."""
+        """Change the shift by `by` and return it. If it makes all recent temperatures 0, it is not lowered further."""
         lowest = -max(self._temperatures, default=LARGEST_FLOAT)
         shift = round(min(max(self.shift, lowest) + by, LARGEST_FLOAT), 4)
         self.shift = max(shift, lowest)

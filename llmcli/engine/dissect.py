@@ -129,7 +129,9 @@ def _regenerate(
     return [trace.id for trace in generation.traces[: last + 1]] == list(tokens)
 
 
-def _dissection(generation: Generation, film: Film, subject: Subject, at: int, count: int, trace: TokenTrace) -> Dissection:
+def _dissection(
+    generation: Generation, film: Film, subject: Subject, at: int, count: int, trace: TokenTrace
+) -> Dissection:
     text_of, drawn = generation.vocab.label, subject.tokens[at]
     frames = _effective(film.frames, subject.settings)
     first = film.first if any(frame.name == "grammar" for frame in frames) else None

@@ -20,7 +20,7 @@ class Frame:
 
 
 class Film:
-    """Captures the candidates of the last draw: `look` is the hook for the chain. `wants` says whether to capture a draw.
+    """Captures the candidates of the last draw. `look` is the hook for the chain, `wants` whether to capture a draw.
 
     A token that the grammar rejects is drawn again: then `first` is the token of the first draw.
     """

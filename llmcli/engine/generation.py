@@ -50,7 +50,9 @@ class Generation:
     tokens: list[int] = field(init=False)
     timings: Timings = field(init=False, default_factory=Timings)
     finish_reason: str | None = field(init=False, default=None)
-    logprobs: list[TokenLogprob] = field(init=False, default_factory=list)  # of the drawn tokens, if settings.logprobs > 0
+    logprobs: list[TokenLogprob] = field(
+        init=False, default_factory=list
+    )  # if settings.logprobs > 0
     traces: list[TokenTrace] = field(init=False, default_factory=list)  # of the drawn tokens, with empty texts
     stale: bool = field(init=False, default=True)  # the tokens must be evaluated before the next draw
     layout: Batches = field(init=False, default=())  # the batches in which the prompt was evaluated
@@ -78,7 +80,9 @@ class Generation:
 
     def _make_hooks(self) -> tuple[Place | None, Drawn | None]:
         """The state for policies, the dial and the trace, and the tracer; None where nothing uses them, to save time."""
-        needs_place = self.dial is not None or self.trace is not None or isinstance(policy_in_force(self.settings), Named)
+        needs_place = (
+            self.dial is not None or self.trace is not None or isinstance(policy_in_force(self.settings), Named)
+        )
         return Place(self.splitter) if needs_place else None, Drawn() if self.trace is not None else None
 
     def _make_sampler(self) -> Sampler:

@@ -19,9 +19,9 @@ class Param:
     `help` is a noun phrase; range, choices and default are added to it by the program. `min` and `max` are inclusive,
     `above` is exclusive, `also` lists values outside the range that are valid. `flag` replaces the flag made from
     the key; `flags` are its aliases (llama.cpp's spellings), `keys` are aliases of the key (those of llama-server,
-    KoboldCpp and Ollama). `sampler` names the step of the chain that uses the setting; the setting has no effect unless one of the
-    settings in `switch` differs from its default. `text` and `data` replace the parsers for typed text and for a JSON
-    or TOML value; they and `check` raise a ValueError whose text completes "must be ...".
+    KoboldCpp and Ollama). `sampler` names the step of the chain that uses the setting; the setting has no effect
+    unless one of the settings in `switch` differs from its default. `text` and `data` replace the parsers for typed
+    text and for a JSON or TOML value; they and `check` raise a ValueError whose text completes "must be ...".
     """
 
     help: str

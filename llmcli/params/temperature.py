@@ -135,7 +135,7 @@ def base_delta_exponent(p: TemperatureParams) -> tuple[float, float, float]:
 
 
 def temperature(p: TemperatureParams) -> Args | None:
-    """llama.cpp `temp_ext`: logits / T, with T by entropy if the half width is above 0. A named policy is one argument."""
+    """llama.cpp `temp_ext`: logits / T, by entropy if the half width is above 0. A named policy is one argument."""
     policy = policy_in_force(p)
     if isinstance(policy, Named):
         return (policy,)
