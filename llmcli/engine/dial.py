@@ -6,8 +6,8 @@ from llmcli.params.values import LARGEST_FLOAT
 
 _RECENT = 16  # number of last temperatures that limit the shift
 
-# The index of the first draw with a shift, and the shift from then on. Draws of tokens that a banned string removed later
-# count too: so a replay with the same moves has the same shift at every draw.
+# The index of the first draw with a shift, and the shift from then on. Draws of tokens that were removed later, with a
+# banned string, count too: so a replay with the same moves has the same shift at every draw.
 Move = tuple[int, float]
 
 

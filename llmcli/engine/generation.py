@@ -50,9 +50,7 @@ class Generation:
     tokens: list[int] = field(init=False)
     timings: Timings = field(init=False, default_factory=Timings)
     finish_reason: str | None = field(init=False, default=None)
-    logprobs: list[TokenLogprob] = field(
-        init=False, default_factory=list
-    )  # if settings.logprobs > 0
+    logprobs: list[TokenLogprob] = field(init=False, default_factory=list)  # if settings.logprobs > 0
     traces: list[TokenTrace] = field(init=False, default_factory=list)  # of the drawn tokens, with empty texts
     stale: bool = field(init=False, default=True)  # the tokens must be evaluated before the next draw
     layout: Batches = field(init=False, default=())  # the batches in which the prompt was evaluated
@@ -79,10 +77,9 @@ class Generation:
         self._limit = len(self.prompt) + settings.max_tokens if settings.max_tokens >= 0 else 2**31
 
     def _make_hooks(self) -> tuple[Place | None, Drawn | None]:
-        """The state for policies, the dial and the trace, and the tracer; None where nothing uses them, to save time."""
-        needs_place = (
-            self.dial is not None or self.trace is not None or isinstance(policy_in_force(self.settings), Named)
-        )
+        """The state for policies, dial and trace, and the tracer; None where nothing uses them, to save time."""
+        has_policy = isinstance(policy_in_force(self.settings), Named)
+        needs_place = has_policy or self.dial is not None or self.trace is not None
         return Place(self.splitter) if needs_place else None, Drawn() if self.trace is not None else None
 
     def _make_sampler(self) -> Sampler:

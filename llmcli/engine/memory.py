@@ -42,7 +42,7 @@ class MemoryNeed:
 
 
 def estimate(shape: ModelShape, n_ctx: int, n_ubatch: int, type_k: str, type_v: str) -> MemoryNeed:
-    """The memory for weights, KV cache and compute buffers; the latter are roughly logits and activations of a ubatch."""
+    """The memory for weights, KV cache and compute buffers; these are about logits and activations of a ubatch."""
     per_token = shape.kv_width_k * CACHE_BYTES[type_k] + shape.kv_width_v * CACHE_BYTES[type_v]
     compute = 4 * n_ubatch * (shape.n_vocab + 8 * shape.n_embd)
     return MemoryNeed(shape.weights, int(per_token * n_ctx), compute)

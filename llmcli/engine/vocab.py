@@ -113,7 +113,7 @@ class Vocab:
 
     @cached_property
     def special(self) -> dict[int, bytes]:
-        """The texts that the tokenizer splits off first, by token; computed once (0.3 us per token of the vocabulary)."""
+        """The texts that the tokenizer splits off first, by token; computed once (0.3 us per token in the model)."""
         api, vocab = self._api, self._vocab
         special = api.LLAMA_TOKEN_ATTR_CONTROL | api.LLAMA_TOKEN_ATTR_USER_DEFINED | api.LLAMA_TOKEN_ATTR_UNKNOWN
         attributes = map(api.llama_vocab_get_attr, repeat(vocab), range(self.n_tokens))
