@@ -162,13 +162,13 @@ def excerpt(text: str, at: int | None) -> str:
     return "..." + text[start:]
 
 
-def quote(value: Any) -> str:
-    """A value for an error message, at most 60 characters long: numbers bare, all else in single quotes."""
+def quote(value: Any, longest: int = _LONGEST_QUOTE) -> str:
+    """A value for an error message, at most `longest` characters: numbers bare, all else in quotes."""
     if isinstance(value, (int, float)):
         text = show(value)
-        return text if len(text) <= _LONGEST_QUOTE else text[: _LONGEST_QUOTE - 3] + "..."
+        return text if len(text) <= longest else text[: longest - 3] + "..."
     text = repr(str(value))
-    return text if len(text) <= _LONGEST_QUOTE else text[: _LONGEST_QUOTE - 4] + "..." + text[-1]
+    return text if len(text) <= longest else text[: longest - 4] + "..." + text[-1]
 
 
 def _integer(text: str) -> int:

@@ -17,7 +17,7 @@ from inspect import signature
 from llmcli.params.policy.registry import Kind, find_kind, known_names
 from llmcli.params.policy.tree import Entropy, Fixed, Named, Policy
 from llmcli.params.suggest import did_you_mean
-from llmcli.params.values import LARGEST_FLOAT, InvalidValueError, show
+from llmcli.params.values import LARGEST_FLOAT, InvalidValueError, quote, show
 
 SHAPE = "a number (0.8), a range (0.3..1.3) or a policy (sentence:1.1,0.7,0.4)"
 _NUMBER = re.compile(r"[+-]?(?:(?:\d+(?:\.(?!\.)\d*)?|\.\d+)(?:e[+-]?\d+)?|inf(?:inity)?\b|nan\b)", re.IGNORECASE)
@@ -75,7 +75,7 @@ class _Parser:
         rest = self._text[at:].strip()
         where = f"position {at + 1}" if rest else "the end"
         if not fault:
-            fault = f"unexpected {_short(rest)!r}"
+            fault = f"unexpected {quote(rest, 32)}"
         rule = rule or (f"like {self._kind.example}" if self._kind else SHAPE)
         return MisplacedError(rule, f"{fault} at {where}", hint, at)
 
