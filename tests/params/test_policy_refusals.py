@@ -123,7 +123,7 @@ def parse_error(text: str) -> UsageError:
         ("[here]\ud83d", SHAPE, "missing number", ""),
     ],
 )  # fmt: skip
-def test_a_syntax_error_names_the_form_the_fault_and_its_position(text: str, rule: str, fault: str, hint: str) -> None:
+def test_a_syntax_error_names_the_fault_and_its_position(text: str, rule: str, fault: str, hint: str) -> None:
     before, _, rest = text.partition("[here]")
     error = parse_error(before + rest)
     where = f"position {len(before) + 1}" if rest.strip() else "the end"
@@ -133,11 +133,11 @@ def test_a_syntax_error_names_the_form_the_fault_and_its_position(text: str, rul
 
 
 @pytest.mark.parametrize("text", ["", "  ", "\n"])
-def test_an_empty_policy_is_an_error_with_the_right_form(text: str) -> None:
+def test_an_empty_policy_is_an_error(text: str) -> None:
     assert str(parse_error(text)) == f"temperature must be {SHAPE}, got {text!r}: missing number at the end"
 
 
-def test_an_error_far_from_the_start_shows_the_text_around_it() -> None:
+def test_an_error_in_a_long_text_shows_the_text_around_it() -> None:
     text = "sentence:" + "0.5," * 30 + "x,0.7"
     fault = ": unknown policy 'x' at position 130"
     assert str(parse_error(text)).endswith(", got '...5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,x,0.7'" + fault)
@@ -145,7 +145,7 @@ def test_an_error_far_from_the_start_shows_the_text_around_it() -> None:
 
 
 @pytest.mark.parametrize("before", ["\n" * 50, "\\" * 50, '"' * 50, "\x1b" * 50])
-def test_the_fault_is_shown_behind_characters_that_are_escaped(before: str) -> None:
+def test_the_fault_is_shown_after_escaped_characters(before: str) -> None:
     shown, _, fault = (
         str(parse_error("0.8" + "\n" * 50 + before + "x")).partition(", got ")[2].partition(": unexpected ")
     )
