@@ -20,7 +20,7 @@ PIECES = [word.encode() for word in WORDS]
 
 
 def story(*places: str) -> Wishes:
-    """Wishes by place, each a list of words parted by `|`, the best first; then the end."""
+    """Wishes by place, each a list of words separated by `|`, the best first; then the end."""
     wishes = [[WORDS.index(word) for word in place.split("|")] for place in places]
     return lambda drawn: wishes[len(drawn)] if len(drawn) < len(wishes) else [END]
 
@@ -177,7 +177,7 @@ def test_bans_that_leave_no_token_are_an_error(context: Context) -> None:
     n = context.model.vocab.n_tokens
     only = tuple((token, -float("inf")) for token in range(n) if token not in (260, 28))
     pieces = tuple(context.model.vocab.piece(token).decode() for token in (260, 28))
-    with pytest.raises(ConstraintError, match="no token fits the constraint"):
+    with pytest.raises(ConstraintError, match="no token satisfies the constraints"):
         run(context, PROMPT, logit_bias=only, banned_strings=pieces)
 
 

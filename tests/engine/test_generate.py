@@ -135,7 +135,7 @@ def test_a_prompt_that_leaves_no_room_is_refused_before_it_is_evaluated(
     closed = []
     monkeypatch.setattr(Generation, "close", lambda self: closed.append(self))
     generation = start(context, [1] * context.n_ctx)
-    with pytest.raises(ContextOverflowError, match=r"the prompt has 256 tokens and the context holds 256"):
+    with pytest.raises(ContextOverflowError, match=r"the prompt has 256 tokens, the context has 256"):
         list(generate(context, [generation]))
     assert context.evaluated() == 0
     assert closed == [generation]
@@ -241,7 +241,7 @@ def test_a_bias_on_a_text_is_on_each_of_its_tokens(vocab: Vocab) -> None:
 
 @pytest.mark.parametrize("token", [-1, 49152, 2**31 - 1])
 def test_a_bias_on_a_token_that_is_not_there_is_refused(vocab: Vocab, token: int) -> None:
-    with pytest.raises(UsageError, match=rf"there is no token {token}, the last one is 49151"):
+    with pytest.raises(UsageError, match=rf"token id {token} is out of range \(0 to 49151\)"):
         resolve_biases(vocab, [(token, 1.0)], ignore_eos=False)
 
 
@@ -287,5 +287,5 @@ def test_settings_at_the_ends_of_their_ranges_neither_crash_nor_hang(
 
 def test_a_context_that_cannot_be_made_is_refused_with_llama_cpp_s_reason(model: Model) -> None:
     params = ContextParams(n_ctx=256, n_threads=1, n_threads_batch=1, flash_attn="off", cache_type_v="q8_0")
-    with pytest.raises(LlmcliError, match="no context of 256 tokens: quantized V cache requires flash_attn"):
+    with pytest.raises(LlmcliError, match="cannot create a context of 256 tokens: quantized V cache requires flash_attn"):
         Context(model, params)

@@ -69,12 +69,12 @@ def test_a_grammar_and_a_ban_hold_together(context: Context) -> None:
 
 
 def test_a_ban_that_leaves_the_grammar_no_way_is_an_error(context: Context) -> None:
-    with pytest.raises(ConstraintError, match="no token fits the constraint"):
+    with pytest.raises(ConstraintError, match="no token satisfies the constraints"):
         run(context, PROMPT, 'root ::= "red"', **GREEDY, banned_strings=("e",))
 
 
 def test_a_finished_grammar_with_eos_ignored_is_an_error_and_the_context_lives(context: Context) -> None:
-    with pytest.raises(ConstraintError, match="no token fits the constraint"):
+    with pytest.raises(ConstraintError, match="no token satisfies the constraints"):
         run(context, PROMPT, 'root ::= "yes"', ignore_eos=True)
     assert run(context, PROMPT, 'root ::= "yes"').text == "yes"
 
@@ -84,16 +84,16 @@ def test_a_finished_grammar_with_eos_ignored_is_an_error_and_the_context_lives(c
     [
         ("", "the grammar is empty"),
         (" \n", "the grammar is empty"),
-        ("root := x", "does not parse: expecting ::= at := x"),
-        ("root ::= x", "does not parse: Undefined rule identifier 'x'"),
-        ('a ::= "x"', "does not parse: grammar does not contain a 'root' symbol"),
-        ('root ::= root "a" | "b"', "does not parse: unsupported grammar, left recursion detected"),
-        ("root ::= a\na ::= b\nb ::= a", "does not parse: unsupported grammar, left recursion detected"),
-        ('root ::= "a"{1000000000}', "does not parse: number of repetitions exceeds sane defaults"),
-        ("root ::= (", "does not parse: "),
-        ('root ::= "' + "a" * 1000, "does not parse: unexpected end of input"),
-        ("root ::= " + "(" * 100_000 + '"a"' + ")" * 100_000, "the grammar is too large: more than 10000 rules"),
-        ("root ::= \udcff", "does not parse: "),
+        ("root := x", "is not valid GBNF: expecting ::= at := x"),
+        ("root ::= x", "is not valid GBNF: Undefined rule identifier 'x'"),
+        ('a ::= "x"', "is not valid GBNF: grammar does not contain a 'root' symbol"),
+        ('root ::= root "a" | "b"', "is not valid GBNF: unsupported grammar, left recursion detected"),
+        ("root ::= a\na ::= b\nb ::= a", "is not valid GBNF: unsupported grammar, left recursion detected"),
+        ('root ::= "a"{1000000000}', "is not valid GBNF: number of repetitions exceeds sane defaults"),
+        ("root ::= (", "is not valid GBNF: "),
+        ('root ::= "' + "a" * 1000, "is not valid GBNF: unexpected end of input"),
+        ("root ::= " + "(" * 100_000 + '"a"' + ")" * 100_000, "the grammar has more than 10000 rules"),
+        ("root ::= \udcff", "is not valid GBNF: "),
     ],
 )
 def test_a_grammar_that_does_not_parse_is_refused_with_the_reason_in_one_line(
@@ -142,14 +142,14 @@ def test_the_answer_to_a_schema_parses_and_fits(context: Context, seed: int) -> 
 @pytest.mark.parametrize(
     ("schema", "reason"),
     [
-        ("", "this is no JSON"),
-        ("{", "this is no JSON"),
+        ("", "json_schema is not valid JSON"),
+        ("{", "json_schema is not valid JSON"),
         ("[1]", "a schema is a JSON object"),
         ("3", "a schema is a JSON object"),
         ('{"type": "nonsense"}', "not understood: "),
         ('{"$ref": "#/missing"}', "not understood: "),
         ('{"pattern": "^(", "type": "string"}', "not understood: "),
-        ('{"items": ' * 5000 + "{}" + "}" * 5000, "json_schema: "),
+        ('{"items": ' * 5000 + "{}" + "}" * 5000, "json_schema is nested too deep"),
     ],
 )
 def test_a_schema_that_cannot_be_is_refused_in_one_line(schema: str, reason: str) -> None:

@@ -31,7 +31,7 @@ def broken(tmp_path: Path, starter: Path, request: pytest.FixtureRequest) -> Pat
 
 @pytest.mark.parametrize("broken", BROKEN, indirect=True)
 def test_a_broken_file_does_not_load_and_the_error_carries_llama_cpp_s_reason(broken: Path) -> None:
-    with pytest.raises(ModelInvalidError, match=r"^broken model\.gguf does not load: \S") as caught:
+    with pytest.raises(ModelInvalidError, match=r"^cannot load broken model\.gguf: \S") as caught:
         Model.load([broken], n_gpu_layers=0)
     assert "gives no reason" not in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -39,7 +39,7 @@ def test_a_broken_file_does_not_load_and_the_error_carries_llama_cpp_s_reason(br
 
 @pytest.mark.parametrize("broken", ["header", "cut"], indirect=True)
 def test_a_broken_file_fails_in_the_child_with_the_same_reason(broken: Path) -> None:
-    with pytest.raises(ModelInvalidError, match=r"^broken model\.gguf does not load: ") as inside:
+    with pytest.raises(ModelInvalidError, match=r"^cannot load broken model\.gguf: ") as inside:
         Model.load([broken], n_gpu_layers=0)
     with pytest.raises(ModelInvalidError) as outside:
         probe([broken])
@@ -103,7 +103,7 @@ def test_a_header_with_many_layers_and_nothing_else_fails_in_the_child(tmp_path:
             r"crashes llama\.cpp: ggml\.c:1: GGML_ASSERT\(a\) failed",
         ),
         ("exit 0", r"crashes llama\.cpp: llama\.cpp ended with status 0"),
-        ("echo x.gguf does not load: why; exit 8", r"^x\.gguf does not load: why$"),
+        ("echo cannot load x.gguf: why; exit 8", r"^cannot load x\.gguf: why$"),
         ("exec sleep 60", r"x\.gguf does not load within 0\.5 seconds"),
     ],
 )

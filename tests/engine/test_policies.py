@@ -195,8 +195,8 @@ def test_a_policy_that_gives_no_temperature_is_an_error(own: Announce, value: An
     policy = own(lambda _step: value)
     with pytest.raises(PolicyError) as caught:
         after(MANY, temperature=policy)
-    assert str(caught.value) == f"the temperature policy mine gave {shown} for token 0"
-    assert caught.value.hint == "it must give a finite number, 0 or more"
+    assert str(caught.value) == f"the temperature policy 'mine' returned {shown} for token 0"
+    assert caught.value.hint == "return a finite number of at least 0"
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_a_policy_that_raises_is_an_error_with_the_line(own: Announce, function:
     with pytest.raises(PolicyError) as caught:
         after(MANY, temperature=own(function))
     line = function.__code__.co_firstlineno + 1
-    assert str(caught.value) == f"the temperature policy mine failed at token 0: {says}{line})"
+    assert str(caught.value) == f"the temperature policy 'mine' failed at token 0: {says}{line})"
 
 
 def test_an_error_in_a_huge_policy_is_short(own: Announce) -> None:

@@ -244,7 +244,7 @@ def test_a_policy_that_fails_ends_its_answer_and_no_other(
     before = run(context, PROMPT, values.get("grammar"), max_tokens=8)
     generation = answer(context, own(mine), **values)
     records: list[Any] = []
-    with pytest.raises(PolicyError, match=r"the temperature policy mine (gave nan for|failed at) token 3") as caught:
+    with pytest.raises(PolicyError, match=r"the temperature policy 'mine' (returned nan for|failed at) token 3") as caught:
         records += generate(context, [generation])
     assert "division by zero" in str(caught.value) or bad
     assert len(generation.tokens) == len(generation.prompt) + 3
@@ -256,7 +256,7 @@ def test_of_two_answers_in_step_the_failure_of_one_is_told(fresh: MakeContext, o
     context = fresh(n_ctx=256, n_seq_max=2)
     generations = [answer(context, "0.8"), answer(context, own(lambda step: -step.index))]
     generations[1].seq_id = 1
-    with pytest.raises(PolicyError, match="gave -1 for token 1"):
+    with pytest.raises(PolicyError, match="returned -1 for token 1"):
         list(generate(context, generations))
     assert run(context, PROMPT, max_tokens=3).reason == "length"
 
