@@ -98,7 +98,9 @@ def test_a_broken_preset_does_not_take_the_others_along() -> None:
 
 @pytest.mark.parametrize("which", [0, -1])
 def test_every_value_comes_back_as_it_was_kept(which: int) -> None:
-    legals = {key: [v for v in legal_values(field) if v is not None] for key, field in fields().items() if key not in NEVER}
+    legals = {
+        key: [v for v in legal_values(field) if v is not None] for key, field in fields().items() if key not in NEVER
+    }
     values = {key: values[which] for key, values in legals.items()}
     save_preset("all", values)
     assert preset_layer("all").values == values

@@ -23,7 +23,7 @@ def test_a_fixed_temperature_divides_the_logits(t: float) -> None:
 
 
 @pytest.mark.parametrize("logits", [[1.0, 3.0, 2.0], [3.0, 3.0, 1.0], [-5.0, -7.0, -6.0]])
-def test_temperature_zero_leaves_one_best_token(logits: list[float]) -> None:
+def test_temperature_zero_keeps_one_best_token(logits: list[float]) -> None:
     left = after(logits, temperature=Fixed(0.0))
     assert [left.logits[token] for token in left.live] == [max(logits)]
 
@@ -38,26 +38,26 @@ def entropy_temperature(logits: list[float], low: float, high: float, exponent: 
 
 @pytest.mark.parametrize("logits", [LOGITS, [1.0, 1.0, 1.0], [9.0, 0.0, 0.0, 0.0], [0.5, 0.4]])
 @pytest.mark.parametrize(("low", "high", "exponent"), [(0.3, 1.3, 1.0), (0.3, 1.3, 0.7), (0.5, 2.0, 3.0)])
-def test_an_entropy_temperature_follows_the_uncertainty(
+def test_an_entropy_temperature_follows_the_entropy(
     logits: list[float], low: float, high: float, exponent: float
 ) -> None:
     t = entropy_temperature(logits, low, high, exponent)
     close(after(logits, temperature=Entropy(low, high, exponent)).logits, [logit / t for logit in logits])
 
 
-def test_dynatemp_is_the_same_thing_in_llama_cpp_s_words() -> None:
+def test_dynatemp_range_equals_an_entropy_policy() -> None:
     one = after(LOGITS, temperature=Fixed(0.8), dynatemp_range=0.5, dynatemp_exponent=0.7)
     assert one.logits == after(LOGITS, temperature=Entropy(0.3, 1.3, 0.7)).logits
 
 
 @pytest.mark.parametrize(("logits", "at"), [([1.0, 1.0, 1.0, 1.0], 1.3), ([60.0, 0.0, 0.0, 0.0], 0.3)])
-def test_an_entropy_temperature_reaches_its_ends(logits: list[float], at: float) -> None:
+def test_an_entropy_temperature_reaches_its_bounds(logits: list[float], at: float) -> None:
     close(after(logits, temperature=Entropy(0.3, 1.3)).logits, [logit / at for logit in logits])
 
 
 @pytest.mark.parametrize("factor", [0.1, 0.5, 2.0])
 @pytest.mark.parametrize("curve", [1.0, 1.5, 3.0, 5.0])
-def test_smoothing_bends_each_logit_towards_the_best(factor: float, curve: float) -> None:
+def test_smoothing_transforms_logits_by_its_formula(factor: float, curve: float) -> None:
     k, c, best = (3 - curve) / 2, (curve - 1) / 2, max(LOGITS)
     expected = [-k * factor * (x - best) ** 2 + c * factor * (x - best) ** 3 + best for x in LOGITS]
     close(after(LOGITS, smoothing_factor=factor, smoothing_curve=curve).logits, expected)
@@ -68,12 +68,12 @@ def test_smoothing_keeps_masked_tokens_masked() -> None:
     assert left.logits == {0: 1.0, 1: -INF, 2: 0.5}
 
 
-def test_smoothing_by_a_huge_factor_leaves_the_best_and_no_nan() -> None:
+def test_smoothing_with_a_huge_factor_keeps_the_best_token() -> None:
     left = after([50.0, -50.0, 49.0], smoothing_factor=3e38, smoothing_curve=2.0)
     assert left.logits == {0: 50.0, 1: -INF, 2: pytest.approx(-3e38)}
 
 
-def test_a_curve_that_turns_the_order_round_still_gives_the_right_best() -> None:
+def test_a_curve_that_reverses_the_order_keeps_the_best_token() -> None:
     # Above a curve of 3 a second-best token can overtake: l' = h + 0.5 d^2 (2 d + 1), d = -0.25.
     left = after([1.0, 0.75], samplers=("top_k", "smoothing", "min_p"), top_k=2, smoothing_factor=0.5)
     assert left.logits[0] > left.logits[1]
@@ -88,23 +88,23 @@ def test_a_curve_that_turns_the_order_round_still_gives_the_right_best() -> None
     assert turned.ids == [1]
 
 
-def test_repeat_penalty_divides_positive_and_multiplies_negative_logits() -> None:
+def test_repeat_penalty_divides_or_multiplies_by_the_sign() -> None:
     left = after(LOGITS, accepted=[0, 3, 0], repeat_penalty=2.0)
     close(left.logits, [1.0, 1.0, 0.0, -2.0])
 
 
-def test_frequency_counts_and_presence_does_not() -> None:
+def test_frequency_penalty_counts_and_presence_penalty_does_not() -> None:
     close(after(LOGITS, accepted=[0, 0, 1], frequency_penalty=0.5).logits, [1.0, 0.5, 0.0, -1.0])
     close(after(LOGITS, accepted=[0, 0, 1], presence_penalty=0.5).logits, [1.5, 0.5, 0.0, -1.0])
 
 
-def test_the_three_penalties_come_in_llama_cpp_s_order() -> None:
+def test_the_three_penalties_apply_in_llama_cpp_order() -> None:
     left = after(LOGITS, accepted=[0, 0], repeat_penalty=2.0, frequency_penalty=0.25, presence_penalty=0.1)
     close(left.logits, [2.0 / 2 - 2 * 0.25 - 0.1, 1.0, 0.0, -1.0])
 
 
 @pytest.mark.parametrize(("window", "penalized"), [(1, {3}), (2, {2, 3}), (64, {0, 1, 2, 3})])
-def test_penalties_look_at_the_last_n_tokens_only(window: int, penalized: set[int]) -> None:
+def test_penalties_consider_only_the_last_n_tokens(window: int, penalized: set[int]) -> None:
     left = after(LOGITS, accepted=[0, 1, 2, 3], presence_penalty=9.0, repeat_last_n=window)
     assert {token for token, logit in left.logits.items() if logit != LOGITS[token]} == penalized
 
@@ -129,7 +129,7 @@ DRY: dict[str, Any] = {"dry_multiplier": 0.5, "dry_base": 2.0, "dry_allowed_leng
         ([4, 6, 7, 8, 5, 6, 7], {}, {8: 0.5}),
     ],
 )
-def test_dry_penalizes_what_would_lengthen_a_repeat(
+def test_dry_penalizes_the_extension_of_a_repetition(
     model: Model, accepted: list[int], values: dict[str, Any], penalty: dict[int, float]
 ) -> None:
     chain = chain_of(steps(**DRY | values), 10, vocab=model.vocab)
@@ -139,7 +139,7 @@ def test_dry_penalizes_what_would_lengthen_a_repeat(
     assert {token: 3.0 - logit for token, logit in left.logits.items() if logit != 3.0} == pytest.approx(penalty)
 
 
-def test_dry_forgets_at_a_sequence_breaker(model: Model) -> None:
+def test_dry_stops_at_a_sequence_breaker(model: Model) -> None:
     words = [model.vocab.tokenize(text)[0] for text in ("a", "b", ":", "c")]
     a, b, colon, c = words
     history = [a, b, colon, c, a, b, colon]
@@ -156,7 +156,7 @@ def test_dry_forgets_at_a_sequence_breaker(model: Model) -> None:
     assert penalized((":",)) == set()
 
 
-def test_adaptive_p_favours_probabilities_near_its_target() -> None:
+def test_adaptive_p_favors_probabilities_near_its_target() -> None:
     p = [0.5, 0.3, 0.15, 0.05]
     left = after(log(p), samplers=("adaptive_p",), adaptive_target=0.3)
     d = [abs(q - 0.3) / 0.3 for q in p]

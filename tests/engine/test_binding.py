@@ -29,7 +29,7 @@ print(before, heavy, api.__name__, api is binding.load())
 
 
 @pytest.mark.parametrize("first", ["binding.load()", "import llama_cpp"])
-def test_the_whole_package_can_be_imported_before_and_after(first: str) -> None:
+def test_the_real_package_can_be_imported_before_and_after(first: str) -> None:
     code = f"""
 import warnings
 import llmcli.engine.binding as binding
@@ -42,21 +42,21 @@ print(llama_cpp.Llama.__name__, low is binding.load(), low.llama_supports_mmap()
     assert python(code) == "Llama True True"
 
 
-def test_a_missing_package_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_an_error_with_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(LlmcliError, match="llama-cpp-python is not installed") as caught:
         binding.submodule("no_such_module")
     assert caught.value.hint.startswith("pip install llama-cpp-python==")
 
 
-def test_a_submodule_that_does_not_import_leaves_no_stand_in() -> None:
+def test_a_failed_import_leaves_no_placeholder_module() -> None:
     had = "llama_cpp" in sys.modules
     with pytest.raises(LlmcliError, match="cannot load the library of llama.cpp"):
         binding.submodule("no_such_module")
     assert ("llama_cpp" in sys.modules) == had
 
 
-def test_the_versions_are_named() -> None:
+def test_the_versions_of_llama_cpp_are_known() -> None:
     assert binding.bindings_version().startswith("0.3.36")
     assert "ggml" in binding.llama_build()
 
@@ -82,7 +82,7 @@ def say(level: int, text: str) -> None:
         ([(4, "\n")], ""),
     ],
 )
-def test_the_reason_is_the_first_error_that_tells_something(
+def test_the_reason_is_the_first_specific_error(
     quiet: None, lines: list[tuple[int, str]], reason: str
 ) -> None:
     for level, text in lines:
@@ -90,7 +90,7 @@ def test_the_reason_is_the_first_error_that_tells_something(
     assert log.reason() == reason
 
 
-def test_a_listener_hears_every_line(quiet: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listener_gets_every_line_of_the_log(quiet: None, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[str] = []
     monkeypatch.setattr(log, "_listeners", [])
     log.listen(heard.append)

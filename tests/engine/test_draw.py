@@ -27,16 +27,16 @@ def draws(count: int, logits: Sequence[float] = tuple(log(P)), **settings: Any) 
 
 
 @pytest.mark.parametrize("values", [{}, {"mirostat": 1}, {"mirostat": 2}, {"samplers": ("adaptive_p",)}])
-def test_the_same_seed_draws_the_same_and_another_seed_does_not(values: dict[str, Any]) -> None:
+def test_a_seed_determines_the_draws(values: dict[str, Any]) -> None:
     assert draws(50, seed=1, **values) == draws(50, seed=1, **values)
     assert draws(50, seed=1, **values) != draws(50, seed=2, **values)
 
 
-def test_the_largest_seed_repeats_itself() -> None:
+def test_the_largest_seed_is_reproducible() -> None:
     assert draws(50, seed=2**32 - 1) == draws(50, seed=2**32 - 1)
 
 
-def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
+def test_tokens_are_drawn_by_their_probability() -> None:
     drawn = draws(4000)
     for token, p in enumerate(P):
         assert drawn.count(token) / 4000 == pytest.approx(p, abs=5 * math.sqrt(p * (1 - p) / 4000))
@@ -50,7 +50,7 @@ def test_a_masked_token_is_never_drawn() -> None:
 @pytest.mark.parametrize(
     ("tau", "ids"), [(0.2, [0]), (0.7, [0]), (1.2, [0, 1]), (1.7, [0, 1, 2]), (2.5, [0, 1, 2, 3, 4])]
 )
-def test_mirostat_2_first_cuts_at_twice_its_target(tau: float, ids: list[int]) -> None:
+def test_mirostat_2_first_truncates_at_twice_its_target(tau: float, ids: list[int]) -> None:
     left = after(HALVES, mirostat=2, mirostat_tau=tau)
     assert sorted(left.ids) == ids
     assert left.drawn in ids
@@ -65,7 +65,7 @@ def test_mirostat_1_first_keeps_the_k_of_its_formula(tau: float) -> None:
     assert sorted(after(log(p), mirostat=1, mirostat_tau=tau).ids) == list(range(max(int(k), 1)))
 
 
-def test_mirostat_learns_from_what_it_drew() -> None:
+def test_mirostat_adapts_to_the_drawn_tokens() -> None:
     chain = chain_of(steps(draw=True, mirostat=2, mirostat_tau=1.2, mirostat_eta=1.0), 5)
     sizes = {len(apply(chain, HALVES).ids) for _ in range(20)}
     chain.close()
@@ -77,7 +77,7 @@ def test_adaptive_p_draws_most_often_near_its_target() -> None:
     assert drawn.count(1) > 250
 
 
-def test_adaptive_p_without_a_target_draws_as_it_finds() -> None:
+def test_adaptive_p_without_a_target_does_not_change_draws() -> None:
     assert draws(1000, samplers=("adaptive_p",)).count(0) == pytest.approx(500, abs=80)
 
 
@@ -97,14 +97,14 @@ def seconds(made: Sequence[Step], rows: Any, n: int) -> float:
 
 
 @pytest.mark.parametrize("values", [{"top_a": 0.2}, {"smoothing_factor": 0.3}])
-def test_a_large_vocabulary_does_not_slow_our_own_samplers_down(values: dict[str, Any]) -> None:
+def test_python_samplers_are_fast_on_a_large_vocabulary(values: dict[str, Any]) -> None:
     api, n, rng = binding.load(), 50_000, random.Random(1)
     rows = (api.llama_token_data * n)(*[api.llama_token_data(i, rng.gauss(0, 3), 0.0) for i in range(n)])
     # A loop in Python over the candidates takes some 500 times as long as llama.cpp's top-k.
     assert seconds(steps(**values), rows, n) < 50 * seconds(steps(top_k=40), rows, n)
 
 
-def test_an_exception_inside_a_python_sampler_comes_out_once() -> None:
+def test_an_exception_in_a_python_sampler_is_raised_once() -> None:
     def fail(_candidates: Any) -> None:
         raise ZeroDivisionError("inside C")
 
@@ -117,7 +117,7 @@ def test_an_exception_inside_a_python_sampler_comes_out_once() -> None:
     chain.close()
 
 
-def test_closing_a_chain_frees_what_its_samplers_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_a_chain_frees_the_owned_samplers(monkeypatch: pytest.MonkeyPatch) -> None:
     api = binding.load()
     free, freed = api.llama_sampler_free, []
 
@@ -132,7 +132,7 @@ def test_closing_a_chain_frees_what_its_samplers_own(monkeypatch: pytest.MonkeyP
     assert len(freed) == 3  # the chain, and the two samplers that top-a uses
 
 
-def test_a_clone_of_a_chain_goes_on_as_the_chain_would() -> None:
+def test_a_clone_of_a_chain_continues_like_the_chain() -> None:
     made = steps(draw=True, xtc_probability=0.5, top_a=0.1, smoothing_factor=0.2, presence_penalty=0.5)
     chain = chain_of(made, 5)
     for token in (0, 1, 1):

@@ -48,7 +48,7 @@ def test_tokens_sentences_lines_and_paragraphs_are_counted() -> None:
     ]
 
 
-def test_all_is_counted_anew_where_the_answer_begins() -> None:
+def test_counts_restart_where_the_answer_starts() -> None:
     texts = ["<think>", "I see. It is.", "\n\n", "Right.", "</th", "ink>", "\n\n", "Yes.", " No"]
     walked = walk(texts, ThinkingSplitter())
     assert [place[0] for place in walked] == list(range(10))
@@ -59,7 +59,7 @@ def test_all_is_counted_anew_where_the_answer_begins() -> None:
     assert walked[8][2:5] == (1, 0, 0)
 
 
-def test_a_prompt_that_opens_the_reasoning_begins_in_it() -> None:
+def test_a_prompt_that_opens_the_reasoning_starts_inside_it() -> None:
     walked = walk(["I see. It is.", "</think>Yes. No", "."], ThinkingSplitter("<|assistant|><think>\n"))
     assert [(index, sentence, thinking) for _, index, sentence, _, _, thinking in walked] == [
         (0, 0, True),
@@ -74,7 +74,7 @@ def test_tags_in_the_middle_of_an_answer_are_text() -> None:
 
 
 @pytest.mark.parametrize("prefill", ["<think>I see. It is.\n\nRight.</think>\n\nYes. N", "Yes. N"])
-def test_a_prefill_is_read_over_and_its_tokens_do_not_count(prefill: str) -> None:
+def test_a_prefill_does_not_count_as_tokens(prefill: str) -> None:
     place = Place(ThinkingSplitter())
     place.read(prefill)
     assert position(place) == (0, 0, 1, 0, 0, False)
@@ -82,14 +82,14 @@ def test_a_prefill_is_read_over_and_its_tokens_do_not_count(prefill: str) -> Non
     assert position(place)[:3] == (1, 1, 2)
 
 
-def test_a_prefill_may_end_inside_the_reasoning() -> None:
+def test_a_prefill_can_end_inside_the_reasoning() -> None:
     place = Place(ThinkingSplitter())
     place.read("<think>I see. It is.")
     assert position(place) == (0, 0, 2, 0, 0, True)
 
 
 @given(st.lists(st.sampled_from(WORDS), max_size=12), st.lists(st.sampled_from(WORDS), max_size=12), st.booleans())
-def test_a_place_that_was_gone_back_to_is_as_if_nothing_had_been(
+def test_a_restored_place_equals_the_copy(
     kept: list[str], gone: list[str], inside: bool
 ) -> None:
     splitter = ThinkingSplitter("<think>" if inside else "")
@@ -111,7 +111,7 @@ def test_a_place_that_was_gone_back_to_is_as_if_nothing_had_been(
     st.sampled_from([(".", "So"), ("sat.", "3.5"), ("\n", "it slept!"), ("</think>", "cat sat"), ("é",)]),
     st.booleans(),
 )
-def test_a_token_that_is_taken_back_takes_its_sentence_back_too(
+def test_a_removed_token_does_not_count_its_sentence(
     script: list[list[int]], banned: tuple[str, ...], thinks: bool
 ) -> None:
     def wishes(drawn: Any) -> list[int]:
@@ -130,7 +130,7 @@ def test_a_token_that_is_taken_back_takes_its_sentence_back_too(
     generation.close()
 
 
-def test_a_character_of_several_tokens_counts_when_it_is_whole() -> None:
+def test_a_character_of_several_tokens_counts_when_complete() -> None:
     pieces = [b"A", "。".encode()[:1], "。".encode()[1:], b"B"]
     generation = scripted(pieces, lambda drawn: [len(drawn)] if len(drawn) < 4 else [END], temperature=POLICY)
     sentences = []
@@ -141,12 +141,12 @@ def test_a_character_of_several_tokens_counts_when_it_is_whole() -> None:
     assert sentences == [0, 0, 1, 1, 1]
 
 
-def test_no_place_is_kept_where_nothing_asks_for_it() -> None:
+def test_a_generation_has_no_place_without_a_use() -> None:
     for text, kept in (("0.8", False), ("0.3..1.3", False), ("edt:0.8", True), ("sentence:1,2", True)):
         assert bool(scripted(PIECES, lambda _: [END], temperature=parse_policy(text)).place) is kept
 
 
-def test_a_move_is_recorded_at_the_token_it_counts_for() -> None:
+def test_a_shift_is_recorded_at_its_first_draw() -> None:
     dial = Dial()
     shifts = [dial.at(0), dial.turn(0.1), dial.at(1), dial.at(2), dial.turn(0.1), dial.turn(0.1), dial.at(3)]
     assert shifts == pytest.approx([0, 0.1, 0.1, 0.1, 0.2, 0.3, 0.3])
@@ -155,7 +155,7 @@ def test_a_move_is_recorded_at_the_token_it_counts_for() -> None:
     assert (dial.at(4), dial.moves) == (0, [(1, 0.1), (3, 0.3), (4, 0)])
 
 
-def test_a_move_that_is_taken_back_before_it_counts_is_none() -> None:
+def test_a_reverted_shift_is_not_recorded() -> None:
     dial = Dial()
     dial.at(0)
     dial.turn(0.1)
@@ -164,7 +164,7 @@ def test_a_move_that_is_taken_back_before_it_counts_is_none() -> None:
     assert dial.moves == []
 
 
-def test_a_token_that_a_grammar_has_drawn_twice_has_one_temperature() -> None:
+def test_a_token_drawn_twice_has_one_temperature() -> None:
     dial = Dial()
     first = dial.at(0)
     dial.turn(0.5)
@@ -177,7 +177,7 @@ EVENTS = st.lists(
 
 
 @given(EVENTS, st.randoms())
-def test_moves_given_again_lead_to_the_same_shifts(events: list[Any], chance: Any) -> None:
+def test_replayed_moves_give_the_same_shifts(events: list[Any], chance: Any) -> None:
     """Whatever is taken back on the way: the tokens are asked for in the same order in a replay."""
     asked: list[int] = []
     shifts = []

@@ -74,14 +74,14 @@ def entropy_of(logits: Sequence[float]) -> tuple[float, list[float]]:
 
 @pytest.mark.parametrize("logits", SETS.values(), ids=SETS)
 @pytest.mark.parametrize("t", [0.0, 0.3, 0.8, 1.0, 2.5])
-def test_the_temperature_of_a_policy_is_applied_as_llama_cpp_does(logits: list[float], t: float) -> None:
+def test_a_policy_divides_logits_like_llama_cpp(logits: list[float], t: float) -> None:
     ours = after(logits, temperature=parse_policy(f"linear:{t}->{t}@1"))
     assert ours.logits == after(logits, temperature=Fixed(t)).logits
     assert len(ours.live) == (1 if t == 0 else sum(x > -INF for x in logits))
 
 
 @pytest.mark.parametrize("logits", SETS.values(), ids=SETS)
-def test_the_step_is_told_what_stands_there(own: Announce, logits: list[float]) -> None:
+def test_a_step_describes_the_position_of_the_token(own: Announce, logits: list[float]) -> None:
     seen: list[Any] = []
 
     def mine(step: Any) -> float:
@@ -115,12 +115,12 @@ def test_the_reading_agrees_with_arithmetic(logits: list[float], text: str) -> N
 
 @pytest.mark.parametrize("logits", [MANY, WHOLE], ids=["forty", "a vocabulary"])
 @pytest.mark.parametrize("t", [0.3, 1.7])
-def test_entropy_is_that_before_the_temperature(logits: list[float], t: float) -> None:
+def test_the_entropy_is_that_before_the_temperature(logits: list[float], t: float) -> None:
     _, reading = read(logits, parse_policy(f"linear:{t}->{t}@1"))
     assert reading.entropy == pytest.approx(entropy_of(logits)[0], rel=1e-5)
 
 
-def test_what_stands_before_the_temperature_counts_and_what_stands_behind_does_not() -> None:
+def test_only_samplers_before_the_temperature_change_the_entropy() -> None:
     order = ("top_k", "temperature", "min_p")
     _, reading = read(MANY, Fixed(1.0), samplers=order, top_k=4, min_p=0.9)
     assert reading.candidates == 4
@@ -129,13 +129,13 @@ def test_what_stands_before_the_temperature_counts_and_what_stands_behind_does_n
     assert reading.candidates == sum(math.exp(x - max(MANY)) >= 0.9 for x in MANY)
 
 
-def test_a_chain_without_a_temperature_is_read_at_its_end_and_left_as_it_is() -> None:
+def test_a_chain_without_temperature_is_only_read() -> None:
     left, reading = read(MANY, parse_policy("linear:0.1->0.1@1"), samplers=("top_k",), top_k=4)
     assert (reading.candidates, reading.temperature) == (4, 1.0)
     assert left.logits == {token: MANY[token] for token in left.ids}
 
 
-def test_the_place_in_the_answer_chooses_the_part() -> None:
+def test_the_position_in_the_answer_selects_the_part() -> None:
     place, policy = Place(ThinkingSplitter("<think>")), parse_policy("think=0.3,answer=sentence:2,(linear:1->0@4)")
     readings = [read(MANY, policy, place)[1]]
     for text in ("Let me see. ", "Yes.</think>", "\n\nIt is.", " And"):
@@ -145,7 +145,7 @@ def test_the_place_in_the_answer_chooses_the_part() -> None:
     assert [reading.policy for reading in readings] == ["0.3", "0.3", "2", "linear:1->0@4", "linear:1->0@4"]
 
 
-def test_a_range_given_in_llama_cpp_s_words_is_spoken_as_one() -> None:
+def test_dynatemp_range_is_shown_as_a_range() -> None:
     assert read(MANY, Entropy(0.3, 1.3))[1].policy == "0.3..1.3"
     assert read(MANY, Fixed(0.8), dynatemp_range=0.5, dynatemp_exponent=2.0)[1].policy == "0.3..1.3^2"
 
@@ -161,7 +161,7 @@ def test_a_temperature_too_small_for_a_float_is_greedy(t: str, sign: int) -> Non
     assert left.live == {left.drawn}
 
 
-def test_edt_is_greedy_where_the_model_is_sure_and_never_draws_a_masked_token() -> None:
+def test_edt_is_greedy_for_a_single_live_candidate() -> None:
     for gap in [x / 100 for x in range(0, 3000, 10)]:
         left, reading = read([gap, 0.0, -INF], parse_policy("edt:0.8"))
         assert left.drawn in (0, 1)
@@ -169,7 +169,7 @@ def test_edt_is_greedy_where_the_model_is_sure_and_never_draws_a_masked_token() 
         assert sum(left.p.values()) == pytest.approx(1)
 
 
-def test_candidates_that_are_all_masked_stop_nothing() -> None:
+def test_candidates_that_are_all_masked_are_no_error() -> None:
     for size in (3, 1000):
         _, reading = read([-INF] * size, parse_policy("edt:0.8"))
         assert (reading.candidates, reading.entropy) == (0, 0.0)
@@ -191,7 +191,7 @@ GIVES = [
 
 
 @pytest.mark.parametrize(("value", "shown"), GIVES, ids=[shown for _, shown in GIVES])
-def test_a_policy_that_gives_no_temperature_is_an_error(own: Announce, value: Any, shown: str) -> None:
+def test_an_invalid_temperature_of_a_policy_is_an_error(own: Announce, value: Any, shown: str) -> None:
     policy = own(lambda _step: value)
     with pytest.raises(PolicyError) as caught:
         after(MANY, temperature=policy)
@@ -202,7 +202,7 @@ def test_a_policy_that_gives_no_temperature_is_an_error(own: Announce, value: An
 @pytest.mark.parametrize(
     ("function", "says"), [(broken, "ValueError: I do not like this token (line "), (leaving, "SystemExit: 3 (line ")]
 )
-def test_a_policy_that_raises_is_an_error_with_the_line(own: Announce, function: Any, says: str) -> None:
+def test_an_exception_in_a_policy_is_an_error_with_the_line(own: Announce, function: Any, says: str) -> None:
     with pytest.raises(PolicyError) as caught:
         after(MANY, temperature=own(function))
     line = function.__code__.co_firstlineno + 1
@@ -218,17 +218,17 @@ def test_an_error_in_a_huge_policy_is_short(own: Announce) -> None:
 
 @pytest.mark.parametrize("value", [1, True, np.float32(1), np.float64(1), np.int64(1)])
 @pytest.mark.parametrize("logits", [MANY, WHOLE], ids=["forty", "a vocabulary"])
-def test_any_kind_of_number_is_a_temperature(own: Announce, value: Any, logits: list[float]) -> None:
+def test_a_policy_can_return_any_kind_of_number(own: Announce, value: Any, logits: list[float]) -> None:
     assert after(logits, temperature=own(lambda _step: value)).logits == after(logits).logits
 
 
 @pytest.mark.parametrize("logits", [MANY, WHOLE], ids=["forty", "a vocabulary"])
-def test_a_policy_may_reckon_with_the_probabilities(own: Announce, logits: list[float]) -> None:
+def test_a_policy_can_use_the_probabilities(own: Announce, logits: list[float]) -> None:
     _, reading = read(logits, own(lambda step: 1.5 - step.p[0]))
     assert reading.temperature == pytest.approx(1.5 - entropy_of(logits)[1][0], rel=1e-5)
 
 
-def test_a_step_that_is_kept_is_of_no_use_later(own: Announce) -> None:
+def test_a_step_cannot_be_used_after_its_draw(own: Announce) -> None:
     kept: list[Any] = []
 
     def mine(step: Any) -> float:
@@ -245,19 +245,19 @@ def test_a_step_that_is_kept_is_of_no_use_later(own: Announce) -> None:
     ("shift", "t"), [(0.5, 1.3), (-0.5, 0.3), (-0.8, 0.0), (-3.0, 0.0), (LARGEST_FLOAT, LARGEST_FLOAT)]
 )
 @pytest.mark.parametrize("text", ["0.8", "linear:0.8->0.8@9"])
-def test_the_dial_is_added_to_the_temperature_and_never_goes_below_zero(text: str, shift: float, t: float) -> None:
+def test_the_shift_is_added_to_the_temperature(text: str, shift: float, t: float) -> None:
     left, reading = read([2.0, 1.0, -INF], parse_policy(text), dial=Dial([(0, shift)]))
     assert reading.temperature == pytest.approx(t)
     assert left.logits == after([2.0, 1.0, -INF], temperature=Fixed(reading.temperature)).logits
 
 
-def test_the_dial_moves_a_range_too() -> None:
+def test_the_shift_is_added_to_a_range_too() -> None:
     low, high = read(MANY, Entropy(0.3, 1.3))[1], read(MANY, Entropy(0.3, 1.3), dial=Dial([(0, 0.5)]))[1]
     assert high.temperature == pytest.approx(low.temperature + 0.5)
     assert high.policy == "0.3..1.3"
 
 
-def test_the_dial_moves_nothing_where_there_is_no_temperature() -> None:
+def test_the_shift_has_no_effect_without_a_temperature() -> None:
     dial = Dial()
     dial.turn(0.5)
     left, reading = read(MANY, Fixed(0.8), dial=dial, samplers=("top_k",), top_k=4)

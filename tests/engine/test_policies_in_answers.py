@@ -122,7 +122,7 @@ def ways_of_a_range(context: Context, seed: int) -> list[Draws]:
     ]
 
 
-def test_a_range_is_llama_cpp_s_temp_ext_token_by_token(fresh: MakeContext) -> None:
+def test_a_range_gives_the_tokens_of_temp_ext(fresh: MakeContext) -> None:
     seeds, count = range(20), 24
     context = fresh(n_ctx=20 * 64, n_seq_max=20)
     ways = [ways_of_a_range(context, seed) for seed in seeds]
@@ -155,7 +155,7 @@ ALIKE: dict[str, dict[str, Any]] = {
 }
 
 
-def test_a_policy_draws_the_very_tokens_of_a_number_in_every_chain(fresh: MakeContext) -> None:
+def test_a_constant_policy_gives_the_tokens_of_a_number(fresh: MakeContext) -> None:
     context = fresh(n_ctx=len(ALIKE) * 64, n_seq_max=len(ALIKE))
     ways = []
     for name, values in ALIKE.items():
@@ -169,7 +169,7 @@ def test_a_policy_draws_the_very_tokens_of_a_number_in_every_chain(fresh: MakeCo
     assert len({tuple(tokens) for tokens in drawn}) > 0.6 * len(drawn)
 
 
-def test_mirostat_draws_the_same_where_it_is_watched(fresh: MakeContext) -> None:
+def test_a_trace_does_not_change_mirostat(fresh: MakeContext) -> None:
     context = fresh(n_ctx=4 * 64, n_seq_max=4)
     cases = [(mirostat, t) for mirostat in (1, 2) for t in ("0.8", "1")]
     ways = [
@@ -181,7 +181,7 @@ def test_mirostat_draws_the_same_where_it_is_watched(fresh: MakeContext) -> None
         assert {trace.temperature for trace in way[1].traces} == {float(t)}
 
 
-def test_a_schedule_and_sentences_change_the_temperature_from_token_to_token(context: Context) -> None:
+def test_schedules_and_sentences_change_the_temperature(context: Context) -> None:
     generation = answer(context, "linear:1->0@8", trace=0, max_tokens=12)
     list(generate(context, [generation]))
     assert [trace.temperature for trace in generation.traces] == pytest.approx(
@@ -194,7 +194,7 @@ def test_a_schedule_and_sentences_change_the_temperature_from_token_to_token(con
     assert parts == {(0, "0"), (1, "0.3..1.3"), (2, "0.5")}
 
 
-def test_a_grammar_s_second_draw_has_the_same_temperature(context: Context) -> None:
+def test_the_second_draw_of_a_grammar_has_the_same_temperature(context: Context) -> None:
     generation = answer(context, "linear:2->1@20", trace=0, grammar=LIST, max_tokens=10)
     list(generate(context, [generation]))
     assert len(generation.traces) > 4
@@ -203,7 +203,7 @@ def test_a_grammar_s_second_draw_has_the_same_temperature(context: Context) -> N
     )
 
 
-def test_a_banned_string_leaves_the_policy_where_it_was(context: Context) -> None:
+def test_a_banned_string_resets_the_policy(context: Context) -> None:
     """The forbidden tokens apart, nothing remembers what was taken back: a number and a policy go the same way."""
     values: dict[str, Any] = {"prompt": STORY, "max_tokens": 40, "banned_strings": (" girl", ". ", "named", "\n")}
     ways = [answer(context, text, **values) for text in ("0.8", "sentence:0.8,0.8")]
@@ -235,7 +235,7 @@ def own(monkeypatch: pytest.MonkeyPatch) -> Announce:
     "values", [{}, {"grammar": LIST}, {"banned_strings": ("zebra",)}], ids=["plain", "grammar", "ban"]
 )
 @pytest.mark.parametrize("bad", [math.nan, None])
-def test_a_policy_that_fails_ends_its_answer_and_no_other(
+def test_a_failing_policy_ends_only_its_answer(
     context: Context, own: Announce, values: dict[str, Any], bad: Any
 ) -> None:
     def mine(step: Any) -> Any:
@@ -252,7 +252,7 @@ def test_a_policy_that_fails_ends_its_answer_and_no_other(
     assert (after.ids, after.text) == (before.ids, before.text)
 
 
-def test_of_two_answers_in_step_the_failure_of_one_is_told(fresh: MakeContext, own: Announce) -> None:
+def test_the_failure_of_one_of_two_answers_is_raised(fresh: MakeContext, own: Announce) -> None:
     context = fresh(n_ctx=256, n_seq_max=2)
     generations = [answer(context, "0.8"), answer(context, own(lambda step: -step.index))]
     generations[1].seq_id = 1
@@ -263,7 +263,7 @@ def test_of_two_answers_in_step_the_failure_of_one_is_told(fresh: MakeContext, o
 
 @pytest.mark.parametrize("temperature", ["0.8", "0.3..1.3", "linear:1.2->0.5@20"])
 @pytest.mark.parametrize("banned", [(), (" coin", ". ", "the")], ids=["", "with bans"])
-def test_moves_of_the_dial_lead_to_the_same_tokens_again(
+def test_replayed_shifts_give_the_same_tokens(
     context: Context, temperature: str, banned: tuple[str, ...]
 ) -> None:
     turns = {3: 0.7, 7: -1.0, 8: 0.2, 12: 0.4}
@@ -283,7 +283,7 @@ def test_moves_of_the_dial_lead_to_the_same_tokens_again(
     assert [trace.temperature for trace in again.traces] == [trace.temperature for trace in played.traces]
 
 
-def test_a_dial_that_is_not_turned_changes_nothing_and_one_that_is_does(context: Context) -> None:
+def test_only_a_shift_that_is_not_zero_changes_the_answer(context: Context) -> None:
     cold = Dial([(0, -0.8)])
     still, moved = (answer(context, "0.8", dial=dial, max_tokens=10) for dial in (Dial(), cold))
     for generation in (still, moved):

@@ -57,7 +57,7 @@ def by_hand(
 
 @pytest.mark.parametrize("biases", [[], [(1, 0.7), (3, -INF)]], ids=["free", "biased"])
 @pytest.mark.parametrize("name", CHAINS)
-def test_each_step_is_what_a_chain_that_ends_there_leaves(
+def test_each_step_equals_a_chain_that_ends_there(
     name: str, biases: list[tuple[int, float]], vocab: Vocab
 ) -> None:
     made, logits = steps(draw=True, **CHAINS[name]), log(P)
@@ -76,7 +76,7 @@ def test_each_step_is_what_a_chain_that_ends_there_leaves(
         before = now
 
 
-def test_the_steps_of_a_usual_chain_by_arithmetic() -> None:
+def test_the_steps_of_a_usual_chain_agree_with_arithmetic() -> None:
     made = steps(draw=True, top_k=4, top_p=0.85, temperature=Fixed(0.5))
     found = seen(filmed(made, log(P)))
     squares = 0.4**2 + 0.25**2 + 0.15**2
@@ -98,23 +98,23 @@ def test_the_steps_of_a_usual_chain_by_arithmetic() -> None:
     assert [step.removed for step in found.steps] == pytest.approx([0.1, 0.1, 0, 0])
 
 
-def test_ranks_are_those_of_the_model_whatever_the_chain_does() -> None:
+def test_ranks_are_those_before_the_chain() -> None:
     found = seen(filmed(steps(samplers=("xtc",), xtc_probability=1.0), log([0.1, 0.6, 0.3])))
     assert [(one.id, one.rank) for one in found.candidates] == [(1, 1), (2, 2), (0, 3)]
 
 
-def test_the_likeliest_before_and_after_are_shown_and_the_one_that_is_asked_for() -> None:
+def test_the_most_likely_and_the_requested_tokens_are_listed() -> None:
     film = filmed(steps(xtc_probability=1.0, xtc_threshold=0.08), log(P))  # which leaves 3, 4 and 5
     assert [one.id for one in seen(film, 1).candidates] == [0, 3]
     assert [one.id for one in seen(film, 2, besides=5).candidates] == [0, 1, 3, 4, 5]
 
 
-def test_of_each_step_the_likeliest_that_it_removed_is_shown() -> None:
+def test_the_most_likely_removed_token_of_each_step_is_listed() -> None:
     found = seen(filmed(steps(top_k=4, top_p=0.85), log(P)), 1)
     assert [(one.id, found.removed_by(one)) for one in found.candidates] == [(0, ""), (3, "top_p"), (4, "top_k")]
 
 
-def test_a_chain_without_steps_shows_the_model_alone() -> None:
+def test_a_chain_without_steps_has_only_the_model() -> None:
     found = seen(filmed((), log(P)))
     assert found.steps == ()
     assert found.candidates[0] == Candidate(0, "0", 1, pytest.approx(0.4), ())  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ STOPS = st.lists(st.text("ab\u00e9", min_size=1, max_size=4), min_size=1, max_si
 
 
 @given(BYTES, PLACES)
-def test_split_characters_come_out_whole_and_broken_bytes_as_replacements(data: bytes, places: list[int]) -> None:
+def test_split_characters_are_joined_and_bad_bytes_replaced(data: bytes, places: list[int]) -> None:
     records = drive(saying(cut(data, places)))
     assert text_of(records) == data.decode("utf-8", "replace")
     assert records[-1].finish_reason == "stop"
@@ -46,7 +46,7 @@ def earliest(text: str, stops: Sequence[str]) -> str:
 
 
 @given(TEXT, PLACES, STOPS)
-def test_a_stop_string_ends_the_same_text_however_it_is_cut(text: str, places: list[int], stops: list[str]) -> None:
+def test_a_stop_string_does_not_depend_on_the_pieces(text: str, places: list[int], stops: list[str]) -> None:
     scanner, out, stop = StopScanner(stops), "", None
     for piece in cut(text, places):
         new, stop = scanner.push(piece)
@@ -70,7 +70,7 @@ def test_no_part_of_a_stop_string_is_shown_early(text: str, places: list[int], s
 
 
 @given(TEXT, PLACES, STOPS)
-def test_a_generation_stops_as_its_scanner_does(text: str, places: list[int], stops: list[str]) -> None:
+def test_a_generation_stops_where_its_scanner_stops(text: str, places: list[int], stops: list[str]) -> None:
     pieces = cut(text.encode(), places)
     records = drive(saying(pieces, stop=tuple(stops)))
     assert text_of(records) == earliest(text, stops)
@@ -102,7 +102,7 @@ def test_text_ends_before_the_earliest_stop_string(pieces: list[str], stops: lis
     assert text_of(records) == text
 
 
-def test_a_stop_string_may_be_split_inside_a_character() -> None:
+def test_a_stop_string_can_be_split_inside_a_character() -> None:
     word = "z\u00e9ro"
     records = drive(saying([b"a z\xc3", b"\xa9", b"ro b"], stop=(word,)))
     assert text_of(records) == "a "
@@ -120,7 +120,7 @@ def test_a_stop_string_may_be_split_inside_a_character() -> None:
         ("abc", [], 0),
     ],
 )
-def test_the_longest_possible_beginning_is_held_back(text: str, phrases: list[str], length: int) -> None:
+def test_the_longest_possible_prefix_is_held_back(text: str, phrases: list[str], length: int) -> None:
     assert held_back(text, phrases) == length
 
 
@@ -141,7 +141,7 @@ def test_the_longest_possible_beginning_is_held_back(text: str, phrases: list[st
         (["xab", "c"], 9, {"stop": ("abcd", "bc")}, "xa", "stop"),
     ],
 )
-def test_the_text_and_the_reason_agree_when_ends_coincide(
+def test_the_reason_is_right_when_several_ends_coincide(
     pieces: list[str], max_tokens: int, settings: dict[str, Any], text: str, reason: str
 ) -> None:
     generation = saying([piece.encode() for piece in pieces], max_tokens=max_tokens, **settings)
@@ -152,7 +152,7 @@ def test_the_text_and_the_reason_agree_when_ends_coincide(
 
 
 @pytest.mark.parametrize("reason", ["interrupt", "timeout"])
-def test_what_was_held_back_comes_out_when_an_answer_is_broken_off(reason: str) -> None:
+def test_held_back_text_is_released_when_an_answer_is_aborted(reason: str) -> None:
     generation = saying([b"a", b"b", b"\xc3"], stop=("bX",), banned_strings=("abY",))
     texts = [generation.advance(None, 0, 99).text for _ in range(3)]
     last = generation.finish(reason)
@@ -163,7 +163,7 @@ def test_what_was_held_back_comes_out_when_an_answer_is_broken_off(reason: str) 
 
 
 @pytest.mark.parametrize(("n_ctx", "count"), [(1, 1), (2, 2), (3, 3), (4, 3)])
-def test_a_full_context_ends_the_answer_with_the_last_token_still_drawn(n_ctx: int, count: int) -> None:
+def test_a_full_context_still_draws_the_last_token(n_ctx: int, count: int) -> None:
     generation = saying([b"a", b"b", b"c"])  # the prompt takes one place, the last token drawn takes none
     records = drive(generation, n_ctx)
     assert len(text_of(records)) == count

@@ -77,7 +77,7 @@ def begun(context: Context, *prompts: Sequence[int]) -> list[Generation]:
     ]
 
 
-def test_variants_of_one_prompt_say_what_each_says_alone(several: Context) -> None:
+def test_variants_of_a_prompt_give_the_same_answers_as_alone(several: Context) -> None:
     variants = begun(several, *[PROMPT] * 4)
     list(generate(several, variants))
     for variant, values in zip(variants, VARIED, strict=True):
@@ -85,7 +85,7 @@ def test_variants_of_one_prompt_say_what_each_says_alone(several: Context) -> No
         assert variant.finish_reason == "length"
 
 
-def test_one_prompt_is_evaluated_once(several: Context) -> None:
+def test_a_shared_prompt_is_evaluated_once(several: Context) -> None:
     variants = begun(several, *[PROMPT] * 4)
     list(generate(several, variants))
     assert [variant.timings.prompt_n for variant in variants] == [len(PROMPT), 0, 0, 0]
@@ -93,7 +93,7 @@ def test_one_prompt_is_evaluated_once(several: Context) -> None:
     assert [variant.beside for variant in variants] == [3] * 4
 
 
-def test_a_second_round_goes_back_to_the_prompt(several: Context) -> None:
+def test_a_second_round_reuses_the_prompt(several: Context) -> None:
     """One token for its logits, where the memory can be cut back."""
     first, again = [begun(several, *[PROMPT] * 4) for _ in range(2)]
     list(generate(several, first))
@@ -103,7 +103,7 @@ def test_a_second_round_goes_back_to_the_prompt(several: Context) -> None:
     assert [variant.timings.prompt_n for variant in again[1:]] == [0, 0, 0]
 
 
-def test_different_prompts_are_each_read_once_wherever_they_stand(several: Context) -> None:
+def test_each_different_prompt_is_evaluated_once(several: Context) -> None:
     other = [*PROMPT[:80], 7, 8, 9]
     variants = begun(several, PROMPT, other, PROMPT, other)
     list(generate(several, variants))
@@ -113,7 +113,7 @@ def test_different_prompts_are_each_read_once_wherever_they_stand(several: Conte
     assert [variant.timings.prompt_n for variant in variants] == [len(PROMPT), 3 if cuttable else len(other), 0, 0]
 
 
-def test_what_a_sequence_holds_already_is_not_taken_from_another(several: Context) -> None:
+def test_a_sequence_with_the_longest_prefix_is_not_overwritten(several: Context) -> None:
     longer = [*PROMPT, 7, 8, 9]
     several.prefill(1, longer)
     variants = begun(several, PROMPT, [*longer, 5])
@@ -122,7 +122,7 @@ def test_what_a_sequence_holds_already_is_not_taken_from_another(several: Contex
     assert said(variants[1]) == alone(several.model, [*longer, 5], **VARIED[1])
 
 
-def test_a_ban_in_one_variant_leaves_the_others_alone(several: Context) -> None:
+def test_a_ban_in_one_variant_does_not_affect_the_others(several: Context) -> None:
     free = alone(several.model, PROMPT, **VARIED[0])
     vocab = several.model.vocab
     phrase = next(text for token in free[3:] if (text := vocab.piece(token).decode("utf-8", "replace")).isalpha())
@@ -138,7 +138,7 @@ def test_a_ban_in_one_variant_leaves_the_others_alone(several: Context) -> None:
         assert said(variant) == alone(several.model, PROMPT, **own)
 
 
-def test_a_ban_of_the_first_token_is_no_second_prompt(several: Context) -> None:
+def test_a_ban_of_the_first_token_adds_no_prompt_time(several: Context) -> None:
     letter = several.model.vocab.tokenize("t")[-1]
     values = {**GREEDY, "max_tokens": 2, "logit_bias": ((letter, 50.0),)}
     pair = [start(several, PROMPT, **values), start(several, PROMPT, seq_id=1, banned_strings=("t",), **values)]
@@ -148,7 +148,7 @@ def test_a_ban_of_the_first_token_is_no_second_prompt(several: Context) -> None:
     assert [one.timings.prompt_n for one in pair] == [len(PROMPT), 0]
 
 
-def test_the_one_that_fails_ends_alone_and_says_why(several: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_generation_ends_alone_with_its_error(several: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(step: Any) -> float:
         return 1.0 if step.index < 4 else float("nan")
 
@@ -167,7 +167,7 @@ def test_the_one_that_fails_ends_alone_and_says_why(several: Context, monkeypatc
         assert variants[number].failure is None
 
 
-def test_one_that_fails_at_its_first_token_does_not_keep_the_others_from_beginning(several: Context) -> None:
+def test_a_failure_at_the_first_token_does_not_stop_the_others(several: Context) -> None:
     n = several.model.vocab.n_tokens
     nothing = tuple((token, -float("inf")) for token in range(n))
     variants = begun(several, *[PROMPT] * 4)
@@ -179,14 +179,14 @@ def test_one_that_fails_at_its_first_token_does_not_keep_the_others_from_beginni
     assert said(variants[3]) == alone(several.model, PROMPT, **VARIED[3])
 
 
-def test_one_that_is_not_lenient_raises(several: Context) -> None:
+def test_a_generation_that_is_not_lenient_raises(several: Context) -> None:
     nothing = tuple((token, -float("inf")) for token in range(several.model.vocab.n_tokens))
     with pytest.raises(ConstraintError):
         list(generate(several, [start(several, PROMPT, "root ::= [a-z]+", logit_bias=nothing)]))
 
 
 @pytest.mark.parametrize("after", [0, 1, 3, 9])
-def test_an_abort_ends_all_and_the_next_round_is_whole(tiny: Model, after: int) -> None:
+def test_an_abort_ends_all_and_the_next_round_is_complete(tiny: Model, after: int) -> None:
     flag = AbortFlag()
     context = Context(tiny, PARAMS, flag)
     variants = begun(context, *[PROMPT] * 4)
@@ -205,7 +205,7 @@ def test_an_abort_ends_all_and_the_next_round_is_whole(tiny: Model, after: int) 
     context.close()
 
 
-def test_when_the_shared_room_is_used_up_all_end(tiny: Model) -> None:
+def test_a_full_shared_context_ends_all_generations(tiny: Model) -> None:
     if tiny.path.stem == "recurrent":
         pytest.skip("its memory does not grow")
     context = Context(tiny, replace(PARAMS, n_ctx=256))
@@ -218,7 +218,7 @@ def test_when_the_shared_room_is_used_up_all_end(tiny: Model) -> None:
     context.close()
 
 
-def test_no_sequence_gets_longer_than_it_may(tiny: Model) -> None:
+def test_no_sequence_exceeds_its_limit(tiny: Model) -> None:
     context = Context(tiny, replace(PARAMS, n_ctx_seq=100))
     assert context.n_ctx == 100
     variants = [start(context, PROMPT, seq_id=number, seed=number, ignore_eos=True) for number in range(4)]
@@ -229,7 +229,7 @@ def test_no_sequence_gets_longer_than_it_may(tiny: Model) -> None:
     context.close()
 
 
-def test_a_context_goes_on_with_what_another_one_read(tiny: Model, several: Context) -> None:
+def test_a_context_continues_the_sequence_of_another(tiny: Model, several: Context) -> None:
     chat = Context(tiny, replace(PARAMS, n_seq_max=1))
     chat.prefill(0, PROMPT)
     several.receive(chat)
@@ -245,7 +245,7 @@ def test_a_context_goes_on_with_what_another_one_read(tiny: Model, several: Cont
     chat.close()
 
 
-def test_what_does_not_fit_is_not_received(tiny: Model) -> None:
+def test_a_sequence_that_does_not_fit_is_not_copied(tiny: Model) -> None:
     if tiny.path.stem == "recurrent":
         pytest.skip("it is one state, whatever was read")
     chat, small = Context(tiny, replace(PARAMS, n_seq_max=1)), Context(tiny, replace(PARAMS, n_ctx=256))
@@ -259,7 +259,7 @@ def test_what_does_not_fit_is_not_received(tiny: Model) -> None:
     small.close()
 
 
-def test_the_same_comparison_gives_the_same_texts_on_a_quantized_model(fresh: MakeContext) -> None:
+def test_a_comparison_is_reproducible_on_a_quantized_model(fresh: MakeContext) -> None:
     def compared() -> list[list[int]]:
         context = fresh(n_ctx=512, n_seq_max=3)
         values: list[dict[str, Any]] = [
