@@ -13,13 +13,13 @@ from llmcli.engine.context import Context
 from llmcli.errors import ConstraintError
 from llmcli.params.policy.tree import Fixed
 from tests.engine.drive import GREEDY, run
-from tests.engine.scripted import END, Wishes, drive, scripted, text_of
+from tests.engine.scripted import END, Wishes, run_to_end, script_generation, text_of
 
 WORDS = ("the", " cat", " dog", " sat", " on", " mat", "s", ".")
 PIECES = [word.encode() for word in WORDS]
 
 
-def story(*places: str) -> Wishes:
+def words_by_position(*places: str) -> Wishes:
     """Wishes by place, each a list of words separated by `|`, the best first; then the end."""
     wishes = [[WORDS.index(word) for word in place.split("|")] for place in places]
     return lambda drawn: wishes[len(drawn)] if len(drawn) < len(wishes) else [END]
@@ -47,18 +47,18 @@ STORY = ("the", " cat| dog| mat", " sat| on", " on| sat", "s|.")
     ],
 )
 def test_generation_avoids_each_banned_phrase(banned: list[str], text: str | None) -> None:
-    generation = scripted(PIECES, story(*STORY), banned_strings=tuple(banned))
+    generation = script_generation(PIECES, words_by_position(*STORY), banned_strings=tuple(banned))
     if text is None:
         with pytest.raises(ConstraintError, match="no wish is left"):
-            drive(generation)
+            run_to_end(generation)
     else:
-        assert text_of(drive(generation)) == text
+        assert text_of(run_to_end(generation)) == text
     assert not generation.script.open
 
 
 def test_a_token_is_forbidden_only_at_its_position() -> None:
-    generation = scripted(PIECES, story("the", " cat| dog", " cat"), banned_strings=("cat ",))
-    assert text_of(drive(generation)) == "the dog cat"
+    generation = script_generation(PIECES, words_by_position("the", " cat| dog", " cat"), banned_strings=("cat ",))
+    assert text_of(run_to_end(generation)) == "the dog cat"
 
 
 def test_backtracking_resets_bans_at_later_positions() -> None:
@@ -70,8 +70,8 @@ def test_backtracking_resets_bans_at_later_positions() -> None:
         next_words = tree.get("".join(WORDS[token] for token in drawn), ".")
         return [WORDS.index(word) for word in next_words.split("|")] if next_words else [END]
 
-    generation = scripted(PIECES, wishes, banned_strings=("sat.", "cat on"))
-    assert text_of(drive(generation)) == "the dog sats"
+    generation = script_generation(PIECES, wishes, banned_strings=("sat.", "cat on"))
+    assert text_of(run_to_end(generation)) == "the dog sats"
     assert generation.timings.predicted_n == 4
 
 
@@ -95,13 +95,13 @@ def test_folding_keeps_the_positions_of_characters(text: str) -> None:
 
 
 def test_a_phrase_can_start_inside_a_split_character() -> None:
-    generation = scripted(
+    generation = script_generation(
         [b"a\xc3", b"\xa9t\xc3", b"\xa8", b"\xa9"],
         lambda n: [[0], [1], [3, 2], [END]][len(n)],
         banned_strings=("t\u00e9",),
     )
     with pytest.raises(ConstraintError):  # the phrase begins in the second piece, and nothing else may stand there
-        drive(generation)
+        run_to_end(generation)
     assert not generation.script.open
 
 
@@ -111,18 +111,16 @@ def test_a_phrase_can_start_inside_a_split_character() -> None:
     st.lists(st.text("ab\u00e9 ", min_size=1, max_size=4), min_size=1, max_size=3),
     st.integers(0, 10**6),
 )
-def test_no_banned_phrase_appears_and_snapshots_are_freed(
-    words: list[str], banned: list[str], seed: int
-) -> None:
+def test_no_banned_phrase_appears_and_snapshots_are_freed(words: list[str], banned: list[str], seed: int) -> None:
     def wishes(drawn: Sequence[int]) -> Sequence[int]:
         order = random.Random(f"{seed} {drawn}").sample(range(len(words)), len(words))
         return [END] if len(drawn) == 8 else order
 
     def once() -> tuple[str, list[int]]:
-        generation = scripted([word.encode() for word in words], wishes, banned_strings=tuple(banned))
+        generation = script_generation([word.encode() for word in words], wishes, banned_strings=tuple(banned))
         texts: list[str] = []
         try:
-            texts += [record.text for record in drive(generation)]
+            texts += [record.text for record in run_to_end(generation)]
         except ConstraintError:
             texts = []
         assert not generation.script.open
@@ -183,7 +181,7 @@ def test_bans_that_leave_no_token_are_an_error(context: Context) -> None:
 
 def test_too_many_forbidden_tokens_at_a_position_are_an_error() -> None:
     pieces = [f"{number} bad".encode() for number in range(2000)]
-    generation = scripted(pieces, lambda _drawn: range(2000), banned_strings=("bad",))
+    generation = script_generation(pieces, lambda _drawn: range(2000), banned_strings=("bad",))
     with pytest.raises(ConstraintError, match="nothing likely"):
-        drive(generation)
+        run_to_end(generation)
     assert generation.script.open == set()

@@ -9,7 +9,7 @@ from llmcli.engine import binding, log
 from llmcli.errors import LlmcliError
 
 
-def python(code: str) -> str:
+def run_python(code: str) -> str:
     """What a fresh Python prints."""
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -25,7 +25,7 @@ api = binding.load()
 heavy = [name for name in ("numpy", "jinja2", "diskcache", "llama_cpp") if name in sys.modules]
 print(before, heavy, api.__name__, api is binding.load())
 """
-    assert python(code) == "False [] llama_cpp.llama_cpp True"
+    assert run_python(code) == "False [] llama_cpp.llama_cpp True"
 
 
 @pytest.mark.parametrize("first", ["binding.load()", "import llama_cpp"])
@@ -39,7 +39,7 @@ with warnings.catch_warnings(action="ignore"):
 import llama_cpp.llama_cpp as low
 print(llama_cpp.Llama.__name__, low is binding.load(), low.llama_supports_mmap() in (True, False))
 """
-    assert python(code) == "Llama True True"
+    assert run_python(code) == "Llama True True"
 
 
 def test_a_missing_package_is_an_error_with_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +51,7 @@ def test_a_missing_package_is_an_error_with_a_hint(monkeypatch: pytest.MonkeyPat
 
 def test_a_failed_import_leaves_no_placeholder_module() -> None:
     had = "llama_cpp" in sys.modules
-    with pytest.raises(LlmcliError, match="cannot load the library of llama.cpp"):
+    with pytest.raises(LlmcliError, match=r"cannot load the library of llama\.cpp"):
         binding.submodule("no_such_module")
     assert ("llama_cpp" in sys.modules) == had
 
@@ -66,7 +66,7 @@ def quiet() -> None:
     log.forget()
 
 
-def say(level: int, text: str) -> None:
+def log_line(level: int, text: str) -> None:
     log._on_log(level, text.encode(), None)
 
 
@@ -82,11 +82,9 @@ def say(level: int, text: str) -> None:
         ([(4, "\n")], ""),
     ],
 )
-def test_the_reason_is_the_first_specific_error(
-    quiet: None, lines: list[tuple[int, str]], reason: str
-) -> None:
+def test_the_reason_is_the_first_specific_error(quiet: None, lines: list[tuple[int, str]], reason: str) -> None:
     for level, text in lines:
-        say(level, text)
+        log_line(level, text)
     assert log.reason() == reason
 
 
@@ -94,7 +92,7 @@ def test_a_listener_gets_every_line_of_the_log(quiet: None, monkeypatch: pytest.
     heard: list[str] = []
     monkeypatch.setattr(log, "_listeners", [])
     log.listen(heard.append)
-    say(2, "info\n")
+    log_line(2, "info\n")
     log._on_log(4, b"bad \xff bytes\n", None)
     assert heard == ["info", "bad \ufffd bytes"]
     assert log.reason() == "bad \ufffd bytes"

@@ -12,16 +12,16 @@ import pytest
 from llmcli.engine import binding
 from llmcli.engine.custom import CustomSampler
 from llmcli.params.samplers import Step
-from tests.engine.candidates import after, apply, chain_of, log, steps
+from tests.engine.candidates import apply_chain, apply_samplers, log_probabilities, make_chain, plan_steps
 
 P = [0.5, 0.3, 0.15, 0.05]
-HALVES = log([0.5, 0.25, 0.125, 0.0625, 0.0625])
+HALVES = log_probabilities([0.5, 0.25, 0.125, 0.0625, 0.0625])
 
 
-def draws(count: int, logits: Sequence[float] = tuple(log(P)), **settings: Any) -> list[int | None]:
-    chain = chain_of(steps(draw=True, **settings), len(logits))
+def draws(count: int, logits: Sequence[float] = tuple(log_probabilities(P)), **settings: Any) -> list[int | None]:
+    chain = make_chain(plan_steps(draw=True, **settings), len(logits))
     try:
-        return [apply(chain, logits).drawn for _ in range(count)]
+        return [apply_chain(chain, logits).drawn for _ in range(count)]
     finally:
         chain.close()
 
@@ -51,7 +51,7 @@ def test_a_masked_token_is_never_drawn() -> None:
     ("tau", "ids"), [(0.2, [0]), (0.7, [0]), (1.2, [0, 1]), (1.7, [0, 1, 2]), (2.5, [0, 1, 2, 3, 4])]
 )
 def test_mirostat_2_first_truncates_at_twice_its_target(tau: float, ids: list[int]) -> None:
-    left = after(HALVES, mirostat=2, mirostat_tau=tau)
+    left = apply_samplers(HALVES, mirostat=2, mirostat_tau=tau)
     assert sorted(left.ids) == ids
     assert left.drawn in ids
 
@@ -62,12 +62,12 @@ def test_mirostat_1_first_keeps_the_k_of_its_formula(tau: float) -> None:
     t = [math.log((i + 2) / (i + 1)) for i in range(7)]
     s = sum(x * math.log(2) for x in t) / sum(x * x for x in t)
     k = (((s - 1) * 2 ** (2 * tau)) / (1 - 8 ** -(s - 1))) ** (1 / s)
-    assert sorted(after(log(p), mirostat=1, mirostat_tau=tau).ids) == list(range(max(int(k), 1)))
+    assert sorted(apply_samplers(log_probabilities(p), mirostat=1, mirostat_tau=tau).ids) == list(range(max(int(k), 1)))
 
 
 def test_mirostat_adapts_to_the_drawn_tokens() -> None:
-    chain = chain_of(steps(draw=True, mirostat=2, mirostat_tau=1.2, mirostat_eta=1.0), 5)
-    sizes = {len(apply(chain, HALVES).ids) for _ in range(20)}
+    chain = make_chain(plan_steps(draw=True, mirostat=2, mirostat_tau=1.2, mirostat_eta=1.0), 5)
+    sizes = {len(apply_chain(chain, HALVES).ids) for _ in range(20)}
     chain.close()
     assert len(sizes) > 1
 
@@ -84,7 +84,7 @@ def test_adaptive_p_without_a_target_does_not_change_draws() -> None:
 def seconds(made: Sequence[Step], rows: Any, n: int) -> float:
     """The shortest of some applications to the same candidates."""
     api = binding.load()
-    chain, best = chain_of(made, n), math.inf
+    chain, best = make_chain(made, n), math.inf
     for _ in range(7):
         copy = type(rows).from_buffer_copy(rows)
         array = api.llama_token_data_array(ctypes.cast(copy, ctypes.POINTER(api.llama_token_data)), n, -1, False)
@@ -101,18 +101,18 @@ def test_python_samplers_are_fast_on_a_large_vocabulary(values: dict[str, Any]) 
     api, n, rng = binding.load(), 50_000, random.Random(1)
     rows = (api.llama_token_data * n)(*[api.llama_token_data(i, rng.gauss(0, 3), 0.0) for i in range(n)])
     # A loop in Python over the candidates takes some 500 times as long as llama.cpp's top-k.
-    assert seconds(steps(**values), rows, n) < 50 * seconds(steps(top_k=40), rows, n)
+    assert seconds(plan_steps(**values), rows, n) < 50 * seconds(plan_steps(top_k=40), rows, n)
 
 
 def test_an_exception_in_a_python_sampler_is_raised_once() -> None:
     def fail(_candidates: Any) -> None:
         raise ZeroDivisionError("inside C")
 
-    chain = chain_of((), 2)
+    chain = make_chain((), 2)
     chain.customs.append(CustomSampler("failing", fail))
     binding.load().llama_sampler_chain_add(chain.pointer, chain.customs[0].pointer)
     with pytest.raises(ZeroDivisionError, match="inside C"):
-        apply(chain, [0.0, 1.0])
+        apply_chain(chain, [0.0, 1.0])
     chain.raise_failure()
     chain.close()
 
@@ -126,20 +126,20 @@ def test_closing_a_chain_frees_the_owned_samplers(monkeypatch: pytest.MonkeyPatc
         free(pointer)
 
     monkeypatch.setattr(api, "llama_sampler_free", count)
-    chain = chain_of(steps(top_a=0.2), 5)
+    chain = make_chain(plan_steps(top_a=0.2), 5)
     chain.close()
     chain.close()
     assert len(freed) == 3  # the chain, and the two samplers that top-a uses
 
 
 def test_a_clone_of_a_chain_continues_like_the_chain() -> None:
-    made = steps(draw=True, xtc_probability=0.5, top_a=0.1, smoothing_factor=0.2, presence_penalty=0.5)
-    chain = chain_of(made, 5)
+    made = plan_steps(draw=True, xtc_probability=0.5, top_a=0.1, smoothing_factor=0.2, presence_penalty=0.5)
+    chain = make_chain(made, 5)
     for token in (0, 1, 1):
-        apply(chain, HALVES)
+        apply_chain(chain, HALVES)
         chain.accept([token])
     before = chain.snapshot()
-    first = [apply(chain, HALVES) for _ in range(20)]
+    first = [apply_chain(chain, HALVES) for _ in range(20)]
     chain.restore(before)
-    assert [apply(chain, HALVES) for _ in range(20)] == first
+    assert [apply_chain(chain, HALVES) for _ in range(20)] == first
     chain.close()

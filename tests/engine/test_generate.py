@@ -25,7 +25,7 @@ PROMPT = "The capital of France is"
 STORY = "Once upon a time there was a king who had three sons and no gold. "
 
 
-def greedy(context: Context, prompt: str | Sequence[int], count: int = 12, seq_id: int = 0) -> list[int]:
+def greedy_tokens(context: Context, prompt: str | Sequence[int], count: int = 12, seq_id: int = 0) -> list[int]:
     return run(context, prompt, **GREEDY, max_tokens=count, seq_id=seq_id).ids
 
 
@@ -49,11 +49,11 @@ def test_shared_prefixes_do_not_change_the_answers(fresh: MakeContext) -> None:
     sentences = [context.model.vocab.tokenize(text) for text in (STORY, "The king said: ", PROMPT, "One day, ")]
     for _ in range(4):
         prompt = [token for sentence in rng.choices(sentences, k=rng.randint(1, 3)) for token in sentence]
-        assert greedy(context, prompt, 6) == greedy(fresh(), prompt, 6)
+        assert greedy_tokens(context, prompt, 6) == greedy_tokens(fresh(), prompt, 6)
 
 
 def test_a_prompt_longer_than_a_batch_gives_the_same_answer(fresh: MakeContext) -> None:
-    assert greedy(fresh(n_batch=7), STORY, 6) == greedy(fresh(), STORY, 6)
+    assert greedy_tokens(fresh(n_batch=7), STORY, 6) == greedy_tokens(fresh(), STORY, 6)
 
 
 def test_progress_counts_all_tokens_of_the_prompt(fresh: MakeContext) -> None:
@@ -88,7 +88,7 @@ def test_a_sequence_continues_alone_after_a_shared_step(fresh: MakeContext) -> N
     both = [start(context, PROMPT, **GREEDY, max_tokens=4, seq_id=seq_id) for seq_id in (0, 1)]
     list(generate(context, both))
     for seq_id in (1, 0, 1):
-        assert greedy(context, STORY, 5, seq_id) == greedy(fresh(), STORY, 5)
+        assert greedy_tokens(context, STORY, 5, seq_id) == greedy_tokens(fresh(), STORY, 5)
 
 
 def test_a_ban_in_one_sequence_does_not_affect_another(fresh: MakeContext) -> None:
@@ -125,12 +125,10 @@ def test_a_full_context_ends_the_answer_and_keeps_the_text(fresh: MakeContext) -
     answer = run(context, prompt, **GREEDY, ignore_eos=True)
     assert (len(answer.ids), answer.reason) == (5, "length")
     assert context.evaluated() == context.n_ctx
-    assert greedy(context, PROMPT, 4) == greedy(fresh(), PROMPT, 4)
+    assert greedy_tokens(context, PROMPT, 4) == greedy_tokens(fresh(), PROMPT, 4)
 
 
-def test_a_prompt_without_space_fails_before_evaluation(
-    fresh: MakeContext, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_prompt_without_space_fails_before_evaluation(fresh: MakeContext, monkeypatch: pytest.MonkeyPatch) -> None:
     context = fresh(n_ctx=256)
     closed = []
     monkeypatch.setattr(Generation, "close", lambda self: closed.append(self))
@@ -168,7 +166,7 @@ def test_the_time_of_the_caller_is_not_generation_time(fresh: MakeContext) -> No
     assert all(generation.timings.predicted_ms < 200 for generation in pair)
 
 
-def set_after(flag: AbortFlag, seconds: float, reason: str = "interrupt") -> threading.Timer:
+def set_flag_after(flag: AbortFlag, seconds: float, reason: str = "interrupt") -> threading.Timer:
     timer = threading.Timer(seconds, flag.set, [reason])
     timer.start()
     return timer
@@ -178,7 +176,7 @@ def test_an_abort_in_a_long_prompt_takes_effect_at_once(fresh: MakeContext) -> N
     flag = AbortFlag()
     context = fresh(n_ctx=1024, abort=flag)
     prompt = (context.model.vocab.tokenize(STORY) * 60)[:240]
-    timer, begin = set_after(flag, 0.1), time.perf_counter()
+    timer, begin = set_flag_after(flag, 0.1), time.perf_counter()
     cut = run(context, prompt, **GREEDY)
     aborted = time.perf_counter() - begin - 0.1
     timer.join()
@@ -189,7 +187,7 @@ def test_an_abort_in_a_long_prompt_takes_effect_at_once(fresh: MakeContext) -> N
     whole = run(context, prompt, **GREEDY, max_tokens=1)
     assert whole.timings.prompt_n == 240  # nothing of the aborted batch is taken for evaluated
     assert aborted < 0.25 * (time.perf_counter() - begin)
-    assert greedy(context, PROMPT, 8) == greedy(fresh(), PROMPT, 8)
+    assert greedy_tokens(context, PROMPT, 8) == greedy_tokens(fresh(), PROMPT, 8)
 
 
 def test_an_abort_between_tokens_keeps_text_and_first_reason(fresh: MakeContext) -> None:
@@ -276,9 +274,7 @@ def test_any_seed_is_reproducible(context: Context, seed: int) -> None:
         {"logit_bias": ((5, -3.4e38),), "presence_penalty": 3e38},
     ],
 )
-def test_settings_at_their_bounds_neither_crash_nor_hang(
-    context: Context, values: dict[str, object]
-) -> None:
+def test_settings_at_their_bounds_neither_crash_nor_hang(context: Context, values: dict[str, object]) -> None:
     settings = Settings(seed=1, max_tokens=3, ignore_eos=True, **values)  # type: ignore[arg-type]
     generation = Generation(context.model.vocab, context.model.vocab.tokenize(PROMPT), settings)
     list(generate(context, [generation]))
@@ -287,5 +283,7 @@ def test_settings_at_their_bounds_neither_crash_nor_hang(
 
 def test_an_impossible_context_is_an_error_with_the_reason(model: Model) -> None:
     params = ContextParams(n_ctx=256, n_threads=1, n_threads_batch=1, flash_attn="off", cache_type_v="q8_0")
-    with pytest.raises(LlmcliError, match="cannot create a context of 256 tokens: quantized V cache requires flash_attn"):
+    with pytest.raises(
+        LlmcliError, match="cannot create a context of 256 tokens: quantized V cache requires flash_attn"
+    ):
         Context(model, params)

@@ -110,7 +110,14 @@ def test_an_invalid_grammar_is_an_error_with_the_reason(
 
 def test_a_grammar_works_in_a_program_without_stderr(vocab: Vocab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", None)
-    Grammar(vocab, 'root ::= "a"').close()
+    grammar = Grammar(vocab, 'root ::= "a"')
+    letter, other = vocab.tokenize("a")[-1], vocab.tokenize("b")[-1]
+    assert (grammar.allows(letter), grammar.allows(other), grammar.may_end()) == (True, False, False)
+    grammar.accept(letter)
+    assert grammar.may_end()
+    grammar.close()
+    with pytest.raises(UsageError, match="Undefined rule identifier 'x'"):
+        Grammar(vocab, "root ::= x")
 
 
 SCHEMA: dict[str, Any] = {
@@ -144,11 +151,11 @@ def test_the_answer_matches_its_json_schema(context: Context, seed: int) -> None
     [
         ("", "json_schema is not valid JSON"),
         ("{", "json_schema is not valid JSON"),
-        ("[1]", "a schema is a JSON object"),
-        ("3", "a schema is a JSON object"),
-        ('{"type": "nonsense"}', "not understood: "),
-        ('{"$ref": "#/missing"}', "not understood: "),
-        ('{"pattern": "^(", "type": "string"}', "not understood: "),
+        ("[1]", "json_schema must be a JSON object"),
+        ("3", "json_schema must be a JSON object"),
+        ('{"type": "nonsense"}', "json_schema is not supported: "),
+        ('{"$ref": "#/missing"}', "json_schema is not supported: "),
+        ('{"pattern": "^(", "type": "string"}', "json_schema is not supported: "),
         ('{"items": ' * 5000 + "{}" + "}" * 5000, "json_schema is nested too deep"),
     ],
 )

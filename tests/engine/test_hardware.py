@@ -160,8 +160,8 @@ def test_the_fitting_context_is_the_largest_that_fits() -> None:
     room = 3 * 10**8 + 10**9
     n_ctx = fitting_context(SHAPE, room, 512, "f16", "f16")
     assert n_ctx % 256 == 0
-    assert estimate(SHAPE, n_ctx, 512, "f16", "f16").total <= room * memory._SPARE
-    assert estimate(SHAPE, n_ctx + 256, 512, "f16", "f16").total > room * memory._SPARE
+    assert estimate(SHAPE, n_ctx, 512, "f16", "f16").total <= room * memory._USABLE
+    assert estimate(SHAPE, n_ctx + 256, 512, "f16", "f16").total > room * memory._USABLE
 
 
 @pytest.mark.parametrize("room", [0, -1])

@@ -19,12 +19,12 @@ from tests.models import tiny_models
 CONTEXT = ContextParams(n_ctx=512, n_threads=1, n_threads_batch=1, n_batch=256, n_ubatch=128)
 
 
-def spread(layout: Batches) -> list[tuple[int, int]]:
+def expand_batches(layout: Batches) -> list[tuple[int, int]]:
     """One entry a batch."""
     return [(rows, kept) for rows, kept, times in layout for _ in range(times)]
 
 
-def bits(context: Context) -> bytes:
+def logit_bytes(context: Context) -> bytes:
     """The logits of the last row."""
     pointer = context._api.llama_get_logits_ith(context.handle, -1)
     return ctypes.string_at(pointer, 4 * context.model.vocab.n_tokens)
@@ -195,30 +195,30 @@ class Reader:
         return prompt
 
 
-def again(model: Model, prompt: list[int], layout: Batches) -> Context:
+def replayed_context(model: Model, prompt: list[int], layout: Batches) -> Context:
     context = Context(model, CONTEXT)
     context.prefill_as(0, prompt[: len(prompt) - layout[-1][1]], without_last(layout))
     context.prefill(0, prompt)
     return context
 
 
-def assert_the_same_again(model: Model, reader: Reader, turns: int) -> int:
+def assert_identical_replay(model: Model, reader: Reader, turns: int) -> int:
     """Reads, and reads again in the same batches; how many prompts give other logits when they are read in one go."""
     others = 0
     for _ in range(turns):
         prompt = reader.read()
         layout = reader.context.layout()
-        context = again(model, prompt, layout)
+        context = replayed_context(model, prompt, layout)
         assert context.layout() == layout
-        assert bits(context) == bits(reader.context), layout
+        assert logit_bytes(context) == logit_bytes(reader.context), layout
         for token in reader.tokens(reader.random.randrange(8)):
             for one in (context, reader.context):
                 one.step([(0, token)])
-            assert bits(context) == bits(reader.context), layout
+            assert logit_bytes(context) == logit_bytes(reader.context), layout
         context.close()
         plain = Context(model, CONTEXT)
         plain.prefill(0, reader.context._evaluated[0])
-        others += bits(plain) != bits(reader.context)
+        others += logit_bytes(plain) != logit_bytes(reader.context)
         plain.close()
     reader.context.close()
     return others
@@ -226,7 +226,7 @@ def assert_the_same_again(model: Model, reader: Reader, turns: int) -> int:
 
 def test_the_starter_gives_identical_logits_again(model: Model) -> None:
     """Read in one go the same prompts give others, so that this says something."""
-    assert assert_the_same_again(model, Reader(model, 0, 49000), 6) > 2
+    assert assert_identical_replay(model, Reader(model, 0, 49000), 6) > 2
 
 
 @pytest.fixture(scope="module", params=("full_attention", "sliding_window", "recurrent", "hybrid"))
@@ -238,7 +238,7 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_every_kind_of_memory_gives_identical_logits_again(tiny: Model) -> None:
-    assert_the_same_again(tiny, Reader(tiny, 1, tiny_models.N_VOCAB, Countdown()), 15)
+    assert_identical_replay(tiny, Reader(tiny, 1, tiny_models.N_VOCAB, Countdown()), 15)
 
 
 def test_a_memory_that_restarts_has_no_old_batches(tiny: Model) -> None:
@@ -279,4 +279,6 @@ def test_batches_are_in_the_order_of_their_tokens(fresh: MakeContext) -> None:
         n_tokens += rows
         starts = [at for at, pair in enumerate(pairwise([(-1, 0), *model])) if pair[0][0] != pair[1][0]]
         lengths = [end - start for start, end in pairwise([*starts, n_tokens])]
-        assert spread(layout.batches(n_tokens)) == [(model[s][1], n) for s, n in zip(starts, lengths, strict=True)]
+        assert expand_batches(layout.batches(n_tokens)) == [
+            (model[s][1], n) for s, n in zip(starts, lengths, strict=True)
+        ]

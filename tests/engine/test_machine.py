@@ -11,18 +11,18 @@ from llmcli.errors import LlmcliError
 
 
 @pytest.fixture(autouse=True)
-def asked_anew() -> Iterator[None]:
+def clear_cache() -> Iterator[None]:
     machine.cache_clear()
     yield
     machine.cache_clear()
 
 
-def given(monkeypatch: pytest.MonkeyPatch, features: bytes) -> None:
+def set_features(monkeypatch: pytest.MonkeyPatch, features: bytes) -> None:
     monkeypatch.setattr(binding.load(), "llama_print_system_info", lambda: features)
 
 
 def test_the_fingerprint_has_devices_and_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    given(monkeypatch, b"CUDA : ARCHS = 890 | F16 = 1 | CPU : AVX2 = 1 | AVX512 = 0 | REPACK = 1 | ")
+    set_features(monkeypatch, b"CUDA : ARCHS = 890 | F16 = 1 | CPU : AVX2 = 1 | AVX512 = 0 | REPACK = 1 | ")
     devices = [Device("CPU", "A mill", "CPU", 1, 1), Device("CUDA0", "", "GPU", 1, 1)]
     monkeypatch.setattr(hardware, "devices", lambda: devices)
     assert machine() == "A mill, CUDA0: F16 AVX2 REPACK"
@@ -32,7 +32,7 @@ def test_the_fingerprint_works_without_a_list_of_devices(monkeypatch: pytest.Mon
     def fails() -> list[Device]:
         raise LlmcliError("no ggml")
 
-    given(monkeypatch, b"CPU : NEON = 1 | ")
+    set_features(monkeypatch, b"CPU : NEON = 1 | ")
     monkeypatch.setattr(hardware, "devices", fails)
     assert machine() == "unknown: NEON"
 

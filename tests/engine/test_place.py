@@ -10,7 +10,7 @@ from llmcli.engine.dial import Dial
 from llmcli.engine.place import Place
 from llmcli.engine.thinking import ThinkingSplitter
 from llmcli.params.policy.grammar import parse_policy
-from tests.engine.scripted import END, scripted
+from tests.engine.scripted import END, script_generation
 
 POLICY = parse_policy("sentence:1,0.5")  # a place is kept where a policy may ask for it
 WORDS = ("The cat", " sat", ".", " It", " slept", "!", "\n", "\n\n", " 3", ".5", " So", "<think>", "</think>", "é")
@@ -23,7 +23,7 @@ def position(place: Place) -> Position:
     return place.total, place.index, text.sentence, text.line, text.paragraph, place.thinking
 
 
-def walk(texts: list[str], splitter: ThinkingSplitter | None = None) -> list[Position]:
+def positions_after(texts: list[str], splitter: ThinkingSplitter | None = None) -> list[Position]:
     """The place before the first of these tokens, and after each."""
     place = Place(splitter)
     positions = [position(place)]
@@ -35,7 +35,9 @@ def walk(texts: list[str], splitter: ThinkingSplitter | None = None) -> list[Pos
 
 def test_tokens_sentences_lines_and_paragraphs_are_counted() -> None:
     texts = ["One", ".", " Two", "!\n", "Three", ".", "\n\n", "Four"]
-    assert [(index, sentence, line, paragraph) for _, index, sentence, line, paragraph, _ in walk(texts)] == [
+    assert [
+        (index, sentence, line, paragraph) for _, index, sentence, line, paragraph, _ in positions_after(texts)
+    ] == [
         (0, 0, 0, 0),
         (1, 0, 0, 0),
         (2, 1, 0, 0),
@@ -50,7 +52,7 @@ def test_tokens_sentences_lines_and_paragraphs_are_counted() -> None:
 
 def test_counts_restart_where_the_answer_starts() -> None:
     texts = ["<think>", "I see. It is.", "\n\n", "Right.", "</th", "ink>", "\n\n", "Yes.", " No"]
-    walked = walk(texts, ThinkingSplitter())
+    walked = positions_after(texts, ThinkingSplitter())
     assert [place[0] for place in walked] == list(range(10))
     assert [place[5] for place in walked] == [False, True, True, True, True, True, False, False, False, False]
     assert [place[1] for place in walked] == [0, 0, 1, 2, 3, 4, 0, 1, 2, 3]
@@ -60,7 +62,7 @@ def test_counts_restart_where_the_answer_starts() -> None:
 
 
 def test_a_prompt_that_opens_the_reasoning_starts_inside_it() -> None:
-    walked = walk(["I see. It is.", "</think>Yes. No", "."], ThinkingSplitter("<|assistant|><think>\n"))
+    walked = positions_after(["I see. It is.", "</think>Yes. No", "."], ThinkingSplitter("<|assistant|><think>\n"))
     assert [(index, sentence, thinking) for _, index, sentence, _, _, thinking in walked] == [
         (0, 0, True),
         (1, 2, True),
@@ -70,7 +72,9 @@ def test_a_prompt_that_opens_the_reasoning_starts_inside_it() -> None:
 
 
 def test_tags_in_the_middle_of_an_answer_are_text() -> None:
-    assert not any(place[5] for place in walk(["Write ", "<think>", " It is.", "</think>"], ThinkingSplitter()))
+    assert not any(
+        place[5] for place in positions_after(["Write ", "<think>", " It is.", "</think>"], ThinkingSplitter())
+    )
 
 
 @pytest.mark.parametrize("prefill", ["<think>I see. It is.\n\nRight.</think>\n\nYes. N", "Yes. N"])
@@ -89,9 +93,7 @@ def test_a_prefill_can_end_inside_the_reasoning() -> None:
 
 
 @given(st.lists(st.sampled_from(WORDS), max_size=12), st.lists(st.sampled_from(WORDS), max_size=12), st.booleans())
-def test_a_restored_place_equals_the_copy(
-    kept: list[str], gone: list[str], inside: bool
-) -> None:
+def test_a_restored_place_equals_the_copy(kept: list[str], gone: list[str], inside: bool) -> None:
     splitter = ThinkingSplitter("<think>" if inside else "")
     place = Place(splitter)
     for text in kept:
@@ -103,7 +105,7 @@ def test_a_restored_place_equals_the_copy(
     assert position(place) == before
     for text in gone:
         place.step(text)
-    assert position(place) == walk(kept + gone, ThinkingSplitter("<think>" if inside else ""))[-1]
+    assert position(place) == positions_after(kept + gone, ThinkingSplitter("<think>" if inside else ""))[-1]
 
 
 @given(
@@ -117,13 +119,13 @@ def test_a_removed_token_does_not_count_its_sentence(
     def wishes(drawn: Any) -> list[int]:
         return [*script[len(drawn)], END] if len(drawn) < len(script) else [END]
 
-    generation = scripted(PIECES, wishes, banned_strings=banned, temperature=POLICY)
+    generation = script_generation(PIECES, wishes, banned_strings=banned, temperature=POLICY)
     assert generation.place
     generation.place = Place(ThinkingSplitter() if thinks else None)
     while not generation.finish_reason:
         generation.advance(None, 0, 2**20)
         texts = [WORDS[token] for token in generation.tokens[1:]]
-        expected = walk(texts, ThinkingSplitter() if thinks else None)[-1]
+        expected = positions_after(texts, ThinkingSplitter() if thinks else None)[-1]
         assert position(generation.place)[1:] == expected[1:]
         assert generation.place.total == len(texts)
     assert not generation.script.open
@@ -132,7 +134,7 @@ def test_a_removed_token_does_not_count_its_sentence(
 
 def test_a_character_of_several_tokens_counts_when_complete() -> None:
     pieces = [b"A", "。".encode()[:1], "。".encode()[1:], b"B"]
-    generation = scripted(pieces, lambda drawn: [len(drawn)] if len(drawn) < 4 else [END], temperature=POLICY)
+    generation = script_generation(pieces, lambda drawn: [len(drawn)] if len(drawn) < 4 else [END], temperature=POLICY)
     sentences = []
     while not generation.finish_reason:
         generation.advance(None, 0, 2**20)
@@ -143,7 +145,7 @@ def test_a_character_of_several_tokens_counts_when_complete() -> None:
 
 def test_a_generation_has_no_place_without_a_use() -> None:
     for text, kept in (("0.8", False), ("0.3..1.3", False), ("edt:0.8", True), ("sentence:1,2", True)):
-        assert bool(scripted(PIECES, lambda _: [END], temperature=parse_policy(text)).place) is kept
+        assert bool(script_generation(PIECES, lambda _: [END], temperature=parse_policy(text)).place) is kept
 
 
 def test_a_shift_is_recorded_at_its_first_draw() -> None:

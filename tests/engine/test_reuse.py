@@ -79,7 +79,7 @@ def assert_same(values: list[float], expected: list[float]) -> None:
     assert max(abs(a - b) for a, b in zip(values, expected, strict=True)) < NOISE
 
 
-def common(a: list[int], b: list[int]) -> int:
+def common_prefix_length(a: list[int], b: list[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
@@ -108,7 +108,7 @@ class Walk:
         prompt = self.prompt(seq_id)
         ran = self.context.prefill(seq_id, prompt)
         assert_same(logits(self.context), fresh_logits(self.model, prompt))
-        new = len(prompt) - min(common(self.held[seq_id], prompt), len(prompt) - 1)
+        new = len(prompt) - min(common_prefix_length(self.held[seq_id], prompt), len(prompt) - 1)
         extends = prompt[: len(self.held[seq_id])] == self.held[seq_id] and prompt != self.held[seq_id]
         if extends or (self.model.path.stem in CUTTABLE and type(self.context) is Context):
             assert ran == new
@@ -140,7 +140,7 @@ class Walk:
         self.held[seq_id] = wanted[: self.context.evaluated(None, seq_id)]
 
 
-def walk(model: Model, seed: int, kind: type[Context] = Context, turns: int = 30) -> None:
+def random_walk(model: Model, seed: int, kind: type[Context] = Context, turns: int = 30) -> None:
     flag = Countdown()
     context = kind(model, PARAMS, flag)
     steps = Walk(model, Random(seed), context, flag)
@@ -151,12 +151,12 @@ def walk(model: Model, seed: int, kind: type[Context] = Context, turns: int = 30
 
 @pytest.mark.parametrize("seed", range(2))
 def test_a_reused_context_gives_the_answers_of_a_fresh_one(tiny: Model, seed: int) -> None:
-    walk(tiny, seed)
+    random_walk(tiny, seed)
 
 
 def test_an_overwritten_window_is_evaluated_again(tiny: Model) -> None:
     """By default llama.cpp keeps windows whole (`swa_full`), and so do we: this is for the day that changes."""
-    walk(tiny, 2, SmallWindow)
+    random_walk(tiny, 2, SmallWindow)
 
 
 @pytest.mark.parametrize("keep", [100, 300, 440])

@@ -150,8 +150,7 @@ def test_any_text_is_parsed_or_a_syntax_error(text: str) -> None:
     try:
         policy = parse_policy(text)
     except MisplacedError as error:
-        at = error.at
+        assert error.at is not None
+        assert 0 <= error.at <= len(text)
     else:
         assert parse_policy(str(policy)) == policy
-        at = 0
-    assert 0 <= at <= len(text)
