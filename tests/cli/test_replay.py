@@ -133,7 +133,7 @@ def test_a_file_comes_before_a_session(
         (("tulk",), "session not found: 'tulk'\n  hint: did you mean"),
         (("out.json",), "there is no file out.json"),
         ((os.path.join("no", "where"),), "there is no file"),
-        (("session:",), "is not a valid name for a session: it is empty"),
+        (("session:",), "is not a valid name for a session"),
     ],
 )
 def test_what_is_not_there(inside: Run, dialogue: Dialogue, arguments: tuple[str, ...], words: str) -> None:
