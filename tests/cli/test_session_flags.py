@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.config import set_alias
+from llmcli.chat.characters import layer, load_character
+from llmcli.chat.config import set_alias, set_value
 from llmcli.chat.session import Session
 from llmcli.cli.chat import names_model
-from llmcli.cli.chat_session import open_session, remember
+from llmcli.cli.chat_session import character_of, open_session, remember
 from llmcli.cli.options import complete_character
 from llmcli.params.layers import Layer
 
@@ -117,3 +118,26 @@ def test_character_completes_names_and_files(
     assert {name for name, _ in complete_character(typed)} == names
     assert complete_character("roles/") == [("roles/ahab.toml", "")]
     assert dict(complete_character("pi"))["pirate"].endswith("captain.")
+
+
+def test_the_character_none_removes_the_character_of_a_session() -> None:
+    session = Session("talk")
+    session.set("system", "You are a pirate.")
+    session.set_character("Captain Redbeard", ["system"])
+    session.say("user", "hi")
+    assert character_of(Layer("flag", {}), session) == (None, [])
+    assert session.character == "Captain Redbeard"
+    assert character_of(Layer("flag", {"character": "none"}), session) == (None, [])
+    session.close()
+    assert (Session.read("talk").character, Session.read("talk").overrides) == ("", {})
+
+
+def test_a_configured_character_answers_in_a_new_session_only() -> None:
+    set_value("character", "pirate")
+    chosen, layers = character_of(Layer("flag", {}), Session("talk"))
+    assert chosen == load_character("pirate")
+    assert layers == [layer(load_character("pirate"))]
+    assert character_of(Layer("flag", {"character": "none"}), Session("talk")) == (None, [])
+    session = Session("talk", keep=False)
+    session.say("user", "hi")
+    assert character_of(Layer("flag", {}), session) == (None, [])
