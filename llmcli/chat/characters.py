@@ -17,7 +17,7 @@ from llmcli.errors import DiskError, LlmcliError, UsageError
 from llmcli.params.layers import Layer
 from llmcli.params.suggest import did_you_mean
 
-_SUFFIXES = (".toml", ".md", ".txt", ".json")  # in this order if a name has several files
+SUFFIXES = (".toml", ".md", ".txt", ".json")  # in this order if a name has several files
 _TEXT_KEYS = ("name", "purpose", "system", "greeting")
 _KEYS = (*_TEXT_KEYS, "settings", "examples")
 _MAX_CHARACTERS = 1 << 20
@@ -118,7 +118,7 @@ def layer(character: Character) -> Layer:
 
 def _user_files() -> list[Path]:
     try:
-        found = [path for path in _folder().iterdir() if path.suffix in _SUFFIXES]
+        found = [path for path in _folder().iterdir() if path.suffix in SUFFIXES]
     except OSError:
         return []
     return [path for path in found if not path.name.startswith(".")]
@@ -134,7 +134,7 @@ def _find(reference: str) -> Path | None:
     is_name = Path(path).name == reference and bool(reference.strip("."))
     if os.path.isfile(path) and not (is_name and not Path(path).suffix):
         return Path(path)
-    candidates = [_folder() / f"{reference}{suffix}" for suffix in ("", *_SUFFIXES)] if is_name else []
+    candidates = [_folder() / f"{reference}{suffix}" for suffix in ("", *SUFFIXES)] if is_name else []
     if found := next((one for one in candidates if os.path.isfile(one)), None):
         return found
     if reference in _BUILT_IN:
@@ -147,12 +147,12 @@ def _find(reference: str) -> Path | None:
 def _unknown(reference: str, is_name: bool) -> UsageError:
     names = character_names()
     near = did_you_mean(reference, names)
-    known = f"characters: {', '.join(names)}"
+    known = f"use one of {', '.join(names)}"
     if not is_name:
         return UsageError(f"character file not found: {reference[:200]!r}", known)
-    stem = reference if Path(reference).suffix in _SUFFIXES else f"{reference}.toml"
-    create = f"or create {_folder() / stem[:80]}"
-    return UsageError(f"unknown character {reference[:80]!r}", "; ".join(filter(None, (near, known, create))))
+    stem = reference if Path(reference).suffix in SUFFIXES else f"{reference}.toml"
+    hint = f"{near} {known}, or create {_folder() / stem[:80]}"
+    return UsageError(f"unknown character {reference[:80]!r}", hint.lstrip())
 
 
 def _read(path: Path) -> str:

@@ -204,7 +204,7 @@ class Dialogue:
         most = n_ctx * _LONG_TOKEN
         if len(text) > most and (n_tokens := self.local.count_tokens(text[:most])) > n_ctx:
             raise ContextOverflowError(
-                f"the conversation has more than {n_tokens} tokens, and the context has {n_ctx}",
+                f"the conversation has more than {n_tokens} tokens, the context has {n_ctx}",
                 "send a shorter message; /file none removes attached files",
             )
 
@@ -287,7 +287,7 @@ def window(path: Sequence[Message], first: int | None) -> list[Message]:
 def too_long(fit: Fit) -> ContextOverflowError:
     """The error for a conversation that does not fit."""
     return ContextOverflowError(
-        f"the conversation has {fit.n_prompt} tokens, and the context has {fit.n_ctx}",
+        f"the conversation has {fit.n_prompt} tokens, the context has {fit.n_ctx}",
         "make room with /compact, /undo or --overflow oldest, or use a larger --ctx-size",
     )
 

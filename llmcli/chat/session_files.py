@@ -162,7 +162,7 @@ def listed(start: str = "") -> list[Listed]:
 
 def search(text: str) -> Iterator[Hit]:
     """Every message that contains `text`, case ignored, newest session first."""
-    wanted = text.casefold()
+    needle = text.casefold()
     for _, path in _newest_first():
         with suppress(DiskError, UsageError):
             numbers: dict[Any, int] = {}  # the place of each message in its branch, by id
@@ -170,20 +170,20 @@ def search(text: str) -> Iterator[Hit]:
                 if event.get("type") == "message" and isinstance(event.get("id"), int):
                     parent = event.get("parent") if isinstance(event.get("parent"), int) else None
                     numbers[event["id"]] = numbers.get(parent, 0) + 1
-                    yield from _hits(path.stem, event, wanted, numbers[event["id"]])
+                    yield from _hits(path.stem, event, needle, numbers[event["id"]])
 
 
-def _hits(session: str, event: dict[str, Any], wanted: str, number: int) -> Iterator[Hit]:
+def _hits(session: str, event: dict[str, Any], needle: str, number: int) -> Iterator[Hit]:
     content = event.get("content")
     if not isinstance(content, str):
         return
     folded = content.casefold()
-    at = folded.find(wanted)
+    at = folded.find(needle)
     if at < 0:
         return
     at = at if len(folded) == len(content) else _index_before_folding(content, at)
     start = max(0, at - 30)
-    excerpt = ("…" if start else "") + content[start : at + len(wanted) + 50]
+    excerpt = ("…" if start else "") + content[start : at + len(needle) + 50]
     yield Hit(session, event["id"], str(event.get("role", "")), " ".join(excerpt.split()), number)
 
 

@@ -65,14 +65,14 @@ def _run_chat(flags: Layer, session: "Session", first: str, live: bool) -> int:
     load = partial(open_model, on_end=lambda: _show_loaded(chat))
     chat = Chat(Dialogue(session, layers, load), live=live, names=lambda: complete_reference(""), bring=bring)
     chat.reader = _reader(chat, settings, live)
-    if live and text_names_model(first, flags):
+    if live and names_model(first, flags):
         console.note(f"{first!r} is sent as a message; to use the model, start with `llmcli chat -m {first}`")
     return run(chat, first, flags.values.get("file", ()), character)
 
 
-def text_names_model(text: str, flags: Layer) -> bool:
+def names_model(text: str, flags: Layer) -> bool:
     """Whether the first message is only the name of a model on this machine, as in `ollama run MODEL`."""
-    if not text or text.split() != [text] or not flags.values.keys() <= {"prompt"}:
+    if not text or text.split() != [text] or "model" in flags.values:
         return False
     names = {name.casefold() for name in complete_reference("")}
     return text.casefold() in names | {name.rpartition("/")[2] for name in names}

@@ -18,6 +18,7 @@ from llmcli.ui.console import console
 if TYPE_CHECKING:
     from llmcli.chat.characters import Character
 
+NO_CHARACTER = "none"
 # Settings that belong to a conversation; those of the screen and the machine may differ from day to day.
 _SAVED = {*describe(RequestParams), *describe(GenerationParams), *describe(SamplingParams), "model", "n_ctx"}
 
@@ -61,12 +62,17 @@ def _open_named(text: str) -> Session:
 def character_of(flags: Layer, session: Session) -> "tuple[Character | None, list[Layer]]":
     """The character of the command line, or, in a new session, of the configuration; and the layer of its settings.
 
+    The name `none` removes the character of a session.
+
     Raises:
         UsageError: if there is no such character.
         DiskError: if its file cannot be read.
     """
     chosen = resolve([config_layer(), environment_layer(os.environ), flags]).settings.character
     if not chosen or (session.conversation.messages and "character" not in flags.values):
+        return None, []
+    if chosen == NO_CHARACTER:
+        session.remove_character()
         return None, []
     from llmcli.chat.characters import layer, load_character
 

@@ -84,14 +84,14 @@ def run(chat: Chat, first: str, files: Sequence[str], character: "Character | No
         try:
             settle_model(chat)
             welcome(dialogue.resolved().origins["model"])
-            if not chat.live:  # on a terminal the load starts when the prompt is drawn
+            if not chat.live:  # at a terminal the load begins when the prompt is drawn
                 dialogue.open()
             if console.verbose:  # llama.cpp's log would run into the prompt
                 from llmcli.engine import log
 
                 log.listen(console.detail)
                 chat.ready()
-            _open_conversation(chat, character)
+            _begin(chat, character)
             chat.pending += [attach(name) for name in files]
             status = talk(chat, first)
             if chat.live and dialogue.session.saved:
@@ -102,7 +102,7 @@ def run(chat: Chat, first: str, files: Sequence[str], character: "Character | No
             dialogue.session.close()
 
 
-def _open_conversation(chat: Chat, character: "Character | None") -> None:
+def _begin(chat: Chat, character: "Character | None") -> None:
     """Show the end of a session that was opened, or the greeting of the character in a new one."""
     session = chat.dialogue.session
     if session.conversation.messages:

@@ -56,7 +56,7 @@ def list_sessions(as_json: Json = False) -> int:
 
 
 def _put_table(listed: Sequence[session_files.Listed]) -> None:
-    """A table of sessions; the column of branches stands there if a session has several."""
+    """Print a table of sessions; it has a column of branches if a session has several."""
     heads = ["SESSION", "MESSAGES", "BRANCHES", "CHANGED", "FIRST MESSAGE"]
     rows = []
     for one in listed:

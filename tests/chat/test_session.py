@@ -135,7 +135,7 @@ def test_a_damaged_unfinished_answer_does_not_stop_the_opening(junk: bytes) -> N
     assert not partial.exists()
 
 
-def test_a_new_session_ignores_the_unfinished_answer_of_an_old_one() -> None:
+def test_a_new_session_ignores_the_unfinished_answer_of_another() -> None:
     saved_session(turns=1).close()
     path = session_files.path_of("talk")
     path.unlink()
@@ -201,11 +201,11 @@ def test_a_file_that_is_cut_anywhere_can_be_continued() -> None:
         ('{"type":"head","id":1.0}', "must be an integer from 1"),
         ('{"type":"head","id":[1]}', "must be an integer from 1"),
         ('{"type":"head","id":NaN}', "must be an integer from 1"),
-        ('{"type":"set","key":"top_p","value":7}', "top_p: must be between 0 and 1"),
-        ('{"type":"set","key":"top_p","value":NaN}', "top_p: must be"),
-        ('{"type":"set","key":"top_k","value":1e400}', "top_k: must be"),
-        ('{"type":"set","key":["top_k"]}', "no setting called"),
-        ('{"type":"set","key":"from_the_future","value":1}', "no setting called 'from_the_future'"),
+        ('{"type":"set","key":"top_p","value":7}', "top_p must be between 0 and 1"),
+        ('{"type":"set","key":"top_p","value":NaN}', "top_p must be"),
+        ('{"type":"set","key":"top_k","value":1e400}', "top_k must be"),
+        ('{"type":"set","key":["top_k"]}', "unknown setting"),
+        ('{"type":"set","key":"from_the_future","value":1}', "unknown setting 'from_the_future'"),
     ],
 )
 def test_a_line_that_is_not_valid_is_reported_and_skipped(line: str, message: str) -> None:
