@@ -17,7 +17,7 @@ _LONGEST = {"paragraph": 4000, "item": 16000, "quote": 8000, "table": 8000}
 class Block:
     """A finished top-level block: one item of a list and one line of code are blocks of their own."""
 
-    kind: str  # paragraph heading rule fence code item more quote table
+    kind: str  # paragraph heading rule fence code fence_end indented item more quote table
     text: str = ""
     gap: bool = True  # a blank row stands before it
     level: int = 0  # of a heading; the indent of an item; the column of what goes on with an item
@@ -107,8 +107,7 @@ class Splitter:
             self._blank = True
         elif lines.indent(line) > 3:
             self._open("indented")
-            self._emit(Block("fence"))
-            self._emit(Block("code", line[4:], gap=False))
+            self._emit(Block("indented", line))
         elif found := lines.heading(line):
             self._emit(Block("heading", found[1], level=found[0]))
         elif lines.rule(line):
@@ -169,7 +168,7 @@ class Splitter:
     def _in_fence(self, line: str) -> bool:
         space, marks, _ = self._fence
         if lines.closes(line, marks):
-            self._drop()
+            self._close()
             return True
         self._emit(Block("code", line[min(space, lines.indent(line)) :], gap=False))
         return True
@@ -182,9 +181,9 @@ class Splitter:
             self._drop()
             return False
         for blank in self._lines:
-            self._emit(Block("code", blank, gap=False))
+            self._emit(Block("indented", blank, gap=False))
         self._lines = []
-        self._emit(Block("code", line[4:], gap=False))
+        self._emit(Block("indented", line, gap=False))
         return True
 
     def _in_item(self, line: str) -> bool:
@@ -249,7 +248,10 @@ class Splitter:
     def _flush(self) -> None:
         """Give what the open block holds."""
         text = "".join(self._lines)
-        if self._kind in ("", "fence", "indented") or len(self._lines) <= self._seed or not text.strip():
+        if self._kind == "fence":
+            self._emit(Block("fence_end", self._fence[2], gap=False))
+            return
+        if self._kind in ("", "indented") or len(self._lines) <= self._seed or not text.strip():
             return
         space, _, column = self._item
         if self._more:

@@ -14,6 +14,11 @@ _OPEN = {"/*": "*/", "<!--": "-->"}  # comments that some lexers see only once t
 _ALIASES = {"node": "js", "python2": "python", "py2": "python", "vue": "html", "svelte": "html", "jsonl": "json"}
 
 
+def language_of(info: str) -> str:
+    """The language that a fence's info text names (its first word, as written); empty where it names none."""
+    return info.replace("{", " ").replace(",", " ").strip(" .}").split(" ")[0]
+
+
 class Highlighter:
     """Colours line by line; a string or comment over several lines keeps its colour.
 
@@ -103,10 +108,10 @@ def _names() -> frozenset[str]:
 
 @lru_cache(maxsize=32)
 def _lexer(language: str) -> Any:
-    """The lexer for the first word of a fence's info text; None when there is none."""
+    """The lexer for a fence's info text; None when there is none."""
     from pygments.lexers import get_lexer_by_name
 
-    name = language.replace("{", " ").replace(",", " ").strip(" .}").split(" ")[0].lower()
+    name = language_of(language).lower()
     name = _ALIASES.get(name, name)
     if name not in _names() or name == "text":
         return None

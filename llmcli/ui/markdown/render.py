@@ -5,10 +5,10 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from llmcli.ui.markdown.blocks import Block, numbered
-from llmcli.ui.markdown.cells import Runs, cells, fold, paint, wrap
-from llmcli.ui.markdown.code import Highlighter, colour_code
+from llmcli.ui.markdown.cells import Runs, cells, fit, fold, paint, wrap
+from llmcli.ui.markdown.code import Highlighter, colour_code, language_of
 from llmcli.ui.markdown.grid import Grid, grid_rows
-from llmcli.ui.markdown.inline import inline_runs, parser_for, token_runs
+from llmcli.ui.markdown.inline import inline_runs, one_line, parser_for, token_runs
 from llmcli.ui.markdown.style import Style
 
 if TYPE_CHECKING:
@@ -18,6 +18,10 @@ _NARROWEST = 8  # nothing is set in further where less would be left
 _DEEPEST = 100  # columns of list and quote marks at the start of a line
 _BULLETS = "•◦▪"
 _RULE = 40
+_INDENT = 4  # of code without a fence
+_CODE_SIDE = "── "
+_CODE = "code"  # in place of the language where none is named
+_LONGEST_NAME = 24  # columns of a language
 
 
 class Renderer:
@@ -66,7 +70,11 @@ class Renderer:
                 return [paint(row) for row in fold(colour(block.text), width)]
             case "fence":
                 self._code = Highlighter(block.text, style)
-                return []
+                return [self._code_top(block.text, width)]
+            case "fence_end":
+                return [self._code_bottom(block.text, width)]
+            case "indented":  # its indent tells it from prose, and is copied as it was written
+                return [paint(row) for row in fold([("", block.text)], width)]
             case "rule":
                 return [self._rule(width)]
             case "heading":
@@ -118,10 +126,15 @@ class Renderer:
                 rows = self._flow(inner, room, depth)
                 bar = paint([(style.marker, "│ ")]) if room < width else ""
                 return [bar + row for row in rows]
-            case "fence" | "code_block":
-                text = token.content.removesuffix("\n")
-                lines = colour_code(text, token.info.strip(), style)
-                return [paint(row) for line in lines for row in fold(line, width)]
+            case "fence":
+                return [
+                    self._code_top(token.info, width),
+                    *self._code_lines(token, width),
+                    self._code_bottom(token.info, width),
+                ]
+            case "code_block":
+                room = _room(width, _INDENT)
+                return _beside("", width - room, self._code_lines(token, room))
             case "table_open":
                 return grid_rows(self._grid(inner), width, style)
             case "hr":
@@ -177,8 +190,33 @@ class Renderer:
         marks: Runs = [] if self._style.colour else [("", "#" * level + " ")]
         return [paint(row) for row in wrap([*marks, *runs], width)]
 
+    def _code_top(self, info: str, width: int) -> str:
+        return paint([(self._style.faint, _code_title(info, width))])
+
+    def _code_bottom(self, info: str, width: int) -> str:
+        return paint([(self._style.faint, "─" * cells(_code_title(info, width)))])
+
+    def _code_lines(self, token: "Token", width: int) -> list[str]:
+        """The rows of code that has been read to its end."""
+        if not token.content:
+            return []
+        lines = colour_code(token.content.removesuffix("\n"), token.info.strip(), self._style)
+        return [paint(row) for line in lines for row in fold(line, width)]
+
     def _rule(self, width: int) -> str:
         return paint([(self._style.faint, "─" * min(width, _RULE))])
+
+
+def _code_title(info: str, width: int) -> str:
+    """The row above code: `── python ──`.
+
+    A row of its own, and nothing at the sides: a frame or an indent would be copied with the code.
+    """
+    room = width - len(_CODE_SIDE) * 2
+    if room < 1:
+        return "─" * width
+    name = one_line(language_of(info.strip())) or _CODE
+    return f"{_CODE_SIDE}{name[: fit(name, 0, min(room, _LONGEST_NAME))]}{_CODE_SIDE[::-1]}"
 
 
 def _end(tokens: Sequence["Token"], start: int) -> int:

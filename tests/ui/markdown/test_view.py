@@ -95,7 +95,7 @@ def test_code_that_goes_on_stays_code() -> None:
     view.resume("```python\nx = 1\n")
     view.push("# y\n```\n# z\n")
     view.finish()
-    assert terminal.lines() == ["# y", "", "z"]
+    assert terminal.lines() == ["# y", "─" * len("── python ──"), "", "z"]
 
 
 def test_an_empty_push_does_not_end_the_waiting() -> None:
