@@ -86,7 +86,7 @@ def _reader(here: "Chat", settings: Settings, live: bool) -> "Reader":
     from llmcli.ui.commands.complete import suggest
     from llmcli.ui.prompt.reader import TerminalReader
     from llmcli.ui.repl.show import style
-    from llmcli.ui.repl.status_line import status_line
+    from llmcli.ui.repl.status_line import input_hint, status_line
 
     reader = TerminalReader(
         lambda before: suggest(here, before),
@@ -95,6 +95,7 @@ def _reader(here: "Chat", settings: Settings, live: bool) -> "Reader":
         settings.editing_mode,
         style(settings),
         here.colour,
+        lambda: input_hint(here),
     )
     reader.on_drawn = here.dialogue.open
     reader.on_interrupt(here.stop_editing)

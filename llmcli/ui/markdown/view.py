@@ -15,6 +15,7 @@ from llmcli.ui.safe import safe
 
 _TALLEST = 12  # rows of the tail
 _ROWS_WITH_FOOT = 4  # a lower window has none for a foot
+_ROWS_WITH_GAP = 10  # a lower window has none for a blank row above the foot
 _INTERVAL = 1 / 30
 _SHARE = 40  # a redraw is followed by a pause this many times its own time
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
@@ -64,9 +65,14 @@ class AnswerView:
         self._doing = " ".join(safe(text).split())
         self._wait()
 
-    def foot(self, row: Callable[[], str]) -> None:
-        """Let a row stand below all that is drawn from now on, asked for anew each time; it goes with `finish`."""
+    def foot(self, row: Callable[[], str], now: bool = True) -> None:
+        """Show a row below all that is drawn from now on (`now`: at once). `finish` removes it.
+
+        `row` is called at each drawing.
+        """
         self._foot = row
+        if not now:
+            return
         if self._thinking or self._answering:
             self._draw()
         else:
@@ -118,7 +124,9 @@ class AnswerView:
 
     def _below(self, size: tuple[int, int], width: int) -> list[str]:
         """The foot, where the window has a row for it."""
-        return [self._faint_row(safe(self._foot()), width)] if self._foot and size[1] >= _ROWS_WITH_FOOT else []
+        if not self._foot or size[1] < _ROWS_WITH_FOOT:
+            return []
+        return [self._faint_row(safe(self._foot()), width)]
 
     def _faint_row(self, text: str, width: int) -> str:
         start, end = folds(text, width)[0]
@@ -146,6 +154,8 @@ class AnswerView:
         started = self._clock()
         size, width = self._measure()
         below = self._below(size, width)
+        if below and size[1] >= _ROWS_WITH_GAP:  # without colors nothing else tells the foot from the answer
+            below = ["", *below]
         tallest = max(1, min(size[1] - 2, _TALLEST) - len(below))
         if self._thinking:
             done: list[str] = []

@@ -28,7 +28,7 @@ from llmcli.ui.safe import safe
 
 
 class TerminalReader:
-    """The prompt of the chat: the marker, the text being typed, and the status beneath."""
+    """The prompt of the chat: the marker, the text being typed, and the status below."""
 
     def __init__(
         self,
@@ -38,7 +38,9 @@ class TerminalReader:
         editing_mode: str = "emacs",
         style: str = "dark",
         colour: bool = True,
+        hint: Callable[[], str] = str,
     ) -> None:
+        """`status` is shown below the line, `hint` in the line while it is empty; both are called at each drawing."""
         output = get_app_session().output
         if isinstance(output, Vt100_Output):
             # Asks the terminal nothing: one that does not answer costs a second and a warning.
@@ -57,7 +59,7 @@ class TerminalReader:
         buffer.on_text_changed += lambda _buffer: self._unhint()
         vi = editing_mode == "vi"
         self._app: Application[str] = Application(
-            layout=make_layout(buffer, self._pasted, self._footer),
+            layout=make_layout(buffer, self._pasted, self._footer, lambda: _text_of(hint)),
             key_bindings=make_keys(self._editing),
             editing_mode=EditingMode.VI if vi else EditingMode.EMACS,
             style=make_style(style, colour),
@@ -147,9 +149,12 @@ class TerminalReader:
         self._editing.hint = ""
 
     def _footer(self) -> str:
-        if self._editing.hint:
-            return safe(self._editing.hint)
-        try:
-            return " ".join(safe(self._status()).split("\n"))
-        except Exception:
-            return ""  # typing goes on whatever happens in there
+        return safe(self._editing.hint) if self._editing.hint else _text_of(self._status)
+
+
+def _text_of(call: Callable[[], str]) -> str:
+    """What `call` returns, in one line; a fault in it must not end the prompt."""
+    try:
+        return " ".join(safe(call()).split("\n"))
+    except Exception:
+        return ""

@@ -25,8 +25,8 @@ class Display(Protocol):
     def answer(self, parts: Parts, begun: str = "") -> None:
         """Show the parts as they come; `begun` is on the screen already and goes on."""
 
-    def foot(self, row: Callable[[], str]) -> None:
-        """Let a row of ours stand below the answer while it comes, if there is a place for it; from any thread."""
+    def foot(self, row: Callable[[], str], now: bool = True) -> None:
+        """Show a row below the answer until the answer ends, where there is a place for it; from any thread."""
 
     def end(self) -> None:
         """Leave the cursor at the beginning of a line; harmless when done twice."""
@@ -66,10 +66,10 @@ class Rendered:
         elif self._think:
             self._view.think(text)
 
-    def foot(self, row: Callable[[], str]) -> None:
+    def foot(self, row: Callable[[], str], now: bool = True) -> None:
         with self._lock:
             if not self._ended:
-                self._view.foot(row)
+                self._view.foot(row, now)
 
     def end(self) -> None:
         with self._lock:
@@ -92,8 +92,8 @@ class Plain:
         stream_answer(_joined(parts, begun), self._writer, self._status, live=True, think=self._think)
         self._writer.end()
 
-    def foot(self, row: Callable[[], str]) -> None:
-        """Nothing stands between the text and what comes of it next."""
+    def foot(self, row: Callable[[], str], now: bool = True) -> None:
+        """Plain text has no row that can be removed again."""
 
     def end(self) -> None:
         self._status.clear()
