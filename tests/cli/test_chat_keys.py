@@ -65,7 +65,7 @@ def test_commands_settings_values_and_files_are_completed(room: Path) -> None:
         chat.keys(TAB)
         chat.wait_line('read @"notes of may.txt"')
         chat.keys(ENTER)
-        chat.wait_for("with notes of may.txt")
+        chat.wait_for("attached: notes of may.txt")
         chat.ready().keys("/think h")
         chat.wait_for("hide")
         chat.keys(ESCAPE, CTRL_C)
