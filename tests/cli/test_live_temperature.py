@@ -67,9 +67,7 @@ def moves(home: Path) -> list[list[float]]:
 
 @pytest.mark.usefixtures("with_starter")
 @pytest.mark.parametrize("columns", [80, 40])
-def test_keys_move_the_temperature_of_the_tokens_to_come_and_a_replay_moves_it_too(
-    home: Path, columns: int, run: Run
-) -> None:
+def test_keys_move_the_temperature_and_a_replay_repeats_it(home: Path, columns: int, run: Run) -> None:
     with Talk(*FLAGS, "--session", "moved", columns=columns) as chat:
         begin(chat)
         assert chat.foot().startswith("Ctrl-C stops · ↑↓ warmer, colder")
@@ -100,7 +98,7 @@ def test_keys_move_the_temperature_of_the_tokens_to_come_and_a_replay_moves_it_t
 
 
 @pytest.mark.usefixtures("with_starter")
-def test_a_message_typed_ahead_is_in_the_line_as_it_was_typed_and_arrows_are_not_in_it() -> None:
+def test_a_message_typed_ahead_is_in_the_line_without_arrows() -> None:
     with Talk(*FLAGS) as chat:
         begin(chat)
         chat.keys("-", "5 °C - ", UP, "or +3")
@@ -122,7 +120,7 @@ def test_a_message_typed_ahead_is_in_the_line_as_it_was_typed_and_arrows_are_not
 
 
 @pytest.mark.usefixtures("with_starter")
-def test_after_ctrl_z_and_fg_the_keys_go_on_moving_it() -> None:
+def test_keys_move_the_temperature_after_ctrl_z_and_fg() -> None:
     with Talk(command=("bash", "--norc", "--noprofile", "-i"), env={"PS1": "$ ", "PS2": ""}) as shell:
         shell.wait_line("$")
         shell.keys(" ".join(f'"{word}"' for word in (*CHAT, *FLAGS)), ENTER)
@@ -141,7 +139,7 @@ def test_after_ctrl_z_and_fg_the_keys_go_on_moving_it() -> None:
 
 
 @pytest.mark.usefixtures("with_starter")
-def test_where_nothing_is_drawn_or_nothing_can_be_moved_it_is_said() -> None:
+def test_keys_without_a_row_or_an_effect_are_explained() -> None:
     with Talk(*FLAGS, "--no-markdown", columns=40, env={"NO_COLOR": "1"}) as chat:
         begin(chat)
         chat.keys("+", UP)
@@ -163,7 +161,7 @@ def test_where_nothing_is_drawn_or_nothing_can_be_moved_it_is_said() -> None:
         assert "↑↓ had no effect: there is no" in stop(chat)
 
 
-def test_what_was_typed_ahead_answers_no_question_and_goes_into_no_editor(tmp_path: Path) -> None:
+def test_keys_typed_ahead_reach_no_question_and_no_editor(tmp_path: Path) -> None:
     room = tiny_room(tmp_path / "room", long=r'"ab "*')
     (room / "t.md").write_text("old")
     editor = script(room / "ed", 'read -t 0.2 line; printf "read <%s>" "$line" > "$1"')

@@ -54,7 +54,7 @@ def test_an_answer_looks_as_expected(text: str, columns: int, lines: list[str]) 
     assert shown([text], columns).lines() == lines
 
 
-def test_nothing_is_lost_however_deep_it_is_nested() -> None:
+def test_deep_nesting_loses_nothing() -> None:
     for mark in ("> ", "- ", "1. ", ">"):
         for depth in (5, 30, 150):
             assert "end" in "".join(shown([mark * depth + "end"], 20).lines())
