@@ -1,4 +1,4 @@
-"""Everything the program says beside its result: one line each, on stderr."""
+"""Messages beside the result: errors, warnings and notes, one line each, on stderr."""
 
 import os
 import sys
@@ -19,7 +19,7 @@ def wants_colour(stream: TextIO | None) -> bool:
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Whether the stream is open and leads to a person."""
+    """Whether the stream is open and a terminal."""
     try:
         return stream is not None and stream.isatty()
     except ValueError:  # closed
@@ -27,7 +27,7 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 
 def wrapped(text: str, indent: int = 0) -> str:
-    """`text` broken between words for the terminal of stderr; as it is elsewhere, where a line is one message."""
+    """`text` wrapped between words for the terminal of stderr; unchanged elsewhere, where a message is one line."""
     if not is_terminal(sys.stderr):
         return text
     import shutil
@@ -90,7 +90,7 @@ class Console:
             )
             sys.stderr.flush()
         except (OSError, ValueError, AttributeError):
-            pass  # there is nobody to tell
+            pass  # stderr is closed
 
 
 console = Console()

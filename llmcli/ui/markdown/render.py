@@ -1,4 +1,4 @@
-"""What rows does a block of Markdown become?"""
+"""Turns blocks of Markdown into rows."""
 
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -14,7 +14,7 @@ from llmcli.ui.markdown.style import Style
 if TYPE_CHECKING:
     from markdown_it.token import Token
 
-_NARROWEST = 8  # nothing is set in further where less would be left
+_NARROWEST = 8  # columns; no indent leaves fewer
 _DEEPEST = 100  # columns of list and quote marks at the start of a line
 _BULLETS = "•◦▪"
 _RULE = 40
@@ -25,7 +25,7 @@ _LONGEST_NAME = 24  # columns of a language
 
 
 class Renderer:
-    """Turns blocks into painted rows, in their order: it knows what came before."""
+    """Turns blocks into painted rows; in order, for a row may depend on the block before."""
 
     def __init__(self, style: Style) -> None:
         self._style = style
@@ -45,11 +45,11 @@ class Renderer:
         return rows
 
     def join(self) -> None:
-        """What follows begins at the top of an empty region."""
+        """Start at the top of an empty region: no blank row before the next block."""
         self._begun = self._owed = False
 
     def apart(self) -> list[str]:
-        """The blank row before a line that is not of the answer; another one follows it."""
+        """The blank row before a line that is not part of the answer; another one follows that line."""
         rows = [""] if self._begun else []
         self._begun = self._owed = True
         return rows
@@ -197,7 +197,7 @@ class Renderer:
         return paint([(self._style.faint, "─" * cells(_code_title(info, width)))])
 
     def _code_lines(self, token: "Token", width: int) -> list[str]:
-        """The rows of code that has been read to its end."""
+        """The rows of finished code."""
         if not token.content:
             return []
         lines = colour_code(token.content.removesuffix("\n"), token.info.strip(), self._style)
@@ -230,12 +230,12 @@ def _end(tokens: Sequence["Token"], start: int) -> int:
 
 
 def _room(width: int, less: int) -> int:
-    """What is left of `width` beside a mark or margin; all of it where too little would be left."""
+    """The part of `width` beside a mark or margin; all of it where the part is too small."""
     return width - less if width - less >= _NARROWEST else width
 
 
 def _beside(mark: str, size: int, rows: list[str]) -> list[str]:
-    """Rows set in by `size` columns, with the mark before the first."""
+    """Rows indented by `size` columns, with the mark before the first."""
     blank = " " * size
     return [(mark or blank) + rows[0], *(blank + row if row else "" for row in rows[1:])] if rows else []
 
