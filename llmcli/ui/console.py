@@ -50,21 +50,21 @@ class Console:
         self.debug = bool(os.environ.get("LLMCLI_DEBUG"))
 
     def error(self, message: str, hint: str = "") -> None:
-        self._say("error: ", _RED + _BOLD, message)
+        self._print("error: ", _RED + _BOLD, message)
         self._hint(hint)
 
     def warn(self, message: str, hint: str = "") -> None:
         if not self.quiet:
-            self._say("warning: ", _YELLOW, message)
+            self._print("warning: ", _YELLOW, message)
             self._hint(hint)
 
     def note(self, message: str) -> None:
         if not self.quiet:
-            self._say("", _DIM, message)
+            self._print("", _DIM, message)
 
     def detail(self, message: str) -> None:
         if self.verbose:
-            self._say("", _DIM, message)
+            self._print("", _DIM, message)
 
     def think(self, text: str) -> None:
         """Reasoning of the model, as it streams."""
@@ -75,9 +75,9 @@ class Console:
 
     def _hint(self, hint: str) -> None:
         if hint:
-            self._say("  hint: ", _BOLD, hint)
+            self._print("  hint: ", _BOLD, hint)
 
-    def _say(self, label: str, style: str, text: str) -> None:
+    def _print(self, label: str, style: str, text: str) -> None:
         text = wrapped(safe(" ".join(text.split("\n"))), len(label))
         if wants_colour(sys.stderr):
             label, text = (f"{style}{label}{_OFF}", text) if label else ("", f"{style}{text}{_OFF}")

@@ -95,6 +95,8 @@ def test_the_status_says_that_a_message_is_edited() -> None:
         (60, "Ask anything · / for commands · Ctrl-C stops"),
         (40, "Ask anything · / for commands"),
         (20, "Ask anything"),
+        (15, "Ask anything"),
+        (14, ""),
     ],
 )
 def test_an_empty_chat_hints_at_what_fits(columns: int, hint: str, window: pytest.MonkeyPatch) -> None:

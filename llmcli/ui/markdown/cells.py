@@ -67,9 +67,9 @@ def breaks(text: str, width: int) -> list[tuple[int, int]]:
             start, column = match.start(), 0
         if column + size > width:
             start = match.start()
-            *full, begun = folds(piece, width)
+            *full, last = folds(piece, width)
             rows += [(start + left, start + right) for left, right in full]
-            start, column = start + begun[0], cells(piece[begun[0] :])
+            start, column = start + last[0], cells(piece[last[0] :])
         else:
             column += size
         end = match.end()

@@ -45,7 +45,7 @@ class Highlighter:
         """The next line, finished."""
         if self._lexer is None:
             return [("", line)]
-        self._forget(line)
+        self._trim_context(line)
         runs = self.peek(line)
         self._before.append(line[:_LONGEST_LINE])
         self._closer = "" if self._closer and self._closer in line else self._closer_after(line)
@@ -60,7 +60,7 @@ class Highlighter:
                 return closer
         return ""
 
-    def _forget(self, line: str) -> None:
+    def _trim_context(self, line: str) -> None:
         """Keep few lines before, and never begin them within a string or comment."""
         at_margin = line[:1].strip() != ""
         if sum(map(len, self._before)) + len(self._before) < (_CONTEXT if at_margin else _LONGEST_CONTEXT):

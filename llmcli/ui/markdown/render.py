@@ -30,8 +30,8 @@ class Renderer:
     def __init__(self, style: Style) -> None:
         self._style = style
         self._code = Highlighter("", style)
-        self._begun = False
-        self._owed = False  # a blank row
+        self._has_rows = False
+        self._gap_pending = False  # a blank row
 
     def rows(self, blocks: Sequence[Block], width: int) -> list[str]:
         """The rows of finished blocks."""
@@ -39,28 +39,28 @@ class Renderer:
 
     def preview(self, blocks: Sequence[Block], width: int) -> list[str]:
         """The rows of blocks that may still change."""
-        before = self._code, self._begun, self._owed
+        before = self._code, self._has_rows, self._gap_pending
         rows = [row for block in blocks for row in self._spaced(block, width, self._code.peek)]
-        self._code, self._begun, self._owed = before
+        self._code, self._has_rows, self._gap_pending = before
         return rows
 
     def join(self) -> None:
         """Start at the top of an empty region: no blank row before the next block."""
-        self._begun = self._owed = False
+        self._has_rows = self._gap_pending = False
 
     def apart(self) -> list[str]:
         """The blank row before a line that is not part of the answer; another one follows that line."""
-        rows = [""] if self._begun else []
-        self._begun = self._owed = True
+        rows = [""] if self._has_rows else []
+        self._has_rows = self._gap_pending = True
         return rows
 
     def _spaced(self, block: Block, width: int, colour: Callable[[str], Runs]) -> list[str]:
-        self._owed = self._owed or block.gap
+        self._gap_pending = self._gap_pending or block.gap
         rows = self._drawn(block, width, colour)
         if not rows:
             return []
-        rows = ["", *rows] if self._owed and self._begun else rows
-        self._begun, self._owed = True, False
+        rows = ["", *rows] if self._gap_pending and self._has_rows else rows
+        self._has_rows, self._gap_pending = True, False
         return rows
 
     def _drawn(self, block: Block, width: int, colour: Callable[[str], Runs]) -> list[str]:

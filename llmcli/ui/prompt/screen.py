@@ -40,7 +40,7 @@ _PLAIN = {
     "completion-menu.meta.completion": "dim",
     "completion-menu.meta.completion.current": "reverse",
 }
-_COLOURS = {
+_COLORS = {
     "dark": {
         "marker": "bold ansicyan",
         "auto-suggestion": "#808080",
@@ -64,7 +64,7 @@ _COLOURS = {
 
 def make_style(name: str, colour: bool) -> Style:
     """The style of that name ("dark" when it is unknown)."""
-    return Style.from_dict(_PLAIN | (_COLOURS.get(name, _COLOURS["dark"]) if colour else {}))
+    return Style.from_dict(_PLAIN | (_COLORS.get(name, _COLORS["dark"]) if colour else {}))
 
 
 class ShowHint(Processor):

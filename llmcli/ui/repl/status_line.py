@@ -50,7 +50,8 @@ def input_hint(chat: "Chat") -> str:
     answered = any(one.role == "assistant" and one.finish_reason != "greeting" for one in chat.path())
     if chat.turn or answered or chat.editing is not None:
         return ""
-    return _fitting(*_HINT, less=_MARKER)
+    hint = _fitting(*_HINT, less=_MARKER)
+    return hint if len(hint) < shutil.get_terminal_size().columns - _MARKER else ""
 
 
 def first_that_fits(*rows: Sequence[str]) -> str:
