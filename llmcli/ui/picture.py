@@ -55,9 +55,9 @@ def draw(rows: Sequence[str], columns: int, title: str, dark: bool = True) -> st
     ]
     for at, row in enumerate(rows):
         column = 0
-        for text, look, _ in decoder.decode_line(row).render(console):
+        for text, style, _ in decoder.decode_line(row).render(console):
             for piece in _PIECE.findall(text):
-                lines += _run(piece, look, theme, column, _TOP + at * _ROW)
+                lines += _run(piece, style, theme, column, _TOP + at * _ROW)
                 column += cells(piece)
     return "\n".join([*lines, "</g>", "</svg>", ""])
 
@@ -98,36 +98,37 @@ def _message_rows(messages: Sequence[Message], columns: int) -> Iterator[str]:
             yield from (paint(row) for row in wrap([(style.faint, safe(" ".join(note.split())))], columns - 1))
 
 
-def _run(text: str, look: "Style | None", theme: "TerminalTheme", column: int, top: int) -> Iterator[str]:
+def _run(text: str, style: "Style | None", theme: "TerminalTheme", column: int, top: int) -> Iterator[str]:
     """A text in one style: its background, if it has one, and its letters, stretched to the columns they take."""
     from rich.color import blend_rgb
     from rich.color_triplet import ColorTriplet
     from rich.style import Style
 
-    look = look or Style.null()
-    ink = look.color.get_truecolor(theme) if look.color else theme.foreground_color
-    ground = look.bgcolor.get_truecolor(theme, foreground=False) if look.bgcolor else theme.background_color
-    if look.reverse:
-        ink, ground = ground, ink
-    if look.dim:
-        ink = ColorTriplet(*blend_rgb(ink, ground, 0.4))
-    if ground != theme.background_color:
+    style = style or Style.null()
+    foreground = style.color.get_truecolor(theme) if style.color else theme.foreground_color
+    background = style.bgcolor.get_truecolor(theme, foreground=False) if style.bgcolor else theme.background_color
+    if style.reverse:
+        foreground, background = background, foreground
+    if style.dim:
+        foreground = ColorTriplet(*blend_rgb(foreground, background, 0.4))
+    if background != theme.background_color:
         wide = cells(text) * _COLUMN
-        yield f'<rect x="{_LEFT + column * _COLUMN:g}" y="{top}" width="{wide:g}" height="{_ROW}" fill="{ground.hex}"/>'
+        yield f'<rect x="{_LEFT + column * _COLUMN:g}" y="{top}" width="{wide:g}" height="{_ROW}" fill="{background.hex}"/>'
     bare = text.lstrip(" ")
     column, bare = column + len(text) - len(bare), bare.rstrip(" ")
     if not bare:
         return
-    looks = {
-        "fill": ink.hex if ink != theme.foreground_color else "",
-        "font-weight": "bold" if look.bold else "",
-        "font-style": "italic" if look.italic else "",
-        "text-decoration": "underline" if look.underline else "line-through" if look.strike else "",
+    decoration = "line-through" if style.strike else ""
+    attributes = {
+        "fill": foreground.hex if foreground != theme.foreground_color else "",
+        "font-weight": "bold" if style.bold else "",
+        "font-style": "italic" if style.italic else "",
+        "text-decoration": "underline" if style.underline else decoration,
         "textLength": f"{cells(bare) * _COLUMN:g}",
     }
-    drawn = "".join(f' {name}="{value}"' for name, value in looks.items() if value)
+    text_attributes = "".join(f' {name}="{value}"' for name, value in attributes.items() if value)
     x, y = f"{_LEFT + column * _COLUMN:g}", top + _BASELINE
-    yield f'<text x="{x}" y="{y}"{drawn} lengthAdjust="spacingAndGlyphs">{_text(bare)}</text>'
+    yield f'<text x="{x}" y="{y}"{text_attributes} lengthAdjust="spacingAndGlyphs">{_text(bare)}</text>'
 
 
 def _text(text: str) -> str:
@@ -139,5 +140,5 @@ def _theme(colors: str) -> "TerminalTheme":
     from rich.terminal_theme import TerminalTheme
 
     red_green_blue = [(code >> 16, code >> 8 & 255, code & 255) for code in (int(one, 16) for one in colors.split())]
-    ground, ink, *palette = red_green_blue
-    return TerminalTheme(ground, ink, palette[:8], palette[8:])
+    background, foreground, *palette = red_green_blue
+    return TerminalTheme(background, foreground, palette[:8], palette[8:])

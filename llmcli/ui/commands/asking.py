@@ -56,7 +56,7 @@ def _words(_chat: "Chat", start: str) -> list[tuple[str, str]]:
     usage="[all|CMD|WORD]",
     help="Show the commands, or details of one.",
     detail="`all` lists every command and key. CMD is a command or a setting. Another WORD is searched in the help.",
-    examples=("/help all", "/help temp", "/help creative"),
+    examples=("/help all", "/help temp", "/help top_p"),
     aliases=("?",),
     complete=_words,
 )

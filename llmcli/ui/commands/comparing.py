@@ -25,8 +25,8 @@ if TYPE_CHECKING:  # they stand on the engine, which is imported where the model
     from llmcli.ui.repl.chat import Chat
 
 _PRESSES = 3  # of Ctrl-C, as for one answer
-_LAST = re.compile(r"""(?:^|\s)([A-Za-z][\w-]*)=("[^"]*"|'[^']*'|\S+)\s*$""")  # KEY=VALUE at the end of a text
-_HOW = "try /compare Why is the sky blue? temp=0.2,0.8"
+_LAST_PAIR = re.compile(r"""(?:^|\s)([A-Za-z][\w-]*)=("[^"]*"|'[^']*'|\S+)\s*$""")  # KEY=VALUE at the end of a text
+_EXAMPLE_HINT = "try /compare Why is the sky blue? temp=0.2,0.8"
 _COUNTS = ("answers", "n")  # how the number of answers is called; `n` is the old name
 
 
@@ -68,7 +68,7 @@ def split_arguments(argument: str) -> tuple[str, list[str], int]:
     """
     specs: list[str] = []
     n_seeds = 1
-    while found := _LAST.search(argument):
+    while found := _LAST_PAIR.search(argument):
         name, text = found[1], found[2]
         if name not in _COUNTS and not _is_setting(name, text):
             break
@@ -103,7 +103,7 @@ def _path_to_question(chat: "Chat") -> list[Message]:
     path = chat.path()
     path = path[:-1] if path and path[-1].role == "assistant" else path
     if not path or path[-1].role != "user":
-        raise UsageError("no question to answer", _HOW)
+        raise UsageError("no question to answer", _EXAMPLE_HINT)
     return path
 
 
@@ -157,7 +157,7 @@ def keep(chat: "Chat", argument: str) -> None:
     """Add an answer of the last comparison to the conversation."""
     rivals = chat.rivals
     if not rivals or rivals.session is not chat.session:
-        raise UsageError("no comparison to keep an answer of", _HOW)
+        raise UsageError("no comparison to keep an answer of", _EXAMPLE_HINT)
     if not argument.isdecimal():
         raise UsageError("/keep takes the number of an answer", "try /keep 2")
     chat.turn = rivals.keep(int(argument[:4]))

@@ -93,6 +93,7 @@ def _warn_too_high(key: str, value: object) -> None:
     "0.3..1.3 follows the entropy, sentence:1.1,0.7 the number of the sentence. Alone it shows the temperatures of "
     "the last answer.",
     examples=("/temp 1.2", "/temp 0.3..1.3", "/temp sentence:1.1,0.7"),
+    aliases=("temperature",),
     complete=complete.values_of("temperature"),
     everyday=True,
 )

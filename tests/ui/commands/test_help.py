@@ -7,7 +7,7 @@ import pytest
 from llmcli.chat.dialogue import settable
 from llmcli.errors import UsageError
 from llmcli.ui.commands import asking
-from llmcli.ui.commands.registry import commands, lookup, obey
+from llmcli.ui.commands.registry import commands, lookup, names, obey
 from llmcli.ui.repl.chat import Chat
 from llmcli.ui.repl.loop import talk
 
@@ -50,9 +50,10 @@ def test_help_of_temp_explains_its_values(chat: Chat, capfd: pytest.CaptureFixtu
     text = " ".join(shown(chat, capfd, "temp"))
     assert "0 strict, 0.8 usual, 1.2 bold; above 1.5 mostly nonsense" in text
     assert shown(chat, capfd, "/TEMP") == shown(chat, capfd, "temp")
+    assert shown(chat, capfd, "temperature") == shown(chat, capfd, "temp")
 
 
-@pytest.mark.parametrize("key", [key for key in settable() if key not in commands()])
+@pytest.mark.parametrize("key", [key for key in settable() if key not in names()])
 def test_help_of_a_setting_ends_with_three_examples(chat: Chat, capfd: pytest.CaptureFixture[str], key: str) -> None:
     lines = shown(chat, capfd, key)
     assert lines[-4] == "Examples:"
@@ -68,7 +69,7 @@ def test_the_example_value_of_a_setting_is_valid(chat: Chat, key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "names"),
+    ("word", "wanted"),
     [
         ("creativity", {"/temp"}),
         ("creative", {"/temp", "/preset"}),
@@ -81,11 +82,12 @@ def test_the_example_value_of_a_setting_is_valid(chat: Chat, key: str) -> None:
     ],
 )
 def test_help_of_a_word_finds_commands(
-    chat: Chat, capfd: pytest.CaptureFixture[str], word: str, names: set[str]
+    chat: Chat, capfd: pytest.CaptureFixture[str], word: str, wanted: set[str]
 ) -> None:
     lines = shown(chat, capfd, word)
     found = set(re.findall(r"^ *(/\w+)", "\n".join(lines), re.MULTILINE))
-    assert names <= found
+    assert wanted <= found
+    assert "/help" not in found
     assert all(lookup(name[1:]) for name in found)
 
 

@@ -8,7 +8,7 @@ from docs.build import ROOT, command_table
 from llmcli.chat.dialogue import settable
 from llmcli.errors import DiskError, UsageError
 from llmcli.params.settings import fields
-from llmcli.ui.commands.registry import SYNONYMS, Command, commands, lookup, names, obey, split
+from llmcli.ui.commands.registry import SYNONYMS, Command, commands, get, lookup, names, obey, split
 from llmcli.ui.repl.chat import Chat
 
 ASKED_FOR = {
@@ -54,6 +54,7 @@ def test_aliases_and_synonyms_are_no_names_of_commands() -> None:
     assert len(aliases) == len(set(aliases))
     assert not set(aliases) & set(commands())
     assert not set(SYNONYMS) & {*names(), *settable()}
+    assert not [word for word in SYNONYMS if get(word)], "an alias of a setting needs no synonym"
 
 
 @pytest.mark.parametrize(("word", "targets"), SYNONYMS.items())
