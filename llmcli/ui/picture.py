@@ -112,8 +112,8 @@ def _run(text: str, style: "Style | None", theme: "TerminalTheme", column: int, 
     if style.dim:
         foreground = ColorTriplet(*blend_rgb(foreground, background, 0.4))
     if background != theme.background_color:
-        wide = cells(text) * _COLUMN
-        yield f'<rect x="{_LEFT + column * _COLUMN:g}" y="{top}" width="{wide:g}" height="{_ROW}" fill="{background.hex}"/>'
+        left, width = _LEFT + column * _COLUMN, cells(text) * _COLUMN
+        yield f'<rect x="{left:g}" y="{top}" width="{width:g}" height="{_ROW}" fill="{background.hex}"/>'
     bare = text.lstrip(" ")
     column, bare = column + len(text) - len(bare), bare.rstrip(" ")
     if not bare:

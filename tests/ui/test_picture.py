@@ -62,7 +62,7 @@ def test_a_conversation_looks_as_in_the_chat() -> None:
     ]
     assert rows(conversation(talk, "demo")) == [
         "> Tell me", "    about it", "+ a.py", "",
-        "It", "", "• a b", "", "n │ m", "──┼──", "1 │ 2", "stopped at the limit of tokens", "",
+        "It", "", "• a b", "", "n │ m", "──┼──", "1 │ 2", "stopped at the token limit", "",
         "> And?", "", "So.",
     ]  # fmt: skip
 
