@@ -86,3 +86,21 @@ class ConstraintError(LlmcliError):
     """The output could not be made to meet its constraint (grammar, schema, banned strings)."""
 
     status = ExitStatus.CONSTRAINT_UNMET
+
+
+# What `generate --help` and the manual print for each status.
+STATUS_MEANINGS = {
+    "OK": "done",
+    "FAILED": "failed",
+    "USAGE": "wrong option, value or configuration",
+    "MODEL_NOT_FOUND": "model not found",
+    "NOT_ALLOWED": "access denied (token, gated model)",
+    "NETWORK": "network, package index or Hub",
+    "IO": "disk or other I/O",
+    "CONTEXT_OVERFLOW": "the prompt does not fit the context",
+    "MODEL_INVALID": "damaged or unsupported model file",
+    "CONSTRAINT_UNMET": "the output constraint is not met",
+    "TIMEOUT": "stopped by --timeout",
+    "INTERRUPTED": "interrupted by Ctrl-C",
+    "BROKEN_PIPE": "the reader of stdout closed it",
+}
