@@ -105,7 +105,7 @@ def group_help(group: Any, ctx: Any, everything: bool) -> str:
         return root_help()
     rows = list(_commands(group, "", everything))
     parts = [_usage(group, ctx), *_sentences(group, everything)]
-    parts += [*examples("Examples", pages.EXAMPLES.get(path, "")), *section("Commands", rows)]
+    parts += [*examples("Examples", pages.EXAMPLES.get(path, pages.START)), *section("Commands", rows)]
     options = [one for one in group.get_params(ctx) if one.param_type_name == "option"]
     if everything:
         parts += section("Options", [_option_row(option, ctx, everything) for option in options])

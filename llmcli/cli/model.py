@@ -6,6 +6,7 @@ from time import perf_counter
 
 from llmcli.chat.local import LocalModel, Target, locate
 from llmcli.cli import headstart
+from llmcli.cli.settings import show_model
 from llmcli.engine import log
 from llmcli.engine.abort import AbortFlag
 from llmcli.errors import LlmcliError
@@ -47,7 +48,7 @@ def open_model(target: Target, settings: Settings, abort: AbortFlag, status: Sta
         LlmcliError: when the time limit passed meanwhile.
         KeyboardInterrupt: when it was interrupted.
     """
-    if console.verbose:
+    if console.engine_log:
         log.listen(console.detail)
     try:
         begin = perf_counter()
@@ -60,6 +61,7 @@ def open_model(target: Target, settings: Settings, abort: AbortFlag, status: Sta
         raise
     finally:
         status.clear()
+    show_model(local)
     try:
         yield local
     finally:

@@ -172,7 +172,9 @@ def _complete_preset(incomplete: str) -> list[tuple[str, str]]:
     from llmcli.chat.presets import presets, summary
 
     try:
-        return [(safe(name), safe(summary(name, one))) for name, one in presets().items() if name.startswith(incomplete)]
+        return [
+            (safe(name), safe(summary(name, one))) for name, one in presets().items() if name.startswith(incomplete)
+        ]
     except (LlmcliError, OSError):
         return []
 

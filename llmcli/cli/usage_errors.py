@@ -36,7 +36,9 @@ def _option_hint(name: str, ctx: Any, see: str) -> str:
         return see
     if ctx.parent is None:  # `llmcli -m x chat`
         near = nearest_option(name, _options(ctx), cutoff=0.85)
-        return f"did you mean '{near}'? {see}" if near else f"put options after the command, as in `llmcli chat {name} …`"
+        return (
+            f"did you mean '{near}'? {see}" if near else f"put options after the command, as in `llmcli chat {name} …`"
+        )
     near = nearest_option(name, _options(ctx))
     return f"did you mean '{near}'? {see}" if near else see
 
