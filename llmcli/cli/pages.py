@@ -58,9 +58,9 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
 )
 
 START = r"""
-    llmcli chat                              # chat; the first run downloads a small model
-    llmcli generate "Why is the sky blue?"   # print one answer
-    llmcli models recommend                  # list models that fit this machine
+    llmcli chat                             # the first run gets a small model
+    llmcli generate "Why is the sky blue?"  # one answer
+    llmcli models recommend                 # models that fit this machine
 """
 
 # Three examples for each command, under its name: a command line, and behind `#` what it does.
@@ -79,7 +79,7 @@ EXAMPLES: Mapping[str, str] = MappingProxyType(
         "compare": r"""
             llmcli compare "Name a cat" --vary temp=0.2,0.8,1.4
             llmcli compare "Name a cat" --vary preset=precise,creative
-            llmcli compare "Name a cat" --vary temp=0.2,1 --vary top_p=0.5,1  # four answers
+            llmcli compare "Name a cat" --vary temp=0.2,1 --vary top_p=0.5,1
         """,
         "tokenize": r"""
             llmcli tokenize "Hello, world"
@@ -88,8 +88,8 @@ EXAMPLES: Mapping[str, str] = MappingProxyType(
         """,
         "pull": r"""
             llmcli pull qwen3-4b                        # a name of the catalog
-            llmcli pull Qwen/Qwen3-8B-GGUF:Q4_K_M       # a quantization of a Hub repository
-            llmcli pull https://example.com/model.gguf  # a file at an address
+            llmcli pull Qwen/Qwen3-8B-GGUF:Q4_K_M       # a Hub repository
+            llmcli pull https://example.com/model.gguf  # an address
         """,
         "models": r"""
             llmcli models recommend      # models that fit this machine
@@ -97,9 +97,9 @@ EXAMPLES: Mapping[str, str] = MappingProxyType(
             llmcli models show qwen3-4b  # size, context, memory, license
         """,
         "models pull": r"""
-            llmcli models pull qwen3-4b                              # a name of the catalog
-            llmcli models pull Qwen/Qwen3-8B-GGUF:Q4_K_M             # one quantization
-            llmcli models pull ggml-org/gemma-3-4b-it-GGUF --mmproj  # with its vision projector
+            llmcli models pull qwen3-4b              # a name of the catalog
+            llmcli models pull Qwen/Qwen3-8B-GGUF:Q4_K_M
+            llmcli models pull gemma-3-4b --mmproj   # with its vision projector
         """,
         "models list": r"""
             llmcli models list
@@ -142,8 +142,8 @@ EXAMPLES: Mapping[str, str] = MappingProxyType(
             llmcli models alias small --remove
         """,
         "models import": r"""
-            llmcli models import                    # use the models of Ollama and LM Studio
-            llmcli models import ~/models           # use the models of a folder
+            llmcli models import                    # use models of Ollama, LM Studio
+            llmcli models import ~/models           # use the models in a folder
             llmcli models import ~/models --forget  # stop using them
         """,
         "models recommend": r"""
@@ -158,8 +158,8 @@ EXAMPLES: Mapping[str, str] = MappingProxyType(
         """,
         "sessions list": r"""
             llmcli sessions list
-            llmcli sessions              # the same
             llmcli sessions list --json  # for scripts
+            llmcli sessions list | head  # the latest ones
         """,
         "sessions show": r"""
             llmcli sessions show novel
