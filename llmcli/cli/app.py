@@ -51,11 +51,13 @@ def _dispatch(arguments: list[str]) -> int:
         put_line(page)
         return 0
     check_command(arguments)
-    return _run_app(arguments, arguments[0])
+    wanted = "doctor" if arguments[0] == "--version" else arguments[0]  # the version is shown by its module
+    return _run_app(arguments, wanted)
 
 
 def _run_app(arguments: list[str], wanted: str) -> int:
-    from llmcli.cli.tree import PROGRAM, make_app  # Typer takes 50 ms, while the model is loading already
+    from llmcli.cli.pages import PROGRAM
+    from llmcli.cli.tree import make_app  # Typer takes 50 ms, while the model is loading already
 
     result: Any = make_app(wanted)(arguments, prog_name=PROGRAM, standalone_mode=False)
     return result if isinstance(result, int) else 0

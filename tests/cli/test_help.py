@@ -2,7 +2,10 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ import typer
 
 from llmcli.chat.variants import variants_of
 from llmcli.cli import pages
+from llmcli.cli.help import command_help, group_help
 from llmcli.cli.options import _parse
 from llmcli.cli.tree import make_app
 from llmcli.errors import STATUS_MEANINGS, ExitStatus
@@ -17,19 +21,33 @@ from llmcli.params.settings import fields
 from tests.conftest import Run
 
 
-def all_commands() -> dict[str, Any]:
-    """Every command and group by its path: `models pull`."""
-    return dict(_walk(typer.main.get_command(make_app()), ""))
-
-
-def _walk(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+def walk(group: Any, parent: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The context of every command and group below `group` by its path: `models pull`."""
     for name, command in group.commands.items():
-        yield prefix + name, command
+        context = command.context_class(command, parent=parent, info_name=name, **command.context_settings)
+        yield prefix + name, context
         if hasattr(command, "commands"):
-            yield from _walk(command, f"{prefix}{name} ")
+            yield from walk(command, context, f"{prefix}{name} ")
 
 
-COMMANDS = all_commands()
+ROOT: Any = typer.main.get_command(make_app())
+ROOT_CONTEXT = ROOT.context_class(ROOT, info_name="llmcli", **ROOT.context_settings)
+CONTEXTS = dict(walk(ROOT, ROOT_CONTEXT))
+COMMANDS = {path: context.command for path, context in CONTEXTS.items()}
+
+
+@cache
+def help_of(path: str, everything: bool) -> str:
+    """The text of `--help` or `--help-all` on a terminal of 80 columns."""
+    command, write = COMMANDS[path], group_help if hasattr(COMMANDS[path], "commands") else command_help
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "80")
+        return write(command, CONTEXTS[path], everything)
+
+
+def visible_options(path: str) -> list[Any]:
+    parameters = COMMANDS[path].get_params(CONTEXTS[path])
+    return [one for one in parameters if one.param_type_name == "option" and not one.hidden]
 
 
 def lines_of(path: str) -> list[str]:
@@ -43,8 +61,18 @@ def command_lines(line: str) -> list[list[str]]:
     return [shlex.split(call) for call in calls]
 
 
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The parameters of the last command, which is parsed and not run."""
+    given: dict[str, Any] = {}
+    for path, command in COMMANDS.items():
+        if path != "sessions":
+            monkeypatch.setattr(command, "callback", lambda **values: given.update(values))
+    return given
+
+
 @pytest.mark.parametrize("path", ["", *COMMANDS])
-def test_every_command_has_three_examples_that_parse(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_has_three_examples_that_parse(path: str, parsed: dict[str, Any]) -> None:
     lines = lines_of(path)
     assert len(lines) == 3
     assert max(map(len, lines)) <= 78
@@ -53,17 +81,13 @@ def test_every_command_has_three_examples_that_parse(path: str, monkeypatch: pyt
         assert calls, line
         for arguments in calls:
             assert " ".join(arguments).startswith(path), line
-            check_call(arguments, monkeypatch)
+            parsed.clear()
+            ROOT.main(args=arguments, prog_name="llmcli", standalone_mode=False)
+            check_values(parsed)
 
 
-def check_call(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parse a command line and the values of its settings, without running the command."""
-    given: dict[str, Any] = {}
-    app = typer.main.get_command(make_app())
-    for path, command in _walk(app, ""):
-        if path not in ("sessions",):
-            monkeypatch.setattr(command, "callback", lambda **values: given.update(values))
-    app.main(args=arguments, prog_name="llmcli", standalone_mode=False)
+def check_values(given: dict[str, Any]) -> None:
+    """Parse the values of the settings, which the command itself would do."""
     for key, value in given.items():
         if key in fields() and value is not None:
             _parse(fields()[key], list(value) if isinstance(value, tuple) else value)
@@ -72,51 +96,53 @@ def check_call(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("path", COMMANDS)
-def test_help_begins_with_usage_a_sentence_and_examples(inside: Run, path: str) -> None:
-    text = inside(*path.split(), "--help").text
+def test_help_begins_with_usage_a_sentence_and_examples(path: str) -> None:
+    text = help_of(path, everything=False)
     usage, sentence, examples = text.split("\n\n")[:3]
     assert usage.startswith(f"Usage: llmcli {path} ")
     assert re.match(r"  [A-Z]", sentence)
     assert sentence.endswith(".")
     assert examples.startswith("Examples:\n  ")
-    last = text.rstrip().splitlines()[-1]
-    options = [one for one in COMMANDS[path].params if one.param_type_name == "option" and not one.hidden]
-    n_options = len(options) + 1  # --help
     group = hasattr(COMMANDS[path], "commands")
-    expected = f"{path} COMMAND --help shows the examples" if group else f"{path} --help-all shows all {n_options} "
-    assert last.startswith(f"llmcli {expected}")
+    options = f"{path} --help-all shows all {len(visible_options(path))} options."
+    expected = f"{path} COMMAND --help shows the examples and options of a command." if group else options
+    assert text.splitlines()[-1] == f"llmcli {expected}"
 
 
 @pytest.mark.parametrize("path", COMMANDS)
-def test_help_is_not_wider_than_a_terminal(inside: Run, path: str) -> None:
-    for option in ("--help", "--help-all"):
-        for line in inside(*path.split(), option, env={"COLUMNS": "80"}).text.splitlines():
-            assert len(line) <= 80, line
+def test_help_is_not_wider_than_a_terminal(path: str) -> None:
+    for everything in (False, True):
+        assert [line for line in help_of(path, everything).splitlines() if len(line) > 80] == []
 
 
 @pytest.mark.parametrize("path", COMMANDS)
-def test_help_all_names_every_option(inside: Run, path: str) -> None:
-    words = set(re.findall(r"--?[a-zA-Z][a-z-]*", inside(*path.split(), "--help-all").text))
-    for option in COMMANDS[path].params:
-        if option.param_type_name == "option" and not option.hidden:
-            assert {*option.opts} <= words
+def test_help_all_names_every_option(path: str) -> None:
+    words = set(re.findall(r"--?[a-zA-Z][a-z-]*", help_of(path, everything=True)))
+    for option in visible_options(path):
+        assert {*option.opts} <= words
+
+
+def test_help_and_help_all_print_these_texts(inside: Run) -> None:
+    for path in ("models", "models pull", "chat"):
+        assert inside(*path.split(), "--help", env={"COLUMNS": "80"}).text == help_of(path, everything=False) + "\n"
+        assert inside(*path.split(), "--help-all", env={"COLUMNS": "80"}).text == help_of(path, everything=True) + "\n"
 
 
 @pytest.mark.parametrize("name", ["chat", "generate", "compare"])
-def test_the_help_of_a_large_command_fits_one_screen(inside: Run, name: str) -> None:
-    assert len(inside(name, "--help", env={"COLUMNS": "80"}).text.splitlines()) <= 45
+def test_the_help_of_a_large_command_fits_one_screen(name: str) -> None:
+    assert len(help_of(name, everything=False).splitlines()) <= 45
 
 
 @pytest.mark.parametrize("name", pages.COMMON)
 def test_the_common_options_of_a_command_exist(name: str) -> None:
-    flags = {flag for option in COMMANDS[name].params for flag in (*option.opts, *option.secondary_opts)}
+    flags = {flag for option in visible_options(name) for flag in (*option.opts, *option.secondary_opts)}
     assert set(pages.COMMON[name]) <= flags
 
 
-def test_the_help_of_generate_ends_with_every_exit_status(inside: Run) -> None:
+def test_the_help_of_generate_ends_with_every_exit_status() -> None:
     assert {status.name for status in ExitStatus} <= set(STATUS_MEANINGS)
-    short = " ".join(inside("generate", "--help").text.partition("Exit status:")[2].split())
-    whole = inside("generate", "--help-all").text.partition("Exit status:")[2]
+    short = " ".join(help_of("generate", everything=False).partition("Exit status:")[2].split())
+    whole = help_of("generate", everything=True).partition("Exit status:")[2]
     for status in ExitStatus:
         assert f"{status.value} {STATUS_MEANINGS[status.name]}" in short
         assert re.search(rf"^  {status.value} +{re.escape(STATUS_MEANINGS[status.name])}$", whole, re.M)
@@ -134,9 +160,7 @@ def test_llmcli_alone_shows_where_to_start(run: Run, inside: Run) -> None:
 
 
 def test_the_root_help_is_the_same_with_and_without_typer(inside: Run) -> None:
-    app = typer.main.get_command(make_app())
-    with app.make_context("llmcli", [], resilient_parsing=True) as ctx:
-        assert inside("--help").text == app.get_help(ctx) + "\n"
+    assert inside("--help").text == ROOT.get_help(ROOT_CONTEXT) + "\n"
     assert inside("-h").text == inside("help").text == inside("--help").text
 
 
@@ -183,10 +207,7 @@ def test_help_and_version_are_commands_too(inside: Run) -> None:
     assert inside("help", "nothing").status == 2
 
 
-def test_the_front_page_imports_neither_typer_nor_rich(run: Run) -> None:
-    import subprocess
-    import sys
-
+def test_the_front_page_imports_neither_typer_nor_rich() -> None:
     code = "import sys; from llmcli.cli.app import run; run(sys.argv[1:]); print([*sys.modules], file=sys.stderr)"
     for arguments in ([], ["--help"]):
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
