@@ -57,7 +57,7 @@ def texts(session: Session) -> list[str]:
 )
 def test_a_name_that_could_leave_the_folder_or_mean_a_device_is_refused(name: str, home: Path) -> None:
     for use in (files.path_of, files.existing, files.remove, Session.load, Session.read, Session().rename):
-        with pytest.raises(UsageError, match="cannot be the name of a session"):
+        with pytest.raises(UsageError, match="is not a valid name for a session"):
             use(name)
     assert not home.exists()
 
@@ -66,7 +66,7 @@ def test_a_session_that_is_not_there_is_told_with_the_nearest_name() -> None:
     begun("novel").close()
     with pytest.raises(UsageError, match="no session called navel") as caught:
         Session.load("navel")
-    assert caught.value.hint == 'did you mean "novel"?'
+    assert caught.value.hint == "did you mean 'novel'?"
     assert not files.path_of("navel").exists()
 
 

@@ -168,7 +168,7 @@ def test_rm_takes_several_and_none_where_one_is_not_there(talk: str) -> None:
 def test_rename_moves_a_session_that_is_free(talk: str) -> None:
     assert sessions.rename_session(talk, "novel") == ExitStatus.OK
     assert files.names() == ["novel"]
-    with pytest.raises(UsageError, match="cannot be the name"):
+    with pytest.raises(UsageError, match="is not a valid name"):
         sessions.rename_session("novel", "../novel")
 
 
@@ -207,7 +207,7 @@ def test_a_name_begins_a_session_or_opens_it(talk: str) -> None:
     opened = open_session(go_on=False, name="talk", keep=True)
     assert len(opened.conversation.messages) == 3
     opened.close()
-    with pytest.raises(UsageError, match="cannot be the name"):
+    with pytest.raises(UsageError, match="is not a valid name"):
         open_session(go_on=False, name="../talk", keep=True)
 
 
