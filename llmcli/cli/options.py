@@ -1,7 +1,7 @@
 """Options made from the declared settings: no option of a setting is written by hand."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -143,7 +143,7 @@ def _parse(field: Field, given: Any) -> Any:
 
 def completes(field: Field) -> bool:
     """Whether the values of a setting complete in the shell (files do so by the shell itself)."""
-    return bool(field.param.choices or field.param.suggest) or field.key in ("samplers", "preset")
+    return bool(field.param.choices or field.param.suggest) or field.key in ("samplers", "preset", "character")
 
 
 def _completer(field: Field) -> Callable[[str], Any]:
@@ -154,6 +154,8 @@ def _completer(field: Field) -> Callable[[str], Any]:
             return _complete_list(incomplete)
         if field.key == "preset":
             return _complete_preset(incomplete)
+        if field.key == "character":
+            return complete_character(incomplete)
         return [text for text in map(str, (*field.param.choices, *field.param.suggest)) if text.startswith(incomplete)]
 
     return complete
@@ -205,6 +207,14 @@ def complete_session(incomplete: str) -> list[tuple[str, str]]:
     return [(one.name, safe(one.title)) for one in listed(incomplete)]
 
 
+def complete_character(incomplete: str) -> list[tuple[str, str]]:
+    """The characters with their purposes, and the files and folders that match."""
+    from llmcli.chat.characters import SUFFIXES, character_purposes
+
+    names = [(name, safe(purpose)) for name, purpose in character_purposes().items() if name.startswith(incomplete)]
+    return names + [(path, "") for path in _complete_path(incomplete, SUFFIXES)]
+
+
 def complete_wanted(incomplete: str) -> list[str]:
     """What can be downloaded: the names of the catalog, and the models on this machine."""
     from llmcli.models.catalogue import CATALOGUE
@@ -212,7 +222,7 @@ def complete_wanted(incomplete: str) -> list[str]:
     return [entry.name for entry in CATALOGUE if entry.name.startswith(incomplete)] + complete_reference(incomplete)
 
 
-def _complete_path(incomplete: str) -> list[str]:
+def _complete_path(incomplete: str, suffixes: Sequence[str] = (".gguf",)) -> list[str]:
     names: list[str] = []
     folder, _, start = incomplete.rpartition("/")
     try:
@@ -225,7 +235,7 @@ def _complete_path(incomplete: str) -> list[str]:
             continue
         if entry.is_dir():
             names.append(safe(f"{prefix}{entry.name}/"))
-        elif entry.suffix == ".gguf":
+        elif entry.suffix in suffixes:
             names.append(safe(prefix + entry.name))
     return names
 

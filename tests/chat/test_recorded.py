@@ -216,7 +216,7 @@ def test_a_session_keeps_no_policy_file_and_takes_none(home: Path, tmp_path: Pat
     again = Session.load(session.name or path.stem)
     assert again.overrides == {"top_k": 9}
     assert len(again.notes) == 1
-    assert "a line was left out: temp_policy_file names code" in again.notes[0]
+    assert "skipped a line: a session file cannot set temp_policy_file" in again.notes[0]
     again.close()
 
 
