@@ -24,12 +24,12 @@ class Entry:
     size: int
     parameters: float
     context: int
-    licence: str
+    license: str
     note: str
 
 
-def _q4(name: str, repo: str, size: int, parameters: float, context: int, licence: str, note: str) -> Entry:
-    return Entry(name, repo, "Q4_K_M", size, parameters, context, licence, note)
+def _q4(name: str, repo: str, size: int, parameters: float, context: int, terms: str, note: str) -> Entry:
+    return Entry(name, repo, "Q4_K_M", size, parameters, context, terms, note)
 
 
 _APACHE, _MIT, _GEMMA = "Apache-2.0", "MIT", "Gemma Terms of Use"

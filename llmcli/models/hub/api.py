@@ -30,7 +30,7 @@ class Repo:
     commit: str
     files: tuple[RepoFile, ...]
     gated: bool
-    licence: str
+    license: str
     n_parameters: int | None
     n_ctx_train: int | None
     architecture: str
@@ -43,7 +43,7 @@ class Found:
     name: str
     downloads: int
     likes: int
-    licence: str
+    license: str
     gated: bool
     updated: str
 
@@ -76,7 +76,7 @@ def repo(wanted: HubReference, offline: bool = False, say: Say = no_say) -> Repo
         commit,
         tuple(filter(None, map(_file, _list(data.get("siblings"))))),
         bool(data.get("gated")),
-        _licence(data),
+        _license(data),
         _count(details.get("total")),
         _count(details.get("context_length")),
         _text(details.get("architecture")),
@@ -162,13 +162,13 @@ def _found(item: Any) -> Found:
         _text(item.get("id") or item.get("modelId")),
         downloads,
         likes,
-        _licence(item),
+        _license(item),
         bool(item.get("gated")),
         updated,
     )
 
 
-def _licence(data: Mapping[str, Any]) -> str:
+def _license(data: Mapping[str, Any]) -> str:
     tags = [tag for tag in _list(data.get("tags")) if isinstance(tag, str)]
     tagged = next((tag.removeprefix("license:") for tag in tags if tag.startswith("license:")), "")
     return (_text(_table(data.get("cardData")).get("license")) or tagged)[:60]

@@ -125,7 +125,7 @@ def _save_record(plan: Plan, shelf: Shelf) -> None:
         plan.repo.commit,
         plan.variant.parts,
         projector,
-        plan.repo.licence,
+        plan.repo.license,
         time.time(),
     )
     records.save(shelf.data_dir, record)

@@ -28,7 +28,7 @@ class Record:
     commit: str
     files: tuple[RepoFile, ...]
     projector: RepoFile | None
-    licence: str
+    license: str
     time: float
 
 
@@ -74,7 +74,7 @@ def _read(path: Path) -> Record | None:
             str(data["commit"]),
             files,
             projector,
-            str(data["license"] if "license" in data else data["licence"]),  # older records have the British spelling
+            str(data["license"] if "license" in data else data["licence"]),  # the key of older records
             float(data["time"]),
         )
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
