@@ -65,7 +65,7 @@ WRONG_FOR_THE_MODEL = [
     (["--chat-template", "{% if %}"], 8, "does not parse"),
     (["--chat-template", ENDLESS], 1, "the chat template fails"),
     (["--chat-template", "{{ raise_exception('no thanks') }}"], 1, "no thanks"),
-    (["-c", "64", "-s", "word " * 100], 7, "the context has"),
+    (["-c", "64", "-s", "word " * 100], 7, "the prompt has"),
 ]  # fmt: skip
 
 
