@@ -17,6 +17,7 @@ from llmcli.cli.tree import make_app
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+MANUAL = sorted(ROOT.glob("docs/*.md"))
 MOST_README_LINES = 200
 # Of an earlier idiom of these pages; plain words say the same.
 IDIOM = re.compile(
@@ -87,7 +88,7 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 
 def test_every_page_of_the_manual_is_linked_in_the_readme() -> None:
     linked = set(_LINK.findall(page_text(ROOT / "README.md")))
-    assert {f"docs/{page.name}" for page in PAGES if page.parent.name == "docs"} <= linked
+    assert {f"docs/{page.name}" for page in MANUAL} <= linked
 
 
 def test_readme_is_short() -> None:
@@ -114,6 +115,13 @@ def test_toml_examples_parse(text: str) -> None:
 @pytest.mark.parametrize("text", blocks_of("python"))
 def test_python_examples_parse(text: str) -> None:
     assert ast.parse(text).body
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
+@pytest.mark.parametrize("text", blocks_of("diff"))
+def test_diffs_in_examples_apply_to_the_code(text: str) -> None:
+    done = subprocess.run(["git", "apply", "--check", "-"], input=text, text=True, capture_output=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("text", [*blocks_of("console"), *blocks_of("sh")])
