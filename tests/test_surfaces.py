@@ -14,7 +14,7 @@ from llmcli.params.layers import environment_layer
 from llmcli.params.param import Field
 from llmcli.params.settings import Settings, fields, parse_data, to_data
 
-PARAMETERS = (build.ROOT / "docs" / "parameters.md").read_text(encoding="utf-8")
+README = (build.ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = typer.main.get_command(make_app()).commands  # type: ignore[attr-defined]
 OPTIONS = {option.name: option for name in ("chat", "generate") for option in COMMANDS[name].params}
 # Texts whose values are free: nothing but a file name could be offered.
@@ -22,7 +22,9 @@ FREE = {"prompt", "system", "prefill", "stop", "banned_strings", "logit_bias", "
 
 
 @pytest.mark.parametrize("field", fields().values(), ids=lambda field: field.key)
-def test_a_setting_has_flag_config_key_variable_json_field_help_completion_and_row(field: Field, home: Path) -> None:
+def test_a_setting_has_flag_config_key_variable_json_field_help_completion_and_readme_row(
+    field: Field, home: Path
+) -> None:
     option = OPTIONS[field.key]
     assert set(field.flags) <= set(option.opts), "flag"
     assert option.help == help_text(field), "help"
@@ -39,8 +41,8 @@ def test_a_setting_has_flag_config_key_variable_json_field_help_completion_and_r
         shown = field.format(field.default)
         assert environment_layer({field.env: shown}).values == ({field.key: field.default} if shown else {}), "variable"
 
-    row = next((line for line in PARAMETERS.splitlines() if f"| `{field.key}` |" in line), "")
-    assert f"`{field.flags[0]}`" in row, "row of docs/parameters.md"
+    row = next((line for line in README.splitlines() if f"| `{field.key}` |" in line), "")
+    assert f"`{field.flags[0]}`" in row, "README row"
 
     number = field.kind in (int, float)
     assert completes(field) or number or field.kind is bool or field.param.path or field.key in FREE, "completion"

@@ -24,19 +24,19 @@ def test_every_command_that_was_promised_is_there() -> None:
 
 
 @pytest.mark.parametrize("one", commands().values(), ids=lambda one: one.name)
-def test_a_command_has_help_of_one_line_a_heading_and_a_row_in_the_docs(one: Command) -> None:
+def test_a_command_has_help_of_one_line_a_heading_and_a_row_in_the_readme(one: Command) -> None:
     first = one.help.split(". ")[0]
     assert first.strip()
     assert len(first) <= 56, "the list of /help has one line for each"
     assert one.help.endswith(".")
     assert one.heading
-    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
-    assert f"| `/{one.name}" in page
-    assert one.help.replace("|", "\\|") in page
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"| `/{one.name}" in readme
+    assert one.help.replace("|", "\\|") in readme
 
 
-def test_docs_have_the_table_of_commands_as_generated() -> None:
-    assert command_table() in (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+def test_the_readme_has_the_table_as_it_is_made() -> None:
+    assert command_table() in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_commands_stand_under_their_headings_in_one_piece() -> None:
