@@ -31,6 +31,7 @@ _STATUS_WORDS = {
     "CONTEXT_OVERFLOW": "the prompt does not fit the context",
     "MODEL_INVALID": "the model file is damaged or unsupported",
     "CONSTRAINT_UNMET": "the output constraint was not met",
+    "TIMEOUT": "stopped by `--timeout`; the partial text is kept",
     "INTERRUPTED": "interrupted by Ctrl-C; the partial text stays",
     "BROKEN_PIPE": "the reader of stdout has gone",
 }

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmcli.chat.local import LocalModel, Prompt
-from llmcli.chat.recording import replay_data
+from llmcli.chat.recording import answer_params, replay_data
 from llmcli.chat.trace_texts import TraceTexts
 from llmcli.engine.dial import Dial
 from llmcli.engine.generation import Generation
 from llmcli.engine.record import Record
 from llmcli.engine.thinking import ThinkingSplitter, show_tags
 from llmcli.engine.trace import TokenTrace
-from llmcli.params.settings import Settings, to_data
+from llmcli.params.settings import Settings
 
 Part = tuple[str, str]  # ("answer" or "think", text)
 
@@ -110,7 +110,7 @@ class Answer:
             "prompt_tokens": len(self.prompt.tokens),
             "completion_tokens": timings.predicted_n,
             "seed": self.settings.seed,
-            "params": to_data(self.settings),
+            "params": answer_params(self.settings),
             "timings": self.timings(),
             **({"tokens": self._tokens()} if self.settings.logprobs else {}),
             "prompt" if self.settings.raw else "messages": self.prompt.asked,

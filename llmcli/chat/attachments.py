@@ -6,36 +6,15 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 from llmcli.chat.compose import read_text
+from llmcli.chat.file_blocks import file_block
 from llmcli.errors import DiskError
 
 _MOST_FILES = 100
 _LONGEST_NAME = 4096  # characters; no system opens a longer path
 _MENTION = re.compile(r"""(?<![\w.%+/\\@-])@(?:"([^"\n]+)"|'([^'\n]+)'|(\S+))""")
 _PUNCTUATION = ".,;:!?)]}>\"'`*。，；：！？）"
-# Languages whose name in a fence is not their suffix; Markdown's renderers and models know the others by it.
-_LANGUAGES = {
-    "bash": "bash",
-    "h": "c",
-    "hpp": "cpp",
-    "js": "javascript",
-    "kt": "kotlin",
-    "log": "",
-    "md": "markdown",
-    "mjs": "javascript",
-    "ps1": "powershell",
-    "py": "python",
-    "pyi": "python",
-    "rb": "ruby",
-    "rs": "rust",
-    "sh": "bash",
-    "text": "",
-    "ts": "typescript",
-    "txt": "",
-    "yml": "yaml",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,25 +88,5 @@ def expand(pattern: str) -> list[str]:
 
 
 def as_text(attachments: Iterable[Attachment]) -> str:
-    """The attachments as the model reads them: each a fenced block under its name."""
-    return "\n\n".join(map(_block, attachments))
-
-
-def _block(attachment: Attachment) -> str:
-    runs = re.findall("`{3,}", attachment.text)
-    fence = "`" * (max(map(len, runs), default=2) + 1)
-    name = "".join(char if char.isprintable() else "\ufffd" for char in attachment.name)
-    end = "" if attachment.text.endswith("\n") or not attachment.text else "\n"
-    return f"File {name}:\n{fence}{_language(name)}\n{attachment.text}{end}{fence}"
-
-
-def _language(name: str) -> str:
-    """The word behind the fence for a file of this name: python for x.py, "" where there is none."""
-    path = Path(name)
-    if path.name in ("Makefile", "Dockerfile"):
-        return path.name.lower()
-    suffix = path.suffix[1:].lower()
-    known = _LANGUAGES.get(suffix)
-    if known is not None:
-        return known
-    return suffix if suffix.isascii() and suffix.isalnum() and len(suffix) <= 10 else ""
+    """The attachments as the model reads them: see `file_block`."""
+    return "\n\n".join(file_block(one.name, one.text) for one in attachments)

@@ -8,7 +8,7 @@ from llmcli.chat.local import LocalModel, Target, locate
 from llmcli.cli import headstart
 from llmcli.engine import log
 from llmcli.engine.abort import AbortFlag
-from llmcli.errors import LlmcliError
+from llmcli.errors import TimeLimitError
 from llmcli.models.find import NotHereError
 from llmcli.params.settings import Settings
 from llmcli.ui.console import console
@@ -44,7 +44,7 @@ def open_model(target: Target, settings: Settings, abort: AbortFlag, status: Sta
     """Load the model for the time of the block.
 
     Raises:
-        LlmcliError: when the time limit passed meanwhile.
+        TimeLimitError: when the time limit passed meanwhile.
         KeyboardInterrupt: when it was interrupted.
     """
     if console.verbose:
@@ -56,7 +56,9 @@ def open_model(target: Target, settings: Settings, abort: AbortFlag, status: Sta
         local.waited_ms = (perf_counter() - begin) * 1e3
     except KeyboardInterrupt:
         if abort.is_set() and abort.reason == "timeout":
-            raise LlmcliError(f"the {settings.timeout:g} s of --timeout passed while the model was loading") from None
+            raise TimeLimitError(
+                f"stopped by --timeout after {settings.timeout:g} s: the model is still loading", "raise --timeout"
+            ) from None
         raise
     finally:
         status.clear()
