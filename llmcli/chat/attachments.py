@@ -1,4 +1,4 @@
-"""Files that go with a message: those its text names behind `@`, those a pattern means, and how a model reads them."""
+"""Files attached to a message: those its text mentions behind `@`, and those that a glob pattern matches."""
 
 import glob
 import os
@@ -19,16 +19,16 @@ _PUNCTUATION = ".,;:!?)]}>\"'`*。，；：！？）"
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A file as it was when it was attached; `name` is what the user called it."""
+    """The text of a file at the time when it was attached; `name` is the name that the user gave."""
 
     name: str
     text: str
 
 
 def find_mentions(text: str) -> list[str]:
-    """The files that stand behind `@` in a message, each once: `@notes.txt`, `@"my notes.txt"`, `@~/x.md`.
+    """The files mentioned behind `@` in a message, each once: `@notes.txt`, `@"my notes.txt"`, `@~/x.md`.
 
-    An `@` inside a word, as in a mail address, or in front of what is no file is just text.
+    An `@` inside a word, as in a mail address, or before a name that is not a file is plain text.
     """
     found: dict[str, None] = {}
     looked_up: dict[str, str] = {}  # a pasted text may hold one word a hundred thousand times
@@ -42,9 +42,9 @@ def find_mentions(text: str) -> list[str]:
 
 
 def _without_punctuation(word: str) -> str:
-    """`word` without as much of the punctuation at its end as it takes to name a file; "" when nothing does."""
+    """`word` without the least punctuation at its end that leaves the name of a file; "" where none does."""
     least = len(word.rstrip(_PUNCTUATION))
-    most = min(len(word), least + 8)  # no name ends in more of it
+    most = min(len(word), least + 8)  # no name ends in more punctuation
     return next((word[:end] for end in range(most, least - 1, -1) if _is_file(word[:end])), "")
 
 
@@ -59,31 +59,31 @@ def attach(path: str) -> Attachment:
         UsageError: when the name is empty.
         DiskError: when it is missing, a folder, a pipe or a device, too large, binary or not readable.
     """
-    place = os.path.expanduser(path)
-    if os.path.exists(place) and not os.path.isfile(place) and not os.path.isdir(place):
-        raise DiskError(f"{path} is a device or a pipe", "give a file")  # reading it might never end
+    full = os.path.expanduser(path)
+    if os.path.exists(full) and not os.path.isfile(full) and not os.path.isdir(full):
+        raise DiskError(f"{path} is a device or a pipe", "give a regular file")  # reading it might never end
     return Attachment(path, read_text(path))
 
 
 def expand(pattern: str) -> list[str]:
-    """The files that `pattern` means, sorted: itself when it has no `*`, `?` or `[`, or is a file's name as it stands.
+    """The files that `pattern` matches, sorted; itself where it has no `*`, `?` or `[`, or is the name of a file.
 
-    As in a shell, a hidden file is meant only where the pattern has the dot.
+    As in a shell, a hidden file matches only a pattern with the dot.
 
     Raises:
-        DiskError: when there is none, or more than a message can hold.
+        DiskError: when none or too many match.
     """
-    place = os.path.expanduser(pattern)
-    if not glob.has_magic(place) or os.path.lexists(place):
+    full = os.path.expanduser(pattern)
+    if not glob.has_magic(full) or os.path.lexists(full):
         return [pattern]
     try:
-        found = list(islice(filter(os.path.isfile, glob.iglob(place, recursive=True)), _MOST_FILES + 1))
+        found = list(islice(filter(os.path.isfile, glob.iglob(full, recursive=True)), _MOST_FILES + 1))
     except (OSError, ValueError) as error:
-        raise DiskError(f"cannot look for {pattern}: {getattr(error, 'strerror', None) or error}") from None
+        raise DiskError(f"cannot search for {pattern}: {getattr(error, 'strerror', None) or error}") from None
     if not found:
-        raise DiskError(f"there is no file {pattern}", "give a file, or a pattern such as src/*.py")
+        raise DiskError(f"file not found: {pattern}", "give a file, or a pattern such as src/*.py")
     if len(found) > _MOST_FILES:
-        raise DiskError(f"{pattern} means more than {_MOST_FILES} files", "give a pattern for fewer")
+        raise DiskError(f"{pattern} matches more than {_MOST_FILES} files", "give a narrower pattern")
     return sorted(found)
 
 

@@ -40,7 +40,7 @@ def show_trace(
 ) -> int:
     """Show a row for each token: probability, temperature, entropy and the alternatives.
 
-    P: probability at sampling. RANK: rank among all tokens of the model. T: temperature. H: entropy in nats before
+    P: probability at sampling. RANK: 1 is the most likely candidate. T: temperature. H: entropy in nats before
     sampling. CANDIDATES: tokens left by the samplers. Below a row: alternatives with their probability before and
     after the samplers.
     """
