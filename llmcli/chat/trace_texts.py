@@ -39,7 +39,8 @@ class TraceTexts:
     def _pass_text(self, text: str, reasoning: str) -> None:
         """Pass on text that belongs to no token."""
         if text or reasoning:
-            self._on_token(TokenTrace(self._n_passed, None, text, None, None, None, None, None, (), "", 0, 0.0, reasoning))
+            index = self._n_passed
+            self._on_token(TokenTrace(index, None, text, None, None, None, None, None, (), "", 0, 0.0, reasoning))
 
 
 def _by_kind(parts: _Parts) -> tuple[str, str]:
