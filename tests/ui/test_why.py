@@ -1,4 +1,4 @@
-"""The table of a token: what stands in it, and that it fits and reads at any width, with colour and without."""
+"""The table of a token: what stands in it, and that it fits and reads at any width, with color and without."""
 
 import io
 import math
@@ -33,8 +33,8 @@ def dissection(
     return Dissection(3, drawn, found, trace, refused), Settings(**(NEUTRAL | values))
 
 
-def rows_of(width: int, colour: bool = False, **values: Any) -> list[str]:
-    return why_rows(*dissection(**values), width, colour)
+def rows_of(width: int, color: bool = False, **values: Any) -> list[str]:
+    return why_rows(*dissection(**values), width, color)
 
 
 @pytest.mark.parametrize(
@@ -158,17 +158,17 @@ ALL: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("width", [20, 24, 39, 59, 79, 99, 199])
-@pytest.mark.parametrize("colour", [True, False])
+@pytest.mark.parametrize("color", [True, False])
 @pytest.mark.parametrize("values", [{}, USUAL, ALL], ids=["none", "usual", "all"])
-def test_no_row_is_wider_than_the_window(width: int, colour: bool, values: dict[str, Any]) -> None:
-    rows = rows_of(width, colour, **values)
+def test_no_row_is_wider_than_the_window(width: int, color: bool, values: dict[str, Any]) -> None:
+    rows = rows_of(width, color, **values)
     assert max(map(shown, rows)) <= width
     assert all(row == row.rstrip() for row in rows)
-    assert bool(SGR.search("".join(rows))) == colour
+    assert bool(SGR.search("".join(rows))) == color
     assert [SGR.sub("", row) for row in rows] == rows_of(width, **values)
 
 
-def test_colour_makes_the_drawn_one_bold_and_those_that_are_gone_faint() -> None:
+def test_color_makes_the_drawn_one_bold_and_those_that_are_gone_faint() -> None:
     rows = rows_of(79, True, **USUAL)
     looks = {SGR.sub("", row)[2]: SGR.search(row) for row in rows[2:8]}
     assert {rank: look[1] if look else "" for rank, look in looks.items()} == {
