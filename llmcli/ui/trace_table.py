@@ -16,7 +16,7 @@ from llmcli.ui.units import plural
 _HEADS = ("#", "TEXT", "P", "RANK", "TEMP", "ENTROPY", "CANDIDATES", "SENTENCE", "POLICY")
 _SPARE = ("POLICY", "SENTENCE", "CANDIDATES", "RANK")
 _SIGNS = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥"})  # to show blanks
-_WIDEST, _NARROW = 16, 12  # columns of the text of a token; the second in a small window
+_WIDEST, _NARROW = 16, 10  # columns of the text of a token; the second in a small window
 _INDENT = 2
 
 

@@ -152,13 +152,17 @@ def test_reasoning_stands_dimmed_before_the_answer() -> None:
     assert heat_rows(tokens, "p", 80, False, True)[:4] == ["thinking", "  hm, ␛[2J", "", "Yes"]
     painted = heat_rows(tokens, "p", 80, True, True)
     assert all(look == "2" for row in painted[:2] for look, _ in looks(row))
-    assert "over 1 token" in bare(painted)[-3]
+    assert any("over 1 token" in row for row in bare(painted)[4:])
+    assert bare(painted)[-2:] == [
+        "color: probability from red (low) to blue (high); an underline separates tokens",
+        "of the same color",
+    ]
 
 
 def test_a_trace_of_nothing_or_of_reasoning_alone_has_no_legend() -> None:
     assert heat_rows([], "p", 80, True, True) == []
     assert heat_rows([token("", 0.5, reasoning="hm")], "p", 80, False, True) == ["thinking", "  hm", ""]
-    assert heat_rows([token("a", None)], "p", 80, False, True)[-1] == "probability: this trace has none"
+    assert heat_rows([token("a", None)], "p", 80, False, True)[-1] == "probability: this trace has no values"
 
 
 @pytest.mark.parametrize("text", ["\x1b[31m", "\x9b2J", "\u202e", "\r", "\x07", "\ud800", "\U000e0041", "\x1b"])

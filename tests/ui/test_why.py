@@ -81,12 +81,12 @@ def test_bars_are_as_long_as_the_probabilities_that_are_left() -> None:
 def test_below_it_each_step_says_what_it_did() -> None:
     rows = rows_of(79, **USUAL)
     assert rows[rows.index("") + 1 :] == [
-        "top_k 5     6 → 5  took 4.00% of the model's probability",
-        "top_p 0.85  5 → 4  took 6.00%",
-        "min_p 0.3   4 → 3  took 9.60%",
+        "top_k 5     6 → 5  removed 4.00% of the probability",
+        "top_p 0.85  5 → 4  removed 6.00%",
+        "min_p 0.3   4 → 3  removed 9.60%",
         "temp 0.5    3      moved 15.3% of the probability",
         "  policy 0.3..1.3, entropy 1.23 nats",
-        "drawn       ␣星, 26.7% of 3 candidates",
+        "sampled     ␣星, 26.7% of 3 candidates",
     ]
 
 
@@ -115,7 +115,7 @@ def test_what_the_grammar_refused_is_told() -> None:
     found, settings = dissection(refused=" map")
     found = Dissection(3, 1, stepwise(film.frames[:-1], TEXTS.__getitem__, 8, 1), found.trace, " map")
     rows = why_rows(found, settings, 79, False)
-    assert "  ␣map was drawn first, and refused" in rows
+    assert "  ␣map was sampled first, and rejected" in rows
     assert rows[2].split() == ["1", "␣comet", "41.0", "-", "grammar"]
 
 
@@ -136,12 +136,12 @@ def test_in_a_narrow_window_candidates_stand_below_each_other() -> None:
         "  6 s",
         "    4.00 - top_k",
         "",
-        "top_k 5     6 → 5  took 4.00%",
-        "top_p 0.85  5 → 4  took 6.00%",
-        "min_p 0.3   4 → 3  took 9.60%",
+        "top_k 5     6 → 5  removed 4.00%",
+        "top_p 0.85  5 → 4  removed 6.00%",
+        "min_p 0.3   4 → 3  removed 9.60%",
         "temp 0.5    3      moved 15.3%",
         "  policy 0.3..1.3, entropy 1.23 nats",
-        "drawn       ␣星, 26.7% of 3 candidates",
+        "sampled     ␣星, 26.7% of 3 candidates",
     ]
 
 
