@@ -130,7 +130,7 @@ def test_a_file_comes_before_a_session(
     [
         (("talk:9",), "talk has no message 9"),
         (("talk", "--line", "1"), "--line needs a file, and talk is not a file"),
-        (("tulk",), 'there is no session called tulk; did you mean "talk"?'),
+        (("tulk",), 'tulk\n  hint: did you mean "talk"?'),
         (("out.json",), "file not found: out.json"),
         ((os.path.join("no", "where"),), "file not found: "),
         (("session:",), "cannot be the name of a session"),
