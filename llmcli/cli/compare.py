@@ -93,14 +93,13 @@ def compare(
         ),
     ] = None,
     answers: Annotated[
-        int | None,
+        int,
         typer.Option(
             metavar="N",
             min=1,
             help="Number of answers per variant, each with its own seed (-n is the number of tokens).",
-            show_default="1",
         ),
-    ] = None,
+    ] = 1,
     n: Annotated[int | None, typer.Option("--n", metavar="N", min=1, hidden=True)] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object with the answers, settings and statistics.")
@@ -118,9 +117,9 @@ def compare(
     asked = resolve(layers).settings
     seed = random_seed() if asked.seed is None else asked.seed
     layers.append(Layer("flag", {"seed": seed}))
-    if answers is not None and n is not None:
+    if answers != 1 and n is not None:
         raise UsageError("--answers and --n cannot be used together", "use --answers")
-    n_seeds = answers or n or 1
+    n_seeds = n or answers
     if not vary and n_seeds == 1:
         raise UsageError("no setting to compare", _NOTHING_VARIES)
     variants = variants_of(vary or [], seed, n_seeds)

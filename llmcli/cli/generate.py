@@ -35,7 +35,7 @@ _END = "; end it with Ctrl-D"
 
 PromptArgument = Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="Prompt text; stdin is added to it.")]
 NoStdin = Annotated[
-    bool, typer.Option("--no-stdin", help="Do not read stdin. Required in shell loops, whose input stdin is.")
+    bool, typer.Option("--no-stdin", help="Do not read stdin. In a shell loop, stdin is the input of the loop.")
 ]
 
 
