@@ -68,7 +68,7 @@ def _vary_hint(given: Mapping[str, Any], message: str) -> str:
     """The `--vary` that takes the flag of which the message tells; "" where it is not a list of values."""
     for key, field in fields().items():
         text = given.get(key)
-        if not isinstance(text, str) or "," not in text or not message.startswith(f"{key}:"):
+        if not isinstance(text, str) or "," not in text or not message.startswith(f"{key} "):
             continue
         try:
             for value in split_values(text):

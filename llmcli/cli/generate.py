@@ -13,6 +13,7 @@ import typer
 
 from llmcli.chat.layering import layers_of
 from llmcli.cli.options import CHAT_ONLY, both, with_settings
+from llmcli.cli.settings import show_settings
 from llmcli.engine.trace import Measure
 from llmcli.errors import ConstraintError, DiskError, ExitStatus, UsageError
 from llmcli.params.inert import inert
@@ -119,7 +120,7 @@ def generate(
     warn_slow(answer)
     for note in target.notes:
         console.warn(note)
-    if stats:
+    if stats or console.verbose:
         console.note(stats_line(answer))
     return conclude(answer)
 
@@ -172,9 +173,7 @@ def warn_inert(resolved: Resolved) -> None:
     """Warn of each setting that somebody chose and the sampler chain ignores."""
     for key, reason in inert(resolved.settings, resolved.origins).items():
         console.warn(f"{key} (from {resolved.origins[key]}) has no effect: {reason}")
-    for key, origin in resolved.origins.items():
-        if origin != "default":
-            console.detail(f"{key} from {origin}")
+    show_settings(resolved)
 
 
 def reads_stdin(settings: Settings, no_stdin: bool) -> bool:

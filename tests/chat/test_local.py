@@ -120,11 +120,11 @@ def test_defaults_of_the_model_are_the_lowest_layer(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "telling"),
     [
-        ({"top_p": 1.5}, "top_p: must be between 0 and 1, got 1.5"),
-        ({"temp": -1.0}, "temperature: must be"),
-        ({"top_k": -5}, "top_k: must be"),
-        ({"mirostat": 7}, "mirostat: must be"),
-        ({"sequence": "top_k;nonsense"}, "samplers: "),
+        ({"top_p": 1.5}, "top_p must be between 0 and 1, got 1.5"),
+        ({"temp": -1.0}, "temperature must be"),
+        ({"top_k": -5}, "top_k must be"),
+        ({"mirostat": 7}, "mirostat must be"),
+        ({"sequence": "top_k;nonsense"}, "unknown sampler 'nonsense'"),
     ],
 )
 def test_an_invalid_default_of_the_model_is_ignored_with_a_note(

@@ -104,14 +104,14 @@ def test_an_output_is_read() -> None:
         (without("params"), "params must be an object"),
         (output(params=[1]), "params must be an object"),
         (output(params={}), "params have no seed"),
-        (output(params={"seed": 1, "colour": "red"}), "there is no setting called 'colour'"),
+        (output(params={"seed": 1, "colour": "red"}), "unknown setting 'colour'"),
         (output(params={"seed": -1}), "params have no seed"),
-        (output(params={"seed": 2**32}), "seed: must be"),
+        (output(params={"seed": 2**32}), "seed must be"),
         (replay().replace("1500000000.0", "1e999"), "replay.moment is not valid"),
-        (output().replace("0.5}", "1e999}"), "temperature: must be"),
-        (output(params={"seed": 1, "temperature": "0.5.."}), "temperature: must be"),
+        (output().replace("0.5}", "1e999}"), "temperature must be"),
+        (output(params={"seed": 1, "temperature": "0.5.."}), "temperature must be"),
         (output(params={"seed": 1, "n_threads": 1e400}), "is not valid JSON"),
-        (output(params={"seed": 1, "stop": {"a": 1}}), "stop: must be"),
+        (output(params={"seed": 1, "stop": {"a": 1}}), "stop must be"),
         (without("messages"), "messages must be a list of at least one message"),
         (output(messages=[]), "messages must be a list of at least one message"),
         (output(messages=[1]), "each message must have a role: system, user, assistant"),
@@ -219,7 +219,7 @@ def test_a_session_keeps_no_policy_file_and_takes_none(home: Path, tmp_path: Pat
     again = Session.load(session.name or path.stem)
     assert again.overrides == {"top_k": 9}
     assert len(again.notes) == 1
-    assert "a line was left out: temp_policy_file names code" in again.notes[0]
+    assert "skipped a line: a session file cannot set temp_policy_file" in again.notes[0]
     again.close()
 
 

@@ -72,7 +72,7 @@ def test_stdin_is_part_of_every_prompt(inside: Run, with_tiny: Path) -> None:
             2,
             "no setting to compare\n  hint: use --vary temp=0.2,0.8 or --answers 4 (-n is the number of tokens)",
         ),
-        (["hi", "--vary", "temp=0.2,x"], 2, "temperature: must be"),
+        (["hi", "--vary", "temp=0.2,x"], 2, "temperature must be"),
         (["hi", "--vary", "n_ctx=1,2"], 2, "n_ctx needs a model reload"),
         (["hi", "--vary", "prompt=a,b"], 2, "the prompt is given twice: as an argument and with --vary"),
         (["hi", "--vary", "mirostat=0,1", "--temp", "sentence:1,0.5"], 2, "mirostat=1: temperature: mirostat takes"),
@@ -97,7 +97,7 @@ def test_a_failed_answer_is_reported_last_and_gives_its_status(inside: Run, with
     ran = inside(*BASE, *digits, "--vary", 'grammar=root ::= [0-9]+;root ::= "ab"')
     assert ran.status == 9
     assert ran.text == '== grammar=root ::= [0-9]+ ==\n\n== grammar=root ::= "ab" ==\nab\n'
-    assert "error: grammar=root ::= [0-9]+: no token fits the constraint here" in ran.stderr
+    assert "error: grammar=root ::= [0-9]+: no token satisfies the constraints" in ran.stderr
 
 
 def test_a_warning_names_the_answers_that_ignore_a_setting(inside: Run, with_tiny: Path) -> None:

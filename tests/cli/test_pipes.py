@@ -253,7 +253,7 @@ app.main()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-@pytest.mark.parametrize("command", ["--help", "--version", "config list", "doctor"])
+@pytest.mark.parametrize("command", ["--help", "--version", "config list --all", "doctor"])
 def test_every_command_reports_a_full_disk(command: str) -> None:
     ran = shell(f"$L {command} > /dev/full")
     assert ran.returncode == 6

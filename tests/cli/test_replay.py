@@ -130,10 +130,10 @@ def test_a_file_comes_before_a_session(
     [
         (("talk:9",), "talk has no message 9"),
         (("talk", "--line", "1"), "--line needs a file, and talk is not a file"),
-        (("tulk",), 'tulk\n  hint: did you mean "talk"?'),
+        (("tulk",), "'tulk'\n  hint: did you mean"),
         (("out.json",), "file not found: out.json"),
         ((os.path.join("no", "where"),), "file not found: "),
-        (("session:",), "cannot be the name of a session"),
+        (("session:",), "is not a valid name for a session"),
     ],
 )
 def test_a_missing_source_is_an_error(inside: Run, dialogue: Dialogue, arguments: tuple[str, ...], words: str) -> None:

@@ -40,7 +40,7 @@ def test_what_varies_stands_behind_the_question(argument: str, question: str, sp
 @pytest.mark.parametrize(
     ("argument", "says"),
     [
-        ("Why? tmp=1,2", "no setting called 'tmp'"),
+        ("Why? tmp=1,2", "unknown setting 'tmp'"),
         ("n=0", "how often each answers"),
         ("n=two temp=1,2", "how often each answers"),
     ],
@@ -179,7 +179,7 @@ def test_one_that_fails_is_told_and_the_others_can_be_kept(chat: Chat, capfd: py
     digits = [token for digit in "0123456789" for token in chat.dialogue.local.model.vocab.tokenize(digit)[-1:]]  # type: ignore[union-attr]
     obey(chat, f"/logit_bias {json.dumps([[token, False] for token in digits])}")
     obey(chat, "/compare the river grammar='root ::= [0-9]+;root ::= [a-z]+'")
-    assert "error: grammar=root ::= [0-9]+: no token fits the constraint here" in capfd.readouterr().err
+    assert "error: grammar=root ::= [0-9]+: no token satisfies the constraints" in capfd.readouterr().err
     with pytest.raises(UsageError, match="nothing came of answer 1"):
         obey(chat, "/keep 1")
     obey(chat, "/keep 2")
