@@ -16,6 +16,7 @@ class ExitStatus(IntEnum):
     CONTEXT_OVERFLOW = 7
     MODEL_INVALID = 8
     CONSTRAINT_UNMET = 9
+    TIMEOUT = 124
     INTERRUPTED = 130
     BROKEN_PIPE = 141
 
@@ -74,6 +75,12 @@ class ContextOverflowError(LlmcliError):
     """The prompt is longer than the context."""
 
     status = ExitStatus.CONTEXT_OVERFLOW
+
+
+class TimeLimitError(LlmcliError):
+    """The time of `--timeout` is over before there is an answer."""
+
+    status = ExitStatus.TIMEOUT
 
 
 class ModelInvalidError(LlmcliError):

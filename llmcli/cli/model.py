@@ -9,7 +9,7 @@ from llmcli.cli import headstart
 from llmcli.cli.settings import show_model
 from llmcli.engine import log
 from llmcli.engine.abort import AbortFlag
-from llmcli.errors import LlmcliError
+from llmcli.errors import TimeLimitError
 from llmcli.models.find import NotHereError
 from llmcli.params.settings import Settings
 from llmcli.ui.console import console
@@ -45,7 +45,7 @@ def open_model(target: Target, settings: Settings, abort: AbortFlag, status: Sta
     """Load the model for the time of the block.
 
     Raises:
-        LlmcliError: the time limit passed while it was loading.
+        TimeLimitError: the time limit passed while it was loading.
         KeyboardInterrupt: the user interrupted it.
     """
     if console.engine_log:
@@ -57,8 +57,9 @@ def open_model(target: Target, settings: Settings, abort: AbortFlag, status: Sta
         local.waited_ms = (perf_counter() - start) * 1e3
     except KeyboardInterrupt:
         if abort.is_set() and abort.reason == "timeout":
-            message = f"--timeout of {settings.timeout:g} s reached while the model was loading"
-            raise LlmcliError(message) from None
+            raise TimeLimitError(
+                f"stopped by --timeout after {settings.timeout:g} s: the model is still loading", "raise --timeout"
+            ) from None
         raise
     finally:
         status.clear()
