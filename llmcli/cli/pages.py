@@ -79,7 +79,7 @@ EXAMPLES: Mapping[str, str] = MappingProxyType(
         "compare": r"""
             llmcli compare "Name a cat" --vary temp=0.2,0.8,1.4
             llmcli compare "Name a cat" --vary preset=precise,creative
-            llmcli compare "Name a cat" --vary temp=0.2,1 --vary top_p=0.5,1
+            llmcli compare "Name a cat" --answers 4 -n 20  # four seeds
         """,
         "tokenize": r"""
             llmcli tokenize "Hello, world"
@@ -265,8 +265,8 @@ COMMON: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "--file",
             "--ctx-size",
         ),
-        "generate": (*_REQUEST, "--temperature", "--max-tokens", "--seed", "--json-schema", "--json", "--stats"),
-        "compare": ("--vary", *_REQUEST, "--temperature", "--max-tokens", "--seed", "--json"),
+        "generate": (*_REQUEST, "--temperature", "--max-tokens", "--seed", "--json-schema", "--json", "--no-stdin"),
+        "compare": ("--vary", "--answers", *_REQUEST, "--temperature", "--max-tokens", "--seed", "--json"),
     }
 )
 WITH_STATUSES = ("generate",)  # the commands whose help ends with the exit statuses
