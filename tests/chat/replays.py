@@ -1,4 +1,4 @@
-"""Answers with their replay data, and their replays."""
+"""Answers with their replay data, and replays of them."""
 
 import json
 from collections.abc import Iterator
@@ -30,16 +30,16 @@ def opened(path: Path, flag: AbortFlag | None = None) -> Iterator[LocalModel]:
 
 
 def given(local: LocalModel, values: dict[str, Any], question: str, dial: Dial | None = None) -> dict[str, Any]:
-    """An answer as JSON; the temperature shift `dial` changes while it is written."""
+    """An answer as JSON; `dial` is turned while it is generated."""
     values = {"n_ctx": N_CTX, "n_threads": 1, "max_tokens": 12, "seed": 1, **values}
     settings = Settings(**parse_data(values, "test"))
     system = Path(settings.system[1:]).read_text() if settings.system else None
     prompt = build_prompt(local, settings, question, system)
-    answer = Answer(local, prompt, settings, grammar_text(settings), dial=dial)
-    for number, _ in enumerate(answer.parts()):
+    told = Answer(local, prompt, settings, grammar_text(settings), dial=dial)
+    for number, _ in enumerate(told.parts()):
         if dial and number in (1, 4):
             dial.turn(0.4 if number == 1 else -0.7)
-    data: dict[str, Any] = json.loads(json.dumps(answer.data(), allow_nan=False))
+    data: dict[str, Any] = json.loads(json.dumps(told.data(), allow_nan=False))
     return data
 
 
@@ -51,6 +51,6 @@ def again(local: LocalModel, recorded: Recorded) -> Replay:
 
 
 def read(data: dict[str, Any], **changes: Any) -> Recorded:
-    """The answer of JSON data, with the temperature policy file that it names."""
-    (recorded,) = from_output(json.dumps(data | changes), "test", data["params"]["temp_policy_file"] or "")
+    """The recorded answer in JSON data; its policy file is allowed."""
+    (recorded,) = from_output(json.dumps(data | changes), "test", data["params"].get("temp_policy_file", ""))
     return recorded

@@ -8,7 +8,7 @@ import pytest
 
 from llmcli.chat.config import aliases, config_layer, set_alias, set_value, unset_value
 from llmcli.chat.paths import config_file
-from llmcli.chat.presets import describe, preset_layer, presets, remove_preset, save_preset
+from llmcli.chat.presets import describe, preset_layer, presets, remove_preset, save_preset, summary
 from llmcli.errors import UsageError
 from llmcli.params.inert import inert
 from llmcli.params.layers import Layer, resolve
@@ -57,8 +57,8 @@ def test_the_user_s_own_wins_over_the_built_in_one() -> None:
     assert config_layer().values == {"top_k": 1}
 
 
-def test_an_unknown_name_is_told_with_the_nearest() -> None:
-    with pytest.raises(UsageError, match="no preset 'creativ'") as caught:
+def test_an_unknown_preset_is_an_error_with_the_nearest_name() -> None:
+    with pytest.raises(UsageError, match="unknown preset 'creativ'") as caught:
         preset_layer("creativ")
     assert caught.value.hint == "did you mean 'creative'?"
     with pytest.raises(UsageError) as caught:
@@ -161,7 +161,7 @@ def test_what_is_no_name_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("values", "telling"),
-    [({"prompt": "hi"}, "prompt cannot be part"), ({"offline": True}, "offline"), ({}, "no setting to keep")],
+    [({"prompt": "hi"}, "prompt cannot be part"), ({"offline": True}, "offline"), ({}, "no setting to save")],
 )
 def test_what_does_not_belong_into_a_preset_is_not_kept(values: dict[str, Any], telling: str) -> None:
     with pytest.raises(UsageError, match=telling):
@@ -174,9 +174,9 @@ def test_removing_the_user_s_own_brings_the_built_in_one_back() -> None:
     remove_preset("code")
     assert presets()["code"]["temperature"] == Fixed(0.2)
     assert tomllib.loads(config_file().read_text()) == {}
-    with pytest.raises(UsageError, match="is built in"):
+    with pytest.raises(UsageError, match="cannot delete the built-in preset 'code'"):
         remove_preset("code")
-    with pytest.raises(UsageError, match="no preset 'nobody'"):
+    with pytest.raises(UsageError, match="unknown preset 'nobody'"):
         remove_preset("nobody")
 
 
@@ -187,3 +187,15 @@ def test_a_preset_is_described_in_one_line() -> None:
     )
     assert describe({"system": "You are\na " + "very " * 20}) == "system You are a very very very very very very…"
     assert describe({}) == ""
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_built_in_preset_has_a_purpose(name: str) -> None:
+    text = summary(name, presets()[name])
+    assert text.endswith(f" ({describe(presets()[name])})")
+    assert len(text) > len(describe(presets()[name])) + 10
+
+
+def test_a_preset_of_the_user_has_only_its_values() -> None:
+    save_preset("creative", {"top_k": 3})
+    assert summary("creative", presets()["creative"]) == "top_k 3"
