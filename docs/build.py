@@ -1,6 +1,6 @@
-"""Writes what is generated: the README's tables and help texts, and the completion scripts.
+"""Writes the generated parts of the project: the tables of the manual and the completion scripts.
 
-`python -m docs.build` writes them; with `--check` it only says which are stale, and exits with 1 if any is.
+`python -m docs.build` writes them. With `--check` it only lists those that are not up to date, and the status is 1.
 """
 
 import os
@@ -11,33 +11,19 @@ from itertools import groupby
 from pathlib import Path
 
 from llmcli.cli.options import group_title
-from llmcli.errors import ExitStatus
+from llmcli.errors import STATUS_MEANINGS, ExitStatus
 from llmcli.params import values
 from llmcli.params.param import Field
 from llmcli.params.settings import fields
 from llmcli.ui.commands.registry import commands
 
 ROOT = Path(__file__).parent.parent
-# shell -> file, under the name each shell looks for
+# shell -> file, with the name that the shell expects
 COMPLETIONS = {"bash": "llmcli.bash", "zsh": "_llmcli", "fish": "llmcli.fish", "powershell": "llmcli.ps1"}
-_STATUS_WORDS = {
-    "OK": "done",
-    "FAILED": "failed",
-    "USAGE": "usage: a wrong flag, value or configuration",
-    "MODEL_NOT_FOUND": "model not found",
-    "NOT_ALLOWED": "not allowed (token, gated model)",
-    "NETWORK": "network, package index or hub",
-    "IO": "disk or other I/O",
-    "CONTEXT_OVERFLOW": "the prompt does not fit the context",
-    "MODEL_INVALID": "the model file is damaged or unsupported",
-    "CONSTRAINT_UNMET": "the output constraint was not met",
-    "INTERRUPTED": "interrupted by Ctrl-C; the partial text stays",
-    "BROKEN_PIPE": "the reader of stdout has gone",
-}
 
 
 def parameter_table() -> str:
-    """A table per family: flag, meaning, default, range."""
+    """One table for each group of settings: option, key, meaning, default and range."""
     parts = []
     for title, group in groupby(fields().values(), key=group_title):
         parts.append(f"**{title}**\n\n| flag | key | what it does | default | valid |\n|---|---|---|---|---|")
@@ -62,13 +48,13 @@ def _valid(field: Field) -> str:
 
 
 def status_table() -> str:
-    """The exit statuses."""
-    rows = [f"| {status.value} | {_STATUS_WORDS[status.name]} |" for status in ExitStatus]
+    """The table of exit statuses."""
+    rows = [f"| {status.value} | {STATUS_MEANINGS[status.name]} |" for status in ExitStatus]
     return "\n".join(["| status | meaning |", "|---|---|", *rows])
 
 
 def command_table() -> str:
-    """The slash commands of the chat, under their headings."""
+    """The table of slash commands, with their headings."""
     rows = ["| command | what it does |", "|---|---|"]
     for heading, group in groupby(commands().values(), key=lambda one: one.heading):
         rows.append(f"| **{heading}** | |")
@@ -82,11 +68,11 @@ def _escaped(text: str) -> str:
 
 
 def completion_script(shell: str) -> str:
-    """What Typer's completion machinery prints for a shell."""
+    """The completion script that Typer prints for a shell."""
     environment = os.environ | {"_LLMCLI_COMPLETE": f"source_{shell}"}
     done = subprocess.run([sys.executable, "-m", "llmcli"], env=environment, capture_output=True, text=True, check=True)
     script = done.stdout.strip() + "\n"
-    if shell == "bash":  # which takes a word apart at a colon otherwise, and owner/repo:Q4_K_M has one
+    if shell == "bash":  # bash splits words at a colon, and owner/repo:Q4_K_M has one
         script += "\nCOMP_WORDBREAKS=${COMP_WORDBREAKS//:}\n"
     return script
 
@@ -98,23 +84,29 @@ BLOCKS: dict[str, Callable[[], str]] = {
 }
 
 
-def render_readme(text: str) -> str:
-    """The README with each generated block made anew."""
+def pages() -> list[Path]:
+    """The README and the pages of the manual."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def render_page(text: str) -> str:
+    """A page with each generated block in it replaced."""
     for name, make in BLOCKS.items():
         head, tail = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-        before, _, rest = text.partition(head)
-        text = before + head + make() + "\n" + tail + rest.partition(tail)[2]
+        before, found, rest = text.partition(head)
+        if found:
+            text = before + head + make() + "\n" + tail + rest.partition(tail)[2]
     return text
 
 
 def wanted() -> dict[Path, str]:
-    """Every generated file and what belongs into it."""
-    readme = ROOT / "README.md"
-    files = {readme: render_readme(readme.read_text(encoding="utf-8"))}
+    """Every generated file and its content."""
+    files = {page: render_page(page.read_text(encoding="utf-8")) for page in pages()}
     return files | {ROOT / "completions" / name: completion_script(shell) for shell, name in COMPLETIONS.items()}
 
 
 def main(check: bool) -> int:
+    """Write the files, or list those that are not up to date; the exit status."""
     files = wanted()
     stale = [path for path, text in files.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     for path in stale:

@@ -16,6 +16,7 @@ class ExitStatus(IntEnum):
     CONTEXT_OVERFLOW = 7
     MODEL_INVALID = 8
     CONSTRAINT_UNMET = 9
+    TIMEOUT = 124
     INTERRUPTED = 130
     BROKEN_PIPE = 141
 
@@ -76,6 +77,12 @@ class ContextOverflowError(LlmcliError):
     status = ExitStatus.CONTEXT_OVERFLOW
 
 
+class TimeLimitError(LlmcliError):
+    """The time of `--timeout` is over before there is an answer."""
+
+    status = ExitStatus.TIMEOUT
+
+
 class ModelInvalidError(LlmcliError):
     """The model file is corrupt, not a model, or not supported by llama.cpp."""
 
@@ -86,3 +93,21 @@ class ConstraintError(LlmcliError):
     """No output can satisfy the constraints (grammar, schema, banned strings)."""
 
     status = ExitStatus.CONSTRAINT_UNMET
+
+
+# What `generate --help` and the manual print for each status.
+STATUS_MEANINGS = {
+    "OK": "done",
+    "FAILED": "failed",
+    "USAGE": "wrong option, value or configuration",
+    "MODEL_NOT_FOUND": "model not found",
+    "NOT_ALLOWED": "access denied (token, gated model)",
+    "NETWORK": "network, package index or Hub",
+    "IO": "disk or other I/O",
+    "CONTEXT_OVERFLOW": "the prompt does not fit the context",
+    "MODEL_INVALID": "damaged or unsupported model file",
+    "CONSTRAINT_UNMET": "the output constraint is not met",
+    "TIMEOUT": "stopped by --timeout",
+    "INTERRUPTED": "interrupted by Ctrl-C",
+    "BROKEN_PIPE": "the reader of stdout closed it",
+}

@@ -1,4 +1,4 @@
-"""One answer: streamed as parts, then whole as the record that `--json` prints."""
+"""One answer: streamed as parts, and complete as the object that `--json` prints."""
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
@@ -6,21 +6,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmcli.chat.local import LocalModel, Prompt
-from llmcli.chat.recording import replay_data
+from llmcli.chat.recording import answer_params, replay_data
 from llmcli.chat.trace_texts import TraceTexts
 from llmcli.engine.dial import Dial
 from llmcli.engine.generation import Generation
 from llmcli.engine.record import Record
 from llmcli.engine.thinking import ThinkingSplitter, show_tags
 from llmcli.engine.trace import TokenTrace
-from llmcli.params.settings import Settings, to_data
+from llmcli.params.settings import Settings
 
 Part = tuple[str, str]  # ("answer" or "think", text)
 
 
 @dataclass
 class Answer:
-    """An answer as it grows. Iterate over `parts()` to its end, then read the rest."""
+    """An answer while it is generated. Iterate over `parts()` to its end, then read the other attributes."""
 
     local: LocalModel
     prompt: Prompt
@@ -29,14 +29,16 @@ class Answer:
     progress: Callable[[int, int], None] | None = None
     inside: bool = False  # whether the prompt ends inside the model's reasoning
     dial: Dial | None = None
-    trace: int | None = None  # look at how each token is drawn, and at so many alternatives
-    heard: Callable[[TokenTrace], None] = field(default=lambda _token: None, repr=False)  # of each, once it is sure
+    trace: int | None = None  # record how each token is sampled, with so many alternatives
+    heard: Callable[[TokenTrace], None] = field(
+        default=lambda _token: None, repr=False
+    )  # called for each token, once it is certain
     text: str = field(init=False, default="")
     reasoning: str = field(init=False, default="")
     finish_reason: str = field(init=False, default="")
     complete: bool = field(init=False, default=True)
     started: bool = field(init=False, default=False)
-    n_drawn: int = field(init=False, default=0)  # how often a token was drawn, those that were taken back too
+    n_drawn: int = field(init=False, default=0)  # tokens sampled, including those removed later
     traces: list[TokenTrace] = field(init=False, default_factory=list, repr=False)
     generation: Generation = field(init=False, repr=False)
     _splitter: ThinkingSplitter | None = field(init=False, default=None, repr=False)
@@ -57,34 +59,34 @@ class Answer:
         yield from self.end()
 
     def watched(self) -> dict[str, Any]:
-        """What the `Generation` of this answer gets beside prompt and settings."""
+        """Further arguments for the `Generation` of this answer."""
         if not self.settings.raw and not self.settings.prefill:
             self._splitter = ThinkingSplitter(self.prompt.text, self.inside)
             show_tags(self.local.model.vocab)
         return {"splitter": copy(self._splitter), "dial": self.dial, "trace": self.trace}
 
     def begin(self, generation: Generation) -> Iterator[Part]:
-        """What stands before the first token; from now on `take` each record of the generation, then `end`."""
+        """The parts before the first token. Call `take` with each record of the generation afterwards, then `end`."""
         self.generation, self.started = generation, True
-        self._texts = TraceTexts(generation, self._hear)
+        self._texts = TraceTexts(generation, self._add_trace)
         if self.settings.prefill:
-            yield from self._keep([("answer", self.settings.prefill)], None)
+            yield from self._add([("answer", self.settings.prefill)], None)
 
     def take(self, record: Record) -> Iterator[Part]:
-        """The parts that are certain with one more record."""
+        """The parts that one more record makes certain."""
         self.n_drawn += record.id is not None or not record.finish_reason
         if record.finish_reason:
             self.finish_reason = record.finish_reason
             self.complete = self.generation.complete()
         parts = list(self._splitter.push(record.text)) if self._splitter else [("answer", record.text)]
-        yield from self._keep(parts, record)
+        yield from self._add(parts, record)
 
     def end(self) -> Iterator[Part]:
-        """What was held back, after the last record."""
+        """The text that was held back, after the last record."""
         if self._splitter:
-            yield from self._keep(list(self._splitter.flush()), None)
+            yield from self._add(list(self._splitter.flush()), None)
 
-    def _keep(self, parts: Sequence[Part], record: Record | None) -> Iterator[Part]:
+    def _add(self, parts: Sequence[Part], record: Record | None) -> Iterator[Part]:
         self._texts.said(parts, record)
         for kind, text in parts:
             if kind == "think":
@@ -94,7 +96,7 @@ class Answer:
             if text:
                 yield kind, text
 
-    def _hear(self, token: TokenTrace) -> None:
+    def _add_trace(self, token: TokenTrace) -> None:
         self.traces.append(token)
         self.heard(token)
 
@@ -110,7 +112,7 @@ class Answer:
             "prompt_tokens": len(self.prompt.tokens),
             "completion_tokens": timings.predicted_n,
             "seed": self.settings.seed,
-            "params": to_data(self.settings),
+            "params": answer_params(self.settings),
             "timings": self.timings(),
             **({"tokens": self._tokens()} if self.settings.logprobs else {}),
             "prompt" if self.settings.raw else "messages": self.prompt.asked,
@@ -118,15 +120,15 @@ class Answer:
         }
 
     def _tokens(self) -> list[dict[str, Any]]:
-        """The drawn tokens with their log-probabilities, in the shape of llama-server's `completion_probabilities`."""
+        """The tokens with their log-probabilities, in the form of llama-server's `completion_probabilities`."""
 
         def entry(token: int, logprob: float) -> dict[str, Any]:
             piece = self.local.model.vocab.piece(token, special=True)
             return {"id": token, "token": piece.decode("utf-8", "replace"), "bytes": list(piece), "logprob": logprob}
 
         return [
-            {**entry(drawn.id, drawn.logprob), "top_logprobs": [entry(*likely) for likely in drawn.top]}
-            for drawn in self.generation.logprobs
+            {**entry(token.id, token.logprob), "top_logprobs": [entry(*other) for other in token.top]}
+            for token in self.generation.logprobs
         ]
 
     def timings(self) -> dict[str, float]:

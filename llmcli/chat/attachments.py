@@ -1,4 +1,4 @@
-"""Files that go with a message: those its text names behind `@`, those a pattern means, and how a model reads them."""
+"""Files attached to a message: those its text mentions behind `@`, and those that a glob pattern matches."""
 
 import glob
 import os
@@ -6,50 +6,29 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 from llmcli.chat.compose import read_text
+from llmcli.chat.file_blocks import file_block
 from llmcli.errors import DiskError
 
 _MOST_FILES = 100
 _LONGEST_NAME = 4096  # characters; no system opens a longer path
 _MENTION = re.compile(r"""(?<![\w.%+/\\@-])@(?:"([^"\n]+)"|'([^'\n]+)'|(\S+))""")
 _PUNCTUATION = ".,;:!?)]}>\"'`*。，；：！？）"
-# Languages whose name in a fence is not their suffix; Markdown's renderers and models know the others by it.
-_LANGUAGES = {
-    "bash": "bash",
-    "h": "c",
-    "hpp": "cpp",
-    "js": "javascript",
-    "kt": "kotlin",
-    "log": "",
-    "md": "markdown",
-    "mjs": "javascript",
-    "ps1": "powershell",
-    "py": "python",
-    "pyi": "python",
-    "rb": "ruby",
-    "rs": "rust",
-    "sh": "bash",
-    "text": "",
-    "ts": "typescript",
-    "txt": "",
-    "yml": "yaml",
-}
 
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A file as it was when it was attached; `name` is what the user called it."""
+    """The text of a file at the time when it was attached; `name` is the name that the user gave."""
 
     name: str
     text: str
 
 
 def find_mentions(text: str) -> list[str]:
-    """The files that stand behind `@` in a message, each once: `@notes.txt`, `@"my notes.txt"`, `@~/x.md`.
+    """The files mentioned behind `@` in a message, each once: `@notes.txt`, `@"my notes.txt"`, `@~/x.md`.
 
-    An `@` inside a word, as in a mail address, or in front of what is no file is just text.
+    An `@` inside a word, as in a mail address, or before a name that is not a file is plain text.
     """
     found: dict[str, None] = {}
     looked_up: dict[str, str] = {}  # a pasted text may hold one word a hundred thousand times
@@ -63,9 +42,9 @@ def find_mentions(text: str) -> list[str]:
 
 
 def _without_punctuation(word: str) -> str:
-    """`word` without as much of the punctuation at its end as it takes to name a file; "" when nothing does."""
+    """`word` without the least punctuation at its end that leaves the name of a file; "" where none does."""
     least = len(word.rstrip(_PUNCTUATION))
-    most = min(len(word), least + 8)  # no name ends in more of it
+    most = min(len(word), least + 8)  # no name ends in more punctuation
     return next((word[:end] for end in range(most, least - 1, -1) if _is_file(word[:end])), "")
 
 
@@ -80,54 +59,34 @@ def attach(path: str) -> Attachment:
         UsageError: when the name is empty.
         DiskError: when it is missing, a folder, a pipe or a device, too large, binary or not readable.
     """
-    place = os.path.expanduser(path)
-    if os.path.exists(place) and not os.path.isfile(place) and not os.path.isdir(place):
-        raise DiskError(f"{path} is a device or a pipe", "give a file")  # reading it might never end
+    full = os.path.expanduser(path)
+    if os.path.exists(full) and not os.path.isfile(full) and not os.path.isdir(full):
+        raise DiskError(f"{path} is a device or a pipe", "give a regular file")  # reading it might never end
     return Attachment(path, read_text(path))
 
 
 def expand(pattern: str) -> list[str]:
-    """The files that `pattern` means, sorted: itself when it has no `*`, `?` or `[`, or is a file's name as it stands.
+    """The files that `pattern` matches, sorted; itself where it has no `*`, `?` or `[`, or is the name of a file.
 
-    As in a shell, a hidden file is meant only where the pattern has the dot.
+    As in a shell, a hidden file matches only a pattern with the dot.
 
     Raises:
-        DiskError: when there is none, or more than a message can hold.
+        DiskError: when none or too many match.
     """
-    place = os.path.expanduser(pattern)
-    if not glob.has_magic(place) or os.path.lexists(place):
+    full = os.path.expanduser(pattern)
+    if not glob.has_magic(full) or os.path.lexists(full):
         return [pattern]
     try:
-        found = list(islice(filter(os.path.isfile, glob.iglob(place, recursive=True)), _MOST_FILES + 1))
+        found = list(islice(filter(os.path.isfile, glob.iglob(full, recursive=True)), _MOST_FILES + 1))
     except (OSError, ValueError) as error:
-        raise DiskError(f"cannot look for {pattern}: {getattr(error, 'strerror', None) or error}") from None
+        raise DiskError(f"cannot search for {pattern}: {getattr(error, 'strerror', None) or error}") from None
     if not found:
-        raise DiskError(f"there is no file {pattern}", "give a file, or a pattern such as src/*.py")
+        raise DiskError(f"file not found: {pattern}", "give a file, or a pattern such as src/*.py")
     if len(found) > _MOST_FILES:
-        raise DiskError(f"{pattern} means more than {_MOST_FILES} files", "give a pattern for fewer")
+        raise DiskError(f"{pattern} matches more than {_MOST_FILES} files", "give a narrower pattern")
     return sorted(found)
 
 
 def as_text(attachments: Iterable[Attachment]) -> str:
-    """The attachments as the model reads them: each a fenced block under its name."""
-    return "\n\n".join(map(_block, attachments))
-
-
-def _block(attachment: Attachment) -> str:
-    runs = re.findall("`{3,}", attachment.text)
-    fence = "`" * (max(map(len, runs), default=2) + 1)
-    name = "".join(char if char.isprintable() else "\ufffd" for char in attachment.name)
-    end = "" if attachment.text.endswith("\n") or not attachment.text else "\n"
-    return f"File {name}:\n{fence}{_language(name)}\n{attachment.text}{end}{fence}"
-
-
-def _language(name: str) -> str:
-    """The word behind the fence for a file of this name: python for x.py, "" where there is none."""
-    path = Path(name)
-    if path.name in ("Makefile", "Dockerfile"):
-        return path.name.lower()
-    suffix = path.suffix[1:].lower()
-    known = _LANGUAGES.get(suffix)
-    if known is not None:
-        return known
-    return suffix if suffix.isascii() and suffix.isalnum() and len(suffix) <= 10 else ""
+    """The attachments as the model reads them: see `file_block`."""
+    return "\n\n".join(file_block(one.name, one.text) for one in attachments)

@@ -1,4 +1,4 @@
-"""What an answer was made with beside its settings: all that is needed to repeat it, as data in JSON and sessions."""
+"""The data that a replay of an answer needs beside its settings, as stored in JSON and in sessions."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -16,30 +16,30 @@ _LONGEST = 1 << 16  # entries of a list
 
 @dataclass(frozen=True, kw_only=True)
 class Circumstances:
-    """Texts and numbers only; what is empty says that there was no such thing, or that nobody knew it.
+    """Texts and numbers only; an empty value means that it did not exist or was not known.
 
     Attributes:
         model_sha256: see `models.identity`.
         build: the release of llama-cpp-python.
         machine: see `engine.machine`.
-        n_ctx: tokens that the context held.
-        threads: for generation, and for reading the prompt.
+        n_ctx: size of the context in tokens.
+        threads: for generation, and for the prompt.
         gpu_layers: layers that were on a GPU.
         template_sha256: of the chat template; empty for a raw prompt.
-        template: the chat template, where it was not the model's own.
-        moment: seconds since 1970, as the template was told, where it asks for the time.
+        template: the chat template, if it was not the model's own.
+        moment: the time that the template got (seconds since 1970), if it asks for it.
         prompt_sha256: of the prompt's tokens, as 32-bit numbers, the lowest byte first.
-        layout: the batches in which the prompt was evaluated: rows, how many of them stayed, how many such batches.
-        settings_sha256: of the settings that decide what comes; see `recording`.
-        grammar: the GBNF text, where a file or a schema stood for it.
-        system: the system prompt, where a file stood for it.
-        policy_sha256: of the user's own file with the temperature policy.
-        moves: the temperature moved by hand; see `engine.dial`.
-        first: number of the first message that the model read, where it did not read all.
-        begun: number of the answer that this one goes on with.
-        beside: how many other answers its context had room for, and its batches may have been shared with.
-        drawn: of an answer that was cut, how often a token was drawn for it.
-        flushed: of an answer that was cut, whether the text held back at its end was let out.
+        layout: the batches of the prompt: tokens evaluated, tokens kept, number of such batches.
+        settings_sha256: of the settings that decide which tokens are generated; see `recording`.
+        grammar: the GBNF text, if it came from a file or a schema.
+        system: the system prompt, if it came from a file.
+        policy_sha256: of the file with the temperature policy.
+        moves: changes of the temperature during the answer; see `engine.dial`.
+        first: number of the first message in the prompt, if it did not contain all.
+        begun: number of the answer that this one continues.
+        beside: number of other answers in the same context, which may have shared its batches.
+        drawn: number of tokens sampled, if the answer was stopped.
+        flushed: whether the text held back at the end was printed, if the answer was stopped.
     """
 
     model_sha256: str = ""
@@ -65,29 +65,29 @@ class Circumstances:
     flushed: bool = False
 
     def to_data(self) -> dict[str, Any]:
-        """As JSON data; what is as it mostly is is left out."""
-        found = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
-        return {key: _plain(value) for key, (value, default) in found.items() if value != default}
+        """As JSON data, without values that equal their default."""
+        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
+        return {key: _plain(value) for key, (value, default) in values.items() if value != default}
 
 
 def from_data(data: Any) -> Circumstances:
-    """The circumstances that JSON data tells; further keys, of a newer version, are left out.
+    """The circumstances in JSON data; unknown keys, of a newer version, are ignored.
 
     Raises:
-        ValueError: saying which of them cannot be.
+        ValueError: naming the key that is missing or not valid.
     """
     if not isinstance(data, Mapping):
-        raise ValueError("it is no object")
+        raise ValueError("replay must be an object")
     values = {}
     for key, read in _READ.items():
         if key in data:
             try:
                 values[key] = read(data[key])
             except (ValueError, TypeError):
-                raise ValueError(f"its {key} cannot be") from None
+                raise ValueError(f"replay.{key} is not valid") from None
     missing = next((key for key in _NEEDED if key not in values), "")
     if missing:
-        raise ValueError(f"its {missing} is missing")
+        raise ValueError(f"replay.{missing} is missing")
     return Circumstances(**values)
 
 
@@ -136,10 +136,10 @@ def _rows(value: Any, *kinds: Callable[[Any], Any]) -> tuple[tuple[Any, ...], ..
 
 def _layout(value: Any) -> Batches:
     count = _whole(1, _LARGEST_CONTEXT)
-    found: Batches = _rows(value, count, count, count)
-    if any(kept > rows for rows, kept, _ in found) or (found and found[-1][0] != found[-1][1]):
+    batches: Batches = _rows(value, count, count, count)
+    if any(kept > rows for rows, kept, _ in batches) or (batches and batches[-1][0] != batches[-1][1]):
         raise ValueError
-    return found
+    return batches
 
 
 _ID = _whole(1, 10**9)

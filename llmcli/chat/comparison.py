@@ -1,4 +1,4 @@
-"""Several answers to compare: written side by side, each with its own settings, and told apart by figures."""
+"""Several answers to compare: generated side by side, each with its own settings and statistics."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,19 +18,19 @@ Piece = tuple[int, str, str]  # index of the answer, "answer", "think" or "end",
 
 @dataclass
 class Compared:
-    """One of the answers with what tells it apart."""
+    """One of the answers with its variant and its statistics."""
 
     variant: Variant
     answer: Answer
 
     @property
     def failure(self) -> LlmcliError | None:
-        """Why it ended before the others, if it failed."""
+        """The error that ended it, if it failed."""
         return self.answer.generation.failure
 
     @property
     def statistics(self) -> Statistics:
-        """The figures of the answer as it stands."""
+        """The statistics of the answer so far."""
         return statistics_of(self.answer)
 
     def data(self) -> dict[str, Any]:
@@ -45,10 +45,10 @@ class Compared:
 
 
 class Comparison:
-    """Iterate over `parts()` to its end, then read the answers. `progress` is told of the prompt's tokens."""
+    """Iterate over `parts()` to its end, then read the answers. `progress` is called while the prompt is evaluated."""
 
     def __init__(self, local: LocalModel, answers: Sequence[tuple[Variant, Answer]]) -> None:
-        """`answers` are to be made by this model, and not begun; they are traced from now on."""
+        """`answers` are for this model and have not started; they are traced."""
         self.local = local
         self.compared = [Compared(variant, answer) for variant, answer in answers]
         self.seconds = 0.0  # from the first token to the last
@@ -58,14 +58,14 @@ class Comparison:
 
     @property
     def interrupted(self) -> bool:
-        """Whether it was stopped before all had ended."""
+        """Whether it was stopped before all answers ended."""
         return any(one.answer.finish_reason == "interrupt" for one in self.compared)
 
     def parts(self) -> Generator[Piece, None, None]:
-        """What becomes certain of each answer, as it comes; an answer that fails ends alone.
+        """The parts of all answers as they are generated; an answer that fails ends alone.
 
         Raises:
-            ContextOverflowError, UsageError: before anything is written.
+            ContextOverflowError, UsageError: before the first part.
         """
         answers = [one.answer for one in self.compared]
         with side_by_side(self.local, [one.prompt for one in answers], [one.settings for one in answers]) as width:
@@ -73,23 +73,23 @@ class Comparison:
                 yield from self._round(first, self.compared[first : first + width])
 
     def _round(self, first: int, compared: Sequence[Compared]) -> Iterator[Piece]:
-        """As many of the answers as are written at a time, the first of which is number `first`."""
-        asked = [
+        """The answers that are generated at a time; `first` is the index of the first one."""
+        requests = [
             Asked(one.answer.prompt, one.answer.settings, one.answer.grammar, one.answer.watched(), one.variant.label)
             for one in compared
         ]
-        generations, records = generate_together(self.local, asked, self.progress)
+        generations, records = generate_together(self.local, requests, self.progress)
         for index, (one, generation) in enumerate(zip(compared, generations, strict=True), first):
             yield from _tagged(index, one.answer.begin(generation))
-        begin: float | None = None
+        start: float | None = None
         for record in records:
-            begin = begin or perf_counter()
+            start = start or perf_counter()
             index, answer = first + record.seq_id, compared[record.seq_id].answer
             yield from _tagged(index, answer.take(record))
             if record.finish_reason:
                 yield from _tagged(index, answer.end())
                 yield index, END, record.finish_reason
-        self.seconds += perf_counter() - (begin or perf_counter())
+        self.seconds += perf_counter() - (start or perf_counter())
 
 
 def _tagged(index: int, parts: Iterator[Part]) -> Iterator[Piece]:

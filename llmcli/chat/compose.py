@@ -1,11 +1,13 @@
-"""What is asked, put together: prompt, files and stdin; the system text; grammar and template from where they lie."""
+"""The parts of a request: the prompt from text, files and stdin; the system prompt; grammar and chat template."""
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcli.errors import DiskError, LlmcliError, UsageError
+from llmcli.chat.file_blocks import file_block
+from llmcli.errors import DiskError, UsageError
 from llmcli.params.settings import Settings
 
 if TYPE_CHECKING:  # jinja2 costs 25 ms, and raw completion does without; the engine as much, and a prompt is up first
@@ -13,7 +15,16 @@ if TYPE_CHECKING:  # jinja2 costs 25 ms, and raw completion does without; the en
     from llmcli.chat.template import ChatTemplate
 
 _LARGEST = 64 << 20  # bytes of one text file
-_NAME_LIMIT = 255  # longer texts are no file names
+_NAME_LIMIT = 255  # longer texts are not file names
+# For models without a chat template: plain words, which a base model continues as well as anything. An answer of the
+# model begins with the space behind the colon, and is read again as it was written.
+PLAIN_TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}\n\n"
+    "{% else %}{{ 'User:' if m.role == 'user' else 'Assistant:' }}"
+    "{{ '' if m.content[:1] == ' ' else ' ' }}{{ m.content }}\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+PLAIN_STOP = "\nUser:"
 
 ReadStdin = Callable[[], str]
 
@@ -21,7 +32,8 @@ ReadStdin = Callable[[], str]
 def join_prompt(settings: Settings, piped: bool, read_stdin: ReadStdin) -> str:
     """The prompt, the files and what is piped in, in this order, with a blank line between.
 
-    `-` as the prompt or as a file is stdin, at that place; otherwise a pipe's content comes last.
+    `-` as the prompt or as a file is stdin, at that place; otherwise a pipe's content comes last. Each file is a block
+    under its name, as in the chat. A single file without a prompt is the prompt, verbatim; with `raw` every file is.
 
     Raises:
         UsageError: when there is nothing to ask.
@@ -29,31 +41,41 @@ def join_prompt(settings: Settings, piped: bool, read_stdin: ReadStdin) -> str:
     """
     names = [name for name in (settings.prompt, *settings.file) if name is not None]
     if names.count("-") > 1:
-        raise UsageError("stdin can be read only once, and `-` is there twice")
+        raise UsageError("stdin can be read only once, and '-' is given twice", "remove one of them")
     parts = [] if settings.prompt is None else [read_stdin() if settings.prompt == "-" else settings.prompt]
-    parts += [read_stdin() if name == "-" else read_text(name) for name in settings.file]
+    parts += [_file_part(name, settings, read_stdin) for name in settings.file]
     if piped and "-" not in names:
         parts.append(read_stdin())
     kept = [part.rstrip("\n") if index < len(parts) - 1 else part for index, part in enumerate(parts)]
     text = "\n\n".join(part for part in kept if part)
     if not text.strip() and not (settings.raw and text):
-        raise UsageError("there is no prompt", 'give one: llmcli generate "Why is the sky blue?"')
+        raise UsageError("no prompt", 'give a prompt, as in llmcli generate "Why is the sky blue?"')
     return text
 
 
+def _file_part(name: str, settings: Settings, read_stdin: ReadStdin) -> str:
+    """A file as a part of the prompt: stdin, the whole prompt itself, or a block under its name."""
+    if name == "-":
+        return read_stdin()
+    is_the_prompt = not settings.prompt and len(settings.file) == 1
+    if settings.raw or is_the_prompt:
+        return read_text(name)
+    return file_block(name, read_text(name))
+
+
 def read_text(name: str) -> str:
-    """The text of a file; bytes that are no UTF-8 become U+FFFD.
+    """The text of a file; bytes that are not UTF-8 become U+FFFD.
 
     Raises:
         UsageError: when the name is empty.
         DiskError: when it is missing, a folder, too large, binary or not readable.
     """
     if not name.strip():
-        raise UsageError("the name of a file is empty")
+        raise UsageError("the file name is empty", "give the name of a file")
     path = Path(os.path.expanduser(name))
     try:
         if path.is_dir():
-            raise DiskError(f"{name} is a folder, not a file")
+            raise DiskError(f"{name} is a folder, not a file", "give the name of a file")
         with path.open("rb") as file:  # a pipe or a device has no size: read one byte more than allowed
             data = file.read(_LARGEST + 1)
     except (OSError, ValueError) as error:
@@ -74,14 +96,14 @@ def system_text(settings: Settings) -> str | None:
 
 
 def grammar_text(settings: Settings, notes: list[str] | None = None) -> str | None:
-    """The GBNF grammar asked for, whichever of the three settings says it; `notes` gets what it cannot enforce.
+    """The GBNF grammar of whichever of the three settings is given; `notes` gets what a schema asks and GBNF cannot do.
 
     Raises:
-        UsageError: when two say it, or one does not parse.
+        UsageError: when two of them are given, or one does not parse.
     """
     given = [key for key in ("grammar", "grammar_file", "json_schema") if getattr(settings, key) is not None]
     if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} cannot be used together", "keep one of them")
+        raise UsageError(f"{' and '.join(given)} cannot be used together", "use one of them")
     if settings.grammar_file is not None:
         return read_text(settings.grammar_file)
     if settings.json_schema is not None:
@@ -90,23 +112,23 @@ def grammar_text(settings: Settings, notes: list[str] | None = None) -> str | No
         schema = _inline_or_file(settings.json_schema, "{")
         gbnf = schema_to_gbnf(schema)
         if notes is not None and (words := not_enforced(schema)):
-            notes.append(f"json_schema: {', '.join(words)} cannot be enforced, check the output")
+            notes.append(f"json_schema: cannot enforce {', '.join(words)}; check the output")
         return gbnf
     return settings.grammar
 
 
 def _inline_or_file(text: str, mark: str) -> str:
-    """A text that begins with or contains `mark` is the thing itself, any other names a file."""
+    """A text that contains `mark` is the content itself; any other is the name of a file."""
     if mark in text or len(text) > _NAME_LIMIT or "\n" in text:
         return text
     return read_text(text)
 
 
 def build_prompt(local: "LocalModel", settings: Settings, text: str, system: str | None) -> "Prompt":
-    """The prompt as it is evaluated: through the chat template, or as it stands with `raw`.
+    """The prompt as it is evaluated: through the chat template (a plain one for want of any), or verbatim with `raw`.
 
     Raises:
-        LlmcliError: when the model has no chat template and none is given.
+        LlmcliError: when the template fails.
     """
     from llmcli.chat.local import Prompt
     from llmcli.chat.prompt import raw_tokens
@@ -117,11 +139,7 @@ def build_prompt(local: "LocalModel", settings: Settings, text: str, system: str
         return Prompt(whole, raw_tokens(vocab, whole), text)
     from llmcli.chat.prompt import render_prompt
 
-    template = template_of(local, settings)
-    if template is None:
-        raise LlmcliError(
-            f"{local.name} has no chat template", "use --raw for plain completion, or give one with --chat-template"
-        )
+    template = template_of(local, settings) or plain_template(local)
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": text})
     rendered, tokens = render_prompt(template, vocab, messages, settings.prefill or "", settings.think != "off")
@@ -129,10 +147,10 @@ def build_prompt(local: "LocalModel", settings: Settings, text: str, system: str
 
 
 def template_of(local: "LocalModel", settings: Settings) -> "ChatTemplate | None":
-    """The chat template in force: the one given, else the model's own, which may have none.
+    """The chat template given in the settings, else the model's own; None where there is neither.
 
     Raises:
-        ModelInvalidError: when it is no Jinja template.
+        ModelInvalidError: when it is not a Jinja template.
     """
     from llmcli.chat.template import ChatTemplate
 
@@ -142,8 +160,27 @@ def template_of(local: "LocalModel", settings: Settings) -> "ChatTemplate | None
     return ChatTemplate(source, special_texts(local), origin) if source else None
 
 
+def plain_template(local: "LocalModel") -> "ChatTemplate":
+    """The template for models that have none."""
+    from llmcli.chat.template import ChatTemplate
+
+    return ChatTemplate(PLAIN_TEMPLATE, special_texts(local), "the plain chat template")
+
+
+def needs_plain_template(local: "LocalModel", settings: Settings) -> bool:
+    """Whether neither the settings nor the model bring a chat template that this request needs."""
+    return not settings.raw and settings.chat_template is None and not local.target.header.chat_template
+
+
+def with_plain_stop(settings: Settings) -> Settings:
+    """The settings for an answer under the plain template: it ends where the next turn of the user would begin."""
+    if PLAIN_STOP in settings.stop:
+        return settings
+    return replace(settings, stop=(*settings.stop, PLAIN_STOP))
+
+
 def special_texts(local: "LocalModel") -> dict[str, str]:
-    """The texts of BOS and EOS under the names templates know."""
+    """The texts of BOS and EOS under the names that chat templates use."""
     vocab = local.model.vocab
     return {name: _token_text(local, token) for name, token in (("bos_token", vocab.bos), ("eos_token", vocab.eos))}
 

@@ -1,4 +1,4 @@
-"""The configuration file: reading its settings, and changing one without losing the user's comments."""
+"""The configuration file: its settings are read, and changed with the user's comments kept."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,14 +11,14 @@ from llmcli.params.layers import Layer
 from llmcli.params.settings import find, parse_data, to_datum
 
 ALIASES, PRESETS = "aliases", "presets"  # tables beside the settings
-_MEND = "mend it with `llmcli config edit`"
+_FIX = "fix it with `llmcli config edit`"
 
 
 def config_layer() -> Layer:
-    """The settings of the configuration file; an absent file has none.
+    """The settings of the configuration file; a missing file has none.
 
     Raises:
-        UsageError: when it is no TOML or holds a value that cannot be, naming the file.
+        UsageError: when it is not valid TOML, or a value is not valid; the message names the file.
         DiskError: when it cannot be read.
     """
     path = config_file()
@@ -27,29 +27,29 @@ def config_layer() -> Layer:
 
 
 def aliases() -> dict[str, str]:
-    """The user's own names for models: the table `[aliases]` of the file.
+    """The aliases of models: the table `[aliases]` of the file.
 
     Raises:
-        UsageError: when one of them is no text.
+        UsageError: when one of them is not a text.
     """
     return table(ALIASES, str, "a model")
 
 
 def table(name: str, kind: type, what: str) -> dict[str, Any]:
-    """A table of the file beside the settings; an absent one is empty.
+    """A table of the file beside the settings; a missing one is empty.
 
     Raises:
-        UsageError: when it is none, or a value in it is not of this kind (in words: `what`).
+        UsageError: when it is not a table, or a value in it is not of this kind (`what` names the kind).
     """
     values = _read(config_file()).get(name, {})
     if not isinstance(values, dict) or not all(isinstance(value, kind) for value in values.values()):
-        raise UsageError(f"{config_file()}: [{name}] must give {what} for each name", _MEND)
+        raise UsageError(f"{config_file()}: [{name}] must give {what} for each name", _FIX)
     return values
 
 
 def set_alias(name: str, reference: str | None) -> None:
-    """Keep a name for a model in the file, or take it out (None)."""
-    aliases()  # a broken file is refused here
+    """Write an alias of a model into the file, or remove it (None)."""
+    aliases()  # refuses a file that is not valid
 
     def change(document: Any) -> None:
         if reference is None:
@@ -67,22 +67,22 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     except OSError as error:
         raise DiskError(f"cannot read {path}: {error.strerror}") from None
-    import tomllib  # 10 ms, and many people have no such file
+    import tomllib  # takes 10 ms, and many users have no file
 
     try:
         return tomllib.loads(data.decode("utf-8-sig"))
-    except ValueError as error:  # of TOML or of UTF-8
-        raise UsageError(f"{path} is not valid TOML: {error}", _MEND) from None
+    except ValueError as error:  # from TOML or from UTF-8
+        raise UsageError(f"{path} is not valid TOML: {error}", _FIX) from None
 
 
 def set_value(name: str, value: Any) -> Path:
-    """Write one setting (already checked) into the file, keeping everything else as it is."""
+    """Write one valid setting into the file; everything else stays as it is."""
     field = find(name)
     return _change(field.key, to_datum(field, value))
 
 
 def unset_value(name: str) -> bool:
-    """Take one setting out of the file; False when it was not there."""
+    """Remove one setting from the file; False when it is not there."""
     key = find(name).key
     if not _spellings(key):
         return False
@@ -91,18 +91,21 @@ def unset_value(name: str) -> bool:
 
 
 def ensure_file() -> Path:
-    """The configuration file, made with a line on what goes into it if it is not there."""
+    """The configuration file; a new one begins with a comment that explains it."""
     path = config_file()
     if not path.exists():
-        _replace(path, "# Settings of llmcli, one a line, as in: top_p = 0.9. `llmcli config list` shows them all.\n")
+        _replace(
+            path,
+            "# Settings of llmcli, one on each line, as in: top_p = 0.9\n# `llmcli config list --all` lists them.\n",
+        )
     return path
 
 
 def edit(change: Callable[[Any], None]) -> Path:
-    """Let `change` work on the file as a tomlkit document, which keeps the user's comments and order.
+    """Change the file as a tomlkit document, which keeps the user's comments and order.
 
     Raises:
-        UsageError: when the file is written in a way that does not take the change.
+        UsageError: when the file cannot take the change.
     """
     import tomllib
 
@@ -115,14 +118,14 @@ def edit(change: Callable[[Any], None]) -> Path:
         text = tomlkit.dumps(document)
         tomllib.loads(text)
     except (ValueError, tomlkit.exceptions.TOMLKitError) as error:
-        raise UsageError(f"{path} cannot be changed by itself: {error}", _MEND.replace("mend", "change")) from None
+        raise UsageError(f"cannot change {path}: {error}", "edit the file with `llmcli config edit`") from None
     _replace(path, text)
     return path
 
 
 def _change(key: str, value: Any) -> Path:
-    """Write or (for None) take out one setting, whichever of its names the file has it under."""
-    names = _spellings(key)  # a broken file is refused here, with its line, before anything is written
+    """Write one setting, or remove it (None), under whichever of its names the file has."""
+    names = _spellings(key)  # refuses a file that is not valid before anything is written
 
     def change(document: Any) -> None:
         if value is not None:
@@ -135,10 +138,10 @@ def _change(key: str, value: Any) -> Path:
 
 def _spellings(key: str) -> list[str]:
     """The names in the file that mean this setting: `temp` is `temperature`."""
-    return [name for name in _read(config_file()) if _meaning(name) == key]
+    return [name for name in _read(config_file()) if _key_of(name) == key]
 
 
-def _meaning(name: str) -> str | None:
+def _key_of(name: str) -> str | None:
     try:
         return find(name).key
     except UsageError:
@@ -148,6 +151,6 @@ def _meaning(name: str) -> str | None:
 def _replace(path: Path, text: str) -> None:
     make_private(path.parent)
     try:
-        replace_private(path.resolve(), text.encode("utf-8", "replace"))  # a link stays one
+        replace_private(path.resolve(), text.encode("utf-8", "replace"))  # a symlink stays a symlink
     except OSError as error:
         raise DiskError(f"cannot write {path}: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""Where does an answer that was given again leave the first one, and what was not as it was then?"""
+"""Compare a replayed answer with the recorded one: the first difference, and what may explain it."""
 
 import codecs
 from collections.abc import Sequence
@@ -21,10 +21,11 @@ class Said:
 
 @dataclass(frozen=True)
 class Difference:
-    """`token` counts those of the answer from 0, as a trace does, and `offset` the characters before this token.
+    """The first token that differs.
 
-    `part` is "answer" or "think": its reasoning. `had` and `now` are the texts of the token, then and now; empty where
-    the answer had ended or has.
+    `token` is its number in the answer from 0, as in a trace, and `offset` the number of characters before it. `part`
+    is "answer", or "think" for the reasoning. `had` and `now` are its text in the recorded answer and in the replay;
+    empty where that answer ends before.
     """
 
     token: int
@@ -37,67 +38,85 @@ class Difference:
 def first_difference(
     then: Said, now: Said, tokens: Sequence[int], vocab: Vocab, begun: Said | None = None
 ) -> Difference | None:
-    """Where `now`, written with `tokens` behind what was `begun`, first differs; None where it does not."""
-    before = begun or Said("", "")
+    """Where the replay `now` first differs from the recorded `then`; None where it does not.
+
+    `tokens` are those of the replay, which follow the text in `begun`.
+    """
+    prefix = begun or Said("", "")
     if then.reasoning != now.reasoning:
-        return _difference("think", then.reasoning, now.reasoning, len(before.reasoning), tokens, vocab)
+        return _difference("think", then.reasoning, now.reasoning, len(prefix.reasoning), tokens, vocab)
     if then.text != now.text:
-        return _difference("answer", then.text, now.text, len(before.text), tokens, vocab)
+        return _difference("answer", then.text, now.text, len(prefix.text), tokens, vocab)
     return None
 
 
-def _difference(part: str, old: str, new: str, begun: int, tokens: Sequence[int], vocab: Vocab) -> Difference:
+def _difference(
+    part: str, recorded: str, replayed: str, n_prefix: int, tokens: Sequence[int], vocab: Vocab
+) -> Difference:
+    """The first difference of two texts, whose first `n_prefix` characters come before the tokens."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     pieces = [decoder.decode(vocab.piece(token)) for token in tokens]
     ends = list(accumulate(map(len, pieces)))
-    whole = "".join(pieces)
-    written = new[begun:]
-    found = whole.rfind(written) if part == "answer" else whole.find(written)  # the tags around it are no part of it
-    start = max(found, 0) - begun
-    offset = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
+    start = _start_of(replayed[n_prefix:], "".join(pieces), part) - n_prefix
+    offset = _common_length(recorded, replayed)
     index = next((i for i, end in enumerate(ends) if end > start + offset), len(tokens))
-    begin = min(max((ends[index - 1] if index else 0) - start, 0), offset)  # of this token, in the part
-    was = vocab.tokenize(old[begin:])
-    had = vocab.detokenize(was[:1]) if was else ""
-    return Difference(index, begin, part, had, pieces[index] if index < len(tokens) else "")
+    token_start = ends[index - 1] if index else 0
+    token_offset = min(max(token_start - start, 0), offset)
+    recorded_tokens = vocab.tokenize(recorded[token_offset:])
+    recorded_text = vocab.detokenize(recorded_tokens[:1]) if recorded_tokens else ""
+    replayed_text = pieces[index] if index < len(tokens) else ""
+    return Difference(index, token_offset, part, recorded_text, replayed_text)
+
+
+def _start_of(text: str, generated: str, part: str) -> int:
+    """Where a part of the answer begins in all that was generated, which contains the tags of the reasoning too."""
+    position = generated.rfind(text) if part == "answer" else generated.find(text)
+    return max(position, 0)
+
+
+def _common_length(one: str, other: str) -> int:
+    """The length of the common beginning of two texts."""
+    shorter = min(len(one), len(other))
+    return next((i for i in range(shorter) if one[i] != other[i]), shorter)
 
 
 def reasons(then: Circumstances, now: Circumstances) -> list[str]:
-    """What was otherwise when the answer was first given, each in one sentence without its full stop."""
-    found = [
+    """What differs in the conditions of the recorded answer and the replay, each as a short text."""
+    texts = [
         _model(then.model_sha256, now.model_sha256),
         _changed("llama-cpp-python", then.build, now.build),
-        "the chat template is another" if then.template_sha256 != now.template_sha256 else "",
+        "the chat template is different" if then.template_sha256 != now.template_sha256 else "",
         _prompt(then, now),
-        "the settings are not those it was made with" if then.settings_sha256 != now.settings_sha256 else "",
-        "the file of the temperature policy is another" if then.policy_sha256 != now.policy_sha256 else "",
-        _changed("the context", f"{then.n_ctx} tokens", f"{now.n_ctx} tokens"),
+        "the settings are different" if then.settings_sha256 != now.settings_sha256 else "",
+        "the file of the temperature policy is different" if then.policy_sha256 != now.policy_sha256 else "",
+        _changed("context", f"{then.n_ctx} tokens", f"{now.n_ctx} tokens"),
         _changed("threads", _pair(then.threads), _pair(now.threads)),
         _changed("layers on a GPU", str(then.gpu_layers), str(now.gpu_layers)),
-        _changed("the machine", then.machine, now.machine),
-        "it was written side by side with others, in batches of them all" if then.beside != now.beside else "",
+        _changed("machine", then.machine, now.machine),
+        "the number of answers generated in one batch is different" if then.beside != now.beside else "",
     ]
-    return [text for text in found if text]
+    return [text for text in texts if text]
 
 
 def _model(then: str, now: str) -> str:
     if not then:
-        return "the model may be another file: its sha256 was not known"
+        return "the model may be a different file: its sha256 was not recorded"
     if then == now:
         return ""
-    return f"the model is another file (sha256 {then[:_SHOWN]}... then, {now[:_SHOWN] or 'unknown'}... now)"
+    return f"the model is a different file (sha256 was {then[:_SHOWN]}..., is {now[:_SHOWN] or 'unknown'}...)"
 
 
 def _changed(what: str, then: str, now: str) -> str:
-    return "" if then == now else f"{what}: {then or 'unknown'} then, {now} now"
+    return "" if then == now else f"{what}: was {then or 'unknown'}, is {now}"
 
 
 def _prompt(then: Circumstances, now: Circumstances) -> str:
     if then.prompt_sha256 == now.prompt_sha256:
         return ""
     counts = [sum(kept * times for _, kept, times in one.layout) for one in (then, now)]
-    same = counts[0] == counts[1]
-    return "the prompt is another" + (" of as many tokens" if same else f": {counts[0]} tokens then, {counts[1]} now")
+    if counts[0] == counts[1]:
+        return "the prompt is different, with as many tokens"
+    return f"the prompt is different: was {counts[0]} tokens, is {counts[1]}"
 
 
 def _pair(threads: tuple[int, int]) -> str:

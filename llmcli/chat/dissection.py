@@ -1,4 +1,4 @@
-"""Which tokens is the last answer made of, and what had the model read before each of them?"""
+"""The tokens of the last answer, and the candidates of each of them."""
 
 import codecs
 from bisect import bisect_right
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 class Answered:
     """An answer as the tokens that follow its prompt; the number of a token is that of its trace, from 0.
 
-    `path` is what it answers, and `begun` the answer that it goes on with, whose text is in the prompt. `made` is how
-    it was made. Without `traces` it is from an earlier chat: its tokens are those of its text, which may be others
-    than those that were drawn.
+    `path` ends with the question, and `begun` is the answer that this one continues, whose text is in the prompt.
+    `made` holds its settings and its prompt. Without `traces` it is from an earlier chat: its tokens are made from its
+    text, and may differ from those that were sampled.
     """
 
     message: Message
@@ -60,81 +60,81 @@ class Answered:
         return self.made.local.model.vocab.ends(token)
 
     def find(self, text: str) -> int | None:
-        """The first token that contains a text, or the first of those that spell it."""
+        """The first token that contains a text, or the first of the tokens that spell it together."""
         vocab = self.made.local.model.vocab
-        whole = next((number for number in range(len(self.tokens)) if text in self.text(number)), None)
-        if whole is not None:
-            return whole
+        single = next((number for number in range(len(self.tokens)) if text in self.text(number)), None)
+        if single is not None:
+            return single
         pieces = [vocab.piece(token, special=True) for token in self.tokens]
-        at = b"".join(pieces).find(text.encode())
-        return None if at < 0 else bisect_right(list(accumulate(map(len, pieces))), at)
+        position = b"".join(pieces).find(text.encode())
+        return None if position < 0 else bisect_right(list(accumulate(map(len, pieces))), position)
 
     def least_sure(self, progress: Progress | None = None) -> int | None:
-        """The token with the highest entropy where the temperature stands; None where somebody stopped the search."""
+        """The token with the highest entropy before the temperature step; None when the search was stopped."""
         if self.traces:
-            known = [trace.entropy or 0.0 for trace in self.traces]
+            values = [trace.entropy or 0.0 for trace in self.traces]
         else:
             try:
-                known = entropies(self.made.local.context, self.subject, progress)
+                values = entropies(self.made.local.context, self.subject, progress)
             except AbortedError:
                 return None
-        return known.index(max(known))
+        return values.index(max(values))
 
     def dissect(self, number: int, count: int, progress: Progress | None = None) -> Dissection | None:
-        """See `engine.dissect`; None where somebody stopped it."""
+        """See `engine.dissect`; None when it was stopped."""
         try:
             return dissect(self.made.local.context, self.subject, number, count, progress)
         except AbortedError:
             return None
 
     def candidate(self, number: int, rank: int, progress: Progress | None = None) -> int | None:
-        """The token that the model held the `rank`-th likeliest at token `number`; None where somebody stopped it.
+        """The candidate of this rank (1 is the most likely) at token `number`; None when the search was stopped.
 
         Raises:
             UsageError: when there are not so many.
         """
         n_tokens = self.made.local.model.vocab.n_tokens
         if not 0 < rank <= n_tokens:
-            raise UsageError(f"there is no candidate {rank}", f"/alternatives {number} lists the likeliest")
+            raise UsageError(f"there is no candidate {rank}", f"list the candidates with /alternatives {number}")
         try:
             return likeliest(self.made.local.context, self.subject, number, rank, progress)
         except AbortedError:
             return None
 
     def beginning(self, number: int, token: int) -> tuple[str, str]:
-        """Answer and reasoning as they were before token `number`, and then with `token`.
+        """Answer and reasoning before token `number`, followed by `token`.
 
         Raises:
-            UsageError: where that is no text to go on with.
+            UsageError: when the model cannot continue this text.
         """
         made, vocab = self.made, self.made.local.model.vocab
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        said = decoder.decode(b"".join(vocab.piece(one) for one in [*self.tokens[:number], token]))
+        text = decoder.decode(b"".join(vocab.piece(one) for one in [*self.tokens[:number], token]))
         if decoder.getstate()[0]:
-            raise UsageError("that is only a part of a character", "choose another token")
+            raise UsageError("this token ends within a character", "choose another token")
         reasoning, content = self.begun.reasoning if self.begun else "", made.settings.prefill or ""
         if made.settings.raw or content:
-            return content + said, reasoning
+            return content + text, reasoning
         splitter = ThinkingSplitter(made.prompt.text, made.inside)
-        parts = [*splitter.push(said), *splitter.flush()]
+        parts = [*splitter.push(text), *splitter.flush()]
         content = "".join(text for kind, text in parts if kind == "answer")
         reasoning += "".join(text for kind, text in parts if kind == "think")
         if not content and (not splitter.thinking or not reasoning):
-            raise UsageError("there is no text yet to go on with", "choose a later token")
+            raise UsageError("there is no text before this token", "choose a later token")
         return content, reasoning
 
 
 def last_answer(dialogue: "Dialogue", turn: "Turn | None") -> Answered:
-    """The last answer of the branch that is talked in; `turn` is the last one that was given in this chat.
+    """The last answer of the current branch; `turn` is the last one of this chat.
 
     Raises:
         UsageError: when there is none, or it has no tokens.
     """
     path = dialogue.session.conversation.path()
-    at = next((at for at in reversed(range(len(path))) if path[at].role == "assistant"), None)
-    if at is None:
-        raise UsageError("no answer was given here yet", "say something first")
-    message, before = path[at], path[:at]
+    index = next((index for index in reversed(range(len(path))) if path[index].role == "assistant"), None)
+    if index is None:
+        raise UsageError("there is no answer yet", "send a message first")
+    message, before = path[index], path[:index]
     if turn and turn.message == message and turn.local is dialogue.local and turn.answer.traces:
         traces = [trace for trace in turn.answer.traces if trace.id is not None]
         tokens = [trace.id for trace in traces if trace.id is not None]
@@ -142,12 +142,12 @@ def last_answer(dialogue: "Dialogue", turn: "Turn | None") -> Answered:
     else:
         answered = _from_text(dialogue, message, before)
     if not answered.tokens:
-        raise UsageError("the last answer has no tokens", "/retry gives another one")
+        raise UsageError("the last answer has no tokens", "generate another one with /retry")
     return answered
 
 
 def _from_text(dialogue: "Dialogue", message: Message, before: Sequence[Message]) -> Answered:
-    """An answer of which nothing but the text and the settings is known."""
+    """An answer of which only the text and the settings are known."""
     assert dialogue.local
     settings = dialogue.settings
     if message.params:

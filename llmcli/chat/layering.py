@@ -1,4 +1,4 @@
-"""The layers of settings in their order: configuration, preset, character, environment, flags, session."""
+"""The layers of settings in their order: configuration, preset, character, environment, options, session."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -11,14 +11,14 @@ from llmcli.params.layers import Layer, environment_layer, resolve
 
 @dataclass(frozen=True)
 class Layers:
-    """The layers below a session, lowest first; the model's own defaults come under all of them."""
+    """The layers below a session, lowest first; the defaults of the model are below all of them."""
 
     below: Sequence[Layer]
 
     def above(self, overrides: Mapping[str, Any], once: Mapping[str, Any] | None = None) -> list[Layer]:
-        """All of them with what was set in the session on top, and over it what counts for one answer only.
+        """All layers, then the settings of the session, then those of one answer (`once`).
 
-        A preset chosen in one of the two lies just under the rest of it, and takes the place of any other.
+        A preset in one of the two replaces the other presets, and is just below the rest of its layer.
         """
         layers = list(self.below)
         for name, values in {"session": overrides, **({"retry": once} if once else {})}.items():
@@ -36,10 +36,10 @@ class Layers:
 
 
 def layers_of(flags: Layer, *middle: Layer) -> Layers:
-    """The layers of a command line; `middle` (a character) lies above its preset.
+    """The layers of a command line; `middle` (a character) is above the preset.
 
     Raises:
-        UsageError: for a preset that does not exist, or a value that cannot be.
+        UsageError: for an unknown preset or a value that is not valid.
     """
     config, environment = config_layer(), environment_layer(os.environ)
     chosen = resolve([config, environment, flags]).settings.preset

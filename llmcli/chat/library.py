@@ -1,4 +1,4 @@
-"""The models this user can reach: the shelf of this machine, made from the settings in force."""
+"""The model locations for the current settings, and the download that a reference means."""
 
 import os
 from pathlib import Path
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 
 def shelf(settings: Settings) -> Shelf:
-    """Where models are looked for under these settings.
+    """The locations of models for these settings.
 
     Raises:
-        UsageError: when the configuration file's aliases are not names for models.
+        UsageError: the aliases of the configuration file are not valid.
     """
     folders = tuple(Path(os.path.expanduser(folder)).absolute() for folder in settings.model_folders)
     return Shelf(cache_dir(), data_dir(), folders=folders, aliases=aliases(), offline=settings.offline)
 
 
 def to_download(text: str, settings: Settings) -> "HubReference | UrlReference | None":
-    """What the hub or a server is to be asked for; None for what comes another way (the starter) or is here anyway.
+    """The reference to download; None for the starter and for models that are not downloaded (files, Ollama's).
 
     Raises:
-        ModelNotFoundError: when the text is no reference, or a name that leads nowhere.
+        ModelNotFoundError: the text is not a valid reference, or an unknown name.
     """
     from llmcli.models.catalogue import entry
     from llmcli.models.reference import HubReference, NameReference, UrlReference, parse

@@ -1,4 +1,4 @@
-"""A model on this machine, opened from the settings: what the rest of the program talks to."""
+"""A local model, loaded as the settings say: the engine of the rest of the program."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -40,8 +40,8 @@ Trying = Callable[[str, int], None]
 class Prompt:
     """A prompt as it will be evaluated; `text` shows control tokens too.
 
-    `asked` is what it was made from: messages, or with `raw` a text. `template` is the source of the chat template,
-    `moment` the time it was told (seconds since 1970).
+    `asked` is its source: messages, or with `raw` a text. `template` is the source of the chat template, `moment` the
+    time that the template got (seconds since 1970).
     """
 
     text: str
@@ -53,7 +53,7 @@ class Prompt:
 
 @dataclass
 class Target:
-    """A model that was found but not loaded; `notes` is what the user should know."""
+    """A model that is found but not loaded; `notes` are for the user."""
 
     file: ModelFile
     notes: list[str] = field(default_factory=list)
@@ -69,26 +69,26 @@ class Target:
 
     @cached_property
     def layer(self) -> Layer:
-        """The model's own sampling defaults (`general.sampling.*`); those that cannot be are left out and noted."""
+        """The model's own sampling defaults (`general.sampling.*`); invalid ones are skipped with a note."""
         values: dict[str, Any] = {}
         for key, raw in self.header.sampling_defaults.items():
             try:
                 values[key] = find_setting(key).parse_data(raw)
             except UsageError as error:
-                self.notes.append(f"the model's own default is ignored: {error}")
+                self.notes.append(f"ignored a sampling default of the model: {error}")
         return Layer("model", values)
 
 
 def locate(settings: Settings, fetch: Fetch | None = None, trying: Trying | None = None) -> Target:
-    """Find the model of the settings, fetch it if it is the starter, and check its file. No other request is made.
+    """Find the model of the settings, download it if it is the starter, and check its file. There is no other request.
 
-    A file never seen before is tried in a child process first, for llama.cpp may abort on a damaged one; `trying`
-    is told its name and size before, for that takes as long as a load.
+    A new file is first loaded in a child process, because llama.cpp may abort on a corrupt one; `trying` gets its name
+    and size before, because that takes as long as a load.
 
     Raises:
-        NotHereError: when it could be downloaded.
-        ModelNotFoundError: when the reference leads nowhere.
-        ModelInvalidError: when the file is no model, damaged, or crashes llama.cpp.
+        NotHereError: when it is not downloaded.
+        ModelNotFoundError: when no such model exists.
+        ModelInvalidError: when the file is not a model, is corrupt, or crashes llama.cpp.
     """
     places = shelf(settings)
     target = Target(find(settings.model, places))
@@ -99,17 +99,17 @@ def locate(settings: Settings, fetch: Fetch | None = None, trying: Trying | None
     if known.is_safe(file, places.cache_dir, build):
         return target
     if target.header.is_vocab_only:
-        raise ModelInvalidError(f"{file.path.name} holds a vocabulary and no weights", "choose another file")
+        raise ModelInvalidError(f"{file.path.name} contains a vocabulary and no weights", "use another file")
     if trying:
         trying(file.path.name, sum(header.file_size for header in target.headers))
     probe(file.parts)
-    with suppress(OSError):  # a folder that cannot be written costs a probe each time, nothing else
+    with suppress(OSError):  # a folder that is not writable costs a probe each time
         known.remember(places.cache_dir, file.parts, build)
     return target
 
 
 def with_model(target: Target, upper: Sequence[Layer]) -> Resolved:
-    """The settings in force: the model's own defaults under `upper`, and a seed drawn where none is given."""
+    """The resolved settings: the model's own defaults below `upper`, and a random seed where none is given."""
     resolved = layers.resolve([target.layer, *upper])
     if resolved.settings.seed is not None:
         return resolved
@@ -117,7 +117,7 @@ def with_model(target: Target, upper: Sequence[Layer]) -> Resolved:
 
 
 class LocalModel:
-    """A loaded model with, from the first answer on, a context that remembers what it has read."""
+    """A loaded model with, from the first answer on, a context that keeps what it has evaluated."""
 
     def __init__(
         self,
@@ -127,11 +127,11 @@ class LocalModel:
         progress: Share | None = None,
         loaded: Model | None = None,
     ) -> None:
-        """Load the model, or take it where it was `loaded` already.
+        """Load the model, or take the one that is `loaded` already.
 
         Raises:
             ModelInvalidError: when llama.cpp refuses it, or it cannot generate text.
-            LlmcliError: when the context asked for cannot fit into memory.
+            LlmcliError: when the context does not fit in memory.
         """
         begin = perf_counter()
         self.target = target
@@ -147,52 +147,52 @@ class LocalModel:
         self.model = loaded
         if not self.model.generates:
             self.model.close()
-            raise ModelInvalidError(f"{self.name} is not a text generation model", "choose a decoder model")
+            raise ModelInvalidError(f"{self.name} is not a text generation model", "use a decoder model")
         self._context: Context | None = None
         self._open_ended = False  # whether the context was sized for answers of any length
         self.load_ms = loaded.load_ms
-        self.waited_ms = (perf_counter() - begin) * 1e3  # less, where the load began before it was asked for
+        self.waited_ms = (perf_counter() - begin) * 1e3  # less, where the load began early
 
     @property
     def name(self) -> str:
         return self.target.file.name
 
     def count_tokens(self, text: str) -> int:
-        """Tokens of a text as it stands in a message."""
+        """Number of tokens of a text in a message."""
         return len(self.model.vocab.tokenize(text))
 
     @property
     def n_ctx(self) -> int:
-        """Tokens that the context holds; 0 before there is one."""
+        """Size of the context in tokens; 0 before there is one."""
         return self._context.n_ctx if self._context else 0
 
     @property
     def context(self) -> Context:
-        """What answers are evaluated in; there is one from the first answer on."""
+        """The context in which answers are evaluated; it exists from the first answer on."""
         assert self._context
         return self._context
 
     @cached_property
     def identity(self) -> Identity:
-        """Which bytes the model is made of."""
+        """The sha256 of the model file."""
         return Identity(self.target.file, data_dir())
 
     def evaluated(self, tokens: Sequence[int]) -> int:
-        """How many of these tokens, from the first on, are in the context already and need not be read again."""
+        """How many of these tokens, from the first on, are in the context already."""
         return self._context.evaluated(tokens) if self._context else 0
 
     def read(self, tokens: Sequence[int]) -> None:
-        """Evaluate tokens ahead of an answer that will begin with them; an abort leaves what was evaluated."""
+        """Evaluate the first tokens of a later prompt; an abort keeps those that are evaluated."""
         if self._context and 0 < len(tokens) < self._context.n_ctx:
             with suppress(AbortedError):
                 self._context.prefill(0, tokens)
 
     def read_as(self, tokens: Sequence[int], layout: Batches, settings: Settings) -> None:
-        """Evaluate a prompt in the batches of an earlier time, all but the last one, which the next answer evaluates.
+        """Evaluate a prompt in recorded batches, all but the last one, which the next answer evaluates.
 
         Raises:
-            ValueError: when it cannot have lain so.
-            AbortedError: when it was stopped.
+            ValueError: when the batches do not fit the prompt or the context.
+            AbortedError: when it is stopped.
             ContextOverflowError: when the prompt does not fit.
         """
         context, before = self._context_for(len(tokens), settings), without_last(layout)
@@ -200,10 +200,10 @@ class LocalModel:
         context.prefill_as(0, tokens[: len(tokens) - layout[-1][1]], before)
 
     def open_context(self, settings: Settings) -> None:
-        """Make the context now, and large enough for answers of any length: a conversation grows.
+        """Create the context now, large enough for answers of any length, because a conversation grows.
 
         Raises:
-            LlmcliError: when there is no memory for it.
+            LlmcliError: when it does not fit in memory.
         """
         if self._context is None:
             self._context_for(0, replace(settings, max_tokens=-1))
@@ -216,7 +216,7 @@ class LocalModel:
         progress: Callable[[int, int], None] | None = None,
         **watched: Any,
     ) -> tuple[Generation, Iterator[Record]]:
-        """One answer: its state, and the records that drive it. `watched` goes to the `Generation`.
+        """One answer: its state, and the records that drive it. `watched` are further arguments of `Generation`.
 
         Raises:
             ContextOverflowError: when the prompt does not fit.
@@ -231,16 +231,16 @@ class LocalModel:
         begin = perf_counter()
         n_ctx, note = sizing.choose_context(self.shape, settings, n_prompt)
         sizing.check_room(settings, n_prompt, n_ctx, note)
-        if self._context is None or n_ctx > self._context.n_ctx:  # a new one forgets what was read
+        if self._context is None or n_ctx > self._context.n_ctx:  # a new one has to evaluate everything again
             if note:
                 self.target.notes.append(note)
             if self._context:
                 self._context.close()
                 self._context = None
             self._context = self.new_context(settings, n_ctx)
-            took = (perf_counter() - begin) * 1e3
-            self.load_ms += took
-            self.waited_ms += took
+            elapsed = (perf_counter() - begin) * 1e3
+            self.load_ms += elapsed
+            self.waited_ms += elapsed
         self._open_ended = settings.max_tokens < 0
         return self._context
 
@@ -251,7 +251,7 @@ class LocalModel:
         return context.n_ctx > n_prompt + max(settings.max_tokens, 0) and (self._open_ended or not open_ended)
 
     def new_context(self, settings: Settings, n_ctx: int, **several: int) -> Context:
-        """A context that has read nothing; `several` are the fields of `ContextParams` for more than one answer."""
+        """An empty context; `several` are the fields of `ContextParams` for more than one answer."""
         threads = settings.n_threads or hardware.usable_cores()
         params = ContextParams(
             n_ctx=n_ctx,
@@ -267,7 +267,7 @@ class LocalModel:
         return Context(self.model, params, self.abort)
 
     def exchange(self, context: Context | None) -> Context | None:
-        """Answer in another context from now on; returns the one of before, which is the caller's then."""
+        """Use another context from now on; returns the previous one, which belongs to the caller then."""
         before, self._context = self._context, context
         return before
 

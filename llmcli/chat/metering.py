@@ -1,4 +1,4 @@
-"""What a chat template may use: a meter that is paid for all it makes, and the places where it pays."""
+"""Limits of chat templates: a budget for time and text, and the code that charges it."""
 
 import time
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, ValuesView
@@ -8,16 +8,16 @@ from jinja2 import TemplateSyntaxError, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.visitor import NodeTransformer
 
-OBJECT = 64  # what an object costs in characters, and a turn of a loop
+OBJECT = 64  # cost of an object or of one iteration of a loop, in characters
 _CONTAINERS = (list, tuple, set, KeysView, ValuesView, ItemsView)
 
 
 class OverLimitError(SecurityError):
-    """The template works too long or makes too much."""
+    """The template exceeds its limits of time or text."""
 
 
 class Meter:
-    """What a template may still do: seconds, and characters to make, of which an object or a turn costs 64."""
+    """The budget of one rendering: seconds, and characters to produce; an object or an iteration costs 64."""
 
     def __init__(self, room: int, seconds: float) -> None:
         self._room = room
@@ -25,15 +25,15 @@ class Meter:
         self._end = time.monotonic() + seconds
 
     def spend(self, amount: int) -> None:
-        """Pay for `amount` characters that are about to be made."""
+        """Charge for `amount` characters before they are produced."""
         self._room -= max(amount, 0)
         if self._room < 0:
-            raise OverLimitError("it makes too much text or loops too often")
+            raise OverLimitError("it produces too much text or loops too often")
         if time.monotonic() > self._end:
-            raise OverLimitError(f"it runs for more than {self._seconds:g} seconds")
+            raise OverLimitError(f"it takes longer than {self._seconds:g} seconds")
 
     def weigh(self, value: Any) -> Any:
-        """`value`, paid for with all that is in it, so that writing it out or comparing it stays cheap."""
+        """`value`, charged with everything in it, so that it cannot be expensive to print or compare."""
         pending = [value]
         while pending:
             item = pending.pop()
@@ -43,23 +43,23 @@ class Meter:
             elif isinstance(item, _CONTAINERS):
                 pending += item
             elif isinstance(item, int) and item.bit_length() > 64:
-                raise OverLimitError("it makes a number that is too large")
+                raise OverLimitError("it computes a number that is too large")
         return value
 
     def each(self, values: Iterable[Any], text: int = 0) -> Iterator[Any]:
-        """The turns of a loop that writes `text` fixed characters in each."""
+        """The values of a loop, each charged with the `text` fixed characters of the loop body."""
         for value in values:
             self.spend(OBJECT + text)
             yield value
 
     def cut(self, value: Any) -> Any:
-        """A slice: what is in it is there already."""
+        """A slice, charged for its copy only: its items exist already."""
         self.spend(len(value) * (1 if isinstance(value, str) else 8))
         return value
 
 
 class Metering(NodeTransformer):
-    """Sends through the meter what a sandbox has no hook for: loops, `~`, lists, slices."""
+    """Adds charges where a sandbox has no hook: loops, `~`, lists, slices."""
 
     def visit(self, node: nodes.Node, *_args: Any, **_kwargs: Any) -> nodes.Node:
         self.generic_visit(node)
@@ -69,7 +69,7 @@ class Metering(NodeTransformer):
             return _filter(nodes.List(node.nodes, lineno=node.lineno), "join")
         if isinstance(node, (nodes.List, nodes.Dict)):
             return _filter(node, "weigh")
-        if isinstance(node, nodes.Tuple) and node.ctx == "load":  # and not a target, as in `for key, value in`
+        if isinstance(node, nodes.Tuple) and node.ctx == "load":  # not a target, as in `for key, value in`
             return _filter(node, "weigh")
         if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice):
             return _filter(node, "cut")
@@ -78,7 +78,7 @@ class Metering(NodeTransformer):
 
 def _metered_loop(node: nodes.For) -> nodes.For:
     if node.recursive:
-        raise TemplateSyntaxError("a recursive loop is not allowed", node.lineno)
+        raise TemplateSyntaxError("recursive loops are not allowed", node.lineno)
     fixed = sum(len(part.data) for part in node.find_all(nodes.TemplateData))
     node.iter = _filter(node.iter, "each", nodes.Const(fixed))
     return node

@@ -1,4 +1,4 @@
-"""A model that is loaded in a thread of its own while the user types already."""
+"""Load a model in a thread while the user types."""
 
 import threading
 from collections.abc import Callable
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from llmcli.chat.local import LocalModel
     from llmcli.chat.transcript import Transcript
 
-# Given a flag that stops it, and what to call with how far it is; returns a model that is ready to answer.
+# Gets a flag that stops it and a function to report progress to; returns a model that is ready to answer.
 Load = Callable[[AbortFlag, Callable[[str], None]], "Transcript"]
 _TICK = 0.02  # seconds; a Ctrl-C waits for the next one
 CHECKING = "checking the file"
 
 
 class Opening:
-    """One load. `doing` says how far it is; `on_end` is called in its thread at the end, good or bad."""
+    """One load. `doing` is its progress; `on_end` is called in its thread at the end, also after an error."""
 
     def __init__(self, load: Load, on_end: Callable[[], None] | None = None) -> None:
         self.doing = CHECKING
@@ -31,18 +31,18 @@ class Opening:
 
     def _run(self) -> None:
         try:
-            self._transcript = self._load(self._abort, self._say)
-        except BaseException as error:  # told where the model is wanted, in the main thread
+            self._transcript = self._load(self._abort, self._report)
+        except BaseException as error:  # raised in the main thread, by `wait`
             self._fault = error
         if self._on_end:
             self._on_end()
 
-    def _say(self, doing: str) -> None:
+    def _report(self, doing: str) -> None:
         self.doing = doing
 
     @property
     def transcript(self) -> "Transcript | None":
-        """How the model reads a conversation, once it is loaded."""
+        """The prompts of a conversation for the model, once it is loaded."""
         return self._transcript
 
     @property
@@ -55,10 +55,10 @@ class Opening:
         return self._fault is not None
 
     def wait(self, tick: Callable[[str], bool]) -> "LocalModel | None":
-        """The model, as soon as it is loaded. `tick(doing)` is called meanwhile; False from it gives up waiting (None).
+        """The model, once it is loaded. `tick(doing)` is called meanwhile; where it returns False, the result is None.
 
         Raises:
-            LlmcliError: whatever the load failed with.
+            LlmcliError: the error of the load.
         """
         while self._thread.is_alive():
             self._thread.join(_TICK)
@@ -71,7 +71,7 @@ class Opening:
     def close(self) -> None:
         """Stop the load, or free the model; harmless when done twice."""
         self._abort.set()
-        while self._thread.is_alive() and self.doing != CHECKING:  # which runs in another process, and may take long
+        while self._thread.is_alive() and self.doing != CHECKING:  # it runs in another process, and may take long
             self._thread.join(_TICK)
         transcript, self._transcript = self._transcript, None
         if transcript:

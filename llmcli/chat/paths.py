@@ -1,4 +1,4 @@
-"""Where llmcli keeps its own files: configuration, data and cache."""
+"""The folders of llmcli's own files: configuration, data and cache."""
 
 import os
 from pathlib import Path
@@ -6,9 +6,11 @@ from pathlib import Path
 from llmcli.errors import DiskError
 from llmcli.models.private_files import make_private_folder
 
+_WRITABLE = "set LLMCLI_HOME to a folder that you can write to"
+
 
 def config_dir() -> Path:
-    """The folder of `config.toml`; `LLMCLI_HOME` moves it, as it moves the others."""
+    """The folder of `config.toml`; `LLMCLI_HOME` moves it and the others."""
     return _folder("config")
 
 
@@ -18,11 +20,12 @@ def data_dir() -> Path:
 
 
 def cache_dir() -> Path:
-    """The folder of what can be fetched or computed again: the starter, the memory of probed files."""
+    """The folder of files that can be made again: the starter, the list of checked models."""
     return _folder("cache")
 
 
 def config_file() -> Path:
+    """The configuration file, which may be missing."""
     return config_dir() / "config.toml"
 
 
@@ -34,12 +37,12 @@ def _folder(kind: str) -> Path:
 
     try:
         return Path(getattr(platformdirs, f"user_{kind}_dir")("llmcli", appauthor=False))
-    except RuntimeError:  # no HOME, and nobody knows this user
-        raise DiskError("there is no home folder", "set LLMCLI_HOME to a folder you may write") from None
+    except RuntimeError:  # HOME is not set, and the user is not in the system's list
+        raise DiskError("cannot find the home folder", _WRITABLE) from None
 
 
 def make_private(folder: Path) -> Path:
-    """Create `folder` for this user alone, if it is not there.
+    """Create `folder`, which only this user can read, if it does not exist.
 
     Raises:
         DiskError: when that is not possible.
@@ -47,7 +50,5 @@ def make_private(folder: Path) -> Path:
     try:
         make_private_folder(folder)
     except OSError as error:
-        raise DiskError(
-            f"cannot create {folder}: {error.strerror}", "set LLMCLI_HOME to a folder you may write"
-        ) from None
+        raise DiskError(f"cannot create {folder}: {error.strerror}", _WRITABLE) from None
     return folder

@@ -1,4 +1,4 @@
-"""All that is known about a model without loading it: from its header, its place and its repository."""
+"""The facts about a model, without loading it: from its header, its location and its repository."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -19,57 +19,57 @@ from llmcli.params.settings import Settings
 
 
 def local_portrait(file: ModelFile, shelf: Shelf, settings: Settings) -> dict[str, Any]:
-    """A model that is here.
+    """The facts about a model on this machine.
 
     Raises:
-        ModelInvalidError: when it is damaged.
-        ModelNotFoundError: when it is the starter and was not fetched yet.
+        ModelInvalidError: it is damaged.
+        ModelNotFoundError: it is the starter, which is not downloaded yet.
     """
     item = item_of(file, shelf)
     headers = read_headers(file.parts)
-    known = verified.when_verified(shelf.data_dir, file.path)
-    if item.source == "starter":  # it was checked before it was put there
-        known = item.digests[0], file.path.stat().st_mtime
-    licence = str(headers[0].metadata.get("general.license", "")) or licence_of(item, shelf)
+    recorded = verified.when_verified(shelf.data_dir, file.path)
+    if item.source == "starter":  # it was verified when it was downloaded
+        recorded = item.digests[0], file.path.stat().st_mtime
+    license_name = str(headers[0].metadata.get("general.license", "")) or license_of(item, shelf)
     return _portrait(headers, item.size, settings) | {
         "name": item.name,
-        "here": True,
+        "downloaded": True,
         "n_files": len(file.parts),
-        "licence": licence,
+        "license": license_name,
         "commit": item.cached.commit if item.cached else None,
         "file": str(file.path),
         "sha256": item.digests[0],
-        "verified": known[1] if known and known[0] == item.digests[0] else None,
-        "damaged": bool(known and item.digests[0] and known[0] != item.digests[0]),
+        "verified": recorded[1] if recorded and recorded[0] == item.digests[0] else None,
+        "damaged": bool(recorded and item.digests[0] and recorded[0] != item.digests[0]),
         "used": item.used,
         "projector": item.cached.projector.path if item.cached and item.cached.projector else None,
     }
 
 
-def licence_of(item: Item, shelf: Shelf) -> str:
-    """What the hub said when the model was pulled; "" when nobody knows."""
+def license_of(item: Item, shelf: Shelf) -> str:
+    """The license that the Hub gave when the model was pulled; "" if it is not known."""
     pulled = records.all_records(shelf.data_dir) if item.cached else []
-    fitting = (one.licence for one in pulled if item.cached and one.files == item.cached.variant.parts)
-    return next(fitting, "")
+    matching = (one.license for one in pulled if item.cached and one.files == item.cached.variant.parts)
+    return next(matching, "")
 
 
 def remote_portrait(plan: Plan, settings: Settings) -> dict[str, Any]:
-    """A model of the hub, of which only the header is read.
+    """The facts about a model on the Hub, of which only the header is read.
 
     Raises:
-        LlmcliError: when the hub cannot be asked, or its file is no model.
+        LlmcliError: the Hub cannot be reached, or the file is not a model.
     """
     from llmcli.models.hub.header import remote_header
 
     header = remote_header(plan.files[0])
     first = plan.variant.parts[0]
-    licence = plan.repo.licence or str(header.metadata.get("general.license", ""))
+    license_name = plan.repo.license or str(header.metadata.get("general.license", ""))
     return _portrait([header], plan.variant.size, settings) | {
         "name": str(plan.reference),
-        "here": False,
+        "downloaded": False,
         "n_parameters": header.n_parameters if len(plan.variant.parts) == 1 else plan.repo.n_parameters,
         "n_files": len(plan.variant.parts),
-        "licence": licence,
+        "license": license_name,
         "commit": plan.repo.commit,
         "file": f"{plan.repo.name}/{first.path}",
         "sha256": first.sha256,

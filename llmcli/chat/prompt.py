@@ -1,4 +1,4 @@
-"""From messages to tokens: the template's text may hold control tokens, what people wrote may not."""
+"""From messages to tokens: the text of the template may contain control tokens, the text of users may not."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,10 +22,10 @@ def render_prompt(
 ) -> tuple[str, list[int]]:
     """The prompt as text and as tokens, ending where the answer begins (after `prefill`).
 
-    A content that spells a control token (`<|im_end|>` in a pasted file) is taken apart: each such text is
-    replaced by a mark that nobody can guess while the template runs, and tokenized as plain text afterwards.
-    Where no content does, the tokens are those llama.cpp makes of the whole. A `cache` that is given again with the
-    next prompt of the conversation saves the work for all that has not changed; the result is the same.
+    Where a content spells a control token (`<|im_end|>` in a pasted file), a mark that nobody can guess takes its place
+    while the template runs, and the text is tokenized as plain text afterwards. Where no content does, the tokens are
+    those that llama.cpp makes of the whole text. With the same `cache` for the next prompt of a conversation, only new
+    text is tokenized; the result is the same.
     """
     if cache is None or cache.vocab is not vocab:
         cache = TokenCache(vocab)
@@ -35,15 +35,15 @@ def render_prompt(
 
 
 def warm(template: "ChatTemplate", cache: TokenCache) -> None:
-    """Do what the second prompt would have to wait for (30 ms with 50,000 tokens), while the user types."""
+    """Prepare the cache (30 ms with 50,000 tokens) while the user types, so that the second prompt is fast."""
     turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    with suppress(LlmcliError):  # what is wrong with the template shows with the first prompt
-        for _ in range(2):  # where to cut shows in the first one's tokens
+    with suppress(LlmcliError):  # the first prompt reports an error of the template
+        for _ in range(2):  # the tokens of the first one tell where to cut
             render_prompt(template, cache.vocab, [*turn, turn[0]], cache=cache)
 
 
 def with_bos(vocab: Vocab, tokens: list[int]) -> list[int]:
-    """The tokens with exactly one BOS in front where the model wants one, whoever wrote it."""
+    """The tokens with exactly one BOS in front if the model uses one, also where the text has it already."""
     if not vocab.adds_bos or vocab.bos is None:
         return tokens
     start = next((i for i, token in enumerate(tokens) if token != vocab.bos), len(tokens))
@@ -51,5 +51,5 @@ def with_bos(vocab: Vocab, tokens: list[int]) -> list[int]:
 
 
 def raw_tokens(vocab: Vocab, text: str) -> list[int]:
-    """Tokens of a prompt without a template; special tokens in it count, for here the user writes the template."""
+    """Tokens of a prompt without a template; special tokens in it count, because the user writes the template."""
     return with_bos(vocab, vocab.tokenize(text, add_special=True, parse_special=True))

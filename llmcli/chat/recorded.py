@@ -1,6 +1,6 @@
-"""An answer of an earlier time with all it carries, read from the output of `--json` or from a session.
+"""A recorded answer with its replay data, read from the output of `--json` or from a session.
 
-Both may come from elsewhere. No file that they name is opened, and no code that they name is run.
+Both may come from others. No file that they name is opened, and no code that they name is run.
 """
 
 import json
@@ -21,7 +21,8 @@ from llmcli.params.settings import fields, parse_data
 
 _WHOLE = ("stop", "length")
 _ROLES = ("system", "user", "assistant")
-# What belongs to another day, and whatever may name a file: what stood in it is among the circumstances.
+_WRITE_JSON = "give a file that `llmcli generate --json` wrote"
+# Settings of another machine, and those that may name a file: its content is part of the replay data.
 _LEFT_OUT = {*describe(HubParams), *describe(InterfaceParams), "prompt", "preset", "system", "timeout", "logprobs"}
 _LEFT_OUT |= {key for key, field in fields().items() if field.param.path}
 
@@ -30,14 +31,14 @@ _LEFT_OUT |= {key for key, field in fields().items() if field.param.path}
 class Recorded:
     """`values` are the typed settings by key.
 
-    `asked` is what was asked, as in `Prompt`; or it is None, and `path` holds the messages of a session, `system` its
-    system prompt and `begun` the answer that this one goes on with.
+    `asked` is the request, as in `Prompt`; or it is None, and `path` holds the messages of a session, `system` its
+    system prompt and `begun` the answer that this one continues.
     """
 
     source: str
     text: str
     reasoning: str
-    whole: bool  # it ended by itself, or at its limit
+    whole: bool  # the model or a limit ended it
     values: Mapping[str, Any]
     circumstances: Circumstances
     asked: Sequence[Mapping[str, Any]] | str | None = None
@@ -48,31 +49,31 @@ class Recorded:
 
 
 def from_output(text: str, source: str, own: str = "") -> list[Recorded]:
-    """What one JSON object of `llmcli generate --json` says: an answer, or of `compare --json`: all, with their labels.
+    """The answer in one JSON object of `llmcli generate --json`, or all answers of `compare --json`, with their labels.
 
-    `own` is the file of a policy that the user allows.
+    `own` is the policy file (FILE.py:NAME) that the user allows.
 
     Raises:
-        UsageError: when it is none, or was made with a policy that was not allowed.
+        UsageError: when it is not such an object, or needs a policy file that is not allowed.
     """
     data = _object(text, source)
     variants = data.get("variants")
     if variants is None:
         return [_answer_of(data, source, own)]
     if not isinstance(variants, list) or not 0 < len(variants) <= MOST:
-        raise UsageError(f"{source} holds no answers that could be compared")
-    found = []
+        raise UsageError(f"{source}: variants must be a list of 1 to {MOST} answers", _WRITE_JSON)
+    answers = []
     for number, one in enumerate(variants, 1):
         if not isinstance(one, dict):
-            raise UsageError(f"answer {number} of {source} is no JSON object")
+            raise UsageError(f"answer {number} of {source} is not a JSON object", _WRITE_JSON)
         answer = _answer_of(one, f"answer {number} of {source}", own)
-        found.append(replace(answer, label=_text(one, "label", source)))
-    return found
+        answers.append(replace(answer, label=_text(one, "label", source)))
+    return answers
 
 
 def _answer_of(data: Mapping[str, Any], source: str, own: str) -> Recorded:
     if "replay" not in data:
-        raise UsageError(f"{source} carries nothing for a replay", "`llmcli generate --json` writes what does")
+        raise UsageError(f"{source} has no replay data", "create it with `llmcli generate --json`")
     values = _settings(data.get("params"), source, own)
     asked = _asked(data, source, bool(values.get("raw")))
     return Recorded(
@@ -87,21 +88,21 @@ def _answer_of(data: Mapping[str, Any], source: str, own: str) -> Recorded:
 
 
 def from_session(session: Session, number: int | None, own: str = "") -> Recorded:
-    """An answer of the present branch: that of message `number` as /history counts (from 1), or the last one.
+    """An answer of the current branch: the one of message `number` as /history counts (from 1), or the last one.
 
     Raises:
-        UsageError: when there is none, it carries nothing for a replay, or its policy was not allowed.
+        UsageError: when there is none, it has no replay data, or it needs a policy file that is not allowed.
     """
     path = session.conversation.path()
     message = _answer(path, number, session.name)
     source = f"answer {path.index(message) + 1} of {session.name}"
     if not message.replay:
-        raise UsageError(f"{source} carries nothing for a replay", _why_not(message))
+        raise UsageError(f"{source} has no replay data: {_missing_reason(message)}", "choose another answer")
     known = _circumstances(message.replay, source)
     values = _settings(message.params, source, own)
     begun = session.conversation.messages.get(known.begun) if known.begun else None
     if known.begun and not begun:
-        raise UsageError(f"{source} goes on with message {known.begun}, which is not there")
+        raise UsageError(f"{source} continues message {known.begun}, which does not exist", "choose another answer")
     system = message.params.get("system")
     return Recorded(
         source,
@@ -120,53 +121,53 @@ def _answer(path: Sequence[Message], number: int | None, name: str) -> Message:
     if number is None:
         last = next((message for message in reversed(path) if message.role == "assistant"), None)
         if not last:
-            raise UsageError(f"{name} holds no answer")
+            raise UsageError(f"{name} has no answer", "choose another session")
         return last
     if not 0 < number <= len(path):
-        raise UsageError(f"{name} has no message {number}", f"it has {len(path)}; `/history` shows their numbers")
+        raise UsageError(f"{name} has no message {number}", f"give a number from 1 to {len(path)}, as in /history")
     message = path[number - 1]
     if message.role == "user" and number < len(path):
         message = path[number]
     if message.role != "assistant":
-        raise UsageError(f"message {number} of {name} has no answer")
+        raise UsageError(f"message {number} of {name} has no answer", "choose another message")
     return message
 
 
-def _why_not(message: Message) -> str:
+def _missing_reason(message: Message) -> str:
     if message.finish_reason in ("edited", "greeting"):
-        return "no model gave it"
-    return "it was given before there were replays, copied from another branch, or cut off by a kill"
+        return "no model wrote it"
+    return "an older version wrote it, it is a copy from another branch, or a kill stopped it"
 
 
 def _object(text: str, source: str) -> dict[str, Any]:
     try:
-        data = json.loads(text, parse_constant=_no_number)
+        data = json.loads(text, parse_constant=_reject_constant)
     except (ValueError, RecursionError):
-        raise UsageError(f"{source} is no JSON", "give a file that `llmcli generate --json` wrote") from None
+        raise UsageError(f"{source} is not valid JSON", _WRITE_JSON) from None
     if not isinstance(data, dict):
-        raise UsageError(f"{source} is no JSON object", "give a file that `llmcli generate --json` wrote")
+        raise UsageError(f"{source} is not a JSON object", _WRITE_JSON)
     return data
 
 
-def _no_number(text: str) -> None:
+def _reject_constant(text: str) -> None:
     raise ValueError(text)
 
 
 def _settings(data: Any, source: str, own: str) -> dict[str, Any]:
-    """The typed settings, with the user's own policy as it was given now."""
+    """The typed settings, with the policy file that the user gives now."""
     if not isinstance(data, Mapping):
-        raise UsageError(f"{source}: its params are no object")
+        raise UsageError(f"{source}: params must be an object", _WRITE_JSON)
     policy = data.get("temp_policy_file")
     if policy and not own:
         raise UsageError(
-            f"{source} was drawn with a temperature policy of the user's own, {str(policy)[:200]}: that is code",
-            "if you trust it, give it with --temp-policy-file FILE.py:NAME",
+            f"{source} needs the policy file {str(policy)[:200]}, which is code",
+            "if you trust it, allow it with --temp-policy-file FILE.py:NAME",
         )
     if own and not policy:
-        raise UsageError(f"{source} was drawn without a policy file", "leave out --temp-policy-file")
+        raise UsageError(f"{source} has no policy file", "remove --temp-policy-file")
     values = parse_data({key: value for key, value in data.items() if key not in _LEFT_OUT}, f"{source}: params")
     if values.get("seed") is None:
-        raise UsageError(f"{source}: its params have no seed")
+        raise UsageError(f"{source}: params have no seed", _WRITE_JSON)
     return {**values, "temp_policy_file": own or None}
 
 
@@ -175,10 +176,10 @@ def _asked(data: Mapping[str, Any], source: str, raw: bool) -> Sequence[Mapping[
         return _text(data, "prompt", source)
     messages = data.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise UsageError(f"{source}: its messages are no list")
+        raise UsageError(f"{source}: messages must be a list of at least one message", _WRITE_JSON)
     for message in messages:
         if not isinstance(message, dict) or message.get("role") not in _ROLES:
-            raise UsageError(f"{source}: one of its messages has no role")
+            raise UsageError(f"{source}: each message must have a role: {', '.join(_ROLES)}", _WRITE_JSON)
         _text(message, "content", source)
     return [{"role": message["role"], "content": message["content"]} for message in messages]
 
@@ -186,7 +187,7 @@ def _asked(data: Mapping[str, Any], source: str, raw: bool) -> Sequence[Mapping[
 def _text(data: Mapping[str, Any], key: str, source: str, optional: bool = False) -> str:
     value = data.get(key, "" if optional else None)
     if not isinstance(value, str):
-        raise UsageError(f"{source}: its {key} is no text")
+        raise UsageError(f"{source}: {key} must be a string", _WRITE_JSON)
     return value
 
 
@@ -194,4 +195,4 @@ def _circumstances(data: Any, source: str) -> Circumstances:
     try:
         return from_data(data)
     except ValueError as error:
-        raise UsageError(f"{source} cannot be replayed: {error}") from None
+        raise UsageError(f"cannot replay {source}: {error}", _WRITE_JSON) from None

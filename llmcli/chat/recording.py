@@ -1,4 +1,4 @@
-"""What an answer was made with, gathered when it has ended."""
+"""The record of how an answer was made, gathered when it has ended."""
 
 import hashlib
 import json
@@ -14,35 +14,40 @@ from llmcli.engine.binding import bindings_version
 from llmcli.engine.machine import machine
 from llmcli.errors import LlmcliError
 from llmcli.params.generation import GenerationParams
+from llmcli.params.hub import HubParams
+from llmcli.params.inert import without_effect
+from llmcli.params.interface import InterfaceParams
 from llmcli.params.param import describe
-from llmcli.params.settings import SamplingParams, Settings, fields, to_datum
+from llmcli.params.settings import SamplingParams, Settings, fields, to_data, to_datum
 
 if TYPE_CHECKING:
     from llmcli.chat.answer import Answer
 
 _PATIENCE = 3.0  # seconds that the end of an answer may wait for the sha256 of its model
-# What decides which tokens come; grammar and policy file count by their content.
+# The settings that decide which tokens are generated; grammar and policy file count by their content.
 _DECIDING = (
     {*describe(SamplingParams), *describe(GenerationParams), "prefill", "raw"}
     | {"n_batch", "n_ubatch", "flash_attn", "cache_type_k", "cache_type_v"}
 ) - {"grammar", "grammar_file", "json_schema", "temp_policy_file", "logprobs", "trace_top", "timeout"}
+# The settings that no answer depends on: for downloads, the chat and the trace.
+_UNRELATED = {*describe(HubParams), *describe(InterfaceParams), "trace_top"}
 
 
 def replay_data(answer: "Answer", first: int | None = None, begun: int | None = None) -> dict[str, Any]:
-    """The circumstances as JSON data; nothing where nothing was read."""
+    """The circumstances as JSON data; empty where the prompt was not read."""
     if not answer.started or not answer.generation.conditions:
         return {}
     return circumstances(answer, first, begun).to_data()
 
 
 def circumstances(answer: "Answer", first: int | None = None, begun: int | None = None) -> Circumstances:
-    """All that is needed to repeat an answer; `first` and `begun` are numbers of messages. The prompt was read."""
+    """All that is needed to repeat an answer whose prompt was read; `first` and `begun` are numbers of messages."""
     local, prompt, settings, generation = answer.local, answer.prompt, answer.settings, answer.generation
     own, params = local.target.header.chat_template or "", generation.conditions
     assert params
     whole = answer.finish_reason in ("stop", "length")
     return Circumstances(
-        model_sha256=local.identity.wait(_PATIENCE if whole else 0),  # nobody who stops it wants to wait
+        model_sha256=local.identity.wait(_PATIENCE if whole else 0),  # who stops it does not want to wait
         build=bindings_version(),
         machine=machine(),
         n_ctx=params.n_ctx,
@@ -70,9 +75,16 @@ def _system(settings: Settings) -> str:
     """The text of a system prompt that is in a file."""
     if not (settings.system or "").startswith("@"):
         return ""
-    with suppress(LlmcliError):  # it is gone since
+    with suppress(LlmcliError):  # the file may be gone by now
         return system_text(settings) or ""
     return ""
+
+
+def answer_params(settings: Settings) -> dict[str, Any]:
+    """The settings as JSON data, without those that cannot have changed the answer."""
+    omitted = _UNRELATED | without_effect(settings)
+    values = to_data(settings).items()
+    return {key: value for key, value in values if key not in omitted and value not in (None, [], "")}
 
 
 def sha256(text: str) -> str:
@@ -86,14 +98,18 @@ def prompt_sha256(tokens: Sequence[int]) -> str:
 
 
 def settings_sha256(settings: Settings, grammar: str | None) -> str:
-    """Of those settings that decide which tokens come and are no defaults: a setting that is new changes nothing."""
-    deciding = ((key, field, getattr(settings, key)) for key, field in sorted(fields().items()) if key in _DECIDING)
+    """Of the settings that decide which tokens are generated and differ from their defaults.
+
+    So a setting that a later version adds changes nothing.
+    """
+    effective = _DECIDING - without_effect(settings)
+    deciding = ((key, field, getattr(settings, key)) for key, field in sorted(fields().items()) if key in effective)
     values = {key: to_datum(field, value) for key, field, value in deciding if value != field.default}
     return sha256(json.dumps([values, grammar]))
 
 
 def policy_sha256(place: str) -> str:
-    """Of the file in FILE.py:NAME; "" where it cannot be read any more."""
+    """Of the file in FILE.py:NAME; "" where it cannot be read."""
     try:
         with open(os.path.expanduser(place.rpartition(":")[0]), "rb") as file:
             return hashlib.sha256(file.read()).hexdigest()

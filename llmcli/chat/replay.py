@@ -1,4 +1,4 @@
-"""An answer given again: with the settings, the prompt and the batches of the first time."""
+"""Generate a recorded answer again: with its settings, its prompt and its batches."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -25,9 +25,9 @@ from llmcli.params.settings import Settings
 
 
 def settings_of(recorded: Recorded, model: str | None, here: Settings) -> Settings:
-    """The settings of the first time, with its context and threads; where models are found is as it is `here`.
+    """The recorded settings, with the recorded context and threads; those for downloads come from `here`.
 
-    More threads than this machine has processors would wait for each other for ever.
+    Not more threads than this machine has processors: they would wait for each other without end.
     """
     known, most = recorded.circumstances, os.cpu_count() or 1
     one, batch = (min(threads, most) for threads in known.threads)
@@ -46,13 +46,13 @@ def settings_of(recorded: Recorded, model: str | None, here: Settings) -> Settin
 
 @dataclass
 class Replay:
-    """Iterate over `parts()`; afterwards `difference` and `reasons` tell how it went."""
+    """Iterate over `parts()`; afterwards `difference` and `reasons` hold the result."""
 
     local: LocalModel
     recorded: Recorded
     settings: Settings
     answer: Answer = field(init=False)
-    stopped: bool = field(init=False, default=False)  # before its end: there is nothing to tell
+    stopped: bool = field(init=False, default=False)  # before its end: there is no result
     difference: Difference | None = field(init=False, default=None)
     reasons: list[str] = field(init=False, default_factory=list)
 
@@ -72,28 +72,30 @@ class Replay:
         """The parts of the answer as they come.
 
         Raises:
-            LlmcliError: as `Answer.parts` does, and when the prompt cannot have lain as the record says.
+            LlmcliError: as `Answer.parts` does, and when the recorded batches do not fit the prompt.
         """
-        self._lay()
-        yield from self._again()
+        self._read_prompt()
+        yield from self._generate()
         self.stopped = self.local.abort.is_set()
         if not self.stopped:
             self.compare()
 
-    def _lay(self) -> None:
-        """Bring the prompt into the context as it lay there; another prompt cannot lie so."""
+    def _read_prompt(self) -> None:
+        """Evaluate the prompt in the recorded batches; a different prompt has different ones."""
         tokens, known = self.answer.prompt.tokens, self.recorded.circumstances
         if prompt_sha256(tokens) != known.prompt_sha256 or not known.layout:
             return
         try:
             self.local.read_as(tokens, known.layout, self.settings)
         except ValueError as error:
-            raise UsageError(f"{self.recorded.source} cannot be replayed: in its layout, {error}") from None
+            raise UsageError(
+                f"cannot replay {self.recorded.source}: replay.layout: {error}", "record the answer again"
+            ) from None
         except AbortedError:
-            return  # which the answer meets too
+            return  # the answer is aborted as well
 
-    def _again(self) -> Iterator[Part]:
-        """The answer, to its end or to where it was cut the first time."""
+    def _generate(self) -> Iterator[Part]:
+        """The answer, to its end or to where it was stopped the first time."""
         answer, known = self.answer, self.recorded.circumstances
         generation, records = self.local.generate(
             answer.prompt, answer.settings, answer.grammar, None, **answer.watched()
@@ -111,12 +113,12 @@ class Replay:
         yield from answer.end()
 
     def compare(self) -> None:
-        """Note where the answer leaves the first one, and why."""
+        """Find the first difference from the recorded answer, and its reasons."""
         answer, recorded = self.answer, self.recorded
         now = Said(answer.reasoning, answer.text)
         then = Said(recorded.reasoning, recorded.text)
         if not recorded.whole and now.reasoning.startswith(then.reasoning) and now.text.startswith(then.text):
-            then = now  # what came with the last token had not been taken up yet
+            then = now  # the record does not have the text of the last token yet
         tokens = answer.generation.tokens[len(answer.prompt.tokens) :]
         begun = Said(recorded.begun.reasoning if recorded.begun else "", answer.settings.prefill or "")
         self.difference = first_difference(then, now, tokens, self.local.model.vocab, begun)
@@ -141,23 +143,26 @@ class Replay:
     def _template(self, known: Circumstances) -> ChatTemplate:
         source = known.template or self.local.target.header.chat_template
         if not source:
-            raise LlmcliError(f"{self.local.name} has no chat template, and the answer was made with the model's own")
+            raise LlmcliError(
+                f"{self.local.name} has no chat template, and the answer used the one of its model",
+                "give the right model with -m",
+            )
         template = ChatTemplate(source, special_texts(self.local), "the recorded chat template")
         template.moment = known.moment or None
         return template
 
 
 class ReplayTogether:
-    """Answers that were written side by side, given again so. Run the `comparison`, then call `compare`."""
+    """Generate the answers of a comparison again, side by side. Run the `comparison`, then call `compare`."""
 
     def __init__(self, local: LocalModel, recorded: Sequence[Recorded], settings: Sequence[Settings]) -> None:
-        asked = [replace(one, n_ctx=old.values.get("n_ctx", 0)) for one, old in zip(settings, recorded, strict=True)]
-        self.replays = [Replay(local, old, one) for old, one in zip(recorded, asked, strict=True)]
+        adjusted = [replace(one, n_ctx=old.values.get("n_ctx", 0)) for one, old in zip(settings, recorded, strict=True)]
+        self.replays = [Replay(local, old, one) for old, one in zip(recorded, adjusted, strict=True)]
         pairs = [(Variant(one.recorded.label, {}), one.answer) for one in self.replays]
         self.comparison = Comparison(local, pairs)
 
     def compare(self) -> None:
-        """Note for each answer where it leaves the first one, and why."""
+        """Find the first difference of each answer, and its reasons."""
         for replay in self.replays:
             replay.stopped = self.comparison.interrupted
             if not replay.stopped:

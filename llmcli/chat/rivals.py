@@ -1,4 +1,4 @@
-"""Answers to one question of a conversation, written side by side: none of them is said until one is kept."""
+"""Several answers to one question of a conversation; the one that is kept becomes a message."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from llmcli.errors import UsageError
 
 
 class Rivals:
-    """`path` is what they answer; with `new`, its last message is a draft, and nobody has said it yet."""
+    """`path` ends with the question; with `new`, the question is a draft that is not in the session yet."""
 
     def __init__(
         self,
@@ -21,11 +21,11 @@ class Rivals:
         variants: Sequence[Variant],
         seed: int,
     ) -> None:
-        """`seed` is that of the variants that name none.
+        """`seed` is for the variants that do not have their own.
 
         Raises:
             ContextOverflowError: when the prompt leaves no room for a single token.
-            UsageError: for settings that cannot be.
+            UsageError: for settings that are not valid.
         """
         self.session = dialogue.session
         self.question = path[-1]
@@ -36,19 +36,19 @@ class Rivals:
         self.comparison = Comparison(self.turns[0].local, pairs)
 
     def keep(self, number: int) -> Turn:
-        """Go on with answer `number`, from 1: it follows the question, in a branch of its own.
+        """Continue with answer `number`, from 1: it follows the question, in its own branch.
 
         Raises:
-            UsageError: when there is no such answer, or nothing came of it.
+            UsageError: when there is no such answer, or it is empty.
         """
         if not 0 < number <= len(self.turns):
-            raise UsageError(f"there is no answer {number}", f"they are 1 to {len(self.turns)}")
+            raise UsageError(f"there is no answer {number}", f"give a number from 1 to {len(self.turns)}")
         turn = self.turns[number - 1]
         if number in self._kept:
             self.session.move(self._kept[number])
             return turn
         if not turn.answer.text and not turn.answer.reasoning:
-            raise UsageError(f"nothing came of answer {number}", "keep another one")
+            raise UsageError(f"answer {number} is empty", "keep another answer")
         if self._new:
             self.session.move(self.question.parent)
             self.question = self.session.say("user", self.question.content, attachments=self.question.attachments)

@@ -1,4 +1,4 @@
-"""The sandbox of chat templates: a Jinja environment in which no loop, call or value is without end."""
+"""The sandbox of chat templates: a Jinja environment with limits on loops, calls and values."""
 
 import itertools
 import json
@@ -33,7 +33,7 @@ _OF_TEXT = frozenset((
     *("removeprefix", "removesuffix", "replace", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "split"),
     *("splitlines", "startswith", "strip", "swapcase", "title", "upper"),
 ))  # fmt: skip
-# No method of these may make much more than it was given, other than `replace` and `join`, which are metered.
+# No method of these produces much more text than it gets, except `replace` and `join`, which are charged.
 _METHODS: dict[type, frozenset[str]] = {
     str: _OF_TEXT,
     dict: frozenset(("get", "items", "keys", "values")),
@@ -43,7 +43,7 @@ _METHODS: dict[type, frozenset[str]] = {
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja as `transformers` sets it up for chat templates. `meter` belongs to one render (or compilation)."""
+    """Jinja as `transformers` configures it for chat templates. `meter` belongs to one rendering or compilation."""
 
     intercepted_binops = frozenset(("+", "-", "*", "/", "//", "%", "**"))
 
@@ -52,10 +52,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=["jinja2.ext.loopcontrols", _Generation],
-            finalize=self._out,
+            finalize=self._output,
         )
         self.meter = meter
-        self.moment = 0.0  # seconds since 1970: what a template is told of the time
+        self.moment = 0.0  # the time for the template, in seconds since 1970
         filters = {name: self._lazy(self.filters[name]) if name in _LAZY else self._metered(self.filters[name])
                    for name in _FILTERS}  # fmt: skip
         self.filters = filters | {
@@ -71,17 +71,17 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.globals |= {"namespace": _Namespace, "raise_exception": _raise, "strftime_now": self._strftime_now}
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """Only what chat templates need: a few methods, `loop`, `namespace` and `cycler`."""
+        """Allow only what chat templates need: a few methods, `loop`, `namespace` and `cycler`."""
         if isinstance(obj, (LoopContext, Namespace, Cycler)):
             return super().is_safe_attribute(obj, attr, value)
         return any(attr in names for kind, names in _METHODS.items() if isinstance(obj, kind))
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
-        """Say so at once: Jinja's undefined value may be printed as nothing."""
+        """Raise at once: Jinja's undefined value could be printed as an empty text."""
         raise SecurityError(f"{attribute!r} of {type(obj).__name__!r} is not allowed")
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        """Jinja asks this for each attribute of a text; ours takes the place of `str.format`."""
+        """A replacement for `str.format`; Jinja calls this for each attribute of a text."""
         owner = getattr(value, "__self__", None)
         if not isinstance(owner, str) or value.__name__ != "format":
             return None
@@ -102,7 +102,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if operator == "*":
             self.meter.spend(max(_repeated(left, right), _repeated(right, left)))
         if operator == "**" and isinstance(left, int) and left.bit_length() * abs(right) > 64:
-            raise OverLimitError("it makes a number that is too large")
+            raise OverLimitError("it computes a number that is too large")
         return self.meter.weigh(super().call_binop(context, operator, left, right))
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
@@ -111,14 +111,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
         tree.set_environment(self)
         return tree
 
-    @pass_context  # keeps the compiler from writing constants out by itself
-    def _out(self, _context: Any, value: Any) -> str:
+    @pass_context  # so that the compiler does not print constants without this
+    def _output(self, _context: Any, value: Any) -> str:
         text = value if isinstance(value, str) else str(value)
         self.meter.spend(len(text))
         return text
 
     def _metered(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The filter with its result paid for, an iterator's when it is read."""
+        """The filter with a charge for its result; for an iterator, while it is read."""
 
         @wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -128,7 +128,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return call
 
     def _lazy(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The same for filters that read on where nothing comes out."""
+        """The same for lazy filters, which may read many values before they yield one."""
 
         @wraps(function)
         def call(context: Any, values: Any, *args: Any, **kwargs: Any) -> Any:
@@ -149,16 +149,16 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return str(text.replace(old, new, -1 if count is None else count))
 
     def _format(self, text: str, *args: Any, **kwargs: Any) -> str:
-        """`str.format` with plain fields only: a width in a field makes a text of any length."""
-        pieces, places = [], itertools.count()
+        """`str.format` with plain fields only: a width in a field could make a text of any length."""
+        pieces, positions = [], itertools.count()
         for literal, name, spec, conversion in Formatter().parse(text):
-            pieces.append(self._out(None, literal))
+            pieces.append(self._output(None, literal))
             if name is None:
                 continue
             if spec or conversion or not (name == "" or name.isidentifier() or name.isdecimal()):
-                raise SecurityError("a format has other than plain fields")
-            value = kwargs[name] if name.isidentifier() else args[int(name) if name else next(places)]
-            pieces.append(self._out(None, value))
+                raise SecurityError("only plain fields are allowed in format()")
+            value = kwargs[name] if name.isidentifier() else args[int(name) if name else next(positions)]
+            pieces.append(self._output(None, value))
         return "".join(pieces)
 
     def _indent(self, text: Any, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
@@ -178,7 +178,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         separators: tuple[str, str] | None = None,
         sort_keys: bool = False,
     ) -> str:
-        """JSON with `transformers`' arguments: no HTML escapes, and no ASCII escapes unless asked for."""
+        """JSON with the arguments of `transformers`: no HTML escapes, and ASCII escapes only with `ensure_ascii`."""
         if indent is not None:
             indent = indent[:_WIDEST] if isinstance(indent, str) else min(indent, _WIDEST)
         encoder = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
@@ -190,7 +190,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 
 class _Generation(Extension):
-    """`{% generation %}` marks what the model wrote, for those who train it; here it changes nothing."""
+    """`{% generation %}` marks the text of the model for training; here it changes nothing."""
 
     tags = {"generation"}  # noqa: RUF012
 
@@ -200,7 +200,7 @@ class _Generation(Extension):
 
 
 class _Namespace(Namespace):
-    """Namespaces can hold each other, so that writing one out could take for ever."""
+    """A namespace with a fixed text: namespaces can contain each other, and printing could never end."""
 
     def __repr__(self) -> str:
         return "namespace"
@@ -210,5 +210,5 @@ def _repeated(value: Any, times: Any) -> int:
     return len(value) * times if isinstance(value, (str, list, tuple)) and isinstance(times, int) else 0
 
 
-def _raise(message: str = "it raises an exception") -> NoReturn:
+def _raise(message: str = "raise_exception() without a message") -> NoReturn:
     raise TemplateError(message)

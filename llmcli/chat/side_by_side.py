@@ -1,4 +1,4 @@
-"""Several answers at a time: in a context of their own, that begins with what the conversation's has read."""
+"""Generate several answers in one batch, in a separate context that shares the prompt of the conversation."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,12 +14,12 @@ from llmcli.engine.record import Record
 from llmcli.errors import LlmcliError
 from llmcli.params.settings import Settings
 
-_WORTH = 64  # tokens; fewer are sooner read again than copied
+_WORTH = 64  # tokens; it is faster to evaluate fewer again than to copy them
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What one of the answers is to be made from; `watched` goes to its `Generation`, `label` stands in its errors."""
+    """The request for one answer; `watched` goes to its `Generation`, `label` is for its errors."""
 
     prompt: Prompt
     settings: Settings
@@ -30,9 +30,9 @@ class Asked:
 
 @contextmanager
 def side_by_side(local: LocalModel, prompts: Sequence[Prompt], settings: Sequence[Settings]) -> Iterator[int]:
-    """Within this block `generate_together` writes as many of these answers at a time as this yields.
+    """Within this block `generate_together` generates as many of these answers at a time as this yields.
 
-    The context of a conversation is left as it is. Where there was none, the one of the answers becomes the model's.
+    The context of a conversation stays as it is. Where there is none, the context of the answers becomes the model's.
 
     Raises:
         ContextOverflowError: when a prompt leaves no room for an answer.
@@ -69,12 +69,12 @@ def side_by_side(local: LocalModel, prompts: Sequence[Prompt], settings: Sequenc
 def generate_together(
     local: LocalModel, asked: Sequence[Asked], progress: Progress | None = None
 ) -> tuple[list[Generation], Iterator[Record]]:
-    """Answers that are written in the same steps: their states, and the records that drive them.
+    """Answers that are generated in the same batches: their states, and the records that drive them.
 
-    `seq_id` of a record is the index of its answer. One that fails ends alone, and has a `failure`.
+    `seq_id` of a record is the index of its answer. An answer that fails ends alone, and has a `failure`.
 
     Raises:
-        UsageError: for settings or a grammar that cannot be.
+        UsageError: for settings or a grammar that are not valid.
     """
     generations: list[Generation] = []
     try:

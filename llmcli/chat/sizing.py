@@ -1,4 +1,4 @@
-"""How large the context is and how many layers go to the GPU, where the user leaves it open."""
+"""Size of the context and number of layers on the GPU, where the user does not set them; checks of the memory."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,8 +12,8 @@ from llmcli.params.settings import Settings
 
 _ROUND = 256  # llama.cpp rounds a context up to this
 _GIB = 1 << 30
-_WIDEST = 16  # answers at a time; a processor gains nothing by more
-_ROOM_EACH = 2048  # tokens that each of several answers of open length has at least, where the model has them
+_WIDEST = 16  # answers at a time; more do not make a processor faster
+_ROOM_EACH = 2048  # tokens that each of several answers of unlimited length gets at least, if the model has them
 
 
 def shape_of(headers: Sequence[GGUFHeader]) -> ModelShape:
@@ -34,14 +34,14 @@ def shape_of(headers: Sequence[GGUFHeader]) -> ModelShape:
 
 
 def choose_context(shape: ModelShape, settings: Settings, n_prompt: int) -> tuple[int, str]:
-    """The context size in tokens, and what the user should know about it ("" for nothing).
+    """The context size in tokens, and a note for the user ("" for none).
 
-    Left open, it is what this call can use: the prompt and `max_tokens` if that is known, else the trained
+    If not set, it is what this call can use: the prompt and `max_tokens` if that is known, else the trained
     context, and never more than fits into memory. A smaller context starts faster: its caches are zeroed.
     """
     if settings.n_ctx:
         past = settings.n_ctx > shape.n_ctx_train
-        note = f"the model was trained on {shape.n_ctx_train} tokens of context, {settings.n_ctx} may not work well"
+        note = f"the context of {settings.n_ctx} tokens is larger than the {shape.n_ctx_train} the model was trained on"
         return settings.n_ctx, note if past else ""
     fits = fitting_context(
         shape, hardware.available_memory(), settings.n_ubatch, settings.cache_type_k, settings.cache_type_v
@@ -51,7 +51,7 @@ def choose_context(shape: ModelShape, settings: Settings, n_prompt: int) -> tupl
         wanted = min(wanted, -(-(n_prompt + settings.max_tokens + 1) // _ROUND) * _ROUND)
     if wanted <= fits:
         return wanted, ""
-    return fits, f"memory allows {fits} of the model's {shape.n_ctx_train} tokens of context"
+    return fits, f"the context is {fits} of {shape.n_ctx_train} tokens: more does not fit in memory"
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class Sharing:
 def choose_shared(shape: ModelShape, settings: Settings, prompts: Sequence[int], n_answers: int) -> Sharing:
     """The context for `n_answers` answers to prompts of so many tokens; each prompt is in it once.
 
-    An answer has the room that it would have alone if `max_tokens` is known. Left open, all of them share what one
-    alone would have, or more where that is little for each. What memory does not hold at a time comes in rounds.
+    With `max_tokens` set, an answer has as much room as it would have alone. Without, all answers share what one alone
+    would have, or more where that is little for each. Answers that do not fit in memory together come in rounds.
 
     Raises:
         ContextOverflowError: when a prompt leaves no room for an answer.
@@ -95,45 +95,45 @@ def check_room(settings: Settings, n_prompt: int, n_ctx: int, note: str) -> None
     """
     if n_prompt >= n_ctx:
         raise ContextOverflowError(
-            f"the prompt has {n_prompt} tokens and the context holds {n_ctx}" + (f" ({note})" if note else ""),
+            f"the prompt has {n_prompt} tokens, and the context has {n_ctx}" + (f" ({note})" if note else ""),
             "shorten the prompt" + (" or raise --ctx-size" if settings.n_ctx else ""),
         )
 
 
 def check_memory(shape: ModelShape, settings: Settings, n_ctx: int) -> str:
-    """Refuse, before anything is loaded, what cannot fit into this machine's memory.
+    """Refuse, before anything is loaded, a context that does not fit in memory.
 
-    What fits only with the weights paged in from the disk again and again is not refused: the result says so.
+    A model that fits only with its weights paged in from disk again and again is not refused: the result is a note.
 
     Raises:
         LlmcliError: with the figures.
     """
     memory = hardware.available_memory()
     need = estimate(shape, n_ctx, settings.n_ubatch, settings.cache_type_k, settings.cache_type_v)
-    # The weights are mapped from the file and may be paged; the caches must be had.
+    # The weights are mapped from the file and may be paged; the caches must be in memory.
     if memory and need.kv_cache + need.compute > memory:
         raise LlmcliError(
-            f"a context of {n_ctx} tokens needs {need.kv_cache / _GIB:.1f} GiB beside the model's "
+            f"a context of {n_ctx} tokens needs {need.kv_cache / _GIB:.1f} GiB of memory in addition to the model's "
             f"{need.weights / _GIB:.1f} GiB, and {memory / _GIB:.1f} GiB are free",
-            "try a smaller --ctx-size, or --cache-type-k q8_0 --cache-type-v q8_0",
+            "use a smaller --ctx-size, or --cache-type-k q8_0 --cache-type-v q8_0",
         )
     if memory and need.total > memory and settings.n_gpu_layers in (0, "auto"):
         return (
-            f"the model needs {need.total / _GIB:.1f} GiB and {memory / _GIB:.1f} GiB are free: it will be slow, "
-            "choose a smaller quantization"
+            f"the model needs {need.total / _GIB:.1f} GiB of memory and {memory / _GIB:.1f} GiB are free: it is slow; "
+            "a smaller quantization is faster"
         )
     return ""
 
 
 def check_gpu(settings: Settings) -> str:
-    """What to tell somebody who asks for a GPU where there is none; "" otherwise."""
+    """A note for a user who asks for a GPU where there is none; "" otherwise."""
     if settings.n_gpu_layers in ("auto", 0) or hardware.has_gpu():
         return ""
-    return "n_gpu_layers has no effect: this build of llama.cpp knows no GPU (see `llmcli doctor`)"
+    return "n_gpu_layers has no effect: this build of llama.cpp has no GPU support, see `llmcli doctor`"
 
 
 def choose_gpu_layers(shape: ModelShape, settings: Settings, n_ctx: int) -> int:
-    """Layers for the GPU: the number asked for, all, or as many as its free memory takes."""
+    """Layers for the GPU: the number that is set, all, or as many as fit in its free memory."""
     if settings.n_gpu_layers == "all":
         return ALL_LAYERS
     if isinstance(settings.n_gpu_layers, int):

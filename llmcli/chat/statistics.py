@@ -1,4 +1,4 @@
-"""How long, how varied and how sure is an answer? Figures that tell answers apart."""
+"""Statistics of an answer: its length, its variety and its probability."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,15 +10,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of one answer; a share is from 0 to 1, and None where there is nothing to take it of.
+    """Of one answer. A share is from 0 to 1, and None where the answer is too short for it.
 
     Attributes:
         tokens: of the answer and its reasoning, without the one that ended it.
-        words: what stands between blanks in the answer.
+        words: texts between blanks in the answer.
         distinct_1, distinct_2, distinct_3: see `distinct`.
-        mean_p: mean probability, in the distribution that was sampled, of the tokens that were drawn.
+        mean_p: mean probability of the tokens, in the distributions that they were sampled from.
         repetition: 1 - distinct of 4: seq-rep-4 of Welleck et al. 2020, Neural Text Generation with Unlikelihood
-            Training; 0 says that no run of four tokens came twice.
+            Training; 0 means that no run of four tokens occurs twice.
     """
 
     tokens: int
@@ -35,9 +35,9 @@ class Statistics:
 
 
 def statistics_of(answer: "Answer") -> Statistics:
-    """The figures of an answer that was begun; probabilities are known where it was traced."""
+    """The statistics of an answer that has started; `mean_p` needs its trace."""
     tokens = answer.generation.tokens[len(answer.prompt.tokens) :]
-    drawn = [token.p for token in answer.traces if token.p is not None]
+    probabilities = [token.p for token in answer.traces if token.p is not None]
     four = distinct(tokens, 4)
     return Statistics(
         tokens=len(tokens),
@@ -45,7 +45,7 @@ def statistics_of(answer: "Answer") -> Statistics:
         distinct_1=distinct(tokens, 1),
         distinct_2=distinct(tokens, 2),
         distinct_3=distinct(tokens, 3),
-        mean_p=sum(drawn) / len(drawn) if drawn else None,
+        mean_p=sum(probabilities) / len(probabilities) if probabilities else None,
         repetition=None if four is None else 1 - four,
     )
 

@@ -1,4 +1,4 @@
-"""Chat templates: the model's own Jinja text, rendered in a sandbox with limits."""
+"""Chat templates: Jinja texts, rendered in a sandbox with limits."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,10 @@ from llmcli.chat.sandbox import Sandbox
 from llmcli.errors import LlmcliError, ModelInvalidError
 
 Message = Mapping[str, Any]
-_OTHER = "give another with --chat-template"
+_OTHER = "use another template with --chat-template"
 _SECONDS = 2.0
 _MOST_SOURCE = 1 << 17  # characters; the longest published template has 20,000
-_ROOM = 1 << 25  # characters that a render may make in all, beyond 128 times its input
+_ROOM = 1 << 25  # characters that a rendering may produce in all, beyond 128 times its input
 _SPARE_OUTPUT = 1 << 20  # characters of output beyond eight times the input
 
 
@@ -23,13 +23,13 @@ class ChatTemplate:
     """A compiled chat template.
 
     Raises:
-        ModelInvalidError: when the text is no Jinja template.
+        ModelInvalidError: when the text is not a Jinja template.
     """
 
     def __init__(self, source: str, special: Mapping[str, str], origin: str) -> None:
         """`special` holds `bos_token` and `eos_token`; `origin` names the template in errors."""
         self.source = source
-        self.moment: float | None = None  # the time that it is told (seconds since 1970), the present one where None
+        self.moment: float | None = None  # the time for the template (seconds since 1970); None: now
         self._special = dict(special)
         self._origin = origin
         self._sandbox = Sandbox(Meter(_SPARE_OUTPUT, _SECONDS))
@@ -37,16 +37,16 @@ class ChatTemplate:
             raise ModelInvalidError(f"{origin} has more than {_MOST_SOURCE} characters", _OTHER)
         try:
             self._template = self._sandbox.from_string(source)
-        except Exception as error:  # of Jinja, or of Python, which compiles what Jinja makes of it
-            raise ModelInvalidError(f"{origin} does not parse: {_line(error)}", _OTHER) from None
+        except Exception as error:  # of Jinja, or of Python, which compiles the code that Jinja makes
+            raise ModelInvalidError(f"{origin} is not valid Jinja: {_line(error)}", _OTHER) from None
 
     def render(self, messages: Sequence[Message], thinking: bool = True, generation_prompt: bool = True) -> str:
         """The prompt text for `messages` of {"role", "content"}.
 
-        A template that refuses a system message gets it in front of the first user message, as llama.cpp does.
+        Where a template refuses a system message, it comes before the first user message, as in llama.cpp.
 
         Raises:
-            LlmcliError: when the template fails, loops or writes without end.
+            LlmcliError: when the template fails, or exceeds the limits of time and text.
         """
         variables = {"add_generation_prompt": generation_prompt, **self._special}
         self._sandbox.moment = time.time() if self.moment is None else self.moment
@@ -64,7 +64,7 @@ class ChatTemplate:
 
     @property
     def told(self) -> float:
-        """The time that the last prompt was told."""
+        """The time that the last rendering used."""
         return self._sandbox.moment
 
     def _render(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> str:
@@ -77,10 +77,10 @@ class ChatTemplate:
                 pieces.append(piece)
                 limit -= len(piece)
                 if limit < 0:
-                    raise OverLimitError("it writes too much text")
+                    raise OverLimitError("it produces too much text")
         except TemplateError:
             raise
-        except Exception as error:  # whatever Python raises for what the template does
+        except Exception as error:  # any error of Python code that the template runs
             raise self._failed(error) from None
         return "".join(pieces)
 

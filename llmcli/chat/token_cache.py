@@ -1,4 +1,4 @@
-"""What of a prompt is known from before: texts that were tokenized, contents that were searched for control tokens."""
+"""A cache for prompts: texts that are tokenized, and contents that are searched for control tokens."""
 
 import os
 import re
@@ -7,28 +7,28 @@ from typing import Generic, TypeVar
 
 from llmcli.engine.vocab import Vocab
 
-_ROOM = 1 << 22  # characters of the texts kept, of each kind; a token takes about 40 bytes
+_ROOM = 1 << 22  # characters of the cached texts, of each kind; a token takes about 40 bytes
 _Value = TypeVar("_Value")
 
 
 class TokenCache:
-    """Marks and tokenizes the texts of one vocabulary's prompts, each part once as long as it stays in use.
+    """Marks and tokenizes the texts of prompts for one vocabulary, each part once as long as it stays in the cache.
 
-    llama.cpp cuts a text at the texts of special tokens before it does anything else, and tokenizes what lies between
-    on its own (`tokenizer_st_partition`). So a text may be cut in front of a control token and the tokens of the
-    pieces put together, where nothing can hide that place: no other special token may overlap it, and none may take
-    away space there. Which control tokens a template writes shows in the tokens of the prompts before.
+    llama.cpp first cuts a text at the texts of special tokens, and tokenizes the pieces between them separately
+    (`tokenizer_st_partition`). So a text may be cut in front of a control token, and the tokens of the pieces joined,
+    if no other special token can overlap that place or strip space there. The tokens of earlier prompts tell which
+    control tokens a template writes.
     """
 
     def __init__(self, vocab: Vocab) -> None:
         self.vocab = vocab
-        self._nonce = str(int.from_bytes(os.urandom(8), "big"))  # digits, which no `upper` or `title` changes
-        self._written: dict[str, int] = {}  # the control tokens that people wrote, with their numbers
+        self._nonce = str(int.from_bytes(os.urandom(8), "big"))  # digits, because `upper` or `title` do not change them
+        self._written: dict[str, int] = {}  # the control tokens in the text of users, with their numbers
         self._marked = _Memo(self._mark)
         self._pieces = _Memo(self._tokenize)
         self._plain = _Memo(vocab.tokenize)
         self._seen: set[int] = set()
-        self._asked: set[int] = set()
+        self._checked: set[int] = set()
         self._cuts: list[str] = []
 
     def mark(self, content: str) -> str:
@@ -36,14 +36,14 @@ class TokenCache:
         return self._marked(content)
 
     def split(self, text: str) -> list[str]:
-        """What a template made of marked contents, in parts: every second one is what stood in place of a mark."""
+        """The output of a template for marked contents, in parts: every second one is the text of a mark."""
         parts = re.split(rf"\ue000{self._nonce}(\d+)\ue001", text)
         names = list(self._written)
         return [names[int(part)] if i % 2 else part for i, part in enumerate(parts)]
 
     def tokenize(self, parts: Sequence[str]) -> list[int]:
-        """The tokens of the parts one after the other, of which every second is plain text, control tokens or not."""
-        self._learn()
+        """The tokens of the parts, joined; every second part is plain text, whatever control tokens it spells."""
+        self._update_cuts()
         tokens: list[int] = []
         for index, part in enumerate(parts):
             if index % 2:
@@ -55,14 +55,16 @@ class TokenCache:
 
     def _mark(self, content: str) -> str:
         vocab = self.vocab
-        while found := {token for token in set(vocab.tokenize(content, parse_special=True)) if vocab.is_control(token)}:
+        while control := {
+            token for token in set(vocab.tokenize(content, parse_special=True)) if vocab.is_control(token)
+        }:
             before = content
-            names = (vocab.piece(token, special=True).decode("utf-8", "replace") for token in found)
+            names = (vocab.piece(token, special=True).decode("utf-8", "replace") for token in control)
             for name in sorted(names, key=len):
                 if name and name in content:
                     number = self._written.setdefault(name, len(self._written))
                     content = content.replace(name, f"\ue000{self._nonce}{number}\ue001")
-            if content == before:  # a control token the tokenizer adds by itself
+            if content == before:  # a control token that the tokenizer adds
                 break
         return content
 
@@ -78,13 +80,13 @@ class TokenCache:
             pieces = [piece for part in pieces for piece in _cut_before(name, part)]
         return [piece for piece in pieces if piece]
 
-    def _learn(self) -> None:
-        """Cut in front of the special tokens seen since the last time, where that is safe."""
-        new = self._seen - self._asked
+    def _update_cuts(self) -> None:
+        """Add the special tokens seen since the last call to the cuts, where that is safe."""
+        new = self._seen - self._checked
         self._seen.clear()
         if not new:
             return
-        self._asked |= new
+        self._checked |= new
         texts = set(self.vocab.special.values())
         for token in new & self.vocab.special.keys():
             name = self.vocab.special[token]
@@ -93,11 +95,11 @@ class TokenCache:
 
 
 class _Memo(Generic[_Value]):
-    """A function of a text that remembers its last results, as far as there is room for their texts."""
+    """A function of a text that caches its last results, up to a total size of their texts."""
 
     def __init__(self, function: Callable[[str], _Value]) -> None:
         self._function = function
-        self._results: dict[str, _Value] = {}  # used last is last
+        self._results: dict[str, _Value] = {}  # the last used one is the last
         self._room = _ROOM
 
     def __call__(self, text: str) -> _Value:
@@ -120,9 +122,9 @@ def _cut_before(name: str, text: str) -> list[str]:
 
 
 def _stands_alone(name: bytes, texts: set[bytes]) -> bool:
-    """Whether the tokenizer cuts at `name` wherever it stands: no text of `texts` can take a part of it first.
+    """Whether the tokenizer cuts at every `name` in a text: none of `texts` can match a part of it first.
 
-    Longer texts are looked for before shorter ones. Some take away the space beside them: there must be none in `name`.
+    The tokenizer searches for longer texts first. Some strip the space beside them, so `name` must not have any.
     """
     if name.split() != [name]:
         return False

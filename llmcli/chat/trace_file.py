@@ -1,4 +1,4 @@
-"""The file of a trace: one JSON object a token, in the order in which they were drawn."""
+"""Trace files: one JSON object for each token, in the order in which they were sampled."""
 
 import json
 import os
@@ -11,22 +11,22 @@ from llmcli.engine.trace import Alternative, TokenTrace
 from llmcli.errors import DiskError, UsageError
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
-_TOGETHER = 64  # tokens that are written at a time
-_LONG = 1000  # characters that do not wait
+_TOGETHER = 64  # tokens that are written together
+_LONG = 1000  # characters; a longer token is written at once
 _MOST_TOKENS = 10**6
-_MOST_TEXT = 1 << 20  # characters of one token, as what was held back of an answer may be long
+_MOST_TEXT = 1 << 20  # characters of one token: text that was held back may be long
 _MOST_TOP = 10_000
 _MOST = 1e9  # of any number but a probability
-_SLACK = 1e-6  # by which a sum of rounded probabilities misses 0 or 1
+_SLACK = 1e-6  # tolerance for sums of rounded probabilities
 _T = TypeVar("_T")
-_NOT_OURS = "a trace is written by `llmcli generate --trace FILE`"
+_NOT_A_TRACE = "create a trace with `llmcli generate --trace FILE`"
 
 
 class TraceWriter:
-    """Writes the tokens of a trace into a file of its own, 0600; what was there before is replaced.
+    """Writes the tokens of a trace into a file with mode 0600; an existing file is overwritten.
 
     Raises:
-        DiskError: when the file cannot be opened, and from `write` or `close` when the disk takes nothing more.
+        DiskError: when the file cannot be opened, and from `write` or `close` when it cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,22 +38,22 @@ class TraceWriter:
             raise self._fault(error) from None
 
     def write(self, token: TokenTrace) -> None:
-        """Add a token. It waits for some others: one by one, between evaluations, lines take thrice the time."""
+        """Add a token. Some are written together: one by one, between evaluations, they take three times as long."""
         self._waiting.append(token)
         if len(self._waiting) >= _TOGETHER or len(token.text) > _LONG:
-            self._put()
+            self._flush()
 
     def close(self) -> None:
-        """Put what waits onto the disk; harmless when done twice."""
+        """Write the tokens that wait; harmless when done twice."""
         try:
-            self._put()
+            self._flush()
         finally:
             try:
                 self._file.close()
             except OSError as error:
                 raise self._fault(error) from None
 
-    def _put(self) -> None:
+    def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
         try:
             if waiting:
@@ -97,37 +97,37 @@ def _rounded(value: float | None) -> float | None:
 
 
 def from_data(data: Any) -> TokenTrace:
-    """The token of a JSON object; keys that are not known are left out.
+    """The token of a JSON object; unknown keys are ignored.
 
     Raises:
-        ValueError: when it is none: a key is missing, or its value has another type or is out of bounds.
+        ValueError: when a key is missing, or its value has the wrong type or is out of range.
     """
     if not isinstance(data, dict):
-        raise ValueError("it is no object")
+        raise ValueError("must be an object")
     return TokenTrace(
-        i=_needed(data, "i", _count),
-        id=_or_none(data, "id", _count),
-        text=_needed(data, "text", _text),
-        p=_or_none(data, "p", _probability),
-        rank=_or_none(data, "rank", _count),
-        entropy=_or_none(data, "entropy", _number),
-        temperature=_or_none(data, "temperature", _number),
-        candidates=_or_none(data, "candidates", _count),
-        top=_needed(data, "top", _alternatives),
-        policy=_needed(data, "policy", _text),
-        sentence=_needed(data, "sentence", _count),
-        time=_needed(data, "time", _number),
+        i=_required(data, "i", _count),
+        id=_optional(data, "id", _count),
+        text=_required(data, "text", _text),
+        p=_optional(data, "p", _probability),
+        rank=_optional(data, "rank", _count),
+        entropy=_optional(data, "entropy", _number),
+        temperature=_optional(data, "temperature", _number),
+        candidates=_optional(data, "candidates", _count),
+        top=_required(data, "top", _alternatives),
+        policy=_required(data, "policy", _text),
+        sentence=_required(data, "sentence", _count),
+        time=_required(data, "time", _number),
         reasoning=_text(data.get("reasoning", ""), "reasoning"),
         thinking=data.get("thinking") is True,
     )
 
 
 def read_trace(path: Path, notes: list[str] | None = None) -> list[TokenTrace]:
-    """The tokens of a file; a last line that was cut off is left out, which `notes` tells.
+    """The tokens of a file; an incomplete last line is skipped, with a note in `notes`.
 
     Raises:
         DiskError: when it cannot be read.
-        UsageError: when a line of it is no token; file and line are named.
+        UsageError: when a line is not a token, naming file and line.
     """
     try:
         with path.open("rb") as file:
@@ -137,7 +137,7 @@ def read_trace(path: Path, notes: list[str] | None = None) -> list[TokenTrace]:
 
 
 def parse_trace(lines: Iterable[bytes], name: str, notes: list[str]) -> list[TokenTrace]:
-    """The tokens of lines from anywhere; `name` is what messages call their source.
+    """The tokens of lines from any source; `name` is its name in messages.
 
     Raises:
         UsageError: as `read_trace` does.
@@ -149,11 +149,11 @@ def parse_trace(lines: Iterable[bytes], name: str, notes: list[str]) -> list[Tok
             tokens += [_decode(line)] if line.strip() else []
         except ValueError as error:
             if _is_cut(line) and next(lines, None) is None:
-                notes.append(f"{name}: line {number} is cut off and was left out")
+                notes.append(f"{name}, line {number}: skipped, the line is incomplete")
                 break
-            raise UsageError(f"{name}, line {number} is no token of a trace: {error}", _NOT_OURS) from None
+            raise UsageError(f"{name}, line {number} is not a token of a trace: {error}", _NOT_A_TRACE) from None
         if len(tokens) > _MOST_TOKENS:
-            raise UsageError(f"{name} has more than {_MOST_TOKENS} tokens", "cut it into parts")
+            raise UsageError(f"{name} has more than {_MOST_TOKENS} tokens", "split the file")
     return tokens
 
 
@@ -165,29 +165,29 @@ def _decode(line: bytes) -> TokenTrace:
     try:
         data = json.loads(line)
     except (ValueError, RecursionError):
-        raise ValueError("it is no JSON") from None
+        raise ValueError("not valid JSON") from None
     return from_data(data)
 
 
-def _needed(data: Mapping[str, Any], key: str, check: Callable[[Any, str], _T]) -> _T:
+def _required(data: Mapping[str, Any], key: str, check: Callable[[Any, str], _T]) -> _T:
     if key not in data:
-        raise ValueError(f"it has no {key}")
+        raise ValueError(f"{key} is missing")
     return check(data[key], key)
 
 
-def _or_none(data: Mapping[str, Any], key: str, check: Callable[[Any, str], _T]) -> _T | None:
-    return None if data.get(key, "") is None else _needed(data, key, check)
+def _optional(data: Mapping[str, Any], key: str, check: Callable[[Any, str], _T]) -> _T | None:
+    return None if data.get(key, "") is None else _required(data, key, check)
 
 
 def _alternatives(value: Any, key: str) -> tuple[Alternative, ...]:
     if not isinstance(value, list) or len(value) > _MOST_TOP or not all(isinstance(one, dict) for one in value):
-        raise ValueError(f"its {key} is no list of alternatives")
+        raise ValueError(f"{key} must be a list of alternatives")
     return tuple(
         Alternative(
-            id=_needed(one, "id", _count),
-            text=_needed(one, "text", _text),
-            before=_needed(one, "before", _probability),
-            p=_needed(one, "p", _probability),
+            id=_required(one, "id", _count),
+            text=_required(one, "text", _text),
+            before=_required(one, "before", _probability),
+            p=_required(one, "p", _probability),
         )
         for one in value
     )
@@ -195,19 +195,19 @@ def _alternatives(value: Any, key: str) -> tuple[Alternative, ...]:
 
 def _text(value: Any, key: str) -> str:
     if not isinstance(value, str) or len(value) > _MOST_TEXT:
-        raise ValueError(f"its {key} is no text, or too long a one")
+        raise ValueError(f"{key} must be a string of at most {_MOST_TEXT} characters")
     return value
 
 
 def _count(value: Any, key: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST:
-        raise ValueError(f"its {key} is no whole number from 0 to {_MOST:g}")
+        raise ValueError(f"{key} must be an integer from 0 to {_MOST:g}")
     return value
 
 
 def _number(value: Any, key: str, most: float = _MOST) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not -_SLACK <= value <= most + _SLACK:
-        raise ValueError(f"its {key} is no number from 0 to {most:g}")  # NaN is none, nor infinity
+        raise ValueError(f"{key} must be a number from 0 to {most:g}")  # and not NaN or infinity
     return min(max(float(value), 0.0), most)
 
 

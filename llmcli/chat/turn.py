@@ -1,4 +1,4 @@
-"""One answer in a session: streamed, on disk as it comes, and kept when it is cut."""
+"""One answer in a session: streamed, saved while it is generated, and kept when it is stopped."""
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
@@ -13,14 +13,14 @@ from llmcli.engine.dial import Dial
 from llmcli.params.layers import Resolved
 from llmcli.params.settings import Settings, fields, to_datum
 
-_NOT_KEPT = ("prompt", "file", "pull", "offline", "model_folders")  # they say nothing about how an answer was made
+_NOT_KEPT = ("prompt", "file", "pull", "offline", "model_folders")  # they do not describe how an answer is made
 
 
 @dataclass
 class Turn:
-    """Iterate over `parts()`; afterwards `message` is what was kept (None: nothing came).
+    """Iterate over `parts()`; afterwards `message` is what was saved (None: the answer is empty).
 
-    `begun` is the answer that goes on with this one; its text is in the prompt already.
+    `begun` is the answer that this one continues; its text is in the prompt already.
     """
 
     session: Session
@@ -32,7 +32,7 @@ class Turn:
     begun: Message | None = None
     progress: Callable[[int, int], None] | None = None
     dial: Dial = field(default_factory=Dial)
-    first: int | None = None  # the first message that the model reads, where it does not read all
+    first: int | None = None  # the first message in the prompt, if it does not contain all
     answer: Answer = field(init=False)
     message: Message | None = field(init=False, default=None)
 
@@ -42,10 +42,10 @@ class Turn:
         self.answer.progress, self.answer.dial, self.answer.trace = self.progress, self.dial, 0
 
     def parts(self) -> Generator[Part, None, None]:
-        """The parts of the answer as they come, without those of `begun`.
+        """The parts of the answer as they are generated, without those of `begun`.
 
         Raises:
-            LlmcliError: see `Answer.parts`; what had come is kept before.
+            LlmcliError: see `Answer.parts`; the text so far is saved before.
         """
         session, answer = self.session, self.answer
         session.begin_answer(self.parent, model=self.local.name, params=_params(self.resolved))
@@ -53,11 +53,11 @@ class Turn:
         try:
             if self.begun and self.begun.reasoning:
                 session.grow("think", self.begun.reasoning)
-            known = bool(self.begun and self.begun.content)  # the prefill comes first and is on the screen already
+            is_prefill = bool(self.begun and self.begun.content)  # it comes first and is on the screen already
             for kind, text in answer.parts():
                 session.grow(kind, text)
-                if known:
-                    known = False
+                if is_prefill:
+                    is_prefill = False
                     continue
                 yield kind, text
             reason = answer.finish_reason
@@ -65,19 +65,18 @@ class Turn:
             reason = "interrupt"
             raise
         finally:
-            self.message = self._keep(reason)
+            self.message = self._save(reason)
 
     def keep(self, parent: int | None) -> Message | None:
-        """Keep the answer, which was written beside others, as one to message `parent`; None: nothing came."""
+        """Save the answer, which is one of several, as an answer to message `parent`; None: it is empty."""
         self.session.begin_answer(parent, model=self.local.name, params=_params(self.resolved))
-        self.parent, self.message = parent, self._keep(self.answer.finish_reason)
+        self.parent, self.message = parent, self._save(self.answer.finish_reason)
         return self.message
 
-    def _keep(self, reason: str) -> Message | None:
+    def _save(self, reason: str) -> Message | None:
         answer = self.answer
-        grown = len(answer.text) > len(self.begun.content) if self.begun else bool(answer.text)
-        if self.begun and not grown and len(answer.reasoning) == len(self.begun.reasoning):
-            self.session.end_answer("")  # nothing came: the answer that was to go on stays what it is
+        if self.begun and _is_unchanged(answer, self.begun):
+            self.session.end_answer("")  # no new text: the answer that was to be continued stays as it is
             return None
         timings = answer.timings() if answer.started else {}
         replay = replay_data(answer, self.first, self.begun.id if self.begun else None)
@@ -86,10 +85,15 @@ class Turn:
         )
 
 
+def _is_unchanged(answer: Answer, begun: Message) -> bool:
+    """Whether the answer has no text beyond the one that it continues."""
+    return len(answer.text) <= len(begun.content) and len(answer.reasoning) == len(begun.reasoning)
+
+
 def answer_to(
     local: LocalModel, prompt: Prompt, settings: Settings, grammar: str | None, begun: Message | None
 ) -> Answer:
-    """An answer that begins where `begun` ended, whose text is in the prompt already."""
+    """An answer that continues `begun`, whose text is in the prompt already."""
     if not begun:
         return Answer(local, prompt, settings, grammar)
     thinking = bool(begun.reasoning and not begun.content)
@@ -100,6 +104,6 @@ def answer_to(
 
 
 def _params(resolved: Resolved) -> dict[str, Any]:
-    """The settings that are no defaults, as JSON data, for the record of an answer; the seed is always among them."""
+    """The settings that differ from their defaults, and the seed, as JSON data for the record of an answer."""
     chosen = [key for key, origin in resolved.origins.items() if origin != "default" and key not in _NOT_KEPT]
     return {key: to_datum(fields()[key], getattr(resolved.settings, key)) for key in dict.fromkeys([*chosen, "seed"])}

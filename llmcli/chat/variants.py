@@ -1,4 +1,4 @@
-"""Which answers does a comparison have? KEY=V1,V2 for each setting that varies, and how many seeds of each."""
+"""The variants of a comparison: KEY=V1,V2 for each setting that varies, and a number of seeds for each."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ _VARIED = {*describe(SamplingParams), *describe(GenerationParams), *describe(Req
 
 @dataclass(frozen=True)
 class Variant:
-    """One of the answers: what tells it apart from the others, as text and as typed settings by key."""
+    """One of the answers: the settings that differ from the other variants, as text and as typed values by key."""
 
     label: str
     values: Mapping[str, Any]
@@ -33,7 +33,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class _Axis:
-    """A setting with the values it takes, as typed; `name` is the user's own word for it."""
+    """A setting with its values, as text and typed; `name` is the name that the user gave."""
 
     name: str
     key: str
@@ -51,23 +51,26 @@ def parse_value(name: str, text: str) -> tuple[str, Any]:
 
 
 def variants_of(specs: Sequence[str], seed: int, n_seeds: int = 1, parse: Parse = parse_value) -> list[Variant]:
-    """Every combination of the values in `specs`, the last setting varying fastest, each with `n_seeds` seeds from
-    `seed` on.
+    """Every combination of the values in `specs`, the last setting varying fastest, each with `n_seeds` seeds.
+
+    The first seed is `seed`.
 
     Raises:
-        UsageError: when one is malformed or cannot vary, nothing varies, or there are too many.
+        UsageError: when one is not valid or cannot be compared, nothing varies, or there are too many combinations.
     """
     axes = [_axis(spec, parse) for spec in specs]
     keys = [axis.key for axis in axes]
-    if twice := next((key for key in keys if keys.count(key) > 1), ""):
-        raise UsageError(f"{twice} is varied twice", f"give all its values at once, as in {twice}=V1,V2")
+    if repeated := next((key for key in keys if keys.count(key) > 1), ""):
+        raise UsageError(f"{repeated} is given twice", f"give all its values together, as in {repeated}=V1,V2")
     if "seed" in keys and n_seeds > 1:
-        raise UsageError("the seed is varied twice", "keep one of seed=... and n")
+        raise UsageError(
+            "several seeds are given twice: as seed=... and as the number of answers", "remove one of them"
+        )
     count = n_seeds * prod(len(axis.values) for axis in axes)
     if count > MOST:
-        raise UsageError(f"these are {count} answers, and {MOST} can be compared", "vary less")
+        raise UsageError(f"{count} combinations, and the limit is {MOST}", "use fewer values")
     if not axes and n_seeds == 1:
-        raise UsageError("nothing varies", "name a setting and its values, as in temp=0.2,0.8, or how many seeds")
+        raise UsageError("no setting to compare", "give a setting and its values, as in temp=0.2,0.8, or answers=4")
     return list(_combined(axes, seed, n_seeds))
 
 
@@ -87,23 +90,23 @@ def _combined(axes: Sequence[_Axis], seed: int, n_seeds: int) -> Iterator[Varian
 def _axis(spec: str, parse: Parse) -> _Axis:
     name, equals, text = spec.partition("=")
     if not equals or not name.strip():
-        raise UsageError(f"a setting varies as KEY=V1,V2, got {spec!r}", "as in temp=0.2,0.8")
+        raise UsageError(f"the values to compare must have the form KEY=V1,V2, got {spec!r}", "as in temp=0.2,0.8")
     key = find(name).key
     if key in describe(ModelParams):
-        raise UsageError(f"{key} cannot vary: the model would have to be opened anew", "compare once for each")
+        raise UsageError(f"{key} needs a model reload and cannot be compared", f"run the program once for each {key}")
     if key not in _VARIED:
-        raise UsageError(f"{key} cannot vary: it counts for all answers together")
+        raise UsageError(f"{key} cannot be compared", f"set it for all answers with {fields()[key].flags[0]}")
     texts = split_values(text)
     try:
         return _Axis(name.strip(), key, [(one, parse(name, one)[1]) for one in texts])
     except UsageError as error:
-        torn = ";" not in text and any("=" in one or ":" in one for one in texts) and len(texts) > 1
-        hint = f"values that hold a comma are parted by ;, as in {name}=V1;V2"
-        raise UsageError(str(error), hint if torn else error.hint) from None
+        is_torn = ";" not in text and any("=" in one or ":" in one for one in texts) and len(texts) > 1
+        hint = f"separate values that contain a comma with ;, as in {name}=V1;V2"
+        raise UsageError(str(error), hint if is_torn else error.hint) from None
 
 
 def split_values(text: str) -> list[str]:
-    """The values of KEY=...: parted at semicolons if there are any, else at the commas outside of brackets."""
+    """The values of KEY=...: separated by semicolons if there are any, else by the commas outside of brackets."""
     if ";" in text:
         return [one.strip() for one in text.split(";")]
     parts, open_brackets = [""], list[str]()

@@ -7,7 +7,7 @@ _INTERRUPTED = 130  # ExitStatus.INTERRUPTED, for a Ctrl-C that comes before it 
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line and return its exit status; errors are told here and nowhere else.
+    """Run one command line and return its exit status; errors are printed here and nowhere else.
 
     All imports happen inside, so that Ctrl-C during them ends as quietly as later.
     """
@@ -20,16 +20,16 @@ def run(arguments: list[str]) -> int:
     except ReaderGoneError as error:
         return error.status
     except LlmcliError as error:
-        _debug(error)
+        _print_traceback(error)
         console.error(str(error), error.hint)
         return error.status
     except OSError as error:
-        _debug(error)
+        _print_traceback(error)
         console.error(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
         return ExitStatus.IO
     except Exception as error:
-        _debug(error)
-        return _tell(error)
+        _print_traceback(error)
+        return _report(error)
     finally:
         headstart.end()
 
@@ -37,40 +37,54 @@ def run(arguments: list[str]) -> int:
 def _dispatch(arguments: list[str]) -> int:
     import os
 
+    if "_LLMCLI_COMPLETE" in os.environ:
+        return _run_app(arguments, "")
     from llmcli.cli import headstart
+    from llmcli.cli.front_page import check_command, page_of, without_habits
 
-    completing = "_LLMCLI_COMPLETE" in os.environ
-    if not completing:
-        headstart.begin(arguments)
-    from llmcli.cli.tree import PROGRAM, make_app  # Typer takes 50 ms, while the model is loading already
+    headstart.begin(arguments)
+    arguments = without_habits(arguments)
+    page = page_of(arguments)
+    if page:
+        from llmcli.ui.output import put_line
 
-    wanted = "" if completing else next((word for word in arguments if not word.startswith("-")), "")
+        put_line(page)
+        return 0
+    check_command(arguments)
+    wanted = "doctor" if arguments[0] == "--version" else arguments[0]  # the version is shown by its module
+    return _run_app(arguments, wanted)
+
+
+def _run_app(arguments: list[str], wanted: str) -> int:
+    from llmcli.cli.pages import PROGRAM
+    from llmcli.cli.tree import make_app  # Typer takes 50 ms, while the model is loading already
+
     result: Any = make_app(wanted)(arguments, prog_name=PROGRAM, standalone_mode=False)
     return result if isinstance(result, int) else 0
 
 
-def _tell(error: Exception) -> int:
-    """Typer's own errors (bad flags) by their message, anything else as the fault of the program that it is."""
+def _report(error: Exception) -> int:
+    """Show one of Typer's own errors (a wrong option) by its message, and any other as a bug of the program."""
     from llmcli.errors import ExitStatus
     from llmcli.ui.console import console
-    from llmcli.ui.output import put_line
 
-    message = getattr(error, "format_message", None)
-    if message is None:
+    if not hasattr(error, "format_message"):
         if type(error).__name__ == "Abort":  # Typer's word for Ctrl-C
             return ExitStatus.INTERRUPTED
         console.error(f"{type(error).__name__}: {error}", "this is a bug; run again with --debug and report it")
         return ExitStatus.FAILED
-    if type(error).__name__ == "NoArgsIsHelpError":  # a bare `llmcli`: its message is the whole help
-        put_line(message())
-        return ExitStatus.USAGE
-    text = " ".join(message().split()).rstrip(".")
-    place = getattr(getattr(error, "ctx", None), "command_path", "llmcli")
-    console.error(text[:1].lower() + text[1:], "" if text.endswith("?") else f"see {place} --help")
+    if type(error).__name__ == "NoArgsIsHelpError":  # a bare `llmcli models`: its message is the whole help
+        from llmcli.ui.output import put_line
+
+        put_line(error.format_message())
+        return ExitStatus.OK
+    from llmcli.cli.usage_errors import explain_usage_error
+
+    console.error(*explain_usage_error(error))
     return int(getattr(error, "exit_code", ExitStatus.USAGE))
 
 
-def _debug(error: BaseException) -> None:
+def _print_traceback(error: BaseException) -> None:
     from llmcli.ui.console import console
 
     if console.debug:

@@ -86,11 +86,8 @@ def run(chat: Chat, first: str, files: Sequence[str], character: "Character | No
             welcome(dialogue.resolved().origins["model"])
             if not chat.live:  # at a terminal the load begins when the prompt is drawn
                 dialogue.open()
-            if console.verbose:  # llama.cpp's log would run into the prompt
-                from llmcli.engine import log
-
-                log.listen(console.detail)
-                chat.ready()
+            if console.verbose:  # what it shows would run into the prompt
+                _show_details(chat)
             _begin(chat, character)
             chat.pending += [attach(name) for name in files]
             status = talk(chat, first)
@@ -100,6 +97,19 @@ def run(chat: Chat, first: str, files: Sequence[str], character: "Character | No
         finally:
             dialogue.close_model()
             dialogue.session.close()
+
+
+def _show_details(chat: Chat) -> None:
+    """Load the model and show what `--verbose` knows; with -vv, llama.cpp's log too."""
+    from llmcli.cli.settings import show_model, show_settings
+    from llmcli.engine import log
+
+    show_settings(chat.dialogue.resolved())
+    if console.engine_log:
+        log.listen(console.detail)
+    local = chat.ready()
+    if local:
+        show_model(local)
 
 
 def _begin(chat: Chat, character: "Character | None") -> None:

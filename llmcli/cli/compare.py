@@ -1,24 +1,31 @@
-"""`llmcli compare`: one prompt answered with several settings, side by side, and told apart by figures."""
+"""`llmcli compare`: one prompt answered with several settings, side by side, with statistics of each answer."""
 
 import json
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial, wraps
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llmcli.chat.layering import Layers
-from llmcli.chat.variants import Variant, variants_of
-from llmcli.cli.generate import command_layers, read_stdin
+from llmcli.chat.variants import Variant, split_values, variants_of
+from llmcli.cli.generate import (
+    NoStdin,
+    PromptArgument,
+    command_layers,
+    read_prompt,
+    reads_stdin,
+    timeout_note,
+    warn_plain_template,
+)
 from llmcli.cli.options import CHAT_ONLY, with_settings
 from llmcli.errors import ConstraintError, ExitStatus, LlmcliError, UsageError
 from llmcli.params.layers import Layer, Resolved, resolve
 from llmcli.params.samplers import check
 from llmcli.params.selection import random_seed
 from llmcli.params.settings import Settings, fields
-from llmcli.ui.console import console, is_terminal
+from llmcli.ui.console import console
 from llmcli.ui.interrupt import interruptible, time_limit
 from llmcli.ui.output import put_line
 from llmcli.ui.repl.show import is_live
@@ -29,9 +36,12 @@ if TYPE_CHECKING:
     from llmcli.chat.local import LocalModel, Prompt
 
 
+_NOTHING_VARIES = "use --vary temp=0.2,0.8 or --answers 4 (-n is the number of tokens)"
+
+
 @dataclass(frozen=True)
 class _Question:
-    """What a variant asks: its settings with their origins, its texts, and its grammar."""
+    """The request of a variant: its settings with their origins, its texts, and its grammar."""
 
     variant: Variant
     resolved: Resolved
@@ -40,28 +50,82 @@ class _Question:
     grammar: str | None
 
 
+def _suggest_vary(command: Callable[..., int]) -> Callable[..., int]:
+    """Decorate the command so that an error of `--temp 0.2,1.4` suggests `--vary temp=0.2,1.4`."""
+
+    @wraps(command)
+    def suggesting(**given: Any) -> int:
+        try:
+            return command(**given)
+        except UsageError as error:
+            error.hint = _vary_hint(given, str(error)) or error.hint
+            raise
+
+    return suggesting
+
+
+def _vary_hint(given: Mapping[str, Any], message: str) -> str:
+    """The `--vary` that takes the flag of which the message tells; "" where it is not a list of values."""
+    for key, field in fields().items():
+        text = given.get(key)
+        if not isinstance(text, str) or "," not in text or not message.startswith(f"{key} "):
+            continue
+        try:
+            for value in split_values(text):
+                field.parse_text(value)
+        except UsageError:
+            return ""
+        name = min((flag for flag in field.flags if flag.startswith("--")), key=len)
+        return f"to compare several values, use --vary {name[2:]}={text}"
+    return ""
+
+
+@_suggest_vary
 @with_settings(only=fields().keys() - CHAT_ONLY)
 def compare(
     flags: Layer,
-    text: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="The prompt; stdin is added to it.")] = None,
+    text: PromptArgument = None,
     vary: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="KEY=V1,V2", help="Answer with each of these values, as in temp=0.2,0.8; several --vary multiply."
+            metavar="KEY=V1,V2",
+            help="Setting and the values to compare, as in temp=0.2,0.8. Repeatable: every combination is compared.",
         ),
     ] = None,
-    n: Annotated[int, typer.Option("--n", metavar="N", min=1, help="Answer N times with each, by other seeds.")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the texts.")] = False,
+    answers: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Number of answers per variant, each with its own seed (-n is the number of tokens).",
+        ),
+    ] = 1,
+    n: Annotated[int | None, typer.Option("--n", metavar="N", min=1, hidden=True)] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object with the answers, settings and statistics.")
+    ] = False,
+    no_stdin: NoStdin = False,
 ) -> int:
-    """Answer PROMPT with several settings side by side, and say how the answers differ."""
+    """Answer PROMPT with several settings side by side and compare the answers.
+
+    The table below the answers has a row for each: TOKENS and WORDS of the answer. DISTINCT-1, -2, -3: share of its
+    runs of 1, 2 or 3 tokens that are different from each other (1.00: nothing occurs twice). MEAN P: mean probability
+    of its tokens, as sampled. REPEATED: share of its runs of 4 tokens that occurred before (0.00: none). END: why it
+    ended (stop, length, timeout, interrupt, error).
+    """
     layers = list(command_layers(flags, text))
     asked = resolve(layers).settings
     seed = random_seed() if asked.seed is None else asked.seed
     layers.append(Layer("flag", {"seed": seed}))
-    variants = variants_of(vary or [], seed, n)
+    if answers != 1 and n is not None:
+        raise UsageError("--answers and --n cannot be used together", "use --answers")
+    n_seeds = n or answers
+    if not vary and n_seeds == 1:
+        raise UsageError("no setting to compare", _NOTHING_VARIES)
+    variants = variants_of(vary or [], seed, n_seeds)
     if asked.prompt is not None and "prompt" in variants[0].values:
-        raise UsageError("the prompt is given twice: once for all, and by --vary", "keep one of them")
-    questions = _questions(variants, layers)
+        raise UsageError("the prompt is given twice: as an argument and with --vary", "remove one of them")
+    questions = _questions(variants, layers, reads_stdin(asked, no_stdin))
     from llmcli.cli.model import find_model, open_model
     from llmcli.cli.welcome import welcome
     from llmcli.engine.abort import AbortFlag
@@ -73,7 +137,7 @@ def compare(
     report.warn_inert([(one.variant.label, one.resolved) for one in questions])
     abort, status, live, think = AbortFlag(), Status(), is_live() and not as_json, asked.think == "show"
     with interruptible(abort), time_limit(abort, asked.timeout), open_model(target, asked, abort, status) as local:
-        comparison = _comparison(local, questions)
+        comparison = _comparison(local, _for_model(local, questions))
         comparison.progress = status.reading
         show.run(comparison, show.view_of(comparison) if live else None, think, status.clear)
         if as_json:
@@ -88,26 +152,28 @@ def compare(
     return _conclude(comparison, asked)
 
 
-def _questions(variants: Sequence[Variant], layers: Sequence[Layer]) -> list[_Question]:
-    """What each variant asks, as far as that is known without a model; stdin is read once.
+def _questions(variants: Sequence[Variant], layers: Sequence[Layer], piped: bool) -> list[_Question]:
+    """The request of each variant, as far as it is known without a model; stdin is read once.
 
     Raises:
-        LlmcliError: with the label of the variant that cannot be.
+        LlmcliError: with the label of the variant that is not valid.
     """
     notes: list[str] = []
-    read = cache(read_stdin)
-    found = [_question(variant, layers, read, notes) for variant in variants]
+    read = cache(partial(read_prompt, _resolved(variants[0], layers).settings))
+    questions = [_question(variant, layers, piped, read, notes) for variant in variants]
     for note in dict.fromkeys(notes):
         console.warn(note)
-    return found
+    return questions
 
 
-def _question(variant: Variant, layers: Sequence[Layer], read: Callable[[], str], notes: list[str]) -> _Question:
+def _question(
+    variant: Variant, layers: Sequence[Layer], piped: bool, read: Callable[[], str], notes: list[str]
+) -> _Question:
     from llmcli.chat.compose import grammar_text, join_prompt, system_text
 
     resolved = _resolved(variant, layers)
     settings = resolved.settings
-    text = join_prompt(settings, piped=not is_terminal(sys.stdin), read_stdin=read)
+    text = join_prompt(settings, piped, read)
     try:
         check(settings)
         return _Question(variant, resolved, text, system_text(settings), grammar_text(settings, notes))
@@ -116,8 +182,21 @@ def _question(variant: Variant, layers: Sequence[Layer], read: Callable[[], str]
 
 
 def _resolved(variant: Variant, layers: Sequence[Layer]) -> Resolved:
-    """The settings of a variant: what varies counts above all else."""
+    """The settings of a variant: its own values are the highest layer."""
     return resolve(Layers(layers).above({}, variant.values))
+
+
+def _for_model(local: "LocalModel", questions: Sequence[_Question]) -> list[_Question]:
+    """The questions with settings that fit this model; warns where it has no chat template."""
+    from llmcli.chat.compose import needs_plain_template, with_plain_stop
+
+    plain = [needs_plain_template(local, one.resolved.settings) for one in questions]
+    if any(plain):
+        warn_plain_template(local)
+    return [
+        replace(one, resolved=replace(one.resolved, settings=with_plain_stop(one.resolved.settings))) if stop else one
+        for one, stop in zip(questions, plain, strict=True)
+    ]
 
 
 def _comparison(local: "LocalModel", questions: Sequence[_Question]) -> "Comparison":
@@ -125,19 +204,19 @@ def _comparison(local: "LocalModel", questions: Sequence[_Question]) -> "Compari
     from llmcli.chat.comparison import Comparison
     from llmcli.chat.compose import build_prompt
 
-    prompts: dict[Any, Prompt] = {}  # a template takes its time, and most variants ask the very same
+    prompts: dict[Any, Prompt] = {}  # rendering takes time, and most variants have the same prompt
     answers = []
     for one in questions:
         s = one.resolved.settings
-        asked = one.text, one.system, s.prefill, s.raw, s.chat_template, s.think == "off"
-        if asked not in prompts:
-            prompts[asked] = build_prompt(local, s, one.text, one.system)
-        answers.append((one.variant, Answer(local, prompts[asked], s, one.grammar)))
+        key = one.text, one.system, s.prefill, s.raw, s.chat_template, s.think == "off"
+        if key not in prompts:
+            prompts[key] = build_prompt(local, s, one.text, one.system)
+        answers.append((one.variant, Answer(local, prompts[key], s, one.grammar)))
     return Comparison(local, answers)
 
 
 def _data(comparison: "Comparison", seed: int, status: Status) -> dict[str, Any]:
-    """The comparison as JSON data; `seed` is that of the answers that name no other."""
+    """The comparison as JSON data; `seed` is the one of all answers that do not have their own."""
     local, first = comparison.local, comparison.compared[0].answer
     if not comparison.interrupted:
         local.identity.sha256(status.identifying, local.abort.is_set)
@@ -151,7 +230,7 @@ def _data(comparison: "Comparison", seed: int, status: Status) -> dict[str, Any]
 
 
 def _conclude(comparison: "Comparison", asked: Settings) -> int:
-    """The exit status, with the answers written.
+    """The exit status of the comparison, whose answers are written.
 
     Raises:
         ConstraintError: when one ended before its grammar was met.
@@ -159,11 +238,14 @@ def _conclude(comparison: "Comparison", asked: Settings) -> int:
     if comparison.interrupted:
         return ExitStatus.INTERRUPTED
     if any(one.answer.finish_reason == "timeout" for one in comparison.compared):
-        console.note(f"stopped by --timeout after {asked.timeout:g} s")
+        console.note(timeout_note(asked))
+        return ExitStatus.TIMEOUT
     for one in comparison.compared:
         if one.failure:
             return one.failure.status
     for one in comparison.compared:
         if not one.answer.complete:
-            raise ConstraintError(f"{one.variant.label}: it ended before it met its grammar", "raise --max-tokens")
+            raise ConstraintError(
+                f"{one.variant.label}: the answer ended before it met its grammar", "raise --max-tokens"
+            )
     return ExitStatus.OK

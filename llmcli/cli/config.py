@@ -1,4 +1,4 @@
-"""`llmcli config`: the settings in force, where each comes from, and the file they are kept in."""
+"""`llmcli config`: the settings, the source of each, and the configuration file."""
 
 import json
 import os
@@ -15,35 +15,41 @@ from llmcli.ui.console import console
 from llmcli.ui.editor import open_in_editor
 from llmcli.ui.output import put_line, put_table
 
-app = typer.Typer(help="Show and change the settings that are kept.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Show and change the settings in the configuration file.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 def _keys(incomplete: str) -> list[tuple[str, str]]:
     return [(key, field.param.help) for key, field in fields().items() if key.startswith(incomplete)]
 
 
-Key = Annotated[str, typer.Argument(metavar="KEY", help="A setting, such as top_p.", autocompletion=_keys)]
+Key = Annotated[str, typer.Argument(metavar="KEY", help="Name of a setting, such as top_p.", autocompletion=_keys)]
 
 
-def _in_force() -> Resolved:
+def _resolved() -> Resolved:
     return resolve([store.config_layer(), environment_layer(os.environ)])
 
 
 @app.command("list")
 def list_settings(
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
-    changed: Annotated[bool, typer.Option("--changed", help="Leave the built-in defaults out.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="List the defaults too.")] = False,
+    changed: Annotated[bool, typer.Option("--changed", hidden=True)] = False,  # noqa: ARG001 -- the default now
 ) -> int:
-    """List every setting with its value and the layer it comes from."""
-    resolved = _in_force()
-    keys = [key for key in fields() if not changed or resolved.origins[key] != "default"]
+    """List the settings that are set, with their values and sources."""
+    resolved = _resolved()
+    is_set = [key for key, origin in resolved.origins.items() if origin != "default"]
+    keys = list(fields()) if everything else is_set
     if as_json:
         data = to_data(resolved.settings)
-        put_line(
-            json.dumps({key: {"value": data[key], "from": resolved.origins[key]} for key in keys}, ensure_ascii=False)
-        )
+        rows = {key: {"value": data[key], "from": resolved.origins[key]} for key in keys}
+        put_line(json.dumps(rows, ensure_ascii=False))
         return ExitStatus.OK
     put_table([(key, f"{_shown(resolved, key):<24} {resolved.origins[key]}") for key in keys])
+    if not everything:
+        what = "all other settings have" if is_set else "all settings have"
+        console.note(f"{what} their defaults: `llmcli config list --all`")
     return ExitStatus.OK
 
 
@@ -53,21 +59,21 @@ def _shown(resolved: Resolved, key: str) -> str:
 
 @app.command("get")
 def get_setting(key: Key) -> int:
-    """Print the value of one setting."""
-    put_line(fields()[find(key).key].format(getattr(_in_force().settings, find(key).key)))
+    """Print the value of a setting."""
+    put_line(fields()[find(key).key].format(getattr(_resolved().settings, find(key).key)))
     return ExitStatus.OK
 
 
 @app.command("set")
 def set_setting(
-    key: Key, value: Annotated[list[str], typer.Argument(metavar="VALUE...", help="Its value; a list takes several.")]
+    key: Key, value: Annotated[list[str], typer.Argument(metavar="VALUE...", help="Value, or the values of a list.")]
 ) -> int:
-    """Keep a value for one setting in the configuration file."""
+    """Write the value of a setting into the configuration file."""
     field = find(key)
     if field.repeated:
         parsed = field.parse_texts(value) if len(value) > 1 else field.parse_text(value[0])
     elif len(value) > 1:
-        raise UsageError(f"{field.key} takes one value", "quote a value that has spaces")
+        raise UsageError(f"{field.key} takes one value, got {len(value)}", "put a value with spaces in quotes")
     else:
         parsed = field.parse_text(value[0])
     store.set_value(field.key, parsed)
@@ -76,15 +82,15 @@ def set_setting(
 
 @app.command("unset")
 def unset_setting(key: Key) -> int:
-    """Take one setting out of the configuration file."""
+    """Remove a setting from the configuration file."""
     if not store.unset_value(key):
-        console.note(f"{find(key).key} is not in {config_file()}")
+        console.note(f"{find(key).key} is not set in {config_file()}")
     return ExitStatus.OK
 
 
 @app.command("path")
 def show_path() -> int:
-    """Print where the configuration file is."""
+    """Print the path of the configuration file."""
     put_line(str(config_file()))
     return ExitStatus.OK
 

@@ -1,30 +1,34 @@
-"""`llmcli doctor` and `--version`: what is installed, what this machine offers, and what is in the way."""
+"""`llmcli doctor` and `--version`: what is installed, the hardware, and the problems."""
 
 import json
 import os
 import platform
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from llmcli import __version__
+from llmcli.chat.config import aliases, config_layer
 from llmcli.chat.paths import cache_dir, config_dir, config_file, data_dir
+from llmcli.chat.presets import presets
 from llmcli.cli.options import with_settings
 from llmcli.engine import binding, hardware
 from llmcli.errors import ExitStatus, LlmcliError
 from llmcli.models import starter
 from llmcli.models.hub import environment
-from llmcli.params.layers import Layer
+from llmcli.params.layers import Layer, environment_layer
 from llmcli.ui.console import console
 from llmcli.ui.output import put_line, put_table
 
 _MIB = 1 << 20
+Problem = tuple[str, str]  # message and hint
 
 
 def version_lines() -> list[str]:
-    """llama.cpp's build and devices, for `--version`; a broken installation is told, not raised."""
+    """llama.cpp's build and devices, for `--version`; a broken installation is reported in the text."""
     try:
         devices = [f"  {device.kind} {device.name}: {device.description}" for device in hardware.devices()]
         build = binding.llama_build()
@@ -36,23 +40,25 @@ def version_lines() -> list[str]:
 @with_settings(only=())
 def doctor(
     flags: Layer,  # noqa: ARG001 -- the decorator brings --quiet and --debug
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for a bug report.")] = False,
 ) -> int:
-    """Check the installation; the status is 1 if anything is wrong."""
-    problems: list[str] = []
+    """Check the installation and the configuration. The status is 1 on a problem."""
+    problems: list[Problem] = []
     facts = {"llmcli": __version__, "python": f"{platform.python_version()} ({sys.executable})"}
     facts |= {"system": f"{platform.system()} {platform.release()} {platform.machine()}"}
-    facts |= _engine_facts(problems) | _machine_facts() | _folder_facts(problems) | _hub_facts()
+    facts |= _engine_facts(problems) | _machine_facts() | _folder_facts(problems)
+    facts |= _config_facts(problems) | _hub_facts()
     if as_json:
-        put_line(json.dumps({"facts": facts, "problems": problems}, ensure_ascii=False))
+        rows = [{"message": message, "hint": hint} for message, hint in problems]
+        put_line(json.dumps({"facts": facts, "problems": rows}, ensure_ascii=False))
     else:
         put_table(list(facts.items()))
-    for problem in problems:
-        console.warn(problem)
+    for message, hint in problems:
+        console.error(message, hint)
     return ExitStatus.FAILED if problems else ExitStatus.OK
 
 
-def _engine_facts(problems: list[str]) -> dict[str, str]:
+def _engine_facts(problems: list[Problem]) -> dict[str, str]:
     facts = {"llama-cpp-python": binding.bindings_version()}
     try:
         api = binding.load()
@@ -64,45 +70,69 @@ def _engine_facts(problems: list[str]) -> dict[str, str]:
             memory = f"{device.memory_free // _MIB} of {device.memory_total // _MIB} MiB free"
             facts[f"device {number}"] = f"{device.kind} {device.name}: {device.description}, {memory}"
     except LlmcliError as error:
-        problems.append(f"{error}; {error.hint}" if error.hint else str(error))
+        problems.append((str(error), error.hint))
     if facts["llama-cpp-python"] != binding.TESTED_BINDINGS:
-        problems.append(f"llama-cpp-python {binding.TESTED_BINDINGS} is what this release is made for")
+        tested = f"llama-cpp-python=={binding.TESTED_BINDINGS}"
+        problems.append((f"this release is tested with {tested}", f"install it with `pip install {tested}`"))
     return facts
 
 
 def _machine_facts() -> dict[str, str]:
     memory = hardware.available_memory()
     return {
-        "cores": f"{hardware.usable_cores()} physical cores usable, {os.cpu_count()} logical in the machine",
+        "cores": f"{hardware.usable_cores()} usable (physical), {os.cpu_count()} logical",
         "memory": f"{memory // _MIB} MiB available" if memory else "unknown",
     }
 
 
-def _folder_facts(problems: list[str]) -> dict[str, str]:
+def _folder_facts(problems: list[Problem]) -> dict[str, str]:
     facts = {}
     for name, folder in (("config", config_dir()), ("data", data_dir()), ("cache", cache_dir())):
         writable = _writable(folder)
         facts[f"{name} folder"] = f"{folder} ({'writable' if writable else 'NOT writable'})"
         if not writable:
-            problems.append(f"{folder} is not writable: set LLMCLI_HOME to a folder that is")
-    facts["config file"] = f"{config_file()} ({'present' if config_file().exists() else 'absent'})"
+            problems.append((f"cannot write to {folder}", "set LLMCLI_HOME to a folder that you can write to"))
     present = starter.is_present(cache_dir())
-    facts["starter"] = "present" if present else "not fetched yet (the first generate fetches it)"
+    facts["starter"] = "present" if present else "not downloaded (the first `llmcli chat` downloads it)"
     return facts
 
 
+def _config_facts(problems: list[Problem]) -> dict[str, str]:
+    """The state of the configuration file and of the environment variables."""
+    state = "not present"
+    if config_file().exists():
+        state = "not valid" if _failures((config_layer, aliases, presets), problems) else "valid"
+    variables = ", ".join(sorted(name for name in os.environ if name.startswith("LLMCLI_"))) or "none"
+    if _failures((lambda: environment_layer(os.environ),), problems):
+        variables += " (not valid)"
+    return {"config file": f"{config_file()} ({state})", "variables": variables}
+
+
+def _failures(checks: Iterable[Callable[[], object]], problems: list[Problem]) -> bool:
+    """Run the checks and add each different error to the problems."""
+    found = False
+    for check in checks:
+        try:
+            check()
+        except LlmcliError as error:
+            found = True
+            if (str(error), error.hint) not in problems:
+                problems.append((str(error), error.hint))
+    return found
+
+
 def _writable(folder: Path) -> bool:
-    """Whether files can be made in the folder, or it can be made itself."""
+    """Whether files can be created in the folder, or the folder itself."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
 def _hub_facts() -> dict[str, str]:
-    """Where the hub's files and token are; the token itself is never shown."""
+    """The address of the Hub, its cache and the source of the token; the token itself is never shown."""
     cache, source = environment.hub_cache(), environment.token_source()
     return {
         "hub": environment.endpoint() + (" (offline)" if environment.is_offline() else ""),
         "HF cache": f"{cache} ({'writable' if _writable(cache) else 'NOT writable'})",
-        "HF token": f"present ({source})" if source else "absent",
+        "HF token": f"present ({source})" if source else "not present",
     }

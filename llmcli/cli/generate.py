@@ -1,17 +1,21 @@
 """`llmcli generate`: one prompt in, one answer out, made for pipes."""
 
 import json
+import os
+import stat
 import sys
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
 from llmcli.chat.layering import layers_of
 from llmcli.cli.options import CHAT_ONLY, both, with_settings
+from llmcli.cli.settings import show_settings
 from llmcli.engine.trace import Measure
-from llmcli.errors import ConstraintError, DiskError, ExitStatus
+from llmcli.errors import ConstraintError, DiskError, ExitStatus, UsageError
 from llmcli.params.inert import inert
 from llmcli.params.layers import Layer, Resolved, resolve
 from llmcli.params.samplers import check
@@ -25,38 +29,63 @@ from llmcli.ui.tracing import warn_slow, writing
 
 if TYPE_CHECKING:
     from llmcli.chat.answer import Answer
+    from llmcli.chat.local import LocalModel
 
-_PATIENCE = 3.0  # seconds of silence on stdin before we say that we wait for it
+_PATIENCE = 3.0  # seconds of silence on stdin before a note says what the program waits for
+_END = "; end it with Ctrl-D"
+
+PromptArgument = Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="Prompt text; stdin is added to it.")]
+NoStdin = Annotated[
+    bool, typer.Option("--no-stdin", help="Do not read stdin. In a shell loop, stdin is the input of the loop.")
+]
 
 
 @with_settings(only=fields().keys() - CHAT_ONLY)
 def generate(
     flags: Layer,
-    text: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="The prompt; stdin is added to it.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the text.")] = False,
-    stream: Annotated[bool, typer.Option(help="Print the text as it comes, or at the end.")] = True,
+    text: PromptArgument = None,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="Print one JSON object with the text, token counts, seed and settings. "
+            "For an answer of the model in JSON, use --json-schema.",
+        ),
+    ] = False,
+    stream: Annotated[bool, typer.Option(help="Streaming: print the text as it is generated, or at the end.")] = True,
     echo: Annotated[bool, typer.Option("--echo", help="Print the prompt before the answer.")] = False,
-    stats: Annotated[bool, typer.Option("--stats", help="Say tokens and speed on stderr.")] = False,
+    stats: Annotated[bool, typer.Option("--stats", help="Print token counts and speed to stderr.")] = False,
     trace: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write how each token was drawn into this file, as JSON lines.")
+        str | None, typer.Option(metavar="FILE", help="JSON Lines file for the trace: how each token was sampled.")
     ] = None,
     heat: Annotated[
         Measure | None,
-        typer.Option(help="Print the answer on stderr once more, coloured by how it was drawn."),
+        typer.Option(help="Print the answer again to stderr, each token colored by this measure."),
     ] = None,
     show_prompt: Annotated[
-        bool, typer.Option("--show-prompt", help="Print what would be evaluated, control tokens too, and stop.")
+        bool,
+        typer.Option("--show-prompt", help="Print the rendered prompt with special tokens, then exit."),
     ] = False,
+    no_stdin: NoStdin = False,
 ) -> int:
-    """Generate an answer to PROMPT, to stdin, or to both."""
+    """Generate an answer to PROMPT, to stdin, or to both.
+
+    stdin is read to its end and added to PROMPT, unless it is a terminal. In a shell loop, use --no-stdin or
+    </dev/null: otherwise the first run reads the input of the loop.
+
+    Each --file follows PROMPT as a block under its name. A single file without PROMPT is the prompt itself.
+
+    An answer that reaches --max-tokens or fills the context ends with a note on stderr and status 0. An answer that
+    --timeout stops ends with status 124. In both cases the text so far is printed.
+    """
     layers = command_layers(flags, text)
     asked = resolve(layers).settings
     if asked.logprobs and not as_json:
-        console.warn("logprobs has no effect: it needs --json")
+        console.warn("logprobs has no effect: it needs --json", "to see probabilities, use --heat p or --trace FILE")
     check(asked)
-    question, system, grammar = _texts(asked)
+    question, system, grammar = _texts(asked, no_stdin)
     from llmcli.chat.answer import Answer
-    from llmcli.chat.compose import build_prompt
+    from llmcli.chat.compose import build_prompt, needs_plain_template, with_plain_stop
     from llmcli.chat.local import with_model
     from llmcli.cli.model import find_model, open_model
     from llmcli.cli.welcome import welcome
@@ -73,6 +102,9 @@ def generate(
         time_limit(abort, settings.timeout),
         open_model(target, settings, abort, status) as local,
     ):
+        if needs_plain_template(local, settings):
+            warn_plain_template(local)
+            settings = with_plain_stop(settings)
         prompt = build_prompt(local, settings, question, system)
         if show_prompt:
             put(prompt.text if prompt.text.endswith("\n") else prompt.text + "\n")
@@ -88,25 +120,33 @@ def generate(
     warn_slow(answer)
     for note in target.notes:
         console.warn(note)
-    if stats:
+    if stats or console.verbose:
         console.note(stats_line(answer))
     return conclude(answer)
 
 
-def _texts(asked: Settings) -> tuple[str, str | None, str | None]:
-    """The question, the system prompt and the grammar, from wherever they stand."""
+def _texts(settings: Settings, no_stdin: bool) -> tuple[str, str | None, str | None]:
+    """The question, the system prompt and the grammar, from text or files."""
     from llmcli.chat.compose import grammar_text, join_prompt, system_text
 
-    question = join_prompt(asked, piped=not is_terminal(sys.stdin), read_stdin=read_stdin)
+    question = join_prompt(settings, reads_stdin(settings, no_stdin), partial(read_prompt, settings))
     notes: list[str] = []
-    system, grammar = system_text(asked), grammar_text(asked, notes)
+    system, grammar = system_text(settings), grammar_text(settings, notes)
     for note in notes:
         console.warn(note)
     return question, system, grammar
 
 
+def warn_plain_template(local: "LocalModel") -> None:
+    """Warn that the model has no chat template."""
+    console.warn(
+        f"{local.name} has no chat template: a plain one is used (User: ... Assistant: ...)",
+        "use --raw to complete the prompt as it is, or give a template with --chat-template",
+    )
+
+
 def print_answer(answer: "Answer", status: Status, echo: str, as_json: bool, stream: bool) -> None:
-    """Drive the answer to its end and write it: as it comes, at the end, or as one JSON object."""
+    """Generate the answer to its end and write it: as it comes, at the end, or as one JSON object."""
     writer, settings = AnswerWriter(), answer.settings
     if echo and not as_json:
         writer.write(echo if settings.raw else echo + "\n\n")
@@ -130,31 +170,67 @@ def command_layers(flags: Layer, text: str | None) -> Sequence[Layer]:
 
 
 def warn_inert(resolved: Resolved) -> None:
-    """Say which settings somebody chose and the chain ignores."""
+    """Warn of each setting that somebody chose and the sampler chain ignores."""
     for key, reason in inert(resolved.settings, resolved.origins).items():
         console.warn(f"{key} (from {resolved.origins[key]}) has no effect: {reason}")
-    for key, origin in resolved.origins.items():
-        if origin != "default":
-            console.detail(f"{key} from {origin}")
+    show_settings(resolved)
 
 
-def read_stdin() -> str:
-    """All of stdin as UTF-8; says that it waits when nothing comes."""
+def reads_stdin(settings: Settings, no_stdin: bool) -> bool:
+    """Whether stdin, which is not a terminal, is added to the prompt.
+
+    Raises:
+        UsageError: when stdin is asked for and forbidden.
+    """
+    if no_stdin and _names_stdin(settings):
+        raise UsageError("--no-stdin and '-' (stdin) cannot be used together", "remove one of them")
+    return not no_stdin and not is_terminal(sys.stdin)
+
+
+def read_prompt(settings: Settings) -> str:
+    """All of stdin as a part of the prompt; warns where this takes the input of a shell loop."""
+    added = not _names_stdin(settings) and bool(settings.prompt or settings.file)
+    if added and _is_half_read(sys.stdin):
+        console.warn(
+            "the rest of stdin becomes part of this prompt: in a shell loop, this is the input of the loop",
+            "add --no-stdin to keep stdin for the loop, or `-f -` to read it without this warning",
+        )
+    return read_stdin(", which is added to the prompt; use --no-stdin to ignore it" if added else _END)
+
+
+def _names_stdin(settings: Settings) -> bool:
+    return "-" in (settings.prompt, *settings.file)
+
+
+def _is_half_read(stream: TextIO | None) -> bool:
+    """Whether this is a regular file of which somebody has read the beginning and left the rest."""
+    if stream is None:
+        return False
+    try:
+        descriptor = stream.fileno()
+        about = os.fstat(descriptor)
+        return stat.S_ISREG(about.st_mode) and 0 < os.lseek(descriptor, 0, os.SEEK_CUR) < about.st_size
+    except (OSError, ValueError):
+        return False
+
+
+def read_stdin(hint: str = _END) -> str:
+    """All of stdin as UTF-8; a note that ends with `hint` tells that the program waits when nothing comes."""
     if sys.stdin is None:
         return ""
-    hint = threading.Timer(_PATIENCE, console.note, ["reading the prompt from stdin; end it with Ctrl-D"])
-    hint.daemon = True
-    hint.start()
+    note = threading.Timer(_PATIENCE, console.note, [f"waiting for stdin{hint}"])
+    note.daemon = True
+    note.start()
     try:
         return sys.stdin.buffer.read().decode("utf-8-sig", "replace")
     except OSError as error:
         raise DiskError(f"cannot read stdin: {error.strerror}") from None
     finally:
-        hint.cancel()
+        note.cancel()
 
 
 def stats_line(answer: "Answer") -> str:
-    """Tokens, speeds, time to the first token, how it ended and the seed, in one line."""
+    """Tokens, speeds, time to the first token, finish reason and seed, in one line."""
     t = answer.timings()
     return (
         f"prompt {t['prompt_n']} tokens, {t['prompt_per_second']:.1f} tokens/s | "
@@ -165,15 +241,33 @@ def stats_line(answer: "Answer") -> str:
 
 
 def conclude(answer: "Answer") -> int:
-    """The exit status of an answer that is written.
+    """The exit status of an answer that is written; a note tells what cut it.
 
     Raises:
         ConstraintError: when it ended before its grammar was met.
     """
-    if answer.finish_reason == "interrupt":
+    reason, settings = answer.finish_reason, answer.settings
+    if reason == "interrupt":
         return ExitStatus.INTERRUPTED
-    if answer.finish_reason == "timeout":
-        console.note(f"stopped by --timeout after {answer.settings.timeout:g} s")
+    if reason == "timeout":
+        console.note(timeout_note(settings))
+        return ExitStatus.TIMEOUT
     if not answer.complete:
-        raise ConstraintError("the output ended before it met its grammar", "raise --max-tokens")
+        raise ConstraintError("the answer ended before it met its grammar", "raise --max-tokens")
+    if reason == "length" and settings.max_tokens:
+        console.note(_cut_note(answer))
     return ExitStatus.OK
+
+
+def timeout_note(settings: Settings) -> str:
+    """What stopped an answer, or several."""
+    return f"stopped by --timeout after {settings.timeout:g} s"
+
+
+def _cut_note(answer: "Answer") -> str:
+    """Why the answer ended before the model ended it."""
+    settings, conditions = answer.settings, answer.generation.conditions
+    if 0 <= settings.max_tokens <= answer.timings()["predicted_n"]:
+        return f"cut off: max_tokens is {settings.max_tokens}; raise it with -n"
+    size = f" of {conditions.n_ctx} tokens" if conditions else ""
+    return f"cut off: the context{size} is full" + ("; raise it with -c" if settings.n_ctx else "")

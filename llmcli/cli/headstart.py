@@ -1,7 +1,7 @@
-"""A head start: the likely model loads in a thread while Python still imports and parses the command line.
+"""Preload: the likely model loads in a thread while Python imports modules and parses the command line.
 
-llama.cpp reads a model without holding Python's lock, so the two run side by side. The guess is cheap and may
-be wrong: then the model is dropped and the right one loaded, as if nothing had happened.
+llama.cpp reads a model without Python's lock, so both run in parallel. The guess is cheap and can be wrong: then
+the model is freed and the right one is loaded.
 """
 
 import os
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from llmcli.engine.model import Model
 
 _COMMANDS = ("generate", "compare", "chat")
-_WITHOUT = {"--help", "-h", "--verbose"}  # the load in the background drops llama.cpp's log
-_LARGEST = 256 << 20  # bytes; a larger file takes long enough to want a progress line and a way to stop
+_HELP = {"--help", "-h", "--help-all"}
+_LARGEST = 256 << 20  # bytes; the load of a larger file needs a progress line and a way to stop it
 
 
 class HeadStart:
-    """One load in the background. The thread does nothing but wait for C, so it never waits for Python's lock."""
+    """One load in the background. The thread only waits for C code, so it never waits for Python's lock."""
 
     def __init__(self, parts: Sequence[Path]) -> None:
         self.parts = tuple(parts)
@@ -36,10 +36,10 @@ class HeadStart:
         try:
             self._model = Model.load(self.parts, 0, quiet=True)
         except LlmcliError:
-            self._model = None  # the real load tells it properly
+            self._model = None  # the load of the command itself reports it
 
     def wait(self) -> "Model | None":
-        """The loaded model; it belongs to the caller then."""
+        """The loaded model, which the caller must close; None when the load failed."""
         self._thread.join()
         model, self._model = self._model, None
         return model
@@ -49,21 +49,21 @@ _current: HeadStart | None = None
 
 
 def begin(arguments: Sequence[str]) -> None:
-    """Start loading if this command line will want a model that is here and known to be safe."""
+    """Start the load if this command needs a model that is on this machine and has loaded safely before."""
     global _current
-    if not arguments or arguments[0] not in _COMMANDS or _WITHOUT & set(arguments):
+    if not arguments or arguments[0] not in _COMMANDS or _HELP & set(arguments) or _shows_engine_log(arguments):
         return
     if arguments[0] == "chat" and sys.stdin and sys.stdin.isatty():
-        return  # the prompt comes first, and the model while the user types
+        return  # the prompt appears first, and the model loads while the user types
     try:
         parts = _safe_parts(_guess(arguments))
         _current = HeadStart(parts) if parts and _on_cpu() else None
     except (LlmcliError, OSError):
-        return  # the command itself comes to the same fault, and tells it
+        return  # the command itself meets the same error, and reports it
 
 
 def take(parts: Sequence[Path]) -> "Model | None":
-    """The model at `parts` if that is the one that was begun."""
+    """The model at `parts`, if that is the one that was preloaded."""
     model = _current.wait() if _current else None
     if model and _current and tuple(parts) != _current.parts:
         model.close()
@@ -72,7 +72,7 @@ def take(parts: Sequence[Path]) -> "Model | None":
 
 
 def end() -> None:
-    """Free what nobody took, so that no thread is inside llama.cpp when the program ends."""
+    """Free a model that was not used, so that no thread is inside llama.cpp when the program ends."""
     global _current
     model = _current.wait() if _current else None
     _current = None
@@ -81,7 +81,7 @@ def end() -> None:
 
 
 def _safe_parts(reference: str) -> Sequence[Path]:
-    """The model's one file, if it is here and has been loaded safely before; split models get no head start."""
+    """The file of the model, if it is on this machine and has loaded safely before; split models are not preloaded."""
     from llmcli.chat.paths import cache_dir, data_dir
     from llmcli.models import starter
 
@@ -90,7 +90,7 @@ def _safe_parts(reference: str) -> Sequence[Path]:
     from llmcli.models.find import find
     from llmcli.models.shelf import Shelf
 
-    file = find(reference, Shelf(cache_dir(), data_dir()))  # aliases and imported folders are left to the command
+    file = find(reference, Shelf(cache_dir(), data_dir()))  # the command itself resolves aliases and imported folders
     if len(file.parts) > 1 or file.path.stat().st_size > _LARGEST:
         return ()
     from llmcli.engine.binding import bindings_version
@@ -99,15 +99,22 @@ def _safe_parts(reference: str) -> Sequence[Path]:
     return file.parts if is_safe(file, cache_dir(), bindings_version()) else ()
 
 
+def _shows_engine_log(arguments: Sequence[str]) -> bool:
+    """Whether the arguments contain -vv or --verbose twice: a load in the background drops llama.cpp's log."""
+    if any(word.startswith("-vv") for word in arguments):
+        return True
+    return sum(word in ("-v", "--verbose") for word in arguments) > 1
+
+
 def _on_cpu() -> bool:
-    """Whether this is a CPU build; how much goes to a GPU is decided from the header and the settings."""
+    """Whether this is a CPU build; the number of GPU layers depends on the header and the settings."""
     from llmcli.engine import hardware
 
     return not hardware.has_gpu()
 
 
 def _guess(arguments: Sequence[str]) -> str:
-    """The model these arguments mean, looked up the quick way."""
+    """The model reference of these arguments, without the parser."""
     for index, word in enumerate(arguments):
         if word in ("-m", "--model"):
             return arguments[index + 1] if index + 1 < len(arguments) else ""

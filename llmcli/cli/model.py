@@ -1,4 +1,4 @@
-"""Finding and opening the model of a command, with what a person sees meanwhile."""
+"""Find and load the model of a command, with progress messages."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,20 +6,21 @@ from time import perf_counter
 
 from llmcli.chat.local import LocalModel, Target, locate
 from llmcli.cli import headstart
+from llmcli.cli.settings import show_model
 from llmcli.engine import log
 from llmcli.engine.abort import AbortFlag
-from llmcli.errors import LlmcliError
+from llmcli.errors import TimeLimitError
 from llmcli.models.find import NotHereError
 from llmcli.params.settings import Settings
 from llmcli.ui.console import console
 from llmcli.ui.download import Downloads
 from llmcli.ui.status import Status
 
-_LONG = 1 << 30  # bytes; a smaller file is tried before anyone wonders
+_LARGE = 1 << 30  # bytes; the check of a smaller file is too fast for a message
 
 
 def find_model(settings: Settings) -> Target:
-    """Find the model and check it. What is not here is downloaded if the user allows it."""
+    """Find the model and check it; a missing model is downloaded if the user allows it."""
     try:
         return _locate(settings)
     except NotHereError as missing:
@@ -31,12 +32,12 @@ def find_model(settings: Settings) -> Target:
 
 def _locate(settings: Settings) -> Target:
     with Downloads() as downloads:
-        return locate(settings, downloads.bar("fetching the starter model"), _say_trying)
+        return locate(settings, downloads.bar("downloading the starter model"), _report_check)
 
 
-def _say_trying(name: str, size: int) -> None:
-    if size >= _LONG:
-        console.note(f"{name} is new here: trying it in a process of its own first")
+def _report_check(name: str, size: int) -> None:
+    if size >= _LARGE:
+        console.note(f"checking {name} in a separate process (first use)")
 
 
 @contextmanager
@@ -44,22 +45,25 @@ def open_model(target: Target, settings: Settings, abort: AbortFlag, status: Sta
     """Load the model for the time of the block.
 
     Raises:
-        LlmcliError: when the time limit passed meanwhile.
-        KeyboardInterrupt: when it was interrupted.
+        TimeLimitError: the time limit passed while it was loading.
+        KeyboardInterrupt: the user interrupted it.
     """
-    if console.verbose:
+    if console.engine_log:
         log.listen(console.detail)
     try:
-        begin = perf_counter()
-        early = headstart.take(target.file.parts)
-        local = LocalModel(target, settings, abort, status.loading, early)
-        local.waited_ms = (perf_counter() - begin) * 1e3
+        start = perf_counter()
+        preloaded = headstart.take(target.file.parts)
+        local = LocalModel(target, settings, abort, status.loading, preloaded)
+        local.waited_ms = (perf_counter() - start) * 1e3
     except KeyboardInterrupt:
         if abort.is_set() and abort.reason == "timeout":
-            raise LlmcliError(f"the {settings.timeout:g} s of --timeout passed while the model was loading") from None
+            raise TimeLimitError(
+                f"stopped by --timeout after {settings.timeout:g} s: the model is still loading", "raise --timeout"
+            ) from None
         raise
     finally:
         status.clear()
+    show_model(local)
     try:
         yield local
     finally:

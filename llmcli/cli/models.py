@@ -1,7 +1,7 @@
-"""`llmcli models`: what is on this machine, and what is done with it."""
+"""`llmcli models`: list the models on this machine, and the group of all model commands."""
 
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,7 +16,10 @@ from llmcli.ui.output import put_line
 from llmcli.ui.table import put_rows
 from llmcli.ui.units import ago, gigabytes
 
-app = typer.Typer(help="Get, list, check and remove models.", no_args_is_help=True, rich_markup_mode=None)
+if TYPE_CHECKING:
+    from llmcli.models.inventory import Item
+
+app = typer.Typer(help="Download, list, verify and remove models.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @with_settings(only=("model_folders",))
@@ -24,32 +27,46 @@ def list_models(
     flags: Layer,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
 ) -> int:
-    """List the models on this machine."""
+    """List the models on this machine.
+
+    A model with an alias is listed by its alias; ALIAS OF is the model or file that the alias names.
+    """
     from llmcli.chat.library import shelf
     from llmcli.cli.settings import in_force
-    from llmcli.models.inventory import Item, inventory
+    from llmcli.models.inventory import inventory_with_aliases
 
-    items = inventory(shelf(in_force(flags)))
+    items = inventory_with_aliases(shelf(in_force(flags)))
     if as_json:
         put_line(json.dumps([_data(item) for item in items], ensure_ascii=False, indent=2))
         return ExitStatus.OK
     if not items:
-        console.note("no models yet; `llmcli models recommend` names some, `llmcli pull NAME` gets one")
+        console.note("no models yet; see `llmcli models recommend`, then run `llmcli pull NAME`")
         return ExitStatus.OK
-
-    def row(item: Item) -> tuple[str, ...]:
-        context = item.glimpse.n_ctx_train
-        place = {"hub": "hub cache", "url": "address"}.get(item.source, item.source)
-        return item.name, item.quantization, gigabytes(item.size), str(context or ""), ago(item.used), place
-
-    heads = "NAME", "QUANT", "SIZE", "CONTEXT", "USED", "FROM"
-    put_rows(heads, [row(item) for item in items], ("SIZE", "CONTEXT"), spare=("FROM", "QUANT"))
+    heads = ["NAME", "QUANT", "SIZE", "CONTEXT", "USED", "FROM", "ALIAS OF"]
+    rows = [_row(item) for item in items]
+    if not any(item.aliases for item in items):
+        heads, rows = heads[:-1], [row[:-1] for row in rows]
+    put_rows(heads, rows, ("SIZE", "CONTEXT"), spare=("FROM", "USED", "ALIAS OF", "QUANT"))
     return ExitStatus.OK
 
 
-def _data(item: Any) -> dict[str, Any]:
+def _row(item: "Item") -> tuple[str, ...]:
+    source = {"hub": "Hub cache", "url": "URL"}.get(item.source, item.source)
+    return (
+        ", ".join(item.aliases) or item.name,
+        item.quantization,
+        gigabytes(item.size),
+        str(item.glimpse.n_ctx_train or ""),
+        ago(item.used),
+        source,
+        item.name if item.aliases else "",
+    )
+
+
+def _data(item: "Item") -> dict[str, Any]:
     return {
         "name": item.name,
+        "aliases": list(item.aliases),
         "quantization": item.quantization,
         "size": item.size,
         "n_ctx_train": item.glimpse.n_ctx_train,

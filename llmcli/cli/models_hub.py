@@ -1,4 +1,4 @@
-"""The commands of `llmcli models` that look beyond this machine: pull, files, search, recommend."""
+"""The commands of `llmcli models` about models to download: pull, files, search, recommend."""
 
 import json
 from dataclasses import asdict, replace
@@ -30,19 +30,20 @@ def pull(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="owner/repo[:Q4_K_M], an address, or a name of the catalogue.",
+            help="Model to download: owner/repo[:Q4_K_M], a URL, or a name from `models recommend`.",
             autocompletion=complete_wanted,
         ),
     ],
-    mmproj: Annotated[bool, typer.Option(help="Fetch the projector too, where the model can see images.")] = False,
+    mmproj: Annotated[
+        bool, typer.Option(help="Also download the vision projector (mmproj).", hidden=True)
+    ] = False,  # hidden: llmcli cannot use images yet
 ) -> int:
-    """Download a model, or go on with one.
+    """Download a model, or resume its download.
 
-    What has come of an interrupted download is kept and checked; the path of the model is printed.
+    Every file is verified. The path of the model is printed to stdout.
     """
     from llmcli.chat.library import to_download
     from llmcli.cli.pulling import describe, fetch_planned, found_offline, plan_reference, update_of
-    from llmcli.models.hub.pull import Plan
 
     settings = in_force(flags)
     wanted = to_download(reference, settings)
@@ -51,18 +52,15 @@ def pull(
 
         put_line(str(find_model(replace(settings, model=reference)).file.path))
         return ExitStatus.OK
-    here = found_offline(reference, settings)
-    if here:
-        put_line(str(here.path))
+    local = found_offline(reference, settings)
+    if local:
+        put_line(str(local.path))
         return ExitStatus.OK
     planned = plan_reference(wanted, settings, mmproj)
     console.note(describe(planned))
-    news = update_of(planned, settings)
-    if news:
-        console.note(news)
-    if isinstance(planned, Plan) and planned.projector and not mmproj:
-        size = gigabytes(planned.projector.file.size)
-        console.note(f"its projector for images, {planned.projector.file.path} ({size}), comes with --mmproj")
+    update = update_of(planned, settings)
+    if update:
+        console.note(update)
     put_line(str(fetch_planned(planned, settings).path))
     return ExitStatus.OK
 
@@ -73,14 +71,14 @@ def files(
     repo: Annotated[
         str,
         typer.Argument(
-            metavar="REPO", help="owner/repo on the hub, with @revision if you like.", autocompletion=complete_wanted
+            metavar="REPO", help="Repository on the Hub: owner/repo[@revision].", autocompletion=complete_wanted
         ),
     ],
     as_json: Json = False,
 ) -> int:
     """List the quantizations of a repository.
 
-    Each with its size, its bits per weight, and whether it fits on this machine.
+    The table shows size, bits per weight, and whether a model fits into the memory of this machine.
     """
     from llmcli.chat.library import to_download
     from llmcli.cli.pulling import warn_about_token
@@ -92,25 +90,23 @@ def files(
     settings = in_force(flags)
     reference = to_download(repo, settings)
     if not isinstance(reference, HubReference):
-        raise UsageError(f"{repo} is no repository on the hub", "Write owner/repo.")
+        raise UsageError(f"'{repo}' is not a repository on the Hub", "write owner/repo")
     warn_about_token(settings)
     listing = api.repo(reference, settings.offline, console.note)
     found, memory = variants(listing.files), hardware.available_memory()
     chosen = choose(found, memory) if any(variant.complete for variant in found) else None
     if not found:
-        pick(found, None, None, listing.name)  # says what to do where there is none
+        pick(found, None, None, listing.name)  # raises the error with its hint
     if as_json:
         put_line(json.dumps(_listing_data(listing, found, chosen, memory), ensure_ascii=False, indent=2))
         return ExitStatus.OK
     rows = [_variant_row(variant, listing.n_parameters, memory) for variant in found]
     put_rows(("QUANT", "SIZE", "BITS", "FITS", "FILE"), rows, ("SIZE", "BITS"))
-    for file in projectors(listing.files):
-        console.note(f"projector for images: {file.path} ({gigabytes(file.size)})")
     if chosen:
         label = chosen.variant.quantization or chosen.variant.path
-        console.note(f"`llmcli pull {listing.name}` takes {label}: {chosen.reason}")
+        console.note(f"`llmcli pull {listing.name}` downloads {label}: {chosen.reason}")
     if listing.gated:
-        console.note(f"it is gated: accept its terms at {page(listing.name)} first")
+        console.note(f"{listing.name} is gated; accept its terms at {page(listing.name)} first")
     return ExitStatus.OK
 
 
@@ -138,20 +134,20 @@ def _listing_data(listing: "Repo", found: list[Variant], chosen: Choice | None, 
         }
         for variant in found
     ]
-    facts = {"repo": listing.name, "commit": listing.commit, "licence": listing.licence, "gated": listing.gated}
+    facts = {"repo": listing.name, "commit": listing.commit, "license": listing.license, "gated": listing.gated}
     return facts | {"models": models, "projectors": [asdict(file) for file in projectors(listing.files)]}
 
 
 @with_settings(only=("offline",))
 def search(
     flags: Layer,
-    text: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Words of the name.")],
-    limit: Annotated[int, typer.Option("--limit", min=1, max=100, help="Most repositories to list.")] = 15,
+    text: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Search terms.")],
+    limit: Annotated[int, typer.Option("--limit", min=1, max=100, help="Maximum number of repositories.")] = 15,
     as_json: Json = False,
 ) -> int:
-    """Search the hub for GGUF repositories.
+    """Search the Hub for GGUF repositories.
 
-    The most downloaded come first.
+    The most downloaded repositories come first.
     """
     from llmcli.cli.pulling import warn_about_token
     from llmcli.models.hub import api
@@ -162,22 +158,22 @@ def search(
     if as_json:
         put_line(json.dumps([asdict(item) for item in found], ensure_ascii=False, indent=2))
     elif not found:
-        console.note(f"nothing on the hub is called {' '.join(text)} and has GGUF files")
+        console.note(f"no GGUF repositories found for '{' '.join(text)}'")
     else:
         rows = [
-            (item.name, count(item.downloads), item.licence + (", gated" if item.gated else ""), item.updated)
+            (item.name, count(item.downloads), item.license + (", gated" if item.gated else ""), item.updated)
             for item in found
         ]
-        put_rows(("NAME", "DOWNLOADS", "LICENCE", "UPDATED"), rows, ("DOWNLOADS",))
-        console.note("`llmcli models files NAME` lists the quantizations of one")
+        put_rows(("NAME", "DOWNLOADS", "LICENSE", "UPDATED"), rows, ("DOWNLOADS",))
+        console.note("list the quantizations of a repository with `llmcli models files NAME`")
     return ExitStatus.OK
 
 
 @with_settings(only=())
 def recommend(flags: Layer, as_json: Json = False) -> int:  # noqa: ARG001 -- the decorator brings the switches
-    """Name models that suit this machine.
+    """List models that suit this machine.
 
-    Best first, by its memory and cores, out of a short list of llmcli's own.
+    The models come from llmcli's own short catalog, best first for the memory and cores of this machine.
     """
     from llmcli.engine import hardware
     from llmcli.models.catalogue import KNOWN_AS_OF
@@ -189,11 +185,11 @@ def recommend(flags: Layer, as_json: Json = False) -> int:  # noqa: ARG001 -- th
         put_line(json.dumps([asdict(entry) for entry in entries], ensure_ascii=False, indent=2))
         return ExitStatus.OK
     rows = [
-        (entry.name, f"{entry.parameters:g}B", gigabytes(entry.size), entry.licence, entry.note) for entry in entries
+        (entry.name, f"{entry.parameters:g}B", gigabytes(entry.size), entry.license, entry.note) for entry in entries
     ]
     commands = [f"llmcli pull {entry.repo}:{entry.quantization}" for entry in entries]
-    put_rows(("NAME", "WEIGHTS", "SIZE", "LICENCE", "GOOD AT"), rows, ("WEIGHTS", "SIZE"), commands)
-    where = f"{memory / 2**30:.1f} GiB of memory and {cores} cores" if memory else f"{cores} cores"
-    console.note(f"for {where}; the list is llmcli's own, as known in {KNOWN_AS_OF}, not asked of the hub")
-    console.note("the short name does as well, as in `llmcli pull " + entries[0].name + "`")
+    put_rows(("NAME", "WEIGHTS", "SIZE", "LICENSE", "GOOD AT"), rows, ("WEIGHTS", "SIZE"), commands)
+    machine = f"{memory / 2**30:.1f} GiB of free memory and {cores} cores" if memory else f"{cores} cores"
+    console.note(f"for {machine}, from llmcli's own catalog of {KNOWN_AS_OF}")
+    console.note(f"the short name works too: `llmcli pull {entries[0].name}`")
     return ExitStatus.OK

@@ -1,4 +1,4 @@
-"""The commands of `llmcli models` that keep what is here in order: rm, verify, partials, alias, import."""
+"""The commands of `llmcli models` that manage the models on this machine: rm, verify, partials, alias, import."""
 
 import json
 from collections.abc import Sequence
@@ -16,25 +16,27 @@ from llmcli.ui.ask import can_ask, confirm
 from llmcli.ui.console import console
 from llmcli.ui.output import put_line
 from llmcli.ui.table import put_rows
-from llmcli.ui.units import ago, gigabytes
+from llmcli.ui.units import ago, gigabytes, plural
 
 if TYPE_CHECKING:
     from llmcli.models.hub.partials import Unfinished
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Reference = Annotated[str, typer.Argument(metavar="MODEL", help="A model.", autocompletion=complete_reference)]
-_OWNERS = {"ollama": "Ollama: `ollama rm` removes it", "lmstudio": "LM Studio, which can remove it"}
+Reference = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Model reference or alias.", autocompletion=complete_reference)
+]
+_OWNERS = {"ollama": ("Ollama", "remove it with `ollama rm`"), "lmstudio": ("LM Studio", "remove it in LM Studio")}
 
 
 @with_settings(only=("model_folders",))
 def remove_model(
     flags: Layer,
     model: Reference,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation.")] = False,
 ) -> int:
-    """Remove a downloaded model.
+    """Delete a downloaded model.
 
-    What will go and how much is freed is shown first. What another model shares stays.
+    The files and the freed disk space are shown first. Files that another model shares are kept.
     """
     from llmcli.chat.library import shelf
     from llmcli.models.find import NotHereError, find
@@ -46,25 +48,25 @@ def remove_model(
     try:
         item = item_of(find(model, place), place)
     except NotHereError as missing:
-        begun = incomplete_item(missing.reference, place) if isinstance(missing.reference, HubReference) else None
-        if begun is None:
+        incomplete = incomplete_item(missing.reference, place) if isinstance(missing.reference, HubReference) else None
+        if incomplete is None:
             raise
-        item = begun
+        item = incomplete
     if not item.is_ours:
-        owner = _OWNERS.get(item.source, "you: llmcli removes only what was downloaded")
-        raise UsageError(f"{item.path} belongs to {owner}", "Nothing was removed.")
+        owner, hint = _OWNERS.get(item.source, ("you, not to llmcli", "delete the file yourself"))
+        raise UsageError(f"{item.path} belongs to {owner}", hint)
     removal = plan_removal(item, place)
     for path in removal.names:
-        console.note(f"removes {path}")
+        console.note(f"will remove {path}")
     for path in removal.kept:
-        console.note(f"keeps {path}, which another model shares")
+        console.note(f"will keep {path} (shared with another model)")
     question = f"Remove {item.name} and free {gigabytes(removal.freed)}?"
     if not yes and not can_ask():
-        raise UsageError(f"{item.name} is not removed without a yes", "Add --yes.")
+        raise UsageError(f"refusing to remove {item.name} without confirmation", "use --yes")
     if not yes and not confirm(question, default=False):
         return ExitStatus.FAILED
     remove(removal, place)
-    console.note(f"removed {item.name}, {gigabytes(removal.freed)} are free again")
+    console.note(f"removed {item.name}, {gigabytes(removal.freed)} freed")
     return ExitStatus.OK
 
 
@@ -73,13 +75,16 @@ def verify(
     flags: Layer,
     model: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", help="A model; all, without it.", autocompletion=complete_reference),
+        typer.Argument(
+            metavar="[MODEL]", help="Model to verify (without it, all models).", autocompletion=complete_reference
+        ),
     ] = None,
     as_json: Json = False,
 ) -> int:
-    """Check models against their sha256.
+    """Verify models by their sha256.
 
-    The checksum of each file is computed and compared with its publisher's; the status is 8 if one is damaged.
+    The checksum of each file is computed and compared with the published one. The exit status is 8 if a file is
+    damaged.
     """
     from llmcli.chat.library import shelf
     from llmcli.models.check import check
@@ -100,57 +105,61 @@ def verify(
         put_rows(("STATE", "MODEL", "SHA256"), [(one.state, one.name, one.sha256) for one in results])
     damaged = [one for one in results if one.state == "damaged"]
     for one in damaged:
-        console.warn(f"{one.path} is damaged: `llmcli pull {one.name}` fetches it again")
+        console.warn(f"{one.path} is damaged", f"download it again with `llmcli pull {one.name}`")
     return ExitStatus.MODEL_INVALID if damaged else ExitStatus.OK
 
 
 @with_settings(only=("offline",))
 def partials(
     flags: Layer,
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One of them; all, without it.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with it.")] = False,
-    remove: Annotated[bool, typer.Option("--remove", help="Throw it away.")] = False,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Interrupted download (without it, all of them).")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the download.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Delete the partial file.")] = False,
     as_json: Json = False,
 ) -> int:
-    """List, resume or remove partial downloads."""
+    """List, resume or delete interrupted downloads."""
     from llmcli.chat.library import shelf
     from llmcli.models.hub import partials as store
 
     settings = in_force(flags)
     if resume and remove:
-        raise UsageError("--resume and --remove cannot be used together", "Keep one of them.")
+        raise UsageError("--resume and --remove cannot be used together", "use one of them")
     place = shelf(settings)
     found = store.partials(place.hub, place.cache_dir, place.data_dir)
     chosen = [one for one in found if name in (None, one.name, one.path.name)]
     if name is not None and not chosen:
-        raise ModelNotFoundError(f"there is no unfinished download {name}", "See `llmcli models partials`.")
+        raise ModelNotFoundError(f"no interrupted download '{name}'", "list them with `llmcli models partials`")
     if resume:
         return _resume(chosen, settings)
     if remove:
-        return _throw_away(chosen, place.data_dir)
+        return _delete(chosen, place.data_dir)
     if as_json:
-        rows = [{"name": one.name, "file": str(one.path), "bytes": one.here, "size": one.size} for one in chosen]
-        put_line(json.dumps(rows, ensure_ascii=False, indent=2))
+        data = [{"name": one.name, "file": str(one.path), "bytes": one.here, "size": one.size} for one in chosen]
+        put_line(json.dumps(data, ensure_ascii=False, indent=2))
         return ExitStatus.OK
     if not chosen:
-        console.note("no unfinished downloads")
+        console.note("no interrupted downloads")
         return ExitStatus.OK
-    put_rows(("NAME", "HERE", "LAST"), [(one.name, _progress(one.here, one.size), ago(one.time)) for one in chosen])
-    console.note("`llmcli models partials --resume` goes on with them, `--remove` throws them away")
+    rows = [(one.name, _progress(one.here, one.size), ago(one.time)) for one in chosen]
+    put_rows(("NAME", "DOWNLOADED", "CHANGED"), rows)
+    console.note("resume them with `llmcli models partials --resume`, delete them with `--remove`")
     return ExitStatus.OK
 
 
-def _throw_away(chosen: Sequence["Unfinished"], data_dir: Path) -> int:
+def _delete(chosen: Sequence["Unfinished"], data_dir: Path) -> int:
     from llmcli.models.hub import partials as store
 
-    gone = [one for one in chosen if store.remove(one, data_dir)]
+    deleted = [one for one in chosen if store.remove(one, data_dir)]
     for one in chosen:
-        if one not in gone:
-            why = "is being downloaded" if one.is_ours else "was begun by another program"
-            console.note(f"{one.path.name} {why} and stays")
-    for name in dict.fromkeys(one.name for one in gone if one.size and store.has_whole_parts(one)):
-        console.note(f"the parts of {name} that are whole stay; `llmcli models rm {name}` removes them")
-    console.note(f"removed {len(gone)} unfinished downloads, {gigabytes(sum(one.here for one in gone))} are free again")
+        if one not in deleted:
+            why = "the download is active" if one.is_ours else "another program started it"
+            console.note(f"kept {one.path.name}: {why}")
+    for name in dict.fromkeys(one.name for one in deleted if one.size and store.has_whole_parts(one)):
+        console.note(f"kept the complete parts of {name}; remove them with `llmcli models rm {name}`")
+    freed = gigabytes(sum(one.here for one in deleted))
+    console.note(f"deleted {plural(len(deleted), 'interrupted download')}, {freed} freed")
     return ExitStatus.OK
 
 
@@ -168,21 +177,24 @@ def _resume(chosen: Sequence["Unfinished"], settings: Settings) -> int:
             put_line(str(fetch_planned(plan_reference(reference, settings), settings).path))
     for one in chosen:
         if not one.size:
-            how = "pull its model again" if one.is_ours else "it was begun by another program"
-            console.warn(f"{one.path} cannot be gone on with: {how}")
+            if one.is_ours:
+                console.warn(f"cannot resume {one.path}: its model is not known", "pull its model again")
+            else:
+                console.warn(f"cannot resume {one.path}: another program started it")
     return ExitStatus.OK
 
 
 def alias(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="The new name.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Name of the alias.")] = None,
     model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="What it means.", autocompletion=complete_reference)
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="Model reference or path.", autocompletion=complete_reference),
     ] = None,
-    remove: Annotated[bool, typer.Option("--remove", help="Take the name out.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Delete the alias.")] = False,
 ) -> int:
-    """Give a model a name of your own.
+    """Set, show or delete an alias for a model.
 
-    Without arguments the names are listed.
+    Without arguments, all aliases are listed.
     """
     from llmcli.chat import config
     from llmcli.chat.library import to_download
@@ -191,22 +203,22 @@ def alias(
 
     known = config.aliases()
     if name is None:
-        put_rows(("NAME", "MODEL"), list(known.items())) if known else console.note("no aliases yet")
+        put_rows(("NAME", "MODEL"), list(known.items())) if known else console.note("no aliases")
         return ExitStatus.OK
     if remove or model is None:
         if name not in known:
-            raise UsageError(f"there is no alias {name}", "See `llmcli models alias`.")
+            raise UsageError(f"unknown alias '{name}'", "list the aliases with `llmcli models alias`")
         if remove:
             config.set_alias(name, None)
         else:
             put_line(known[name])
         return ExitStatus.OK
     if check_name(name, "alias") == STARTER:
-        raise UsageError(f"{name} is the name of a model already", "Choose another.")
+        raise UsageError(f"'{name}' is the name of a model", "choose another name")
     model = known.get(model, model)
     path = Path(model).expanduser()
     if not path.is_file():
-        to_download(model, in_force(Layer("flag", {})))  # refuses what leads nowhere
+        to_download(model, in_force(Layer("flag", {})))  # raises an error for an unknown model
     config.set_alias(name, str(path.absolute()) if path.is_file() else model)
     return ExitStatus.OK
 
@@ -216,13 +228,13 @@ def import_folders(
     flags: Layer,
     folders: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[FOLDER]...", help="Folders with models; Ollama's and LM Studio's, without them."),
+        typer.Argument(metavar="[FOLDER]...", help="Folders with models (without them, Ollama's and LM Studio's)."),
     ] = None,
-    forget: Annotated[bool, typer.Option("--forget", help="Use the models of these folders no longer.")] = False,
+    forget: Annotated[bool, typer.Option("--forget", help="Stop using the models of these folders.")] = False,
 ) -> int:
-    """Use other programs' models in place.
+    """Use the models of other programs in place.
 
-    Those of Ollama and LM Studio, or of any folder, are read where they are and never copied.
+    Models of Ollama, LM Studio or any folder are read where they are. They are never copied or changed.
     """
     from llmcli.chat import config
     from llmcli.models import lmstudio, ollama
@@ -230,8 +242,10 @@ def import_folders(
 
     chosen = [folder.expanduser().absolute() for folder in folders or []] or [*ollama.stores(), *lmstudio.folders()]
     if not chosen:
+        searched = ", ".join(map(str, [*ollama.searched_folders(), *lmstudio.searched_folders()]))
         raise ModelNotFoundError(
-            "neither Ollama nor LM Studio has models here", "Name a folder: llmcli models import FOLDER"
+            f"no models of Ollama or LM Studio found in {searched}",
+            "give a folder with .gguf files: llmcli models import FOLDER",
         )
     kept = list(in_force(flags).model_folders)
     if forget:
@@ -241,9 +255,11 @@ def import_folders(
     for folder in chosen:
         found = models_in(folder)
         if not found and folders:
-            raise ModelNotFoundError(f"{folder} holds no models", "Give a folder with .gguf files, or an Ollama store.")
+            raise ModelNotFoundError(
+                f"no models found in {folder}", "give a folder with .gguf files, or an Ollama store"
+            )
         rows += [(model.name, gigabytes(model.size), model.source) for model in found]
     config.set_value("model_folders", tuple(dict.fromkeys([*kept, *map(str, chosen)])))
     put_rows(("NAME", "SIZE", "FROM"), rows, ("SIZE",))
-    console.note(f"{len(rows)} models are used where they are; take one with --model NAME")
+    console.note(f"{plural(len(rows), 'model')} imported in place; use one with --model NAME")
     return ExitStatus.OK

@@ -1,4 +1,4 @@
-"""`llmcli models show`: what a model is, from its header alone, whether it is here or still on the hub."""
+"""`llmcli models show`: describe a model from its header, on this machine or on the Hub."""
 
 import json
 from collections.abc import Sequence
@@ -19,15 +19,16 @@ from llmcli.ui.units import ago, count, gigabytes
 def show(
     flags: Layer,
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A model, here or on the hub.", autocompletion=complete_reference)
+        str,
+        typer.Argument(metavar="MODEL", help="Model on this machine or on the Hub.", autocompletion=complete_reference),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
-    template: Annotated[bool, typer.Option("--template", help="Print the chat template alone.")] = False,
+    template: Annotated[bool, typer.Option("--template", help="Print only the chat template.")] = False,
 ) -> int:
-    """Describe a model, here or on the hub.
+    """Show details of a model.
 
-    Architecture, size, context, template, licence, checksum, and the memory it needs. Of a model on the hub
-    only the header is read, before anything is downloaded.
+    Architecture, size, context, chat template, license, checksum and memory. A model on the Hub is not downloaded:
+    only its header is read.
     """
     from llmcli.chat.library import shelf
     from llmcli.chat.portrait import local_portrait, remote_portrait
@@ -54,7 +55,7 @@ def show(
 
 
 def _facts(it: dict[str, Any]) -> Sequence[tuple[str, str]]:
-    """The portrait in lines for people."""
+    """The facts as labels and texts."""
     memory, template = it["memory"], it["chat_template"]
     parts = f" in {it['n_files']} files" if it["n_files"] > 1 else ""
     bits = f", {8 * it['size'] / it['n_parameters']:.1f} bits per weight" if it["n_parameters"] else ""
@@ -72,25 +73,25 @@ def _facts(it: dict[str, Any]) -> Sequence[tuple[str, str]]:
         ("trained context", f"{it['n_ctx_train']} tokens" if it["n_ctx_train"] else ""),
         ("vocabulary", f"{it['n_vocab']} tokens" if it["n_vocab"] else ""),
         ("memory", need),
-        ("fits here", fits),
+        ("fits in memory", fits),
         ("chat template", f"yes, {len(template)} characters (--template prints it)" if template else "none"),
-        ("sampling", sampling or "none of its own"),
-        ("licence", it["licence"]),
-        ("projector", it["projector"] or ""),
+        ("sampling defaults", sampling or "none"),
+        ("license", it["license"]),
+        ("mmproj", it["projector"] or ""),
         ("commit", it["commit"] or ""),
         ("file", it["file"]),
         ("checksum", _checksum(it)),
-        ("last used", ago(it["used"]) if it["here"] else ""),
+        ("last used", ago(it["used"]) if it["downloaded"] else ""),
     )
 
 
 def _checksum(it: dict[str, Any]) -> str:
-    if not it["here"]:
-        return f"sha256 {it['sha256']} (the publisher's)" if it["sha256"] else ""
+    if not it["downloaded"]:
+        return f"sha256 {it['sha256']} (published)" if it["sha256"] else ""
     if it["damaged"]:
-        return f"DAMAGED: it is not {it['sha256']}; `llmcli pull` mends it"
+        return f"DAMAGED: the sha256 is not {it['sha256']}; `llmcli pull` repairs it"
     if it["verified"]:
         return f"sha256 {it['sha256']}, verified {ago(it['verified'])}"
     if it["sha256"]:
-        return f"sha256 {it['sha256']} (the publisher's), not checked yet: `llmcli models verify`"
-    return "the publisher's is not known"
+        return f"sha256 {it['sha256']} (published), not verified yet: run `llmcli models verify`"
+    return "no published checksum"

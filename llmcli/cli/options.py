@@ -1,4 +1,4 @@
-"""Flags made from the declared settings: no option of a parameter is written by hand."""
+"""Options made from the declared settings: no option of a setting is written by hand."""
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
@@ -17,10 +17,24 @@ from llmcli.ui.console import console
 from llmcli.ui.safe import safe
 
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
-_SWITCHES = {
-    "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")],
-    "verbose": Annotated[bool, typer.Option("--verbose", help="Say more: llama.cpp's log, the layers in use.")],
-    "debug": Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")],
+_LONGEST_METAVAR = 24  # of a list of choices; a longer one stands in the help
+# The switches of every command: type, option and default.
+_SWITCHES: dict[str, tuple[Any, Any]] = {
+    "quiet": (Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.")], False),
+    "verbose": (
+        Annotated[
+            int,
+            typer.Option(
+                "--verbose",
+                "-v",
+                count=True,
+                show_default=False,
+                help="Show settings with their sources, model facts and timings; twice (-vv): also llama.cpp's log.",
+            ),
+        ],
+        0,
+    ),
+    "debug": (Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")], False),
 }
 
 
@@ -28,25 +42,24 @@ CHAT_ONLY = frozenset(describe(InterfaceParams))
 
 
 def with_settings(only: Iterable[str] | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorate a command so that it gets `flags`, a Layer of the settings given on the command line.
+    """Decorate a command so that it gets `flags`, a Layer of the settings on the command line.
 
-    Each setting (those in `only`, or all) becomes an option; `--quiet`, `--verbose` and `--debug` come with them.
+    Each setting (those in `only`, or all) becomes an option, and `--quiet`, `--verbose` and `--debug` are added.
     """
-    wanted = None if only is None else set(only)
-    chosen = {key: field for key, field in fields().items() if wanted is None or key in wanted}
+    keys = None if only is None else set(only)
+    chosen = {key: field for key, field in fields().items() if keys is None or key in keys}
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         def command(**given: Any) -> Any:
-            console.quiet, console.verbose = given.pop("quiet"), given.pop("verbose")
-            console.debug |= given.pop("debug")
+            _set_console(given.pop("quiet"), given.pop("verbose"), given.pop("debug"))
             flags = {key: _parse(field, given.pop(key)) for key, field in chosen.items() if given.get(key) is not None}
-            own = {name: value for name, value in given.items() if name not in chosen}
-            return function(flags=Layer("flag", flags), **own)
+            others = {name: value for name, value in given.items() if name not in chosen}
+            return function(flags=Layer("flag", flags), **others)
 
-        own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != "flags"]
-        made = [_parameter(name, hint, False) for name, hint in _SWITCHES.items()]
-        made += [_parameter(key, _option(field), None) for key, field in chosen.items()]
-        parameters = [*(p.replace(kind=p.KEYWORD_ONLY) for p in own), *made]
+        declared = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != "flags"]
+        generated = [_parameter(name, hint, default) for name, (hint, default) in _SWITCHES.items()]
+        generated += [_parameter(key, _option(field), None) for key, field in chosen.items()]
+        parameters = [*(p.replace(kind=p.KEYWORD_ONLY) for p in declared), *generated]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in parameters}
         command.__doc__ = function.__doc__
@@ -56,12 +69,18 @@ def with_settings(only: Iterable[str] | None = None) -> Callable[[Callable[..., 
     return decorate
 
 
+def _set_console(quiet: bool, verbosity: int, debug: bool) -> None:
+    console.quiet = quiet
+    console.verbose, console.engine_log = verbosity > 0, verbosity > 1
+    console.debug |= debug
+
+
 def _parameter(name: str, hint: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=hint, default=default)
 
 
 def _option(field: Field) -> Any:
-    """The Typer option of a setting; its default is None, so that "not given" differs from the default."""
+    """The Typer option of a setting; its default is None, so that "not given" is not the default."""
     details: dict[str, Any] = {
         "help": help_text(field),
         "rich_help_panel": group_title(field),
@@ -84,23 +103,25 @@ def _repeats(field: Field) -> bool:
 
 
 def _metavar(field: Field) -> str:
-    if field.param.choices:
-        return "|".join(map(str, field.param.choices))
+    choices = "|".join(map(str, field.param.choices))
+    if choices and len(choices) <= _LONGEST_METAVAR:
+        return choices
     return _METAVARS.get(field.kind, "TEXT")
 
 
 def help_text(field: Field) -> str:
-    """The help of a setting: its sentence, its range and its default."""
+    """The help of a setting: its sentence, then in brackets its unit, choices, range and default."""
     param = field.param
-    facts = []
-    if param.unit:
-        facts.append(param.unit)
+    facts = [param.unit] if param.unit and param.unit not in param.help else []
+    choices = ", ".join(map(str, param.choices))
+    if len(choices.replace(", ", "|")) > _LONGEST_METAVAR:
+        facts.append(f"one of {choices}")
     if (param.min, param.max, param.above) != (None, None, None) and (param.max or 0) < 2**31:
         facts.append(values.range_text(param.min, param.max, param.above, param.also))
-    default = field.format(field.default)
+    default = "on" if field.default is True else field.format(field.default)
     if default not in ("", "none", "false"):
         facts.append(f"default {default}")
-    return f"{param.help} ({'; '.join(facts)})" if facts else param.help
+    return f"{param.help} [{', '.join(facts)}]" if facts else param.help
 
 
 def group_title(field: Field) -> str:
@@ -112,7 +133,12 @@ def group_title(field: Field) -> str:
 def _parse(field: Field, given: Any) -> Any:
     if isinstance(given, bool):
         return given
-    return field.parse_texts(given) if isinstance(given, list) else field.parse_text(given)
+    try:
+        return field.parse_texts(given) if isinstance(given, list) else field.parse_text(given)
+    except UsageError as error:
+        if field.key == "n_ctx" and not error.hint:  # in `llm`, -c continues the last conversation
+            error.hint = "-c is the context size; `llmcli chat -C` continues the last session"
+        raise
 
 
 def completes(field: Field) -> bool:
@@ -136,7 +162,7 @@ def _completer(field: Field) -> Callable[[str], Any]:
 
 
 def _complete_list(incomplete: str) -> list[str]:
-    """Sampler names, one after the other behind the commas."""
+    """Sampler names, also after a comma."""
     from llmcli.params.samplers import DEFAULT_ORDER, ON_REQUEST
 
     head, comma, tail = incomplete.rpartition(",")
@@ -144,22 +170,24 @@ def _complete_list(incomplete: str) -> list[str]:
     return [head + comma + name for name in (*DEFAULT_ORDER, *ON_REQUEST) if name.startswith(tail) and name not in used]
 
 
-def _complete_preset(incomplete: str) -> list[str]:
-    from llmcli.chat.presets import presets
+def _complete_preset(incomplete: str) -> list[tuple[str, str]]:
+    from llmcli.chat.presets import presets, summary
 
     try:
-        return [safe(name) for name in presets() if name.startswith(incomplete)]
+        return [
+            (safe(name), safe(summary(name, one))) for name, one in presets().items() if name.startswith(incomplete)
+        ]
     except (LlmcliError, OSError):
         return []
 
 
 def complete_model(incomplete: str) -> list[str]:
-    """The models that are here, the user's own names, and the .gguf files and folders where the text points."""
+    """The models on this machine, the aliases, and the .gguf files and folders that match."""
     return [*complete_reference(incomplete), *_complete_path(incomplete)]
 
 
 def complete_reference(incomplete: str) -> list[str]:
-    """The models that are here and the user's own names for models."""
+    """The models on this machine and the aliases."""
     from llmcli.chat.library import shelf
     from llmcli.cli.settings import in_force
     from llmcli.models.inventory import inventory
@@ -173,7 +201,7 @@ def complete_reference(incomplete: str) -> list[str]:
 
 
 def complete_session(incomplete: str) -> list[tuple[str, str]]:
-    """The sessions, the last one first."""
+    """The sessions and their titles, the latest first."""
     from llmcli.chat.session_files import listed
 
     return [(one.name, safe(one.title)) for one in listed(incomplete)]
@@ -188,7 +216,7 @@ def complete_character(incomplete: str) -> list[tuple[str, str]]:
 
 
 def complete_wanted(incomplete: str) -> list[str]:
-    """What may be pulled: the names of the catalogue, and what is here already."""
+    """What can be downloaded: the names of the catalog, and the models on this machine."""
     from llmcli.models.catalogue import CATALOGUE
 
     return [entry.name for entry in CATALOGUE if entry.name.startswith(incomplete)] + complete_reference(incomplete)
@@ -213,11 +241,11 @@ def _complete_path(incomplete: str, suffixes: Sequence[str] = (".gguf",)) -> lis
 
 
 def both(argument: Any, flag: Any, name: str) -> Any:
-    """A value that may be given as an argument or as a flag, but not both.
+    """The value of an argument that is also an option.
 
     Raises:
-        UsageError: when both are there.
+        UsageError: when both are given.
     """
     if argument is not None and flag is not None:
-        raise UsageError(f"the {name} is given twice: as an argument and as a flag", "keep one of them")
+        raise UsageError(f"the {name} is given twice, as an argument and as an option", "remove one of them")
     return flag if argument is None else argument

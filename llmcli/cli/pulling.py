@@ -1,4 +1,4 @@
-"""Downloading a model, as a person sees it: what comes and why, bars, and what stays when it is interrupted."""
+"""Download a model with messages and progress bars, and explain how to resume after an interruption."""
 
 from llmcli.chat.library import shelf
 from llmcli.engine import hardware
@@ -17,7 +17,7 @@ Planned = Plan | UrlPlan
 
 
 def plan_reference(reference: HubReference | UrlReference, settings: Settings, projector: bool = False) -> Planned:
-    """Ask what a reference would bring."""
+    """Plan the download of a reference."""
     if isinstance(reference, HubReference):
         return plan_hub(reference, settings, projector)
     place = shelf(settings)
@@ -25,13 +25,13 @@ def plan_reference(reference: HubReference | UrlReference, settings: Settings, p
 
 
 def plan_hub(reference: HubReference, settings: Settings, projector: bool = False) -> Plan:
-    """The same for the hub; warns before a token goes to a host that is not the hub's own."""
+    """Plan a download from the Hub; warn before the token is sent to another host."""
     warn_about_token(settings)
     return plan(reference, shelf(settings), hardware.available_memory(), projector, console.note)
 
 
 def fetch_planned(planned: Planned, settings: Settings) -> ModelFile:
-    """Fetch it under bars. On Ctrl-C what has come is kept, and that is said."""
+    """Download with progress bars. After Ctrl-C, print how to resume."""
     place = shelf(settings)
     try:
         with Downloads() as downloads:
@@ -39,24 +39,24 @@ def fetch_planned(planned: Planned, settings: Settings) -> ModelFile:
                 return pull_url(planned, downloads.bar(planned.place.name), downloads.say)
             return pull(planned, place, downloads.bar, downloads.say)
     except KeyboardInterrupt:
-        console.note(f"interrupted: what has come is kept, `llmcli pull {planned.reference}` goes on from there")
+        console.note(f"interrupted; run `llmcli pull {planned.reference}` to resume")
         raise
 
 
 def found_offline(reference: str, settings: Settings) -> ModelFile | None:
-    """The model as it is here, where nobody may be asked for a newer one; None when it is not, or the hub may be."""
+    """In offline mode the downloaded model, if there is one; None in online mode."""
     if not (settings.offline or environment.is_offline()):
         return None
     try:
         found = find(reference, shelf(settings))
     except NotHereError:
         return None
-    console.note(f"{reference} is here; being offline, no newer version was looked for")
+    console.note(f"{reference} is already downloaded; offline: did not check for updates")
     return found
 
 
 def describe(planned: Planned) -> str:
-    """One line: what comes, how much of it, and why this."""
+    """One line: what will be downloaded, its size, and the reason for the choice."""
     if isinstance(planned, UrlPlan):
         return f"{planned.place.name}, {gigabytes(planned.size)}{_rest(planned)}"
     variant = planned.variant
@@ -66,44 +66,44 @@ def describe(planned: Planned) -> str:
 
 
 def update_of(planned: Planned, settings: Settings) -> str:
-    """What changed since the same reference was pulled before; "" for nothing."""
+    """A message if the reference now means other files than when it was pulled; "" if not."""
     if isinstance(planned, UrlPlan):
         return ""
     old = records.load(shelf(settings).data_dir, str(planned.reference))
     if old is None or old.files == planned.variant.parts:
         return ""
     version = f"commit {old.commit[:8]}, pulled {ago(old.time)}"
-    return f"this is another version than yours ({version}), which stays: see `llmcli models list`"
+    return f"a newer version of this model; the old one ({version}) is kept, see `llmcli models list`"
 
 
 def _rest(planned: Planned) -> str:
     if planned.missing == 0:
-        return ", already here"
-    return f", {gigabytes(planned.missing)} still to come" if planned.missing < planned.size else ""
+        return ", already downloaded"
+    return f", {gigabytes(planned.missing)} left to download" if planned.missing < planned.size else ""
 
 
 def bring_missing(missing: NotHereError, settings: Settings) -> None:
-    """Download what a command needs: at once with --pull, after a yes on a terminal, else not.
+    """Download the model of a command: at once with --pull, or after a confirmation on a terminal.
 
     Raises:
-        NotHereError: when nobody allowed it.
-        LlmcliError: when it cannot be had.
+        NotHereError: the user did not allow it.
+        LlmcliError: the download failed.
     """
     if not settings.pull and (not can_ask() or settings.offline or environment.is_offline()):
         raise missing
     planned = plan_reference(missing.reference, settings)
-    console.note(f"{missing.reference} is not here: {describe(planned)}")
+    console.note(f"{missing.reference} is not downloaded yet: {describe(planned)}")
     if not settings.pull and not confirm("Download it?", default=True):
         raise missing
     fetch_planned(planned, settings)
 
 
 def warn_about_token(settings: Settings) -> None:
-    """Say where a token is about to go if that is not the hub itself."""
-    place = environment.foreign_endpoint()
+    """Warn if the token will be sent to a host other than the official Hub."""
+    host = environment.foreign_endpoint()
     offline = settings.offline or environment.is_offline()
-    if place and not offline and environment.token_source():
+    if host and not offline and environment.token_source():
         console.warn(
-            f"your hub token ({environment.token_source()}) goes to {place}, because HF_ENDPOINT says so; "
-            "HF_HUB_DISABLE_IMPLICIT_TOKEN=1 keeps it here"
+            f"your Hugging Face token ({environment.token_source()}) is sent to {host}, the host in HF_ENDPOINT",
+            "set HF_HUB_DISABLE_IMPLICIT_TOKEN=1 to prevent it",
         )

@@ -1,4 +1,4 @@
-"""`llmcli replay`: an answer of an earlier time given again, and what is otherwise if it is not the same."""
+"""`llmcli replay`: generate a recorded answer again, and explain the difference if it is not the same."""
 
 import json
 import os
@@ -42,43 +42,50 @@ def replay(
         str,
         typer.Argument(
             metavar="FILE|SESSION[:N]",
-            help="The output of `generate --json` or `compare --json` (`-` is stdin), or an answer of a session: the "
-            "last one, or that of message N in /history. `session:NAME` is no file.",
+            help="Output file of `generate --json` or `compare --json` (`-` reads stdin), or a session: its last "
+            "answer, or the one of message N in /history. `session:NAME` is always a session.",
             autocompletion=complete_session,
         ),
     ],
-    line: Annotated[int | None, typer.Option("--line", metavar="N", min=1, help="The line of FILE, from 1.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the text.")] = False,
+    line: Annotated[
+        int | None, typer.Option("--line", metavar="N", min=1, help="Line of FILE to replay, counted from 1.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object with the text, the first difference and its reasons.")
+    ] = False,
 ) -> int:
-    """Give an answer again, and say whether it is the same; if not, from where on and why (status 1)."""
-    own = flags.values.get("temp_policy_file") or ""
-    recorded = _recorded(what, line, own)
+    """Generate a recorded answer again and check that it is the same.
+
+    Where it is not, the first different token and the reasons are printed to stderr, and the status is 1.
+    """
+    policy_file = flags.values.get("temp_policy_file") or ""
+    recorded = _recorded(what, line, policy_file)
     from llmcli.chat.replay import settings_of
     from llmcli.cli.model import open_model
     from llmcli.engine.abort import AbortFlag
 
-    here = resolve([config_layer(), environment_layer(os.environ), flags]).settings
-    settings = [settings_of(one, flags.values.get("model"), here) for one in recorded]
+    current = resolve([config_layer(), environment_layer(os.environ), flags]).settings
+    settings = [settings_of(one, flags.values.get("model"), current) for one in recorded]
     target, abort, status = _find(settings[0], "model" in flags.values), AbortFlag(), Status()
     with interruptible(abort), open_model(target, settings[0], abort, status) as local:
         local.identity.sha256(status.identifying, abort.is_set)
         status.clear()
-        give = _together if recorded[0].label else _alone
-        replays = give(local, recorded, settings, status, as_json)
+        run = _replay_batch if recorded[0].label else _replay_one
+        replays = run(local, recorded, settings, status, as_json)
     for note in target.notes:
         console.warn(note)
     if any(one.stopped for one in replays):
-        console.note("stopped before its end")
+        console.note("stopped: the replay is not complete")
         return ExitStatus.INTERRUPTED
     for one in replays:
         console.note(f"{one.recorded.label}: {_verdict(one)}" if one.recorded.label else _verdict(one))
     return ExitStatus.FAILED if any(one.difference for one in replays) else ExitStatus.OK
 
 
-def _alone(
+def _replay_one(
     local: "LocalModel", recorded: "Sequence[Recorded]", settings: Sequence[Settings], status: Status, as_json: bool
 ) -> "Sequence[Replay]":
-    """Give one answer again, as it comes."""
+    """Generate one answer again and print it as it comes."""
     from llmcli.chat.replay import Replay
 
     again, writer = Replay(local, recorded[0], settings[0]), AnswerWriter()
@@ -89,10 +96,10 @@ def _alone(
     return [again]
 
 
-def _together(
+def _replay_batch(
     local: "LocalModel", recorded: "Sequence[Recorded]", settings: Sequence[Settings], status: Status, as_json: bool
 ) -> "Sequence[Replay]":
-    """Give the answers of a comparison again, side by side as they were written."""
+    """Generate the answers of a comparison again, side by side as the first time."""
     from llmcli.chat.replay import ReplayTogether
     from llmcli.ui.compare import report, show
 
@@ -109,51 +116,51 @@ def _together(
     return again.replays
 
 
-def _recorded(what: str, line: int | None, own: str) -> "Sequence[Recorded]":
-    """The answers that the argument means: a file that is there comes before a session of this name."""
+def _recorded(what: str, line: int | None, policy_file: str) -> "Sequence[Recorded]":
+    """The answers that the argument names; a file that exists comes before a session of the same name."""
     from llmcli.chat.recorded import from_output, from_session
     from llmcli.chat.session import Session
 
-    place = os.path.expanduser(what)
-    if not what.startswith(_SESSION) and (what == "-" or (os.path.exists(place) and not os.path.isdir(place))):
-        return from_output(*_output(what, line), own)
+    path = os.path.expanduser(what)
+    if not what.startswith(_SESSION) and (what == "-" or (os.path.exists(path) and not os.path.isdir(path))):
+        return from_output(*_output(what, line), policy_file)
     if line is not None:
-        raise UsageError(f"--line is for files, and {what} is none", "write SESSION:N for an answer of a session")
+        raise UsageError(f"--line needs a file, and {what} is not a file", "use SESSION:N for an answer of a session")
     name, colon, number = what.removeprefix(_SESSION).rpartition(":")
     if not colon or not number.isdecimal():
         name, number = what.removeprefix(_SESSION), ""
     if not what.startswith(_SESSION) and (os.sep in name or name.endswith((".json", ".jsonl"))):
-        raise DiskError(f"there is no file {what}")
+        raise DiskError(f"file not found: {what}", "give an output file of `llmcli generate --json`, or a session")
     session = Session.read(name)
     for note in session.notes:
         console.warn(note)
-    return [from_session(session, int(number[:9]) if number else None, own)]
+    return [from_session(session, int(number[:9]) if number else None, policy_file)]
 
 
 def _output(name: str, line: int | None) -> tuple[str, str]:
-    """The JSON text of one output, and how it is called in errors."""
+    """The JSON text of one output, and its name for errors."""
     text = _stdin() if name == "-" else read_text(name)
     source = "stdin" if name == "-" else name
     lines = text.split("\n")
     if line is not None:
         if line > len(lines) or not lines[line - 1].strip():
-            raise UsageError(f"{source} has no line {line}")
+            raise UsageError(f"{source} has no line {line}", f"it has {len(lines)} lines")
         return lines[line - 1], f"line {line} of {source}"
-    full = [number for number, one in enumerate(lines, 1) if one.strip()]
+    full = [number for number, text_line in enumerate(lines, 1) if text_line.strip()]
     if len(full) > 1 and all(lines[number - 1].strip().startswith("{") for number in full[:2]):
-        raise UsageError(f"{source} holds {len(full)} outputs", f"choose one with --line {full[0]}")
+        raise UsageError(f"{source} contains {len(full)} outputs", f"choose one, as in --line {full[0]}")
     return text, source
 
 
 def _stdin() -> str:
     if sys.stdin is None or is_terminal(sys.stdin):
-        raise UsageError("there is nothing on stdin", "pipe the output of `llmcli generate --json` in, or name a file")
+        raise UsageError("stdin is empty", "pipe in the output of `llmcli generate --json`, or give a file")
     try:
         data = sys.stdin.buffer.read(_LARGEST + 1)
     except OSError as error:
         raise DiskError(f"cannot read stdin: {error.strerror}") from None
     if len(data) > _LARGEST:
-        raise DiskError(f"stdin holds more than {_LARGEST >> 20} MiB", "give one output")
+        raise DiskError(f"stdin is larger than {_LARGEST >> 20} MiB", "give one output")
     return data.decode("utf-8-sig", "replace")
 
 
@@ -164,16 +171,16 @@ def _find(settings: Settings, given: bool) -> "Target":
         return find_model(settings)
     except ModelNotFoundError as error:
         if not given:
-            error.hint = f"{error.hint.rstrip('.')}. " * bool(error.hint) + "Or say with -m where the model is now."
+            error.hint = f"{error.hint}, or give the model with -m" if error.hint else "give the model with -m"
         raise
 
 
 def _data(again: "Replay") -> dict[str, object]:
-    answer, there = again.answer, again.difference
+    answer, difference = again.answer, again.difference
     reasoning = {"reasoning_content": answer.reasoning} if answer.reasoning else {}
     return {
-        "same": None if again.stopped else there is None,
-        "first_difference": asdict(there) if there else None,
+        "same": None if again.stopped else difference is None,
+        "first_difference": asdict(difference) if difference else None,
         "reasons": again.reasons,
         "text": answer.text,
         **reasoning,
@@ -182,13 +189,14 @@ def _data(again: "Replay") -> dict[str, object]:
 
 def _verdict(again: "Replay") -> str:
     if not again.difference:
-        return f"the same: {plural(again.n_tokens, 'token')}"
-    why = "; ".join(again.reasons) or "nothing that is known differs"
-    return f"{_place(again.difference)}; why: {why}"
+        return f"same answer: {plural(again.n_tokens, 'token')}"
+    reasons = "; ".join(again.reasons) or "no known difference in the conditions"
+    return f"{_describe(again.difference)}; reason: {reasons}"
 
 
-def _place(there: "Difference") -> str:
+def _describe(difference: "Difference") -> str:
     """Where it differs, in words."""
-    where = " in the reasoning" if there.part == "think" else ""
-    had, now = (json.dumps(text, ensure_ascii=False) if text else "the end" for text in (there.had, there.now))
-    return f"differs{where} from token {there.token} on: had {had}, now {now}"
+    part = " of the reasoning" if difference.part == "think" else ""
+    texts = difference.had, difference.now
+    before, now = (json.dumps(text, ensure_ascii=False) if text else "the end" for text in texts)
+    return f"different answer from token {difference.token}{part} on: was {before}, is {now}"

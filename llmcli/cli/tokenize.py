@@ -1,4 +1,4 @@
-"""`llmcli tokenize`: the tokens of a text, as the model sees it."""
+"""`llmcli tokenize`: the tokens of a text."""
 
 import json
 import os
@@ -19,18 +19,24 @@ from llmcli.ui.output import put_line
 @with_settings(only=("model", "pull", "offline", "model_folders"))
 def tokenize(
     flags: Layer,
-    text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="The text; without it, stdin.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
-    ids: Annotated[bool, typer.Option("--ids", help="Print the ids alone, in one line.")] = False,
-    count: Annotated[bool, typer.Option("--count", help="Print the number of tokens alone.")] = False,
-    special: Annotated[bool, typer.Option(help="Read texts such as <|im_end|> as control tokens.")] = False,
-    bos: Annotated[bool, typer.Option(help="Add the tokens the model wants around a text.")] = False,
+    text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="Text to tokenize; without it, stdin.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object with ids, texts and their number.")
+    ] = False,
+    ids: Annotated[bool, typer.Option("--ids", help="Print the token ids only, in one line.")] = False,
+    count: Annotated[bool, typer.Option("--count", help="Print the number of tokens only.")] = False,
+    special: Annotated[
+        bool, typer.Option("--special/--no-special", help="Parse texts such as <|im_end|> as special tokens.")
+    ] = False,
+    bos: Annotated[
+        bool, typer.Option("--bos/--no-bos", help="Add the BOS and EOS tokens that the model expects.")
+    ] = False,
 ) -> int:
-    """Show the tokens of TEXT, or of stdin: id and text, one a line."""
+    """Show the tokens of TEXT, or of stdin: one on each line, id and text."""
     if as_json + ids + count > 1:
-        raise UsageError("--json, --ids and --count cannot be used together", "keep one of them")
+        raise UsageError("--json, --ids and --count cannot be used together", "remove all but one of them")
     if text is None and is_terminal(sys.stdin):
-        raise UsageError("there is no text", 'give one: llmcli tokenize "Hello"')
+        raise UsageError("the text is missing", 'give one, as in `llmcli tokenize "Hello"`')
     text = read_stdin() if text is None or text == "-" else text
     settings = resolve([config_layer(), environment_layer(os.environ), flags]).settings
     from llmcli.cli.model import find_model

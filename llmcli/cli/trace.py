@@ -1,4 +1,4 @@
-"""`llmcli trace`: what sampling did to each token of an answer, as a table, in colours or as a picture."""
+"""`llmcli trace`: how each token of an answer was sampled, as a table, a heatmap or a plot."""
 
 import json
 import os
@@ -14,31 +14,38 @@ from llmcli.errors import DiskError, ExitStatus, UsageError
 from llmcli.ui.console import console, is_terminal
 from llmcli.ui.output import put, put_line
 
-app = typer.Typer(help="Show and draw the traces of answers.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Show and plot traces of answers.", no_args_is_help=True, rich_markup_mode=None)
 
 
 class By(StrEnum):
-    """What `--heat` can colour by."""
+    """The measures that `--heat` can show as color."""
 
     temperature = "temperature"
     p = "p"
     entropy = "entropy"
 
 
-File = Annotated[
-    str, typer.Argument(metavar="FILE", help="A trace, as `generate --trace FILE` writes it; `-` is stdin.")
-]
+File = Annotated[str, typer.Argument(metavar="FILE", help="Trace file of `generate --trace FILE`; `-` reads stdin.")]
 
 
 @app.command("show")
 def show_trace(
     file: File,
-    heat: Annotated[By | None, typer.Option("--heat", help="Print the answer, each token coloured by this.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+    heat: Annotated[
+        By | None, typer.Option("--heat", help="Print the answer, each token colored by this measure.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object with the tokens and a summary.")
+    ] = False,
 ) -> int:
-    """Print a row for each token: its probability, temperature and entropy, and what else could have come."""
+    """Show a row for each token: probability, temperature, entropy and the alternatives.
+
+    P: probability at sampling. RANK: 1 is the most likely candidate. T: temperature. H: entropy in nats before
+    sampling. CANDIDATES: tokens left by the samplers. Below a row: alternatives with their probability before and
+    after the samplers.
+    """
     if heat and as_json:
-        raise UsageError("--heat and --json cannot be used together", "keep one of them")
+        raise UsageError("--heat and --json cannot be used together", "remove one of them")
     tokens = _read(file)
     if heat:
         from llmcli.ui.heat import put_heat
@@ -60,16 +67,18 @@ def show_trace(
 @app.command("plot")
 def plot_trace(
     file: File,
-    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE.svg", help="Where to; `-` is stdout.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE.svg", help="File for the plot; `-` is stdout.")
+    ],
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that exists.")] = False,
 ) -> int:
-    """Draw temperature, entropy and probability over the tokens as a picture (SVG)."""
+    """Plot temperature, entropy and probability of the tokens as an SVG file."""
     from llmcli.ui.document import write
     from llmcli.ui.plot import plot_svg
 
     target = Path(os.path.expanduser(output))
     if output != "-" and os.path.exists(target) and not force:
-        raise UsageError(f"{target} is there already", "choose another name, or --force")
+        raise UsageError(f"{target} already exists", "choose another name, or overwrite it with --force")
     picture = plot_svg(_read(file), "trace" if file == "-" else Path(file).name)
     if output == "-":
         put(picture)
@@ -87,7 +96,10 @@ def _read(file: str) -> list[TokenTrace]:
     for note in notes:
         console.warn(note)
     if not tokens:
-        raise UsageError(f"{'stdin' if file == '-' else file} holds no token of a trace")
+        raise UsageError(
+            f"{'stdin' if file == '-' else file} contains no tokens",
+            "create a trace with `llmcli generate --trace FILE`",
+        )
     return tokens
 
 
@@ -96,7 +108,7 @@ def _read_stdin(notes: list[str]) -> list[TokenTrace]:
     from llmcli.chat.trace_file import parse_trace
 
     if sys.stdin is None or is_terminal(sys.stdin):
-        raise UsageError("there is no trace on stdin", "pipe one in, or name a file")
+        raise UsageError("stdin is empty", "pipe in a trace, or give a file")
     try:
         return parse_trace(lines_of(sys.stdin.buffer), "stdin", notes)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The command line as a table of contents: which command lives where."""
+"""The Typer app, made from the table of commands."""
 
 from importlib import import_module
 from typing import Annotated
@@ -6,47 +6,41 @@ from typing import Annotated
 import typer
 
 from llmcli import __version__
-from llmcli.cli.help import GroupedCommand
+from llmcli.cli.help import GroupedCommand, HelpGroup
+from llmcli.cli.pages import ABOUT, COMMANDS, PROGRAM
 from llmcli.ui.output import put_line
-
-PROGRAM = "llmcli"
-# name -> module and function or app of the command
-COMMANDS = {
-    "chat": "llmcli.cli.chat:chat",
-    "generate": "llmcli.cli.generate:generate",
-    "compare": "llmcli.cli.compare:compare",
-    "tokenize": "llmcli.cli.tokenize:tokenize",
-    "pull": "llmcli.cli.models_hub:pull",
-    "models": "llmcli.cli.models:app",
-    "sessions": "llmcli.cli.sessions:app",
-    "trace": "llmcli.cli.trace:app",
-    "replay": "llmcli.cli.replay:replay",
-    "config": "llmcli.cli.config:app",
-    "doctor": "llmcli.cli.doctor:doctor",
-}
 
 
 def make_app(wanted: str = "") -> typer.Typer:
     """The Typer app with the command `wanted`, or with all of them; one alone starts faster."""
     app = typer.Typer(
         name=PROGRAM,
-        help="Talk to a local model from a terminal.",
-        no_args_is_help=True,
+        cls=HelpGroup,
+        help=ABOUT,
+        suggest_commands=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    for name, place in COMMANDS.items():
+    for name, command in COMMANDS.items():
         if wanted in COMMANDS and name != wanted:
             continue
-        module, _, attribute = place.partition(":")
-        command = getattr(import_module(module), attribute)
-        if isinstance(command, typer.Typer):
-            app.add_typer(command, name=name)
+        module, _, attribute = command.place.partition(":")
+        target = getattr(import_module(module), attribute)
+        text = f"{command.summary}\n\n{command.details}".strip()
+        if isinstance(target, typer.Typer):
+            _show_examples(target)
+            app.add_typer(target, name=name, help=text, cls=HelpGroup)
         else:
-            app.command(name, cls=GroupedCommand)(command)
+            app.command(name, cls=GroupedCommand, help=text)(target)
     return app
+
+
+def _show_examples(group: typer.Typer) -> None:
+    """Let the commands of a group have the help that those of the program have."""
+    for info in group.registered_commands:
+        info.cls = GroupedCommand
 
 
 def _show_version(wanted: bool) -> None:
@@ -60,7 +54,9 @@ def _show_version(wanted: bool) -> None:
 def _root(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Show versions and devices, and stop."),
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the versions and the devices and exit."
+        ),
     ] = False,
 ) -> None:
-    """Talk to a local model from a terminal."""
+    """Run language models on this machine."""

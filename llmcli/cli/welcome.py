@@ -1,4 +1,4 @@
-"""The greeting of a first run."""
+"""The message of the first run."""
 
 from contextlib import suppress
 
@@ -8,11 +8,11 @@ from llmcli.ui.console import console
 
 
 def welcome(origin: str) -> None:
-    """Tell somebody who has chosen no model, on the first run, how to get a better one than the starter."""
-    told = data_dir() / "welcomed"
-    if origin != "default" or told.exists():
+    """On the first run with the default model, print how to get a better model than the starter."""
+    marker = data_dir() / "welcomed"
+    if origin != "default" or marker.exists():
         return
-    console.note("this is the starter, a very small model; `llmcli models recommend` names better ones")
-    with suppress(OSError, LlmcliError):  # a folder that cannot be written means to be told again
-        make_private(told.parent)
-        told.touch(mode=0o600)
+    console.note("this is the starter, a very small model; see `llmcli models recommend` for better ones")
+    with suppress(OSError, LlmcliError):  # if the folder cannot be written, the message appears again
+        make_private(marker.parent)
+        marker.touch(mode=0o600)

@@ -1,4 +1,4 @@
-"""models/: GGUF files on disk (and, later, on the hub): finding them, reading their headers, fetching them.
+"""GGUF files on disk and on the Hugging Face Hub: find them, read their headers, download and remove them.
 
-Nothing here loads a model or knows llama.cpp: the engine takes over once a path holds a sound file.
+This package does not load models and does not know llama.cpp. It gives the engine the path of a valid file.
 """

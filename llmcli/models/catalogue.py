@@ -1,7 +1,7 @@
-"""Which well-known small models can be named in a word, and which of them suit this machine?
+"""The catalog: small, well-known models by a short name, and which of them suit this machine.
 
-The list is its writer's knowledge of KNOWN_AS_OF, compared with what other public projects pin, and not checked
-against the hub: a repository may have moved or changed since, and sizes are of one version of the file.
+The list was written by hand at the date KNOWN_AS_OF and compared with what other public projects pin. It is not
+checked against the Hub: a repository can move or change, and each size is that of one version of the file.
 """
 
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from llmcli.models.hub.choice import fits
 
 KNOWN_AS_OF = "2026-07"
-_BANDWIDTH = 6_000_000_000  # bytes a second that one core reads: 2 cores of an AMD EPYC gave 10 to 12 GB/s
-_MOST_CORES = 4  # more seldom read faster: then the memory itself is the limit
-_COMFORTABLE = 4.0  # tokens a second, about as fast as people read
+_BANDWIDTH = 6_000_000_000  # bytes per second that one core reads: 2 cores of an AMD EPYC gave 10 to 12 GB/s
+_MAX_CORES = 4  # more cores are seldom faster: then the memory is the limit
+_READING_SPEED = 4.0  # tokens per second, about as fast as people read
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A model by a short name: `size` is about the bytes of its file, `parameters` are billions."""
+    """A model with a short name. `size` is the approximate size of its file in bytes, `parameters` are in billions."""
 
     name: str
     repo: str
@@ -24,12 +24,12 @@ class Entry:
     size: int
     parameters: float
     context: int
-    licence: str
+    license: str
     note: str
 
 
-def _q4(name: str, repo: str, size: int, parameters: float, context: int, licence: str, note: str) -> Entry:
-    return Entry(name, repo, "Q4_K_M", size, parameters, context, licence, note)
+def _q4(name: str, repo: str, size: int, parameters: float, context: int, terms: str, note: str) -> Entry:
+    return Entry(name, repo, "Q4_K_M", size, parameters, context, terms, note)
 
 
 _APACHE, _MIT, _GEMMA = "Apache-2.0", "MIT", "Gemma Terms of Use"
@@ -44,9 +44,9 @@ CATALOGUE: tuple[Entry, ...] = (
     _q4("llama-3.1-8b", _META8, 4_920_739_232, 8.03, 128 * _K, _LLAMA31, "all-round, long texts"),
     _q4("mistral-7b", "bartowski/Mistral-7B-Instruct-v0.3-GGUF", 4_372_812_000, 7.25, 32 * _K, _APACHE, "writing"),
     _q4("qwen2.5-coder-7b", _CODER7, 4_683_073_536, 7.62, 32 * _K, _APACHE, "code"),
-    _q4("qwen3.5-4b", "unsloth/Qwen3.5-4B-GGUF", 2_740_937_888, 4.2, 256 * _K, _APACHE, "all-round, sees pictures"),
+    _q4("qwen3.5-4b", "unsloth/Qwen3.5-4B-GGUF", 2_740_937_888, 4.2, 256 * _K, _APACHE, "all-round"),
     _q4("qwen3-4b", "unsloth/Qwen3-4B-Instruct-2507-GGUF", 2_497_281_120, 4.02, 256 * _K, _APACHE, "all-round"),
-    _q4("gemma-3-4b", "unsloth/gemma-3-4b-it-GGUF", 2_489_894_016, 3.88, 128 * _K, _GEMMA, "many languages, pictures"),
+    _q4("gemma-3-4b", "unsloth/gemma-3-4b-it-GGUF", 2_489_894_016, 3.88, 128 * _K, _GEMMA, "many languages"),
     _q4("phi-4-mini", "unsloth/Phi-4-mini-instruct-GGUF", 2_491_874_272, 3.84, 128 * _K, _MIT, "mathematics, logic"),
     _q4("llama-3.2-3b", "bartowski/Llama-3.2-3B-Instruct-GGUF", 2_019_377_696, 3.21, 128 * _K, _LLAMA32, "summaries"),
     _q4("qwen3-1.7b", "unsloth/Qwen3-1.7B-GGUF", 1_107_409_472, 1.72, 40 * _K, _APACHE, "quick, reasoning"),
@@ -58,22 +58,22 @@ CATALOGUE: tuple[Entry, ...] = (
 
 
 def entry(name: str) -> Entry | None:
-    """The model of this name, in any case; None when the catalogue has none."""
+    """The model with this name (case-insensitive); None when the catalog has no such model."""
     wanted = name.casefold()
     return next((one for one in CATALOGUE if one.name == wanted), None)
 
 
 def speed(one: Entry, cores: int) -> float:
-    """The tokens a second to expect of a CPU: each token reads all weights, so memory sets the pace."""
-    return _BANDWIDTH * min(max(cores, 1), _MOST_CORES) / one.size
+    """The expected tokens per second on a CPU. Each token reads all weights, so memory bandwidth is the limit."""
+    return _BANDWIDTH * min(max(cores, 1), _MAX_CORES) / one.size
 
 
 def recommend(memory: int, cores: int) -> list[Entry]:
-    """The models that fit into `memory` bytes (0: unknown), best first, those too slow for these cores last.
+    """The models that fit into `memory` bytes (0 = unknown), best first; models too slow for these cores are last.
 
-    On two cores "too slow" begins above 4 billion parameters. Where nothing fits, the smallest.
+    On two cores, models of more than 4 billion parameters are too slow. If no model fits, the smallest one.
     """
     fitting = [one for one in CATALOGUE if fits(one.size, memory)]
     if not fitting:
         return [min(CATALOGUE, key=lambda one: one.size)]
-    return sorted(fitting, key=lambda one: speed(one, cores) < _COMFORTABLE)
+    return sorted(fitting, key=lambda one: speed(one, cores) < _READING_SPEED)

@@ -1,4 +1,4 @@
-"""Is each file of a model what its publisher made? Its sha256 is computed and compared."""
+"""Compare the sha256 of each file of a model with the checksum that its publisher gives."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from llmcli.models.starter import Progress
 
 @dataclass(frozen=True)
 class Checked:
-    """`state` is ok, damaged, or unknown where no publisher's checksum is known; `sha256` is the file's own."""
+    """The result for one file. `state` is ok, damaged, or unknown (no published checksum); `sha256` is the file's."""
 
     name: str
     path: Path
@@ -20,10 +20,10 @@ class Checked:
 
 
 def check(item: Item, data_dir: Path, bar: Callable[[str], Progress]) -> list[Checked]:
-    """The state of each part, read whole from the disk; what was found is noted.
+    """Hash each part completely and compare it; record each sha256 that has a published value.
 
     Raises:
-        DiskError: when a file cannot be read.
+        DiskError: a file cannot be read.
     """
     results = []
     for path, expected in zip(item.parts, item.digests, strict=True):

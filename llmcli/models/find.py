@@ -1,6 +1,6 @@
-"""Which file on this machine does a model reference lead to? Nothing is asked of the network here.
+"""Find the file on this machine for a model reference. This module never uses the network.
 
-The starter and a path are looked for here, which every start does; names are for `find_named`.
+It resolves the starter and paths, because every start needs them; `find_named` resolves names.
 """
 
 import errno
@@ -17,12 +17,12 @@ from llmcli.models.starter import STARTER, starter_path
 if TYPE_CHECKING:
     from llmcli.models.reference import HubReference, UrlReference
 
-_SHOWN = 5  # names in one message
+_MAX_NAMES = 5  # in one message
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A model on disk. `path` is the first of `parts`; `trusted`: we fetched it and know this very file."""
+    """A model on disk. `path` is the first of `parts`; `trusted` is True if llmcli downloaded and verified it."""
 
     path: Path
     parts: tuple[Path, ...]
@@ -31,20 +31,20 @@ class ModelFile:
 
 
 class NotHereError(ModelNotFoundError):
-    """A model that is not on this machine, but could be fetched: `reference` says from where."""
+    """The model is not on this machine, but `reference` can be downloaded."""
 
     def __init__(self, reference: "HubReference | UrlReference") -> None:
-        super().__init__(f"{reference} is not on this machine", f"`llmcli pull {reference}` downloads it.")
+        super().__init__(f"model '{reference}' is not downloaded", f"download it with `llmcli pull {reference}`")
         self.reference = reference
 
 
 def find(text: str, shelf: Shelf) -> ModelFile:
-    """The model that the reference `text` leads to; the starter's place even where it has not been fetched.
+    """The model for the reference `text`; for the starter its path, even if it is not downloaded yet.
 
     Raises:
-        NotHereError: when it is elsewhere and can be fetched.
-        ModelNotFoundError: when it leads nowhere (the hint has the nearest name).
-        ModelInvalidError: for a split model or a store's entry that cannot be.
+        NotHereError: the model is not downloaded, but can be.
+        ModelNotFoundError: there is no such model (the hint has the nearest name).
+        ModelInvalidError: a split model or an entry of Ollama's store is invalid.
     """
     text = shelf.aliases.get(text, text)
     if text == STARTER:
@@ -60,33 +60,33 @@ def find(text: str, shelf: Shelf) -> ModelFile:
 
 
 def _on_disk(text: str) -> ModelFile | None:
-    """The file at this path, if there is one; a file called `starter` is reached as ./starter."""
+    """The file at this path, if there is one (a file called `starter` must be given as ./starter)."""
     path = Path(os.path.abspath(os.path.expanduser(text)))
     try:
-        found, folder = path.is_file(), path.is_dir()
+        is_file, is_folder = path.is_file(), path.is_dir()
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            raise ModelNotFoundError("the model reference is longer than a file name can be") from None
-        raise DiskError(f"{path} cannot be read: {error.strerror}", "Check its permissions.") from error
-    if found:
-        # Links stay as they are: in the hub's cache only the link has the name of the part.
+            raise ModelNotFoundError("the model reference is too long for a file name") from None
+        raise DiskError(f"cannot read {path}: {error.strerror}", "check its permissions") from error
+    if is_file:
+        # Do not resolve links: in the Hub's cache only the link has the name of the part.
         parts = parts_of(path)
         return ModelFile(parts[0], parts, stem_of(parts[0]), trusted=False)
-    names = models_in(path) if folder else []
+    names = models_in(path) if is_folder else []
     if names:
-        raise _is_a_folder(path, names)
+        raise _folder_error(path, names)
     return None
 
 
-def _is_a_folder(path: Path, names: list[str]) -> ModelNotFoundError:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+def _folder_error(path: Path, names: list[str]) -> ModelNotFoundError:
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
     return ModelNotFoundError(
-        f"{path} is a folder, not a model", f"Name one of its files: {', '.join(names[:_SHOWN])}{more}."
+        f"{path} is a folder, not a model", f"give one of its files: {', '.join(names[:_MAX_NAMES])}{more}"
     )
 
 
 def models_in(folder: Path) -> list[str]:
-    """The .gguf files in a folder by name, of a split model the first part; none if it cannot be read."""
+    """The sorted .gguf file names in a folder (the first part of a split model); [] if it cannot be read."""
     try:
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in entries if entry.name.endswith(".gguf"))

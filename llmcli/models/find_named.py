@@ -1,15 +1,15 @@
-"""Which model here does a name lead to: one of the hub, of Ollama, of an imported folder, of the catalogue?"""
+"""Find the model for a name: a model of the Hub, of Ollama, of an imported folder, or of the catalog."""
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 from llmcli.errors import ModelNotFoundError
 from llmcli.models.find import ModelFile, NotHereError, models_in
 from llmcli.models.gguf.splits import stem_of
 from llmcli.models.hub import environment, layout, records
-from llmcli.models.hub.cached import CachedModel, models_of
+from llmcli.models.hub.cached import CachedModel, cached_models, models_of
 from llmcli.models.hub.choice import pick
 from llmcli.models.hub.quantizations import canonical
 from llmcli.models.reference import (
@@ -24,36 +24,36 @@ from llmcli.models.reference import (
 from llmcli.models.shelf import Shelf
 from llmcli.models.starter import STARTER
 
-_SHORT = re.compile(r"[0-9a-f]{7,40}")  # of a commit
+_SHORT_COMMIT = re.compile(r"[0-9a-f]{7,40}")
 
 
 def find_named(text: str, shelf: Shelf) -> ModelFile:
-    """The model that `text`, which is no file, leads to; raises as `find` does."""
+    """The model for `text`, which is not the path of a file. Raises what `find` raises."""
     reference = parse(text, endpoint=environment.endpoint())
     if isinstance(reference, HubReference):
-        return _on_hub(reference, shelf)
+        return _find_hub(reference, shelf)
     if isinstance(reference, UrlReference):
-        return _fetched(reference, shelf)
+        return _find_url(reference, shelf)
     if isinstance(reference, OllamaReference):
         from llmcli.models import ollama
 
-        model = ollama.find(reference.name, _stores(shelf))
+        model = ollama.find(reference.name, _ollama_stores(shelf))
         return ModelFile(model.parts[0], model.parts, str(reference), trusted=False)
     if isinstance(reference, PathReference):
-        found = _in_folders(reference.path, shelf)
+        found = _find_in_folders(reference.path, shelf)
         if found:
             return found
-        raise _no_file(reference.path)
-    return _named(reference, shelf)
+        raise _file_not_found(reference.path)
+    return _find_name(reference, shelf)
 
 
-def _on_hub(reference: HubReference, shelf: Shelf) -> ModelFile:
-    """The model as it was pulled, else the best match in the shared cache, else in an imported folder."""
+def _find_hub(reference: HubReference, shelf: Shelf) -> ModelFile:
+    """The model as it was pulled; otherwise the best match in the shared cache, then in an imported folder."""
     record = records.load(shelf.data_dir, str(reference))
     if record:
-        places = tuple(layout.pointer_path(shelf.hub, record.repo, record.commit, file.path) for file in record.files)
-        if all(place.is_file() for place in places):
-            return ModelFile(places[0], places, stem_of(places[0]), trusted=False)
+        paths = tuple(layout.pointer_path(shelf.hub, record.repo, record.commit, file.path) for file in record.files)
+        if all(path.is_file() for path in paths):
+            return ModelFile(paths[0], paths, stem_of(paths[0]), trusted=False)
     model = _cached(reference, shelf)
     if model:
         return ModelFile(model.parts[0], model.parts, model.variant.name, trusted=False)
@@ -67,33 +67,33 @@ def _on_hub(reference: HubReference, shelf: Shelf) -> ModelFile:
 
 
 def _cached(reference: HubReference, shelf: Shelf) -> CachedModel | None:
-    """The model of the cache that fits: of several commits one with this very name, then one we pulled ourselves."""
+    """The matching model of the cache. With several commits: an exact match first, then one that llmcli pulled."""
     models = models_of(shelf.hub, reference.repo)
     if reference.revision:
         commit = layout.read_ref(shelf.hub, reference.repo, reference.revision)
-        short = reference.revision if _SHORT.fullmatch(reference.revision) else "-"
+        short = reference.revision if _SHORT_COMMIT.fullmatch(reference.revision) else "-"
         models = [model for model in models if model.commit == commit or model.commit.startswith(short)]
     pulled = [record.commit for record in records.all_records(shelf.data_dir) if record.repo == reference.repo]
     exact = {model.commit for model in models if _is_exact(model, reference)}
     commits = dict.fromkeys([*pulled, *(model.commit for model in models)])
     for commit in sorted(commits, key=lambda commit: commit not in exact):
-        here = {model.variant: model for model in models if model.commit == commit}
+        by_variant = {model.variant: model for model in models if model.commit == commit}
         try:
-            if here:
-                return here[pick(list(here), reference.quant, reference.file, reference.repo)]
+            if by_variant:
+                return by_variant[pick(list(by_variant), reference.quant, reference.file, reference.repo)]
         except ModelNotFoundError:
             continue
     return None
 
 
 def _is_exact(model: CachedModel, reference: HubReference) -> bool:
-    """Whether it is what the reference says to the letter: `pick` takes UD-Q4_K_M for Q4_K_M where that is missing."""
+    """Whether the model matches exactly: `pick` also takes UD-Q4_K_M for Q4_K_M when that is missing."""
     if reference.file:
         return any(part.path == reference.file for part in model.variant.parts)
     return reference.quant is None or model.variant.quantization == canonical(reference.quant)
 
 
-def _fetched(reference: UrlReference, shelf: Shelf) -> ModelFile:
+def _find_url(reference: UrlReference, shelf: Shelf) -> ModelFile:
     from llmcli.models.hub.url_fetch import place_of
 
     path = place_of(reference, shelf.cache_dir)
@@ -102,26 +102,55 @@ def _fetched(reference: UrlReference, shelf: Shelf) -> ModelFile:
     return ModelFile(path, (path,), stem_of(path), trusted=False)
 
 
-def _named(reference: NameReference, shelf: Shelf) -> ModelFile:
-    """A word: a model in an imported folder, or a name of the catalogue."""
-    found = _in_folders(reference.name, shelf)
+def _find_name(reference: NameReference, shelf: Shelf) -> ModelFile:
+    """A plain name: a model in an imported folder, or a name of the catalog."""
+    found = _find_in_folders(reference.name, shelf)
     if found:
         return found
-    from llmcli.models.catalogue import CATALOGUE, entry
+    from llmcli.models.catalogue import entry
 
     known = entry(reference.name)
     if known:
-        return _on_hub(HubReference(known.repo, known.quantization), shelf)
-    names = [STARTER, *shelf.aliases, *(item.name for item in CATALOGUE), *models_in(Path.cwd())]
-    near = _nearest(reference.name, names)
-    raise ModelNotFoundError(
-        f"there is no model {reference.name}",
-        f"Did you mean {near}?" if near else "See `llmcli models list` and `llmcli models recommend`.",
-    )
+        return _find_hub(HubReference(known.repo, known.quantization), shelf)
+    raise ModelNotFoundError(f"model '{reference.name}' not found", _suggestion(reference.name, shelf))
 
 
-def _in_folders(name: str, shelf: Shelf) -> ModelFile | None:
-    """The model of this name, or with a file of this name, in an imported folder."""
+def _suggestion(name: str, shelf: Shelf) -> str:
+    """The hint for an unknown name: a similar model on this machine, then one of the catalog with its size."""
+    from llmcli.models.catalogue import CATALOGUE
+
+    local = _nearest(name, _local_names(shelf))
+    listed = _nearest(name, {one.name: one.name for one in CATALOGUE})
+    size = next((one.size for one in CATALOGUE if one.name == listed), 0)
+    download = f"'{listed}' ({size / 1e9:.1f} GB to download)"
+    if local and listed:
+        return f"did you mean '{local}' (on this machine) or {download}?"
+    if local:
+        return f"did you mean '{local}'?"
+    return f"did you mean {download}?" if listed else "see `llmcli models list` and `llmcli models recommend`"
+
+
+def _local_names(shelf: Shelf) -> dict[str, str]:
+    """The references of all models on this machine, by the names that a user may type for them."""
+    from llmcli.models import folders, lmstudio
+
+    names = {name: name for name in (STARTER, *shelf.aliases, *models_in(Path.cwd()))}
+    for model in cached_models(shelf.hub):
+        names[model.repo] = names[model.repo.partition("/")[2]] = names[model.variant.name] = model.repo
+    for folder in (*shelf.folders, *_ollama_stores(shelf)):
+        names |= {model.name: model.name for model in folders.models_in(folder)}
+    for folder in lmstudio.folders():
+        found = () if folder in shelf.folders else folders.models_in(folder)
+        names |= {model.name: str(model.path) for model in found}
+    for reference in [name for name in names if name.startswith("ollama:")]:
+        tagged = reference.removeprefix("ollama:")
+        names.setdefault(tagged, reference)
+        names.setdefault(tagged.partition(":")[0], reference)
+    return names
+
+
+def _find_in_folders(name: str, shelf: Shelf) -> ModelFile | None:
+    """The model with this name or file name in an imported folder."""
     if not shelf.folders:
         return None
     from llmcli.models import folders
@@ -130,27 +159,27 @@ def _in_folders(name: str, shelf: Shelf) -> ModelFile | None:
     return ModelFile(found.parts[0], found.parts, found.name, trusted=False) if found else None
 
 
-def _stores(shelf: Shelf) -> list[Path]:
-    """Ollama's own stores, and imported folders that are such."""
+def _ollama_stores(shelf: Shelf) -> list[Path]:
+    """Ollama's own stores, and the imported folders that are Ollama stores."""
     from llmcli.models import folders, ollama
 
     return [*ollama.stores(), *filter(folders.is_ollama_store, shelf.folders)]
 
 
-def _no_file(text: str) -> ModelNotFoundError:
+def _file_not_found(text: str) -> ModelNotFoundError:
     path = Path(os.path.abspath(os.path.expanduser(text)))
     if path.is_dir():
-        return ModelNotFoundError(f"{path} is a folder without a .gguf file", FORMS)
-    near = _nearest(path.name, models_in(path.parent))
-    where = "" if path.parent.is_dir() else f" (nor a folder {path.parent})"
-    return ModelNotFoundError(f"there is no file {path}{where}", f"Did you mean {near}?" if near else FORMS)
+        return ModelNotFoundError(f"{path} is a folder without .gguf files", FORMS)
+    near = _nearest(path.name, {name: name for name in models_in(path.parent)})
+    why = "" if path.parent.is_dir() else f" (the folder {path.parent} does not exist)"
+    return ModelNotFoundError(f"file not found: {path}{why}", f"did you mean '{near}'?" if near else FORMS)
 
 
-def _nearest(name: str, candidates: Iterable[str]) -> str:
-    """The candidate most like `name`, in any case and with or without its ending; "" when none is near."""
-    folded = {candidate.casefold(): candidate for candidate in candidates}
-    folded |= {name.removesuffix(".gguf"): candidate for name, candidate in folded.items()}
-    import difflib  # 3 ms, for mistakes only
+def _nearest(name: str, candidates: Mapping[str, str]) -> str:
+    """The value of the key most like `name`, in any case and with or without `.gguf`; "" when none is similar."""
+    folded = {key.casefold(): value for key, value in candidates.items()}
+    folded |= {key.removesuffix(".gguf"): value for key, value in folded.items()}
+    import difflib  # imported here: it costs 3 ms, and only errors need it
 
     near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.7)
     return folded[near[0]] if near else ""

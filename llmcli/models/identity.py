@@ -1,6 +1,6 @@
-"""Which bytes is a model made of? Its sha256: known for free where possible, else computed once for each file.
+"""The sha256 of a model, from records or file names where possible, otherwise computed once per file.
 
-A model in several files has the sha256 of theirs, each in hex and on a line of its own.
+The sha256 of a model in several files is the sha256 of a text: the sha256 of each file in hex, one per line.
 """
 
 import hashlib
@@ -15,16 +15,16 @@ from llmcli.models import verified
 from llmcli.models.find import ModelFile
 from llmcli.models.starter import SHA256, STARTER, Progress
 
-# The hub's cache and Ollama's store name a file by its sha256.
+# The Hub's cache and Ollama's store name a file after its sha256.
 _BLOB = re.compile(r"(?:sha256-)?([0-9a-f]{64})")
 
 
 class StoppedError(Exception):
-    """Nobody wants to wait for the sha256 any longer."""
+    """The computation of the sha256 was canceled."""
 
 
 class Identity:
-    """The sha256 of one model's files; `begin` computes it in a thread where it is not known."""
+    """The sha256 of one model; `begin` computes it in a thread if it is not known."""
 
     def __init__(self, file: ModelFile, data_dir: Path) -> None:
         self._file = file
@@ -35,24 +35,24 @@ class Identity:
 
     @property
     def known(self) -> str:
-        """The sha256 if nothing has to be read for it, else ""."""
+        """The sha256 if no model file must be read for it, otherwise ""."""
         self._found = self._found or _joined([_known(part, self._file, self._data_dir) for part in self._file.parts])
         return self._found
 
     def begin(self) -> None:
-        """Compute it in the background; nothing happens where it is known."""
+        """Start to compute it in the background, unless it is known."""
         if not self.known and not self._thread:
             self._thread = threading.Thread(target=self.sha256, daemon=True)
             self._thread.start()
 
     def wait(self, seconds: float) -> str:
-        """What `begin` came to, "" when that takes longer or the files cannot be read."""
+        """Wait for the result of `begin`; "" when it takes longer or the files cannot be read."""
         if self._thread:
             self._thread.join(seconds)
         return self.known
 
     def sha256(self, progress: Progress | None = None, stop: Callable[[], bool] = lambda: False) -> str:
-        """The sha256 in hex, computed where need be; "" when the files cannot be read, or `stop()` said so."""
+        """The sha256 in hex, computed if necessary; "" when the files cannot be read or `stop()` returns True."""
 
         def step(done: int, total: int) -> None:
             if stop():
@@ -62,12 +62,12 @@ class Identity:
 
         with self._lock:
             try:
-                self._found = self.known or _joined([self._of(part, step) for part in self._file.parts])
+                self._found = self.known or _joined([self._compute(part, step) for part in self._file.parts])
             except (DiskError, StoppedError):
                 return ""
             return self._found
 
-    def _of(self, part: Path, progress: Progress) -> str:
+    def _compute(self, part: Path, progress: Progress) -> str:
         known = _known(part, self._file, self._data_dir)
         if known:
             return known
@@ -79,12 +79,12 @@ class Identity:
 def _known(part: Path, file: ModelFile, data_dir: Path) -> str:
     if file.trusted and file.name == STARTER:
         return SHA256
-    found = verified.when_verified(data_dir, part)
-    if found:
-        return found[0]
-    place = Path(os.path.realpath(part))
-    blob = _BLOB.fullmatch(place.name)
-    return blob[1] if blob and place.parent.name == "blobs" else ""
+    recorded = verified.when_verified(data_dir, part)
+    if recorded:
+        return recorded[0]
+    path = Path(os.path.realpath(part))
+    blob = _BLOB.fullmatch(path.name)
+    return blob[1] if blob and path.parent.name == "blobs" else ""
 
 
 def _joined(digests: list[str]) -> str:

@@ -1,17 +1,17 @@
-"""Which models are on this machine that llmcli can name, and where does each come from?"""
+"""List the models on this machine that llmcli can use, and where each comes from."""
 
 import contextlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.errors import LlmcliError, ModelNotFoundError
 from llmcli.models import starter, uses
-from llmcli.models.find import ModelFile
+from llmcli.models.find import ModelFile, find
 from llmcli.models.gguf.peek import Glimpse, peek
 from llmcli.models.hub import records
 from llmcli.models.hub.cached import CachedModel, cached_models, models_of
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Item:
-    """One model. `name` is what to type for it; `digests` are the publisher's sha256 for each part ("" unknown)."""
+    """One model. `name` is its reference; `digests` are the published sha256 of each part ("" = unknown)."""
 
     name: str
     source: str  # starter, hub, url, ollama, lmstudio, folder or file
@@ -34,6 +34,7 @@ class Item:
     digests: tuple[str, ...]
     used: float | None
     cached: CachedModel | None = None
+    aliases: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -41,7 +42,7 @@ class Item:
 
     @property
     def is_ours(self) -> bool:
-        """True for what llmcli may remove: other programs' models are only read."""
+        """True for models that llmcli may remove; models of other programs are only read."""
         return self.source in ("starter", "hub", "url")
 
     @property
@@ -54,8 +55,34 @@ class Item:
 
 
 def inventory(shelf: Shelf) -> list[Item]:
-    """All of them: the starter first, then by source and name."""
+    """All models: the starter first, then by source and name."""
     return [*_starter(shelf), *_of_hub(shelf), *_of_urls(shelf), *_of_folders(shelf)]
+
+
+def inventory_with_aliases(shelf: Shelf) -> list[Item]:
+    """The inventory with the user's aliases of each model, and the files outside it that only an alias names."""
+    items = inventory(shelf)
+    by_path = {os.path.realpath(item.path): index for index, item in reversed(list(enumerate(items)))}
+    for alias in shelf.aliases:
+        file = _aliased_file(alias, shelf)
+        if file is None:
+            continue
+        path = os.path.realpath(file.path)
+        if path not in by_path:
+            by_path[path] = len(items)
+            items.append(item_of(file, shelf))
+        index = by_path[path]
+        items[index] = replace(items[index], aliases=(*items[index].aliases, alias))
+    return items
+
+
+def _aliased_file(alias: str, shelf: Shelf) -> ModelFile | None:
+    """The model file that an alias names; None if it is not on this machine."""
+
+    with contextlib.suppress(LlmcliError, OSError):
+        file = find(alias, shelf)
+        return file if file.path.is_file() else None
+    return None
 
 
 def _starter(shelf: Shelf) -> Iterator[Item]:
@@ -66,42 +93,44 @@ def _starter(shelf: Shelf) -> Iterator[Item]:
 
 
 def item_of(file: ModelFile, shelf: Shelf) -> Item:
-    """The item that a found model is; one of its own for a file outside of all these places.
+    """The inventory item of a model file; a new item for a file outside the inventory.
 
     Raises:
-        ModelNotFoundError: when the file is not there: the starter, before it was fetched.
+        ModelNotFoundError: the file does not exist (the starter, before it is downloaded).
     """
     if not file.path.exists():
-        raise ModelNotFoundError(f"{file.name} was not fetched yet", f"`llmcli pull {file.name}` fetches it.")
-    place = os.path.realpath(file.path)
-    here = [item for item in inventory(shelf) if os.path.realpath(item.path) == place]
-    if here:  # several, where the same bytes have several names
-        return max(here, key=lambda item: (item.path == file.path, item.path.name == file.path.name))
+        raise ModelNotFoundError(
+            f"model '{file.name}' is not downloaded", f"download it with `llmcli pull {file.name}`"
+        )
+    real = os.path.realpath(file.path)
+    same = [item for item in inventory(shelf) if os.path.realpath(item.path) == real]
+    if same:  # the same bytes can have several names
+        return max(same, key=lambda item: (item.path == file.path, item.path.name == file.path.name))
     size = sum(part.stat().st_size for part in file.parts)
     used = uses.last_use(shelf.data_dir, file.path)
     return Item(str(file.path), "file", file.parts, size, ("",) * len(file.parts), used)
 
 
 def incomplete_item(reference: "HubReference", shelf: Shelf) -> Item | None:
-    """The parts that an interrupted pull left of a model, to be removed; None when there are none."""
+    """The parts that an interrupted pull of a split model left behind; None when there are none."""
     for model in models_of(shelf.hub, reference.repo, whole=False):
         if reference.quant and canonical(reference.quant) != model.variant.quantization:
             continue
         if reference.file and reference.file not in (part.path for part in model.variant.parts):
             continue
         digests = tuple(part.sha256 for part in model.variant.parts)
-        name = f"{reference}, of which {len(model.variant.missing)} parts are missing"
+        name = f"{reference} (incomplete: {len(model.variant.missing)} parts missing)"
         return Item(name, "hub", model.parts, model.variant.size, digests, None, model)
     return None
 
 
 def _of_hub(shelf: Shelf) -> Iterator[Item]:
-    """The models of the cache; of one that is the same at several commits, one."""
+    """The models of the Hub's cache; a model that is the same at several commits is listed once."""
     pulled = records.all_records(shelf.data_dir)
-    noted = {(record.repo, file.path): file.sha256 for record in pulled for file in record.files}
+    recorded = {(record.repo, file.path): file.sha256 for record in pulled for file in record.files}
     models = cached_models(shelf.hub)
     paths = {(model.repo, model.variant.quantization, model.variant.path) for model in models}
-    alike = Counter((repo, quantization) for repo, quantization, _path in paths)
+    n_files = Counter((repo, quantization) for repo, quantization, _path in paths)
     commits = Counter(repo for repo, _commit in {(model.repo, model.commit) for model in models})
     seen: dict[tuple[str, str], list[CachedModel]] = {}
     for model in models:
@@ -109,17 +138,18 @@ def _of_hub(shelf: Shelf) -> Iterator[Item]:
         if any(model.is_same(other) for other in others):
             continue
         others.append(model)
-        clear = model.variant.quantization and alike[model.repo, model.variant.quantization] == 1
-        name = f"{model.repo}:{model.variant.quantization}" if clear else f"{model.repo}/{model.variant.path}"
+        unique = model.variant.quantization and n_files[model.repo, model.variant.quantization] == 1
+        name = f"{model.repo}:{model.variant.quantization}" if unique else f"{model.repo}/{model.variant.path}"
         if commits[model.repo] > 1 or "@" in name:
-            name = _leading_to(model.parts[0], (name, f"{name}@{model.commit[:8]}", f"{name}@{model.commit}"), shelf)
-        digests = tuple(part.sha256 or noted.get((model.repo, part.path), "") for part in model.variant.parts)
+            names = name, f"{name}@{model.commit[:8]}", f"{name}@{model.commit}"
+            name = _first_reference(model.parts[0], names, shelf)
+        digests = tuple(part.sha256 or recorded.get((model.repo, part.path), "") for part in model.variant.parts)
         used = uses.last_use(shelf.data_dir, model.parts[0])
         yield Item(name, "hub", model.parts, model.variant.size, digests, used, model)
 
 
-def _leading_to(path: Path, names: Sequence[str], shelf: Shelf) -> str:
-    """The first of the names that `find` leads to this file, else its path."""
+def _first_reference(path: Path, names: Sequence[str], shelf: Shelf) -> str:
+    """The first of the names that resolves to this file; if none does, its path."""
     from llmcli.models.find_named import find_named
 
     for name in names:
@@ -142,29 +172,29 @@ def _of_folders(shelf: Shelf) -> Iterator[Item]:
         return
     from llmcli.models.folders import models_in
 
-    names, places = {starter.STARTER, *shelf.aliases, *_in_stores_before(shelf)}, set()
+    names, seen = {starter.STARTER, *shelf.aliases, *_names_in_ollama(shelf)}, set()
     for folder in shelf.folders:
         for model in models_in(folder):
-            place = model.name, os.path.realpath(model.path)
-            if place in places:  # one of the folders lies in another one
+            key = model.name, os.path.realpath(model.path)
+            if key in seen:  # one imported folder can be inside another
                 continue
-            places.add(place)
-            name = model.name if model.name not in names and _is_clear(model) else str(model.path)
+            seen.add(key)
+            name = model.name if model.name not in names and _is_reference(model) else str(model.path)
             names.add(name)
             digests = (model.sha256 or "",) + ("",) * (len(model.parts) - 1)
             used = uses.last_use(shelf.data_dir, model.parts[0])
             yield Item(name, model.source, model.parts, model.size, digests, used)
 
 
-def _in_stores_before(shelf: Shelf) -> set[str]:
-    """The names in Ollama's own stores that were not imported: those are looked in first."""
+def _names_in_ollama(shelf: Shelf) -> set[str]:
+    """The names in Ollama's own stores that are not imported: `find` searches these first."""
     from llmcli.models import ollama
 
     return {model.name for store in ollama.stores() if store not in shelf.folders for model in ollama.models(store)}
 
 
-def _is_clear(model: "FoundModel") -> bool:
-    """Whether the name of a model in a folder, which may be any file name, is read as one."""
+def _is_reference(model: "FoundModel") -> bool:
+    """Whether the name of a model in a folder, which can be any file name, is a valid model reference."""
     from llmcli.models.reference import NameReference, parse
 
     with contextlib.suppress(LlmcliError):

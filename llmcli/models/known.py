@@ -1,7 +1,7 @@
-"""Which model files have already been loaded safely in a child process, so that they need no second probe.
+"""Record which model files loaded safely in a child process, so that they need no second probe.
 
-Kept in `<cache_dir>/probed.json`: path -> build of llama-cpp-python, and size and mtime_ns of each part. A
-file that cannot be read, or is torn, counts as empty: the worst that follows is one more probe.
+`<cache_dir>/probed.json` maps a path to the build of llama-cpp-python, and size and mtime_ns of each part. A
+file that cannot be read or parsed counts as empty: the only consequence is one more probe.
 """
 
 import json
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from llmcli.models.find import ModelFile
 
 FILE_NAME = "probed.json"
-MOST = 512  # entries kept, the most recent
+MOST = 512  # entries; older ones are dropped
 _MAX_BYTES = 4 << 20
 
 
 def is_known(cache_dir: Path, parts: Sequence[Path], build: str) -> bool:
-    """True when these very files were remembered for this build and none has changed since."""
+    """True when these files were probed with this build and none has changed since."""
     try:
         key, entry = _key(parts), _entry(parts, build)
     except OSError:
@@ -29,14 +29,14 @@ def is_known(cache_dir: Path, parts: Sequence[Path], build: str) -> bool:
 
 
 def is_safe(file: "ModelFile", cache_dir: Path, build: str) -> bool:
-    """True when the file may be loaded as it is: fetched and checked by us, or probed before and unchanged."""
+    """True when the file needs no probe: llmcli downloaded and verified it, or it was probed and is unchanged."""
     return file.trusted or is_known(cache_dir, file.parts, build)
 
 
 def remember(cache_dir: Path, parts: Sequence[Path], build: str) -> None:
-    """Note that these files loaded well under this build. Raises OSError when the note cannot be written.
+    """Record that these files loaded with this build. Raises OSError when the record cannot be written.
 
-    Two processes that remember at the same moment may lose one of the notes, never the file.
+    Two processes that write at the same moment can lose one entry, but never damage the file.
     """
     key, entry = _key(parts), _entry(parts, build)
     entries = _load(cache_dir)

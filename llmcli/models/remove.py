@@ -1,4 +1,4 @@
-"""What removing a model takes away: its files, the blobs nobody else points to, and what is empty then."""
+"""Remove a model: its files, the blobs that no other model uses, and the folders that are then empty."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from llmcli.models.shelf import Shelf
 
 @dataclass(frozen=True)
 class Removal:
-    """What goes, in this order, and the bytes that are free afterwards. Blobs that stay are shared with others."""
+    """The files to remove, in order, and the bytes freed. `kept` are blobs that other models share."""
 
     item: Item
     files: tuple[Path, ...]
@@ -24,21 +24,21 @@ class Removal:
 
     @property
     def names(self) -> tuple[Path, ...]:
-        """The files as people know them: without the blobs behind them."""
+        """The file names that users know, without the blobs behind them."""
         return tuple(path for path in self.files if path.suffix == ".gguf" or path.name == self.item.path.name)
 
 
 def plan_removal(item: Item, shelf: Shelf) -> Removal:
-    """What would go; nothing is touched. The item must be one of ours.
+    """Plan the removal, without changing anything. The item must be one that llmcli may remove.
 
     Raises:
-        DiskError: when a link leads out of the cache.
+        DiskError: a link leads out of the cache.
     """
     model = item.cached
     if model is None:
-        beside = item.path.parent.iterdir() if item.source == "url" else ()  # its folder is its own
+        beside = item.path.parent.iterdir() if item.source == "url" else ()  # the folder contains nothing else
         return Removal(item, (*item.parts, *(path for path in beside if path not in item.parts)), item.size, ())
-    # The same bytes may be there at several commits: all of them are this model.
+    # The same bytes can be in the cache at several commits: all of them are this model.
     same = [other for other in models_of(shelf.hub, model.repo, model.variant.complete) if other.is_same(model)]
     pointers = [part for other in same for part in other.parts]
     pointers += [other.place(other.projector) for other in same if other.projector and not _others(other)]
@@ -54,16 +54,16 @@ def plan_removal(item: Item, shelf: Shelf) -> Removal:
 
 
 def remove(removal: Removal, shelf: Shelf) -> None:
-    """Carry it out: files first, then what is empty, then our own notes.
+    """Remove the files, then empty folders, then our records.
 
     Raises:
-        DiskError: when a file cannot be removed.
+        DiskError: a file cannot be removed.
     """
     for path in removal.files:
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
-            raise DiskError(f"cannot remove {path}: {error.strerror}", "Check its permissions.") from None
+            raise DiskError(f"cannot remove {path}: {error.strerror}", "check its permissions") from None
     model = removal.item.cached
     if model is None:
         _remove_empty(removal.item.path.parent, shelf.cache_dir)
@@ -80,13 +80,13 @@ def remove(removal: Removal, shelf: Shelf) -> None:
 
 
 def _others(model: CachedModel) -> bool:
-    """Whether the commit holds further models that the projector may belong to."""
-    there = [other for other in models_of(model.cache, model.repo) if other.commit == model.commit]
-    return len(there) > 1
+    """Whether the commit has other models to which the projector may belong."""
+    same_commit = [other for other in models_of(model.cache, model.repo) if other.commit == model.commit]
+    return len(same_commit) > 1
 
 
 def _blob(pointer: Path) -> Path:
-    """Where a pointer leads in one step: a blob may itself be a link, into a store that repositories share."""
+    """The target of a pointer, one step only: a blob can itself be a link into a store that repositories share."""
     target = pointer.parent / os.readlink(pointer)
     return Path(os.path.realpath(target.parent), target.name)
 
@@ -97,9 +97,9 @@ def _pointers(folder: Path) -> Iterator[Path]:
 
 
 def _remove_refs(folder: Path) -> None:
-    """Forget the names of commits that are gone."""
+    """Remove the refs of commits that are no longer in the cache."""
     refs = folder / "refs"
-    if refs.is_symlink():  # os.walk would follow this one
+    if refs.is_symlink():  # os.walk follows its top folder
         return
     for parent, _folders, names in os.walk(refs, topdown=False):
         for name in names:
@@ -111,7 +111,7 @@ def _remove_refs(folder: Path) -> None:
 
 
 def _remove_folder(folder: Path) -> None:
-    """Remove the repository's folder when nothing is left; else `snapshots` stays, which the hub's tools expect."""
+    """Remove the repository's folder when it is empty; otherwise `snapshots` stays, because the Hub's tools need it."""
     with contextlib.suppress(OSError):
         for name in ("blobs", "refs"):
             if (folder / name).exists():

@@ -1,4 +1,4 @@
-"""Where models may lie on this machine, and which names of the user's own stand for them."""
+"""The locations of models on this machine, and the user's aliases for models."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from llmcli.models.hub.environment import hub_cache
 
 @dataclass(frozen=True)
 class Shelf:
-    """`hub` is the cache that the hub's tools share, `folders` are those a user imported; nothing is written there."""
+    """`hub` is the cache shared with other Hugging Face tools; `folders` are imported folders, which are read-only."""
 
     cache_dir: Path
     data_dir: Path

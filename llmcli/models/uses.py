@@ -1,4 +1,4 @@
-"""When was each model file last used? The time of an empty file in the data folder says it."""
+"""Record when each model file was last used, as the modification time of an empty file in the data folder."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from llmcli.models.private_files import make_private_folder
 
 
 def note_use(data_dir: Path, file: Path) -> None:
-    """Note that a model file is used now; a folder that cannot be written is no reason to stop."""
+    """Record that a model file is used now; errors are ignored."""
     marker = _marker(data_dir, file)
     with contextlib.suppress(OSError):
         try:
@@ -20,7 +20,7 @@ def note_use(data_dir: Path, file: Path) -> None:
 
 
 def last_use(data_dir: Path, file: Path) -> float | None:
-    """When a model file was last used, in seconds since 1970."""
+    """When a model file was last used, in seconds since 1970; None when it was never used."""
     try:
         return _marker(data_dir, file).stat().st_mtime
     except OSError:
@@ -28,5 +28,5 @@ def last_use(data_dir: Path, file: Path) -> float | None:
 
 
 def _marker(data_dir: Path, file: Path) -> Path:
-    place = os.fsencode(os.path.realpath(file))
-    return data_dir / "used" / f"{zlib.crc32(place):08x}{zlib.adler32(place):08x}"
+    path = os.fsencode(os.path.realpath(file))
+    return data_dir / "used" / f"{zlib.crc32(path):08x}{zlib.adler32(path):08x}"

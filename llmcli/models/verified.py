@@ -1,6 +1,6 @@
-"""Which files have had their sha256 computed and found right, so that nobody needs to read gigabytes again?
+"""Record the sha256 of model files, so that gigabytes need not be read again.
 
-One small file for each, in the data folder: it holds while size and time of the model file stay as they were.
+One small file per model file, in the data folder. It is valid while size and modification time stay the same.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ def sha256_of(path: Path, progress: Progress) -> str:
     """The sha256 of a file, in hex.
 
     Raises:
-        DiskError: when it cannot be read.
+        DiskError: the file cannot be read.
     """
     digest, buffer = hashlib.sha256(), bytearray(_BLOCK)
     view, done = memoryview(buffer), 0
@@ -33,19 +33,19 @@ def sha256_of(path: Path, progress: Progress) -> str:
                 done += n_bytes
                 progress(done, size)
     except OSError as error:
-        raise DiskError(f"cannot read {path}: {error.strerror}", "Check its permissions.") from None
+        raise DiskError(f"cannot read {path}: {error.strerror}", "check its permissions") from None
     return digest.hexdigest()
 
 
 def remember(data_dir: Path, path: Path, sha256: str) -> None:
-    """Note that the file has this sha256 now; where notes cannot be written it is computed again some day."""
+    """Record that the file has this sha256 now; a folder that cannot be written is ignored."""
     with contextlib.suppress(OSError):
         data = {"path": os.path.realpath(path), "sha256": sha256, "state": _state(path), "time": time.time()}
         replace_private(_note(data_dir, path), json.dumps(data).encode())
 
 
 def when_verified(data_dir: Path, path: Path) -> tuple[str, float] | None:
-    """The sha256 found for the file as it is now, and when (seconds since 1970)."""
+    """The recorded sha256 of the unchanged file, and when it was computed (seconds since 1970)."""
     try:
         data = json.loads(_note(data_dir, path).read_bytes()[: 1 << 16])
         if data["state"] == _state(path):
@@ -56,9 +56,9 @@ def when_verified(data_dir: Path, path: Path) -> tuple[str, float] | None:
 
 
 def is_verified(data_dir: Path, path: Path, sha256: str) -> bool:
-    """True when the file, as it is now, was found to have this sha256."""
-    known = when_verified(data_dir, path)
-    return known is not None and known[0] == sha256
+    """True when the file is unchanged since it was found to have this sha256."""
+    recorded = when_verified(data_dir, path)
+    return recorded is not None and recorded[0] == sha256
 
 
 def _state(path: Path) -> list[int]:

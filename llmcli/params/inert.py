@@ -19,6 +19,12 @@ def inert(settings: Settings, origins: Mapping[str, str]) -> dict[str, str]:
     return {key: reason for key, reason in reasons.items() if reason}
 
 
+def without_effect(settings: Settings) -> set[str]:
+    """The settings that cannot change an answer at their present values, whether somebody chose them or not."""
+    # The reason for a temperature tells how it is read, not that it is ignored.
+    return {key for key, field in fields().items() if key != "temperature" and _reason(field, settings)}
+
+
 def _reason(field: Field, p: Settings) -> str:
     sampler = field.param.sampler
     policy = policy_in_force(p)

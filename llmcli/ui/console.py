@@ -47,6 +47,7 @@ class Console:
     def __init__(self) -> None:
         self.quiet = False
         self.verbose = False
+        self.engine_log = False  # -vv: llama.cpp's log too
         self.debug = bool(os.environ.get("LLMCLI_DEBUG"))
 
     def error(self, message: str, hint: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Downloads as a person sees them: a bar for each file on a terminal, a line every five seconds elsewhere."""
+"""Show the progress of downloads: a bar for each file on a terminal, otherwise a line every five seconds."""
 
 import os
 import shutil
@@ -13,11 +13,11 @@ from llmcli.ui.safe import safe
 
 _SECONDS = 5.0
 _MIB = 1 << 20
-_NARROW = 60  # columns; below that there is no room for a bar
+_NARROW = 60  # columns; a narrower terminal has no space for a bar
 
 
 class Downloads:
-    """Use as a context manager; `bar(name)` gives what is called with (bytes done, bytes in all)."""
+    """A context manager; `bar(name)` gives a function that takes (bytes so far, bytes in all)."""
 
     def __init__(self) -> None:
         self._progress: Any = None
@@ -34,19 +34,19 @@ class Downloads:
             self._progress = None
 
     def bar(self, name: str) -> Callable[[int, int], None]:
-        """The progress of one file."""
+        """The progress function of one file."""
         if console.quiet:
-            return _nothing
-        return self._drawn(name) if self._live else _Lines(name)
+            return _ignore
+        return self._draw_bar(name) if self._live else _Lines(name)
 
     def say(self, text: str) -> None:
-        """A note that does not tear the bars."""
+        """Print a note above the bars."""
         if self._progress is None or console.quiet:
             console.note(text)
         else:
             self._progress.console.print(safe(text), style="dim", markup=False, highlight=False, emoji=False)
 
-    def _drawn(self, name: str) -> Callable[[int, int], None]:
+    def _draw_bar(self, name: str) -> Callable[[int, int], None]:
         task: Any = None
 
         def update(done: int, total: int) -> None:
@@ -62,21 +62,21 @@ class Downloads:
 
 
 class _Lines:
-    """One line at the beginning, every five seconds and at the end of what took longer."""
+    """One line at the start, then every five seconds, and one at the end of a download that takes longer."""
 
     def __init__(self, name: str) -> None:
-        self._name, self._next, self._said = name, 0.0, False
-        self._begin: tuple[float, int] | None = None
+        self._name, self._next, self._printed = name, 0.0, False
+        self._start: tuple[float, int] | None = None
 
     def __call__(self, done: int, total: int) -> None:
         now = monotonic()
-        if self._begin is None:
-            self._begin = now, done
-        if now < self._next and not (done >= total and self._said):
+        if self._start is None:
+            self._start = now, done
+        if now < self._next and not (done >= total and self._printed):
             return
-        self._next, self._said = now + _SECONDS, done < total
-        seconds, came = now - self._begin[0], done - self._begin[1]
-        speed = came / seconds if seconds else 0.0
+        self._next, self._printed = now + _SECONDS, done < total
+        seconds, received = now - self._start[0], done - self._start[1]
+        speed = received / seconds if seconds else 0.0
         rate = f", {speed / _MIB:.1f} MiB/s, {_left(total - done, speed)}" if speed else ""
         console.note(f"{self._name}: {done / _MIB:.0f} of {total / _MIB:.0f} MiB{rate}")
 
@@ -86,12 +86,12 @@ def _left(n_bytes: int, speed: float) -> str:
     return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d} left" if seconds else "done"
 
 
-def _nothing(_done: int, _total: int) -> None:
-    """Progress that nobody wants to see."""
+def _ignore(_done: int, _total: int) -> None:
+    """Show no progress."""
 
 
 def _progress() -> Any:
-    """Rich's progress display, with the columns that the terminal has room for."""
+    """Rich's progress display, with the columns that fit the terminal."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,

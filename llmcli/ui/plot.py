@@ -1,4 +1,4 @@
-"""What did temperature, entropy and probability do over an answer: three panels in one SVG that loads nothing."""
+"""Plot temperature, entropy and probability over an answer: three panels in one self-contained SVG."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -25,19 +25,19 @@ _PANELS = (
     ("entropy", "entropy", " nats", "#6fa8f0"),
     ("p", "probability", "", "#8fc27a"),
 )
-_MOST_NAMED = 60  # tokens whose texts have room below the axis
+_MOST_NAMED = 60  # tokens; the texts of more do not fit below the axis
 _NAME = 12  # columns of such a text
 _NAMES = 86  # pixels below the axis for them
-_MOST_SENTENCES = 160  # more lines would be a wall
+_MOST_SENTENCES = 160  # more lines are not readable
 _MOST_TIP = 60  # characters of text in a tooltip
 _STYLE = f"text{{font:12px {_FONTS}}}.n text{{font:11px {_MONO}}}.t rect{{fill-opacity:0}}.t :hover{{fill-opacity:.12}}"
 
 
 def plot_svg(tokens: Sequence[TokenTrace], title: str) -> str:
-    """The picture; the same trace gives the same bytes.
+    """The plot; the same trace gives the same bytes.
 
-    A tooltip tells of each token. A long trace is drawn in bins, as the band from the lowest to the highest value
-    and the line of the means, and then a tooltip is about a bin.
+    Each token has a tooltip. A long trace is drawn in bins, as a band from the minimum to the maximum and a line of
+    the means, and each bin has a tooltip.
     """
     span, title = Span(len(tokens), _LEFT, _RIGHT), " ".join(title.split())
     height = _BASE + _BOTTOM + (_NAMES if len(tokens) <= _MOST_NAMED else 0)
@@ -51,22 +51,22 @@ def plot_svg(tokens: Sequence[TokenTrace], title: str) -> str:
         f'<text x="{_RIGHT}" y="36" text-anchor="end" fill="{_FAINT}">{_xml(_about(tokens))}</text>',
         *_marks(tokens, span),
     ]
-    for top, (key, name, unit, colour) in zip(_TOPS, _PANELS, strict=True):
+    for top, (key, name, unit, color) in zip(_TOPS, _PANELS, strict=True):
         values: list[float | None] = [getattr(token, key) for token in tokens]
-        parts += _panel(values, top, name, unit, colour)
-        parts += curve(values, span, top + _PANEL, _PANEL / _y_ticks(values)[-1], colour)
+        parts += _panel(values, top, name, unit, color)
+        parts += curve(values, span, top + _PANEL, _PANEL / _y_ticks(values)[-1], color)
     parts += [*_axis(tokens, span, height), *_tooltips(tokens, span), "</svg>", ""]
     return "\n".join(parts)
 
 
 def _about(tokens: Sequence[TokenTrace]) -> str:
-    """How many tokens there are, and the policies in the order in which they came."""
+    """The number of tokens, and the policies in order of appearance."""
     policies = list(dict.fromkeys(token.policy for token in tokens if token.policy))
     return excerpt(" · ".join([plural(len(tokens), "token"), *policies]), 60)
 
 
 def _marks(tokens: Sequence[TokenTrace], span: Span) -> Iterator[str]:
-    """A tinted ground behind the reasoning, and a faint line where a sentence begins."""
+    """A shaded background for the reasoning, and a dotted line at the start of each sentence."""
     at = 0
     for thinking, group in groupby(tokens, key=lambda token: token.thinking):
         start, at = at, at + len(list(group))
@@ -77,7 +77,7 @@ def _marks(tokens: Sequence[TokenTrace], span: Span) -> Iterator[str]:
 
 
 def _sentences(tokens: Sequence[TokenTrace]) -> list[int]:
-    """Where each sentence but the first begins; none where the lines would be a wall."""
+    """The start of each sentence but the first; empty where there are too many."""
     starts = [at for at in range(1, len(tokens)) if tokens[at].sentence != tokens[at - 1].sentence]
     return starts if len(starts) <= _MOST_SENTENCES else []
 
@@ -87,10 +87,10 @@ def _y_ticks(values: Sequence[float | None]) -> list[float]:
     return ticks(max([1.0, *(value for value in values if value is not None)]), 4)
 
 
-def _panel(values: Sequence[float | None], top: int, name: str, unit: str, colour: str) -> Iterator[str]:
+def _panel(values: Sequence[float | None], top: int, name: str, unit: str, color: str) -> Iterator[str]:
     """Heading and grid of one measure."""
     known = [value for value in values if value is not None]
-    yield f'<text x="{_LEFT}" y="{top - 10}" fill="{colour}" style="font-weight:600">{name}</text>'
+    yield f'<text x="{_LEFT}" y="{top - 10}" fill="{color}" style="font-weight:600">{name}</text>'
     if known:
         facts = f"min {min(known):.2f} · mean {sum(known) / len(known):.2f} · max {max(known):.2f}{unit}"
         yield f'<text x="{_RIGHT}" y="{top - 10}" text-anchor="end" fill="{_FAINT}">{facts}</text>'
@@ -119,18 +119,18 @@ def _axis(tokens: Sequence[TokenTrace], span: Span, height: int) -> Iterator[str
 
 
 def _legend(tokens: Sequence[TokenTrace], span: Span) -> str:
-    """What the marks of this picture mean."""
+    """The legend of the marks in this plot."""
     notes = {
         "token": True,
-        "line: mean, band: lowest to highest": span.is_long,
-        "dotted: a sentence begins": bool(_sentences(tokens)),
-        "tinted: reasoning": any(token.thinking for token in tokens),
+        "line: mean, band: minimum to maximum": span.is_long,
+        "dotted: start of a sentence": bool(_sentences(tokens)),
+        "shaded: reasoning": any(token.thinking for token in tokens),
     }
     return " · ".join(note for note, is_due in notes.items() if is_due)
 
 
 def _tooltips(tokens: Sequence[TokenTrace], span: Span) -> Iterator[str]:
-    """What a pointer learns of a token, or of a bin."""
+    """The tooltip of each token, or of each bin."""
     yield f'<g class="t" fill="{_INK}">'
     for part in span.bins():
         left, right, own = span.x(part.start), span.x(part.stop), tokens[part.start : part.stop]
@@ -151,5 +151,5 @@ def _mean(tokens: Sequence[TokenTrace], key: str) -> str:
 
 
 def _xml(text: str) -> str:
-    """`text` as XML: nothing in it drives anything, and the two signs that XML cannot hold are marked."""
+    """`text` as safe XML; the two characters that XML does not allow are replaced."""
     return escape(safe(text).replace("\ufffe", "\ufffd").replace("\uffff", "\ufffd"))

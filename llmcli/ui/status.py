@@ -1,4 +1,4 @@
-"""One line of progress on a terminal's stderr, erased before anything else is said."""
+"""A progress line on the terminal of stderr, erased before anything else is printed."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ _INTERVAL = 0.1
 
 
 class Status:
-    """Shows nothing for short work, and nothing at all where stderr is no terminal."""
+    """Shows nothing for short work, and nothing at all where stderr is not a terminal."""
 
     def __init__(self) -> None:
         self._on = is_terminal(sys.stderr) and os.environ.get("TERM") != "dumb" and not console.quiet
@@ -35,7 +35,7 @@ class Status:
         self.update(f"reading the prompt {done / max(total, 1):.0%}")
 
     def identifying(self, done: int, total: int) -> None:
-        self.update(f"reading the model once for its sha256 {done / max(total, 1):.0%}")
+        self.update(f"computing the sha256 of the model {done / max(total, 1):.0%}")
 
     def clear(self) -> None:
         """Erase the line; cheap when there is none."""

@@ -1,4 +1,4 @@
-"""The answer on stdout: exactly the model's text and one newline, or what a terminal may safely show of it."""
+"""Write the answer to stdout: the exact text of the model and one newline, or a safe form of it on a terminal."""
 
 from collections.abc import Iterable
 
@@ -11,58 +11,58 @@ from llmcli.ui.status import Status
 class AnswerWriter:
     """Writes text as it comes, each piece at once.
 
-    Piped output is UTF-8 and verbatim. Line feeds at the end are held back until more text follows, so that the
-    answer ends in exactly one, whenever it is cut.
+    Piped output is UTF-8 and verbatim. Newlines at the end are held back until more text follows, so that the answer
+    ends with exactly one, also when it is stopped.
     """
 
     def __init__(self) -> None:
         self._held = ""
-        self._open = False
+        self._line_is_open = False
 
     def write(self, text: str) -> None:
         """Write the next piece.
 
         Raises:
             DiskError: when stdout is closed or full.
-            ReaderGoneError: when the reader has gone.
+            ReaderGoneError: when the reader has closed the pipe.
         """
         text = self._held + text
         body = text.rstrip("\n")
         self._held = text[len(body) :]
         if body:
-            self._open = True
+            self._line_is_open = True
             put(body)
 
     def end(self) -> None:
         """End the answer with its newline."""
         self._held = ""
-        self._open = False
+        self._line_is_open = False
         put("\n")
 
     def abandon(self) -> None:
-        """Close a line that was begun, for an error is about to be told."""
-        if self._open:
+        """End an open line, before an error is printed."""
+        if self._line_is_open:
             self.end()
 
 
 def stream_answer(
     parts: Iterable[tuple[str, str]], writer: AnswerWriter, status: Status, live: bool, think: str
 ) -> None:
-    """Run through the parts of an answer: the text to stdout while `live`, the reasoning to stderr if shown.
+    """Print the parts of an answer: with `live` the text to stdout, and the reasoning to stderr if `think` is "show".
 
-    Whatever ends it, the progress line is gone and a line that was begun on stdout is closed.
+    At the end, also after an error, the progress line is erased and an open line on stdout is ended.
     """
-    thinking = False
+    in_reasoning = False
     try:
         for kind, text in parts:
             status.clear()
             if kind == "think":
                 if think == "show":
-                    thinking = True
+                    in_reasoning = True
                     console.think(text)
                 continue
-            if thinking:
-                thinking = False
+            if in_reasoning:
+                in_reasoning = False
                 console.think("\n\n")
             if live:
                 writer.write(text)

@@ -1,4 +1,4 @@
-"""A trace as a table: one row a token, the alternatives below it, and what they come to."""
+"""A trace as a table: a row for each token, its alternatives below, and a summary."""
 
 import math
 import shutil
@@ -13,15 +13,15 @@ from llmcli.ui.safe import safe
 from llmcli.ui.table import put_rows, width
 from llmcli.ui.units import plural
 
-_HEADS = ("I", "TEXT", "P", "RANK", "T", "H", "CANDIDATES", "SENTENCE", "POLICY")
+_HEADS = ("#", "TEXT", "P", "RANK", "TEMP", "ENTROPY", "CANDIDATES", "SENTENCE", "POLICY")
 _SPARE = ("POLICY", "SENTENCE", "CANDIDATES", "RANK")
-_SIGNS = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥"})  # blanks matter here
-_WIDEST, _NARROW = 16, 12  # columns of a token's text, the second in a small window
+_SIGNS = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥"})  # to show blanks
+_WIDEST, _NARROW = 16, 10  # columns of the text of a token; the second in a small window
 _INDENT = 2
 
 
 def put_trace(tokens: Sequence[TokenTrace]) -> None:
-    """Print the table, and a line about the whole.
+    """Print the table and a summary.
 
     Raises:
         DiskError, ReaderGoneError: as `put` does.
@@ -37,7 +37,7 @@ def put_trace(tokens: Sequence[TokenTrace]) -> None:
 
 
 def summary(tokens: Sequence[TokenTrace]) -> dict[str, float | int | None]:
-    """How many tokens were drawn, their means, and the perplexity exp(mean(-ln p)) of what they were drawn from."""
+    """Number of tokens, means, and perplexity exp(mean(-ln p)) in the distributions they were sampled from."""
     drawn = [token for token in tokens if token.id is not None]
     surprise = _mean([None if token.p is None else -math.log(max(token.p, sys.float_info.min)) for token in drawn])
     return {
@@ -50,11 +50,11 @@ def summary(tokens: Sequence[TokenTrace]) -> dict[str, float | int | None]:
 
 
 def summary_line(tokens: Sequence[TokenTrace]) -> str:
-    """The summary for people; what no token has is left out."""
+    """The summary as text, without values that no token has."""
     facts = summary(tokens)
     texts = {
-        "mean_temperature": "mean T {:.2f}",
-        "mean_p": "mean p {:.2f}",
+        "mean_temperature": "mean temperature {:.2f}",
+        "mean_p": "mean probability {:.2f}",
         "mean_entropy": "mean entropy {:.2f} nats",
         "perplexity": "perplexity {:.2f}",
     }
@@ -82,7 +82,7 @@ def _row(token: TokenTrace) -> tuple[str, ...]:
 
 
 def token_text(text: str, columns: int) -> str:
-    """The text of a token as one word of at most so many columns, its blanks and line feeds as signs."""
+    """The text of a token in at most so many columns, with visible blanks and newlines."""
     text = safe(text).translate(_SIGNS)
     return text if width(text) <= columns else text[: fit(text, 0, columns - 1)] + "…"
 
@@ -92,7 +92,7 @@ def _text(text: str) -> str:
 
 
 def _room() -> int:
-    """The columns of a row; a file has no end of them."""
+    """The columns of a row; without a limit in a file."""
     return shutil.get_terminal_size().columns if is_terminal(stream()) else 10**6
 
 
@@ -101,7 +101,7 @@ def _number(value: float | None, decimals: int) -> str:
 
 
 def _alternatives(top: Sequence[Alternative]) -> str:
-    """What else could have come, each with its probability before the chain and in the end; wrapped on a terminal."""
+    """The alternatives, each with its probability before and after the sampler chain; wrapped on a terminal."""
     room = _room() - _INDENT
     lines, line = [], ""
     for one in top:

@@ -1,4 +1,4 @@
-"""How the trace of an answer gets into a file, and what is said when a policy is slow."""
+"""Write the trace of an answer into a file, and warn when a temperature policy is slow."""
 
 import os
 from collections.abc import Iterator
@@ -12,22 +12,22 @@ from llmcli.ui.console import console
 if TYPE_CHECKING:  # the engine is imported where the model is loaded
     from llmcli.chat.answer import Answer
 
-_SLOW = 0.1  # share of the time that a policy may take before it is worth a word
+_SLOW = 0.1  # share of the time that a policy may take before there is a warning
 
 
 @contextmanager
 def writing(answer: "Answer", name: str | None, kept: bool = False) -> Iterator[None]:
-    """Within this block the trace of the answer goes into the file `name`; with `kept` it is in the answer at least.
+    """Within this block the trace of the answer goes into the file `name`; with `kept` it is recorded at least.
 
     Raises:
-        DiskError: when it cannot be written.
+        DiskError: when the file cannot be written.
     """
     if name is None:
         answer.trace = 0 if kept else None
         yield
         return
     if not name.strip():
-        raise UsageError("--trace needs the name of a file", "as in --trace answer.jsonl")
+        raise UsageError("the file name of --trace is empty", "give a file, as in --trace answer.jsonl")
     from llmcli.chat.trace_file import TraceWriter
 
     with closing(TraceWriter(Path(os.path.expanduser(name)))) as writer:
@@ -36,10 +36,11 @@ def writing(answer: "Answer", name: str | None, kept: bool = False) -> Iterator[
 
 
 def warn_slow(answer: "Answer") -> None:
-    """Say it when a policy of the user's own took much of the time."""
+    """Warn when a temperature policy in Python takes much of the time."""
     if not answer.started:
         return
     timings, n_tokens = answer.timings(), len(answer.generation.tokens) - len(answer.prompt.tokens)
-    took, whole = answer.generation.policy_ms, timings["predicted_ms"]
-    if n_tokens and 0 < _SLOW * whole < took:
-        console.warn(f"the temperature policy takes {took / n_tokens:.1f} ms a token, {took / whole:.0%} of the time")
+    policy_ms, total_ms = answer.generation.policy_ms, timings["predicted_ms"]
+    if n_tokens and 0 < _SLOW * total_ms < policy_ms:
+        share = f"{policy_ms / n_tokens:.1f} ms per token, {policy_ms / total_ms:.0%} of the time"
+        console.warn(f"the temperature policy is slow: {share}")

@@ -1,4 +1,4 @@
-"""Answers with all they carry, and the same answers given again."""
+"""Answers with their replay data, and replays of them."""
 
 import json
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def opened(path: Path, flag: AbortFlag | None = None) -> Iterator[LocalModel]:
 
 
 def given(local: LocalModel, values: dict[str, Any], question: str, dial: Dial | None = None) -> dict[str, Any]:
-    """An answer as the JSON that tells of it; `dial` is turned while it is written."""
+    """An answer as JSON; `dial` is turned while it is generated."""
     values = {"n_ctx": N_CTX, "n_threads": 1, "max_tokens": 12, "seed": 1, **values}
     settings = Settings(**parse_data(values, "test"))
     system = Path(settings.system[1:]).read_text() if settings.system else None
@@ -51,6 +51,6 @@ def again(local: LocalModel, recorded: Recorded) -> Replay:
 
 
 def read(data: dict[str, Any], **changes: Any) -> Recorded:
-    """The record in JSON; its own policy is allowed."""
-    (recorded,) = from_output(json.dumps(data | changes), "test", data["params"]["temp_policy_file"] or "")
+    """The recorded answer in JSON data; its policy file is allowed."""
+    (recorded,) = from_output(json.dumps(data | changes), "test", data["params"].get("temp_policy_file", ""))
     return recorded

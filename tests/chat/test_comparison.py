@@ -73,7 +73,7 @@ def test_more_answers_than_go_at_a_time_come_in_rounds_alike(memory: Any) -> Non
 
 
 def test_a_prompt_without_room_for_an_answer_is_refused(memory: Any) -> None:
-    with pytest.raises(ContextOverflowError, match="the prompt has 8192 tokens and the context holds 8192"):
+    with pytest.raises(ContextOverflowError, match="the prompt has 8192 tokens, and the context has 8192"):
         shared([10, 8192], 2)
 
 
@@ -287,13 +287,13 @@ def test_an_answer_that_is_kept_is_said_with_its_question_and_what_made_it(path:
     local.close()
 
 
-def test_an_answer_in_which_nothing_came_cannot_be_kept(path: Path) -> None:
+def test_an_empty_answer_cannot_be_kept(path: Path) -> None:
     local = open_local(path, Settings(n_ctx=512, n_threads=1))
     dialogue = dialogue_with(local, n_ctx=512)
     dialogue.session.say("user", "the river")
     rivals = Rivals(dialogue, dialogue.session.conversation.path(), False, variants_of(["max_tokens=0,3"], 1), 1)
     texts(rivals.comparison)
-    with pytest.raises(UsageError, match="nothing came of answer 1"):
+    with pytest.raises(UsageError, match="answer 1 is empty"):
         rivals.keep(1)
     rivals.keep(2)
     assert len(dialogue.session.conversation.path()) == 2

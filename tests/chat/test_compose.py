@@ -1,4 +1,4 @@
-"""What is asked, put together from the argument, files and stdin; and the texts that lie in files."""
+"""The prompt, made of the argument, files and stdin; and the texts that come from files."""
 
 import os
 import stat
@@ -10,7 +10,15 @@ from typing import Any, cast
 import pytest
 
 from llmcli.chat import compose
-from llmcli.chat.compose import build_prompt, grammar_text, join_prompt, read_text, system_text
+from llmcli.chat.compose import (
+    build_prompt,
+    grammar_text,
+    join_prompt,
+    needs_plain_template,
+    read_text,
+    system_text,
+    with_plain_stop,
+)
 from llmcli.chat.local import LocalModel
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, UsageError
 from llmcli.params.settings import Settings
@@ -46,10 +54,17 @@ def join(piped: str | None = None, read: str = "IN\n", **settings: Any) -> str:
         ({"prompt": "-"}, "IN\n"),
         ({"prompt": "-", "piped": "text"}, "text"),
         ({"file": ("a.txt",)}, "A\n"),
-        ({"file": ("a.txt", "b.txt")}, "A\n\nB\n\n"),
-        ({"prompt": "Q", "file": ("a.txt", "b.txt"), "piped": "text"}, "Q\n\nA\n\nB\n\ntext"),
-        ({"prompt": "Q", "file": ("-", "a.txt"), "piped": "text\n"}, "Q\n\ntext\n\nA\n"),
-        ({"prompt": "-", "file": ("a.txt",)}, "IN\n\nA\n"),
+        ({"file": ("a.txt", "b.txt")}, "File a.txt:\n```\nA\n```\n\nFile b.txt:\n```\nB\n\n```"),
+        (
+            {"prompt": "Q", "file": ("a.txt", "b.txt"), "piped": "text"},
+            "Q\n\nFile a.txt:\n```\nA\n```\n\nFile b.txt:\n```\nB\n\n```\n\ntext",
+        ),
+        ({"prompt": "Q", "file": ("-", "a.txt"), "piped": "text\n"}, "Q\n\ntext\n\nFile a.txt:\n```\nA\n```"),
+        ({"prompt": "-", "file": ("a.txt",)}, "IN\n\nFile a.txt:\n```\nA\n```"),
+        ({"file": ("a.txt",), "piped": "text"}, "A\n\ntext"),
+        ({"prompt": "Q", "file": ("a.txt",)}, "Q\n\nFile a.txt:\n```\nA\n```"),
+        ({"prompt": "", "file": ("a.txt",)}, "A\n"),
+        ({"prompt": "Q", "file": ("a.txt", "b.txt"), "raw": True}, "Q\n\nA\n\nB\n\n"),
         ({"prompt": " ", "raw": True}, " "),
         ({"prompt": "\n", "raw": True}, "\n"),
     ],
@@ -145,7 +160,7 @@ def test_a_file_in_the_home_folder_is_found(folder: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("name", ["", " "])
 def test_an_empty_file_name_is_a_usage_error(name: str) -> None:
-    with pytest.raises(UsageError, match="name of a file is empty"):
+    with pytest.raises(UsageError, match="file name is empty"):
         read_text(name)
 
 
@@ -182,11 +197,11 @@ def test_a_grammar_comes_from_whichever_setting_has_it(folder: Path) -> None:
         ({"grammar": "a", "grammar_file": "b"}, UsageError, "grammar and grammar_file cannot"),
         ({"grammar_file": "missing"}, DiskError, "cannot read missing"),
         ({"json_schema": "missing.json"}, DiskError, "cannot read missing.json"),
-        ({"json_schema": "{bad"}, UsageError, "no JSON"),
+        ({"json_schema": "{bad"}, UsageError, "JSON"),
         ({"json_schema": ""}, UsageError, "empty"),
     ],
 )
-def test_a_grammar_that_cannot_be_is_refused(given: dict[str, Any], kind: type[LlmcliError], telling: str) -> None:
+def test_an_invalid_grammar_is_refused(given: dict[str, Any], kind: type[LlmcliError], telling: str) -> None:
     with pytest.raises(kind, match=telling):
         grammar_text(Settings(**given))
 
@@ -200,7 +215,7 @@ def fake_local(chat_template: str | None) -> LocalModel:
     return cast(LocalModel, SimpleNamespace(target=SimpleNamespace(header=header), model=model, name="tiny"))
 
 
-def test_the_model_s_own_template_is_used() -> None:
+def test_the_template_of_the_model_is_used() -> None:
     prompt = build_prompt(fake_local(TEMPLATE), Settings(prefill="Yes"), "Q", "S")
     assert prompt.text == "<s>[system]S<s>[user]QYes"
     assert prompt.tokens[0] == CONTROL + 1
@@ -214,11 +229,23 @@ def test_a_template_given_inline_or_as_a_file_comes_first(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", [None, ""])
-def test_a_model_without_a_template_is_refused_with_the_ways_out(missing: str | None) -> None:
-    with pytest.raises(LlmcliError, match="tiny has no chat template") as caught:
-        build_prompt(fake_local(missing), Settings(), "Q", None)
-    assert "--raw" in caught.value.hint
-    assert "--chat-template" in caught.value.hint
+def test_a_model_without_a_template_gets_a_plain_one(missing: str | None) -> None:
+    local = fake_local(missing)
+    prompt = build_prompt(local, Settings(), "Q", "S")
+    assert prompt.text == "S\n\nUser: Q\nAssistant:"
+    assert needs_plain_template(local, Settings())
+
+
+def test_a_plain_template_is_needed_only_where_there_is_no_other() -> None:
+    assert not needs_plain_template(fake_local(None), Settings(raw=True))
+    assert not needs_plain_template(fake_local(None), Settings(chat_template=TEMPLATE))
+    assert not needs_plain_template(fake_local(TEMPLATE), Settings())
+
+
+def test_a_plain_answer_stops_where_the_user_would_continue() -> None:
+    settings = with_plain_stop(Settings(stop=("end",)))
+    assert settings.stop == ("end", "\nUser:")
+    assert with_plain_stop(settings) == settings
 
 
 def test_a_raw_prompt_needs_no_template() -> None:
@@ -230,15 +257,15 @@ def test_a_raw_prompt_needs_no_template() -> None:
 @pytest.mark.parametrize(
     ("given", "kind", "telling"),
     [
-        ("{% if %}", ModelInvalidError, "^the chat template does not parse"),
+        ("{% if %}", ModelInvalidError, "^the chat template is not valid Jinja"),
         ("{{ raise_exception('no') }}", LlmcliError, "^the chat template fails: no"),
         ("chatml", DiskError, "cannot read chatml"),
     ],
 )
-def test_a_bad_template_is_told_by_its_origin(given: str, kind: type[LlmcliError], telling: str) -> None:
+def test_an_error_names_the_origin_of_the_template(given: str, kind: type[LlmcliError], telling: str) -> None:
     with pytest.raises(kind, match=telling):
         build_prompt(fake_local(TEMPLATE), Settings(chat_template=given), "Q", None)
-    with pytest.raises(ModelInvalidError, match=r"^the model's chat template does not parse"):
+    with pytest.raises(ModelInvalidError, match=r"^the model's chat template is not valid Jinja"):
         build_prompt(fake_local("{% if %}"), Settings(), "Q", None)
 
 

@@ -40,14 +40,14 @@ def test_another_seed_is_found(second: LocalModel, told: dict[str, Any]) -> None
     assert told["text"][there.offset :].startswith(there.had)
     assert replay.answer.text[there.offset :].startswith(there.now)
     assert told["text"][: there.offset] == replay.answer.text[: there.offset]
-    assert replay.reasons == ["the settings are not those it was made with"]
+    assert replay.reasons == ["the settings are different"]
 
 
 def test_another_template_is_found(second: LocalModel, told: dict[str, Any]) -> None:
     replay = again(second, read(changed(told, template="{{ messages[0].content }}")))
     assert replay.difference
-    assert replay.reasons[0] == "the chat template is another"
-    assert replay.reasons[1].startswith("the prompt is another: ")
+    assert replay.reasons[0] == "the chat template is different"
+    assert replay.reasons[1].startswith("the prompt is different: was ")
 
 
 def test_another_model_is_found(told: dict[str, Any], tmp_path: Path) -> None:
@@ -56,21 +56,21 @@ def test_another_model_is_found(told: dict[str, Any], tmp_path: Path) -> None:
     replay = again(tiny, read(changed(told, template="{{ messages[0].content }}")))
     tiny.close()
     assert replay.difference
-    assert replay.reasons[0].startswith("the model is another file (sha256 b179c9523d0e... then, ")
+    assert replay.reasons[0].startswith("the model is a different file (sha256 was b179c9523d0e..., is ")
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"build": "0.1.0"}, "llama-cpp-python: 0.1.0 then, "),
-        ({"machine": "a lathe"}, "the machine: a lathe then, "),
-        ({"threads": [1, 4000]}, "threads: 1 (4000 for the prompt) then, 1 now"),
-        ({"beside": 3}, "it was written side by side with others"),
-        ({"settings_sha256": "0" * 64}, "the settings are not those it was made with"),
-        ({"policy_sha256": "0" * 64}, "the file of the temperature policy is another"),
+        ({"build": "0.1.0"}, "llama-cpp-python: was 0.1.0, is "),
+        ({"machine": "a lathe"}, "machine: was a lathe, is "),
+        ({"threads": [1, 4000]}, "threads: was 1 (4000 for the prompt), is 1"),
+        ({"beside": 3}, "the number of answers generated in one batch is different"),
+        ({"settings_sha256": "0" * 64}, "the settings are different"),
+        ({"policy_sha256": "0" * 64}, "the file of the temperature policy is different"),
     ],
 )
-def test_what_is_not_as_it_was_is_named(
+def test_a_changed_condition_is_named(
     second: LocalModel, told: dict[str, Any], changes: dict[str, Any], reason: str
 ) -> None:
     replay = again(second, read(changed(told, **changes)))
@@ -79,7 +79,7 @@ def test_what_is_not_as_it_was_is_named(
 
 
 def test_a_layout_that_does_not_fit_its_prompt_is_refused(second: LocalModel, told: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=r"test cannot be replayed: in its layout, its batches hold 3 tokens"):
+    with pytest.raises(UsageError, match=r"cannot replay test: replay.layout: .*3 tokens"):
         again(second, read(changed(told, layout=[[3, 3, 1]])))
 
 
@@ -104,7 +104,7 @@ def test_the_first_difference(
     assert first_difference(Said(*then), Said(*now), vocab.tokenize(CAT), vocab) == there
 
 
-def test_the_first_difference_behind_what_was_begun(first: LocalModel) -> None:
+def test_the_first_difference_after_a_continued_text(first: LocalModel) -> None:
     vocab, begun = first.model.vocab, Said("", "The cat sat")
     tokens = vocab.tokenize(CAT)[3:]
     found = first_difference(Said("", "The cat sat on the mat."), Said("", CAT), tokens, vocab, begun)

@@ -204,7 +204,7 @@ def test_a_part_of_a_character_begins_no_branch(local: LocalModel) -> None:
     answered = made_of(local, "Look 🦖!")
     last = len(answered.tokens) - 2  # before the exclamation mark
     first = next(number for number in range(last) if answered.text(number).endswith("\ufffd"))
-    with pytest.raises(UsageError, match="part of a character"):
+    with pytest.raises(UsageError, match="ends within a character"):
         answered.beginning(first, answered.tokens[first])
     assert answered.beginning(last, answered.tokens[last])[0] == "Look 🦖"
 
@@ -231,7 +231,7 @@ def test_where_there_is_no_text_yet_a_branch_is_refused(local: LocalModel, at: A
     number = answered.find(at) if isinstance(at, str) else at
     assert number is not None
     line_feed = local.model.vocab.tokenize("\n")[0]
-    with pytest.raises(UsageError, match="no text yet"):
+    with pytest.raises(UsageError, match="no text before this token"):
         answered.beginning(number, 2 if at == 0 else line_feed)
 
 

@@ -102,7 +102,7 @@ def sampling(tmp_path: Path, **values: object) -> Target:
     return Target(ModelFile(path, (path,), "tiny", trusted=True))
 
 
-def test_the_model_s_own_defaults_lie_under_everything_the_user_says(tmp_path: Path) -> None:
+def test_defaults_of_the_model_are_the_lowest_layer(tmp_path: Path) -> None:
     target = sampling(tmp_path, temp=0.5, top_k=7, top_p=0.25, sequence="top_k;temperature")
     resolved = with_model(target, [Layer("config", {"top_p": 0.75}), Layer("flag", {"seed": 5})])
     assert resolved.settings.temperature == Fixed(0.5)
@@ -127,14 +127,14 @@ def test_the_model_s_own_defaults_lie_under_everything_the_user_says(tmp_path: P
         ({"sequence": "top_k;nonsense"}, "unknown sampler 'nonsense'"),
     ],
 )
-def test_an_impossible_default_of_the_model_is_left_out_and_noted(
+def test_an_invalid_default_of_the_model_is_ignored_with_a_note(
     tmp_path: Path, values: dict[str, object], telling: str
 ) -> None:
     target = sampling(tmp_path, **{"min_p": 0.25, **values})
     settings = with_model(target, []).settings
     assert settings == Settings(min_p=0.25, seed=settings.seed)
     assert len(target.notes) == 1
-    assert target.notes[0].startswith(f"the model's own default is ignored: {telling}")
+    assert target.notes[0].startswith(f"ignored a sampling default of the model: {telling}")
 
 
 def test_a_seed_is_drawn_where_none_is_given(tmp_path: Path) -> None:
@@ -187,13 +187,16 @@ def test_a_full_context_is_kept_with_what_it_has_read(fresh: LocalModel) -> None
 def test_a_prompt_that_does_not_fit_says_so_before_it_is_read(
     fresh: LocalModel, local: LocalModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ContextOverflowError, match="the context holds 512"):
+    with pytest.raises(ContextOverflowError, match="the context has 512"):
         list(local.generate(Prompt("", [5] * 600), Settings(seed=1, n_ctx=512))[1])
-    with pytest.raises(ContextOverflowError, match="9000 tokens and the context holds 8192") as caught:
+    with pytest.raises(ContextOverflowError, match="9000 tokens, and the context has 8192") as caught:
         fresh.generate(Prompt("", [5] * 9000), Settings(seed=1))
     assert caught.value.hint == "shorten the prompt"
     monkeypatch.setattr(sizing, "choose_context", lambda *_: (256, "memory allows 256 of 8192"))
-    with pytest.raises(ContextOverflowError, match=r"holds 256 \(memory allows 256 of 8192\)"):
+    with pytest.raises(
+        ContextOverflowError,
+        match=r"the context has 256 \(the context is 256 of 8192 tokens: more does not fit in memory\)",
+    ):
         fresh.generate(Prompt("", [5] * 300), Settings(seed=1))
 
 

@@ -60,12 +60,12 @@ def test_circumstances_are_read_back_as_they_were_written() -> None:
     assert from_data(json.loads(json.dumps(known.to_data()))) == known
 
 
-def test_what_is_as_it_mostly_is_takes_no_room() -> None:
+def test_default_values_are_not_stored() -> None:
     known = Circumstances(n_ctx=512, threads=(1, 1), prompt_sha256=DIGEST, layout=())
     assert known.to_data() == {"n_ctx": 512, "threads": [1, 1], "prompt_sha256": DIGEST, "layout": []}
 
 
-def test_what_a_newer_version_adds_is_left_out() -> None:
+def test_keys_of_a_newer_version_are_ignored() -> None:
     assert from_data(REPLAY | {"phase_of_the_moon": "full"}) == from_data(REPLAY)
 
 
@@ -82,85 +82,88 @@ def test_an_output_is_read() -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("", "is no JSON"),
-        ("{", "is no JSON"),
-        ("[]", "is no JSON object"),
-        ("null", "is no JSON object"),
-        ("[" * 100_000, "is no JSON"),
-        ('{"a":' * 100_000, "is no JSON"),
-        ('{"seed": ' + "9" * 10_000 + "}", "is no JSON"),
-        (replay(moment=float("nan")), "is no JSON"),
-        (replay(moment=float("inf")), "is no JSON"),
-        ("{}", "carries nothing for a replay"),
-        (output(variants=[]), "holds no answers that could be compared"),
-        (output(variants={}), "holds no answers that could be compared"),
-        (output(variants=[{}] * 65), "holds no answers that could be compared"),
-        (output(variants=["a"]), "answer 1 of out.json is no JSON object"),
-        (output(variants=[json.loads(output())]), "its label is no text"),
-        (without("text"), "its text is no text"),
-        (output(text=["a"]), "its text is no text"),
-        (output(reasoning_content=1), "its reasoning_content is no text"),
-        (output(finish_reason=None), "its finish_reason is no text"),
-        (without("params"), "its params are no object"),
-        (output(params=[1]), "its params are no object"),
-        (output(params={}), "its params have no seed"),
+        ("", "is not valid JSON"),
+        ("{", "is not valid JSON"),
+        ("[]", "is not a JSON object"),
+        ("null", "is not a JSON object"),
+        ("[" * 100_000, "is not valid JSON"),
+        ('{"a":' * 100_000, "is not valid JSON"),
+        ('{"seed": ' + "9" * 10_000 + "}", "is not valid JSON"),
+        (replay(moment=float("nan")), "is not valid JSON"),
+        (replay(moment=float("inf")), "is not valid JSON"),
+        ("{}", "has no replay data"),
+        (output(variants=[]), "variants must be a list of 1 to 64 answers"),
+        (output(variants={}), "variants must be a list of 1 to 64 answers"),
+        (output(variants=[{}] * 65), "variants must be a list of 1 to 64 answers"),
+        (output(variants=["a"]), "answer 1 of out.json is not a JSON object"),
+        (output(variants=[json.loads(output())]), "label must be a string"),
+        (without("text"), "text must be a string"),
+        (output(text=["a"]), "text must be a string"),
+        (output(reasoning_content=1), "reasoning_content must be a string"),
+        (output(finish_reason=None), "finish_reason must be a string"),
+        (without("params"), "params must be an object"),
+        (output(params=[1]), "params must be an object"),
+        (output(params={}), "params have no seed"),
         (output(params={"seed": 1, "colour": "red"}), "unknown setting 'colour'"),
-        (output(params={"seed": -1}), "its params have no seed"),
+        (output(params={"seed": -1}), "params have no seed"),
         (output(params={"seed": 2**32}), "seed must be"),
-        (replay().replace("1500000000.0", "1e999"), "its moment cannot be"),
+        (replay().replace("1500000000.0", "1e999"), "replay.moment is not valid"),
         (output().replace("0.5}", "1e999}"), "temperature must be"),
         (output(params={"seed": 1, "temperature": "0.5.."}), "temperature must be"),
-        (output(params={"seed": 1, "n_threads": 1e400}), "is no JSON"),
+        (output(params={"seed": 1, "n_threads": 1e400}), "is not valid JSON"),
         (output(params={"seed": 1, "stop": {"a": 1}}), "stop must be"),
-        (without("messages"), "its messages are no list"),
-        (output(messages=[]), "its messages are no list"),
-        (output(messages=[1]), "one of its messages has no role"),
-        (output(messages=[{"role": "tool", "content": "x"}]), "one of its messages has no role"),
-        (output(messages=[{"role": ["user"], "content": "x"}]), "one of its messages has no role"),
-        (output(messages=[{"role": "user"}]), "its content is no text"),
-        (output(params={"seed": 1, "raw": True}), "its prompt is no text"),
-        (output(replay=None), "it is no object"),
-        (output(replay="x"), "it is no object"),
-        (output(replay={}), "its n_ctx is missing"),
-        (replay(n_ctx=0), "its n_ctx cannot be"),
-        (replay(n_ctx=True), "its n_ctx cannot be"),
-        (replay(n_ctx=512.0), "its n_ctx cannot be"),
-        (replay(n_ctx=10**40), "its n_ctx cannot be"),
-        (replay(threads=2), "its threads cannot be"),
-        (replay(threads=[2]), "its threads cannot be"),
-        (replay(threads=[2, 0]), "its threads cannot be"),
-        (replay(threads=[2, 10**9]), "its threads cannot be"),
-        (replay(threads={"1": 2}), "its threads cannot be"),
-        (replay(model_sha256="../../etc/passwd"), "its model_sha256 cannot be"),
-        (replay(model_sha256=DIGEST[:-1]), "its model_sha256 cannot be"),
-        (replay(prompt_sha256=7), "its prompt_sha256 cannot be"),
-        (replay(build=1), "its build cannot be"),
-        (replay(template=["{{"]), "its template cannot be"),
-        (replay(layout=7), "its layout cannot be"),
-        (replay(layout="111"), "its layout cannot be"),
-        (replay(layout=[5, 5, 1]), "its layout cannot be"),
-        (replay(layout=[[5, 5]]), "its layout cannot be"),
-        (replay(layout=[[5, 5, 1, 1]]), "its layout cannot be"),
-        (replay(layout=[["5", 5, 1]]), "its layout cannot be"),
-        (replay(layout=[[0, 0, 1]]), "its layout cannot be"),
-        (replay(layout=[[5, 6, 1]]), "its layout cannot be"),
-        (replay(layout=[[5, 5, 0]]), "its layout cannot be"),
-        (replay(layout=[[5, 5, -1]]), "its layout cannot be"),
-        (replay(layout=[[10**9, 5, 1]]), "its layout cannot be"),
-        (replay(layout=[[6, 5, 1]]), "its layout cannot be"),  # the last one would have given no logits
-        (replay(layout=[[5, 5, 10**9]]), "its layout cannot be"),
-        (replay(layout=[[1, 1, 1]] * 100_000), "its layout cannot be"),
-        (replay(moves=[[1]]), "its moves cannot be"),
-        (replay(moves=[[-1, 0.5]]), "its moves cannot be"),
-        (replay(moves=[[1, "hot"]]), "its moves cannot be"),
-        (replay(moves=[[1, 1e300]]), "its moves cannot be"),
-        (replay(moment="now"), "its moment cannot be"),
-        (replay(first=0), "its first cannot be"),
-        (replay(drawn=-1), "its drawn cannot be"),
-        (replay(flushed=1), "its flushed cannot be"),
+        (without("messages"), "messages must be a list of at least one message"),
+        (output(messages=[]), "messages must be a list of at least one message"),
+        (output(messages=[1]), "each message must have a role: system, user, assistant"),
+        (output(messages=[{"role": "tool", "content": "x"}]), "each message must have a role: system, user, assistant"),
+        (
+            output(messages=[{"role": ["user"], "content": "x"}]),
+            "each message must have a role: system, user, assistant",
+        ),
+        (output(messages=[{"role": "user"}]), "content must be a string"),
+        (output(params={"seed": 1, "raw": True}), "prompt must be a string"),
+        (output(replay=None), "replay must be an object"),
+        (output(replay="x"), "replay must be an object"),
+        (output(replay={}), "replay.n_ctx is missing"),
+        (replay(n_ctx=0), "replay.n_ctx is not valid"),
+        (replay(n_ctx=True), "replay.n_ctx is not valid"),
+        (replay(n_ctx=512.0), "replay.n_ctx is not valid"),
+        (replay(n_ctx=10**40), "replay.n_ctx is not valid"),
+        (replay(threads=2), "replay.threads is not valid"),
+        (replay(threads=[2]), "replay.threads is not valid"),
+        (replay(threads=[2, 0]), "replay.threads is not valid"),
+        (replay(threads=[2, 10**9]), "replay.threads is not valid"),
+        (replay(threads={"1": 2}), "replay.threads is not valid"),
+        (replay(model_sha256="../../etc/passwd"), "replay.model_sha256 is not valid"),
+        (replay(model_sha256=DIGEST[:-1]), "replay.model_sha256 is not valid"),
+        (replay(prompt_sha256=7), "replay.prompt_sha256 is not valid"),
+        (replay(build=1), "replay.build is not valid"),
+        (replay(template=["{{"]), "replay.template is not valid"),
+        (replay(layout=7), "replay.layout is not valid"),
+        (replay(layout="111"), "replay.layout is not valid"),
+        (replay(layout=[5, 5, 1]), "replay.layout is not valid"),
+        (replay(layout=[[5, 5]]), "replay.layout is not valid"),
+        (replay(layout=[[5, 5, 1, 1]]), "replay.layout is not valid"),
+        (replay(layout=[["5", 5, 1]]), "replay.layout is not valid"),
+        (replay(layout=[[0, 0, 1]]), "replay.layout is not valid"),
+        (replay(layout=[[5, 6, 1]]), "replay.layout is not valid"),
+        (replay(layout=[[5, 5, 0]]), "replay.layout is not valid"),
+        (replay(layout=[[5, 5, -1]]), "replay.layout is not valid"),
+        (replay(layout=[[10**9, 5, 1]]), "replay.layout is not valid"),
+        (replay(layout=[[6, 5, 1]]), "replay.layout is not valid"),  # the last one would have given no logits
+        (replay(layout=[[5, 5, 10**9]]), "replay.layout is not valid"),
+        (replay(layout=[[1, 1, 1]] * 100_000), "replay.layout is not valid"),
+        (replay(moves=[[1]]), "replay.moves is not valid"),
+        (replay(moves=[[-1, 0.5]]), "replay.moves is not valid"),
+        (replay(moves=[[1, "hot"]]), "replay.moves is not valid"),
+        (replay(moves=[[1, 1e300]]), "replay.moves is not valid"),
+        (replay(moment="now"), "replay.moment is not valid"),
+        (replay(first=0), "replay.first is not valid"),
+        (replay(drawn=-1), "replay.drawn is not valid"),
+        (replay(flushed=1), "replay.flushed is not valid"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(text: str, fault: str) -> None:
+def test_invalid_data_is_refused_in_one_line(text: str, fault: str) -> None:
     with pytest.raises(UsageError) as caught:
         from_output(text, "out.json")
     assert fault in str(caught.value)
@@ -168,7 +171,7 @@ def test_what_cannot_be_is_refused_in_one_line(text: str, fault: str) -> None:
     assert "\n" not in str(caught.value) + caught.value.hint
 
 
-def test_no_file_that_a_record_names_is_opened(tmp_path: Path) -> None:
+def test_a_file_named_in_a_record_is_not_opened(tmp_path: Path) -> None:
     """What stood in them is in the record; these settings are not even kept."""
     place = str(tmp_path / "x.py")
     named: dict[str, Any] = {
@@ -186,14 +189,14 @@ def test_no_file_that_a_record_names_is_opened(tmp_path: Path) -> None:
 # Code of the user's own
 
 
-def test_a_policy_that_a_record_names_is_not_used_unless_the_user_names_one_too(tmp_path: Path) -> None:
+def test_a_recorded_policy_file_needs_permission(tmp_path: Path) -> None:
     evil = tmp_path / "evil.py"
     evil.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n\ndef hot(step): return 1.0\n")
     text = output(params={"seed": 1, "temp_policy_file": f"{evil}:hot", "temperature": "sentence:hot,0.5"})
-    with pytest.raises(UsageError, match=r"a temperature policy of the user's own, .*evil.py:hot: that is code"):
+    with pytest.raises(UsageError, match=r"needs the policy file .*evil.py:hot, which is code"):
         from_output(text, "out.json")
     assert not (tmp_path / "ran").exists()
-    with pytest.raises(UsageError, match="drawn without a policy file"):
+    with pytest.raises(UsageError, match="has no policy file"):
         from_output(output(), "out.json", "mine.py:cool")
     text = output(params={"seed": 1, "temp_policy_file": f"{evil}:hot"})
     assert from_output(text, "out.json", "mine.py:cool")[0].values["temp_policy_file"] == "mine.py:cool"
@@ -241,25 +244,25 @@ def test_an_answer_of_a_session_is_read() -> None:
 
 
 @pytest.mark.parametrize(("number", "fault"), [(0, "has no message 0"), (4, "has no message 4"), (3, "has no answer")])
-def test_a_message_that_is_no_answer_is_refused(number: int, fault: str) -> None:
+def test_a_message_that_is_not_an_answer_is_refused(number: int, fault: str) -> None:
     session = session_with()
     session.say("user", "And?")
     with pytest.raises(UsageError, match=fault):
         from_session(session, number)
 
 
-def test_an_answer_without_a_record_says_why() -> None:
+def test_an_answer_without_replay_data_tells_why() -> None:
     session = session_with()
     session.say("assistant", "No.", finish_reason="edited")
-    with pytest.raises(UsageError, match=r"answer 3 of .* carries nothing") as caught:
+    with pytest.raises(UsageError, match=r"answer 3 of .* has no replay data: no model wrote it") as caught:
         from_session(session, None)
-    assert caught.value.hint == "no model gave it"
-    with pytest.raises(UsageError, match="holds no answer"):
+    assert caught.value.hint == "choose another answer"
+    with pytest.raises(UsageError, match="has no answer"):
         from_session(Session(keep=False), None)
 
 
-def test_an_answer_that_goes_on_with_one_that_is_not_there_is_refused() -> None:
-    with pytest.raises(UsageError, match="goes on with message 77, which is not there"):
+def test_an_answer_that_continues_a_missing_one_is_refused() -> None:
+    with pytest.raises(UsageError, match="continues message 77, which does not exist"):
         from_session(session_with(begun=77), None)
 
 
@@ -270,7 +273,7 @@ def test_the_record_of_an_answer_is_read_back_from_its_line() -> None:
 
 
 @pytest.mark.parametrize("value", [None, 1, "x", [], {"n_ctx": "many"}, REPLAY | {"layout": [[0, 0, 0]]}])
-def test_an_answer_with_a_record_that_cannot_be_is_kept_without_it(value: Any) -> None:
+def test_an_answer_with_invalid_replay_data_is_kept_without_it(value: Any) -> None:
     event = to_event(session_with().conversation.path()[-1]) | {"replay": value}
     message = from_event(event)
     assert (message.content, message.replay) == ("Because.", {})

@@ -12,8 +12,8 @@ from llmcli.chat import template as limits
 from llmcli.chat.template import ChatTemplate
 from llmcli.errors import LlmcliError
 
-TOO_MUCH = "too much text|too often|too large|more than .* seconds"
-REFUSED = "not allowed|No filter named|other than plain fields|is undefined"
+TOO_MUCH = "too much text|too often|too large|longer than .* seconds"
+REFUSED = "not allowed|No filter named|only plain fields|is undefined"
 REPEAT = "{%% set ns = namespace(x=%s) %%}{%% for i in range(60) %%}{%% set ns.x = %s %%}{%% endfor %%}{{ ns.x }}"
 BIG = "x" * 100_000
 
@@ -72,7 +72,7 @@ def refuse(source: str, telling: str) -> None:
         "{{ request.application }}",
     ],
 )
-def test_no_way_leads_out_of_the_sandbox(source: str) -> None:
+def test_code_cannot_escape_the_sandbox(source: str) -> None:
     refuse(source, REFUSED)
 
 
@@ -91,7 +91,7 @@ def test_no_way_leads_out_of_the_sandbox(source: str) -> None:
         "{% set a = ['x' * 300000] * 90 %}{% for i in range(99999) %}{% set x = 'x' * 299999 ~ 'y' in a %}{% endfor %}",
     ],
 )
-def test_work_without_end_is_ended(tight: None, source: str) -> None:
+def test_endless_work_is_stopped(tight: None, source: str) -> None:
     refuse(source, TOO_MUCH)
 
 
@@ -102,14 +102,14 @@ def test_work_without_end_is_ended(tight: None, source: str) -> None:
         ("{% set a = 'a' * 9999999 %}{% for i in range(99999) %}{% set x = a.count('aab') %}{% endfor %}", "2 seconds"),
     ],
 )
-def test_the_true_limits_end_a_loop_within_seconds(source: str, telling: str) -> None:
+def test_a_loop_stops_at_the_real_limits_within_seconds(source: str, telling: str) -> None:
     refuse(source, telling)
 
 
 @pytest.mark.parametrize(
     "source", ["{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "{% block a %}{{ self.a() }}{% endblock %}"]
 )
-def test_endless_recursion_is_ended(source: str) -> None:
+def test_endless_recursion_is_stopped(source: str) -> None:
     refuse(source, "recursion")
 
 
@@ -158,7 +158,7 @@ def test_endless_recursion_is_ended(source: str) -> None:
         "".join(f"{{% set a{i} = 'x' * 999999 %}}" for i in range(99)),
     ],
 )
-def test_values_without_bound_are_refused(tight: None, source: str) -> None:
+def test_unbounded_values_are_refused(tight: None, source: str) -> None:
     refuse(source, TOO_MUCH)
 
 
@@ -174,11 +174,11 @@ def test_values_without_bound_are_refused(tight: None, source: str) -> None:
         ("['a']", "[ns.x, ns.x] | map('list') | list"),
     ],
 )
-def test_a_small_tree_whose_text_is_huge_cannot_be_made(tight: None, begin: str, step: str) -> None:
+def test_a_small_object_with_a_huge_text_is_refused(tight: None, begin: str, step: str) -> None:
     refuse(REPEAT % (begin, step), TOO_MUCH)
 
 
-def test_namespaces_that_hold_each_other_are_not_written_out() -> None:
+def test_nested_namespaces_are_not_printed() -> None:
     source = REPEAT % ("namespace(a=1)", "namespace(a=ns.x, b=ns.x)")
     assert ChatTemplate(source, {}, "the template").render([]) == "namespace"
 
@@ -199,7 +199,7 @@ def test_namespaces_that_hold_each_other_are_not_written_out() -> None:
         "{{ lipsum(n=1000000) }}",
     ],
 )
-def test_makers_of_long_texts_are_not_there(source: str) -> None:
+def test_functions_for_long_texts_do_not_exist(source: str) -> None:
     refuse(source, REFUSED)
 
 
@@ -208,10 +208,10 @@ def test_a_deep_indentation_of_json_is_bounded() -> None:
     assert text == f"[\n{' ' * 64}1\n]"
 
 
-def test_output_beyond_eight_times_the_input_and_a_mebibyte_is_refused() -> None:
+def test_too_much_output_is_refused() -> None:
     template = ChatTemplate("{{ messages[0].content * 9 }}{{ 'x' * 999999 }}", {}, "the template")
     assert len(template.render([{"role": "user", "content": "y" * 1000}])) == 999_999 + 9000
-    with pytest.raises(LlmcliError, match="writes too much"):
+    with pytest.raises(LlmcliError, match="produces too much"):
         template.render([{"role": "user", "content": "y" * 100_000}])
 
 

@@ -73,7 +73,7 @@ def test_a_context_left_open_holds_the_prompt_and_the_answer(
 def test_memory_bounds_a_context_left_open(memory: int, settings: dict[str, Any], expected: int, told: bool) -> None:
     n_ctx, note = choose_context(SHAPE, Settings(**settings), 10)
     assert n_ctx == expected
-    assert note == (f"memory allows {expected} of the model's 2048 tokens of context" if told else "")
+    assert note == (f"the context is {expected} of 2048 tokens: more does not fit in memory" if told else "")
 
 
 @pytest.mark.parametrize("memory", [1 * MIB], indirect=True)
@@ -85,7 +85,7 @@ def test_the_smallest_context_is_256_however_little_memory_there_is(memory: int)
 def test_a_context_larger_than_the_trained_one_is_taken_and_noted(n_ctx: int, told: bool) -> None:
     chosen, note = choose_context(SHAPE, Settings(n_ctx=n_ctx), 10)
     assert chosen == n_ctx
-    assert note == ("the model was trained on 2048 tokens of context, 2049 may not work well" if told else "")
+    assert note == ("the context of 2049 tokens is larger than the 2048 the model was trained on" if told else "")
 
 
 @pytest.mark.parametrize("memory", [4 * GIB], indirect=True)
@@ -94,7 +94,7 @@ def test_a_context_that_cannot_fit_is_refused_with_the_figures(memory: int) -> N
     with pytest.raises(LlmcliError) as caught:
         check_memory(SHAPE, Settings(), 1 << 20)
     assert str(caught.value) == (
-        "a context of 1048576 tokens needs 4.0 GiB beside the model's 0.1 GiB, and 4.0 GiB are free"
+        "a context of 1048576 tokens needs 4.0 GiB of memory in addition to the model's 0.1 GiB, and 4.0 GiB are free"
     )
     assert "--ctx-size" in caught.value.hint
     check_memory(SHAPE, Settings(cache_type_k="q8_0", cache_type_v="q8_0"), 1 << 20)
@@ -107,7 +107,7 @@ def test_nothing_is_refused_where_the_memory_is_not_known(memory: int) -> None:
 
 @pytest.mark.parametrize("memory", [50 * MIB], indirect=True)
 def test_weights_larger_than_the_memory_are_told_and_no_reason_to_refuse(memory: int) -> None:
-    assert "it will be slow" in check_memory(SHAPE, Settings(), 2048)
+    assert "it is slow" in check_memory(SHAPE, Settings(), 2048)
     assert check_memory(SHAPE, Settings(n_gpu_layers="all"), 2048) == ""
 
 

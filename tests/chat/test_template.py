@@ -232,7 +232,7 @@ def test_a_text_that_is_no_template_is_refused(source: str, telling: str) -> Non
     ("source", "telling"),
     [
         ("{{ raise_exception('Only\n user  please') }}", "Only user please"),
-        ("{{ raise_exception() }}", "raises"),
+        ("{{ raise_exception() }}", "without a message"),
         ("{{ missing.content }}", "'missing' is undefined"),
         ("{{ missing() }}", "'missing' is undefined"),
         ("{{ 1 // 0 }}", "integer division"),

@@ -13,6 +13,7 @@ from llmcli.chat.template import ChatTemplate
 from llmcli.chat.token_cache import TokenCache
 from llmcli.engine.model import Model
 from llmcli.engine.vocab import Vocab
+from llmcli.errors import LlmcliError
 from tests.chat.test_prompt import ATTACKS, chatml
 from tests.models.tiny_models import CONTROL, USER_DEFINED, vocabulary
 
@@ -206,5 +207,13 @@ def test_a_cache_of_another_vocabulary_is_not_used(
         )
 
 
-def test_warming_with_a_template_that_fails_is_quiet(starter_vocab: Vocab) -> None:
-    warm(chatml("{{ raise_exception('no') }}"), TokenCache(starter_vocab))
+def test_a_failing_template_fails_at_the_prompt_and_not_in_warm(starter_vocab: Vocab) -> None:
+    failing, cache = chatml("{{ raise_exception('no') }}"), TokenCache(starter_vocab)
+    warm(failing, cache)
+    messages = [{"role": "user", "content": "a"}]
+    with pytest.raises(LlmcliError, match="fails: no"):
+        render_prompt(failing, starter_vocab, messages, cache=cache)
+    working = chatml()
+    assert render_prompt(working, starter_vocab, messages, cache=cache) == render_prompt(
+        working, starter_vocab, messages
+    )

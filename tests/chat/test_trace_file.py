@@ -58,7 +58,7 @@ def test_a_trace_is_for_its_owner_only(tmp_path: Path) -> None:
         os.umask(old)
 
 
-def test_a_second_trace_replaces_the_first_and_closing_twice_does_no_harm(tmp_path: Path) -> None:
+def test_a_trace_overwrites_the_file_and_may_close_twice(tmp_path: Path) -> None:
     written(tmp_path / "a.jsonl", *[PLAIN] * 50)
     writer = TraceWriter(tmp_path / "a.jsonl")
     writer.write(PLAIN)
@@ -71,14 +71,14 @@ def test_half_a_character_is_written_as_a_mark(tmp_path: Path) -> None:
     assert read_trace(written(tmp_path / "a.jsonl", PLAIN._replace(text="a\ud800")))[0].text == "a\ufffd"
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_path_that_is_not_writable_is_an_error(tmp_path: Path) -> None:
     for path in (tmp_path / "no" / "a.jsonl", tmp_path, Path("a\0b")):
         with pytest.raises(DiskError, match="cannot write"):
             TraceWriter(path)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
-def test_a_full_disk_is_told_when_it_is_met_and_at_each_try_after() -> None:
+def test_a_full_disk_is_an_error_at_each_write() -> None:
     writer = TraceWriter(Path("/dev/full"))
     long = PLAIN._replace(text="x" * 10**5)
     for _ in range(2):
@@ -92,29 +92,29 @@ def test_a_full_disk_is_told_when_it_is_met_and_at_each_try_after() -> None:
     writer.close()
 
 
-def test_a_last_line_that_a_kill_cut_off_is_left_out_with_a_note(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_skipped_with_a_note(tmp_path: Path) -> None:
     path = written(tmp_path / "a.jsonl", PLAIN, PLAIN)
     whole = path.read_bytes()
     notes: list[str] = []
     path.write_bytes(whole + whole[:30])
     assert read_trace(path, notes) == [PLAIN, PLAIN]
-    assert notes == ["a.jsonl: line 3 is cut off and was left out"]
+    assert notes == ["a.jsonl, line 3: skipped, the line is incomplete"]
     assert read_trace(path) == [PLAIN, PLAIN]
     path.write_bytes(whole[:-1])  # only its line feed is missing
     assert read_trace(path) == [PLAIN, PLAIN]
 
 
-def test_a_broken_line_before_the_last_is_told_by_file_and_line(tmp_path: Path) -> None:
+def test_an_error_names_the_file_and_the_line(tmp_path: Path) -> None:
     path = written(tmp_path / "a.jsonl", PLAIN, PLAIN)
     first, second, _ = path.read_bytes().split(b"\n")
     path.write_bytes(first + b"\n" + second[:40] + b"\n" + second + b"\n")
-    with pytest.raises(UsageError, match=r"a\.jsonl, line 2 is no token of a trace: it is no JSON"):
+    with pytest.raises(UsageError, match=r"a\.jsonl, line 2 is not a token of a trace: not valid JSON"):
         read_trace(path)
 
 
 @pytest.mark.parametrize("content", [b"GGUF\x03\x00", b"# a text\n", b"\xff\xfe{\n", b"[1]\n", b"7\n", b"[" * 10**5])
 def test_a_file_of_another_kind_is_told(content: bytes) -> None:
-    with pytest.raises(UsageError, match="x, line 1 is no token of a trace") as caught:
+    with pytest.raises(UsageError, match="x, line 1 is not a token of a trace") as caught:
         parse_trace(io.BytesIO(content), "x", [])
     assert "--trace" in caught.value.hint
 
@@ -141,8 +141,8 @@ WRONG: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("key", "value"), WRONG, ids=lambda one: repr(one)[:24])
-def test_a_value_of_another_type_or_out_of_bounds_is_refused(key: str, value: Any) -> None:
-    with pytest.raises(ValueError, match="it"):
+def test_a_value_of_a_wrong_type_or_range_is_refused(key: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^{key} must be |^(text|before|p) (must be|is missing)"):
         from_data(to_data(PLAIN) | {key: value})
 
 
@@ -150,7 +150,7 @@ def test_a_value_of_another_type_or_out_of_bounds_is_refused(key: str, value: An
 def test_every_key_is_needed(key: str) -> None:
     data = to_data(PLAIN)
     del data[key]
-    with pytest.raises(ValueError, match=f"it has no {key}"):
+    with pytest.raises(ValueError, match=f"^{key} is missing$"):
         from_data(data)
 
 
@@ -158,7 +158,7 @@ def test_a_key_of_a_later_version_is_passed_over() -> None:
     assert from_data(to_data(PLAIN) | {"weather": "fine"}) == PLAIN
 
 
-def test_a_sum_that_misses_its_bound_by_a_rounding_is_taken_to_it() -> None:
+def test_a_value_beyond_its_range_by_rounding_is_clamped() -> None:
     token = from_data(to_data(PLAIN) | {"p": 1.0000001, "entropy": -1e-9})
     assert (token.p, token.entropy) == (1.0, 0.0)
 
@@ -167,7 +167,7 @@ _JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | s
 
 
 @given(st.dictionaries(st.sampled_from([*KEYS, "reasoning", "thinking"]), _JSON))
-def test_whatever_a_line_holds_it_is_a_token_or_refused(changes: dict[str, Any]) -> None:
+def test_every_line_is_a_token_or_an_error(changes: dict[str, Any]) -> None:
     try:
         token = from_data(to_data(PLAIN) | changes)
     except ValueError:

@@ -62,18 +62,18 @@ def test_a_long_value_is_cut_in_the_label_and_nowhere_else() -> None:
 @pytest.mark.parametrize(
     ("specs", "n_seeds", "says"),
     [
-        ([], 1, "nothing varies"),
-        (["temp"], 1, "varies as KEY=V1,V2, got 'temp'"),
-        (["=1,2"], 1, "varies as KEY=V1,V2"),
+        ([], 1, "no setting to compare"),
+        (["temp"], 1, "must have the form KEY=V1,V2, got 'temp'"),
+        (["=1,2"], 1, "must have the form KEY=V1,V2"),
         (["tmp=1,2"], 1, "unknown setting 'tmp'"),
-        (["n_ctx=512,1024"], 1, "n_ctx cannot vary: the model would have to be opened anew"),
-        (["model=a,b"], 1, "model cannot vary"),
-        (["timeout=1,2"], 1, "counts for all answers together"),
-        (["theme=dark,light"], 1, "counts for all answers together"),
-        (["temp=1,2", "temperature=3,4"], 1, "temperature is varied twice"),
-        (["seed=1,2"], 2, "the seed is varied twice"),
+        (["n_ctx=512,1024"], 1, "n_ctx needs a model reload and cannot be compared"),
+        (["model=a,b"], 1, "model needs a model reload"),
+        (["timeout=1,2"], 1, "timeout cannot be compared"),
+        (["theme=dark,light"], 1, "theme cannot be compared"),
+        (["temp=1,2", "temperature=3,4"], 1, "temperature is given twice"),
+        (["seed=1,2"], 2, "several seeds are given twice"),
         (["top_p=0.9,7"], 1, "top_p must be between 0 and 1, got 7"),
-        (["top_k=" + ",".join(map(str, range(22)))], 3, "these are 66 answers, and 64 can be compared"),
+        (["top_k=" + ",".join(map(str, range(22)))], 3, "66 combinations, and the limit is 64"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(specs: list[str], n_seeds: int, says: str) -> None:
@@ -81,14 +81,14 @@ def test_what_cannot_be_compared_is_refused(specs: list[str], n_seeds: int, says
         variants_of(specs, 1, n_seeds)
 
 
-def test_a_value_torn_at_its_comma_is_told_how_values_are_parted() -> None:
+def test_a_value_with_a_comma_needs_semicolons() -> None:
     with pytest.raises(UsageError) as torn:
         variants_of(["temp=0.5,edt:0.8,theta=0.1"], 1)
-    assert torn.value.hint == "values that hold a comma are parted by ;, as in temp=V1;V2"
+    assert torn.value.hint == "separate values that contain a comma with ;, as in temp=V1;V2"
     assert len(variants_of(["temp=0.5;edt:0.8,theta=0.1"], 1)) == 2
 
 
-def test_the_most_that_can_be_compared_is_said_to_be_so() -> None:
+def test_as_many_variants_as_the_limit_are_allowed() -> None:
     assert len(variants_of(["top_k=" + ",".join(map(str, range(MOST)))], 1)) == MOST
 
 

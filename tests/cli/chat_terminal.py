@@ -55,7 +55,7 @@ class _Screen(pyte.HistoryScreen):
 
 
 class Talk:
-    """A chat at a window of so many columns and rows. Everything waits for what is to be seen, never for a time."""
+    """A chat in a window of so many columns and rows. It waits for what is on the screen, never for a time."""
 
     def __init__(
         self,
@@ -188,7 +188,7 @@ class Talk:
         self.until(lambda: text in self.text(), repr(text))
 
     def wait_line(self, text: str) -> None:
-        """Wait until the row with the cursor ends so."""
+        """Wait until the row with the cursor ends with a text."""
         self.until(lambda: self.line().endswith(text), f"a line {text!r}")
 
     def choose(self, key: str, default: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from docs import build
+from llmcli.params.settings import fields
 from tests.conftest import Run
 
 HEAVY = ("llama_cpp", "llama_cpp.llama_cpp", "numpy", "huggingface_hub", "prompt_toolkit", "jinja2")
@@ -19,10 +20,10 @@ def test_config_set_get_list_and_unset(run: Run, inside: Run, home: Path) -> Non
     assert run("config", "set", "temp", "0.3..1.3").status == 0
     assert inside("config", "set", "stop", "END", "\\n\\n").status == 0
     assert run("config", "get", "temperature").text == "0.3..1.3\n"
-    listed = {line.split()[0]: line for line in inside("config", "list", "--changed").text.splitlines()}
+    listed = {line.split()[0]: line for line in inside("config", "list").text.splitlines()}
     assert set(listed) == {"temperature", "stop"}
     assert listed["temperature"].split() == ["temperature", "0.3..1.3", "config"]
-    data = json.loads(run("config", "list", "--json").text)
+    data = json.loads(run("config", "list", "--all", "--json").text)
     assert data["stop"] == {"value": ["END", "\n\n"], "from": "config"}
     assert data["top_k"] == {"value": 40, "from": "default"}
     assert run("config", "unset", "temp").status == 0
@@ -39,7 +40,7 @@ def test_config_keeps_comments(inside: Run, home: Path) -> None:
     assert file.read_text() == "# mine\ntop_k = 6 # low\n"
 
 
-def test_config_refuses_what_cannot_be(run: Run, inside: Run) -> None:
+def test_config_refuses_a_value_that_is_not_valid(run: Run, inside: Run) -> None:
     ran = run("config", "set", "top_p", "7")
     assert (ran.status, ran.stdout) == (2, b"")
     assert "between 0 and 1" in ran.stderr
@@ -47,7 +48,7 @@ def test_config_refuses_what_cannot_be(run: Run, inside: Run) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the editor is a shell line")
-def test_config_edit_opens_the_editor_and_checks_what_it_left(run: Run, inside: Run, home: Path) -> None:
+def test_config_edit_opens_the_editor_and_checks_the_file(run: Run, inside: Run, home: Path) -> None:
     good = run("config", "edit", env={"VISUAL": "", "EDITOR": "sh -c 'echo top_k = 9 >> \"$0\"'"})
     assert good.status == 0
     assert inside("config", "get", "top_k").text == "9\n"
@@ -88,7 +89,57 @@ def test_doctor_fails_when_a_folder_cannot_be_written(run: Run, tmp_path: Path) 
     (tmp_path / "file").touch()
     ran = run("doctor", env={"LLMCLI_HOME": str(tmp_path / "file")})
     assert ran.status == 1
-    assert "not writable" in ran.stderr
+    assert ran.stderr.startswith("error: cannot write to ")
+    assert "\n  hint: set LLMCLI_HOME to a folder that you can write to\n" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("modl = 'q05'\n", "'modl'"),
+        ("[presets.x]\nprompt = 'hi'\n", "prompt cannot be part of a preset"),
+        ("[aliases]\na = 1\n", "[aliases] must"),
+        ("top_p = \n", "not valid TOML"),
+    ],
+)
+def test_doctor_fails_when_the_configuration_is_not_valid(inside: Run, home: Path, text: str, words: str) -> None:
+    (home / "config").mkdir(parents=True)
+    (home / "config" / "config.toml").write_text(text)
+    ran = inside("doctor", "--json")
+    data = json.loads(ran.text)
+    assert ran.status == 1
+    assert data["facts"]["config file"].endswith("(not valid)")
+    assert [words in problem["message"] for problem in data["problems"]] == [True]
+    assert ran.stderr.startswith("error: ")
+
+
+def test_doctor_fails_when_a_variable_is_not_valid(inside: Run) -> None:
+    ran = inside("doctor", "--json", env={"LLMCLI_TOPP": "1"})
+    assert ran.status == 1
+    assert "LLMCLI_TOPP" in json.loads(ran.text)["problems"][0]["message"]
+
+
+def test_config_list_shows_only_what_is_set_and_says_so(inside: Run) -> None:
+    empty = inside("config", "list")
+    assert (empty.status, empty.text) == (0, "")
+    assert empty.stderr == "all settings have their defaults: `llmcli config list --all`\n"
+    inside("config", "set", "top_k", "5")
+    assert json.loads(inside("config", "list", "--json").text) == {"top_k": {"value": 5, "from": "config"}}
+    assert len(inside("config", "list", "--all").text.splitlines()) == len(fields())
+
+
+def test_verbose_shows_settings_the_model_and_timings_only(run: Run, with_tiny: Path) -> None:
+    once = run("generate", "hi", "-n", "2", "--temp", "0.3", "--verbose")
+    assert "temperature = 0.3 (from flag)\n" in once.stderr
+    assert f"model = {with_tiny}"[:60] in once.stderr
+    assert "(from env)" in once.stderr
+    assert "loaded in " in once.stderr
+    assert " tokens/s" in once.stderr
+    assert len(once.stderr.splitlines()) < 16
+    twice = run("generate", "hi", "-n", "2", "--temp", "0.3", "-vv")
+    assert "temperature = 0.3 (from flag)\n" in twice.stderr
+    assert len(twice.stderr.splitlines()) > 100
+    assert run("generate", "hi", "-n", "2", "--verbose", "--verbose").stderr.count("llama_") > 10
 
 
 def test_help_and_completion_load_nothing_heavy() -> None:
@@ -108,7 +159,7 @@ finally:
 
 
 def completes(start: Run, line: str) -> list[str]:
-    """What bash would offer for the last word of `line`."""
+    """The completions of bash for the last word of `line`."""
     words = line.split(" ")
     env = {"_LLMCLI_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
     return start(env=env).text.splitlines()

@@ -1,4 +1,4 @@
-"""`llmcli compare` as a user runs it: in a pipe, as JSON, and at a terminal."""
+"""`llmcli compare` as a user runs it: in a pipe, with --json, and on a terminal."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ COMPARE = (sys.executable, "-m", "llmcli", *BASE)
 KEYS = ["model", "messages", "seed", "variants"]
 
 
-def test_a_pipe_gets_the_texts_under_their_labels_and_the_figures_go_to_stderr(run: Run, with_tiny: Path) -> None:
+def test_a_pipe_gets_labeled_texts_and_stderr_the_statistics(run: Run, with_tiny: Path) -> None:
     ran = run(*BASE, "--vary", "temp=0,1.5", "--vary", "top_k=1,40")
     assert ran.status == 0
     labels = ["temp=0 top_k=1", "temp=0 top_k=40", "temp=1.5 top_k=1", "temp=1.5 top_k=40"]
@@ -24,10 +24,11 @@ def test_a_pipe_gets_the_texts_under_their_labels_and_the_figures_go_to_stderr(r
     assert "VARIANT" not in text
     assert [line.split()[0] for line in ran.stderr.splitlines() if " length" in line] == ["1", "2", "3", "4"]
     assert "4 answers, 48 tokens" in ran.stderr
+    assert "DISTINCT-n: share of n-token sequences that are different" in ran.stderr
     assert "\x1b" not in ran.stderr
 
 
-def test_json_is_one_object_with_what_tells_the_answers_apart(inside: Run, with_tiny: Path) -> None:
+def test_json_is_one_object_with_settings_and_statistics(inside: Run, with_tiny: Path) -> None:
     def data(*flags: str) -> dict[str, object]:
         ran = inside(*BASE, *flags, "--json")
         assert ran.status == 0
@@ -36,7 +37,7 @@ def test_json_is_one_object_with_what_tells_the_answers_apart(inside: Run, with_
         assert isinstance(found, dict)
         return found
 
-    found = data("--vary", "temp=0.2,0.3..1.3", "--n", "2")
+    found = data("--vary", "temp=0.2,0.3..1.3", "--answers", "2")
     assert list(found) == KEYS
     assert found["messages"] == [{"role": "user", "content": "the river"}]
     assert found["seed"] == 3
@@ -50,7 +51,7 @@ def test_json_is_one_object_with_what_tells_the_answers_apart(inside: Run, with_
     ]
     assert [one["timings"]["prompt_n"] for one in variants] == [variants[0]["prompt_tokens"], 0, 0, 0]
     assert all(one["stats"]["tokens"] == one["completion_tokens"] == 12 for one in variants)
-    assert [one["text"] for one in data("--vary", "temp=0.2,0.3..1.3", "--n", "2")["variants"]] == [  # type: ignore[attr-defined]
+    assert [one["text"] for one in data("--vary", "temp=0.2,0.3..1.3", "--answers", "2")["variants"]] == [  # type: ignore[attr-defined]
         one["text"] for one in variants
     ]
     assert data("--vary", "temp=0.2,1", "--raw")["prompt"] == "the river"
@@ -66,25 +67,32 @@ def test_stdin_is_part_of_every_prompt(inside: Run, with_tiny: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "status", "says"),
     [
-        (["hi"], 2, "nothing varies"),
+        (
+            ["hi"],
+            2,
+            "no setting to compare\n  hint: use --vary temp=0.2,0.8 or --answers 4 (-n is the number of tokens)",
+        ),
         (["hi", "--vary", "temp=0.2,x"], 2, "temperature must be"),
-        (["hi", "--vary", "n_ctx=1,2"], 2, "n_ctx cannot vary"),
-        (["hi", "--vary", "prompt=a,b"], 2, "the prompt is given twice"),
+        (["hi", "--vary", "n_ctx=1,2"], 2, "n_ctx needs a model reload"),
+        (["hi", "--vary", "prompt=a,b"], 2, "the prompt is given twice: as an argument and with --vary"),
         (["hi", "--vary", "mirostat=0,1", "--temp", "sentence:1,0.5"], 2, "mirostat=1: temperature: mirostat takes"),
         (["hi", "--vary", "grammar_file=/no/such;/file"], 6, "grammar_file=/no/such: cannot read /no/such"),
-        (["--vary", "temp=1,2"], 2, "there is no prompt"),
+        (["--vary", "temp=1,2"], 2, "no prompt"),
         (["hi", "--n", "0"], 2, "'--n'"),
+        (["hi", "--answers", "0"], 2, "'--answers'"),
+        (["hi", "--n", "2", "--answers", "2"], 2, "--answers and --n cannot be used together\n  hint: use --answers"),
+        (["hi", "--temp", "0.2,1.4"], 2, "  hint: to compare several values, use --vary temp=0.2,1.4"),
+        (["hi", "--top-k", "10,40"], 2, "  hint: to compare several values, use --vary top-k=10,40"),
+        (["-", "--no-stdin", "--vary", "temp=1,2"], 2, "--no-stdin and '-' (stdin) cannot be used together"),
     ],
 )
-def test_what_cannot_be_compared_is_refused_before_a_model_is_asked_for(
-    inside: Run, flags: list[str], status: int, says: str
-) -> None:
+def test_a_usage_error_comes_before_the_model_is_loaded(inside: Run, flags: list[str], status: int, says: str) -> None:
     ran = inside("compare", *flags, "-m", "/no/such.gguf")
     assert (ran.status, ran.stdout) == (status, b"")
     assert says in ran.stderr
 
 
-def test_one_that_fails_is_told_after_the_others_and_gives_its_status(inside: Run, with_tiny: Path) -> None:
+def test_a_failed_answer_is_reported_last_and_gives_its_status(inside: Run, with_tiny: Path) -> None:
     digits = [f"--logit-bias={token}=-inf" for token in range(51, 61)]  # as bytes, the only ones there are
     ran = inside(*BASE, *digits, "--vary", 'grammar=root ::= [0-9]+;root ::= "ab"')
     assert ran.status == 9
@@ -92,14 +100,37 @@ def test_one_that_fails_is_told_after_the_others_and_gives_its_status(inside: Ru
     assert "error: grammar=root ::= [0-9]+: no token satisfies the constraints" in ran.stderr
 
 
-def test_a_setting_without_effect_in_some_answers_is_said_of_those(inside: Run, with_tiny: Path) -> None:
+def test_a_warning_names_the_answers_that_ignore_a_setting(inside: Run, with_tiny: Path) -> None:
     ran = inside(*BASE, "--vary", "mirostat=0,2", "--top-k", "5", "--dynatemp-exponent", "2")
     assert "top_k has no effect in mirostat=2: mirostat 2 replaces the chain" in ran.stderr
     assert "dynatemp_exponent has no effect in mirostat=0: needs dynatemp_range" in ran.stderr
 
 
+def test_an_old_name_and_a_value_that_is_not_a_list_still_work(inside: Run, with_tiny: Path) -> None:
+    old, new = (inside(*BASE, flag, "2", "--json") for flag in ("--n", "--answers"))
+    assert [one["text"] for one in json.loads(old.text)["variants"]] == [
+        one["text"] for one in json.loads(new.text)["variants"]
+    ]
+    assert "--vary" not in inside("compare", "hi", "--top-k", "x", "--answers", "2").stderr
+    shown = inside("compare", "--help").text
+    assert "--answers" in shown
+    assert "--n " not in shown
+
+
+def test_no_stdin_leaves_stdin_out_of_every_prompt(inside: Run, with_tiny: Path) -> None:
+    ran = inside(*BASE, "--answers", "2", "--no-stdin", "--json", stdin="the hill")
+    assert json.loads(ran.text)["messages"] == [{"role": "user", "content": "the river"}]
+
+
+def test_a_time_limit_ends_the_comparison_with_status_124(inside: Run, with_tiny: Path) -> None:
+    flags = ("--answers", "2", "--ignore-eos", "-n", "-1", "-c", "100000", "--timeout", "0.5")
+    ran = inside(*BASE, *flags)
+    assert ran.status == 124
+    assert "stopped by --timeout after 0.5 s" in ran.stderr
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="a pseudo-terminal")
-def test_at_a_terminal_answers_stand_side_by_side_and_ctrl_c_ends_them_all(with_tiny: Path) -> None:
+def test_a_terminal_shows_columns_and_ctrl_c_stops_them_all(with_tiny: Path) -> None:
     flags = ("--vary", "temp=0.2,1.5", "--ignore-eos", "--grammar", 'root ::= ("ab ")+', "-n", "-1", "-c", "100000")
     with Talk(*flags, command=COMPARE, columns=80) as talk:
         talk.wait_for("ab ab ab")

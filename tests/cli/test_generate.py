@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Run
+from tests.models.tiny_models import full_attention
 
 with_starter = pytest.mark.usefixtures("with_starter")  # where it counts what a model says
 with_tiny = pytest.mark.usefixtures("with_tiny")
@@ -15,24 +16,24 @@ WHOLE = (*SHORT, "--ignore-eos")  # all twelve, whatever the model would rather 
 
 
 @with_starter
-def test_the_answer_goes_to_stdout_and_ends_in_one_newline(run: Run) -> None:
+def test_the_answer_goes_to_stdout_and_the_cut_to_stderr(run: Run) -> None:
     ran = run("generate", "Say hi.", *SHORT)
     assert ran.status == 0
     assert ran.stdout.endswith(b"\n")
     assert not ran.stdout.endswith(b"\n\n")
     assert ran.text.strip()
-    assert ran.stderr == ""
+    assert ran.stderr == "cut off: max_tokens is 12; raise it with -n\n"
 
 
 @with_tiny
-def test_the_same_seed_gives_the_same_text_and_another_seed_another(run: Run) -> None:
+def test_the_seed_decides_the_text(run: Run) -> None:
     first, again, other = (run("generate", "A story:", "-n", "24", "--seed", seed).stdout for seed in ("5", "5", "6"))
     assert first == again
     assert first != other
 
 
 @with_tiny
-def test_argument_comes_first_then_a_blank_line_then_stdin(run: Run) -> None:
+def test_stdin_follows_the_prompt_after_a_blank_line(run: Run) -> None:
     ran = run("generate", "Summarize:", "--raw", "--show-prompt", stdin="a text\nof lines\n")
     assert ran.text == "Summarize:\n\na text\nof lines\n"
 
@@ -51,8 +52,19 @@ def test_files_follow_the_prompt_in_their_order(run: Run, tmp_path: Path) -> Non
     assert ran.text == "Compare\n\nfirst\n\nsecond\n"
 
 
+@with_tiny
+def test_files_after_a_prompt_stand_under_their_names(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("first\n")
+    (tmp_path / "b").write_text("second\n")
+    files = ("-f", str(tmp_path / "a.py"), "-f", str(tmp_path / "b"))
+    for prompt in (("Compare",), ()):
+        text = run("generate", *prompt, *files, "--show-prompt").text
+        assert f"File {tmp_path / 'a.py'}:\n```python\nfirst\n```\n\nFile {tmp_path / 'b'}:\n```\nsecond\n```\n" in text
+    assert "user: first\n" in run("generate", *files[:2], "--show-prompt").text
+
+
 @with_starter
-def test_the_prompt_goes_through_the_models_own_template(run: Run, tmp_path: Path) -> None:
+def test_the_template_of_the_model_renders_the_prompt(run: Run, tmp_path: Path) -> None:
     (tmp_path / "system").write_text("Be brief.\n")
     ran = run("generate", "Hi", "--system", f"@{tmp_path / 'system'}", "--prefill", "Yes,", "--show-prompt")
     assert ran.text == (
@@ -61,7 +73,7 @@ def test_the_prompt_goes_through_the_models_own_template(run: Run, tmp_path: Pat
 
 
 @with_tiny
-def test_a_template_of_the_users_own_replaces_the_models(run: Run, tmp_path: Path) -> None:
+def test_a_given_template_replaces_the_one_of_the_model(run: Run, tmp_path: Path) -> None:
     inline = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %} =>"
     (tmp_path / "t.jinja").write_text(inline)
     for template in (inline, str(tmp_path / "t.jinja")):
@@ -100,8 +112,9 @@ def test_logprobs_add_the_tokens_to_the_json(run: Run) -> None:
 
 
 @with_tiny
-def test_logprobs_without_json_are_reported_as_of_no_effect(run: Run) -> None:
-    assert "it needs --json" in run("generate", "Hi", *SHORT, "--logprobs", "3").stderr
+def test_logprobs_without_json_name_the_alternatives(run: Run) -> None:
+    stderr = run("generate", "Hi", *SHORT, "--logprobs", "3").stderr
+    assert "logprobs has no effect: it needs --json\n  hint: to see probabilities, use --heat p" in stderr
 
 
 @with_tiny
@@ -127,8 +140,8 @@ def test_echo_prints_the_prompt_before_the_answer(run: Run) -> None:
 @with_tiny
 def test_stats_are_one_line_on_stderr(run: Run) -> None:
     ran = run("generate", "Hi", *WHOLE, "--stats")
-    line = ran.stderr.strip()
-    assert "\n" not in line
+    line, cut = ran.stderr.splitlines()
+    assert cut.startswith("cut off: ")
     for word in ("prompt ", "generated 12 tokens", "tokens/s", "first token", "end: length", "seed 1"):
         assert word in line
 
@@ -166,21 +179,21 @@ def test_a_json_schema_shapes_the_output(run: Run, tmp_path: Path) -> None:
 
 
 @with_tiny
-def test_a_schema_says_what_it_cannot_enforce(run: Run) -> None:
+def test_a_schema_warns_of_what_it_cannot_enforce(run: Run) -> None:
     ran = run("generate", "A number", "--json-schema", '{"type":"integer","maximum":9}', "-n", "8", "--seed", "1")
-    assert "json_schema: maximum cannot be enforced" in ran.stderr
+    assert "json_schema: cannot enforce maximum" in ran.stderr
 
 
 @with_tiny
-def test_an_output_cut_before_its_grammar_is_met_has_its_own_status(run: Run) -> None:
+def test_an_answer_that_does_not_meet_its_grammar_has_status_9(run: Run) -> None:
     ran = run("generate", "Digits", "--grammar", "root ::= [0-9]{200}", "-n", "5")
     assert ran.status == 9
     assert ran.text.strip().isdecimal()
-    assert ran.stderr.count("\n") == 1
+    assert ran.stderr == "error: the answer ended before it met its grammar\n  hint: raise --max-tokens\n"
 
 
 @with_tiny
-def test_reasoning_is_told_from_the_answer(run: Run) -> None:
+def test_reasoning_is_separated_from_the_answer(run: Run) -> None:
     args = ("generate", "Why?", "--grammar", 'root ::= "<think>because</think>\\n\\nyes"')
     shown, hidden = run(*args), run(*args, "--think", "hide")
     assert (shown.text, hidden.text) == ("yes\n", "yes\n")
@@ -209,12 +222,59 @@ def test_layers_are_config_then_environment_then_flag(run: Run) -> None:
 
 
 @with_starter
-def test_a_time_limit_keeps_what_has_come(run: Run) -> None:
+def test_a_time_limit_keeps_the_text_and_ends_with_124(run: Run) -> None:
     ran = run("generate", "Write a very long story.", "--ignore-eos", "--timeout", "1.5", "--json")
     data = json.loads(ran.text)
-    assert ran.status == 0
+    assert ran.status == 124
     assert data["finish_reason"] == "timeout"
-    assert "--timeout" in ran.stderr
+    assert "stopped by --timeout after 1.5 s" in ran.stderr
+
+
+@with_tiny
+@pytest.mark.parametrize("seconds", ["0.001", "0.4"])
+def test_a_time_limit_counts_before_the_first_token_too(run: Run, seconds: str) -> None:
+    ran = run("generate", "Hi", "-n", "-1", "-c", "100000", "--ignore-eos", "--timeout", seconds)
+    assert ran.status == 124
+    assert f"stopped by --timeout after {seconds} s" in ran.stderr
+
+
+@with_tiny
+def test_a_full_context_is_noted_and_quiet_silences_it(run: Run) -> None:
+    args = ("generate", "Hi", "-c", "256", "-n", "-1", "--ignore-eos")
+    ran = run(*args)
+    assert (ran.status, ran.stderr) == (0, "cut off: the context of 256 tokens is full; raise it with -c\n")
+    assert run(*args, "-q").stderr == ""
+
+
+@with_tiny
+def test_json_leaves_out_settings_that_cannot_matter(run: Run) -> None:
+    params = json.loads(run("generate", "Hi", "-n", "1", "--json", "--pull", "--mirostat", "2").text)["params"]
+    assert {"mirostat", "mirostat_tau", "seed", "temperature", "model"} <= set(params)
+    assert not {"theme", "editing_mode", "pull", "top_k", "dry_base", "prefill", "trace_top"} & set(params)
+    plain = json.loads(run("generate", "Hi", "-n", "1", "--json").text)["params"]
+    assert (plain["top_k"], plain["top_p"]) == (40, 0.95)
+    assert not {"mirostat_tau", "xtc_threshold", "smoothing_curve"} & set(plain)
+
+
+def test_a_model_without_a_template_answers_with_a_plain_one(run: Run, tmp_path: Path) -> None:
+    model = str(full_attention(tmp_path / "bare.gguf"))
+    ran = run("generate", "Hi", "-m", model, "--show-prompt")
+    assert (ran.status, ran.text) == (0, "User: Hi\nAssistant:\n")
+    assert "warning: bare has no chat template: a plain one is used" in ran.stderr
+    assert "hint: use --raw to complete the prompt as it is" in ran.stderr
+    made = run("generate", "Hi", "-m", model, "-n", "4", "--json", "-q")
+    assert json.loads(made.text)["params"]["stop"] == ["\nUser:"]
+    assert run("replay", "-", stdin=made.stdout).stderr.startswith("same answer: ")
+    compared = run("compare", "Hi", "-m", model, "-n", "2", "--answers", "2")
+    assert (compared.status, compared.stderr.count("has no chat template")) == (0, 1)
+
+
+@with_tiny
+def test_the_help_explains_stdin_and_the_status_of_a_time_limit(run: Run) -> None:
+    text = " ".join(run("generate", "--help").text.split())
+    assert "--no-stdin" in text
+    assert "status 124" in text
+    assert "--json-schema" in text
 
 
 @with_tiny

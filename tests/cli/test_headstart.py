@@ -1,4 +1,4 @@
-"""The head start: a cheap guess at the model, harmless when it is wrong."""
+"""The preload: a cheap guess at the model, harmless when it is wrong."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from llmcli.engine.model import Model
 
 
 class Loaded:
-    """A model that only knows whether it was freed."""
+    """A fake model that records whether it was freed."""
 
     def __init__(self) -> None:
         self.closed = False
@@ -23,7 +23,7 @@ class Loaded:
 
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[Loaded]:
-    """What was loaded, without a model."""
+    """The fake models that were loaded."""
     made: list[Loaded] = []
 
     def load(parts: Sequence[Path], *_: Any, **__: Any) -> Loaded:
@@ -49,7 +49,7 @@ def test_the_model_is_guessed_from_the_arguments(arguments: list[str], guess: st
     assert headstart._guess(arguments) == guess
 
 
-def test_the_environment_comes_before_the_configuration(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_overrides_the_configuration_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "config").mkdir(parents=True)
     (home / "config" / "config.toml").write_text('model = "kept.gguf"\n')
     assert headstart._guess(["generate"]) == "kept.gguf"
@@ -60,7 +60,7 @@ def test_the_environment_comes_before_the_configuration(home: Path, monkeypatch:
     assert headstart._guess(["generate"]) == ""
 
 
-def test_the_right_guess_is_handed_over_and_not_freed(with_starter: Path, loads: list[Loaded]) -> None:
+def test_the_right_model_is_given_to_the_command(with_starter: Path, loads: list[Loaded]) -> None:
     headstart.begin(["generate", "hi"])
     model: Any = headstart.take([with_starter])
     headstart.end()
@@ -68,23 +68,32 @@ def test_the_right_guess_is_handed_over_and_not_freed(with_starter: Path, loads:
     assert not model.closed
 
 
-def test_a_wrong_guess_is_freed(with_starter: Path, loads: list[Loaded]) -> None:
+def test_a_wrong_model_is_freed(with_starter: Path, loads: list[Loaded]) -> None:
     headstart.begin(["generate", "hi"])
     assert headstart.take([Path("other.gguf")]) is None
     headstart.end()
     assert [model.closed for model in loads] == [True]
 
 
-def test_a_model_nobody_takes_is_freed(with_starter: Path, loads: list[Loaded]) -> None:
+def test_a_model_that_no_command_uses_is_freed(with_starter: Path, loads: list[Loaded]) -> None:
     headstart.begin(["generate", "--no-such-flag"])
     headstart.end()
     assert [model.closed for model in loads] == [True]
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["doctor"], ["generate", "--help"], ["generate", "--verbose"], ["generate", "-m", "new.gguf"]]
+    "arguments",
+    [
+        [],
+        ["doctor"],
+        ["generate", "--help"],
+        ["chat", "--help-all"],
+        ["generate", "-vv"],
+        ["generate", "--verbose", "--verbose"],
+        ["generate", "-m", "new.gguf"],
+    ],
 )
-def test_nothing_is_loaded_that_is_not_wanted_or_not_known_to_be_safe(
+def test_a_model_that_is_not_needed_or_not_safe_is_not_loaded(
     with_starter: Path, loads: list[Loaded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -94,10 +103,14 @@ def test_nothing_is_loaded_that_is_not_wanted_or_not_known_to_be_safe(
     assert loads == []
 
 
-def test_a_gpu_build_gets_no_head_start(
-    with_starter: Path, loads: list[Loaded], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gpu_build_does_not_preload(with_starter: Path, loads: list[Loaded], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "has_gpu", lambda: True)
     headstart.begin(["generate", "hi"])
     headstart.end()
     assert loads == []
+
+
+def test_verbose_once_does_not_stop_the_preload(with_starter: Path, loads: list[Loaded]) -> None:
+    headstart.begin(["generate", "--verbose", "hi"])
+    headstart.end()
+    assert len(loads) == 1

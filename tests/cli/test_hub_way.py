@@ -125,7 +125,7 @@ def hub(starter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fak
     more: dict[str, bytes | Path] = {"Smol-Q8_0.gguf": tiny, "mmproj-Smol-f16.gguf": tiny, "README.md": b"# Smol\n"}
     with FakeHub() as hub:
         hub.add(REPO, same | more, downloads=4321, likes=3, parameters=134_515_008)
-        hub.add(TINY, {"tiny-Q4_0.gguf": tiny}, licence="mit", downloads=9)
+        hub.add(TINY, {"tiny-Q4_0.gguf": tiny}, license="mit", downloads=9)
         yield hub
 
 
@@ -155,12 +155,12 @@ def test_search_lists_repositories_the_most_downloaded_first(fresh: Place) -> No
     ran, data, none = fresh.runs((*search, "gguf"), (*search, "smol", "--json"), (*search, "no", "such"))
     assert ran.status == 0
     assert ran.text.splitlines() == [
-        "NAME            DOWNLOADS  LICENCE     UPDATED",
+        "NAME            DOWNLOADS  LICENSE     UPDATED",
         "test/Smol-GGUF      4.32k  apache-2.0  2026-01-01",
         "test/tiny-GGUF          9  mit         2026-01-01",
     ]
     assert sole(ran.stderr) == "`llmcli models files NAME` lists the quantizations of one"
-    facts = {"licence": "apache-2.0", "gated": False, "updated": "2026-01-01"}
+    facts = {"license": "apache-2.0", "gated": False, "updated": "2026-01-01"}
     [item] = json.loads(data.text)
     assert item == {"name": REPO, "downloads": 4321, "likes": 3} | facts
     assert (none.status, none.stdout) == (0, b"")
@@ -197,7 +197,7 @@ def test_show_describes_a_model_of_the_hub_from_its_header_alone(fresh: Place) -
     assert facts["architecture"] == "llama"
     assert (facts["parameters"], facts["quantization"]) == ("135M", "Q4_1, 5.8 bits per weight")
     assert facts["trained context"] == "8192 tokens"
-    assert facts["licence"] == "apache-2.0"
+    assert facts["license"] == "apache-2.0"
     assert facts["commit"] == fresh.hub.repos[REPO].head
     assert facts["checksum"] == f"sha256 {SHA256} (the publisher's)"
     assert "last used" not in facts
@@ -390,7 +390,7 @@ def test_hostile_metadata_and_names_are_shown_not_obeyed(hub: FakeHub, fresh: Pl
     folder = tmp_path / "models"
     folder.mkdir()
     evil = write_gguf(folder / f"m{_HOSTILE}.gguf", MODEL | dict.fromkeys(texts, _HOSTILE))
-    hub.add("test/evil-GGUF", {"evil-Q4_0.gguf": evil}, licence=_HOSTILE)
+    hub.add("test/evil-GGUF", {"evil-Q4_0.gguf": evil}, license=_HOSTILE)
     for args in (
         ("list", "--model-folder", str(folder)),
         ("show", str(evil)),

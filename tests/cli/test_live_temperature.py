@@ -1,4 +1,4 @@
-"""The temperature moved by keys while an answer comes, at a real terminal; what else is typed waits for the prompt."""
+"""Keys move the temperature while an answer streams, on a real terminal; other keys wait for the prompt."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def stop(chat: Talk, line: str = PROMPT) -> str:
 
 
 def moves(home: Path) -> list[list[float]]:
-    """What was recorded of the one answer on disk."""
+    """The recorded moves of the only answer on disk."""
     (file,) = (home / "data" / "sessions").glob("*.jsonl")
     events: list[dict[str, Any]] = [json.loads(line) for line in file.read_text().splitlines()]
     (answer,) = [event for event in events if event.get("role") == "assistant"]

@@ -27,9 +27,9 @@ def shell(command: str, **env: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(["bash", "-c", line], capture_output=True, stdin=subprocess.DEVNULL, env=os.environ | env)
 
 
-def test_stdin_to_answer_to_a_pipe() -> None:
+def test_a_pipe_gets_only_the_answer_and_stderr_the_cut() -> None:
     ran = shell("printf 'text' | $L generate 'Summarize:' -n 8 --seed 1 | cat; echo ${PIPESTATUS[*]}")
-    assert ran.stderr == b""
+    assert ran.stderr == b"cut off: max_tokens is 8; raise it with -n\n"
     assert ran.stdout.endswith(b"\n0 0 0\n")
     assert b"\x1b" not in ran.stdout
 
@@ -40,7 +40,7 @@ def test_a_closed_pipe_ends_the_program_quietly_with_141() -> None:
     assert ran.stdout.endswith(b" 141\n")
 
 
-def test_a_closed_pipe_ends_a_chat_quietly_and_what_came_is_kept() -> None:
+def test_a_closed_pipe_ends_a_chat_quietly_and_keeps_the_text() -> None:
     ran = shell("$L chat hi --session cut --ignore-eos -n 2000 | head -c 1; echo ' '${PIPESTATUS[0]}")
     assert ran.stderr == b""
     assert ran.stdout.endswith(b" 141\n")
@@ -48,9 +48,9 @@ def test_a_closed_pipe_ends_a_chat_quietly_and_what_came_is_kept() -> None:
 
 
 @with_tiny
-def test_a_file_gets_the_very_bytes_a_pipe_gets(tmp_path: Path) -> None:
+def test_a_file_and_a_pipe_get_the_same_bytes(tmp_path: Path) -> None:
     file = tmp_path / "f"
-    command = "$L generate hi -n 16 --seed 3 --grammar 'root ::= [a-z]+'"
+    command = "$L generate hi -q -n 16 --seed 3 --grammar 'root ::= [a-z]+'"
     ran = shell(f"{command} > '{file}'")
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, b"", b"")
     piped = shell(f"{command} | cat").stdout
@@ -69,19 +69,21 @@ def test_json_is_read_by_a_json_tool() -> None:
 
 @with_tiny
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_is_one_line_and_status_6() -> None:
+def test_a_full_disk_is_one_error_and_status_6() -> None:
     for flags in ("", "--json", "--no-stream"):
         ran = shell(f"$L generate hi -n 4 {flags} > /dev/full")
         assert ran.returncode == 6
-        assert ran.stderr.count(b"\n") == 1
+        assert ran.stderr.startswith(b"error: ")
+        assert ran.stderr.count(b"error: ") == 1
         assert b"No space left on device" in ran.stderr
 
 
 @with_tiny
-def test_a_closed_stdout_is_one_line_and_status_6() -> None:
+def test_a_closed_stdout_is_one_error_and_status_6() -> None:
     ran = shell("$L generate hi -n 4 >&-")
     assert ran.returncode == 6
-    assert ran.stderr.count(b"\n") == 1
+    assert ran.stderr.count(b"error: ") == 1
+    assert ran.stderr.startswith(b"error: stdout is closed")
     assert b"Traceback" not in ran.stderr
 
 
@@ -97,6 +99,71 @@ def test_text_is_utf8_whatever_the_locale() -> None:
         ran = shell("$L generate --raw 'naïve 日本 🙂' -n 1 --echo", **locale)
         assert ran.returncode == 0
         assert ran.stdout.startswith("naïve 日本 🙂".encode())
+
+
+LOOP = "while read -r l; do $L generate \"Word: $l\" --raw --show-prompt {}; done < '{}'"
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Path:
+    path = tmp_path / "lines.txt"
+    path.write_text("a\nb\nc\n")
+    return path
+
+
+@with_tiny
+def test_a_loop_whose_input_is_swallowed_gets_a_warning(lines: Path) -> None:
+    ran = shell(LOOP.format("", lines))
+    assert ran.stdout == b"Word: a\n\nb\nc\n"
+    assert ran.stderr.count(b"warning: the rest of stdin becomes part of this prompt") == 1
+    assert b"hint: add --no-stdin to keep stdin for the loop" in ran.stderr
+
+
+@with_tiny
+def test_no_stdin_leaves_the_input_to_the_loop(lines: Path) -> None:
+    ran = shell(LOOP.format("--no-stdin", lines))
+    assert (ran.stdout, ran.stderr) == (b"Word: a\nWord: b\nWord: c\n", b"")
+
+
+@with_tiny
+def test_stdin_that_is_read_on_purpose_gets_no_warning(lines: Path) -> None:
+    for command in (
+        f"$L generate Q --raw --show-prompt < '{lines}'",
+        f"{{ read -r l; $L generate Q -f - --raw --show-prompt; }} < '{lines}'",
+        f"{{ read -r l; $L generate - --raw --show-prompt; }} < '{lines}'",
+        f"{{ cat > /dev/null; $L generate Q --raw --show-prompt; }} < '{lines}'",
+    ):
+        ran = shell(command)
+        assert (ran.returncode, ran.stderr) == (0, b""), command
+
+
+@with_tiny
+def test_no_stdin_and_a_dash_exclude_each_other() -> None:
+    for arguments in ("-", "Q -f -"):
+        ran = shell(f"$L generate {arguments} --no-stdin")
+        assert ran.returncode == 2
+        assert b"--no-stdin and '-' (stdin) cannot be used together" in ran.stderr
+
+
+@with_tiny
+@pytest.mark.parametrize(("prompt", "hint"), [("Q", b"use --no-stdin to ignore it"), ("-", b"end it with Ctrl-D")])
+def test_a_silent_pipe_gets_a_note_that_says_what_to_do(prompt: str, hint: bytes) -> None:
+    code = f"""
+import sys
+from llmcli.cli import app, generate
+generate._PATIENCE = 0.1
+sys.argv = ["llmcli", "generate", {prompt!r}, "--raw", "--show-prompt"]
+app.main()
+"""
+    program = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert program.stderr
+    note = program.stderr.readline()
+    assert note.startswith(b"waiting for stdin")
+    assert note.endswith(hint + b"\n")
+    text, _ = program.communicate(b"text")
+    assert text.endswith(b"text\n")
 
 
 def python(*args: str, ctrl_c: str = "SIG_DFL") -> list[str]:
@@ -156,9 +223,9 @@ def test_ctrl_c_while_the_prompt_is_read_answers_at_once(tmp_path: Path) -> None
     assert (program.returncode, text, errors) == (130, b"\n", b"")
 
 
-def test_a_background_job_does_not_heed_ctrl_c() -> None:
+def test_a_background_job_ignores_ctrl_c() -> None:
     program = subprocess.Popen(
-        python("-m", "llmcli", "generate", "hi", "--ignore-eos", "-n", "60", ctrl_c="SIG_IGN"),
+        python("-m", "llmcli", "generate", "hi", "-q", "--ignore-eos", "-n", "60", ctrl_c="SIG_IGN"),
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert program.stdout
@@ -177,7 +244,7 @@ from llmcli.cli import app, {module}
 def press(*_):
     signal.raise_signal(signal.SIGINT)
 {module}.{name} = press
-sys.argv = ["llmcli", "generate", "hi", "-n", "2"]
+sys.argv = ["llmcli", "generate", "hi", "-n", "2", "-q"]
 app.main()
 """
     done = subprocess.run(python("-c", code), capture_output=True, stdin=subprocess.DEVNULL)
@@ -186,8 +253,8 @@ app.main()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-@pytest.mark.parametrize("command", ["--help", "--version", "config list", "doctor"])
-def test_every_command_tells_of_a_full_disk(command: str) -> None:
+@pytest.mark.parametrize("command", ["--help", "--version", "config list --all", "doctor"])
+def test_every_command_reports_a_full_disk(command: str) -> None:
     ran = shell(f"$L {command} > /dev/full")
     assert ran.returncode == 6
     assert b"No space left on device" in ran.stderr

@@ -1,4 +1,4 @@
-"""`llmcli replay` gives an answer again: the text on stdout, what became of it on stderr and in the status."""
+"""`llmcli replay`: the text on stdout, the verdict on stderr and in the status."""
 
 import json
 import os
@@ -39,20 +39,20 @@ def test_an_output_of_the_starter_is_the_same_again(run: Run, with_starter: Path
     first = run("generate", "Name a river.", "--json", "-n", "16", "--temp", "sentence:1.3,0.4")
     again = run("replay", "-", stdin=first.stdout, env={"LLMCLI_TEMPERATURE": "0.1", "LLMCLI_N_THREADS": "1"})
     assert again.text == json.loads(first.stdout)["text"].rstrip("\n") + "\n"
-    assert (again.stderr, again.status) == (f"the same: {json.loads(first.stdout)['completion_tokens']} tokens\n", 0)
+    assert (again.stderr, again.status) == (f"same answer: {json.loads(first.stdout)['completion_tokens']} tokens\n", 0)
 
 
 def test_an_output_in_a_file_is_the_same_again(inside: Run, told: Path) -> None:
     ran = inside("replay", str(told))
     assert ran.text == json.loads(told.read_bytes())["text"].rstrip("\n") + "\n"
-    assert (ran.stderr, ran.status) == ("the same: 12 tokens\n", 0)
+    assert (ran.stderr, ran.status) == ("same answer: 12 tokens\n", 0)
 
 
-def test_what_is_not_the_same_is_placed_and_explained(inside: Run, told: Path) -> None:
+def test_a_different_answer_is_located_and_explained(inside: Run, told: Path) -> None:
     ran = inside("replay", str(changed(told, seed=2)))
     assert ran.status == 1
-    assert ran.stderr.startswith("differs from token ")
-    assert ran.stderr.endswith("; why: the settings are not those it was made with\n")
+    assert ran.stderr.startswith("different answer from token ")
+    assert ran.stderr.endswith("; reason: the settings are different\n")
     assert inside("replay", str(told), "--quiet").stderr == ""
 
 
@@ -65,7 +65,7 @@ def test_the_result_as_json(inside: Run, told: Path) -> None:
     assert ran.status == 1
     assert data["same"] is False
     assert list(data["first_difference"]) == ["token", "offset", "part", "had", "now"]
-    assert data["reasons"] == ["the settings are not those it was made with"]
+    assert data["reasons"] == ["the settings are different"]
     at = data["first_difference"]["offset"]
     assert data["text"][:at] == text[:at]
     assert data["text"][at:].startswith(data["first_difference"]["now"])
@@ -79,14 +79,14 @@ def test_a_line_of_a_file_of_several(inside: Run, told: Path) -> None:
     told.write_text("\n" + one + json.dumps(json.loads(one) | {"text": "x"}) + "\n\n")
     ran = inside("replay", str(told))
     assert ran.status == 2
-    assert "holds 2 outputs; choose one with --line 2" in ran.stderr
+    assert "contains 2 outputs\n  hint: choose one, as in --line 2" in ran.stderr
     assert inside("replay", str(told), "--line", "2").status == 0
     assert inside("replay", str(told), "--line", "3").status == 1
     for number in ("1", "4", "9"):
         assert f"has no line {number}" in inside("replay", str(told), "--line", number).stderr
 
 
-def test_an_output_that_another_program_spread_over_lines(inside: Run, told: Path) -> None:
+def test_an_output_may_span_several_lines(inside: Run, told: Path) -> None:
     told.write_text(json.dumps(json.loads(told.read_bytes()), indent=2))
     assert inside("replay", str(told)).status == 0
 
@@ -113,7 +113,7 @@ def test_an_answer_of_a_session_is_the_same_again(inside: Run, dialogue: Dialogu
     for name, message in texts.items():
         ran = inside("replay", name)
         assert (ran.text, ran.status) == (message.content.rstrip("\n") + "\n", 0), name
-        assert ran.stderr.startswith("the same: ")
+        assert ran.stderr.startswith("same answer: ")
 
 
 def test_a_file_comes_before_a_session(
@@ -121,80 +121,93 @@ def test_a_file_comes_before_a_session(
 ) -> None:
     monkeypatch.chdir(told.parent)
     told.rename(told.with_name("talk"))
-    assert "the same: 12 tokens" in inside("replay", "talk").stderr
-    assert "the same: 8 tokens" in inside("replay", "session:talk").stderr
+    assert "same answer: 12 tokens" in inside("replay", "talk").stderr
+    assert "same answer: 8 tokens" in inside("replay", "session:talk").stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("talk:9",), "talk has no message 9"),
-        (("talk", "--line", "1"), "--line is for files, and talk is none"),
-        (("tulk",), "session not found: 'tulk'\n  hint: did you mean"),
-        (("out.json",), "there is no file out.json"),
-        ((os.path.join("no", "where"),), "there is no file"),
+        (("talk", "--line", "1"), "--line needs a file, and talk is not a file"),
+        (("tulk",), "'tulk'\n  hint: did you mean"),
+        (("out.json",), "file not found: out.json"),
+        ((os.path.join("no", "where"),), "file not found: "),
         (("session:",), "is not a valid name for a session"),
     ],
 )
-def test_what_is_not_there(inside: Run, dialogue: Dialogue, arguments: tuple[str, ...], words: str) -> None:
+def test_a_missing_source_is_an_error(inside: Run, dialogue: Dialogue, arguments: tuple[str, ...], words: str) -> None:
     ran = inside("replay", *arguments)
     assert ran.status in (2, 6)
     assert ran.stderr.startswith("error: ")
     assert words in ran.stderr
-    assert ran.stderr.count("\n") == 1
+    assert [line[:7] for line in ran.stderr.splitlines()] in (["error: "], ["error: ", "  hint:"])
 
 
 # What it needs
 
 
-def test_a_model_that_is_elsewhere_now(inside: Run, told: Path, with_tiny: Path) -> None:
+def test_a_model_may_be_in_another_place(inside: Run, told: Path, with_tiny: Path) -> None:
     changed(told, model=str(told.parent / "gone.gguf"))
     ran = inside("replay", str(told))
     assert ran.status == 3
-    assert "Or say with -m where the model is now." in ran.stderr
+    assert "give the model with -m" in ran.stderr
     assert inside("replay", str(told), "-m", str(with_tiny)).status == 0
 
 
-def test_code_that_a_record_names_is_not_run(inside: Run, told: Path, tmp_path: Path) -> None:
+def test_code_named_in_a_record_is_not_run(inside: Run, told: Path, tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     (tmp_path / "evil.py").write_text(f"open({str(mark)!r}, 'w')\n{POLICY}")
     ran = inside("replay", str(changed(told, temp_policy_file=f"{tmp_path / 'evil.py'}:hot")))
     assert ran.status == 2
-    assert "that is code; if you trust it, give it with --temp-policy-file FILE.py:NAME" in ran.stderr
+    assert "which is code\n  hint: if you trust it, allow it with --temp-policy-file FILE.py:NAME" in ran.stderr
     assert not mark.exists()
 
 
-def test_a_policy_of_the_user_s_own(inside: Run, with_tiny: Path, tmp_path: Path) -> None:
+def test_a_policy_file_is_used_with_permission(inside: Run, with_tiny: Path, tmp_path: Path) -> None:
     place = tmp_path / "mine.py"
     place.write_text(POLICY)
     own = ("--temp-policy-file", f"{place}:hot")
     first = inside("generate", "why", "--json", "-n", "8", "-t", "1", *own)
-    assert inside("replay", "-", *own, stdin=first.stdout).stderr == "the same: 8 tokens\n"
+    assert inside("replay", "-", *own, stdin=first.stdout).stderr == "same answer: 8 tokens\n"
     place.write_text(POLICY.replace("1.5", "0.01"))
     ran = inside("replay", "-", *own, stdin=first.stdout)
-    assert ran.stderr.endswith("; why: the file of the temperature policy is another\n")
+    assert ran.stderr.endswith("; reason: the file of the temperature policy is different\n")
 
 
 @pytest.mark.parametrize(
     ("layout", "words"),
     [
-        ([[3, 3, 1]], "in its layout, its batches hold 3 tokens, and there are "),
-        ([[2048, 1, 400], [1, 1, 1]], "in its layout, 1 of 2048 rows, 400 times: no batch is like that"),
-        ([[10**9, 5, 1]], "its layout cannot be"),
-        ([[0, 0, 0]], "its layout cannot be"),
+        ([[3, 3, 1]], "cannot replay "),
+        ([[2048, 1, 400], [1, 1, 1]], "replay.layout: 1 of 2048 rows, 400 times"),
+        ([[10**9, 5, 1]], "replay.layout is not valid"),
+        ([[0, 0, 0]], "replay.layout is not valid"),
     ],
 )
-def test_a_layout_that_lies_ends_in_one_line(inside: Run, told: Path, layout: Any, words: str) -> None:
+def test_a_wrong_layout_is_one_error(inside: Run, told: Path, layout: Any, words: str) -> None:
     data = json.loads(told.read_bytes())
     told.write_text(json.dumps(data | {"replay": data["replay"] | {"layout": layout}}))
     ran = inside("replay", str(told))
     assert ran.status == 2
     assert words in ran.stderr
-    assert ran.stderr.count("\n") == 1
+    assert [line[:7] for line in ran.stderr.splitlines()] == ["error: ", "  hint:"]
 
 
-def test_a_comparison_is_given_again_side_by_side(inside: Run, with_tiny: Path, tmp_path: Path) -> None:
-    words = ("hi", "--vary", "temp=0;0.9;0.2..1.5", "--n", "2", "--seed", "3", "-n", "12", "-t", "1", "--ignore-eos")
+def test_a_comparison_is_replayed_side_by_side(inside: Run, with_tiny: Path, tmp_path: Path) -> None:
+    words = (
+        "hi",
+        "--vary",
+        "temp=0;0.9;0.2..1.5",
+        "--answers",
+        "2",
+        "--seed",
+        "3",
+        "-n",
+        "12",
+        "-t",
+        "1",
+        "--ignore-eos",
+    )
     made = inside("compare", *words, "--json")
     told = tmp_path / "compared.json"
     told.write_bytes(made.stdout)
@@ -210,6 +223,6 @@ def test_a_comparison_is_given_again_side_by_side(inside: Run, with_tiny: Path, 
     again = inside("replay", str(told))
     assert again.status == 1
     assert again.text.count("== ") == 6
-    verdicts = [line for line in again.stderr.splitlines() if ": the same: 12 tokens" in line]
+    verdicts = [line for line in again.stderr.splitlines() if ": same answer: 12 tokens" in line]
     assert len(verdicts) == 5
-    assert "temp=0.9 #2: differs from token " in again.stderr
+    assert "temp=0.9 #2: different answer from token " in again.stderr

@@ -1,4 +1,4 @@
-"""What is asked of whom: nothing that the user did not ask for, and a token goes to the hub and nowhere else."""
+"""Requests: none that the user did not ask for, and the token is sent to the Hub only."""
 
 import http.client
 import socketserver
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.cli.test_hub_way import ASK, Place, harmless, sole
+from tests.cli.test_hub_way import ASK, Place, harmless
 from tests.hub.server import FakeHub, Fault
 from tests.models.gguf_writer import write_gguf
 from tests.ran import Ran
@@ -83,6 +83,15 @@ def silent(ran: Ran) -> Ran:
     return ran
 
 
+def only_error(text: str) -> str:
+    """`text`, which is one error and at most one hint."""
+    error, *hints = text.splitlines()
+    assert error.startswith("error: ")
+    assert len(hints) <= 1, text
+    assert all(hint.startswith("  hint: ") for hint in hints)
+    return text
+
+
 def asked(hub: FakeHub) -> list[tuple[str, str, str]]:
     return [(request.origin, request.method, request.path) for request in hub.log]
 
@@ -100,19 +109,17 @@ def expected(hub: FakeHub, name: str) -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize("name", ASKING)
-def test_each_command_asks_what_it_needs_once_and_warns_before_the_token_goes(
-    place: Place, hub: FakeHub, name: str
-) -> None:
+def test_a_command_sends_each_request_once_and_warns_first(place: Place, hub: FakeHub, name: str) -> None:
     ran = silent(place.run(*ASKING[name], HF_TOKEN=SENTINEL))
     assert ran.status == (8 if name == "generate" else 0), ran.stderr  # there is nothing in it to answer with
     assert asked(hub) == expected(hub, name)
     assert [request.token for request in hub.requests("hub")] == [SENTINEL] * len(hub.requests("hub"))
     warning = ran.stderr.splitlines()[0]
-    assert warning.startswith(f"warning: your hub token (HF_TOKEN) goes to {hub.endpoint}, unencrypted")
-    assert ran.stderr.count("warning: your hub token") == 1
+    assert warning.startswith(f"warning: your Hugging Face token (HF_TOKEN) is sent to {hub.endpoint}, unencrypted")
+    assert ran.stderr.count("warning: your Hugging Face token") == 1
 
 
-def test_what_is_here_is_not_fetched_again_and_what_is_not_there_not_at_all(place: Place, hub: FakeHub) -> None:
+def test_a_file_is_not_requested_again_or_in_vain(place: Place, hub: FakeHub) -> None:
     assert place.run("pull", OPEN).status == 0
     hub.log.clear()
     assert place.run("pull", OPEN).status == 0
@@ -126,7 +133,7 @@ def test_what_is_here_is_not_fetched_again_and_what_is_not_there_not_at_all(plac
     assert hub.log == []
 
 
-def test_a_model_that_is_here_is_used_without_one_request(pulled: Place, hub: FakeHub, tmp_path: Path) -> None:
+def test_a_downloaded_model_needs_no_request(pulled: Place, hub: FakeHub, tmp_path: Path) -> None:
     twin = pulled.twin(tmp_path)
     commands = "models list", f"models show {ABLE}", "models verify", f"tokenize hi -m {ABLE}"
     reading = [tuple(command.split()) for command in commands]
@@ -138,9 +145,7 @@ def test_a_model_that_is_here_is_used_without_one_request(pulled: Place, hub: Fa
 
 
 @pytest.mark.parametrize("env", [{}, {"HF_TOKEN": SENTINEL, "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}])
-def test_without_a_token_none_is_sent_and_nothing_is_said_of_it(
-    place: Place, hub: FakeHub, env: dict[str, str]
-) -> None:
+def test_without_a_token_none_is_sent_or_mentioned(place: Place, hub: FakeHub, env: dict[str, str]) -> None:
     ran = silent(place.run("pull", OPEN, **env))
     assert ran.status == 0
     assert "token" not in ran.stderr
@@ -157,49 +162,49 @@ def test_the_token_of_hf_auth_login_is_used(place: Place, hub: FakeHub, tmp_path
         (folder / "token").write_text(SENTINEL + "\n")
         ran = silent(place.run("models", "files", PRIVATE, **env))
         assert ran.status == 0
-        assert f"your hub token ({folder / 'token'}) goes to" in ran.stderr
+        assert f"your Hugging Face token ({folder / 'token'}) is sent to" in ran.stderr
         assert [request.token for request in hub.log] == [SENTINEL]
 
 
 @pytest.mark.parametrize("kind", ["hub", "files"])
-def test_a_hub_that_sends_us_elsewhere_gets_no_token_carried_there(place: Place, hub: FakeHub, kind: str) -> None:
+def test_a_redirect_to_another_host_carries_no_token(place: Place, hub: FakeHub, kind: str) -> None:
     hub.faults.append(Fault("redirect", origin="hub", api=kind == "hub", times=None))
     ran = silent(place.run("pull", OPEN, HF_TOKEN=SENTINEL))
     if kind == "hub":  # its API has no business elsewhere
         assert (ran.status, ran.stdout) == (5, b"")
-        assert "sends us to another host, localhost:" in ran.stderr
+        assert "redirects to another host, localhost:" in ran.stderr
         assert hub.requests("other") == []
     else:  # the files of a hub lie elsewhere
         assert ran.status == 0, ran.stderr
         assert [request.token for request in hub.requests("other")] == [None]
 
 
-def test_an_address_outside_of_the_hub_gets_no_token(place: Place, hub: FakeHub) -> None:
+def test_an_address_outside_the_hub_gets_no_token(place: Place, hub: FakeHub) -> None:
     ran = silent(place.run("pull", f"{hub.other}/x.gguf", HF_TOKEN=SENTINEL))
     assert ran.status == 0
     assert "token" not in ran.stderr
     assert {origin for origin, _, _ in asked(hub)} == {"other"}
 
 
-def test_offline_makes_no_request_and_says_so_in_a_line(place: Place, hub: FakeHub) -> None:
+def test_offline_makes_no_request_and_is_one_error(place: Place, hub: FakeHub) -> None:
     for ran in place.runs(*((*command, "--offline") for command in ASKING.values())):
         assert (ran.status, ran.stdout) == (5, b"")
-        assert "--offline" in sole(ran.stderr)
+        assert "--offline" in only_error(ran.stderr)
     assert hub.log == []
 
 
-def test_the_environment_can_forbid_requests_too(place: Place, hub: FakeHub) -> None:
+def test_the_environment_can_forbid_requests(place: Place, hub: FakeHub) -> None:
     ran = place.run("pull", OPEN, HF_HUB_OFFLINE="1")
-    assert (ran.status, "HF_HUB_OFFLINE" in sole(ran.stderr)) == (5, True)
+    assert (ran.status, "HF_HUB_OFFLINE" in only_error(ran.stderr)) == (5, True)
     without = place.run("generate", "hi", "-m", OPEN, HF_HUB_OFFLINE="1")
-    assert (without.status, f"`llmcli pull {OPEN}`" in sole(without.stderr)) == (3, True)
+    assert (without.status, f"`llmcli pull {OPEN}`" in only_error(without.stderr)) == (3, True)
     assert hub.log == []
 
 
-def test_offline_nothing_is_said_of_a_token_that_goes_nowhere(place: Place, hub: FakeHub) -> None:
+def test_offline_does_not_warn_about_the_token(place: Place, hub: FakeHub) -> None:
     ran = silent(place.run("pull", OPEN, HF_TOKEN=SENTINEL, HF_HUB_OFFLINE="1"))
     assert ran.status == 5
-    sole(ran.stderr)
+    only_error(ran.stderr)
 
 
 BROKEN = {
@@ -213,22 +218,22 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("setting", BROKEN)
-def test_a_setting_that_cannot_be_is_told_in_a_line(place: Place, hub: FakeHub, setting: str) -> None:
+def test_a_variable_that_is_not_valid_is_one_error(place: Place, hub: FakeHub, setting: str) -> None:
     name, _, value = setting.partition("=")
     ran = place.run("pull", OPEN, **{name: value})
     assert (ran.status, ran.stdout) == (BROKEN[setting], b"")
-    *warning, error = harmless(ran.stderr.encode()).splitlines()
-    assert error.startswith("error: ")
-    assert "bug" not in error
-    assert len(warning) == (name == "HF_TOKEN")
+    text = harmless(ran.stderr.encode())
+    warning, _, error = text.rpartition("error: ")
+    assert "bug" not in only_error("error: " + error)
+    assert warning.count("warning: ") == (name == "HF_TOKEN")
 
 
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "http://[bad"])
-def test_a_redirect_that_leads_nowhere_is_told_in_a_line(place: Place, hub: FakeHub, target: str) -> None:
+def test_a_redirect_to_an_invalid_address_is_one_error(place: Place, hub: FakeHub, target: str) -> None:
     hub.faults.append(Fault("redirect", api=True, value=target, times=None))
     ran = place.run("models", "files", OPEN)
     assert (ran.status, ran.stdout) == (5, b"")
-    assert sole(harmless(ran.stderr.encode())).startswith("error: 127.0.0.1:")
+    assert only_error(harmless(ran.stderr.encode())).startswith("error: 127.0.0.1:")
     assert len(hub.log) <= 6
 
 
@@ -261,7 +266,7 @@ class _Proxy(BaseHTTPRequestHandler):
         """Nothing is printed."""
 
 
-def test_the_proxy_of_the_environment_is_used_for_everything(place: Place, hub: FakeHub) -> None:
+def test_the_proxy_of_the_environment_gets_every_request(place: Place, hub: FakeHub) -> None:
     with _ProxyServer(("127.0.0.1", 0), _Proxy) as proxy:
         thread = threading.Thread(target=proxy.serve_forever, args=(0.02,))
         thread.start()
@@ -275,25 +280,27 @@ def test_the_proxy_of_the_environment_is_used_for_everything(place: Place, hub: 
     assert asked(hub) == expected(hub, "pull")
 
 
-def test_a_gated_repository_names_its_page_and_opens_to_who_was_granted(place: Place, hub: FakeHub) -> None:
+def test_a_gated_repository_names_its_page_until_access_is_granted(place: Place, hub: FakeHub) -> None:
     page = f"{hub.endpoint}/{GATED}"
-    for env, advice in (({}, f"Accept its terms at {page}, then run"), ({"HF_TOKEN": SENTINEL}, f"access at {page}.")):
+    for env, advice in (({}, f"accept its terms at {page}, then run"), ({"HF_TOKEN": SENTINEL}, f"access at {page}")):
         ran = silent(place.run("pull", GATED, **env))
         assert (ran.status, ran.stdout) == (4, b"")
         assert advice in ran.stderr.splitlines()[-1]
     listed = place.run("models", "files", GATED)
     assert listed.status == 0
-    assert f"it is gated: accept its terms at {page} first" in listed.stderr
+    assert f"{GATED} is gated; accept its terms at {page} first" in listed.stderr
     hub.repos[GATED].granted = True
     assert silent(place.run("pull", GATED, HF_TOKEN=SENTINEL)).status == 0
 
 
-def test_a_wrong_token_and_a_private_repository_are_told_apart(place: Place, hub: FakeHub) -> None:
+def test_a_wrong_token_and_a_private_repository_differ(place: Place, hub: FakeHub) -> None:
     wrong = place.run("pull", OPEN, HF_TOKEN="hf_wrong")
     assert (wrong.status, wrong.stdout) == (4, b"")
-    assert wrong.stderr.splitlines()[-1].startswith("error: the hub refuses the token from HF_TOKEN. Make a new one")
+    error, hint = wrong.stderr.splitlines()[-2:]
+    assert error == "error: the Hub refused the token from HF_TOKEN"
+    assert hint.startswith("  hint: create a new token at ")
     assert "hf_wrong" not in wrong.stderr
     hidden = place.run("pull", PRIVATE)
     assert hidden.status == 3
-    assert sole(hidden.stderr).endswith("if it is private, run `hf auth login`.")
+    assert only_error(hidden.stderr).rstrip().endswith("or run `hf auth login` if it is private")
     assert silent(place.run("pull", PRIVATE, HF_TOKEN=SENTINEL)).status == 0

@@ -1,4 +1,4 @@
-"""`llmcli trace`: a trace as a table, in colours, as JSON and as a picture."""
+"""`llmcli trace`: a trace as a table, a heatmap, JSON and a plot."""
 
 import io
 import json
@@ -43,7 +43,7 @@ def file(tmp_path: Path) -> str:
 
 
 def on_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> Terminal:
-    """From here on stdout is a terminal of this width, without colour."""
+    """From here on stdout is a terminal of this width, without color."""
     stream = Terminal()
     monkeypatch.setattr("sys.stdout", stream)
     monkeypatch.setenv("COLUMNS", str(columns))
@@ -56,44 +56,45 @@ def test_the_whole_way_through_the_program(run: Run, file: str) -> None:
     """Once as a user runs it; what follows calls the commands themselves."""
     shown = run("trace", "show", "-", "--heat", "p", stdin=Path(file).read_bytes()[:-9], env={"FORCE_COLOR": "1"})
     assert (shown.status, shown.text.split("\n")[:2]) == (0, ["Sure Paris", "     ▇····"])
-    assert "stdin: line 3 is cut off and was left out" in shown.stderr
+    assert "stdin, line 3: skipped, the line is incomplete" in shown.stderr
     assert b"\x1b" not in shown.stdout
     wrong = run("trace", "plot", file, "-o", file)
     assert (wrong.status, wrong.stdout) == (2, b"")
-    assert wrong.stderr.endswith("answer.jsonl is there already; choose another name, or --force\n")
+    assert wrong.stderr.endswith(
+        "answer.jsonl already exists\n  hint: choose another name, or overwrite it with --force\n"
+    )
 
 
-def test_a_table_has_a_row_for_each_token_and_what_else_could_have_come(
-    file: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_table_has_a_row_for_each_token_and_its_alternatives(file: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert trace.show_trace(file) == ExitStatus.OK
     assert capfd.readouterr().out.splitlines() == [
-        "I  TEXT         P  RANK     T     H  CANDIDATES  SENTENCE  POLICY",
-        "0  Sure                                                 0",
-        "1  ␣Paris  0.8000     1  0.70  0.50           2         0  0.3..1.3",
+        "#  TEXT         P  RANK  TEMP  ENTROPY  CANDIDATES  SENTENCE  POLICY",
+        "0  Sure                                                    0",
+        "1  ␣Paris  0.8000     1  0.70     0.50           2         0  0.3..1.3",
         "  ␣Paris 0.500→0.800, ␣Rome 0.125→out",
-        "2  .↵↵     0.2000     2  0.90  1.50           7         1  0.3..1.3",
+        "2  .↵↵     0.2000     2  0.90     1.50           7         1  0.3..1.3",
         "",
-        "2 tokens, mean T 0.80, mean p 0.50, mean entropy 1.00 nats, perplexity 2.50",
+        "2 tokens, mean temperature 0.80, mean probability 0.50, mean entropy 1.00 nats, perplexity 2.50",
     ]
 
 
-def test_a_narrow_terminal_keeps_text_probability_temperature_and_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_narrow_terminal_keeps_the_main_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     long = TokenTrace(12345, 7, "x" * 99, 0.5, 1, 1.0, 0.7, 9, TOP * 2, "a policy", 0, 9.0)
     terminal = on_terminal(monkeypatch, 40)
     put_trace([long])
     assert terminal.getvalue().splitlines() == [
-        "    I  TEXT               P     T     H",
-        "12345  xxxxxxxxxxx…  0.5000  0.70  1.00",
+        "    #  TEXT             P  TEMP  ENTROPY",
+        "12345  xxxxxxxxx…  0.5000  0.70     1.00",
         "  ␣Paris 0.500→0.800, ␣Rome 0.125→out,",
         "  ␣Paris 0.500→0.800, ␣Rome 0.125→out",
         "",
-        "1 token, mean T 0.70, mean p 0.50, mean",
-        "entropy 1.00 nats, perplexity 2.00",
+        "1 token, mean temperature 0.70, mean",
+        "probability 0.50, mean entropy 1.00",
+        "nats, perplexity 2.00",
     ]
 
 
-def test_a_table_shows_reasoning_as_such_and_drives_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_marks_reasoning_and_escapes_controls(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = on_terminal(monkeypatch, 100)
     put_trace([TokenTrace(0, 1, "", 0.5, 1, 1.0, 0.7, 9, (), "1", 0, 0.0, reasoning="\x1b[2Jhm\u202e", thinking=True)])
     row = terminal.getvalue().splitlines()[1]
@@ -102,14 +103,14 @@ def test_a_table_shows_reasoning_as_such_and_drives_no_terminal(monkeypatch: pyt
     assert "\x1b" not in terminal.getvalue()
 
 
-def test_the_perplexity_is_that_of_the_distribution_that_was_sampled() -> None:
+def test_the_perplexity_uses_the_sampled_distribution() -> None:
     facts = summary(TOKENS)
     assert facts["perplexity"] == pytest.approx(1 / math.sqrt(0.8 * 0.2))
     even = [TokenTrace(0, 1, "a", 0.25, 1, 1.0, 1.0, 4, (), "1", 0, 0.0)] * 3
     assert summary(even)["perplexity"] == pytest.approx(4)
 
 
-def test_a_trace_without_a_value_has_a_summary_all_the_same() -> None:
+def test_a_trace_without_values_has_a_summary() -> None:
     assert summary_line(TOKENS[:1]) == "0 tokens"
     impossible = TokenTrace(0, 1, "a", 0.0, 1, None, None, 4, (), "1", 0, 0.0)
     assert math.isfinite(summary([impossible])["perplexity"] or math.inf)
@@ -136,7 +137,7 @@ def test_a_plot_is_written_once_and_replaced_on_demand(
     trace.plot_trace(file, "-")
     assert capfd.readouterr().out == drawn
     picture.write_text("mine")
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="already exists"):
         trace.plot_trace(file, str(picture))
     assert picture.read_text() == "mine"
     trace.plot_trace(file, str(picture), force=True)
@@ -145,12 +146,12 @@ def test_a_plot_is_written_once_and_replaced_on_demand(
         trace.plot_trace(file, str(tmp_path / "no folder" / "out.svg"))
 
 
-def test_a_trace_that_is_none_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match="holds no token"):
+def test_input_that_is_not_a_trace_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="contains no tokens"):
         trace.show_trace(written(tmp_path / "empty.jsonl", []))
     with pytest.raises(DiskError, match="cannot read"):
         trace.show_trace(str(tmp_path / "none.jsonl"))
     for stdin in (None, Terminal()):
         monkeypatch.setattr("sys.stdin", stdin)
-        with pytest.raises(UsageError, match="there is no trace on stdin"):
+        with pytest.raises(UsageError, match="stdin is empty"):
             trace.show_trace("-")

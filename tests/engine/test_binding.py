@@ -46,7 +46,7 @@ def test_a_missing_package_is_an_error_with_a_hint(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(LlmcliError, match="llama-cpp-python is not installed") as caught:
         binding.submodule("no_such_module")
-    assert caught.value.hint.startswith("pip install llama-cpp-python==")
+    assert caught.value.hint.startswith("run `pip install llama-cpp-python==")
 
 
 def test_a_failed_import_leaves_no_placeholder_module() -> None:

@@ -241,7 +241,7 @@ def test_a_step_cannot_be_used_after_its_draw(register_policy: Register) -> None
 
     policy = register_policy(mine)
     apply_samplers(MANY, temperature=policy)
-    with pytest.raises(PolicyError, match="RuntimeError: the candidates of an earlier token are gone"):
+    with pytest.raises(PolicyError, match="RuntimeError: the candidates of an earlier token are not available"):
         apply_samplers(MANY, temperature=policy)
 
 

@@ -229,7 +229,7 @@ def test_no_sequence_exceeds_its_limit(tiny: Model) -> None:
     variants = [start(context, PROMPT, seq_id=number, seed=number, ignore_eos=True) for number in range(4)]
     list(generate(context, variants))
     assert [len(variant.tokens) for variant in variants] == [101] * 4  # as with one: the last is not evaluated
-    with pytest.raises(ContextOverflowError, match="holds 100"):
+    with pytest.raises(ContextOverflowError, match="the context has 100"):
         list(generate(context, [start(context, [5] * 100)]))
     context.close()
 

@@ -29,7 +29,7 @@ def model_value(repo: Repo, commit: Commit, blobs: bool = False) -> dict[str, An
         "tags": repo.all_tags,
         "library_name": "gguf",
         "pipeline_tag": "text-generation",
-        "cardData": {"license": repo.licence} if repo.licence else {},
+        "cardData": {"license": repo.license} if repo.license else {},
         "siblings": [_sibling(name, content, blobs) for name, content in commit.files.items()],
     }
     if "gguf" in repo.all_tags:

@@ -67,7 +67,7 @@ class Repo:
     """A repository with its history on main; older commits stay readable."""
 
     id: str
-    licence: str | None = None
+    license: str | None = None
     extra_tags: tuple[str, ...] = ()
     downloads: int = 0
     likes: int = 0
@@ -116,8 +116,8 @@ class Repo:
     @property
     def all_tags(self) -> list[str]:
         gguf = ["gguf"] if any(name.endswith(".gguf") for name in self.files) else []
-        licence = [f"license:{self.licence}"] if self.licence else []
-        return [*gguf, *self.extra_tags, *licence, "region:us"]
+        license = [f"license:{self.license}"] if self.license else []
+        return [*gguf, *self.extra_tags, *license, "region:us"]
 
 
 def date_of(number: int) -> str:

@@ -19,7 +19,7 @@ def test_an_entry_can_be_true(one: Entry) -> None:
     assert re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", one.repo, re.ASCII)
     assert re.fullmatch(r"[a-z0-9][a-z0-9.-]+", one.name)
     assert 4096 <= one.context <= 1 << 20
-    assert one.licence
+    assert one.license
     assert 0 < len(one.note) <= 40
 
 

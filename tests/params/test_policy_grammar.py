@@ -150,7 +150,9 @@ def test_any_text_is_parsed_or_a_syntax_error(text: str) -> None:
     try:
         policy = parse_policy(text)
     except MisplacedError as error:
-        assert error.at is not None
-        assert 0 <= error.at <= len(text)
+        at = error.at
     else:
         assert parse_policy(str(policy)) == policy
+        at = 0
+    assert at is not None
+    assert 0 <= at <= len(text)

@@ -21,9 +21,9 @@ TEXTS = (
 BLANK = re.compile(r"\s+")
 
 
-def view_on(terminal: Terminal, count: int, clock: Clock | None = None, colour: bool = True) -> CompareView:
+def view_on(terminal: Terminal, count: int, clock: Clock | None = None, color: bool = True) -> CompareView:
     labels = [f"temp=0.{number}" for number in range(1, count + 1)]
-    return CompareView(terminal.write, terminal.size, labels, colour, clock or Clock())
+    return CompareView(terminal.write, terminal.size, labels, color, clock or Clock())
 
 
 def pieces_of(texts: Sequence[str], seed: int) -> list[tuple[int, str]]:
@@ -39,11 +39,11 @@ def pieces_of(texts: Sequence[str], seed: int) -> list[tuple[int, str]]:
 
 
 def shown(
-    texts: Sequence[str], columns: int = 80, rows: int = 24, seed: int = 0, pause: float = 0.02, colour: bool = True
+    texts: Sequence[str], columns: int = 80, rows: int = 24, seed: int = 0, pause: float = 0.02, color: bool = True
 ) -> Terminal:
     """The terminal after the texts came, and ended at once with their last pieces."""
     terminal, clock = Terminal(columns, rows), Clock()
-    view, left = view_on(terminal, len(texts), clock, colour), [len(text) for text in texts]
+    view, left = view_on(terminal, len(texts), clock, color), [len(text) for text in texts]
     for index, piece in pieces_of(texts, seed):
         clock.now += pause
         view.push(index, "answer", piece)
@@ -178,7 +178,7 @@ def test_what_belongs_below_waits_and_is_announced() -> None:
 def test_a_window_that_changes_its_width_loses_no_word(to: int, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal, clock, written = Terminal(80, 50), Clock(), list[str]()  # an emulator cuts what a terminal would break
     monkeypatch.setattr(Region, "draw", lambda _self, done, _tail, _size: written.extend(done))
-    view = view_on(terminal, 2, clock, colour=False)
+    view = view_on(terminal, 2, clock, color=False)
     for number in range(60):
         clock.now += 1
         if number == 30:
@@ -225,8 +225,8 @@ def test_reasoning_comes_first_and_is_set_apart() -> None:
     assert "\x1b[2mYes" not in terminal.written
 
 
-def test_without_colour_nothing_but_the_cursor_is_moved() -> None:
-    terminal = shown(TEXTS, 80, colour=False)
+def test_without_color_nothing_but_the_cursor_is_moved() -> None:
+    terminal = shown(TEXTS, 80, color=False)
     assert not re.search(r"\x1b\[[0-9;]*m", terminal.written)
     assert "\x1b[1m1. temp=0.1" in shown(TEXTS, 80).written
 

@@ -1,4 +1,4 @@
-"""The answer in colours of its tokens: text, alignment, scale and legend, with colour and without."""
+"""The answer in colors of its tokens: text, alignment, scale and legend, with color and without."""
 
 import io
 import re
@@ -28,13 +28,13 @@ def looks(row: str) -> list[tuple[str, str]]:
     return re.findall(r"\x1b\[([0-9;]*)m([^\x1b]*)\x1b\[0m", row)
 
 
-def luminance(colour: int) -> float:
-    """Of one of the 256 colours beyond the first 16, as WCAG 2 defines it."""
-    if colour >= 232:
-        levels = [8 + 10 * (colour - 232)] * 3
+def luminance(color: int) -> float:
+    """Of one of the 256 colors beyond the first 16, as WCAG 2 defines it."""
+    if color >= 232:
+        levels = [8 + 10 * (color - 232)] * 3
     else:
         steps = (0, 95, 135, 175, 215, 255)
-        levels = [steps[(colour - 16) // size % 6] for size in (36, 6, 1)]
+        levels = [steps[(color - 16) // size % 6] for size in (36, 6, 1)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (one / 255 for one in levels)]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -45,14 +45,14 @@ def test_the_rows_hold_the_whole_answer_in_its_own_lines() -> None:
 
 
 @pytest.mark.parametrize("width", [1, 2, 7, 13, 40])
-@pytest.mark.parametrize("colour", [True, False])
-def test_no_row_is_wider_than_the_window_and_nothing_is_lost(width: int, colour: bool) -> None:
+@pytest.mark.parametrize("color", [True, False])
+def test_no_row_is_wider_than_the_window_and_nothing_is_lost(width: int, color: bool) -> None:
     tokens = [token(piece, at / 16) for at, piece in enumerate(PIECES)]
-    rows = heat_rows(tokens, "temperature", width, colour, True)
+    rows = heat_rows(tokens, "temperature", width, color, True)
     answer = rows[: rows.index("")]
     assert max(map(shown, rows if width > 6 else answer)) <= max(width, 2)  # a wide sign needs two
     letters = "".join(bare(rows)).replace(" ", "")
-    if colour:
+    if color:
         assert letters.startswith("Thecapitalof日本isTokyo.↵↵-123↵")
 
 
@@ -82,7 +82,7 @@ def test_blanks_that_are_a_token_have_a_bar_and_the_blank_before_a_word_has_none
     assert heat_rows([token("abc", 0.0), token(" d", 1.0)], "p", 4, False, True)[:4] == ["abc ", "▁··", "d", "█"]
 
 
-def test_a_token_without_a_value_has_neither_colour_nor_bar() -> None:
+def test_a_token_without_a_value_has_neither_color_nor_bar() -> None:
     tokens = [token("Sure,\n", None), token(" yes", 1.0)]
     assert heat_rows(tokens, "p", 80, False, True)[:3] == ["Sure,", " yes", " █··"]
     painted = heat_rows(tokens, "p", 80, True, True)
@@ -152,13 +152,17 @@ def test_reasoning_stands_dimmed_before_the_answer() -> None:
     assert heat_rows(tokens, "p", 80, False, True)[:4] == ["thinking", "  hm, ␛[2J", "", "Yes"]
     painted = heat_rows(tokens, "p", 80, True, True)
     assert all(look == "2" for row in painted[:2] for look, _ in looks(row))
-    assert "over 1 token" in bare(painted)[-3]
+    assert any("over 1 token" in row for row in bare(painted)[4:])
+    assert bare(painted)[-2:] == [
+        "color: probability from red (low) to blue (high); an underline separates tokens",
+        "of the same color",
+    ]
 
 
 def test_a_trace_of_nothing_or_of_reasoning_alone_has_no_legend() -> None:
     assert heat_rows([], "p", 80, True, True) == []
     assert heat_rows([token("", 0.5, reasoning="hm")], "p", 80, False, True) == ["thinking", "  hm", ""]
-    assert heat_rows([token("a", None)], "p", 80, False, True)[-1] == "probability: this trace has none"
+    assert heat_rows([token("a", None)], "p", 80, False, True)[-1] == "probability: this trace has no values"
 
 
 @pytest.mark.parametrize("text", ["\x1b[31m", "\x9b2J", "\u202e", "\r", "\x07", "\ud800", "\U000e0041", "\x1b"])
@@ -190,7 +194,7 @@ def printed(monkeypatch: pytest.MonkeyPatch, encoding: str) -> str:
     return terminal.getvalue()
 
 
-def test_a_terminal_gets_colour_where_it_is_wanted_and_bars_where_it_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_gets_color_where_it_is_wanted_and_bars_where_it_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
     assert "\x1b[38;5;" in printed(monkeypatch, "utf-8")

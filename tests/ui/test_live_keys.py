@@ -1,4 +1,4 @@
-"""Keys pressed while an answer comes: which of them steer it, and that all others reach the prompt as typed."""
+"""Keys pressed while an answer streams: some move the temperature, all others reach the prompt as typed."""
 
 import random
 import sys
@@ -25,7 +25,7 @@ TYPED = (
 
 
 def parsed(pieces: Sequence[str]) -> Iterator[list[KeyPress]]:
-    """What the parser of the prompt makes of each piece."""
+    """The keys that the parser of the prompt finds in each piece."""
     keys: list[KeyPress] = []
     parser = Vt100Parser(keys.append)
     for piece in pieces:
@@ -37,7 +37,7 @@ def parsed(pieces: Sequence[str]) -> Iterator[list[KeyPress]]:
 
 
 def sorted_out(*pieces: str, typing: bool = False) -> tuple[list[int], str]:
-    """The steps, and what is left as it was typed."""
+    """The steps, and the rest as it was typed."""
     steps, left = [], ""
     for keys in parsed(pieces):
         more, kept = sort_out(keys, typing)
@@ -68,7 +68,7 @@ def test_other_keys_are_not_steps(key: str) -> None:
 
 
 def expected(typed: Sequence[str]) -> tuple[list[int], str]:
-    """What should come of these keys, said without a parser."""
+    """The steps and the rest of these keys, found without a parser."""
     known = {UP: 1, OTHER_UP: 1, DOWN: -1, OTHER_DOWN: -1}
     steps, left = [], ""
     for key in typed:
@@ -96,7 +96,7 @@ needs_pipes = pytest.mark.skipif(sys.platform == "win32", reason="the keyboard o
 
 
 class Answer:
-    """A stand-in for an answer that comes: keys are pressed meanwhile."""
+    """A fake answer that streams while keys are pressed."""
 
     def __init__(self, board: Keyboard) -> None:
         self.steps: list[int] = []

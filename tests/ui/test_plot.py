@@ -116,7 +116,7 @@ def test_sentences_and_reasoning_are_marked_and_said() -> None:
     tokens = [token(0, "", reasoning="hm", thinking=True), token(1), token(2, sentence=1), token(3, sentence=1)]
     svg = plot_svg(tokens, "t")
     (legend,) = [text for text in texts(parsed(svg)) if "token ·" in text]
-    assert legend == "token · dotted: a sentence begins · tinted: reasoning"
+    assert legend == "token · dotted: start of a sentence · shaded: reasoning"
     (lines,) = [one.attrib["d"] for one in parsed(svg).iter(f"{SVG}path") if one.get("stroke-dasharray")]
     assert set(points(lines)[::3]) == {(56 + 896) / 2}  # the third of four tokens begins in the middle
     plain = plot_svg([one._replace(sentence=0, thinking=False) for one in tokens], "t")

@@ -1,4 +1,4 @@
-"""Tables: columns for those who have the room, a block a row for those who have not, plain lines for programs."""
+"""Tables: columns on a wide terminal, a block for each row on a narrow one, plain lines in a pipe."""
 
 import io
 import re
@@ -19,7 +19,7 @@ class Terminal(io.StringIO):
 
 
 def on_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> Terminal:
-    """From here on stdout is a terminal of this width, without colour."""
+    """From here on stdout is a terminal of this width, without color."""
     stream = Terminal()
     monkeypatch.setattr("sys.stdout", stream)
     monkeypatch.setenv("COLUMNS", str(columns))

@@ -1,4 +1,4 @@
-"""The table of a token: what stands in it, and that it fits and reads at any width, with colour and without."""
+"""The table of a token: what stands in it, and that it fits and reads at any width, with color and without."""
 
 import io
 import math
@@ -33,8 +33,8 @@ def dissection(
     return Dissection(3, drawn, found, trace, refused), Settings(**(NEUTRAL | values))
 
 
-def rows_of(width: int, colour: bool = False, **values: Any) -> list[str]:
-    return why_rows(*dissection(**values), width, colour)
+def rows_of(width: int, color: bool = False, **values: Any) -> list[str]:
+    return why_rows(*dissection(**values), width, color)
 
 
 @pytest.mark.parametrize(
@@ -81,12 +81,12 @@ def test_bars_are_as_long_as_the_probabilities_that_are_left() -> None:
 def test_below_it_each_step_says_what_it_did() -> None:
     rows = rows_of(79, **USUAL)
     assert rows[rows.index("") + 1 :] == [
-        "top_k 5     6 → 5  took 4.00% of the model's probability",
-        "top_p 0.85  5 → 4  took 6.00%",
-        "min_p 0.3   4 → 3  took 9.60%",
+        "top_k 5     6 → 5  removed 4.00% of the probability",
+        "top_p 0.85  5 → 4  removed 6.00%",
+        "min_p 0.3   4 → 3  removed 9.60%",
         "temp 0.5    3      moved 15.3% of the probability",
         "  policy 0.3..1.3, entropy 1.23 nats",
-        "drawn       ␣星, 26.7% of 3 candidates",
+        "sampled     ␣星, 26.7% of 3 candidates",
     ]
 
 
@@ -115,7 +115,7 @@ def test_what_the_grammar_refused_is_told() -> None:
     found, settings = dissection(refused=" map")
     found = Dissection(3, 1, stepwise(film.frames[:-1], TEXTS.__getitem__, 8, 1), found.trace, " map")
     rows = why_rows(found, settings, 79, False)
-    assert "  ␣map was drawn first, and refused" in rows
+    assert "  ␣map was sampled first, and rejected" in rows
     assert rows[2].split() == ["1", "␣comet", "41.0", "-", "grammar"]
 
 
@@ -136,12 +136,12 @@ def test_in_a_narrow_window_candidates_stand_below_each_other() -> None:
         "  6 s",
         "    4.00 - top_k",
         "",
-        "top_k 5     6 → 5  took 4.00%",
-        "top_p 0.85  5 → 4  took 6.00%",
-        "min_p 0.3   4 → 3  took 9.60%",
+        "top_k 5     6 → 5  removed 4.00%",
+        "top_p 0.85  5 → 4  removed 6.00%",
+        "min_p 0.3   4 → 3  removed 9.60%",
         "temp 0.5    3      moved 15.3%",
         "  policy 0.3..1.3, entropy 1.23 nats",
-        "drawn       ␣星, 26.7% of 3 candidates",
+        "sampled     ␣星, 26.7% of 3 candidates",
     ]
 
 
@@ -158,17 +158,17 @@ ALL: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("width", [20, 24, 39, 59, 79, 99, 199])
-@pytest.mark.parametrize("colour", [True, False])
+@pytest.mark.parametrize("color", [True, False])
 @pytest.mark.parametrize("values", [{}, USUAL, ALL], ids=["none", "usual", "all"])
-def test_no_row_is_wider_than_the_window(width: int, colour: bool, values: dict[str, Any]) -> None:
-    rows = rows_of(width, colour, **values)
+def test_no_row_is_wider_than_the_window(width: int, color: bool, values: dict[str, Any]) -> None:
+    rows = rows_of(width, color, **values)
     assert max(map(shown, rows)) <= width
     assert all(row == row.rstrip() for row in rows)
-    assert bool(SGR.search("".join(rows))) == colour
+    assert bool(SGR.search("".join(rows))) == color
     assert [SGR.sub("", row) for row in rows] == rows_of(width, **values)
 
 
-def test_colour_makes_the_drawn_one_bold_and_those_that_are_gone_faint() -> None:
+def test_color_makes_the_drawn_one_bold_and_those_that_are_gone_faint() -> None:
     rows = rows_of(79, True, **USUAL)
     looks = {SGR.sub("", row)[2]: SGR.search(row) for row in rows[2:8]}
     assert {rank: look[1] if look else "" for rank, look in looks.items()} == {

@@ -1,7 +1,7 @@
-"""How many bytes each ggml tensor type takes, and what the quantizations of a whole file are called.
+"""The size of each ggml tensor type, and the names of file types (quantizations).
 
-Facts from llama.cpp: the enum in ggml/include/ggml.h, block sizes in ggml/src/ggml-common.h, llama_ftype in
-include/llama.h. A type that llama.cpp has removed (4, 5, 31..33, 36..38) is absent here, hence refused.
+Sources in llama.cpp: the enum in ggml/include/ggml.h, block sizes in ggml/src/ggml-common.h, llama_ftype in
+include/llama.h. Types that llama.cpp has removed (4, 5, 31..33, 36..38) are missing, and therefore refused.
 """
 
 from collections.abc import Iterable
@@ -93,14 +93,14 @@ _FILE_TYPES: dict[int, str] = {
     41: "Q2_0",
 }
 
-_GUESSED = 1024  # llama.cpp sets this bit when the converter did not say
+_GUESSED = 1024  # llama.cpp sets this bit when it guesses the file type
 
 
 def quantization_name(file_type: int | None, sizes: Iterable[tuple[int, int]]) -> str:
-    """The name of a file's quantization, such as Q4_K_M, or "" for a file without tensors.
+    """The name of a file's quantization, such as Q4_K_M; "" for a file without tensors.
 
-    `file_type` is general.file_type; where it is missing or unknown, the tensor type that takes most bytes is
-    named. `sizes` holds (type id, bytes) for each tensor.
+    `file_type` is general.file_type. If it is missing or unknown, the result is the tensor type with the most
+    bytes. `sizes` has (type id, bytes) of each tensor.
     """
     if file_type is not None and file_type & ~_GUESSED in _FILE_TYPES:
         return _FILE_TYPES[file_type & ~_GUESSED]

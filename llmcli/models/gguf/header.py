@@ -1,4 +1,4 @@
-"""What the header of a GGUF file says about the model: its shape, template, quantization and own defaults."""
+"""The facts in the header of a GGUF file: the model's shape, chat template, quantization and sampling defaults."""
 
 import math
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from llmcli.models.gguf.ggml_types import quantization_name
 from llmcli.models.gguf.tensors import TensorInfo
 from llmcli.models.gguf.values import ArraySummary, Value
 
-# general.sampling.* -> our key; the names are those in llama.cpp's src/llama-arch.cpp.
+# general.sampling.* -> llmcli's key; the names are those in llama.cpp's src/llama-arch.cpp.
 _FLOATS = {
     "temp": "temperature",
     "top_p": "top_p",
@@ -25,9 +25,9 @@ _INTS = {"top_k": "top_k", "penalty_last_n": "repeat_last_n", "mirostat": "miros
 
 @dataclass(frozen=True)
 class GGUFHeader:
-    """A checked header. Sizes are bytes; `data_offset` counts from the start of the file.
+    """A validated header. Sizes are in bytes; `data_offset` is from the start of the file.
 
-    `metadata` keeps arrays of up to 1024 numbers or 64 strings as lists, longer ones as ArraySummary.
+    In `metadata`, arrays of up to 1024 numbers or 64 strings are lists; longer ones are ArraySummary.
     """
 
     version: int
@@ -67,23 +67,23 @@ class GGUFHeader:
 
     @property
     def head_count(self) -> int | list[int] | None:
-        """One number for all layers, or a list with one for each layer."""
+        """One number for all layers, or a list with one number per layer."""
         return self._int_or_list(f"{self.architecture}.attention.head_count")
 
     @property
     def head_count_kv(self) -> int | list[int] | None:
-        """Like head_count, which it equals where the file does not say."""
+        """Like head_count, which is its default."""
         own = self._int_or_list(f"{self.architecture}.attention.head_count_kv")
         return self.head_count if own is None else own
 
     @property
     def key_length(self) -> int | None:
-        """Elements of one attention key of one head."""
+        """The number of elements of one attention key of one head."""
         return self._int(f"{self.architecture}.attention.key_length") or self._head_width()
 
     @property
     def value_length(self) -> int | None:
-        """Elements of one attention value of one head."""
+        """The number of elements of one attention value of one head."""
         return self._int(f"{self.architecture}.attention.value_length") or self._head_width()
 
     @property
@@ -95,7 +95,7 @@ class GGUFHeader:
 
     @property
     def is_vocab_only(self) -> bool:
-        """True for a file that can tokenize but not generate."""
+        """True for a file with a vocabulary but without tensors."""
         return not self.tensors and self.split_count <= 1
 
     @property
@@ -108,30 +108,30 @@ class GGUFHeader:
 
     @property
     def quantization(self) -> str:
-        """Such as Q4_K_M; "" for a file without tensors that does not say."""
+        """The quantization, such as Q4_K_M; "" for a file without tensors and file type."""
         return quantization_name(self.file_type, ((t.type_id, t.n_bytes) for t in self.tensors))
 
     @property
     def split_count(self) -> int:
-        """In how many files the model lies; 1 when it is whole."""
+        """The number of files of the model; 1 when it is not split."""
         return self._int("split.count") or 1
 
     @property
     def split_no(self) -> int:
-        """Which of these files this is, from 0."""
+        """The index of this file in a split model, from 0."""
         return self._int("split.no") or 0
 
     @property
     def sampling_defaults(self) -> dict[str, float | int | list[str]]:
-        """The model's own sampling settings under our keys; ranges are for the reader to check.
+        """The model's sampling settings under llmcli's keys; the caller must check ranges.
 
-        A value that is no number is left out, as llama.cpp does. `samplers` is a list of llama.cpp's names.
+        A value that is not a number is skipped, as in llama.cpp. `samplers` is a list of llama.cpp's names.
         """
         found: dict[str, float | int | list[str]] = {}
-        for theirs, ours in (_FLOATS | _INTS).items():
-            number = self._number(f"general.sampling.{theirs}")
+        for gguf_key, key in (_FLOATS | _INTS).items():
+            number = self._number(f"general.sampling.{gguf_key}")
             if number is not None:
-                found[ours] = int(number) if theirs in _INTS else number
+                found[key] = int(number) if gguf_key in _INTS else number
         names = (self._text("general.sampling.sequence") or "").split(";")
         if any(names):
             found["samplers"] = [name.strip() for name in names if name.strip()]

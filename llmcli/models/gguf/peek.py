@@ -1,4 +1,4 @@
-"""The few facts about a model that a listing shows, read from the first bytes of its file."""
+"""The few facts about a model that a list shows, read from the first bytes of its file if possible."""
 
 import itertools
 from dataclasses import dataclass
@@ -8,20 +8,20 @@ from llmcli.errors import LlmcliError
 from llmcli.models.gguf.ggml_types import quantization_name
 from llmcli.models.gguf.values import Cursor
 
-_BYTES = 64 << 10  # the general facts come before the vocabulary
-_MOST_KEYS = 200
+_BYTES = 64 << 10  # in most files the general facts come before the vocabulary
+_MAX_KEYS = 200
 
 
 @dataclass(frozen=True)
 class Glimpse:
-    """What the beginning of the file says: tokens, and a name such as Q4_K_M ("" where it does not say)."""
+    """The trained context in tokens, and a quantization such as Q4_K_M ("" when it is not known)."""
 
     n_ctx_train: int | None
     quantization: str
 
 
 def peek(path: Path) -> Glimpse:
-    """A glimpse at a GGUF file; an empty one for what cannot be read or is none."""
+    """The summary of a GGUF file; an empty one if the file cannot be read or is not GGUF."""
     try:
         with path.open("rb") as file:
             head = file.read(_BYTES)
@@ -29,19 +29,38 @@ def peek(path: Path) -> Glimpse:
         return Glimpse(None, "")
     if head[:4] != b"GGUF":
         return Glimpse(None, "")
-    found: dict[str, object] = {}
+    metadata = _first_keys(head)
+    context = next((value for key, value in metadata.items() if key.endswith(".context_length")), None)
+    file_type = metadata.get("general.file_type")
+    quantization = quantization_name(file_type, ()) if isinstance(file_type, int) else ""
+    if isinstance(context, int) and quantization:
+        return Glimpse(context, quantization)
+    return _read_all(path, Glimpse(context if isinstance(context, int) else None, quantization))
+
+
+def _first_keys(head: bytes) -> dict[str, object]:
+    metadata: dict[str, object] = {}
+    cursor = Cursor(head, 4)
     try:
-        cursor = Cursor(head, 4)
         cursor.u32()
         cursor.u64()
-        for _ in itertools.repeat(None, min(cursor.u64(), _MOST_KEYS)):
+        for _ in itertools.repeat(None, min(cursor.u64(), _MAX_KEYS)):
             key = cursor.text("a key", 1024)
-            found[key] = cursor.value(cursor.u32())
+            metadata[key] = cursor.value(cursor.u32())
     except LlmcliError:
-        pass  # the vocabulary goes beyond what was read
-    context = next((value for key, value in found.items() if key.endswith(".context_length")), None)
-    kind = found.get("general.file_type")
+        pass  # the vocabulary goes beyond the bytes that were read
+    return metadata
+
+
+def _read_all(path: Path, summary: Glimpse) -> Glimpse:
+    """Fill the gaps from the whole header: some programs write the file type after the vocabulary, or not at all."""
+    from llmcli.models.gguf.reader import read_header
+
+    try:
+        header = read_header(path)
+    except LlmcliError:
+        return summary
     return Glimpse(
-        context if isinstance(context, int) else None,
-        quantization_name(kind, ()) if isinstance(kind, int) else "",
+        header.n_ctx_train if summary.n_ctx_train is None else summary.n_ctx_train,
+        summary.quantization or header.quantization,
     )

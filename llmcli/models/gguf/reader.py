@@ -1,7 +1,7 @@
-"""Is this file a GGUF model that llama.cpp can read, and what does its header say? (Without loading it.)
+"""Read and validate the header of a GGUF file without loading the model.
 
-The rules are those of llama.cpp's reader (ggml/src/gguf.cpp), stricter where a damaged file would abort the
-process or eat its memory. The file is mapped, not read whole: some 10 ms for a vocabulary of 50,000.
+The rules are those of llama.cpp's reader (ggml/src/gguf.cpp), but stricter where a damaged file would abort the
+process or use up the memory. The file is memory-mapped: about 10 ms for a vocabulary of 50,000.
 """
 
 import mmap
@@ -29,9 +29,9 @@ _MAX_UNMAPPABLE = 64 << 20  # bytes read from a file system that cannot map file
 
 
 def read_header(path: Path) -> GGUFHeader:
-    """The checked header of a GGUF file.
+    """The validated header of a GGUF file.
 
-    Raises ModelInvalidError (not a sound GGUF file: the message says what it is instead, or where it breaks),
+    Raises ModelInvalidError (not a valid GGUF file: the message says what it is instead, or where the error is),
     ModelNotFoundError (no such file, a folder, a pipe) or DiskError (it cannot be read).
     """
     try:
@@ -40,17 +40,17 @@ def read_header(path: Path) -> GGUFHeader:
     except ModelInvalidError as error:
         raise ModelInvalidError(f"{path}: {error}", error.hint) from None
     except OSError as error:
-        raise _os_fault(path, error) from error
+        raise _os_error(path, error) from error
 
 
 @contextmanager
 def _mapped(path: Path) -> Iterator[tuple[mmap.mmap | bytes, int]]:
-    """The bytes of a regular file, and their number."""
+    """The bytes of a regular file, and its size."""
     info = path.stat()
-    # Opening a pipe would wait for ever, so look before opening.
+    # Check before opening: opening a pipe waits forever.
     if not stat.S_ISREG(info.st_mode):
         kind = "a folder" if stat.S_ISDIR(info.st_mode) else "not a regular file"
-        raise ModelNotFoundError(f"{path} is {kind}", "Give the path of a .gguf file.")
+        raise ModelNotFoundError(f"{path} is {kind}", "give the path of a .gguf file")
     with path.open("rb") as file:
         if info.st_size == 0:
             yield b"", 0
@@ -65,9 +65,9 @@ def _mapped(path: Path) -> Iterator[tuple[mmap.mmap | bytes, int]]:
 
 
 def parse_header(view: mmap.mmap | bytes, size: int) -> GGUFHeader:
-    """The checked header of a file of `size` bytes that begins with the bytes of `view`.
+    """The validated header of a file of `size` bytes that begins with the bytes of `view`.
 
-    Raises ModelInvalidError, and of these HeaderCutError where `view` ends too early to tell.
+    Raises ModelInvalidError; it is a HeaderCutError when `view` ends inside the header.
     """
     if view[:4] != MAGIC:
         raise not_gguf.explain(view[: not_gguf.HEAD_BYTES], size)
@@ -83,7 +83,7 @@ def parse_header(view: mmap.mmap | bytes, size: int) -> GGUFHeader:
     data_offset = padded(cursor.position, alignment) if tensors else cursor.position
     needed = max((data_offset + tensor.offset + tensor.n_bytes for tensor in tensors), default=data_offset)
     if needed > size:
-        raise ModelInvalidError(f"the file is cut: it needs {needed} bytes and has {size}", "Download it again.")
+        raise ModelInvalidError(f"the file is truncated: {size} of {needed} bytes", "download it again")
     return GGUFHeader(version, metadata, tensors, alignment, data_offset, size)
 
 
@@ -91,20 +91,18 @@ def _check_version(version: int) -> None:
     if version in VERSIONS:
         return
     if version == 1:
-        raise ModelInvalidError("llama.cpp no longer reads GGUF version 1", "Get a newer version of the model.")
+        raise ModelInvalidError("llama.cpp no longer reads GGUF version 1", "get a newer version of the model")
     if version & 0xFFFF == 0 and version:
-        raise ModelInvalidError(
-            "the file is big-endian, made for other machines", "Get the little-endian version of the model."
-        )
+        raise ModelInvalidError("the file is big-endian", "get the little-endian version of the model")
     if 3 < version < 256:
-        raise ModelInvalidError(f"GGUF version {version} is newer than this program", "Update llmcli.")
-    raise damaged(f"the GGUF version is {version}, which does not exist")
+        raise ModelInvalidError(f"GGUF version {version} is not supported yet", "update llmcli")
+    raise damaged(f"GGUF version {version} does not exist")
 
 
 def _count(cursor: Cursor, what: str, limit: int) -> int:
     count = cursor.u64()
     if count > limit:
-        raise damaged(f"the header claims {count} {what}, at most {limit} are allowed")
+        raise damaged(f"the header has {count} {what}, the limit is {limit}")
     return count
 
 
@@ -114,9 +112,9 @@ def _read_metadata(cursor: Cursor, count: int) -> dict[str, Value]:
         start = cursor.position
         key = cursor.text("a metadata key", MAX_KEY)
         if not key:
-            raise damaged(f"an empty metadata key at byte {start}")
+            raise damaged(f"empty metadata key at byte {start}")
         if key in metadata:
-            raise damaged(f"the metadata key {quote(key)} stands twice")
+            raise damaged(f"duplicate metadata key {quote(key)}")
         kind = cursor.u32()
         if key == "general.alignment" and kind != _UINT32:
             raise damaged("general.alignment is not of type uint32")
@@ -124,7 +122,7 @@ def _read_metadata(cursor: Cursor, count: int) -> dict[str, Value]:
     return metadata
 
 
-def _os_fault(path: Path, error: OSError) -> LlmcliError:
+def _os_error(path: Path, error: OSError) -> LlmcliError:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return ModelNotFoundError(f"there is no file {path}", "Check the path.")
-    return DiskError(f"{path} cannot be read: {error.strerror or error}", "Check its permissions.")
+        return ModelNotFoundError(f"file not found: {path}", "check the path")
+    return DiskError(f"cannot read {path}: {error.strerror or error}", "check its permissions")

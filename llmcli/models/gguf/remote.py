@@ -1,7 +1,7 @@
-"""What does the header of a GGUF file say that is not here yet? (Its first few MiB are enough to tell.)
+"""Read the header of a GGUF file on a server from its first few MiB.
 
-The beginning is fetched in pieces that double what is here, and parsed after each of them. So no byte comes twice,
-and even a hostile header is parsed six times at most.
+Each piece doubles the bytes read so far, and the header is parsed after each piece. So no byte is downloaded twice,
+and even a hostile header is parsed at most six times.
 """
 
 from collections.abc import Callable
@@ -9,18 +9,18 @@ from collections.abc import Callable
 from llmcli.errors import ModelInvalidError, NetworkError
 from llmcli.models.gguf.reader import GGUFHeader, HeaderCutError, parse_header
 
-# (start, end, exclusive) -> exactly these bytes, or fewer where the file ends; may raise LlmcliError
+# (start, end), end exclusive -> exactly these bytes, or fewer at the end of the file; may raise LlmcliError
 Fetch = Callable[[int, int], bytes]
 
-MAX_READ = 32 << 20  # bytes; a vocabulary of 256,000 with its merges takes some 10 MiB
+MAX_READ = 32 << 20  # bytes; a vocabulary of 256,000 with its merges takes about 10 MiB
 _ENDS = tuple(MAX_READ >> halvings for halvings in range(5, -1, -1))  # 1 MiB, then twice as much each time
 
 
 def read_remote_header(fetch: Fetch, size: int, name: str) -> GGUFHeader:
-    """The checked header of the file `name` of `size` bytes, equal to what `read_header` makes of the whole file.
+    """The validated header of the file `name` of `size` bytes, equal to the result of `read_header`.
 
-    Raises ModelInvalidError (not a sound GGUF file, or a header over 32 MiB), NetworkError (not the bytes asked
-    for) and what `fetch` raises.
+    Raises ModelInvalidError (not a valid GGUF file, or a header over 32 MiB), NetworkError (the wrong bytes) and
+    what `fetch` raises.
     """
     head = b""
     for end in _ENDS:
@@ -33,8 +33,8 @@ def read_remote_header(fetch: Fetch, size: int, name: str) -> GGUFHeader:
         except ModelInvalidError as error:
             raise ModelInvalidError(f"{name}: {error}", _hint(error)) from None
     raise ModelInvalidError(
-        f"the header of {name} is longer than {MAX_READ >> 20} MiB, the most that is read from afar",
-        "It may be damaged. If you trust where it comes from, download it and look at the file.",
+        f"the header of {name} is longer than {MAX_READ >> 20} MiB, the limit for a remote file",
+        "download the file if you trust its publisher; it may be damaged",
     )
 
 
@@ -44,12 +44,12 @@ def _piece(fetch: Fetch, start: int, end: int, name: str) -> bytes:
     piece = fetch(start, end)
     if len(piece) != end - start:
         raise NetworkError(
-            f"{name}: the server sent {len(piece)} bytes from byte {start} on instead of {end - start}",
-            "Try again; if it stays so, the file has changed or its server is at fault.",
+            f"{name}: the server sent {len(piece)} bytes from byte {start}, expected {end - start}",
+            "try again; if the error persists, the file has changed or its server is faulty",
         )
     return piece
 
 
 def _hint(error: ModelInvalidError) -> str:
-    """What to do; nothing has been downloaded yet, so doing it again cannot help."""
-    return "Choose another file: this one is not sound on its server." if "again" in error.hint else error.hint
+    """The hint for a file on a server: it is not downloaded yet, so downloading it again cannot help."""
+    return "choose another file: this one is damaged on its server" if "again" in error.hint else error.hint

@@ -1,4 +1,4 @@
-"""How the values of a GGUF header are read: little-endian, lengths checked before anything is allocated."""
+"""Read the values of a GGUF header: little-endian, with each length checked before anything is allocated."""
 
 import mmap
 import struct
@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 from llmcli.errors import ModelInvalidError
 
 MAX_STRING = 64 << 20  # bytes of one string
-MAX_KEPT = 64 << 20  # bytes of memory for all values kept from one file
-MAX_STRINGS = 1 << 22  # elements of all string arrays of one file; the largest vocabularies have some 300,000
-KEPT_NUMBERS = 1024  # longest array of numbers kept: per-layer settings have at most 512
-KEPT_STRINGS = 64  # longest array of strings kept; vocabularies are only summarised
-_OBJECT = 64  # bytes that a Python string takes beyond its text; a number takes half of that
-_DAMAGED = "The file is damaged: download it again."
+MAX_KEPT = 64 << 20  # bytes of memory for all values of one file
+MAX_STRINGS = 1 << 22  # elements of all string arrays of one file; the largest vocabularies have about 300,000
+KEPT_NUMBERS = 1024  # longest array of numbers kept as a list: per-layer settings have at most 512
+KEPT_STRINGS = 64  # longest array of strings kept as a list; a vocabulary becomes an ArraySummary
+_OBJECT = 64  # bytes of a Python string in addition to its text; a number takes half of that
+_DAMAGED = "download the file again: it is damaged"
 
 STRING, ARRAY = 8, 9
 _U32, _U64 = Struct("<I"), Struct("<Q")
@@ -25,7 +25,7 @@ _SCALARS: dict[int, Struct] = {number: Struct("<" + form) for number, form in _F
 
 
 class ArraySummary(NamedTuple):
-    """What is kept of a long array: the name of its element type and its length."""
+    """The summary of a long array: the name of its element type and its length."""
 
     type: str
     length: int
@@ -36,7 +36,7 @@ Value = Scalar | list[Scalar] | ArraySummary
 
 
 class HeaderCutError(ModelInvalidError):
-    """The bytes at hand end inside the header, but the file goes on: at least its first `needed` bytes are wanted."""
+    """The buffer ends inside the header, but the file is longer: at least its first `needed` bytes are necessary."""
 
     def __init__(self, message: str, needed: int) -> None:
         super().__init__(message, _DAMAGED)
@@ -44,10 +44,10 @@ class HeaderCutError(ModelInvalidError):
 
 
 class Cursor:
-    """A reading position in the bytes of a header; each fault is a ModelInvalidError with the place.
+    """A read position in the bytes of a header; each error is a ModelInvalidError with the position.
 
-    `size` is the length of the file where `buffer` holds only its beginning. What runs past the buffer is then a
-    HeaderCutError; what runs past the file is damage, as always.
+    `size` is the length of the file if `buffer` has only its beginning. A read past the buffer is then a
+    HeaderCutError; a read past the file means that the file is damaged.
     """
 
     def __init__(self, buffer: mmap.mmap | bytes, position: int = 0, size: int = 0) -> None:
@@ -65,18 +65,18 @@ class Cursor:
         return int(self._number(_U64))
 
     def string(self, what: str, limit: int = MAX_STRING) -> bytes:
-        """The bytes of a string; `what` names it in the error when it is longer than `limit` bytes."""
+        """The bytes of a string; `what` is its name in the error if it is longer than `limit` bytes."""
         start = self.position
         length = self.u64()
         if length > limit:
-            raise damaged(f"{what} at byte {start} claims {length} bytes, {limit} are allowed")
+            raise damaged(f"{what} at byte {start} has {length} bytes, the limit is {limit}")
         self._need(length)
         self._keep(length + _OBJECT)
         self.position += length
         return self._buffer[self.position - length : self.position]
 
     def text(self, what: str, limit: int = MAX_STRING) -> str:
-        """A string that must be UTF-8, as keys and tensor names are."""
+        """A string that must be UTF-8, such as a key or a tensor name."""
         start = self.position
         try:
             return self.string(what, limit).decode()
@@ -84,7 +84,7 @@ class Cursor:
             raise damaged(f"{what} at byte {start} is not UTF-8 text") from None
 
     def value(self, kind: int) -> Value:
-        """A metadata value of type number `kind`; a long array comes back as an ArraySummary."""
+        """A metadata value of type number `kind`; a long array becomes an ArraySummary."""
         if kind == ARRAY:
             return self._array()
         if kind == STRING:
@@ -102,7 +102,7 @@ class Cursor:
         kind = self.u32()
         length = self.u64()
         if kind == ARRAY:
-            raise damaged(f"an array of arrays at byte {self.position}, which is not allowed")
+            raise damaged(f"nested array at byte {self.position}, which GGUF does not allow")
         if kind == STRING:
             return self._string_array(length)
         form = _SCALARS.get(kind)
@@ -119,14 +119,14 @@ class Cursor:
         self._need(length * _U64.size)
         self._strings += length
         if self._strings > MAX_STRINGS:
-            raise damaged(f"the header holds more than {MAX_STRINGS} strings")
+            raise damaged(f"the header has more than {MAX_STRINGS} strings")
         if length <= KEPT_STRINGS:
             return [self.string("a text").decode(errors="replace") for _ in range(length)]
         self._skip_strings(length)
         return ArraySummary(_NAMES[STRING], length)
 
     def _skip_strings(self, length: int) -> None:
-        """Step over a vocabulary: the hottest loop of a start (85 ns a string), hence the local names."""
+        """Skip a vocabulary. This is the hottest loop of a start (85 ns per string), hence the local names."""
         position, buffer, unpack = self.position, self._buffer, _U64.unpack_from
         try:
             for _ in repeat(None, length):
@@ -134,7 +134,8 @@ class Cursor:
         except (struct.error, OverflowError):
             position += 8  # the length that could not be read
         if position > self._end:
-            raise self._past(position, f"the header is cut: {length} strings at byte {self.position} run past its end")
+            message = f"the header is truncated: {length} strings at byte {self.position} exceed it"
+            raise self._past(position, message)
         self.position = position
 
     def _number(self, form: Struct) -> Any:
@@ -157,19 +158,19 @@ class Cursor:
     def _cut(self, n_bytes: int) -> ModelInvalidError:
         needed = self.position + n_bytes
         left = max((self._size if needed > self._size else self._end) - self.position, 0)
-        message = f"the header is cut at byte {self.position}: it needs {n_bytes} bytes more and has {left}"
+        message = f"the header is truncated at byte {self.position}: {left} of {n_bytes} bytes"
         return self._past(needed, message)
 
     def _past(self, needed: int, message: str) -> ModelInvalidError:
-        """The error for a header that needs more bytes than the buffer holds."""
+        """The error for a header that needs more bytes than the buffer has."""
         return damaged(message) if needed > self._size else HeaderCutError(message, needed)
 
 
 def damaged(message: str) -> ModelInvalidError:
-    """The error for a file whose bytes contradict the format."""
+    """The error for a file whose bytes violate the format."""
     return ModelInvalidError(message, _DAMAGED)
 
 
 def quote(name: str) -> str:
-    """A name from a file for an error message: escaped, so that it is one line, and short."""
+    """A name from a file for an error message: short, and escaped so that it is one line."""
     return repr(name if len(name) <= 64 else name[:61] + "...")

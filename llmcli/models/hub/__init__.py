@@ -1,1 +1,1 @@
-"""The hub: what it says, what it gave, and how that comes and lies here."""
+"""The Hugging Face Hub: its API, resumable downloads, and its cache on this machine."""

@@ -1,4 +1,4 @@
-"""What does the hub say about a repository, and which repositories does it have for a text?"""
+"""Ask the Hub about a repository, and search for repositories."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from llmcli.models.hub.retries import PassingError, Patience, Say
 from llmcli.models.hub.variants import RepoFile, is_safe_path
 from llmcli.models.reference import MAIN, HubReference, is_repo
 
-MOST_JSON = 32 << 20  # bytes of one answer; the largest listings have some 2 MB
+MOST_JSON = 32 << 20  # bytes of one response; the largest listings have about 2 MB
 _TRIES = 3
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -23,14 +23,14 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Repo:
-    """One commit of a repository. `n_parameters` and `n_ctx_train` are what the hub read from its GGUF files."""
+    """One commit of a repository. `n_parameters` and `n_ctx_train` are the Hub's values from its GGUF files."""
 
     name: str
     revision: str
     commit: str
     files: tuple[RepoFile, ...]
     gated: bool
-    licence: str
+    license: str
     n_parameters: int | None
     n_ctx_train: int | None
     architecture: str
@@ -38,27 +38,27 @@ class Repo:
 
 @dataclass(frozen=True)
 class Found:
-    """One repository of a search."""
+    """One repository in the results of a search."""
 
     name: str
     downloads: int
     likes: int
-    licence: str
+    license: str
     gated: bool
     updated: str
 
 
 def no_say(_text: str) -> None:
-    """Tell nobody."""
+    """Ignore a message."""
 
 
 def repo(wanted: HubReference, offline: bool = False, say: Say = no_say) -> Repo:
-    """The repository at the revision asked for, in one request.
+    """The repository at the requested revision, in one request.
 
     Raises:
-        ModelNotFoundError: when there is no such repository or revision.
-        NotAllowedError: when the token is missing or refused.
-        NetworkError: when the hub cannot be asked, or its answer is no answer.
+        ModelNotFoundError: there is no such repository or revision.
+        NotAllowedError: the token is missing or refused.
+        NetworkError: the Hub cannot be reached, or its response is not valid.
     """
     check_online(offline, str(wanted))
     revision = wanted.revision or MAIN
@@ -66,7 +66,9 @@ def repo(wanted: HubReference, offline: bool = False, say: Say = no_say) -> Repo
     data = _get_json(path, wanted, say)
     commit = data.get("sha") if isinstance(data, dict) else None
     if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
-        raise NetworkError(f"the hub names no commit of {wanted.repo}", "Check HF_ENDPOINT: it may be no hub.")
+        raise NetworkError(
+            f"the response about {wanted.repo} has no valid commit", "check that HF_ENDPOINT is the URL of a Hub"
+        )
     details = _table(data.get("gguf"))
     return Repo(
         wanted.repo,
@@ -74,7 +76,7 @@ def repo(wanted: HubReference, offline: bool = False, say: Say = no_say) -> Repo
         commit,
         tuple(filter(None, map(_file, _list(data.get("siblings"))))),
         bool(data.get("gated")),
-        _licence(data),
+        _license(data),
         _count(details.get("total")),
         _count(details.get("context_length")),
         _text(details.get("architecture")),
@@ -82,12 +84,12 @@ def repo(wanted: HubReference, offline: bool = False, say: Say = no_say) -> Repo
 
 
 def search(text: str, limit: int, offline: bool = False, say: Say = no_say) -> list[Found]:
-    """Repositories with GGUF files that fit the text, the most downloaded first.
+    """Repositories with GGUF files that match the text, the most downloaded first.
 
     Raises:
-        NetworkError: when the hub cannot be asked, or its answer is no answer.
+        NetworkError: the Hub cannot be reached, or its response is not valid.
     """
-    check_online(offline, "a search")
+    check_online(offline, "the search")
     query = urlencode({"filter": "gguf", "search": text, "sort": "downloads", "direction": "-1", "limit": str(limit)})
     answer = _get_json(f"/api/models?{query}", HubReference("the list of models"), say)
     found = [_found(item) for item in _list(answer)]
@@ -98,16 +100,16 @@ def _get_json(path: str, wanted: HubReference, say: Say) -> Any:
     patience = Patience(say, _TRIES)
     while True:
         try:
-            return _ask(path, wanted)
+            return _request_json(path, wanted)
         except PassingError as fault:
             try:
                 patience.wait(fault)
             except NetworkError as error:
-                hint = error.hint if "Try again at" in error.hint else "Check the network, the proxy and HF_ENDPOINT."
+                hint = error.hint if "try again at" in error.hint else "check the network, the proxy and HF_ENDPOINT"
                 raise NetworkError(str(error), hint) from None
 
 
-def _ask(path: str, wanted: HubReference) -> Any:
+def _request_json(path: str, wanted: HubReference) -> Any:
     with requested(environment.endpoint() + path, hub_headers(), to_other_hosts=False) as (response, _hops):
         if response.status_code != 200:
             raise refusal(response, wanted)
@@ -115,7 +117,9 @@ def _ask(path: str, wanted: HubReference) -> Any:
         for piece in response.iter_raw():
             body += piece
             if len(body) > MOST_JSON:
-                raise NetworkError(f"the hub's answer about {wanted.repo} has no end", "Check HF_ENDPOINT.")
+                raise NetworkError(
+                    f"the response about {wanted.repo} is larger than {MOST_JSON >> 20} MiB", "check HF_ENDPOINT"
+                )
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
@@ -124,29 +128,29 @@ def _ask(path: str, wanted: HubReference) -> Any:
 
 def _not_json(wanted: HubReference) -> LlmcliError:
     return NetworkError(
-        f"the answer about {wanted.repo} is not from a hub",
-        "A login page of your network may be in the way; open one in a browser, or check HF_ENDPOINT.",
+        f"the response about {wanted.repo} is not valid JSON",
+        "check HF_ENDPOINT, or open a browser: the network may require a login",
     )
 
 
 def _file(entry: Any) -> RepoFile | None:
-    """A file of the listing; None for one whose name or checksum cannot be right."""
+    """A file of the listing; None if its name or size is not valid."""
     entry = _table(entry)
     lfs = _table(entry.get("lfs"))
     path, size = entry.get("rfilename"), lfs.get("size", entry.get("size"))
     digest = lfs.get("sha256", lfs.get("oid"))
     if not isinstance(path, str) or not is_safe_path(path) or _count(size) is None:
         return None
-    sound = isinstance(digest, str) and _SHA256.fullmatch(digest)
-    return RepoFile(path, int(size), str(digest) if sound else "")
+    valid = isinstance(digest, str) and _SHA256.fullmatch(digest)
+    return RepoFile(path, int(size), str(digest) if valid else "")
 
 
 def check_listed(file: RepoFile, wanted: HubReference) -> None:
-    """Raise ModelNotFoundError for a file that cannot be checked after it has come."""
+    """Raise ModelNotFoundError for a file without a published sha256: a download of it cannot be verified."""
     if not file.sha256:
         raise ModelNotFoundError(
-            f"the hub publishes no sha256 of {file.path}, so it could not be checked",
-            f"Choose another file of {wanted.repo}.",
+            f"cannot verify {file.path}: the Hub publishes no sha256 for it",
+            f"choose another file of {wanted.repo}",
         )
 
 
@@ -158,13 +162,13 @@ def _found(item: Any) -> Found:
         _text(item.get("id") or item.get("modelId")),
         downloads,
         likes,
-        _licence(item),
+        _license(item),
         bool(item.get("gated")),
         updated,
     )
 
 
-def _licence(data: Mapping[str, Any]) -> str:
+def _license(data: Mapping[str, Any]) -> str:
     tags = [tag for tag in _list(data.get("tags")) if isinstance(tag, str)]
     tagged = next((tag.removeprefix("license:") for tag in tags if tag.startswith("license:")), "")
     return (_text(_table(data.get("cardData")).get("license")) or tagged)[:60]

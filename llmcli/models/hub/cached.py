@@ -1,4 +1,4 @@
-"""Which models does the hub's cache hold, whoever put them there?"""
+"""List the models in the Hub's cache, whichever program downloaded them."""
 
 import contextlib
 import os
@@ -10,12 +10,12 @@ from llmcli.models.hub import layout
 from llmcli.models.hub.variants import RepoFile, Variant, projectors, variants
 from llmcli.models.reference import is_repo
 
-_DEEPEST = 4  # folders below a snapshot
+_MAX_DEPTH = 4  # folders below a snapshot
 
 
 @dataclass(frozen=True)
 class CachedModel:
-    """A complete model at one commit. Sizes are bytes; a part's `sha256` is "" where the cache does not know it."""
+    """A model at one commit. Sizes are in bytes; `sha256` of a part is "" if the cache does not have it."""
 
     cache: Path
     repo: str
@@ -28,16 +28,16 @@ class CachedModel:
         return tuple(self.place(part) for part in self.variant.parts)
 
     def is_same(self, other: "CachedModel") -> bool:
-        """Whether both are the same files of one repository; of copies at two commits nobody has said so."""
-        known = self.commit == other.commit or all(part.sha256 for part in self.variant.parts)
-        return known and (self.repo, self.variant) == (other.repo, other.variant)
+        """Whether both are the same files of one repository; at two commits, only checksums can prove it."""
+        comparable = self.commit == other.commit or all(part.sha256 for part in self.variant.parts)
+        return comparable and (self.repo, self.variant) == (other.repo, other.variant)
 
     def place(self, file: RepoFile) -> Path:
         return layout.pointer_path(self.cache, self.repo, self.commit, file.path)
 
 
 def cached_models(cache: Path) -> list[CachedModel]:
-    """Every model of the cache by name; a cache that cannot be read has none."""
+    """Every model of the cache, sorted by name; [] if the cache cannot be read."""
     names: list[str] = []
     with contextlib.suppress(OSError), os.scandir(cache) as entries:
         names = sorted(filter(is_repo, (layout.repo_of(entry.name) for entry in entries)))
@@ -45,9 +45,9 @@ def cached_models(cache: Path) -> list[CachedModel]:
 
 
 def models_of(cache: Path, repo: str, whole: bool = True) -> list[CachedModel]:
-    """The models of one repository, the commit that `main` stood for first, then the newest.
+    """The models of one repository: first those at the commit of `main`, then the newest.
 
-    Those with all their parts, or (not `whole`) those that lack some: what an interrupted pull leaves behind.
+    They are complete, or (with `whole=False`) lack parts because a pull was interrupted.
     """
     main = layout.read_ref(cache, repo, "main")
     commits = sorted(_commits(cache, repo), key=lambda pair: (pair[0] != main, -pair[1]))
@@ -56,7 +56,7 @@ def models_of(cache: Path, repo: str, whole: bool = True) -> list[CachedModel]:
 
 def _models_at(cache: Path, repo: str, commit: str, whole: bool) -> Iterator[CachedModel]:
     folder = layout.folder_of(cache, repo) / "snapshots" / commit
-    files = list(_files(folder, "", _DEEPEST))
+    files = list(_files(folder, "", _MAX_DEPTH))
     projector = next(iter(projectors(files)), None)
     for variant in variants(files):
         if variant.complete == whole:
@@ -64,14 +64,14 @@ def _models_at(cache: Path, repo: str, commit: str, whole: bool) -> Iterator[Cac
 
 
 def _commits(cache: Path, repo: str) -> list[tuple[str, float]]:
-    """The commits that are here, each with the time its folder changed."""
+    """The commits in the cache, each with the modification time of its folder."""
     with contextlib.suppress(OSError), os.scandir(layout.folder_of(cache, repo) / "snapshots") as entries:
         return [(entry.name, entry.stat().st_mtime) for entry in entries if entry.is_dir(follow_symlinks=False)]
     return []
 
 
 def _files(folder: Path, prefix: str, depth: int) -> Iterator[RepoFile]:
-    """The .gguf files below a snapshot whose bytes are there; the name of its blob is a file's sha256."""
+    """The .gguf files below a snapshot that are not broken links; the name of a blob is the sha256."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:

@@ -1,7 +1,7 @@
-"""Where the hub and its files are for this user: address, cache folder, token file, offline or not.
+"""The user's settings for the Hub: URL, cache folder, token file, offline mode.
 
-The rules are those of huggingface_hub's constants.py, read from the environment without importing it: a model
-that is here must start at once.
+The rules are those of huggingface_hub's constants.py. They are read from the environment without importing it,
+because a downloaded model must start at once.
 """
 
 import os
@@ -12,18 +12,18 @@ _TRUE = {"1", "ON", "YES", "TRUE"}
 
 
 def endpoint() -> str:
-    """The address of the hub or of the mirror in HF_ENDPOINT, without a slash at its end."""
+    """The URL of the Hub or of the mirror in HF_ENDPOINT, without a slash at its end."""
     return (os.environ.get("HF_ENDPOINT") or OFFICIAL).rstrip("/")
 
 
 def hub_cache() -> Path:
-    """The folder that the hub's tools share: HF_HUB_CACHE, HF_HOME/hub or ~/.cache/huggingface/hub."""
+    """The cache shared with other Hugging Face tools: HF_HUB_CACHE, HF_HOME/hub or ~/.cache/huggingface/hub."""
     old = os.environ.get("HUGGINGFACE_HUB_CACHE")
     return Path(_expanded(os.environ.get("HF_HUB_CACHE") or old or str(_home() / "hub")))
 
 
 def token_source() -> str:
-    """Where the token of the hub comes from: HF_TOKEN, the path of a file, or "" when there is none."""
+    """Where the Hugging Face token comes from: a variable's name, the path of a file, or "" if there is none."""
     if os.environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").upper() in _TRUE:
         return ""
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
@@ -37,7 +37,7 @@ def token_source() -> str:
 
 
 def token_file() -> Path:
-    """The file that `hf auth login` keeps the token in."""
+    """The file to which `hf auth login` writes the token."""
     return Path(_expanded(os.environ.get("HF_TOKEN_PATH") or str(_home() / "token")))
 
 
@@ -47,12 +47,12 @@ def is_offline() -> bool:
 
 
 def foreign_endpoint() -> str:
-    """What is unusual about the endpoint a token would be sent to; "" for the official one."""
-    from urllib.parse import urlsplit  # 4 ms, and a start asks only for the folder
+    """The host to which a token would be sent, if it is not the official Hub; "" for the official one."""
+    from urllib.parse import urlsplit  # imported here: it costs 4 ms, and most starts do not need it
 
     try:
         parts = urlsplit(endpoint())
-    except ValueError:  # no address at all
+    except ValueError:  # not a URL
         return endpoint()
     host = (parts.hostname or "").lower()
     shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"  # never a password

@@ -1,4 +1,4 @@
-"""Bringing one file of a repository into the cache: room, lock, transfer, checksum, and only then its place."""
+"""Download one file of a repository into the cache: check the disk, lock, transfer, verify, publish."""
 
 import errno
 import os
@@ -20,14 +20,14 @@ from llmcli.models.hub.variants import RepoFile
 from llmcli.models.reference import HubReference
 from llmcli.models.starter import Progress
 
-MARGIN = 64 << 20  # bytes that stay free
+MARGIN = 64 << 20  # bytes of disk space that stay free
 _GB = 10**9
-_FULL = errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)  # a quota is none of Windows
+_FULL = errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)  # Windows has no EDQUOT
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """One file at one commit, and where it goes."""
+    """One file at one commit, and its paths in the cache."""
 
     cache: Path
     repo: str
@@ -47,48 +47,48 @@ class Wanted:
         return layout.pointer_path(self.cache, self.repo, self.commit, self.file.path)
 
     def is_here(self) -> bool:
-        """True when its bytes are in the cache, at any commit."""
-        return any(_has_size(place, self.file.size) for place in (self.blob, self.pointer))
+        """True when the file is in the cache, at any commit."""
+        return any(_has_size(path, self.file.size) for path in (self.blob, self.pointer))
 
     def is_published(self) -> bool:
-        """True when this commit shows these bytes, and no others."""
+        """True when the pointer of this commit leads to exactly this file."""
         same = not self.blob.exists() or os.path.realpath(self.pointer) == os.path.realpath(self.blob)
         return same and _has_size(self.pointer, self.file.size)
 
 
 def missing_bytes(files: Sequence[Wanted]) -> int:
-    """Bytes still to come, partial downloads counted as far as they are."""
+    """The bytes that are not downloaded yet; partial downloads count."""
     return sum(one.file.size - bytes_here(one.partial, one.file.size) for one in files if not one.is_here())
 
 
 def check_room(cache: Path, needed: int) -> None:
-    """Raise DiskError before the first byte when the disk cannot take them all."""
-    place = cache
+    """Raise DiskError before the download starts if the disk does not have `needed` bytes."""
+    existing = cache
     try:
-        while not place.exists() and place != place.parent:
-            place = place.parent
-        free = shutil.disk_usage(place).free
+        while not existing.exists() and existing != existing.parent:
+            existing = existing.parent
+        free = shutil.disk_usage(existing).free
     except OSError as error:
         raise DiskError(
-            f"cannot use {cache}: {error.strerror}", "Move the cache with HF_HUB_CACHE or HF_HOME."
+            f"cannot use {cache}: {error.strerror}", "move the cache with HF_HUB_CACHE or HF_HOME"
         ) from None
     if needed and free < needed + MARGIN:
         raise DiskError(
-            f"the download needs {needed / _GB:.2f} GB and {place} has {free / _GB:.2f} GB free",
-            "Free some space (`llmcli models rm`), or move the cache with HF_HUB_CACHE.",
+            f"the download needs {needed / _GB:.2f} GB, but {existing} has {free / _GB:.2f} GB free",
+            "free some disk space (`llmcli models rm`), or move the cache with HF_HUB_CACHE",
         )
 
 
 def fetch(wanted: Wanted, progress: Progress, say: Say, check: Callable[[], None]) -> Path:
-    """The place of the file in the cache, fetched and checked if it is not there yet.
+    """The path of the file in the cache; it is downloaded and verified first if it is missing.
 
-    `check` looks at what another program has put there while we waited for it, and removes what is damaged.
+    `check` verifies a file that another program added while this one waited, and removes it if it is damaged.
 
     Raises:
-        LlmcliError: of the kind that fits; nothing was published then, and what has come is kept for the next time.
+        LlmcliError: the download failed. Nothing is published, and the partial download is kept.
         KeyboardInterrupt: likewise.
     """
-    if wanted.is_published():  # also where the cache may only be read
+    if wanted.is_published():  # first, because the cache can be read-only
         return wanted.pointer
     layout.prepare(wanted.cache, wanted.repo)
     lock = layout.lock_path(wanted.cache, wanted.repo, wanted.file.sha256)
@@ -105,16 +105,16 @@ def fetch(wanted: Wanted, progress: Progress, say: Say, check: Callable[[], None
             if wanted.is_here():
                 Partial(wanted.partial, wanted.file.size).discard()  # another program was faster
             else:
-                _fetch(wanted, progress, say)
+                _download(wanted, progress, say)
             if _has_size(wanted.blob, wanted.file.size):
                 return layout.publish(wanted.cache, wanted.repo, wanted.commit, wanted.file.path, wanted.file.sha256)
             return wanted.pointer
     except OSError as error:
-        raise _disk_fault(wanted, error) from error
+        raise _disk_error(wanted, error) from error
 
 
-def _fetch(wanted: Wanted, progress: Progress, say: Say) -> None:
-    """Bring the blob, whole and right; a file that came wrong is fetched once more from the start."""
+def _download(wanted: Wanted, progress: Progress, say: Say) -> None:
+    """Download and verify the blob; after a checksum mismatch, download it once more from the start."""
     size, expected = wanted.file.size, wanted.file.sha256
     digest = ""
     for attempt in range(2):
@@ -128,15 +128,15 @@ def _fetch(wanted: Wanted, progress: Progress, say: Say) -> None:
             return
         partial.discard()
         if attempt == 0:
-            say(f"{wanted.file.path} came damaged (its sha256 is wrong): fetching it again from the start")
+            say(f"checksum mismatch for {wanted.file.path}: downloading it again")
     raise ModelInvalidError(
-        f"{wanted.file.path} came damaged twice: its sha256 is {digest}, the publisher's is {expected}",
-        "Nothing was kept. Try again later, or from another network.",
+        f"checksum mismatch for {wanted.file.path} after two attempts: got {digest}, expected {expected}",
+        "try again later, or from another network",
     )
 
 
 def source_of(wanted: Wanted) -> Source:
-    """Where its bytes come from."""
+    """The remote file to download."""
     path = "/".join(quote(part, safe="") for part in wanted.file.path.split("/"))
     url = f"{environment.endpoint()}/{wanted.repo}/resolve/{wanted.commit}/{path}"
     name = HubReference(wanted.repo, file=wanted.file.path, revision=wanted.commit)
@@ -151,10 +151,10 @@ def _has_size(path: Path, size: int) -> bool:
 
 
 def sync(path: Path) -> None:
-    """Make a file, or the names in a folder, durable, where the system can."""
+    """Sync a file or a folder to disk, if the system supports it."""
     try:
         descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    except OSError:  # Windows opens no folders
+    except OSError:  # Windows cannot open folders
         return
     try:
         os.fsync(descriptor)
@@ -165,10 +165,10 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _disk_fault(wanted: Wanted, error: OSError) -> DiskError:
+def _disk_error(wanted: Wanted, error: OSError) -> DiskError:
     if error.errno in _FULL:
         return DiskError(
-            f"the disk is full: {wanted.cache}", "Free some space and run it again: what has come is kept."
+            f"the disk is full: {wanted.cache}", "free some disk space, then run the command again to resume"
         )
-    where = error.filename or wanted.partial
-    return DiskError(f"cannot write {where}: {error.strerror or error}", "Move the cache with HF_HUB_CACHE or HF_HOME.")
+    path = error.filename or wanted.partial
+    return DiskError(f"cannot write {path}: {error.strerror or error}", "move the cache with HF_HUB_CACHE or HF_HOME")

@@ -1,4 +1,4 @@
-"""The header of a file that is still on the hub, through the same door as a download."""
+"""Read the header of a GGUF file on the Hub without downloading the file."""
 
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.remote import read_remote_header
@@ -10,11 +10,11 @@ _TRIES = 4
 
 
 def remote_header(wanted: Wanted) -> GGUFHeader:
-    """Read it by ranges: some MiB, at most 32.
+    """The header, read with range requests: a few MiB, at most 32.
 
     Raises:
-        ModelInvalidError: when it is no sound header.
-        LlmcliError: when the hub refuses or fails.
+        ModelInvalidError: the header is not valid.
+        LlmcliError: the Hub refuses or fails.
     """
     source = source_of(wanted)
     patience = Patience(no_say, _TRIES)
@@ -32,7 +32,7 @@ def remote_header(wanted: Wanted) -> GGUFHeader:
                 patience.wait(fault)
             else:
                 if len(data) < end - start:
-                    patience.wait(PassingError("the connection ended too early"))
+                    patience.wait(PassingError("the connection was closed early"))
         return bytes(data)
 
     return read_remote_header(fetch, wanted.file.size, wanted.file.path)

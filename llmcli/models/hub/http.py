@@ -1,7 +1,7 @@
-"""Requests over HTTP: one door for all of them, bounded in time, told apart into what passes and what does not.
+"""HTTP requests with timeouts; failures are split into transient ones (PassingError) and permanent ones.
 
-The session is huggingface_hub's, so that proxies, certificates and a user's own client factory hold here too.
-Redirects are followed by hand: a token goes to the hub's own address and nowhere else.
+The client is huggingface_hub's, so that proxies, certificates and a user's client factory apply here too.
+Redirects are followed by this module, so that a token is sent to the Hub's own host and nowhere else.
 """
 
 import os
@@ -20,36 +20,37 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 10.0
 STALL_SECONDS = 30.0  # without a byte
-_MOST_HOPS = 5
-_PASSING = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529}
+_MAX_REDIRECTS = 5
+_TRANSIENT = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529}
 
 
 def session() -> "httpx2.Client":
-    """The client of huggingface_hub, with its telemetry, progress bars and log switched off before the import."""
+    """The client of huggingface_hub; its telemetry, progress bars and log are turned off before the import."""
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     import logging
 
-    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # it would print signed addresses
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # it prints signed URLs
     try:
         from huggingface_hub import get_session
-    except ValueError:  # it takes the address apart
-        raise NetworkError(f"HF_ENDPOINT is no address: {environment.endpoint()}", "Write https://HOST.") from None
+    except ValueError:  # it parses the URL
+        message = f"HF_ENDPOINT is not a valid URL: '{environment.endpoint()}'"
+        raise NetworkError(message, "write https://HOST") from None
     try:
         return get_session()
-    except (ImportError, ValueError) as error:  # a SOCKS proxy without its package, an address that is none
-        raise NetworkError(f"the proxy settings cannot be used: {error}", "Check HTTPS_PROXY and ALL_PROXY.") from None
+    except (ImportError, ValueError) as error:  # a SOCKS proxy without its package, or an invalid URL
+        raise NetworkError(f"cannot use the proxy settings: {error}", "check HTTPS_PROXY and ALL_PROXY") from None
 
 
 def check_online(offline: bool, what: str) -> None:
-    """Raise NetworkError when the user has forbidden requests: `what` is what one was needed for."""
+    """Raise NetworkError in offline mode; `what` is what needs the network."""
     if offline or environment.is_offline():
         why = "--offline" if offline else "HF_HUB_OFFLINE"
-        raise NetworkError(f"{what} needs the network, which {why} forbids", f"Leave {why} out to allow it.")
+        raise NetworkError(f"{what} needs the network, but {why} is set", f"remove {why} to allow it")
 
 
 def hub_headers() -> dict[str, str]:
-    """What goes to the hub itself: who we are, and the user's token if there is one."""
+    """The headers for the Hub itself: the user agent, and the user's token if there is one."""
     session()
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # lazily exported
@@ -57,9 +58,12 @@ def hub_headers() -> dict[str, str]:
     try:
         headers = build_hf_headers(library_name="llmcli", library_version=__version__)
     except (OSError, HfHubHTTPError, ValueError) as error:
-        raise NetworkError(f"the hub's token cannot be read: {type(error).__name__}", "See `hf auth login`.") from None
+        message = f"cannot read the Hugging Face token: {type(error).__name__}"
+        raise NetworkError(message, "set a new token with `hf auth login`") from None
     if not headers.get("authorization", "").isascii():
-        raise NotAllowedError("the hub's token has letters that no token has", "See `hf auth login`.")
+        raise NotAllowedError(
+            "the Hugging Face token contains invalid characters", "set a new token with `hf auth login`"
+        )
     return headers
 
 
@@ -67,18 +71,18 @@ def hub_headers() -> dict[str, str]:
 def requested(
     url: str, headers: Mapping[str, str], to_other_hosts: bool
 ) -> Iterator[tuple["httpx2.Response", list["httpx2.Response"]]]:
-    """The answer to one request with its body still to be read, and the redirects that led to it.
+    """The response to one request, its body not read yet, and the redirects that led to it.
 
-    The headers are sent to the host of `url`; other hosts, if they may be asked at all, get no authorization.
+    The headers are sent to the host of `url`; other hosts, if allowed at all, get no authorization header.
 
     Raises:
-        PassingError: when the line or the server fails in a way that may pass.
-        NetworkError: when it redirects too often, to another host that was not expected, or out of encryption.
+        PassingError: a transient failure of the connection or the server.
+        NetworkError: too many redirects, or one to an unexpected host or from https to http.
     """
     import httpx2
 
     if urlsplit(url).scheme not in ("http", "https") or not host_of(url):
-        raise NetworkError(f"{url.partition('?')[0]!r} is no http address", "Check HF_ENDPOINT.")
+        raise NetworkError(f"{url.partition('?')[0]!r} is not an http or https URL", "check HF_ENDPOINT")
     hops: list[httpx2.Response] = []
     sent = {"accept-encoding": "identity", **headers}
     limits = httpx2.Timeout(CONNECT_SECONDS, read=STALL_SECONDS)
@@ -90,30 +94,30 @@ def requested(
                     yield response, hops
                     return
                 hops.append(response)
-                url, sent = _next(url, response, sent, to_other_hosts, len(hops))
+                url, sent = _follow(url, response, sent, to_other_hosts, len(hops))
     except httpx2.TimeoutException:
-        raise PassingError(f"{host_of(url)} does not answer") from None
+        raise PassingError(f"{host_of(url)} does not respond") from None
     except httpx2.ConnectError as error:
         raise PassingError(f"cannot reach {host_of(url)} ({_reason(error)})", unreachable=True) from None
     except httpx2.TransportError as error:
-        raise PassingError(f"the connection to {host_of(url)} broke ({_reason(error)})") from None
+        raise PassingError(f"the connection to {host_of(url)} failed ({_reason(error)})") from None
     except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
-        raise NetworkError(f"{host_of(url)} answers what is no HTTP: {type(error).__name__}") from None
+        raise NetworkError(f"{host_of(url)} sent an invalid HTTP response: {type(error).__name__}") from None
 
 
 def check_passing(response: "httpx2.Response") -> None:
-    """Raise PassingError for the statuses after which one tries again."""
-    if response.status_code in _PASSING:
-        asked = response.headers.get("retry-after", "").strip()
-        busy = "is asked too often" if response.status_code == 429 else "has a fault"
+    """Raise PassingError for the statuses that are worth a retry."""
+    if response.status_code in _TRANSIENT:
+        retry_after = response.headers.get("retry-after", "").strip()
+        problem = "too many requests" if response.status_code == 429 else "server error"
         raise PassingError(
-            f"{response.url.host} {busy} (status {response.status_code})",
-            float(asked) if asked.isdigit() and len(asked) < 9 else None,
+            f"{response.url.host}: {problem} (status {response.status_code})",
+            float(retry_after) if retry_after.isdigit() and len(retry_after) < 9 else None,
         )
 
 
 def host_of(url: str) -> str:
-    """The host of an address, for messages: signed addresses are never shown whole."""
+    """The host of a URL, for messages: a signed URL must not be shown completely."""
     return urlsplit(url).netloc.rpartition("@")[2]
 
 
@@ -122,27 +126,30 @@ def same_origin(one: str, other: str) -> bool:
     return (a.scheme, a.netloc) == (b.scheme, b.netloc)
 
 
-def _next(
+def _follow(
     url: str, response: "httpx2.Response", sent: Mapping[str, str], to_other_hosts: bool, hops: int
 ) -> tuple[str, dict[str, str]]:
+    """The next URL of a redirect and the headers to send to it."""
     try:
         target = urljoin(url, response.headers.get("location", ""))
         scheme = urlsplit(target).scheme
-    except ValueError:  # no address at all
+    except ValueError:  # not a URL
         target = scheme = ""
-    if hops >= _MOST_HOPS or scheme not in ("http", "https"):
-        raise NetworkError(f"{host_of(url)} redirects in a way that leads nowhere")
+    if scheme not in ("http", "https"):
+        raise NetworkError(f"{host_of(url)} redirects to an invalid URL")
+    if hops >= _MAX_REDIRECTS:
+        raise NetworkError(f"{host_of(url)} redirects too many times")
     if same_origin(url, target):
         return target, dict(sent)
     if not to_other_hosts:
         raise NetworkError(
-            f"{host_of(url)} sends us to another host, {host_of(target)}", "Check HF_ENDPOINT and the proxy settings."
+            f"{host_of(url)} redirects to another host, {host_of(target)}", "check HF_ENDPOINT and the proxy settings"
         )
     if urlsplit(url).scheme == "https" and urlsplit(target).scheme == "http":
-        raise NetworkError(f"{host_of(url)} redirects to an unencrypted address at {host_of(target)}")
+        raise NetworkError(f"{host_of(url)} redirects to an unencrypted URL at {host_of(target)}")
     return target, {name: value for name, value in sent.items() if name.lower() != "authorization"}
 
 
 def _reason(error: Exception) -> str:
-    """The reason in a few words; httpx puts the system's own text into it."""
+    """The reason in a few words; httpx includes the text of the system."""
     return " ".join(str(error).split())[:120] or type(error).__name__

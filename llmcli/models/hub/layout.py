@@ -1,9 +1,9 @@
-"""How files lie in the cache that the hub's tools share, and how one is put there.
+"""The layout of the cache that all Hugging Face tools share, and how a file is published in it.
 
-models--owner--name/blobs/<sha256>                  the bytes
-                    snapshots/<commit>/<path>       a link to them (the file itself where links are not possible)
-                    refs/<revision>                 the commit a name stood for when it was last asked
-.locks/models--owner--name/<sha256>.lock            held while the blob is being fetched, by any tool
+models--owner--name/blobs/<sha256>                  the file's bytes
+                    snapshots/<commit>/<path>       a link to the blob (the file itself where links are impossible)
+                    refs/<revision>                 the commit of a branch or tag at the last request
+.locks/models--owner--name/<sha256>.lock            locked by any tool while it downloads the blob
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from llmcli.errors import DiskError
 
-PARTIAL = ".llmcli.incomplete"  # the hub's own tools count and prune what ends in .incomplete
+PARTIAL = ".llmcli.incomplete"  # the Hub's own tools list and prune files that end in .incomplete
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -22,7 +22,7 @@ def folder_of(cache: Path, repo: str) -> Path:
 
 
 def repo_of(folder_name: str) -> str:
-    """The repository a folder of the cache belongs to; "" when it is none of a model."""
+    """The repository of a folder in the cache; "" if it is not the folder of a model."""
     owner, dashes, name = folder_name.removeprefix("models--").partition("--")
     return f"{owner}/{name}" if folder_name.startswith("models--") and dashes and owner and name else ""
 
@@ -44,38 +44,38 @@ def lock_path(cache: Path, repo: str, sha256: str) -> Path:
 
 
 def prepare(cache: Path, repo: str) -> None:
-    """Make the folders of a repository, and refuse those that a link leads out of the cache.
+    """Create the folders of a repository, and check that no link leads out of the cache.
 
     Raises:
-        DiskError: when they cannot be made, or lead elsewhere.
+        DiskError: a folder cannot be created, or a link leads out of the cache.
     """
-    if cache.parts[:1] == ("~",):  # what is left of it where the system knows no home
-        raise DiskError("this user has no home folder to keep models in", "Set HOME, HF_HOME or HF_HUB_CACHE.")
+    if cache.parts[:1] == ("~",):  # the system does not know the user's home
+        raise DiskError("this user has no home folder for the model cache", "set HOME, HF_HOME or HF_HUB_CACHE")
     folder = folder_of(cache, repo)
     inner = [folder / "blobs", folder / "snapshots", folder / "refs", cache / ".locks" / folder.name]
     try:
-        for place in inner:
-            place.mkdir(parents=True, exist_ok=True)
+        for subfolder in inner:
+            subfolder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DiskError(
-            f"cannot make {error.filename or folder}: {error.strerror}", "Move the cache with HF_HUB_CACHE or HF_HOME."
+            f"cannot create {error.filename or folder}: {error.strerror}", "move the cache with HF_HUB_CACHE or HF_HOME"
         ) from None
-    for place in inner:
-        check_inside(place, cache)
+    for subfolder in inner:
+        check_inside(subfolder, cache)
 
 
-def check_inside(place: Path, cache: Path) -> None:
-    """Raise DiskError where a link inside the cache leads `place` out of it."""
-    if not os.path.realpath(place).startswith(os.path.join(os.path.realpath(cache), "")):
-        raise DiskError(f"{place} leads out of the cache through a link", "Look at it and remove the link.")
+def check_inside(path: Path, cache: Path) -> None:
+    """Raise DiskError when a link inside the cache leads `path` out of it."""
+    if not os.path.realpath(path).startswith(os.path.join(os.path.realpath(cache), "")):
+        raise DiskError(f"{path} is behind a link that leads out of the cache", "inspect the link and remove it")
 
 
 def publish(cache: Path, repo: str, commit: str, path: str, sha256: str) -> Path:
-    """Make a blob that is there visible as `path` of a commit, and give that place.
+    """Link a blob as `path` of a commit, and give the path of the link.
 
     Raises:
-        OSError: when it cannot be written.
-        DiskError: when a link leads out of the cache.
+        OSError: the link cannot be created.
+        DiskError: a link leads out of the cache.
     """
     blob, pointer = blob_path(cache, repo, sha256), pointer_path(cache, repo, commit, path)
     pointer.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def publish(cache: Path, repo: str, commit: str, path: str, sha256: str) -> Path
     try:
         os.symlink(os.path.relpath(blob, pointer.parent), fresh)
     except (OSError, NotImplementedError):
-        os.replace(blob, pointer)  # no links here (Windows without the right): the file itself, as the hub does
+        os.replace(blob, pointer)  # no links (Windows without the privilege): use the file itself, as the Hub does
         return pointer
     try:
         os.replace(fresh, pointer)
@@ -96,7 +96,7 @@ def publish(cache: Path, repo: str, commit: str, path: str, sha256: str) -> Path
 
 
 def write_ref(cache: Path, repo: str, revision: str, commit: str) -> None:
-    """Note which commit a branch or tag stands for; nothing for a commit itself. Raises OSError."""
+    """Write the commit of a branch or tag; do nothing if the revision is a commit. Raises OSError."""
     if read_ref(cache, repo, revision) == commit:
         return
     ref = folder_of(cache, repo).joinpath("refs", *revision.split("/"))
@@ -107,11 +107,11 @@ def write_ref(cache: Path, repo: str, revision: str, commit: str) -> None:
         fresh.write_text(commit)
         os.replace(fresh, ref)
     finally:
-        fresh.unlink(missing_ok=True)  # half a ref would be a damaged cache to the hub's tools
+        fresh.unlink(missing_ok=True)  # the Hub's tools see an incomplete ref as a damaged cache
 
 
 def read_ref(cache: Path, repo: str, revision: str) -> str:
-    """The commit that `revision` stood for, "" when that is not known here."""
+    """The recorded commit of `revision`; "" when it is not known."""
     if _COMMIT.fullmatch(revision):
         return revision
     with contextlib.suppress(OSError, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""One download however many processes ask: the lock that the hub's own tools take too, and who holds it."""
+"""One download at a time per file: the lock that the Hub's own tools use too, and the process that has it."""
 
 import contextlib
 import os
@@ -12,31 +12,31 @@ from llmcli.models.hub.retries import Say
 
 @contextmanager
 def only_one(lock: Path, what: str, say: Say, waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold `lock` for the time of the block; while another process holds it, say so once and go on `waiting`.
+    """Lock for the time of the block. While another process has the lock, report it once and call `waiting`.
 
-    It saves work and nothing hangs on it: where a file system only pretends to lock, the checksum at the end decides.
+    The lock only saves work: on a file system with broken locks, the checksum at the end still protects the file.
     """
-    from filelock import FileLock, SoftFileLock, Timeout  # 70 ms, for downloads only
+    from filelock import FileLock, SoftFileLock, Timeout  # imported here: 70 ms that only downloads need
 
     holder = lock.with_suffix(".llmcli")
     kind: type[FileLock] | type[SoftFileLock] = FileLock
     guard = kind(lock)
-    said = False
+    reported = False
     while True:
         try:
-            guard.acquire(timeout=0.5 if said else 0)
+            guard.acquire(timeout=0.5 if reported else 0)
             break
         except Timeout:
-            if not said:
-                say(f"{_who(holder)} is downloading {what}; waiting for it")
-            said = True
+            if not reported:
+                say(f"waiting for {_holder_name(holder)} to download {what}")
+            reported = True
             waiting()
         except NotImplementedError:  # a file system without locks
             guard = SoftFileLock(lock)
     try:
         with contextlib.suppress(OSError):
             holder.unlink(missing_ok=True)
-            with holder.open("x") as file:  # "x" follows no link that somebody put there
+            with holder.open("x") as file:  # "x" does not follow a planted link
                 file.write(f"{os.getpid()} {socket.gethostname()}")
         yield
     finally:
@@ -47,7 +47,7 @@ def only_one(lock: Path, what: str, say: Say, waiting: Callable[[], None]) -> It
 
 @contextmanager
 def if_free(lock: Path) -> Iterator[bool]:
-    """Hold `lock` for the time of the block if nobody else does; whether that is so."""
+    """Lock for the time of the block if no other process has the lock; gives whether it was free."""
     from filelock import FileLock, Timeout
 
     guard = FileLock(lock)
@@ -66,18 +66,18 @@ def if_free(lock: Path) -> Iterator[bool]:
         guard.release()
 
 
-def _who(holder: Path) -> str:
+def _holder_name(holder: Path) -> str:
     with contextlib.suppress(OSError, ValueError):
         pid, host = holder.read_text()[:300].split()
-        here = host == socket.gethostname()
-        if here and not _lives(int(pid)):
+        is_local = host == socket.gethostname()
+        if is_local and not _is_running(int(pid)):
             return "another program"
-        return f"process {int(pid)}" + ("" if here else f" on {host}")
+        return f"process {int(pid)}" + ("" if is_local else f" on {host}")
     return "another program"
 
 
-def _lives(pid: int) -> bool:
-    """Whether there is such a process; a killed one leaves its name behind."""
+def _is_running(pid: int) -> bool:
+    """Whether the process exists; a killed process leaves its file behind."""
     if os.name != "posix":
         return True
     try:

@@ -1,8 +1,8 @@
-"""Which bytes of a file have come already? A partial file on disk, which any later process can take up again.
+"""The partial file of a download, which any later process can resume.
 
-While one connection fills it, its length says how far it is. With several there are gaps, so their positions are
-kept beside it in `<name>.ranges`, one short write after the data it speaks of: a killed process loses no more than
-what it had not written down. Whether the bytes are right is for the checksum at the end.
+With one connection, the length of the file is the progress. With several connections the file has gaps, so their
+positions are in `<name>.ranges`, written after the data: a killed process loses only what it had not recorded
+yet. The checksum at the end proves that the bytes are correct.
 """
 
 import json
@@ -15,16 +15,16 @@ from pathlib import Path
 
 from llmcli.errors import DiskError
 
-WRITTEN_DOWN = 512 << 10  # bytes of one segment between two notes of its position
-SMALLEST = 8 << 20  # bytes; a shorter rest is not worth another connection
+WRITTEN_DOWN = 512 << 10  # bytes of one segment between two records of its position
+SMALLEST = 8 << 20  # bytes; a smaller rest is not worth another connection
 NOTES = ".ranges"
-_RECORD = 1024  # bytes; a note has this length or, of many segments, more: one write covers the one before
-_LONGEST = 1 << 20  # bytes of a note
+_RECORD = 1024  # bytes, padded: each write must overwrite the one before completely
+_MAX_RECORD = 1 << 20  # bytes
 
 
 @dataclass
 class Segment:
-    """Bytes `position` to `end` (exclusive) are missing; a split may bring `end` nearer."""
+    """Bytes `position` to `end` (exclusive) are missing; a split can decrease `end`."""
 
     start: int
     position: int
@@ -37,14 +37,14 @@ class Segment:
 
 
 class Partial:
-    """The state of one download. Segments are in order and touch; everything before `frontier` is there."""
+    """The state of one download. Segments are sorted and adjacent; all bytes before `frontier` are downloaded."""
 
     def __init__(self, path: Path, size: int) -> None:
-        """Take up what lies at `path`; what cannot be right is thrown away.
+        """Resume the file at `path`, or discard it if it is not valid.
 
         Raises:
-            DiskError: when something else than a file lies there, a link for instance.
-            OSError: when the folder cannot be used.
+            DiskError: there is something at `path` that is not a regular file, for example a link.
+            OSError: the folder cannot be used.
         """
         self.path, self.size = path, size
         self._notes = path.with_name(path.name + NOTES)
@@ -57,35 +57,35 @@ class Partial:
 
     @property
     def done(self) -> int:
-        """Bytes that are there."""
+        """Bytes downloaded so far."""
         return sum(segment.position - segment.start for segment in self.segments)
 
     @property
     def frontier(self) -> int:
-        """The first byte that is missing; the size when none is."""
+        """The position of the first missing byte; the size when the file is complete."""
         return next((segment.position for segment in self.segments if segment.left > 0), self.size)
 
     def open(self) -> FileIO:
-        """The file for writing, without a buffer; made when it is not there, never through a link."""
+        """Open the file for writing, without a buffer; it is created if missing, and links are not followed."""
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         return FileIO(os.open(self.path, flags, 0o666), "r+b")
 
     def split(self) -> Segment | None:
-        """Cut the longest missing range in two and give the second half; None when none is long enough."""
+        """Split the longest missing range and give the second half; None when no range is long enough."""
         segment = max(self.segments, key=lambda one: one.left)
         with segment.lock:
             if segment.left < 2 * SMALLEST:
                 return None
             middle = segment.position + segment.left // 2
             new = Segment(middle, middle, segment.end)
-            with self._lock:  # another connection must not note the half of it
+            with self._lock:  # another connection must not record half of the change
                 self.segments.insert(self.segments.index(segment) + 1, new)
                 segment.end = middle
-            self.note()  # before its first byte: from here on the length of the file says nothing
+            self.note()  # before the first byte of `new`: from then on the length of the file is not the progress
         return new
 
     def note(self) -> None:
-        """Write the positions down, if there are several."""
+        """Record the positions of the segments, if there are several."""
         if len(self.segments) < 2:
             return
         with self._lock:
@@ -96,18 +96,18 @@ class Partial:
                 file.write(record)
 
     def forget_notes(self) -> None:
-        """Remove the note: the file is whole, or gone."""
+        """Remove the record: the file is complete or deleted."""
         self._notes.unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Throw everything away and begin anew."""
+        """Delete everything and start from the beginning."""
         self.path.unlink(missing_ok=True)
         self.forget_notes()
         self.segments = [Segment(0, 0, self.size)]
 
 
 def bytes_here(path: Path, size: int) -> int:
-    """How much of a file of `size` bytes lies at `path`; nothing is changed, for another process may be at it."""
+    """How many bytes of a file of `size` bytes are downloaded; read-only, because another process may be active."""
     try:
         segments = _segments(path, size, path.lstat().st_size)
     except OSError:
@@ -116,31 +116,31 @@ def bytes_here(path: Path, size: int) -> int:
 
 
 def _segments(path: Path, size: int, have: int) -> list[Segment]:
-    """What is there, by the note or else by the length of the file: a file that had a note may have gaps."""
+    """The segments from the record; without a record, one from the length of the file (`have`)."""
     notes = path.with_name(path.name + NOTES)
-    if not os.path.lexists(notes) or notes.lstat().st_size == 0:  # 0: killed when it was begun, before any gap
+    if not os.path.lexists(notes) or notes.lstat().st_size == 0:  # empty: the process was killed before any gap
         return [Segment(0, have if have <= size else 0, size)]
-    return (_noted(notes, size, have) if have <= size else None) or [Segment(0, 0, size)]
+    return (_recorded(notes, size, have) if have <= size else None) or [Segment(0, 0, size)]
 
 
-def _noted(notes: Path, size: int, have: int) -> list[Segment] | None:
-    """The segments of the note, if there is one and it fits the file."""
+def _recorded(notes: Path, size: int, have: int) -> list[Segment] | None:
+    """The segments of the record; None if it is missing, not valid, or does not match the file."""
     try:
         if not stat.S_ISREG(notes.lstat().st_mode):
             return None
         with notes.open("rb") as file:
-            data = json.loads(file.read(_LONGEST))
+            data = json.loads(file.read(_MAX_RECORD))
         segments = [Segment(int(start), int(position), int(end)) for start, position, end in data["segments"]]
         if data["size"] != size:
             return None
     except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
     edges = [0, *(segment.end for segment in segments)]
-    sound = all(
+    is_valid = all(
         one.start == edge and edge <= one.position <= (min(one.end, have) if one.position > edge else one.end)
         for one, edge in zip(segments, edges, strict=False)
     )
-    return segments if sound and edges[-1] == size else None
+    return segments if is_valid and edges[-1] == size else None
 
 
 def _length(path: Path) -> int:
@@ -149,5 +149,5 @@ def _length(path: Path) -> int:
     except FileNotFoundError:
         return 0
     if not stat.S_ISREG(info.st_mode):
-        raise DiskError(f"{path} is no file but a link or folder that llmcli did not make", "Look at it and remove it.")
+        raise DiskError(f"{path} is not a regular file", "inspect it and remove it")
     return info.st_size

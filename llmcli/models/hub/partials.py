@@ -1,6 +1,6 @@
-"""Which downloads were interrupted, and what were they to become?
+"""List, resume and remove interrupted downloads.
 
-A partial file is named after its checksum; what it belongs to is noted beside the records when it is begun.
+A partial file is named after its checksum; a record in the data folder has the model reference of the download.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from llmcli.models.private_files import replace_private
 
 @dataclass(frozen=True)
 class Unfinished:
-    """`name` is the reference to pull again; `size` is 0 where another program began it and it is not known."""
+    """An interrupted download. `name` is the reference to pull; `size` is 0 (unknown) if another program started it."""
 
     name: str
     path: Path
@@ -31,26 +31,26 @@ class Unfinished:
 
 
 def note(data_dir: Path, partial: Path, reference: str, size: int) -> None:
-    """Note what a download that begins now will become; without the note it has no name, nothing else."""
+    """Record the reference of a download that starts now; without the record, the download has no name."""
     with contextlib.suppress(OSError):
-        replace_private(_note(data_dir, partial), json.dumps({"reference": reference, "size": size}).encode())
+        replace_private(_record_path(data_dir, partial), json.dumps({"reference": reference, "size": size}).encode())
 
 
 def forget(data_dir: Path, partial: Path) -> None:
-    """Remove the note of a download that has ended."""
+    """Remove the record of a completed download."""
     with contextlib.suppress(OSError):
-        _note(data_dir, partial).unlink(missing_ok=True)
+        _record_path(data_dir, partial).unlink(missing_ok=True)
 
 
 def partials(hub: Path, cache_dir: Path, data_dir: Path) -> list[Unfinished]:
-    """All of them, the last one first; those of the hub's other tools too."""
-    places = [*hub.glob("models--*/blobs/*.incomplete"), *(cache_dir / "urls").glob("*/*" + layout.PARTIAL)]
-    found = [_unfinished(path, data_dir) for path in places if path.is_file() and not path.is_symlink()]
+    """All interrupted downloads, the latest first, including those of other Hugging Face tools."""
+    paths = [*hub.glob("models--*/blobs/*.incomplete"), *(cache_dir / "urls").glob("*/*" + layout.PARTIAL)]
+    found = [_unfinished(path, data_dir) for path in paths if path.is_file() and not path.is_symlink()]
     return sorted((one for one in found if one.here), key=lambda one: -one.time)
 
 
 def remove(one: Unfinished, data_dir: Path) -> bool:
-    """Throw away one of ours; False for another program's, and for one that is being downloaded. Raises OSError."""
+    """Delete a partial download of llmcli; False if another program started it or it is active. Raises OSError."""
     if not one.is_ours:
         return False
     with if_free(_lock(one.path)) as free:
@@ -62,25 +62,25 @@ def remove(one: Unfinished, data_dir: Path) -> bool:
 
 
 def has_whole_parts(one: Unfinished) -> bool:
-    """Whether an interrupted pull left whole parts of a split model as well."""
+    """Whether the interrupted pull also left complete parts of a split model."""
     folder = one.path.parent.parent
     repo = layout.repo_of(folder.name)
     return bool(repo and models_of(folder.parent, repo, whole=False))
 
 
 def _lock(partial: Path) -> Path:
-    """The lock that a download of this file holds."""
-    place = partial.with_name(partial.name.removesuffix(layout.PARTIAL))
-    if place.parent.name == "blobs":
-        folder = place.parent.parent
-        return folder.parent / ".locks" / folder.name / f"{place.name}.lock"
-    return place.with_suffix(".lock")
+    """The lock file of this download."""
+    target = partial.with_name(partial.name.removesuffix(layout.PARTIAL))
+    if target.parent.name == "blobs":
+        folder = target.parent.parent
+        return folder.parent / ".locks" / folder.name / f"{target.name}.lock"
+    return target.with_suffix(".lock")
 
 
 def _unfinished(path: Path, data_dir: Path) -> Unfinished:
     info = path.stat()
     try:
-        data = json.loads(_note(data_dir, path).read_bytes()[: 1 << 16])
+        data = json.loads(_record_path(data_dir, path).read_bytes()[: 1 << 16])
         reference, size = str(data["reference"]), int(data["size"])
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         reference, size = layout.repo_of(path.parent.parent.name) or path.name, 0
@@ -88,5 +88,5 @@ def _unfinished(path: Path, data_dir: Path) -> Unfinished:
     return Unfinished(reference, path, here, size, info.st_mtime)
 
 
-def _note(data_dir: Path, partial: Path) -> Path:
+def _record_path(data_dir: Path, partial: Path) -> Path:
     return data_dir / "unfinished" / f"{partial.name.removesuffix(layout.PARTIAL)[:80]}.json"

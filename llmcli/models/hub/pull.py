@@ -1,4 +1,4 @@
-"""Bringing a model of the hub here: what is to be fetched is settled first, then fetched, then written down."""
+"""Pull a model from the Hub: plan the download, then download and verify the files, then record the revision."""
 
 import time
 from collections.abc import Callable
@@ -26,7 +26,7 @@ BarOf = Callable[[str], Progress]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a pull would bring. `reason` says why this variant, where the user left it open; sizes are bytes."""
+    """What a pull will download. `reason` explains the variant if the user did not choose it; sizes are in bytes."""
 
     reference: HubReference
     repo: Repo
@@ -34,7 +34,7 @@ class Plan:
     reason: str
     files: tuple[Wanted, ...]
     missing: int
-    projector: Wanted | None  # offered; it is among `files` only when it was asked for
+    projector: Wanted | None  # available; in `files` only on request
 
     @property
     def size(self) -> int:
@@ -42,12 +42,12 @@ class Plan:
 
 
 def plan(reference: HubReference, shelf: Shelf, memory: int, projector: bool = False, say: Say = no_say) -> Plan:
-    """Ask the hub, in one request, what `reference` is now. `memory` in bytes guides the choice (0 = unknown).
+    """Ask the Hub, in one request, what `reference` is now. `memory` in bytes guides the selection (0 = unknown).
 
     Raises:
-        ModelNotFoundError: when it has no such model, or not all of its parts.
-        NotAllowedError: when it is gated and there is no token.
-        NetworkError: when the hub cannot be asked.
+        ModelNotFoundError: the Hub has no such model, or not all of its parts.
+        NotAllowedError: the model is gated and there is no token.
+        NetworkError: the Hub cannot be reached.
     """
     listing = repo(reference, shelf.offline, say)
     found = variants(listing.files)
@@ -58,8 +58,8 @@ def plan(reference: HubReference, shelf: Shelf, memory: int, projector: bool = F
         variant, reason = choice.variant, choice.reason
     if listing.gated and not token_source():
         raise gated(reference.repo)
-    beside = projector_for(variant, listing.files)
-    extra = Wanted(shelf.hub, listing.name, listing.commit, beside) if beside else None
+    mmproj = projector_for(variant, listing.files)
+    extra = Wanted(shelf.hub, listing.name, listing.commit, mmproj) if mmproj else None
     files = [Wanted(shelf.hub, listing.name, listing.commit, part) for part in variant.parts]
     files += [extra] if extra and projector else []
     for wanted in files:
@@ -68,54 +68,56 @@ def plan(reference: HubReference, shelf: Shelf, memory: int, projector: bool = F
 
 
 def pull(plan: Plan, shelf: Shelf, bar: BarOf, say: Say = no_say) -> ModelFile:
-    """Fetch what is missing, check what is there, and note which commit the reference means from now on.
+    """Download the missing files, verify the others, and record the commit of the reference.
 
     Raises:
-        LlmcliError: of the kind that fits; what has come is kept.
+        LlmcliError: the pull failed; the partial download is kept.
     """
     check_room(shelf.hub, plan.missing)
-    places = [_bring(wanted, str(plan.reference), shelf, bar, say) for wanted in plan.files]
+    paths = [_ensure_file(wanted, str(plan.reference), shelf, bar, say) for wanted in plan.files]
     try:
         layout.write_ref(shelf.hub, plan.repo.name, plan.repo.revision, plan.repo.commit)
-        _write_down(plan, shelf)
+        _save_record(plan, shelf)
     except OSError as error:
-        place = error.filename or f"to {shelf.hub} or {shelf.data_dir}"
+        path = error.filename or f"to {shelf.hub} or {shelf.data_dir}"
         raise DiskError(
-            f"cannot write {place}: {error.strerror}", "Free some space, or check its permissions."
+            f"cannot write {path}: {error.strerror}", "free some disk space, or check the permissions"
         ) from None
-    parts = tuple(places[: len(plan.variant.parts)])
+    parts = tuple(paths[: len(plan.variant.parts)])
     return ModelFile(parts[0], parts, stem_of(parts[0]), trusted=False)
 
 
-def _bring(wanted: Wanted, reference: str, shelf: Shelf, bar: BarOf, say: Say) -> Path:
-    """One file: fetched, or checked if another program put it there unchecked."""
+def _ensure_file(wanted: Wanted, reference: str, shelf: Shelf, bar: BarOf, say: Say) -> Path:
+    """Download one file, or verify it if another program downloaded it."""
 
     def check() -> None:
-        here = wanted.blob if wanted.blob.is_file() else wanted.pointer
-        if not wanted.is_here() or verified.is_verified(shelf.data_dir, here, wanted.file.sha256):
+        existing = wanted.blob if wanted.blob.is_file() else wanted.pointer
+        if not wanted.is_here() or verified.is_verified(shelf.data_dir, existing, wanted.file.sha256):
             return
-        if verified.sha256_of(here, bar(f"checking {wanted.file.path}")) == wanted.file.sha256:
-            verified.remember(shelf.data_dir, here, wanted.file.sha256)
+        if verified.sha256_of(existing, bar(f"verifying {wanted.file.path}")) == wanted.file.sha256:
+            verified.remember(shelf.data_dir, existing, wanted.file.sha256)
             return
-        say(f"{wanted.file.path} in the cache is damaged: fetching it again")
-        _remove(here)
+        say(f"{wanted.file.path} in the cache is damaged: downloading it again")
+        _remove(existing)
 
     check()
     partials.note(shelf.data_dir, wanted.partial, reference, wanted.file.size)
-    place = fetch(wanted, bar(wanted.file.path.rpartition("/")[2]), say, check)
+    path = fetch(wanted, bar(wanted.file.path.rpartition("/")[2]), say, check)
     partials.forget(shelf.data_dir, wanted.partial)
-    verified.remember(shelf.data_dir, place, wanted.file.sha256)
-    return place
+    verified.remember(shelf.data_dir, path, wanted.file.sha256)
+    return path
 
 
 def _remove(damaged: Path) -> None:
     try:
         damaged.unlink()
     except OSError as error:
-        raise DiskError(f"cannot remove the damaged {damaged}: {error.strerror}", "Remove it by hand.") from None
+        raise DiskError(
+            f"cannot remove the damaged file {damaged}: {error.strerror}", "remove it, then pull the model again"
+        ) from None
 
 
-def _write_down(plan: Plan, shelf: Shelf) -> None:
+def _save_record(plan: Plan, shelf: Shelf) -> None:
     projector = plan.projector.file if plan.projector and plan.projector in plan.files else None
     record = records.Record(
         str(plan.reference),
@@ -123,7 +125,7 @@ def _write_down(plan: Plan, shelf: Shelf) -> None:
         plan.repo.commit,
         plan.variant.parts,
         projector,
-        plan.repo.licence,
+        plan.repo.license,
         time.time(),
     )
     records.save(shelf.data_dir, record)

@@ -1,7 +1,7 @@
-"""Which commit does a reference mean since it was pulled?
+"""Record the commit of each pulled reference.
 
-One small file for each reference, in the data folder, so that processes never overwrite each other's notes. Losing
-them loses no model: the cache is looked through then.
+There is one small file per reference in the data folder, so that processes do not overwrite each other's records.
+Without its record a model is still found: `find` then searches the cache.
 """
 
 import contextlib
@@ -21,25 +21,25 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class Record:
-    """What `reference` meant when it was pulled; `time` is seconds since 1970."""
+    """The revision and files of `reference` when it was pulled; `time` is in seconds since 1970."""
 
     reference: str
     repo: str
     commit: str
     files: tuple[RepoFile, ...]
     projector: RepoFile | None
-    licence: str
+    license: str
     time: float
 
 
 def save(data_dir: Path, record: Record) -> None:
-    """Keep the record, in the place of an older one. Raises OSError."""
+    """Write the record; it replaces an older one. Raises OSError."""
     data = json.dumps(asdict(record), indent=1, ensure_ascii=False)
     replace_private(_path(data_dir, record.reference), data.encode())
 
 
 def load(data_dir: Path, reference: str) -> Record | None:
-    """The record of a reference, None when there is none that can be read."""
+    """The record of a reference; None if there is none or it cannot be read."""
     return _read(_path(data_dir, reference))
 
 
@@ -74,7 +74,7 @@ def _read(path: Path) -> Record | None:
             str(data["commit"]),
             files,
             projector,
-            str(data["licence"]),
+            str(data["license"] if "license" in data else data["licence"]),  # the key of older records
             float(data["time"]),
         )
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
@@ -85,5 +85,5 @@ def _read(path: Path) -> Record | None:
 def _file(entry: dict[str, Any]) -> RepoFile:
     file = RepoFile(str(entry["path"]), int(entry["size"]), str(entry["sha256"]))
     if not is_safe_path(file.path):
-        raise ValueError("the path leads out of its folder")
+        raise ValueError("the path is not safe")
     return file

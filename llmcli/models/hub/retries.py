@@ -1,4 +1,4 @@
-"""How often, and after which pause, is something tried again that may pass by itself?"""
+"""Retry after transient errors: how often, and after which pause."""
 
 import random
 import threading
@@ -9,15 +9,15 @@ from llmcli.errors import NetworkError
 
 Say = Callable[[str], None]
 
-FIRST_PAUSE = 0.5  # seconds; doubled each time
+FIRST_PAUSE = 0.5  # seconds; doubled after each attempt
 LONGEST_PAUSE = 30.0
-_TRIES_TO_REACH = 3
-LONGEST_ASKED = 60.0  # seconds that a server may ask us to wait (Retry-After) before we hand that to the user
-ENOUGH = 256 << 10  # bytes that count as progress: a server that sends one byte and stops must not hold us for ever
+_MAX_UNREACHABLE = 3  # attempts while the host was never reached
+LONGEST_ASKED = 60.0  # seconds; a longer Retry-After of the server is an error with a hint
+ENOUGH = 256 << 10  # bytes that count as progress: a server that always stops after one byte must not win
 
 
 class PassingError(Exception):
-    """A fault that may pass: what it was, the seconds a server asks us to wait, and whether it answered at all."""
+    """A transient error: its reason, the Retry-After of the server in seconds, and whether the host was unreachable."""
 
     def __init__(self, reason: str, retry_after: float | None = None, unreachable: bool = False) -> None:
         super().__init__(reason)
@@ -26,7 +26,7 @@ class PassingError(Exception):
 
 
 class Patience:
-    """Counts the tries of one piece of work; progress gives all of them back."""
+    """Count the failed attempts of one task; progress resets the count."""
 
     def __init__(self, say: Say, tries: int = 8, stop: threading.Event | None = None) -> None:
         self._say = say
@@ -34,32 +34,33 @@ class Patience:
         self._stop = stop or threading.Event()
         self._failed = 0
         self._progress = 0
-        self._began = False
+        self._has_received = False
 
     def progressed(self, n_bytes: int) -> None:
-        """Note bytes that came."""
-        self._began = True
+        """Count received bytes."""
+        self._has_received = True
         self._progress += n_bytes
         if self._progress >= ENOUGH:
             self._failed = self._progress = 0
 
     def wait(self, fault: PassingError) -> None:
-        """Wait before the next try, or end at once when the work is stopped meanwhile.
+        """Wait before the next attempt, or return at once when the task is stopped meanwhile.
 
         Raises:
-            NetworkError: when the tries are used up, or the server asks for more time than anybody would wait.
+            NetworkError: no attempts are left, or the server's Retry-After is too long.
         """
         self._failed += 1
-        asked = fault.retry_after or 0.0
-        if asked > LONGEST_ASKED:
-            clock = time.strftime("%H:%M", time.localtime(time.time() + asked))
-            raise NetworkError(f"{fault}, and asks to wait {asked:.0f} s", f"Try again at {clock}.")
-        # With no network at all there is no point in a minute's patience; in the middle of a download there is.
-        tries = min(self._tries, _TRIES_TO_REACH) if fault.unreachable and not self._began else self._tries
+        retry_after = fault.retry_after or 0.0
+        if retry_after > LONGEST_ASKED:
+            clock = time.strftime("%H:%M", time.localtime(time.time() + retry_after))
+            raise NetworkError(f"{fault}; the server asks to wait {retry_after:.0f} s", f"try again at {clock}")
+        # Without a network, long waiting is pointless; in the middle of a download it is not.
+        is_unreachable = fault.unreachable and not self._has_received
+        tries = min(self._tries, _MAX_UNREACHABLE) if is_unreachable else self._tries
         if self._failed >= tries:
-            raise NetworkError(f"{fault} ({self._failed} tries)", "Try again later: what has come is kept.")
+            raise NetworkError(f"{fault} ({self._failed} attempts)", "try again later; the partial download is kept")
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._failed - 1)) * random.uniform(0.6, 1.0)
-        pause = max(pause, asked)
+        pause = max(pause, retry_after)
         if pause >= 1:
-            self._say(f"{fault}; trying again in {pause:.0f} s ({self._failed} of {tries - 1})")
+            self._say(f"{fault}, retrying in {pause:.0f} s (retry {self._failed} of {tries - 1})")
         self._stop.wait(pause)

@@ -1,4 +1,4 @@
-"""A .gguf file behind a plain address: fetched like a file of the hub, checked as far as its publisher allows."""
+"""Download a .gguf file from a URL, and verify it with the sha256 of the URL (if given) and its header."""
 
 import hashlib
 import os
@@ -26,11 +26,11 @@ from llmcli.models.starter import Progress
 from llmcli.models.verified import sha256_of
 
 _TRIES = 3
-_VERSION, _DIGEST = ".version", ".sha256"  # of small files beside the model
+_VERSION, _DIGEST = ".version", ".sha256"  # suffixes of small files beside the model
 
 
 def place_of(reference: UrlReference, cache_dir: Path) -> Path:
-    """Where the file of an address lies, once it was fetched."""
+    """The path at which the file of a URL is stored."""
     name = unquote(urlsplit(reference.url).path).rpartition("/")[2]
     key = hashlib.sha256(reference.url.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     return cache_dir / "urls" / key / (name if is_safe_path(name) else "model.gguf")
@@ -38,68 +38,66 @@ def place_of(reference: UrlReference, cache_dir: Path) -> Path:
 
 @dataclass(frozen=True)
 class UrlPlan:
-    """What fetching an address would bring; bytes."""
+    """What will be downloaded from a URL; sizes are in bytes."""
 
     reference: UrlReference
     place: Path
     size: int
     missing: int
-    version: str  # what the server calls this state of the file (ETag, or the time it changed)
+    version: str  # the server's ETag or Last-Modified
 
 
 def plan_url(reference: UrlReference, cache_dir: Path, offline: bool, say: Say) -> UrlPlan:
-    """Ask how long the file is, by its first byte.
+    """Ask for the size of the file, with a request for its first byte.
 
     Raises:
-        ModelNotFoundError: when there is no such file.
-        NetworkError: when the server cannot be asked.
+        ModelNotFoundError: there is no such file.
+        NetworkError: the server cannot be reached.
     """
     check_online(offline, str(reference))
     patience = Patience(say, _TRIES)
     while True:
         try:
-            size, version = _look(reference)
+            size, version = _size_and_version(reference)
             break
         except PassingError as fault:
             patience.wait(fault)
     place = place_of(reference, cache_dir)
-    here = size if place.is_file() else bytes_here(_partial(place), size)
-    if _told(place, _VERSION) != version:
-        here = 0
-    return UrlPlan(reference, place, size, size - here, version)
+    downloaded = size if place.is_file() else bytes_here(_partial(place), size)
+    if _read_note(place, _VERSION) != version:
+        downloaded = 0
+    return UrlPlan(reference, place, size, size - downloaded, version)
 
 
 def pull_url(plan: UrlPlan, progress: Progress, say: Say) -> ModelFile:
-    """Fetch the file, check it by its sha256 where the address gives one and by its header in any case.
+    """Download the file, and verify its sha256 (if the URL has one) and its header.
 
     Raises:
-        LlmcliError: of the kind that fits; nothing was published then.
+        LlmcliError: the download failed; nothing is published.
     """
     place = plan.place
     try:
         make_private_folder(place.parent)
         check_room(place.parent, plan.missing)
         with only_one(place.with_suffix(".lock"), place.name, say, lambda: None):
-            if not _is_here(plan, progress):
-                _fetch(plan, progress, say)
+            if not _is_downloaded(plan, progress):
+                _download(plan, progress, say)
     except OSError as error:
-        raise DiskError(
-            f"cannot write {place}: {error.strerror or error}", "Move the cache with LLMCLI_HOME."
-        ) from None
+        raise DiskError(f"cannot write {place}: {error.strerror or error}", "move the cache with LLMCLI_HOME") from None
     return ModelFile(place, (place,), stem_of(place), trusted=False)
 
 
-def _is_here(plan: UrlPlan, progress: Progress) -> bool:
-    """Whether the file is there, as the address promises it; without a promise its length and version must do."""
+def _is_downloaded(plan: UrlPlan, progress: Progress) -> bool:
+    """Whether the file is downloaded: its size and version match, and its sha256 if the URL has one."""
     place, expected = plan.place, plan.reference.sha256
-    if not place.is_file() or place.stat().st_size != plan.size or _told(place, _VERSION) != plan.version:
+    if not place.is_file() or place.stat().st_size != plan.size or _read_note(place, _VERSION) != plan.version:
         return False
     return expected is None or sha256_of(place, progress) == expected
 
 
-def _fetch(plan: UrlPlan, progress: Progress, say: Say) -> None:
+def _download(plan: UrlPlan, progress: Progress, say: Say) -> None:
     partial = Partial(_partial(plan.place), plan.size)
-    if _told(plan.place, _VERSION) != plan.version:  # what came before is of another file
+    if _read_note(plan.place, _VERSION) != plan.version:  # the partial file is of another version
         partial.discard()
         plan.place.with_suffix(_VERSION).write_text(plan.version)
     wanted = HubReference(host_of(plan.reference.url), file=plan.place.name)
@@ -107,45 +105,45 @@ def _fetch(plan: UrlPlan, progress: Progress, say: Say) -> None:
     expected = plan.reference.sha256
     try:
         if expected and digest != expected:
-            raise ModelInvalidError(f"{plan.place.name} has the sha256 {digest}, the address promised {expected}")
+            raise ModelInvalidError(f"checksum mismatch for {plan.place.name}: got {digest}, expected {expected}")
         read_header(partial.path)
     except LlmcliError as error:
         partial.discard()
-        told = str(error).replace(str(partial.path), plan.reference.url)
-        raise type(error)(told, "Nothing was kept. Check the address.") from None
+        message = str(error).replace(str(partial.path), plan.reference.url)
+        raise type(error)(message, "check the URL") from None
     sync(partial.path)
     os.replace(partial.path, plan.place)
     partial.forget_notes()
     if expected:
         plan.place.with_suffix(_DIGEST).write_text(expected)
     else:
-        say(f"{wanted.repo} publishes no checksum; this file has sha256={digest}")
+        say(f"not verified: {wanted.repo} publishes no checksum; the file has sha256={digest}")
 
 
-def _look(reference: UrlReference) -> tuple[int, str]:
-    """The length of the file, and the version the server gives it."""
+def _size_and_version(reference: UrlReference) -> tuple[int, str]:
+    """The size of the file in bytes, and its ETag or Last-Modified."""
     with requested(reference.url, {"range": "bytes=0-0"}, to_other_hosts=True) as (response, _hops):
         host = host_of(reference.url)
         if response.status_code in (404, 410):
-            raise ModelNotFoundError(f"{host} has no such file", f"Check the address {reference}.")
+            raise ModelNotFoundError(f"{host} has no such file", f"check the URL {reference}")
         if response.status_code not in (200, 206):
-            raise NetworkError(f"{host} answers status {response.status_code}", "Download the file by hand.")
+            raise NetworkError(f"{host} returned status {response.status_code}", f"open {reference} in a browser")
         match = re.fullmatch(r"bytes 0-0/(\d+)", response.headers.get("content-range", ""))
         length = match[1] if match else response.headers.get("content-length", "")
         version = response.headers.get("etag", "") or response.headers.get("last-modified", "")
     if not length.isdigit() or not 0 < int(length) < 1 << 50 or "text/html" in response.headers.get("content-type", ""):
-        raise NetworkError(f"{host} does not answer with a file", f"Open {reference} in a browser.")
+        raise NetworkError(f"{host} did not return a file", f"open {reference} in a browser")
     return int(length), version[:200]
 
 
 def promised(place: Path) -> str:
-    """The sha256 that the address of a fetched file gave; "" when it gave none."""
-    return _told(place, _DIGEST)
+    """The sha256 in the URL of a downloaded file; "" if it had none."""
+    return _read_note(place, _DIGEST)
 
 
-def _told(place: Path, ending: str) -> str:
+def _read_note(place: Path, suffix: str) -> str:
     try:
-        return place.with_suffix(ending).read_text()[:200]
+        return place.with_suffix(suffix).read_text()[:200]
     except (OSError, UnicodeDecodeError):
         return ""
 
@@ -155,5 +153,5 @@ def _partial(place: Path) -> Path:
 
 
 def fetched_urls(cache_dir: Path) -> list[Path]:
-    """The files that were fetched from addresses."""
+    """The files that were downloaded from URLs."""
     return sorted((cache_dir / "urls").glob("*/*.gguf"))

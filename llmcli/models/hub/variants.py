@@ -1,6 +1,6 @@
-"""Which models does a list of files hold?
+"""Group the files of a repository into models.
 
-The list is a repository's own (`RepoFile`). Names in it are anyone's: a path that is not safe to write is left out.
+File names come from strangers: a path that is not safe to write is skipped.
 """
 
 import re
@@ -10,17 +10,17 @@ from dataclasses import dataclass
 
 from llmcli.models.hub.quantizations import nominal_bits, quantization_of
 
-_MOST_PARTS = 512  # the largest models have some 60
+_MAX_PARTS = 512  # the largest models have about 60
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.I | re.A | re.S)
-# The last kind guesses tokens for another model; MTP elsewhere in a name is a model that does so for itself.
-_BESIDE = re.compile(r"mmproj[^/]*$|(?:^|/)(?:ggml-vocab|(?:mtp|draft|eagle3|dflash|dspark)[-_./])", re.I)
+# The last group are draft models; MTP elsewhere in a name is a model that drafts for itself.
+_COMPANION = re.compile(r"mmproj[^/]*$|(?:^|/)(?:ggml-vocab|(?:mtp|draft|eagle3|dflash|dspark)[-_./])", re.I)
 _PROJECTORS = {"F16": 0, "BF16": 1, "Q8_0": 2, "F32": 3}  # best first
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9\u00b9\u00b2\u00b3])", re.I)
 
 
 @dataclass(frozen=True)
 class RepoFile:
-    """A file as a repository lists it. `path` is relative, with `/`; `sha256` is "" where the list has none."""
+    """A file in the list of a repository. `path` is relative, with `/`; `sha256` is "" if the list has none."""
 
     path: str
     size: int
@@ -29,7 +29,7 @@ class RepoFile:
 
 @dataclass(frozen=True)
 class Variant:
-    """One model of a repository: its file, or the parts of it that are there, in order."""
+    """One model of a repository: its file, or its available parts in order."""
 
     quantization: str
     parts: tuple[RepoFile, ...]
@@ -38,7 +38,7 @@ class Variant:
 
     @property
     def size(self) -> int:
-        """Bytes of all parts that are there."""
+        """Bytes of all available parts."""
         return sum(part.size for part in self.parts)
 
     @property
@@ -48,27 +48,27 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """The file name without folder, `.gguf` and number of the part."""
+        """The file name without folder, part number and `.gguf`."""
         name = file_name(self.path)
         match = _PART.fullmatch(name)
         return match["stem"] if match else name[: -len(".gguf")]
 
     def bits_per_weight(self, n_parameters: int | None) -> float | None:
-        """Measured where the number of parameters is known, else what is usual for the quantization."""
+        """Computed if the number of parameters is known, otherwise the usual value of the quantization."""
         return 8 * self.size / n_parameters if n_parameters else nominal_bits(self.quantization)
 
 
 def variants(files: Iterable[RepoFile]) -> list[Variant]:
-    """The models among the files, smallest first: GGUF only, the parts of a split one together, no companions."""
+    """The models among the files, smallest first: only GGUF, split models as one, without companion files."""
     found: list[Variant] = []
     splits: dict[tuple[str, int], dict[int, RepoFile]] = {}
     for file in files:
-        if not _is_gguf(file) or _is_beside(file.path):
+        if not _is_gguf(file) or _is_companion(file.path):
             continue
         match = _PART.fullmatch(file.path)
         if match is None:
             found.append(Variant(quantization_of(file.path), (file,), complete=True, missing=()))
-        elif 1 <= int(match["number"]) <= int(match["count"]) <= _MOST_PARTS:
+        elif 1 <= int(match["number"]) <= int(match["count"]) <= _MAX_PARTS:
             parts = splits.setdefault((match["stem"], int(match["count"])), {})
             parts.setdefault(int(match["number"]), file)
     found += [_joined(stem, count, parts) for (stem, count), parts in splits.items()]
@@ -76,7 +76,7 @@ def variants(files: Iterable[RepoFile]) -> list[Variant]:
 
 
 def projectors(files: Iterable[RepoFile]) -> list[RepoFile]:
-    """The files that let a model see or hear (`mmproj`), best first: the nearest to f16."""
+    """The vision or audio projectors (`mmproj`), best first: the nearest to f16."""
     return sorted(
         (file for file in files if _is_gguf(file) and "mmproj" in file_name(file.path).lower()),
         key=lambda file: (_PROJECTORS.get(quantization_of(file.path), len(_PROJECTORS)), file.path),
@@ -84,7 +84,7 @@ def projectors(files: Iterable[RepoFile]) -> list[RepoFile]:
 
 
 def projector_for(variant: Variant, files: Iterable[RepoFile]) -> RepoFile | None:
-    """The best projector beside the variant, else the best in the repository's root."""
+    """The best projector in the folder of the variant, otherwise the best in the root of the repository."""
     found = projectors(files)
     for folder in (_folder(variant.path), ""):
         for file in found:
@@ -94,7 +94,7 @@ def projector_for(variant: Variant, files: Iterable[RepoFile]) -> RepoFile | Non
 
 
 def is_safe_path(path: str) -> bool:
-    """True for a relative path with `/` that any system can write below a folder, and nowhere else."""
+    """True for a relative path with `/` that is valid on any system and stays inside its folder."""
     if not path or len(path) > 1024 or path.startswith("-"):
         return False
     if any(char in "\\:" or unicodedata.category(char) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for char in path):
@@ -114,9 +114,9 @@ def _joined(stem: str, count: int, parts: dict[int, RepoFile]) -> Variant:
     return Variant(quantization_of(files[0].path), files, complete=not missing, missing=missing)
 
 
-def _is_beside(path: str) -> bool:
-    """True for companions of models; a quantization that was made with an imatrix may say so in its name."""
-    return bool(_BESIDE.search(path)) or ("imatrix" in file_name(path).lower() and not quantization_of(path))
+def _is_companion(path: str) -> bool:
+    """True for companion files of models. A quantization made with an imatrix can have `imatrix` in its name."""
+    return bool(_COMPANION.search(path)) or ("imatrix" in file_name(path).lower() and not quantization_of(path))
 
 
 def _is_gguf(file: RepoFile) -> bool:

@@ -1,1 +1,1 @@
-"""Several answers on the screen at once, and what their figures say."""
+"""Comparisons on the terminal: the answers side by side, and their statistics."""

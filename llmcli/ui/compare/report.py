@@ -1,4 +1,4 @@
-"""What is said of answers that were compared: their texts one after the other, their figures as a table."""
+"""The report of a comparison: the texts one after the other, and the statistics as a table."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,23 +16,27 @@ from llmcli.ui.units import plural
 if TYPE_CHECKING:  # it stands on the engine
     from llmcli.chat.comparison import Comparison
 
-_HEADS = ("N", "VARIANT", "TOKENS", "WORDS", "DIST-1", "DIST-2", "DIST-3", "P", "REPEAT", "END")
-_SPARE = ("WORDS", "DIST-3", "DIST-1", "VARIANT", "END")  # left out where the window is narrow, the first one first
+_HEADS = ("N", "VARIANT", "TOKENS", "WORDS", "DISTINCT-1", "DISTINCT-2", "DISTINCT-3", "MEAN P", "REPEATED", "END")
+_SPARE = ("WORDS", "DISTINCT-3", "DISTINCT-1", "VARIANT", "END")  # dropped in a narrow window, the first one first
+_LEGEND = (
+    "DISTINCT-n: share of n-token sequences that are different; MEAN P: mean probability of the tokens; "
+    "REPEATED: share of 4-token sequences that occurred before"
+)
 
 
 def warn_inert(asked: Sequence[tuple[str, Resolved]]) -> None:
-    """Say which settings are ignored, and in the answers of which labels, if not in all."""
-    found: dict[tuple[str, str], list[str]] = {}
+    """Warn of settings that are ignored, with the labels of the answers, if it is not all of them."""
+    labels_of: dict[tuple[str, str], list[str]] = {}
     for label, resolved in asked:
         for key, reason in inert(resolved.settings, resolved.origins).items():
-            found.setdefault((key, reason), []).append(label)
-    for (key, reason), labels in found.items():
+            labels_of.setdefault((key, reason), []).append(label)
+    for (key, reason), labels in labels_of.items():
         where = "" if len(labels) == len(asked) else f" in {', '.join(labels)}"
         console.warn(f"{key} has no effect{where}: {reason}")
 
 
 def put_texts(comparison: "Comparison", think: bool) -> None:
-    """The answers on stdout, each under its label; the reasoning before it on stderr, if wanted.
+    """Print the answers to stdout, each under its label, and before it with `think` the reasoning to stderr.
 
     Raises:
         DiskError, ReaderGoneError: as `put` does.
@@ -47,19 +51,20 @@ def put_texts(comparison: "Comparison", think: bool) -> None:
 
 
 def tell(comparison: "Comparison", live: bool) -> None:
-    """The figures below the answers: on the terminal that shows them, else on stderr."""
+    """Print the statistics: to the terminal below the answers, else to stderr."""
     if live:
         put_line("")
         put_figures(comparison)
     elif not console.quiet:
-        with aside(True), suppress(DiskError):  # there is nobody to tell
+        with aside(True), suppress(DiskError):  # stderr may be closed
             put_line("")
             put_figures(comparison)
-    _tell_speed(comparison)
+    console.note(_LEGEND)
+    _print_speed(comparison)
 
 
 def put_figures(comparison: "Comparison") -> None:
-    """A row for each answer; see `chat.statistics` for what the figures are."""
+    """A row for each answer; `chat.statistics` explains the columns."""
     rows = []
     for number, one in enumerate(comparison.compared, 1):
         s = one.statistics
@@ -73,17 +78,18 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _tell_speed(comparison: "Comparison") -> None:
-    """How fast all of them came together, and how much of the prompt was read for it."""
+def _print_speed(comparison: "Comparison") -> None:
+    """Print the speed of all answers together, and the number of prompt tokens evaluated."""
     timings = [one.answer.generation.timings for one in comparison.compared]
-    drawn, read = sum(t.predicted_n for t in timings), sum(t.prompt_n for t in timings)
-    speed = f" in {comparison.seconds:.1f} s, {drawn / comparison.seconds:.0f} tokens/s" if comparison.seconds else ""
-    whole = f"{plural(len(timings), 'answer')}, {plural(drawn, 'token')}"
-    console.note(f"{whole}{speed}; {plural(read, 'prompt token')} read")
+    generated, read = sum(t.predicted_n for t in timings), sum(t.prompt_n for t in timings)
+    seconds = comparison.seconds
+    speed = f" in {seconds:.1f} s, {generated / seconds:.0f} tokens/s" if seconds else ""
+    total = f"{plural(len(timings), 'answer')}, {plural(generated, 'token')}"
+    console.note(f"{total}{speed}; {plural(read, 'prompt token')} evaluated")
 
 
 def tell_failures(comparison: "Comparison") -> None:
-    """Why answers ended before the others."""
+    """Print the errors of answers that failed."""
     for one in comparison.compared:
         if one.failure:
             console.error(f"{one.variant.label}: {one.failure}", one.failure.hint)

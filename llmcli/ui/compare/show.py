@@ -1,4 +1,4 @@
-"""How a comparison appears while it is made: in columns on a full terminal, nowhere else before its end."""
+"""Run a comparison and show it in columns on a terminal; elsewhere the answers are printed at the end."""
 
 import shutil
 import sys
@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # it stands on the engine
 
 
 def view_of(comparison: "Comparison") -> CompareView:
-    """A place for its answers on the terminal of stdout."""
+    """A view of its answers on the terminal of stdout."""
     labels = [one.variant.label for one in comparison.compared]
     return CompareView(put_drawn, shutil.get_terminal_size, labels, wants_colour(sys.stdout))
 
@@ -23,7 +23,7 @@ def view_of(comparison: "Comparison") -> CompareView:
 def run(
     comparison: "Comparison", view: CompareView | None, think: bool, first: Callable[[], None] = lambda: None
 ) -> None:
-    """Let the answers be written and drawn; `first` is called before anything is drawn, more than once."""
+    """Generate and draw the answers; `first` is called before anything is drawn, more than once."""
     from llmcli.chat.comparison import END
 
     try:

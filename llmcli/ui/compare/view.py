@@ -1,4 +1,4 @@
-"""Several answers on a terminal while they come: in columns side by side, as many as fit, the others further down."""
+"""Several answers on a terminal while they are generated: side by side as far as they fit, the others below."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -9,18 +9,18 @@ from llmcli.ui.markdown.cells import Runs, folds, paint, wrap
 from llmcli.ui.markdown.region import Region
 from llmcli.ui.safe import safe
 
-_NARROWEST = 28  # columns that an answer has at least
+_NARROWEST = 28  # minimum columns of an answer
 _BAR, _CROSS, _RULE = " │ ", "─┼─", "─"
 _INTERVAL = 1 / 30
-_SHARE = 40  # a redraw is followed by a pause this many times its own time
+_SHARE = 40  # after a redraw comes a pause this many times as long
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
 
 class CompareView:
     """Shows the answers under their labels; nothing else may write to the terminal until `finish`.
 
-    They lie in bands of columns. A band is written for good row by row, as soon as all its answers have passed the
-    row; what belongs to the bands below waits until it has ended.
+    They are in bands of columns. A row of a band is final once all its answers have passed the row; the bands below
+    wait until the band ends.
     """
 
     def __init__(
@@ -28,21 +28,21 @@ class CompareView:
         write: Callable[[str], None],
         size: Callable[[], tuple[int, int]],
         labels: Sequence[str],
-        colour: bool,
+        color: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._size = size
         self._clock = clock
-        self._strong, self._faint = ("1", "2") if colour else ("", "")
+        self._strong, self._faint = ("1", "2") if color else ("", "")
         self._region = Region(write)
         self._labels = [f"{number}. {safe(label)}" for number, label in enumerate(labels, 1)]
         self._columns = [Column(self._faint) for _ in labels]
-        self._first = 0  # of the present band
-        self._count = 0  # its columns; 0 until it is begun
+        self._first = 0  # of the current band
+        self._count = 0  # its columns; 0 before it starts
         self._due = 0.0
 
     def status(self, text: str) -> None:
-        """Say what is being waited for, in one line that the first text replaces."""
+        """Show what the program waits for, in one line that the first text replaces."""
         if self._count or self._clock() < self._due:
             return
         size, width = self._measure()
@@ -58,12 +58,12 @@ class CompareView:
             self._draw()
 
     def end(self, index: int) -> None:
-        """No more comes of answer `index`."""
+        """End answer `index`."""
         self._columns[index].ended = True
         self._draw()
 
     def finish(self) -> None:
-        """Write what is left; the cursor stands at the start of a new line afterwards."""
+        """Draw the rest; the cursor is at the start of a new line afterwards."""
         if not self._count:
             self._region.draw([], [], self._measure()[0])
             return
@@ -76,7 +76,7 @@ class CompareView:
         size, width = self._measure()
         done: list[str] = []
         while self._first < len(self._columns):
-            done += self._begin(width)
+            done += self._start_band(width)
             done += self._certain(width)
             if not all(column.ended for column in self._band):
                 break
@@ -91,8 +91,8 @@ class CompareView:
     def _band(self) -> Sequence[Column]:
         return self._columns[self._first : self._first + self._count]
 
-    def _begin(self, width: int) -> list[str]:
-        """The heads of a band that is new: as many columns as fit, and no band much emptier than another."""
+    def _start_band(self, width: int) -> list[str]:
+        """The headings of a new band: as many columns as fit, spread evenly over the bands."""
         if self._count:
             return []
         left = len(self._columns) - self._first
@@ -104,14 +104,14 @@ class CompareView:
         return [*rows, _CROSS.join([_RULE * room] * self._count)]
 
     def _certain(self, width: int) -> list[str]:
-        """The rows of the band that stand for good from now on."""
+        """The rows of the band that are final."""
         room, band = self._room(width), self._band
         going = [column.certain(room) for column in band if not column.ended]
         count = min(going) if going else max(column.certain(room) for column in band)
         return _joined([column.take(count, room) for column in band], room)
 
     def _tail(self, width: int, tallest: int) -> list[str]:
-        """The rows that can still change; a column that is far ahead of another one shows its last ones."""
+        """The rows that can still change; a column that is far ahead of another shows its last rows."""
         if self._first >= len(self._columns):
             return []
         room = self._room(width)
@@ -121,11 +121,11 @@ class CompareView:
         return [*(rows or [""]), *hint]
 
     def _room(self, width: int) -> int:
-        """Columns of the terminal for each answer of the band."""
+        """Terminal columns for each answer of the band."""
         return max((width - len(_BAR) * (self._count - 1)) // self._count, 1)
 
     def _measure(self) -> tuple[tuple[int, int], int]:
-        """The window, and the width of the text: the last column stays free, where a cursor would hang."""
+        """The size of the window, and the width of the text: the last column stays free for the cursor."""
         columns, rows = self._size()
         columns = max(columns, 1)
         return (columns, max(rows, 1)), max(columns - 1, 1)

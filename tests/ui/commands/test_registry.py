@@ -26,16 +26,16 @@ def test_the_table_has_every_promised_command() -> None:
 
 
 @pytest.mark.parametrize("one", commands().values(), ids=lambda one: one.name)
-def test_a_command_has_help_of_one_line_and_a_readme_row(one: Command) -> None:
+def test_a_command_has_help_of_one_line_and_a_row_in_the_manual(one: Command) -> None:
     assert one.help.strip()
     assert len(one.help) <= 56, "the list of /help has one line for each"
     assert one.help.endswith(".")
     assert ". " not in one.help, "one sentence; more goes into the detail"
     assert not one.detail or one.detail.endswith(".")
     assert one.heading
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert f"| `/{one.name}" in readme
-    assert one.description.replace("|", "\\|") in readme
+    manual = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert f"| `/{one.name}" in manual
+    assert one.description.replace("|", "\\|") in manual
 
 
 @pytest.mark.parametrize("one", commands().values(), ids=lambda one: one.name)
@@ -74,8 +74,8 @@ def test_a_suggestion_never_names_what_does_not_exist(word: str) -> None:
         assert lookup(name)
 
 
-def test_the_readme_has_the_generated_table() -> None:
-    assert command_table() in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_manual_has_the_generated_table() -> None:
+    assert command_table() in (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 
 
 def test_each_heading_has_its_commands_in_one_piece() -> None:

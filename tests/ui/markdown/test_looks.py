@@ -1,4 +1,4 @@
-"""What an answer looks like when it is all there."""
+"""The looks of a finished answer."""
 
 import pytest
 

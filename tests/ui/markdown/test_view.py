@@ -1,4 +1,4 @@
-"""The view: what is waited for, the reasoning, the answer, its end, and windows that change."""
+"""The view: the spinner, the reasoning, the answer, its end, and windows that change their size."""
 
 from llmcli.ui.markdown.view import AnswerView
 from tests.ui.markdown.emulator import Clock, Terminal, shown, view_on

@@ -1,4 +1,4 @@
-"""The file of what was typed: private, shared by chats, and never in the way."""
+"""The input history: private, shared by several chats, and harmless when its file is broken."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What each key does to the line, and what is sent."""
+"""The keys of the input line, and the text that they send."""
 
 import os
 import sys

@@ -1,0 +1,215 @@
+"""Help: it begins with examples that work, fits one screen, and names the right command after a wrong one."""
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import pytest
+import typer
+
+from llmcli.chat.variants import variants_of
+from llmcli.cli import pages
+from llmcli.cli.help import command_help, group_help
+from llmcli.cli.options import _parse
+from llmcli.cli.tree import make_app
+from llmcli.errors import STATUS_MEANINGS, ExitStatus
+from llmcli.params.settings import fields
+from tests.conftest import Run
+
+
+def walk(group: Any, parent: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The context of every command and group below `group` by its path: `models pull`."""
+    for name, command in group.commands.items():
+        context = command.context_class(command, parent=parent, info_name=name, **command.context_settings)
+        yield prefix + name, context
+        if hasattr(command, "commands"):
+            yield from walk(command, context, f"{prefix}{name} ")
+
+
+ROOT: Any = typer.main.get_command(make_app())
+ROOT_CONTEXT = ROOT.context_class(ROOT, info_name="llmcli", **ROOT.context_settings)
+CONTEXTS = dict(walk(ROOT, ROOT_CONTEXT))
+COMMANDS = {path: context.command for path, context in CONTEXTS.items()}
+
+
+@cache
+def help_of(path: str, everything: bool) -> str:
+    """The text of `--help` or `--help-all` on a terminal of 80 columns."""
+    command, write = COMMANDS[path], group_help if hasattr(COMMANDS[path], "commands") else command_help
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "80")
+        return write(command, CONTEXTS[path], everything)
+
+
+def visible_options(path: str) -> list[Any]:
+    parameters = COMMANDS[path].get_params(CONTEXTS[path])
+    return [one for one in parameters if one.param_type_name == "option" and not one.hidden]
+
+
+def lines_of(path: str) -> list[str]:
+    text = pages.EXAMPLES[path] if path else pages.START
+    return [line.strip() for line in text.strip().splitlines()]
+
+
+def command_lines(line: str) -> list[list[str]]:
+    """The arguments of each call of llmcli in a line of shell."""
+    calls = re.findall(r"(?:^|[ (])llmcli((?: (?:\"[^\"]*\"|[^|<>#)])*)?)", line)
+    return [shlex.split(call) for call in calls]
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The parameters of the last command, which is parsed and not run."""
+    given: dict[str, Any] = {}
+    for path, command in COMMANDS.items():
+        if path != "sessions":
+            monkeypatch.setattr(command, "callback", lambda **values: given.update(values))
+    return given
+
+
+@pytest.mark.parametrize("path", ["", *COMMANDS])
+def test_every_command_has_three_examples_that_parse(path: str, parsed: dict[str, Any]) -> None:
+    lines = lines_of(path)
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= 78
+    for line in lines:
+        calls = command_lines(line)
+        assert calls, line
+        for arguments in calls:
+            assert " ".join(arguments).startswith(path), line
+            parsed.clear()
+            ROOT.main(args=arguments, prog_name="llmcli", standalone_mode=False)
+            check_values(parsed)
+
+
+def check_values(given: dict[str, Any]) -> None:
+    """Parse the values of the settings, which the command itself would do."""
+    for key, value in given.items():
+        if key in fields() and value is not None:
+            _parse(fields()[key], list(value) if isinstance(value, tuple) else value)
+    if given.get("vary"):
+        assert len(variants_of(list(given["vary"]), 1, 1)) > 1
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_help_begins_with_usage_a_sentence_and_examples(path: str) -> None:
+    text = help_of(path, everything=False)
+    usage, sentence, examples = text.split("\n\n")[:3]
+    assert usage.startswith(f"Usage: llmcli {path} ")
+    assert re.match(r"  [A-Z]", sentence)
+    assert sentence.endswith(".")
+    assert examples.startswith("Examples:\n  ")
+    group = hasattr(COMMANDS[path], "commands")
+    options = f"{path} --help-all shows all {len(visible_options(path))} options."
+    expected = f"{path} COMMAND --help shows the examples and options of a command." if group else options
+    assert text.splitlines()[-1] == f"llmcli {expected}"
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_help_is_not_wider_than_a_terminal(path: str) -> None:
+    for everything in (False, True):
+        assert [line for line in help_of(path, everything).splitlines() if len(line) > 80] == []
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_help_all_names_every_option(path: str) -> None:
+    words = set(re.findall(r"--?[a-zA-Z][a-z-]*", help_of(path, everything=True)))
+    for option in visible_options(path):
+        assert {*option.opts} <= words
+
+
+def test_help_and_help_all_print_these_texts(inside: Run) -> None:
+    for path in ("models", "models pull", "chat"):
+        assert inside(*path.split(), "--help", env={"COLUMNS": "80"}).text == help_of(path, everything=False) + "\n"
+        assert inside(*path.split(), "--help-all", env={"COLUMNS": "80"}).text == help_of(path, everything=True) + "\n"
+
+
+@pytest.mark.parametrize("name", ["chat", "generate", "compare"])
+def test_the_help_of_a_large_command_fits_one_screen(name: str) -> None:
+    assert len(help_of(name, everything=False).splitlines()) <= 45
+
+
+@pytest.mark.parametrize("name", pages.COMMON)
+def test_the_common_options_of_a_command_exist(name: str) -> None:
+    flags = {flag for option in visible_options(name) for flag in (*option.opts, *option.secondary_opts)}
+    assert set(pages.COMMON[name]) <= flags
+
+
+def test_the_help_of_generate_ends_with_every_exit_status() -> None:
+    assert {status.name for status in ExitStatus} <= set(STATUS_MEANINGS)
+    short = " ".join(help_of("generate", everything=False).partition("Exit status:")[2].split())
+    whole = help_of("generate", everything=True).partition("Exit status:")[2]
+    for status in ExitStatus:
+        assert f"{status.value} {STATUS_MEANINGS[status.name]}" in short
+        assert re.search(rf"^  {status.value} +{re.escape(STATUS_MEANINGS[status.name])}$", whole, re.M)
+
+
+def test_llmcli_alone_shows_where_to_start(run: Run, inside: Run) -> None:
+    ran = inside()
+    assert (ran.status, ran.stderr) == (0, "")
+    assert run().text == ran.text
+    assert "Start here:\n  llmcli chat " in ran.text
+    for name, command in pages.COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(command.summary)}$", ran.text, re.M), name
+    assert "docs/" in ran.text
+    assert len(ran.text.splitlines()) <= 24
+
+
+def test_the_root_help_is_the_same_with_and_without_typer(inside: Run) -> None:
+    assert inside("--help").text == ROOT.get_help(ROOT_CONTEXT) + "\n"
+    assert inside("-h").text == inside("help").text == inside("--help").text
+
+
+def test_the_whole_root_help_lists_the_commands_of_the_groups(inside: Run) -> None:
+    text = inside("--help-all").text
+    for path in COMMANDS:
+        assert re.search(rf"^  {path} ", text, re.M), path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["hello"], 'use `llmcli generate "hello"` to ask, or `llmcli chat "hello"` to talk'),
+        (["why is", "it", "-n", "5"], '`llmcli generate "why is it 5"`'),
+        (["cost: $5"], "`llmcli generate 'cost: $5'`"),
+        (["generat"], "generate"),
+        (["run"], "`llmcli chat -m MODEL`"),
+        (["run", "q05"], "`llmcli chat -m q05`"),
+        (["ls"], "`llmcli models list`"),
+        (["list"], "`llmcli models list`"),
+        (["ps"], "`llmcli models list`"),
+        (["show", "q05"], "`llmcli models show q05`"),
+        (["rm", "q05"], "`llmcli models rm q05`"),
+        (["ask", "why"], '`llmcli generate "why"`'),
+        (["serve"], "`llmcli generate`"),
+        (["stop"], "none stays loaded"),
+        (["models", "ls"], "'list'"),
+        (["sessions", "delete", "x"], "'rm'"),
+        (["-m", "x", "chat"], "`llmcli chat -m …`"),
+    ],
+)
+def test_a_command_of_another_program_names_the_right_one(inside: Run, arguments: list[str], command: str) -> None:
+    ran = inside(*arguments)
+    assert (ran.status, ran.text) == (2, "")
+    error, hint = ran.stderr.splitlines()
+    assert error.startswith("error: no such ")
+    assert hint.startswith("  hint: ")
+    assert command in hint
+
+
+def test_help_and_version_are_commands_too(inside: Run) -> None:
+    assert inside("help", "models", "pull").text == inside("models", "pull", "--help").text
+    assert inside("version").text == inside("--version").text
+    assert inside("help", "nothing").status == 2
+
+
+def test_the_front_page_imports_neither_typer_nor_rich() -> None:
+    code = "import sys; from llmcli.cli.app import run; run(sys.argv[1:]); print([*sys.modules], file=sys.stderr)"
+    for arguments in ([], ["--help"]):
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+        modules = set(re.findall(r"'([a-z_]+)'", done.stderr))
+        assert not modules & {"typer", "rich", "llama_cpp", "numpy"}

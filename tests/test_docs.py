@@ -1,0 +1,147 @@
+"""The documentation: links lead somewhere, examples parse, flags exist, and the README stays short."""
+
+import ast
+import re
+import shlex
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from llmcli.cli.tree import make_app
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+MANUAL = sorted(ROOT.glob("docs/*.md"))
+MOST_README_LINES = 200
+# Of an earlier idiom of these pages; plain words say the same.
+IDIOM = re.compile(
+    r"\b(gone on with|parted by|is no [a-z]+|carries nothing|what has come|leaves nothing|said on stderr|anew)\b"
+)
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_GENERATED = re.compile(r"^<!-- (\w+) -->$.*?^<!-- /\1 -->$", re.MULTILINE | re.DOTALL)
+
+
+def page_text(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def blocks_of(language: str) -> list[Any]:
+    """Every code block of this language, with its page and number as the id of its test."""
+    return [
+        pytest.param(match[2], id=f"{page.name}-{number}")
+        for page in PAGES
+        for number, match in enumerate(_BLOCK.finditer(page_text(page)))
+        if match[1] == language
+    ]
+
+
+def anchors_of(page: Path) -> set[str]:
+    """The anchors that GitHub makes of the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", _BLOCK.sub("", page_text(page)), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def commands_in(line: str) -> Iterator[list[str]]:
+    """The words of each call of llmcli in a line of shell."""
+    words = shlex.shlex(line, posix=True, punctuation_chars=True)
+    words.whitespace_split = True
+    call: list[str] | None = None
+    for word in words:
+        if word in ("|", "&&", "||", ";", ">", "<", "&"):
+            if call is not None:
+                yield call
+            call = None
+        elif word == "llmcli" and call is None:
+            call = []
+        elif call is not None:
+            call.append(word)
+    if call is not None:
+        yield call
+
+
+def unknown_flags(words: list[str], command: Any) -> list[str]:
+    """The flags in `words` that the command which they name does not have."""
+    while words and words[0] in getattr(command, "commands", {}):
+        command, words = command.commands[words[0]], words[1:]
+    known = {opt for option in command.params for opt in (*option.opts, *option.secondary_opts)}
+    known |= {"--help", "-h", "--install-completion"}
+    return [word for word in words if re.match(r"--?[a-zA-Z]", word) and word.partition("=")[0] not in known]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for link in _LINK.findall(_BLOCK.sub("", page_text(page))):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), f"{page.name} links to {link}"
+        assert not anchor or anchor in anchors_of(target), f"{page.name} links to {link}"
+
+
+def test_every_page_of_the_manual_is_linked_in_the_readme() -> None:
+    linked = set(_LINK.findall(page_text(ROOT / "README.md")))
+    assert {f"docs/{page.name}" for page in MANUAL} <= linked
+
+
+def test_readme_is_short() -> None:
+    assert len(page_text(ROOT / "README.md").splitlines()) <= MOST_README_LINES
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_are_in_plain_words(page: Path) -> None:
+    assert not IDIOM.findall(_GENERATED.sub("", page_text(page)))
+
+
+@pytest.mark.skipif(not shutil.which("sh"), reason="needs a shell")
+@pytest.mark.parametrize("text", blocks_of("sh"))
+def test_shell_examples_parse(text: str) -> None:
+    done = subprocess.run(["sh", "-n"], input=text, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("text", blocks_of("toml"))
+def test_toml_examples_parse(text: str) -> None:
+    assert tomllib.loads(text)
+
+
+@pytest.mark.parametrize("text", blocks_of("python"))
+def test_python_examples_parse(text: str) -> None:
+    assert ast.parse(text).body
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
+@pytest.mark.parametrize("text", blocks_of("diff"))
+def test_diffs_in_examples_apply_to_the_code(text: str) -> None:
+    done = subprocess.run(["git", "apply", "--check", "-"], input=text, text=True, capture_output=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("text", [*blocks_of("console"), *blocks_of("sh")])
+def test_flags_in_examples_exist(text: str) -> None:
+    program = typer.main.get_command(make_app())
+    for line in text.splitlines():
+        if "llmcli" not in line or line.lstrip().startswith("#") or "'!" in line:
+            continue
+        for words in commands_in(line.removeprefix("$ ")):
+            assert not unknown_flags(words, program), line
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        ("git diff | llmcli generate --tmp 0.3 'x' > out", ["--tmp"]),
+        ("llmcli models list --json && llmcli chat --top-p=0.9", []),
+        ("llmcli models list --top-k 3  # a comment", ["--top-k"]),
+    ],
+)
+def test_reader_of_examples_finds_wrong_flags(line: str, wrong: list[str]) -> None:
+    program = typer.main.get_command(make_app())
+    assert [flag for words in commands_in(line) for flag in unknown_flags(words, program)] == wrong
