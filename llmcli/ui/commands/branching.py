@@ -120,7 +120,7 @@ def branch(chat: "Chat", argument: str) -> None:
 
 
 def _branch_off(chat: "Chat", number: str, rank: str) -> None:
-    """Let the model continue from another token than the one that was chosen."""
+    """Let the model continue from another token than the one that was sampled."""
     from llmcli.ui.commands.choosing import last, number_of, working
 
     if not rank.isdecimal() or not number.isdecimal():

@@ -1,4 +1,4 @@
-"""Commands that show how single tokens of the last answer were chosen."""
+"""Commands that show how single tokens of the last answer were sampled."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,7 +33,7 @@ def _token_numbers(chat: "Chat", start: str) -> list[tuple[str, str]]:
     "why",
     heading=INSPECT,
     usage="[N|TEXT]",
-    help="Show step by step how a token was chosen.",
+    help="Show step by step how a token was sampled.",
     detail="N is its number in the answer, from 0; TEXT is its text or the start of it. Alone it takes the token of "
     "which the model was least sure. The table has the likeliest candidates and what each sampler did to them.",
     examples=("/why", "/why 12", "/why comet"),
@@ -78,7 +78,7 @@ def alternatives(chat: "Chat", argument: str) -> None:
         rows.append((f"{candidate.rank}{mark}", token_text(candidate.text, 16), percent(candidate.before), after))
     chat.rows(("K", "TOKEN", "BEFORE %", "AFTER %"), rows, right=("K", "BEFORE %", "AFTER %"))
     chat.listed = found.at, [(str(candidate.rank), candidate.text) for candidate in found.stepwise.candidates]
-    console.note(f"* was chosen; /branch {found.at} K continues from another candidate")
+    console.note(f"* was sampled; /branch {found.at} K continues from another candidate")
     _note_differences(answered, found)
 
 
@@ -158,7 +158,7 @@ def _describe_position(answered: "Answered", number: int) -> str:
 
 
 def _note_differences(answered: "Answered", found: "Dissection") -> None:
-    """Tell where this is not what happened when the token was chosen."""
+    """Tell where this is not what happened when the token was sampled."""
     if not answered.traces:
         console.note(
             "the answer is from an earlier chat: its text was tokenized again, perhaps not as it was generated"

@@ -1,4 +1,4 @@
-"""Commands that show and save how the tokens of an answer were chosen."""
+"""Commands that show and save how the tokens of an answer were sampled."""
 
 import os
 import shutil
@@ -43,7 +43,7 @@ def tokens(chat: "Chat", argument: str) -> None:
 
 
 def last_traces(chat: "Chat") -> list["TokenTrace"]:
-    """How the tokens of the last answer were chosen.
+    """How the tokens of the last answer were sampled.
 
     Raises:
         UsageError: when there is none in this branch since the chat was opened.
@@ -57,7 +57,7 @@ def last_traces(chat: "Chat") -> list["TokenTrace"]:
     "trace",
     heading=INSPECT,
     usage="[on [FOLDER]|off|FILE]",
-    help="Write how each token is chosen to a file.",
+    help="Write how each token is sampled to a file.",
     detail="`on` writes one file per answer. FILE.jsonl takes the last answer. Alone it shows whether traces are on. "
     "`llmcli trace show FILE` reads them.",
     examples=("/trace on", "/trace last.jsonl", "/trace off"),

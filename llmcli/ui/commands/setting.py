@@ -88,7 +88,7 @@ def _warn_too_high(key: str, value: object) -> None:
     "temp",
     heading=SETTINGS,
     usage="[POLICY]",
-    help="Set the temperature: how freely tokens are chosen.",
+    help="Set the temperature: how freely tokens are sampled.",
     detail="0 strict, 0.8 usual, 1.2 bold; above 1.5 mostly nonsense. A policy changes it from token to token: "
     "0.3..1.3 follows the entropy, sentence:1.1,0.7 the number of the sentence. Alone it shows the temperatures of "
     "the last answer.",

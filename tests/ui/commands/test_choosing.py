@@ -69,7 +69,7 @@ def test_why_takes_the_number_of_a_token_or_its_text(heard: Heard) -> None:
     assert by_number[0] == f'token {number} (0 to 19), after "{"".join(pieces[:number]).strip()}"'
     assert by_number[1].split()[:3] == ["model", "top_k", "top_p"]
     assert any(re.match(r"> +\d+ +␣comet ", line) for line in by_number)
-    assert by_number[-1].startswith("drawn ")
+    assert by_number[-1].startswith("sampled ")
     assert heard.answers == ""
     for text in ("comet", '"comet"', "' comet'"):
         assert heard.obey("why", text) == by_number
@@ -105,7 +105,7 @@ def test_alternatives_are_ranked_and_the_chosen_one_is_marked(heard: Heard) -> N
     (drawn,) = [row for row in rows if row[0].endswith("*")]
     assert drawn[1].replace("␣", " ") == texts(heard)[2]
     assert any(row[-2] == "-" for row in rows)
-    assert told[-1] == "* was chosen; /branch 2 K continues from another candidate"
+    assert told[-1] == "* was sampled; /branch 2 K continues from another candidate"
 
 
 def test_a_branch_continues_from_another_candidate(heard: Heard) -> None:
@@ -214,7 +214,7 @@ def test_a_sampler_whose_state_was_reset_is_named(heard: Heard) -> None:
     heard.chat.dialogue.set("xtc_probability", 0.5)
     heard.chat.dialogue.set("xtc_threshold", 0.05)
     heard.send(ASKED)
-    assert heard.obey("why", "5")[-1].startswith("drawn ")
+    assert heard.obey("why", "5")[-1].startswith("sampled ")
     assert heard.chat.turn
     heard.chat.turn.answer.traces[0] = heard.chat.turn.answer.traces[1]  # another answer than the seed gives
     assert heard.obey("why", "5")[-1] == ("could not reproduce the answer exactly: xtc state was reset at this token")

@@ -88,7 +88,7 @@ def test_compare_answers_the_last_question_and_adds_nothing(chat: Chat, capfd: p
     obey(chat, "/compare temp=0.2,1.5")
     out, err = capfd.readouterr()
     assert [line for line in out.splitlines() if line.startswith("== ")] == ["== temp=0.2 ==", "== temp=1.5 =="]
-    assert "DIST-2" in err
+    assert "DISTINCT-2" in err
     assert "/keep N continues" in err
     assert chat.session.conversation.messages == before
     assert chat.rivals
@@ -147,9 +147,9 @@ def test_attached_files_go_with_the_kept_question(chat: Chat, tmp_path: Path) ->
     ("line", "says"),
     [
         ("/compare temp=0.2,0.8", "no question to answer"),
-        ("/compare why", "nothing varies"),
+        ("/compare why", "no setting to compare"),
         ("/compare why prompt=a,b", "prompt cannot be set in a running chat"),
-        ("/compare why n_ctx=512,1024", "n_ctx cannot vary"),
+        ("/compare why n_ctx=512,1024", "n_ctx needs a model reload"),
         ("/keep 1", "no comparison to keep an answer of"),
     ],
 )
@@ -181,7 +181,7 @@ def test_a_failed_answer_is_reported_and_others_can_be_kept(chat: Chat, capfd: p
     obey(chat, f"/logit_bias {json.dumps([[token, False] for token in digits])}")
     obey(chat, "/compare the river grammar='root ::= [0-9]+;root ::= [a-z]+'")
     assert "error: grammar=root ::= [0-9]+: no token satisfies the constraints" in capfd.readouterr().err
-    with pytest.raises(UsageError, match="nothing came of answer 1"):
+    with pytest.raises(UsageError, match="answer 1 is empty"):
         obey(chat, "/keep 1")
     obey(chat, "/keep 2")
     assert chat.path()[-1].content.isalpha()

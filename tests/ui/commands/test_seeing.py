@@ -1,4 +1,4 @@
-"""Commands that show how tokens were chosen, and the trace files."""
+"""Commands that show how tokens were sampled, and the trace files."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,10 +116,10 @@ def test_a_slow_policy_gets_a_warning(capfd: pytest.CaptureFixture[str]) -> None
     warn_slow(answer(5.0))
     assert capfd.readouterr().err == ""
     warn_slow(answer(40.0))
-    assert capfd.readouterr().err == "warning: the temperature policy takes 4.0 ms a token, 40% of the time\n"
+    assert capfd.readouterr().err == "warning: the temperature policy is slow: 4.0 ms per token, 40% of the time\n"
 
 
 def test_generate_refuses_a_trace_without_a_name(inside: Run, with_tiny: Path) -> None:
     ran = inside("generate", "hi", "-n", "1", "--trace", "")
     assert (ran.status, ran.stdout) == (2, b"")
-    assert ran.stderr.startswith("error: --trace needs the name of a file\n  hint: ")
+    assert ran.stderr.startswith("error: the file name of --trace is empty\n  hint: ")
