@@ -70,7 +70,7 @@ class _Parser:
         return self._at == len(self._text)
 
     def error(self, fault: str = "", at: int | None = None, hint: str = "", rule: str = "") -> MisplacedError:
-        """The error for what stands at the present offset, or at `at`."""
+        """The error for the text at the current offset, or at `at`."""
         at = self._at if at is None else at
         rest = self._text[at:].strip()
         where = f"position {at + 1}" if rest else "the end"
