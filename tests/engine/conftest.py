@@ -1,4 +1,4 @@
-"""The starter, loaded once, and contexts on it."""
+"""The starter model, loaded once, and contexts for it."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ MakeContext = Callable[..., Context]
 
 @pytest.fixture(scope="session")
 def model(starter: Path) -> Iterator[Model]:
-    """The starter on the CPU; nothing in it changes by being used."""
+    """The starter on the CPU; tests do not change it."""
     loaded = Model.load([starter], n_gpu_layers=0)
     yield loaded
     loaded.close()
@@ -28,7 +28,7 @@ def vocab(model: Model) -> Vocab:
 
 @pytest.fixture
 def fresh(model: Model) -> Iterator[MakeContext]:
-    """Makes contexts that have read nothing: `fresh(n_ctx=256)`."""
+    """Makes empty contexts: `fresh(n_ctx=256)`."""
     made: list[Context] = []
 
     def make(n_ctx: int = 256, n_seq_max: int = 1, n_batch: int = 2048, abort: AbortFlag | None = None) -> Context:
@@ -44,7 +44,7 @@ def fresh(model: Model) -> Iterator[MakeContext]:
 
 @pytest.fixture(scope="session")
 def context(model: Model) -> Iterator[Context]:
-    """One context that many tests go on with, as a chat does."""
+    """One context that many tests reuse, as a chat does."""
     made = Context(model, ContextParams(n_ctx=512, n_threads=1, n_threads_batch=1))
     yield made
     made.close()
