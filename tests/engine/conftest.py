@@ -4,11 +4,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from llmcli.engine.abort import AbortFlag
 from llmcli.engine.context import Context, ContextParams
 from llmcli.engine.model import Model
 from llmcli.engine.vocab import Vocab
+
+settings.register_profile("no deadline", deadline=None)  # on a busy machine an example can take long
+settings.load_profile("no deadline")
 
 MakeContext = Callable[..., Context]
 
