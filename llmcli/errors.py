@@ -1,4 +1,4 @@
-"""What can go wrong, and the exit status each fault ends the program with."""
+"""The errors of the program, and the exit status of each."""
 
 from enum import IntEnum
 
@@ -21,7 +21,7 @@ class ExitStatus(IntEnum):
 
 
 class LlmcliError(Exception):
-    """A fault told to the user in one line: what is wrong, then (hint) what to do."""
+    """An error for the user: `message` says what is wrong, `hint` what to do. Both are one line without a full stop."""
 
     status = ExitStatus.FAILED
 
@@ -31,43 +31,43 @@ class LlmcliError(Exception):
 
 
 class UsageError(LlmcliError):
-    """The command line, an environment variable or the configuration asks for something that cannot be."""
+    """The command line, an environment variable or the configuration is not valid."""
 
     status = ExitStatus.USAGE
 
 
 class ModelNotFoundError(LlmcliError):
-    """A model reference leads to no file."""
+    """No file was found for a model reference."""
 
     status = ExitStatus.MODEL_NOT_FOUND
 
 
 class NotAllowedError(LlmcliError):
-    """A token is missing or refused."""
+    """An access token is missing or was rejected."""
 
     status = ExitStatus.NOT_ALLOWED
 
 
 class NetworkError(LlmcliError):
-    """The hub or the package index could not be reached or answered badly."""
+    """The Hub or the package index is not reachable, or sent an invalid response."""
 
     status = ExitStatus.NETWORK
 
 
 class DiskError(LlmcliError):
-    """A file could not be read or written."""
+    """A file cannot be read or written."""
 
     status = ExitStatus.IO
 
 
 class ReaderGoneError(LlmcliError):
-    """Whoever read stdout has closed it (`| head -1`): end at once and quietly."""
+    """The reader closed stdout (`| head -1`): the program exits at once, without a message."""
 
     status = ExitStatus.BROKEN_PIPE
 
 
 class PolicyError(LlmcliError):
-    """A temperature policy of the user's raised, or returned what is no temperature."""
+    """A user's temperature policy raised an error or returned an invalid temperature."""
 
 
 class ContextOverflowError(LlmcliError):
@@ -77,12 +77,12 @@ class ContextOverflowError(LlmcliError):
 
 
 class ModelInvalidError(LlmcliError):
-    """The model file is damaged, not a model, or of a kind llama.cpp does not load."""
+    """The model file is corrupt, not a model, or not supported by llama.cpp."""
 
     status = ExitStatus.MODEL_INVALID
 
 
 class ConstraintError(LlmcliError):
-    """The output could not be made to meet its constraint (grammar, schema, banned strings)."""
+    """No output can satisfy the constraints (grammar, schema, banned strings)."""
 
     status = ExitStatus.CONSTRAINT_UNMET

@@ -1,4 +1,4 @@
-"""Character cards, the JSON files that roleplay programs exchange (version 1 to 3), as texts for a model."""
+"""Character cards, the JSON files that roleplay programs exchange (version 1 to 3), converted to text for a model."""
 
 import re
 from collections.abc import Mapping
@@ -18,30 +18,37 @@ Examples = tuple[tuple[str, str], ...]
 
 
 def is_card(data: Mapping[str, Any]) -> bool:
-    """Whether a JSON object is a card: it says so, or has a key that only cards have."""
+    """Whether a JSON object is a card: it names the card format, or has a key that only cards have."""
     return str(data.get("spec", "")).startswith("chara_card") or any(key in data for key in _V1)
 
 
 def read_card(data: Mapping[str, Any], source: str) -> tuple[str, str, str, Examples]:
-    """Name, system prompt, first message and examples of a card.
+    """Name, system prompt, greeting and examples of a card.
 
     Raises:
-        UsageError: that begins with `source`, when a part is no text.
+        UsageError: that begins with `source`, if a part is not text.
     """
     inner = data.get("data", data)
     if not isinstance(inner, dict):
-        raise UsageError(f"{source}: the card's data must be an object")
+        raise UsageError(f"{source}: `data` of the card must be a JSON object")
     card = {key: inner.get(key) or "" for key in _TEXTS}
     for key, value in card.items():
         if not isinstance(value, str):
-            raise UsageError(f"{source}: {key} must be a text")
+            raise UsageError(f"{source}: {key} must be a string")
     name = " ".join(card["name"].split())
     examples = _examples(card["mes_example"])
-    pairs = tuple((_filled(asked, name), _filled(said, name)) for asked, said in examples)
-    return name, _filled(_system(card, bool(examples)), name), _filled(card["first_mes"], name), pairs
+    pairs = tuple(
+        (_fill_placeholders(question, name), _fill_placeholders(answer, name)) for question, answer in examples
+    )
+    return (
+        name,
+        _fill_placeholders(_system_prompt(card, bool(examples)), name),
+        _fill_placeholders(card["first_mes"], name),
+        pairs,
+    )
 
 
-def _system(card: Mapping[str, str], has_examples: bool) -> str:
+def _system_prompt(card: Mapping[str, str], has_examples: bool) -> str:
     parts = [
         card["system_prompt"] or "You are {{char}}, and answer as {{char}} would.",
         card["description"],
@@ -52,22 +59,22 @@ def _system(card: Mapping[str, str], has_examples: bool) -> str:
     return "\n\n".join(part.strip() for part in parts if part.strip())
 
 
-def _filled(text: str, name: str) -> str:
-    def put(found: re.Match[str]) -> str:
-        word = (found[1] or found[2]).lower()
+def _fill_placeholders(text: str, name: str) -> str:
+    def replacement(match: re.Match[str]) -> str:
+        word = (match[1] or match[2]).lower()
         return {"user": _USER, "original": ""}.get(word, name or "the character")
 
-    return _PLACEHOLDER.sub(put, text).strip()
+    return _PLACEHOLDER.sub(replacement, text).strip()
 
 
 def _examples(text: str) -> list[tuple[str, str]]:
-    """The turns of the user that the character answers; none where the text is written in another way."""
+    """Pairs of a question and the answer of the character; empty if the text has another form."""
     pairs = []
     for block in _START.split(text):
         marks = list(_SPEAKER.finditer(block))
         ends = [*(mark.start() for mark in marks[1:]), len(block)]
         turns = [(mark[1] or mark[2], block[mark.end() : end].strip()) for mark, end in zip(marks, ends, strict=False)]
-        for (who, asked), (then, said) in pairwise(turns):
-            if who.lower() == "user" and then.lower() != "user":
-                pairs.append((asked, said))
+        for (speaker, question), (next_speaker, answer) in pairwise(turns):
+            if speaker.lower() == "user" and next_speaker.lower() != "user":
+                pairs.append((question, answer))
     return pairs

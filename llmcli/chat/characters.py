@@ -1,44 +1,83 @@
-"""Characters: a system prompt, a first message and settings out of one file (TOML, Markdown, text, or a card)."""
+"""Characters: a system prompt, a greeting and settings from one file (TOML, Markdown, text or a character card)."""
 
 import os
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from llmcli.chat.compose import read_text
 from llmcli.chat.paths import config_dir
 from llmcli.chat.presets import checked
 from llmcli.chat.records import NEVER_SET
-from llmcli.errors import DiskError, UsageError
+from llmcli.errors import DiskError, LlmcliError, UsageError
 from llmcli.params.layers import Layer
 from llmcli.params.suggest import did_you_mean
 
-_SUFFIXES = (".toml", ".md", ".txt", ".json")  # in this order where a name has several files
-_KEYS = ("name", "system", "greeting", "settings", "examples")
-_LARGEST = 1 << 20  # characters
+SUFFIXES = (".toml", ".md", ".txt", ".json")  # in this order if a name has several files
+_TEXT_KEYS = ("name", "purpose", "system", "greeting")
+_KEYS = (*_TEXT_KEYS, "settings", "examples")
+_MAX_CHARACTERS = 1 << 20
+
+# A file of the same name in the user's folder replaces one of these.
+_BUILT_IN: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "editor": {
+            "name": "Editor",
+            "purpose": "Corrects and tightens a text, then lists the changes.",
+            "system": "You are a careful copy editor. The user sends you a text. Correct spelling, grammar and "
+            "punctuation, cut what says nothing, and keep the meaning and the voice of the author. Answer with the "
+            "corrected text first, then with a short list of the changes. Write in the language of the text.",
+            "greeting": "Send me a text. I correct it and list what I changed.",
+            "settings": {"temperature": 0.3},
+        },
+        "pirate": {
+            "name": "Captain Redbeard",
+            "purpose": "Tells stories and answers questions as an old pirate captain.",
+            "system": "You are Captain Redbeard, an old pirate captain with a good heart and a loud voice. Answer "
+            "every question as the captain, in the language of sailors, with ships, storms and treasure. Stay in "
+            "this role. Keep answers short.",
+            "greeting": "Ahoy! Captain Redbeard here. What brings ye aboard?",
+            "settings": {"temperature": 1.1, "min_p": 0.05},
+        },
+        "tutor": {
+            "name": "Tutor",
+            "purpose": "Explains a subject step by step and asks questions back.",
+            "system": "You are a patient tutor. Explain one idea at a time, in plain words and with a small example. "
+            "After each explanation, ask one short question that shows whether the user understood. If an answer of "
+            "the user is wrong, give a hint before you give the solution.",
+            "greeting": "What would you like to understand? Tell me what you know about it already.",
+            "settings": {"temperature": 0.6},
+        },
+    }
+)
 
 
 @dataclass(frozen=True)
 class Character:
-    """Who answers. `greeting` is its first message; `examples` are pairs of what is said to it and what it says."""
+    """Who answers. `greeting` is its first message, `examples` are pairs of a question and the answer to it."""
 
     name: str
     system: str = ""
     greeting: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     examples: tuple[tuple[str, str], ...] = ()
+    purpose: str = ""  # one sentence, for lists
 
 
 def load_character(reference: str) -> Character:
-    """The character in a file, or of that name in the folder `characters` beside the configuration.
+    """The character in a file, of that name in the folder `characters` beside the configuration, or built in.
 
     Raises:
-        UsageError: when there is none, or the file says what cannot be, naming the file and the place.
-        DiskError: when the file cannot be read.
+        UsageError: if there is none, or for a file with an invalid value; the message names the file and the place.
+        DiskError: if the file cannot be read.
     """
     path = _find(reference)
+    if path is None:
+        return _from_table(_BUILT_IN[reference], Path(reference))
     text = _read(path)
     try:
         if path.suffix.lower() == ".toml":
@@ -46,7 +85,7 @@ def load_character(reference: str) -> Character:
         if path.suffix.lower() == ".json":
             return _from_json(text, path)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not valid {path.suffix[1:].upper()}: {_line(error)}") from None
+        raise UsageError(f"{path} is not valid {path.suffix[1:].upper()}: {_reason(error)}") from None
     if path.suffix.lower() in (".md", ".markdown"):
         from llmcli.chat.front_matter import split
 
@@ -56,12 +95,17 @@ def load_character(reference: str) -> Character:
 
 
 def character_names() -> list[str]:
-    """The names of the characters in the folder `characters` beside the configuration."""
-    try:
-        found = [path for path in (config_dir() / "characters").iterdir() if path.suffix in _SUFFIXES]
-    except OSError:
-        return []
-    return sorted({path.stem for path in found if not path.name.startswith(".")})
+    """The names that `load_character` takes: the user's characters and the built-in ones."""
+    return sorted({path.stem for path in _user_files()} | _BUILT_IN.keys())
+
+
+def character_purposes() -> dict[str, str]:
+    """Each of the names with its purpose in one sentence; empty if the file has none or is not valid."""
+    purposes = dict.fromkeys(character_names(), "")
+    for name in purposes:
+        with suppress(LlmcliError):
+            purposes[name] = load_character(name).purpose
+    return purposes
 
 
 def layer(character: Character) -> Layer:
@@ -72,25 +116,49 @@ def layer(character: Character) -> Layer:
     return Layer("character", {**character.settings, **({"system": system} if system else {})})
 
 
-def _find(reference: str) -> Path:
-    place, folder = os.path.expanduser(reference), config_dir() / "characters"
-    is_name = Path(place).name == reference and reference.strip(".")
-    if os.path.isfile(place) and not (is_name and not Path(place).suffix):
-        return Path(place)
-    names = [reference + suffix for suffix in ("", *_SUFFIXES)] if is_name else []
-    found = next((folder / name for name in names if os.path.isfile(folder / name)), None)
-    if found:
+def _user_files() -> list[Path]:
+    try:
+        found = [path for path in _folder().iterdir() if path.suffix in SUFFIXES]
+    except OSError:
+        return []
+    return [path for path in found if not path.name.startswith(".")]
+
+
+def _folder() -> Path:
+    return config_dir() / "characters"
+
+
+def _find(reference: str) -> Path | None:
+    """The file of a character; None for a built-in one."""
+    path = os.path.expanduser(reference)
+    is_name = Path(path).name == reference and bool(reference.strip("."))
+    if os.path.isfile(path) and not (is_name and not Path(path).suffix):
+        return Path(path)
+    candidates = [_folder() / f"{reference}{suffix}" for suffix in ("", *SUFFIXES)] if is_name else []
+    if found := next((one for one in candidates if os.path.isfile(one)), None):
         return found
-    if os.path.exists(place):
-        return Path(place)  # reading it tells what is wrong
-    hint = did_you_mean(reference, character_names()) or f"put a file with this name into {folder}, or give a path"
-    raise UsageError(f"there is no character {reference[:80]!r}", hint)
+    if reference in _BUILT_IN:
+        return None
+    if os.path.exists(path):
+        return Path(path)  # reading it tells what is wrong
+    raise _unknown(reference, is_name)
+
+
+def _unknown(reference: str, is_name: bool) -> UsageError:
+    names = character_names()
+    near = did_you_mean(reference, names)
+    known = f"use one of {', '.join(names)}"
+    if not is_name:
+        return UsageError(f"character file not found: {reference[:200]!r}", known)
+    stem = reference if Path(reference).suffix in SUFFIXES else f"{reference}.toml"
+    hint = f"{near} {known}, or create {_folder() / stem[:80]}"
+    return UsageError(f"unknown character {reference[:80]!r}", hint.lstrip())
 
 
 def _read(path: Path) -> str:
     text = read_text(str(path))
-    if len(text) > _LARGEST:
-        raise DiskError(f"{path} has more than {_LARGEST} characters", "give a smaller file")
+    if len(text) > _MAX_CHARACTERS:
+        raise DiskError(f"{path} has more than {_MAX_CHARACTERS} characters", "use a smaller file")
     return text
 
 
@@ -101,7 +169,7 @@ def _from_json(text: str, path: Path) -> Character:
 
     data = json.loads(text)
     if not isinstance(data, dict):
-        raise UsageError(f"{path} is no character: it must be an object")
+        raise UsageError(f"{path} is not a character: it must be a JSON object")
     if not is_card(data):
         return _from_table(data, path)
     name, system, greeting, examples = read_card(data, str(path))
@@ -109,23 +177,24 @@ def _from_json(text: str, path: Path) -> Character:
 
 
 def _from_table(table: Mapping[str, Any], path: Path, body: str = "") -> Character:
-    """The character of a TOML table or what equals one; `body` is the system prompt of a Markdown file."""
+    """The character of a TOML table or its equal; `body` is the system prompt of a Markdown file."""
     for key in table:
         if key not in _KEYS:
-            hint = did_you_mean(key, _KEYS) or "settings belong into the table [settings]"
-            raise UsageError(f"{path}: a character has no {key!r}", hint)
-    texts = {key: table.get(key, "") for key in ("name", "system", "greeting")}
+            hint = did_you_mean(key, _KEYS) or "put settings into the table [settings]"
+            raise UsageError(f"{path}: unknown key {key!r}", hint)
+    texts = {key: table.get(key, "") for key in _TEXT_KEYS}
     for key, value in texts.items():
         if not isinstance(value, str):
-            raise UsageError(f"{path}: {key} must be a text")
+            raise UsageError(f"{path}: {key} must be a string")
     if texts["system"] and body.strip():
-        raise UsageError(f"{path}: the system prompt is there twice", "keep `system` or the text below")
+        raise UsageError(f"{path}: the system prompt is given twice", "keep `system` or the text below the head")
     return Character(
         " ".join(texts["name"].split()) or path.stem,
         texts["system"].strip() or body.strip(),
         texts["greeting"].strip(),
         _settings(table.get("settings", {}), path),
         _examples(table.get("examples", []), path),
+        " ".join(texts["purpose"].split()),
     )
 
 
@@ -134,21 +203,23 @@ def _settings(table: Any, path: Path) -> Mapping[str, Any]:
         raise UsageError(f"{path}: settings must be a table")
     values = checked(table, f"{path}: settings")
     if "system" in values:
-        raise UsageError(f"{path}: system is no part of settings", "write it above them")
+        raise UsageError(f"{path}: `system` cannot be in settings", "write `system` above the table [settings]")
     if code := values.keys() & NEVER_SET:
-        raise UsageError(f"{path}: {min(code)} names code, which no character may", "give it as a flag if you trust it")
+        raise UsageError(
+            f"{path}: a character cannot set {min(code)} (it runs code)", "if you trust the code, give it as a flag"
+        )
     return values
 
 
 def _examples(items: Any, path: Path) -> tuple[tuple[str, str], ...]:
-    fault = UsageError(f"{path}: examples must be a list of {{user = ..., assistant = ...}}")
+    invalid = UsageError(f"{path}: examples must be a list of {{user = ..., assistant = ...}}")
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise fault
+        raise invalid
     pairs = tuple((item.get("user"), item.get("assistant")) for item in items)
     if not all(isinstance(text, str) for pair in pairs for text in pair):
-        raise fault
+        raise invalid
     return pairs
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] if isinstance(error, ValueError) else "it is nested too deep"
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] if isinstance(error, ValueError) else "it is nested too deeply"

@@ -2,7 +2,7 @@
 
 
 def code_blocks(markdown: str) -> list[str]:
-    """The content of each fenced block in order, without its fence; one that is not closed goes to the end."""
+    """The content of each fenced block in order, without the fences; a block that is not closed ends with the text."""
     from markdown_it import MarkdownIt
 
     if "```" not in markdown and "~~~" not in markdown:

@@ -1,4 +1,4 @@
-"""Making room: the model summarizes the oldest turns, and the conversation goes on from the summary."""
+"""Compaction: the model summarizes the oldest turns, and the conversation continues from the summary."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,43 +11,43 @@ from llmcli.errors import UsageError
 from llmcli.params.layers import Layer
 from llmcli.params.settings import Settings
 
-_ASK = (
-    "Summarize the conversation below for somebody who has to go on with it. Keep names, numbers, decisions, "
-    "code that is still needed and open questions; leave out greetings. Write in the language of the conversation.\n\n"
+_REQUEST = (
+    "Summarize the conversation below, so that it can continue from the summary. Keep names, numbers, decisions, "
+    "code that is still needed and open questions. Omit greetings. Write in the language of the conversation.\n\n"
 )
-_KEPT_TURNS = 2  # at the end, which stay as they are
-_SHARE = 0.25  # of the context, at most, for the summary
+_KEPT_TURNS = 2  # the last turns are not summarized
+_SHARE = 0.25  # of the context that the summary may fill
 
 
 class Compaction:
-    """Iterate over `parts()` to write the summary, change `text` if you like, then `use` it."""
+    """Iterate over `parts()` to write the summary, change `text` if needed, then call `use`."""
 
     def __init__(self, dialogue: Dialogue, path: Sequence[Message], keep: int | None = None) -> None:
-        """`path` is what was said; its last `keep` turns stay, two where that is None.
+        """Summarize the messages in `path`, apart from the last `keep` turns (None = 2).
 
         Raises:
-            UsageError: when there is nothing to summarize.
+            UsageError: if there is nothing to summarize.
         """
         starts = [index for index, message in enumerate(path) if message.role == "user"]
         keep = min(_KEPT_TURNS if keep is None else keep, len(starts) - 1)
         cut = starts[-keep] if keep > 0 else len(path)
         if cut < 2:
-            raise UsageError("there is too little to summarize", "/context shows what fills the context")
+            raise UsageError("the conversation is too short to summarize", "see what fills the context with /context")
         self._dialogue = dialogue
         self.old, self._kept = path[:cut], path[cut:]
         self.text = ""
-        self.left_out = 0  # messages, the oldest, for which there was no room in the question
+        self.left_out = 0  # number of the oldest messages that did not fit into the request
         self.interrupted = False
 
     def parts(self) -> Iterator[Part]:
-        """The summary as it comes."""
+        """Stream the summary."""
         dialogue, local = self._dialogue, self._dialogue.local
         assert local
         settings = self._settings(local.n_ctx)
         old = list(self.old)
-        while True:  # what is too long to be summarized at once loses its own beginning
-            question = Message(0, None, "user", _ASK + _written(old))
-            prompt = dialogue.transcript.prompt([question], None, settings)
+        while True:  # without the oldest messages, until the request fits
+            request = Message(0, None, "user", _REQUEST + _as_text(old))
+            prompt = dialogue.transcript.prompt([request], None, settings)
             if len(prompt.tokens) + settings.max_tokens < local.n_ctx or len(old) < 2:
                 break
             old = old[1:]
@@ -67,7 +67,7 @@ class Compaction:
         return replace(settings, grammar=None, grammar_file=None, json_schema=None, stop=())
 
     def use(self) -> int:
-        """Go on from the summary, in a branch of its own; returns how many messages it stands for."""
+        """Continue from the summary in a new branch; returns the number of messages that it replaces."""
         session = self._dialogue.session
         session.move(None)
         session.say("summary", self.text)
@@ -77,6 +77,6 @@ class Compaction:
         return len(self.old)
 
 
-def _written(messages: Sequence[Message]) -> str:
+def _as_text(messages: Sequence[Message]) -> str:
     names = {"user": "User", "assistant": "Assistant", "summary": "Earlier"}
     return "\n\n".join(f"{names[message.role]}: {message.text}" for message in messages)

@@ -1,4 +1,4 @@
-"""A session that talks with a model: the settings in force, what the model reads of the past, and the next answer."""
+"""A conversation with a model: the settings in force, the messages that the model reads, and the next answer."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,31 +15,31 @@ from llmcli.params.model import ModelParams
 from llmcli.params.param import describe
 from llmcli.params.settings import SamplingParams, Settings, fields, find
 
-if TYPE_CHECKING:  # the engine and all that stands on it are imported where the model is loaded, behind the prompt
+if TYPE_CHECKING:  # the engine and its users are imported in the loading thread, so that the prompt appears first
     from llmcli.chat.local import LocalModel, Prompt
     from llmcli.chat.opening import Opening
     from llmcli.chat.transcript import Transcript
     from llmcli.chat.turn import Turn
 
 Ahead = Callable[["Transcript"], None]
-# A change of these needs the model to be opened anew.
-_OPENING = frozenset(describe(ModelParams))
-# What makes no sense for one message of a conversation.
-_NOT_HERE = {
-    "prompt": "type the message itself",
-    "file": "/file PATH adds a file to the next message",
-    "logprobs": "it needs `llmcli generate --json`",
-    "character": "start with `llmcli chat --character NAME`",
-    "editing_mode": "start with --editing-mode, or keep it with `llmcli config set`",
+# A change of one of these needs a reload of the model.
+_MODEL_KEYS = frozenset(describe(ModelParams))
+# Settings that a running chat cannot change, each with what to do instead.
+_FIXED = {
+    "prompt": "type the message",
+    "file": "add a file to the next message with /file PATH",
+    "logprobs": "use `llmcli generate --json`, or /why in the chat",
+    "character": "use /character NAME",
+    "editing_mode": "start with --editing-mode, or set it with `llmcli config set editing_mode`",
 }
-_ANSWER_ROOM = 256  # tokens that should be left for an answer of unknown length
-_LONG_TOKEN = 16  # characters; few texts have so long ones on average
-_AFTER_DROPPING = 0.75  # share of the context: dropping a little each turn would read everything anew each time
+_ANSWER_RESERVE = 256  # tokens to leave free for an answer of unknown length
+_LONG_TOKEN = 16  # characters; few texts have longer tokens on average
+_FILL_AFTER_DROPPING = 0.75  # share of the context: to drop a little each turn would mean to read all of it each turn
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Whether the next answer has room: tokens of the prompt, of the context, and those an answer should have."""
+    """Whether the next answer has room, in tokens: of the prompt, of the context, and reserved for the answer."""
 
     n_prompt: int
     n_ctx: int
@@ -51,38 +51,38 @@ class Fit:
 
 
 class Dialogue:
-    """`opening` is the model as it is being loaded; `first` the message from which on the model reads."""
+    """`opening` is the load of the model; `first` is the id of the oldest message that the model reads (None = all)."""
 
     def __init__(self, session: Session, layers: Layers, load: Callable[[Settings, Ahead], "Opening"]) -> None:
-        """`load` begins to load a model; it calls what it is given with the transcript before it is done."""
+        """`load` starts to load a model and calls its second argument with the transcript before it ends."""
         self.session = session
         self.layers = layers
         self.first: int | None = None
-        self._load = load
+        self._start_loading = load
         self._resolved: Resolved | None = None
         self._resolved_for: LocalModel | None = None
         self.opening: Opening | None = None
-        self._opened: tuple[Any, ...] = ()  # the settings that the model was opened with
+        self._loaded_with: tuple[Any, ...] = ()  # the model settings of that load
 
     # The model
 
     def open(self) -> "Opening":
-        """Begin to load the model of the settings, or go on with the one that is loaded."""
+        """Start to load the model of the settings, unless it is loaded already."""
         if self.opening is None or self.stale:
             self.close_model()
             settings, path = self.settings, self.window(self.session.conversation.path())
 
-            def ahead(transcript: "Transcript") -> None:
+            def read_ahead(transcript: "Transcript") -> None:
                 transcript.read_ahead(path, system_text(settings), settings)
 
-            self._opened = _for_opening(settings)
-            self.opening = self._load(settings, ahead)
+            self._loaded_with = _model_settings(settings)
+            self.opening = self._start_loading(settings, read_ahead)
         return self.opening
 
     @property
     def stale(self) -> bool:
-        """Whether a setting of the model was changed: it is opened again before the next answer."""
-        return self.opening is not None and self._opened != _for_opening(self.settings)
+        """Whether a setting of the model has changed: the model is reloaded before the next answer."""
+        return self.opening is not None and self._loaded_with != _model_settings(self.settings)
 
     @property
     def local(self) -> "LocalModel | None":
@@ -90,13 +90,13 @@ class Dialogue:
 
     @property
     def transcript(self) -> "Transcript":
-        """How this model reads a conversation; there must be a model."""
+        """How this model reads a conversation; a model must be loaded."""
         assert self.opening
         assert self.opening.transcript
         return self.opening.transcript
 
     def close_model(self) -> None:
-        """Free the model; the next `open` loads one again."""
+        """Free the model; the next `open` loads it again."""
         if self.opening:
             self.opening.close()
         self.opening = self._resolved = None
@@ -104,12 +104,12 @@ class Dialogue:
     # The settings
 
     def resolved(self) -> Resolved:
-        """The settings in force and where each comes from; the seed is not drawn yet."""
+        """The settings in force and the layer of each; the seed is not drawn yet."""
         local = self.local
         if self._resolved is None or local is not self._resolved_for:
             layers = self.layers.above(self.session.overrides)
             self._resolved = resolve([local.target.layer, *layers] if local else layers)
-            self._resolved_for = local  # whose own defaults are in it
+            self._resolved_for = local  # its default settings are among the layers
         return self._resolved
 
     @property
@@ -117,17 +117,17 @@ class Dialogue:
         return self.resolved().settings
 
     def parse(self, name: str, text: str) -> tuple[str, Any]:
-        """The key and the typed value of what somebody typed after `/set`.
+        """The key and the typed value of the text after `/set`.
 
         Raises:
-            UsageError: naming the setting, the rule and the value.
+            UsageError: names the setting, the rule and the value.
         """
         field = find(name)
-        if field.key in _NOT_HERE:
-            raise UsageError(f"{field.key} cannot be set here", _NOT_HERE[field.key])
+        if field.key in _FIXED:
+            raise UsageError(f"{field.key} cannot be set in a running chat", _FIXED[field.key])
         if field.kind is bool and not text:
-            raise UsageError(f"{field.key}: must be on or off, got nothing")
-        if field.default is None and text.strip().lower() == "none":  # what is shown for no value is one to type
+            raise UsageError(f"{field.key} must be on or off, got nothing")
+        if field.default is None and text.strip().lower() == "none":  # "none" is what the chat shows for no value
             return field.key, None
         return field.key, field.parse_text(text)
 
@@ -135,7 +135,7 @@ class Dialogue:
         """Give a setting a typed value for the rest of the session.
 
         Raises:
-            UsageError: when it names something that is not there.
+            UsageError: for the name of a preset that does not exist.
         """
         self.layers.above({**self.session.overrides, key: value})
         if key == "preset" and value:  # the later command wins
@@ -146,70 +146,80 @@ class Dialogue:
         self._resolved = None
 
     def reset(self, key: str | None = None) -> list[str]:
-        """Forget what was set in the session: one setting, or (None) all; returns the keys."""
-        gone = [one for one in list(self.session.overrides) if key in (None, one)]
-        for one in gone:
+        """Unset what was set in the session: one setting, or (None) all; returns the keys."""
+        keys = [one for one in list(self.session.overrides) if key in (None, one)]
+        for one in keys:
             self.session.unset(one)
         self._resolved = None
-        return gone
+        return keys
 
     def take(self, session: Session) -> None:
-        """Go on in another session."""
+        """Continue with another session; a character of the command line stays with the one that it began."""
+        if session.character != self.session.character:
+            self.drop_character()
         self.session.close()
         self.session, self.first, self._resolved = session, None, None
+
+    def drop_character(self) -> None:
+        """Remove the character of the command line and of the configuration from the layers below the session."""
+        self.layers, self._resolved = self.layers.without("character"), None
+
+    @property
+    def character(self) -> str:
+        """The name of the character that answers; empty if there is none."""
+        return self.session.character
 
     # What the model reads
 
     def window(self, path: Sequence[Message]) -> list[Message]:
-        """The part of a path that the model reads: all, or what is left where the oldest turns were dropped."""
+        """The part of a path that the model reads: all of it, or what is left after the oldest turns were dropped."""
         return window(path, self.first)
 
     def prompt(
         self, path: Sequence[Message], begun: Message | None = None, settings: Settings | None = None
     ) -> "Prompt":
-        """The prompt for an answer to `path`, which goes on with `begun`; with the settings in force if none are given.
+        """The prompt for an answer to `path` that continues `begun`; with the settings in force if none are given.
 
         Raises:
-            LlmcliError: when the template fails.
+            LlmcliError: if the template fails.
         """
-        settings = settings or self.settings
-        return self.transcript.prompt_for(self.window(path), system_text(settings), settings, begun)
+        used = settings or self.settings
+        return self.transcript.prompt_for(self.window(path), system_text(used), used, begun)
 
     def fit(self, path: Sequence[Message], begun: Message | None = None) -> Fit:
         """How the prompt for the next answer fits the context."""
         assert self.local
         n_ctx, limit = self.local.n_ctx, self.settings.max_tokens
-        reserve = min(_ANSWER_ROOM if limit < 0 else limit, n_ctx // 4)
+        reserve = min(_ANSWER_RESERVE if limit < 0 else limit, n_ctx // 4)
         return Fit(len(self.prompt(path, begun).tokens), n_ctx, max(reserve, 1))
 
     def refuse_endless(self, message: Message) -> None:
-        """Refuse at once a message far too long for the context: to count megabytes of it would take many seconds.
+        """Refuse a message far too long for the context at once: to count its tokens would take many seconds.
 
         Raises:
-            ContextOverflowError: when its beginning alone does not fit.
+            ContextOverflowError: if the beginning of the message alone does not fit.
         """
         assert self.local
         n_ctx, text = self.local.n_ctx, message.text
         most = n_ctx * _LONG_TOKEN
         if len(text) > most and (n_tokens := self.local.count_tokens(text[:most])) > n_ctx:
             raise ContextOverflowError(
-                f"the conversation has more than {n_tokens} tokens and the context holds {n_ctx}",
-                "send less of it; `/file none` takes files back",
+                f"the conversation has more than {n_tokens} tokens, the context has {n_ctx}",
+                "send a shorter message; /file none removes attached files",
             )
 
     def drop_oldest(self, path: Sequence[Message], begun: Message | None = None) -> int:
-        """Leave out whole turns, the oldest first, until there is room; returns how many messages went.
+        """Drop whole turns, the oldest first, until there is room; returns the number of dropped messages.
 
         Raises:
-            ContextOverflowError: when the last message alone is too long.
+            ContextOverflowError: if the last message alone is too long.
         """
-        before = self.first
-        window = [message for message in self.window(path) if message.role != "summary"]
+        before, window = self.first, [message for message in self.window(path) if message.role != "summary"]
         starts = [index for index, message in enumerate(window) if message.role == "user"]
         fit = self.fit(path, begun)
         for start in starts[1:]:
-            gone = sum(self.transcript.count(message) for message in window[:start])
-            if fit.n_prompt - gone > _AFTER_DROPPING * fit.n_ctx and start != starts[-1]:
+            dropped = sum(self.transcript.count(message) for message in window[:start])
+            if fit.n_prompt - dropped > _FILL_AFTER_DROPPING * fit.n_ctx and start != starts[-1]:
                 continue
             self.first = window[start].id
             if not self.fit(path, begun).over:
@@ -230,10 +240,10 @@ class Dialogue:
         begun: Message | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> "Turn":
-        """An answer to `path` with the settings in force, those in `extra` over them.
+        """An answer to `path` with the settings in force, and those in `extra` above them.
 
         Raises:
-            ContextOverflowError: when the prompt leaves no room for a single token.
+            ContextOverflowError: if the prompt leaves no room for a single token.
             UsageError: for a grammar that does not parse.
         """
         from llmcli.chat.local import with_model
@@ -259,17 +269,17 @@ class Dialogue:
         )
 
 
-def _for_opening(settings: Settings) -> tuple[Any, ...]:
-    return tuple(getattr(settings, key) for key in _OPENING)
+def _model_settings(settings: Settings) -> tuple[Any, ...]:
+    return tuple(getattr(settings, key) for key in _MODEL_KEYS)
 
 
 def reopens(key: str) -> bool:
-    """Whether a change of this setting means that the model is opened again."""
-    return key in _OPENING
+    """Whether a change of this setting needs a reload of the model."""
+    return key in _MODEL_KEYS
 
 
 def window(path: Sequence[Message], first: int | None) -> list[Message]:
-    """The messages from number `first` on, and the summaries before it; all where there is no such message."""
+    """The messages from id `first` on and the summaries before it; all messages if there is no such id."""
     start = next((index for index, message in enumerate(path) if message.id == first), 0)
     return [message for index, message in enumerate(path) if index >= start or message.role == "summary"]
 
@@ -277,12 +287,12 @@ def window(path: Sequence[Message], first: int | None) -> list[Message]:
 def too_long(fit: Fit) -> ContextOverflowError:
     """The error for a conversation that does not fit."""
     return ContextOverflowError(
-        f"the conversation has {fit.n_prompt} tokens and the context holds {fit.n_ctx}",
-        "/compact, /undo or --overflow oldest make room; a larger --ctx-size may too",
+        f"the conversation has {fit.n_prompt} tokens, the context has {fit.n_ctx}",
+        "make room with /compact, /undo or --overflow oldest, or use a larger --ctx-size",
     )
 
 
 def settable() -> list[str]:
-    """The settings that have a command in the chat, those that are changed most first."""
+    """The settings that have a command in the chat, the most used ones first."""
     first = [*describe(SamplingParams), *describe(GenerationParams)]
-    return [key for key in dict.fromkeys([*first, *fields()]) if key not in _NOT_HERE]
+    return [key for key in dict.fromkeys([*first, *fields()]) if key not in _FIXED]

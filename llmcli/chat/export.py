@@ -1,4 +1,4 @@
-"""A conversation as a document for other programs and people: Markdown, JSON or a web page."""
+"""Export a conversation as Markdown, plain text, JSON or a web page."""
 
 import json
 import re
@@ -11,27 +11,36 @@ from llmcli.chat.records import to_event
 from llmcli.chat.tree import Message
 from llmcli.errors import UsageError
 
-FORMS = {".md": "md", ".markdown": "md", ".json": "json", ".html": "html", ".htm": "html", ".svg": "svg"}
-SPEAKERS = {"user": "You", "assistant": "Assistant", "summary": "Summary of what was said before"}
-# Why an answer ended, where a reader should know that it is not whole.
+FORMS = {
+    ".md": "md",
+    ".markdown": "md",
+    ".txt": "txt",
+    ".json": "json",
+    ".html": "html",
+    ".htm": "html",
+    ".svg": "svg",
+}
+SPEAKERS = {"user": "You", "assistant": "Model", "summary": "Summary of the earlier conversation"}
+# Why an answer ended, if a reader should know that it is not complete.
 ENDINGS = {
-    "length": "stopped at the limit of tokens",
-    "timeout": "stopped at the limit of time",
+    "length": "stopped at the token limit",
+    "timeout": "stopped at the time limit",
     "interrupt": "interrupted",
     "edited": "edited",
 }
 
 
 def form_of(path: Path) -> str:
-    """The form that a file's name asks for: md, json, html, or svg, which the terminal's floor draws.
+    """The form of a file name: md, txt, json, html, or svg (which `ui` draws).
 
     Raises:
-        UsageError: when it asks for none of them.
+        UsageError: if the suffix is not one of these forms.
     """
     form = FORMS.get(path.suffix.lower())
     if form is None:
         raise UsageError(
-            f"cannot tell the form of {path.name!r}", "end its name in .md, .json or .html, or in .svg for a picture"
+            f"unknown export format: {path.name!r}",
+            "use a name that ends in .md, .txt, .json, .html or .svg (a picture)",
         )
     return form
 
@@ -43,13 +52,15 @@ def export(
     form: str,
     everything: Mapping[int, Message] | None = None,
 ) -> str:
-    """The document; `everything` adds all branches to JSON, which alone has room for them.
+    """The document; `everything` adds all branches, in JSON only.
 
     Raises:
-        UsageError: for a form that is not md, json or html.
+        UsageError: for a form that is not md, txt, json or html.
     """
     if form == "md":
         text = _markdown(messages, title, system)
+    elif form == "txt":
+        text = _plain_text(messages, title, system)
     elif form == "json":
         text = _json(messages, title, system, everything)
     elif form == "html":
@@ -57,36 +68,49 @@ def export(
 
         text = web_page(messages, title, system)
     else:
-        raise UsageError(f"cannot export as {form!r}", "choose md, json or html")
-    return text.encode("utf-8", "replace").decode()  # half a character, from a name or a model, is no UTF-8
+        raise UsageError(f"unknown export format: {form!r}", "use md, txt, json or html")
+    return text.encode("utf-8", "replace").decode()  # a lone surrogate, from a name or a model, is not UTF-8
 
 
 def moment(message: Message) -> datetime | None:
-    """When it was said; None where nobody knows."""
+    """The time of a message; None if it is not known."""
     try:
         return datetime.fromtimestamp(message.time, UTC) if message.time else None
-    except (ValueError, OverflowError, OSError):  # a file that was changed by hand
+    except (ValueError, OverflowError, OSError):  # a file that was edited
         return None
 
 
 def _markdown(messages: Sequence[Message], title: str, system: str | None) -> str:
     parts = [f"# {' '.join(title.split())}"]
     if system:
-        parts += ["## System", _closed(system)]
+        parts += ["## System prompt", _close_fence(system)]
     for message in messages:
-        model = f" ({message.model})" if message.model else ""
-        parts.append(f"## {SPEAKERS[message.role]}{model}")
+        parts.append(f"## {_speaker(message)}")
         if message.reasoning:
-            inside = re.sub("(?i)<(?=/?(?:details|summary))", "&lt;", _closed(message.reasoning))
+            inside = re.sub("(?i)<(?=/?(?:details|summary))", "&lt;", _close_fence(message.reasoning))
             parts.append(f"<details>\n<summary>Reasoning</summary>\n\n{inside}\n\n</details>")
-        parts.append(_closed(message.text))
+        parts.append(_close_fence(message.text))
         if message.finish_reason in ENDINGS:
             parts.append(f"*({ENDINGS[message.finish_reason]})*")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _closed(text: str) -> str:
-    """`text`, with the fence closed that would swallow what follows: of an answer that was cut."""
+def _plain_text(messages: Sequence[Message], title: str, system: str | None) -> str:
+    parts = [" ".join(title.split())]
+    if system:
+        parts.append(f"System prompt:\n{system}")
+    for message in messages:
+        ending = ENDINGS.get(message.finish_reason)
+        parts.append(f"{_speaker(message)}:\n" + message.text.strip("\n") + (f"\n({ending})" if ending else ""))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _speaker(message: Message) -> str:
+    return SPEAKERS[message.role] + (f" ({message.model})" if message.model else "")
+
+
+def _close_fence(text: str) -> str:
+    """`text` with its last code fence closed, so that a cut answer does not swallow the next turn."""
     from markdown_it import MarkdownIt
 
     text = text.strip("\n")
@@ -110,12 +134,12 @@ def _json(messages: Sequence[Message], title: str, system: str | None, everythin
 
 
 def _entry(message: Message) -> dict[str, Any]:
-    """The message as OpenAI's API has it, with attachments as text; what is empty is left out."""
-    is_summary, when = message.role == "summary", moment(message)
+    """The message in the form of the OpenAI API, with attachments as text, without empty fields."""
+    is_summary, time = message.role == "summary", moment(message)
     more: dict[str, Any] = {
         "summary": is_summary,
         "reasoning_content": message.reasoning,
-        "time": when.isoformat(timespec="seconds") if when else "",
+        "time": time.isoformat(timespec="seconds") if time else "",
         "model": message.model,
         "finish_reason": message.finish_reason,
         "params": dict(message.params),

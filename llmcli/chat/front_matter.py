@@ -1,4 +1,4 @@
-"""The table at the head of a Markdown file, between two lines of `---`: TOML, or `key: value` line by line."""
+"""Front matter: the table at the head of a Markdown file, in TOML or with one `key: value` a line."""
 
 import json
 import re
@@ -7,22 +7,22 @@ from typing import Any
 
 from llmcli.errors import UsageError
 
-_OWN = ("name", "system", "greeting")  # every other key of the simple form is a setting
+_OWN = ("name", "purpose", "system", "greeting")  # every other key of the simple form is a setting
 _TOML = re.compile(r"\s*(\[|[\w.\"'-]+\s*=)")
 
 
 def split(text: str, source: str) -> tuple[dict[str, Any], str]:
-    """The table and the text below it; the whole text where the first line is no `---`.
+    """The table and the text below it; an empty table and the whole text if the first line is not `---`.
 
     Raises:
-        UsageError: that begins with `source` and tells the line, when the table cannot be read.
+        UsageError: that begins with `source` and names the line, if the table cannot be read.
     """
     lines = text.split("\n")
     if lines[0].rstrip() != "---":
         return {}, text
     end = next((number for number, line in enumerate(lines) if number and line.rstrip() == "---"), None)
     if end is None:
-        raise UsageError(f"{source}: the `---` of line 1 has no second one", "close the head with a line of ---")
+        raise UsageError(f"{source}: the front matter of line 1 is not closed", "add a line of --- below it")
     head = lines[1:end]
     first = next((line for line in head if line.strip() and not line.lstrip().startswith("#")), "")
     table = _toml(head, source) if _TOML.match(first) else _simple(head, source)
@@ -31,7 +31,7 @@ def split(text: str, source: str) -> tuple[dict[str, Any], str]:
 
 def _toml(head: list[str], source: str) -> dict[str, Any]:
     try:
-        # The empty line stands for `---`: errors tell the file's lines.
+        # The empty line stands for `---`, so that errors have the line numbers of the file.
         return tomllib.loads("\n".join(["", *head, ""]))
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{source} is not valid TOML: {' '.join(str(error).split())[:160]}") from None
@@ -46,15 +46,18 @@ def _simple(head: list[str], source: str) -> dict[str, Any]:
         if not colon or not key:
             raise UsageError(f"{source}, line {number}: expected `key: value`")
         if key == "settings" and not value:
-            continue  # they follow, indented or not
+            continue  # the settings follow, indented or not
         if value in ("", "|", ">", "|-", ">-"):
-            raise UsageError(f"{source}, line {number}: {key} has no value here", 'write TOML: key = """text"""')
+            raise UsageError(
+                f"{source}, line {number}: {key} has no value",
+                'for text of several lines, write TOML: key = """text"""',
+            )
         (table if key in _OWN else table["settings"])[key] = _value(value)
     return table
 
 
 def _value(text: str) -> Any:
-    """A value without its quotes, or the list that it is."""
+    """The value: a list, or text without its quotes."""
     if text.startswith("["):
         try:
             return json.loads(text)

@@ -1,4 +1,4 @@
-"""The file of a session: one JSON object a line, only ever added to."""
+"""The file of a session: one JSON object a line, append only."""
 
 import json
 import os
@@ -14,26 +14,26 @@ from llmcli.errors import DiskError, UsageError
 VERSION = 1
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_MOST_LINE = 64 << 20  # bytes; a longer line is none of ours
+_MAX_LINE = 64 << 20  # bytes; no session has a longer line
 _APPEND = os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
 class Journal:
-    """Adds lines to a file; what is added together is one write, so that a kill leaves all of it or none.
+    """Appends lines to a file; each call is one write, so that a kill leaves all of its lines or none.
 
     Raises:
-        DiskError: when the file cannot be opened or written.
+        DiskError: if the file cannot be opened or written.
     """
 
     def __init__(self, path: Path, new: bool = False) -> None:
-        """Open the file of a session; `new` makes it, and refuses one that is there already (FileExistsError)."""
+        """Open the file of a session; with `new`, create it (FileExistsError if it exists)."""
         make_private(path.parent)
         self.path = path
         self._descriptor = -1
         try:
             self._descriptor = os.open(path, _APPEND | (os.O_CREAT | os.O_EXCL if new else 0), 0o600)
-            if not new and not _ends_whole(path):
-                self._write(b"\n")  # what a kill cut off stays a line of its own
+            if not new and not _ends_with_newline(path):
+                self._write(b"\n")  # so that a line that was cut stays apart
         except FileExistsError:
             raise
         except OSError as error:
@@ -41,11 +41,13 @@ class Journal:
             raise DiskError(f"cannot write {path}: {error.strerror}") from None
 
     def add(self, events: Iterable[Mapping[str, Any]]) -> None:
-        """Add lines: all of them, or none where the disk is full."""
+        """Append lines: all of them, or none if the disk is full."""
         try:
             self._write(b"".join(map(encode, events)))
         except OSError as error:
-            raise DiskError(f"cannot write {self.path}: {error.strerror}", "the session is not saved") from None
+            raise DiskError(
+                f"cannot write {self.path}: {error.strerror}", "free some space: the session is not saved"
+            ) from None
 
     def _write(self, data: bytes) -> None:
         rest = data
@@ -59,31 +61,33 @@ class Journal:
             raise
 
     def sync(self) -> None:
-        """Make the lines survive a power cut too."""
+        """Flush the lines to the disk, so that they survive a power cut."""
         try:
             os.fsync(self._descriptor)
         except OSError as error:
-            raise DiskError(f"cannot write {self.path}: {error.strerror}", "the session is not saved") from None
+            raise DiskError(
+                f"cannot write {self.path}: {error.strerror}", "free some space: the session is not saved"
+            ) from None
 
     def close(self) -> None:
-        """Close the file; harmless when done twice."""
+        """Close the file. A second call does nothing."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
 
 
 def encode(event: Mapping[str, Any]) -> bytes:
-    """One line of the file; lone surrogates, which UTF-8 cannot hold, become U+FFFD."""
+    """One line of the file; lone surrogates, which UTF-8 cannot encode, become U+FFFD."""
     text = _ENCODER.encode(event)
     return (text if text.isascii() else _SURROGATE.sub("\ufffd", text)).encode() + b"\n"
 
 
 def read_events(path: Path, faults: list[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The objects of a file; the lines that hold none (cut, say) are told in `faults`.
+    """The objects of a file; `faults` gets a text for each line that is not one.
 
     Raises:
-        DiskError: when it cannot be read.
-        UsageError: when it was written by a newer version of the program.
+        DiskError: if it cannot be read.
+        UsageError: if a newer version of the program wrote it.
     """
     try:
         with path.open("rb") as file:
@@ -91,18 +95,18 @@ def read_events(path: Path, faults: list[str] | None = None) -> Iterator[dict[st
                 event = _decode(line)
                 if event is None:
                     if faults is not None and line.strip():
-                        faults.append(f"line {number} cannot be read and was left out")
+                        faults.append(f"skipped line {number}, which is not valid")
                     continue
-                if event.get("type") == "session" and _newer(event.get("version")):
-                    raise UsageError(f"{path.name} was written by a newer llmcli", "update llmcli")
+                if event.get("type") == "session" and _is_newer(event.get("version")):
+                    raise UsageError(f"{path.name} was written by a newer version of llmcli", "update llmcli")
                 yield event
     except OSError as error:
         raise DiskError(f"cannot read {path}: {error.strerror}") from None
 
 
 def lines_of(file: BinaryIO) -> Iterator[bytes]:
-    """The lines of an open file, none of them longer than memory holds well."""
-    return iter(lambda: file.readline(_MOST_LINE), b"")
+    """The lines of an open file; one that is too long for memory comes in parts."""
+    return iter(lambda: file.readline(_MAX_LINE), b"")
 
 
 def _decode(line: bytes) -> dict[str, Any] | None:
@@ -113,11 +117,11 @@ def _decode(line: bytes) -> dict[str, Any] | None:
     return event if isinstance(event, dict) else None
 
 
-def _newer(version: Any) -> bool:
+def _is_newer(version: Any) -> bool:
     return not isinstance(version, int) or version > VERSION
 
 
-def _ends_whole(path: Path) -> bool:
+def _ends_with_newline(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(0, os.SEEK_END)
         if not file.tell():

@@ -29,6 +29,11 @@ class Layers:
             layers.append(Layer(name, values))
         return layers
 
+    def without(self, name: str) -> "Layers":
+        """These layers without the layer and the setting of this name."""
+        kept = [layer for layer in self.below if layer.name != name]
+        return Layers([Layer(one.name, {key: one.values[key] for key in one.values if key != name}) for one in kept])
+
 
 def layers_of(flags: Layer, *middle: Layer) -> Layers:
     """The layers of a command line; `middle` (a character) lies above its preset.

@@ -1,4 +1,4 @@
-"""Presets: settings under one name, built in or the user's own in the configuration file, and nothing but settings."""
+"""Presets: settings under one name, built in or in the configuration file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,15 +14,26 @@ from llmcli.params.names import check_name
 from llmcli.params.settings import find, parse_data, to_datum
 from llmcli.params.suggest import did_you_mean
 
-# What belongs to one request or to this machine, not to a way of answering; and no preset leads to another.
+# Settings of one request or of this machine, which a preset cannot set; a preset cannot name another preset.
 NEVER = ("prompt", "file", "preset", "character", "pull", "offline", "model_folders")
+# What each built-in preset is for.
+_PURPOSES: Mapping[str, str] = MappingProxyType(
+    {
+        "balanced": "everyday questions, llama.cpp's defaults",
+        "creative": "stories, freer words",
+        "brainstorm": "many different ideas, unusual words",
+        "precise": "facts and summaries, few surprises",
+        "code": "programs, repetition is not penalized",
+        "deterministic": "tests, the same answer each time",
+    }
+)
 _BUILT_IN: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         # llama.cpp's own defaults, whatever the configuration says.
         "balanced": {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05},
-        # Hot, with min_p alone as the guard: it cuts little where the model is unsure and much where it is not.
+        # A high temperature, and min_p only: it removes few tokens where the model is unsure, many where it is sure.
         "creative": {"temperature": 1.2, "top_k": 0, "top_p": 1.0, "min_p": 0.02},
-        # As creative, and away from the likeliest words and from what was said already.
+        # As creative, and away from the most likely tokens (xtc) and from earlier text (dry).
         "brainstorm": {
             "temperature": "0.8..1.6",
             "top_k": 0,
@@ -33,7 +44,7 @@ _BUILT_IN: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "dry_multiplier": 0.8,
         },
         "precise": {"temperature": 0.3, "top_k": 40, "top_p": 0.9, "min_p": 0.1},
-        # Code repeats itself rightly: nothing may punish that.
+        # Code repeats itself: no sampler may penalize that.
         "code": {
             "temperature": 0.2,
             "top_k": 40,
@@ -45,17 +56,17 @@ _BUILT_IN: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "dry_multiplier": 0.0,
             "xtc_probability": 0.0,
         },
-        # Always the likeliest token: the same question gets the same answer.
+        # Greedy: the same question gets the same answer.
         "deterministic": {"temperature": 0.0, "mirostat": 0, "xtc_probability": 0.0},
     }
 )
 
 
 def presets() -> dict[str, Mapping[str, Any]]:
-    """Every preset with its typed values: the built-in ones and the user's, which win.
+    """Every preset with its typed values: the built-in ones and the user's, which replace those of the same name.
 
     Raises:
-        UsageError: when one of the user's cannot be, naming the file and the preset.
+        UsageError: when one of the user's is not valid, with the file and the preset.
     """
     return {name: _typed(name, raw) for name, raw in _tables().items()}
 
@@ -64,27 +75,27 @@ def preset_layer(name: str) -> Layer:
     """The settings of one preset.
 
     Raises:
-        UsageError: when there is none of this name, with the nearest; or when it holds what cannot be.
+        UsageError: for an unknown name, with the nearest one; or for a preset that is not valid.
     """
     tables = _tables()
     if name not in tables:
-        hint = did_you_mean(name, tables) or "there are " + ", ".join(sorted(tables))
-        raise UsageError(f"there is no preset {name[:80]!r}", hint)
+        hint = did_you_mean(name, tables) or "use one of " + ", ".join(sorted(tables))
+        raise UsageError(f"unknown preset {name[:80]!r}", hint)
     return Layer("preset", _typed(name, tables[name]))
 
 
 def save_preset(name: str, values: Mapping[str, Any]) -> Path:
-    """Keep typed values as a preset in the configuration file, in place of one of this name.
+    """Write typed values as a preset into the configuration file; it replaces a preset of the same name.
 
     Raises:
-        UsageError: when that is no name, or a value does not belong into a preset.
+        UsageError: when the name is not valid, or a setting cannot be part of a preset.
     """
     data = {key: to_datum(find(key), value) for key, value in values.items()}
-    data = {key: value for key, value in data.items() if value is not None}  # TOML has no word for nothing
+    data = {key: value for key, value in data.items() if value is not None}  # TOML has no null
     checked(data, f"preset {check_name(name, 'preset')}")
     if not data:
-        raise UsageError("there is no setting to keep in a preset", "change one first, as in /temperature 1.2")
-    _own()  # a broken file is refused here
+        raise UsageError("no setting to save in a preset", "change a setting first, as in /temperature 1.2")
+    _user_presets()  # refuses a file that is not valid
 
     def change(document: Any) -> None:
         section = _section(document)
@@ -99,15 +110,15 @@ def save_preset(name: str, values: Mapping[str, Any]) -> Path:
 
 
 def remove_preset(name: str) -> None:
-    """Take one of the user's presets out of the configuration file.
+    """Delete one of the user's presets from the configuration file.
 
     Raises:
-        UsageError: when there is none of this name.
+        UsageError: for an unknown name, or a built-in preset.
     """
-    if name not in _own():
+    if name not in _user_presets():
         if name in _BUILT_IN:
-            raise UsageError(f"the preset {name} is built in and stays")
-        raise UsageError(f"there is no preset {name[:80]!r}", did_you_mean(name, _own()))
+            raise UsageError(f"cannot delete the built-in preset {name!r}")
+        raise UsageError(f"unknown preset {name[:80]!r}", did_you_mean(name, _user_presets()))
     config.edit(lambda document: document[config.PRESETS].pop(name))
 
 
@@ -116,24 +127,31 @@ def describe(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {excerpt(find(key).format(value))}" for key, value in values.items())
 
 
+def summary(name: str, values: Mapping[str, Any]) -> str:
+    """A preset in one line: what it is for, if it is a built-in one, and its values."""
+    if name not in _PURPOSES or values != _typed(name, _BUILT_IN[name]):
+        return describe(values)
+    return f"{_PURPOSES[name]} ({describe(values)})"
+
+
 def checked(table: Mapping[str, Any], source: str) -> dict[str, Any]:
     """The typed values of a preset's table.
 
     Raises:
-        UsageError: that begins with `source`, for a value that cannot be or does not belong there.
+        UsageError: that begins with `source`, for a value that is not valid or a setting that cannot be there.
     """
     values = parse_data(table, source)
     for key in NEVER:
         if key in values:
-            raise UsageError(f"{source}: {key} cannot be part of a preset", "take it out")
+            raise UsageError(f"{source}: {key} cannot be part of a preset", f"remove {key}")
     return values
 
 
 def _tables() -> dict[str, Mapping[str, Any]]:
-    return {**_BUILT_IN, **_own()}
+    return {**_BUILT_IN, **_user_presets()}
 
 
-def _own() -> dict[str, Mapping[str, Any]]:
+def _user_presets() -> dict[str, Mapping[str, Any]]:
     return config.table(config.PRESETS, dict, "a table of settings")
 
 
@@ -142,7 +160,7 @@ def _typed(name: str, table: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _section(document: Any) -> Any:
-    """The table of all presets in the document, made without a line of its own."""
+    """The table of all presets in the document; a new one gets no header line."""
     import tomlkit
 
     if config.PRESETS not in document:

@@ -1,6 +1,6 @@
-"""What the lines of a session file say: messages and settings as lines, and messages back."""
+"""The events of a session file: messages and settings to JSON, and messages from JSON."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,19 +11,19 @@ from llmcli.chat.tree import Conversation, Message
 from llmcli.params.settings import fields, to_datum
 
 HEADER: dict[str, Any] = {"type": "session", "version": VERSION}
-NEVER_SET = ("temp_policy_file",)  # it names code: a file that came from elsewhere must not make anybody run it
+NEVER_SET = ("temp_policy_file",)  # it names code: a session file of a stranger must not run it
 ROLES = ("user", "assistant", "summary")
-_HIGHEST = 10**9  # number of a message
-_END_OF_TIME = 253402300800  # the year 10000, which no stamp can hold
+_MAX_ID = 10**9  # of a message
+_MAX_TIME = 253402300800  # the year 10000, which an ISO timestamp cannot express
 
 
 def to_event(message: Message) -> dict[str, Any]:
-    """The line of a message; what is empty is left out."""
+    """The event of a message, without its empty fields."""
     event: dict[str, Any] = {
         "type": "message",
         "id": message.id,
         "parent": message.parent,
-        "time": _stamp(message.time),
+        "time": _timestamp(message.time),
         "role": message.role,
         "content": message.content,
         "reasoning": message.reasoning,
@@ -38,51 +38,65 @@ def to_event(message: Message) -> dict[str, Any]:
 
 
 def set_events(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The lines of typed values of settings; those that name code have none."""
+    """The events of typed values of settings, without those that name code."""
     for key, value in values.items():
         if key not in NEVER_SET:
             yield {"type": "set", "key": key, "value": to_datum(fields()[key], value)}
 
 
-def all_events(conversation: Conversation, overrides: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The lines of a whole session."""
+def unset_event(key: str) -> dict[str, Any]:
+    """The event of a setting that is no longer set in the session."""
+    return {"type": "unset", "key": key}
+
+
+def character_event(name: str, keys: Iterable[str]) -> dict[str, Any]:
+    """The event of a character that answers from now on; `keys` are the settings that it has set before."""
+    return {"type": "character", "name": name, "keys": sorted(keys)}
+
+
+def all_events(
+    conversation: Conversation, overrides: Mapping[str, Any], character: str = "", keys: Iterable[str] = ()
+) -> Iterator[dict[str, Any]]:
+    """The events of a whole session; `character` has set the settings in `keys`."""
     yield HEADER
     yield from map(to_event, conversation.messages.values())
     yield from set_events(overrides)
+    if character:
+        yield character_event(character, keys)
     if conversation.head != next(reversed(conversation.messages), None):
         yield {"type": "head", "id": conversation.head}
 
 
 def from_event(event: Mapping[str, Any]) -> Message:
-    """The message of a line.
+    """The message of an event.
 
     Raises:
-        ValueError: when the line holds none: a file that was changed by hand or cut.
+        ValueError: if the event is not a valid message, as in a file that was edited or cut.
     """
     role, params, timings = event.get("role"), event.get("params", {}), event.get("timings", {})
     attachments = event.get("attachments", [])
     if role not in ROLES or not isinstance(attachments, list):
-        raise ValueError("it is no message")
+        raise ValueError("not a message")
     if not isinstance(params, dict) or not isinstance(timings, dict):
-        raise ValueError("its params or timings are no object")
+        raise ValueError("params and timings must be JSON objects")
     return Message(
-        id=_number(event.get("id")),
+        id=_message_id(event.get("id")),
         parent=number_of(event.get("parent")),
         role=role,
         content=_text(event, "content"),
         reasoning=_text(event, "reasoning"),
         attachments=tuple(_attachment(one) for one in attachments),
-        time=_seconds(event.get("time")),
+        time=_seconds_of(event.get("time")),
         model=_text(event, "model"),
         params={key: value for key, value in params.items() if _is_plain(value)},
         finish_reason=_text(event, "finish_reason"),
         timings={key: float(value) for key, value in timings.items() if _is_number(value)},
-        replay=_circumstances(event.get("replay")),
+        replay=_replay_data(event.get("replay")),
     )
 
 
-def _circumstances(value: Any) -> dict[str, Any]:
-    """What repeats an answer; nothing where that cannot be, for the answer itself is worth more."""
+def _replay_data(value: Any) -> dict[str, Any]:
+    """What a replay needs; empty if it is not valid, because the answer itself is worth more."""
     try:
         return from_data(value).to_data() if value else {}
     except ValueError:
@@ -90,38 +104,40 @@ def _circumstances(value: Any) -> dict[str, Any]:
 
 
 def number_of(value: Any) -> int | None:
-    """The message that a line refers to; None is before the first.
+    """The message id that an event refers to; None means before the first message.
 
     Raises:
-        ValueError: when it is no number.
+        ValueError: if it is not a message id.
     """
-    return None if value is None else _number(value)
+    return None if value is None else _message_id(value)
 
 
-def _stamp(seconds: float) -> str:
+def _timestamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def _seconds(stamp: Any) -> float:
+def _seconds_of(timestamp: Any) -> float:
     try:
-        seconds = datetime.fromisoformat(str(stamp)).timestamp()
+        seconds = datetime.fromisoformat(str(timestamp)).timestamp()
     except (ValueError, OverflowError, OSError):
         return 0.0
-    return seconds if 0 <= seconds < _END_OF_TIME else 0.0
+    return seconds if 0 <= seconds < _MAX_TIME else 0.0
 
 
-def _number(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _HIGHEST:
-        raise ValueError("its number is no number of a message")
+def _message_id(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _MAX_ID:
+        raise ValueError(f"the id of a message must be an integer from 1 to {_MAX_ID}")
     return value
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and abs(value) < 1e300  # NaN is not, nor what no float can hold
+    return (
+        isinstance(value, int | float) and abs(value) < 1e300
+    )  # neither NaN nor an integer beyond the range of a float
 
 
 def _is_plain(value: Any, depth: int = 2) -> bool:
-    """Whether a setting can have this value: a number, a text, or a list of them."""
+    """Whether a setting can have this value: a number, a string, or a list of them."""
     if isinstance(value, list):
         return depth > 0 and all(_is_plain(one, depth - 1) for one in value)
     return value is None or isinstance(value, bool | str) or _is_number(value)
@@ -130,11 +146,11 @@ def _is_plain(value: Any, depth: int = 2) -> bool:
 def _text(event: Mapping[str, Any], key: str) -> str:
     value = event.get(key, "")
     if not isinstance(value, str):
-        raise ValueError(f"its {key} is no text")
+        raise ValueError(f"{key} must be a string")
     return value
 
 
 def _attachment(value: Any) -> Attachment:
     if not isinstance(value, dict):
-        raise ValueError("an attachment is none")
+        raise ValueError("an attachment must be a JSON object")
     return Attachment(_text(value, "name"), _text(value, "text"))

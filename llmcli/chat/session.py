@@ -1,4 +1,4 @@
-"""A session: a conversation, what was set in it, and the file that both are in at every moment."""
+"""A session: a conversation and its settings, both in a file at every moment."""
 
 import re
 import sys
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmcli.chat import session_files as files
-from llmcli.chat.records import HEADER, all_events, set_events, to_event
+from llmcli.chat.records import HEADER, all_events, character_event, set_events, to_event, unset_event
 from llmcli.chat.session_file import SessionFile
 from llmcli.chat.session_reading import read_session
 from llmcli.chat.tree import Conversation, Message
@@ -18,39 +18,42 @@ from llmcli.errors import DiskError, UsageError
 
 
 class Session:
-    """One conversation on disk. The file comes into being with the first message; an unfinished answer lies beside it.
+    """One conversation on disk. The first message creates the file; an unfinished answer has a file beside it.
 
-    A disk that takes nothing ends no conversation: `end_answer` tells it once, and all is written when it can be.
-    `overrides` are the settings changed in the chat, typed, by key. `notes` is what the user should know about the
-    file that was read. `keep` False means that nothing is written (for somebody who wants no trace).
+    A full disk does not end a conversation: `end_answer` raises once, and all is written as soon as there is room.
+    `overrides` are the settings changed in the chat, typed, by key. `character` is the name of the character that
+    answers, or empty. `notes` tells the user what is wrong with the file. With `keep` False nothing is written.
     """
 
     def __init__(self, name: str = "", keep: bool = True) -> None:
         self.conversation = Conversation()
         self.overrides: dict[str, Any] = {}
+        self.character = ""
         self.notes: list[str] = []
+        self._character_keys: set[str] = set()  # the settings that the character has set
         self._remembered: dict[str, Any] = {}
         self._name = name
         self._keep = keep
         self._file: SessionFile | None = None
-        self._begun: Message | None = None  # the answer that is being written
-        self._trouble: DiskError | None = None  # why the file lacks what was said last
-        self._told = False  # the user knows
+        self._unfinished: Message | None = None  # the answer that is being written
+        self._write_error: DiskError | None = None  # why the last events are not in the file
+        self._is_reported = False  # the user knows of that error
 
     @classmethod
     def load(cls, name: str) -> "Session":
-        """Open a session that is there, and take the right to write it.
+        """Open a session that exists, by its name or the end of it, and lock it.
 
         Raises:
-            UsageError: when there is none, another chat has it, or a newer version wrote it.
-            DiskError: when it cannot be read.
+            UsageError: if there is none, another chat has it open, or a newer version wrote it.
+            DiskError: if it cannot be read.
         """
+        name = files.find_name(name)
         session = cls(name)
         session._file = SessionFile.open(name)
         try:
             path = files.path_of(name)
             session._recover(path, session._read(path))
-            if not path.stat().st_size:  # a kill came before its first line
+            if not path.stat().st_size:  # the program was killed before it wrote the first line
                 session._save([HEADER])
         except BaseException:
             session.close()
@@ -59,30 +62,31 @@ class Session:
 
     @classmethod
     def read(cls, name: str) -> "Session":
-        """A session to look at, which another chat may have open; nothing is written.
+        """Read a session, which another chat may have open, by its name or the end of it; nothing is written.
 
         Raises:
-            UsageError: when there is none, or a newer version wrote it.
+            UsageError: if there is none, or a newer version wrote it.
         """
+        name = files.find_name(name)
         session = cls(name, keep=False)
-        path = files.existing(name)
+        path = files.path_of(name)
         if unfinished := session._read(path):
             session.conversation.add(unfinished)
         return session
 
     @property
     def name(self) -> str:
-        """Its name; empty before the first message, unless somebody gave it one."""
+        """The name; empty before the first message, unless the user gave one."""
         return self._file.name if self._file else self._name
 
     @property
     def saved(self) -> bool:
-        """Whether it is on disk."""
+        """Whether the session is on disk."""
         return self._file is not None
 
     @property
     def named(self) -> bool:
-        """Whether somebody gave it its name, rather than the program."""
+        """Whether the user chose the name, rather than the program."""
         return bool(self.name) and not re.match(r"\d{4}-\d\d-\d\d-", self.name)
 
     # The conversation
@@ -93,48 +97,48 @@ class Session:
         return Message(conversation.next_id, conversation.head, role, content, time=time.time(), **more)
 
     def prepare(self, role: str, content: str, **more: Any) -> None:
-        """Add a message that nobody said yet (a character's greeting): it is on disk from the first real one on."""
+        """Add a message that is written only with the first message of the user (the greeting of a character)."""
         self.conversation.add(self.draft(role, content, **more))
 
     def say(self, role: str, content: str, **more: Any) -> Message:
-        """Add a message after the head, on disk when this returns.
+        """Add a message after the head; it is on disk when this returns.
 
         Raises:
-            UsageError: when it is the first, and another session has taken this one's name meanwhile.
+            UsageError: if it is the first, and another session has taken the name of this one.
         """
         return self._store(self.draft(role, content, **more))
 
     def add_copy(self, message: Message) -> Message:
-        """Say again, after the head, what was said elsewhere in the tree; there it could be repeated, here not."""
+        """Copy a message of the tree to the head; the copy has no replay data."""
         conversation = self.conversation
         return self._store(replace(message, id=conversation.next_id, parent=conversation.head, replay={}))
 
     def begin_answer(self, parent: int | None, **more: Any) -> None:
-        """Begin an answer that follows `parent`; it joins the conversation when it ends."""
-        self._begun = replace(self.draft("assistant", "", **more), parent=parent)
+        """Start an answer that follows `parent`; it joins the conversation when it ends."""
+        self._unfinished = replace(self.draft("assistant", "", **more), parent=parent)
         if self._file:
-            self._file.begin_answer(to_event(self._begun))
+            self._file.begin_answer(to_event(self._unfinished))
 
     def grow(self, kind: str, text: str) -> None:
-        """Put the next piece of the answer ("answer" or "think") on disk as it comes, so that no kill loses it."""
+        """Write the next piece of the answer ("answer" or "think") to disk, so that a kill loses nothing."""
         if self._file:
             self._file.grow({kind: text})
 
     def end_answer(self, content: str, reasoning: str = "", **more: Any) -> Message | None:
-        """End the answer that was begun. One in which nothing came is not kept.
+        """End the answer. An empty one is not kept.
 
         Raises:
-            DiskError: once, when the session cannot be saved. The answer is in the conversation all the same.
+            DiskError: once, if the session cannot be saved. The answer is in the conversation nevertheless.
         """
-        begun, self._begun = self._begun, None
+        unfinished, self._unfinished = self._unfinished, None
         message = None
-        if begun and (content or reasoning):
-            message = self._store(replace(begun, content=content, reasoning=reasoning, **more))
+        if unfinished and (content or reasoning):
+            message = self._store(replace(unfinished, content=content, reasoning=reasoning, **more))
         if self._file:
             self._file.end_answer()
-        if self._trouble and not self._told and not sys.exc_info()[0]:  # never in place of what ended the answer
-            self._told = True
-            raise DiskError(str(self._trouble), "the conversation goes on, and is not saved")
+        if self._write_error and not self._is_reported and not sys.exc_info()[0]:  # never hides why the answer ended
+            self._is_reported = True
+            raise DiskError(str(self._write_error), "free some space: the chat continues, but it is not saved")
         return message
 
     def move(self, head: int | None) -> None:
@@ -144,9 +148,9 @@ class Session:
 
     def undo(self, turns: int) -> list[Message]:
         """See `Conversation.undo`."""
-        gone = self.conversation.undo(turns)
+        removed = self.conversation.undo(turns)
         self._note_head()
-        return gone
+        return removed
 
     def clear(self) -> None:
         """See `Conversation.clear`."""
@@ -161,31 +165,48 @@ class Session:
     # The settings
 
     def set(self, key: str, value: Any) -> None:
-        """Keep a typed value for a setting from now on."""
+        """Set a setting to a typed value from now on."""
+        self._character_keys.discard(key)
         self.overrides[key] = value
         self._save(set_events({key: value}))
 
     def unset(self, key: str) -> None:
-        """Forget the value that was set in this session."""
+        """Remove the value that was set in this session."""
         if self.overrides.pop(key, self) is not self:
             known = key in self._remembered
-            self._save(set_events({key: self._remembered[key]}) if known else [{"type": "unset", "key": key}])
+            self._save(set_events({key: self._remembered[key]}) if known else [unset_event(key)])
 
     def remember(self, values: Mapping[str, Any]) -> None:
-        """Keep settings that count already, those of the command line, for when the session is opened again."""
+        """Write settings that are in force already, those of the command line, for the next start of this session."""
         self._remembered |= values
         self._save(set_events(values))
+
+    def set_character(self, name: str, keys: Iterable[str]) -> None:
+        """Write who answers from now on, and which settings, set before, come from this character."""
+        self.character, self._character_keys = name, set(keys)
+        self._save([character_event(name, keys)])
+
+    def remove_character(self) -> None:
+        """Answer without a character; the settings that it has set are unset."""
+        if not self.character:
+            return
+        keys, self.character, self._character_keys = self._character_keys, "", set()
+        for key in keys:
+            self.overrides.pop(key, None)
+            self._remembered.pop(key, None)
+        self._save([*map(unset_event, sorted(keys)), character_event("", ())])
 
     # The file
 
     def rename(self, name: str) -> None:
-        """Give the session another name; its file moves with it.
+        """Give the session another name; the file moves with it. Spaces in the name become dashes.
 
         Raises:
-            UsageError: when the name is taken or cannot be one, or nothing of this session is on disk.
-            DiskError: when its file cannot be moved.
+            UsageError: if the name is taken or not valid, or this session is not saved.
+            DiskError: if the file cannot be moved.
         """
         self._must_keep()
+        name = files.to_name(name)
         if self._file:
             self._file.rename(name)
         else:
@@ -193,30 +214,32 @@ class Session:
         self._name = name
 
     def copy(self, name: str) -> "Session":
-        """A session of its own with the same messages and settings, on disk as `name`.
+        """A new session with the same messages and settings, on disk as `name`. Spaces in the name become dashes.
 
         Raises:
-            UsageError: when the name is taken or cannot be one, or nothing of this session is on disk.
-            DiskError: when it cannot be written.
+            UsageError: if the name is taken or not valid, or this session is not saved.
+            DiskError: if it cannot be written.
         """
         self._must_keep()
+        name = files.to_name(name)
         files.must_be_free(name)
         other = Session(name)
         for message in self.conversation.messages.values():
             other.conversation.add(message)
         other.conversation.move(self.conversation.head)
         other.overrides, other._remembered = dict(self.overrides), dict(self._remembered)
+        other.character, other._character_keys = self.character, set(self._character_keys)
         if other.conversation.messages:
             other._file = SessionFile.claim(name, "")
             try:
-                other._file.add(all_events(other.conversation, other._all()), sync=True)
+                other._file.add(other._all_events(), sync=True)
             except BaseException:
                 other.close()
                 raise
         return other
 
     def close(self) -> None:
-        """Let go of the file, for good; harmless when done twice."""
+        """Close and unlock the file. A second call does nothing."""
         self._name, self._keep = self.name, False
         file, self._file = self._file, None
         if file:
@@ -227,47 +250,51 @@ class Session:
         if new:
             self._claim(message.content)
         self.conversation.add(message)
-        self._save(all_events(self.conversation, self._all()) if new else [to_event(message)], sync=True)
+        self._save(self._all_events() if new else [to_event(message)], sync=True)
         return message
 
     def _claim(self, first: str) -> None:
         try:
             self._file = SessionFile.claim(self._name, first)
         except DiskError as error:  # the next message tries again
-            self._trouble = self._trouble or error
+            self._write_error = self._write_error or error
 
     def _save(self, events: Iterable[Mapping[str, Any]], sync: bool = False) -> None:
-        """Add lines to the file, if there is one: before the first message there is none."""
+        """Add events to the file; before the first message there is none."""
         if not self._file:
             return
         try:
             self._file.add(events, sync)
         except DiskError as error:
-            self._trouble = self._trouble or error
+            self._write_error = self._write_error or error
         else:
-            self._trouble, self._told = None, False
+            self._write_error, self._is_reported = None, False
 
-    def _all(self) -> Mapping[str, Any]:
-        return self._remembered | self.overrides
+    def _all_events(self) -> Iterable[Mapping[str, Any]]:
+        values = self._remembered | self.overrides
+        return all_events(self.conversation, values, self.character, self._character_keys)
 
     def _must_keep(self) -> None:
         if not self._keep:
-            raise UsageError("nothing of this session is on disk, as --no-save said", "/export FILE.md writes it")
+            raise UsageError(
+                "this session is not saved, because the chat was started with --no-save", "use /export FILE.md"
+            )
 
     def _note_head(self) -> None:
         self._save([{"type": "head", "id": self.conversation.head}])
 
     def _read(self, path: Path) -> Message | None:
-        """Take over what the file says; returns the answer that a kill cut off."""
+        """Load the file; returns the unfinished answer of a chat that was killed."""
         reading = read_session(path)
         self.conversation, self.overrides = reading.conversation, reading.overrides
+        self.character, self._character_keys = reading.character, reading.character_keys
         self.notes += reading.notes(path.name)
         return reading.unfinished
 
     def _recover(self, path: Path, unfinished: Message | None) -> None:
         if unfinished:
             self._store(unfinished)
-            self.notes.append("the last answer was cut off; /continue goes on with it")
-        if not self._trouble:
+            self.notes.append("the last answer is not complete; /continue continues it")
+        if not self._write_error:
             with suppress(OSError):
                 files.partial_of(path).unlink()

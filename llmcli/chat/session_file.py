@@ -1,4 +1,4 @@
-"""The files of one open session: its journal, the answer that is being written, and the right to write them."""
+"""The files of one open session: its journal, its unfinished answer, and its lock."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -21,35 +21,35 @@ _PARTIAL = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0) | 
 
 
 class SessionFile:
-    """Open from its making to `close`. No other process writes the session meanwhile."""
+    """The files of a session, locked until `close`."""
 
     def __init__(self, name: str, journal: Journal, lock: "BaseFileLock") -> None:
         self.name = name
         self._journal = journal
         self._lock = lock
         self._partial = -1  # descriptor of the file of the unfinished answer
-        self._waiting: list[Mapping[str, Any]] = []  # lines that the disk did not take
+        self._waiting: list[Mapping[str, Any]] = []  # events that are not written yet, because the disk was full
 
     @classmethod
     def claim(cls, name: str, first: str) -> "SessionFile":
-        """A new file: under `name`, or where that is empty under one made from the `first` message.
+        """A new file with this name, or, if it is empty, with a name from the `first` message.
 
         Raises:
-            UsageError: when there is a session of that name.
-            DiskError: when no file can be made.
+            UsageError: if a session of that name exists.
+            DiskError: if the file cannot be created.
         """
         if name:
-            return cls._make(name)
-        wanted = files.new_name(first)
+            return cls._create(name)
+        name = files.new_name(first)
         for number in count(1):
             with suppress(UsageError):
-                return cls._make(wanted if number == 1 else f"{wanted}-{number}")
-        raise AssertionError  # the numbers do not end
+                return cls._create(name if number == 1 else f"{name}-{number}")
+        raise AssertionError  # `count` does not end
 
     @classmethod
-    def _make(cls, name: str) -> "SessionFile":
+    def _create(cls, name: str) -> "SessionFile":
         path = files.path_of(name)
-        lock = files.hold(name)  # before there is a file that `--continue` could take
+        lock = files.hold(name)  # before the file exists, so that no `--continue` opens it
         try:
             journal = Journal(path, new=True)
         except FileExistsError:
@@ -59,15 +59,15 @@ class SessionFile:
             lock.release()
             raise
         with suppress(OSError):
-            files.partial_of(path).unlink()  # of a session of this name that is gone
+            files.partial_of(path).unlink()  # of a deleted session of this name
         return cls(name, journal, lock)
 
     @classmethod
     def open(cls, name: str) -> "SessionFile":
-        """The file of a session that is there.
+        """The file of a session that exists.
 
         Raises:
-            UsageError: when there is none, or another chat has it.
+            UsageError: if there is none, or another chat has it open.
         """
         path = files.existing(name)
         lock = files.hold(name)
@@ -78,10 +78,10 @@ class SessionFile:
             raise
 
     def add(self, events: Iterable[Mapping[str, Any]], sync: bool = False) -> None:
-        """Add lines, after those that the disk did not take before; `sync` makes them survive a power cut too.
+        """Write events, after those that could not be written before; with `sync` they survive a power cut.
 
         Raises:
-            DiskError: when it does not take them; they wait for the next time.
+            DiskError: if they cannot be written; the next call tries again.
         """
         self._waiting += events
         self._journal.add(self._waiting)
@@ -90,16 +90,16 @@ class SessionFile:
             self._journal.sync()
 
     def rename(self, name: str) -> None:
-        """Move the session to another name.
+        """Rename the session.
 
         Raises:
-            UsageError: when the name is taken or cannot be one.
+            UsageError: if the name is taken or not valid.
         """
         if name == self.name:
-            raise UsageError(f"this session is called {name} already")
+            raise UsageError(f"the name of this session is already {name!r}")
         path, target = self._journal.path, files.path_of(name)
         lock = files.hold(name)
-        self._journal.close()  # Windows moves no open file
+        self._journal.close()  # Windows cannot move an open file
         try:
             files.move_files(path, target)
             self.name, self._lock, lock, path = name, lock, self._lock, target
@@ -108,19 +108,19 @@ class SessionFile:
             self._journal = Journal(path)
 
     def begin_answer(self, event: Mapping[str, Any]) -> None:
-        """Keep what is known of an answer before its first word."""
-        with suppress(OSError):  # a full disk is told when the answer ends
+        """Write what is known of an answer before its first token."""
+        with suppress(OSError):  # a full disk is reported when the answer ends
             self._partial = os.open(files.partial_of(self._journal.path), _PARTIAL, 0o600)
             os.write(self._partial, encode(event))
 
     def grow(self, event: Mapping[str, Any]) -> None:
-        """Keep a piece of the answer: one write of a few microseconds."""
+        """Write a piece of the answer, in a few microseconds."""
         if self._partial >= 0:
             with suppress(OSError):
                 os.write(self._partial, encode(event))
 
     def end_answer(self) -> None:
-        """Forget the pieces, if the answer is in the journal or nothing came. Harmless when done twice."""
+        """Delete the pieces, unless the answer is not in the journal yet. A second call does nothing."""
         if self._partial < 0:
             return
         os.close(self._partial)
@@ -131,29 +131,29 @@ class SessionFile:
             files.partial_of(self._journal.path).unlink()
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close and unlock the files."""
         with suppress(DiskError):
             self.add([], sync=True)
         self.end_answer()
         self._journal.close()
         with suppress(OSError):
-            if not self._journal.path.stat().st_size:  # the disk took nothing at all
+            if not self._journal.path.stat().st_size:  # the disk was full all the time
                 self._journal.path.unlink()
         self._lock.release()
 
 
 def read_partial(path: Path) -> Message | None:
-    """The unfinished answer that a kill left in this file; None where nothing of it came."""
-    begun: Message | None = None
+    """The unfinished answer in this file, left by a chat that was killed; None if it is empty."""
+    message: Message | None = None
     texts: dict[str, list[str]] = {"answer": [], "think": []}
-    with suppress(LlmcliError):  # mostly there is no such file
+    with suppress(LlmcliError):  # usually there is no such file
         for event in read_events(path):
             if event.get("type") == "message":
                 with suppress(ValueError):
-                    begun = from_event(event)
+                    message = from_event(event)
             for kind in texts.keys() & event.keys():
                 texts[kind].append(str(event[kind]))
     content, reasoning = "".join(texts["answer"]), "".join(texts["think"])
-    if not begun or not content + reasoning:
+    if not message or not content + reasoning:
         return None
-    return replace(begun, content=content, reasoning=reasoning, finish_reason="interrupt")
+    return replace(message, content=content, reasoning=reasoning, finish_reason="interrupt")

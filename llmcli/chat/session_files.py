@@ -1,6 +1,5 @@
-"""The folder of sessions: names, who has one open, and finding one again."""
+"""The folder of sessions: names, locks, lists and search."""
 
-import json
 import os
 import re
 import stat
@@ -11,8 +10,9 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmcli.chat.journal import lines_of, read_events
+from llmcli.chat.journal import read_events
 from llmcli.chat.paths import data_dir, make_private
+from llmcli.chat.session_outline import read_outline
 from llmcli.errors import DiskError, UsageError
 from llmcli.params.names import check_name
 from llmcli.params.suggest import did_you_mean
@@ -21,28 +21,31 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 SUFFIX = ".jsonl"
-_MESSAGE = b'"type":"message"'
+_MAX_NAME = 64  # characters
+_NAME_HINT = "start with a letter or a digit; use letters from a to z, digits, dots, dashes and underscores"
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A session as a list shows it; `title` is the beginning of its first message."""
+    """A session as a list shows it; `title` is the beginning of the first message of the user."""
 
     name: str
     title: str
-    n_messages: int
+    n_messages: int  # of the present branch
+    n_branches: int
     size: int  # bytes
     changed: float  # seconds since 1970
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A message that holds a text that was looked for, with the words around it."""
+    """A message that contains the search text; `number` is its place in its branch, as /history counts."""
 
     session: str
     id: int
     role: str
     excerpt: str
+    number: int
 
 
 def folder() -> Path:
@@ -53,30 +56,79 @@ def path_of(name: str) -> Path:
     """The file of the session `name`, whether it exists or not.
 
     Raises:
-        UsageError: when that is no name.
+        UsageError: if the name is not valid.
     """
-    return folder() / (check_name(name, "session") + SUFFIX)
+    try:
+        return folder() / (check_name(name, "session") + SUFFIX)
+    except UsageError:
+        reason = _why_not_valid(name)
+    raise UsageError(f"{name[:80]!r} is not a valid name for a session: {reason}", _NAME_HINT)
+
+
+def _why_not_valid(name: str) -> str:
+    if not name:
+        return "it is empty"
+    if len(name) > _MAX_NAME:
+        return f"it has more than {_MAX_NAME} characters"
+    if other := re.search(r"[^A-Za-z0-9._-]", name):
+        return f"it contains {other[0]!r}"
+    if not name[0].isalnum():
+        return f"it starts with {name[0]!r}"
+    if name[-1] == ".":
+        return "it ends with a dot"
+    return "Windows reserves it for a device"
 
 
 def existing(name: str) -> Path:
-    """The file of a session that is there.
+    """The file of a session that exists.
 
     Raises:
-        UsageError: when there is none, with the nearest name.
+        UsageError: if there is none; the hint has similar names.
     """
     path = path_of(name)
     if not path.is_file():
-        raise UsageError(f"there is no session called {name}", did_you_mean(name, names()) or "see `llmcli sessions`")
+        raise UsageError(f"session not found: {name!r}", similar(name) or "list the sessions with `llmcli sessions`")
     return path
 
 
+def find_name(text: str) -> str:
+    """The full name of a session that exists: `text`, or the one name that ends with it (`-help` of 2026-11-28-help).
+
+    Raises:
+        UsageError: if there is none, or several end with it.
+    """
+    name = to_name(text)
+    if path_of(name).is_file():
+        return name
+    endings = _ending_with(name)
+    if len(endings) == 1:
+        return endings[0]
+    return existing(name).stem
+
+
+def to_name(text: str) -> str:
+    """`text` as the name of a session: spaces become dashes."""
+    return "-".join(text.split())
+
+
+def similar(name: str) -> str:
+    """The sessions that may be meant, as `did you mean 'novel'?`; empty if no name is similar."""
+    if endings := _ending_with(name):
+        return f"did you mean {' or '.join(map(repr, endings[:3]))}?"
+    return did_you_mean(name, names())
+
+
+def _ending_with(name: str) -> list[str]:
+    return [one for one in names() if one.endswith(f"-{name}")]
+
+
 def names() -> list[str]:
-    """All sessions, the one that was changed last first."""
+    """The names of all sessions, the one that was changed last first."""
     return [path.stem for _, path in _newest_first()]
 
 
 def _newest_first() -> list[tuple[float, Path]]:
-    """The files that can be sessions; what else lies there (under a name that is none, say) is not ours."""
+    """The files of sessions; files of other names are not ours."""
     found = []
     for path in folder().glob(f"*{SUFFIX}"):
         with suppress(OSError, UsageError):  # removed meanwhile
@@ -87,7 +139,7 @@ def _newest_first() -> list[tuple[float, Path]]:
 
 
 def new_name(text: str) -> str:
-    """A name for a session that begins with this message: the day and its first words; the caller makes it unique."""
+    """A name for a session that begins with this message: the date and its first words; the caller makes it unique."""
     words = re.findall(r"[A-Za-z0-9]+", text[:200])
     slug = ""
     for word in words:
@@ -98,87 +150,72 @@ def new_name(text: str) -> str:
 
 
 def listed(start: str = "") -> list[Listed]:
-    """The sessions whose names begin so, the one that was changed last first; what cannot be read is left out."""
+    """The sessions whose names start with `start`, the one that was changed last first, without unreadable files."""
     result = []
     for changed, path in _newest_first():
         with suppress(OSError):
             if path.name.startswith(start):
-                result.append(_look(path, changed))
+                title, n_messages, n_branches, size = read_outline(path)
+                result.append(Listed(path.stem, title, n_messages, n_branches, size, changed))
     return result
 
 
-def _look(path: Path, changed: float) -> Listed:
-    """What a list shows of a file: its lines are counted, and only those up to the title are read."""
-    title, n_messages = "", 0
-    with path.open("rb") as file:
-        for line in lines_of(file):
-            if _MESSAGE not in line:
-                continue
-            n_messages += 1
-            if not title and b'"role":"user"' in line:
-                title = _title(line)
-        return Listed(path.stem, title, n_messages, file.tell(), changed)
-
-
-def _title(line: bytes) -> str:
-    try:
-        content = json.loads(line).get("content")
-    except (ValueError, RecursionError, AttributeError):
-        return ""
-    return " ".join(content[:1000].split())[:200] if isinstance(content, str) else ""
-
-
 def search(text: str) -> Iterator[Hit]:
-    """Every message that holds `text`, case ignored, newest session first."""
-    wanted = text.casefold()
+    """Every message that contains `text`, case ignored, newest session first."""
+    needle = text.casefold()
     for _, path in _newest_first():
         with suppress(DiskError, UsageError):
+            numbers: dict[Any, int] = {}  # the place of each message in its branch, by id
             for event in read_events(path):
-                yield from _hits(path.stem, event, wanted)
+                if event.get("type") == "message" and isinstance(event.get("id"), int):
+                    parent = event.get("parent") if isinstance(event.get("parent"), int) else None
+                    numbers[event["id"]] = numbers.get(parent, 0) + 1
+                    yield from _hits(path.stem, event, needle, numbers[event["id"]])
 
 
-def _hits(session: str, event: dict[str, Any], wanted: str) -> Iterator[Hit]:
+def _hits(session: str, event: dict[str, Any], needle: str, number: int) -> Iterator[Hit]:
     content = event.get("content")
-    if event.get("type") != "message" or not isinstance(content, str):
+    if not isinstance(content, str):
         return
     folded = content.casefold()
-    at = folded.find(wanted)
-    if at >= 0 and isinstance(event.get("id"), int):
-        at = at if len(folded) == len(content) else _unfolded(content, at)
-        start = max(0, at - 30)
-        excerpt = ("…" if start else "") + content[start : at + len(wanted) + 50]
-        yield Hit(session, event["id"], str(event.get("role", "")), " ".join(excerpt.split()))
+    at = folded.find(needle)
+    if at < 0:
+        return
+    at = at if len(folded) == len(content) else _index_before_folding(content, at)
+    start = max(0, at - 30)
+    excerpt = ("…" if start else "") + content[start : at + len(needle) + 50]
+    yield Hit(session, event["id"], str(event.get("role", "")), " ".join(excerpt.split()), number)
 
 
-def _unfolded(text: str, place: int) -> int:
-    """Where in `text` lies what is at `place` in its folded form, which may be longer."""
+def _index_before_folding(text: str, index: int) -> int:
+    """The index in `text` of what is at `index` in its case-folded form, which may be longer."""
     for at, char in enumerate(text):
-        place -= len(char.casefold())
-        if place < 0:
+        index -= len(char.casefold())
+        if index < 0:
             return at
     return 0
 
 
 def taken(name: str) -> UsageError:
     """The error for a name that another session has."""
-    return UsageError(f"there is a session called {name} already", "choose another name")
+    return UsageError(f"session {name!r} already exists", "choose another name")
 
 
 def must_be_free(name: str) -> None:
-    """See to it that no session has this name.
+    """Check that no session has this name.
 
     Raises:
-        UsageError: when one has, or it cannot be a name.
+        UsageError: if one has, or the name is not valid.
     """
     if os.path.lexists(path_of(name)):
         raise taken(name)
 
 
 def hold(name: str) -> "BaseFileLock":
-    """The right to write a session, until it is released or this process ends.
+    """Lock a session for writing, until the lock is released or this process ends.
 
     Raises:
-        UsageError: when another chat has it open.
+        UsageError: if another chat has it open.
     """
     from filelock import FileLock, Timeout
 
@@ -186,14 +223,17 @@ def hold(name: str) -> "BaseFileLock":
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise UsageError(f"another chat has the session {name} open", "choose another with --session NAME") from None
+        raise UsageError(
+            f"session {name!r} is open in another chat",
+            "close that chat, or choose another session with --session NAME",
+        ) from None
     except OSError as error:
-        raise DiskError(f"cannot lock the session {name}: {error.strerror}") from None
+        raise DiskError(f"cannot lock session {name!r}: {error.strerror}") from None
     return lock
 
 
 def is_open(name: str) -> bool:
-    """Whether a chat has the session open at this moment."""
+    """Whether a chat has the session open now."""
     try:
         hold(name).release()
     except UsageError:
@@ -202,44 +242,44 @@ def is_open(name: str) -> bool:
 
 
 def remove(name: str) -> None:
-    """Delete a session for good.
+    """Delete a session permanently.
 
     Raises:
-        UsageError: when there is none, or a chat has it open.
+        UsageError: if there is none, or a chat has it open.
     """
     path = existing(name)
     lock = hold(name)
     try:
         path.unlink()
-        with suppress(OSError):  # Windows removes no open file
+        with suppress(OSError):  # Windows cannot delete an open file
             for other in (partial_of(path), Path(lock.lock_file)):
                 other.unlink(missing_ok=True)
     except OSError as error:
-        raise DiskError(f"cannot remove {path}: {error.strerror}") from None
+        raise DiskError(f"cannot delete {path}: {error.strerror}") from None
     finally:
         lock.release()
 
 
 def rename(old: str, new: str) -> None:
-    """Give a session that no chat has open another name.
+    """Rename a session that no chat has open.
 
     Raises:
-        UsageError: when the new name is taken, or the session is open.
+        UsageError: if the new name is taken, or the session is open.
     """
     path, target = existing(old), path_of(new)
     if old == new:
-        raise UsageError(f"this session is called {new} already")
-    with ExitStack() as held:
+        raise UsageError(f"the name of the session is already {new!r}")
+    with ExitStack() as locks:
         for name in (old, new):
-            held.callback(hold(name).release)
+            locks.callback(hold(name).release)
         move_files(path, target)
 
 
 def move_files(path: Path, target: Path) -> None:
-    """Move the file of a session and what belongs to it; the caller holds it.
+    """Move the files of a session, which the caller has locked.
 
     Raises:
-        UsageError: when the new name is taken.
+        UsageError: if the new name is taken.
     """
     must_be_free(target.stem)
     try:
@@ -251,5 +291,5 @@ def move_files(path: Path, target: Path) -> None:
 
 
 def partial_of(path: Path) -> Path:
-    """Where the unfinished answer of a session is kept."""
+    """The file of the unfinished answer of a session."""
     return path.parent / ".open" / f"{path.stem}.partial"

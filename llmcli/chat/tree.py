@@ -1,4 +1,4 @@
-"""A conversation as a tree: every retry and edit is a branch, and nothing is ever overwritten."""
+"""A conversation as a tree: each retry and edit is a branch, and nothing is overwritten."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,14 +7,17 @@ from typing import Any
 from llmcli.chat.attachments import Attachment, as_text
 from llmcli.errors import UsageError
 
+# Who wrote a message, as people read it; JSON has the roles of the OpenAI API.
+SPEAKER_NAMES = {"user": "you", "assistant": "model", "summary": "summary"}
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message; `role` is user, assistant or summary (of what stood before it).
+    """One message; `role` is user, assistant or summary (of the earlier messages).
 
-    `params` holds the settings of an answer that were no defaults, its seed among them, as JSON data. `finish_reason`
-    is empty for what people wrote; `edited` and `greeting` stand for answers that no model gave. `replay` is the data
-    of the `Circumstances` that repeat an answer.
+    `params` are the settings of an answer that are not defaults, and its seed, as JSON data. `finish_reason` is empty
+    for messages of the user; `edited` and `greeting` mark answers that no model gave. `replay` is the data of the
+    `Circumstances` that repeat an answer.
     """
 
     id: int
@@ -37,36 +40,36 @@ class Message:
 
 
 class Conversation:
-    """All messages by id, and `head`: the last message of the branch that is talked in."""
+    """All messages by id, and `head`: the id of the last message of the present branch."""
 
     def __init__(self) -> None:
         self.messages: dict[int, Message] = {}
         self.head: int | None = None
-        self._undone: list[int] = []  # former heads, the last one undone last
+        self._undone: list[int] = []  # former heads, the latest undo last
 
     @property
     def next_id(self) -> int:
         number = len(self.messages) + 1
-        while number in self.messages:  # lines of the file were lost
+        while number in self.messages:  # a damaged file may have gaps
             number += 1
         return number
 
     def add(self, message: Message) -> None:
-        """Put a message into the tree and make it the head.
+        """Add a message to the tree and make it the head.
 
         Raises:
-            UsageError: when its id is taken or its parent is not there (a file that was changed by hand).
+            UsageError: if its id is taken or its parent does not exist, as in a file that was edited.
         """
         if message.id in self.messages:
-            raise UsageError(f"there are two messages {message.id}")
+            raise UsageError(f"there are two messages with the id {message.id}")
         if message.parent is not None and message.parent not in self.messages:
-            raise UsageError(f"message {message.id} follows {message.parent}, which is not there")
+            raise UsageError(f"message {message.id} follows message {message.parent}, which does not exist")
         self.messages[message.id] = message
         self.head = message.id
         self._undone.clear()
 
     def path(self, end: int | None = None) -> list[Message]:
-        """The messages from the first to `end` (the head where None)."""
+        """The messages from the first to `end` (None = the head)."""
         messages = []
         at = self.head if end is None else end
         while at is not None:
@@ -80,16 +83,20 @@ class Conversation:
         return [number for number in self.messages if number not in parents]
 
     def undo(self, turns: int) -> list[Message]:
-        """Go back to before the last `turns` messages of the user; returns what is no longer said.
+        """Go back to before the last `turns` messages of the user; returns the messages that are left behind.
 
         Raises:
-            UsageError: when there are not so many.
+            UsageError: if there are fewer.
         """
         path = self.path()
-        asked = [index for index, message in enumerate(path) if message.role == "user"]
-        if not 0 < turns <= len(asked):
-            raise UsageError(_count(len(asked), "turn") + " can be undone" if asked else "there is nothing to undo")
-        start = asked[-turns]
+        questions = [index for index, message in enumerate(path) if message.role == "user"]
+        if not questions:
+            raise UsageError("there is nothing to undo")
+        if turns < 1:
+            raise UsageError(f"the number of turns must be an integer of at least 1, got {str(turns)!r}")
+        if turns > len(questions):
+            raise UsageError(f"cannot undo {_count(turns, 'turn')}: the conversation has {len(questions)}")
+        start = questions[-turns]
         self._undone.append(path[-1].id)
         self.head = path[start].parent
         return path[start:]
@@ -101,23 +108,23 @@ class Conversation:
         self.head = None
 
     def redo(self) -> None:
-        """Take back the last undo that nothing was said after.
+        """Revert the last undo, unless a message was added after it.
 
         Raises:
-            UsageError: when there is none.
+            UsageError: if there is none.
         """
         if not self._undone:
-            raise UsageError("there is nothing to redo")
+            raise UsageError("nothing was undone", "for another answer, use /retry")
         self.head = self._undone.pop()
 
     def move(self, head: int | None) -> None:
         """Make another message the head (None = before the first).
 
         Raises:
-            UsageError: when there is no such message.
+            UsageError: if the message does not exist.
         """
         if head is not None and head not in self.messages:
-            raise UsageError(f"there is no message {head}")
+            raise UsageError(f"message {head} does not exist")
         self.head = head
         self._undone.clear()
 

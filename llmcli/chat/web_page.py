@@ -1,4 +1,4 @@
-"""A conversation as one web page that loads nothing and runs nothing, whatever its messages say."""
+"""A conversation as one web page that loads nothing and runs nothing, whatever its messages contain."""
 
 import re
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from markdown_it import MarkdownIt
 
 _LINK = re.compile(r"(?i)(https?://|mailto:)")
-_LARGEST = 200_000  # characters; longer texts are shown as they are
+_MAX_MARKDOWN = 200_000  # characters; a longer text is not rendered
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fcfcfb; --ink: #1f2328; --faint: #6a7078; --line: #e3e4e2;
   --soft: #f1f1ee; --mine: #e9eefb; --accent: #3056b8; }
@@ -55,7 +55,7 @@ summary { cursor: pointer; }
 
 
 def web_page(messages: Sequence[Message], title: str, system: str | None) -> str:
-    """The page: Markdown rendered, everything else escaped, and a policy that refuses whatever might slip through."""
+    """The page: rendered Markdown, everything else escaped, and a Content-Security-Policy as the second barrier."""
     markdown, style = _renderer(), _STYLE + _code_style()
     head = [
         "<!DOCTYPE html>",
@@ -74,7 +74,7 @@ def web_page(messages: Sequence[Message], title: str, system: str | None) -> str
 
 
 def _policy(style: str) -> str:
-    """Nothing may be loaded or run, and of styles only our own may stand in the page."""
+    """A Content-Security-Policy that allows our own style only."""
     import base64
     import hashlib
 
@@ -83,30 +83,30 @@ def _policy(style: str) -> str:
 
 
 def _article(message: Message, markdown: "MarkdownIt") -> str:
-    who = message.model or SPEAKERS[message.role]
+    speaker = message.model or SPEAKERS[message.role]
     parts = [
         f'<article class="{message.role}" dir="auto">',
-        f'<div class="who"><b>{escape(who)}</b>{_time(message)}</div>',
+        f'<div class="who"><b>{escape(speaker)}</b>{_time(message)}</div>',
     ]
     if message.reasoning:
-        parts.append(_details("Reasoning", _rendered(message.reasoning, markdown)))
-    if message.role == "user":  # people write plain text: a star is a star
+        parts.append(_details("Reasoning", _render(message.reasoning, markdown)))
+    if message.role == "user":  # a user writes plain text, not Markdown
         parts.append(f'<div class="plain">{escape(message.content)}</div>')
     else:
-        parts.append(_rendered(message.content, markdown))
-    parts += [_details(one.name, f"<pre>{escape(one.text)}</pre>") for one in message.attachments]
-    if note := _note(message):
-        parts.append(f'<div class="note">{escape(note)}</div>')
+        parts.append(_render(message.content, markdown))
+    parts += [_details(file.name, f"<pre>{escape(file.text)}</pre>") for file in message.attachments]
+    if facts := _facts(message):
+        parts.append(f'<div class="note">{escape(facts)}</div>')
     return "\n".join([*parts, "</article>"])
 
 
 def _time(message: Message) -> str:
-    when = moment(message)
-    return f'<time datetime="{when.isoformat(timespec="seconds")}">{when:%Y-%m-%d %H:%M} UTC</time>' if when else ""
+    time = moment(message)
+    return f'<time datetime="{time.isoformat(timespec="seconds")}">{time:%Y-%m-%d %H:%M} UTC</time>' if time else ""
 
 
-def _note(message: Message) -> str:
-    """How the answer came about: why it ended, how fast it was, the settings that were no defaults."""
+def _facts(message: Message) -> str:
+    """Why the answer ended, its speed, and its settings that are not defaults."""
     speed = message.timings.get("predicted_per_second", 0)
     settings = (f"{key} {value}" for key, value in message.params.items())
     facts = (ENDINGS.get(message.finish_reason, ""), f"{speed:.1f} tokens/s" if speed else "", *settings)
@@ -117,12 +117,12 @@ def _details(title: str, inside: str) -> str:
     return f"<details><summary>{escape(title)}</summary>\n{inside}\n</details>"
 
 
-def _rendered(text: str, markdown: "MarkdownIt") -> str:
-    if len(text) > _LARGEST:
+def _render(text: str, markdown: "MarkdownIt") -> str:
+    if len(text) > _MAX_MARKDOWN:
         return f'<div class="plain">{escape(text)}</div>'
     tokens = markdown.parse(text)
     for token in tokens:
-        if style := token.attrs.pop("style", ""):  # a column's alignment, which the policy refuses as a style
+        if style := token.attrs.pop("style", ""):  # the alignment of a column: the policy refuses inline styles
             token.attrSet("class", str(style).rpartition(":")[2])
         for child in token.children or ():
             if child.type == "link_open":
@@ -131,18 +131,18 @@ def _rendered(text: str, markdown: "MarkdownIt") -> str:
 
 
 def _renderer() -> "MarkdownIt":
-    """Markdown without HTML and images, with links to the web and to mail addresses only."""
+    """Markdown without HTML and images; links to web and mail addresses only."""
     from markdown_it import MarkdownIt
 
-    markdown = MarkdownIt("commonmark", {"html": False, "highlight": _highlighted})
+    markdown = MarkdownIt("commonmark", {"html": False, "highlight": _highlight})
     markdown.enable(["table", "strikethrough"]).disable("image")
-    # A page has no place that a relative link could lead to.
+    # A relative link has no target in a single page.
     markdown.validateLink = lambda url: bool(_LINK.match(url))  # type: ignore[method-assign]
     return markdown
 
 
-def _highlighted(code: str, language: str, _attributes: str) -> str:
-    """The code with its words in colours; "" leaves it as it is."""
+def _highlight(code: str, language: str, _attributes: str) -> str:
+    """The code with colors; "" leaves it as it is."""
     from pygments import formatters, highlight, lexers, util
 
     try:
@@ -153,7 +153,7 @@ def _highlighted(code: str, language: str, _attributes: str) -> str:
 
 
 def _code_style() -> str:
-    """The colours of code, for light and dark."""
+    """The colors of code, for light and dark."""
     from pygments import formatters
 
     def rules(style: str) -> str:

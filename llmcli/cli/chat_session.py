@@ -1,4 +1,4 @@
-"""The session of a chat: which one it is, and what it keeps of the command line that began it."""
+"""The session of a chat: which one to open, and what to save of its command line."""
 
 import os
 from typing import TYPE_CHECKING, Any
@@ -12,48 +12,67 @@ from llmcli.params.layers import Layer, environment_layer, resolve
 from llmcli.params.param import describe
 from llmcli.params.request import RequestParams
 from llmcli.params.settings import SamplingParams, fields
+from llmcli.ui.ask import can_ask
 from llmcli.ui.console import console
 
 if TYPE_CHECKING:
     from llmcli.chat.characters import Character
 
-# What a conversation is made with; how it is shown and where it is computed may differ from day to day.
-_KEPT = {*describe(RequestParams), *describe(GenerationParams), *describe(SamplingParams), "model", "n_ctx"}
+NO_CHARACTER = "none"
+# Settings that belong to a conversation; those of the screen and the machine may differ from day to day.
+_SAVED = {*describe(RequestParams), *describe(GenerationParams), *describe(SamplingParams), "model", "n_ctx"}
 
 
 def open_session(go_on: bool, name: str | None, keep: bool) -> Session:
-    """The session asked for: the last one, one by its name, or a new one.
+    """The session of the command line: the last one, one by its name, or a new one.
 
     Raises:
-        UsageError: when two of them are asked for at once, or another chat has it open.
+        UsageError: if the options contradict each other, or another chat has the session open.
     """
     if go_on and name:
-        raise UsageError("--continue and --session cannot be used together", "keep one of them")
+        raise UsageError("--continue and --session cannot be used together", "use one of them")
     if not keep and (go_on or name):
-        raise UsageError("--no-save begins a session of its own", "leave out --continue and --session")
+        raise UsageError("--no-save starts a new session", "remove --continue and --session")
     if not go_on and not name:
         return Session(keep=keep)
     from llmcli.chat import session_files
 
     if name:
-        return Session.load(name) if session_files.path_of(name).is_file() else Session(name)
+        return _open_named(name)
     last = next((one for one in session_files.names() if not session_files.is_open(one)), None)
     if not last:
-        console.note("there is no session to go on with: this is a new one")
+        console.note("there is no session to continue: this is a new session")
         return Session()
     return Session.load(last)
 
 
+def _open_named(text: str) -> Session:
+    """The session of this name, or a new one; a note reports a new one, because the name may be mistyped."""
+    from llmcli.chat import session_files
+
+    name = session_files.to_name(text)
+    if session_files.path_of(name).is_file():
+        return Session.load(name)
+    if can_ask():
+        note = f"new session {name!r}"
+        console.note("; ".join(filter(None, (note, session_files.similar(name)))))
+    return Session(name)
+
+
 def character_of(flags: Layer, session: Session) -> "tuple[Character | None, list[Layer]]":
-    """Whom to talk to: a character is asked for on the command line, or, by the configuration, in a new session.
-    With the layer of its settings, if there is one.
+    """The character of the command line, or, in a new session, of the configuration; and the layer of its settings.
+
+    The name `none` removes the character of a session.
 
     Raises:
-        UsageError: when there is no such character.
-        DiskError: when its file cannot be read.
+        UsageError: if there is no such character.
+        DiskError: if its file cannot be read.
     """
     chosen = resolve([config_layer(), environment_layer(os.environ), flags]).settings.character
     if not chosen or (session.conversation.messages and "character" not in flags.values):
+        return None, []
+    if chosen == NO_CHARACTER:
+        session.remove_character()
         return None, []
     from llmcli.chat.characters import layer, load_character
 
@@ -62,15 +81,15 @@ def character_of(flags: Layer, session: Session) -> "tuple[Character | None, lis
 
 
 def remember(session: Session, *layers: Layer) -> None:
-    """Let what the command line says win over what was set in the session, and come back with it."""
+    """Let the settings of the command line replace those of the session, and save them with it."""
     given = {key: value for layer in layers for key, value in layer.values.items()}
     for key in given.keys() & session.overrides.keys():
         session.unset(key)
-    session.remember({key: _lasting(key, value) for key, value in given.items() if key in _KEPT})
+    session.remember({key: _portable(key, value) for key, value in given.items() if key in _SAVED})
 
 
-def _lasting(key: str, value: Any) -> Any:
-    """A value that means the same from another folder, and tomorrow."""
+def _portable(key: str, value: Any) -> Any:
+    """A value that does not depend on the current folder, or on a file that may change."""
     if key == "system" and isinstance(value, str) and value.startswith("@"):
         return read_text(value[1:]).rstrip("\n")
     if (fields()[key].param.path or key == "model") and isinstance(value, str):

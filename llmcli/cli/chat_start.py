@@ -1,4 +1,4 @@
-"""Starting a chat: the model is found before the prompt appears and loaded behind it; at the end all is closed."""
+"""Start a chat: find the model before the prompt appears, load it in the background, and close everything."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
@@ -15,7 +15,7 @@ from llmcli.ui.console import console
 from llmcli.ui.interrupt import postponed, raising
 from llmcli.ui.repl.chat import Chat
 
-if TYPE_CHECKING:  # most of it is imported in the loading thread
+if TYPE_CHECKING:  # most of these are imported in the loading thread
     from llmcli.chat.characters import Character
     from llmcli.chat.opening import Opening
     from llmcli.chat.transcript import Transcript
@@ -23,10 +23,10 @@ if TYPE_CHECKING:  # most of it is imported in the loading thread
 
 
 def bring(settings: Settings) -> None:
-    """See to it that the model is on this disk; what is not is downloaded if the user allows it.
+    """Make sure that the model is on this machine; download it if the user agrees.
 
     Raises:
-        ModelNotFoundError: when it is nowhere.
+        ModelNotFoundError: if there is no such model.
     """
     if settings.model != starter.STARTER:
         from llmcli.chat.library import shelf
@@ -44,24 +44,24 @@ def bring(settings: Settings) -> None:
 
 
 def open_model(settings: Settings, ahead: Ahead, on_end: Callable[[], None]) -> "Opening":
-    """Begin to load the model of the settings in a thread, and to read what there is to be read."""
+    """Load the model of the settings in a thread, and evaluate the conversation ahead of the next message."""
     from llmcli.chat.opening import Opening
 
-    def load(abort: "AbortFlag", say: Callable[[str], None]) -> "Transcript":
+    def load(abort: "AbortFlag", report: Callable[[str], None]) -> "Transcript":
         from llmcli.chat.local import LocalModel, locate
         from llmcli.chat.transcript import Transcript
 
         target = locate(settings)
-        say("loading")
+        report("loading")
         if abort.is_set():
             raise KeyboardInterrupt
         early = headstart.take(target.file.parts)
-        local = LocalModel(target, settings, abort, lambda share: say(f"loading {share:.0%}"), early)
+        local = LocalModel(target, settings, abort, lambda share: report(f"loading {share:.0%}"), early)
         try:
             local.open_context(settings)
             transcript = Transcript(local)
-            say("reading the conversation")
-            with suppress(LlmcliError):  # what is wrong with the template or the length is told at the first message
+            report("reading the conversation")
+            with suppress(LlmcliError):  # the first message reports a fault of the template or the length
                 ahead(transcript)
         except BaseException:
             local.close()
@@ -73,7 +73,7 @@ def open_model(settings: Settings, ahead: Ahead, on_end: Callable[[], None]) -> 
 
 
 def run(chat: Chat, first: str, files: Sequence[str], character: "Character | None" = None) -> int:
-    """Open what is needed, talk, and close everything, however it ends."""
+    """Open what is needed, run the chat, and close everything."""
     from llmcli.cli.welcome import welcome
     from llmcli.ui.commands.keeping import settle_model
     from llmcli.ui.repl.loop import talk
@@ -95,7 +95,7 @@ def run(chat: Chat, first: str, files: Sequence[str], character: "Character | No
             chat.pending += [attach(name) for name in files]
             status = talk(chat, first)
             if chat.live and dialogue.session.saved:
-                console.note(f"kept as {dialogue.session.name}; `llmcli chat --continue` goes on")
+                console.note(f"saved as {dialogue.session.name!r}; `llmcli chat --continue` resumes it")
             return status
         finally:
             dialogue.close_model()
@@ -103,7 +103,7 @@ def run(chat: Chat, first: str, files: Sequence[str], character: "Character | No
 
 
 def _begin(chat: Chat, character: "Character | None") -> None:
-    """Show where a session goes on, or let the character speak first."""
+    """Show the end of a session that was opened, or the greeting of the character in a new one."""
     session = chat.dialogue.session
     if session.conversation.messages:
         from llmcli.ui.commands.keeping import opened
@@ -112,10 +112,8 @@ def _begin(chat: Chat, character: "Character | None") -> None:
         return
     if not character:
         return
-    for question, answer in character.examples:
-        session.prepare("user", question)
-        session.prepare("assistant", answer, finish_reason="greeting")
-    if character.greeting:
-        session.prepare("assistant", character.greeting, model=character.name, finish_reason="greeting")
-        chat.render(character.greeting)
+    from llmcli.chat.character_switch import greet
+
+    if greeting := greet(session, character):
+        chat.render(greeting)
         chat.say("")

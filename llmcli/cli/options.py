@@ -1,7 +1,7 @@
 """Flags made from the declared settings: no option of a parameter is written by hand."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -117,17 +117,19 @@ def _parse(field: Field, given: Any) -> Any:
 
 def completes(field: Field) -> bool:
     """Whether the values of a setting complete in the shell (files do so by the shell itself)."""
-    return bool(field.param.choices or field.param.suggest) or field.key in ("samplers", "preset")
+    return bool(field.param.choices or field.param.suggest) or field.key in ("samplers", "preset", "character")
 
 
-def _completer(field: Field) -> Callable[[str], list[str]]:
-    def complete(incomplete: str) -> list[str]:
+def _completer(field: Field) -> Callable[[str], Any]:
+    def complete(incomplete: str) -> Any:
         if field.key == "model":
             return complete_model(incomplete)
         if field.key == "samplers":
             return _complete_list(incomplete)
         if field.key == "preset":
             return _complete_preset(incomplete)
+        if field.key == "character":
+            return complete_character(incomplete)
         return [text for text in map(str, (*field.param.choices, *field.param.suggest)) if text.startswith(incomplete)]
 
     return complete
@@ -177,6 +179,14 @@ def complete_session(incomplete: str) -> list[tuple[str, str]]:
     return [(one.name, safe(one.title)) for one in listed(incomplete)]
 
 
+def complete_character(incomplete: str) -> list[tuple[str, str]]:
+    """The characters with their purposes, and the files and folders that match."""
+    from llmcli.chat.characters import SUFFIXES, character_purposes
+
+    names = [(name, safe(purpose)) for name, purpose in character_purposes().items() if name.startswith(incomplete)]
+    return names + [(path, "") for path in _complete_path(incomplete, SUFFIXES)]
+
+
 def complete_wanted(incomplete: str) -> list[str]:
     """What may be pulled: the names of the catalogue, and what is here already."""
     from llmcli.models.catalogue import CATALOGUE
@@ -184,7 +194,7 @@ def complete_wanted(incomplete: str) -> list[str]:
     return [entry.name for entry in CATALOGUE if entry.name.startswith(incomplete)] + complete_reference(incomplete)
 
 
-def _complete_path(incomplete: str) -> list[str]:
+def _complete_path(incomplete: str, suffixes: Sequence[str] = (".gguf",)) -> list[str]:
     names: list[str] = []
     folder, _, start = incomplete.rpartition("/")
     try:
@@ -197,7 +207,7 @@ def _complete_path(incomplete: str) -> list[str]:
             continue
         if entry.is_dir():
             names.append(safe(f"{prefix}{entry.name}/"))
-        elif entry.suffix == ".gguf":
+        elif entry.suffix in suffixes:
             names.append(safe(prefix + entry.name))
     return names
 

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,81 +19,130 @@ from llmcli.ui.ask import can_ask, confirm
 from llmcli.ui.console import console, wants_colour
 from llmcli.ui.output import put, put_line
 from llmcli.ui.table import put_rows
-from llmcli.ui.units import ago
+from llmcli.ui.units import ago, plural
 
 if TYPE_CHECKING:
     from llmcli.chat.session import Session
+    from llmcli.chat.tree import Conversation, Message
 
-_NOTHING_HERE = "nothing is said in the present branch; `sessions show --all` prints the others"
+_EMPTY_BRANCH = "the present branch is empty; `llmcli sessions show --all` prints the other branches"
 
-app = typer.Typer(help="List, read, search, export and remove conversations.", rich_markup_mode=None)
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A session.", autocompletion=complete_session)]
+app = typer.Typer(help="List, show, search, export and delete sessions.", rich_markup_mode=None)
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a session.", autocompletion=complete_session)]
+ShortName = Annotated[
+    str, typer.Argument(metavar="NAME", help="Name of a session, or its end.", autocompletion=complete_session)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.callback(invoke_without_command=True)
 def default(context: typer.Context) -> None:
-    """List, read, search, export and remove conversations."""
+    """List, show, search, export and delete sessions."""
     if context.invoked_subcommand is None:
         list_sessions()
 
 
 @app.command("list")
 def list_sessions(as_json: Json = False) -> int:
-    """List the sessions, the one that was changed last first."""
+    """List the sessions, the last changed first."""
     listed = session_files.listed()
     if as_json:
-        put_line(json.dumps([asdict(one) for one in listed], ensure_ascii=False))
+        put_line(json.dumps([asdict(session) for session in listed], ensure_ascii=False))
     elif listed:
-        rows = [(one.name, str(one.n_messages), ago(one.changed), one.title) for one in listed]
-        put_rows(("SESSION", "MESSAGES", "CHANGED", "BEGINS"), rows, right=("MESSAGES",), spare=("BEGINS", "MESSAGES"))
+        _put_table(listed)
     else:
-        console.note("no sessions yet; `llmcli chat` begins one")
+        console.note("no sessions yet; start one with `llmcli chat`")
     return ExitStatus.OK
+
+
+def _put_table(listed: Sequence[session_files.Listed]) -> None:
+    """Print a table of sessions; it has a column of branches if a session has several."""
+    heads = ["SESSION", "MESSAGES", "BRANCHES", "CHANGED", "FIRST MESSAGE"]
+    rows = []
+    for one in listed:
+        branches = str(one.n_branches) if one.n_branches > 1 else ""
+        rows.append([one.name, str(one.n_messages), branches, ago(one.changed), one.title])
+    if all(one.n_branches < 2 for one in listed):
+        for row in (heads, *rows):
+            del row[2]
+    numbers = ("MESSAGES", "BRANCHES")
+    put_rows(heads, rows, right=numbers, spare=("FIRST MESSAGE", "BRANCHES", "MESSAGES"))
 
 
 @app.command("show")
 def show_session(
-    name: Name,
-    everything: Annotated[bool, typer.Option("--all", help="Every branch, not only the last one.")] = False,
+    name: ShortName,
+    everything: Annotated[bool, typer.Option("--all", help="Show every branch, not only the present one.")] = False,
 ) -> int:
-    """Print what was said."""
-    session = _read(name)
-    conversation = session.conversation
-    messages = list(conversation.messages.values()) if everything else conversation.path()
-    if not messages:
-        console.note(_NOTHING_HERE)
-    for message in messages:
-        after = f" (after {message.parent})" if everything and message.parent else ""
-        put_line(f"{message.id} {message.role}{after}", "1" if wants_colour(sys.stdout) else "")
-        put_line(message.content.rstrip("\n") + "\n")
+    """Show the messages of a session."""
+    conversation = _read(name).conversation
+    path = conversation.path()
+    if everything:
+        _put_branches(conversation)
+    elif path:
+        _put_messages(path, 1)
+    else:
+        console.note(_EMPTY_BRANCH)
     return ExitStatus.OK
 
 
+def _put_branches(conversation: "Conversation") -> None:
+    """Every branch under its number, without the messages that it shares with a branch above it."""
+    leaves = conversation.leaves()
+    shown: set[int] = set()
+    for number, leaf in enumerate(leaves, 1):
+        path = conversation.path(leaf)
+        new = [message for message in path if message.id not in shown]
+        shown |= {message.id for message in new}
+        if len(leaves) > 1:
+            mark = " (present)" if leaf == conversation.head else ""
+            shared = len(path) - len(new)
+            after = f", after message {shared}" if shared else ""
+            put_line(f"branch {number} of {len(leaves)}{after}{mark}\n", _bold())
+        _put_messages(new, len(path) - len(new) + 1)
+
+
+def _put_messages(messages: "Sequence[Message]", first: int) -> None:
+    """Messages with their numbers as /history, /edit and `llmcli replay` count them."""
+    from llmcli.chat.tree import SPEAKER_NAMES
+
+    for number, message in enumerate(messages, first):
+        files = "".join(f" +{file.name}" for file in message.attachments)
+        put_line(f"{number} {SPEAKER_NAMES[message.role]}{files}", _bold())
+        put_line(message.content.rstrip("\n") + "\n")
+
+
+def _bold() -> str:
+    return "1" if wants_colour(sys.stdout) else ""
+
+
 @app.command("search")
-def search_sessions(text: Annotated[str, typer.Argument(metavar="TEXT")], as_json: Json = False) -> int:
-    """List the messages of any session that hold TEXT, case ignored."""
+def search_sessions(
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="Text to find, case ignored.")], as_json: Json = False
+) -> int:
+    """Search the messages of all sessions for a text."""
+    from llmcli.chat.tree import SPEAKER_NAMES
+
     hits = list(session_files.search(text))
     if as_json:
         put_line(json.dumps([asdict(hit) for hit in hits], ensure_ascii=False))
     elif hits:
-        rows = [(hit.session, str(hit.id), hit.role, hit.excerpt) for hit in hits]
+        rows = [(hit.session, str(hit.number), SPEAKER_NAMES.get(hit.role, hit.role), hit.excerpt) for hit in hits]
         put_rows(("SESSION", "N", "WHO", "TEXT"), rows, right=("N",), spare=("WHO",))
     else:
-        console.note(f"no session holds {text!r}")
+        console.note(f"no message contains {text!r}")
     return ExitStatus.OK if hits else ExitStatus.FAILED
 
 
 @app.command("export")
 def export_session(
-    name: Name,
+    name: ShortName,
     to: Annotated[
-        str, typer.Argument(metavar="FILE", help="FILE.md, .json, .html or .svg; `-` is Markdown on stdout.")
+        str, typer.Argument(metavar="FILE", help="FILE.md, .txt, .json, .html or .svg; `-` is Markdown on stdout.")
     ] = "-",
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> int:
-    """Write a session as Markdown, JSON, a page for a browser or a picture."""
-    from llmcli.chat.compose import system_text
+    """Export a session as Markdown, plain text, JSON, a web page or a picture, by the suffix of FILE."""
     from llmcli.chat.export import form_of
     from llmcli.ui.document import document, write
 
@@ -100,57 +150,75 @@ def export_session(
     session = _read(name)
     path = session.conversation.path()
     if not path:
-        console.note(_NOTHING_HERE)
-    system = None
-    try:
-        system = system_text(resolve([config_layer(), Layer("session", session.overrides)]).settings)
-    except DiskError as error:  # the file of the system prompt is gone
-        console.warn(f"the system prompt is left out: {error}")
-    text = document(path, name, system, form, session.conversation.messages)
+        console.note(_EMPTY_BRANCH)
+    text = document(path, session.name, _system_prompt(session), form, session.conversation.messages)
     if to == "-":
         put(text if text.endswith("\n") else text + "\n")
         return ExitStatus.OK
     target = Path(os.path.expanduser(to))
     if os.path.exists(target) and not force:
-        raise UsageError(f"{target} is there already", "choose another name, or --force")
+        raise UsageError(f"{target} already exists", "choose another name, or use --force")
     write(text, target)
+    console.note(f"exported to {os.path.abspath(target)}")
     return ExitStatus.OK
+
+
+def _system_prompt(session: "Session") -> str | None:
+    from llmcli.chat.compose import system_text
+
+    try:
+        return system_text(resolve([config_layer(), Layer("session", session.overrides)]).settings)
+    except DiskError as error:  # the file of the system prompt was deleted
+        console.warn(f"the export has no system prompt: {error}", error.hint)
+        return None
 
 
 @app.command("rm")
 def remove_sessions(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", autocompletion=complete_session)],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME...", help="Full names of sessions.", autocompletion=complete_session),
+    ],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without confirmation.")] = False,
 ) -> int:
-    """Delete sessions for good."""
+    """Delete sessions permanently."""
     names = list(dict.fromkeys(names))
     for name in names:
         session_files.existing(name)
     if not yes:
-        what = names[0] if len(names) == 1 else f"{len(names)} sessions"
+        what = repr(names[0]) if len(names) == 1 else f"{len(names)} sessions"
         if not can_ask():
-            raise UsageError("nobody can be asked here", "say --yes to remove without asking")
-        if not confirm(f"remove {what} for good?", False):
+            raise UsageError(f"cannot ask for confirmation to delete {what} (not a terminal)", "use --yes")
+        if not confirm(f"Delete {what} permanently?", False):
             return ExitStatus.FAILED
     for name in names:
         session_files.remove(name)
+    console.note(f"deleted {plural(len(names), 'session')}")
     return ExitStatus.OK
 
 
 @app.command("rename")
-def rename_session(name: Name, new: Annotated[str, typer.Argument(metavar="NEW")]) -> int:
-    """Give a session another name."""
+def rename_session(
+    name: Name, new: Annotated[str, typer.Argument(metavar="NEW", help="New name; spaces become dashes.")]
+) -> int:
+    """Rename a session."""
+    new = session_files.to_name(new)
     session_files.rename(name, new)
+    console.note(f"renamed to {new!r}")
     return ExitStatus.OK
 
 
 def _read(name: str) -> "Session":
-    """A session to look at: a chat may have it open meanwhile."""
+    """A session that another chat may have open.
+
+    Raises:
+        LlmcliError: if it has no message.
+    """
     from llmcli.chat.session import Session
 
     session = Session.read(name)
     for note in session.notes:
         console.warn(note)
     if not session.conversation.messages:
-        raise LlmcliError(f"{name} holds no message")
+        raise LlmcliError(f"session {session.name!r} has no messages")
     return session

@@ -1,4 +1,4 @@
-"""The C API of llama.cpp, bound without running the package's heavy `__init__`."""
+"""The C API of llama.cpp, without the heavy `__init__` of the package llama_cpp."""
 
 import ctypes
 import importlib
@@ -13,23 +13,23 @@ from typing import Any
 
 from llmcli.errors import LlmcliError
 
-# The release whose structures and signatures this floor is written for; pyproject.toml pins the same range.
+# The release whose structures and signatures this package uses; pyproject.toml pins the same range.
 TESTED_BINDINGS = "0.3.36"
 
 
 @cache
 def load() -> Any:
-    """The module `llama_cpp.llama_cpp`, ready for use (backends registered, log captured).
+    """The module `llama_cpp.llama_cpp`, initialized: backends registered, log captured.
 
-    The package's own `__init__` brings numpy, jinja2 and diskcache (120 ms); the bindings alone take 30 ms.
-    They import through a bare stand-in for the package, which is taken away again so that a later plain
-    `import llama_cpp` still finds everything.
+    The `__init__` of the package imports numpy, jinja2 and diskcache (120 ms); the bindings alone take 30 ms. They are
+    imported through an empty module in place of the package. It is removed afterwards, so that a later
+    `import llama_cpp` imports the real package.
 
     Raises:
-        LlmcliError: when the package is missing or its library does not load.
+        LlmcliError: when the package is missing or its library cannot be loaded.
     """
     api = submodule("llama_cpp")
-    from llmcli.engine import log  # it needs nothing of this module, and only from here on
+    from llmcli.engine import log  # imported here: nothing before needs it
 
     log.install(api)
     api.llama_backend_init()
@@ -43,15 +43,15 @@ def submodule(name: str) -> Any:
         return sys.modules[full]
     spec = importlib.util.find_spec("llama_cpp")
     if spec is None or spec.submodule_search_locations is None:
-        raise LlmcliError("llama-cpp-python is not installed", "pip install llama-cpp-python==" + TESTED_BINDINGS)
+        raise LlmcliError("llama-cpp-python is not installed", f"run `pip install llama-cpp-python=={TESTED_BINDINGS}`")
     real = sys.modules.get("llama_cpp")
-    stand_in = types.ModuleType("llama_cpp")
-    stand_in.__path__ = list(spec.submodule_search_locations)
-    sys.modules["llama_cpp"] = real or stand_in
+    placeholder = types.ModuleType("llama_cpp")
+    placeholder.__path__ = list(spec.submodule_search_locations)
+    sys.modules["llama_cpp"] = real or placeholder
     try:
         return importlib.import_module(full)
     except (ImportError, OSError, RuntimeError) as error:
-        raise LlmcliError(f"llama.cpp's library does not load: {error}", "reinstall llama-cpp-python") from error
+        raise LlmcliError(f"cannot load the library of llama.cpp: {error}", "reinstall llama-cpp-python") from error
     finally:
         if real is None:
             del sys.modules["llama_cpp"]
@@ -59,17 +59,17 @@ def submodule(name: str) -> Any:
 
 @cache
 def ggml() -> ctypes.CDLL:
-    """The ggml library, for what the bindings leave out (devices). Lies beside libllama."""
+    """The ggml library, for functions without bindings (devices). It is in the folder of libllama."""
     folder = Path(str(load().__file__)).parent / "lib"
     names = {"win32": ["ggml.dll", "libggml.dll"], "darwin": ["libggml.dylib", "libggml.so"]}
     for name in names.get(sys.platform, ["libggml.so"]):
         if (folder / name).exists():
             return ctypes.CDLL(str(folder / name))
-    raise LlmcliError(f"llama.cpp's ggml library is not in {folder}", "reinstall llama-cpp-python")
+    raise LlmcliError(f"ggml library of llama.cpp not found in {folder}", "reinstall llama-cpp-python")
 
 
 def bindings_version() -> str:
-    """The installed llama-cpp-python release, from its source text: importlib.metadata would cost 20 ms."""
+    """The installed release of llama-cpp-python, from its source text: importlib.metadata takes 20 ms."""
     spec = importlib.util.find_spec("llama_cpp")
     if spec is None or spec.origin is None:
         return "not installed"
@@ -78,7 +78,7 @@ def bindings_version() -> str:
 
 
 def llama_build() -> str:
-    """The llama.cpp version and the ggml commit of the library in use."""
+    """The llama.cpp version and the ggml commit of the loaded library."""
     library, core = ctypes.CDLL(load()._lib._name), ggml()
     parts = []
     for owner, name in ((library, "llama_version"), (core, "ggml_version"), (core, "ggml_commit")):

@@ -1,4 +1,4 @@
-"""A plan of sampler steps, turned into a chain of `llama_sampler`s."""
+"""The sampler chain: a chain of `llama_sampler`s made from the steps of a plan."""
 
 import ctypes
 import math
@@ -17,26 +17,26 @@ from llmcli.errors import UsageError
 from llmcli.params.generation import Bias
 from llmcli.params.samplers import Step
 
-# Where llama.cpp's constructor is called otherwise than the setting: llama_sampler_init_<name>.
+# llama.cpp's constructors llama_sampler_init_<name> whose name differs from that of the step.
 _CONSTRUCTORS = {"temperature": "temp_ext", "typical_p": "typical"}
 _CUSTOM = {"top_a": custom.make_top_a, "smoothing": custom.make_smoothing}
 _TAKES_N_VOCAB = {"penalties", "mirostat"}
 _TAKES_VOCAB = {"dry", "infill"}
 
-# llama.cpp's `typical` computes NaN from a masked candidate and sorts by it: a wrong order at best, an endless
-# loop at worst. A min-p this small drops masked candidates and nothing that could be drawn.
-_LIVE = 1e-30
+# llama.cpp's `typical` computes NaN for a masked candidate and sorts by it: the order is wrong, or the sort never ends.
+# A min-p this small removes the masked candidates before it, and no token that could be drawn.
+_MIN_LIVE_P = 1e-30
 
 
-Look = Callable[[str, Any], None]  # the name of a step, and the pointer to the candidates as they are after it
-BEGIN = ""  # in place of a name: the candidates as the model gives them
+Look = Callable[[str, Any], None]  # (name of a step, pointer to the candidates after it)
+BEGIN = ""  # the name for the candidates before the first step
 
 
 @dataclass(frozen=True)
 class Watch:
-    """What a chain is watched and moved by: the place in the answer, the dial, and what looks at each draw.
+    """The hooks of a chain: the state of the answer, the temperature shift, and observers of each draw.
 
-    `look`, where it is given, is called before the first step and after each.
+    `look` is called with the candidates before the first step and after each step. `drawn` records the drawn token.
     """
 
     place: Place
@@ -48,7 +48,8 @@ class Watch:
 class Chain:
     """A `llama_sampler_chain`; the last step draws the token. Free it with `close`.
 
-    With `watch` the temperature step is one of ours, which can be moved and read; without, only where it must be.
+    With `watch`, the temperature step is a `TemperatureSampler`, which can be shifted and read. Without, it is one only
+    for policies that llama.cpp does not have.
     """
 
     def __init__(
@@ -65,21 +66,21 @@ class Chain:
         params = api.llama_sampler_chain_default_params()
         params.no_perf = True
         self.pointer = api.llama_sampler_chain_init(params)
-        self._show(BEGIN)
+        self._add_look(BEGIN)
         if biases:
             api.llama_sampler_chain_add(self.pointer, make_bias(vocab, biases))
-            self._show("logit_bias")
+            self._add_look("logit_bias")
         for step in steps:
             if step.name == "typical_p":
-                api.llama_sampler_chain_add(self.pointer, api.llama_sampler_init_min_p(_LIVE, 1))
+                api.llama_sampler_chain_add(self.pointer, api.llama_sampler_init_min_p(_MIN_LIVE_P, 1))
             api.llama_sampler_chain_add(self.pointer, self._make(vocab, step))
-            self._show(step.name)
+            self._add_look(step.name)
         if watch and watch.drawn:
             self.customs.append(watch.drawn)
             api.llama_sampler_chain_add(self.pointer, watch.drawn.pointer)
 
-    def _show(self, name: str) -> None:
-        """Let the watch look at the candidates here."""
+    def _add_look(self, name: str) -> None:
+        """Add a step that shows the candidates to `watch.look`."""
         if self._watch and self._watch.look:
             self.customs.append(custom.CustomSampler(name, partial(self._watch.look, name)))
             self._api.llama_sampler_chain_add(self.pointer, self.customs[-1].pointer)
@@ -101,17 +102,17 @@ class Chain:
         return init(*step.args)
 
     def accept(self, tokens: Sequence[int]) -> None:
-        """Tell the penalties, DRY and adaptive-p which tokens were there before."""
+        """Add tokens to the history of the penalties, DRY and adaptive-p."""
         accept, pointer = self._api.llama_sampler_accept, self.pointer
         for token in tokens:
             accept(pointer, token)
 
     def snapshot(self) -> Any:
-        """A copy of the chain's whole state (random generators, penalties), for `restore`."""
+        """A copy of the whole state of the chain (random generators, penalties), for `restore`."""
         return self._api.llama_sampler_clone(self.pointer)
 
     def restore(self, snapshot: Any) -> None:
-        """Go back to a snapshot, which is used up by this."""
+        """Replace the state by a snapshot. The chain owns the snapshot from then on."""
         self._api.llama_sampler_free(self.pointer)
         self.pointer = snapshot
 
@@ -120,13 +121,14 @@ class Chain:
         self._api.llama_sampler_free(snapshot)
 
     def raise_failure(self) -> None:
-        """Raise what went wrong inside a Python sampler, if anything did."""
+        """Raise the error of a Python sampler, if one failed."""
         for sampler in self.customs:
             if sampler.failure:
                 failure, sampler.failure = sampler.failure, None
                 raise failure
 
     def close(self) -> None:
+        """Free the samplers; a second call has no effect."""
         pointer, self.pointer = self.pointer, None
         if pointer:
             self._api.llama_sampler_free(pointer)
@@ -135,7 +137,7 @@ class Chain:
 
 
 def _with_arrays(args: tuple[Any, ...]) -> list[Any]:
-    """A tuple of texts becomes what C takes: an array of strings and its length."""
+    """The arguments for C: a tuple of texts becomes an array of strings and its length."""
     out: list[Any] = []
     for arg in args:
         if isinstance(arg, tuple):
@@ -153,9 +155,9 @@ def make_bias(vocab: Vocab, biases: Sequence[tuple[int, float]]) -> Any:
 
 
 def resolve_biases(vocab: Vocab, biases: Sequence[Bias], ignore_eos: bool) -> list[tuple[int, float]]:
-    """Biases by id: a text biases each token of it (as in llama-server), tokens given twice add up.
+    """Biases by token id: a text biases each of its tokens (as in llama-server); biases of the same token add up.
 
-    Tokens that the model's file suppresses, and with `ignore_eos` all that end an answer, get -inf.
+    Tokens that the model file suppresses get -inf, and with `ignore_eos` all tokens that end an answer.
 
     Raises:
         UsageError: for an id outside the vocabulary.
@@ -164,7 +166,7 @@ def resolve_biases(vocab: Vocab, biases: Sequence[Bias], ignore_eos: bool) -> li
     for name, bias in biases:
         for token in [name] if isinstance(name, int) else vocab.tokenize(name):
             if not 0 <= token < vocab.n_tokens:
-                raise UsageError(f"logit_bias: there is no token {token}, the last one is {vocab.n_tokens - 1}")
+                raise UsageError(f"logit_bias: token id {token} is out of range (0 to {vocab.n_tokens - 1})")
             total[token] = total.get(token, 0.0) + bias
     total |= dict.fromkeys(vocab.suppressed, -math.inf)
     if ignore_eos:

@@ -1,4 +1,4 @@
-"""A llama.cpp context: evaluating tokens, and keeping what was evaluated for the next time."""
+"""A llama.cpp context: it evaluates tokens, and reuses what it evaluated before."""
 
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
@@ -13,20 +13,20 @@ from llmcli.engine.model import Model
 from llmcli.errors import ContextOverflowError, LlmcliError
 
 _FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}  # llama.h, enum llama_flash_attn_type
-_NO_SLOT, _ABORTED = 1, 2  # llama_decode
-_MOST_KEPT = 2**29  # bytes
+_NO_SLOT, _ABORTED = 1, 2  # status of llama_decode
+_MAX_SAVED_STATE = 2**29  # bytes
 
 
 class AbortedError(Exception):
-    """The abort flag was set during a computation; the context stays usable."""
+    """The abort flag was set during a computation; the context is still usable."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContextParams:
-    """Sizes in tokens, threads in number, cache types by llama.cpp's names.
+    """Sizes in tokens, numbers of threads, cache types by llama.cpp's names.
 
-    Several sequences (`n_seq_max`) have equal parts of the `n_ctx` tokens. With `n_ctx_seq` they share them all, and
-    one may have so many at most.
+    `n_seq_max` sequences have equal parts of the `n_ctx` tokens. With `n_ctx_seq` they share all of them, and each
+    sequence has at most `n_ctx_seq` tokens.
     """
 
     n_ctx: int
@@ -45,7 +45,7 @@ class Context:
     """Evaluates sequences of tokens, each under its own `seq_id` from 0 to n_seq_max - 1.
 
     Raises:
-        LlmcliError: when llama.cpp cannot make such a context (too little memory, say), with its reason.
+        LlmcliError: when llama.cpp cannot create the context (such as out of memory), with its reason.
     """
 
     def __init__(self, model: Model, params: ContextParams, abort: AbortFlag | None = None) -> None:
@@ -53,15 +53,16 @@ class Context:
         self.model = model
         self.params = params
         self.abort = abort or AbortFlag()
-        self._n_batch = max(min(params.n_batch, params.n_ctx), params.n_seq_max)  # a step takes one of each sequence
+        self._n_batch = max(min(params.n_batch, params.n_ctx), params.n_seq_max)  # for `step`
         log.forget()
         self.handle = api.llama_init_from_model(model.handle, self._c_params(params))
         if not self.handle:
             reason = log.reason()
             hint = "" if reason and "alloc" not in reason else "try a smaller --ctx-size"
-            raise LlmcliError(f"no context of {params.n_ctx} tokens: {reason or 'llama.cpp gives no reason'}", hint)
-        most: int = api.llama_n_ctx_seq(self.handle)
-        self.n_ctx = min(most, params.n_ctx_seq or most)  # of one sequence
+            reason = reason or "llama.cpp gives no reason"
+            raise LlmcliError(f"cannot create a context of {params.n_ctx} tokens: {reason}", hint)
+        n_ctx_seq: int = api.llama_n_ctx_seq(self.handle)
+        self.n_ctx = min(n_ctx_seq, params.n_ctx_seq or n_ctx_seq)  # of one sequence
         self._memory = api.llama_get_memory(self.handle)
         self.abort.attach(api, self.handle)
         self._evaluated: list[list[int]] = [[] for _ in range(params.n_seq_max)]
@@ -73,7 +74,7 @@ class Context:
         c = api.llama_context_default_params()
         c.n_ctx, c.n_batch, c.n_ubatch = params.n_ctx, self._n_batch, min(params.n_ubatch, self._n_batch)
         c.n_seq_max = params.n_seq_max
-        c.kv_unified = params.n_ctx_seq > 0  # sequences that begin alike share the memory of their beginning
+        c.kv_unified = params.n_ctx_seq > 0  # sequences with a common prefix share its memory
         c.n_threads, c.n_threads_batch = params.n_threads, params.n_threads_batch
         c.flash_attn_type = _FLASH_ATTN[params.flash_attn]
         c.type_k = getattr(api, "GGML_TYPE_" + params.cache_type_k.upper())
@@ -82,7 +83,7 @@ class Context:
         return c
 
     def _make_batch(self, n_seq_max: int) -> None:
-        """The arrays behind each `llama_batch`, made once; steps only write into them."""
+        """The arrays of the `llama_batch`, allocated once; each evaluation writes into them."""
         n, api = self._n_batch, self._api
         self._tokens: Any = (ctypes.c_int32 * n)()
         self._positions: Any = (ctypes.c_int32 * n)()
@@ -96,49 +97,50 @@ class Context:
         self._point_to(0, n)
 
     def _point_to(self, seq_id: int, n: int) -> None:
+        """Make the first `n` rows of the batch tokens of one sequence."""
         pointer = ctypes.cast(self._seq_ids[seq_id], ctypes.POINTER(ctypes.c_int32))
         self._seq_pointers[:n] = [pointer] * n
         self._pointed = seq_id
 
     def evaluated(self, tokens: Sequence[int] | None = None, seq_id: int = 0) -> int:
-        """How many tokens of the sequence the context holds: in all, or of those that `tokens` begin with."""
-        held = self._evaluated[seq_id]
-        return len(held) if tokens is None else common_prefix(held, tokens)
+        """The number of evaluated tokens of the sequence: all, or those in its common prefix with `tokens`."""
+        evaluated = self._evaluated[seq_id]
+        return len(evaluated) if tokens is None else common_prefix(evaluated, tokens)
 
     def prefill(self, seq_id: int, tokens: Sequence[int], progress: Callable[[int, int], None] | None = None) -> int:
-        """Make the sequence hold exactly `tokens` and leave the logits of the last one ready; returns how many ran.
+        """Make the sequence exactly `tokens`, with the logits of the last one; returns the number of evaluated tokens.
 
-        What the context already holds of them is kept; models that cannot forget a part of their memory
-        (recurrent, sliding window) start over. `progress(done, total)` counts tokens.
+        The common prefix with the present sequence is reused. Models that cannot remove a part of their memory
+        (recurrent, sliding window) start from the beginning. `progress(done, total)` counts tokens.
 
         Raises:
-            ContextOverflowError: when there are more tokens than the context has room for.
-            AbortedError: when the abort flag was set; what had been evaluated stays.
+            ContextOverflowError: when the context is smaller than the tokens.
+            AbortedError: when the abort flag was set; the evaluated tokens are kept.
         """
         if len(tokens) > self.n_ctx:
-            raise ContextOverflowError(f"{len(tokens)} tokens do not fit the context of {self.n_ctx}")
-        held = self._evaluated[seq_id]
-        keep = min(common_prefix(held, tokens), len(tokens) - 1)  # the last one runs again for its logits
-        if keep < len(held):
+            raise ContextOverflowError(f"{len(tokens)} tokens do not fit the context of {self.n_ctx} tokens")
+        evaluated = self._evaluated[seq_id]
+        keep = min(common_prefix(evaluated, tokens), len(tokens) - 1)  # the last one is evaluated again for its logits
+        if keep < len(evaluated):
             keep = self._cut(seq_id, keep)
         step = min(self._n_batch, 512) if progress else self._n_batch
         for start in range(keep, len(tokens), step):
             self._evaluate(seq_id, tokens[start : start + step], last=start + step >= len(tokens))
             if progress:
-                progress(len(held), len(tokens))
+                progress(len(evaluated), len(tokens))
         return len(tokens) - keep
 
     def share(self, source: int, target: int) -> None:
-        """Let the sequence `target` hold what `source` holds, and nothing else; nothing is evaluated."""
+        """Make the sequence `target` equal to `source`, without an evaluation."""
         api, memory = self._api, self._memory
         api.llama_memory_seq_rm(memory, target, -1, -1)
         api.llama_memory_seq_cp(memory, source, target, -1, -1)
         self._evaluated[target], self._layouts[target] = list(self._evaluated[source]), self._layouts[source].copy()
 
     def receive(self, other: "Context") -> None:
-        """Let the first sequence hold what that of `other`, of the same model and cache types, holds, if there is room.
+        """Copy the first sequence of `other`, a context of the same model and cache types, if it fits.
 
-        It is copied by way of this process's memory.
+        The state goes through the memory of this process.
         """
         api = self._api
         size = api.llama_state_seq_get_size(other.handle, 0)
@@ -152,69 +154,70 @@ class Context:
 
     @property
     def n_batch(self) -> int:
-        """Tokens that one batch takes at most."""
+        """The maximum number of tokens in one batch."""
         return self._n_batch
 
     def layout(self, seq_id: int = 0) -> Batches:
-        """In which batches the tokens that the sequence holds were evaluated."""
+        """The batches in which the tokens of the sequence were evaluated."""
         return self._layouts[seq_id].batches(len(self._evaluated[seq_id]))
 
     def prefill_as(self, seq_id: int, tokens: Sequence[int], layout: Batches) -> None:
-        """Make the sequence hold exactly `tokens`, evaluated anew and in just these batches; no logits are wanted.
+        """Make the sequence exactly `tokens`, evaluated again in exactly these batches, without logits.
 
-        What was cut from a batch is filled up with any tokens and cut again: rows do not influence earlier ones.
+        A batch of which only a part was kept is filled up with other tokens, which are then removed: a row of a batch
+        has no influence on the rows before it.
 
         Raises:
-            ValueError: when the layout does not fit, or this memory cannot be cut so.
+            ValueError: when the layout is not possible, or this memory cannot remove a part of a batch.
             AbortedError: when the abort flag was set.
         """
         check_layout(layout, len(tokens), self._n_batch, self.n_ctx)
         self._cut(seq_id, 0)
-        held = self._evaluated[seq_id]
+        evaluated = self._evaluated[seq_id]
         for rows, kept, times in layout:
             for _ in range(times):
-                part = tokens[len(held) : len(held) + kept]
-                keep = len(held) + kept
+                part = tokens[len(evaluated) : len(evaluated) + kept]
+                keep = len(evaluated) + kept
                 self._evaluate(seq_id, [*part, *[part[-1]] * (rows - kept)], last=False)
-                if keep < len(held) and self._cut(seq_id, keep) != keep:
-                    raise ValueError("this model's memory keeps no part of a batch")
+                if keep < len(evaluated) and self._cut(seq_id, keep) != keep:
+                    raise ValueError("the memory of this model cannot keep a part of a batch")
 
     def rewind(self, seq_id: int, tokens: Sequence[int]) -> None:
-        """Forget the batch in which the last of `tokens` was evaluated, and all after it.
+        """Remove the batch in which the last of `tokens` was evaluated, and everything after it.
 
-        `prefill` then evaluates it in just such a batch again, and its logits are the very same.
+        `prefill` then evaluates the same batch again, and gets exactly the same logits.
         """
         if self.evaluated(tokens, seq_id) == len(tokens):
             self._cut(seq_id, batch_start(self.layout(seq_id), len(tokens)))
 
     @contextmanager
     def untouched(self, seq_id: int = 0) -> Iterator[None]:
-        """Within this block the sequence may hold other tokens; afterwards it holds those of before, to the bit.
+        """Restore the sequence after this block, bit by bit, whatever the block evaluated.
 
-        Of more than 512 MB no copy is made: what the block cut off is evaluated again when it is wanted.
+        A state of more than 512 MB is not saved: the next `prefill` then evaluates the removed tokens again.
         """
-        api, held, layout = self._api, list(self._evaluated[seq_id]), self._layouts[seq_id].copy()
+        api, evaluated, layout = self._api, list(self._evaluated[seq_id]), self._layouts[seq_id].copy()
         size = api.llama_state_seq_get_size(self.handle, seq_id)
-        state = (ctypes.c_uint8 * size)() if size <= _MOST_KEPT else None
+        state = (ctypes.c_uint8 * size)() if size <= _MAX_SAVED_STATE else None
         if state:
             api.llama_state_seq_get_data(self.handle, state, size, seq_id)
         try:
             yield
         finally:
-            if state and held:
+            if state and evaluated:
                 self._cut(seq_id, 0)
                 if api.llama_state_seq_set_data(self.handle, state, size, seq_id):
-                    self._evaluated[seq_id], self._layouts[seq_id] = held, layout
+                    self._evaluated[seq_id], self._layouts[seq_id] = evaluated, layout
 
     def _cut(self, seq_id: int, keep: int) -> int:
-        """Forget all but the first `keep` tokens, or everything where the memory has no such part; returns the rest.
+        """Keep the first `keep` tokens, or none where the memory cannot remove the others; returns the number kept.
 
-        A recurrent memory refuses the cut. One with a sliding window takes it, although it may have written over
-        what the tokens before the cut would look back on: it is whole only while it still holds the first position.
+        A recurrent memory refuses to remove a part. One with a sliding window does it, but may have overwritten cells
+        that the kept tokens attend to: it is complete only while it still has the first position.
         """
         api, memory = self._api, self._memory
-        whole = api.llama_memory_seq_pos_min(memory, seq_id) == 0
-        if not (api.llama_memory_seq_rm(memory, seq_id, keep, -1) and whole):
+        is_complete = api.llama_memory_seq_pos_min(memory, seq_id) == 0
+        if not (api.llama_memory_seq_rm(memory, seq_id, keep, -1) and is_complete):
             api.llama_memory_seq_rm(memory, seq_id, -1, -1)
             keep = 0
         del self._evaluated[seq_id][keep:]
@@ -222,20 +225,21 @@ class Context:
         return keep
 
     def _evaluate(self, seq_id: int, tokens: Sequence[int], last: bool) -> None:
-        held, n = self._evaluated[seq_id], len(tokens)
+        """Evaluate tokens of one sequence in one batch, with the logits of the last token if `last`."""
+        evaluated, n = self._evaluated[seq_id], len(tokens)
         self._tokens[:n] = tokens
-        self._positions[:n] = range(len(held), len(held) + n)
+        self._positions[:n] = range(len(evaluated), len(evaluated) + n)
         self._wants_logits[:n] = bytes(n)
         self._wants_logits[n - 1] = last
         if self._pointed != seq_id:
             self._point_to(seq_id, self._n_batch)
         self._decode(n, [seq_id])
         if n > 1:
-            self._layouts[seq_id].note(len(held), n, n)
-        held.extend(tokens)
+            self._layouts[seq_id].note(len(evaluated), n, n)
+        evaluated.extend(tokens)
 
     def step(self, tokens: Sequence[tuple[int, int]]) -> None:
-        """Evaluate one further token for each (seq_id, token); row i of the logits belongs to pair i.
+        """Evaluate one more token for each (seq_id, token); row i of the logits belongs to pair i.
 
         Raises:
             AbortedError: when the abort flag was set.
@@ -259,28 +263,28 @@ class Context:
         status = self._api.llama_decode(self.handle, self._batch)
         if status == 0:
             return
-        self._recount(seq_ids)
+        self._remove_partial_batch(seq_ids)
         if status == _ABORTED or self.abort.is_set():
             raise AbortedError
         if status == _NO_SLOT:
             raise ContextOverflowError(f"the context of {self.n_ctx} tokens is full")
-        raise LlmcliError(f"llama.cpp could not evaluate the tokens: {log.reason() or f'status {status}'}")
+        raise LlmcliError(f"llama.cpp cannot evaluate the tokens: {log.reason() or f'status {status}'}")
 
-    def _recount(self, seq_ids: list[int]) -> None:
-        """After a failure the memory may hold a part of the batch: forget it, so that both sides agree."""
+    def _remove_partial_batch(self, seq_ids: list[int]) -> None:
+        """Remove what a failed batch left in the memory, so that it agrees with `_evaluated`."""
         for seq_id in seq_ids:
             self._cut(seq_id, len(self._evaluated[seq_id]))
 
     def close(self) -> None:
-        """Free the memory; harmless when done twice."""
+        """Free the memory; a second call has no effect."""
         handle, self.handle = self.handle, None
         if handle:
             self._api.llama_free(handle)
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two sequences begin with in common."""
+    """The length of the common prefix of two sequences of tokens."""
     n = min(len(a), len(b))
-    if list(a[:n]) == list(b[:n]):  # the usual case, at C speed
+    if list(a[:n]) == list(b[:n]):  # the usual case, compared at C speed
         return n
     return next(i for i in range(n) if a[i] != b[i])

@@ -1,4 +1,4 @@
-"""Samplers that llama.cpp lacks, made as `llama_sampler`s of our own: KoboldCpp's top-a and smoothing."""
+"""Samplers in Python, as `llama_sampler`s: KoboldCpp's top-a and smoothing, which llama.cpp does not have."""
 
 import ctypes
 import math
@@ -11,11 +11,11 @@ Apply = Callable[[Any], None]
 
 
 class CustomSampler:
-    """A `llama_sampler` whose `apply` is a Python function over the pointer to the candidates.
+    """A `llama_sampler` whose `apply` is a Python function of the pointer to the candidates.
 
-    Keep the object as long as llama.cpp may call it. Its C context is NULL, which is what lets llama.cpp clone
-    the chain it stands in. An exception cannot cross C: it is kept in `failure` for the caller to raise.
-    `owned` are llama.cpp's samplers that `apply` uses; `close` frees them.
+    Keep a reference to the object as long as llama.cpp can call it. Its C context is NULL, so that llama.cpp can clone
+    its chain. An exception cannot pass through C: it is stored in `failure`, for the caller to raise. `owned` are the
+    samplers of llama.cpp that `apply` uses; `close` frees them.
     """
 
     def __init__(self, name: str, apply: Apply, owned: Sequence[Any] = ()) -> None:
@@ -36,7 +36,7 @@ class CustomSampler:
         self.pointer = api.llama_sampler_init(self._interface, None)
 
     def close(self) -> None:
-        """Free what `apply` used, once no chain holds the sampler any more; harmless when done twice."""
+        """Free the owned samplers, after all chains that contain this sampler. A second call has no effect."""
         while self._owned:
             self._api.llama_sampler_free(self._owned.pop())
 
@@ -44,8 +44,8 @@ class CustomSampler:
 def make_top_a(a: float, min_keep: int) -> CustomSampler:
     """Keep candidates with p >= a * max(p)^2 (KoboldCpp `sample_top_a`).
 
-    That is min-p with the ratio a * max(p), so llama.cpp does the work at C speed whatever the number of
-    candidates: `greedy` finds the best one, `dist` its probability, `min_p` cuts.
+    It is min-p with the ratio a * max(p), so samplers of llama.cpp do the work at C speed: `greedy` finds the most
+    likely candidate, `dist` its probability, `min_p` removes the others.
     """
     api = binding.load()
     greedy, dist = api.llama_sampler_init_greedy(), api.llama_sampler_init_dist(0)
@@ -53,7 +53,7 @@ def make_top_a(a: float, min_keep: int) -> CustomSampler:
     def apply(candidates: Any) -> None:
         array = candidates.contents
         api.llama_sampler_apply(greedy, candidates)
-        best = array.selected
+        best = array.selected  # set by `greedy`
         api.llama_sampler_apply(dist, candidates)
         array.selected = -1
         cut = api.llama_sampler_init_min_p(a * array.data[best].p, min_keep)
@@ -64,11 +64,11 @@ def make_top_a(a: float, min_keep: int) -> CustomSampler:
 
 
 def make_smoothing(factor: float, curve: float) -> CustomSampler:
-    """Bend each logit l towards the best one h (KoboldCpp quadratic sampling).
+    """Transform each logit l relative to the highest one h (KoboldCpp quadratic sampling).
 
     l' = -k s d^2 + c s d^3 + h with d = l - h, s = factor, k = (3 - curve) / 2, c = (curve - 1) / 2.
     """
-    import numpy as np  # 80 ms, only for those who smooth; a vocabulary is too long for a Python loop
+    import numpy as np  # takes 80 ms, so only here; a loop over a vocabulary is too slow
 
     k, c = (3 - curve) / 2, (curve - 1) / 2
 
@@ -78,15 +78,15 @@ def make_smoothing(factor: float, curve: float) -> CustomSampler:
         best = logits.max()
         live = logits > -math.inf
         d = logits[live] - best
-        with np.errstate(over="ignore"):  # a bent logit below every float is -inf, as it should
+        with np.errstate(over="ignore"):  # a logit below the smallest float becomes -inf, as it should
             logits[live] = d * d * factor * (c * d - k) + best
-        array.sorted = array.sorted and k >= 0  # above curve 3 the order may change
+        array.sorted = array.sorted and k >= 0  # the order can change for a curve above 3
 
     return CustomSampler("smoothing", apply)
 
 
 def rows_of(array: Any) -> Any:
-    """The candidates of a `llama_token_data_array` in place, as a numpy array with the fields id, logit and p."""
+    """The candidates of a `llama_token_data_array`, not copied, as a numpy array with the fields id, logit and p."""
     import numpy as np
 
     row = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])

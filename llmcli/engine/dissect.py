@@ -1,4 +1,4 @@
-"""How does one get back to a token of an answer, to see how its chain drew it?"""
+"""Inspection of a token of an answer: it is drawn again, to capture what each step of the chain did."""
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -14,14 +14,14 @@ from llmcli.engine.trace import TokenTrace
 from llmcli.params.samplers import plan
 from llmcli.params.settings import Settings
 
-Progress = Callable[[int, int], None]  # tokens done, and of how many
-# What they do hangs on how the tokens before were drawn.
-_REMEMBERING = frozenset({"xtc", "mirostat", "mirostat_v2", "adaptive_p"})
+Progress = Callable[[int, int], None]  # (tokens done, tokens in all)
+# Samplers with a state that depends on the draws before.
+_STATEFUL = frozenset({"xtc", "mirostat", "mirostat_v2", "adaptive_p"})
 
 
 @dataclass(frozen=True)
 class Subject:
-    """An answer to look into: the tokens that were drawn, and what makes such a generation as drew them."""
+    """The answer to inspect: its tokens, and a factory for generations like the one that drew them."""
 
     settings: Settings
     grammar: str | None
@@ -30,17 +30,17 @@ class Subject:
 
     @property
     def remembering(self) -> list[str]:
-        """The steps for which the answer is gone through from its beginning to the token that is looked at."""
-        gates = ["grammar"] * (self.grammar is not None) + ["banned_strings"] * bool(self.settings.banned_strings)
-        return [step.name for step in plan(self.settings) if step.name in _REMEMBERING] + gates
+        """The stateful steps: because of them, the answer is generated again up to the token."""
+        constraints = ["grammar"] * (self.grammar is not None) + ["banned_strings"] * bool(self.settings.banned_strings)
+        return [step.name for step in plan(self.settings) if step.name in _STATEFUL] + constraints
 
 
 @dataclass(frozen=True, slots=True)
 class Dissection:
     """How token `at` was drawn.
 
-    `trace` tells what the temperature saw and did. `refused` was drawn at first, and the grammar did not allow it.
-    `exact` is False where a step that remembers what was drawn had to begin anew.
+    `trace` describes the temperature step. `refused` is the text of the token that was drawn first and that the grammar
+    rejected. `exact` is False where the state of a stateful step had to be reset.
     """
 
     at: int
@@ -52,29 +52,29 @@ class Dissection:
 
 
 def dissect(context: Context, subject: Subject, at: int, count: int, progress: Progress | None = None) -> Dissection:
-    """Look at token `at`: at the `count` likeliest candidates by the model and in the end, and at the drawn one.
+    """Inspect token `at`: the `count` most likely candidates before and after the chain, and the drawn token.
 
-    Where a step remembers what was drawn, the answer is generated again; if that gives other tokens, such steps begin
-    anew, grammar and banned strings are left out, and the result is not exact.
+    If a step is stateful, the answer is generated again. If that gives other tokens, the state of such steps is reset,
+    grammar and banned strings are omitted, and the result is not exact.
 
     Raises:
         AbortedError: when the abort flag was set.
         ContextOverflowError: when the context has no room for the answer.
     """
-    remembering = bool(subject.remembering)
+    is_stateful = bool(subject.remembering)
     with context.untouched():
-        if remembering:
+        if is_stateful:
             generation = subject.make(subject.settings, subject.grammar, film := Film())
-            if _again(context, generation, film, subject.tokens[: at + 1], progress):
-                return _seen(generation, film, subject, at, count, generation.traces[at])
+            if _regenerate(context, generation, film, subject.tokens[: at + 1], progress):
+                return _dissection(generation, film, subject, at, count, generation.traces[at])
         generation = subject.make(replace(subject.settings, banned_strings=()), None, film := Film())
-        _straight(context, generation, subject.tokens[:at], progress)
-    found = _seen(generation, film, subject, at, count, generation.traces[0])
-    return replace(found, exact=not remembering)
+        _draw_after(context, generation, subject.tokens[:at], progress)
+    found = _dissection(generation, film, subject, at, count, generation.traces[0])
+    return replace(found, exact=not is_stateful)
 
 
 def entropies(context: Context, subject: Subject, progress: Progress | None = None) -> list[float]:
-    """The entropy (nats) at each token of an answer, where the temperature stands.
+    """The entropy (nats) of the candidates before the temperature step, for each token of an answer.
 
     Raises:
         AbortedError, ContextOverflowError: as `dissect` does.
@@ -83,7 +83,7 @@ def entropies(context: Context, subject: Subject, progress: Progress | None = No
     with context.untouched():
         for at in range(len(subject.tokens)):
             generation = subject.make(replace(subject.settings, banned_strings=()), None, Film(lambda: False))
-            _straight(context, generation, subject.tokens[:at], None)
+            _draw_after(context, generation, subject.tokens[:at], None)
             found.append(generation.traces[0].entropy or 0.0)
             if progress:
                 progress(at + 1, len(subject.tokens))
@@ -91,19 +91,19 @@ def entropies(context: Context, subject: Subject, progress: Progress | None = No
 
 
 def likeliest(context: Context, subject: Subject, at: int, rank: int, progress: Progress | None = None) -> int:
-    """The token that the model itself held the `rank`-th likeliest (from 1) at token `at`.
+    """The `rank`-th most likely token (from 1) of the model, before the chain, at token `at`.
 
     Raises:
         AbortedError, ContextOverflowError: as `dissect` does.
     """
     generation = subject.make(replace(subject.settings, banned_strings=()), None, film := Film())
     with context.untouched():
-        _straight(context, generation, subject.tokens[:at], progress)
+        _draw_after(context, generation, subject.tokens[:at], progress)
     return stepwise(film.frames[:1], generation.vocab.label, rank).candidates[rank - 1].id
 
 
-def _straight(context: Context, generation: Generation, tokens: Sequence[int], progress: Progress | None) -> None:
-    """Draw one token as if `tokens` had just been drawn."""
+def _draw_after(context: Context, generation: Generation, tokens: Sequence[int], progress: Progress | None) -> None:
+    """Draw one token after `tokens`."""
     with closing(generation):
         generation.follow(tokens)
         context.rewind(generation.seq_id, generation.tokens)
@@ -111,10 +111,10 @@ def _straight(context: Context, generation: Generation, tokens: Sequence[int], p
         generation.advance(context.handle, -1, context.n_ctx)
 
 
-def _again(
+def _regenerate(
     context: Context, generation: Generation, film: Film, tokens: Sequence[int], progress: Progress | None
 ) -> bool:
-    """Generate the answer again, with the last of `tokens` on film; whether the same ones came."""
+    """Generate the answer again and capture the last of `tokens`; returns whether the tokens are the same."""
     last = len(tokens) - 1
     film.wants = lambda: len(generation.traces) == last
     context.rewind(generation.seq_id, generation.tokens)
@@ -129,20 +129,22 @@ def _again(
     return [trace.id for trace in generation.traces[: last + 1]] == list(tokens)
 
 
-def _seen(generation: Generation, film: Film, subject: Subject, at: int, count: int, trace: TokenTrace) -> Dissection:
+def _dissection(
+    generation: Generation, film: Film, subject: Subject, at: int, count: int, trace: TokenTrace
+) -> Dissection:
     text_of, drawn = generation.vocab.label, subject.tokens[at]
-    frames = _planned(film.frames, subject.settings)
+    frames = _effective(film.frames, subject.settings)
     first = film.first if any(frame.name == "grammar" for frame in frames) else None
     refused = None if first is None else text_of(first)
     return Dissection(at, drawn, stepwise(frames, text_of, count, drawn), trace, refused)
 
 
-def _planned(frames: Sequence[Frame], settings: Settings) -> list[Frame]:
-    """Without the draw at the end, and without a temperature that is there to be read and changes nothing."""
-    planned = {step.name for step in plan(settings)}
+def _effective(frames: Sequence[Frame], settings: Settings) -> list[Frame]:
+    """The frames without the draw at the end, and without a temperature step that only reads."""
+    names = {step.name for step in plan(settings)}
     kept = list(frames[:1])
     for before, frame in pairwise(frames):
-        idle = frame.name == "dist" or (frame.name == "temperature" and "temperature" not in planned)
-        if not idle or (frame.name == "temperature" and frame.rows != before.rows):
+        is_reading = frame.name == "temperature" and "temperature" not in names
+        if frame.name != "dist" and (not is_reading or frame.rows != before.rows):
             kept.append(frame)
     return kept

@@ -1,4 +1,4 @@
-"""The loop: one step over the active generations at a time."""
+"""The generation loop: one step of all active generations at a time."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -14,17 +14,17 @@ Progress = Callable[[int, int], None]
 def generate(context: Context, generations: Sequence[Generation], progress: Progress | None = None) -> Iterator[Record]:
     """Yield a record per token until each generation has finished, then free their samplers.
 
-    What several prompts begin with is evaluated once. `progress(done, total)` counts the tokens of a prompt as they
-    are evaluated. When the context's abort flag is set, each unfinished generation ends with the flag's reason and
+    A common prefix of several prompts is evaluated once. `progress(done, total)` counts the evaluated tokens of a
+    prompt. When the abort flag of the context is set, each unfinished generation ends with the reason of the flag and
     keeps its text.
 
     Raises:
-        ContextOverflowError: before anything is evaluated, when a prompt leaves no room for a token.
-        ConstraintError, PolicyError: when a generation cannot go on that is not lenient.
+        ContextOverflowError: before anything is evaluated, when the context has no space for a token after a prompt.
+        ConstraintError, PolicyError: when a generation that is not lenient cannot continue.
     """
     try:
         for generation in generations:
-            _check_room(context, generation)
+            _check_space(context, generation)
             generation.beside = len(generations) - 1
             generation.conditions = replace(context.params, n_ctx=context.n_ctx)
         yield from _run(context, generations, progress)
@@ -33,10 +33,10 @@ def generate(context: Context, generations: Sequence[Generation], progress: Prog
             generation.close()
 
 
-def _check_room(context: Context, generation: Generation) -> None:
+def _check_space(context: Context, generation: Generation) -> None:
     if len(generation.prompt) >= context.n_ctx:
         raise ContextOverflowError(
-            f"the prompt has {len(generation.prompt)} tokens and the context holds {context.n_ctx}",
+            f"the prompt has {len(generation.prompt)} tokens, the context has {context.n_ctx}",
             "shorten the prompt or raise --ctx-size",
         )
 
@@ -48,7 +48,7 @@ def _run(context: Context, generations: Sequence[Generation], progress: Progress
         while active:
             for generation in active:
                 if generation.stale:
-                    yield _return(context, generation)
+                    yield _backtrack(context, generation)
             ready = [generation for generation in active if not generation.stale and not generation.finish_reason]
             if ready:
                 yield from _step(context, ready)
@@ -60,13 +60,13 @@ def _run(context: Context, generations: Sequence[Generation], progress: Progress
 
 
 def _begin(context: Context, generations: Sequence[Generation], progress: Progress | None) -> Iterator[Record]:
-    """Evaluate each prompt once, and draw the first token of all that have it from the same logits."""
+    """Evaluate each different prompt once, and draw the first token of all its generations from the same logits."""
     begin = now_ms()
-    alike: dict[tuple[int, ...], list[Generation]] = {}
+    by_prompt: dict[tuple[int, ...], list[Generation]] = {}
     for generation in generations:
-        alike.setdefault(tuple(generation.tokens), []).append(generation)
+        by_prompt.setdefault(tuple(generation.tokens), []).append(generation)
     read: list[int] = []
-    for group in alike.values():
+    for group in by_prompt.values():
         _read(context, group[0], read, progress)
         for generation in group[1:]:
             context.share(group[0].seq_id, generation.seq_id)
@@ -79,12 +79,12 @@ def _begin(context: Context, generations: Sequence[Generation], progress: Progre
 
 
 def _read(context: Context, generation: Generation, read: Sequence[int], progress: Progress | None) -> None:
-    """Evaluate what the context lacks of the prompt; of the sequences in `read`, the one most like it lends a copy."""
-    begin, tokens, own = now_ms(), generation.tokens, generation.seq_id
-    nearest = max([own, *read], key=lambda seq_id: context.evaluated(tokens, seq_id))
-    if nearest != own:
-        context.share(nearest, own)
-    generation.timings.prompt_n = context.prefill(own, tokens, progress)
+    """Evaluate the prompt, after a copy of the longest common prefix from one of the sequences in `read`."""
+    begin, tokens, seq_id = now_ms(), generation.tokens, generation.seq_id
+    source = max([seq_id, *read], key=lambda other: context.evaluated(tokens, other))
+    if source != seq_id:
+        context.share(source, seq_id)
+    generation.timings.prompt_n = context.prefill(seq_id, tokens, progress)
     generation.timings.prompt_ms = now_ms() - begin
 
 
@@ -94,8 +94,8 @@ def _first(context: Context, generation: Generation) -> Record:
     return _advance(context, generation, -1)
 
 
-def _return(context: Context, generation: Generation) -> Record:
-    """Go back to the place that a ban leads to, and draw there."""
+def _backtrack(context: Context, generation: Generation) -> Record:
+    """Evaluate the tokens before a removed banned string, and draw the next one."""
     begin = now_ms()
     context.prefill(generation.seq_id, generation.tokens)
     generation.stale = False
@@ -108,14 +108,14 @@ def _step(context: Context, generations: Sequence[Generation]) -> Iterator[Recor
     begin = now_ms()
     try:
         context.step([(generation.seq_id, generation.tokens[-1]) for generation in generations])
-    except ContextOverflowError:  # they have used up the room that they share
+    except ContextOverflowError:  # the context that the sequences share is full
         yield from [generation.finish("length") for generation in generations]
         return
-    shared = now_ms() - begin
+    shared_ms = now_ms() - begin
     for row, generation in enumerate(generations):
-        begin = now_ms()  # what the caller does with a record is not generation time
+        begin = now_ms()  # the time that the caller spends on a record does not count
         record = _advance(context, generation, row)
-        generation.timings.predicted_ms += shared + now_ms() - begin
+        generation.timings.predicted_ms += shared_ms + now_ms() - begin
         yield record
 
 

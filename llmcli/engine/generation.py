@@ -1,4 +1,4 @@
-"""One generation: a sequence of tokens with its own sampler, decoder and stops."""
+"""One generation: a sequence of tokens with its sampler, decoder and stop strings."""
 
 import codecs
 from collections.abc import Sequence
@@ -26,15 +26,15 @@ from llmcli.params.samplers import plan
 from llmcli.params.settings import Settings
 from llmcli.params.temperature import policy_in_force
 
-_MOST_TRIES = 256  # tokens forbidden at one place; the next would be one that the model hardly considers
+_MAX_FORBIDDEN = 256  # tokens at one position; more would leave only very unlikely ones
 
 
 @dataclass
 class Generation:
-    """The state of one answer; `settings.seed` must be drawn. `generate` drives it.
+    """The state of one answer. `settings.seed` must be a number. `generate` runs it.
 
     Raises:
-        UsageError: for a grammar that does not parse, or a bias for a token that does not exist.
+        UsageError: for an empty prompt, an invalid grammar, or a bias for a token that does not exist.
     """
 
     vocab: Vocab
@@ -42,29 +42,29 @@ class Generation:
     settings: Settings
     grammar: str | None = None
     seq_id: int = 0
-    splitter: ThinkingSplitter | None = None  # tells a policy, and the trace, what is reasoning
+    splitter: ThinkingSplitter | None = None  # separates reasoning from answer, for policies and the trace
     dial: Dial | None = None
-    trace: int | None = None  # look at each draw, and at so many alternatives
-    look: Look | None = None  # where there is a trace: look at each step of each draw
-    lenient: bool = False  # an error ends it with the reason "error" and stands in `failure`, and is not raised
+    trace: int | None = None  # the number of alternatives to record per token; None = no trace
+    look: Look | None = None  # called at each step of each draw; needs a trace
+    lenient: bool = False  # an error is stored in `failure` and ends it with the reason "error"; it is not raised
     tokens: list[int] = field(init=False)
     timings: Timings = field(init=False, default_factory=Timings)
     finish_reason: str | None = field(init=False, default=None)
-    logprobs: list[TokenLogprob] = field(init=False, default_factory=list)  # of the drawn tokens, where asked for
-    traces: list[TokenTrace] = field(init=False, default_factory=list)  # of the drawn tokens, without their texts
-    stale: bool = field(init=False, default=True)  # the context does not hold the tokens yet
-    layout: Batches = field(init=False, default=())  # how the prompt lay in the context when the first token was drawn
-    conditions: ContextParams | None = field(init=False, default=None)  # of the context that it runs in
-    beside: int = field(init=False, default=0)  # how many others step along
+    logprobs: list[TokenLogprob] = field(init=False, default_factory=list)  # if settings.logprobs > 0
+    traces: list[TokenTrace] = field(init=False, default_factory=list)  # of the drawn tokens, with empty texts
+    stale: bool = field(init=False, default=True)  # the tokens must be evaluated before the next draw
+    layout: Batches = field(init=False, default=())  # the batches in which the prompt was evaluated
+    conditions: ContextParams | None = field(init=False, default=None)  # parameters of its context
+    beside: int = field(init=False, default=0)  # number of generations in the same batches
     failure: LlmcliError | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         if not self.prompt:
-            raise UsageError("the prompt is empty", "give a prompt, or a model that begins with a BOS token")
+            raise UsageError("the prompt is empty", "add text to the prompt")
         settings = self.settings
         self.tokens = list(self.prompt)
-        self._began = now_ms()
-        self.place, self._drawn = self._watched()
+        self._start_ms = now_ms()
+        self.place, self._tracer = self._make_hooks()
         if self.place and settings.prefill:
             self.place.read(settings.prefill)
         self._alternatives = Alternatives(self.vocab, self.trace) if self.trace else None
@@ -76,14 +76,15 @@ class Generation:
         self._banned_at: dict[int, set[int]] = {}
         self._limit = len(self.prompt) + settings.max_tokens if settings.max_tokens >= 0 else 2**31
 
-    def _watched(self) -> tuple[Place | None, Drawn | None]:
-        """What a policy, the dial and the trace need; nothing of it costs where none of them is wanted."""
-        wanted = self.dial is not None or self.trace is not None or isinstance(policy_in_force(self.settings), Named)
-        return Place(self.splitter) if wanted else None, Drawn() if self.trace is not None else None
+    def _make_hooks(self) -> tuple[Place | None, Drawn | None]:
+        """The state for policies, dial and trace, and the tracer; None where nothing uses them, to save time."""
+        has_policy = isinstance(policy_in_force(self.settings), Named)
+        needs_place = has_policy or self.dial is not None or self.trace is not None
+        return Place(self.splitter) if needs_place else None, Drawn() if self.trace is not None else None
 
     def _make_sampler(self) -> Sampler:
         settings, vocab = self.settings, self.vocab
-        watch = Watch(self.place, self.dial, self._drawn, self.look) if self.place else None
+        watch = Watch(self.place, self.dial, self._tracer, self.look) if self.place else None
         steps = plan(settings, steered=watch is not None)
         biases = resolve_biases(vocab, settings.logit_bias, settings.ignore_eos)
         if self.grammar is None and not settings.banned_strings:
@@ -92,42 +93,42 @@ class Generation:
         return GatedSampler(vocab, steps, biases, grammar, watch)
 
     def follow(self, tokens: Sequence[int]) -> None:
-        """Go on from tokens that were drawn before; grammar and banned strings are not asked about them."""
+        """Append tokens that were drawn before; grammar and banned strings do not apply to them."""
         self._sampler.chain.accept(tokens)
         for token in tokens:
             if self.dial and self.place:
                 self.dial.at(self.place.total)
-            self._keep(None, -1, token)
+            self._append(None, -1, token)
 
     def full(self, n_ctx: int) -> bool:
-        """Whether no further token may be drawn: the limit is reached or the context is full."""
+        """Whether no more tokens can be drawn: the limit is reached or the context is full."""
         return len(self.tokens) >= self._limit or len(self.tokens) > n_ctx
 
     def advance(self, ctx: Any, row: int, n_ctx: int) -> Record:
         """Draw the next token from logits row `row` of the llama.cpp context `ctx`."""
         if self._bans:
-            return self._advance_watched(ctx, row, n_ctx)
+            return self._advance_with_bans(ctx, row, n_ctx)
         token = self._sampler.sample(ctx, row)
-        self._look(ctx, row, token)
+        self._trace_token(ctx, row, token)
         if self.vocab.ends(token):
             return self.finish("stop", token)
-        return self._emit(self._keep(ctx, row, token), token, n_ctx)
+        return self._emit(self._append(ctx, row, token), token, n_ctx)
 
-    def _keep(self, ctx: Any, row: int, token: int) -> str:
-        """Take a token into the answer; returns the text that became whole with it."""
+    def _append(self, ctx: Any, row: int, token: int) -> str:
+        """Append a token to the answer; returns its text, without the start of an incomplete character."""
         self.tokens.append(token)
         text = self._decoder.decode(self.vocab.piece(token))
         if self.place:
             self.place.step(text)
         if self.settings.logprobs:
-            vocab = self.vocab.n_tokens
-            self.logprobs.append(token_logprob(ctx, row, vocab, token, self.settings.logprobs))
+            n_vocab = self.vocab.n_tokens
+            self.logprobs.append(token_logprob(ctx, row, n_vocab, token, self.settings.logprobs))
         return text
 
-    def _look(self, ctx: Any, row: int, token: int) -> None:
-        """Note how the token was drawn."""
-        place, drawn = self.place, self._drawn
-        if not place or not drawn:
+    def _trace_token(self, ctx: Any, row: int, token: int) -> None:
+        """Record how the token was drawn."""
+        place, tracer = self.place, self._tracer
+        if not place or not tracer:
             return
         temperature = self._sampler.chain.temperature
         assert temperature
@@ -137,27 +138,27 @@ class Generation:
                 i=len(self.traces),
                 id=token,
                 text="",
-                p=drawn.p,
-                rank=drawn.rank,
+                p=tracer.p,
+                rank=tracer.rank,
                 entropy=reading.entropy,
                 temperature=reading.temperature,
                 candidates=reading.candidates,
-                top=self._alternatives.of(ctx, row, drawn.left()) if self._alternatives else (),
+                top=self._alternatives.of(ctx, row, tracer.left()) if self._alternatives else (),
                 policy=reading.policy,
                 sentence=place.text.sentence,
-                time=now_ms() - self._began,
+                time=now_ms() - self._start_ms,
                 thinking=place.thinking,
             )
         )
 
     @property
     def settled(self) -> int:
-        """How many of the traces are of tokens that will not be taken back."""
+        """The number of traces of tokens that cannot be removed any more."""
         return len(self.traces) - (len(self._bans.held) if self._bans else 0)
 
     @property
     def policy_ms(self) -> float:
-        """Time spent in the temperature's policy, in milliseconds."""
+        """The time in the temperature policy, in milliseconds."""
         temperature = self._sampler.chain.temperature
         return temperature.seconds * 1e3 if temperature else 0.0
 
@@ -178,7 +179,7 @@ class Generation:
         self.timings.predicted_n = len(self.tokens) - len(self.prompt)
 
     def finish(self, reason: str, token: int | None = None) -> Record:
-        """The last record, with all the text that was held back."""
+        """The last record, with all text that was held back."""
         self._count()
         text = "".join(item.text for item in self._flush_bans()) + self._decoder.decode(b"", final=True)
         if self._stops:
@@ -187,8 +188,8 @@ class Generation:
         self.finish_reason = reason
         return Record(text, token, reason, self.timings, self.seq_id)
 
-    def _advance_watched(self, ctx: Any, row: int, n_ctx: int) -> Record:
-        """`advance` with banned strings: keeps the state from before each token that is held back."""
+    def _advance_with_bans(self, ctx: Any, row: int, n_ctx: int) -> Record:
+        """`advance` with banned strings: saves the state before each token that is held back."""
         sampler, bans = self._sampler, self._bans
         assert isinstance(sampler, GatedSampler)
         assert bans
@@ -200,14 +201,14 @@ class Generation:
         except BaseException:
             sampler.discard(before)
             raise
-        self._look(ctx, row, token)
+        self._trace_token(ctx, row, token)
         if self.vocab.ends(token):
             sampler.discard(before)
             return self.finish("stop", token)
-        text = self._keep(ctx, row, token)
-        back = bans.push(Held(text, token, before, decoder, place))
-        if back:
-            self._take_back(sampler, bans, back)
+        text = self._append(ctx, row, token)
+        n_removed = bans.push(Held(text, token, before, decoder, place))
+        if n_removed:
+            self._remove(sampler, bans, n_removed)
             self._count()
             return Record("", None, None, self.timings, self.seq_id)
         released = bans.release()
@@ -215,40 +216,40 @@ class Generation:
             sampler.discard(item.sampler)
         return self._emit("".join(item.text for item in released), token, n_ctx)
 
-    def _take_back(self, sampler: GatedSampler, bans: BanScanner, count: int) -> None:
-        """Forget the last `count` tokens and forbid the first of them at its place.
+    def _remove(self, sampler: GatedSampler, bans: BanScanner, count: int) -> None:
+        """Remove the last `count` tokens and forbid the first of them at its position.
 
         Raises:
-            ConstraintError: when a place has been tried too often; each try costs an evaluation.
+            ConstraintError: after too many attempts at one position; each of them costs an evaluation.
         """
-        gone, bans.held = bans.held[-count:], bans.held[:-count]
-        sampler.restore(gone[0].sampler)
-        for item in gone[1:]:
+        removed, bans.held = bans.held[-count:], bans.held[:-count]
+        sampler.restore(removed[0].sampler)
+        for item in removed[1:]:
             sampler.discard(item.sampler)
-        self._decoder.setstate(gone[0].decoder)
+        self._decoder.setstate(removed[0].decoder)
         del self.tokens[-count:]
         del self.logprobs[-count:]
         del self.traces[-count:]
         if self.place:
-            self.place.restore(gone[0].place)
-        place = len(self.tokens)
-        self._banned_at = {at: ids for at, ids in self._banned_at.items() if at <= place}
-        self._banned_at.setdefault(place, set()).add(gone[0].token)
+            self.place.restore(removed[0].place)
+        position = len(self.tokens)
+        self._banned_at = {at: ids for at, ids in self._banned_at.items() if at <= position}
+        self._banned_at.setdefault(position, set()).add(removed[0].token)
         self.stale = True
-        if len(self._banned_at[place]) > _MOST_TRIES:
-            raise ConstraintError("the banned strings leave nothing likely to say here", "ban longer phrases")
+        if len(self._banned_at[position]) > _MAX_FORBIDDEN:
+            raise ConstraintError("the banned strings exclude every likely token", "ban longer phrases")
 
     def complete(self) -> bool:
-        """Whether the answer meets its grammar as it stands."""
+        """Whether the answer so far matches its grammar."""
         return self._sampler.complete()
 
     def close(self) -> None:
-        """Free the samplers; harmless when done twice."""
+        """Free the samplers; a second call has no effect."""
         self._flush_bans()
         self._sampler.close()
 
     def _flush_bans(self) -> list[Held]:
-        """The tokens still held back, their snapshots freed."""
+        """The tokens that are held back; their snapshots are freed."""
         items = self._bans.flush() if self._bans else []
         for item in items:
             assert isinstance(self._sampler, GatedSampler)

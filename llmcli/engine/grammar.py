@@ -1,4 +1,4 @@
-"""Grammars: GBNF as llama.cpp parses it, followed token by token."""
+"""GBNF grammars: parsed by llama.cpp, and matched token by token."""
 
 import ctypes
 import math
@@ -13,48 +13,49 @@ from llmcli.engine import binding, log
 from llmcli.engine.vocab import Vocab
 from llmcli.errors import UsageError
 
-_MOST_RULES = 10_000  # llama.cpp's parser calls itself for each level of nesting until the stack ends
+_MAX_RULES = 10_000  # the parser of llama.cpp is recursive and overflows the stack
 
 
 class Grammar:
-    """A parsed GBNF grammar that follows the answer token by token.
+    """A parsed GBNF grammar and its state after the tokens of the answer.
 
     Raises:
-        UsageError: when the grammar does not parse, with llama.cpp's reason.
+        UsageError: when the grammar is not valid, with llama.cpp's reason.
     """
 
     def __init__(self, vocab: Vocab, gbnf: str) -> None:
         self._api = api = binding.load()
         self._vocab = vocab
         if not gbnf.strip():
-            raise UsageError("the grammar is empty")
-        if gbnf.count("(") + gbnf.count("::=") > _MOST_RULES:
-            raise UsageError(f"the grammar is too large: more than {_MOST_RULES} rules and groups")
+            raise UsageError("the grammar is empty", 'write rules in GBNF, such as root ::= "yes" | "no"')
+        if gbnf.count("(") + gbnf.count("::=") > _MAX_RULES:
+            raise UsageError(f"the grammar has more than {_MAX_RULES} rules and groups")
         log.forget()
-        with _c_stderr() as said:
+        with _capture_stderr() as lines:
             self.pointer = api.llama_sampler_init_grammar(vocab.pointer, gbnf.encode("utf-8", "replace"), b"root")
         if not self.pointer:
-            raise UsageError(f"the grammar does not parse: {_parse_reason(said)}", "see llama.cpp's GBNF guide")
-        self._one = api.llama_token_data(0, 1.0, 0.0)
-        self._array = api.llama_token_data_array(ctypes.pointer(self._one), 1, -1, False)
+            raise UsageError(f"the grammar is not valid GBNF: {_parse_reason(lines)}", "see llama.cpp's GBNF guide")
+        self._candidate = api.llama_token_data(0, 1.0, 0.0)
+        self._array = api.llama_token_data_array(ctypes.pointer(self._candidate), 1, -1, False)
 
     def allows(self, token: int) -> bool:
-        """Whether `token` may come next."""
-        self._one.id, self._one.logit = token, 1.0
+        """Whether the grammar allows `token` next."""
+        self._candidate.id, self._candidate.logit = token, 1.0
         self._array.size, self._array.selected = 1, -1
         self._api.llama_sampler_apply(self.pointer, ctypes.byref(self._array))
-        return bool(self._one.logit != -math.inf)
+        return bool(self._candidate.logit != -math.inf)
 
     def accept(self, token: int) -> None:
-        """Move on; the token must be allowed, for llama.cpp ends the process otherwise."""
+        """Advance by `token`, which must be allowed: otherwise llama.cpp aborts the process."""
         self._api.llama_sampler_accept(self.pointer, token)
 
     def may_end(self) -> bool:
-        """Whether the output so far is complete."""
-        ends = [token for token in (self._vocab.eos,) if token is not None] or self._vocab.end_tokens
-        return any(self.allows(token) for token in ends)
+        """Whether the output can end now."""
+        end_tokens = [token for token in (self._vocab.eos,) if token is not None] or self._vocab.end_tokens
+        return any(self.allows(token) for token in end_tokens)
 
     def clone(self) -> Any:
+        """A copy of the state, for `restore`; free it with `llama_sampler_free` otherwise."""
         return self._api.llama_sampler_clone(self.pointer)
 
     def restore(self, snapshot: Any) -> None:
@@ -68,24 +69,24 @@ class Grammar:
 
 
 @contextmanager
-def _c_stderr() -> Iterator[list[str]]:
-    """What C code prints to stderr meanwhile: the GBNF parser reports nowhere else."""
-    said: list[str] = []
+def _capture_stderr() -> Iterator[list[str]]:
+    """Capture the lines that C code prints to stderr: the GBNF parser reports errors only there."""
+    lines: list[str] = []
     with tempfile.TemporaryFile() as file:
         if sys.stderr:  # None when the program was started without one
             sys.stderr.flush()
         saved = os.dup(2)
         os.dup2(file.fileno(), 2)
         try:
-            yield said
+            yield lines
         finally:
             os.dup2(saved, 2)
             os.close(saved)
             file.seek(0)
-            said += file.read().decode("utf-8", "replace").splitlines()
+            lines += file.read().decode("utf-8", "replace").splitlines()
 
 
-def _parse_reason(said: list[str]) -> str:
-    telling = [line.partition(": ")[2] for line in said if "error parsing grammar" in line]
-    reason = telling[0].replace("error parsing grammar: ", "") if telling else log.reason()
+def _parse_reason(lines: list[str]) -> str:
+    errors = [line.partition(": ")[2] for line in lines if "error parsing grammar" in line]
+    reason = errors[0].replace("error parsing grammar: ", "") if errors else log.reason()
     return reason[:160] or "llama.cpp gives no reason"

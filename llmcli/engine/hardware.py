@@ -1,4 +1,4 @@
-"""What this machine offers: cores and memory this process may use, and devices llama.cpp sees."""
+"""The hardware: cores and memory that this process can use, and the devices of llama.cpp."""
 
 import ctypes
 import os
@@ -46,12 +46,12 @@ def _device(lib: ctypes.CDLL, handle: int) -> Device:
 
 
 def has_gpu() -> bool:
-    """Whether the installed llama.cpp build can put layers on a GPU here."""
+    """Whether the installed llama.cpp build can offload layers to a GPU of this machine."""
     return bool(binding.load().llama_supports_gpu_offload())
 
 
 def usable_cores() -> int:
-    """Physical cores this process may use: affinity, SMT siblings and the container's CPU quota counted."""
+    """The number of physical cores for this process, by affinity, SMT siblings and the container's CPU quota."""
     logical = _allowed_cpus()
     physical = _physical(logical) or len(logical)
     quota = _cgroup_cpus()
@@ -65,11 +65,11 @@ def _allowed_cpus() -> list[int]:
 
 
 def _physical(cpus: list[int]) -> int:
-    """Distinct cores among `cpus`, or 0 where the system does not tell."""
+    """The number of physical cores among `cpus`; 0 if it is unknown."""
     if sys.platform == "darwin":
         return _sysctl("hw.perflevel0.physicalcpu") or _sysctl("hw.physicalcpu")
     if sys.platform == "win32":
-        return len(cpus) if len(cpus) <= 4 else len(cpus) // 2  # llama.cpp's rule where the topology is unknown
+        return len(cpus) if len(cpus) <= 4 else len(cpus) // 2  # llama.cpp's rule for an unknown topology
     cores = {_siblings(cpu) for cpu in cpus}
     return 0 if "" in cores else len(cores)
 
@@ -91,7 +91,7 @@ def _sysctl(name: str) -> int:
 
 
 def _cgroup_cpus() -> int:
-    """CPUs that the container's quota allows, rounded up; 0 without a quota."""
+    """The number of CPUs in the container's quota, rounded up; 0 without a quota."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return 0 if quota == "max" else -(-int(quota) // int(period))
@@ -106,7 +106,7 @@ def _cgroup_cpus() -> int:
 
 
 def available_memory() -> int:
-    """Bytes of RAM that can be taken now without swapping; 0 where the system does not tell."""
+    """Bytes of RAM that can be allocated without swapping; 0 if it is unknown."""
     system = _meminfo_available() if sys.platform.startswith("linux") else _other_available()
     limit = _cgroup_memory()
     return min(system, limit) if system and limit else system or limit
@@ -121,7 +121,7 @@ def _meminfo_available() -> int:
 
 
 def _other_available() -> int:
-    """llama.cpp's own reading of the CPU device's free memory (Windows, macOS)."""
+    """The free memory of llama.cpp's CPU device (Windows, macOS)."""
     return next((device.memory_free for device in devices() if device.kind == "CPU"), 0)
 
 

@@ -1,4 +1,4 @@
-"""llama.cpp's log, caught: it says nothing on the terminal and keeps the reason of a failure."""
+"""The log of llama.cpp: it is captured, not printed, and its errors explain failures."""
 
 import ctypes
 import re
@@ -10,7 +10,7 @@ from typing import Any
 from llmcli.engine.abort import C_LIBRARY
 
 _DEBUG, _INFO, _WARN, _ERROR, _CONT = 1, 2, 3, 4, 5  # ggml.h, enum ggml_log_level
-_problems: deque[str] = deque(maxlen=16)
+_errors: deque[str] = deque(maxlen=16)
 _listeners: list[Callable[[str], None]] = []
 _last_level = _INFO
 
@@ -22,13 +22,13 @@ def _on_log(level: int, text: bytes | None, _user_data: Any) -> None:
     if not text or (_last_level not in (_WARN, _ERROR) and not _listeners):
         return
     line = text.decode("utf-8", "replace").rstrip("\n")
-    for listen in _listeners:
-        listen(line)
+    for listener in _listeners:
+        listener(line)
     if _last_level == _ERROR:
-        _problems.append(line)
+        _errors.append(line)
 
 
-_callback: Any = None  # the C side keeps only the pointer
+_callback: Any = None  # llama.cpp keeps only the pointer
 
 
 def install(api: Any) -> None:
@@ -40,9 +40,9 @@ def install(api: Any) -> None:
 
 @contextmanager
 def muted(api: Any) -> Iterator[None]:
-    """Drop the log for a while without a call into Python, for a load beside a thread that holds its lock.
+    """Discard the log without a call into Python, for a load in parallel with a thread that has Python's lock.
 
-    C's `abs` takes the level and has no effect: a callback that does nothing.
+    The callback is C's `abs`, which takes the log level and has no effect.
     """
     api.llama_log_set(ctypes.cast(C_LIBRARY.abs, api.llama_log_callback), ctypes.c_void_p(0))
     try:
@@ -52,17 +52,17 @@ def muted(api: Any) -> Iterator[None]:
 
 
 def listen(listener: Callable[[str], None]) -> None:
-    """Hand each further log line to `listener` too (`--verbose`)."""
+    """Call `listener` with each further line of the log (`--verbose`)."""
     _listeners.append(listener)
 
 
 def forget() -> None:
-    """Drop what has been caught, before something that may fail."""
-    _problems.clear()
+    """Discard the captured errors, before a call that can fail."""
+    _errors.clear()
 
 
 def reason() -> str:
-    """llama.cpp's own words for the last failure: the first error since `forget`, without function names."""
-    lines = [re.sub(r"^\w+: ", "", line).strip() for line in _problems]
-    telling = [line for line in lines if line and not re.fullmatch(r"failed to load model\W*", line)]
-    return telling[0] if telling else ""
+    """llama.cpp's message for the last failure: the first error since `forget`, without function names."""
+    lines = [re.sub(r"^\w+: ", "", line).strip() for line in _errors]
+    specific = [line for line in lines if line and not re.fullmatch(r"failed to load model\W*", line)]
+    return specific[0] if specific else ""

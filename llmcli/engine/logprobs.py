@@ -1,4 +1,4 @@
-"""How likely a drawn token was, and which tokens would have been likelier: the model's own view, before sampling."""
+"""Log-probabilities of a drawn token and of the most likely tokens, before sampling."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ from llmcli.engine import binding
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """Natural logarithms of probabilities over the whole vocabulary; `top` is sorted, the likeliest first."""
+    """Natural logarithms of probabilities over the whole vocabulary; `top` is sorted, the most likely first."""
 
     id: int
     logprob: float
@@ -16,11 +16,11 @@ class TokenLogprob:
 
 
 def token_logprob(ctx: Any, row: int, n_vocab: int, token: int, count: int) -> TokenLogprob:
-    """The log-probability of `token`, and of the `count` likeliest, from batch row `row` of the context `ctx`.
+    """The log-probability of `token` and of the `count` most likely tokens, in batch row `row` of the context `ctx`.
 
-    log softmax: l_i - max - ln sum exp(l_j - max). The logits are read in place.
+    log softmax: l_i - max - ln sum exp(l_j - max). The logits are not copied.
     """
-    import numpy as np  # 80 ms, only for those who ask
+    import numpy as np  # takes 80 ms, so only here
 
     pointer = binding.load().llama_get_logits_ith(ctx, row)
     logits = np.ctypeslib.as_array(pointer, shape=(n_vocab,))

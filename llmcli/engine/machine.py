@@ -1,4 +1,4 @@
-"""On which processor does llama.cpp compute here, and with which of its features? The same code rounds otherwise."""
+"""The processor of llama.cpp and the features that it uses. On another one, the same code rounds differently."""
 
 from functools import cache
 
@@ -8,10 +8,10 @@ from llmcli.errors import LlmcliError
 
 @cache
 def machine() -> str:
-    """The devices and what this build uses of the processor, as in "AMD EPYC: AVX2 FMA REPACK"."""
+    """The devices and the processor features that this build uses, such as "AMD EPYC: AVX2 FMA REPACK"."""
     try:
         names = dict.fromkeys(device.description or device.name for device in hardware.devices())
-    except LlmcliError:  # this build keeps its libraries elsewhere
+    except LlmcliError:  # this build has its libraries in another folder
         names = {"unknown": None}
     text = binding.load().llama_print_system_info().decode("utf-8", "replace")
     facts = [fact.rpartition(":")[2].partition("=") for fact in text.split("|")]

@@ -1,22 +1,22 @@
-"""How much memory a model needs at a given context, and how much context and how many layers fit."""
+"""Estimates: the memory for a model and a context size, and the context size and GPU layers that fit."""
 
 from dataclasses import dataclass
 
-# Bytes per element of the K and V caches: block bytes / block length (ggml.c type traits).
+# Bytes per element of the K and V caches: bytes per block / elements per block (ggml.c, type traits).
 CACHE_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32, "q4_1": 20 / 32} | {
     "iq4_nl": 18 / 32,
     "q5_0": 22 / 32,
     "q5_1": 24 / 32,
 }
-_SPARE = 0.9  # share of the free memory that may be taken
-_ALIGN = 256  # llama.cpp rounds the context up to this
+_USABLE = 0.9  # fraction of the free memory
+_ALIGN = 256  # llama.cpp rounds the context size up to a multiple
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What an estimate needs of a model, in tensors' own units.
+    """The numbers of a model that an estimate needs. `weights` is in bytes.
 
-    `kv_width_k` and `kv_width_v` are elements per token over all layers: sum of heads x head length.
+    `kv_width_k` and `kv_width_v` are elements per token over all layers: the sum of heads x head length.
     """
 
     weights: int
@@ -42,25 +42,25 @@ class MemoryNeed:
 
 
 def estimate(shape: ModelShape, n_ctx: int, n_ubatch: int, type_k: str, type_v: str) -> MemoryNeed:
-    """The memory of weights, caches and scratch buffers; scratch is rough: logits and activations of one ubatch."""
+    """The memory for weights, KV cache and compute buffers; these are about logits and activations of a ubatch."""
     per_token = shape.kv_width_k * CACHE_BYTES[type_k] + shape.kv_width_v * CACHE_BYTES[type_v]
     compute = 4 * n_ubatch * (shape.n_vocab + 8 * shape.n_embd)
     return MemoryNeed(shape.weights, int(per_token * n_ctx), compute)
 
 
 def fitting_context(shape: ModelShape, memory: int, n_ubatch: int, type_k: str, type_v: str) -> int:
-    """The largest context up to the trained one for which everything fits into `memory` bytes (0 = unknown)."""
+    """The largest context size, up to that of the training, that fits into `memory` bytes (0 = unknown)."""
     one = estimate(shape, 1, n_ubatch, type_k, type_v)
-    room = memory * _SPARE - one.weights - one.compute
-    if memory <= 0 or one.kv_cache <= 0 or room >= shape.n_ctx_train * one.kv_cache:
+    free = memory * _USABLE - one.weights - one.compute
+    if memory <= 0 or one.kv_cache <= 0 or free >= shape.n_ctx_train * one.kv_cache:
         return shape.n_ctx_train
-    return min(shape.n_ctx_train, max(_ALIGN, int(room / one.kv_cache) // _ALIGN * _ALIGN))
+    return min(shape.n_ctx_train, max(_ALIGN, int(free / one.kv_cache) // _ALIGN * _ALIGN))
 
 
 def fitting_layers(shape: ModelShape, n_ctx: int, n_ubatch: int, type_k: str, type_v: str, gpu_memory: int) -> int:
-    """Layers (output layer counted) that fit into `gpu_memory` bytes, each with its share of the cache."""
+    """The number of layers, with the output layer, that fit into `gpu_memory` bytes with their part of the KV cache."""
     need = estimate(shape, n_ctx, n_ubatch, type_k, type_v)
     layers = shape.n_layers + 1
     per_layer = (need.weights + need.kv_cache) / layers
-    room = gpu_memory * _SPARE - need.compute
-    return max(0, min(layers, int(room / per_layer))) if per_layer else layers
+    free = gpu_memory * _USABLE - need.compute
+    return max(0, min(layers, int(free / per_layer))) if per_layer else layers

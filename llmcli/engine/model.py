@@ -1,4 +1,4 @@
-"""Loading a model file into llama.cpp."""
+"""A model file loaded into llama.cpp."""
 
 import os
 import sys
@@ -14,12 +14,12 @@ from llmcli.engine.abort import AbortFlag
 from llmcli.engine.vocab import Vocab
 from llmcli.errors import ModelInvalidError
 
-ALL_LAYERS = -1  # llama.h: a negative number puts every layer on the GPU
+ALL_LAYERS = -1  # a negative number offloads all layers (llama.h)
 Progress = Callable[[float], None]
 
 
 class Model:
-    """A loaded model. `close` frees it; contexts made from it must be closed before."""
+    """A loaded model. `close` frees it; close its contexts before."""
 
     def __init__(self, handle: Any, path: Path) -> None:
         self._api = binding.load()
@@ -38,13 +38,13 @@ class Model:
         vocab_only: bool = False,
         quiet: bool = False,
     ) -> "Model":
-        """Load the file, or all the files of a split model in their order; `vocab_only` leaves the weights out.
+        """Load a model from its file, or from all files of a split model in order; without weights if `vocab_only`.
 
-        `progress` is called with the share that is read, 0 to 1. A set `abort` gives up. `quiet` drops
-        llama.cpp's log, and with it the reason of a failure: no Python runs during the load then.
+        `progress` is called with the fraction that was read, 0 to 1. A set `abort` cancels the load. `quiet` discards
+        llama.cpp's log, and with it the reason of a failure: then no Python code runs during the load.
 
         Raises:
-            ModelInvalidError: with llama.cpp's own reason.
+            ModelInvalidError: with llama.cpp's reason.
             KeyboardInterrupt: when `abort` was set.
         """
         api = binding.load()
@@ -52,9 +52,9 @@ class Model:
         params.n_gpu_layers = n_gpu_layers
         params.vocab_only = vocab_only
 
-        def on_progress(share: float, _user_data: Any) -> bool:
+        def on_progress(fraction: float, _user_data: Any) -> bool:
             if progress:
-                progress(share)
+                progress(fraction)
             return not (abort and abort.is_set())
 
         if progress or abort:
@@ -72,27 +72,27 @@ class Model:
             raise KeyboardInterrupt
         reason = log.reason() or "llama.cpp gives no reason"
         raise ModelInvalidError(
-            f"{parts[0].name} does not load: {reason}", "download the model again, or try another one"
+            f"cannot load {parts[0].name}: {reason}", "download the model again, or use another one"
         )
 
     @cached_property
     def n_ctx_train(self) -> int:
-        """The context the model was trained on, in tokens."""
+        """The context size of the training, in tokens."""
         return int(self._api.llama_model_n_ctx_train(self.handle))
 
     @cached_property
     def generates(self) -> bool:
-        """Whether it is a plain decoder: encoders and encoder-decoders need another loop."""
+        """Whether it is a decoder-only model: encoders and encoder-decoders need another generation loop."""
         api = self._api
         return bool(api.llama_model_has_decoder(self.handle)) and not api.llama_model_has_encoder(self.handle)
 
     def close(self) -> None:
-        """Free the memory; harmless when done twice."""
+        """Free the memory; a second call has no effect."""
         handle, self.handle = self.handle, None
         if handle:
             self._api.llama_model_free(handle)
 
 
 def _encode(path: Path) -> bytes:
-    """llama.cpp opens UTF-8 names on Windows and the file system's own bytes elsewhere."""
+    """The path for llama.cpp: UTF-8 on Windows, the bytes of the file system elsewhere."""
     return str(path).encode("utf-8") if sys.platform == "win32" else os.fsencode(path)

@@ -1,4 +1,4 @@
-"""Where in an answer is the token that is drawn next?"""
+"""The position of the next token in an answer: token, sentence, line, paragraph, reasoning or answer."""
 
 from copy import copy
 
@@ -7,28 +7,28 @@ from llmcli.engine.thinking import ThinkingSplitter
 
 
 class Place:
-    """Counts tokens, sentences, lines and paragraphs, anew where the reasoning ends and the answer begins.
+    """Counts tokens, sentences, lines and paragraphs. The counts restart where reasoning ends and the answer starts.
 
-    `splitter` tells the two apart; without one all is answer.
+    `splitter` separates the two; without one, all text is answer.
     """
 
     def __init__(self, splitter: ThinkingSplitter | None = None) -> None:
         self._splitter = splitter
-        self.total = 0  # of the whole answer, reasoning and all
+        self.total = 0  # tokens, including the reasoning
         self.index = 0
         self.text = TextPosition()
         self.thinking = bool(splitter and splitter.thinking)
 
     def read(self, text: str) -> None:
-        """Take a text that stands before the first token: a prefill, or the answer that is gone on with.
+        """Add text before the first token: a prefill, or the answer to continue.
 
-        Letter by letter, because reasoning may both begin and end in it.
+        It is added character by character, because reasoning can both start and end in it.
         """
-        for letter in text:
-            self._push(letter)
+        for character in text:
+            self._push(character)
 
     def step(self, text: str) -> None:
-        """Take one more token, with the text that became whole with it."""
+        """Add a token with its text."""
         self.total += 1
         self.index += 1
         self._push(text)
@@ -36,22 +36,22 @@ class Place:
     def _push(self, text: str) -> None:
         if not text:
             return
-        was = self.thinking
+        was_thinking = self.thinking
         if self._splitter:
-            said = [part for kind, part in self._splitter.push(text) if kind == "answer"]
+            answer = [part for kind, part in self._splitter.push(text) if kind == "answer"]
             self.thinking = self._splitter.thinking
-            if was and not self.thinking:
-                self.index, self.text, text = 0, TextPosition(), "".join(said)
-            elif self.thinking and not was:
+            if was_thinking and not self.thinking:
+                self.index, self.text, text = 0, TextPosition(), "".join(answer)
+            elif self.thinking and not was_thinking:
                 self.index, self.text, text = 0, TextPosition(), ""
         self.text.push(text)
 
     def copy(self) -> "Place":
-        """The place as it is now, for `restore`: a token may be taken back."""
+        """A copy, for `restore` after tokens are removed."""
         other = copy(self)
         other._splitter, other.text = copy(self._splitter), self.text.copy()
         return other
 
     def restore(self, other: "Place") -> None:
-        """Go back to a copy, which is used up by this."""
+        """Restore a copy, which must not be used again."""
         vars(self).update(vars(other))

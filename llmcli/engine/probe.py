@@ -1,6 +1,6 @@
-"""Trying an unknown model file in a child process, so that an abort inside ggml ends the child only.
+"""A test of an unknown model file in a child process, so that an abort inside ggml ends only the child.
 
-The child runs `main`: it loads the file, evaluates one token, and says `ok`.
+The child runs `main`: it loads the file, evaluates one token, and prints `ok`.
 """
 
 import sys
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llmcli.errors import ExitStatus, LlmcliError, ModelInvalidError
 
-_SECONDS = 600  # a large file on a slow disk is read once
+_TIMEOUT_S = 600  # a large file on a slow disk
 _OK = "ok"
 _CHILD = """
 import sys
@@ -19,19 +19,19 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def probe(parts: Sequence[Path], seconds: float = _SECONDS) -> None:
-    """Return when llama.cpp can load the file and compute with it.
+def probe(parts: Sequence[Path], seconds: float = _TIMEOUT_S) -> None:
+    """Check that llama.cpp can load the file and evaluate a token.
 
     Raises:
         ModelInvalidError: with llama.cpp's reason, or how the child ended.
     """
-    import subprocess  # 6 ms, and most files are known
+    import subprocess  # takes 6 ms, and most files were tested before
 
-    # The child finds modules where this process does: a typing.py in the current folder is not ours to run.
+    # The child gets sys.path of this process: by itself it would import modules from the current folder.
     command = [sys.executable, "-c", _CHILD, "\n".join(sys.path), *map(str, parts)]
     name = parts[0].name
     try:
-        done = subprocess.run(
+        child = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -40,24 +40,24 @@ def probe(parts: Sequence[Path], seconds: float = _SECONDS) -> None:
             timeout=seconds,
         )
     except subprocess.TimeoutExpired:
-        raise ModelInvalidError(f"{name} does not load within {seconds:g} seconds", "try another model") from None
-    if done.returncode == 0 and done.stdout.strip().endswith(_OK):
+        raise ModelInvalidError(f"{name} does not load within {seconds:g} seconds", "use another model") from None
+    if child.returncode == 0 and child.stdout.strip().endswith(_OK):
         return
-    if done.returncode == ExitStatus.MODEL_INVALID:
-        raise ModelInvalidError(done.stdout.strip() or f"{name} does not load", "download it again, or try another one")
-    reason = _last_words(done.stderr) or f"llama.cpp ended with status {done.returncode}"
-    raise ModelInvalidError(
-        f"{name} crashes llama.cpp: {reason}", "the file is damaged or made to do harm: do not use it"
-    )
+    if child.returncode == ExitStatus.MODEL_INVALID:
+        reason = child.stdout.strip() or f"cannot load {name}"
+        raise ModelInvalidError(reason, "download the model again, or use another one")
+    reason = _assertion(child.stderr) or f"llama.cpp ended with status {child.returncode}"
+    raise ModelInvalidError(f"{name} crashes llama.cpp: {reason}", "do not use this file: it is corrupt or malicious")
 
 
-def _last_words(stderr: str) -> str:
-    """The assertion that ended the child, from its stderr."""
+def _assertion(stderr: str) -> str:
+    """The assertion that ended the child, or an error, from its stderr."""
     lines = [line.strip() for line in stderr.splitlines() if "GGML_ASSERT" in line or "error" in line.lower()]
     return lines[0].rpartition("/")[2][:160] if lines else ""
 
 
 def main(paths: Sequence[str]) -> int:
+    """The test itself, in the child process."""
     from llmcli.engine.context import Context, ContextParams
     from llmcli.engine.model import Model
 

@@ -1,4 +1,4 @@
-"""What a generation yields: one token of an answer, with counts and times."""
+"""The events of a generation: one token of an answer, with counts and timings."""
 
 from dataclasses import dataclass
 from time import perf_counter
@@ -6,7 +6,7 @@ from time import perf_counter
 
 @dataclass(slots=True)
 class Timings:
-    """Counts and durations (ms) in llama-server's names; `ttft_ms` runs from the start of the prompt."""
+    """Counts and durations (ms) in llama-server's names; `ttft_ms` starts with the evaluation of the prompt."""
 
     prompt_n: int = 0
     prompt_ms: float = 0.0
@@ -20,7 +20,7 @@ class Timings:
 
     @property
     def predicted_per_second(self) -> float:
-        """Of the tokens after the first, which falls out of the prompt."""
+        """Without the first token, whose logits come from the prompt."""
         return 1e3 * (self.predicted_n - 1) / self.predicted_ms if self.predicted_ms and self.predicted_n > 1 else 0.0
 
 
@@ -28,8 +28,8 @@ class Timings:
 class Record:
     """One token of the answer, or its end.
 
-    `text` is what became certain with this token: empty while characters or stop strings are open. `id` is None
-    when no token was drawn. `finish_reason` is set on the last record: stop, length, timeout, interrupt or error.
+    `text` is final after this token: it is empty while a character is incomplete or a stop string is possible. `id` is
+    None if no token was drawn. The last record has a `finish_reason`: stop, length, timeout, interrupt or error.
     """
 
     text: str
@@ -40,5 +40,5 @@ class Record:
 
 
 def now_ms() -> float:
-    """A clock in milliseconds, for durations only."""
+    """A clock in milliseconds, for durations."""
     return perf_counter() * 1e3

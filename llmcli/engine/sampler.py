@@ -1,4 +1,4 @@
-"""Drawing one token: the chain alone, or the chain behind a gate of grammar and forbidden tokens."""
+"""Samplers that draw a token: with the chain alone, or with a grammar and forbidden tokens before it."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ Biases = Sequence[tuple[int, float]]
 
 
 class Sampler:
-    """Draws tokens with llama.cpp's chain. `sample` also accepts what it drew."""
+    """Draws tokens with the chain. `sample` also adds the token to the history of the chain."""
 
     def __init__(self, vocab: Vocab, steps: Sequence[Step], biases: Biases, watch: Watch | None = None) -> None:
         self._api = binding.load()
@@ -31,7 +31,7 @@ class Sampler:
         return token
 
     def complete(self) -> bool:
-        """Whether the output may end here."""
+        """Whether the output can end now."""
         return True
 
     def close(self) -> None:
@@ -39,11 +39,11 @@ class Sampler:
 
 
 class GatedSampler(Sampler):
-    """Draws tokens that keep a grammar and avoid forbidden ids.
+    """Draws tokens that match a grammar and are not forbidden.
 
-    The grammar works by rejection, as in llama.cpp's common_sampler_sample: the chain draws freely, and only a
-    token that the grammar refuses costs a second draw with the grammar applied to all candidates. The gate is a
-    sampler of ours around the chain, so the candidates never leave C.
+    As in llama.cpp's common_sampler_sample, the chain draws without the grammar first. Only if the grammar rejects the
+    token, a second draw applies the grammar to all candidates, which is slow. The gate is a Python sampler that calls
+    the chain, so the candidates stay in C.
     """
 
     def __init__(
@@ -56,37 +56,37 @@ class GatedSampler(Sampler):
     ) -> None:
         super().__init__(vocab, steps, (), watch)
         api = self._api
-        self._look: Look = watch.look if watch and watch.look else _look_away
+        self._look: Look = watch.look if watch and watch.look else _ignore
         self.grammar = grammar
         self.forbidden: set[int] = set()
-        self._strict = False
-        self._dead_end = False
+        self._with_grammar = False
+        self._is_empty = False
         self._bias = make_bias(vocab, biases) if biases else None
         self._greedy = api.llama_sampler_init_greedy()
         self._gate = CustomSampler("gate", self._apply)
-        # Inside a chain, because llama_sampler_sample reuses the candidate buffer of a chain only.
+        # A chain of one sampler, because llama_sampler_sample reuses its buffer of candidates only for a chain.
         self._outer = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
         api.llama_sampler_chain_add(self._outer, self._gate.pointer)
 
     def _apply(self, candidates: Any) -> None:
-        """What stands before the chain; a null sampler is a no-op for llama.cpp."""
+        """Apply forbidden tokens, grammar and biases, then the chain."""
         api, array = self._api, candidates.contents
-        array.selected = 0  # whatever happens below, llama.cpp finds a selected token
+        array.selected = 0  # llama.cpp aborts without a selected token, which an exception below would cause
         self._look(BEGIN, candidates)
         for token in self.forbidden:
             array.data[token].logit = -math.inf
         if self.forbidden:
             self._look("banned_strings", candidates)
-        if self._strict and self.grammar:
+        if self._with_grammar and self.grammar:
             api.llama_sampler_apply(self.grammar.pointer, candidates)
             self._look("grammar", candidates)
         if self._bias:
             api.llama_sampler_apply(self._bias, candidates)
             self._look("logit_bias", candidates)
-        if self._strict or self.forbidden:
+        if self._with_grammar or self.forbidden:
             api.llama_sampler_apply(self._greedy, candidates)
-            self._dead_end = array.data[array.selected].logit == -math.inf
-            if self._dead_end:
+            self._is_empty = array.data[array.selected].logit == -math.inf
+            if self._is_empty:
                 return
         array.selected = -1
         api.llama_sampler_apply(self.chain.pointer, candidates)
@@ -95,12 +95,12 @@ class GatedSampler(Sampler):
         """The next token.
 
         Raises:
-            ConstraintError: when grammar, biases and banned strings together leave no token.
+            ConstraintError: when grammar, biases and banned strings exclude every token.
         """
-        self._strict = False
+        self._with_grammar = False
         token = self._draw(ctx, row)
         if self.grammar and not self.grammar.allows(token):
-            self._strict = True
+            self._with_grammar = True
             token = self._draw(ctx, row)
         self._api.llama_sampler_accept(self.chain.pointer, token)
         if self.grammar:
@@ -108,18 +108,18 @@ class GatedSampler(Sampler):
         return token
 
     def _draw(self, ctx: Any, row: int) -> int:
-        self._dead_end = False
+        self._is_empty = False
         token: int = self._sample(self._outer, ctx, row)
         failure, self._gate.failure = self._gate.failure, None
         if failure:
             raise failure
         self.chain.raise_failure()
-        if self._dead_end or (self._strict and self.grammar and not self.grammar.allows(token)):
-            raise ConstraintError("no token fits the constraint here", "loosen the grammar, the bans or the biases")
+        if self._is_empty or (self._with_grammar and self.grammar and not self.grammar.allows(token)):
+            raise ConstraintError("no token satisfies the constraints", "relax the grammar, --ban or --logit-bias")
         return token
 
     def snapshot(self) -> tuple[Any, Any]:
-        """The state of chain and grammar, for `restore` (which uses it up) or `discard`."""
+        """A copy of the state of chain and grammar; pass it to `restore` or `discard`, once."""
         return self.chain.snapshot(), self.grammar.clone() if self.grammar else None
 
     def restore(self, snapshot: tuple[Any, Any]) -> None:
@@ -145,5 +145,5 @@ class GatedSampler(Sampler):
         self._outer = self._greedy = self._bias = None
 
 
-def _look_away(_name: str, _candidates: Any) -> None:
+def _ignore(_name: str, _candidates: Any) -> None:
     pass

@@ -1,4 +1,4 @@
-"""What did each step of the chain do to the candidates of one token?"""
+"""The effect of each step of the chain on the candidates of one token."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,15 +8,15 @@ from typing import Any
 
 from llmcli.engine.film import Frame
 
-_ROUNDING = 1e-9  # what only sorts the candidates adds them up in another order
+_ROUNDING = 1e-9  # a step that only sorts the candidates changes the order of the sums
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """One step of the chain.
 
-    It left `live` candidates. `removed` is the probability that the model itself gave to those it took away, `moved`
-    how far it moved the probabilities in all, from 0 to 1 (total variation distance).
+    `live` candidates are left after it. `removed` is the probability of the others in the distribution of the model.
+    `moved` is the total variation distance between the probabilities before and after it, from 0 to 1.
     """
 
     name: str
@@ -27,10 +27,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A token that could have come.
+    """A candidate.
 
-    `rank` is its place by the model, from 1; `before` its probability in the model's own distribution, over the whole
-    vocabulary; `p` its probability after each step, until one removed it.
+    `rank` is its rank in the distribution of the model, from 1; `before` its probability there, over the whole
+    vocabulary; `p` its probability after each step, up to the step that removed it.
     """
 
     id: int
@@ -42,31 +42,31 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Stepwise:
-    """The steps in their order, and by rank those of the `n_vocab` candidates that are worth showing."""
+    """The steps in order, and by rank the selected ones of the `n_vocab` candidates."""
 
     n_vocab: int
     steps: tuple[Step, ...]
     candidates: tuple[Candidate, ...]
 
     def removed_by(self, candidate: Candidate) -> str:
-        """The name of the step that removed a candidate; empty for one that was left to the end."""
+        """The name of the step that removed a candidate; empty if none did."""
         return self.steps[len(candidate.p)].name if len(candidate.p) < len(self.steps) else ""
 
     def after(self, candidate: Candidate) -> float:
-        """The probability it could be drawn with; 0 where it was removed."""
+        """The probability of a candidate after the chain; 0 if it was removed."""
         return 0.0 if self.removed_by(candidate) else (candidate.before, *candidate.p)[-1]
 
 
 def stepwise(
     frames: Sequence[Frame], text_of: Callable[[int], str], count: int, besides: int | None = None
 ) -> Stepwise:
-    """What frames show, of which the first is the model's own distribution.
+    """The steps and candidates of captured frames, the first of which is the distribution of the model.
 
-    Candidates are the `count` likeliest by the model and the `count` likeliest in the end, the likeliest one that each
-    step removed, and the token `besides`.
-    Probabilities are a softmax over the live candidates; one that was masked to -inf is not live.
+    The candidates are the `count` most likely ones before and after the chain, the most likely one that each step
+    removed, and the token `besides`. Probabilities are a softmax over the live candidates, which are not masked to
+    -inf.
     """
-    import numpy as np  # 80 ms, only for those who look
+    import numpy as np  # takes 80 ms, so only here
 
     row = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
     tables = [np.frombuffer(frame.rows, row) for frame in frames]
@@ -74,28 +74,28 @@ def stepwise(
     order = np.argsort(-tables[0]["logit"], kind="stable")
     ranks = np.empty(len(order), int)
     ranks[order] = np.arange(1, len(order) + 1)
-    left = np.argsort(-ps[-1], kind="stable")[: min(count, int((~np.isnan(ps[-1])).sum()))]  # NaN is last
-    wanted: set[int] = {*order[:count].tolist(), *left.tolist(), *([] if besides is None else [besides])}
+    final = np.argsort(-ps[-1], kind="stable")[: min(count, int((~np.isnan(ps[-1])).sum()))]  # NaN sorts last
+    selected: set[int] = {*order[:count].tolist(), *final.tolist(), *([] if besides is None else [besides])}
     for before, after in pairwise(ps):
-        wanted |= {*order[(~np.isnan(before) & np.isnan(after))[order]][:1].tolist()}
+        selected |= {*order[(~np.isnan(before) & np.isnan(after))[order]][:1].tolist()}
     return Stepwise(
         len(order),
         tuple(_step(frame.name, ps[0], *ps[at : at + 2]) for at, frame in enumerate(frames[1:])),
         tuple(
             _candidate(token, text_of(token), int(ranks[token]), [float(p[token]) for p in ps])
-            for token in sorted(wanted, key=ranks.__getitem__)
+            for token in sorted(selected, key=ranks.__getitem__)
         ),
     )
 
 
 def _candidate(token: int, text: str, rank: int, course: Sequence[float]) -> Candidate:
-    """`course` is its probability before the first step and after each, NaN once it is gone."""
-    before, *then = [*takewhile(lambda p: not math.isnan(p), course)] or [0.0]
-    return Candidate(token, text, rank, before, tuple(then))
+    """`course` is its probability before the first step and after each step, NaN once it is removed."""
+    before, *after = [*takewhile(lambda p: not math.isnan(p), course)] or [0.0]
+    return Candidate(token, text, rank, before, tuple(after))
 
 
 def _probabilities(rows: Any, n_vocab: int) -> Any:
-    """The probability of each token of the vocabulary; NaN for those that are gone."""
+    """The probability of each token of the vocabulary; NaN for removed ones."""
     import numpy as np
 
     live = rows[rows["logit"] > -np.inf]
@@ -108,6 +108,6 @@ def _probabilities(rows: Any, n_vocab: int) -> Any:
 def _step(name: str, model: Any, before: Any, after: Any) -> Step:
     import numpy as np
 
-    gone = ~np.isnan(before) & np.isnan(after)
+    removed = ~np.isnan(before) & np.isnan(after)
     moved = float(np.abs(np.nan_to_num(after) - np.nan_to_num(before)).sum() / 2)
-    return Step(name, int((~np.isnan(after)).sum()), float(model[gone].sum()), moved if moved > _ROUNDING else 0.0)
+    return Step(name, int((~np.isnan(after)).sum()), float(model[removed].sum()), moved if moved > _ROUNDING else 0.0)

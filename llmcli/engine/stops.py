@@ -1,40 +1,40 @@
-"""Finding stop strings in streamed text: the earliest match, also when it is split over tokens."""
+"""Stop strings in streamed text: the earliest match, also across tokens."""
 
 from collections.abc import Sequence
 
 
 class StopScanner:
-    """Holds back the end of the text while it could be the beginning of a stop string."""
+    """Finds stop strings. It holds back the end of the text while that can be the start of one."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
         self._held = ""
 
     def push(self, text: str) -> tuple[str, str | None]:
-        """The text that is safe to show now, and the stop string that was found, if one was."""
+        """The text that is final, and the stop string that was found or None."""
         text = self._held + text
         at, stop = self._find(text)
-        open_at = len(text) - held_back(text, self._stops)
-        if stop is not None and at <= open_at:  # nothing that began earlier can still become a match
+        final = len(text) - held_back(text, self._stops)
+        if stop is not None and at <= final:  # no earlier match is possible any more
             self._held = ""
             return text[:at], stop
-        self._held = text[open_at:]
-        return text[:open_at], None
+        self._held = text[final:]
+        return text[:final], None
 
     def finish(self, text: str) -> tuple[str, str | None]:
-        """`push` for the last text: what was held back comes with it."""
+        """`push` for the last text, together with the text that was held back."""
         text, self._held = self._held + text, ""
         at, stop = self._find(text)
         return text[:at], stop
 
     def _find(self, text: str) -> tuple[int, str | None]:
-        """The earliest match and where it begins, or the end of the text."""
+        """The start of the earliest match and its stop string, or the length of the text and None."""
         found = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         return min(found) if found else (len(text), None)
 
 
 def held_back(text: str, phrases: Sequence[str]) -> int:
-    """Length of the longest end of `text` that begins one of `phrases` without completing it."""
+    """The length of the longest suffix of `text` that is a proper prefix of one of `phrases`."""
     longest = max((len(phrase) for phrase in phrases), default=1)
     for size in range(min(longest - 1, len(text)), 0, -1):
         tail = text[-size:]

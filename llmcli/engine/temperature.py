@@ -1,4 +1,4 @@
-"""The temperature step in Python: a policy over the candidates as they stand there, moved by hand, and read off."""
+"""The temperature step in Python: it applies a policy and a shift, and records what it did."""
 
 import ctypes
 import math
@@ -22,12 +22,13 @@ from llmcli.params.policy.tree import Entropy, Fixed, Policy
 from llmcli.params.values import LARGEST_FLOAT
 
 _ROW = 12  # bytes of a llama_token_data: id, logit, p
-_FEW = 512  # up to so many candidates plain Python is faster than numpy is imported
-_COLDEST = 1e-30  # below, logits / T leaves what a float holds and llama.cpp draws nonsense; greedy is the same
+_MAX_PYTHON = 512  # candidates; for more, numpy is faster than a loop, also with its import
+_MIN_TEMPERATURE = 1e-30  # below, logits / T overflows a float; greedy sampling gives the same token
+_NEUTRAL = (1.0, 0.0, 1.0)  # base, half width and exponent of `temp_ext` that change nothing
 
 
 class Reading(NamedTuple):
-    """What the temperature step saw and did: entropy (nats) and number of the live candidates, the temperature."""
+    """Values of a draw: entropy (nats) and number of the live candidates, temperature, and the part of the policy."""
 
     entropy: float
     candidates: int
@@ -36,10 +37,14 @@ class Reading(NamedTuple):
 
 
 class TemperatureSampler(CustomSampler):
-    """Stands in the chain where the temperature does. `args` are those of the plan's step.
+    """The temperature step of a chain. `args` are the arguments of the step in the plan, in one of three forms:
 
-    A fixed or entropy policy is left to llama.cpp all the same, so that the tokens are the very same; only a shift
-    by hand takes it over. Without `args` nothing is changed, and only read.
+    - (base, half width, exponent): a fixed or entropy policy. llama.cpp's `temp_ext` applies it, so that the tokens are
+      exactly those of llama.cpp; only with a shift by the user the temperature is computed in Python.
+    - (policy,): a policy that llama.cpp does not have; it is evaluated in Python.
+    - (): the chain has no temperature. The step changes nothing and only reads.
+
+    With `reads`, each draw is recorded for `reading`.
     """
 
     def __init__(self, args: tuple[Any, ...], place: Place, dial: Dial | None = None, reads: bool = False) -> None:
@@ -48,16 +53,16 @@ class TemperatureSampler(CustomSampler):
         self._dial = dial if args else None
         self._reads = reads
         self._native = api.llama_sampler_init_temp_ext(*args) if len(args) == 3 else None
-        self._policy = args[0] if len(args) == 1 else policy_of(*(args or (1.0, 0.0, 1.0)))
-        self._ours = bool(args) and not self._native
-        self._at, self._spoken = compiled(self._policy), spoken(self._policy)
+        self._policy = args[0] if len(args) == 1 else policy_of(*(args or _NEUTRAL))
+        self._is_python = bool(args) and not self._native
+        self._temperature_of, self._explain = compiled(self._policy), spoken(self._policy)
         self._last: tuple[TokenStep, float] | None = None
         if self._dial and isinstance(self._policy, Fixed | Entropy):
             self._dial.gave(self._policy.value if isinstance(self._policy, Fixed) else self._policy.high)
-        self.seconds = 0.0  # spent in the policy itself
-        super().__init__("temperature", self._temper, owned=[self._native] if self._native else [])
+        self.seconds = 0.0  # time in the policy
+        super().__init__("temperature", self._apply, owned=[self._native] if self._native else [])
 
-    def _temper(self, candidates: Any) -> None:
+    def _apply(self, candidates: Any) -> None:
         array, place, api = candidates.contents, self._place, self._api
         text = place.text
         step = TokenStep(
@@ -65,72 +70,73 @@ class TemperatureSampler(CustomSampler):
         )
         shift = self._dial.at(place.total) if self._dial else 0.0
         value = 0.0
-        if self._reads or self._ours or shift:
-            value = self._ask(step) if self._ours else self._known(step, array.size)
-            if self._dial and self._ours:
+        if self._reads or self._is_python or shift:
+            value = self._evaluate(step) if self._is_python else self._native_temperature(step, array.size)
+            if self._dial and self._is_python:
                 self._dial.gave(value)
             value = min(value + shift, LARGEST_FLOAT)
-            value = value if value > _COLDEST else 0.0
+            value = value if value > _MIN_TEMPERATURE else 0.0
         if self._reads:
             self._last = step, value
-            step.entropy  # noqa: B018  computed now, for the candidates change
+            step.entropy  # noqa: B018  computes it now and stores it: the next lines change the candidates
         step.end()
         if self._native and not shift:
             api.llama_sampler_apply(self._native, candidates)
-        elif self._native or self._ours:
+        elif self._native or self._is_python:
             sampler = api.llama_sampler_init_temp(value)
             api.llama_sampler_apply(sampler, candidates)
             api.llama_sampler_free(sampler)
 
     def reading(self) -> Reading:
-        """What the last token was drawn with, where it was read at all."""
+        """The values of the last draw; only with `reads`."""
         assert self._last
         step, value = self._last
-        return Reading(step.entropy, step.candidates, value, self._spoken(step))
+        return Reading(step.entropy, step.candidates, value, self._explain(step))
 
-    def _known(self, step: TokenStep, n_candidates: int) -> float:
-        """The temperature that llama.cpp takes; it counts masked candidates too."""
+    def _native_temperature(self, step: TokenStep, n_candidates: int) -> float:
+        """The temperature that llama.cpp applies; its entropy rule counts masked candidates too: `n_candidates`."""
         policy = self._policy
         if isinstance(policy, Entropy):
             return by_entropy(step.entropy, n_candidates, policy.low, policy.high, policy.exponent)
-        return self._at(step)
+        return self._temperature_of(step)
 
-    def _ask(self, step: TokenStep) -> float:
-        """What the policy says for a token.
+    def _evaluate(self, step: TokenStep) -> float:
+        """The temperature of the policy for a token.
 
         Raises:
-            PolicyError: when it raises, or returns what is no temperature.
+            PolicyError: when the policy raises an error or returns an invalid temperature.
         """
-        begin = perf_counter()
+        start = perf_counter()
         try:
-            value: Any = self._at(step)
+            value: Any = self._temperature_of(step)
         except (Exception, SystemExit) as error:
-            raise PolicyError(f"{self._whose()} failed at token {step.index}: {said(error)}") from None
+            raise PolicyError(f"{self._label()} failed at token {step.index}: {said(error)}") from None
         finally:
-            self.seconds += perf_counter() - begin
+            self.seconds += perf_counter() - start
         if type(value) is float and 0 <= value <= LARGEST_FLOAT:
             return value
-        number: Any = value if isinstance(value, Real) else math.nan  # numpy's numbers are as good as ours
+        number: Any = value if isinstance(value, Real) else math.nan  # numpy's numbers are Real too
         if 0 <= number <= LARGEST_FLOAT:
             return float(number)
-        message = f"{self._whose()} gave {_shown(value)} for token {step.index}"
-        raise PolicyError(message, "it must give a finite number, 0 or more")
+        message = f"{self._label()} returned {_shown(value)} for token {step.index}"
+        raise PolicyError(message, "return a finite number of at least 0")
 
-    def _whose(self) -> str:
+    def _label(self) -> str:
+        """The policy in errors."""
         text = str(self._policy)
-        return f"the temperature policy {text if len(text) <= 60 else text[:57] + '...'}"
+        return f"the temperature policy '{text if len(text) <= 60 else text[:57] + '...'}'"
 
 
 def _shown(value: Any) -> str:
-    """What a policy gave that is no temperature, in few letters."""
+    """An invalid temperature, short enough for an error."""
     try:
         return f"{value:g}"
-    except Exception:  # no number, or one too large to be written
+    except Exception:  # not a number, or too large to format
         return reprlib.repr(value) if isinstance(value, str) else type(value).__name__
 
 
 def policy_of(base: float, delta: float, exponent: float) -> Policy:
-    """llama.cpp's three numbers as a policy."""
+    """The policy of the three arguments of llama.cpp's `temp_ext`."""
     if delta <= 0:
         return Fixed(base)
     low, high = (float(f"{bound:.9g}") for bound in (base - delta, base + delta))  # 0.8 - 0.5 is 0.30000000000000004
@@ -138,12 +144,12 @@ def policy_of(base: float, delta: float, exponent: float) -> Policy:
 
 
 def _distribution(array: Any) -> tuple[Sequence[float], float]:
-    """The probabilities of the live candidates, the likeliest first, and their entropy in nats.
+    """The probabilities of the live candidates, the most likely first, and their entropy in nats.
 
     H = ln(sum w) - sum(w d) / sum w, with d = l - max and w = exp(d).
     """
     size = array.size
-    if size > _FEW:
+    if size > _MAX_PYTHON:
         return _large_distribution(array)
     logits = memoryview(ctypes.string_at(array.data, size * _ROW)).cast("f")[1::3].tolist()
     if not array.sorted:
@@ -161,8 +167,8 @@ def _distribution(array: Any) -> tuple[Sequence[float], float]:
 
 
 def _large_distribution(array: Any) -> tuple[Sequence[float], float]:
-    """The same over a whole vocabulary."""
-    import numpy as np  # 80 ms, only where no sampler cut candidates off before
+    """`_distribution` for many candidates, such as a whole vocabulary."""
+    import numpy as np  # takes 80 ms, so only where no sampler removed candidates before
 
     logits = rows_of(array)["logit"]
     below = np.sort(logits[logits > -math.inf])[::-1]

@@ -1,11 +1,11 @@
-"""Telling a model's reasoning from its answer by the tags it writes around it."""
+"""Separation of a model's reasoning from its answer, by the tags around the reasoning."""
 
 from collections.abc import Iterator
 
 from llmcli.engine.stops import held_back
 from llmcli.engine.vocab import Vocab
 
-# Opening and closing tags, as the families of models write them.
+# The opening and closing tags of model families.
 TAGS = (
     ("<think>", "</think>"),  # DeepSeek R1, Qwen 3, QwQ, SmolLM3, GLM, MiniMax
     ("<thinking>", "</thinking>"),
@@ -23,35 +23,38 @@ _OPENERS = tuple(opener for opener, _ in TAGS)
 
 
 def show_tags(vocab: Vocab) -> None:
-    """Reasoning tags made of control tokens would vanish from the text: let them show."""
+    """Include control tokens of reasoning tags in the text, which omits control tokens otherwise."""
     for token in {token for pair in TAGS for tag in pair for token in vocab.tokenize(tag, parse_special=True)}:
         if vocab.is_control(token) and not vocab.ends(token):
             vocab.show_control(token)
 
 
 class ThinkingSplitter:
-    """Splits streamed text into ("think", text) and ("answer", text); the tags themselves vanish.
+    """Splits streamed text into ("think", text) and ("answer", text), without tags and the line breaks next to them.
 
-    Only a tag at the very beginning opens the reasoning: the same letters later are the answer's own. Templates
-    that write the opening tag into the prompt are seen by the prompt's end. Blank lines next to a tag vanish too.
+    Only a tag at the start of the text opens the reasoning; later it is part of the answer. Some templates end the
+    prompt with the opening tag, so the end of the prompt is checked too.
     """
 
     def __init__(self, prompt: str = "", inside: bool = False) -> None:
-        """`inside` says that the prompt ends somewhere in the reasoning, not just behind its opening tag."""
+        """`inside`: the prompt ends in the middle of the reasoning, not just after its opening tag."""
         tail = prompt.rstrip()
         self._closer = next((closer for opener, closer in TAGS if tail.endswith(opener)), "")
         if inside:
             self._closer = max(TAGS, key=lambda pair: prompt.rfind(pair[0]))[1]
-        self._state = "think" if inside else "opened" if self._closer else "start"
+        # start -> opened -> think -> gap -> answer; "opened" and "gap" skip line breaks after a tag
+        self._state = "opened" if self._closer else "start"
+        if inside:
+            self._state = "think"
         self._held = ""
 
     @property
     def thinking(self) -> bool:
-        """Whether what comes next is reasoning, as far as the text shows."""
+        """Whether the next text is reasoning, as far as is known."""
         return self._state in ("opened", "think")
 
     def push(self, text: str) -> Iterator[tuple[str, str]]:
-        """The parts of the next piece of text that are certain."""
+        """Add a piece of text; yields the parts that are final."""
         self._held += text
         if self._state == "start":
             self._open()
@@ -66,34 +69,34 @@ class ThinkingSplitter:
             self._held = ""
 
     def _open(self) -> None:
-        begun = self._held.lstrip()
-        pair = next(((o, c) for o, c in TAGS if begun.startswith(o)), None)
+        text = self._held.lstrip()
+        pair = next(((opener, closer) for opener, closer in TAGS if text.startswith(opener)), None)
         if pair:
             self._closer = pair[1]
-            self._held = begun[len(pair[0]) :]
+            self._held = text[len(pair[0]) :]
             self._state = "opened"
-        elif not any(opener.startswith(begun) for opener in _OPENERS):
+        elif not any(opener.startswith(text) for opener in _OPENERS):
             self._state = "answer"
 
     def _think(self) -> Iterator[tuple[str, str]]:
         at = self._held.find(self._closer)
         end = at if at >= 0 else len(self._held) - held_back(self._held, (self._closer,))
-        certain = self._held[:end].rstrip("\n")
+        final = self._held[:end].rstrip("\n")
         if at < 0:
-            self._held = self._held[len(certain) :]
+            self._held = self._held[len(final) :]
         else:
             self._held = self._held[at + len(self._closer) :]
             self._state = "gap"
-        if certain:
-            yield "think", certain
+        if final:
+            yield "think", final
 
-    def _skip_lines(self, then: str) -> None:
+    def _skip_lines(self, next_state: str) -> None:
         self._held = self._held.lstrip("\n")
         if self._held:
-            self._state = then
+            self._state = next_state
 
     def flush(self) -> Iterator[tuple[str, str]]:
-        """What was held back, once no more text comes."""
+        """The text that was held back, at the end."""
         held, self._held = self._held, ""
         if held and self._state != "gap":
             yield ("think" if self._state == "think" else "answer"), held

@@ -1,15 +1,15 @@
-"""What sampling did to each token of an answer, as data."""
+"""Trace of an answer: how each token was sampled, as data."""
 
 from typing import Literal, NamedTuple
 
-Measure = Literal["temperature", "p", "entropy"]  # what tokens can be coloured by
+Measure = Literal["temperature", "p", "entropy"]  # values that can color tokens
 
 
 class Alternative(NamedTuple):
     """A token that could have been drawn.
 
-    `before` is its probability in the model's own distribution, over the whole vocabulary; `p` that in the
-    distribution that was sampled, 0 where the chain removed it.
+    `before` is its probability in the distribution of the model, over the whole vocabulary; `p` its probability after
+    the chain, 0 if the chain removed it.
     """
 
     id: int
@@ -19,23 +19,23 @@ class Alternative(NamedTuple):
 
 
 class TokenTrace(NamedTuple):
-    """One token of an answer and how it was drawn; the texts of all tokens joined are the answer exactly.
+    """One token of an answer and how it was drawn. The texts of all tokens together are exactly the answer.
 
     Attributes:
         i: index in the answer, from 0.
-        id: None for text that no token of this answer stands for (a prefill; what was held back at the end).
-        text: what became certain of the answer with this token; it may be empty or hold several lines.
-        p: probability in the distribution that was sampled.
-        rank: 1 for the likeliest candidate of that distribution.
-        entropy: nats, of the live candidates where the temperature stands, before it.
-        temperature: the one that was applied; 0 is greedy.
-        candidates: how many live candidates the temperature saw.
-        top: the likeliest alternatives by `before`, the likeliest first; () where not asked for.
-        policy: the part of the policy that was in force, as text: "0.7", "0.3..1.3".
-        sentence: from 0.
-        time: milliseconds since the first token of the answer was asked for.
-        reasoning: what became certain of the model's reasoning with this token.
-        thinking: whether it was drawn inside the reasoning.
+        id: None for text without a token of this answer (a prefill, or text that was held back at the end).
+        text: text of the answer that is final after this token; it can be empty or have several lines.
+        p: probability after the chain.
+        rank: rank by this probability, from 1.
+        entropy: of the live candidates before the temperature step, in nats.
+        temperature: the applied temperature; 0 is greedy.
+        candidates: number of live candidates before the temperature step.
+        top: the most likely alternatives by `before`, the most likely first; () without a request for them.
+        policy: the part of the policy that was used, as text: "0.7", "0.3..1.3".
+        sentence: index of the sentence, from 0.
+        time: milliseconds since the start of the generation.
+        reasoning: text of the reasoning that is final after this token.
+        thinking: whether it is part of the reasoning.
     """
 
     i: int

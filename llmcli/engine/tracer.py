@@ -1,4 +1,4 @@
-"""How each token of an answer was drawn, read off the chain as it draws."""
+"""Observers of each draw: the drawn token, its probability, and the alternatives."""
 
 import ctypes
 from collections.abc import Mapping
@@ -10,18 +10,18 @@ from llmcli.engine.trace import Alternative
 from llmcli.engine.vocab import Vocab
 
 _ROW = 12  # bytes of a llama_token_data: id, logit, p
-_NEAR = 1e-4  # of the likeliest; who asks for more alternatives than lie within gets them by a full sort
+_NEAR = 1e-4  # of the highest probability: only these are sorted, or all if they are fewer than requested
 
 
 class Drawn(CustomSampler):
-    """Stands at the end of a chain, behind the draw, and looks: which token, how likely, and what else was left."""
+    """The last step of a chain, after the draw. It records the drawn token, its rank, and the candidates."""
 
     def __init__(self) -> None:
         self.p, self.rank = 0.0, 0
         self._rows = b""
-        super().__init__("drawn", self._look)
+        super().__init__("drawn", self._record)
 
-    def _look(self, candidates: Any) -> None:
+    def _record(self, candidates: Any) -> None:
         array = candidates.contents
         self._rows = ctypes.string_at(array.data, array.size * _ROW)
         probabilities = memoryview(self._rows).cast("f")[2::3].tolist()
@@ -29,23 +29,23 @@ class Drawn(CustomSampler):
         self.rank = 1 + sum(map(self.p.__lt__, probabilities))
 
     def left(self) -> dict[int, float]:
-        """The candidates of the last draw and their probabilities."""
+        """The candidates of the last draw: probability by token id."""
         rows = memoryview(self._rows)
         return dict(zip(rows.cast("i")[::3].tolist(), rows.cast("f")[2::3].tolist(), strict=True))
 
 
 class Alternatives:
-    """The tokens that the model itself held likeliest, with their probabilities before and after the chain."""
+    """The most likely tokens of the model, with their probabilities before and after the chain."""
 
     def __init__(self, vocab: Vocab, count: int) -> None:
-        import numpy as np  # 80 ms, only for those who ask
+        import numpy as np  # takes 80 ms, so only here
 
         self._np, self._vocab, self._count = np, vocab, count
         self._buffer = np.empty(vocab.n_tokens, np.float32)
         self._shape = ctypes.c_float * vocab.n_tokens
 
     def of(self, ctx: Any, row: int, left: Mapping[int, float]) -> tuple[Alternative, ...]:
-        """For the logits of batch row `row` of the context `ctx`; `left` are the candidates after the chain."""
+        """The alternatives of batch row `row` of the context `ctx`; `left` are the candidates after the chain."""
         np, buffer, piece = self._np, self._buffer, self._vocab.label
         pointer = binding.load().llama_get_logits_ith(ctx, row)
         logits = np.frombuffer(self._shape.from_address(ctypes.addressof(pointer.contents)), np.float32)

@@ -1,4 +1,4 @@
-"""The vocabulary of a loaded model: text to tokens and back, and which tokens end an answer."""
+"""The vocabulary of a loaded model: tokenization, detokenization and special tokens."""
 
 import ctypes
 from functools import cached_property
@@ -7,12 +7,12 @@ from typing import Any
 
 from llmcli.errors import UsageError
 
-_MAX_TEXT = 2**30  # llama_tokenize counts bytes and tokens in int32
+_MAX_BYTES = 2**30  # llama_tokenize counts bytes and tokens in int32
 _NULL = -1  # LLAMA_TOKEN_NULL
 
 
 class Vocab:
-    """Token ids are ints below `n_tokens`; pieces are bytes, for a token may end inside a character."""
+    """Token ids are integers below `n_tokens`. Pieces are bytes, as a token can end in the middle of a character."""
 
     def __init__(self, api: Any, model: Any) -> None:
         self._api = api
@@ -24,35 +24,35 @@ class Vocab:
 
     @property
     def pointer(self) -> Any:
-        """The `llama_vocab *`, for the samplers that need it."""
+        """The `llama_vocab *`, for samplers."""
         return self._vocab
 
     @cached_property
     def bos(self) -> int | None:
-        """The token that begins a text, if the model has one."""
+        """The beginning-of-sequence token, if the model has one."""
         token: int = self._api.llama_vocab_bos(self._vocab)
         return None if token == _NULL else token
 
     @cached_property
     def eos(self) -> int | None:
-        """The token that ends a text, if the model has one."""
+        """The end-of-sequence token, if the model has one."""
         token: int = self._api.llama_vocab_eos(self._vocab)
         return None if token == _NULL else token
 
     @cached_property
     def adds_bos(self) -> bool:
-        """Whether the model wants its BOS in front of each prompt."""
+        """Whether the model needs a BOS token before each prompt."""
         return bool(self._api.llama_vocab_get_add_bos(self._vocab)) and self.bos is not None
 
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]:
-        """The tokens of `text`; `parse_special` turns `<|im_end|>` and its like into control tokens.
+        """The tokens of `text`; `parse_special` parses texts such as `<|im_end|>` as control tokens.
 
         Raises:
             UsageError: for a text of more than 1 GiB.
         """
         data = text.encode("utf-8", "replace")
-        if len(data) > _MAX_TEXT:
-            raise UsageError("the text is too long to tokenize: more than 1 GiB")
+        if len(data) > _MAX_BYTES:
+            raise UsageError("the text is too long: more than 1 GiB")
         size = len(data) + 8
         buffer = (ctypes.c_int32 * size)()
         count = self._api.llama_tokenize(self._vocab, data, len(data), buffer, size, add_special, parse_special)
@@ -63,7 +63,7 @@ class Vocab:
         return list(buffer[:count])
 
     def piece(self, token: int, special: bool = False) -> bytes:
-        """The bytes a token stands for; control tokens are empty unless `special`."""
+        """The bytes of a token; empty for control tokens unless `special`."""
         if special:
             return self._read_piece(token, True)
         piece = self._pieces.get(token)
@@ -72,14 +72,14 @@ class Vocab:
         return piece
 
     def label(self, token: int) -> str:
-        """The text of one token for people: control tokens by their names, a cut character as U+FFFD."""
+        """The text of one token for display: control tokens by name, an incomplete character as U+FFFD."""
         text = self._labels.get(token)
         if text is None:
             text = self._labels[token] = self._read_piece(token, True).decode("utf-8", "replace")
         return text
 
     def show_control(self, token: int) -> None:
-        """From now on write this control token out (a reasoning tag, say) instead of leaving it away."""
+        """From now on include this control token (such as a reasoning tag) in texts."""
         self._pieces[token] = self._read_piece(token, True)
 
     def _read_piece(self, token: int, special: bool) -> bytes:
@@ -92,41 +92,41 @@ class Vocab:
         return buffer.raw[:count]
 
     def detokenize(self, tokens: list[int], special: bool = False) -> str:
-        """The text of `tokens`; bytes that are no UTF-8 become U+FFFD."""
+        """The text of `tokens`; invalid UTF-8 becomes U+FFFD."""
         return b"".join(self.piece(token, special) for token in tokens).decode("utf-8", "replace")
 
     def ends(self, token: int) -> bool:
-        """Whether the token ends an answer: any of the model's EOG tokens, not EOS alone."""
-        known = self._ends.get(token)
-        if known is None:
-            known = self._ends[token] = bool(self._api.llama_vocab_is_eog(self._vocab, token))
-        return known
+        """Whether the token ends an answer: any end-of-generation token of the model, not only EOS."""
+        ends = self._ends.get(token)
+        if ends is None:
+            ends = self._ends[token] = bool(self._api.llama_vocab_is_eog(self._vocab, token))
+        return ends
 
     def is_control(self, token: int) -> bool:
-        """Whether the token is a control token, which text from outside must never become."""
+        """Whether the token is a control token, which must never result from text of users or files."""
         return bool(self._api.llama_vocab_is_control(self._vocab, token))
 
     @cached_property
     def end_tokens(self) -> list[int]:
-        """Every EOG token; looks at the whole vocabulary once."""
+        """All end-of-generation tokens; computed once from the whole vocabulary."""
         return [token for token in range(self.n_tokens) if self._api.llama_vocab_is_eog(self._vocab, token)]
 
     @cached_property
     def special(self) -> dict[int, bytes]:
-        """The texts the tokenizer cuts out before all else; looks at the whole vocabulary once (0.3 us a token)."""
+        """The texts that the tokenizer splits off first, by token; computed once (0.3 us per token in the model)."""
         api, vocab = self._api, self._vocab
-        cut = api.LLAMA_TOKEN_ATTR_CONTROL | api.LLAMA_TOKEN_ATTR_USER_DEFINED | api.LLAMA_TOKEN_ATTR_UNKNOWN
+        special = api.LLAMA_TOKEN_ATTR_CONTROL | api.LLAMA_TOKEN_ATTR_USER_DEFINED | api.LLAMA_TOKEN_ATTR_UNKNOWN
         attributes = map(api.llama_vocab_get_attr, repeat(vocab), range(self.n_tokens))
-        tokens = [token for token, attribute in enumerate(attributes) if attribute & cut]
+        tokens = [token for token, attribute in enumerate(attributes) if attribute & special]
         return {token: api.llama_vocab_get_text(vocab, token) for token in tokens}
 
     def strips_left(self, token: int) -> bool:
-        """Whether the token, parsed as special, takes the space before it away."""
+        """Whether the token, parsed as special, removes the space before it."""
         return bool(self._api.llama_vocab_get_attr(self._vocab, token) & self._api.LLAMA_TOKEN_ATTR_LSTRIP)
 
     @cached_property
     def suppressed(self) -> list[int]:
-        """Tokens the model's file says are never to be produced (`tokenizer.ggml.suppress_tokens`)."""
+        """Tokens that the model file suppresses (`tokenizer.ggml.suppress_tokens`)."""
         count = ctypes.c_int32(0)
         tokens = self._api.llama_vocab_get_suppress_tokens(self._vocab, ctypes.byref(count))
         return list(tokens[: count.value]) if count.value else []

@@ -1,1 +1,1 @@
-"""Ground floor: what can be set, declared once. Standard library only."""
+"""All settings, each declared once. Standard library only."""

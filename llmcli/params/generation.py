@@ -1,4 +1,4 @@
-"""Settings of one generation: its length, its stops and what the output must look like."""
+"""Settings of one generation: length, stop strings and constraints on the output."""
 
 import json
 import math
@@ -10,11 +10,11 @@ from llmcli.params.param import Param
 from llmcli.params.values import LARGEST_FLOAT, show, unescape
 
 Bias = tuple[int | str, float]
-_BIAS_SHAPE = 'TOKEN=BIAS, as in 1234=+1.5, "text"=-2 or 1234=-inf'
+_BIAS_SHAPE = 'TOKEN=BIAS, such as 1234=+1.5, "text"=-2 or 1234=-inf'
 
 
 def parse_bias(text: str) -> tuple[Bias, ...]:
-    """`ID=+1.5`, `"text"=-inf`, or llama.cpp's `ID+1.5`; a JSON list or object is read as data.
+    """`ID=+1.5`, `"text"=-inf`, or llama.cpp's `ID+1.5`; or a JSON list or object.
 
     Raises:
         ValueError: whose text completes the sentence "must be ...".
@@ -24,8 +24,8 @@ def parse_bias(text: str) -> tuple[Bias, ...]:
         return ()
     if text.startswith(("[", "{")):
         return _bias_from_json(text)
-    old = re.fullmatch(r"(\d+)([+-].+)", text)
-    token, _, bias = old.group(1, 2, 2) if old else text.rpartition("=")
+    compact = re.fullmatch(r"(\d+)([+-].+)", text)  # llama.cpp's form
+    token, _, bias = compact.group(1, 2, 2) if compact else text.rpartition("=")
     token = token.rstrip()
     if not token:
         raise ValueError(_BIAS_SHAPE)
@@ -35,7 +35,7 @@ def parse_bias(text: str) -> tuple[Bias, ...]:
 
 
 def _unquote(text: str) -> str:
-    """A quoted text, as JSON writes it or as a shell user types it."""
+    """The content of a quoted text, written as JSON or with llmcli's escapes."""
     try:
         return str(json.loads(text))
     except ValueError:
@@ -43,13 +43,13 @@ def _unquote(text: str) -> str:
 
 
 def bias_from_data(value: Any) -> tuple[Bias, ...]:
-    """`[[id or text, bias], ...]` or `{"id": bias}` as llama-server takes them; `false` bans."""
+    """`[[id or text, bias], ...]` or `{"id": bias}`, llama-server's forms; a bias of `false` bans the token."""
     if isinstance(value, dict):
         return tuple(_bias(int(k) if str(k).isdecimal() else k, v) for k, v in value.items())
     if isinstance(value, str):
         return parse_bias(value)
     if not isinstance(value, (list, tuple)):
-        raise ValueError("a list of [token, bias]")
+        raise ValueError("a list of [token, bias] pairs")
     return tuple(bias for item in value for bias in _bias_item(item))
 
 
@@ -57,7 +57,7 @@ def _bias_item(item: Any) -> tuple[Bias, ...]:
     if isinstance(item, str):
         return parse_bias(item)
     if not isinstance(item, (list, tuple)) or len(item) != 2:
-        raise ValueError("a list of [token, bias]")
+        raise ValueError("a list of [token, bias] pairs")
     return (_bias(*item),)
 
 
@@ -80,7 +80,7 @@ def _bias(token: Any, bias: Any) -> Bias:
     except OverflowError:
         value = math.inf
     if value != -math.inf and not abs(value) <= LARGEST_FLOAT:
-        raise ValueError("a token with a finite bias or -inf")
+        raise ValueError("a token with a finite bias, or -inf")
     return token, value
 
 
@@ -95,9 +95,9 @@ def show_bias(biases: tuple[Bias, ...]) -> str:
     return json.dumps([[token, bias if math.isfinite(bias) else "-inf"] for token, bias in biases], ensure_ascii=False)
 
 
-def _no_empty(texts: tuple[str, ...]) -> tuple[str, ...]:
+def _reject_empty(texts: tuple[str, ...]) -> tuple[str, ...]:
     if not all(texts):
-        raise ValueError("a text that is not empty")
+        raise ValueError("a non-empty text")
     return texts
 
 
@@ -108,29 +108,32 @@ class GenerationParams:
     max_tokens: Annotated[
         int,
         Param(
-            help="Stop after this many tokens (-1 = until the model stops or the context is full).",
+            help="Maximum number of tokens to generate (-1 = until the model stops or the context is full).",
             min=0,
             also=(-1,),
             unit="tokens",
             flags=("-n", "--predict", "--n-predict"),
-            keys=("n_predict",),
+            keys=("n_predict", "num_predict", "max_new_tokens", "max_completion_tokens", "max_length"),
             suggest=("64", "256", "1024"),
         ),
     ] = -1
     stop: Annotated[
         tuple[str, ...],
         Param(
-            help="Stop before this text; repeatable, the earliest match wins.",
+            help="Stop string: generation ends before the earliest match. Repeatable.",
             flags=("--reverse-prompt", "-r"),
+            keys=("stop_sequence", "stopping_strings"),
             metavar="TEXT",
-            check=_no_empty,
+            check=_reject_empty,
         ),
     ] = ()
-    ignore_eos: Annotated[bool, Param(help="Never let the model end its answer by itself.")] = False
+    ignore_eos: Annotated[
+        bool, Param(help="Ignore end-of-sequence tokens: the model cannot end its answer.", keys=("ban_eos_token",))
+    ] = False
     logit_bias: Annotated[
         tuple[Bias, ...],
         Param(
-            help='Raise or lower tokens: ID=+1.5, "text"=-inf; repeatable.',
+            help='Logit bias of a token: ID=+1.5, "text"=-inf (-inf = never). Repeatable.',
             flags=("-l",),
             metavar="TOKEN=BIAS",
             text=parse_bias,
@@ -141,26 +144,25 @@ class GenerationParams:
     banned_strings: Annotated[
         tuple[str, ...],
         Param(
-            help="Never produce this phrase: the text is taken back and drawn again; repeatable, case ignored.",
+            help="Phrase to ban: generation backtracks when it appears. Repeatable, case-insensitive.",
             flag="--ban",
+            keys=("ban",),
             metavar="TEXT",
-            check=_no_empty,
+            check=_reject_empty,
         ),
     ] = ()
-    grammar: Annotated[str | None, Param(help="Constrain the output to this GBNF grammar.", metavar="GBNF")] = None
+    grammar: Annotated[str | None, Param(help="GBNF grammar that the output must match.", metavar="GBNF")] = None
     grammar_file: Annotated[
-        str | None, Param(help="Constrain the output to the GBNF grammar in this file.", metavar="FILE", path=True)
+        str | None, Param(help="File with a GBNF grammar that the output must match.", metavar="FILE", path=True)
     ] = None
     json_schema: Annotated[
         str | None,
-        Param(
-            help="Constrain the output to JSON that fits this schema, inline or a file.", metavar="SCHEMA", path=True
-        ),
+        Param(help="JSON schema that the output must match: inline JSON or a file.", metavar="SCHEMA|FILE", path=True),
     ] = None
     logprobs: Annotated[
         int,
         Param(
-            help="Add each token with its log-probability, and the N likeliest, to the JSON output (0 = off).",
+            help="Number of top log-probabilities per token in the JSON output (0 = off).",
             min=0,
             max=1000,
             unit="tokens",
@@ -169,7 +171,7 @@ class GenerationParams:
     trace_top: Annotated[
         int,
         Param(
-            help="Alternatives that a trace shows for each token, the model's likeliest ones (0 = none).",
+            help="Number of most likely alternatives per token in a trace (0 = none).",
             min=0,
             max=1000,
             unit="tokens",
@@ -177,5 +179,5 @@ class GenerationParams:
     ] = 5
     timeout: Annotated[
         float,
-        Param(help="Stop after this many seconds, keeping what has come (0 = never).", min=0.0, unit="seconds"),
+        Param(help="Time limit of one answer; the partial answer is kept (0 = none).", min=0.0, unit="seconds"),
     ] = 0.0

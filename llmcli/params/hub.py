@@ -1,4 +1,4 @@
-"""Settings of where models come from: the hub, the network, and folders of the user's own."""
+"""Settings of model sources: the Hugging Face Hub, the network and the user's folders."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -8,14 +8,14 @@ from llmcli.params.param import Param
 
 @dataclass(frozen=True, kw_only=True)
 class HubParams:
-    """Where models come from"""
+    """Model sources"""
 
-    pull: Annotated[bool, Param(help="Download a model that is not here, without asking.")] = False
-    offline: Annotated[bool, Param(help="Never use the network; HF_HUB_OFFLINE does the same.")] = False
+    pull: Annotated[bool, Param(help="Download a missing model without confirmation.")] = False
+    offline: Annotated[bool, Param(help="Offline mode: no network access (same as HF_HUB_OFFLINE=1).")] = False
     model_folders: Annotated[
         tuple[str, ...],
         Param(
-            help="Look for models in this folder too; repeatable (`llmcli models import` keeps one).",
+            help="Additional folder with models. Repeatable; `llmcli models import` saves one.",
             flag="--model-folder",
             keys=("model_folder",),
             metavar="FOLDER",

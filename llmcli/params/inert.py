@@ -1,4 +1,4 @@
-"""Settings that somebody chose and that the present chain ignores."""
+"""Settings that the user set and that have no effect."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,7 +13,7 @@ _CHAT_ONLY = ("system", "chat_template", "think")
 
 
 def inert(settings: Settings, origins: Mapping[str, str]) -> dict[str, str]:
-    """The reason for each setting that was set, differs from its default, and changes nothing."""
+    """For each setting that was set to a value other than its default and has no effect: the reason."""
     chosen = [field for field in fields().values() if origins[field.key] != "default"]
     reasons = {field.key: _reason(field, settings) for field in chosen if getattr(settings, field.key) != field.default}
     return {key: reason for key, reason in reasons.items() if reason}
@@ -23,25 +23,25 @@ def _reason(field: Field, p: Settings) -> str:
     sampler = field.param.sampler
     policy = policy_in_force(p)
     if field.key == "temperature" and policy != p.temperature:
-        return f"temp_policy_file takes its place (name {policy} in it to use both)"
+        return f"temp_policy_file replaces it (use the policy {policy} in temperature to combine them)"
     if field.key.startswith("dynatemp") and not isinstance(policy, Fixed):
-        return f"the temperature {policy} says its own range"
+        return f"the temperature '{policy}' has its own range"
     if p.mirostat and (field.key in ("samplers", "min_keep") or sampler not in ("", "mirostat", "temperature")):
         return f"mirostat {p.mirostat} replaces the chain"
     if p.mirostat and field.key.startswith("dynatemp"):
-        return f"mirostat {p.mirostat} takes a plain temperature"
+        return f"mirostat {p.mirostat} needs a fixed temperature"
     if p.mirostat and field.key == "temperature" and isinstance(p.temperature, Entropy):
-        return f"mirostat {p.mirostat} takes a plain temperature: the middle of the range"
+        return f"mirostat {p.mirostat} uses the middle of the range"
     if sampler and sampler not in p.samplers and sampler != "mirostat":
-        return f"{sampler} is not in the samplers"
+        return f"{sampler} is not in samplers"
     if field.param.switch and not any(_differs(p, key) for key in field.param.switch):
         return f"needs {' or '.join(field.param.switch)}"
-    if sampler in SAMPLERS and _off_anyway(field, p):
-        return f"the other settings turn {sampler} off"
-    if field.key == "min_keep" and not _keeps(p):
-        return "no sampler that reads it is on"
+    if sampler in SAMPLERS and _off_either_way(field, p):
+        return f"other settings turn {sampler} off"
+    if field.key == "min_keep" and not _min_keep_matters(p):
+        return "no active sampler uses it"
     if p.raw and field.key in _CHAT_ONLY:
-        return "raw completion uses no chat template"
+        return "raw completion has no chat template"
     return ""
 
 
@@ -49,16 +49,16 @@ def _differs(p: Settings, key: str) -> bool:
     return bool(getattr(p, key) != fields()[key].default)
 
 
-def _off_anyway(field: Field, p: Settings) -> bool:
-    """Whether the step is off both with the setting and with its default."""
+def _off_either_way(field: Field, p: Settings) -> bool:
+    """Whether the step is off both with the value of the setting and with its default."""
     p = replace(p, seed=0)
     other = replace(p, **{field.key: field.default})
     step = SAMPLERS[field.param.sampler]
     return step(p) is None and step(other) is None
 
 
-def _keeps(p: Settings) -> bool:
-    """Whether a different min_keep would change any step."""
+def _min_keep_matters(p: Settings) -> bool:
+    """Whether another min_keep changes the arguments of any step."""
     p = replace(p, seed=0)
     other = replace(p, min_keep=p.min_keep + 1)
     return any(SAMPLERS[name](p) != SAMPLERS[name](other) for name in p.samplers if name in SAMPLERS)

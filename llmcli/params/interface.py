@@ -1,4 +1,4 @@
-"""Settings of the chat itself: how it looks, how it is typed into, and what it does when the context is full."""
+"""Settings of the chat: display, key bindings, and what to do when the context is full."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -13,17 +13,20 @@ class InterfaceParams:
     overflow: Annotated[
         str,
         Param(
-            help="When the next turn does not fit the context: ask, refuse it (error), leave the oldest turns out, "
-            "or let the model summarize them (compact).",
+            help="What to do when a message does not fit the context: ask, reject it (error), omit the oldest turns, "
+            "or summarize them (compact).",
             choices=("ask", "error", "oldest", "compact"),
         ),
     ] = "ask"
-    markdown: Annotated[bool, Param(help="Render the Markdown of answers on a terminal.")] = True
-    theme: Annotated[str, Param(help="Colours for a dark or a light terminal.", choices=("auto", "dark", "light"))] = (
+    markdown: Annotated[bool, Param(help="Render Markdown in answers on a terminal.")] = True
+    theme: Annotated[str, Param(help="Colors for a dark or a light terminal.", choices=("auto", "dark", "light"))] = (
         "auto"
     )
-    editing_mode: Annotated[str, Param(help="Keys of the input line.", choices=("emacs", "vi"))] = "emacs"
+    editing_mode: Annotated[str, Param(help="Key bindings of the input line.", choices=("emacs", "vi"))] = "emacs"
     character: Annotated[
         str | None,
-        Param(help="Talk to this character: a file, or a name in the configuration's folder `characters`.", path=True),
+        Param(
+            help="Character to chat with: a file, or a name from the folder `characters` of the configuration.",
+            path=True,
+        ),
     ] = None

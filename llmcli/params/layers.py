@@ -1,4 +1,4 @@
-"""Layered settings: several tables of values, the later one winning, each value remembering its layer."""
+"""Configuration layers: tables of values in order of precedence; each value records its layer."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from llmcli.errors import UsageError
 from llmcli.params.settings import Settings, fields
 from llmcli.params.suggest import did_you_mean
 
-# Not settings but switches of the program itself, which the environment may hold too.
+# Environment variables of the program that are not settings.
 _SWITCHES = ("LLMCLI_HOME", "LLMCLI_DEBUG")
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Typed values by key, and where they come from as the user knows it: `config`, `flag`, ..."""
+    """Typed values by key, and the name of their source for users: `config`, `flag`, ..."""
 
     name: str
     values: Mapping[str, Any]
@@ -22,7 +22,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Resolved:
-    """The settings in force, and for each key the name of the layer it came from."""
+    """The resolved settings, and for each key the name of the layer with its value."""
 
     settings: Settings
     origins: Mapping[str, str]
@@ -39,20 +39,20 @@ def resolve(layers: Iterable[Layer]) -> Resolved:
 
 
 def environment_layer(environ: Mapping[str, str]) -> Layer:
-    """The settings in `LLMCLI_*` variables; an empty one counts as not set.
+    """The settings in `LLMCLI_*` variables; an empty variable is ignored.
 
     Raises:
-        UsageError: for a value out of range or a variable that is no setting.
+        UsageError: for an invalid value, or a variable without a setting.
     """
     known = {field.env: field for field in fields().values()}
-    order = {name: at for at, name in enumerate(known)}  # a policy file makes its name known before it is used
+    order = {name: i for i, name in enumerate(known)}  # temp_policy_file registers the name that temperature uses
     values = {}
     for name in sorted(environ, key=lambda name: order.get(name, -1)):
         text = environ[name]
         if not name.startswith("LLMCLI_") or name in _SWITCHES or not text:
             continue
         if name not in known:
-            raise UsageError(f"there is no setting behind the variable {name}", did_you_mean(name, known))
+            raise UsageError(f"unknown environment variable {name}", did_you_mean(name, known))
         try:
             values[known[name].key] = known[name].parse_text(text)
         except UsageError as error:

@@ -1,4 +1,4 @@
-"""Settings of the model: which one, how much context, which cores and which memory it runs on."""
+"""Settings of the model: file, context size, threads, batches, GPU and KV cache."""
 
 import re
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ GpuLayers = int | str
 
 
 def parse_gpu_layers(text: str) -> GpuLayers:
-    """A number of layers, `auto` or `all`."""
+    """A number of layers, `auto` or `all`, from text."""
     word = text.strip().lower()
     if word in ("auto", "all"):
         return word
     if not re.fullmatch(r"\d+", word):
-        raise ValueError("a number of layers, auto or all")
+        raise ValueError("an integer of at least 0, auto or all")
     return int(word)
 
 
 def _gpu_layers_from_data(value: Any) -> GpuLayers:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise ValueError("a number of layers, auto or all")
+        raise ValueError("an integer of at least 0, auto or all")
     return parse_gpu_layers(str(value))
 
 
@@ -33,7 +33,7 @@ class ModelParams:
     model: Annotated[
         str,
         Param(
-            help="The model: a .gguf file, owner/repo[:Q4_K_M] on the hub, ollama:NAME, an alias, or `starter`.",
+            help="Model: a .gguf file, owner/repo[:Q4_K_M] on the Hub, ollama:NAME, an alias, or `starter`.",
             flags=("-m",),
             metavar="MODEL",
             suggest=("starter",),
@@ -42,29 +42,29 @@ class ModelParams:
     n_ctx: Annotated[
         int,
         Param(
-            help="Size of the context (0 = from the model, capped by memory).",
+            help="Context size (0 = from the model, limited by memory).",
             min=0,
             unit="tokens",
             flag="--ctx-size",
             flags=("-c", "--n-ctx"),
-            keys=("ctx_size",),
+            keys=("ctx_size", "num_ctx", "max_context_length", "context_length"),
             suggest=("2048", "4096", "8192"),
         ),
     ] = 0
     n_threads: Annotated[
         int,
         Param(
-            help="CPU threads for generation (0 = the physical cores this process may use).",
+            help="Number of CPU threads for generation (0 = usable physical cores).",
             min=0,
             flag="--threads",
             flags=("-t",),
-            keys=("threads",),
+            keys=("threads", "num_thread"),
         ),
     ] = 0
     n_threads_batch: Annotated[
         int,
         Param(
-            help="CPU threads for reading the prompt (0 = as many as for generation).",
+            help="Number of CPU threads for prompt processing (0 = same as for generation).",
             min=0,
             flag="--threads-batch",
             flags=("-tb",),
@@ -74,18 +74,18 @@ class ModelParams:
     n_batch: Annotated[
         int,
         Param(
-            help="How many prompt tokens are handed over at a time.",
+            help="Logical batch size for prompt processing.",
             min=1,
             unit="tokens",
             flag="--batch-size",
             flags=("-b",),
-            keys=("batch_size",),
+            keys=("batch_size", "num_batch"),
         ),
     ] = 2048
     n_ubatch: Annotated[
         int,
         Param(
-            help="How many prompt tokens are computed at a time.",
+            help="Physical batch size for prompt processing.",
             min=1,
             unit="tokens",
             flag="--ubatch-size",
@@ -96,20 +96,18 @@ class ModelParams:
     n_gpu_layers: Annotated[
         GpuLayers,
         Param(
-            help="Layers kept in GPU memory: a number, auto (as many as fit) or all.",
+            help="Number of layers in GPU memory: a number, auto (as many as fit) or all.",
             flag="--gpu-layers",
             flags=("-ngl", "--n-gpu-layers"),
-            keys=("gpu_layers",),
+            keys=("gpu_layers", "ngl", "num_gpu", "gpulayers"),
             metavar="N|auto|all",
             suggest=("auto", "all", "0"),
             text=parse_gpu_layers,
             data=_gpu_layers_from_data,
         ),
     ] = "auto"
-    flash_attn: Annotated[str, Param(help="Flash attention.", flags=("-fa",), choices=("on", "off", "auto"))] = "auto"
-    cache_type_k: Annotated[str, Param(help="Number format of the K cache.", flags=("-ctk",), choices=CACHE_TYPES)] = (
-        "f16"
+    flash_attn: Annotated[str, Param(help="Flash attention mode.", flags=("-fa",), choices=("on", "off", "auto"))] = (
+        "auto"
     )
-    cache_type_v: Annotated[str, Param(help="Number format of the V cache.", flags=("-ctv",), choices=CACHE_TYPES)] = (
-        "f16"
-    )
+    cache_type_k: Annotated[str, Param(help="Data type of the K cache.", flags=("-ctk",), choices=CACHE_TYPES)] = "f16"
+    cache_type_v: Annotated[str, Param(help="Data type of the V cache.", flags=("-ctv",), choices=CACHE_TYPES)] = "f16"

@@ -1,4 +1,4 @@
-"""How a setting is declared: a typed dataclass field whose annotation carries a `Param`."""
+"""Declaration of a setting: a typed dataclass field with a `Param` in its annotation."""
 
 import dataclasses
 import types
@@ -14,13 +14,14 @@ from llmcli.params import values
 
 @dataclass(frozen=True, kw_only=True)
 class Param:
-    """What a field cannot say by its type and default; every surface is made from this.
+    """The metadata of a setting. Flags, config keys, slash commands, help and errors are generated from it.
 
-    `min`/`max` are inclusive, `above` is exclusive. `flag` replaces the flag made from the key; `flags` are
-    further spellings (llama.cpp's), `keys` further JSON and config names. `sampler` names the step of the
-    chain that reads the setting, `switch` the settings of which one must be on for it to matter. `text` and `data`
-    replace the parsers for a typed text and for a JSON or TOML value; they and `check` raise a ValueError
-    whose text completes "must be ...".
+    `help` is a noun phrase; range, choices and default are added to it by the program. `min` and `max` are inclusive,
+    `above` is exclusive, `also` lists values outside the range that are valid. `flag` replaces the flag made from
+    the key; `flags` are its aliases (llama.cpp's spellings), `keys` are aliases of the key (those of llama-server,
+    KoboldCpp and Ollama). `sampler` names the step of the chain that uses the setting; the setting has no effect
+    unless one of the settings in `switch` differs from its default. `text` and `data` replace the parsers for typed
+    text and for a JSON or TOML value; they and `check` raise a ValueError whose text completes "must be ...".
     """
 
     help: str
@@ -47,7 +48,7 @@ class Param:
 
 @dataclass(frozen=True)
 class Field:
-    """One declared setting: its key, its type, its default and its `Param`."""
+    """A declared setting: its key, its type, its default and its `Param`."""
 
     key: str
     kind: type
@@ -59,7 +60,7 @@ class Field:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """Every spelling of the flag, the canonical one first."""
+        """The flag and its aliases, the canonical one first."""
         return (self.param.flag or "--" + self.key.replace("_", "-"), *self.param.flags)
 
     @property
@@ -67,39 +68,39 @@ class Field:
         return "LLMCLI_" + self.key.upper()
 
     def parse_text(self, text: str) -> Any:
-        """The value a person typed: a flag, an environment variable, a slash command.
+        """The value of a typed text: a flag, an environment variable or a slash command.
 
         Raises:
-            UsageError: naming the setting, the rule and the value.
+            UsageError: that names the setting, the rule and the value.
         """
         if self.optional and text == self.format(None):
             return None
         return self._guard(self.param.text or self._builtin_text, text)
 
     def parse_texts(self, texts: list[str]) -> Any:
-        """The value of a repeatable flag; a lone `none` clears the list."""
+        """The value of a repeatable flag; a single `none` clears the list."""
         if texts == ["none"]:
             return ()
-        one = self.param.text or (lambda text: (self._item(text),))
-        return tuple(item for text in texts for item in self._guard(one, text))
+        parse = self.param.text or (lambda text: (self._item(text),))
+        return tuple(item for text in texts for item in self._guard(parse, text))
 
     def parse_data(self, value: Any) -> Any:
         """The value of a JSON or TOML document.
 
         Raises:
-            UsageError: naming the setting, the rule and the value.
+            UsageError: that names the setting, the rule and the value.
         """
         if value is None and self.optional:
             return None
         return self._guard(self.param.data or self._builtin_data, value)
 
     def check(self, value: Any) -> Any:
-        """`value` if it lies in the declared range and choices; NaN lies in no range."""
+        """`value`, if it is in the declared range and among the choices; NaN is in no range."""
         param = self.param
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and value not in param.also
-        if number and (rule := values.too_large(value, param.max)):
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and value not in param.also
+        if is_number and (rule := values.too_large(value, param.max)):
             raise self._error(rule, value)
-        if number and not values.in_range(value, param.min, param.max, param.above):
+        if is_number and not values.in_range(value, param.min, param.max, param.above):
             raise self._error(values.range_text(param.min, param.max, param.above, param.also), value)
         if param.choices and value not in param.choices:
             raise self._error("one of " + ", ".join(map(str, param.choices)), value)
@@ -114,7 +115,7 @@ class Field:
         return values.show(value)
 
     def _item(self, text: str) -> str:
-        """One item of a list as typed; in the name of a file a backslash is itself."""
+        """One item of a list as typed; in file names a backslash is not an escape."""
         return text if self.param.path else values.unescape(values.as_utf8(text))
 
     def _builtin_text(self, text: str) -> Any:
@@ -128,16 +129,20 @@ class Field:
     def _guard(self, parse: Callable[[Any], Any], value: Any) -> Any:
         try:
             return self.check(parse(value))
+        except values.InvalidValueError as error:
+            shown = values.excerpt(value, error.at) if isinstance(value, str) else value
+            raise self._error(error.rule, shown, error.fault, error.hint) from None
         except ValueError as error:
-            raise self._error(str(error), values.marked(value, getattr(error, "at", None))) from None
+            raise self._error(str(error), value) from None
 
-    def _error(self, rule: str, value: Any) -> UsageError:
-        return UsageError(f"{self.key}: must be {rule}, got {values.quote(value)}")
+    def _error(self, rule: str, value: Any, fault: str = "", hint: str = "") -> UsageError:
+        fault = fault and f": {fault}"
+        return UsageError(f"{self.key} must be {rule}, got {values.quote(value)}{fault}", hint)
 
 
 @cache
 def describe(cls: type) -> Mapping[str, Field]:
-    """Every field of the dataclass `cls`, by key, families in the order of its bases."""
+    """The settings that the dataclass `cls` declares, by key, in the order of its base classes."""
     hints = typing.get_type_hints(cls, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     order = [name for base in _families(cls) for name in vars(base).get("__annotations__", {})]

@@ -1,4 +1,4 @@
-"""Settings of what is asked: the prompt, the system prompt and how they are put to the model."""
+"""Settings of the request: the prompt, the system prompt and the chat template."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,31 +10,33 @@ from llmcli.params.param import Param
 class RequestParams:
     """Request"""
 
-    prompt: Annotated[str | None, Param(help="The prompt; `-` reads stdin.", flags=("-p",), metavar="TEXT")] = None
+    prompt: Annotated[str | None, Param(help="Prompt text (`-` = stdin).", flags=("-p",), metavar="TEXT")] = None
     file: Annotated[
         tuple[str, ...],
-        Param(help="Add this file to the prompt; repeatable, `-` is stdin.", flags=("-f",), metavar="FILE", path=True),
+        Param(help="File to add to the prompt (`-` = stdin). Repeatable.", flags=("-f",), metavar="FILE", path=True),
     ] = ()
-    system: Annotated[
-        str | None, Param(help="System prompt: a text, or @FILE.", flags=("-s",), metavar="TEXT|@FILE")
-    ] = None
+    system: Annotated[str | None, Param(help="System prompt: text or @FILE.", flags=("-s",), metavar="TEXT|@FILE")] = (
+        None
+    )
     preset: Annotated[
         str | None,
         Param(
-            help="Start from this preset: creative, precise, code, ..., or one of the configuration file.",
+            help="Preset of settings: creative, precise, code, ..., or one from the configuration file.",
             metavar="NAME",
         ),
     ] = None
-    prefill: Annotated[str | None, Param(help="Begin the answer with this text.", metavar="TEXT")] = None
-    raw: Annotated[bool, Param(help="Complete the prompt as it is, without the chat template.")] = False
+    prefill: Annotated[str | None, Param(help="Text that the answer starts with.", metavar="TEXT")] = None
+    raw: Annotated[bool, Param(help="Raw completion of the prompt, without the chat template.")] = False
     chat_template: Annotated[
         str | None,
-        Param(help="Use this Jinja chat template, inline or a file, not the model's.", metavar="JINJA|FILE", path=True),
+        Param(
+            help="Jinja chat template to use instead of the model's: inline or a file.", metavar="JINJA|FILE", path=True
+        ),
     ] = None
     think: Annotated[
         str,
         Param(
-            help="Reasoning of the model: show it, hide it from the answer, or ask the model not to reason (off).",
+            help="Reasoning of the model: show it, hide it, or ask the model for none (off).",
             choices=("show", "hide", "off"),
         ),
     ] = "show"

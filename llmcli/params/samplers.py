@@ -1,4 +1,4 @@
-"""The sampler chain as a plan: which steps run, in which order, with which arguments."""
+"""The sampler chain as data: its steps in order, with their arguments."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from llmcli.params.param import Param
 from llmcli.params.suggest import did_you_mean
 from llmcli.params.values import quote
 
-# llama.cpp's order (common.h), with KoboldCpp's top_a and smoothing where KoboldCpp has them.
+# llama.cpp's order (common.h), plus top_a and smoothing at KoboldCpp's positions.
 SAMPLERS: dict[str, Callable[[Any], tuple[Any, ...] | None]] = {
     "penalties": penalties.penalties,
     "dry": penalties.dry,
@@ -25,9 +25,9 @@ SAMPLERS: dict[str, Callable[[Any], tuple[Any, ...] | None]] = {
     "smoothing": temperature.smoothing,
 }
 DEFAULT_ORDER = tuple(SAMPLERS)
-# Only where they are asked for by name: infill has no setting, adaptive_p replaces the draw at the end.
+# Not in the default order: infill has no setting, adaptive_p replaces the draw at the end of the chain.
 ON_REQUEST = ("infill", "adaptive_p")
-_CUTS = {"top_k", "top_p", "min_p", "typical_p", "top_a"}
+_TRUNCATING = {"top_k", "top_p", "min_p", "typical_p", "top_a"}
 _ALIASES = {"typ_p": "typical_p", "typical": "typical_p", "typ": "typical_p", "temp": "temperature"} | {
     "top_nsigma": "top_n_sigma",
     "nucleus": "top_p",
@@ -35,16 +35,19 @@ _ALIASES = {"typ_p": "typical_p", "typical": "typical_p", "typ": "typical_p", "t
 }
 
 
+_NEUTRAL_TEMPERATURE = (1.0, 0.0, 1.0)  # base, half width and exponent: changes nothing
+
+
 @dataclass(frozen=True)
 class Step:
-    """One sampler of the chain and the arguments that `llama_sampler_init_*` gets after the vocabulary."""
+    """One sampler of the chain, with the arguments of its `llama_sampler_init_*` after the vocabulary."""
 
     name: str
     args: tuple[Any, ...] = ()
 
 
 def parse_samplers(text: str) -> tuple[str, ...]:
-    """Names parted by `,` or `;`; `default` is llama.cpp's order, `none` an empty chain.
+    """Names separated by `,` or `;`; `default` is llama.cpp's order, `none` an empty chain.
 
     Raises:
         ValueError: whose text completes the sentence "must be ...".
@@ -61,9 +64,9 @@ def samplers_from_data(value: Any) -> tuple[str, ...]:
     if not isinstance(value, (list, tuple)):
         raise ValueError("a list of sampler names")
     names = tuple(_sampler_name(name) for name in value)
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        raise ValueError(f"a list with each sampler once ({twice} is there twice)")
+    duplicate = next((name for name in names if names.count(name) > 1), None)
+    if duplicate:
+        raise ValueError(f"a list without duplicates (duplicate: {duplicate})")
     return names
 
 
@@ -72,19 +75,19 @@ def _sampler_name(text: Any) -> str:
     name = _ALIASES.get(key, key)
     known = (*DEFAULT_ORDER, *ON_REQUEST)
     if name not in known:
-        hint = did_you_mean(name, known) or f"there are {', '.join(known)}"
-        raise UsageError(f"samplers: there is no sampler called {quote(text)}", hint)
+        hint = did_you_mean(name, known) or f"use one of {', '.join(known)}"
+        raise UsageError(f"unknown sampler {quote(text)}", hint)
     return name
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChainParams:
-    """Chain"""
+    """Sampler chain"""
 
     samplers: Annotated[
         tuple[str, ...],
         Param(
-            help="The samplers in the order they run, parted by commas; those left out are off.",
+            help="Samplers to apply, in order, separated by commas. Omitted samplers are off.",
             metavar="NAME,NAME",
             suggest=("default", "top_k,top_p,temperature", "min_p,temperature", "temperature"),
             text=parse_samplers,
@@ -95,19 +98,19 @@ class ChainParams:
 
 
 def plan(p: Any, steered: bool = False) -> tuple[Step, ...]:
-    """The steps of the chain for sampling settings `p` (with a seed drawn); a sampler that is off is absent.
+    """The steps of the chain for sampling settings `p`, whose seed is set. Samplers that are off are absent.
 
-    A `steered` chain has a step for the temperature even where it is 1, and one without values (which only reads)
-    where the samplers leave it out.
+    A `steered` chain always has a temperature step, which the engine needs to trace and shift the temperature: one
+    with the neutral arguments where the temperature is 1, and one without arguments, which only reads, where
+    `samplers` does not contain it.
 
-    Follows `common_sampler_init` of llama.cpp: with mirostat only a plain temperature stands before it, and
-    adaptive_p, wherever it is named, takes the place of the draw at the end. Logit biases come before all of
-    this and need the vocabulary, so the engine adds them.
+    Follows `common_sampler_init` of llama.cpp: mirostat has only a temperature before it, and adaptive_p replaces the
+    draw at the end wherever it is named. Logit biases come first; the engine adds them, as they need the vocabulary.
     """
     if p.mirostat:
         base, _, _ = temperature.base_delta_exponent(p)
-        warm = () if base == 1 and not steered else (Step("temperature", (base, 0.0, 1.0)),)
-        return (*warm, Step("mirostat" if p.mirostat == 1 else "mirostat_v2", selection.mirostat(p)))
+        before = () if base == 1 and not steered else (Step("temperature", (base, 0.0, 1.0)),)
+        return (*before, Step("mirostat" if p.mirostat == 1 else "mirostat_v2", selection.mirostat(p)))
     steps = [*_steps(p, steered)]
     _check_infill([step.name for step in steps])
     last = (
@@ -120,7 +123,7 @@ def _steps(p: Any, steered: bool) -> Iterator[Step]:
     for name in p.samplers:
         args = () if name == "infill" else None if name == "adaptive_p" else SAMPLERS[name](p)
         if args is None and steered and name == "temperature":
-            args = (1.0, 0.0, 1.0)
+            args = _NEUTRAL_TEMPERATURE
         if args is not None:
             yield Step(name, args)
     if steered and "temperature" not in p.samplers:
@@ -128,16 +131,16 @@ def _steps(p: Any, steered: bool) -> Iterator[Step]:
 
 
 def check(p: Any) -> None:
-    """Say what would be wrong with the chain of these settings, before a model is loaded for it.
+    """Check that the chain of these settings can be built, before a model is loaded.
 
     Raises:
-        UsageError: for samplers or a temperature that cannot be, and for a policy file that cannot be used.
+        UsageError: for invalid samplers, an invalid temperature, or a policy file that cannot be used.
     """
     temperature.compiled(temperature.policy_in_force(p))
     plan(replace(p, seed=0))
 
 
 def _check_infill(names: list[str]) -> None:
-    """llama.cpp's infill compares all candidates with each other: minutes for a whole vocabulary, past any abort."""
-    if "infill" in names and not _CUTS & set(names[: names.index("infill")]):
-        raise UsageError("samplers: infill needs a sampler before it that cuts candidates off", "as in top_k,infill")
+    """llama.cpp's infill is quadratic: for a whole vocabulary it takes minutes and cannot be aborted."""
+    if "infill" in names and not _TRUNCATING & set(names[: names.index("infill")]):
+        raise UsageError("the sampler infill needs a truncating sampler before it", "use for example top_k,infill")

@@ -1,4 +1,4 @@
-"""Settings of the draw itself: the seed, mirostat, adaptive-p."""
+"""Settings of the draw at the end of the chain: the seed, Mirostat, adaptive-p."""
 
 import os
 from dataclasses import dataclass
@@ -7,17 +7,17 @@ from typing import Annotated, Any
 from llmcli.params.param import Param
 
 Args = tuple[Any, ...]
-_LAST_SEED = 2**32 - 1
+_MAX_SEED = 2**32 - 1
 
 
 def random_seed() -> int:
-    """A seed that nobody chose; the last one stands for a random seed in llama.cpp, and is none."""
-    return int.from_bytes(os.urandom(4), "big") % _LAST_SEED
+    """A random seed below the maximum, which means "random" in llama.cpp."""
+    return int.from_bytes(os.urandom(4), "big") % _MAX_SEED
 
 
 def seed_after(seed: int, number: int) -> int:
-    """The seed that follows `seed` as the `number`-th."""
-    return (seed + number) % _LAST_SEED
+    """The `number`-th seed after `seed`."""
+    return (seed + number) % _MAX_SEED
 
 
 def _seed_from_text(text: str) -> int | None:
@@ -26,27 +26,28 @@ def _seed_from_text(text: str) -> int | None:
     try:
         return int(text.strip())
     except ValueError:
-        raise ValueError("a whole number or `random`") from None
+        raise ValueError("an integer or random") from None
 
 
 def _seed_from_data(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise ValueError("a whole number or `random`")
+        raise ValueError("an integer or random")
     return _seed_from_text(str(value))
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionParams:
-    """Selection"""
+    """Token selection"""
 
     seed: Annotated[
         int | None,
         Param(
-            help="Seed of the random draws; the same seed gives the same text.",
+            help="Random seed; the same seed gives the same answer.",
             min=0,
-            max=_LAST_SEED,
+            max=_MAX_SEED,
             default_text="random",
             suggest=("random", "1", "42"),
+            keys=("sampler_seed", "rng_seed"),
             text=_seed_from_text,
             data=_seed_from_data,
         ),
@@ -54,14 +55,15 @@ class SelectionParams:
     mirostat: Annotated[
         int,
         Param(
-            help="Hold the surprise of the text constant: 0 = off, 1 = Mirostat, 2 = Mirostat 2.0. Replaces the chain.",
+            help="Mirostat version (0 = off): keeps perplexity near a target. Replaces the sampler chain.",
             choices=(0, 1, 2),
+            keys=("mirostat_mode",),
         ),
     ] = 0
     mirostat_tau: Annotated[
         float,
         Param(
-            help="Mirostat's target surprise.",
+            help="Mirostat: target entropy (tau).",
             min=0.0,
             unit="bits",
             flags=("--mirostat-ent",),
@@ -72,7 +74,7 @@ class SelectionParams:
     mirostat_eta: Annotated[
         float,
         Param(
-            help="Mirostat's learning rate.",
+            help="Mirostat: learning rate (eta).",
             min=0.0,
             flags=("--mirostat-lr",),
             sampler="mirostat",
@@ -82,7 +84,7 @@ class SelectionParams:
     adaptive_target: Annotated[
         float,
         Param(
-            help="Prefer tokens near this probability (-1 = off); needs adaptive_p in --samplers.",
+            help="Adaptive-p: target probability of the drawn tokens (-1 = off). Needs adaptive_p in --samplers.",
             min=0.0,
             max=1.0,
             also=(-1.0,),
@@ -92,7 +94,7 @@ class SelectionParams:
     adaptive_decay: Annotated[
         float,
         Param(
-            help="How slowly adaptive-p forgets the probabilities it has drawn.",
+            help="Adaptive-p: decay of the average of drawn probabilities.",
             min=0.0,
             max=0.99,
             sampler="adaptive_p",
@@ -102,19 +104,19 @@ class SelectionParams:
 
 
 def llama_seed(seed: int) -> int:
-    """The seed handed to llama.cpp, which takes 2^32-1 to mean "draw one" and would not repeat itself."""
-    return min(seed, _LAST_SEED - 1)
+    """The seed for llama.cpp, in which 2^32-1 means a random seed: an answer with it could not be repeated."""
+    return min(seed, _MAX_SEED - 1)
 
 
 def mirostat(p: SelectionParams) -> Args:
-    """llama.cpp `mirostat` (Basu et al. 2020) over the 100 best, or `mirostat_v2`."""
+    """llama.cpp `mirostat` (Basu et al. 2020) over the 100 most likely tokens, or `mirostat_v2`."""
     assert p.seed is not None
     seed = llama_seed(p.seed)
     return (seed, p.mirostat_tau, p.mirostat_eta) + ((100,) if p.mirostat == 1 else ())
 
 
 def adaptive_p(p: SelectionParams) -> Args:
-    """llama.cpp `adaptive_p`: draws near a target probability, corrected by what was drawn before."""
+    """llama.cpp `adaptive_p`: draws near a target probability, adjusted by the tokens drawn before."""
     assert p.seed is not None
     return p.adaptive_target, p.adaptive_decay, llama_seed(p.seed)
 

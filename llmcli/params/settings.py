@@ -1,4 +1,4 @@
-"""All settings as one frozen dataclass, and how a table of raw values becomes typed ones."""
+"""All settings as one frozen dataclass, and parsers for tables of raw values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,42 +16,42 @@ from llmcli.params.policy.tree import Fixed
 from llmcli.params.request import RequestParams
 from llmcli.params.samplers import ChainParams
 from llmcli.params.selection import SelectionParams
-from llmcli.params.suggest import did_you_mean
+from llmcli.params.suggest import setting_hint
 from llmcli.params.temperature import TemperatureParams
 from llmcli.params.truncation import TruncationParams
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams(TemperatureParams, TruncationParams, PenaltyParams, SelectionParams, ChainParams):
-    """What the sampler chain is built from."""
+    """Settings of the sampler chain."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(RequestParams, GenerationParams, SamplingParams, ModelParams, HubParams, InterfaceParams):
-    """Every setting of the program."""
+    """All settings of the program."""
 
 
 def fields() -> Mapping[str, Field]:
-    """Every declared setting by key."""
+    """All declared settings by key."""
     return describe(Settings)
 
 
 @cache
 def _by_name() -> Mapping[str, Field]:
-    spellings = {name: field for field in fields().values() for name in field.param.keys}
-    return spellings | dict(fields())
+    aliases = {name: field for field in fields().values() for name in field.param.keys}
+    return aliases | dict(fields())
 
 
 def find(name: str) -> Field:
-    """The setting called `name`: its key or a further key, with dashes or underscores.
+    """The setting called `name`: its key or an alias, with dashes or underscores.
 
     Raises:
-        UsageError: with the nearest known name.
+        UsageError: with the most similar name.
     """
     key = _key(name)
     field = _by_name().get(key)
     if field is None:
-        raise UsageError(f"there is no setting called {name.strip()!r}", did_you_mean(key, _by_name()))
+        raise UsageError(f"unknown setting {name.strip()[:80]!r}", setting_hint(key, _by_name()))
     return field
 
 
@@ -63,10 +63,10 @@ def parse_data(table: Mapping[str, Any], source: str) -> dict[str, Any]:
     """The typed values of a JSON object or a TOML table, by key.
 
     Raises:
-        UsageError: that begins with `source` (a file name, say).
+        UsageError: that starts with `source` (such as a file name).
     """
     values = {}
-    for name in sorted(table, key=_place):
+    for name in sorted(table, key=_position):
         try:
             field = find(name)
             values[field.key] = field.parse_data(table[name])
@@ -75,14 +75,14 @@ def parse_data(table: Mapping[str, Any], source: str) -> dict[str, Any]:
     return values
 
 
-def _place(name: str) -> int:
-    """Where a setting stands among all: a policy file makes its name known before the temperature uses it."""
+def _position(name: str) -> int:
+    """The position among all settings: temp_policy_file is parsed first, as it registers a name for temperature."""
     field = _by_name().get(_key(name))
     return list(fields()).index(field.key) if field else -1
 
 
 def to_data(settings: Settings) -> dict[str, Any]:
-    """The settings as JSON data that `parse_data` reads back; a value JSON lacks becomes its text."""
+    """The settings as JSON data that `parse_data` reads back; values without a JSON type become text."""
     return {key: to_datum(field, getattr(settings, key)) for key, field in fields().items()}
 
 

@@ -1,4 +1,4 @@
-"""Settings of the temperature step: a fixed number or a policy, and KoboldCpp's smoothing."""
+"""Settings of the temperature step: a number or a policy, and KoboldCpp's smoothing."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -7,14 +7,14 @@ from llmcli.errors import UsageError
 from llmcli.params.param import Param
 from llmcli.params.policy.compiled import compiled as compiled
 from llmcli.params.policy.grammar import SHAPE, parse_policy
-from llmcli.params.policy.own import name_of, parse_place
+from llmcli.params.policy.own import PLACE_SHAPE, name_of, parse_place
 from llmcli.params.policy.tree import Entropy, Fixed, Named, Policy, names_in
 
 Args = tuple[Any, ...]
 
 
 def policy_from_data(value: Any) -> Policy:
-    """The policy of a JSON or TOML value: a number, or the text form."""
+    """The policy of a JSON or TOML value: a number or a text."""
     if isinstance(value, Policy):
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
@@ -24,7 +24,7 @@ def policy_from_data(value: Any) -> Policy:
 
 def _place_from_data(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError("FILE.py:NAME, a Python file and a function of it")
+        raise ValueError(PLACE_SHAPE)
     return parse_place(value)
 
 
@@ -35,7 +35,7 @@ class TemperatureParams:
     temp_policy_file: Annotated[
         str | None,
         Param(
-            help="Take the temperature of each token from a function of your own; --temp may use it by name.",
+            help="Python function that computes the temperature of each token. --temp can use it by name.",
             metavar="FILE.py:NAME",
             text=parse_place,
             data=_place_from_data,
@@ -46,8 +46,8 @@ class TemperatureParams:
     temperature: Annotated[
         Policy,
         Param(
-            help="How freely tokens are drawn: a number (0 = greedy), a range low..high[^exponent] that follows the "
-            "model's uncertainty token by token, or a policy by position, sentence or part.",
+            help="Sampling temperature: a number (0 = greedy), an entropy range LOW..HIGH[^EXPONENT], or a policy by "
+            "position, sentence, line, paragraph or reasoning. Higher is more random; 0.7 to 1 is usual.",
             flags=("--temp",),
             keys=("temp",),
             metavar="X|POLICY",
@@ -75,12 +75,16 @@ class TemperatureParams:
     ] = Fixed(0.8)
     dynatemp_range: Annotated[
         float,
-        Param(help="Let the temperature vary by this much around its value (0 = off).", min=0.0, sampler="temperature"),
+        Param(
+            help="Dynamic temperature: half width of the range around the temperature (0 = off).",
+            min=0.0,
+            sampler="temperature",
+        ),
     ] = 0.0
     dynatemp_exponent: Annotated[
         float,
         Param(
-            help="How the model's uncertainty maps to the dynamic temperature.",
+            help="Dynamic temperature: exponent of the normalized entropy.",
             above=0.0,
             flags=("--dynatemp-exp",),
             sampler="temperature",
@@ -90,13 +94,15 @@ class TemperatureParams:
     smoothing_factor: Annotated[
         float,
         Param(
-            help="KoboldCpp's quadratic smoothing, applied after temperature (0 = off).", min=0.0, sampler="smoothing"
+            help="Quadratic smoothing (KoboldCpp): factor, applied after the temperature (0 = off).",
+            min=0.0,
+            sampler="smoothing",
         ),
     ] = 0.0
     smoothing_curve: Annotated[
         float,
         Param(
-            help="Shape of the smoothing: above 1 favours the best tokens more.",
+            help="Quadratic smoothing: curve; above 1 favors the most likely tokens more.",
             min=1.0,
             sampler="smoothing",
             switch=("smoothing_factor",),
@@ -105,29 +111,31 @@ class TemperatureParams:
 
 
 def policy_in_force(p: TemperatureParams) -> Policy:
-    """The policy of the settings: that of the user's file, unless the temperature names it itself."""
+    """The policy that the settings use: that of `temp_policy_file`, unless `temperature` contains it by name."""
     if not p.temp_policy_file:
         return p.temperature
-    name = name_of(parse_place(p.temp_policy_file))  # said again: another file may have taken the name since
+    name = name_of(
+        parse_place(p.temp_policy_file)
+    )  # register it again: another file may have registered the same name since
     return p.temperature if name in names_in(p.temperature) else Named(name)
 
 
 def base_delta_exponent(p: TemperatureParams) -> tuple[float, float, float]:
-    """A fixed or entropy policy in llama.cpp's terms: centre, half width and exponent of `temp_ext`.
+    """A fixed or entropy policy as arguments of llama.cpp's `temp_ext`: center, half width and exponent.
 
     Raises:
-        UsageError: for any other policy, which llama.cpp does not know.
+        UsageError: for any other policy, which llama.cpp does not have.
     """
     policy = policy_in_force(p)
     if isinstance(policy, Entropy):
         return (policy.low + policy.high) / 2, (policy.high - policy.low) / 2, policy.exponent
     if isinstance(policy, Fixed):
         return policy.value, p.dynatemp_range, p.dynatemp_exponent
-    raise UsageError(f"temperature: mirostat takes a plain number, not {policy}", "give a number, or set mirostat 0")
+    raise UsageError(f"mirostat needs a number as temperature, got '{policy}'", "use a number, or set mirostat to 0")
 
 
 def temperature(p: TemperatureParams) -> Args | None:
-    """llama.cpp `temp_ext`: logits / T, with T from the entropy when the half width is above 0; else the policy."""
+    """llama.cpp `temp_ext`: logits / T, by entropy if the half width is above 0. A named policy is one argument."""
     policy = policy_in_force(p)
     if isinstance(policy, Named):
         return (policy,)

@@ -1,4 +1,4 @@
-"""Settings that cut the unlikely tokens off before one is drawn."""
+"""Settings of the truncation samplers, which remove unlikely tokens before the draw."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -13,11 +13,13 @@ Args = tuple[Any, ...]
 class TruncationParams:
     """Truncation"""
 
-    top_k: Annotated[int, Param(help="Keep only the k most likely tokens (0 = off).", min=0, sampler="top_k")] = 40
+    top_k: Annotated[
+        int, Param(help="Top-k sampling: number of most likely tokens to keep (0 = off).", min=0, sampler="top_k")
+    ] = 40
     top_p: Annotated[
         float,
         Param(
-            help="Keep the smallest set of tokens whose probabilities add up to p (1 = off).",
+            help="Top-p (nucleus) sampling: cumulative probability to keep (1 = off).",
             min=0.0,
             max=1.0,
             sampler="top_p",
@@ -26,7 +28,7 @@ class TruncationParams:
     min_p: Annotated[
         float,
         Param(
-            help="Keep tokens at least p times as likely as the most likely one (0 = off).",
+            help="Min-p sampling: minimum probability relative to the most likely token (0 = off).",
             min=0.0,
             max=1.0,
             sampler="min_p",
@@ -35,7 +37,7 @@ class TruncationParams:
     typical_p: Annotated[
         float,
         Param(
-            help="Keep the tokens nearest to the expected surprise, up to probability p (1 = off).",
+            help="Locally typical sampling: cumulative probability to keep (1 = off).",
             min=0.0,
             max=1.0,
             flags=("--typical",),
@@ -46,18 +48,19 @@ class TruncationParams:
     top_n_sigma: Annotated[
         float,
         Param(
-            help="Keep tokens whose logit is within n standard deviations of the best (-1 = off).",
+            help="Top-n-sigma sampling: maximum distance from the highest logit, in standard deviations (-1 = off).",
             above=0.0,
             also=(-1.0,),
             suggest=("1", "1.5"),
             flags=("--top-nsigma",),
+            keys=("top_nsigma", "nsigma"),
             sampler="top_n_sigma",
         ),
     ] = -1.0
     top_a: Annotated[
         float,
         Param(
-            help="Keep tokens with probability at least a * (highest probability)^2 (0 = off).",
+            help="Top-a sampling: keeps probabilities of at least a * (highest probability)^2 (0 = off).",
             min=0.0,
             max=1.0,
             sampler="top_a",
@@ -66,17 +69,18 @@ class TruncationParams:
     xtc_probability: Annotated[
         float,
         Param(
-            help="Chance per token to drop the most likely choices, leaving one (0 = off).",
+            help="XTC: probability per token to remove all top choices except the least likely (0 = off).",
             min=0.0,
             max=1.0,
             suggest=("0.5",),
+            keys=("xtc",),
             sampler="xtc",
         ),
     ] = 0.0
     xtc_threshold: Annotated[
         float,
         Param(
-            help="XTC drops only tokens at least this likely (above 0.5 = off).",
+            help="XTC: minimum probability of a top choice (above 0.5 = off).",
             min=0.0,
             max=1.0,
             sampler="xtc",
@@ -84,7 +88,7 @@ class TruncationParams:
         ),
     ] = 0.1
     min_keep: Annotated[
-        int, Param(help="Truncation leaves at least this many tokens (0 = no minimum).", min=0, unit="tokens")
+        int, Param(help="Minimum number of tokens that truncation keeps (0 = none).", min=0, unit="tokens")
     ] = 0
 
 
@@ -119,7 +123,7 @@ def top_a(p: TruncationParams) -> Args | None:
 
 
 def xtc(p: Any) -> Args | None:
-    """llama.cpp `xtc` (p-e-w): at random, drop all tokens above the threshold but the least likely of them."""
+    """llama.cpp `xtc` (p-e-w): at random, remove all tokens above the threshold except the least likely one."""
     if p.xtc_probability <= 0 or p.xtc_threshold > 0.5:
         return None
     return p.xtc_probability, p.xtc_threshold, p.min_keep, llama_seed(p.seed)

@@ -1,4 +1,4 @@
-"""How one value is read from text or from JSON and TOML, checked, and written back."""
+"""One value: parsed from text or from JSON and TOML data, checked, and formatted."""
 
 import json
 import math
@@ -6,9 +6,24 @@ from collections.abc import Callable
 from typing import Any
 
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-# What the C types behind the settings hold: int32 and float. ctypes would cut a larger number down without a word.
+# The largest int32 and float, the C types behind the settings. ctypes truncates a larger number without an error.
 LARGEST_INT, LARGEST_FLOAT = 2**31 - 1, 3.4028234663852886e38
+_LONGEST_QUOTE = 60
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", '"': '"', "'": "'"}
+
+
+class InvalidValueError(ValueError):
+    """A value that cannot be parsed. Its `rule` completes the sentence "must be ...".
+
+    `fault` says what is wrong with this value, `hint` what to write instead. `at` is the offset of the fault.
+    """
+
+    def __init__(self, rule: str, fault: str = "", hint: str = "", at: int | None = None) -> None:
+        super().__init__(f"{rule}: {fault}" if fault else rule)
+        self.rule = rule
+        self.fault = fault
+        self.hint = hint
+        self.at = at
 
 
 def from_text(kind: type, text: str) -> Any:
@@ -29,7 +44,7 @@ def from_text(kind: type, text: str) -> Any:
 
 
 def from_data(kind: type, value: Any) -> Any:
-    """A JSON or TOML `value` as an int, float, bool or str; a text is read as if typed.
+    """A JSON or TOML `value` as an int, float, bool or str; a string is parsed like typed text.
 
     Raises:
         ValueError: whose text completes the sentence "must be ...".
@@ -42,24 +57,24 @@ def from_data(kind: type, value: Any) -> Any:
         return value
     if kind in (int, float) and isinstance(value, (int, float)) and not isinstance(value, bool):
         if kind is int and value != value // 1:
-            raise ValueError("a whole number")
+            raise ValueError("an integer")
         try:
             return kind(value)
         except OverflowError:
-            raise ValueError(f"{show(LARGEST_FLOAT)} at most") from None
-    raise ValueError({int: "a whole number", float: "a number"}.get(kind, "a text"))
+            raise ValueError(f"at most {show(LARGEST_FLOAT)}") from None
+    raise ValueError({int: "an integer", float: "a number"}.get(kind, "a string"))
 
 
 def string_list(value: Any) -> tuple[str, ...]:
     """A JSON or TOML list of strings (or one string) as a tuple."""
     items = [value] if isinstance(value, str) else value
     if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
-        raise ValueError("a list of texts")
+        raise ValueError("a list of strings")
     return tuple(items)
 
 
 def texts(text: str, item: Callable[[str], str]) -> tuple[str, ...]:
-    """A list typed as one text: a JSON list, or a single `item`; `none` is the empty list."""
+    """The items of a list typed as one text: a JSON list, or a single `item`; `none` is the empty list."""
     if text == "none":
         return ()
     if text.startswith("["):
@@ -71,7 +86,7 @@ def texts(text: str, item: Callable[[str], str]) -> tuple[str, ...]:
 
 
 def as_utf8(text: str) -> str:
-    """A typed text read as UTF-8, also where the locale is not: the shell's bytes stand as surrogates then."""
+    """`text` decoded as UTF-8. Where the locale is not UTF-8, Python stores the shell's bytes as surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -80,7 +95,7 @@ def as_utf8(text: str) -> str:
 
 
 def unescape(text: str) -> str:
-    r"""Turn `\n`, `\t`, `\r`, `\\` and quoted quotes into the characters meant; others stay as typed."""
+    r"""Replace the escapes `\n`, `\t`, `\r`, `\\`, `\"` and `\'` by their characters; keep other backslashes."""
     out, chars = [], iter(text)
     for char in chars:
         if char != "\\":
@@ -92,7 +107,7 @@ def unescape(text: str) -> str:
 
 
 def in_range(value: float, low: float | None, high: float | None, above: float | None) -> bool:
-    """Whether `value` keeps every bound that is given; NaN and infinity keep none."""
+    """Whether `value` is finite and within every bound that is given."""
     if not abs(value) < math.inf:
         return False
     if low is not None and not value >= low:
@@ -103,15 +118,15 @@ def in_range(value: float, low: float | None, high: float | None, above: float |
 
 
 def too_large(value: float, high: float | None) -> str:
-    """The rule that a `value` without a declared bound `high` breaks by its size, or an empty text."""
+    """The rule broken by a `value` that does not fit its C type, or an empty text. `high` is the declared maximum."""
     largest = LARGEST_INT if isinstance(value, int) else LARGEST_FLOAT
     if high is not None or not abs(value) > largest:
         return ""
-    return "finite" if abs(value) == math.inf else f"{show(largest)} at most in size"
+    return "finite" if abs(value) == math.inf else f"at most {show(largest)} in absolute value"
 
 
 def range_text(low: float | None, high: float | None, above: float | None, also: tuple[Any, ...] = ()) -> str:
-    """The range in words, as errors and help say it."""
+    """The range in words, for errors, help, completion and the documentation."""
     words = _bounds(low, high, above)
     return words + "".join(f", or {show(item)}" for item in also)
 
@@ -120,14 +135,14 @@ def _bounds(low: float | None, high: float | None, above: float | None) -> str:
     if low is not None and high is not None:
         return f"between {show(low)} and {show(high)}"
     if above is not None:
-        return f"a number above {show(above)}"
+        return f"above {show(above)}"
     if low is not None:
-        return f"{show(low)} or more"
-    return "a finite number"
+        return f"at least {show(low)}"
+    return "finite"
 
 
 def show(value: Any) -> str:
-    """A value as a person types it."""
+    """A value as a user types it."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
@@ -137,27 +152,30 @@ def show(value: Any) -> str:
     return str(value)
 
 
-def marked(value: Any, at: int | None) -> Any:
-    """A refused text with a mark at the place that is wrong, cut so that the mark is seen; other values as they are."""
-    if at is None or not isinstance(value, str) or not value.strip():
-        return value
-    start = max(0, at - 30)
-    while len(quote(value[start:at])) > 42:  # escapes are longer than what they stand for
+def excerpt(text: str, at: int | None) -> str:
+    """`text`, or the part of it around offset `at` where it is too long for a message."""
+    if at is None or at < _LONGEST_QUOTE - 10 or not text.strip():
+        return text
+    start = at - 30
+    while len(repr(text[start:at])) > 42:  # escapes are longer than the characters they represent
         start += 1
-    return ("..." if start else "") + f"{value[start:at]}[here]{value[at:]}"
+    return "..." + text[start:]
 
 
-def quote(value: Any) -> str:
-    """A refused value, short enough for one line."""
-    text = show(value) if isinstance(value, (int, float, bool)) else json.dumps(str(value), ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."
+def quote(value: Any, longest: int = _LONGEST_QUOTE) -> str:
+    """A value for an error message, at most `longest` characters: numbers bare, all else in quotes."""
+    if isinstance(value, (int, float)):
+        text = show(value)
+        return text if len(text) <= longest else text[: longest - 3] + "..."
+    text = repr(str(value))
+    return text if len(text) <= longest else text[: longest - 4] + "..." + text[-1]
 
 
 def _integer(text: str) -> int:
     try:
         return int(text.strip())
     except ValueError:
-        raise ValueError("a whole number") from None
+        raise ValueError("an integer") from None
 
 
 def _number(text: str) -> float:

@@ -139,9 +139,8 @@ def _legend(
     size = max(map(len, texts))
     beside = next((many for many in (STEPS, STEPS // 2, STEPS // 4) if many * size <= width), 1)
     drawn = [(look, text.ljust(size)) for look, text in zip(looks, texts, strict=True)]
-    notes = "a step begins at its number; " + (
-        "an underline parts neighbours of one step" if colour else "a bar is where a token begins"
-    )
+    ends = ("red (0)", "blue (1)") if by == "p" else ("blue (low)", "red (high)")
+    notes = f"color = {_NAMES[by]}, from {ends[0]} to {ends[1]}" if colour else "a bar stands below each token"
     return [
         *(paint(row) for row in wrap([("", facts)], width)),
         *(paint(drawn[at : at + beside]).rstrip() for at in range(0, STEPS, beside)),

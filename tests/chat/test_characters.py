@@ -1,4 +1,4 @@
-"""Characters out of files of every form, found by path or by name, with their faults told."""
+"""Characters from files of every form and built in, found by path or by name, and the errors of their files."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.characters import Character, character_names, layer, load_character
+from llmcli.chat.characters import Character, character_names, character_purposes, layer, load_character
 from llmcli.chat.compose import system_text
 from llmcli.chat.paths import config_dir
 from llmcli.errors import DiskError, LlmcliError, UsageError
@@ -34,14 +34,14 @@ AHAB = Character(
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder."""
+    """The current folder."""
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
     return folder
 
 
-def kept(name: str, text: str) -> Path:
+def save_character(name: str, text: str) -> Path:
     """A file in the folder of characters."""
     path = config_dir() / "characters" / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def load(text: str | dict[str, Any], name: str = "x.toml") -> Character:
     return load_character(name)
 
 
-def test_a_toml_file_says_everything() -> None:
+def test_a_toml_file_can_have_every_part() -> None:
     assert load(TOML) == AHAB
     assert load("") == Character("x")
 
@@ -109,7 +109,7 @@ def test_a_card_of_any_version_is_read(card: dict[str, Any]) -> None:
     assert load(card, "x.json") == ADA
 
 
-def test_a_card_may_bring_its_own_words_for_the_system_prompt() -> None:
+def test_a_card_can_have_its_own_system_prompt() -> None:
     data = {
         "name": "",
         "system_prompt": "{{original}} Be {{char}}.",
@@ -120,40 +120,40 @@ def test_a_card_may_bring_its_own_words_for_the_system_prompt() -> None:
     assert character == Character("eve", "Be the character.\n\nAda: hm.")
 
 
-def test_json_that_is_no_card_is_read_like_toml() -> None:
+def test_json_that_is_not_a_card_is_read_like_toml() -> None:
     assert load({"name": "A", "system": "B", "settings": {"seed": 1}}, "x.json") == Character("A", "B", "", {"seed": 1})
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "telling"),
+    ("name", "text", "message"),
     [
         ("x.toml", "name = \n", "not valid TOML: .*line 1"),
-        ("x.toml", "sistem = 'a'\n", "a character has no 'sistem'"),
-        ("x.toml", "temperature = 1\n", "a character has no 'temperature'"),
-        ("x.toml", "name = 3\n", "name must be a text"),
+        ("x.toml", "sistem = 'a'\n", "unknown key 'sistem'"),
+        ("x.toml", "temperature = 1\n", "unknown key 'temperature'"),
+        ("x.toml", "name = 3\n", "name must be a string"),
         ("x.toml", "settings = 3\n", "settings must be a table"),
-        ("x.toml", "[settings]\ntop_p = 7\n", "settings: top_p: must be between"),
+        ("x.toml", "[settings]\ntop_p = 7\n", "settings: top_p must be between"),
         ("x.toml", "[settings]\npull = true\n", "pull cannot be part"),
-        ("x.toml", "[settings]\nsystem = 'a'\n", "system is no part"),
-        ("x.toml", "[settings]\ntemp_policy_file = 'a.py:b'\n", "temp_policy_file names code"),
+        ("x.toml", "[settings]\nsystem = 'a'\n", "`system` cannot be in settings"),
+        ("x.toml", "[settings]\ntemp_policy_file = 'a.py:b'\n", "cannot set temp_policy_file"),
         ("x.toml", "examples = ['a']\n", "examples must be"),
         ("x.toml", "examples = [{user = 'a'}]\n", "examples must be"),
         ("x.toml", "a = " + "[" * 50_000, "not valid TOML"),
-        ("x.md", "---\nname: A\n", "no second one"),
+        ("x.md", "---\nname: A\n", "is not closed"),
         ("x.md", "---\nname = 'A'\nb = \n---\n", "not valid TOML: .*line 3"),
         ("x.md", "---\nname: A\nhello\n---\n", "line 3: expected"),
         ("x.md", "---\nname: A\ngreeting: |\n  a\n---\n", "line 3: greeting has no value"),
-        ("x.md", "---\nsystem: A\n---\nB\n", "there twice"),
-        ("x.md", "---\ntop_p: high\n---\nB\n", "settings: top_p: must be a number"),
+        ("x.md", "---\nsystem: A\n---\nB\n", "given twice"),
+        ("x.md", "---\ntop_p: high\n---\nB\n", "settings: top_p must be a number"),
         ("x.json", "{", "not valid JSON: .*line 1"),
         ("x.json", "[" * 100_000, "not valid JSON"),
-        ("x.json", "[]", "must be an object"),
-        ("x.json", '{"spec": "chara_card_v2", "data": []}', "data must be an object"),
-        ("x.json", '{"first_mes": ["a"]}', "first_mes must be a text"),
+        ("x.json", "[]", "must be a JSON object"),
+        ("x.json", '{"spec": "chara_card_v2", "data": []}', "`data` of the card must be a JSON object"),
+        ("x.json", '{"first_mes": ["a"]}', "first_mes must be a string"),
     ],
 )
-def test_a_file_that_cannot_be_is_told_with_the_place(name: str, text: str, telling: str) -> None:
-    with pytest.raises(UsageError, match=telling) as caught:
+def test_a_file_that_is_not_valid_is_an_error_with_the_place(name: str, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
         load(text, name)
     assert str(caught.value).startswith(name)
     assert "\n" not in str(caught.value)
@@ -170,14 +170,14 @@ def test_a_file_that_is_too_large_or_binary_is_refused() -> None:
         load_character("folder")
 
 
-def test_a_name_leads_to_the_folder_of_characters(folder: Path) -> None:
-    kept("ahab.toml", TOML)
-    kept("dr.who.txt", "A doctor.")
-    kept("both.md", "first")
-    kept("both.txt", "second")
-    kept(".hidden.txt", "")
-    kept("notes.pdf", "")
-    assert character_names() == ["ahab", "both", "dr.who"]
+def test_a_name_is_found_in_the_folder_of_characters(folder: Path) -> None:
+    save_character("ahab.toml", TOML)
+    save_character("dr.who.txt", "A doctor.")
+    save_character("both.md", "first")
+    save_character("both.txt", "second")
+    save_character(".hidden.txt", "")
+    save_character("notes.pdf", "")
+    assert character_names() == ["ahab", "both", "dr.who", *BUILT_IN]
     assert load_character("ahab") == load_character("ahab.toml") == AHAB
     assert load_character("dr.who").system == "A doctor."
     assert load_character("both").system == "first"
@@ -186,7 +186,7 @@ def test_a_name_leads_to_the_folder_of_characters(folder: Path) -> None:
     assert load_character("./ahab").system == "a file beside us"
 
 
-def test_a_path_may_begin_at_the_user_s_home() -> None:
+def test_a_path_may_start_with_a_tilde() -> None:
     path = Path("~/c.txt").expanduser()
     path.parent.mkdir()
     path.write_text("At home.")
@@ -194,31 +194,62 @@ def test_a_path_may_begin_at_the_user_s_home() -> None:
 
 
 @pytest.mark.parametrize("reference", ["", "nobody", "../ahab", "x" * 10_000, "a\0b", "~nobody-has-this-name/x"])
-def test_nobody_of_this_name_is_a_usage_error(reference: str) -> None:
-    kept("ahab.toml", TOML)
+def test_an_unknown_character_is_an_error(reference: str) -> None:
+    save_character("ahab.toml", TOML)
     with pytest.raises(LlmcliError):
         load_character(reference)
 
 
-def test_the_nearest_name_is_told() -> None:
-    assert character_names() == []
+def test_the_error_for_an_unknown_name_has_the_file_to_create() -> None:
+    with pytest.raises(UsageError, match=r"^unknown character 'ahap'$") as caught:
+        load_character("ahap")
+    file = config_dir() / "characters" / "ahap.toml"
+    assert caught.value.hint == f"use one of editor, pirate, tutor, or create {file}"
+    save_character("ahab.toml", TOML)
     with pytest.raises(UsageError) as caught:
         load_character("ahap")
-    assert "characters" in caught.value.hint
-    kept("ahab.toml", TOML)
-    with pytest.raises(UsageError, match="no character 'ahap'") as caught:
-        load_character("ahap")
-    assert caught.value.hint == 'did you mean "ahab"?'
+    assert caught.value.hint.startswith("did you mean")
+    assert "ahab" in caught.value.hint
+    file.write_text('system = "Now I exist."')
+    assert load_character("ahap").system == "Now I exist."
 
 
-def test_the_layer_holds_the_settings_and_the_system_prompt() -> None:
+def test_the_error_for_an_unknown_path_names_the_path() -> None:
+    with pytest.raises(UsageError, match=r"^character file not found: 'roles/ahab\.toml'$"):
+        load_character("roles/ahab.toml")
+
+
+BUILT_IN = ["editor", "pirate", "tutor"]
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_built_in_character_is_complete_without_a_file(name: str) -> None:
+    character = load_character(name)
+    assert all((character.name, character.system, character.greeting, character.settings))
+    assert character.purpose.endswith(".")
+    assert character_purposes()[name] == character.purpose
+
+
+def test_a_file_replaces_the_built_in_character_of_its_name() -> None:
+    save_character("pirate.toml", 'purpose = "Sings  sea\\nshanties."\n[settings]\nseed = 1')
+    assert load_character("pirate") == Character("pirate", settings={"seed": 1}, purpose="Sings sea shanties.")
+    assert character_names() == BUILT_IN
+
+
+def test_the_list_of_purposes_skips_a_file_that_is_not_valid() -> None:
+    save_character("ahab.toml", "name = 3")
+    save_character("eve.md", "---\npurpose: Asks questions.\n---\nYou are Eve.")
+    assert {name: character_purposes()[name] for name in ("ahab", "eve")} == {"ahab": "", "eve": "Asks questions."}
+
+
+def test_the_layer_has_the_settings_and_the_system_prompt() -> None:
     values = layer(AHAB).values
     assert layer(AHAB).name == "character"
     assert values == {"temperature": Fixed(1.2), "stop": ("Ishmael",), "system": "You hunt a whale."}
     assert layer(Character("x")).values == {}
 
 
-def test_the_system_prompt_of_a_stranger_s_file_names_no_file_of_ours(folder: Path) -> None:
+def test_the_system_prompt_of_a_character_reads_no_file(folder: Path) -> None:
     (folder / "secret").write_text("42")
     read = system_text(Settings(**layer(load('system = "@secret"')).values))
     assert read is not None

@@ -1,4 +1,4 @@
-"""The oldest turns become a summary, in a branch of its own, and nothing is lost."""
+"""The oldest turns become a summary in a new branch, and the old branch stays."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -29,13 +29,13 @@ def dialogue(tiny: LocalModel) -> Dialogue:
     return dialogue_with(tiny, n_ctx=N_CTX, max_tokens=6, system="be brief")
 
 
-Asked = list[tuple[Prompt, Settings]]
+Requests = list[tuple[Prompt, Settings]]
 
 
 @pytest.fixture
-def asked(dialogue: Dialogue, monkeypatch: pytest.MonkeyPatch) -> Asked:
-    """What the model is asked for a summary with; it says that all is well."""
-    seen: Asked = []
+def requests(dialogue: Dialogue, monkeypatch: pytest.MonkeyPatch) -> Requests:
+    """The requests for a summary; the model always answers that all is well."""
+    seen: Requests = []
     model = scripted("<think>hm</think>\n", "All ", "is well.\n")
 
     def generate(prompt: Prompt, settings: Settings, *more: object, **watched: object) -> Any:
@@ -46,7 +46,7 @@ def asked(dialogue: Dialogue, monkeypatch: pytest.MonkeyPatch) -> Asked:
     return seen
 
 
-def talk(dialogue: Dialogue, *questions: str) -> None:
+def ask(dialogue: Dialogue, *questions: str) -> None:
     for text in questions:
         dialogue.session.say("user", text)
         dialogue.session.say("assistant", f" {text * 2}")
@@ -62,15 +62,15 @@ def texts(dialogue: Dialogue) -> list[tuple[str, str]]:
     return [(message.role, message.content) for message in dialogue.session.conversation.path()]
 
 
-def test_the_conversation_goes_on_from_the_summary_and_the_last_turns(dialogue: Dialogue, asked: Asked) -> None:
-    talk(dialogue, "a", "b", "c", "d")
+def test_the_conversation_continues_from_the_summary(dialogue: Dialogue, requests: Requests) -> None:
+    ask(dialogue, "a", "b", "c", "d")
     before, number = texts(dialogue), compact(dialogue).use()
     assert number == 4
     assert texts(dialogue) == [("summary", "All is well."), *before[4:]]
 
 
-def test_the_old_branch_stays(dialogue: Dialogue, asked: Asked) -> None:
-    talk(dialogue, "a", "b", "c")
+def test_the_old_branch_stays(dialogue: Dialogue, requests: Requests) -> None:
+    ask(dialogue, "a", "b", "c")
     conversation = dialogue.session.conversation
     old, messages = conversation.head, dict(conversation.messages)
     compact(dialogue).use()
@@ -80,84 +80,82 @@ def test_the_old_branch_stays(dialogue: Dialogue, asked: Asked) -> None:
     assert [role for role, _ in texts(dialogue)] == ["user", "assistant"] * 3
 
 
-def test_the_model_reads_the_summary_with_the_system_text_and_no_longer_the_turns(
-    dialogue: Dialogue, asked: Asked
-) -> None:
-    talk(dialogue, "a", "b", "c")
+def test_the_model_reads_the_summary_in_place_of_the_turns(dialogue: Dialogue, requests: Requests) -> None:
+    ask(dialogue, "a", "b", "c")
     compact(dialogue, 1).use()
     text = dialogue.prompt(dialogue.session.conversation.path()).text
     assert text.startswith("be brief\n\nWhat was said before, in summary:\nAll is well.\n\nUser: c\n")
     assert "User: a" not in text
 
 
-def test_what_was_left_out_before_is_in_the_summary(dialogue: Dialogue, asked: Asked) -> None:
-    talk(dialogue, "a", "b", "c")
+def test_turns_that_were_dropped_are_in_the_summary(dialogue: Dialogue, requests: Requests) -> None:
+    ask(dialogue, "a", "b", "c")
     dialogue.first = dialogue.session.conversation.path()[4].id
     compact(dialogue, 1).use()
-    assert "User: a\n\nAssistant:  aa" in asked[0][0].text
+    assert "User: a\n\nAssistant:  aa" in requests[0][0].text
     assert dialogue.first is None
 
 
-def test_a_summary_is_summarized_with_the_rest(dialogue: Dialogue, asked: Asked) -> None:
-    talk(dialogue, "a", "b", "c")
+def test_an_older_summary_is_part_of_the_next_one(dialogue: Dialogue, requests: Requests) -> None:
+    ask(dialogue, "a", "b", "c")
     compact(dialogue, 1).use()
-    talk(dialogue, "d", "e")
+    ask(dialogue, "d", "e")
     assert compact(dialogue, 1).use() == 5
-    assert "Earlier: All is well.\n\nUser: c" in asked[1][0].text
+    assert "Earlier: All is well.\n\nUser: c" in requests[1][0].text
     assert [role for role, _ in texts(dialogue)] == ["summary", "user", "assistant"]
 
 
-def test_files_are_summarized_and_stay_with_the_turns_that_stay(dialogue: Dialogue, asked: Asked) -> None:
+def test_files_of_old_turns_are_summarized_and_of_new_ones_stay(dialogue: Dialogue, requests: Requests) -> None:
     for name in ("old.txt", "new.txt"):
         dialogue.session.say("user", "see", attachments=(Attachment(name, f"in {name}"),))
         dialogue.session.say("assistant", " yes")
     compact(dialogue, 1).use()
-    assert "in old.txt" in asked[0][0].text
-    assert "in new.txt" not in asked[0][0].text
+    assert "in old.txt" in requests[0][0].text
+    assert "in new.txt" not in requests[0][0].text
     assert [one.name for one in dialogue.session.conversation.path()[1].attachments] == ["new.txt"]
 
 
 @pytest.mark.parametrize(("keep", "stay"), [(0, 0), (1, 2), (2, 4), (9, 4)])
-def test_at_least_the_first_turn_is_summarized(dialogue: Dialogue, asked: Asked, keep: int, stay: int) -> None:
-    talk(dialogue, "a", "b", "c")
+def test_at_least_the_first_turn_is_summarized(dialogue: Dialogue, requests: Requests, keep: int, stay: int) -> None:
+    ask(dialogue, "a", "b", "c")
     assert compact(dialogue, keep).use() == 6 - stay
     assert len(texts(dialogue)) == 1 + stay
 
 
-@pytest.mark.parametrize("said", [[], ["user"], ["assistant", "user"][:1]])
-def test_too_little_is_refused(dialogue: Dialogue, said: list[str]) -> None:
-    for role in said:
+@pytest.mark.parametrize("roles", [[], ["user"], ["assistant"]])
+def test_a_conversation_of_one_message_is_too_short(dialogue: Dialogue, roles: list[str]) -> None:
+    for role in roles:
         dialogue.session.say(role, "a")
-    with pytest.raises(UsageError, match="too little"):
+    with pytest.raises(UsageError, match="too short"):
         Compaction(dialogue, dialogue.session.conversation.path())
 
 
-def test_the_summary_is_free_of_what_answers_are_bound_to(dialogue: Dialogue, asked: Asked) -> None:
+def test_the_summary_ignores_constraints_of_answers(dialogue: Dialogue, requests: Requests) -> None:
     dialogue.set("json_schema", "{}")
     dialogue.set("stop", ("All",))
     dialogue.set("prefill", "Well")
     dialogue.set("think", "show")
     dialogue.set("max_tokens", 3)
     dialogue.set("top_k", 7)
-    talk(dialogue, "a", "b", "c")
+    ask(dialogue, "a", "b", "c")
     assert compact(dialogue).text == "All is well."
-    settings = asked[0][1]
+    settings = requests[0][1]
     assert (settings.json_schema, settings.prefill, settings.think, settings.top_k) == (None, None, "off", 7)
     assert settings.max_tokens == N_CTX // 4
     assert settings.stop == ("\nUser:",)  # of the plain template
     assert dialogue.settings.max_tokens == 3
 
 
-def test_more_than_fits_loses_its_own_beginning(dialogue: Dialogue, asked: Asked) -> None:
-    talk(dialogue, "a" * 60, "b" * 60, "c" * 20, "d")
+def test_the_oldest_text_is_skipped_if_the_request_is_too_long(dialogue: Dialogue, requests: Requests) -> None:
+    ask(dialogue, "a" * 60, "b" * 60, "c" * 20, "d")
     compact(dialogue, 1)
-    prompt = asked[0][0]
+    prompt = requests[0][0]
     assert "a" * 60 not in prompt.text
     assert "c" * 20 in prompt.text
     assert len(prompt.tokens) + N_CTX // 4 < N_CTX
 
 
-def test_one_message_that_is_too_long_to_be_summarized_is_an_error_and_changes_nothing(dialogue: Dialogue) -> None:
+def test_a_message_too_long_to_summarize_changes_nothing(dialogue: Dialogue) -> None:
     dialogue.session.say("user", "a" * 20)
     dialogue.session.say("assistant", "b" * 600)
     before = texts(dialogue)
@@ -166,9 +164,9 @@ def test_one_message_that_is_too_long_to_be_summarized_is_an_error_and_changes_n
     assert texts(dialogue) == before
 
 
-def test_a_summary_that_was_stopped_says_so(dialogue: Dialogue) -> None:
+def test_a_stopped_summary_is_marked_as_interrupted(dialogue: Dialogue) -> None:
     assert dialogue.local
-    talk(dialogue, "a", "b", "c")
+    ask(dialogue, "a", "b", "c")
     compaction = Compaction(dialogue, dialogue.session.conversation.path())
     for _ in compaction.parts():
         dialogue.local.abort.set()
@@ -176,8 +174,8 @@ def test_a_summary_that_was_stopped_says_so(dialogue: Dialogue) -> None:
     assert compaction.interrupted
 
 
-def test_after_a_summary_the_chat_goes_on(dialogue: Dialogue) -> None:
-    talk(dialogue, "a", "b", "c")
+def test_the_next_answer_reads_a_summary_that_the_user_edited(dialogue: Dialogue) -> None:
+    ask(dialogue, "a", "b", "c")
     compaction = compact(dialogue)
     compaction.text = "we sail"  # as the user changed it
     compaction.use()

@@ -1,4 +1,4 @@
-"""What is in force in a session, for one answer, and for the model that is open."""
+"""The settings in force in a session and for one answer, and when the model is loaded again."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +36,7 @@ def dialogue(tiny: LocalModel) -> Dialogue:
     return dialogue_with(tiny, n_ctx=256, max_tokens=4)
 
 
-# What is in force
+# The settings in force
 
 
 LAYERS = ("default", "model", "config", "preset", "character", "env", "flag", "session preset", "session", "retry")
@@ -87,12 +87,12 @@ class Header:
         self.sampling_defaults = defaults
 
 
-def test_of_a_preset_and_a_setting_the_later_command_wins(dialogue: Dialogue) -> None:
+def test_the_later_of_a_preset_and_a_setting_wins(dialogue: Dialogue) -> None:
     dialogue.set("temperature", Fixed(0.5))
     dialogue.set("max_tokens", 9)
     dialogue.set("preset", "creative")
     assert dialogue.settings.temperature == Fixed(1.2)
-    assert dialogue.settings.max_tokens == 9  # which the preset says nothing of
+    assert dialogue.settings.max_tokens == 9  # not in the preset
     dialogue.set("temperature", Fixed(0.6))
     assert dialogue.settings.temperature == Fixed(0.6)
     assert dialogue.settings.top_k == 0
@@ -100,13 +100,13 @@ def test_of_a_preset_and_a_setting_the_later_command_wins(dialogue: Dialogue) ->
     assert dialogue.settings.temperature == Fixed(0.3)
 
 
-def test_a_preset_that_is_not_there_changes_nothing(dialogue: Dialogue) -> None:
-    with pytest.raises(UsageError, match="there is no preset"):
+def test_an_unknown_preset_changes_nothing(dialogue: Dialogue) -> None:
+    with pytest.raises(UsageError, match="preset 'nonsense'"):
         dialogue.set("preset", "nonsense")
     assert dialogue.session.overrides == {}
 
 
-def test_a_reset_brings_the_layer_below_back(dialogue: Dialogue) -> None:
+def test_a_reset_restores_the_layer_below(dialogue: Dialogue) -> None:
     dialogue.set("max_tokens", 9)
     dialogue.set("top_k", 3)
     assert dialogue.reset("top_k") == ["top_k"]
@@ -116,7 +116,7 @@ def test_a_reset_brings_the_layer_below_back(dialogue: Dialogue) -> None:
     assert dialogue.resolved().origins["max_tokens"] == "flag"
 
 
-def test_a_preset_for_one_answer_counts_in_it_and_is_over_afterwards(dialogue: Dialogue) -> None:
+def test_a_preset_for_one_answer_ends_with_it(dialogue: Dialogue) -> None:
     dialogue.session.say("user", "a")
     turn = answer(dialogue, preset="creative", top_k=5)
     assert turn.resolved.settings.temperature == Fixed(1.2)
@@ -125,63 +125,57 @@ def test_a_preset_for_one_answer_counts_in_it_and_is_over_afterwards(dialogue: D
 
 
 @pytest.mark.parametrize(
-    ("extra", "telling"),
+    ("extra", "part"),
     [({"system": "be brief"}, "be brief\n\n"), ({"prefill": " so"}, "Assistant: so"), ({"raw": True}, "a")],
 )
-def test_a_setting_of_one_answer_changes_its_prompt_too(
-    dialogue: Dialogue, extra: dict[str, Any], telling: str
-) -> None:
+def test_a_setting_of_one_answer_changes_its_prompt_too(dialogue: Dialogue, extra: dict[str, Any], part: str) -> None:
     dialogue.session.say("user", "a")
     turn = answer(dialogue, **extra)
-    assert telling in turn.prompt.text
+    assert part in turn.prompt.text
     assert ("User" in turn.prompt.text) is not bool(extra.get("raw"))
     assert turn.answer.text.startswith(extra.get("prefill", ""))
 
 
-def test_what_makes_no_sense_in_a_chat_is_refused_with_another_way(dialogue: Dialogue) -> None:
-    with pytest.raises(UsageError, match="file cannot be set here") as caught:
+def test_a_setting_of_the_start_is_refused_with_another_way(dialogue: Dialogue) -> None:
+    with pytest.raises(UsageError, match="file cannot be set in a running chat") as caught:
         dialogue.parse("file", "x")
     assert "/file" in caught.value.hint
-    with pytest.raises(UsageError, match="on or off"):
+    with pytest.raises(UsageError, match="must be on or off"):
         dialogue.parse("ignore_eos", "")
     assert dialogue.parse("temp", "0.5") == ("temperature", Fixed(0.5))
 
 
 @pytest.mark.parametrize("key", ["grammar", "prefill", "json_schema", "chat_template", "seed"])
-def test_none_takes_away_what_may_be_absent(dialogue: Dialogue, key: str) -> None:
+def test_none_removes_an_optional_value(dialogue: Dialogue, key: str) -> None:
     assert dialogue.parse(key, "none") == (key, None)
 
 
-# The model that is open
+# The loaded model
 
 
-def is_stale(dialogue: Dialogue) -> bool:
-    return dialogue.stale
-
-
-def test_only_a_change_of_what_the_model_was_opened_with_opens_it_again(dialogue: Dialogue) -> None:
+def test_only_a_model_setting_needs_a_reload(dialogue: Dialogue) -> None:
     dialogue.set("top_k", 3)
-    assert not is_stale(dialogue)
-    dialogue.set("n_ctx", 256)  # as it is
-    assert not is_stale(dialogue)
+    assert not dialogue.stale
+    dialogue.set("n_ctx", 256)  # the same value
+    assert not dialogue.stale
     dialogue.set("n_ctx", 512)
-    assert is_stale(dialogue)
+    assert dialogue.stale
     dialogue.reset("n_ctx")
-    assert not is_stale(dialogue)
+    assert not dialogue.stale
 
 
-def test_a_preset_or_a_session_with_another_context_opens_the_model_again(dialogue: Dialogue) -> None:
+def test_a_preset_or_session_with_another_n_ctx_needs_a_reload(dialogue: Dialogue) -> None:
     path = config_file()
     path.parent.mkdir(parents=True)
     path.write_text("[presets.long]\nn_ctx = 512")
     dialogue.set("preset", "long")
-    assert is_stale(dialogue)
+    assert dialogue.stale
     dialogue.reset()
-    assert not is_stale(dialogue)
+    assert not dialogue.stale
     other = Session(keep=False)
     other.overrides["n_ctx"] = 512
     dialogue.take(other)
-    assert is_stale(dialogue)
+    assert dialogue.stale
 
 
 def test_a_stale_model_is_closed_before_the_next_is_loaded(tmp_path: Path) -> None:
@@ -195,7 +189,7 @@ def test_a_stale_model_is_closed_before_the_next_is_loaded(tmp_path: Path) -> No
         sizes.append(settings.n_ctx)
         return Opening(lambda _abort, _say: Transcript(open_local(path, settings)))
 
-    dialogue._load = load
+    dialogue._start_loading = load
     dialogue.set("n_ctx", 512)
     local = dialogue.open().wait(lambda _doing: True)
     assert dialogue.open() is dialogue.opening

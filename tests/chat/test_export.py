@@ -1,4 +1,4 @@
-"""Documents made from a conversation: Markdown and JSON (the web page has a file of its own)."""
+"""Export of a conversation as Markdown, plain text and JSON; test_web_page has the web page."""
 
 import json
 import re
@@ -37,17 +37,24 @@ def answer(text: str, **more: str) -> Message:
 
 @pytest.mark.parametrize(
     ("name", "form"),
-    [("a.md", "md"), ("a.MARKDOWN", "md"), ("x/a.json", "json"), ("a.b.html", "html"), ("a.htm", "html")],
+    [
+        ("a.md", "md"),
+        ("a.MARKDOWN", "md"),
+        ("x/a.json", "json"),
+        ("a.b.html", "html"),
+        ("a.htm", "html"),
+        ("a.TXT", "txt"),
+    ],
 )
-def test_the_name_of_a_file_asks_for_a_form(name: str, form: str) -> None:
+def test_the_suffix_of_a_file_selects_the_form(name: str, form: str) -> None:
     assert form_of(Path(name)) == form
 
 
-@pytest.mark.parametrize("name", ["a", "a.txt", ".md", "a.md.gz"])
-def test_another_name_asks_for_none(name: str) -> None:
-    with pytest.raises(UsageError, match="cannot tell the form") as caught:
+@pytest.mark.parametrize("name", ["a", "a.pdf", ".md", "a.md.gz"])
+def test_another_suffix_is_refused_with_the_known_ones(name: str) -> None:
+    with pytest.raises(UsageError, match="unknown export format") as caught:
         form_of(Path(name))
-    assert ".html" in caught.value.hint
+    assert ".txt" in caught.value.hint
 
 
 def test_an_unknown_form_is_refused() -> None:
@@ -57,8 +64,8 @@ def test_an_unknown_form_is_refused() -> None:
 
 def test_markdown_has_a_heading_for_each_turn() -> None:
     assert export(TALK, "On\none", "Be brief.", "md") == (
-        "# On one\n\n## System\n\nBe brief.\n\n## You\n\nWhat is *it*?\n\nFile a.py:\n```python\nx = 1\n```\n\n"
-        "## Assistant (starter)\n\n<details>\n<summary>Reasoning</summary>\n\nThey ask.\n\n</details>\n\n"
+        "# On one\n\n## System prompt\n\nBe brief.\n\n## You\n\nWhat is *it*?\n\nFile a.py:\n```python\nx = 1\n```\n\n"
+        "## Model (starter)\n\n<details>\n<summary>Reasoning</summary>\n\nThey ask.\n\n</details>\n\n"
         "It is **one**.\n\n*(interrupted)*\n"
     )
 
@@ -71,15 +78,22 @@ def test_a_cut_answer_does_not_swallow_the_next_turn(cut: str, place: str) -> No
     first = answer(cut) if place == "content" else answer("a", reasoning=cut)
     tokens = MarkdownIt("commonmark").parse(export([first, *TALK], "t", None, "md"))
     headings = [after.content for token, after in pairwise(tokens) if token.type == "heading_open"]
-    assert headings == ["t", "Assistant", "You", "Assistant (starter)"]
+    assert headings == ["t", "Model", "You", "Model (starter)"]
 
 
-def test_reasoning_does_not_end_its_own_fold() -> None:
+def test_reasoning_cannot_end_its_own_fold() -> None:
     text = export([answer("a", reasoning="x </details> <DETAILS open> y")], "t", None, "md")
     assert len(re.findall("(?i)</?details", text)) == 2
 
 
-def test_json_is_what_other_programs_read() -> None:
+def test_plain_text_has_a_line_for_each_speaker() -> None:
+    assert export(TALK, "On\none", "Be brief.", "txt") == (
+        "On one\n\nSystem prompt:\nBe brief.\n\nYou:\nWhat is *it*?\n\nFile a.py:\n```python\nx = 1\n```\n\n"
+        "Model (starter):\nIt is **one**.\n(interrupted)\n"
+    )
+
+
+def test_json_has_the_messages_of_the_openai_api() -> None:
     data = json.loads(export(TALK, "On one", "Be brief.", "json"))
     assert [data["version"], data["title"], data["system"]] == [1, "On one", "Be brief."]
     assert [message["role"] for message in data["messages"]] == ["system", "user", "assistant"]
@@ -97,25 +111,25 @@ def test_json_is_what_other_programs_read() -> None:
     assert "tree" not in data
 
 
-def test_json_may_hold_every_branch() -> None:
+def test_json_can_include_every_branch() -> None:
     other = Message(3, 1, "assistant", "Two.")
     data = json.loads(export(TALK, "t", None, "json", {message.id: message for message in (*TALK, other)}))
     assert [from_event(event) for event in data["tree"]] == [*TALK, other]
     assert [message["role"] for message in data["messages"]] == ["user", "assistant"]
 
 
-def test_a_summary_is_told_apart() -> None:
+def test_a_summary_is_marked_as_one() -> None:
     summary = [Message(1, None, "summary", "We greeted.")]
     assert json.loads(export(summary, "t", None, "json"))["messages"] == [
         {"role": "system", "content": "We greeted.", "summary": True}
     ]
-    assert "## Summary of what was said before\n\nWe greeted." in export(summary, "t", None, "md")
+    assert "## Summary of the earlier conversation\n\nWe greeted." in export(summary, "t", None, "md")
     assert '<article class="summary"' in export(summary, "t", None, "html")
 
 
-@pytest.mark.parametrize("form", ["md", "json", "html"])
-def test_strange_values_do_no_harm(form: str) -> None:
-    strange = Message(1, None, "assistant", "\ud800 \0", time=1e300, params={"a": [None]}, timings={"b": float("inf")})
-    export([strange], "\udcff", "\ud800", form).encode()
+@pytest.mark.parametrize("form", ["md", "txt", "json", "html"])
+def test_extreme_values_can_be_exported(form: str) -> None:
+    extreme = Message(1, None, "assistant", "\ud800 \0", time=1e300, params={"a": [None]}, timings={"b": float("inf")})
+    export([extreme], "\udcff", "\ud800", form).encode()
     assert export([], "", None, form).endswith("\n")
     assert "a" * 300_000 in export([answer("a" * 300_000)], "t", None, form)

@@ -1,4 +1,4 @@
-"""The file of a session: whole lines whatever happens, and nothing in one that could crash its reader."""
+"""The file of a session: its lines stay whole, and no line can crash its reader."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "new folder" / "a.jsonl"
 
 
-def written(path: Path, *events: dict[str, Any]) -> Path:
+def write_journal(path: Path, *events: dict[str, Any]) -> Path:
     journal = Journal(path, new=True)
     for event in events:
         journal.add([event])
@@ -40,20 +40,20 @@ def written(path: Path, *events: dict[str, Any]) -> Path:
     return path
 
 
-def test_lines_come_back_as_they_were_added(path: Path) -> None:
+def test_lines_are_read_as_they_were_added(path: Path) -> None:
     events: list[dict[str, Any]] = [{"a": 1}, {"b": 'quote " back \\ line \n \u2028 \r é 🙂 \x00'}, {"c": [None, {}]}]
-    assert list(read_events(written(path, *events))) == events
+    assert list(read_events(write_journal(path, *events))) == events
     assert path.read_bytes().count(b"\n") == 3
 
 
-def test_lone_surrogates_become_replacement_marks(path: Path) -> None:
+def test_lone_surrogates_become_replacement_characters(path: Path) -> None:
     assert encode({"a": "x\ud800y\udfff"}) == '{"a":"x\ufffdy\ufffd"}\n'.encode()
-    assert list(read_events(written(path, {"a": "\udc80"}))) == [{"a": "\ufffd"}]
+    assert list(read_events(write_journal(path, {"a": "\udc80"}))) == [{"a": "\ufffd"}]
 
 
 @pytest.mark.parametrize("cut", range(1, 11))
-def test_a_line_that_was_cut_is_skipped_and_what_follows_is_not(path: Path, cut: int) -> None:
-    written(path, {"n": 1}, {"n": 22})
+def test_a_cut_line_is_skipped_and_the_next_one_is_read(path: Path, cut: int) -> None:
+    write_journal(path, {"n": 1}, {"n": 22})
     os.truncate(path, path.stat().st_size - cut)
     journal = Journal(path)
     journal.add([{"n": 3}])
@@ -61,7 +61,7 @@ def test_a_line_that_was_cut_is_skipped_and_what_follows_is_not(path: Path, cut:
     faults: list[str] = []
     read = list(read_events(path, faults))
     assert read == ([{"n": 1}, {"n": 22}, {"n": 3}] if cut == 1 else [{"n": 1}, {"n": 3}])
-    assert faults == ([] if cut in (1, 9, 10) else ["line 2 cannot be read and was left out"])
+    assert faults == ([] if cut in (1, 9, 10) else ["skipped line 2, which is not valid"])
 
 
 @pytest.mark.parametrize(
@@ -80,25 +80,25 @@ def test_a_line_that_was_cut_is_skipped_and_what_follows_is_not(path: Path, cut:
     ],
 )
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_a_damaged_line_in_any_place_costs_itself_alone(path: Path, line: bytes, place: int) -> None:
+def test_a_damaged_line_in_any_place_is_skipped(path: Path, line: bytes, place: int) -> None:
     lines = [b'{"n":0}', b'{"n":1}']
     lines.insert(place, line)
     path.parent.mkdir()
     path.write_bytes(b"\r\n".join(lines) + b"\n\n")
     faults: list[str] = []
     assert list(read_events(path, faults)) == [{"n": 0}, {"n": 1}]
-    assert faults == [f"line {place + 1} cannot be read and was left out"]
+    assert faults == [f"skipped line {place + 1}, which is not valid"]
 
 
 @pytest.mark.parametrize("version", [2, 10**9, "1", None, 1.5, []])
 def test_a_file_of_a_newer_version_is_refused(path: Path, version: object) -> None:
-    written(path, {"type": "session", "version": version})
-    with pytest.raises(UsageError, match="written by a newer llmcli") as caught:
+    write_journal(path, {"type": "session", "version": version})
+    with pytest.raises(UsageError, match="written by a newer version of llmcli") as caught:
         list(read_events(path))
     assert caught.value.hint == "update llmcli"
 
 
-def test_a_file_that_is_none_is_a_disk_error(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_file_is_a_disk_error(tmp_path: Path) -> None:
     with pytest.raises(DiskError, match="cannot read"):
         list(read_events(tmp_path))
     with pytest.raises(DiskError, match="cannot write"):
@@ -107,8 +107,8 @@ def test_a_file_that_is_none_is_a_disk_error(tmp_path: Path) -> None:
         Journal(tmp_path / "not made by opening")
 
 
-def test_a_new_file_replaces_none(path: Path) -> None:
-    written(path, {"n": 1})
+def test_a_new_file_does_not_replace_another(path: Path) -> None:
+    write_journal(path, {"n": 1})
     with pytest.raises(FileExistsError):
         Journal(path, new=True)
 
@@ -117,7 +117,7 @@ def test_a_new_file_replaces_none(path: Path) -> None:
 def test_the_file_is_private_whatever_the_umask(path: Path) -> None:
     before = os.umask(0)
     try:
-        written(path)
+        write_journal(path)
     finally:
         os.umask(before)
     assert [stat.S_IMODE(one.stat().st_mode) for one in (path, path.parent)] == [0o600, 0o700]
@@ -137,7 +137,7 @@ def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(WINDOWS, reason="needs a limit on the size of files")
-def test_a_disk_that_fills_in_the_middle_of_a_line_leaves_whole_lines(path: Path) -> None:
+def test_a_full_disk_leaves_whole_lines(path: Path) -> None:
     import resource
     import signal
 
@@ -151,7 +151,7 @@ def test_a_disk_that_fills_in_the_middle_of_a_line_leaves_whole_lines(path: Path
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
-    assert caught.value.hint == "the session is not saved"
+    assert caught.value.hint == "free some space: the session is not saved"
     journal.add([{"n": 3}])
     journal.sync()
     journal.close()
@@ -162,8 +162,8 @@ def test_a_disk_that_fills_in_the_middle_of_a_line_leaves_whole_lines(path: Path
 
 
 @pytest.mark.skipif(WINDOWS, reason="Windows has other rules for two writers")
-def test_two_writers_do_not_tear_each_other_s_lines(path: Path) -> None:
-    """The lock keeps them apart; where it cannot (some network disks), whole lines still do."""
+def test_the_lines_of_two_writers_stay_whole(path: Path) -> None:
+    """The lock separates them; on a network disk without locks, whole lines still do."""
     journals = [Journal(path, new=True), Journal(path)]
 
     def write(journal: Journal) -> None:
@@ -182,7 +182,7 @@ def test_two_writers_do_not_tear_each_other_s_lines(path: Path) -> None:
         journal.close()
 
 
-def test_a_message_comes_back_whole() -> None:
+def test_a_message_is_read_as_it_was_written() -> None:
     message = Message(
         7, 3, "assistant", "text", "why", (Attachment("a.txt", "A\n"),), 1e9, "m",
         {"seed": 1, "stop": ["x"], "logit_bias": [[1, 2.5]]}, "stop", {"predicted_n": 4.0},
@@ -204,9 +204,9 @@ def test_a_message_comes_back_whole() -> None:
         {"timings": 3}, {"attachments": 3}, {"attachments": [3]}, {"attachments": [{"name": 3}]}, {"attachments": {}},
     ],
 )  # fmt: skip
-def test_a_line_with_a_wrong_type_is_no_message(fault: dict[str, Any]) -> None:
+def test_a_line_with_a_wrong_type_is_not_a_message(fault: dict[str, Any]) -> None:
     assert from_event(GOOD).content == "hi"
-    with pytest.raises(ValueError, match=r"^(its?|an attachment) "):
+    with pytest.raises(ValueError, match=r" must be |^not a message$"):
         from_event(GOOD | fault)
 
 
@@ -223,13 +223,13 @@ def test_a_line_with_a_wrong_type_is_no_message(fault: dict[str, Any]) -> None:
         "١٩٧٠-01-01",
     ],
 )
-def test_a_time_that_is_none_is_forgotten(stamp: Any) -> None:
+def test_a_timestamp_that_is_not_valid_becomes_zero(stamp: Any) -> None:
     message = from_event(GOOD | {"time": stamp})
     assert message.time == 0
     assert to_event(message)["time"] == "1970-01-01T00:00:00Z"
 
 
-def test_values_that_no_setting_and_no_timing_has_are_left_out() -> None:
+def test_values_that_no_setting_can_have_are_skipped() -> None:
     deep: Any = 1
     for _ in range(900):
         deep = [deep]
@@ -244,7 +244,7 @@ def test_values_that_no_setting_and_no_timing_has_are_left_out() -> None:
         st.sampled_from(["id", "parent", "role", "content", "params", "timings", "attachments", "time"]), JSON
     )
 )
-def test_any_json_is_a_message_that_can_be_written_again_or_a_value_error(event: dict[str, Any]) -> None:
+def test_any_json_is_a_valid_message_or_a_value_error(event: dict[str, Any]) -> None:
     try:
         message = from_event(GOOD | event)
     except ValueError:
@@ -252,7 +252,7 @@ def test_any_json_is_a_message_that_can_be_written_again_or_a_value_error(event:
     assert from_event(json.loads(encode(to_event(message)))).id == message.id
 
 
-def test_a_whole_session_as_lines_says_where_its_head_is() -> None:
+def test_the_events_of_a_session_include_its_head() -> None:
     conversation = Conversation()
     for number in (1, 2):
         conversation.add(Message(number, None, "user", "x"))

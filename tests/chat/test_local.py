@@ -120,11 +120,11 @@ def test_the_model_s_own_defaults_lie_under_everything_the_user_says(tmp_path: P
 @pytest.mark.parametrize(
     ("values", "telling"),
     [
-        ({"top_p": 1.5}, "top_p: must be between 0 and 1, got 1.5"),
-        ({"temp": -1.0}, "temperature: must be"),
-        ({"top_k": -5}, "top_k: must be"),
-        ({"mirostat": 7}, "mirostat: must be"),
-        ({"sequence": "top_k;nonsense"}, "samplers: "),
+        ({"top_p": 1.5}, "top_p must be between 0 and 1, got 1.5"),
+        ({"temp": -1.0}, "temperature must be"),
+        ({"top_k": -5}, "top_k must be"),
+        ({"mirostat": 7}, "mirostat must be"),
+        ({"sequence": "top_k;nonsense"}, "unknown sampler 'nonsense'"),
     ],
 )
 def test_an_impossible_default_of_the_model_is_left_out_and_noted(

@@ -8,13 +8,13 @@ import pytest
 
 from llmcli.chat.config import aliases, config_layer, set_alias, set_value, unset_value
 from llmcli.chat.paths import config_file
-from llmcli.chat.presets import describe, preset_layer, presets, remove_preset, save_preset
+from llmcli.chat.presets import describe, preset_layer, presets, remove_preset, save_preset, summary
 from llmcli.errors import UsageError
 from llmcli.params.inert import inert
 from llmcli.params.layers import Layer, resolve
 from llmcli.params.policy.tree import Entropy, Fixed
 from llmcli.params.settings import Settings, fields
-from tests.params.samples import legal
+from tests.params.samples import legal_values
 
 BUILT_IN = ("balanced", "brainstorm", "code", "creative", "deterministic", "precise")
 NEVER = ("prompt", "file", "preset", "character", "pull", "offline", "model_folders")
@@ -57,10 +57,10 @@ def test_the_user_s_own_wins_over_the_built_in_one() -> None:
     assert config_layer().values == {"top_k": 1}
 
 
-def test_an_unknown_name_is_told_with_the_nearest() -> None:
-    with pytest.raises(UsageError, match="no preset 'creativ'") as caught:
+def test_an_unknown_preset_is_an_error_with_the_nearest_name() -> None:
+    with pytest.raises(UsageError, match="unknown preset 'creativ'") as caught:
         preset_layer("creativ")
-    assert caught.value.hint == 'did you mean "creative"?'
+    assert caught.value.hint == "did you mean 'creative'?"
     with pytest.raises(UsageError) as caught:
         preset_layer("zzz")
     assert "balanced, brainstorm" in caught.value.hint
@@ -71,9 +71,9 @@ def test_an_unknown_name_is_told_with_the_nearest() -> None:
     [
         ("presets = 3\n", "must give a table of settings"),
         ("[presets]\ntemperature = 1\n", "must give a table of settings"),
-        ("[presets.x]\ntemperature = -1\n", r"\[presets.x\]: temperature: must be 0 or more"),
-        ("[presets.x]\ntemprature = 1\n", "no setting called 'temprature'"),
-        ("[presets.x.y]\nseed = 1\n", "no setting called 'y'"),
+        ("[presets.x]\ntemperature = -1\n", r"\[presets.x\]: temperature must be finite and at least 0"),
+        ("[presets.x]\ntemprature = 1\n", "unknown setting 'temprature'"),
+        ("[presets.x.y]\nseed = 1\n", "unknown setting 'y'"),
         ("[presets.x]\nprompt = 'hi'\n", "prompt cannot be part of a preset"),
         ("[presets.x]\nfile = ['a']\n", "file cannot be part of a preset"),
         ("[presets.x]\npreset = 'y'\n", "preset cannot be part of a preset"),
@@ -98,7 +98,9 @@ def test_a_broken_preset_does_not_take_the_others_along() -> None:
 
 @pytest.mark.parametrize("which", [0, -1])
 def test_every_value_comes_back_as_it_was_kept(which: int) -> None:
-    legals = {key: [v for v in legal(field) if v is not None] for key, field in fields().items() if key not in NEVER}
+    legals = {
+        key: [v for v in legal_values(field) if v is not None] for key, field in fields().items() if key not in NEVER
+    }
     values = {key: values[which] for key, values in legals.items()}
     save_preset("all", values)
     assert preset_layer("all").values == values
@@ -152,14 +154,14 @@ def test_a_preset_is_kept_beside_others_on_one_line() -> None:
 
 @pytest.mark.parametrize("name", ["", "a b", "../x", "-x", "x" * 65, "é", "con"])
 def test_what_is_no_name_is_refused(name: str) -> None:
-    with pytest.raises(UsageError, match="cannot be the name of a preset"):
+    with pytest.raises(UsageError, match="is not a valid name for a preset"):
         save_preset(name, {"seed": 1})
     assert not config_file().exists()
 
 
 @pytest.mark.parametrize(
     ("values", "telling"),
-    [({"prompt": "hi"}, "prompt cannot be part"), ({"offline": True}, "offline"), ({}, "no setting to keep")],
+    [({"prompt": "hi"}, "prompt cannot be part"), ({"offline": True}, "offline"), ({}, "no setting to save")],
 )
 def test_what_does_not_belong_into_a_preset_is_not_kept(values: dict[str, Any], telling: str) -> None:
     with pytest.raises(UsageError, match=telling):
@@ -172,9 +174,9 @@ def test_removing_the_user_s_own_brings_the_built_in_one_back() -> None:
     remove_preset("code")
     assert presets()["code"]["temperature"] == Fixed(0.2)
     assert tomllib.loads(config_file().read_text()) == {}
-    with pytest.raises(UsageError, match="is built in"):
+    with pytest.raises(UsageError, match="cannot delete the built-in preset 'code'"):
         remove_preset("code")
-    with pytest.raises(UsageError, match="no preset 'nobody'"):
+    with pytest.raises(UsageError, match="unknown preset 'nobody'"):
         remove_preset("nobody")
 
 
@@ -185,3 +187,15 @@ def test_a_preset_is_described_in_one_line() -> None:
     )
     assert describe({"system": "You are\na " + "very " * 20}) == "system You are a very very very very very very…"
     assert describe({}) == ""
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_built_in_preset_has_a_purpose(name: str) -> None:
+    text = summary(name, presets()[name])
+    assert text.endswith(f" ({describe(presets()[name])})")
+    assert len(text) > len(describe(presets()[name])) + 10
+
+
+def test_a_preset_of_the_user_has_only_its_values() -> None:
+    save_preset("creative", {"top_k": 3})
+    assert summary("creative", presets()["creative"]) == "top_k 3"

@@ -1,4 +1,4 @@
-"""A session: what is said and set is on disk at once, and survives what happens to its file."""
+"""A session: messages and settings are on disk at once, and survive damage to the file."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from llmcli.chat.session import Session
 from llmcli.errors import UsageError
 
 
-def talked(name: str = "talk", turns: int = 2) -> Session:
+def saved_session(name: str = "talk", turns: int = 2) -> Session:
     session = Session(name)
     for turn in range(1, turns + 1):
         session.say("user", f"question {turn}")
@@ -27,26 +27,26 @@ def texts(session: Session) -> list[str]:
     return [message.content for message in session.conversation.path()]
 
 
-def lines(name: str = "talk") -> list[str]:
+def file_lines(name: str = "talk") -> list[str]:
     return session_files.path_of(name).read_text().splitlines()
 
 
-def rewritten(change: Callable[[list[str]], Any], turns: int = 2) -> Session:
-    """A session whose file was changed by hand, opened again."""
-    talked(turns=turns).close()
-    kept = lines()
+def reopen_edited(change: Callable[[list[str]], Any], turns: int = 2) -> Session:
+    """A session that is opened again after a change of its file."""
+    saved_session(turns=turns).close()
+    kept = file_lines()
     change(kept)
     session_files.path_of("talk").write_text("\n".join(kept) + "\n")
     return Session.load("talk")
 
 
-def test_every_turn_and_setting_is_on_disk_at_once_and_comes_back() -> None:
+def test_messages_and_settings_are_on_disk_at_once() -> None:
     session = Session("talk")
     session.set("top_k", 3)
     session.set("top_p", 0.5)
     assert not session_files.path_of("talk").exists()
     session.say("user", "look", attachments=(Attachment("a.txt", "A"),))
-    assert json.loads(lines()[0]) == {"type": "session", "version": 1}
+    assert json.loads(file_lines()[0]) == {"type": "session", "version": 1}
     session.unset("top_p")
     session.begin_answer(1, model="m")
     answer = session.end_answer("because", "why", finish_reason="length", timings={"predicted_n": 2.0})
@@ -64,7 +64,7 @@ def test_every_turn_and_setting_is_on_disk_at_once_and_comes_back() -> None:
     again.close()
 
 
-def test_a_session_without_words_makes_no_file_and_no_save_never_does(home: Path) -> None:
+def test_neither_an_empty_session_nor_no_save_creates_a_file(home: Path) -> None:
     Session("talk").close()
     session = Session(keep=False)
     session.say("user", "secret")
@@ -80,15 +80,15 @@ def test_a_session_without_words_makes_no_file_and_no_save_never_does(home: Path
     assert not home.exists()
 
 
-def test_an_answer_in_which_nothing_came_is_not_kept() -> None:
-    session = talked(turns=1)
+def test_an_empty_answer_is_not_kept() -> None:
+    session = saved_session(turns=1)
     session.begin_answer(2)
     assert session.end_answer("") is None
     assert texts(session) == ["question 1", "answer 1"]
     session.close()
 
 
-def test_a_greeting_waits_for_the_first_word_of_the_user() -> None:
+def test_a_greeting_is_written_with_the_first_user_message() -> None:
     session = Session("talk")
     session.prepare("assistant", "Ahoy", finish_reason="greeting")
     assert session_files.names() == []
@@ -97,8 +97,8 @@ def test_a_greeting_waits_for_the_first_word_of_the_user() -> None:
     session.close()
 
 
-def test_an_answer_that_a_kill_cut_off_is_taken_in_once() -> None:
-    session = talked(turns=1)
+def test_the_answer_of_a_killed_chat_is_recovered_once() -> None:
+    session = saved_session(turns=1)
     session.say("user", "go on")
     session.begin_answer(3, model="m", params={"seed": 9})
     session.grow("think", "hm")
@@ -111,7 +111,7 @@ def test_an_answer_that_a_kill_cut_off_is_taken_in_once() -> None:
     assert not partial.exists()
     partial.write_bytes(left)  # as a kill leaves it
     assert texts(Session.read("talk"))[-1] == "half an answ\ufffd"
-    for notes in (["the last answer was cut off; /continue goes on with it"], []):
+    for notes in (["the last answer is not complete; /continue continues it"], []):
         session = Session.load("talk")
         assert session.notes == notes
         message = session.conversation.path()[-1]
@@ -125,8 +125,8 @@ def test_an_answer_that_a_kill_cut_off_is_taken_in_once() -> None:
 @pytest.mark.parametrize(
     "junk", [b"", b"junk", b'{"type":"session","version":9}\n', b'{"type":"message","attachments":3}\n{"answer":"x"}']
 )
-def test_a_damaged_unfinished_answer_does_not_keep_a_session_shut(junk: bytes) -> None:
-    talked().close()
+def test_a_damaged_unfinished_answer_does_not_stop_the_opening(junk: bytes) -> None:
+    saved_session().close()
     partial = session_files.partial_of(session_files.path_of("talk"))
     partial.write_bytes(junk)
     session = Session.load("talk")
@@ -135,8 +135,8 @@ def test_a_damaged_unfinished_answer_does_not_keep_a_session_shut(junk: bytes) -
     assert not partial.exists()
 
 
-def test_the_unfinished_answer_of_a_removed_session_is_not_taken_in_by_a_new_one() -> None:
-    talked(turns=1).close()
+def test_a_new_session_ignores_the_unfinished_answer_of_another() -> None:
+    saved_session(turns=1).close()
     path = session_files.path_of("talk")
     path.unlink()
     session_files.partial_of(path).write_text(
@@ -148,29 +148,29 @@ def test_the_unfinished_answer_of_a_removed_session_is_not_taken_in_by_a_new_one
     assert texts(Session.load("talk")) == ["new"]
 
 
-def test_an_unfinished_answer_to_nothing_stays_one() -> None:
-    talked().close()
+def test_an_unfinished_first_answer_is_recovered() -> None:
+    saved_session().close()
     partial = session_files.partial_of(session_files.path_of("talk"))
     partial.write_text('{"type":"message","id":5,"parent":null,"role":"assistant"}\n{"answer":"first"}\n')
     assert texts(Session.read("talk")) == ["first"]
 
 
 @pytest.mark.parametrize("place", range(5))
-def test_a_line_that_is_lost_in_any_place_costs_itself_alone(place: int) -> None:
-    session = rewritten(lambda kept: kept.__setitem__(place, kept[place][: len(kept[place]) // 2]))
+def test_a_lost_line_in_any_place_loses_no_other(place: int) -> None:
+    session = reopen_edited(lambda kept: kept.__setitem__(place, kept[place][: len(kept[place]) // 2]))
     expected = ["question 1", "answer 1", "question 2", "answer 2"]
     if place:
         del expected[place - 1]
     assert texts(session) == expected
-    assert session.notes[0] == f"talk.jsonl: line {place + 1} cannot be read and was left out"
+    assert session.notes[0] == f"talk.jsonl: skipped line {place + 1}, which is not valid"
     assert len(session.notes) == (2 if 0 < place < 4 else 1)
     session.say("user", "more")
     session.close()
     assert texts(Session.load("talk")) == [*expected, "more"]
 
 
-def test_a_file_cut_anywhere_opens_and_goes_on() -> None:
-    session = talked(turns=1)
+def test_a_file_that_is_cut_anywhere_can_be_continued() -> None:
+    session = saved_session(turns=1)
     session.set("top_k", 3)
     session.close()
     path = session_files.path_of("talk")
@@ -190,28 +190,28 @@ def test_a_file_cut_anywhere_opens_and_goes_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "telling"),
+    ("line", "message"),
     [
-        ('{"type":"message","id":9,"parent":9,"role":"user","content":"x"}', "message 9 follows 9"),
-        ('{"type":"message","id":9,"parent":77,"role":"user","content":"x"}', "message 9 follows 77"),
-        ('{"type":"message","id":4,"parent":1,"role":"user","content":"x"}', "two messages 4"),
-        ('{"type":"message","id":1e400,"parent":1,"role":"user","content":"x"}', "no number"),
-        ('{"type":"head","id":77}', "no message 77"),
-        ('{"type":"head","id":true}', "no number"),
-        ('{"type":"head","id":1.0}', "no number"),
-        ('{"type":"head","id":[1]}', "no number"),
-        ('{"type":"head","id":NaN}', "no number"),
-        ('{"type":"set","key":"top_p","value":7}', "top_p: must be between 0 and 1"),
-        ('{"type":"set","key":"top_p","value":NaN}', "top_p: must be"),
-        ('{"type":"set","key":"top_k","value":1e400}', "top_k: must be"),
-        ('{"type":"set","key":["top_k"]}', "no setting called"),
-        ('{"type":"set","key":"from_the_future","value":1}', "no setting called 'from_the_future'"),
+        ('{"type":"message","id":9,"parent":9,"role":"user","content":"x"}', "message 9 follows message 9"),
+        ('{"type":"message","id":9,"parent":77,"role":"user","content":"x"}', "message 9 follows message 77"),
+        ('{"type":"message","id":4,"parent":1,"role":"user","content":"x"}', "two messages with the id 4"),
+        ('{"type":"message","id":1e400,"parent":1,"role":"user","content":"x"}', "must be an integer from 1"),
+        ('{"type":"head","id":77}', "message 77 does not exist"),
+        ('{"type":"head","id":true}', "must be an integer from 1"),
+        ('{"type":"head","id":1.0}', "must be an integer from 1"),
+        ('{"type":"head","id":[1]}', "must be an integer from 1"),
+        ('{"type":"head","id":NaN}', "must be an integer from 1"),
+        ('{"type":"set","key":"top_p","value":7}', "top_p must be between 0 and 1"),
+        ('{"type":"set","key":"top_p","value":NaN}', "top_p must be"),
+        ('{"type":"set","key":"top_k","value":1e400}', "top_k must be"),
+        ('{"type":"set","key":["top_k"]}', "unknown setting"),
+        ('{"type":"set","key":"from_the_future","value":1}', "unknown setting 'from_the_future'"),
     ],
 )
-def test_a_line_that_makes_no_sense_is_told_and_what_follows_can_be_read(line: str, telling: str) -> None:
-    session = rewritten(lambda kept: kept.append(line))
+def test_a_line_that_is_not_valid_is_reported_and_skipped(line: str, message: str) -> None:
+    session = reopen_edited(lambda kept: kept.append(line))
     assert len(session.notes) == 1
-    assert telling in session.notes[0]
+    assert message in session.notes[0]
     assert session.overrides == {}
     assert texts(session)[:4] == ["question 1", "answer 1", "question 2", "answer 2"]
     session.say("user", "more")
@@ -219,25 +219,25 @@ def test_a_line_that_makes_no_sense_is_told_and_what_follows_can_be_read(line: s
     assert texts(Session.load("talk"))[-1] == "more"
 
 
-def test_lines_of_others_are_passed_over_and_doubled_ones_do_no_harm() -> None:
-    session = rewritten(lambda kept: kept.extend([*kept, '{"foreign":1}', '{"type":"from the future"}', "{}"]))
+def test_foreign_and_doubled_lines_are_ignored() -> None:
+    session = reopen_edited(lambda kept: kept.extend([*kept, '{"foreign":1}', '{"type":"from the future"}', "{}"]))
     assert session.notes == []
     assert len(session.conversation.messages) == 4
     session.close()
 
 
-def test_many_faults_are_told_in_few_words() -> None:
-    session = rewritten(lambda kept: kept.extend(["junk"] * 1000))
+def test_many_problems_are_reported_in_few_lines() -> None:
+    session = reopen_edited(lambda kept: kept.extend(["junk"] * 1000))
     assert len(session.notes) == 4
-    assert session.notes[-1] == "talk.jsonl: 997 more faults like these"
+    assert session.notes[-1] == "talk.jsonl: 997 more problems like these"
     session.close()
 
 
-def test_a_newer_file_is_refused_untouched_and_left_free() -> None:
+def test_a_file_of_a_newer_version_is_refused_and_not_changed() -> None:
     with pytest.raises(UsageError, match="newer"):
-        rewritten(lambda kept: kept.__setitem__(0, '{"type":"session","version":2}'))
+        reopen_edited(lambda kept: kept.__setitem__(0, '{"type":"session","version":2}'))
     with pytest.raises(UsageError, match="newer"):
         Session.load("talk")  # and not: another chat has it open
     with pytest.raises(UsageError, match="newer"):
         Session.read("talk")
-    assert len(lines()) == 5
+    assert len(file_lines()) == 5

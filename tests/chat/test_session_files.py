@@ -16,7 +16,7 @@ from llmcli.errors import DiskError, UsageError
 WINDOWS = sys.platform == "win32"
 
 
-def begun(name: str = "talk", text: str = "hello") -> Session:
+def new_session(name: str = "talk", text: str = "hello") -> Session:
     session = Session(name)
     session.say("user", text)
     return session
@@ -48,30 +48,30 @@ def texts(session: Session) -> list[str]:
         "nul.txt",
         "com1",
         "x.",
-        "a b",
         "é",
         "a\0b",
         "x" * 65,
         "-x",
     ],
 )
-def test_a_name_that_could_leave_the_folder_or_mean_a_device_is_refused(name: str, home: Path) -> None:
+def test_a_name_that_is_not_a_plain_file_name_is_refused(name: str, home: Path) -> None:
     for use in (files.path_of, files.existing, files.remove, Session.load, Session.read, Session().rename):
-        with pytest.raises(UsageError, match="cannot be the name of a session"):
+        with pytest.raises(UsageError, match="is not a valid name for a session"):
             use(name)
     assert not home.exists()
 
 
-def test_a_session_that_is_not_there_is_told_with_the_nearest_name() -> None:
-    begun("novel").close()
-    with pytest.raises(UsageError, match="no session called navel") as caught:
+def test_the_error_for_an_unknown_session_has_the_nearest_name() -> None:
+    new_session("novel").close()
+    with pytest.raises(UsageError, match="session not found: 'navel'") as caught:
         Session.load("navel")
-    assert caught.value.hint == 'did you mean "novel"?'
+    assert caught.value.hint.startswith("did you mean")
+    assert "novel" in caught.value.hint
     assert not files.path_of("navel").exists()
 
 
-def test_two_chats_that_begin_with_the_same_words_get_a_file_each() -> None:
-    sessions = [begun("", "Why is the sky blue?") for _ in range(3)]
+def test_chats_with_the_same_first_words_get_a_file_each() -> None:
+    sessions = [new_session("", "Why is the sky blue?") for _ in range(3)]
     names = [session.name for session in sessions]
     assert names[0].endswith("-why-is-the-sky-blue")
     assert names[1:] == [f"{names[0]}-2", f"{names[0]}-3"]
@@ -79,26 +79,26 @@ def test_two_chats_that_begin_with_the_same_words_get_a_file_each() -> None:
     for session in sessions:
         session.close()
     for text in ("日本語", "", "-- ++", "x" * 300):
-        with_odd_words = begun("", text)
-        assert with_odd_words.name[10:].startswith("-chat")
-        with_odd_words.close()
+        session = new_session("", text)
+        assert session.name[10:].startswith("-chat")
+        session.close()
 
 
-def _begin_at_once(home: str, gate: str, count: int) -> None:
+def _create_sessions(home: str, gate: str, count: int) -> None:
     os.environ["LLMCLI_HOME"] = home
     while not os.path.exists(gate):
         time.sleep(0.0005)
     for number in range(count):
-        begun("", f"same words {number}").close()
+        new_session("", f"same words {number}").close()
 
 
-def test_processes_that_begin_at_the_same_moment_get_a_file_each(home: Path, tmp_path: Path) -> None:
+def test_processes_that_start_at_the_same_time_get_a_file_each(home: Path, tmp_path: Path) -> None:
     context, gate = multiprocessing.get_context("spawn"), tmp_path / "gate"
-    others = [context.Process(target=_begin_at_once, args=[str(home), str(gate), 20]) for _ in range(2)]
+    others = [context.Process(target=_create_sessions, args=[str(home), str(gate), 20]) for _ in range(2)]
     for other in others:
         other.start()
     gate.touch()
-    _begin_at_once(str(home), str(gate), 20)
+    _create_sessions(str(home), str(gate), 20)
     for other in others:
         other.join(30)
         assert other.exitcode == 0
@@ -106,10 +106,10 @@ def test_processes_that_begin_at_the_same_moment_get_a_file_each(home: Path, tmp
     assert {one.n_messages for one in files.listed()} == {1}
 
 
-def test_a_second_chat_on_a_session_is_refused_by_name_until_the_first_is_gone() -> None:
-    first = begun()
+def test_a_second_chat_on_a_session_is_refused_while_it_is_open() -> None:
+    first = new_session()
     for refused in (lambda: Session.load("talk"), lambda: files.remove("talk"), lambda: files.rename("talk", "new")):
-        with pytest.raises(UsageError, match="another chat has the session talk open"):
+        with pytest.raises(UsageError, match="session 'talk' is open in another chat"):
             refused()
     assert files.is_open("talk")
     assert texts(Session.read("talk")) == ["hello"]  # looking is free
@@ -122,11 +122,11 @@ def test_a_second_chat_on_a_session_is_refused_by_name_until_the_first_is_gone()
     second.close()
 
 
-def test_two_chats_with_one_new_name_do_not_mix() -> None:
+def test_two_chats_with_the_same_new_name_do_not_mix() -> None:
     first, second = Session("talk"), Session("talk")
     first.say("user", "first")
     for _ in range(2):
-        with pytest.raises(UsageError, match=r"called talk already|session talk open"):
+        with pytest.raises(UsageError, match=r"'talk' already exists|is open in another chat"):
             second.say("user", "second")
     assert second.conversation.messages == {}
     second.rename("other")
@@ -136,11 +136,15 @@ def test_two_chats_with_one_new_name_do_not_mix() -> None:
     second.close()
 
 
-def test_a_session_is_renamed_with_its_unfinished_answer_and_goes_on() -> None:
-    session = begun()
-    begun("taken").close()
-    for name, telling in (("taken", "called taken already"), ("talk", "called talk already"), ("../x", "cannot be")):
-        with pytest.raises(UsageError, match=telling):
+def test_a_session_is_renamed_with_its_unfinished_answer() -> None:
+    session = new_session()
+    new_session("taken").close()
+    for name, message in (
+        ("taken", "'taken' already exists"),
+        ("talk", "already 'talk'"),
+        ("../x", "not a valid name"),
+    ):
+        with pytest.raises(UsageError, match=message):
             session.rename(name)
     session.rename("novel")
     session.say("user", "more")
@@ -152,21 +156,21 @@ def test_a_session_is_renamed_with_its_unfinished_answer_and_goes_on() -> None:
         '{"type":"message","id":3,"parent":2,"role":"assistant"}\n{"answer":"x"}\n'
     )
     files.rename("novel", "story")
-    for name, telling in (("taken", "called taken already"), ("story", "called story already")):
-        with pytest.raises(UsageError, match=telling):
+    for name, message in (("taken", "'taken' already exists"), ("story", "already 'story'")):
+        with pytest.raises(UsageError, match=message):
             files.rename("story", name)
     assert texts(Session.read("story")) == ["hello", "more", "x"]
     assert sorted(files.names()) == ["story", "taken"]
     assert not files.is_open("story")
 
 
-def test_a_copy_is_a_session_of_its_own() -> None:
-    session = begun()
+def test_a_copy_is_a_separate_session() -> None:
+    session = new_session()
     turn(session, 1)
     session.undo(1)
     session.set("top_k", 3)
     copy = session.copy("copy")
-    with pytest.raises(UsageError, match="called copy already"):
+    with pytest.raises(UsageError, match="'copy' already exists"):
         session.copy("copy")
     session.say("user", "here")
     copy.say("user", "there")
@@ -177,20 +181,20 @@ def test_a_copy_is_a_session_of_its_own() -> None:
     assert len(Session.read("copy").conversation.messages) == 4
 
 
-def test_removing_leaves_nothing_behind() -> None:
-    begun().close()
+def test_a_removed_session_has_no_file_left() -> None:
+    new_session().close()
     files.partial_of(files.path_of("talk")).touch()
     files.remove("talk")
     assert [path for path in files.folder().rglob("*") if path.is_file()] == []
-    with pytest.raises(UsageError, match="no session called talk"):
+    with pytest.raises(UsageError, match="session not found: 'talk'"):
         files.remove("talk")
 
 
 @pytest.mark.skipif(WINDOWS, reason="Windows has no such modes and no such files")
-def test_everything_is_private_and_no_planted_link_or_pipe_is_touched(home: Path, tmp_path: Path) -> None:
+def test_files_are_private_and_planted_links_are_not_followed(home: Path, tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        session = begun()
+        session = new_session()
         session.begin_answer(1)
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (home / "data").rglob("*")}
         session.end_answer("x")
@@ -212,7 +216,7 @@ def test_everything_is_private_and_no_planted_link_or_pipe_is_touched(home: Path
     (files.folder() / "no name.jsonl").write_text("{}")
     (files.folder() / "empty.jsonl").touch()
     assert files.names() == ["talk"]
-    with pytest.raises(UsageError, match="no session called pipe"):
+    with pytest.raises(UsageError, match="session not found: 'pipe'"):
         Session.load("pipe")
     assert victim.read_text() == "mine"
 
@@ -227,7 +231,7 @@ def test_everything_is_private_and_no_planted_link_or_pipe_is_touched(home: Path
         ("\ud800", "\ufffd"),
     ],
 )
-def test_the_title_is_how_the_first_message_of_the_user_begins(text: str, title: str) -> None:
+def test_the_title_is_the_start_of_the_first_user_message(text: str, title: str) -> None:
     session = Session("talk")
     session.prepare("assistant", "A greeting")
     session.say("user", text)
@@ -237,8 +241,8 @@ def test_the_title_is_how_the_first_message_of_the_user_begins(text: str, title:
     assert (one.name, one.title, one.n_messages, one.size) == ("talk", title, 3, files.path_of("talk").stat().st_size)
 
 
-def test_five_hundred_sessions_are_listed_and_searched_in_no_time() -> None:
-    session = begun()
+def test_five_hundred_sessions_are_listed_in_half_a_second() -> None:
+    session = new_session()
     for number in range(10):
         session.say("assistant", f"{number} " + "lorem ipsum " * 100)
     session.close()
@@ -257,12 +261,103 @@ def test_five_hundred_sessions_are_listed_and_searched_in_no_time() -> None:
     assert time.process_time() - begin < 1.5
 
 
-def test_a_search_ignores_case_and_shows_the_words_around() -> None:
-    begun("a", "İ" * 50 + " Die STRASSE war lang, und niemand ging auf ihr. " + "x" * 90).close()
-    begun("b", "nothing here").close()
+def test_a_search_ignores_case_and_shows_the_context() -> None:
+    new_session("a", "İ" * 50 + " Die STRASSE war lang, und niemand ging auf ihr. " + "x" * 90).close()
+    new_session("b", "nothing here").close()
     (hit,) = files.search("straße war")
     assert (hit.session, hit.id, hit.role) == ("a", 1, "user")
     assert hit.excerpt == "…" + "İ" * 25 + " Die STRASSE war lang, und niemand ging auf ihr. " + "x" * 17
     files.path_of("broken").write_bytes(b'\xff\n{"type":"message"}\n{"type":"message","id":[],"content":"strasse"}\n')
     files.path_of("newer").write_text('{"type":"session","version":9}\n{"type":"message","id":1,"content":"strasse"}\n')
     assert len(list(files.search("strasse"))) == 1
+
+
+def test_a_hit_has_the_number_that_the_history_shows() -> None:
+    session = new_session()
+    for number in (1, 2):
+        turn(session, number)
+    session.undo(1)
+    turn(session, 3)
+    session.close()
+    hits = {hit.excerpt: (hit.id, hit.number) for hit in files.search("answer")}
+    assert hits == {"answer 1": (3, 3), "answer 2": (5, 5), "answer 3": (7, 5)}
+
+
+def test_a_list_counts_the_messages_of_the_present_branch() -> None:
+    session = new_session()
+    turn(session, 1)
+    turn(session, 2)
+    session.undo(1)
+    turn(session, 3)
+    counts = [(one.n_messages, one.n_branches) for one in files.listed()]
+    session.undo(2)
+    session.clear()
+    session.close()
+    counts += [(one.n_messages, one.n_branches) for one in files.listed()]
+    assert counts == [(5, 2), (0, 2)]
+
+
+@pytest.mark.parametrize("form", ["{}", '{{"content":"as another program writes it",{}', " {}"])
+def test_the_messages_of_a_file_of_another_program_are_counted(form: str) -> None:
+    new_session().close()
+    lines = [f'"type":"message","id":{number},"parent":{parent or "null"},"role":"user"}}\n' for number, parent in
+             ((1, 0), (2, 1), (3, 2), (4, 77), (5, 3), (5, 1))]  # fmt: skip
+    text = "".join(form.format(line) if "content" in form else form.format("{" + line) for line in lines)
+    files.path_of("talk").write_text(text + '{"type":"head","id":[]}\n{"type":"message","id":"x"}\n')
+    (one,) = files.listed()
+    read = Session.read("talk").conversation
+    assert (one.n_messages, one.n_branches) == (len(read.path()), len(read.leaves())) == (4, 2)
+
+
+def test_the_end_of_a_name_opens_the_one_session_that_has_it() -> None:
+    for name in ("2026-11-28-help", "2026-11-27-sky", "2026-11-28-sky"):
+        new_session(name).close()
+    assert files.find_name("help") == "2026-11-28-help"
+    assert texts(Session.read("help")) == ["hello"]
+    session = Session.load("help")
+    assert session.name == "2026-11-28-help"
+    session.close()
+    with pytest.raises(UsageError, match="session not found: 'sky'") as caught:
+        files.find_name("sky")
+    assert "'2026-11-28-sky'" in caught.value.hint
+    assert "'2026-11-27-sky'" in caught.value.hint
+    new_session("sky").close()
+    assert files.find_name("sky") == "sky"
+
+
+def test_the_end_of_a_name_removes_nothing() -> None:
+    new_session("2026-11-28-help").close()
+    with pytest.raises(UsageError, match="session not found: 'help'") as caught:
+        files.remove("help")
+    assert caught.value.hint == "did you mean '2026-11-28-help'?"
+    with pytest.raises(UsageError, match="session not found: 'help'"):
+        files.rename("help", "new")
+
+
+def test_spaces_in_a_new_name_become_dashes() -> None:
+    session = new_session()
+    session.rename(" ghost  story ")
+    assert session.name == "ghost-story"
+    session.copy("ghost story 2").close()
+    session.close()
+    assert sorted(files.names()) == ["ghost-story", "ghost-story-2"]
+    assert texts(Session.read("ghost story")) == ["hello"]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("ünï", "it contains 'ü'"),
+        ("a/b", "it contains '/'"),
+        ("con", "Windows reserves it for a device"),
+        ("-x", "it starts with '-'"),
+        ("x.", "it ends with a dot"),
+        ("", "it is empty"),
+        ("x" * 65, "it has more than 64 characters"),
+    ],
+)
+def test_a_refused_name_is_explained(name: str, reason: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        files.path_of(name)
+    assert str(caught.value) == f"{name!r} is not a valid name for a session: {reason}"
+    assert "letters from a to z" in caught.value.hint

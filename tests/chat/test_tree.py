@@ -1,4 +1,4 @@
-"""The tree of a conversation: whatever is done, nothing is lost, and the disk holds the same."""
+"""The tree of a conversation: no step loses a message, and the file has the same tree."""
 
 import os
 import tempfile
@@ -25,12 +25,14 @@ STEPS = st.one_of(
     st.tuples(st.just("copy"), st.integers(0, 11)),
     st.tuples(st.just("set"), st.integers(0, 100)),
     st.tuples(st.just("unset"), st.none()),
+    st.tuples(st.just("character"), st.sampled_from([["top_k"], []])),
+    st.tuples(st.just("no character"), st.none()),
     st.tuples(st.just("reopen"), st.none()),
 )
 
 
 def tree(*parents: int | None) -> Conversation:
-    """A conversation whose n-th message follows parents[n - 1]; the users' are those with odd numbers."""
+    """A conversation whose n-th message follows parents[n - 1]; odd ones are of the user."""
     conversation = Conversation()
     for number, parent in enumerate(parents, 1):
         conversation.add(Message(number, parent, "user" if number % 2 else "assistant", f"m{number}"))
@@ -41,7 +43,7 @@ def ids(messages: list[Message]) -> list[int]:
     return [message.id for message in messages]
 
 
-def test_a_path_leads_from_the_first_message_to_the_head_or_to_any_other() -> None:
+def test_a_path_leads_from_the_first_message_to_any_other() -> None:
     conversation = tree(None, 1, 2, 3, 2)
     assert ids(conversation.path()) == [1, 2, 5]
     assert ids(conversation.path(4)) == [1, 2, 3, 4]
@@ -49,7 +51,7 @@ def test_a_path_leads_from_the_first_message_to_the_head_or_to_any_other() -> No
     assert Conversation().path() == []
 
 
-def test_undo_goes_back_to_before_a_message_of_the_user() -> None:
+def test_undo_goes_back_to_before_a_user_message() -> None:
     conversation = tree(None, 1, 2, 3, 4, 5)
     assert ids(conversation.undo(2)) == [3, 4, 5, 6]
     assert ids(conversation.path()) == [1, 2]
@@ -59,29 +61,32 @@ def test_undo_goes_back_to_before_a_message_of_the_user() -> None:
     assert ids(conversation.path()) == [1, 2]
     conversation.redo()
     assert ids(conversation.path()) == [1, 2, 3, 4, 5, 6]
-    with pytest.raises(UsageError, match="nothing to redo"):
+    with pytest.raises(UsageError, match="nothing was undone"):
         conversation.redo()
 
 
-@pytest.mark.parametrize("turns", [0, -1, 3])
-def test_more_turns_than_there_are_cannot_be_undone(turns: int) -> None:
+@pytest.mark.parametrize(
+    ("turns", "message"),
+    [(0, "at least 1, got '0'"), (-1, "at least 1"), (3, "cannot undo 3 turns: the conversation has 2")],
+)
+def test_more_turns_than_there_are_cannot_be_undone(turns: int, message: str) -> None:
     conversation = tree(None, 1, 2, 3)
-    with pytest.raises(UsageError, match="2 turns can be undone"):
+    with pytest.raises(UsageError, match=message):
         conversation.undo(turns)
     assert conversation.head == 4
     with pytest.raises(UsageError, match="there is nothing to undo"):
         Conversation().undo(1)
 
 
-def test_what_is_said_after_an_undo_ends_the_redo() -> None:
+def test_a_message_after_an_undo_ends_the_redo() -> None:
     conversation = tree(None, 1)
     conversation.undo(1)
     conversation.add(Message(3, None, "user", "else"))
-    with pytest.raises(UsageError, match="nothing to redo"):
+    with pytest.raises(UsageError, match="nothing was undone"):
         conversation.redo()
 
 
-def test_clear_is_taken_back_by_redo() -> None:
+def test_redo_reverts_clear() -> None:
     conversation = tree(None, 1)
     conversation.clear()
     conversation.clear()  # of nothing
@@ -100,16 +105,16 @@ def test_a_message_that_would_break_the_tree_is_refused(message: Message) -> Non
     assert (conversation.head, len(conversation.messages)) == (2, 2)
 
 
-def test_the_next_number_is_free_where_others_are_missing() -> None:
+def test_the_next_id_is_free_if_others_are_missing() -> None:
     conversation = tree(None)
-    conversation.add(Message(3, 1, "user", "of a file with holes"))
+    conversation.add(Message(3, 1, "user", "in a file with gaps"))
     assert conversation.next_id == 4
-    conversation.add(Message(10**9, 3, "user", "of a file with a joke in it"))
+    conversation.add(Message(10**9, 3, "user", "in a file that was edited"))
     assert conversation.next_id == 4
 
 
 def do(session: Session, step: str, value: Any) -> Session:
-    """One thing that a chat does; what is refused changes nothing."""
+    """One step of a chat; a refused step changes nothing."""
     conversation = session.conversation
     if step == "say":
         session.say(value, f"{value} {conversation.next_id}")
@@ -124,6 +129,10 @@ def do(session: Session, step: str, value: Any) -> Session:
         session.set("top_k", value)
     elif step == "unset":
         session.unset("top_k")
+    elif step == "character":
+        session.set_character("Flint", value)
+    elif step == "no character":
+        session.remove_character()
     elif step == "reopen" and session.name:
         session.close()
         return Session.load(session.name)
@@ -148,7 +157,7 @@ def untimed(session: Session) -> list[Message]:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(STEPS, max_size=14))
-def test_any_sequence_keeps_the_tree_whole_and_the_disk_holds_the_same(steps: list[tuple[str, Any]]) -> None:
+def test_any_sequence_of_steps_keeps_the_tree_whole_on_disk(steps: list[tuple[str, Any]]) -> None:
     with tempfile.TemporaryDirectory() as home, mock.patch.dict(os.environ, LLMCLI_HOME=home):
         session = Session()
         said: dict[int, Message] = {}
@@ -166,7 +175,7 @@ def test_any_sequence_keeps_the_tree_whole_and_the_disk_holds_the_same(steps: li
             again = Session.load(session.name)
             assert untimed(again) == list(said.values())
             assert again.conversation.head == session.conversation.head
-            assert again.overrides == session.overrides
+            assert (again.overrides, again.character) == (session.overrides, session.character)
             assert again.notes == []
             assert Path(home, "data", "sessions", f"{again.name}.jsonl").is_file()
             again.close()

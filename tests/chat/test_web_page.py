@@ -1,4 +1,4 @@
-"""The web page of a conversation: it shows everything, and nothing in it can take it over."""
+"""The web page of a conversation: it shows everything, and no text in it becomes part of the page."""
 
 import base64
 import hashlib
@@ -69,11 +69,11 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-def page(text: str) -> Page:
+def page_of(text: str) -> Page:
     return Page(export([answer(text)], "t", None, "html"))
 
 
-def test_a_page_shows_all_there_is() -> None:
+def test_a_page_shows_the_whole_conversation() -> None:
     shown = Page(export(TALK, "On one", "Be brief.", "html"))
     for text in (
         "On one",
@@ -89,10 +89,10 @@ def test_a_page_shows_all_there_is() -> None:
     assert "interrupted · 101.3 tokens/s · temperature 1.2 · seed 3" in shown.text
     assert [article["class"] for article in shown.all("article")] == ["user", "assistant"]
     assert len(shown.all("strong")) == 1
-    assert shown.all("em") == []  # what a person typed is shown as it was typed
+    assert shown.all("em") == []  # the text of a user is not rendered
 
 
-def test_a_page_refuses_by_its_policy_whatever_is_not_its_own_style() -> None:
+def test_the_policy_of_a_page_allows_its_own_style_only() -> None:
     text = export(TALK, "t", None, "html")
     policy = next(meta["content"] for meta in Page(text).all("meta") if "http-equiv" in meta)
     style = re.findall("<style>(.*?)</style>", text, re.DOTALL)
@@ -129,16 +129,16 @@ def test_no_text_becomes_part_of_the_page(place: Callable[[str], str]) -> None:
 
 
 @given(st.text("<>&\"'`[]()!|-:\n\\ahtpsijv1#*_~/\0"))
-def test_no_markdown_at_all_becomes_more_than_markdown(text: str) -> None:
-    shown = page(text)
+def test_any_markdown_becomes_known_elements_only(text: str) -> None:
+    shown = page_of(text)
     assert {tag for tag, _ in shown.elements} <= ELEMENTS
     assert {name for _, attributes in shown.elements for name in attributes} <= ATTRIBUTES
 
 
 @pytest.mark.parametrize("url", ["http://a.b/c", "HTTPS://a.b", "mailto:a@b.c"])
-def test_a_link_to_the_web_is_a_link_that_gives_nothing_away(url: str) -> None:
+def test_a_link_to_the_web_sends_no_referrer(url: str) -> None:
     for text in (f"[a]({url})", f"<{url}>", f"[a][1]\n\n[1]: {url}"):
-        (link,) = page(text).all("a")
+        (link,) = page_of(text).all("a")
         assert link["href"] is not None
         assert link["href"].lower() == url.lower()
         assert "noopener" in str(link["rel"])
@@ -148,17 +148,17 @@ def test_a_link_to_the_web_is_a_link_that_gives_nothing_away(url: str) -> None:
     "url",
     ["javascript:alert(1)", "JavaScript&colon;alert(1)", "data:text/html,x", "file:///etc/passwd", "//a.b", "x.html"],
 )
-def test_any_other_link_and_every_image_loads_nothing(url: str) -> None:
-    assert page(f"[a]({url}) <{url}>\n\n[b][1]\n\n[1]: {url}").all("a") == []
-    assert page("![a](http://a.b/c.png)").all("img") == []
+def test_other_links_and_images_are_not_rendered(url: str) -> None:
+    assert page_of(f"[a]({url}) <{url}>\n\n[b][1]\n\n[1]: {url}").all("a") == []
+    assert page_of("![a](http://a.b/c.png)").all("img") == []
 
 
-def test_the_columns_of_a_table_are_aligned_by_a_class_for_the_policy_refuses_styles() -> None:
-    shown = page("|a|b|\n|:-:|--:|\n|1|2|")
+def test_the_columns_of_a_table_are_aligned_by_a_class() -> None:
+    shown = page_of("|a|b|\n|:-:|--:|\n|1|2|")
     assert [cell["class"] for cell in shown.all("td")] == ["center", "right"]
 
 
-def test_code_is_coloured_and_an_unknown_language_is_not() -> None:
-    assert len(page("```python\nif x: pass\n```").all("span")) > 3
-    assert page("```nothing-known\nif x\n```").all("span") == []
-    assert "if x: pass" in page("```python\nif x: pass\n```").text
+def test_only_code_of_a_known_language_has_colors() -> None:
+    assert len(page_of("```python\nif x: pass\n```").all("span")) > 3
+    assert page_of("```nothing-known\nif x\n```").all("span") == []
+    assert "if x: pass" in page_of("```python\nif x: pass\n```").text

@@ -1,4 +1,4 @@
-"""Ctrl-C, signals, Ctrl-Z and closed windows: nothing is lost, and the terminal is as it was."""
+"""Ctrl-C, signals, Ctrl-Z and closed windows: nothing is lost, and the terminal is restored."""
 
 import json
 import os
@@ -36,14 +36,14 @@ def in_shell() -> Talk:
     return chat
 
 
-def begin(chat: Talk) -> None:
-    """Let the model tell its story, and see it begin."""
+def start_story(chat: Talk) -> None:
+    """Ask for a story, and wait for its first words."""
     chat.send(STORY)
     chat.wait_for(BEGINNING)
 
 
-def kept(home: Path) -> list[dict[str, Any]]:
-    """The messages of the one session that is on disk."""
+def saved_messages(home: Path) -> list[dict[str, Any]]:
+    """The messages of the only session on disk."""
     (file,) = (home / "data" / "sessions").glob("*.jsonl")
     events = [json.loads(line) for line in file.read_text().splitlines()]
     return [event for event in events if event["type"] == "message"]
@@ -53,13 +53,13 @@ def written_since(chat: Talk, start: int, what: bytes) -> bool:
     return what in chat.raw[start:]
 
 
-def restored(raw: bytes) -> bool:
+def is_restored(raw: bytes) -> bool:
     """Whether the cursor is shown and pastes are no longer in brackets."""
     pairs = ((b"\x1b[?25h", b"\x1b[?25l"), (b"\x1b[?2004l", b"\x1b[?2004h"))
     return all(raw.rfind(off) < raw.rfind(on) for on, off in pairs)
 
 
-def test_ctrl_c_in_every_state_gives_the_prompt_back_and_the_next_answer_is_right() -> None:
+def test_ctrl_c_returns_to_the_prompt_in_every_state() -> None:
     with Talk(*FLAGS) as chat:
         chat.ready().send("hi")  # the model is still loading, or has just been loaded
         chat.until(lambda: len(chat.text().split("\n")) > 1, "the spinner, or the answer")
@@ -74,12 +74,12 @@ def test_ctrl_c_in_every_state_gives_the_prompt_back_and_the_next_answer_is_righ
         chat.type("never sent")
         chat.keys(CTRL_C)
         chat.ready()
-        begin(chat)  # streaming
+        start_story(chat)  # streaming
         chat.keys(CTRL_C)
         chat.ready()
         assert chat.text().count(STOPPED) >= 1
-        begin_of_story = chat.ask("/history 1").split("interrupt\n")[1].split()
-        assert begin_of_story[:1] == [BEGINNING]
+        first_words = chat.ask("/history 1").split("interrupt\n")[1].split()
+        assert first_words[:1] == [BEGINNING]
         chat.send("/continue")
         chat.keys(CTRL_C, CTRL_C)
         chat.ready().ask("/clear")
@@ -93,12 +93,12 @@ def test_ctrl_c_in_every_state_gives_the_prompt_back_and_the_next_answer_is_righ
         assert chat.ask("What is a comet?").startswith("A comet is a small, icy particle\n")
         chat.keys(CTRL_D)
         assert chat.wait_end() == 0
-        assert restored(chat.raw)
+        assert is_restored(chat.raw)
         assert "Traceback" not in chat.text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_at_the_prompt_or_in_an_answer_ends_the_chat_in_good_order(home: Path, number: int) -> None:
+def test_a_signal_ends_the_chat_and_restores_the_terminal(home: Path, number: int) -> None:
     with in_shell() as shell:
         before = modes(shell)
         for streaming in (False, True):
@@ -106,7 +106,7 @@ def test_a_signal_at_the_prompt_or_in_an_answer_ends_the_chat_in_good_order(home
             shell.ready()
             assert modes(shell) != before
             if streaming:
-                begin(shell)
+                start_story(shell)
             written = len(shell.raw)
             pid = int(Path(f"/proc/{shell.child.pid}/task/{shell.child.pid}/children").read_text().split()[0])
             os.kill(pid, number)
@@ -114,27 +114,27 @@ def test_a_signal_at_the_prompt_or_in_an_answer_ends_the_chat_in_good_order(home
             shell.until(partial(written_since, shell, written, end), "the end")
             shell.until(lambda: shell.line().startswith("$"), "the shell")
             assert modes(shell) == before
-            assert restored(shell.raw[: shell.raw.index(end, written)])
+            assert is_restored(shell.raw[: shell.raw.index(end, written)])
         assert "Traceback" not in shell.text()
-    user, model = kept(home)
+    user, model = saved_messages(home)
     assert user["content"] == STORY
     assert (model["finish_reason"], model["content"].split()[0]) == ("interrupt", BEGINNING)
 
 
-def test_a_window_that_is_closed_while_an_answer_comes_loses_nothing(home: Path) -> None:
+def test_a_window_closed_while_an_answer_streams_loses_nothing(home: Path) -> None:
     with Talk(*FLAGS) as chat:
         chat.ready()
-        begin(chat)
+        start_story(chat)
         pid = chat.child.pid
         chat.child.ptyproc.fileobj.close()  # what a window manager does
         gone, _ = os.waitpid(pid, 0)
         assert gone == pid
         chat.child.ptyproc.terminated = True
-    assert [message["role"] for message in kept(home)] == ["user", "assistant"]
-    assert kept(home)[1]["content"].startswith(BEGINNING)
+    assert [message["role"] for message in saved_messages(home)] == ["user", "assistant"]
+    assert saved_messages(home)[1]["content"].startswith(BEGINNING)
 
 
-def test_ctrl_z_and_fg_while_typing_and_while_an_answer_comes(home: Path) -> None:
+def test_ctrl_z_and_fg_work_at_the_prompt_and_in_an_answer(home: Path) -> None:
     with in_shell() as shell:
         before = modes(shell)
         shell.keys(" ".join(f'"{word}"' for word in (*CHAT, *FLAGS)), ENTER)
@@ -147,7 +147,7 @@ def test_ctrl_z_and_fg_while_typing_and_while_an_answer_comes(home: Path) -> Non
         shell.until(lambda: shell.line() == f"{PROMPT} half a mess", "the line as it was")
         shell.keys(CTRL_C)
         shell.ready()
-        begin(shell)
+        start_story(shell)
         shell.keys(CTRL_Z)
         shell.until(lambda: shell.text().count("Stopped") == 2 and shell.line() == "$", "the shell again")
         assert modes(shell) == before
@@ -160,4 +160,4 @@ def test_ctrl_z_and_fg_while_typing_and_while_an_answer_comes(home: Path) -> Non
         shell.keys(CTRL_D)
         shell.wait_line("$")
         assert modes(shell) == before
-    assert kept(home)[1]["finish_reason"] == "interrupt"
+    assert saved_messages(home)[1]["finish_reason"] == "interrupt"

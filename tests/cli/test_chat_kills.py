@@ -1,4 +1,4 @@
-"""What a chat survives: kill -9 at any moment, a full disk, and a home that cannot be written."""
+"""What a chat survives: kill -9 at any moment, a full disk, and a home that is not writable."""
 
 import os
 import random
@@ -28,14 +28,14 @@ def texts(session: Session) -> list[str]:
     return [message.content for message in session.conversation.path()]
 
 
-def nursery() -> None:
-    """In a process of its own: for each line of stdin a child that talks in the session of that name until killed."""
-    files.is_open("nobody")  # imports what every child would import
+def run_children() -> None:
+    """In a separate process: for each name on stdin, start a child that chats in that session until it is killed."""
+    files.is_open("nobody")  # imports all that a child needs
     for line in sys.stdin:
         child = os.fork()
         if not child:
             acknowledge(f"child {os.getpid()}")
-            chat_on(line.strip())
+            chat_until_killed(line.strip())
         os.waitpid(child, 0)
         acknowledge("gone")
 
@@ -44,8 +44,8 @@ def acknowledge(text: str) -> None:
     os.write(1, f"{text}\n".encode())
 
 
-def chat_on(name: str) -> None:
-    """Talk with a model that answers at once, and acknowledge all that must never be lost from then on."""
+def chat_until_killed(name: str) -> None:
+    """Chat with a model that answers at once; what is acknowledged must never be lost."""
     session = Session.load(name) if files.path_of(name).exists() else Session(name)
     turn = len(session.conversation.messages)
     while True:
@@ -65,7 +65,7 @@ def chat_on(name: str) -> None:
 
 
 def check(name: str, acknowledged: list[str], before: list[str]) -> list[str]:
-    """What a session holds after a kill: all from `before`, then all that was acknowledged, and little more."""
+    """The messages of a session after a kill: those `before`, then all that were acknowledged, and at most one more."""
     said, grown, top_k = list(before), "", 0
     for kind, _, text in (line.removesuffix("\n").partition(" ") for line in acknowledged):
         if kind == "said":
@@ -75,48 +75,48 @@ def check(name: str, acknowledged: list[str], before: list[str]) -> list[str]:
         elif kind == "set":
             top_k = int(text)
     session = Session.read(name)
-    held = texts(session)
-    assert held[: len(said)] == said
-    assert len(held) <= len(said) + 1  # what was written when the kill came
+    found = texts(session)
+    assert found[: len(said)] == said
+    assert len(found) <= len(said) + 1  # the one that was being written
     if grown:
-        assert held[len(said)].startswith(grown)
+        assert found[len(said)].startswith(grown)
     if len(said) > len(before):
         assert session.overrides["top_k"] in (top_k, top_k + 1)
     assert not files.is_open(name)
-    return held
+    return found
 
 
-def test_a_hundred_kills_at_random_moments_lose_nothing_that_was_acknowledged() -> None:
+def test_a_hundred_kills_lose_nothing_that_was_acknowledged() -> None:
     seed = random.randrange(10**6)
-    chance = random.Random(seed)
+    generator = random.Random(seed)
     print("seed", seed)
     process = subprocess.Popen(
-        [sys.executable, "-c", "from tests.cli.test_chat_kills import nursery; nursery()"],
+        [sys.executable, "-c", "from tests.cli.test_chat_kills import run_children; run_children()"],
         cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
     )  # fmt: skip
     assert process.stdin
     assert process.stdout
-    held: list[str] = []
+    messages: list[str] = []
     n_said = 0
     for kill in range(KILLS):
         name = f"talk{kill // PER_SESSION}"
-        held = held if kill % PER_SESSION else []
+        messages = messages if kill % PER_SESSION else []
         process.stdin.write(f"{name}\n")
         word, child = process.stdout.readline().split()
         assert word == "child"
-        acknowledged = [process.stdout.readline() for _ in range(chance.randrange(MOST))]
-        time.sleep(chance.uniform(0, LONGEST))
+        acknowledged = [process.stdout.readline() for _ in range(generator.randrange(MOST))]
+        time.sleep(generator.uniform(0, LONGEST))
         os.kill(int(child), signal.SIGKILL)
         acknowledged += iter(process.stdout.readline, "gone\n")
         n_said += sum(line.startswith("said") for line in acknowledged)
         if files.path_of(name).exists():
-            held = check(name, acknowledged, held)
+            messages = check(name, acknowledged, messages)
         else:
             assert not any(line.startswith("said") for line in acknowledged)
     process.stdin.close()
     assert process.wait(10) == 0
     process.stdout.close()
-    assert n_said > KILLS  # it was talked all the while
+    assert n_said > KILLS  # the children did chat
     for name in files.names():
         session = Session.load(name)
         session.say("user", "still here")
@@ -128,7 +128,7 @@ CHAT = [sys.executable, "-m", "llmcli", "chat", "-c", "512", "-t", "1", "--temp"
 
 
 @pytest.mark.usefixtures("with_starter")
-def test_the_real_chat_is_killed_while_it_streams_and_keeps_every_word_it_showed() -> None:
+def test_a_killed_chat_keeps_every_word_that_it_showed() -> None:
     shown: list[str] = []
     for number in range(1, 4):
         process = subprocess.Popen(
@@ -144,15 +144,15 @@ def test_the_real_chat_is_killed_while_it_streams_and_keeps_every_word_it_showed
         rest, errors = process.communicate()
         shown += [f"Tell me story {number}.", (seen + rest).decode("utf-8", "ignore")]
         assert b"Traceback" not in errors
-        assert (b"the last answer was cut off" in errors) == (number > 1)
-        held = texts(Session.read("talk"))
-        assert len(held) == len(shown)
-        assert all(text.startswith(begin) for text, begin in zip(held, shown, strict=True))
+        assert (b"the last answer is not complete" in errors) == (number > 1)
+        saved = texts(Session.read("talk"))
+        assert len(saved) == len(shown)
+        assert all(text.startswith(start) for text, start in zip(saved, shown, strict=True))
         assert not files.is_open("talk")
 
 
 @pytest.mark.usefixtures("with_starter")
-def test_the_real_chat_answers_on_a_full_disk_and_says_so_once() -> None:
+def test_a_chat_on_a_full_disk_answers_and_reports_it_once() -> None:
     done = subprocess.run(
         ["bash", "-c", 'ulimit -f 0; exec "$@"', "bash", *CHAT, "-n", "4"],
         input=b"One?\nTwo?\nThree?\n", capture_output=True, timeout=60,
@@ -160,7 +160,7 @@ def test_the_real_chat_answers_on_a_full_disk_and_says_so_once() -> None:
     errors = done.stderr.decode()
     assert done.returncode == 6
     assert errors.count("error: ") == 1
-    assert errors.count("the conversation goes on, and is not saved") == 1
+    assert errors.count("the chat continues, but it is not saved") == 1
     assert "Traceback" not in errors
     assert len(done.stdout.splitlines()) >= 3
     assert files.names() == []
@@ -174,7 +174,7 @@ def turn(session: Session, number: int) -> None:
 
 
 class Disk:
-    """A disk that can be full, and counts what it is asked."""
+    """A disk that can be full, and that counts the calls of fsync."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.full, self.synced, self._write = True, 0, os.write
@@ -191,9 +191,7 @@ class Disk:
 
 
 @pytest.mark.parametrize("before", [0, 1])
-def test_a_full_disk_is_told_once_and_all_is_written_when_there_is_room(
-    before: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_is_written_as_soon_as_a_full_disk_has_room(before: int, monkeypatch: pytest.MonkeyPatch) -> None:
     session = Session("talk")
     if before:
         session.say("user", "question 0")
@@ -201,7 +199,7 @@ def test_a_full_disk_is_told_once_and_all_is_written_when_there_is_room(
     session.set("top_k", 5)
     with pytest.raises(DiskError, match="No space left") as caught:
         turn(session, before + 1)
-    assert "goes on" in caught.value.hint
+    assert "the chat continues" in caught.value.hint
     turn(session, before + 2)
     session.undo(1)
     session.redo()
@@ -214,27 +212,27 @@ def test_a_full_disk_is_told_once_and_all_is_written_when_there_is_room(
     assert texts(again) == expected
     assert (again.overrides, again.notes) == ({"top_k": 5}, [])
     disk.full = True
-    with pytest.raises(DiskError):  # a second time is a second fault
+    with pytest.raises(DiskError):  # the second full disk is reported again
         turn(again, 9)
     disk.full = False
-    again.close()  # asks the disk once more
+    again.close()  # tries to write once more
     assert texts(Session.read("talk"))[-1] == "answer 9"
 
 
 @contextmanager
-def closing_with(session: Session) -> Iterator[None]:
+def end_answer_at_exit(session: Session) -> Iterator[None]:
     try:
         yield
     finally:
         session.end_answer("part")
 
 
-def test_a_full_disk_does_not_hide_what_ended_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_does_not_hide_why_an_answer_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     session = Session("talk")
     Disk(monkeypatch)
     session.say("user", "hi")
     session.begin_answer(1)
-    with suppress(KeyboardInterrupt), closing_with(session):
+    with suppress(KeyboardInterrupt), end_answer_at_exit(session):
         raise KeyboardInterrupt
     with pytest.raises(DiskError):
         turn(session, 2)
@@ -242,7 +240,7 @@ def test_a_full_disk_does_not_hide_what_ended_an_answer(monkeypatch: pytest.Monk
     assert list(files.folder().glob("*.jsonl")) == []
 
 
-def test_a_home_that_cannot_be_written_lets_the_chat_go_on(home: Path) -> None:
+def test_a_home_that_is_not_writable_does_not_end_the_chat(home: Path) -> None:
     home.write_text("a file where the folder should be")
     session = Session()
     with pytest.raises(DiskError, match="cannot create"):
@@ -255,7 +253,7 @@ def test_a_home_that_cannot_be_written_lets_the_chat_go_on(home: Path) -> None:
     assert len(texts(Session.read(session.name))) == 6
 
 
-def test_a_turn_costs_two_syncs_and_a_piece_of_an_answer_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_turn_costs_two_calls_of_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
     disk = Disk(monkeypatch)
     disk.full = False
     session = Session("talk")

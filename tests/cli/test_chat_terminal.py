@@ -1,4 +1,4 @@
-"""Whole conversations as a person at a terminal sees them."""
+"""Whole conversations as a person sees them on a terminal."""
 
 import json
 import re
@@ -18,9 +18,10 @@ COLOUR = re.compile(rb"\x1b\[[0-9;]*[34][0-9](;[0-9;]*)?m")
 
 
 @pytest.fixture
-def room(tmp_path: Path) -> Path:
+def folder(tmp_path: Path) -> Path:
+    """A folder with a tiny model, and a grammar for each answer that it can give."""
     return tiny_room(
-        tmp_path / "room",
+        tmp_path / "folder",
         three='"one two three."',
         md=MARKDOWN,
         think=r'"<think>\nLet me see.\n</think>\n\nSo it is."',
@@ -30,12 +31,12 @@ def room(tmp_path: Path) -> Path:
     )
 
 
-def folded(text: str, columns: int = 79) -> list[str]:
+def wrap(text: str, columns: int = 79) -> list[str]:
     return textwrap.wrap(text, columns)
 
 
 @pytest.mark.usefixtures("with_starter")
-def test_a_conversation_looks_as_it_should_down_to_the_last_row(run: Run) -> None:
+def test_every_row_of_a_conversation_is_as_expected(run: Run) -> None:
     comet, star, again = run(
         "chat", *GREEDY, "--no-save", stdin="What is a comet?\nAnd a star?\n/retry max_tokens=4\n"
     ).text.splitlines()
@@ -44,9 +45,9 @@ def test_a_conversation_looks_as_it_should_down_to_the_last_row(run: Run) -> Non
         for text in ("What is a comet?", "And a star?", "/retry max_tokens=4"):
             chat.ask(text)
         assert chat.text().split("\n")[:-1] == [
-            "> What is a comet?", "", *folded(comet), "", "cut off: max_tokens is 20; /continue resumes",
-            "> And a star?", "", *folded(star), "", "cut off: max_tokens is 20; /continue resumes",
-            "> /retry max_tokens=4", "", *folded(again), "", "cut off: max_tokens is 4; /continue resumes",
+            "> What is a comet?", "", *wrap(comet), "", "cut off: max_tokens is 20; /continue resumes",
+            "> And a star?", "", *wrap(star), "", "cut off: max_tokens is 20; /continue resumes",
+            "> /retry max_tokens=4", "", *wrap(again), "", "cut off: max_tokens is 4; /continue resumes",
             PROMPT,
         ]  # fmt: skip
         assert re.fullmatch(
@@ -57,21 +58,21 @@ def test_a_conversation_looks_as_it_should_down_to_the_last_row(run: Run) -> Non
 
 
 @pytest.mark.parametrize(("columns", "rows"), [(80, 24), (20, 5)])
-def test_markdown_is_rendered_in_every_window(room: Path, columns: int, rows: int) -> None:
-    with Talk(*TINY, "--grammar-file", "md.gbnf", columns=columns, rows=rows, cwd=room) as chat:
+def test_markdown_is_rendered_in_every_window(folder: Path, columns: int, rows: int) -> None:
+    with Talk(*TINY, "--grammar-file", "md.gbnf", columns=columns, rows=rows, cwd=folder) as chat:
         chat.ready().send("hi")
         chat.ready()
         lines = chat.text().split("\n")
         answer = lines[lines.index("Title") : len(lines) - lines[::-1].index(PROMPT) - 1]
-        words = folded("words that go on until a narrow window is full", columns - 1)
+        words = wrap("words that go on until a narrow window is full", columns - 1)
         assert answer == ["Title", "", *words, "", "• a", "• b", "", "── py ──", "print(1)", "────────", ""]
         assert b"**" not in chat.raw
         assert chat.text().count("print(1)") == 1
         assert COLOUR.search(chat.raw)
 
 
-def test_what_an_answer_may_not_do_to_the_terminal_is_seen_as_marks_and_reasoning_is_folded(room: Path) -> None:
-    with Talk(*TINY, cwd=room) as chat:
+def test_control_characters_are_visible_and_reasoning_is_wrap(folder: Path) -> None:
+    with Talk(*TINY, cwd=folder) as chat:
         chat.ready().ask("/grammar_file think.gbnf")
         assert re.search(r"\nthought for [\d.]+ s · 3 words\n\nSo it is\.\n$", chat.ask("hi"))
         assert chat.ask("/think") == "Let me see."
@@ -87,8 +88,8 @@ def test_what_an_answer_may_not_do_to_the_terminal_is_seen_as_marks_and_reasonin
         assert chat.text().count("tiny has no chat template: a plain one is used") == 1
 
 
-def test_an_endless_line_and_endless_repetition_come_once_and_whole(room: Path) -> None:
-    with Talk(*TINY, "-n", "301", "--ignore-eos", columns=40, rows=8, cwd=room) as chat:
+def test_an_endless_line_is_printed_once_and_completely(folder: Path) -> None:
+    with Talk(*TINY, "-n", "301", "--ignore-eos", columns=40, rows=8, cwd=folder) as chat:
         chat.ready()
         for name in ("long", "line"):
             chat.ask(f"/grammar_file {name}.gbnf")
@@ -100,9 +101,9 @@ def test_an_endless_line_and_endless_repetition_come_once_and_whole(room: Path) 
             assert len(words) > 150
 
 
-def test_messages_are_changed_in_the_line_and_in_the_editor(room: Path) -> None:
-    editor = script(room / "ed", 'printf "from the editor" > "$1"')
-    with Talk(*TINY, "--seed", "3", "--grammar-file", "three.gbnf", cwd=room, env={"EDITOR": str(editor)}) as chat:
+def test_messages_are_edited_in_the_line_and_in_the_editor(folder: Path) -> None:
+    editor = script(folder / "ed", 'printf "from the editor" > "$1"')
+    with Talk(*TINY, "--seed", "3", "--grammar-file", "three.gbnf", cwd=folder, env={"EDITOR": str(editor)}) as chat:
         chat.ready().ask("hi")
         chat.send("/edit")
         chat.wait_line("> hi")
@@ -129,9 +130,9 @@ def test_messages_are_changed_in_the_line_and_in_the_editor(room: Path) -> None:
         assert "\nfrom the editor\n" in chat.ask("/history")
 
 
-def test_a_summary_is_shown_and_used_changed_or_dropped(room: Path) -> None:
-    editor = script(room / "ed", 'printf "my summary" > "$1"')
-    with Talk(*TINY, "--seed", "3", "--grammar-file", "three.gbnf", cwd=room, env={"EDITOR": str(editor)}) as chat:
+def test_a_summary_is_shown_then_used_edited_or_dropped(folder: Path) -> None:
+    editor = script(folder / "ed", 'printf "my summary" > "$1"')
+    with Talk(*TINY, "--seed", "3", "--grammar-file", "three.gbnf", cwd=folder, env={"EDITOR": str(editor)}) as chat:
         chat.ready()
         for text in ("first", "second", "third"):
             chat.ask(text)
@@ -149,21 +150,21 @@ def test_a_summary_is_shown_and_used_changed_or_dropped(room: Path) -> None:
         assert chat.ask("/branch 1").startswith("5 you")
 
 
-def test_what_the_terminal_is_asked_to_do_it_is_asked(room: Path) -> None:
+def test_copy_export_markdown_and_context_work_on_a_terminal(folder: Path) -> None:
     env = {"PATH": "/usr/bin:/bin"} | dict.fromkeys(
         ("DISPLAY", "WAYLAND_DISPLAY", "SSH_TTY", "SSH_CONNECTION", "TMUX"), ""
     )
-    (room / "t.md").write_text("old")
-    with Talk(*TINY, "--grammar-file", "md.gbnf", cwd=room, env=env) as chat:
+    (folder / "t.md").write_text("old")
+    with Talk(*TINY, "--grammar-file", "md.gbnf", cwd=folder, env=env) as chat:
         chat.ready().ask("hi")
-        assert chat.ask("/copy code") == "copied 9 characters to the terminal"
+        assert chat.ask("/copy code") == "copied 9 characters (the terminal puts them on the clipboard)"
         assert b"\x1b]52;c;cHJpbnQoMSkK\x07" in chat.raw
         chat.send("/export t.md")
         chat.choose("", "[y/N")
-        assert "error: t.md is there already; choose another name" in chat.text()
+        assert "error: t.md already exists" in chat.text()
         chat.send("/export t.md")
         chat.choose("y", "[y/N")
-        assert "print(1)" in (room / "t.md").read_text()
+        assert "print(1)" in (folder / "t.md").read_text()
         chat.ask("/markdown off")
         assert "\n- **b**\n" in chat.ask("/retry")
         bar, facts, *_ = chat.ask("/context").split("\n")
@@ -171,9 +172,9 @@ def test_what_the_terminal_is_asked_to_do_it_is_asked(room: Path) -> None:
         assert re.match(r"\d+ of 1024 tokens, \d+ free", facts)
 
 
-def test_a_full_context_is_said_beforehand_and_what_to_do_is_asked(room: Path) -> None:
+def test_a_full_context_asks_what_to_do_before_it_sends(folder: Path) -> None:
     fill = " and so on and on" * 3
-    with Talk(*TINY, "-c", "256", "--grammar-file", "three.gbnf", cwd=room) as chat:
+    with Talk(*TINY, "-c", "256", "--grammar-file", "three.gbnf", cwd=folder) as chat:
         chat.ready().ask("a" + fill)
         chat.ask("b" + fill)
         chat.send("c" + fill)
@@ -185,22 +186,22 @@ def test_a_full_context_is_said_beforehand_and_what_to_do_is_asked(room: Path) -
         chat.keys(ENTER)
         chat.choose("o", "Enter = back")
         assert "warning: the model no longer reads the oldest" in chat.text()
-        assert "left out" in chat.ask("/context")
+        assert "not read" in chat.ask("/context")
         chat.ask("/overflow error")
         chat.keys("d" + fill, ENTER)  # which stands in the line again at once
         chat.wait_for("error: the conversation has 1")
         chat.wait_line("d" + fill)
 
 
-def test_a_megabyte_is_refused_in_one_line_and_not_lost(room: Path) -> None:
-    with Talk(*TINY, "--overflow", "oldest", "--grammar-file", "three.gbnf", cwd=room) as chat:
+def test_a_refused_megabyte_stays_in_the_line(folder: Path) -> None:
+    with Talk(*TINY, "--overflow", "oldest", "--grammar-file", "three.gbnf", cwd=folder) as chat:
         chat.ready().keys(pasted("word " * 200_000))
         chat.wait_line("[pasted 1,000,000 characters]")
         chat.keys(ENTER)
         chat.wait_for("error: the conversation has")
         chat.wait_line("[pasted 1,000,000 characters]")
         chat.keys(CTRL_C)
-        (room / "x.bin").write_bytes(bytes(range(256)))
+        (folder / "x.bin").write_bytes(bytes(range(256)))
         chat.ready().keys("see @x.bin", ENTER)
         chat.wait_for("error: x.bin")
         chat.wait_line("> see @x.bin")
@@ -209,7 +210,7 @@ def test_a_megabyte_is_refused_in_one_line_and_not_lost(room: Path) -> None:
 
 
 @pytest.mark.usefixtures("with_starter")
-def test_the_window_may_change_while_an_answer_comes(run: Run) -> None:
+def test_the_window_can_be_resized_while_an_answer_streams(run: Run) -> None:
     flags = ("--temp", "0", "-n", "36", "-t", "1", "-c", "1024")
     answer = run("chat", *flags, "--no-save", stdin="What is a comet?\n").text
     with Talk(*flags, columns=40, rows=12) as chat:
@@ -229,21 +230,21 @@ def test_the_window_may_change_while_an_answer_comes(run: Run) -> None:
         assert " ".join(answer.split()[-5:]) in " ".join(chat.ask("/history 1").split())
 
 
-def test_a_terminal_that_can_do_nothing_gets_plain_text(room: Path) -> None:
-    with Talk(*TINY, "--grammar-file", "md.gbnf", cwd=room, env={"TERM": "dumb"}) as chat:
+def test_a_dumb_terminal_gets_plain_text(folder: Path) -> None:
+    with Talk(*TINY, "--grammar-file", "md.gbnf", cwd=folder, env={"TERM": "dumb"}) as chat:
         chat.wait_line(">")
         chat.keys("hi\n")
         chat.wait_for("```\n> ".rstrip())
         chat.keys("/nope\n")
-        chat.wait_for("error: there is no command /nope")
+        chat.wait_for("error: unknown command '/nope'")
         chat.keys(CTRL_D)
         assert chat.wait_end() == 2
         assert b"\x1b" not in chat.raw
         assert "- **b**" in chat.text()
 
 
-def test_no_color_is_rendered_without_colours(room: Path) -> None:
-    with Talk(*TINY, "--grammar-file", "md.gbnf", cwd=room, env={"NO_COLOR": "1"}) as chat:
+def test_no_color_renders_markdown_without_colors(folder: Path) -> None:
+    with Talk(*TINY, "--grammar-file", "md.gbnf", cwd=folder, env={"NO_COLOR": "1"}) as chat:
         chat.ready().ask("hi")
         assert "• b" in chat.text()
         chat.keys("/te")
@@ -252,7 +253,7 @@ def test_no_color_is_rendered_without_colours(room: Path) -> None:
 
 
 @pytest.mark.usefixtures("with_starter")
-def test_what_is_set_and_said_is_on_disk_and_shown_when_the_chat_goes_on(home: Path) -> None:
+def test_a_continued_chat_has_its_messages_and_settings(home: Path) -> None:
     with Talk(*GREEDY) as chat:
         chat.ready().ask("/top_k 7")
         chat.ask("What is a comet?")
@@ -264,5 +265,5 @@ def test_what_is_set_and_said_is_on_disk_and_shown_when_the_chat_goes_on(home: P
     with Talk("--continue", "-t", "1") as chat:
         chat.ready()
         assert chat.text().startswith("1 you")
-        assert "this is the session comets, 2 messages" in chat.text()
+        assert "session comets, 2 messages" in chat.text()
         assert chat.ask("/set top_k").startswith("top_k = 7")

@@ -67,7 +67,7 @@ def test_stdin_is_part_of_every_prompt(inside: Run, with_tiny: Path) -> None:
     ("flags", "status", "says"),
     [
         (["hi"], 2, "nothing varies"),
-        (["hi", "--vary", "temp=0.2,x"], 2, "temperature: must be"),
+        (["hi", "--vary", "temp=0.2,x"], 2, "temperature must be"),
         (["hi", "--vary", "n_ctx=1,2"], 2, "n_ctx cannot vary"),
         (["hi", "--vary", "prompt=a,b"], 2, "the prompt is given twice"),
         (["hi", "--vary", "mirostat=0,1", "--temp", "sentence:1,0.5"], 2, "mirostat=1: temperature: mirostat takes"),
@@ -89,7 +89,7 @@ def test_one_that_fails_is_told_after_the_others_and_gives_its_status(inside: Ru
     ran = inside(*BASE, *digits, "--vary", 'grammar=root ::= [0-9]+;root ::= "ab"')
     assert ran.status == 9
     assert ran.text == '== grammar=root ::= [0-9]+ ==\n\n== grammar=root ::= "ab" ==\nab\n'
-    assert "error: grammar=root ::= [0-9]+: no token fits the constraint here" in ran.stderr
+    assert "error: grammar=root ::= [0-9]+: no token satisfies the constraints" in ran.stderr
 
 
 def test_a_setting_without_effect_in_some_answers_is_said_of_those(inside: Run, with_tiny: Path) -> None:

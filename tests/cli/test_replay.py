@@ -130,10 +130,10 @@ def test_a_file_comes_before_a_session(
     [
         (("talk:9",), "talk has no message 9"),
         (("talk", "--line", "1"), "--line is for files, and talk is none"),
-        (("tulk",), 'there is no session called tulk; did you mean "talk"?'),
+        (("tulk",), "session not found: 'tulk'\n  hint: did you mean"),
         (("out.json",), "there is no file out.json"),
         ((os.path.join("no", "where"),), "there is no file"),
-        (("session:",), "cannot be the name of a session"),
+        (("session:",), "is not a valid name for a session"),
     ],
 )
 def test_what_is_not_there(inside: Run, dialogue: Dialogue, arguments: tuple[str, ...], words: str) -> None:

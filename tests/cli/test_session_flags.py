@@ -1,19 +1,23 @@
-"""What a session keeps of the command line that began it."""
+"""What a session saves of its command line."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from llmcli.chat.characters import layer, load_character
+from llmcli.chat.config import set_alias, set_value
 from llmcli.chat.session import Session
-from llmcli.cli.chat_session import remember
+from llmcli.cli.chat import names_model
+from llmcli.cli.chat_session import character_of, open_session, remember
+from llmcli.cli.options import complete_character
 from llmcli.params.layers import Layer
 
 SCHEMA = '{"type": "object", "description": "' + "x" * 400 + '"}'
 
 
-def kept(home: Path, flags: dict[str, Any]) -> dict[str, Any]:
-    """What counts when the session is opened again."""
+def saved_settings(flags: dict[str, Any]) -> dict[str, Any]:
+    """The settings in force after the session is opened again."""
     session = Session("talk")
     remember(session, Layer("flag", flags))
     session.say("user", "hi")
@@ -22,17 +26,118 @@ def kept(home: Path, flags: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("text", [SCHEMA, "{}", "gone.json", "~nobody/x.json"])
-def test_a_text_that_names_no_file_is_kept_as_it_stands(home: Path, text: str) -> None:
-    assert kept(home, {"json_schema": text}) == {"json_schema": text}
+def test_a_text_that_is_not_a_file_name_is_saved_unchanged(text: str) -> None:
+    assert saved_settings({"json_schema": text}) == {"json_schema": text}
 
 
-def test_a_file_is_found_again_from_another_folder(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_found_again_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("a.gbnf", "system.txt"):
         (tmp_path / name).write_text("once\n")
     flags = {"grammar_file": "a.gbnf", "system": "@system.txt"}
-    assert kept(home, flags) == {"grammar_file": str(tmp_path / "a.gbnf"), "system": "once"}
+    assert saved_settings(flags) == {"grammar_file": str(tmp_path / "a.gbnf"), "system": "once"}
 
 
-def test_how_it_is_shown_and_where_it_is_computed_is_not_kept(home: Path) -> None:
-    assert kept(home, {"theme": "light", "n_threads": 1, "seed": 5}) == {"seed": 5}
+def test_settings_of_the_screen_and_the_machine_are_not_saved() -> None:
+    assert saved_settings({"theme": "light", "n_threads": 1, "seed": 5}) == {"seed": 5}
+
+
+@pytest.fixture
+def on_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmcli.cli.chat_session.can_ask", lambda: True)
+
+
+@pytest.mark.usefixtures("on_terminal")
+def test_a_new_session_is_reported_with_a_similar_name(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    ghost = Session("ghost")
+    ghost.say("user", "hi")
+    ghost.close()
+    before = sorted(home.rglob("*"))
+    session = open_session(go_on=False, name="gost", keep=True)
+    note = capfd.readouterr().err
+    assert note.startswith("new session 'gost'; did you mean")
+    assert "ghost" in note
+    session.close()
+    assert sorted(home.rglob("*")) == before  # nothing is written before the first message
+    open_session(go_on=False, name="whale", keep=True).close()
+    assert capfd.readouterr().err == "new session 'whale'\n"
+
+
+@pytest.mark.usefixtures("on_terminal")
+def test_a_session_with_a_date_is_suggested_by_its_end(capfd: pytest.CaptureFixture[str]) -> None:
+    dated = Session("2026-11-28-help")
+    dated.say("user", "help")
+    dated.close()
+    assert open_session(go_on=False, name="help", keep=True).name == "help"
+    assert capfd.readouterr().err == "new session 'help'; did you mean '2026-11-28-help'?\n"
+
+
+@pytest.mark.usefixtures("on_terminal")
+def test_a_known_session_is_opened_without_a_note(capfd: pytest.CaptureFixture[str]) -> None:
+    ghost = Session("ghost-story")
+    ghost.say("user", "hi")
+    ghost.close()
+    opened = open_session(go_on=False, name="ghost story", keep=True)
+    assert (opened.name, capfd.readouterr().err) == ("ghost-story", "")
+    opened.close()
+
+
+def test_a_new_session_of_a_script_is_not_reported(capfd: pytest.CaptureFixture[str]) -> None:
+    assert open_session(go_on=False, name="gost", keep=True).name == "gost"
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("text", ["mine", "MINE", "starter"])
+def test_a_message_that_is_the_name_of_a_model_is_noticed(text: str, home: Path) -> None:
+    add_alias()
+    assert names_model(text, Layer("flag", {}))
+    assert names_model(text, Layer("flag", {"prompt": text, "max_tokens": 1}))
+
+
+@pytest.mark.parametrize(
+    ("text", "flags"),
+    [("mine", {"model": "mine"}), ("min", {}), ("a mine", {}), ("", {})],
+)
+def test_any_other_message_is_only_a_message(text: str, flags: dict[str, Any]) -> None:
+    add_alias()
+    assert not names_model(text, Layer("flag", flags))
+
+
+def add_alias() -> None:
+    set_alias("mine", "starter")
+
+
+@pytest.mark.parametrize(("typed", "names"), [("", {"editor", "pirate", "tutor", "roles/"}), ("pi", {"pirate"})])
+def test_character_completes_names_and_files(
+    typed: str, names: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "roles").mkdir()
+    (tmp_path / "roles" / "ahab.toml").touch()
+    (tmp_path / "roles" / "ahab.gguf").touch()
+    monkeypatch.chdir(tmp_path)
+    assert {name for name, _ in complete_character(typed)} == names
+    assert complete_character("roles/") == [("roles/ahab.toml", "")]
+    assert dict(complete_character("pi"))["pirate"].endswith("captain.")
+
+
+def test_the_character_none_removes_the_character_of_a_session() -> None:
+    session = Session("talk")
+    session.set("system", "You are a pirate.")
+    session.set_character("Captain Redbeard", ["system"])
+    session.say("user", "hi")
+    assert character_of(Layer("flag", {}), session) == (None, [])
+    assert session.character == "Captain Redbeard"
+    assert character_of(Layer("flag", {"character": "none"}), session) == (None, [])
+    session.close()
+    assert (Session.read("talk").character, Session.read("talk").overrides) == ("", {})
+
+
+def test_a_configured_character_answers_in_a_new_session_only() -> None:
+    set_value("character", "pirate")
+    chosen, layers = character_of(Layer("flag", {}), Session("talk"))
+    assert chosen == load_character("pirate")
+    assert layers == [layer(load_character("pirate"))]
+    assert character_of(Layer("flag", {"character": "none"}), Session("talk")) == (None, [])
+    session = Session("talk", keep=False)
+    session.say("user", "hi")
+    assert character_of(Layer("flag", {}), session) == (None, [])

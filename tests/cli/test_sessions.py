@@ -16,8 +16,8 @@ from tests.conftest import Run
 
 
 @pytest.fixture
-def talk() -> str:
-    """A session of two branches with hostile words in it."""
+def saved() -> str:
+    """The name of a session of two branches, one message with an escape sequence."""
     session = Session("talk")
     session.set("system", "Be brief.")
     session.say("user", 'say "hi" \x1b[31m\n')
@@ -34,108 +34,124 @@ def out(capfd: pytest.CaptureFixture[str]) -> str:
     return capfd.readouterr().out
 
 
-def test_the_whole_way_through_the_program(run: Run, talk: str, tmp_path: Path) -> None:
-    """Once as a user runs it; what follows calls the commands themselves."""
+def test_the_program_lists_removes_and_explains(run: Run, saved: str) -> None:
+    """Once as a user runs it; the tests below call the functions of the commands."""
     listed = run("sessions")
     assert (listed.status, listed.stderr) == (0, "")
-    assert listed.text.splitlines()[1].split()[:2] == ["talk", "3"]
+    assert [line.split()[:3] for line in listed.text.splitlines()] == [
+        ["SESSION", "MESSAGES", "BRANCHES"],
+        ["talk", "2", "2"],
+    ]
     removed = run("sessions", "rm", "talk")
     assert (removed.status, removed.stdout) == (2, b"")
-    assert "say --yes" in removed.stderr
+    assert removed.stderr == (
+        "error: cannot ask for confirmation to delete 'talk' (not a terminal)\n  hint: use --yes\n"
+    )
     wrong = run("sessions", "show", "tolk")
     assert wrong.status == 2
-    assert wrong.stderr == 'error: there is no session called tolk; did you mean "talk"?\n'
+    error, hint = wrong.stderr.splitlines()
+    assert error == "error: session not found: 'tolk'"
+    assert hint.startswith("  hint: did you mean")
+    assert "talk" in hint
 
 
-def test_an_empty_folder_is_told_and_json_is_json(capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_list_is_a_note_or_empty_json(capfd: pytest.CaptureFixture[str]) -> None:
     assert sessions.list_sessions() == ExitStatus.OK
     assert "no sessions yet" in capfd.readouterr().err
     assert sessions.list_sessions(as_json=True) == ExitStatus.OK
     assert out(capfd) == "[]\n"
 
 
-def test_json_of_a_list_and_of_a_search_has_the_fields_by_name(talk: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_json_of_lists_has_every_field(saved: str, capfd: pytest.CaptureFixture[str]) -> None:
     sessions.list_sessions(as_json=True)
     (one,) = json.loads(out(capfd))
     assert one["changed"] > 1e9
-    about = {"name": "talk", "title": 'say "hi" \x1b[31m', "n_messages": 3, "size": files.path_of(talk).stat().st_size}
+    about = {
+        "name": "talk",
+        "title": 'say "hi" \x1b[31m',
+        "n_messages": 2,
+        "n_branches": 2,
+        "size": files.path_of(saved).stat().st_size,
+    }
     assert {key: one[key] for key in about} == about
     assert sessions.search_sessions("SECOND", as_json=True) == ExitStatus.OK
-    assert json.loads(out(capfd)) == [{"session": "talk", "id": 3, "role": "assistant", "excerpt": "second"}]
+    assert json.loads(out(capfd)) == [
+        {"session": "talk", "id": 3, "role": "assistant", "excerpt": "second", "number": 2}
+    ]
     assert sessions.search_sessions("nowhere", as_json=True) == ExitStatus.FAILED
     assert out(capfd) == "[]\n"
 
 
-def test_a_search_is_a_table_or_one_line_that_nothing_was_found(talk: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_search_prints_a_table_or_a_note(saved: str, capfd: pytest.CaptureFixture[str]) -> None:
     sessions.search_sessions("日本")
-    assert out(capfd).splitlines()[1].split() == ["talk", "2", "assistant", "first", "é", "日本", "🙂"]
+    assert out(capfd).splitlines()[1].split() == ["talk", "2", "model", "first", "é", "日本", "🙂"]
     assert sessions.search_sessions("nowhere") == ExitStatus.FAILED
-    assert capfd.readouterr().err == "no session holds 'nowhere'\n"
+    assert capfd.readouterr().err == "no message contains 'nowhere'\n"
 
 
-def test_show_prints_the_present_branch_or_all(talk: str, capfd: pytest.CaptureFixture[str]) -> None:
-    sessions.show_session(talk)
-    assert out(capfd) == '1 user\nsay "hi" \x1b[31m\n\n3 assistant\nsecond\n\n'
-    sessions.show_session(talk, everything=True)
-    assert "2 assistant (after 1)\nfirst é 日本 🙂\n\n3 assistant (after 1)\n" in out(capfd)
+def test_show_prints_the_present_branch_or_all(saved: str, capfd: pytest.CaptureFixture[str]) -> None:
+    sessions.show_session(saved)
+    assert out(capfd) == '1 you\nsay "hi" \x1b[31m\n\n2 model\nsecond\n\n'
+    sessions.show_session(saved, everything=True)
+    assert out(capfd) == (
+        'branch 1 of 2\n\n1 you\nsay "hi" \x1b[31m\n\n2 model\nfirst é 日本 🙂\n\n'
+        "branch 2 of 2, after message 1 (present)\n\n2 model\nsecond\n\n"
+    )
 
 
-def test_a_cleared_session_says_where_its_words_are(talk: str, capfd: pytest.CaptureFixture[str]) -> None:
-    session = Session.load(talk)
+def test_show_of_a_cleared_session_names_the_option_all(saved: str, capfd: pytest.CaptureFixture[str]) -> None:
+    session = Session.load(saved)
     session.clear()
     session.close()
     for command in (sessions.show_session, sessions.export_session):
-        assert command(talk) == ExitStatus.OK
+        assert command(saved) == ExitStatus.OK
         assert "show --all" in capfd.readouterr().err
-    sessions.show_session(talk, everything=True)
+    sessions.show_session(saved, everything=True)
     assert "second" in out(capfd)
 
 
-def test_a_session_without_a_readable_message_is_told(talk: str, capfd: pytest.CaptureFixture[str]) -> None:
-    files.path_of(talk).write_bytes(b"\x00\xffjunk\n" * 9)
-    with pytest.raises(LlmcliError, match="talk holds no message"):
-        sessions.show_session(talk)
+def test_a_session_without_a_readable_message_is_an_error(saved: str, capfd: pytest.CaptureFixture[str]) -> None:
+    files.path_of(saved).write_bytes(b"\x00\xffjunk\n" * 9)
+    with pytest.raises(LlmcliError, match="session 'talk' has no messages"):
+        sessions.show_session(saved)
     warned = capfd.readouterr().err.splitlines()
-    assert warned[0] == "warning: talk.jsonl: line 1 cannot be read and was left out"
-    assert warned[-1] == "warning: talk.jsonl: 6 more faults like these"
+    assert warned[0] == "warning: talk.jsonl: skipped line 1, which is not valid"
+    assert warned[-1] == "warning: talk.jsonl: 6 more problems like these"
 
 
-def test_an_export_is_what_its_name_says_and_replaces_nothing(
-    talk: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    sessions.export_session(talk)
-    assert out(capfd).startswith("# talk\n\n## System\n\nBe brief.\n\n## You\n\nsay")
+def test_an_export_has_the_form_of_its_suffix(saved: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    sessions.export_session(saved)
+    assert out(capfd).startswith("# talk\n\n## System prompt\n\nBe brief.\n\n## You\n\nsay")
     file = tmp_path / "talk.json"
-    sessions.export_session(talk, str(file))
+    sessions.export_session(saved, str(file))
+    assert capfd.readouterr().err == f"exported to {file}\n"
     data = json.loads(file.read_text(encoding="utf-8"))
     assert [message["role"] for message in data["messages"]] == ["system", "user", "assistant"]
     assert len(data["tree"]) == 3
-    with pytest.raises(UsageError, match="is there already"):
-        sessions.export_session(talk, str(file))
+    with pytest.raises(UsageError, match="already exists"):
+        sessions.export_session(saved, str(file))
     file.write_text("old")
-    sessions.export_session(talk, str(file), force=True)
+    sessions.export_session(saved, str(file), force=True)
     assert json.loads(file.read_text(encoding="utf-8")) == data
-    with pytest.raises(UsageError, match="cannot tell the form"):
-        sessions.export_session(talk, str(tmp_path / "talk.pdf"))
+    with pytest.raises(UsageError, match="unknown export format"):
+        sessions.export_session(saved, str(tmp_path / "talk.pdf"))
     with pytest.raises(DiskError, match="cannot write"):
-        sessions.export_session(talk, str(tmp_path / "no folder" / "talk.md"))
+        sessions.export_session(saved, str(tmp_path / "no folder" / "talk.md"))
 
 
-def test_an_export_goes_without_the_file_of_a_system_prompt_that_is_gone(
-    talk: str, capfd: pytest.CaptureFixture[str]
-) -> None:
-    session = Session.load(talk)
+def test_an_export_without_the_file_of_its_system_prompt_warns(saved: str, capfd: pytest.CaptureFixture[str]) -> None:
+    session = Session.load(saved)
     session.set("system", "@gone.md")
     session.close()
-    assert sessions.export_session(talk) == ExitStatus.OK
+    assert sessions.export_session(saved) == ExitStatus.OK
     told = capfd.readouterr()
-    assert "the system prompt is left out: cannot read gone.md" in told.err
+    assert "the export has no system prompt: cannot read gone.md" in told.err
     assert "second" in told.out
 
 
-def test_rm_asks_where_somebody_can_answer(talk: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match="nobody can be asked"):
-        sessions.remove_sessions([talk])
+def test_rm_asks_for_confirmation_on_a_terminal(saved: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="cannot ask for confirmation"):
+        sessions.remove_sessions([saved])
     asked: list[str] = []
 
     def confirm(question: str, default: bool) -> bool:
@@ -145,39 +161,40 @@ def test_rm_asks_where_somebody_can_answer(talk: str, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(sessions, "can_ask", lambda: True)
     monkeypatch.setattr(sessions, "confirm", confirm)
-    assert sessions.remove_sessions([talk]) == ExitStatus.FAILED
-    assert files.names() == [talk]
-    assert sessions.remove_sessions([talk]) == ExitStatus.OK
+    assert sessions.remove_sessions([saved]) == ExitStatus.FAILED
+    assert files.names() == [saved]
+    assert sessions.remove_sessions([saved]) == ExitStatus.OK
     assert files.names() == []
-    assert asked == ["remove talk for good?"] * 2
+    assert asked == ["Delete 'talk' permanently?"] * 2
 
 
-def test_rm_takes_several_and_none_where_one_is_not_there(talk: str) -> None:
-    copied = Session.load(talk)
+def test_rm_deletes_several_sessions_or_none(saved: str) -> None:
+    copied = Session.load(saved)
     copied.copy("other").close()
-    with pytest.raises(UsageError, match="another chat has the session talk open"):
+    with pytest.raises(UsageError, match="session 'talk' is open in another chat"):
         sessions.remove_sessions(["talk"], yes=True)
     copied.close()
-    with pytest.raises(UsageError, match="no session called third"):
+    with pytest.raises(UsageError, match="session not found: 'third'"):
         sessions.remove_sessions(["talk", "third"], yes=True)
     assert sorted(files.names()) == ["other", "talk"]
     assert sessions.remove_sessions(["talk", "other", "talk"], yes=True) == ExitStatus.OK
     assert files.names() == []
 
 
-def test_rename_moves_a_session_that_is_free(talk: str) -> None:
-    assert sessions.rename_session(talk, "novel") == ExitStatus.OK
-    assert files.names() == ["novel"]
-    with pytest.raises(UsageError, match="cannot be the name"):
-        sessions.rename_session("novel", "../novel")
+def test_rename_changes_the_name_of_a_session(saved: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert sessions.rename_session(saved, "ghost story") == ExitStatus.OK
+    assert files.names() == ["ghost-story"]
+    assert capfd.readouterr().err == "renamed to 'ghost-story'\n"
+    with pytest.raises(UsageError, match="not a valid name"):
+        sessions.rename_session("ghost-story", "../novel")
 
 
-def test_the_bare_command_lists(talk: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_command_alone_lists_the_sessions(saved: str, capfd: pytest.CaptureFixture[str]) -> None:
     sessions.default(typer.Context(typer.main.get_command(sessions.app)))
     assert out(capfd).startswith("SESSION")
 
 
-def test_continue_takes_the_last_session_that_is_free(talk: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_continue_opens_the_last_session_that_is_not_open(saved: str, capfd: pytest.CaptureFixture[str]) -> None:
     later = Session("later")
     later.say("user", "hi")
     files.path_of("zz").with_name("not a name.jsonl").write_text("{}\n")  # somebody's copy
@@ -188,31 +205,31 @@ def test_continue_takes_the_last_session_that_is_free(talk: str, capfd: pytest.C
     assert second.name == "later"
     third = open_session(go_on=True, name=None, keep=True)
     assert third.name == ""
-    assert "this is a new one" in capfd.readouterr().err
-    with pytest.raises(UsageError, match="another chat has the session talk open"):
+    assert "this is a new session" in capfd.readouterr().err
+    with pytest.raises(UsageError, match="session 'talk' is open in another chat"):
         open_session(go_on=False, name="talk", keep=True)
     for session in (opened, second):
         session.close()
 
 
 @pytest.mark.parametrize(("go_on", "name", "keep"), [(True, "a", True), (True, None, False), (False, "a", False)])
-def test_what_cannot_go_together_is_refused(go_on: bool, name: str | None, keep: bool) -> None:
-    with pytest.raises(UsageError):
+def test_options_that_contradict_each_other_are_refused(go_on: bool, name: str | None, keep: bool) -> None:
+    with pytest.raises(UsageError, match=r"cannot be used together|--no-save starts a new session"):
         open_session(go_on, name, keep)
 
 
-def test_a_name_begins_a_session_or_opens_it(talk: str) -> None:
+def test_a_name_creates_a_session_or_opens_it(saved: str) -> None:
     fresh = open_session(go_on=False, name="fresh", keep=True)
     assert (fresh.name, fresh.conversation.messages) == ("fresh", {})
     opened = open_session(go_on=False, name="talk", keep=True)
     assert len(opened.conversation.messages) == 3
     opened.close()
-    with pytest.raises(UsageError, match="cannot be the name"):
+    with pytest.raises(UsageError, match="not a valid name"):
         open_session(go_on=False, name="../talk", keep=True)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
-def test_on_a_terminal_no_escape_sequence_of_a_message_is_obeyed(talk: str) -> None:
+def test_a_terminal_gets_no_escape_sequence_of_a_message(saved: str) -> None:
     pexpect = pytest.importorskip("pexpect")
     shown = pexpect.run(f"{sys.executable} -m llmcli sessions show talk", encoding="utf-8")
     assert 'say "hi" ␛[31m' in shown

@@ -20,7 +20,7 @@ NEUTRAL: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "temperature"
 
 
 @dataclass
-class Left:
+class ChainOutput:
     """What a chain leaves: the ids in their order, logit and probability by id, the id it drew (or None)."""
 
     ids: list[int]
@@ -34,19 +34,21 @@ class Left:
         return {token for token in self.ids if self.logits[token] > -math.inf}
 
 
-def steps(draw: bool = False, **settings: Any) -> tuple[Step, ...]:
+def plan_steps(draw: bool = False, **settings: Any) -> tuple[Step, ...]:
     """The plan of some settings, with the draw at its end or without."""
     made = plan(Settings(**(NEUTRAL | settings)))
     return made if draw else made[:-1]
 
 
-def chain_of(made: Sequence[Step], n_vocab: int, biases: Sequence[tuple[int, float]] = (), vocab: Any = None) -> Chain:
+def make_chain(
+    made: Sequence[Step], n_vocab: int, biases: Sequence[tuple[int, float]] = (), vocab: Any = None
+) -> Chain:
     """The engine's own chain over a vocabulary that has only a size, unless a real one is given."""
     only_size: Any = SimpleNamespace(n_tokens=n_vocab, pointer=None)
     return Chain(vocab or only_size, made, biases)
 
 
-def apply(chain: Chain, logits: Sequence[float]) -> Left:
+def apply_chain(chain: Chain, logits: Sequence[float]) -> ChainOutput:
     """One step of the chain over tokens 0, 1, 2, ..."""
     api = binding.load()
     rows = (api.llama_token_data * len(logits))(*[api.llama_token_data(i, x, 0.0) for i, x in enumerate(logits)])
@@ -56,28 +58,28 @@ def apply(chain: Chain, logits: Sequence[float]) -> Left:
     chain.raise_failure()
     kept = [array.data[i] for i in range(array.size)]
     drawn = kept[array.selected].id if array.selected >= 0 else None
-    return Left([k.id for k in kept], {k.id: k.logit for k in kept}, {k.id: k.p for k in kept}, drawn)
+    return ChainOutput([k.id for k in kept], {k.id: k.logit for k in kept}, {k.id: k.p for k in kept}, drawn)
 
 
-def after(
+def apply_samplers(
     logits: Sequence[float], accepted: Sequence[int] = (), biases: Sequence[tuple[int, float]] = (), **settings: Any
-) -> Left:
+) -> ChainOutput:
     """What the samplers of some settings leave of the logits, `accepted` having come before."""
     draw = bool(settings.get("mirostat")) or settings.get("samplers") == ("adaptive_p",)
-    chain = chain_of(steps(draw, **settings), len(logits), biases)
+    chain = make_chain(plan_steps(draw, **settings), len(logits), biases)
     chain.accept(accepted)
     try:
-        return apply(chain, logits)
+        return apply_chain(chain, logits)
     finally:
         chain.close()
 
 
-def log(probabilities: Sequence[float]) -> list[float]:
+def log_probabilities(probabilities: Sequence[float]) -> list[float]:
     """Logits of a distribution."""
     return [math.log(p) if p else -math.inf for p in probabilities]
 
 
-def filmed(
+def capture_steps(
     made: Sequence[Step],
     logits: Sequence[float],
     biases: Sequence[tuple[int, float]] = (),
@@ -88,6 +90,6 @@ def filmed(
     film, only_size = Film(), SimpleNamespace(n_tokens=len(logits), pointer=vocab and vocab.pointer)
     chain = Chain(only_size, made, biases, Watch(Place(), look=film.look))  # type: ignore[arg-type]
     chain.accept(accepted)
-    apply(chain, logits)
+    apply_chain(chain, logits)
     chain.close()
     return film

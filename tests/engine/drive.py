@@ -15,7 +15,7 @@ GREEDY: dict[str, Any] = {"temperature": Fixed(0.0)}
 
 
 @dataclass
-class Ended:
+class FinishedAnswer:
     """A finished answer: its text, token ids and records."""
 
     text: str
@@ -32,10 +32,10 @@ def start(context: Context, prompt: str | Sequence[int], grammar: str | None = N
     return Generation(context.model.vocab, tokens, Settings(**({"seed": 1} | values)), grammar, seq_id)
 
 
-def run(context: Context, prompt: str | Sequence[int], grammar: str | None = None, **values: Any) -> Ended:
+def run(context: Context, prompt: str | Sequence[int], grammar: str | None = None, **values: Any) -> FinishedAnswer:
     """The whole answer to a prompt; further arguments are settings."""
     generation = start(context, prompt, grammar, **values)
     records = list(generate(context, [generation]))
     text = "".join(record.text for record in records)
     ids = generation.tokens[len(generation.prompt) :]
-    return Ended(text, ids, generation.finish_reason, generation.timings, records)
+    return FinishedAnswer(text, ids, generation.finish_reason, generation.timings, records)

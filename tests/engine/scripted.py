@@ -73,19 +73,19 @@ class ScriptedGeneration(Generation):
         return self.script
 
 
-def scripted(pieces: Sequence[bytes], wishes: Wishes, **settings: Any) -> ScriptedGeneration:
+def script_generation(pieces: Sequence[bytes], wishes: Wishes, **settings: Any) -> ScriptedGeneration:
     """A generation for a one-token prompt that says what `wishes` gives."""
     made: type[ScriptedGeneration] = type("Made", (ScriptedGeneration,), {"wishes": staticmethod(wishes)})
     vocab: Any = Pieces(pieces)
     return made(vocab, [0], Settings(seed=1, **settings))
 
 
-def saying(pieces: Sequence[bytes], **settings: Any) -> ScriptedGeneration:
+def script_pieces(pieces: Sequence[bytes], **settings: Any) -> ScriptedGeneration:
     """A generation that says one piece after the other and ends."""
-    return scripted(pieces, lambda drawn: [len(drawn) if len(drawn) < len(pieces) else END], **settings)
+    return script_generation(pieces, lambda drawn: [len(drawn) if len(drawn) < len(pieces) else END], **settings)
 
 
-def drive(generation: Generation, n_ctx: int = 2**20) -> list[Record]:
+def run_to_end(generation: Generation, n_ctx: int = 2**20) -> list[Record]:
     """The records up to the end, without a context."""
     records = []
     try:

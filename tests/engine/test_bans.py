@@ -13,14 +13,14 @@ from llmcli.engine.context import Context
 from llmcli.errors import ConstraintError
 from llmcli.params.policy.tree import Fixed
 from tests.engine.drive import GREEDY, run
-from tests.engine.scripted import END, Wishes, drive, scripted, text_of
+from tests.engine.scripted import END, Wishes, run_to_end, script_generation, text_of
 
 WORDS = ("the", " cat", " dog", " sat", " on", " mat", "s", ".")
 PIECES = [word.encode() for word in WORDS]
 
 
-def story(*places: str) -> Wishes:
-    """Wishes by place, each a list of words parted by `|`, the best first; then the end."""
+def words_by_position(*places: str) -> Wishes:
+    """Wishes by place, each a list of words separated by `|`, the best first; then the end."""
     wishes = [[WORDS.index(word) for word in place.split("|")] for place in places]
     return lambda drawn: wishes[len(drawn)] if len(drawn) < len(wishes) else [END]
 
@@ -46,22 +46,22 @@ STORY = ("the", " cat| dog| mat", " sat| on", " on| sat", "s|.")
         (["e c"], None),
     ],
 )
-def test_another_way_is_taken_around_each_banned_phrase(banned: list[str], text: str | None) -> None:
-    generation = scripted(PIECES, story(*STORY), banned_strings=tuple(banned))
+def test_generation_avoids_each_banned_phrase(banned: list[str], text: str | None) -> None:
+    generation = script_generation(PIECES, words_by_position(*STORY), banned_strings=tuple(banned))
     if text is None:
         with pytest.raises(ConstraintError, match="no wish is left"):
-            drive(generation)
+            run_to_end(generation)
     else:
-        assert text_of(drive(generation)) == text
+        assert text_of(run_to_end(generation)) == text
     assert not generation.script.open
 
 
-def test_a_token_banned_at_one_place_may_stand_at_another() -> None:
-    generation = scripted(PIECES, story("the", " cat| dog", " cat"), banned_strings=("cat ",))
-    assert text_of(drive(generation)) == "the dog cat"
+def test_a_token_is_forbidden_only_at_its_position() -> None:
+    generation = script_generation(PIECES, words_by_position("the", " cat| dog", " cat"), banned_strings=("cat ",))
+    assert text_of(run_to_end(generation)) == "the dog cat"
 
 
-def test_what_was_banned_further_on_is_free_again_after_an_earlier_step_back() -> None:
+def test_backtracking_resets_bans_at_later_positions() -> None:
     # ` sat` is banned after ` cat`, then ` cat` itself goes: after ` dog`, ` sat` is fine again.
     tree = {"": "the", "the": " cat| dog", "the cat": " sat| on", "the cat sat": ".", "the dog": " sat| on"}
     tree |= {"the dog sat": "s", "the dog sats": ""}
@@ -70,8 +70,8 @@ def test_what_was_banned_further_on_is_free_again_after_an_earlier_step_back() -
         next_words = tree.get("".join(WORDS[token] for token in drawn), ".")
         return [WORDS.index(word) for word in next_words.split("|")] if next_words else [END]
 
-    generation = scripted(PIECES, wishes, banned_strings=("sat.", "cat on"))
-    assert text_of(drive(generation)) == "the dog sats"
+    generation = script_generation(PIECES, wishes, banned_strings=("sat.", "cat on"))
+    assert text_of(run_to_end(generation)) == "the dog sats"
     assert generation.timings.predicted_n == 4
 
 
@@ -84,24 +84,24 @@ def test_what_was_banned_further_on_is_free_again_after_an_earlier_step_back() -
         ("stra\u00dfe", "STRA\u00dfE"),
     ],
 )
-def test_case_is_ignored_in_any_script(phrase: str, text: str) -> None:
+def test_banned_phrases_are_case_insensitive_in_any_script(phrase: str, text: str) -> None:
     assert fold(phrase) in fold(text)
 
 
 @given(st.text(max_size=20))
-def test_folding_keeps_positions_and_is_done_letter_by_letter(text: str) -> None:
+def test_folding_keeps_the_positions_of_characters(text: str) -> None:
     assert fold(text) == "".join(fold(letter) for letter in text)
     assert len(fold(text)) == len(text)
 
 
-def test_a_phrase_may_begin_inside_a_split_character() -> None:
-    generation = scripted(
+def test_a_phrase_can_start_inside_a_split_character() -> None:
+    generation = script_generation(
         [b"a\xc3", b"\xa9t\xc3", b"\xa8", b"\xa9"],
         lambda n: [[0], [1], [3, 2], [END]][len(n)],
         banned_strings=("t\u00e9",),
     )
     with pytest.raises(ConstraintError):  # the phrase begins in the second piece, and nothing else may stand there
-        drive(generation)
+        run_to_end(generation)
     assert not generation.script.open
 
 
@@ -111,18 +111,16 @@ def test_a_phrase_may_begin_inside_a_split_character() -> None:
     st.lists(st.text("ab\u00e9 ", min_size=1, max_size=4), min_size=1, max_size=3),
     st.integers(0, 10**6),
 )
-def test_no_banned_phrase_is_ever_shown_and_every_snapshot_is_freed(
-    words: list[str], banned: list[str], seed: int
-) -> None:
+def test_no_banned_phrase_appears_and_snapshots_are_freed(words: list[str], banned: list[str], seed: int) -> None:
     def wishes(drawn: Sequence[int]) -> Sequence[int]:
         order = random.Random(f"{seed} {drawn}").sample(range(len(words)), len(words))
         return [END] if len(drawn) == 8 else order
 
     def once() -> tuple[str, list[int]]:
-        generation = scripted([word.encode() for word in words], wishes, banned_strings=tuple(banned))
+        generation = script_generation([word.encode() for word in words], wishes, banned_strings=tuple(banned))
         texts: list[str] = []
         try:
-            texts += [record.text for record in drive(generation)]
+            texts += [record.text for record in run_to_end(generation)]
         except ConstraintError:
             texts = []
         assert not generation.script.open
@@ -138,7 +136,7 @@ def test_no_banned_phrase_is_ever_shown_and_every_snapshot_is_freed(
 PROMPT = "Once upon a time, there was a little girl named"
 
 
-def test_a_banned_phrase_of_the_model_s_own_text_is_replaced_and_the_text_before_it_kept(context: Context) -> None:
+def test_a_ban_keeps_the_answer_before_the_phrase(context: Context) -> None:
     free = run(context, PROMPT, **GREEDY, max_tokens=20)
     words = free.text.split(" ")
     phrase = " ".join(words[6:8])  # two words, several tokens
@@ -150,7 +148,7 @@ def test_a_banned_phrase_of_the_model_s_own_text_is_replaced_and_the_text_before
     assert not any(phrase.lower() in record.text.lower() for record in banned.records)
 
 
-def test_several_ways_to_go_on_can_be_banned_one_after_the_other(context: Context) -> None:
+def test_several_continuations_can_be_banned_in_turn(context: Context) -> None:
     banned: tuple[str, ...] = ()
     for _ in range(4):
         first = run(context, PROMPT, **GREEDY, max_tokens=1, banned_strings=banned).text
@@ -159,7 +157,7 @@ def test_several_ways_to_go_on_can_be_banned_one_after_the_other(context: Contex
     assert len(set(banned)) == 4
 
 
-def test_with_bans_the_same_seed_still_gives_the_same_text(context: Context) -> None:
+def test_bans_keep_the_answer_of_a_seed_reproducible(context: Context) -> None:
     def answer(**values: Any) -> str:
         return run(context, PROMPT, max_tokens=24, seed=5, temperature=Fixed(1.2), presence_penalty=0.2, **values).text
 
@@ -177,13 +175,13 @@ def test_bans_that_leave_no_token_are_an_error(context: Context) -> None:
     n = context.model.vocab.n_tokens
     only = tuple((token, -float("inf")) for token in range(n) if token not in (260, 28))
     pieces = tuple(context.model.vocab.piece(token).decode() for token in (260, 28))
-    with pytest.raises(ConstraintError, match="no token fits the constraint"):
+    with pytest.raises(ConstraintError, match="no token satisfies the constraints"):
         run(context, PROMPT, logit_bias=only, banned_strings=pieces)
 
 
-def test_a_place_is_given_up_when_too_many_tokens_are_banned_there() -> None:
+def test_too_many_forbidden_tokens_at_a_position_are_an_error() -> None:
     pieces = [f"{number} bad".encode() for number in range(2000)]
-    generation = scripted(pieces, lambda _drawn: range(2000), banned_strings=("bad",))
+    generation = script_generation(pieces, lambda _drawn: range(2000), banned_strings=("bad",))
     with pytest.raises(ConstraintError, match="nothing likely"):
-        drive(generation)
+        run_to_end(generation)
     assert generation.script.open == set()

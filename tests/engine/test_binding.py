@@ -9,7 +9,7 @@ from llmcli.engine import binding, log
 from llmcli.errors import LlmcliError
 
 
-def python(code: str) -> str:
+def run_python(code: str) -> str:
     """What a fresh Python prints."""
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -25,11 +25,11 @@ api = binding.load()
 heavy = [name for name in ("numpy", "jinja2", "diskcache", "llama_cpp") if name in sys.modules]
 print(before, heavy, api.__name__, api is binding.load())
 """
-    assert python(code) == "False [] llama_cpp.llama_cpp True"
+    assert run_python(code) == "False [] llama_cpp.llama_cpp True"
 
 
 @pytest.mark.parametrize("first", ["binding.load()", "import llama_cpp"])
-def test_the_whole_package_can_be_imported_before_and_after(first: str) -> None:
+def test_the_real_package_can_be_imported_before_and_after(first: str) -> None:
     code = f"""
 import warnings
 import llmcli.engine.binding as binding
@@ -39,24 +39,24 @@ with warnings.catch_warnings(action="ignore"):
 import llama_cpp.llama_cpp as low
 print(llama_cpp.Llama.__name__, low is binding.load(), low.llama_supports_mmap() in (True, False))
 """
-    assert python(code) == "Llama True True"
+    assert run_python(code) == "Llama True True"
 
 
-def test_a_missing_package_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_an_error_with_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(LlmcliError, match="llama-cpp-python is not installed") as caught:
         binding.submodule("no_such_module")
     assert caught.value.hint.startswith("pip install llama-cpp-python==")
 
 
-def test_a_submodule_that_does_not_import_leaves_no_stand_in() -> None:
+def test_a_failed_import_leaves_no_placeholder_module() -> None:
     had = "llama_cpp" in sys.modules
-    with pytest.raises(LlmcliError, match="does not load"):
+    with pytest.raises(LlmcliError, match=r"cannot load the library of llama\.cpp"):
         binding.submodule("no_such_module")
     assert ("llama_cpp" in sys.modules) == had
 
 
-def test_the_versions_are_named() -> None:
+def test_the_versions_of_llama_cpp_are_known() -> None:
     assert binding.bindings_version().startswith("0.3.36")
     assert "ggml" in binding.llama_build()
 
@@ -66,7 +66,7 @@ def quiet() -> None:
     log.forget()
 
 
-def say(level: int, text: str) -> None:
+def log_line(level: int, text: str) -> None:
     log._on_log(level, text.encode(), None)
 
 
@@ -82,19 +82,17 @@ def say(level: int, text: str) -> None:
         ([(4, "\n")], ""),
     ],
 )
-def test_the_reason_is_the_first_error_that_tells_something(
-    quiet: None, lines: list[tuple[int, str]], reason: str
-) -> None:
+def test_the_reason_is_the_first_specific_error(quiet: None, lines: list[tuple[int, str]], reason: str) -> None:
     for level, text in lines:
-        say(level, text)
+        log_line(level, text)
     assert log.reason() == reason
 
 
-def test_a_listener_hears_every_line(quiet: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listener_gets_every_line_of_the_log(quiet: None, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[str] = []
     monkeypatch.setattr(log, "_listeners", [])
     log.listen(heard.append)
-    say(2, "info\n")
+    log_line(2, "info\n")
     log._on_log(4, b"bad \xff bytes\n", None)
     assert heard == ["info", "bad \ufffd bytes"]
     assert log.reason() == "bad \ufffd bytes"

@@ -8,50 +8,50 @@ from llmcli.engine.temperature import TemperatureSampler
 from llmcli.params.policy.grammar import parse_policy
 
 
-def turned(dial: Dial, steps: int, by: float) -> float:
+def turn_repeatedly(dial: Dial, steps: int, by: float) -> float:
     for _ in range(steps):
         dial.turn(by)
     return dial.shift
 
 
-def test_what_is_not_known_yet_is_no_limit() -> None:
-    assert turned(Dial(), 30, -0.1) == -3.0
+def test_a_shift_has_no_limit_before_the_first_temperature() -> None:
+    assert turn_repeatedly(Dial(), 30, -0.1) == -3.0
 
 
-def test_a_shift_that_makes_zero_of_all_goes_no_further() -> None:
+def test_a_shift_stops_where_all_temperatures_are_zero() -> None:
     dial = Dial()
     dial.gave(0.75)
-    assert turned(dial, 30, -0.1) == -0.75
+    assert turn_repeatedly(dial, 30, -0.1) == -0.75
     assert dial.turn(0.1) == -0.65
 
 
-def test_a_shift_that_went_too_far_before_anything_was_known_counts_from_there() -> None:
+def test_a_shift_below_the_limit_moves_up_from_the_limit() -> None:
     dial = Dial()
-    turned(dial, 30, -0.1)
+    turn_repeatedly(dial, 30, -0.1)
     dial.gave(0.8)
     assert dial.turn(0.1) == -0.7
 
 
-def test_the_largest_of_the_last_temperatures_counts_and_older_ones_are_forgotten() -> None:
+def test_the_highest_recent_temperature_limits_the_shift() -> None:
     dial = Dial()
     for value in (1.2, 0.4, 0.6, 0.5):
         dial.gave(value)
-    assert turned(dial, 30, -0.1) == -1.2
+    assert turn_repeatedly(dial, 30, -0.1) == -1.2
     for _ in range(16):
         dial.gave(0.5)
     assert dial.turn(0.1) == -0.4
 
 
 @pytest.mark.parametrize(("args", "most"), [((0.8, 0.0, 1.0), 0.8), ((0.8, 0.5, 1.0), 1.3), ((0.0, 0.0, 1.0), 0.0)])
-def test_the_sampler_tells_how_warm_a_fixed_or_entropy_policy_gets(args: tuple[float, ...], most: float) -> None:
+def test_the_sampler_records_the_maximum_of_a_policy(args: tuple[float, ...], most: float) -> None:
     dial = Dial()
     sampler = TemperatureSampler(args, Place(), dial)
-    assert turned(dial, 30, -0.1) == pytest.approx(-most)
+    assert turn_repeatedly(dial, 30, -0.1) == pytest.approx(-most)
     sampler.close()
 
 
-def test_the_largest_of_no_temperatures_is_no_limit_for_a_policy_of_ours() -> None:
+def test_a_python_policy_records_no_maximum_in_advance() -> None:
     dial = Dial()
     sampler = TemperatureSampler((parse_policy("linear:1.2->0.5@200"),), Place(), dial)
-    assert turned(dial, 30, -0.1) == -3.0
+    assert turn_repeatedly(dial, 30, -0.1) == -3.0
     sampler.close()

@@ -52,7 +52,7 @@ AGAIN: dict[str, dict[str, Any]] = {
 }
 
 
-def subject(context: Context, generation: Generation, moves: Sequence[Move] = ()) -> Subject:
+def make_subject(context: Context, generation: Generation, moves: Sequence[Move] = ()) -> Subject:
     """The answer of a generation that has ended."""
 
     def make(settings: Settings, grammar: str | None, film: Film) -> Generation:
@@ -63,7 +63,7 @@ def subject(context: Context, generation: Generation, moves: Sequence[Move] = ()
     return Subject(generation.settings, generation.grammar, drawn, make)
 
 
-def answered(context: Context, text: str = PROMPT, dial: Dial | None = None, **values: Any) -> Generation:
+def generate_answer(context: Context, text: str = PROMPT, dial: Dial | None = None, **values: Any) -> Generation:
     """An answer with its traces and 5 alternatives for each token."""
     grammar = values.pop("grammar", None)
     settings = Settings(**{"seed": 7, "max_tokens": COUNT, **values})
@@ -74,7 +74,7 @@ def answered(context: Context, text: str = PROMPT, dial: Dial | None = None, **v
     return generation
 
 
-def check(found: Dissection, generation: Generation) -> None:
+def assert_matches_trace(found: Dissection, generation: Generation) -> None:
     """Compare with what was noted at the time."""
     then, steps = generation.traces[found.at], found.stepwise
     by_id = {one.id: one for one in steps.candidates}
@@ -94,30 +94,30 @@ def check(found: Dissection, generation: Generation) -> None:
 
 
 @pytest.mark.parametrize("name", STRAIGHT)
-def test_a_look_back_agrees_with_the_trace(context: Context, name: str) -> None:
-    generation = answered(context, **STRAIGHT[name])
-    looked = subject(context, generation)
+def test_an_inspection_agrees_with_the_trace(context: Context, name: str) -> None:
+    generation = generate_answer(context, **STRAIGHT[name])
+    looked = make_subject(context, generation)
     assert looked.remembering == []
     for at in (len(looked.tokens) - 1, 2, 0):  # backwards: what was read is still as it was
         found = dissect(context, looked, at, 40)
         assert found.exact
-        check(found, generation)
+        assert_matches_trace(found, generation)
 
 
 @pytest.mark.parametrize("name", AGAIN)
-def test_where_a_step_remembers_the_answer_is_gone_through_again(context: Context, name: str) -> None:
-    generation = answered(context, **AGAIN[name])
-    looked = subject(context, generation)
+def test_a_stateful_step_generates_the_answer_again(context: Context, name: str) -> None:
+    generation = generate_answer(context, **AGAIN[name])
+    looked = make_subject(context, generation)
     assert looked.remembering
     for at in (len(looked.tokens) - 1, 4, 0):
         found = dissect(context, looked, at, 40)
         assert found.exact
-        check(found, generation)
+        assert_matches_trace(found, generation)
 
 
-def test_only_the_steps_of_the_chain_are_shown(context: Context) -> None:
+def test_an_inspection_shows_only_steps_of_the_chain(context: Context) -> None:
     def names(**values: Any) -> list[str]:
-        found = dissect(context, subject(context, answered(context, **values, max_tokens=2)), 1, 5)
+        found = dissect(context, make_subject(context, generate_answer(context, **values, max_tokens=2)), 1, 5)
         return [step.name for step in found.stepwise.steps]
 
     assert names() == ["top_k", "top_p", "min_p", "temperature"]
@@ -127,42 +127,42 @@ def test_only_the_steps_of_the_chain_are_shown(context: Context) -> None:
     assert names(ignore_eos=True, samplers=("temperature",)) == ["logit_bias", "temperature"]
 
 
-def test_a_move_of_the_dial_counts_from_its_token_on(context: Context) -> None:
+def test_an_inspection_applies_the_shift_of_its_token(context: Context) -> None:
     moves = [(3, 0.5), (8, -0.3)]
-    generation = answered(context, dial=Dial(moves))
-    looked = subject(context, generation, moves)
+    generation = generate_answer(context, dial=Dial(moves))
+    looked = make_subject(context, generation, moves)
     at_temperature = [dissect(context, looked, at, 5).trace.temperature for at in (2, 3, 7, 8)]
     assert at_temperature == pytest.approx([0.8, 1.3, 1.3, 0.5])
-    check(dissect(context, looked, 6, 40), generation)
+    assert_matches_trace(dissect(context, looked, 6, 40), generation)
 
 
-def test_a_temperature_of_one_that_was_moved_by_hand_is_shown(context: Context) -> None:
+def test_a_shifted_temperature_of_one_is_shown(context: Context) -> None:
     moves = [(0, 0.5)]
-    generation = answered(context, dial=Dial(moves), temperature=Fixed(1.0), max_tokens=2)
-    found = dissect(context, subject(context, generation, moves), 1, 40)
+    generation = generate_answer(context, dial=Dial(moves), temperature=Fixed(1.0), max_tokens=2)
+    found = dissect(context, make_subject(context, generation, moves), 1, 40)
     assert found.stepwise.steps[-1].name == "temperature"
-    check(found, generation)
+    assert_matches_trace(found, generation)
 
 
-def test_what_the_grammar_refused_is_named(context: Context) -> None:
-    generation = answered(context, grammar='root ::= [x-z]+ "."', max_tokens=3)
-    found = dissect(context, subject(context, generation), 1, 5)
+def test_a_token_that_the_grammar_rejected_is_named(context: Context) -> None:
+    generation = generate_answer(context, grammar='root ::= [x-z]+ "."', max_tokens=3)
+    found = dissect(context, make_subject(context, generation), 1, 5)
     assert found.stepwise.steps[0].name == "grammar"
     assert found.refused
     by_id = {one.id: one for one in found.stepwise.candidates}
     assert found.stepwise.removed_by(by_id[max(by_id, key=lambda token: by_id[token].before)]) == "grammar"
 
 
-def test_a_token_that_the_grammar_let_pass_shows_no_grammar(context: Context) -> None:
-    generation = answered(context, grammar="root ::= .*", max_tokens=3)
-    found = dissect(context, subject(context, generation), 1, 5)
+def test_an_accepted_token_shows_no_grammar_step(context: Context) -> None:
+    generation = generate_answer(context, grammar="root ::= .*", max_tokens=3)
+    found = dissect(context, make_subject(context, generation), 1, 5)
     assert "grammar" not in [step.name for step in found.stepwise.steps]
     assert found.refused is None
 
 
-def test_an_answer_that_does_not_come_again_is_looked_at_with_steps_that_begin_anew(context: Context) -> None:
-    generation = answered(context, **AGAIN["xtc"])
-    looked = subject(context, generation)
+def test_a_different_answer_resets_the_stateful_steps(context: Context) -> None:
+    generation = generate_answer(context, **AGAIN["xtc"])
+    looked = make_subject(context, generation)
     other = replace(looked, tokens=[5, *looked.tokens[1:]])  # which the seed does not give
     found = dissect(context, other, 3, 5)
     assert not found.exact
@@ -170,18 +170,18 @@ def test_an_answer_that_does_not_come_again_is_looked_at_with_steps_that_begin_a
     assert found.trace.candidates
 
 
-def test_the_progress_of_going_through_it_again_is_counted(context: Context) -> None:
-    generation = answered(context, **AGAIN["mirostat 2"])
+def test_the_progress_of_a_regeneration_is_counted(context: Context) -> None:
+    generation = generate_answer(context, **AGAIN["mirostat 2"])
     told: list[tuple[int, int]] = []
-    dissect(context, subject(context, generation), 6, 5, lambda done, total: told.append((done, total)))
+    dissect(context, make_subject(context, generation), 6, 5, lambda done, total: told.append((done, total)))
     assert told == [(done, 6) for done in range(1, 7)]
 
 
 @pytest.mark.parametrize("values", [{}, AGAIN["xtc"]], ids=["straight", "again"])
-def test_an_abort_stops_the_look(fresh: MakeContext, values: dict[str, Any]) -> None:
+def test_an_abort_stops_an_inspection(fresh: MakeContext, values: dict[str, Any]) -> None:
     abort = AbortFlag()
     context = fresh(abort=abort)
-    looked = subject(context, answered(context, **values))
+    looked = make_subject(context, generate_answer(context, **values))
     abort.set()
     with pytest.raises(AbortedError):
         dissect(context, looked, 5, 5)
@@ -198,7 +198,7 @@ def logits(context: Context) -> list[float]:
     return found
 
 
-def test_a_rewound_context_gives_the_very_same_logits(fresh: MakeContext) -> None:
+def test_a_rewound_context_gives_identical_logits(fresh: MakeContext) -> None:
     context = fresh()
     prompt = context.model.vocab.tokenize(LONG)
     context.prefill(0, prompt)
@@ -212,14 +212,14 @@ def test_a_rewound_context_gives_the_very_same_logits(fresh: MakeContext) -> Non
 
 
 @pytest.mark.parametrize("values", [{}, AGAIN["xtc"]], ids=["straight", "again"])
-def test_looking_back_leaves_no_mark_on_what_comes_then(fresh: MakeContext, values: dict[str, Any]) -> None:
+def test_an_inspection_does_not_change_the_next_answer(fresh: MakeContext, values: dict[str, Any]) -> None:
     plain, looked_at = fresh(n_ctx=512), fresh(n_ctx=512)
     after = []
     for context in (plain, looked_at):
-        generation = answered(context, LONG, **values)
+        generation = generate_answer(context, LONG, **values)
         if context is looked_at:
             for at in (4, 9, 0):
-                check(dissect(context, subject(context, generation), at, 40), generation)
+                assert_matches_trace(dissect(context, make_subject(context, generation), at, 40), generation)
         context.prefill(0, [*generation.tokens, 28, 253])
         after.append((context.layout(), logits(context)))
     assert after[0] == after[1]

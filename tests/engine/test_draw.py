@@ -12,31 +12,31 @@ import pytest
 from llmcli.engine import binding
 from llmcli.engine.custom import CustomSampler
 from llmcli.params.samplers import Step
-from tests.engine.candidates import after, apply, chain_of, log, steps
+from tests.engine.candidates import apply_chain, apply_samplers, log_probabilities, make_chain, plan_steps
 
 P = [0.5, 0.3, 0.15, 0.05]
-HALVES = log([0.5, 0.25, 0.125, 0.0625, 0.0625])
+HALVES = log_probabilities([0.5, 0.25, 0.125, 0.0625, 0.0625])
 
 
-def draws(count: int, logits: Sequence[float] = tuple(log(P)), **settings: Any) -> list[int | None]:
-    chain = chain_of(steps(draw=True, **settings), len(logits))
+def draws(count: int, logits: Sequence[float] = tuple(log_probabilities(P)), **settings: Any) -> list[int | None]:
+    chain = make_chain(plan_steps(draw=True, **settings), len(logits))
     try:
-        return [apply(chain, logits).drawn for _ in range(count)]
+        return [apply_chain(chain, logits).drawn for _ in range(count)]
     finally:
         chain.close()
 
 
 @pytest.mark.parametrize("values", [{}, {"mirostat": 1}, {"mirostat": 2}, {"samplers": ("adaptive_p",)}])
-def test_the_same_seed_draws_the_same_and_another_seed_does_not(values: dict[str, Any]) -> None:
+def test_a_seed_determines_the_draws(values: dict[str, Any]) -> None:
     assert draws(50, seed=1, **values) == draws(50, seed=1, **values)
     assert draws(50, seed=1, **values) != draws(50, seed=2, **values)
 
 
-def test_the_largest_seed_repeats_itself() -> None:
+def test_the_largest_seed_is_reproducible() -> None:
     assert draws(50, seed=2**32 - 1) == draws(50, seed=2**32 - 1)
 
 
-def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
+def test_tokens_are_drawn_by_their_probability() -> None:
     drawn = draws(4000)
     for token, p in enumerate(P):
         assert drawn.count(token) / 4000 == pytest.approx(p, abs=5 * math.sqrt(p * (1 - p) / 4000))
@@ -50,8 +50,8 @@ def test_a_masked_token_is_never_drawn() -> None:
 @pytest.mark.parametrize(
     ("tau", "ids"), [(0.2, [0]), (0.7, [0]), (1.2, [0, 1]), (1.7, [0, 1, 2]), (2.5, [0, 1, 2, 3, 4])]
 )
-def test_mirostat_2_first_cuts_at_twice_its_target(tau: float, ids: list[int]) -> None:
-    left = after(HALVES, mirostat=2, mirostat_tau=tau)
+def test_mirostat_2_first_truncates_at_twice_its_target(tau: float, ids: list[int]) -> None:
+    left = apply_samplers(HALVES, mirostat=2, mirostat_tau=tau)
     assert sorted(left.ids) == ids
     assert left.drawn in ids
 
@@ -62,12 +62,12 @@ def test_mirostat_1_first_keeps_the_k_of_its_formula(tau: float) -> None:
     t = [math.log((i + 2) / (i + 1)) for i in range(7)]
     s = sum(x * math.log(2) for x in t) / sum(x * x for x in t)
     k = (((s - 1) * 2 ** (2 * tau)) / (1 - 8 ** -(s - 1))) ** (1 / s)
-    assert sorted(after(log(p), mirostat=1, mirostat_tau=tau).ids) == list(range(max(int(k), 1)))
+    assert sorted(apply_samplers(log_probabilities(p), mirostat=1, mirostat_tau=tau).ids) == list(range(max(int(k), 1)))
 
 
-def test_mirostat_learns_from_what_it_drew() -> None:
-    chain = chain_of(steps(draw=True, mirostat=2, mirostat_tau=1.2, mirostat_eta=1.0), 5)
-    sizes = {len(apply(chain, HALVES).ids) for _ in range(20)}
+def test_mirostat_adapts_to_the_drawn_tokens() -> None:
+    chain = make_chain(plan_steps(draw=True, mirostat=2, mirostat_tau=1.2, mirostat_eta=1.0), 5)
+    sizes = {len(apply_chain(chain, HALVES).ids) for _ in range(20)}
     chain.close()
     assert len(sizes) > 1
 
@@ -77,14 +77,14 @@ def test_adaptive_p_draws_most_often_near_its_target() -> None:
     assert drawn.count(1) > 250
 
 
-def test_adaptive_p_without_a_target_draws_as_it_finds() -> None:
+def test_adaptive_p_without_a_target_does_not_change_draws() -> None:
     assert draws(1000, samplers=("adaptive_p",)).count(0) == pytest.approx(500, abs=80)
 
 
 def seconds(made: Sequence[Step], rows: Any, n: int) -> float:
     """The shortest of some applications to the same candidates."""
     api = binding.load()
-    chain, best = chain_of(made, n), math.inf
+    chain, best = make_chain(made, n), math.inf
     for _ in range(7):
         copy = type(rows).from_buffer_copy(rows)
         array = api.llama_token_data_array(ctypes.cast(copy, ctypes.POINTER(api.llama_token_data)), n, -1, False)
@@ -97,27 +97,27 @@ def seconds(made: Sequence[Step], rows: Any, n: int) -> float:
 
 
 @pytest.mark.parametrize("values", [{"top_a": 0.2}, {"smoothing_factor": 0.3}])
-def test_a_large_vocabulary_does_not_slow_our_own_samplers_down(values: dict[str, Any]) -> None:
+def test_python_samplers_are_fast_on_a_large_vocabulary(values: dict[str, Any]) -> None:
     api, n, rng = binding.load(), 50_000, random.Random(1)
     rows = (api.llama_token_data * n)(*[api.llama_token_data(i, rng.gauss(0, 3), 0.0) for i in range(n)])
     # A loop in Python over the candidates takes some 500 times as long as llama.cpp's top-k.
-    assert seconds(steps(**values), rows, n) < 50 * seconds(steps(top_k=40), rows, n)
+    assert seconds(plan_steps(**values), rows, n) < 50 * seconds(plan_steps(top_k=40), rows, n)
 
 
-def test_an_exception_inside_a_python_sampler_comes_out_once() -> None:
+def test_an_exception_in_a_python_sampler_is_raised_once() -> None:
     def fail(_candidates: Any) -> None:
         raise ZeroDivisionError("inside C")
 
-    chain = chain_of((), 2)
+    chain = make_chain((), 2)
     chain.customs.append(CustomSampler("failing", fail))
     binding.load().llama_sampler_chain_add(chain.pointer, chain.customs[0].pointer)
     with pytest.raises(ZeroDivisionError, match="inside C"):
-        apply(chain, [0.0, 1.0])
+        apply_chain(chain, [0.0, 1.0])
     chain.raise_failure()
     chain.close()
 
 
-def test_closing_a_chain_frees_what_its_samplers_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_a_chain_frees_the_owned_samplers(monkeypatch: pytest.MonkeyPatch) -> None:
     api = binding.load()
     free, freed = api.llama_sampler_free, []
 
@@ -126,20 +126,20 @@ def test_closing_a_chain_frees_what_its_samplers_own(monkeypatch: pytest.MonkeyP
         free(pointer)
 
     monkeypatch.setattr(api, "llama_sampler_free", count)
-    chain = chain_of(steps(top_a=0.2), 5)
+    chain = make_chain(plan_steps(top_a=0.2), 5)
     chain.close()
     chain.close()
     assert len(freed) == 3  # the chain, and the two samplers that top-a uses
 
 
-def test_a_clone_of_a_chain_goes_on_as_the_chain_would() -> None:
-    made = steps(draw=True, xtc_probability=0.5, top_a=0.1, smoothing_factor=0.2, presence_penalty=0.5)
-    chain = chain_of(made, 5)
+def test_a_clone_of_a_chain_continues_like_the_chain() -> None:
+    made = plan_steps(draw=True, xtc_probability=0.5, top_a=0.1, smoothing_factor=0.2, presence_penalty=0.5)
+    chain = make_chain(made, 5)
     for token in (0, 1, 1):
-        apply(chain, HALVES)
+        apply_chain(chain, HALVES)
         chain.accept([token])
     before = chain.snapshot()
-    first = [apply(chain, HALVES) for _ in range(20)]
+    first = [apply_chain(chain, HALVES) for _ in range(20)]
     chain.restore(before)
-    assert [apply(chain, HALVES) for _ in range(20)] == first
+    assert [apply_chain(chain, HALVES) for _ in range(20)] == first
     chain.close()

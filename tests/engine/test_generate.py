@@ -25,11 +25,11 @@ PROMPT = "The capital of France is"
 STORY = "Once upon a time there was a king who had three sons and no gold. "
 
 
-def greedy(context: Context, prompt: str | Sequence[int], count: int = 12, seq_id: int = 0) -> list[int]:
+def greedy_tokens(context: Context, prompt: str | Sequence[int], count: int = 12, seq_id: int = 0) -> list[int]:
     return run(context, prompt, **GREEDY, max_tokens=count, seq_id=seq_id).ids
 
 
-def test_the_same_prompt_again_evaluates_one_token(fresh: MakeContext) -> None:
+def test_a_repeated_prompt_evaluates_one_token(fresh: MakeContext) -> None:
     context = fresh()
     n = len(context.model.vocab.tokenize(STORY))
     counts = [run(context, STORY, max_tokens=3, seed=9).timings.prompt_n for _ in range(3)]
@@ -44,19 +44,19 @@ def test_a_longer_prompt_evaluates_only_what_is_new(fresh: MakeContext) -> None:
     assert again.timings.prompt_n == 2
 
 
-def test_prompts_that_share_prefixes_get_the_answers_of_a_fresh_context(fresh: MakeContext) -> None:
+def test_shared_prefixes_do_not_change_the_answers(fresh: MakeContext) -> None:
     rng, context = random.Random(3), fresh()
     sentences = [context.model.vocab.tokenize(text) for text in (STORY, "The king said: ", PROMPT, "One day, ")]
     for _ in range(4):
         prompt = [token for sentence in rng.choices(sentences, k=rng.randint(1, 3)) for token in sentence]
-        assert greedy(context, prompt, 6) == greedy(fresh(), prompt, 6)
+        assert greedy_tokens(context, prompt, 6) == greedy_tokens(fresh(), prompt, 6)
 
 
 def test_a_prompt_longer_than_a_batch_gives_the_same_answer(fresh: MakeContext) -> None:
-    assert greedy(fresh(n_batch=7), STORY, 6) == greedy(fresh(), STORY, 6)
+    assert greedy_tokens(fresh(n_batch=7), STORY, 6) == greedy_tokens(fresh(), STORY, 6)
 
 
-def test_progress_counts_the_prompt_to_its_end(fresh: MakeContext) -> None:
+def test_progress_counts_all_tokens_of_the_prompt(fresh: MakeContext) -> None:
     context, seen = fresh(), list[tuple[int, int]]()
     generation = start(context, STORY, max_tokens=1)
     list(generate(context, [generation], lambda done, total: seen.append((done, total))))
@@ -64,7 +64,7 @@ def test_progress_counts_the_prompt_to_its_end(fresh: MakeContext) -> None:
     assert seen == [(n, n)]
 
 
-def test_sequences_side_by_side_say_what_each_says_alone(fresh: MakeContext) -> None:
+def test_parallel_sequences_give_the_same_answers_as_alone(fresh: MakeContext) -> None:
     context = fresh(n_ctx=768, n_seq_max=3)
     assert context.n_ctx == 256
     prompts = [PROMPT, STORY, "def add(a, b):\n"]
@@ -83,15 +83,15 @@ def test_sequences_side_by_side_say_what_each_says_alone(fresh: MakeContext) -> 
         assert generations[seq_id].finish_reason == "length"
 
 
-def test_a_sequence_goes_on_alone_after_a_step_of_several(fresh: MakeContext) -> None:
+def test_a_sequence_continues_alone_after_a_shared_step(fresh: MakeContext) -> None:
     context = fresh(n_ctx=512, n_seq_max=2)
     both = [start(context, PROMPT, **GREEDY, max_tokens=4, seq_id=seq_id) for seq_id in (0, 1)]
     list(generate(context, both))
     for seq_id in (1, 0, 1):
-        assert greedy(context, STORY, 5, seq_id) == greedy(fresh(), STORY, 5)
+        assert greedy_tokens(context, STORY, 5, seq_id) == greedy_tokens(fresh(), STORY, 5)
 
 
-def test_a_ban_in_one_sequence_does_not_disturb_another(fresh: MakeContext) -> None:
+def test_a_ban_in_one_sequence_does_not_affect_another(fresh: MakeContext) -> None:
     context = fresh(n_ctx=512, n_seq_max=2)
     alone = run(fresh(), STORY, **GREEDY, max_tokens=10)
     phrase = alone.text.split()[3]
@@ -104,7 +104,7 @@ def test_a_ban_in_one_sequence_does_not_disturb_another(fresh: MakeContext) -> N
     assert phrase not in texts[0]
 
 
-def test_a_batch_smaller_than_the_number_of_sequences_still_steps(fresh: MakeContext) -> None:
+def test_a_small_batch_size_still_fits_all_sequences(fresh: MakeContext) -> None:
     context = fresh(n_ctx=768, n_seq_max=3, n_batch=1)
     trio = [start(context, PROMPT, **GREEDY, max_tokens=3, seq_id=seq_id) for seq_id in range(3)]
     list(generate(context, trio))
@@ -125,28 +125,26 @@ def test_a_full_context_ends_the_answer_and_keeps_the_text(fresh: MakeContext) -
     answer = run(context, prompt, **GREEDY, ignore_eos=True)
     assert (len(answer.ids), answer.reason) == (5, "length")
     assert context.evaluated() == context.n_ctx
-    assert greedy(context, PROMPT, 4) == greedy(fresh(), PROMPT, 4)
+    assert greedy_tokens(context, PROMPT, 4) == greedy_tokens(fresh(), PROMPT, 4)
 
 
-def test_a_prompt_that_leaves_no_room_is_refused_before_it_is_evaluated(
-    fresh: MakeContext, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_prompt_without_space_fails_before_evaluation(fresh: MakeContext, monkeypatch: pytest.MonkeyPatch) -> None:
     context = fresh(n_ctx=256)
     closed = []
     monkeypatch.setattr(Generation, "close", lambda self: closed.append(self))
     generation = start(context, [1] * context.n_ctx)
-    with pytest.raises(ContextOverflowError, match=r"the prompt has 256 tokens and the context holds 256"):
+    with pytest.raises(ContextOverflowError, match=r"the prompt has 256 tokens, the context has 256"):
         list(generate(context, [generation]))
     assert context.evaluated() == 0
     assert closed == [generation]
 
 
-def test_an_empty_prompt_is_refused(context: Context) -> None:
+def test_an_empty_prompt_is_an_error(context: Context) -> None:
     with pytest.raises(UsageError, match="the prompt is empty"):
         start(context, "")
 
 
-def test_the_records_end_with_one_reason_and_the_timings_are_plausible(fresh: MakeContext) -> None:
+def test_records_end_with_a_reason_and_plausible_timings(fresh: MakeContext) -> None:
     context = fresh()
     begin = time.perf_counter()
     answer = run(context, STORY, **GREEDY, max_tokens=8)
@@ -160,7 +158,7 @@ def test_the_records_end_with_one_reason_and_the_timings_are_plausible(fresh: Ma
     assert t.predicted_per_second == pytest.approx(1e3 * 7 / t.predicted_ms)
 
 
-def test_the_time_a_caller_takes_over_a_record_is_not_generation_time(fresh: MakeContext) -> None:
+def test_the_time_of_the_caller_is_not_generation_time(fresh: MakeContext) -> None:
     context = fresh(n_ctx=512, n_seq_max=2)
     pair = [start(context, PROMPT, **GREEDY, max_tokens=3, seq_id=seq_id) for seq_id in (0, 1)]
     for _ in generate(context, pair):
@@ -168,17 +166,17 @@ def test_the_time_a_caller_takes_over_a_record_is_not_generation_time(fresh: Mak
     assert all(generation.timings.predicted_ms < 200 for generation in pair)
 
 
-def set_after(flag: AbortFlag, seconds: float, reason: str = "interrupt") -> threading.Timer:
+def set_flag_after(flag: AbortFlag, seconds: float, reason: str = "interrupt") -> threading.Timer:
     timer = threading.Timer(seconds, flag.set, [reason])
     timer.start()
     return timer
 
 
-def test_an_abort_in_the_middle_of_a_long_prompt_answers_at_once(fresh: MakeContext) -> None:
+def test_an_abort_in_a_long_prompt_takes_effect_at_once(fresh: MakeContext) -> None:
     flag = AbortFlag()
     context = fresh(n_ctx=1024, abort=flag)
     prompt = (context.model.vocab.tokenize(STORY) * 60)[:240]
-    timer, begin = set_after(flag, 0.1), time.perf_counter()
+    timer, begin = set_flag_after(flag, 0.1), time.perf_counter()
     cut = run(context, prompt, **GREEDY)
     aborted = time.perf_counter() - begin - 0.1
     timer.join()
@@ -189,10 +187,10 @@ def test_an_abort_in_the_middle_of_a_long_prompt_answers_at_once(fresh: MakeCont
     whole = run(context, prompt, **GREEDY, max_tokens=1)
     assert whole.timings.prompt_n == 240  # nothing of the aborted batch is taken for evaluated
     assert aborted < 0.25 * (time.perf_counter() - begin)
-    assert greedy(context, PROMPT, 8) == greedy(fresh(), PROMPT, 8)
+    assert greedy_tokens(context, PROMPT, 8) == greedy_tokens(fresh(), PROMPT, 8)
 
 
-def test_an_abort_between_tokens_keeps_the_text_and_the_first_reason(fresh: MakeContext) -> None:
+def test_an_abort_between_tokens_keeps_text_and_first_reason(fresh: MakeContext) -> None:
     flag = AbortFlag()
     context = fresh(abort=flag)
     records: list[Record] = []
@@ -206,7 +204,7 @@ def test_an_abort_between_tokens_keeps_the_text_and_the_first_reason(fresh: Make
     assert text == run(fresh(), STORY, **GREEDY, max_tokens=5).text
 
 
-def test_a_generation_left_early_frees_its_samplers(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_abandoned_generation_frees_its_samplers(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     generation = start(context, PROMPT, "root ::= [a-z ]+", banned_strings=("zzz",))
     records = generate(context, [generation])
     next(records)
@@ -228,20 +226,20 @@ def test_biases_are_resolved_to_ids(vocab: Vocab, biases: list[Bias], expected: 
     assert dict(resolve_biases(vocab, biases, ignore_eos=False)) == expected
 
 
-def test_a_bias_on_the_text_of_a_control_token_is_not_on_that_token(vocab: Vocab) -> None:
+def test_a_text_bias_does_not_apply_to_control_tokens(vocab: Vocab) -> None:
     assert vocab.tokenize("<|im_end|>", parse_special=True) == [2]
     assert 2 not in dict(resolve_biases(vocab, [("<|im_end|>", 1.0)], ignore_eos=False))
 
 
-def test_a_bias_on_a_text_is_on_each_of_its_tokens(vocab: Vocab) -> None:
+def test_a_text_bias_applies_to_each_of_its_tokens(vocab: Vocab) -> None:
     tokens = vocab.tokenize("hippopotamus")
     assert len(tokens) > 1
     assert dict(resolve_biases(vocab, [("hippopotamus", -2.0)], ignore_eos=False)) == dict.fromkeys(tokens, -2.0)
 
 
 @pytest.mark.parametrize("token", [-1, 49152, 2**31 - 1])
-def test_a_bias_on_a_token_that_is_not_there_is_refused(vocab: Vocab, token: int) -> None:
-    with pytest.raises(UsageError, match=rf"there is no token {token}, the last one is 49151"):
+def test_a_bias_for_an_unknown_token_id_is_an_error(vocab: Vocab, token: int) -> None:
+    with pytest.raises(UsageError, match=rf"token id {token} is out of range \(0 to 49151\)"):
         resolve_biases(vocab, [(token, 1.0)], ignore_eos=False)
 
 
@@ -250,7 +248,7 @@ def test_ignore_eos_masks_every_token_that_ends_an_answer(vocab: Vocab) -> None:
     assert {vocab.eos} < set(vocab.end_tokens)
 
 
-def test_a_biased_token_is_drawn_or_not_as_the_bias_says(context: Context) -> None:
+def test_a_bias_forces_or_forbids_a_token(context: Context) -> None:
     vocab = context.model.vocab
     zebra = vocab.tokenize(" zebra")[0]
     free = run(context, PROMPT, **GREEDY, max_tokens=1)
@@ -259,7 +257,7 @@ def test_a_biased_token_is_drawn_or_not_as_the_bias_says(context: Context) -> No
 
 
 @pytest.mark.parametrize("seed", [0, 2**31, 2**32 - 1])
-def test_any_seed_repeats_itself(context: Context, seed: int) -> None:
+def test_any_seed_is_reproducible(context: Context, seed: int) -> None:
     assert run(context, STORY, seed=seed, max_tokens=6).ids == run(context, STORY, seed=seed, max_tokens=6).ids
 
 
@@ -276,16 +274,16 @@ def test_any_seed_repeats_itself(context: Context, seed: int) -> None:
         {"logit_bias": ((5, -3.4e38),), "presence_penalty": 3e38},
     ],
 )
-def test_settings_at_the_ends_of_their_ranges_neither_crash_nor_hang(
-    context: Context, values: dict[str, object]
-) -> None:
+def test_settings_at_their_bounds_neither_crash_nor_hang(context: Context, values: dict[str, object]) -> None:
     settings = Settings(seed=1, max_tokens=3, ignore_eos=True, **values)  # type: ignore[arg-type]
     generation = Generation(context.model.vocab, context.model.vocab.tokenize(PROMPT), settings)
     list(generate(context, [generation]))
     assert generation.timings.predicted_n == 3
 
 
-def test_a_context_that_cannot_be_made_is_refused_with_llama_cpp_s_reason(model: Model) -> None:
+def test_an_impossible_context_is_an_error_with_the_reason(model: Model) -> None:
     params = ContextParams(n_ctx=256, n_threads=1, n_threads_batch=1, flash_attn="off", cache_type_v="q8_0")
-    with pytest.raises(LlmcliError, match="no context of 256 tokens: quantized V cache requires flash_attn"):
+    with pytest.raises(
+        LlmcliError, match="cannot create a context of 256 tokens: quantized V cache requires flash_attn"
+    ):
         Context(model, params)

@@ -28,7 +28,7 @@ PROMPT = "Name a colour and a number:"
     ],
 )
 @pytest.mark.parametrize("seed", [1, 2])
-def test_the_answer_obeys_the_grammar(context: Context, grammar: str, pattern: str, seed: int) -> None:
+def test_the_answer_matches_the_grammar(context: Context, grammar: str, pattern: str, seed: int) -> None:
     answer = run(context, PROMPT, grammar, seed=seed, temperature=Fixed(1.5), max_tokens=40)
     if answer.reason == "stop":
         assert re.fullmatch(pattern, answer.text)
@@ -38,11 +38,11 @@ def test_the_answer_obeys_the_grammar(context: Context, grammar: str, pattern: s
 
 
 @pytest.mark.parametrize("settings", [{}, {"mirostat": 2}, {"samplers": ("adaptive_p",)}, {"top_a": 0.5}, GREEDY])
-def test_a_grammar_holds_whatever_draws_behind_it(context: Context, settings: dict[str, Any]) -> None:
+def test_a_grammar_works_with_every_chain(context: Context, settings: dict[str, Any]) -> None:
     assert run(context, PROMPT, "root ::= [xyz]{4}", **settings).text.strip("xyz") == ""
 
 
-def test_an_answer_is_complete_only_where_its_grammar_may_end(context: Context) -> None:
+def test_an_answer_is_complete_only_where_its_grammar_ends(context: Context) -> None:
     generation = start(context, PROMPT, 'root ::= "a" "b"? "c"')
     sampler: Any = generation._sampler
     allowed = []
@@ -55,7 +55,7 @@ def test_an_answer_is_complete_only_where_its_grammar_may_end(context: Context) 
     assert allowed == [False, False, True]
 
 
-def test_an_answer_cut_short_is_not_complete(context: Context) -> None:
+def test_a_truncated_answer_is_not_complete(context: Context) -> None:
     generation = start(context, PROMPT, 'root ::= "aaaaaaaaaaaaaaaaaaaaaaaa"', max_tokens=1)
     context.prefill(0, generation.prompt)
     generation.advance(context.handle, -1, context.n_ctx)
@@ -63,18 +63,18 @@ def test_an_answer_cut_short_is_not_complete(context: Context) -> None:
     generation.close()
 
 
-def test_a_grammar_and_a_ban_hold_together(context: Context) -> None:
+def test_a_grammar_and_a_ban_apply_together(context: Context) -> None:
     answer = run(context, PROMPT, 'root ::= "red" | "blue" | "green"', **GREEDY, banned_strings=("red", "BLU"))
     assert (answer.text, answer.reason) == ("green", "stop")
 
 
-def test_a_ban_that_leaves_the_grammar_no_way_is_an_error(context: Context) -> None:
-    with pytest.raises(ConstraintError, match="no token fits the constraint"):
+def test_a_ban_that_contradicts_the_grammar_is_an_error(context: Context) -> None:
+    with pytest.raises(ConstraintError, match="no token satisfies the constraints"):
         run(context, PROMPT, 'root ::= "red"', **GREEDY, banned_strings=("e",))
 
 
-def test_a_finished_grammar_with_eos_ignored_is_an_error_and_the_context_lives(context: Context) -> None:
-    with pytest.raises(ConstraintError, match="no token fits the constraint"):
+def test_a_finished_grammar_with_ignore_eos_is_an_error(context: Context) -> None:
+    with pytest.raises(ConstraintError, match="no token satisfies the constraints"):
         run(context, PROMPT, 'root ::= "yes"', ignore_eos=True)
     assert run(context, PROMPT, 'root ::= "yes"').text == "yes"
 
@@ -84,19 +84,19 @@ def test_a_finished_grammar_with_eos_ignored_is_an_error_and_the_context_lives(c
     [
         ("", "the grammar is empty"),
         (" \n", "the grammar is empty"),
-        ("root := x", "does not parse: expecting ::= at := x"),
-        ("root ::= x", "does not parse: Undefined rule identifier 'x'"),
-        ('a ::= "x"', "does not parse: grammar does not contain a 'root' symbol"),
-        ('root ::= root "a" | "b"', "does not parse: unsupported grammar, left recursion detected"),
-        ("root ::= a\na ::= b\nb ::= a", "does not parse: unsupported grammar, left recursion detected"),
-        ('root ::= "a"{1000000000}', "does not parse: number of repetitions exceeds sane defaults"),
-        ("root ::= (", "does not parse: "),
-        ('root ::= "' + "a" * 1000, "does not parse: unexpected end of input"),
-        ("root ::= " + "(" * 100_000 + '"a"' + ")" * 100_000, "the grammar is too large: more than 10000 rules"),
-        ("root ::= \udcff", "does not parse: "),
+        ("root := x", "is not valid GBNF: expecting ::= at := x"),
+        ("root ::= x", "is not valid GBNF: Undefined rule identifier 'x'"),
+        ('a ::= "x"', "is not valid GBNF: grammar does not contain a 'root' symbol"),
+        ('root ::= root "a" | "b"', "is not valid GBNF: unsupported grammar, left recursion detected"),
+        ("root ::= a\na ::= b\nb ::= a", "is not valid GBNF: unsupported grammar, left recursion detected"),
+        ('root ::= "a"{1000000000}', "is not valid GBNF: number of repetitions exceeds sane defaults"),
+        ("root ::= (", "is not valid GBNF: "),
+        ('root ::= "' + "a" * 1000, "is not valid GBNF: unexpected end of input"),
+        ("root ::= " + "(" * 100_000 + '"a"' + ")" * 100_000, "the grammar has more than 10000 rules"),
+        ("root ::= \udcff", "is not valid GBNF: "),
     ],
 )
-def test_a_grammar_that_does_not_parse_is_refused_with_the_reason_in_one_line(
+def test_an_invalid_grammar_is_an_error_with_the_reason(
     vocab: Vocab, capfd: pytest.CaptureFixture[str], grammar: str, reason: str
 ) -> None:
     with pytest.raises(UsageError) as caught:
@@ -108,9 +108,16 @@ def test_a_grammar_that_does_not_parse_is_refused_with_the_reason_in_one_line(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_grammar_parses_in_a_program_without_stderr(vocab: Vocab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_grammar_works_in_a_program_without_stderr(vocab: Vocab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", None)
-    Grammar(vocab, 'root ::= "a"').close()
+    grammar = Grammar(vocab, 'root ::= "a"')
+    letter, other = vocab.tokenize("a")[-1], vocab.tokenize("b")[-1]
+    assert (grammar.allows(letter), grammar.allows(other), grammar.may_end()) == (True, False, False)
+    grammar.accept(letter)
+    assert grammar.may_end()
+    grammar.close()
+    with pytest.raises(UsageError, match="Undefined rule identifier 'x'"):
+        Grammar(vocab, "root ::= x")
 
 
 SCHEMA: dict[str, Any] = {
@@ -127,7 +134,7 @@ SCHEMA: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_the_answer_to_a_schema_parses_and_fits(context: Context, seed: int) -> None:
+def test_the_answer_matches_its_json_schema(context: Context, seed: int) -> None:
     answer = run(context, PROMPT, schema_to_gbnf(json.dumps(SCHEMA)), seed=seed, max_tokens=90)
     assert answer.reason == "stop"
     data = json.loads(answer.text)
@@ -142,17 +149,17 @@ def test_the_answer_to_a_schema_parses_and_fits(context: Context, seed: int) -> 
 @pytest.mark.parametrize(
     ("schema", "reason"),
     [
-        ("", "this is no JSON"),
-        ("{", "this is no JSON"),
-        ("[1]", "a schema is a JSON object"),
-        ("3", "a schema is a JSON object"),
-        ('{"type": "nonsense"}', "not understood: "),
-        ('{"$ref": "#/missing"}', "not understood: "),
-        ('{"pattern": "^(", "type": "string"}', "not understood: "),
-        ('{"items": ' * 5000 + "{}" + "}" * 5000, "json_schema: "),
+        ("", "json_schema is not valid JSON"),
+        ("{", "json_schema is not valid JSON"),
+        ("[1]", "json_schema must be a JSON object"),
+        ("3", "json_schema must be a JSON object"),
+        ('{"type": "nonsense"}', "json_schema is not supported: "),
+        ('{"$ref": "#/missing"}', "json_schema is not supported: "),
+        ('{"pattern": "^(", "type": "string"}', "json_schema is not supported: "),
+        ('{"items": ' * 5000 + "{}" + "}" * 5000, "json_schema is nested too deep"),
     ],
 )
-def test_a_schema_that_cannot_be_is_refused_in_one_line(schema: str, reason: str) -> None:
+def test_an_invalid_schema_is_an_error_in_one_line(schema: str, reason: str) -> None:
     with pytest.raises(UsageError) as caught:
         schema_to_gbnf(schema)
     assert reason in str(caught.value)
@@ -171,5 +178,5 @@ def test_a_schema_that_cannot_be_is_refused_in_one_line(schema: str, reason: str
         ("true", []),
     ],
 )
-def test_keywords_that_cannot_be_enforced_are_named(schema: str, words: list[str]) -> None:
+def test_keywords_that_are_not_enforced_are_listed(schema: str, words: list[str]) -> None:
     assert not_enforced(schema) == words

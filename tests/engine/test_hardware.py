@@ -68,7 +68,7 @@ PAIRS = ["0-1", "0-1", "2-3", "2-3"]
         ([0, 1, 2, 3], siblings(PAIRS) | {V2: "100000 100000\n"}, 1),
     ],
 )
-def test_cores_are_physical_allowed_and_within_the_quota(
+def test_usable_cores_respect_affinity_smt_and_quota(
     files: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
     allowed: list[int],
@@ -81,7 +81,7 @@ def test_cores_are_physical_allowed_and_within_the_quota(
 
 
 @LINUX
-def test_a_process_bound_to_one_cpu_may_use_one_core() -> None:
+def test_a_process_pinned_to_one_cpu_has_one_core() -> None:
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
     code += "from llmcli.engine import hardware; print(hardware.usable_cores())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
@@ -115,7 +115,7 @@ TOP, USED = "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"
         ({"/proc/meminfo": MEMINFO, "/sys/fs/cgroup/memory/memory.limit_in_bytes": str(2**63)}, 1000 * 1024),
     ],
 )
-def test_free_memory_is_the_system_s_within_the_container_s_limit(
+def test_available_memory_respects_the_container_limit(
     files: dict[str, str], texts: Mapping[str, str], free: int
 ) -> None:
     files.update(texts)
@@ -136,7 +136,7 @@ SHAPE = ModelShape(
 
 
 @pytest.mark.parametrize(("kind", "bytes_each"), [("f16", 2), ("f32", 4), ("q8_0", 34 / 32), ("q4_0", 18 / 32)])
-def test_the_estimate_is_weights_caches_and_scratch(kind: str, bytes_each: float) -> None:
+def test_the_estimate_adds_weights_cache_and_compute_buffers(kind: str, bytes_each: float) -> None:
     need = estimate(SHAPE, 4096, 512, kind, "f16")
     assert need.weights == 10**9
     assert need.kv_cache == 4096 * 12_288 * (bytes_each + 2)
@@ -144,7 +144,7 @@ def test_the_estimate_is_weights_caches_and_scratch(kind: str, bytes_each: float
     assert need.total == need.weights + need.kv_cache + need.compute
 
 
-def test_every_cache_type_that_may_be_set_has_a_size() -> None:
+def test_every_cache_type_has_a_size() -> None:
     assert set(CACHE_BYTES) == set(CACHE_TYPES)
 
 
@@ -156,12 +156,12 @@ def test_more_memory_never_gives_less_context(a: int, b: int, n_ctx_train: int) 
     assert 0 < small <= large <= n_ctx_train
 
 
-def test_the_context_that_fits_really_fits_and_is_the_largest() -> None:
+def test_the_fitting_context_is_the_largest_that_fits() -> None:
     room = 3 * 10**8 + 10**9
     n_ctx = fitting_context(SHAPE, room, 512, "f16", "f16")
     assert n_ctx % 256 == 0
-    assert estimate(SHAPE, n_ctx, 512, "f16", "f16").total <= room * memory._SPARE
-    assert estimate(SHAPE, n_ctx + 256, 512, "f16", "f16").total > room * memory._SPARE
+    assert estimate(SHAPE, n_ctx, 512, "f16", "f16").total <= room * memory._USABLE
+    assert estimate(SHAPE, n_ctx + 256, 512, "f16", "f16").total > room * memory._USABLE
 
 
 @pytest.mark.parametrize("room", [0, -1])

@@ -128,5 +128,5 @@ def test_the_tokens_equal_those_of_a_chain_built_by_hand(context: Context, model
     seen[name] = tuple(expected)
 
 
-def test_the_settings_above_lead_to_different_texts() -> None:
+def test_the_tested_settings_give_different_answers() -> None:
     assert len(set(seen.values())) >= 0.8 * len(seen)

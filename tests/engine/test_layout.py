@@ -19,12 +19,12 @@ from tests.models import tiny_models
 CONTEXT = ContextParams(n_ctx=512, n_threads=1, n_threads_batch=1, n_batch=256, n_ubatch=128)
 
 
-def spread(layout: Batches) -> list[tuple[int, int]]:
+def expand_batches(layout: Batches) -> list[tuple[int, int]]:
     """One entry a batch."""
     return [(rows, kept) for rows, kept, times in layout for _ in range(times)]
 
 
-def bits(context: Context) -> bytes:
+def logit_bytes(context: Context) -> bytes:
     """The logits of the last row."""
     pointer = context._api.llama_get_logits_ith(context.handle, -1)
     return ctypes.string_at(pointer, 4 * context.model.vocab.n_tokens)
@@ -33,18 +33,18 @@ def bits(context: Context) -> bytes:
 # The bookkeeping
 
 
-def test_what_was_not_noted_was_evaluated_alone() -> None:
+def test_unrecorded_tokens_are_in_batches_of_one() -> None:
     assert Layout().batches(5) == [(1, 1, 5)]
     assert Layout().batches(0) == []
 
 
-def test_a_batch_and_the_tokens_after_it() -> None:
+def test_a_batch_is_followed_by_single_tokens() -> None:
     layout = Layout()
     layout.note(0, 20, 20)
     assert layout.batches(23) == [(20, 20, 1), (1, 1, 3)]
 
 
-def test_like_batches_are_counted() -> None:
+def test_equal_batches_are_counted() -> None:
     layout = Layout()
     for start in (0, 8, 16):
         layout.note(start, 8, 8)
@@ -63,14 +63,14 @@ def test_like_batches_are_counted() -> None:
         (0, []),
     ],
 )
-def test_a_cut_leaves_the_rows_of_a_batch_that_stay(keep: int, left: Batches) -> None:
+def test_a_cut_keeps_the_first_rows_of_a_batch(keep: int, left: Batches) -> None:
     layout = Layout()
     layout.note(0, 20, 20)
     layout.cut(keep)
     assert layout.batches(keep) == left
 
 
-def test_what_comes_after_a_cut_batch_is_no_part_of_it() -> None:
+def test_tokens_after_a_cut_are_in_new_batches() -> None:
     layout = Layout()
     layout.note(0, 20, 20)
     layout.cut(12)
@@ -79,7 +79,7 @@ def test_what_comes_after_a_cut_batch_is_no_part_of_it() -> None:
     assert layout.batches(16) == [(20, 12, 1), (5, 3, 1), (1, 1, 1)]
 
 
-def test_a_copy_goes_its_own_way() -> None:
+def test_a_copy_is_independent() -> None:
     layout = Layout()
     layout.note(0, 20, 20)
     other = layout.copy()
@@ -89,14 +89,14 @@ def test_a_copy_goes_its_own_way() -> None:
     assert other.batches(5) == [(20, 3, 1), (2, 2, 1)]
 
 
-def test_without_the_last_batch() -> None:
+def test_the_last_batch_can_be_dropped() -> None:
     assert without_last([(8, 8, 3)]) == [(8, 8, 2)]
     assert without_last([(8, 8, 1), (1, 1, 1)]) == [(8, 8, 1)]
     assert without_last([(8, 8, 1)]) == []
 
 
 @pytest.mark.parametrize(("n_tokens", "start"), [(1, 0), (8, 0), (9, 8), (16, 8), (17, 16), (19, 18), (21, 19)])
-def test_where_the_batch_of_a_token_begins(n_tokens: int, start: int) -> None:
+def test_the_start_of_the_batch_of_a_token_is_known(n_tokens: int, start: int) -> None:
     assert batch_start([(8, 8, 2), (1, 1, 3), (4, 2, 1)], n_tokens) == start
 
 
@@ -119,7 +119,7 @@ def test_where_the_batch_of_a_token_begins(n_tokens: int, start: int) -> None:
         ([(22, 22, 1), (63, 1, 1)], "go past"),
     ],
 )
-def test_a_layout_that_cannot_be_is_refused(layout: Batches, fault: str) -> None:
+def test_an_impossible_layout_is_an_error(layout: Batches, fault: str) -> None:
     if not fault:
         check_layout(layout, 23, n_batch=64, n_ctx=64)
         return
@@ -130,7 +130,7 @@ def test_a_layout_that_cannot_be_is_refused(layout: Batches, fault: str) -> None
 # In a context
 
 
-def test_the_batches_of_a_prompt_and_its_answer(fresh: MakeContext, model: Model) -> None:
+def test_a_context_records_the_batches_of_an_answer(fresh: MakeContext, model: Model) -> None:
     context = fresh(n_batch=16)
     tokens = model.vocab.tokenize("one two three four five six seven eight nine ten " * 4)[:37]
     context.prefill(0, tokens)
@@ -154,7 +154,7 @@ def test_tokens_of_several_sequences_share_their_batches(fresh: MakeContext) -> 
     assert context.layout(1) == [(2, 2, 1), (2, 1, 2), (1, 1, 1)]
 
 
-def test_a_batch_that_was_stopped_is_not_there(fresh: MakeContext) -> None:
+def test_an_aborted_batch_is_not_recorded(fresh: MakeContext) -> None:
     flag = Countdown()
     context = fresh(n_batch=16, abort=flag)
     context.prefill(0, list(range(3, 13)))
@@ -195,38 +195,38 @@ class Reader:
         return prompt
 
 
-def again(model: Model, prompt: list[int], layout: Batches) -> Context:
+def replayed_context(model: Model, prompt: list[int], layout: Batches) -> Context:
     context = Context(model, CONTEXT)
     context.prefill_as(0, prompt[: len(prompt) - layout[-1][1]], without_last(layout))
     context.prefill(0, prompt)
     return context
 
 
-def assert_the_same_again(model: Model, reader: Reader, turns: int) -> int:
+def assert_identical_replay(model: Model, reader: Reader, turns: int) -> int:
     """Reads, and reads again in the same batches; how many prompts give other logits when they are read in one go."""
     others = 0
     for _ in range(turns):
         prompt = reader.read()
         layout = reader.context.layout()
-        context = again(model, prompt, layout)
+        context = replayed_context(model, prompt, layout)
         assert context.layout() == layout
-        assert bits(context) == bits(reader.context), layout
+        assert logit_bytes(context) == logit_bytes(reader.context), layout
         for token in reader.tokens(reader.random.randrange(8)):
             for one in (context, reader.context):
                 one.step([(0, token)])
-            assert bits(context) == bits(reader.context), layout
+            assert logit_bytes(context) == logit_bytes(reader.context), layout
         context.close()
         plain = Context(model, CONTEXT)
         plain.prefill(0, reader.context._evaluated[0])
-        others += bits(plain) != bits(reader.context)
+        others += logit_bytes(plain) != logit_bytes(reader.context)
         plain.close()
     reader.context.close()
     return others
 
 
-def test_the_starter_gives_the_same_bits_again(model: Model) -> None:
+def test_the_starter_gives_identical_logits_again(model: Model) -> None:
     """Read in one go the same prompts give others, so that this says something."""
-    assert assert_the_same_again(model, Reader(model, 0, 49000), 6) > 2
+    assert assert_identical_replay(model, Reader(model, 0, 49000), 6) > 2
 
 
 @pytest.fixture(scope="module", params=("full_attention", "sliding_window", "recurrent", "hybrid"))
@@ -237,11 +237,11 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     model.close()
 
 
-def test_any_memory_gives_the_same_bits_again(tiny: Model) -> None:
-    assert_the_same_again(tiny, Reader(tiny, 1, tiny_models.N_VOCAB, Countdown()), 15)
+def test_every_kind_of_memory_gives_identical_logits_again(tiny: Model) -> None:
+    assert_identical_replay(tiny, Reader(tiny, 1, tiny_models.N_VOCAB, Countdown()), 15)
 
 
-def test_a_memory_that_starts_over_forgets_its_batches(tiny: Model) -> None:
+def test_a_memory_that_restarts_has_no_old_batches(tiny: Model) -> None:
     context = Context(tiny, CONTEXT)
     context.prefill(0, list(range(3, 43)))
     context.prefill(0, list(range(3, 23)))
@@ -250,7 +250,7 @@ def test_a_memory_that_starts_over_forgets_its_batches(tiny: Model) -> None:
     context.close()
 
 
-def test_a_batch_that_a_memory_cannot_have_kept_a_part_of_is_refused(tiny: Model) -> None:
+def test_a_partial_batch_is_an_error_for_recurrent_memory(tiny: Model) -> None:
     context = Context(tiny, CONTEXT)
     cut: Batches = [(40, 20, 1)]
     if tiny.path.stem in ("recurrent", "hybrid"):
@@ -262,7 +262,7 @@ def test_a_batch_that_a_memory_cannot_have_kept_a_part_of_is_refused(tiny: Model
     context.close()
 
 
-def test_the_batches_follow_one_another(fresh: MakeContext) -> None:
+def test_batches_are_in_the_order_of_their_tokens(fresh: MakeContext) -> None:
     """Whatever is noted and cut, each token lies in one batch."""
     random, layout, n_tokens = Random(4), Layout(), 0
     model: list[tuple[int, int]] = []  # number of the batch and its rows, of each token
@@ -279,4 +279,6 @@ def test_the_batches_follow_one_another(fresh: MakeContext) -> None:
         n_tokens += rows
         starts = [at for at, pair in enumerate(pairwise([(-1, 0), *model])) if pair[0][0] != pair[1][0]]
         lengths = [end - start for start, end in pairwise([*starts, n_tokens])]
-        assert spread(layout.batches(n_tokens)) == [(model[s][1], n) for s, n in zip(starts, lengths, strict=True)]
+        assert expand_batches(layout.batches(n_tokens)) == [
+            (model[s][1], n) for s, n in zip(starts, lengths, strict=True)
+        ]

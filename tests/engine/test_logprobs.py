@@ -12,7 +12,7 @@ from tests.engine.drive import GREEDY, start
 PROMPT = "The capital of France is"
 
 
-def test_they_are_the_log_softmax_of_the_logits(context: Context) -> None:
+def test_logprobs_equal_the_log_softmax_of_the_logits(context: Context) -> None:
     vocab = context.model.vocab
     tokens = vocab.tokenize(PROMPT)
     context.prefill(0, tokens)
@@ -28,7 +28,7 @@ def test_they_are_the_log_softmax_of_the_logits(context: Context) -> None:
     assert [value for _, value in got.top] == pytest.approx([logits[token] - total for token in ranked], abs=1e-4)
 
 
-def test_there_is_one_entry_for_each_drawn_token_and_greedy_draws_the_likeliest(context: Context) -> None:
+def test_each_drawn_token_has_its_logprobs(context: Context) -> None:
     generation = start(context, PROMPT, max_tokens=8, logprobs=2, **GREEDY)
     list(generate(context, [generation]))
     drawn = generation.tokens[len(generation.prompt) :]
@@ -36,13 +36,13 @@ def test_there_is_one_entry_for_each_drawn_token_and_greedy_draws_the_likeliest(
     assert all(entry.top[0] == (entry.id, entry.logprob) for entry in generation.logprobs)
 
 
-def test_what_a_ban_takes_back_loses_its_entries(context: Context) -> None:
+def test_removed_tokens_lose_their_logprobs(context: Context) -> None:
     generation = start(context, PROMPT, max_tokens=8, logprobs=1, banned_strings=("Paris",), **GREEDY)
     list(generate(context, [generation]))
     assert [entry.id for entry in generation.logprobs] == generation.tokens[len(generation.prompt) :]
 
 
-def test_without_being_asked_for_there_are_none(context: Context) -> None:
+def test_logprobs_are_empty_by_default(context: Context) -> None:
     generation = start(context, PROMPT, max_tokens=2)
     list(generate(context, [generation]))
     assert generation.logprobs == []

@@ -30,37 +30,37 @@ def broken(tmp_path: Path, starter: Path, request: pytest.FixtureRequest) -> Pat
 
 
 @pytest.mark.parametrize("broken", BROKEN, indirect=True)
-def test_a_broken_file_does_not_load_and_the_error_carries_llama_cpp_s_reason(broken: Path) -> None:
-    with pytest.raises(ModelInvalidError, match=r"^broken model\.gguf does not load: \S") as caught:
+def test_a_broken_file_is_an_error_with_the_reason(broken: Path) -> None:
+    with pytest.raises(ModelInvalidError, match=r"^cannot load broken model\.gguf: \S") as caught:
         Model.load([broken], n_gpu_layers=0)
     assert "gives no reason" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("broken", ["header", "cut"], indirect=True)
-def test_a_broken_file_fails_in_the_child_with_the_same_reason(broken: Path) -> None:
-    with pytest.raises(ModelInvalidError, match=r"^broken model\.gguf does not load: ") as inside:
+def test_a_broken_file_fails_in_the_child_for_the_same_reason(broken: Path) -> None:
+    with pytest.raises(ModelInvalidError, match=r"^cannot load broken model\.gguf: ") as inside:
         Model.load([broken], n_gpu_layers=0)
     with pytest.raises(ModelInvalidError) as outside:
         probe([broken])
     assert str(outside.value) == str(inside.value)
 
 
-def test_progress_runs_from_nothing_to_all(starter: Path) -> None:
+def test_load_progress_goes_from_zero_to_one(starter: Path) -> None:
     shares: list[float] = []
     Model.load([starter], 0, shares.append).close()
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
 
 
-def test_a_set_flag_gives_up_the_load(starter: Path) -> None:
+def test_a_set_abort_flag_cancels_the_load(starter: Path) -> None:
     flag = AbortFlag()
     flag.set()
     with pytest.raises(KeyboardInterrupt):
         Model.load([starter], 0, abort=flag)
 
 
-def test_a_good_file_passes_the_probe_in_a_folder_with_treacherous_names(
+def test_the_probe_ignores_modules_in_the_current_folder(
     starter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("typing", "ctypes", "llmcli"):
@@ -80,7 +80,7 @@ def with_block_count(starter: Path, path: Path, count: int) -> Path:
     return path
 
 
-def test_a_header_that_crashes_llama_cpp_ends_the_child_only(starter: Path, tmp_path: Path) -> None:
+def test_a_crash_of_llama_cpp_ends_only_the_child(starter: Path, tmp_path: Path) -> None:
     path = with_block_count(starter, tmp_path / "evil.gguf", 600)
     with pytest.raises(ModelInvalidError, match=r"^evil\.gguf crashes llama\.cpp: .*GGML_ASSERT") as caught:
         probe([path])
@@ -88,7 +88,7 @@ def test_a_header_that_crashes_llama_cpp_ends_the_child_only(starter: Path, tmp_
     assert str(tmp_path) not in str(caught.value)
 
 
-def test_a_header_with_many_layers_and_nothing_else_fails_in_the_child(tmp_path: Path) -> None:
+def test_a_header_without_tensors_fails_in_the_child(tmp_path: Path) -> None:
     with pytest.raises(ModelInvalidError, match=r"^many\.gguf "):
         probe([write_gguf(tmp_path / "many.gguf", MODEL | {"llama.block_count": 600})])
 
@@ -103,11 +103,11 @@ def test_a_header_with_many_layers_and_nothing_else_fails_in_the_child(tmp_path:
             r"crashes llama\.cpp: ggml\.c:1: GGML_ASSERT\(a\) failed",
         ),
         ("exit 0", r"crashes llama\.cpp: llama\.cpp ended with status 0"),
-        ("echo x.gguf does not load: why; exit 8", r"^x\.gguf does not load: why$"),
+        ("echo cannot load x.gguf: why; exit 8", r"^cannot load x\.gguf: why$"),
         ("exec sleep 60", r"x\.gguf does not load within 0\.5 seconds"),
     ],
 )
-def test_however_the_child_ends_one_line_says_so(
+def test_every_end_of_the_child_is_an_error_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, message: str
 ) -> None:
     fake = tmp_path / "python"
@@ -119,7 +119,7 @@ def test_however_the_child_ends_one_line_says_so(
     assert caught.value.hint
 
 
-def test_a_name_that_is_no_utf8_loads(starter: Path, tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_utf8_loads(starter: Path, tmp_path: Path) -> None:
     path = Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.gguf"))
     try:
         path.symlink_to(starter)
@@ -141,13 +141,13 @@ def test_a_name_that_is_no_utf8_loads(starter: Path, tmp_path: Path) -> None:
         "x" * 5000,
     ],
 )
-def test_a_text_comes_back_from_its_tokens(vocab: Vocab, text: str) -> None:
+def test_detokenization_restores_the_text(vocab: Vocab, text: str) -> None:
     tokens = vocab.tokenize(text)
     assert vocab.detokenize(tokens) == text
     assert not any(vocab.is_control(token) for token in tokens)
 
 
-def test_control_tokens_are_made_only_where_asked_and_shown_only_where_asked(vocab: Vocab) -> None:
+def test_control_tokens_are_parsed_and_shown_only_on_request(vocab: Vocab) -> None:
     tokens = vocab.tokenize("a<|im_end|>", parse_special=True)
     assert tokens[-1] == vocab.eos == 2
     assert vocab.detokenize(tokens) == "a"
@@ -158,23 +158,23 @@ def test_a_lone_surrogate_is_tokenized_as_a_question_mark(vocab: Vocab) -> None:
     assert vocab.tokenize("a\udcff") == vocab.tokenize("a?")
 
 
-def test_a_control_token_can_be_made_to_show(model: Model) -> None:
+def test_a_control_token_can_be_shown(model: Model) -> None:
     own = Vocab(model._api, model.handle)
     assert own.piece(1) == b""
     own.show_control(1)
     assert own.piece(1) == b"<|im_start|>"
 
 
-def test_every_end_token_ends_and_no_other(vocab: Vocab) -> None:
+def test_only_end_tokens_end_an_answer(vocab: Vocab) -> None:
     assert vocab.end_tokens == [token for token in range(vocab.n_tokens) if vocab.ends(token)] == [0, 2, 4]
 
 
-def test_closing_twice_is_harmless(starter: Path) -> None:
+def test_closing_twice_has_no_effect(starter: Path) -> None:
     loaded = Model.load([starter], 0)
     loaded.close()
     loaded.close()
     assert loaded.handle is None
 
 
-def test_what_the_model_says_of_itself(model: Model) -> None:
+def test_a_model_knows_its_training_context(model: Model) -> None:
     assert (model.n_ctx_train, model.generates, model.vocab.adds_bos) == (8192, True, False)

@@ -10,7 +10,7 @@ from llmcli.engine.dial import Dial
 from llmcli.engine.place import Place
 from llmcli.engine.thinking import ThinkingSplitter
 from llmcli.params.policy.grammar import parse_policy
-from tests.engine.scripted import END, scripted
+from tests.engine.scripted import END, script_generation
 
 POLICY = parse_policy("sentence:1,0.5")  # a place is kept where a policy may ask for it
 WORDS = ("The cat", " sat", ".", " It", " slept", "!", "\n", "\n\n", " 3", ".5", " So", "<think>", "</think>", "é")
@@ -23,7 +23,7 @@ def position(place: Place) -> Position:
     return place.total, place.index, text.sentence, text.line, text.paragraph, place.thinking
 
 
-def walk(texts: list[str], splitter: ThinkingSplitter | None = None) -> list[Position]:
+def positions_after(texts: list[str], splitter: ThinkingSplitter | None = None) -> list[Position]:
     """The place before the first of these tokens, and after each."""
     place = Place(splitter)
     positions = [position(place)]
@@ -35,7 +35,9 @@ def walk(texts: list[str], splitter: ThinkingSplitter | None = None) -> list[Pos
 
 def test_tokens_sentences_lines_and_paragraphs_are_counted() -> None:
     texts = ["One", ".", " Two", "!\n", "Three", ".", "\n\n", "Four"]
-    assert [(index, sentence, line, paragraph) for _, index, sentence, line, paragraph, _ in walk(texts)] == [
+    assert [
+        (index, sentence, line, paragraph) for _, index, sentence, line, paragraph, _ in positions_after(texts)
+    ] == [
         (0, 0, 0, 0),
         (1, 0, 0, 0),
         (2, 1, 0, 0),
@@ -48,9 +50,9 @@ def test_tokens_sentences_lines_and_paragraphs_are_counted() -> None:
     ]
 
 
-def test_all_is_counted_anew_where_the_answer_begins() -> None:
+def test_counts_restart_where_the_answer_starts() -> None:
     texts = ["<think>", "I see. It is.", "\n\n", "Right.", "</th", "ink>", "\n\n", "Yes.", " No"]
-    walked = walk(texts, ThinkingSplitter())
+    walked = positions_after(texts, ThinkingSplitter())
     assert [place[0] for place in walked] == list(range(10))
     assert [place[5] for place in walked] == [False, True, True, True, True, True, False, False, False, False]
     assert [place[1] for place in walked] == [0, 0, 1, 2, 3, 4, 0, 1, 2, 3]
@@ -59,8 +61,8 @@ def test_all_is_counted_anew_where_the_answer_begins() -> None:
     assert walked[8][2:5] == (1, 0, 0)
 
 
-def test_a_prompt_that_opens_the_reasoning_begins_in_it() -> None:
-    walked = walk(["I see. It is.", "</think>Yes. No", "."], ThinkingSplitter("<|assistant|><think>\n"))
+def test_a_prompt_that_opens_the_reasoning_starts_inside_it() -> None:
+    walked = positions_after(["I see. It is.", "</think>Yes. No", "."], ThinkingSplitter("<|assistant|><think>\n"))
     assert [(index, sentence, thinking) for _, index, sentence, _, _, thinking in walked] == [
         (0, 0, True),
         (1, 2, True),
@@ -70,11 +72,13 @@ def test_a_prompt_that_opens_the_reasoning_begins_in_it() -> None:
 
 
 def test_tags_in_the_middle_of_an_answer_are_text() -> None:
-    assert not any(place[5] for place in walk(["Write ", "<think>", " It is.", "</think>"], ThinkingSplitter()))
+    assert not any(
+        place[5] for place in positions_after(["Write ", "<think>", " It is.", "</think>"], ThinkingSplitter())
+    )
 
 
 @pytest.mark.parametrize("prefill", ["<think>I see. It is.\n\nRight.</think>\n\nYes. N", "Yes. N"])
-def test_a_prefill_is_read_over_and_its_tokens_do_not_count(prefill: str) -> None:
+def test_a_prefill_does_not_count_as_tokens(prefill: str) -> None:
     place = Place(ThinkingSplitter())
     place.read(prefill)
     assert position(place) == (0, 0, 1, 0, 0, False)
@@ -82,16 +86,14 @@ def test_a_prefill_is_read_over_and_its_tokens_do_not_count(prefill: str) -> Non
     assert position(place)[:3] == (1, 1, 2)
 
 
-def test_a_prefill_may_end_inside_the_reasoning() -> None:
+def test_a_prefill_can_end_inside_the_reasoning() -> None:
     place = Place(ThinkingSplitter())
     place.read("<think>I see. It is.")
     assert position(place) == (0, 0, 2, 0, 0, True)
 
 
 @given(st.lists(st.sampled_from(WORDS), max_size=12), st.lists(st.sampled_from(WORDS), max_size=12), st.booleans())
-def test_a_place_that_was_gone_back_to_is_as_if_nothing_had_been(
-    kept: list[str], gone: list[str], inside: bool
-) -> None:
+def test_a_restored_place_equals_the_copy(kept: list[str], gone: list[str], inside: bool) -> None:
     splitter = ThinkingSplitter("<think>" if inside else "")
     place = Place(splitter)
     for text in kept:
@@ -103,7 +105,7 @@ def test_a_place_that_was_gone_back_to_is_as_if_nothing_had_been(
     assert position(place) == before
     for text in gone:
         place.step(text)
-    assert position(place) == walk(kept + gone, ThinkingSplitter("<think>" if inside else ""))[-1]
+    assert position(place) == positions_after(kept + gone, ThinkingSplitter("<think>" if inside else ""))[-1]
 
 
 @given(
@@ -111,28 +113,28 @@ def test_a_place_that_was_gone_back_to_is_as_if_nothing_had_been(
     st.sampled_from([(".", "So"), ("sat.", "3.5"), ("\n", "it slept!"), ("</think>", "cat sat"), ("é",)]),
     st.booleans(),
 )
-def test_a_token_that_is_taken_back_takes_its_sentence_back_too(
+def test_a_removed_token_does_not_count_its_sentence(
     script: list[list[int]], banned: tuple[str, ...], thinks: bool
 ) -> None:
     def wishes(drawn: Any) -> list[int]:
         return [*script[len(drawn)], END] if len(drawn) < len(script) else [END]
 
-    generation = scripted(PIECES, wishes, banned_strings=banned, temperature=POLICY)
+    generation = script_generation(PIECES, wishes, banned_strings=banned, temperature=POLICY)
     assert generation.place
     generation.place = Place(ThinkingSplitter() if thinks else None)
     while not generation.finish_reason:
         generation.advance(None, 0, 2**20)
         texts = [WORDS[token] for token in generation.tokens[1:]]
-        expected = walk(texts, ThinkingSplitter() if thinks else None)[-1]
+        expected = positions_after(texts, ThinkingSplitter() if thinks else None)[-1]
         assert position(generation.place)[1:] == expected[1:]
         assert generation.place.total == len(texts)
     assert not generation.script.open
     generation.close()
 
 
-def test_a_character_of_several_tokens_counts_when_it_is_whole() -> None:
+def test_a_character_of_several_tokens_counts_when_complete() -> None:
     pieces = [b"A", "。".encode()[:1], "。".encode()[1:], b"B"]
-    generation = scripted(pieces, lambda drawn: [len(drawn)] if len(drawn) < 4 else [END], temperature=POLICY)
+    generation = script_generation(pieces, lambda drawn: [len(drawn)] if len(drawn) < 4 else [END], temperature=POLICY)
     sentences = []
     while not generation.finish_reason:
         generation.advance(None, 0, 2**20)
@@ -141,12 +143,12 @@ def test_a_character_of_several_tokens_counts_when_it_is_whole() -> None:
     assert sentences == [0, 0, 1, 1, 1]
 
 
-def test_no_place_is_kept_where_nothing_asks_for_it() -> None:
+def test_a_generation_has_no_place_without_a_use() -> None:
     for text, kept in (("0.8", False), ("0.3..1.3", False), ("edt:0.8", True), ("sentence:1,2", True)):
-        assert bool(scripted(PIECES, lambda _: [END], temperature=parse_policy(text)).place) is kept
+        assert bool(script_generation(PIECES, lambda _: [END], temperature=parse_policy(text)).place) is kept
 
 
-def test_a_move_is_recorded_at_the_token_it_counts_for() -> None:
+def test_a_shift_is_recorded_at_its_first_draw() -> None:
     dial = Dial()
     shifts = [dial.at(0), dial.turn(0.1), dial.at(1), dial.at(2), dial.turn(0.1), dial.turn(0.1), dial.at(3)]
     assert shifts == pytest.approx([0, 0.1, 0.1, 0.1, 0.2, 0.3, 0.3])
@@ -155,7 +157,7 @@ def test_a_move_is_recorded_at_the_token_it_counts_for() -> None:
     assert (dial.at(4), dial.moves) == (0, [(1, 0.1), (3, 0.3), (4, 0)])
 
 
-def test_a_move_that_is_taken_back_before_it_counts_is_none() -> None:
+def test_a_reverted_shift_is_not_recorded() -> None:
     dial = Dial()
     dial.at(0)
     dial.turn(0.1)
@@ -164,7 +166,7 @@ def test_a_move_that_is_taken_back_before_it_counts_is_none() -> None:
     assert dial.moves == []
 
 
-def test_a_token_that_a_grammar_has_drawn_twice_has_one_temperature() -> None:
+def test_a_token_drawn_twice_has_one_temperature() -> None:
     dial = Dial()
     first = dial.at(0)
     dial.turn(0.5)
@@ -177,7 +179,7 @@ EVENTS = st.lists(
 
 
 @given(EVENTS, st.randoms())
-def test_moves_given_again_lead_to_the_same_shifts(events: list[Any], chance: Any) -> None:
+def test_replayed_moves_give_the_same_shifts(events: list[Any], chance: Any) -> None:
     """Whatever is taken back on the way: the tokens are asked for in the same order in a replay."""
     asked: list[int] = []
     shifts = []

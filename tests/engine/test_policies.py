@@ -22,7 +22,7 @@ from llmcli.params.policy.tree import Entropy, Fixed, Policy
 from llmcli.params.samplers import plan
 from llmcli.params.settings import Settings
 from llmcli.params.values import LARGEST_FLOAT
-from tests.engine.candidates import NEUTRAL, Left, after, apply
+from tests.engine.candidates import NEUTRAL, ChainOutput, apply_chain, apply_samplers
 
 INF = math.inf
 FEW, MANY = [1.0, 0.5], [(7 * i % 40) / 4 for i in range(40)]
@@ -35,12 +35,12 @@ SETS = {
     "half of a vocabulary masked": [x if i % 2 else -INF for i, x in enumerate(WHOLE)],
     "all but one masked": [-INF, 2.0, -INF],
 }
-Announce = Callable[[Callable[..., Any]], Policy]
+Register = Callable[[Callable[..., Any]], Policy]
 
 
 @pytest.fixture
-def own(monkeypatch: pytest.MonkeyPatch) -> Announce:
-    """Makes a function a policy of the user's own."""
+def register_policy(monkeypatch: pytest.MonkeyPatch) -> Register:
+    """Makes a function a policy of the user's register_policy."""
     monkeypatch.setattr(registry, "_ANNOUNCED", {})
 
     def call(function: Callable[..., Any]) -> Policy:
@@ -50,15 +50,15 @@ def own(monkeypatch: pytest.MonkeyPatch) -> Announce:
     return call
 
 
-def read(
+def apply_with_reading(
     logits: Sequence[float], policy: Policy, place: Place | None = None, dial: Dial | None = None, **settings: Any
-) -> tuple[Left, Reading]:
+) -> tuple[ChainOutput, Reading]:
     """What a chain with a draw leaves of the logits, and what its temperature step saw and did."""
     steps = plan(Settings(**NEUTRAL | {"temperature": policy} | settings), steered=True)
     only_size: Any = SimpleNamespace(n_tokens=len(logits), pointer=None)
     chain = Chain(only_size, steps, watch=Watch(place or Place(), dial, Drawn()))
     try:
-        left = apply(chain, logits)
+        left = apply_chain(chain, logits)
         assert chain.temperature
         return left, chain.temperature.reading()
     finally:
@@ -74,21 +74,21 @@ def entropy_of(logits: Sequence[float]) -> tuple[float, list[float]]:
 
 @pytest.mark.parametrize("logits", SETS.values(), ids=SETS)
 @pytest.mark.parametrize("t", [0.0, 0.3, 0.8, 1.0, 2.5])
-def test_the_temperature_of_a_policy_is_applied_as_llama_cpp_does(logits: list[float], t: float) -> None:
-    ours = after(logits, temperature=parse_policy(f"linear:{t}->{t}@1"))
-    assert ours.logits == after(logits, temperature=Fixed(t)).logits
+def test_a_policy_divides_logits_like_llama_cpp(logits: list[float], t: float) -> None:
+    ours = apply_samplers(logits, temperature=parse_policy(f"linear:{t}->{t}@1"))
+    assert ours.logits == apply_samplers(logits, temperature=Fixed(t)).logits
     assert len(ours.live) == (1 if t == 0 else sum(x > -INF for x in logits))
 
 
 @pytest.mark.parametrize("logits", SETS.values(), ids=SETS)
-def test_the_step_is_told_what_stands_there(own: Announce, logits: list[float]) -> None:
+def test_a_step_describes_the_live_candidates(register_policy: Register, logits: list[float]) -> None:
     seen: list[Any] = []
 
     def mine(step: Any) -> float:
         seen.append((step.candidates, step.entropy, list(step.p)))
         return 1.0
 
-    after(logits, temperature=own(mine))
+    apply_samplers(logits, temperature=register_policy(mine))
     entropy, p = entropy_of(logits)
     assert seen[0][0] == len(p)
     assert seen[0][1] == pytest.approx(entropy, rel=1e-5, abs=1e-6)
@@ -98,7 +98,7 @@ def test_the_step_is_told_what_stands_there(own: Announce, logits: list[float]) 
 @pytest.mark.parametrize("logits", SETS.values(), ids=SETS)
 @pytest.mark.parametrize("text", ["edt:0.8,theta=0.5", "sentence:0.3..1.3^0.7,0", "0.3..1.3^0.7", "0.7"])
 def test_the_reading_agrees_with_arithmetic(logits: list[float], text: str) -> None:
-    left, reading = read(logits, parse_policy(text))
+    left, reading = apply_with_reading(logits, parse_policy(text))
     entropy, p = entropy_of(logits)
     counted = len(logits) if text.startswith("0.3") else len(p)  # llama.cpp counts masked candidates too
     share = (entropy / math.log(counted)) ** 0.7 if counted > 1 else 0.0
@@ -115,39 +115,39 @@ def test_the_reading_agrees_with_arithmetic(logits: list[float], text: str) -> N
 
 @pytest.mark.parametrize("logits", [MANY, WHOLE], ids=["forty", "a vocabulary"])
 @pytest.mark.parametrize("t", [0.3, 1.7])
-def test_entropy_is_that_before_the_temperature(logits: list[float], t: float) -> None:
-    _, reading = read(logits, parse_policy(f"linear:{t}->{t}@1"))
+def test_the_entropy_is_that_before_the_temperature(logits: list[float], t: float) -> None:
+    _, reading = apply_with_reading(logits, parse_policy(f"linear:{t}->{t}@1"))
     assert reading.entropy == pytest.approx(entropy_of(logits)[0], rel=1e-5)
 
 
-def test_what_stands_before_the_temperature_counts_and_what_stands_behind_does_not() -> None:
+def test_only_samplers_before_the_temperature_change_the_entropy() -> None:
     order = ("top_k", "temperature", "min_p")
-    _, reading = read(MANY, Fixed(1.0), samplers=order, top_k=4, min_p=0.9)
+    _, reading = apply_with_reading(MANY, Fixed(1.0), samplers=order, top_k=4, min_p=0.9)
     assert reading.candidates == 4
     assert reading.entropy == pytest.approx(entropy_of(sorted(MANY)[-4:])[0], rel=1e-5)
-    _, reading = read(MANY, Fixed(1.0), samplers=tuple(reversed(order)), top_k=4, min_p=0.9)
+    _, reading = apply_with_reading(MANY, Fixed(1.0), samplers=tuple(reversed(order)), top_k=4, min_p=0.9)
     assert reading.candidates == sum(math.exp(x - max(MANY)) >= 0.9 for x in MANY)
 
 
-def test_a_chain_without_a_temperature_is_read_at_its_end_and_left_as_it_is() -> None:
-    left, reading = read(MANY, parse_policy("linear:0.1->0.1@1"), samplers=("top_k",), top_k=4)
+def test_a_chain_without_temperature_is_only_read() -> None:
+    left, reading = apply_with_reading(MANY, parse_policy("linear:0.1->0.1@1"), samplers=("top_k",), top_k=4)
     assert (reading.candidates, reading.temperature) == (4, 1.0)
     assert left.logits == {token: MANY[token] for token in left.ids}
 
 
-def test_the_place_in_the_answer_chooses_the_part() -> None:
+def test_the_position_in_the_answer_selects_the_part() -> None:
     place, policy = Place(ThinkingSplitter("<think>")), parse_policy("think=0.3,answer=sentence:2,(linear:1->0@4)")
-    readings = [read(MANY, policy, place)[1]]
+    readings = [apply_with_reading(MANY, policy, place)[1]]
     for text in ("Let me see. ", "Yes.</think>", "\n\nIt is.", " And"):
         place.step(text)
-        readings.append(read(MANY, policy, place)[1])
+        readings.append(apply_with_reading(MANY, policy, place)[1])
     assert [reading.temperature for reading in readings] == pytest.approx([0.3, 0.3, 2, 0.75, 0.5])
     assert [reading.policy for reading in readings] == ["0.3", "0.3", "2", "linear:1->0@4", "linear:1->0@4"]
 
 
-def test_a_range_given_in_llama_cpp_s_words_is_spoken_as_one() -> None:
-    assert read(MANY, Entropy(0.3, 1.3))[1].policy == "0.3..1.3"
-    assert read(MANY, Fixed(0.8), dynatemp_range=0.5, dynatemp_exponent=2.0)[1].policy == "0.3..1.3^2"
+def test_dynatemp_range_is_shown_as_a_range() -> None:
+    assert apply_with_reading(MANY, Entropy(0.3, 1.3))[1].policy == "0.3..1.3"
+    assert apply_with_reading(MANY, Fixed(0.8), dynatemp_range=0.5, dynatemp_exponent=2.0)[1].policy == "0.3..1.3^2"
 
 
 # T = 0.8 * 0.8 ^ (theta / H) is 1e-39 here, and logits / 1e-39 are more than a float holds.
@@ -155,23 +155,23 @@ def test_a_range_given_in_llama_cpp_s_words_is_spoken_as_one() -> None:
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_temperature_too_small_for_a_float_is_greedy(t: str, sign: int) -> None:
     logits = [sign * 20.0, sign * 19.0, sign * 3.0, -INF]
-    left, reading = read(logits, parse_policy(f"exp:{t}->{t}@1"))
+    left, reading = apply_with_reading(logits, parse_policy(f"exp:{t}->{t}@1"))
     assert reading.temperature == 0
     assert left.drawn == logits.index(max(logits))
     assert left.live == {left.drawn}
 
 
-def test_edt_is_greedy_where_the_model_is_sure_and_never_draws_a_masked_token() -> None:
+def test_edt_never_draws_a_masked_token() -> None:
     for gap in [x / 100 for x in range(0, 3000, 10)]:
-        left, reading = read([gap, 0.0, -INF], parse_policy("edt:0.8"))
+        left, reading = apply_with_reading([gap, 0.0, -INF], parse_policy("edt:0.8"))
         assert left.drawn in (0, 1)
         assert reading.temperature == 0 or reading.temperature > 1e-30
         assert sum(left.p.values()) == pytest.approx(1)
 
 
-def test_candidates_that_are_all_masked_stop_nothing() -> None:
+def test_candidates_that_are_all_masked_are_no_error() -> None:
     for size in (3, 1000):
-        _, reading = read([-INF] * size, parse_policy("edt:0.8"))
+        _, reading = apply_with_reading([-INF] * size, parse_policy("edt:0.8"))
         assert (reading.candidates, reading.entropy) == (0, 0.0)
 
 
@@ -191,75 +191,82 @@ GIVES = [
 
 
 @pytest.mark.parametrize(("value", "shown"), GIVES, ids=[shown for _, shown in GIVES])
-def test_a_policy_that_gives_no_temperature_is_an_error(own: Announce, value: Any, shown: str) -> None:
-    policy = own(lambda _step: value)
+def test_an_invalid_temperature_of_a_policy_is_an_error(register_policy: Register, value: Any, shown: str) -> None:
+    policy = register_policy(lambda _step: value)
     with pytest.raises(PolicyError) as caught:
-        after(MANY, temperature=policy)
-    assert str(caught.value) == f"the temperature policy mine gave {shown} for token 0"
-    assert caught.value.hint == "it must give a finite number, 0 or more"
+        apply_samplers(MANY, temperature=policy)
+    assert str(caught.value) == f"the temperature policy 'mine' returned {shown} for token 0"
+    assert caught.value.hint == "return a finite number of at least 0"
 
 
 @pytest.mark.parametrize(
     ("function", "says"), [(broken, "ValueError: I do not like this token (line "), (leaving, "SystemExit: 3 (line ")]
 )
-def test_a_policy_that_raises_is_an_error_with_the_line(own: Announce, function: Any, says: str) -> None:
+def test_an_exception_in_a_policy_is_an_error_with_the_line(
+    register_policy: Register, function: Any, says: str
+) -> None:
     with pytest.raises(PolicyError) as caught:
-        after(MANY, temperature=own(function))
+        apply_samplers(MANY, temperature=register_policy(function))
     line = function.__code__.co_firstlineno + 1
-    assert str(caught.value) == f"the temperature policy mine failed at token 0: {says}{line})"
+    assert str(caught.value) == f"the temperature policy 'mine' failed at token 0: {says}{line})"
 
 
-def test_an_error_in_a_huge_policy_is_short(own: Announce) -> None:
-    own(broken)
+def test_an_error_in_a_huge_policy_is_short(register_policy: Register) -> None:
+    register_policy(broken)
     with pytest.raises(PolicyError) as caught:
-        after(MANY, temperature=parse_policy("sentence:mine" + ",0.8" * 1000))
+        apply_samplers(MANY, temperature=parse_policy("sentence:mine" + ",0.8" * 1000))
     assert len(str(caught.value)) < 200
 
 
 @pytest.mark.parametrize("value", [1, True, np.float32(1), np.float64(1), np.int64(1)])
 @pytest.mark.parametrize("logits", [MANY, WHOLE], ids=["forty", "a vocabulary"])
-def test_any_kind_of_number_is_a_temperature(own: Announce, value: Any, logits: list[float]) -> None:
-    assert after(logits, temperature=own(lambda _step: value)).logits == after(logits).logits
+def test_a_policy_can_return_any_kind_of_number(register_policy: Register, value: Any, logits: list[float]) -> None:
+    assert (
+        apply_samplers(logits, temperature=register_policy(lambda _step: value)).logits == apply_samplers(logits).logits
+    )
 
 
 @pytest.mark.parametrize("logits", [MANY, WHOLE], ids=["forty", "a vocabulary"])
-def test_a_policy_may_reckon_with_the_probabilities(own: Announce, logits: list[float]) -> None:
-    _, reading = read(logits, own(lambda step: 1.5 - step.p[0]))
+def test_a_policy_can_use_the_probabilities(register_policy: Register, logits: list[float]) -> None:
+    _, reading = apply_with_reading(logits, register_policy(lambda step: 1.5 - step.p[0]))
     assert reading.temperature == pytest.approx(1.5 - entropy_of(logits)[1][0], rel=1e-5)
 
 
-def test_a_step_that_is_kept_is_of_no_use_later(own: Announce) -> None:
+def test_a_step_cannot_be_used_after_its_draw(register_policy: Register) -> None:
     kept: list[Any] = []
 
     def mine(step: Any) -> float:
         kept.append(step)
         return float(kept[0].entropy) if len(kept) > 1 else 1.0
 
-    policy = own(mine)
-    after(MANY, temperature=policy)
+    policy = register_policy(mine)
+    apply_samplers(MANY, temperature=policy)
     with pytest.raises(PolicyError, match="RuntimeError: the candidates of an earlier token are gone"):
-        after(MANY, temperature=policy)
+        apply_samplers(MANY, temperature=policy)
 
 
 @pytest.mark.parametrize(
     ("shift", "t"), [(0.5, 1.3), (-0.5, 0.3), (-0.8, 0.0), (-3.0, 0.0), (LARGEST_FLOAT, LARGEST_FLOAT)]
 )
 @pytest.mark.parametrize("text", ["0.8", "linear:0.8->0.8@9"])
-def test_the_dial_is_added_to_the_temperature_and_never_goes_below_zero(text: str, shift: float, t: float) -> None:
-    left, reading = read([2.0, 1.0, -INF], parse_policy(text), dial=Dial([(0, shift)]))
+def test_the_shift_is_added_to_the_temperature(text: str, shift: float, t: float) -> None:
+    left, reading = apply_with_reading([2.0, 1.0, -INF], parse_policy(text), dial=Dial([(0, shift)]))
     assert reading.temperature == pytest.approx(t)
-    assert left.logits == after([2.0, 1.0, -INF], temperature=Fixed(reading.temperature)).logits
+    assert left.logits == apply_samplers([2.0, 1.0, -INF], temperature=Fixed(reading.temperature)).logits
 
 
-def test_the_dial_moves_a_range_too() -> None:
-    low, high = read(MANY, Entropy(0.3, 1.3))[1], read(MANY, Entropy(0.3, 1.3), dial=Dial([(0, 0.5)]))[1]
+def test_the_shift_is_added_to_a_range_too() -> None:
+    low, high = (
+        apply_with_reading(MANY, Entropy(0.3, 1.3))[1],
+        apply_with_reading(MANY, Entropy(0.3, 1.3), dial=Dial([(0, 0.5)]))[1],
+    )
     assert high.temperature == pytest.approx(low.temperature + 0.5)
     assert high.policy == "0.3..1.3"
 
 
-def test_the_dial_moves_nothing_where_there_is_no_temperature() -> None:
+def test_the_shift_has_no_effect_without_a_temperature() -> None:
     dial = Dial()
     dial.turn(0.5)
-    left, reading = read(MANY, Fixed(0.8), dial=dial, samplers=("top_k",), top_k=4)
+    left, reading = apply_with_reading(MANY, Fixed(0.8), dial=dial, samplers=("top_k",), top_k=4)
     assert (reading.temperature, dial.moves) == (1.0, [])
     assert left.logits == {token: MANY[token] for token in left.ids}

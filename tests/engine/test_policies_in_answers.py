@@ -43,7 +43,7 @@ class Draws(Protocol):
 
 
 @dataclass
-class ByHand:
+class LlamaChain:
     """A chain of llama.cpp's own samplers, each ("name", *arguments of llama_sampler_init_name)."""
 
     model: Model
@@ -72,7 +72,7 @@ class ByHand:
         self._api.llama_sampler_free(self._chain)
 
 
-def in_step(context: Context, answers: Sequence[Sequence[Draws]], count: int) -> list[list[int]]:
+def draw_in_parallel(context: Context, answers: Sequence[Sequence[Draws]], count: int) -> list[list[int]]:
     """Draw up to `count` tokens of each answer in all its ways, and see that these agree; the tokens they drew."""
     active = list(enumerate(answers))
     start = [len(ways[0].tokens) for ways in answers]
@@ -97,7 +97,7 @@ def _advance(context: Context, ways: Sequence[Draws], row: int) -> None:
         assert (way.tokens, way.finish_reason) == (ways[0].tokens, ways[0].finish_reason), way
 
 
-def answer(context: Context, temperature: str, trace: int | None = None, **values: Any) -> Generation:
+def make_generation(context: Context, temperature: str, trace: int | None = None, **values: Any) -> Generation:
     """A generation with this temperature."""
     vocab = context.model.vocab
     values = {"seed": 3, "max_tokens": 60} | values
@@ -107,26 +107,26 @@ def answer(context: Context, temperature: str, trace: int | None = None, **value
     return Generation(vocab, tokens, settings, grammar, dial=dial, trace=trace)
 
 
-def ways_of_a_range(context: Context, seed: int) -> list[Draws]:
+def draws_of_a_range(context: Context, seed: int) -> list[Draws]:
     """All ways to draw with 0.3..1.3; the last one has nothing of ours in it."""
     values: dict[str, Any] = {"seed": seed, "prompt": "It was"}
     cut = [("top_k", 40), ("top_p", 0.95, 0), ("min_p", 0.05, 0)]
     model = context.model
     return [
-        answer(context, "0.3..1.3", **values),
-        answer(context, "0.3..1.3", **values, trace=0),  # through the step that reads
-        answer(context, "0.3..1.3", **values, dial=Dial()),  # and through that which may be moved
-        answer(context, "0.8", **values, dynatemp_range=0.5),
-        answer(context, "0.8", **values, dynatemp_range=0.5, trace=0),
-        ByHand(model, model.vocab.tokenize("It was"), [*cut, ("temp_ext", 0.8, 0.5, 1.0), ("dist", seed)]),
+        make_generation(context, "0.3..1.3", **values),
+        make_generation(context, "0.3..1.3", **values, trace=0),  # through the step that reads
+        make_generation(context, "0.3..1.3", **values, dial=Dial()),  # and through that which may be moved
+        make_generation(context, "0.8", **values, dynatemp_range=0.5),
+        make_generation(context, "0.8", **values, dynatemp_range=0.5, trace=0),
+        LlamaChain(model, model.vocab.tokenize("It was"), [*cut, ("temp_ext", 0.8, 0.5, 1.0), ("dist", seed)]),
     ]
 
 
-def test_a_range_is_llama_cpp_s_temp_ext_token_by_token(fresh: MakeContext) -> None:
+def test_a_range_gives_the_tokens_of_temp_ext(fresh: MakeContext) -> None:
     seeds, count = range(20), 24
     context = fresh(n_ctx=20 * 64, n_seq_max=20)
-    ways = [ways_of_a_range(context, seed) for seed in seeds]
-    drawn = in_step(context, ways, count)
+    ways = [draws_of_a_range(context, seed) for seed in seeds]
+    drawn = draw_in_parallel(context, ways, count)
     assert sum(map(len, drawn)) > 0.8 * count * len(seeds)
     assert len({tuple(tokens) for tokens in drawn}) >= 18
     for way in ways:
@@ -155,47 +155,47 @@ ALIKE: dict[str, dict[str, Any]] = {
 }
 
 
-def test_a_policy_draws_the_very_tokens_of_a_number_in_every_chain(fresh: MakeContext) -> None:
+def test_a_constant_policy_gives_the_tokens_of_a_number(fresh: MakeContext) -> None:
     context = fresh(n_ctx=len(ALIKE) * 64, n_seq_max=len(ALIKE))
     ways = []
     for name, values in ALIKE.items():
         t = "0" if name == "greedy" else "0.8"
         policies = [f"linear:{t}->{t}@10", f"sentence:{t},{t}", f"sentence:({t}..{t}),{t}"]
-        one = [answer(context, t, **values), answer(context, t, trace=0, **values)]
-        ways.append([*one, *(answer(context, text, **values) for text in policies)])
-        ways[-1].append(answer(context, policies[0], trace=2, dial=Dial(), **values))
-    drawn = in_step(context, ways, 16)
+        one = [make_generation(context, t, **values), make_generation(context, t, trace=0, **values)]
+        ways.append([*one, *(make_generation(context, text, **values) for text in policies)])
+        ways[-1].append(make_generation(context, policies[0], trace=2, dial=Dial(), **values))
+    drawn = draw_in_parallel(context, ways, 16)
     assert sum(map(len, drawn)) > 0.8 * 16 * len(drawn)
     assert len({tuple(tokens) for tokens in drawn}) > 0.6 * len(drawn)
 
 
-def test_mirostat_draws_the_same_where_it_is_watched(fresh: MakeContext) -> None:
+def test_a_trace_does_not_change_mirostat(fresh: MakeContext) -> None:
     context = fresh(n_ctx=4 * 64, n_seq_max=4)
     cases = [(mirostat, t) for mirostat in (1, 2) for t in ("0.8", "1")]
     ways = [
-        [answer(context, t, mirostat=mirostat, **seen) for seen in ({}, {"trace": 0}, {"dial": Dial()})]
+        [make_generation(context, t, mirostat=mirostat, **seen) for seen in ({}, {"trace": 0}, {"dial": Dial()})]
         for mirostat, t in cases
     ]
-    in_step(context, ways, 12)
+    draw_in_parallel(context, ways, 12)
     for (_, t), way in zip(cases, ways, strict=True):
         assert {trace.temperature for trace in way[1].traces} == {float(t)}
 
 
-def test_a_schedule_and_sentences_change_the_temperature_from_token_to_token(context: Context) -> None:
-    generation = answer(context, "linear:1->0@8", trace=0, max_tokens=12)
+def test_schedules_and_sentences_change_the_temperature(context: Context) -> None:
+    generation = make_generation(context, "linear:1->0@8", trace=0, max_tokens=12)
     list(generate(context, [generation]))
     assert [trace.temperature for trace in generation.traces] == pytest.approx(
         [1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0, 0, 0, 0]
     )
     assert {trace.p for trace in generation.traces[8:]} == {1.0}
-    generation = answer(context, "sentence:0,0.3..1.3,0.5", trace=0, prompt=STORY, max_tokens=60)
+    generation = make_generation(context, "sentence:0,0.3..1.3,0.5", trace=0, prompt=STORY, max_tokens=60)
     list(generate(context, [generation]))
     parts = {(min(trace.sentence, 2), trace.policy) for trace in generation.traces}
     assert parts == {(0, "0"), (1, "0.3..1.3"), (2, "0.5")}
 
 
-def test_a_grammar_s_second_draw_has_the_same_temperature(context: Context) -> None:
-    generation = answer(context, "linear:2->1@20", trace=0, grammar=LIST, max_tokens=10)
+def test_the_second_draw_of_a_grammar_has_the_same_temperature(context: Context) -> None:
+    generation = make_generation(context, "linear:2->1@20", trace=0, grammar=LIST, max_tokens=10)
     list(generate(context, [generation]))
     assert len(generation.traces) > 4
     assert [trace.temperature for trace in generation.traces] == pytest.approx(
@@ -203,11 +203,11 @@ def test_a_grammar_s_second_draw_has_the_same_temperature(context: Context) -> N
     )
 
 
-def test_a_banned_string_leaves_the_policy_where_it_was(context: Context) -> None:
+def test_a_banned_string_resets_the_policy(context: Context) -> None:
     """The forbidden tokens apart, nothing remembers what was taken back: a number and a policy go the same way."""
     values: dict[str, Any] = {"prompt": STORY, "max_tokens": 40, "banned_strings": (" girl", ". ", "named", "\n")}
-    ways = [answer(context, text, **values) for text in ("0.8", "sentence:0.8,0.8")]
-    traced = answer(context, "linear:0.8->0.4@40,clamp=0.8..1", trace=0, **values)
+    ways = [make_generation(context, text, **values) for text in ("0.8", "sentence:0.8,0.8")]
+    traced = make_generation(context, "linear:0.8->0.4@40,clamp=0.8..1", trace=0, **values)
     for generation in (*ways, traced):
         list(generate(context, [generation]))
     assert ways[0].tokens == ways[1].tokens == traced.tokens
@@ -216,12 +216,12 @@ def test_a_banned_string_leaves_the_policy_where_it_was(context: Context) -> Non
     assert traced.place.index == traced.place.total == len(traced.traces)
 
 
-Announce = Callable[[Callable[..., Any]], str]
+Register = Callable[[Callable[..., Any]], str]
 
 
 @pytest.fixture
-def own(monkeypatch: pytest.MonkeyPatch) -> Announce:
-    """Makes a function a policy of the user's own, and says its name."""
+def register_policy(monkeypatch: pytest.MonkeyPatch) -> Register:
+    """Makes a function a policy of the user's register_policy, and says its name."""
     monkeypatch.setattr(registry, "_ANNOUNCED", {})
 
     def call(function: Callable[..., Any]) -> str:
@@ -235,16 +235,18 @@ def own(monkeypatch: pytest.MonkeyPatch) -> Announce:
     "values", [{}, {"grammar": LIST}, {"banned_strings": ("zebra",)}], ids=["plain", "grammar", "ban"]
 )
 @pytest.mark.parametrize("bad", [math.nan, None])
-def test_a_policy_that_fails_ends_its_answer_and_no_other(
-    context: Context, own: Announce, values: dict[str, Any], bad: Any
+def test_a_failing_policy_ends_only_its_answer(
+    context: Context, register_policy: Register, values: dict[str, Any], bad: Any
 ) -> None:
     def mine(step: Any) -> Any:
         return 0.8 if step.index < 3 else bad if bad else 1 / 0
 
     before = run(context, PROMPT, values.get("grammar"), max_tokens=8)
-    generation = answer(context, own(mine), **values)
+    generation = make_generation(context, register_policy(mine), **values)
     records: list[Any] = []
-    with pytest.raises(PolicyError, match=r"the temperature policy mine (gave nan for|failed at) token 3") as caught:
+    with pytest.raises(
+        PolicyError, match=r"the temperature policy 'mine' (returned nan for|failed at) token 3"
+    ) as caught:
         records += generate(context, [generation])
     assert "division by zero" in str(caught.value) or bad
     assert len(generation.tokens) == len(generation.prompt) + 3
@@ -252,30 +254,28 @@ def test_a_policy_that_fails_ends_its_answer_and_no_other(
     assert (after.ids, after.text) == (before.ids, before.text)
 
 
-def test_of_two_answers_in_step_the_failure_of_one_is_told(fresh: MakeContext, own: Announce) -> None:
+def test_the_failure_of_one_of_two_answers_is_raised(fresh: MakeContext, register_policy: Register) -> None:
     context = fresh(n_ctx=256, n_seq_max=2)
-    generations = [answer(context, "0.8"), answer(context, own(lambda step: -step.index))]
+    generations = [make_generation(context, "0.8"), make_generation(context, register_policy(lambda step: -step.index))]
     generations[1].seq_id = 1
-    with pytest.raises(PolicyError, match="gave -1 for token 1"):
+    with pytest.raises(PolicyError, match="returned -1 for token 1"):
         list(generate(context, generations))
     assert run(context, PROMPT, max_tokens=3).reason == "length"
 
 
 @pytest.mark.parametrize("temperature", ["0.8", "0.3..1.3", "linear:1.2->0.5@20"])
 @pytest.mark.parametrize("banned", [(), (" coin", ". ", "the")], ids=["", "with bans"])
-def test_moves_of_the_dial_lead_to_the_same_tokens_again(
-    context: Context, temperature: str, banned: tuple[str, ...]
-) -> None:
+def test_replayed_shifts_give_the_same_tokens(context: Context, temperature: str, banned: tuple[str, ...]) -> None:
     turns = {3: 0.7, 7: -1.0, 8: 0.2, 12: 0.4}
     values: dict[str, Any] = {"banned_strings": banned, "max_tokens": 16}
     dial = Dial()
-    played = answer(context, temperature, dial=dial, trace=0, **values)
+    played = make_generation(context, temperature, dial=dial, trace=0, **values)
     for count, _ in enumerate(generate(context, [played]), 1):
         if count in turns:
             dial.turn(turns[count])
     if not banned:
         assert dial.moves == [(3, 0.7), (7, -0.3), (8, -0.1), (12, 0.3)]
-    again = answer(context, temperature, dial=Dial(dial.moves), trace=0, **values)
+    again = make_generation(context, temperature, dial=Dial(dial.moves), trace=0, **values)
     list(generate(context, [again]))
     assert again.tokens == played.tokens
     assert again.dial
@@ -283,9 +283,9 @@ def test_moves_of_the_dial_lead_to_the_same_tokens_again(
     assert [trace.temperature for trace in again.traces] == [trace.temperature for trace in played.traces]
 
 
-def test_a_dial_that_is_not_turned_changes_nothing_and_one_that_is_does(context: Context) -> None:
+def test_only_a_shift_that_is_not_zero_changes_the_answer(context: Context) -> None:
     cold = Dial([(0, -0.8)])
-    still, moved = (answer(context, "0.8", dial=dial, max_tokens=10) for dial in (Dial(), cold))
+    still, moved = (make_generation(context, "0.8", dial=dial, max_tokens=10) for dial in (Dial(), cold))
     for generation in (still, moved):
         list(generate(context, [generation]))
     assert still.tokens[-10:] == run(context, PROMPT, seed=3, max_tokens=10).ids

@@ -79,7 +79,7 @@ def assert_same(values: list[float], expected: list[float]) -> None:
     assert max(abs(a - b) for a, b in zip(values, expected, strict=True)) < NOISE
 
 
-def common(a: list[int], b: list[int]) -> int:
+def common_prefix_length(a: list[int], b: list[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
@@ -108,7 +108,7 @@ class Walk:
         prompt = self.prompt(seq_id)
         ran = self.context.prefill(seq_id, prompt)
         assert_same(logits(self.context), fresh_logits(self.model, prompt))
-        new = len(prompt) - min(common(self.held[seq_id], prompt), len(prompt) - 1)
+        new = len(prompt) - min(common_prefix_length(self.held[seq_id], prompt), len(prompt) - 1)
         extends = prompt[: len(self.held[seq_id])] == self.held[seq_id] and prompt != self.held[seq_id]
         if extends or (self.model.path.stem in CUTTABLE and type(self.context) is Context):
             assert ran == new
@@ -140,7 +140,7 @@ class Walk:
         self.held[seq_id] = wanted[: self.context.evaluated(None, seq_id)]
 
 
-def walk(model: Model, seed: int, kind: type[Context] = Context, turns: int = 30) -> None:
+def random_walk(model: Model, seed: int, kind: type[Context] = Context, turns: int = 30) -> None:
     flag = Countdown()
     context = kind(model, PARAMS, flag)
     steps = Walk(model, Random(seed), context, flag)
@@ -150,17 +150,17 @@ def walk(model: Model, seed: int, kind: type[Context] = Context, turns: int = 30
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_every_answer_is_that_of_a_fresh_context(tiny: Model, seed: int) -> None:
-    walk(tiny, seed)
+def test_a_reused_context_gives_the_answers_of_a_fresh_one(tiny: Model, seed: int) -> None:
+    random_walk(tiny, seed)
 
 
-def test_a_window_that_was_written_over_is_read_again(tiny: Model) -> None:
+def test_an_overwritten_window_is_evaluated_again(tiny: Model) -> None:
     """By default llama.cpp keeps windows whole (`swa_full`), and so do we: this is for the day that changes."""
-    walk(tiny, 2, SmallWindow)
+    random_walk(tiny, 2, SmallWindow)
 
 
 @pytest.mark.parametrize("keep", [100, 300, 440])
-def test_a_cut_out_of_the_window_s_reach_starts_over(tiny: Model, keep: int) -> None:
+def test_a_cut_outside_the_window_starts_over(tiny: Model, keep: int) -> None:
     context = SmallWindow(tiny, PARAMS)
     prompt = [3 + number % 200 for number in range(LONGEST)]
     context.prefill(0, prompt)
@@ -171,7 +171,7 @@ def test_a_cut_out_of_the_window_s_reach_starts_over(tiny: Model, keep: int) -> 
 
 
 @pytest.mark.parametrize("operation", [1, 20, 90, 200])
-def test_an_abort_in_the_middle_of_a_batch_leaves_nothing_behind(tiny: Model, operation: int) -> None:
+def test_an_aborted_batch_leaves_nothing_in_the_memory(tiny: Model, operation: int) -> None:
     flag = Countdown()
     context = Context(tiny, PARAMS, flag)
     prompt = list(range(10, 200))
@@ -186,7 +186,7 @@ def test_an_abort_in_the_middle_of_a_batch_leaves_nothing_behind(tiny: Model, op
 
 
 @pytest.mark.parametrize("kind", [Context, SmallWindow])
-def test_a_prompt_that_goes_on_costs_what_is_new(tiny: Model, kind: type[Context]) -> None:
+def test_a_longer_prompt_evaluates_only_new_tokens(tiny: Model, kind: type[Context]) -> None:
     """What a chat does each turn, and what no memory is in the way of."""
     context = kind(tiny, PARAMS)
     prompt = list(range(10, 200))
@@ -198,7 +198,7 @@ def test_a_prompt_that_goes_on_costs_what_is_new(tiny: Model, kind: type[Context
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, 104])
-def test_an_edit_costs_what_changed(tiny: Model, keep: int) -> None:
+def test_an_edited_prompt_evaluates_only_the_changed_part(tiny: Model, keep: int) -> None:
     """A state that stands for all (recurrent, hybrid) has to be made anew; attention goes on from the edit."""
     context = Context(tiny, PARAMS)
     context.prefill(0, list(range(10, 115)))
@@ -209,7 +209,7 @@ def test_an_edit_costs_what_changed(tiny: Model, keep: int) -> None:
     context.close()
 
 
-def test_the_same_prompt_again_costs_one_token_where_memory_can_be_cut(tiny: Model) -> None:
+def test_a_repeated_prompt_evaluates_one_token(tiny: Model) -> None:
     context = Context(tiny, PARAMS)
     prompt = list(range(10, 115))
     for expected in (105, 1 if tiny.path.stem in CUTTABLE else 105):

@@ -134,7 +134,7 @@ OTHERS = [
 CASES = [*LATIN, *GERMAN, *ROMANCE, *CYRILLIC, *HAN_AND_KANA, *OTHERS]
 
 
-def with_bars(text: str) -> str:
+def mark_sentence_ends(text: str) -> str:
     """The text with a bar wherever a sentence has ended."""
     readings = [boundaries(text[:end]) for end in range(len(text) + 1)]
     starts = [after.start for before, after in itertools.pairwise(readings) if after.ends > before.ends]
@@ -142,7 +142,7 @@ def with_bars(text: str) -> str:
     return "|".join([*pieces, ""] if readings[-1].final and pieces[-1] else pieces)
 
 
-def placed(*pieces: str) -> TextPosition:
+def position_after(*pieces: str) -> TextPosition:
     """The position after these pieces."""
     position = TextPosition()
     for piece in pieces:
@@ -150,7 +150,7 @@ def placed(*pieces: str) -> TextPosition:
     return position
 
 
-def follow(pieces: Iterable[str]) -> list[int]:
+def sentence_counts(pieces: Iterable[str]) -> list[int]:
     """The sentence of the next token before the first piece, and after each."""
     position, sentences = TextPosition(), [0]
     for piece in pieces:
@@ -164,10 +164,10 @@ def state(position: TextPosition) -> tuple[int, int, int]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_sentences_end_where_a_reader_sees_them_end(case: str) -> None:
+def test_sentences_end_where_a_reader_expects_it(case: str) -> None:
     text = case.replace("|", "")
-    assert with_bars(text) == case
-    assert follow(text)[-1] == case.count("|")
+    assert mark_sentence_ends(text) == case
+    assert sentence_counts(text)[-1] == case.count("|")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -175,7 +175,7 @@ def test_every_sentence_has_a_letter_or_a_digit(case: str) -> None:
     assert all(any(map(str.isalnum, sentence)) for sentence in case.rstrip().split("|")[:-1])
 
 
-def test_the_table_spans_many_scripts() -> None:
+def test_the_table_has_many_scripts() -> None:
     scripts = {unicodedata.name(char).split()[0] for char in "".join(CASES) if char.isalpha()}
     wanted = (
         "LATIN CYRILLIC GREEK CJK HIRAGANA HANGUL ARABIC HEBREW DEVANAGARI ARMENIAN GEORGIAN ETHIOPIC KHMER MYANMAR"
@@ -206,8 +206,8 @@ def test_the_table_spans_many_scripts() -> None:
         (["", "ab", "", ".", "", " ", "", "B"], [0, 0, 0, 1, 1, 1, 1, 1]),
     ],
 )
-def test_a_mark_at_the_end_counts_until_what_follows_shows_otherwise(pieces: list[str], sentences: list[int]) -> None:
-    assert follow(pieces) == [0, *sentences]
+def test_a_mark_at_the_end_counts_provisionally(pieces: list[str], sentences: list[int]) -> None:
+    assert sentence_counts(pieces) == [0, *sentences]
 
 
 @pytest.mark.parametrize(
@@ -227,9 +227,9 @@ def test_a_mark_at_the_end_counts_until_what_follows_shows_otherwise(pieces: lis
         ("一。\n\n二。\n", 2, 1),
     ],
 )
-def test_lines_and_paragraphs_count_breaks_after_something_said(text: str, line: int, paragraph: int) -> None:
+def test_lines_and_paragraphs_count_breaks_after_text(text: str, line: int, paragraph: int) -> None:
     for pieces in ([text], list(text)):
-        position = placed(*pieces)
+        position = position_after(*pieces)
         assert (position.line, position.paragraph) == (line, paragraph)
 
 
@@ -244,26 +244,26 @@ TEXTS = st.lists(BITS | st.text(max_size=3), max_size=12).map("".join)
 @example("a" + ".!" * 40 + " " * 40 + "B.", list(range(120)))
 @example("a" + "-" * 99 + "1. B" + "-" * 99 + "\nC", list(range(200)))
 @example("...[12. Then", [6])
-def test_the_position_does_not_depend_on_how_the_text_was_cut(text: str, places: list[int]) -> None:
+def test_the_position_does_not_depend_on_the_pieces(text: str, places: list[int]) -> None:
     cuts = sorted({min(place, len(text)) for place in places})
     pieces = [text[a:b] for a, b in itertools.pairwise([0, *cuts, len(text)])]
-    assert state(placed(*pieces)) == state(placed(text)) == state(placed(*text))
+    assert state(position_after(*pieces)) == state(position_after(text)) == state(position_after(*text))
 
 
 @given(TEXTS)
-def test_only_the_last_mark_is_ever_taken_back(text: str) -> None:
+def test_the_sentence_count_decreases_by_one_at_most(text: str) -> None:
     ends = [boundaries(text[:end]).ends for end in range(len(text) + 1)]
     assert ends == sorted(ends)
-    assert all(0 <= sentence - certain <= 1 for sentence, certain in zip(follow(text), ends, strict=True))
+    assert all(0 <= sentence - certain <= 1 for sentence, certain in zip(sentence_counts(text), ends, strict=True))
 
 
 @given(TEXTS, TEXTS)
-def test_a_copy_goes_its_own_way(text: str, more: str) -> None:
-    position = placed(text)
+def test_a_copy_is_independent(text: str, more: str) -> None:
+    position = position_after(text)
     other = position.copy()
     other.push(more)
-    assert state(position) == state(placed(text))
-    assert state(other) == state(placed(text, more))
+    assert state(position) == state(position_after(text))
+    assert state(other) == state(position_after(text, more))
     position.push(more)
     assert state(position) == state(other)
 
@@ -271,7 +271,7 @@ def test_a_copy_goes_its_own_way(text: str, more: str) -> None:
 @pytest.mark.parametrize(
     "bit", ["a", " ", ".", "!?", "Mr. ", "a...b", ")", ".»", "a.[", "1.", "U.S. ", "a. (", "—", "ა. ა"]
 )
-def test_what_is_kept_stays_short_however_long_the_text(bit: str) -> None:
+def test_the_stored_text_stays_short(bit: str) -> None:
     for start in ("Start", "Start.", "Start. "):
-        position = placed(start, *[bit] * 5000)
+        position = position_after(start, *[bit] * 5000)
         assert sum(len(value) for value in vars(position).values() if isinstance(value, str)) < 300

@@ -11,7 +11,7 @@ from llmcli.engine.stepwise import Candidate, Stepwise, stepwise
 from llmcli.engine.vocab import Vocab
 from llmcli.params.policy.tree import Entropy, Fixed
 from llmcli.params.samplers import Step
-from tests.engine.candidates import apply, chain_of, filmed, log, steps
+from tests.engine.candidates import apply_chain, capture_steps, log_probabilities, make_chain, plan_steps
 
 INF = math.inf
 P = [0.4, 0.25, 0.15, 0.1, 0.06, 0.04]
@@ -34,11 +34,11 @@ CHAINS: dict[str, dict[str, Any]] = {
 SAID = [0, 1, 2, 0, 1]
 
 
-def seen(film: Film, count: int = 9, besides: int | None = None) -> Stepwise:
+def steps_of_film(film: Film, count: int = 9, besides: int | None = None) -> Stepwise:
     return stepwise(film.frames, str, count, besides)
 
 
-def by_hand(
+def expected_steps(
     made: tuple[Step, ...], logits: list[float], biases: list[tuple[int, float]], vocab: Any
 ) -> dict[int, float]:
     """The probabilities that a chain of just these steps leaves."""
@@ -46,9 +46,9 @@ def by_hand(
         live = dict(enumerate(logits))
     else:
         only_size: Any = SimpleNamespace(n_tokens=len(logits), pointer=vocab.pointer)
-        chain = chain_of(made, len(logits), biases, only_size)
+        chain = make_chain(made, len(logits), biases, only_size)
         chain.accept(SAID)
-        left = apply(chain, logits)
+        left = apply_chain(chain, logits)
         chain.close()
         live = {token: left.logits[token] for token in left.live}
     total = sum(math.exp(logit) for logit in live.values())
@@ -57,16 +57,14 @@ def by_hand(
 
 @pytest.mark.parametrize("biases", [[], [(1, 0.7), (3, -INF)]], ids=["free", "biased"])
 @pytest.mark.parametrize("name", CHAINS)
-def test_each_step_is_what_a_chain_that_ends_there_leaves(
-    name: str, biases: list[tuple[int, float]], vocab: Vocab
-) -> None:
-    made, logits = steps(draw=True, **CHAINS[name]), log(P)
-    found = seen(filmed(made, logits, biases, SAID, vocab))
+def test_each_step_equals_a_chain_that_ends_there(name: str, biases: list[tuple[int, float]], vocab: Vocab) -> None:
+    made, logits = plan_steps(draw=True, **CHAINS[name]), log_probabilities(P)
+    found = steps_of_film(capture_steps(made, logits, biases, SAID, vocab))
     names = ["logit_bias"] * bool(biases) + [step.name for step in made]
     assert [step.name for step in found.steps] == names
-    before, model = by_hand((), logits, [], vocab), by_hand((), logits, [], vocab)
+    before, model = expected_steps((), logits, [], vocab), expected_steps((), logits, [], vocab)
     for at, step in enumerate(found.steps):
-        now = by_hand(made[: at + 1 - bool(biases)], logits, biases, vocab)
+        now = expected_steps(made[: at + 1 - bool(biases)], logits, biases, vocab)
         column = {one.id: one.p[at] for one in found.candidates if len(one.p) > at}
         assert column == pytest.approx(now, abs=1e-6)
         gone = [model[token] for token in before.keys() - now.keys()]
@@ -76,9 +74,9 @@ def test_each_step_is_what_a_chain_that_ends_there_leaves(
         before = now
 
 
-def test_the_steps_of_a_usual_chain_by_arithmetic() -> None:
-    made = steps(draw=True, top_k=4, top_p=0.85, temperature=Fixed(0.5))
-    found = seen(filmed(made, log(P)))
+def test_the_steps_of_a_usual_chain_agree_with_arithmetic() -> None:
+    made = plan_steps(draw=True, top_k=4, top_p=0.85, temperature=Fixed(0.5))
+    found = steps_of_film(capture_steps(made, log_probabilities(P)))
     squares = 0.4**2 + 0.25**2 + 0.15**2
     courses = {
         0: (0.4 / 0.9, 0.5, 0.4**2 / squares, 0.4**2 / squares),
@@ -98,24 +96,28 @@ def test_the_steps_of_a_usual_chain_by_arithmetic() -> None:
     assert [step.removed for step in found.steps] == pytest.approx([0.1, 0.1, 0, 0])
 
 
-def test_ranks_are_those_of_the_model_whatever_the_chain_does() -> None:
-    found = seen(filmed(steps(samplers=("xtc",), xtc_probability=1.0), log([0.1, 0.6, 0.3])))
+def test_ranks_are_those_before_the_chain() -> None:
+    found = steps_of_film(
+        capture_steps(plan_steps(samplers=("xtc",), xtc_probability=1.0), log_probabilities([0.1, 0.6, 0.3]))
+    )
     assert [(one.id, one.rank) for one in found.candidates] == [(1, 1), (2, 2), (0, 3)]
 
 
-def test_the_likeliest_before_and_after_are_shown_and_the_one_that_is_asked_for() -> None:
-    film = filmed(steps(xtc_probability=1.0, xtc_threshold=0.08), log(P))  # which leaves 3, 4 and 5
-    assert [one.id for one in seen(film, 1).candidates] == [0, 3]
-    assert [one.id for one in seen(film, 2, besides=5).candidates] == [0, 1, 3, 4, 5]
+def test_the_most_likely_and_the_requested_tokens_are_listed() -> None:
+    film = capture_steps(
+        plan_steps(xtc_probability=1.0, xtc_threshold=0.08), log_probabilities(P)
+    )  # which leaves 3, 4 and 5
+    assert [one.id for one in steps_of_film(film, 1).candidates] == [0, 3]
+    assert [one.id for one in steps_of_film(film, 2, besides=5).candidates] == [0, 1, 3, 4, 5]
 
 
-def test_of_each_step_the_likeliest_that_it_removed_is_shown() -> None:
-    found = seen(filmed(steps(top_k=4, top_p=0.85), log(P)), 1)
+def test_the_most_likely_removed_token_of_each_step_is_listed() -> None:
+    found = steps_of_film(capture_steps(plan_steps(top_k=4, top_p=0.85), log_probabilities(P)), 1)
     assert [(one.id, found.removed_by(one)) for one in found.candidates] == [(0, ""), (3, "top_p"), (4, "top_k")]
 
 
-def test_a_chain_without_steps_shows_the_model_alone() -> None:
-    found = seen(filmed((), log(P)))
+def test_a_chain_without_steps_has_only_the_model() -> None:
+    found = steps_of_film(capture_steps((), log_probabilities(P)))
     assert found.steps == ()
     assert found.candidates[0] == Candidate(0, "0", 1, pytest.approx(0.4), ())  # type: ignore[arg-type]
     assert found.removed_by(found.candidates[0]) == ""

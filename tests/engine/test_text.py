@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcli.engine.stops import StopScanner, held_back
-from tests.engine.scripted import drive, saying, text_of
+from tests.engine.scripted import run_to_end, script_pieces, text_of
 
 
-def cut(data: Any, places: Sequence[int]) -> list[Any]:
+def split_at(data: Any, places: Sequence[int]) -> list[Any]:
     """Bytes or a text cut at some places."""
     ends = sorted({min(place, len(data)) for place in places} | {0, len(data)})
     return [data[a:b] for a, b in itertools.pairwise(ends)] or [data]
@@ -25,8 +25,8 @@ STOPS = st.lists(st.text("ab\u00e9", min_size=1, max_size=4), min_size=1, max_si
 
 
 @given(BYTES, PLACES)
-def test_split_characters_come_out_whole_and_broken_bytes_as_replacements(data: bytes, places: list[int]) -> None:
-    records = drive(saying(cut(data, places)))
+def test_split_characters_are_joined_and_bad_bytes_replaced(data: bytes, places: list[int]) -> None:
+    records = run_to_end(script_pieces(split_at(data, places)))
     assert text_of(records) == data.decode("utf-8", "replace")
     assert records[-1].finish_reason == "stop"
 
@@ -36,46 +36,46 @@ def test_stops_and_bans_that_never_match_change_no_text(data: bytes, places: lis
     # \x01 is no part of them, so these phrases hold text back without ever matching.
     phrases = tuple(text + "\x01" for text in {data.decode("utf-8", "replace")[:n] for n in (1, 3, 9)} if text)
     if b"\x01" not in data:
-        records = drive(saying(cut(data, places), stop=phrases, banned_strings=phrases))
+        records = run_to_end(script_pieces(split_at(data, places), stop=phrases, banned_strings=phrases))
         assert text_of(records) == data.decode("utf-8", "replace")
 
 
-def earliest(text: str, stops: Sequence[str]) -> str:
+def text_before_first_stop(text: str, stops: Sequence[str]) -> str:
     """The text before the match that begins first."""
     return text[: min([at for stop in stops if (at := text.find(stop)) >= 0], default=len(text))]
 
 
 @given(TEXT, PLACES, STOPS)
-def test_a_stop_string_ends_the_same_text_however_it_is_cut(text: str, places: list[int], stops: list[str]) -> None:
+def test_a_stop_string_does_not_depend_on_the_pieces(text: str, places: list[int], stops: list[str]) -> None:
     scanner, out, stop = StopScanner(stops), "", None
-    for piece in cut(text, places):
+    for piece in split_at(text, places):
         new, stop = scanner.push(piece)
         out += new
         if stop:
             break
     if stop is None:
         out += scanner.finish("")[0]
-    assert out == earliest(text, stops)
+    assert out == text_before_first_stop(text, stops)
 
 
 @given(TEXT, PLACES, STOPS)
 def test_no_part_of_a_stop_string_is_shown_early(text: str, places: list[int], stops: list[str]) -> None:
     scanner, out = StopScanner(stops), ""
-    for piece in cut(text, places):
+    for piece in split_at(text, places):
         new, stop = scanner.push(piece)
         out += new
-        assert earliest(text, stops).startswith(out)
+        assert text_before_first_stop(text, stops).startswith(out)
         if stop:
             break
 
 
 @given(TEXT, PLACES, STOPS)
-def test_a_generation_stops_as_its_scanner_does(text: str, places: list[int], stops: list[str]) -> None:
-    pieces = cut(text.encode(), places)
-    records = drive(saying(pieces, stop=tuple(stops)))
-    assert text_of(records) == earliest(text, stops)
+def test_a_generation_stops_where_its_scanner_stops(text: str, places: list[int], stops: list[str]) -> None:
+    pieces = split_at(text.encode(), places)
+    records = run_to_end(script_pieces(pieces, stop=tuple(stops)))
+    assert text_of(records) == text_before_first_stop(text, stops)
     assert records[-1].finish_reason == "stop"
-    watched = drive(saying(pieces, stop=tuple(stops), banned_strings=("aaaaaaa\x01",)))
+    watched = run_to_end(script_pieces(pieces, stop=tuple(stops), banned_strings=("aaaaaaa\x01",)))
     assert text_of(watched) == text_of(records)
 
 
@@ -98,13 +98,13 @@ def test_a_generation_stops_as_its_scanner_does(text: str, places: list[int], st
     ],
 )
 def test_text_ends_before_the_earliest_stop_string(pieces: list[str], stops: list[str], text: str) -> None:
-    records = drive(saying([piece.encode() for piece in pieces], stop=tuple(stops)))
+    records = run_to_end(script_pieces([piece.encode() for piece in pieces], stop=tuple(stops)))
     assert text_of(records) == text
 
 
-def test_a_stop_string_may_be_split_inside_a_character() -> None:
+def test_a_stop_string_can_be_split_inside_a_character() -> None:
     word = "z\u00e9ro"
-    records = drive(saying([b"a z\xc3", b"\xa9", b"ro b"], stop=(word,)))
+    records = run_to_end(script_pieces([b"a z\xc3", b"\xa9", b"ro b"], stop=(word,)))
     assert text_of(records) == "a "
 
 
@@ -120,7 +120,7 @@ def test_a_stop_string_may_be_split_inside_a_character() -> None:
         ("abc", [], 0),
     ],
 )
-def test_the_longest_possible_beginning_is_held_back(text: str, phrases: list[str], length: int) -> None:
+def test_the_longest_possible_prefix_is_held_back(text: str, phrases: list[str], length: int) -> None:
     assert held_back(text, phrases) == length
 
 
@@ -141,19 +141,19 @@ def test_the_longest_possible_beginning_is_held_back(text: str, phrases: list[st
         (["xab", "c"], 9, {"stop": ("abcd", "bc")}, "xa", "stop"),
     ],
 )
-def test_the_text_and_the_reason_agree_when_ends_coincide(
+def test_the_reason_is_right_when_several_ends_coincide(
     pieces: list[str], max_tokens: int, settings: dict[str, Any], text: str, reason: str
 ) -> None:
-    generation = saying([piece.encode() for piece in pieces], max_tokens=max_tokens, **settings)
-    records = drive(generation)
+    generation = script_pieces([piece.encode() for piece in pieces], max_tokens=max_tokens, **settings)
+    records = run_to_end(generation)
     assert (text_of(records), records[-1].finish_reason) == (text, reason)
     assert all(record.finish_reason is None for record in records[:-1])
     assert not generation.script.open
 
 
 @pytest.mark.parametrize("reason", ["interrupt", "timeout"])
-def test_what_was_held_back_comes_out_when_an_answer_is_broken_off(reason: str) -> None:
-    generation = saying([b"a", b"b", b"\xc3"], stop=("bX",), banned_strings=("abY",))
+def test_held_back_text_is_released_when_an_answer_is_aborted(reason: str) -> None:
+    generation = script_pieces([b"a", b"b", b"\xc3"], stop=("bX",), banned_strings=("abY",))
     texts = [generation.advance(None, 0, 99).text for _ in range(3)]
     last = generation.finish(reason)
     generation.close()
@@ -163,8 +163,8 @@ def test_what_was_held_back_comes_out_when_an_answer_is_broken_off(reason: str) 
 
 
 @pytest.mark.parametrize(("n_ctx", "count"), [(1, 1), (2, 2), (3, 3), (4, 3)])
-def test_a_full_context_ends_the_answer_with_the_last_token_still_drawn(n_ctx: int, count: int) -> None:
-    generation = saying([b"a", b"b", b"c"])  # the prompt takes one place, the last token drawn takes none
-    records = drive(generation, n_ctx)
+def test_a_full_context_still_draws_the_last_token(n_ctx: int, count: int) -> None:
+    generation = script_pieces([b"a", b"b", b"c"])  # the prompt takes one place, the last token drawn takes none
+    records = run_to_end(generation, n_ctx)
     assert len(text_of(records)) == count
     assert records[-1].finish_reason == ("length" if n_ctx < 4 else "stop")

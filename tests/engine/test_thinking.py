@@ -22,28 +22,28 @@ def split(*pieces: str, prompt: str = "") -> tuple[str, str]:
 
 @pytest.mark.parametrize(("opener", "closer"), PAIRS)
 class TestEachPair:
-    def test_reasoning_and_answer_are_parted(self, opener: str, closer: str) -> None:
+    def test_reasoning_and_answer_are_separated(self, opener: str, closer: str) -> None:
         assert split(f"{opener}\nhm, 2\n\nso 4\n{closer}\n\n4 < 5\n") == ("hm, 2\n\nso 4", "4 < 5\n")
 
-    def test_character_by_character_gives_the_same(self, opener: str, closer: str) -> None:
+    def test_single_characters_give_the_same_split(self, opener: str, closer: str) -> None:
         assert split(*f"{opener}\nhm\n{closer}\n\nYes") == ("hm", "Yes")
 
-    def test_a_prompt_that_ends_with_the_opening_tag_begins_with_reasoning(self, opener: str, closer: str) -> None:
+    def test_a_prompt_with_the_opening_tag_starts_with_reasoning(self, opener: str, closer: str) -> None:
         for prompt in (f"<|assistant|>{opener}", f"<|assistant|>{opener}\n"):
             assert split(f"\nhm\n{closer}\n", "\nYes", prompt=prompt) == ("hm", "Yes")
 
-    def test_a_prompt_with_closed_reasoning_begins_with_the_answer(self, opener: str, closer: str) -> None:
+    def test_a_prompt_with_closed_reasoning_starts_with_the_answer(self, opener: str, closer: str) -> None:
         assert split("Yes", prompt=f"{opener}\n\n{closer}\n\n") == ("", "Yes")
 
     def test_unclosed_reasoning_is_all_reasoning(self, opener: str, closer: str) -> None:
         assert split(f"{opener}\nhm\n{closer[:-1]}") == (f"hm\n{closer[:-1]}", "")
         assert split(opener) == ("", "")
 
-    def test_empty_reasoning_vanishes(self, opener: str, closer: str) -> None:
+    def test_empty_reasoning_is_omitted(self, opener: str, closer: str) -> None:
         assert split(f"{opener}\n\n{closer}\n\nYes") == ("", "Yes")
         assert split(f"{opener}{closer}Yes") == ("", "Yes")
 
-    def test_a_tag_after_the_beginning_is_the_answer_s_own(self, opener: str, closer: str) -> None:
+    def test_a_tag_after_the_start_is_part_of_the_answer(self, opener: str, closer: str) -> None:
         text = f"Use {opener}x{closer}."
         assert split(text) == ("", text)
         assert split(f"{opener}a{closer}b{opener}c{closer}") == ("a", f"b{opener}c{closer}")
@@ -78,17 +78,17 @@ class TestEachPair:
         ("<|channel|>final<|message|>Yes", "", "Yes"),
     ],
 )
-def test_tags_count_only_whole_and_at_the_beginning(text: str, thought: str, answer: str) -> None:
+def test_only_complete_tags_at_the_start_count(text: str, thought: str, answer: str) -> None:
     assert split(text) == (thought, answer)
     assert split(*text) == (thought, answer)
 
 
 @pytest.mark.parametrize("text", ["<b", "< ", "[x", "<|im", "Y", "◁a"])
-def test_text_that_can_be_no_tag_is_not_held_back(text: str) -> None:
+def test_text_that_cannot_be_a_tag_is_not_held_back(text: str) -> None:
     assert list(ThinkingSplitter().push(text)) == [("answer", text)]
 
 
-def test_reasoning_is_streamed_up_to_what_may_be_its_end() -> None:
+def test_reasoning_is_streamed_up_to_a_possible_closing_tag() -> None:
     splitter = ThinkingSplitter()
     assert list(splitter.push("<think>")) == []
     assert list(splitter.push("\nso ")) == [("think", "so ")]
@@ -100,7 +100,7 @@ def test_reasoning_is_streamed_up_to_what_may_be_its_end() -> None:
     assert list(splitter.push("!")) == [("answer", "!")]
 
 
-def test_tags_made_of_control_tokens_are_shown_and_tokens_that_end_the_answer_are_not() -> None:
+def test_control_tokens_of_tags_are_shown_except_end_tokens() -> None:
     control = ["<think>", "</think>", "<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|im_end|>", "[/THINK]"]
     vocab = FakeVocab(control, ends=["[/THINK]"])
     show_tags(vocab)

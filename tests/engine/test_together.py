@@ -50,26 +50,26 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture
-def several(tiny: Model) -> Iterator[Context]:
+def shared_context(tiny: Model) -> Iterator[Context]:
     context = Context(tiny, PARAMS)
     yield context
     context.close()
 
 
-def alone(model: Model, prompt: Sequence[int], **values: Any) -> list[int]:
+def tokens_alone(model: Model, prompt: Sequence[int], **values: Any) -> list[int]:
     """What a generation says in a context of its own."""
     context = Context(model, replace(PARAMS, n_seq_max=1))
     generation = start(context, prompt, ignore_eos=True, **values)
     list(generate(context, [generation]))
     context.close()
-    return said(generation)
+    return generated_tokens(generation)
 
 
-def said(generation: Generation) -> list[int]:
+def generated_tokens(generation: Generation) -> list[int]:
     return generation.tokens[len(generation.prompt) :]
 
 
-def begun(context: Context, *prompts: Sequence[int]) -> list[Generation]:
+def start_all(context: Context, *prompts: Sequence[int]) -> list[Generation]:
     """A generation of each kind that is varied, one after the other for each prompt."""
     return [
         start(context, prompt, seq_id=number, ignore_eos=True, **VARIED[number])
@@ -77,148 +77,153 @@ def begun(context: Context, *prompts: Sequence[int]) -> list[Generation]:
     ]
 
 
-def test_variants_of_one_prompt_say_what_each_says_alone(several: Context) -> None:
-    variants = begun(several, *[PROMPT] * 4)
-    list(generate(several, variants))
+def test_variants_of_a_prompt_give_the_same_answers_as_alone(shared_context: Context) -> None:
+    variants = start_all(shared_context, *[PROMPT] * 4)
+    list(generate(shared_context, variants))
     for variant, values in zip(variants, VARIED, strict=True):
-        assert said(variant) == alone(several.model, PROMPT, **values)
+        assert generated_tokens(variant) == tokens_alone(shared_context.model, PROMPT, **values)
         assert variant.finish_reason == "length"
 
 
-def test_one_prompt_is_evaluated_once(several: Context) -> None:
-    variants = begun(several, *[PROMPT] * 4)
-    list(generate(several, variants))
+def test_a_shared_prompt_is_evaluated_once(shared_context: Context) -> None:
+    variants = start_all(shared_context, *[PROMPT] * 4)
+    list(generate(shared_context, variants))
     assert [variant.timings.prompt_n for variant in variants] == [len(PROMPT), 0, 0, 0]
     assert all(variant.timings.ttft_ms >= variants[0].timings.prompt_ms > 0 for variant in variants)
     assert [variant.beside for variant in variants] == [3] * 4
 
 
-def test_a_second_round_goes_back_to_the_prompt(several: Context) -> None:
+def test_a_second_round_reuses_the_prompt(shared_context: Context) -> None:
     """One token for its logits, where the memory can be cut back."""
-    first, again = [begun(several, *[PROMPT] * 4) for _ in range(2)]
-    list(generate(several, first))
-    list(generate(several, again))
-    assert [said(one) for one in again] == [said(one) for one in first]
-    assert again[0].timings.prompt_n == (1 if several.model.path.stem in CUTTABLE else len(PROMPT))
+    first, again = [start_all(shared_context, *[PROMPT] * 4) for _ in range(2)]
+    list(generate(shared_context, first))
+    list(generate(shared_context, again))
+    assert [generated_tokens(one) for one in again] == [generated_tokens(one) for one in first]
+    assert again[0].timings.prompt_n == (1 if shared_context.model.path.stem in CUTTABLE else len(PROMPT))
     assert [variant.timings.prompt_n for variant in again[1:]] == [0, 0, 0]
 
 
-def test_different_prompts_are_each_read_once_wherever_they_stand(several: Context) -> None:
+def test_each_different_prompt_is_evaluated_once(shared_context: Context) -> None:
     other = [*PROMPT[:80], 7, 8, 9]
-    variants = begun(several, PROMPT, other, PROMPT, other)
-    list(generate(several, variants))
+    variants = start_all(shared_context, PROMPT, other, PROMPT, other)
+    list(generate(shared_context, variants))
     for variant, values in zip(variants, VARIED, strict=True):
-        assert said(variant) == alone(several.model, variant.prompt, **values)
-    cuttable = several.model.path.stem in CUTTABLE
+        assert generated_tokens(variant) == tokens_alone(shared_context.model, variant.prompt, **values)
+    cuttable = shared_context.model.path.stem in CUTTABLE
     assert [variant.timings.prompt_n for variant in variants] == [len(PROMPT), 3 if cuttable else len(other), 0, 0]
 
 
-def test_what_a_sequence_holds_already_is_not_taken_from_another(several: Context) -> None:
+def test_a_sequence_with_the_longest_prefix_is_not_overwritten(shared_context: Context) -> None:
     longer = [*PROMPT, 7, 8, 9]
-    several.prefill(1, longer)
-    variants = begun(several, PROMPT, [*longer, 5])
-    list(generate(several, variants))
+    shared_context.prefill(1, longer)
+    variants = start_all(shared_context, PROMPT, [*longer, 5])
+    list(generate(shared_context, variants))
     assert variants[1].timings.prompt_n == 1
-    assert said(variants[1]) == alone(several.model, [*longer, 5], **VARIED[1])
+    assert generated_tokens(variants[1]) == tokens_alone(shared_context.model, [*longer, 5], **VARIED[1])
 
 
-def test_a_ban_in_one_variant_leaves_the_others_alone(several: Context) -> None:
-    free = alone(several.model, PROMPT, **VARIED[0])
-    vocab = several.model.vocab
+def test_a_ban_in_one_variant_does_not_affect_the_others(shared_context: Context) -> None:
+    free = tokens_alone(shared_context.model, PROMPT, **VARIED[0])
+    vocab = shared_context.model.vocab
     phrase = next(text for token in free[3:] if (text := vocab.piece(token).decode("utf-8", "replace")).isalpha())
     values = {**VARIED[0], "banned_strings": (phrase,)}
-    variants = begun(several, *[PROMPT] * 4)
-    variants[0] = start(several, PROMPT, seq_id=0, ignore_eos=True, **values)
+    variants = start_all(shared_context, *[PROMPT] * 4)
+    variants[0] = start(shared_context, PROMPT, seq_id=0, ignore_eos=True, **values)
     texts = ["", "", "", ""]
-    for record in generate(several, variants):
+    for record in generate(shared_context, variants):
         texts[record.seq_id] += record.text
     assert phrase.lower() not in texts[0].lower()
-    assert said(variants[0]) == alone(several.model, PROMPT, **values) != free
+    assert generated_tokens(variants[0]) == tokens_alone(shared_context.model, PROMPT, **values) != free
     for variant, own in zip(variants[1:], VARIED[1:], strict=True):
-        assert said(variant) == alone(several.model, PROMPT, **own)
+        assert generated_tokens(variant) == tokens_alone(shared_context.model, PROMPT, **own)
 
 
-def test_a_ban_of_the_first_token_is_no_second_prompt(several: Context) -> None:
-    letter = several.model.vocab.tokenize("t")[-1]
+def test_a_ban_of_the_first_token_adds_no_prompt_time(shared_context: Context) -> None:
+    letter = shared_context.model.vocab.tokenize("t")[-1]
     values = {**GREEDY, "max_tokens": 2, "logit_bias": ((letter, 50.0),)}
-    pair = [start(several, PROMPT, **values), start(several, PROMPT, seq_id=1, banned_strings=("t",), **values)]
-    list(generate(several, pair))
-    assert said(pair[0]) == [letter] * 2
-    assert letter not in said(pair[1])
+    pair = [
+        start(shared_context, PROMPT, **values),
+        start(shared_context, PROMPT, seq_id=1, banned_strings=("t",), **values),
+    ]
+    list(generate(shared_context, pair))
+    assert generated_tokens(pair[0]) == [letter] * 2
+    assert letter not in generated_tokens(pair[1])
     assert [one.timings.prompt_n for one in pair] == [len(PROMPT), 0]
 
 
-def test_the_one_that_fails_ends_alone_and_says_why(several: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_generation_ends_alone_with_its_error(
+    shared_context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def failing(step: Any) -> float:
         return 1.0 if step.index < 4 else float("nan")
 
     monkeypatch.setattr(registry, "_ANNOUNCED", {})
     registry.announce("failing", "a test", lambda: failing)
-    variants = begun(several, *[PROMPT] * 4)
-    variants[2] = start(several, PROMPT, seq_id=2, ignore_eos=True, max_tokens=24, temperature=Named("failing"))
+    variants = start_all(shared_context, *[PROMPT] * 4)
+    variants[2] = start(shared_context, PROMPT, seq_id=2, ignore_eos=True, max_tokens=24, temperature=Named("failing"))
     variants[2].lenient = True
-    records = list(generate(several, variants))
+    records = list(generate(shared_context, variants))
     assert [variant.finish_reason for variant in variants] == ["length", "length", "error", "length"]
     assert isinstance(variants[2].failure, PolicyError)
-    assert len(said(variants[2])) == 4
+    assert len(generated_tokens(variants[2])) == 4
     assert [record.finish_reason for record in records if record.seq_id == 2][-1] == "error"
     for number in (0, 1, 3):
-        assert said(variants[number]) == alone(several.model, PROMPT, **VARIED[number])
+        assert generated_tokens(variants[number]) == tokens_alone(shared_context.model, PROMPT, **VARIED[number])
         assert variants[number].failure is None
 
 
-def test_one_that_fails_at_its_first_token_does_not_keep_the_others_from_beginning(several: Context) -> None:
-    n = several.model.vocab.n_tokens
+def test_a_failure_at_the_first_token_does_not_stop_the_others(shared_context: Context) -> None:
+    n = shared_context.model.vocab.n_tokens
     nothing = tuple((token, -float("inf")) for token in range(n))
-    variants = begun(several, *[PROMPT] * 4)
-    variants[0] = start(several, PROMPT, "root ::= [a-z]+", logit_bias=nothing)
+    variants = start_all(shared_context, *[PROMPT] * 4)
+    variants[0] = start(shared_context, PROMPT, "root ::= [a-z]+", logit_bias=nothing)
     variants[0].lenient = True
-    list(generate(several, variants))
+    list(generate(shared_context, variants))
     assert isinstance(variants[0].failure, ConstraintError)
-    assert (said(variants[0]), variants[0].finish_reason) == ([], "error")
-    assert said(variants[3]) == alone(several.model, PROMPT, **VARIED[3])
+    assert (generated_tokens(variants[0]), variants[0].finish_reason) == ([], "error")
+    assert generated_tokens(variants[3]) == tokens_alone(shared_context.model, PROMPT, **VARIED[3])
 
 
-def test_one_that_is_not_lenient_raises(several: Context) -> None:
-    nothing = tuple((token, -float("inf")) for token in range(several.model.vocab.n_tokens))
+def test_a_generation_that_is_not_lenient_raises(shared_context: Context) -> None:
+    nothing = tuple((token, -float("inf")) for token in range(shared_context.model.vocab.n_tokens))
     with pytest.raises(ConstraintError):
-        list(generate(several, [start(several, PROMPT, "root ::= [a-z]+", logit_bias=nothing)]))
+        list(generate(shared_context, [start(shared_context, PROMPT, "root ::= [a-z]+", logit_bias=nothing)]))
 
 
 @pytest.mark.parametrize("after", [0, 1, 3, 9])
-def test_an_abort_ends_all_and_the_next_round_is_whole(tiny: Model, after: int) -> None:
+def test_an_abort_ends_all_and_the_next_round_is_complete(tiny: Model, after: int) -> None:
     flag = AbortFlag()
     context = Context(tiny, PARAMS, flag)
-    variants = begun(context, *[PROMPT] * 4)
+    variants = start_all(context, *[PROMPT] * 4)
     if not after:
         flag.set("interrupt")
     for number, _ in enumerate(generate(context, variants), 1):
         if number == after:
             flag.set("interrupt")
     assert {variant.finish_reason for variant in variants} == {"interrupt"}
-    assert sum(len(said(variant)) for variant in variants) <= 12
+    assert sum(len(generated_tokens(variant)) for variant in variants) <= 12
     flag.clear()
-    again = begun(context, *[PROMPT] * 4)
+    again = start_all(context, *[PROMPT] * 4)
     list(generate(context, again))
     for variant, values in zip(again, VARIED, strict=True):
-        assert said(variant) == alone(tiny, PROMPT, **values)
+        assert generated_tokens(variant) == tokens_alone(tiny, PROMPT, **values)
     context.close()
 
 
-def test_when_the_shared_room_is_used_up_all_end(tiny: Model) -> None:
+def test_a_full_shared_context_ends_all_generations(tiny: Model) -> None:
     if tiny.path.stem == "recurrent":
         pytest.skip("its memory does not grow")
     context = Context(tiny, replace(PARAMS, n_ctx=256))
     variants = [start(context, PROMPT, seq_id=number, seed=number, ignore_eos=True) for number in range(4)]
     list(generate(context, variants))
     assert [variant.finish_reason for variant in variants] == ["length"] * 4
-    lengths = [len(said(variant)) for variant in variants]
+    lengths = [len(generated_tokens(variant)) for variant in variants]
     assert max(lengths) - min(lengths) <= 1
     assert 256 - 4 <= len(PROMPT) + sum(lengths) - 4 <= 256  # the last token of each was drawn and not evaluated
     context.close()
 
 
-def test_no_sequence_gets_longer_than_it_may(tiny: Model) -> None:
+def test_no_sequence_exceeds_its_limit(tiny: Model) -> None:
     context = Context(tiny, replace(PARAMS, n_ctx_seq=100))
     assert context.n_ctx == 100
     variants = [start(context, PROMPT, seq_id=number, seed=number, ignore_eos=True) for number in range(4)]
@@ -229,37 +234,37 @@ def test_no_sequence_gets_longer_than_it_may(tiny: Model) -> None:
     context.close()
 
 
-def test_a_context_goes_on_with_what_another_one_read(tiny: Model, several: Context) -> None:
+def test_a_context_continues_the_sequence_of_another(tiny: Model, shared_context: Context) -> None:
     chat = Context(tiny, replace(PARAMS, n_seq_max=1))
     chat.prefill(0, PROMPT)
-    several.receive(chat)
-    assert several.evaluated(PROMPT) == len(PROMPT)
-    assert several.layout() == chat.layout()
+    shared_context.receive(chat)
+    assert shared_context.evaluated(PROMPT) == len(PROMPT)
+    assert shared_context.layout() == chat.layout()
     longer = [*PROMPT, 7, 8]
-    variants = begun(several, *[longer] * 4)
-    list(generate(several, variants))
+    variants = start_all(shared_context, *[longer] * 4)
+    list(generate(shared_context, variants))
     assert variants[0].timings.prompt_n == 2
     for variant, values in zip(variants, VARIED, strict=True):
-        assert said(variant) == alone(tiny, longer, **values)
+        assert generated_tokens(variant) == tokens_alone(tiny, longer, **values)
     assert chat.evaluated() == len(PROMPT)
     chat.close()
 
 
-def test_what_does_not_fit_is_not_received(tiny: Model) -> None:
+def test_a_sequence_that_does_not_fit_is_not_copied(tiny: Model) -> None:
     if tiny.path.stem == "recurrent":
         pytest.skip("it is one state, whatever was read")
     chat, small = Context(tiny, replace(PARAMS, n_seq_max=1)), Context(tiny, replace(PARAMS, n_ctx=256))
     chat.prefill(0, PROMPT * 4)
     small.receive(chat)
     assert small.evaluated() == 0
-    variants = begun(small, PROMPT)
+    variants = start_all(small, PROMPT)
     list(generate(small, variants))
-    assert said(variants[0]) == alone(tiny, PROMPT, **VARIED[0])
+    assert generated_tokens(variants[0]) == tokens_alone(tiny, PROMPT, **VARIED[0])
     chat.close()
     small.close()
 
 
-def test_the_same_comparison_gives_the_same_texts_on_a_quantized_model(fresh: MakeContext) -> None:
+def test_a_comparison_is_reproducible_on_a_quantized_model(fresh: MakeContext) -> None:
     def compared() -> list[list[int]]:
         context = fresh(n_ctx=512, n_seq_max=3)
         values: list[dict[str, Any]] = [
@@ -272,6 +277,6 @@ def test_the_same_comparison_gives_the_same_texts_on_a_quantized_model(fresh: Ma
             for number, one in enumerate(values)
         ]
         list(generate(context, variants))
-        return [said(variant) for variant in variants]
+        return [generated_tokens(variant) for variant in variants]
 
     assert compared() == compared()

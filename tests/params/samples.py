@@ -1,4 +1,4 @@
-"""Values that are legal for each setting, made from its declaration."""
+"""Valid values for each setting, made from its declaration."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -34,8 +34,8 @@ _SPECIAL: dict[str, tuple[Any, ...]] = {
 }
 
 
-def legal(field: Field) -> tuple[Any, ...]:
-    """Legal values of one setting, its default and its bounds among them."""
+def legal_values(field: Field) -> tuple[Any, ...]:
+    """Valid values of one setting, with its default and its bounds."""
     return (field.default, *_SPECIAL.get(field.key, _of_kind(field)))
 
 

@@ -1,4 +1,4 @@
-"""Settings that the chain ignores are reported, those in use are not."""
+"""Settings without effect are reported, those with an effect are not."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ RANGE = Entropy(0.3, 1.3)
 ADAPTIVE = (*DEFAULT_ORDER, "adaptive_p")
 
 
-def reported(**values: Any) -> dict[str, str]:
+def reasons_for(**values: Any) -> dict[str, str]:
     resolved = resolve([Layer("flag", values)])
     return inert(resolved.settings, resolved.origins)
 
@@ -25,12 +25,12 @@ def reported(**values: Any) -> dict[str, str]:
         ({"mirostat": 1, "repeat_penalty": 1.5}, {"repeat_penalty": "mirostat 1 replaces the chain"}),
         ({"mirostat": 1, "samplers": ("top_k",)}, {"samplers": "mirostat 1 replaces the chain"}),
         ({"mirostat": 1, "min_keep": 3}, {"min_keep": "mirostat 1 replaces the chain"}),
-        ({"mirostat": 2, "dynatemp_range": 0.5}, {"dynatemp_range": "mirostat 2 takes a plain temperature"}),
+        ({"mirostat": 2, "dynatemp_range": 0.5}, {"dynatemp_range": "mirostat 2 needs a fixed temperature"}),
         (
             {"mirostat": 2, "temperature": RANGE},
-            {"temperature": "mirostat 2 takes a plain temperature: the middle of the range"},
+            {"temperature": "mirostat 2 uses the middle of the range"},
         ),
-        ({"adaptive_target": 0.3}, {"adaptive_target": "adaptive_p is not in the samplers"}),
+        ({"adaptive_target": 0.3}, {"adaptive_target": "adaptive_p is not in samplers"}),
         ({"samplers": ADAPTIVE, "adaptive_decay": 0.5}, {"adaptive_decay": "needs adaptive_target"}),
         ({"xtc_threshold": 0.2}, {"xtc_threshold": "needs xtc_probability"}),
         ({"dry_base": 2.0}, {"dry_base": "needs dry_multiplier"}),
@@ -42,28 +42,26 @@ def reported(**values: Any) -> dict[str, str]:
         ({"smoothing_curve": 2.0}, {"smoothing_curve": "needs smoothing_factor"}),
         ({"mirostat_tau": 3.0}, {"mirostat_tau": "needs mirostat"}),
         ({"dynatemp_exponent": 2.0}, {"dynatemp_exponent": "needs dynatemp_range"}),
-        ({"top_k": 5, "samplers": ("temperature",)}, {"top_k": "top_k is not in the samplers"}),
+        ({"top_k": 5, "samplers": ("temperature",)}, {"top_k": "top_k is not in samplers"}),
         (
             {"temperature": RANGE, "dynatemp_range": 0.5, "dynatemp_exponent": 2.0},
-            dict.fromkeys(("dynatemp_range", "dynatemp_exponent"), "the temperature 0.3..1.3 says its own range"),
+            dict.fromkeys(("dynatemp_range", "dynatemp_exponent"), "the temperature '0.3..1.3' has its own range"),
         ),
-        ({"min_keep": 3, "top_p": 1.0, "min_p": 0.0}, {"min_keep": "no sampler that reads it is on"}),
+        ({"min_keep": 3, "top_p": 1.0, "min_p": 0.0}, {"min_keep": "no active sampler uses it"}),
         (
             {"xtc_probability": 0.5, "xtc_threshold": 0.6},
-            {"xtc_probability": "the other settings turn xtc off"},
+            {"xtc_probability": "other settings turn xtc off"},
         ),
         (
             {"repeat_penalty": 1.2, "repeat_last_n": 0},
-            {"repeat_penalty": "the other settings turn penalties off"},
+            {"repeat_penalty": "other settings turn penalties off"},
         ),
-        ({"dry_multiplier": 0.8, "dry_penalty_last_n": 0}, {"dry_multiplier": "the other settings turn dry off"}),
-        ({"raw": True, "system": "Be brief."}, {"system": "raw completion uses no chat template"}),
+        ({"dry_multiplier": 0.8, "dry_penalty_last_n": 0}, {"dry_multiplier": "other settings turn dry off"}),
+        ({"raw": True, "system": "Be brief."}, {"system": "raw completion has no chat template"}),
     ],
 )
-def test_a_setting_that_changes_nothing_is_reported_with_the_reason(
-    values: dict[str, Any], reasons: dict[str, str]
-) -> None:
-    assert reported(**values) == reasons
+def test_a_setting_without_effect_is_reported_with_the_reason(values: dict[str, Any], reasons: dict[str, str]) -> None:
+    assert reasons_for(**values) == reasons
 
 
 @pytest.mark.parametrize(
@@ -88,13 +86,13 @@ def test_a_setting_that_changes_nothing_is_reported_with_the_reason(
     ],
 )
 def test_a_setting_in_use_is_not_reported(values: dict[str, Any]) -> None:
-    assert reported(**values) == {}
+    assert reasons_for(**values) == {}
 
 
-def test_a_value_that_nobody_chose_is_not_reported() -> None:
+def test_a_default_without_effect_is_not_reported() -> None:
     resolved = resolve([Layer("flag", {"mirostat": 2})])
     assert inert(resolved.settings, resolved.origins) == {}
 
 
-def test_a_chosen_value_that_is_the_default_is_not_reported() -> None:
-    assert reported(mirostat=2, top_p=0.95) == {}
+def test_a_value_set_to_the_default_is_not_reported() -> None:
+    assert reasons_for(mirostat=2, top_p=0.95) == {}

@@ -1,4 +1,4 @@
-"""Layers: the later one wins, and each value remembers where it came from."""
+"""Configuration layers: the last one with a value wins, and each value records its layer."""
 
 import itertools
 
@@ -19,7 +19,7 @@ def test_without_layers_every_value_is_the_default() -> None:
 
 
 @pytest.mark.parametrize("present", [names for n in range(1, 5) for names in itertools.combinations(NAMES, n)])
-def test_the_highest_layer_that_speaks_wins_and_is_remembered(present: tuple[str, ...]) -> None:
+def test_the_highest_layer_with_a_value_wins(present: tuple[str, ...]) -> None:
     layers = [Layer(name, {"top_k": 100 + index} if name in present else {}) for index, name in enumerate(NAMES)]
     resolved = resolve(layers)
     assert resolved.settings.top_k == 100 + NAMES.index(present[-1])
@@ -27,7 +27,7 @@ def test_the_highest_layer_that_speaks_wins_and_is_remembered(present: tuple[str
     assert resolved.origins["top_p"] == "default"
 
 
-def test_a_layer_that_says_the_default_still_covers_the_lower_ones() -> None:
+def test_a_default_in_a_layer_overrides_lower_layers() -> None:
     resolved = resolve([Layer("config", {"top_k": 7}), Layer("flag", {"top_k": 40})])
     assert (resolved.settings.top_k, resolved.origins["top_k"]) == (40, "flag")
 
@@ -43,14 +43,14 @@ def test_the_environment_is_a_layer_of_typed_values() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message", "hint"),
     [
-        ("LLMCLI_TOP_P", "2", "LLMCLI_TOP_P: top_p: must be between 0 and 1, got 2", ""),
+        ("LLMCLI_TOP_P", "2", "LLMCLI_TOP_P: top_p must be between 0 and 1, got 2", ""),
         (
             "LLMCLI_SAMPLERS",
             "topk",
-            "LLMCLI_SAMPLERS: samplers: there is no sampler called .topk.",
-            'did you mean "top_k"?',
+            "LLMCLI_SAMPLERS: unknown sampler .topk.",
+            "did you mean 'top_k'?",
         ),
-        ("LLMCLI_TOPP", "1", "there is no setting behind the variable LLMCLI_TOPP", 'did you mean "LLMCLI_TOP_P"?'),
+        ("LLMCLI_TOPP", "1", "unknown environment variable LLMCLI_TOPP", "did you mean 'LLMCLI_TOP_P'?"),
     ],
 )
 def test_an_error_in_the_environment_names_the_variable(name: str, text: str, message: str, hint: str) -> None:

@@ -1,4 +1,4 @@
-"""Settings that hold a list, and the grammar of logit biases."""
+"""Settings with a list of values, and the grammar of logit biases."""
 
 import json
 import math
@@ -29,7 +29,7 @@ STOP = fields()["stop"]
         (['["a"]'], ('["a"]',)),
     ],
 )
-def test_a_repeated_flag_makes_a_list(given: list[str], value: tuple[str, ...]) -> None:
+def test_a_repeated_flag_is_a_list(given: list[str], value: tuple[str, ...]) -> None:
     assert STOP.parse_texts(given) == value
 
 
@@ -44,25 +44,25 @@ def test_a_repeated_flag_makes_a_list(given: list[str], value: tuple[str, ...]) 
         ("[1]", ("[1]",)),
     ],
 )
-def test_a_list_may_be_one_text(text: str, value: tuple[str, ...]) -> None:
+def test_a_list_can_be_one_text(text: str, value: tuple[str, ...]) -> None:
     assert STOP.parse_text(text) == value
 
 
 @pytest.mark.parametrize("key", ["stop", "banned_strings"])
-def test_an_empty_text_in_a_list_of_phrases_is_refused(key: str) -> None:
-    with pytest.raises(UsageError, match=f"^{key}: must be a text that is not empty"):
+def test_a_list_of_phrases_rejects_an_empty_text(key: str) -> None:
+    with pytest.raises(UsageError, match=f"^{key} must be a non-empty text"):
         fields()[key].parse_texts(["a", ""])
-    with pytest.raises(UsageError, match=f"^{key}: must be a text that is not empty"):
+    with pytest.raises(UsageError, match=f"^{key} must be a non-empty text"):
         fields()[key].parse_data(["a", ""])
 
 
 @pytest.mark.parametrize("value", [[1], {"a": 1}, 5, [["a"]], [None]])
-def test_a_list_of_texts_takes_no_other_data(value: Any) -> None:
-    with pytest.raises(UsageError, match=r"^stop: must be a list of texts"):
+def test_a_list_of_texts_rejects_other_data(value: Any) -> None:
+    with pytest.raises(UsageError, match=r"^stop must be a list of strings"):
         STOP.parse_data(value)
 
 
-def test_a_backslash_in_a_file_name_is_itself() -> None:
+def test_a_backslash_in_a_file_name_is_not_an_escape() -> None:
     names = [r"C:\new\table.txt", r"a\nb"]
     assert fields()["file"].parse_texts(names) == tuple(names)
     assert fields()["file"].parse_text(names[0]) == (names[0],)
@@ -95,7 +95,7 @@ def test_any_list_of_texts_survives_its_text_form(value: tuple[str, ...]) -> Non
         ("-5=1", ("-5", 1.0)),
     ],
 )
-def test_a_bias_is_read_in_each_of_its_forms(text: str, value: Bias) -> None:
+def test_a_bias_is_parsed_from_each_form(text: str, value: Bias) -> None:
     assert BIAS.parse_text(text) == (value,)
 
 
@@ -110,7 +110,7 @@ def test_a_bias_is_read_in_each_of_its_forms(text: str, value: Bias) -> None:
         ([], ()),
     ],
 )
-def test_biases_are_read_from_data_and_from_json_text(data: Any, value: tuple[Bias, ...]) -> None:
+def test_biases_are_parsed_from_data_and_json_text(data: Any, value: tuple[Bias, ...]) -> None:
     assert BIAS.parse_data(data) == value
     if not isinstance(data, str):
         assert BIAS.parse_text(json.dumps(data)) == value
@@ -141,8 +141,8 @@ def test_biases_are_read_from_data_and_from_json_text(data: Any, value: tuple[Bi
         "",
     ],
 )
-def test_a_bias_that_makes_no_sense_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match=r"^logit_bias: must be (TOKEN=BIAS|a token|a list)"):
+def test_an_invalid_bias_is_an_error(text: str) -> None:
+    with pytest.raises(UsageError, match=r"^logit_bias must be (TOKEN=BIAS|a token|a list)"):
         BIAS.parse_text(text)
 
 

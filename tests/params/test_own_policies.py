@@ -1,4 +1,4 @@
-"""Temperature policies of the user's own: from a file, and from an installed package."""
+"""A user's temperature policies from a Python file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +28,7 @@ def _no_other_policies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Writes a policy file and returns the place of its function `wave`."""
+    """Writes a policy file; returns the setting for its function `wave`."""
 
     def call(text: str) -> str:
         (tmp_path / "my rules.py").write_text(text, encoding="utf-8")
@@ -37,8 +37,8 @@ def write(tmp_path: Path) -> Write:
     return call
 
 
-def place(text: str) -> str:
-    """The setting as it is typed; this makes the name known."""
+def parse_setting(text: str) -> str:
+    """The parsed setting; this registers the name of the policy."""
     return str(FIELD.parse_text(text))
 
 
@@ -46,24 +46,24 @@ def token(index: int, **counts: Any) -> TokenStep:
     return TokenStep(lambda: ((0.5, 0.5), 0.6931471805599453), index, **counts)
 
 
-def over(policy: Policy, count: int = 3) -> list[float]:
+def temperatures(policy: Policy, count: int = 3) -> list[float]:
     at = compiled(policy)
     return [at(token(index)) for index in range(count)]
 
 
-def refusal(typed: str, temperature: str = "0.8") -> UsageError:
-    """What is said when the policy is put together for an answer, in one line."""
-    settings = Settings(temp_policy_file=place(typed), temperature=parse_policy(temperature))
+def policy_error(typed: str, temperature: str = "0.8") -> UsageError:
+    """The error when the policy is loaded for an answer; its message is one line."""
+    settings = Settings(temp_policy_file=parse_setting(typed), temperature=parse_policy(temperature))
     with pytest.raises(UsageError) as caught:
         check(settings)
     assert len(str(caught.value).splitlines()) == 1
     return caught.value
 
 
-def test_a_function_of_a_file_is_the_policy(write: Write) -> None:
-    settings = Settings(temp_policy_file=place(write(WAVE)))
+def test_a_function_in_a_file_is_the_policy(write: Write) -> None:
+    settings = Settings(temp_policy_file=parse_setting(write(WAVE)))
     assert policy_in_force(settings) == Named("wave")
-    assert over(policy_in_force(settings)) == [0.5, 0.75, 0.5]
+    assert temperatures(policy_in_force(settings)) == [0.5, 0.75, 0.5]
     assert spoken(Named("wave"))(token(0)) == "wave"
 
 
@@ -80,35 +80,35 @@ def test_a_function_of_a_file_is_the_policy(write: Write) -> None:
         ("think=0,answer=wave", Named("think", (Fixed(0.0), Named("wave"))), [0.5, 0.75, 0.5]),
     ],
 )
-def test_the_temperature_may_use_the_function_by_its_name(
+def test_the_temperature_can_use_the_function_by_name(
     write: Write, temperature: str, policy: Policy, values: list[float]
 ) -> None:
-    own = place(write(WAVE))
+    own = parse_setting(write(WAVE))
     settings = Settings(temp_policy_file=own, temperature=parse_policy(temperature))
     assert policy_in_force(settings) == policy
-    assert over(policy) == values
+    assert temperatures(policy) == values
     assert parse_policy(str(policy)) == policy
     assert parse_data(to_data(settings), "a file")["temperature"] == policy
 
 
-def test_a_temperature_that_does_not_name_the_function_gives_way_to_it(write: Write) -> None:
-    settings = Settings(temp_policy_file=place(write(WAVE)), temperature=parse_policy("sentence:1,0.5"))
+def test_the_function_replaces_a_temperature_without_it(write: Write) -> None:
+    settings = Settings(temp_policy_file=parse_setting(write(WAVE)), temperature=parse_policy("sentence:1,0.5"))
     assert policy_in_force(settings) == Named("wave")
 
 
-def test_of_two_files_with_the_same_function_the_one_in_the_settings_counts(tmp_path: Path) -> None:
+def test_the_file_in_the_settings_wins_over_one_with_same_name(tmp_path: Path) -> None:
     settings = []
     for number in (1, 2):
         (tmp_path / f"{number}.py").write_text(f"def wave(step):\n    return {number}\n")
-        settings.append(Settings(temp_policy_file=place(f"{tmp_path / str(number)}.py:wave")))
+        settings.append(Settings(temp_policy_file=parse_setting(f"{tmp_path / str(number)}.py:wave")))
     for one in (*settings, settings[0]):
-        assert over(policy_in_force(one), 1) == [int(Path(one.temp_policy_file.rpartition(":")[0]).stem)]  # type: ignore[union-attr]
+        assert temperatures(policy_in_force(one), 1) == [int(Path(one.temp_policy_file.rpartition(":")[0]).stem)]  # type: ignore[union-attr]
 
 
-def test_nothing_of_the_file_is_run_before_an_answer_needs_it(write: Write, tmp_path: Path) -> None:
+def test_a_policy_file_runs_only_when_an_answer_needs_it(write: Write, tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     typed = write(f"with open({str(ran)!r}, 'a') as file:\n    file.write('x')\n" + WAVE)
-    settings = Settings(temp_policy_file=place(typed), temperature=parse_policy("sentence:wave:1,2"))
+    settings = Settings(temp_policy_file=parse_setting(typed), temperature=parse_policy("sentence:wave:1,2"))
     plan(Settings(**vars(settings) | {"seed": 1}))
     str(policy_in_force(settings))
     assert not ran.exists()
@@ -116,59 +116,62 @@ def test_nothing_of_the_file_is_run_before_an_answer_needs_it(write: Write, tmp_
     assert ran.read_text() == "x"
 
 
-def test_a_changed_file_counts_from_the_next_answer_on(write: Write) -> None:
-    settings = Settings(temp_policy_file=place(write(WAVE)))
+def test_a_changed_policy_file_applies_to_the_next_answer(write: Write) -> None:
+    settings = Settings(temp_policy_file=parse_setting(write(WAVE)))
     before = compiled(policy_in_force(settings))
     write("def wave(step):\n    return 2\n")
     assert before(token(0)) == 0.5
     assert compiled(policy_in_force(settings))(token(0)) == 2
 
 
-def test_a_file_in_the_home_folder_and_one_with_a_mark_of_its_byte_order(home: Path) -> None:
+def test_a_policy_file_can_be_in_home_and_have_a_bom(home: Path) -> None:
     folder = home.parent / "user"
     folder.mkdir()
     (folder / "p.py").write_bytes(b"\xef\xbb\xbf" + WAVE.encode())
-    assert over(policy_in_force(Settings(temp_policy_file=place("~/p.py:wave")))) == [0.5, 0.75, 0.5]
+    assert temperatures(policy_in_force(Settings(temp_policy_file=parse_setting("~/p.py:wave")))) == [0.5, 0.75, 0.5]
 
 
 @pytest.mark.parametrize("text", ["wave", "wave.py", "wave.py:", ":wave", "wave.py:2nd", "wave.py:a b", "wave.py:a.b"])
-def test_what_names_no_function_of_a_file_is_refused(text: str) -> None:
-    with pytest.raises(
-        UsageError, match=r"^temp_policy_file: must be FILE.py:NAME, a Python file and a function of it"
-    ):
+def test_a_text_without_file_and_function_is_an_error(text: str) -> None:
+    with pytest.raises(UsageError, match=r"^temp_policy_file must be FILE.py:NAME, a Python file and a function in it"):
         FIELD.parse_text(text)
 
 
 @pytest.mark.parametrize("name", ["edt", "linear", "sentence", "think", "clamp"])
-def test_a_name_of_ours_is_refused(name: str) -> None:
-    with pytest.raises(UsageError, match=rf"must be a function with a name of its own \({name} comes with llmcli\)"):
+def test_a_function_named_like_a_builtin_policy_is_an_error(name: str) -> None:
+    with pytest.raises(UsageError, match=rf"must be a function that is not named like a built-in policy \({name}\)"):
         FIELD.parse_text(f"wave.py:{name}")
 
 
 @pytest.mark.parametrize("value", [1, True, ["wave.py:wave"], {}])
-def test_the_place_takes_no_other_data(value: Any) -> None:
-    with pytest.raises(UsageError, match=r"^temp_policy_file: must be FILE.py:NAME"):
+def test_a_policy_file_setting_rejects_other_data(value: Any) -> None:
+    with pytest.raises(UsageError, match=r"^temp_policy_file must be FILE.py:NAME"):
         FIELD.parse_data(value)
 
 
-def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+def test_an_unreadable_policy_file_is_an_error(tmp_path: Path) -> None:
     absent = tmp_path / "absent.py"
-    assert str(refusal(f"{absent}:wave")) == f"cannot read the policy file {absent}: No such file or directory"
+    assert str(policy_error(f"{absent}:wave")) == f"cannot read the policy file {absent}: No such file or directory"
     (tmp_path / "folder.py").mkdir()
-    assert f"cannot read the policy file {tmp_path / 'folder.py'}: " in str(refusal(f"{tmp_path / 'folder.py'}:wave"))
+    assert f"cannot read the policy file {tmp_path / 'folder.py'}: " in str(
+        policy_error(f"{tmp_path / 'folder.py'}:wave")
+    )
 
 
-def test_a_file_that_is_no_text_is_said(tmp_path: Path) -> None:
-    for data, says in ((b"wave = '\xff'\n", " is no Python: 'utf-8' codec"), (b"\0", " does not parse: source code")):
+def test_a_binary_policy_file_is_an_error(tmp_path: Path) -> None:
+    for data, says in (
+        (b"wave = '\xff'\n", " is not valid Python: 'utf-8' codec"),
+        (b"\0", " is not valid Python: source code"),
+    ):
         (tmp_path / "data.py").write_bytes(data)
-        assert f"the policy file {tmp_path / 'data.py'}{says}" in str(refusal(f"{tmp_path / 'data.py'}:wave"))
+        assert f"the policy file {tmp_path / 'data.py'}{says}" in str(policy_error(f"{tmp_path / 'data.py'}:wave"))
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("\n\ndef wave(step:\n    return 1\n", "does not parse: line 3: '(' was never closed"),
-        ("def wave(step):\nreturn 1\n", "does not parse: line 2: expected an indented block"),
+        ("\n\ndef wave(step:\n    return 1\n", "is not valid Python: line 3: '(' was never closed"),
+        ("def wave(step):\nreturn 1\n", "is not valid Python: line 2: expected an indented block"),
         ("x = 1\n\nx / 0\n", "failed: ZeroDivisionError: division by zero (line 3)"),
         ("import no_such_one\n", "failed: ModuleNotFoundError: No module named 'no_such_one' (line 1)"),
         ("import os\n\nos.path.join(1)\n", "failed: TypeError: expected str, bytes or os.PathLike object, not int"),
@@ -176,52 +179,55 @@ def test_a_file_that_is_no_text_is_said(tmp_path: Path) -> None:
         ("import sys\nsys.exit('no')\n", "failed: SystemExit: no (line 2)"),
         ("raise ValueError('x' * 10000)\n", "failed: ValueError: " + "x" * 197 + "... (line 1)"),
         ("def f():\n    f()\nf()\n", "failed: RecursionError: maximum recursion depth exceeded"),
-        ("(" * 300 + "1" + ")" * 300, "does not parse: line 1: too many nested parentheses"),
-        ("-" * 100_000 + "1\n", "is no Python: "),
+        ("(" * 300 + "1" + ")" * 300, "is not valid Python: line 1: too many nested parentheses"),
+        ("-" * 100_000 + "1\n", "is not valid Python: "),
     ],
 )  # fmt: skip
-def test_a_file_that_fails_is_said_with_the_line(write: Write, text: str, says: str) -> None:
-    error = str(refusal(write(text)))
+def test_an_error_in_a_policy_file_is_reported_with_its_line(write: Write, text: str, says: str) -> None:
+    error = str(policy_error(write(text)))
     assert f"the policy file {write(text).removesuffix(':wave')} {says}" in error
 
 
 @pytest.mark.parametrize("text", ["\n\n\n\n1 / 0\n", "\n\n\nfrom fractions import Fraction\nFraction(1, 0)\n"])
-def test_the_line_is_that_of_the_user_s_file_whatever_it_is_called(tmp_path: Path, text: str) -> None:
+def test_the_reported_line_is_in_the_policy_file(tmp_path: Path, text: str) -> None:
     (tmp_path / "policy.txt").write_text(text)
-    assert str(refusal(f"{tmp_path / 'policy.txt'}:wave")).endswith(" (line 5)")
+    assert str(policy_error(f"{tmp_path / 'policy.txt'}:wave")).endswith(" (line 5)")
 
 
 @pytest.mark.parametrize(
     ("text", "hint"),
     [
-        ("def weave(step):\n    return 1\n\ndef _hidden(step):\n    return 2\n", "it has weave"),
-        ("def a(step):\n    return 1\n\nb = lambda step: 1\nc = 2\n", "it has a, b"),
+        ("def weave(step):\n    return 1\n\ndef _hidden(step):\n    return 2\n", "use one of its functions: weave"),
+        ("def a(step):\n    return 1\n\nb = lambda step: 1\nc = 2\n", "use one of its functions: a, b"),
         ("wave = 0.8\n", ""),
         ("", ""),
     ],
 )
-def test_a_file_without_the_function_is_said_with_what_it_has(write: Write, text: str, hint: str) -> None:
-    error = refusal(write(text))
-    assert str(error).startswith("there is no function wave in ")
+def test_a_missing_function_is_an_error_with_those_it_has(write: Write, text: str, hint: str) -> None:
+    error = policy_error(write(text))
+    assert str(error).startswith("function 'wave' not found in ")
     assert error.hint == hint
 
 
 @pytest.mark.parametrize(
     ("text", "temperature", "says"),
     [
-        ("def wave():\n    return 1\n", "0.8", "wave: too many positional arguments"),
-        ("def wave(step, base):\n    return base\n", "wave", "wave: missing a required argument: 'base'"),
-        (WAVE, "wave:1,depth=2", "wave:1,depth=2: got an unexpected keyword argument 'depth'"),
-        ("def wave(step):\n    return 1\n", "sentence:wave:1,2", "wave:1: too many positional arguments"),
+        ("def wave():\n    return 1\n", "0.8", "'wave': too many positional arguments"),
+        ("def wave(step, base):\n    return base\n", "wave", "'wave': missing a required argument: 'base'"),
+        (WAVE, "wave:1,depth=2", "'wave:1,depth=2': got an unexpected keyword argument 'depth'"),
+        ("def wave(step):\n    return 1\n", "sentence:wave:1,2", "'wave:1': too many positional arguments"),
     ],
 )
-def test_a_function_that_does_not_take_what_it_is_given_is_said(
+def test_a_function_that_rejects_its_arguments_is_an_error(
     write: Write, text: str, temperature: str, says: str
 ) -> None:
     typed = write(text)
-    own = place(typed)
-    assert str(refusal(own, temperature)) == f"wave of {own.removesuffix(':wave')} does not take {says}"
+    own = parse_setting(typed)
+    assert (
+        str(policy_error(own, temperature))
+        == f"'wave' of {own.removesuffix(':wave')} does not accept the arguments of {says}"
+    )
 
 
-def test_a_function_without_a_signature_is_taken_as_it_is(write: Write) -> None:
-    assert callable(compiled(policy_in_force(Settings(temp_policy_file=place(write("wave = max\n"))))))
+def test_a_function_without_a_signature_is_accepted(write: Write) -> None:
+    assert callable(compiled(policy_in_force(Settings(temp_policy_file=parse_setting(write("wave = max\n"))))))

@@ -1,4 +1,4 @@
-"""The name of a policy of the user's own: found in packages, used by every layer of settings, and what it puts out."""
+"""The names of users' policies: from packages, in every layer of settings, and the settings that they override."""
 
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def over(policy: Policy) -> list[float]:
+def temperatures(policy: Policy) -> list[float]:
     at = compiled(policy)
     return [at(TokenStep(lambda: ((1.0,), 0.0), index)) for index in range(3)]
 
@@ -51,9 +51,9 @@ def over(policy: Policy) -> list[float]:
     ("text", "values"),
     [("breeze", [0, 0.5, 1]), ("breeze:0.25", [0, 0.25, 0.5]), ("line:breeze:by=2,clamp=1..3,7", [1, 2, 3])],
 )
-def test_a_policy_of_an_installed_package_is_found_by_its_name(text: str, values: list[float]) -> None:
+def test_a_policy_of_a_package_is_found_by_name(text: str, values: list[float]) -> None:
     policy = parse_policy(text)
-    assert over(policy) == values
+    assert temperatures(policy) == values
     assert parse_policy(str(policy)) == policy
 
 
@@ -63,15 +63,18 @@ def test_a_policy_of_an_installed_package_is_found_by_its_name(text: str, values
     [
         (
             "storm",
-            "the policy storm of weather cannot be loaded: AttributeError: module 'llmcli_weather' has no attribu",
+            "cannot load the policy 'storm' of weather: AttributeError: module 'llmcli_weather' has no attribu",
         ),
-        ("gale", "the policy gale of weather cannot be loaded: SystemExit: gone"),
-        ("calm", "calm of weather is no function"),
+        ("gale", "cannot load the policy 'gale' of weather: SystemExit: gone"),
+        ("calm", "'calm' of weather is not a function"),
         ("breeze:1,2,by=3", "must be"),
-        ("breeze:1,up=3", "breeze of weather does not take breeze:1,up=3: got an unexpected keyword argument 'up'"),
+        (
+            "breeze:1,up=3",
+            "'breeze' of weather does not accept the arguments of 'breeze:1,up=3': got an unexpected keyword argument",
+        ),
     ],
 )
-def test_a_policy_of_a_package_that_cannot_be_used_is_said(text: str, says: str) -> None:
+def test_an_unusable_policy_of_a_package_is_an_error(text: str, says: str) -> None:
     with pytest.raises(UsageError) as caught:
         compiled(fields()["temperature"].parse_text(text))
     assert says in str(caught.value)
@@ -79,21 +82,21 @@ def test_a_policy_of_a_package_that_cannot_be_used_is_said(text: str, says: str)
 
 
 @pytest.mark.usefixtures("package")
-def test_a_package_takes_no_name_of_ours_and_its_other_entry_points_are_no_policies() -> None:
-    assert over(parse_policy("edt:0.8")) == [0, 0, 0]
-    with pytest.raises(ValueError, match="there is no policy frost"):
+def test_a_package_cannot_replace_a_builtin_policy() -> None:
+    assert temperatures(parse_policy("edt:0.8")) == [0, 0, 0]
+    with pytest.raises(ValueError, match="unknown policy 'frost'"):
         parse_policy("frost")
 
 
 @pytest.mark.usefixtures("package")
-def test_a_function_of_a_file_goes_before_that_of_a_package(tmp_path: Path) -> None:
+def test_a_policy_of_a_file_precedes_that_of_a_package(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def breeze(step):\n    return 9\n")
     fields()["temp_policy_file"].parse_text(f"{tmp_path / 'mine.py'}:breeze")
-    assert over(parse_policy("breeze")) == [9, 9, 9]
+    assert temperatures(parse_policy("breeze")) == [9, 9, 9]
 
 
-def test_a_name_that_nobody_knows_any_more_is_said_with_what_to_do() -> None:
-    with pytest.raises(UsageError, match="there is no temperature policy wave") as caught:
+def test_a_policy_that_is_not_registered_is_an_error() -> None:
+    with pytest.raises(UsageError, match="unknown temperature policy 'wave'") as caught:
         compiled(WAVE)
     assert "--temp-policy-file" in caught.value.hint
 
@@ -108,23 +111,23 @@ def test_a_name_that_nobody_knows_any_more_is_said_with_what_to_do() -> None:
         {"TEMP": "wave:1", "temp_policy_file": "a.py:wave"},
     ],
 )
-def test_a_table_may_use_the_name_before_it_gives_the_file(table: dict[str, Any]) -> None:
+def test_a_table_can_use_the_policy_before_its_file(table: dict[str, Any]) -> None:
     assert parse_data(table, "config.toml") == {"temperature": WAVE, "temp_policy_file": "a.py:wave"}
 
 
-def test_the_environment_may_use_the_name_before_it_gives_the_file() -> None:
+def test_the_environment_can_use_the_policy_before_its_file() -> None:
     environ = {"LLMCLI_TEMPERATURE": "wave:1", "LLMCLI_TEMP_POLICY_FILE": "a.py:wave"}
     for names in (environ, dict(reversed(environ.items()))):
         registry._ANNOUNCED.clear()
         assert environment_layer(names).values == {"temperature": WAVE, "temp_policy_file": "a.py:wave"}
 
 
-def test_the_name_without_its_file_is_unknown() -> None:
-    with pytest.raises(UsageError, match=r"^config.toml: temperature: must be .*there is no policy wave"):
+def test_a_policy_without_its_file_is_unknown() -> None:
+    with pytest.raises(UsageError, match=r"^config.toml: temperature must be .*unknown policy 'wave'"):
         parse_data({"temperature": "wave:1"}, "config.toml")
 
 
-def reported(**values: Any) -> dict[str, str]:
+def reasons_for(**values: Any) -> dict[str, str]:
     resolved = resolve([Layer("flag", values)])
     return inert(resolved.settings, resolved.origins)
 
@@ -138,11 +141,11 @@ EDT = Named("edt", (0.7,))
     [
         (
             {"temp_policy_file": OWN, "temperature": Fixed(0.5)},
-            {"temperature": "temp_policy_file takes its place (name wave in it to use both)"},
+            {"temperature": "temp_policy_file replaces it (use the policy wave in temperature to combine them)"},
         ),
         (
             {"temp_policy_file": OWN, "temperature": EDT},
-            {"temperature": "temp_policy_file takes its place (name wave in it to use both)"},
+            {"temperature": "temp_policy_file replaces it (use the policy wave in temperature to combine them)"},
         ),
         ({"temp_policy_file": OWN, "temperature": WAVE}, {}),
         ({"temp_policy_file": OWN, "temperature": Named("sentence", (WAVE, Fixed(0.5)))}, {}),
@@ -150,19 +153,19 @@ EDT = Named("edt", (0.7,))
         ({"temperature": EDT}, {}),
         (
             {"temperature": EDT, "dynatemp_range": 0.5, "dynatemp_exponent": 2.0},
-            dict.fromkeys(("dynatemp_range", "dynatemp_exponent"), "the temperature edt:0.7 says its own range"),
+            dict.fromkeys(("dynatemp_range", "dynatemp_exponent"), "the temperature 'edt:0.7' has its own range"),
         ),
         (
             {"temp_policy_file": OWN, "dynatemp_range": 0.5},
-            {"dynatemp_range": "the temperature wave says its own range"},
+            {"dynatemp_range": "the temperature 'wave' has its own range"},
         ),
-        ({"temperature": EDT, "samplers": ("top_k",)}, {"temperature": "temperature is not in the samplers"}),
-        ({"temp_policy_file": OWN, "samplers": ("top_k",)}, {"temp_policy_file": "temperature is not in the samplers"}),
+        ({"temperature": EDT, "samplers": ("top_k",)}, {"temperature": "temperature is not in samplers"}),
+        ({"temp_policy_file": OWN, "samplers": ("top_k",)}, {"temp_policy_file": "temperature is not in samplers"}),
         ({"temperature": EDT, "samplers": (*DEFAULT_ORDER, "adaptive_p"), "adaptive_target": 0.3}, {}),
     ],
 )
-def test_what_a_policy_puts_out_is_reported_with_the_reason(values: dict[str, Any], reasons: dict[str, str]) -> None:
-    assert reported(**values) == reasons
+def test_a_setting_that_a_policy_overrides_is_reported(values: dict[str, Any], reasons: dict[str, str]) -> None:
+    assert reasons_for(**values) == reasons
 
 
 @pytest.mark.parametrize("mirostat", [1, 2])
@@ -174,17 +177,17 @@ def test_what_a_policy_puts_out_is_reported_with_the_reason(values: dict[str, An
         ({"temp_policy_file": "a.py:wave"}, "wave"),
     ],
 )
-def test_mirostat_refuses_a_policy_with_the_reason(mirostat: int, values: dict[str, Any], policy: str) -> None:
+def test_mirostat_rejects_a_policy(mirostat: int, values: dict[str, Any], policy: str) -> None:
     settings = Settings(mirostat=mirostat, seed=1, **values)
     for steered in (False, True):
-        with pytest.raises(UsageError, match=f"^temperature: mirostat takes a plain number, not {policy}$") as caught:
+        with pytest.raises(UsageError, match=f"^mirostat needs a number as temperature, got '{policy}'$") as caught:
             plan(settings, steered)
-        assert caught.value.hint == "give a number, or set mirostat 0"
+        assert caught.value.hint == "use a number, or set mirostat to 0"
     with pytest.raises(UsageError):
         check(settings)
 
 
-def test_mirostat_takes_a_plain_number_and_the_middle_of_a_range() -> None:
+def test_mirostat_uses_a_number_or_the_middle_of_a_range() -> None:
     for text in ("0.8", "0.3..1.3"):
         steps = plan(Settings(mirostat=2, seed=1, temperature=parse_policy(text)))
         assert [step.name for step in steps] == ["temperature", "mirostat_v2"]

@@ -40,19 +40,19 @@ def over(text: str, indexes: Sequence[int]) -> list[float]:
     return [at(text, unread(index=index)) for index in indexes]
 
 
-def test_a_step_counts_its_candidates_and_knows_their_entropy() -> None:
+def test_a_step_has_the_number_and_entropy_of_candidates() -> None:
     assert [step().candidates, step().p] == [3, HALF]
     assert step().entropy == pytest.approx(1.0397207708399179)
     assert [step(SURE).candidates, step(SURE).entropy] == [1, 0.0]
 
 
-def test_a_step_that_has_ended_keeps_what_was_asked_for_and_nothing_else() -> None:
+def test_an_ended_step_keeps_only_computed_values() -> None:
     asked, unasked = step(), step()
     assert asked.entropy > 1
     asked.end()
     unasked.end()
     assert asked.p == HALF
-    with pytest.raises(RuntimeError, match="an earlier token are gone"):
+    with pytest.raises(RuntimeError, match="an earlier token are not available"):
         _ = unasked.entropy
 
 
@@ -74,7 +74,7 @@ def test_a_fixed_temperature_is_the_same_for_each_token(text: str) -> None:
         ("0.3..1.3^3", (0.9, 0.1), 0.3 + 0.1031588013),
     ],
 )
-def test_a_range_follows_the_uncertainty(text: str, p: Sequence[float], temperature: float) -> None:
+def test_a_range_follows_the_entropy(text: str, p: Sequence[float], temperature: float) -> None:
     assert at(text, step(p)) == pytest.approx(temperature, abs=1e-9)
 
 
@@ -90,11 +90,11 @@ def test_a_range_follows_the_uncertainty(text: str, p: Sequence[float], temperat
         ("edt:0.8", (1 - 1e-9, 1e-9), 0.0),  # 0.8 ^ 4.6e6
     ],
 )
-def test_edt_is_colder_the_surer_the_model_is(text: str, p: Sequence[float], temperature: float) -> None:
+def test_edt_lowers_the_temperature_with_the_entropy(text: str, p: Sequence[float], temperature: float) -> None:
     assert at(text, step(p)) == pytest.approx(temperature, abs=1e-9)
 
 
-def test_a_linear_schedule_goes_in_equal_steps_and_stays_at_its_end() -> None:
+def test_a_linear_schedule_has_equal_steps_to_its_end() -> None:
     assert over("linear:1.2->0.5@7", range(10)) == pytest.approx([1.2, 1.1, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.5, 0.5])
     assert over("linear:0->2@4", [0, 1, 2, 3, 4, 10**9]) == [0, 0.5, 1, 1.5, 2, 2]
     assert set(over("linear:0.8->0.8@10", range(20))) == {0.8}
@@ -113,7 +113,7 @@ def test_an_exponential_schedule_changes_by_the_same_factor() -> None:
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "exp"])
 @pytest.mark.parametrize(("start", "end"), [(1e-300, 3e38), (3e38, 1e-300), (1.2, 0.5)])
-def test_a_schedule_stays_between_its_ends_however_far_they_are_apart(name: str, start: float, end: float) -> None:
+def test_a_schedule_stays_between_its_ends(name: str, start: float, end: float) -> None:
     low, high = sorted((start, end))
     for value in over(f"{name}:{start}->{end}@10", [0, 1, 5, 9, 10, 11]):
         assert low <= value * (1 + 1e-9) + 1e-290
@@ -121,24 +121,24 @@ def test_a_schedule_stays_between_its_ends_however_far_they_are_apart(name: str,
 
 
 @pytest.mark.parametrize("unit", ["sentence", "line", "paragraph"])
-def test_a_part_takes_its_own_temperature_and_every_later_one_the_last(unit: str) -> None:
+def test_later_parts_have_the_last_temperature(unit: str) -> None:
     values = [at(f"{unit}:1.1,0.7,0.4", unread(**{unit: number})) for number in (0, 1, 2, 3, 99)]
     assert values == [1.1, 0.7, 0.4, 0.4, 0.4]
     others = {"sentence": 1, "line": 1, "paragraph": 1} | {unit: 0}
     assert at(f"{unit}:1.1,0.7", unread(**others)) == 1.1
 
 
-def test_one_part_alone_counts_for_all() -> None:
+def test_a_single_part_applies_to_all() -> None:
     assert [at("line:0.7", unread(line=line)) for line in range(3)] == [0.7] * 3
 
 
 @pytest.mark.parametrize("text", ["think=1.0,answer=0.6", "answer=0.6,think=1.0"])
-def test_reasoning_and_answer_have_their_own(text: str) -> None:
+def test_reasoning_and_answer_have_their_own_temperature(text: str) -> None:
     assert at(text, unread(thinking=True)) == 1.0
     assert at(text, unread()) == 0.6
 
 
-def test_a_clamp_keeps_a_policy_between_two_temperatures() -> None:
+def test_a_clamp_limits_a_policy_to_a_range() -> None:
     assert over("linear:1.5->0@15,clamp=0.2..1.2", [0, 3, 5, 13, 14, 99]) == pytest.approx(
         [1.2, 1.2, 1.0, 0.2, 0.2, 0.2]
     )
@@ -160,7 +160,7 @@ def test_a_clamp_keeps_a_policy_between_two_temperatures() -> None:
         ("sentence:(0.2..2),(linear:2->0@2,clamp=1..9)", unread(sentence=1, index=2), 1),
     ],
 )
-def test_policies_are_put_together(text: str, token: TokenStep, temperature: float) -> None:
+def test_policies_can_be_nested(text: str, token: TokenStep, temperature: float) -> None:
     assert at(text, token) == pytest.approx(temperature)
 
 
@@ -180,7 +180,7 @@ def test_policies_are_put_together(text: str, token: TokenStep, temperature: flo
         ("think=0,answer=paragraph:1,(sentence:2,3)", unread(paragraph=1, sentence=4), "3"),
     ],
 )
-def test_the_part_in_force_is_spoken_without_looking_at_the_candidates(text: str, token: TokenStep, part: str) -> None:
+def test_the_used_part_is_named_without_the_candidates(text: str, token: TokenStep, part: str) -> None:
     assert spoken(parse_policy(text))(token) == part
 
 
@@ -197,7 +197,7 @@ def test_a_policy_is_a_pure_function() -> None:
         assert forth == back[::-1] == again, text
 
 
-def test_every_policy_has_an_example_that_is_itself() -> None:
+def test_the_example_of_a_policy_parses_to_it() -> None:
     for name, kind in ours().items():
         policy = parse_policy(kind.example)
         assert name == policy.name, name  # type: ignore[union-attr]
@@ -212,11 +212,11 @@ def test_every_policy_has_an_example_that_is_itself() -> None:
         (rules.cosine, ("Loshchilov and Hutter 2017", "arXiv:1608.03983")),
     ],
 )
-def test_a_policy_taken_from_elsewhere_names_its_source(function: Any, sources: tuple[str, ...]) -> None:
+def test_a_published_policy_names_its_source(function: Any, sources: tuple[str, ...]) -> None:
     for source in sources:
         assert source in function.__doc__.partition("Source:")[2]
 
 
-def test_every_policy_says_what_it_does() -> None:
+def test_every_policy_has_a_docstring() -> None:
     for function in (rules.fixed, rules.entropy, *(kind.load() for kind in ours().values())):
         assert function.__doc__, function

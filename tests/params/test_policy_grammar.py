@@ -69,7 +69,7 @@ def clamped(policy: Policy, low: float, high: float) -> Named:
         ("٠.٨", Fixed(0.8)),  # digits are digits in every script
     ],
 )  # fmt: skip
-def test_a_policy_is_read_from_its_text(text: str, policy: Policy) -> None:
+def test_a_policy_is_parsed_from_text(text: str, policy: Policy) -> None:
     assert parse_policy(text) == policy
     assert parse_policy(str(policy)) == policy
 
@@ -87,7 +87,7 @@ def test_a_policy_is_read_from_its_text(text: str, policy: Policy) -> None:
         (named("think", Fixed(1), named("line", Fixed(1))), "think=1,answer=(line:1)"),
     ],
 )
-def test_a_policy_is_written_as_a_person_would(policy: Policy, text: str) -> None:
+def test_a_policy_is_written_in_its_short_form(policy: Policy, text: str) -> None:
     assert str(policy) == text
 
 
@@ -130,28 +130,27 @@ def nested(depth: int) -> Policy:
     return made[depth % 3]
 
 
-def test_policies_go_eight_deep_in_text_as_in_data() -> None:
+def test_policies_nest_at_most_eight_levels_deep() -> None:
     assert parse_policy(str(nested(8))) == nested(8)
     assert parse_policy("sentence:line:" * 4 + "0.5") == parse_policy(str(parse_policy("sentence:line:" * 4 + "0.5")))
     assert parse_policy("(" * 8 + "0.5" + ")" * 8) == Fixed(0.5)
     for text in (str(nested(9)), "sentence:line:" * 4 + "line:0.5", "(" * 9 + "0.5" + ")" * 9):
-        with pytest.raises(ValueError, match="go eight deep"):
+        with pytest.raises(ValueError, match="more than eight levels deep"):
             parse_policy(text)
 
 
-def test_a_long_list_of_parts_is_read() -> None:
+def test_a_long_list_of_parts_is_parsed() -> None:
     policy = parse_policy("sentence:" + ",".join(["0.8"] * 5_000))
     assert isinstance(policy, Named)
     assert len(policy.args) == 5_000
 
 
 @given(st.text(alphabet="0123456789.^:,=->@()+ -eainfthklsw", max_size=30) | st.text(max_size=12))
-def test_any_text_is_read_or_refused(text: str) -> None:
+def test_any_text_is_parsed_or_a_syntax_error(text: str) -> None:
     try:
         policy = parse_policy(text)
     except MisplacedError as error:
-        at = error.at
+        assert error.at is not None
+        assert 0 <= error.at <= len(text)
     else:
         assert parse_policy(str(policy)) == policy
-        at = 0
-    assert 0 <= at <= len(text)

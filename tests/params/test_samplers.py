@@ -66,40 +66,40 @@ def steps(**settings: Any) -> tuple[Step, ...]:
         ("", ()),
     ],
 )
-def test_a_chain_is_read_from_names(text: str, names: tuple[str, ...]) -> None:
+def test_a_chain_is_parsed_from_names(text: str, names: tuple[str, ...]) -> None:
     assert FIELD.parse_text(text) == names
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("topk", 'there is no sampler called "topk" / did you mean "top_k"?'),
-        ("min_p,tmperature", 'there is no sampler called "tmperature" / did you mean "temperature"?'),
-        ("zzz", 'there is no sampler called "zzz" / there are penalties, dry, '),
-        ("default,none", 'there is no sampler called "default"'),
-        ("top_k,top_p,top_k", "must be a list with each sampler once (top_k is there twice)"),
-        ("temp,temperature", "must be a list with each sampler once (temperature is there twice)"),
+        ("topk", "unknown sampler 'topk' / did you mean 'top_k'?"),
+        ("min_p,tmperature", "unknown sampler 'tmperature' / did you mean 'temperature'?"),
+        ("zzz", "unknown sampler 'zzz' / use one of penalties, dry, "),
+        ("default,none", "unknown sampler 'default'"),
+        ("top_k,top_p,top_k", "samplers must be a list without duplicates (duplicate: top_k)"),
+        ("temp,temperature", "samplers must be a list without duplicates (duplicate: temperature)"),
     ],
 )
-def test_a_chain_with_an_unknown_or_double_name_is_refused(text: str, words: str) -> None:
+def test_an_unknown_or_duplicate_sampler_is_an_error(text: str, words: str) -> None:
     with pytest.raises(UsageError) as caught:
         FIELD.parse_text(text)
-    assert f"{caught.value} / {caught.value.hint}".startswith("samplers: " + words)
+    assert f"{caught.value} / {caught.value.hint}".startswith(words)
 
 
 @pytest.mark.parametrize("value", [5, {"top_k": 1}, [1], [["top_k"]], None])
-def test_a_chain_takes_no_other_data(value: Any) -> None:
-    with pytest.raises(UsageError, match=r"^samplers: "):
+def test_a_chain_rejects_other_data(value: Any) -> None:
+    with pytest.raises(UsageError, match=r"^(samplers must be|unknown sampler) "):
         FIELD.parse_data(value)
 
 
-def test_the_default_order_is_llama_cpp_s_with_koboldcpp_s_two() -> None:
+def test_default_order_is_llama_cpp_plus_two_of_koboldcpp() -> None:
     assert ",".join(DEFAULT_ORDER) == (
         "penalties,dry,top_n_sigma,top_k,top_a,typical_p,top_p,min_p,xtc,temperature,smoothing"
     )
 
 
-def test_the_default_plan_is_llama_cpp_s() -> None:
+def test_the_default_plan_equals_that_of_llama_cpp() -> None:
     assert plan(Settings(seed=9)) == (
         Step("top_k", (40,)),
         Step("top_p", (0.95, 0)),
@@ -114,7 +114,7 @@ def test_every_sampler_is_in_both_tables() -> None:
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_a_sampler_that_is_on_is_one_step_with_its_arguments(name: str) -> None:
+def test_an_active_sampler_is_one_step_with_its_arguments(name: str) -> None:
     settings, args = ON[name]
     assert steps(**settings) == (Step(name, args), Step("dist", (9,)))
 
@@ -125,7 +125,7 @@ def test_a_sampler_at_its_neutral_value_is_absent(name: str, settings: dict[str,
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_a_sampler_that_is_not_named_is_absent(name: str) -> None:
+def test_a_sampler_that_is_not_listed_is_absent(name: str) -> None:
     rest = tuple(other for other in DEFAULT_ORDER if other != name)
     assert steps(**ON[name][0], samplers=rest) == (Step("dist", (9,)),)
 
@@ -134,13 +134,13 @@ def test_a_sampler_that_is_not_named_is_absent(name: str) -> None:
     "order",
     [DEFAULT_ORDER, tuple(reversed(DEFAULT_ORDER)), ("temperature", "xtc", "min_p"), (), ("top_p", "infill", "top_k")],
 )
-def test_the_plan_follows_the_order_of_the_names(order: tuple[str, ...]) -> None:
+def test_the_plan_follows_the_order_of_the_samplers(order: tuple[str, ...]) -> None:
     everything = {key: value for settings, _ in ON.values() for key, value in settings.items()}
     assert tuple(step.name for step in steps(**everything, samplers=order)) == (*order, "dist")
 
 
 @pytest.mark.parametrize("order", [("adaptive_p", "top_k", "min_p"), ("top_k", "adaptive_p", "min_p")])
-def test_adaptive_p_takes_the_place_of_the_draw_wherever_it_is_named(order: tuple[str, ...]) -> None:
+def test_adaptive_p_replaces_the_draw_at_the_end(order: tuple[str, ...]) -> None:
     assert steps(samplers=order, top_k=5, adaptive_target=0.3, adaptive_decay=0.5) == (
         Step("top_k", (5,)),
         Step("adaptive_p", (0.3, 0.5, 9)),
@@ -159,7 +159,7 @@ def test_adaptive_p_takes_the_place_of_the_draw_wherever_it_is_named(order: tupl
         (Fixed(1.0), ()),
     ],
 )
-def test_mirostat_replaces_all_but_a_plain_temperature(
+def test_mirostat_replaces_all_except_the_temperature(
     version: int, last: Step, policy: Fixed | Entropy, warm: tuple[Step, ...]
 ) -> None:
     everything = {key: value for settings, _ in ON.values() for key, value in settings.items()}
@@ -177,7 +177,7 @@ def test_mirostat_replaces_all_but_a_plain_temperature(
         {"xtc_probability": 0.5},
     ],
 )
-def test_the_largest_seed_is_not_handed_on_as_llama_cpp_s_random(settings: dict[str, Any]) -> None:
+def test_the_largest_seed_is_not_random_in_llama_cpp(settings: dict[str, Any]) -> None:
     seeds = [
         arg for step in steps(**settings | {"seed": 2**32 - 1}) for arg in step.args if arg in (2**32 - 1, 2**32 - 2)
     ]
@@ -194,12 +194,12 @@ def test_a_window_longer_than_any_context_is_not_allocated(settings: dict[str, A
 
 
 @pytest.mark.parametrize("order", [("infill",), ("infill", "top_k"), ("temperature", "infill")])
-def test_infill_over_a_whole_vocabulary_is_refused(order: tuple[str, ...]) -> None:
-    with pytest.raises(UsageError, match="infill needs a sampler before it"):
+def test_infill_without_truncation_is_an_error(order: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match="infill needs a truncating sampler before it"):
         steps(samplers=order, top_k=5)
     assert steps(samplers=("top_k", "infill"), top_k=5) == (Step("top_k", (5,)), Step("infill"), Step("dist", (9,)))
 
 
-def test_infill_behind_a_sampler_that_is_off_is_refused() -> None:
+def test_infill_after_an_inactive_sampler_is_an_error() -> None:
     with pytest.raises(UsageError, match="infill"):
         steps(samplers=("top_k", "infill"), top_k=0)

@@ -30,7 +30,7 @@ FIELD = fields()["temperature"]
         ("1...5", None),
     ],
 )
-def test_a_policy_is_read_from_its_text(text: str, policy: Policy | None) -> None:
+def test_a_policy_is_parsed_from_text(text: str, policy: Policy | None) -> None:
     if policy is None:  # 1.. and then .5: from high to low
         with pytest.raises(ValueError, match="a range from low to high"):
             parse_policy(text)
@@ -41,40 +41,40 @@ def test_a_policy_is_read_from_its_text(text: str, policy: Policy | None) -> Non
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
-        ("", "a number such as"),
-        ("warm", "a number such as"),
-        ("..", "a number such as"),
-        ("1..", "a number such as"),
-        ("..1", "a number such as"),
-        ("0.8^2", "a number such as"),
-        ("0.3..1.3^", "a number such as"),
-        ("0.3..1.3^1^2", "a number such as"),
-        ("0.3..1..2", "a number such as"),
-        ("-1", "0 or more and finite"),
-        ("nan", "0 or more and finite"),
-        ("inf", "0 or more and finite"),
-        ("1e39", "0 or more and finite"),
-        ("-0.1..1", "0 or more and finite"),
-        ("0..nan", "0 or more and finite"),
-        ("0..1^nan", "0 or more and finite"),
-        ("0..1^-1", "0 or more and finite"),
-        ("1.3..0.3", r"a range from low to high: 0\.3\.\.1\.3"),
+        ("", r"a number \(0\.8\), a range"),
+        ("warm", r"a number \(0\.8\), a range"),
+        ("..", r"a number \(0\.8\), a range"),
+        ("1..", r"a number \(0\.8\), a range"),
+        ("..1", r"a number \(0\.8\), a range"),
+        ("0.8^2", r"a number \(0\.8\), a range"),
+        ("0.3..1.3^", r"a number \(0\.8\), a range"),
+        ("0.3..1.3^1^2", r"a number \(0\.8\), a range"),
+        ("0.3..1..2", r"a number \(0\.8\), a range"),
+        ("-1", "finite and at least 0"),
+        ("nan", "finite and at least 0"),
+        ("inf", "finite and at least 0"),
+        ("1e39", "finite and at least 0"),
+        ("-0.1..1", "finite and at least 0"),
+        ("0..nan", "finite and at least 0"),
+        ("0..1^nan", "finite and at least 0"),
+        ("0..1^-1", "finite and at least 0"),
+        ("1.3..0.3", "a range from low to high"),
         ("0..1^0", "a range with an exponent above 0"),
     ],
 )
-def test_a_policy_that_makes_no_sense_is_refused_with_the_rule(text: str, rule: str) -> None:
-    with pytest.raises(UsageError, match=f"^temperature: must be {rule}.*, got "):
+def test_an_invalid_policy_is_an_error_with_the_rule(text: str, rule: str) -> None:
+    with pytest.raises(UsageError, match=f"^temperature must be {rule}.*, got "):
         FIELD.parse_text(text)
 
 
 @pytest.mark.parametrize("value", [True, None, [0.8], {}, math.nan, -1, 10**400])
-def test_a_policy_takes_no_other_data(value: Any) -> None:
-    with pytest.raises(UsageError, match=r"^temperature: must be"):
+def test_a_policy_rejects_other_data(value: Any) -> None:
+    with pytest.raises(UsageError, match=r"^temperature must be"):
         FIELD.parse_data(value)
 
 
 @pytest.mark.parametrize(("value", "policy"), [(1, Fixed(1)), (0.5, Fixed(0.5)), ("0..1^2", Entropy(0, 1, 2))])
-def test_a_policy_is_read_from_data(value: Any, policy: Policy) -> None:
+def test_a_policy_is_parsed_from_data(value: Any, policy: Policy) -> None:
     assert FIELD.parse_data(value) == policy
 
 
@@ -96,11 +96,11 @@ def test_any_policy_survives_its_text_form(bounds: list[float], exponent: float)
         (Settings(temperature=Entropy(0.5, 1.5), dynatemp_range=9.0), (1.0, 0.5, 1.0)),
     ],
 )
-def test_a_policy_is_put_in_llama_cpp_s_terms(settings: Settings, terms: tuple[float, float, float]) -> None:
+def test_a_policy_converts_to_llama_cpp_arguments(settings: Settings, terms: tuple[float, float, float]) -> None:
     assert base_delta_exponent(settings) == terms
     assert temperature(settings) == terms
 
 
 @pytest.mark.parametrize("policy", [Fixed(1), Entropy(1, 1)])
-def test_a_temperature_of_one_is_no_step(policy: Policy) -> None:
+def test_a_temperature_of_one_adds_no_step(policy: Policy) -> None:
     assert temperature(Settings(temperature=policy)) is None

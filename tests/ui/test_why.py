@@ -14,7 +14,7 @@ from llmcli.params.policy.tree import Fixed
 from llmcli.params.settings import Settings
 from llmcli.ui.markdown.cells import shown
 from llmcli.ui.why import percent, put_why, why_rows
-from tests.engine.candidates import NEUTRAL, filmed, log, steps
+from tests.engine.candidates import NEUTRAL, capture_steps, log_probabilities, plan_steps
 
 SGR = re.compile(r"\x1b\[([0-9;]*)m")
 TEXTS = [" comet", " 星", "\n", "\x1b[2J", " incomprehensibilities", "s"]
@@ -26,7 +26,7 @@ def dissection(
     drawn: int = 1, count: int = 8, refused: str | None = None, **values: Any
 ) -> tuple[Dissection, Settings]:
     """Token 3 of an answer, drawn with these samplers from P."""
-    film = filmed(steps(draw=True, **values), log(P))
+    film = capture_steps(plan_steps(draw=True, **values), log_probabilities(P))
     frames = [frame for frame in film.frames if frame.name != "dist"]
     found = stepwise(frames, TEXTS.__getitem__, count, drawn)
     trace = TokenTrace(3, drawn, "", None, None, 1.234, 0.5, 3, (), "0.3..1.3", 0, 0.0)
@@ -110,7 +110,7 @@ def test_a_step_with_several_values_tells_them_below(values: dict[str, Any], lin
 
 
 def test_what_the_grammar_refused_is_told() -> None:
-    film = filmed(steps(draw=True, top_k=3), log(P), [(0, -math.inf)])
+    film = capture_steps(plan_steps(draw=True, top_k=3), log_probabilities(P), [(0, -math.inf)])
     film.frames[1] = film.frames[1].__class__("grammar", film.frames[1].rows)
     found, settings = dissection(refused=" map")
     found = Dissection(3, 1, stepwise(film.frames[:-1], TEXTS.__getitem__, 8, 1), found.trace, " map")

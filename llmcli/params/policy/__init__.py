@@ -1,1 +1,1 @@
-"""Temperature policies: what they are, how they are written, and the pure functions behind them."""
+"""Temperature policies: their data, their grammar, and the pure functions that compute a temperature."""

@@ -1,4 +1,4 @@
-"""A policy put together: one function of the token's step."""
+"""Policies as functions of a token's step."""
 
 from collections.abc import Callable
 from inspect import signature
@@ -13,10 +13,10 @@ from llmcli.params.policy.tree import Entropy, Fixed, Named, Policy
 
 
 def compiled(policy: Policy) -> Temperature:
-    """The temperature of a token under `policy`.
+    """The function that computes the temperature of a token under `policy`.
 
     Raises:
-        UsageError: when a policy of the user's own cannot be loaded, or does not take what it is given.
+        UsageError: when a user's policy cannot be loaded, or does not accept its arguments.
     """
     if isinstance(policy, Fixed):
         return lambda step: rules.fixed(step, policy.value)
@@ -29,7 +29,7 @@ def compiled(policy: Policy) -> Temperature:
 
 
 def spoken(policy: Policy) -> Callable[[TokenStep], str]:
-    """The part of the policy that is in force for a token, as text: those that choose are left away."""
+    """The function that names the part of the policy that a token uses, such as "0.7" of "think=1,answer=0.7"."""
     if isinstance(policy, Named) and (kind := find_kind(policy.name)) and kind.form in ("parts", "split"):
         function, parts = kind.load(), [spoken(part) for part in policy.args if not isinstance(part, float)]
         return lambda step: str(function(step, *parts))
@@ -40,21 +40,23 @@ def spoken(policy: Policy) -> Callable[[TokenStep], str]:
 def _load(policy: Named) -> Callable[..., Any]:
     kind = find_kind(policy.name)
     if not kind:
-        raise UsageError(f"there is no temperature policy {policy.name}", "give its file with --temp-policy-file")
+        raise UsageError(f"unknown temperature policy {policy.name!r}", "give its file with --temp-policy-file")
     if not kind.origin:
         return kind.load()
     try:
         function = kind.load()
     except UsageError:
         raise
-    except (Exception, SystemExit) as error:  # a package may do anything when it is imported
-        raise UsageError(f"the policy {policy.name} of {kind.origin} cannot be loaded: {said(error)}") from None
+    except (Exception, SystemExit) as error:  # an imported package can raise anything
+        raise UsageError(f"cannot load the policy {policy.name!r} of {kind.origin}: {said(error)}") from None
     if not callable(function):
-        raise UsageError(f"{policy.name} of {kind.origin} is no function")
+        raise UsageError(f"{policy.name!r} of {kind.origin} is not a function")
     try:
         signature(function).bind(None, *policy.args, **dict(policy.options))
     except TypeError as error:
-        raise UsageError(f"{policy.name} of {kind.origin} does not take {policy}: {error}") from None
-    except ValueError:  # it has no signature: a function of C
+        raise UsageError(
+            f"{policy.name!r} of {kind.origin} does not accept the arguments of '{policy}': {error}"
+        ) from None
+    except ValueError:  # a function written in C may have no signature
         pass
     return function

@@ -1,4 +1,4 @@
-"""The grammar of temperature policies: from text to data, and back.
+"""The grammar of temperature policies: a parser from text to data, and the way back.
 
     policy   = split | term
     split    = "think=" term ",answer=" term
@@ -8,7 +8,7 @@
     schedule = name ":" number "->" number "@" number
     parts    = name ":" term {"," term}
 
-After each of the last three `,clamp=number..number` may stand. An option belongs to the nearest name before it.
+`,clamp=number..number` may follow each of the last three. An option belongs to the nearest name before it.
 """
 
 import re
@@ -17,170 +17,190 @@ from inspect import signature
 from llmcli.params.policy.registry import Kind, find_kind, known_names
 from llmcli.params.policy.tree import Entropy, Fixed, Named, Policy
 from llmcli.params.suggest import did_you_mean
-from llmcli.params.values import LARGEST_FLOAT, show
+from llmcli.params.values import LARGEST_FLOAT, InvalidValueError, quote, show
 
-SHAPE = "a number such as 0.8 or a range such as 0.3..1.3 or 0.3..1.3^0.7, or a policy such as sentence:1.1,0.7,0.4"
+SHAPE = "a number (0.8), a range (0.3..1.3) or a policy (sentence:1.1,0.7,0.4)"
 _NUMBER = re.compile(r"[+-]?(?:(?:\d+(?:\.(?!\.)\d*)?|\.\d+)(?:e[+-]?\d+)?|inf(?:inity)?\b|nan\b)", re.IGNORECASE)
 _NAME = re.compile(r"[^\W\d]\w*")
 _OPTION = re.compile(r"\s*,\s*([^\W\d]\w*)\s*=")
 _FIRST_OPTION = re.compile(r"\s*:\s*([^\W\d]\w*)\s*=")
 _SIDE = re.compile(r"\s*(think|answer)\s*=")
 _SIDES = ("think", "answer")
-_DEEPEST = 8  # a policy inside a policy, and a parenthesis inside a parenthesis
+_MAX_DEPTH = 8  # of policies inside policies, and of parentheses; the parser is recursive
+_PERCENT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
+_DECIMAL_COMMA = re.compile(r"\s*(\d+),(\d+)\s*")
 
 
-class MisplacedError(ValueError):
-    """What is wrong and where: `at` is an offset into the text. The message completes the sentence "must be ..."."""
-
-    def __init__(self, rule: str, at: int) -> None:
-        super().__init__(rule)
-        self.at = at
+class MisplacedError(InvalidValueError):
+    """A syntax error in a policy."""
 
 
 def parse_policy(text: str) -> Policy:
-    """The policy that `text` spells.
+    """The policy written as `text`.
 
     Raises:
-        ValueError: whose text completes the sentence "must be ...".
+        MisplacedError: for a syntax error, with its position.
     """
     parser = _Parser(text)
     policy = parser.policy(0)
-    if not parser.done():
-        raise parser.wrong()
+    if not parser.at_end():
+        raise parser.error(hint=_number_hint(text))
     return policy
 
 
+def _number_hint(text: str) -> str:
+    """How to write a percentage or a number with a decimal comma."""
+    if percent := _PERCENT.fullmatch(text):
+        return f"write {float(percent[1]) / 100:g}"
+    comma = _DECIMAL_COMMA.fullmatch(text)
+    return f"write {comma[1]}.{comma[2]}" if comma else ""
+
+
 class _Parser:
-    """Reads one text from left to right; `_kind` is the named policy that is being read, for messages."""
+    """A recursive-descent parser; `_at` is its offset, `_kind` the named policy that it reads, for error messages."""
 
     def __init__(self, text: str) -> None:
         self._text = text
         self._at = 0
-        self._open = 0
+        self._parentheses = 0
         self._kind: Kind | None = None
 
-    def done(self) -> bool:
-        self._skip()
+    def at_end(self) -> bool:
+        self._skip_space()
         return self._at == len(self._text)
 
-    def wrong(self, what: str = "", at: int | None = None) -> MisplacedError:
-        """Something else should stand here, or at `at`."""
-        shape = f"like {self._kind.example}" if self._kind else SHAPE
-        return MisplacedError(f"{shape}; {what}" if what else shape, self._at if at is None else at)
+    def error(self, fault: str = "", at: int | None = None, hint: str = "", rule: str = "") -> MisplacedError:
+        """The error for what stands at the present offset, or at `at`."""
+        at = self._at if at is None else at
+        rest = self._text[at:].strip()
+        where = f"position {at + 1}" if rest else "the end"
+        if not fault:
+            fault = f"unexpected {quote(rest, 32)}"
+        rule = rule or (f"like {self._kind.example}" if self._kind else SHAPE)
+        return MisplacedError(rule, f"{fault} at {where}", hint, at)
 
     def policy(self, depth: int) -> Policy:
-        found = _SIDE.match(self._text, self._at)
-        if not found:
+        side = _SIDE.match(self._text, self._at)
+        if not side:
             return self._term(depth)
         outer, self._kind = self._kind, find_kind("think")
-        first, self._at = found[1], found.end()
-        second = next(side for side in _SIDES if side != first)
+        first, self._at = side[1], side.end()
+        second = next(name for name in _SIDES if name != first)
         sides = {first: self._term(depth + 1)}
-        if not self._take(",") or not (found := _SIDE.match(self._text, self._at)):
-            raise self.wrong(f"{second}= is missing")
-        if found[1] == first:
-            raise self.wrong(f"{first}= is there twice", found.start(1))
-        self._at = found.end()
+        if not self._skip_over(",") or not (side := _SIDE.match(self._text, self._at)):
+            raise self.error(f"missing `{second}=`")
+        if side[1] == first:
+            raise self.error(f"duplicate `{first}=`", side.start(1))
+        self._at = side.end()
         sides[second] = self._term(depth + 1)
         self._kind = outer or self._kind
         return Named("think", (sides["think"], sides["answer"]))
 
     def _term(self, depth: int) -> Policy:
-        if depth > _DEEPEST:
-            raise self.wrong("policies inside policies go eight deep")
-        if self._take("("):
+        if depth > _MAX_DEPTH:
+            raise self.error("policies nested more than eight levels deep")
+        if self._skip_over("("):
             return self._parenthesis(depth)
-        self._skip()
-        found = _NAME.match(self._text, self._at)
-        if not found or _NUMBER.match(self._text, self._at):
+        self._skip_space()
+        name = _NAME.match(self._text, self._at)
+        if not name or _NUMBER.match(self._text, self._at):
             return self._range()
-        kind = find_kind(found[0]) if found[0] != "clamp" else None
+        kind = find_kind(name[0]) if name[0] != "clamp" else None
         if not kind or kind.form == "split":
-            raise self._unknown(found[0])
-        self._at, outer, self._kind = found.end(), self._kind, kind
+            raise self._unknown(name[0])
+        self._at, outer, self._kind = name.end(), self._kind, kind
         read = {"numbers": self._numbers, "schedule": self._schedule, "parts": self._parts}[kind.form]
         policy = self._clamped(read(kind, depth))
         self._kind = outer or kind
         return policy
 
     def _parenthesis(self, depth: int) -> Policy:
-        """POLICY), of which `write` sets one around each policy inside a policy: they are counted on their own."""
-        if self._open == _DEEPEST:
-            raise self.wrong("parentheses go eight deep")
-        self._open += 1
+        """`POLICY)`.
+
+        `write` puts parentheses around each policy inside a policy. So they are counted on their own: counted together
+        with policies, a valid policy could be too deep to be read back.
+        """
+        if self._parentheses == _MAX_DEPTH:
+            raise self.error("parentheses nested more than eight levels deep")
+        self._parentheses += 1
         policy = self.policy(depth)
-        if not self._take(")"):
-            raise self.wrong("a ) is missing")
-        self._open -= 1
+        if not self._skip_over(")"):
+            raise self.error("missing ')'")
+        self._parentheses -= 1
         return policy
 
     def _unknown(self, name: str) -> MisplacedError:
-        hint = did_you_mean(name, known_names())
+        hint = did_you_mean(name, known_names()) or f"use a number or one of {', '.join(known_names())}"
         if name in _SIDES:
             hint = "write think=1.0,answer=0.6"
-        return MisplacedError(f"{SHAPE}; there is no policy {_short(name)}" + (f" ({hint})" if hint else ""), self._at)
+        return self.error(f"unknown policy {_short(name)!r}", hint=hint, rule=SHAPE)
 
     def _range(self) -> Policy:
         start = self._at
         low = self._number()
-        if not self._take(".."):
+        if not self._skip_over(".."):
             if self._text.startswith("^", self._at):
-                raise self.wrong()
+                raise self.error()
             return Fixed(low)
         high = self._number()
         if low > high:
-            raise MisplacedError(f"a range from low to high: {show(high)}..{show(low)}", start)
-        if not self._take("^"):
+            raise self._reversed(low, high, start)
+        if not self._skip_over("^"):
             return Entropy(low, high)
-        self._skip()
+        self._skip_space()
         at, exponent = self._at, self._number()
         if not exponent:
-            raise MisplacedError("a range with an exponent above 0", at)
+            raise self.error("the exponent is 0", at, rule="a range with an exponent above 0")
         return Entropy(low, high, exponent)
+
+    def _reversed(self, low: float, high: float, at: int) -> MisplacedError:
+        """The error for a range from high to low."""
+        written = f"{show(high)}..{show(low)}"
+        return self.error("reversed range", at, f"write {written}", "a range from low to high")
 
     def _numbers(self, kind: Kind, _depth: int) -> Policy:
         """`NAME`, `NAME:NUMBER`, `NAME:NUMBER,KEY=NUMBER` and `NAME:KEY=NUMBER`."""
         args: tuple[float, ...] = ()
         options: dict[str, float] = {}
-        found = _FIRST_OPTION.match(self._text, self._at) if kind.origin else None
-        if not found and self._take(":"):
-            args = (self._number(_least(kind)),)
+        option = _FIRST_OPTION.match(self._text, self._at) if kind.origin else None
+        if not option and self._skip_over(":"):
+            args = (self._number(_minimum(kind)),)
         elif not kind.origin:
-            raise self.wrong("a : and a number are missing")
-        while found := found or _OPTION.match(self._text, self._at):
-            if found[1] in ("clamp", *_SIDES):
+            raise self.error("missing ':' and a number")
+        while option := option or _OPTION.match(self._text, self._at):
+            if option[1] in ("clamp", *_SIDES):
                 break
-            self._option(kind, found, options)
-            found = None
+            self._option(kind, option, options)
+            option = None
         return Named(kind.name, args, tuple(options.items()))
 
     def _option(self, kind: Kind, found: re.Match[str], options: dict[str, float]) -> None:
         key, self._at = found[1], found.start(1)
         if key in options:
-            raise self.wrong(f"{_short(key)} is there twice")
+            raise self.error(f"duplicate option {_short(key)!r}")
         if not kind.origin and key not in list(signature(kind.load()).parameters)[2:]:
-            raise self.wrong(f"{kind.name} has no {_short(key)}")
+            raise self.error(f"unknown option {_short(key)!r} of {kind.name}")
         self._at = found.end()
-        options[key] = self._number(_least(kind))
+        options[key] = self._number(_minimum(kind))
 
     def _schedule(self, kind: Kind, _depth: int) -> Policy:
         """`NAME:FROM->TO@TOKENS`."""
         self._expect(":")
         start = self._number(above=kind.positive)
-        self._expect("->", "a target is missing: quote the policy, for > has a meaning in the shell")
+        self._expect("->", "quote the policy: an unquoted > redirects the output of the shell")
         end = self._number(above=kind.positive)
-        self._expect("@", "over how many tokens is missing")
-        self._skip()
+        self._expect("@", "add the number of tokens, as in @200")
+        self._skip_space()
         at, tokens = self._at, self._number(above=True)
         if tokens != int(tokens):
-            raise self.wrong("a whole number of tokens is wanted", at)
+            raise self.error("the number of tokens is not an integer", at)
         return Named(kind.name, (start, end, tokens))
 
     def _parts(self, kind: Kind, depth: int) -> Policy:
         """`NAME:POLICY,POLICY`."""
         self._expect(":")
         parts = [self._term(depth + 1)]
-        while not _OPTION.match(self._text, self._at) and self._take(","):
+        while not _OPTION.match(self._text, self._at) and self._skip_over(","):
             parts.append(self._term(depth + 1))
         return Named(kind.name, tuple(parts))
 
@@ -189,46 +209,49 @@ class _Parser:
         if not found or found[1] in _SIDES:
             return policy
         if found[1] != "clamp":
-            raise self.wrong(f"{self._kind.name if self._kind else 'it'} has no {_short(found[1])}", found.start(1))
+            of = f" of {self._kind.name}" if self._kind else ""
+            raise self.error(f"unknown option {_short(found[1])!r}{of}", found.start(1))
         self._at = found.end()
-        self._skip()
+        self._skip_space()
         start, low = self._at, self._number()
         self._expect("..")
         high = self._number()
         if low > high:
-            raise MisplacedError(f"clamped from low to high: clamp={show(high)}..{show(low)}", start)
+            raise self._reversed(low, high, start)
         return Named("clamp", (policy, low, high))
 
-    def _number(self, least: float = 0.0, above: bool = False) -> float:
-        self._skip()
+    def _number(self, minimum: float = 0.0, above: bool = False) -> float:
+        """The next number, at least `minimum`, and above 0 if `above`."""
+        self._skip_space()
         found = _NUMBER.match(self._text, self._at)
         if not found:
-            raise self.wrong("a number is missing")
+            raise self.error("missing number")
         value = float(found[0])
-        if not least <= value <= LARGEST_FLOAT:
-            raise MisplacedError("0 or more and finite" if least == 0 else "finite", self._at)
+        if not minimum <= value <= LARGEST_FLOAT:
+            raise self.error("number out of range", rule="finite and at least 0" if minimum == 0 else "finite")
         if above and not value:
-            raise self.wrong("a number above 0 is wanted")
+            raise self.error("the number is not above 0")
         self._at = found.end()
         return value
 
-    def _expect(self, mark: str, what: str = "") -> None:
-        if not self._take(mark):
-            raise self.wrong(what or f"{mark} is missing")
+    def _expect(self, mark: str, hint: str = "") -> None:
+        if not self._skip_over(mark):
+            raise self.error(f"missing '{mark}'", hint=hint)
 
-    def _take(self, mark: str) -> bool:
-        self._skip()
+    def _skip_over(self, mark: str) -> bool:
+        """Whether `mark` comes next; if so, move behind it."""
+        self._skip_space()
         found = self._text.startswith(mark, self._at)
         self._at += len(mark) if found else 0
         return found
 
-    def _skip(self) -> None:
+    def _skip_space(self) -> None:
         while self._at < len(self._text) and self._text[self._at].isspace():
             self._at += 1
 
 
-def _least(kind: Kind) -> float:
-    """The smallest number that may be given: a function of the user's own may take negative ones."""
+def _minimum(kind: Kind) -> float:
+    """The smallest number that is valid: a user's function may take negative ones."""
     return -LARGEST_FLOAT if kind.origin else 0.0
 
 
@@ -248,5 +271,5 @@ def write(policy: Named) -> str:
     kind = find_kind(policy.name)
     if kind and kind.form == "schedule":
         return f"{policy.name}:{args[0]}->{args[1]}@{args[2]}"
-    words = [*inner, *(f"{key}={show(value)}" for key, value in policy.options)]
-    return f"{policy.name}:{','.join(words)}" if words else policy.name
+    arguments = [*inner, *(f"{key}={show(value)}" for key, value in policy.options)]
+    return f"{policy.name}:{','.join(arguments)}" if arguments else policy.name

@@ -1,20 +1,20 @@
-"""What a temperature policy is told about the token that is drawn next."""
+"""The input of a temperature policy: the state before the next token is drawn."""
 
 from collections.abc import Callable, Sequence
 
-# The probabilities of the live candidates, the likeliest first, and their entropy.
+# Returns the probabilities of the live candidates, the most likely first, and their entropy in nats.
 Distribution = Callable[[], tuple[Sequence[float], float]]
 
 
 class TokenStep:
-    """One token to be drawn. All counts begin at 0, and begin anew where reasoning ends and the answer begins.
+    """The next token. All counts start at 0, and restart at 0 when the reasoning ends and the answer starts.
 
-    `entropy` (nats), `candidates` and `p` (the likeliest first) are those of the live candidates where the
-    temperature stands in the chain, before it; a candidate that was masked to -inf is not live. They are computed
-    when they are asked for, while the token is drawn and not later.
+    `entropy` (nats), `candidates` (their number) and `p` (probabilities, the most likely first) describe the live
+    candidates just before the temperature step of the chain; a candidate masked to -inf is not live. They are computed
+    on first use, which must be while the token is drawn: llama.cpp reuses the memory of the candidates afterwards.
     """
 
-    __slots__ = ("_distribution", "_known", "index", "line", "paragraph", "sentence", "thinking")
+    __slots__ = ("_cached", "_distribution", "index", "line", "paragraph", "sentence", "thinking")
 
     def __init__(
         self,
@@ -26,37 +26,39 @@ class TokenStep:
         thinking: bool = False,
     ) -> None:
         self._distribution = distribution
-        self._known: tuple[Sequence[float], float] | None = None
+        self._cached: tuple[Sequence[float], float] | None = None
         self.index = index
         self.sentence = sentence
         self.line = line
         self.paragraph = paragraph
         self.thinking = thinking
 
-    def _ask(self) -> tuple[Sequence[float], float]:
-        if self._known is None:
-            self._known = self._distribution()
-        return self._known
+    def _distribution_once(self) -> tuple[Sequence[float], float]:
+        if self._cached is None:
+            self._cached = self._distribution()
+        return self._cached
 
     def end(self) -> None:
-        """The token is drawn and its candidates are gone: what was not asked for can no longer be."""
-        self._distribution = _gone
+        """Mark the token as drawn: what was not computed until now raises an error."""
+        self._distribution = _raise_ended
 
     @property
     def p(self) -> Sequence[float]:
-        return self._ask()[0]
+        return self._distribution_once()[0]
 
     @property
     def entropy(self) -> float:
-        return self._ask()[1]
+        return self._distribution_once()[1]
 
     @property
     def candidates(self) -> int:
-        return len(self._ask()[0])
+        return len(self._distribution_once()[0])
 
 
-def _gone() -> tuple[Sequence[float], float]:
-    raise RuntimeError("the candidates of an earlier token are gone: a step holds while its token is drawn")
+def _raise_ended() -> tuple[Sequence[float], float]:
+    raise RuntimeError(
+        "the candidates of an earlier token are not available: a step is valid only while its token is drawn"
+    )
 
 
-Temperature = Callable[[TokenStep], float]  # what a policy is once it is put together; 0 is greedy
+Temperature = Callable[[TokenStep], float]  # a policy as a function; 0 is greedy

@@ -1,4 +1,4 @@
-"""A policy as data: what was written, comparable, and written again by `str`."""
+"""Policies as data: comparable values whose `str` is the text that `parse_policy` reads back."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Entropy:
-    """Between `low` and `high` by how unsure the model is: low + (high - low) * (H / Hmax) ^ exponent.
+    """Between `low` and `high`, by the entropy of the candidates: low + (high - low) * (H / Hmax) ^ exponent.
 
     Source: llama.cpp `llama_sampler_temp_ext`, KoboldCpp `sample_entropy`. H is in nats over the live candidates.
     """
@@ -33,7 +33,7 @@ class Entropy:
 
 @dataclass(frozen=True)
 class Named:
-    """A policy by name: numbers or further policies, and options, for the function of that name."""
+    """A named policy with its arguments: numbers or other policies, and options."""
 
     name: str
     args: "tuple[float | Policy, ...]" = ()
@@ -49,7 +49,7 @@ Policy = Fixed | Entropy | Named
 
 
 def names_in(policy: Policy) -> set[str]:
-    """The names of all policies that `policy` is made of."""
+    """The names of `policy` and of all policies inside it."""
     if not isinstance(policy, Named):
         return set()
     inner = (names_in(arg) for arg in policy.args if not isinstance(arg, float))

@@ -1,0 +1,147 @@
+"""A character that is changed in a running chat, and one that comes back with its session."""
+
+import json
+
+import pytest
+
+from llmcli.chat import session_files
+from llmcli.chat.character_switch import greet, use_character
+from llmcli.chat.characters import Character, layer
+from llmcli.chat.dialogue import Dialogue
+from llmcli.chat.layering import Layers
+from llmcli.chat.opening import Opening
+from llmcli.chat.session import Session
+from llmcli.params.layers import Layer
+from llmcli.params.policy.tree import Fixed
+from llmcli.params.settings import Settings
+
+AHAB = Character("Ahab", "You hunt a whale.", "Hast thou seen it?", {"temperature": Fixed(1.2), "top_k": 5})
+EVE = Character("Eve", "You are Eve.", "Hello.", {"temperature": Fixed(0.5)}, (("Who?", "Eve."),))
+
+
+def new_dialogue(session: Session, *below: Layer) -> Dialogue:
+    def load(_settings: Settings, _ahead: object) -> Opening:
+        raise AssertionError("no test loads a model")
+
+    return Dialogue(session, Layers(below), load)
+
+
+def started_with(character: Character, session: Session) -> Dialogue:
+    """A dialogue as `llmcli chat --character` starts it."""
+    values = layer(character).values
+    session.remember(values)
+    session.set_character(character.name, values)
+    return new_dialogue(session, layer(character), Layer("flag", {"character": "ahab", "seed": 3}))
+
+
+def settings_of(dialogue: Dialogue) -> tuple[str | None, object, int]:
+    settings = dialogue.settings
+    return settings.system, settings.temperature, settings.top_k
+
+
+DEFAULTS = (None, Settings().temperature, Settings().top_k)
+
+
+@pytest.mark.parametrize("from_command_line", [True, False])
+def test_a_character_replaces_the_one_before_it(from_command_line: bool) -> None:
+    session = Session("talk")
+    dialogue = started_with(AHAB, session) if from_command_line else new_dialogue(session)
+    if not from_command_line:
+        use_character(dialogue, AHAB)
+    assert (dialogue.character, *settings_of(dialogue)) == ("Ahab", "You hunt a whale.", Fixed(1.2), 5)
+    use_character(dialogue, EVE)
+    assert (dialogue.character, *settings_of(dialogue)) == ("Eve", "You are Eve.", Fixed(0.5), Settings().top_k)
+    use_character(dialogue, None)
+    assert (dialogue.character, *settings_of(dialogue)) == ("", *DEFAULTS)
+
+
+def test_a_character_wins_over_the_flags_of_the_start() -> None:
+    dialogue = new_dialogue(Session(keep=False), Layer("flag", {"system": "Be brief.", "character": "eve"}))
+    use_character(dialogue, AHAB)
+    assert dialogue.settings.system == "You hunt a whale."
+    assert dialogue.settings.character is None
+    use_character(dialogue, None)
+    assert dialogue.settings.system == "Be brief."
+
+
+def test_a_setting_of_the_user_stays_when_the_character_leaves() -> None:
+    dialogue = new_dialogue(Session(keep=False))
+    use_character(dialogue, AHAB)
+    dialogue.set("top_k", 9)
+    use_character(dialogue, None)
+    assert settings_of(dialogue) == (None, Settings().temperature, 9)
+
+
+@pytest.mark.parametrize("from_command_line", [True, False])
+def test_a_session_is_opened_with_its_character(from_command_line: bool) -> None:
+    session = Session("talk")
+    dialogue = started_with(AHAB, session) if from_command_line else new_dialogue(session)
+    if not from_command_line:
+        use_character(dialogue, AHAB)
+    session.say("user", "hi")
+    session.copy("copy").close()
+    session.close()
+    for name in ("talk", "copy"):
+        dialogue = new_dialogue(Session.load(name))
+        assert dialogue.character == "Ahab"
+        assert settings_of(dialogue) == ("You hunt a whale.", Fixed(1.2), 5)
+        use_character(dialogue, None)
+        dialogue.session.close()
+        assert (Session.read(name).character, Session.read(name).overrides) == ("", {})
+
+
+def test_another_session_does_not_get_the_character_of_the_start() -> None:
+    other = Session("other")
+    other.say("user", "hi")
+    dialogue = started_with(AHAB, Session("talk"))
+    dialogue.session.say("user", "hi")
+    dialogue.take(dialogue.session.copy("fork"))
+    assert (dialogue.character, *settings_of(dialogue)) == ("Ahab", "You hunt a whale.", Fixed(1.2), 5)
+    dialogue.take(other)
+    assert (dialogue.character, *settings_of(dialogue)) == ("", *DEFAULTS)
+    assert dialogue.settings.seed == 3
+    other.close()
+
+
+def contents(session: Session) -> list[str]:
+    return [message.content for message in session.conversation.path()]
+
+
+def test_a_greeting_starts_an_empty_conversation_only() -> None:
+    session = Session("talk")
+    dialogue = new_dialogue(session)
+    assert use_character(dialogue, AHAB) == "Hast thou seen it?"
+    assert use_character(dialogue, EVE) == "Hello."
+    assert contents(session) == ["Who?", "Eve.", "Hello."]
+    assert session.conversation.path()[-1].model == "Eve"
+    assert not session.saved
+    session.say("user", "Hi.")
+    assert use_character(dialogue, AHAB) == ""
+    assert contents(session) == ["Who?", "Eve.", "Hello.", "Hi."]
+    session.close()
+
+
+def test_a_greeting_after_a_clear_is_on_disk() -> None:
+    session = Session("talk")
+    session.say("user", "Hi.")
+    session.clear()
+    assert greet(session, AHAB) == "Hast thou seen it?"
+    session.close()
+    assert contents(Session.read("talk")) == ["Hast thou seen it?"]
+
+
+@pytest.mark.parametrize(
+    "event", [{"name": 3, "keys": []}, {"name": "x", "keys": "ab"}, {}, {"name": "x", "keys": [[]]}]
+)
+def test_a_damaged_character_event_is_skipped(event: dict[str, object]) -> None:
+    session = Session("talk")
+    session.set("top_k", 3)
+    session.say("user", "Hi.")
+    session.close()
+    with session_files.path_of("talk").open("a") as file:
+        file.write(json.dumps({"type": "character", **event}) + "\n")
+    read = Session.read("talk")
+    assert contents(read) == ["Hi."]
+    read.remove_character()
+    assert read.overrides == {"top_k": 3}
+    assert len(read.notes) == (0 if event.get("keys") == [[]] else 1)
