@@ -113,8 +113,8 @@ def test_rm_refuses_what_another_program_keeps(stores: Stores, name: str) -> Non
     before = stores.names()
     ran = stores.run("models", "rm", "--yes", name)
     assert (ran.status, ran.stdout) == (2, b"")
-    owner = "Ollama: `ollama rm` removes it" if name.startswith("ollama") else "LM Studio, which can remove it"
-    assert owner in sole(ran.stderr)
+    owner = "Ollama" if name.startswith("ollama") else "LM Studio"
+    assert error_line(ran.stderr).endswith(f" belongs to {owner}")
     assert stores.names() == before
 
 
@@ -147,6 +147,8 @@ def test_where_there_is_nothing_to_import_the_error_says_what_to_do(stores: Stor
     fresh = Place(tmp_path, stores.place.hub)
     none = fresh.run("models", "import", OLLAMA_MODELS=str(tmp_path / "none"))
     assert none.status == 3
+    assert error_line(none.stderr).startswith(f"no models of Ollama or LM Studio found in {tmp_path / 'none'}, ")
+    assert str(tmp_path / "user/.lmstudio/models") in none.stderr
     assert "give a folder with .gguf files" in none.stderr
     empty = fresh.run("models", "import", str(tmp_path))
     assert empty.status == 3

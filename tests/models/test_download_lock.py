@@ -101,7 +101,7 @@ def test_what_another_program_brings_meanwhile_is_checked(pulls: Pulls, right: b
 
         def say(text: str) -> None:
             pulls.said.append(text)
-            if "waiting for it" in text:
+            if "waiting for another program" in text:
                 blob.parent.mkdir(parents=True, exist_ok=True)
                 blob.write_bytes(DATA if right else bytes(SIZE))
                 release.close()

@@ -115,7 +115,30 @@ def test_a_typo_in_a_path_is_answered_with_the_nearest_name(folder: Path, shelf:
     ("typo", "name"), [("startr", "starter"), ("qwen3-4", "qwen3-4b"), ("GEMMA-3-4B-it", "gemma-3-4b"), ("mne", "mine")]
 )
 def test_a_typo_in_a_name_is_answered_with_the_nearest_name(shelf: Shelf, typo: str, name: str) -> None:
-    assert fault(typo, replace(shelf, aliases={"mine": REPO}))[1] .startswith(f"did you mean '{name}'")
+    hint = fault(typo, replace(shelf, aliases={"mine": REPO}))[1]
+    assert hint.startswith(f"did you mean '{name}'")
+
+
+def test_an_ollama_model_is_suggested_instead_of_a_download(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_ollama_model(tmp_path / "ollama", "qwen2.5-coder/0.5b", write_gguf(tmp_path / "x.gguf"))
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "ollama"))
+    message, hint = fault("qwen2.5-coder", shelf)
+    assert message == "model 'qwen2.5-coder' not found"
+    assert hint == "did you mean 'ollama:qwen2.5-coder:0.5b'?"
+    similar = fault("qwen2.5-code", shelf)[1]
+    assert similar.startswith("did you mean 'ollama:qwen2.5-coder:0.5b' (on this machine) or ")
+    assert similar.endswith("'qwen2.5-coder-7b' (4.7 GB to download)?")
+
+
+def test_a_cached_model_and_an_imported_one_are_suggested(shelf: Shelf, tmp_path: Path) -> None:
+    add_file(shelf.hub, "m-Q4_K_M.gguf", b"x", repo="owner/Phantom-GGUF")
+    (tmp_path / "mine").mkdir()
+    write_gguf(tmp_path / "mine" / "griffin-Q8_0.gguf")
+    shelf = replace(shelf, folders=(tmp_path / "mine",))
+    assert fault("phantom-ggu", shelf)[1] == "did you mean 'owner/Phantom-GGUF'?"
+    assert fault("grifin-Q8_0", shelf)[1] == "did you mean 'griffin-Q8_0'?"
 
 
 def test_a_name_like_no_other_is_told_where_to_look(shelf: Shelf) -> None:

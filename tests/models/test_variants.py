@@ -216,7 +216,9 @@ def test_a_repository_without_gguf_files_tells_how_to_search() -> None:
 
 @pytest.mark.parametrize(("quantization", "file"), [("Q8_0", None), (None, "x-Q8_0-00002-of-00003.gguf")])
 def test_a_model_that_lacks_a_part_is_refused_by_name(quantization: str | None, file: str | None) -> None:
-    with pytest.raises(ModelNotFoundError, match=r"Q8_0 is incomplete, x-Q8_0-00002-of-00003\.gguf and 1 more is missing"):
+    with pytest.raises(
+        ModelNotFoundError, match=r"Q8_0 is incomplete, x-Q8_0-00002-of-00003\.gguf and 1 more"
+    ):
         pick(variants(files("x-Q8_0-00001-of-00003.gguf")), quantization, file, REPO)
 
 
