@@ -227,7 +227,7 @@ def test_pull_downloads_default_and_prints_only_its_path(pulled: tuple[Place, Ra
     assert path.is_relative_to(place.cache)
 
 
-def test_list_and_show_name_what_is_here(there: Place) -> None:
+def test_list_and_show_name_the_pulled_model(there: Place) -> None:
     show = ("models", "show", REPO)
     lines = ("models", "list"), ("models", "list", "--json"), show, (*show, "--json"), (*show, "--template")
     ran, listed, shown, described, template = there.runs(*lines)
@@ -260,7 +260,7 @@ def test_list_and_show_name_what_is_here(there: Place) -> None:
     assert template.text == data["chat_template"] + "\n"
 
 
-def test_the_model_answers_by_every_name_it_has(there: Place) -> None:
+def test_model_answers_by_every_reference(there: Place) -> None:
     answers = [there.run(*ASK, "-m", name) for name in (REPO, f"{REPO}/Smol-Q4_K_M.gguf")]
     assert [(ran.status, ran.stderr) for ran in answers] == [(0, "")] * 2
     assert [ran.text.strip()[:5] for ran in answers] == ["Paris"] * 2
@@ -329,7 +329,7 @@ def test_pull_verifies_file_of_the_hub_client(fresh: Place) -> None:
     assert hashlib.sha256(Path(sole(mended.text)).read_bytes()).hexdigest() == SHA256
 
 
-def test_rm_frees_what_no_other_model_shares(there: Place, tmp_path: Path) -> None:
+def test_rm_frees_only_unshared_files(there: Place, tmp_path: Path) -> None:
     place = there.twin(tmp_path)
     second = place.run("pull", f"{REPO}:Q4_1")  # the same bytes under another name
     assert second.status == 0

@@ -186,7 +186,7 @@ def test_an_address_with_a_checksum_is_held_to_it(place: Place, tiny: Path) -> N
     assert (later.status, later.stdout) == (8, b"")
 
 
-def test_an_address_whose_file_changed_is_fetched_anew(place: Place, tmp_path: Path) -> None:
+def test_url_with_changed_file_is_downloaded_again(place: Place, tmp_path: Path) -> None:
     url = f"{place.hub.other}/changing.gguf"
     for name in ("the first", "the later"):  # of the same length
         place.hub.other_serves = write_gguf(tmp_path / "served.gguf", MODEL | {"general.name": name}).read_bytes()

@@ -109,7 +109,7 @@ def test_the_commit_of_main_comes_first_then_the_newest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"../../..", b"\xff\xfe", NEW[:39].encode(), b"x" * 100_000])
-def test_a_damaged_ref_stands_for_no_commit(tmp_path: Path, content: bytes) -> None:
+def test_damaged_ref_has_no_commit(tmp_path: Path, content: bytes) -> None:
     add_file(tmp_path, "m.gguf", b"bytes")
     set_ref(tmp_path, "main", "").write_bytes(content)
     assert shown(models_of(tmp_path, REPO)) == [("b", "m.gguf")]

@@ -61,7 +61,7 @@ def test_a_tilde_is_the_home_folder(folder: Path, shelf: Shelf, monkeypatch: pyt
     assert find("~/qwen-0.5b.gguf", shelf).path == folder / "qwen-0.5b.gguf"
 
 
-def test_a_later_part_leads_to_the_whole_model(folder: Path, shelf: Shelf) -> None:
+def test_later_part_names_the_whole_model(folder: Path, shelf: Shelf) -> None:
     model = find("big-00002-of-00002.gguf", shelf)
     assert model.path.name == "big-00001-of-00002.gguf"
     assert (len(model.parts), model.name) == (2, "big")
@@ -94,7 +94,7 @@ def test_a_folder_with_many_models_tells_the_first_and_a_number(folder: Path, sh
     assert error_of("sub", shelf)[1].endswith("m4.gguf and 2 more")
 
 
-def test_a_folder_without_models_says_so(folder: Path, shelf: Shelf) -> None:
+def test_folder_without_models_is_an_error(folder: Path, shelf: Shelf) -> None:
     assert "a folder without .gguf files" in error_of("./sub", shelf)[0]
 
 
@@ -141,7 +141,7 @@ def test_a_cached_model_and_an_imported_one_are_suggested(shelf: Shelf, tmp_path
     assert error_of("grifin-Q8_0", shelf)[1] == "did you mean 'griffin-Q8_0'?"
 
 
-def test_a_name_like_no_other_is_told_where_to_look(shelf: Shelf) -> None:
+def test_unknown_name_gets_a_hint_to_the_lists(shelf: Shelf) -> None:
     assert "llmcli models list" in error_of("zzzzzz", shelf)[1]
 
 
@@ -198,7 +198,7 @@ def test_alias_can_replace_catalog_name_and_starter(shelf: Shelf) -> None:
     "form",
     ["", ":Q4_K_M", ":q4_k_m", "/sub/m-Q4_K_M.gguf", "/m-Q4_K_M.gguf", "@main", f":Q4_K_M@{NEW}", f"@{NEW[:7]}"],
 )
-def test_a_model_of_the_hubs_cache_is_found_in_every_form(shelf: Shelf, form: str, plain: bool) -> None:
+def test_hub_cache_model_is_found_in_every_form(shelf: Shelf, form: str, plain: bool) -> None:
     link = add_file(shelf.hub, "sub/m-Q4_K_M.gguf", b"x", ref="main", plain=plain)
     model = find(REPO + form, shelf)
     assert (model.path, model.parts, model.name, model.trusted) == (link, (link,), "m-Q4_K_M", False)
@@ -231,7 +231,7 @@ def test_a_split_model_of_the_cache_has_all_its_parts(shelf: Shelf) -> None:
     assert find(f"{REPO}/Q4_K_M/{parts[1].name}", shelf).parts == tuple(parts)
 
 
-def test_a_split_model_that_lacks_a_part_is_not_here(shelf: Shelf) -> None:
+def test_split_model_without_a_part_is_not_found(shelf: Shelf) -> None:
     add_parts(shelf.hub, "m-Q4_K_M", 3, leave_out=[2])
     with pytest.raises(NotHereError):
         find(f"{REPO}:Q4_K_M", shelf)
@@ -290,12 +290,12 @@ def test_a_revision_finds_its_commit_only(shelf: Shelf, revision: str) -> None:
 
 
 @pytest.mark.parametrize("revision", ["v9", "c" * 40, OLD[:6], "../../main"])
-def test_a_revision_that_is_not_here_finds_nothing(shelf: Shelf, revision: str) -> None:
+def test_unknown_revision_is_not_found(shelf: Shelf, revision: str) -> None:
     add_file(shelf.hub, "m-Q4_K_M.gguf", b"old", OLD, ref="main")
     error_of(f"{REPO}@{revision}", shelf)
 
 
-def test_a_name_of_the_catalogue_leads_to_its_repository(shelf: Shelf) -> None:
+def test_catalog_name_finds_its_repository(shelf: Shelf) -> None:
     link = add_file(shelf.hub, "Qwen3-8B-Q4_K_M.gguf", b"q", repo="unsloth/Qwen3-8B-GGUF")
     assert find("qwen3-8b", shelf).path == link
     assert find("Qwen3-8B", shelf).path == link
@@ -346,7 +346,7 @@ def test_a_model_of_an_imported_ollama_store_is_found(shelf: Shelf, tmp_path: Pa
     assert (model.path.parent, model.name) == (tmp_path / "store" / "blobs", "ollama:phi")
 
 
-def test_a_damaged_entry_of_a_store_is_told_as_such(shelf: Shelf, tmp_path: Path) -> None:
+def test_damaged_store_entry_is_an_invalid_model(shelf: Shelf, tmp_path: Path) -> None:
     add_ollama_model(tmp_path / "store", "phi/latest", write_gguf(tmp_path / "x.gguf")).write_text("{")
     with pytest.raises(ModelInvalidError, match="damaged"):
         find("ollama:phi", replace(shelf, folders=(tmp_path / "store",)))

@@ -116,7 +116,7 @@ def test_the_search_ends_after_so_many_names(folder: Path, monkeypatch: pytest.M
     assert 4 <= len(names(folder)) <= 5
 
 
-def test_links_in_a_circle_do_no_harm(folder: Path) -> None:
+def test_circular_links_are_followed_once(folder: Path) -> None:
     put(folder, "a/one.gguf")
     linked(folder / "a/again", folder)
     linked(folder / "self", folder / "self")
@@ -201,7 +201,7 @@ def studio(folder: Path) -> Path:
         ("own2/one", None, None, "only-IQ2_M.gguf"),
     ],
 )
-def test_a_hub_name_leads_to_the_file_that_is_here(
+def test_find_repo_finds_file_by_hub_name(
     studio: Path, repo: str, quant: str | None, file: str | None, found: str
 ) -> None:
     model = find_repo(repo, quant, file, [studio / "nowhere", studio])

@@ -109,7 +109,7 @@ def test_header_keeps_short_arrays_and_summarizes_long_ones(file: Path) -> None:
     assert found["after"] == "still in step"
 
 
-def test_a_text_that_is_not_utf8_is_kept_with_marks(file: Path) -> None:
+def test_invalid_utf8_text_has_replacement_characters(file: Path) -> None:
     found = read_header(write_gguf(file, MODEL | {"general.name": Raw(STRING, u64(3) + b"a\xffb")}))
     assert found.name == "a\ufffdb"
 
@@ -143,7 +143,7 @@ def test_quantization_without_file_type_comes_from_tensors(file: Path) -> None:
     assert header.quantization == "Q6_K"
 
 
-def test_the_models_own_sampling_settings_come_under_our_names(file: Path) -> None:
+def test_sampling_defaults_have_the_keys_of_llmcli(file: Path) -> None:
     theirs = {
         "temp": 0.5,
         "top_k": 20,
@@ -351,7 +351,7 @@ def test_endless_vocabularies_are_refused_before_they_cost_time(file: Path, monk
         read_header(file)
 
 
-def test_a_name_with_escape_codes_is_told_harmlessly(file: Path) -> None:
+def test_name_with_escape_codes_is_escaped_in_errors(file: Path) -> None:
     write_gguf(file, tensors=[Tensor("\x1b]52;c;x\x07\n"), Tensor("\x1b]52;c;x\x07\n")])
     with pytest.raises(ModelInvalidError) as caught:
         read_header(file)

@@ -60,7 +60,7 @@ def test_blobs_are_named_by_their_sha256(tmp_path: Path, counted: list[Path], na
 
 
 @pytest.mark.parametrize("place", [f"blobs/{DIGEST[:40]}", f"else/{DIGEST}", f"blobs/{DIGEST}.gguf"])
-def test_other_names_say_nothing(tmp_path: Path, place: str) -> None:
+def test_sha256_is_not_taken_from_other_file_names(tmp_path: Path, place: str) -> None:
     assert identity(tmp_path, written(tmp_path / place)).known == ""
 
 

@@ -102,7 +102,7 @@ def test_other_bytes_at_another_commit_are_another_model(shelf: Shelf) -> None:
     assert names(shelf) == [f"{REPO}:Q4_K_M", f"{REPO}:Q4_K_M@{THIRD[:8]}"]
 
 
-def test_commits_that_begin_alike_are_told_apart(shelf: Shelf) -> None:
+def test_commits_with_same_prefix_have_full_names(shelf: Shelf) -> None:
     for commit, data in ((NEW, b"first"), ("c" * 8 + "0" * 32, b"second"), ("c" * 8 + "1" * 32, b"third")):
         add_file(shelf.hub, "m-Q4_K_M.gguf", data, commit, ref="main" if commit == NEW else "")
     assert len(names(shelf)) == 3
@@ -118,7 +118,7 @@ def test_the_short_name_belongs_to_the_commit_that_was_pulled(shelf: Shelf, refe
     assert f"{REPO}:Q4_K_M@{NEW[:8]}" in by_name
 
 
-def test_the_record_of_the_very_name_counts_before_a_newer_one(shelf: Shelf) -> None:
+def test_record_of_exact_name_comes_before_newer_record(shelf: Shelf) -> None:
     mine = add_file(shelf.hub, "m-Q4_K_M.gguf", b"mine", OLD)
     add_file(shelf.hub, "m-Q4_K_M.gguf", b"later", NEW)
     add_file(shelf.hub, "m-Q8_0.gguf", b"eight", NEW)
@@ -186,7 +186,7 @@ def test_same_name_in_imported_folders_is_two_models(shelf: Shelf, tmp_path: Pat
     assert found == ["m", str(tmp_path / "a/y/m.gguf"), str(tmp_path / "b/m.gguf")]
 
 
-def test_stores_with_the_same_model_are_told_apart(shelf: Shelf, tmp_path: Path) -> None:
+def test_same_model_in_two_stores_is_two_models(shelf: Shelf, tmp_path: Path) -> None:
     for number, store in enumerate(("one", "two")):
         source = write_gguf(tmp_path / f"{store}.gguf", {**MODEL, "general.name": str(number)})
         add_ollama_model(tmp_path / store, "phi/latest", source)
@@ -196,7 +196,7 @@ def test_stores_with_the_same_model_are_told_apart(shelf: Shelf, tmp_path: Path)
 @pytest.mark.parametrize(
     "name", ["starter", "mine", "x.gguf", "a:b", "hf.co", "~x", "qwen3-4b", "a b", "ollama:x", "a\x1bb", "é", "a@b"]
 )
-def test_a_strange_name_in_an_imported_folder_leads_to_its_model(shelf: Shelf, tmp_path: Path, name: str) -> None:
+def test_unusual_name_in_imported_folder_is_listed_by_path(shelf: Shelf, tmp_path: Path, name: str) -> None:
     (tmp_path / "m").mkdir()
     write_gguf(tmp_path / "m" / f"{name}.gguf")
     assert len(inventory_of(replace(shelf, folders=(tmp_path / "m",), aliases={"mine": REPO}))) == 1

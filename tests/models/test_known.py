@@ -58,7 +58,7 @@ def test_a_missing_part_is_not_known(cache: Path, parts: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"a": {', b"\xff\x00", b"[1, 2]", b"null", b"[" * 100_000, b'{"x": 3}'])
-def test_a_torn_memory_counts_as_empty_and_heals(cache: Path, parts: list[Path], torn: bytes) -> None:
+def test_damaged_probe_file_counts_as_empty(cache: Path, parts: list[Path], torn: bytes) -> None:
     cache.mkdir(parents=True)
     (cache / FILE_NAME).write_bytes(torn)
     assert not is_known(cache, parts, BUILD)

@@ -96,7 +96,7 @@ def test_a_slip_of_the_keys_gets_the_nearest_name(store: Path) -> None:
     assert "did you mean 'ollama:llama3.2:1b'" in caught.value.hint
 
 
-def test_no_store_at_all_is_said() -> None:
+def test_error_without_any_store_names_ollama_models() -> None:
     with pytest.raises(ModelNotFoundError, match="no readable Ollama store") as caught:
         ollama.find("llama3.2", [])
     assert "OLLAMA_MODELS" in caught.value.hint
@@ -223,7 +223,7 @@ def test_a_blob_may_be_a_link_to_another_disk(store: Path, tmp_path: Path) -> No
     assert ollama.find("llama3.2", [store]).path == path
 
 
-def test_a_blob_that_may_not_be_read_is_a_matter_of_permissions(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_blob_is_a_disk_error(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(DiskError, match="cannot read"):
         ollama.find("llama3.2", [store])

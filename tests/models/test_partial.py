@@ -87,7 +87,7 @@ def test_a_whole_file_lacks_nothing(path: Path) -> None:
     assert all(segment.left == 0 for segment in partial.segments)
 
 
-def test_a_file_longer_than_it_should_be_is_thrown_away(path: Path) -> None:
+def test_partial_file_that_is_too_long_is_deleted(path: Path) -> None:
     path.write_bytes(BODY + b"x")
     assert bytes_here(path, SIZE) == 0
     assert Partial(path, SIZE).done == 0
@@ -144,7 +144,7 @@ def test_frontier_is_first_gap_or_file_size(path: Path) -> None:
     assert (partial.frontier, path.read_bytes()) == (SIZE, BODY)
 
 
-def test_a_download_in_very_many_parts_is_taken_up_too(path: Path) -> None:
+def test_download_with_many_segments_is_resumed(path: Path) -> None:
     partial = Partial(path, 10**12)
     write(partial, partial.segments[0], 10)
     for _ in range(500):
@@ -159,7 +159,7 @@ def test_a_download_in_very_many_parts_is_taken_up_too(path: Path) -> None:
     [b"{", b"null", b"[]", b"\xff\xfe", b"[" * 5000, b"0" * 100_000, b'{"size": 100}'],
     ids=["torn", "null", "list", "no utf-8", "deep", "long", "lacking"],
 )
-def test_a_torn_note_means_to_begin_anew_for_there_may_be_gaps(path: Path, content: bytes) -> None:
+def test_damaged_segment_record_restarts_the_download(path: Path, content: bytes) -> None:
     in_two(path)
     path.with_name(path.name + NOTES).write_bytes(content)
     assert bytes_here(path, SIZE) == 0
@@ -255,7 +255,7 @@ def test_a_folder_in_the_place_of_the_file_is_refused(path: Path) -> None:
         Partial(path, SIZE)
 
 
-def test_looking_at_what_is_here_changes_nothing(path: Path) -> None:
+def test_bytes_here_changes_nothing(path: Path) -> None:
     assert bytes_here(path, SIZE) == 0
     in_two(path)
     for content in (None, b"{", b""):

@@ -16,7 +16,7 @@ NOTHING = Glimpse(None, "")
 FACTS: dict[str, Any] = {**MODEL, "llama.context_length": 8192, "general.file_type": 15}
 
 
-def test_context_and_quantization_are_seen(tmp_path: Path) -> None:
+def test_peek_reads_context_and_quantization(tmp_path: Path) -> None:
     assert peek(write_gguf(tmp_path / "m.gguf", FACTS)) == Glimpse(8192, "Q4_K_M")
 
 
@@ -60,7 +60,7 @@ def test_no_more_than_the_beginning_is_read(tmp_path: Path) -> None:
         ("general.file_type", 999),
     ],
 )
-def test_a_fact_of_another_kind_is_not_seen(tmp_path: Path, key: str, value: Any) -> None:
+def test_peek_ignores_values_of_another_type(tmp_path: Path, key: str, value: Any) -> None:
     assert peek(write_gguf(tmp_path / "m.gguf", {**MODEL, key: value})) == Glimpse(None, "F32")
 
 
@@ -93,7 +93,7 @@ def test_keys_beyond_the_first_ones_come_from_the_whole_header(tmp_path: Path, m
     assert peek(write_gguf(tmp_path / "m.gguf", late)) == Glimpse(8192, "F32")
 
 
-def test_an_array_of_arrays_ends_the_glimpse_with_what_was_seen(tmp_path: Path) -> None:
+def test_peek_keeps_facts_before_an_invalid_value(tmp_path: Path) -> None:
     nested = Raw(ARRAY, struct.pack("<IQ", ARRAY, 1 << 40))
     assert peek(write_gguf(tmp_path / "m.gguf", {**FACTS, "deep": nested})) == Glimpse(8192, "Q4_K_M")
 

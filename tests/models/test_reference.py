@@ -59,7 +59,7 @@ def fault(text: str, endpoint: str = "") -> tuple[str, str]:
         ("qwen3-4b", NameReference("qwen3-4b")),
     ],
 )
-def test_every_form_has_one_meaning_and_is_written_as_it_is_read(text: str, meant: Reference) -> None:
+def test_every_form_parses_and_is_written_the_same(text: str, meant: Reference) -> None:
     assert parse(text) == meant
     assert str(meant) == text
 
@@ -130,7 +130,7 @@ def test_an_address_of_the_mirror_in_use_means_the_hub_too(mirror: str) -> None:
         ("ollama:", "ollama:NAME:TAG"),
     ],
 )
-def test_a_form_that_is_nearly_right_is_told_the_right_one(wrong: str, hint: str) -> None:
+def test_almost_valid_form_gets_the_valid_one_as_hint(wrong: str, hint: str) -> None:
     assert hint in fault(wrong)[1]
 
 

@@ -169,7 +169,7 @@ def test_remote_header_of_empty_file_makes_no_request() -> None:
 
 
 @pytest.mark.parametrize("wrong_by", [-MIB, -1, 1])
-def test_a_server_that_sends_another_number_of_bytes_is_at_fault(wrong_by: int) -> None:
+def test_wrong_number_of_bytes_is_a_network_error(wrong_by: int) -> None:
     def fetch(start: int, end: int) -> bytes:
         return bytes(end - start + wrong_by)
 

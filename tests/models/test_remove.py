@@ -125,7 +125,7 @@ def test_a_part_that_two_models_share_survives(shelf: Shelf) -> None:
     assert len(plan.kept) == 1
 
 
-def test_a_copy_goes_itself_and_copies_at_other_commits_stay(shelf: Shelf) -> None:
+def test_remove_keeps_copies_at_other_commits(shelf: Shelf) -> None:
     copy = add_file(shelf.hub, "m-Q4_K_M.gguf", b"bytes", NEW, ref="main", plain=True)
     other = add_file(shelf.hub, "m-Q4_K_M.gguf", b"other", OLD, plain=True)
     plan = plan_for(shelf, f"{REPO}:Q4_K_M")
@@ -134,7 +134,7 @@ def test_a_copy_goes_itself_and_copies_at_other_commits_stay(shelf: Shelf) -> No
     assert other.read_bytes() == b"other"
 
 
-def test_the_projector_goes_with_the_last_model_only(shelf: Shelf) -> None:
+def test_projector_is_removed_with_the_last_model(shelf: Shelf) -> None:
     sight = add_file(shelf.hub, "mmproj-F16.gguf", b"sight")
     add_file(shelf.hub, "m-Q4_K_M.gguf", b"four")
     add_file(shelf.hub, "m-Q8_0.gguf", b"eight")
@@ -159,7 +159,7 @@ def test_remove_keeps_projector_of_other_models(shelf: Shelf, main: str) -> None
     assert not (repo_folder(shelf.hub) / "snapshots" / OLD).exists()
 
 
-def test_only_refs_of_commits_that_are_gone_are_removed(shelf: Shelf) -> None:
+def test_remove_deletes_only_refs_of_removed_commits(shelf: Shelf) -> None:
     add_file(shelf.hub, "m-Q4_K_M.gguf", b"bytes", NEW, ref="main")
     add_file(shelf.hub, "README.md", b"read me", OLD, ref="v1")
     set_ref(shelf.hub, "refs/pr/1", NEW)

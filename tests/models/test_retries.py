@@ -70,7 +70,7 @@ def test_pauses_double_up_to_a_limit_with_jitter(clock: Clock) -> None:
     assert len({round(pause / most, 6) for pause, most in zip(clock.pauses, longest, strict=True)}) > 3
 
 
-def test_only_a_pause_that_one_notices_is_told(patience: Patience, said: list[str], clock: Clock) -> None:
+def test_only_long_pauses_are_reported(patience: Patience, said: list[str], clock: Clock) -> None:
     tired(patience, RESET)
     assert len(said) == sum(pause >= 1 for pause in clock.pauses)
     assert said[-1].startswith("the connection broke, retrying in ")
@@ -84,7 +84,7 @@ def test_progress_gives_the_tries_back(patience: Patience) -> None:
     assert tired(patience, RESET)[0] == 7
 
 
-def test_progress_may_come_in_pieces(patience: Patience) -> None:
+def test_progress_adds_up_over_several_pieces(patience: Patience) -> None:
     for _ in range(7):
         patience.wait(RESET)
     for _ in range(4):
@@ -125,7 +125,7 @@ def test_a_host_that_cannot_be_reached_at_all_is_not_tried_long(patience: Patien
     assert tired(patience, PassingError("cannot reach it", unreachable=True))[0] < 4
 
 
-def test_a_network_that_goes_away_in_the_middle_is_waited_for(patience: Patience) -> None:
+def test_lost_network_is_retried_after_progress(patience: Patience) -> None:
     patience.progressed(1)
     assert tired(patience, PassingError("cannot reach it", unreachable=True))[0] == 7
 
@@ -139,7 +139,7 @@ def test_a_stop_ends_the_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     assert time.monotonic() - begin < 5
 
 
-def test_without_a_stop_it_waits_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wait_works_without_a_stop_event(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retries, "FIRST_PAUSE", 0.02)
     begin = time.monotonic()
     say: Callable[[str], None] = lambda _text: None  # noqa: E731

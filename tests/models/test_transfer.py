@@ -122,7 +122,7 @@ def test_a_note_that_many_interrupts_made_long_is_still_read(tmp_path: Path, mon
         assert partial.bytes_here(path, size) == part.done >= number
 
 
-def test_a_server_without_ranges_begins_anew_and_ends_right(pulls: Pulls) -> None:
+def test_server_without_ranges_restarts_and_completes(pulls: Pulls) -> None:
     pulls.hub.faults += [Fault("close", at=SIZE // 2), Fault("full", times=None)]
     assert sha256(pulls.pull()) == DIGEST
     assert [request.status for request in pulls.hub.requests("cdn")] == [206, 200]
@@ -153,7 +153,7 @@ def test_long_retry_after_of_server_is_an_error(pulls: Pulls, api: bool) -> None
 
 
 @pytest.mark.parametrize("api", [True, False])
-def test_a_short_wait_that_the_server_asks_for_is_kept(pulls: Pulls, api: bool) -> None:
+def test_short_retry_after_is_respected(pulls: Pulls, api: bool) -> None:
     pulls.hub.faults.append(Fault("status:429", retry_after=1, api=api))
     begin = time.monotonic()
     assert sha256(pulls.pull()) == DIGEST
@@ -171,7 +171,7 @@ def test_a_byte_now_and_then_is_no_progress(pulls: Pulls, monkeypatch: pytest.Mo
     assert sha256(pulls.pull()) == DIGEST
 
 
-def test_ctrl_c_keeps_what_has_come_and_says_how_to_go_on(pulls: Pulls) -> None:
+def test_ctrl_c_keeps_partial_file_and_says_how_to_resume(pulls: Pulls) -> None:
     pulls.hub.hold_at = SIZE // 2
     with pulls.process() as running:
         wait_until(lambda: pulls.partial_bytes() == SIZE // 2)
@@ -188,7 +188,7 @@ def test_ctrl_c_keeps_what_has_come_and_says_how_to_go_on(pulls: Pulls) -> None:
     assert pulls.hub.requests("cdn")[1].range == f"bytes={SIZE // 2}-{SIZE - 1}"
 
 
-def test_a_file_that_is_offered_over_xet_comes_over_http(pulls: Pulls) -> None:
+def test_xet_file_is_downloaded_over_http(pulls: Pulls) -> None:
     pulls.hub.extra_headers = {"X-Xet-Hash": "ab" * 32, "Link": '<http://127.0.0.1:9/token>; rel="xet-auth"'}
     assert sha256(pulls.pull()) == DIGEST
     assert {request.path.split("/")[1] for request in pulls.hub.requests("hub")} == {"api", REPO.split("/")[0]}

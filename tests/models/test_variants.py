@@ -43,7 +43,7 @@ def offer(**sizes: float) -> list[Variant]:
         ("Q4_FREE/modelQ8_0.gguf", ""),
     ],
 )
-def test_the_quantization_stands_in_the_name(name: str, quantization: str) -> None:
+def test_quantization_is_found_in_the_name(name: str, quantization: str) -> None:
     assert quantization_of(name) == quantization
 
 
