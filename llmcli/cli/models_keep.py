@@ -50,7 +50,7 @@ def remove_model(
     except NotHereError as missing:
         incomplete = incomplete_item(missing.reference, place) if isinstance(missing.reference, HubReference) else None
         if incomplete is None:
-            raise
+            raise ModelNotFoundError(str(missing), "list the models with `llmcli models list`") from None
         item = incomplete
     if not item.is_ours:
         owner, hint = _OWNERS.get(item.source, ("you, not to llmcli", "delete the file yourself"))

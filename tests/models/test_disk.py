@@ -56,9 +56,9 @@ def seem_empty(monkeypatch: pytest.MonkeyPatch, free: int = 1 << 40) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: DiskUsage(free, 0, free))
 
 
-def test_a_full_disk_is_told_before_the_first_byte(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_an_error_before_the_first_byte(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
     seem_empty(monkeypatch, free=50_000_000)
-    with pytest.raises(DiskError, match=r"needs 0\.00 GB and .* has 0\.05 GB free"):
+    with pytest.raises(DiskError, match=r"needs 0\.00 GB, but .* has 0\.05 GB free"):
         pulls.pull()
     assert pulls.hub.requests("cdn") == []
     assert not pulls.folder.exists()
@@ -79,9 +79,7 @@ def test_a_disk_that_fills_up_keeps_what_has_come(
     assert pulls.hub.served < LARGE + 3 * MIB
 
 
-def test_a_cache_that_may_only_be_read_is_told(
-    pulls: Pulls, small_disk: Mount, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_read_only_cache_is_an_error(pulls: Pulls, small_disk: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
     seem_empty(monkeypatch)
     small_disk("ro")
     with pytest.raises(DiskError, match="Read-only file system") as caught:
@@ -89,7 +87,7 @@ def test_a_cache_that_may_only_be_read_is_told(
     assert "HF_HUB_CACHE" in caught.value.hint
 
 
-def test_a_cache_that_may_only_be_read_is_enough_for_what_is_there(
+def test_read_only_cache_serves_downloaded_files(
     pulls: Pulls, small_disk: Mount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seem_empty(monkeypatch)
@@ -99,7 +97,7 @@ def test_a_cache_that_may_only_be_read_is_enough_for_what_is_there(
     assert pulls.hub.served == len(DATA)
 
 
-def test_a_partial_file_on_a_disk_that_became_read_only_is_told(
+def test_partial_file_on_read_only_disk_is_an_error(
     pulls: Pulls, small_disk: Mount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seem_empty(monkeypatch)
@@ -110,7 +108,7 @@ def test_a_partial_file_on_a_disk_that_became_read_only_is_told(
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() == 0, reason="root may write everywhere")
-def test_a_cache_of_somebody_else_is_told(pulls: Pulls) -> None:
+def test_cache_of_another_user_is_an_error(pulls: Pulls) -> None:
     pulls.shelf.hub.mkdir(parents=True)
     pulls.shelf.hub.chmod(0o500)
     with pytest.raises(DiskError, match="Permission denied"):
@@ -119,7 +117,7 @@ def test_a_cache_of_somebody_else_is_told(pulls: Pulls) -> None:
 
 
 @pytest.mark.parametrize("name", ["file", "file/below", "n" * 300])
-def test_a_cache_that_cannot_be_one_is_told(pulls: Pulls, name: str) -> None:
+def test_cache_path_that_is_a_file_is_an_error(pulls: Pulls, name: str) -> None:
     (pulls.root / "file").write_bytes(b"mine")
     pulls.shelf = pulls.shelf.__class__(pulls.root / "own", pulls.root / "own", pulls.root / name)
     with pytest.raises(LlmcliError):
@@ -127,9 +125,7 @@ def test_a_cache_that_cannot_be_one_is_told(pulls: Pulls, name: str) -> None:
     assert (pulls.root / "file").read_bytes() == b"mine"
 
 
-def test_without_a_home_nothing_is_written_where_one_happens_to_be(
-    pulls: Pulls, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pull_without_home_writes_nothing_to_current_folder(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user without an entry among the system's users, as in many containers: `~` stays as it is."""
     pwd = pytest.importorskip("pwd")
 

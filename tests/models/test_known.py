@@ -32,7 +32,7 @@ def test_a_remembered_model_is_known(cache: Path, parts: list[Path]) -> None:
     assert is_known(cache, parts, BUILD)
 
 
-def test_another_build_or_set_of_parts_is_not_known(cache: Path, parts: list[Path]) -> None:
+def test_probe_record_does_not_match_other_build_or_parts(cache: Path, parts: list[Path]) -> None:
     remember(cache, parts, BUILD)
     assert not is_known(cache, parts, "0.3.37")
     assert not is_known(cache, parts[:1], BUILD)
@@ -58,7 +58,7 @@ def test_a_missing_part_is_not_known(cache: Path, parts: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"a": {', b"\xff\x00", b"[1, 2]", b"null", b"[" * 100_000, b'{"x": 3}'])
-def test_a_torn_memory_counts_as_empty_and_heals(cache: Path, parts: list[Path], torn: bytes) -> None:
+def test_damaged_probe_file_counts_as_empty(cache: Path, parts: list[Path], torn: bytes) -> None:
     cache.mkdir(parents=True)
     (cache / FILE_NAME).write_bytes(torn)
     assert not is_known(cache, parts, BUILD)

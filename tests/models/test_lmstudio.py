@@ -84,14 +84,14 @@ NO_SETTINGS += [b" " * (1 << 20) + b"{}"]
 
 
 @pytest.mark.parametrize("data", NO_SETTINGS)
-def test_settings_that_say_nothing_useful_are_passed_over(user: Path, data: bytes) -> None:
+def test_useless_lm_studio_settings_are_ignored(user: Path, data: bytes) -> None:
     usual = made(user / ".lmstudio/models")
     (user / ".lmstudio/settings.json").write_bytes(data)
     assert lmstudio.folders() == [usual]
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", b"\xff", b"relative", b"/nowhere/at all", b"/a\0b"])
-def test_a_pointer_that_leads_nowhere_is_passed_over(user: Path, data: bytes) -> None:
+def test_lm_studio_pointer_to_nowhere_is_ignored(user: Path, data: bytes) -> None:
     usual = made(user / ".lmstudio/models")
     (user / ".lmstudio-home-pointer").write_bytes(data)
     assert lmstudio.folders() == [usual]

@@ -72,7 +72,7 @@ def test_a_new_download_begins_at_the_first_byte(path: Path) -> None:
     assert not path.exists()
 
 
-def test_one_connection_goes_on_where_the_file_ends(path: Path) -> None:
+def test_one_connection_resumes_at_end_of_file(path: Path) -> None:
     path.write_bytes(BODY[:30])
     partial = Partial(path, SIZE)
     assert (partial.done, partial.frontier, positions(partial)) == (30, 30, [(0, 30, SIZE)])
@@ -87,7 +87,7 @@ def test_a_whole_file_lacks_nothing(path: Path) -> None:
     assert all(segment.left == 0 for segment in partial.segments)
 
 
-def test_a_file_longer_than_it_should_be_is_thrown_away(path: Path) -> None:
+def test_partial_file_that_is_too_long_is_deleted(path: Path) -> None:
     path.write_bytes(BODY + b"x")
     assert bytes_here(path, SIZE) == 0
     assert Partial(path, SIZE).done == 0
@@ -129,14 +129,14 @@ def test_a_split_is_written_down_before_the_second_half_can_be(path: Path) -> No
     assert Partial(path, SIZE).frontier == 10
 
 
-def test_what_was_not_written_down_is_fetched_again(path: Path) -> None:
+def test_unrecorded_bytes_are_downloaded_again(path: Path) -> None:
     partial = in_two(path)
     write(partial, partial.segments[0], 7)
     write(partial, partial.segments[1], 7)
     assert Partial(path, SIZE).done == 15
 
 
-def test_the_frontier_is_the_first_gap_and_the_size_when_there_is_none(path: Path) -> None:
+def test_frontier_is_first_gap_or_file_size(path: Path) -> None:
     partial = in_two(path)
     write(partial, partial.segments[1], SIZE)
     assert partial.frontier == 10
@@ -144,7 +144,7 @@ def test_the_frontier_is_the_first_gap_and_the_size_when_there_is_none(path: Pat
     assert (partial.frontier, path.read_bytes()) == (SIZE, BODY)
 
 
-def test_a_download_in_very_many_parts_is_taken_up_too(path: Path) -> None:
+def test_download_with_many_segments_is_resumed(path: Path) -> None:
     partial = Partial(path, 10**12)
     write(partial, partial.segments[0], 10)
     for _ in range(500):
@@ -159,7 +159,7 @@ def test_a_download_in_very_many_parts_is_taken_up_too(path: Path) -> None:
     [b"{", b"null", b"[]", b"\xff\xfe", b"[" * 5000, b"0" * 100_000, b'{"size": 100}'],
     ids=["torn", "null", "list", "no utf-8", "deep", "long", "lacking"],
 )
-def test_a_torn_note_means_to_begin_anew_for_there_may_be_gaps(path: Path, content: bytes) -> None:
+def test_damaged_segment_record_restarts_the_download(path: Path, content: bytes) -> None:
     in_two(path)
     path.with_name(path.name + NOTES).write_bytes(content)
     assert bytes_here(path, SIZE) == 0
@@ -220,11 +220,11 @@ def test_a_note_without_its_file_is_removed(path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="POSIX links")
-def test_a_link_in_the_place_of_the_file_is_refused_and_its_target_untouched(path: Path, tmp_path: Path) -> None:
+def test_partial_refuses_link_and_keeps_its_target(path: Path, tmp_path: Path) -> None:
     target = tmp_path / "private"
     target.write_bytes(b"secret")
     path.symlink_to(target)
-    with pytest.raises(DiskError, match="no file but a link"):
+    with pytest.raises(DiskError, match="is not a regular file"):
         Partial(path, SIZE)
     path.unlink()
     partial = Partial(path, SIZE)
@@ -235,7 +235,7 @@ def test_a_link_in_the_place_of_the_file_is_refused_and_its_target_untouched(pat
 
 
 @pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="POSIX links")
-def test_a_link_in_the_place_of_the_note_is_neither_read_nor_written(path: Path, tmp_path: Path) -> None:
+def test_partial_does_not_use_link_as_record(path: Path, tmp_path: Path) -> None:
     in_two(path)
     notes, target = path.with_name(path.name + NOTES), tmp_path / "private"
     os.rename(notes, target)
@@ -251,11 +251,11 @@ def test_a_link_in_the_place_of_the_note_is_neither_read_nor_written(path: Path,
 
 def test_a_folder_in_the_place_of_the_file_is_refused(path: Path) -> None:
     path.mkdir()
-    with pytest.raises(DiskError, match="link or folder"):
+    with pytest.raises(DiskError, match="is not a regular file"):
         Partial(path, SIZE)
 
 
-def test_looking_at_what_is_here_changes_nothing(path: Path) -> None:
+def test_bytes_here_changes_nothing(path: Path) -> None:
     assert bytes_here(path, SIZE) == 0
     in_two(path)
     for content in (None, b"{", b""):

@@ -85,8 +85,8 @@ def test_a_cache_that_is_itself_a_link_is_fine(pulls: Pulls, tmp_path: Path) -> 
     assert end(pulls) is None
 
 
-def test_a_partial_file_that_is_a_folder_is_told(pulls: Pulls) -> None:
+def test_partial_file_that_is_a_folder_is_an_error(pulls: Pulls) -> None:
     (pulls.folder / PARTIAL).mkdir(parents=True)
     error = end(pulls)
     assert isinstance(error, DiskError)
-    assert "no file" in str(error)
+    assert "is not a regular file" in str(error)

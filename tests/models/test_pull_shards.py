@@ -34,7 +34,7 @@ def contents(first: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("folder", ["", "Q4_K_M/", "deep/er/"])
-def test_all_parts_come_and_the_first_is_the_model(pulls: Pulls, folder: str) -> None:
+def test_pull_downloads_all_parts_of_split_model(pulls: Pulls, folder: str) -> None:
     files = shards(1, folder)
     head = pulls.hub.add(REPO, {**files, "README.md": b"#"}).head
     path = pulls.pull()
@@ -45,7 +45,7 @@ def test_all_parts_come_and_the_first_is_the_model(pulls: Pulls, folder: str) ->
     assert pulls.hub.served == sum(map(len, files.values()))
 
 
-def test_all_parts_come_from_the_commit_that_was_asked_for_first(pulls: Pulls) -> None:
+def test_pull_takes_all_parts_from_one_commit(pulls: Pulls) -> None:
     """A commit in the middle of the download changes nothing, and the next pull brings it."""
     old, new = shards(1), shards(2)
     repo = pulls.hub.add(REPO, dict(old))
@@ -78,7 +78,7 @@ def test_an_incomplete_set_is_refused_before_the_first_byte(pulls: Pulls, named:
     assert not pulls.shelf.hub.exists()
 
 
-def test_a_later_part_that_is_named_brings_the_whole_model(pulls: Pulls) -> None:
+def test_pull_of_later_part_downloads_whole_model(pulls: Pulls) -> None:
     files = shards(1, "sub/")
     pulls.hub.add(REPO, dict(files))
     pulls.reference = HubReference(REPO, file=list(files)[1])
@@ -88,7 +88,7 @@ def test_a_later_part_that_is_named_brings_the_whole_model(pulls: Pulls) -> None
 
 
 @pytest.mark.parametrize("part", range(COUNT))
-def test_a_part_that_does_not_come_leaves_no_model(pulls: Pulls, part: int) -> None:
+def test_failed_part_leaves_no_model(pulls: Pulls, part: int) -> None:
     files = shards(1)
     pulls.hub.add(REPO, dict(files))
     pulls.hub.faults.append(Fault("status:503", path=list(files)[part], times=None))
@@ -103,7 +103,7 @@ def test_a_part_that_does_not_come_leaves_no_model(pulls: Pulls, part: int) -> N
     assert sorted(bodies) == sorted(map(len, files.values()))  # no part twice
 
 
-def test_parts_that_are_alike_come_once(pulls: Pulls) -> None:
+def test_identical_parts_are_downloaded_once(pulls: Pulls) -> None:
     files = dict.fromkeys(shards(1), some_bytes(MIB))
     pulls.hub.add(REPO, dict(files))
     assert contents(pulls.pull()) == files
@@ -111,7 +111,7 @@ def test_parts_that_are_alike_come_once(pulls: Pulls) -> None:
     assert pulls.hub.served == MIB
 
 
-def test_a_projector_is_offered_and_comes_when_it_is_wanted(pulls: Pulls) -> None:
+def test_projector_is_planned_and_downloaded_on_request(pulls: Pulls) -> None:
     files = {"v/m-Q4_K_M.gguf": some_bytes(MIB), "v/mmproj-m-f16.gguf": some_bytes(MIB, 2)}
     pulls.hub.add(REPO, {**files, "mmproj-BF16.gguf": b"no", "v/mmproj-m-Q8_0.gguf": b"no"})
     plan = pulls.plan()

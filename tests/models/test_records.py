@@ -27,7 +27,7 @@ def written(data: Path, **changes: Any) -> Record | None:
     return records.load(data, RECORD.reference)
 
 
-def test_a_record_comes_back_as_it_was_kept(tmp_path: Path) -> None:
+def test_record_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
     records.save(tmp_path, RECORD)
     assert records.load(tmp_path, RECORD.reference) == RECORD
     assert records.all_records(tmp_path) == [RECORD]
@@ -54,7 +54,7 @@ def test_references_that_look_alike_keep_records_of_their_own(tmp_path: Path) ->
     assert all(records.load(tmp_path, name) for name in names)
 
 
-def test_a_forgotten_record_is_gone_and_the_others_stay(tmp_path: Path) -> None:
+def test_forget_removes_only_one_record(tmp_path: Path) -> None:
     other = replace(RECORD, reference="a/b")
     records.save(tmp_path, RECORD)
     records.save(tmp_path, other)
@@ -75,7 +75,7 @@ def test_records_are_private(tmp_path: Path) -> None:
     [b"", b"{", b"null", b"[]", b"{}", b"7", b'"x"', b"\xff\xfe", b"[" * 100_000, b" " * (2 << 20)],
     ids=["empty", "torn", "null", "list", "object", "number", "text", "no utf-8", "deep", "long"],
 )
-def test_a_torn_record_is_none_and_hides_no_other(tmp_path: Path, content: bytes) -> None:
+def test_damaged_record_is_ignored(tmp_path: Path, content: bytes) -> None:
     other = replace(RECORD, reference="a/b")
     records.save(tmp_path, RECORD)
     (path,) = (tmp_path / "pulled").iterdir()
@@ -99,7 +99,7 @@ def test_a_torn_record_is_none_and_hides_no_other(tmp_path: Path, content: bytes
         "-x.gguf",
     ],
 )
-def test_a_path_that_leads_out_of_the_repository_is_refused(tmp_path: Path, path: str) -> None:
+def test_record_with_unsafe_path_is_ignored(tmp_path: Path, path: str) -> None:
     entry = {"path": path, "size": 1, "sha256": ""}
     assert written(tmp_path, files=[entry]) is None
     assert written(tmp_path, projector=entry) is None
@@ -129,7 +129,7 @@ def test_a_folder_in_the_place_of_a_record_is_none(tmp_path: Path) -> None:
     assert records.all_records(tmp_path) == []
 
 
-def test_the_last_use_is_told_for_every_way_to_the_file(tmp_path: Path) -> None:
+def test_last_use_is_the_same_for_links_to_a_file(tmp_path: Path) -> None:
     file, link = tmp_path / "m.gguf", tmp_path / "link.gguf"
     file.write_bytes(b"x")
     link.symlink_to(file)
@@ -149,7 +149,7 @@ def test_a_further_use_is_later(tmp_path: Path) -> None:
     assert (uses.last_use(tmp_path, tmp_path / "m.gguf") or 0) > 1_000_000_000
 
 
-def test_a_place_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
+def test_unwritable_folder_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("in the way")
     uses.note_use(tmp_path / "data", tmp_path / "m.gguf")
     assert uses.last_use(tmp_path / "data", tmp_path / "m.gguf") is None

@@ -59,7 +59,7 @@ def fault(text: str, endpoint: str = "") -> tuple[str, str]:
         ("qwen3-4b", NameReference("qwen3-4b")),
     ],
 )
-def test_every_form_has_one_meaning_and_is_written_as_it_is_read(text: str, meant: Reference) -> None:
+def test_every_form_parses_and_is_written_the_same(text: str, meant: Reference) -> None:
     assert parse(text) == meant
     assert str(meant) == text
 
@@ -113,24 +113,24 @@ def test_an_address_of_the_mirror_in_use_means_the_hub_too(mirror: str) -> None:
 @pytest.mark.parametrize(
     ("wrong", "hint"),
     [
-        ("owner/repo/Q4_K_M", "Did you mean owner/repo:Q4_K_M?"),
-        ("owner/repo:file.gguf", "Did you mean owner/repo/file.gguf?"),
-        ("owner/repo/file.gguf:Q4_K_M", "Did you mean owner/repo/file.gguf?"),
-        ("owner/repo:Q4 K M", "Did you mean owner/repo:Q4_K_M?"),
-        ("phi:latest", "ollama:phi:latest?"),
-        ("owner:repo", "Did you mean owner/repo,"),
+        ("owner/repo/Q4_K_M", "did you mean 'owner/repo:Q4_K_M'?"),
+        ("owner/repo:file.gguf", "did you mean 'owner/repo/file.gguf'?"),
+        ("owner/repo/file.gguf:Q4_K_M", "did you mean 'owner/repo/file.gguf'?"),
+        ("owner/repo:Q4 K M", "did you mean 'owner/repo:Q4_K_M'?"),
+        ("phi:latest", "'ollama:phi:latest'?"),
+        ("owner:repo", "did you mean 'owner/repo' or"),
         ("owner/repo@a..b", "a branch, a tag or a commit"),
         ("owner/repo@-f", "a branch, a tag or a commit"),
         ("owner/repo@x.lock", "a branch, a tag or a commit"),
-        ("https://user:secret@example.org/x.gguf", "Leave the user name out"),
+        ("https://user:secret@example.org/x.gguf", "remove them from the URL"),
         ("https://example.org/x.gguf#sha256=abc", "64 hexadecimal digits"),
-        ("ftp://example.org/x.gguf", "Only http and https"),
-        ("https://huggingface.co/datasets/owner/data", "Only repositories of models"),
-        ("hf.co/spaces/owner/app", "Only repositories of models"),
+        ("ftp://example.org/x.gguf", "http or https"),
+        ("https://huggingface.co/datasets/owner/data", "model repository"),
+        ("hf.co/spaces/owner/app", "model repository"),
         ("ollama:", "ollama:NAME:TAG"),
     ],
 )
-def test_a_form_that_is_nearly_right_is_told_the_right_one(wrong: str, hint: str) -> None:
+def test_almost_valid_form_gets_the_valid_one_as_hint(wrong: str, hint: str) -> None:
     assert hint in fault(wrong)[1]
 
 
@@ -165,7 +165,7 @@ def test_a_form_that_is_nearly_right_is_told_the_right_one(wrong: str, hint: str
         "https:///x.gguf",
     ],
 )
-def test_what_is_no_reference_is_refused_in_one_line(wrong: str) -> None:
+def test_invalid_reference_is_refused_in_one_line(wrong: str) -> None:
     message, _hint = fault(wrong)
     assert message.isprintable()
 
@@ -199,7 +199,7 @@ _harmless = _revisions.filter(lambda name: not name.lower().endswith(".gguf"))
         st.builds(HubReference, _repos, st.none(), _files, st.none() | _harmless),
     )
 )
-def test_what_a_reference_is_written_as_means_the_same_again(reference: HubReference) -> None:
+def test_reference_as_text_parses_to_itself(reference: HubReference) -> None:
     assert parse(str(reference)) == reference
 
 
@@ -210,7 +210,7 @@ _pieces = st.sampled_from([*_PIECES.split(), "sha256=", "\\", " ", "\x1b", "\ud8
 
 
 @given(st.text() | st.lists(_pieces, max_size=10).map("".join), st.sampled_from(["", "http://127.0.0.1:9"]))
-def test_any_text_is_a_reference_or_refused(text: str, endpoint: str) -> None:
+def test_any_text_parses_or_is_refused(text: str, endpoint: str) -> None:
     try:
         meant = parse(text, endpoint=endpoint)
     except ModelNotFoundError:

@@ -51,11 +51,11 @@ def tired(patience: Patience, fault: PassingError) -> tuple[int, NetworkError]:
 RESET = PassingError("the connection broke")
 
 
-def test_it_gives_up_after_its_tries_and_says_what_to_do(patience: Patience) -> None:
+def test_retries_end_with_error_and_hint(patience: Patience) -> None:
     waits, error = tired(patience, RESET)
     assert waits == 7
-    assert str(error) == "the connection broke (8 tries)"
-    assert "what has come is kept" in error.hint
+    assert str(error) == "the connection broke (8 attempts)"
+    assert "the partial download is kept" in error.hint
 
 
 @pytest.mark.parametrize("tries", [1, 3])
@@ -63,18 +63,18 @@ def test_the_number_of_tries_can_be_chosen(tries: int, clock: Clock) -> None:
     assert tired(Patience(lambda _text: None, tries, clock), RESET)[0] == tries - 1
 
 
-def test_the_pauses_double_up_to_a_bound_and_are_never_quite_alike(clock: Clock) -> None:
+def test_pauses_double_up_to_a_limit_with_jitter(clock: Clock) -> None:
     tired(Patience(lambda _text: None, 12, clock), RESET)
     longest = [min(LONGEST_PAUSE, 0.5 * 2**number) for number in range(11)]
     assert all(0.6 * most <= pause <= most for pause, most in zip(clock.pauses, longest, strict=True))
     assert len({round(pause / most, 6) for pause, most in zip(clock.pauses, longest, strict=True)}) > 3
 
 
-def test_only_a_pause_that_one_notices_is_told(patience: Patience, said: list[str], clock: Clock) -> None:
+def test_only_long_pauses_are_reported(patience: Patience, said: list[str], clock: Clock) -> None:
     tired(patience, RESET)
     assert len(said) == sum(pause >= 1 for pause in clock.pauses)
-    assert said[-1].startswith("the connection broke; trying again in ")
-    assert said[-1].endswith("(7 of 7)")
+    assert said[-1].startswith("the connection broke, retrying in ")
+    assert said[-1].endswith("(retry 7 of 7)")
 
 
 def test_progress_gives_the_tries_back(patience: Patience) -> None:
@@ -84,7 +84,7 @@ def test_progress_gives_the_tries_back(patience: Patience) -> None:
     assert tired(patience, RESET)[0] == 7
 
 
-def test_progress_may_come_in_pieces(patience: Patience) -> None:
+def test_progress_adds_up_over_several_pieces(patience: Patience) -> None:
     for _ in range(7):
         patience.wait(RESET)
     for _ in range(4):
@@ -109,17 +109,15 @@ def test_the_pause_is_what_the_server_asks_for_if_that_is_longer(patience: Patie
 
 
 @pytest.mark.parametrize(("asked", "ends"), [(60.0, False), (61.0, True), (3600.0, True), (99_999_999.0, True)])
-def test_a_server_that_asks_for_more_than_anybody_waits_ends_it_with_the_time(
-    asked: float, ends: bool, patience: Patience, clock: Clock
-) -> None:
+def test_long_retry_after_ends_with_time_in_hint(asked: float, ends: bool, patience: Patience, clock: Clock) -> None:
     if not ends:
         patience.wait(PassingError("the hub is busy", asked))
         assert clock.pauses == [asked]
         return
-    with pytest.raises(NetworkError, match=f"the hub is busy, and asks to wait {asked:.0f} s") as caught:
+    with pytest.raises(NetworkError, match=f"the hub is busy; the server asks to wait {asked:.0f} s") as caught:
         patience.wait(PassingError("the hub is busy", asked))
     clocks = [time.strftime("%H:%M", time.localtime(time.time() + asked + shift)) for shift in (-60, 0)]
-    assert caught.value.hint in [f"Try again at {clock}." for clock in clocks]
+    assert caught.value.hint in [f"try again at {clock}" for clock in clocks]
     assert clock.pauses == []
 
 
@@ -127,7 +125,7 @@ def test_a_host_that_cannot_be_reached_at_all_is_not_tried_long(patience: Patien
     assert tired(patience, PassingError("cannot reach it", unreachable=True))[0] < 4
 
 
-def test_a_network_that_goes_away_in_the_middle_is_waited_for(patience: Patience) -> None:
+def test_lost_network_is_retried_after_progress(patience: Patience) -> None:
     patience.progressed(1)
     assert tired(patience, PassingError("cannot reach it", unreachable=True))[0] == 7
 
@@ -141,7 +139,7 @@ def test_a_stop_ends_the_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     assert time.monotonic() - begin < 5
 
 
-def test_without_a_stop_it_waits_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wait_works_without_a_stop_event(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retries, "FIRST_PAUSE", 0.02)
     begin = time.monotonic()
     say: Callable[[str], None] = lambda _text: None  # noqa: E731

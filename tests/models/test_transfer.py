@@ -66,7 +66,7 @@ def test_more_connections_where_each_is_slow(pulls: Pulls, monkeypatch: pytest.M
     assert pulls.partials() == []
 
 
-def test_one_connection_where_a_second_brings_nothing(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transfer_uses_one_connection_if_second_does_not_pay(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(partial, "SMALLEST", SIZE)
     monkeypatch.setattr(ramp, "WINDOW", 0.02)
     pulls.hub.throttle = 16 * MIB
@@ -74,7 +74,7 @@ def test_one_connection_where_a_second_brings_nothing(pulls: Pulls, monkeypatch:
     assert len(pulls.hub.requests("cdn")) == 1
 
 
-def test_a_parallel_download_goes_on_in_all_its_gaps_after_kill_9(pulls: Pulls) -> None:
+def test_parallel_download_resumes_in_all_gaps_after_kill_9(pulls: Pulls) -> None:
     pulls.hub.throttle = MIB
     kills = 4
     for number in range(kills):
@@ -122,30 +122,30 @@ def test_a_note_that_many_interrupts_made_long_is_still_read(tmp_path: Path, mon
         assert partial.bytes_here(path, size) == part.done >= number
 
 
-def test_a_server_without_ranges_begins_anew_and_ends_right(pulls: Pulls) -> None:
+def test_server_without_ranges_restarts_and_completes(pulls: Pulls) -> None:
     pulls.hub.faults += [Fault("close", at=SIZE // 2), Fault("full", times=None)]
     assert sha256(pulls.pull()) == DIGEST
     assert [request.status for request in pulls.hub.requests("cdn")] == [206, 200]
     assert pulls.hub.served == SIZE // 2 + SIZE
 
 
-def test_a_file_that_is_wrong_twice_is_refused_with_both_checksums(pulls: Pulls) -> None:
+def test_second_checksum_mismatch_is_an_error(pulls: Pulls) -> None:
     pulls.hub.faults.append(Fault("corrupt", at=SIZE // 2, times=None))
     wrong = hashlib.sha256(DATA[: SIZE // 2] + bytes([DATA[SIZE // 2] ^ 0xFF]) + DATA[SIZE // 2 + 1 :]).hexdigest()
-    with pytest.raises(ModelInvalidError, match="twice") as caught:
+    with pytest.raises(ModelInvalidError, match="after two attempts") as caught:
         pulls.pull()
     assert DIGEST in str(caught.value)
     assert wrong in str(caught.value)
-    assert "again from the start" in pulls.said[0]
+    assert "downloading it again" in pulls.said[0]
     assert list(pulls.folder.glob("blobs/*")) == []
 
 
 @pytest.mark.parametrize("api", [True, False])
-def test_a_long_wait_that_the_server_asks_for_is_left_to_the_user(pulls: Pulls, api: bool) -> None:
+def test_long_retry_after_of_server_is_an_error(pulls: Pulls, api: bool) -> None:
     pulls.hub.faults.append(Fault("status:429", times=None, retry_after=3600, api=api))
     with pytest.raises(NetworkError, match="3600 s") as caught:
         pulls.pull()
-    said = re.search(r"Try again at (\d\d:\d\d)", caught.value.hint)
+    said = re.search(r"try again at (\d\d:\d\d)", caught.value.hint)
     near = [time.strftime("%H:%M", time.localtime(time.time() + 3600 + shift)) for shift in (-60, 0)]
     assert said
     assert said[1] in near
@@ -153,25 +153,25 @@ def test_a_long_wait_that_the_server_asks_for_is_left_to_the_user(pulls: Pulls, 
 
 
 @pytest.mark.parametrize("api", [True, False])
-def test_a_short_wait_that_the_server_asks_for_is_kept(pulls: Pulls, api: bool) -> None:
+def test_short_retry_after_is_respected(pulls: Pulls, api: bool) -> None:
     pulls.hub.faults.append(Fault("status:429", retry_after=1, api=api))
     begin = time.monotonic()
     assert sha256(pulls.pull()) == DIGEST
     assert 1 <= time.monotonic() - begin < 3
-    assert any("429" in text and "trying again in 1 s" in text for text in pulls.said)
+    assert any("429" in text and "retrying in 1 s" in text for text in pulls.said)
 
 
 def test_a_byte_now_and_then_is_no_progress(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that ends each answer after a few bytes must not hold us for ever."""
     pulls.hub.faults += [Fault("close", at=at) for at in range(1000, 20_000, 1000)]
-    with pytest.raises(NetworkError, match="8 tries"):
+    with pytest.raises(NetworkError, match="8 attempts"):
         pulls.pull()
     assert len(pulls.hub.requests("cdn")) == 8
     monkeypatch.setattr(retries, "ENOUGH", 1000)  # each answer is progress now
     assert sha256(pulls.pull()) == DIGEST
 
 
-def test_ctrl_c_keeps_what_has_come_and_says_how_to_go_on(pulls: Pulls) -> None:
+def test_ctrl_c_keeps_partial_file_and_says_how_to_resume(pulls: Pulls) -> None:
     pulls.hub.hold_at = SIZE // 2
     with pulls.process() as running:
         wait_until(lambda: pulls.partial_bytes() == SIZE // 2)
@@ -179,7 +179,7 @@ def test_ctrl_c_keeps_what_has_come_and_says_how_to_go_on(pulls: Pulls) -> None:
         stdout, stderr = running.communicate(timeout=10)
     assert running.returncode == 130
     assert stdout == ""
-    assert f"interrupted: what has come is kept, `llmcli pull {REPO}` goes on from there" in stderr
+    assert f"interrupted; run `llmcli pull {REPO}` to resume" in stderr
     assert "Traceback" not in stderr
     assert pulls.partial_bytes() == SIZE // 2
     assert pulls.published() == []
@@ -188,15 +188,13 @@ def test_ctrl_c_keeps_what_has_come_and_says_how_to_go_on(pulls: Pulls) -> None:
     assert pulls.hub.requests("cdn")[1].range == f"bytes={SIZE // 2}-{SIZE - 1}"
 
 
-def test_a_file_that_is_offered_over_xet_comes_over_http(pulls: Pulls) -> None:
+def test_xet_file_is_downloaded_over_http(pulls: Pulls) -> None:
     pulls.hub.extra_headers = {"X-Xet-Hash": "ab" * 32, "Link": '<http://127.0.0.1:9/token>; rel="xet-auth"'}
     assert sha256(pulls.pull()) == DIGEST
     assert {request.path.split("/")[1] for request in pulls.hub.requests("hub")} == {"api", REPO.split("/")[0]}
 
 
-def test_where_links_are_not_possible_the_file_itself_lies_in_the_snapshot(
-    pulls: Pulls, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_snapshot_has_the_file_if_links_are_impossible(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_arguments: object, **_options: object) -> None:
         raise OSError("a required privilege is not held by the client")
 

@@ -45,12 +45,12 @@ def test_an_empty_file_has_a_checksum_too(tmp_path: Path) -> None:
     assert verified.sha256_of(tmp_path / "empty", lambda _done, _size: None) == sha256(b"")
 
 
-def test_a_file_that_cannot_be_read_is_told_by_name(tmp_path: Path) -> None:
+def test_unreadable_file_error_has_its_name(tmp_path: Path) -> None:
     with pytest.raises(DiskError, match=r"cannot read .*none\.gguf"):
         verified.sha256_of(tmp_path / "none.gguf", lambda _done, _size: None)
 
 
-def test_what_was_found_holds_with_its_time(data: Path, file: Path) -> None:
+def test_recorded_checksum_has_its_time(data: Path, file: Path) -> None:
     known = verified.when_verified(data, file)
     assert known is not None
     assert known[0] == sha256(DATA)
@@ -58,7 +58,7 @@ def test_what_was_found_holds_with_its_time(data: Path, file: Path) -> None:
     assert verified.is_verified(data, file, sha256(DATA))
 
 
-def test_another_checksum_is_not_the_one_that_was_found(data: Path, file: Path) -> None:
+def test_is_verified_is_false_for_another_checksum(data: Path, file: Path) -> None:
     assert not verified.is_verified(data, file, sha256(b"other"))
 
 
@@ -87,7 +87,7 @@ def test_a_change_of_time_ends_it(data: Path, file: Path) -> None:
     assert verified.when_verified(data, file) is None
 
 
-def test_a_file_that_is_gone_is_not_verified(data: Path, file: Path) -> None:
+def test_missing_file_is_not_verified(data: Path, file: Path) -> None:
     file.unlink()
     assert verified.when_verified(data, file) is None
 
@@ -97,7 +97,7 @@ def test_a_file_that_is_gone_is_not_verified(data: Path, file: Path) -> None:
     [b"", b"{", b"[]", b"null", b"\xff", b"[" * 60_000, b'{"state": null}'],
     ids=["empty", "torn", "list", "null", "no utf-8", "deep", "lacking"],
 )
-def test_a_torn_note_verifies_nothing(data: Path, file: Path, content: bytes) -> None:
+def test_damaged_record_verifies_nothing(data: Path, file: Path, content: bytes) -> None:
     note(data).write_bytes(content)
     assert verified.when_verified(data, file) is None
 
@@ -108,7 +108,7 @@ def test_a_note_with_a_time_that_cannot_be_verifies_nothing(data: Path, file: Pa
     assert verified.when_verified(data, file) is None
 
 
-def test_a_place_that_cannot_be_written_stops_nobody(tmp_path: Path, file: Path) -> None:
+def test_unwritable_folder_is_ignored(tmp_path: Path, file: Path) -> None:
     (tmp_path / "data").write_text("in the way")
     verified.remember(tmp_path / "data", file, sha256(DATA))
     assert verified.when_verified(tmp_path / "data", file) is None
