@@ -94,7 +94,7 @@ def command_help(command: Any, ctx: Any, everything: bool) -> str:
     if path in pages.WITH_STATUSES:
         parts += _statuses(everything)
     if not everything:
-        parts.append(f"{ctx.command_path} --help-all shows all {len(options)} options.")
+        parts.append(wrapped(f"{ctx.command_path} --help-all shows all {len(options)} options."))
     return "\n\n".join(parts)
 
 
@@ -109,7 +109,7 @@ def group_help(group: Any, ctx: Any, everything: bool) -> str:
     options = [one for one in group.get_params(ctx) if one.param_type_name == "option"]
     if everything:
         parts += section("Options", [_option_row(option, ctx, everything) for option in options])
-    parts.append(f"{ctx.command_path} COMMAND --help shows the examples and options of a command.")
+    parts.append(wrapped(f"{ctx.command_path} COMMAND --help shows the examples and options of a command."))
     return "\n\n".join(parts)
 
 
@@ -118,6 +118,13 @@ def first_sentence(text: str | None) -> str:
     paragraph = " ".join((text or "").strip().partition("\n\n")[0].split())
     sentence, stop, _ = paragraph.partition(". ")
     return sentence + stop.strip()
+
+
+def after_first_sentence(text: str | None) -> str:
+    """What follows the first sentence of a help text: paragraphs, with a blank line between them."""
+    paragraphs = [" ".join(part.split()) for part in (text or "").strip().split("\n\n")]
+    paragraphs[0] = paragraphs[0].removeprefix(first_sentence(paragraphs[0])).strip()
+    return "\n\n".join(part for part in paragraphs if part)
 
 
 def _commands(group: Any, prefix: str, everything: bool) -> Iterator[Row]:
@@ -131,7 +138,7 @@ def _commands(group: Any, prefix: str, everything: bool) -> Iterator[Row]:
 
 def _usage(command: Any, ctx: Any) -> str:
     pieces = [piece.strip("{}") for piece in command.collect_usage_pieces(ctx)]
-    return f"Usage: {ctx.command_path} {' '.join(pieces)}"
+    return wrapped(f"Usage: {ctx.command_path} {' '.join(pieces)}")
 
 
 def _sentences(command: Any, everything: bool) -> list[str]:

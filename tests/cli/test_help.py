@@ -201,6 +201,18 @@ def test_a_command_of_another_program_names_the_right_one(inside: Run, arguments
     assert command in hint
 
 
+def test_a_narrow_terminal_has_each_comment_above_its_command(inside: Run) -> None:
+    lines = inside(env={"COLUMNS": "42"}).text.splitlines()
+    assert max(map(len, lines)) <= 42
+    at = lines.index("  # one answer")
+    assert lines[at + 1] == '  llmcli generate "Why is the sky blue?"'
+
+
+def test_the_whole_help_has_the_details_of_the_docstring(inside: Run) -> None:
+    assert "Each line has one token" in inside("tokenize", "--help-all").text
+    assert "Each line has one token" not in inside("tokenize", "--help").text
+
+
 def test_help_and_version_are_commands_too(inside: Run) -> None:
     assert inside("help", "models", "pull").text == inside("models", "pull", "--help").text
     assert inside("version").text == inside("--version").text
