@@ -176,7 +176,7 @@ def _option_row(option: Any, ctx: Any, everything: bool) -> Row:
     if option.secondary_opts:
         label += "/" + option.secondary_opts[0]
     if not option.is_flag and not option.count:
-        label += " " + option.make_metavar(ctx).strip("<>")
+        label += " " + _metavar(option, ctx)
     if "--help" in option.opts:
         return label, "Show the most common options and exit."
     facts = _facts(option)
@@ -190,6 +190,12 @@ def _shortened(text: str) -> str:
         return first_sentence(text)
     text, bracket, facts = text.rpartition(" [")
     return first_sentence(text) + bracket + facts
+
+
+def _metavar(option: Any, ctx: Any) -> str:
+    if option.metavar is None and hasattr(option.type, "min"):
+        return "N"
+    return str(option.make_metavar(ctx).strip("<>"))
 
 
 def _facts(option: Any) -> list[str]:

@@ -77,9 +77,9 @@ EXAMPLES: Mapping[str, str] = MappingProxyType(
             llmcli models show qwen3-4b  # size, context, memory, license
         """,
         "models pull": r"""
-            llmcli models pull qwen3-4b              # a name of the catalog
-            llmcli models pull Qwen/Qwen3-8B-GGUF:Q4_K_M
-            llmcli models pull gemma-3-4b --mmproj   # with its vision projector
+            llmcli models pull qwen3-4b                   # a name of the catalog
+            llmcli models pull Qwen/Qwen3-8B-GGUF:Q4_K_M  # a Hub repository
+            llmcli models pull qwen3-4b --offline         # the downloaded file
         """,
         "models list": r"""
             llmcli models list

@@ -122,6 +122,21 @@ def test_help_all_names_every_option(path: str) -> None:
         assert {*option.opts} <= words
 
 
+def test_an_example_uses_no_hidden_option() -> None:
+    for path in COMMANDS:
+        words = {word for line in lines_of(path) for call in command_lines(line) for word in call}
+        for option in COMMANDS[path].params:
+            assert not getattr(option, "hidden", False) or words.isdisjoint(option.opts), path
+
+
+def test_the_facts_of_an_option_look_the_same_everywhere() -> None:
+    assert "  --limit N " in help_of("models search", everything=False)
+    assert "[between 1 and 100, default 15]" in help_of("models search", everything=False)
+    assert "[at least 0, or -1, default -1]" in " ".join(help_of("generate", everything=True).split())
+    assert "[default on]" in help_of("chat", everything=False)
+    assert "[required]" in help_of("trace plot", everything=False)
+
+
 def test_help_and_help_all_print_these_texts(inside: Run) -> None:
     for path in ("models", "models pull", "chat"):
         assert inside(*path.split(), "--help", env={"COLUMNS": "80"}).text == help_of(path, everything=False) + "\n"
