@@ -22,7 +22,9 @@ FREE = {"prompt", "system", "prefill", "stop", "banned_strings", "logit_bias", "
 
 
 @pytest.mark.parametrize("field", fields().values(), ids=lambda field: field.key)
-def test_every_setting_has_every_surface(field: Field, home: Path) -> None:
+def test_a_setting_has_flag_config_key_variable_json_field_help_completion_and_readme_row(
+    field: Field, home: Path
+) -> None:
     option = OPTIONS[field.key]
     assert set(field.flags) <= set(option.opts), "flag"
     assert option.help == help_text(field), "help"
@@ -44,3 +46,21 @@ def test_every_setting_has_every_surface(field: Field, home: Path) -> None:
 
     number = field.kind in (int, float)
     assert completes(field) or number or field.kind is bool or field.param.path or field.key in FREE, "completion"
+
+
+@pytest.mark.parametrize("field", fields().values(), ids=lambda field: field.key)
+def test_every_help_text_contains_its_bounds_and_default(field: Field) -> None:
+    text = OPTIONS[field.key].help
+    assert text.startswith(field.param.help)
+    if not field.param.choices and field.key != "seed":  # choices are in the metavar; the bounds of a seed help nobody
+        assert field.valid_values in text
+    default = field.format(field.default)
+    assert default in text or default in ("none", "false")
+
+
+def test_the_help_of_a_setting_reads_like_this() -> None:
+    assert OPTIONS["top_p"].help.startswith("Top-p (nucleus) sampling: cumulative probability to keep (1 = off).")
+    assert "between 0 and 1" in OPTIONS["top_p"].help
+    assert "at least 0" in OPTIONS["top_k"].help
+    assert "above 0" in OPTIONS["repeat_penalty"].help
+    assert "default random" in OPTIONS["seed"].help

@@ -62,27 +62,27 @@ class Reading(NamedTuple):
     ends: int  # number of certain sentence ends
     start: int  # start of the text after them, the open sentence
     at: int  # end of the decided text: the end of the text, or a mark that depends on the text to come
-    begun: bool  # whether the open sentence has a letter or digit before `at`
+    started: bool  # whether the open sentence has a letter or digit before `at`
     final: bool  # whether the undecided mark is probably the end of a sentence
 
 
-def boundaries(text: str, at: int = 0, begun: bool = False) -> Reading:
-    """The sentence ends in a text. Before `at` all is decided; `begun` is whether the sentence there has started.
+def boundaries(text: str, at: int = 0, started: bool = False) -> Reading:
+    """The sentence ends in a text. Before `at` all is decided; `started` is whether the sentence there has started.
 
     More text never changes what is decided, so the result does not depend on how a text is split into pieces.
     """
     ends = start = 0
     while mark := _MARK.search(text, at):
-        begun = begun or _LETTER.search(text, at, mark.start()) is not None
-        final, certain = _verdict(text, start, mark) if begun else (False, True)
+        started = started or _LETTER.search(text, at, mark.start()) is not None
+        final, certain = _verdict(text, start, mark) if started else (False, True)
         if not certain:
-            return Reading(ends, start, mark.start(), begun, final)
+            return Reading(ends, start, mark.start(), started, final)
         ends += final
         at = mark.end(2 if final else 1) if mark[1] else mark.end()
         if final or not mark[1]:
-            start, begun = at, False
-    begun = begun or _LETTER.search(text, at) is not None
-    return Reading(ends, start, len(text), begun, False)
+            start, started = at, False
+    started = started or _LETTER.search(text, at) is not None
+    return Reading(ends, start, len(text), started, False)
 
 
 def _verdict(text: str, start: int, mark: re.Match[str]) -> tuple[bool, bool]:
@@ -158,7 +158,7 @@ class TextPosition:
         self._ended = 0  # certain sentence ends
         self._open = ""  # the last part of the text since then
         self._undecided = 0  # number of characters of it that depend on the text to come
-        self._begun = False  # whether the open sentence has a letter or digit before these
+        self._started = False  # whether the open sentence has a letter or digit before these
         self._has_text = False  # whether the open line is not blank
         self._in_paragraph = False  # whether a blank line ends a paragraph
 
@@ -170,7 +170,7 @@ class TextPosition:
             self._count_sentences(text)
             return
         self._open = (self._open + text)[-_KEPT:]
-        self._begun = self._begun or _LETTER.search(text) is not None
+        self._started = self._started or _LETTER.search(text) is not None
 
     def copy(self) -> "TextPosition":
         """A copy, to restore after tokens are removed."""
@@ -187,9 +187,9 @@ class TextPosition:
 
     def _count_sentences(self, text: str) -> None:
         text, at = self._open + text, len(self._open) - self._undecided
-        reading = boundaries(text, at, self._begun)
+        reading = boundaries(text, at, self._started)
         self._ended += reading.ends
         self.sentence = self._ended + reading.final
-        self._begun = reading.begun
+        self._started = reading.started
         self._open = text[max(reading.start, reading.at - _KEPT) :]
         self._undecided = len(text) - reading.at

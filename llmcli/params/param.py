@@ -67,6 +67,16 @@ class Field:
     def env(self) -> str:
         return "LLMCLI_" + self.key.upper()
 
+    @property
+    def valid_values(self) -> str:
+        """The choices or the range in words, for errors, help, completion and the documentation; else empty."""
+        param = self.param
+        if param.choices:
+            return ", ".join(map(str, param.choices))
+        if param.min is param.max is param.above is None:
+            return ""
+        return values.range_text(param.min, param.max, param.above, param.also)
+
     def parse_text(self, text: str) -> Any:
         """The value of a typed text: a flag, an environment variable or a slash command.
 
@@ -101,9 +111,9 @@ class Field:
         if is_number and (rule := values.too_large(value, param.max)):
             raise self._error(rule, value)
         if is_number and not values.in_range(value, param.min, param.max, param.above):
-            raise self._error(values.range_text(param.min, param.max, param.above, param.also), value)
+            raise self._error(self.valid_values or "finite", value)
         if param.choices and value not in param.choices:
-            raise self._error("one of " + ", ".join(map(str, param.choices)), value)
+            raise self._error(f"one of {self.valid_values}", value)
         return param.check(value) if param.check else value
 
     def format(self, value: Any) -> str:

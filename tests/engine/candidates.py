@@ -1,4 +1,4 @@
-"""Hand-made candidates, and one-step chains applied to them as the engine applies them."""
+"""Candidates with given logits, and chains of the engine applied to them."""
 
 import ctypes
 import math
@@ -21,7 +21,7 @@ NEUTRAL: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "temperature"
 
 @dataclass
 class ChainOutput:
-    """What a chain leaves: the ids in their order, logit and probability by id, the id it drew (or None)."""
+    """The output of a chain: ids in order, logit and probability by id, and the drawn id or None."""
 
     ids: list[int]
     logits: dict[int, float]
@@ -35,7 +35,7 @@ class ChainOutput:
 
 
 def plan_steps(draw: bool = False, **settings: Any) -> tuple[Step, ...]:
-    """The plan of some settings, with the draw at its end or without."""
+    """The plan of settings, with the draw at its end if `draw`."""
     made = plan(Settings(**(NEUTRAL | settings)))
     return made if draw else made[:-1]
 
@@ -43,13 +43,13 @@ def plan_steps(draw: bool = False, **settings: Any) -> tuple[Step, ...]:
 def make_chain(
     made: Sequence[Step], n_vocab: int, biases: Sequence[tuple[int, float]] = (), vocab: Any = None
 ) -> Chain:
-    """The engine's own chain over a vocabulary that has only a size, unless a real one is given."""
+    """A chain of the engine; without `vocab` the vocabulary has only a size."""
     only_size: Any = SimpleNamespace(n_tokens=n_vocab, pointer=None)
     return Chain(vocab or only_size, made, biases)
 
 
 def apply_chain(chain: Chain, logits: Sequence[float]) -> ChainOutput:
-    """One step of the chain over tokens 0, 1, 2, ..."""
+    """Apply the chain to tokens 0, 1, 2, ... with these logits."""
     api = binding.load()
     rows = (api.llama_token_data * len(logits))(*[api.llama_token_data(i, x, 0.0) for i, x in enumerate(logits)])
     pointer = ctypes.cast(rows, ctypes.POINTER(api.llama_token_data))
@@ -64,7 +64,7 @@ def apply_chain(chain: Chain, logits: Sequence[float]) -> ChainOutput:
 def apply_samplers(
     logits: Sequence[float], accepted: Sequence[int] = (), biases: Sequence[tuple[int, float]] = (), **settings: Any
 ) -> ChainOutput:
-    """What the samplers of some settings leave of the logits, `accepted` having come before."""
+    """The output of the samplers of settings for these logits, after the tokens `accepted`."""
     draw = bool(settings.get("mirostat")) or settings.get("samplers") == ("adaptive_p",)
     chain = make_chain(plan_steps(draw, **settings), len(logits), biases)
     chain.accept(accepted)
@@ -86,7 +86,7 @@ def capture_steps(
     accepted: Sequence[int] = (),
     vocab: Any = None,
 ) -> Film:
-    """What a chain of these steps does to the logits, step by step, `accepted` having come before."""
+    """Capture each step of a chain over these logits, after the tokens `accepted`."""
     film, only_size = Film(), SimpleNamespace(n_tokens=len(logits), pointer=vocab and vocab.pointer)
     chain = Chain(only_size, made, biases, Watch(Place(), look=film.look))  # type: ignore[arg-type]
     chain.accept(accepted)

@@ -1,21 +1,25 @@
-"""The starter, loaded once, and contexts on it."""
+"""The starter model, loaded once, and contexts for it."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from llmcli.engine.abort import AbortFlag
 from llmcli.engine.context import Context, ContextParams
 from llmcli.engine.model import Model
 from llmcli.engine.vocab import Vocab
 
+settings.register_profile("no deadline", deadline=None)  # on a busy machine an example can take long
+settings.load_profile("no deadline")
+
 MakeContext = Callable[..., Context]
 
 
 @pytest.fixture(scope="session")
 def model(starter: Path) -> Iterator[Model]:
-    """The starter on the CPU; nothing in it changes by being used."""
+    """The starter on the CPU; tests do not change it."""
     loaded = Model.load([starter], n_gpu_layers=0)
     yield loaded
     loaded.close()
@@ -28,7 +32,7 @@ def vocab(model: Model) -> Vocab:
 
 @pytest.fixture
 def fresh(model: Model) -> Iterator[MakeContext]:
-    """Makes contexts that have read nothing: `fresh(n_ctx=256)`."""
+    """Makes empty contexts: `fresh(n_ctx=256)`."""
     made: list[Context] = []
 
     def make(n_ctx: int = 256, n_seq_max: int = 1, n_batch: int = 2048, abort: AbortFlag | None = None) -> Context:
@@ -44,7 +48,7 @@ def fresh(model: Model) -> Iterator[MakeContext]:
 
 @pytest.fixture(scope="session")
 def context(model: Model) -> Iterator[Context]:
-    """One context that many tests go on with, as a chat does."""
+    """One context that many tests reuse, as a chat does."""
     made = Context(model, ContextParams(n_ctx=512, n_threads=1, n_threads_batch=1))
     yield made
     made.close()

@@ -1,4 +1,4 @@
-"""Runs one generation to its end and keeps what came."""
+"""Runs one generation to its end and returns the answer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

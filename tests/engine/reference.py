@@ -1,4 +1,4 @@
-"""The reference: a plain loop over llama.cpp's C API with nothing of ours in it, as llama-completion runs."""
+"""The reference: a plain loop over llama.cpp's C API without code of llmcli, like llama-completion."""
 
 import ctypes
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ def tokens_of(model: Any, prompt: list[int], calls: Calls, count: int, grammar: 
 
 
 def _in_c(api: Any, vocab: Any, args: Sequence[Any]) -> list[Any]:
-    """Arguments as C takes them: texts and (token, bias) pairs become arrays."""
+    """Arguments for C: texts and (token, bias) pairs become arrays."""
     out: list[Any] = []
     for arg in args:
         if arg is N_VOCAB:

@@ -1,4 +1,4 @@
-"""A generation without a model: the pieces of its vocabulary and what it wants to say are written down."""
+"""A generation without a model: its vocabulary and its preferred tokens are given."""
 
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ END = -1
 
 
 class Pieces:
-    """A vocabulary: token i stands for the bytes at i, and END ends the answer."""
+    """A vocabulary: token i is the bytes at i, and END ends the answer."""
 
     def __init__(self, pieces: Sequence[bytes]) -> None:
         self._pieces = pieces
@@ -29,7 +29,7 @@ class Pieces:
 
 
 class Script(GatedSampler):
-    """Draws the first wish that is not forbidden, and counts its snapshots."""
+    """Draws the first preferred token that is not forbidden, and records its snapshots."""
 
     def __init__(self, wishes: Wishes) -> None:
         self.chain: Any = SimpleNamespace(accept=len)
@@ -74,14 +74,14 @@ class ScriptedGeneration(Generation):
 
 
 def script_generation(pieces: Sequence[bytes], wishes: Wishes, **settings: Any) -> ScriptedGeneration:
-    """A generation for a one-token prompt that says what `wishes` gives."""
+    """A generation for a one-token prompt that draws the tokens of `wishes`."""
     made: type[ScriptedGeneration] = type("Made", (ScriptedGeneration,), {"wishes": staticmethod(wishes)})
     vocab: Any = Pieces(pieces)
     return made(vocab, [0], Settings(seed=1, **settings))
 
 
 def script_pieces(pieces: Sequence[bytes], **settings: Any) -> ScriptedGeneration:
-    """A generation that says one piece after the other and ends."""
+    """A generation that draws one piece after the other and ends."""
     return script_generation(pieces, lambda drawn: [len(drawn) if len(drawn) < len(pieces) else END], **settings)
 
 

@@ -1,4 +1,4 @@
-"""Banned strings: never in the text, whatever it takes."""
+"""Banned strings: they never appear in the answer."""
 
 import random
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ PIECES = [word.encode() for word in WORDS]
 
 
 def words_by_position(*places: str) -> Wishes:
-    """Wishes by place, each a list of words separated by `|`, the best first; then the end."""
+    """Preferred words by position, each a list separated by `|`, the best first; then the end."""
     wishes = [[WORDS.index(word) for word in place.split("|")] for place in places]
     return lambda drawn: wishes[len(drawn)] if len(drawn) < len(wishes) else [END]
 

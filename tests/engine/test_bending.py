@@ -1,4 +1,4 @@
-"""Samplers that bend logits, against values worked out by hand."""
+"""Samplers that change logits, against values calculated by hand."""
 
 import math
 from typing import Any

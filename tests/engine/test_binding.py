@@ -1,4 +1,4 @@
-"""The bindings alone, without what the package's own `__init__` brings."""
+"""The bindings, without the `__init__` of the package llama_cpp."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from llmcli.errors import LlmcliError
 
 
 def run_python(code: str) -> str:
-    """What a fresh Python prints."""
+    """The output of a new Python process."""
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

@@ -1,4 +1,4 @@
-"""How far the temperature can be moved by hand."""
+"""The limits of the temperature shift."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Looking at a token of an answer again gives what its trace said when it was drawn."""
+"""The inspection of a token agrees with the trace of its draw."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -53,7 +53,7 @@ AGAIN: dict[str, dict[str, Any]] = {
 
 
 def make_subject(context: Context, generation: Generation, moves: Sequence[Move] = ()) -> Subject:
-    """The answer of a generation that has ended."""
+    """The target for an inspection of a finished generation."""
 
     def make(settings: Settings, grammar: str | None, film: Film) -> Generation:
         vocab, prompt = context.model.vocab, generation.prompt
@@ -75,7 +75,7 @@ def generate_answer(context: Context, text: str = PROMPT, dial: Dial | None = No
 
 
 def assert_matches_trace(found: Dissection, generation: Generation) -> None:
-    """Compare with what was noted at the time."""
+    """Compare an inspection with the trace of the draw."""
     then, steps = generation.traces[found.at], found.stepwise
     by_id = {one.id: one for one in steps.candidates}
     assert found.drawn == then.id
@@ -193,7 +193,7 @@ LONG = "In it he found a map, a coin, a map, a coin, and " * 9  # another batch 
 
 
 def logits(context: Context) -> list[float]:
-    """Those of the last token."""
+    """The logits of the last token."""
     found: list[float] = context._api.llama_get_logits_ith(context.handle, -1)[: context.model.vocab.n_tokens]
     return found
 

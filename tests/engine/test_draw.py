@@ -1,4 +1,4 @@
-"""The draw at the end of a chain: dist, mirostat, adaptive-p; and the speed of our own samplers."""
+"""The draw at the end of a chain: dist, Mirostat, adaptive-p; and the speed of the Python samplers."""
 
 import ctypes
 import math
@@ -82,7 +82,7 @@ def test_adaptive_p_without_a_target_does_not_change_draws() -> None:
 
 
 def seconds(made: Sequence[Step], rows: Any, n: int) -> float:
-    """The shortest of some applications to the same candidates."""
+    """The shortest time of several applications to the same candidates."""
     api = binding.load()
     chain, best = make_chain(made, n), math.inf
     for _ in range(7):

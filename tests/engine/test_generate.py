@@ -1,4 +1,4 @@
-"""Generations on the starter: prefix reuse, limits, aborts, several at once, timings."""
+"""Generations with the starter: prefix reuse, limits, aborts, parallel sequences, timings."""
 
 import random
 import threading

@@ -1,4 +1,4 @@
-"""Grammars and JSON schemas: what comes out obeys, and what is wrong is said in one line."""
+"""Grammars and JSON schemas: the output matches them, and errors are one line."""
 
 import json
 import re

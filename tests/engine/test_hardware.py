@@ -1,4 +1,4 @@
-"""Cores, memory and devices of this machine; and how much of a model fits."""
+"""Cores, memory and devices of a machine, and the context size and layers that fit."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads L
 
 @pytest.fixture
 def files(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Texts of files by path; of those below /sys and /proc no other is there."""
+    """Contents of files by path; other files below /sys and /proc do not exist."""
     texts: dict[str, str] = {}
     real = Path.read_text
 
@@ -35,7 +35,7 @@ def files(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 
 def siblings(groups: list[str]) -> dict[str, str]:
-    """The topology files of cpus 0, 1, ... with the siblings of each."""
+    """The topology files of CPUs 0, 1, ... with their siblings."""
     name = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
     return {name.format(cpu): group + "\n" for cpu, group in enumerate(groups)}
 

@@ -1,4 +1,4 @@
-"""The same seed gives the very tokens of a chain that is built by hand on the C API."""
+"""The same seed gives the same tokens as a chain built with the C API."""
 
 import math
 from typing import Any

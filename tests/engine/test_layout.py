@@ -1,4 +1,4 @@
-"""In which batches a prompt lay is known to the row, and evaluated so again it gives the very same logits."""
+"""The batches of a prompt are recorded, and the same batches give identical logits again."""
 
 import ctypes
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ CONTEXT = ContextParams(n_ctx=512, n_threads=1, n_threads_batch=1, n_batch=256, 
 
 
 def expand_batches(layout: Batches) -> list[tuple[int, int]]:
-    """One entry a batch."""
+    """A list with one entry per batch."""
     return [(rows, kept) for rows, kept, times in layout for _ in range(times)]
 
 
@@ -166,7 +166,7 @@ def test_an_aborted_batch_is_not_recorded(fresh: MakeContext) -> None:
 
 
 class Reader:
-    """Reads this and that, as a chat does, and is stopped at times if there is a flag for that."""
+    """Evaluates random prompts like a chat, and aborts some of them if it has a flag."""
 
     def __init__(self, model: Model, seed: int, n_vocab: int, flag: Countdown | None = None) -> None:
         self.flag = flag
@@ -183,7 +183,7 @@ class Reader:
         return (held[: max(keep, 0)] + self.tokens(self.random.choice([1, 5, 40, 150])))[:400]
 
     def read(self) -> list[int]:
-        """A prompt, after some that were stopped; its logits are ready."""
+        """Evaluate a prompt, after some aborted ones."""
         for _ in range(self.random.randrange(3) if self.flag else 0):
             assert self.flag
             self.flag.left = self.random.randint(1, 4000)
@@ -203,7 +203,7 @@ def replayed_context(model: Model, prompt: list[int], layout: Batches) -> Contex
 
 
 def assert_identical_replay(model: Model, reader: Reader, turns: int) -> int:
-    """Reads, and reads again in the same batches; how many prompts give other logits when they are read in one go."""
+    """Check that the same batches give identical logits; returns how many prompts differ in one batch."""
     others = 0
     for _ in range(turns):
         prompt = reader.read()
@@ -225,7 +225,7 @@ def assert_identical_replay(model: Model, reader: Reader, turns: int) -> int:
 
 
 def test_the_starter_gives_identical_logits_again(model: Model) -> None:
-    """Read in one go the same prompts give others, so that this says something."""
+    """In one batch the same prompts give other logits: otherwise the test would prove nothing."""
     assert assert_identical_replay(model, Reader(model, 0, 49000), 6) > 2
 
 
@@ -263,7 +263,7 @@ def test_a_partial_batch_is_an_error_for_recurrent_memory(tiny: Model) -> None:
 
 
 def test_batches_are_in_the_order_of_their_tokens(fresh: MakeContext) -> None:
-    """Whatever is noted and cut, each token lies in one batch."""
+    """After any records and cuts, each token is in exactly one batch."""
     random, layout, n_tokens = Random(4), Layout(), 0
     model: list[tuple[int, int]] = []  # number of the batch and its rows, of each token
     for number in range(300):

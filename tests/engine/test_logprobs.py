@@ -1,4 +1,4 @@
-"""Log-probabilities: the model's own distribution, before any sampler."""
+"""Log-probabilities: the distribution of the model, before any sampler."""
 
 import math
 

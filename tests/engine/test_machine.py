@@ -1,4 +1,4 @@
-"""The machine is named by its devices and by what llama.cpp uses of the processor."""
+"""The fingerprint of the processor: devices, and the features that llama.cpp uses."""
 
 from collections.abc import Iterator
 

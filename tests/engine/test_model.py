@@ -1,4 +1,4 @@
-"""Loading: the reason of a failure, the vocabulary, and files that would crash llama.cpp."""
+"""Loading: the reason of a failure, the vocabulary, and files that crash llama.cpp."""
 
 import os
 import stat
@@ -20,7 +20,7 @@ BROKEN = ["empty", "text", "header", "cut"]
 
 @pytest.fixture
 def broken(tmp_path: Path, starter: Path, request: pytest.FixtureRequest) -> Path:
-    """A file that is no model, or not any more."""
+    """A file that is not a model, or a damaged one."""
     path = tmp_path / "broken model.gguf"
     if request.param == "header":
         return write_gguf(path)

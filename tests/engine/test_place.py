@@ -1,4 +1,4 @@
-"""Where in an answer a token stands, and the temperature moved by hand there."""
+"""The position of a token in an answer, and the temperature shift at it."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def position(place: Place) -> Position:
 
 
 def positions_after(texts: list[str], splitter: ThinkingSplitter | None = None) -> list[Position]:
-    """The place before the first of these tokens, and after each."""
+    """The position before the first token, and after each."""
     place = Place(splitter)
     positions = [position(place)]
     for text in texts:
@@ -180,7 +180,7 @@ EVENTS = st.lists(
 
 @given(EVENTS, st.randoms())
 def test_replayed_moves_give_the_same_shifts(events: list[Any], chance: Any) -> None:
-    """Whatever is taken back on the way: the tokens are asked for in the same order in a replay."""
+    """Also with removed tokens: a replay has the same order of draws."""
     asked: list[int] = []
     shifts = []
     dial, index = Dial(), 0

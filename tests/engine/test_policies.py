@@ -1,4 +1,4 @@
-"""Temperature policies on candidates made by hand: what is applied, what is read, what stops an answer."""
+"""Temperature policies on given candidates: what they apply, what is recorded, and their errors."""
 
 import math
 import random
@@ -40,7 +40,7 @@ Register = Callable[[Callable[..., Any]], Policy]
 
 @pytest.fixture
 def register_policy(monkeypatch: pytest.MonkeyPatch) -> Register:
-    """Makes a function a policy of the user's register_policy."""
+    """Registers a function as a user's policy."""
     monkeypatch.setattr(registry, "_ANNOUNCED", {})
 
     def call(function: Callable[..., Any]) -> Policy:
@@ -53,7 +53,7 @@ def register_policy(monkeypatch: pytest.MonkeyPatch) -> Register:
 def apply_with_reading(
     logits: Sequence[float], policy: Policy, place: Place | None = None, dial: Dial | None = None, **settings: Any
 ) -> tuple[ChainOutput, Reading]:
-    """What a chain with a draw leaves of the logits, and what its temperature step saw and did."""
+    """The output of a chain with a draw, and the reading of its temperature step."""
     steps = plan(Settings(**NEUTRAL | {"temperature": policy} | settings), steered=True)
     only_size: Any = SimpleNamespace(n_tokens=len(logits), pointer=None)
     chain = Chain(only_size, steps, watch=Watch(place or Place(), dial, Drawn()))
@@ -66,7 +66,7 @@ def apply_with_reading(
 
 
 def entropy_of(logits: Sequence[float]) -> tuple[float, list[float]]:
-    """-sum(p ln p) over the live candidates, and their probabilities, the likeliest first."""
+    """-sum(p ln p) over the live candidates, and their probabilities, the most likely first."""
     weights = sorted((math.exp(x - max(logits)) for x in logits if x > -INF), reverse=True)
     p = [weight / math.fsum(weights) for weight in weights]
     return -math.fsum(q * math.log(q) for q in p), p

@@ -1,4 +1,4 @@
-"""Temperature policies in answers of the starter: the very tokens of llama.cpp, whatever stands around them.
+"""Temperature policies in answers of the starter: the same tokens as llama.cpp, in every chain.
 
 Ways to draw that must agree share the logits of one sequence, so that each answer is evaluated only once, and several
 answers share a context.
@@ -32,7 +32,7 @@ OTHERS = tuple(name for name in DEFAULT_ORDER if name != "temperature")
 
 
 class Draws(Protocol):
-    """What draws tokens from logits: a generation, or a chain built by hand."""
+    """An object that draws tokens from logits: a generation, or a chain built by hand."""
 
     tokens: list[int]
     finish_reason: str | None
@@ -44,7 +44,7 @@ class Draws(Protocol):
 
 @dataclass
 class LlamaChain:
-    """A chain of llama.cpp's own samplers, each ("name", *arguments of llama_sampler_init_name)."""
+    """A chain of llama.cpp's samplers, each ("name", *arguments of llama_sampler_init_name)."""
 
     model: Model
     prompt: list[int]
@@ -73,7 +73,7 @@ class LlamaChain:
 
 
 def draw_in_parallel(context: Context, answers: Sequence[Sequence[Draws]], count: int) -> list[list[int]]:
-    """Draw up to `count` tokens of each answer in all its ways, and see that these agree; the tokens they drew."""
+    """Draw up to `count` tokens of each answer in all its ways and check that they agree; returns the tokens."""
     active = list(enumerate(answers))
     start = [len(ways[0].tokens) for ways in answers]
     for seq_id, ways in active:
@@ -108,7 +108,7 @@ def make_generation(context: Context, temperature: str, trace: int | None = None
 
 
 def draws_of_a_range(context: Context, seed: int) -> list[Draws]:
-    """All ways to draw with 0.3..1.3; the last one has nothing of ours in it."""
+    """All ways to draw with 0.3..1.3; the last one is llama.cpp alone."""
     values: dict[str, Any] = {"seed": seed, "prompt": "It was"}
     cut = [("top_k", 40), ("top_p", 0.95, 0), ("min_p", 0.05, 0)]
     model = context.model
@@ -204,7 +204,7 @@ def test_the_second_draw_of_a_grammar_has_the_same_temperature(context: Context)
 
 
 def test_a_banned_string_resets_the_policy(context: Context) -> None:
-    """The forbidden tokens apart, nothing remembers what was taken back: a number and a policy go the same way."""
+    """Only the forbidden tokens are kept after a removal: a number and a policy draw the same tokens."""
     values: dict[str, Any] = {"prompt": STORY, "max_tokens": 40, "banned_strings": (" girl", ". ", "named", "\n")}
     ways = [make_generation(context, text, **values) for text in ("0.8", "sentence:0.8,0.8")]
     traced = make_generation(context, "linear:0.8->0.4@40,clamp=0.8..1", trace=0, **values)
@@ -221,7 +221,7 @@ Register = Callable[[Callable[..., Any]], str]
 
 @pytest.fixture
 def register_policy(monkeypatch: pytest.MonkeyPatch) -> Register:
-    """Makes a function a policy of the user's register_policy, and says its name."""
+    """Registers a function as a user's policy; returns its name."""
     monkeypatch.setattr(registry, "_ANNOUNCED", {})
 
     def call(function: Callable[..., Any]) -> str:

@@ -1,4 +1,4 @@
-"""What a context keeps from one prompt to the next never changes an answer, whatever kind of memory the model has."""
+"""A context reuses evaluated tokens without a change of the answer, with every kind of memory."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -32,7 +32,7 @@ PARAMS = ContextParams(
 
 
 class Countdown(AbortFlag):
-    """Aborts after as many operations as it is told: at the same place each time, in the middle of a batch too."""
+    """Aborts after a given number of operations: always at the same point, also in the middle of a batch."""
 
     left = -1
 
@@ -46,7 +46,7 @@ class Countdown(AbortFlag):
 
 
 class SmallWindow(Context):
-    """As if llama.cpp gave a sliding window no more memory than it needs, so that it writes over what is old."""
+    """A context whose sliding window has minimal memory, so that old cells are overwritten."""
 
     def _c_params(self, params: ContextParams) -> Any:
         c = super()._c_params(params)
@@ -85,7 +85,7 @@ def common_prefix_length(a: list[int], b: list[int]) -> int:
 
 @dataclass
 class Walk:
-    """Random work on two sequences, each answer of which is compared with a fresh context's."""
+    """Random work on two sequences; each answer is compared with that of a fresh context."""
 
     model: Model
     random: Random
@@ -97,7 +97,7 @@ class Walk:
         return [self.random.randrange(3, N_VOCAB) for _ in range(self.random.randint(1, most))]
 
     def prompt(self, seq_id: int) -> list[int]:
-        """The same again, more, less, an edit near the end or anywhere, or something new."""
+        """The same prompt, a longer or shorter one, an edited one, or a new one."""
         held = self.held[seq_id]
         keep = self.random.choice([len(held), len(held), len(held) - 1, len(held) - 9, len(held) // 2, 0])
         new = self.tokens(self.random.choice([1, 20, 450]))
@@ -115,7 +115,7 @@ class Walk:
         self.held[seq_id] = prompt
 
     def write(self) -> None:
-        """A few tokens of an answer, on every sequence that has a prompt."""
+        """Generate a few tokens on every sequence that has a prompt."""
         active = [seq_id for seq_id in range(N_SEQ) if 0 < len(self.held[seq_id]) < LONGEST]
         for token in self.tokens(5) if active else []:
             self.context.step([(seq_id, token) for seq_id in active])
@@ -125,7 +125,7 @@ class Walk:
             assert_same(logits(self.context, row), fresh_logits(self.model, self.held[seq_id]))
 
     def stop(self) -> None:
-        """An abort at any operation of reading or writing; what is still held then counts."""
+        """Abort at a random operation; the tokens that the context still has are compared."""
         self.flag.left = self.random.choice([1, self.random.randint(1, 60), self.random.randint(1, 600)])
         seq_id = self.random.randrange(N_SEQ)
         wanted = self.prompt(seq_id)
@@ -155,7 +155,7 @@ def test_a_reused_context_gives_the_answers_of_a_fresh_one(tiny: Model, seed: in
 
 
 def test_an_overwritten_window_is_evaluated_again(tiny: Model) -> None:
-    """By default llama.cpp keeps windows whole (`swa_full`), and so do we: this is for the day that changes."""
+    """By default llama.cpp keeps whole windows (`swa_full`), as llmcli does: this test is for a change of that."""
     random_walk(tiny, 2, SmallWindow)
 
 
@@ -187,7 +187,7 @@ def test_an_aborted_batch_leaves_nothing_in_the_memory(tiny: Model, operation: i
 
 @pytest.mark.parametrize("kind", [Context, SmallWindow])
 def test_a_longer_prompt_evaluates_only_new_tokens(tiny: Model, kind: type[Context]) -> None:
-    """What a chat does each turn, and what no memory is in the way of."""
+    """The usual case of a chat; it works with every kind of memory."""
     context = kind(tiny, PARAMS)
     prompt = list(range(10, 200))
     assert context.prefill(0, prompt) == 190
@@ -199,7 +199,7 @@ def test_a_longer_prompt_evaluates_only_new_tokens(tiny: Model, kind: type[Conte
 
 @pytest.mark.parametrize("keep", [0, 1, 100, 104])
 def test_an_edited_prompt_evaluates_only_the_changed_part(tiny: Model, keep: int) -> None:
-    """A state that stands for all (recurrent, hybrid) has to be made anew; attention goes on from the edit."""
+    """A recurrent or hybrid state is evaluated from the start; attention continues from the edit."""
     context = Context(tiny, PARAMS)
     context.prefill(0, list(range(10, 115)))
     edited = [*range(10, 10 + keep), *range(200, 205)]

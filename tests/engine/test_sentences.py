@@ -1,4 +1,4 @@
-"""Sentences, lines and paragraphs of a text that is still being written, in many scripts, however it is cut."""
+"""Sentences, lines and paragraphs of a streamed text, in many scripts, in pieces of any size."""
 
 import itertools
 import unicodedata
@@ -135,7 +135,7 @@ CASES = [*LATIN, *GERMAN, *ROMANCE, *CYRILLIC, *HAN_AND_KANA, *OTHERS]
 
 
 def mark_sentence_ends(text: str) -> str:
-    """The text with a bar wherever a sentence has ended."""
+    """The text with a bar at each sentence end."""
     readings = [boundaries(text[:end]) for end in range(len(text) + 1)]
     starts = [after.start for before, after in itertools.pairwise(readings) if after.ends > before.ends]
     pieces = [text[a:b] for a, b in itertools.pairwise([0, *starts, len(text)])]
@@ -143,7 +143,7 @@ def mark_sentence_ends(text: str) -> str:
 
 
 def position_after(*pieces: str) -> TextPosition:
-    """The position after these pieces."""
+    """The position after these pieces of text."""
     position = TextPosition()
     for piece in pieces:
         position.push(piece)

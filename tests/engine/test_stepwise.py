@@ -1,4 +1,4 @@
-"""What each step of a chain did, against chains of one step less and against arithmetic by hand."""
+"""The effect of each step of a chain, against shorter chains and against arithmetic."""
 
 import math
 from types import SimpleNamespace
@@ -41,7 +41,7 @@ def steps_of_film(film: Film, count: int = 9, besides: int | None = None) -> Ste
 def expected_steps(
     made: tuple[Step, ...], logits: list[float], biases: list[tuple[int, float]], vocab: Any
 ) -> dict[int, float]:
-    """The probabilities that a chain of just these steps leaves."""
+    """The probabilities after a chain of these steps."""
     if not made and not biases:
         live = dict(enumerate(logits))
     else:

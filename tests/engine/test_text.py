@@ -1,4 +1,4 @@
-"""From tokens to text: split characters, stop strings, and what happens when several things end an answer."""
+"""From tokens to text: split characters, stop strings, and several ends of an answer at once."""
 
 import itertools
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from tests.engine.scripted import run_to_end, script_pieces, text_of
 
 
 def split_at(data: Any, places: Sequence[int]) -> list[Any]:
-    """Bytes or a text cut at some places."""
+    """Bytes or a text, split at these positions."""
     ends = sorted({min(place, len(data)) for place in places} | {0, len(data)})
     return [data[a:b] for a, b in itertools.pairwise(ends)] or [data]
 
@@ -41,7 +41,7 @@ def test_stops_and_bans_that_never_match_change_no_text(data: bytes, places: lis
 
 
 def text_before_first_stop(text: str, stops: Sequence[str]) -> str:
-    """The text before the match that begins first."""
+    """The text before the earliest match."""
     return text[: min([at for stop in stops if (at := text.find(stop)) >= 0], default=len(text))]
 
 

@@ -1,4 +1,4 @@
-"""Reasoning told apart from the answer, however the text is cut into pieces."""
+"""Reasoning is separated from the answer, in pieces of any size."""
 
 import pytest
 from hypothesis import given, settings

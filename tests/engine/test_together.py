@@ -1,4 +1,4 @@
-"""Several generations of one step: each says what it says alone, and what their prompts share is evaluated once."""
+"""Parallel generations: each gives the same answer as alone, and common prefixes are evaluated once."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -57,7 +57,7 @@ def shared_context(tiny: Model) -> Iterator[Context]:
 
 
 def tokens_alone(model: Model, prompt: Sequence[int], **values: Any) -> list[int]:
-    """What a generation says in a context of its own."""
+    """The tokens of a generation in its own context."""
     context = Context(model, replace(PARAMS, n_seq_max=1))
     generation = start(context, prompt, ignore_eos=True, **values)
     list(generate(context, [generation]))
@@ -70,7 +70,7 @@ def generated_tokens(generation: Generation) -> list[int]:
 
 
 def start_all(context: Context, *prompts: Sequence[int]) -> list[Generation]:
-    """A generation of each kind that is varied, one after the other for each prompt."""
+    """One generation with different settings for each prompt."""
     return [
         start(context, prompt, seq_id=number, ignore_eos=True, **VARIED[number])
         for number, prompt in enumerate(prompts)
@@ -94,7 +94,7 @@ def test_a_shared_prompt_is_evaluated_once(shared_context: Context) -> None:
 
 
 def test_a_second_round_reuses_the_prompt(shared_context: Context) -> None:
-    """One token for its logits, where the memory can be cut back."""
+    """One token for its logits, where the memory can remove a part."""
     first, again = [start_all(shared_context, *[PROMPT] * 4) for _ in range(2)]
     list(generate(shared_context, first))
     list(generate(shared_context, again))

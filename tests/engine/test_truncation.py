@@ -1,4 +1,4 @@
-"""Samplers that cut, against distributions worked out by hand."""
+"""Truncation samplers, against distributions calculated by hand."""
 
 import math
 from typing import Any

@@ -143,6 +143,22 @@ def test_an_error_names_the_key_the_rule_and_the_value(key: str, text: str, mess
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("top_p", "between 0 and 1"),
+        ("top_k", "at least 0"),
+        ("repeat_penalty", "above 0"),
+        ("top_n_sigma", "above 0, or -1"),
+        ("think", "show, hide, off"),
+        ("presence_penalty", ""),
+        ("stop", ""),
+    ],
+)
+def test_the_valid_values_of_a_setting_are_words(key: str, text: str) -> None:
+    assert fields()[key].valid_values == text
+
+
 @pytest.mark.parametrize(("key", "text", "value"), [("top_n_sigma", "-1", -1.0), ("max_tokens", "-1", -1)])
 def test_a_special_value_outside_the_range_is_valid(key: str, text: str, value: float) -> None:
     assert parse(key, text) == value

@@ -70,7 +70,7 @@ class _Parser:
         return self._at == len(self._text)
 
     def error(self, fault: str = "", at: int | None = None, hint: str = "", rule: str = "") -> MisplacedError:
-        """The error for what stands at the present offset, or at `at`."""
+        """The error for the text at the current offset, or at `at`."""
         at = self._at if at is None else at
         rest = self._text[at:].strip()
         where = f"position {at + 1}" if rest else "the end"
@@ -88,9 +88,9 @@ class _Parser:
         second = next(name for name in _SIDES if name != first)
         sides = {first: self._term(depth + 1)}
         if not self._skip_over(",") or not (side := _SIDE.match(self._text, self._at)):
-            raise self.error(f"missing `{second}=`")
+            raise self.error(f"missing '{second}='")
         if side[1] == first:
-            raise self.error(f"duplicate `{first}=`", side.start(1))
+            raise self.error(f"duplicate '{first}='", side.start(1))
         self._at = side.end()
         sides[second] = self._term(depth + 1)
         self._kind = outer or self._kind
