@@ -15,6 +15,7 @@ VERSION = 1
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MAX_LINE = 64 << 20  # bytes; no session has a longer line
+_WRITE_HINT = "free some space or make the folder writable; the session is not saved"
 _APPEND = os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
@@ -45,9 +46,7 @@ class Journal:
         try:
             self._write(b"".join(map(encode, events)))
         except OSError as error:
-            raise DiskError(
-                f"cannot write {self.path}: {error.strerror}", "free some space: the session is not saved"
-            ) from None
+            raise DiskError(f"cannot write {self.path}: {error.strerror}", _WRITE_HINT) from None
 
     def _write(self, data: bytes) -> None:
         rest = data
@@ -65,9 +64,7 @@ class Journal:
         try:
             os.fsync(self._descriptor)
         except OSError as error:
-            raise DiskError(
-                f"cannot write {self.path}: {error.strerror}", "free some space: the session is not saved"
-            ) from None
+            raise DiskError(f"cannot write {self.path}: {error.strerror}", _WRITE_HINT) from None
 
     def close(self) -> None:
         """Close the file. A second call does nothing."""

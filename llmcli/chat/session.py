@@ -16,6 +16,8 @@ from llmcli.chat.session_reading import read_session
 from llmcli.chat.tree import Conversation, Message
 from llmcli.errors import DiskError, UsageError
 
+_WRITE_HINT = "free some space or make the folder writable; the chat continues, but it is not saved"
+
 
 class Session:
     """One conversation on disk. The first message creates the file; an unfinished answer has a file beside it.
@@ -47,11 +49,10 @@ class Session:
             UsageError: if there is none, another chat has it open, or a newer version wrote it.
             DiskError: if it cannot be read.
         """
-        name = files.find_name(name)
-        session = cls(name)
-        session._file = SessionFile.open(name)
+        session = cls(files.find_name(name))
+        session._file = SessionFile.open(session.name)
         try:
-            path = files.path_of(name)
+            path = files.path_of(session.name)
             session._recover(path, session._read(path))
             if not path.stat().st_size:  # the program was killed before it wrote the first line
                 session._save([HEADER])
@@ -67,10 +68,8 @@ class Session:
         Raises:
             UsageError: if there is none, or a newer version wrote it.
         """
-        name = files.find_name(name)
-        session = cls(name, keep=False)
-        path = files.path_of(name)
-        if unfinished := session._read(path):
+        session = cls(files.find_name(name), keep=False)
+        if unfinished := session._read(files.path_of(session.name)):
             session.conversation.add(unfinished)
         return session
 
@@ -138,7 +137,7 @@ class Session:
             self._file.end_answer()
         if self._write_error and not self._is_reported and not sys.exc_info()[0]:  # never hides why the answer ended
             self._is_reported = True
-            raise DiskError(str(self._write_error), "free some space: the chat continues, but it is not saved")
+            raise DiskError(str(self._write_error), _WRITE_HINT)
         return message
 
     def move(self, head: int | None) -> None:

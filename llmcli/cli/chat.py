@@ -98,7 +98,7 @@ def _reader(chat: "Chat", settings: Settings, live: bool) -> "Reader":
     from llmcli.ui.commands.complete import suggest
     from llmcli.ui.prompt.reader import TerminalReader
     from llmcli.ui.repl.show import style
-    from llmcli.ui.repl.status_line import status_line
+    from llmcli.ui.repl.status_line import input_hint, status_line
 
     reader = TerminalReader(
         lambda before: suggest(chat, before),
@@ -107,6 +107,7 @@ def _reader(chat: "Chat", settings: Settings, live: bool) -> "Reader":
         settings.editing_mode,
         style(settings),
         chat.colour,
+        lambda: input_hint(chat),
     )
     reader.on_drawn = chat.dialogue.open
     reader.on_interrupt(chat.stop_editing)

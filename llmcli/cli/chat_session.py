@@ -18,7 +18,7 @@ from llmcli.ui.console import console
 if TYPE_CHECKING:
     from llmcli.chat.characters import Character
 
-NO_CHARACTER = "none"
+_NO_CHARACTER = "none"
 # Settings that belong to a conversation; those of the screen and the machine may differ from day to day.
 _SAVED = {*describe(RequestParams), *describe(GenerationParams), *describe(SamplingParams), "model", "n_ctx"}
 
@@ -71,12 +71,13 @@ def character_of(flags: Layer, session: Session) -> "tuple[Character | None, lis
     chosen = resolve([config_layer(), environment_layer(os.environ), flags]).settings.character
     if not chosen or (session.conversation.messages and "character" not in flags.values):
         return None, []
-    if chosen == NO_CHARACTER:
+    if chosen == _NO_CHARACTER:
         session.remove_character()
         return None, []
     from llmcli.chat.characters import layer, load_character
 
     character = load_character(chosen)
+    session.remove_character()
     return character, [layer(character)]
 
 

@@ -26,7 +26,8 @@ class InterfaceParams:
     character: Annotated[
         str | None,
         Param(
-            help="Character to chat with: a file, or a name from the folder `characters` of the configuration.",
+            help="Character to chat with: pirate, editor, tutor, a file, or a name in the folder `characters` "
+            "of the configuration.",
             path=True,
         ),
     ] = None

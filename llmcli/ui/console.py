@@ -1,4 +1,4 @@
-"""Everything the program says beside its result: one line each, on stderr."""
+"""Messages beside the result: errors, warnings and notes, one line each, on stderr."""
 
 import os
 import sys
@@ -19,7 +19,7 @@ def wants_colour(stream: TextIO | None) -> bool:
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Whether the stream is open and leads to a person."""
+    """Whether the stream is open and a terminal."""
     try:
         return stream is not None and stream.isatty()
     except ValueError:  # closed
@@ -27,7 +27,7 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 
 def wrapped(text: str, indent: int = 0) -> str:
-    """`text` broken between words for the terminal of stderr; as it is elsewhere, where a line is one message."""
+    """`text` wrapped between words for the terminal of stderr; unchanged elsewhere, where a message is one line."""
     if not is_terminal(sys.stderr):
         return text
     import shutil
@@ -51,21 +51,21 @@ class Console:
         self.debug = bool(os.environ.get("LLMCLI_DEBUG"))
 
     def error(self, message: str, hint: str = "") -> None:
-        self._say("error: ", _RED + _BOLD, message)
+        self._print("error: ", _RED + _BOLD, message)
         self._hint(hint)
 
     def warn(self, message: str, hint: str = "") -> None:
         if not self.quiet:
-            self._say("warning: ", _YELLOW, message)
+            self._print("warning: ", _YELLOW, message)
             self._hint(hint)
 
     def note(self, message: str) -> None:
         if not self.quiet:
-            self._say("", _DIM, message)
+            self._print("", _DIM, message)
 
     def detail(self, message: str) -> None:
         if self.verbose:
-            self._say("", _DIM, message)
+            self._print("", _DIM, message)
 
     def think(self, text: str) -> None:
         """Reasoning of the model, as it streams."""
@@ -76,9 +76,9 @@ class Console:
 
     def _hint(self, hint: str) -> None:
         if hint:
-            self._say("  hint: ", _BOLD, hint)
+            self._print("  hint: ", _BOLD, hint)
 
-    def _say(self, label: str, style: str, text: str) -> None:
+    def _print(self, label: str, style: str, text: str) -> None:
         text = wrapped(safe(" ".join(text.split("\n"))), len(label))
         if wants_colour(sys.stderr):
             label, text = (f"{style}{label}{_OFF}", text) if label else ("", f"{style}{text}{_OFF}")
@@ -91,7 +91,7 @@ class Console:
             )
             sys.stderr.flush()
         except (OSError, ValueError, AttributeError):
-            pass  # there is nobody to tell
+            pass  # stderr is closed
 
 
 console = Console()

@@ -1,4 +1,4 @@
-"""Ctrl-C that answers at once, even while llama.cpp computes."""
+"""Ctrl-C that works at once, even while llama.cpp computes."""
 
 import signal
 import threading
@@ -8,19 +8,19 @@ from types import FrameType
 
 from llmcli.engine.abort import AbortFlag
 
-_early = False  # Ctrl-C came where there was nothing to stop yet
+_pending = False  # Ctrl-C was pressed where there was nothing to stop yet
 
 
 def _postpone(_number: int, _frame: FrameType | None) -> None:
-    global _early
-    _early = True
+    global _pending
+    _pending = True
 
 
 @contextmanager
 def postponed() -> Iterator[None]:
-    """Within this block Ctrl-C raises nothing: the next `interruptible` stops for it, or `forget` forgets it.
+    """Within this block Ctrl-C raises nothing: it stops the next `interruptible` block, or `forget` drops it.
 
-    What Python itself does between two answers must not be torn: an import that is interrupted half-way keeps its lock.
+    Code between two answers must not be interrupted: an import that is interrupted half-way keeps its lock.
     """
     old = signal.signal(signal.SIGINT, _postpone)
     try:
@@ -44,9 +44,9 @@ def raising() -> Iterator[None]:
 
 
 def forget() -> None:
-    """Nothing is asked to stop any more."""
-    global _early
-    _early = False
+    """Drop a Ctrl-C that is still pending."""
+    global _pending
+    _pending = False
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def interruptible(abort: AbortFlag, presses: int = 2) -> Iterator[None]:
     low-level handler however writes to the wake-up descriptor at once, and a thread that reads there sets the
     flag that llama.cpp looks at.
     """
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job is meant to go on
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # the background job of a shell ignores Ctrl-C
         yield
         return
     import socket  # 3 ms that run while the model is loading
@@ -83,7 +83,7 @@ def interruptible(abort: AbortFlag, presses: int = 2) -> Iterator[None]:
     thread.start()
     old_descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     old_handler = signal.signal(signal.SIGINT, handle)
-    if _early:
+    if _pending:
         forget()
         abort.set("interrupt")
     try:

@@ -15,7 +15,7 @@ _aside = False
 
 @contextmanager
 def aside(wanted: bool) -> Iterator[None]:
-    """Within this block all goes to stderr, if wanted: what a command in a chat says is no answer of the model."""
+    """Within this block all goes to stderr, if wanted: the output of a chat command is not an answer of the model."""
     global _aside
     before, _aside = _aside, wanted
     try:
@@ -25,7 +25,7 @@ def aside(wanted: bool) -> Iterator[None]:
 
 
 def stream() -> TextIO:
-    """Where the output goes at this moment."""
+    """The stream that output goes to now."""
     return sys.stderr if _aside else sys.stdout
 
 
@@ -48,13 +48,13 @@ def put(text: str, style: str = "") -> None:
         else:
             _write_all(out, text.encode("utf-8", "replace"))
     except BrokenPipeError:
-        raise ReaderGoneError("nobody reads stdout any more") from None
+        raise ReaderGoneError("the reader of stdout has closed it") from None
     except OSError as error:
         raise DiskError(f"cannot write to stdout: {error.strerror}") from None
 
 
 def put_drawn(text: str) -> None:
-    """Write to a terminal what was made safe already and has our own colours and cursor movements in it.
+    """Write text to a terminal that is safe already, with colors and cursor movements of llmcli.
 
     Raises:
         DiskError, ReaderGoneError: as `put` does.
@@ -65,7 +65,7 @@ def put_drawn(text: str) -> None:
         out.write(text.encode(encoding, "replace").decode(encoding))
         out.flush()
     except BrokenPipeError:
-        raise ReaderGoneError("nobody reads stdout any more") from None
+        raise ReaderGoneError("the reader of stdout has closed it") from None
     except OSError as error:
         raise DiskError(f"cannot write to the terminal: {error.strerror}") from None
 
@@ -85,7 +85,7 @@ def put_table(rows: list[tuple[str, str]]) -> None:
 
 
 def _write_all(out: TextIO, data: bytes) -> None:
-    """Past Python's buffer, which would try again at exit, after the error has been told."""
+    """Write past the buffer of Python, which would try again at exit, after the error message."""
     out.flush()
     descriptor = out.fileno()
     while data:

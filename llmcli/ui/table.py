@@ -1,4 +1,4 @@
-"""A table on stdout: aligned columns, and on a terminal too narrow for them each row under its own heading."""
+"""Tables on stdout: aligned columns; on a terminal that is too narrow, a block for each row."""
 
 import shutil
 import textwrap
@@ -23,9 +23,9 @@ def put_rows(
 ) -> None:
     """Print the rows; the columns named in `right` hold numbers, and `below` has a further line for each row.
 
-    A terminal that is a little too narrow goes without the columns in `spare`, the first of them first.
+    A terminal that is a little too narrow omits the columns in `spare`, the first of them first.
 
-    Cells are made one line each.
+    A cell with several lines is joined into one.
 
     Raises:
         DiskError, ReaderGoneError: as `put` does.
@@ -48,7 +48,7 @@ def put_rows(
 
 
 def _affordable(heads: Sequence[str], widths: Sequence[int], room: int, spare: Sequence[str]) -> list[int]:
-    """The columns that fit side by side; none when they do not even without the spare ones."""
+    """The indices of the columns that fit; none where they do not fit even without the spare ones."""
     for number in range(len(spare) + 1):
         kept = [index for index, head in enumerate(heads) if head not in spare[:number]]
         if sum(widths[index] + len(_GAP) for index in kept) - len(_GAP) <= room:
@@ -71,7 +71,7 @@ def put_facts(facts: Sequence[tuple[str, str]]) -> None:
 
 
 def put_definitions(pairs: Sequence[tuple[str, str]], column: int = 24) -> None:
-    """Print names with what they mean, wrapped beside them; where a name is too long or the window narrow, below it."""
+    """Print names with their meanings, wrapped, beside them; below, where a name is long or the window is narrow."""
     room = shutil.get_terminal_size().columns if is_terminal(stream()) else 100
     if room < 2 * column:
         column = 4
@@ -118,7 +118,7 @@ def _put_stacked(heads: Sequence[str], rows: Sequence[Sequence[str]], below: Seq
 
 
 def _put_hanging(begin: str, text: str) -> None:
-    """A line that goes on, where it is too long, under the place where its text began."""
+    """A line that is wrapped below the start of its text where it is too long."""
     room = max(shutil.get_terminal_size().columns - len(begin), 10)
     lines = textwrap.wrap(text, room, break_on_hyphens=False) if width(text) > room else [text]
     for index, line in enumerate(lines):

@@ -1,4 +1,4 @@
-"""Keys that are typed while nobody reads them wait, unseen and as they came, for the next prompt."""
+"""Type-ahead: keys that are typed while the program works wait, without an echo, for the next prompt."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ _PASTE_ON, _PASTE_OFF = b"\x1b[?2004h", b"\x1b[?2004l"
 
 
 class _Terminal:
-    """The terminal's two states: as it was, and silent; a stop by Ctrl-Z gives the shell the first of them back."""
+    """The two states of the terminal: as before, and without echo; Ctrl-Z restores the first one for the shell."""
 
     def __init__(self, descriptor: int) -> None:
         import termios
@@ -33,7 +33,7 @@ class _Terminal:
             self.bracket()
 
     def bracket(self) -> None:
-        """Let what is pasted come in brackets while nothing is echoed."""
+        """Turn bracketed paste on while nothing is echoed, and off otherwise."""
         with suppress(OSError):
             os.write(sys.stdout.fileno(), _PASTE_OFF if self._state is self.before else _PASTE_ON)
 
@@ -53,8 +53,8 @@ _silenced: _Terminal | None = None
 def silent_keys(live: bool) -> Iterator[None]:
     """Within this block keys are not echoed, Enter stays the key it is, and pastes keep their brackets.
 
-    Ctrl-C and Ctrl-Z work as ever. A prompt inside sets its own state, and ends in this one; a block inside another
-    only asks for the brackets again, which a prompt takes away.
+    Ctrl-C and Ctrl-Z work as usual. A prompt inside sets its own state, and restores this one; a block inside another
+    only turns bracketed paste on again, which a prompt turns off.
     """
     global _silenced
     if _silenced:
@@ -71,8 +71,8 @@ def silent_keys(live: bool) -> Iterator[None]:
     except termios.error:
         yield
         return
-    heeded = signal.getsignal(signal.SIGTSTP) is not signal.SIG_IGN
-    old = signal.signal(signal.SIGTSTP, terminal.stop if heeded else signal.SIG_IGN)
+    can_stop = signal.getsignal(signal.SIGTSTP) is not signal.SIG_IGN
+    old = signal.signal(signal.SIGTSTP, terminal.stop if can_stop else signal.SIG_IGN)
     terminal.apply(terminal.silent)
     _silenced = terminal
     try:
@@ -84,7 +84,7 @@ def silent_keys(live: bool) -> Iterator[None]:
 
 
 def is_silent() -> bool:
-    """Whether this is such a block, on a terminal that has the silent state."""
+    """Whether this is inside `silent_keys`, on a terminal without echo."""
     return _silenced is not None
 
 

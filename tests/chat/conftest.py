@@ -1,4 +1,4 @@
-"""What the tests of the chat floor share: the starter, loaded once."""
+"""The starter model for the tests of the chat package, loaded once."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,5 +26,5 @@ def local(target: Target) -> Iterator[LocalModel]:
 
 @pytest.fixture
 def settings() -> Settings:
-    """A short, greedy answer; one thread, for two on a busy machine wait for each other."""
+    """A short, greedy answer; one thread, because two wait for each other on a busy machine."""
     return Settings(n_ctx=512, n_threads=1, max_tokens=8, seed=1, samplers=("top_k",), top_k=1)

@@ -1,4 +1,4 @@
-"""Dialogues with a model that is loaded already, and the answer that a context without a past would give."""
+"""Dialogues with a loaded model, and the answer that a new context gives."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ def open_local(path: Path, settings: Settings, abort: AbortFlag | None = None) -
 
 
 def dialogue_with(local: LocalModel, *below: Layer, session: Session | None = None, **flags: Any) -> Dialogue:
-    """A dialogue that nothing is kept of, unless a session is given."""
+    """A dialogue that is not saved, unless a session is given."""
     layers = Layers([*below, Layer("flag", {"n_threads": 1, "seed": 1, **flags})])
     opening = Opening(lambda _abort, _say: Transcript(local))
     opening.wait(lambda _doing: True)
@@ -44,7 +44,7 @@ def dialogue_with(local: LocalModel, *below: Layer, session: Session | None = No
 
 
 def answer(dialogue: Dialogue, begun: Message | None = None, **extra: Any) -> Turn:
-    """The whole answer to what was said, or to what `begun` answers."""
+    """The whole answer to the conversation, or the continued answer `begun`."""
     path = dialogue.session.conversation.path()
     turn = dialogue.answer(path[:-1] if begun else path, extra, begun)
     for _ in turn.parts():
@@ -60,14 +60,14 @@ def say(dialogue: Dialogue, text: str, **extra: Any) -> Turn:
 
 @dataclass
 class Greedy:
-    """The likeliest tokens, and how far each was ahead of the next one (after the last one, of the end)."""
+    """The most likely tokens, and the distance of each logit from the second; the last distance is that of the end."""
 
     tokens: list[int]
     leads: list[float]
 
 
 def fresh_answer(local: LocalModel, prompt: Sequence[int], n_predict: int, params: ContextParams) -> Greedy:
-    """What a context that has read nothing else answers to the prompt, read in one go."""
+    """The answer of a new context that evaluates the prompt in one batch."""
     context, found = Context(local.model, params), Greedy([], [])
     context.prefill(0, prompt)
     vocab = local.model.vocab
@@ -84,7 +84,7 @@ def fresh_answer(local: LocalModel, prompt: Sequence[int], n_predict: int, param
 
 
 def greedy_answer(dialogue: Dialogue, prompt: Prompt, n_predict: int) -> list[int]:
-    """What the dialogue's own context answers."""
+    """The answer of the context of the dialogue."""
     local = dialogue.local
     assert local
     settings = Settings(n_ctx=local.n_ctx, seed=1, max_tokens=n_predict, **GREEDY)
@@ -95,11 +95,11 @@ def greedy_answer(dialogue: Dialogue, prompt: Prompt, n_predict: int) -> list[in
 
 
 def scripted(*pieces: str | BaseException) -> Callable[..., tuple[Any, Iterator[Record]]]:
-    """In place of `LocalModel.generate`: a model that says these pieces, or fails at one of them."""
+    """In place of `LocalModel.generate`: an answer of these pieces; an exception among them is raised."""
 
     def generate(prompt: Prompt, settings: Settings, *_: object, **_watched: object) -> tuple[Any, Iterator[Record]]:
-        said = sum(isinstance(piece, str) for piece in pieces)
-        timings = Timings(prompt_n=len(prompt.tokens), predicted_n=said)
+        n_pieces = sum(isinstance(piece, str) for piece in pieces)
+        timings = Timings(prompt_n=len(prompt.tokens), predicted_n=n_pieces)
 
         def records() -> Iterator[Record]:
             for piece in pieces:

@@ -1,4 +1,4 @@
-"""A vocabulary without a model: a token per character, and control tokens to order."""
+"""A vocabulary without a model: one token a character, and any control tokens."""
 
 import re
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ CONTROL = 0x110000  # control tokens are numbered from here, beyond every charac
 
 
 class FakeVocab(Vocab):
-    """Tokenizes as llama.cpp does: control tokens count only with `parse_special`."""
+    """Tokenizes as llama.cpp does: text becomes control tokens only with `parse_special`."""
 
     def __init__(self, control: Iterable[str] = (), bos: str = "", ends: Iterable[str] = (), adds_bos: bool = False):
         self._names = [*control, *([bos] if bos and bos not in control else [])]

@@ -14,7 +14,7 @@ from llmcli.chat.records import from_event
 from llmcli.chat.tree import Message
 from llmcli.errors import UsageError
 
-TALK = [
+MESSAGES = [
     Message(1, None, "user", "What is *it*?", attachments=(Attachment("a.py", "x = 1\n"),), time=1_700_000_000.0),
     Message(
         2,
@@ -59,11 +59,11 @@ def test_another_suffix_is_refused_with_the_known_ones(name: str) -> None:
 
 def test_an_unknown_form_is_refused() -> None:
     with pytest.raises(UsageError, match="'pdf'"):
-        export(TALK, "t", None, "pdf")
+        export(MESSAGES, "t", None, "pdf")
 
 
 def test_markdown_has_a_heading_for_each_turn() -> None:
-    assert export(TALK, "On\none", "Be brief.", "md") == (
+    assert export(MESSAGES, "On\none", "Be brief.", "md") == (
         "# On one\n\n## System prompt\n\nBe brief.\n\n## You\n\nWhat is *it*?\n\nFile a.py:\n```python\nx = 1\n```\n\n"
         "## Model (starter)\n\n<details>\n<summary>Reasoning</summary>\n\nThey ask.\n\n</details>\n\n"
         "It is **one**.\n\n*(interrupted)*\n"
@@ -76,7 +76,7 @@ def test_markdown_has_a_heading_for_each_turn() -> None:
 @pytest.mark.parametrize("place", ["content", "reasoning"])
 def test_a_cut_answer_does_not_swallow_the_next_turn(cut: str, place: str) -> None:
     first = answer(cut) if place == "content" else answer("a", reasoning=cut)
-    tokens = MarkdownIt("commonmark").parse(export([first, *TALK], "t", None, "md"))
+    tokens = MarkdownIt("commonmark").parse(export([first, *MESSAGES], "t", None, "md"))
     headings = [after.content for token, after in pairwise(tokens) if token.type == "heading_open"]
     assert headings == ["t", "Model", "You", "Model (starter)"]
 
@@ -87,14 +87,14 @@ def test_reasoning_cannot_end_its_own_fold() -> None:
 
 
 def test_plain_text_has_a_line_for_each_speaker() -> None:
-    assert export(TALK, "On\none", "Be brief.", "txt") == (
+    assert export(MESSAGES, "On\none", "Be brief.", "txt") == (
         "On one\n\nSystem prompt:\nBe brief.\n\nYou:\nWhat is *it*?\n\nFile a.py:\n```python\nx = 1\n```\n\n"
         "Model (starter):\nIt is **one**.\n(interrupted)\n"
     )
 
 
 def test_json_has_the_messages_of_the_openai_api() -> None:
-    data = json.loads(export(TALK, "On one", "Be brief.", "json"))
+    data = json.loads(export(MESSAGES, "On one", "Be brief.", "json"))
     assert [data["version"], data["title"], data["system"]] == [1, "On one", "Be brief."]
     assert [message["role"] for message in data["messages"]] == ["system", "user", "assistant"]
     assert data["messages"][1]["content"] == "What is *it*?\n\nFile a.py:\n```python\nx = 1\n```"
@@ -113,8 +113,8 @@ def test_json_has_the_messages_of_the_openai_api() -> None:
 
 def test_json_can_include_every_branch() -> None:
     other = Message(3, 1, "assistant", "Two.")
-    data = json.loads(export(TALK, "t", None, "json", {message.id: message for message in (*TALK, other)}))
-    assert [from_event(event) for event in data["tree"]] == [*TALK, other]
+    data = json.loads(export(MESSAGES, "t", None, "json", {message.id: message for message in (*MESSAGES, other)}))
+    assert [from_event(event) for event in data["tree"]] == [*MESSAGES, other]
     assert [message["role"] for message in data["messages"]] == ["user", "assistant"]
 
 

@@ -151,7 +151,7 @@ def test_a_full_disk_leaves_whole_lines(path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
-    assert caught.value.hint == "free some space: the session is not saved"
+    assert caught.value.hint == "free some space or make the folder writable; the session is not saved"
     journal.add([{"n": 3}])
     journal.sync()
     journal.close()

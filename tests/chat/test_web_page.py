@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from llmcli.chat.attachments import Attachment
 from llmcli.chat.export import export
 from llmcli.chat.tree import Message
-from tests.chat.test_export import TALK, answer
+from tests.chat.test_export import MESSAGES, answer
 
 ELEMENTS = {
     "html",
@@ -74,7 +74,7 @@ def page_of(text: str) -> Page:
 
 
 def test_a_page_shows_the_whole_conversation() -> None:
-    shown = Page(export(TALK, "On one", "Be brief.", "html"))
+    shown = Page(export(MESSAGES, "On one", "Be brief.", "html"))
     for text in (
         "On one",
         "Be brief.",
@@ -93,7 +93,7 @@ def test_a_page_shows_the_whole_conversation() -> None:
 
 
 def test_the_policy_of_a_page_allows_its_own_style_only() -> None:
-    text = export(TALK, "t", None, "html")
+    text = export(MESSAGES, "t", None, "html")
     policy = next(meta["content"] for meta in Page(text).all("meta") if "http-equiv" in meta)
     style = re.findall("<style>(.*?)</style>", text, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(style[0].encode()).digest()).decode()

@@ -17,6 +17,8 @@ ENTER, TAB, ESCAPE, UP, DOWN, BACKSPACE = "\r", "\t", "\x1b", "\x1b[A", "\x1b[B"
 CTRL_C, CTRL_D, CTRL_J, CTRL_R, CTRL_X_CTRL_E, CTRL_Z = "\x03", "\x04", "\n", "\x12", "\x18\x05", "\x1a"
 ALT_ENTER = ESCAPE + ENTER
 PROMPT = ">"
+HINT = "Ask anything"  # how the grey text in an empty line begins
+FOOT = "Ctrl-C stops"  # how the row below a streaming answer begins
 GREEDY = ("--temp", "0", "-n", "20", "-c", "1024", "-t", "1")
 TINY = ("-m", "tiny.gguf", "-n", "100", "-t", "1")  # what it says is noise; a grammar makes it say what is wanted
 PATIENCE = 45.0  # seconds; a loaded machine is slow, and no test asks how fast something is
@@ -53,7 +55,7 @@ class _Screen(pyte.HistoryScreen):
 
 
 class Talk:
-    """A chat at a window of so many columns and rows. Everything waits for what is to be seen, never for a time."""
+    """A chat in a window of so many columns and rows. It waits for what is on the screen, never for a time."""
 
     def __init__(
         self,
@@ -110,11 +112,11 @@ class Talk:
         self.until(lambda: self.line() != before, f"{text!r} to be taken")
 
     def ask(self, text: str) -> str:
-        """Send a text, wait for the next prompt, and return what was shown between the two."""
+        """Send a text, wait for the next prompt, and return the rows between the two, without a first blank one."""
         start = self._row()
         self.send(text)
         self.ready()
-        return "\n".join([*self.scrollback(), *self.screen()][start + 1 : self._row()])
+        return "\n".join([*self.scrollback(), *self.screen()][start + 1 : self._row()]).removeprefix("\n")
 
     def resize(self, columns: int, rows: int) -> None:
         """Drag the window's corner."""
@@ -138,7 +140,7 @@ class Talk:
         return [row.rstrip() for row in self.window.display]
 
     def scrollback(self) -> list[str]:
-        """What has left the window at its top."""
+        """The rows that have left the window at its top."""
         return ["".join(row[at].data for at in range(self.window.columns)).rstrip() for row in self.window.history.top]
 
     def text(self) -> str:
@@ -146,8 +148,19 @@ class Talk:
         return "\n".join([*self.scrollback(), *self.screen()]).rstrip()
 
     def line(self) -> str:
-        """The row with the cursor."""
-        return self.screen()[self.window.cursor.y]
+        """The row with the cursor, without the hint of an empty one."""
+        row = self.screen()[self.window.cursor.y]
+        hinted = row.startswith(f"{PROMPT} {HINT}") and self.window.cursor.x == len(PROMPT) + 1
+        return PROMPT if hinted else row
+
+    def foot(self) -> str:
+        """The row below a streaming answer; empty where there is none."""
+        return next((row for row in reversed(self.screen()) if row.startswith(FOOT)), "")
+
+    def answer(self, question: str) -> str:
+        """The rows below the last row that ends with this question, without the row below the answer and the status."""
+        rows = self.text().rpartition(question)[2].split("\n")
+        return "\n".join(row for row in rows if not row.startswith(FOOT) and " · temp " not in row)
 
     def _row(self) -> int:
         """The number of that row from the first one that was ever written."""
@@ -175,7 +188,7 @@ class Talk:
         self.until(lambda: text in self.text(), repr(text))
 
     def wait_line(self, text: str) -> None:
-        """Wait until the row with the cursor ends so."""
+        """Wait until the row with the cursor ends with a text."""
         self.until(lambda: self.line().endswith(text), f"a line {text!r}")
 
     def choose(self, key: str, default: str) -> None:

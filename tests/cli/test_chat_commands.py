@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("with_starter")
 
 FLAGS = ("--temp", "0", "-n", "8", "-c", "1024", "-t", "1")
 LETTERS = (*FLAGS, "--grammar", "root ::= [a-z]+")  # so that the noise of the tiny model can be shown
-CUT = "cut off: max_tokens is 8; /continue goes on"
+CUT = "cut off: max_tokens is 8; /continue resumes"
 COMET = "A comet is a small, icy particle"
 STAR = "A star is a celestial body in the"
 
@@ -60,7 +60,7 @@ def test_going_back_and_branching_loses_nothing(run: Run, here: Path) -> None:
     assert [row.split()[:3] for row in table] == [["1", "2", "0"], ["2", "2", "1"], ["3*", "2", "2"]]
     assert "temperature=0.5 seed=7" in table[2]
     assert sum(line.startswith("1 you") for line in lines) == 2  # /branch 1 shows where one is, /history all
-    assert "message 2 is changed; go on, or let the model go on with /continue" in lines
+    assert "message 2 is changed; /continue lets the model extend it" in lines
     assert any(re.match(r"2 model .* edited$", line) for line in lines)
     assert lines[-4:] == [
         "",
@@ -237,7 +237,7 @@ def test_files_and_the_clipboard_go_with_the_next_message(run: Run, here: Path, 
         "with the next message: a.txt (5 characters), b c.txt (4 characters)",
         "no files go with the next message",
         "with the next message: b c.txt (4 characters)",
-        "with a.txt",
+        "attached: a.txt",
     ):
         assert line in lines
     answer = ran.text.splitlines()[0]

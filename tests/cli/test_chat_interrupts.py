@@ -20,7 +20,7 @@ pytestmark = [
 FLAGS = ("--temp", "0", "-t", "1", "-c", "8192", "--ignore-eos")
 STORY = "Tell me a long story."
 BEGINNING = "I'm"  # how the starter tells a story
-STOPPED = "stopped; /continue goes on, /retry answers anew"
+STOPPED = "stopped; /continue resumes, /retry answers again"
 
 
 def modes(chat: Talk) -> list[Any]:

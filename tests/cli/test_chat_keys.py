@@ -65,14 +65,14 @@ def test_commands_settings_values_and_files_are_completed(room: Path) -> None:
         chat.keys(TAB)
         chat.wait_line('read @"notes of may.txt"')
         chat.keys(ENTER)
-        chat.wait_for("with notes of may.txt")
+        chat.wait_for("attached: notes of may.txt")
         chat.ready().keys("/think h")
         chat.wait_for("hide")
         chat.keys(ESCAPE, CTRL_C)
         chat.ready()
 
 
-def test_a_message_of_several_lines_is_made_by_keys_marks_and_pastes_and_sent_by_enter(room: Path) -> None:
+def test_keys_blocks_and_pastes_make_several_lines(room: Path) -> None:
     with Talk(*YES, cwd=room) as chat:
         chat.ready().keys("a", ALT_ENTER, "b", CTRL_J, "c\\", ENTER, "d")
         chat.until(lambda: chat.line() == "  d", "four lines")
@@ -93,7 +93,7 @@ def test_a_message_of_several_lines_is_made_by_keys_marks_and_pastes_and_sent_by
             assert said in shown, said
 
 
-def test_the_line_is_edited_suggested_from_history_and_searched(room: Path) -> None:
+def test_the_line_has_an_editor_suggestions_and_a_search(room: Path) -> None:
     editor = script(room / "ed", 'printf "%s, edited" "$(cat "$1")" > "$1"')
     with Talk(*YES, cwd=room, env={"EDITOR": str(editor)}) as one, Talk(*YES, cwd=room) as other:
         other.ready().ask("from another chat")
@@ -128,7 +128,7 @@ def test_the_line_is_edited_suggested_from_history_and_searched(room: Path) -> N
         late.until(lambda: late.line() != PROMPT, "the last one of both")
 
 
-def test_keys_typed_while_an_answer_comes_wait_unseen_for_the_next_prompt(room: Path) -> None:
+def test_keys_typed_during_an_answer_wait_for_the_prompt(room: Path) -> None:
     with Talk(*TINY, "--grammar-file", "yes.gbnf", cwd=room) as chat:
         chat.ready().keys("hi", ENTER, "again", ENTER, pasted("and\nonce"), "more")
         chat.wait_line("  oncemore")
@@ -137,7 +137,7 @@ def test_keys_typed_while_an_answer_comes_wait_unseen_for_the_next_prompt(room: 
         assert "\nand\noncemore\n" in chat.ready().ask("/history")
 
 
-def test_vi_keys_are_there_for_those_who_want_them(room: Path) -> None:
+def test_vi_keys_work_in_the_chat(room: Path) -> None:
     with Talk(*YES, "--editing-mode", "vi", cwd=room) as chat:
         chat.ready().keys("wrong words")
         chat.wait_line("wrong words")

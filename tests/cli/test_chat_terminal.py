@@ -45,13 +45,13 @@ def test_every_row_of_a_conversation_is_as_expected(run: Run) -> None:
         for text in ("What is a comet?", "And a star?", "/retry max_tokens=4"):
             chat.ask(text)
         assert chat.text().split("\n")[:-1] == [
-            "> What is a comet?", *wrap(comet), "", "cut off: max_tokens is 20; /continue goes on",
-            "> And a star?", *wrap(star), "", "cut off: max_tokens is 20; /continue goes on",
-            "> /retry max_tokens=4", *wrap(again), "", "cut off: max_tokens is 4; /continue goes on",
+            "> What is a comet?", "", *wrap(comet), "", "cut off: max_tokens is 20; /continue resumes",
+            "> And a star?", "", *wrap(star), "", "cut off: max_tokens is 20; /continue resumes",
+            "> /retry max_tokens=4", "", *wrap(again), "", "cut off: max_tokens is 4; /continue resumes",
             PROMPT,
         ]  # fmt: skip
         assert re.fullmatch(
-            r"starter · \d+/1\.0k · temp 0 · \d+ tokens/s · \d{4}-\d\d-\d\d-what-is-a-comet", chat.status()
+            r"starter · context \d+/1\.0k · temp 0 · \d+ tokens?/s · \d{4}-\d\d-\d\d-what-is-a-comet", chat.status()
         )
         chat.keys(CTRL_D)
         assert chat.wait_end() == 0
@@ -65,7 +65,7 @@ def test_markdown_is_rendered_in_every_window(folder: Path, columns: int, rows: 
         lines = chat.text().split("\n")
         answer = lines[lines.index("Title") : len(lines) - lines[::-1].index(PROMPT) - 1]
         words = wrap("words that go on until a narrow window is full", columns - 1)
-        assert answer == ["Title", "", *words, "", "• a", "• b", "", "print(1)", ""]
+        assert answer == ["Title", "", *words, "", "• a", "• b", "", "── py ──", "print(1)", "────────", ""]
         assert b"**" not in chat.raw
         assert chat.text().count("print(1)") == 1
         assert COLOUR.search(chat.raw)
@@ -107,7 +107,7 @@ def test_messages_are_edited_in_the_line_and_in_the_editor(folder: Path) -> None
         chat.ready().ask("hi")
         chat.send("/edit")
         chat.wait_line("> hi")
-        assert chat.status() == "changing message 1 · Enter keeps it · any command leaves it as it was"
+        assert chat.status() == "editing message 1 · Enter saves it · Ctrl-C cancels"
         chat.keys(" there", ENTER)
         chat.ready()
         chat.send("/edit 2")
@@ -178,7 +178,7 @@ def test_a_full_context_asks_what_to_do_before_it_sends(folder: Path) -> None:
         chat.ready().ask("a" + fill)
         chat.ask("b" + fill)
         chat.send("c" + fill)
-        chat.wait_for("this does not fit")
+        chat.wait_for("the conversation does not fit")
         chat.wait_line("Enter = back]")
         chat.keys(ENTER)
         chat.wait_line("c" + fill)  # taken back, and not lost

@@ -1,4 +1,4 @@
-"""The temperature moved by keys while an answer comes, at a real terminal; what else is typed waits for the prompt."""
+"""Keys move the temperature while an answer streams, on a real terminal; other keys wait for the prompt."""
 
 import json
 import os
@@ -35,29 +35,29 @@ KEYPAD_UP, KEYPAD_DOWN = "\x1bOA", "\x1bOB"
 def begin(chat: Talk) -> None:
     """Let the model tell a story, and see it begin."""
     chat.ready().send(STORY)
-    chat.until(lambda: len(chat.text().rpartition(STORY)[2].split()) > 5, "the first words")
+    chat.until(lambda: len(chat.answer(STORY).split()) > 5, "the first words")
 
 
-def row(chat: Talk, text: str) -> None:
-    """Wait until the last row says so."""
-    chat.until(lambda: [line for line in chat.screen() if line][-1] == f"↑↓ {text}", text)
+def wait_foot(chat: Talk, keys: str) -> None:
+    """Wait until the row below the answer has this text about the keys."""
+    chat.until(lambda: f"↑↓ {keys}" in chat.foot().split(" · "), keys)
 
 
-def more(chat: Talk) -> None:
+def wait_words(chat: Talk) -> None:
     """Wait for the next words."""
-    before = chat.text()
-    chat.until(lambda: len(chat.text()) > len(before) + 5, "more words")
+    before = len(chat.answer(STORY))
+    chat.until(lambda: len(chat.answer(STORY)) > before + 5, "more words")
 
 
 def stop(chat: Talk, line: str = PROMPT) -> str:
-    """Stop the answer, and return all that was shown when this is in the line of the prompt."""
+    """Stop the answer, wait until `line` is the line of the prompt, and return the whole text."""
     chat.keys(CTRL_C)
     chat.until(lambda: chat.line() == line, f"the line {line!r}")
     return chat.text()
 
 
 def moves(home: Path) -> list[list[float]]:
-    """What was recorded of the one answer on disk."""
+    """The recorded moves of the only answer on disk."""
     (file,) = (home / "data" / "sessions").glob("*.jsonl")
     events: list[dict[str, Any]] = [json.loads(line) for line in file.read_text().splitlines()]
     (answer,) = [event for event in events if event.get("role") == "assistant"]
@@ -67,24 +67,22 @@ def moves(home: Path) -> list[list[float]]:
 
 @pytest.mark.usefixtures("with_starter")
 @pytest.mark.parametrize("columns", [80, 40])
-def test_keys_move_the_temperature_of_the_tokens_to_come_and_a_replay_moves_it_too(
-    home: Path, columns: int, run: Run
-) -> None:
+def test_keys_move_the_temperature_and_a_replay_repeats_it(home: Path, columns: int, run: Run) -> None:
     with Talk(*FLAGS, "--session", "moved", columns=columns) as chat:
         begin(chat)
-        assert "↑↓" not in chat.text()
+        assert chat.foot().startswith("Ctrl-C stops · ↑↓ warmer, colder")
         for key, shown in ((UP, "0.8 → 0.9"), ("+", "0.8 → 1.0"), ("-", "0.8 → 0.9"), (KEYPAD_DOWN, "0.8")):
             chat.keys(key)
-            row(chat, f"temp {shown}")
-            more(chat)
+            wait_foot(chat, f"temp {shown}")
+            wait_words(chat)
         chat.keys(KEYPAD_UP, UP)
-        row(chat, "temp 0.8 → 1.0")
-        more(chat)
+        wait_foot(chat, "temp 0.8 → 1.0")
+        wait_words(chat)
         chat.keys(*[DOWN] * 20)
-        row(chat, "temp 0.8 → 0.0")
+        wait_foot(chat, "temp 0.8 → 0.0")
         chat.keys(UP)
-        row(chat, "temp 0.8 → 0.1")
-        more(chat)
+        wait_foot(chat, "temp 0.8 → 0.1")
+        wait_words(chat)
         shown = stop(chat)
         assert "↑↓" not in shown
         assert "temperature moved: +0.1 from token" in shown
@@ -100,52 +98,52 @@ def test_keys_move_the_temperature_of_the_tokens_to_come_and_a_replay_moves_it_t
 
 
 @pytest.mark.usefixtures("with_starter")
-def test_a_message_typed_ahead_is_in_the_line_as_it_was_typed_and_arrows_are_not_in_it() -> None:
+def test_a_message_typed_ahead_is_in_the_line_without_arrows() -> None:
     with Talk(*FLAGS) as chat:
         begin(chat)
         chat.keys("-", "5 °C - ", UP, "or +3")
-        row(chat, "temp 0.8")
+        wait_foot(chat, "temp 0.8")
         for half in ("ä".encode()[:1], "ä".encode()[1:], b"\x1b[20", b"0~a\n+ ", b"b\x1b[20", b"1~", b"\x1b", b"[D"):
             os.write(chat.child.child_fd, half)
         chat.keys(KEYPAD_UP)
-        row(chat, "temp 0.8 → 0.9")
+        wait_foot(chat, "temp 0.8 → 0.9")
         stop(chat, "  + b")
         assert "> 5 °C - or +3äa" in chat.screen()  # its first minus came before a message was begun
         assert chat.window.cursor.x == 4  # and the last key went one to the left
         chat.keys(CTRL_C)
         begin(chat)
         chat.keys(pasted("- one\n- two"), "+", ENTER, "what", "?")
-        more(chat)
+        wait_words(chat)
         chat.keys(CTRL_C)
         chat.until(lambda: len(chat.text().partition("- two+")[2].split()) > 5, "the stop, and an answer to it")
         stop(chat, f"{PROMPT} what?")
 
 
 @pytest.mark.usefixtures("with_starter")
-def test_after_ctrl_z_and_fg_the_keys_go_on_moving_it() -> None:
+def test_keys_move_the_temperature_after_ctrl_z_and_fg() -> None:
     with Talk(command=("bash", "--norc", "--noprofile", "-i"), env={"PS1": "$ ", "PS2": ""}) as shell:
         shell.wait_line("$")
         shell.keys(" ".join(f'"{word}"' for word in (*CHAT, *FLAGS)), ENTER)
         begin(shell)
         shell.keys(UP)
-        row(shell, "temp 0.8 → 0.9")
+        wait_foot(shell, "temp 0.8 → 0.9")
         shell.keys(CTRL_Z)
         shell.until(lambda: "Stopped" in shell.text() and shell.line() == "$", "the shell")
         shell.keys("fg", ENTER)
-        shell.until(lambda: any(line.startswith("↑↓") for line in shell.screen()[-2:]), "the row again")
+        shell.until(lambda: shell.screen()[-1].startswith("Ctrl-C stops"), "the row again")
         shell.keys(DOWN, DOWN)
-        row(shell, "temp 0.8 → 0.7")
+        wait_foot(shell, "temp 0.8 → 0.7")
         shell.keys("typed ahead")
-        more(shell)
+        wait_words(shell)
         stop(shell, f"{PROMPT} typed ahead")
 
 
 @pytest.mark.usefixtures("with_starter")
-def test_where_nothing_is_drawn_or_nothing_can_be_moved_it_is_said() -> None:
+def test_keys_without_a_row_or_an_effect_are_explained() -> None:
     with Talk(*FLAGS, "--no-markdown", columns=40, env={"NO_COLOR": "1"}) as chat:
         begin(chat)
         chat.keys("+", UP)
-        more(chat)
+        wait_words(chat)
         shown = stop(chat)
         assert "↑↓" not in chat.raw.decode()
         assert "temperature moved: +0." in shown
@@ -153,16 +151,17 @@ def test_where_nothing_is_drawn_or_nothing_can_be_moved_it_is_said() -> None:
         chat.ask("/temp sentence:1.1,0.3..0.9")
         begin(chat)
         chat.keys(DOWN)
-        chat.until(lambda: any(line in ("↑↓ temp 1.1 → 1.0", "↑↓ temp 0.3..0.9 -0.1") for line in chat.screen()), "it")
+        moved = "Ctrl-C stops · ↑↓ temp 1.1 → 1.0", "Ctrl-C stops · ↑↓ temp 0.3..0.9 -0.1"
+        chat.until(lambda: chat.foot() in moved, "the moved temperature")
         stop(chat)
         chat.ready().ask("/samplers top_k")
         begin(chat)
         chat.keys(DOWN)
-        row(chat, "no temperature among the samplers")
-        assert "the keys moved nothing" in stop(chat)
+        chat.until(lambda: "↑↓ no temperature in the samplers" in chat.screen(), "the row of the keys")
+        assert "↑↓ had no effect: there is no" in stop(chat)
 
 
-def test_what_was_typed_ahead_answers_no_question_and_goes_into_no_editor(tmp_path: Path) -> None:
+def test_keys_typed_ahead_reach_no_question_and_no_editor(tmp_path: Path) -> None:
     room = tiny_room(tmp_path / "room", long=r'"ab "*')
     (room / "t.md").write_text("old")
     editor = script(room / "ed", 'read -t 0.2 line; printf "read <%s>" "$line" > "$1"')
@@ -171,7 +170,7 @@ def test_what_was_typed_ahead_answers_no_question_and_goes_into_no_editor(tmp_pa
         chat.ready().send("hi")
         chat.wait_for("ab ab")
         chat.keys("/export t.md", ENTER, "y", ENTER, "/editor", ENTER, "rest", UP)
-        row(chat, "temp 0.8 → 0.9")
+        wait_foot(chat, "temp 0.8 → 0.9")
         chat.keys(CTRL_C)
         chat.wait_line("[y/N]")
         assert (room / "t.md").read_text() == "old"

@@ -132,6 +132,16 @@ def test_the_character_none_removes_the_character_of_a_session() -> None:
     assert (Session.read("talk").character, Session.read("talk").overrides) == ("", {})
 
 
+def test_another_character_at_the_start_replaces_the_settings_of_the_first() -> None:
+    session = Session("talk")
+    session.set("top_k", 5)
+    session.set_character("Ahab", ["top_k"])
+    session.say("user", "hi")
+    character, _ = character_of(Layer("flag", {"character": "pirate"}), session)
+    assert (character, session.overrides) == (load_character("pirate"), {})
+    session.close()
+
+
 def test_a_configured_character_answers_in_a_new_session_only() -> None:
     set_value("character", "pirate")
     chosen, layers = character_of(Layer("flag", {}), Session("talk"))

@@ -1,4 +1,4 @@
-"""Keys pressed while an answer comes: which of them steer it, and that all others reach the prompt as typed."""
+"""Keys pressed while an answer streams: some move the temperature, all others reach the prompt as typed."""
 
 import random
 import sys
@@ -25,7 +25,7 @@ TYPED = (
 
 
 def parsed(pieces: Sequence[str]) -> Iterator[list[KeyPress]]:
-    """What the parser of the prompt makes of each piece."""
+    """The keys that the parser of the prompt finds in each piece."""
     keys: list[KeyPress] = []
     parser = Vt100Parser(keys.append)
     for piece in pieces:
@@ -37,7 +37,7 @@ def parsed(pieces: Sequence[str]) -> Iterator[list[KeyPress]]:
 
 
 def sorted_out(*pieces: str, typing: bool = False) -> tuple[list[int], str]:
-    """The steps, and what is left as it was typed."""
+    """The steps, and the rest as it was typed."""
     steps, left = [], ""
     for keys in parsed(pieces):
         more, kept = sort_out(keys, typing)
@@ -47,28 +47,28 @@ def sorted_out(*pieces: str, typing: bool = False) -> tuple[list[int], str]:
     return steps, left
 
 
-def test_arrows_and_signs_are_steps_in_either_mode_of_the_terminal() -> None:
+def test_arrows_and_signs_are_steps_in_both_keypad_modes() -> None:
     assert sorted_out(UP, OTHER_UP, "+", DOWN, OTHER_DOWN, "-", "++") == ([1, 1, 1, -1, -1, -1, 1, 1], "")
 
 
-def test_signs_are_letters_of_a_message_that_was_begun_and_arrows_step_all_the_same() -> None:
+def test_signs_after_a_letter_are_text_and_arrows_are_steps() -> None:
     assert sorted_out("+", "a", "+b-", UP) == ([1, 1], "a+b-")
     assert sorted_out("-" + UP, typing=True) == ([1], "-")
     assert sorted_out(ENTER + "+") == ([], ENTER + "+")
 
 
-def test_a_paste_is_a_message_whatever_is_in_it() -> None:
+def test_a_paste_is_always_text() -> None:
     text = paste(f"- a\n+ b{UP}")
     assert sorted_out(text, "+") == ([], text + "+")
 
 
 @pytest.mark.parametrize("key", ["\x1b[1;5A", "\x1b[1;2B", "\x1b[1;3A", "\x1b[C", ESCAPE, "\x1b+"])
-def test_other_keys_and_combinations_are_no_steps(key: str) -> None:
+def test_other_keys_are_not_steps(key: str) -> None:
     assert sorted_out(key) == ([], key)
 
 
 def expected(typed: Sequence[str]) -> tuple[list[int], str]:
-    """What should come of these keys, said without a parser."""
+    """The steps and the rest of these keys, found without a parser."""
     known = {UP: 1, OTHER_UP: 1, DOWN: -1, OTHER_DOWN: -1}
     steps, left = [], ""
     for key in typed:
@@ -81,7 +81,7 @@ def expected(typed: Sequence[str]) -> tuple[list[int], str]:
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_where_the_keys_are_cut_makes_no_difference(seed: int) -> None:
+def test_cut_key_sequences_give_the_same_steps(seed: int) -> None:
     dice = random.Random(seed)
     typed = dice.choices(TYPED, k=dice.randint(1, 30))
     text = "".join(typed)
@@ -96,7 +96,7 @@ needs_pipes = pytest.mark.skipif(sys.platform == "win32", reason="the keyboard o
 
 
 class Answer:
-    """A stand-in for an answer that comes: keys are pressed meanwhile."""
+    """A fake answer that streams while keys are pressed."""
 
     def __init__(self, board: Keyboard) -> None:
         self.steps: list[int] = []
@@ -133,7 +133,7 @@ def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keyboard]
 
 
 @needs_pipes
-def test_steps_are_taken_at_once_and_the_rest_is_read_by_the_next_prompt(board: Keyboard) -> None:
+def test_the_next_prompt_reads_the_keys_that_are_not_steps(board: Keyboard) -> None:
     answer = Answer(board)
     with live_keys(answer.step):
         answer.press(UP, "+", DOWN)
@@ -145,7 +145,7 @@ def test_steps_are_taken_at_once_and_the_rest_is_read_by_the_next_prompt(board: 
 
 
 @needs_pipes
-def test_a_letter_a_key_and_a_paste_that_the_end_of_the_answer_cuts_are_whole(board: Keyboard) -> None:
+def test_the_end_of_an_answer_breaks_no_letter_or_paste(board: Keyboard) -> None:
     for begun, rest, read in (
         ("ä".encode()[:1], "ä".encode()[1:] + b"\r", "ä"),
         (b"x\x1b[200~+ a\n", b"- b\x1b[201~\r", "x+ a\n- b"),
@@ -160,7 +160,7 @@ def test_a_letter_a_key_and_a_paste_that_the_end_of_the_answer_cuts_are_whole(bo
 
 
 @needs_pipes
-def test_a_paste_goes_on_through_two_answers(board: Keyboard) -> None:
+def test_a_paste_can_last_for_several_answers(board: Keyboard) -> None:
     answer = Answer(board)
     for text in ("\x1b[200~one\n", "+two", "-three\x1b[201~", "+"):
         with live_keys(answer.step):
@@ -170,7 +170,7 @@ def test_a_paste_goes_on_through_two_answers(board: Keyboard) -> None:
 
 
 @needs_pipes
-def test_what_waited_before_the_answer_is_a_message(board: Keyboard) -> None:
+def test_keys_typed_before_the_answer_are_text(board: Keyboard) -> None:
     assert board(f"one{ENTER}two") == "one"  # `two` waits for the prompt after this answer
     answer = Answer(board)
     with live_keys(answer.step):
@@ -184,7 +184,7 @@ def test_what_waited_before_the_answer_is_a_message(board: Keyboard) -> None:
 
 
 @needs_pipes
-def test_escape_pressed_alone_is_a_key_after_a_moment(board: Keyboard) -> None:
+def test_escape_alone_is_a_key_after_a_moment(board: Keyboard) -> None:
     answer = Answer(board)
     with live_keys(answer.step):
         answer.press(ESCAPE)
@@ -204,7 +204,7 @@ def test_a_long_paste_is_kept(board: Keyboard) -> None:
 
 
 @needs_pipes
-def test_where_the_terminal_is_not_silent_nothing_is_read(board: Keyboard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_with_echo_is_not_read(board: Keyboard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "is_silent", lambda: False)
     before = threading.active_count()
     with live_keys(lambda _step: pytest.fail("a step")):

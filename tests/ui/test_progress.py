@@ -24,7 +24,7 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     return stream
 
 
-def test_a_download_off_a_terminal_is_told_in_lines_five_seconds_apart(
+def test_a_download_in_a_pipe_prints_a_line_every_5_seconds(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([100.0, 101.0, 104.9, 105.1])
@@ -72,7 +72,7 @@ def test_long_work_shows_a_line_and_leaves_none(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("term", ["dumb", "xterm"])
-def test_no_line_off_a_terminal_or_on_a_dumb_one(
+def test_a_pipe_or_a_dumb_terminal_gets_no_progress_line(
     term: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TERM", term)

@@ -1,4 +1,4 @@
-"""What keys do to the temperature of an answer, and what is said of it."""
+"""Keys that move the temperature of an answer, and the texts about it."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +12,7 @@ from llmcli.ui.repl.steering import Steering
 
 
 def steering(temperature: str = "0.8", drawn_with: str = "", **settings: Any) -> tuple[Steering, Dial]:
-    """The steering of an answer that begins, or whose last token was drawn with a part of its policy."""
+    """The steering of a new answer, or of one whose last token used the part `drawn_with` of its policy."""
     resolved = SimpleNamespace(settings=Settings(temperature=parse_policy(temperature), seed=1, **settings))
     traces = [SimpleNamespace(policy=drawn_with)] if drawn_with else []
     dial = Dial()
@@ -37,7 +37,7 @@ def steering(temperature: str = "0.8", drawn_with: str = "", **settings: Any) ->
         ("linear:1.5->0.1@200,clamp=0.2..1.2", "", (1,), "↑↓ temp linear:1.5->0.1@200… +0.1"),
     ],
 )
-def test_the_row_says_the_temperature_and_how_it_was_moved(
+def test_the_row_shows_the_temperature_and_its_move(
     policy: str, drawn_with: str, steps: tuple[int, ...], row: str
 ) -> None:
     one, _ = steering(policy, drawn_with)
@@ -47,19 +47,28 @@ def test_the_row_says_the_temperature_and_how_it_was_moved(
     assert len(row) < 40
 
 
-def test_the_range_of_the_other_spelling_is_a_range_too() -> None:
+def test_dynatemp_range_is_shown_as_a_range() -> None:
     one, _ = steering("0.8", dynatemp_range=0.5)
     one.step(1)
     assert one.row() == "↑↓ temp 0.3..1.3 +0.1"
 
 
-def test_where_no_sampler_takes_a_temperature_the_keys_say_so_and_move_nothing() -> None:
+def test_keys_have_no_effect_without_a_temperature_sampler() -> None:
     one, dial = steering(samplers=("top_k",))
     assert one.note() == ""
     one.step(1)
-    assert one.row() == "↑↓ no temperature among the samplers"
-    assert one.note() == "the keys moved nothing: there is no temperature among the samplers"
+    assert one.row() == "↑↓ no temperature in the samplers"
+    assert one.note() == "↑↓ had no effect: there is no temperature in the samplers"
     assert dial.shift == 0
+
+
+def test_the_row_names_the_keys_until_one_is_pressed() -> None:
+    one, _ = steering()
+    assert one.row() == "↑↓ warmer, colder"
+    one.step(1)
+    assert one.row() == "↑↓ temp 0.8 → 0.9"
+    without, _ = steering(samplers=("top_k",))
+    assert without.row() == ""
 
 
 def test_mirostat_takes_a_temperature() -> None:
@@ -68,7 +77,7 @@ def test_mirostat_takes_a_temperature() -> None:
     assert (one.row(), dial.shift) == ("↑↓ temp 0.8 → 0.9", 0.1)
 
 
-def test_the_note_says_what_was_moved_and_from_where_on() -> None:
+def test_the_note_lists_each_move_and_its_first_token() -> None:
     one, dial = steering()
     assert one.note() == ""
     for at, step in ((0, 0), (12, 1), (13, 1), (40, -1), (41, -1), (50, -1)):
@@ -78,14 +87,14 @@ def test_the_note_says_what_was_moved_and_from_where_on() -> None:
     assert one.note() == "temperature moved: +0.1 from token 1, 3 more, -0.1 from token 5"
 
 
-def test_a_step_that_no_token_was_drawn_after_moved_nothing() -> None:
+def test_a_step_after_the_last_token_is_not_a_move() -> None:
     one, dial = steering()
     dial.at(0)
     one.step(1)
     assert one.note() == ""
 
 
-def test_down_ends_at_zero_and_the_next_up_counts_at_once() -> None:
+def test_down_stops_at_zero_and_up_works_at_once() -> None:
     one, dial = steering("0.8")
     dial.gave(0.8)  # which the sampler tells when it is made
     for _ in range(20):

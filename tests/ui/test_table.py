@@ -1,4 +1,4 @@
-"""Tables: columns for those who have the room, a block a row for those who have not, plain lines for programs."""
+"""Tables: columns on a wide terminal, a block for each row on a narrow one, plain lines in a pipe."""
 
 import io
 import re
@@ -19,7 +19,7 @@ class Terminal(io.StringIO):
 
 
 def on_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> Terminal:
-    """From here on stdout is a terminal of this width, without colour."""
+    """From here on stdout is a terminal of this width, without color."""
     stream = Terminal()
     monkeypatch.setattr("sys.stdout", stream)
     monkeypatch.setenv("COLUMNS", str(columns))
@@ -109,7 +109,7 @@ def test_a_cell_cannot_drive_the_terminal_or_make_a_line(monkeypatch: pytest.Mon
     assert re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", terminal.getvalue()) is None
 
 
-def test_a_program_gets_the_cells_as_they_are_in_one_line_each(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_pipe_gets_the_cells_verbatim_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     put_rows(("NAME", "NOTE"), [("a\nb", "\x1b[2J")])
     assert capfd.readouterr().out == "NAME  NOTE\na b   \x1b[2J\n"
 
@@ -136,27 +136,27 @@ def test_no_fact_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr().out == ""
 
 
-def test_a_long_fact_goes_below_its_name_broken_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_fact_is_wrapped_below_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = on_terminal(monkeypatch, 20)
     put_facts([("size", "98 MB"), ("file", "/a/very/long/path/that-has-no-end and more words")])
     assert lines(terminal) == ["size  98 MB", "file", "  /a/very/long/path/that-has-no-end", "  and more words"]
 
 
 @pytest.mark.parametrize("columns", [3, 40, 80])
-def test_every_width_is_enough_for_something(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+def test_a_table_fits_every_width(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
     terminal = on_terminal(monkeypatch, columns)
     put_rows(HEADS, ROWS)
     put_facts([("name", "some words in a row")])
     assert "".join(terminal.getvalue().split()).endswith("namesomewordsinarow")
 
 
-def test_a_terminal_a_little_too_narrow_goes_without_the_spare_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_narrow_terminal_omits_the_spare_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = on_terminal(monkeypatch, 12)
     put_rows(("NAME", "SIZE", "FROM"), [("abcd", "1 GB", "here")], spare=("FROM", "SIZE"))
     assert lines(terminal) == ["NAME  SIZE", "abcd  1 GB"]
 
 
-def test_one_far_too_narrow_shows_the_spare_columns_below(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_very_narrow_terminal_shows_spare_columns_below(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = on_terminal(monkeypatch, 3)
     put_rows(("NAME", "FROM"), [("abcd", "here")], spare=("FROM",))
     assert lines(terminal) == ["abcd", "  from  here"]

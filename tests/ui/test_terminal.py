@@ -20,7 +20,7 @@ def on_terminal(*args: str, **env: str) -> tuple[str, int]:
     return text, child.exitstatus
 
 
-def test_control_characters_in_the_text_are_shown_not_obeyed(with_tiny: Path) -> None:
+def test_control_characters_in_the_text_are_made_visible(with_tiny: Path) -> None:
     text, status = on_terminal("generate", "--raw", "-n", "1", "--echo", "a \x1b]0;title\x07 \x9b2J b", TERM="xterm")
     assert status == 0
     assert "a ␛]0;title␇ \\x9b2J b" in text
@@ -36,7 +36,7 @@ def test_a_terminal_without_colour_gets_no_escape_sequence(with_tiny: Path, env:
     assert "\x1b[2m" not in text
 
 
-def test_an_error_is_red_on_a_terminal_and_forced_colour_reaches_a_pipe(run) -> None:  # type: ignore[no-untyped-def]
+def test_an_error_has_colors_on_a_terminal_or_if_forced(run) -> None:  # type: ignore[no-untyped-def]
     text, status = on_terminal("generate", "hi", "--top-p", "3", TERM="xterm")
     assert status == 2
     assert "\x1b[31m" in text
@@ -44,13 +44,13 @@ def test_an_error_is_red_on_a_terminal_and_forced_colour_reaches_a_pipe(run) -> 
     assert "\x1b" not in run("generate", "hi", "--top-p", "3").stderr
 
 
-def test_without_a_prompt_on_a_terminal_the_error_says_how(with_tiny: Path) -> None:
+def test_a_missing_prompt_on_a_terminal_is_an_error(with_tiny: Path) -> None:
     text, status = on_terminal("generate", TERM="dumb")
     assert status == 2
     assert "there is no prompt" in text
 
 
-def test_a_metadata_file_name_with_escapes_cannot_drive_the_terminal(tmp_path: Path) -> None:
+def test_a_file_name_with_escapes_cannot_drive_the_terminal(tmp_path: Path) -> None:
     text, status = on_terminal("generate", "hi", "-m", str(tmp_path / "evil\x1b[2J.gguf"), TERM="dumb")
     assert status == 3
     assert "\x1b" not in text

@@ -1,4 +1,4 @@
-"""Where does a block of a growing Markdown text end, so that it can be written for good?"""
+"""Splits a growing Markdown text into blocks that can be written because they cannot change any more."""
 
 import copy
 import re
@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from llmcli.ui.markdown import lines
 
-# Longer lines and blocks are taken in parts, cut where the text alone decides: the cost stays linear.
+# Longer lines and blocks are split into parts, at places that depend on the text alone: the cost stays linear.
 LONGEST_LINE = 2000
-_LAST_ROWS = 20  # of an unfinished table: more are not looked at
+_LAST_ROWS = 20  # of an unfinished table that are drawn again
 _LONGEST = {"paragraph": 4000, "item": 16000, "quote": 8000, "table": 8000}
 
 
@@ -17,22 +17,22 @@ _LONGEST = {"paragraph": 4000, "item": 16000, "quote": 8000, "table": 8000}
 class Block:
     """A finished top-level block: one item of a list and one line of code are blocks of their own."""
 
-    kind: str  # paragraph heading rule fence code item more quote table
+    kind: str  # paragraph heading rule fence code fence_end indented item more quote table
     text: str = ""
     gap: bool = True  # a blank row stands before it
-    level: int = 0  # of a heading; the indent of an item; the column of what goes on with an item
+    level: int = 0  # of a heading; the indent of an item; the column of the text that continues an item
     number: int | None = None
 
 
 class Splitter:
-    """Takes text in any pieces and gives the blocks that can change no more.
+    """Takes text in any pieces and returns the blocks that cannot change any more.
 
-    What it gives depends on the text alone: it decides at line ends, and where a line or a block has become too long.
+    The blocks depend on the text alone: they end at line ends, and where a line or a block has become too long.
     """
 
     def __init__(self) -> None:
         self._rest = ""  # the unfinished line
-        self._fresh = True  # the next line is no continuation of one that was cut
+        self._fresh = True  # the next line is not the rest of one that was cut
         self._kind = ""  # of the open block
         self._lines: list[str] = []
         self._seed = 0  # lines that an earlier part of the same block left at the beginning
@@ -48,7 +48,7 @@ class Splitter:
         self._done: list[Block] = []
 
     def feed(self, text: str) -> list[Block]:
-        """The blocks that `text` finishes."""
+        """The blocks that this text finishes."""
         self._rest += text
         start = 0
         while True:
@@ -107,8 +107,7 @@ class Splitter:
             self._blank = True
         elif lines.indent(line) > 3:
             self._open("indented")
-            self._emit(Block("fence"))
-            self._emit(Block("code", line[4:], gap=False))
+            self._emit(Block("indented", line))
         elif found := lines.heading(line):
             self._emit(Block("heading", found[1], level=found[0]))
         elif lines.rule(line):
@@ -134,8 +133,8 @@ class Splitter:
         self._follow_code(line[item[2] :])
 
     def _continue(self, line: str) -> bool:
-        """Give the line to the open block; False when that block is over and the line not used."""
-        ways: dict[str, Callable[[str], bool]] = {
+        """Add the line to the open block; False when that block has ended and the line is not part of it."""
+        handlers: dict[str, Callable[[str], bool]] = {
             "paragraph": self._in_paragraph,
             "fence": self._in_fence,
             "indented": self._in_indented,
@@ -143,7 +142,7 @@ class Splitter:
             "quote": self._in_quote,
             "table": self._in_table,
         }
-        return ways[self._kind](line)
+        return handlers[self._kind](line)
 
     def _in_paragraph(self, line: str) -> bool:
         above = self._lines[-1].rstrip("\n") if self._lines else ""
@@ -169,7 +168,7 @@ class Splitter:
     def _in_fence(self, line: str) -> bool:
         space, marks, _ = self._fence
         if lines.closes(line, marks):
-            self._drop()
+            self._close()
             return True
         self._emit(Block("code", line[min(space, lines.indent(line)) :], gap=False))
         return True
@@ -182,9 +181,9 @@ class Splitter:
             self._drop()
             return False
         for blank in self._lines:
-            self._emit(Block("code", blank, gap=False))
+            self._emit(Block("indented", blank, gap=False))
         self._lines = []
-        self._emit(Block("code", line[4:], gap=False))
+        self._emit(Block("indented", line, gap=False))
         return True
 
     def _in_item(self, line: str) -> bool:
@@ -202,7 +201,7 @@ class Splitter:
         return True
 
     def _follow_code(self, line: str) -> None:
-        """Know whether the item's next line is code."""
+        """Keep track of fenced code inside an item."""
         if self._inner:
             self._inner = "" if lines.closes(line, self._inner[:3]) else self._inner
         elif lines.fence(line):
@@ -247,9 +246,12 @@ class Splitter:
         self._more, self._inner = False, ""
 
     def _flush(self) -> None:
-        """Give what the open block holds."""
+        """Emit the open block."""
         text = "".join(self._lines)
-        if self._kind in ("", "fence", "indented") or len(self._lines) <= self._seed or not text.strip():
+        if self._kind == "fence":
+            self._emit(Block("fence_end", self._fence[2], gap=False))
+            return
+        if self._kind in ("", "indented") or len(self._lines) <= self._seed or not text.strip():
             return
         space, _, column = self._item
         if self._more:
@@ -268,7 +270,7 @@ class Splitter:
 
 
 def numbered(written: int, before: tuple[int, int] | None) -> tuple[int, int]:
-    """A list's number as written and as shown: `1. 1. 1.` counts, any other numbers are kept."""
+    """The number of a list item as written and as shown: `1. 1. 1.` counts, other numbers are kept."""
     return written, before[1] + 1 if before and before[0] == written else written
 
 

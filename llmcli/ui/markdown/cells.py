@@ -1,4 +1,4 @@
-"""How many columns does a text take, and where do its rows break?"""
+"""The width of text in columns, and its rows."""
 
 import re
 from functools import lru_cache
@@ -19,7 +19,7 @@ _SGR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def cells(text: str) -> int:
-    """The columns of `text`, at most: what a terminal joins into one sign may take fewer."""
+    """The columns of `text`, at most: characters that a terminal joins may take fewer."""
     return len(text) if text.isascii() else _cells(text)
 
 
@@ -44,12 +44,12 @@ def plain(runs: Runs) -> str:
 
 
 def wrap(runs: Runs, width: int) -> list[Runs]:
-    """Rows of at most `width` columns, broken between words where that can be."""
+    """Rows of at most `width` columns, broken between words where possible."""
     return sliced(runs, breaks(plain(runs), width))
 
 
 def breaks(text: str, width: int) -> list[tuple[int, int]]:
-    """From where to where each row of at most `width` columns goes, broken between words where that can be."""
+    """Start and end of each row of at most `width` columns, broken between words where possible."""
     rows: list[tuple[int, int]] = []
     start = end = column = 0  # of the present row: where it starts, where its last word ends, how wide it is
     for match in _PIECE.finditer(text):
@@ -67,9 +67,9 @@ def breaks(text: str, width: int) -> list[tuple[int, int]]:
             start, column = match.start(), 0
         if column + size > width:
             start = match.start()
-            *full, begun = folds(piece, width)
+            *full, last = folds(piece, width)
             rows += [(start + left, start + right) for left, right in full]
-            start, column = start + begun[0], cells(piece[begun[0] :])
+            start, column = start + last[0], cells(piece[last[0] :])
         else:
             column += size
         end = match.end()
@@ -77,7 +77,7 @@ def breaks(text: str, width: int) -> list[tuple[int, int]]:
 
 
 def fold(runs: Runs, width: int) -> list[Runs]:
-    """Rows of at most `width` columns with every blank kept, as code wants it; broken after a blank if one is near."""
+    """Rows of at most `width` columns with every blank kept, for code; broken after a blank if one is near."""
     text = plain(runs)
     rows: list[tuple[int, int]] = []
     start = 0
@@ -90,7 +90,7 @@ def fold(runs: Runs, width: int) -> list[Runs]:
 
 
 def folds(text: str, width: int) -> list[tuple[int, int]]:
-    """From where to where each row of at most `width` columns goes."""
+    """Start and end of each row of at most `width` columns."""
     rows: list[tuple[int, int]] = []
     start = 0
     while (end := fit(text, start, width)) < len(text):
@@ -100,7 +100,7 @@ def folds(text: str, width: int) -> list[tuple[int, int]]:
 
 
 def fit(text: str, start: int, width: int) -> int:
-    """Where a row of at most `width` columns that begins at `start` ends; it has one sign at least."""
+    """The end of a row of at most `width` columns that begins at `start`; it has at least one character."""
     if text[start : start + width + 1].isascii():
         return min(start + width, len(text))
     taken = 0

@@ -1,4 +1,4 @@
-"""What colours do the lines of a program have, one line after the other?"""
+"""Syntax colors of code, line by line."""
 
 from functools import cache, lru_cache
 from typing import Any
@@ -7,18 +7,23 @@ from llmcli.ui.markdown.cells import Runs
 from llmcli.ui.markdown.style import Style, syntax_look
 
 _LONGEST_LINE = 600  # a longer line stays plain
-_CONTEXT = 300  # characters before a line that begins at the margin: more are let go
-_LONGEST_CONTEXT = 700  # before any other line
+_CONTEXT = 300  # characters kept before a line that begins at the margin
+_LONGEST_CONTEXT = 700  # characters kept before any other line
 _PROBE = "probe"
 _OPEN = {"/*": "*/", "<!--": "-->"}  # comments that some lexers see only once they are closed
 _ALIASES = {"node": "js", "python2": "python", "py2": "python", "vue": "html", "svelte": "html", "jsonl": "json"}
 
 
-class Highlighter:
-    """Colours line by line; a string or comment over several lines keeps its colour.
+def language_of(info: str) -> str:
+    """The language that a fence's info text names (its first word, as written); empty where it names none."""
+    return info.replace("{", " ").replace(",", " ").strip(" .}").split(" ")[0]
 
-    Each line is read after the lines before it: the last few, and the one that opened a string or comment that is
-    still open, however far back. So the cost of a line does not grow.
+
+class Highlighter:
+    """Colors line by line; a string or comment over several lines keeps its color.
+
+    The lexer reads each line after some lines before it: the last few, and the one that opened a string or comment
+    that is still open, however far back. So the cost of a line does not grow.
     """
 
     def __init__(self, language: str, style: Style) -> None:
@@ -28,7 +33,7 @@ class Highlighter:
         self._closer = ""  # what ends the comment that is open
 
     def peek(self, line: str) -> Runs:
-        """The next line as far as it has come."""
+        """The next line, unfinished."""
         if self._lexer is None or len(line) > _LONGEST_LINE:
             return [("", line)]
         head = "".join(f"{text}\n" for text in self._before)
@@ -40,14 +45,14 @@ class Highlighter:
         """The next line, finished."""
         if self._lexer is None:
             return [("", line)]
-        self._forget(line)
+        self._trim_context(line)
         runs = self.peek(line)
         self._before.append(line[:_LONGEST_LINE])
         self._closer = "" if self._closer and self._closer in line else self._closer_after(line)
         return runs
 
     def _closer_after(self, line: str) -> str:
-        """What would close the comment that `line` leaves open."""
+        """The text that would close the comment that `line` opens."""
         if self._closer:
             return self._closer
         for opener, closer in _OPEN.items():
@@ -55,8 +60,8 @@ class Highlighter:
                 return closer
         return ""
 
-    def _forget(self, line: str) -> None:
-        """Keep the lines before short, and never begin them within a string or comment."""
+    def _trim_context(self, line: str) -> None:
+        """Keep few lines before, and never begin them within a string or comment."""
         at_margin = line[:1].strip() != ""
         if sum(map(len, self._before)) + len(self._before) < (_CONTEXT if at_margin else _LONGEST_CONTEXT):
             return
@@ -64,7 +69,7 @@ class Highlighter:
         self._before = [] if opened is None else [self._before[opened], self._before[-1]]
 
     def _open_since(self) -> int | None:
-        """Which of the lines before opened the string or comment that is still open."""
+        """The index of the line before that opened the string or comment that is still open."""
         text = "".join(f"{line}\n" for line in self._before)
         start = None
         at = len(text) + len(_PROBE) + len(self._closer)
@@ -77,7 +82,7 @@ class Highlighter:
 
 
 def colour_code(text: str, language: str, style: Style) -> list[Runs]:
-    """All lines of a program that has been read to its end."""
+    """All lines of a finished program."""
     lexer = _lexer(language) if style.colour and len(text) < 40_000 else None
     if lexer is None:
         return [[("", line)] for line in text.split("\n")]
@@ -103,10 +108,10 @@ def _names() -> frozenset[str]:
 
 @lru_cache(maxsize=32)
 def _lexer(language: str) -> Any:
-    """The lexer for the first word of a fence's info text; None when there is none."""
+    """The lexer for a fence's info text; None when there is none."""
     from pygments.lexers import get_lexer_by_name
 
-    name = language.replace("{", " ").replace(",", " ").strip(" .}").split(" ")[0].lower()
+    name = language_of(language).lower()
     name = _ALIASES.get(name, name)
     if name not in _names() or name == "text":
         return None
@@ -117,7 +122,7 @@ def _lexer(language: str) -> Any:
 def _tokens(lexer: Any, text: str) -> list[tuple[Any, str]]:
     try:
         tokens = list(lexer.get_tokens(text))
-    except Exception:  # a lexer's fault must not cost the answer
+    except Exception:  # a fault in a lexer must not end the answer
         return [(None, text)]
     return tokens if "".join(value for _, value in tokens) == text else [(None, text)]
 

@@ -1,4 +1,4 @@
-"""How does a table fit the window?"""
+"""Tables that fit the window."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ class Grid:
 
 
 def grid_rows(grid: Grid, width: int, style: Style) -> list[str]:
-    """The rows on the terminal: columns side by side, or each cell under its head's name where that cannot be."""
+    """The rows on the terminal: columns side by side, or one cell a row with its head where there is no room."""
     widths = _widths(grid, width - len(_BETWEEN) * (len(grid.head) - 1))
     if not widths:
         return _listed(grid, width, style)
@@ -34,7 +34,7 @@ def grid_rows(grid: Grid, width: int, style: Style) -> list[str]:
 
 
 def _widths(grid: Grid, room: int) -> list[int]:
-    """The columns' widths; empty when the table cannot be read in so little room."""
+    """The widths of the columns; empty where the room is too small for a readable table."""
     columns = [[plain(row[at]) for row in [grid.head, *grid.body]] for at in range(len(grid.head))]
     whole = [max(1, *(cells(text) for text in column)) for column in columns]
     least = [

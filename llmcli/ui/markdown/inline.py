@@ -1,4 +1,4 @@
-"""What does the text within a paragraph look like: bold, code, links?"""
+"""The looks of text inside a paragraph: bold, code, links."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @cache
 def parser(links: bool = True) -> "MarkdownIt":
-    """CommonMark with tables and struck text; what it would hide (HTML, link definitions) stays text."""
+    """CommonMark with tables and struck text; HTML and link definitions, which it would hide, stay text."""
     from markdown_it import MarkdownIt
 
     made = MarkdownIt("commonmark", {"html": False, "maxNesting": 200})
@@ -26,7 +26,7 @@ def parser(links: bool = True) -> "MarkdownIt":
 
 
 def parser_for(text: str) -> "MarkdownIt":
-    """The parser, without links where brackets open and never close: each would be looked for to the end."""
+    """The parser, without links where many brackets never close: it would search each one to the end."""
     return parser(text.count("[") <= 50 + text.count("]"))
 
 
@@ -38,7 +38,7 @@ def inline_runs(text: str, style: Style, look: str = "") -> Runs:
 
 
 def token_runs(tokens: Sequence["Token"], style: Style, look: str = "") -> Runs:
-    """The runs of the parts of an inline token, each with the looks of all that it is in."""
+    """The runs of the parts of an inline token, each with the looks of all elements around it."""
     looks = {"strong": style.strong, "em": style.emphasis, "s": style.struck, "link": style.link}
     stack = [look]
     links: list[tuple[str, int]] = []  # address, where the link's runs begin
@@ -74,7 +74,7 @@ def _leaf(token: "Token", style: Style, look: str) -> Runs:
 
 
 def _address(url: str, label: str, style: Style) -> Runs:
-    """Where a link leads, unless its label says so."""
+    """The address of a link, unless it is the label."""
     url = one_line(url)
     if not url or label in (url, url.removeprefix("mailto:")):
         return []
@@ -82,5 +82,5 @@ def _address(url: str, label: str, style: Style) -> Runs:
 
 
 def one_line(text: str) -> str:
-    """An entity such as `&#10;` may stand for what must not reach the terminal."""
+    """`text` in one line and safe: an entity such as `&#10;` may be a control character."""
     return safe(text).replace("\n", " ").replace("\t", " ")

@@ -1,4 +1,4 @@
-"""What does a line of Markdown begin, or end?"""
+"""What a line of Markdown begins or ends."""
 
 import re
 
@@ -76,7 +76,7 @@ def interrupts(line: str) -> bool:
 
 
 def undecided(line: str) -> bool:
-    """Whether an unfinished line may still become anything: a list, a rule, the underline of a heading."""
+    """Whether an unfinished line is still ambiguous: a list, a rule, the underline of a heading."""
     return bool(_UNDECIDED.fullmatch(line.strip(" ")))
 
 

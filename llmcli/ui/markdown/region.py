@@ -1,14 +1,14 @@
-"""The last rows of an answer, drawn again and again below what stands for good."""
+"""The last rows of an answer, which are drawn again and again below the finished ones."""
 
 from collections.abc import Callable
 
 from llmcli.ui.markdown.cells import shown
 
-_BEGIN, _END = "\x1b[?2026h", "\x1b[?2026l"  # the terminal shows what stands between at once
+_BEGIN, _END = "\x1b[?2026h", "\x1b[?2026l"  # the terminal shows the text between them at once
 
 
 class Region:
-    """Keeps the cursor behind the last row of the tail, or at the start of a new line when there is none."""
+    """Keeps the cursor behind the last row of the tail, or at the start of a new line where there is no tail."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
@@ -16,7 +16,7 @@ class Region:
         self._size = (0, 0)
 
     def draw(self, done: list[str], tail: list[str], size: tuple[int, int]) -> None:
-        """Write `done` for good where the tail began, and `tail` below; rows that stand there already are kept."""
+        """Write the finished rows `done` where the tail began, and the new `tail` below; equal rows are kept."""
         old, new = self._rows, done + tail
         same = 0
         if size[0] == self._size[0]:
@@ -34,10 +34,10 @@ class Region:
             self._write(f"{_BEGIN}{out}{_END}")
 
     def _back_to(self, row: int, size: tuple[int, int]) -> str:
-        """Put the cursor where row `row` of the tail begins.
+        """Move the cursor to the start of row `row` of the tail.
 
-        A window that became narrower has broken the rows anew: they are erased, for a terminal that joins them again
-        when it grows must not join what is written in their place.
+        A window that became narrower has wrapped the rows: they are erased, so that a terminal that joins wrapped rows
+        when it grows does not join the new ones.
         """
         columns, height = size
         lines = sum(max(1, -(-shown(old) // columns)) for old in self._rows[row:])
@@ -47,9 +47,9 @@ class Region:
 
 
 def _over(rows: list[str]) -> str:
-    """`rows` written over others, and nothing left of those.
+    """`rows` written over others, which are erased.
 
-    The screen is never erased from its first cell on: tmux takes that as clearing it, and keeps a copy in its history.
+    The screen is never erased from its first cell on: tmux treats that as a clear, and keeps a copy in its history.
     """
     last = rows[-1] if rows else ""
     lines = "".join(f"{row}\x1b[K\r\n" for row in rows[:-1])

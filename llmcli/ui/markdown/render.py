@@ -1,33 +1,37 @@
-"""What rows does a block of Markdown become?"""
+"""Turns blocks of Markdown into rows."""
 
 from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from llmcli.ui.markdown.blocks import Block, numbered
-from llmcli.ui.markdown.cells import Runs, cells, fold, paint, wrap
-from llmcli.ui.markdown.code import Highlighter, colour_code
+from llmcli.ui.markdown.cells import Runs, cells, fit, fold, paint, wrap
+from llmcli.ui.markdown.code import Highlighter, colour_code, language_of
 from llmcli.ui.markdown.grid import Grid, grid_rows
-from llmcli.ui.markdown.inline import inline_runs, parser_for, token_runs
+from llmcli.ui.markdown.inline import inline_runs, one_line, parser_for, token_runs
 from llmcli.ui.markdown.style import Style
 
 if TYPE_CHECKING:
     from markdown_it.token import Token
 
-_NARROWEST = 8  # nothing is set in further where less would be left
+_NARROWEST = 8  # columns; no indent leaves fewer
 _DEEPEST = 100  # columns of list and quote marks at the start of a line
 _BULLETS = "•◦▪"
 _RULE = 40
+_INDENT = 4  # of code without a fence
+_CODE_SIDE = "── "
+_CODE = "code"  # in place of the language where none is named
+_LONGEST_NAME = 24  # columns of a language
 
 
 class Renderer:
-    """Turns blocks into painted rows, in their order: it knows what came before."""
+    """Turns blocks into painted rows; in order, for a row may depend on the block before."""
 
     def __init__(self, style: Style) -> None:
         self._style = style
         self._code = Highlighter("", style)
-        self._begun = False
-        self._owed = False  # a blank row
+        self._has_rows = False
+        self._gap_pending = False  # a blank row
 
     def rows(self, blocks: Sequence[Block], width: int) -> list[str]:
         """The rows of finished blocks."""
@@ -35,28 +39,28 @@ class Renderer:
 
     def preview(self, blocks: Sequence[Block], width: int) -> list[str]:
         """The rows of blocks that may still change."""
-        before = self._code, self._begun, self._owed
+        before = self._code, self._has_rows, self._gap_pending
         rows = [row for block in blocks for row in self._spaced(block, width, self._code.peek)]
-        self._code, self._begun, self._owed = before
+        self._code, self._has_rows, self._gap_pending = before
         return rows
 
     def join(self) -> None:
-        """What follows begins at the top of an empty region."""
-        self._begun = self._owed = False
+        """Start at the top of an empty region: no blank row before the next block."""
+        self._has_rows = self._gap_pending = False
 
     def apart(self) -> list[str]:
-        """The blank row before a line that is not of the answer; another one follows it."""
-        rows = [""] if self._begun else []
-        self._begun = self._owed = True
+        """The blank row before a line that is not part of the answer; another one follows that line."""
+        rows = [""] if self._has_rows else []
+        self._has_rows = self._gap_pending = True
         return rows
 
     def _spaced(self, block: Block, width: int, colour: Callable[[str], Runs]) -> list[str]:
-        self._owed = self._owed or block.gap
+        self._gap_pending = self._gap_pending or block.gap
         rows = self._drawn(block, width, colour)
         if not rows:
             return []
-        rows = ["", *rows] if self._owed and self._begun else rows
-        self._begun, self._owed = True, False
+        rows = ["", *rows] if self._gap_pending and self._has_rows else rows
+        self._has_rows, self._gap_pending = True, False
         return rows
 
     def _drawn(self, block: Block, width: int, colour: Callable[[str], Runs]) -> list[str]:
@@ -66,7 +70,11 @@ class Renderer:
                 return [paint(row) for row in fold(colour(block.text), width)]
             case "fence":
                 self._code = Highlighter(block.text, style)
-                return []
+                return [self._code_top(block.text, width)]
+            case "fence_end":
+                return [self._code_bottom(block.text, width)]
+            case "indented":  # its indent tells it from prose, and is copied as it was written
+                return [paint(row) for row in fold([("", block.text)], width)]
             case "rule":
                 return [self._rule(width)]
             case "heading":
@@ -118,10 +126,15 @@ class Renderer:
                 rows = self._flow(inner, room, depth)
                 bar = paint([(style.marker, "│ ")]) if room < width else ""
                 return [bar + row for row in rows]
-            case "fence" | "code_block":
-                text = token.content.removesuffix("\n")
-                lines = colour_code(text, token.info.strip(), style)
-                return [paint(row) for line in lines for row in fold(line, width)]
+            case "fence":
+                return [
+                    self._code_top(token.info, width),
+                    *self._code_lines(token, width),
+                    self._code_bottom(token.info, width),
+                ]
+            case "code_block":
+                room = _room(width, _INDENT)
+                return _beside("", width - room, self._code_lines(token, room))
             case "table_open":
                 return grid_rows(self._grid(inner), width, style)
             case "hr":
@@ -177,8 +190,33 @@ class Renderer:
         marks: Runs = [] if self._style.colour else [("", "#" * level + " ")]
         return [paint(row) for row in wrap([*marks, *runs], width)]
 
+    def _code_top(self, info: str, width: int) -> str:
+        return paint([(self._style.faint, _code_title(info, width))])
+
+    def _code_bottom(self, info: str, width: int) -> str:
+        return paint([(self._style.faint, "─" * cells(_code_title(info, width)))])
+
+    def _code_lines(self, token: "Token", width: int) -> list[str]:
+        """The rows of finished code."""
+        if not token.content:
+            return []
+        lines = colour_code(token.content.removesuffix("\n"), token.info.strip(), self._style)
+        return [paint(row) for line in lines for row in fold(line, width)]
+
     def _rule(self, width: int) -> str:
         return paint([(self._style.faint, "─" * min(width, _RULE))])
+
+
+def _code_title(info: str, width: int) -> str:
+    """The row above code: `── python ──`.
+
+    A row of its own, and nothing at the sides: a frame or an indent would be copied with the code.
+    """
+    room = width - len(_CODE_SIDE) * 2
+    if room < 1:
+        return "─" * width
+    name = one_line(language_of(info.strip())) or _CODE
+    return f"{_CODE_SIDE}{name[: fit(name, 0, min(room, _LONGEST_NAME))]}{_CODE_SIDE[::-1]}"
 
 
 def _end(tokens: Sequence["Token"], start: int) -> int:
@@ -192,12 +230,12 @@ def _end(tokens: Sequence["Token"], start: int) -> int:
 
 
 def _room(width: int, less: int) -> int:
-    """What is left of `width` beside a mark or margin; all of it where too little would be left."""
+    """The part of `width` beside a mark or margin; all of it where the part is too small."""
     return width - less if width - less >= _NARROWEST else width
 
 
 def _beside(mark: str, size: int, rows: list[str]) -> list[str]:
-    """Rows set in by `size` columns, with the mark before the first."""
+    """Rows indented by `size` columns, with the mark before the first."""
     blank = " " * size
     return [(mark or blank) + rows[0], *(blank + row if row else "" for row in rows[1:])] if rows else []
 

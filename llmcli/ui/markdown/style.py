@@ -1,7 +1,7 @@
-"""What do the parts of an answer look like on a dark and on a light terminal?
+"""The looks of the parts of an answer on a dark and on a light terminal.
 
-Looks are the parameters of a colour sequence. Only the terminal's own 16 colours are named, so that the user's palette
-is respected, and of these only such as are readable on either kind of ground.
+A look is the parameters of a color sequence. Only the 16 colors of the terminal are used, so that the palette of the
+user is respected, and of these only colors that are readable on that background.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Style:
-    """The looks of everything that has one; every look empty means: no colour at all."""
+    """All looks; empty ones mean no color."""
 
     headings: tuple[str, ...] = ("", "", "", "")
     strong: str = ""
@@ -101,7 +101,7 @@ _LIGHT = Style(
 
 
 def style_of(name: str, colour: bool) -> Style:
-    """The style called `dark` or `light`; without any look where colour is not wanted."""
+    """The style `dark` or `light`; without looks where `colour` is false."""
     if not colour:
         return Style()
     return _LIGHT if name == "light" else _DARK

@@ -1,10 +1,10 @@
-"""What is shown of a model's reasoning: its last rows while it comes, then one line."""
+"""The reasoning of a model on the screen: its last rows while it streams, then one line."""
 
 from llmcli.ui.markdown.cells import Runs, wrap
 from llmcli.ui.units import plural
 
 _ROWS = 3
-_KEPT = 2000  # characters, before the older half is let go
+_KEPT = 2000  # characters; of twice as many the older half is dropped
 
 
 class Thinking:
@@ -27,7 +27,7 @@ class Thinking:
             self._text = half[half.find(" ") + 1 :]
 
     def rows(self, width: int) -> list[Runs]:
-        """The last rows of what came, under a title."""
+        """The last rows of the text, under a title."""
         text = " ".join(self._text.split())
         last = wrap([("", text)], width)[-_ROWS:] if text else []
         return [[("", "thinking")], *last]

@@ -1,4 +1,4 @@
-"""An answer on a terminal while it comes: finished blocks are written for good, the rest is drawn again below."""
+"""An answer on a terminal while it streams: finished blocks are written once, the rest is drawn again below."""
 
 import time
 from collections.abc import Callable
@@ -15,13 +15,14 @@ from llmcli.ui.safe import safe
 
 _TALLEST = 12  # rows of the tail
 _ROWS_WITH_FOOT = 4  # a lower window has none for a foot
+_ROWS_WITH_GAP = 10  # a lower window has none for a blank row above the foot
 _INTERVAL = 1 / 30
 _SHARE = 40  # a redraw is followed by a pause this many times its own time
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
 
 def preload() -> None:
-    """Import what the first word of an answer would otherwise wait for; harmless in a thread."""
+    """Import what the first word of an answer needs; safe in a thread."""
     parser().parse("a\n\n- b\n")
     cells("é")
     colour_code("x = 1", "python", style_of("dark", True))
@@ -30,7 +31,7 @@ def preload() -> None:
 class AnswerView:
     """Shows one answer; nothing else may write to the terminal between its first call and `finish`.
 
-    What is committed depends on the text alone; when the tail is drawn depends on the clock.
+    The finished rows depend on the text alone; the moments when the tail is drawn depend on the clock.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class AnswerView:
         self._foot: Callable[[], str] | None = None
 
     def status(self, text: str) -> None:
-        """Say what is being waited for, in one line that the first text replaces; later, draw what is due."""
+        """Show what is happening, in one line that the first text replaces; later, draw what is due."""
         if self._clock() < self._due:
             return
         if self._thinking or self._answering:
@@ -64,9 +65,14 @@ class AnswerView:
         self._doing = " ".join(safe(text).split())
         self._wait()
 
-    def foot(self, row: Callable[[], str]) -> None:
-        """Let a row stand below all that is drawn from now on, asked for anew each time; it goes with `finish`."""
+    def foot(self, row: Callable[[], str], now: bool = True) -> None:
+        """Show a row below all that is drawn from now on (`now`: at once). `finish` removes it.
+
+        `row` is called at each drawing.
+        """
         self._foot = row
+        if not now:
+            return
         if self._thinking or self._answering:
             self._draw()
         else:
@@ -94,7 +100,7 @@ class AnswerView:
             self._draw()
 
     def resume(self, text: str) -> None:
-        """Go on with an answer whose `text` is on the screen; only its unfinished last block is drawn again."""
+        """Continue an answer whose `text` is on the screen; only its unfinished last block is drawn again."""
         _, width = self._measure()
         self._renderer.rows(self._splitter.feed(safe(text)), width)
         self._renderer.join()
@@ -102,14 +108,14 @@ class AnswerView:
         self._draw()
 
     def finish(self) -> None:
-        """Write what is left; the cursor stands at the start of a new line afterwards."""
+        """Write the rest; the cursor is at the start of a new line afterwards."""
         self._foot = None
         if self._thinking:
             self._begin()
         self._commit()
 
     def _wait(self) -> None:
-        """Draw what is being waited for."""
+        """Draw the spinner."""
         size, width = self._measure()
         spinner = _SPINNER[int(self._clock() * 10) % len(_SPINNER)]
         tail = [self._faint_row(f"{spinner} {self._doing}", width)] if self._doing else []
@@ -118,14 +124,16 @@ class AnswerView:
 
     def _below(self, size: tuple[int, int], width: int) -> list[str]:
         """The foot, where the window has a row for it."""
-        return [self._faint_row(safe(self._foot()), width)] if self._foot and size[1] >= _ROWS_WITH_FOOT else []
+        if not self._foot or size[1] < _ROWS_WITH_FOOT:
+            return []
+        return [self._faint_row(safe(self._foot()), width)]
 
     def _faint_row(self, text: str, width: int) -> str:
         start, end = folds(text, width)[0]
         return paint([(self._style.faint, text[start:end])])
 
     def _begin(self) -> None:
-        """Fold the reasoning, for the answer begins."""
+        """Fold the reasoning, because the answer begins."""
         self._answering = True
         self._due = 0.0
         if self._thinking is None:
@@ -136,7 +144,7 @@ class AnswerView:
         self._region.draw([*self._renderer.apart(), *map(paint, wrap(summary, width))], [], size)
 
     def _commit(self) -> None:
-        """Write the answer as far as it came as if it ended here."""
+        """Write the answer so far as if it ended here."""
         size, width = self._measure()
         blocks = self._splitter.feed(self._text()) + self._splitter.finish()
         self._region.draw(self._renderer.rows(blocks, width), [], size)
@@ -146,6 +154,8 @@ class AnswerView:
         started = self._clock()
         size, width = self._measure()
         below = self._below(size, width)
+        if below and size[1] >= _ROWS_WITH_GAP:  # without colors nothing else tells the foot from the answer
+            below = ["", *below]
         tallest = max(1, min(size[1] - 2, _TALLEST) - len(below))
         if self._thinking:
             done: list[str] = []
@@ -166,7 +176,7 @@ class AnswerView:
         return text
 
     def _measure(self) -> tuple[tuple[int, int], int]:
-        """The window, and the width of the text: the last column stays free, where a cursor would hang."""
+        """The window, and the width of the text: the last column stays free for the cursor."""
         columns, rows = self._size()
         columns = max(columns, 1)
         return (columns, max(rows, 1)), max(columns - 1, 1)

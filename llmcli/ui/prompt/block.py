@@ -1,4 +1,4 @@
-'''Where a message that begins with """ ends, and what is left of it without the marks.'''
+'''Messages in triple quotes: where one that begins with """ ends, and its text without the marks.'''
 
 import re
 
@@ -7,8 +7,8 @@ _COMMAND = re.compile(r'/[A-Za-z?][\w?-]*[ \t]+(?=""")')  # the argument of a co
 
 
 def opens(first: str) -> bool:
-    """Whether this first line of a message begins a block that goes on in the next line."""
-    line = _apart(first)[1].rstrip()
+    """Whether this first line of a message begins a block that continues in the next line."""
+    line = _split_command(first)[1].rstrip()
     return line.startswith(MARK) and not (line.endswith(MARK) and len(line) >= 2 * len(MARK))
 
 
@@ -19,7 +19,7 @@ def closes(first: str, line: str) -> bool:
     between them; marks with text behind them are closed at the end of any line.
     """
     line = line.rstrip()
-    return line == MARK if _apart(first)[1].rstrip() == MARK else line.endswith(MARK)
+    return line == MARK if _split_command(first)[1].rstrip() == MARK else line.endswith(MARK)
 
 
 def is_open(text: str) -> bool:
@@ -29,8 +29,8 @@ def is_open(text: str) -> bool:
 
 
 def body(text: str) -> str:
-    """The message without its marks; one that is no block as it is."""
-    command, block = _apart(text)
+    """The message without its marks; one that is not a block is unchanged."""
+    command, block = _split_command(text)
     if not block.startswith(MARK):
         return text
     inner = block.removeprefix(MARK) if is_open(text) else block.rstrip().removeprefix(MARK).removesuffix(MARK)
@@ -38,7 +38,7 @@ def body(text: str) -> str:
     return command + (inner if head.strip() or not newline else rest).removesuffix("\n")
 
 
-def _apart(text: str) -> tuple[str, str]:
-    """The command in front of a block ("" where there is none), and the rest."""
+def _split_command(text: str) -> tuple[str, str]:
+    """The command before a block ("" where there is none), and the rest."""
     found = _COMMAND.match(text)
     return (found[0], text[found.end() :]) if found else ("", text)

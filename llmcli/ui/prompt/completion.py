@@ -1,4 +1,4 @@
-"""The menu of completions: when it opens by itself, and what stands in it."""
+"""The menu of completions: when it opens without a key, and its entries."""
 
 from collections.abc import Iterable
 
@@ -20,7 +20,7 @@ def opens_by_itself(before: str) -> bool:
 
 
 class SuggestCompleter(Completer):
-    """Asks `suggest`; a fault in it means that there is nothing to offer."""
+    """Asks `suggest`; a fault in it means that there are no completions."""
 
     def __init__(self, suggest: Suggest) -> None:
         self._suggest = suggest
@@ -34,5 +34,5 @@ class SuggestCompleter(Completer):
                 if number == _MOST:
                     return
                 yield Completion(found.text, -min(max(found.back, 0), len(before)), safe(found.text), safe(found.note))
-        except Exception:  # typing goes on whatever happens in there
+        except Exception:  # a fault in a suggestion must not end the prompt
             return

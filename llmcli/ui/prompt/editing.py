@@ -1,4 +1,4 @@
-"""What the keys of the input line do: send, begin a new line, paste, clear, open the editor."""
+"""The actions of the input line: send, begin a new line, paste, clear, open the editor."""
 
 from collections.abc import Callable
 
@@ -17,20 +17,20 @@ OPEN_BLOCK = f"{MARK} on a line of its own sends"
 
 
 class Editing:
-    """The line's text and what can be done to it; `hint` stands in place of the status until the next key."""
+    """The text of the line and the actions on it; `hint` replaces the status until the next key."""
 
     def __init__(self, buffer: Buffer, pasted: Pasted) -> None:
         self.buffer = buffer
         self.pasted = pasted
         self.hint = ""
         self.multiline = False
-        self.on_interrupt: Callable[[], bool] = lambda: False  # whether Ctrl-C had something of its own to end
+        self.on_interrupt: Callable[[], bool] = lambda: False  # whether Ctrl-C has already canceled something
 
     def enter(self) -> None:
-        """Take the chosen completion, or begin a new line where the text asks for one, or send."""
+        """Take the chosen completion, or begin a new line where the text needs one, or send."""
         if self._take_completion():
             return
-        if not self._goes_on():
+        if not self._needs_new_line():
             self.send()
             return
         self.new_line()
@@ -44,7 +44,7 @@ class Editing:
             self.new_line()
 
     def tab(self) -> None:
-        """Take the only completion, go to the next one, or ask for some."""
+        """Take the only completion, go to the next one, or open the menu."""
         state = self.buffer.complete_state
         if state is None:
             self.buffer.start_completion(insert_common_part=True)
@@ -58,31 +58,33 @@ class Editing:
         self.buffer.insert_text("\n")
 
     def send(self) -> None:
-        """End the prompt with the text; blanks alone are not sent."""
+        """End the prompt with the text; an empty text is not sent."""
         text = self.buffer.text
         if not text.strip():
             return
         size = get_app().output.get_size()
         rows = sum(get_cwidth(line) // max(size.columns - 2, 1) + 1 for line in text.split("\n"))
-        get_app().erase_when_done = rows >= size.rows  # only a part would be left: the reader shows the whole
+        get_app().erase_when_done = (
+            rows >= size.rows
+        )  # only a part would stay on the screen: the reader prints the whole
         get_app().exit(result=text)
 
     def paste(self, text: str) -> None:
-        """Put a text in, which never sends."""
+        """Insert a text; a paste never sends."""
         self.buffer.save_to_undo_stack()
         self.buffer.insert_text(self.pasted.fold(clean(text)))
 
     def interrupt(self) -> None:
-        """Clear the line; with nothing to clear, say how to leave."""
-        ended = self.on_interrupt()
-        self.hint = "" if self.buffer.text or ended else LEAVE
+        """Clear the line; show how to leave where there is nothing to clear."""
+        canceled = self.on_interrupt()
+        self.hint = "" if self.buffer.text or canceled else LEAVE
         self.buffer.reset()
 
     def leave(self) -> None:
         get_app().exit(exception=EOFError)
 
     def open_editor(self) -> None:
-        """Change the text, long pastes too, in the user's own editor."""
+        """Open the text, long pastes too, in the editor of the user."""
         get_app().create_background_task(self._edit())
 
     async def _edit(self) -> None:
@@ -99,7 +101,7 @@ class Editing:
         self.buffer.document = Document(text, len(text))
 
     def _take_completion(self) -> bool:
-        """Keep the completion that is chosen in the menu, which stands in the text already."""
+        """Keep the completion that is chosen in the menu; it is in the text already."""
         state = self.buffer.complete_state
         if state is None or state.current_completion is None:
             return False
@@ -109,7 +111,7 @@ class Editing:
             self.buffer.start_completion()  # of the command's argument
         return True
 
-    def _goes_on(self) -> bool:
+    def _needs_new_line(self) -> bool:
         document = self.buffer.document
         if is_open(document.text):
             return True

@@ -1,4 +1,4 @@
-"""What was typed before, in a private file that several chats may write to at once."""
+"""The input history, in a private file that several chats can write at once."""
 
 import json
 import os
@@ -18,9 +18,9 @@ _MOST_READ = 32 << 20  # bytes of the file's end
 
 
 class PrivateHistory(History):
-    """One JSON string a line. A file that cannot be read or written is no history, and no error.
+    """One JSON string a line. A file that cannot be read or written is an empty history, not an error.
 
-    `fold` makes of an entry what is shown when the user comes back to it.
+    `fold` shortens an entry for the input line.
     """
 
     def __init__(self, path: Path, fold: Callable[[str], str] = str) -> None:
@@ -55,7 +55,7 @@ class PrivateHistory(History):
 
 
 def _append(path: Path, line: bytes) -> None:
-    """Add a line in one step, so that lines of two chats never mix."""
+    """Append a line in one write, so that lines of two chats never mix."""
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
     file = os.open(path, flags, 0o600)
     try:
@@ -83,7 +83,7 @@ def _read_lines(file: BinaryIO) -> list[bytes]:
 
 
 def _entries(lines: list[bytes]) -> list[str]:
-    """The oldest first; what is no entry is left out, and what came twice in a row comes once."""
+    """The oldest first, without damaged lines and without the second of two equal ones in a row."""
     entries: list[str] = []
     for line in lines:
         entry = _entry(line)
@@ -103,7 +103,7 @@ def _entry(line: bytes) -> str:
 
 
 def _trim(path: Path) -> None:
-    """Keep the newest entries, one chat at a time; what another one adds meanwhile is kept too."""
+    """Keep the newest entries, one chat at a time, and what another chat adds meanwhile."""
     from filelock import FileLock, Timeout  # 70 ms, once in thousands of messages
 
     lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0, mode=0o600)

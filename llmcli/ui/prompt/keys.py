@@ -1,4 +1,4 @@
-"""Which key does what in the input line, beside the usual ones of emacs and vi."""
+"""The key bindings of the input line, in addition to the usual ones of emacs and vi."""
 
 from collections.abc import Callable
 
@@ -55,6 +55,6 @@ def make_keys(editing: Editing) -> KeyBindingsBase:
 
 
 def _enter_is_next() -> bool:
-    """Whether Enter came with the key at hand: Alt-Enter, and not Escape that leaves vi's insert mode."""
+    """Whether Enter came together with this Escape: Alt-Enter, and not the end of the insert mode of vi."""
     queue = get_app().key_processor.input_queue
     return bool(queue) and queue[0].key == Keys.Enter

@@ -20,7 +20,7 @@ class LineReader:
         self._started = False
         self._taken = 0  # bytes of the present turn
 
-    def read(self, default: str = "") -> str:  # noqa: ARG002 - there is no line to show it in
+    def read(self, default: str = "") -> str:  # noqa: ARG002 - a stream has no input line
         """The next turn that is not blank.
 
         Raises:
@@ -46,7 +46,9 @@ class LineReader:
             if self._taken <= MOST:
                 kept.append(line)
         if self._taken > MOST:
-            raise UsageError(f"a message may have {MOST >> 20} MiB at most", "it was left out")
+            raise UsageError(
+                f"skipped a message: it must have at most {MOST >> 20} MiB", "split it into several messages"
+            )
         return "\n".join(kept)
 
     def _block(self, first: str) -> Iterator[str]:
@@ -57,7 +59,7 @@ class LineReader:
                 return
 
     def _joined(self, first: str) -> Iterator[str]:
-        """The line, and those that a backslash at the end of the one before joins."""
+        """The line, and the next ones as long as a line ends in a backslash."""
         line: str | None = first
         while line is not None and line.endswith("\\"):
             yield line[:-1]
@@ -66,7 +68,7 @@ class LineReader:
             yield line
 
     def _line(self) -> str | None:
-        """The next line without its end, and None after the last one; a part of it when it is too long anyway."""
+        """The next line without its end, None after the last one; the start of a line that is too long."""
         data = rest = self._stream.readline(MOST)
         self._taken += len(rest)
         while len(rest) == MOST and not rest.endswith(b"\n"):

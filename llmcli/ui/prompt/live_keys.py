@@ -1,4 +1,4 @@
-"""Keys that are pressed while an answer comes: some of them steer it, the others wait for the next prompt."""
+"""Keys that are pressed while an answer streams: some move the temperature, the others wait for the prompt."""
 
 import sys
 import threading
@@ -17,7 +17,7 @@ _ARROWS: dict[str, int] = {Keys.Up: 1, Keys.Down: -1}
 _SIGNS = {"+": 1, "-": -1}
 _ESCAPE = 0.05  # seconds; after them Escape is a key and begins no other one
 _BREATH = 0.001
-_POLL = 0.03  # seconds between two looks at a console that wakes nobody
+_POLL = 0.03  # seconds between two reads of a console that sends no event
 
 Take = Callable[[Iterable[KeyPress], bool], None]  # keys, and whether they were pressed before the answer
 
@@ -25,8 +25,8 @@ Take = Callable[[Iterable[KeyPress], bool], None]  # keys, and whether they were
 def sort_out(keys: Iterable[KeyPress], typing: bool = False) -> tuple[list[int], list[KeyPress]]:
     """The steps up (1) and down (-1) that `keys` ask for, and the keys that belong to the next message.
 
-    The arrows always step, for nobody moves a cursor that is not shown; `+` and `-` do until something else is typed:
-    `typing` says that a message was begun before. A paste is one key.
+    The arrows are always steps, for there is no cursor to move; `+` and `-` are steps until something else is typed:
+    `typing` says that there is a message already. A paste is one key.
     """
     steps: list[int] = []
     kept: list[KeyPress] = []
@@ -49,8 +49,8 @@ def _step(key: KeyPress, typing: bool) -> int:
 def live_keys(step: Callable[[int], None]) -> Iterator[None]:
     """Within this block, inside a silent one, `step` is called for each step from a thread; other keys are kept.
 
-    They are read with the prompt's own parser and put where the prompt looks first, which so completes a key or a
-    paste that the end of the block has cut. What was typed before the block belongs to a message, but for arrows.
+    The keys are read with the parser of the prompt and stored where the prompt looks first. So the prompt completes a
+    key or a paste that the end of the block has cut. Keys typed before the block, apart from arrows, are text.
     """
     keys = get_app_session().input
     waiting = get_typeahead(keys)
@@ -82,15 +82,15 @@ def _terminal(keys: Input, take: Take) -> Iterator[None]:
     stopped, stop = os.pipe()
 
     def run() -> None:
-        begun = True  # a key, perhaps
+        pending = True  # perhaps a part of a key
         while not keys.closed:
-            ready, _, _ = select([keys.fileno(), stopped], [], [], _ESCAPE if begun else None)
+            ready, _, _ = select([keys.fileno(), stopped], [], [], _ESCAPE if pending else None)
             if stopped in ready:
                 return
             pressed = keys.read_keys() if ready else keys.flush_keys()
-            begun = bool(ready)
+            pending = bool(ready)
             take(pressed, False)
-            if begun and not pressed:  # a part of a paste; or the terminal is gone, which would never let us sleep
+            if pending and not pressed:  # a part of a paste; or the terminal is gone and always ready
                 select([stopped], [], [], _BREATH)
 
     thread = threading.Thread(target=run, daemon=True)
@@ -105,13 +105,13 @@ def _terminal(keys: Input, take: Take) -> Iterator[None]:
 
 @contextmanager
 def _console(take: Take) -> Iterator[None]:
-    """Read the console of Windows, which wakes nobody, in a thread that looks often; Ctrl-C stays a signal there."""
-    look, stopped = _look(), threading.Event()
-    take(look(), True)
+    """Read the console of Windows, which sends no event, in a thread that polls; Ctrl-C stays a signal there."""
+    read_keys, stopped = _console_reader(), threading.Event()
+    take(read_keys(), True)
 
     def run() -> None:
         while not stopped.wait(_POLL):
-            take(look(), False)
+            take(read_keys(), False)
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
@@ -122,8 +122,8 @@ def _console(take: Take) -> Iterator[None]:
         thread.join(1)
 
 
-def _look() -> Callable[[], list[KeyPress]]:
-    """What reads the keys that were pressed on the console of Windows; a mouse has nothing to say here."""
+def _console_reader() -> Callable[[], list[KeyPress]]:
+    """A function that reads the keys pressed on the console of Windows, without mouse events."""
     if sys.platform == "win32":
         from prompt_toolkit.input.win32 import ConsoleInputReader
 

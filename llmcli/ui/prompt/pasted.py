@@ -1,4 +1,4 @@
-"""What a paste becomes: clean text, or one sign that stands for a text too long to draw at each key."""
+"""Pasted text: clean text, or one character in place of a text that is too long to draw at each key."""
 
 import re
 from bisect import bisect_right
@@ -24,7 +24,7 @@ def clean(text: str) -> str:
 
 
 class Pasted:
-    """The long texts that stand in the line as one sign each."""
+    """The long texts that are one character (a sign) each in the line."""
 
     def __init__(self) -> None:
         self._texts: list[str] = []

@@ -1,4 +1,4 @@
-"""One message or command from a terminal, with everything an editor's line can do."""
+"""The input line of a terminal: reads one message or command."""
 
 import asyncio
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from llmcli.ui.safe import safe
 
 
 class TerminalReader:
-    """The prompt of the chat: the marker, the text being typed, and the status beneath."""
+    """The prompt of the chat: the marker, the text being typed, and the status below."""
 
     def __init__(
         self,
@@ -38,7 +38,9 @@ class TerminalReader:
         editing_mode: str = "emacs",
         style: str = "dark",
         colour: bool = True,
+        hint: Callable[[], str] = str,
     ) -> None:
+        """`status` is shown below the line, `hint` in the line while it is empty; both are called at each drawing."""
         output = get_app_session().output
         if isinstance(output, Vt100_Output):
             # Asks the terminal nothing: one that does not answer costs a second and a warning.
@@ -54,10 +56,10 @@ class TerminalReader:
             history=self._history,
         )
         self._editing = Editing(buffer, self._pasted)
-        buffer.on_text_changed += lambda _buffer: self._unhint()
+        buffer.on_text_changed += lambda _buffer: self._clear_hint()
         vi = editing_mode == "vi"
         self._app: Application[str] = Application(
-            layout=make_layout(buffer, self._pasted, self._footer),
+            layout=make_layout(buffer, self._pasted, self._footer, lambda: _text_of(hint)),
             key_bindings=make_keys(self._editing),
             editing_mode=EditingMode.VI if vi else EditingMode.EMACS,
             style=make_style(style, colour),
@@ -81,11 +83,11 @@ class TerminalReader:
         self._editing.multiline = value
 
     def on_interrupt(self, call: Callable[[], bool]) -> None:
-        """Call this at Ctrl-C, too; it says whether there was something to end."""
+        """Call this at Ctrl-C, too; it returns whether there was something to cancel."""
         self._editing.on_interrupt = call
 
     def read(self, default: str = "") -> str:
-        """What the user sends; `default` stands in the line at first.
+        """What the user sends; `default` is in the line at first.
 
         Raises:
             EOFError: at Ctrl-D on an empty line, or when the terminal is gone.
@@ -94,7 +96,7 @@ class TerminalReader:
         while True:
             try:
                 text = self._prompt(start)
-            except KeyboardInterrupt:  # at a moment when no key is awaited
+            except KeyboardInterrupt:  # while the prompt does not read keys
                 start = ""
                 continue
             except OSError as error:
@@ -105,13 +107,13 @@ class TerminalReader:
             start = ""
 
     def _prompt(self, start: str) -> str:
-        """What is sent, just as it was typed; it stays on the screen, or goes into the scrollback as a whole."""
+        """What is sent, exactly as typed; it stays on the screen, or is printed whole into the scrollback."""
         self._editing.hint = ""
         self._app.erase_when_done = False
         self._editing.buffer.reset(Document(start))
         try:
             shown = self._app.run(pre_run=self._catch_faults, set_exception_handler=False)
-        finally:  # which prompt_toolkit leaves out where a signal ends it in its first drawing
+        finally:  # prompt_toolkit omits this where a signal ends it in its first drawing
             self._app.renderer.reset()
         if self._app.erase_when_done:
             drawn = "".join(self._pasted.label(char) or char for char in shown)
@@ -128,13 +130,13 @@ class TerminalReader:
         self._history.append_string(text)
 
     def _catch_faults(self) -> None:
-        """A fault in a key or a redraw ends nothing, unless the terminal is gone."""
+        """A fault in a key or a drawing does not end the prompt, unless the terminal is gone."""
 
         def handle(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
             error = context.get("exception")
             if isinstance(error, OSError) and not self._app.is_done:
                 self._app.exit(exception=EOFError)
-            self._editing.hint = f"internal fault: {error or context.get('message')}"
+            self._editing.hint = f"internal error: {error or context.get('message')}"
 
         asyncio.get_running_loop().set_exception_handler(handle)
 
@@ -143,13 +145,16 @@ class TerminalReader:
         if call:
             call()
 
-    def _unhint(self) -> None:
+    def _clear_hint(self) -> None:
         self._editing.hint = ""
 
     def _footer(self) -> str:
-        if self._editing.hint:
-            return safe(self._editing.hint)
-        try:
-            return " ".join(safe(self._status()).split("\n"))
-        except Exception:
-            return ""  # typing goes on whatever happens in there
+        return safe(self._editing.hint) if self._editing.hint else _text_of(self._status)
+
+
+def _text_of(call: Callable[[], str]) -> str:
+    """What `call` returns, in one line; a fault in it must not end the prompt."""
+    try:
+        return " ".join(safe(call()).split("\n"))
+    except Exception:
+        return ""

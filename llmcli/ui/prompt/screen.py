@@ -1,4 +1,4 @@
-"""How the input line looks: marker, text, menu, and the status beneath."""
+"""How the input line looks: marker, text or hint, menu, and the status below."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,10 @@ from prompt_toolkit.layout.processors import (
     ConditionalProcessor,
     HighlightIncrementalSearchProcessor,
     HighlightSelectionProcessor,
+    Processor,
     TabsProcessor,
+    Transformation,
+    TransformationInput,
 )
 from prompt_toolkit.styles import Style
 from prompt_toolkit.widgets.toolbars import SearchToolbar
@@ -30,16 +33,18 @@ _PLAIN = {
     "pasted": "italic",
     "status": "dim",
     "auto-suggestion": "dim",
+    "hint": "dim",
     "completion-menu": "",
     "completion-menu.completion": "",
     "completion-menu.completion.current": "reverse",
     "completion-menu.meta.completion": "dim",
     "completion-menu.meta.completion.current": "reverse",
 }
-_COLOURS = {
+_COLORS = {
     "dark": {
         "marker": "bold ansicyan",
         "auto-suggestion": "#808080",
+        "hint": "#808080",
         "completion-menu": "bg:#303030 #d0d0d0",
         "completion-menu.completion.current": "noreverse bg:#005f87 #ffffff",
         "completion-menu.meta.completion": "bg:#262626 #8a8a8a",
@@ -48,6 +53,7 @@ _COLOURS = {
     "light": {
         "marker": "bold ansiblue",
         "auto-suggestion": "#8a8a8a",
+        "hint": "#8a8a8a",
         "completion-menu": "bg:#e4e4e4 #303030",
         "completion-menu.completion.current": "noreverse bg:#005faf #ffffff",
         "completion-menu.meta.completion": "bg:#eeeeee #767676",
@@ -58,11 +64,24 @@ _COLOURS = {
 
 def make_style(name: str, colour: bool) -> Style:
     """The style of that name ("dark" when it is unknown)."""
-    return Style.from_dict(_PLAIN | (_COLOURS.get(name, _COLOURS["dark"]) if colour else {}))
+    return Style.from_dict(_PLAIN | (_COLORS.get(name, _COLORS["dark"]) if colour else {}))
 
 
-def make_layout(buffer: Buffer, pasted: Pasted, status: Callable[[], str]) -> Layout:
-    """The text with its menu, the search line, and the status right below it."""
+class ShowHint(Processor):
+    """Draws a hint in the line while the line is empty."""
+
+    def __init__(self, hint: Callable[[], str]) -> None:
+        self._hint = hint
+
+    def apply_transformation(self, transformation_input: TransformationInput) -> Transformation:
+        fragments = transformation_input.fragments
+        if transformation_input.document.text:
+            return Transformation(fragments)
+        return Transformation([*fragments, ("class:hint", self._hint())])
+
+
+def make_layout(buffer: Buffer, pasted: Pasted, status: Callable[[], str], hint: Callable[[], str]) -> Layout:
+    """The text with its menu, the search line, and the status right below it; `hint` is shown in an empty line."""
     search = SearchToolbar()
     line = Window(
         BufferControl(
@@ -73,6 +92,7 @@ def make_layout(buffer: Buffer, pasted: Pasted, status: Callable[[], str]) -> La
                 TabsProcessor(char1=" ", char2=" "),
                 ShowPasted(pasted),
                 ConditionalProcessor(AppendAutoSuggestion(), has_focus(buffer) & ~is_done),
+                ConditionalProcessor(ShowHint(hint), has_focus(buffer) & ~is_done),
             ],
             include_default_input_processors=False,
             search_buffer_control=search.control,

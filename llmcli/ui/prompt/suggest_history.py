@@ -1,14 +1,14 @@
-"""The grey text behind the cursor: how the newest message that began like this one went on."""
+"""The grey text behind the cursor: the rest of the newest message with the same start."""
 
 from prompt_toolkit.auto_suggest import AutoSuggest, Suggestion
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.document import Document
 
-_LONGEST = 1000  # characters typed; beyond that nobody repeats a message
+_LONGEST = 1000  # characters typed; longer messages are not repeated
 
 
 class FromHistory(AutoSuggest):
-    """Completes the whole message up to the end of its line, not a line from within another message."""
+    """Completes from the start of a message to the end of that line, not from a line inside another message."""
 
     def get_suggestion(self, buffer: Buffer, document: Document) -> Suggestion | None:
         text = document.text

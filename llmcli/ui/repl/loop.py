@@ -1,4 +1,4 @@
-"""The loop of the chat: read, obey or send, and again."""
+"""The loop of the chat: read a message or a command, act on it, and again."""
 
 import sys
 from contextlib import suppress
@@ -12,22 +12,22 @@ from llmcli.ui.repl.chat import Chat
 
 
 def talk(chat: Chat, first: str = "") -> int:
-    """Talk until the user leaves or the input ends; `first` is said at once. Returns the exit status.
+    """Chat until the user leaves or the input ends; `first` is sent at once. Returns the exit status.
 
-    Without a terminal the status is that of the first thing that failed, for a script to see.
+    Without a terminal the status is that of the first failure, for a script to see.
     """
     with suppress(EOFError, LeaveError):
         if first:
-            _one(chat, first)
+            _handle(chat, first)
         while True:
-            _next(chat)
+            _read_and_handle(chat)
     if chat.live or not chat.failure:
         return ExitStatus.OK
     return chat.failure.status
 
 
-def _next(chat: Chat) -> None:
-    """Read one message or command, and do what it asks for."""
+def _read_and_handle(chat: Chat) -> None:
+    """Read one message or command, and act on it."""
     forget()
     try:
         chat.measure()
@@ -38,35 +38,36 @@ def _next(chat: Chat) -> None:
             raise
         console.note("Ctrl-D or /exit ends the chat")
         return
-    except LlmcliError as error:  # a message that is too long, say; the one after it can be read
-        _tell(chat, error)
+    except LlmcliError as error:  # a message that is too long, for example; the next one can be read
+        _print_error(chat, error)
         return
-    _one(chat, text)
+    _handle(chat, text)
 
 
-def _one(chat: Chat, text: str) -> None:
-    """One message or command; what goes wrong is told and the chat goes on."""
+def _handle(chat: Chat, text: str) -> None:
+    """Act on one message or command; an error is printed and the chat continues."""
     try:
-        _obey(chat, text)
+        _dispatch(chat, text)
     except ReaderGoneError:
         raise
     except LlmcliError as error:
-        _tell(chat, error)
+        _print_error(chat, error)
     except KeyboardInterrupt:
         console.note("stopped")
 
 
-def _tell(chat: Chat, error: LlmcliError) -> None:
+def _print_error(chat: Chat, error: LlmcliError) -> None:
     console.error(str(error), error.hint)
     chat.failure = chat.failure or error
 
 
-def _obey(chat: Chat, text: str) -> None:
+def _dispatch(chat: Chat, text: str) -> None:
+    """Send a message, or run a command."""
     parsed = registry.split(text)
     if parsed is None:
         chat.send(text.removeprefix("/") if text.startswith("//") else text)
         return
     if chat.editing is not None:
-        console.note(f"message {chat.editing} stays as it was")
+        console.note(f"message {chat.editing} is unchanged")
         chat.editing = None
     registry.obey(chat, *parsed)

@@ -1,4 +1,4 @@
-"""When the next turn does not fit the context: say so beforehand, and do what `overflow` says."""
+"""What happens when the next turn does not fit the context: the setting `overflow` decides."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 def make_room(
     chat: "Chat", path: Sequence[Message], begun: Message | None = None, draft: Message | None = None
 ) -> Sequence[Message] | None:
-    """The path to answer, with `draft` (not said yet) at its end, once there is room for it; None: take it back.
+    """The path to answer, with `draft` (not sent yet) at its end, when there is room for it; None: do not send it.
 
     Raises:
-        ContextOverflowError: where `overflow` is error, or nobody can be asked, or nothing helps.
+        ContextOverflowError: where `overflow` is error, or the user cannot be asked, or nothing helps.
     """
     dialogue = chat.dialogue
     if draft:
@@ -31,7 +31,8 @@ def make_room(
     if not fit.over:
         return whole
     how = dialogue.settings.overflow
-    how = _ask(fit) if how == "ask" and chat.live else how
+    if how == "ask" and chat.live:
+        how = _ask_how(fit)
     if how in ("ask", "error"):
         raise too_long(fit)
     if how == "back":
@@ -43,14 +44,13 @@ def make_room(
             return whole
     number = dialogue.drop_oldest(whole, begun)
     if number:
-        console.warn(
-            f"the model no longer reads the oldest {plural(number, 'message')}: the context of {fit.n_ctx} is full"
-        )
+        dropped = plural(number, "message")
+        console.warn(f"the model no longer reads the oldest {dropped}: the context of {fit.n_ctx} tokens is full")
     return whole
 
 
 def _compact(chat: "Chat", path: Sequence[Message]) -> bool:
-    """Whether the oldest turns of `path` are in a summary now; with too few of them there is none."""
+    """Replace the oldest turns of `path` by a summary; False where there are too few of them."""
     from llmcli.ui.commands.filling import compact_now
 
     with suppress(UsageError):
@@ -58,16 +58,15 @@ def _compact(chat: "Chat", path: Sequence[Message]) -> bool:
     return False
 
 
-def _ask(fit: Fit) -> str:
-    console.warn(
-        f"this does not fit: {fit.n_prompt} tokens and room for an answer ({fit.reserve}) in a context of {fit.n_ctx}"
-    )
+def _ask_how(fit: Fit) -> str:
+    needed = f"{fit.n_prompt} tokens, and {fit.reserve} for an answer"
+    console.warn(f"the conversation does not fit: {needed}, in a context of {fit.n_ctx}")
     return choose(
         "make room?",
         {
-            "oldest": "the model no longer reads the oldest turns",
-            "compact": "the model summarizes the oldest turns",
-            "back": "take the message back",
+            "oldest": "drop the oldest turns from what the model reads",
+            "compact": "let the model summarize the oldest turns",
+            "back": "do not send the message",
         },
         "back",
     )

@@ -1,4 +1,4 @@
-"""How an answer appears: rendered on a full terminal, plain and verbatim everywhere else."""
+"""How an answer is shown: rendered on a full terminal, plain and verbatim everywhere else."""
 
 import os
 import shutil
@@ -20,13 +20,13 @@ class Display(Protocol):
     """A place for one answer."""
 
     def status(self, text: str) -> None:
-        """Say what is happening before anything comes; from any thread."""
+        """Show what is happening until the first text comes; from any thread."""
 
     def answer(self, parts: Parts, begun: str = "") -> None:
-        """Show the parts as they come; `begun` is on the screen already and goes on."""
+        """Show the parts as they come; `begun` is on the screen already and is continued."""
 
-    def foot(self, row: Callable[[], str]) -> None:
-        """Let a row of ours stand below the answer while it comes, if there is a place for it; from any thread."""
+    def foot(self, row: Callable[[], str], now: bool = True) -> None:
+        """Show a row below the answer until the answer ends, where there is a place for it; from any thread."""
 
     def end(self) -> None:
         """Leave the cursor at the beginning of a line; harmless when done twice."""
@@ -41,7 +41,7 @@ class Rendered:
     """Markdown on a terminal."""
 
     def __init__(self, settings: Settings) -> None:
-        from llmcli.ui.markdown.view import AnswerView  # takes its time, which nobody waits for at the prompt
+        from llmcli.ui.markdown.view import AnswerView  # slow to import, so not while the prompt starts
 
         self._think = settings.think == "show"
         self._lock = threading.Lock()  # two threads never draw at once
@@ -66,10 +66,10 @@ class Rendered:
         elif self._think:
             self._view.think(text)
 
-    def foot(self, row: Callable[[], str]) -> None:
+    def foot(self, row: Callable[[], str], now: bool = True) -> None:
         with self._lock:
             if not self._ended:
-                self._view.foot(row)
+                self._view.foot(row, now)
 
     def end(self) -> None:
         with self._lock:
@@ -92,8 +92,8 @@ class Plain:
         stream_answer(_joined(parts, begun), self._writer, self._status, live=True, think=self._think)
         self._writer.end()
 
-    def foot(self, row: Callable[[], str]) -> None:
-        """Nothing stands between the text and what comes of it next."""
+    def foot(self, row: Callable[[], str], now: bool = True) -> None:
+        """Plain text has no row that can be removed again."""
 
     def end(self) -> None:
         self._status.clear()
@@ -101,7 +101,7 @@ class Plain:
 
 
 def _joined(parts: Parts, begun: str) -> Iterator[tuple[str, str]]:
-    """The parts, behind the last line of what was there already, so that they can be read."""
+    """The parts after the last line of the text before them, for a line that a reader can follow."""
     tail = begun.rpartition("\n")[2]
     if tail:
         yield "answer", tail

@@ -1,4 +1,4 @@
-"""Being told to end: SIGTERM, and SIGHUP of a terminal that was closed."""
+"""Signals that end the program: SIGTERM, and SIGHUP of a terminal that was closed."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ from types import FrameType
 
 
 class EndedError(SystemExit):
-    """The program was told to end (SIGTERM) or its terminal was closed (SIGHUP); the exit status says which."""
+    """SIGTERM ended the program, or SIGHUP did (its terminal was closed); the exit status says which."""
 
 
 @contextmanager
@@ -17,30 +17,33 @@ def ending() -> Iterator[None]:
     def end(number: int, _frame: FrameType | None) -> None:
         raise EndedError(128 + number)
 
-    with _on_end(end):
+    with _handle_signals(end):
         yield
 
 
 @contextmanager
 def ending_later() -> Iterator[None]:
-    """Within this block the first of them waits for its end: what is raised in a callback of llama.cpp is lost."""
-    asked: list[int] = []
+    """Within this block the first of these signals waits for the end of the block; the second one does not.
+
+    An exception that is raised in a callback of llama.cpp is lost.
+    """
+    received: list[int] = []
 
     def end(number: int, _frame: FrameType | None) -> None:
-        asked.append(number)
-        if len(asked) > 1:
+        received.append(number)
+        if len(received) > 1:
             raise EndedError(128 + number)
 
     try:
-        with _on_end(end):
+        with _handle_signals(end):
             yield
     finally:
-        if asked:
-            raise EndedError(128 + asked[0])
+        if received:
+            raise EndedError(128 + received[0])
 
 
 @contextmanager
-def _on_end(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def _handle_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     kept = {number: signal.signal(number, handler) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
     try:

@@ -1,4 +1,4 @@
-"""What a command tells: it is no answer of the model, and goes to stderr where stdout is no terminal."""
+"""The output of commands: not an answer of the model, so it goes to stderr where stdout is not a terminal."""
 
 from collections.abc import Sequence
 

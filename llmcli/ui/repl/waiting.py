@@ -1,9 +1,9 @@
-"""What is happening until the first word of an answer comes, said ten times a second."""
+"""A text about the work at hand until the first word of an answer comes, updated ten times a second."""
 
 import threading
 from collections.abc import Callable
 
-_PATIENCE = 0.2  # seconds before it is worth saying
+_DELAY = 0.2  # seconds; shorter work is not worth a text
 _TICK = 0.1
 
 
@@ -23,7 +23,7 @@ class Waiting:
         self.end()
 
     def _run(self) -> None:
-        self._ended.wait(_PATIENCE)
+        self._ended.wait(_DELAY)
         while not self._ended.is_set():
             if self.text:
                 self._show(self.text)
@@ -31,6 +31,11 @@ class Waiting:
 
     def reading(self, done: int, total: int) -> None:
         self.text = f"reading the prompt {done / max(total, 1):.0%}"
+
+    @property
+    def ended(self) -> bool:
+        """Whether the wait is over."""
+        return self._ended.is_set()
 
     def end(self) -> None:
         """Stop; harmless when done twice."""

@@ -35,10 +35,10 @@ def whole(text: str) -> list[Block]:
         ("- one\n\nwords\n", ["item"]),
         ("- one\nlazy\n", []),
         ("```py\nx\ny", ["fence", "code"]),
-        ("```py\nx\n```\n", ["fence", "code"]),
-        ("````\n```\n````\nwords\n\n", ["fence", "code", "paragraph"]),
+        ("```py\nx\n```\n", ["fence", "code", "fence_end"]),
+        ("````\n```\n````\nwords\n\n", ["fence", "code", "fence_end", "paragraph"]),
         ("~~~\n```\n", ["fence", "code"]),
-        ("    x\n\n    y\n", ["fence", "code", "code", "code"]),
+        ("    x\n\n    y\n", ["indented", "indented", "indented"]),
         ("> one\n", []),
         ("> one\n\n", ["quote"]),
         ("| a | b |\n|---|---|\n| 1 | 2 |\n", []),
@@ -84,12 +84,12 @@ def test_items_stand_apart_where_the_text_sets_them_apart() -> None:
     assert [block.gap for block in whole("- a\n- b\n\n- c\n  - d\n- e")] == [True, False, True, False]
 
 
-def test_what_looks_like_a_block_within_a_block_does_not_end_it() -> None:
+def test_a_block_inside_a_block_does_not_end_it() -> None:
     assert kinds(whole("- a\n  ```\n  - x\n\n  # y\n  ```\n  end\n")) == ["item"]
     assert kinds(whole("> ```\n> # x\n> ```\n")) == ["quote"]
 
 
-def test_a_long_line_is_cut_between_words_and_its_parts_are_one_paragraph() -> None:
+def test_the_parts_of_a_long_line_are_one_paragraph() -> None:
     blocks = whole("word " * 3000)
     assert len(blocks) > 2
     assert [block.gap for block in blocks] == [True] + [False] * (len(blocks) - 1)

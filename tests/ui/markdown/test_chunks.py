@@ -111,7 +111,7 @@ def test_the_pieces_do_not_change_screen_and_scrollback(columns: int, rows: int)
 
 
 @pytest.mark.parametrize("text", ENDLESS, ids=["words", "letters", "item", "lines", "table"])
-def test_an_endless_block_is_written_in_parts_that_the_pieces_do_not_change(text: str) -> None:
+def test_pieces_do_not_change_the_rows_of_an_endless_block(text: str) -> None:
     whole = shown([text], 40, 10).lines()
     assert shown(pieces(text, random.Random(1), 400), 40, 10).lines() == whole
     assert shown(pieces(text, random.Random(1), 40), 40, 10, pause=0.001).lines() == whole
@@ -139,7 +139,7 @@ def test_nothing_but_known_sequences_reaches_the_terminal(texts: list[str], colo
 @pytest.mark.parametrize(
     "place", ["", "# ", "- ", "> ", "```\n", "```py\n# ", "- ```js\n  ", "|a|\n|-|\n|", "    ", "[", "- " * 99]
 )
-def test_a_sequence_is_a_visible_mark_wherever_it_stands(place: str) -> None:
+def test_an_escape_sequence_is_visible_in_every_place(place: str) -> None:
     lines = shown([place + "\x1b]0;x\x07 \x9b2J \u202e\x7f", " `\x1b[2J` [\x1b](\x1b)"], 200).lines()
     assert "␛]0;x␇ \\x9b2J \\u202e␡" in "\n".join(lines)
 
@@ -164,7 +164,7 @@ def test_no_line_is_written_twice() -> None:
     assert [int(word[:-1]) for word in words if word[0].isdigit()] == list(range(200))
 
 
-def test_without_colour_the_text_is_the_same_and_no_look_is_set() -> None:
+def test_an_answer_without_colors_has_the_same_text() -> None:
     terminal = Terminal()
     view = view_on(terminal, colour=False)
     view.status("loading")

@@ -1,4 +1,4 @@
-"""The row below an answer while it comes: there as long as it is wanted, and never part of what stays."""
+"""The row below an answer while it streams: never a part of what stays on the screen."""
 
 import random
 from itertools import pairwise
@@ -14,7 +14,7 @@ TEXT = (
 )
 
 
-def test_the_row_stands_below_the_text_at_once_and_goes_with_the_end() -> None:
+def test_the_foot_stands_below_the_text_until_the_end() -> None:
     terminal = Terminal(30, 8)
     view = view_on(terminal)
     view.push("one two")
@@ -25,7 +25,7 @@ def test_the_row_stands_below_the_text_at_once_and_goes_with_the_end() -> None:
     assert (terminal.screen.cursor.y, terminal.screen.cursor.x) == (1, 0)
 
 
-def test_it_says_what_it_says_at_each_drawing() -> None:
+def test_the_foot_is_made_again_at_each_drawing() -> None:
     terminal, clock = Terminal(30, 8), Clock()
     view, rows = view_on(terminal, clock), iter("abc")
     view.push("one")
@@ -36,7 +36,7 @@ def test_it_says_what_it_says_at_each_drawing() -> None:
     assert terminal.lines() == ["one two", "b"]
 
 
-def test_it_stands_below_what_is_waited_for_and_below_the_reasoning() -> None:
+def test_the_foot_stands_below_spinner_and_reasoning() -> None:
     terminal, clock = Terminal(30, 8), Clock()
     view = view_on(terminal, clock)
     view.foot(lambda: FOOT)
@@ -54,7 +54,7 @@ def test_it_stands_below_what_is_waited_for_and_below_the_reasoning() -> None:
     assert terminal.lines() == ["thought for 1.0 s · 3 words", "", "so"]
 
 
-def test_a_row_that_is_too_long_for_the_window_is_cut() -> None:
+def test_a_foot_that_is_too_long_is_cut() -> None:
     terminal = Terminal(12, 8)
     view = view_on(terminal)
     view.push("one")
@@ -62,15 +62,35 @@ def test_a_row_that_is_too_long_for_the_window_is_cut() -> None:
     assert terminal.lines() == ["one", "↑↓ temp 0.8"]
 
 
-def test_what_it_says_cannot_drive_the_terminal() -> None:
+def test_a_foot_cannot_drive_the_terminal() -> None:
     terminal = Terminal(30, 8)
     view_on(terminal).foot(lambda: "a\x1b[2Jb")
     assert terminal.lines() == ["a␛[2Jb"]
 
 
+def test_a_high_window_has_a_blank_row_above_the_foot() -> None:
+    for rows, gap in ((9, []), (10, [""])):
+        terminal = Terminal(30, rows)
+        view = view_on(terminal)
+        view.push("one")
+        view.foot(lambda: FOOT)
+        assert terminal.lines() == ["one", *gap, FOOT]
+        view.finish()
+        assert terminal.lines() == ["one"]
+
+
+def test_a_foot_can_wait_for_the_next_drawing() -> None:
+    terminal = Terminal(30, 8)
+    view = view_on(terminal)
+    view.foot(lambda: FOOT, now=False)
+    assert terminal.lines() == []
+    view.push("one")
+    assert terminal.lines() == ["one", FOOT]
+
+
 @pytest.mark.parametrize("colour", [True, False])
 @pytest.mark.parametrize("size", [(80, 24), (40, 10), (20, 5), (20, 3), (9, 1)])
-def test_the_answer_is_the_same_with_it_and_without(size: tuple[int, int], colour: bool) -> None:
+def test_a_foot_does_not_change_the_answer(size: tuple[int, int], colour: bool) -> None:
     text = TEXT * 3
 
     def left(seed: int, foot: bool) -> list[str]:
@@ -90,7 +110,7 @@ def test_the_answer_is_the_same_with_it_and_without(size: tuple[int, int], colou
         assert left(seed, True) == left(seed, False)
 
 
-def test_a_redraw_costs_the_row_and_no_more() -> None:
+def test_a_foot_costs_one_row_at_each_drawing() -> None:
     def written(foot: bool) -> float:
         terminal, clock = Terminal(), Clock()
         view = view_on(terminal, clock)

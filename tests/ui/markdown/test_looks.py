@@ -1,4 +1,4 @@
-"""What an answer looks like when it is all there."""
+"""The looks of a finished answer."""
 
 import pytest
 
@@ -25,10 +25,20 @@ DARK = style_of("dark", True)
         ("- a\n  - b\n    - c\n- d", 40, ["• a", "  ◦ b", "    ▪ c", "• d"]),
         ("1. a\n\n   b\n2. c\n   - d", 40, ["1. a", "", "   b", "2. c", "   ◦ d"]),
         ("1. a\n  - b\n2. c", 40, ["1. a", "  • b", "2. c"]),
-        ("- a\n  ```sh\n  ls\n  ```\n- b", 40, ["• a", "  ls", "• b"]),
+        ("- a\n  ```sh\n  ls\n  ```\n- b", 40, ["• a", "  ── sh ──", "  ls", "  ────────", "• b"]),
         ("> a\n> > b", 40, ["│ a", "│", "│ │ b"]),
         ("***", 12, ["─" * 11]),
-        ("```\n  a\n\n\tb\n```\nc", 40, ["  a", "", "    b", "", "c"]),
+        ("```\n  a\n\n\tb\n```\nc", 40, ["── code ──", "  a", "", "    b", "──────────", "", "c"]),
+        ("a\n```{.py title=x}\nb\n```\nc", 40, ["a", "", "── py ──", "b", "────────", "", "c"]),
+        ("```py\na", 40, ["── py ──", "a", "────────"]),
+        ("```py\n```", 40, ["── py ──", "────────"]),
+        ("> ```\n> a\n> ```", 40, ["│ ── code ──", "│ a", "│ ──────────"]),
+        ("- ```\n  ```", 40, ["• ── code ──", "  ──────────"]),
+        ("```日本語\na", 12, ["── 日本 ──", "a", "──────────"]),
+        ("```python\na", 6, ["─────", "a", "─────"]),
+        ("```" + "p" * 90 + "\na", 80, [f"── {'p' * 24} ──", "a", "─" * 30]),
+        ("a\n\n    b\n      c\n\nd", 40, ["a", "", "    b", "      c", "", "d"]),
+        ("- a\n\n      b", 40, ["• a", "", "      b"]),
         ("one two three four", 10, ["one two", "three", "four"]),
         ("abcdefghijklm no", 8, ["abcdefg", "hijklm", "no"]),
         ("漢字、漢字。漢字", 8, ["漢字、", "漢字。", "漢字"]),
@@ -44,7 +54,7 @@ def test_an_answer_looks_as_expected(text: str, columns: int, lines: list[str]) 
     assert shown([text], columns).lines() == lines
 
 
-def test_nothing_is_lost_however_deep_it_is_nested() -> None:
+def test_deep_nesting_loses_nothing() -> None:
     for mark in ("> ", "- ", "1. ", ">"):
         for depth in (5, 30, 150):
             assert "end" in "".join(shown([mark * depth + "end"], 20).lines())

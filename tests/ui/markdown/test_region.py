@@ -37,7 +37,7 @@ def test_a_tail_that_gets_shorter_leaves_nothing_behind() -> None:
         assert cursor(terminal) == ((len(tail) - 1, len(tail[-1])) if tail else (0, 0))
 
 
-def test_a_tail_that_is_finished_as_it_stands_is_not_written_again() -> None:
+def test_a_finished_tail_is_not_written_again() -> None:
     terminal = Terminal(20, 10)
     region = Region(terminal.write)
     region.draw([], ["one", "two"], (20, 10))
@@ -48,7 +48,7 @@ def test_a_tail_that_is_finished_as_it_stands_is_not_written_again() -> None:
     assert terminal.lines() == ["one", "two", "three", "four"]
 
 
-def test_rows_that_a_narrower_window_has_broken_are_all_replaced() -> None:
+def test_a_narrower_window_replaces_all_broken_rows() -> None:
     terminal = Terminal(10, 10)
     region = Region(terminal.write)
     terminal.write("above\r\n")

@@ -1,4 +1,4 @@
-"""The view: what is waited for, the reasoning, the answer, its end, and windows that change."""
+"""The view: the spinner, the reasoning, the answer, its end, and windows that change their size."""
 
 from llmcli.ui.markdown.view import AnswerView
 from tests.ui.markdown.emulator import Clock, Terminal, shown, view_on
@@ -33,7 +33,7 @@ def test_the_status_writes_nothing_when_it_comes_too_often() -> None:
     assert terminal.writes == 1
 
 
-def test_finish_leaves_nothing_of_a_status_and_is_harmless_twice() -> None:
+def test_finish_removes_the_status_and_can_run_twice() -> None:
     terminal = Terminal()
     view = view_on(terminal)
     view.finish()
@@ -70,7 +70,7 @@ def test_reasoning_alone_is_folded_at_the_end() -> None:
     assert terminal.lines() == ["thought for 0.0 s · 3 words"]
 
 
-def test_reasoning_after_an_answer_parts_the_answer() -> None:
+def test_reasoning_after_an_answer_splits_the_answer() -> None:
     terminal = Terminal()
     view = view_on(terminal)
     view.push("one")
@@ -80,7 +80,7 @@ def test_reasoning_after_an_answer_parts_the_answer() -> None:
     assert terminal.lines() == ["one", "", "thought for 0.0 s · 1 word", "", "two"]
 
 
-def test_an_answer_that_goes_on_draws_its_last_block_only() -> None:
+def test_a_continued_answer_draws_its_last_block_only() -> None:
     terminal = Terminal()
     view = view_on(terminal)
     view.resume("# Title\n\nfirst\n\nsecond, un")
@@ -89,16 +89,16 @@ def test_an_answer_that_goes_on_draws_its_last_block_only() -> None:
     assert terminal.lines() == ["second, unfinished", "", "• x"]
 
 
-def test_code_that_goes_on_stays_code() -> None:
+def test_continued_code_stays_code() -> None:
     terminal = Terminal()
     view = view_on(terminal)
     view.resume("```python\nx = 1\n")
     view.push("# y\n```\n# z\n")
     view.finish()
-    assert terminal.lines() == ["# y", "", "z"]
+    assert terminal.lines() == ["# y", "─" * len("── python ──"), "", "z"]
 
 
-def test_an_empty_push_does_not_end_the_waiting() -> None:
+def test_an_empty_push_keeps_the_spinner() -> None:
     terminal = Terminal()
     view = view_on(terminal)
     view.status("loading")

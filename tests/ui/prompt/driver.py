@@ -1,4 +1,4 @@
-"""A chat that says what it read: driven by the tests through a pseudo-terminal."""
+"""A prompt that prints what it reads: driven by the tests through a pseudo-terminal."""
 
 import signal
 import sys
@@ -23,7 +23,8 @@ def suggest(before: str) -> Iterator[Suggestion]:
 def main() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, end)
-    reader = TerminalReader(suggest, lambda: "the status", Path(sys.argv[1]))
+    hint = " ".join(sys.argv[2:])
+    reader = TerminalReader(suggest, lambda: "the status", Path(sys.argv[1]), hint=lambda: hint)
     try:
         while True:
             print(f"<{reader.read()!r}>", flush=True)

@@ -43,9 +43,15 @@ class Keyboard:
         self._make = make
         self.reader = make()
 
-    def again(self, suggest: Suggest = nothing, status: Callable[[], str] = str, mode: str = "emacs") -> None:
+    def again(
+        self,
+        suggest: Suggest = nothing,
+        status: Callable[[], str] = str,
+        mode: str = "emacs",
+        hint: Callable[[], str] = str,
+    ) -> None:
         """Start another chat."""
-        self.reader = self._make(suggest, status, mode)
+        self.reader = self._make(suggest, status, mode, hint)
 
     def __call__(self, *keys: str, default: str = "") -> str:
         """Each text waits until the one before it has been worked off."""
@@ -67,8 +73,13 @@ class Keyboard:
 
 @contextmanager
 def keyboard(history: Path, columns: int = 80, rows: int = 24) -> Iterator[Keyboard]:
-    def make(suggest: Suggest = nothing, status: Callable[[], str] = str, mode: str = "emacs") -> TerminalReader:
-        return TerminalReader(suggest, status, history, mode)
+    def make(
+        suggest: Suggest = nothing,
+        status: Callable[[], str] = str,
+        mode: str = "emacs",
+        hint: Callable[[], str] = str,
+    ) -> TerminalReader:
+        return TerminalReader(suggest, status, history, mode, hint=hint)
 
     with create_pipe_input() as keys, create_app_session(input=keys, output=Small(columns, rows)):
         yield Keyboard(keys, make)

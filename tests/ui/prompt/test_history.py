@@ -1,4 +1,4 @@
-"""The file of what was typed: private, shared by chats, and never in the way."""
+"""The input history: private, shared by several chats, and harmless when its file is broken."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def written(path: Path) -> list[str]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
 
-def test_entries_come_back_in_the_next_chat_the_newest_first(tmp_path: Path) -> None:
+def test_the_next_chat_has_the_entries_newest_first(tmp_path: Path) -> None:
     path = tmp_path / "data" / "history.jsonl"
     first = PrivateHistory(path)
     for text in ("one", "two\nlines", 'naïve "🙂"'):
@@ -44,7 +44,7 @@ def test_file_and_folder_are_private_whatever_the_umask(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
-def test_what_is_repeated_at_once_is_kept_once(tmp_path: Path) -> None:
+def test_an_entry_repeated_at_once_is_kept_once(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     for text in ("one", "one", "two", "one"):
         PrivateHistory(path).append_string(text)  # each in a chat of its own
@@ -69,7 +69,7 @@ def test_damaged_and_foreign_lines_are_skipped(tmp_path: Path) -> None:
     assert entries(path) == ["three", "two", "one"]
 
 
-def test_a_file_that_cannot_be_used_is_no_history(tmp_path: Path) -> None:
+def test_an_unusable_file_is_an_empty_history(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "folder", tmp_path / "file" / "history.jsonl"):
@@ -80,15 +80,13 @@ def test_a_file_that_cannot_be_used_is_no_history(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a named pipe")
-def test_a_named_pipe_does_not_hold_the_chat(tmp_path: Path) -> None:
+def test_a_named_pipe_does_not_block_the_chat(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     PrivateHistory(tmp_path / "pipe").append_string("one")
     assert entries(tmp_path / "pipe") == []
 
 
-def test_only_the_newest_entries_stay_when_the_file_has_twice_as_many(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_file_is_trimmed_to_the_newest_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history, "KEPT", 10)
     path = tmp_path / "history.jsonl"
     path.write_text("".join(f'"{number}"\n' for number in range(19)))
@@ -101,9 +99,7 @@ def test_only_the_newest_entries_stay_when_the_file_has_twice_as_many(
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_what_another_chat_adds_while_the_file_is_trimmed_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_trimming_keeps_what_another_chat_adds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "history.jsonl"
     path.write_text("".join(f'"{number}"\n' for number in range(20)))
 
@@ -132,7 +128,7 @@ def test_two_chats_at_once_never_tear_a_line(tmp_path: Path) -> None:
         assert mine == [f"{name} {number} {name * 5000}" for number in range(300)]
 
 
-def test_a_long_entry_comes_back_folded_and_is_kept_in_full(tmp_path: Path) -> None:
+def test_a_long_entry_is_shown_folded_and_kept_whole(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     kept = PrivateHistory(path, lambda text: text[:3])
     kept.append_string("abcdef")

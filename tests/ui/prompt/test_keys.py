@@ -1,4 +1,4 @@
-"""What each key does to the line, and what is sent."""
+"""The keys of the input line, and the text that they send."""
 
 import os
 import sys
@@ -69,7 +69,7 @@ def commands(before: str) -> Iterator[Suggestion]:
         (["naïve 🙂 你好", ENTER], "naïve 🙂 你好"),
     ],
 )
-def test_what_is_sent(typed: Keyboard, keys: list[str], sent: str) -> None:
+def test_keys_send_a_text(typed: Keyboard, keys: list[str], sent: str) -> None:
     assert typed(*keys) == sent
 
 
@@ -99,7 +99,7 @@ def test_a_keyboard_that_is_gone_ends(typed: Keyboard) -> None:
         typed("a")
 
 
-def test_with_multiline_enter_makes_a_line_and_alt_enter_sends(typed: Keyboard) -> None:
+def test_multiline_swaps_enter_and_alt_enter(typed: Keyboard) -> None:
     typed.reader.multiline = True
     assert typed("a", ENTER, "b", ALT_ENTER) == "a\nb"
     assert typed("/multiline", ENTER) == "/multiline"  # the way back
@@ -122,7 +122,7 @@ def test_the_history_is_searched(typed: Keyboard) -> None:
 
 
 @pytest.mark.parametrize("key", [RIGHT, CTRL_E])
-def test_the_newest_message_that_began_alike_is_suggested(typed: Keyboard, key: str) -> None:
+def test_the_newest_message_with_the_same_start_is_suggested(typed: Keyboard, key: str) -> None:
     for text in ("tell me a joke", "tell me more\nof it"):
         typed(text, ENTER) if "\n" not in text else typed(paste(text), ENTER)
     assert typed("tell", key, ENTER) == "tell me more"
@@ -130,11 +130,11 @@ def test_the_newest_message_that_began_alike_is_suggested(typed: Keyboard, key: 
     assert typed("ell", key, ENTER) == "ell"
 
 
-def test_default_stands_in_the_line(typed: Keyboard) -> None:
+def test_the_default_is_in_the_line(typed: Keyboard) -> None:
     assert typed("!", ENTER, default="edit\r\nme") == "edit\nme!"
 
 
-def test_enter_takes_what_is_chosen_in_the_menu_and_sends_otherwise(typed: Keyboard) -> None:
+def test_enter_takes_the_chosen_completion_or_sends(typed: Keyboard) -> None:
     typed.again(commands)
     assert typed("/se", ENTER) == "/se"  # the menu is open, nothing is chosen
     assert typed("/se", DOWN, DOWN, ENTER, ENTER) == "/seed "
@@ -145,7 +145,7 @@ def test_enter_takes_what_is_chosen_in_the_menu_and_sends_otherwise(typed: Keybo
     assert typed("/se", DOWN, ESCAPE, "x", ENTER) == "/sex"  # Escape gives the typed text back
 
 
-def test_only_commands_and_files_open_the_menu_by_themselves(typed: Keyboard) -> None:
+def test_only_commands_and_files_open_the_menu(typed: Keyboard) -> None:
     asked: list[str] = []
 
     def suggest(before: str) -> list[Suggestion]:
@@ -159,7 +159,7 @@ def test_only_commands_and_files_open_the_menu_by_themselves(typed: Keyboard) ->
     assert set(asked) == {"a @b"}
 
 
-def test_a_fault_in_what_is_suggested_or_in_the_status_ends_nothing(typed: Keyboard) -> None:
+def test_a_fault_in_a_callback_does_not_end_the_prompt(typed: Keyboard) -> None:
     def broken(before: str) -> Iterator[Suggestion]:
         yield Suggestion("/x", 99)
         raise RuntimeError(before)
@@ -167,11 +167,11 @@ def test_a_fault_in_what_is_suggested_or_in_the_status_ends_nothing(typed: Keybo
     def status() -> str:
         raise RuntimeError
 
-    typed.again(broken, status)
+    typed.again(broken, status, hint=status)
     assert typed("/", TAB, ENTER, ENTER) == "/x"
 
 
-def test_ctrl_c_on_an_empty_line_says_how_to_leave_until_something_is_typed(typed: Keyboard) -> None:
+def test_ctrl_c_on_an_empty_line_says_how_to_leave(typed: Keyboard) -> None:
     typed.again(status=lambda: "the status\nin one line")
     shown: list[str] = []
     typed.reader._app.after_render += lambda _app: shown.append(typed.reader._footer())
@@ -183,7 +183,7 @@ def test_ctrl_c_on_an_empty_line_says_how_to_leave_until_something_is_typed(type
     ]
 
 
-def test_vi_keys(typed: Keyboard) -> None:
+def test_vi_keys_edit_the_line(typed: Keyboard) -> None:
     typed.again(mode="vi")
     assert typed("wrong word", ESCAPE, "0", "ce", "right", ESCAPE, "A", "s", ENTER) == "right words"
     assert typed("a", ESCAPE, "k", ENTER) == "right words"
@@ -225,7 +225,7 @@ def test_refresh_from_another_thread_shows_the_new_status(typed: Keyboard) -> No
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the editor is a shell command")
-def test_edit_gives_what_the_editor_left_without_its_last_newline(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_edit_removes_the_last_newline_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VISUAL", "sed -i -e '$a more' -e s/ü/u/")
     assert edit("ü\n") == "u\n\nmore"
     monkeypatch.setenv("VISUAL", " ")
@@ -238,7 +238,7 @@ def test_edit_gives_what_the_editor_left_without_its_last_newline(monkeypatch: p
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the editor is a shell command")
-def test_an_editor_in_a_script_eats_no_turns_and_writes_no_answer(
+def test_an_editor_in_a_script_leaves_stdin_and_stdout_alone(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("VISUAL", "sh -c 'cat; echo drawn; echo text > $0'")
@@ -257,7 +257,7 @@ def test_an_editor_in_a_script_eats_no_turns_and_writes_no_answer(
     assert capfd.readouterr().out == ""
 
 
-def test_ctrl_c_ends_what_the_chat_had_begun_and_says_how_to_leave_only_otherwise(typed: Keyboard) -> None:
+def test_ctrl_c_ends_an_edit_of_the_chat_without_a_hint(typed: Keyboard) -> None:
     begun = ["a change"]
     typed.reader.on_interrupt(lambda: bool(begun and begun.pop()))
     typed(CTRL_C, "x", ENTER, default="old text")

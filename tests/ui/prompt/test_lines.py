@@ -73,7 +73,7 @@ def test_a_block_ends_as_it_began(text: str, still_open: bool, content: str) -> 
     assert body(text) == content
 
 
-def test_a_turn_that_is_too_long_is_refused_and_the_next_one_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_turn_that_is_too_long_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lines, "MOST", 64)
     many = b'"""\n' + b"line\n" * 40 + b'"""\n'
     umlauts = "ü".encode() * 40 + b"\n"  # too many bytes, not too many characters
@@ -86,7 +86,7 @@ def test_a_turn_that_is_too_long_is_refused_and_the_next_one_read(monkeypatch: p
             reader.read()
 
 
-def test_the_marker_is_asked_for_at_each_turn_and_not_within_one() -> None:
+def test_the_marker_is_shown_once_for_each_turn() -> None:
     shown: list[str] = []
     reader = LineReader(BytesIO(b'one\n"""\ntwo\n"""\nthree\\\nfour\n\nfive\n'), lambda: shown.append("> "))
     assert [reader.read() for _ in range(4)] == ["one", "two", "three\nfour", "five"]

@@ -18,11 +18,11 @@ ROOT = Path(__file__).parents[3]
 class Terminal:
     """The driver in a window of its own."""
 
-    def __init__(self, folder: Path, columns: int, rows: int) -> None:
+    def __init__(self, folder: Path, columns: int, rows: int, hint: str = "") -> None:
         env = os.environ | {"TERM": "xterm-256color", "PYTHONPATH": str(ROOT)}
         self.child = pexpect.spawn(
             sys.executable,
-            [str(DRIVER), str(folder / "history.jsonl")],
+            [str(DRIVER), str(folder / "history.jsonl"), hint],
             dimensions=(rows, columns),
             env=env,
             timeout=10,
@@ -52,6 +52,10 @@ class Terminal:
         above = ["".join(line[x].data for x in range(self._screen.columns)) for line in self._screen.history.top]
         return "\n".join(row.rstrip() for row in [*above, *self._screen.display]).rstrip().split("\n")
 
+    def cursor(self) -> tuple[int, int]:
+        """Row and column."""
+        return self._screen.cursor.y, self._screen.cursor.x
+
     def until(self, shown: Callable[[list[str]], bool]) -> list[str]:
         end = monotonic() + 10
         while not shown(rows := self.rows()):
@@ -70,7 +74,7 @@ class Terminal:
         return status
 
 
-def test_a_session_of_eighty_columns(tmp_path: Path) -> None:
+def test_the_prompt_works_at_eighty_columns(tmp_path: Path) -> None:
     terminal = Terminal(tmp_path, 80, 24)
     terminal.until_ends_with(">", "the status")
     terminal.send("hello\nworld\r")
@@ -90,7 +94,7 @@ def test_a_session_of_eighty_columns(tmp_path: Path) -> None:
     assert b"\x1b[?1000h" not in terminal.raw
 
 
-def test_a_window_of_twenty_columns_and_five_rows(tmp_path: Path) -> None:
+def test_the_prompt_works_in_a_tiny_window(tmp_path: Path) -> None:
     terminal = Terminal(tmp_path, 20, 5)
     terminal.until_ends_with(">")
     terminal.send("a message that is longer than the whole window, 你好 included, by more than a few words")
@@ -103,7 +107,24 @@ def test_a_window_of_twenty_columns_and_five_rows(tmp_path: Path) -> None:
     terminal.until(lambda rows: rows[-3:-2] == ["> /"] and "/seed" in rows[-1])
 
 
-def test_a_message_longer_than_the_screen_is_whole_in_the_scrollback(tmp_path: Path) -> None:
+def test_a_hint_is_in_the_line_while_the_line_is_empty(tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path, 80, 24, "Ask anything")
+    terminal.until_ends_with("> Ask anything", "the status")
+    assert terminal.cursor() == (0, 2)
+    terminal.send("x")
+    terminal.until_ends_with("> x", "the status")
+    terminal.send("\x7f")
+    terminal.until_ends_with("> Ask anything", "the status")
+    terminal.send("hi\r")
+    terminal.until_ends_with("> hi", "<'hi'>", "> Ask anything", "the status")
+    terminal.send("\x12")  # Ctrl-R: the keys go to the search
+    terminal.until(lambda rows: "search" in rows[-2] and rows[-3] == ">")
+    terminal.send("\x03\x04")
+    assert terminal.until_the_end() == 0
+    assert terminal.rows()[-2:] == [">", "the end"]
+
+
+def test_a_long_message_is_whole_in_the_scrollback(tmp_path: Path) -> None:
     terminal = Terminal(tmp_path, 80, 8)
     terminal.until_ends_with(">", "the status")
     lines = [f"line {number}" for number in range(30)]
