@@ -119,11 +119,13 @@ def _suggestion(name: str, shelf: Shelf) -> str:
     """The hint for an unknown name: a similar model on this machine, then one of the catalog with its size."""
     from llmcli.models.catalogue import CATALOGUE
 
-    local = _nearest(name, _local_names(shelf))
+    names = _local_names(shelf)
+    local = _nearest(name, names)
     listed = _nearest(name, {one.name: one.name for one in CATALOGUE})
     size = next((one.size for one in CATALOGUE if one.name == listed), 0)
     download = f"'{listed}' ({size / 1e9:.1f} GB to download)"
-    if local and listed:
+    is_exact = {name.casefold(), f"{name}.gguf".casefold()} & set(map(str.casefold, names))
+    if local and listed and not is_exact:
         return f"did you mean '{local}' (on this machine) or {download}?"
     if local:
         return f"did you mean '{local}'?"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_hub_way import Place, harmless, on_terminal, screen_of, sole
+from tests.cli.test_hub_way import Place, error_line, harmless, on_terminal, screen_of, sole
 from tests.hub.server import FakeHub
 from tests.models.gguf_writer import write_gguf
 from tests.models.split_writer import split_model
@@ -56,7 +56,7 @@ def is_empty(place: Place) -> bool:
 def test_in_a_pipe_it_is_an_error_with_the_command_that_gets_it(place: Place) -> None:
     ran = place.run(*ask(REPO), stdin="y\n")
     assert (ran.status, ran.stdout) == (3, b"")
-    assert sole(ran.stderr).startswith(f"error: {REPO} is not on this machine")
+    assert error_line(ran.stderr) == f"model '{REPO}' is not downloaded"
     assert f"`llmcli pull {REPO}`" in ran.stderr
     assert place.hub.log == []
 
@@ -64,7 +64,7 @@ def test_in_a_pipe_it_is_an_error_with_the_command_that_gets_it(place: Place) ->
 def test_with_pull_it_is_fetched_and_answers(place: Place) -> None:
     ran = place.run(*ask(REPO, "--pull"))
     assert (ran.status, ran.text) == (0, ANSWER + "\n")
-    assert ran.stderr.splitlines()[0] == f"{REPO} is not here: {REPO}/{HERE}, 98 MB (it is the only one)"
+    assert ran.stderr.splitlines()[0] == f"{REPO} is not downloaded yet: {REPO}/{HERE}, 98 MB (the only file)"
     place.hub.log.clear()
     again = place.run(*ask(REPO, "--pull"))
     assert (again.status, again.text, again.stderr) == (0, ANSWER + "\n", "")
@@ -83,7 +83,7 @@ def test_on_a_terminal_the_size_is_shown_and_enter_accepts(place: Place, columns
     written, status = on_terminal(place, *ask(REPO), columns=columns, keys="\r")
     assert status == 0
     said = " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.decode()).split())
-    assert f"{REPO} is not here: {REPO}/{HERE}, 98 MB (it is the only one)" in said
+    assert f"{REPO} is not downloaded yet: {REPO}/{HERE}, 98 MB (the only file)" in said
     assert "Download it? [Y/n]" in said
     assert "100%" in said
     lines = screen_of(written, columns)

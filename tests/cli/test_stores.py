@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.models.starter import SHA256, SIZE
-from tests.cli.test_hub_way import ASK, Place, facts_of, sole, tree_of
+from tests.cli.test_hub_way import ASK, Place, error_line, facts_of, sole, tree_of
 from tests.hub.server import FakeHub
 from tests.models.gguf_writer import write_gguf
 from tests.models.stores import add_lmstudio_model, add_ollama_model
@@ -68,7 +68,7 @@ def test_import_names_the_models_of_both_and_keeps_their_folders(stores: Stores)
         ["ollama:smollm2:135m", "98", "MB", "ollama"],
         [FILE.removesuffix(".gguf"), "98", "MB", "lmstudio"],
     ]
-    assert sole(ran.stderr) == "3 models are used where they are; take one with --model NAME"
+    assert sole(ran.stderr) == "3 models imported in place; use one with --model NAME"
     kept = (stores.place.home / "config/config.toml").read_text()
     assert str(stores.ollama) in kept
     assert str(stores.studio) in kept
@@ -113,8 +113,8 @@ def test_rm_refuses_what_another_program_keeps(stores: Stores, name: str) -> Non
     before = stores.names()
     ran = stores.run("models", "rm", "--yes", name)
     assert (ran.status, ran.stdout) == (2, b"")
-    owner = "Ollama: `ollama rm` removes it" if name.startswith("ollama") else "LM Studio, which can remove it"
-    assert owner in sole(ran.stderr)
+    owner = "Ollama" if name.startswith("ollama") else "LM Studio"
+    assert error_line(ran.stderr).endswith(f" belongs to {owner}")
     assert stores.names() == before
 
 
@@ -124,7 +124,7 @@ def test_ollamas_names_work_without_an_import_and_near_ones_are_suggested(stores
     assert fresh.run(*ASK, "-m", "ollama:smollm2:135m", **env).status == 0
     near = fresh.run(*ASK, "-m", "ollama:smollm2", **env)
     assert near.status == 3
-    assert "ollama:smollm2:135m" in sole(near.stderr)
+    assert "ollama:smollm2:135m" in near.stderr
 
 
 def test_any_folder_is_used_in_place_and_forgotten_again(stores: Stores, tmp_path: Path) -> None:
@@ -147,7 +147,9 @@ def test_where_there_is_nothing_to_import_the_error_says_what_to_do(stores: Stor
     fresh = Place(tmp_path, stores.place.hub)
     none = fresh.run("models", "import", OLLAMA_MODELS=str(tmp_path / "none"))
     assert none.status == 3
-    assert "Name a folder" in sole(none.stderr)
+    assert error_line(none.stderr).startswith(f"no models of Ollama or LM Studio found in {tmp_path / 'none'}, ")
+    assert str(tmp_path / "user/.lmstudio/models") in none.stderr
+    assert "give a folder with .gguf files" in none.stderr
     empty = fresh.run("models", "import", str(tmp_path))
     assert empty.status == 3
-    assert "holds no models" in sole(empty.stderr)
+    assert "no models found in" in error_line(empty.stderr)

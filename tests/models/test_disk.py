@@ -58,7 +58,7 @@ def seem_empty(monkeypatch: pytest.MonkeyPatch, free: int = 1 << 40) -> None:
 
 def test_a_full_disk_is_told_before_the_first_byte(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
     seem_empty(monkeypatch, free=50_000_000)
-    with pytest.raises(DiskError, match=r"needs 0\.00 GB and .* has 0\.05 GB free"):
+    with pytest.raises(DiskError, match=r"needs 0\.00 GB, but .* has 0\.05 GB free"):
         pulls.pull()
     assert pulls.hub.requests("cdn") == []
     assert not pulls.folder.exists()

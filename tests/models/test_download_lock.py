@@ -41,7 +41,7 @@ def test_three_at_once_fetch_the_file_once(pulls: Pulls) -> None:
         said = [line_about_waiting(running) for running in waiting]
         pulls.hub.hold_at = None
         places = [running.communicate(timeout=30)[0] for running in all_of_them]
-    assert said == [f"process {pid} is downloading {FILE}; waiting for it\n"] * 2
+    assert said == [f"waiting for process {pid} to download {FILE}\n"] * 2
     assert [running.returncode for running in all_of_them] == [0, 0, 0]
     assert len(set(places)) == 1
     assert sha256(Path(places[0].strip())) == DIGEST
@@ -52,7 +52,7 @@ def test_three_at_once_fetch_the_file_once(pulls: Pulls) -> None:
 def line_about_waiting(running: "subprocess.Popen[str]") -> str:
     """What a process says when it meets one that downloads."""
     assert running.stderr
-    while "waiting for it" not in (line := running.stderr.readline()):
+    while "waiting for " not in (line := running.stderr.readline()):
         assert line, "it did not wait"
     return line
 
@@ -101,14 +101,14 @@ def test_what_another_program_brings_meanwhile_is_checked(pulls: Pulls, right: b
 
         def say(text: str) -> None:
             pulls.said.append(text)
-            if "waiting for it" in text:
+            if "waiting for another program" in text:
                 blob.parent.mkdir(parents=True, exist_ok=True)
                 blob.write_bytes(DATA if right else bytes(SIZE))
                 release.close()
 
         pulls.say = say  # type: ignore[method-assign]
         path = pulls.pull()
-    assert f"another program is downloading {FILE}; waiting for it" in pulls.said
+    assert f"waiting for another program to download {FILE}" in pulls.said
     assert sha256(path) == DIGEST
     assert pulls.hub.served == (0 if right else SIZE)
 
@@ -165,4 +165,4 @@ def test_a_dead_process_is_not_said_to_download(tmp_path: Path) -> None:
 
         with lock.only_one(tmp_path / "x.lock", "x", said.append, waiting):
             pass
-    assert said == ["another program is downloading x; waiting for it"]
+    assert said == ["waiting for another program to download x"]

@@ -85,17 +85,17 @@ def test_a_file_comes_before_a_repository_of_the_same_name(folder: Path, shelf: 
 def test_a_folder_tells_which_models_it_holds(folder: Path, shelf: Shelf) -> None:
     message, hint = fault(str(folder), shelf)
     assert "is a folder, not a model" in message
-    assert "big-00001-of-00002.gguf, qwen-0.5b.gguf." in hint
+    assert "big-00001-of-00002.gguf, qwen-0.5b.gguf" in hint
 
 
 def test_a_folder_with_many_models_tells_the_first_and_a_number(folder: Path, shelf: Shelf) -> None:
     for number in range(7):
         write_gguf(folder / "sub" / f"m{number}.gguf")
-    assert fault("sub", shelf)[1].endswith("m4.gguf and 2 more.")
+    assert fault("sub", shelf)[1].endswith("m4.gguf and 2 more")
 
 
 def test_a_folder_without_models_says_so(folder: Path, shelf: Shelf) -> None:
-    assert "a folder without a .gguf file" in fault("./sub", shelf)[0]
+    assert "a folder without .gguf files" in fault("./sub", shelf)[0]
 
 
 def test_a_folder_without_models_hides_no_model_of_the_same_name(folder: Path, shelf: Shelf) -> None:
@@ -108,14 +108,37 @@ def test_a_folder_without_models_hides_no_model_of_the_same_name(folder: Path, s
 def test_a_typo_in_a_path_is_answered_with_the_nearest_name(folder: Path, shelf: Shelf, typo: str) -> None:
     if (folder / typo).exists():
         pytest.skip("this file system does not tell capitals apart")
-    assert fault(typo, shelf)[1] == "Did you mean qwen-0.5b.gguf?"
+    assert fault(typo, shelf)[1] == "did you mean 'qwen-0.5b.gguf'?"
 
 
 @pytest.mark.parametrize(
     ("typo", "name"), [("startr", "starter"), ("qwen3-4", "qwen3-4b"), ("GEMMA-3-4B-it", "gemma-3-4b"), ("mne", "mine")]
 )
 def test_a_typo_in_a_name_is_answered_with_the_nearest_name(shelf: Shelf, typo: str, name: str) -> None:
-    assert fault(typo, replace(shelf, aliases={"mine": REPO}))[1] == f"Did you mean {name}?"
+    hint = fault(typo, replace(shelf, aliases={"mine": REPO}))[1]
+    assert hint.startswith(f"did you mean '{name}'")
+
+
+def test_an_ollama_model_is_suggested_instead_of_a_download(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_ollama_model(tmp_path / "ollama", "qwen2.5-coder/0.5b", write_gguf(tmp_path / "x.gguf"))
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "ollama"))
+    message, hint = fault("qwen2.5-coder", shelf)
+    assert message == "model 'qwen2.5-coder' not found"
+    assert hint == "did you mean 'ollama:qwen2.5-coder:0.5b'?"
+    similar = fault("qwen2.5-code", shelf)[1]
+    assert similar.startswith("did you mean 'ollama:qwen2.5-coder:0.5b' (on this machine) or ")
+    assert similar.endswith("'qwen2.5-coder-7b' (4.7 GB to download)?")
+
+
+def test_a_cached_model_and_an_imported_one_are_suggested(shelf: Shelf, tmp_path: Path) -> None:
+    add_file(shelf.hub, "m-Q4_K_M.gguf", b"x", repo="owner/Phantom-GGUF")
+    (tmp_path / "mine").mkdir()
+    write_gguf(tmp_path / "mine" / "griffin-Q8_0.gguf")
+    shelf = replace(shelf, folders=(tmp_path / "mine",))
+    assert fault("phantom-ggu", shelf)[1] == "did you mean 'owner/Phantom-GGUF'?"
+    assert fault("grifin-Q8_0", shelf)[1] == "did you mean 'griffin-Q8_0'?"
 
 
 def test_a_name_like_no_other_is_told_where_to_look(shelf: Shelf) -> None:
@@ -124,7 +147,7 @@ def test_a_name_like_no_other_is_told_where_to_look(shelf: Shelf) -> None:
 
 def test_a_missing_folder_is_named(folder: Path, shelf: Shelf) -> None:
     message, hint = fault("none/x.gguf", shelf)
-    assert f"nor a folder {folder / 'none'}" in message
+    assert f"(the folder {folder / 'none'} does not exist)" in message
     assert "starter" in hint
 
 
@@ -134,7 +157,7 @@ def test_an_empty_reference_is_refused(folder: Path, shelf: Shelf, form: str) ->
 
 
 def test_an_endless_reference_is_refused_in_one_line(folder: Path, shelf: Shelf) -> None:
-    assert "longer than" in fault("x" * 100_000, shelf)[0]
+    assert "too long" in fault("x" * 100_000, shelf)[0]
 
 
 def test_a_split_model_with_a_missing_part_names_it(folder: Path, shelf: Shelf) -> None:
@@ -161,7 +184,7 @@ def test_an_alias_leads_to_a_file_a_reference_a_name_and_the_starter(folder: Pat
     assert find("mine", shelf).path == folder / "qwen-0.5b.gguf"
     assert find("ours", shelf).path == link
     assert find("small", shelf).trusted
-    assert "there is no model ours" in fault("two", shelf)[0]  # followed once
+    assert "model 'ours' not found" in fault("two", shelf)[0]  # followed once
 
 
 def test_an_alias_may_replace_a_name_of_the_catalogue_and_the_starter(shelf: Shelf) -> None:

@@ -181,9 +181,9 @@ def test_sampling_settings_that_are_no_numbers_are_left_out(file: Path) -> None:
 
 
 def test_the_header_of_the_starter_is_read_at_once(starter: Path) -> None:
-    began = time.perf_counter()
+    start = time.thread_time()
     header = read_header(starter)
-    assert time.perf_counter() - began < 0.5  # some 10 ms when the machine is idle
+    assert time.thread_time() - start < 0.5  # CPU time, so that a busy machine does not matter: about 10 ms
     assert (header.architecture, header.quantization, header.n_ctx_train) == ("llama", "Q4_1", 8192)
     assert (header.n_vocab, header.n_parameters, len(header.tensors)) == (49152, 134_515_008, 272)
     assert header.data_offset + header.n_tensor_bytes == header.file_size
@@ -196,23 +196,23 @@ ONE = [Tensor("a")]
 HUGE = 1 << 62
 BROKEN: dict[str, tuple[dict[str, Any] | list[tuple[str, Any]], list[Tensor], dict[str, Any], str]] = {
     "bad magic": (MODEL, ONE, {"magic": b"FUGG"}, "web page|plain text|not a GGUF"),
-    "version 0": (MODEL, ONE, {"version": 0}, "version is 0"),
+    "version 0": (MODEL, ONE, {"version": 0}, "version 0 does not exist"),
     "version 1": (MODEL, ONE, {"version": 1}, "no longer reads GGUF version 1"),
-    "version 4": (MODEL, ONE, {"version": 4}, "version 4 is newer"),
+    "version 4": (MODEL, ONE, {"version": 4}, "version 4 is not supported"),
     "big-endian": (MODEL, ONE, {"version": 3 << 24}, "big-endian"),
     "absurd version": (MODEL, ONE, {"version": 123456789}, "does not exist"),
-    "too many tensors": (MODEL, ONE, {"n_tensors": 1 << 17}, "claims 131072 tensors"),
-    "minus one tensors": (MODEL, ONE, {"n_tensors": (1 << 64) - 1}, "tensors, at most"),
-    "too many keys": (MODEL, ONE, {"n_keys": (1 << 64) - 1}, "metadata keys, at most"),
-    "more keys than there are": (MODEL, [], {"n_keys": 9}, "cut|metadata key"),
-    "more tensors than there are": (MODEL, ONE, {"n_tensors": 50}, "tensor|cut"),
-    "nothing but a head": ({}, [], {}, "holds no model"),
-    "cut after the magic": (MODEL, ONE, {"keep": 6}, "cut at byte 4"),
-    "cut in a value": (MODEL, ONE, {"keep": 60}, "cut at byte"),
-    "endless key": ([("k" * 65536, 1)], ONE, {}, "claims 65536 bytes"),
+    "too many tensors": (MODEL, ONE, {"n_tensors": 1 << 17}, "has 131072 tensors"),
+    "minus one tensors": (MODEL, ONE, {"n_tensors": (1 << 64) - 1}, "tensors, the limit is"),
+    "too many keys": (MODEL, ONE, {"n_keys": (1 << 64) - 1}, "metadata keys, the limit is"),
+    "more keys than there are": (MODEL, [], {"n_keys": 9}, "truncated|metadata key"),
+    "more tensors than there are": (MODEL, ONE, {"n_tensors": 50}, "tensor|truncated"),
+    "nothing but a head": ({}, [], {}, "is not a model"),
+    "cut after the magic": (MODEL, ONE, {"keep": 6}, "truncated at byte 4"),
+    "cut in a value": (MODEL, ONE, {"keep": 60}, "truncated at byte"),
+    "endless key": ([("k" * 65536, 1)], ONE, {}, "has 65536 bytes"),
     "empty key": ([*MODEL.items(), ("", 1)], ONE, {}, "empty metadata key"),
     "key that is not UTF-8": ([(b"\xff\xfe", 1)], ONE, {}, "not UTF-8"),  # type: ignore[list-item]
-    "duplicate key": ([*MODEL.items(), ("x", 1), ("x", 2)], ONE, {}, "'x' stands twice"),
+    "duplicate key": ([*MODEL.items(), ("x", 1), ("x", 2)], ONE, {}, "duplicate metadata key 'x'"),
     "unknown type": (MODEL | {"x": Raw(13, bytes(8))}, ONE, {}, "unknown value type 13"),
     "unknown element type": (
         MODEL | {"x": Raw(ARRAY, struct.pack("<IQ", 99, 1) + b"x")},
@@ -224,16 +224,16 @@ BROKEN: dict[str, tuple[dict[str, Any] | list[tuple[str, Any]], list[Tensor], di
         MODEL | {"x": Raw(ARRAY, struct.pack("<IQ", ARRAY, 1) + bytes(20))},
         ONE,
         {},
-        "array of arrays",
+        "nested array",
     ),
-    "endless string": (MODEL | {"x": Raw(STRING, u64(1 << 40))}, ONE, {}, "claims 1099511627776 bytes"),
-    "string past the end": (MODEL | {"x": Raw(STRING, u64(1 << 20))}, ONE, {}, "needs 1048576 bytes"),
-    "array past the end": (MODEL | {"x": Raw(ARRAY, struct.pack("<IQ", U32, HUGE))}, ONE, {}, "cut at byte"),
+    "endless string": (MODEL | {"x": Raw(STRING, u64(1 << 40))}, ONE, {}, "has 1099511627776 bytes"),
+    "string past the end": (MODEL | {"x": Raw(STRING, u64(1 << 20))}, ONE, {}, "of 1048576 bytes"),
+    "array past the end": (MODEL | {"x": Raw(ARRAY, struct.pack("<IQ", U32, HUGE))}, ONE, {}, "truncated at byte"),
     "strings past the end": (
         MODEL | {"x": Raw(ARRAY, struct.pack("<IQ", STRING, HUGE))},
         ONE,
         {},
-        "cut at byte",
+        "truncated at byte",
     ),
     "long vocabulary with a wild length": (
         MODEL | {"x": Raw(ARRAY, struct.pack("<IQ", STRING, 65) + u64((1 << 64) - 1) + bytes(600))},
@@ -250,50 +250,50 @@ BROKEN: dict[str, tuple[dict[str, Any] | list[tuple[str, Any]], list[Tensor], di
         {},
         "not of type uint32",
     ),
-    "long tensor name": (MODEL, [Tensor("n" * 64)], {}, "claims 64 bytes"),
+    "long tensor name": (MODEL, [Tensor("n" * 64)], {}, "has 64 bytes"),
     "tensor name that is not UTF-8": (MODEL, [Tensor(b"\xff")], {}, "not UTF-8"),  # type: ignore[arg-type]
-    "duplicate tensor": (MODEL, [Tensor("a"), Tensor("a")], {}, "two tensors are named 'a'"),
+    "duplicate tensor": (MODEL, [Tensor("a"), Tensor("a")], {}, "duplicate tensor 'a'"),
     "five dimensions": (MODEL, [Tensor("a", (1,) * 5)], {}, "5 dimensions"),
     "wild number of dimensions": (MODEL, [Tensor("a", n_dims=1 << 31)], {}, "2147483648 dimensions"),
-    "negative dimension": (MODEL, [Tensor("a", (-1,))], {}, "impossible shape"),
-    "elements overflow": (MODEL, [Tensor("a", (1 << 32, 1 << 32))], {}, "impossible shape"),
-    "elements overflow beside a zero": (MODEL, [Tensor("a", (1 << 32, 1 << 32, 0))], {}, "impossible shape"),
-    "bytes overflow": (MODEL, [Tensor("a", (1 << 31, 1 << 31), 27)], {}, "impossible shape"),
-    "padding overflow": (MODEL, [Tensor("a", (4, (1 << 30) - 1, (1 << 30) + 1))], {}, "impossible shape"),
+    "negative dimension": (MODEL, [Tensor("a", (-1,))], {}, "invalid shape"),
+    "elements overflow": (MODEL, [Tensor("a", (1 << 32, 1 << 32))], {}, "invalid shape"),
+    "elements overflow beside a zero": (MODEL, [Tensor("a", (1 << 32, 1 << 32, 0))], {}, "invalid shape"),
+    "bytes overflow": (MODEL, [Tensor("a", (1 << 31, 1 << 31), 27)], {}, "invalid shape"),
+    "padding overflow": (MODEL, [Tensor("a", (4, (1 << 30) - 1, (1 << 30) + 1))], {}, "invalid shape"),
     "sizes that add up to too much": (
         MODEL,
         [Tensor("a", (HUGE,), 24), Tensor("b", (HUGE,), 24)],
         {},
-        "file is cut",
+        "file is truncated",
     ),
     "unknown tensor type": (MODEL, [Tensor("a", (32,), 43)], {}, "type 43"),
-    "removed tensor type": (MODEL, [Tensor("a", (32,), 4)], {}, "type 4,"),
+    "removed tensor type": (MODEL, [Tensor("a", (32,), 4)], {}, "type 4$"),
     "row that is no whole block": (MODEL, [Tensor("a", (33,), 2)], {}, "rows of 33"),
     "offset out of line": (MODEL, [Tensor("a", offset=7)], {}, "at offset 7, expected 0"),
     "overlapping tensors": (
         MODEL,
         [Tensor("a"), Tensor("b", offset=0)],
         {},
-        "'b' lies at offset 0, expected 128",
+        "'b' is at offset 0, expected 128",
     ),
     "padding too small": (MODEL, [Tensor("a", (1,)), Tensor("b")], {"align": 4}, "at offset 4, expected 32"),
-    "no data": (MODEL, ONE, {"missing": 1}, "the file is cut: it needs"),
+    "no data": (MODEL, ONE, {"missing": 1}, "the file is truncated: "),
     "neither tensors nor vocabulary": (MODEL, [], {}, "neither tensors nor a vocabulary"),
-    "no architecture": ({"llama.block_count": 1}, ONE, {}, "holds no model"),
-    "architecture of the wrong type": ({"general.architecture": 3}, ONE, {}, "holds no model"),
-    "no layers": (MODEL | {"llama.block_count": 0}, ONE, {}, "block_count is 0"),
-    "600 layers": (MODEL | {"llama.block_count": 600}, ONE, {}, "block_count is 600"),
+    "no architecture": ({"llama.block_count": 1}, ONE, {}, "is not a model"),
+    "architecture of the wrong type": ({"general.architecture": 3}, ONE, {}, "is not a model"),
+    "no layers": (MODEL | {"llama.block_count": 0}, ONE, {}, "block_count must be 1 to 512, got 0"),
+    "600 layers": (MODEL | {"llama.block_count": 600}, ONE, {}, "block_count must be 1 to 512, got 600"),
     "600 layers behind a false split.no": (
         MODEL | {"llama.block_count": 600, "split.no": Typed(U16, 1)},
         ONE,
         {},
-        "block_count is 600",
+        "block_count must be 1 to 512, got 600",
     ),
     "more extra layers than layers": (
         MODEL | {"llama.nextn_predict_layers": 3},
         ONE,
         {},
-        "nextn_predict_layers is 3",
+        "nextn_predict_layers must be at most block_count",
     ),
     "more experts used than there are": (
         MODEL | {"llama.expert_count": 4, "llama.expert_used_count": 8},
@@ -332,7 +332,9 @@ def test_a_truncated_header_is_refused_with_its_place(file: Path) -> None:
     end = len(whole) - 128
     for kept in range(24, end, 7):
         file.write_bytes(whole[:kept])
-        with pytest.raises(ModelInvalidError, match=r"cut at byte \d+|at byte \d+ run past|the file is cut"):
+        with pytest.raises(
+            ModelInvalidError, match=r"is truncated|at byte \d+ exceed it"
+        ):
             read_header(file)
 
 
@@ -378,7 +380,7 @@ OTHERS = {
     "old ggml": (b"tjgg" + bytes(60), "GGJT"),
     "noise": (bytes(range(128, 228)), "not a GGUF file"),
     "one byte": (b"G", "plain text"),
-    "only the magic": (b"GGUF", "cut at byte 4"),
+    "only the magic": (b"GGUF", "truncated at byte 4"),
 }
 
 
@@ -437,13 +439,13 @@ def survive(file: Path, content: bytes) -> None:
 def test_mutated_headers_raise_nothing_but_model_invalid(file: Path) -> None:
     whole, dice = busy_file(file), random.Random(20250101)
     assert len(whole) > 4096
-    began = time.perf_counter()
+    start = time.thread_time()
     for _ in range(1500):
         content = bytearray(whole)
         for _ in range(dice.choice((1, 1, 2, 8))):
             content[dice.randrange(4, 4096)] = dice.choice((0, 1, 0x7F, 0x80, 0xFF, dice.randrange(256)))
         survive(file, bytes(content))
-    assert time.perf_counter() - began < 10
+    assert time.thread_time() - start < 30  # CPU time: about 1 s
 
 
 def test_mutated_small_files_raise_nothing_but_model_invalid(file: Path) -> None:

@@ -10,9 +10,9 @@ from llmcli.models.find import find
 from llmcli.models.hub import records
 from llmcli.models.hub.records import Record
 from llmcli.models.hub.variants import RepoFile
-from llmcli.models.inventory import Item, inventory, item_of
+from llmcli.models.inventory import Item, inventory, inventory_with_aliases, item_of
 from llmcli.models.shelf import Shelf
-from tests.models.gguf_writer import MODEL, write_gguf
+from tests.models.gguf_writer import MODEL, STRING, Typed, write_gguf
 from tests.models.hub_folder import NEW, OLD, REPO, THIRD, add_file, add_parts, sha256, touch_commit
 from tests.models.stores import add_lmstudio_model, add_ollama_model
 
@@ -220,3 +220,29 @@ def test_the_quantization_is_read_from_the_file_when_its_name_says_none(shelf: S
     write_gguf(link.resolve(), {**MODEL, "general.file_type": 15, "llama.context_length": 2048})
     (item,) = inventory(shelf)
     assert (item.quantization, item.glimpse.n_ctx_train) == ("Q4_K_M", 2048)
+
+
+def test_aliases_are_listed_with_the_models_that_they_name(shelf: Shelf, tmp_path: Path) -> None:
+    add_file(shelf.hub, "m-Q4_K_M.gguf", b"x")
+    file = write_gguf(tmp_path / "q05.gguf")
+    names = {"small": f"{REPO}:Q4_K_M", "tiny": REPO, "own": str(file), "gone": str(tmp_path / "none.gguf")}
+    shelf = replace(shelf, aliases={**names, "far": "other/far-GGUF"})
+    hub_item, file_item = inventory_with_aliases(shelf)
+    assert (hub_item.name, hub_item.aliases) == (f"{REPO}:Q4_K_M", ("small", "tiny"))
+    assert (file_item.name, file_item.source, file_item.aliases) == (str(file), "file", ("own",))
+    assert [item.aliases for item in inventory(shelf)] == [()]
+
+
+def test_without_aliases_the_inventory_is_unchanged(shelf: Shelf) -> None:
+    add_file(shelf.hub, "m-Q4_K_M.gguf", b"x")
+    assert inventory_with_aliases(shelf) == inventory(shelf)
+
+
+def test_a_name_without_quantization_gets_it_from_the_header(shelf: Shelf, tmp_path: Path) -> None:
+    """A file whose file type comes after its vocabulary, as some programs write it."""
+    (tmp_path / "models").mkdir()
+    vocabulary = Typed(STRING, [f"token {number}" for number in range(20_000)])
+    facts = {**MODEL, "tokenizer.ggml.tokens": vocabulary, "general.file_type": 15}
+    write_gguf(tmp_path / "models" / "gemma3-270m.gguf", facts)
+    (item,) = inventory(replace(shelf, folders=(tmp_path / "models",)))
+    assert (item.name, item.quantization) == ("gemma3-270m", "Q4_K_M")

@@ -84,20 +84,20 @@ def test_what_cannot_be_used_is_not_listed(store: Path, gguf: Path) -> None:
 
 
 def test_other_tags_of_the_model_are_offered(store: Path) -> None:
-    with pytest.raises(ModelNotFoundError, match=r"no model llama3\.2:3b here") as caught:
+    with pytest.raises(ModelNotFoundError, match=r"'llama3\.2:3b' not found") as caught:
         ollama.find("llama3.2:3b", [store])
-    assert "ollama:llama3.2:1b or ollama:llama3.2:latest?" in caught.value.hint
+    assert "'ollama:llama3.2:1b' or 'ollama:llama3.2:latest'?" in caught.value.hint
     assert "`ollama pull llama3.2:3b`" in caught.value.hint
 
 
 def test_a_slip_of_the_keys_gets_the_nearest_name(store: Path) -> None:
     with pytest.raises(ModelNotFoundError) as caught:
         ollama.find("lama3.2:1b", [store])
-    assert "Did you mean ollama:llama3.2:1b" in caught.value.hint
+    assert "did you mean 'ollama:llama3.2:1b'" in caught.value.hint
 
 
 def test_no_store_at_all_is_said() -> None:
-    with pytest.raises(ModelNotFoundError, match="keeps none") as caught:
+    with pytest.raises(ModelNotFoundError, match="no readable Ollama store") as caught:
         ollama.find("llama3.2", [])
     assert "OLLAMA_MODELS" in caught.value.hint
 
@@ -137,7 +137,7 @@ NO_NAMES += [
 
 @pytest.mark.parametrize("name", NO_NAMES)
 def test_what_is_no_name_is_refused_in_one_line(store: Path, name: str) -> None:
-    with pytest.raises(ModelNotFoundError, match="cannot be a model") as caught:
+    with pytest.raises(ModelNotFoundError, match="is not a valid name") as caught:
         ollama.find(name, [store])
     assert str(caught.value).isprintable()
 
@@ -157,7 +157,7 @@ def test_a_digest_that_is_none_never_becomes_a_path(store: Path, digest: str) ->
     (store.parent / "secret").write_text("secret")
     path = store / "manifests/registry.ollama.ai/library/llama3.2/latest"
     write_manifest(path, layers=[{"mediaType": KIND + "model", "digest": digest, "size": 6}])
-    with pytest.raises(ModelInvalidError, match="is no digest"):
+    with pytest.raises(ModelInvalidError, match="is not a valid digest"):
         ollama.find("llama3.2", [store])
 
 
@@ -182,12 +182,12 @@ def test_a_damaged_manifest_ends_in_one_line(store: Path, data: bytes) -> None:
     (store / "manifests/registry.ollama.ai/library/llama3.2/latest").write_bytes(data)
     with pytest.raises(ModelInvalidError, match="is damaged") as caught:
         ollama.find("llama3.2", [store])
-    assert caught.value.hint == "Run `ollama pull llama3.2:latest` to mend it."
+    assert caught.value.hint == "run `ollama pull llama3.2:latest` to repair it"
 
 
 def test_a_folder_in_the_place_of_a_manifest_is_damage(store: Path) -> None:
     (store / "manifests/registry.ollama.ai/library/odd/latest").mkdir(parents=True)
-    with pytest.raises(ModelInvalidError, match="is no file"):
+    with pytest.raises(ModelInvalidError, match="is not a file"):
         ollama.find("odd", [store])
 
 
@@ -201,7 +201,7 @@ def test_a_folder_in_the_place_of_a_blob_is_damage(store: Path) -> None:
     path = ollama.find("llama3.2", [store]).path
     path.unlink()
     path.mkdir()
-    with pytest.raises(ModelInvalidError, match="is no file"):
+    with pytest.raises(ModelInvalidError, match="is not a file"):
         ollama.find("llama3.2", [store])
 
 
@@ -209,7 +209,7 @@ def test_a_blob_of_another_size_is_refused(store: Path) -> None:
     path = ollama.find("llama3.2", [store]).path
     path.unlink()  # a hard link to the source
     path.write_bytes(b"GGUF")
-    with pytest.raises(ModelInvalidError, match="has 4 bytes, not"):
+    with pytest.raises(ModelInvalidError, match="has 4 bytes, expected"):
         ollama.find("llama3.2", [store])
 
 
@@ -225,17 +225,17 @@ def test_a_blob_may_be_a_link_to_another_disk(store: Path, tmp_path: Path) -> No
 
 def test_a_blob_that_may_not_be_read_is_a_matter_of_permissions(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(DiskError, match="cannot be read"):
+    with pytest.raises(DiskError, match="cannot read"):
         ollama.find("llama3.2", [store])
 
 
 @pytest.mark.parametrize(
     ("kinds", "said"),
     [
-        (("tensor", "tensor"), "kept as safetensors"),
-        (("model", "adapter"), "adapter on a base model"),
-        (("model", "model"), "kept in 2 files"),
-        (("license",), "has no model file here"),
+        (("tensor", "tensor"), "is in safetensors format"),
+        (("model", "adapter"), "is an adapter"),
+        (("model", "model"), "is split into 2 files"),
+        (("license",), "has no model file on this machine"),
     ],
 )
 def test_a_model_of_another_kind_is_explained(store: Path, gguf: Path, kinds: tuple[str, ...], said: str) -> None:
@@ -247,7 +247,7 @@ def test_a_model_of_another_kind_is_explained(store: Path, gguf: Path, kinds: tu
 
 def test_a_model_that_runs_elsewhere_has_no_layers(store: Path, gguf: Path) -> None:
     write_manifest(add_ollama_model(store, "big/cloud", gguf), layers=None)
-    with pytest.raises(ModelInvalidError, match="no model file here"):
+    with pytest.raises(ModelInvalidError, match="no model file on this machine"):
         ollama.find("big:cloud", [store])
 
 
@@ -261,7 +261,7 @@ def test_a_sound_copy_in_the_next_store_is_taken(store: Path, gguf: Path, tmp_pa
 def test_the_environment_names_the_store(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str
 ) -> None:
-    monkeypatch.setattr(ollama, "_SERVICES", (store / "..", store, tmp_path / "none"))
+    monkeypatch.setattr(ollama, "_SERVICE_STORES", (store / "..", store, tmp_path / "none"))
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     monkeypatch.setenv("OLLAMA_MODELS", written.format(store))
     assert ollama.stores() == [store]
@@ -271,7 +271,7 @@ def test_the_store_in_the_home_comes_before_that_of_the_service(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gguf: Path
 ) -> None:
     add_ollama_model(tmp_path / ".ollama/models", "x/latest", gguf)
-    monkeypatch.setattr(ollama, "_SERVICES", (store,))
+    monkeypatch.setattr(ollama, "_SERVICE_STORES", (store,))
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     monkeypatch.delenv("OLLAMA_MODELS", raising=False)
     assert ollama.stores() == [tmp_path / ".ollama/models", *([store] if os.name != "nt" else [])]
@@ -281,7 +281,7 @@ def test_a_user_without_a_home_has_no_store(monkeypatch: pytest.MonkeyPatch) -> 
     def homeless() -> Path:
         raise RuntimeError("no home")
 
-    monkeypatch.setattr(ollama, "_SERVICES", ())
+    monkeypatch.setattr(ollama, "_SERVICE_STORES", ())
     monkeypatch.setattr(Path, "home", homeless)
     monkeypatch.delenv("OLLAMA_MODELS", raising=False)
     assert ollama.stores() == []

@@ -224,7 +224,7 @@ def test_a_link_in_the_place_of_the_file_is_refused_and_its_target_untouched(pat
     target = tmp_path / "private"
     target.write_bytes(b"secret")
     path.symlink_to(target)
-    with pytest.raises(DiskError, match="no file but a link"):
+    with pytest.raises(DiskError, match="is not a regular file"):
         Partial(path, SIZE)
     path.unlink()
     partial = Partial(path, SIZE)
@@ -251,7 +251,7 @@ def test_a_link_in_the_place_of_the_note_is_neither_read_nor_written(path: Path,
 
 def test_a_folder_in_the_place_of_the_file_is_refused(path: Path) -> None:
     path.mkdir()
-    with pytest.raises(DiskError, match="link or folder"):
+    with pytest.raises(DiskError, match="is not a regular file"):
         Partial(path, SIZE)
 
 

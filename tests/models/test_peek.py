@@ -21,15 +21,19 @@ def test_context_and_quantization_are_seen(tmp_path: Path) -> None:
 
 
 def test_what_the_file_does_not_say_is_not_seen(tmp_path: Path) -> None:
-    assert peek(write_gguf(tmp_path / "m.gguf")) == NOTHING
+    assert peek(write_gguf(tmp_path / "m.gguf", MODEL, [])) == NOTHING
 
 
-def test_facts_before_a_long_vocabulary_are_seen_and_what_follows_is_not_read(tmp_path: Path) -> None:
+def test_without_a_file_type_the_tensors_give_the_quantization(tmp_path: Path) -> None:
+    assert peek(write_gguf(tmp_path / "m.gguf")) == Glimpse(None, "F32")
+
+
+def test_facts_before_and_after_a_long_vocabulary_are_found(tmp_path: Path) -> None:
     vocabulary = Typed(STRING, [f"token {number}" for number in range(20_000)])
     early = {**FACTS, "tokenizer.ggml.tokens": vocabulary}
-    late = {**MODEL, "tokenizer.ggml.tokens": vocabulary, "llama.context_length": 8192}
+    late = {**MODEL, "tokenizer.ggml.tokens": vocabulary, "llama.context_length": 8192, "general.file_type": 15}
     assert peek(write_gguf(tmp_path / "early.gguf", early)) == Glimpse(8192, "Q4_K_M")
-    assert peek(write_gguf(tmp_path / "late.gguf", late)) == NOTHING
+    assert peek(write_gguf(tmp_path / "late.gguf", late)) == Glimpse(8192, "Q4_K_M")
 
 
 def test_a_link_is_followed_as_the_hub_cache_needs(tmp_path: Path) -> None:
@@ -57,7 +61,7 @@ def test_no_more_than_the_beginning_is_read(tmp_path: Path) -> None:
     ],
 )
 def test_a_fact_of_another_kind_is_not_seen(tmp_path: Path, key: str, value: Any) -> None:
-    assert peek(write_gguf(tmp_path / "m.gguf", {**MODEL, key: value})) == NOTHING
+    assert peek(write_gguf(tmp_path / "m.gguf", {**MODEL, key: value})) == Glimpse(None, "F32")
 
 
 @pytest.mark.parametrize(
@@ -83,11 +87,10 @@ def test_what_cannot_be_read_gives_an_empty_glimpse(tmp_path: Path) -> None:
     assert peek(tmp_path) == NOTHING
 
 
-def test_more_keys_than_any_model_has_are_not_all_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST_KEYS", 2)
+def test_keys_beyond_the_first_ones_come_from_the_whole_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MAX_KEYS", 2)
     late = {**MODEL, "llama.context_length": 8192}
-    assert peek(write_gguf(tmp_path / "m.gguf", late)) == NOTHING
-    assert peek(write_gguf(tmp_path / "m.gguf", dict(list(late.items())[::-1]))) == Glimpse(8192, "")
+    assert peek(write_gguf(tmp_path / "m.gguf", late)) == Glimpse(8192, "F32")
 
 
 def test_an_array_of_arrays_ends_the_glimpse_with_what_was_seen(tmp_path: Path) -> None:

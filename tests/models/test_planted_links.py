@@ -89,4 +89,4 @@ def test_a_partial_file_that_is_a_folder_is_told(pulls: Pulls) -> None:
     (pulls.folder / PARTIAL).mkdir(parents=True)
     error = end(pulls)
     assert isinstance(error, DiskError)
-    assert "no file" in str(error)
+    assert "is not a regular file" in str(error)

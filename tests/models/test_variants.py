@@ -114,10 +114,10 @@ def test_a_model_fits_where_there_is_room_beside_it_and_where_nothing_is_known()
 @pytest.mark.parametrize(
     ("found", "memory", "taken", "reason"),
     [
-        (offer(Q2_K=3, Q4_K_M=5, Q8_0=8), 32, "Q4_K_M", "Q4_K_M is the usual choice"),
-        (offer(Q2_K=3, Q4_K_M=5, Q8_0=8), 0, "Q4_K_M", "Q4_K_M is the usual choice"),
-        (offer(UD_Q4_K_M=4, Q4_K_M=5), 32, "Q4_K_M", "Q4_K_M is the usual choice"),
-        (offer(UD_Q4_K_M=4, Q8_0=5), 32, "UD-Q4_K_M", "Q4_K_M is the usual choice"),
+        (offer(Q2_K=3, Q4_K_M=5, Q8_0=8), 32, "Q4_K_M", "Q4_K_M is the default"),
+        (offer(Q2_K=3, Q4_K_M=5, Q8_0=8), 0, "Q4_K_M", "Q4_K_M is the default"),
+        (offer(UD_Q4_K_M=4, Q4_K_M=5), 32, "Q4_K_M", "Q4_K_M is the default"),
+        (offer(UD_Q4_K_M=4, Q8_0=5), 32, "UD-Q4_K_M", "Q4_K_M is the default"),
         (
             offer(Q2_K=3, Q3_K_S=4, Q4_K_M=20),
             6,
@@ -126,11 +126,11 @@ def test_a_model_fits_where_there_is_room_beside_it_and_where_nothing_is_known()
         ),
         (offer(Q2_K=3, Q8_0=8, F16=15), 32, "Q8_0", "there is no Q4_K_M, the largest that fits is Q8_0"),
         (offer(Q8_0=8, UD_Q8_0=8.5, F16=15), 32, "Q8_0", "there is no Q4_K_M, the largest that fits is Q8_0"),
-        (offer(Q2_K=3, Q4_K_S=4, Q8_0=8), 0, "Q4_K_S", "there is no Q4_K_M, the nearest to it is Q4_K_S"),
+        (offer(Q2_K=3, Q4_K_S=4, Q8_0=8), 0, "Q4_K_S", "there is no Q4_K_M, the nearest is Q4_K_S"),
         (offer(F16=15, F32=30), 64, "F16", "there is no Q4_K_M, the smallest is F16"),
-        (offer(F16=15), 64, "F16", "it is the only one"),
-        (offer(F16=15), 4, "F16", "it is the only one, but it needs 17.0 GiB and 4.0 GiB are free"),
-        (offer(Q2_K=3, Q8_0=8), 1, "Q2_K", "none fits: the smallest, Q2_K, needs 3.8 GiB and 1.0 GiB are free"),
+        (offer(F16=15), 64, "F16", "the only file"),
+        (offer(F16=15), 4, "F16", "the only file needs 17.0 GiB and 4.0 GiB are free"),
+        (offer(Q2_K=3, Q8_0=8), 1, "Q2_K", "no file fits; the smallest, Q2_K, needs 3.8 GiB and 1.0 GiB are free"),
     ],
 )
 def test_the_usual_quantization_is_chosen_or_else_the_best_that_fits(
@@ -145,7 +145,7 @@ def test_a_model_that_lacks_a_part_is_never_chosen() -> None:
     assert choose(variants([*cut, *files("x-Q2_K.gguf")]), 0).variant.quantization == "Q2_K"
     with pytest.raises(ModelNotFoundError, match=r"x-Q4_K_M-00002-of-00003\.gguf and 1 more"):
         choose(variants(cut), 0)
-    with pytest.raises(ModelNotFoundError, match="no GGUF file"):
+    with pytest.raises(ModelNotFoundError, match="no GGUF files"):
         choose([], 0)
 
 
@@ -198,25 +198,27 @@ def test_a_bare_name_that_stands_in_two_folders_is_ambiguous_unless_it_stands_in
 
 
 def test_what_is_not_there_is_answered_with_what_is_the_nearest_first() -> None:
-    with pytest.raises(ModelNotFoundError, match=r"has no Q5_K_M; it has Q5_K_S, Q4_0, Q2_K, Q8_0$") as caught:
+    with pytest.raises(ModelNotFoundError, match=r"has no 'Q5_K_M', only Q5_K_S, Q4_0, Q2_K, Q8_0$") as caught:
         pick(offer(Q8_0=8, Q2_K=3, Q5_K_S=5, Q4_0=4), "Q5_K_M", None, REPO)
     assert f"{REPO}:Q5_K_S" in caught.value.hint
-    with pytest.raises(ModelNotFoundError, match=r"no model modle-Q8_0\.gguf; it has model-Q8_0\.gguf"):
+    with pytest.raises(ModelNotFoundError, match=r"no file 'modle-Q8_0\.gguf', only model-Q8_0\.gguf"):
         pick(offer(Q8_0=8, Q2_K=3), None, "modle-Q8_0.gguf", REPO)
     with pytest.raises(ModelNotFoundError) as many:
         pick(variants(files(*(f"m{k}.gguf" for k in range(99)))), "Q8_0", None, REPO)
-    assert str(many.value).count(", ") == 7
+    assert str(many.value).count(", ") == 8
 
 
 def test_a_repository_without_gguf_files_tells_how_to_search() -> None:
-    with pytest.raises(ModelNotFoundError, match=r"^owner/Model has no GGUF file$") as caught:
+    with pytest.raises(ModelNotFoundError, match=r"^owner/Model has no GGUF files$") as caught:
         pick([], "Q4_K_M", None, "owner/Model")
     assert 'llmcli models search "Model GGUF"' in caught.value.hint
 
 
 @pytest.mark.parametrize(("quantization", "file"), [("Q8_0", None), (None, "x-Q8_0-00002-of-00003.gguf")])
 def test_a_model_that_lacks_a_part_is_refused_by_name(quantization: str | None, file: str | None) -> None:
-    with pytest.raises(ModelNotFoundError, match=r"lacks x-Q8_0-00002-of-00003\.gguf and 1 more of Q8_0"):
+    with pytest.raises(
+        ModelNotFoundError, match=r"Q8_0 is incomplete, x-Q8_0-00002-of-00003\.gguf and 1 more"
+    ):
         pick(variants(files("x-Q8_0-00001-of-00003.gguf")), quantization, file, REPO)
 
 

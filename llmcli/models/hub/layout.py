@@ -67,7 +67,7 @@ def prepare(cache: Path, repo: str) -> None:
 def check_inside(path: Path, cache: Path) -> None:
     """Raise DiskError when a link inside the cache leads `path` out of it."""
     if not os.path.realpath(path).startswith(os.path.join(os.path.realpath(cache), "")):
-        raise DiskError(f"{path} is behind a link that leads out of the cache", "inspect the link and remove it")
+        raise DiskError(f"a link leads out of the cache: {path}", "inspect the link and remove it")
 
 
 def publish(cache: Path, repo: str, commit: str, path: str, sha256: str) -> Path:
