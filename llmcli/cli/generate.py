@@ -68,16 +68,7 @@ def generate(
     ] = False,
     no_stdin: NoStdin = False,
 ) -> int:
-    """Generate an answer to PROMPT, to stdin, or to both.
-
-    stdin is read to its end and added to PROMPT, unless it is a terminal. In a shell loop, use --no-stdin or
-    </dev/null: otherwise the first run reads the input of the loop.
-
-    Each --file follows PROMPT as a block under its name. A single file without PROMPT is the prompt itself.
-
-    An answer that reaches --max-tokens or fills the context ends with a note on stderr and status 0. An answer that
-    --timeout stops ends with status 124. In both cases the text so far is printed.
-    """
+    """Generate an answer to PROMPT, to stdin, or to both."""
     layers = command_layers(flags, text)
     asked = resolve(layers).settings
     if asked.logprobs and not as_json:
