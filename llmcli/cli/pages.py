@@ -82,7 +82,6 @@ EXAMPLES: Mapping[str, str] = MappingProxyType(
             llmcli generate "Name three rivers in Asia"
             llmcli generate -f notes.txt "Summarize this"  # add a file to the prompt
             git diff | llmcli generate "Review this"       # add stdin to the prompt
-            while read -r l; do llmcli generate --no-stdin "Rate: $l"; done < lines.txt
         """,
         "compare": r"""
             llmcli compare "Name a cat" --vary temp=0.2,0.8,1.4
@@ -280,7 +279,6 @@ COMMON: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "--seed",
             "--json-schema",
             "--json",
-            "--stats",
             "--no-stdin",
         ),
         "compare": ("--vary", "--answers", *_REQUEST, "--temperature", "--max-tokens", "--seed", "--json"),

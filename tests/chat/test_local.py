@@ -195,7 +195,7 @@ def test_a_prompt_that_does_not_fit_says_so_before_it_is_read(
     monkeypatch.setattr(sizing, "choose_context", lambda *_: (256, "memory allows 256 of 8192"))
     with pytest.raises(
         ContextOverflowError,
-        match=r"the context has 256 \(the context is 256 of 8192 tokens: more does not fit in memory\)",
+        match=r"the context has 256 \(memory allows 256 of 8192\)",
     ):
         fresh.generate(Prompt("", [5] * 300), Settings(seed=1))
 

@@ -62,7 +62,7 @@ REAL = [case for case in WRONG if case[0] in (["--temp", "nan"], ["--no-such-fla
 WRONG_FOR_THE_MODEL = [
     (["--logit-bias", "99999999=1"], 2, "token id 99999999 is out of range (0 to "),
     (["--grammar", "root ::= ["], 2, "grammar"),
-    (["--chat-template", "{% if %}"], 8, "does not parse"),
+    (["--chat-template", "{% if %}"], 8, "is not valid Jinja"),
     (["--chat-template", ENDLESS], 1, "the chat template fails"),
     (["--chat-template", "{{ raise_exception('no thanks') }}"], 1, "no thanks"),
     (["-c", "64", "-s", "word " * 100], 7, "the prompt has"),
@@ -91,9 +91,9 @@ def test_a_value_that_only_the_model_can_refuse(
 
 
 def test_an_empty_prompt_is_an_error(run: Run, inside: Run) -> None:
-    assert_one_error(run("generate", stdin=""), 2, "there is no prompt")
+    assert_one_error(run("generate", stdin=""), 2, "no prompt")
     for args, stdin in (((), ""), (("",), ""), (("  ",), ""), ((), "\n\n")):
-        assert_one_error(inside("generate", *args, stdin=stdin), 2, "there is no prompt")
+        assert_one_error(inside("generate", *args, stdin=stdin), 2, "no prompt")
 
 
 def test_a_prompt_that_is_given_twice_is_an_error(inside: Run) -> None:
