@@ -30,7 +30,7 @@ fix: $(VENV)/.developing ## format the code and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(VENV)/.developing ## write the generated parts: README tables and completion scripts
+docs: $(VENV)/.developing ## write the generated parts: tables of the manual and completion scripts
 	$(PY) -m docs.build
 
 bench: $(VENV)/.developing ## run the benchmarks (with llama-completion, if LLAMA_COMPLETION is its path)

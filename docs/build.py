@@ -1,4 +1,4 @@
-"""Writes the generated parts of the project: the tables of the README and the completion scripts.
+"""Writes the generated parts of the project: the tables of the manual and the completion scripts.
 
 `python -m docs.build` writes them. With `--check` it only lists those that are not up to date, and the status is 1.
 """
@@ -83,19 +83,24 @@ BLOCKS: dict[str, Callable[[], str]] = {
 }
 
 
-def render_readme(text: str) -> str:
-    """The README with each generated block replaced."""
+def pages() -> list[Path]:
+    """The README and the pages of the manual."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def render_page(text: str) -> str:
+    """A page with each generated block in it replaced."""
     for name, make in BLOCKS.items():
         head, tail = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-        before, _, rest = text.partition(head)
-        text = before + head + make() + "\n" + tail + rest.partition(tail)[2]
+        before, found, rest = text.partition(head)
+        if found:
+            text = before + head + make() + "\n" + tail + rest.partition(tail)[2]
     return text
 
 
 def wanted() -> dict[Path, str]:
     """Every generated file and its content."""
-    readme = ROOT / "README.md"
-    files = {readme: render_readme(readme.read_text(encoding="utf-8"))}
+    files = {page: render_page(page.read_text(encoding="utf-8")) for page in pages()}
     return files | {ROOT / "completions" / name: completion_script(shell) for shell, name in COMPLETIONS.items()}
 
 

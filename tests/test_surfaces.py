@@ -14,7 +14,7 @@ from llmcli.params.layers import environment_layer
 from llmcli.params.param import Field
 from llmcli.params.settings import Settings, fields, parse_data, to_data
 
-README = (build.ROOT / "README.md").read_text(encoding="utf-8")
+PARAMETERS = (build.ROOT / "docs" / "parameters.md").read_text(encoding="utf-8")
 COMMANDS = typer.main.get_command(make_app()).commands  # type: ignore[attr-defined]
 OPTIONS = {option.name: option for name in ("chat", "generate") for option in COMMANDS[name].params}
 # Texts whose values are free: nothing but a file name could be offered.
@@ -39,8 +39,8 @@ def test_every_setting_has_every_surface(field: Field, home: Path) -> None:
         shown = field.format(field.default)
         assert environment_layer({field.env: shown}).values == ({field.key: field.default} if shown else {}), "variable"
 
-    row = next((line for line in README.splitlines() if f"| `{field.key}` |" in line), "")
-    assert f"`{field.flags[0]}`" in row, "README row"
+    row = next((line for line in PARAMETERS.splitlines() if f"| `{field.key}` |" in line), "")
+    assert f"`{field.flags[0]}`" in row, "row of docs/parameters.md"
 
     number = field.kind in (int, float)
     assert completes(field) or number or field.kind is bool or field.param.path or field.key in FREE, "completion"

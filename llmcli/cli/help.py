@@ -173,7 +173,16 @@ def _option_row(option: Any, ctx: Any, everything: bool) -> Row:
     if "--help" in option.opts:
         return label, "Show the most common options and exit."
     facts = _facts(option)
-    return label, f"{option.help or ''} [{', '.join(facts)}]" if facts else option.help or ""
+    text = f"{option.help or ''} [{', '.join(facts)}]" if facts else option.help or ""
+    return label, text if everything else _shortened(text)
+
+
+def _shortened(text: str) -> str:
+    """The first sentence of an option's help, and the facts in brackets at its end."""
+    if not text.endswith("]"):
+        return first_sentence(text)
+    text, bracket, facts = text.rpartition(" [")
+    return first_sentence(text) + bracket + facts
 
 
 def _facts(option: Any) -> list[str]:

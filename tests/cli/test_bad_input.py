@@ -62,7 +62,7 @@ REAL = [case for case in WRONG if case[0] in (["--temp", "nan"], ["--no-such-fla
 WRONG_FOR_THE_MODEL = [
     (["--logit-bias", "99999999=1"], 2, "token id 99999999 is out of range (0 to "),
     (["--grammar", "root ::= ["], 2, "grammar"),
-    (["--chat-template", "{% if %}"], 8, "is not valid Jinja"),
+    (["--chat-template", "{% if %}"], 8, "the chat template is not valid Jinja"),
     (["--chat-template", ENDLESS], 1, "the chat template fails"),
     (["--chat-template", "{{ raise_exception('no thanks') }}"], 1, "no thanks"),
     (["-c", "64", "-s", "word " * 100], 7, "the prompt has"),
@@ -101,7 +101,9 @@ def test_a_prompt_that_is_given_twice_is_an_error(inside: Run) -> None:
 
 
 def test_a_wrong_environment_variable_is_an_error(run: Run, inside: Run) -> None:
-    assert_one_error(run("generate", "hi", env={"LLMCLI_TOP_P": "2"}), 2, "LLMCLI_TOP_P: top_p must be between 0 and 1")
+    assert_one_error(
+        run("generate", "hi", env={"LLMCLI_TOP_P": "2"}), 2, "LLMCLI_TOP_P: top_p must be between 0 and 1"
+    )
     assert_one_error(inside("generate", "hi", env={"LLMCLI_TOPP": "0.5"}), 2, "LLMCLI_TOP_P")
 
 

@@ -30,13 +30,13 @@ def test_a_command_has_help_of_one_line_a_heading_and_a_row_in_the_readme(one: C
     assert len(first) <= 56, "the list of /help has one line for each"
     assert one.help.endswith(".")
     assert one.heading
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
     assert f"| `/{one.name}" in readme
     assert one.help.replace("|", "\\|") in readme
 
 
 def test_the_readme_has_the_table_as_it_is_made() -> None:
-    assert command_table() in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert command_table() in (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 
 
 def test_commands_stand_under_their_headings_in_one_piece() -> None:
