@@ -86,7 +86,7 @@ def test_stdin_cannot_stand_twice(given: dict[str, Any]) -> None:
         join(**given)
 
 
-def test_stdin_is_not_read_where_nobody_pipes_or_asks() -> None:
+def test_a_terminal_as_stdin_is_not_read() -> None:
     assert join_prompt(Settings(prompt="Q"), False, lambda: pytest.fail("read")) == "Q"
 
 

@@ -101,9 +101,7 @@ def test_a_prompt_that_is_given_twice_is_an_error(inside: Run) -> None:
 
 
 def test_a_wrong_environment_variable_is_an_error(run: Run, inside: Run) -> None:
-    assert_one_error(
-        run("generate", "hi", env={"LLMCLI_TOP_P": "2"}), 2, "LLMCLI_TOP_P: top_p must be between 0 and 1"
-    )
+    assert_one_error(run("generate", "hi", env={"LLMCLI_TOP_P": "2"}), 2, "LLMCLI_TOP_P: top_p must be between 0 and 1")
     assert_one_error(inside("generate", "hi", env={"LLMCLI_TOPP": "0.5"}), 2, "LLMCLI_TOP_P")
 
 
