@@ -126,8 +126,8 @@ def test_blank_lines_and_an_empty_file_are_no_fault(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.jsonl", tmp_path):
-        with pytest.raises(DiskError, match="cannot read"):
+    for path, message in ((tmp_path / "none.jsonl", "file not found"), (tmp_path, "cannot read")):
+        with pytest.raises(DiskError, match=message):
             read_trace(path)
 
 

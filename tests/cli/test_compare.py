@@ -76,7 +76,7 @@ def test_stdin_is_part_of_every_prompt(inside: Run, with_tiny: Path) -> None:
         (["hi", "--vary", "n_ctx=1,2"], 2, "n_ctx needs a model reload"),
         (["hi", "--vary", "prompt=a,b"], 2, "the prompt is given twice: as an argument and with --vary"),
         (["hi", "--vary", "mirostat=0,1", "--temp", "sentence:1,0.5"], 2, "mirostat=1: mirostat needs a number"),
-        (["hi", "--vary", "grammar_file=/no/such;/file"], 6, "grammar_file=/no/such: cannot read /no/such"),
+        (["hi", "--vary", "grammar_file=/no/such;/file"], 6, "grammar_file=/no/such: file not found: /no/such"),
         (["--vary", "temp=1,2"], 2, "no prompt"),
         (["hi", "--n", "0"], 2, "--n must be an integer of at least 1"),
         (["hi", "--answers", "0"], 2, "--answers must be an integer of at least 1"),
