@@ -33,7 +33,7 @@ def test_a_model_stays_as_it_was_until_it_is_pulled_again(place: Place, tmp_path
     assert Path(first).exists()
 
 
-def test_offline_a_pull_of_what_is_here_gives_its_place(place: Place) -> None:
+def test_an_offline_pull_prints_the_path_of_a_local_model(place: Place) -> None:
     path = place.run("pull", REPO).text
     asked = len(place.hub.log)
     for ran in (place.run("pull", REPO, "--offline"), place.run("pull", REPO, HF_HUB_OFFLINE="1")):
@@ -43,7 +43,7 @@ def test_offline_a_pull_of_what_is_here_gives_its_place(place: Place) -> None:
     assert place.run("pull", f"{REPO}:Q8_0", "--offline").status == 5
 
 
-def test_an_alias_of_an_alias_means_the_model_and_one_of_nothing_is_refused(place: Place) -> None:
+def test_an_alias_of_an_alias_works_and_one_of_nothing_does_not(place: Place) -> None:
     place.run("models", "alias", "a", REPO)
     place.run("models", "alias", "b", "a")
     assert place.run("models", "alias", "b").text.strip() == REPO
@@ -76,9 +76,7 @@ def test_the_whole_parts_of_an_interrupted_pull_can_be_removed(place: Place, tmp
     assert not list(place.cache.rglob("blobs/*"))
 
 
-def test_the_first_run_says_how_to_get_a_better_model_and_no_other_does(
-    run: Run, with_starter: Path, home: Path
-) -> None:
+def test_only_the_first_run_names_better_models(run: Run, with_starter: Path, home: Path) -> None:
     (home / "data" / "welcomed").unlink()
     ask = ("generate", "--raw", "Hi", "--temp", "0", "-n", "1")
     assert "llmcli models recommend" not in run(*ask, "-m", "starter").stderr
