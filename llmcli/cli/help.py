@@ -203,7 +203,7 @@ def _facts(option: Any) -> list[str]:
     low, high = getattr(option.type, "min", None), getattr(option.type, "max", None)
     facts = [values.range_text(low, high, None)] if (low, high) != (None, None) and not option.count else []
     if option.show_default and option.default not in (None, False, "", ()) and not option.required:
-        facts.append(f"default {'on' if option.default is True else option.default}")
+        facts.append(f"default {values.show(option.default)}")
     return [*facts, "required"] if option.required else facts
 
 

@@ -133,7 +133,7 @@ def test_the_facts_of_an_option_look_the_same_everywhere() -> None:
     assert "  --limit N " in help_of("models search", everything=False)
     assert "[between 1 and 100, default 15]" in " ".join(help_of("models search", everything=False).split())
     assert "[at least 0, or -1, default -1]" in " ".join(help_of("generate", everything=True).split())
-    assert "[default on]" in help_of("chat", everything=False)
+    assert "[default true]" in help_of("chat", everything=False)
     assert "[required]" in help_of("trace plot", everything=False)
 
 
