@@ -58,7 +58,8 @@ def command_table() -> str:
     rows = ["| command | what it does |", "|---|---|"]
     for heading, group in groupby(commands().values(), key=lambda one: one.heading):
         rows.append(f"| **{heading}** | |")
-        rows += [f"| `{_escaped(f'/{one.name} {one.usage}'.rstrip())}` | {_escaped(one.help)} |" for one in group]
+        for one in group:
+            rows.append(f"| `{_escaped(f'/{one.name} {one.usage}'.rstrip())}` | {_escaped(one.description)} |")
     return "\n".join(rows)
 
 

@@ -1,4 +1,4 @@
-"""A question to the person at the terminal; never one to a pipe."""
+"""Questions to the person at the terminal."""
 
 import sys
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from llmcli.ui.typeahead import heard_keys
 
 
 def can_ask() -> bool:
-    """Whether there is somebody to answer: both stdin and stderr lead to a terminal."""
+    """Whether somebody can answer: both stdin and stderr are terminals."""
     return is_terminal(sys.stdin) and is_terminal(sys.stderr)
 
 
@@ -19,7 +19,7 @@ def choose(question: str, options: Mapping[str, str], default: str) -> str:
     lines = [wrapped(safe(f"  {name[0]}  {meaning}")) for name, meaning in options.items()]
     lines.append(wrapped(safe(f"{question} [{'/'.join(options)}, Enter = {default}]")) + " ")
     try:
-        answer = _ask("\n".join(lines)).strip().lower()
+        answer = _read_answer("\n".join(lines)).strip().lower()
     except (UnicodeDecodeError, KeyboardInterrupt):
         answer = ""
     return next((name for name in options if answer and name.startswith(answer)), default)
@@ -28,7 +28,7 @@ def choose(question: str, options: Mapping[str, str], default: str) -> str:
 def confirm(question: str, default: bool) -> bool:
     """Ask on stderr and wait for y or n; Enter takes the default, the end of input means no."""
     try:
-        answer = _ask(wrapped(safe(f"{question} [{'Y/n' if default else 'y/N'}]")) + " ")
+        answer = _read_answer(wrapped(safe(f"{question} [{'Y/n' if default else 'y/N'}]")) + " ")
     except UnicodeDecodeError:
         return False
     if not answer:
@@ -38,8 +38,8 @@ def confirm(question: str, default: bool) -> bool:
     return default if not answer else answer in ("y", "yes")
 
 
-def _ask(text: str) -> str:
-    """The line that is typed after `text`; empty at the end of input."""
+def _read_answer(text: str) -> str:
+    """The line that the user types after `text`; empty at the end of input."""
     with raising(), heard_keys():
         sys.stderr.write(text)
         sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""A conversation as a document in a file, in the form that the file's name asks for."""
+"""A conversation as a document in a file, in the format of the file's suffix."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,7 +15,7 @@ def document(
     form: str,
     everything: Mapping[int, Message] | None = None,
 ) -> str:
-    """The text of the file; see `export`. A picture, which is drawn as the terminal shows it, has no room for more."""
+    """The text of the file; see `export`. A picture shows the messages only, as the terminal does."""
     if form == "svg":
         from llmcli.ui.picture import conversation
 
@@ -26,7 +26,7 @@ def document(
 
 
 def write(text: str, path: Path) -> None:
-    """Put the document into its file.
+    """Write the document to its file.
 
     Raises:
         DiskError: when it cannot be written.
@@ -34,6 +34,6 @@ def write(text: str, path: Path) -> None:
     try:
         path.write_text(text, encoding="utf-8", errors="replace", newline="\n")
     except (OSError, ValueError) as error:
-        with suppress(OSError, ValueError):  # what a full disk left
+        with suppress(OSError, ValueError):  # an empty file of a full disk
             path.unlink() if not path.stat().st_size else None
         raise DiskError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None

@@ -1,4 +1,4 @@
-"""Texts in the user's own editor: $VISUAL, $EDITOR, or the one that is always there."""
+"""Editing a text in the user's editor: $VISUAL, $EDITOR, or the default one of the system."""
 
 import os
 import shlex
@@ -13,11 +13,11 @@ from llmcli.ui.typeahead import heard_keys
 
 
 def open_in_editor(path: Path) -> None:
-    """Run the editor on a file until the user leaves it.
+    """Run the editor on a file, and wait until the user closes it.
 
     Raises:
         DiskError: when it cannot be run.
-        UsageError: when the setting is no command, or the editor ends with a status that is not 0.
+        UsageError: when the setting is not a valid command, or the editor ends with a status other than 0.
     """
     try:
         with heard_keys():
@@ -25,17 +25,17 @@ def open_in_editor(path: Path) -> None:
     except OSError as error:
         raise DiskError(f"cannot run the editor {_command()[0]!r}: {error.strerror}", "set EDITOR") from None
     if status:
-        raise UsageError(f"the editor ended with status {status}")
+        raise UsageError(f"the editor failed with status {status}")
 
 
 def _streams() -> dict[str, Any]:
-    """Where the editor reads and writes: a pipe of ours holds the turns of a script, or takes the answers."""
-    given: dict[str, Any] = {}
+    """Where the editor reads and writes: not from a pipe with the turns of a script, and not among the answers."""
+    streams: dict[str, Any] = {}
     if not is_terminal(sys.stdin):
-        given["stdin"] = subprocess.DEVNULL
+        streams["stdin"] = subprocess.DEVNULL
     if not is_terminal(sys.stdout):
-        given["stdout"] = subprocess.DEVNULL if sys.stderr is None else 2
-    return given
+        streams["stdout"] = subprocess.DEVNULL if sys.stderr is None else 2
+    return streams
 
 
 def _command() -> list[str]:
@@ -45,15 +45,15 @@ def _command() -> list[str]:
     try:
         return shlex.split(editor, posix=not windows)
     except ValueError as error:
-        raise UsageError(f"the editor {editor!r} is no command: {error}", "set EDITOR") from None
+        raise UsageError(f"the editor {editor!r} is not a valid command: {error}", "set EDITOR") from None
 
 
 def edit(text: str, suffix: str = ".md") -> str:
-    """`text` as the user has changed it, without the newline that editors put at the end.
+    """`text` after the user's changes, without the newline that editors add at the end.
 
     Raises:
         DiskError: when the editor cannot be run, or the file with the text not be written or read.
-        UsageError: when the editor fails.
+        UsageError: see `open_in_editor`.
     """
     import tempfile
 
@@ -68,6 +68,6 @@ def edit(text: str, suffix: str = ".md") -> str:
         open_in_editor(path)
         return path.read_text(encoding="utf-8-sig", errors="replace").removesuffix("\n")
     except OSError as error:
-        raise DiskError(f"cannot read what the editor wrote: {error.strerror}") from None
+        raise DiskError(f"cannot read the edited text: {error.strerror}") from None
     finally:
         path.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""What does a conversation look like as a picture: one SVG that loads nothing and runs nothing?
+"""A conversation as a picture: one SVG that loads nothing and runs nothing.
 
-It is drawn here and not by rich's own export, which squeezes wide signs into half of their columns.
+rich has an export to SVG too, but it draws wide characters in half of their columns.
 """
 
 import re
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from rich.terminal_theme import TerminalTheme
 
 MOST_ROWS = 300
-_LONGEST = 50_000  # characters of one message
+_MAX_CHARACTERS = 50_000  # of one message
 _MARK = "\x1b[1;36m> \x1b[0m"
 _COLUMN, _ROW, _BASELINE = 8.4, 17, 13  # pixels
 _LEFT, _TOP, _BOTTOM = 14, 44, 14
 _FONTS = "ui-monospace,SFMono-Regular,Menlo,Consolas,DejaVu Sans Mono,monospace"
 _NOT_XML = re.compile("[^\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-# Wide signs apart: a font that has them in another width must not stretch the letters beside them.
+# Wide characters are drawn apart: in a font of another width they must not stretch the letters beside them.
 _WIDE = "\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\uff01-\uff60\U0001f000-\U0003fffd\u200d\ufe0f"
 _PIECE = re.compile(f"[{_WIDE}]+|[^{_WIDE}]+")
-# Ground and ink, then the 16 colours of a terminal.
+# Background and foreground, then the 16 colors of a terminal.
 _DARK = """17191e d5d9e0  3f444d e5737d 8fc27a dcb56b 6fa8f0 c08adf 5fbfc4 c9ced8
            757c88 f28b93 a8d694 ecca86 8fbcff d3a4f0 7fd6da f3f5f8"""
 _LIGHT = """fcfcfb 24282e  24282e b3262f 1f7a33 8a6100 2357b8 8a35a8 0f7480 6a7078
@@ -37,7 +37,7 @@ _LIGHT = """fcfcfb 24282e  24282e b3262f 1f7a33 8a6100 2357b8 8a35a8 0f7480 6a70
 
 
 def draw(rows: Sequence[str], columns: int, title: str, dark: bool = True) -> str:
-    """Painted rows in a window under a title, as SVG; the same rows give the same bytes."""
+    """Rows with escape sequences in a window with a title, as SVG; the same rows give the same bytes."""
     from rich.ansi import AnsiDecoder
     from rich.console import Console
 
@@ -55,23 +55,23 @@ def draw(rows: Sequence[str], columns: int, title: str, dark: bool = True) -> st
     ]
     for at, row in enumerate(rows):
         column = 0
-        for text, look, _ in decoder.decode_line(row).render(console):
+        for text, style, _ in decoder.decode_line(row).render(console):
             for piece in _PIECE.findall(text):
-                lines += _run(piece, look, theme, column, _TOP + at * _ROW)
+                lines += _run(piece, style, theme, column, _TOP + at * _ROW)
                 column += cells(piece)
     return "\n".join([*lines, "</g>", "</svg>", ""])
 
 
 def conversation(messages: Sequence[Message], title: str, columns: int = 80) -> str:
-    """What was said as the chat shows it; what is too long for a picture is left out, and it says so."""
-    rows = list(islice(_said(messages, columns), MOST_ROWS + 1))
+    """Messages as the chat shows them; the last row tells if the rest is too long for a picture."""
+    rows = list(islice(_message_rows(messages, columns), MOST_ROWS + 1))
     if len(rows) > MOST_ROWS:
         rows[-1] = paint([("2", "… the rest is too long for a picture")])
     return draw(rows, columns, title)
 
 
-def _said(messages: Sequence[Message], columns: int) -> Iterator[str]:
-    """The painted rows of a conversation, a blank one between two messages."""
+def _message_rows(messages: Sequence[Message], columns: int) -> Iterator[str]:
+    """The rows of a conversation with escape sequences, a blank one between two messages."""
     from llmcli.ui.markdown.blocks import Splitter
     from llmcli.ui.markdown.render import Renderer
     from llmcli.ui.markdown.style import style_of
@@ -80,8 +80,8 @@ def _said(messages: Sequence[Message], columns: int) -> Iterator[str]:
     for number, message in enumerate(messages):
         if number:
             yield ""
-        text = safe(message.content[:_LONGEST].strip("\n"))
-        if len(message.content) > _LONGEST:
+        text = safe(message.content[:_MAX_CHARACTERS].strip("\n"))
+        if len(message.content) > _MAX_CHARACTERS:
             text += " …"
         if message.role == "user":
             rows = wrap([("", text.expandtabs(4))], columns - 2)
@@ -92,52 +92,53 @@ def _said(messages: Sequence[Message], columns: int) -> Iterator[str]:
             yield from Renderer(style).rows(blocks, columns - 1)
         notes = [f"+ {one.name}" for one in message.attachments]
         if message.role == "summary":
-            notes.append("a summary of what was said before")
+            notes.append("a summary of the earlier messages")
         notes.append(ENDINGS.get(message.finish_reason, ""))
         for note in filter(None, notes):
             yield from (paint(row) for row in wrap([(style.faint, safe(" ".join(note.split())))], columns - 1))
 
 
-def _run(text: str, look: "Style | None", theme: "TerminalTheme", column: int, top: int) -> Iterator[str]:
-    """A text of one look: its ground, where it has one, and its letters, stretched to the columns they take."""
+def _run(text: str, style: "Style | None", theme: "TerminalTheme", column: int, top: int) -> Iterator[str]:
+    """A text in one style: its background, if it has one, and its letters, stretched to the columns they take."""
     from rich.color import blend_rgb
     from rich.color_triplet import ColorTriplet
     from rich.style import Style
 
-    look = look or Style.null()
-    ink = look.color.get_truecolor(theme) if look.color else theme.foreground_color
-    ground = look.bgcolor.get_truecolor(theme, foreground=False) if look.bgcolor else theme.background_color
-    if look.reverse:
-        ink, ground = ground, ink
-    if look.dim:
-        ink = ColorTriplet(*blend_rgb(ink, ground, 0.4))
-    if ground != theme.background_color:
-        wide = cells(text) * _COLUMN
-        yield f'<rect x="{_LEFT + column * _COLUMN:g}" y="{top}" width="{wide:g}" height="{_ROW}" fill="{ground.hex}"/>'
+    style = style or Style.null()
+    foreground = style.color.get_truecolor(theme) if style.color else theme.foreground_color
+    background = style.bgcolor.get_truecolor(theme, foreground=False) if style.bgcolor else theme.background_color
+    if style.reverse:
+        foreground, background = background, foreground
+    if style.dim:
+        foreground = ColorTriplet(*blend_rgb(foreground, background, 0.4))
+    if background != theme.background_color:
+        left, width = _LEFT + column * _COLUMN, cells(text) * _COLUMN
+        yield f'<rect x="{left:g}" y="{top}" width="{width:g}" height="{_ROW}" fill="{background.hex}"/>'
     bare = text.lstrip(" ")
     column, bare = column + len(text) - len(bare), bare.rstrip(" ")
     if not bare:
         return
-    looks = {
-        "fill": ink.hex if ink != theme.foreground_color else "",
-        "font-weight": "bold" if look.bold else "",
-        "font-style": "italic" if look.italic else "",
-        "text-decoration": "underline" if look.underline else "line-through" if look.strike else "",
+    decoration = "line-through" if style.strike else ""
+    attributes = {
+        "fill": foreground.hex if foreground != theme.foreground_color else "",
+        "font-weight": "bold" if style.bold else "",
+        "font-style": "italic" if style.italic else "",
+        "text-decoration": "underline" if style.underline else decoration,
         "textLength": f"{cells(bare) * _COLUMN:g}",
     }
-    drawn = "".join(f' {name}="{value}"' for name, value in looks.items() if value)
+    text_attributes = "".join(f' {name}="{value}"' for name, value in attributes.items() if value)
     x, y = f"{_LEFT + column * _COLUMN:g}", top + _BASELINE
-    yield f'<text x="{x}" y="{y}"{drawn} lengthAdjust="spacingAndGlyphs">{_text(bare)}</text>'
+    yield f'<text x="{x}" y="{y}"{text_attributes} lengthAdjust="spacingAndGlyphs">{_text(bare)}</text>'
 
 
 def _text(text: str) -> str:
-    """`text` as XML, with a mark for what XML cannot hold."""
+    """`text` as XML, with a mark for characters that XML cannot contain."""
     return escape(_NOT_XML.sub("\ufffd", text), quote=False)
 
 
-def _theme(colours: str) -> "TerminalTheme":
+def _theme(colors: str) -> "TerminalTheme":
     from rich.terminal_theme import TerminalTheme
 
-    red_green_blue = [(code >> 16, code >> 8 & 255, code & 255) for code in (int(one, 16) for one in colours.split())]
-    ground, ink, *palette = red_green_blue
-    return TerminalTheme(ground, ink, palette[:8], palette[8:])
+    red_green_blue = [(code >> 16, code >> 8 & 255, code & 255) for code in (int(one, 16) for one in colors.split())]
+    background, foreground, *palette = red_green_blue
+    return TerminalTheme(background, foreground, palette[:8], palette[8:])

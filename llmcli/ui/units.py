@@ -1,4 +1,4 @@
-"""Sizes, times and counts as people read them."""
+"""Sizes, times and counts as text for people."""
 
 import time
 

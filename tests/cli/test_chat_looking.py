@@ -1,4 +1,4 @@
-"""Looking into an answer at a terminal, and going on from another token."""
+"""Inspecting an answer at a terminal, and continuing from another token."""
 
 import sys
 
@@ -12,15 +12,15 @@ pytestmark = [
 ]
 
 
-def test_a_token_is_taken_apart_and_another_one_gone_on_from() -> None:
+def test_why_shows_a_token_and_branch_takes_another_one() -> None:
     with Talk(*GREEDY, "--xtc-probability", "0.5") as talk:
         talk.loaded()
         answer = talk.ask("What is a comet?")
         table = talk.ask("/why comet").splitlines()
-        assert table[0] == 'token 1 of 0 to 19, after "A"'
+        assert table[0] == 'token 1 (0 to 19), after "A"'
         assert table[1].split()[:2] == ["model", "top_k"]
         assert any(row.startswith(">  1  ␣comet") for row in table)
-        assert not any("going" in row for row in talk.screen())  # the status is gone
+        assert not any("again" in row or "evaluating" in row for row in talk.screen())  # the status is gone
         talk.resize(30, 24)
         narrow = talk.ask("/why comet").splitlines()
         assert ">  1 ␣comet" in narrow

@@ -1,4 +1,4 @@
-"""Questions: asked on stderr, answered by a person, and never taken for granted."""
+"""Questions to the user: shown on stderr, and without an answer the default counts."""
 
 import io
 
@@ -8,14 +8,14 @@ from llmcli.ui.ask import can_ask, confirm
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
 
 
 def at_terminal(monkeypatch: pytest.MonkeyPatch, typed: str) -> Terminal:
-    """From here on a person sits at the terminal and types this; gives what they see."""
+    """Let a person at the terminal type this; returns what they see."""
     shown = Terminal()
     monkeypatch.setattr("sys.stdin", Terminal(typed))
     monkeypatch.setattr("sys.stderr", shown)
@@ -41,7 +41,7 @@ def at_terminal(monkeypatch: pytest.MonkeyPatch, typed: str) -> Terminal:
         ("y", False, True),
     ],
 )
-def test_only_a_yes_or_enter_where_that_is_the_default_is_a_yes(
+def test_confirm_is_true_for_yes_or_a_default_of_yes(
     typed: str, default: bool, answer: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_terminal(monkeypatch, typed)
@@ -49,7 +49,7 @@ def test_only_a_yes_or_enter_where_that_is_the_default_is_a_yes(
 
 
 @pytest.mark.parametrize(("default", "marks"), [(True, "[Y/n] "), (False, "[y/N] ")])
-def test_the_question_shows_what_enter_means_and_goes_to_stderr(
+def test_a_question_shows_its_default_and_goes_to_stderr(
     default: bool, marks: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = at_terminal(monkeypatch, "\n")
@@ -58,19 +58,19 @@ def test_the_question_shows_what_enter_means_and_goes_to_stderr(
     assert capsys.readouterr().out == ""
 
 
-def test_one_line_is_read_and_what_was_typed_ahead_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_confirm_reads_one_line_and_leaves_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     at_terminal(monkeypatch, "y\nn\n")
     assert confirm("First?", default=False)
     assert not confirm("Second?", default=True)
 
 
-def test_the_end_of_input_leaves_the_next_words_on_a_new_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_of_input_ends_the_line_of_the_question(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = at_terminal(monkeypatch, "")
     confirm("Download it?", default=True)
     assert shown.getvalue().endswith("\n")
 
 
-def test_a_hostile_name_in_the_question_cannot_drive_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_question_shows_control_characters_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = at_terminal(monkeypatch, "n\n")
     confirm("Remove a\x1b[2J\x9b31m\u202eb?", default=False)
     assert shown.getvalue() == "Remove a␛[2J\\x9b31m\\u202eb? [y/N] "
@@ -99,20 +99,22 @@ def test_ctrl_c_at_the_question_is_passed_on(monkeypatch: pytest.MonkeyPatch) ->
         confirm("Download it?", default=True)
 
 
-def test_bytes_that_are_no_text_are_no_yes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_utf8_is_not_a_yes(monkeypatch: pytest.MonkeyPatch) -> None:
     at_terminal(monkeypatch, "")
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe\n"), encoding="utf-8"))
     assert not confirm("Download it?", default=True)
 
 
 @pytest.mark.parametrize(("stdin", "stderr"), [(True, True), (True, False), (False, True), (False, False)])
-def test_a_question_needs_a_person_at_both_ends(stdin: bool, stderr: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_question_needs_a_terminal_at_stdin_and_stderr(
+    stdin: bool, stderr: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, terminal in (("sys.stdin", stdin), ("sys.stderr", stderr)):
         monkeypatch.setattr(name, Terminal() if terminal else io.StringIO())
     assert can_ask() is (stdin and stderr)
 
 
-def test_a_closed_stream_is_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_can_answer_on_a_closed_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", Terminal())
     monkeypatch.setattr("sys.stdin", None)
     assert not can_ask()

@@ -1,4 +1,4 @@
-"""The clipboard through whatever is at hand: programs (small scripts here) and the terminal."""
+"""The clipboard through programs (small scripts here) and through the terminal."""
 
 import base64
 import os
@@ -20,7 +20,7 @@ TEXT = "Grüße\n\n  'x' \"y\" 🙂"
 
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
-    """Makes a program of this name; there are no others, and no display."""
+    """Creates a program of this name; there are no others, and no display."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
@@ -38,7 +38,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
 
 @pytest.fixture
 def shown() -> list[str]:
-    """What went to the terminal."""
+    """What was written to the terminal."""
     return []
 
 
@@ -56,7 +56,7 @@ def osc(text: str) -> str:
         ("", "clip.exe", "", "utf-16"),
     ],
 )
-def test_the_system_s_program_takes_the_text(
+def test_the_program_of_the_system_copies_the_text(
     make: Make,
     shown: list[str],
     tmp_path: Path,
@@ -78,7 +78,7 @@ def test_the_system_s_program_takes_the_text(
     assert shown == []
 
 
-def test_a_program_that_fails_gives_way_to_the_next(
+def test_the_next_program_follows_one_that_fails(
     make: Make, shown: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DISPLAY", ":0")
@@ -91,8 +91,8 @@ def test_a_program_that_fails_gives_way_to_the_next(
 
 
 @pytest.mark.timeout(20)
-def test_a_program_that_hangs_is_left(make: Make, shown: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clipboard, "_PATIENCE", 0.2)
+def test_a_program_that_hangs_times_out(make: Make, shown: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clipboard, "_TIMEOUT", 0.2)
     monkeypatch.setenv("WAYLAND_DISPLAY", "w")
     make("wl-copy", "exec sleep 30")
     make("wl-paste", "exec sleep 30")
@@ -102,7 +102,7 @@ def test_a_program_that_hangs_is_left(make: Make, shown: list[str], monkeypatch:
 
 
 @pytest.mark.timeout(20)
-def test_a_program_that_stays_behind_does_not_hold_us(
+def test_a_program_that_keeps_running_does_not_block(
     make: Make, shown: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DISPLAY", ":0")
@@ -115,12 +115,12 @@ def test_a_program_that_stays_behind_does_not_hold_us(
     os.kill(left, 15)
 
 
-def test_without_a_program_the_terminal_is_asked(make: Make, shown: list[str]) -> None:
+def test_without_a_program_the_terminal_copies(make: Make, shown: list[str]) -> None:
     assert copy(TEXT, shown.append) == "terminal"
     assert shown == [osc(TEXT)]
 
 
-def test_over_ssh_the_terminal_is_asked_too(
+def test_over_ssh_the_terminal_copies_too(
     make: Make, shown: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSH_CONNECTION", "1.2.3.4 5 6.7.8.9 22")
@@ -130,7 +130,7 @@ def test_over_ssh_the_terminal_is_asked_too(
     assert (tmp_path / "taken").read_text() == TEXT
 
 
-def test_tmux_is_asked_to_pass_it_on(
+def test_tmux_passes_the_text_to_its_terminal(
     make: Make, shown: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMUX", "/tmp/tmux-0/default,1,0")
@@ -144,27 +144,27 @@ def test_tmux_is_asked_to_pass_it_on(
 
 
 @pytest.mark.parametrize("term", ["dumb", "linux"])
-def test_where_nothing_takes_it_the_error_says_what_to_install(
+def test_without_any_way_the_hint_names_a_program_to_install(
     make: Make, shown: list[str], monkeypatch: pytest.MonkeyPatch, term: str
 ) -> None:
     monkeypatch.setenv("TERM", term)
-    with pytest.raises(LlmcliError, match="no way to the clipboard") as caught:
+    with pytest.raises(LlmcliError, match="no program to write to the clipboard") as caught:
         copy("x", shown.append)
     assert "xclip" in caught.value.hint
     assert shown == []
     monkeypatch.setenv("TERM", "xterm")
-    with pytest.raises(LlmcliError, match="no way to the clipboard"):
+    with pytest.raises(LlmcliError, match="no program to write to the clipboard"):
         copy("x", None)
 
 
-def test_a_text_too_long_for_the_terminal_is_not_sent_to_it(make: Make, shown: list[str]) -> None:
+def test_a_long_text_is_not_sent_to_the_terminal(make: Make, shown: list[str]) -> None:
     assert copy("x" * 75_000, shown.append) == "terminal"
     with pytest.raises(LlmcliError, match="too long"):
         copy("x" * 75_001, shown.append)
     assert len(shown) == 1
 
 
-def test_half_a_character_is_copied_as_a_mark(make: Make, shown: list[str]) -> None:
+def test_a_lone_surrogate_is_copied_as_a_question_mark(make: Make, shown: list[str]) -> None:
     copy("a\ud800", shown.append)
     assert shown == [osc("a?")]
 
@@ -178,7 +178,7 @@ def test_half_a_character_is_copied_as_a_mark(make: Make, shown: list[str]) -> N
         ("", "pbpaste", ""),
     ],
 )
-def test_the_system_s_program_gives_the_text(
+def test_the_program_of_the_system_pastes_the_text(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, program: str, arguments: str
 ) -> None:
     if variable:
@@ -189,7 +189,7 @@ def test_the_system_s_program_gives_the_text(
     assert (tmp_path / "arguments").read_text().strip() == arguments
 
 
-def test_windows_lines_become_lines(make: Make) -> None:
+def test_paste_turns_crlf_into_newlines(make: Make) -> None:
     make("powershell.exe", "printf 'a\\r\\nb'")
     assert paste() == "a\nb"
 
@@ -199,18 +199,20 @@ def test_windows_lines_become_lines(make: Make) -> None:
     [
         ("exit 1", "empty"),
         ("true", "empty"),
-        ("printf 'a\\0b'", "not hold a text"),
+        ("printf 'a\\0b'", "not contain a text"),
         ("head -c 2000 /dev/zero", "more than"),
     ],
 )
-def test_what_cannot_be_pasted_is_told(make: Make, monkeypatch: pytest.MonkeyPatch, script: str, telling: str) -> None:
-    monkeypatch.setattr(clipboard, "_LARGEST", 1000)
+def test_paste_refuses_what_is_not_a_short_text(
+    make: Make, monkeypatch: pytest.MonkeyPatch, script: str, telling: str
+) -> None:
+    monkeypatch.setattr(clipboard, "_MAX_PASTE", 1000)
     make("pbpaste", script)
     with pytest.raises(DiskError, match=telling):
         paste()
 
 
-def test_without_a_program_nothing_can_be_pasted(make: Make) -> None:
-    with pytest.raises(LlmcliError, match="no way to read") as caught:
+def test_paste_needs_a_program(make: Make) -> None:
+    with pytest.raises(LlmcliError, match="no program to read the clipboard") as caught:
         paste()
     assert "wl-clipboard" in caught.value.hint

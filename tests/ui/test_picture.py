@@ -1,4 +1,4 @@
-"""Pictures of conversations: what they show, and that they hold nothing but shapes and text."""
+"""Pictures of conversations: what they show, and that they contain nothing but shapes and text."""
 
 import re
 from pathlib import Path
@@ -29,7 +29,7 @@ HOSTILE = [
 
 
 def parsed(svg: str) -> ElementTree.Element:
-    """The picture, after a look for anything that could load, lead or run."""
+    """The picture, after a check for anything that could load or run something."""
     svg.encode()
     root = ElementTree.fromstring(svg)
     assert {one.tag.removeprefix(SVG) for one in root.iter()} <= {"svg", "title", "g", "rect", "circle", "text"}
@@ -62,13 +62,13 @@ def test_a_conversation_looks_as_in_the_chat() -> None:
     ]
     assert rows(conversation(talk, "demo")) == [
         "> Tell me", "    about it", "+ a.py", "",
-        "It", "", "• a b", "", "n │ m", "──┼──", "1 │ 2", "stopped at the limit of tokens", "",
+        "It", "", "• a b", "", "n │ m", "──┼──", "1 │ 2", "stopped at the token limit", "",
         "> And?", "", "So.",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_whatever_was_said_a_picture_is_text_alone(text: str) -> None:
+def test_a_picture_of_hostile_text_contains_text_only(text: str) -> None:
     talk = [
         said("user", text, attachments=(Attachment(text, text),)),
         said("assistant", text, finish_reason=text),
@@ -77,11 +77,11 @@ def test_whatever_was_said_a_picture_is_text_alone(text: str) -> None:
     parsed(conversation(talk, text))
 
 
-def test_control_characters_are_seen_and_do_nothing() -> None:
+def test_control_characters_are_shown_as_text() -> None:
     assert rows(conversation([said("user", "a\x1b[31mb\x07")], "demo")) == ["> a␛[31mb␇"]
 
 
-def test_the_same_rows_give_the_same_bytes_whatever_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_terminal_does_not_change_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = draw(["\x1b[1;31mred\x1b[0m and \x1b[2mfaint\x1b[0m"], 40, "demo")
     for name, value in (("NO_COLOR", "1"), ("TERM", "dumb"), ("COLUMNS", "10")):
         monkeypatch.setenv(name, value)
@@ -92,47 +92,47 @@ def test_the_same_rows_give_the_same_bytes_whatever_the_terminal(monkeypatch: py
     assert len({red.attrib["fill"], faint.attrib["fill"]}) == 2
 
 
-def test_light_and_dark_are_different_grounds() -> None:
+def test_light_and_dark_have_different_backgrounds() -> None:
     grounds = {parsed(draw(["a"], 20, "t", dark))[1].attrib["fill"] for dark in (True, False)}
     assert len(grounds) == 2
 
 
-def test_a_colour_behind_the_text_covers_its_columns() -> None:
+def test_a_background_color_covers_its_columns() -> None:
     _, ground = parsed(draw(["ab\x1b[48;2;1;2;3m cd \x1b[0m"], 20, "t")).iter(f"{SVG}rect")
     assert (ground.attrib["fill"], ground.attrib["x"], ground.attrib["width"]) == ("#010203", "30.8", "33.6")
 
 
-def test_wide_signs_take_two_columns() -> None:
+def test_wide_characters_take_two_columns() -> None:
     _, wide, narrow = parsed(draw(["日本 ab"], 20, "t")).iter(f"{SVG}text")
     assert (wide.attrib["textLength"], narrow.attrib["x"]) == ("33.6", "56")
 
 
 @pytest.mark.parametrize("role", ["user", "assistant"])
-def test_what_is_too_long_is_cut_and_says_so(role: str) -> None:
+def test_a_picture_of_a_long_talk_is_cut_with_a_note(role: str) -> None:
     shown = rows(conversation([said(role, "word\n\n" * 200_000)], "demo"))
     assert len(shown) == MOST_ROWS + 1
     assert shown[-1] == "… the rest is too long for a picture"
 
 
-def test_nothing_said_is_an_empty_window() -> None:
+def test_an_empty_conversation_is_an_empty_window() -> None:
     assert rows(conversation([], "demo")) == []
 
 
-def test_a_session_is_exported_as_a_picture_by_the_name_of_the_file(tmp_path: Path) -> None:
+def test_the_suffix_svg_exports_a_session_as_a_picture(tmp_path: Path) -> None:
     session = Session("demo")
     session.say("user", "hi")
     session.close()
     sessions.export_session("demo", str(tmp_path / "talk.SVG"))
     assert rows((tmp_path / "talk.SVG").read_text(encoding="utf-8")) == ["> hi"]
-    with pytest.raises(UsageError, match="there already"):
+    with pytest.raises(UsageError, match="already"):
         sessions.export_session("demo", str(tmp_path / "talk.SVG"))
 
 
-def test_the_name_of_a_picture_asks_for_one() -> None:
+def test_the_suffix_svg_asks_for_a_picture() -> None:
     assert form_of(Path("talk.svg")) == "svg"
 
 
-def test_the_pictures_of_the_readme_are_there_and_tell_nothing_of_the_machine() -> None:
+def test_the_pictures_of_the_readme_exist_and_are_private() -> None:
     named = re.findall(r"!\[([^\]]+)\]\((docs/[^)]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert len(named) >= 2
     for _, path in named:
@@ -141,7 +141,7 @@ def test_the_pictures_of_the_readme_are_there_and_tell_nothing_of_the_machine() 
         assert not re.search(r"/tmp|/home|/work|/Users|20\d\d-\d\d", text)
 
 
-def test_the_pictures_of_the_page_on_temperature_are_there_and_tell_nothing_of_the_machine() -> None:
+def test_the_pictures_of_the_temperature_page_are_private() -> None:
     named = re.findall(r"!\[([^\]]+)\]\(([^)]+)\)", (ROOT / "docs" / "temperature.md").read_text(encoding="utf-8"))
     assert len(named) >= 5
     for _, path in named:

@@ -1,4 +1,4 @@
-"""Units: sizes, counts and times are short, and right at every border."""
+"""Sizes, counts and times are short, and right at every border."""
 
 import re
 import time
@@ -29,7 +29,7 @@ def test_sizes_are_in_decimal_units(n_bytes: int, shown: str) -> None:
 
 
 @pytest.mark.parametrize(("n_bytes", "shown"), [(999_700, "1 MB"), (999_700_000, "1.00 GB")])
-def test_a_size_just_below_a_unit_is_rounded_into_it(n_bytes: int, shown: str) -> None:
+def test_a_size_just_below_a_unit_is_rounded_up(n_bytes: int, shown: str) -> None:
     assert gigabytes(n_bytes) == shown
 
 
@@ -69,18 +69,18 @@ def test_a_count_never_has_an_exponent(number: int, shown: str) -> None:
         (800 * 86400, "2 years ago"),
     ],
 )
-def test_times_are_told_in_the_largest_unit(seconds: float, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_times_are_in_the_largest_unit(seconds: float, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now)
     assert ago(now - seconds) == shown
 
 
-def test_what_never_was_is_never() -> None:
+def test_no_time_is_never() -> None:
     assert ago(None) == "never"
 
 
 @given(st.integers(min_value=0, max_value=10**15))
-def test_a_size_is_told_right_to_half_a_percent_or_half_a_unit(n_bytes: int) -> None:
+def test_a_size_is_right_to_half_a_percent_or_half_a_unit(n_bytes: int) -> None:
     match = re.fullmatch(r"([0-9.]+) (kB|MB|GB)", gigabytes(n_bytes))
     assert match is not None
     unit = {"kB": 10**3, "MB": 10**6, "GB": 10**9}[match[2]]

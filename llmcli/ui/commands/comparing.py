@@ -1,4 +1,4 @@
-"""Comparing."""
+"""Commands that compare answers under several settings."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from llmcli.errors import UsageError
 from llmcli.params.selection import random_seed
 from llmcli.params.settings import find
 from llmcli.ui.commands import complete
-from llmcli.ui.commands.registry import command
+from llmcli.ui.commands.registry import COMPARE, command
 from llmcli.ui.console import console
 from llmcli.ui.interrupt import interruptible, time_limit
 from llmcli.ui.repl.room import make_room
@@ -25,54 +25,66 @@ if TYPE_CHECKING:  # they stand on the engine, which is imported where the model
     from llmcli.ui.repl.chat import Chat
 
 _PRESSES = 3  # of Ctrl-C, as for one answer
-_LAST = re.compile(r"""(?:^|\s)([A-Za-z][\w-]*)=("[^"]*"|'[^']*'|\S+)\s*$""")  # KEY=VALUE at the end of a text
-_HOW = "as in /compare Why is the sky blue? temp=0.2,0.8 n=2"
+_LAST_PAIR = re.compile(r"""(?:^|\s)([A-Za-z][\w-]*)=("[^"]*"|'[^']*'|\S+)\s*$""")  # KEY=VALUE at the end of a text
+_EXAMPLE_HINT = "try /compare Why is the sky blue? temp=0.2,0.8"
+_COUNTS = ("answers", "n")  # how the number of answers is called; `n` is the old name
 
 
-@command("[QUESTION] KEY=V1,V2 … [n=K]", complete=complete.assignments)
+@command(
+    "compare",
+    heading=COMPARE,
+    usage="[QUESTION] KEY=V1,V2 … [answers=K]",
+    help="Answer with several settings side by side.",
+    detail="Without QUESTION, the last question is answered. With several KEYs each combination answers. answers=K "
+    "generates K answers for each, with different seeds. Use ; between values that contain a comma. /keep N continues "
+    "with one of the answers.",
+    examples=(
+        "/compare temp=0.2,0.8,1.4",
+        "/compare answers=3",
+        "/compare Why is the sky blue? temp=0.2,0.8 answers=2",
+    ),
+    complete=complete.assignments,
+    everyday=True,
+)
 def compare(chat: "Chat", argument: str) -> None:
-    """Answer with several settings side by side. Without QUESTION, the last one is answered; /keep goes on with one.
-
-    As in /compare temp=0.2,0.8 top_p=0.9,1 n=2, which gives eight answers: two by each of the four settings. Values
-    that hold a comma are parted by ;.
-    """
-    question, specs, n_seeds = parted(argument)
+    """Generate several answers to one question, side by side."""
+    question, specs, n_seeds = split_arguments(argument)
     seed = chat.dialogue.settings.seed
     seed = random_seed() if seed is None else seed
     variants = variants_of(specs, seed, n_seeds, chat.dialogue.parse)
     if not (local := chat.ready()):
         return
     draft = _draft(chat, question) if question else None
-    path = make_room(chat, chat.path() if draft else _asked(chat), draft=draft)
+    path = make_room(chat, chat.path() if draft else _path_to_question(chat), draft=draft)
     if path is not None:
         _compare(chat, local, path, draft is not None, variants, seed)
 
 
-def parted(argument: str) -> tuple[str, list[str], int]:
-    """The question, what varies, and how many seeds, of the argument of /compare.
+def split_arguments(argument: str) -> tuple[str, list[str], int]:
+    """The question, the settings that vary, and the number of answers for each, of the argument of /compare.
 
     Raises:
-        UsageError: for a setting that is not there, and a number that is none.
+        UsageError: for an unknown setting, and a count that is not a number of at least 1.
     """
     specs: list[str] = []
     n_seeds = 1
-    while found := _LAST.search(argument):
+    while found := _LAST_PAIR.search(argument):
         name, text = found[1], found[2]
-        if name != "n" and not _is_setting(name, text):
+        if name not in _COUNTS and not _is_setting(name, text):
             break
         argument = argument[: found.start()].rstrip()
         text = text[1:-1] if text[0] in "\"'" and text[-1] == text[0] else text
-        if name != "n":
+        if name not in _COUNTS:
             specs.insert(0, f"{name}={text}")
         elif not text.isdecimal() or int(text[:4]) < 1:
-            raise UsageError(f"n is how often each answers, from 1 on, got {text!r}", _HOW)
+            raise UsageError(f"{name} must be an integer of at least 1, got '{text}'", "try answers=2")
         else:
             n_seeds = int(text[:4])
     return argument, specs, n_seeds
 
 
 def _is_setting(name: str, text: str) -> bool:
-    """Whether NAME=TEXT at the end of a question varies a setting. `x=5` is of the question; `tmp=1,2` is an error."""
+    """Whether NAME=TEXT at the end is a setting. `x=5` is a part of the question; `tmp=1,2` is an error."""
     try:
         return bool(find(name))
     except UsageError:
@@ -86,19 +98,19 @@ def _draft(chat: "Chat", question: str) -> Message:
     return chat.session.draft("user", question, attachments=(*chat.pending, *files))
 
 
-def _asked(chat: "Chat") -> list[Message]:
+def _path_to_question(chat: "Chat") -> list[Message]:
     """The path to the last question."""
     path = chat.path()
     path = path[:-1] if path and path[-1].role == "assistant" else path
     if not path or path[-1].role != "user":
-        raise UsageError("there is no question to answer", _HOW)
+        raise UsageError("no question to answer", _EXAMPLE_HINT)
     return path
 
 
 def _compare(
     chat: "Chat", local: "LocalModel", path: Sequence[Message], new: bool, variants: Sequence[Variant], seed: int
 ) -> None:
-    """Let the answers be written, show them and their figures, and hold them ready for /keep."""
+    """Generate the answers, show them and their figures, and keep them for /keep."""
     from llmcli.chat.rivals import Rivals
     from llmcli.ui.compare import report, show
 
@@ -123,24 +135,32 @@ def _compare(
     report.tell(comparison, chat.live)
     report.tell_failures(comparison)
     chat.rivals = rivals
-    console.note("/keep N goes on with one of them; none is part of the conversation yet")
+    console.note("/keep N continues with one of them; none is part of the conversation yet")
 
 
-def _numbers(chat: "Chat", start: str) -> list[tuple[str, str]]:
+def _answer_numbers(chat: "Chat", start: str) -> list[tuple[str, str]]:
     compared = chat.rivals.comparison.compared if chat.rivals else []
     numbered = [(str(number), one.variant.label) for number, one in enumerate(compared, 1)]
     return [(number, label) for number, label in numbered if number.startswith(start)]
 
 
-@command("N", complete=_numbers)
+@command(
+    "keep",
+    heading=COMPARE,
+    usage="N",
+    help="Continue with answer N of the last comparison.",
+    detail="It follows its question, in a new branch.",
+    examples=("/keep 2", "/keep 1, then /continue", "/compare answers=3, then /keep 3"),
+    complete=_answer_numbers,
+)
 def keep(chat: "Chat", argument: str) -> None:
-    """Go on with answer N of the last comparison. It follows its question, in a new branch."""
+    """Add an answer of the last comparison to the conversation."""
     rivals = chat.rivals
     if not rivals or rivals.session is not chat.session:
-        raise UsageError("nothing was compared here", _HOW)
+        raise UsageError("no comparison to keep an answer of", _EXAMPLE_HINT)
     if not argument.isdecimal():
-        raise UsageError("/keep takes the number of an answer", "as in /keep 2")
+        raise UsageError("/keep takes the number of an answer", "try /keep 2")
     chat.turn = rivals.keep(int(argument[:4]))
     chat.pending = [one for one in chat.pending if one not in rivals.question.attachments]
     label = rivals.comparison.compared[int(argument[:4]) - 1].variant.label
-    console.note(f"answer {int(argument[:4])} ({label}) is part of the conversation now; go on from there")
+    console.note(f"kept answer {int(argument[:4])} ({label}): the conversation continues from it")

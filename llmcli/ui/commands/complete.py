@@ -1,4 +1,4 @@
-"""What may be typed next: commands, their arguments, settings with their values, files after @."""
+"""Completion of commands, their arguments, settings with their values, and files after @."""
 
 import re
 from collections.abc import Iterator
@@ -17,62 +17,62 @@ from llmcli.ui.safe import safe
 if TYPE_CHECKING:
     from llmcli.ui.repl.chat import Chat
 
-_MOST = 200  # entries of a menu
+_MAX_ENTRIES = 200  # entries of a menu
 
 
 def suggest(chat: "Chat", text: str) -> Iterator[Suggestion]:
-    """What fits at the end of `text`, which stands before the cursor."""
+    """The completions of `text`, which stands before the cursor."""
     mention = re.search(r'(?:^|\s)@("?)([^\s"]*)$', text)
     if mention:
-        yield from _files(mention[2], mention[1])
+        yield from _complete_file(mention[2], mention[1])
     elif text.startswith("/"):
-        yield from _command(chat, text)
+        yield from _complete_command(chat, text)
 
 
-def _command(chat: "Chat", text: str) -> Iterator[Suggestion]:
+def _complete_command(chat: "Chat", text: str) -> Iterator[Suggestion]:
     name, space, argument = text[1:].partition(" ")
     if not space:
-        yield from _names(chat, name.lower())
+        yield from _complete_name(chat, name.lower())
         return
     with suppress(LlmcliError):
         found = lookup(name.lower().replace("-", "_"))
         if isinstance(found, Command):
             for value, note in found.complete(chat, argument) if found.complete else ():
-                yield Suggestion(safe(value), _open(argument, value), safe(note))
+                yield Suggestion(safe(value), _replaced(argument, value), safe(note))
         else:
             for value, note in setting_values(chat, found, argument):
                 yield Suggestion(value, len(argument), note)
 
 
-def _open(argument: str, value: str) -> int:
-    """How much of the argument the value stands in place of: all, or the last word of several."""
+def _replaced(argument: str, value: str) -> int:
+    """How many characters of the argument the value replaces: all, or those of its last word."""
     if value.startswith(argument):
         return len(argument)
     return len(argument) - (argument.rfind(" ") + 1)
 
 
-def _names(chat: "Chat", start: str) -> Iterator[Suggestion]:
-    for one in commands().values():
-        if one.name.startswith(start):
-            text = f"/{one.name} " if one.usage else f"/{one.name}"
-            yield Suggestion(text, len(start) + 1, one.summary)
+def _complete_name(chat: "Chat", start: str) -> Iterator[Suggestion]:
+    for entry in commands().values():
+        if entry.name.startswith(start):
+            text = f"/{entry.name} " if entry.usage else f"/{entry.name}"
+            yield Suggestion(text, len(start) + 1, entry.summary)
     for key in settable():
         if key.startswith(start) and key not in commands():
             yield Suggestion(f"/{key} ", len(start) + 1, setting_note(chat, key))
 
 
 def setting_note(chat: "Chat", key: str) -> str:
-    """The present value of a setting, and its range."""
+    """The current value of a setting, and its range."""
     field = fields()[key]
     param = field.param
-    now = field.format(getattr(chat.dialogue.settings, key)) or "none"
+    current = field.format(getattr(chat.dialogue.settings, key)) or "none"
     if (param.min, param.max, param.above) == (None, None, None):
-        return safe(f"now {now}")
-    return safe(f"now {now} · {values.range_text(param.min, param.max, param.above, param.also)}")
+        return safe(f"now {current}")
+    return safe(f"now {current} · {values.range_text(param.min, param.max, param.above, param.also)}")
 
 
 def setting_values(chat: "Chat", key: str, start: str) -> Iterator[tuple[str, str]]:
-    """The values a setting may take, as far as they can be listed."""
+    """The values that a setting can take, as far as they can be listed."""
     field = find(key)
     if field.key == "model":
         yield from models(chat, start)
@@ -89,51 +89,53 @@ def settings(chat: "Chat", argument: str) -> Iterator[tuple[str, str]]:
     key, space, value = argument.partition(" ")
     if space:
         with suppress(LlmcliError):
-            yield from ((f"{key} {one}", note) for one, note in setting_values(chat, key, value.lstrip()) if one)
+            yield from ((f"{key} {text}", note) for text, note in setting_values(chat, key, value.lstrip()) if text)
         return
-    yield from ((f"{one} ", setting_note(chat, one)) for one in settable() if one.startswith(key))
+    yield from ((f"{other} ", setting_note(chat, other)) for other in settable() if other.startswith(key))
 
 
 def assignments(chat: "Chat", argument: str) -> Iterator[tuple[str, str]]:
-    """`KEY=VALUE ...`, for one answer."""
+    """The last word of `KEY=VALUE ...`."""
     word = argument.rpartition(" ")[2]
     key, equals, value = word.partition("=")
     if equals:
         with suppress(LlmcliError):
-            yield from ((f"{key}={one}", note) for one, note in setting_values(chat, key, value) if one)
+            yield from ((f"{key}={text}", note) for text, note in setting_values(chat, key, value) if text)
         return
-    yield from ((f"{one}=", setting_note(chat, one)) for one in settable() if one.startswith(key))
+    yield from ((f"{other}=", setting_note(chat, other)) for other in settable() if other.startswith(key))
 
 
 def words(*known: str) -> Complete:
-    """These and nothing else."""
+    """Completion with these words."""
     return lambda _chat, start: [(word, "") for word in known if word.startswith(start)]
 
 
 def values_of(key: str) -> Complete:
-    """The values of one setting."""
+    """Completion with the values of one setting."""
     return lambda chat, start: setting_values(chat, key, start)
 
 
 def models(chat: "Chat", start: str) -> Iterator[tuple[str, str]]:
-    """The models that are here."""
+    """The downloaded models."""
     yield from ((name, "") for name in chat.model_names() if name.startswith(start))
 
 
 def paths(_chat: "Chat", argument: str) -> Iterator[tuple[str, str]]:
-    """The files and folders that begin with the last word."""
-    for one in _files(argument.rpartition(" ")[2], ""):
-        yield one.text.removeprefix("@"), one.note
+    """The files and folders whose names start with the last word."""
+    for suggestion in _complete_file(argument.rpartition(" ")[2], ""):
+        yield suggestion.text.removeprefix("@"), suggestion.note
 
 
-def _files(start: str, quote: str) -> Iterator[Suggestion]:
-    folder, slash, begin = start.rpartition("/")
+def _complete_file(start: str, quote: str) -> Iterator[Suggestion]:
+    folder, slash, beginning = start.rpartition("/")
     try:
         entries = sorted(Path((folder + slash) or ".").expanduser().iterdir(), key=lambda entry: entry.name.lower())
     except (OSError, RuntimeError, ValueError):
         return
-    shown = [one for one in entries if one.name.startswith(begin) and (begin or not one.name.startswith("."))]
-    for entry in shown[:_MOST]:
+    shown = [
+        entry for entry in entries if entry.name.startswith(beginning) and (beginning or not entry.name.startswith("."))
+    ]
+    for entry in shown[:_MAX_ENTRIES]:
         name = f"{folder}{slash}{entry.name}" + ("/" if entry.is_dir() else "")
         spaced = quote or " " in name
         text = f'@"{name}' + ("" if entry.is_dir() else '"') if spaced else f"@{name}"

@@ -1,4 +1,4 @@
-"""Sessions."""
+"""Commands that name, open, list and export sessions."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from llmcli.errors import LlmcliError, UsageError
 from llmcli.ui.ask import confirm
 from llmcli.ui.commands import complete
 from llmcli.ui.commands.branching import show
-from llmcli.ui.commands.registry import command
+from llmcli.ui.commands.registry import FILES, SESSIONS, command
 from llmcli.ui.console import console
 from llmcli.ui.units import ago, plural
 
@@ -21,45 +21,75 @@ if TYPE_CHECKING:
 _SHOWN = 2  # messages, after a session was opened
 
 
-def _names(_chat: "Chat", start: str) -> list[tuple[str, str]]:
-    return [(one.name, one.title) for one in session_files.listed(start)]
+def _session_names(_chat: "Chat", start: str) -> list[tuple[str, str]]:
+    return [(session.name, session.title) for session in session_files.listed(start)]
 
 
-@command("NAME")
+@command(
+    "save",
+    heading=SESSIONS,
+    usage="NAME",
+    help="Name this session, or copy it if it has a name.",
+    detail="Each message is saved at once anyway, under a name made of the date and the first words.",
+    examples=("/save novel", "/save ghost story", "/save draft-1"),
+    everyday=True,
+)
 def save(chat: "Chat", argument: str) -> None:
-    """Name this session; copy it if it has a name. Every turn is on disk at once anyway."""
+    """Give the session a name, or keep a copy of a named one."""
     if not argument:
-        raise UsageError("/save needs a name", "as in /save novel")
+        raise UsageError("/save needs a name", "try /save novel")
     if chat.session.named and not chat.session.saved:
-        raise UsageError("nothing was said yet, so there is nothing to copy", "say something first")
+        raise UsageError("the session is empty: there is nothing to copy", "send a message first")
     if chat.session.named:
-        chat.session.copy(argument).close()
-        console.note(f"a copy is kept as {argument}; this is still {chat.session.name}")
+        copy = chat.session.copy(argument)
+        copy.close()
+        console.note(f"saved a copy as {copy.name}; this session is still {chat.session.name}")
         return
     chat.session.rename(argument)
-    console.note(f"this session is {argument} now; llmcli chat --session {argument} opens it again")
+    name = chat.session.name
+    console.note(f"saved as {name} (open it again with `llmcli chat --session {name}`)")
 
 
-@command("NAME", complete=_names)
+@command(
+    "load",
+    heading=SESSIONS,
+    usage="NAME",
+    help="Open another session and continue it.",
+    detail="/sessions lists them. The end of a name is enough: `comet` opens 2026-11-28-comet.",
+    examples=("/load novel", "/load ghost-story", "/sessions, then /load draft-1"),
+    complete=_session_names,
+)
 def load(chat: "Chat", argument: str) -> None:
-    """Go on in another session."""
+    """Close this session and open another one."""
     if not argument:
-        raise UsageError("/load needs a name", "/sessions lists them")
-    if argument == chat.session.name:
-        raise UsageError(f"this is {argument} already")
-    chat.dialogue.take(Session.load(argument))
+        raise UsageError("/load needs the name of a session", "see the names in /sessions")
+    if session_files.to_name(argument) == chat.session.name:
+        raise UsageError(f"session {chat.session.name} is already open")
+    chat.dialogue.take(_open(argument))
     settle_model(chat)
     opened(chat)
 
 
-def settle_model(chat: "Chat") -> None:
-    """See to it that the model is here; where a session's own is gone, it goes on with the usual one.
+def _open(argument: str) -> Session:
+    """The session of that name, or the one whose name ends so.
 
     Raises:
-        ModelNotFoundError: when that is not here either.
+        UsageError: if there is none, with the command of the chat that lists them.
+    """
+    try:
+        return Session.load(argument)
+    except UsageError as error:
+        raise UsageError(str(error), error.hint.replace("`llmcli sessions`", "/sessions")) from None
+
+
+def settle_model(chat: "Chat") -> None:
+    """Make sure that the model is downloaded; where a session's own is missing, the usual one replaces it.
+
+    Raises:
+        ModelNotFoundError: when that one is missing too.
     """
     dialogue = chat.dialogue
-    wanted, origin = dialogue.settings.model, dialogue.resolved().origins["model"]
+    missing, origin = dialogue.settings.model, dialogue.resolved().origins["model"]
     try:
         chat.bring(dialogue.settings)
     except LlmcliError:
@@ -67,63 +97,93 @@ def settle_model(chat: "Chat") -> None:
             raise
         dialogue.reset("model")
         chat.bring(dialogue.settings)
-        console.warn(f"{wanted}, which this session used, is not here: this is {dialogue.settings.model}")
+        console.warn(f"the model of this session, {missing}, is not downloaded: using {dialogue.settings.model}")
 
 
 def opened(chat: "Chat") -> None:
-    """What a person wants to see of a session that was opened: what is wrong with it, and its end."""
+    """Show what is wrong with a session that was opened, and its last messages."""
     for note in chat.session.notes:
         console.warn(note)
     chat.session.notes.clear()
     path = chat.path()
     if chat.live:
         show(chat, path[-_SHOWN:], len(path) - _SHOWN + 1)
-    console.note(f"this is the session {chat.session.name}, {plural(len(path), 'message')}")
+    console.note(f"session {chat.session.name}, {plural(len(path), 'message')}")
 
 
-@command("[TEXT]")
+@command(
+    "sessions",
+    heading=SESSIONS,
+    usage="[TEXT]",
+    help="List the sessions, or search their messages.",
+    detail="With TEXT, the messages of all sessions that contain it. /load NAME opens a session.",
+    examples=("/sessions", "/sessions comet", "/sessions, then /load novel"),
+    everyday=True,
+)
 def sessions(chat: "Chat", argument: str) -> None:
-    """List the sessions, or the messages that hold TEXT."""
+    """Print a table of sessions, or of the messages that contain a text."""
     if argument:
-        found = list(session_files.search(argument))
-        if not found:
-            console.note(f"no session holds {argument!r}")
-            return
-        chat.rows(("SESSION", "N", "TEXT"), [(hit.session, str(hit.id), hit.excerpt) for hit in found], right=("N",))
+        _search(chat, argument)
         return
     listed = session_files.listed()
     if not listed:
         console.note("no sessions yet")
         return
-    rows = [
-        (one.name + ("*" if one.name == chat.session.name else ""), str(one.n_messages), ago(one.changed), one.title)
-        for one in listed
-    ]
+    rows = []
+    for session in listed:
+        mark = "*" if session.name == chat.session.name else ""
+        rows.append((session.name + mark, str(session.n_messages), ago(session.changed), session.title))
     chat.rows(("SESSION", "MESSAGES", "CHANGED", "BEGINS"), rows, right=("MESSAGES",), spare=("BEGINS", "MESSAGES"))
 
 
-@command("NAME")
+def _search(chat: "Chat", text: str) -> None:
+    """Print the messages of all sessions that contain a text."""
+    hits = list(session_files.search(text))
+    if not hits:
+        console.note(f"no message contains {text!r}")
+        return
+    chat.rows(("SESSION", "N", "TEXT"), [(hit.session, str(hit.number), hit.excerpt) for hit in hits], right=("N",))
+
+
+@command(
+    "rename",
+    heading=SESSIONS,
+    usage="NAME",
+    help="Rename this session.",
+    detail="Words are joined by hyphens.",
+    examples=("/rename novel", "/rename ghost story", "/load draft-1, then /rename final"),
+)
 def rename(chat: "Chat", argument: str) -> None:
-    """Give this session another name."""
+    """Give the session another name."""
     if not argument:
-        raise UsageError("/rename needs a name", "as in /rename novel")
+        raise UsageError("/rename needs a name", "try /rename novel")
     chat.session.rename(argument)
-    console.note(f"this session is {argument} now")
+    console.note(f"renamed to {chat.session.name}")
 
 
-@command("FILE", complete=complete.paths)
+@command(
+    "export",
+    heading=FILES,
+    usage="FILE",
+    help="Write the conversation to a file.",
+    detail="Its ending selects the format: .md (Markdown), .txt, .json, .html (a page for a browser) or "
+    ".svg (a picture).",
+    examples=("/export talk.md", "/export talk.html", "/export talk.svg"),
+    complete=complete.paths,
+    everyday=True,
+)
 def export(chat: "Chat", argument: str) -> None:
-    """Write the conversation to a file. Markdown, JSON, a page for a browser or a picture (SVG), by its suffix."""
+    """Write the conversation as a document."""
     from llmcli.chat.export import form_of
     from llmcli.ui.document import document, write
 
     if not argument:
-        raise UsageError("/export needs a file", "as in /export talk.md")
+        raise UsageError("/export needs a file name", "try /export talk.md")
     path = Path(os.path.expanduser(argument.strip('"')))
     form = form_of(path)
     if not chat.path():
-        raise UsageError("there is nothing to export", "say something first")
-    if os.path.exists(path) and not (chat.live and confirm(f"{path} is there already; replace it?", False)):
-        raise UsageError(f"{path} is there already", "choose another name")
+        raise UsageError("the conversation is empty: there is nothing to export", "send a message first")
+    if os.path.exists(path) and not (chat.live and confirm(f"{path} already exists. Replace it?", False)):
+        raise UsageError(f"{path} already exists", "choose another name")
     write(document(chat.path(), chat.session.name, system_text(chat.dialogue.settings), form), path)
-    console.note(f"written to {path}")
+    console.note(f"exported to {os.path.abspath(path)}")

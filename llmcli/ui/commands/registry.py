@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from llmcli.chat.dialogue import settable
 from llmcli.errors import UsageError
-from llmcli.params.settings import fields, find
+from llmcli.params.settings import find
 from llmcli.params.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -17,11 +17,16 @@ if TYPE_CHECKING:
 Run = Callable[["Chat", str], None]
 Complete = Callable[["Chat", str], Iterable[tuple[str, str]]]  # the argument so far -> (value, note)
 
+MESSAGES, BRANCHES, COMPARE, SETTINGS, INSPECT = "Messages", "Branches", "Compare", "Settings", "Inspect"
+CONTEXT, SESSIONS, FILES, THE_CHAT = "Context", "Sessions", "Files", "The chat"
+_HEADINGS = (MESSAGES, BRANCHES, COMPARE, SETTINGS, INSPECT, CONTEXT, SESSIONS, FILES, THE_CHAT)
+
 _MODULES = (
     "talking",
     "branching",
     "comparing",
     "setting",
+    "presets",
     "seeing",
     "choosing",
     "filling",
@@ -30,87 +35,156 @@ _MODULES = (
     "asking",
 )
 
+# Words that people bring from other programs -> the commands and settings that do it here.
+SYNONYMS: Mapping[str, tuple[str, ...]] = {
+    "creativity": ("temp",),
+    "creative": ("temp",),
+    "randomness": ("temp",),
+    "dynatemp": ("temp",),
+    "speed": ("stats",),
+    "bench": ("stats",),
+    "benchmark": ("stats",),
+    "perf": ("stats",),
+    "usage": ("stats",),
+    "logprobs": ("why", "tokens"),
+    "probabilities": ("why", "tokens"),
+    "persona": ("character",),
+    "personality": ("character",),
+    "length": ("max_tokens",),
+    "prompt": ("system",),
+    "settings": ("params",),
+    "parameters": ("params",),
+    "options": ("params",),
+    "config": ("params",),
+    "info": ("model",),
+    "show": ("model",),
+    "format": ("json",),
+    "open": ("load",),
+    "resume": ("load",),
+    "list": ("sessions",),
+    "search": ("sessions",),
+    "find": ("sessions",),
+    "attach": ("file",),
+    "summarize": ("compact",),
+    "again": ("retry",),
+    "delete": ("undo",),
+    "color": ("theme",),
+    "colors": ("theme",),
+    "color_scheme": ("theme",),
+}
+
 
 @dataclass(frozen=True)
 class Command:
-    """A command: its help is the docstring of its function, its heading that of the function's module."""
+    """A slash command. `help` is one sentence; `everyday` ones stand in the short list of /help."""
 
     name: str
     usage: str
     help: str
+    detail: str
+    examples: tuple[str, ...]
     heading: str
     run: Run
     complete: Complete | None
     aliases: tuple[str, ...]
+    everyday: bool
 
     @property
     def summary(self) -> str:
-        """The first sentence of its help."""
-        return self.help.split(". ")[0].rstrip(".")
+        """The help without its full stop, for lists."""
+        return self.help.rstrip(".")
+
+    @property
+    def description(self) -> str:
+        """The help and its details as one paragraph."""
+        return f"{self.help} {self.detail}".rstrip()
 
 
 _COMMANDS: dict[str, Command] = {}  # in the order of the imports
-_SORTED: dict[str, Command] = {}  # in the order of _MODULES
+_SORTED: dict[str, Command] = {}  # by heading, then in the order of _MODULES
 
 
-def command(usage: str = "", *aliases: str, complete: Complete | None = None) -> Callable[[Run], Run]:
-    """Make a function the slash command of its own name; a trailing underscore (`continue_`) is left away."""
+def command(
+    name: str,
+    *,
+    heading: str,
+    help: str,  # noqa: A002 - as Typer and argparse call it
+    examples: tuple[str, str, str],
+    usage: str = "",
+    detail: str = "",
+    aliases: tuple[str, ...] = (),
+    complete: Complete | None = None,
+    everyday: bool = False,
+) -> Callable[[Run], Run]:
+    """Make a function the slash command `name`."""
 
     def register(run: Run) -> Run:
-        name = run.__name__.rstrip("_")
-        heading = (import_module(run.__module__).__doc__ or "").split("\n")[0].rstrip(".")
-        text = " ".join((run.__doc__ or "").split())
-        _COMMANDS[name] = Command(name, usage, text, heading, run, complete, aliases)
+        _COMMANDS[name] = Command(name, usage, help, detail, examples, heading, run, complete, aliases, everyday)
         return run
 
     return register
 
 
 def commands() -> Mapping[str, Command]:
-    """Every command by name, in the order of the modules."""
+    """Every command by name, in the order of the headings."""
     if not _SORTED:
-        for name in _MODULES:
-            module = import_module(f"llmcli.ui.commands.{name}")
-            _SORTED.update((n, one) for n, one in _COMMANDS.items() if one.run.__module__ == module.__name__)
+        modules = [import_module(f"llmcli.ui.commands.{name}").__name__ for name in _MODULES]
+
+        def place(entry: Command) -> tuple[int, int]:
+            return _HEADINGS.index(entry.heading), modules.index(entry.run.__module__)
+
+        _SORTED.update((entry.name, entry) for entry in sorted(_COMMANDS.values(), key=place))
     return _SORTED
 
 
 def names() -> dict[str, Command]:
-    """Every name a command answers to."""
+    """Every name of every command, aliases included."""
     known = dict(commands())
-    return known | {alias: one for one in known.values() for alias in one.aliases}
+    return known | {alias: entry for entry in known.values() for alias in entry.aliases}
 
 
 def split(text: str) -> tuple[str, str] | None:
     """The name and the argument of a command line; None for a message. `/etc/hosts is ...` is a message."""
-    found = re.match(r"/([A-Za-z?][\w?-]*)(?:\s+|$)", text)
-    return (found[1].lower().replace("-", "_"), text[found.end() :].strip()) if found else None
+    match = re.match(r"/([A-Za-z?][\w?-]*)(?:\s+|$)", text)
+    return (match[1].lower().replace("-", "_"), text[match.end() :].strip()) if match else None
 
 
-def lookup(name: str) -> Command | str:
-    """The command called `name`, or the key of the setting that it sets.
-
-    Raises:
-        UsageError: with the nearest name.
-    """
+def get(name: str) -> Command | str | None:
+    """The command called `name`, or the key of the setting that it sets; None where there is neither."""
     known = names()
     if name in known:
         return known[name]
     try:
         key = find(name).key
     except UsageError:
-        known_names = [f"/{one}" for one in (*known, *fields())]
-        raise UsageError(f"there is no command /{name}", did_you_mean(f"/{name}", known_names) or "see /help") from None
-    if key not in settable():
-        raise UsageError(f"there is no command /{name}", "see /help")
-    return key
+        return None
+    return key if key in settable() else None
+
+
+def lookup(name: str) -> Command | str:
+    """The command called `name`, or the key of the setting that it sets.
+
+    Raises:
+        UsageError: with the command that does the same, or the nearest name.
+    """
+    found = get(name)
+    if found is None:
+        raise UsageError(f"unknown command '/{name}'", _suggestion(name))
+    return found
+
+
+def _suggestion(name: str) -> str:
+    """What to type instead; only what exists is named."""
+    if name in SYNONYMS:
+        return "use " + " or ".join(f"/{target}" for target in SYNONYMS[name])
+    return did_you_mean(f"/{name}", [f"/{known}" for known in (*names(), *settable())]) or "see /help"
 
 
 def obey(chat: "Chat", name: str, argument: str) -> None:
     """Run a command, or set the setting of that name.
 
     Raises:
-        LlmcliError: what the command says is wrong.
+        LlmcliError: what is wrong with the command.
     """
     found = lookup(name)
     if isinstance(found, Command):

@@ -1,4 +1,4 @@
-"""Seeing how answers are drawn."""
+"""Commands that show and save how the tokens of an answer were chosen."""
 
 import os
 import shutil
@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from llmcli.chat.paths import data_dir, make_private
 from llmcli.errors import UsageError
 from llmcli.ui.commands import complete
-from llmcli.ui.commands.registry import command
+from llmcli.ui.commands.registry import INSPECT, command
 from llmcli.ui.console import console
 from llmcli.ui.output import aside
+from llmcli.ui.units import plural
 
 if TYPE_CHECKING:
     from llmcli.engine.trace import TokenTrace
@@ -19,35 +20,51 @@ if TYPE_CHECKING:
 MEASURES = ("temperature", "p", "entropy")
 
 
-@command("[temperature|p|entropy]", "heat", complete=complete.words(*MEASURES))
+@command(
+    "tokens",
+    heading=INSPECT,
+    usage="[temperature|p|entropy]",
+    help="Show the tokens of the last answer in color.",
+    detail="The color is the temperature, the probability (p) or the entropy of each token. Without color, bars below "
+    "the text show it.",
+    examples=("/tokens", "/tokens p", "/tokens entropy"),
+    aliases=("heat",),
+    complete=complete.words(*MEASURES),
+)
 def tokens(chat: "Chat", argument: str) -> None:
-    """Show the last answer coloured by how it was drawn.
-
-    By temperature, probability (p) or entropy; without colour, bars below the text say the same.
-    """
+    """Print the last answer, its tokens colored by a measure."""
     from llmcli.ui.heat import put_heat
 
     by = {"": "temperature", "temp": "temperature", "probability": "p"}.get(argument, argument)
     if by not in MEASURES:
-        raise UsageError(f"/tokens takes temperature, p or entropy, got {argument!r}")
+        raise UsageError(f"/tokens must be temperature, p or entropy, got '{argument}'")
     with aside(not chat.live):
         put_heat(last_traces(chat), by)  # type: ignore[arg-type]
 
 
 def last_traces(chat: "Chat") -> list["TokenTrace"]:
-    """How the tokens of the last answer were drawn.
+    """How the tokens of the last answer were chosen.
 
     Raises:
-        UsageError: when no answer was given since the chat was opened, or another branch is talked in.
+        UsageError: when there is none in this branch since the chat was opened.
     """
-    if not chat.turn or not chat.turn.answer.traces:
-        raise UsageError("no answer was given here yet", "/retry gives one")
+    if not chat.turn or not chat.turn.answer.traces or chat.turn.message not in chat.path():
+        raise UsageError("no answer in this branch since the chat was opened", "send a message, or use /retry")
     return chat.turn.answer.traces
 
 
-@command("[on [FOLDER]|off|FILE]", complete=complete.words("on", "off"))
+@command(
+    "trace",
+    heading=INSPECT,
+    usage="[on [FOLDER]|off|FILE]",
+    help="Write how each token is chosen to a file.",
+    detail="`on` writes one file per answer. FILE.jsonl takes the last answer. Alone it shows whether traces are on. "
+    "`llmcli trace show FILE` reads them.",
+    examples=("/trace on", "/trace last.jsonl", "/trace off"),
+    complete=complete.words("on", "off"),
+)
 def trace(chat: "Chat", argument: str) -> None:
-    """Write how each token is drawn, one file an answer. FILE.jsonl takes the last answer; alone, it says where."""
+    """Turn traces on or off, or write that of the last answer."""
     word, _, name = argument.partition(" ")
     if word == "on":
         folder = Path(os.path.expanduser(name.strip())) if name.strip() else data_dir() / "traces"
@@ -57,7 +74,7 @@ def trace(chat: "Chat", argument: str) -> None:
     elif word:
         _write(Path(os.path.expanduser(argument)), last_traces(chat))
         return
-    console.note(f"each answer's trace is written into {chat.traces}" if chat.traces else "no traces are written")
+    console.note(f"traces are on: one file per answer in {chat.traces}" if chat.traces else "traces are off")
 
 
 def _write(path: Path, traces: list["TokenTrace"]) -> None:
@@ -66,17 +83,17 @@ def _write(path: Path, traces: list["TokenTrace"]) -> None:
     from llmcli.chat.trace_file import TraceWriter
 
     if path.suffix != ".jsonl":
-        raise UsageError(f"/trace takes on, off or FILE.jsonl, got {str(path)!r}")
+        raise UsageError(f"/trace must be on, off or FILE.jsonl, got '{path}'")
     if path.exists():
-        raise UsageError(f"{path} is there already", "choose another name")
+        raise UsageError(f"{path} already exists", "choose another name")
     with closing(TraceWriter(path)) as writer:
         for token in traces:
             writer.write(token)
-    console.note(f"{len(traces)} tokens in {path}; `llmcli trace show` and `trace plot` read it")
+    console.note(f"wrote {plural(len(traces), 'token')} to {path} (see `llmcli trace show` and `llmcli trace plot`)")
 
 
 def spark(chat: "Chat") -> str:
-    """The temperatures of the last answer as a line of bars with their range; empty where there are none."""
+    """The temperatures of the last answer as a line of bars and their range; empty where there are none."""
     from llmcli.ui.sparkline import sparkline
 
     values = [one.temperature for one in chat.turn.answer.traces if one.id is not None] if chat.turn else []

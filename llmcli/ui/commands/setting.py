@@ -1,108 +1,175 @@
-"""Settings."""
+"""Commands that show and change settings."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llmcli.chat.compose import grammar_text
-from llmcli.chat.dialogue import settable
+from llmcli.chat.dialogue import reopens, settable
 from llmcli.chat.excerpt import excerpt
-from llmcli.chat.presets import NEVER, presets, remove_preset, save_preset
-from llmcli.chat.presets import describe as describe_preset
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.params.generation import GenerationParams
 from llmcli.params.inert import inert
 from llmcli.params.layers import Resolved
 from llmcli.params.param import describe
+from llmcli.params.policy.tree import Entropy, Fixed
 from llmcli.params.samplers import plan
 from llmcli.params.settings import SamplingParams, fields, find
 from llmcli.ui.commands import complete
-from llmcli.ui.commands.registry import command
+from llmcli.ui.commands.registry import SETTINGS, command, commands
 from llmcli.ui.commands.seeing import spark
 from llmcli.ui.console import console
 from llmcli.ui.step_values import step_values
 
 if TYPE_CHECKING:
+    from llmcli.chat.local import LocalModel
     from llmcli.ui.repl.chat import Chat
 
+_HIGHEST = 2.0  # a temperature above it is most likely a mistake
 
-@command("[KEY [VALUE]]", complete=complete.settings)
+
+@command(
+    "set",
+    heading=SETTINGS,
+    usage="[KEY [VALUE]]",
+    help="Show or change any setting.",
+    detail="Alone it lists all of them. /top_p 0.9 is short for /set top_p 0.9.",
+    examples=("/set", "/set top_p 0.9", "/set repeat_penalty 1.1"),
+    complete=complete.settings,
+)
 def set_(chat: "Chat", argument: str) -> None:
-    """Set anything; alone, show every setting. The shorter /top_p 0.9 does the same as /set top_p 0.9."""
+    """Change a setting for the rest of the session, or show it."""
     name, _, text = argument.partition(" ")
     if not name:
-        _table(chat, settable())
+        _print_settings(chat, settable())
         return
     key = find(name).key
     if not text.strip():
-        _tell(chat, key)
+        _print_setting(chat, key)
         return
     if key in ("model", "preset"):  # which have more to do
-        {"model": model, "preset": preset}[key](chat, text.strip())
+        commands()[key].run(chat, text.strip())
         return
-    key, value = chat.dialogue.parse(name, text.strip())
+    key, value = chat.dialogue.parse(key, text.strip())
     chat.dialogue.set(key, value)
-    _tell(chat, key)
+    _print_setting(chat, key)
+    _warn_too_high(key, value)
+    if reopens(key) and chat.dialogue.stale:
+        console.note("the model is loaded again with the next answer")
 
 
-def _now(chat: "Chat", key: str) -> str:
+def _format_now(chat: "Chat", key: str) -> str:
     return fields()[key].format(getattr(chat.dialogue.settings, key))
 
 
-def _tell(chat: "Chat", key: str) -> None:
-    """Say what a setting is now, and whether that does anything."""
+def _print_setting(chat: "Chat", key: str) -> None:
+    """Print the value of a setting, where it comes from, and why it has no effect if it has none."""
     resolved = chat.dialogue.resolved()
     reason = inert(resolved.settings, resolved.origins).get(key)
     origin = resolved.origins[key]
-    where = {"session": "", "default": " (the default)"}.get(origin, f" (from {origin})")
-    console.note(f"{key} = {_now(chat, key) or 'none'}{where}" + (f", without effect: {reason}" if reason else ""))
+    source = {"session": "", "default": " (default)"}.get(origin, f" (from {origin})")
+    effect = f" (no effect: {reason})" if reason else ""
+    console.note(f"{key} = {_format_now(chat, key) or 'none'}{source}{effect}")
     if key in ("grammar", "grammar_file", "json_schema"):
-        grammar_text(chat.dialogue.settings)  # says now what is wrong with it
+        grammar_text(chat.dialogue.settings)  # raises if the grammar is not valid
 
 
-@command("[POLICY]", complete=complete.values_of("temperature"))
+def _warn_too_high(key: str, value: object) -> None:
+    """Warn of a temperature that makes nonsense."""
+    highest = 0.0
+    if isinstance(value, Fixed):
+        highest = value.value
+    elif isinstance(value, Entropy):
+        highest = value.high
+    if key == "temperature" and highest > _HIGHEST:
+        console.warn(f"at temperature {highest:g} answers are mostly nonsense", "try 0.8 (usual) or 1.2 (bold)")
+
+
+@command(
+    "temp",
+    heading=SETTINGS,
+    usage="[POLICY]",
+    help="Set the temperature: how freely tokens are chosen.",
+    detail="0 strict, 0.8 usual, 1.2 bold; above 1.5 mostly nonsense. A policy changes it from token to token: "
+    "0.3..1.3 follows the entropy, sentence:1.1,0.7 the number of the sentence. Alone it shows the temperatures of "
+    "the last answer.",
+    examples=("/temp 1.2", "/temp 0.3..1.3", "/temp sentence:1.1,0.7"),
+    aliases=("temperature",),
+    complete=complete.values_of("temperature"),
+    everyday=True,
+)
 def temp(chat: "Chat", argument: str) -> None:
-    """Set the temperature: a number, a range, a policy.
-
-    As in 0.8, 0.3..1.3 (by the entropy of each token) or sentence:1.1,0.7; alone, it is shown with the last answer's.
-    """
+    """Set or show the temperature policy."""
     set_(chat, f"temperature {argument}")
     if not argument:
         for line in spark(chat).splitlines():
             chat.say(line)
 
 
-@command("[N]", complete=complete.words("random"))
+@command(
+    "seed",
+    heading=SETTINGS,
+    usage="[N|random]",
+    help="Set the seed, or use a random one each time.",
+    detail="The same seed, settings and messages give the same answer.",
+    examples=("/seed", "/seed 42", "/seed random"),
+    complete=complete.words("random"),
+)
 def seed(chat: "Chat", argument: str) -> None:
-    """Set the seed, or draw a new one each time (`random`)."""
+    """Set or show the seed."""
     set_(chat, f"seed {argument}")
 
 
-@command("[KEY]", complete=lambda chat, start: [(key, "") for key in chat.session.overrides if key.startswith(start)])
+@command(
+    "reset",
+    heading=SETTINGS,
+    usage="[KEY]",
+    help="Undo the changes of one setting, or of all.",
+    detail="It returns to the value that it had before this session changed it.",
+    examples=("/reset temperature", "/reset top_p", "/reset"),
+    complete=lambda chat, start: [(key, "") for key in chat.session.overrides if key.startswith(start)],
+)
 def reset(chat: "Chat", argument: str) -> None:
-    """Forget what was set here: one setting, or all."""
-    gone = chat.dialogue.reset(find(argument).key if argument else None)
-    console.note(f"back to what it was: {', '.join(gone)}" if gone else "nothing was set in this session")
+    """Remove the session's own values of settings."""
+    removed = chat.dialogue.reset(find(argument).key if argument else None)
+    console.note(f"reset: {', '.join(removed)}" if removed else "no setting was changed in this session")
 
 
-@command("[all]", complete=complete.words("all"))
+@command(
+    "params",
+    heading=SETTINGS,
+    usage="[all]",
+    help="Show the sampling settings and their origin.",
+    detail="Each row has the value, the layer that it comes from, and the reason if it has no effect. `all` adds the "
+    "other settings.",
+    examples=("/params", "/params all", "/temp 1.2, then /params"),
+    complete=complete.words("all"),
+)
 def params(chat: "Chat", argument: str) -> None:
-    """Show settings: value, layer, and what does nothing. Those of sampling and generation, or `all`."""
+    """Print a table of settings."""
     usual = {*describe(SamplingParams), *describe(GenerationParams)}
-    _table(chat, [key for key in settable() if argument or key in usual])
+    _print_settings(chat, [key for key in settable() if argument or key in usual])
 
 
-def _table(chat: "Chat", keys: list[str]) -> None:
-    """Value, layer, and below it the reason for a setting that does nothing."""
+def _print_settings(chat: "Chat", keys: list[str]) -> None:
+    """Value, layer, and below it the reason for a setting that has no effect."""
     resolved = chat.dialogue.resolved()
     idle = inert(resolved.settings, resolved.origins)
-    rows = [(key, excerpt(_now(chat, key) or "none"), resolved.origins[key]) for key in keys]
-    below = [f"inert: {idle[key]}" if key in idle else "" for key in keys]
+    rows = [(key, excerpt(_format_now(chat, key) or "none"), resolved.origins[key]) for key in keys]
+    below = [f"no effect: {idle[key]}" if key in idle else "" for key in keys]
     chat.rows(("KEY", "VALUE", "FROM"), rows, below=below)
 
 
-@command("[NAME,…]", complete=complete.values_of("samplers"))
+@command(
+    "samplers",
+    heading=SETTINGS,
+    usage="[NAME,…]",
+    help="Show or set the sampler chain.",
+    detail="Samplers apply in this order; omitted samplers are off. `default` is llama.cpp's chain.",
+    examples=("/samplers", "/samplers top_k,temperature", "/samplers default"),
+    complete=complete.values_of("samplers"),
+)
 def samplers(chat: "Chat", argument: str) -> None:
-    """Show or set the chain that draws each token. As in /samplers top_k,temperature; `default` is llama.cpp's."""
+    """Set the sampler chain, or print its steps with their values."""
     if argument:
         set_(chat, f"samplers {argument}")
         return
@@ -110,29 +177,38 @@ def samplers(chat: "Chat", argument: str) -> None:
     rows = [(str(n), name, values) for n, (name, values) in enumerate(_chain(resolved), 1)]
     chat.rows(("", "STEP", "VALUES"), rows, right=("",))
     for key, reason in inert(resolved.settings, resolved.origins).items():
-        console.note(f"{key} (from {resolved.origins[key]}) does nothing: {reason}")
+        console.note(f"{key} (from {resolved.origins[key]}) has no effect: {reason}")
 
 
 def _chain(resolved: Resolved) -> list[tuple[str, str]]:
     settings = resolved.settings
-    drawn = settings if settings.seed is not None else replace(settings, seed=0)
+    seeded = settings if settings.seed is not None else replace(settings, seed=0)
     steps: list[tuple[str, str]] = []
     if settings.grammar or settings.grammar_file or settings.json_schema:
-        steps.append(("grammar", "refuses what does not fit"))
+        steps.append(("grammar", "removes tokens that do not match"))
     if settings.logit_bias or settings.ignore_eos:
         steps.append(("logit_bias", fields()["logit_bias"].format(settings.logit_bias)))
-    for step in plan(drawn):
+    for step in plan(seeded):
         steps.append((step.name, step_values(settings, step.name)))
     return [(name, values.strip()) for name, values in steps]
 
 
-@command("[REF]", complete=complete.models)
+@command(
+    "model",
+    heading=SETTINGS,
+    usage="[REF]",
+    help="Show or switch the model.",
+    detail="The conversation stays. `llmcli models list` lists the downloaded models.",
+    examples=("/model", "/model starter", "/model ./my-model.gguf"),
+    complete=complete.models,
+    everyday=True,
+)
 def model(chat: "Chat", argument: str) -> None:
-    """Show the model, or switch and keep the conversation."""
+    """Show the model, or load another one for the same conversation."""
     dialogue = chat.dialogue
     if not argument:
         local = dialogue.local
-        chat.say(f"{local.name}, context {local.n_ctx} tokens" if local else f"{dialogue.settings.model}, loading")
+        chat.say(_describe_model(local) if local else f"model: {dialogue.settings.model} (loading)")
         return
     key, value = dialogue.parse("model", argument)
     before = chat.session.overrides.get("model")
@@ -147,66 +223,46 @@ def model(chat: "Chat", argument: str) -> None:
             dialogue.set("model", before)
         raise
     if local:
-        console.note(f"this is {local.name} now, context {local.n_ctx} tokens")
+        console.note(_describe_model(local))
 
 
-@command("[NAME]", complete=lambda _chat, start: _presets(start))
-def preset(chat: "Chat", argument: str) -> None:
-    """Take a preset's settings, or keep yours as one.
-
-    `save NAME` keeps them in the configuration file, `rm NAME` takes one out, `list` shows all.
-    """
-    word, _, name = argument.partition(" ")
-    if word == "save":
-        if not name.strip():
-            raise UsageError("/preset save needs a name", "as in /preset save dialogue")
-        chosen = presets().get(chat.session.overrides.get("preset") or "", {})
-        own = {key: value for key, value in chat.session.overrides.items() if key not in ("model", *NEVER)}
-        values = {**chosen, **own}
-        if not values:
-            raise UsageError("nothing was set in this session", "set something first, as in /temp 1.2")
-        path = save_preset(name.strip(), values)
-        console.note(f"kept as preset {name.strip()} in {path}: {describe_preset(values)}")
-    elif word == "rm" and name.strip():
-        remove_preset(name.strip())
-        if chat.session.overrides.get("preset") == name.strip():
-            chat.dialogue.reset("preset")
-        console.note(f"{name.strip()} is no preset of yours any more")
-    elif word in ("", "list"):
-        now = chat.dialogue.settings.preset
-        rows = [(one + ("*" if one == now else ""), describe_preset(values)) for one, values in presets().items()]
-        chat.rows(("PRESET", "SETTINGS"), rows)
-    else:
-        chat.dialogue.set("preset", None if word == "none" else argument)
-        console.note("no preset" if word == "none" else f"{word}: {describe_preset(presets()[word])}")
+def _describe_model(local: "LocalModel") -> str:
+    return f"model: {local.name}, context: {local.n_ctx} tokens"
 
 
-def _presets(start: str) -> list[tuple[str, str]]:
-    known = [(name, describe_preset(values)) for name, values in presets().items()]
-    return [
-        (name, note)
-        for name, note in [*known, ("save ", ""), ("rm ", ""), ("list", ""), ("none", "")]
-        if name.startswith(start)
-    ]
-
-
-@command("[on|off|hide]", complete=complete.words("on", "off", "hide"))
+@command(
+    "think",
+    heading=SETTINGS,
+    usage="[on|off|hide]",
+    help="Fold, hide or disable the model's reasoning.",
+    detail="`on` folds it, `hide` hides it, `off` asks the model not to reason. Alone it shows the last reasoning.",
+    examples=("/think", "/think hide", "/think off"),
+    complete=complete.words("on", "off", "hide"),
+)
 def think(chat: "Chat", argument: str) -> None:
-    """Reasoning: folded (on), hidden (hide), none (off). Alone, the last one is unfolded."""
+    """Set how reasoning is shown, or print the last one."""
     if argument not in ("", "on", "off", "hide", "show"):
-        raise UsageError(f"/think takes on, off or hide, got {argument!r}")
+        raise UsageError(f"/think must be on, off or hide, got '{argument}'")
     if argument:
         set_(chat, f"think {'show' if argument == 'on' else argument}")
         return
     reasoning = next((message.reasoning for message in reversed(chat.path()) if message.reasoning), "")
-    chat.say(reasoning or f"no answer here has reasoning; think = {_now(chat, 'think')}", "2")
+    chat.say(reasoning or f"no answer has reasoning (think = {_format_now(chat, 'think')})", "2")
 
 
-@command("on|off|SCHEMA", complete=complete.words("on", "off"))
+@command(
+    "json",
+    heading=SETTINGS,
+    usage="[on|off|SCHEMA]",
+    help="Make the model answer in JSON.",
+    detail="SCHEMA is a JSON schema or a file with one; answers then match it. `off` ends it.",
+    examples=("/json on", '/json {"type": "array"}', "/json off"),
+    complete=complete.words("on", "off"),
+)
 def json(chat: "Chat", argument: str) -> None:
-    """Answer in JSON, to a schema if given; off ends it. The schema stands here or in a file."""
+    """Set or show the JSON schema of answers."""
     if not argument:
-        _tell(chat, "json_schema")
+        _print_setting(chat, "json_schema")
         return
     value = {"on": '{"type": "object"}', "off": None}.get(argument, argument)
     if value:
@@ -215,4 +271,4 @@ def json(chat: "Chat", argument: str) -> None:
         for note in notes:
             console.warn(note)
     chat.dialogue.set("json_schema", value)
-    console.note("answers are free again" if value is None else "answers are JSON from now on")
+    console.note("JSON output is off" if value is None else "JSON output is on")

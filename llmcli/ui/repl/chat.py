@@ -58,6 +58,7 @@ class Chat(Voice):
         self.model_names = names
         self.reader: Reader
         self.draft = ""  # the text in the line at the next prompt
+        self.refused_word = ""  # a command typed without its slash, which was not sent at once
         self.editing: int | None = None  # the number of the message that the next one replaces
         self.pending: list[Attachment] = []  # files that go with the next message
         self.turn: Turn | None = None  # the last answer

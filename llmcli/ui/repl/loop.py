@@ -5,7 +5,7 @@ from contextlib import suppress
 
 from llmcli.errors import ExitStatus, LlmcliError, ReaderGoneError
 from llmcli.ui.commands import registry
-from llmcli.ui.commands.asking import LeaveError
+from llmcli.ui.commands.asking import LeaveError, is_command_without_slash
 from llmcli.ui.console import console, is_terminal
 from llmcli.ui.interrupt import forget
 from llmcli.ui.repl.chat import Chat
@@ -63,6 +63,8 @@ def _print_error(chat: Chat, error: LlmcliError) -> None:
 
 def _dispatch(chat: Chat, text: str) -> None:
     """Send a message, or run a command."""
+    if is_command_without_slash(chat, text):
+        return
     parsed = registry.split(text)
     if parsed is None:
         chat.send(text.removeprefix("/") if text.startswith("//") else text)

@@ -1,4 +1,4 @@
-"""Commands that look into an answer, in a chat with the starter."""
+"""Commands that inspect an answer, in a chat with the starter."""
 
 import re
 from collections.abc import Iterator
@@ -61,12 +61,12 @@ def texts(heard: Heard) -> list[str]:
     return [one.text for one in heard.chat.turn.answer.traces if one.id is not None]
 
 
-def test_why_shows_the_steps_of_one_token_by_its_number_or_its_text(heard: Heard) -> None:
+def test_why_takes_the_number_of_a_token_or_its_text(heard: Heard) -> None:
     heard.send(ASKED)
     pieces = texts(heard)
     number = next(at for at, text in enumerate(pieces) if text == " comet")
     by_number = heard.obey("why", str(number))
-    assert by_number[0] == f'token {number} of 0 to 19, after "{"".join(pieces[:number]).strip()}"'
+    assert by_number[0] == f'token {number} (0 to 19), after "{"".join(pieces[:number]).strip()}"'
     assert by_number[1].split()[:3] == ["model", "top_k", "top_p"]
     assert any(re.match(r"> +\d+ +␣comet ", line) for line in by_number)
     assert by_number[-1].startswith("drawn ")
@@ -75,18 +75,18 @@ def test_why_shows_the_steps_of_one_token_by_its_number_or_its_text(heard: Heard
         assert heard.obey("why", text) == by_number
 
 
-def test_why_alone_says_which_token_it_takes(heard: Heard) -> None:
+def test_why_alone_takes_the_least_sure_token(heard: Heard) -> None:
     heard.send(ASKED)
     assert heard.chat.turn
     entropies = [one.entropy or 0.0 for one in heard.chat.turn.answer.traces]
     number = entropies.index(max(entropies))
     told = heard.obey("why")
-    assert told[0].startswith(f"the model was least sure of token {number} of 0 to 19, after ")
+    assert told[0].startswith(f"the model was least sure of token {number} (0 to 19), after ")
     assert told[1:] == heard.obey("why", str(number))[1:]
     assert f"entropy {max(entropies):.2f} nats" in "\n".join(told)
 
 
-def test_the_last_column_has_the_probability_of_the_trace(heard: Heard) -> None:
+def test_the_last_column_of_why_is_that_of_the_trace(heard: Heard) -> None:
     heard.send(ASKED)
     assert heard.chat.turn
     for one in heard.chat.turn.answer.traces[:6]:
@@ -96,7 +96,7 @@ def test_the_last_column_has_the_probability_of_the_trace(heard: Heard) -> None:
         assert float(shown[1]) == pytest.approx(100 * (one.p or 0), rel=0.006)
 
 
-def test_alternatives_are_numbered_by_the_model_and_the_drawn_one_is_marked(heard: Heard) -> None:
+def test_alternatives_are_ranked_and_the_chosen_one_is_marked(heard: Heard) -> None:
     heard.send(ASKED)
     told = heard.obey("alternatives", "2")
     assert told[1].split() == ["K", "TOKEN", "BEFORE", "%", "AFTER", "%"]
@@ -105,10 +105,10 @@ def test_alternatives_are_numbered_by_the_model_and_the_drawn_one_is_marked(hear
     (drawn,) = [row for row in rows if row[0].endswith("*")]
     assert drawn[1].replace("␣", " ") == texts(heard)[2]
     assert any(row[-2] == "-" for row in rows)
-    assert told[-1] == "* was drawn; /branch 2 K goes on from another one"
+    assert told[-1] == "* was chosen; /branch 2 K continues from another candidate"
 
 
-def test_a_branch_takes_another_candidate_and_goes_on(heard: Heard) -> None:
+def test_a_branch_continues_from_another_candidate(heard: Heard) -> None:
     answer = heard.send(ASKED)
     pieces = texts(heard)
     rows = [line.split() for line in heard.obey("alternatives", "4")[2:-1]]
@@ -125,7 +125,7 @@ def test_a_branch_takes_another_candidate_and_goes_on(heard: Heard) -> None:
     assert heard.head() == answer
 
 
-def test_a_branch_from_an_answer_that_was_continued_keeps_what_came_before(heard: Heard) -> None:
+def test_a_branch_of_a_continued_answer_keeps_its_beginning(heard: Heard) -> None:
     whole = heard.send(ASKED)
     heard.obey("continue")
     assert f'after "…{whole[-32:]}"' in heard.obey("why", "0")[0]
@@ -135,7 +135,7 @@ def test_a_branch_from_an_answer_that_was_continued_keeps_what_came_before(heard
     assert not heard.head().startswith(whole + pieces[0] + pieces[1])
 
 
-def test_the_end_of_an_answer_is_a_candidate_too(heard: Heard, local: LocalModel) -> None:
+def test_the_end_of_an_answer_is_a_candidate(heard: Heard, local: LocalModel) -> None:
     heard.send(ASKED)
     pieces = texts(heard)
     found = last_answer(heard.chat.dialogue, heard.chat.turn).dissect(4, local.model.vocab.n_tokens)
@@ -143,27 +143,27 @@ def test_the_end_of_an_answer_is_a_candidate_too(heard: Heard, local: LocalModel
     end = next(one for one in found.stepwise.candidates if one.text == "<|im_end|>")
     told = heard.obey("branch", f"4 {end.rank}")
     assert heard.head() == "".join(pieces[:4])
-    assert told[-1] == "the answer ends there; /branches leads back"
+    assert told[-1] == "the answer ends there (/branches lists the earlier one)"
 
 
 WRONG = [
-    ("why", "20", "there is no token 20"),
-    ("why", "9" * 5000, "there is no token 9999"),
-    ("why", "zebra", "does not say 'zebra'"),
-    ("why", '"7"', "does not say '7'"),  # a number in quotes is a text
-    ("why", '""', "does not say ''"),
-    ("alternatives", "99", "there is no token 99"),
-    ("branch", "99 1", "there is no token 99"),
+    ("why", "20", "token 20 does not exist"),
+    ("why", "9" * 5000, "token 9999"),
+    ("why", "zebra", "'zebra' is not in the last answer"),
+    ("why", '"7"', "'7' is not in the last answer"),  # a number in quotes is a text
+    ("why", '""', "'' is not in the last answer"),
+    ("alternatives", "99", "token 99 does not exist"),
+    ("branch", "99 1", "token 99 does not exist"),
     ("branch", "1 0", "there is no candidate 0"),
     ("branch", "1 999999999999", "there is no candidate"),
     ("branch", "one two", "takes two numbers"),
     ("branch", "1 x", "takes two numbers"),
-    ("branch", "7", "there is no branch 7"),
-    ("branch", "1 2 3", "there is no branch"),
+    ("branch", "7", "branch 7 does not exist"),
+    ("branch", "1 2 3", "branch 1 2 3 does not exist"),
 ]
 
 
-def test_what_is_not_there_is_said_and_nothing_changes(heard: Heard) -> None:
+def test_a_wrong_number_is_an_error_and_changes_nothing(heard: Heard) -> None:
     assert "7" not in heard.send(ASKED)
     path = heard.chat.path()
     for name, argument, message in WRONG:
@@ -173,23 +173,21 @@ def test_what_is_not_there_is_said_and_nothing_changes(heard: Heard) -> None:
         assert heard.chat.path() == path
 
 
-def test_the_drawn_candidate_is_no_other_branch(heard: Heard) -> None:
+def test_branch_refuses_the_candidate_of_the_answer(heard: Heard) -> None:
     heard.send(ASKED)
     (drawn,) = [row for row in heard.obey("alternatives", "3") if re.match(r" *\d+\* ", row)]
-    with pytest.raises(UsageError, match="is the one that was drawn"):
+    with pytest.raises(UsageError, match="is the token of this answer"):
         heard.obey("branch", f"3 {drawn.split()[0].rstrip('*')}")
 
 
 @pytest.mark.parametrize("name", ["why", "alternatives"])
-def test_before_an_answer_there_is_nothing_to_look_at_and_no_model_is_waited_for(chat: Chat, name: str) -> None:
+def test_without_an_answer_inspection_fails_and_loads_no_model(chat: Chat, name: str) -> None:
     chat.session.say("user", "hi")
-    with pytest.raises(UsageError, match="no answer was given here yet"):
+    with pytest.raises(UsageError, match="no answer yet"):
         obey(chat, name, "")
 
 
-def test_a_branch_without_room_leaves_the_conversation_where_it_was(
-    heard: Heard, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_branch_without_room_changes_nothing(heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
     heard.send(ASKED)
     head = heard.head()
 
@@ -202,7 +200,7 @@ def test_a_branch_without_room_leaves_the_conversation_where_it_was(
     assert heard.head() == head
 
 
-def test_an_answer_of_an_earlier_chat_is_looked_at_with_a_word_of_warning(heard: Heard) -> None:
+def test_an_answer_of_an_earlier_chat_is_inspected_with_a_note(heard: Heard) -> None:
     heard.send(ASKED)
     heard.chat.turn = None
     told = heard.obey("why", "2")
@@ -212,17 +210,17 @@ def test_an_answer_of_an_earlier_chat_is_looked_at_with_a_word_of_warning(heard:
     assert heard.head()
 
 
-def test_steps_that_begin_anew_are_named(heard: Heard) -> None:
+def test_a_sampler_whose_state_was_reset_is_named(heard: Heard) -> None:
     heard.chat.dialogue.set("xtc_probability", 0.5)
     heard.chat.dialogue.set("xtc_threshold", 0.05)
     heard.send(ASKED)
     assert heard.obey("why", "5")[-1].startswith("drawn ")
     assert heard.chat.turn
     heard.chat.turn.answer.traces[0] = heard.chat.turn.answer.traces[1]  # another answer than the seed gives
-    assert heard.obey("why", "5")[-1] == ("the answer did not come again in the same way: xtc began anew at this token")
+    assert heard.obey("why", "5")[-1] == ("could not reproduce the answer exactly: xtc state was reset at this token")
 
 
-def test_looking_does_not_change_what_is_answered_then(local: LocalModel, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_inspection_does_not_change_later_answers(local: LocalModel, capfd: pytest.CaptureFixture[str]) -> None:
     def talk(look: bool) -> list[str]:
         local.context.prefill(0, [1])  # nothing is known of the prompt
         heard = Heard(local, capfd)
@@ -239,7 +237,7 @@ def test_looking_does_not_change_what_is_answered_then(local: LocalModel, capfd:
     assert talk(True) == talk(False)
 
 
-def test_numbers_of_tokens_and_of_candidates_are_offered(heard: Heard) -> None:
+def test_completion_lists_tokens_and_candidates(heard: Heard) -> None:
     heard.send(ASKED)
     offered = {one.text: one.note for one in suggest(heard.chat, "/why 1")}
     assert list(offered) == ["1", *(str(number) for number in range(10, 20))]

@@ -13,7 +13,7 @@ from llmcli.chat.session import Session
 from llmcli.errors import ContextOverflowError, UsageError
 from llmcli.params.settings import Settings
 from llmcli.ui.commands import registry
-from llmcli.ui.commands.comparing import parted
+from llmcli.ui.commands.comparing import split_arguments
 from llmcli.ui.repl.chat import Chat
 from tests.chat.dialogues import dialogue_with, open_local, say
 from tests.models.tiny_models import full_attention
@@ -25,6 +25,7 @@ from tests.models.tiny_models import full_attention
         ("temp=0.2,0.8", "", ["temp=0.2,0.8"], 1),
         ("What's a comet? temp=0.2,0.8 top_p=0.9,1 n=3", "What's a comet?", ["temp=0.2,0.8", "top_p=0.9,1"], 3),
         ("n=2", "", [], 2),
+        ("Why? answers=4 temp=0,1", "Why?", ["temp=0,1"], 4),
         ("Why? n=2 temp=1;2", "Why?", ["temp=1;2"], 2),
         ("Solve y = 3 for x=5 temp=0,1", "Solve y = 3 for x=5", ["temp=0,1"], 1),
         ('Hi system="Be brief.;Be long."', "Hi", ["system=Be brief.;Be long."], 1),
@@ -33,21 +34,21 @@ from tests.models.tiny_models import full_attention
         ("", "", [], 1),
     ],
 )
-def test_what_varies_stands_behind_the_question(argument: str, question: str, specs: list[str], n: int) -> None:
-    assert parted(argument) == (question, specs, n)
+def test_settings_stand_behind_the_question(argument: str, question: str, specs: list[str], n: int) -> None:
+    assert split_arguments(argument) == (question, specs, n)
 
 
 @pytest.mark.parametrize(
     ("argument", "says"),
     [
         ("Why? tmp=1,2", "unknown setting 'tmp'"),
-        ("n=0", "how often each answers"),
-        ("n=two temp=1,2", "how often each answers"),
+        ("n=0", "n must be an integer of at least 1, got '0'"),
+        ("answers=two temp=1,2", "answers must be an integer of at least 1, got 'two'"),
     ],
 )
-def test_what_varies_must_be_there(argument: str, says: str) -> None:
+def test_an_unknown_setting_or_count_is_an_error(argument: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        parted(argument)
+        split_arguments(argument)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def contents(chat: Chat) -> list[str]:
     return [message.content for message in chat.path()]
 
 
-def test_the_last_question_is_answered_anew_and_nothing_is_said(chat: Chat, capfd: pytest.CaptureFixture[str]) -> None:
+def test_compare_answers_the_last_question_and_adds_nothing(chat: Chat, capfd: pytest.CaptureFixture[str]) -> None:
     say(chat.dialogue, "the river")
     before = dict(chat.session.conversation.messages)
     capfd.readouterr()
@@ -88,13 +89,13 @@ def test_the_last_question_is_answered_anew_and_nothing_is_said(chat: Chat, capf
     out, err = capfd.readouterr()
     assert [line for line in out.splitlines() if line.startswith("== ")] == ["== temp=0.2 ==", "== temp=1.5 =="]
     assert "DIST-2" in err
-    assert "/keep N goes on" in err
+    assert "/keep N continues" in err
     assert chat.session.conversation.messages == before
     assert chat.rivals
     assert chat.rivals.question.content == "the river"
 
 
-def test_a_new_question_is_said_when_an_answer_is_kept(chat: Chat, capfd: pytest.CaptureFixture[str]) -> None:
+def test_keep_adds_a_new_question_with_its_answer(chat: Chat, capfd: pytest.CaptureFixture[str]) -> None:
     say(chat.dialogue, "the river")
     before = contents(chat)
     obey(chat, "/compare and the hill? temp=0.2,1.5 n=2")
@@ -103,7 +104,7 @@ def test_a_new_question_is_said_when_an_answer_is_kept(chat: Chat, capfd: pytest
     wanted = chat.rivals.comparison.compared[2].answer.text
     obey(chat, "/keep 3")
     assert contents(chat) == [*before, "and the hill?", wanted]
-    assert "answer 3 (temp=1.5 #1) is part of the conversation now" in capfd.readouterr().err
+    assert "kept answer 3 (temp=1.5 #1)" in capfd.readouterr().err
     assert chat.turn is chat.rivals.turns[2]
     assert chat.path()[-1].params["temperature"] == 1.5
     obey(chat, "/keep 1")
@@ -111,7 +112,7 @@ def test_a_new_question_is_said_when_an_answer_is_kept(chat: Chat, capfd: pytest
     assert contents(chat)[:3] == [*before, "and the hill?"]
 
 
-def test_an_answer_to_a_question_that_was_asked_is_kept_beside_the_first(chat: Chat) -> None:
+def test_keep_adds_the_answer_beside_the_first_one(chat: Chat) -> None:
     first = say(chat.dialogue, "the river").message
     obey(chat, "/compare temp=0.2,1.5")
     obey(chat, "/keep 2")
@@ -121,7 +122,7 @@ def test_an_answer_to_a_question_that_was_asked_is_kept_beside_the_first(chat: C
     assert chat.path()[-1].parent == first.parent
 
 
-def test_the_seed_of_the_session_is_that_of_all_and_they_come_again(chat: Chat) -> None:
+def test_compare_uses_the_seed_of_the_session(chat: Chat) -> None:
     def compared() -> list[tuple[Any, str]]:
         obey(chat, "/compare the river temp=0.8,1.5")
         assert chat.rivals
@@ -132,7 +133,7 @@ def test_the_seed_of_the_session_is_that_of_all_and_they_come_again(chat: Chat) 
     assert compared() == first
 
 
-def test_files_go_with_the_question_and_are_used_up_when_it_is_said(chat: Chat, tmp_path: Path) -> None:
+def test_attached_files_go_with_the_kept_question(chat: Chat, tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("abc")
     obey(chat, f"/file {tmp_path / 'note.txt'}")
     obey(chat, "/compare the river temp=0.2,1.5")
@@ -145,37 +146,37 @@ def test_files_go_with_the_question_and_are_used_up_when_it_is_said(chat: Chat, 
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("/compare temp=0.2,0.8", "there is no question to answer"),
+        ("/compare temp=0.2,0.8", "no question to answer"),
         ("/compare why", "nothing varies"),
-        ("/compare why prompt=a,b", "prompt cannot be set here"),
+        ("/compare why prompt=a,b", "prompt cannot be set in a running chat"),
         ("/compare why n_ctx=512,1024", "n_ctx cannot vary"),
-        ("/keep 1", "nothing was compared here"),
+        ("/keep 1", "no comparison to keep an answer of"),
     ],
 )
-def test_what_cannot_be_is_refused(chat: Chat, line: str, says: str) -> None:
+def test_compare_refuses_what_cannot_vary(chat: Chat, line: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         obey(chat, line)
     assert chat.session.conversation.messages == {}
 
 
-def test_keep_wants_the_number_of_an_answer_of_this_session(chat: Chat) -> None:
+def test_keep_needs_an_answer_of_this_session(chat: Chat) -> None:
     obey(chat, "/compare the river temp=0.2,1.5")
     for line, says in (("/keep", "takes the number"), ("/keep x", "takes the number"), ("/keep 3", "no answer 3")):
         with pytest.raises(UsageError, match=says):
             obey(chat, line)
     chat.dialogue.session = Session()
-    with pytest.raises(UsageError, match="nothing was compared here"):
+    with pytest.raises(UsageError, match="no comparison to keep an answer of"):
         obey(chat, "/keep 1")
 
 
-def test_a_question_without_room_is_refused_and_not_said(chat: Chat) -> None:
+def test_a_question_without_room_is_not_added(chat: Chat) -> None:
     with pytest.raises(ContextOverflowError):
         obey(chat, f"/compare {'a' * 600} temp=0.2,1.5")
     assert chat.session.conversation.messages == {}
     assert chat.rivals is None
 
 
-def test_one_that_fails_is_told_and_the_others_can_be_kept(chat: Chat, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_answer_is_reported_and_others_can_be_kept(chat: Chat, capfd: pytest.CaptureFixture[str]) -> None:
     digits = [token for digit in "0123456789" for token in chat.dialogue.local.model.vocab.tokenize(digit)[-1:]]  # type: ignore[union-attr]
     obey(chat, f"/logit_bias {json.dumps([[token, False] for token in digits])}")
     obey(chat, "/compare the river grammar='root ::= [0-9]+;root ::= [a-z]+'")
@@ -186,7 +187,7 @@ def test_one_that_fails_is_told_and_the_others_can_be_kept(chat: Chat, capfd: py
     assert chat.path()[-1].content.isalpha()
 
 
-def test_numbers_of_answers_complete_with_their_labels(chat: Chat) -> None:
+def test_keep_completes_numbers_with_their_labels(chat: Chat) -> None:
     obey(chat, "/compare the river temp=0.2,1.5")
     complete = registry.commands()["keep"].complete
     assert complete

@@ -1,4 +1,4 @@
-"""What is offered while a command is typed."""
+"""Completion of commands and of their arguments."""
 
 from pathlib import Path
 
@@ -21,11 +21,11 @@ def test_a_slash_offers_every_command_and_every_setting(chat: Chat) -> None:
     assert {line.strip() for line in offered(chat, "/")} == {f"/{name}" for name in (*commands(), *settable())}
 
 
-def test_the_beginning_of_a_name_offers_what_begins_so(chat: Chat) -> None:
+def test_the_start_of_a_name_offers_the_names_with_it(chat: Chat) -> None:
     assert [line.strip() for line in offered(chat, "/bran")] == ["/branches", "/branch"]
 
 
-def test_a_setting_is_offered_with_its_present_value_and_range(chat: Chat) -> None:
+def test_a_setting_is_offered_with_its_value_and_range(chat: Chat) -> None:
     chat.dialogue.set("top_p", 0.5)
     (one,) = [one for one in suggest(chat, "/set top_p") if one.text == "top_p "]
     assert "0.5" in one.note
@@ -55,21 +55,21 @@ def test_an_argument_is_completed(chat: Chat, text: str, line: str) -> None:
     assert line in [one.rstrip() for one in offered(chat, text)]
 
 
-def test_what_takes_an_argument_is_followed_by_a_space(chat: Chat) -> None:
+def test_a_command_with_an_argument_ends_in_a_space(chat: Chat) -> None:
     assert offered(chat, "/und") == ["/undo "]
     assert offered(chat, "/exi") == ["/exit"]
     assert offered(chat, "/top_p") == ["/top_p "]
 
 
 @pytest.mark.parametrize("key", settable())
-def test_every_setting_offers_its_values_or_says_what_it_is(chat: Chat, key: str) -> None:
+def test_a_setting_with_choices_offers_them(chat: Chat, key: str) -> None:
     found = list(suggest(chat, f"/set {key} "))
     param = fields()[key].param
     if param.choices or param.suggest:
         assert found
 
 
-def test_sessions_are_offered_by_name_with_their_beginning(chat: Chat) -> None:
+def test_load_offers_sessions_with_their_first_message(chat: Chat) -> None:
     session = Session("novel")
     session.say("user", "Call me Ishmael.")
     session.close()
@@ -77,7 +77,7 @@ def test_sessions_are_offered_by_name_with_their_beginning(chat: Chat) -> None:
     assert (one.text, one.note) == ("novel", "Call me Ishmael.")
 
 
-def test_files_are_offered_after_an_at_sign_and_those_with_spaces_in_quotes(chat: Chat, tmp_path: Path) -> None:
+def test_an_at_sign_offers_files_and_quotes_spaces(chat: Chat, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     (tmp_path / "a file.txt").touch()
     (tmp_path / ".hidden").touch()
@@ -91,7 +91,7 @@ def test_files_are_offered_after_an_at_sign_and_those_with_spaces_in_quotes(chat
     assert offered(chat, "mail me@no") == []
 
 
-def test_a_file_whose_name_could_drive_the_terminal_is_not_offered(chat: Chat, tmp_path: Path) -> None:
+def test_a_file_with_control_characters_is_not_offered(chat: Chat, tmp_path: Path) -> None:
     (tmp_path / "evil\x1b[2J.txt").touch()
     assert offered(chat, "@evil") == []
 

@@ -1,45 +1,84 @@
 """The table of commands: everything that names them is made from it."""
 
+import re
+
 import pytest
 
 from docs.build import ROOT, command_table
 from llmcli.chat.dialogue import settable
 from llmcli.errors import DiskError, UsageError
 from llmcli.params.settings import fields
-from llmcli.ui.commands.registry import Command, commands, lookup, names, obey, split
+from llmcli.ui.commands.registry import SYNONYMS, Command, commands, get, lookup, names, obey, split
 from llmcli.ui.repl.chat import Chat
 
 ASKED_FOR = {
     *("help", "exit", "set", "reset", "params", "samplers", "temp", "seed", "system", "model", "retry", "continue"),
     *("stop", "edit", "undo", "redo", "branches", "branch", "fork", "clear", "history", "save", "load", "sessions"),
     *("rename", "export", "copy", "file", "paste", "context", "compact", "stats", "think", "preset", "json"),
-    *("tokens", "trace", "why", "alternatives", "compare", "keep"),
+    *("tokens", "trace", "why", "alternatives", "compare", "keep", "character"),
     *("markdown", "theme", "multiline", "editor"),
 }
 
 
-def test_every_command_that_was_promised_is_there() -> None:
+def test_the_table_has_every_promised_command() -> None:
     assert set(commands()) == ASKED_FOR
     assert {"quit", "bye"} <= set(names())
 
 
 @pytest.mark.parametrize("one", commands().values(), ids=lambda one: one.name)
-def test_a_command_has_help_of_one_line_a_heading_and_a_row_in_the_readme(one: Command) -> None:
-    first = one.help.split(". ")[0]
-    assert first.strip()
-    assert len(first) <= 56, "the list of /help has one line for each"
+def test_a_command_has_help_of_one_line_and_a_row_in_the_manual(one: Command) -> None:
+    assert one.help.strip()
+    assert len(one.help) <= 56, "the list of /help has one line for each"
     assert one.help.endswith(".")
+    assert ". " not in one.help, "one sentence; more goes into the detail"
+    assert not one.detail or one.detail.endswith(".")
     assert one.heading
-    readme = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
-    assert f"| `/{one.name}" in readme
-    assert one.help.replace("|", "\\|") in readme
+    manual = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert f"| `/{one.name}" in manual
+    assert one.description.replace("|", "\\|") in manual
 
 
-def test_the_readme_has_the_table_as_it_is_made() -> None:
+@pytest.mark.parametrize("one", commands().values(), ids=lambda one: one.name)
+def test_a_command_has_three_examples_of_known_commands(one: Command) -> None:
+    assert len(set(one.examples)) == 3
+    for example in one.examples:
+        for part in example.split(", then "):
+            if part.startswith("/"):
+                parsed = split(part)
+                assert parsed
+                assert lookup(parsed[0])
+
+
+def test_aliases_and_synonyms_are_no_names_of_commands() -> None:
+    aliases = [alias for one in commands().values() for alias in one.aliases]
+    assert len(aliases) == len(set(aliases))
+    assert not set(aliases) & set(commands())
+    assert not set(SYNONYMS) & {*names(), *settable()}
+    assert not [word for word in SYNONYMS if get(word)], "an alias of a setting needs no synonym"
+
+
+@pytest.mark.parametrize(("word", "targets"), SYNONYMS.items())
+def test_a_word_of_other_programs_leads_to_what_exists(word: str, targets: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError) as caught:
+        lookup(word)
+    for target in targets:
+        assert f"/{target}" in caught.value.hint
+        assert lookup(target)
+
+
+@pytest.mark.parametrize("word", ["editing_mode", "promt", "logprob", "edit_mode", "charcter", "prompt", "zzzzzz"])
+def test_a_suggestion_never_names_what_does_not_exist(word: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        lookup(word)
+    for name in re.findall(r"/(\w+)", caught.value.hint):
+        assert lookup(name)
+
+
+def test_the_manual_has_the_generated_table() -> None:
     assert command_table() in (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 
 
-def test_commands_stand_under_their_headings_in_one_piece() -> None:
+def test_each_heading_has_its_commands_in_one_piece() -> None:
     headings = [one.heading for one in commands().values()]
     assert len(set(headings)) == sum(a != b for a, b in zip(headings, [None, *headings], strict=False))
 
@@ -51,9 +90,9 @@ def test_every_setting_is_a_command(key: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["prompt", "file", "logprobs", "character", "editing_mode"])
-def test_what_makes_no_sense_in_a_conversation_cannot_be_set(chat: Chat, key: str) -> None:
+def test_a_setting_of_one_request_cannot_be_set(chat: Chat, key: str) -> None:
     assert key in fields()
-    with pytest.raises(UsageError, match="cannot be set here"):
+    with pytest.raises(UsageError, match="cannot be set in a running chat"):
         obey(chat, "set", f"{key} 1")
 
 
@@ -72,7 +111,7 @@ def test_what_makes_no_sense_in_a_conversation_cannot_be_set(chat: Chat, key: st
         ("//help", None),
     ],
 )
-def test_a_command_is_told_from_a_message(text: str, parsed: tuple[str, str] | None) -> None:
+def test_a_slash_starts_a_command_but_not_a_path(text: str, parsed: tuple[str, str] | None) -> None:
     assert split(text) == parsed
 
 
@@ -80,14 +119,14 @@ def test_a_command_is_told_from_a_message(text: str, parsed: tuple[str, str] | N
     ("wrong", "meant"),
     [("hlep", "/help"), ("tmep", "/temp"), ("brnaches", "/branches"), ("topp", "/top_p"), ("zzzzzz", "/help")],
 )
-def test_an_unknown_command_names_the_nearest_one(wrong: str, meant: str) -> None:
+def test_an_unknown_command_suggests_the_nearest_one(wrong: str, meant: str) -> None:
     with pytest.raises(UsageError) as caught:
         lookup(wrong)
     assert meant in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["x" * 300 + ".md", "~nobody/x.md", "x\0.md"])
-def test_a_file_that_no_system_can_write_is_told(chat: Chat, name: str) -> None:
+def test_an_export_to_an_impossible_path_fails(chat: Chat, name: str) -> None:
     chat.session.say("user", "hi")
     with pytest.raises(DiskError, match="cannot write"):
         obey(chat, "export", name)

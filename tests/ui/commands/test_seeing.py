@@ -1,4 +1,4 @@
-"""Commands that show how answers were drawn, and the files that take it."""
+"""Commands that show how tokens were chosen, and the trace files."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,21 +43,24 @@ def told(chat: Chat, capfd: pytest.CaptureFixture[str], name: str, argument: str
     return said
 
 
-def test_tokens_shows_the_last_answer_by_each_measure(chat: Chat, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UsageError, match="no answer was given here yet"):
+def test_tokens_colors_the_last_answer_by_each_measure(chat: Chat, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError, match="no answer in this branch since the chat was opened"):
         obey(chat, "tokens", "")
     chat.send("hi")
     assert "temperature: min 0.10, mean " in told(chat, capfd, "tokens")
     assert told(chat, capfd, "heat", "temp") == told(chat, capfd, "tokens", "temperature")
     assert "probability: min " in told(chat, capfd, "tokens", "p")
     assert "entropy in nats: min " in told(chat, capfd, "tokens", "entropy")
-    with pytest.raises(UsageError, match="takes temperature, p or entropy, got 'warmth'"):
+    obey(chat, "undo", "")
+    with pytest.raises(UsageError, match="no answer in this branch"):
+        obey(chat, "tokens", "")
+    obey(chat, "redo", "")
+    assert "temperature: min 0.10, mean " in told(chat, capfd, "tokens")
+    with pytest.raises(UsageError, match="must be temperature, p or entropy, got 'warmth'"):
         obey(chat, "tokens", "warmth")
 
 
-def test_temp_alone_shows_the_policy_and_the_temperatures_of_the_last_answer(
-    chat: Chat, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_temp_alone_shows_the_policy_and_the_last_answer(chat: Chat, capfd: pytest.CaptureFixture[str]) -> None:
     assert "last answer" not in told(chat, capfd, "temp")
     chat.send("hi")
     lines = told(chat, capfd, "temp").splitlines()
@@ -66,15 +69,13 @@ def test_temp_alone_shows_the_policy_and_the_temperatures_of_the_last_answer(
     assert lines[2].startswith("last answer: 0.10..1.50, mean ")
 
 
-def test_trace_writes_a_file_for_each_answer_until_it_is_off(
-    chat: Chat, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_trace_on_writes_a_file_for_each_answer(chat: Chat, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "traces"
-    assert "no traces are written" in told(chat, capfd, "trace")
+    assert "traces are off" in told(chat, capfd, "trace")
     assert str(folder) in told(chat, capfd, "trace", f"on {folder}")
     chat.send("hi")
     chat.send("again")
-    assert "no traces are written" in told(chat, capfd, "trace", "off")
+    assert "traces are off" in told(chat, capfd, "trace", "off")
     chat.send("and again")
     files = sorted(folder.iterdir())
     answers = [one.content for one in chat.path() if one.role == "assistant"]
@@ -82,16 +83,16 @@ def test_trace_writes_a_file_for_each_answer_until_it_is_off(
     assert len(read_trace(files[0])[0].top) == 5  # trace_top
 
 
-def test_trace_writes_the_last_answer_into_a_file_that_is_not_there_yet(chat: Chat, tmp_path: Path) -> None:
+def test_trace_writes_the_last_answer_to_a_new_file(chat: Chat, tmp_path: Path) -> None:
     chat.send("hi")
     obey(chat, "trace", str(tmp_path / "last.jsonl"))
     assert "".join(token.text for token in read_trace(tmp_path / "last.jsonl")) == chat.path()[-1].content
-    for name, fault in (("last.jsonl", "is there already"), ("last.txt", "takes on, off or FILE.jsonl")):
+    for name, fault in (("last.jsonl", "already exists"), ("last.txt", "must be on, off or FILE.jsonl")):
         with pytest.raises(UsageError, match=fault):
             obey(chat, "trace", str(tmp_path / name))
 
 
-def test_generate_writes_a_trace_and_shows_the_answer_once_more(run: Run, with_tiny: Path, tmp_path: Path) -> None:
+def test_generate_writes_a_trace_and_shows_a_heat_map(run: Run, with_tiny: Path, tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     words = ("hi", "-n", "12", "-t", "1", "-c", "256", "--seed", "2", "--ignore-eos", "--temp", "0.3..1.3")
     plain = run("generate", *words)
@@ -104,7 +105,7 @@ def test_generate_writes_a_trace_and_shows_the_answer_once_more(run: Run, with_t
     assert "\x1b" not in ran.stderr
 
 
-def test_a_policy_that_takes_much_of_the_time_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_slow_policy_gets_a_warning(capfd: pytest.CaptureFixture[str]) -> None:
     def answer(policy_ms: float) -> Any:
         generation = SimpleNamespace(policy_ms=policy_ms, tokens=[0] * 12)
         prompt = SimpleNamespace(tokens=[0, 0])
@@ -118,7 +119,7 @@ def test_a_policy_that_takes_much_of_the_time_is_told(capfd: pytest.CaptureFixtu
     assert capfd.readouterr().err == "warning: the temperature policy takes 4.0 ms a token, 40% of the time\n"
 
 
-def test_a_trace_without_a_name_is_refused(inside: Run, with_tiny: Path) -> None:
+def test_generate_refuses_a_trace_without_a_name(inside: Run, with_tiny: Path) -> None:
     ran = inside("generate", "hi", "-n", "1", "--trace", "")
     assert (ran.status, ran.stdout) == (2, b"")
-    assert ran.stderr == "error: --trace needs the name of a file; as in --trace answer.jsonl\n"
+    assert ran.stderr.startswith("error: --trace needs the name of a file\n  hint: ")
