@@ -113,7 +113,7 @@ def test_a_wrong_argument_is_one_error_with_a_hint(run: Run, with_tiny: Path) ->
         "/export": "/export needs a file name -> try /export talk.md",
         "/export t.md": "the conversation is empty: there is nothing to export -> send a message first",
         "/file": "/file needs a file name -> try /file notes.txt",
-        "/file gone.txt": "cannot read gone.txt: No such file or directory",
+        "/file gone.txt": "file not found: gone.txt",
         "/file 'a": "/file: No closing quotation -> quote a name that contains spaces",
         "/copy": "no answer to copy -> send a message first",
         "/copy 7": "message 7 does not exist -> see the numbers in /history",
