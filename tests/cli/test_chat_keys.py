@@ -32,13 +32,13 @@ YES = (*TINY, "--grammar-file", "yes.gbnf")
 
 
 @pytest.fixture
-def room(tmp_path: Path) -> Path:
-    return tiny_room(tmp_path / "room", yes='"yes"')
+def folder(tmp_path: Path) -> Path:
+    return tiny_room(tmp_path / "folder", yes='"yes"')
 
 
-def test_commands_settings_values_and_files_are_completed(room: Path) -> None:
-    (room / "notes of may.txt").write_text("rain")
-    with Talk(*YES, cwd=room) as chat:
+def test_commands_settings_values_and_files_are_completed(folder: Path) -> None:
+    (folder / "notes of may.txt").write_text("rain")
+    with Talk(*YES, cwd=folder) as chat:
         chat.ready().keys("/bran")
         chat.until(lambda: "/branch " in chat.text() and "/branches " in chat.text(), "the menu")
         chat.keys("ches", ENTER)
@@ -72,8 +72,8 @@ def test_commands_settings_values_and_files_are_completed(room: Path) -> None:
         chat.ready()
 
 
-def test_keys_blocks_and_pastes_make_several_lines(room: Path) -> None:
-    with Talk(*YES, cwd=room) as chat:
+def test_keys_blocks_and_pastes_make_several_lines(folder: Path) -> None:
+    with Talk(*YES, cwd=folder) as chat:
         chat.ready().keys("a", ALT_ENTER, "b", CTRL_J, "c\\", ENTER, "d")
         chat.until(lambda: chat.line() == "  d", "four lines")
         chat.keys(ENTER)
@@ -93,9 +93,9 @@ def test_keys_blocks_and_pastes_make_several_lines(room: Path) -> None:
             assert said in shown, said
 
 
-def test_the_line_has_an_editor_suggestions_and_a_search(room: Path) -> None:
-    editor = script(room / "ed", 'printf "%s, edited" "$(cat "$1")" > "$1"')
-    with Talk(*YES, cwd=room, env={"EDITOR": str(editor)}) as one, Talk(*YES, cwd=room) as other:
+def test_the_line_has_an_editor_suggestions_and_a_search(folder: Path) -> None:
+    editor = script(folder / "ed", 'printf "%s, edited" "$(cat "$1")" > "$1"')
+    with Talk(*YES, cwd=folder, env={"EDITOR": str(editor)}) as one, Talk(*YES, cwd=folder) as other:
         other.ready().ask("from another chat")
         one.ready().ask("first message")
         one.ask("second message")
@@ -118,7 +118,7 @@ def test_the_line_has_an_editor_suggestions_and_a_search(room: Path) -> None:
         assert one.wait_end() == 0
         other.ready().keys(CTRL_D)
         assert other.wait_end() == 0
-    with Talk(*YES, cwd=room) as late:
+    with Talk(*YES, cwd=folder) as late:
         late.ready().keys(CTRL_R, "another")
         late.until(lambda: any(line.startswith("> from another chat") for line in late.screen()), "the other's")
         late.keys(ENTER)
@@ -128,8 +128,8 @@ def test_the_line_has_an_editor_suggestions_and_a_search(room: Path) -> None:
         late.until(lambda: late.line() != PROMPT, "the last one of both")
 
 
-def test_keys_typed_during_an_answer_wait_for_the_prompt(room: Path) -> None:
-    with Talk(*TINY, "--grammar-file", "yes.gbnf", cwd=room) as chat:
+def test_keys_typed_during_an_answer_wait_for_the_prompt(folder: Path) -> None:
+    with Talk(*TINY, "--grammar-file", "yes.gbnf", cwd=folder) as chat:
         chat.ready().keys("hi", ENTER, "again", ENTER, pasted("and\nonce"), "more")
         chat.wait_line("  oncemore")
         assert chat.text().count("again") == 1
@@ -137,8 +137,8 @@ def test_keys_typed_during_an_answer_wait_for_the_prompt(room: Path) -> None:
         assert "\nand\noncemore\n" in chat.ready().ask("/history")
 
 
-def test_vi_keys_work_in_the_chat(room: Path) -> None:
-    with Talk(*YES, "--editing-mode", "vi", cwd=room) as chat:
+def test_vi_keys_work_in_the_chat(folder: Path) -> None:
+    with Talk(*YES, "--editing-mode", "vi", cwd=folder) as chat:
         chat.ready().keys("wrong words")
         chat.wait_line("wrong words")
         chat.keys(ESCAPE)

@@ -162,18 +162,18 @@ def test_keys_without_a_row_or_an_effect_are_explained() -> None:
 
 
 def test_keys_typed_ahead_reach_no_question_and_no_editor(tmp_path: Path) -> None:
-    room = tiny_room(tmp_path / "room", long=r'"ab "*')
-    (room / "t.md").write_text("old")
-    editor = script(room / "ed", 'read -t 0.2 line; printf "read <%s>" "$line" > "$1"')
+    folder = tiny_room(tmp_path / "folder", long=r'"ab "*')
+    (folder / "t.md").write_text("old")
+    editor = script(folder / "ed", 'read -t 0.2 line; printf "read <%s>" "$line" > "$1"')
     flags = (*TINY, "-n", "900", "--ignore-eos", "--grammar-file", "long.gbnf")
-    with Talk(*flags, cwd=room, env={"EDITOR": str(editor)}) as chat:
+    with Talk(*flags, cwd=folder, env={"EDITOR": str(editor)}) as chat:
         chat.ready().send("hi")
         chat.wait_for("ab ab")
         chat.keys("/export t.md", ENTER, "y", ENTER, "/editor", ENTER, "rest", UP)
         wait_foot(chat, "temp 0.8 → 0.9")
         chat.keys(CTRL_C)
         chat.wait_line("[y/N]")
-        assert (room / "t.md").read_text() == "old"
+        assert (folder / "t.md").read_text() == "old"
         chat.keys("n", ENTER)
         chat.wait_for("choose another name")
         chat.wait_for(f"{PROMPT} y")
