@@ -31,12 +31,19 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "generate": Command(
             "llmcli.cli.generate:generate",
             "Generate one answer and print it to stdout.",
-            "The prompt is PROMPT, stdin, or both. stdout contains the answer only.",
+            "The prompt is PROMPT, stdin, or both. stdout contains the answer only. In a shell loop, use --no-stdin: "
+            "otherwise the first run reads the input of the loop. Each --file follows PROMPT as a block under its "
+            "name; a single file without PROMPT is the prompt itself. A note on stderr tells when --max-tokens or the "
+            "context ends the answer (status 0). If --timeout ends it, the status is 124 and the text so far is "
+            "printed.",
         ),
         "compare": Command(
             "llmcli.cli.compare:compare",
             "Answer one prompt with several settings, side by side.",
-            "A summary shows how the answers differ.",
+            "The table below the answers shows for each: its TOKENS and WORDS; DISTINCT-1, -2 and -3, the share of its "
+            "sequences of 1, 2 or 3 tokens that are different (1.00: nothing occurs twice); MEAN P, the mean "
+            "probability of its tokens; REPEATED, the share of its sequences of 4 tokens that occurred before; and "
+            "END, its finish reason (stop, length, timeout, interrupt or error).",
         ),
         "tokenize": Command(
             "llmcli.cli.tokenize:tokenize", "Show the tokens of a text.", "One token on each line: its id and its text."
