@@ -120,13 +120,6 @@ def first_sentence(text: str | None) -> str:
     return sentence + stop.strip()
 
 
-def after_first_sentence(text: str | None) -> str:
-    """What follows the first sentence of a help text: paragraphs, with a blank line between them."""
-    paragraphs = [" ".join(part.split()) for part in (text or "").strip().split("\n\n")]
-    paragraphs[0] = paragraphs[0].removeprefix(first_sentence(paragraphs[0])).strip()
-    return "\n\n".join(part for part in paragraphs if part)
-
-
 def _commands(group: Any, prefix: str, everything: bool) -> Iterator[Row]:
     order = list(group.commands) if prefix or pages.COMMANDS.keys() - group.commands else list(pages.COMMANDS)
     for name in order:

@@ -189,7 +189,9 @@ def recommend(flags: Layer, as_json: Json = False) -> int:  # noqa: ARG001 -- th
     ]
     commands = [f"llmcli pull {entry.repo}:{entry.quantization}" for entry in entries]
     put_rows(("NAME", "WEIGHTS", "SIZE", "LICENSE", "GOOD AT"), rows, ("WEIGHTS", "SIZE"), commands)
-    machine = f"{memory / 2**30:.1f} GiB of free memory and {plural(cores, 'core')}" if memory else plural(cores, "core")
+    machine = (
+        f"{memory / 2**30:.1f} GiB of free memory and {plural(cores, 'core')}" if memory else plural(cores, "core")
+    )
     console.note(f"for {machine}, from llmcli's own catalog of {KNOWN_AS_OF}")
     console.note(f"the short name works too: `llmcli pull {entries[0].name}`")
     return ExitStatus.OK

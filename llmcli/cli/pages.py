@@ -13,27 +13,54 @@ DOCUMENTATION = "Manual: README.md and the folder docs/ of the project."
 
 
 class Command(NamedTuple):
-    """Where a command is (module:function or app), and its sentence; the function's docstring has the details."""
+    """Where a command is (module:function or app), its sentence, and what `--help-all` adds to the sentence."""
 
     place: str
     summary: str
+    details: str = ""
 
 
 COMMANDS: Mapping[str, Command] = MappingProxyType(
     {
-        "chat": Command("llmcli.cli.chat:chat", "Chat with a model in the terminal."),
-        "generate": Command("llmcli.cli.generate:generate", "Generate one answer and print it to stdout."),
-        "compare": Command("llmcli.cli.compare:compare", "Answer one prompt with several settings, side by side."),
-        "tokenize": Command("llmcli.cli.tokenize:tokenize", "Show the tokens of a text."),
+        "chat": Command(
+            "llmcli.cli.chat:chat",
+            "Chat with a model in the terminal.",
+            "If stdin is not a terminal, each line of stdin is one message. Put a message of several lines between "
+            'two lines of """.',
+        ),
+        "generate": Command(
+            "llmcli.cli.generate:generate",
+            "Generate one answer and print it to stdout.",
+            "The prompt is PROMPT, stdin, or both. stdout contains the answer only. In a shell loop, use --no-stdin: "
+            "otherwise the first run reads the input of the loop. Each --file follows PROMPT as a block under its "
+            "name; a single file without PROMPT is the prompt itself. A note on stderr tells when --max-tokens or the "
+            "context ends the answer (status 0). If --timeout ends it, the status is 124 and the text so far is "
+            "printed.",
+        ),
+        "compare": Command(
+            "llmcli.cli.compare:compare",
+            "Answer one prompt with several settings, side by side.",
+            "The table below the answers shows for each: its TOKENS and WORDS; DISTINCT-1, -2 and -3, the share of its "
+            "sequences of 1, 2 or 3 tokens that are different (1.00: nothing occurs twice); MEAN P, the mean "
+            "probability of its tokens; REPEATED, the share of its sequences of 4 tokens that occurred before; and "
+            "END, its finish reason (stop, length, timeout, interrupt or error).",
+        ),
+        "tokenize": Command(
+            "llmcli.cli.tokenize:tokenize", "Show the tokens of a text.", "One token on each line: its id and its text."
+        ),
         "pull": Command("llmcli.cli.models_hub:pull", "Download a model, or resume its download."),
         "models": Command("llmcli.cli.models:app", "List, find, download, check and delete models."),
         "sessions": Command("llmcli.cli.sessions:app", "List, show, search, export and delete saved chats."),
         "trace": Command("llmcli.cli.trace:app", "Show how each token of an answer was sampled."),
         "replay": Command(
-            "llmcli.cli.replay:replay", "Generate an earlier answer again and check that it is the same."
+            "llmcli.cli.replay:replay",
+            "Generate an earlier answer again and check that it is the same.",
+            "If the answer differs, replay shows the first token that differs and the reason. The status is 1 then.",
         ),
         "config": Command("llmcli.cli.config:app", "Show and change the settings in the configuration file."),
-        "doctor": Command("llmcli.cli.doctor:doctor", "Check the installation and the configuration."),
+        "doctor": Command(
+            "llmcli.cli.doctor:doctor", "Check the installation and the configuration.", "The status is 1 on a problem."
+        ),
     }
 )
 

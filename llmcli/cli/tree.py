@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from llmcli import __version__
-from llmcli.cli.help import GroupedCommand, HelpGroup, after_first_sentence
+from llmcli.cli.help import GroupedCommand, HelpGroup
 from llmcli.cli.pages import ABOUT, COMMANDS, PROGRAM
 from llmcli.ui.output import put_line
 
@@ -32,7 +32,7 @@ def make_app(wanted: str = "") -> typer.Typer:
             _show_examples(target)
             app.add_typer(target, name=name, help=command.summary, cls=HelpGroup)
         else:
-            text = f"{command.summary}\n\n{after_first_sentence(target.__doc__)}"
+            text = f"{command.summary}\n\n{command.details}".strip()
             app.command(name, cls=GroupedCommand, help=text)(target)
     return app
 

@@ -223,9 +223,9 @@ def test_a_narrow_terminal_has_each_comment_above_its_command(inside: Run) -> No
     assert lines[at + 1] == '  llmcli generate "Why is the sky blue?"'
 
 
-def test_the_whole_help_has_the_details_of_the_docstring(inside: Run) -> None:
-    assert "Each line has one token" in inside("tokenize", "--help-all").text
-    assert "Each line has one token" not in inside("tokenize", "--help").text
+def test_help_all_has_the_details_of_a_command(inside: Run) -> None:
+    assert "One token on each line" in inside("tokenize", "--help-all").text
+    assert "One token on each line" not in inside("tokenize", "--help").text
 
 
 def test_help_and_version_are_commands_too(inside: Run) -> None:
