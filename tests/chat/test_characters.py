@@ -9,7 +9,7 @@ import pytest
 from llmcli.chat.characters import Character, character_names, character_purposes, layer, load_character
 from llmcli.chat.compose import system_text
 from llmcli.chat.paths import config_dir
-from llmcli.errors import DiskError, LlmcliError, UsageError
+from llmcli.errors import DiskError, UsageError
 from llmcli.params.policy.tree import Fixed
 from llmcli.params.settings import Settings
 
@@ -196,7 +196,7 @@ def test_a_path_may_start_with_a_tilde() -> None:
 @pytest.mark.parametrize("reference", ["", "nobody", "../ahab", "x" * 10_000, "a\0b", "~nobody-has-this-name/x"])
 def test_an_unknown_character_is_an_error(reference: str) -> None:
     save_character("ahab.toml", TOML)
-    with pytest.raises(LlmcliError):
+    with pytest.raises(UsageError, match=r"unknown character|character file not found"):
         load_character(reference)
 
 
