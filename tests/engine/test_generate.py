@@ -1,6 +1,7 @@
 """Generations with the starter: prefix reuse, limits, aborts, parallel sequences, timings."""
 
 import random
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -158,12 +159,15 @@ def test_records_end_with_a_reason_and_plausible_timings(fresh: MakeContext) -> 
     assert t.predicted_per_second == pytest.approx(1e3 * 7 / t.predicted_ms)
 
 
-def test_the_time_of_the_caller_is_not_generation_time(fresh: MakeContext) -> None:
+def test_the_time_of_the_caller_is_not_generation_time(fresh: MakeContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]  # it advances only in the caller
+    monkeypatch.setattr(sys.modules[generate.__module__], "now_ms", lambda: clock[0])
     context = fresh(n_ctx=512, n_seq_max=2)
     pair = [start(context, PROMPT, **GREEDY, max_tokens=3, seq_id=seq_id) for seq_id in (0, 1)]
     for _ in generate(context, pair):
-        time.sleep(0.2)
-    assert all(generation.timings.predicted_ms < 200 for generation in pair)
+        clock[0] += 200
+    assert clock[0] > 0
+    assert [generation.timings.predicted_ms for generation in pair] == [0, 0]
 
 
 def set_flag_after(flag: AbortFlag, seconds: float, reason: str = "interrupt") -> threading.Timer:
