@@ -13,6 +13,7 @@ from llmcli.errors import ExitStatus
 from llmcli.params.layers import Layer
 from llmcli.ui.console import console
 from llmcli.ui.output import put_line
+from llmcli.ui.safe import safe
 from llmcli.ui.table import put_rows
 from llmcli.ui.units import ago, gigabytes
 
@@ -29,7 +30,7 @@ def list_models(
 ) -> int:
     """List the models on this machine.
 
-    A model with an alias is listed by its alias; ALIAS OF is the model or file that the alias names.
+    A model with an alias is listed by its alias; the line below it is the model or file that the alias names.
     """
     from llmcli.chat.library import shelf
     from llmcli.cli.settings import in_force
@@ -42,11 +43,9 @@ def list_models(
     if not items:
         console.note("no models yet; see `llmcli models recommend`, then run `llmcli pull NAME`")
         return ExitStatus.OK
-    heads = ["NAME", "QUANT", "SIZE", "CONTEXT", "USED", "FROM", "ALIAS OF"]
-    rows = [_row(item) for item in items]
-    if not any(item.aliases for item in items):
-        heads, rows = heads[:-1], [row[:-1] for row in rows]
-    put_rows(heads, rows, ("SIZE", "CONTEXT"), spare=("FROM", "USED", "ALIAS OF", "QUANT"))
+    heads = "NAME", "QUANT", "SIZE", "CONTEXT", "USED", "FROM"
+    targets = [safe(f"alias of {item.name}") if item.aliases else "" for item in items]
+    put_rows(heads, [_row(item) for item in items], ("SIZE", "CONTEXT"), below=targets, spare=("FROM", "QUANT"))
     return ExitStatus.OK
 
 
@@ -59,7 +58,6 @@ def _row(item: "Item") -> tuple[str, ...]:
         str(item.glimpse.n_ctx_train or ""),
         ago(item.used),
         source,
-        item.name if item.aliases else "",
     )
 
 

@@ -134,7 +134,7 @@ def hub(starter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fak
     more: dict[str, bytes | Path] = {"Smol-Q8_0.gguf": tiny, "mmproj-Smol-f16.gguf": tiny, "README.md": b"# Smol\n"}
     with FakeHub() as hub:
         hub.add(REPO, same | more, downloads=4321, likes=3, parameters=134_515_008)
-        hub.add(TINY, {"tiny-Q4_0.gguf": tiny}, license="mit", downloads=9)
+        hub.add(TINY, {"tiny-Q4_0.gguf": tiny}, license_id="mit", downloads=9)
         yield hub
 
 
@@ -214,7 +214,7 @@ def test_show_describes_a_model_of_the_hub_from_its_header_alone(fresh: Place) -
     assert not fresh.cache.exists()
 
 
-def test_pull_brings_the_usual_quantization_and_prints_its_place_alone(pulled: tuple[Place, Ran]) -> None:
+def test_pull_downloads_default_and_prints_only_its_path(pulled: tuple[Place, Ran]) -> None:
     place, ran = pulled
     path = Path(sole(ran.text))
     lines = ran.stderr.splitlines()
@@ -267,7 +267,7 @@ def test_the_model_answers_by_every_name_it_has(there: Place) -> None:
     assert " just now " in there.run("models", "list").text
 
 
-def test_verify_computes_the_publishers_checksum(there: Place) -> None:
+def test_verify_compares_the_published_checksum(there: Place) -> None:
     ran, data = there.runs(("models", "verify"), ("models", "verify", REPO, "--json"))
     assert ran.status == 0
     assert [line.split() for line in ran.text.splitlines()] == [
@@ -298,7 +298,7 @@ print(json.dumps({"warnings": [str(warning) for warning in found.warnings], "fil
     return data
 
 
-def test_the_hubs_own_tools_see_the_same_files(there: Place) -> None:
+def test_hub_tools_see_the_same_files(there: Place) -> None:
     listed = hugging(there, "-m", "huggingface_hub.cli.hf", "cache", "ls", "--format", "json")
     assert listed.status == 0, listed.stderr
     [repo] = json.loads(listed.text)
@@ -314,7 +314,7 @@ def test_the_hubs_own_tools_see_the_same_files(there: Place) -> None:
     assert {origin for origin, _, _ in asked} == {"hub"}
 
 
-def test_a_file_that_the_hubs_client_brought_is_used_as_it_is_and_checked_by_pull(fresh: Place) -> None:
+def test_pull_verifies_file_of_the_hub_client(fresh: Place) -> None:
     fresh.hub.faults.append(Fault("corrupt", at=SIZE // 2))
     code = f"from huggingface_hub import hf_hub_download as get; print(get({REPO!r}, 'Smol-Q4_1.gguf'))"
     assert hugging(fresh, "-c", code).status == 0  # it does not notice
@@ -373,7 +373,7 @@ def test_a_list_fits_the_terminal_in_columns_or_stacked(there: Place) -> None:
     assert b"\x1b" not in narrow
 
 
-def test_a_hub_that_lies_in_its_texts_cannot_drive_the_terminal(fresh: Place) -> None:
+def test_hostile_hub_texts_cannot_control_the_terminal(fresh: Place) -> None:
     tags = [f"license:{_HOSTILE}", _HOSTILE]
     model = {"id": "a/b-GGUF", "tags": tags, "createdAt": _HOSTILE, "downloads": 5}
     evil = {"id": f"a/{_HOSTILE}", "tags": tags}
@@ -394,12 +394,12 @@ def test_a_hub_that_lies_in_its_texts_cannot_drive_the_terminal(fresh: Place) ->
     assert "up-Q4_0" not in harmless(written)
 
 
-def test_hostile_metadata_and_names_are_shown_not_obeyed(hub: FakeHub, fresh: Place, tmp_path: Path) -> None:
+def test_hostile_metadata_cannot_control_the_terminal(hub: FakeHub, fresh: Place, tmp_path: Path) -> None:
     texts = ("general.name", "general.license", "tokenizer.chat_template")
     folder = tmp_path / "models"
     folder.mkdir()
     evil = write_gguf(folder / f"m{_HOSTILE}.gguf", MODEL | dict.fromkeys(texts, _HOSTILE))
-    hub.add("test/evil-GGUF", {"evil-Q4_0.gguf": evil}, license=_HOSTILE)
+    hub.add("test/evil-GGUF", {"evil-Q4_0.gguf": evil}, license_id=_HOSTILE)
     for args in (
         ("list", "--model-folder", str(folder)),
         ("show", str(evil)),
@@ -412,7 +412,7 @@ def test_hostile_metadata_and_names_are_shown_not_obeyed(hub: FakeHub, fresh: Pl
 
 
 @pytest.mark.parametrize("command", [("pull",), ("generate", "hi", "-m")])
-def test_hostile_names_in_errors_are_shown_not_obeyed(fresh: Place, command: tuple[str, ...]) -> None:
+def test_hostile_names_in_errors_cannot_control_the_terminal(fresh: Place, command: tuple[str, ...]) -> None:
     written, status = on_terminal(fresh, *command, f"/no/such/{_HOSTILE}.gguf")
     assert status == 3
     assert harmless(written).startswith("error: ")

@@ -99,6 +99,11 @@ def test_an_alias_is_added_used_listed_and_removed(there: Place) -> None:
         ["mine", f"{REPO}:Q4_0"],
     ]
     assert old.text == f"{REPO}:Q4_0\n"
+    table, data = there.runs(("models", "list"), ("models", "list", "--json"))
+    _heads, row, target = table.text.splitlines()
+    assert row.startswith("old, mine  Q4_0  ")
+    assert target == f"  alias of {REPO}:Q4_0"
+    assert [(item["name"], item["aliases"]) for item in json.loads(data.text)] == [(f"{REPO}:Q4_0", ["old", "mine"])]
     assert there.run("config", "set", "top_k", "7").status == 0  # after a table, and yet not inside of it
     assert there.run("config", "get", "top_k").text == "7\n"
     assert there.run("models", "alias", "--remove", "mine").status == 0
@@ -120,7 +125,7 @@ def test_an_alias_of_a_model_elsewhere_is_pulled_by_its_name(place: Place) -> No
 def test_a_name_that_cannot_be_an_alias_is_refused(place: Place) -> None:
     for ran in place.runs(*(("models", "alias", "--", name, REPO) for name in ("starter", "a/b", "\x1b[2J", ""))):
         assert ran.status == 2
-        harmless(sole(ran.stderr).encode())
+        harmless(error_line(ran.stderr).encode())
     assert not config_of(place).exists()
 
 

@@ -3,13 +3,14 @@
 import json
 from pathlib import Path
 
+from tests.cli.test_hub_way import error_line
 from tests.conftest import Run
 from tests.models.split_writer import split_model
 
 ASK = ("generate", "--raw", "The capital of France is", "--temp", "0", "-n", "8")
 
 
-def test_a_split_model_loads_from_any_of_its_parts_and_says_the_same(run: Run, with_tiny: Path, tmp_path: Path) -> None:
+def test_split_model_loads_from_any_part(run: Run, with_tiny: Path, tmp_path: Path) -> None:
     parts = split_model(with_tiny, tmp_path, 3)
     whole = run(*ASK).stdout
     for part in (parts[0], parts[2]):
@@ -21,7 +22,7 @@ def test_a_split_model_loads_from_any_of_its_parts_and_says_the_same(run: Run, w
     assert parts[1].name in ran.stderr
 
 
-def test_a_file_is_tried_once_and_again_when_it_changes(run: Run, tiny: Path, home: Path, tmp_path: Path) -> None:
+def test_file_is_probed_again_only_when_it_changes(run: Run, tiny: Path, home: Path, tmp_path: Path) -> None:
     model = tmp_path / "mine.gguf"
     model.write_bytes(tiny.read_bytes())
     first, second = (run(*ASK, "-m", str(model)) for _ in range(2))
@@ -32,10 +33,10 @@ def test_a_file_is_tried_once_and_again_when_it_changes(run: Run, tiny: Path, ho
         file.write(b"GGUX")
     broken = run(*ASK, "-m", str(model))
     assert broken.status == 8
-    assert broken.stderr.count("\n") == 1
+    assert "this is not a GGUF file" in error_line(broken.stderr)
 
 
-def test_the_model_of_the_configuration_and_of_the_environment_is_used(run: Run, tiny: Path, tmp_path: Path) -> None:
+def test_model_of_config_and_environment_is_used(run: Run, tiny: Path, tmp_path: Path) -> None:
     model = tmp_path / "mine.gguf"
     model.write_bytes(tiny.read_bytes())
     run("config", "set", "model", str(model))

@@ -58,7 +58,7 @@ def stores(starter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         assert hub.log == []
 
 
-def test_import_names_the_models_of_both_and_keeps_their_folders(stores: Stores) -> None:
+def test_import_lists_models_of_both_programs(stores: Stores) -> None:
     ran = stores.imported
     assert ran.status == 0
     rows = [line.split() for line in ran.text.splitlines()]
@@ -74,7 +74,7 @@ def test_import_names_the_models_of_both_and_keeps_their_folders(stores: Stores)
     assert str(stores.studio) in kept
 
 
-def test_they_are_listed_and_shown(stores: Stores) -> None:
+def test_imported_models_are_listed_and_shown(stores: Stores) -> None:
     items = {item["name"]: item for item in json.loads(stores.run("models", "list", "--json").text)}
     assert list(items) == ["ollama:me/other:latest", "ollama:smollm2:135m", FILE.removesuffix(".gguf")]
     mine, studio = items["ollama:smollm2:135m"], items[FILE.removesuffix(".gguf")]
@@ -96,7 +96,7 @@ def test_they_are_listed_and_shown(stores: Stores) -> None:
 NAMES = ("ollama:smollm2:135m", f"{REPO}:Q4_1", FILE.removesuffix(".gguf"))
 
 
-def test_they_answer_where_they_lie_and_nothing_is_copied_or_changed(stores: Stores) -> None:
+def test_imported_models_answer_in_place(stores: Stores) -> None:
     before = stores.contents()
     answers = [stores.run(*ASK, "-m", name) for name in NAMES]
     assert [(ran.status, ran.stderr) for ran in answers] == [(0, "")] * 3
@@ -109,7 +109,7 @@ def test_they_answer_where_they_lie_and_nothing_is_copied_or_changed(stores: Sto
 
 
 @pytest.mark.parametrize("name", NAMES[:2])
-def test_rm_refuses_what_another_program_keeps(stores: Stores, name: str) -> None:
+def test_rm_refuses_models_of_other_programs(stores: Stores, name: str) -> None:
     before = stores.names()
     ran = stores.run("models", "rm", "--yes", name)
     assert (ran.status, ran.stdout) == (2, b"")
@@ -118,7 +118,7 @@ def test_rm_refuses_what_another_program_keeps(stores: Stores, name: str) -> Non
     assert stores.names() == before
 
 
-def test_ollamas_names_work_without_an_import_and_near_ones_are_suggested(stores: Stores, tmp_path: Path) -> None:
+def test_ollama_names_work_without_import(stores: Stores, tmp_path: Path) -> None:
     fresh = Place(tmp_path, stores.place.hub)
     env = {"OLLAMA_MODELS": str(stores.ollama)}
     assert fresh.run(*ASK, "-m", "ollama:smollm2:135m", **env).status == 0
@@ -127,7 +127,7 @@ def test_ollamas_names_work_without_an_import_and_near_ones_are_suggested(stores
     assert "ollama:smollm2:135m" in near.stderr
 
 
-def test_any_folder_is_used_in_place_and_forgotten_again(stores: Stores, tmp_path: Path) -> None:
+def test_folder_is_imported_in_place_and_forgotten(stores: Stores, tmp_path: Path) -> None:
     fresh = Place(tmp_path, stores.place.hub)
     os.link(stores.studio / REPO / FILE, stores.folder / "mine.gguf")
     try:
@@ -143,7 +143,7 @@ def test_any_folder_is_used_in_place_and_forgotten_again(stores: Stores, tmp_pat
         (stores.folder / "mine.gguf").unlink()
 
 
-def test_where_there_is_nothing_to_import_the_error_says_what_to_do(stores: Stores, tmp_path: Path) -> None:
+def test_import_error_names_the_searched_folders(stores: Stores, tmp_path: Path) -> None:
     fresh = Place(tmp_path, stores.place.hub)
     none = fresh.run("models", "import", OLLAMA_MODELS=str(tmp_path / "none"))
     assert none.status == 3

@@ -21,7 +21,7 @@ def fill(hub: FakeHub, model: Path, folder: Path) -> None:
     parts = split_model(model, folder, 3)
     split: dict[str, bytes | Path] = {f"Q4_K_M/{part.name.replace('model', stem)}": part for part in parts}
     hub.add("test/split-GGUF", split, downloads=99, parameters=134_515_008)
-    hub.add("test/gated-GGUF", {f"{stem}-Q4_K_M.gguf": model}, license="llama3.2", gated="manual", downloads=7)
+    hub.add("test/gated-GGUF", {f"{stem}-Q4_K_M.gguf": model}, license_id="llama3.2", gated="manual", downloads=7)
 
 
 def main() -> None:

@@ -116,8 +116,8 @@ class Repo:
     @property
     def all_tags(self) -> list[str]:
         gguf = ["gguf"] if any(name.endswith(".gguf") for name in self.files) else []
-        license = [f"license:{self.license}"] if self.license else []
-        return [*gguf, *self.extra_tags, *license, "region:us"]
+        license_tag = [f"license:{self.license}"] if self.license else []
+        return [*gguf, *self.extra_tags, *license_tag, "region:us"]
 
 
 def date_of(number: int) -> str:

@@ -63,7 +63,7 @@ class FakeHub(State):
         name: str,
         files: Mapping[str, bytes | Path],
         *,
-        license: str | None = "apache-2.0",
+        license_id: str | None = "apache-2.0",
         tags: tuple[str, ...] = (),
         downloads: int = 0,
         likes: int = 0,
@@ -72,7 +72,7 @@ class FakeHub(State):
         parameters: int | None = None,
     ) -> Repo:
         """A new repository with its first commit."""
-        repo = Repo(name, license, tags, downloads, likes, gated, private, parameters=parameters)
+        repo = Repo(name, license_id, tags, downloads, likes, gated, private, parameters=parameters)
         repo.commit(files)
         self.repos[name] = repo
         return repo

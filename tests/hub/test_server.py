@@ -1,4 +1,4 @@
-"""The test hub is one that the real client of the Hub works with, and refuses as the client knows it."""
+"""The contract of the fake Hub: the real client (huggingface_hub) works with it and knows its errors."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def repo(hub: FakeHub) -> Repo:
 
 
 def ask(hub: FakeHub, home: Path, script: str, token: str | None = None) -> Any:
-    """What the script leaves in `out`, run by a new Python with the real client."""
+    """The value of `out` after the script, run by a new Python process with the real client."""
     variables = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
     variables |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
@@ -51,7 +51,7 @@ def ask(hub: FakeHub, home: Path, script: str, token: str | None = None) -> Any:
     return json.loads(done.stdout)
 
 
-def test_the_client_reads_what_a_model_is(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
+def test_hub_client_reads_model_info(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
     repo.tag("v1")
     repo.commit({"new-Q2_K.gguf": b"new"})
     out = ask(
@@ -78,7 +78,7 @@ out["paths"] = [f.lfs.sha256 for f in api.get_paths_info("test/tiny-GGUF", ["tin
     assert out["paths"] == [digest]
 
 
-def test_the_client_downloads_into_its_cache(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
+def test_hub_client_downloads_into_its_cache(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
     out = ask(
         hub,
         tmp_path,
@@ -102,7 +102,7 @@ out["scan"] = [[str(w) for w in scan.warnings], [r.repo_id for r in scan.repos],
     assert {request.token for request in hub.requests("cdn")} == {None}
 
 
-def test_the_client_resumes_a_broken_download(hub: FakeHub, tmp_path: Path) -> None:
+def test_hub_client_resumes_a_download(hub: FakeHub, tmp_path: Path) -> None:
     chunk = 10 << 20  # the client loses what it has of the chunk that breaks
     hub.add("test/big", {"big.gguf": bytes(chunk + 2000)})
     hub.faults.append(Fault("close", at=chunk + 1000))
@@ -112,7 +112,7 @@ def test_the_client_resumes_a_broken_download(hub: FakeHub, tmp_path: Path) -> N
     assert hub.served == chunk + 3000
 
 
-def test_refusals_are_those_that_the_client_knows(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
+def test_hub_client_knows_the_errors(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
     hub.add("test/gated", {"a.gguf": b"a"}, gated="manual")
     hub.add("test/private", {"a.gguf": b"a"}, private=True)
     script = """
@@ -142,7 +142,7 @@ out["name"] = api.whoami(token="hf_right")["name"]
     }
 
 
-def test_searches_filter_sort_and_come_in_pages(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
+def test_hub_client_searches_with_filter_order_and_pages(hub: FakeHub, repo: Repo, tmp_path: Path) -> None:
     for number in range(5):
         hub.add(f"other/Qwen-{number}-GGUF", {"a.gguf": b"a"}, downloads=number * 10)
     hub.add("other/Qwen-no-weights", {"README.md": README})

@@ -47,7 +47,7 @@ def test_of_a_copy_without_a_link_the_checksum_is_not_known(tmp_path: Path) -> N
     assert cached_models(tmp_path)[0].variant.parts[0].sha256 == ""
 
 
-def test_a_blob_that_is_not_named_after_a_sha256_gives_no_checksum(tmp_path: Path) -> None:
+def test_blob_without_sha256_name_has_no_checksum(tmp_path: Path) -> None:
     link = add_file(tmp_path, "m.gguf", b"bytes")
     blob = link.resolve()
     etag = blob.rename(blob.with_name("0123456789abcdef0123456789abcdef01234567"))
@@ -56,7 +56,7 @@ def test_a_blob_that_is_not_named_after_a_sha256_gives_no_checksum(tmp_path: Pat
     assert cached_models(tmp_path)[0].variant.parts[0].sha256 == ""
 
 
-def test_models_are_sorted_by_repository_and_everything_else_is_left_out(tmp_path: Path) -> None:
+def test_cached_models_are_sorted_and_other_files_skipped(tmp_path: Path) -> None:
     for repo in ("b/two", "a/one"):
         add_file(tmp_path, "m.gguf", b"bytes", repo=repo)
         add_file(tmp_path, "README.md", b"read me", repo=repo)

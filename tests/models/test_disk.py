@@ -89,7 +89,7 @@ def test_a_cache_that_may_only_be_read_is_told(
     assert "HF_HUB_CACHE" in caught.value.hint
 
 
-def test_a_cache_that_may_only_be_read_is_enough_for_what_is_there(
+def test_read_only_cache_serves_downloaded_files(
     pulls: Pulls, small_disk: Mount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seem_empty(monkeypatch)
@@ -127,9 +127,7 @@ def test_a_cache_that_cannot_be_one_is_told(pulls: Pulls, name: str) -> None:
     assert (pulls.root / "file").read_bytes() == b"mine"
 
 
-def test_without_a_home_nothing_is_written_where_one_happens_to_be(
-    pulls: Pulls, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pull_without_home_writes_nothing_to_current_folder(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user without an entry among the system's users, as in many containers: `~` stays as it is."""
     pwd = pytest.importorskip("pwd")
 

@@ -30,7 +30,7 @@ def pulls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pulls]:
         end_session()
 
 
-def test_three_at_once_fetch_the_file_once(pulls: Pulls) -> None:
+def test_three_processes_download_the_file_once(pulls: Pulls) -> None:
     pulls.hub.hold_at = SIZE // 2
     with pulls.process() as first, pulls.process() as second, pulls.process() as third:
         wait_until(lambda: pulls.partial_bytes() == SIZE // 2)
@@ -57,7 +57,7 @@ def line_about_waiting(running: "subprocess.Popen[str]") -> str:
     return line
 
 
-def test_when_the_one_that_downloads_is_killed_another_goes_on(pulls: Pulls) -> None:
+def test_waiting_process_resumes_download_of_killed_process(pulls: Pulls) -> None:
     pulls.hub.hold_at = SIZE // 2
     with pulls.process() as first:
         wait_until(lambda: pulls.partial_bytes() == SIZE // 2)
@@ -73,7 +73,7 @@ def test_when_the_one_that_downloads_is_killed_another_goes_on(pulls: Pulls) -> 
     assert pulls.hub.served < SIZE + MIB
 
 
-def test_ctrl_c_ends_one_that_waits_at_once(pulls: Pulls) -> None:
+def test_ctrl_c_ends_waiting_process_at_once(pulls: Pulls) -> None:
     pulls.hub.hold_at = SIZE // 2
     with pulls.process() as first:
         wait_until(lambda: pulls.partial_bytes() == SIZE // 2)
@@ -87,14 +87,14 @@ def test_ctrl_c_ends_one_that_waits_at_once(pulls: Pulls) -> None:
     assert pulls.hub.served == SIZE
 
 
-def test_two_files_of_one_repository_wait_for_nobody(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_downloads_of_two_files_do_not_wait_for_each_other(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
     with held(pulls, hashlib.sha256(DATA[::-1]).hexdigest()):
         assert sha256(pulls.pull()) == DIGEST
     assert pulls.said == []
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_what_another_program_brings_meanwhile_is_checked(pulls: Pulls, right: bool) -> None:
+def test_file_of_another_program_is_verified(pulls: Pulls, right: bool) -> None:
     """The hub's own tools take the same lock, and look at the size alone."""
     blob = layout.blob_path(pulls.shelf.hub, REPO, DIGEST)
     with held(pulls, DIGEST) as release:
@@ -124,7 +124,7 @@ def held(pulls: Pulls, digest: str) -> Iterator[contextlib.ExitStack]:
         yield stack
 
 
-def test_what_had_come_goes_when_another_program_was_faster(pulls: Pulls) -> None:
+def test_partial_file_is_removed_if_another_program_was_faster(pulls: Pulls) -> None:
     pulls.begin(DATA[: SIZE // 2], DATA)
     blob = pulls.folder / "blobs" / DIGEST
     blob.write_bytes(DATA)
@@ -133,7 +133,7 @@ def test_what_had_come_goes_when_another_program_was_faster(pulls: Pulls) -> Non
     assert pulls.hub.served == 0
 
 
-def test_a_download_that_is_going_on_is_not_thrown_away(pulls: Pulls) -> None:
+def test_active_download_is_not_removed(pulls: Pulls) -> None:
     pulls.hub.hold_at = SIZE // 2
     with pulls.process() as running:
         wait_until(lambda: pulls.partial_bytes() == SIZE // 2)
@@ -144,14 +144,14 @@ def test_a_download_that_is_going_on_is_not_thrown_away(pulls: Pulls) -> None:
     assert sha256(Path(stdout.strip())) == DIGEST
 
 
-def test_one_that_was_killed_is_thrown_away(pulls: Pulls) -> None:
+def test_partial_download_of_killed_process_can_be_removed(pulls: Pulls) -> None:
     pulls.begin(DATA[: SIZE // 2], DATA)
     (one,) = partials.partials(pulls.shelf.hub, pulls.shelf.cache_dir, pulls.shelf.data_dir)
     assert partials.remove(one, pulls.shelf.data_dir)
     assert pulls.partials() == []
 
 
-def test_a_dead_process_is_not_said_to_download(tmp_path: Path) -> None:
+def test_lock_message_does_not_name_a_dead_process(tmp_path: Path) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
     holder = tmp_path / "x.llmcli"

@@ -132,7 +132,7 @@ def test_a_folder_in_the_place_of_the_token_is_none(token_file: Path) -> None:
         ("https://me:secret@mirror.example", "https://mirror.example"),
     ],
 )
-def test_a_foreign_or_unencrypted_endpoint_is_told_without_its_password(
+def test_foreign_endpoint_is_shown_without_password(
     endpoint: str, unusual: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", endpoint)

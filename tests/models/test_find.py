@@ -35,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
-def fault(text: str, shelf: Shelf) -> tuple[str, str]:
+def error_of(text: str, shelf: Shelf) -> tuple[str, str]:
     with pytest.raises(ModelNotFoundError) as caught:
         find(text, shelf)
     assert "\n" not in str(caught.value) + caught.value.hint
@@ -83,7 +83,7 @@ def test_a_file_comes_before_a_repository_of_the_same_name(folder: Path, shelf: 
 
 
 def test_a_folder_tells_which_models_it_holds(folder: Path, shelf: Shelf) -> None:
-    message, hint = fault(str(folder), shelf)
+    message, hint = error_of(str(folder), shelf)
     assert "is a folder, not a model" in message
     assert "big-00001-of-00002.gguf, qwen-0.5b.gguf" in hint
 
@@ -91,11 +91,11 @@ def test_a_folder_tells_which_models_it_holds(folder: Path, shelf: Shelf) -> Non
 def test_a_folder_with_many_models_tells_the_first_and_a_number(folder: Path, shelf: Shelf) -> None:
     for number in range(7):
         write_gguf(folder / "sub" / f"m{number}.gguf")
-    assert fault("sub", shelf)[1].endswith("m4.gguf and 2 more")
+    assert error_of("sub", shelf)[1].endswith("m4.gguf and 2 more")
 
 
 def test_a_folder_without_models_says_so(folder: Path, shelf: Shelf) -> None:
-    assert "a folder without .gguf files" in fault("./sub", shelf)[0]
+    assert "a folder without .gguf files" in error_of("./sub", shelf)[0]
 
 
 def test_a_folder_without_models_hides_no_model_of_the_same_name(folder: Path, shelf: Shelf) -> None:
@@ -108,14 +108,14 @@ def test_a_folder_without_models_hides_no_model_of_the_same_name(folder: Path, s
 def test_a_typo_in_a_path_is_answered_with_the_nearest_name(folder: Path, shelf: Shelf, typo: str) -> None:
     if (folder / typo).exists():
         pytest.skip("this file system does not tell capitals apart")
-    assert fault(typo, shelf)[1] == "did you mean 'qwen-0.5b.gguf'?"
+    assert error_of(typo, shelf)[1] == "did you mean 'qwen-0.5b.gguf'?"
 
 
 @pytest.mark.parametrize(
     ("typo", "name"), [("startr", "starter"), ("qwen3-4", "qwen3-4b"), ("GEMMA-3-4B-it", "gemma-3-4b"), ("mne", "mine")]
 )
 def test_a_typo_in_a_name_is_answered_with_the_nearest_name(shelf: Shelf, typo: str, name: str) -> None:
-    hint = fault(typo, replace(shelf, aliases={"mine": REPO}))[1]
+    hint = error_of(typo, replace(shelf, aliases={"mine": REPO}))[1]
     assert hint.startswith(f"did you mean '{name}'")
 
 
@@ -124,10 +124,10 @@ def test_an_ollama_model_is_suggested_instead_of_a_download(
 ) -> None:
     add_ollama_model(tmp_path / "ollama", "qwen2.5-coder/0.5b", write_gguf(tmp_path / "x.gguf"))
     monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "ollama"))
-    message, hint = fault("qwen2.5-coder", shelf)
+    message, hint = error_of("qwen2.5-coder", shelf)
     assert message == "model 'qwen2.5-coder' not found"
     assert hint == "did you mean 'ollama:qwen2.5-coder:0.5b'?"
-    similar = fault("qwen2.5-code", shelf)[1]
+    similar = error_of("qwen2.5-code", shelf)[1]
     assert similar.startswith("did you mean 'ollama:qwen2.5-coder:0.5b' (on this machine) or ")
     assert similar.endswith("'qwen2.5-coder-7b' (4.7 GB to download)?")
 
@@ -137,32 +137,32 @@ def test_a_cached_model_and_an_imported_one_are_suggested(shelf: Shelf, tmp_path
     (tmp_path / "mine").mkdir()
     write_gguf(tmp_path / "mine" / "griffin-Q8_0.gguf")
     shelf = replace(shelf, folders=(tmp_path / "mine",))
-    assert fault("phantom-ggu", shelf)[1] == "did you mean 'owner/Phantom-GGUF'?"
-    assert fault("grifin-Q8_0", shelf)[1] == "did you mean 'griffin-Q8_0'?"
+    assert error_of("phantom-ggu", shelf)[1] == "did you mean 'owner/Phantom-GGUF'?"
+    assert error_of("grifin-Q8_0", shelf)[1] == "did you mean 'griffin-Q8_0'?"
 
 
 def test_a_name_like_no_other_is_told_where_to_look(shelf: Shelf) -> None:
-    assert "llmcli models list" in fault("zzzzzz", shelf)[1]
+    assert "llmcli models list" in error_of("zzzzzz", shelf)[1]
 
 
 def test_a_missing_folder_is_named(folder: Path, shelf: Shelf) -> None:
-    message, hint = fault("none/x.gguf", shelf)
+    message, hint = error_of("none/x.gguf", shelf)
     assert f"(the folder {folder / 'none'} does not exist)" in message
     assert "starter" in hint
 
 
 @pytest.mark.parametrize("form", ["", "   ", "a\0b"])
 def test_an_empty_reference_is_refused(folder: Path, shelf: Shelf, form: str) -> None:
-    assert "empty" in fault(form, shelf)[0]
+    assert "empty" in error_of(form, shelf)[0]
 
 
 def test_an_endless_reference_is_refused_in_one_line(folder: Path, shelf: Shelf) -> None:
-    assert "too long" in fault("x" * 100_000, shelf)[0]
+    assert "too long" in error_of("x" * 100_000, shelf)[0]
 
 
 def test_a_split_model_with_a_missing_part_names_it(folder: Path, shelf: Shelf) -> None:
     (folder / "big-00002-of-00002.gguf").unlink()
-    assert "big-00002-of-00002.gguf is missing" in fault("big-00001-of-00002.gguf", shelf)[0]
+    assert "big-00002-of-00002.gguf is missing" in error_of("big-00001-of-00002.gguf", shelf)[0]
 
 
 def test_the_word_starter_is_its_place_even_before_it_is_there(shelf: Shelf) -> None:
@@ -177,17 +177,17 @@ def test_a_file_called_starter_is_reached_by_its_path(folder: Path, shelf: Shelf
     assert find("starter", shelf).trusted
 
 
-def test_an_alias_leads_to_a_file_a_reference_a_name_and_the_starter(folder: Path, shelf: Shelf) -> None:
+def test_alias_names_file_reference_name_or_starter(folder: Path, shelf: Shelf) -> None:
     link = add_file(shelf.hub, "x.gguf", b"x")
     aliases = {"mine": str(folder / "qwen-0.5b.gguf"), "ours": REPO, "small": "starter", "two": "ours"}
     shelf = replace(shelf, aliases=aliases)
     assert find("mine", shelf).path == folder / "qwen-0.5b.gguf"
     assert find("ours", shelf).path == link
     assert find("small", shelf).trusted
-    assert "model 'ours' not found" in fault("two", shelf)[0]  # followed once
+    assert "model 'ours' not found" in error_of("two", shelf)[0]  # followed once
 
 
-def test_an_alias_may_replace_a_name_of_the_catalogue_and_the_starter(shelf: Shelf) -> None:
+def test_alias_can_replace_catalog_name_and_starter(shelf: Shelf) -> None:
     link = add_file(shelf.hub, "x.gguf", b"x")
     for name in ("qwen3-4b", "starter"):
         assert find(name, replace(shelf, aliases={name: REPO})).path == link
@@ -205,7 +205,7 @@ def test_a_model_of_the_hubs_cache_is_found_in_every_form(shelf: Shelf, form: st
     assert find(f"https://huggingface.co/{REPO}{form}", shelf) == model
 
 
-def test_of_several_quantizations_the_usual_one_is_taken_or_the_one_named(shelf: Shelf) -> None:
+def test_default_or_named_quantization_is_found(shelf: Shelf) -> None:
     for quantization in ("Q8_0", "Q4_K_M", "Q2_K"):
         add_file(shelf.hub, f"m-{quantization}.gguf", quantization.encode())
     assert find(REPO, shelf).name == "m-Q4_K_M"
@@ -218,7 +218,7 @@ def test_a_quantization_is_found_at_whatever_commit_it_is(shelf: Shelf) -> None:
     assert find(f"{REPO}:Q8_0", shelf).path == old
 
 
-def test_the_very_quantization_of_another_commit_comes_before_a_like_one(shelf: Shelf) -> None:
+def test_exact_quantization_comes_before_similar_one(shelf: Shelf) -> None:
     old = add_file(shelf.hub, "m-Q4_K_M.gguf", b"4", OLD)
     add_file(shelf.hub, "m-UD-Q4_K_M.gguf", b"ud", NEW, ref="main")
     assert find(f"{REPO}:Q4_K_M", shelf).path == old
@@ -244,7 +244,7 @@ def test_a_link_without_its_blob_is_no_model(shelf: Shelf) -> None:
         find(REPO, shelf)
 
 
-def test_what_main_stands_for_comes_before_newer_commits(shelf: Shelf) -> None:
+def test_commit_of_main_comes_before_newer_commits(shelf: Shelf) -> None:
     main = add_file(shelf.hub, "m-Q4_K_M.gguf", b"main", OLD, ref="main")
     add_file(shelf.hub, "m-Q4_K_M.gguf", b"other", NEW)
     touch_commit(shelf.hub, OLD, age=1000)
@@ -275,7 +275,7 @@ def test_each_reference_has_a_commit_of_its_own(shelf: Shelf) -> None:
     assert find(f"{REPO}@dev", shelf).path.read_bytes() == b"second"
 
 
-def test_a_record_of_a_file_that_is_gone_gives_way_to_what_is_there(shelf: Shelf) -> None:
+def test_record_of_missing_file_is_ignored(shelf: Shelf) -> None:
     pulled(shelf, REPO, "m-Q4_K_M.gguf", b"gone", OLD)
     there = add_file(shelf.hub, "m-Q4_K_M.gguf", b"there", NEW)
     assert find(REPO, shelf).path == there
@@ -292,7 +292,7 @@ def test_a_revision_finds_its_commit_only(shelf: Shelf, revision: str) -> None:
 @pytest.mark.parametrize("revision", ["v9", "c" * 40, OLD[:6], "../../main"])
 def test_a_revision_that_is_not_here_finds_nothing(shelf: Shelf, revision: str) -> None:
     add_file(shelf.hub, "m-Q4_K_M.gguf", b"old", OLD, ref="main")
-    fault(f"{REPO}@{revision}", shelf)
+    error_of(f"{REPO}@{revision}", shelf)
 
 
 def test_a_name_of_the_catalogue_leads_to_its_repository(shelf: Shelf) -> None:
@@ -312,7 +312,7 @@ def test_a_name_of_the_catalogue_leads_to_its_repository(shelf: Shelf) -> None:
         ("mine", HubReference("owner/other")),
     ],
 )
-def test_what_could_be_fetched_is_told_with_the_command(shelf: Shelf, text: str, reference: HubReference) -> None:
+def test_missing_model_error_names_the_pull_command(shelf: Shelf, text: str, reference: HubReference) -> None:
     add_file(shelf.hub, "m-Q4_K_M.gguf", b"x")
     with pytest.raises(NotHereError) as caught:
         find(text, replace(shelf, aliases={"mine": "owner/other"}))
@@ -321,7 +321,7 @@ def test_what_could_be_fetched_is_told_with_the_command(shelf: Shelf, text: str,
 
 
 @pytest.mark.parametrize("text", ["phi", "no.gguf", "ollama:phi", "./owner/repo"])
-def test_what_could_not_be_fetched_is_not_offered(folder: Path, shelf: Shelf, text: str) -> None:
+def test_unknown_model_error_offers_no_download(folder: Path, shelf: Shelf, text: str) -> None:
     with pytest.raises(ModelNotFoundError) as caught:
         find(text, shelf)
     assert not isinstance(caught.value, NotHereError)

@@ -99,7 +99,7 @@ def test_data_for_making_models_is_no_model(folder: Path) -> None:
     assert names(folder) == ["model-imatrix-Q4_K_M"]
 
 
-def test_hidden_folders_and_the_hub_s_cache_are_not_entered(folder: Path) -> None:
+def test_hidden_folders_and_hub_cache_are_skipped(folder: Path) -> None:
     put(folder, ".hidden/a.gguf", "models--o--r/x/b.gguf", "blobs/c.gguf", "snapshots/d.gguf", "e.gguf")
     assert names(folder) == ["e"]
 
@@ -131,7 +131,7 @@ def test_a_linked_folder_is_searched(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["nowhere", "file.gguf", "a\0b", "x" * 5000])
-def test_what_is_no_folder_has_no_models(folder: Path, place: str) -> None:
+def test_models_in_a_file_or_missing_folder_is_empty(folder: Path, place: str) -> None:
     put(folder, "file.gguf")
     assert models_in(folder / place) == []
     assert find_repo("owner/repo", None, None, [folder / place]) is None
@@ -147,7 +147,7 @@ def test_an_ollama_store_gives_its_models(folder: Path, tmp_path: Path) -> None:
     assert names(folder) == ["ollama:llama3.2:1b"]
 
 
-def test_lm_studio_s_own_folder_is_known(user: Path, tmp_path: Path) -> None:
+def test_models_in_lm_studio_folder_have_its_source(user: Path, tmp_path: Path) -> None:
     add_lmstudio_model(user / ".lmstudio/models", "own/repo", write_gguf(tmp_path / "x.gguf"))
     assert [model.source for model in models_in(user / ".lmstudio/models")] == ["lmstudio"]
 
@@ -171,7 +171,7 @@ def test_the_exact_name_wins_over_one_in_another_case(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "mod", "../model", "two/model", "model.ggu", "/"])
-def test_what_is_no_name_of_a_model_finds_none(folder: Path, name: str) -> None:
+def test_find_named_returns_none_for_unknown_names(folder: Path, name: str) -> None:
     put(folder, "one/x.gguf", "model.gguf")
     assert find_named(name, [folder / "one", folder]) is None
 
@@ -228,7 +228,7 @@ def test_a_hub_name_leads_to_the_file_that_is_here(
         ("", None, None),
     ],
 )
-def test_what_is_not_here_or_would_lead_out_finds_none(
+def test_find_repo_returns_none_for_missing_or_unsafe_paths(
     studio: Path, repo: str, quant: str | None, file: str | None
 ) -> None:
     assert find_repo(repo, quant, file, [studio]) is None

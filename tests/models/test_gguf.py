@@ -93,7 +93,7 @@ def test_every_value_type_is_read(file: Path) -> None:
         assert found[f"a{kind}"] == [value, value]
 
 
-def test_long_arrays_are_summarised_and_per_layer_arrays_are_kept(file: Path) -> None:
+def test_header_keeps_short_arrays_and_summarizes_long_ones(file: Path) -> None:
     metadata = MODEL | {
         "tokens": ["x" * 300] * 65,
         "scores": Typed(F32, [0.0] * 2000),
@@ -122,7 +122,7 @@ def test_a_custom_alignment_moves_the_data(file: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(0,), (32, 0), ()])
-def test_empty_tensors_and_scalars_are_read_as_llama_cpp_reads_them(file: Path, shape: tuple[int, ...]) -> None:
+def test_empty_tensors_and_scalars_are_read(file: Path, shape: tuple[int, ...]) -> None:
     header = read_header(write_gguf(file, tensors=[Tensor("mark", shape), Tensor("b")]))
     assert header.tensors[0].shape == shape
 
@@ -138,7 +138,7 @@ def test_a_file_with_only_a_vocabulary_is_read(file: Path) -> None:
     assert header.quantization == ""
 
 
-def test_the_quantization_is_guessed_from_the_tensors_when_the_file_does_not_say(file: Path) -> None:
+def test_quantization_without_file_type_comes_from_tensors(file: Path) -> None:
     header = read_header(write_gguf(file, tensors=[Tensor("a"), Tensor("b", (256, 8), 14)]))
     assert header.quantization == "Q6_K"
 
@@ -317,7 +317,7 @@ BROKEN: dict[str, tuple[dict[str, Any] | list[tuple[str, Any]], list[Tensor], di
 
 
 @pytest.mark.parametrize("fault", BROKEN)
-def test_a_broken_file_is_refused_in_one_line(file: Path, fault: str) -> None:
+def test_invalid_file_is_refused_in_one_line(file: Path, fault: str) -> None:
     metadata, tensors, faults, message = BROKEN[fault]
     write_gguf(file, metadata, tensors, **faults)
     with pytest.raises(ModelInvalidError, match=message) as caught:
@@ -332,9 +332,7 @@ def test_a_truncated_header_is_refused_with_its_place(file: Path) -> None:
     end = len(whole) - 128
     for kept in range(24, end, 7):
         file.write_bytes(whole[:kept])
-        with pytest.raises(
-            ModelInvalidError, match=r"is truncated|at byte \d+ exceed it"
-        ):
+        with pytest.raises(ModelInvalidError, match=r"is truncated|at byte \d+ exceed it"):
             read_header(file)
 
 
@@ -385,7 +383,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_another_kind_of_file_is_recognised(file: Path, kind: str) -> None:
+def test_other_file_formats_are_recognized(file: Path, kind: str) -> None:
     content, message = OTHERS[kind]
     file.write_bytes(content)
     with pytest.raises(ModelInvalidError, match=message) as caught:
@@ -424,7 +422,7 @@ def busy_file(file: Path) -> bytes:
     return write_gguf(file, metadata, [Tensor(f"blk.{i}.w", (32, 2), i % 4) for i in range(12)]).read_bytes()
 
 
-def survive(file: Path, content: bytes) -> None:
+def assert_parses_or_fails_cleanly(file: Path, content: bytes) -> None:
     """Read `content` as a model; anything but a header or ModelInvalidError is a failure of the test."""
     file.write_bytes(content)
     try:
@@ -444,7 +442,7 @@ def test_mutated_headers_raise_nothing_but_model_invalid(file: Path) -> None:
         content = bytearray(whole)
         for _ in range(dice.choice((1, 1, 2, 8))):
             content[dice.randrange(4, 4096)] = dice.choice((0, 1, 0x7F, 0x80, 0xFF, dice.randrange(256)))
-        survive(file, bytes(content))
+        assert_parses_or_fails_cleanly(file, bytes(content))
     assert time.thread_time() - start < 30  # CPU time: about 1 s
 
 
@@ -454,7 +452,7 @@ def test_mutated_small_files_raise_nothing_but_model_invalid(file: Path) -> None
         content = bytearray(whole)
         position = dice.randrange(4, len(content) - 8)
         content[position : position + 8] = u64(dice.choice((0, 1, 1 << 31, 1 << 32, 1 << 63, (1 << 64) - 1)))
-        survive(file, bytes(content))
+        assert_parses_or_fails_cleanly(file, bytes(content))
 
 
 def test_truncated_files_raise_nothing_but_model_invalid(file: Path) -> None:

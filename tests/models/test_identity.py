@@ -89,14 +89,14 @@ def test_a_file_that_cannot_be_read_has_none(tmp_path: Path) -> None:
     assert (one.wait(10), one.sha256(), one.known) == ("", "", "")
 
 
-def test_it_is_computed_in_the_background(tmp_path: Path) -> None:
+def test_sha256_is_computed_in_the_background(tmp_path: Path) -> None:
     one = identity(tmp_path, written(tmp_path / "a.gguf"))
     assert one.wait(10) == ""  # nothing was begun
     one.begin()
     assert one.wait(10) == hashlib.sha256(b"weights").hexdigest()
 
 
-def test_nobody_has_to_wait_for_it(tmp_path: Path) -> None:
+def test_sha256_wait_has_a_time_limit(tmp_path: Path) -> None:
     one, steps = identity(tmp_path, written(tmp_path / "a.gguf")), []
     assert one.sha256(lambda done, total: steps.append((done, total)), stop=lambda: True) == ""
     assert steps == []

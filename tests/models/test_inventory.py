@@ -22,7 +22,7 @@ def shelf(tmp_path: Path) -> Shelf:
     return Shelf(tmp_path / "cache", tmp_path / "data", hub=tmp_path / "hub")
 
 
-def checked(shelf: Shelf) -> list[Item]:
+def inventory_of(shelf: Shelf) -> list[Item]:
     """The inventory, of which every name is unique and leads back to the very file."""
     items = inventory(shelf)
     assert len({item.name for item in items}) == len(items)
@@ -33,7 +33,7 @@ def checked(shelf: Shelf) -> list[Item]:
 
 
 def names(shelf: Shelf) -> list[str]:
-    return [item.name for item in checked(shelf)]
+    return [item.name for item in inventory_of(shelf)]
 
 
 def pulled(shelf: Shelf, reference: str, path: str, data: bytes, commit: str, time: float = 1.0) -> None:
@@ -52,12 +52,12 @@ def test_the_starter_comes_first_with_its_known_checksum(shelf: Shelf, monkeypat
     path.write_bytes(b"small")
     assert names(shelf) == [f"{REPO}:Q4_K_M"]  # of another size it is not the starter
     monkeypatch.setattr(starter, "SIZE", 5)
-    first, second = checked(shelf)
+    first, second = inventory_of(shelf)
     assert (first.name, first.source, first.digests, first.is_ours) == ("starter", "starter", (starter.SHA256,), True)
     assert second.name == f"{REPO}:Q4_K_M"
 
 
-def test_a_model_of_the_hub_is_named_by_its_quantization_when_that_is_clear(shelf: Shelf) -> None:
+def test_hub_model_is_named_by_unique_quantization(shelf: Shelf) -> None:
     add_file(shelf.hub, "m-Q4_K_M.gguf", b"four")
     add_file(shelf.hub, "m-UD-Q4_K_M.gguf", b"dynamic")
     add_file(shelf.hub, "one-Q8_0.gguf", b"8")
@@ -75,7 +75,7 @@ def test_a_model_of_the_hub_is_named_by_its_quantization_when_that_is_clear(shel
 def test_an_item_tells_size_checksums_and_last_use_of_all_parts(shelf: Shelf) -> None:
     parts = add_parts(shelf.hub, "m-Q4_K_M", 3)
     uses.note_use(shelf.data_dir, parts[0])
-    (item,) = checked(shelf)
+    (item,) = inventory_of(shelf)
     assert item.parts == tuple(parts)
     assert item.size == sum(len(part.name) for part in parts)
     assert item.digests == tuple(sha256(part.name.encode()) for part in parts)
@@ -86,7 +86,7 @@ def test_the_checksum_of_a_copy_is_known_from_the_pull(shelf: Shelf) -> None:
     add_file(shelf.hub, "m-Q4_K_M.gguf", b"x", plain=True)
     assert inventory(shelf)[0].digests == ("",)
     pulled(shelf, REPO, "m-Q4_K_M.gguf", b"x", NEW)
-    assert checked(shelf)[0].digests == (sha256(b"x"),)
+    assert inventory_of(shelf)[0].digests == (sha256(b"x"),)
 
 
 def test_the_same_file_at_several_commits_is_one_model(shelf: Shelf) -> None:
@@ -95,7 +95,7 @@ def test_the_same_file_at_several_commits_is_one_model(shelf: Shelf) -> None:
     assert names(shelf) == [f"{REPO}:Q4_K_M"]
 
 
-def test_other_contents_at_another_commit_are_a_model_of_their_own(shelf: Shelf) -> None:
+def test_other_bytes_at_another_commit_are_another_model(shelf: Shelf) -> None:
     for commit, data in ((OLD, b"first"), (NEW, b"second"), (THIRD, b"first")):
         add_file(shelf.hub, "m-Q4_K_M.gguf", data, commit, ref="main" if commit == NEW else "")
     touch_commit(shelf.hub, OLD, age=1000)
@@ -113,7 +113,7 @@ def test_the_short_name_belongs_to_the_commit_that_was_pulled(shelf: Shelf, refe
     mine = add_file(shelf.hub, "m-Q4_K_M.gguf", b"mine", OLD)
     add_file(shelf.hub, "m-Q4_K_M.gguf", b"moved", NEW, ref="main")
     pulled(shelf, reference, "m-Q4_K_M.gguf", b"mine", OLD)
-    by_name = {item.name: item.path for item in checked(shelf)}
+    by_name = {item.name: item.path for item in inventory_of(shelf)}
     assert by_name[f"{REPO}:Q4_K_M"] == mine
     assert f"{REPO}:Q4_K_M@{NEW[:8]}" in by_name
 
@@ -124,10 +124,10 @@ def test_the_record_of_the_very_name_counts_before_a_newer_one(shelf: Shelf) -> 
     add_file(shelf.hub, "m-Q8_0.gguf", b"eight", NEW)
     pulled(shelf, f"{REPO}:Q4_K_M", "m-Q4_K_M.gguf", b"mine", OLD, time=1.0)
     pulled(shelf, f"{REPO}:Q8_0", "m-Q8_0.gguf", b"eight", NEW, time=2.0)
-    assert {item.name: item.path for item in checked(shelf)}[f"{REPO}:Q4_K_M"] == mine
+    assert {item.name: item.path for item in inventory_of(shelf)}[f"{REPO}:Q4_K_M"] == mine
 
 
-def test_a_file_in_a_folder_and_one_of_the_same_name_above_it_are_told_apart(shelf: Shelf) -> None:
+def test_same_file_name_in_two_folders_is_two_models(shelf: Shelf) -> None:
     add_file(shelf.hub, "sub/m.gguf", b"below", NEW, ref="main")
     add_file(shelf.hub, "m.gguf", b"above", OLD)
     assert sorted(names(shelf)) == [f"{REPO}/m.gguf", f"{REPO}/sub/m.gguf"]
@@ -142,7 +142,7 @@ def test_two_names_for_the_same_bytes_are_two_models(shelf: Shelf) -> None:
 @pytest.mark.parametrize("path", ["a@b.gguf", "two words-Q4_K_M.gguf", "m.GGUF", "x.gguf.gguf", "é.gguf"])
 def test_a_strange_file_name_of_the_hub_can_be_typed(shelf: Shelf, path: str) -> None:
     add_file(shelf.hub, path, b"x")
-    checked(shelf)
+    inventory_of(shelf)
 
 
 def test_a_repository_with_the_name_of_a_file_can_be_typed(shelf: Shelf) -> None:
@@ -151,7 +151,7 @@ def test_a_repository_with_the_name_of_a_file_can_be_typed(shelf: Shelf) -> None
     assert sorted(names(shelf)) == ["owner/x.gguf/plain.gguf", "owner/x.gguf:Q4_K_M"]
 
 
-def test_copies_of_the_same_size_at_two_commits_are_not_taken_for_the_same(shelf: Shelf) -> None:
+def test_copies_without_checksum_at_two_commits_are_two_models(shelf: Shelf) -> None:
     for commit, data in ((OLD, b"one"), (NEW, b"two")):
         add_file(shelf.hub, "m-Q4_K_M.gguf", data, commit, ref="main" if commit == NEW else "", plain=True)
     assert names(shelf) == [f"{REPO}:Q4_K_M", f"{REPO}:Q4_K_M@{OLD[:8]}"]
@@ -161,7 +161,7 @@ def test_a_file_from_an_address_is_named_by_its_place(shelf: Shelf) -> None:
     path = shelf.cache_dir / "urls" / "0123" / "x.gguf"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"abc")
-    (item,) = checked(shelf)
+    (item,) = inventory_of(shelf)
     assert (item.name, item.source, item.size, item.is_ours) == (str(path), "url", 3, True)
 
 
@@ -169,7 +169,7 @@ def test_models_of_other_programs_are_not_ours(shelf: Shelf, tmp_path: Path) -> 
     source = write_gguf(tmp_path / "m-Q4_K_M.gguf")
     add_ollama_model(tmp_path / "store", "phi/latest", source)
     add_lmstudio_model(tmp_path / "studio", REPO, source)
-    items = checked(replace(shelf, folders=(tmp_path / "store", tmp_path / "studio")))
+    items = inventory_of(replace(shelf, folders=(tmp_path / "store", tmp_path / "studio")))
     assert [(item.name, item.source, item.is_ours) for item in items] == [
         ("ollama:phi:latest", "ollama", False),
         ("m-Q4_K_M", "folder", False),
@@ -177,7 +177,7 @@ def test_models_of_other_programs_are_not_ours(shelf: Shelf, tmp_path: Path) -> 
     assert items[0].digests == (sha256(source.read_bytes()),)
 
 
-def test_models_of_the_same_name_in_imported_folders_are_told_apart(shelf: Shelf, tmp_path: Path) -> None:
+def test_same_name_in_imported_folders_is_two_models(shelf: Shelf, tmp_path: Path) -> None:
     for place in ("a/x", "a/y", "b"):
         (tmp_path / place).mkdir(parents=True)
         write_gguf(tmp_path / place / "m.gguf")
@@ -190,7 +190,7 @@ def test_stores_with_the_same_model_are_told_apart(shelf: Shelf, tmp_path: Path)
     for number, store in enumerate(("one", "two")):
         source = write_gguf(tmp_path / f"{store}.gguf", {**MODEL, "general.name": str(number)})
         add_ollama_model(tmp_path / store, "phi/latest", source)
-    assert len(checked(replace(shelf, folders=(tmp_path / "one", tmp_path / "two")))) == 2
+    assert len(inventory_of(replace(shelf, folders=(tmp_path / "one", tmp_path / "two")))) == 2
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_stores_with_the_same_model_are_told_apart(shelf: Shelf, tmp_path: Path)
 def test_a_strange_name_in_an_imported_folder_leads_to_its_model(shelf: Shelf, tmp_path: Path, name: str) -> None:
     (tmp_path / "m").mkdir()
     write_gguf(tmp_path / "m" / f"{name}.gguf")
-    assert len(checked(replace(shelf, folders=(tmp_path / "m",), aliases={"mine": REPO}))) == 1
+    assert len(inventory_of(replace(shelf, folders=(tmp_path / "m",), aliases={"mine": REPO}))) == 1
 
 
 def test_a_folder_imported_twice_lists_its_models_once(shelf: Shelf, tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_a_file_outside_of_all_places_is_an_item_of_its_own(shelf: Shelf, tmp_pa
     assert (item.quantization, item.is_ours) == ("Q8_0", False)
 
 
-def test_the_quantization_is_read_from_the_file_when_its_name_says_none(shelf: Shelf) -> None:
+def test_quantization_comes_from_header_if_not_in_name(shelf: Shelf) -> None:
     link = add_file(shelf.hub, "plain.gguf", b"")
     write_gguf(link.resolve(), {**MODEL, "general.file_type": 15, "llama.context_length": 2048})
     (item,) = inventory(shelf)

@@ -32,7 +32,7 @@ def test_a_remembered_model_is_known(cache: Path, parts: list[Path]) -> None:
     assert is_known(cache, parts, BUILD)
 
 
-def test_another_build_or_set_of_parts_is_not_known(cache: Path, parts: list[Path]) -> None:
+def test_probe_record_does_not_match_other_build_or_parts(cache: Path, parts: list[Path]) -> None:
     remember(cache, parts, BUILD)
     assert not is_known(cache, parts, "0.3.37")
     assert not is_known(cache, parts[:1], BUILD)

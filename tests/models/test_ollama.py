@@ -69,12 +69,12 @@ def test_names_that_differ_in_case_only_stay_apart(store: Path, tmp_path: Path) 
     assert ollama.find("llama3.2:1b", [store]).size != other.stat().st_size
 
 
-def test_all_models_of_a_store_are_listed_by_name(store: Path) -> None:
+def test_ollama_models_are_sorted_by_name(store: Path) -> None:
     names = ["ann/pet:v1", "hf.co/Owner/Repo-GGUF:Q4_K_M", "llama3.2:1b", "llama3.2:latest"]
     assert [model.name for model in ollama.models(store)] == [f"ollama:{name}" for name in names]
 
 
-def test_what_cannot_be_used_is_not_listed(store: Path, gguf: Path) -> None:
+def test_unusable_ollama_models_are_not_listed(store: Path, gguf: Path) -> None:
     before = ollama.models(store)
     add_ollama_model(store, "cloud/latest", None)
     add_ollama_model(store, "broken/latest", gguf).write_text("{")
@@ -136,7 +136,7 @@ NO_NAMES += [
 
 
 @pytest.mark.parametrize("name", NO_NAMES)
-def test_what_is_no_name_is_refused_in_one_line(store: Path, name: str) -> None:
+def test_invalid_ollama_name_is_refused(store: Path, name: str) -> None:
     with pytest.raises(ModelNotFoundError, match="is not a valid name") as caught:
         ollama.find(name, [store])
     assert str(caught.value).isprintable()

@@ -72,7 +72,7 @@ def test_a_new_download_begins_at_the_first_byte(path: Path) -> None:
     assert not path.exists()
 
 
-def test_one_connection_goes_on_where_the_file_ends(path: Path) -> None:
+def test_one_connection_resumes_at_end_of_file(path: Path) -> None:
     path.write_bytes(BODY[:30])
     partial = Partial(path, SIZE)
     assert (partial.done, partial.frontier, positions(partial)) == (30, 30, [(0, 30, SIZE)])
@@ -129,14 +129,14 @@ def test_a_split_is_written_down_before_the_second_half_can_be(path: Path) -> No
     assert Partial(path, SIZE).frontier == 10
 
 
-def test_what_was_not_written_down_is_fetched_again(path: Path) -> None:
+def test_unrecorded_bytes_are_downloaded_again(path: Path) -> None:
     partial = in_two(path)
     write(partial, partial.segments[0], 7)
     write(partial, partial.segments[1], 7)
     assert Partial(path, SIZE).done == 15
 
 
-def test_the_frontier_is_the_first_gap_and_the_size_when_there_is_none(path: Path) -> None:
+def test_frontier_is_first_gap_or_file_size(path: Path) -> None:
     partial = in_two(path)
     write(partial, partial.segments[1], SIZE)
     assert partial.frontier == 10
@@ -220,7 +220,7 @@ def test_a_note_without_its_file_is_removed(path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="POSIX links")
-def test_a_link_in_the_place_of_the_file_is_refused_and_its_target_untouched(path: Path, tmp_path: Path) -> None:
+def test_partial_refuses_link_and_keeps_its_target(path: Path, tmp_path: Path) -> None:
     target = tmp_path / "private"
     target.write_bytes(b"secret")
     path.symlink_to(target)
@@ -235,7 +235,7 @@ def test_a_link_in_the_place_of_the_file_is_refused_and_its_target_untouched(pat
 
 
 @pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="POSIX links")
-def test_a_link_in_the_place_of_the_note_is_neither_read_nor_written(path: Path, tmp_path: Path) -> None:
+def test_partial_does_not_use_link_as_record(path: Path, tmp_path: Path) -> None:
     in_two(path)
     notes, target = path.with_name(path.name + NOTES), tmp_path / "private"
     os.rename(notes, target)

@@ -20,7 +20,7 @@ def test_context_and_quantization_are_seen(tmp_path: Path) -> None:
     assert peek(write_gguf(tmp_path / "m.gguf", FACTS)) == Glimpse(8192, "Q4_K_M")
 
 
-def test_what_the_file_does_not_say_is_not_seen(tmp_path: Path) -> None:
+def test_peek_of_file_without_facts_is_empty(tmp_path: Path) -> None:
     assert peek(write_gguf(tmp_path / "m.gguf", MODEL, [])) == NOTHING
 
 
@@ -77,12 +77,12 @@ def test_a_fact_of_another_kind_is_not_seen(tmp_path: Path, key: str, value: Any
         b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1 << 62),
     ],
 )
-def test_what_is_no_gguf_or_a_torn_one_gives_an_empty_glimpse(tmp_path: Path, data: bytes) -> None:
+def test_peek_of_invalid_file_is_empty(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "m.gguf").write_bytes(data)
     assert peek(tmp_path / "m.gguf") == NOTHING
 
 
-def test_what_cannot_be_read_gives_an_empty_glimpse(tmp_path: Path) -> None:
+def test_peek_of_unreadable_file_is_empty(tmp_path: Path) -> None:
     assert peek(tmp_path / "none.gguf") == NOTHING
     assert peek(tmp_path) == NOTHING
 
@@ -99,7 +99,7 @@ def test_an_array_of_arrays_ends_the_glimpse_with_what_was_seen(tmp_path: Path) 
 
 
 @given(at=st.integers(min_value=4, max_value=200), byte=st.integers(min_value=0, max_value=255))
-def test_one_wrong_byte_is_never_a_fault(tmp_path_factory: pytest.TempPathFactory, at: int, byte: int) -> None:
+def test_peek_never_raises_for_one_wrong_byte(tmp_path_factory: pytest.TempPathFactory, at: int, byte: int) -> None:
     path = write_gguf(tmp_path_factory.getbasetemp() / "one wrong byte.gguf", FACTS)
     data = bytearray(path.read_bytes())
     data[at % len(data)] = byte

@@ -34,7 +34,7 @@ def contents(first: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("folder", ["", "Q4_K_M/", "deep/er/"])
-def test_all_parts_come_and_the_first_is_the_model(pulls: Pulls, folder: str) -> None:
+def test_pull_downloads_all_parts_of_split_model(pulls: Pulls, folder: str) -> None:
     files = shards(1, folder)
     head = pulls.hub.add(REPO, {**files, "README.md": b"#"}).head
     path = pulls.pull()
@@ -45,7 +45,7 @@ def test_all_parts_come_and_the_first_is_the_model(pulls: Pulls, folder: str) ->
     assert pulls.hub.served == sum(map(len, files.values()))
 
 
-def test_all_parts_come_from_the_commit_that_was_asked_for_first(pulls: Pulls) -> None:
+def test_pull_takes_all_parts_from_one_commit(pulls: Pulls) -> None:
     """A commit in the middle of the download changes nothing, and the next pull brings it."""
     old, new = shards(1), shards(2)
     repo = pulls.hub.add(REPO, dict(old))

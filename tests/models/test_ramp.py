@@ -14,7 +14,7 @@ def connections(speed_with: dict[int, float]) -> int:
     return ramp.connections
 
 
-def test_a_line_that_one_connection_fills_gets_one_more_and_no_further() -> None:
+def test_ramp_adds_one_connection_on_a_full_line() -> None:
     assert connections(dict.fromkeys(range(1, 20), 1e6)) == 2
 
 
@@ -22,7 +22,7 @@ def test_a_server_that_limits_each_connection_gets_the_most() -> None:
     assert connections({number: number * 1e6 for number in range(1, 20)}) == MOST
 
 
-def test_it_stops_where_a_further_one_no_longer_pays() -> None:
+def test_ramp_stops_when_another_connection_does_not_pay() -> None:
     assert connections({number: min(number, 3) * 1e6 for number in range(1, 20)}) == 4
 
 
@@ -31,7 +31,7 @@ def test_a_gain_must_be_worth_it(gain: float, number: int) -> None:
     assert connections({1: 1e6, 2: gain * 1e6, 3: gain * 1e6}) == number
 
 
-def test_nothing_is_decided_before_the_window_has_passed() -> None:
+def test_ramp_waits_for_a_full_window() -> None:
     ramp = Ramp(100.0, 50)
     ramp.look(100.0 + WINDOW - 0.01, 10**6)
     assert ramp.connections == 1
@@ -41,7 +41,7 @@ def test_nothing_is_decided_before_the_window_has_passed() -> None:
     assert ramp.connections == 2
 
 
-def test_where_this_machine_is_the_limit_one_connection_is_enough() -> None:
+def test_ramp_uses_one_connection_at_full_machine_speed() -> None:
     assert connections({number: number * FAST * 1.01 for number in range(1, 20)}) == 1
 
 
@@ -51,7 +51,7 @@ def test_bytes_that_were_there_before_are_no_speed() -> None:
     assert ramp.connections == 1
 
 
-def test_a_stall_is_no_reason_for_another_connection_but_the_end_of_it_is() -> None:
+def test_ramp_adds_connection_after_a_stall_not_during_it() -> None:
     ramp = Ramp(0.0, 0)
     ramp.look(WINDOW, 0)
     assert ramp.connections == 1
@@ -59,7 +59,7 @@ def test_a_stall_is_no_reason_for_another_connection_but_the_end_of_it_is() -> N
     assert ramp.connections == 2
 
 
-def test_a_download_taken_up_with_many_connections_gets_no_more_than_the_most() -> None:
+def test_resumed_download_respects_connection_limit() -> None:
     ramp = Ramp(0.0, 0, MOST)
     for number in range(1, 5):
         ramp.look(number * WINDOW, 10 ** (6 + number))

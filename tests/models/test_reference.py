@@ -165,7 +165,7 @@ def test_a_form_that_is_nearly_right_is_told_the_right_one(wrong: str, hint: str
         "https:///x.gguf",
     ],
 )
-def test_what_is_no_reference_is_refused_in_one_line(wrong: str) -> None:
+def test_invalid_reference_is_refused_in_one_line(wrong: str) -> None:
     message, _hint = fault(wrong)
     assert message.isprintable()
 
@@ -199,7 +199,7 @@ _harmless = _revisions.filter(lambda name: not name.lower().endswith(".gguf"))
         st.builds(HubReference, _repos, st.none(), _files, st.none() | _harmless),
     )
 )
-def test_what_a_reference_is_written_as_means_the_same_again(reference: HubReference) -> None:
+def test_reference_as_text_parses_to_itself(reference: HubReference) -> None:
     assert parse(str(reference)) == reference
 
 
@@ -210,7 +210,7 @@ _pieces = st.sampled_from([*_PIECES.split(), "sha256=", "\\", " ", "\x1b", "\ud8
 
 
 @given(st.text() | st.lists(_pieces, max_size=10).map("".join), st.sampled_from(["", "http://127.0.0.1:9"]))
-def test_any_text_is_a_reference_or_refused(text: str, endpoint: str) -> None:
+def test_any_text_parses_or_is_refused(text: str, endpoint: str) -> None:
     try:
         meant = parse(text, endpoint=endpoint)
     except ModelNotFoundError:

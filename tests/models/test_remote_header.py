@@ -84,7 +84,7 @@ def test_a_huge_chat_template_is_read(file: Path) -> None:
     assert server.n_read == 4 * MIB
 
 
-def test_the_first_part_of_a_split_model_is_read_without_the_others(file: Path) -> None:
+def test_remote_header_needs_only_first_part(file: Path) -> None:
     write_gguf(file, MODEL | {"split.count": Typed(2, 3), "split.no": Typed(2, 0)})
     assert Server(file.read_bytes()).header().split_count == 3
 
@@ -92,7 +92,7 @@ def test_the_first_part_of_a_split_model_is_read_without_the_others(file: Path) 
 # --- headers that are too long, and hostile ones ---
 
 
-def test_a_header_that_grows_past_32_mib_is_given_up_after_six_pieces(file: Path) -> None:
+def test_remote_header_over_32_mib_fails_after_six_pieces(file: Path) -> None:
     metadata = MODEL | {f"k{i}": Raw(ARRAY, struct.pack("<IQ", U8, MIB) + bytes(MIB)) for i in range(40)}
     server = Server(write_gguf(file, metadata).read_bytes())
     with pytest.raises(ModelInvalidError, match=r"the header of far\.gguf is longer than 32 MiB"):
@@ -142,7 +142,7 @@ def refusals(file: Path) -> tuple[str, str, str]:
 
 
 @pytest.mark.parametrize("fault", BROKEN)
-def test_a_broken_file_is_refused_with_the_same_words_as_a_local_one(file: Path, fault: str) -> None:
+def test_remote_error_equals_local_error(file: Path, fault: str) -> None:
     metadata, tensors, faults, _ = BROKEN[fault]
     near, far, hint = refusals(write_gguf(file, metadata, tensors, **faults))
     assert near == far
@@ -151,14 +151,14 @@ def test_a_broken_file_is_refused_with_the_same_words_as_a_local_one(file: Path,
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_another_kind_of_file_is_recognised_from_afar(file: Path, kind: str) -> None:
+def test_remote_file_of_other_format_is_recognized(file: Path, kind: str) -> None:
     file.write_bytes(OTHERS[kind][0])
     near, far, hint = refusals(file)
     assert near == far
     assert "download" not in hint.lower()
 
 
-def test_nothing_is_fetched_of_an_empty_file() -> None:
+def test_remote_header_of_empty_file_makes_no_request() -> None:
     server = Server(b"")
     with pytest.raises(ModelInvalidError, match=r"far\.gguf: the file is empty"):
         server.header()
@@ -230,7 +230,7 @@ def more_needed(head: bytes, size: int) -> int:
 
 
 @given(st.integers(4, 8832))
-def test_a_beginning_asks_for_more_but_never_for_more_than_the_header(busy: Path, kept: int) -> None:
+def test_truncated_head_asks_for_no_more_than_the_header(busy: Path, kept: int) -> None:
     data = busy.read_bytes()
     header_end = parse_header(data, len(data)).data_offset
     needed = more_needed(data[:kept], len(data))
@@ -238,7 +238,7 @@ def test_a_beginning_asks_for_more_but_never_for_more_than_the_header(busy: Path
 
 
 @pytest.mark.parametrize("last", [["ab"] * 65, 7])
-def test_a_header_that_ends_with_its_file_is_asked_for_to_the_last_byte(file: Path, last: object) -> None:
+def test_remote_header_is_read_to_the_last_byte_of_file(file: Path, last: object) -> None:
     data = write_gguf(file, MODEL | {"tokenizer.ggml.model": "gpt2", "z": last}, [], align=1).read_bytes()
     assert all(kept < more_needed(data[:kept], len(data)) <= len(data) for kept in range(4, len(data)))
     assert more_needed(data, len(data)) == 0

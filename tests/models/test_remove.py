@@ -36,15 +36,15 @@ def shelf(tmp_path: Path) -> Shelf:
     return Shelf(tmp_path / "cache", tmp_path / "data", hub=tmp_path / "hub")
 
 
-def planned(shelf: Shelf, name: str) -> Removal:
+def plan_for(shelf: Shelf, name: str) -> Removal:
     (item,) = (item for item in inventory(shelf) if item.name == name)
     return plan_removal(item, shelf)
 
 
-def removed(shelf: Shelf, name: str) -> Removal:
+def remove_model(shelf: Shelf, name: str) -> Removal:
     """Remove the model: what really goes is what the plan said, and the hub's own tools are content."""
     before = listing(shelf.hub)
-    plan = planned(shelf, name)
+    plan = plan_for(shelf, name)
     assert listing(shelf.hub) == before  # a plan touches nothing
     remove(plan, shelf)
     gone = [path for path in before if path not in listing(shelf.hub) and before[path] != "folder"]
@@ -54,18 +54,18 @@ def removed(shelf: Shelf, name: str) -> Removal:
     return plan
 
 
-def test_the_last_model_takes_the_whole_folder_with_it(shelf: Shelf) -> None:
+def test_remove_of_last_model_deletes_its_folder(shelf: Shelf) -> None:
     link = add_file(shelf.hub, "sub/m-Q4_K_M.gguf", b"bytes", ref="main")
     set_ref(shelf.hub, "refs/pr/1", NEW)
     blob = link.resolve()
-    plan = removed(shelf, f"{REPO}:Q4_K_M")
+    plan = remove_model(shelf, f"{REPO}:Q4_K_M")
     assert (plan.files, plan.freed, plan.kept) == ((link, blob), 5, ())
     assert list(shelf.hub.iterdir()) == []
 
 
-def test_all_parts_of_a_model_go(shelf: Shelf) -> None:
+def test_remove_deletes_all_parts(shelf: Shelf) -> None:
     parts = add_parts(shelf.hub, "m-Q4_K_M", 3)
-    plan = removed(shelf, f"{REPO}:Q4_K_M")
+    plan = remove_model(shelf, f"{REPO}:Q4_K_M")
     assert set(parts) < set(plan.files)
     assert plan.freed == sum(len(part.name) for part in parts)
 
@@ -75,7 +75,7 @@ def test_other_models_and_files_of_the_repository_stay(shelf: Shelf) -> None:
     add_file(shelf.hub, "m-Q4_K_M.gguf", b"bytes")
     elsewhere = add_file(shelf.hub, "m-Q4_K_M.gguf", b"bytes", repo="owner/other")
     before = listing(shelf.hub)
-    plan = removed(shelf, f"{REPO}:Q4_K_M")
+    plan = remove_model(shelf, f"{REPO}:Q4_K_M")
     assert all(path.is_file() for path in (*others, elsewhere))
     assert listing(shelf.hub) == {path: what for path, what in before.items() if Path(path) not in plan.files}
 
@@ -83,7 +83,7 @@ def test_other_models_and_files_of_the_repository_stay(shelf: Shelf) -> None:
 def test_a_readme_keeps_its_commit_and_the_ref_of_it(shelf: Shelf) -> None:
     readme = add_file(shelf.hub, "README.md", b"read me", ref="main")
     add_file(shelf.hub, "sub/m-Q4_K_M.gguf", b"bytes")
-    removed(shelf, f"{REPO}:Q4_K_M")
+    remove_model(shelf, f"{REPO}:Q4_K_M")
     assert readme.is_file()
     assert not (readme.parent / "sub").exists()
     assert (repo_folder(shelf.hub) / "refs" / "main").read_text() == NEW
@@ -91,7 +91,7 @@ def test_a_readme_keeps_its_commit_and_the_ref_of_it(shelf: Shelf) -> None:
 
 def test_the_same_bytes_at_other_commits_go_too(shelf: Shelf) -> None:
     links = [add_file(shelf.hub, "m-Q4_K_M.gguf", b"bytes", commit) for commit in (OLD, NEW, THIRD)]
-    plan = removed(shelf, f"{REPO}:Q4_K_M")
+    plan = remove_model(shelf, f"{REPO}:Q4_K_M")
     assert set(links) < set(plan.files)
     assert plan.freed == 5
 
@@ -99,7 +99,7 @@ def test_the_same_bytes_at_other_commits_go_too(shelf: Shelf) -> None:
 def test_other_bytes_at_another_commit_stay(shelf: Shelf) -> None:
     add_file(shelf.hub, "m-Q4_K_M.gguf", b"bytes", NEW, ref="main")
     old = add_file(shelf.hub, "m-Q4_K_M.gguf", b"older", OLD, ref="v1")
-    plan = planned(shelf, f"{REPO}:Q4_K_M")
+    plan = plan_for(shelf, f"{REPO}:Q4_K_M")
     assert plan.freed == 5
     remove(plan, shelf)
     assert old.read_bytes() == b"older"
@@ -112,7 +112,7 @@ def test_a_blob_with_another_name_at_any_commit_survives(shelf: Shelf) -> None:
     add_file(shelf.hub, "m-Q4_K_M.gguf", b"bytes", NEW)
     for name, commit in (("renamed.gguf", OLD), ("also.bin", NEW)):
         add_file(shelf.hub, name, b"bytes", commit)
-    plan = removed(shelf, f"{REPO}:Q4_K_M")
+    plan = remove_model(shelf, f"{REPO}:Q4_K_M")
     assert (plan.freed, [path.name for path in plan.kept]) == (0, [sha256(b"bytes")])
     assert (repo_folder(shelf.hub) / "snapshots" / OLD / "renamed.gguf").read_bytes() == b"bytes"
 
@@ -120,7 +120,7 @@ def test_a_blob_with_another_name_at_any_commit_survives(shelf: Shelf) -> None:
 def test_a_part_that_two_models_share_survives(shelf: Shelf) -> None:
     add_parts(shelf.hub, "m-Q4_K_M", 2)
     add_file(shelf.hub, "other-Q8_0.gguf", b"m-Q4_K_M-00002-of-00002.gguf")
-    plan = removed(shelf, f"{REPO}:Q4_K_M")
+    plan = remove_model(shelf, f"{REPO}:Q4_K_M")
     assert plan.freed == len("m-Q4_K_M-00001-of-00002.gguf")
     assert len(plan.kept) == 1
 
@@ -128,7 +128,7 @@ def test_a_part_that_two_models_share_survives(shelf: Shelf) -> None:
 def test_a_copy_goes_itself_and_copies_at_other_commits_stay(shelf: Shelf) -> None:
     copy = add_file(shelf.hub, "m-Q4_K_M.gguf", b"bytes", NEW, ref="main", plain=True)
     other = add_file(shelf.hub, "m-Q4_K_M.gguf", b"other", OLD, plain=True)
-    plan = planned(shelf, f"{REPO}:Q4_K_M")
+    plan = plan_for(shelf, f"{REPO}:Q4_K_M")
     assert (plan.files, plan.freed) == ((copy,), 5)
     remove(plan, shelf)
     assert other.read_bytes() == b"other"
@@ -138,21 +138,21 @@ def test_the_projector_goes_with_the_last_model_only(shelf: Shelf) -> None:
     sight = add_file(shelf.hub, "mmproj-F16.gguf", b"sight")
     add_file(shelf.hub, "m-Q4_K_M.gguf", b"four")
     add_file(shelf.hub, "m-Q8_0.gguf", b"eight")
-    assert removed(shelf, f"{REPO}:Q4_K_M").freed == 4
+    assert remove_model(shelf, f"{REPO}:Q4_K_M").freed == 4
     assert sight.is_file()
-    assert removed(shelf, f"{REPO}:Q8_0").freed == 10
+    assert remove_model(shelf, f"{REPO}:Q8_0").freed == 10
     assert not os.path.lexists(sight)
     assert list(shelf.hub.iterdir()) == []
 
 
 @pytest.mark.parametrize("main", [OLD, NEW])
-def test_the_projector_stays_where_another_commit_has_further_models(shelf: Shelf, main: str) -> None:
+def test_remove_keeps_projector_of_other_models(shelf: Shelf, main: str) -> None:
     for commit in (OLD, NEW):
         add_file(shelf.hub, "m-Q4_K_M.gguf", b"four", commit)
         add_file(shelf.hub, "mmproj-F16.gguf", b"sight", commit)
     add_file(shelf.hub, "m-Q8_0.gguf", b"eight", NEW)
     set_ref(shelf.hub, "main", main)
-    assert removed(shelf, f"{REPO}:Q4_K_M").freed == 4
+    assert remove_model(shelf, f"{REPO}:Q4_K_M").freed == 4
     (model,) = cached_models(shelf.hub)
     assert model.projector is not None
     assert model.place(model.projector).read_bytes() == b"sight"
@@ -163,32 +163,32 @@ def test_only_refs_of_commits_that_are_gone_are_removed(shelf: Shelf) -> None:
     add_file(shelf.hub, "m-Q4_K_M.gguf", b"bytes", NEW, ref="main")
     add_file(shelf.hub, "README.md", b"read me", OLD, ref="v1")
     set_ref(shelf.hub, "refs/pr/1", NEW)
-    removed(shelf, f"{REPO}:Q4_K_M")
+    remove_model(shelf, f"{REPO}:Q4_K_M")
     refs = repo_folder(shelf.hub) / "refs"
     assert [path.name for path in refs.rglob("*") if path.is_file()] == ["v1"]
 
 
-def test_an_unfinished_download_is_kept_and_the_hubs_tools_are_content(shelf: Shelf) -> None:
+def test_remove_keeps_partial_download(shelf: Shelf) -> None:
     add_file(shelf.hub, "m-Q4_K_M.gguf", b"bytes", ref="main")
     partial = partial_path(shelf.hub, REPO, "1" * 64)
     partial.write_bytes(b"half")
-    removed(shelf, f"{REPO}:Q4_K_M")
+    remove_model(shelf, f"{REPO}:Q4_K_M")
     assert partial.read_bytes() == b"half"
 
 
-def test_what_the_hub_noted_about_missing_files_does_no_harm(shelf: Shelf) -> None:
+def test_remove_ignores_no_exist_markers(shelf: Shelf) -> None:
     add_file(shelf.hub, "m-Q4_K_M.gguf", b"bytes", ref="main")
     missing = repo_folder(shelf.hub) / ".no_exist" / NEW / "config.json"
     missing.parent.mkdir(parents=True)
     missing.touch()
-    removed(shelf, f"{REPO}:Q4_K_M")
+    remove_model(shelf, f"{REPO}:Q4_K_M")
 
 
-def test_a_file_that_the_hub_shares_between_repositories_loses_this_name_only(shelf: Shelf) -> None:
+def test_remove_keeps_blob_shared_between_repositories(shelf: Shelf) -> None:
     links = [add_file(shelf.hub, "m-Q4_K_M.gguf", b"bytes", repo=repo) for repo in (REPO, "owner/other")]
     for link in links:
         share_blob(shelf.hub, link)
-    plan = removed(shelf, f"{REPO}:Q4_K_M")
+    plan = remove_model(shelf, f"{REPO}:Q4_K_M")
     assert not repo_folder(shelf.hub).exists()
     assert links[1].read_bytes() == b"bytes"
     assert (plan.freed, len(plan.kept)) == (0, 1)
@@ -199,7 +199,7 @@ def test_a_record_of_the_removed_model_is_forgotten(shelf: Shelf) -> None:
         add_file(shelf.hub, name, name.encode())
         file = RepoFile(name, len(name), sha256(name.encode()))
         records.save(shelf.data_dir, Record(reference, REPO, NEW, (file,), None, "", 1.0))
-    removed(shelf, f"{REPO}:Q4_K_M")
+    remove_model(shelf, f"{REPO}:Q4_K_M")
     assert [record.reference for record in records.all_records(shelf.data_dir)] == [f"{REPO}:Q8_0"]
 
 
@@ -269,29 +269,29 @@ def test_remove_changes_nothing_behind_a_folder_link(shelf: Shelf, outside: Path
         assert outcomes == ([outcome] if outcome else [])
 
 
-def test_a_pointer_to_another_repositorys_blob_leaves_it_there(shelf: Shelf) -> None:
+def test_remove_keeps_blob_of_another_repository(shelf: Shelf) -> None:
     other = add_file(shelf.hub, "x.gguf", b"theirs", repo="owner/other").resolve()
     link = add_file(shelf.hub, "m-Q4_K_M.gguf", b"bytes")
     link.unlink()
     link.symlink_to(os.path.relpath(other, link.parent))
-    plan = planned(shelf, f"{REPO}:Q4_K_M")
+    plan = plan_for(shelf, f"{REPO}:Q4_K_M")
     remove(plan, shelf)
     assert (other.read_bytes(), plan.freed) == (b"theirs", 0)
 
 
-def test_a_cache_that_is_itself_reached_through_a_link_is_no_way_out(shelf: Shelf, tmp_path: Path) -> None:
+def test_remove_works_in_linked_cache(shelf: Shelf, tmp_path: Path) -> None:
     (tmp_path / "big disk").mkdir()
     shelf.hub.symlink_to(tmp_path / "big disk", target_is_directory=True)
     add_file(shelf.hub, "m-Q4_K_M.gguf", b"bytes", ref="main")
-    plan = planned(shelf, f"{REPO}:Q4_K_M")
+    plan = plan_for(shelf, f"{REPO}:Q4_K_M")
     assert plan.freed == 5
     remove(plan, shelf)
     assert list(shelf.hub.iterdir()) == []
 
 
-def test_a_file_that_cannot_be_removed_is_told(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remove_reports_file_that_cannot_be_deleted(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     add_file(shelf.hub, "m-Q4_K_M.gguf", b"bytes", ref="main")
-    plan, before = planned(shelf, f"{REPO}:Q4_K_M"), listing(shelf.hub)
+    plan, before = plan_for(shelf, f"{REPO}:Q4_K_M"), listing(shelf.hub)
 
     def refused(path: Path, missing_ok: bool = False) -> None:
         raise PermissionError(13, "Permission denied", str(path))
@@ -302,9 +302,9 @@ def test_a_file_that_cannot_be_removed_is_told(shelf: Shelf, monkeypatch: pytest
     assert listing(shelf.hub) == before
 
 
-def test_a_file_that_went_meanwhile_stops_nobody(shelf: Shelf) -> None:
+def test_remove_ignores_missing_file(shelf: Shelf) -> None:
     link = add_file(shelf.hub, "m-Q4_K_M.gguf", b"bytes")
-    plan = planned(shelf, f"{REPO}:Q4_K_M")
+    plan = plan_for(shelf, f"{REPO}:Q4_K_M")
     link.resolve().unlink()
     remove(plan, shelf)
     assert list(shelf.hub.iterdir()) == []

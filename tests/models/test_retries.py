@@ -51,7 +51,7 @@ def tired(patience: Patience, fault: PassingError) -> tuple[int, NetworkError]:
 RESET = PassingError("the connection broke")
 
 
-def test_it_gives_up_after_its_tries_and_says_what_to_do(patience: Patience) -> None:
+def test_retries_end_with_error_and_hint(patience: Patience) -> None:
     waits, error = tired(patience, RESET)
     assert waits == 7
     assert str(error) == "the connection broke (8 attempts)"
@@ -63,7 +63,7 @@ def test_the_number_of_tries_can_be_chosen(tries: int, clock: Clock) -> None:
     assert tired(Patience(lambda _text: None, tries, clock), RESET)[0] == tries - 1
 
 
-def test_the_pauses_double_up_to_a_bound_and_are_never_quite_alike(clock: Clock) -> None:
+def test_pauses_double_up_to_a_limit_with_jitter(clock: Clock) -> None:
     tired(Patience(lambda _text: None, 12, clock), RESET)
     longest = [min(LONGEST_PAUSE, 0.5 * 2**number) for number in range(11)]
     assert all(0.6 * most <= pause <= most for pause, most in zip(clock.pauses, longest, strict=True))
@@ -109,9 +109,7 @@ def test_the_pause_is_what_the_server_asks_for_if_that_is_longer(patience: Patie
 
 
 @pytest.mark.parametrize(("asked", "ends"), [(60.0, False), (61.0, True), (3600.0, True), (99_999_999.0, True)])
-def test_a_server_that_asks_for_more_than_anybody_waits_ends_it_with_the_time(
-    asked: float, ends: bool, patience: Patience, clock: Clock
-) -> None:
+def test_long_retry_after_ends_with_time_in_hint(asked: float, ends: bool, patience: Patience, clock: Clock) -> None:
     if not ends:
         patience.wait(PassingError("the hub is busy", asked))
         assert clock.pauses == [asked]

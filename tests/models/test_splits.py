@@ -26,7 +26,7 @@ def three(tmp_path: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("given", [0, 1, 2])
-def test_all_parts_are_found_from_any_of_them(three: list[Path], given: int) -> None:
+def test_parts_of_finds_all_parts_from_any_part(three: list[Path], given: int) -> None:
     assert parts_of(three[given]) == tuple(three)
 
 
@@ -85,7 +85,7 @@ def test_a_renamed_part_is_told_what_it_should_be_called(tmp_path: Path) -> None
     assert "NAME-00001-of-00002.gguf" in caught.value.hint
 
 
-def test_one_of_one_needs_no_split_keys(tmp_path: Path) -> None:
+def test_single_part_needs_no_split_keys(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "x-00001-of-00001.gguf")
     assert len(read_headers(parts_of(path))) == 1
 

