@@ -48,7 +48,11 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "tokenize": Command(
             "llmcli.cli.tokenize:tokenize", "Show the tokens of a text.", "One token on each line: its id and its text."
         ),
-        "pull": Command("llmcli.cli.models_hub:pull", "Download a model, or resume its download."),
+        "pull": Command(
+            "llmcli.cli.models_hub:pull",
+            "Download a model, or resume its download.",
+            "Every file is verified by its sha256. The path of the model is printed to stdout.",
+        ),
         "models": Command("llmcli.cli.models:app", "List, find, download, check and delete models."),
         "sessions": Command("llmcli.cli.sessions:app", "List, show, search, export and delete saved chats."),
         "trace": Command("llmcli.cli.trace:app", "Show how each token of an answer was sampled."),
