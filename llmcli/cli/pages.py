@@ -51,7 +51,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "pull": Command(
             "llmcli.cli.models_hub:pull",
             "Download a model, or resume its download.",
-            "Every file is verified by its sha256. The path of the model is printed to stdout.",
+            "A file from the Hub is verified by its sha256. The path of the model is printed to stdout.",
         ),
         "models": Command("llmcli.cli.models:app", "List, find, download, check and delete models."),
         "sessions": Command("llmcli.cli.sessions:app", "List, show, search, export and delete saved chats."),
