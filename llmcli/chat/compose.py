@@ -78,6 +78,8 @@ def read_text(name: str) -> str:
             raise DiskError(f"{name} is a folder, not a file", "give the name of a file")
         with path.open("rb") as file:  # a pipe or a device has no size: read one byte more than allowed
             data = file.read(_LARGEST + 1)
+    except FileNotFoundError:
+        raise DiskError(f"file not found: {name}") from None
     except (OSError, ValueError) as error:
         raise DiskError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from None
     if len(data) > _LARGEST:

@@ -132,6 +132,8 @@ def read_trace(path: Path, notes: list[str] | None = None) -> list[TokenTrace]:
     try:
         with path.open("rb") as file:
             return parse_trace(lines_of(file), path.name, [] if notes is None else notes)
+    except FileNotFoundError:
+        raise DiskError(f"file not found: {path}", _NOT_A_TRACE) from None
     except (OSError, ValueError) as error:
         raise DiskError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
 

@@ -106,13 +106,7 @@ def compare(
     ] = False,
     no_stdin: NoStdin = False,
 ) -> int:
-    """Answer PROMPT with several settings side by side and compare the answers.
-
-    The table below the answers has a row for each: TOKENS and WORDS of the answer. DISTINCT-1, -2, -3: share of its
-    runs of 1, 2 or 3 tokens that are different from each other (1.00: nothing occurs twice). MEAN P: mean probability
-    of its tokens, as sampled. REPEATED: share of its runs of 4 tokens that occurred before (0.00: none). END: why it
-    ended (stop, length, timeout, interrupt, error).
-    """
+    """Answer PROMPT with several settings side by side and compare the answers."""
     layers = list(command_layers(flags, text))
     asked = resolve(layers).settings
     seed = random_seed() if asked.seed is None else asked.seed

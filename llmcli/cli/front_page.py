@@ -49,15 +49,15 @@ def page_of(arguments: Sequence[str]) -> str:
 
 def front_page() -> str:
     """What `llmcli` alone shows."""
-    parts = [pages.ABOUT, *examples("Start here", pages.START), *section("Commands", _commands())]
-    return "\n\n".join([*parts, f"{_NEXT}\n{pages.DOCUMENTATION}"])
+    parts = [wrapped(pages.ABOUT), *examples("Start here", pages.START), *section("Commands", _commands())]
+    return "\n\n".join([*parts, f"{wrapped(_NEXT)}\n{wrapped(pages.DOCUMENTATION)}"])
 
 
 def root_help() -> str:
     """What `llmcli --help` shows."""
     parts = [f"Usage: {pages.PROGRAM} COMMAND [OPTIONS]", wrapped(pages.ABOUT, "  ")]
     parts += [*examples("Examples", pages.START), *section("Commands", _commands()), *section("Options", _OPTIONS)]
-    return "\n\n".join([*parts, _NEXT])
+    return "\n\n".join([*parts, wrapped(_NEXT)])
 
 
 def without_habits(arguments: Sequence[str]) -> list[str]:
@@ -116,9 +116,16 @@ def _commands() -> list[Row]:
 
 
 def examples(heading: str, lines: str) -> list[str]:
-    """Command lines under a heading; nothing without any."""
-    block = textwrap.indent(textwrap.dedent(lines).strip(), "  ")
-    return [f"{heading}:\n{block}"] if block else []
+    """Command lines under a heading; nothing without any. In a narrow terminal, each comment is above its command."""
+    block = textwrap.dedent(lines).strip().split("\n")
+    if not block[0]:
+        return []
+    if max(map(len, block)) + 2 > width():
+        pairs = [line.partition("  #")[::2] for line in block]
+        block = [
+            part for command, comment in pairs for part in (f"#{comment}" if comment else "", command.rstrip()) if part
+        ]
+    return ["\n".join([f"{heading}:", *(f"  {line}" for line in block)])]
 
 
 def section(heading: str, rows: Sequence[Row]) -> list[str]:
@@ -137,7 +144,7 @@ def section(heading: str, rows: Sequence[Row]) -> list[str]:
     return ["\n".join(lines)]
 
 
-def wrapped(text: str, indent: str) -> str:
+def wrapped(text: str, indent: str = "") -> str:
     """A paragraph as wide as the terminal, at most 80 columns."""
     return textwrap.fill(
         text, width(), initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False

@@ -35,9 +35,7 @@ _PATIENCE = 3.0  # seconds of silence on stdin before a note says what the progr
 _END = "; end it with Ctrl-D"
 
 PromptArgument = Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="Prompt text; stdin is added to it.")]
-NoStdin = Annotated[
-    bool, typer.Option("--no-stdin", help="Do not read stdin. In a shell loop, stdin is the input of the loop.")
-]
+NoStdin = Annotated[bool, typer.Option("--no-stdin", help="Do not read stdin (the input of a shell loop).")]
 
 
 @with_settings(only=fields().keys() - CHAT_ONLY)
@@ -48,8 +46,7 @@ def generate(
         bool,
         typer.Option(
             "--json",
-            help="Print one JSON object with the text, token counts, seed and settings. "
-            "For an answer of the model in JSON, use --json-schema.",
+            help="Print text, counts and settings as one JSON object (JSON from the model: --json-schema).",
         ),
     ] = False,
     stream: Annotated[bool, typer.Option(help="Streaming: print the text as it is generated, or at the end.")] = True,
@@ -68,16 +65,7 @@ def generate(
     ] = False,
     no_stdin: NoStdin = False,
 ) -> int:
-    """Generate an answer to PROMPT, to stdin, or to both.
-
-    stdin is read to its end and added to PROMPT, unless it is a terminal. In a shell loop, use --no-stdin or
-    </dev/null: otherwise the first run reads the input of the loop.
-
-    Each --file follows PROMPT as a block under its name. A single file without PROMPT is the prompt itself.
-
-    An answer that reaches --max-tokens or fills the context ends with a note on stderr and status 0. An answer that
-    --timeout stops ends with status 124. In both cases the text so far is printed.
-    """
+    """Generate an answer to PROMPT, to stdin, or to both."""
     layers = command_layers(flags, text)
     asked = resolve(layers).settings
     if asked.logprobs and not as_json:

@@ -94,7 +94,7 @@ def command_help(command: Any, ctx: Any, everything: bool) -> str:
     if path in pages.WITH_STATUSES:
         parts += _statuses(everything)
     if not everything:
-        parts.append(f"{ctx.command_path} --help-all shows all {len(options)} options.")
+        parts.append(wrapped(f"{ctx.command_path} --help-all shows all {len(options)} options."))
     return "\n\n".join(parts)
 
 
@@ -109,7 +109,7 @@ def group_help(group: Any, ctx: Any, everything: bool) -> str:
     options = [one for one in group.get_params(ctx) if one.param_type_name == "option"]
     if everything:
         parts += section("Options", [_option_row(option, ctx, everything) for option in options])
-    parts.append(f"{ctx.command_path} COMMAND --help shows the examples and options of a command.")
+    parts.append(wrapped(f"{ctx.command_path} COMMAND --help shows the examples and options of a command."))
     return "\n\n".join(parts)
 
 
@@ -131,7 +131,7 @@ def _commands(group: Any, prefix: str, everything: bool) -> Iterator[Row]:
 
 def _usage(command: Any, ctx: Any) -> str:
     pieces = [piece.strip("{}") for piece in command.collect_usage_pieces(ctx)]
-    return f"Usage: {ctx.command_path} {' '.join(pieces)}"
+    return wrapped(f"Usage: {ctx.command_path} {' '.join(pieces)}")
 
 
 def _sentences(command: Any, everything: bool) -> list[str]:
@@ -169,7 +169,7 @@ def _option_row(option: Any, ctx: Any, everything: bool) -> Row:
     if option.secondary_opts:
         label += "/" + option.secondary_opts[0]
     if not option.is_flag and not option.count:
-        label += " " + option.make_metavar(ctx).strip("<>")
+        label += " " + _metavar(option, ctx)
     if "--help" in option.opts:
         return label, "Show the most common options and exit."
     facts = _facts(option)
@@ -185,12 +185,18 @@ def _shortened(text: str) -> str:
     return first_sentence(text) + bracket + facts
 
 
+def _metavar(option: Any, ctx: Any) -> str:
+    if option.metavar is None and hasattr(option.type, "min"):
+        return "N"
+    return str(option.make_metavar(ctx).strip("<>"))
+
+
 def _facts(option: Any) -> list[str]:
     """Range, default and need of an option that a command declares itself; those of settings are in the help."""
     low, high = getattr(option.type, "min", None), getattr(option.type, "max", None)
     facts = [values.range_text(low, high, None)] if (low, high) != (None, None) and not option.count else []
     if option.show_default and option.default not in (None, False, "", ()) and not option.required:
-        facts.append(f"default {'on' if option.default is True else option.default}")
+        facts.append(f"default {values.show(option.default)}")
     return [*facts, "required"] if option.required else facts
 
 

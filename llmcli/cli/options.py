@@ -118,7 +118,7 @@ def help_text(field: Field) -> str:
         facts.append(f"one of {choices}")
     if (param.min, param.max, param.above) != (None, None, None) and (param.max or 0) < 2**31:
         facts.append(values.range_text(param.min, param.max, param.above, param.also))
-    default = "on" if field.default is True else field.format(field.default)
+    default = field.format(field.default)
     if default not in ("", "none", "false"):
         facts.append(f"default {default}")
     return f"{param.help} [{', '.join(facts)}]" if facts else param.help

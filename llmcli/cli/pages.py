@@ -31,17 +31,28 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "generate": Command(
             "llmcli.cli.generate:generate",
             "Generate one answer and print it to stdout.",
-            "The prompt is PROMPT, stdin, or both. stdout contains the answer only.",
+            "The prompt is PROMPT, stdin, or both. stdout contains the answer only. In a shell loop, use --no-stdin: "
+            "otherwise the first run reads the input of the loop. Each --file follows PROMPT as a block under its "
+            "name; a single file without PROMPT is the prompt itself. A note on stderr tells when --max-tokens or the "
+            "context ends the answer (status 0). If --timeout ends it, the status is 124 and the text so far is "
+            "printed.",
         ),
         "compare": Command(
             "llmcli.cli.compare:compare",
             "Answer one prompt with several settings, side by side.",
-            "A summary shows how the answers differ.",
+            "The table below the answers shows for each: its TOKENS and WORDS; DISTINCT-1, -2 and -3, the share of its "
+            "sequences of 1, 2 or 3 tokens that are different (1.00: nothing occurs twice); MEAN P, the mean "
+            "probability of its tokens; REPEATED, the share of its sequences of 4 tokens that occurred before; and "
+            "END, its finish reason (stop, length, timeout, interrupt or error).",
         ),
         "tokenize": Command(
             "llmcli.cli.tokenize:tokenize", "Show the tokens of a text.", "One token on each line: its id and its text."
         ),
-        "pull": Command("llmcli.cli.models_hub:pull", "Download a model, or resume its download."),
+        "pull": Command(
+            "llmcli.cli.models_hub:pull",
+            "Download a model, or resume its download.",
+            "A file from the Hub is verified by its sha256. The path of the model is printed to stdout.",
+        ),
         "models": Command("llmcli.cli.models:app", "List, find, download, check and delete models."),
         "sessions": Command("llmcli.cli.sessions:app", "List, show, search, export and delete saved chats."),
         "trace": Command("llmcli.cli.trace:app", "Show how each token of an answer was sampled."),
@@ -97,9 +108,9 @@ EXAMPLES: Mapping[str, str] = MappingProxyType(
             llmcli models show qwen3-4b  # size, context, memory, license
         """,
         "models pull": r"""
-            llmcli models pull qwen3-4b              # a name of the catalog
-            llmcli models pull Qwen/Qwen3-8B-GGUF:Q4_K_M
-            llmcli models pull gemma-3-4b --mmproj   # with its vision projector
+            llmcli models pull qwen3-4b                   # a name of the catalog
+            llmcli models pull Qwen/Qwen3-8B-GGUF:Q4_K_M  # a Hub repository
+            llmcli models pull qwen3-4b --offline         # the downloaded file
         """,
         "models list": r"""
             llmcli models list

@@ -28,11 +28,11 @@ def make_app(wanted: str = "") -> typer.Typer:
             continue
         module, _, attribute = command.place.partition(":")
         target = getattr(import_module(module), attribute)
-        text = f"{command.summary}\n\n{command.details}".strip()
         if isinstance(target, typer.Typer):
             _show_examples(target)
-            app.add_typer(target, name=name, help=text, cls=HelpGroup)
+            app.add_typer(target, name=name, help=command.summary, cls=HelpGroup)
         else:
+            text = f"{command.summary}\n\n{command.details}".strip()
             app.command(name, cls=GroupedCommand, help=text)(target)
     return app
 

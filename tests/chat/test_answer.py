@@ -118,7 +118,7 @@ def test_an_interrupted_answer_keeps_its_text(local: LocalModel, settings: Setti
     assert 0 < answer.data()["completion_tokens"] < 50
 
 
-def test_the_progress_of_the_prompt_is_told(local: LocalModel, settings: Settings) -> None:
+def test_the_progress_of_the_prompt_is_reported(local: LocalModel, settings: Settings) -> None:
     seen: list[tuple[int, int]] = []
     answer = ask(local, settings, "A question that was never asked before.")
     answer.progress = lambda done, total: seen.append((done, total))
@@ -156,7 +156,7 @@ class Scripted:
         ({"prefill": "So: "}, "", "So: <think>\nhm\n</think>\n\nYes"),
     ],
 )
-def test_reasoning_is_kept_apart_and_only_where_a_template_asked_for_an_answer(
+def test_reasoning_is_separate_only_under_a_chat_template(
     local: LocalModel, settings: Settings, given: dict[str, Any], reasoning: str, text: str
 ) -> None:
     scripted: Any = Scripted(local, "<thi", "nk>", "\nhm", "\n</", "think>\n\n", "Y", "es")

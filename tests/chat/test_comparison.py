@@ -50,14 +50,14 @@ def shared(prompts: list[int], n_answers: int, **values: Any) -> tuple[int, int,
     return found.n_ctx, found.n_ctx_seq, found.width
 
 
-def test_the_room_of_several_answers_is_that_of_each_and_of_the_prompt_once(memory: Any) -> None:
+def test_several_answers_share_the_room_of_one_prompt(memory: Any) -> None:
     assert shared([100], 4, max_tokens=200) == (1024, 301, 4)
     assert shared([100, 60], 4, max_tokens=200) == (1024, 301, 4)
     assert shared([100], 4, max_tokens=100_000) == (32512, 8192, 4)
     assert shared([100], 2, n_ctx=1000, max_tokens=5000) == (2048, 1000, 2)
 
 
-def test_answers_of_open_length_share_what_one_would_have_or_have_enough_each(memory: Any) -> None:
+def test_unlimited_answers_share_the_context_of_one(memory: Any) -> None:
     assert shared([192], 2) == (8192, 192 + 4000, 2)
     assert shared([192], 8) == (16640, 192 + 2048, 8)
     assert shared([192], 8, n_ctx=1024) == (6912, 1024, 8)
@@ -126,7 +126,7 @@ def test_each_answer_is_what_it_would_be_alone(tiny: LocalModel, path: Path) -> 
     other.close()
 
 
-def test_the_prompt_is_read_once_and_its_progress_told(tiny: LocalModel) -> None:
+def test_the_prompt_is_read_once_and_its_progress_reported(tiny: LocalModel) -> None:
     compared, told = comparison(tiny, "temp=0.2,1.0", "top_k=3,40"), list[tuple[int, int]]()
     compared.progress = lambda done, total: told.append((done, total))
     texts(compared)
@@ -175,7 +175,7 @@ def test_the_one_that_fails_ends_alone(tiny: LocalModel) -> None:
     assert (data["text"], data["stats"]["tokens"], data["stats"]["mean_p"]) == ("", 0, None)
 
 
-def test_settings_that_cannot_be_are_refused_with_the_label_and_nothing_is_left_open(tiny: LocalModel) -> None:
+def test_an_invalid_setting_names_its_variant_and_leaks_nothing(tiny: LocalModel) -> None:
     compared = comparison(tiny, "temp=0.2,1.0")
     compared.compared[1].answer.grammar = "root ::= ("
     with pytest.raises(UsageError, match=r"temp=1\.0: "):
@@ -208,7 +208,7 @@ def test_the_data_say_what_tells_an_answer_apart(tiny: LocalModel) -> None:
     assert data["replay"]["beside"] == 1
 
 
-def test_what_a_conversation_has_read_is_not_read_again_and_its_context_left_as_it_is(path: Path) -> None:
+def test_the_tokens_of_a_conversation_are_reused_and_kept(path: Path) -> None:
     chat, other = open_local(path, BASE), open_local(path, BASE)
     for local in (chat, other):
         local.read(PROMPT.tokens[:80])
@@ -226,7 +226,7 @@ def test_what_a_conversation_has_read_is_not_read_again_and_its_context_left_as_
         local.close()
 
 
-def test_a_conversation_has_its_context_back_when_a_comparison_is_given_up(path: Path) -> None:
+def test_a_stopped_comparison_gives_the_context_back(path: Path) -> None:
     chat = open_local(path, BASE)
     before = chat.context
     with closing(comparison(chat, "temp=0.2,1.0").parts()) as parts:
@@ -239,7 +239,7 @@ def test_a_conversation_has_its_context_back_when_a_comparison_is_given_up(path:
     chat.close()
 
 
-def test_a_failing_policy_of_one_s_own_is_a_failure_too(tiny: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_a_policy_file_is_a_failure_too(tiny: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
     from llmcli.params.policy import registry
 
     monkeypatch.setattr(registry, "_ANNOUNCED", {})
@@ -254,7 +254,7 @@ def test_a_failing_policy_of_one_s_own_is_a_failure_too(tiny: LocalModel, monkey
 # Kept
 
 
-def test_an_answer_that_is_kept_is_said_with_its_question_and_what_made_it(path: Path, home: Path) -> None:
+def test_a_kept_answer_is_saved_with_its_question_and_settings(path: Path, home: Path) -> None:
     local = open_local(path, Settings(n_ctx=512, n_threads=1))
     dialogue = dialogue_with(local, n_ctx=512, max_tokens=6, session=Session())
     session = dialogue.session

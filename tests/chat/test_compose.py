@@ -86,7 +86,7 @@ def test_stdin_cannot_stand_twice(given: dict[str, Any]) -> None:
         join(**given)
 
 
-def test_stdin_is_not_read_where_nobody_pipes_or_asks() -> None:
+def test_a_terminal_as_stdin_is_not_read() -> None:
     assert join_prompt(Settings(prompt="Q"), False, lambda: pytest.fail("read")) == "Q"
 
 
@@ -108,10 +108,10 @@ def test_a_file_is_read_as_utf_8_exactly(folder: Path, data: bytes, text: str) -
 @pytest.mark.parametrize(
     ("name", "telling"),
     [
-        ("missing.txt", "cannot read missing.txt: No such file"),
+        ("missing.txt", "file not found: missing.txt"),
         (".", "is a folder"),
         ("a.txt/b", "cannot read a.txt/b"),
-        ("~nobody-has-this-name/a", "cannot read ~nobody"),
+        ("~nobody-has-this-name/a", "file not found: ~nobody"),
         ("a\0b", "cannot read"),
         ("n" * 5000, "cannot read"),
         ("binary", "is not a text file"),
@@ -195,8 +195,8 @@ def test_a_grammar_comes_from_whichever_setting_has_it(folder: Path) -> None:
     [
         ({"grammar": "a", "json_schema": "{}"}, UsageError, "grammar and json_schema cannot"),
         ({"grammar": "a", "grammar_file": "b"}, UsageError, "grammar and grammar_file cannot"),
-        ({"grammar_file": "missing"}, DiskError, "cannot read missing"),
-        ({"json_schema": "missing.json"}, DiskError, "cannot read missing.json"),
+        ({"grammar_file": "missing"}, DiskError, "file not found: missing"),
+        ({"json_schema": "missing.json"}, DiskError, "file not found: missing.json"),
         ({"json_schema": "{bad"}, UsageError, "JSON"),
         ({"json_schema": ""}, UsageError, "empty"),
     ],
@@ -259,7 +259,7 @@ def test_a_raw_prompt_needs_no_template() -> None:
     [
         ("{% if %}", ModelInvalidError, "^the chat template is not valid Jinja"),
         ("{{ raise_exception('no') }}", LlmcliError, "^the chat template fails: no"),
-        ("chatml", DiskError, "cannot read chatml"),
+        ("chatml", DiskError, "file not found: chatml"),
     ],
 )
 def test_an_error_names_the_origin_of_the_template(given: str, kind: type[LlmcliError], telling: str) -> None:

@@ -1,4 +1,4 @@
-"""The configuration file: read with its faults told, and changed without losing what the user wrote."""
+"""The configuration file: its errors are reported, and a change keeps what the user wrote."""
 
 import os
 import stat
@@ -31,7 +31,7 @@ HARD = ('a """ b', "it's # no comment", "a\r\nb\n", "\x1b\x01\x7f", "C:\\new\\u0
 
 
 @pytest.mark.parametrize("key", fields())
-def test_every_value_comes_back_from_the_file_as_it_was_set(key: str) -> None:
+def test_every_value_is_read_from_the_file_as_it_was_set(key: str) -> None:
     field = fields()[key]
     values = [value for value in legal_values(field) if value is not None]
     for value in [
@@ -49,7 +49,7 @@ def test_every_value_comes_back_from_the_file_as_it_was_set(key: str) -> None:
     assert config_layer().values == {}
 
 
-def test_all_settings_lie_in_one_file_together() -> None:
+def test_all_settings_fit_in_one_file() -> None:
     values = {key: [value for value in legal_values(field) if value is not None][-1] for key, field in fields().items()}
     for key, value in values.items():
         set_value(key, value)
@@ -91,7 +91,7 @@ def test_a_file_written_by_hand_is_read() -> None:
         (b"system = '\xff'", "not valid TOML", "config edit"),
     ],
 )
-def test_a_fault_in_the_file_is_told_with_its_name(text: str | bytes, telling: str, hint: str) -> None:
+def test_an_error_in_the_file_names_the_file(text: str | bytes, telling: str, hint: str) -> None:
     path = write(text)
     with pytest.raises(UsageError, match=telling) as caught:
         config_layer()
@@ -114,7 +114,7 @@ def test_comments_and_order_survive_changes() -> None:
     assert config_file().read_text() == "# top\nseed = 1 # mine\n\n# quiet\ntop_p = 0.9\nmin_p = 0.1\n"
 
 
-def test_a_setting_under_another_of_its_names_is_changed_in_place() -> None:
+def test_a_setting_under_another_name_is_changed_in_place() -> None:
     write("temp = 0.5 # warm\nTop-K = 3\ntemperature = 0.6\n")
     set_value("temperature", Fixed(0.7))
     assert config_file().read_text() == "temp = 0.7 # warm\nTop-K = 3\n"
@@ -123,7 +123,7 @@ def test_a_setting_under_another_of_its_names_is_changed_in_place() -> None:
     assert tomllib.loads(config_file().read_text()) == {}
 
 
-def test_setting_a_value_to_nothing_takes_it_out() -> None:
+def test_setting_a_value_to_none_removes_it() -> None:
     set_value("seed", None)
     assert config_layer().values == {}
     set_value("seed", 3)
@@ -138,7 +138,7 @@ def test_a_setting_that_is_not_there_is_not_unset() -> None:
         unset_value("sead")
 
 
-def test_a_broken_file_is_refused_and_left_as_it_is() -> None:
+def test_a_file_that_is_not_valid_stays_as_it_is() -> None:
     path = write("top_p = \n")
     for change in (lambda: set_value("seed", 1), lambda: unset_value("seed")):
         with pytest.raises(UsageError, match="line 1"):
@@ -146,7 +146,7 @@ def test_a_broken_file_is_refused_and_left_as_it_is() -> None:
     assert path.read_text() == "top_p = \n"
 
 
-def test_a_file_that_does_not_take_a_change_is_left_as_it_is() -> None:
+def test_a_file_that_cannot_take_a_change_stays_as_it_is() -> None:
     path = write("seed = 1\n")
     with pytest.raises(UsageError, match="cannot change") as caught:
         edit(lambda document: document.add("seed", 2))
@@ -160,7 +160,7 @@ def test_an_unknown_name_in_the_file_stays_when_another_is_set() -> None:
     assert config_file().read_text() == "from_the_future = 1\nseed = 1\n"
 
 
-def test_ensure_file_makes_a_file_once() -> None:
+def test_ensure_file_creates_the_file_once() -> None:
     path = ensure_file()
     assert config_layer().values == {}
     path.write_text("seed = 1\n")
@@ -168,7 +168,7 @@ def test_ensure_file_makes_a_file_once() -> None:
 
 
 @pytest.mark.skipif(WINDOWS, reason="Windows has no such modes")
-def test_the_file_and_its_new_folders_are_private_whatever_the_umask(home: Path) -> None:
+def test_the_file_and_new_folders_are_private_with_any_umask(home: Path) -> None:
     before = os.umask(0)
     try:
         path = set_value("seed", 1)
@@ -193,7 +193,7 @@ def test_a_link_to_the_file_stays_a_link(tmp_path: Path) -> None:
     assert real.read_text() == "seed = 2\n"
 
 
-def test_a_folder_that_cannot_be_made_is_a_disk_error(home: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_a_disk_error(home: Path) -> None:
     home.write_text("a file where the folder should be")
     with pytest.raises(DiskError, match="cannot"):
         set_value("seed", 1)
@@ -202,7 +202,7 @@ def test_a_folder_that_cannot_be_made_is_a_disk_error(home: Path) -> None:
     assert "LLMCLI_HOME" in caught.value.hint
 
 
-def test_a_disk_that_is_full_is_a_disk_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_a_disk_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -212,7 +212,7 @@ def test_a_disk_that_is_full_is_a_disk_error(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.skipif(WINDOWS or os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_may_not_be_written_is_a_disk_error() -> None:
+def test_a_read_only_folder_is_a_disk_error() -> None:
     config_dir().mkdir(parents=True, mode=0o500)
     with pytest.raises(DiskError, match="cannot write"):
         set_value("seed", 1)
@@ -227,7 +227,9 @@ def test_llmcli_home_moves_every_folder(home: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("unset", [None, ""])
-def test_without_it_the_folders_are_the_system_s(unset: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_llmcli_home_the_folders_are_those_of_the_system(
+    unset: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("LLMCLI_HOME") if unset is None else monkeypatch.setenv("LLMCLI_HOME", unset)
     import platformdirs
 

@@ -42,9 +42,7 @@ def probability(answered: Answered, number: int) -> float:
 
 
 @pytest.mark.parametrize("extra", [{}, XTC, {"mirostat": 2}], ids=["plain", "xtc", "mirostat"])
-def test_the_tokens_are_those_that_were_drawn_with_the_probabilities_of_their_traces(
-    dialogue: Dialogue, extra: dict[str, Any]
-) -> None:
+def test_the_tokens_and_probabilities_are_those_of_the_trace(dialogue: Dialogue, extra: dict[str, Any]) -> None:
     turn, answered = asked(dialogue, **extra)
     generation = turn.answer.generation
     assert answered.tokens == generation.tokens[len(generation.prompt) :]
@@ -128,7 +126,7 @@ def test_what_follows_an_answer_does_not_hide_it(dialogue: Dialogue) -> None:
     assert [message.content for message in found.path] == [ASKED]
 
 
-def test_without_an_answer_there_is_nothing_to_look_at(dialogue: Dialogue) -> None:
+def test_a_session_without_an_answer_is_an_error(dialogue: Dialogue) -> None:
     with pytest.raises(UsageError, match="no answer"):
         last_answer(dialogue, None)
     dialogue.session.say("user", "hi")
@@ -190,7 +188,7 @@ def test_a_text_is_found_in_a_token_or_in_those_that_spell_it(local: LocalModel)
     assert answered.find("dog") is None
 
 
-def test_the_beginning_of_a_branch_is_the_text_up_to_the_token_and_the_other_one(local: LocalModel) -> None:
+def test_a_branch_starts_with_the_text_and_the_other_token(local: LocalModel) -> None:
     answered = made_of(local, "The cat sat on the mat.")
     dog = local.model.vocab.tokenize(" dog")[0]
     assert answered.beginning(1, dog) == ("The dog", "")
@@ -212,7 +210,7 @@ def test_a_part_of_a_character_begins_no_branch(local: LocalModel) -> None:
 THOUGHT = "<think>\nA cat, then.\n</think>\n\nThe cat sat."
 
 
-def test_a_branch_within_the_reasoning_goes_on_reasoning(local: LocalModel) -> None:
+def test_a_branch_within_the_reasoning_continues_it(local: LocalModel) -> None:
     answered = made_of(local, THOUGHT)
     then, the = answered.find("then"), answered.find("The")
     assert then is not None
@@ -226,7 +224,7 @@ def test_a_branch_within_the_reasoning_goes_on_reasoning(local: LocalModel) -> N
 
 
 @pytest.mark.parametrize("at", [0, "The"])
-def test_where_there_is_no_text_yet_a_branch_is_refused(local: LocalModel, at: Any) -> None:
+def test_a_branch_before_any_text_is_refused(local: LocalModel, at: Any) -> None:
     answered = made_of(local, THOUGHT)
     number = answered.find(at) if isinstance(at, str) else at
     assert number is not None
@@ -235,7 +233,7 @@ def test_where_there_is_no_text_yet_a_branch_is_refused(local: LocalModel, at: A
         answered.beginning(number, 2 if at == 0 else line_feed)
 
 
-def test_a_candidate_is_named_by_its_place_in_the_model_s_own_order(dialogue: Dialogue) -> None:
+def test_a_candidate_is_found_by_its_rank_in_the_model(dialogue: Dialogue) -> None:
     _, answered = asked(dialogue)
     found = answered.dissect(4, 6)
     assert found

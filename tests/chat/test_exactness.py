@@ -270,7 +270,7 @@ def test_an_ordinary_turn_evaluates_the_new_message(talk: Dialogue, large: Local
     assert prompt_n(say(talk, "Why?")) == large.count_tokens("Why?") + len(BETWEEN) + len(BEHIND) + 1
 
 
-def test_an_undo_and_a_redo_evaluate_nothing_more_than_the_branch(talk: Dialogue) -> None:
+def test_undo_and_redo_evaluate_only_the_branch(talk: Dialogue) -> None:
     talk.session.undo(1)
     talk.session.redo()
     talk.session.move(talk.session.conversation.path()[-2].id)

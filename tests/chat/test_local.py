@@ -65,7 +65,7 @@ def test_the_starter_is_trusted_without_a_probe(with_starter: Path, probed: list
     assert probed == []
 
 
-def test_a_memory_that_cannot_be_written_costs_only_another_probe(
+def test_a_cache_that_is_not_writable_costs_only_a_probe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, probed: list[Sequence[Path]]
 ) -> None:
     def full(*_: object) -> None:
@@ -137,7 +137,7 @@ def test_an_invalid_default_of_the_model_is_ignored_with_a_note(
     assert target.notes[0].startswith(f"ignored a sampling default of the model: {telling}")
 
 
-def test_a_seed_is_drawn_where_none_is_given(tmp_path: Path) -> None:
+def test_a_random_seed_is_used_where_none_is_given(tmp_path: Path) -> None:
     target = sampling(tmp_path)
     seeds = {with_model(target, []).settings.seed for _ in range(8)}
     assert None not in seeds
@@ -195,7 +195,7 @@ def test_a_prompt_that_does_not_fit_says_so_before_it_is_read(
     monkeypatch.setattr(sizing, "choose_context", lambda *_: (256, "memory allows 256 of 8192"))
     with pytest.raises(
         ContextOverflowError,
-        match=r"the context has 256 \(the context is 256 of 8192 tokens: more does not fit in memory\)",
+        match=r"the context has 256 \(memory allows 256 of 8192\)",
     ):
         fresh.generate(Prompt("", [5] * 300), Settings(seed=1))
 

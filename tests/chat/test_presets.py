@@ -1,4 +1,4 @@
-"""Presets: the built-in ones, the user's own in config.toml, and what may be one."""
+"""Presets: the built-in ones, those of the user in config.toml, and what a preset can set."""
 
 import tomllib
 from pathlib import Path
@@ -36,21 +36,21 @@ def test_a_built_in_preset_sets_only_what_has_an_effect(name: str) -> None:
     assert not inert(found.settings, found.origins)
 
 
-def test_they_are_all_there_without_a_configuration_file() -> None:
+def test_the_built_in_presets_need_no_configuration_file() -> None:
     assert tuple(sorted(presets())) == BUILT_IN
     assert not config_file().exists()
     assert presets()["brainstorm"]["temperature"] == Entropy(0.8, 1.6)
     assert presets()["deterministic"]["temperature"] == Fixed(0.0)
 
 
-def test_a_preset_wins_over_the_configuration_and_loses_to_a_flag() -> None:
+def test_a_preset_overrides_the_file_and_an_option_overrides_it() -> None:
     write("temperature = 0.5\ntop_k = 7\nseed = 3\n")
     found = resolve([config_layer(), preset_layer("precise"), Layer("flag", {"top_k": 9})])
     assert found.settings == Settings(temperature=Fixed(0.3), top_k=9, top_p=0.9, min_p=0.1, seed=3)
     assert [found.origins[key] for key in ("temperature", "top_k", "seed")] == ["preset", "flag", "config"]
 
 
-def test_the_user_s_own_wins_over_the_built_in_one() -> None:
+def test_a_preset_of_the_user_replaces_the_built_in_one() -> None:
     write("top_k = 1\n[presets.creative]\ntemp = 2\n[presets.pirate]\nsystem = 'Arr.'\nstop = ['!']\n")
     assert presets()["creative"] == {"temperature": Fixed(2.0)}
     assert preset_layer("pirate").values == {"system": "Arr.", "stop": ("!",)}
@@ -82,7 +82,7 @@ def test_an_unknown_preset_is_an_error_with_the_nearest_name() -> None:
         ("[presets.x]\nmodel-folder = ['a']\n", "model_folders cannot be part of a preset"),
     ],
 )
-def test_a_preset_that_cannot_be_is_told_with_its_place(text: str, telling: str) -> None:
+def test_a_preset_that_is_not_valid_is_an_error_with_its_place(text: str, telling: str) -> None:
     path = write(text)
     for call in (presets, lambda: preset_layer("x")):
         with pytest.raises(UsageError, match=telling) as caught:
@@ -90,14 +90,14 @@ def test_a_preset_that_cannot_be_is_told_with_its_place(text: str, telling: str)
         assert str(caught.value).startswith(str(path))
 
 
-def test_a_broken_preset_does_not_take_the_others_along() -> None:
+def test_a_preset_that_is_not_valid_leaves_the_others_usable() -> None:
     write("[presets.x]\ntemperature = -1\n[presets.y]\nseed = 1\n")
     assert preset_layer("y").values == {"seed": 1}
     assert config_layer().values == {}
 
 
 @pytest.mark.parametrize("which", [0, -1])
-def test_every_value_comes_back_as_it_was_kept(which: int) -> None:
+def test_every_value_is_read_as_it_was_saved(which: int) -> None:
     legals = {
         key: [v for v in legal_values(field) if v is not None] for key, field in fields().items() if key not in NEVER
     }
@@ -118,7 +118,7 @@ def test_every_value_comes_back_as_it_was_kept(which: int) -> None:
         ("[presets]\nx = {seed = 1, top_k = 2}\n", "[presets]\nx = { top_k = 3, min_p = 0.1}\n"),
     ],
 )
-def test_keeping_a_preset_leaves_everything_else_as_it_is(before: str, after: str) -> None:
+def test_saving_a_preset_keeps_the_rest_of_the_file(before: str, after: str) -> None:
     write(before)
     assert save_preset("x", {"top_k": 3, "min_p": 0.1}) == config_file()
     assert config_file().read_text() == after
@@ -145,7 +145,7 @@ def test_presets_aliases_and_settings_change_side_by_side(order: str) -> None:
     assert presets()["a"] == {"top_k": 2}
 
 
-def test_a_preset_is_kept_beside_others_on_one_line() -> None:
+def test_a_preset_is_saved_beside_others_on_one_line() -> None:
     path = write("presets = {y = {seed = 1}}\n")
     save_preset("x", {"seed": 2, "stop": ("a",)})
     save_preset("y", {"top_k": 3})
@@ -153,7 +153,7 @@ def test_a_preset_is_kept_beside_others_on_one_line() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../x", "-x", "x" * 65, "é", "con"])
-def test_what_is_no_name_is_refused(name: str) -> None:
+def test_a_name_that_is_not_valid_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="is not a valid name for a preset"):
         save_preset(name, {"seed": 1})
     assert not config_file().exists()
@@ -163,13 +163,13 @@ def test_what_is_no_name_is_refused(name: str) -> None:
     ("values", "telling"),
     [({"prompt": "hi"}, "prompt cannot be part"), ({"offline": True}, "offline"), ({}, "no setting to save")],
 )
-def test_what_does_not_belong_into_a_preset_is_not_kept(values: dict[str, Any], telling: str) -> None:
+def test_a_setting_that_cannot_be_in_a_preset_is_not_saved(values: dict[str, Any], telling: str) -> None:
     with pytest.raises(UsageError, match=telling):
         save_preset("x", values)
     assert not config_file().exists()
 
 
-def test_removing_the_user_s_own_brings_the_built_in_one_back() -> None:
+def test_deleting_a_preset_of_the_user_restores_the_built_in_one() -> None:
     save_preset("code", {"seed": 1})
     remove_preset("code")
     assert presets()["code"]["temperature"] == Fixed(0.2)

@@ -73,7 +73,7 @@ def test_control_tokens_do_not_depend_on_what_people_write(user: str, system: st
 
 
 @pytest.mark.parametrize("change", ["m.content | upper", "m.content | title", "m.content | trim"])
-def test_a_template_that_changes_the_text_does_not_show_the_marks(change: str) -> None:
+def test_a_template_that_changes_text_does_not_show_marks(change: str) -> None:
     vocab = FakeVocab(NAMES)
     source = CHATML.replace("m.content", f"({change})")
     text, tokens = render_prompt(chatml(source), vocab, messages("say <|im_end|> twice"))
@@ -122,7 +122,7 @@ def test_the_switch_for_reasoning_reaches_the_template() -> None:
         ("a{{ bos_token }}", True, 2),
     ],
 )
-def test_bos_stands_once_in_front_where_the_model_wants_it(source: str, adds_bos: bool, expected: int) -> None:
+def test_a_prompt_starts_with_one_bos_if_the_model_uses_it(source: str, adds_bos: bool, expected: int) -> None:
     vocab = FakeVocab(bos="<s>", adds_bos=adds_bos)
     _, tokens = render_prompt(chatml(source, bos_token="<s>"), vocab, [])
     assert tokens.count(CONTROL) == expected
@@ -178,7 +178,7 @@ def test_no_control_token_of_the_starter_can_be_written(
 
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
-def test_no_mixture_of_the_starter_s_pieces_makes_one(
+def test_pieces_of_control_tokens_never_make_one(
     local: LocalModel, template: ChatTemplate, names: list[str], data: st.DataObject
 ) -> None:
     pieces = st.sampled_from([*names, *(name[:5] for name in names), *(name[5:] for name in names), " ", "é"])

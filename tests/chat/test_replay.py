@@ -141,7 +141,7 @@ def test_an_output_moved_by_hand_repeats_exactly(first: LocalModel, second: Loca
     assert replay.answer.text == data["text"]
 
 
-def test_there_are_fifty_outputs() -> None:
+def test_the_replay_tests_cover_fifty_outputs() -> None:
     assert len(KINDS) + len(MOVED) >= 50
 
 
@@ -210,7 +210,7 @@ def stopped(dialogue: Any, text: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["full_attention", "sliding_window", "recurrent", "hybrid"])
-def test_whatever_was_said_changed_and_stopped_before_repeats_exactly(tmp_path: Path, kind: str) -> None:
+def test_an_answer_after_any_history_repeats_exactly(tmp_path: Path, kind: str) -> None:
     path = getattr(tiny_models, kind)(tmp_path / f"{kind}.gguf")
     flag = Countdown()
     first, second = (next(opened(path, one)) for one in (flag, None))
@@ -270,7 +270,7 @@ def test_a_replay_that_is_stopped_says_nothing(first: LocalModel, second: LocalM
     assert (replay.difference, replay.reasons) == (None, [])
 
 
-def test_a_policy_s_file_that_was_changed_is_found(
+def test_a_changed_policy_file_is_found(
     first: LocalModel, second: LocalModel, files: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> None:
     data = given(first, files({"temp_policy_file": "WARM"}), QUESTIONS[2])

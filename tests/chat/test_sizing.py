@@ -77,12 +77,12 @@ def test_memory_bounds_a_context_left_open(memory: int, settings: dict[str, Any]
 
 
 @pytest.mark.parametrize("memory", [1 * MIB], indirect=True)
-def test_the_smallest_context_is_256_however_little_memory_there_is(memory: int) -> None:
+def test_the_smallest_context_has_256_tokens(memory: int) -> None:
     assert choose_context(SHAPE, Settings(), 10)[0] == 256
 
 
 @pytest.mark.parametrize(("n_ctx", "told"), [(1, False), (2048, False), (2049, True)])
-def test_a_context_larger_than_the_trained_one_is_taken_and_noted(n_ctx: int, told: bool) -> None:
+def test_a_context_beyond_the_trained_one_is_used_with_a_note(n_ctx: int, told: bool) -> None:
     chosen, note = choose_context(SHAPE, Settings(n_ctx=n_ctx), 10)
     assert chosen == n_ctx
     assert note == ("the context of 2049 tokens is larger than the 2048 the model was trained on" if told else "")
@@ -101,12 +101,12 @@ def test_a_context_that_cannot_fit_is_refused_with_the_figures(memory: int) -> N
 
 
 @pytest.mark.parametrize("memory", [0], indirect=True)
-def test_nothing_is_refused_where_the_memory_is_not_known(memory: int) -> None:
+def test_an_unknown_memory_refuses_nothing(memory: int) -> None:
     check_memory(SHAPE, Settings(), 1 << 30)
 
 
 @pytest.mark.parametrize("memory", [50 * MIB], indirect=True)
-def test_weights_larger_than_the_memory_are_told_and_no_reason_to_refuse(memory: int) -> None:
+def test_weights_larger_than_the_memory_give_only_a_note(memory: int) -> None:
     assert "it is slow" in check_memory(SHAPE, Settings(), 2048)
     assert check_memory(SHAPE, Settings(n_gpu_layers="all"), 2048) == ""
 
@@ -160,7 +160,7 @@ PLAIN: dict[str, Value] = {
         ({"llama.attention.key_length": 128, "llama.attention.value_length": 32}, (4 * 8 * 128, 4 * 8 * 32)),
     ],
 )
-def test_the_cache_s_width_counts_the_heads_of_every_layer(more: dict[str, Value], expected: tuple[int, int]) -> None:
+def test_the_cache_width_counts_the_heads_of_every_layer(more: dict[str, Value], expected: tuple[int, int]) -> None:
     shape = shape_of([header({**PLAIN, **more})])
     assert (shape.kv_width_k, shape.kv_width_v) == expected
     assert (shape.n_layers, shape.n_ctx_train, shape.n_embd, shape.n_vocab) == (4, 4096, 512, 1000)
@@ -177,7 +177,7 @@ def test_a_header_that_says_little_still_gives_a_shape() -> None:
 
 
 @pytest.mark.parametrize(("layers", "gpu", "told"), [("auto", False, False), (0, False, False), (9, True, False)])
-def test_a_gpu_that_is_not_there_is_told_only_to_who_asks(
+def test_a_missing_gpu_is_noted_only_where_it_is_requested(
     monkeypatch: pytest.MonkeyPatch, layers: int | str, gpu: bool, told: bool
 ) -> None:
     monkeypatch.setattr(hardware, "has_gpu", lambda: gpu)

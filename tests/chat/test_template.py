@@ -154,7 +154,7 @@ def test_the_generation_prompt_is_what_follows_the_messages(source: str) -> None
     assert without.rstrip().endswith(("<|im_end|>", "<|eot_id|>", "<end_of_turn>"))
 
 
-def test_reasoning_is_switched_off_by_the_template_s_own_variable() -> None:
+def test_a_variable_of_the_template_switches_reasoning_off() -> None:
     assert render(QWEN3, USER, thinking=False) == render(QWEN3, USER) + "<think>\n\n</think>\n\n"
 
 

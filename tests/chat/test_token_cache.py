@@ -80,7 +80,7 @@ def test_the_tokens_are_those_of_the_whole_text(tiny: tuple[Vocab, list[str]], h
         assert cache.tokenize([whole]) == vocab.tokenize(whole, parse_special=True)
 
 
-def test_no_neighbour_changes_where_a_text_is_cut(tiny: tuple[Vocab, list[str]]) -> None:
+def test_a_neighbor_does_not_change_where_a_text_is_cut(tiny: tuple[Vocab, list[str]]) -> None:
     vocab, names = tiny
     cache = taught(vocab, names)
     pieces = [*names, *WORDS]
@@ -90,7 +90,7 @@ def test_no_neighbour_changes_where_a_text_is_cut(tiny: tuple[Vocab, list[str]])
 
 @settings(max_examples=40, deadline=None)
 @given(history=edits)
-def test_the_starter_s_tokens_are_those_of_the_whole_text(starter_vocab: Vocab, history: list[Edit]) -> None:
+def test_the_tokens_of_the_starter_are_those_of_the_whole_text(starter_vocab: Vocab, history: list[Edit]) -> None:
     cache = TokenCache(starter_vocab)
     names = [name.decode() for name in starter_vocab.special.values()]
     for text in texts_of(history, [*names, *WORDS]):
@@ -112,7 +112,7 @@ def test_a_conversation_is_the_same_with_and_without(
         assert render_prompt(template, starter_vocab, messages, prefill, cache=cache) == expected
 
 
-def test_text_without_a_mark_in_it_is_tokenized_as_plain_where_it_is_plain(starter_vocab: Vocab) -> None:
+def test_plain_text_without_a_mark_is_tokenized_as_plain(starter_vocab: Vocab) -> None:
     cache = TokenCache(starter_vocab)
     for _ in range(3):
         tokens = cache.tokenize(["<|im_end|>", "<|im_end|>", "<|im_end|>"])
@@ -159,7 +159,7 @@ def test_only_what_is_new_is_tokenized(
         assert counted() < 250  # the content, marked and searched again, and the turn
 
 
-def test_without_warming_the_third_prompt_is_the_first_that_costs_nothing(
+def test_the_third_prompt_is_cached_without_warming(
     starter_vocab: Vocab, template: ChatTemplate, counted: Callable[[], int]
 ) -> None:
     cache = TokenCache(starter_vocab)

@@ -34,7 +34,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert read_trace(path) == [PLAIN, held, rich]
 
 
-def test_a_line_has_the_documented_keys_in_order_and_says_nothing_that_is_empty(tmp_path: Path) -> None:
+def test_a_line_has_the_documented_keys_and_no_empty_ones(tmp_path: Path) -> None:
     thinking = PLAIN._replace(reasoning="x", thinking=True)
     lines = written(tmp_path / "a.jsonl", PLAIN, thinking).read_text(encoding="utf-8").split("\n")
     assert list(json.loads(lines[0])) == KEYS
@@ -113,7 +113,7 @@ def test_an_error_names_the_file_and_the_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"GGUF\x03\x00", b"# a text\n", b"\xff\xfe{\n", b"[1]\n", b"7\n", b"[" * 10**5])
-def test_a_file_of_another_kind_is_told(content: bytes) -> None:
+def test_a_file_of_another_kind_is_an_error(content: bytes) -> None:
     with pytest.raises(UsageError, match="x, line 1 is not a token of a trace") as caught:
         parse_trace(io.BytesIO(content), "x", [])
     assert "--trace" in caught.value.hint
@@ -125,9 +125,9 @@ def test_blank_lines_and_an_empty_file_are_no_fault(tmp_path: Path) -> None:
     assert parse_trace([], "x", []) == []
 
 
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.jsonl", tmp_path):
-        with pytest.raises(DiskError, match="cannot read"):
+def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    for path, message in ((tmp_path / "none.jsonl", "file not found"), (tmp_path, "cannot read")):
+        with pytest.raises(DiskError, match=message):
             read_trace(path)
 
 

@@ -53,7 +53,7 @@ def test_each_token_is_heard_once_with_its_text(local: LocalModel) -> None:
         assert one.top[0].before >= one.top[1].before
 
 
-def test_a_stop_string_is_no_part_of_it_and_what_was_held_back_is(local: LocalModel) -> None:
+def test_the_texts_have_no_stop_string_but_text_held_back(local: LocalModel) -> None:
     free, _ = traced(local)
     words = free.text.split()
     stopped, heard = traced(local, stop=(f"{words[4]} {words[5]}",))
@@ -63,7 +63,7 @@ def test_a_stop_string_is_no_part_of_it_and_what_was_held_back_is(local: LocalMo
     assert "".join(one.text for one in heard) == never.text == free.text
 
 
-def test_tokens_that_were_taken_back_leave_no_trace(local: LocalModel) -> None:
+def test_removed_tokens_have_no_trace(local: LocalModel) -> None:
     free, _ = traced(local)
     banned = free.text.split()[3] + " " + free.text.split()[4]
     answer, heard = traced(local, banned_strings=(banned,))
@@ -73,14 +73,14 @@ def test_tokens_that_were_taken_back_leave_no_trace(local: LocalModel) -> None:
     assert of_tokens(heard) == answer.generation.tokens[len(answer.prompt.tokens) :]
 
 
-def test_a_prefill_is_text_that_no_token_stands_for(local: LocalModel) -> None:
+def test_a_prefill_is_text_without_a_token(local: LocalModel) -> None:
     answer, heard = traced(local, PROMPT + " small boy", prefill=" small boy")
     assert (heard[0].id, heard[0].text, heard[0].p) == (None, " small boy", None)
     assert "".join(one.text for one in heard) == answer.text
     assert all(one.id is not None for one in heard[1:])
 
 
-def test_reasoning_is_told_from_the_answer(local: LocalModel) -> None:
+def test_the_traces_separate_reasoning_from_the_answer(local: LocalModel) -> None:
     prompt = "<think>\nLet me see"
     grammar = 'root ::= " " [a-z ]{8} "</think>\\n\\nYes" [a-z. ]{10}'
     answer = Answer(

@@ -57,7 +57,7 @@ def test_two_messages_of_one_role_are_one() -> None:
     ]
 
 
-def test_a_summary_is_a_part_of_the_system_text_wherever_it_stands() -> None:
+def test_a_summary_becomes_part_of_the_system_text() -> None:
     said = path(("summary", "whales"), ("user", "a"), ("summary", "and ships"), ("assistant", "b"))
     system, *rest = as_messages(said, "be brief")
     assert system["role"] == "system"
@@ -67,7 +67,7 @@ def test_a_summary_is_a_part_of_the_system_text_wherever_it_stands() -> None:
     assert [message["role"] for message in rest] == ["user", "assistant"]
 
 
-def test_without_a_system_text_and_a_summary_there_is_no_system_message() -> None:
+def test_an_empty_system_text_makes_no_system_message() -> None:
     assert as_messages(path(("user", "a")), None) == as_messages(path(("user", "a")), "")
     assert as_messages([], None) == []
     assert as_messages(path(("summary", "whales")), None)[0]["role"] == "system"
@@ -133,9 +133,7 @@ def test_a_plain_answer_is_read_again_as_it_was_written(dialogue: Dialogue) -> N
     assert rendered(dialogue, ("user", "a"), ("assistant", " b"), ("user", "c")) == f"{first} b\nUser: c\nAssistant:"
 
 
-def test_without_a_template_an_answer_ends_where_the_user_would_speak(
-    dialogue: Dialogue, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plain_answer_ends_at_the_turn_of_the_user(dialogue: Dialogue, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Settings] = []
     model = scripted(" yes")
 
@@ -151,7 +149,7 @@ def test_without_a_template_an_answer_ends_where_the_user_would_speak(
     assert [settings.stop for settings in seen] == [("end", "\nUser:"), ("end",), ("end",)]
 
 
-def test_raw_text_is_read_as_it_stands(dialogue: Dialogue) -> None:
+def test_raw_text_is_the_prompt_unchanged(dialogue: Dialogue) -> None:
     dialogue.set("raw", True)
     dialogue.set("system", "unheard")
     said = [("user", "once "), ("assistant", "upon"), ("user", " a time")]
@@ -176,7 +174,7 @@ def test_a_message_is_counted_once(tiny: LocalModel, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("raw", [True, False])
-def test_what_is_read_ahead_is_what_every_next_prompt_begins_with(tiny: LocalModel, raw: bool) -> None:
+def test_every_next_prompt_starts_with_the_text_read_ahead(tiny: LocalModel, raw: bool) -> None:
     dialogue = dialogue_with(tiny, n_ctx=512, max_tokens=4, raw=raw, system="be brief")
     tiny.read([5])  # something else
     said = path(("user", "the river"), ("assistant", " why"))

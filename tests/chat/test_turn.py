@@ -116,7 +116,7 @@ def test_an_answer_in_which_nothing_came_is_not_kept(dialogue: Dialogue, monkeyp
     assert [message.role for message in on_disk(dialogue)] == ["user"]
 
 
-def test_a_stop_while_the_prompt_is_read_keeps_nothing_and_the_next_answer_is_whole(dialogue: Dialogue) -> None:
+def test_a_stop_in_the_prompt_saves_nothing_and_harms_nothing(dialogue: Dialogue) -> None:
     local = dialogue.local
     assert local
     expected = say(dialogue, "the river", temperature=Fixed(0.0)).answer.text
@@ -135,7 +135,7 @@ def test_a_stop_while_the_prompt_is_read_keeps_nothing_and_the_next_answer_is_wh
 # Going on
 
 
-def test_an_answer_goes_on_beside_the_one_that_ended(dialogue: Dialogue) -> None:
+def test_an_answer_continues_beside_one_that_ended(dialogue: Dialogue) -> None:
     last = begun(dialogue, " the moon")
     turn, shown = go_on(dialogue, last, " is", " far")
     assert turn.prompt.text.endswith("Assistant: the moon")
@@ -154,7 +154,7 @@ def test_an_answer_that_does_not_go_on_stays_as_it_is(dialogue: Dialogue) -> Non
     assert on_disk(dialogue)[-1] == last
 
 
-def test_a_fixed_beginning_is_not_put_before_an_answer_that_goes_on(dialogue: Dialogue) -> None:
+def test_a_continued_answer_gets_no_prefill(dialogue: Dialogue) -> None:
     dialogue.set("prefill", " well")
     turn, _ = go_on(dialogue, begun(dialogue, " the moon"), " is")
     assert "well" not in turn.prompt.text
@@ -162,7 +162,7 @@ def test_a_fixed_beginning_is_not_put_before_an_answer_that_goes_on(dialogue: Di
 
 
 @pytest.mark.parametrize("template", [TELLS, OPENS, OPENS_SHORT])
-def test_reasoning_that_was_cut_goes_on_as_reasoning(dialogue: Dialogue, template: str) -> None:
+def test_stopped_reasoning_continues_as_reasoning(dialogue: Dialogue, template: str) -> None:
     dialogue.set("chat_template", template)
     turn, shown = go_on(dialogue, begun(dialogue, "", "it is far"), " away", "\n</think>\n\n", "Far.")
     assert turn.prompt.text.endswith("[assistant]<think>\nit is far")
@@ -171,7 +171,7 @@ def test_reasoning_that_was_cut_goes_on_as_reasoning(dialogue: Dialogue, templat
 
 
 @pytest.mark.parametrize("template", [TELLS, OPENS, OPENS_SHORT])
-def test_an_answer_after_reasoning_goes_on_as_the_answer(dialogue: Dialogue, template: str) -> None:
+def test_an_answer_after_reasoning_continues_as_answer(dialogue: Dialogue, template: str) -> None:
     dialogue.set("chat_template", template)
     turn, shown = go_on(dialogue, begun(dialogue, "Far", "it is far"), " away")
     assert turn.prompt.text.endswith("[assistant]<think>\nit is far\n</think>\n\nFar")
@@ -179,7 +179,7 @@ def test_an_answer_after_reasoning_goes_on_as_the_answer(dialogue: Dialogue, tem
     assert (turn.message.reasoning, turn.message.content) == ("it is far", "Far away")
 
 
-def test_an_answer_without_reasoning_leaves_the_one_that_the_template_opens(dialogue: Dialogue) -> None:
+def test_an_answer_without_reasoning_closes_the_open_tag(dialogue: Dialogue) -> None:
     """As after an edit: what the user wrote in the model's place is no reasoning."""
     dialogue.set("chat_template", OPENS)
     turn, _ = go_on(dialogue, begun(dialogue, "Far"), " away")

@@ -27,11 +27,11 @@ from llmcli.params.policy.tree import Fixed
         ("", [""]),
     ],
 )
-def test_values_are_parted_at_semicolons_or_else_at_commas_outside_of_brackets(text: str, values: list[str]) -> None:
+def test_values_are_split_at_semicolons_or_outer_commas(text: str, values: list[str]) -> None:
     assert split_values(text) == values
 
 
-def test_settings_that_vary_multiply_and_the_last_one_varies_fastest() -> None:
+def test_the_values_of_several_settings_are_combined() -> None:
     found = variants_of(["temp=0.2,0.3..1.3", "top-p=0.9,1"], seed=5)
     assert [one.label for one in found] == [
         "temp=0.2 top-p=0.9",
@@ -51,7 +51,7 @@ def test_seeds_count_on_from_the_first() -> None:
     assert [one.values["seed"] for one in variants_of([], seed=2**32 - 2, n_seeds=2)] == [2**32 - 2, 0]
 
 
-def test_a_long_value_is_cut_in_the_label_and_nowhere_else() -> None:
+def test_a_long_value_is_shortened_only_in_the_label() -> None:
     text = "You are a very patient teacher of mathematics."
     (_, one) = variants_of([f"system=;{text}"], seed=1)
     assert one.values == {"system": text}

@@ -52,9 +52,9 @@ WRONG = [
     (["-c", "and then?"], 2, "`llmcli chat -C` continues the last session"),
     (["--heat", "red"], 2, "--heat must be one of temperature, p, entropy, got 'red'"),
     (["more words"], 2, "unexpected extra argument 'more words'\n  hint: put a text of several words in quotes"),
-    (["--file", "no such file"], 6, "cannot read no such file"),
+    (["--file", "no such file"], 6, "file not found: no such file"),
     (["--file", "."], 6, "folder"),
-    (["--system", "@no such file"], 6, "cannot read no such file"),
+    (["--system", "@no such file"], 6, "file not found: no such file"),
     (["-c", "32", "word " * 40], 2, "unexpected extra argument"),
     (["--cache-type-v", "q9_9"], 2, "cache_type_v"),
 ]  # fmt: skip
@@ -101,9 +101,7 @@ def test_a_prompt_that_is_given_twice_is_an_error(inside: Run) -> None:
 
 
 def test_a_wrong_environment_variable_is_an_error(run: Run, inside: Run) -> None:
-    assert_one_error(
-        run("generate", "hi", env={"LLMCLI_TOP_P": "2"}), 2, "LLMCLI_TOP_P: top_p must be between 0 and 1"
-    )
+    assert_one_error(run("generate", "hi", env={"LLMCLI_TOP_P": "2"}), 2, "LLMCLI_TOP_P: top_p must be between 0 and 1")
     assert_one_error(inside("generate", "hi", env={"LLMCLI_TOPP": "0.5"}), 2, "LLMCLI_TOP_P")
 
 

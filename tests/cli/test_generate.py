@@ -271,10 +271,11 @@ def test_a_model_without_a_template_answers_with_a_plain_one(run: Run, tmp_path:
 
 @with_tiny
 def test_the_help_explains_stdin_and_the_status_of_a_time_limit(run: Run) -> None:
-    text = " ".join(run("generate", "--help").text.split())
-    assert "--no-stdin" in text
-    assert "status 124" in text
-    assert "--json-schema" in text
+    text = " ".join(run("generate", "--help-all").text.split())
+    assert "In a shell loop, use --no-stdin" in text
+    assert "If --timeout ends it, the status is 124" in text
+    assert "124 stopped by --timeout" in " ".join(run("generate", "--help").text.split())
+    assert "(JSON from the model: --json-schema)" in text
 
 
 @with_tiny

@@ -122,6 +122,21 @@ def test_help_all_names_every_option(path: str) -> None:
         assert {*option.opts} <= words
 
 
+def test_an_example_uses_no_hidden_option() -> None:
+    for path in COMMANDS:
+        words = {word for line in lines_of(path) for call in command_lines(line) for word in call}
+        for option in COMMANDS[path].params:
+            assert not getattr(option, "hidden", False) or words.isdisjoint(option.opts), path
+
+
+def test_the_facts_of_an_option_look_the_same_everywhere() -> None:
+    assert "  --limit N " in help_of("models search", everything=False)
+    assert "[between 1 and 100, default 15]" in " ".join(help_of("models search", everything=False).split())
+    assert "[at least 0, or -1, default -1]" in " ".join(help_of("generate", everything=True).split())
+    assert "[default true]" in help_of("chat", everything=False)
+    assert "[required]" in help_of("trace plot", everything=False)
+
+
 def test_help_and_help_all_print_these_texts(inside: Run) -> None:
     for path in ("models", "models pull", "chat"):
         assert inside(*path.split(), "--help", env={"COLUMNS": "80"}).text == help_of(path, everything=False) + "\n"
@@ -199,6 +214,18 @@ def test_a_command_of_another_program_names_the_right_one(inside: Run, arguments
     assert error.startswith("error: no such ")
     assert hint.startswith("  hint: ")
     assert command in hint
+
+
+def test_a_narrow_terminal_has_each_comment_above_its_command(inside: Run) -> None:
+    lines = inside(env={"COLUMNS": "42"}).text.splitlines()
+    assert max(map(len, lines)) <= 42
+    at = lines.index("  # one answer")
+    assert lines[at + 1] == '  llmcli generate "Why is the sky blue?"'
+
+
+def test_help_all_has_the_details_of_a_command(inside: Run) -> None:
+    assert "One token on each line" in inside("tokenize", "--help-all").text
+    assert "One token on each line" not in inside("tokenize", "--help").text
 
 
 def test_help_and_version_are_commands_too(inside: Run) -> None:

@@ -44,7 +44,7 @@ def test_a_closed_pipe_ends_a_chat_quietly_and_keeps_the_text() -> None:
     ran = shell("$L chat hi --session cut --ignore-eos -n 2000 | head -c 1; echo ' '${PIPESTATUS[0]}")
     assert ran.stderr == b""
     assert ran.stdout.endswith(b" 141\n")
-    assert b"2 assistant" in shell("$L sessions show cut").stdout
+    assert b"2 model" in shell("$L sessions show cut").stdout
 
 
 @with_tiny

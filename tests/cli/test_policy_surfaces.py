@@ -1,4 +1,4 @@
-"""A temperature policy says the same wherever it is said: by flag, configuration, preset, variable, JSON or command."""
+"""A temperature policy means the same as an option, in the file, a preset, a variable, JSON or a command."""
 
 import json
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def by_command(inside: Run, policy: str) -> str:
 
 
 def by_json(inside: Run, policy: str) -> str:
-    """The policy is a field of `params` there, from which it is read again."""
+    """The policy is a field of `params`, which `replay` reads."""
     told = inside("generate", "hi", *SAME, "--temp", policy, "--json").text
     assert json.loads(told)["params"]["temperature"] == policy.replace(
         "answer=edt:1.2,theta=0.2", "answer=(edt:1.2,theta=0.2)"
@@ -49,7 +49,7 @@ WAYS: tuple[Callable[[Run, str], str], ...] = (by_configuration, by_preset, by_v
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_a_policy_gives_the_same_text_from_everywhere(inside: Run, with_tiny: Path, policy: str) -> None:
+def test_a_policy_gives_the_same_text_from_every_surface(inside: Run, with_tiny: Path, policy: str) -> None:
     text = by_flag(inside, policy)
     assert text != by_flag(inside, "0")
     for way in WAYS:

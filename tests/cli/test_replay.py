@@ -179,7 +179,7 @@ def test_a_policy_file_is_used_with_permission(inside: Run, with_tiny: Path, tmp
     ("layout", "words"),
     [
         ([[3, 3, 1]], "cannot replay "),
-        ([[2048, 1, 400], [1, 1, 1]], "replay.layout: 1 of 2048 rows, 400 times"),
+        ([[2048, 1, 400], [1, 1, 1]], "1 of 2048 rows, 400 times"),
         ([[10**9, 5, 1]], "replay.layout is not valid"),
         ([[0, 0, 0]], "replay.layout is not valid"),
     ],

@@ -280,7 +280,7 @@ def test_the_proxy_of_the_environment_gets_every_request(place: Place, hub: Fake
     assert asked(hub) == expected(hub, "pull")
 
 
-def test_a_gated_repository_names_its_page_until_access_is_granted(place: Place, hub: FakeHub) -> None:
+def test_a_gated_repository_names_its_page_until_granted(place: Place, hub: FakeHub) -> None:
     page = f"{hub.endpoint}/{GATED}"
     for env, advice in (({}, f"accept its terms at {page}, then run"), ({"HF_TOKEN": SENTINEL}, f"access at {page}")):
         ran = silent(place.run("pull", GATED, **env))

@@ -145,7 +145,7 @@ def test_an_export_without_the_file_of_its_system_prompt_warns(saved: str, capfd
     session.close()
     assert sessions.export_session(saved) == ExitStatus.OK
     told = capfd.readouterr()
-    assert "the export has no system prompt: cannot read gone.md" in told.err
+    assert "the export has no system prompt: file not found: gone.md" in told.err
     assert "second" in told.out
 
 

@@ -149,7 +149,7 @@ def test_a_plot_is_written_once_and_replaced_on_demand(
 def test_input_that_is_not_a_trace_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="contains no tokens"):
         trace.show_trace(written(tmp_path / "empty.jsonl", []))
-    with pytest.raises(DiskError, match="cannot read"):
+    with pytest.raises(DiskError, match="file not found"):
         trace.show_trace(str(tmp_path / "none.jsonl"))
     for stdin in (None, Terminal()):
         monkeypatch.setattr("sys.stdin", stdin)

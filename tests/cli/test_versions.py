@@ -1,4 +1,4 @@
-"""What stays as it was until somebody asks for more: versions, offline, leftovers, the greeting."""
+"""Versions of models, offline mode, interrupted downloads and the first run."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,36 +21,36 @@ def place(tmp_path: Path) -> Iterator[Place]:
         yield Place(tmp_path / "place", hub)
 
 
-def test_a_model_stays_as_it_was_until_it_is_pulled_again(place: Place, tmp_path: Path) -> None:
+def test_a_model_changes_only_when_it_is_pulled_again(place: Place, tmp_path: Path) -> None:
     first = place.run("pull", REPO).text.strip()
     newer = write_gguf(tmp_path / "two.gguf", MODEL | {"general.name": "the second"})
     place.hub.repos[REPO].commit({FILE: newer.read_bytes()})
     assert first in place.run("models", "show", REPO).text
     again = place.run("pull", REPO)
     assert again.text.strip() != first
-    assert "another version than yours" in again.stderr
+    assert "a newer version of this model" in again.stderr
     assert "the second" in place.run("models", "show", REPO).text
     assert Path(first).exists()
 
 
-def test_offline_a_pull_of_what_is_here_gives_its_place(place: Place) -> None:
+def test_an_offline_pull_prints_the_path_of_a_local_model(place: Place) -> None:
     path = place.run("pull", REPO).text
     asked = len(place.hub.log)
     for ran in (place.run("pull", REPO, "--offline"), place.run("pull", REPO, HF_HUB_OFFLINE="1")):
         assert (ran.status, ran.text) == (0, path)
-        assert "no newer version was looked for" in ran.stderr
+        assert "did not check for updates" in ran.stderr
     assert len(place.hub.log) == asked
     assert place.run("pull", f"{REPO}:Q8_0", "--offline").status == 5
 
 
-def test_an_alias_of_an_alias_means_the_model_and_one_of_nothing_is_refused(place: Place) -> None:
+def test_an_alias_of_an_alias_works_and_one_of_nothing_does_not(place: Place) -> None:
     place.run("models", "alias", "a", REPO)
     place.run("models", "alias", "b", "a")
     assert place.run("models", "alias", "b").text.strip() == REPO
     assert place.run("models", "alias", "c", "nothing").status == 3
 
 
-def test_a_file_found_damaged_is_shown_so_until_it_is_mended(place: Place) -> None:
+def test_a_corrupt_file_is_marked_until_it_is_repaired(place: Place) -> None:
     path = Path(place.run("pull", REPO).text.strip()).resolve()
     right = path.read_bytes()
     path.write_bytes(right[:-1] + bytes([right[-1] ^ 1]))
@@ -61,7 +61,7 @@ def test_a_file_found_damaged_is_shown_so_until_it_is_mended(place: Place) -> No
     assert "DAMAGED" not in place.run("models", "show", REPO).text
 
 
-def test_the_whole_parts_of_an_interrupted_pull_can_be_removed(place: Place, tmp_path: Path) -> None:
+def test_the_parts_of_an_interrupted_pull_can_be_removed(place: Place, tmp_path: Path) -> None:
     part = write_gguf(tmp_path / "part.gguf").read_bytes()
     names = [f"big-Q8_0-0000{number}-of-00002.gguf" for number in (1, 2)]
     place.hub.add("o/big-GGUF", {names[0]: part, names[1]: part + b"2"})
@@ -76,11 +76,9 @@ def test_the_whole_parts_of_an_interrupted_pull_can_be_removed(place: Place, tmp
     assert not list(place.cache.rglob("blobs/*"))
 
 
-def test_the_first_run_says_how_to_get_a_better_model_and_no_other_does(
-    run: Run, with_starter: Path, home: Path
-) -> None:
+def test_only_the_first_run_names_better_models(run: Run, with_starter: Path, home: Path) -> None:
     (home / "data" / "welcomed").unlink()
     ask = ("generate", "--raw", "Hi", "--temp", "0", "-n", "1")
     assert "llmcli models recommend" not in run(*ask, "-m", "starter").stderr
     assert "llmcli models recommend" in run(*ask).stderr
-    assert run(*ask).stderr == ""
+    assert "recommend" not in run(*ask).stderr

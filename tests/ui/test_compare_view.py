@@ -99,7 +99,7 @@ def test_as_many_columns_as_have_room_stand_side_by_side(columns: int, count: in
 
 @pytest.mark.parametrize("columns", [40, 80, 160])
 @pytest.mark.parametrize("seed", range(4))
-def test_every_answer_is_whole_in_its_column_and_in_the_order_of_the_labels(columns: int, seed: int) -> None:
+def test_every_answer_is_complete_in_its_column(columns: int, seed: int) -> None:
     terminal = shown(TEXTS, columns, seed=seed)
     answers = [words("".join(column)) for band in bands(terminal.lines()) for column in band]
     assert answers == [words(text) for text in TEXTS]
@@ -109,7 +109,7 @@ def test_every_answer_is_whole_in_its_column_and_in_the_order_of_the_labels(colu
 
 
 @pytest.mark.parametrize("columns", [40, 80])
-def test_what_stands_at_the_end_depends_on_the_texts_alone(columns: int) -> None:
+def test_the_final_screen_depends_only_on_the_texts(columns: int) -> None:
     looks = {tuple(shown(TEXTS, columns, seed=seed, pause=pause).lines()) for seed in range(5) for pause in (0.0, 1.0)}
     assert len(looks) == 1
 
@@ -225,7 +225,7 @@ def test_reasoning_comes_first_and_is_set_apart() -> None:
     assert "\x1b[2mYes" not in terminal.written
 
 
-def test_without_color_nothing_but_the_cursor_is_moved() -> None:
+def test_a_view_without_color_only_moves_the_cursor() -> None:
     terminal = shown(TEXTS, 80, color=False)
     assert not re.search(r"\x1b\[[0-9;]*m", terminal.written)
     assert "\x1b[1m1. temp=0.1" in shown(TEXTS, 80).written

@@ -68,7 +68,7 @@ def test_bars_stand_below_the_first_sign_of_each_token() -> None:
     ]
 
 
-def test_a_token_goes_on_with_a_bar_in_the_next_row() -> None:
+def test_a_wrapped_token_has_a_bar_in_the_next_row() -> None:
     assert heat_rows([token("a", 0.0), token(" b" * 4, 1.0)], "p", 5, False, True)[:4] == [
         "a b ",
         "▁ █·",
@@ -77,7 +77,7 @@ def test_a_token_goes_on_with_a_bar_in_the_next_row() -> None:
     ]
 
 
-def test_blanks_that_are_a_token_have_a_bar_and_the_blank_before_a_word_has_none() -> None:
+def test_only_a_token_of_blanks_has_a_bar_below_blanks() -> None:
     assert heat_rows([token("    ", 1.0), token("x", 0.0)], "p", 9, False, True)[:2] == ["    x", "█···▁"]
     assert heat_rows([token("abc", 0.0), token(" d", 1.0)], "p", 4, False, True)[:4] == ["abc ", "▁··", "d", "█"]
 
@@ -90,7 +90,7 @@ def test_a_token_without_a_value_has_neither_color_nor_bar() -> None:
     assert [text for _, text in looks(painted[1])] == ["yes"]
 
 
-def test_every_step_has_its_own_ground_and_ink_that_can_be_read_on_it() -> None:
+def test_every_step_has_its_own_readable_color() -> None:
     tokens = [token(str(at), at / 8) for at in range(8)]
     found = [look for look, _ in looks(heat_rows(tokens, "p", 80, True, True)[0])]
     assert len(set(found)) == 8
@@ -100,13 +100,13 @@ def test_every_step_has_its_own_ground_and_ink_that_can_be_read_on_it() -> None:
         assert (high + 0.05) / (low + 0.05) >= 4.5
 
 
-def test_an_unlikely_token_is_as_hot_as_one_of_a_high_temperature() -> None:
+def test_a_low_probability_has_the_color_of_a_high_temperature() -> None:
     tokens = [token("a", 0.0), token("b", 1.0)]
     temperature = [look for look, _ in looks(heat_rows(tokens, "temperature", 80, True, True)[0])]
     assert [look for look, _ in looks(heat_rows(tokens, "p", 80, True, True)[0])] == temperature[::-1]
 
 
-def test_neighbours_of_one_step_within_a_word_are_told_apart() -> None:
+def test_neighbors_of_one_step_in_a_word_are_underlined() -> None:
     row = heat_rows([token(piece) for piece in ("un", "believ", "able", " so", "!")], "p", 80, True, True)[0]
     assert [(text, look.endswith(";4")) for look, text in looks(row)] == [
         ("un", False), ("believ", True), ("able", False), ("so", False), ("!", True),
@@ -115,7 +115,7 @@ def test_neighbours_of_one_step_within_a_word_are_told_apart() -> None:
     assert ";4m" not in apart
 
 
-def test_the_legend_says_the_measure_its_values_and_where_each_step_begins() -> None:
+def test_the_legend_names_the_measure_and_its_steps() -> None:
     tokens = [token("a", 0.3), token("b", 2.0), token("c", None)]
     assert heat_rows(tokens, "temperature", 80, False, True)[3:5] == [
         "temperature: min 0.30, mean 1.15, max 2.00 over 2 tokens",
@@ -131,7 +131,7 @@ def test_the_legend_says_the_measure_its_values_and_where_each_step_begins() -> 
 
 
 @pytest.mark.parametrize("by", ["temperature", "entropy"])
-def test_a_scale_reaches_one_at_least_and_the_highest_value_has_the_highest_step(by: Measure) -> None:
+def test_the_highest_value_has_the_highest_step(by: Measure) -> None:
     assert heat_rows([token("a", 0.2), token("b", 7.0)], by, 80, False, True)[1][1] == "█"
     assert "█ 0.8" in heat_rows([token("a", 0.2)], "temperature", 80, False, True)[4]
 
@@ -147,7 +147,7 @@ def test_the_steps_of_a_legend_grow_and_are_those_of_the_bars(by: Measure) -> No
     assert heat_rows(tokens, by, 80, False, True)[1] == "▅▄█"
 
 
-def test_reasoning_stands_dimmed_before_the_answer() -> None:
+def test_reasoning_is_dim_and_before_the_answer() -> None:
     tokens = [token("", 0.5, reasoning="hm, \x1b[2J", thinking=True), token("Yes")]
     assert heat_rows(tokens, "p", 80, False, True)[:4] == ["thinking", "  hm, ␛[2J", "", "Yes"]
     painted = heat_rows(tokens, "p", 80, True, True)
@@ -194,7 +194,7 @@ def printed(monkeypatch: pytest.MonkeyPatch, encoding: str) -> str:
     return terminal.getvalue()
 
 
-def test_a_terminal_gets_color_where_it_is_wanted_and_bars_where_it_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_gets_the_colors_and_bars_that_it_supports(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
     assert "\x1b[38;5;" in printed(monkeypatch, "utf-8")

@@ -60,7 +60,7 @@ def points(path: str) -> list[float]:
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 60, 61, 500, 501, 1003, 20_000])
-def test_a_trace_of_any_length_is_a_whole_picture_inside_its_frame(count: int) -> None:
+def test_a_trace_of_any_length_fits_the_frame(count: int) -> None:
     root = parsed(plot_svg(many(count), "t"))
     width, height = float(root.attrib["width"]), float(root.attrib["height"])
     for one in root.iter(f"{SVG}text"):
@@ -104,7 +104,7 @@ def test_a_pointer_learns_text_and_numbers_of_each_token() -> None:
     assert found == ['" \\"é\\"\\n"\ntoken 0: T 0.7, H 1, p 0.25', '"hm"\ntoken 1: T 0.7, H 1, p none']
 
 
-def test_in_a_long_trace_a_pointer_learns_of_bins_that_have_every_token_once() -> None:
+def test_the_tooltips_of_a_long_trace_cover_every_token_once() -> None:
     tokens = many(1003)
     found = [re.search(r"tokens (\d+) to (\d+), means", tip) for tip in tips(parsed(plot_svg(tokens, "t")))]
     spans = [(int(one[1]), int(one[2])) for one in found if one]
@@ -112,7 +112,7 @@ def test_in_a_long_trace_a_pointer_learns_of_bins_that_have_every_token_once() -
     assert all(end + 1 == start for (_, end), (start, _) in pairwise(spans))
 
 
-def test_sentences_and_reasoning_are_marked_and_said() -> None:
+def test_sentences_and_reasoning_are_marked_and_in_the_legend() -> None:
     tokens = [token(0, "", reasoning="hm", thinking=True), token(1), token(2, sentence=1), token(3, sentence=1)]
     svg = plot_svg(tokens, "t")
     (legend,) = [text for text in texts(parsed(svg)) if "token ·" in text]
@@ -163,7 +163,7 @@ def test_curves_stand_on_their_base_and_are_broken_by_gaps() -> None:
     ]
 
 
-def test_the_band_of_a_long_series_goes_from_its_lowest_to_its_highest_value() -> None:
+def test_the_band_of_a_long_series_spans_minimum_to_maximum() -> None:
     values = [float(at % 2) for at in range(3000)]
     ground, line = (re.search(' d="([^"]+)"', one)[1] for one in curve(values, Span(3000, 0, 100), 100, 50, "red"))  # type: ignore[index]
     assert set(points(ground)[1::2]) == {50.0, 100.0}

@@ -5,7 +5,7 @@ import pytest
 from llmcli.ui.sparkline import levels, sparkline, step
 
 
-def test_the_lowest_value_is_the_lowest_bar_and_the_highest_the_highest() -> None:
+def test_the_extremes_have_the_lowest_and_the_highest_bar() -> None:
     assert sparkline([0, 1, 2, 3, 4, 5, 6, 7], 20) == "▁▂▃▄▅▆▇█"
     assert sparkline([7.0, -7.0], 20) == "█▁"
 
@@ -24,7 +24,7 @@ def test_a_series_that_does_not_change_is_drawn_at_mid_height(values: list[float
     assert sparkline(values, 10) == "▄▄▄"
 
 
-def test_means_of_equal_numbers_are_equal_whatever_their_rounding() -> None:
+def test_means_of_equal_numbers_are_equal() -> None:
     assert set(sparkline([0.1] * 1000, 7)) == {"▄"}
 
 
@@ -39,7 +39,7 @@ def test_nothing_and_no_room_are_empty() -> None:
     assert sparkline([1, 2], 0) == ""
 
 
-def test_digits_stand_for_bars_where_there_are_none() -> None:
+def test_digits_replace_bars_where_there_are_none() -> None:
     assert sparkline([0, 3.5, 7], 10, unicode=False) == "158"
     assert levels(False).isascii()
 

@@ -49,7 +49,7 @@ def test_a_probability_reads_in_percent(p: float, text: str) -> None:
     assert percent(p) == text
 
 
-def test_the_table_has_a_row_for_each_candidate_and_a_column_for_each_step() -> None:
+def test_the_table_has_rows_for_candidates_and_columns_for_steps() -> None:
     rows = rows_of(79, **USUAL)
     head, values, *table = rows[: rows.index("")]
     assert head.split() == ["model", "top_k", "top_p", "min_p", "temp"]
@@ -65,7 +65,7 @@ def test_the_table_has_a_row_for_each_candidate_and_a_column_for_each_step() -> 
     ]
 
 
-def test_a_name_that_removed_a_candidate_stands_under_its_step() -> None:
+def test_the_step_that_removed_a_candidate_is_named() -> None:
     head, _, *table = rows_of(79, **USUAL)
     for row in table:
         if gone := re.search(r"- (\w+)$", row):
@@ -109,7 +109,7 @@ def test_a_step_with_several_values_tells_them_below(values: dict[str, Any], lin
     assert line in rows_of(79, **values)
 
 
-def test_what_the_grammar_refused_is_told() -> None:
+def test_a_token_rejected_by_the_grammar_is_shown() -> None:
     film = capture_steps(plan_steps(draw=True, top_k=3), log_probabilities(P), [(0, -math.inf)])
     film.frames[1] = film.frames[1].__class__("grammar", film.frames[1].rows)
     found, settings = dissection(refused=" map")
@@ -168,7 +168,7 @@ def test_no_row_is_wider_than_the_window(width: int, color: bool, values: dict[s
     assert [SGR.sub("", row) for row in rows] == rows_of(width, **values)
 
 
-def test_color_makes_the_drawn_one_bold_and_those_that_are_gone_faint() -> None:
+def test_color_makes_the_sampled_token_bold_and_removed_ones_dim() -> None:
     rows = rows_of(79, True, **USUAL)
     looks = {SGR.sub("", row)[2]: SGR.search(row) for row in rows[2:8]}
     assert {rank: look[1] if look else "" for rank, look in looks.items()} == {
