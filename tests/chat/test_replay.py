@@ -277,4 +277,4 @@ def test_a_changed_policy_file_is_found(
     file = Path(data["params"]["temp_policy_file"].removesuffix(":warm"))
     file.write_text(WARM.replace("0.2", "0.21"))
     parse_place(f"{file}:warm")
-    assert "the file of the temperature policy is another" in again(second, read(data)).reasons
+    assert "the file of the temperature policy is different" in again(second, read(data)).reasons
