@@ -23,7 +23,7 @@ from llmcli.chat.trace_file import TraceWriter
 from llmcli.engine.abort import AbortFlag
 from llmcli.engine.generation import Generation
 from llmcli.engine.record import Record
-from llmcli.params.policy.grammar import parse_policy
+from llmcli.params.policies.parser import parse_policy
 from llmcli.params.settings import Settings
 
 _PROMPT = "The old harbour lay quiet under the snow, and the last ship"

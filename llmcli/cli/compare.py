@@ -21,8 +21,8 @@ from llmcli.cli.generate import (
 )
 from llmcli.cli.options import CHAT_ONLY, with_settings
 from llmcli.errors import ConstraintError, ExitStatus, LlmcliError, UsageError
+from llmcli.params.chain import check
 from llmcli.params.layers import Layer, Resolved, resolve
-from llmcli.params.samplers import check
 from llmcli.params.selection import random_seed
 from llmcli.params.settings import Settings, fields
 from llmcli.ui.console import console

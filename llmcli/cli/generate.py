@@ -16,9 +16,9 @@ from llmcli.cli.options import CHAT_ONLY, both, with_settings
 from llmcli.cli.settings import show_settings
 from llmcli.engine.trace import Measure
 from llmcli.errors import ConstraintError, DiskError, ExitStatus, UsageError
+from llmcli.params.chain import check
 from llmcli.params.inert import inert
 from llmcli.params.layers import Layer, Resolved, resolve
-from llmcli.params.samplers import check
 from llmcli.params.settings import Settings, fields
 from llmcli.ui.console import console, is_terminal
 from llmcli.ui.interrupt import interruptible, time_limit

@@ -163,7 +163,7 @@ def _completer(field: Field) -> Callable[[str], Any]:
 
 def _complete_list(incomplete: str) -> list[str]:
     """Sampler names, also after a comma."""
-    from llmcli.params.samplers import DEFAULT_ORDER, ON_REQUEST
+    from llmcli.params.chain import DEFAULT_ORDER, ON_REQUEST
 
     head, comma, tail = incomplete.rpartition(",")
     used = set(head.split(","))

@@ -14,8 +14,8 @@ from llmcli.engine.temperature import TemperatureSampler
 from llmcli.engine.tracer import Drawn
 from llmcli.engine.vocab import Vocab
 from llmcli.errors import UsageError
+from llmcli.params.chain import Step
 from llmcli.params.generation import Bias
-from llmcli.params.samplers import Step
 
 # llama.cpp's constructors llama_sampler_init_<name> whose name differs from that of the step.
 _CONSTRUCTORS = {"temperature": "temp_ext", "typical_p": "typical"}

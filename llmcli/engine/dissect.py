@@ -11,7 +11,7 @@ from llmcli.engine.generate import generate
 from llmcli.engine.generation import Generation
 from llmcli.engine.stepwise import Stepwise, stepwise
 from llmcli.engine.trace import TokenTrace
-from llmcli.params.samplers import plan
+from llmcli.params.chain import plan
 from llmcli.params.settings import Settings
 
 Progress = Callable[[int, int], None]  # (tokens done, tokens in all)

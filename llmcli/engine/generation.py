@@ -21,8 +21,8 @@ from llmcli.engine.trace import TokenTrace
 from llmcli.engine.tracer import Alternatives, Drawn
 from llmcli.engine.vocab import Vocab
 from llmcli.errors import ConstraintError, LlmcliError, UsageError
-from llmcli.params.policy.tree import Named
-from llmcli.params.samplers import plan
+from llmcli.params.chain import plan
+from llmcli.params.policies.policy import Named
 from llmcli.params.settings import Settings
 from llmcli.params.temperature import policy_in_force
 

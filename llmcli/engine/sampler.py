@@ -10,7 +10,7 @@ from llmcli.engine.custom import CustomSampler
 from llmcli.engine.grammar import Grammar
 from llmcli.engine.vocab import Vocab
 from llmcli.errors import ConstraintError
-from llmcli.params.samplers import Step
+from llmcli.params.chain import Step
 
 Biases = Sequence[tuple[int, float]]
 

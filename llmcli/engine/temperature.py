@@ -14,11 +14,11 @@ from llmcli.engine.custom import CustomSampler, rows_of
 from llmcli.engine.dial import Dial
 from llmcli.engine.place import Place
 from llmcli.errors import PolicyError
+from llmcli.params.policies.plugins import said
+from llmcli.params.policies.policy import Entropy, Fixed, Policy
+from llmcli.params.policies.rules import by_entropy
 from llmcli.params.policy.compiled import compiled, spoken
-from llmcli.params.policy.own import said
-from llmcli.params.policy.rules import by_entropy
 from llmcli.params.policy.step import TokenStep
-from llmcli.params.policy.tree import Entropy, Fixed, Policy
 from llmcli.params.values import LARGEST_FLOAT
 
 _ROW = 12  # bytes of a llama_token_data: id, logit, p

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from llmcli.params.chain import SAMPLERS
 from llmcli.params.param import Field
-from llmcli.params.policy.tree import Entropy, Fixed
-from llmcli.params.samplers import SAMPLERS
+from llmcli.params.policies.policy import Entropy, Fixed
 from llmcli.params.settings import Settings, fields
 from llmcli.params.temperature import policy_in_force
 

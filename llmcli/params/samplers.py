@@ -1,146 +1,129 @@
-"""The sampler chain as data: its steps in order, with their arguments."""
+"""Settings of the truncation samplers, which remove unlikely tokens before the draw."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-from llmcli.errors import UsageError
-from llmcli.params import penalties, selection, temperature, truncation
 from llmcli.params.param import Param
-from llmcli.params.suggest import did_you_mean
-from llmcli.params.values import quote
+from llmcli.params.selection import llama_seed
 
-# llama.cpp's order (common.h), plus top_a and smoothing at KoboldCpp's positions.
-SAMPLERS: dict[str, Callable[[Any], tuple[Any, ...] | None]] = {
-    "penalties": penalties.penalties,
-    "dry": penalties.dry,
-    "top_n_sigma": truncation.top_n_sigma,
-    "top_k": truncation.top_k,
-    "top_a": truncation.top_a,
-    "typical_p": truncation.typical_p,
-    "top_p": truncation.top_p,
-    "min_p": truncation.min_p,
-    "xtc": truncation.xtc,
-    "temperature": temperature.temperature,
-    "smoothing": temperature.smoothing,
-}
-DEFAULT_ORDER = tuple(SAMPLERS)
-# Not in the default order: infill has no setting, adaptive_p replaces the draw at the end of the chain.
-ON_REQUEST = ("infill", "adaptive_p")
-_TRUNCATING = {"top_k", "top_p", "min_p", "typical_p", "top_a"}
-_ALIASES = {"typ_p": "typical_p", "typical": "typical_p", "typ": "typical_p", "temp": "temperature"} | {
-    "top_nsigma": "top_n_sigma",
-    "nucleus": "top_p",
-    "adaptive": "adaptive_p",
-}
-
-
-_NEUTRAL_TEMPERATURE = (1.0, 0.0, 1.0)  # base, half width and exponent: changes nothing
-
-
-@dataclass(frozen=True)
-class Step:
-    """One sampler of the chain, with the arguments of its `llama_sampler_init_*` after the vocabulary."""
-
-    name: str
-    args: tuple[Any, ...] = ()
-
-
-def parse_samplers(text: str) -> tuple[str, ...]:
-    """Names separated by `,` or `;`; `default` is llama.cpp's order, `none` an empty chain.
-
-    Raises:
-        ValueError: whose text completes the sentence "must be ...".
-    """
-    if text.strip() in ("default", "none"):
-        return DEFAULT_ORDER if text.strip() == "default" else ()
-    return samplers_from_data([name for name in text.replace(";", ",").split(",") if name.strip()])
-
-
-def samplers_from_data(value: Any) -> tuple[str, ...]:
-    """A list of sampler names."""
-    if isinstance(value, str):
-        return parse_samplers(value)
-    if not isinstance(value, (list, tuple)):
-        raise ValueError("a list of sampler names")
-    names = tuple(_sampler_name(name) for name in value)
-    duplicate = next((name for name in names if names.count(name) > 1), None)
-    if duplicate:
-        raise ValueError(f"a list without duplicates (duplicate: {duplicate})")
-    return names
-
-
-def _sampler_name(text: Any) -> str:
-    key = str(text).strip().lower().replace("-", "_")
-    name = _ALIASES.get(key, key)
-    known = (*DEFAULT_ORDER, *ON_REQUEST)
-    if name not in known:
-        hint = did_you_mean(name, known) or f"use one of {', '.join(known)}"
-        raise UsageError(f"unknown sampler {quote(text)}", hint)
-    return name
+Args = tuple[Any, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChainParams:
-    """Sampler chain"""
+class TruncationParams:
+    """Truncation"""
 
-    samplers: Annotated[
-        tuple[str, ...],
+    top_k: Annotated[
+        int, Param(help="Top-k sampling: number of most likely tokens to keep (0 = off).", min=0, sampler="top_k")
+    ] = 40
+    top_p: Annotated[
+        float,
         Param(
-            help="Samplers to apply, in order, separated by commas. Omitted samplers are off.",
-            metavar="NAME,NAME",
-            suggest=("default", "top_k,top_p,temperature", "min_p,temperature", "temperature"),
-            text=parse_samplers,
-            data=samplers_from_data,
-            show=lambda names: ",".join(names) or "none",
+            help="Top-p (nucleus) sampling: cumulative probability to keep (1 = off).",
+            min=0.0,
+            max=1.0,
+            sampler="top_p",
         ),
-    ] = DEFAULT_ORDER
+    ] = 0.95
+    min_p: Annotated[
+        float,
+        Param(
+            help="Min-p sampling: minimum probability relative to the most likely token (0 = off).",
+            min=0.0,
+            max=1.0,
+            sampler="min_p",
+        ),
+    ] = 0.05
+    typical_p: Annotated[
+        float,
+        Param(
+            help="Locally typical sampling: cumulative probability to keep (1 = off).",
+            min=0.0,
+            max=1.0,
+            flags=("--typical",),
+            keys=("typ_p", "typical"),
+            sampler="typical_p",
+        ),
+    ] = 1.0
+    top_n_sigma: Annotated[
+        float,
+        Param(
+            help="Top-n-sigma sampling: maximum distance from the highest logit, in standard deviations (-1 = off).",
+            above=0.0,
+            also=(-1.0,),
+            suggest=("1", "1.5"),
+            flags=("--top-nsigma",),
+            keys=("top_nsigma", "nsigma"),
+            sampler="top_n_sigma",
+        ),
+    ] = -1.0
+    top_a: Annotated[
+        float,
+        Param(
+            help="Top-a sampling: keeps probabilities of at least a * (highest probability)^2 (0 = off).",
+            min=0.0,
+            max=1.0,
+            sampler="top_a",
+        ),
+    ] = 0.0
+    xtc_probability: Annotated[
+        float,
+        Param(
+            help="XTC: probability per token to remove all top choices except the least likely (0 = off).",
+            min=0.0,
+            max=1.0,
+            suggest=("0.5",),
+            keys=("xtc",),
+            sampler="xtc",
+        ),
+    ] = 0.0
+    xtc_threshold: Annotated[
+        float,
+        Param(
+            help="XTC: minimum probability of a top choice (above 0.5 = off).",
+            min=0.0,
+            max=1.0,
+            sampler="xtc",
+            switch=("xtc_probability",),
+        ),
+    ] = 0.1
+    min_keep: Annotated[
+        int, Param(help="Minimum number of tokens that truncation keeps (0 = none).", min=0, unit="tokens")
+    ] = 0
 
 
-def plan(p: Any, steered: bool = False) -> tuple[Step, ...]:
-    """The steps of the chain for sampling settings `p`, whose seed is set. Samplers that are off are absent.
-
-    A `steered` chain always has a temperature step, which the engine needs to trace and shift the temperature: one
-    with the neutral arguments where the temperature is 1, and one without arguments, which only reads, where
-    `samplers` does not contain it.
-
-    Follows `common_sampler_init` of llama.cpp: mirostat has only a temperature before it, and adaptive_p replaces the
-    draw at the end wherever it is named. Logit biases come first; the engine adds them, as they need the vocabulary.
-    """
-    if p.mirostat:
-        base, _, _ = temperature.base_delta_exponent(p)
-        before = () if base == 1 and not steered else (Step("temperature", (base, 0.0, 1.0)),)
-        return (*before, Step("mirostat" if p.mirostat == 1 else "mirostat_v2", selection.mirostat(p)))
-    steps = [*_steps(p, steered)]
-    _check_infill([step.name for step in steps])
-    last = (
-        Step("adaptive_p", selection.adaptive_p(p)) if "adaptive_p" in p.samplers else Step("dist", selection.dist(p))
-    )
-    return (*steps, last)
+def top_k(p: TruncationParams) -> Args | None:
+    """llama.cpp `top_k`."""
+    return (p.top_k,) if p.top_k > 0 else None
 
 
-def _steps(p: Any, steered: bool) -> Iterator[Step]:
-    for name in p.samplers:
-        args = () if name == "infill" else None if name == "adaptive_p" else SAMPLERS[name](p)
-        if args is None and steered and name == "temperature":
-            args = _NEUTRAL_TEMPERATURE
-        if args is not None:
-            yield Step(name, args)
-    if steered and "temperature" not in p.samplers:
-        yield Step("temperature")
+def top_p(p: TruncationParams) -> Args | None:
+    """llama.cpp `top_p`: nucleus sampling (Holtzman et al. 2019)."""
+    return (p.top_p, p.min_keep) if p.top_p < 1 else None
 
 
-def check(p: Any) -> None:
-    """Check that the chain of these settings can be built, before a model is loaded.
-
-    Raises:
-        UsageError: for invalid samplers, an invalid temperature, or a policy file that cannot be used.
-    """
-    temperature.compiled(temperature.policy_in_force(p))
-    plan(replace(p, seed=0))
+def min_p(p: TruncationParams) -> Args | None:
+    """llama.cpp `min_p`: keep logit >= max + ln(p)."""
+    return (p.min_p, p.min_keep) if p.min_p > 0 else None
 
 
-def _check_infill(names: list[str]) -> None:
-    """llama.cpp's infill is quadratic: for a whole vocabulary it takes minutes and cannot be aborted."""
-    if "infill" in names and not _TRUNCATING & set(names[: names.index("infill")]):
-        raise UsageError("the sampler infill needs a truncating sampler before it", "use for example top_k,infill")
+def typical_p(p: TruncationParams) -> Args | None:
+    """llama.cpp `typical`: locally typical sampling (Meister et al. 2022)."""
+    return (p.typical_p, p.min_keep) if p.typical_p < 1 else None
+
+
+def top_n_sigma(p: TruncationParams) -> Args | None:
+    """llama.cpp `top_n_sigma` (Tang et al. 2024): mask logits below max - n * standard deviation."""
+    return (p.top_n_sigma,) if p.top_n_sigma > 0 else None
+
+
+def top_a(p: TruncationParams) -> Args | None:
+    """KoboldCpp `sample_top_a`: keep p_i >= a * max(p)^2, which is min-p with the ratio a * max(p)."""
+    return (p.top_a, max(1, p.min_keep)) if p.top_a > 0 else None
+
+
+def xtc(p: Any) -> Args | None:
+    """llama.cpp `xtc` (p-e-w): at random, remove all tokens above the threshold except the least likely one."""
+    if p.xtc_probability <= 0 or p.xtc_threshold > 0.5:
+        return None
+    return p.xtc_probability, p.xtc_threshold, p.min_keep, llama_seed(p.seed)

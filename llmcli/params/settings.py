@@ -6,19 +6,19 @@ from functools import cache
 from typing import Any
 
 from llmcli.errors import UsageError
+from llmcli.params.chain import ChainParams
 from llmcli.params.generation import GenerationParams
 from llmcli.params.hub import HubParams
 from llmcli.params.interface import InterfaceParams
 from llmcli.params.model import ModelParams
 from llmcli.params.param import Field, describe
 from llmcli.params.penalties import PenaltyParams
-from llmcli.params.policy.tree import Fixed
+from llmcli.params.policies.policy import Fixed
 from llmcli.params.request import RequestParams
-from llmcli.params.samplers import ChainParams
+from llmcli.params.samplers import TruncationParams
 from llmcli.params.selection import SelectionParams
 from llmcli.params.suggest import setting_hint
 from llmcli.params.temperature import TemperatureParams
-from llmcli.params.truncation import TruncationParams
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 from llmcli.errors import UsageError
 from llmcli.params.param import Param
+from llmcli.params.policies.parser import SHAPE, parse_policy
+from llmcli.params.policies.plugins import PLACE_SHAPE, name_of, parse_place
+from llmcli.params.policies.policy import Entropy, Fixed, Named, Policy, names_in
 from llmcli.params.policy.compiled import compiled as compiled
-from llmcli.params.policy.grammar import SHAPE, parse_policy
-from llmcli.params.policy.own import PLACE_SHAPE, name_of, parse_place
-from llmcli.params.policy.tree import Entropy, Fixed, Named, Policy, names_in
 
 Args = tuple[Any, ...]
 

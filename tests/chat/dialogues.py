@@ -19,7 +19,7 @@ from llmcli.engine.context import Context, ContextParams
 from llmcli.engine.record import Record, Timings
 from llmcli.models.find import ModelFile
 from llmcli.params.layers import Layer
-from llmcli.params.policy.tree import Fixed
+from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
 
 GREEDY: dict[str, Any] = {"temperature": Fixed(0.0)}

@@ -12,7 +12,7 @@ from llmcli.chat.layering import Layers
 from llmcli.chat.opening import Opening
 from llmcli.chat.session import Session
 from llmcli.params.layers import Layer
-from llmcli.params.policy.tree import Fixed
+from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
 
 AHAB = Character("Ahab", "You hunt a whale.", "Hast thou seen it?", {"temperature": Fixed(1.2), "top_k": 5})

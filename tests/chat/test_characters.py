@@ -10,7 +10,7 @@ from llmcli.chat.characters import Character, character_names, character_purpose
 from llmcli.chat.compose import system_text
 from llmcli.chat.paths import config_dir
 from llmcli.errors import DiskError, UsageError
-from llmcli.params.policy.tree import Fixed
+from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
 
 TOML = """

@@ -23,7 +23,7 @@ from llmcli.engine.abort import AbortFlag
 from llmcli.engine.memory import ModelShape
 from llmcli.errors import ConstraintError, ContextOverflowError, UsageError
 from llmcli.models.find import ModelFile
-from llmcli.params.policy.tree import Named
+from llmcli.params.policies.policy import Named
 from llmcli.params.settings import Settings
 from tests.chat.dialogues import dialogue_with, open_local, say
 from tests.models.tiny_models import full_attention

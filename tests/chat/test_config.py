@@ -12,7 +12,7 @@ from llmcli.chat import paths
 from llmcli.chat.config import config_layer, edit, ensure_file, set_value, unset_value
 from llmcli.chat.paths import cache_dir, config_dir, config_file, data_dir, make_private
 from llmcli.errors import DiskError, UsageError
-from llmcli.params.policy.tree import Entropy, Fixed
+from llmcli.params.policies.policy import Entropy, Fixed
 from llmcli.params.settings import Settings, fields
 from tests.params.samples import legal_values
 

@@ -16,7 +16,7 @@ from llmcli.chat.transcript import Transcript
 from llmcli.cli.chat_session import character_of
 from llmcli.errors import UsageError
 from llmcli.params.layers import Layer
-from llmcli.params.policy.tree import Fixed
+from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
 from tests.chat.dialogues import answer, dialogue_with, open_local
 from tests.models.tiny_models import full_attention

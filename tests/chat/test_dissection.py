@@ -14,7 +14,7 @@ from llmcli.chat.tree import Message
 from llmcli.chat.turn import Turn
 from llmcli.engine.dial import Dial
 from llmcli.errors import UsageError
-from llmcli.params.policy.tree import Fixed
+from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
 from tests.chat.dialogues import answer, dialogue_with, say
 

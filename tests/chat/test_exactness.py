@@ -18,7 +18,7 @@ from llmcli.chat.turn import Turn
 from llmcli.engine.context import ContextParams, common_prefix
 from llmcli.errors import UsageError
 from llmcli.models.starter import starter_path
-from llmcli.params.policy.tree import Fixed
+from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
 from tests.chat.dialogues import GREEDY, answer, dialogue_with, fresh_answer, greedy_answer, open_local, say
 from tests.engine.test_reuse import Countdown

@@ -15,7 +15,7 @@ from llmcli.errors import ContextOverflowError, LlmcliError, ModelInvalidError, 
 from llmcli.models import known
 from llmcli.models.find import ModelFile
 from llmcli.params.layers import Layer
-from llmcli.params.policy.tree import Fixed
+from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
 from tests.models.gguf_writer import MODEL, write_gguf
 

@@ -12,7 +12,7 @@ from llmcli.chat.presets import describe, preset_layer, presets, remove_preset, 
 from llmcli.errors import UsageError
 from llmcli.params.inert import inert
 from llmcli.params.layers import Layer, resolve
-from llmcli.params.policy.tree import Entropy, Fixed
+from llmcli.params.policies.policy import Entropy, Fixed
 from llmcli.params.settings import Settings, fields
 from tests.params.samples import legal_values
 

@@ -11,7 +11,7 @@ from llmcli.chat.recorded import from_output, from_session
 from llmcli.chat.records import from_event, to_event
 from llmcli.chat.session import Session
 from llmcli.errors import UsageError
-from llmcli.params.policy.tree import Fixed
+from llmcli.params.policies.policy import Fixed
 
 DIGEST = "0123456789abcdef" * 4
 REPLAY: dict[str, Any] = {

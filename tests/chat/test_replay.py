@@ -17,7 +17,7 @@ from llmcli.chat.recorded import Recorded, from_session
 from llmcli.chat.replay import Replay, settings_of
 from llmcli.chat.session import Session
 from llmcli.engine.dial import Dial
-from llmcli.params.policy.own import parse_place
+from llmcli.params.policies.plugins import parse_place
 from llmcli.params.settings import Settings, parse_data
 from tests.chat.dialogues import answer, dialogue_with, say
 from tests.chat.replays import N_CTX, QUESTIONS, again, given, opened, read

@@ -12,7 +12,7 @@ from llmcli.chat.local import LocalModel
 from llmcli.chat.session import Session
 from llmcli.chat.tree import Message
 from llmcli.errors import ConstraintError
-from llmcli.params.policy.tree import Fixed
+from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
 from tests.chat.dialogues import dialogue_with, open_local, say, scripted
 from tests.models.tiny_models import full_attention

@@ -8,7 +8,7 @@ import pytest
 from llmcli.chat.statistics import distinct, statistics_of
 from llmcli.chat.variants import MOST, Variant, split_values, variants_of
 from llmcli.errors import UsageError
-from llmcli.params.policy.tree import Fixed
+from llmcli.params.policies.policy import Fixed
 
 # What varies
 

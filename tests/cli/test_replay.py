@@ -9,7 +9,7 @@ import pytest
 
 from llmcli.chat.dialogue import Dialogue
 from llmcli.chat.session import Session
-from llmcli.params.policy.tree import Fixed
+from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
 from tests.chat.dialogues import answer, dialogue_with, open_local, say
 from tests.conftest import Run

@@ -11,8 +11,8 @@ from llmcli.engine import binding
 from llmcli.engine.chain import Chain, Watch
 from llmcli.engine.film import Film
 from llmcli.engine.place import Place
-from llmcli.params.policy.tree import Fixed
-from llmcli.params.samplers import Step, plan
+from llmcli.params.chain import Step, plan
+from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
 
 # Every sampler off, so that a plan holds only what a test switches on.

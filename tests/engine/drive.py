@@ -8,7 +8,7 @@ from llmcli.engine.context import Context
 from llmcli.engine.generate import generate
 from llmcli.engine.generation import Generation
 from llmcli.engine.record import Record, Timings
-from llmcli.params.policy.tree import Fixed
+from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
 
 GREEDY: dict[str, Any] = {"temperature": Fixed(0.0)}

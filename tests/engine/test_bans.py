@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from llmcli.engine.bans import fold
 from llmcli.engine.context import Context
 from llmcli.errors import ConstraintError
-from llmcli.params.policy.tree import Fixed
+from llmcli.params.policies.policy import Fixed
 from tests.engine.drive import GREEDY, run
 from tests.engine.scripted import END, Wishes, run_to_end, script_generation, text_of
 

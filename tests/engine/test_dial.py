@@ -5,7 +5,7 @@ import pytest
 from llmcli.engine.dial import Dial
 from llmcli.engine.place import Place
 from llmcli.engine.temperature import TemperatureSampler
-from llmcli.params.policy.grammar import parse_policy
+from llmcli.params.policies.parser import parse_policy
 
 
 def turn_repeatedly(dial: Dial, steps: int, by: float) -> float:

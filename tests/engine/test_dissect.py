@@ -13,9 +13,9 @@ from llmcli.engine.dissect import Dissection, Subject, dissect
 from llmcli.engine.film import Film
 from llmcli.engine.generate import generate
 from llmcli.engine.generation import Generation
-from llmcli.params.policy.grammar import parse_policy
-from llmcli.params.policy.tree import Entropy, Fixed
-from llmcli.params.samplers import DEFAULT_ORDER
+from llmcli.params.chain import DEFAULT_ORDER
+from llmcli.params.policies.parser import parse_policy
+from llmcli.params.policies.policy import Entropy, Fixed
 from llmcli.params.settings import Settings
 from tests.engine.conftest import MakeContext
 

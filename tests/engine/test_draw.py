@@ -11,7 +11,7 @@ import pytest
 
 from llmcli.engine import binding
 from llmcli.engine.custom import CustomSampler
-from llmcli.params.samplers import Step
+from llmcli.params.chain import Step
 from tests.engine.candidates import apply_chain, apply_samplers, log_probabilities, make_chain, plan_steps
 
 P = [0.5, 0.3, 0.15, 0.05]

@@ -11,7 +11,7 @@ from llmcli.engine.grammar import Grammar
 from llmcli.engine.json_schema import not_enforced, schema_to_gbnf
 from llmcli.engine.vocab import Vocab
 from llmcli.errors import ConstraintError, UsageError
-from llmcli.params.policy.tree import Fixed
+from llmcli.params.policies.policy import Fixed
 from tests.engine.drive import GREEDY, run, start
 
 PROMPT = "Name a colour and a number:"

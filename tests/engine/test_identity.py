@@ -7,8 +7,8 @@ import pytest
 
 from llmcli.engine.context import Context
 from llmcli.engine.model import Model
-from llmcli.params.policy.tree import Entropy, Fixed
-from llmcli.params.samplers import DEFAULT_ORDER
+from llmcli.params.chain import DEFAULT_ORDER
+from llmcli.params.policies.policy import Entropy, Fixed
 from tests.engine.drive import run
 from tests.engine.reference import N_VOCAB, VOCAB, Calls, tokens_of
 

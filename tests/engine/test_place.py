@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from llmcli.engine.dial import Dial
 from llmcli.engine.place import Place
 from llmcli.engine.thinking import ThinkingSplitter
-from llmcli.params.policy.grammar import parse_policy
+from llmcli.params.policies.parser import parse_policy
 from tests.engine.scripted import END, script_generation
 
 POLICY = parse_policy("sentence:1,0.5")  # a place is kept where a policy may ask for it

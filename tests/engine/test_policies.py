@@ -16,10 +16,10 @@ from llmcli.engine.temperature import Reading
 from llmcli.engine.thinking import ThinkingSplitter
 from llmcli.engine.tracer import Drawn
 from llmcli.errors import PolicyError
+from llmcli.params.chain import plan
+from llmcli.params.policies.parser import parse_policy
+from llmcli.params.policies.policy import Entropy, Fixed, Policy
 from llmcli.params.policy import registry
-from llmcli.params.policy.grammar import parse_policy
-from llmcli.params.policy.tree import Entropy, Fixed, Policy
-from llmcli.params.samplers import plan
 from llmcli.params.settings import Settings
 from llmcli.params.values import LARGEST_FLOAT
 from tests.engine.candidates import NEUTRAL, ChainOutput, apply_chain, apply_samplers

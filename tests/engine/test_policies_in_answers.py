@@ -18,9 +18,9 @@ from llmcli.engine.generate import generate
 from llmcli.engine.generation import Generation
 from llmcli.engine.model import Model
 from llmcli.errors import PolicyError
+from llmcli.params.chain import DEFAULT_ORDER
+from llmcli.params.policies.parser import parse_policy
 from llmcli.params.policy import registry
-from llmcli.params.policy.grammar import parse_policy
-from llmcli.params.samplers import DEFAULT_ORDER
 from llmcli.params.settings import Settings
 from tests.engine.conftest import MakeContext
 from tests.engine.drive import run

@@ -9,8 +9,8 @@ import pytest
 from llmcli.engine.film import Film
 from llmcli.engine.stepwise import Candidate, Stepwise, stepwise
 from llmcli.engine.vocab import Vocab
-from llmcli.params.policy.tree import Entropy, Fixed
-from llmcli.params.samplers import Step
+from llmcli.params.chain import Step
+from llmcli.params.policies.policy import Entropy, Fixed
 from tests.engine.candidates import apply_chain, capture_steps, log_probabilities, make_chain, plan_steps
 
 INF = math.inf

@@ -12,8 +12,8 @@ from llmcli.engine.generate import generate
 from llmcli.engine.generation import Generation
 from llmcli.engine.model import Model
 from llmcli.errors import ConstraintError, ContextOverflowError, PolicyError
+from llmcli.params.policies.policy import Fixed, Named
 from llmcli.params.policy import registry
-from llmcli.params.policy.tree import Fixed, Named
 from tests.engine.conftest import MakeContext
 from tests.engine.drive import GREEDY, start
 from tests.models import tiny_models

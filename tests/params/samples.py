@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
+from llmcli.params.chain import DEFAULT_ORDER
 from llmcli.params.param import Field
-from llmcli.params.policy.tree import Entropy, Fixed, Named
-from llmcli.params.samplers import DEFAULT_ORDER
+from llmcli.params.policies.policy import Entropy, Fixed, Named
 
 _TEXTS = ("x", "two words", "true", "0.5", "ünïcödé", "a\nb", "\\n", '"quoted"', "[list]", " padded ")
 _POLICIES = (

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
+from llmcli.params.chain import DEFAULT_ORDER
 from llmcli.params.inert import inert
 from llmcli.params.layers import Layer, resolve
-from llmcli.params.policy.tree import Entropy, Fixed
-from llmcli.params.samplers import DEFAULT_ORDER
+from llmcli.params.policies.policy import Entropy, Fixed
 
 RANGE = Entropy(0.3, 1.3)
 ADAPTIVE = (*DEFAULT_ORDER, "adaptive_p")

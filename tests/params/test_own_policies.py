@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from llmcli.errors import UsageError
+from llmcli.params.chain import check, plan
+from llmcli.params.policies.parser import parse_policy
+from llmcli.params.policies.policy import Fixed, Named, Policy
 from llmcli.params.policy import registry
 from llmcli.params.policy.compiled import compiled, spoken
-from llmcli.params.policy.grammar import parse_policy
 from llmcli.params.policy.step import TokenStep
-from llmcli.params.policy.tree import Fixed, Named, Policy
-from llmcli.params.samplers import check, plan
 from llmcli.params.settings import Settings, fields, parse_data, to_data
 from llmcli.params.temperature import policy_in_force
 

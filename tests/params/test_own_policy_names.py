@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from llmcli.errors import UsageError
+from llmcli.params.chain import DEFAULT_ORDER, check, plan
 from llmcli.params.inert import inert
 from llmcli.params.layers import Layer, environment_layer, resolve
+from llmcli.params.policies.parser import parse_policy
+from llmcli.params.policies.policy import Fixed, Named, Policy
 from llmcli.params.policy import registry
 from llmcli.params.policy.compiled import compiled
-from llmcli.params.policy.grammar import parse_policy
 from llmcli.params.policy.step import TokenStep
-from llmcli.params.policy.tree import Fixed, Named, Policy
-from llmcli.params.samplers import DEFAULT_ORDER, check, plan
 from llmcli.params.settings import Settings, fields, parse_data
 
 WAVE = Named("wave", (1.0,))

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from llmcli.params.policy import rules
+from llmcli.params.policies import rules
+from llmcli.params.policies.parser import parse_policy
 from llmcli.params.policy.compiled import compiled, spoken
-from llmcli.params.policy.grammar import parse_policy
 from llmcli.params.policy.registry import ours
 from llmcli.params.policy.step import TokenStep
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcli.params.policy.grammar import MisplacedError, parse_policy
-from llmcli.params.policy.tree import Entropy, Fixed, Named, Policy
+from llmcli.params.policies.parser import MisplacedError, parse_policy
+from llmcli.params.policies.policy import Entropy, Fixed, Named, Policy
 from llmcli.params.settings import fields
 from llmcli.params.values import LARGEST_FLOAT
 

@@ -3,7 +3,7 @@
 import pytest
 
 from llmcli.errors import UsageError
-from llmcli.params.policy.grammar import SHAPE
+from llmcli.params.policies.parser import SHAPE
 from llmcli.params.settings import fields
 
 FIELD = fields()["temperature"]

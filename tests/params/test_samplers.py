@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from llmcli.errors import UsageError
-from llmcli.params.policy.tree import Entropy, Fixed
-from llmcli.params.samplers import DEFAULT_ORDER, SAMPLERS, Step, plan
+from llmcli.params.chain import DEFAULT_ORDER, SAMPLERS, Step, plan
+from llmcli.params.policies.policy import Entropy, Fixed
 from llmcli.params.settings import Settings, fields
 
 FIELD = fields()["samplers"]

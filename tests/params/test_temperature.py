@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcli.errors import UsageError
-from llmcli.params.policy.grammar import parse_policy
-from llmcli.params.policy.tree import Entropy, Fixed, Policy
+from llmcli.params.policies.parser import parse_policy
+from llmcli.params.policies.policy import Entropy, Fixed, Policy
 from llmcli.params.settings import Settings, fields
 from llmcli.params.temperature import base_delta_exponent, temperature
 

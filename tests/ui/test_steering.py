@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llmcli.engine.dial import Dial
-from llmcli.params.policy.grammar import parse_policy
+from llmcli.params.policies.parser import parse_policy
 from llmcli.params.settings import Settings
 from llmcli.ui.repl.steering import Steering
 

@@ -10,7 +10,7 @@ import pytest
 from llmcli.engine.dissect import Dissection
 from llmcli.engine.stepwise import stepwise
 from llmcli.engine.trace import TokenTrace
-from llmcli.params.policy.tree import Fixed
+from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
 from llmcli.ui.markdown.cells import shown
 from llmcli.ui.why import percent, put_why, why_rows

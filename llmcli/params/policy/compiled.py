@@ -5,11 +5,11 @@ from inspect import signature
 from typing import Any
 
 from llmcli.errors import UsageError
-from llmcli.params.policy import rules
-from llmcli.params.policy.own import said
+from llmcli.params.policies import rules
+from llmcli.params.policies.plugins import said
+from llmcli.params.policies.policy import Entropy, Fixed, Named, Policy
 from llmcli.params.policy.registry import find_kind
 from llmcli.params.policy.step import Temperature, TokenStep
-from llmcli.params.policy.tree import Entropy, Fixed, Named, Policy
 
 
 def compiled(policy: Policy) -> Temperature:

@@ -42,7 +42,7 @@ def policy(form: str, example: str, positive: bool = False) -> Callable[[Functio
 
 def ours() -> dict[str, Kind]:
     """The built-in policies by name."""
-    import_module("llmcli.params.policy.rules")
+    import_module("llmcli.params.policies.rules")
     return _BUILTIN
 
 

@@ -7,12 +7,12 @@ from llmcli.chat.compose import grammar_text
 from llmcli.chat.dialogue import reopens, settable
 from llmcli.chat.excerpt import excerpt
 from llmcli.errors import LlmcliError, UsageError
+from llmcli.params.chain import plan
 from llmcli.params.generation import GenerationParams
 from llmcli.params.inert import inert
 from llmcli.params.layers import Resolved
 from llmcli.params.param import describe
-from llmcli.params.policy.tree import Entropy, Fixed
-from llmcli.params.samplers import plan
+from llmcli.params.policies.policy import Entropy, Fixed
 from llmcli.params.settings import SamplingParams, fields, find
 from llmcli.ui.commands import complete
 from llmcli.ui.commands.registry import SETTINGS, command, commands

@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 from llmcli.chat.excerpt import excerpt
-from llmcli.params.policy.tree import Policy
-from llmcli.params.samplers import plan
+from llmcli.params.chain import plan
+from llmcli.params.policies.policy import Policy
 from llmcli.params.settings import Settings
 
 if TYPE_CHECKING:  # the engine is imported behind the prompt

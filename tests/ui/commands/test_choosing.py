@@ -9,7 +9,7 @@ import pytest
 from llmcli.chat.dissection import last_answer
 from llmcli.chat.local import LocalModel
 from llmcli.errors import ContextOverflowError, UsageError
-from llmcli.params.policy.tree import Entropy
+from llmcli.params.policies.policy import Entropy
 from llmcli.params.settings import Settings
 from llmcli.ui.commands.complete import suggest
 from llmcli.ui.commands.registry import obey

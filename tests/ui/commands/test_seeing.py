@@ -10,7 +10,7 @@ import pytest
 from llmcli.chat.local import LocalModel
 from llmcli.chat.trace_file import read_trace
 from llmcli.errors import UsageError
-from llmcli.params.policy.grammar import parse_policy
+from llmcli.params.policies.parser import parse_policy
 from llmcli.params.settings import Settings
 from llmcli.ui.commands.registry import obey
 from llmcli.ui.repl.chat import Chat

@@ -40,7 +40,7 @@ class Named:
     options: tuple[tuple[str, float], ...] = ()
 
     def __str__(self) -> str:
-        from llmcli.params.policy.grammar import write
+        from llmcli.params.policies.parser import write
 
         return write(self)
 

@@ -14,8 +14,8 @@
 import re
 from inspect import signature
 
+from llmcli.params.policies.policy import Entropy, Fixed, Named, Policy
 from llmcli.params.policy.registry import Kind, find_kind, known_names
-from llmcli.params.policy.tree import Entropy, Fixed, Named, Policy
 from llmcli.params.suggest import did_you_mean
 from llmcli.params.values import LARGEST_FLOAT, InvalidValueError, quote, show
 

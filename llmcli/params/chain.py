@@ -1,0 +1,147 @@
+"""The sampler chain as data: its steps in order, with their arguments."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+from llmcli.errors import UsageError
+from llmcli.params import penalties, selection, temperature
+from llmcli.params import samplers as truncation
+from llmcli.params.param import Param
+from llmcli.params.suggest import did_you_mean
+from llmcli.params.values import quote
+
+# llama.cpp's order (common.h), plus top_a and smoothing at KoboldCpp's positions.
+SAMPLERS: dict[str, Callable[[Any], tuple[Any, ...] | None]] = {
+    "penalties": penalties.penalties,
+    "dry": penalties.dry,
+    "top_n_sigma": truncation.top_n_sigma,
+    "top_k": truncation.top_k,
+    "top_a": truncation.top_a,
+    "typical_p": truncation.typical_p,
+    "top_p": truncation.top_p,
+    "min_p": truncation.min_p,
+    "xtc": truncation.xtc,
+    "temperature": temperature.temperature,
+    "smoothing": temperature.smoothing,
+}
+DEFAULT_ORDER = tuple(SAMPLERS)
+# Not in the default order: infill has no setting, adaptive_p replaces the draw at the end of the chain.
+ON_REQUEST = ("infill", "adaptive_p")
+_TRUNCATING = {"top_k", "top_p", "min_p", "typical_p", "top_a"}
+_ALIASES = {"typ_p": "typical_p", "typical": "typical_p", "typ": "typical_p", "temp": "temperature"} | {
+    "top_nsigma": "top_n_sigma",
+    "nucleus": "top_p",
+    "adaptive": "adaptive_p",
+}
+
+
+_NEUTRAL_TEMPERATURE = (1.0, 0.0, 1.0)  # base, half width and exponent: changes nothing
+
+
+@dataclass(frozen=True)
+class Step:
+    """One sampler of the chain, with the arguments of its `llama_sampler_init_*` after the vocabulary."""
+
+    name: str
+    args: tuple[Any, ...] = ()
+
+
+def parse_samplers(text: str) -> tuple[str, ...]:
+    """Names separated by `,` or `;`; `default` is llama.cpp's order, `none` an empty chain.
+
+    Raises:
+        ValueError: whose text completes the sentence "must be ...".
+    """
+    if text.strip() in ("default", "none"):
+        return DEFAULT_ORDER if text.strip() == "default" else ()
+    return samplers_from_data([name for name in text.replace(";", ",").split(",") if name.strip()])
+
+
+def samplers_from_data(value: Any) -> tuple[str, ...]:
+    """A list of sampler names."""
+    if isinstance(value, str):
+        return parse_samplers(value)
+    if not isinstance(value, (list, tuple)):
+        raise ValueError("a list of sampler names")
+    names = tuple(_sampler_name(name) for name in value)
+    duplicate = next((name for name in names if names.count(name) > 1), None)
+    if duplicate:
+        raise ValueError(f"a list without duplicates (duplicate: {duplicate})")
+    return names
+
+
+def _sampler_name(text: Any) -> str:
+    key = str(text).strip().lower().replace("-", "_")
+    name = _ALIASES.get(key, key)
+    known = (*DEFAULT_ORDER, *ON_REQUEST)
+    if name not in known:
+        hint = did_you_mean(name, known) or f"use one of {', '.join(known)}"
+        raise UsageError(f"unknown sampler {quote(text)}", hint)
+    return name
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChainParams:
+    """Sampler chain"""
+
+    samplers: Annotated[
+        tuple[str, ...],
+        Param(
+            help="Samplers to apply, in order, separated by commas. Omitted samplers are off.",
+            metavar="NAME,NAME",
+            suggest=("default", "top_k,top_p,temperature", "min_p,temperature", "temperature"),
+            text=parse_samplers,
+            data=samplers_from_data,
+            show=lambda names: ",".join(names) or "none",
+        ),
+    ] = DEFAULT_ORDER
+
+
+def plan(p: Any, steered: bool = False) -> tuple[Step, ...]:
+    """The steps of the chain for sampling settings `p`, whose seed is set. Samplers that are off are absent.
+
+    A `steered` chain always has a temperature step, which the engine needs to trace and shift the temperature: one
+    with the neutral arguments where the temperature is 1, and one without arguments, which only reads, where
+    `samplers` does not contain it.
+
+    Follows `common_sampler_init` of llama.cpp: mirostat has only a temperature before it, and adaptive_p replaces the
+    draw at the end wherever it is named. Logit biases come first; the engine adds them, as they need the vocabulary.
+    """
+    if p.mirostat:
+        base, _, _ = temperature.base_delta_exponent(p)
+        before = () if base == 1 and not steered else (Step("temperature", (base, 0.0, 1.0)),)
+        return (*before, Step("mirostat" if p.mirostat == 1 else "mirostat_v2", selection.mirostat(p)))
+    steps = [*_steps(p, steered)]
+    _check_infill([step.name for step in steps])
+    last = (
+        Step("adaptive_p", selection.adaptive_p(p)) if "adaptive_p" in p.samplers else Step("dist", selection.dist(p))
+    )
+    return (*steps, last)
+
+
+def _steps(p: Any, steered: bool) -> Iterator[Step]:
+    for name in p.samplers:
+        args = () if name == "infill" else None if name == "adaptive_p" else SAMPLERS[name](p)
+        if args is None and steered and name == "temperature":
+            args = _NEUTRAL_TEMPERATURE
+        if args is not None:
+            yield Step(name, args)
+    if steered and "temperature" not in p.samplers:
+        yield Step("temperature")
+
+
+def check(p: Any) -> None:
+    """Check that the chain of these settings can be built, before a model is loaded.
+
+    Raises:
+        UsageError: for invalid samplers, an invalid temperature, or a policy file that cannot be used.
+    """
+    temperature.compiled(temperature.policy_in_force(p))
+    plan(replace(p, seed=0))
+
+
+def _check_infill(names: list[str]) -> None:
+    """llama.cpp's infill is quadratic: for a whole vocabulary it takes minutes and cannot be aborted."""
+    if "infill" in names and not _TRUNCATING & set(names[: names.index("infill")]):
+        raise UsageError("the sampler infill needs a truncating sampler before it", "use for example top_k,infill")
