@@ -6,7 +6,7 @@ from typing import Any
 
 from llmcli.chat.paths import config_file, make_private
 from llmcli.errors import DiskError, UsageError
-from llmcli.models.private_files import replace_private
+from llmcli.files import replace_private
 from llmcli.params.layers import Layer
 from llmcli.params.settings import find, parse_data, to_datum
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from llmcli.errors import DiskError
-from llmcli.models.private_files import make_private_folder
+from llmcli.files import make_private_folder
 
 _WRITABLE = "set LLMCLI_HOME to a folder that you can write to"
 

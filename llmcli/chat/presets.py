@@ -6,13 +6,13 @@ from types import MappingProxyType
 from typing import Any
 
 from llmcli.chat import config
-from llmcli.chat.excerpt import excerpt
 from llmcli.chat.paths import config_file
 from llmcli.errors import UsageError
 from llmcli.params.layers import Layer
 from llmcli.params.names import check_name
 from llmcli.params.settings import find, parse_data, to_datum
 from llmcli.params.suggest import did_you_mean
+from llmcli.text import excerpt
 
 # Settings of one request or of this machine, which a preset cannot set; a preset cannot name another preset.
 NEVER = ("prompt", "file", "preset", "character", "pull", "offline", "model_folders")

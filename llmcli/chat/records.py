@@ -6,8 +6,8 @@ from typing import Any
 
 from llmcli.chat.attachments import Attachment
 from llmcli.chat.circumstances import from_data
-from llmcli.chat.journal import VERSION
 from llmcli.chat.tree import Conversation, Message
+from llmcli.jsonl import VERSION
 from llmcli.params.settings import fields, to_datum
 
 HEADER: dict[str, Any] = {"type": "session", "version": VERSION}

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcli.chat import session_files as files
-from llmcli.chat.journal import Journal, encode, read_events
 from llmcli.chat.records import from_event
 from llmcli.chat.tree import Message
 from llmcli.errors import DiskError, LlmcliError, UsageError
+from llmcli.jsonl import Journal, encode, read_events
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from llmcli.chat import session_files as files
-from llmcli.chat.excerpt import excerpt
-from llmcli.chat.journal import read_events
 from llmcli.chat.records import NEVER_SET, from_event, number_of
 from llmcli.chat.session_file import read_partial
 from llmcli.chat.tree import Conversation, Message
 from llmcli.errors import UsageError
+from llmcli.jsonl import read_events
 from llmcli.params.settings import find
+from llmcli.text import excerpt
 
 _MAX_NOTES = 3
 _MAX_NAME = 100  # characters, of a character

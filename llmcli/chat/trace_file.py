@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llmcli.chat.journal import encode, lines_of
 from llmcli.engine.trace import Alternative, TokenTrace
 from llmcli.errors import DiskError, UsageError
+from llmcli.jsonl import encode, lines_of
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
 _TOGETHER = 64  # tokens that are written together

@@ -6,7 +6,6 @@ from itertools import product
 from math import prod
 from typing import Any
 
-from llmcli.chat.excerpt import excerpt
 from llmcli.errors import UsageError
 from llmcli.params.generation import GenerationParams
 from llmcli.params.model import ModelParams
@@ -14,6 +13,7 @@ from llmcli.params.param import describe
 from llmcli.params.request import RequestParams
 from llmcli.params.selection import seed_after
 from llmcli.params.settings import SamplingParams, fields, find, to_datum
+from llmcli.text import excerpt
 
 Parse = Callable[[str, str], tuple[str, Any]]  # name and text of a setting -> its key and typed value
 

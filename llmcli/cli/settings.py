@@ -4,10 +4,10 @@ import os
 from typing import TYPE_CHECKING
 
 from llmcli.chat.config import config_layer
-from llmcli.chat.excerpt import excerpt
 from llmcli.chat.paths import config_file
 from llmcli.params.layers import Layer, Resolved, environment_layer, resolve
 from llmcli.params.settings import Settings, fields
+from llmcli.text import excerpt
 from llmcli.ui.console import console
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmcli.models.private_files import replace_private
+from llmcli.files import replace_private
 
 if TYPE_CHECKING:
     from llmcli.models.find import ModelFile

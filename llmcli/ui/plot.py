@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import groupby
 
-from llmcli.chat.excerpt import excerpt
 from llmcli.engine.trace import TokenTrace
+from llmcli.text import excerpt
 from llmcli.ui.curve import Span, curve, ticks
 from llmcli.ui.safe import safe
 from llmcli.ui.trace_table import token_text

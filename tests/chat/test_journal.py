@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcli.chat.attachments import Attachment
-from llmcli.chat.journal import Journal, encode, read_events
 from llmcli.chat.records import all_events, from_event, to_event
 from llmcli.chat.tree import Conversation, Message
 from llmcli.errors import DiskError, UsageError
+from llmcli.jsonl import Journal, encode, read_events
 
 WINDOWS = sys.platform == "win32"
 JSON = st.recursive(

@@ -8,11 +8,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmcli.files import replace_private
 from llmcli.models.hub import layout
 from llmcli.models.hub.cached import models_of
 from llmcli.models.hub.lock import if_free
 from llmcli.models.hub.partial import NOTES, bytes_here
-from llmcli.models.private_files import replace_private
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from llmcli.files import replace_private
 from llmcli.models.hub.variants import RepoFile, is_safe_path
-from llmcli.models.private_files import replace_private
 
 _MAX_BYTES = 1 << 20
 _COMMIT = re.compile(r"[0-9a-f]{40}")

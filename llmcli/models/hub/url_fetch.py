@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError, NetworkError
+from llmcli.files import make_private_folder
 from llmcli.models.find import ModelFile
 from llmcli.models.gguf.reader import read_header
 from llmcli.models.gguf.splits import stem_of
@@ -20,7 +21,6 @@ from llmcli.models.hub.retries import PassingError, Patience, Say
 from llmcli.models.hub.source import Source
 from llmcli.models.hub.transfer import Transfer
 from llmcli.models.hub.variants import is_safe_path
-from llmcli.models.private_files import make_private_folder
 from llmcli.models.reference import HubReference, UrlReference
 from llmcli.models.starter import Progress
 from llmcli.models.verified import sha256_of

@@ -3,9 +3,9 @@
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from llmcli.chat.excerpt import excerpt
 from llmcli.chat.tree import Message
 from llmcli.errors import UsageError
+from llmcli.text import excerpt
 from llmcli.ui.commands.registry import BRANCHES, MESSAGES, SESSIONS, command
 from llmcli.ui.commands.talking import continue_
 from llmcli.ui.console import console

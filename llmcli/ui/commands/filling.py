@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from llmcli.chat.compose import system_text
-from llmcli.chat.excerpt import excerpt
 from llmcli.chat.tree import Message
 from llmcli.errors import UsageError
+from llmcli.text import excerpt
 from llmcli.ui.ask import choose
 from llmcli.ui.commands.branching import WHO
 from llmcli.ui.commands.registry import CONTEXT, INSPECT, command

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 from llmcli.chat.compose import grammar_text
 from llmcli.chat.dialogue import reopens, settable
-from llmcli.chat.excerpt import excerpt
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.params.chain import plan
 from llmcli.params.generation import GenerationParams
@@ -14,6 +13,7 @@ from llmcli.params.layers import Resolved
 from llmcli.params.param import describe
 from llmcli.params.policies.policy import Entropy, Fixed
 from llmcli.params.settings import SamplingParams, fields, find
+from llmcli.text import excerpt
 from llmcli.ui.commands import complete
 from llmcli.ui.commands.registry import SETTINGS, command, commands
 from llmcli.ui.commands.seeing import spark

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from prompt_toolkit.history import History
 
-from llmcli.models.private_files import make_private_folder, replace_private
+from llmcli.files import make_private_folder, replace_private
 
 KEPT = 5000  # entries
 LONGEST = 64 << 10  # bytes of one entry

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcli.chat.excerpt import excerpt
 from llmcli.params.settings import fields
+from llmcli.text import excerpt
 from llmcli.ui.units import plural
 
 if TYPE_CHECKING:

@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from llmcli.chat.excerpt import excerpt
 from llmcli.params.chain import plan
 from llmcli.params.policies.policy import Policy
 from llmcli.params.settings import Settings
+from llmcli.text import excerpt
 
 if TYPE_CHECKING:  # the engine is imported behind the prompt
     from llmcli.chat.turn import Turn

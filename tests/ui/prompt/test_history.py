@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.models.private_files import replace_private
+from llmcli.files import replace_private
 from llmcli.ui.prompt import history
 from llmcli.ui.prompt.history import LONGEST, PrivateHistory
 
