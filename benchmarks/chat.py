@@ -19,12 +19,12 @@ from typing import Any
 from benchmarks import rendering
 from benchmarks.run import HEAD, llmcli, one_run, row
 from llmcli.chat.dialogue import Dialogue
-from llmcli.chat.layering import Layers
 from llmcli.chat.local import LocalModel, Target
 from llmcli.chat.opening import Opening
-from llmcli.chat.paths import cache_dir
 from llmcli.chat.session import Session
 from llmcli.chat.transcript import Transcript
+from llmcli.config.layers import Layers
+from llmcli.config.paths import cache_dir
 from llmcli.engine import binding
 from llmcli.engine.abort import AbortFlag
 from llmcli.models.find import ModelFile

@@ -15,7 +15,7 @@ from statistics import median
 from time import perf_counter
 
 from benchmarks import bare_loop
-from llmcli.chat.paths import cache_dir
+from llmcli.config.paths import cache_dir
 from llmcli.engine import hardware
 from llmcli.engine.context import Context, ContextParams
 from llmcli.engine.generate import generate

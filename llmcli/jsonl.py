@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from llmcli.chat.paths import make_private
+from llmcli.config.paths import make_private
 from llmcli.errors import DiskError, UsageError
 
 VERSION = 1

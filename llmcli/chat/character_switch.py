@@ -1,8 +1,8 @@
 """Change the character that answers in a running chat."""
 
-from llmcli.chat.characters import Character, layer
 from llmcli.chat.dialogue import Dialogue
 from llmcli.chat.session import Session
+from llmcli.config.characters import Character, layer
 
 
 def use_character(dialogue: Dialogue, character: Character | None) -> str:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmcli.chat.compose import grammar_text, system_text
-from llmcli.chat.layering import Layers
 from llmcli.chat.session import Session
 from llmcli.chat.tree import Message
+from llmcli.config.layers import Layers
 from llmcli.errors import ContextOverflowError, UsageError
 from llmcli.params.generation import GenerationParams
 from llmcli.params.layers import Resolved, resolve

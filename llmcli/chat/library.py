@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcli.chat.config import aliases
-from llmcli.chat.paths import cache_dir, data_dir
+from llmcli.config.file import aliases
+from llmcli.config.paths import cache_dir, data_dir
 from llmcli.models.find import find
 from llmcli.models.hub.environment import endpoint
 from llmcli.models.shelf import Shelf

@@ -9,7 +9,7 @@ from typing import Any
 
 from llmcli.chat import sizing
 from llmcli.chat.library import shelf
-from llmcli.chat.paths import data_dir
+from llmcli.config.paths import data_dir
 from llmcli.engine import binding, hardware
 from llmcli.engine.abort import AbortFlag
 from llmcli.engine.context import AbortedError, Context, ContextParams

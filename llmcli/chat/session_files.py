@@ -10,8 +10,8 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmcli.chat.paths import data_dir, make_private
 from llmcli.chat.session_outline import read_outline
+from llmcli.config.paths import data_dir, make_private
 from llmcli.errors import DiskError, UsageError
 from llmcli.jsonl import read_events
 from llmcli.params.names import check_name

@@ -82,7 +82,7 @@ def _typed_value(key: str, datum: Any) -> Any:
         raise UsageError(f"a session file cannot set {key} (it runs code)")
     value = find(key).parse_data(datum)
     if key == "preset" and value:
-        from llmcli.chat.presets import preset_layer
+        from llmcli.config.presets import preset_layer
 
         preset_layer(value)  # raises if the preset was deleted
     return value

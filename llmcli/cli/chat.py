@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcli.chat.paths import data_dir
 from llmcli.cli.options import both, complete_reference, complete_session, with_settings
+from llmcli.config.paths import data_dir
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.params.layers import Layer, resolve
 from llmcli.params.settings import Settings, fields
@@ -49,9 +49,9 @@ def chat(
 def _run_chat(flags: Layer, session: "Session", first: str, live: bool) -> int:
     """Build a chat and run it."""
     from llmcli.chat.dialogue import Dialogue
-    from llmcli.chat.layering import layers_of
     from llmcli.cli.chat_session import character_of, remember
     from llmcli.cli.chat_start import bring, open_model, run
+    from llmcli.config.layers import layers_of
     from llmcli.ui.repl.chat import Chat
 
     given = Layer("flag", {key: value for key, value in flags.values.items() if key not in _FIRST_MESSAGE})

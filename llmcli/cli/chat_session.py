@@ -4,8 +4,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from llmcli.chat.compose import read_text
-from llmcli.chat.config import config_layer
 from llmcli.chat.session import Session
+from llmcli.config.file import config_layer
 from llmcli.errors import UsageError
 from llmcli.params.generation import GenerationParams
 from llmcli.params.layers import Layer, environment_layer, resolve
@@ -16,7 +16,7 @@ from llmcli.ui.ask import can_ask
 from llmcli.ui.console import console
 
 if TYPE_CHECKING:
-    from llmcli.chat.characters import Character
+    from llmcli.config.characters import Character
 
 _NO_CHARACTER = "none"
 # Settings that belong to a conversation; those of the screen and the machine may differ from day to day.
@@ -74,7 +74,7 @@ def character_of(flags: Layer, session: Session) -> "tuple[Character | None, lis
     if chosen == _NO_CHARACTER:
         session.remove_character()
         return None, []
-    from llmcli.chat.characters import layer, load_character
+    from llmcli.config.characters import layer, load_character
 
     character = load_character(chosen)
     session.remove_character()

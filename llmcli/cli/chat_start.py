@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from llmcli.chat.attachments import attach
 from llmcli.chat.dialogue import Ahead
-from llmcli.chat.paths import cache_dir
 from llmcli.cli import headstart
+from llmcli.config.paths import cache_dir
 from llmcli.errors import LlmcliError
 from llmcli.models import starter
 from llmcli.params.settings import Settings
@@ -16,9 +16,9 @@ from llmcli.ui.interrupt import postponed, raising
 from llmcli.ui.repl.chat import Chat
 
 if TYPE_CHECKING:  # most of these are imported in the loading thread
-    from llmcli.chat.characters import Character
     from llmcli.chat.opening import Opening
     from llmcli.chat.transcript import Transcript
+    from llmcli.config.characters import Character
     from llmcli.engine.abort import AbortFlag
 
 

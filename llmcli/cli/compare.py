@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmcli.chat.layering import Layers
 from llmcli.chat.variants import Variant, split_values, variants_of
 from llmcli.cli.generate import (
     NoStdin,
@@ -20,6 +19,7 @@ from llmcli.cli.generate import (
     warn_plain_template,
 )
 from llmcli.cli.options import CHAT_ONLY, with_settings
+from llmcli.config.layers import Layers
 from llmcli.errors import ConstraintError, ExitStatus, LlmcliError, UsageError
 from llmcli.params.chain import check
 from llmcli.params.layers import Layer, Resolved, resolve

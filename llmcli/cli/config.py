@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from llmcli.chat import config as store
-from llmcli.chat.paths import config_file
+from llmcli.config import file as store
+from llmcli.config.paths import config_file
 from llmcli.errors import ExitStatus, UsageError
 from llmcli.params.layers import Resolved, environment_layer, resolve
 from llmcli.params.settings import fields, find, to_data

@@ -11,10 +11,10 @@ from typing import Annotated
 import typer
 
 from llmcli import __version__
-from llmcli.chat.config import aliases, config_layer
-from llmcli.chat.paths import cache_dir, config_dir, config_file, data_dir
-from llmcli.chat.presets import presets
 from llmcli.cli.options import with_settings
+from llmcli.config.file import aliases, config_layer
+from llmcli.config.paths import cache_dir, config_dir, config_file, data_dir
+from llmcli.config.presets import presets
 from llmcli.engine import binding, hardware
 from llmcli.errors import ExitStatus, LlmcliError
 from llmcli.models import starter

@@ -196,12 +196,12 @@ def alias(
 
     Without arguments, all aliases are listed.
     """
-    from llmcli.chat import config
     from llmcli.chat.library import to_download
+    from llmcli.config import file
     from llmcli.models.starter import STARTER
     from llmcli.params.names import check_name
 
-    known = config.aliases()
+    known = file.aliases()
     if name is None:
         put_rows(("NAME", "MODEL"), list(known.items())) if known else console.note("no aliases")
         return ExitStatus.OK
@@ -209,7 +209,7 @@ def alias(
         if name not in known:
             raise UsageError(f"unknown alias '{name}'", "list the aliases with `llmcli models alias`")
         if remove:
-            config.set_alias(name, None)
+            file.set_alias(name, None)
         else:
             put_line(known[name])
         return ExitStatus.OK
@@ -219,7 +219,7 @@ def alias(
     path = Path(model).expanduser()
     if not path.is_file():
         to_download(model, in_force(Layer("flag", {})))  # raises an error for an unknown model
-    config.set_alias(name, str(path.absolute()) if path.is_file() else model)
+    file.set_alias(name, str(path.absolute()) if path.is_file() else model)
     return ExitStatus.OK
 
 
@@ -236,7 +236,7 @@ def import_folders(
 
     Models of Ollama, LM Studio or any folder are read where they are. They are never copied or changed.
     """
-    from llmcli.chat import config
+    from llmcli.config import file
     from llmcli.models import lmstudio, ollama
     from llmcli.models.folders import models_in
 
@@ -249,7 +249,7 @@ def import_folders(
         )
     kept = list(in_force(flags).model_folders)
     if forget:
-        config.set_value("model_folders", tuple(folder for folder in kept if Path(folder) not in chosen))
+        file.set_value("model_folders", tuple(folder for folder in kept if Path(folder) not in chosen))
         return ExitStatus.OK
     rows = []
     for folder in chosen:
@@ -259,7 +259,7 @@ def import_folders(
                 f"no models found in {folder}", "give a folder with .gguf files, or an Ollama store"
             )
         rows += [(model.name, gigabytes(model.size), model.source) for model in found]
-    config.set_value("model_folders", tuple(dict.fromkeys([*kept, *map(str, chosen)])))
+    file.set_value("model_folders", tuple(dict.fromkeys([*kept, *map(str, chosen)])))
     put_rows(("NAME", "SIZE", "FROM"), rows, ("SIZE",))
     console.note(f"{plural(len(rows), 'model')} imported in place; use one with --model NAME")
     return ExitStatus.OK

@@ -171,7 +171,7 @@ def _complete_list(incomplete: str) -> list[str]:
 
 
 def _complete_preset(incomplete: str) -> list[tuple[str, str]]:
-    from llmcli.chat.presets import presets, summary
+    from llmcli.config.presets import presets, summary
 
     try:
         return [
@@ -209,7 +209,7 @@ def complete_session(incomplete: str) -> list[tuple[str, str]]:
 
 def complete_character(incomplete: str) -> list[tuple[str, str]]:
     """The characters with their purposes, and the files and folders that match."""
-    from llmcli.chat.characters import SUFFIXES, character_purposes
+    from llmcli.config.characters import SUFFIXES, character_purposes
 
     names = [(name, safe(purpose)) for name, purpose in character_purposes().items() if name.startswith(incomplete)]
     return names + [(path, "") for path in _complete_path(incomplete, SUFFIXES)]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmcli.chat.compose import read_text
-from llmcli.chat.config import config_layer
 from llmcli.cli.options import complete_session, with_settings
+from llmcli.config.file import config_layer
 from llmcli.errors import DiskError, ExitStatus, ModelNotFoundError, UsageError
 from llmcli.params.hub import HubParams
 from llmcli.params.layers import Layer, environment_layer, resolve

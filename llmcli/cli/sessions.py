@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmcli.chat import session_files
-from llmcli.chat.config import config_layer
 from llmcli.cli.options import complete_session
+from llmcli.config.file import config_layer
 from llmcli.errors import DiskError, ExitStatus, LlmcliError, UsageError
 from llmcli.params.layers import Layer, resolve
 from llmcli.ui.ask import can_ask, confirm

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from llmcli.chat.config import config_layer
 from llmcli.cli.generate import read_stdin
 from llmcli.cli.options import with_settings
+from llmcli.config.file import config_layer
 from llmcli.errors import ExitStatus, UsageError
 from llmcli.params.layers import Layer, environment_layer, resolve
 from llmcli.ui.console import is_terminal

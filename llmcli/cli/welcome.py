@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 
-from llmcli.chat.paths import data_dir, make_private
+from llmcli.config.paths import data_dir, make_private
 from llmcli.errors import LlmcliError
 from llmcli.ui.console import console
 

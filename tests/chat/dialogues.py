@@ -7,13 +7,13 @@ from types import SimpleNamespace
 from typing import Any
 
 from llmcli.chat.dialogue import Dialogue
-from llmcli.chat.layering import Layers
 from llmcli.chat.local import LocalModel, Prompt, Target
 from llmcli.chat.opening import Opening
 from llmcli.chat.session import Session
 from llmcli.chat.transcript import Transcript
 from llmcli.chat.tree import Message
 from llmcli.chat.turn import Turn
+from llmcli.config.layers import Layers
 from llmcli.engine.abort import AbortFlag
 from llmcli.engine.context import Context, ContextParams
 from llmcli.engine.record import Record, Timings

@@ -6,11 +6,11 @@ import pytest
 
 from llmcli.chat import session_files
 from llmcli.chat.character_switch import greet, use_character
-from llmcli.chat.characters import Character, layer
 from llmcli.chat.dialogue import Dialogue
-from llmcli.chat.layering import Layers
 from llmcli.chat.opening import Opening
 from llmcli.chat.session import Session
+from llmcli.config.characters import Character, layer
+from llmcli.config.layers import Layers
 from llmcli.params.layers import Layer
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings

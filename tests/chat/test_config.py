@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.chat import paths
-from llmcli.chat.config import config_layer, edit, ensure_file, set_value, unset_value
-from llmcli.chat.paths import cache_dir, config_dir, config_file, data_dir, make_private
+from llmcli.config import paths
+from llmcli.config.file import config_layer, edit, ensure_file, set_value, unset_value
+from llmcli.config.paths import cache_dir, config_dir, config_file, data_dir, make_private
 from llmcli.errors import DiskError, UsageError
 from llmcli.params.policies.policy import Entropy, Fixed
 from llmcli.params.settings import Settings, fields
@@ -206,7 +206,7 @@ def test_a_full_disk_is_a_disk_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("llmcli.chat.config.replace_private", full)
+    monkeypatch.setattr("llmcli.config.file.replace_private", full)
     with pytest.raises(DiskError, match=r"cannot write .*No space left"):
         set_value("seed", 1)
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.config import aliases, config_layer, set_alias, set_value, unset_value
-from llmcli.chat.paths import config_file
-from llmcli.chat.presets import describe, preset_layer, presets, remove_preset, save_preset, summary
+from llmcli.config.file import aliases, config_layer, set_alias, set_value, unset_value
+from llmcli.config.paths import config_file
+from llmcli.config.presets import describe, preset_layer, presets, remove_preset, save_preset, summary
 from llmcli.errors import UsageError
 from llmcli.params.inert import inert
 from llmcli.params.layers import Layer, resolve

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.characters import layer, load_character
-from llmcli.chat.config import set_alias, set_value
 from llmcli.chat.session import Session
 from llmcli.cli.chat import names_model
 from llmcli.cli.chat_session import character_of, open_session, remember
 from llmcli.cli.options import complete_character
+from llmcli.config.characters import layer, load_character
+from llmcli.config.file import set_alias, set_value
 from llmcli.params.layers import Layer
 
 SCHEMA = '{"type": "object", "description": "' + "x" * 400 + '"}'

@@ -3,9 +3,9 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from llmcli.chat.paths import config_dir
-from llmcli.chat.presets import NEVER, presets, remove_preset, save_preset, summary
-from llmcli.chat.presets import describe as describe_preset
+from llmcli.config.paths import config_dir
+from llmcli.config.presets import NEVER, presets, remove_preset, save_preset, summary
+from llmcli.config.presets import describe as describe_preset
 from llmcli.errors import UsageError
 from llmcli.ui.commands.registry import SETTINGS, command
 from llmcli.ui.console import console
@@ -71,7 +71,7 @@ def _preset_words(start: str) -> list[tuple[str, str]]:
 
 
 def _character_words(_chat: "Chat", start: str) -> list[tuple[str, str]]:
-    from llmcli.chat.characters import character_purposes
+    from llmcli.config.characters import character_purposes
 
     words = [*character_purposes().items(), ("none", "no character")]
     return [(word, purpose) for word, purpose in words if word.startswith(start)]
@@ -92,7 +92,7 @@ def _character_words(_chat: "Chat", start: str) -> list[tuple[str, str]]:
 def character(chat: "Chat", argument: str) -> None:
     """List the characters, or switch to one."""
     from llmcli.chat.character_switch import use_character
-    from llmcli.chat.characters import load_character
+    from llmcli.config.characters import load_character
 
     if argument in ("", "list"):
         _list_characters(chat)
@@ -109,7 +109,7 @@ def character(chat: "Chat", argument: str) -> None:
 
 def _list_characters(chat: "Chat") -> None:
     """Print the names of the characters and what each is for."""
-    from llmcli.chat.characters import character_purposes
+    from llmcli.config.characters import character_purposes
 
     chat.rows(("CHARACTER", "PURPOSE"), list(character_purposes().items()))
     current = chat.dialogue.character

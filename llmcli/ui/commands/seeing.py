@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcli.chat.paths import data_dir, make_private
+from llmcli.config.paths import data_dir, make_private
 from llmcli.errors import UsageError
 from llmcli.ui.commands import complete
 from llmcli.ui.commands.registry import INSPECT, command

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from llmcli.chat.dialogue import Dialogue
-from llmcli.chat.layering import layers_of
 from llmcli.chat.session import Session
+from llmcli.config.layers import layers_of
 from llmcli.params.layers import Layer
 from llmcli.ui.prompt.lines import LineReader
 from llmcli.ui.repl.chat import Chat

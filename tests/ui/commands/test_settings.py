@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from llmcli.chat.paths import config_dir
+from llmcli.config.paths import config_dir
 from llmcli.errors import UsageError
 from llmcli.ui import clipboard
 from llmcli.ui.commands.complete import suggest

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmcli.chat.config import config_layer
+from llmcli.config.file import config_layer
 from llmcli.params.layers import Layer, environment_layer, resolve
 
 
@@ -48,6 +48,6 @@ def layers_of(flags: Layer, *middle: Layer) -> Layers:
 
 
 def _preset(name: str) -> Layer:
-    from llmcli.chat.presets import preset_layer
+    from llmcli.config.presets import preset_layer
 
     return preset_layer(name)

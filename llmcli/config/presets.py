@@ -5,8 +5,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from llmcli.chat import config
-from llmcli.chat.paths import config_file
+from llmcli.config import file
+from llmcli.config.paths import config_file
 from llmcli.errors import UsageError
 from llmcli.params.layers import Layer
 from llmcli.params.names import check_name
@@ -106,7 +106,7 @@ def save_preset(name: str, values: Mapping[str, Any]) -> Path:
             del section[name][spelling]
         section[name].update(data)
 
-    return config.edit(change)
+    return file.edit(change)
 
 
 def remove_preset(name: str) -> None:
@@ -119,7 +119,7 @@ def remove_preset(name: str) -> None:
         if name in _BUILT_IN:
             raise UsageError(f"cannot delete the built-in preset {name!r}")
         raise UsageError(f"unknown preset {name[:80]!r}", did_you_mean(name, _user_presets()))
-    config.edit(lambda document: document[config.PRESETS].pop(name))
+    file.edit(lambda document: document[file.PRESETS].pop(name))
 
 
 def describe(values: Mapping[str, Any]) -> str:
@@ -152,17 +152,17 @@ def _tables() -> dict[str, Mapping[str, Any]]:
 
 
 def _user_presets() -> dict[str, Mapping[str, Any]]:
-    return config.table(config.PRESETS, dict, "a table of settings")
+    return file.table(file.PRESETS, dict, "a table of settings")
 
 
 def _typed(name: str, table: Mapping[str, Any]) -> Mapping[str, Any]:
-    return MappingProxyType(checked(table, f"{config_file()}: [{config.PRESETS}.{name}]"))
+    return MappingProxyType(checked(table, f"{config_file()}: [{file.PRESETS}.{name}]"))
 
 
 def _section(document: Any) -> Any:
     """The table of all presets in the document; a new one gets no header line."""
     import tomlkit
 
-    if config.PRESETS not in document:
-        document[config.PRESETS] = tomlkit.table(is_super_table=True)
-    return document[config.PRESETS]
+    if file.PRESETS not in document:
+        document[file.PRESETS] = tomlkit.table(is_super_table=True)
+    return document[file.PRESETS]

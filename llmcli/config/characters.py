@@ -10,9 +10,9 @@ from types import MappingProxyType
 from typing import Any
 
 from llmcli.chat.compose import read_text
-from llmcli.chat.paths import config_dir
-from llmcli.chat.presets import checked
 from llmcli.chat.records import NEVER_SET
+from llmcli.config.paths import config_dir
+from llmcli.config.presets import checked
 from llmcli.errors import DiskError, LlmcliError, UsageError
 from llmcli.params.layers import Layer
 from llmcli.params.suggest import did_you_mean
@@ -165,7 +165,7 @@ def _read(path: Path) -> str:
 def _from_json(text: str, path: Path) -> Character:
     import json
 
-    from llmcli.chat.character_card import is_card, read_card
+    from llmcli.config.character_card import is_card, read_card
 
     data = json.loads(text)
     if not isinstance(data, dict):

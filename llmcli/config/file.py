@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llmcli.chat.paths import config_file, make_private
+from llmcli.config.paths import config_file, make_private
 from llmcli.errors import DiskError, UsageError
 from llmcli.files import replace_private
 from llmcli.params.layers import Layer

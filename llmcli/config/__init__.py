@@ -1,0 +1,1 @@
+"""Where settings come from: the configuration file, the environment, presets and characters."""
