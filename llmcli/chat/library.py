@@ -8,7 +8,7 @@ from llmcli.config.file import aliases
 from llmcli.config.paths import cache_dir, data_dir
 from llmcli.models.find import find
 from llmcli.models.hub.environment import endpoint
-from llmcli.models.shelf import Shelf
+from llmcli.models.locations import Shelf
 from llmcli.models.starter import STARTER
 from llmcli.params.settings import Settings
 
@@ -32,7 +32,7 @@ def to_download(text: str, settings: Settings) -> "HubReference | UrlReference |
     Raises:
         ModelNotFoundError: the text is not a valid reference, or an unknown name.
     """
-    from llmcli.models.catalogue import entry
+    from llmcli.models.catalog import entry
     from llmcli.models.reference import HubReference, NameReference, UrlReference, parse
 
     place = shelf(settings)

@@ -7,14 +7,14 @@ from typing import Any
 from llmcli.chat.sizing import shape_of
 from llmcli.engine import hardware
 from llmcli.engine.memory import estimate
-from llmcli.models import verified
+from llmcli.models import notes
 from llmcli.models.find import ModelFile
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.splits import read_headers
 from llmcli.models.hub import records
-from llmcli.models.hub.pull import Plan
 from llmcli.models.inventory import Item, item_of
-from llmcli.models.shelf import Shelf
+from llmcli.models.locations import Shelf
+from llmcli.models.sources.hub import Plan
 from llmcli.params.settings import Settings
 
 
@@ -27,7 +27,7 @@ def local_portrait(file: ModelFile, shelf: Shelf, settings: Settings) -> dict[st
     """
     item = item_of(file, shelf)
     headers = read_headers(file.parts)
-    recorded = verified.when_verified(shelf.data_dir, file.path)
+    recorded = notes.when_verified(shelf.data_dir, file.path)
     if item.source == "starter":  # it was verified when it was downloaded
         recorded = item.digests[0], file.path.stat().st_mtime
     license_name = str(headers[0].metadata.get("general.license", "")) or license_of(item, shelf)

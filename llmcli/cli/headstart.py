@@ -88,7 +88,7 @@ def _safe_parts(reference: str) -> Sequence[Path]:
     if reference == starter.STARTER:
         return (starter.starter_path(cache_dir()),) if starter.is_present(cache_dir()) else ()
     from llmcli.models.find import find
-    from llmcli.models.shelf import Shelf
+    from llmcli.models.locations import Shelf
 
     file = find(reference, Shelf(cache_dir(), data_dir()))  # the command itself resolves aliases and imported folders
     if len(file.parts) > 1 or file.path.stat().st_size > _LARGEST:

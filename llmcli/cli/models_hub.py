@@ -9,8 +9,8 @@ import typer
 from llmcli.cli.options import complete_wanted, with_settings
 from llmcli.cli.settings import in_force
 from llmcli.errors import ExitStatus, UsageError
-from llmcli.models.hub.choice import Choice, choose, fits, pick
-from llmcli.models.hub.variants import Variant, projectors, variants
+from llmcli.models.hub.repo_files import Variant, projectors, variants
+from llmcli.models.hub.select import Choice, choose, fits, pick
 from llmcli.params.layers import Layer
 from llmcli.ui.console import console
 from llmcli.ui.output import put_line
@@ -176,8 +176,8 @@ def recommend(flags: Layer, as_json: Json = False) -> int:  # noqa: ARG001 -- th
     The models come from llmcli's own short catalog, best first for the memory and cores of this machine.
     """
     from llmcli.engine import hardware
-    from llmcli.models.catalogue import KNOWN_AS_OF
-    from llmcli.models.catalogue import recommend as suited
+    from llmcli.models.catalog import KNOWN_AS_OF
+    from llmcli.models.catalog import recommend as suited
 
     memory, cores = hardware.available_memory(), hardware.usable_cores()
     entries = suited(memory, cores)

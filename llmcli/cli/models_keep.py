@@ -237,8 +237,9 @@ def import_folders(
     Models of Ollama, LM Studio or any folder are read where they are. They are never copied or changed.
     """
     from llmcli.config import file
-    from llmcli.models import lmstudio, ollama
-    from llmcli.models.folders import models_in
+    from llmcli.models import lmstudio
+    from llmcli.models.sources import ollama
+    from llmcli.models.sources.folder import models_in
 
     chosen = [folder.expanduser().absolute() for folder in folders or []] or [*ollama.stores(), *lmstudio.folders()]
     if not chosen:

@@ -217,7 +217,7 @@ def complete_character(incomplete: str) -> list[tuple[str, str]]:
 
 def complete_wanted(incomplete: str) -> list[str]:
     """What can be downloaded: the names of the catalog, and the models on this machine."""
-    from llmcli.models.catalogue import CATALOGUE
+    from llmcli.models.catalog import CATALOGUE
 
     return [entry.name for entry in CATALOGUE if entry.name.startswith(incomplete)] + complete_reference(incomplete)
 

@@ -4,9 +4,9 @@ from llmcli.chat.library import shelf
 from llmcli.engine import hardware
 from llmcli.models.find import ModelFile, NotHereError, find
 from llmcli.models.hub import environment, records
-from llmcli.models.hub.pull import Plan, plan, pull
-from llmcli.models.hub.url_fetch import UrlPlan, plan_url, pull_url
 from llmcli.models.reference import HubReference, UrlReference
+from llmcli.models.sources.hub import Plan, plan, pull
+from llmcli.models.sources.url import UrlPlan, plan_url, pull_url
 from llmcli.params.settings import Settings
 from llmcli.ui.ask import can_ask, confirm
 from llmcli.ui.console import console

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmcli.models import verified
+from llmcli.models import notes
 from llmcli.models.inventory import Item
 from llmcli.models.starter import Progress
 
@@ -27,9 +27,9 @@ def check(item: Item, data_dir: Path, bar: Callable[[str], Progress]) -> list[Ch
     """
     results = []
     for path, expected in zip(item.parts, item.digests, strict=True):
-        digest = verified.sha256_of(path, bar(path.name))
+        digest = notes.sha256_of(path, bar(path.name))
         if expected:
-            verified.remember(data_dir, path, digest)
+            notes.remember(data_dir, path, digest)
         state = "unknown" if not expected else "ok" if digest == expected else "damaged"
         results.append(Checked(item.name, path, state, digest))
     return results

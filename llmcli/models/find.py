@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from llmcli.errors import DiskError, ModelNotFoundError
 from llmcli.models.gguf.splits import is_later_part, parts_of, stem_of
-from llmcli.models.shelf import Shelf
+from llmcli.models.locations import Shelf
 from llmcli.models.starter import STARTER, starter_path
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def find(text: str, shelf: Shelf) -> ModelFile:
         on_disk = _on_disk(text)
         if on_disk:
             return on_disk
-    from llmcli.models.find_named import find_named  # 25 ms that a path does not need
+    from llmcli.models.lookup import find_named  # 25 ms that a path does not need
 
     return find_named(text, shelf)
 

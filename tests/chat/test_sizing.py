@@ -11,9 +11,9 @@ from llmcli.engine.hardware import Device
 from llmcli.engine.memory import ModelShape
 from llmcli.engine.model import ALL_LAYERS
 from llmcli.errors import LlmcliError
+from llmcli.models.gguf.cursor import ArraySummary, Value
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.tensors import TensorInfo
-from llmcli.models.gguf.values import ArraySummary, Value
 from llmcli.params.settings import Settings
 
 MIB, GIB = 1 << 20, 1 << 30

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.models.hub import environment, http, pull, retries
+from llmcli.models.download import http
+from llmcli.models.hub import environment, retries
+from llmcli.models.locations import Shelf
 from llmcli.models.reference import HubReference
-from llmcli.models.shelf import Shelf
+from llmcli.models.sources import hub as pull
 from llmcli.models.starter import Progress
 from tests.hub.server import FakeHub
 

@@ -4,7 +4,7 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmcli.models.gguf.reader import TensorInfo, read_header
+from llmcli.models.gguf.parser import TensorInfo, read_header
 from llmcli.models.gguf.tensors import padded
 
 _U16, _I32 = 2, 5  # gguf.h, enum gguf_type

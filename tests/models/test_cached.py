@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.models.hub.cached import CachedModel, cached_models, models_of
-from llmcli.models.hub.variants import RepoFile
+from llmcli.models.hub.repo_files import RepoFile
 from tests.models.hub_folder import (
     NEW,
     OLD,

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from llmcli.models.catalogue import CATALOGUE, KNOWN_AS_OF, Entry, entry, recommend, speed
-from llmcli.models.hub.choice import fits
+from llmcli.models.catalog import CATALOGUE, KNOWN_AS_OF, Entry, entry, recommend, speed
 from llmcli.models.hub.quantizations import nominal_bits
+from llmcli.models.hub.select import fits
 
 GIB = 1 << 30
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from llmcli.errors import DiskError, LlmcliError
-from llmcli.models.hub import partial
+from llmcli.models.download import partial_file
 from tests.models.pulls import FILE, MIB, REPO, Pulls, pulling, sha256, some_bytes
 
 DATA = some_bytes(3 * MIB)
@@ -189,7 +189,7 @@ class Failing:
                 count("")
                 return super().write(data)
 
-        monkeypatch.setattr(partial, "FileIO", Counting)
+        monkeypatch.setattr(partial_file, "FileIO", Counting)
         monkeypatch.setattr(os, "fsync", self._counted(os.fsync, everywhere=True))
         for name in ("replace", "symlink", "mkdir", "open", "unlink"):
             monkeypatch.setattr(os, name, self._counted(getattr(os, name)))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.models.hub import layout, lock, partials
+from llmcli.models.hub import cache, lock, partials
 from tests.hub.server import FakeHub
 from tests.models.pulls import FILE, MIB, REPO, Pulls, be_quick, end_session, sha256, some_bytes, wait_until
 
@@ -35,7 +35,7 @@ def test_three_processes_download_the_file_once(pulls: Pulls) -> None:
     with pulls.process() as first, pulls.process() as second, pulls.process() as third:
         wait_until(lambda: pulls.partial_bytes() == SIZE // 2)
         all_of_them = (first, second, third)
-        holder = layout.lock_path(pulls.shelf.hub, REPO, DIGEST).with_suffix(".llmcli")
+        holder = cache.lock_path(pulls.shelf.hub, REPO, DIGEST).with_suffix(".llmcli")
         pid = int(holder.read_text().split()[0])
         waiting = [running for running in all_of_them if running.pid != pid]
         said = [line_about_waiting(running) for running in waiting]
@@ -96,7 +96,7 @@ def test_downloads_of_two_files_do_not_wait_for_each_other(pulls: Pulls, monkeyp
 @pytest.mark.parametrize("right", [True, False])
 def test_file_of_another_program_is_verified(pulls: Pulls, right: bool) -> None:
     """The hub's own tools take the same lock, and look at the size alone."""
-    blob = layout.blob_path(pulls.shelf.hub, REPO, DIGEST)
+    blob = cache.blob_path(pulls.shelf.hub, REPO, DIGEST)
     with held(pulls, DIGEST) as release:
 
         def say(text: str) -> None:
@@ -116,7 +116,7 @@ def test_file_of_another_program_is_verified(pulls: Pulls, right: bool) -> None:
 @contextlib.contextmanager
 def held(pulls: Pulls, digest: str) -> Iterator[contextlib.ExitStack]:
     """The lock of a file, in the hands of another program; the stack's `close` lets it go before the end."""
-    lock = layout.lock_path(pulls.shelf.hub, REPO, digest)
+    lock = cache.lock_path(pulls.shelf.hub, REPO, digest)
     lock.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(lock.open("w"))

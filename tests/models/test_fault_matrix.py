@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.errors import ExitStatus, LlmcliError
-from llmcli.models.hub import http
+from llmcli.models.download import http
 from tests.hub.server import FakeHub, Fault, Request
 from tests.models.pulls import FILE, MIB, REPO, Pulls, be_quick, digest_of, end_session, sha256, some_bytes
 

@@ -10,9 +10,9 @@ from llmcli.errors import ModelInvalidError, ModelNotFoundError
 from llmcli.models.find import NotHereError, find
 from llmcli.models.hub import records
 from llmcli.models.hub.records import Record
-from llmcli.models.hub.variants import RepoFile
+from llmcli.models.hub.repo_files import RepoFile
+from llmcli.models.locations import Shelf
 from llmcli.models.reference import HubReference, UrlReference
-from llmcli.models.shelf import Shelf
 from tests.models.gguf_writer import write_gguf
 from tests.models.hub_folder import NEW, OLD, REPO, add_file, add_parts, set_ref, sha256, touch_commit
 from tests.models.stores import add_lmstudio_model, add_ollama_model

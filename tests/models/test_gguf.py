@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from llmcli.errors import ModelInvalidError, ModelNotFoundError
-from llmcli.models.gguf import values
-from llmcli.models.gguf.reader import ArraySummary, read_header
+from llmcli.models.gguf import cursor as values
+from llmcli.models.gguf.parser import ArraySummary, read_header
 from tests.models.gguf_writer import (
     ARRAY,
     BOOL,

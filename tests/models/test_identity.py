@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.models import verified
+from llmcli.models import notes
 from llmcli.models.find import ModelFile
 from llmcli.models.identity import Identity
 from llmcli.models.starter import SHA256, STARTER, Progress
@@ -17,13 +17,13 @@ DIGEST = "0123456789abcdef" * 4
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that are read."""
     seen: list[Path] = []
-    real = verified.sha256_of
+    real = notes.sha256_of
 
     def sha256_of(path: Path, progress: Progress) -> str:
         seen.append(path)
         return real(path, progress)
 
-    monkeypatch.setattr(verified, "sha256_of", sha256_of)
+    monkeypatch.setattr(notes, "sha256_of", sha256_of)
     return seen
 
 

@@ -9,9 +9,9 @@ from llmcli.models import starter, uses
 from llmcli.models.find import find
 from llmcli.models.hub import records
 from llmcli.models.hub.records import Record
-from llmcli.models.hub.variants import RepoFile
+from llmcli.models.hub.repo_files import RepoFile
 from llmcli.models.inventory import Item, inventory, inventory_with_aliases, item_of
-from llmcli.models.shelf import Shelf
+from llmcli.models.locations import Shelf
 from tests.models.gguf_writer import MODEL, STRING, Typed, write_gguf
 from tests.models.hub_folder import NEW, OLD, REPO, THIRD, add_file, add_parts, sha256, touch_commit
 from tests.models.stores import add_lmstudio_model, add_ollama_model

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.errors import DiskError, ModelInvalidError, ModelNotFoundError
-from llmcli.models import ollama
+from llmcli.models.sources import ollama
 from tests.models.gguf_writer import write_gguf
 from tests.models.stores import KIND, add_blob, add_ollama_model, write_manifest
 

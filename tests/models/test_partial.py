@@ -18,8 +18,8 @@ from hypothesis.stateful import (
 )
 
 from llmcli.errors import DiskError
-from llmcli.models.hub import partial as module
-from llmcli.models.hub.partial import NOTES, Partial, Segment, bytes_here
+from llmcli.models.download import partial_file as module
+from llmcli.models.download.partial_file import NOTES, Partial, Segment, bytes_here
 from tests.models.hub_folder import listing
 
 SIZE = 100

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from llmcli.errors import DiskError, LlmcliError
-from llmcli.models.hub import layout
+from llmcli.models.hub import cache
 from tests.models.pulls import FILE, MIB, REPO, Pulls, pulling, sha256, some_bytes
 
 DATA = some_bytes(MIB)
 DIGEST = hashlib.sha256(DATA).hexdigest()
-PARTIAL = f"blobs/{DIGEST}{layout.PARTIAL}"
+PARTIAL = f"blobs/{DIGEST}{cache.PARTIAL}"
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_link_in_the_place_of_a_file(pulls: Pulls, victim: Path, name: str) ->
 @pytest.mark.parametrize("ending", [".lock", ".llmcli"])
 def test_a_link_in_the_place_of_a_lock(pulls: Pulls, victim: Path, ending: str) -> None:
     before = victim.read_bytes() if victim.exists() else None
-    plant(layout.lock_path(pulls.shelf.hub, REPO, DIGEST).with_suffix(ending), victim)
+    plant(cache.lock_path(pulls.shelf.hub, REPO, DIGEST).with_suffix(ending), victim)
     error = end(pulls)
     assert error is None or isinstance(error, DiskError)
     assert (victim.read_bytes() if victim.exists() else None) == before

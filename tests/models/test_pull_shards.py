@@ -7,8 +7,9 @@ import pytest
 
 from llmcli.errors import LlmcliError, ModelNotFoundError, NetworkError
 from llmcli.models.find import find
-from llmcli.models.hub import pull, records
+from llmcli.models.hub import records
 from llmcli.models.reference import HubReference
+from llmcli.models.sources import hub as pull
 from tests.hub.server import FakeHub, Fault
 from tests.models.pulls import MIB, REPO, Pulls, be_quick, end_session, no_progress, some_bytes
 

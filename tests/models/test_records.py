@@ -12,7 +12,7 @@ import pytest
 from llmcli.models import uses
 from llmcli.models.hub import records
 from llmcli.models.hub.records import Record
-from llmcli.models.hub.variants import RepoFile
+from llmcli.models.hub.repo_files import RepoFile
 from tests.models.hub_folder import NEW, REPO
 
 FILES = (RepoFile("sub/m-00001-of-00002.gguf", 5, "1" * 64), RepoFile("sub/m-00002-of-00002.gguf", 6, ""))

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcli.errors import ModelNotFoundError
-from llmcli.models.hub.variants import is_safe_path
+from llmcli.models.hub.repo_files import is_safe_path
 from llmcli.models.reference import (
     HubReference,
     NameReference,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llmcli.errors import LlmcliError, ModelInvalidError, NetworkError
 from llmcli.models.gguf import remote
-from llmcli.models.gguf.reader import GGUFHeader, HeaderCutError, parse_header, read_header
+from llmcli.models.gguf.parser import GGUFHeader, HeaderCutError, parse_header, read_header
 from llmcli.models.gguf.remote import MAX_READ, read_remote_header
 from tests.models.gguf_writer import ARRAY, MODEL, STRING, U8, U32, Raw, Tensor, Typed, write_gguf
 from tests.models.test_gguf import BROKEN, OTHERS, busy_file

@@ -9,13 +9,13 @@ from huggingface_hub import scan_cache_dir
 from llmcli.errors import DiskError
 from llmcli.models import starter
 from llmcli.models.hub import records
+from llmcli.models.hub.cache import partial_path
 from llmcli.models.hub.cached import cached_models
-from llmcli.models.hub.layout import partial_path
 from llmcli.models.hub.records import Record
-from llmcli.models.hub.variants import RepoFile
+from llmcli.models.hub.repo_files import RepoFile
 from llmcli.models.inventory import inventory
+from llmcli.models.locations import Shelf
 from llmcli.models.remove import Removal, plan_removal, remove
-from llmcli.models.shelf import Shelf
 from tests.models.hub_folder import (
     NEW,
     OLD,

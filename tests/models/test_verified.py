@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.errors import DiskError
-from llmcli.models import verified
+from llmcli.models import notes
 from tests.models.hub_folder import sha256
 
 DATA = b"the bytes of a model"
@@ -24,7 +24,7 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def data(tmp_path: Path, file: Path) -> Path:
     """A data folder that knows the file."""
-    verified.remember(tmp_path / "data", file, sha256(DATA))
+    notes.remember(tmp_path / "data", file, sha256(DATA))
     return tmp_path / "data"
 
 
@@ -35,61 +35,61 @@ def note(data: Path) -> Path:
 
 def test_the_checksum_of_a_file_is_computed_with_progress(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, int]] = []
-    monkeypatch.setattr(verified, "_BLOCK", 8)
-    assert verified.sha256_of(file, lambda done, size: seen.append((done, size))) == sha256(DATA)
+    monkeypatch.setattr(notes, "_BLOCK", 8)
+    assert notes.sha256_of(file, lambda done, size: seen.append((done, size))) == sha256(DATA)
     assert seen == [(8, 20), (16, 20), (20, 20)]
 
 
 def test_an_empty_file_has_a_checksum_too(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
-    assert verified.sha256_of(tmp_path / "empty", lambda _done, _size: None) == sha256(b"")
+    assert notes.sha256_of(tmp_path / "empty", lambda _done, _size: None) == sha256(b"")
 
 
 def test_unreadable_file_error_has_its_name(tmp_path: Path) -> None:
     with pytest.raises(DiskError, match=r"cannot read .*none\.gguf"):
-        verified.sha256_of(tmp_path / "none.gguf", lambda _done, _size: None)
+        notes.sha256_of(tmp_path / "none.gguf", lambda _done, _size: None)
 
 
 def test_recorded_checksum_has_its_time(data: Path, file: Path) -> None:
-    known = verified.when_verified(data, file)
+    known = notes.when_verified(data, file)
     assert known is not None
     assert known[0] == sha256(DATA)
     assert abs(known[1] - time.time()) < 60
-    assert verified.is_verified(data, file, sha256(DATA))
+    assert notes.is_verified(data, file, sha256(DATA))
 
 
 def test_is_verified_is_false_for_another_checksum(data: Path, file: Path) -> None:
-    assert not verified.is_verified(data, file, sha256(b"other"))
+    assert not notes.is_verified(data, file, sha256(b"other"))
 
 
 def test_a_link_to_the_file_is_the_file(data: Path, file: Path) -> None:
     link = file.with_name("link.gguf")
     link.symlink_to(file.name)
-    assert verified.is_verified(data, link, sha256(DATA))
+    assert notes.is_verified(data, link, sha256(DATA))
 
 
 def test_a_file_that_was_never_checked_is_not_verified(data: Path, tmp_path: Path) -> None:
     (tmp_path / "other.gguf").write_bytes(DATA)
-    assert verified.when_verified(data, tmp_path / "other.gguf") is None
-    assert verified.when_verified(tmp_path / "none", tmp_path / "other.gguf") is None
+    assert notes.when_verified(data, tmp_path / "other.gguf") is None
+    assert notes.when_verified(tmp_path / "none", tmp_path / "other.gguf") is None
 
 
 def test_a_change_of_size_ends_it(data: Path, file: Path) -> None:
     info = file.stat()
     file.write_bytes(DATA + b"x")
     os.utime(file, ns=(info.st_atime_ns, info.st_mtime_ns))
-    assert verified.when_verified(data, file) is None
+    assert notes.when_verified(data, file) is None
 
 
 def test_a_change_of_time_ends_it(data: Path, file: Path) -> None:
     info = file.stat()
     os.utime(file, ns=(info.st_atime_ns, info.st_mtime_ns + 1_000_000_000))
-    assert verified.when_verified(data, file) is None
+    assert notes.when_verified(data, file) is None
 
 
 def test_missing_file_is_not_verified(data: Path, file: Path) -> None:
     file.unlink()
-    assert verified.when_verified(data, file) is None
+    assert notes.when_verified(data, file) is None
 
 
 @pytest.mark.parametrize(
@@ -99,16 +99,16 @@ def test_missing_file_is_not_verified(data: Path, file: Path) -> None:
 )
 def test_damaged_record_verifies_nothing(data: Path, file: Path, content: bytes) -> None:
     note(data).write_bytes(content)
-    assert verified.when_verified(data, file) is None
+    assert notes.when_verified(data, file) is None
 
 
 def test_a_note_with_a_time_that_cannot_be_verifies_nothing(data: Path, file: Path) -> None:
     noted = json.loads(note(data).read_text())
     note(data).write_text(json.dumps(noted | {"time": 10**400}))
-    assert verified.when_verified(data, file) is None
+    assert notes.when_verified(data, file) is None
 
 
 def test_unwritable_folder_is_ignored(tmp_path: Path, file: Path) -> None:
     (tmp_path / "data").write_text("in the way")
-    verified.remember(tmp_path / "data", file, sha256(DATA))
-    assert verified.when_verified(tmp_path / "data", file) is None
+    notes.remember(tmp_path / "data", file, sha256(DATA))
+    assert notes.when_verified(tmp_path / "data", file) is None

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from llmcli.models.gguf.cursor import ArraySummary, Value
 from llmcli.models.gguf.ggml_types import quantization_name
 from llmcli.models.gguf.tensors import TensorInfo
-from llmcli.models.gguf.values import ArraySummary, Value
 
 # general.sampling.* -> llmcli's key; the names are those in llama.cpp's src/llama-arch.cpp.
 _FLOATS = {

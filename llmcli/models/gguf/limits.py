@@ -6,7 +6,7 @@ The limits are those of `llama_model_base::load_hparams` in src/llama-model.cpp,
 from collections.abc import Mapping
 
 from llmcli.errors import ModelInvalidError
-from llmcli.models.gguf.values import Value, damaged, quote
+from llmcli.models.gguf.cursor import Value, damaged, quote
 
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
 MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmcli.errors import LlmcliError
+from llmcli.models.gguf.cursor import Cursor
 from llmcli.models.gguf.ggml_types import quantization_name
-from llmcli.models.gguf.values import Cursor
 
 _BYTES = 64 << 10  # in most files the general facts come before the vocabulary
 _MAX_KEYS = 200
@@ -54,7 +54,7 @@ def _first_keys(head: bytes) -> dict[str, object]:
 
 def _read_all(path: Path, summary: Glimpse) -> Glimpse:
     """Fill the gaps from the whole header: some programs write the file type after the vocabulary, or not at all."""
-    from llmcli.models.gguf.reader import read_header
+    from llmcli.models.gguf.parser import read_header
 
     try:
         header = read_header(path)

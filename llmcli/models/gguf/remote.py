@@ -7,7 +7,7 @@ and even a hostile header is parsed at most six times.
 from collections.abc import Callable
 
 from llmcli.errors import ModelInvalidError, NetworkError
-from llmcli.models.gguf.reader import GGUFHeader, HeaderCutError, parse_header
+from llmcli.models.gguf.parser import GGUFHeader, HeaderCutError, parse_header
 
 # (start, end), end exclusive -> exactly these bytes, or fewer at the end of the file; may raise LlmcliError
 Fetch = Callable[[int, int], bytes]

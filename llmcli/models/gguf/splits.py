@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llmcli.errors import DiskError, ModelInvalidError, ModelNotFoundError
+from llmcli.models.gguf.cursor import quote
 from llmcli.models.gguf.header import GGUFHeader
-from llmcli.models.gguf.reader import read_header
-from llmcli.models.gguf.values import quote
+from llmcli.models.gguf.parser import read_header
 
 _NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 

@@ -4,8 +4,8 @@ from math import prod
 from typing import NamedTuple
 
 from llmcli.errors import ModelInvalidError
+from llmcli.models.gguf.cursor import Cursor, damaged, quote
 from llmcli.models.gguf.ggml_types import TYPES
-from llmcli.models.gguf.values import Cursor, damaged, quote
 
 MAX_NAME = 63  # bytes: GGML_MAX_NAME is 64 with the terminating zero
 MAX_DIMS = 4

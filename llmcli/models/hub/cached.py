@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmcli.models.hub import layout
-from llmcli.models.hub.variants import RepoFile, Variant, projectors, variants
+from llmcli.models.hub import cache as layout
+from llmcli.models.hub.repo_files import RepoFile, Variant, projectors, variants
 from llmcli.models.reference import is_repo
 
 _MAX_DEPTH = 4  # folders below a snapshot

@@ -1,9 +1,9 @@
 """Read the header of a GGUF file on the Hub without downloading the file."""
 
+from llmcli.models.download.fetch import Wanted, source_of
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.remote import read_remote_header
 from llmcli.models.hub.api import no_say
-from llmcli.models.hub.fetch import Wanted, source_of
 from llmcli.models.hub.retries import PassingError, Patience
 
 _TRIES = 4

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmcli.files import replace_private
-from llmcli.models.hub import layout
+from llmcli.models.download.partial_file import NOTES, bytes_here
+from llmcli.models.hub import cache
 from llmcli.models.hub.cached import models_of
 from llmcli.models.hub.lock import if_free
-from llmcli.models.hub.partial import NOTES, bytes_here
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def forget(data_dir: Path, partial: Path) -> None:
 
 def partials(hub: Path, cache_dir: Path, data_dir: Path) -> list[Unfinished]:
     """All interrupted downloads, the latest first, including those of other Hugging Face tools."""
-    paths = [*hub.glob("models--*/blobs/*.incomplete"), *(cache_dir / "urls").glob("*/*" + layout.PARTIAL)]
+    paths = [*hub.glob("models--*/blobs/*.incomplete"), *(cache_dir / "urls").glob("*/*" + cache.PARTIAL)]
     found = [_unfinished(path, data_dir) for path in paths if path.is_file() and not path.is_symlink()]
     return sorted((one for one in found if one.here), key=lambda one: -one.time)
 
@@ -64,13 +64,13 @@ def remove(one: Unfinished, data_dir: Path) -> bool:
 def has_whole_parts(one: Unfinished) -> bool:
     """Whether the interrupted pull also left complete parts of a split model."""
     folder = one.path.parent.parent
-    repo = layout.repo_of(folder.name)
+    repo = cache.repo_of(folder.name)
     return bool(repo and models_of(folder.parent, repo, whole=False))
 
 
 def _lock(partial: Path) -> Path:
     """The lock file of this download."""
-    target = partial.with_name(partial.name.removesuffix(layout.PARTIAL))
+    target = partial.with_name(partial.name.removesuffix(cache.PARTIAL))
     if target.parent.name == "blobs":
         folder = target.parent.parent
         return folder.parent / ".locks" / folder.name / f"{target.name}.lock"
@@ -83,10 +83,10 @@ def _unfinished(path: Path, data_dir: Path) -> Unfinished:
         data = json.loads(_record_path(data_dir, path).read_bytes()[: 1 << 16])
         reference, size = str(data["reference"]), int(data["size"])
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        reference, size = layout.repo_of(path.parent.parent.name) or path.name, 0
+        reference, size = cache.repo_of(path.parent.parent.name) or path.name, 0
     here = bytes_here(path, size) if size else info.st_size
     return Unfinished(reference, path, here, size, info.st_mtime)
 
 
 def _record_path(data_dir: Path, partial: Path) -> Path:
-    return data_dir / "unfinished" / f"{partial.name.removesuffix(layout.PARTIAL)[:80]}.json"
+    return data_dir / "unfinished" / f"{partial.name.removesuffix(cache.PARTIAL)[:80]}.json"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llmcli.files import replace_private
-from llmcli.models.hub.variants import RepoFile, is_safe_path
+from llmcli.models.hub.repo_files import RepoFile, is_safe_path
 
 _MAX_BYTES = 1 << 20
 _COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from llmcli.errors import NetworkError
+from llmcli.models.download.http import host_of, requested, same_origin
 from llmcli.models.hub.faults import refusal
-from llmcli.models.hub.http import host_of, requested, same_origin
 from llmcli.models.hub.retries import PassingError
 from llmcli.models.reference import HubReference
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError
-from llmcli.models.folders import MOST_ENTRIES, FoundModel, is_ollama_store
-from llmcli.models.gguf.values import quote
+from llmcli.models.gguf.cursor import quote
+from llmcli.models.sources.folder import MOST_ENTRIES, FoundModel, is_ollama_store
 
 HOST, NAMESPACE, TAG = "registry.ollama.ai", "library", "latest"
 MAX_MANIFEST = 1 << 20

@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmcli.errors import DiskError
-from llmcli.models import verified
+from llmcli.models import notes
+from llmcli.models.download.fetch import Wanted, check_room, fetch, missing_bytes
 from llmcli.models.find import ModelFile
 from llmcli.models.gguf.splits import stem_of
-from llmcli.models.hub import layout, partials, records
+from llmcli.models.hub import cache, partials, records
 from llmcli.models.hub.api import Repo, check_listed, no_say, repo
-from llmcli.models.hub.choice import choose, pick
 from llmcli.models.hub.environment import token_source
 from llmcli.models.hub.faults import gated
-from llmcli.models.hub.fetch import Wanted, check_room, fetch, missing_bytes
+from llmcli.models.hub.repo_files import Variant, projector_for, variants
 from llmcli.models.hub.retries import Say
-from llmcli.models.hub.variants import Variant, projector_for, variants
+from llmcli.models.hub.select import choose, pick
+from llmcli.models.locations import Shelf
 from llmcli.models.reference import HubReference
-from llmcli.models.shelf import Shelf
 from llmcli.models.starter import Progress
 
 BarOf = Callable[[str], Progress]
@@ -76,7 +76,7 @@ def pull(plan: Plan, shelf: Shelf, bar: BarOf, say: Say = no_say) -> ModelFile:
     check_room(shelf.hub, plan.missing)
     paths = [_ensure_file(wanted, str(plan.reference), shelf, bar, say) for wanted in plan.files]
     try:
-        layout.write_ref(shelf.hub, plan.repo.name, plan.repo.revision, plan.repo.commit)
+        cache.write_ref(shelf.hub, plan.repo.name, plan.repo.revision, plan.repo.commit)
         _save_record(plan, shelf)
     except OSError as error:
         path = error.filename or f"to {shelf.hub} or {shelf.data_dir}"
@@ -92,10 +92,10 @@ def _ensure_file(wanted: Wanted, reference: str, shelf: Shelf, bar: BarOf, say: 
 
     def check() -> None:
         existing = wanted.blob if wanted.blob.is_file() else wanted.pointer
-        if not wanted.is_here() or verified.is_verified(shelf.data_dir, existing, wanted.file.sha256):
+        if not wanted.is_here() or notes.is_verified(shelf.data_dir, existing, wanted.file.sha256):
             return
-        if verified.sha256_of(existing, bar(f"verifying {wanted.file.path}")) == wanted.file.sha256:
-            verified.remember(shelf.data_dir, existing, wanted.file.sha256)
+        if notes.sha256_of(existing, bar(f"verifying {wanted.file.path}")) == wanted.file.sha256:
+            notes.remember(shelf.data_dir, existing, wanted.file.sha256)
             return
         say(f"{wanted.file.path} in the cache is damaged: downloading it again")
         _remove(existing)
@@ -104,7 +104,7 @@ def _ensure_file(wanted: Wanted, reference: str, shelf: Shelf, bar: BarOf, say: 
     partials.note(shelf.data_dir, wanted.partial, reference, wanted.file.size)
     path = fetch(wanted, bar(wanted.file.path.rpartition("/")[2]), say, check)
     partials.forget(shelf.data_dir, wanted.partial)
-    verified.remember(shelf.data_dir, path, wanted.file.sha256)
+    notes.remember(shelf.data_dir, path, wanted.file.sha256)
     return path
 
 

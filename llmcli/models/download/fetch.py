@@ -9,14 +9,15 @@ from pathlib import Path
 from urllib.parse import quote
 
 from llmcli.errors import DiskError, ModelInvalidError
-from llmcli.models.hub import environment, layout
-from llmcli.models.hub.http import hub_headers
+from llmcli.models.download.http import hub_headers
+from llmcli.models.download.partial_file import Partial, bytes_here
+from llmcli.models.download.transfer import Transfer
+from llmcli.models.hub import cache as layout
+from llmcli.models.hub import environment
 from llmcli.models.hub.lock import only_one
-from llmcli.models.hub.partial import Partial, bytes_here
+from llmcli.models.hub.repo_files import RepoFile
 from llmcli.models.hub.retries import Say
 from llmcli.models.hub.source import Source
-from llmcli.models.hub.transfer import Transfer
-from llmcli.models.hub.variants import RepoFile
 from llmcli.models.reference import HubReference
 from llmcli.models.starter import Progress
 

@@ -64,7 +64,7 @@ def models_in(folder: Path) -> list[FoundModel]:
     Files that cannot be read, lack a part, are hidden or belong to the Hub's cache are skipped.
     """
     if is_ollama_store(folder):
-        from llmcli.models import ollama  # imported here: it imports this module
+        from llmcli.models.sources import ollama  # imported here: it imports this module
 
         return ollama.models(folder)
     return _models_below(folder, "lmstudio" if folder in lmstudio.folders() else "folder")

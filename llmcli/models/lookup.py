@@ -8,10 +8,11 @@ from pathlib import Path
 from llmcli.errors import ModelNotFoundError
 from llmcli.models.find import ModelFile, NotHereError, models_in
 from llmcli.models.gguf.splits import stem_of
-from llmcli.models.hub import environment, layout, records
+from llmcli.models.hub import cache, environment, records
 from llmcli.models.hub.cached import CachedModel, cached_models, models_of
-from llmcli.models.hub.choice import pick
 from llmcli.models.hub.quantizations import canonical
+from llmcli.models.hub.select import pick
+from llmcli.models.locations import Shelf
 from llmcli.models.reference import (
     FORMS,
     HubReference,
@@ -21,7 +22,6 @@ from llmcli.models.reference import (
     UrlReference,
     parse,
 )
-from llmcli.models.shelf import Shelf
 from llmcli.models.starter import STARTER
 
 _SHORT_COMMIT = re.compile(r"[0-9a-f]{7,40}")
@@ -35,7 +35,7 @@ def find_named(text: str, shelf: Shelf) -> ModelFile:
     if isinstance(reference, UrlReference):
         return _find_url(reference, shelf)
     if isinstance(reference, OllamaReference):
-        from llmcli.models import ollama
+        from llmcli.models.sources import ollama
 
         model = ollama.find(reference.name, _ollama_stores(shelf))
         return ModelFile(model.parts[0], model.parts, str(reference), trusted=False)
@@ -51,14 +51,14 @@ def _find_hub(reference: HubReference, shelf: Shelf) -> ModelFile:
     """The model as it was pulled; otherwise the best match in the shared cache, then in an imported folder."""
     record = records.load(shelf.data_dir, str(reference))
     if record:
-        paths = tuple(layout.pointer_path(shelf.hub, record.repo, record.commit, file.path) for file in record.files)
+        paths = tuple(cache.pointer_path(shelf.hub, record.repo, record.commit, file.path) for file in record.files)
         if all(path.is_file() for path in paths):
             return ModelFile(paths[0], paths, stem_of(paths[0]), trusted=False)
     model = _cached(reference, shelf)
     if model:
         return ModelFile(model.parts[0], model.parts, model.variant.name, trusted=False)
     if shelf.folders and not reference.revision:
-        from llmcli.models.folders import find_repo
+        from llmcli.models.sources.folder import find_repo
 
         found = find_repo(reference.repo, reference.quant, reference.file, shelf.folders)
         if found:
@@ -70,7 +70,7 @@ def _cached(reference: HubReference, shelf: Shelf) -> CachedModel | None:
     """The matching model of the cache. With several commits: an exact match first, then one that llmcli pulled."""
     models = models_of(shelf.hub, reference.repo)
     if reference.revision:
-        commit = layout.read_ref(shelf.hub, reference.repo, reference.revision)
+        commit = cache.read_ref(shelf.hub, reference.repo, reference.revision)
         short = reference.revision if _SHORT_COMMIT.fullmatch(reference.revision) else "-"
         models = [model for model in models if model.commit == commit or model.commit.startswith(short)]
     pulled = [record.commit for record in records.all_records(shelf.data_dir) if record.repo == reference.repo]
@@ -94,7 +94,7 @@ def _is_exact(model: CachedModel, reference: HubReference) -> bool:
 
 
 def _find_url(reference: UrlReference, shelf: Shelf) -> ModelFile:
-    from llmcli.models.hub.url_fetch import place_of
+    from llmcli.models.sources.url import place_of
 
     path = place_of(reference, shelf.cache_dir)
     if not path.is_file():
@@ -107,7 +107,7 @@ def _find_name(reference: NameReference, shelf: Shelf) -> ModelFile:
     found = _find_in_folders(reference.name, shelf)
     if found:
         return found
-    from llmcli.models.catalogue import entry
+    from llmcli.models.catalog import entry
 
     known = entry(reference.name)
     if known:
@@ -117,7 +117,7 @@ def _find_name(reference: NameReference, shelf: Shelf) -> ModelFile:
 
 def _suggestion(name: str, shelf: Shelf) -> str:
     """The hint for an unknown name: a similar model on this machine, then one of the catalog with its size."""
-    from llmcli.models.catalogue import CATALOGUE
+    from llmcli.models.catalog import CATALOGUE
 
     names = _local_names(shelf)
     local = _nearest(name, names)
@@ -134,7 +134,8 @@ def _suggestion(name: str, shelf: Shelf) -> str:
 
 def _local_names(shelf: Shelf) -> dict[str, str]:
     """The references of all models on this machine, by the names that a user may type for them."""
-    from llmcli.models import folders, lmstudio
+    from llmcli.models import lmstudio
+    from llmcli.models.sources import folder as folders
 
     names = {name: name for name in (STARTER, *shelf.aliases, *models_in(Path.cwd()))}
     for model in cached_models(shelf.hub):
@@ -155,7 +156,7 @@ def _find_in_folders(name: str, shelf: Shelf) -> ModelFile | None:
     """The model with this name or file name in an imported folder."""
     if not shelf.folders:
         return None
-    from llmcli.models import folders
+    from llmcli.models.sources import folder as folders
 
     found = folders.find_named(name, shelf.folders)
     return ModelFile(found.parts[0], found.parts, found.name, trusted=False) if found else None
@@ -163,7 +164,8 @@ def _find_in_folders(name: str, shelf: Shelf) -> ModelFile | None:
 
 def _ollama_stores(shelf: Shelf) -> list[Path]:
     """Ollama's own stores, and the imported folders that are Ollama stores."""
-    from llmcli.models import folders, ollama
+    from llmcli.models.sources import folder as folders
+    from llmcli.models.sources import ollama
 
     return [*ollama.stores(), *filter(folders.is_ollama_store, shelf.folders)]
 

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError
-from llmcli.models.gguf import not_gguf
+from llmcli.models.gguf import sniff
+from llmcli.models.gguf.cursor import ArraySummary, Cursor, HeaderCutError, Value, damaged, quote
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.limits import alignment_of, check_metadata
 from llmcli.models.gguf.tensors import TensorInfo, padded, read_tensors
-from llmcli.models.gguf.values import ArraySummary, Cursor, HeaderCutError, Value, damaged, quote
 
 __all__ = ["ArraySummary", "GGUFHeader", "HeaderCutError", "TensorInfo", "Value", "parse_header", "read_header"]
 
@@ -70,7 +70,7 @@ def parse_header(view: mmap.mmap | bytes, size: int) -> GGUFHeader:
     Raises ModelInvalidError; it is a HeaderCutError when `view` ends inside the header.
     """
     if view[:4] != MAGIC:
-        raise not_gguf.explain(view[: not_gguf.HEAD_BYTES], size)
+        raise sniff.explain(view[: sniff.HEAD_BYTES], size)
     cursor = Cursor(view, len(MAGIC), size)
     version = cursor.u32()
     _check_version(version)

@@ -1,0 +1,1 @@
+"""Files over HTTP: resumable, checked, and published in one step."""
