@@ -25,8 +25,8 @@ from llmcli.chat.session import Session
 from llmcli.chat.transcript import Transcript
 from llmcli.config.layers import Layers
 from llmcli.config.paths import cache_dir
-from llmcli.engine import binding
-from llmcli.engine.abort import AbortFlag
+from llmcli.engine.llama import bindings
+from llmcli.engine.llama.abort import AbortFlag
 from llmcli.models.find import ModelFile
 from llmcli.models.starter import ensure_starter
 from llmcli.params.layers import Layer
@@ -64,7 +64,7 @@ def enter(path: Path, rounds: int, turns: int = 50) -> list[float]:
     opening.wait(lambda _doing: True)
     dialogue = Dialogue(Session(), Layers([Layer("flag", {"n_ctx": 8192})]), lambda _settings, _ahead: opening)
     talk(dialogue.session, turns)
-    api, took = binding.load(), []
+    api, took = bindings.load(), []
     real, api.llama_decode = api.llama_decode, lambda *_: 0
     try:
         dialogue.open()

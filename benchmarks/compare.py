@@ -18,8 +18,8 @@ from llmcli.chat.comparison import Comparison
 from llmcli.chat.local import LocalModel, Prompt, locate
 from llmcli.chat.prompt import raw_tokens
 from llmcli.chat.variants import Variant
-from llmcli.engine import hardware
-from llmcli.engine.abort import AbortFlag
+from llmcli.engine.llama import hardware
+from llmcli.engine.llama.abort import AbortFlag
 from llmcli.params.settings import Settings
 
 _TEXT = "The old harbour lay quiet under the snow, and the last ship had left. " * 4

@@ -20,9 +20,9 @@ from llmcli.chat.answer import Answer
 from llmcli.chat.local import LocalModel, Prompt, locate
 from llmcli.chat.prompt import raw_tokens
 from llmcli.chat.trace_file import TraceWriter
-from llmcli.engine.abort import AbortFlag
+from llmcli.engine.events import Record
 from llmcli.engine.generation import Generation
-from llmcli.engine.record import Record
+from llmcli.engine.llama.abort import AbortFlag
 from llmcli.params.policies.parser import parse_policy
 from llmcli.params.settings import Settings
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from llmcli.engine.binding import bindings_version
+from llmcli.engine.llama.bindings import bindings_version
 from llmcli.models.known import remember
 from llmcli.models.starter import ensure_starter
 from llmcli.params.policy import registry

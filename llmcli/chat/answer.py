@@ -9,9 +9,9 @@ from llmcli.chat.local import LocalModel, Prompt
 from llmcli.chat.recording import answer_params, replay_data
 from llmcli.chat.trace_texts import TraceTexts
 from llmcli.engine.dial import Dial
+from llmcli.engine.events import Record
 from llmcli.engine.generation import Generation
-from llmcli.engine.record import Record
-from llmcli.engine.thinking import ThinkingSplitter, show_tags
+from llmcli.engine.text.reasoning import ThinkingSplitter, show_tags
 from llmcli.engine.trace import TokenTrace
 from llmcli.params.settings import Settings
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from llmcli.chat.circumstances import Circumstances
-from llmcli.engine.vocab import Vocab
+from llmcli.engine.llama.vocab import Vocab
 
 _SHOWN = 12  # letters of a sha256
 

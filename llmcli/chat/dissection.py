@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from llmcli.chat.answer import Answer
 from llmcli.chat.compose import grammar_text, system_text
 from llmcli.chat.tree import Message
-from llmcli.engine.context import AbortedError, common_prefix
 from llmcli.engine.dial import Dial
-from llmcli.engine.dissect import Dissection, Progress, Subject, dissect, entropies, likeliest
 from llmcli.engine.film import Film
 from llmcli.engine.generation import Generation
-from llmcli.engine.thinking import ThinkingSplitter
+from llmcli.engine.inspection import Dissection, Progress, Subject, dissect, entropies, likeliest
+from llmcli.engine.llama.context import AbortedError, common_prefix
+from llmcli.engine.text.reasoning import ThinkingSplitter
 from llmcli.engine.trace import TokenTrace
 from llmcli.errors import UsageError
 from llmcli.params.settings import Settings, parse_data

@@ -10,15 +10,15 @@ from typing import Any
 from llmcli.chat import sizing
 from llmcli.chat.library import shelf
 from llmcli.config.paths import data_dir
-from llmcli.engine import binding, hardware
-from llmcli.engine.abort import AbortFlag
-from llmcli.engine.context import AbortedError, Context, ContextParams
+from llmcli.engine.events import Record
 from llmcli.engine.generate import generate
 from llmcli.engine.generation import Generation
-from llmcli.engine.layout import Batches, check_layout, without_last
-from llmcli.engine.model import Model
-from llmcli.engine.probe import probe
-from llmcli.engine.record import Record
+from llmcli.engine.llama import bindings, hardware
+from llmcli.engine.llama.abort import AbortFlag
+from llmcli.engine.llama.batches import Batches, check_layout, without_last
+from llmcli.engine.llama.context import AbortedError, Context, ContextParams
+from llmcli.engine.llama.model import Model
+from llmcli.engine.llama.probe import probe
 from llmcli.errors import ModelInvalidError, UsageError
 from llmcli.models import known, starter, uses
 from llmcli.models.find import ModelFile, find
@@ -92,7 +92,7 @@ def locate(settings: Settings, fetch: Fetch | None = None, trying: Trying | None
     """
     places = shelf(settings)
     target = Target(find(settings.model, places))
-    file, build = target.file, binding.bindings_version()
+    file, build = target.file, bindings.bindings_version()
     if file.path == starter.starter_path(places.cache_dir):
         starter.ensure_starter(places.cache_dir, fetch, places.offline)
     uses.note_use(places.data_dir, file.path)

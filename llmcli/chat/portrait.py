@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from llmcli.chat.sizing import shape_of
-from llmcli.engine import hardware
+from llmcli.engine.llama import hardware
 from llmcli.engine.memory import estimate
 from llmcli.models import notes
 from llmcli.models.find import ModelFile

@@ -5,7 +5,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from llmcli.chat.token_cache import TokenCache
-from llmcli.engine.vocab import Vocab
+from llmcli.engine.llama.vocab import Vocab
 from llmcli.errors import LlmcliError
 
 if TYPE_CHECKING:  # jinja2 costs 25 ms, and raw completion does without

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmcli.chat.circumstances import Circumstances
 from llmcli.chat.compose import system_text
-from llmcli.engine.binding import bindings_version
+from llmcli.engine.llama.bindings import bindings_version
 from llmcli.engine.machine import machine
 from llmcli.errors import LlmcliError
 from llmcli.params.generation import GenerationParams

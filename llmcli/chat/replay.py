@@ -17,9 +17,9 @@ from llmcli.chat.template import ChatTemplate
 from llmcli.chat.transcript import Transcript
 from llmcli.chat.turn import answer_to
 from llmcli.chat.variants import Variant
-from llmcli.engine import hardware
-from llmcli.engine.context import AbortedError
 from llmcli.engine.dial import Dial
+from llmcli.engine.llama import hardware
+from llmcli.engine.llama.context import AbortedError
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.params.settings import Settings
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from llmcli.chat import sizing
 from llmcli.chat.local import LocalModel, Prompt
+from llmcli.engine.events import Record
 from llmcli.engine.generate import Progress, generate
 from llmcli.engine.generation import Generation
-from llmcli.engine.record import Record
 from llmcli.errors import LlmcliError
 from llmcli.params.settings import Settings
 

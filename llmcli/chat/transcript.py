@@ -8,8 +8,8 @@ from llmcli.chat.local import LocalModel, Prompt
 from llmcli.chat.prompt import raw_tokens, render_prompt, warm
 from llmcli.chat.token_cache import TokenCache
 from llmcli.chat.tree import Message
-from llmcli.engine.context import common_prefix
-from llmcli.engine.thinking import TAGS
+from llmcli.engine.llama.context import common_prefix
+from llmcli.engine.text.reasoning import TAGS
 from llmcli.errors import LlmcliError
 from llmcli.params.settings import Settings
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # most of these are imported in the loading thread
     from llmcli.chat.opening import Opening
     from llmcli.chat.transcript import Transcript
     from llmcli.config.characters import Character
-    from llmcli.engine.abort import AbortFlag
+    from llmcli.engine.llama.abort import AbortFlag
 
 
 def bring(settings: Settings) -> None:

@@ -122,7 +122,7 @@ def compare(
     questions = _questions(variants, layers, reads_stdin(asked, no_stdin))
     from llmcli.cli.model import find_model, open_model
     from llmcli.cli.welcome import welcome
-    from llmcli.engine.abort import AbortFlag
+    from llmcli.engine.llama.abort import AbortFlag
     from llmcli.ui.compare import report, show
 
     target = find_model(asked)

@@ -15,7 +15,7 @@ from llmcli.cli.options import with_settings
 from llmcli.config.file import aliases, config_layer
 from llmcli.config.paths import cache_dir, config_dir, config_file, data_dir
 from llmcli.config.presets import presets
-from llmcli.engine import binding, hardware
+from llmcli.engine.llama import bindings, hardware
 from llmcli.errors import ExitStatus, LlmcliError
 from llmcli.models import starter
 from llmcli.models.hub import environment
@@ -31,10 +31,10 @@ def version_lines() -> list[str]:
     """llama.cpp's build and devices, for `--version`; a broken installation is reported in the text."""
     try:
         devices = [f"  {device.kind} {device.name}: {device.description}" for device in hardware.devices()]
-        build = binding.llama_build()
+        build = bindings.llama_build()
     except LlmcliError as error:
-        return [f"llama-cpp-python {binding.bindings_version()}: {error}"]
-    return [f"llama-cpp-python {binding.bindings_version()} ({build})", "devices:", *devices]
+        return [f"llama-cpp-python {bindings.bindings_version()}: {error}"]
+    return [f"llama-cpp-python {bindings.bindings_version()} ({build})", "devices:", *devices]
 
 
 @with_settings(only=())
@@ -59,10 +59,10 @@ def doctor(
 
 
 def _engine_facts(problems: list[Problem]) -> dict[str, str]:
-    facts = {"llama-cpp-python": binding.bindings_version()}
+    facts = {"llama-cpp-python": bindings.bindings_version()}
     try:
-        api = binding.load()
-        facts["llama.cpp"] = binding.llama_build()
+        api = bindings.load()
+        facts["llama.cpp"] = bindings.llama_build()
         features = api.llama_print_system_info().decode("utf-8", "replace")
         facts["features"] = ", ".join(part.strip() for part in features.split("|") if part.strip())
         facts["GPU offload"] = "yes" if hardware.has_gpu() else "no (a CPU build)"
@@ -71,8 +71,8 @@ def _engine_facts(problems: list[Problem]) -> dict[str, str]:
             facts[f"device {number}"] = f"{device.kind} {device.name}: {device.description}, {memory}"
     except LlmcliError as error:
         problems.append((str(error), error.hint))
-    if facts["llama-cpp-python"] != binding.TESTED_BINDINGS:
-        tested = f"llama-cpp-python=={binding.TESTED_BINDINGS}"
+    if facts["llama-cpp-python"] != bindings.TESTED_BINDINGS:
+        tested = f"llama-cpp-python=={bindings.TESTED_BINDINGS}"
         problems.append((f"this release is tested with {tested}", f"install it with `pip install {tested}`"))
     return facts
 

@@ -77,7 +77,7 @@ def generate(
     from llmcli.chat.local import with_model
     from llmcli.cli.model import find_model, open_model
     from llmcli.cli.welcome import welcome
-    from llmcli.engine.abort import AbortFlag
+    from llmcli.engine.llama.abort import AbortFlag
 
     target = find_model(asked)
     welcome(resolve(layers).origins["model"])

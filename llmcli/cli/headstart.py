@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from llmcli.errors import LlmcliError
 
 if TYPE_CHECKING:
-    from llmcli.engine.model import Model
+    from llmcli.engine.llama.model import Model
 
 _COMMANDS = ("generate", "compare", "chat")
 _HELP = {"--help", "-h", "--help-all"}
@@ -31,7 +31,7 @@ class HeadStart:
         self._thread.start()
 
     def _load(self) -> None:
-        from llmcli.engine.model import Model
+        from llmcli.engine.llama.model import Model
 
         try:
             self._model = Model.load(self.parts, 0, quiet=True)
@@ -93,7 +93,7 @@ def _safe_parts(reference: str) -> Sequence[Path]:
     file = find(reference, Shelf(cache_dir(), data_dir()))  # the command itself resolves aliases and imported folders
     if len(file.parts) > 1 or file.path.stat().st_size > _LARGEST:
         return ()
-    from llmcli.engine.binding import bindings_version
+    from llmcli.engine.llama.bindings import bindings_version
     from llmcli.models.known import is_safe
 
     return file.parts if is_safe(file, cache_dir(), bindings_version()) else ()
@@ -108,7 +108,7 @@ def _shows_engine_log(arguments: Sequence[str]) -> bool:
 
 def _on_cpu() -> bool:
     """Whether this is a CPU build; the number of GPU layers depends on the header and the settings."""
-    from llmcli.engine import hardware
+    from llmcli.engine.llama import hardware
 
     return not hardware.has_gpu()
 

@@ -8,7 +8,7 @@ from llmcli.chat.local import LocalModel, Target, locate
 from llmcli.cli import headstart
 from llmcli.cli.settings import show_model
 from llmcli.engine import log
-from llmcli.engine.abort import AbortFlag
+from llmcli.engine.llama.abort import AbortFlag
 from llmcli.errors import TimeLimitError
 from llmcli.models.find import NotHereError
 from llmcli.params.settings import Settings

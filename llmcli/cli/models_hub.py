@@ -82,7 +82,7 @@ def files(
     """
     from llmcli.chat.library import to_download
     from llmcli.cli.pulling import warn_about_token
-    from llmcli.engine import hardware
+    from llmcli.engine.llama import hardware
     from llmcli.models.hub import api
     from llmcli.models.hub.faults import page
     from llmcli.models.reference import HubReference
@@ -175,7 +175,7 @@ def recommend(flags: Layer, as_json: Json = False) -> int:  # noqa: ARG001 -- th
 
     The models come from llmcli's own short catalog, best first for the memory and cores of this machine.
     """
-    from llmcli.engine import hardware
+    from llmcli.engine.llama import hardware
     from llmcli.models.catalog import KNOWN_AS_OF
     from llmcli.models.catalog import recommend as suited
 

@@ -1,7 +1,7 @@
 """Download a model with messages and progress bars, and explain how to resume after an interruption."""
 
 from llmcli.chat.library import shelf
-from llmcli.engine import hardware
+from llmcli.engine.llama import hardware
 from llmcli.models.find import ModelFile, NotHereError, find
 from llmcli.models.hub import environment, records
 from llmcli.models.reference import HubReference, UrlReference

@@ -43,7 +43,7 @@ def tokenize(
     text = read_stdin() if text is None or text == "-" else text
     settings = resolve([config_layer(), environment_layer(os.environ), flags]).settings
     from llmcli.cli.model import find_model
-    from llmcli.engine.model import Model
+    from llmcli.engine.llama.model import Model
 
     target = find_model(settings)
     model = Model.load(target.file.parts, vocab_only=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmcli.engine.stops import held_back
+from llmcli.engine.text.stop_strings import held_back
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from llmcli.engine.chain import BEGIN
+from llmcli.engine.sampling.chain import BEGIN
 
 _ROW = 12  # bytes of a llama_token_data: id, logit, p
 DRAWS = frozenset({"dist", "mirostat", "mirostat_v2", "adaptive_p"})  # the steps that draw the token

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from llmcli.engine.context import AbortedError, Context
+from llmcli.engine.events import Record, now_ms
 from llmcli.engine.generation import Generation
-from llmcli.engine.record import Record, now_ms
+from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.errors import ContextOverflowError, LlmcliError
 
 Progress = Callable[[int, int], None]

@@ -6,20 +6,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmcli.engine.bans import BanScanner, Held
-from llmcli.engine.chain import Look, Watch, resolve_biases
-from llmcli.engine.context import ContextParams
 from llmcli.engine.dial import Dial
-from llmcli.engine.grammar import Grammar
-from llmcli.engine.layout import Batches
+from llmcli.engine.events import Record, Timings, now_ms
+from llmcli.engine.llama.batches import Batches
+from llmcli.engine.llama.context import ContextParams
+from llmcli.engine.llama.vocab import Vocab
 from llmcli.engine.logprobs import TokenLogprob, token_logprob
-from llmcli.engine.place import Place
-from llmcli.engine.record import Record, Timings, now_ms
-from llmcli.engine.sampler import GatedSampler, Sampler
-from llmcli.engine.stops import StopScanner
-from llmcli.engine.thinking import ThinkingSplitter
+from llmcli.engine.sampling.chain import Look, Watch, resolve_biases
+from llmcli.engine.sampling.gated_sampler import GatedSampler, Sampler
+from llmcli.engine.sampling.grammar import Grammar
+from llmcli.engine.text.draw_state import Place
+from llmcli.engine.text.reasoning import ThinkingSplitter
+from llmcli.engine.text.stop_strings import StopScanner
 from llmcli.engine.trace import TokenTrace
 from llmcli.engine.tracer import Alternatives, Drawn
-from llmcli.engine.vocab import Vocab
 from llmcli.errors import ConstraintError, LlmcliError, UsageError
 from llmcli.params.chain import plan
 from llmcli.params.policies.policy import Named

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from llmcli.engine import binding
+from llmcli.engine.llama import bindings
 from llmcli.errors import UsageError
 
 # Keywords that constrain a value and that the converter ignores.
@@ -32,7 +32,7 @@ def schema_to_gbnf(schema: str) -> str:
     if not isinstance(parsed, (dict, bool)):
         raise UsageError("json_schema must be a JSON object")
     try:
-        return str(binding.submodule("llama_grammar").json_schema_to_gbnf(json.dumps(parsed)))
+        return str(bindings.submodule("llama_grammar").json_schema_to_gbnf(json.dumps(parsed)))
     except Exception as error:  # the converter does not wrap the errors of its dictionaries
         text = str(error) or type(error).__name__
         raise UsageError(f"json_schema is not supported: {text.splitlines()[0][:120]}") from None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from llmcli.engine.abort import C_LIBRARY
+from llmcli.engine.llama.abort import C_LIBRARY
 
 _DEBUG, _INFO, _WARN, _ERROR, _CONT = 1, 2, 3, 4, 5  # ggml.h, enum ggml_log_level
 _errors: deque[str] = deque(maxlen=16)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from llmcli.engine import binding
+from llmcli.engine.llama import bindings
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ def token_logprob(ctx: Any, row: int, n_vocab: int, token: int, count: int) -> T
     """
     import numpy as np  # takes 80 ms, so only here
 
-    pointer = binding.load().llama_get_logits_ith(ctx, row)
+    pointer = bindings.load().llama_get_logits_ith(ctx, row)
     logits = np.ctypeslib.as_array(pointer, shape=(n_vocab,))
     best = logits.max()
     logprobs = logits - (best + np.log(np.exp(logits - best).sum()))

@@ -2,7 +2,7 @@
 
 from functools import cache
 
-from llmcli.engine import binding, hardware
+from llmcli.engine.llama import bindings, hardware
 from llmcli.errors import LlmcliError
 
 
@@ -13,7 +13,7 @@ def machine() -> str:
         names = dict.fromkeys(device.description or device.name for device in hardware.devices())
     except LlmcliError:  # this build has its libraries in another folder
         names = {"unknown": None}
-    text = binding.load().llama_print_system_info().decode("utf-8", "replace")
+    text = bindings.load().llama_print_system_info().decode("utf-8", "replace")
     facts = [fact.rpartition(":")[2].partition("=") for fact in text.split("|")]
     features = [name.strip() for name, _, value in facts if value.strip() == "1"]
     return f"{', '.join(names)}: {' '.join(features)}"

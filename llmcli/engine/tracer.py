@@ -4,10 +4,10 @@ import ctypes
 from collections.abc import Mapping
 from typing import Any
 
-from llmcli.engine import binding
-from llmcli.engine.custom import CustomSampler
+from llmcli.engine.llama import bindings
+from llmcli.engine.llama.vocab import Vocab
+from llmcli.engine.sampling.python_samplers import CustomSampler
 from llmcli.engine.trace import Alternative
-from llmcli.engine.vocab import Vocab
 
 _ROW = 12  # bytes of a llama_token_data: id, logit, p
 _NEAR = 1e-4  # of the highest probability: only these are sorted, or all if they are fewer than requested
@@ -47,7 +47,7 @@ class Alternatives:
     def of(self, ctx: Any, row: int, left: Mapping[int, float]) -> tuple[Alternative, ...]:
         """The alternatives of batch row `row` of the context `ctx`; `left` are the candidates after the chain."""
         np, buffer, piece = self._np, self._buffer, self._vocab.label
-        pointer = binding.load().llama_get_logits_ith(ctx, row)
+        pointer = bindings.load().llama_get_logits_ith(ctx, row)
         logits = np.frombuffer(self._shape.from_address(ctypes.addressof(pointer.contents)), np.float32)
         best = logits.max()
         np.exp(np.subtract(logits, best, out=buffer), out=buffer)

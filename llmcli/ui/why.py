@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Sequence
 
-from llmcli.engine.dissect import Dissection
+from llmcli.engine.inspection import Dissection
 from llmcli.engine.stepwise import Candidate, Step
 from llmcli.params.settings import Settings, fields
 from llmcli.ui.console import is_terminal, wants_colour

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.chat.local import LocalModel, Target
-from llmcli.engine.abort import AbortFlag
+from llmcli.engine.llama.abort import AbortFlag
 from llmcli.models.find import ModelFile
 from llmcli.params.settings import Settings
 

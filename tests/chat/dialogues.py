@@ -14,9 +14,9 @@ from llmcli.chat.transcript import Transcript
 from llmcli.chat.tree import Message
 from llmcli.chat.turn import Turn
 from llmcli.config.layers import Layers
-from llmcli.engine.abort import AbortFlag
-from llmcli.engine.context import Context, ContextParams
-from llmcli.engine.record import Record, Timings
+from llmcli.engine.events import Record, Timings
+from llmcli.engine.llama.abort import AbortFlag
+from llmcli.engine.llama.context import Context, ContextParams
 from llmcli.models.find import ModelFile
 from llmcli.params.layers import Layer
 from llmcli.params.policies.policy import Fixed

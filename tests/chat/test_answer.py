@@ -9,9 +9,9 @@ import pytest
 from llmcli.chat.answer import Answer
 from llmcli.chat.compose import build_prompt
 from llmcli.chat.local import LocalModel
-from llmcli.engine.context import ContextParams
+from llmcli.engine.events import Record, Timings
 from llmcli.engine.generation import Generation
-from llmcli.engine.record import Record, Timings
+from llmcli.engine.llama.context import ContextParams
 from llmcli.errors import UsageError
 from llmcli.params.settings import Settings, fields, parse_data
 

@@ -18,8 +18,8 @@ from llmcli.chat.rivals import Rivals
 from llmcli.chat.session import Session
 from llmcli.chat.statistics import Statistics
 from llmcli.chat.variants import variants_of
-from llmcli.engine import hardware
-from llmcli.engine.abort import AbortFlag
+from llmcli.engine.llama import hardware
+from llmcli.engine.llama.abort import AbortFlag
 from llmcli.engine.memory import ModelShape
 from llmcli.errors import ConstraintError, ContextOverflowError, UsageError
 from llmcli.models.find import ModelFile

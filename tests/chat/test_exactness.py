@@ -15,7 +15,7 @@ from llmcli.chat.local import LocalModel
 from llmcli.chat.transcript import Transcript
 from llmcli.chat.tree import Message
 from llmcli.chat.turn import Turn
-from llmcli.engine.context import ContextParams, common_prefix
+from llmcli.engine.llama.context import ContextParams, common_prefix
 from llmcli.errors import UsageError
 from llmcli.models.starter import starter_path
 from llmcli.params.policies.policy import Fixed

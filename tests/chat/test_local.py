@@ -8,9 +8,9 @@ import pytest
 from llmcli.chat import local as module
 from llmcli.chat import sizing
 from llmcli.chat.local import LocalModel, Prompt, Target, locate, with_model
-from llmcli.engine import hardware
-from llmcli.engine.abort import AbortFlag
-from llmcli.engine.model import Model
+from llmcli.engine.llama import hardware
+from llmcli.engine.llama.abort import AbortFlag
+from llmcli.engine.llama.model import Model
 from llmcli.errors import ContextOverflowError, LlmcliError, ModelInvalidError, ModelNotFoundError
 from llmcli.models import known
 from llmcli.models.find import ModelFile

@@ -11,8 +11,8 @@ from llmcli.chat import token_cache
 from llmcli.chat.prompt import render_prompt, warm
 from llmcli.chat.template import ChatTemplate
 from llmcli.chat.token_cache import TokenCache
-from llmcli.engine.model import Model
-from llmcli.engine.vocab import Vocab
+from llmcli.engine.llama.model import Model
+from llmcli.engine.llama.vocab import Vocab
 from llmcli.errors import LlmcliError
 from tests.chat.test_prompt import ATTACKS, chatml
 from tests.models.tiny_models import CONTROL, USER_DEFINED, vocabulary

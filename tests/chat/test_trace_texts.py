@@ -10,7 +10,7 @@ import pytest
 from llmcli.chat.answer import Answer
 from llmcli.chat.local import LocalModel, Prompt
 from llmcli.chat.prompt import raw_tokens
-from llmcli.engine.thinking import ThinkingSplitter
+from llmcli.engine.text.reasoning import ThinkingSplitter
 from llmcli.engine.trace import TokenTrace
 from llmcli.params.settings import Settings
 from tests.chat.dialogues import open_local

@@ -9,7 +9,7 @@ from llmcli.chat.dialogue import Dialogue
 from llmcli.chat.local import LocalModel
 from llmcli.chat.transcript import Transcript, as_messages
 from llmcli.chat.tree import Message
-from llmcli.engine.context import common_prefix
+from llmcli.engine.llama.context import common_prefix
 from llmcli.errors import LlmcliError
 from llmcli.params.settings import Settings
 from tests.chat.dialogues import answer, dialogue_with, open_local, say, scripted

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from llmcli.cli import headstart
-from llmcli.engine import hardware
-from llmcli.engine.model import Model
+from llmcli.engine.llama import hardware
+from llmcli.engine.llama.model import Model
 
 
 class Loaded:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from llmcli.engine import binding
-from llmcli.engine.chain import Chain, Watch
 from llmcli.engine.film import Film
-from llmcli.engine.place import Place
+from llmcli.engine.llama import bindings
+from llmcli.engine.sampling.chain import Chain, Watch
+from llmcli.engine.text.draw_state import Place
 from llmcli.params.chain import Step, plan
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
@@ -50,7 +50,7 @@ def make_chain(
 
 def apply_chain(chain: Chain, logits: Sequence[float]) -> ChainOutput:
     """Apply the chain to tokens 0, 1, 2, ... with these logits."""
-    api = binding.load()
+    api = bindings.load()
     rows = (api.llama_token_data * len(logits))(*[api.llama_token_data(i, x, 0.0) for i, x in enumerate(logits)])
     pointer = ctypes.cast(rows, ctypes.POINTER(api.llama_token_data))
     array = api.llama_token_data_array(pointer, len(logits), -1, False)

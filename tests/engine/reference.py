@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from llmcli.engine import binding
+from llmcli.engine.llama import bindings
 
 N_VOCAB, VOCAB = object(), object()  # stand for the model's own in a list of calls
 Calls = Sequence[tuple[Any, ...]]
@@ -15,7 +15,7 @@ _ROW = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
 
 def tokens_of(model: Any, prompt: list[int], calls: Calls, count: int, grammar: str | None = None) -> list[int]:
     """Up to `count` token ids from the chain of `calls`, each ("name", *arguments of llama_sampler_init_name)."""
-    api = binding.submodule("llama_cpp")
+    api = bindings.submodule("llama_cpp")
     vocab = api.llama_model_get_vocab(model)
     params = api.llama_context_default_params()
     params.n_ctx, params.n_threads, params.n_threads_batch = 256, 1, 1

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+from llmcli.engine.events import Record
 from llmcli.engine.generation import Generation
-from llmcli.engine.record import Record
-from llmcli.engine.sampler import GatedSampler, Sampler
+from llmcli.engine.sampling.gated_sampler import GatedSampler, Sampler
 from llmcli.errors import ConstraintError
 from llmcli.params.settings import Settings
 

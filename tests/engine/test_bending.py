@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.model import Model
+from llmcli.engine.llama.model import Model
 from llmcli.params.policies.policy import Entropy, Fixed
 from tests.engine.candidates import apply_chain, apply_samplers, log_probabilities, make_chain, plan_steps
 

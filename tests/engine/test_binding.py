@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from llmcli.engine import binding, log
+from llmcli.engine import log
+from llmcli.engine.llama import bindings
 from llmcli.errors import LlmcliError
 
 
@@ -45,20 +46,20 @@ print(llama_cpp.Llama.__name__, low is binding.load(), low.llama_supports_mmap()
 def test_a_missing_package_is_an_error_with_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(LlmcliError, match="llama-cpp-python is not installed") as caught:
-        binding.submodule("no_such_module")
+        bindings.submodule("no_such_module")
     assert caught.value.hint.startswith("run `pip install llama-cpp-python==")
 
 
 def test_a_failed_import_leaves_no_placeholder_module() -> None:
     had = "llama_cpp" in sys.modules
     with pytest.raises(LlmcliError, match=r"cannot load the library of llama\.cpp"):
-        binding.submodule("no_such_module")
+        bindings.submodule("no_such_module")
     assert ("llama_cpp" in sys.modules) == had
 
 
 def test_the_versions_of_llama_cpp_are_known() -> None:
-    assert binding.bindings_version().startswith("0.3.36")
-    assert "ggml" in binding.llama_build()
+    assert bindings.bindings_version().startswith("0.3.36")
+    assert "ggml" in bindings.llama_build()
 
 
 @pytest.fixture

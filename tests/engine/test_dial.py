@@ -3,8 +3,8 @@
 import pytest
 
 from llmcli.engine.dial import Dial
-from llmcli.engine.place import Place
-from llmcli.engine.temperature import TemperatureSampler
+from llmcli.engine.sampling.temperature import TemperatureSampler
+from llmcli.engine.text.draw_state import Place
 from llmcli.params.policies.parser import parse_policy
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine import binding
-from llmcli.engine.custom import CustomSampler
+from llmcli.engine.llama import bindings
+from llmcli.engine.sampling.python_samplers import CustomSampler
 from llmcli.params.chain import Step
 from tests.engine.candidates import apply_chain, apply_samplers, log_probabilities, make_chain, plan_steps
 
@@ -83,7 +83,7 @@ def test_adaptive_p_without_a_target_does_not_change_draws() -> None:
 
 def seconds(made: Sequence[Step], rows: Any, n: int) -> float:
     """The shortest time of several applications to the same candidates."""
-    api = binding.load()
+    api = bindings.load()
     chain, best = make_chain(made, n), math.inf
     for _ in range(7):
         copy = type(rows).from_buffer_copy(rows)
@@ -98,7 +98,7 @@ def seconds(made: Sequence[Step], rows: Any, n: int) -> float:
 
 @pytest.mark.parametrize("values", [{"top_a": 0.2}, {"smoothing_factor": 0.3}])
 def test_python_samplers_are_fast_on_a_large_vocabulary(values: dict[str, Any]) -> None:
-    api, n, rng = binding.load(), 50_000, random.Random(1)
+    api, n, rng = bindings.load(), 50_000, random.Random(1)
     rows = (api.llama_token_data * n)(*[api.llama_token_data(i, rng.gauss(0, 3), 0.0) for i in range(n)])
     # A loop in Python over the candidates takes some 500 times as long as llama.cpp's top-k.
     assert seconds(plan_steps(**values), rows, n) < 50 * seconds(plan_steps(top_k=40), rows, n)
@@ -110,7 +110,7 @@ def test_an_exception_in_a_python_sampler_is_raised_once() -> None:
 
     chain = make_chain((), 2)
     chain.customs.append(CustomSampler("failing", fail))
-    binding.load().llama_sampler_chain_add(chain.pointer, chain.customs[0].pointer)
+    bindings.load().llama_sampler_chain_add(chain.pointer, chain.customs[0].pointer)
     with pytest.raises(ZeroDivisionError, match="inside C"):
         apply_chain(chain, [0.0, 1.0])
     chain.raise_failure()
@@ -118,7 +118,7 @@ def test_an_exception_in_a_python_sampler_is_raised_once() -> None:
 
 
 def test_closing_a_chain_frees_the_owned_samplers(monkeypatch: pytest.MonkeyPatch) -> None:
-    api = binding.load()
+    api = bindings.load()
     free, freed = api.llama_sampler_free, []
 
     def count(pointer: Any) -> None:

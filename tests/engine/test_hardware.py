@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcli.engine import hardware, memory
+from llmcli.engine import memory
+from llmcli.engine.llama import hardware
 from llmcli.engine.memory import CACHE_BYTES, ModelShape, estimate, fitting_context, fitting_layers
 from llmcli.params.model import CACHE_TYPES
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.context import Context
-from llmcli.engine.model import Model
+from llmcli.engine.llama.context import Context
+from llmcli.engine.llama.model import Model
 from llmcli.params.chain import DEFAULT_ORDER
 from llmcli.params.policies.policy import Entropy, Fixed
 from tests.engine.drive import run

@@ -8,9 +8,9 @@ from random import Random
 
 import pytest
 
-from llmcli.engine.context import AbortedError, Context, ContextParams
-from llmcli.engine.layout import Batches, Layout, batch_start, check_layout, without_last
-from llmcli.engine.model import Model
+from llmcli.engine.llama.batches import Batches, Layout, batch_start, check_layout, without_last
+from llmcli.engine.llama.context import AbortedError, Context, ContextParams
+from llmcli.engine.llama.model import Model
 from tests.engine.conftest import MakeContext
 from tests.engine.test_reuse import Countdown
 from tests.models import tiny_models

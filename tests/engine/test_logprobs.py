@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from llmcli.engine.context import Context
 from llmcli.engine.generate import generate
+from llmcli.engine.llama.context import Context
 from llmcli.engine.logprobs import token_logprob
 from tests.engine.drive import GREEDY, start
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from llmcli.engine import binding, hardware
-from llmcli.engine.hardware import Device
+from llmcli.engine.llama import bindings, hardware
+from llmcli.engine.llama.hardware import Device
 from llmcli.engine.machine import machine
 from llmcli.errors import LlmcliError
 
@@ -18,7 +18,7 @@ def clear_cache() -> Iterator[None]:
 
 
 def set_features(monkeypatch: pytest.MonkeyPatch, features: bytes) -> None:
-    monkeypatch.setattr(binding.load(), "llama_print_system_info", lambda: features)
+    monkeypatch.setattr(bindings.load(), "llama_print_system_info", lambda: features)
 
 
 def test_the_fingerprint_has_devices_and_features(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcli.engine.dial import Dial
-from llmcli.engine.place import Place
-from llmcli.engine.thinking import ThinkingSplitter
+from llmcli.engine.text.draw_state import Place
+from llmcli.engine.text.reasoning import ThinkingSplitter
 from llmcli.params.policies.parser import parse_policy
 from tests.engine.scripted import END, script_generation
 

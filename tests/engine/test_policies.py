@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmcli.engine.chain import Chain, Watch
 from llmcli.engine.dial import Dial
-from llmcli.engine.place import Place
-from llmcli.engine.temperature import Reading
-from llmcli.engine.thinking import ThinkingSplitter
+from llmcli.engine.sampling.chain import Chain, Watch
+from llmcli.engine.sampling.temperature import Reading
+from llmcli.engine.text.draw_state import Place
+from llmcli.engine.text.reasoning import ThinkingSplitter
 from llmcli.engine.tracer import Drawn
 from llmcli.errors import PolicyError
 from llmcli.params.chain import plan

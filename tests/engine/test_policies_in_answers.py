@@ -11,12 +11,12 @@ from typing import Any, Protocol
 
 import pytest
 
-from llmcli.engine import binding
-from llmcli.engine.context import Context
 from llmcli.engine.dial import Dial
 from llmcli.engine.generate import generate
 from llmcli.engine.generation import Generation
-from llmcli.engine.model import Model
+from llmcli.engine.llama import bindings
+from llmcli.engine.llama.context import Context
+from llmcli.engine.llama.model import Model
 from llmcli.errors import PolicyError
 from llmcli.params.chain import DEFAULT_ORDER
 from llmcli.params.policies.parser import parse_policy
@@ -53,7 +53,7 @@ class LlamaChain:
     finish_reason: str | None = None
 
     def __post_init__(self) -> None:
-        api = self._api = binding.load()
+        api = self._api = bindings.load()
         self.tokens = list(self.prompt)
         self._chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
         for name, *args in self.calls:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.abort import AbortFlag
-from llmcli.engine.context import AbortedError, Context, ContextParams
-from llmcli.engine.model import Model
+from llmcli.engine.llama.abort import AbortFlag
+from llmcli.engine.llama.context import AbortedError, Context, ContextParams
+from llmcli.engine.llama.model import Model
 from tests.models import tiny_models
 from tests.models.tiny_models import N_VOCAB
 

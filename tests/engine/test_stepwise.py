@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from llmcli.engine.film import Film
+from llmcli.engine.llama.vocab import Vocab
 from llmcli.engine.stepwise import Candidate, Stepwise, stepwise
-from llmcli.engine.vocab import Vocab
 from llmcli.params.chain import Step
 from llmcli.params.policies.policy import Entropy, Fixed
 from tests.engine.candidates import apply_chain, capture_steps, log_probabilities, make_chain, plan_steps

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.abort import AbortFlag
-from llmcli.engine.context import Context, ContextParams
 from llmcli.engine.generate import generate
 from llmcli.engine.generation import Generation
-from llmcli.engine.model import Model
+from llmcli.engine.llama.abort import AbortFlag
+from llmcli.engine.llama.context import Context, ContextParams
+from llmcli.engine.llama.model import Model
 from llmcli.errors import ConstraintError, ContextOverflowError, PolicyError
 from llmcli.params.policies.policy import Fixed, Named
 from llmcli.params.policy import registry

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.abort import AbortFlag
 from llmcli.engine.dial import Dial
+from llmcli.engine.llama.abort import AbortFlag
 from llmcli.params.settings import Settings
 from llmcli.ui.repl import show
 from llmcli.ui.repl.stage import Stage

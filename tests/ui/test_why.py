@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.dissect import Dissection
+from llmcli.engine.inspection import Dissection
 from llmcli.engine.stepwise import stepwise
 from llmcli.engine.trace import TokenTrace
 from llmcli.params.policies.policy import Fixed

@@ -13,7 +13,7 @@ from llmcli.ui.repl.terminal import ending_later
 
 if TYPE_CHECKING:  # they stand on the engine, which is imported where the model is loaded
     from llmcli.chat.dissection import Answered
-    from llmcli.engine.dissect import Dissection
+    from llmcli.engine.inspection import Dissection
     from llmcli.ui.repl.chat import Chat
 
 _N_WHY, _N_ALTERNATIVES = 8, 10  # candidates that they list

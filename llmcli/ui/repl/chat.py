@@ -10,7 +10,7 @@ from llmcli.chat.attachments import Attachment, attach, find_mentions
 from llmcli.chat.dialogue import Dialogue, Fit
 from llmcli.chat.session import Session
 from llmcli.chat.tree import Message
-from llmcli.engine.abort import AbortFlag
+from llmcli.engine.llama.abort import AbortFlag
 from llmcli.errors import LlmcliError
 from llmcli.params.inert import inert
 from llmcli.params.settings import Settings

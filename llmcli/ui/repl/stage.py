@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
-from llmcli.engine.abort import AbortFlag
+from llmcli.engine.llama.abort import AbortFlag
 from llmcli.errors import LlmcliError
 from llmcli.params.settings import Settings
 from llmcli.ui.interrupt import interruptible

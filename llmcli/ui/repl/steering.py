@@ -67,7 +67,7 @@ class Steering:
 
 def _temperature_policy(settings: Settings) -> Policy | None:
     """The policy of the temperature step; None where there is no such step."""
-    from llmcli.engine.temperature import policy_of
+    from llmcli.engine.sampling.temperature import policy_of
 
     args = next((step.args for step in plan(settings, steered=True) if step.name == "temperature"), ())
     if not args:

@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from llmcli.engine import binding, log
-from llmcli.engine.abort import AbortFlag
-from llmcli.engine.layout import Batches, Layout, batch_start, check_layout
-from llmcli.engine.model import Model
+from llmcli.engine import log
+from llmcli.engine.llama import bindings
+from llmcli.engine.llama.abort import AbortFlag
+from llmcli.engine.llama.batches import Batches, Layout, batch_start, check_layout
+from llmcli.engine.llama.model import Model
 from llmcli.errors import ContextOverflowError, LlmcliError
 
 _FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}  # llama.h, enum llama_flash_attn_type
@@ -49,7 +50,7 @@ class Context:
     """
 
     def __init__(self, model: Model, params: ContextParams, abort: AbortFlag | None = None) -> None:
-        self._api = api = binding.load()
+        self._api = api = bindings.load()
         self.model = model
         self.params = params
         self.abort = abort or AbortFlag()

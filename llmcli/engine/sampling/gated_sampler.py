@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from llmcli.engine import binding
-from llmcli.engine.chain import BEGIN, Chain, Look, Watch, make_bias
-from llmcli.engine.custom import CustomSampler
-from llmcli.engine.grammar import Grammar
-from llmcli.engine.vocab import Vocab
+from llmcli.engine.llama import bindings
+from llmcli.engine.llama.vocab import Vocab
+from llmcli.engine.sampling.chain import BEGIN, Chain, Look, Watch, make_bias
+from llmcli.engine.sampling.grammar import Grammar
+from llmcli.engine.sampling.python_samplers import CustomSampler
 from llmcli.errors import ConstraintError
 from llmcli.params.chain import Step
 
@@ -19,7 +19,7 @@ class Sampler:
     """Draws tokens with the chain. `sample` also adds the token to the history of the chain."""
 
     def __init__(self, vocab: Vocab, steps: Sequence[Step], biases: Biases, watch: Watch | None = None) -> None:
-        self._api = binding.load()
+        self._api = bindings.load()
         self.chain = Chain(vocab, steps, biases, watch)
         self._sample = self._api.llama_sampler_sample
 

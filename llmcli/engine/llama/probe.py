@@ -58,8 +58,8 @@ def _assertion(stderr: str) -> str:
 
 def main(paths: Sequence[str]) -> int:
     """The test itself, in the child process."""
-    from llmcli.engine.context import Context, ContextParams
-    from llmcli.engine.model import Model
+    from llmcli.engine.llama.context import Context, ContextParams
+    from llmcli.engine.llama.model import Model
 
     try:
         model = Model.load([Path(path) for path in paths])

@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmcli.engine import binding
+from llmcli.engine.llama import bindings
 
 _KINDS = {0: "CPU", 1: "GPU", 2: "IGPU", 3: "ACCEL", 4: "META"}  # ggml-backend.h, enum ggml_backend_dev_type
 
@@ -24,8 +24,8 @@ class Device:
 
 def devices() -> list[Device]:
     """Every device of the installed llama.cpp build."""
-    binding.load()
-    lib = binding.ggml()
+    bindings.load()
+    lib = bindings.ggml()
     lib.ggml_backend_dev_count.restype = ctypes.c_size_t
     lib.ggml_backend_dev_get.restype = ctypes.c_void_p
     lib.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
@@ -47,7 +47,7 @@ def _device(lib: ctypes.CDLL, handle: int) -> Device:
 
 def has_gpu() -> bool:
     """Whether the installed llama.cpp build can offload layers to a GPU of this machine."""
-    return bool(binding.load().llama_supports_gpu_offload())
+    return bool(bindings.load().llama_supports_gpu_offload())
 
 
 def usable_cores() -> int:

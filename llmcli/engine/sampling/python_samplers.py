@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llmcli.engine import binding
+from llmcli.engine.llama import bindings
 
 Apply = Callable[[Any], None]
 
@@ -19,7 +19,7 @@ class CustomSampler:
     """
 
     def __init__(self, name: str, apply: Apply, owned: Sequence[Any] = ()) -> None:
-        self._api = api = binding.load()
+        self._api = api = bindings.load()
         self._owned = list(owned)
         self.failure: BaseException | None = None
         label = name.encode()
@@ -47,7 +47,7 @@ def make_top_a(a: float, min_keep: int) -> CustomSampler:
     It is min-p with the ratio a * max(p), so samplers of llama.cpp do the work at C speed: `greedy` finds the most
     likely candidate, `dist` its probability, `min_p` removes the others.
     """
-    api = binding.load()
+    api = bindings.load()
     greedy, dist = api.llama_sampler_init_greedy(), api.llama_sampler_init_dist(0)
 
     def apply(candidates: Any) -> None:

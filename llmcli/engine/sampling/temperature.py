@@ -9,10 +9,10 @@ from operator import mul
 from time import perf_counter
 from typing import Any, NamedTuple
 
-from llmcli.engine import binding
-from llmcli.engine.custom import CustomSampler, rows_of
 from llmcli.engine.dial import Dial
-from llmcli.engine.place import Place
+from llmcli.engine.llama import bindings
+from llmcli.engine.sampling.python_samplers import CustomSampler, rows_of
+from llmcli.engine.text.draw_state import Place
 from llmcli.errors import PolicyError
 from llmcli.params.policies.plugins import said
 from llmcli.params.policies.policy import Entropy, Fixed, Policy
@@ -48,7 +48,7 @@ class TemperatureSampler(CustomSampler):
     """
 
     def __init__(self, args: tuple[Any, ...], place: Place, dial: Dial | None = None, reads: bool = False) -> None:
-        self._api = api = binding.load()
+        self._api = api = bindings.load()
         self._place = place
         self._dial = dial if args else None
         self._reads = reads

@@ -2,8 +2,8 @@
 
 from copy import copy
 
-from llmcli.engine.sentences import TextPosition
-from llmcli.engine.thinking import ThinkingSplitter
+from llmcli.engine.text.reasoning import ThinkingSplitter
+from llmcli.engine.text.sentences import TextPosition
 
 
 class Place:

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from llmcli.engine import binding, log
-from llmcli.engine.vocab import Vocab
+from llmcli.engine import log
+from llmcli.engine.llama import bindings
+from llmcli.engine.llama.vocab import Vocab
 from llmcli.errors import UsageError
 
 _MAX_RULES = 10_000  # the parser of llama.cpp is recursive and overflows the stack
@@ -24,7 +25,7 @@ class Grammar:
     """
 
     def __init__(self, vocab: Vocab, gbnf: str) -> None:
-        self._api = api = binding.load()
+        self._api = api = bindings.load()
         self._vocab = vocab
         if not gbnf.strip():
             raise UsageError("the grammar is empty", 'write rules in GBNF, such as root ::= "yes" | "no"')

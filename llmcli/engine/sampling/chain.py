@@ -7,19 +7,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from llmcli.engine import binding, custom
 from llmcli.engine.dial import Dial
-from llmcli.engine.place import Place
-from llmcli.engine.temperature import TemperatureSampler
+from llmcli.engine.llama import bindings
+from llmcli.engine.llama.vocab import Vocab
+from llmcli.engine.sampling import python_samplers
+from llmcli.engine.sampling.temperature import TemperatureSampler
+from llmcli.engine.text.draw_state import Place
 from llmcli.engine.tracer import Drawn
-from llmcli.engine.vocab import Vocab
 from llmcli.errors import UsageError
 from llmcli.params.chain import Step
 from llmcli.params.generation import Bias
 
 # llama.cpp's constructors llama_sampler_init_<name> whose name differs from that of the step.
 _CONSTRUCTORS = {"temperature": "temp_ext", "typical_p": "typical"}
-_CUSTOM = {"top_a": custom.make_top_a, "smoothing": custom.make_smoothing}
+_CUSTOM = {"top_a": python_samplers.make_top_a, "smoothing": python_samplers.make_smoothing}
 _TAKES_N_VOCAB = {"penalties", "mirostat"}
 _TAKES_VOCAB = {"dry", "infill"}
 
@@ -59,9 +60,9 @@ class Chain:
         biases: Sequence[tuple[int, float]] = (),
         watch: Watch | None = None,
     ) -> None:
-        self._api = api = binding.load()
+        self._api = api = bindings.load()
         self._watch = watch
-        self.customs: list[custom.CustomSampler] = []
+        self.customs: list[python_samplers.CustomSampler] = []
         self.temperature: TemperatureSampler | None = None
         params = api.llama_sampler_chain_default_params()
         params.no_perf = True
@@ -82,7 +83,7 @@ class Chain:
     def _add_look(self, name: str) -> None:
         """Add a step that shows the candidates to `watch.look`."""
         if self._watch and self._watch.look:
-            self.customs.append(custom.CustomSampler(name, partial(self._watch.look, name)))
+            self.customs.append(python_samplers.CustomSampler(name, partial(self._watch.look, name)))
             self._api.llama_sampler_chain_add(self.pointer, self.customs[-1].pointer)
 
     def _make(self, vocab: Vocab, step: Step) -> Any:
@@ -149,7 +150,7 @@ def _with_arrays(args: tuple[Any, ...]) -> list[Any]:
 
 def make_bias(vocab: Vocab, biases: Sequence[tuple[int, float]]) -> Any:
     """llama.cpp's `logit_bias` sampler for (token id, bias) pairs."""
-    api = binding.load()
+    api = bindings.load()
     entries = (api.llama_logit_bias * len(biases))(*[api.llama_logit_bias(token, bias) for token, bias in biases])
     return api.llama_sampler_init_logit_bias(vocab.n_tokens, len(biases), entries)
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from llmcli.engine import binding, log
-from llmcli.engine.abort import AbortFlag
-from llmcli.engine.vocab import Vocab
+from llmcli.engine import log
+from llmcli.engine.llama import bindings
+from llmcli.engine.llama.abort import AbortFlag
+from llmcli.engine.llama.vocab import Vocab
 from llmcli.errors import ModelInvalidError
 
 ALL_LAYERS = -1  # a negative number offloads all layers (llama.h)
@@ -22,7 +23,7 @@ class Model:
     """A loaded model. `close` frees it; close its contexts before."""
 
     def __init__(self, handle: Any, path: Path) -> None:
-        self._api = binding.load()
+        self._api = bindings.load()
         self.handle = handle
         self.path = path
         self.vocab = Vocab(self._api, handle)
@@ -47,7 +48,7 @@ class Model:
             ModelInvalidError: with llama.cpp's reason.
             KeyboardInterrupt: when `abort` was set.
         """
-        api = binding.load()
+        api = bindings.load()
         params = api.llama_model_default_params()
         params.n_gpu_layers = n_gpu_layers
         params.vocab_only = vocab_only

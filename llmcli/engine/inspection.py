@@ -5,10 +5,10 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from llmcli.engine.context import AbortedError, Context
 from llmcli.engine.film import Film, Frame
 from llmcli.engine.generate import generate
 from llmcli.engine.generation import Generation
+from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.stepwise import Stepwise, stepwise
 from llmcli.engine.trace import TokenTrace
 from llmcli.params.chain import plan

@@ -1,0 +1,1 @@
+"""llama.cpp through its C API: library, model, vocabulary, context and hardware."""

@@ -1,0 +1,1 @@
+"""From logits to a token: the sampler chain and what constrains it."""

@@ -1,0 +1,1 @@
+"""From tokens to text: stop strings, reasoning, and where in the text the next token stands."""
