@@ -19,7 +19,6 @@ from typing import Any
 from benchmarks import rendering
 from benchmarks.run import HEAD, llmcli, one_run, row
 from llmcli.chat.dialogue import Dialogue
-from llmcli.chat.local import LocalModel, Target
 from llmcli.chat.opening import Opening
 from llmcli.chat.session import Session
 from llmcli.chat.transcript import Transcript
@@ -27,6 +26,7 @@ from llmcli.config.layers import Layers
 from llmcli.config.paths import cache_dir
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.abort import AbortFlag
+from llmcli.inference.local import LocalModel, Target
 from llmcli.models.find import ModelFile
 from llmcli.models.starter import ensure_starter
 from llmcli.params.layers import Layer

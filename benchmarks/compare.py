@@ -13,13 +13,13 @@ from dataclasses import replace
 from statistics import median
 from time import perf_counter
 
-from llmcli.chat.answer import Answer
-from llmcli.chat.comparison import Comparison
-from llmcli.chat.local import LocalModel, Prompt, locate
 from llmcli.chat.prompt import raw_tokens
-from llmcli.chat.variants import Variant
 from llmcli.engine.llama import hardware
 from llmcli.engine.llama.abort import AbortFlag
+from llmcli.inference.answer import Answer
+from llmcli.inference.comparison import Comparison
+from llmcli.inference.local import LocalModel, Prompt, locate
+from llmcli.inference.variants import Variant
 from llmcli.params.settings import Settings
 
 _TEXT = "The old harbour lay quiet under the snow, and the last ship had left. " * 4

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from llmcli.chat.answer import Answer, Part
 from llmcli.chat.dialogue import Dialogue
-from llmcli.chat.local import with_model
 from llmcli.chat.tree import Message
 from llmcli.errors import UsageError
+from llmcli.inference.answer import Answer, Part
+from llmcli.inference.local import with_model
 from llmcli.params.layers import Layer
 from llmcli.params.settings import Settings
 

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmcli.chat.compose import grammar_text, system_text
 from llmcli.chat.session import Session
 from llmcli.chat.tree import Message
 from llmcli.config.layers import Layers
 from llmcli.errors import ContextOverflowError, UsageError
+from llmcli.inference.request import grammar_text, system_text
 from llmcli.params.generation import GenerationParams
 from llmcli.params.layers import Resolved, resolve
 from llmcli.params.model import ModelParams
@@ -16,10 +16,10 @@ from llmcli.params.param import describe
 from llmcli.params.settings import SamplingParams, Settings, fields, find
 
 if TYPE_CHECKING:  # the engine and its users are imported in the loading thread, so that the prompt appears first
-    from llmcli.chat.local import LocalModel, Prompt
     from llmcli.chat.opening import Opening
     from llmcli.chat.transcript import Transcript
     from llmcli.chat.turn import Turn
+    from llmcli.inference.local import LocalModel, Prompt
 
 Ahead = Callable[["Transcript"], None]
 # A change of one of these needs a reload of the model.
@@ -246,8 +246,8 @@ class Dialogue:
             ContextOverflowError: if the prompt leaves no room for a single token.
             UsageError: for a grammar that does not parse.
         """
-        from llmcli.chat.local import with_model
         from llmcli.chat.turn import Turn
+        from llmcli.inference.local import with_model
 
         local = self.local
         assert local

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from llmcli.chat.answer import Answer
-from llmcli.chat.compose import grammar_text, system_text
 from llmcli.chat.tree import Message
 from llmcli.engine.dial import Dial
 from llmcli.engine.film import Film
@@ -18,6 +16,8 @@ from llmcli.engine.llama.context import AbortedError, common_prefix
 from llmcli.engine.text.reasoning import ThinkingSplitter
 from llmcli.engine.trace import TokenTrace
 from llmcli.errors import UsageError
+from llmcli.inference.answer import Answer
+from llmcli.inference.request import grammar_text, system_text
 from llmcli.params.settings import Settings, parse_data
 
 if TYPE_CHECKING:

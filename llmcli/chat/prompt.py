@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from llmcli.chat.token_cache import TokenCache
 from llmcli.engine.llama.vocab import Vocab
 from llmcli.errors import LlmcliError
+from llmcli.inference.templates.encode import TokenCache
 
 if TYPE_CHECKING:  # jinja2 costs 25 ms, and raw completion does without
-    from llmcli.chat.template import ChatTemplate, Message
+    from llmcli.inference.templates.template import ChatTemplate, Message
 
 
 def render_prompt(

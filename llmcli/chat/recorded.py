@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llmcli.chat.circumstances import Circumstances, from_data
 from llmcli.chat.dialogue import window
 from llmcli.chat.session import Session
 from llmcli.chat.tree import Message
-from llmcli.chat.variants import MOST
 from llmcli.errors import UsageError
+from llmcli.inference.replay_manifest import Circumstances, from_data
+from llmcli.inference.variants import MOST
 from llmcli.params.hub import HubParams
 from llmcli.params.interface import InterfaceParams
 from llmcli.params.param import describe

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from llmcli.chat.circumstances import Circumstances
-from llmcli.chat.compose import system_text
 from llmcli.engine.llama.bindings import bindings_version
 from llmcli.engine.machine import machine
 from llmcli.errors import LlmcliError
+from llmcli.inference.replay_manifest import Circumstances
+from llmcli.inference.request import system_text
 from llmcli.params.generation import GenerationParams
 from llmcli.params.hub import HubParams
 from llmcli.params.inert import without_effect
@@ -21,7 +21,7 @@ from llmcli.params.param import describe
 from llmcli.params.settings import SamplingParams, Settings, fields, to_data, to_datum
 
 if TYPE_CHECKING:
-    from llmcli.chat.answer import Answer
+    from llmcli.inference.answer import Answer
 
 _PATIENCE = 3.0  # seconds that the end of an answer may wait for the sha256 of its model
 # The settings that decide which tokens are generated; grammar and policy file count by their content.

@@ -4,23 +4,23 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from llmcli.chat.answer import Answer, Part
-from llmcli.chat.circumstances import Circumstances
-from llmcli.chat.comparison import Comparison
-from llmcli.chat.compose import special_texts
 from llmcli.chat.difference import Difference, Said, first_difference, reasons
-from llmcli.chat.local import LocalModel, Prompt
 from llmcli.chat.prompt import raw_tokens, render_prompt
 from llmcli.chat.recorded import Recorded
 from llmcli.chat.recording import circumstances, prompt_sha256
-from llmcli.chat.template import ChatTemplate
 from llmcli.chat.transcript import Transcript
 from llmcli.chat.turn import answer_to
-from llmcli.chat.variants import Variant
 from llmcli.engine.dial import Dial
 from llmcli.engine.llama import hardware
 from llmcli.engine.llama.context import AbortedError
 from llmcli.errors import LlmcliError, UsageError
+from llmcli.inference.answer import Answer, Part
+from llmcli.inference.comparison import Comparison
+from llmcli.inference.local import LocalModel, Prompt
+from llmcli.inference.replay_manifest import Circumstances
+from llmcli.inference.request import special_texts
+from llmcli.inference.templates.template import ChatTemplate
+from llmcli.inference.variants import Variant
 from llmcli.params.settings import Settings
 
 

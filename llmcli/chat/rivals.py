@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from llmcli.chat.comparison import Comparison
 from llmcli.chat.dialogue import Dialogue
 from llmcli.chat.tree import Message
 from llmcli.chat.turn import Turn
-from llmcli.chat.variants import Variant
 from llmcli.errors import UsageError
+from llmcli.inference.comparison import Comparison
+from llmcli.inference.variants import Variant
 
 
 class Rivals:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmcli.chat.answer import Answer
+    from llmcli.inference.answer import Answer
 
 
 @dataclass(frozen=True)

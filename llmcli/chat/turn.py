@@ -4,12 +4,12 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from llmcli.chat.answer import Answer, Part
-from llmcli.chat.local import LocalModel, Prompt
 from llmcli.chat.recording import replay_data
 from llmcli.chat.session import Session
 from llmcli.chat.tree import Message
 from llmcli.engine.dial import Dial
+from llmcli.inference.answer import Answer, Part
+from llmcli.inference.local import LocalModel, Prompt
 from llmcli.params.layers import Resolved
 from llmcli.params.settings import Settings, fields, to_datum
 

@@ -3,10 +3,10 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-from llmcli.chat.compose import read_text
 from llmcli.chat.session import Session
 from llmcli.config.file import config_layer
 from llmcli.errors import UsageError
+from llmcli.inference.request import read_text
 from llmcli.params.generation import GenerationParams
 from llmcli.params.layers import Layer, environment_layer, resolve
 from llmcli.params.param import describe

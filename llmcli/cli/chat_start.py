@@ -48,8 +48,8 @@ def open_model(settings: Settings, ahead: Ahead, on_end: Callable[[], None]) -> 
     from llmcli.chat.opening import Opening
 
     def load(abort: "AbortFlag", report: Callable[[str], None]) -> "Transcript":
-        from llmcli.chat.local import LocalModel, locate
         from llmcli.chat.transcript import Transcript
+        from llmcli.inference.local import LocalModel, locate
 
         target = locate(settings)
         report("loading")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmcli.chat.variants import Variant, split_values, variants_of
 from llmcli.cli.generate import (
     NoStdin,
     PromptArgument,
@@ -21,6 +20,7 @@ from llmcli.cli.generate import (
 from llmcli.cli.options import CHAT_ONLY, with_settings
 from llmcli.config.layers import Layers
 from llmcli.errors import ConstraintError, ExitStatus, LlmcliError, UsageError
+from llmcli.inference.variants import Variant, split_values, variants_of
 from llmcli.params.chain import check
 from llmcli.params.layers import Layer, Resolved, resolve
 from llmcli.params.selection import random_seed
@@ -32,8 +32,8 @@ from llmcli.ui.repl.show import is_live
 from llmcli.ui.status import Status
 
 if TYPE_CHECKING:
-    from llmcli.chat.comparison import Comparison
-    from llmcli.chat.local import LocalModel, Prompt
+    from llmcli.inference.comparison import Comparison
+    from llmcli.inference.local import LocalModel, Prompt
 
 
 _NOTHING_VARIES = "use --vary temp=0.2,0.8 or --answers 4 (-n is the number of tokens)"
@@ -163,7 +163,7 @@ def _questions(variants: Sequence[Variant], layers: Sequence[Layer], piped: bool
 def _question(
     variant: Variant, layers: Sequence[Layer], piped: bool, read: Callable[[], str], notes: list[str]
 ) -> _Question:
-    from llmcli.chat.compose import grammar_text, join_prompt, system_text
+    from llmcli.inference.request import grammar_text, join_prompt, system_text
 
     resolved = _resolved(variant, layers)
     settings = resolved.settings
@@ -182,7 +182,7 @@ def _resolved(variant: Variant, layers: Sequence[Layer]) -> Resolved:
 
 def _for_model(local: "LocalModel", questions: Sequence[_Question]) -> list[_Question]:
     """The questions with settings that fit this model; warns where it has no chat template."""
-    from llmcli.chat.compose import needs_plain_template, with_plain_stop
+    from llmcli.inference.request import needs_plain_template, with_plain_stop
 
     plain = [needs_plain_template(local, one.resolved.settings) for one in questions]
     if any(plain):
@@ -194,9 +194,9 @@ def _for_model(local: "LocalModel", questions: Sequence[_Question]) -> list[_Que
 
 
 def _comparison(local: "LocalModel", questions: Sequence[_Question]) -> "Comparison":
-    from llmcli.chat.answer import Answer
-    from llmcli.chat.comparison import Comparison
-    from llmcli.chat.compose import build_prompt
+    from llmcli.inference.answer import Answer
+    from llmcli.inference.comparison import Comparison
+    from llmcli.inference.request import build_prompt
 
     prompts: dict[Any, Prompt] = {}  # rendering takes time, and most variants have the same prompt
     answers = []

@@ -28,8 +28,8 @@ from llmcli.ui.stream import AnswerWriter, stream_answer
 from llmcli.ui.tracing import warn_slow, writing
 
 if TYPE_CHECKING:
-    from llmcli.chat.answer import Answer
-    from llmcli.chat.local import LocalModel
+    from llmcli.inference.answer import Answer
+    from llmcli.inference.local import LocalModel
 
 _PATIENCE = 3.0  # seconds of silence on stdin before a note says what the program waits for
 _END = "; end it with Ctrl-D"
@@ -72,12 +72,12 @@ def generate(
         console.warn("logprobs has no effect: it needs --json", "to see probabilities, use --heat p or --trace FILE")
     check(asked)
     question, system, grammar = _texts(asked, no_stdin)
-    from llmcli.chat.answer import Answer
-    from llmcli.chat.compose import build_prompt, needs_plain_template, with_plain_stop
-    from llmcli.chat.local import with_model
     from llmcli.cli.model import find_model, open_model
     from llmcli.cli.welcome import welcome
     from llmcli.engine.llama.abort import AbortFlag
+    from llmcli.inference.answer import Answer
+    from llmcli.inference.local import with_model
+    from llmcli.inference.request import build_prompt, needs_plain_template, with_plain_stop
 
     target = find_model(asked)
     welcome(resolve(layers).origins["model"])
@@ -115,7 +115,7 @@ def generate(
 
 def _texts(settings: Settings, no_stdin: bool) -> tuple[str, str | None, str | None]:
     """The question, the system prompt and the grammar, from text or files."""
-    from llmcli.chat.compose import grammar_text, join_prompt, system_text
+    from llmcli.inference.request import grammar_text, join_prompt, system_text
 
     question = join_prompt(settings, reads_stdin(settings, no_stdin), partial(read_prompt, settings))
     notes: list[str] = []

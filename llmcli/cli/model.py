@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
-from llmcli.chat.local import LocalModel, Target, locate
 from llmcli.cli import headstart
 from llmcli.cli.settings import show_model
 from llmcli.engine import log
 from llmcli.engine.llama.abort import AbortFlag
 from llmcli.errors import TimeLimitError
+from llmcli.inference.local import LocalModel, Target, locate
 from llmcli.models.find import NotHereError
 from llmcli.params.settings import Settings
 from llmcli.ui.console import console

@@ -31,7 +31,7 @@ def show(
     only its header is read.
     """
     from llmcli.chat.library import shelf
-    from llmcli.chat.portrait import local_portrait, remote_portrait
+    from llmcli.inference.model_info import local_portrait, remote_portrait
     from llmcli.models.find import NotHereError, find
     from llmcli.models.reference import HubReference
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcli.chat.compose import read_text
 from llmcli.cli.options import complete_session, with_settings
 from llmcli.config.file import config_layer
 from llmcli.errors import DiskError, ExitStatus, ModelNotFoundError, UsageError
+from llmcli.inference.request import read_text
 from llmcli.params.hub import HubParams
 from llmcli.params.layers import Layer, environment_layer, resolve
 from llmcli.params.param import describe
@@ -27,9 +27,9 @@ from llmcli.ui.units import plural
 
 if TYPE_CHECKING:
     from llmcli.chat.difference import Difference
-    from llmcli.chat.local import LocalModel, Target
     from llmcli.chat.recorded import Recorded
     from llmcli.chat.replay import Replay
+    from llmcli.inference.local import LocalModel, Target
 
 _SESSION = "session:"
 _LARGEST = 64 << 20  # bytes of stdin

@@ -164,7 +164,7 @@ def export_session(
 
 
 def _system_prompt(session: "Session") -> str | None:
-    from llmcli.chat.compose import system_text
+    from llmcli.inference.request import system_text
 
     try:
         return system_text(resolve([config_layer(), Layer("session", session.overrides)]).settings)

@@ -11,7 +11,7 @@ from llmcli.text import excerpt
 from llmcli.ui.console import console
 
 if TYPE_CHECKING:
-    from llmcli.chat.local import LocalModel
+    from llmcli.inference.local import LocalModel
 
 
 def in_force(flags: Layer) -> Settings:

@@ -55,7 +55,7 @@ def show_trace(
     from llmcli.ui.trace_table import put_trace, summary
 
     if as_json:
-        from llmcli.chat.trace_file import to_data
+        from llmcli.inference.trace_file import to_data
 
         data = {"summary": summary(tokens), "tokens": [to_data(token) for token in tokens]}
         put_line(json.dumps(data, ensure_ascii=False))
@@ -89,7 +89,7 @@ def plot_trace(
 
 def _read(file: str) -> list[TokenTrace]:
     """The tokens of a file or of stdin."""
-    from llmcli.chat.trace_file import read_trace
+    from llmcli.inference.trace_file import read_trace
 
     notes: list[str] = []
     tokens = _read_stdin(notes) if file == "-" else read_trace(Path(os.path.expanduser(file)), notes)
@@ -104,7 +104,7 @@ def _read(file: str) -> list[TokenTrace]:
 
 
 def _read_stdin(notes: list[str]) -> list[TokenTrace]:
-    from llmcli.chat.trace_file import parse_trace
+    from llmcli.inference.trace_file import parse_trace
     from llmcli.jsonl import lines_of
 
     if sys.stdin is None or is_terminal(sys.stdin):

@@ -9,11 +9,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from llmcli.chat.compose import read_text
 from llmcli.chat.records import NEVER_SET
 from llmcli.config.paths import config_dir
 from llmcli.config.presets import checked
 from llmcli.errors import DiskError, LlmcliError, UsageError
+from llmcli.inference.request import read_text
 from llmcli.params.layers import Layer
 from llmcli.params.suggest import did_you_mean
 

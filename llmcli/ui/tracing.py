@@ -10,7 +10,7 @@ from llmcli.errors import UsageError
 from llmcli.ui.console import console
 
 if TYPE_CHECKING:  # the engine is imported where the model is loaded
-    from llmcli.chat.answer import Answer
+    from llmcli.inference.answer import Answer
 
 _SLOW = 0.1  # share of the time that a policy may take before there is a warning
 
@@ -28,7 +28,7 @@ def writing(answer: "Answer", name: str | None, kept: bool = False) -> Iterator[
         return
     if not name.strip():
         raise UsageError("the file name of --trace is empty", "give a file, as in --trace answer.jsonl")
-    from llmcli.chat.trace_file import TraceWriter
+    from llmcli.inference.trace_file import TraceWriter
 
     with closing(TraceWriter(Path(os.path.expanduser(name)))) as writer:
         answer.trace, answer.heard = answer.settings.trace_top, writer.write

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.chat.local import LocalModel, Target
 from llmcli.engine.llama.abort import AbortFlag
+from llmcli.inference.local import LocalModel, Target
 from llmcli.models.find import ModelFile
 from llmcli.params.settings import Settings
 

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from llmcli.chat.dialogue import Dialogue
-from llmcli.chat.local import LocalModel, Prompt, Target
 from llmcli.chat.opening import Opening
 from llmcli.chat.session import Session
 from llmcli.chat.transcript import Transcript
@@ -17,6 +16,7 @@ from llmcli.config.layers import Layers
 from llmcli.engine.events import Record, Timings
 from llmcli.engine.llama.abort import AbortFlag
 from llmcli.engine.llama.context import Context, ContextParams
+from llmcli.inference.local import LocalModel, Prompt, Target
 from llmcli.models.find import ModelFile
 from llmcli.params.layers import Layer
 from llmcli.params.policies.policy import Fixed

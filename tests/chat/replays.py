@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llmcli.chat.answer import Answer
-from llmcli.chat.compose import build_prompt, grammar_text
-from llmcli.chat.local import LocalModel, Target
 from llmcli.chat.recorded import Recorded, from_output
 from llmcli.chat.replay import Replay, settings_of
 from llmcli.engine.dial import Dial
 from llmcli.engine.llama.abort import AbortFlag
+from llmcli.inference.answer import Answer
+from llmcli.inference.local import LocalModel, Target
+from llmcli.inference.request import build_prompt, grammar_text
 from llmcli.models.find import ModelFile
 from llmcli.models.starter import NAME, STARTER
 from llmcli.params.settings import Settings, parse_data

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.answer import Answer
-from llmcli.chat.compose import build_prompt
-from llmcli.chat.local import LocalModel
 from llmcli.engine.events import Record, Timings
 from llmcli.engine.generation import Generation
 from llmcli.engine.llama.context import ContextParams
 from llmcli.errors import UsageError
+from llmcli.inference.answer import Answer
+from llmcli.inference.local import LocalModel
+from llmcli.inference.request import build_prompt
 from llmcli.params.settings import Settings, fields, parse_data
 
 KEYS = ["text", "model", "finish_reason", "prompt_tokens", "completion_tokens", "seed", "params", "timings"]

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.compose import system_text
 from llmcli.config.characters import Character, character_names, character_purposes, layer, load_character
 from llmcli.config.paths import config_dir
 from llmcli.errors import DiskError, UsageError
+from llmcli.inference.request import system_text
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
 

@@ -8,8 +8,8 @@ import pytest
 from llmcli.chat.attachments import Attachment
 from llmcli.chat.compaction import Compaction
 from llmcli.chat.dialogue import Dialogue
-from llmcli.chat.local import LocalModel, Prompt
 from llmcli.errors import ContextOverflowError, UsageError
+from llmcli.inference.local import LocalModel, Prompt
 from llmcli.params.settings import Settings
 from tests.chat.dialogues import dialogue_with, open_local, say, scripted
 from tests.models.tiny_models import full_attention

@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat import sizing
-from llmcli.chat.answer import Answer
-from llmcli.chat.comparison import END, Comparison
-from llmcli.chat.local import LocalModel, Prompt, Target
 from llmcli.chat.rivals import Rivals
 from llmcli.chat.session import Session
 from llmcli.chat.statistics import Statistics
-from llmcli.chat.variants import variants_of
 from llmcli.engine.llama import hardware
 from llmcli.engine.llama.abort import AbortFlag
 from llmcli.engine.memory import ModelShape
 from llmcli.errors import ConstraintError, ContextOverflowError, UsageError
+from llmcli.inference import sizing
+from llmcli.inference.answer import Answer
+from llmcli.inference.comparison import END, Comparison
+from llmcli.inference.local import LocalModel, Prompt, Target
+from llmcli.inference.variants import variants_of
 from llmcli.models.find import ModelFile
 from llmcli.params.policies.policy import Named
 from llmcli.params.settings import Settings

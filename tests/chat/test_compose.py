@@ -9,8 +9,10 @@ from typing import Any, cast
 
 import pytest
 
-from llmcli.chat import compose
-from llmcli.chat.compose import (
+from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, UsageError
+from llmcli.inference import request
+from llmcli.inference.local import LocalModel
+from llmcli.inference.request import (
     build_prompt,
     grammar_text,
     join_prompt,
@@ -19,8 +21,6 @@ from llmcli.chat.compose import (
     system_text,
     with_plain_stop,
 )
-from llmcli.chat.local import LocalModel
-from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, UsageError
 from llmcli.params.settings import Settings
 from tests.chat.fake_vocab import CONTROL, FakeVocab
 
@@ -128,14 +128,14 @@ def test_a_large_file_is_refused_before_it_fills_the_memory(folder: Path, monkey
         file.truncate((64 << 20) + 1)
     with pytest.raises(DiskError, match="larger than 64 MiB"):
         read_text("sparse")
-    monkeypatch.setattr(compose, "_LARGEST", 1 << 20)
+    monkeypatch.setattr(request, "_LARGEST", 1 << 20)
     (folder / "exact").write_bytes(b"x" * (1 << 20))
     assert len(read_text("exact")) == 1 << 20
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such device")
 def test_a_device_without_end_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compose, "_LARGEST", 1 << 20)
+    monkeypatch.setattr(request, "_LARGEST", 1 << 20)
     with pytest.raises(DiskError, match="larger than 1 MiB"):
         read_text("/dev/zero")
 

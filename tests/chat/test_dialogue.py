@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from llmcli.chat.dialogue import Dialogue
-from llmcli.chat.local import LocalModel, Target
 from llmcli.chat.opening import Opening
 from llmcli.chat.session import Session
 from llmcli.chat.transcript import Transcript
@@ -15,6 +14,7 @@ from llmcli.cli.chat_session import character_of
 from llmcli.config.layers import layers_of
 from llmcli.config.paths import config_file
 from llmcli.errors import UsageError
+from llmcli.inference.local import LocalModel, Target
 from llmcli.params.layers import Layer
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from llmcli.chat.difference import Difference, Said, first_difference
-from llmcli.chat.local import LocalModel
 from llmcli.errors import UsageError
+from llmcli.inference.local import LocalModel
 from tests.chat.replays import QUESTIONS, again, given, opened, read
 from tests.models import tiny_models
 

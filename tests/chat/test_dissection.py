@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.answer import Answer
 from llmcli.chat.dialogue import Dialogue
 from llmcli.chat.dissection import Answered, last_answer
-from llmcli.chat.local import LocalModel, Prompt
 from llmcli.chat.tree import Message
 from llmcli.chat.turn import Turn
 from llmcli.engine.dial import Dial
 from llmcli.errors import UsageError
+from llmcli.inference.answer import Answer
+from llmcli.inference.local import LocalModel, Prompt
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
 from tests.chat.dialogues import answer, dialogue_with, say

@@ -11,12 +11,12 @@ import pytest
 
 from llmcli.chat.compaction import Compaction
 from llmcli.chat.dialogue import Dialogue
-from llmcli.chat.local import LocalModel
 from llmcli.chat.transcript import Transcript
 from llmcli.chat.tree import Message
 from llmcli.chat.turn import Turn
 from llmcli.engine.llama.context import ContextParams, common_prefix
 from llmcli.errors import UsageError
+from llmcli.inference.local import LocalModel
 from llmcli.models.starter import starter_path
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.chat import local as module
-from llmcli.chat import sizing
-from llmcli.chat.local import LocalModel, Prompt, Target, locate, with_model
 from llmcli.engine.llama import hardware
 from llmcli.engine.llama.abort import AbortFlag
 from llmcli.engine.llama.model import Model
 from llmcli.errors import ContextOverflowError, LlmcliError, ModelInvalidError, ModelNotFoundError
+from llmcli.inference import local as module
+from llmcli.inference import sizing
+from llmcli.inference.local import LocalModel, Prompt, Target, locate, with_model
 from llmcli.models import known
 from llmcli.models.find import ModelFile
 from llmcli.params.layers import Layer

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from llmcli.chat.dialogue import Dialogue, Fit, too_long
-from llmcli.chat.local import LocalModel
 from llmcli.chat.tree import Message
 from llmcli.errors import ContextOverflowError
+from llmcli.inference.local import LocalModel
 from llmcli.params.settings import Settings
 from tests.chat.dialogues import answer, dialogue_with, open_local
 from tests.models.tiny_models import full_attention

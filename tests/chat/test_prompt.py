@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.chat.local import LocalModel
 from llmcli.chat.prompt import raw_tokens, render_prompt, with_bos
-from llmcli.chat.template import ChatTemplate
 from llmcli.engine.llama.vocab import Vocab
+from llmcli.inference.local import LocalModel
+from llmcli.inference.templates.template import ChatTemplate
 from tests.chat.fake_vocab import CONTROL, FakeVocab
 
 NAMES = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]

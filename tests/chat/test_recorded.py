@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.circumstances import Circumstances, from_data
 from llmcli.chat.recorded import from_output, from_session
 from llmcli.chat.records import from_event, to_event
 from llmcli.chat.session import Session
 from llmcli.errors import UsageError
+from llmcli.inference.replay_manifest import Circumstances, from_data
 from llmcli.params.policies.policy import Fixed
 
 DIGEST = "0123456789abcdef" * 4

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.answer import Answer
-from llmcli.chat.compose import build_prompt
-from llmcli.chat.local import LocalModel
 from llmcli.chat.recorded import Recorded, from_session
 from llmcli.chat.replay import Replay, settings_of
 from llmcli.chat.session import Session
 from llmcli.engine.dial import Dial
+from llmcli.inference.answer import Answer
+from llmcli.inference.local import LocalModel
+from llmcli.inference.request import build_prompt
 from llmcli.params.policies.plugins import parse_place
 from llmcli.params.settings import Settings, parse_data
 from tests.chat.dialogues import answer, dialogue_with, say

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat import template as limits
-from llmcli.chat.template import ChatTemplate
 from llmcli.errors import LlmcliError
+from llmcli.inference.templates import template as limits
+from llmcli.inference.templates.template import ChatTemplate
 
 TOO_MUCH = "too much text|too often|too large|longer than .* seconds"
 REFUSED = "not allowed|No filter named|only plain fields|is undefined"

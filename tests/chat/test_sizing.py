@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.sizing import check_gpu, check_memory, choose_context, choose_gpu_layers, shape_of
 from llmcli.engine.llama import hardware
 from llmcli.engine.llama.hardware import Device
 from llmcli.engine.llama.model import ALL_LAYERS
 from llmcli.engine.memory import ModelShape
 from llmcli.errors import LlmcliError
+from llmcli.inference.sizing import check_gpu, check_memory, choose_context, choose_gpu_layers, shape_of
 from llmcli.models.gguf.cursor import ArraySummary, Value
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.tensors import TensorInfo

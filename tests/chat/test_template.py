@@ -4,8 +4,8 @@ from datetime import datetime
 
 import pytest
 
-from llmcli.chat.template import ChatTemplate
 from llmcli.errors import LlmcliError, ModelInvalidError
+from llmcli.inference.templates.template import ChatTemplate
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
 USER = [{"role": "user", "content": "Hi <b> & 'c'"}]

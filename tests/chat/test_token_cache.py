@@ -7,13 +7,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmcli.chat import token_cache
 from llmcli.chat.prompt import render_prompt, warm
-from llmcli.chat.template import ChatTemplate
-from llmcli.chat.token_cache import TokenCache
 from llmcli.engine.llama.model import Model
 from llmcli.engine.llama.vocab import Vocab
 from llmcli.errors import LlmcliError
+from llmcli.inference.templates import encode
+from llmcli.inference.templates.encode import TokenCache
+from llmcli.inference.templates.template import ChatTemplate
 from tests.chat.test_prompt import ATTACKS, chatml
 from tests.models.tiny_models import CONTROL, USER_DEFINED, vocabulary
 
@@ -173,7 +173,7 @@ def test_the_third_prompt_is_cached_without_warming(
 def test_what_was_not_used_for_long_is_forgotten(
     starter_vocab: Vocab, template: ChatTemplate, counted: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(token_cache, "_ROOM", 500)
+    monkeypatch.setattr(encode, "_ROOM", 500)
     cache = TokenCache(starter_vocab)
     warm(template, cache)
     for word in ("one", "two", "three", "four"):
@@ -190,7 +190,7 @@ def test_what_was_not_used_for_long_is_forgotten(
 def test_a_text_beyond_all_room_is_tokenized_all_the_same(
     starter_vocab: Vocab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(token_cache, "_ROOM", 10)
+    monkeypatch.setattr(encode, "_ROOM", 10)
     cache = TokenCache(starter_vocab)
     for text in ("a" * 50, "b", "a" * 50):
         assert cache.tokenize([text]) == starter_vocab.tokenize(text)

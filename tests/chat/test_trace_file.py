@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcli.chat.trace_file import TraceWriter, from_data, parse_trace, read_trace, to_data
 from llmcli.engine.trace import Alternative, TokenTrace
 from llmcli.errors import DiskError, UsageError
+from llmcli.inference.trace_file import TraceWriter, from_data, parse_trace, read_trace, to_data
 
 PLAIN = TokenTrace(0, 42, " é日\n", 0.5, 1, 1.25, 0.7, 12, (), "0.3..1.3", 0, 8.5)
 KEYS = ["i", "id", "text", "p", "rank", "entropy", "temperature", "candidates", "top", "policy", "sentence", "time"]

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.answer import Answer
-from llmcli.chat.local import LocalModel, Prompt
 from llmcli.chat.prompt import raw_tokens
 from llmcli.engine.text.reasoning import ThinkingSplitter
 from llmcli.engine.trace import TokenTrace
+from llmcli.inference.answer import Answer
+from llmcli.inference.local import LocalModel, Prompt
 from llmcli.params.settings import Settings
 from tests.chat.dialogues import open_local
 

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from llmcli.chat.dialogue import Dialogue
-from llmcli.chat.local import LocalModel
 from llmcli.chat.transcript import Transcript, as_messages
 from llmcli.chat.tree import Message
 from llmcli.engine.llama.context import common_prefix
 from llmcli.errors import LlmcliError
+from llmcli.inference.local import LocalModel
 from llmcli.params.settings import Settings
 from tests.chat.dialogues import answer, dialogue_with, open_local, say, scripted
 from tests.models.tiny_models import full_attention

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from llmcli.chat.dialogue import Dialogue
-from llmcli.chat.local import LocalModel
 from llmcli.chat.session import Session
 from llmcli.chat.tree import Message
 from llmcli.errors import ConstraintError
+from llmcli.inference.local import LocalModel
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
 from tests.chat.dialogues import dialogue_with, open_local, say, scripted

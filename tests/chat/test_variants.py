@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from llmcli.chat.statistics import distinct, statistics_of
-from llmcli.chat.variants import MOST, Variant, split_values, variants_of
 from llmcli.errors import UsageError
+from llmcli.inference.variants import MOST, Variant, split_values, variants_of
 from llmcli.params.policies.policy import Fixed
 
 # What varies

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.chat.trace_file import TraceWriter, from_data
 from llmcli.cli import trace
 from llmcli.engine.trace import Alternative, TokenTrace
 from llmcli.errors import DiskError, ExitStatus, UsageError
+from llmcli.inference.trace_file import TraceWriter, from_data
 from llmcli.ui.trace_table import put_trace, summary, summary_line
 from tests.conftest import Run
 

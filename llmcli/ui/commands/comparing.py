@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from llmcli.chat.attachments import attach, find_mentions
 from llmcli.chat.tree import Message
-from llmcli.chat.variants import Variant, variants_of
 from llmcli.errors import UsageError
+from llmcli.inference.variants import Variant, variants_of
 from llmcli.params.selection import random_seed
 from llmcli.params.settings import find
 from llmcli.ui.commands import complete
@@ -21,7 +21,7 @@ from llmcli.ui.status import Status
 from llmcli.ui.typeahead import silent_keys
 
 if TYPE_CHECKING:  # they stand on the engine, which is imported where the model is loaded
-    from llmcli.chat.local import LocalModel
+    from llmcli.inference.local import LocalModel
     from llmcli.ui.repl.chat import Chat
 
 _PRESSES = 3  # of Ctrl-C, as for one answer

@@ -4,9 +4,9 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from llmcli.chat.compose import system_text
 from llmcli.chat.tree import Message
 from llmcli.errors import UsageError
+from llmcli.inference.request import system_text
 from llmcli.text import excerpt
 from llmcli.ui.ask import choose
 from llmcli.ui.commands.branching import WHO

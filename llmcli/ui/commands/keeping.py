@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.chat import session_files
-from llmcli.chat.compose import system_text
 from llmcli.chat.session import Session
 from llmcli.errors import LlmcliError, UsageError
+from llmcli.inference.request import system_text
 from llmcli.ui.ask import confirm
 from llmcli.ui.commands import complete
 from llmcli.ui.commands.branching import show

@@ -80,7 +80,7 @@ def trace(chat: "Chat", argument: str) -> None:
 def _write(path: Path, traces: list["TokenTrace"]) -> None:
     from contextlib import closing
 
-    from llmcli.chat.trace_file import TraceWriter
+    from llmcli.inference.trace_file import TraceWriter
 
     if path.suffix != ".jsonl":
         raise UsageError(f"/trace must be on, off or FILE.jsonl, got '{path}'")

@@ -3,9 +3,9 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from llmcli.chat.compose import grammar_text
 from llmcli.chat.dialogue import reopens, settable
 from llmcli.errors import LlmcliError, UsageError
+from llmcli.inference.request import grammar_text
 from llmcli.params.chain import plan
 from llmcli.params.generation import GenerationParams
 from llmcli.params.inert import inert
@@ -21,7 +21,7 @@ from llmcli.ui.console import console
 from llmcli.ui.step_values import step_values
 
 if TYPE_CHECKING:
-    from llmcli.chat.local import LocalModel
+    from llmcli.inference.local import LocalModel
     from llmcli.ui.repl.chat import Chat
 
 _HIGHEST = 2.0  # a temperature above it is most likely a mistake

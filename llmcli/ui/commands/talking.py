@@ -4,10 +4,10 @@ import re
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from llmcli.chat.compose import read_text, system_text
 from llmcli.chat.dialogue import reopens
 from llmcli.chat.tree import Message
 from llmcli.errors import UsageError
+from llmcli.inference.request import read_text, system_text
 from llmcli.ui.commands import complete
 from llmcli.ui.commands.registry import MESSAGES, SETTINGS, assign, command
 from llmcli.ui.console import console

@@ -14,7 +14,7 @@ from llmcli.ui.table import put_rows
 from llmcli.ui.units import plural
 
 if TYPE_CHECKING:  # it stands on the engine
-    from llmcli.chat.comparison import Comparison
+    from llmcli.inference.comparison import Comparison
 
 _HEADS = ("N", "VARIANT", "TOKENS", "WORDS", "DISTINCT-1", "DISTINCT-2", "DISTINCT-3", "MEAN P", "REPEATED", "END")
 _SPARE = ("WORDS", "DISTINCT-3", "DISTINCT-1", "VARIANT", "END")  # dropped in a narrow window, the first one first

@@ -11,7 +11,7 @@ from llmcli.ui.console import wants_colour
 from llmcli.ui.output import put_drawn
 
 if TYPE_CHECKING:  # it stands on the engine
-    from llmcli.chat.comparison import Comparison
+    from llmcli.inference.comparison import Comparison
 
 
 def view_of(comparison: "Comparison") -> CompareView:
@@ -24,7 +24,7 @@ def run(
     comparison: "Comparison", view: CompareView | None, think: bool, first: Callable[[], None] = lambda: None
 ) -> None:
     """Generate and draw the answers; `first` is called before anything is drawn, more than once."""
-    from llmcli.chat.comparison import END
+    from llmcli.inference.comparison import END
 
     try:
         with closing(comparison.parts()) as parts:

@@ -26,9 +26,9 @@ from llmcli.ui.repl.voice import Voice
 from llmcli.ui.tracing import warn_slow, writing
 
 if TYPE_CHECKING:  # they stand on the engine, which is imported behind the prompt
-    from llmcli.chat.local import LocalModel
     from llmcli.chat.rivals import Rivals
     from llmcli.chat.turn import Turn
+    from llmcli.inference.local import LocalModel
 
 
 class Reader(Protocol):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from llmcli.chat.dissection import last_answer
-from llmcli.chat.local import LocalModel
 from llmcli.errors import ContextOverflowError, UsageError
+from llmcli.inference.local import LocalModel
 from llmcli.params.policies.policy import Entropy
 from llmcli.params.settings import Settings
 from llmcli.ui.commands.complete import suggest

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from llmcli.chat.dialogue import Dialogue
-from llmcli.chat.local import LocalModel
 from llmcli.chat.session import Session
 from llmcli.errors import ContextOverflowError, UsageError
+from llmcli.inference.local import LocalModel
 from llmcli.params.settings import Settings
 from llmcli.ui.commands import registry
 from llmcli.ui.commands.comparing import split_arguments

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.local import LocalModel
-from llmcli.chat.trace_file import read_trace
 from llmcli.errors import UsageError
+from llmcli.inference.local import LocalModel
+from llmcli.inference.trace_file import read_trace
 from llmcli.params.policies.parser import parse_policy
 from llmcli.params.settings import Settings
 from llmcli.ui.commands.registry import obey

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
-from llmcli.chat import sizing
-from llmcli.chat.local import LocalModel, Prompt
 from llmcli.engine.events import Record
 from llmcli.engine.generate import Progress, generate
 from llmcli.engine.generation import Generation
 from llmcli.errors import LlmcliError
+from llmcli.inference import sizing
+from llmcli.inference.local import LocalModel, Prompt
 from llmcli.params.settings import Settings
 
 _WORTH = 64  # tokens; it is faster to evaluate fewer again than to copy them

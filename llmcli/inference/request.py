@@ -11,8 +11,8 @@ from llmcli.errors import DiskError, UsageError
 from llmcli.params.settings import Settings
 
 if TYPE_CHECKING:  # jinja2 costs 25 ms, and raw completion does without; the engine as much, and a prompt is up first
-    from llmcli.chat.local import LocalModel, Prompt
-    from llmcli.chat.template import ChatTemplate
+    from llmcli.inference.local import LocalModel, Prompt
+    from llmcli.inference.templates.template import ChatTemplate
 
 _LARGEST = 64 << 20  # bytes of one text file
 _NAME_LIMIT = 255  # longer texts are not file names
@@ -132,8 +132,8 @@ def build_prompt(local: "LocalModel", settings: Settings, text: str, system: str
     Raises:
         LlmcliError: when the template fails.
     """
-    from llmcli.chat.local import Prompt
     from llmcli.chat.prompt import raw_tokens
+    from llmcli.inference.local import Prompt
 
     vocab = local.model.vocab
     if settings.raw:
@@ -154,7 +154,7 @@ def template_of(local: "LocalModel", settings: Settings) -> "ChatTemplate | None
     Raises:
         ModelInvalidError: when it is not a Jinja template.
     """
-    from llmcli.chat.template import ChatTemplate
+    from llmcli.inference.templates.template import ChatTemplate
 
     source, origin = local.target.header.chat_template, "the model's chat template"
     if settings.chat_template is not None:
@@ -164,7 +164,7 @@ def template_of(local: "LocalModel", settings: Settings) -> "ChatTemplate | None
 
 def plain_template(local: "LocalModel") -> "ChatTemplate":
     """The template for models that have none."""
-    from llmcli.chat.template import ChatTemplate
+    from llmcli.inference.templates.template import ChatTemplate
 
     return ChatTemplate(PLAIN_TEMPLATE, special_texts(local), "the plain chat template")
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from llmcli.chat.sizing import shape_of
 from llmcli.engine.llama import hardware
 from llmcli.engine.memory import estimate
+from llmcli.inference.sizing import shape_of
 from llmcli.models import notes
 from llmcli.models.find import ModelFile
 from llmcli.models.gguf.header import GGUFHeader

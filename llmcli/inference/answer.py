@@ -5,7 +5,6 @@ from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmcli.chat.local import LocalModel, Prompt
 from llmcli.chat.recording import answer_params, replay_data
 from llmcli.chat.trace_texts import TraceTexts
 from llmcli.engine.dial import Dial
@@ -13,6 +12,7 @@ from llmcli.engine.events import Record
 from llmcli.engine.generation import Generation
 from llmcli.engine.text.reasoning import ThinkingSplitter, show_tags
 from llmcli.engine.trace import TokenTrace
+from llmcli.inference.local import LocalModel, Prompt
 from llmcli.params.settings import Settings
 
 Part = tuple[str, str]  # ("answer" or "think", text)

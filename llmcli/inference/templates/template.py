@@ -8,8 +8,8 @@ from jinja2 import TemplateError
 from jinja2.exceptions import SecurityError
 
 from llmcli.chat.metering import Meter, OverLimitError
-from llmcli.chat.sandbox import Sandbox
 from llmcli.errors import LlmcliError, ModelInvalidError
+from llmcli.inference.templates.sandbox import Sandbox
 
 Message = Mapping[str, Any]
 _OTHER = "use another template with --chat-template"

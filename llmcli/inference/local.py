@@ -7,7 +7,6 @@ from functools import cached_property
 from time import perf_counter
 from typing import Any
 
-from llmcli.chat import sizing
 from llmcli.chat.library import shelf
 from llmcli.config.paths import data_dir
 from llmcli.engine.events import Record
@@ -20,6 +19,7 @@ from llmcli.engine.llama.context import AbortedError, Context, ContextParams
 from llmcli.engine.llama.model import Model
 from llmcli.engine.llama.probe import probe
 from llmcli.errors import ModelInvalidError, UsageError
+from llmcli.inference import sizing
 from llmcli.models import known, starter, uses
 from llmcli.models.find import ModelFile, find
 from llmcli.models.gguf.header import GGUFHeader

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-from llmcli.chat.answer import Answer, Part
-from llmcli.chat.local import LocalModel
-from llmcli.chat.side_by_side import Asked, generate_together, side_by_side
 from llmcli.chat.statistics import Statistics, statistics_of
-from llmcli.chat.variants import Variant, settings_data
 from llmcli.errors import LlmcliError
+from llmcli.inference.answer import Answer, Part
+from llmcli.inference.batch import Asked, generate_together, side_by_side
+from llmcli.inference.local import LocalModel
+from llmcli.inference.variants import Variant, settings_data
 
 END = "end"  # the kind of the last part of each answer, whose text is its finish reason
 Piece = tuple[int, str, str]  # index of the answer, "answer", "think" or "end", text

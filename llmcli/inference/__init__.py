@@ -1,0 +1,1 @@
+"""One request, one answer: no conversation and no terminal."""

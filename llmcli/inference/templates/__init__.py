@@ -1,0 +1,1 @@
+"""Chat templates: messages as the tokens that a model was trained on."""
