@@ -18,10 +18,10 @@ from typing import Any
 
 from benchmarks import rendering
 from benchmarks.run import HEAD, llmcli, one_run, row
-from llmcli.chat.dialogue import Dialogue
-from llmcli.chat.opening import Opening
-from llmcli.chat.session import Session
-from llmcli.chat.transcript import Transcript
+from llmcli.chat.background_load import Opening
+from llmcli.chat.controller import Dialogue
+from llmcli.chat.prompting import Transcript
+from llmcli.chat.sessions.session import Session
 from llmcli.config.layers import Layers
 from llmcli.config.paths import cache_dir
 from llmcli.engine.llama import bindings

@@ -1,7 +1,7 @@
 """Change the character that answers in a running chat."""
 
-from llmcli.chat.dialogue import Dialogue
-from llmcli.chat.session import Session
+from llmcli.chat.controller import Dialogue
+from llmcli.chat.sessions.session import Session
 from llmcli.config.characters import Character, layer
 
 

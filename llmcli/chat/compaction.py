@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from llmcli.chat.dialogue import Dialogue
-from llmcli.chat.tree import Message
+from llmcli.chat.controller import Dialogue
+from llmcli.chat.conversation import Message
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.local import with_model

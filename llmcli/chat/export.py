@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from llmcli.chat.records import to_event
-from llmcli.chat.tree import Message
+from llmcli.chat.conversation import Message
+from llmcli.chat.sessions.format import to_event
 from llmcli.errors import UsageError
 
 FORMS = {

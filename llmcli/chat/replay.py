@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 
 from llmcli.chat.difference import Difference, Said, first_difference, reasons
 from llmcli.chat.prompt import raw_tokens, render_prompt
-from llmcli.chat.recorded import Recorded
+from llmcli.chat.prompting import Transcript
 from llmcli.chat.recording import circumstances, prompt_sha256
-from llmcli.chat.transcript import Transcript
+from llmcli.chat.replay_source import Recorded
 from llmcli.chat.turn import answer_to
 from llmcli.engine.dial import Dial
 from llmcli.engine.llama import hardware

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from llmcli.chat import session_files as files
-from llmcli.chat.records import NEVER_SET, from_event, number_of
-from llmcli.chat.session_file import read_partial
-from llmcli.chat.tree import Conversation, Message
+from llmcli.chat.conversation import Conversation, Message
+from llmcli.chat.sessions import store as files
+from llmcli.chat.sessions.file import read_partial
+from llmcli.chat.sessions.format import NEVER_SET, from_event, number_of
 from llmcli.errors import UsageError
 from llmcli.jsonl import read_events
 from llmcli.params.settings import find

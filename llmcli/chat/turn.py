@@ -4,9 +4,9 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from llmcli.chat.conversation import Message
 from llmcli.chat.recording import replay_data
-from llmcli.chat.session import Session
-from llmcli.chat.tree import Message
+from llmcli.chat.sessions.session import Session
 from llmcli.engine.dial import Dial
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.local import LocalModel, Prompt

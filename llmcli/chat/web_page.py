@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from llmcli.chat.conversation import Message
 from llmcli.chat.export import ENDINGS, SPEAKERS, moment
-from llmcli.chat.tree import Message
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt

@@ -14,7 +14,7 @@ from llmcli.params.settings import Settings, fields
 from llmcli.ui.console import console, is_terminal
 
 if TYPE_CHECKING:  # imported when a chat starts: `--help` and completion do not need them
-    from llmcli.chat.session import Session
+    from llmcli.chat.sessions.session import Session
     from llmcli.ui.repl.chat import Chat, Reader
 
 _FIRST_MESSAGE = ("prompt", "file")  # not settings of the conversation
@@ -48,7 +48,7 @@ def chat(
 
 def _run_chat(flags: Layer, session: "Session", first: str, live: bool) -> int:
     """Build a chat and run it."""
-    from llmcli.chat.dialogue import Dialogue
+    from llmcli.chat.controller import Dialogue
     from llmcli.cli.chat_session import character_of, remember
     from llmcli.cli.chat_start import bring, open_model, run
     from llmcli.config.layers import layers_of

@@ -3,7 +3,7 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-from llmcli.chat.session import Session
+from llmcli.chat.sessions.session import Session
 from llmcli.config.file import config_layer
 from llmcli.errors import UsageError
 from llmcli.inference.request import read_text
@@ -35,11 +35,11 @@ def open_session(go_on: bool, name: str | None, keep: bool) -> Session:
         raise UsageError("--no-save starts a new session", "remove --continue and --session")
     if not go_on and not name:
         return Session(keep=keep)
-    from llmcli.chat import session_files
+    from llmcli.chat.sessions import store
 
     if name:
         return _open_named(name)
-    last = next((one for one in session_files.names() if not session_files.is_open(one)), None)
+    last = next((one for one in store.names() if not store.is_open(one)), None)
     if not last:
         console.note("there is no session to continue: this is a new session")
         return Session()
@@ -48,14 +48,14 @@ def open_session(go_on: bool, name: str | None, keep: bool) -> Session:
 
 def _open_named(text: str) -> Session:
     """The session of this name, or a new one; a note reports a new one, because the name may be mistyped."""
-    from llmcli.chat import session_files
+    from llmcli.chat.sessions import store
 
-    name = session_files.to_name(text)
-    if session_files.path_of(name).is_file():
+    name = store.to_name(text)
+    if store.path_of(name).is_file():
         return Session.load(name)
     if can_ask():
         note = f"new session {name!r}"
-        console.note("; ".join(filter(None, (note, session_files.similar(name)))))
+        console.note("; ".join(filter(None, (note, store.similar(name)))))
     return Session(name)
 
 

@@ -5,7 +5,7 @@ from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from llmcli.chat.attachments import attach
-from llmcli.chat.dialogue import Ahead
+from llmcli.chat.controller import Ahead
 from llmcli.cli import headstart
 from llmcli.config.paths import cache_dir
 from llmcli.errors import LlmcliError
@@ -16,8 +16,8 @@ from llmcli.ui.interrupt import postponed, raising
 from llmcli.ui.repl.chat import Chat
 
 if TYPE_CHECKING:  # most of these are imported in the loading thread
-    from llmcli.chat.opening import Opening
-    from llmcli.chat.transcript import Transcript
+    from llmcli.chat.background_load import Opening
+    from llmcli.chat.prompting import Transcript
     from llmcli.config.characters import Character
     from llmcli.engine.llama.abort import AbortFlag
 
@@ -45,10 +45,10 @@ def bring(settings: Settings) -> None:
 
 def open_model(settings: Settings, ahead: Ahead, on_end: Callable[[], None]) -> "Opening":
     """Load the model of the settings in a thread, and evaluate the conversation ahead of the next message."""
-    from llmcli.chat.opening import Opening
+    from llmcli.chat.background_load import Opening
 
     def load(abort: "AbortFlag", report: Callable[[str], None]) -> "Transcript":
-        from llmcli.chat.transcript import Transcript
+        from llmcli.chat.prompting import Transcript
         from llmcli.inference.local import LocalModel, locate
 
         target = locate(settings)

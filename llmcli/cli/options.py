@@ -202,7 +202,7 @@ def complete_reference(incomplete: str) -> list[str]:
 
 def complete_session(incomplete: str) -> list[tuple[str, str]]:
     """The sessions and their titles, the latest first."""
-    from llmcli.chat.session_files import listed
+    from llmcli.chat.sessions.store import listed
 
     return [(one.name, safe(one.title)) for one in listed(incomplete)]
 

@@ -27,8 +27,8 @@ from llmcli.ui.units import plural
 
 if TYPE_CHECKING:
     from llmcli.chat.difference import Difference
-    from llmcli.chat.recorded import Recorded
     from llmcli.chat.replay import Replay
+    from llmcli.chat.replay_source import Recorded
     from llmcli.inference.local import LocalModel, Target
 
 _SESSION = "session:"
@@ -118,8 +118,8 @@ def _replay_batch(
 
 def _recorded(what: str, line: int | None, policy_file: str) -> "Sequence[Recorded]":
     """The answers that the argument names; a file that exists comes before a session of the same name."""
-    from llmcli.chat.recorded import from_output, from_session
-    from llmcli.chat.session import Session
+    from llmcli.chat.replay_source import from_output, from_session
+    from llmcli.chat.sessions.session import Session
 
     path = os.path.expanduser(what)
     if not what.startswith(_SESSION) and (what == "-" or (os.path.exists(path) and not os.path.isdir(path))):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcli.chat import session_files
+from llmcli.chat.sessions import store
 from llmcli.cli.options import complete_session
 from llmcli.config.file import config_layer
 from llmcli.errors import DiskError, ExitStatus, LlmcliError, UsageError
@@ -22,8 +22,8 @@ from llmcli.ui.table import put_rows
 from llmcli.ui.units import ago, plural
 
 if TYPE_CHECKING:
-    from llmcli.chat.session import Session
-    from llmcli.chat.tree import Conversation, Message
+    from llmcli.chat.conversation import Conversation, Message
+    from llmcli.chat.sessions.session import Session
 
 _EMPTY_BRANCH = "the present branch is empty; `llmcli sessions show --all` prints the other branches"
 
@@ -45,7 +45,7 @@ def default(context: typer.Context) -> None:
 @app.command("list")
 def list_sessions(as_json: Json = False) -> int:
     """List the sessions, the last changed first."""
-    listed = session_files.listed()
+    listed = store.listed()
     if as_json:
         put_line(json.dumps([asdict(session) for session in listed], ensure_ascii=False))
     elif listed:
@@ -55,7 +55,7 @@ def list_sessions(as_json: Json = False) -> int:
     return ExitStatus.OK
 
 
-def _put_table(listed: Sequence[session_files.Listed]) -> None:
+def _put_table(listed: Sequence[store.Listed]) -> None:
     """Print a table of sessions; it has a column of branches if a session has several."""
     heads = ["SESSION", "MESSAGES", "BRANCHES", "CHANGED", "FIRST MESSAGE"]
     rows = []
@@ -104,7 +104,7 @@ def _put_branches(conversation: "Conversation") -> None:
 
 def _put_messages(messages: "Sequence[Message]", first: int) -> None:
     """Messages with their numbers as /history, /edit and `llmcli replay` count them."""
-    from llmcli.chat.tree import SPEAKER_NAMES
+    from llmcli.chat.conversation import SPEAKER_NAMES
 
     for number, message in enumerate(messages, first):
         files = "".join(f" +{file.name}" for file in message.attachments)
@@ -121,9 +121,9 @@ def search_sessions(
     text: Annotated[str, typer.Argument(metavar="TEXT", help="Text to find, case ignored.")], as_json: Json = False
 ) -> int:
     """Search the messages of all sessions for a text."""
-    from llmcli.chat.tree import SPEAKER_NAMES
+    from llmcli.chat.conversation import SPEAKER_NAMES
 
-    hits = list(session_files.search(text))
+    hits = list(store.search(text))
     if as_json:
         put_line(json.dumps([asdict(hit) for hit in hits], ensure_ascii=False))
     elif hits:
@@ -184,7 +184,7 @@ def remove_sessions(
     """Delete sessions permanently."""
     names = list(dict.fromkeys(names))
     for name in names:
-        session_files.existing(name)
+        store.existing(name)
     if not yes:
         what = repr(names[0]) if len(names) == 1 else f"{len(names)} sessions"
         if not can_ask():
@@ -192,7 +192,7 @@ def remove_sessions(
         if not confirm(f"Delete {what} permanently?", False):
             return ExitStatus.FAILED
     for name in names:
-        session_files.remove(name)
+        store.remove(name)
     console.note(f"deleted {plural(len(names), 'session')}")
     return ExitStatus.OK
 
@@ -202,8 +202,8 @@ def rename_session(
     name: Name, new: Annotated[str, typer.Argument(metavar="NEW", help="New name; spaces become dashes.")]
 ) -> int:
     """Rename a session."""
-    new = session_files.to_name(new)
-    session_files.rename(name, new)
+    new = store.to_name(new)
+    store.rename(name, new)
     console.note(f"renamed to {new!r}")
     return ExitStatus.OK
 
@@ -214,7 +214,7 @@ def _read(name: str) -> "Session":
     Raises:
         LlmcliError: if it has no message.
     """
-    from llmcli.chat.session import Session
+    from llmcli.chat.sessions.session import Session
 
     session = Session.read(name)
     for note in session.notes:

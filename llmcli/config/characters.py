@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from llmcli.chat.records import NEVER_SET
+from llmcli.chat.sessions.format import NEVER_SET
 from llmcli.config.paths import config_dir
 from llmcli.config.presets import checked
 from llmcli.errors import DiskError, LlmcliError, UsageError

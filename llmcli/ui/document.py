@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from llmcli.chat.tree import Message
+from llmcli.chat.conversation import Message
 from llmcli.errors import DiskError
 
 

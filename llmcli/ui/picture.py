@@ -10,8 +10,8 @@ from io import StringIO
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from llmcli.chat.conversation import Message
 from llmcli.chat.export import ENDINGS
-from llmcli.chat.tree import Message
 from llmcli.ui.markdown.cells import cells, paint, wrap
 from llmcli.ui.safe import safe
 

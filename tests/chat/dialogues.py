@@ -6,11 +6,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from llmcli.chat.dialogue import Dialogue
-from llmcli.chat.opening import Opening
-from llmcli.chat.session import Session
-from llmcli.chat.transcript import Transcript
-from llmcli.chat.tree import Message
+from llmcli.chat.background_load import Opening
+from llmcli.chat.controller import Dialogue
+from llmcli.chat.conversation import Message
+from llmcli.chat.prompting import Transcript
+from llmcli.chat.sessions.session import Session
 from llmcli.chat.turn import Turn
 from llmcli.config.layers import Layers
 from llmcli.engine.events import Record, Timings

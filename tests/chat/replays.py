@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llmcli.chat.recorded import Recorded, from_output
 from llmcli.chat.replay import Replay, settings_of
+from llmcli.chat.replay_source import Recorded, from_output
 from llmcli.engine.dial import Dial
 from llmcli.engine.llama.abort import AbortFlag
 from llmcli.inference.answer import Answer

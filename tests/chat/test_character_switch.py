@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from llmcli.chat import session_files
+from llmcli.chat.background_load import Opening
 from llmcli.chat.character_switch import greet, use_character
-from llmcli.chat.dialogue import Dialogue
-from llmcli.chat.opening import Opening
-from llmcli.chat.session import Session
+from llmcli.chat.controller import Dialogue
+from llmcli.chat.sessions import store
+from llmcli.chat.sessions.session import Session
 from llmcli.config.characters import Character, layer
 from llmcli.config.layers import Layers
 from llmcli.params.layers import Layer
@@ -138,7 +138,7 @@ def test_a_damaged_character_event_is_skipped(event: dict[str, object]) -> None:
     session.set("top_k", 3)
     session.say("user", "Hi.")
     session.close()
-    with session_files.path_of("talk").open("a") as file:
+    with store.path_of("talk").open("a") as file:
         file.write(json.dumps({"type": "character", **event}) + "\n")
     read = Session.read("talk")
     assert contents(read) == ["Hi."]

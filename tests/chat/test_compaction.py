@@ -7,7 +7,7 @@ import pytest
 
 from llmcli.chat.attachments import Attachment
 from llmcli.chat.compaction import Compaction
-from llmcli.chat.dialogue import Dialogue
+from llmcli.chat.controller import Dialogue
 from llmcli.errors import ContextOverflowError, UsageError
 from llmcli.inference.local import LocalModel, Prompt
 from llmcli.params.settings import Settings

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.rivals import Rivals
-from llmcli.chat.session import Session
+from llmcli.chat.compare import Rivals
+from llmcli.chat.sessions.session import Session
 from llmcli.chat.statistics import Statistics
 from llmcli.engine.llama import hardware
 from llmcli.engine.llama.abort import AbortFlag

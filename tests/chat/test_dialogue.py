@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.dialogue import Dialogue
-from llmcli.chat.opening import Opening
-from llmcli.chat.session import Session
-from llmcli.chat.transcript import Transcript
+from llmcli.chat.background_load import Opening
+from llmcli.chat.controller import Dialogue
+from llmcli.chat.prompting import Transcript
+from llmcli.chat.sessions.session import Session
 from llmcli.cli.chat_session import character_of
 from llmcli.config.layers import layers_of
 from llmcli.config.paths import config_file

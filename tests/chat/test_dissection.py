@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.dialogue import Dialogue
-from llmcli.chat.dissection import Answered, last_answer
-from llmcli.chat.tree import Message
+from llmcli.chat.controller import Dialogue
+from llmcli.chat.conversation import Message
+from llmcli.chat.inspect import Answered, last_answer
 from llmcli.chat.turn import Turn
 from llmcli.engine.dial import Dial
 from llmcli.errors import UsageError

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from llmcli.chat.compaction import Compaction
-from llmcli.chat.dialogue import Dialogue
-from llmcli.chat.transcript import Transcript
-from llmcli.chat.tree import Message
+from llmcli.chat.controller import Dialogue
+from llmcli.chat.conversation import Message
+from llmcli.chat.prompting import Transcript
 from llmcli.chat.turn import Turn
 from llmcli.engine.llama.context import ContextParams, common_prefix
 from llmcli.errors import UsageError

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcli.chat.attachments import Attachment
-from llmcli.chat.records import all_events, from_event, to_event
-from llmcli.chat.tree import Conversation, Message
+from llmcli.chat.conversation import Conversation, Message
+from llmcli.chat.sessions.format import all_events, from_event, to_event
 from llmcli.errors import DiskError, UsageError
 from llmcli.jsonl import Journal, encode, read_events
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from llmcli.chat.dialogue import Dialogue, Fit, too_long
-from llmcli.chat.tree import Message
+from llmcli.chat.controller import Dialogue, Fit, too_long
+from llmcli.chat.conversation import Message
 from llmcli.errors import ContextOverflowError
 from llmcli.inference.local import LocalModel
 from llmcli.params.settings import Settings

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.recorded import from_output, from_session
-from llmcli.chat.records import from_event, to_event
-from llmcli.chat.session import Session
+from llmcli.chat.replay_source import from_output, from_session
+from llmcli.chat.sessions.format import from_event, to_event
+from llmcli.chat.sessions.session import Session
 from llmcli.errors import UsageError
 from llmcli.inference.replay_manifest import Circumstances, from_data
 from llmcli.params.policies.policy import Fixed

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.recorded import Recorded, from_session
 from llmcli.chat.replay import Replay, settings_of
-from llmcli.chat.session import Session
+from llmcli.chat.replay_source import Recorded, from_session
+from llmcli.chat.sessions.session import Session
 from llmcli.engine.dial import Dial
 from llmcli.inference.answer import Answer
 from llmcli.inference.local import LocalModel

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat import session_files
 from llmcli.chat.attachments import Attachment
-from llmcli.chat.session import Session
+from llmcli.chat.sessions import store
+from llmcli.chat.sessions.session import Session
 from llmcli.errors import UsageError
 
 
@@ -28,7 +28,7 @@ def texts(session: Session) -> list[str]:
 
 
 def file_lines(name: str = "talk") -> list[str]:
-    return session_files.path_of(name).read_text().splitlines()
+    return store.path_of(name).read_text().splitlines()
 
 
 def reopen_edited(change: Callable[[list[str]], Any], turns: int = 2) -> Session:
@@ -36,7 +36,7 @@ def reopen_edited(change: Callable[[list[str]], Any], turns: int = 2) -> Session
     saved_session(turns=turns).close()
     kept = file_lines()
     change(kept)
-    session_files.path_of("talk").write_text("\n".join(kept) + "\n")
+    store.path_of("talk").write_text("\n".join(kept) + "\n")
     return Session.load("talk")
 
 
@@ -44,7 +44,7 @@ def test_messages_and_settings_are_on_disk_at_once() -> None:
     session = Session("talk")
     session.set("top_k", 3)
     session.set("top_p", 0.5)
-    assert not session_files.path_of("talk").exists()
+    assert not store.path_of("talk").exists()
     session.say("user", "look", attachments=(Attachment("a.txt", "A"),))
     assert json.loads(file_lines()[0]) == {"type": "session", "version": 1}
     session.unset("top_p")
@@ -91,7 +91,7 @@ def test_an_empty_answer_is_not_kept() -> None:
 def test_a_greeting_is_written_with_the_first_user_message() -> None:
     session = Session("talk")
     session.prepare("assistant", "Ahoy", finish_reason="greeting")
-    assert session_files.names() == []
+    assert store.names() == []
     session.say("user", "hi")
     assert texts(Session.read("talk")) == ["Ahoy", "hi"]
     session.close()
@@ -104,7 +104,7 @@ def test_the_answer_of_a_killed_chat_is_recovered_once() -> None:
     session.grow("think", "hm")
     session.grow("answer", "half an ")
     session.grow("answer", "answ\ud800")
-    partial = session_files.partial_of(session_files.path_of("talk"))
+    partial = store.partial_of(store.path_of("talk"))
     left = partial.read_bytes() + b'{"answer":"cut'
     session.end_answer("")
     session.close()
@@ -127,7 +127,7 @@ def test_the_answer_of_a_killed_chat_is_recovered_once() -> None:
 )
 def test_a_damaged_unfinished_answer_does_not_stop_the_opening(junk: bytes) -> None:
     saved_session().close()
-    partial = session_files.partial_of(session_files.path_of("talk"))
+    partial = store.partial_of(store.path_of("talk"))
     partial.write_bytes(junk)
     session = Session.load("talk")
     assert len(texts(session)) == 4
@@ -137,11 +137,9 @@ def test_a_damaged_unfinished_answer_does_not_stop_the_opening(junk: bytes) -> N
 
 def test_a_new_session_ignores_the_unfinished_answer_of_another() -> None:
     saved_session(turns=1).close()
-    path = session_files.path_of("talk")
+    path = store.path_of("talk")
     path.unlink()
-    session_files.partial_of(path).write_text(
-        '{"type":"message","id":2,"parent":1,"role":"assistant"}\n{"answer":"old"}\n'
-    )
+    store.partial_of(path).write_text('{"type":"message","id":2,"parent":1,"role":"assistant"}\n{"answer":"old"}\n')
     session = Session("talk")
     session.say("user", "new")
     session.close()
@@ -150,7 +148,7 @@ def test_a_new_session_ignores_the_unfinished_answer_of_another() -> None:
 
 def test_an_unfinished_first_answer_is_recovered() -> None:
     saved_session().close()
-    partial = session_files.partial_of(session_files.path_of("talk"))
+    partial = store.partial_of(store.path_of("talk"))
     partial.write_text('{"type":"message","id":5,"parent":null,"role":"assistant"}\n{"answer":"first"}\n')
     assert texts(Session.read("talk")) == ["first"]
 
@@ -173,7 +171,7 @@ def test_a_file_that_is_cut_anywhere_can_be_continued() -> None:
     session = saved_session(turns=1)
     session.set("top_k", 3)
     session.close()
-    path = session_files.path_of("talk")
+    path = store.path_of("talk")
     whole = path.read_bytes()
     for cut in range(0, len(whole), 7):
         path.write_bytes(whole[:cut])

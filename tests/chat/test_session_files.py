@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.chat import session_files as files
-from llmcli.chat.session import Session
+from llmcli.chat.sessions import store as files
+from llmcli.chat.sessions.session import Session
 from llmcli.errors import DiskError, UsageError
 
 WINDOWS = sys.platform == "win32"

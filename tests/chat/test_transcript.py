@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.dialogue import Dialogue
-from llmcli.chat.transcript import Transcript, as_messages
-from llmcli.chat.tree import Message
+from llmcli.chat.controller import Dialogue
+from llmcli.chat.conversation import Message
+from llmcli.chat.prompting import Transcript, as_messages
 from llmcli.engine.llama.context import common_prefix
 from llmcli.errors import LlmcliError
 from llmcli.inference.local import LocalModel

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.chat.session import Session
-from llmcli.chat.tree import Conversation, Message
+from llmcli.chat.conversation import Conversation, Message
+from llmcli.chat.sessions.session import Session
 from llmcli.errors import UsageError
 
 STEPS = st.one_of(

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.dialogue import Dialogue
-from llmcli.chat.session import Session
-from llmcli.chat.tree import Message
+from llmcli.chat.controller import Dialogue
+from llmcli.chat.conversation import Message
+from llmcli.chat.sessions.session import Session
 from llmcli.errors import ConstraintError
 from llmcli.inference.local import LocalModel
 from llmcli.params.policies.policy import Fixed

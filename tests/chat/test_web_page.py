@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcli.chat.attachments import Attachment
+from llmcli.chat.conversation import Message
 from llmcli.chat.export import export
-from llmcli.chat.tree import Message
 from tests.chat.test_export import MESSAGES, answer
 
 ELEMENTS = {

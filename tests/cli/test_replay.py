@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.dialogue import Dialogue
-from llmcli.chat.session import Session
+from llmcli.chat.controller import Dialogue
+from llmcli.chat.sessions.session import Session
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
 from tests.chat.dialogues import answer, dialogue_with, open_local, say

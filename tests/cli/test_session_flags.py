@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.session import Session
+from llmcli.chat.sessions.session import Session
 from llmcli.cli.chat import names_model
 from llmcli.cli.chat_session import character_of, open_session, remember
 from llmcli.cli.options import complete_character

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from llmcli.chat import session_files as files
-from llmcli.chat.session import Session
+from llmcli.chat.sessions import store as files
+from llmcli.chat.sessions.session import Session
 from llmcli.cli import sessions
 from llmcli.cli.chat_session import open_session
 from llmcli.errors import DiskError, ExitStatus, LlmcliError, UsageError

@@ -7,9 +7,9 @@ from xml.etree import ElementTree
 import pytest
 
 from llmcli.chat.attachments import Attachment
+from llmcli.chat.conversation import Message
 from llmcli.chat.export import form_of
-from llmcli.chat.session import Session
-from llmcli.chat.tree import Message
+from llmcli.chat.sessions.session import Session
 from llmcli.cli import sessions
 from llmcli.errors import UsageError
 from llmcli.ui.picture import MOST_ROWS, conversation, draw

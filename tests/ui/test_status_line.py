@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.tree import Message
+from llmcli.chat.conversation import Message
 from llmcli.params.settings import Settings
 from llmcli.ui.repl.status_line import first_that_fits, input_hint, status_line
 

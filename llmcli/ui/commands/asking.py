@@ -4,7 +4,7 @@ import re
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from llmcli.chat.dialogue import reopens, settable
+from llmcli.chat.controller import reopens, settable
 from llmcli.errors import UsageError
 from llmcli.params.settings import fields
 from llmcli.ui.ask import can_ask

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from llmcli.chat.tree import Message
+from llmcli.chat.conversation import Message
 from llmcli.errors import UsageError
 from llmcli.text import excerpt
 from llmcli.ui.commands.registry import BRANCHES, MESSAGES, SESSIONS, command
@@ -12,7 +12,7 @@ from llmcli.ui.console import console
 from llmcli.ui.units import plural
 
 if TYPE_CHECKING:
-    from llmcli.chat.dissection import Answered
+    from llmcli.chat.inspect import Answered
     from llmcli.ui.repl.chat import Chat
 
 _LONGEST = 9  # digits of a number

@@ -12,7 +12,7 @@ from llmcli.ui.repl.stage import Stage
 from llmcli.ui.repl.terminal import ending_later
 
 if TYPE_CHECKING:  # they stand on the engine, which is imported where the model is loaded
-    from llmcli.chat.dissection import Answered
+    from llmcli.chat.inspect import Answered
     from llmcli.engine.inspection import Dissection
     from llmcli.ui.repl.chat import Chat
 
@@ -92,7 +92,7 @@ def last(chat: "Chat") -> "Answered | None":
         raise UsageError("no answer yet", "send a message first")
     if not chat.ready():
         return None
-    from llmcli.chat.dissection import last_answer
+    from llmcli.chat.inspect import last_answer
 
     return last_answer(chat.dialogue, chat.turn)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llmcli.chat.attachments import attach, find_mentions
-from llmcli.chat.tree import Message
+from llmcli.chat.conversation import Message
 from llmcli.errors import UsageError
 from llmcli.inference.variants import Variant, variants_of
 from llmcli.params.selection import random_seed
@@ -111,7 +111,7 @@ def _compare(
     chat: "Chat", local: "LocalModel", path: Sequence[Message], new: bool, variants: Sequence[Variant], seed: int
 ) -> None:
     """Generate the answers, show them and their figures, and keep them for /keep."""
-    from llmcli.chat.rivals import Rivals
+    from llmcli.chat.compare import Rivals
     from llmcli.ui.compare import report, show
 
     local.abort.clear()

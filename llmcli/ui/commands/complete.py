@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcli.chat.dialogue import settable
+from llmcli.chat.controller import settable
 from llmcli.errors import LlmcliError
 from llmcli.params import values
 from llmcli.params.settings import fields, find

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from llmcli.chat.tree import Message
+from llmcli.chat.conversation import Message
 from llmcli.errors import UsageError
 from llmcli.inference.request import system_text
 from llmcli.text import excerpt

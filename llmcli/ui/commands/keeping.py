@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcli.chat import session_files
-from llmcli.chat.session import Session
+from llmcli.chat.sessions import store
+from llmcli.chat.sessions.session import Session
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.request import system_text
 from llmcli.ui.ask import confirm
@@ -22,7 +22,7 @@ _SHOWN = 2  # messages, after a session was opened
 
 
 def _session_names(_chat: "Chat", start: str) -> list[tuple[str, str]]:
-    return [(session.name, session.title) for session in session_files.listed(start)]
+    return [(session.name, session.title) for session in store.listed(start)]
 
 
 @command(
@@ -63,7 +63,7 @@ def load(chat: "Chat", argument: str) -> None:
     """Close this session and open another one."""
     if not argument:
         raise UsageError("/load needs the name of a session", "see the names in /sessions")
-    if session_files.to_name(argument) == chat.session.name:
+    if store.to_name(argument) == chat.session.name:
         raise UsageError(f"session {chat.session.name} is already open")
     chat.dialogue.take(_open(argument))
     settle_model(chat)
@@ -125,7 +125,7 @@ def sessions(chat: "Chat", argument: str) -> None:
     if argument:
         _search(chat, argument)
         return
-    listed = session_files.listed()
+    listed = store.listed()
     if not listed:
         console.note("no sessions yet")
         return
@@ -138,7 +138,7 @@ def sessions(chat: "Chat", argument: str) -> None:
 
 def _search(chat: "Chat", text: str) -> None:
     """Print the messages of all sessions that contain a text."""
-    hits = list(session_files.search(text))
+    hits = list(store.search(text))
     if not hits:
         console.note(f"no message contains {text!r}")
         return

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from llmcli.chat.dialogue import settable
+from llmcli.chat.controller import settable
 from llmcli.errors import UsageError
 from llmcli.params.settings import find
 from llmcli.params.suggest import did_you_mean

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from llmcli.chat.dialogue import reopens, settable
+from llmcli.chat.controller import reopens, settable
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.request import grammar_text
 from llmcli.params.chain import plan

@@ -4,8 +4,8 @@ import re
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from llmcli.chat.dialogue import reopens
-from llmcli.chat.tree import Message
+from llmcli.chat.controller import reopens
+from llmcli.chat.conversation import Message
 from llmcli.errors import UsageError
 from llmcli.inference.request import read_text, system_text
 from llmcli.ui.commands import complete

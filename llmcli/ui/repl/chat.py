@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llmcli.chat.attachments import Attachment, attach, find_mentions
-from llmcli.chat.dialogue import Dialogue, Fit
-from llmcli.chat.session import Session
-from llmcli.chat.tree import Message
+from llmcli.chat.controller import Dialogue, Fit
+from llmcli.chat.conversation import Message
+from llmcli.chat.sessions.session import Session
 from llmcli.engine.llama.abort import AbortFlag
 from llmcli.errors import LlmcliError
 from llmcli.params.inert import inert
@@ -26,7 +26,7 @@ from llmcli.ui.repl.voice import Voice
 from llmcli.ui.tracing import warn_slow, writing
 
 if TYPE_CHECKING:  # they stand on the engine, which is imported behind the prompt
-    from llmcli.chat.rivals import Rivals
+    from llmcli.chat.compare import Rivals
     from llmcli.chat.turn import Turn
     from llmcli.inference.local import LocalModel
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from llmcli.chat.dialogue import Fit, too_long
-from llmcli.chat.tree import Message
+from llmcli.chat.controller import Fit, too_long
+from llmcli.chat.conversation import Message
 from llmcli.errors import UsageError
 from llmcli.ui.ask import choose
 from llmcli.ui.console import console

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.chat.dialogue import Dialogue
-from llmcli.chat.session import Session
+from llmcli.chat.controller import Dialogue
+from llmcli.chat.sessions.session import Session
 from llmcli.config.layers import layers_of
 from llmcli.params.layers import Layer
 from llmcli.ui.prompt.lines import LineReader

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.chat.dissection import last_answer
+from llmcli.chat.inspect import last_answer
 from llmcli.errors import ContextOverflowError, UsageError
 from llmcli.inference.local import LocalModel
 from llmcli.params.policies.policy import Entropy

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.dialogue import Dialogue
-from llmcli.chat.session import Session
+from llmcli.chat.controller import Dialogue
+from llmcli.chat.sessions.session import Session
 from llmcli.errors import ContextOverflowError, UsageError
 from llmcli.inference.local import LocalModel
 from llmcli.params.settings import Settings

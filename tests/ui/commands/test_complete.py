@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.chat.dialogue import settable
-from llmcli.chat.session import Session
+from llmcli.chat.controller import settable
+from llmcli.chat.sessions.session import Session
 from llmcli.params.settings import fields
 from llmcli.ui.commands.complete import suggest
 from llmcli.ui.commands.registry import commands

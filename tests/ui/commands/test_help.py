@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from llmcli.chat.dialogue import settable
+from llmcli.chat.controller import settable
 from llmcli.errors import UsageError
 from llmcli.ui.commands import asking
 from llmcli.ui.commands.registry import commands, lookup, names, obey

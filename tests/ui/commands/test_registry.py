@@ -5,7 +5,7 @@ import re
 import pytest
 
 from docs.build import ROOT, command_table
-from llmcli.chat.dialogue import settable
+from llmcli.chat.controller import settable
 from llmcli.errors import DiskError, UsageError
 from llmcli.params.settings import fields
 from llmcli.ui.commands.registry import SYNONYMS, Command, commands, get, lookup, names, obey, split

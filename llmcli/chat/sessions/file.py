@@ -8,9 +8,9 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmcli.chat import session_files as files
-from llmcli.chat.records import from_event
-from llmcli.chat.tree import Message
+from llmcli.chat.conversation import Message
+from llmcli.chat.sessions import store as files
+from llmcli.chat.sessions.format import from_event
 from llmcli.errors import DiskError, LlmcliError, UsageError
 from llmcli.jsonl import Journal, encode, read_events
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llmcli.chat.dialogue import window
-from llmcli.chat.session import Session
-from llmcli.chat.tree import Message
+from llmcli.chat.controller import window
+from llmcli.chat.conversation import Message
+from llmcli.chat.sessions.session import Session
 from llmcli.errors import UsageError
 from llmcli.inference.replay_manifest import Circumstances, from_data
 from llmcli.inference.variants import MOST

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from llmcli.chat.dialogue import Dialogue
-from llmcli.chat.tree import Message
+from llmcli.chat.controller import Dialogue
+from llmcli.chat.conversation import Message
 from llmcli.chat.turn import Turn
 from llmcli.errors import UsageError
 from llmcli.inference.comparison import Comparison

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from llmcli.engine.llama.abort import AbortFlag
 
 if TYPE_CHECKING:
-    from llmcli.chat.transcript import Transcript
+    from llmcli.chat.prompting import Transcript
     from llmcli.inference.local import LocalModel
 
 # Gets a flag that stops it and a function to report progress to; returns a model that is ready to answer.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from llmcli.chat.tree import Message
+from llmcli.chat.conversation import Message
 from llmcli.engine.dial import Dial
 from llmcli.engine.film import Film
 from llmcli.engine.generation import Generation
@@ -21,7 +21,7 @@ from llmcli.inference.request import grammar_text, system_text
 from llmcli.params.settings import Settings, parse_data
 
 if TYPE_CHECKING:
-    from llmcli.chat.dialogue import Dialogue
+    from llmcli.chat.controller import Dialogue
     from llmcli.chat.turn import Turn
 
 

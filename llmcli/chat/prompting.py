@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from llmcli.chat.conversation import Message
 from llmcli.chat.prompt import raw_tokens, render_prompt, warm
-from llmcli.chat.tree import Message
 from llmcli.engine.llama.context import common_prefix
 from llmcli.engine.text.reasoning import TAGS
 from llmcli.errors import LlmcliError

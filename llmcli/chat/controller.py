@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmcli.chat.session import Session
-from llmcli.chat.tree import Message
+from llmcli.chat.conversation import Message
+from llmcli.chat.sessions.session import Session
 from llmcli.config.layers import Layers
 from llmcli.errors import ContextOverflowError, UsageError
 from llmcli.inference.request import grammar_text, system_text
@@ -16,8 +16,8 @@ from llmcli.params.param import describe
 from llmcli.params.settings import SamplingParams, Settings, fields, find
 
 if TYPE_CHECKING:  # the engine and its users are imported in the loading thread, so that the prompt appears first
-    from llmcli.chat.opening import Opening
-    from llmcli.chat.transcript import Transcript
+    from llmcli.chat.background_load import Opening
+    from llmcli.chat.prompting import Transcript
     from llmcli.chat.turn import Turn
     from llmcli.inference.local import LocalModel, Prompt
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from llmcli.chat.attachments import Attachment
-from llmcli.chat.tree import Conversation, Message
+from llmcli.chat.conversation import Conversation, Message
 from llmcli.inference.replay_manifest import from_data
 from llmcli.jsonl import VERSION
 from llmcli.params.settings import fields, to_datum
