@@ -31,8 +31,8 @@ from llmcli.models.find import ModelFile
 from llmcli.models.starter import ensure_starter
 from llmcli.params.layers import Layer
 from llmcli.params.settings import Settings
+from llmcli.ui.chat.app import Chat
 from llmcli.ui.markdown.view import preload
-from llmcli.ui.repl.chat import Chat
 
 IMPORTS = "import typer, rich.console, prompt_toolkit.shortcuts"
 _WORDS = "What did you say about the third of them, and why is that so, if the second one was right? "

@@ -20,7 +20,7 @@ from pyte.screens import Char
 
 from docs.build import ROOT
 from llmcli.models.starter import ensure_starter, starter_path
-from llmcli.ui.picture import draw
+from llmcli.ui.export import draw
 from tests.cli import chat_terminal
 from tests.cli.chat_terminal import ENTER, TAB, UP, Talk
 

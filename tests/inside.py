@@ -10,7 +10,7 @@ from tempfile import TemporaryFile
 import pytest
 
 from llmcli.cli import app
-from llmcli.ui.console import Console, console
+from llmcli.ui.terminal.console import Console, console
 from tests.ran import Ran
 
 

@@ -13,7 +13,7 @@ def run(arguments: list[str]) -> int:
     """
     from llmcli.cli import headstart
     from llmcli.errors import ExitStatus, LlmcliError, ReaderGoneError
-    from llmcli.ui.console import console
+    from llmcli.ui.terminal.console import console
 
     try:
         return _dispatch(arguments)
@@ -46,7 +46,7 @@ def _dispatch(arguments: list[str]) -> int:
     arguments = without_habits(arguments)
     page = page_of(arguments)
     if page:
-        from llmcli.ui.output import put_line
+        from llmcli.ui.terminal.output import put_line
 
         put_line(page)
         return 0
@@ -66,7 +66,7 @@ def _run_app(arguments: list[str], wanted: str) -> int:
 def _report(error: Exception) -> int:
     """Show one of Typer's own errors (a wrong option) by its message, and any other as a bug of the program."""
     from llmcli.errors import ExitStatus
-    from llmcli.ui.console import console
+    from llmcli.ui.terminal.console import console
 
     if not hasattr(error, "format_message"):
         if type(error).__name__ == "Abort":  # Typer's word for Ctrl-C
@@ -74,7 +74,7 @@ def _report(error: Exception) -> int:
         console.error(f"{type(error).__name__}: {error}", "this is a bug; run again with --debug and report it")
         return ExitStatus.FAILED
     if type(error).__name__ == "NoArgsIsHelpError":  # a bare `llmcli models`: its message is the whole help
-        from llmcli.ui.output import put_line
+        from llmcli.ui.terminal.output import put_line
 
         put_line(error.format_message())
         return ExitStatus.OK
@@ -85,7 +85,7 @@ def _report(error: Exception) -> int:
 
 
 def _print_traceback(error: BaseException) -> None:
-    from llmcli.ui.console import console
+    from llmcli.ui.terminal.console import console
 
     if console.debug:
         import traceback

@@ -11,11 +11,11 @@ from llmcli.config.paths import data_dir
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.params.layers import Layer, resolve
 from llmcli.params.settings import Settings, fields
-from llmcli.ui.console import console, is_terminal
+from llmcli.ui.terminal.console import console, is_terminal
 
 if TYPE_CHECKING:  # imported when a chat starts: `--help` and completion do not need them
     from llmcli.chat.sessions.session import Session
-    from llmcli.ui.repl.chat import Chat, Reader
+    from llmcli.ui.chat.app import Chat, Reader
 
 _FIRST_MESSAGE = ("prompt", "file")  # not settings of the conversation
 
@@ -35,8 +35,8 @@ def chat(
 ) -> int:
     """Chat with a model. Without a terminal, each line of stdin is a message, or each block between lines of \"\"\"."""
     from llmcli.cli.chat_session import open_session
-    from llmcli.ui.repl.show import is_live
-    from llmcli.ui.typeahead import silent_keys
+    from llmcli.ui.chat.answer_display import is_live
+    from llmcli.ui.terminal.typeahead import silent_keys
 
     first = both(text, flags.values.get("prompt"), "prompt")
     if "-" in (first, *flags.values.get("file", ())):
@@ -52,7 +52,7 @@ def _run_chat(flags: Layer, session: "Session", first: str, live: bool) -> int:
     from llmcli.cli.chat_session import character_of, remember
     from llmcli.cli.chat_start import bring, open_model, run
     from llmcli.config.layers import layers_of
-    from llmcli.ui.repl.chat import Chat
+    from llmcli.ui.chat.app import Chat
 
     given = Layer("flag", {key: value for key, value in flags.values.items() if key not in _FIRST_MESSAGE})
     character, middle = character_of(given, session)
@@ -89,16 +89,16 @@ def _show_loaded(chat: "Chat") -> None:
 
 def _reader(chat: "Chat", settings: Settings, live: bool) -> "Reader":
     if not live:
-        from llmcli.ui.prompt.lines import LineReader
+        from llmcli.ui.input.piped import LineReader
 
         marker = _print_prompt if is_terminal(sys.stdin) else None
         if sys.stdin is None:
             raise LlmcliError("stdin is closed", "pipe messages to stdin, or use a terminal")
         return LineReader(sys.stdin.buffer, marker)
+    from llmcli.ui.chat.answer_display import style
+    from llmcli.ui.chat.status_line import input_hint, status_line
     from llmcli.ui.commands.complete import suggest
-    from llmcli.ui.prompt.reader import TerminalReader
-    from llmcli.ui.repl.show import style
-    from llmcli.ui.repl.status_line import input_hint, status_line
+    from llmcli.ui.input.reader import TerminalReader
 
     reader = TerminalReader(
         lambda before: suggest(chat, before),

@@ -12,8 +12,8 @@ from llmcli.params.layers import Layer, environment_layer, resolve
 from llmcli.params.param import describe
 from llmcli.params.request import RequestParams
 from llmcli.params.settings import SamplingParams, fields
-from llmcli.ui.ask import can_ask
-from llmcli.ui.console import console
+from llmcli.ui.terminal.ask import can_ask
+from llmcli.ui.terminal.console import console
 
 if TYPE_CHECKING:
     from llmcli.config.characters import Character

@@ -11,9 +11,9 @@ from llmcli.config.paths import cache_dir
 from llmcli.errors import LlmcliError
 from llmcli.models import starter
 from llmcli.params.settings import Settings
-from llmcli.ui.console import console
-from llmcli.ui.interrupt import postponed, raising
-from llmcli.ui.repl.chat import Chat
+from llmcli.ui.chat.app import Chat
+from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.interrupt import postponed, raising
 
 if TYPE_CHECKING:  # most of these are imported in the loading thread
     from llmcli.chat.background_load import Opening
@@ -75,8 +75,8 @@ def open_model(settings: Settings, ahead: Ahead, on_end: Callable[[], None]) -> 
 def run(chat: Chat, first: str, files: Sequence[str], character: "Character | None" = None) -> int:
     """Open what is needed, run the chat, and close everything."""
     from llmcli.cli.welcome import welcome
-    from llmcli.ui.commands.keeping import settle_model
-    from llmcli.ui.repl.loop import talk
+    from llmcli.ui.chat.loop import talk
+    from llmcli.ui.commands.sessions import settle_model
     from llmcli.ui.repl.terminal import ending
 
     dialogue = chat.dialogue
@@ -116,7 +116,7 @@ def _begin(chat: Chat, character: "Character | None") -> None:
     """Show the end of a session that was opened, or the greeting of the character in a new one."""
     session = chat.dialogue.session
     if session.conversation.messages:
-        from llmcli.ui.commands.keeping import opened
+        from llmcli.ui.commands.sessions import opened
 
         opened(chat)
         return

@@ -25,11 +25,11 @@ from llmcli.params.chain import check
 from llmcli.params.layers import Layer, Resolved, resolve
 from llmcli.params.selection import random_seed
 from llmcli.params.settings import Settings, fields
-from llmcli.ui.console import console
-from llmcli.ui.interrupt import interruptible, time_limit
-from llmcli.ui.output import put_line
-from llmcli.ui.repl.show import is_live
-from llmcli.ui.status import Status
+from llmcli.ui.chat.answer_display import is_live
+from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.interrupt import interruptible, time_limit
+from llmcli.ui.terminal.output import put_line
+from llmcli.ui.terminal.progress import Status
 
 if TYPE_CHECKING:
     from llmcli.inference.comparison import Comparison
@@ -123,7 +123,8 @@ def compare(
     from llmcli.cli.model import find_model, open_model
     from llmcli.cli.welcome import welcome
     from llmcli.engine.llama.abort import AbortFlag
-    from llmcli.ui.compare import report, show
+    from llmcli.ui.compare import show
+    from llmcli.ui.comparison import report
 
     target = find_model(asked)
     welcome(resolve(layers).origins["model"])

@@ -11,9 +11,9 @@ from llmcli.config.paths import config_file
 from llmcli.errors import ExitStatus, UsageError
 from llmcli.params.layers import Resolved, environment_layer, resolve
 from llmcli.params.settings import fields, find, to_data
-from llmcli.ui.console import console
 from llmcli.ui.editor import open_in_editor
-from llmcli.ui.output import put_line, put_table
+from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.output import put_line, put_table
 
 app = typer.Typer(
     help="Show and change the settings in the configuration file.", no_args_is_help=True, rich_markup_mode=None

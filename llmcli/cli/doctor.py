@@ -20,8 +20,8 @@ from llmcli.errors import ExitStatus, LlmcliError
 from llmcli.models import starter
 from llmcli.models.hub import environment
 from llmcli.params.layers import Layer, environment_layer
-from llmcli.ui.console import console
-from llmcli.ui.output import put_line, put_table
+from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.output import put_line, put_table
 
 _MIB = 1 << 20
 Problem = tuple[str, str]  # message and hint

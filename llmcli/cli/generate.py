@@ -20,11 +20,11 @@ from llmcli.params.chain import check
 from llmcli.params.inert import inert
 from llmcli.params.layers import Layer, Resolved, resolve
 from llmcli.params.settings import Settings, fields
-from llmcli.ui.console import console, is_terminal
-from llmcli.ui.interrupt import interruptible, time_limit
-from llmcli.ui.output import aside, put
-from llmcli.ui.status import Status
-from llmcli.ui.stream import AnswerWriter, stream_answer
+from llmcli.ui.terminal.answer_writer import AnswerWriter, stream_answer
+from llmcli.ui.terminal.console import console, is_terminal
+from llmcli.ui.terminal.interrupt import interruptible, time_limit
+from llmcli.ui.terminal.output import aside, put
+from llmcli.ui.terminal.progress import Status
 from llmcli.ui.tracing import warn_slow, writing
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def generate(
         with writing(answer, trace, heat is not None):
             print_answer(answer, status, question if echo else "", as_json, stream)
     if heat:
-        from llmcli.ui.heat import put_heat
+        from llmcli.ui.charts.heatmap import put_heat
 
         with aside(True):
             put_heat(answer.traces, heat)

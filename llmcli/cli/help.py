@@ -9,7 +9,7 @@ import typer.core
 from llmcli.cli import pages
 from llmcli.cli.front_page import Row, examples, root_help, section, wrapped
 from llmcli.params import values
-from llmcli.ui.output import put_line
+from llmcli.ui.terminal.output import put_line
 
 
 class GroupedCommand(typer.core.TyperCommand):

@@ -12,9 +12,9 @@ from llmcli.errors import TimeLimitError
 from llmcli.inference.local import LocalModel, Target, locate
 from llmcli.models.find import NotHereError
 from llmcli.params.settings import Settings
-from llmcli.ui.console import console
 from llmcli.ui.download import Downloads
-from llmcli.ui.status import Status
+from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.progress import Status
 
 _LARGE = 1 << 30  # bytes; the check of a smaller file is too fast for a message
 

@@ -12,10 +12,10 @@ from llmcli.cli.settings import in_force
 from llmcli.errors import ExitStatus, ModelNotFoundError, UsageError
 from llmcli.params.layers import Layer
 from llmcli.params.settings import Settings
-from llmcli.ui.ask import can_ask, confirm
-from llmcli.ui.console import console
-from llmcli.ui.output import put_line
-from llmcli.ui.table import put_rows
+from llmcli.ui.terminal.ask import can_ask, confirm
+from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.output import put_line
+from llmcli.ui.terminal.table import put_rows
 from llmcli.ui.units import ago, gigabytes, plural
 
 if TYPE_CHECKING:

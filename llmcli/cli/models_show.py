@@ -10,8 +10,8 @@ from llmcli.cli.options import complete_reference, with_settings
 from llmcli.cli.settings import in_force
 from llmcli.errors import ExitStatus
 from llmcli.params.layers import Layer
-from llmcli.ui.output import put_line
-from llmcli.ui.table import put_facts
+from llmcli.ui.terminal.output import put_line
+from llmcli.ui.terminal.table import put_facts
 from llmcli.ui.units import ago, count, gigabytes
 
 

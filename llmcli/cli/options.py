@@ -13,8 +13,8 @@ from llmcli.params.interface import InterfaceParams
 from llmcli.params.layers import Layer
 from llmcli.params.param import Field, describe
 from llmcli.params.settings import Settings, fields
-from llmcli.ui.console import console
-from llmcli.ui.safe import safe
+from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.sanitize import safe
 
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
 _LONGEST_METAVAR = 24  # of a list of choices; a longer one stands in the help

@@ -17,12 +17,12 @@ from llmcli.params.hub import HubParams
 from llmcli.params.layers import Layer, environment_layer, resolve
 from llmcli.params.param import describe
 from llmcli.params.settings import Settings
-from llmcli.ui.console import console, is_terminal
-from llmcli.ui.interrupt import interruptible
-from llmcli.ui.output import put_line
-from llmcli.ui.repl.show import is_live
-from llmcli.ui.status import Status
-from llmcli.ui.stream import AnswerWriter, stream_answer
+from llmcli.ui.chat.answer_display import is_live
+from llmcli.ui.terminal.answer_writer import AnswerWriter, stream_answer
+from llmcli.ui.terminal.console import console, is_terminal
+from llmcli.ui.terminal.interrupt import interruptible
+from llmcli.ui.terminal.output import put_line
+from llmcli.ui.terminal.progress import Status
 from llmcli.ui.units import plural
 
 if TYPE_CHECKING:
@@ -101,7 +101,8 @@ def _replay_batch(
 ) -> "Sequence[Replay]":
     """Generate the answers of a comparison again, side by side as the first time."""
     from llmcli.chat.replay import ReplayTogether
-    from llmcli.ui.compare import report, show
+    from llmcli.ui.compare import show
+    from llmcli.ui.comparison import report
 
     again, live, think = ReplayTogether(local, recorded, settings), is_live() and not as_json, False
     again.comparison.progress = status.reading

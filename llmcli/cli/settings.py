@@ -8,7 +8,7 @@ from llmcli.config.paths import config_file
 from llmcli.params.layers import Layer, Resolved, environment_layer, resolve
 from llmcli.params.settings import Settings, fields
 from llmcli.text import excerpt
-from llmcli.ui.console import console
+from llmcli.ui.terminal.console import console
 
 if TYPE_CHECKING:
     from llmcli.inference.local import LocalModel

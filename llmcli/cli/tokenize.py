@@ -12,8 +12,8 @@ from llmcli.cli.options import with_settings
 from llmcli.config.file import config_layer
 from llmcli.errors import ExitStatus, UsageError
 from llmcli.params.layers import Layer, environment_layer, resolve
-from llmcli.ui.console import is_terminal
-from llmcli.ui.output import put_line
+from llmcli.ui.terminal.console import is_terminal
+from llmcli.ui.terminal.output import put_line
 
 
 @with_settings(only=("model", "pull", "offline", "model_folders"))

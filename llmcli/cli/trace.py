@@ -11,8 +11,8 @@ import typer
 
 from llmcli.engine.trace import TokenTrace
 from llmcli.errors import DiskError, ExitStatus, UsageError
-from llmcli.ui.console import console, is_terminal
-from llmcli.ui.output import put, put_line
+from llmcli.ui.terminal.console import console, is_terminal
+from llmcli.ui.terminal.output import put, put_line
 
 app = typer.Typer(help="Show and plot traces of answers.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -48,11 +48,11 @@ def show_trace(
         raise UsageError("--heat and --json cannot be used together", "remove one of them")
     tokens = _read(file)
     if heat:
-        from llmcli.ui.heat import put_heat
+        from llmcli.ui.charts.heatmap import put_heat
 
         put_heat(tokens, heat.value)
         return ExitStatus.OK
-    from llmcli.ui.trace_table import put_trace, summary
+    from llmcli.ui.charts.trace_table import put_trace, summary
 
     if as_json:
         from llmcli.inference.trace_file import to_data
@@ -73,8 +73,8 @@ def plot_trace(
     force: Annotated[bool, typer.Option("--force", help="Overwrite a file that exists.")] = False,
 ) -> int:
     """Plot temperature, entropy and probability of the tokens as an SVG file."""
+    from llmcli.ui.charts.trace_plot import plot_svg
     from llmcli.ui.document import write
-    from llmcli.ui.plot import plot_svg
 
     target = Path(os.path.expanduser(output))
     if output != "-" and os.path.exists(target) and not force:

@@ -8,7 +8,7 @@ import typer
 from llmcli import __version__
 from llmcli.cli.help import GroupedCommand, HelpGroup
 from llmcli.cli.pages import ABOUT, COMMANDS, PROGRAM
-from llmcli.ui.output import put_line
+from llmcli.ui.terminal.output import put_line
 
 
 def make_app(wanted: str = "") -> typer.Typer:

@@ -4,7 +4,7 @@ from contextlib import suppress
 
 from llmcli.config.paths import data_dir, make_private
 from llmcli.errors import LlmcliError
-from llmcli.ui.console import console
+from llmcli.ui.terminal.console import console
 
 
 def welcome(origin: str) -> None:

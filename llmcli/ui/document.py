@@ -17,7 +17,7 @@ def document(
 ) -> str:
     """The text of the file; see `export`. A picture shows the messages only, as the terminal does."""
     if form == "svg":
-        from llmcli.ui.picture import conversation
+        from llmcli.ui.export import conversation
 
         return conversation(messages, title)
     from llmcli.chat.export import export

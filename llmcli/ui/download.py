@@ -8,8 +8,8 @@ from time import monotonic
 from types import TracebackType
 from typing import Any
 
-from llmcli.ui.console import console, is_terminal
-from llmcli.ui.safe import safe
+from llmcli.ui.terminal.console import console, is_terminal
+from llmcli.ui.terminal.sanitize import safe
 
 _SECONDS = 5.0
 _MIB = 1 << 20

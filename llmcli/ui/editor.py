@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from llmcli.errors import DiskError, UsageError
-from llmcli.ui.console import is_terminal
-from llmcli.ui.typeahead import heard_keys
+from llmcli.ui.terminal.console import is_terminal
+from llmcli.ui.terminal.typeahead import heard_keys
 
 
 def open_in_editor(path: Path) -> None:

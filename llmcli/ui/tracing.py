@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.errors import UsageError
-from llmcli.ui.console import console
+from llmcli.ui.terminal.console import console
 
 if TYPE_CHECKING:  # the engine is imported where the model is loaded
     from llmcli.inference.answer import Answer

@@ -11,7 +11,7 @@ from llmcli.cli import trace
 from llmcli.engine.trace import Alternative, TokenTrace
 from llmcli.errors import DiskError, ExitStatus, UsageError
 from llmcli.inference.trace_file import TraceWriter, from_data
-from llmcli.ui.trace_table import put_trace, summary, summary_line
+from llmcli.ui.charts.trace_table import put_trace, summary, summary_line
 from tests.conftest import Run
 
 TOP = (Alternative(1, " Paris", 0.5, 0.8), Alternative(2, " Rome", 0.125, 0.0))

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from llmcli.errors import DiskError, LlmcliError
-from llmcli.ui import clipboard
-from llmcli.ui.clipboard import copy, paste
+from llmcli.ui.terminal import clipboard
+from llmcli.ui.terminal.clipboard import copy, paste
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the programs are shell scripts")
 Make = Callable[[str, str], None]

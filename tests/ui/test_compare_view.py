@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pytest
 
 from llmcli.ui.compare.column import Column
-from llmcli.ui.compare.view import CompareView
-from llmcli.ui.markdown.cells import cells, plain
+from llmcli.ui.comparison.view import CompareView
 from llmcli.ui.markdown.region import Region
+from llmcli.ui.terminal.cells import cells, plain
 from tests.ui.markdown.emulator import Clock, Terminal
 
 TEXTS = (

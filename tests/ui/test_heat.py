@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 
 from llmcli.engine.trace import TokenTrace
-from llmcli.ui.heat import Measure, heat_rows, put_heat
-from llmcli.ui.markdown.cells import shown
+from llmcli.ui.charts.heatmap import Measure, heat_rows, put_heat
+from llmcli.ui.terminal.cells import shown
 
 SGR = re.compile(r"\x1b\[([0-9;]*)m")
 PIECES = ["The", " cap", "ital", " of", " 日", "本", " is", " T", "o", "kyo", ".\n\n", "  ", "- 1", "2", "3", "\n"]

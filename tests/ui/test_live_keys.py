@@ -12,8 +12,8 @@ import pytest
 from prompt_toolkit.input.vt100_parser import Vt100Parser
 from prompt_toolkit.key_binding import KeyPress
 
-from llmcli.ui.prompt import live_keys as module
-from llmcli.ui.prompt.live_keys import live_keys, sort_out
+from llmcli.ui.input import live_keys as module
+from llmcli.ui.input.live_keys import live_keys, sort_out
 from tests.ui.prompt.keyboard import DOWN, ENTER, ESCAPE, UP, Keyboard, keyboard, paste
 
 PATIENCE = 30.0

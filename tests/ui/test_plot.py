@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 import pytest
 
 from llmcli.engine.trace import TokenTrace
+from llmcli.ui.charts.trace_plot import plot_svg
 from llmcli.ui.curve import Span, curve, ticks
-from llmcli.ui.plot import plot_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 NUMBER = r"-?\d+(?:\.\d+)?"

@@ -4,9 +4,9 @@ import io
 
 import pytest
 
-from llmcli.ui.console import console
 from llmcli.ui.download import Downloads
-from llmcli.ui.status import Status
+from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.progress import Status
 
 
 class Terminal(io.StringIO):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcli.ui.safe import safe
+from llmcli.ui.terminal.sanitize import safe
 
 
 @pytest.mark.parametrize(

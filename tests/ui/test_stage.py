@@ -9,9 +9,9 @@ import pytest
 from llmcli.engine.dial import Dial
 from llmcli.engine.llama.abort import AbortFlag
 from llmcli.params.settings import Settings
-from llmcli.ui.repl import show
-from llmcli.ui.repl.stage import Stage
-from llmcli.ui.repl.steering import Steering
+from llmcli.ui.chat import answer_display
+from llmcli.ui.chat.busy_screen import Stage
+from llmcli.ui.chat.temperature_keys import Steering
 from tests.ui.markdown.emulator import Terminal
 
 LOOP = "I am not sure what you mean by that.\n"
@@ -24,7 +24,7 @@ class Answering:
         monkeypatch.setenv("COLUMNS", str(columns))
         monkeypatch.setenv("LINES", "24")
         self.terminal = Terminal(columns, 24)
-        monkeypatch.setattr(show, "put_drawn", self.terminal.write)
+        monkeypatch.setattr(answer_display, "put_drawn", self.terminal.write)
         monkeypatch.setattr("llmcli.ui.markdown.view._INTERVAL", 0.0)
         monkeypatch.setattr("llmcli.ui.markdown.view._SHARE", 0.0)
         resolved = SimpleNamespace(settings=Settings(seed=1, **settings))

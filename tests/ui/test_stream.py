@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmcli.ui.status import Status
-from llmcli.ui.stream import AnswerWriter, stream_answer
+from llmcli.ui.terminal.answer_writer import AnswerWriter, stream_answer
+from llmcli.ui.terminal.progress import Status
 
 
 def written(capfdbinary: pytest.CaptureFixture[bytes], pieces: list[str]) -> bytes:

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from llmcli.ui.table import put_facts, put_rows, width
+from llmcli.ui.terminal.table import put_facts, put_rows, width
 
 HEADS = ("NAME", "SIZE", "USED")
 ROWS = [("owner/repo:Q4_K_M", "4.92 GB", "3 days ago"), ("starter", "98 MB", "never")]

@@ -12,7 +12,7 @@ from llmcli.engine.stepwise import stepwise
 from llmcli.engine.trace import TokenTrace
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
-from llmcli.ui.markdown.cells import shown
+from llmcli.ui.terminal.cells import shown
 from llmcli.ui.why import percent, put_why, why_rows
 from tests.engine.candidates import NEUTRAL, capture_steps, log_probabilities, plan_steps
 

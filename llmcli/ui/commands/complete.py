@@ -12,10 +12,10 @@ from llmcli.params import values
 from llmcli.params.settings import fields, find
 from llmcli.ui.commands.registry import Command, Complete, commands, lookup
 from llmcli.ui.prompt.suggestion import Suggestion
-from llmcli.ui.safe import safe
+from llmcli.ui.terminal.sanitize import safe
 
 if TYPE_CHECKING:
-    from llmcli.ui.repl.chat import Chat
+    from llmcli.ui.chat.app import Chat
 
 _MAX_ENTRIES = 200  # entries of a menu
 

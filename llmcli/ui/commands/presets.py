@@ -8,10 +8,10 @@ from llmcli.config.presets import NEVER, presets, remove_preset, save_preset, su
 from llmcli.config.presets import describe as describe_preset
 from llmcli.errors import UsageError
 from llmcli.ui.commands.registry import SETTINGS, command
-from llmcli.ui.console import console
+from llmcli.ui.terminal.console import console
 
 if TYPE_CHECKING:
-    from llmcli.ui.repl.chat import Chat
+    from llmcli.ui.chat.app import Chat
 
 
 @command(

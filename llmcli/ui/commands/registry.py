@@ -12,7 +12,7 @@ from llmcli.params.settings import find
 from llmcli.params.suggest import did_you_mean
 
 if TYPE_CHECKING:
-    from llmcli.ui.repl.chat import Chat
+    from llmcli.ui.chat.app import Chat
 
 Run = Callable[["Chat", str], None]
 Complete = Callable[["Chat", str], Iterable[tuple[str, str]]]  # the argument so far -> (value, note)

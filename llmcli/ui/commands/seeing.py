@@ -9,13 +9,13 @@ from llmcli.config.paths import data_dir, make_private
 from llmcli.errors import UsageError
 from llmcli.ui.commands import complete
 from llmcli.ui.commands.registry import INSPECT, command
-from llmcli.ui.console import console
-from llmcli.ui.output import aside
+from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.output import aside
 from llmcli.ui.units import plural
 
 if TYPE_CHECKING:
     from llmcli.engine.trace import TokenTrace
-    from llmcli.ui.repl.chat import Chat
+    from llmcli.ui.chat.app import Chat
 
 MEASURES = ("temperature", "p", "entropy")
 
@@ -33,7 +33,7 @@ MEASURES = ("temperature", "p", "entropy")
 )
 def tokens(chat: "Chat", argument: str) -> None:
     """Print the last answer, its tokens colored by a measure."""
-    from llmcli.ui.heat import put_heat
+    from llmcli.ui.charts.heatmap import put_heat
 
     by = {"": "temperature", "temp": "temperature", "probability": "p"}.get(argument, argument)
     if by not in MEASURES:

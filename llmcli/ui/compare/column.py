@@ -1,7 +1,7 @@
 """One of several answers as the rows of a column; rows that are printed are removed."""
 
-from llmcli.ui.markdown.cells import Runs, breaks, cells, paint, plain, sliced
-from llmcli.ui.safe import safe
+from llmcli.ui.terminal.cells import Runs, breaks, cells, paint, plain, sliced
+from llmcli.ui.terminal.sanitize import safe
 
 _TAB = "    "
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from llmcli.ui.compare.view import CompareView
-from llmcli.ui.console import wants_colour
-from llmcli.ui.output import put_drawn
+from llmcli.ui.comparison.view import CompareView
+from llmcli.ui.terminal.console import wants_colour
+from llmcli.ui.terminal.output import put_drawn
 
 if TYPE_CHECKING:  # it stands on the engine
     from llmcli.inference.comparison import Comparison

@@ -3,8 +3,8 @@
 from functools import cache, lru_cache
 from typing import Any
 
-from llmcli.ui.markdown.cells import Runs
 from llmcli.ui.markdown.style import Style, syntax_look
+from llmcli.ui.terminal.cells import Runs
 
 _LONGEST_LINE = 600  # a longer line stays plain
 _CONTEXT = 300  # characters kept before a line that begins at the margin

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from llmcli.ui.markdown.cells import Runs, cells, paint, plain, wrap
 from llmcli.ui.markdown.style import Style
+from llmcli.ui.terminal.cells import Runs, cells, paint, plain, wrap
 
 _UNBROKEN = 14  # a column is at least as wide as its longest word, up to this
 _BETWEEN = " │ "

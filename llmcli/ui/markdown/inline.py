@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from llmcli.ui.markdown.cells import Runs, plain
 from llmcli.ui.markdown.style import Style
-from llmcli.ui.safe import safe
+from llmcli.ui.terminal.cells import Runs, plain
+from llmcli.ui.terminal.sanitize import safe
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from llmcli.ui.markdown.cells import shown
+from llmcli.ui.terminal.cells import shown
 
 _BEGIN, _END = "\x1b[?2026h", "\x1b[?2026l"  # the terminal shows the text between them at once
 

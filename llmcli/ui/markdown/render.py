@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from llmcli.ui.markdown.blocks import Block, numbered
-from llmcli.ui.markdown.cells import Runs, cells, fit, fold, paint, wrap
 from llmcli.ui.markdown.code import Highlighter, colour_code, language_of
 from llmcli.ui.markdown.grid import Grid, grid_rows
 from llmcli.ui.markdown.inline import inline_runs, one_line, parser_for, token_runs
+from llmcli.ui.markdown.splitter import Block, numbered
 from llmcli.ui.markdown.style import Style
+from llmcli.ui.terminal.cells import Runs, cells, fit, fold, paint, wrap
 
 if TYPE_CHECKING:
     from markdown_it.token import Token

@@ -1,6 +1,6 @@
 """The reasoning of a model on the screen: its last rows while it streams, then one line."""
 
-from llmcli.ui.markdown.cells import Runs, wrap
+from llmcli.ui.terminal.cells import Runs, wrap
 from llmcli.ui.units import plural
 
 _ROWS = 3

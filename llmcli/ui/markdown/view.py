@@ -3,15 +3,15 @@
 import time
 from collections.abc import Callable
 
-from llmcli.ui.markdown.blocks import Splitter
-from llmcli.ui.markdown.cells import cells, folds, paint, wrap
 from llmcli.ui.markdown.code import colour_code
 from llmcli.ui.markdown.inline import parser
 from llmcli.ui.markdown.region import Region
 from llmcli.ui.markdown.render import Renderer
+from llmcli.ui.markdown.splitter import Splitter
 from llmcli.ui.markdown.style import style_of
 from llmcli.ui.markdown.thinking import Thinking
-from llmcli.ui.safe import safe
+from llmcli.ui.terminal.cells import cells, folds, paint, wrap
+from llmcli.ui.terminal.sanitize import safe
 
 _TALLEST = 12  # rows of the tail
 _ROWS_WITH_FOOT = 4  # a lower window has none for a foot

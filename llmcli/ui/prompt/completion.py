@@ -6,7 +6,7 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 
 from llmcli.ui.prompt.suggestion import Suggest
-from llmcli.ui.safe import safe
+from llmcli.ui.terminal.sanitize import safe
 
 _MOST = 500  # entries of the menu
 

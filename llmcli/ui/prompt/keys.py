@@ -18,7 +18,7 @@ from prompt_toolkit.key_binding.bindings.auto_suggest import load_auto_suggest_b
 from prompt_toolkit.keys import Keys
 from prompt_toolkit.utils import suspend_to_background_supported
 
-from llmcli.ui.prompt.editing import Editing
+from llmcli.ui.input.keys import Editing
 
 
 def make_keys(editing: Editing) -> KeyBindingsBase:

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from llmcli.ui.console import wrapped
-from llmcli.ui.output import aside, put_line
-from llmcli.ui.table import put_definitions, put_facts, put_rows
+from llmcli.ui.terminal.console import wrapped
+from llmcli.ui.terminal.output import aside, put_line
+from llmcli.ui.terminal.table import put_definitions, put_facts, put_rows
 
 
 class Voice:

@@ -8,8 +8,8 @@ from llmcli.chat.controller import Dialogue
 from llmcli.chat.sessions.session import Session
 from llmcli.config.layers import layers_of
 from llmcli.params.layers import Layer
-from llmcli.ui.prompt.lines import LineReader
-from llmcli.ui.repl.chat import Chat
+from llmcli.ui.chat.app import Chat
+from llmcli.ui.input.piped import LineReader
 
 
 @pytest.fixture

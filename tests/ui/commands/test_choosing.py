@@ -11,9 +11,9 @@ from llmcli.errors import ContextOverflowError, UsageError
 from llmcli.inference.local import LocalModel
 from llmcli.params.policies.policy import Entropy
 from llmcli.params.settings import Settings
+from llmcli.ui.chat.app import Chat
 from llmcli.ui.commands.complete import suggest
 from llmcli.ui.commands.registry import obey
-from llmcli.ui.repl.chat import Chat
 from tests.chat.dialogues import dialogue_with, open_local
 
 ASKED = "What is a comet?"
@@ -194,7 +194,7 @@ def test_a_branch_without_room_changes_nothing(heard: Heard, monkeypatch: pytest
     def full(*_: object) -> None:
         raise ContextOverflowError("the conversation is too long")
 
-    monkeypatch.setattr("llmcli.ui.repl.chat.make_room", full)
+    monkeypatch.setattr("llmcli.ui.chat.app.make_room", full)
     with pytest.raises(ContextOverflowError):
         heard.obey("branch", "2 4")
     assert heard.head() == head

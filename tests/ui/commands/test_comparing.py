@@ -12,9 +12,9 @@ from llmcli.chat.sessions.session import Session
 from llmcli.errors import ContextOverflowError, UsageError
 from llmcli.inference.local import LocalModel
 from llmcli.params.settings import Settings
+from llmcli.ui.chat.app import Chat
 from llmcli.ui.commands import registry
-from llmcli.ui.commands.comparing import split_arguments
-from llmcli.ui.repl.chat import Chat
+from llmcli.ui.commands.compare import split_arguments
 from tests.chat.dialogues import dialogue_with, open_local, say
 from tests.models.tiny_models import full_attention
 

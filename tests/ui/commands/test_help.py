@@ -6,10 +6,10 @@ import pytest
 
 from llmcli.chat.controller import settable
 from llmcli.errors import UsageError
-from llmcli.ui.commands import asking
+from llmcli.ui.chat.app import Chat
+from llmcli.ui.chat.loop import talk
+from llmcli.ui.commands import help
 from llmcli.ui.commands.registry import commands, lookup, names, obey
-from llmcli.ui.repl.chat import Chat
-from llmcli.ui.repl.loop import talk
 
 EVERYDAY = {
     *("retry", "continue", "edit", "undo", "clear", "compare", "temp", "preset", "character", "system", "model"),
@@ -63,7 +63,7 @@ def test_help_of_a_setting_ends_with_three_examples(chat: Chat, capfd: pytest.Ca
 
 @pytest.mark.parametrize("key", [key for key in settable() if key not in {*commands(), "model", "preset"}])
 def test_the_example_value_of_a_setting_is_valid(chat: Chat, key: str) -> None:
-    value = asking._example_value(key)
+    value = help._example_value(key)
     if value != "VALUE":
         assert chat.dialogue.parse(key, value)[0] == key
 
@@ -122,7 +122,7 @@ def sent(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The messages that reach the model; a person sits at the terminal."""
     messages: list[str] = []
     monkeypatch.setattr(chat, "send", messages.append)
-    monkeypatch.setattr(asking, "can_ask", lambda: True)
+    monkeypatch.setattr(help, "can_ask", lambda: True)
     return messages
 
 
@@ -150,7 +150,7 @@ def test_a_sentence_with_a_command_word_is_sent_at_once(chat: Chat, sent: list[s
 
 
 def test_a_script_sends_a_command_word_at_once(chat: Chat, sent: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "can_ask", lambda: False)
+    monkeypatch.setattr(help, "can_ask", lambda: False)
     chat.reader = Keyboard("exit")
     talk(chat)
     assert sent == ["exit"]

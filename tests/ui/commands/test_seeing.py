@@ -12,8 +12,8 @@ from llmcli.inference.local import LocalModel
 from llmcli.inference.trace_file import read_trace
 from llmcli.params.policies.parser import parse_policy
 from llmcli.params.settings import Settings
+from llmcli.ui.chat.app import Chat
 from llmcli.ui.commands.registry import obey
-from llmcli.ui.repl.chat import Chat
 from llmcli.ui.tracing import warn_slow
 from tests.chat.dialogues import dialogue_with, open_local
 from tests.conftest import Run

@@ -7,10 +7,10 @@ import pytest
 
 from llmcli.config.paths import config_dir
 from llmcli.errors import UsageError
-from llmcli.ui import clipboard
+from llmcli.ui.chat.app import Chat
 from llmcli.ui.commands.complete import suggest
 from llmcli.ui.commands.registry import obey
-from llmcli.ui.repl.chat import Chat
+from llmcli.ui.terminal import clipboard
 
 
 def told(chat: Chat, capfd: pytest.CaptureFixture[str], name: str, argument: str = "") -> str:

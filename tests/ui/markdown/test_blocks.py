@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmcli.ui.markdown.blocks import Block, Splitter, mended
+from llmcli.ui.markdown.splitter import Block, Splitter, mended
 
 
 def kinds(blocks: list[Block]) -> list[str]:

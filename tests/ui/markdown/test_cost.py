@@ -2,8 +2,8 @@
 
 import pytest
 
-from llmcli.ui.markdown.blocks import Splitter
 from llmcli.ui.markdown.inline import parser_for
+from llmcli.ui.markdown.splitter import Splitter
 from llmcli.ui.markdown.view import AnswerView
 from tests.ui.markdown.emulator import Clock, Terminal, view_on
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from llmcli.ui.markdown.cells import cells, fold, paint, plain, wrap
 from llmcli.ui.markdown.code import Highlighter, colour_code
 from llmcli.ui.markdown.style import style_of
+from llmcli.ui.terminal.cells import cells, fold, paint, plain, wrap
 from tests.ui.markdown.emulator import shown
 
 DARK = style_of("dark", True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from llmcli.ui.prompt.reader import TerminalReader
+from llmcli.ui.input.reader import TerminalReader
 from llmcli.ui.prompt.suggestion import Suggestion
 
 

@@ -9,7 +9,7 @@ from prompt_toolkit.data_structures import Size
 from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from llmcli.ui.prompt.reader import TerminalReader
+from llmcli.ui.input.reader import TerminalReader
 from llmcli.ui.prompt.suggestion import Suggest, Suggestion
 
 ENTER, NEW_LINE, ALT_ENTER, TAB, ESCAPE = "\r", "\n", "\x1b\r", "\t", "\x1b"

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from llmcli.files import replace_private
-from llmcli.ui.prompt import history
-from llmcli.ui.prompt.history import LONGEST, PrivateHistory
+from llmcli.ui.input import history
+from llmcli.ui.input.history import LONGEST, PrivateHistory
 
 
 def entries(path: Path) -> list[str]:
@@ -108,7 +108,7 @@ def test_trimming_keeps_what_another_chat_adds(tmp_path: Path, monkeypatch: pyte
         replace_private(path, data)
 
     monkeypatch.setattr(history, "KEPT", 10)
-    monkeypatch.setattr("llmcli.ui.prompt.history.replace_private", slow_replace)
+    monkeypatch.setattr("llmcli.ui.input.history.replace_private", slow_replace)
     entries(path)
     assert written(path) == [*(str(number) for number in range(10, 20)), "late"]
 

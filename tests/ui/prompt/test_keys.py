@@ -10,7 +10,7 @@ import pytest
 
 from llmcli.errors import DiskError, UsageError
 from llmcli.ui.editor import edit
-from llmcli.ui.prompt.editing import LEAVE
+from llmcli.ui.input.keys import LEAVE
 from llmcli.ui.prompt.suggestion import Suggestion
 from tests.ui.prompt.keyboard import (
     ALT_ENTER,

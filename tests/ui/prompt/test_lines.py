@@ -5,9 +5,9 @@ from io import BytesIO
 import pytest
 
 from llmcli.errors import UsageError
-from llmcli.ui.prompt import lines
+from llmcli.ui.input import piped
+from llmcli.ui.input.piped import LineReader
 from llmcli.ui.prompt.block import body, is_open
-from llmcli.ui.prompt.lines import LineReader
 
 
 def turns(data: bytes) -> list[str]:
@@ -74,7 +74,7 @@ def test_a_block_ends_as_it_began(text: str, still_open: bool, content: str) -> 
 
 
 def test_a_turn_that_is_too_long_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "MOST", 64)
+    monkeypatch.setattr(piped, "MOST", 64)
     many = b'"""\n' + b"line\n" * 40 + b'"""\n'
     umlauts = "ü".encode() * 40 + b"\n"  # too many bytes, not too many characters
     reader = LineReader(BytesIO(b"x" * 64 + b"\n" + b"x" * 1000 + b"\nsecond\n" + many + umlauts + b"third\n"))

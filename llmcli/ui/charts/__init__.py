@@ -1,0 +1,1 @@
+"""What sampling did, as colors, tables and pictures."""

@@ -1,0 +1,166 @@
+"""A heatmap of an answer: the text of each token on a color, or above bars where there is no color."""
+
+import shutil
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from llmcli.engine.trace import TokenTrace
+from llmcli.ui.sparkline import STEPS, levels
+from llmcli.ui.terminal.cells import Runs, cells, fold, paint, wrap
+from llmcli.ui.terminal.console import is_terminal, wants_colour
+from llmcli.ui.terminal.output import put, put_drawn, stream
+from llmcli.ui.terminal.sanitize import safe
+from llmcli.ui.units import plural
+
+Measure = Literal["temperature", "p", "entropy"]
+_NAMES = {"temperature": "temperature", "p": "probability", "entropy": "entropy in nats"}
+# From low to high, of the 256 colors: blue, pale, red, which color-blind people can tell apart too, under black text.
+_LOOKS = [f"38;5;16;48;5;{ground}" for ground in (67, 110, 152, 230, 222, 216, 209, 167)]
+_FAINT, _UNDERLINED = "2", ";4"
+_TAB = "    "
+
+
+def put_heat(tokens: Sequence[TokenTrace], by: Measure) -> None:
+    """Print the answer as `heat_rows` draws it, for a terminal or a file.
+
+    Raises:
+        DiskError, ReaderGoneError: as `put` does.
+    """
+    out = stream()
+    width, terminal = max(shutil.get_terminal_size().columns - 1, 1), is_terminal(out)
+    unicode = not terminal or _has_bars(out.encoding)
+    rows = heat_rows(tokens, by, width, terminal and wants_colour(out), unicode)
+    (put_drawn if terminal else put)("".join(f"{row}\n" for row in rows))
+
+
+def heat_rows(tokens: Sequence[TokenTrace], by: Measure, width: int, color: bool, unicode: bool) -> list[str]:
+    """Painted rows of at most `width` columns (7 or more), safe to draw: the reasoning, the answer, and a legend.
+
+    Where two tokens of one color meet within a word, one of them is underlined. Without color, a bar (without
+    `unicode` a digit) is below the first character of each token, and dots are below the others.
+    """
+    shown = [token for token in tokens if token.text]
+    values: list[float | None] = [getattr(token, by) for token in shown]
+    known = [value for value in values if value is not None]
+    scale = _scale(by, known)
+    steps = [None if value is None else max(bisect_right(scale, value) - 1, 0) for value in values]
+    rows = _reasoning_rows(tokens, width, color)
+    looks = _looks(shown, steps, by) if color else [""] * len(shown)
+    for line in _lines(shown, steps, unicode):
+        for row in fold(line, width):
+            rows.append(_painted(row, shown, looks))
+            bars = "" if color else _bars(row, shown, steps, unicode)
+            rows += [bars] if bars else []
+    return [*rows, "", *_legend(by, known, scale, width, color, unicode)] if shown else rows
+
+
+def _scale(by: Measure, known: Sequence[float]) -> list[float]:
+    """The start of each step: a probability uses 0 to 1, the others 0 to the maximum, or to 1.
+
+    Most entropies are close to 0 and a few are far off, so their steps grow with the square.
+    """
+    top = 1.0 if by == "p" else max([1.0, *known])
+    return [top * (at / STEPS) ** (2 if by == "entropy" else 1) for at in range(STEPS)]
+
+
+def _reasoning_rows(tokens: Sequence[TokenTrace], width: int, color: bool) -> list[str]:
+    """The reasoning under a title, and an empty row; nothing where there is none."""
+    text = safe("".join(token.reasoning for token in tokens)).replace("\t", _TAB).strip("\n")
+    if not text:
+        return []
+    faint = _FAINT if color else ""
+    inside = wrap([(faint, text)], max(width - 2, 1))
+    return [paint([(faint, "thinking")]), *(paint([(faint, "  "), *row]) for row in inside), ""]
+
+
+def _lines(shown: Sequence[TokenTrace], steps: Sequence[int | None], unicode: bool) -> Iterator[Runs]:
+    """The lines of the answer; the style of each run is the index of its token, and newlines of tokens are visible."""
+    line: Runs = []
+    for index, token in enumerate(shown):
+        ended = "" if steps[index] is None else "↵" if unicode else "\\n"
+        *full, last = safe(token.text).replace("\t", _TAB).split("\n")
+        for part in full:
+            yield [*line, (str(index), part + ended)]
+            line = []
+        line += [(str(index), last)] if last else []
+    if line:
+        yield line
+
+
+def _looks(shown: Sequence[TokenTrace], steps: Sequence[int | None], by: Measure) -> list[str]:
+    """The colors of each token: a low probability has the color of a high temperature."""
+    looks: list[str] = []
+    for index, step in enumerate(steps):
+        ground = "" if step is None else _LOOKS[STEPS - 1 - step if by == "p" else step]
+        before = looks[-1] if looks else ""
+        joined = index and not shown[index - 1].text[-1:].isspace() and not shown[index].text[:1].isspace()
+        looks.append(ground + _UNDERLINED if ground and joined and before == ground else ground)
+    return looks
+
+
+def _painted(row: Runs, shown: Sequence[TokenTrace], looks: Sequence[str]) -> str:
+    """The row in color; the blanks before a word have no color, so that words are separated."""
+    runs: Runs = []
+    for index, text in row:
+        blanks = _blanks(text, shown[int(index)])
+        runs += [("", text[:blanks]), (looks[int(index)] if text[blanks:] else "", text[blanks:])]
+    return paint(runs)
+
+
+def _bars(row: Runs, shown: Sequence[TokenTrace], steps: Sequence[int | None], unicode: bool) -> str:
+    """The row of bars below a row of text."""
+    signs, filler = levels(unicode), "·" if unicode else "."
+    bars = ""
+    for index, text in row:
+        step, blanks = steps[int(index)], _blanks(text, shown[int(index)])
+        size = cells(text) - blanks
+        bars += " " * blanks + (signs[step] + filler * (size - 1) if step is not None and size else " " * size)
+    return bars.rstrip()
+
+
+def _blanks(text: str, token: TokenTrace) -> int:
+    """The number of blanks before the word in this part of a token; 0 where the token is only blanks."""
+    return 0 if token.text.isspace() else len(text) - len(text.lstrip(" "))
+
+
+def _legend(
+    by: Measure, known: Sequence[float], scale: Sequence[float], width: int, color: bool, unicode: bool
+) -> list[str]:
+    """The measure, its minimum, mean and maximum, and the value at which each step starts."""
+    if not known:
+        return [paint(row) for row in wrap([("", f"{_NAMES[by]}: this trace has no values")], width)]
+    low, mean, high = (_number(value) for value in (min(known), sum(known) / len(known), max(known)))
+    facts = f"{_NAMES[by]}: min {low}, mean {mean}, max {high} over {plural(len(known), 'token')}"
+    numbers = [_number(value) for value in scale]
+    looks = (_LOOKS[::-1] if by == "p" else _LOOKS) if color else [""] * STEPS
+    signs = zip(levels(unicode), numbers, strict=True)
+    texts = [f" {number} " if color else f"{sign} {number}  " for sign, number in signs]
+    size = max(map(len, texts))
+    beside = next((many for many in (STEPS, STEPS // 2, STEPS // 4) if many * size <= width), 1)
+    drawn = [(look, text.ljust(size)) for look, text in zip(looks, texts, strict=True)]
+    note = _color_note(by) if color else f"each bar is the {_NAMES[by]} of the token above it"
+    return [
+        *(paint(row) for row in wrap([("", facts)], width)),
+        *(paint(drawn[at : at + beside]).rstrip() for at in range(0, STEPS, beside)),
+        *(paint(row) for row in wrap([(_FAINT if color else "", note)], width)),
+    ]
+
+
+def _color_note(by: Measure) -> str:
+    """What the colors mean."""
+    order = "red (low) to blue (high)" if by == "p" else "blue (low) to red (high)"
+    return f"color: {_NAMES[by]} from {order}; an underline separates tokens of the same color"
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if value < 100 else f"{value:.3g}"
+
+
+def _has_bars(encoding: str | None) -> bool:
+    """Whether a terminal with this encoding can show bars."""
+    try:
+        "▁█·↵".encode(encoding or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True

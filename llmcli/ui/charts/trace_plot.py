@@ -1,0 +1,155 @@
+"""Plot temperature, entropy and probability over an answer: three panels in one self-contained SVG."""
+
+import json
+from collections.abc import Iterator, Sequence
+from html import escape
+from itertools import groupby
+
+from llmcli.engine.trace import TokenTrace
+from llmcli.text import excerpt
+from llmcli.ui.charts.trace_table import token_text
+from llmcli.ui.curve import Span, curve, ticks
+from llmcli.ui.terminal.sanitize import safe
+from llmcli.ui.units import plural
+
+_WIDTH, _LEFT, _RIGHT = 920, 56, 896  # pixels; the last two bound the panels
+_TOP, _PANEL, _GAP, _BOTTOM = 84, 124, 44, 56
+_TOPS = [_TOP + at * (_PANEL + _GAP) for at in range(3)]
+_BASE = _TOPS[-1] + _PANEL  # of the lowest panel
+_FONTS = "system-ui,-apple-system,'Segoe UI',Helvetica,Arial,'DejaVu Sans',sans-serif"
+_MONO = "ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace"
+_GROUND, _INK, _FAINT, _GRID = "#17191e", "#d5d9e0", "#8f96a3", "#2c3038"
+_TINT, _LINE = "#21252d", "#565d6a"
+_PANELS = (
+    ("temperature", "temperature", "", "#f0935f"),
+    ("entropy", "entropy", " nats", "#6fa8f0"),
+    ("p", "probability", "", "#8fc27a"),
+)
+_MOST_NAMED = 60  # tokens; the texts of more do not fit below the axis
+_NAME = 12  # columns of such a text
+_NAMES = 86  # pixels below the axis for them
+_MOST_SENTENCES = 160  # more lines are not readable
+_MOST_TIP = 60  # characters of text in a tooltip
+_STYLE = f"text{{font:12px {_FONTS}}}.n text{{font:11px {_MONO}}}.t rect{{fill-opacity:0}}.t :hover{{fill-opacity:.12}}"
+
+
+def plot_svg(tokens: Sequence[TokenTrace], title: str) -> str:
+    """The plot; the same trace gives the same bytes.
+
+    Each token has a tooltip. A long trace is drawn in bins, as a band from the minimum to the maximum and a line of
+    the means, and each bin has a tooltip.
+    """
+    span, title = Span(len(tokens), _LEFT, _RIGHT), " ".join(title.split())
+    height = _BASE + _BOTTOM + (_NAMES if len(tokens) <= _MOST_NAMED else 0)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{_WIDTH}" height="{height}"'
+        f' viewBox="0 0 {_WIDTH} {height}" fill="{_INK}">',
+        f"<title>{_xml(title)}</title>",
+        f"<style>{_STYLE}</style>",
+        f'<rect width="{_WIDTH}" height="{height}" rx="8" fill="{_GROUND}"/>',
+        f'<text x="{_LEFT}" y="36" style="font-size:17px;font-weight:600">{_xml(excerpt(title, 60))}</text>',
+        f'<text x="{_RIGHT}" y="36" text-anchor="end" fill="{_FAINT}">{_xml(_about(tokens))}</text>',
+        *_marks(tokens, span),
+    ]
+    for top, (key, name, unit, color) in zip(_TOPS, _PANELS, strict=True):
+        values: list[float | None] = [getattr(token, key) for token in tokens]
+        parts += _panel(values, top, name, unit, color)
+        parts += curve(values, span, top + _PANEL, _PANEL / _y_ticks(values)[-1], color)
+    parts += [*_axis(tokens, span, height), *_tooltips(tokens, span), "</svg>", ""]
+    return "\n".join(parts)
+
+
+def _about(tokens: Sequence[TokenTrace]) -> str:
+    """The number of tokens, and the policies in order of appearance."""
+    policies = list(dict.fromkeys(token.policy for token in tokens if token.policy))
+    return excerpt(" · ".join([plural(len(tokens), "token"), *policies]), 60)
+
+
+def _marks(tokens: Sequence[TokenTrace], span: Span) -> Iterator[str]:
+    """A shaded background for the reasoning, and a dotted line at the start of each sentence."""
+    at = 0
+    for thinking, group in groupby(tokens, key=lambda token: token.thinking):
+        start, at = at, at + len(list(group))
+        for top in _TOPS if thinking else ():
+            yield f'<path d="M{span.x(start)} {top}H{span.x(at)}v{_PANEL}H{span.x(start)}Z" fill="{_TINT}"/>'
+    if lines := "".join(f"M{span.x(start)} {top}v{_PANEL}" for start in _sentences(tokens) for top in _TOPS):
+        yield f'<path d="{lines}" stroke="{_LINE}" stroke-dasharray="2 3"/>'
+
+
+def _sentences(tokens: Sequence[TokenTrace]) -> list[int]:
+    """The start of each sentence but the first; empty where there are too many."""
+    starts = [at for at in range(1, len(tokens)) if tokens[at].sentence != tokens[at - 1].sentence]
+    return starts if len(starts) <= _MOST_SENTENCES else []
+
+
+def _y_ticks(values: Sequence[float | None]) -> list[float]:
+    """From 0 to 1 or beyond the highest value."""
+    return ticks(max([1.0, *(value for value in values if value is not None)]), 4)
+
+
+def _panel(values: Sequence[float | None], top: int, name: str, unit: str, color: str) -> Iterator[str]:
+    """Heading and grid of one measure."""
+    known = [value for value in values if value is not None]
+    yield f'<text x="{_LEFT}" y="{top - 10}" fill="{color}" style="font-weight:600">{name}</text>'
+    if known:
+        facts = f"min {min(known):.2f} · mean {sum(known) / len(known):.2f} · max {max(known):.2f}{unit}"
+        yield f'<text x="{_RIGHT}" y="{top - 10}" text-anchor="end" fill="{_FAINT}">{facts}</text>'
+    marks = _y_ticks(values)
+    for mark in marks:
+        y = top + _PANEL - mark / marks[-1] * _PANEL
+        yield f'<path d="M{_LEFT} {y:.1f}H{_RIGHT}" stroke="{_GRID}"/>'
+        yield f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end" fill="{_FAINT}">{mark:g}</text>'
+
+
+def _axis(tokens: Sequence[TokenTrace], span: Span, height: int) -> Iterator[str]:
+    """The numbers of the tokens, and in a short trace their texts, below the lowest panel."""
+    yield f'<path d="M{_LEFT} {_BASE}H{_RIGHT}" stroke="{_FAINT}"/>'
+    below = _BASE + 18
+    for tick in ticks(max(len(tokens), 10), 10):
+        if tick < len(tokens):
+            yield f'<text x="{span.x(tick + 0.5)}" y="{below}" text-anchor="middle" fill="{_FAINT}">{tick:g}</text>'
+    if len(tokens) <= _MOST_NAMED:
+        yield '<g class="n" text-anchor="end">'
+        for at, token in enumerate(tokens):
+            text, ink = token.text or token.reasoning, _FAINT if token.thinking else _INK
+            turned = f"translate({span.x(at + 0.5)} {below + 10}) rotate(-90) translate(0 4)"
+            yield f'<text transform="{turned}" fill="{ink}">{_xml(token_text(text.strip() or text, _NAME))}</text>'
+        yield "</g>"
+    yield f'<text x="{_RIGHT}" y="{height - 16}" text-anchor="end" fill="{_FAINT}">{_legend(tokens, span)}</text>'
+
+
+def _legend(tokens: Sequence[TokenTrace], span: Span) -> str:
+    """The legend of the marks in this plot."""
+    notes = {
+        "token": True,
+        "line: mean, band: minimum to maximum": span.is_long,
+        "dotted: start of a sentence": bool(_sentences(tokens)),
+        "shaded: reasoning": any(token.thinking for token in tokens),
+    }
+    return " · ".join(note for note, is_due in notes.items() if is_due)
+
+
+def _tooltips(tokens: Sequence[TokenTrace], span: Span) -> Iterator[str]:
+    """The tooltip of each token, or of each bin."""
+    yield f'<g class="t" fill="{_INK}">'
+    for part in span.bins():
+        left, right, own = span.x(part.start), span.x(part.stop), tokens[part.start : part.stop]
+        text = safe("".join(token.text or token.reasoning for token in own)[:_MOST_TIP])
+        facts = [f"{name} {_mean(own, key)}" for name, key in (("T", "temperature"), ("H", "entropy"), ("p", "p"))]
+        about = f"tokens {own[0].i} to {own[-1].i}, means" if len(own) > 1 else f"token {own[0].i}"
+        tip = _xml("\n".join([json.dumps(text, ensure_ascii=False), f"{about}: {', '.join(facts)}"]))
+        yield (
+            f'<rect x="{left}" y="{_TOP}" width="{float(right) - float(left):.1f}" height="{_BASE - _TOP}">'
+            f"<title>{tip}</title></rect>"
+        )
+    yield "</g>"
+
+
+def _mean(tokens: Sequence[TokenTrace], key: str) -> str:
+    values = [value for token in tokens if (value := getattr(token, key)) is not None]
+    return f"{sum(values) / len(values):.4g}" if values else "none"
+
+
+def _xml(text: str) -> str:
+    """`text` as safe XML; the two characters that XML does not allow are replaced."""
+    return escape(safe(text).replace("\ufffe", "\ufffd").replace("\uffff", "\ufffd"))

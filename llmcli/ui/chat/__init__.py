@@ -1,0 +1,1 @@
+"""The chat on a terminal: the loop, the answer as it streams, the status line."""

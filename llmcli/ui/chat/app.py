@@ -1,0 +1,296 @@
+"""The chat as its commands see it: the conversation, the model, and the terminal that shows both."""
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from llmcli.chat.attachments import Attachment, attach, find_mentions
+from llmcli.chat.controller import Dialogue, Fit
+from llmcli.chat.conversation import Message
+from llmcli.chat.sessions.session import Session
+from llmcli.engine.llama.abort import AbortFlag
+from llmcli.errors import LlmcliError
+from llmcli.params.inert import inert
+from llmcli.params.settings import Settings
+from llmcli.ui.chat.answer_display import display
+from llmcli.ui.chat.busy_screen import Stage
+from llmcli.ui.chat.overflow import make_room
+from llmcli.ui.chat.temperature_keys import Steering
+from llmcli.ui.repl.terminal import ending_later
+from llmcli.ui.repl.voice import Voice
+from llmcli.ui.terminal.console import console, wants_colour
+from llmcli.ui.terminal.interrupt import time_limit
+from llmcli.ui.terminal.output import put_line
+from llmcli.ui.tracing import warn_slow, writing
+
+if TYPE_CHECKING:  # they stand on the engine, which is imported behind the prompt
+    from llmcli.chat.compare import Rivals
+    from llmcli.chat.turn import Turn
+    from llmcli.inference.local import LocalModel
+
+
+class Reader(Protocol):
+    """Where messages and commands come from."""
+
+    multiline: bool
+
+    def read(self, default: str = "") -> str: ...
+
+    def refresh(self) -> None: ...
+
+
+class Chat(Voice):
+    """`live` says that a person sits at a terminal whose cursor can be moved, and can be asked."""
+
+    def __init__(
+        self,
+        dialogue: Dialogue,
+        live: bool = False,
+        names: Callable[[], Sequence[str]] = tuple,
+        bring: Callable[[Settings], object] = lambda _settings: None,
+    ) -> None:
+        """`names` lists the models on this machine; `bring` downloads a model that is not, if the user agrees."""
+        super().__init__(live, live and wants_colour(sys.stdout))
+        self.dialogue = dialogue
+        self.bring = bring
+        self.model_names = names
+        self.reader: Reader
+        self.draft = ""  # the text in the line at the next prompt
+        self.refused_word = ""  # a command typed without its slash, which was not sent at once
+        self.editing: int | None = None  # the number of the message that the next one replaces
+        self.pending: list[Attachment] = []  # files that go with the next message
+        self.turn: Turn | None = None  # the last answer
+        self.used: int | None = None  # tokens in the context before the next message
+        self.failure: LlmcliError | None = None  # the first one of a script
+        self.rivals: Rivals | None = None  # the answers that were compared last
+        self.traces: Path | None = None  # the folder for a trace of each answer
+        self.listed: tuple[int, Sequence[tuple[str, str]]] | None = None  # a token, and the candidates shown for it
+        self._greeted: LocalModel | None = None
+        self._warned: set[tuple[str, str]] = set()  # settings without effect, and why
+
+    @property
+    def session(self) -> Session:
+        return self.dialogue.session
+
+    def path(self) -> list[Message]:
+        """The messages of the current branch."""
+        return self.dialogue.session.conversation.path()
+
+    # Talking
+
+    def send(self, text: str) -> None:
+        """Send a message, and let the model answer."""
+        if self.editing is not None:
+            self.replace(self.editing, text)
+            return
+        self.draft = text  # is in the line again if it cannot be sent
+        files = [attach(name) for name in find_mentions(text)]
+        if not self.ready():
+            return
+        if not self._add_message(text, (*self.pending, *files)):
+            return
+        self.draft, self.pending = "", []
+        if files:
+            console.note(f"attached: {', '.join(file.name for file in files)}")
+        self._answer(self.path())
+
+    def _add_message(self, text: str, attachments: tuple[Attachment, ...]) -> bool:
+        """Add a message of the user if there is room for it; False when the user cancels it.
+
+        Raises:
+            ContextOverflowError: see `make_room`.
+        """
+        session = self.dialogue.session
+        draft = session.draft("user", text, attachments=attachments)
+        if make_room(self, self.path(), draft=draft) is None:
+            return False
+        session.say("user", text, attachments=attachments)
+        return True
+
+    def replace(self, number: int, text: str) -> None:
+        """Replace message `number` (from 1) in a new branch; a question is answered again."""
+        self.editing = None
+        session, old = self.dialogue.session, self.path()[number - 1]
+        if text == old.content:
+            console.note(f"message {number} is unchanged")
+            return
+        if old.role != "user":
+            session.move(old.parent)
+            session.say(old.role, text, model=old.model, finish_reason="edited" if old.role == "assistant" else "")
+            console.note(f"message {number} is changed; /continue lets the model extend it")
+            return
+        self.draft, self.editing = text, number  # stays so if it cannot be sent
+        if not self.ready():
+            return
+        head = session.conversation.head
+        session.move(old.parent)
+        added = False
+        try:
+            added = self._add_message(text, old.attachments)
+        finally:
+            if not added:
+                session.move(head)
+        if added:
+            self.draft, self.editing = "", None
+            self._answer(self.path())
+
+    def stop_editing(self) -> bool:
+        """Leave the message that is being edited as it is; whether there was one."""
+        number, self.editing = self.editing, None
+        return number is not None
+
+    def answer(
+        self, path: Sequence[Message], extra: Mapping[str, Any] | None = None, begun: Message | None = None
+    ) -> None:
+        """Let the model answer `path`, with room made for it if necessary.
+
+        Raises:
+            ContextOverflowError: see `make_room`.
+        """
+        if self.ready() and (fitting := make_room(self, path, begun)) is not None:
+            self._answer(fitting, extra, begun)
+
+    def _answer(
+        self, path: Sequence[Message], extra: Mapping[str, Any] | None = None, begun: Message | None = None
+    ) -> None:
+        """Let the model answer, show the answer as it comes, and keep it however it ends."""
+        local = self.dialogue.local
+        assert local
+        local.abort.clear()
+        stage = Stage(self.dialogue.settings, self.live)
+        self.turn = turn = self.dialogue.answer(path, extra, begun, stage.waiting.reading)
+        self._warn(turn)
+        if self.live:
+            put_line("")  # between question and answer
+        limit, steering = time_limit(local.abort, turn.resolved.settings.timeout), Steering(turn)
+        with (
+            writing(turn.answer, self._trace_file(), kept=True),
+            ending_later(),
+            stage.open(local.abort, "reading the prompt", steering),
+            limit,
+        ):
+            with closing(turn.parts()) as parts:  # the text so far is kept before the session is closed
+                stage.show(parts, begun.content if begun else "")
+            if self.live and turn.message:
+                put_line("")  # between one turn and the next
+        if moved := steering.note():
+            console.note(moved)
+        self._conclude(turn)
+        if stage.repeats:
+            console.note(_loop_note(turn.resolved.settings))
+
+    def _trace_file(self) -> str | None:
+        """The trace file of the next answer, if traces are on: one for each answer, by session and number."""
+        if not self.traces:
+            return None
+        return str(self.traces / f"{self.session.name or 'chat'}-{self.session.conversation.next_id}.jsonl")
+
+    def _conclude(self, turn: "Turn") -> None:
+        warn_slow(turn.answer)
+        reason, on = turn.answer.finish_reason, "; /continue resumes" if turn.message else ""
+        if reason == "interrupt":
+            console.note(f"stopped{on}, /retry answers again" if on else "stopped; /retry answers")
+        elif reason == "timeout":
+            console.note(f"stopped after {turn.resolved.settings.timeout:g} s (timeout){on}")
+        elif reason == "length":
+            limit = turn.resolved.settings.max_tokens
+            reached = 0 <= limit <= turn.answer.timings()["predicted_n"]
+            why = f"max_tokens is {limit}" if reached else "the context is full; /compact or /undo makes room"
+            console.note(f"cut off: {why}" + (on if reached else ""))
+        if not turn.answer.complete:
+            console.warn("the answer ended before it matched the grammar")
+
+    def _warn(self, turn: "Turn") -> None:
+        """Warn once for each setting without effect and each reason."""
+        for key, reason in inert(turn.resolved.settings, turn.resolved.origins).items():
+            if (key, reason) not in self._warned:
+                self._warned.add((key, reason))
+                console.warn(f"{key} (from {turn.resolved.origins[key]}) has no effect: {reason}")
+
+    def render(self, text: str) -> None:
+        """Show an earlier answer as it looked then."""
+        if not self.live:
+            self.say(text.rstrip("\n"))
+            return
+        place = display(self.dialogue.settings, self.live)
+        place.answer([("answer", text)])
+        place.end()
+
+    def stream_aside(self, parts: Iterable[tuple[str, str]], doing: str) -> None:
+        """Show a text of the model that is not an answer: on the terminal, or not at all."""
+        local = self.dialogue.local
+        assert local
+        local.abort.clear()
+        stage = Stage(self.dialogue.settings, self.live)
+        with ending_later(), stage.open(local.abort, doing):
+            if self.live:
+                stage.show(parts)
+            else:
+                console.note(doing)
+                for _ in parts:
+                    pass
+
+    def measure(self) -> None:
+        """Count the tokens in the context, and warn when the next message has no room."""
+        before, fit = self.used, self.count()
+        if fit and fit.over and before != self.used:
+            console.warn(
+                f"the context is full: {fit.n_prompt} of {fit.n_ctx} tokens", "make room with /compact or /undo"
+            )
+
+    def count(self) -> Fit | None:
+        """How full the context is; None while the model is loading, or where there is no status line."""
+        self.used = None
+        with suppress(LlmcliError):
+            if self.live and self.dialogue.local:
+                fit = self.dialogue.fit(self.path())
+                self.used = fit.n_prompt
+                return fit
+        return None
+
+    # The model
+
+    def ready(self) -> "LocalModel | None":
+        """The model, after waiting for it if it is still loading; None when the user stops waiting."""
+        opening = self.dialogue.open()
+        if opening.local:
+            self._greet(opening.local)
+            return opening.local
+        stage, flag = Stage(self.dialogue.settings, self.live), AbortFlag()
+
+        def tick(doing: str) -> bool:
+            stage.waiting.text = doing
+            return not flag.is_set()
+
+        try:
+            with stage.open(flag, opening.doing):
+                local = opening.wait(tick)
+        except BaseException:
+            self.dialogue.close_model()  # the next message tries again
+            raise
+        if not local:
+            console.note("not sent: the model is still loading")
+            return None
+        self._greet(local)
+        return local
+
+    def _greet(self, local: "LocalModel") -> None:
+        """Print what the user should know about a model, once."""
+        if local is self._greeted:
+            return
+        self._greeted = local
+        settings = self.dialogue.settings  # which notes what of the model's own defaults cannot be
+        for note in local.target.notes:
+            console.warn(note)
+        local.target.notes.clear()
+        if not self.dialogue.transcript.has_own_template(settings):
+            console.note(f"{local.name} has no chat template: a plain one is used (see /chat_template)")
+
+
+def _loop_note(settings: Settings) -> str:
+    """What to print after an answer that repeats itself, with the first remedy that is not in use yet."""
+    remedies = {"repeat_penalty=1.1": settings.repeat_penalty == 1, "dry_multiplier=0.8": not settings.dry_multiplier}
+    free = next((remedy for remedy, unused in remedies.items() if unused), "")
+    return "the answer repeats itself" + (f"; /retry {free} may help" if free else "")

@@ -1,0 +1,75 @@
+"""The loop of the chat: read a message or a command, act on it, and again."""
+
+import sys
+from contextlib import suppress
+
+from llmcli.errors import ExitStatus, LlmcliError, ReaderGoneError
+from llmcli.ui.chat.app import Chat
+from llmcli.ui.commands import registry
+from llmcli.ui.commands.help import LeaveError, is_command_without_slash
+from llmcli.ui.terminal.console import console, is_terminal
+from llmcli.ui.terminal.interrupt import forget
+
+
+def talk(chat: Chat, first: str = "") -> int:
+    """Chat until the user leaves or the input ends; `first` is sent at once. Returns the exit status.
+
+    Without a terminal the status is that of the first failure, for a script to see.
+    """
+    with suppress(EOFError, LeaveError):
+        if first:
+            _handle(chat, first)
+        while True:
+            _read_and_handle(chat)
+    if chat.live or not chat.failure:
+        return ExitStatus.OK
+    return chat.failure.status
+
+
+def _read_and_handle(chat: Chat) -> None:
+    """Read one message or command, and act on it."""
+    forget()
+    try:
+        chat.measure()
+        draft, chat.draft = chat.draft, ""
+        text = chat.reader.read(draft)
+    except KeyboardInterrupt:
+        if not is_terminal(sys.stdin):
+            raise
+        console.note("Ctrl-D or /exit ends the chat")
+        return
+    except LlmcliError as error:  # a message that is too long, for example; the next one can be read
+        _print_error(chat, error)
+        return
+    _handle(chat, text)
+
+
+def _handle(chat: Chat, text: str) -> None:
+    """Act on one message or command; an error is printed and the chat continues."""
+    try:
+        _dispatch(chat, text)
+    except ReaderGoneError:
+        raise
+    except LlmcliError as error:
+        _print_error(chat, error)
+    except KeyboardInterrupt:
+        console.note("stopped")
+
+
+def _print_error(chat: Chat, error: LlmcliError) -> None:
+    console.error(str(error), error.hint)
+    chat.failure = chat.failure or error
+
+
+def _dispatch(chat: Chat, text: str) -> None:
+    """Send a message, or run a command."""
+    if is_command_without_slash(chat, text):
+        return
+    parsed = registry.split(text)
+    if parsed is None:
+        chat.send(text.removeprefix("/") if text.startswith("//") else text)
+        return
+    if chat.editing is not None:
+        console.note(f"message {chat.editing} is unchanged")
+        chat.editing = None
+    registry.obey(chat, *parsed)

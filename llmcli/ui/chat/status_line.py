@@ -1,0 +1,101 @@
+"""The texts of the input line: the status below it, and what an empty chat says in it."""
+
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmcli.params.settings import fields
+from llmcli.text import excerpt
+from llmcli.ui.units import plural
+
+if TYPE_CHECKING:
+    from llmcli.ui.chat.app import Chat
+
+_GAP = " · "
+_HINT = ("Ask anything", "/ for commands", "Ctrl-C stops", "Ctrl-D leaves")
+_MARKER = 2  # columns of the `> ` before the text
+_SHORTEST_NAME = 12  # characters of a session name, however narrow the window
+_DATE = re.compile(r"\d{4}-\d\d-\d\d-(?=.)")  # with which the names begin that the program makes
+
+
+def status_line(chat: "Chat") -> str:
+    """What is worth knowing before the next message; the most important first, and only what fits the window."""
+    if chat.editing is not None:
+        return _fitting(f"editing message {chat.editing}", "Enter saves it", "Ctrl-C cancels")
+    dialogue = chat.dialogue
+    local, settings = dialogue.local, dialogue.settings
+    parts = [local.name if local else Path(str(settings.model)).name]  # of a path its end, which tells models apart
+    if character := _character(chat):
+        parts.append(character)
+    if local is None and dialogue.opening:
+        parts.append("cannot be loaded" if dialogue.opening.failed else dialogue.opening.doing)
+    if local:
+        if chat.used is None:  # the model was loaded while this prompt stood there
+            chat.count()
+        parts.append(f"context {_short(chat.used or 0)}/{_short(local.n_ctx)}")
+    parts.append(f"temp {fields()['temperature'].format(settings.temperature)}")
+    if speed := _speed(chat):
+        parts.append(f"{plural(speed, 'token')}/s")
+    if chat.pending:
+        parts.append(plural(len(chat.pending), "file"))
+    if chat.session.name:
+        parts.append(_short_name(chat.session.name))
+    return _fitting(*parts)
+
+
+def input_hint(chat: "Chat") -> str:
+    """What one can do, for the empty line of a chat in which no model has answered yet; empty later."""
+    answered = any(one.role == "assistant" and one.finish_reason != "greeting" for one in chat.path())
+    if chat.turn or answered or chat.editing is not None:
+        return ""
+    hint = _fitting(*_HINT, less=_MARKER)
+    return hint if len(hint) < shutil.get_terminal_size().columns - _MARKER else ""
+
+
+def first_that_fits(*rows: Sequence[str]) -> str:
+    """The first of these rows, each in parts, that fits the window; the last one where none does."""
+    room = shutil.get_terminal_size().columns - 1
+    texts = [_GAP.join(filter(None, parts)) for parts in rows]
+    return next((text for text in texts if len(text) <= room), texts[-1])
+
+
+def _fitting(*parts: str, less: int = 0) -> str:
+    """As many of the parts as fit the window without its last column and `less` others; the first one always."""
+    room = shutil.get_terminal_size().columns - 1 - less
+    text = parts[0]
+    for part in parts[1:]:
+        if len(text) + len(_GAP) + len(part) > room:
+            break
+        text += _GAP + part
+    return text
+
+
+def _character(chat: "Chat") -> str:
+    """The name of the character that speaks; empty where none does."""
+    character = getattr(chat.dialogue, "character", None)
+    return str(getattr(character, "name", character) or "")
+
+
+def _speed(chat: "Chat") -> int:
+    """Tokens per second of the last answer; 0 where that is not the end of the conversation any more."""
+    turn, path = chat.turn, chat.path()
+    if not turn or not turn.answer.started or not turn.message or path[-1:] != [turn.message]:
+        return 0
+    return round(turn.answer.timings()["predicted_per_second"])
+
+
+def _short_name(name: str) -> str:
+    """A session name that fills at most a third of the row; its date goes first, for it says the least."""
+    limit = max(shutil.get_terminal_size().columns // 3, _SHORTEST_NAME)
+    if len(name) <= limit:
+        return name
+    return excerpt("…" + _DATE.sub("", name), limit) if _DATE.match(name) else excerpt(name, limit)
+
+
+def _short(tokens: int) -> str:
+    """1234 -> 1.2k, 131072 -> 131k."""
+    if tokens < 1000:
+        return str(tokens)
+    return f"{tokens / 1000:.1f}k" if tokens < 10_000 else f"{tokens // 1000}k"

@@ -1,0 +1,157 @@
+"""Commands that show and free the context, and the figures of the last answer."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from llmcli.chat.conversation import Message
+from llmcli.errors import UsageError
+from llmcli.inference.request import system_text
+from llmcli.text import excerpt
+from llmcli.ui.commands.branches import WHO
+from llmcli.ui.commands.registry import CONTEXT, INSPECT, command
+from llmcli.ui.terminal.ask import choose
+from llmcli.ui.terminal.console import console
+from llmcli.ui.units import plural
+
+if TYPE_CHECKING:
+    from llmcli.ui.chat.app import Chat
+
+_FULL, _EMPTY = "█", "·"
+_WIDEST = 60  # columns of the bar
+_OVERFLOW = {  # what happens at the next message
+    "ask": "you choose what to drop",
+    "error": "the message is refused",
+    "oldest": "the oldest turns are dropped",
+    "compact": "the oldest turns are summarized",
+}
+
+
+@command(
+    "context",
+    heading=CONTEXT,
+    help="Show what fills the context, message by message.",
+    detail="A row for each message with its number of tokens.",
+    examples=("/context", "/compact, then /context", "/n_ctx 8192, then /context"),
+)
+def context(chat: "Chat", _argument: str) -> None:
+    """Print a bar and a table of the tokens in the context."""
+    local = chat.ready()
+    if not local:
+        return
+    dialogue = chat.dialogue
+    path = chat.path()
+    read = {message.id for message in dialogue.window(path)}
+    fit = dialogue.fit(path)
+    counted = [dialogue.transcript.count(message) if message.id in read else 0 for message in path]
+    system = system_text(dialogue.settings)
+    n_system = local.count_tokens(system) if system else 0
+    n_template = max(fit.n_prompt - sum(counted) - n_system, 0)
+    rows = [("", "template", _amount(n_template, fit.n_ctx), "")]
+    if system:
+        rows.insert(0, ("", "system", _amount(n_system, fit.n_ctx), excerpt(system)))
+    for number, (message, tokens) in enumerate(zip(path, counted, strict=True), 1):
+        amount = _amount(tokens, fit.n_ctx) if message.id in read else "not read"
+        rows.append((str(number), WHO[message.role], amount, excerpt(message.content)))
+    free = max(fit.n_ctx - fit.n_prompt, 0)
+    chat.say(_bar([n_system + n_template, *counted], fit.n_ctx))
+    cached = local.evaluated(dialogue.prompt(path).tokens)
+    chat.say(f"{fit.n_prompt} of {fit.n_ctx} tokens, {free} free, {cached} in the KV cache")
+    chat.rows(("N", "WHAT", "TOKENS", "BEGINNING"), rows, right=("N", "TOKENS"), spare=("BEGINNING",))
+    if fit.over:
+        overflow = dialogue.settings.overflow
+        console.warn(f"the context has no room for the next answer: {_OVERFLOW[overflow]} (overflow = {overflow})")
+
+
+def _amount(tokens: int, n_ctx: int) -> str:
+    return f"{tokens} {tokens / n_ctx:>4.0%}"
+
+
+def _bar(parts: list[int], n_ctx: int) -> str:
+    """One row: each part in one of two alternating shades, then what is free."""
+    width = min(shutil.get_terminal_size().columns - 2, _WIDEST)
+    bar, total, shades = "", 0, (_FULL, "▓")
+    for index, tokens in enumerate(parts):
+        total += tokens
+        bar += shades[index % 2] * (round(min(total / n_ctx, 1) * width) - len(bar))
+    return f"[{bar}{_EMPTY * (width - len(bar))}]"
+
+
+@command(
+    "compact",
+    heading=CONTEXT,
+    usage="[N]",
+    help="Free context: summarize the oldest turns.",
+    detail="The model writes the summary, and you see it before it is used. The last N turns (2) stay.",
+    examples=("/compact", "/compact 4", "/compact, then /context"),
+)
+def compact(chat: "Chat", argument: str) -> None:
+    """Replace the oldest turns by a summary, in a new branch."""
+    if argument and not argument.isdecimal():
+        raise UsageError(f"/compact takes the number of turns to keep, got '{argument}'", "try /compact 2")
+    if chat.ready():
+        compact_now(chat, chat.path(), int(argument) if argument else None)
+
+
+def compact_now(chat: "Chat", path: Sequence[Message], keep: int | None = None) -> bool:
+    """Write a summary of `path`, show it, ask the user if there is one, and continue from it; whether that was done.
+
+    Raises:
+        UsageError: when there is too little to summarize.
+    """
+    from llmcli.chat.compaction import Compaction  # stands on the engine, which completion does without
+
+    compaction = Compaction(chat.dialogue, path, keep)
+    chat.stream_aside(compaction.parts(), "summarizing the oldest turns")
+    if compaction.interrupted or not compaction.text:
+        console.note("nothing changed")
+        return False
+    if compaction.left_out:
+        omitted = plural(compaction.left_out, "message")
+        console.warn(f"the summary omits the oldest {omitted}: they did not fit into the context")
+    if chat.live:
+        choices = {"yes": "use it", "edit": "change it first", "no": "change nothing"}
+        choice = choose("continue with this summary?", choices, "yes")
+        if choice == "no":
+            console.note("nothing changed")
+            return False
+        if choice == "edit":
+            from llmcli.ui.editor import edit
+
+            compaction.text = edit(compaction.text).strip() or compaction.text
+    number = compaction.use()
+    console.note(f"the summary replaces {plural(number, 'message')} (/branches lists the full conversation)")
+    return True
+
+
+@command(
+    "stats",
+    heading=INSPECT,
+    help="Show token counts and speed of the last answer.",
+    detail="With the time to the first token, the reason for its end, and its seed.",
+    examples=("/stats", "/retry, then /stats", "/model starter, then /retry, then /stats"),
+)
+def stats(chat: "Chat", _argument: str) -> None:
+    """Print the figures of the last answer."""
+    path = chat.path()
+    answers = [message for message in chat.session.conversation.messages.values() if message.timings]
+    last = next((message for message in reversed(path) if message.timings), None)
+    if not last:
+        console.note("no answer yet")
+        return
+    t = last.timings
+    n_total = int(sum(message.timings.get("predicted_n", 0) for message in answers))
+    facts = [
+        ("prompt", f"{_tokens(t, 'prompt_n')} evaluated, {t.get('prompt_per_second', 0):.1f} tokens/s"),
+        ("answer", f"{_tokens(t, 'predicted_n')}, {t.get('predicted_per_second', 0):.1f} tokens/s"),
+        ("first token", f"{t.get('ttft_ms', 0) / 1e3:.2f} s"),
+        ("end", last.finish_reason),
+        ("seed", str(last.params.get("seed", ""))),
+        ("model", last.model),
+        ("session", f"{plural(len(answers), 'answer')}, {plural(n_total, 'token')}"),
+    ]
+    chat.facts(facts)
+
+
+def _tokens(timings: Mapping[str, float], key: str) -> str:
+    return plural(int(timings.get(key, 0)), "token")

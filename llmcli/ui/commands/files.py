@@ -1,0 +1,113 @@
+"""Commands for files, clipboard and editor."""
+
+import shlex
+import sys
+from typing import TYPE_CHECKING
+
+from llmcli.chat.attachments import Attachment, attach, expand
+from llmcli.chat.code_blocks import code_blocks
+from llmcli.errors import UsageError
+from llmcli.ui.commands import complete
+from llmcli.ui.commands.registry import FILES, command
+from llmcli.ui.terminal.console import console
+from llmcli.ui.units import plural
+
+if TYPE_CHECKING:
+    from llmcli.ui.chat.app import Chat
+
+
+@command(
+    "file",
+    heading=FILES,
+    usage="PATH …",
+    help="Attach files to the next message.",
+    detail="As @PATH within a message does. Patterns work too. `none` removes the attached files.",
+    examples=("/file notes.txt", "/file src/*.py", "/file none"),
+    complete=complete.paths,
+    everyday=True,
+)
+def file(chat: "Chat", argument: str) -> None:
+    """Attach files to the next message, or remove them."""
+    if argument == "none":
+        chat.pending = []
+        console.note("no files are attached to the next message")
+        return
+    try:
+        names = [name for pattern in shlex.split(argument, posix=sys.platform != "win32") for name in expand(pattern)]
+    except ValueError as error:
+        raise UsageError(f"/file: {error}", "quote a name that contains spaces") from None
+    if not names and not chat.pending:
+        raise UsageError("/file needs a file name", "try /file notes.txt")
+    chat.pending += [attach(name) for name in names]
+    shown = ", ".join(f"{attached.name} ({plural(len(attached.text), 'character')})" for attached in chat.pending)
+    console.note(f"attached to the next message: {shown}")
+
+
+@command(
+    "copy",
+    heading=FILES,
+    usage="[code|N]",
+    help="Copy the answer, its last code block, or message N.",
+    detail="To the clipboard. N is the number of a message in /history.",
+    examples=("/copy", "/copy code", "/copy 3"),
+    complete=complete.words("code"),
+    everyday=True,
+)
+def copy(chat: "Chat", argument: str) -> None:
+    """Put a message or a code block on the clipboard."""
+    from llmcli.ui.terminal.clipboard import copy as to_clipboard
+    from llmcli.ui.terminal.output import put_drawn
+
+    path = chat.path()
+    message = next((message for message in reversed(path) if message.role == "assistant"), None)
+    if argument.isdecimal() and 0 < int(argument) <= len(path):
+        message = path[int(argument) - 1]
+    elif argument not in ("", "code"):
+        raise UsageError(f"message {argument} does not exist", "see the numbers in /history")
+    if not message:
+        raise UsageError("no answer to copy", "send a message first")
+    text = message.content
+    if argument == "code":
+        blocks = code_blocks(text)
+        if not blocks:
+            raise UsageError("the last answer has no code block", "use /copy to copy all of it")
+        text = blocks[-1]
+    taken_by = to_clipboard(text, put_drawn if chat.live else None)
+    how = " to the clipboard" if taken_by == "clipboard" else " (the terminal puts them on the clipboard)"
+    console.note(f"copied {plural(len(text), 'character')}{how}")
+
+
+@command(
+    "paste",
+    heading=FILES,
+    help="Attach the clipboard's text to the next message.",
+    detail="`/file none` removes it.",
+    examples=("/paste", "/paste, then Summarize this.", "/paste, then /file none"),
+)
+def paste(chat: "Chat", _argument: str) -> None:
+    """Attach the text of the clipboard."""
+    from llmcli.ui.terminal.clipboard import paste as from_clipboard
+
+    text = from_clipboard()
+    if not text.strip():
+        raise UsageError("the clipboard contains no text", "copy a text first")
+    chat.pending.append(Attachment("clipboard", text))
+    console.note(f"attached to the next message: {plural(len(text), 'character')} from the clipboard")
+
+
+@command(
+    "editor",
+    heading=FILES,
+    help="Write the next message in your editor.",
+    detail="$VISUAL or $EDITOR names it. The text comes into the input line, and Enter sends it. Ctrl-X Ctrl-E does "
+    "the same.",
+    examples=("/editor", "/edit 3", "/system edit"),
+)
+def editor(chat: "Chat", _argument: str) -> None:
+    """Open the draft of the next message in the editor."""
+    from llmcli.ui.editor import edit
+
+    chat.draft = edit(chat.draft)
+    if not chat.live and chat.draft:
+        text, chat.draft = chat.draft, ""
+        chat.send(text)

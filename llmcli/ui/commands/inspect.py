@@ -1,0 +1,173 @@
+"""Commands that show how single tokens of the last answer were sampled."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from llmcli.errors import UsageError
+from llmcli.ui.chat.busy_screen import Stage
+from llmcli.ui.commands.registry import INSPECT, command
+from llmcli.ui.repl.terminal import ending_later
+from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.output import aside
+
+if TYPE_CHECKING:  # they stand on the engine, which is imported where the model is loaded
+    from llmcli.chat.inspect import Answered
+    from llmcli.engine.inspection import Dissection
+    from llmcli.ui.chat.app import Chat
+
+_N_WHY, _N_ALTERNATIVES = 8, 10  # candidates that they list
+_BEFORE = 32  # characters of the answer that are shown before a token
+_LONGEST = 9  # digits of a number
+_TOLERANCE = 0.005  # of a recomputed probability
+
+
+def _token_numbers(chat: "Chat", start: str) -> list[tuple[str, str]]:
+    """The numbers of the last answer's tokens, with their texts."""
+    traces = chat.turn.answer.traces if chat.turn else []
+    numbered = [(str(token.i), token.text or token.reasoning) for token in traces if token.id is not None]
+    return [(number, repr(text)) for number, text in numbered if number.startswith(start)]
+
+
+@command(
+    "why",
+    heading=INSPECT,
+    usage="[N|TEXT]",
+    help="Show step by step how a token was sampled.",
+    detail="N is its number in the answer, from 0; TEXT is its text or the start of it. Alone it takes the token of "
+    "which the model was least sure. The table has the likeliest candidates and what each sampler did to them.",
+    examples=("/why", "/why 12", "/why comet"),
+    complete=_token_numbers,
+    everyday=True,
+)
+def why(chat: "Chat", argument: str) -> None:
+    """Print the candidates of one token, step by step of the sampler chain."""
+    from llmcli.ui.why import put_why
+
+    answered = last(chat)
+    found = _inspect(chat, answered, argument, _N_WHY) if answered else None
+    if answered and found:
+        with aside(not chat.live):
+            put_why(found, answered.made.settings)
+        _note_differences(answered, found)
+
+
+@command(
+    "alternatives",
+    heading=INSPECT,
+    usage="[N|TEXT]",
+    help="List the other candidates for a token.",
+    detail="N and TEXT as for /why. K is the candidate's rank by the model, BEFORE its probability by the model, AFTER "
+    "its probability after the sampler chain. /branch N K continues from it.",
+    examples=("/alternatives", "/alternatives 12", "/alternatives 5, then /branch 5 2"),
+    complete=_token_numbers,
+)
+def alternatives(chat: "Chat", argument: str) -> None:
+    """Print the candidates of one token by rank."""
+    from llmcli.ui.charts.trace_table import token_text
+    from llmcli.ui.why import percent, short
+
+    answered = last(chat)
+    found = _inspect(chat, answered, argument, _N_ALTERNATIVES) if answered else None
+    if not answered or not found:
+        return
+    rows = []
+    for candidate in found.stepwise.candidates:
+        sampler, mark = found.stepwise.removed_by(candidate), "*" if candidate.id == found.drawn else ""
+        after = f"- {short(sampler)}" if sampler else percent(found.stepwise.after(candidate))
+        rows.append((f"{candidate.rank}{mark}", token_text(candidate.text, 16), percent(candidate.before), after))
+    chat.rows(("K", "TOKEN", "BEFORE %", "AFTER %"), rows, right=("K", "BEFORE %", "AFTER %"))
+    chat.listed = found.at, [(str(candidate.rank), candidate.text) for candidate in found.stepwise.candidates]
+    console.note(f"* was sampled; /branch {found.at} K continues from another candidate")
+    _note_differences(answered, found)
+
+
+def last(chat: "Chat") -> "Answered | None":
+    """The last answer, for inspection; None when the user stopped waiting for the model.
+
+    Raises:
+        UsageError: when there is none.
+    """
+    if not any(message.role == "assistant" for message in chat.path()):
+        raise UsageError("no answer yet", "send a message first")
+    if not chat.ready():
+        return None
+    from llmcli.chat.inspect import last_answer
+
+    return last_answer(chat.dialogue, chat.turn)
+
+
+def number_of(answered: "Answered", argument: str) -> int:
+    """The number of the token that `argument` names: a number, or its text, with or without quotes.
+
+    Raises:
+        UsageError: when there is no such token.
+    """
+    most = len(answered.tokens) - 1
+    if argument.isdecimal():
+        if len(argument) <= _LONGEST and int(argument) <= most:
+            return int(argument)
+        raise UsageError(f"token {argument[:_BEFORE]} does not exist", f"use a number from 0 to {most}")
+    text = argument[1:-1] if argument[0] in "\"'" and argument[0] == argument[-1] else argument
+    number = answered.find(text) if text else None
+    if number is None:
+        raise UsageError(f"{text[:_BEFORE]!r} is not in the last answer", f"use a number from 0 to {most}")
+    return number
+
+
+@contextmanager
+def working(chat: "Chat", doing: str) -> Iterator[Callable[[int, int], None]]:
+    """Within this block the screen shows what the model does and how far it is, and Ctrl-C stops it."""
+    local = chat.dialogue.local
+    assert local
+    local.abort.clear()
+    stage = Stage(chat.dialogue.settings, chat.live)
+
+    def progress(done: int, total: int) -> None:
+        stage.waiting.text = f"{doing} {done / max(total, 1):.0%}"
+
+    with ending_later(), stage.open(local.abort, doing):
+        yield progress
+
+
+def _inspect(chat: "Chat", answered: "Answered", argument: str, count: int) -> "Dissection | None":
+    """The candidates of a token, after printing where it stands; None where the user stopped it."""
+    if argument:
+        number: int | None = number_of(answered, argument)
+    else:
+        with working(chat, "measuring the answer") as progress:
+            number = answered.least_sure(progress)
+    found = None
+    if number is not None:
+        doing = "generating the answer again" if answered.subject.remembering else "evaluating the answer"
+        with working(chat, doing) as progress:
+            found = answered.dissect(number, count, progress)
+    if not found:
+        console.note("stopped")
+        return None
+    chat.say(("" if argument else "the model was least sure of ") + _describe_position(answered, found.at))
+    return found
+
+
+def _describe_position(answered: "Answered", number: int) -> str:
+    """The number of a token, and the text before it."""
+    text = (answered.made.settings.prefill or "") + "".join(map(answered.text, range(number)))
+    before = " ".join(text.split())
+    end = f"…{before[-_BEFORE:]}" if len(before) > _BEFORE else before
+    return f"token {number} (0 to {len(answered.tokens) - 1})" + (f', after "{end}"' if before else "")
+
+
+def _note_differences(answered: "Answered", found: "Dissection") -> None:
+    """Tell where this is not what happened when the token was sampled."""
+    if not answered.traces:
+        console.note(
+            "the answer is from an earlier chat: its text was tokenized again, perhaps not as it was generated"
+        )
+    if not found.exact:
+        names = ", ".join(answered.subject.remembering)
+        console.note(f"could not reproduce the answer exactly: {names} state was reset at this token")
+        return
+    original = answered.traces[found.at].p if answered.traces else None
+    chosen = next(candidate for candidate in found.stepwise.candidates if candidate.id == found.drawn)
+    if original is not None and abs(found.stepwise.after(chosen) - original) > _TOLERANCE:
+        console.note(f"recomputed with different batch sizes; the original probability was {original:.1%}")

@@ -1,0 +1,274 @@
+"""Commands that show and change settings."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from llmcli.chat.controller import reopens, settable
+from llmcli.errors import LlmcliError, UsageError
+from llmcli.inference.request import grammar_text
+from llmcli.params.chain import plan
+from llmcli.params.generation import GenerationParams
+from llmcli.params.inert import inert
+from llmcli.params.layers import Resolved
+from llmcli.params.param import describe
+from llmcli.params.policies.policy import Entropy, Fixed
+from llmcli.params.settings import SamplingParams, fields, find
+from llmcli.text import excerpt
+from llmcli.ui.commands import complete
+from llmcli.ui.commands.registry import SETTINGS, command, commands
+from llmcli.ui.commands.seeing import spark
+from llmcli.ui.step_values import step_values
+from llmcli.ui.terminal.console import console
+
+if TYPE_CHECKING:
+    from llmcli.inference.local import LocalModel
+    from llmcli.ui.chat.app import Chat
+
+_HIGHEST = 2.0  # a temperature above it is most likely a mistake
+
+
+@command(
+    "set",
+    heading=SETTINGS,
+    usage="[KEY [VALUE]]",
+    help="Show or change any setting.",
+    detail="Alone it lists all of them. /top_p 0.9 is short for /set top_p 0.9.",
+    examples=("/set", "/set top_p 0.9", "/set repeat_penalty 1.1"),
+    complete=complete.settings,
+)
+def set_(chat: "Chat", argument: str) -> None:
+    """Change a setting for the rest of the session, or show it."""
+    name, _, text = argument.partition(" ")
+    if not name:
+        _print_settings(chat, settable())
+        return
+    key = find(name).key
+    if not text.strip():
+        _print_setting(chat, key)
+        return
+    if key in ("model", "preset"):  # which have more to do
+        commands()[key].run(chat, text.strip())
+        return
+    key, value = chat.dialogue.parse(key, text.strip())
+    chat.dialogue.set(key, value)
+    _print_setting(chat, key)
+    _warn_too_high(key, value)
+    if reopens(key) and chat.dialogue.stale:
+        console.note("the model is loaded again with the next answer")
+
+
+def _format_now(chat: "Chat", key: str) -> str:
+    return fields()[key].format(getattr(chat.dialogue.settings, key))
+
+
+def _print_setting(chat: "Chat", key: str) -> None:
+    """Print the value of a setting, where it comes from, and why it has no effect if it has none."""
+    resolved = chat.dialogue.resolved()
+    reason = inert(resolved.settings, resolved.origins).get(key)
+    origin = resolved.origins[key]
+    source = {"session": "", "default": " (default)"}.get(origin, f" (from {origin})")
+    effect = f" (no effect: {reason})" if reason else ""
+    console.note(f"{key} = {_format_now(chat, key) or 'none'}{source}{effect}")
+    if key in ("grammar", "grammar_file", "json_schema"):
+        grammar_text(chat.dialogue.settings)  # raises if the grammar is not valid
+
+
+def _warn_too_high(key: str, value: object) -> None:
+    """Warn of a temperature that makes nonsense."""
+    highest = 0.0
+    if isinstance(value, Fixed):
+        highest = value.value
+    elif isinstance(value, Entropy):
+        highest = value.high
+    if key == "temperature" and highest > _HIGHEST:
+        console.warn(f"at temperature {highest:g} answers are mostly nonsense", "try 0.8 (usual) or 1.2 (bold)")
+
+
+@command(
+    "temp",
+    heading=SETTINGS,
+    usage="[POLICY]",
+    help="Set the temperature: how freely tokens are sampled.",
+    detail="0 strict, 0.8 usual, 1.2 bold; above 1.5 mostly nonsense. A policy changes it from token to token: "
+    "0.3..1.3 follows the entropy, sentence:1.1,0.7 the number of the sentence. Alone it shows the temperatures of "
+    "the last answer.",
+    examples=("/temp 1.2", "/temp 0.3..1.3", "/temp sentence:1.1,0.7"),
+    aliases=("temperature",),
+    complete=complete.values_of("temperature"),
+    everyday=True,
+)
+def temp(chat: "Chat", argument: str) -> None:
+    """Set or show the temperature policy."""
+    set_(chat, f"temperature {argument}")
+    if not argument:
+        for line in spark(chat).splitlines():
+            chat.say(line)
+
+
+@command(
+    "seed",
+    heading=SETTINGS,
+    usage="[N|random]",
+    help="Set the seed, or use a random one each time.",
+    detail="The same seed, settings and messages give the same answer.",
+    examples=("/seed", "/seed 42", "/seed random"),
+    complete=complete.words("random"),
+)
+def seed(chat: "Chat", argument: str) -> None:
+    """Set or show the seed."""
+    set_(chat, f"seed {argument}")
+
+
+@command(
+    "reset",
+    heading=SETTINGS,
+    usage="[KEY]",
+    help="Undo the changes of one setting, or of all.",
+    detail="It returns to the value that it had before this session changed it.",
+    examples=("/reset temperature", "/reset top_p", "/reset"),
+    complete=lambda chat, start: [(key, "") for key in chat.session.overrides if key.startswith(start)],
+)
+def reset(chat: "Chat", argument: str) -> None:
+    """Remove the session's own values of settings."""
+    removed = chat.dialogue.reset(find(argument).key if argument else None)
+    console.note(f"reset: {', '.join(removed)}" if removed else "no setting was changed in this session")
+
+
+@command(
+    "params",
+    heading=SETTINGS,
+    usage="[all]",
+    help="Show the sampling settings and their origin.",
+    detail="Each row has the value, the layer that it comes from, and the reason if it has no effect. `all` adds the "
+    "other settings.",
+    examples=("/params", "/params all", "/temp 1.2, then /params"),
+    complete=complete.words("all"),
+)
+def params(chat: "Chat", argument: str) -> None:
+    """Print a table of settings."""
+    usual = {*describe(SamplingParams), *describe(GenerationParams)}
+    _print_settings(chat, [key for key in settable() if argument or key in usual])
+
+
+def _print_settings(chat: "Chat", keys: list[str]) -> None:
+    """Value, layer, and below it the reason for a setting that has no effect."""
+    resolved = chat.dialogue.resolved()
+    idle = inert(resolved.settings, resolved.origins)
+    rows = [(key, excerpt(_format_now(chat, key) or "none"), resolved.origins[key]) for key in keys]
+    below = [f"no effect: {idle[key]}" if key in idle else "" for key in keys]
+    chat.rows(("KEY", "VALUE", "FROM"), rows, below=below)
+
+
+@command(
+    "samplers",
+    heading=SETTINGS,
+    usage="[NAME,…]",
+    help="Show or set the sampler chain.",
+    detail="Samplers apply in this order; omitted samplers are off. `default` is llama.cpp's chain.",
+    examples=("/samplers", "/samplers top_k,temperature", "/samplers default"),
+    complete=complete.values_of("samplers"),
+)
+def samplers(chat: "Chat", argument: str) -> None:
+    """Set the sampler chain, or print its steps with their values."""
+    if argument:
+        set_(chat, f"samplers {argument}")
+        return
+    resolved = chat.dialogue.resolved()
+    rows = [(str(n), name, values) for n, (name, values) in enumerate(_chain(resolved), 1)]
+    chat.rows(("", "STEP", "VALUES"), rows, right=("",))
+    for key, reason in inert(resolved.settings, resolved.origins).items():
+        console.note(f"{key} (from {resolved.origins[key]}) has no effect: {reason}")
+
+
+def _chain(resolved: Resolved) -> list[tuple[str, str]]:
+    settings = resolved.settings
+    seeded = settings if settings.seed is not None else replace(settings, seed=0)
+    steps: list[tuple[str, str]] = []
+    if settings.grammar or settings.grammar_file or settings.json_schema:
+        steps.append(("grammar", "removes tokens that do not match"))
+    if settings.logit_bias or settings.ignore_eos:
+        steps.append(("logit_bias", fields()["logit_bias"].format(settings.logit_bias)))
+    for step in plan(seeded):
+        steps.append((step.name, step_values(settings, step.name)))
+    return [(name, values.strip()) for name, values in steps]
+
+
+@command(
+    "model",
+    heading=SETTINGS,
+    usage="[REF]",
+    help="Show or switch the model.",
+    detail="The conversation stays. `llmcli models list` lists the downloaded models.",
+    examples=("/model", "/model starter", "/model ./my-model.gguf"),
+    complete=complete.models,
+    everyday=True,
+)
+def model(chat: "Chat", argument: str) -> None:
+    """Show the model, or load another one for the same conversation."""
+    dialogue = chat.dialogue
+    if not argument:
+        local = dialogue.local
+        chat.say(_describe_model(local) if local else f"model: {dialogue.settings.model} (loading)")
+        return
+    key, value = dialogue.parse("model", argument)
+    before = chat.session.overrides.get("model")
+    chat.bring(replace(dialogue.settings, model=value))
+    dialogue.set(key, value)
+    try:
+        local = chat.ready()
+    except LlmcliError:
+        if before is None:
+            dialogue.reset("model")
+        else:
+            dialogue.set("model", before)
+        raise
+    if local:
+        console.note(_describe_model(local))
+
+
+def _describe_model(local: "LocalModel") -> str:
+    return f"model: {local.name}, context: {local.n_ctx} tokens"
+
+
+@command(
+    "think",
+    heading=SETTINGS,
+    usage="[on|off|hide]",
+    help="Fold, hide or disable the model's reasoning.",
+    detail="`on` folds it, `hide` hides it, `off` asks the model not to reason. Alone it shows the last reasoning.",
+    examples=("/think", "/think hide", "/think off"),
+    complete=complete.words("on", "off", "hide"),
+)
+def think(chat: "Chat", argument: str) -> None:
+    """Set how reasoning is shown, or print the last one."""
+    if argument not in ("", "on", "off", "hide", "show"):
+        raise UsageError(f"/think must be on, off or hide, got '{argument}'")
+    if argument:
+        set_(chat, f"think {'show' if argument == 'on' else argument}")
+        return
+    reasoning = next((message.reasoning for message in reversed(chat.path()) if message.reasoning), "")
+    chat.say(reasoning or f"no answer has reasoning (think = {_format_now(chat, 'think')})", "2")
+
+
+@command(
+    "json",
+    heading=SETTINGS,
+    usage="[on|off|SCHEMA]",
+    help="Make the model answer in JSON.",
+    detail="SCHEMA is a JSON schema or a file with one; answers then match it. `off` ends it.",
+    examples=("/json on", '/json {"type": "array"}', "/json off"),
+    complete=complete.words("on", "off"),
+)
+def json(chat: "Chat", argument: str) -> None:
+    """Set or show the JSON schema of answers."""
+    if not argument:
+        _print_setting(chat, "json_schema")
+        return
+    value = {"on": '{"type": "object"}', "off": None}.get(argument, argument)
+    if value:
+        notes: list[str] = []
+        grammar_text(replace(chat.dialogue.settings, json_schema=value, grammar=None, grammar_file=None), notes)
+        for note in notes:
+            console.warn(note)
+    chat.dialogue.set("json_schema", value)
+    console.note("JSON output is off" if value is None else "JSON output is on")

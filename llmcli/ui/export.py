@@ -1,0 +1,144 @@
+"""A conversation as a picture: one SVG that loads nothing and runs nothing.
+
+rich has an export to SVG too, but it draws wide characters in half of their columns.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from html import escape
+from io import StringIO
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from llmcli.chat.conversation import Message
+from llmcli.chat.export import ENDINGS
+from llmcli.ui.terminal.cells import cells, paint, wrap
+from llmcli.ui.terminal.sanitize import safe
+
+if TYPE_CHECKING:
+    from rich.style import Style
+    from rich.terminal_theme import TerminalTheme
+
+MOST_ROWS = 300
+_MAX_CHARACTERS = 50_000  # of one message
+_MARK = "\x1b[1;36m> \x1b[0m"
+_COLUMN, _ROW, _BASELINE = 8.4, 17, 13  # pixels
+_LEFT, _TOP, _BOTTOM = 14, 44, 14
+_FONTS = "ui-monospace,SFMono-Regular,Menlo,Consolas,DejaVu Sans Mono,monospace"
+_NOT_XML = re.compile("[^\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# Wide characters are drawn apart: in a font of another width they must not stretch the letters beside them.
+_WIDE = "\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\uff01-\uff60\U0001f000-\U0003fffd\u200d\ufe0f"
+_PIECE = re.compile(f"[{_WIDE}]+|[^{_WIDE}]+")
+# Background and foreground, then the 16 colors of a terminal.
+_DARK = """17191e d5d9e0  3f444d e5737d 8fc27a dcb56b 6fa8f0 c08adf 5fbfc4 c9ced8
+           757c88 f28b93 a8d694 ecca86 8fbcff d3a4f0 7fd6da f3f5f8"""
+_LIGHT = """fcfcfb 24282e  24282e b3262f 1f7a33 8a6100 2357b8 8a35a8 0f7480 6a7078
+            5b6169 cf3a43 2b9144 a87600 3a6fd8 a24dc2 178c99 9aa0a8"""
+
+
+def draw(rows: Sequence[str], columns: int, title: str, dark: bool = True) -> str:
+    """Rows with escape sequences in a window with a title, as SVG; the same rows give the same bytes."""
+    from rich.ansi import AnsiDecoder
+    from rich.console import Console
+
+    theme, decoder, console = _theme(_DARK if dark else _LIGHT), AnsiDecoder(), Console(file=StringIO())
+    width, height = round(columns * _COLUMN) + 2 * _LEFT, len(rows) * _ROW + _TOP + _BOTTOM
+    heading, faint = _text(" ".join(title.split())), theme.ansi_colors[8].hex
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{width}" height="{height}"'
+        f' viewBox="0 0 {width} {height}">',
+        f"<title>{heading}</title>",
+        f'<rect width="{width}" height="{height}" rx="8" fill="{theme.background_color.hex}"/>',
+        *(f'<circle cx="{20 + 18 * at}" cy="19" r="5.5" fill="{faint}"/>' for at in range(3)),
+        f'<g font-family="{_FONTS}" font-size="14" fill="{theme.foreground_color.hex}" xml:space="preserve">',
+        f'<text x="{width // 2}" y="24" text-anchor="middle" fill="{faint}">{heading}</text>',
+    ]
+    for at, row in enumerate(rows):
+        column = 0
+        for text, style, _ in decoder.decode_line(row).render(console):
+            for piece in _PIECE.findall(text):
+                lines += _run(piece, style, theme, column, _TOP + at * _ROW)
+                column += cells(piece)
+    return "\n".join([*lines, "</g>", "</svg>", ""])
+
+
+def conversation(messages: Sequence[Message], title: str, columns: int = 80) -> str:
+    """Messages as the chat shows them; the last row tells if the rest is too long for a picture."""
+    rows = list(islice(_message_rows(messages, columns), MOST_ROWS + 1))
+    if len(rows) > MOST_ROWS:
+        rows[-1] = paint([("2", "… the rest is too long for a picture")])
+    return draw(rows, columns, title)
+
+
+def _message_rows(messages: Sequence[Message], columns: int) -> Iterator[str]:
+    """The rows of a conversation with escape sequences, a blank one between two messages."""
+    from llmcli.ui.markdown.render import Renderer
+    from llmcli.ui.markdown.splitter import Splitter
+    from llmcli.ui.markdown.style import style_of
+
+    style = style_of("dark", True)
+    for number, message in enumerate(messages):
+        if number:
+            yield ""
+        text = safe(message.content[:_MAX_CHARACTERS].strip("\n"))
+        if len(message.content) > _MAX_CHARACTERS:
+            text += " …"
+        if message.role == "user":
+            rows = wrap([("", text.expandtabs(4))], columns - 2)
+            yield from (_MARK + paint(row) if at == 0 else "  " + paint(row) for at, row in enumerate(rows))
+        else:
+            splitter = Splitter()
+            blocks = splitter.feed(text) + splitter.finish()
+            yield from Renderer(style).rows(blocks, columns - 1)
+        notes = [f"+ {one.name}" for one in message.attachments]
+        if message.role == "summary":
+            notes.append("a summary of the earlier messages")
+        notes.append(ENDINGS.get(message.finish_reason, ""))
+        for note in filter(None, notes):
+            yield from (paint(row) for row in wrap([(style.faint, safe(" ".join(note.split())))], columns - 1))
+
+
+def _run(text: str, style: "Style | None", theme: "TerminalTheme", column: int, top: int) -> Iterator[str]:
+    """A text in one style: its background, if it has one, and its letters, stretched to the columns they take."""
+    from rich.color import blend_rgb
+    from rich.color_triplet import ColorTriplet
+    from rich.style import Style
+
+    style = style or Style.null()
+    foreground = style.color.get_truecolor(theme) if style.color else theme.foreground_color
+    background = style.bgcolor.get_truecolor(theme, foreground=False) if style.bgcolor else theme.background_color
+    if style.reverse:
+        foreground, background = background, foreground
+    if style.dim:
+        foreground = ColorTriplet(*blend_rgb(foreground, background, 0.4))
+    if background != theme.background_color:
+        left, width = _LEFT + column * _COLUMN, cells(text) * _COLUMN
+        yield f'<rect x="{left:g}" y="{top}" width="{width:g}" height="{_ROW}" fill="{background.hex}"/>'
+    bare = text.lstrip(" ")
+    column, bare = column + len(text) - len(bare), bare.rstrip(" ")
+    if not bare:
+        return
+    decoration = "line-through" if style.strike else ""
+    attributes = {
+        "fill": foreground.hex if foreground != theme.foreground_color else "",
+        "font-weight": "bold" if style.bold else "",
+        "font-style": "italic" if style.italic else "",
+        "text-decoration": "underline" if style.underline else decoration,
+        "textLength": f"{cells(bare) * _COLUMN:g}",
+    }
+    text_attributes = "".join(f' {name}="{value}"' for name, value in attributes.items() if value)
+    x, y = f"{_LEFT + column * _COLUMN:g}", top + _BASELINE
+    yield f'<text x="{x}" y="{y}"{text_attributes} lengthAdjust="spacingAndGlyphs">{_text(bare)}</text>'
+
+
+def _text(text: str) -> str:
+    """`text` as XML, with a mark for characters that XML cannot contain."""
+    return escape(_NOT_XML.sub("\ufffd", text), quote=False)
+
+
+def _theme(colors: str) -> "TerminalTheme":
+    from rich.terminal_theme import TerminalTheme
+
+    red_green_blue = [(code >> 16, code >> 8 & 255, code & 255) for code in (int(one, 16) for one in colors.split())]
+    background, foreground, *palette = red_green_blue
+    return TerminalTheme(background, foreground, palette[:8], palette[8:])

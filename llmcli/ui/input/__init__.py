@@ -1,0 +1,1 @@
+"""The input line of the chat, and its replacement in a pipe."""

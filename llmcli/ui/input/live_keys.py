@@ -1,0 +1,132 @@
+"""Keys that are pressed while an answer streams: some move the temperature, the others wait for the prompt."""
+
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from prompt_toolkit.application import get_app_session
+from prompt_toolkit.input import Input
+from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
+from prompt_toolkit.key_binding import KeyPress
+from prompt_toolkit.keys import Keys
+
+from llmcli.ui.terminal.typeahead import is_silent
+
+_ARROWS: dict[str, int] = {Keys.Up: 1, Keys.Down: -1}
+_SIGNS = {"+": 1, "-": -1}
+_ESCAPE = 0.05  # seconds; after them Escape is a key and begins no other one
+_BREATH = 0.001
+_POLL = 0.03  # seconds between two reads of a console that sends no event
+
+Take = Callable[[Iterable[KeyPress], bool], None]  # keys, and whether they were pressed before the answer
+
+
+def sort_out(keys: Iterable[KeyPress], typing: bool = False) -> tuple[list[int], list[KeyPress]]:
+    """The steps up (1) and down (-1) that `keys` ask for, and the keys that belong to the next message.
+
+    The arrows are always steps, for there is no cursor to move; `+` and `-` are steps until something else is typed:
+    `typing` says that there is a message already. A paste is one key.
+    """
+    steps: list[int] = []
+    kept: list[KeyPress] = []
+    for key in keys:
+        step = _step(key, typing or bool(kept))
+        if step:
+            steps.append(step)
+        else:
+            kept.append(key)
+    return steps, kept
+
+
+def _step(key: KeyPress, typing: bool) -> int:
+    if typing or key.key not in _SIGNS:
+        return _ARROWS.get(key.key, 0) if key.data else 0  # without data it is the second half of Alt-Up
+    return _SIGNS[key.key]
+
+
+@contextmanager
+def live_keys(step: Callable[[int], None]) -> Iterator[None]:
+    """Within this block, inside a silent one, `step` is called for each step from a thread; other keys are kept.
+
+    The keys are read with the parser of the prompt and stored where the prompt looks first. So the prompt completes a
+    key or a paste that the end of the block has cut. Keys typed before the block, apart from arrows, are text.
+    """
+    keys = get_app_session().input
+    waiting = get_typeahead(keys)
+    store_typeahead(keys, waiting)
+    typing = bool(waiting)
+
+    def take(pressed: Iterable[KeyPress], early: bool) -> None:
+        nonlocal typing
+        steps, kept = sort_out(pressed, typing or early)
+        typing = typing or bool(kept)
+        store_typeahead(keys, kept)
+        for one in steps:
+            step(one)
+
+    with _console(take) if sys.platform == "win32" else _terminal(keys, take):
+        yield
+
+
+@contextmanager
+def _terminal(keys: Input, take: Take) -> Iterator[None]:
+    """Read the terminal in a thread that sleeps until a key comes, or the end."""
+    if not is_silent():
+        yield
+        return
+    import os
+    from select import select
+
+    take(keys.read_keys(), True)
+    stopped, stop = os.pipe()
+
+    def run() -> None:
+        pending = True  # perhaps a part of a key
+        while not keys.closed:
+            ready, _, _ = select([keys.fileno(), stopped], [], [], _ESCAPE if pending else None)
+            if stopped in ready:
+                return
+            pressed = keys.read_keys() if ready else keys.flush_keys()
+            pending = bool(ready)
+            take(pressed, False)
+            if pending and not pressed:  # a part of a paste; or the terminal is gone and always ready
+                select([stopped], [], [], _BREATH)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        os.close(stop)
+        thread.join(1)
+        os.close(stopped)
+
+
+@contextmanager
+def _console(take: Take) -> Iterator[None]:
+    """Read the console of Windows, which sends no event, in a thread that polls; Ctrl-C stays a signal there."""
+    read_keys, stopped = _console_reader(), threading.Event()
+    take(read_keys(), True)
+
+    def run() -> None:
+        while not stopped.wait(_POLL):
+            take(read_keys(), False)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join(1)
+
+
+def _console_reader() -> Callable[[], list[KeyPress]]:
+    """A function that reads the keys pressed on the console of Windows, without mouse events."""
+    if sys.platform == "win32":
+        from prompt_toolkit.input.win32 import ConsoleInputReader
+
+        reader = ConsoleInputReader()
+        return lambda: [key for key in reader.read() if key.key != Keys.WindowsMouseEvent]
+    raise NotImplementedError

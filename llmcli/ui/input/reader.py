@@ -1,0 +1,160 @@
+"""The input line of a terminal: reads one message or command."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from prompt_toolkit.application import Application, get_app_session
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.cursor_shapes import ModalCursorShapeConfig
+from prompt_toolkit.document import Document
+from prompt_toolkit.enums import DEFAULT_BUFFER, EditingMode
+from prompt_toolkit.filters import Condition
+from prompt_toolkit.output import ColorDepth
+from prompt_toolkit.output.vt100 import Vt100_Output
+
+from llmcli.ui.input.history import PrivateHistory
+from llmcli.ui.input.keys import Editing
+from llmcli.ui.input.layout import make_layout, make_style
+from llmcli.ui.prompt.block import body
+from llmcli.ui.prompt.completion import SuggestCompleter, opens_by_itself
+from llmcli.ui.prompt.keys import make_keys
+from llmcli.ui.prompt.pasted import Pasted, clean
+from llmcli.ui.prompt.suggest_history import FromHistory
+from llmcli.ui.prompt.suggestion import Suggest
+from llmcli.ui.terminal.sanitize import safe
+
+
+class TerminalReader:
+    """The prompt of the chat: the marker, the text being typed, and the status below."""
+
+    def __init__(
+        self,
+        suggest: Suggest,
+        status: Callable[[], str],
+        history: Path,
+        editing_mode: str = "emacs",
+        style: str = "dark",
+        colour: bool = True,
+        hint: Callable[[], str] = str,
+    ) -> None:
+        """`status` is shown below the line, `hint` in the line while it is empty; both are called at each drawing."""
+        output = get_app_session().output
+        if isinstance(output, Vt100_Output):
+            # Asks the terminal nothing: one that does not answer costs a second and a warning.
+            output.enable_cpr = False
+        self._status = status
+        self._pasted = Pasted()
+        self._history = PrivateHistory(history, self._pasted.fold)
+        buffer = Buffer(
+            name=DEFAULT_BUFFER,
+            completer=SuggestCompleter(suggest),
+            complete_while_typing=Condition(lambda: opens_by_itself(buffer.document.text_before_cursor)),
+            auto_suggest=FromHistory(),
+            history=self._history,
+        )
+        self._editing = Editing(buffer, self._pasted)
+        buffer.on_text_changed += lambda _buffer: self._clear_hint()
+        vi = editing_mode == "vi"
+        self._app: Application[str] = Application(
+            layout=make_layout(buffer, self._pasted, self._footer, lambda: _text_of(hint)),
+            key_bindings=make_keys(self._editing),
+            editing_mode=EditingMode.VI if vi else EditingMode.EMACS,
+            style=make_style(style, colour),
+            include_default_pygments_style=False,
+            color_depth=None if colour else ColorDepth.DEPTH_1_BIT,
+            cursor=ModalCursorShapeConfig() if vi else None,
+            reverse_vi_search_direction=True,
+        )
+        self._app.ttimeoutlen = 0.05  # seconds; Escape alone is a key
+        self._app.timeoutlen = 0.5
+        self.on_drawn: Callable[[], object] | None = None  # called once, when the first prompt is on the screen
+        self._app.after_render += lambda _app: self._drawn()
+
+    @property
+    def multiline(self) -> bool:
+        """Whether Enter makes a new line and Alt-Enter sends."""
+        return self._editing.multiline
+
+    @multiline.setter
+    def multiline(self, value: bool) -> None:
+        self._editing.multiline = value
+
+    def on_interrupt(self, call: Callable[[], bool]) -> None:
+        """Call this at Ctrl-C, too; it returns whether there was something to cancel."""
+        self._editing.on_interrupt = call
+
+    def read(self, default: str = "") -> str:
+        """What the user sends; `default` is in the line at first.
+
+        Raises:
+            EOFError: at Ctrl-D on an empty line, or when the terminal is gone.
+        """
+        start = self._pasted.fold(clean(default))
+        while True:
+            try:
+                text = self._prompt(start)
+            except KeyboardInterrupt:  # while the prompt does not read keys
+                start = ""
+                continue
+            except OSError as error:
+                raise EOFError from error
+            self.remember(text)
+            if (message := body(text)).strip():
+                return message
+            start = ""
+
+    def _prompt(self, start: str) -> str:
+        """What is sent, exactly as typed; it stays on the screen, or is printed whole into the scrollback."""
+        self._editing.hint = ""
+        self._app.erase_when_done = False
+        self._editing.buffer.reset(Document(start))
+        try:
+            shown = self._app.run(pre_run=self._catch_faults, set_exception_handler=False)
+        finally:  # prompt_toolkit omits this where a signal ends it in its first drawing
+            self._app.renderer.reset()
+        if self._app.erase_when_done:
+            drawn = "".join(self._pasted.label(char) or char for char in shown)
+            self._app.print_text([("class:marker", "> "), ("", safe(drawn).replace("\n", "\n  ") + "\n")])
+        return clean(self._pasted.unfold(shown))
+
+    def refresh(self) -> None:
+        """Redraw the status; from any thread."""
+        with suppress(RuntimeError):  # the prompt has just ended
+            self._app.invalidate()
+
+    def remember(self, text: str) -> None:
+        """Put a text into the history, as if it had been typed."""
+        self._history.append_string(text)
+
+    def _catch_faults(self) -> None:
+        """A fault in a key or a drawing does not end the prompt, unless the terminal is gone."""
+
+        def handle(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+            error = context.get("exception")
+            if isinstance(error, OSError) and not self._app.is_done:
+                self._app.exit(exception=EOFError)
+            self._editing.hint = f"internal error: {error or context.get('message')}"
+
+        asyncio.get_running_loop().set_exception_handler(handle)
+
+    def _drawn(self) -> None:
+        call, self.on_drawn = self.on_drawn, None
+        if call:
+            call()
+
+    def _clear_hint(self) -> None:
+        self._editing.hint = ""
+
+    def _footer(self) -> str:
+        return safe(self._editing.hint) if self._editing.hint else _text_of(self._status)
+
+
+def _text_of(call: Callable[[], str]) -> str:
+    """What `call` returns, in one line; a fault in it must not end the prompt."""
+    try:
+        return " ".join(safe(call()).split("\n"))
+    except Exception:
+        return ""

@@ -1,0 +1,1 @@
+"""The terminal: streams, tables, progress, questions, signals."""

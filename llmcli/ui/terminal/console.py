@@ -1,0 +1,97 @@
+"""Messages beside the result: errors, warnings and notes, one line each, on stderr."""
+
+import os
+import sys
+from typing import TextIO
+
+from llmcli.ui.terminal.sanitize import safe
+
+_RED, _YELLOW, _DIM, _BOLD, _OFF = "\x1b[31m", "\x1b[33m", "\x1b[2m", "\x1b[1m", "\x1b[0m"
+
+
+def wants_colour(stream: TextIO | None) -> bool:
+    """NO_COLOR beats FORCE_COLOR, which beats TERM=dumb and whether the stream is a terminal."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR") or os.environ.get("CLICOLOR_FORCE"):
+        return True
+    return is_terminal(stream) and os.environ.get("TERM") != "dumb"
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether the stream is open and a terminal."""
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:  # closed
+        return False
+
+
+def wrapped(text: str, indent: int = 0) -> str:
+    """`text` wrapped between words for the terminal of stderr; unchanged elsewhere, where a message is one line."""
+    if not is_terminal(sys.stderr):
+        return text
+    import shutil
+
+    columns = shutil.get_terminal_size().columns
+    if len(text) + indent <= columns:
+        return text
+    import textwrap
+
+    lines = textwrap.wrap(" " * indent + text, columns, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines)[indent:]
+
+
+class Console:
+    """Errors, warnings and notes; `quiet` silences all but errors, `verbose` adds detail."""
+
+    def __init__(self) -> None:
+        self.quiet = False
+        self.verbose = False
+        self.engine_log = False  # -vv: llama.cpp's log too
+        self.debug = bool(os.environ.get("LLMCLI_DEBUG"))
+
+    def error(self, message: str, hint: str = "") -> None:
+        self._print("error: ", _RED + _BOLD, message)
+        self._hint(hint)
+
+    def warn(self, message: str, hint: str = "") -> None:
+        if not self.quiet:
+            self._print("warning: ", _YELLOW, message)
+            self._hint(hint)
+
+    def note(self, message: str) -> None:
+        if not self.quiet:
+            self._print("", _DIM, message)
+
+    def detail(self, message: str) -> None:
+        if self.verbose:
+            self._print("", _DIM, message)
+
+    def think(self, text: str) -> None:
+        """Reasoning of the model, as it streams."""
+        if self.quiet or sys.stderr is None:
+            return
+        text = safe(text) if is_terminal(sys.stderr) else text
+        self._write(f"{_DIM}{text}{_OFF}" if wants_colour(sys.stderr) else text)
+
+    def _hint(self, hint: str) -> None:
+        if hint:
+            self._print("  hint: ", _BOLD, hint)
+
+    def _print(self, label: str, style: str, text: str) -> None:
+        text = wrapped(safe(" ".join(text.split("\n"))), len(label))
+        if wants_colour(sys.stderr):
+            label, text = (f"{style}{label}{_OFF}", text) if label else ("", f"{style}{text}{_OFF}")
+        self._write(f"{label}{text}\n")
+
+    def _write(self, text: str) -> None:
+        try:
+            sys.stderr.write(
+                text.encode(sys.stderr.encoding or "utf-8", "replace").decode(sys.stderr.encoding or "utf-8")
+            )
+            sys.stderr.flush()
+        except (OSError, ValueError, AttributeError):
+            pass  # stderr is closed
+
+
+console = Console()
