@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import typer
 
-from llmcli.cli.tree import make_app
+from llmcli.cli.commands import make_app
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])

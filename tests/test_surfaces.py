@@ -7,8 +7,8 @@ import pytest
 import typer
 
 from docs import build
+from llmcli.cli.commands import make_app
 from llmcli.cli.options import completes, group_title, help_text
-from llmcli.cli.tree import make_app
 from llmcli.config.file import config_layer, set_value
 from llmcli.params.layers import environment_layer
 from llmcli.params.param import Field

@@ -50,7 +50,7 @@ def _run_chat(flags: Layer, session: "Session", first: str, live: bool) -> int:
     """Build a chat and run it."""
     from llmcli.chat.controller import Dialogue
     from llmcli.cli.chat_session import character_of, remember
-    from llmcli.cli.chat_start import bring, open_model, run
+    from llmcli.cli.chat_setup import bring, open_model, run
     from llmcli.config.layers import layers_of
     from llmcli.ui.chat.app import Chat
 

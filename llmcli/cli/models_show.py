@@ -42,7 +42,7 @@ def show(
     except NotHereError as missing:
         if not isinstance(missing.reference, HubReference):
             raise
-        from llmcli.cli.pulling import plan_hub
+        from llmcli.cli.models.download import plan_hub
 
         portrait = remote_portrait(plan_hub(missing.reference, settings), settings)
     if template:

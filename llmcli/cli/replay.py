@@ -61,7 +61,7 @@ def replay(
     policy_file = flags.values.get("temp_policy_file") or ""
     recorded = _recorded(what, line, policy_file)
     from llmcli.chat.replay import settings_of
-    from llmcli.cli.model import open_model
+    from llmcli.cli.open_model import open_model
     from llmcli.engine.llama.abort import AbortFlag
 
     current = resolve([config_layer(), environment_layer(os.environ), flags]).settings
@@ -166,7 +166,7 @@ def _stdin() -> str:
 
 
 def _find(settings: Settings, given: bool) -> "Target":
-    from llmcli.cli.model import find_model
+    from llmcli.cli.open_model import find_model
 
     try:
         return find_model(settings)

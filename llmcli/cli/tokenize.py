@@ -42,7 +42,7 @@ def tokenize(
         raise UsageError("the text is missing", 'give one, as in `llmcli tokenize "Hello"`')
     text = read_stdin() if text is None or text == "-" else text
     settings = resolve([config_layer(), environment_layer(os.environ), flags]).settings
-    from llmcli.cli.model import find_model
+    from llmcli.cli.open_model import find_model
     from llmcli.engine.llama.model import Model
 
     target = find_model(settings)

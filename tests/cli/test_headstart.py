@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.cli import headstart
+from llmcli.cli import preload
 from llmcli.engine.llama import hardware
 from llmcli.engine.llama.model import Model
 
@@ -46,38 +46,38 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[Loaded]:
     ],
 )
 def test_the_model_is_guessed_from_the_arguments(arguments: list[str], guess: str) -> None:
-    assert headstart._guess(arguments) == guess
+    assert preload._guess(arguments) == guess
 
 
 def test_the_environment_overrides_the_configuration_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "config").mkdir(parents=True)
     (home / "config" / "config.toml").write_text('model = "kept.gguf"\n')
-    assert headstart._guess(["generate"]) == "kept.gguf"
+    assert preload._guess(["generate"]) == "kept.gguf"
     monkeypatch.setenv("LLMCLI_MODEL", "set.gguf")
-    assert headstart._guess(["generate"]) == "set.gguf"
+    assert preload._guess(["generate"]) == "set.gguf"
     monkeypatch.delenv("LLMCLI_MODEL")
     (home / "config" / "config.toml").write_text("model = = 3\n")
-    assert headstart._guess(["generate"]) == ""
+    assert preload._guess(["generate"]) == ""
 
 
 def test_the_right_model_is_given_to_the_command(with_starter: Path, loads: list[Loaded]) -> None:
-    headstart.begin(["generate", "hi"])
-    model: Any = headstart.take([with_starter])
-    headstart.end()
+    preload.begin(["generate", "hi"])
+    model: Any = preload.take([with_starter])
+    preload.end()
     assert model is loads[0]
     assert not model.closed
 
 
 def test_a_wrong_model_is_freed(with_starter: Path, loads: list[Loaded]) -> None:
-    headstart.begin(["generate", "hi"])
-    assert headstart.take([Path("other.gguf")]) is None
-    headstart.end()
+    preload.begin(["generate", "hi"])
+    assert preload.take([Path("other.gguf")]) is None
+    preload.end()
     assert [model.closed for model in loads] == [True]
 
 
 def test_a_model_that_no_command_uses_is_freed(with_starter: Path, loads: list[Loaded]) -> None:
-    headstart.begin(["generate", "--no-such-flag"])
-    headstart.end()
+    preload.begin(["generate", "--no-such-flag"])
+    preload.end()
     assert [model.closed for model in loads] == [True]
 
 
@@ -98,19 +98,19 @@ def test_a_model_that_is_not_needed_or_not_safe_is_not_loaded(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("new.gguf").write_bytes(b"GGUF")
-    headstart.begin(arguments)
-    headstart.end()
+    preload.begin(arguments)
+    preload.end()
     assert loads == []
 
 
 def test_a_gpu_build_does_not_preload(with_starter: Path, loads: list[Loaded], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "has_gpu", lambda: True)
-    headstart.begin(["generate", "hi"])
-    headstart.end()
+    preload.begin(["generate", "hi"])
+    preload.end()
     assert loads == []
 
 
 def test_verbose_once_does_not_stop_the_preload(with_starter: Path, loads: list[Loaded]) -> None:
-    headstart.begin(["generate", "--verbose", "hi"])
-    headstart.end()
+    preload.begin(["generate", "--verbose", "hi"])
+    preload.end()
     assert len(loads) == 1

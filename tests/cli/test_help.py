@@ -12,9 +12,9 @@ import pytest
 import typer
 
 from llmcli.cli import pages
+from llmcli.cli.commands import make_app
 from llmcli.cli.help import command_help, group_help
 from llmcli.cli.options import _parse
-from llmcli.cli.tree import make_app
 from llmcli.errors import STATUS_MEANINGS, ExitStatus
 from llmcli.inference.variants import variants_of
 from llmcli.params.settings import fields

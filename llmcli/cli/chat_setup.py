@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from llmcli.chat.attachments import attach
 from llmcli.chat.controller import Ahead
-from llmcli.cli import headstart
+from llmcli.cli import preload
 from llmcli.config.paths import cache_dir
 from llmcli.errors import LlmcliError
 from llmcli.models import starter
@@ -37,7 +37,7 @@ def bring(settings: Settings) -> None:
             return
     elif starter.is_present(cache_dir()):
         return
-    from llmcli.cli.model import find_model
+    from llmcli.cli.open_model import find_model
 
     with raising():
         find_model(settings)
@@ -55,7 +55,7 @@ def open_model(settings: Settings, ahead: Ahead, on_end: Callable[[], None]) -> 
         report("loading")
         if abort.is_set():
             raise KeyboardInterrupt
-        early = headstart.take(target.file.parts)
+        early = preload.take(target.file.parts)
         local = LocalModel(target, settings, abort, lambda share: report(f"loading {share:.0%}"), early)
         try:
             local.open_context(settings)

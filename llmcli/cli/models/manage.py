@@ -168,7 +168,7 @@ def _progress(here: int, size: int) -> str:
 
 
 def _resume(chosen: Sequence["Unfinished"], settings: Settings) -> int:
-    from llmcli.cli.pulling import fetch_planned, plan_reference
+    from llmcli.cli.models.download import fetch_planned, plan_reference
     from llmcli.models.reference import HubReference, UrlReference, parse
 
     for name in dict.fromkeys(one.name if one.size else "" for one in chosen):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
-from llmcli.cli import headstart
+from llmcli.cli import preload
 from llmcli.cli.settings import show_model
 from llmcli.engine import log
 from llmcli.engine.llama.abort import AbortFlag
@@ -24,7 +24,7 @@ def find_model(settings: Settings) -> Target:
     try:
         return _locate(settings)
     except NotHereError as missing:
-        from llmcli.cli.pulling import bring_missing
+        from llmcli.cli.models.download import bring_missing
 
         bring_missing(missing, settings)
         return _locate(settings)
@@ -52,7 +52,7 @@ def open_model(target: Target, settings: Settings, abort: AbortFlag, status: Sta
         log.listen(console.detail)
     try:
         start = perf_counter()
-        preloaded = headstart.take(target.file.parts)
+        preloaded = preload.take(target.file.parts)
         local = LocalModel(target, settings, abort, status.loading, preloaded)
         local.waited_ms = (perf_counter() - start) * 1e3
     except KeyboardInterrupt:

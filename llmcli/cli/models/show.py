@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmcli.cli.models_hub import files, pull, recommend, search
-from llmcli.cli.models_keep import alias, import_folders, partials, remove_model, verify
+from llmcli.cli.models.hub import files, pull, recommend, search
+from llmcli.cli.models.manage import alias, import_folders, partials, remove_model, verify
 from llmcli.cli.models_show import show
 from llmcli.cli.options import with_settings
 from llmcli.errors import ExitStatus

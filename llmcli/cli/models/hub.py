@@ -43,12 +43,12 @@ def pull(
     Every file is verified. The path of the model is printed to stdout.
     """
     from llmcli.chat.library import to_download
-    from llmcli.cli.pulling import describe, fetch_planned, found_offline, plan_reference, update_of
+    from llmcli.cli.models.download import describe, fetch_planned, found_offline, plan_reference, update_of
 
     settings = in_force(flags)
     wanted = to_download(reference, settings)
     if wanted is None:
-        from llmcli.cli.model import find_model
+        from llmcli.cli.open_model import find_model
 
         put_line(str(find_model(replace(settings, model=reference)).file.path))
         return ExitStatus.OK
@@ -81,7 +81,7 @@ def files(
     The table shows size, bits per weight, and whether a model fits into the memory of this machine.
     """
     from llmcli.chat.library import to_download
-    from llmcli.cli.pulling import warn_about_token
+    from llmcli.cli.models.download import warn_about_token
     from llmcli.engine.llama import hardware
     from llmcli.models.hub import api
     from llmcli.models.hub.faults import page
@@ -149,7 +149,7 @@ def search(
 
     The most downloaded repositories come first.
     """
-    from llmcli.cli.pulling import warn_about_token
+    from llmcli.cli.models.download import warn_about_token
     from llmcli.models.hub import api
 
     settings = in_force(flags)

@@ -1,0 +1,1 @@
+"""`llmcli models`: one module per group of subcommands."""
