@@ -23,7 +23,7 @@ test: $(VENV)/.developing ## install if necessary, then run the checks and tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(PY) -m docs.build --check
+	$(PY) -m tools.docs --check
 	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 fix: $(VENV)/.developing ## format the code and fix what ruff can fix
@@ -31,7 +31,7 @@ fix: $(VENV)/.developing ## format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 
 docs: $(VENV)/.developing ## write the generated parts: tables of the manual and completion scripts
-	$(PY) -m docs.build
+	$(PY) -m tools.docs
 
 bench: $(VENV)/.developing ## run the benchmarks (with llama-completion, if LLAMA_COMPLETION is its path)
 	$(PY) -m benchmarks.run

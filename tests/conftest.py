@@ -15,9 +15,9 @@ from llmcli.engine.llama.bindings import bindings_version
 from llmcli.models.known import remember
 from llmcli.models.starter import ensure_starter
 from llmcli.params.policy import registry
-from tests.inside import run_inside
+from tests.cli_result import Ran
+from tests.in_process import run_inside
 from tests.models.tiny_models import full_attention
-from tests.ran import Ran
 
 ROOT = Path(__file__).parent.parent
 

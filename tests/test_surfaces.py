@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import typer
 
-from docs import build
 from llmcli.cli.commands import make_app
 from llmcli.cli.options import completes, group_title, help_text
 from llmcli.config.file import config_layer, set_value
 from llmcli.params.layers import environment_layer
 from llmcli.params.param import Field
 from llmcli.params.settings import Settings, fields, parse_data, to_data
+from tools import docs
 
-PARAMETERS = (build.ROOT / "docs" / "parameters.md").read_text(encoding="utf-8")
+PARAMETERS = (docs.ROOT / "docs" / "parameters.md").read_text(encoding="utf-8")
 COMMANDS = typer.main.get_command(make_app()).commands  # type: ignore[attr-defined]
 OPTIONS = {option.name: option for name in ("chat", "generate") for option in COMMANDS[name].params}
 # Texts whose values are free: nothing but a file name could be offered.

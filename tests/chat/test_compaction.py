@@ -11,7 +11,7 @@ from llmcli.chat.controller import Dialogue
 from llmcli.errors import ContextOverflowError, UsageError
 from llmcli.inference.local import LocalModel, Prompt
 from llmcli.params.settings import Settings
-from tests.chat.dialogues import dialogue_with, open_local, say, scripted
+from tests.chat.controllers import dialogue_with, open_local, say, scripted
 from tests.models.tiny_models import full_attention
 
 N_CTX = 512

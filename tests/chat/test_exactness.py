@@ -20,7 +20,7 @@ from llmcli.inference.local import LocalModel
 from llmcli.models.starter import starter_path
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
-from tests.chat.dialogues import GREEDY, answer, dialogue_with, fresh_answer, greedy_answer, open_local, say
+from tests.chat.controllers import GREEDY, answer, dialogue_with, fresh_answer, greedy_answer, open_local, say
 from tests.engine.test_reuse import Countdown
 from tests.models import tiny_models
 

@@ -9,7 +9,7 @@ from llmcli.chat.conversation import Message
 from llmcli.errors import ContextOverflowError
 from llmcli.inference.local import LocalModel
 from llmcli.params.settings import Settings
-from tests.chat.dialogues import answer, dialogue_with, open_local
+from tests.chat.controllers import answer, dialogue_with, open_local
 from tests.models.tiny_models import full_attention
 
 N_CTX = 256

@@ -19,7 +19,7 @@ from llmcli.inference.local import LocalModel
 from llmcli.inference.request import build_prompt
 from llmcli.params.policies.plugins import parse_place
 from llmcli.params.settings import Settings, parse_data
-from tests.chat.dialogues import answer, dialogue_with, say
+from tests.chat.controllers import answer, dialogue_with, say
 from tests.chat.replays import N_CTX, QUESTIONS, again, given, opened, read
 from tests.chat.test_exactness import Walk
 from tests.engine.test_reuse import Countdown

@@ -14,7 +14,7 @@ from llmcli.errors import ConstraintError
 from llmcli.inference.local import LocalModel
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
-from tests.chat.dialogues import dialogue_with, open_local, say, scripted
+from tests.chat.controllers import dialogue_with, open_local, say, scripted
 from tests.models.tiny_models import full_attention
 
 # Templates that say how this model thinks, and one that opens the reasoning itself.

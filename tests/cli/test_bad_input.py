@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli_result import Ran
 from tests.conftest import Run
 from tests.models.gguf_writer import MODEL, write_gguf
-from tests.ran import Ran
 
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli_result import Ran
 from tests.conftest import Run
-from tests.ran import Ran
 
 pytestmark = pytest.mark.usefixtures("with_starter")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from docs import build
 from llmcli.params.settings import fields
 from tests.conftest import Run
+from tools import docs
 
 HEAVY = ("llama_cpp", "llama_cpp.llama_cpp", "numpy", "huggingface_hub", "prompt_toolkit", "jinja2")
 
@@ -183,15 +183,15 @@ def test_commands_flags_values_and_models_complete(
     assert "top_p" in complete("llmcli config set top")
 
 
-@pytest.mark.parametrize("shell", build.COMPLETIONS)
+@pytest.mark.parametrize("shell", docs.COMPLETIONS)
 def test_the_completion_scripts_are_those_the_program_makes(shell: str) -> None:
-    stored = (build.ROOT / "completions" / build.COMPLETIONS[shell]).read_text(encoding="utf-8")
-    assert stored == build.completion_script(shell)
+    stored = (docs.ROOT / "completions" / docs.COMPLETIONS[shell]).read_text(encoding="utf-8")
+    assert stored == docs.completion_script(shell)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs bash")
 def test_the_bash_script_completes_in_bash() -> None:
-    script = build.ROOT / "completions" / "llmcli.bash"
+    script = docs.ROOT / "completions" / "llmcli.bash"
     line = (
         f'source "{script}"; llmcli() {{ "{sys.executable}" -m llmcli "$@"; }}; export -f llmcli;'
         "COMP_WORDS=(llmcli generate --temper); COMP_CWORD=2; COMP_LINE='llmcli generate --temper';"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.models.starter import SHA256, SIZE
-from tests.cli.test_hub_way import Place, error_line, facts_of, harmless, on_terminal, sole
+from tests.cli.test_hub_end_to_end import Place, error_line, facts_of, harmless, on_terminal, sole
 from tests.hub.server import FakeHub, Fault
 from tests.models.gguf_writer import MODEL, write_gguf
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tests.cli.test_hub_way import error_line
+from tests.cli.test_hub_end_to_end import error_line
 from tests.conftest import Run
 from tests.models.split_writer import split_model
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_hub_way import Place, error_line, harmless, on_terminal, screen_of
+from tests.cli.test_hub_end_to_end import Place, error_line, harmless, on_terminal, screen_of
+from tests.cli_result import Ran
 from tests.hub.server import FakeHub
 from tests.models.gguf_writer import write_gguf
 from tests.models.split_writer import split_model
-from tests.ran import Ran
 
 REPO, ANSWER = "test/Smol-GGUF", " Paris"
 HERE = "Smol-Q4_1.gguf"

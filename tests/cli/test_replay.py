@@ -11,7 +11,7 @@ from llmcli.chat.controller import Dialogue
 from llmcli.chat.sessions.session import Session
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
-from tests.chat.dialogues import answer, dialogue_with, open_local, say
+from tests.chat.controllers import answer, dialogue_with, open_local, say
 from tests.conftest import Run
 
 POLICY = "def hot(step):\n    return 1.5\n"

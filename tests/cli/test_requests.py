@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.cli.test_hub_way import ASK, Place, harmless
+from tests.cli.test_hub_end_to_end import ASK, Place, harmless
+from tests.cli_result import Ran
 from tests.hub.server import FakeHub, Fault
 from tests.models.gguf_writer import write_gguf
-from tests.ran import Ran
 
 SENTINEL = "hf_SENTINELsentinelSENTINEL"
 OPEN, GATED, PRIVATE, ABLE = "test/open-GGUF", "test/gated-GGUF", "test/private-GGUF", "test/able-GGUF"

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from llmcli.models.starter import SHA256, SIZE
-from tests.cli.test_hub_way import ASK, Place, error_line, facts_of, sole, tree_of
+from tests.cli.test_hub_end_to_end import ASK, Place, error_line, facts_of, sole, tree_of
+from tests.cli_result import Ran
 from tests.hub.server import FakeHub
 from tests.models.gguf_writer import write_gguf
 from tests.models.stores import add_lmstudio_model, add_ollama_model
-from tests.ran import Ran
 
 REPO, FILE = "lmstudio-community/SmolLM2-GGUF", "SmolLM2-135M-Instruct-Q4_1.gguf"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_hub_way import Place
+from tests.cli.test_hub_end_to_end import Place
 from tests.conftest import Run
 from tests.hub.server import FakeHub
 from tests.models.gguf_writer import MODEL, write_gguf

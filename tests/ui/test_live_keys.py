@@ -14,7 +14,7 @@ from prompt_toolkit.key_binding import KeyPress
 
 from llmcli.ui.input import live_keys as module
 from llmcli.ui.input.live_keys import live_keys, sort_out
-from tests.ui.prompt.keyboard import DOWN, ENTER, ESCAPE, UP, Keyboard, keyboard, paste
+from tests.ui.input.keyboard import DOWN, ENTER, ESCAPE, UP, Keyboard, keyboard, paste
 
 PATIENCE = 30.0
 OTHER_UP, OTHER_DOWN = "\x1bOA", "\x1bOB"  # where the terminal is in application mode

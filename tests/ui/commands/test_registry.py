@@ -4,12 +4,12 @@ import re
 
 import pytest
 
-from docs.build import ROOT, command_table
 from llmcli.chat.controller import settable
 from llmcli.errors import DiskError, UsageError
 from llmcli.params.settings import fields
 from llmcli.ui.chat.app import Chat
 from llmcli.ui.commands.registry import SYNONYMS, Command, commands, get, lookup, names, obey, split
+from tools.docs import ROOT, command_table
 
 ASKED_FOR = {
     *("help", "exit", "set", "reset", "params", "samplers", "temp", "seed", "system", "model", "retry", "continue"),

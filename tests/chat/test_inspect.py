@@ -16,7 +16,7 @@ from llmcli.inference.answer import Answer
 from llmcli.inference.local import LocalModel, Prompt
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
-from tests.chat.dialogues import answer, dialogue_with, say
+from tests.chat.controllers import answer, dialogue_with, say
 
 ASKED = "Write about a comet, a map and a coin."
 XTC: dict[str, Any] = {"xtc_probability": 0.5, "xtc_threshold": 0.05}

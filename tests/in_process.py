@@ -11,7 +11,7 @@ import pytest
 
 from llmcli.cli import app
 from llmcli.ui.terminal.console import Console, console
-from tests.ran import Ran
+from tests.cli_result import Ran
 
 
 def run_inside(*args: str, stdin: str | bytes | None = None, env: dict[str, str] | None = None) -> Ran:

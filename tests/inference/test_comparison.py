@@ -25,7 +25,7 @@ from llmcli.inference.variants import variants_of
 from llmcli.models.find import ModelFile
 from llmcli.params.policies.policy import Named
 from llmcli.params.settings import Settings
-from tests.chat.dialogues import dialogue_with, open_local, say
+from tests.chat.controllers import dialogue_with, open_local, say
 from tests.models.tiny_models import full_attention
 
 # The context

@@ -18,11 +18,11 @@ import pyte
 from pyte.graphics import FG_AIXTERM, FG_ANSI
 from pyte.screens import Char
 
-from docs.build import ROOT
 from llmcli.models.starter import ensure_starter, starter_path
 from llmcli.ui.export import draw
 from tests.cli import chat_terminal
 from tests.cli.chat_terminal import ENTER, TAB, UP, Talk
+from tools.docs import ROOT
 
 COLUMNS, ROWS = 90, 30
 FLAGS = ("--session", "demo", "--temp", "0", "-c", "2048", "-t", "2")

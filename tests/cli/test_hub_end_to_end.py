@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 
 from llmcli.models.starter import SHA256, SIZE
+from tests.cli_result import Ran
 from tests.hub.server import FakeHub, Fault
 from tests.models.gguf_writer import MODEL, write_gguf
-from tests.ran import Ran
 
 REPO, TINY = "test/Smol-GGUF", "test/tiny-GGUF"
 ASK = ("generate", "The capital of France is", "--raw", "-n", "4", "--temp", "0")

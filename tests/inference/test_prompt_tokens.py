@@ -11,7 +11,7 @@ from llmcli.chat.prompt import raw_tokens, render_prompt, with_bos
 from llmcli.engine.llama.vocab import Vocab
 from llmcli.inference.local import LocalModel
 from llmcli.inference.templates.template import ChatTemplate
-from tests.chat.fake_vocab import CONTROL, FakeVocab
+from tests.inference.fake_vocab import CONTROL, FakeVocab
 
 NAMES = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
 CHATML = """{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}

@@ -12,7 +12,7 @@ from llmcli.engine.llama.context import common_prefix
 from llmcli.errors import LlmcliError
 from llmcli.inference.local import LocalModel
 from llmcli.params.settings import Settings
-from tests.chat.dialogues import answer, dialogue_with, open_local, say, scripted
+from tests.chat.controllers import answer, dialogue_with, open_local, say, scripted
 from tests.models.tiny_models import full_attention
 
 # As gemma's: no system message, and the user begins and takes turns with the model.

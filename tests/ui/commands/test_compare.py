@@ -15,7 +15,7 @@ from llmcli.params.settings import Settings
 from llmcli.ui.chat.app import Chat
 from llmcli.ui.commands import registry
 from llmcli.ui.commands.compare import split_arguments
-from tests.chat.dialogues import dialogue_with, open_local, say
+from tests.chat.controllers import dialogue_with, open_local, say
 from tests.models.tiny_models import full_attention
 
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.engine.text.reasoning import TAGS, ThinkingSplitter, show_tags
-from tests.chat.fake_vocab import FakeVocab
+from tests.inference.fake_vocab import FakeVocab
 
 PAIRS = [(opener, closer) for opener, closer in TAGS if closer]
 

@@ -12,7 +12,7 @@ from llmcli.errors import DiskError, UsageError
 from llmcli.ui.editor import edit
 from llmcli.ui.input.keys import LEAVE
 from llmcli.ui.prompt.suggestion import Suggestion
-from tests.ui.prompt.keyboard import (
+from tests.ui.input.keyboard import (
     ALT_ENTER,
     BACKSPACE,
     CTRL_C,

@@ -14,7 +14,7 @@ from llmcli.errors import LlmcliError
 from llmcli.inference.templates import encode
 from llmcli.inference.templates.encode import TokenCache
 from llmcli.inference.templates.template import ChatTemplate
-from tests.chat.test_prompt import ATTACKS, chatml
+from tests.inference.test_prompt_tokens import ATTACKS, chatml
 from tests.models.tiny_models import CONTROL, USER_DEFINED, vocabulary
 
 WORDS = ["a", " ", "the an her", "\n", "  ", "<", "|>", "Grüße, 世界 🙂", "\ud800", "\ue000", "x" * 40]

@@ -14,7 +14,7 @@ from llmcli.params.settings import Settings
 from llmcli.ui.chat.app import Chat
 from llmcli.ui.commands.complete import suggest
 from llmcli.ui.commands.registry import obey
-from tests.chat.dialogues import dialogue_with, open_local
+from tests.chat.controllers import dialogue_with, open_local
 
 ASKED = "What is a comet?"
 

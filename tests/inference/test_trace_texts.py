@@ -13,7 +13,7 @@ from llmcli.engine.trace import TokenTrace
 from llmcli.inference.answer import Answer
 from llmcli.inference.local import LocalModel, Prompt
 from llmcli.params.settings import Settings
-from tests.chat.dialogues import open_local
+from tests.chat.controllers import open_local
 
 SETTINGS = Settings(n_ctx=512, n_threads=1, seed=7, max_tokens=40, raw=True)
 PROMPT = "Once upon a time there was a"

@@ -18,7 +18,7 @@ from llmcli.inference.local import LocalModel, Target
 from llmcli.params.layers import Layer
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
-from tests.chat.dialogues import answer, dialogue_with, open_local
+from tests.chat.controllers import answer, dialogue_with, open_local
 from tests.models.tiny_models import full_attention
 
 

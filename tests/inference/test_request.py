@@ -22,7 +22,7 @@ from llmcli.inference.request import (
     with_plain_stop,
 )
 from llmcli.params.settings import Settings
-from tests.chat.fake_vocab import CONTROL, FakeVocab
+from tests.inference.fake_vocab import CONTROL, FakeVocab
 
 
 @pytest.fixture(autouse=True)
