@@ -23,9 +23,9 @@ from llmcli.chat.controller import Dialogue
 from llmcli.chat.prompting import Transcript
 from llmcli.chat.sessions.session import Session
 from llmcli.config.layers import Layers
-from llmcli.config.paths import cache_dir
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.abort import AbortFlag
+from llmcli.files import cache_dir
 from llmcli.inference.local import LocalModel, Target
 from llmcli.models.find import ModelFile
 from llmcli.models.starter import ensure_starter

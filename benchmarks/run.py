@@ -15,12 +15,12 @@ from statistics import median
 from time import perf_counter
 
 from benchmarks import bare_loop
-from llmcli.config.paths import cache_dir
 from llmcli.engine.generate import generate
 from llmcli.engine.generation import Generation
 from llmcli.engine.llama import hardware
 from llmcli.engine.llama.context import Context, ContextParams
 from llmcli.engine.llama.model import Model
+from llmcli.files import cache_dir
 from llmcli.models.starter import ensure_starter
 from llmcli.params.settings import Settings
 

@@ -1,8 +1,23 @@
-"""Create private folders (0700) and files (0600), and replace files atomically."""
+"""Files and folders of the program's own: where they are, private modes, atomic replacement, JSON lines."""
 
+import json
 import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from llmcli.errors import DiskError, UsageError
+
+_DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # device names of Windows
+_WRITABLE = "set LLMCLI_HOME to a folder that you can write to"
+VERSION = 1
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_MAX_LINE = 64 << 20  # bytes; no session has a longer line
+_WRITE_HINT = "free some space or make the folder writable; the session is not saved"
+_APPEND = os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
 def make_private_folder(folder: Path) -> None:
@@ -35,3 +50,171 @@ def replace_private(path: Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def check_name(name: str, kind: str) -> str:
+    """`name`, if it is valid. `kind` is what it names, for the error.
+
+    Raises:
+        UsageError: when it is not.
+    """
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) and not _DEVICES.fullmatch(name) and name[-1] != ".":
+        return name
+    article = "an" if kind[0] in "aeiou" else "a"
+    raise UsageError(
+        f"{name[:80]!r} is not a valid name for {article} {kind}",
+        "use up to 64 letters, digits, dots, dashes and underscores",
+    )
+
+
+def config_dir() -> Path:
+    """The folder of `config.toml`; `LLMCLI_HOME` moves it and the others."""
+    return _folder("config")
+
+
+def data_dir() -> Path:
+    """The folder of sessions and history."""
+    return _folder("data")
+
+
+def cache_dir() -> Path:
+    """The folder of files that can be made again: the starter, the list of checked models."""
+    return _folder("cache")
+
+
+def config_file() -> Path:
+    """The configuration file, which may be missing."""
+    return config_dir() / "config.toml"
+
+
+def _folder(kind: str) -> Path:
+    home = os.environ.get("LLMCLI_HOME")
+    if home:
+        return Path(os.path.expanduser(home)) / kind
+    import platformdirs
+
+    try:
+        return Path(getattr(platformdirs, f"user_{kind}_dir")("llmcli", appauthor=False))
+    except RuntimeError:  # HOME is not set, and the user is not in the system's list
+        raise DiskError("cannot find the home folder", _WRITABLE) from None
+
+
+def make_private(folder: Path) -> Path:
+    """Create `folder`, which only this user can read, if it does not exist.
+
+    Raises:
+        DiskError: when that is not possible.
+    """
+    try:
+        make_private_folder(folder)
+    except OSError as error:
+        raise DiskError(f"cannot create {folder}: {error.strerror}", _WRITABLE) from None
+    return folder
+
+
+class Journal:
+    """Appends lines to a file; each call is one write, so that a kill leaves all of its lines or none.
+
+    Raises:
+        DiskError: if the file cannot be opened or written.
+    """
+
+    def __init__(self, path: Path, new: bool = False) -> None:
+        """Open the file of a session; with `new`, create it (FileExistsError if it exists)."""
+        make_private(path.parent)
+        self.path = path
+        self._descriptor = -1
+        try:
+            self._descriptor = os.open(path, _APPEND | (os.O_CREAT | os.O_EXCL if new else 0), 0o600)
+            if not new and not _ends_with_newline(path):
+                self._write(b"\n")  # so that a line that was cut stays apart
+        except FileExistsError:
+            raise
+        except OSError as error:
+            self.close()
+            raise DiskError(f"cannot write {path}: {error.strerror}") from None
+
+    def add(self, events: Iterable[Mapping[str, Any]]) -> None:
+        """Append lines: all of them, or none if the disk is full."""
+        try:
+            self._write(b"".join(map(encode, events)))
+        except OSError as error:
+            raise DiskError(f"cannot write {self.path}: {error.strerror}", _WRITE_HINT) from None
+
+    def _write(self, data: bytes) -> None:
+        rest = data
+        try:
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        except OSError:
+            if len(rest) < len(data):
+                with suppress(OSError):
+                    os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - len(data) + len(rest))
+            raise
+
+    def sync(self) -> None:
+        """Flush the lines to the disk, so that they survive a power cut."""
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise DiskError(f"cannot write {self.path}: {error.strerror}", _WRITE_HINT) from None
+
+    def close(self) -> None:
+        """Close the file. A second call does nothing."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def encode(event: Mapping[str, Any]) -> bytes:
+    """One line of the file; lone surrogates, which UTF-8 cannot encode, become U+FFFD."""
+    text = _ENCODER.encode(event)
+    return (text if text.isascii() else _SURROGATE.sub("\ufffd", text)).encode() + b"\n"
+
+
+def read_events(path: Path, faults: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The objects of a file; `faults` gets a text for each line that is not one.
+
+    Raises:
+        DiskError: if it cannot be read.
+        UsageError: if a newer version of the program wrote it.
+    """
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(lines_of(file), 1):
+                event = _decode(line)
+                if event is None:
+                    if faults is not None and line.strip():
+                        faults.append(f"skipped line {number}, which is not valid")
+                    continue
+                if event.get("type") == "session" and _is_newer(event.get("version")):
+                    raise UsageError(f"{path.name} was written by a newer version of llmcli", "update llmcli")
+                yield event
+    except OSError as error:
+        raise DiskError(f"cannot read {path}: {error.strerror}") from None
+
+
+def lines_of(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of an open file; one that is too long for memory comes in parts."""
+    return iter(lambda: file.readline(_MAX_LINE), b"")
+
+
+def _decode(line: bytes) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) else None
+
+
+def _is_newer(version: Any) -> bool:
+    return not isinstance(version, int) or version > VERSION
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        if not file.tell():
+            return True
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"

@@ -1,7 +1,90 @@
-"""The start of a text, in one line."""
+"""Short texts for people: cut, counted, sized, dated, and the nearest known name."""
+
+import re
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+_MIN_SIMILARITY = 0.7  # below, unrelated words are suggested: personality and xtc_probability have 0.62
+_SEPARATORS = re.compile(r"[-_/\s]+")
+# Settings of other programs that are not settings of llmcli, and what to use instead.
+_FOREIGN = {
+    "dynatemp": "use a range as temperature, such as 0.3..1.3",
+    "dynamictemperature": "use a range as temperature, such as 0.3..1.3",
+    "tfs": "use min_p: llama.cpp no longer has tail-free sampling",
+    "tfsz": "use min_p: llama.cpp no longer has tail-free sampling",
+    "reppenslope": "use repeat_penalty: llama.cpp has no slope for it",
+    "sampleorder": "use samplers, a list of names",
+    "samplerorder": "use samplers, a list of names",
+}
 
 
 def excerpt(text: str, length: int = 40) -> str:
     """At most `length` characters; a cut text ends with an ellipsis."""
     line = " ".join(text.split())
     return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def gigabytes(n_bytes: int) -> str:
+    """A size in decimal units, as disks and the hub count: 986 MB, 4.92 GB."""
+    if n_bytes < 999_500:
+        return f"{n_bytes / 1000:.0f} kB"
+    return f"{n_bytes / 10**6:.0f} MB" if n_bytes < 999_500_000 else f"{n_bytes / 10**9:.2f} GB"
+
+
+def count(number: int) -> str:
+    """A number of parameters or downloads: 135M, 7.6B, 12k."""
+    for unit, size in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size * 0.9995:
+            return f"{number / size:.3g}{unit}"
+    return str(number)
+
+
+def ago(then: float | None) -> str:
+    """How long ago a moment (seconds since 1970) was: "3 days ago"; "never" for None."""
+    if then is None:
+        return "never"
+    seconds = max(0.0, time.time() - then)
+    for unit, length in (("year", 31_557_600), ("month", 2_629_800), ("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length:
+            number = int(seconds // length)
+            return f"{plural(number, unit)} ago"
+    return "just now"
+
+
+def plural(number: int, noun: str) -> str:
+    """A number of things: 1 message, 2 messages."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`did you mean 'x'?` for the most similar known name, or an empty text."""
+    names = nearest(word, known, 1)
+    return f"did you mean '{names[0]}'?" if names else ""
+
+
+def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """The known names most similar to `word`, the best first, at most `count`.
+
+    Separators and case do not count: `--top_p` is `--top-p`. Similar names come before names that start with `word`.
+    """
+    import difflib  # takes 3 ms, and is needed only after a mistake
+
+    names = {_letters(name): name for name in known}
+    letters = _letters(word)
+    found = difflib.get_close_matches(letters, list(names), n=count, cutoff=_MIN_SIMILARITY)
+    if len(letters) > 2:
+        found += sorted((name for name in names if name.startswith(letters)), key=len)
+    return [names[name] for name in dict.fromkeys(found)][:count]
+
+
+def setting_hint(name: str, aliases: Mapping[str, Any]) -> str:
+    """The hint for an unknown setting; `aliases` maps each known name to its setting, which has a `key`."""
+    if hint := _FOREIGN.get(_letters(name)):
+        return hint
+    names = nearest(name, aliases, 1)
+    return f"did you mean '{aliases[names[0]].key}'?" if names else ""
+
+
+def _letters(name: str) -> str:
+    return _SEPARATORS.sub("", name.lower())

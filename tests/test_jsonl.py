@@ -16,7 +16,7 @@ from llmcli.chat.attachments import Attachment
 from llmcli.chat.conversation import Conversation, Message
 from llmcli.chat.sessions.format import all_events, from_event, to_event
 from llmcli.errors import DiskError, UsageError
-from llmcli.jsonl import Journal, encode, read_events
+from llmcli.files import Journal, encode, read_events
 
 WINDOWS = sys.platform == "win32"
 JSON = st.recursive(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.config.file import aliases
-from llmcli.config.paths import cache_dir, data_dir
+from llmcli.files import cache_dir, data_dir
 from llmcli.models.find import find
 from llmcli.models.hub.environment import endpoint
 from llmcli.models.locations import Shelf

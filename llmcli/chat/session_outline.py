@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from llmcli.jsonl import lines_of
+from llmcli.files import lines_of
 
 _MESSAGE, _HEAD = b'"type":"message"', b'"type":"head"'
 # As the journal writes them; a line of another program is read as JSON.

@@ -10,7 +10,7 @@ from llmcli.chat.sessions import store as files
 from llmcli.chat.sessions.file import read_partial
 from llmcli.chat.sessions.format import NEVER_SET, from_event, number_of
 from llmcli.errors import UsageError
-from llmcli.jsonl import read_events
+from llmcli.files import read_events
 from llmcli.params.settings import find
 from llmcli.text import excerpt
 

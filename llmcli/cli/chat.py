@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmcli.cli.options import both, complete_reference, complete_session, with_settings
-from llmcli.config.paths import data_dir
 from llmcli.errors import LlmcliError, UsageError
+from llmcli.files import data_dir
 from llmcli.params.layers import Layer, resolve
 from llmcli.params.settings import Settings, fields
 from llmcli.ui.terminal.console import console, is_terminal

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from llmcli.chat.attachments import attach
 from llmcli.chat.controller import Ahead
 from llmcli.cli import preload
-from llmcli.config.paths import cache_dir
 from llmcli.errors import LlmcliError
+from llmcli.files import cache_dir
 from llmcli.models import starter
 from llmcli.params.settings import Settings
 from llmcli.ui.chat.app import Chat

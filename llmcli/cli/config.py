@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from llmcli.config import file as store
-from llmcli.config.paths import config_file
 from llmcli.errors import ExitStatus, UsageError
+from llmcli.files import config_file
 from llmcli.params.layers import Resolved, environment_layer, resolve
 from llmcli.params.settings import fields, find, to_data
 from llmcli.ui.editor import open_in_editor

@@ -13,10 +13,10 @@ import typer
 from llmcli import __version__
 from llmcli.cli.options import with_settings
 from llmcli.config.file import aliases, config_layer
-from llmcli.config.paths import cache_dir, config_dir, config_file, data_dir
 from llmcli.config.presets import presets
 from llmcli.engine.llama import bindings, hardware
 from llmcli.errors import ExitStatus, LlmcliError
+from llmcli.files import cache_dir, config_dir, config_file, data_dir
 from llmcli.models import starter
 from llmcli.models.hub import environment
 from llmcli.params.layers import Layer, environment_layer

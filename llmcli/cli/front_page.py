@@ -83,7 +83,7 @@ def check_command(arguments: Sequence[str]) -> None:
 
 
 def _meant(name: str, rest: Sequence[str]) -> str:
-    from llmcli.params.suggest import did_you_mean
+    from llmcli.text import did_you_mean
 
     words = [word for word in rest if not word.startswith("-")]
     if name in _HABITS:

@@ -10,9 +10,9 @@ from llmcli.cli.options import complete_reference, with_settings
 from llmcli.cli.settings import in_force
 from llmcli.errors import ExitStatus
 from llmcli.params.layers import Layer
+from llmcli.text import ago, count, gigabytes
 from llmcli.ui.terminal.output import put_line
 from llmcli.ui.terminal.table import put_facts
-from llmcli.ui.units import ago, count, gigabytes
 
 
 @with_settings(only=("n_ctx", "n_ubatch", "cache_type_k", "cache_type_v", "offline", "model_folders"))

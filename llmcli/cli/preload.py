@@ -82,7 +82,7 @@ def end() -> None:
 
 def _safe_parts(reference: str) -> Sequence[Path]:
     """The file of the model, if it is on this machine and has loaded safely before; split models are not preloaded."""
-    from llmcli.config.paths import cache_dir, data_dir
+    from llmcli.files import cache_dir, data_dir
     from llmcli.models import starter
 
     if reference == starter.STARTER:
@@ -125,7 +125,7 @@ def _guess(arguments: Sequence[str]) -> str:
 
 def _configured() -> str:
     """The model of the configuration file, else the starter."""
-    from llmcli.config.paths import config_file
+    from llmcli.files import config_file
 
     path = config_file()
     if not path.exists():

@@ -17,13 +17,13 @@ from llmcli.params.hub import HubParams
 from llmcli.params.layers import Layer, environment_layer, resolve
 from llmcli.params.param import describe
 from llmcli.params.settings import Settings
+from llmcli.text import plural
 from llmcli.ui.chat.answer_display import is_live
 from llmcli.ui.terminal.answer_writer import AnswerWriter, stream_answer
 from llmcli.ui.terminal.console import console, is_terminal
 from llmcli.ui.terminal.interrupt import interruptible
 from llmcli.ui.terminal.output import put_line
 from llmcli.ui.terminal.progress import Status
-from llmcli.ui.units import plural
 
 if TYPE_CHECKING:
     from llmcli.chat.difference import Difference

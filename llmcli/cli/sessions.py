@@ -15,11 +15,11 @@ from llmcli.cli.options import complete_session
 from llmcli.config.file import config_layer
 from llmcli.errors import DiskError, ExitStatus, LlmcliError, UsageError
 from llmcli.params.layers import Layer, resolve
+from llmcli.text import ago, plural
 from llmcli.ui.terminal.ask import can_ask, confirm
 from llmcli.ui.terminal.console import console, wants_colour
 from llmcli.ui.terminal.output import put, put_line
 from llmcli.ui.terminal.table import put_rows
-from llmcli.ui.units import ago, plural
 
 if TYPE_CHECKING:
     from llmcli.chat.conversation import Conversation, Message

@@ -4,7 +4,7 @@ import os
 from typing import TYPE_CHECKING
 
 from llmcli.config.file import config_layer
-from llmcli.config.paths import config_file
+from llmcli.files import config_file
 from llmcli.params.layers import Layer, Resolved, environment_layer, resolve
 from llmcli.params.settings import Settings, fields
 from llmcli.text import excerpt

@@ -104,8 +104,8 @@ def _read(file: str) -> list[TokenTrace]:
 
 
 def _read_stdin(notes: list[str]) -> list[TokenTrace]:
+    from llmcli.files import lines_of
     from llmcli.inference.trace_file import parse_trace
-    from llmcli.jsonl import lines_of
 
     if sys.stdin is None or is_terminal(sys.stdin):
         raise UsageError("stdin is empty", "pipe in a trace, or give a file")

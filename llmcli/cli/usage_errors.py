@@ -82,7 +82,7 @@ def _range_text(low: Any, high: Any) -> str:
 
 def _unknown_command(error: Any, ctx: Any, see: str) -> tuple[str, str]:
     """Of a group, as in `llmcli models ls`."""
-    from llmcli.params.suggest import did_you_mean
+    from llmcli.text import did_you_mean
 
     name = error.message.partition("'")[2].rpartition("'")[0]
     habits = {"ls": "list", "remove": "rm", "delete": "rm", "download": "pull", "info": "show", "mv": "rename"}

@@ -2,8 +2,8 @@
 
 from contextlib import suppress
 
-from llmcli.config.paths import data_dir, make_private
 from llmcli.errors import LlmcliError
+from llmcli.files import data_dir, make_private
 from llmcli.ui.terminal.console import console
 
 

@@ -4,9 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llmcli.config.paths import config_file, make_private
 from llmcli.errors import DiskError, UsageError
-from llmcli.files import replace_private
+from llmcli.files import config_file, make_private, replace_private
 from llmcli.params.layers import Layer
 from llmcli.params.settings import find, parse_data, to_datum
 

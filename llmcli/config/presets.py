@@ -6,13 +6,11 @@ from types import MappingProxyType
 from typing import Any
 
 from llmcli.config import file
-from llmcli.config.paths import config_file
 from llmcli.errors import UsageError
+from llmcli.files import check_name, config_file
 from llmcli.params.layers import Layer
-from llmcli.params.names import check_name
 from llmcli.params.settings import find, parse_data, to_datum
-from llmcli.params.suggest import did_you_mean
-from llmcli.text import excerpt
+from llmcli.text import did_you_mean, excerpt
 
 # Settings of one request or of this machine, which a preset cannot set; a preset cannot name another preset.
 NEVER = ("prompt", "file", "preset", "character", "pull", "offline", "model_folders")

@@ -8,7 +8,6 @@ from time import perf_counter
 from typing import Any
 
 from llmcli.chat.library import shelf
-from llmcli.config.paths import data_dir
 from llmcli.engine.events import Record
 from llmcli.engine.generate import generate
 from llmcli.engine.generation import Generation
@@ -19,6 +18,7 @@ from llmcli.engine.llama.context import AbortedError, Context, ContextParams
 from llmcli.engine.llama.model import Model
 from llmcli.engine.llama.probe import probe
 from llmcli.errors import ModelInvalidError, UsageError
+from llmcli.files import data_dir
 from llmcli.inference import sizing
 from llmcli.models import known, starter, uses
 from llmcli.models.find import ModelFile, find

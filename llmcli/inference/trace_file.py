@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from llmcli.engine.trace import Alternative, TokenTrace
 from llmcli.errors import DiskError, UsageError
-from llmcli.jsonl import encode, lines_of
+from llmcli.files import encode, lines_of
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
 _TOGETHER = 64  # tokens that are written together

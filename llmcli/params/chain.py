@@ -8,8 +8,8 @@ from llmcli.errors import UsageError
 from llmcli.params import penalties, selection, temperature
 from llmcli.params import samplers as truncation
 from llmcli.params.param import Param
-from llmcli.params.suggest import did_you_mean
 from llmcli.params.values import quote
+from llmcli.text import did_you_mean
 
 # llama.cpp's order (common.h), plus top_a and smoothing at KoboldCpp's positions.
 SAMPLERS: dict[str, Callable[[Any], tuple[Any, ...] | None]] = {

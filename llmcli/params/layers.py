@@ -6,7 +6,7 @@ from typing import Any
 
 from llmcli.errors import UsageError
 from llmcli.params.settings import Settings, fields
-from llmcli.params.suggest import did_you_mean
+from llmcli.text import did_you_mean
 
 # Environment variables of the program that are not settings.
 _SWITCHES = ("LLMCLI_HOME", "LLMCLI_DEBUG")

@@ -17,8 +17,8 @@ from llmcli.params.policies.policy import Fixed
 from llmcli.params.request import RequestParams
 from llmcli.params.samplers import TruncationParams
 from llmcli.params.selection import SelectionParams
-from llmcli.params.suggest import setting_hint
 from llmcli.params.temperature import TemperatureParams
+from llmcli.text import setting_hint
 
 
 @dataclass(frozen=True, kw_only=True)

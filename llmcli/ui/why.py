@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from llmcli.engine.inspection import Dissection
 from llmcli.engine.stepwise import Candidate, Step
 from llmcli.params.settings import Settings, fields
+from llmcli.text import plural
 from llmcli.ui.charts.trace_table import token_text
 from llmcli.ui.step_values import step_values
 from llmcli.ui.terminal.cells import Runs, cells, paint, plain, wrap
 from llmcli.ui.terminal.console import is_terminal, wants_colour
 from llmcli.ui.terminal.output import put, put_drawn, stream
-from llmcli.ui.units import plural
 
 _HEADS = {  # shorter names of steps for columns
     "temperature": "temp",

@@ -12,8 +12,8 @@ from llmcli.chat.prompting import Transcript
 from llmcli.chat.sessions.session import Session
 from llmcli.cli.chat_session import character_of
 from llmcli.config.layers import layers_of
-from llmcli.config.paths import config_file
 from llmcli.errors import UsageError
+from llmcli.files import config_file
 from llmcli.inference.local import LocalModel, Target
 from llmcli.params.layers import Layer
 from llmcli.params.policies.policy import Fixed

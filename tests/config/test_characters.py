@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from llmcli.config.characters import Character, character_names, character_purposes, layer, load_character
-from llmcli.config.paths import config_dir
 from llmcli.errors import DiskError, UsageError
+from llmcli.files import config_dir
 from llmcli.inference.request import system_text
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.config import paths
+from llmcli import files
 from llmcli.config.file import config_layer, edit, ensure_file, set_value, unset_value
-from llmcli.config.paths import cache_dir, config_dir, config_file, data_dir, make_private
 from llmcli.errors import DiskError, UsageError
+from llmcli.files import cache_dir, config_dir, config_file, data_dir, make_private
 from llmcli.params.policies.policy import Entropy, Fixed
 from llmcli.params.settings import Settings, fields
 from tests.params.samples import legal_values
@@ -233,5 +233,5 @@ def test_without_llmcli_home_the_folders_are_those_of_the_system(
     monkeypatch.delenv("LLMCLI_HOME") if unset is None else monkeypatch.setenv("LLMCLI_HOME", unset)
     import platformdirs
 
-    assert paths.config_dir() == Path(platformdirs.user_config_dir("llmcli", appauthor=False))
-    assert len({paths.config_dir(), paths.data_dir(), paths.cache_dir()}) >= 2
+    assert files.config_dir() == Path(platformdirs.user_config_dir("llmcli", appauthor=False))
+    assert len({files.config_dir(), files.data_dir(), files.cache_dir()}) >= 2

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from llmcli.config.file import aliases, config_layer, set_alias, set_value, unset_value
-from llmcli.config.paths import config_file
 from llmcli.config.presets import describe, preset_layer, presets, remove_preset, save_preset, summary
 from llmcli.errors import UsageError
+from llmcli.files import config_file
 from llmcli.params.inert import inert
 from llmcli.params.layers import Layer, resolve
 from llmcli.params.policies.policy import Entropy, Fixed

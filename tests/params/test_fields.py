@@ -9,7 +9,7 @@ import pytest
 from llmcli.errors import UsageError
 from llmcli.params.param import Field
 from llmcli.params.settings import Settings, fields, find, parse_data, to_data, to_datum
-from llmcli.params.suggest import did_you_mean, nearest
+from llmcli.text import did_you_mean, nearest
 from tests.params.samples import legal_values
 
 NUMBERS = [field for field in fields().values() if field.kind in (int, float) and field.key != "n_gpu_layers"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcli.ui.units import ago, count, gigabytes
+from llmcli.text import ago, count, gigabytes
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from llmcli.chat.conversation import Message
 from llmcli.chat.sessions import store as files
 from llmcli.chat.sessions.format import from_event
 from llmcli.errors import DiskError, LlmcliError, UsageError
-from llmcli.jsonl import Journal, encode, read_events
+from llmcli.files import Journal, encode, read_events
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock

@@ -6,8 +6,8 @@ from typing import Any
 
 from llmcli.chat.attachments import Attachment
 from llmcli.chat.conversation import Conversation, Message
+from llmcli.files import VERSION
 from llmcli.inference.replay_manifest import from_data
-from llmcli.jsonl import VERSION
 from llmcli.params.settings import fields, to_datum
 
 HEADER: dict[str, Any] = {"type": "session", "version": VERSION}

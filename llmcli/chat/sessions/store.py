@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcli.chat.session_outline import read_outline
-from llmcli.config.paths import data_dir, make_private
 from llmcli.errors import DiskError, UsageError
-from llmcli.jsonl import read_events
-from llmcli.params.names import check_name
-from llmcli.params.suggest import did_you_mean
+from llmcli.files import check_name, data_dir, make_private, read_events
+from llmcli.text import did_you_mean
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock

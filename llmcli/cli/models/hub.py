@@ -12,10 +12,10 @@ from llmcli.errors import ExitStatus, UsageError
 from llmcli.models.hub.repo_files import Variant, projectors, variants
 from llmcli.models.hub.select import Choice, choose, fits, pick
 from llmcli.params.layers import Layer
+from llmcli.text import count, gigabytes, plural
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import put_line
 from llmcli.ui.terminal.table import put_rows
-from llmcli.ui.units import count, gigabytes, plural
 
 if TYPE_CHECKING:
     from llmcli.models.hub.api import Repo

@@ -12,11 +12,11 @@ from llmcli.cli.settings import in_force
 from llmcli.errors import ExitStatus, ModelNotFoundError, UsageError
 from llmcli.params.layers import Layer
 from llmcli.params.settings import Settings
+from llmcli.text import ago, gigabytes, plural
 from llmcli.ui.terminal.ask import can_ask, confirm
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import put_line
 from llmcli.ui.terminal.table import put_rows
-from llmcli.ui.units import ago, gigabytes, plural
 
 if TYPE_CHECKING:
     from llmcli.models.hub.partials import Unfinished
@@ -198,8 +198,8 @@ def alias(
     """
     from llmcli.chat.library import to_download
     from llmcli.config import file
+    from llmcli.files import check_name
     from llmcli.models.starter import STARTER
-    from llmcli.params.names import check_name
 
     known = file.aliases()
     if name is None:

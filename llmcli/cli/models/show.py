@@ -11,11 +11,11 @@ from llmcli.cli.models_show import show
 from llmcli.cli.options import with_settings
 from llmcli.errors import ExitStatus
 from llmcli.params.layers import Layer
+from llmcli.text import ago, gigabytes
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import put_line
 from llmcli.ui.terminal.sanitize import safe
 from llmcli.ui.terminal.table import put_rows
-from llmcli.ui.units import ago, gigabytes
 
 if TYPE_CHECKING:
     from llmcli.models.inventory import Item

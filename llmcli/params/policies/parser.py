@@ -16,8 +16,8 @@ from inspect import signature
 
 from llmcli.params.policies.policy import Entropy, Fixed, Named, Policy
 from llmcli.params.policy.registry import Kind, find_kind, known_names
-from llmcli.params.suggest import did_you_mean
 from llmcli.params.values import LARGEST_FLOAT, InvalidValueError, quote, show
+from llmcli.text import did_you_mean
 
 SHAPE = "a number (0.8), a range (0.3..1.3) or a policy (sentence:1.1,0.7,0.4)"
 _NUMBER = re.compile(r"[+-]?(?:(?:\d+(?:\.(?!\.)\d*)?|\.\d+)(?:e[+-]?\d+)?|inf(?:inity)?\b|nan\b)", re.IGNORECASE)

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from llmcli.engine.trace import TokenTrace
+from llmcli.text import plural
 from llmcli.ui.sparkline import STEPS, levels
 from llmcli.ui.terminal.cells import Runs, cells, fold, paint, wrap
 from llmcli.ui.terminal.console import is_terminal, wants_colour
 from llmcli.ui.terminal.output import put, put_drawn, stream
 from llmcli.ui.terminal.sanitize import safe
-from llmcli.ui.units import plural
 
 Measure = Literal["temperature", "p", "entropy"]
 _NAMES = {"temperature": "temperature", "p": "probability", "entropy": "entropy in nats"}

@@ -6,11 +6,10 @@ from html import escape
 from itertools import groupby
 
 from llmcli.engine.trace import TokenTrace
-from llmcli.text import excerpt
+from llmcli.text import excerpt, plural
 from llmcli.ui.charts.trace_table import token_text
 from llmcli.ui.curve import Span, curve, ticks
 from llmcli.ui.terminal.sanitize import safe
-from llmcli.ui.units import plural
 
 _WIDTH, _LEFT, _RIGHT = 920, 56, 896  # pixels; the last two bound the panels
 _TOP, _PANEL, _GAP, _BOTTOM = 84, 124, 44, 56

@@ -6,12 +6,12 @@ import sys
 from collections.abc import Sequence
 
 from llmcli.engine.trace import Alternative, TokenTrace
+from llmcli.text import plural
 from llmcli.ui.terminal.cells import fit, plain, wrap
 from llmcli.ui.terminal.console import is_terminal
 from llmcli.ui.terminal.output import put_line, stream
 from llmcli.ui.terminal.sanitize import safe
 from llmcli.ui.terminal.table import put_rows, width
-from llmcli.ui.units import plural
 
 _HEADS = ("#", "TEXT", "P", "RANK", "TEMP", "ENTROPY", "CANDIDATES", "SENTENCE", "POLICY")
 _SPARE = ("POLICY", "SENTENCE", "CANDIDATES", "RANK")

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from llmcli.engine.llama.abort import AbortFlag
 from llmcli.errors import LlmcliError
 from llmcli.params.settings import Settings
+from llmcli.text import plural
 from llmcli.ui.chat.answer_display import display
 from llmcli.ui.chat.status_line import first_that_fits
 from llmcli.ui.repl.repetition import RepetitionDetector
 from llmcli.ui.repl.waiting import Waiting
 from llmcli.ui.terminal.interrupt import interruptible
 from llmcli.ui.terminal.typeahead import silent_keys
-from llmcli.ui.units import plural
 
 if TYPE_CHECKING:
     from llmcli.ui.chat.temperature_keys import Steering

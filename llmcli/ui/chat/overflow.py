@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from llmcli.chat.controller import Fit, too_long
 from llmcli.chat.conversation import Message
 from llmcli.errors import UsageError
+from llmcli.text import plural
 from llmcli.ui.terminal.ask import choose
 from llmcli.ui.terminal.console import console
-from llmcli.ui.units import plural
 
 if TYPE_CHECKING:
     from llmcli.ui.chat.app import Chat

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.params.settings import fields
-from llmcli.text import excerpt
-from llmcli.ui.units import plural
+from llmcli.text import excerpt, plural
 
 if TYPE_CHECKING:
     from llmcli.ui.chat.app import Chat

@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING
 
 from llmcli.chat.conversation import Message
 from llmcli.errors import UsageError
-from llmcli.text import excerpt
+from llmcli.text import excerpt, plural
 from llmcli.ui.commands.messages import continue_
 from llmcli.ui.commands.registry import BRANCHES, MESSAGES, SESSIONS, command
 from llmcli.ui.terminal.console import console
-from llmcli.ui.units import plural
 
 if TYPE_CHECKING:
     from llmcli.chat.inspect import Answered

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 from llmcli.chat.conversation import Message
 from llmcli.errors import UsageError
 from llmcli.inference.request import system_text
-from llmcli.text import excerpt
+from llmcli.text import excerpt, plural
 from llmcli.ui.commands.branches import WHO
 from llmcli.ui.commands.registry import CONTEXT, INSPECT, command
 from llmcli.ui.terminal.ask import choose
 from llmcli.ui.terminal.console import console
-from llmcli.ui.units import plural
 
 if TYPE_CHECKING:
     from llmcli.ui.chat.app import Chat

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from llmcli.chat.attachments import Attachment, attach, expand
 from llmcli.chat.code_blocks import code_blocks
 from llmcli.errors import UsageError
+from llmcli.text import plural
 from llmcli.ui.commands import complete
 from llmcli.ui.commands.registry import FILES, command
 from llmcli.ui.terminal.console import console
-from llmcli.ui.units import plural
 
 if TYPE_CHECKING:
     from llmcli.ui.chat.app import Chat

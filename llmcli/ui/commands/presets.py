@@ -3,10 +3,10 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from llmcli.config.paths import config_dir
 from llmcli.config.presets import NEVER, presets, remove_preset, save_preset, summary
 from llmcli.config.presets import describe as describe_preset
 from llmcli.errors import UsageError
+from llmcli.files import config_dir
 from llmcli.ui.commands.registry import SETTINGS, command
 from llmcli.ui.terminal.console import console
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from llmcli.chat.controller import settable
 from llmcli.errors import UsageError
 from llmcli.params.settings import find
-from llmcli.params.suggest import did_you_mean
+from llmcli.text import did_you_mean
 
 if TYPE_CHECKING:
     from llmcli.ui.chat.app import Chat

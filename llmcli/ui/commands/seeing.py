@@ -5,13 +5,13 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcli.config.paths import data_dir, make_private
 from llmcli.errors import UsageError
+from llmcli.files import data_dir, make_private
+from llmcli.text import plural
 from llmcli.ui.commands import complete
 from llmcli.ui.commands.registry import INSPECT, command
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import aside
-from llmcli.ui.units import plural
 
 if TYPE_CHECKING:
     from llmcli.engine.trace import TokenTrace

@@ -8,12 +8,12 @@ from llmcli.chat.sessions import store
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.request import system_text
+from llmcli.text import ago, plural
 from llmcli.ui.commands import complete
 from llmcli.ui.commands.branches import show
 from llmcli.ui.commands.registry import FILES, SESSIONS, command
 from llmcli.ui.terminal.ask import confirm
 from llmcli.ui.terminal.console import console
-from llmcli.ui.units import ago, plural
 
 if TYPE_CHECKING:
     from llmcli.ui.chat.app import Chat

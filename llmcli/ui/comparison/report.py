@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from llmcli.errors import DiskError
 from llmcli.params.inert import inert
 from llmcli.params.layers import Resolved
+from llmcli.text import plural
 from llmcli.ui.terminal.answer_writer import AnswerWriter
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import aside, put_line
 from llmcli.ui.terminal.table import put_rows
-from llmcli.ui.units import plural
 
 if TYPE_CHECKING:  # it stands on the engine
     from llmcli.inference.comparison import Comparison

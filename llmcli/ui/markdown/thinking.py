@@ -1,7 +1,7 @@
 """The reasoning of a model on the screen: its last rows while it streams, then one line."""
 
+from llmcli.text import plural
 from llmcli.ui.terminal.cells import Runs, wrap
-from llmcli.ui.units import plural
 
 _ROWS = 3
 _KEPT = 2000  # characters; of twice as many the older half is dropped

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from llmcli.config.paths import config_dir
 from llmcli.errors import UsageError
+from llmcli.files import config_dir
 from llmcli.ui.chat.app import Chat
 from llmcli.ui.commands.complete import suggest
 from llmcli.ui.commands.registry import obey
