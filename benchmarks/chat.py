@@ -29,8 +29,7 @@ from llmcli.files import cache_dir
 from llmcli.inference.local import LocalModel, Target
 from llmcli.models.find import ModelFile
 from llmcli.models.starter import ensure_starter
-from llmcli.params.layers import Layer
-from llmcli.params.settings import Settings
+from llmcli.params.settings import Layer, Settings
 from llmcli.ui.chat.app import Chat
 from llmcli.ui.markdown.view import preload
 

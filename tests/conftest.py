@@ -14,7 +14,7 @@ from filelock import FileLock
 from llmcli.engine.llama.bindings import bindings_version
 from llmcli.models.known import remember
 from llmcli.models.starter import ensure_starter
-from llmcli.params.policy import registry
+from llmcli.params.policies import rules
 from tests.cli_result import Ran
 from tests.in_process import run_inside
 from tests.models.tiny_models import full_attention
@@ -69,7 +69,7 @@ def home(request: pytest.FixtureRequest, machines: Iterator[Path], monkeypatch: 
     for name in ("HOME", "USERPROFILE"):  # no model of the user's may be found
         monkeypatch.setenv(name, str(machine / "user"))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody there: no test reaches the real hub
-    monkeypatch.setattr(registry, "_ANNOUNCED", {})  # what a test calls its policies is no name for the next one
+    monkeypatch.setattr(rules, "_ANNOUNCED", {})  # what a test calls its policies is no name for the next one
     return folder
 
 

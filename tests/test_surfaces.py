@@ -9,9 +9,8 @@ import typer
 from llmcli.cli.commands import make_app
 from llmcli.cli.options import completes, group_title, help_text
 from llmcli.config.file import config_layer, set_value
-from llmcli.params.layers import environment_layer
 from llmcli.params.param import Field
-from llmcli.params.settings import Settings, fields, parse_data, to_data
+from llmcli.params.settings import Settings, environment_layer, fields, parse_data, to_data
 from tools import docs
 
 PARAMETERS = (docs.ROOT / "docs" / "parameters.md").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from llmcli.cli.options import group_title
 from llmcli.errors import STATUS_MEANINGS, ExitStatus
-from llmcli.params import values
+from llmcli.params import param as values
 from llmcli.params.param import Field
 from llmcli.params.settings import fields
 from llmcli.ui.commands.registry import commands

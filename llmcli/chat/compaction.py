@@ -8,8 +8,7 @@ from llmcli.chat.conversation import Message
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.local import with_model
-from llmcli.params.layers import Layer
-from llmcli.params.settings import Settings
+from llmcli.params.settings import Layer, Settings
 
 _REQUEST = (
     "Summarize the conversation below, so that it can continue from the summary. Keep names, numbers, decisions, "

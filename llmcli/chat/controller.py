@@ -10,10 +10,9 @@ from llmcli.config.layers import Layers
 from llmcli.errors import ContextOverflowError, UsageError
 from llmcli.inference.request import grammar_text, system_text
 from llmcli.params.generation import GenerationParams
-from llmcli.params.layers import Resolved, resolve
 from llmcli.params.model import ModelParams
 from llmcli.params.param import describe
-from llmcli.params.settings import SamplingParams, Settings, fields, find
+from llmcli.params.settings import Resolved, SamplingParams, Settings, fields, find, resolve
 
 if TYPE_CHECKING:  # the engine and its users are imported in the loading thread, so that the prompt appears first
     from llmcli.chat.background_load import Opening

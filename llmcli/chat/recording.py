@@ -13,12 +13,10 @@ from llmcli.engine.machine import machine
 from llmcli.errors import LlmcliError
 from llmcli.inference.replay_manifest import Circumstances
 from llmcli.inference.request import system_text
-from llmcli.params.generation import GenerationParams
-from llmcli.params.hub import HubParams
-from llmcli.params.inert import without_effect
-from llmcli.params.interface import InterfaceParams
+from llmcli.params.generation import GenerationParams, InterfaceParams
+from llmcli.params.model import HubParams
 from llmcli.params.param import describe
-from llmcli.params.settings import SamplingParams, Settings, fields, to_data, to_datum
+from llmcli.params.settings import SamplingParams, Settings, fields, to_data, to_datum, without_effect
 
 if TYPE_CHECKING:
     from llmcli.inference.answer import Answer

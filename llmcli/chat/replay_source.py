@@ -14,8 +14,8 @@ from llmcli.chat.sessions.session import Session
 from llmcli.errors import UsageError
 from llmcli.inference.replay_manifest import Circumstances, from_data
 from llmcli.inference.variants import MOST
-from llmcli.params.hub import HubParams
-from llmcli.params.interface import InterfaceParams
+from llmcli.params.generation import InterfaceParams
+from llmcli.params.model import HubParams
 from llmcli.params.param import describe
 from llmcli.params.settings import fields, parse_data
 

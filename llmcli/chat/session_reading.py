@@ -8,10 +8,10 @@ from typing import Any
 from llmcli.chat.conversation import Conversation, Message
 from llmcli.chat.sessions import store as files
 from llmcli.chat.sessions.file import read_partial
-from llmcli.chat.sessions.format import NEVER_SET, from_event, number_of
+from llmcli.chat.sessions.format import from_event, number_of
 from llmcli.errors import UsageError
 from llmcli.files import read_events
-from llmcli.params.settings import find
+from llmcli.params.settings import NEVER_SET, find
 from llmcli.text import excerpt
 
 _MAX_NOTES = 3

@@ -10,8 +10,7 @@ from llmcli.chat.sessions.session import Session
 from llmcli.engine.dial import Dial
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.local import LocalModel, Prompt
-from llmcli.params.layers import Resolved
-from llmcli.params.settings import Settings, fields, to_datum
+from llmcli.params.settings import Resolved, Settings, fields, to_datum
 
 _NOT_KEPT = ("prompt", "file", "pull", "offline", "model_folders")  # they do not describe how an answer is made
 

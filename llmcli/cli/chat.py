@@ -9,8 +9,7 @@ import typer
 from llmcli.cli.options import both, complete_reference, complete_session, with_settings
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import data_dir
-from llmcli.params.layers import Layer, resolve
-from llmcli.params.settings import Settings, fields
+from llmcli.params.settings import Layer, Settings, fields, resolve
 from llmcli.ui.terminal.console import console, is_terminal
 
 if TYPE_CHECKING:  # imported when a chat starts: `--help` and completion do not need them

@@ -7,11 +7,9 @@ from llmcli.chat.sessions.session import Session
 from llmcli.config.file import config_layer
 from llmcli.errors import UsageError
 from llmcli.inference.request import read_text
-from llmcli.params.generation import GenerationParams
-from llmcli.params.layers import Layer, environment_layer, resolve
+from llmcli.params.generation import GenerationParams, RequestParams
 from llmcli.params.param import describe
-from llmcli.params.request import RequestParams
-from llmcli.params.settings import SamplingParams, fields
+from llmcli.params.settings import Layer, SamplingParams, environment_layer, fields, resolve
 from llmcli.ui.terminal.ask import can_ask
 from llmcli.ui.terminal.console import console
 

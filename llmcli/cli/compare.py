@@ -22,9 +22,8 @@ from llmcli.config.layers import Layers
 from llmcli.errors import ConstraintError, ExitStatus, LlmcliError, UsageError
 from llmcli.inference.variants import Variant, split_values, variants_of
 from llmcli.params.chain import check
-from llmcli.params.layers import Layer, Resolved, resolve
-from llmcli.params.selection import random_seed
-from llmcli.params.settings import Settings, fields
+from llmcli.params.samplers import random_seed
+from llmcli.params.settings import Layer, Resolved, Settings, fields, resolve
 from llmcli.ui.chat.answer_display import is_live
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.interrupt import interruptible, time_limit

@@ -9,8 +9,7 @@ import typer
 from llmcli.config import file as store
 from llmcli.errors import ExitStatus, UsageError
 from llmcli.files import config_file
-from llmcli.params.layers import Resolved, environment_layer, resolve
-from llmcli.params.settings import fields, find, to_data
+from llmcli.params.settings import Resolved, environment_layer, fields, find, resolve, to_data
 from llmcli.ui.editor import open_in_editor
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import put_line, put_table

@@ -19,7 +19,7 @@ from llmcli.errors import ExitStatus, LlmcliError
 from llmcli.files import cache_dir, config_dir, config_file, data_dir
 from llmcli.models import starter
 from llmcli.models.hub import environment
-from llmcli.params.layers import Layer, environment_layer
+from llmcli.params.settings import Layer, environment_layer
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import put_line, put_table
 

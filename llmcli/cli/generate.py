@@ -17,9 +17,7 @@ from llmcli.config.layers import layers_of
 from llmcli.engine.trace import Measure
 from llmcli.errors import ConstraintError, DiskError, ExitStatus, UsageError
 from llmcli.params.chain import check
-from llmcli.params.inert import inert
-from llmcli.params.layers import Layer, Resolved, resolve
-from llmcli.params.settings import Settings, fields
+from llmcli.params.settings import Layer, Resolved, Settings, fields, inert, resolve
 from llmcli.ui.terminal.answer_writer import AnswerWriter, stream_answer
 from llmcli.ui.terminal.console import console, is_terminal
 from llmcli.ui.terminal.interrupt import interruptible, time_limit

@@ -8,7 +8,7 @@ import typer.core
 
 from llmcli.cli import pages
 from llmcli.cli.front_page import Row, examples, root_help, section, wrapped
-from llmcli.params import values
+from llmcli.params import param
 from llmcli.ui.terminal.output import put_line
 
 
@@ -194,9 +194,9 @@ def _metavar(option: Any, ctx: Any) -> str:
 def _facts(option: Any) -> list[str]:
     """Range, default and need of an option that a command declares itself; those of settings are in the help."""
     low, high = getattr(option.type, "min", None), getattr(option.type, "max", None)
-    facts = [values.range_text(low, high, None)] if (low, high) != (None, None) and not option.count else []
+    facts = [param.range_text(low, high, None)] if (low, high) != (None, None) and not option.count else []
     if option.show_default and option.default not in (None, False, "", ()) and not option.required:
-        facts.append(f"default {values.show(option.default)}")
+        facts.append(f"default {param.show(option.default)}")
     return [*facts, "required"] if option.required else facts
 
 

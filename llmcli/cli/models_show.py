@@ -9,7 +9,7 @@ import typer
 from llmcli.cli.options import complete_reference, with_settings
 from llmcli.cli.settings import in_force
 from llmcli.errors import ExitStatus
-from llmcli.params.layers import Layer
+from llmcli.params.settings import Layer
 from llmcli.text import ago, count, gigabytes
 from llmcli.ui.terminal.output import put_line
 from llmcli.ui.terminal.table import put_facts

@@ -8,11 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.params import values
-from llmcli.params.interface import InterfaceParams
-from llmcli.params.layers import Layer
+from llmcli.params import param as values
+from llmcli.params.generation import InterfaceParams
 from llmcli.params.param import Field, describe
-from llmcli.params.settings import Settings, fields
+from llmcli.params.settings import Layer, Settings, fields
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.sanitize import safe
 

@@ -13,10 +13,9 @@ from llmcli.cli.options import complete_session, with_settings
 from llmcli.config.file import config_layer
 from llmcli.errors import DiskError, ExitStatus, ModelNotFoundError, UsageError
 from llmcli.inference.request import read_text
-from llmcli.params.hub import HubParams
-from llmcli.params.layers import Layer, environment_layer, resolve
+from llmcli.params.model import HubParams
 from llmcli.params.param import describe
-from llmcli.params.settings import Settings
+from llmcli.params.settings import Layer, Settings, environment_layer, resolve
 from llmcli.text import plural
 from llmcli.ui.chat.answer_display import is_live
 from llmcli.ui.terminal.answer_writer import AnswerWriter, stream_answer

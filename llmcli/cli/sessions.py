@@ -14,7 +14,7 @@ from llmcli.chat.sessions import store
 from llmcli.cli.options import complete_session
 from llmcli.config.file import config_layer
 from llmcli.errors import DiskError, ExitStatus, LlmcliError, UsageError
-from llmcli.params.layers import Layer, resolve
+from llmcli.params.settings import Layer, resolve
 from llmcli.text import ago, plural
 from llmcli.ui.terminal.ask import can_ask, confirm
 from llmcli.ui.terminal.console import console, wants_colour

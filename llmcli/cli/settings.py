@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 
 from llmcli.config.file import config_layer
 from llmcli.files import config_file
-from llmcli.params.layers import Layer, Resolved, environment_layer, resolve
-from llmcli.params.settings import Settings, fields
+from llmcli.params.settings import Layer, Resolved, Settings, environment_layer, fields, resolve
 from llmcli.text import excerpt
 from llmcli.ui.terminal.console import console
 

@@ -11,7 +11,7 @@ from llmcli.cli.generate import read_stdin
 from llmcli.cli.options import with_settings
 from llmcli.config.file import config_layer
 from llmcli.errors import ExitStatus, UsageError
-from llmcli.params.layers import Layer, environment_layer, resolve
+from llmcli.params.settings import Layer, environment_layer, resolve
 from llmcli.ui.terminal.console import is_terminal
 from llmcli.ui.terminal.output import put_line
 

@@ -9,12 +9,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from llmcli.chat.sessions.format import NEVER_SET
 from llmcli.config.presets import checked
 from llmcli.errors import DiskError, LlmcliError, UsageError
 from llmcli.files import config_dir
 from llmcli.inference.request import read_text
-from llmcli.params.layers import Layer
+from llmcli.params.settings import NEVER_SET, Layer
 from llmcli.text import did_you_mean
 
 SUFFIXES = (".toml", ".md", ".txt", ".json")  # in this order if a name has several files

@@ -6,8 +6,7 @@ from typing import Any
 
 from llmcli.errors import DiskError, UsageError
 from llmcli.files import config_file, make_private, replace_private
-from llmcli.params.layers import Layer
-from llmcli.params.settings import find, parse_data, to_datum
+from llmcli.params.settings import Layer, find, parse_data, to_datum
 
 ALIASES, PRESETS = "aliases", "presets"  # tables beside the settings
 _FIX = "fix it with `llmcli config edit`"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmcli.config.file import config_layer
-from llmcli.params.layers import Layer, environment_layer, resolve
+from llmcli.params.settings import Layer, environment_layer, resolve
 
 
 @dataclass(frozen=True)

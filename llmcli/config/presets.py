@@ -8,8 +8,7 @@ from typing import Any
 from llmcli.config import file
 from llmcli.errors import UsageError
 from llmcli.files import check_name, config_file
-from llmcli.params.layers import Layer
-from llmcli.params.settings import find, parse_data, to_datum
+from llmcli.params.settings import Layer, find, parse_data, to_datum
 from llmcli.text import did_you_mean, excerpt
 
 # Settings of one request or of this machine, which a preset cannot set; a preset cannot name another preset.

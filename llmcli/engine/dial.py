@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from llmcli.params.values import LARGEST_FLOAT
+from llmcli.params.param import LARGEST_FLOAT
 
 _RECENT = 16  # number of last temperatures that limit the shift
 

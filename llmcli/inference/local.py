@@ -25,10 +25,9 @@ from llmcli.models.find import ModelFile, find
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.splits import read_headers
 from llmcli.models.identity import Identity
-from llmcli.params import layers
-from llmcli.params.layers import Layer, Resolved
-from llmcli.params.selection import random_seed
-from llmcli.params.settings import Settings
+from llmcli.params import settings as layers
+from llmcli.params.samplers import random_seed
+from llmcli.params.settings import Layer, Resolved, Settings
 from llmcli.params.settings import find as find_setting
 
 Fetch = Callable[[int, int], None]

@@ -7,11 +7,10 @@ from math import prod
 from typing import Any
 
 from llmcli.errors import UsageError
-from llmcli.params.generation import GenerationParams
+from llmcli.params.generation import GenerationParams, RequestParams
 from llmcli.params.model import ModelParams
 from llmcli.params.param import describe
-from llmcli.params.request import RequestParams
-from llmcli.params.selection import seed_after
+from llmcli.params.samplers import seed_after
 from llmcli.params.settings import SamplingParams, fields, find, to_datum
 from llmcli.text import excerpt
 

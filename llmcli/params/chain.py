@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from llmcli.errors import UsageError
-from llmcli.params import penalties, selection, temperature
+from llmcli.params import samplers as penalties
+from llmcli.params import samplers as selection
 from llmcli.params import samplers as truncation
-from llmcli.params.param import Param
-from llmcli.params.values import quote
+from llmcli.params import temperature
+from llmcli.params.param import Param, quote
 from llmcli.text import did_you_mean
 
 # llama.cpp's order (common.h), plus top_a and smoothing at KoboldCpp's positions.

@@ -1,4 +1,4 @@
-"""Settings of one generation: length, stop strings and constraints on the output."""
+"""Settings of a request, of its answer, and of the chat around it."""
 
 import json
 import math
@@ -6,11 +6,46 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from llmcli.params.param import Param
-from llmcli.params.values import LARGEST_FLOAT, show, unescape
+from llmcli.params.param import LARGEST_FLOAT, Param, show, unescape
 
 Bias = tuple[int | str, float]
 _BIAS_SHAPE = 'TOKEN=BIAS, such as 1234=+1.5, "text"=-2 or 1234=-inf'
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestParams:
+    """Request"""
+
+    prompt: Annotated[str | None, Param(help="Prompt text (`-` = stdin).", flags=("-p",), metavar="TEXT")] = None
+    file: Annotated[
+        tuple[str, ...],
+        Param(help="File to add to the prompt (`-` = stdin). Repeatable.", flags=("-f",), metavar="FILE", path=True),
+    ] = ()
+    system: Annotated[str | None, Param(help="System prompt: text or @FILE.", flags=("-s",), metavar="TEXT|@FILE")] = (
+        None
+    )
+    preset: Annotated[
+        str | None,
+        Param(
+            help="Preset of settings: creative, precise, code, ..., or one from the configuration file.",
+            metavar="NAME",
+        ),
+    ] = None
+    prefill: Annotated[str | None, Param(help="Text that the answer starts with.", metavar="TEXT")] = None
+    raw: Annotated[bool, Param(help="Raw completion of the prompt, without the chat template.")] = False
+    chat_template: Annotated[
+        str | None,
+        Param(
+            help="Jinja chat template to use instead of the model's: inline or a file.", metavar="JINJA|FILE", path=True
+        ),
+    ] = None
+    think: Annotated[
+        str,
+        Param(
+            help="Reasoning of the model: show it, hide it, or ask the model for none (off).",
+            choices=("show", "hide", "off"),
+        ),
+    ] = "show"
 
 
 def parse_bias(text: str) -> tuple[Bias, ...]:
@@ -181,3 +216,30 @@ class GenerationParams:
         float,
         Param(help="Time limit of one answer; the partial answer is kept (0 = none).", min=0.0, unit="seconds"),
     ] = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterfaceParams:
+    """Chat"""
+
+    overflow: Annotated[
+        str,
+        Param(
+            help="What to do when a message does not fit the context: ask, reject it (error), omit the oldest turns, "
+            "or summarize them (compact).",
+            choices=("ask", "error", "oldest", "compact"),
+        ),
+    ] = "ask"
+    markdown: Annotated[bool, Param(help="Render Markdown in answers on a terminal.")] = True
+    theme: Annotated[str, Param(help="Colors for a dark or a light terminal.", choices=("auto", "dark", "light"))] = (
+        "auto"
+    )
+    editing_mode: Annotated[str, Param(help="Key bindings of the input line.", choices=("emacs", "vi"))] = "emacs"
+    character: Annotated[
+        str | None,
+        Param(
+            help="Character to chat with: pirate, editor, tutor, a file, or a name in the folder `characters` "
+            "of the configuration.",
+            path=True,
+        ),
+    ] = None

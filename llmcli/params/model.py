@@ -111,3 +111,21 @@ class ModelParams:
     )
     cache_type_k: Annotated[str, Param(help="Data type of the K cache.", flags=("-ctk",), choices=CACHE_TYPES)] = "f16"
     cache_type_v: Annotated[str, Param(help="Data type of the V cache.", flags=("-ctv",), choices=CACHE_TYPES)] = "f16"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubParams:
+    """Model sources"""
+
+    pull: Annotated[bool, Param(help="Download a missing model without confirmation.")] = False
+    offline: Annotated[bool, Param(help="Offline mode: no network access (same as HF_HUB_OFFLINE=1).")] = False
+    model_folders: Annotated[
+        tuple[str, ...],
+        Param(
+            help="Additional folder with models. Repeatable; `llmcli models import` saves one.",
+            flag="--model-folder",
+            keys=("model_folder",),
+            metavar="FOLDER",
+            path=True,
+        ),
+    ] = ()

@@ -1,12 +1,16 @@
-"""Settings of the truncation samplers, which remove unlikely tokens before the draw."""
+"""Parameters of the samplers: truncation, penalties and selection, each beside the step that it makes."""
 
+import os
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from llmcli.params.param import Param
-from llmcli.params.selection import llama_seed
 
 Args = tuple[Any, ...]
+# llama.cpp allocates the whole window at once and aborts the process if that fails. This is larger than any context.
+_MAX_WINDOW = 2**24
+_SMALLEST_DIVISOR = 2.0**-126  # llama.cpp rejects a penalty if 1 / penalty is not a finite float
+_MAX_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,3 +131,233 @@ def xtc(p: Any) -> Args | None:
     if p.xtc_probability <= 0 or p.xtc_threshold > 0.5:
         return None
     return p.xtc_probability, p.xtc_threshold, p.min_keep, llama_seed(p.seed)
+
+
+def _invertible(value: float) -> float:
+    if value < _SMALLEST_DIVISOR:
+        raise ValueError("at least 1.18e-38")
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class PenaltyParams:
+    """Repetition"""
+
+    repeat_last_n: Annotated[
+        int,
+        Param(
+            help="Number of last tokens that the penalties consider (0 = off).",
+            min=0,
+            unit="tokens",
+            keys=("rep_pen_range", "repetition_penalty_range"),
+            sampler="penalties",
+            switch=("repeat_penalty", "presence_penalty", "frequency_penalty"),
+        ),
+    ] = 64
+    repeat_penalty: Annotated[
+        float,
+        Param(
+            help="Repetition penalty: divisor for the logits of recent tokens (1 = off).",
+            above=0.0,
+            suggest=("1.05", "1.1"),
+            keys=("rep_pen", "repetition_penalty"),
+            sampler="penalties",
+            check=_invertible,
+        ),
+    ] = 1.0
+    presence_penalty: Annotated[
+        float,
+        Param(
+            help="Presence penalty: subtracted once from the logits of recent tokens (0 = off).",
+            keys=("presence_pen",),
+            sampler="penalties",
+        ),
+    ] = 0.0
+    frequency_penalty: Annotated[
+        float,
+        Param(
+            help="Frequency penalty: subtracted per occurrence from the logits of recent tokens (0 = off).",
+            keys=("frequency_pen", "freq_pen"),
+            sampler="penalties",
+        ),
+    ] = 0.0
+    dry_multiplier: Annotated[
+        float,
+        Param(
+            help="DRY repetition penalty: multiplier for tokens that extend a repeated sequence (0 = off).",
+            suggest=("0.8",),
+            keys=("dry",),
+            sampler="dry",
+        ),
+    ] = 0.0
+    dry_base: Annotated[
+        float,
+        Param(
+            help="DRY: base of the exponential growth per repeated token.",
+            min=1.0,
+            sampler="dry",
+            switch=("dry_multiplier",),
+        ),
+    ] = 1.75
+    dry_allowed_length: Annotated[
+        int,
+        Param(
+            help="DRY: length of repeated sequences without a penalty.",
+            min=0,
+            unit="tokens",
+            sampler="dry",
+            switch=("dry_multiplier",),
+        ),
+    ] = 2
+    dry_penalty_last_n: Annotated[
+        int,
+        Param(
+            help="DRY: number of last tokens to search for repetitions (0 = off).",
+            min=0,
+            unit="tokens",
+            sampler="dry",
+            switch=("dry_multiplier",),
+        ),
+    ] = 64
+    dry_sequence_breakers: Annotated[
+        tuple[str, ...],
+        Param(
+            help="DRY sequence breaker: a text that ends a sequence. Repeatable; `none` clears the list.",
+            flag="--dry-sequence-breaker",
+            metavar="TEXT",
+            sampler="dry",
+            switch=("dry_multiplier",),
+        ),
+    ] = ("\n", ":", '"', "*")
+
+
+def penalties(p: PenaltyParams) -> Args | None:
+    """llama.cpp `penalties`: l > 0 -> l / repeat, else l * repeat; then l -= count * frequency + presence."""
+    if not p.repeat_last_n or (p.repeat_penalty, p.frequency_penalty, p.presence_penalty) == (1, 0, 0):
+        return None
+    return min(p.repeat_last_n, _MAX_WINDOW), p.repeat_penalty, p.frequency_penalty, p.presence_penalty
+
+
+def dry(p: PenaltyParams) -> Args | None:
+    """llama.cpp `dry` (after p-e-w): l -= multiplier * base ^ (repeat length - allowed length)."""
+    if p.dry_multiplier == 0 or not p.dry_penalty_last_n:
+        return None
+    last_n = min(p.dry_penalty_last_n, _MAX_WINDOW)
+    return p.dry_multiplier, p.dry_base, p.dry_allowed_length, last_n, p.dry_sequence_breakers
+
+
+def random_seed() -> int:
+    """A random seed below the maximum, which means "random" in llama.cpp."""
+    return int.from_bytes(os.urandom(4), "big") % _MAX_SEED
+
+
+def seed_after(seed: int, number: int) -> int:
+    """The `number`-th seed after `seed`."""
+    return (seed + number) % _MAX_SEED
+
+
+def _seed_from_text(text: str) -> int | None:
+    if text.strip().lower() in ("random", "-1"):
+        return None
+    try:
+        return int(text.strip())
+    except ValueError:
+        raise ValueError("an integer or random") from None
+
+
+def _seed_from_data(value: Any) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise ValueError("an integer or random")
+    return _seed_from_text(str(value))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionParams:
+    """Token selection"""
+
+    seed: Annotated[
+        int | None,
+        Param(
+            help="Random seed; the same seed gives the same answer.",
+            min=0,
+            max=_MAX_SEED,
+            default_text="random",
+            suggest=("random", "1", "42"),
+            keys=("sampler_seed", "rng_seed"),
+            text=_seed_from_text,
+            data=_seed_from_data,
+        ),
+    ] = None
+    mirostat: Annotated[
+        int,
+        Param(
+            help="Mirostat version (0 = off): keeps perplexity near a target. Replaces the sampler chain.",
+            choices=(0, 1, 2),
+            keys=("mirostat_mode",),
+        ),
+    ] = 0
+    mirostat_tau: Annotated[
+        float,
+        Param(
+            help="Mirostat: target entropy (tau).",
+            min=0.0,
+            unit="bits",
+            flags=("--mirostat-ent",),
+            sampler="mirostat",
+            switch=("mirostat",),
+        ),
+    ] = 5.0
+    mirostat_eta: Annotated[
+        float,
+        Param(
+            help="Mirostat: learning rate (eta).",
+            min=0.0,
+            flags=("--mirostat-lr",),
+            sampler="mirostat",
+            switch=("mirostat",),
+        ),
+    ] = 0.1
+    adaptive_target: Annotated[
+        float,
+        Param(
+            help="Adaptive-p: target probability of the drawn tokens (-1 = off). Needs adaptive_p in --samplers.",
+            min=0.0,
+            max=1.0,
+            also=(-1.0,),
+            sampler="adaptive_p",
+        ),
+    ] = -1.0
+    adaptive_decay: Annotated[
+        float,
+        Param(
+            help="Adaptive-p: decay of the average of drawn probabilities.",
+            min=0.0,
+            max=0.99,
+            sampler="adaptive_p",
+            switch=("adaptive_target",),
+        ),
+    ] = 0.9
+
+
+def llama_seed(seed: int) -> int:
+    """The seed for llama.cpp, in which 2^32-1 means a random seed: an answer with it could not be repeated."""
+    return min(seed, _MAX_SEED - 1)
+
+
+def mirostat(p: SelectionParams) -> Args:
+    """llama.cpp `mirostat` (Basu et al. 2020) over the 100 most likely tokens, or `mirostat_v2`."""
+    assert p.seed is not None
+    seed = llama_seed(p.seed)
+    return (seed, p.mirostat_tau, p.mirostat_eta) + ((100,) if p.mirostat == 1 else ())
+
+
+def adaptive_p(p: SelectionParams) -> Args:
+    """llama.cpp `adaptive_p`: draws near a target probability, adjusted by the tokens drawn before."""
+    assert p.seed is not None
+    return p.adaptive_target, p.adaptive_decay, llama_seed(p.seed)
+
+
+def dist(p: SelectionParams) -> Args:
+    """llama.cpp `dist`: one uniform draw over the cumulative distribution."""
+    assert p.seed is not None
+    return (llama_seed(p.seed),)

@@ -1,24 +1,24 @@
-"""All settings as one frozen dataclass, and parsers for tables of raw values."""
+"""All settings: looked up by name, resolved from layers, and those that have no effect."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 from llmcli.errors import UsageError
-from llmcli.params.chain import ChainParams
-from llmcli.params.generation import GenerationParams
-from llmcli.params.hub import HubParams
-from llmcli.params.interface import InterfaceParams
-from llmcli.params.model import ModelParams
+from llmcli.params.chain import SAMPLERS, ChainParams
+from llmcli.params.generation import GenerationParams, InterfaceParams, RequestParams
+from llmcli.params.model import HubParams, ModelParams
 from llmcli.params.param import Field, describe
-from llmcli.params.penalties import PenaltyParams
-from llmcli.params.policies.policy import Fixed
-from llmcli.params.request import RequestParams
-from llmcli.params.samplers import TruncationParams
-from llmcli.params.selection import SelectionParams
-from llmcli.params.temperature import TemperatureParams
-from llmcli.text import setting_hint
+from llmcli.params.policies.policy import Entropy, Fixed
+from llmcli.params.samplers import PenaltyParams, SelectionParams, TruncationParams
+from llmcli.params.temperature import TemperatureParams, policy_in_force
+from llmcli.text import did_you_mean, setting_hint
+
+NEVER_SET = ("temp_policy_file",)  # it names code: a session file of a stranger must not run it
+# Environment variables of the program that are not settings.
+_SWITCHES = ("LLMCLI_HOME", "LLMCLI_DEBUG")
+_CHAT_ONLY = ("system", "chat_template", "think")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,3 +95,109 @@ def to_datum(field: Field, value: Any) -> Any:
     if isinstance(value, tuple):
         return list(value)
     return value if value is None or isinstance(value, (bool, int, float, str)) else field.format(value)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Typed values by key, and the name of their source for users: `config`, `flag`, ..."""
+
+    name: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The resolved settings, and for each key the name of the layer with its value."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+
+
+def resolve(layers: Iterable[Layer]) -> Resolved:
+    """Merge the layers, lowest first, over the built-in defaults."""
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(fields(), "default")
+    for layer in layers:
+        values |= layer.values
+        origins |= dict.fromkeys(layer.values, layer.name)
+    return Resolved(Settings(**values), origins)
+
+
+def environment_layer(environ: Mapping[str, str]) -> Layer:
+    """The settings in `LLMCLI_*` variables; an empty variable is ignored.
+
+    Raises:
+        UsageError: for an invalid value, or a variable without a setting.
+    """
+    known = {field.env: field for field in fields().values()}
+    order = {name: i for i, name in enumerate(known)}  # temp_policy_file registers the name that temperature uses
+    values = {}
+    for name in sorted(environ, key=lambda name: order.get(name, -1)):
+        text = environ[name]
+        if not name.startswith("LLMCLI_") or name in _SWITCHES or not text:
+            continue
+        if name not in known:
+            raise UsageError(f"unknown environment variable {name}", did_you_mean(name, known))
+        try:
+            values[known[name].key] = known[name].parse_text(text)
+        except UsageError as error:
+            raise UsageError(f"{name}: {error}", error.hint) from None
+    return Layer("env", values)
+
+
+def inert(settings: Settings, origins: Mapping[str, str]) -> dict[str, str]:
+    """For each setting that was set to a value other than its default and has no effect: the reason."""
+    chosen = [field for field in fields().values() if origins[field.key] != "default"]
+    reasons = {field.key: _reason(field, settings) for field in chosen if getattr(settings, field.key) != field.default}
+    return {key: reason for key, reason in reasons.items() if reason}
+
+
+def without_effect(settings: Settings) -> set[str]:
+    """The settings that cannot change an answer at their present values, whether somebody chose them or not."""
+    # The reason for a temperature tells how it is read, not that it is ignored.
+    return {key for key, field in fields().items() if key != "temperature" and _reason(field, settings)}
+
+
+def _reason(field: Field, p: Settings) -> str:
+    sampler = field.param.sampler
+    policy = policy_in_force(p)
+    if field.key == "temperature" and policy != p.temperature:
+        return f"temp_policy_file replaces it (use the policy {policy} in temperature to combine them)"
+    if field.key.startswith("dynatemp") and not isinstance(policy, Fixed):
+        return f"the temperature '{policy}' has its own range"
+    if p.mirostat and (field.key in ("samplers", "min_keep") or sampler not in ("", "mirostat", "temperature")):
+        return f"mirostat {p.mirostat} replaces the chain"
+    if p.mirostat and field.key.startswith("dynatemp"):
+        return f"mirostat {p.mirostat} needs a fixed temperature"
+    if p.mirostat and field.key == "temperature" and isinstance(p.temperature, Entropy):
+        return f"mirostat {p.mirostat} uses the middle of the range"
+    if sampler and sampler not in p.samplers and sampler != "mirostat":
+        return f"{sampler} is not in samplers"
+    if field.param.switch and not any(_differs(p, key) for key in field.param.switch):
+        return f"needs {' or '.join(field.param.switch)}"
+    if sampler in SAMPLERS and _off_either_way(field, p):
+        return f"other settings turn {sampler} off"
+    if field.key == "min_keep" and not _min_keep_matters(p):
+        return "no active sampler uses it"
+    if p.raw and field.key in _CHAT_ONLY:
+        return "raw completion has no chat template"
+    return ""
+
+
+def _differs(p: Settings, key: str) -> bool:
+    return bool(getattr(p, key) != fields()[key].default)
+
+
+def _off_either_way(field: Field, p: Settings) -> bool:
+    """Whether the step is off both with the value of the setting and with its default."""
+    p = replace(p, seed=0)
+    other = replace(p, **{field.key: field.default})
+    step = SAMPLERS[field.param.sampler]
+    return step(p) is None and step(other) is None
+
+
+def _min_keep_matters(p: Settings) -> bool:
+    """Whether another min_keep changes the arguments of any step."""
+    p = replace(p, seed=0)
+    other = replace(p, min_keep=p.min_keep + 1)
+    return any(SAMPLERS[name](p) != SAMPLERS[name](other) for name in p.samplers if name in SAMPLERS)

@@ -6,9 +6,16 @@ from typing import Annotated, Any
 from llmcli.errors import UsageError
 from llmcli.params.param import Param
 from llmcli.params.policies.parser import SHAPE, parse_policy
-from llmcli.params.policies.plugins import PLACE_SHAPE, name_of, parse_place
-from llmcli.params.policies.policy import Entropy, Fixed, Named, Policy, names_in
-from llmcli.params.policy.compiled import compiled as compiled
+from llmcli.params.policies.policy import (
+    PLACE_SHAPE,
+    Entropy,
+    Fixed,
+    Named,
+    Policy,
+    name_of,
+    names_in,
+    parse_place,
+)
 
 Args = tuple[Any, ...]
 

@@ -18,9 +18,8 @@ from llmcli.engine.llama.abort import AbortFlag
 from llmcli.engine.llama.context import Context, ContextParams
 from llmcli.inference.local import LocalModel, Prompt, Target
 from llmcli.models.find import ModelFile
-from llmcli.params.layers import Layer
 from llmcli.params.policies.policy import Fixed
-from llmcli.params.settings import Settings
+from llmcli.params.settings import Layer, Settings
 
 GREEDY: dict[str, Any] = {"temperature": Fixed(0.0)}
 

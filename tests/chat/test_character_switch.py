@@ -11,9 +11,8 @@ from llmcli.chat.sessions import store
 from llmcli.chat.sessions.session import Session
 from llmcli.config.characters import Character, layer
 from llmcli.config.layers import Layers
-from llmcli.params.layers import Layer
 from llmcli.params.policies.policy import Fixed
-from llmcli.params.settings import Settings
+from llmcli.params.settings import Layer, Settings
 
 AHAB = Character("Ahab", "You hunt a whale.", "Hast thou seen it?", {"temperature": Fixed(1.2), "top_k": 5})
 EVE = Character("Eve", "You are Eve.", "Hello.", {"temperature": Fixed(0.5)}, (("Who?", "Eve."),))

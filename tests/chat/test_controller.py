@@ -15,9 +15,8 @@ from llmcli.config.layers import layers_of
 from llmcli.errors import UsageError
 from llmcli.files import config_file
 from llmcli.inference.local import LocalModel, Target
-from llmcli.params.layers import Layer
 from llmcli.params.policies.policy import Fixed
-from llmcli.params.settings import Settings
+from llmcli.params.settings import Layer, Settings
 from tests.chat.controllers import answer, dialogue_with, open_local
 from tests.models.tiny_models import full_attention
 

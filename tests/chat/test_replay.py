@@ -17,7 +17,7 @@ from llmcli.engine.dial import Dial
 from llmcli.inference.answer import Answer
 from llmcli.inference.local import LocalModel
 from llmcli.inference.request import build_prompt
-from llmcli.params.policies.plugins import parse_place
+from llmcli.params.policies.policy import parse_place
 from llmcli.params.settings import Settings, parse_data
 from tests.chat.controllers import answer, dialogue_with, say
 from tests.chat.replays import N_CTX, QUESTIONS, again, given, opened, read

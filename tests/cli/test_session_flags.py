@@ -11,7 +11,7 @@ from llmcli.cli.chat_session import character_of, open_session, remember
 from llmcli.cli.options import complete_character
 from llmcli.config.characters import layer, load_character
 from llmcli.config.file import set_alias, set_value
-from llmcli.params.layers import Layer
+from llmcli.params.settings import Layer
 
 SCHEMA = '{"type": "object", "description": "' + "x" * 400 + '"}'
 

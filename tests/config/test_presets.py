@@ -10,10 +10,8 @@ from llmcli.config.file import aliases, config_layer, set_alias, set_value, unse
 from llmcli.config.presets import describe, preset_layer, presets, remove_preset, save_preset, summary
 from llmcli.errors import UsageError
 from llmcli.files import config_file
-from llmcli.params.inert import inert
-from llmcli.params.layers import Layer, resolve
 from llmcli.params.policies.policy import Entropy, Fixed
-from llmcli.params.settings import Settings, fields
+from llmcli.params.settings import Layer, Settings, fields, inert, resolve
 from tests.params.samples import legal_values
 
 BUILT_IN = ("balanced", "brainstorm", "code", "creative", "deterministic", "precise")

@@ -12,8 +12,8 @@ from llmcli.engine.llama.abort import AbortFlag
 from llmcli.engine.llama.context import Context, ContextParams
 from llmcli.engine.llama.model import Model
 from llmcli.errors import ConstraintError, ContextOverflowError, PolicyError
+from llmcli.params.policies import rules
 from llmcli.params.policies.policy import Fixed, Named
-from llmcli.params.policy import registry
 from tests.engine.conftest import MakeContext
 from tests.engine.drive import GREEDY, start
 from tests.models import tiny_models
@@ -157,8 +157,8 @@ def test_a_failing_generation_ends_alone_with_its_error(
     def failing(step: Any) -> float:
         return 1.0 if step.index < 4 else float("nan")
 
-    monkeypatch.setattr(registry, "_ANNOUNCED", {})
-    registry.announce("failing", "a test", lambda: failing)
+    monkeypatch.setattr(rules, "_ANNOUNCED", {})
+    rules.announce("failing", "a test", lambda: failing)
     variants = start_all(shared_context, *[PROMPT] * 4)
     variants[2] = start(shared_context, PROMPT, seq_id=2, ignore_eos=True, max_tokens=24, temperature=Named("failing"))
     variants[2].lenient = True

@@ -17,11 +17,11 @@ from llmcli.engine.text.reasoning import ThinkingSplitter
 from llmcli.engine.tracer import Drawn
 from llmcli.errors import PolicyError
 from llmcli.params.chain import plan
+from llmcli.params.param import LARGEST_FLOAT
+from llmcli.params.policies import rules
 from llmcli.params.policies.parser import parse_policy
 from llmcli.params.policies.policy import Entropy, Fixed, Policy
-from llmcli.params.policy import registry
 from llmcli.params.settings import Settings
-from llmcli.params.values import LARGEST_FLOAT
 from tests.engine.candidates import NEUTRAL, ChainOutput, apply_chain, apply_samplers
 
 INF = math.inf
@@ -41,10 +41,10 @@ Register = Callable[[Callable[..., Any]], Policy]
 @pytest.fixture
 def register_policy(monkeypatch: pytest.MonkeyPatch) -> Register:
     """Registers a function as a user's policy."""
-    monkeypatch.setattr(registry, "_ANNOUNCED", {})
+    monkeypatch.setattr(rules, "_ANNOUNCED", {})
 
     def call(function: Callable[..., Any]) -> Policy:
-        registry.announce("mine", "mine.py", lambda: function)
+        rules.announce("mine", "mine.py", lambda: function)
         return parse_policy("mine")
 
     return call

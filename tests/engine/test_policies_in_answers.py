@@ -19,8 +19,8 @@ from llmcli.engine.llama.context import Context
 from llmcli.engine.llama.model import Model
 from llmcli.errors import PolicyError
 from llmcli.params.chain import DEFAULT_ORDER
+from llmcli.params.policies import rules
 from llmcli.params.policies.parser import parse_policy
-from llmcli.params.policy import registry
 from llmcli.params.settings import Settings
 from tests.engine.conftest import MakeContext
 from tests.engine.drive import run
@@ -222,10 +222,10 @@ Register = Callable[[Callable[..., Any]], str]
 @pytest.fixture
 def register_policy(monkeypatch: pytest.MonkeyPatch) -> Register:
     """Registers a function as a user's policy; returns its name."""
-    monkeypatch.setattr(registry, "_ANNOUNCED", {})
+    monkeypatch.setattr(rules, "_ANNOUNCED", {})
 
     def call(function: Callable[..., Any]) -> str:
-        registry.announce("mine", "mine.py", lambda: function)
+        rules.announce("mine", "mine.py", lambda: function)
         return "mine"
 
     return call

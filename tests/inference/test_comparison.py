@@ -240,10 +240,10 @@ def test_a_stopped_comparison_gives_the_context_back(path: Path) -> None:
 
 
 def test_an_error_in_a_policy_file_is_a_failure_too(tiny: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llmcli.params.policy import registry
+    from llmcli.params.policies import rules
 
-    monkeypatch.setattr(registry, "_ANNOUNCED", {})
-    registry.announce("failing", "a test", lambda: lambda step: 1 / (2 - step.index))
+    monkeypatch.setattr(rules, "_ANNOUNCED", {})
+    rules.announce("failing", "a test", lambda: lambda step: 1 / (2 - step.index))
     compared = comparison(tiny, "temp=0.2,1.0")
     compared.compared[0].answer.settings = replace(BASE, temperature=Named("failing"))
     texts(compared)

@@ -14,9 +14,8 @@ from llmcli.inference import sizing
 from llmcli.inference.local import LocalModel, Prompt, Target, locate, with_model
 from llmcli.models import known
 from llmcli.models.find import ModelFile
-from llmcli.params.layers import Layer
 from llmcli.params.policies.policy import Fixed
-from llmcli.params.settings import Settings
+from llmcli.params.settings import Layer, Settings
 from tests.models.gguf_writer import MODEL, write_gguf
 
 

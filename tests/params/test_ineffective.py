@@ -5,9 +5,8 @@ from typing import Any
 import pytest
 
 from llmcli.params.chain import DEFAULT_ORDER
-from llmcli.params.inert import inert
-from llmcli.params.layers import Layer, resolve
 from llmcli.params.policies.policy import Entropy, Fixed
+from llmcli.params.settings import Layer, inert, resolve
 
 RANGE = Entropy(0.3, 1.3)
 ADAPTIVE = (*DEFAULT_ORDER, "adaptive_p")

@@ -5,8 +5,7 @@ import itertools
 import pytest
 
 from llmcli.errors import UsageError
-from llmcli.params.layers import Layer, environment_layer, resolve
-from llmcli.params.settings import Settings
+from llmcli.params.settings import Layer, Settings, environment_layer, resolve
 
 NAMES = ("model", "config", "env", "flag")
 

@@ -8,9 +8,8 @@ import pytest
 
 from llmcli.params.policies import rules
 from llmcli.params.policies.parser import parse_policy
-from llmcli.params.policy.compiled import compiled, spoken
-from llmcli.params.policy.registry import ours
-from llmcli.params.policy.step import TokenStep
+from llmcli.params.policies.policy import compiled, spoken
+from llmcli.params.policies.rules import TokenStep, ours
 
 HALF = (0.5, 0.25, 0.25)  # its entropy is 1.5 ln 2, of ln 3 at most
 EVEN = (0.25,) * 4

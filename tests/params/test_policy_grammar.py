@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmcli.params.param import LARGEST_FLOAT
 from llmcli.params.policies.parser import MisplacedError, parse_policy
 from llmcli.params.policies.policy import Entropy, Fixed, Named, Policy
 from llmcli.params.settings import fields
-from llmcli.params.values import LARGEST_FLOAT
 
 FIELD = fields()["temperature"]
 LINEAR = Named("linear", (1.2, 0.5, 200.0))

@@ -8,11 +8,10 @@ import pytest
 
 from llmcli.errors import UsageError
 from llmcli.params.chain import check, plan
+from llmcli.params.policies import rules
 from llmcli.params.policies.parser import parse_policy
-from llmcli.params.policies.policy import Fixed, Named, Policy
-from llmcli.params.policy import registry
-from llmcli.params.policy.compiled import compiled, spoken
-from llmcli.params.policy.step import TokenStep
+from llmcli.params.policies.policy import Fixed, Named, Policy, compiled, spoken
+from llmcli.params.policies.rules import TokenStep
 from llmcli.params.settings import Settings, fields, parse_data, to_data
 from llmcli.params.temperature import policy_in_force
 
@@ -23,7 +22,7 @@ Write = Callable[[str], str]
 
 @pytest.fixture(autouse=True)
 def _no_other_policies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_ANNOUNCED", {})
+    monkeypatch.setattr(rules, "_ANNOUNCED", {})
 
 
 @pytest.fixture

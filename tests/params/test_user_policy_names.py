@@ -7,21 +7,18 @@ import pytest
 
 from llmcli.errors import UsageError
 from llmcli.params.chain import DEFAULT_ORDER, check, plan
-from llmcli.params.inert import inert
-from llmcli.params.layers import Layer, environment_layer, resolve
+from llmcli.params.policies import rules
 from llmcli.params.policies.parser import parse_policy
-from llmcli.params.policies.policy import Fixed, Named, Policy
-from llmcli.params.policy import registry
-from llmcli.params.policy.compiled import compiled
-from llmcli.params.policy.step import TokenStep
-from llmcli.params.settings import Settings, fields, parse_data
+from llmcli.params.policies.policy import Fixed, Named, Policy, compiled
+from llmcli.params.policies.rules import TokenStep
+from llmcli.params.settings import Layer, Settings, environment_layer, fields, inert, parse_data, resolve
 
 WAVE = Named("wave", (1.0,))
 
 
 @pytest.fixture(autouse=True)
 def _no_other_policies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_ANNOUNCED", {})
+    monkeypatch.setattr(rules, "_ANNOUNCED", {})
 
 
 @pytest.fixture
@@ -118,7 +115,7 @@ def test_a_table_can_use_the_policy_before_its_file(table: dict[str, Any]) -> No
 def test_the_environment_can_use_the_policy_before_its_file() -> None:
     environ = {"LLMCLI_TEMPERATURE": "wave:1", "LLMCLI_TEMP_POLICY_FILE": "a.py:wave"}
     for names in (environ, dict(reversed(environ.items()))):
-        registry._ANNOUNCED.clear()
+        rules._ANNOUNCED.clear()
         assert environment_layer(names).values == {"temperature": WAVE, "temp_policy_file": "a.py:wave"}
 
 

@@ -8,10 +8,9 @@ from llmcli.chat.attachments import Attachment
 from llmcli.chat.conversation import Conversation, Message
 from llmcli.files import VERSION
 from llmcli.inference.replay_manifest import from_data
-from llmcli.params.settings import fields, to_datum
+from llmcli.params.settings import NEVER_SET, fields, to_datum
 
 HEADER: dict[str, Any] = {"type": "session", "version": VERSION}
-NEVER_SET = ("temp_policy_file",)  # it names code: a session file of a stranger must not run it
 ROLES = ("user", "assistant", "summary")
 _MAX_ID = 10**9  # of a message
 _MAX_TIME = 253402300800  # the year 10000, which an ISO timestamp cannot express

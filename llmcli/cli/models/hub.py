@@ -11,7 +11,7 @@ from llmcli.cli.settings import in_force
 from llmcli.errors import ExitStatus, UsageError
 from llmcli.models.hub.repo_files import Variant, projectors, variants
 from llmcli.models.hub.select import Choice, choose, fits, pick
-from llmcli.params.layers import Layer
+from llmcli.params.settings import Layer
 from llmcli.text import count, gigabytes, plural
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import put_line

@@ -10,8 +10,7 @@ import typer
 from llmcli.cli.options import complete_reference, with_settings
 from llmcli.cli.settings import in_force
 from llmcli.errors import ExitStatus, ModelNotFoundError, UsageError
-from llmcli.params.layers import Layer
-from llmcli.params.settings import Settings
+from llmcli.params.settings import Layer, Settings
 from llmcli.text import ago, gigabytes, plural
 from llmcli.ui.terminal.ask import can_ask, confirm
 from llmcli.ui.terminal.console import console

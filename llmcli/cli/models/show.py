@@ -10,7 +10,7 @@ from llmcli.cli.models.manage import alias, import_folders, partials, remove_mod
 from llmcli.cli.models_show import show
 from llmcli.cli.options import with_settings
 from llmcli.errors import ExitStatus
-from llmcli.params.layers import Layer
+from llmcli.params.settings import Layer
 from llmcli.text import ago, gigabytes
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import put_line

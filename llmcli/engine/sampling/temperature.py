@@ -14,12 +14,9 @@ from llmcli.engine.llama import bindings
 from llmcli.engine.sampling.python_samplers import CustomSampler, rows_of
 from llmcli.engine.text.draw_state import Place
 from llmcli.errors import PolicyError
-from llmcli.params.policies.plugins import said
-from llmcli.params.policies.policy import Entropy, Fixed, Policy
-from llmcli.params.policies.rules import by_entropy
-from llmcli.params.policy.compiled import compiled, spoken
-from llmcli.params.policy.step import TokenStep
-from llmcli.params.values import LARGEST_FLOAT
+from llmcli.params.param import LARGEST_FLOAT
+from llmcli.params.policies.policy import Entropy, Fixed, Policy, compiled, said, spoken
+from llmcli.params.policies.rules import TokenStep, by_entropy
 
 _ROW = 12  # bytes of a llama_token_data: id, logit, p
 _MAX_PYTHON = 512  # candidates; for more, numpy is faster than a loop, also with its import

@@ -14,9 +14,9 @@
 import re
 from inspect import signature
 
+from llmcli.params.param import LARGEST_FLOAT, InvalidValueError, quote, show
 from llmcli.params.policies.policy import Entropy, Fixed, Named, Policy
-from llmcli.params.policy.registry import Kind, find_kind, known_names
-from llmcli.params.values import LARGEST_FLOAT, InvalidValueError, quote, show
+from llmcli.params.policies.rules import Kind, find_kind, known_names
 from llmcli.text import did_you_mean
 
 SHAPE = "a number (0.8), a range (0.3..1.3) or a policy (sentence:1.1,0.7,0.4)"
@@ -258,18 +258,3 @@ def _minimum(kind: Kind) -> float:
 def _short(name: str) -> str:
     """A name as typed, short enough for a message."""
     return name if len(name) <= 30 else name[:27] + "..."
-
-
-def write(policy: Named) -> str:
-    """The text that `parse_policy` reads back as `policy`."""
-    args = [show(arg) if isinstance(arg, float) else str(arg) for arg in policy.args]
-    inner = [f"({text})" if isinstance(arg, Named) else text for arg, text in zip(policy.args, args, strict=True)]
-    if policy.name == "think":
-        return f"think={inner[0]},answer={inner[1]}"
-    if policy.name == "clamp":
-        return f"{args[0]},clamp={args[1]}..{args[2]}"
-    kind = find_kind(policy.name)
-    if kind and kind.form == "schedule":
-        return f"{policy.name}:{args[0]}->{args[1]}@{args[2]}"
-    arguments = [*inner, *(f"{key}={show(value)}" for key, value in policy.options)]
-    return f"{policy.name}:{','.join(arguments)}" if arguments else policy.name

@@ -1,8 +1,19 @@
-"""Policies as data: comparable values whose `str` is the text that `parse_policy` reads back."""
+"""A temperature policy: as data, as text, and as a function of the step of a token."""
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
+from pathlib import Path
+from typing import Any
 
-from llmcli.params.values import show
+from llmcli.errors import UsageError
+from llmcli.params.param import show
+from llmcli.params.policies import rules
+from llmcli.params.policies.rules import Temperature, TokenStep, announce, find_kind
+
+_PACKAGE = str(Path(__file__).parents[2]) + os.sep  # the folder of llmcli's own code
+PLACE_SHAPE = "FILE.py:NAME, a Python file and a function in it"
 
 
 @dataclass(frozen=True)
@@ -40,7 +51,6 @@ class Named:
     options: tuple[tuple[str, float], ...] = ()
 
     def __str__(self) -> str:
-        from llmcli.params.policies.parser import write
 
         return write(self)
 
@@ -54,3 +64,141 @@ def names_in(policy: Policy) -> set[str]:
         return set()
     inner = (names_in(arg) for arg in policy.args if not isinstance(arg, float))
     return {policy.name}.union(*inner)
+
+
+def write(policy: Named) -> str:
+    """The text that `parse_policy` reads back as `policy`."""
+    args = [show(arg) if isinstance(arg, float) else str(arg) for arg in policy.args]
+    inner = [f"({text})" if isinstance(arg, Named) else text for arg, text in zip(policy.args, args, strict=True)]
+    if policy.name == "think":
+        return f"think={inner[0]},answer={inner[1]}"
+    if policy.name == "clamp":
+        return f"{args[0]},clamp={args[1]}..{args[2]}"
+    kind = find_kind(policy.name)
+    if kind and kind.form == "schedule":
+        return f"{policy.name}:{args[0]}->{args[1]}@{args[2]}"
+    arguments = [*inner, *(f"{key}={show(value)}" for key, value in policy.options)]
+    return f"{policy.name}:{','.join(arguments)}" if arguments else policy.name
+
+
+def compiled(policy: Policy) -> Temperature:
+    """The function that computes the temperature of a token under `policy`.
+
+    Raises:
+        UsageError: when a user's policy cannot be loaded, or does not accept its arguments.
+    """
+    if isinstance(policy, Fixed):
+        return lambda step: rules.fixed(step, policy.value)
+    if isinstance(policy, Entropy):
+        return lambda step: rules.entropy(step, policy.low, policy.high, policy.exponent)
+    function = _load(policy)
+    args = [arg if isinstance(arg, float) else compiled(arg) for arg in policy.args]
+    options = dict(policy.options)
+    return lambda step: function(step, *args, **options)
+
+
+def spoken(policy: Policy) -> Callable[[TokenStep], str]:
+    """The function that names the part of the policy that a token uses, such as "0.7" of "think=1,answer=0.7"."""
+    if isinstance(policy, Named) and (kind := find_kind(policy.name)) and kind.form in ("parts", "split"):
+        function, parts = kind.load(), [spoken(part) for part in policy.args if not isinstance(part, float)]
+        return lambda step: str(function(step, *parts))
+    text = str(policy)
+    return lambda _step: text
+
+
+def _load(policy: Named) -> Callable[..., Any]:
+    kind = find_kind(policy.name)
+    if not kind:
+        raise UsageError(f"unknown temperature policy {policy.name!r}", "give its file with --temp-policy-file")
+    if not kind.origin:
+        return kind.load()
+    try:
+        function = kind.load()
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as error:  # an imported package can raise anything
+        raise UsageError(f"cannot load the policy {policy.name!r} of {kind.origin}: {said(error)}") from None
+    if not callable(function):
+        raise UsageError(f"{policy.name!r} of {kind.origin} is not a function")
+    try:
+        signature(function).bind(None, *policy.args, **dict(policy.options))
+    except TypeError as error:
+        raise UsageError(
+            f"{policy.name!r} of {kind.origin} does not accept the arguments of '{policy}': {error}"
+        ) from None
+    except ValueError:  # a function written in C may have no signature
+        pass
+    return function
+
+
+def parse_place(text: str) -> str:
+    """`text`, checked to be FILE.py:NAME. NAME is registered as a policy; the file is not read yet.
+
+    Raises:
+        ValueError: whose text completes the sentence "must be ...".
+    """
+    file, colon, name = text.strip().rpartition(":")
+    if not colon or not file or not name.isidentifier():
+        raise ValueError(PLACE_SHAPE)
+    announce(name, file, lambda: load(file, name))
+    return f"{file}:{name}"
+
+
+def name_of(place: str) -> str:
+    """NAME of FILE.py:NAME."""
+    return place.rpartition(":")[2]
+
+
+def load(file: str, name: str) -> Callable[..., Any]:
+    """Run the file and return its function `name`.
+
+    Raises:
+        UsageError: when the file cannot be read, is not valid Python, raises an error, or has no such function.
+    """
+    path = Path(file).expanduser()
+    try:
+        code = compile(path.read_text(encoding="utf-8-sig"), str(path), "exec")
+    except OSError as error:
+        raise UsageError(f"cannot read the policy file {file}: {error.strerror or error}") from None
+    except SyntaxError as error:
+        line = f"line {error.lineno}: " if error.lineno else ""
+        raise UsageError(f"the policy file {file} is not valid Python: {line}{error.msg}") from None
+    except (ValueError, RecursionError, MemoryError) as error:  # not UTF-8, null bytes, or nested too deep
+        raise UsageError(f"the policy file {file} is not valid Python: {error}") from None
+    namespace: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
+    try:
+        exec(code, namespace)
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"the policy file {file} failed: {said(error)}") from None
+    if not callable(namespace.get(name)):
+        functions = [key for key, value in namespace.items() if callable(value) and not key.startswith("_")]
+        hint = f"use one of its functions: {', '.join(functions)}" if functions else ""
+        raise UsageError(f"function {name!r} not found in {file}", hint)
+    function: Callable[..., Any] = namespace[name]
+    return function
+
+
+def said(error: BaseException) -> str:
+    """The type, the message and the line of an error in a user's file, in one line of text."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= 200 else text[:197] + "..."
+    message = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    line = _line(error)
+    return f"{message} (line {line})" if line else message
+
+
+def _line(error: BaseException) -> int:
+    """The line that raised the error in the user's file; 0 if it is unknown.
+
+    The user's file is the first one in the traceback that is not part of llmcli. Of its frames the last one counts;
+    the frames of libraries that it calls come later.
+    """
+    trace, file, line = error.__traceback__, "", 0
+    while trace:
+        filename = trace.tb_frame.f_code.co_filename
+        if not file and not filename.startswith(_PACKAGE):
+            file = filename
+        if filename == file:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line

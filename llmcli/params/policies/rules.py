@@ -1,9 +1,138 @@
-"""The built-in policies: pure functions of a token's step and their arguments that return the token's temperature."""
+"""The built-in temperature policies, and the table of all that have a name."""
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from llmcli.params.policy.registry import policy
-from llmcli.params.policy.step import Temperature, TokenStep
+# Returns the probabilities of the live candidates, the most likely first, and their entropy in nats.
+Distribution = Callable[[], tuple[Sequence[float], float]]
+Function = Callable[..., Any]  # (TokenStep, numbers and Temperatures...) -> the temperature of the token
+GROUP = "llmcli.temperature_policies"  # the entry point group for packages with policies
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A named policy: its form in the grammar, an example, and how to load its function.
+
+    A `positive` policy accepts only temperatures above 0. `origin` is empty for built-in policies, else a file or a
+    package.
+    """
+
+    name: str
+    form: str
+    example: str
+    load: Callable[[], Function]
+    positive: bool = False
+    origin: str = ""
+
+
+_BUILTIN: dict[str, Kind] = {}
+_ANNOUNCED: dict[str, Kind] = {}
+
+
+def policy(form: str, example: str, positive: bool = False) -> Callable[[Function], Function]:
+    """Decorator that registers a pure function as the built-in policy of the same name."""
+
+    def register(function: Function) -> Function:
+        name = function.__name__
+        _BUILTIN[name] = Kind(name, form, example, lambda: function, positive)
+        return function
+
+    return register
+
+
+def ours() -> dict[str, Kind]:
+    """The built-in policies by name."""
+    return _BUILTIN
+
+
+def announce(name: str, origin: str, load: Callable[[], Function]) -> None:
+    """Register `name` as a user's policy; its code is loaded when it is first used.
+
+    Raises:
+        ValueError: when a built-in policy has this name; the text completes "must be ...".
+    """
+    if name in ours():
+        raise ValueError(f"a function that is not named like a built-in policy ({name})")
+    _ANNOUNCED[name] = Kind(name, "numbers", name, load, origin=origin)
+
+
+def find_kind(name: str) -> Kind | None:
+    """The policy called `name`, if it exists."""
+    return ours().get(name) or _ANNOUNCED.get(name) or _from_package(name)
+
+
+def known_names() -> list[str]:
+    """The names of policies, without those of installed packages (reading these takes 10 ms)."""
+    return [name for name in (*ours(), *_ANNOUNCED) if name != "clamp"]
+
+
+def _from_package(name: str) -> Kind | None:
+    from importlib.metadata import entry_points  # takes 10 ms, so only for names that are not registered
+
+    found = next((point for point in entry_points(group=GROUP) if point.name == name), None)
+    if found is None:
+        return None
+    return Kind(name, "numbers", name, found.load, origin=found.dist.name if found.dist else found.value)
+
+
+class TokenStep:
+    """The next token. All counts start at 0, and restart at 0 when the reasoning ends and the answer starts.
+
+    `entropy` (nats), `candidates` (their number) and `p` (probabilities, the most likely first) describe the live
+    candidates just before the temperature step of the chain; a candidate masked to -inf is not live. They are computed
+    on first use, which must be while the token is drawn: llama.cpp reuses the memory of the candidates afterwards.
+    """
+
+    __slots__ = ("_cached", "_distribution", "index", "line", "paragraph", "sentence", "thinking")
+
+    def __init__(
+        self,
+        distribution: Distribution,
+        index: int = 0,
+        sentence: int = 0,
+        line: int = 0,
+        paragraph: int = 0,
+        thinking: bool = False,
+    ) -> None:
+        self._distribution = distribution
+        self._cached: tuple[Sequence[float], float] | None = None
+        self.index = index
+        self.sentence = sentence
+        self.line = line
+        self.paragraph = paragraph
+        self.thinking = thinking
+
+    def _distribution_once(self) -> tuple[Sequence[float], float]:
+        if self._cached is None:
+            self._cached = self._distribution()
+        return self._cached
+
+    def end(self) -> None:
+        """Mark the token as drawn: what was not computed until now raises an error."""
+        self._distribution = _raise_ended
+
+    @property
+    def p(self) -> Sequence[float]:
+        return self._distribution_once()[0]
+
+    @property
+    def entropy(self) -> float:
+        return self._distribution_once()[1]
+
+    @property
+    def candidates(self) -> int:
+        return len(self._distribution_once()[0])
+
+
+def _raise_ended() -> tuple[Sequence[float], float]:
+    raise RuntimeError(
+        "the candidates of an earlier token are not available: a step is valid only while its token is drawn"
+    )
+
+
+Temperature = Callable[[TokenStep], float]  # a policy as a function; 0 is greedy
 
 
 def fixed(_step: TokenStep, value: float) -> float:

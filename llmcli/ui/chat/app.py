@@ -12,8 +12,7 @@ from llmcli.chat.conversation import Message
 from llmcli.chat.sessions.session import Session
 from llmcli.engine.llama.abort import AbortFlag
 from llmcli.errors import LlmcliError
-from llmcli.params.inert import inert
-from llmcli.params.settings import Settings
+from llmcli.params.settings import Settings, inert
 from llmcli.ui.chat.answer_display import display
 from llmcli.ui.chat.busy_screen import Stage
 from llmcli.ui.chat.overflow import make_room

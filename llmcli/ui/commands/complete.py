@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from llmcli.chat.controller import settable
 from llmcli.errors import LlmcliError
-from llmcli.params import values
+from llmcli.params import param as values
 from llmcli.params.settings import fields, find
 from llmcli.ui.commands.registry import Command, Complete, commands, lookup
 from llmcli.ui.prompt.suggestion import Suggestion

@@ -8,11 +8,9 @@ from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.request import grammar_text
 from llmcli.params.chain import plan
 from llmcli.params.generation import GenerationParams
-from llmcli.params.inert import inert
-from llmcli.params.layers import Resolved
 from llmcli.params.param import describe
 from llmcli.params.policies.policy import Entropy, Fixed
-from llmcli.params.settings import SamplingParams, fields, find
+from llmcli.params.settings import Resolved, SamplingParams, fields, find, inert
 from llmcli.text import excerpt
 from llmcli.ui.commands import complete
 from llmcli.ui.commands.registry import SETTINGS, command, commands

@@ -5,8 +5,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from llmcli.errors import DiskError
-from llmcli.params.inert import inert
-from llmcli.params.layers import Resolved
+from llmcli.params.settings import Resolved, inert
 from llmcli.text import plural
 from llmcli.ui.terminal.answer_writer import AnswerWriter
 from llmcli.ui.terminal.console import console

@@ -1,1 +1,0 @@
-"""Temperature policies: their data, their grammar, and the pure functions that compute a temperature."""
