@@ -101,7 +101,7 @@ def run(chat: Chat, first: str, files: Sequence[str], character: "Character | No
 
 def _show_details(chat: Chat) -> None:
     """Load the model and show what `--verbose` knows; with -vv, llama.cpp's log too."""
-    from llmcli.cli.settings import show_model, show_settings
+    from llmcli.cli.open_model import show_model, show_settings
     from llmcli.engine import log
 
     show_settings(chat.dialogue.resolved())

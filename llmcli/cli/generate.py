@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
+from llmcli.cli.open_model import show_settings
 from llmcli.cli.options import CHAT_ONLY, both, with_settings
-from llmcli.cli.settings import show_settings
 from llmcli.config.layers import layers_of
 from llmcli.engine.trace import Measure
 from llmcli.errors import ConstraintError, DiskError, ExitStatus, UsageError

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from llmcli.cli.options import complete_reference, with_settings
-from llmcli.cli.settings import in_force
+from llmcli.config.layers import resolve_settings
 from llmcli.errors import ExitStatus
 from llmcli.params.settings import Layer
 from llmcli.text import ago, count, gigabytes
@@ -35,7 +35,7 @@ def show(
     from llmcli.models.find import NotHereError, find
     from llmcli.models.reference import HubReference
 
-    settings = in_force(flags)
+    settings = resolve_settings(flags)
     place = shelf(settings)
     try:
         portrait = local_portrait(find(model, place), place, settings)

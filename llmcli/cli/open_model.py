@@ -5,13 +5,14 @@ from contextlib import contextmanager
 from time import perf_counter
 
 from llmcli.cli import preload
-from llmcli.cli.settings import show_model
 from llmcli.engine import log
 from llmcli.engine.llama.abort import AbortFlag
 from llmcli.errors import TimeLimitError
+from llmcli.files import config_file
 from llmcli.inference.local import LocalModel, Target, locate
 from llmcli.models.find import NotHereError
-from llmcli.params.settings import Settings
+from llmcli.params.settings import Resolved, Settings, fields
+from llmcli.text import excerpt
 from llmcli.ui.download import Downloads
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.progress import Status
@@ -68,3 +69,26 @@ def open_model(target: Target, settings: Settings, abort: AbortFlag, status: Sta
         yield local
     finally:
         local.close()
+
+
+def show_settings(resolved: Resolved) -> None:
+    """With `--verbose`: the configuration file, and each setting that is not a default, with its layer."""
+    if not console.verbose:
+        return
+    file = config_file()
+    console.detail(f"configuration file: {file}{'' if file.exists() else ' (not present)'}")
+    for key, origin in resolved.origins.items():
+        if origin != "default":
+            value = fields()[key].format(getattr(resolved.settings, key)) or "none"
+            console.detail(f"{key} = {excerpt(value, 60)} (from {origin})")
+
+
+def show_model(local: "LocalModel") -> None:
+    """With `--verbose`: the file of the model, what its header says, and how long the load took."""
+    if not console.verbose:
+        return
+    header, shape = local.target.header, local.shape
+    console.detail(f"model: {local.name}, {local.target.file.path}")
+    facts = f"{header.architecture}, {shape.n_layers} layers, {shape.weights / 2**20:.0f} MiB of weights"
+    console.detail(f"{facts}, trained context {shape.n_ctx_train} tokens, layers on the GPU {local.gpu_layers}")
+    console.detail(f"loaded in {local.load_ms / 1e3:.2f} s")

@@ -188,11 +188,11 @@ def complete_model(incomplete: str) -> list[str]:
 def complete_reference(incomplete: str) -> list[str]:
     """The models on this machine and the aliases."""
     from llmcli.chat.library import shelf
-    from llmcli.cli.settings import in_force
+    from llmcli.config.layers import resolve_settings
     from llmcli.models.inventory import inventory
 
     try:
-        place = shelf(in_force(Layer("flag", {})))
+        place = shelf(resolve_settings(Layer("flag", {})))
         names = ["starter", *place.aliases, *(item.name for item in inventory(place) if item.source != "url")]
     except (LlmcliError, OSError):
         names = ["starter"]

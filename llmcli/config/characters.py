@@ -1,10 +1,13 @@
-"""Characters: a system prompt, a greeting and settings from one file (TOML, Markdown, text or a character card)."""
+"""Characters: built in, from a TOML or Markdown file, or from a character card."""
 
+import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,7 +23,6 @@ SUFFIXES = (".toml", ".md", ".txt", ".json")  # in this order if a name has seve
 _TEXT_KEYS = ("name", "purpose", "system", "greeting")
 _KEYS = (*_TEXT_KEYS, "settings", "examples")
 _MAX_CHARACTERS = 1 << 20
-
 # A file of the same name in the user's folder replaces one of these.
 _BUILT_IN: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -53,6 +55,15 @@ _BUILT_IN: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         },
     }
 )
+_OWN = ("name", "purpose", "system", "greeting")  # every other key of the simple form is a setting
+_TOML = re.compile(r"\s*(\[|[\w.\"'-]+\s*=)")
+_V1 = ("first_mes", "description", "personality", "scenario", "mes_example")
+_TEXTS = ("name", "system_prompt", *_V1)
+_USER = "User"
+_PLACEHOLDER = re.compile(r"\{\{(char|user|original)\}\}|<(BOT|CHAR|USER)>", re.IGNORECASE)
+_SPEAKER = re.compile(r"^(?:\{\{(user|char)\}\}|<(user|bot|char)>)\s*:[ \t]*", re.IGNORECASE | re.MULTILINE)
+_START = re.compile(r"<START>", re.IGNORECASE)
+Examples = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -86,8 +97,6 @@ def load_character(reference: str) -> Character:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not valid {path.suffix[1:].upper()}: {_reason(error)}") from None
     if path.suffix.lower() in (".md", ".markdown"):
-        from llmcli.chat.front_matter import split
-
         table, body = split(text, str(path))
         return _from_table(table, path, body)
     return Character(path.stem, text.strip())
@@ -164,8 +173,6 @@ def _read(path: Path) -> str:
 def _from_json(text: str, path: Path) -> Character:
     import json
 
-    from llmcli.config.character_card import is_card, read_card
-
     data = json.loads(text)
     if not isinstance(data, dict):
         raise UsageError(f"{path} is not a character: it must be a JSON object")
@@ -222,3 +229,121 @@ def _examples(items: Any, path: Path) -> tuple[tuple[str, str], ...]:
 
 def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:160] if isinstance(error, ValueError) else "it is nested too deeply"
+
+
+def split(text: str, source: str) -> tuple[dict[str, Any], str]:
+    """The table and the text below it; an empty table and the whole text if the first line is not `---`.
+
+    Raises:
+        UsageError: that begins with `source` and names the line, if the table cannot be read.
+    """
+    lines = text.split("\n")
+    if lines[0].rstrip() != "---":
+        return {}, text
+    end = next((number for number, line in enumerate(lines) if number and line.rstrip() == "---"), None)
+    if end is None:
+        raise UsageError(f"{source}: the front matter of line 1 is not closed", "add a line of --- below it")
+    head = lines[1:end]
+    first = next((line for line in head if line.strip() and not line.lstrip().startswith("#")), "")
+    table = _toml(head, source) if _TOML.match(first) else _simple(head, source)
+    return table, "\n".join(lines[end + 1 :])
+
+
+def _toml(head: list[str], source: str) -> dict[str, Any]:
+    try:
+        # The empty line stands for `---`, so that errors have the line numbers of the file.
+        return tomllib.loads("\n".join(["", *head, ""]))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{source} is not valid TOML: {' '.join(str(error).split())[:160]}") from None
+
+
+def _simple(head: list[str], source: str) -> dict[str, Any]:
+    table: dict[str, Any] = {"settings": {}}
+    for number, line in enumerate(head, 2):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        key, colon, value = (part.strip() for part in line.partition(":"))
+        if not colon or not key:
+            raise UsageError(f"{source}, line {number}: expected `key: value`")
+        if key == "settings" and not value:
+            continue  # the settings follow, indented or not
+        if value in ("", "|", ">", "|-", ">-"):
+            raise UsageError(
+                f"{source}, line {number}: {key} has no value",
+                'for text of several lines, write TOML: key = """text"""',
+            )
+        (table if key in _OWN else table["settings"])[key] = _value(value)
+    return table
+
+
+def _value(text: str) -> Any:
+    """The value: a list, or text without its quotes."""
+    if text.startswith("["):
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            return text
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
+
+
+def is_card(data: Mapping[str, Any]) -> bool:
+    """Whether a JSON object is a card: it names the card format, or has a key that only cards have."""
+    return str(data.get("spec", "")).startswith("chara_card") or any(key in data for key in _V1)
+
+
+def read_card(data: Mapping[str, Any], source: str) -> tuple[str, str, str, Examples]:
+    """Name, system prompt, greeting and examples of a card.
+
+    Raises:
+        UsageError: that begins with `source`, if a part is not text.
+    """
+    inner = data.get("data", data)
+    if not isinstance(inner, dict):
+        raise UsageError(f"{source}: `data` of the card must be a JSON object")
+    card = {key: inner.get(key) or "" for key in _TEXTS}
+    for key, value in card.items():
+        if not isinstance(value, str):
+            raise UsageError(f"{source}: {key} must be a string")
+    name = " ".join(card["name"].split())
+    examples = _card_examples(card["mes_example"])
+    pairs = tuple(
+        (_fill_placeholders(question, name), _fill_placeholders(answer, name)) for question, answer in examples
+    )
+    return (
+        name,
+        _fill_placeholders(_system_prompt(card, bool(examples)), name),
+        _fill_placeholders(card["first_mes"], name),
+        pairs,
+    )
+
+
+def _system_prompt(card: Mapping[str, str], has_examples: bool) -> str:
+    parts = [
+        card["system_prompt"] or "You are {{char}}, and answer as {{char}} would.",
+        card["description"],
+        f"Personality: {card['personality']}" if card["personality"] else "",
+        f"Scenario: {card['scenario']}" if card["scenario"] else "",
+        "" if has_examples else _START.sub("", card["mes_example"]),
+    ]
+    return "\n\n".join(part.strip() for part in parts if part.strip())
+
+
+def _fill_placeholders(text: str, name: str) -> str:
+    def replacement(match: re.Match[str]) -> str:
+        word = (match[1] or match[2]).lower()
+        return {"user": _USER, "original": ""}.get(word, name or "the character")
+
+    return _PLACEHOLDER.sub(replacement, text).strip()
+
+
+def _card_examples(text: str) -> list[tuple[str, str]]:
+    """Pairs of a question and the answer of the character; empty if the text has another form."""
+    pairs = []
+    for block in _START.split(text):
+        marks = list(_SPEAKER.finditer(block))
+        ends = [*(mark.start() for mark in marks[1:]), len(block)]
+        turns = [(mark[1] or mark[2], block[mark.end() : end].strip()) for mark, end in zip(marks, ends, strict=False)]
+        for (speaker, question), (next_speaker, answer) in pairwise(turns):
+            if speaker.lower() == "user" and next_speaker.lower() != "user":
+                pairs.append((question, answer))
+    return pairs

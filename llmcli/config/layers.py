@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmcli.config.file import config_layer
-from llmcli.params.settings import Layer, environment_layer, resolve
+from llmcli.params.settings import Layer, Settings, environment_layer, resolve
 
 
 @dataclass(frozen=True)
@@ -51,3 +51,12 @@ def _preset(name: str) -> Layer:
     from llmcli.config.presets import preset_layer
 
     return preset_layer(name)
+
+
+def resolve_settings(flags: Layer) -> Settings:
+    """The settings from, lowest first, the defaults, the configuration file, the environment and `flags`.
+
+    Raises:
+        UsageError: for a value that is not valid, with its source.
+    """
+    return resolve([config_layer(), environment_layer(os.environ), flags]).settings

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmcli.cli.options import complete_wanted, with_settings
-from llmcli.cli.settings import in_force
+from llmcli.config.layers import resolve_settings
 from llmcli.errors import ExitStatus, UsageError
 from llmcli.models.hub.repo_files import Variant, projectors, variants
 from llmcli.models.hub.select import Choice, choose, fits, pick
@@ -45,7 +45,7 @@ def pull(
     from llmcli.chat.library import to_download
     from llmcli.cli.models.download import describe, fetch_planned, found_offline, plan_reference, update_of
 
-    settings = in_force(flags)
+    settings = resolve_settings(flags)
     wanted = to_download(reference, settings)
     if wanted is None:
         from llmcli.cli.open_model import find_model
@@ -87,7 +87,7 @@ def files(
     from llmcli.models.hub.faults import page
     from llmcli.models.reference import HubReference
 
-    settings = in_force(flags)
+    settings = resolve_settings(flags)
     reference = to_download(repo, settings)
     if not isinstance(reference, HubReference):
         raise UsageError(f"'{repo}' is not a repository on the Hub", "write owner/repo")
@@ -152,7 +152,7 @@ def search(
     from llmcli.cli.models.download import warn_about_token
     from llmcli.models.hub import api
 
-    settings = in_force(flags)
+    settings = resolve_settings(flags)
     warn_about_token(settings)
     found = api.search(" ".join(text), limit, settings.offline, console.note)
     if as_json:

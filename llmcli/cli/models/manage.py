@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmcli.cli.options import complete_reference, with_settings
-from llmcli.cli.settings import in_force
+from llmcli.config.layers import resolve_settings
 from llmcli.errors import ExitStatus, ModelNotFoundError, UsageError
 from llmcli.params.settings import Layer, Settings
 from llmcli.text import ago, gigabytes, plural
@@ -43,7 +43,7 @@ def remove_model(
     from llmcli.models.reference import HubReference
     from llmcli.models.remove import plan_removal, remove
 
-    place = shelf(in_force(flags))
+    place = shelf(resolve_settings(flags))
     try:
         item = item_of(find(model, place), place)
     except NotHereError as missing:
@@ -91,7 +91,7 @@ def verify(
     from llmcli.models.inventory import inventory, item_of
     from llmcli.ui.download import Downloads
 
-    place = shelf(in_force(flags))
+    place = shelf(resolve_settings(flags))
     items = inventory(place) if model is None else [item_of(find(model, place), place)]
     results = []
     with Downloads() as downloads:
@@ -122,7 +122,7 @@ def partials(
     from llmcli.chat.library import shelf
     from llmcli.models.hub import partials as store
 
-    settings = in_force(flags)
+    settings = resolve_settings(flags)
     if resume and remove:
         raise UsageError("--resume and --remove cannot be used together", "use one of them")
     place = shelf(settings)
@@ -217,7 +217,7 @@ def alias(
     model = known.get(model, model)
     path = Path(model).expanduser()
     if not path.is_file():
-        to_download(model, in_force(Layer("flag", {})))  # raises an error for an unknown model
+        to_download(model, resolve_settings(Layer("flag", {})))  # raises an error for an unknown model
     file.set_alias(name, str(path.absolute()) if path.is_file() else model)
     return ExitStatus.OK
 
@@ -247,7 +247,7 @@ def import_folders(
             f"no models of Ollama or LM Studio found in {searched}",
             "give a folder with .gguf files: llmcli models import FOLDER",
         )
-    kept = list(in_force(flags).model_folders)
+    kept = list(resolve_settings(flags).model_folders)
     if forget:
         file.set_value("model_folders", tuple(folder for folder in kept if Path(folder) not in chosen))
         return ExitStatus.OK

@@ -33,10 +33,10 @@ def list_models(
     A model with an alias is listed by its alias; the line below it is the model or file that the alias names.
     """
     from llmcli.chat.library import shelf
-    from llmcli.cli.settings import in_force
+    from llmcli.config.layers import resolve_settings
     from llmcli.models.inventory import inventory_with_aliases
 
-    items = inventory_with_aliases(shelf(in_force(flags)))
+    items = inventory_with_aliases(shelf(resolve_settings(flags)))
     if as_json:
         put_line(json.dumps([_data(item) for item in items], ensure_ascii=False, indent=2))
         return ExitStatus.OK
