@@ -27,8 +27,8 @@ from llmcli.engine.llama import bindings
 from llmcli.engine.llama.abort import AbortFlag
 from llmcli.files import cache_dir
 from llmcli.inference.local import LocalModel, Target
-from llmcli.models.find import ModelFile
-from llmcli.models.starter import ensure_starter
+from llmcli.models.locations import ModelFile
+from llmcli.models.sources.starter_download import ensure_starter
 from llmcli.params.settings import Layer, Settings
 from llmcli.ui.chat.app import Chat
 from llmcli.ui.markdown.view import preload

@@ -12,8 +12,8 @@ import pytest
 from filelock import FileLock
 
 from llmcli.engine.llama.bindings import bindings_version
-from llmcli.models.known import remember
-from llmcli.models.starter import ensure_starter
+from llmcli.models.notes import record_probed
+from llmcli.models.sources.starter_download import ensure_starter
 from llmcli.params.policies import rules
 from tests.cli_result import Ran
 from tests.in_process import run_inside
@@ -124,7 +124,7 @@ def with_tiny(home: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The tiny model as the one that the environment names, tried before; for tests that do not care what is said."""
     monkeypatch.setenv("LLMCLI_MODEL", str(tiny))
     (home / "cache").mkdir(parents=True, exist_ok=True)
-    remember(home / "cache", [tiny], bindings_version())
+    record_probed(home / "cache", [tiny], bindings_version())
     return tiny
 
 

@@ -18,7 +18,8 @@ import pyte
 from pyte.graphics import FG_AIXTERM, FG_ANSI
 from pyte.screens import Char
 
-from llmcli.models.starter import ensure_starter, starter_path
+from llmcli.models.locations import starter_path
+from llmcli.models.sources.starter_download import ensure_starter
 from llmcli.ui.export import draw
 from tests.cli import chat_terminal
 from tests.cli.chat_terminal import ENTER, TAB, UP, Talk

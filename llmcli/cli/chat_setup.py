@@ -9,7 +9,7 @@ from llmcli.chat.controller import Ahead
 from llmcli.cli import preload
 from llmcli.errors import LlmcliError
 from llmcli.files import cache_dir
-from llmcli.models import starter
+from llmcli.models import locations
 from llmcli.params.settings import Settings
 from llmcli.ui.chat.app import Chat
 from llmcli.ui.terminal.console import console
@@ -28,14 +28,14 @@ def bring(settings: Settings) -> None:
     Raises:
         ModelNotFoundError: if there is no such model.
     """
-    if settings.model != starter.STARTER:
-        from llmcli.chat.library import shelf
-        from llmcli.models.find import NotHereError, find
+    if settings.model != locations.STARTER:
+        from llmcli.models.locations import NotHereError, shelf
+        from llmcli.models.lookup import find
 
         with suppress(NotHereError):
             find(settings.model, shelf(settings))
             return
-    elif starter.is_present(cache_dir()):
+    elif locations.is_present(cache_dir()):
         return
     from llmcli.cli.open_model import find_model
 

@@ -17,7 +17,7 @@ from llmcli.config.presets import presets
 from llmcli.engine.llama import bindings, hardware
 from llmcli.errors import ExitStatus, LlmcliError
 from llmcli.files import cache_dir, config_dir, config_file, data_dir
-from llmcli.models import starter
+from llmcli.models import locations
 from llmcli.models.hub import environment
 from llmcli.params.settings import Layer, environment_layer
 from llmcli.ui.terminal.console import console
@@ -92,7 +92,7 @@ def _folder_facts(problems: list[Problem]) -> dict[str, str]:
         facts[f"{name} folder"] = f"{folder} ({'writable' if writable else 'NOT writable'})"
         if not writable:
             problems.append((f"cannot write to {folder}", "set LLMCLI_HOME to a folder that you can write to"))
-    present = starter.is_present(cache_dir())
+    present = locations.is_present(cache_dir())
     facts["starter"] = "present" if present else "not downloaded (the first `llmcli chat` downloads it)"
     return facts
 

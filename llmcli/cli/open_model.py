@@ -10,7 +10,7 @@ from llmcli.engine.llama.abort import AbortFlag
 from llmcli.errors import TimeLimitError
 from llmcli.files import config_file
 from llmcli.inference.local import LocalModel, Target, locate
-from llmcli.models.find import NotHereError
+from llmcli.models.locations import NotHereError
 from llmcli.params.settings import Resolved, Settings, fields
 from llmcli.text import excerpt
 from llmcli.ui.download import Downloads

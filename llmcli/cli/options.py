@@ -187,9 +187,9 @@ def complete_model(incomplete: str) -> list[str]:
 
 def complete_reference(incomplete: str) -> list[str]:
     """The models on this machine and the aliases."""
-    from llmcli.chat.library import shelf
     from llmcli.config.layers import resolve_settings
     from llmcli.models.inventory import inventory
+    from llmcli.models.locations import shelf
 
     try:
         place = shelf(resolve_settings(Layer("flag", {})))

@@ -83,18 +83,18 @@ def end() -> None:
 def _safe_parts(reference: str) -> Sequence[Path]:
     """The file of the model, if it is on this machine and has loaded safely before; split models are not preloaded."""
     from llmcli.files import cache_dir, data_dir
-    from llmcli.models import starter
+    from llmcli.models import locations
 
-    if reference == starter.STARTER:
-        return (starter.starter_path(cache_dir()),) if starter.is_present(cache_dir()) else ()
-    from llmcli.models.find import find
+    if reference == locations.STARTER:
+        return (locations.starter_path(cache_dir()),) if locations.is_present(cache_dir()) else ()
     from llmcli.models.locations import Shelf
+    from llmcli.models.lookup import find
 
     file = find(reference, Shelf(cache_dir(), data_dir()))  # the command itself resolves aliases and imported folders
     if len(file.parts) > 1 or file.path.stat().st_size > _LARGEST:
         return ()
     from llmcli.engine.llama.bindings import bindings_version
-    from llmcli.models.known import is_safe
+    from llmcli.models.notes import is_safe
 
     return file.parts if is_safe(file, cache_dir(), bindings_version()) else ()
 

@@ -7,7 +7,6 @@ from functools import cached_property
 from time import perf_counter
 from typing import Any
 
-from llmcli.chat.library import shelf
 from llmcli.engine.events import Record
 from llmcli.engine.generate import generate
 from llmcli.engine.generation import Generation
@@ -20,11 +19,15 @@ from llmcli.engine.llama.probe import probe
 from llmcli.errors import ModelInvalidError, UsageError
 from llmcli.files import data_dir
 from llmcli.inference import sizing
-from llmcli.models import known, starter, uses
-from llmcli.models.find import ModelFile, find
+from llmcli.models import locations, notes
+from llmcli.models import notes as known
+from llmcli.models import notes as uses
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.splits import read_headers
-from llmcli.models.identity import Identity
+from llmcli.models.locations import ModelFile, shelf
+from llmcli.models.lookup import find
+from llmcli.models.notes import Identity
+from llmcli.models.sources import starter_download
 from llmcli.params import settings as layers
 from llmcli.params.samplers import random_seed
 from llmcli.params.settings import Layer, Resolved, Settings
@@ -92,8 +95,8 @@ def locate(settings: Settings, fetch: Fetch | None = None, trying: Trying | None
     places = shelf(settings)
     target = Target(find(settings.model, places))
     file, build = target.file, bindings.bindings_version()
-    if file.path == starter.starter_path(places.cache_dir):
-        starter.ensure_starter(places.cache_dir, fetch, places.offline)
+    if file.path == locations.starter_path(places.cache_dir):
+        starter_download.ensure_starter(places.cache_dir, fetch, places.offline)
     uses.note_use(places.data_dir, file.path)
     if known.is_safe(file, places.cache_dir, build):
         return target
@@ -103,7 +106,7 @@ def locate(settings: Settings, fetch: Fetch | None = None, trying: Trying | None
         trying(file.path.name, sum(header.file_size for header in target.headers))
     probe(file.parts)
     with suppress(OSError):  # a folder that is not writable costs a probe each time
-        known.remember(places.cache_dir, file.parts, build)
+        notes.record_probed(places.cache_dir, file.parts, build)
     return target
 
 

@@ -8,12 +8,11 @@ from llmcli.engine.llama import hardware
 from llmcli.engine.memory import estimate
 from llmcli.inference.sizing import shape_of
 from llmcli.models import notes
-from llmcli.models.find import ModelFile
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.splits import read_headers
-from llmcli.models.hub import records
+from llmcli.models.hub import cache
 from llmcli.models.inventory import Item, item_of
-from llmcli.models.locations import Shelf
+from llmcli.models.locations import ModelFile, Shelf
 from llmcli.models.sources.hub import Plan
 from llmcli.params.settings import Settings
 
@@ -48,7 +47,7 @@ def local_portrait(file: ModelFile, shelf: Shelf, settings: Settings) -> dict[st
 
 def license_of(item: Item, shelf: Shelf) -> str:
     """The license that the Hub gave when the model was pulled; "" if it is not known."""
-    pulled = records.all_records(shelf.data_dir) if item.cached else []
+    pulled = cache.all_revisions(shelf.data_dir) if item.cached else []
     matching = (one.license for one in pulled if item.cached and one.files == item.cached.variant.parts)
     return next(matching, "")
 
@@ -59,7 +58,7 @@ def remote_portrait(plan: Plan, settings: Settings) -> dict[str, Any]:
     Raises:
         LlmcliError: the Hub cannot be reached, or the file is not a model.
     """
-    from llmcli.models.hub.header import remote_header
+    from llmcli.models.sources.hub import remote_header
 
     header = remote_header(plan.files[0])
     first = plan.variant.parts[0]

@@ -6,7 +6,7 @@ checked against the Hub: a repository can move or change, and each size is that 
 
 from dataclasses import dataclass
 
-from llmcli.models.hub.select import fits
+from llmcli.models.hub.repo_files import fits
 
 KNOWN_AS_OF = "2026-07"
 _BANDWIDTH = 6_000_000_000  # bytes per second that one core reads: 2 cores of an AMD EPYC gave 10 to 12 GB/s

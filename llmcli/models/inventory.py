@@ -1,26 +1,26 @@
-"""List the models on this machine that llmcli can use, and where each comes from."""
+"""The installed models: listed, verified and removed."""
 
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcli.errors import LlmcliError, ModelNotFoundError
-from llmcli.models import starter, uses
-from llmcli.models.find import ModelFile, find
-from llmcli.models.gguf.peek import Glimpse, peek
-from llmcli.models.hub import records
-from llmcli.models.hub.cached import CachedModel, cached_models, models_of
-from llmcli.models.hub.quantizations import canonical, quantization_of
-from llmcli.models.locations import Shelf
+from llmcli.errors import DiskError, LlmcliError, ModelNotFoundError
+from llmcli.models import locations, notes
+from llmcli.models.gguf.header import Glimpse, peek
+from llmcli.models.hub import cache
+from llmcli.models.hub.cache import CachedModel, cached_models, models_of
+from llmcli.models.hub.repo_files import canonical, quantization_of
+from llmcli.models.locations import ModelFile, Progress, Shelf
+from llmcli.models.lookup import find
 
 if TYPE_CHECKING:
+    from llmcli.models.locations import FoundModel
     from llmcli.models.reference import HubReference
-    from llmcli.models.sources.folder import FoundModel
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,10 @@ def _aliased_file(alias: str, shelf: Shelf) -> ModelFile | None:
 
 
 def _starter(shelf: Shelf) -> Iterator[Item]:
-    path = starter.starter_path(shelf.cache_dir)
-    if starter.is_present(shelf.cache_dir):
-        used = uses.last_use(shelf.data_dir, path)
-        yield Item(starter.STARTER, "starter", (path,), starter.SIZE, (starter.SHA256,), used)
+    path = locations.starter_path(shelf.cache_dir)
+    if locations.is_present(shelf.cache_dir):
+        used = notes.last_use(shelf.data_dir, path)
+        yield Item(locations.STARTER, "starter", (path,), locations.STARTER_SIZE, (locations.STARTER_SHA256,), used)
 
 
 def item_of(file: ModelFile, shelf: Shelf) -> Item:
@@ -107,7 +107,7 @@ def item_of(file: ModelFile, shelf: Shelf) -> Item:
     if same:  # the same bytes can have several names
         return max(same, key=lambda item: (item.path == file.path, item.path.name == file.path.name))
     size = sum(part.stat().st_size for part in file.parts)
-    used = uses.last_use(shelf.data_dir, file.path)
+    used = notes.last_use(shelf.data_dir, file.path)
     return Item(str(file.path), "file", file.parts, size, ("",) * len(file.parts), used)
 
 
@@ -126,7 +126,7 @@ def incomplete_item(reference: "HubReference", shelf: Shelf) -> Item | None:
 
 def _of_hub(shelf: Shelf) -> Iterator[Item]:
     """The models of the Hub's cache; a model that is the same at several commits is listed once."""
-    pulled = records.all_records(shelf.data_dir)
+    pulled = cache.all_revisions(shelf.data_dir)
     recorded = {(record.repo, file.path): file.sha256 for record in pulled for file in record.files}
     models = cached_models(shelf.hub)
     paths = {(model.repo, model.variant.quantization, model.variant.path) for model in models}
@@ -144,13 +144,13 @@ def _of_hub(shelf: Shelf) -> Iterator[Item]:
             names = name, f"{name}@{model.commit[:8]}", f"{name}@{model.commit}"
             name = _first_reference(model.parts[0], names, shelf)
         digests = tuple(part.sha256 or recorded.get((model.repo, part.path), "") for part in model.variant.parts)
-        used = uses.last_use(shelf.data_dir, model.parts[0])
+        used = notes.last_use(shelf.data_dir, model.parts[0])
         yield Item(name, "hub", model.parts, model.variant.size, digests, used, model)
 
 
 def _first_reference(path: Path, names: Sequence[str], shelf: Shelf) -> str:
     """The first of the names that resolves to this file; if none does, its path."""
-    from llmcli.models.lookup import find_named
+    from llmcli.models.lookup_named import find_named
 
     for name in names:
         with contextlib.suppress(LlmcliError):
@@ -163,7 +163,7 @@ def _of_urls(shelf: Shelf) -> Iterator[Item]:
     from llmcli.models.sources.url import fetched_urls, promised
 
     for path in fetched_urls(shelf.cache_dir):
-        used = uses.last_use(shelf.data_dir, path)
+        used = notes.last_use(shelf.data_dir, path)
         yield Item(str(path), "url", (path,), path.stat().st_size, (promised(path),), used)
 
 
@@ -172,7 +172,7 @@ def _of_folders(shelf: Shelf) -> Iterator[Item]:
         return
     from llmcli.models.sources.folder import models_in
 
-    names, seen = {starter.STARTER, *shelf.aliases, *_names_in_ollama(shelf)}, set()
+    names, seen = {locations.STARTER, *shelf.aliases, *_names_in_ollama(shelf)}, set()
     for folder in shelf.folders:
         for model in models_in(folder):
             key = model.name, os.path.realpath(model.path)
@@ -182,7 +182,7 @@ def _of_folders(shelf: Shelf) -> Iterator[Item]:
             name = model.name if model.name not in names and _is_reference(model) else str(model.path)
             names.add(name)
             digests = (model.sha256 or "",) + ("",) * (len(model.parts) - 1)
-            used = uses.last_use(shelf.data_dir, model.parts[0])
+            used = notes.last_use(shelf.data_dir, model.parts[0])
             yield Item(name, model.source, model.parts, model.size, digests, used)
 
 
@@ -200,3 +200,147 @@ def _is_reference(model: "FoundModel") -> bool:
     with contextlib.suppress(LlmcliError):
         return model.source == "ollama" or parse(model.name) == NameReference(model.name)
     return False
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The result for one file. `state` is ok, damaged, or unknown (no published checksum); `sha256` is the file's."""
+
+    name: str
+    path: Path
+    state: str
+    sha256: str
+
+
+def check(item: Item, data_dir: Path, bar: Callable[[str], Progress]) -> list[Checked]:
+    """Hash each part completely and compare it; record each sha256 that has a published value.
+
+    Raises:
+        DiskError: a file cannot be read.
+    """
+    results = []
+    for path, expected in zip(item.parts, item.digests, strict=True):
+        digest = notes.sha256_of(path, bar(path.name))
+        if expected:
+            notes.remember(data_dir, path, digest)
+        state = "unknown" if not expected else "ok" if digest == expected else "damaged"
+        results.append(Checked(item.name, path, state, digest))
+    return results
+
+
+@dataclass(frozen=True)
+class Removal:
+    """The files to remove, in order, and the bytes freed. `kept` are blobs that other models share."""
+
+    item: Item
+    files: tuple[Path, ...]
+    freed: int
+    kept: tuple[Path, ...]
+
+    @property
+    def names(self) -> tuple[Path, ...]:
+        """The file names that users know, without the blobs behind them."""
+        return tuple(path for path in self.files if path.suffix == ".gguf" or path.name == self.item.path.name)
+
+
+def plan_removal(item: Item, shelf: Shelf) -> Removal:
+    """Plan the removal, without changing anything. The item must be one that llmcli may remove.
+
+    Raises:
+        DiskError: a link leads out of the cache.
+    """
+    model = item.cached
+    if model is None:
+        beside = item.path.parent.iterdir() if item.source == "url" else ()  # the folder contains nothing else
+        return Removal(item, (*item.parts, *(path for path in beside if path not in item.parts)), item.size, ())
+    # The same bytes can be in the cache at several commits: all of them are this model.
+    same = [other for other in models_of(shelf.hub, model.repo, model.variant.complete) if other.is_same(model)]
+    pointers = [part for other in same for part in other.parts]
+    pointers += [other.place(other.projector) for other in same if other.projector and not _others(other)]
+    blobs = dict.fromkeys(_blob(pointer) for pointer in pointers if pointer.is_symlink())
+    folder = cache.folder_of(shelf.hub, model.repo)
+    for place in (*(pointer.parent for pointer in pointers), *(blob.parent for blob in blobs)):
+        cache.check_inside(place, shelf.hub)
+    used = {_blob(other) for other in _pointers(folder) if other.is_symlink() and other not in pointers}
+    gone = [blob for blob in blobs if blob not in used and blob.parent == Path(os.path.realpath(folder)) / "blobs"]
+    freed = sum(path.stat().st_size for path in (*gone, *pointers) if not path.is_symlink())
+    shared = [Path(os.path.realpath(blob)) for blob in gone if blob.is_symlink()]
+    return Removal(item, (*pointers, *gone), freed, (*(blob for blob in blobs if blob not in gone), *shared))
+
+
+def remove(removal: Removal, shelf: Shelf) -> None:
+    """Remove the files, then empty folders, then our records.
+
+    Raises:
+        DiskError: a file cannot be removed.
+    """
+    for path in removal.files:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise DiskError(f"cannot remove {path}: {error.strerror}", "check its permissions") from None
+    model = removal.item.cached
+    if model is None:
+        _remove_empty(removal.item.path.parent, shelf.cache_dir)
+        return
+    folder = cache.folder_of(shelf.hub, model.repo)
+    for path in removal.files:
+        _remove_empty(path.parent, folder / "snapshots")
+    _remove_refs(folder)
+    _remove_folder(folder)
+    for record in cache.all_revisions(shelf.data_dir):
+        if record.repo == model.repo and record.files[0] in model.variant.parts:
+            with contextlib.suppress(OSError):
+                cache.forget_revision(shelf.data_dir, record.reference)
+
+
+def _others(model: CachedModel) -> bool:
+    """Whether the commit has other models to which the projector may belong."""
+    same_commit = [other for other in models_of(model.cache, model.repo) if other.commit == model.commit]
+    return len(same_commit) > 1
+
+
+def _blob(pointer: Path) -> Path:
+    """The target of a pointer, one step only: a blob can itself be a link into a store that repositories share."""
+    target = pointer.parent / os.readlink(pointer)
+    return Path(os.path.realpath(target.parent), target.name)
+
+
+def _pointers(folder: Path) -> Iterator[Path]:
+    for parent, _folders, names in os.walk(folder / "snapshots"):
+        yield from (Path(parent, name) for name in names)
+
+
+def _remove_refs(folder: Path) -> None:
+    """Remove the refs of commits that are no longer in the cache."""
+    refs = folder / "refs"
+    if refs.is_symlink():  # os.walk follows its top folder
+        return
+    for parent, _folders, names in os.walk(refs, topdown=False):
+        for name in names:
+            path = Path(parent, name)
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                if not (folder / "snapshots" / path.read_text()[:64].strip()).is_dir():
+                    path.unlink()
+        _remove_empty(Path(parent), refs)
+
+
+def _remove_folder(folder: Path) -> None:
+    """Remove the repository's folder when it is empty; otherwise `snapshots` stays, because the Hub's tools need it."""
+    with contextlib.suppress(OSError):
+        for name in ("blobs", "refs"):
+            if (folder / name).exists():
+                (folder / name).rmdir()
+        if os.listdir(folder) == ["snapshots"]:
+            (folder / "snapshots").rmdir()
+            folder.rmdir()
+
+
+def _remove_empty(folder: Path, top: Path) -> None:
+    """Remove a folder and its parents below `top` as long as they are empty."""
+    while folder != top and top in folder.parents:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+        folder = folder.parent

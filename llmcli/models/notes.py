@@ -1,20 +1,27 @@
-"""Record the sha256 of model files, so that gigabytes need not be read again.
-
-One small file per model file, in the data folder. It is valid while size and modification time stay the same.
-"""
+"""What is remembered of a model file: that it was probed, when it was used, and its sha256."""
 
 import contextlib
 import hashlib
 import json
 import os
+import re
+import threading
 import time
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from llmcli.errors import DiskError
-from llmcli.files import replace_private
-from llmcli.models.starter import Progress
+from llmcli.files import make_private_folder, replace_private
+from llmcli.models.locations import STARTER, STARTER_SHA256, ModelFile, Progress
 
 _BLOCK = 4 << 20
+FILE_NAME = "probed.json"
+MOST = 512  # entries; older ones are dropped
+_MAX_BYTES = 4 << 20
+# The Hub's cache and Ollama's store name a file after its sha256.
+_BLOB = re.compile(r"(?:sha256-)?([0-9a-f]{64})")
 
 
 def sha256_of(path: Path, progress: Progress) -> str:
@@ -69,3 +76,148 @@ def _state(path: Path) -> list[int]:
 def _note(data_dir: Path, path: Path) -> Path:
     name = hashlib.sha256(os.path.realpath(path).encode("utf-8", "surrogateescape")).hexdigest()[:24]
     return data_dir / "verified" / f"{name}.json"
+
+
+def is_known(cache_dir: Path, parts: Sequence[Path], build: str) -> bool:
+    """True when these files were probed with this build and none has changed since."""
+    try:
+        key, entry = _probed_key(parts), _probed_entry(parts, build)
+    except OSError:
+        return False
+    return _load_probed(cache_dir).get(key) == entry
+
+
+def is_safe(file: "ModelFile", cache_dir: Path, build: str) -> bool:
+    """True when the file needs no probe: llmcli downloaded and verified it, or it was probed and is unchanged."""
+    return file.trusted or is_known(cache_dir, file.parts, build)
+
+
+def record_probed(cache_dir: Path, parts: Sequence[Path], build: str) -> None:
+    """Record that these files loaded with this build. Raises OSError when the record cannot be written.
+
+    Two processes that write at the same moment can lose one entry, but never damage the file.
+    """
+    key, entry = _probed_key(parts), _probed_entry(parts, build)
+    entries = _load_probed(cache_dir)
+    entries.pop(key, None)
+    entries[key] = entry
+    recent = dict(list(entries.items())[-MOST:])
+    replace_private(cache_dir / FILE_NAME, json.dumps(recent, indent=0).encode())
+
+
+def _probed_key(parts: Sequence[Path]) -> str:
+    return str(parts[0].resolve())
+
+
+def _probed_entry(parts: Sequence[Path], build: str) -> dict[str, Any]:
+    stats = [part.stat() for part in parts]
+    return {"build": build, "parts": [[info.st_size, info.st_mtime_ns] for info in stats]}
+
+
+def _load_probed(cache_dir: Path) -> dict[str, Any]:
+    path = cache_dir / FILE_NAME
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            return {}
+        entries = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return entries if isinstance(entries, dict) else {}
+
+
+def note_use(data_dir: Path, file: Path) -> None:
+    """Record that a model file is used now; errors are ignored."""
+    marker = _marker(data_dir, file)
+    with contextlib.suppress(OSError):
+        try:
+            os.utime(marker)
+        except FileNotFoundError:
+            make_private_folder(marker.parent)
+            marker.touch(mode=0o600)
+
+
+def last_use(data_dir: Path, file: Path) -> float | None:
+    """When a model file was last used, in seconds since 1970; None when it was never used."""
+    try:
+        return _marker(data_dir, file).stat().st_mtime
+    except OSError:
+        return None
+
+
+def _marker(data_dir: Path, file: Path) -> Path:
+    path = os.fsencode(os.path.realpath(file))
+    return data_dir / "used" / f"{zlib.crc32(path):08x}{zlib.adler32(path):08x}"
+
+
+class StoppedError(Exception):
+    """The computation of the sha256 was canceled."""
+
+
+class Identity:
+    """The sha256 of one model; `begin` computes it in a thread if it is not known."""
+
+    def __init__(self, file: ModelFile, data_dir: Path) -> None:
+        self._file = file
+        self._data_dir = data_dir
+        self._found = ""
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def known(self) -> str:
+        """The sha256 if no model file must be read for it, otherwise ""."""
+        self._found = self._found or _joined([_known(part, self._file, self._data_dir) for part in self._file.parts])
+        return self._found
+
+    def begin(self) -> None:
+        """Start to compute it in the background, unless it is known."""
+        if not self.known and not self._thread:
+            self._thread = threading.Thread(target=self.sha256, daemon=True)
+            self._thread.start()
+
+    def wait(self, seconds: float) -> str:
+        """Wait for the result of `begin`; "" when it takes longer or the files cannot be read."""
+        if self._thread:
+            self._thread.join(seconds)
+        return self.known
+
+    def sha256(self, progress: Progress | None = None, stop: Callable[[], bool] = lambda: False) -> str:
+        """The sha256 in hex, computed if necessary; "" when the files cannot be read or `stop()` returns True."""
+
+        def step(done: int, total: int) -> None:
+            if stop():
+                raise StoppedError
+            if progress:
+                progress(done, total)
+
+        with self._lock:
+            try:
+                self._found = self.known or _joined([self._compute(part, step) for part in self._file.parts])
+            except (DiskError, StoppedError):
+                return ""
+            return self._found
+
+    def _compute(self, part: Path, progress: Progress) -> str:
+        known = _known(part, self._file, self._data_dir)
+        if known:
+            return known
+        digest = sha256_of(part, progress)
+        remember(self._data_dir, part, digest)
+        return digest
+
+
+def _known(part: Path, file: ModelFile, data_dir: Path) -> str:
+    if file.trusted and file.name == STARTER:
+        return STARTER_SHA256
+    recorded = when_verified(data_dir, part)
+    if recorded:
+        return recorded[0]
+    path = Path(os.path.realpath(part))
+    blob = _BLOB.fullmatch(path.name)
+    return blob[1] if blob and path.parent.name == "blobs" else ""
+
+
+def _joined(digests: list[str]) -> str:
+    if len(digests) < 2 or not all(digests):
+        return digests[0] if all(digests) else ""
+    return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()

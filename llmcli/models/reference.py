@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from llmcli.errors import ModelNotFoundError
-from llmcli.models.hub.quantizations import quantization_of
-from llmcli.models.hub.repo_files import is_safe_path
+from llmcli.models.hub.repo_files import is_safe_path, quantization_of
 
 HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 FORMS = (

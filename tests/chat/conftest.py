@@ -7,7 +7,7 @@ import pytest
 
 from llmcli.engine.llama.abort import AbortFlag
 from llmcli.inference.local import LocalModel, Target
-from llmcli.models.find import ModelFile
+from llmcli.models.locations import ModelFile
 from llmcli.params.settings import Settings
 
 

@@ -17,7 +17,7 @@ from llmcli.engine.events import Record, Timings
 from llmcli.engine.llama.abort import AbortFlag
 from llmcli.engine.llama.context import Context, ContextParams
 from llmcli.inference.local import LocalModel, Prompt, Target
-from llmcli.models.find import ModelFile
+from llmcli.models.locations import ModelFile
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Layer, Settings
 

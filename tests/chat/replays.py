@@ -12,8 +12,7 @@ from llmcli.engine.llama.abort import AbortFlag
 from llmcli.inference.answer import Answer
 from llmcli.inference.local import LocalModel, Target
 from llmcli.inference.request import build_prompt, grammar_text
-from llmcli.models.find import ModelFile
-from llmcli.models.starter import NAME, STARTER
+from llmcli.models.locations import STARTER, STARTER_NAME, ModelFile
 from llmcli.params.settings import Settings, parse_data
 
 N_CTX = 768
@@ -22,7 +21,7 @@ QUESTIONS = ("Name a river.", "Write a line about the moon, please.", "What is 7
 
 def opened(path: Path, flag: AbortFlag | None = None) -> Iterator[LocalModel]:
     settings = Settings(n_ctx=N_CTX, n_threads=1)
-    name = STARTER if path.name == NAME else path.stem
+    name = STARTER if path.name == STARTER_NAME else path.stem
     local = LocalModel(Target(ModelFile(path, (path,), name, trusted=True)), settings, flag or AbortFlag())
     local.open_context(settings)
     yield local

@@ -17,7 +17,7 @@ from llmcli.chat.turn import Turn
 from llmcli.engine.llama.context import ContextParams, common_prefix
 from llmcli.errors import UsageError
 from llmcli.inference.local import LocalModel
-from llmcli.models.starter import starter_path
+from llmcli.models.locations import starter_path
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
 from tests.chat.controllers import GREEDY, answer, dialogue_with, fresh_answer, greedy_answer, open_local, say

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.models.starter import SHA256, SIZE
+from llmcli.models.locations import STARTER_SHA256, STARTER_SIZE
 from tests.cli_result import Ran
 from tests.hub.server import FakeHub, Fault
 from tests.models.gguf_writer import MODEL, write_gguf
@@ -194,7 +194,7 @@ def test_files_lists_each_quantization_with_size_bits_and_fit(fresh: Place) -> N
         ("Q4_1", False),
         ("Q4_K_M", True),
     ]
-    assert data["models"][1]["files"] == [{"path": "Smol-Q4_1.gguf", "size": SIZE, "sha256": SHA256}]
+    assert data["models"][1]["files"] == [{"path": "Smol-Q4_1.gguf", "size": STARTER_SIZE, "sha256": STARTER_SHA256}]
     assert data["projectors"][0]["path"] == "mmproj-Smol-f16.gguf"
 
 
@@ -208,7 +208,7 @@ def test_show_describes_a_model_of_the_hub_from_its_header_alone(fresh: Place) -
     assert facts["trained context"] == "8192 tokens"
     assert facts["license"] == "apache-2.0"
     assert facts["commit"] == fresh.hub.repos[REPO].head
-    assert facts["checksum"] == f"sha256 {SHA256} (published)"
+    assert facts["checksum"] == f"sha256 {STARTER_SHA256} (published)"
     assert "last used" not in facts
     assert 0 < fresh.hub.served <= 4 << 20
     assert not fresh.cache.exists()
@@ -220,7 +220,7 @@ def test_pull_downloads_default_and_prints_only_its_path(pulled: tuple[Place, Ra
     lines = ran.stderr.splitlines()
     assert ran.status == 0
     assert path.name == "Smol-Q4_K_M.gguf"
-    assert hashlib.sha256(path.read_bytes()).hexdigest() == SHA256
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == STARTER_SHA256
     assert lines[0] == f"{REPO}/Smol-Q4_K_M.gguf, 98 MB (Q4_K_M is the default)"
     assert lines[1:]
     assert all(line.startswith("Smol-Q4_K_M.gguf: ") for line in lines[1:])
@@ -250,11 +250,15 @@ def test_list_and_show_name_the_pulled_model(there: Place) -> None:
         "files",
         "sha256",
     }
-    assert (item["size"], item["sha256"], item["commit"]) == (SIZE, [SHA256], there.hub.repos[REPO].head)
+    assert (item["size"], item["sha256"], item["commit"]) == (
+        STARTER_SIZE,
+        [STARTER_SHA256],
+        there.hub.repos[REPO].head,
+    )
     facts = facts_of(shown.text)
     assert (shown.status, shown.stderr) == (0, "")
     assert (facts["name"], facts["file"]) == (f"{REPO}:Q4_K_M", item["files"][0])
-    assert facts["checksum"] == f"sha256 {SHA256}, verified just now"
+    assert facts["checksum"] == f"sha256 {STARTER_SHA256}, verified just now"
     data = json.loads(described.text)
     assert (data["downloaded"], data["n_ctx_train"], data["memory"]["n_ctx"]) == (True, 8192, 8192)
     assert template.text == data["chat_template"] + "\n"
@@ -272,10 +276,10 @@ def test_verify_compares_the_published_checksum(there: Place) -> None:
     assert ran.status == 0
     assert [line.split() for line in ran.text.splitlines()] == [
         ["STATE", "MODEL", "SHA256"],
-        ["ok", f"{REPO}:Q4_K_M", SHA256],
+        ["ok", f"{REPO}:Q4_K_M", STARTER_SHA256],
     ]
     [one] = json.loads(data.text)
-    assert (one["state"], one["sha256"]) == ("ok", SHA256)
+    assert (one["state"], one["sha256"]) == ("ok", STARTER_SHA256)
 
 
 def hugging(place: Place, *args: str) -> Ran:
@@ -304,7 +308,7 @@ def test_hub_tools_see_the_same_files(there: Place) -> None:
     [repo] = json.loads(listed.text)
     assert (repo["repo_id"], repo["repo_type"], repo["refs"]) == (REPO, "model", ["main"])
     head = there.hub.repos[REPO].head
-    assert scanned(there) == {"warnings": [], "files": {f"{REPO}@{head}/Smol-Q4_K_M.gguf": SIZE}}
+    assert scanned(there) == {"warnings": [], "files": {f"{REPO}@{head}/Smol-Q4_K_M.gguf": STARTER_SIZE}}
     there.hub.log.clear()
     code = f"from huggingface_hub import hf_hub_download as get; print(get({REPO!r}, 'Smol-Q4_K_M.gguf'))"
     got = hugging(there, "-c", code)
@@ -315,7 +319,7 @@ def test_hub_tools_see_the_same_files(there: Place) -> None:
 
 
 def test_pull_verifies_file_of_the_hub_client(fresh: Place) -> None:
-    fresh.hub.faults.append(Fault("corrupt", at=SIZE // 2))
+    fresh.hub.faults.append(Fault("corrupt", at=STARTER_SIZE // 2))
     code = f"from huggingface_hub import hf_hub_download as get; print(get({REPO!r}, 'Smol-Q4_1.gguf'))"
     assert hugging(fresh, "-c", code).status == 0  # it does not notice
     fresh.hub.log.clear()
@@ -326,7 +330,7 @@ def test_pull_verifies_file_of_the_hub_client(fresh: Place) -> None:
     mended = fresh.run("pull", f"{REPO}:Q4_1")
     assert mended.status == 0
     assert "Smol-Q4_1.gguf in the cache is damaged: downloading it again" in mended.stderr
-    assert hashlib.sha256(Path(sole(mended.text)).read_bytes()).hexdigest() == SHA256
+    assert hashlib.sha256(Path(sole(mended.text)).read_bytes()).hexdigest() == STARTER_SHA256
 
 
 def test_rm_frees_only_unshared_files(there: Place, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.models.starter import SHA256, SIZE
+from llmcli.models.locations import STARTER_SHA256, STARTER_SIZE
 from tests.cli.test_hub_end_to_end import Place, error_line, facts_of, harmless, on_terminal, sole
 from tests.hub.server import FakeHub, Fault
 from tests.models.gguf_writer import MODEL, write_gguf
@@ -235,15 +235,15 @@ def test_an_interrupted_download_is_listed_resumed_and_removed(place: Place, tmp
     assert [ran.status for ran in (listed, data, *wrong)] == [0, 0, 3, 2]
     assert re.search(rf"^{BIG} +42 MB of 98 MB \(43%\) +just now$", listed.text, re.M), listed.text
     [one] = json.loads(data.text)
-    assert (one["name"], one["bytes"], one["size"]) == (BIG, HALF, SIZE)
+    assert (one["name"], one["bytes"], one["size"]) == (BIG, HALF, STARTER_SIZE)
     assert place.hub.log == []
     other = Place(tmp_path / "copy", place.hub)
     shutil.copytree(place.folder / "user", other.folder / "user", symlinks=True)
     shutil.copytree(place.home, other.home)
     resumed = place.run(*partials, "--resume", BIG)
     assert resumed.status == 0, resumed.stderr
-    assert hashlib.sha256(Path(sole(resumed.text)).read_bytes()).hexdigest() == SHA256
-    assert place.hub.served == SIZE - HALF
+    assert hashlib.sha256(Path(sole(resumed.text)).read_bytes()).hexdigest() == STARTER_SHA256
+    assert place.hub.served == STARTER_SIZE - HALF
     assert not [*place.cache.rglob("*.incomplete*")]
     removed = other.run(*partials, "--remove")
     assert removed.status == 0

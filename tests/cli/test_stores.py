@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.models.starter import SHA256, SIZE
+from llmcli.models.locations import STARTER_SHA256, STARTER_SIZE
 from tests.cli.test_hub_end_to_end import ASK, Place, error_line, facts_of, sole, tree_of
 from tests.cli_result import Ran
 from tests.hub.server import FakeHub
@@ -78,8 +78,8 @@ def test_imported_models_are_listed_and_shown(stores: Stores) -> None:
     items = {item["name"]: item for item in json.loads(stores.run("models", "list", "--json").text)}
     assert list(items) == ["ollama:me/other:latest", "ollama:smollm2:135m", FILE.removesuffix(".gguf")]
     mine, studio = items["ollama:smollm2:135m"], items[FILE.removesuffix(".gguf")]
-    assert (mine["source"], mine["size"], mine["sha256"]) == ("ollama", SIZE, [SHA256])
-    assert mine["files"] == [str(stores.ollama / "blobs" / f"sha256-{SHA256}")]
+    assert (mine["source"], mine["size"], mine["sha256"]) == ("ollama", STARTER_SIZE, [STARTER_SHA256])
+    assert mine["files"] == [str(stores.ollama / "blobs" / f"sha256-{STARTER_SHA256}")]
     assert (studio["source"], studio["quantization"]) == ("lmstudio", "Q4_1")
     shown = facts_of(stores.run("models", "show", "ollama:smollm2:135m").text)
     assert shown["parameters"] == "135M"

@@ -22,7 +22,7 @@ from llmcli.inference.answer import Answer
 from llmcli.inference.comparison import END, Comparison
 from llmcli.inference.local import LocalModel, Prompt, Target
 from llmcli.inference.variants import variants_of
-from llmcli.models.find import ModelFile
+from llmcli.models.locations import ModelFile
 from llmcli.params.policies.policy import Named
 from llmcli.params.settings import Settings
 from tests.chat.controllers import dialogue_with, open_local, say

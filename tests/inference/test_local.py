@@ -12,8 +12,8 @@ from llmcli.errors import ContextOverflowError, LlmcliError, ModelInvalidError, 
 from llmcli.inference import local as module
 from llmcli.inference import sizing
 from llmcli.inference.local import LocalModel, Prompt, Target, locate, with_model
-from llmcli.models import known
-from llmcli.models.find import ModelFile
+from llmcli.models import notes
+from llmcli.models.locations import ModelFile
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Layer, Settings
 from tests.models.gguf_writer import MODEL, write_gguf
@@ -70,7 +70,7 @@ def test_a_cache_that_is_not_writable_costs_only_a_probe(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(known, "remember", full)
+    monkeypatch.setattr(notes, "remember", full)
     path = write_gguf(tmp_path / "tiny.gguf")
     assert locate(Settings(model=str(path))).file.path == path
     assert locate(Settings(model=str(path))).file.path == path

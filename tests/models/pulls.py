@@ -15,11 +15,10 @@ from pathlib import Path
 import pytest
 
 from llmcli.models.download import http
-from llmcli.models.hub import environment, retries
-from llmcli.models.locations import Shelf
+from llmcli.models.hub import environment
+from llmcli.models.locations import Progress, Shelf
 from llmcli.models.reference import HubReference
 from llmcli.models.sources import hub as pull
-from llmcli.models.starter import Progress
 from tests.hub.server import FakeHub
 
 REPO, FILE = "o/m-GGUF", "m-Q4_K_M.gguf"
@@ -128,8 +127,8 @@ def sha256(path: Path) -> str:
 
 def be_quick(monkeypatch: pytest.MonkeyPatch, stall: float = 0.3) -> None:
     """Pauses that a test can wait for."""
-    monkeypatch.setattr(retries, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(retries, "LONGEST_PAUSE", 0.005)
+    monkeypatch.setattr(http, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(http, "LONGEST_PAUSE", 0.005)
     monkeypatch.setattr(http, "STALL_SECONDS", stall)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.models.hub.cached import CachedModel, cached_models, models_of
+from llmcli.models.hub.cache import CachedModel, cached_models, models_of
 from llmcli.models.hub.repo_files import RepoFile
 from tests.models.hub_folder import (
     NEW,

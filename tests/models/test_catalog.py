@@ -5,8 +5,7 @@ import re
 import pytest
 
 from llmcli.models.catalog import CATALOGUE, KNOWN_AS_OF, Entry, entry, recommend, speed
-from llmcli.models.hub.quantizations import nominal_bits
-from llmcli.models.hub.select import fits
+from llmcli.models.hub.repo_files import fits, nominal_bits
 
 GIB = 1 << 30
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.models.hub import cache, lock, partials
+from llmcli.models.download import partial_file
+from llmcli.models.hub import cache
 from tests.hub.server import FakeHub
 from tests.models.pulls import FILE, MIB, REPO, Pulls, be_quick, end_session, sha256, some_bytes, wait_until
 
@@ -137,8 +138,8 @@ def test_active_download_is_not_removed(pulls: Pulls) -> None:
     pulls.hub.hold_at = SIZE // 2
     with pulls.process() as running:
         wait_until(lambda: pulls.partial_bytes() == SIZE // 2)
-        (one,) = partials.partials(pulls.shelf.hub, pulls.shelf.cache_dir, pulls.shelf.data_dir)
-        assert not partials.remove(one, pulls.shelf.data_dir)
+        (one,) = partial_file.interrupted_downloads(pulls.shelf.hub, pulls.shelf.cache_dir, pulls.shelf.data_dir)
+        assert not partial_file.remove_interrupted(one, pulls.shelf.data_dir)
         pulls.hub.hold_at = None
         stdout = running.communicate(timeout=30)[0]
     assert sha256(Path(stdout.strip())) == DIGEST
@@ -146,8 +147,8 @@ def test_active_download_is_not_removed(pulls: Pulls) -> None:
 
 def test_partial_download_of_killed_process_can_be_removed(pulls: Pulls) -> None:
     pulls.begin(DATA[: SIZE // 2], DATA)
-    (one,) = partials.partials(pulls.shelf.hub, pulls.shelf.cache_dir, pulls.shelf.data_dir)
-    assert partials.remove(one, pulls.shelf.data_dir)
+    (one,) = partial_file.interrupted_downloads(pulls.shelf.hub, pulls.shelf.cache_dir, pulls.shelf.data_dir)
+    assert partial_file.remove_interrupted(one, pulls.shelf.data_dir)
     assert pulls.partials() == []
 
 
@@ -163,6 +164,6 @@ def test_lock_message_does_not_name_a_dead_process(tmp_path: Path) -> None:
         def waiting() -> None:
             fcntl.flock(file, fcntl.LOCK_UN)
 
-        with lock.only_one(tmp_path / "x.lock", "x", said.append, waiting):
+        with partial_file.exclusive(tmp_path / "x.lock", "x", said.append, waiting):
             pass
     assert said == ["waiting for another program to download x"]

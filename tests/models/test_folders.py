@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.models.sources.folder import DEEPEST, FoundModel, find_named, find_repo, models_in
+from llmcli.models.locations import FoundModel
+from llmcli.models.sources.folder import DEEPEST, find_named, find_repo, models_in
 from tests.models.gguf_writer import write_gguf
 from tests.models.stores import add_lmstudio_model, add_ollama_model
 
@@ -112,7 +113,7 @@ def test_the_search_ends_at_a_depth(folder: Path) -> None:
 
 def test_the_search_ends_after_so_many_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(folder, *(f"{number}.gguf" for number in range(9)), "below/x.gguf")
-    monkeypatch.setattr("llmcli.models.sources.folder.MOST_ENTRIES", 5)
+    monkeypatch.setattr("llmcli.models.locations.MOST_ENTRIES", 5)
     assert 4 <= len(names(folder)) <= 5
 
 

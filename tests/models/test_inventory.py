@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.models import starter, uses
-from llmcli.models.find import find
-from llmcli.models.hub import records
-from llmcli.models.hub.records import Record
+from llmcli.models import locations, notes
+from llmcli.models.hub import cache
+from llmcli.models.hub.cache import Record
 from llmcli.models.hub.repo_files import RepoFile
 from llmcli.models.inventory import Item, inventory, inventory_with_aliases, item_of
 from llmcli.models.locations import Shelf
+from llmcli.models.lookup import find
 from tests.models.gguf_writer import MODEL, STRING, Typed, write_gguf
 from tests.models.hub_folder import NEW, OLD, REPO, THIRD, add_file, add_parts, sha256, touch_commit
 from tests.models.stores import add_lmstudio_model, add_ollama_model
@@ -38,7 +38,7 @@ def names(shelf: Shelf) -> list[str]:
 
 def pulled(shelf: Shelf, reference: str, path: str, data: bytes, commit: str, time: float = 1.0) -> None:
     file = RepoFile(path, len(data), sha256(data))
-    records.save(shelf.data_dir, Record(reference, REPO, commit, (file,), None, "", time))
+    cache.save_revision(shelf.data_dir, Record(reference, REPO, commit, (file,), None, "", time))
 
 
 def test_an_empty_shelf_has_an_empty_inventory(shelf: Shelf) -> None:
@@ -47,13 +47,18 @@ def test_an_empty_shelf_has_an_empty_inventory(shelf: Shelf) -> None:
 
 def test_the_starter_comes_first_with_its_known_checksum(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     add_file(shelf.hub, "m-Q4_K_M.gguf", b"x")
-    path = starter.starter_path(shelf.cache_dir)
+    path = locations.starter_path(shelf.cache_dir)
     path.parent.mkdir(parents=True)
     path.write_bytes(b"small")
     assert names(shelf) == [f"{REPO}:Q4_K_M"]  # of another size it is not the starter
-    monkeypatch.setattr(starter, "SIZE", 5)
+    monkeypatch.setattr(locations, "SIZE", 5)
     first, second = inventory_of(shelf)
-    assert (first.name, first.source, first.digests, first.is_ours) == ("starter", "starter", (starter.SHA256,), True)
+    assert (first.name, first.source, first.digests, first.is_ours) == (
+        "starter",
+        "starter",
+        (locations.STARTER_SHA256,),
+        True,
+    )
     assert second.name == f"{REPO}:Q4_K_M"
 
 
@@ -74,12 +79,12 @@ def test_hub_model_is_named_by_unique_quantization(shelf: Shelf) -> None:
 
 def test_an_item_tells_size_checksums_and_last_use_of_all_parts(shelf: Shelf) -> None:
     parts = add_parts(shelf.hub, "m-Q4_K_M", 3)
-    uses.note_use(shelf.data_dir, parts[0])
+    notes.note_use(shelf.data_dir, parts[0])
     (item,) = inventory_of(shelf)
     assert item.parts == tuple(parts)
     assert item.size == sum(len(part.name) for part in parts)
     assert item.digests == tuple(sha256(part.name.encode()) for part in parts)
-    assert item.used == uses.last_use(shelf.data_dir, parts[0]) is not None
+    assert item.used == notes.last_use(shelf.data_dir, parts[0]) is not None
 
 
 def test_the_checksum_of_a_copy_is_known_from_the_pull(shelf: Shelf) -> None:

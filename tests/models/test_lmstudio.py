@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.models import lmstudio
+from llmcli.models.sources import folder
 
 
 @pytest.fixture(autouse=True)
@@ -26,52 +26,52 @@ def set_downloads(home: Path, folder: str) -> None:
 
 
 def test_without_lm_studio_there_is_none() -> None:
-    assert lmstudio.folders() == []
+    assert folder.lmstudio_folders() == []
 
 
 def test_the_new_place_comes_before_the_old_one(user: Path) -> None:
     old = made(user / ".cache/lm-studio/models")
     new = made(user / ".lmstudio/models")
-    assert lmstudio.folders() == [new, old]
+    assert folder.lmstudio_folders() == [new, old]
 
 
 @pytest.mark.parametrize("ending", ["", "\n", " \r\n"])
 def test_a_moved_home_is_followed(user: Path, ending: str) -> None:
     moved = made(user / "disk two/studio/models")
     (user / ".lmstudio-home-pointer").write_bytes((str(moved.parent) + ending).encode())
-    assert lmstudio.folders() == [moved]
+    assert folder.lmstudio_folders() == [moved]
 
 
 def test_the_folder_from_the_settings_comes_first(user: Path) -> None:
     usual, chosen = made(user / ".lmstudio/models"), made(user / "big disk")
     set_downloads(user / ".lmstudio", str(chosen))
-    assert lmstudio.folders() == [chosen, usual]
+    assert folder.lmstudio_folders() == [chosen, usual]
 
 
 def test_the_settings_of_a_moved_home_count(user: Path) -> None:
     chosen = made(user / "big disk")
     set_downloads(user / "moved", str(chosen))
     (user / ".lmstudio-home-pointer").write_text(str(user / "moved"))
-    assert lmstudio.folders() == [chosen]
+    assert folder.lmstudio_folders() == [chosen]
 
 
 def test_the_settings_of_the_app_count(user: Path) -> None:
     chosen = made(user / "big disk")
     set_downloads(user / ".config/LM Studio", str(chosen))
-    assert lmstudio.folders() == [chosen]
+    assert folder.lmstudio_folders() == [chosen]
 
 
 def test_a_tilde_is_the_home(user: Path) -> None:
     chosen = made(user / "gguf")
     set_downloads(user / ".lmstudio", "~/gguf")
-    assert lmstudio.folders() == [chosen]
+    assert folder.lmstudio_folders() == [chosen]
 
 
 def test_a_folder_named_twice_is_given_once(user: Path) -> None:
     usual = made(user / ".lmstudio/models")
     set_downloads(user / ".lmstudio", str(usual))
     (user / ".lmstudio-home-pointer").write_text(str(user / ".lmstudio"))
-    assert lmstudio.folders() == [usual]
+    assert folder.lmstudio_folders() == [usual]
 
 
 NO_SETTINGS = [b"", b"{", b"[]", b"\xff\xfe", b'{"downloadsFolder": 1}', b'{"downloadsFolder": ""}', b"[" * 100_000]
@@ -87,14 +87,14 @@ NO_SETTINGS += [b" " * (1 << 20) + b"{}"]
 def test_useless_lm_studio_settings_are_ignored(user: Path, data: bytes) -> None:
     usual = made(user / ".lmstudio/models")
     (user / ".lmstudio/settings.json").write_bytes(data)
-    assert lmstudio.folders() == [usual]
+    assert folder.lmstudio_folders() == [usual]
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", b"\xff", b"relative", b"/nowhere/at all", b"/a\0b"])
 def test_lm_studio_pointer_to_nowhere_is_ignored(user: Path, data: bytes) -> None:
     usual = made(user / ".lmstudio/models")
     (user / ".lmstudio-home-pointer").write_bytes(data)
-    assert lmstudio.folders() == [usual]
+    assert folder.lmstudio_folders() == [usual]
 
 
 def test_a_user_without_a_home_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,4 +102,4 @@ def test_a_user_without_a_home_has_none(monkeypatch: pytest.MonkeyPatch) -> None
         raise RuntimeError("no home")
 
     monkeypatch.setattr(Path, "home", homeless)
-    assert lmstudio.folders() == []
+    assert folder.lmstudio_folders() == []

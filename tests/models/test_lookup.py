@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from llmcli.errors import ModelInvalidError, ModelNotFoundError
-from llmcli.models.find import NotHereError, find
-from llmcli.models.hub import records
-from llmcli.models.hub.records import Record
+from llmcli.models.hub import cache
+from llmcli.models.hub.cache import Record
 from llmcli.models.hub.repo_files import RepoFile
-from llmcli.models.locations import Shelf
+from llmcli.models.locations import NotHereError, Shelf
+from llmcli.models.lookup import find
 from llmcli.models.reference import HubReference, UrlReference
 from tests.models.gguf_writer import write_gguf
 from tests.models.hub_folder import NEW, OLD, REPO, add_file, add_parts, set_ref, sha256, touch_commit
@@ -45,7 +45,7 @@ def error_of(text: str, shelf: Shelf) -> tuple[str, str]:
 def pulled(shelf: Shelf, reference: str, path: str, data: bytes, commit: str, time: float = 1.0) -> None:
     """Note that `llmcli pull` brought this file."""
     file = RepoFile(path, len(data), sha256(data))
-    records.save(shelf.data_dir, Record(reference, REPO, commit, (file,), None, "", time))
+    cache.save_revision(shelf.data_dir, Record(reference, REPO, commit, (file,), None, "", time))
 
 
 @pytest.mark.parametrize("form", ["qwen-0.5b.gguf", "./qwen-0.5b.gguf", "sub/../qwen-0.5b.gguf"])

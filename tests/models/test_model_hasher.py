@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from llmcli.models import notes
-from llmcli.models.find import ModelFile
-from llmcli.models.identity import Identity
-from llmcli.models.starter import SHA256, STARTER, Progress
+from llmcli.models.locations import STARTER, STARTER_SHA256, ModelFile, Progress
+from llmcli.models.notes import Identity
 
 DIGEST = "0123456789abcdef" * 4
 
@@ -39,7 +38,7 @@ def written(path: Path, data: bytes = b"weights") -> Path:
 
 def test_the_starter_is_known(tmp_path: Path, counted: list[Path]) -> None:
     place = written(tmp_path / "any.gguf")
-    assert identity(tmp_path, place, name=STARTER, trusted=True).sha256() == SHA256
+    assert identity(tmp_path, place, name=STARTER, trusted=True).sha256() == STARTER_SHA256
     assert counted == []
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.models.known import FILE_NAME, MOST, is_known, remember
+from llmcli.models.notes import FILE_NAME, MOST, is_known, record_probed
 
 BUILD = "0.3.36"
 
@@ -28,19 +28,19 @@ def cache(tmp_path: Path) -> Path:
 
 def test_a_remembered_model_is_known(cache: Path, parts: list[Path]) -> None:
     assert not is_known(cache, parts, BUILD)
-    remember(cache, parts, BUILD)
+    record_probed(cache, parts, BUILD)
     assert is_known(cache, parts, BUILD)
 
 
 def test_probe_record_does_not_match_other_build_or_parts(cache: Path, parts: list[Path]) -> None:
-    remember(cache, parts, BUILD)
+    record_probed(cache, parts, BUILD)
     assert not is_known(cache, parts, "0.3.37")
     assert not is_known(cache, parts[:1], BUILD)
 
 
 @pytest.mark.parametrize("changed", [0, 1])
 def test_a_changed_part_is_not_known(cache: Path, parts: list[Path], changed: int) -> None:
-    remember(cache, parts, BUILD)
+    record_probed(cache, parts, BUILD)
     info = parts[changed].stat()
     os.utime(parts[changed], ns=(info.st_atime_ns, info.st_mtime_ns + 1_000_000_000))
     assert not is_known(cache, parts, BUILD)
@@ -52,7 +52,7 @@ def test_a_changed_part_is_not_known(cache: Path, parts: list[Path], changed: in
 
 
 def test_a_missing_part_is_not_known(cache: Path, parts: list[Path]) -> None:
-    remember(cache, parts, BUILD)
+    record_probed(cache, parts, BUILD)
     parts[1].unlink()
     assert not is_known(cache, parts, BUILD)
 
@@ -62,7 +62,7 @@ def test_damaged_probe_file_counts_as_empty(cache: Path, parts: list[Path], torn
     cache.mkdir(parents=True)
     (cache / FILE_NAME).write_bytes(torn)
     assert not is_known(cache, parts, BUILD)
-    remember(cache, parts, BUILD)
+    record_probed(cache, parts, BUILD)
     assert is_known(cache, parts, BUILD)
 
 
@@ -70,7 +70,7 @@ def test_only_the_most_recent_entries_are_kept(cache: Path, parts: list[Path], t
     cache.mkdir(parents=True)
     old = {f"/old/{k}.gguf": {"build": BUILD, "parts": []} for k in range(MOST + 50)}
     (cache / FILE_NAME).write_text(json.dumps(old))
-    remember(cache, parts, BUILD)
+    record_probed(cache, parts, BUILD)
     kept = json.loads((cache / FILE_NAME).read_text())
     assert len(kept) == MOST
     assert list(kept)[-1] == str(parts[0].resolve())
@@ -78,7 +78,7 @@ def test_only_the_most_recent_entries_are_kept(cache: Path, parts: list[Path], t
 
 
 def test_no_temporary_file_stays_behind(cache: Path, parts: list[Path]) -> None:
-    remember(cache, parts, BUILD)
+    record_probed(cache, parts, BUILD)
     assert [path.name for path in cache.iterdir()] == [FILE_NAME]
 
 
@@ -86,7 +86,7 @@ def test_no_temporary_file_stays_behind(cache: Path, parts: list[Path]) -> None:
 def test_the_memory_is_private_whatever_the_umask(cache: Path, parts: list[Path]) -> None:
     before = os.umask(0)
     try:
-        remember(cache, parts, BUILD)
+        record_probed(cache, parts, BUILD)
     finally:
         os.umask(before)
     assert stat.S_IMODE((cache / FILE_NAME).stat().st_mode) == 0o600

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from llmcli.errors import LlmcliError, ModelNotFoundError, NetworkError
-from llmcli.models.find import find
-from llmcli.models.hub import records
+from llmcli.models.hub import cache
+from llmcli.models.lookup import find
 from llmcli.models.reference import HubReference
 from llmcli.models.sources import hub as pull
 from tests.hub.server import FakeHub, Fault
@@ -58,7 +58,7 @@ def test_pull_takes_all_parts_from_one_commit(pulls: Pulls) -> None:
     assert contents(path) == old
     asked = {request.path.split("/")[4] for request in pulls.hub.requests("hub") if "resolve" in request.path}
     assert asked == {first}
-    record = records.load(pulls.shelf.data_dir, REPO)
+    record = cache.load_revision(pulls.shelf.data_dir, REPO)
     assert record
     assert record.commit == first
     assert contents(find(REPO, pulls.shelf).path) == old
@@ -126,7 +126,7 @@ def test_projector_is_planned_and_downloaded_on_request(pulls: Pulls) -> None:
     assert path == without
     assert contents(path) == {name.removeprefix("v/"): data for name, data in files.items()}
     assert pulls.hub.served == 2 * MIB
-    record = records.load(pulls.shelf.data_dir, REPO)
+    record = cache.load_revision(pulls.shelf.data_dir, REPO)
     assert record
     assert record.projector
     assert find(REPO, pulls.shelf).parts == (path,)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmcli.models.hub.ramp import FAST, GAIN, MOST, WINDOW, Ramp
+from llmcli.models.download.transfer import FAST, GAIN, MOST, WINDOW, Ramp
 
 
 def connections(speed_with: dict[int, float]) -> int:

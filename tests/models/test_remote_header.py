@@ -10,9 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.errors import LlmcliError, ModelInvalidError, NetworkError
-from llmcli.models.gguf import remote
-from llmcli.models.gguf.parser import GGUFHeader, HeaderCutError, parse_header, read_header
-from llmcli.models.gguf.remote import MAX_READ, read_remote_header
+from llmcli.models.gguf import parser
+from llmcli.models.gguf.parser import (
+    MAX_READ,
+    GGUFHeader,
+    HeaderCutError,
+    parse_header,
+    read_header,
+    read_remote_header,
+)
 from tests.models.gguf_writer import ARRAY, MODEL, STRING, U8, U32, Raw, Tensor, Typed, write_gguf
 from tests.models.test_gguf import BROKEN, OTHERS, busy_file
 
@@ -213,7 +219,7 @@ def outcome(data: bytes) -> GGUFHeader | str:
 def outcome_in_pieces(data: bytes, ends: Sequence[int]) -> GGUFHeader | str:
     """The same from afar; an error other than ModelInvalidError is left to fail the test."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(remote, "_ENDS", ends)
+        patch.setattr(parser, "_ENDS", ends)
         try:
             return Server(data).header()
         except ModelInvalidError as error:

@@ -7,15 +7,12 @@ import pytest
 from huggingface_hub import scan_cache_dir
 
 from llmcli.errors import DiskError
-from llmcli.models import starter
-from llmcli.models.hub import records
-from llmcli.models.hub.cache import partial_path
-from llmcli.models.hub.cached import cached_models
-from llmcli.models.hub.records import Record
+from llmcli.models import locations
+from llmcli.models.hub import cache
+from llmcli.models.hub.cache import Record, cached_models, partial_path
 from llmcli.models.hub.repo_files import RepoFile
-from llmcli.models.inventory import inventory
+from llmcli.models.inventory import Removal, inventory, plan_removal, remove
 from llmcli.models.locations import Shelf
-from llmcli.models.remove import Removal, plan_removal, remove
 from tests.models.hub_folder import (
     NEW,
     OLD,
@@ -198,9 +195,9 @@ def test_a_record_of_the_removed_model_is_forgotten(shelf: Shelf) -> None:
     for name, reference in (("m-Q4_K_M.gguf", REPO), ("m-Q8_0.gguf", f"{REPO}:Q8_0")):
         add_file(shelf.hub, name, name.encode())
         file = RepoFile(name, len(name), sha256(name.encode()))
-        records.save(shelf.data_dir, Record(reference, REPO, NEW, (file,), None, "", 1.0))
+        cache.save_revision(shelf.data_dir, Record(reference, REPO, NEW, (file,), None, "", 1.0))
     remove_model(shelf, f"{REPO}:Q4_K_M")
-    assert [record.reference for record in records.all_records(shelf.data_dir)] == [f"{REPO}:Q8_0"]
+    assert [record.reference for record in cache.all_revisions(shelf.data_dir)] == [f"{REPO}:Q8_0"]
 
 
 @pytest.fixture
@@ -311,9 +308,9 @@ def test_remove_ignores_missing_file(shelf: Shelf) -> None:
 
 
 def test_the_starter_and_a_file_from_an_address_are_removed(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(starter, "SIZE", 5)
+    monkeypatch.setattr(locations, "SIZE", 5)
     place = shelf.cache_dir / "urls" / "0123" / "x.gguf"
-    for path in (starter.starter_path(shelf.cache_dir), place):
+    for path in (locations.starter_path(shelf.cache_dir), place):
         path.parent.mkdir(parents=True)
         path.write_bytes(b"small")
     for item in inventory(shelf):

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from llmcli.errors import NetworkError
-from llmcli.models.hub import retries
-from llmcli.models.hub.retries import ENOUGH, LONGEST_PAUSE, PassingError, Patience
+from llmcli.models.download import http
+from llmcli.models.download.http import ENOUGH, LONGEST_PAUSE, PassingError, Patience
 
 
 class Clock(threading.Event):
@@ -131,7 +131,7 @@ def test_lost_network_is_retried_after_progress(patience: Patience) -> None:
 
 
 def test_a_stop_ends_the_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retries, "FIRST_PAUSE", 1000.0)
+    monkeypatch.setattr(http, "FIRST_PAUSE", 1000.0)
     stop = threading.Event()
     stop.set()
     begin = time.monotonic()
@@ -140,7 +140,7 @@ def test_a_stop_ends_the_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_wait_works_without_a_stop_event(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retries, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(http, "FIRST_PAUSE", 0.02)
     begin = time.monotonic()
     say: Callable[[str], None] = lambda _text: None  # noqa: E731
     Patience(say).wait(RESET)

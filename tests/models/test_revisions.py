@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from llmcli.models import uses
-from llmcli.models.hub import records
-from llmcli.models.hub.records import Record
+from llmcli.models import notes
+from llmcli.models.hub import cache
+from llmcli.models.hub.cache import Record
 from llmcli.models.hub.repo_files import RepoFile
 from tests.models.hub_folder import NEW, REPO
 
@@ -21,50 +21,50 @@ RECORD = Record(f"{REPO}:Q4_K_M", REPO, NEW, FILES, RepoFile("mmproj-é.gguf", 7
 
 def written(data: Path, **changes: Any) -> Record | None:
     """What is read of a record with these values changed by another hand."""
-    records.save(data, RECORD)
+    cache.save_revision(data, RECORD)
     (path,) = (data / "pulled").iterdir()
     path.write_text(json.dumps(asdict(RECORD) | changes))
-    return records.load(data, RECORD.reference)
+    return cache.load_revision(data, RECORD.reference)
 
 
 def test_record_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
-    records.save(tmp_path, RECORD)
-    assert records.load(tmp_path, RECORD.reference) == RECORD
-    assert records.all_records(tmp_path) == [RECORD]
+    cache.save_revision(tmp_path, RECORD)
+    assert cache.load_revision(tmp_path, RECORD.reference) == RECORD
+    assert cache.all_revisions(tmp_path) == [RECORD]
 
 
 def test_without_records_there_are_none(tmp_path: Path) -> None:
-    assert records.load(tmp_path / "none", REPO) is None
-    assert records.all_records(tmp_path / "none") == []
-    records.forget(tmp_path / "none", REPO)
+    assert cache.load_revision(tmp_path / "none", REPO) is None
+    assert cache.all_revisions(tmp_path / "none") == []
+    cache.forget_revision(tmp_path / "none", REPO)
 
 
 def test_a_newer_record_takes_the_place_of_the_older_one(tmp_path: Path) -> None:
-    records.save(tmp_path, RECORD)
+    cache.save_revision(tmp_path, RECORD)
     newer = replace(RECORD, commit="c" * 40, projector=None, time=2.0)
-    records.save(tmp_path, newer)
-    assert records.all_records(tmp_path) == [newer]
+    cache.save_revision(tmp_path, newer)
+    assert cache.all_revisions(tmp_path) == [newer]
 
 
 def test_references_that_look_alike_keep_records_of_their_own(tmp_path: Path) -> None:
     names = ["o/r:Q4", "o/r@Q4", "o/r/Q4", "o-r:Q4", "O/R:Q4", "o/r:Q4@main", "o/" + "r" * 96, "o/" + "r" * 95 + "s"]
     for number, name in enumerate(names):
-        records.save(tmp_path, replace(RECORD, reference=name, time=float(number)))
-    assert [record.reference for record in records.all_records(tmp_path)] == names[::-1]  # the newest first
-    assert all(records.load(tmp_path, name) for name in names)
+        cache.save_revision(tmp_path, replace(RECORD, reference=name, time=float(number)))
+    assert [record.reference for record in cache.all_revisions(tmp_path)] == names[::-1]  # the newest first
+    assert all(cache.load_revision(tmp_path, name) for name in names)
 
 
 def test_forget_removes_only_one_record(tmp_path: Path) -> None:
     other = replace(RECORD, reference="a/b")
-    records.save(tmp_path, RECORD)
-    records.save(tmp_path, other)
-    records.forget(tmp_path, RECORD.reference)
-    assert records.all_records(tmp_path) == [other]
+    cache.save_revision(tmp_path, RECORD)
+    cache.save_revision(tmp_path, other)
+    cache.forget_revision(tmp_path, RECORD.reference)
+    assert cache.all_revisions(tmp_path) == [other]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX modes")
 def test_records_are_private(tmp_path: Path) -> None:
-    records.save(tmp_path, RECORD)
+    cache.save_revision(tmp_path, RECORD)
     (path,) = (tmp_path / "pulled").iterdir()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
@@ -77,12 +77,12 @@ def test_records_are_private(tmp_path: Path) -> None:
 )
 def test_damaged_record_is_ignored(tmp_path: Path, content: bytes) -> None:
     other = replace(RECORD, reference="a/b")
-    records.save(tmp_path, RECORD)
+    cache.save_revision(tmp_path, RECORD)
     (path,) = (tmp_path / "pulled").iterdir()
     path.write_bytes(content)
-    records.save(tmp_path, other)
-    assert records.load(tmp_path, RECORD.reference) is None
-    assert records.all_records(tmp_path) == [other]
+    cache.save_revision(tmp_path, other)
+    assert cache.load_revision(tmp_path, RECORD.reference) is None
+    assert cache.all_revisions(tmp_path) == [other]
 
 
 @pytest.mark.parametrize(
@@ -126,30 +126,30 @@ def test_a_record_with_a_value_that_cannot_be_is_none(tmp_path: Path, changes: d
 
 def test_a_folder_in_the_place_of_a_record_is_none(tmp_path: Path) -> None:
     (tmp_path / "pulled" / "x.json").mkdir(parents=True)
-    assert records.all_records(tmp_path) == []
+    assert cache.all_revisions(tmp_path) == []
 
 
 def test_last_use_is_the_same_for_links_to_a_file(tmp_path: Path) -> None:
     file, link = tmp_path / "m.gguf", tmp_path / "link.gguf"
     file.write_bytes(b"x")
     link.symlink_to(file)
-    assert uses.last_use(tmp_path / "data", file) is None
-    uses.note_use(tmp_path / "data", link)
-    first = uses.last_use(tmp_path / "data", file)
+    assert notes.last_use(tmp_path / "data", file) is None
+    notes.note_use(tmp_path / "data", link)
+    first = notes.last_use(tmp_path / "data", file)
     assert first is not None
-    assert uses.last_use(tmp_path / "data", tmp_path / "other.gguf") is None
+    assert notes.last_use(tmp_path / "data", tmp_path / "other.gguf") is None
 
 
 def test_a_further_use_is_later(tmp_path: Path) -> None:
-    uses.note_use(tmp_path, tmp_path / "m.gguf")
+    notes.note_use(tmp_path, tmp_path / "m.gguf")
     (marker,) = (tmp_path / "used").iterdir()
     os.utime(marker, (1000, 1000))
-    assert uses.last_use(tmp_path, tmp_path / "m.gguf") == 1000
-    uses.note_use(tmp_path, tmp_path / "m.gguf")
-    assert (uses.last_use(tmp_path, tmp_path / "m.gguf") or 0) > 1_000_000_000
+    assert notes.last_use(tmp_path, tmp_path / "m.gguf") == 1000
+    notes.note_use(tmp_path, tmp_path / "m.gguf")
+    assert (notes.last_use(tmp_path, tmp_path / "m.gguf") or 0) > 1_000_000_000
 
 
 def test_unwritable_folder_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("in the way")
-    uses.note_use(tmp_path / "data", tmp_path / "m.gguf")
-    assert uses.last_use(tmp_path / "data", tmp_path / "m.gguf") is None
+    notes.note_use(tmp_path / "data", tmp_path / "m.gguf")
+    assert notes.last_use(tmp_path / "data", tmp_path / "m.gguf") is None

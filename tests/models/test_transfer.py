@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.errors import ModelInvalidError, NetworkError
-from llmcli.models.download import partial_file
-from llmcli.models.hub import ramp, retries
+from llmcli.models.download import http, partial_file, transfer
 from tests.hub.server import Fault
 from tests.models.pulls import FILE, MIB, REPO, Pulls, pulling, sha256, some_bytes, wait_until
 
@@ -34,7 +33,7 @@ def pulls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pulls]:
 
 
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ramp, "WINDOW", 0.1)
+    monkeypatch.setattr(transfer, "WINDOW", 0.1)
     monkeypatch.setattr(partial_file, "SMALLEST", 1 << 18)
     monkeypatch.setattr(partial_file, "WRITTEN_DOWN", 1 << 15)
 
@@ -69,7 +68,7 @@ def test_more_connections_where_each_is_slow(pulls: Pulls, monkeypatch: pytest.M
 
 def test_transfer_uses_one_connection_if_second_does_not_pay(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(partial_file, "SMALLEST", SIZE)
-    monkeypatch.setattr(ramp, "WINDOW", 0.02)
+    monkeypatch.setattr(transfer, "WINDOW", 0.02)
     pulls.hub.throttle = 16 * MIB
     pulls.pull()
     assert len(pulls.hub.requests("cdn")) == 1
@@ -168,7 +167,7 @@ def test_a_byte_now_and_then_is_no_progress(pulls: Pulls, monkeypatch: pytest.Mo
     with pytest.raises(NetworkError, match="8 attempts"):
         pulls.pull()
     assert len(pulls.hub.requests("cdn")) == 8
-    monkeypatch.setattr(retries, "ENOUGH", 1000)  # each answer is progress now
+    monkeypatch.setattr(http, "ENOUGH", 1000)  # each answer is progress now
     assert sha256(pulls.pull()) == DIGEST
 
 

@@ -7,9 +7,20 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llmcli.errors import LlmcliError, ModelNotFoundError, UsageError
-from llmcli.models.hub.quantizations import nominal_bits, quantization_of
-from llmcli.models.hub.repo_files import RepoFile, Variant, is_safe_path, projector_for, projectors, variants
-from llmcli.models.hub.select import choose, fits, needed, pick
+from llmcli.models.hub.repo_files import (
+    RepoFile,
+    Variant,
+    choose,
+    fits,
+    is_safe_path,
+    needed,
+    nominal_bits,
+    pick,
+    projector_for,
+    projectors,
+    quantization_of,
+    variants,
+)
 
 GIB = 1 << 30
 REPO = "owner/Model-GGUF"

@@ -1,9 +1,9 @@
 """Download a model with messages and progress bars, and explain how to resume after an interruption."""
 
-from llmcli.chat.library import shelf
 from llmcli.engine.llama import hardware
-from llmcli.models.find import ModelFile, NotHereError, find
-from llmcli.models.hub import environment, records
+from llmcli.models.hub import cache, environment
+from llmcli.models.locations import ModelFile, NotHereError, shelf
+from llmcli.models.lookup import find
 from llmcli.models.reference import HubReference, UrlReference
 from llmcli.models.sources.hub import Plan, plan, pull
 from llmcli.models.sources.url import UrlPlan, plan_url, pull_url
@@ -69,7 +69,7 @@ def update_of(planned: Planned, settings: Settings) -> str:
     """A message if the reference now means other files than when it was pulled; "" if not."""
     if isinstance(planned, UrlPlan):
         return ""
-    old = records.load(shelf(settings).data_dir, str(planned.reference))
+    old = cache.load_revision(shelf(settings).data_dir, str(planned.reference))
     if old is None or old.files == planned.variant.parts:
         return ""
     version = f"commit {old.commit[:8]}, pulled {ago(old.time)}"

@@ -9,8 +9,7 @@ import typer
 from llmcli.cli.options import complete_wanted, with_settings
 from llmcli.config.layers import resolve_settings
 from llmcli.errors import ExitStatus, UsageError
-from llmcli.models.hub.repo_files import Variant, projectors, variants
-from llmcli.models.hub.select import Choice, choose, fits, pick
+from llmcli.models.hub.repo_files import Choice, Variant, choose, fits, pick, projectors, variants
 from llmcli.params.settings import Layer
 from llmcli.text import count, gigabytes, plural
 from llmcli.ui.terminal.console import console
@@ -42,8 +41,8 @@ def pull(
 
     Every file is verified. The path of the model is printed to stdout.
     """
-    from llmcli.chat.library import to_download
     from llmcli.cli.models.download import describe, fetch_planned, found_offline, plan_reference, update_of
+    from llmcli.models.lookup import to_download
 
     settings = resolve_settings(flags)
     wanted = to_download(reference, settings)
@@ -80,11 +79,11 @@ def files(
 
     The table shows size, bits per weight, and whether a model fits into the memory of this machine.
     """
-    from llmcli.chat.library import to_download
     from llmcli.cli.models.download import warn_about_token
     from llmcli.engine.llama import hardware
     from llmcli.models.hub import api
-    from llmcli.models.hub.faults import page
+    from llmcli.models.hub.environment import page
+    from llmcli.models.lookup import to_download
     from llmcli.models.reference import HubReference
 
     settings = resolve_settings(flags)

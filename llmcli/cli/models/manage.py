@@ -10,6 +10,8 @@ import typer
 from llmcli.cli.options import complete_reference, with_settings
 from llmcli.config.layers import resolve_settings
 from llmcli.errors import ExitStatus, ModelNotFoundError, UsageError
+from llmcli.models.download import partial_file
+from llmcli.models.sources import folder
 from llmcli.params.settings import Layer, Settings
 from llmcli.text import ago, gigabytes, plural
 from llmcli.ui.terminal.ask import can_ask, confirm
@@ -18,7 +20,7 @@ from llmcli.ui.terminal.output import put_line
 from llmcli.ui.terminal.table import put_rows
 
 if TYPE_CHECKING:
-    from llmcli.models.hub.partials import Unfinished
+    from llmcli.models.download.partial_file import Unfinished
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Reference = Annotated[
@@ -37,11 +39,10 @@ def remove_model(
 
     The files and the freed disk space are shown first. Files that another model shares are kept.
     """
-    from llmcli.chat.library import shelf
-    from llmcli.models.find import NotHereError, find
-    from llmcli.models.inventory import incomplete_item, item_of
+    from llmcli.models.inventory import incomplete_item, item_of, plan_removal, remove
+    from llmcli.models.locations import NotHereError, shelf
+    from llmcli.models.lookup import find
     from llmcli.models.reference import HubReference
-    from llmcli.models.remove import plan_removal, remove
 
     place = shelf(resolve_settings(flags))
     try:
@@ -85,10 +86,9 @@ def verify(
     The checksum of each file is computed and compared with the published one. The exit status is 8 if a file is
     damaged.
     """
-    from llmcli.chat.library import shelf
-    from llmcli.models.check import check
-    from llmcli.models.find import find
-    from llmcli.models.inventory import inventory, item_of
+    from llmcli.models.inventory import check, inventory, item_of
+    from llmcli.models.locations import shelf
+    from llmcli.models.lookup import find
     from llmcli.ui.download import Downloads
 
     place = shelf(resolve_settings(flags))
@@ -119,14 +119,13 @@ def partials(
     as_json: Json = False,
 ) -> int:
     """List, resume or delete interrupted downloads."""
-    from llmcli.chat.library import shelf
-    from llmcli.models.hub import partials as store
+    from llmcli.models.locations import shelf
 
     settings = resolve_settings(flags)
     if resume and remove:
         raise UsageError("--resume and --remove cannot be used together", "use one of them")
     place = shelf(settings)
-    found = store.partials(place.hub, place.cache_dir, place.data_dir)
+    found = partial_file.interrupted_downloads(place.hub, place.cache_dir, place.data_dir)
     chosen = [one for one in found if name in (None, one.name, one.path.name)]
     if name is not None and not chosen:
         raise ModelNotFoundError(f"no interrupted download '{name}'", "list them with `llmcli models partials`")
@@ -148,9 +147,9 @@ def partials(
 
 
 def _delete(chosen: Sequence["Unfinished"], data_dir: Path) -> int:
-    from llmcli.models.hub import partials as store
+    from llmcli.models.download import partial_file as store
 
-    deleted = [one for one in chosen if store.remove(one, data_dir)]
+    deleted = [one for one in chosen if partial_file.remove_interrupted(one, data_dir)]
     for one in chosen:
         if one not in deleted:
             why = "the download is active" if one.is_ours else "another program started it"
@@ -195,10 +194,10 @@ def alias(
 
     Without arguments, all aliases are listed.
     """
-    from llmcli.chat.library import to_download
     from llmcli.config import file
     from llmcli.files import check_name
-    from llmcli.models.starter import STARTER
+    from llmcli.models.locations import STARTER
+    from llmcli.models.lookup import to_download
 
     known = file.aliases()
     if name is None:
@@ -236,11 +235,14 @@ def import_folders(
     Models of Ollama, LM Studio or any folder are read where they are. They are never copied or changed.
     """
     from llmcli.config import file
-    from llmcli.models import lmstudio
+    from llmcli.models.sources import folder as lmstudio
     from llmcli.models.sources import ollama
     from llmcli.models.sources.folder import models_in
 
-    chosen = [folder.expanduser().absolute() for folder in folders or []] or [*ollama.stores(), *lmstudio.folders()]
+    chosen = [folder.expanduser().absolute() for folder in folders or []] or [
+        *ollama.stores(),
+        *folder.lmstudio_folders(),
+    ]
     if not chosen:
         searched = ", ".join(map(str, [*ollama.searched_folders(), *lmstudio.searched_folders()]))
         raise ModelNotFoundError(

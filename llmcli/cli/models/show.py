@@ -32,9 +32,9 @@ def list_models(
 
     A model with an alias is listed by its alias; the line below it is the model or file that the alias names.
     """
-    from llmcli.chat.library import shelf
     from llmcli.config.layers import resolve_settings
     from llmcli.models.inventory import inventory_with_aliases
+    from llmcli.models.locations import shelf
 
     items = inventory_with_aliases(shelf(resolve_settings(flags)))
     if as_json:

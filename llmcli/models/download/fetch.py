@@ -9,17 +9,14 @@ from pathlib import Path
 from urllib.parse import quote
 
 from llmcli.errors import DiskError, ModelInvalidError
-from llmcli.models.download.http import hub_headers
-from llmcli.models.download.partial_file import Partial, bytes_here
-from llmcli.models.download.transfer import Transfer
+from llmcli.models.download.http import Say, hub_headers
+from llmcli.models.download.partial_file import Partial, bytes_here, exclusive
+from llmcli.models.download.transfer import Source, Transfer
 from llmcli.models.hub import cache as layout
 from llmcli.models.hub import environment
-from llmcli.models.hub.lock import only_one
 from llmcli.models.hub.repo_files import RepoFile
-from llmcli.models.hub.retries import Say
-from llmcli.models.hub.source import Source
+from llmcli.models.locations import Progress
 from llmcli.models.reference import HubReference
-from llmcli.models.starter import Progress
 
 MARGIN = 64 << 20  # bytes of disk space that stay free
 _GB = 10**9
@@ -101,7 +98,7 @@ def fetch(wanted: Wanted, progress: Progress, say: Say, check: Callable[[], None
             return
 
     try:
-        with only_one(lock, wanted.file.path, say, waiting):
+        with exclusive(lock, wanted.file.path, say, waiting):
             check()
             if wanted.is_here():
                 Partial(wanted.partial, wanted.file.size).discard()  # another program was faster

@@ -1,19 +1,22 @@
-"""The partial file of a download, which any later process can resume.
+"""A download that is not finished: which bytes are here, who works on it, and how to find it again."""
 
-With one connection, the length of the file is the progress. With several connections the file has gaps, so their
-positions are in `<name>.ranges`, written after the data: a killed process loses only what it had not recorded
-yet. The checksum at the end proves that the bytes are correct.
-"""
-
+import contextlib
 import json
 import os
+import socket
 import stat
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 
 from llmcli.errors import DiskError
+from llmcli.files import replace_private
+from llmcli.models.download.http import Say
+from llmcli.models.hub import cache
+from llmcli.models.hub.cache import models_of
 
 WRITTEN_DOWN = 512 << 10  # bytes of one segment between two records of its position
 SMALLEST = 8 << 20  # bytes; a smaller rest is not worth another connection
@@ -151,3 +154,159 @@ def _length(path: Path) -> int:
     if not stat.S_ISREG(info.st_mode):
         raise DiskError(f"{path} is not a regular file", "inspect it and remove it")
     return info.st_size
+
+
+@contextmanager
+def exclusive(lock: Path, what: str, say: Say, waiting: Callable[[], None]) -> Iterator[None]:
+    """Lock for the time of the block. While another process has the lock, report it once and call `waiting`.
+
+    The lock only saves work: on a file system with broken locks, the checksum at the end still protects the file.
+    """
+    from filelock import FileLock, SoftFileLock, Timeout  # imported here: 70 ms that only downloads need
+
+    holder = lock.with_suffix(".llmcli")
+    kind: type[FileLock] | type[SoftFileLock] = FileLock
+    guard = kind(lock)
+    reported = False
+    while True:
+        try:
+            guard.acquire(timeout=0.5 if reported else 0)
+            break
+        except Timeout:
+            if not reported:
+                say(f"waiting for {_holder_name(holder)} to download {what}")
+            reported = True
+            waiting()
+        except NotImplementedError:  # a file system without locks
+            guard = SoftFileLock(lock)
+    try:
+        with contextlib.suppress(OSError):
+            holder.unlink(missing_ok=True)
+            with holder.open("x") as file:  # "x" does not follow a planted link
+                file.write(f"{os.getpid()} {socket.gethostname()}")
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            holder.unlink(missing_ok=True)
+        guard.release()
+
+
+@contextmanager
+def try_exclusive(lock: Path) -> Iterator[bool]:
+    """Lock for the time of the block if no other process has the lock; gives whether it was free."""
+    from filelock import FileLock, Timeout
+
+    guard = FileLock(lock)
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        guard.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    except NotImplementedError:  # a file system without locks
+        yield True
+        return
+    try:
+        yield True
+    finally:
+        guard.release()
+
+
+def _holder_name(holder: Path) -> str:
+    with contextlib.suppress(OSError, ValueError):
+        pid, host = holder.read_text()[:300].split()
+        is_local = host == socket.gethostname()
+        if is_local and not _is_running(int(pid)):
+            return "another program"
+        return f"process {int(pid)}" + ("" if is_local else f" on {host}")
+    return "another program"
+
+
+def _is_running(pid: int) -> bool:
+    """Whether the process exists; a killed process leaves its file behind."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """An interrupted download. `name` is the reference to pull; `size` is 0 (unknown) if another program started it."""
+
+    name: str
+    path: Path
+    here: int
+    size: int
+    time: float
+
+    @property
+    def is_ours(self) -> bool:
+        return ".llmcli." in self.path.name
+
+
+def record_partial(data_dir: Path, partial: Path, reference: str, size: int) -> None:
+    """Record the reference of a download that starts now; without the record, the download has no name."""
+    with contextlib.suppress(OSError):
+        replace_private(_record_path(data_dir, partial), json.dumps({"reference": reference, "size": size}).encode())
+
+
+def discard_record(data_dir: Path, partial: Path) -> None:
+    """Remove the record of a completed download."""
+    with contextlib.suppress(OSError):
+        _record_path(data_dir, partial).unlink(missing_ok=True)
+
+
+def interrupted_downloads(hub: Path, cache_dir: Path, data_dir: Path) -> list[Unfinished]:
+    """All interrupted downloads, the latest first, including those of other Hugging Face tools."""
+    paths = [*hub.glob("models--*/blobs/*.incomplete"), *(cache_dir / "urls").glob("*/*" + cache.PARTIAL)]
+    found = [_unfinished(path, data_dir) for path in paths if path.is_file() and not path.is_symlink()]
+    return sorted((one for one in found if one.here), key=lambda one: -one.time)
+
+
+def remove_interrupted(one: Unfinished, data_dir: Path) -> bool:
+    """Delete a partial download of llmcli; False if another program started it or it is active. Raises OSError."""
+    if not one.is_ours:
+        return False
+    with try_exclusive(_lock_of(one.path)) as free:
+        if free:
+            one.path.unlink(missing_ok=True)
+            one.path.with_name(one.path.name + NOTES).unlink(missing_ok=True)
+            discard_record(data_dir, one.path)
+    return free
+
+
+def has_whole_parts(one: Unfinished) -> bool:
+    """Whether the interrupted pull also left complete parts of a split model."""
+    folder = one.path.parent.parent
+    repo = cache.repo_of(folder.name)
+    return bool(repo and models_of(folder.parent, repo, whole=False))
+
+
+def _lock_of(partial: Path) -> Path:
+    """The lock file of this download."""
+    target = partial.with_name(partial.name.removesuffix(cache.PARTIAL))
+    if target.parent.name == "blobs":
+        folder = target.parent.parent
+        return folder.parent / ".locks" / folder.name / f"{target.name}.lock"
+    return target.with_suffix(".lock")
+
+
+def _unfinished(path: Path, data_dir: Path) -> Unfinished:
+    info = path.stat()
+    try:
+        data = json.loads(_record_path(data_dir, path).read_bytes()[: 1 << 16])
+        reference, size = str(data["reference"]), int(data["size"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        reference, size = cache.repo_of(path.parent.parent.name) or path.name, 0
+    here = bytes_here(path, size) if size else info.st_size
+    return Unfinished(reference, path, here, size, info.st_mtime)
+
+
+def _record_path(data_dir: Path, partial: Path) -> Path:
+    return data_dir / "unfinished" / f"{partial.name.removesuffix(cache.PARTIAL)[:80]}.json"

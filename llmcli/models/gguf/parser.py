@@ -6,19 +6,16 @@ process or use up the memory. The file is memory-mapped: about 10 ms for a vocab
 
 import mmap
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError
-from llmcli.models.gguf import sniff
+from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError, NetworkError
 from llmcli.models.gguf.cursor import ArraySummary, Cursor, HeaderCutError, Value, damaged, quote
 from llmcli.models.gguf.header import GGUFHeader
-from llmcli.models.gguf.limits import alignment_of, check_metadata
 from llmcli.models.gguf.tensors import TensorInfo, padded, read_tensors
 
 __all__ = ["ArraySummary", "GGUFHeader", "HeaderCutError", "TensorInfo", "Value", "parse_header", "read_header"]
-
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MAX_TENSORS = 1 << 16  # the largest published models have a few thousand
@@ -26,6 +23,34 @@ MAX_KEYS = 1 << 16
 MAX_KEY = 65535  # bytes
 _UINT32 = 4
 _MAX_UNMAPPABLE = 64 << 20  # bytes read from a file system that cannot map files
+MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
+MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS
+MAX_TEMPLATE = 1 << 20  # characters; the longest known chat templates have about 20,000
+MAX_ALIGNMENT = 1 << 20
+DEFAULT_ALIGNMENT = 32
+_NOT_LOADABLE = "get another version of the model: llama.cpp cannot load this file"
+HEAD_BYTES = 1024  # the bytes that `explain` needs
+_AGAIN = "download the model again"
+_OTHER_FORMAT = "get a GGUF version of the model: run `llmcli models search NAME`"
+_UNPACK = "unpack it and give the path of the .gguf file"
+# (first bytes, message, hint)
+_MAGICS: tuple[tuple[bytes, str, str], ...] = (
+    (b"PK\x03\x04", "this is a zip archive or a PyTorch checkpoint, not a GGUF model", _OTHER_FORMAT),
+    (b"PK\x05\x06", "this is an empty zip archive, not a model", _AGAIN),
+    (b"\x1f\x8b", "this is a gzip archive, not a model", _UNPACK),
+    (b"\x28\xb5\x2f\xfd", "this is a zstd archive, not a model", _UNPACK),
+    (b"\xfd7zXZ\x00", "this is an xz archive, not a model", _UNPACK),
+    (b"7z\xbc\xaf\x27\x1c", "this is a 7z archive, not a model", _UNPACK),
+    (b"\x89HDF", "this is an HDF5 file (Keras), not a GGUF model", _OTHER_FORMAT),
+    (b"lmgg", "this is a model in the old GGML format, which llama.cpp no longer reads", _OTHER_FORMAT),
+    (b"fmgg", "this is a model in the old GGMF format, which llama.cpp no longer reads", _OTHER_FORMAT),
+    (b"tjgg", "this is a model in the old GGJT format, which llama.cpp no longer reads", _OTHER_FORMAT),
+)
+_PAGES = (b"<!doctype html", b"<html", b"<head", b"<?xml", b"<error")
+# (start, end), end exclusive -> exactly these bytes, or fewer at the end of the file; may raise LlmcliError
+Fetch = Callable[[int, int], bytes]
+MAX_READ = 32 << 20  # bytes; a vocabulary of 256,000 with its merges takes about 10 MiB
+_ENDS = tuple(MAX_READ >> halvings for halvings in range(5, -1, -1))  # 1 MiB, then twice as much each time
 
 
 def read_header(path: Path) -> GGUFHeader:
@@ -70,7 +95,7 @@ def parse_header(view: mmap.mmap | bytes, size: int) -> GGUFHeader:
     Raises ModelInvalidError; it is a HeaderCutError when `view` ends inside the header.
     """
     if view[:4] != MAGIC:
-        raise sniff.explain(view[: sniff.HEAD_BYTES], size)
+        raise explain(view[:HEAD_BYTES], size)
     cursor = Cursor(view, len(MAGIC), size)
     version = cursor.u32()
     _check_version(version)
@@ -126,3 +151,145 @@ def _os_error(path: Path, error: OSError) -> LlmcliError:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return ModelNotFoundError(f"file not found: {path}", "check the path")
     return DiskError(f"cannot read {path}: {error.strerror or error}", "check its permissions")
+
+
+def check_metadata(metadata: Mapping[str, Value], n_tensors: int) -> None:
+    """Raise ModelInvalidError for metadata that no valid model has."""
+    parts, part = metadata.get("split.count", 0), metadata.get("split.no", 0)
+    if isinstance(parts, int) and isinstance(part, int) and 0 < part < parts:
+        return  # only the first part of a split model describes it
+    architecture = metadata.get("general.architecture")
+    if not isinstance(architecture, str) or not architecture:
+        raise ModelInvalidError("this GGUF file is not a model (no general.architecture)", _NOT_LOADABLE)
+    if not n_tensors and "split.count" not in metadata and "tokenizer.ggml.model" not in metadata:
+        raise ModelInvalidError("the file has neither tensors nor a vocabulary", _NOT_LOADABLE)
+    _check_layers(metadata, architecture)
+    _check_experts(metadata, architecture)
+    for key, value in metadata.items():
+        if key.startswith("tokenizer.chat_template") and isinstance(value, str) and len(value) > MAX_TEMPLATE:
+            raise damaged(f"{quote(key)} has {len(value)} characters, the limit is {MAX_TEMPLATE}")
+
+
+def alignment_of(metadata: Mapping[str, Value]) -> int:
+    """general.alignment in bytes: a power of two up to 1 MiB (default 32)."""
+    alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+    if not isinstance(alignment, int) or alignment & (alignment - 1) or not 1 <= alignment <= MAX_ALIGNMENT:
+        raise damaged(f"general.alignment is {alignment!r}, not a power of two up to 1 MiB")
+    return alignment
+
+
+def _check_layers(metadata: Mapping[str, Value], architecture: str) -> None:
+    layers = metadata.get(f"{architecture}.block_count")
+    if not isinstance(layers, int):
+        return  # llama.cpp has a clean error for a missing value
+    if not 1 <= layers <= MAX_LAYERS:
+        raise damaged(f"block_count must be 1 to {MAX_LAYERS}, got {layers}")
+    for key in ("nextn_predict_layers", "posnet.block_count", "convnext.block_count"):
+        extra = metadata.get(f"{architecture}.{key}", 0)
+        if isinstance(extra, int) and extra > layers:
+            raise damaged(f"{key} must be at most block_count ({layers}), got {extra}")
+
+
+def _check_experts(metadata: Mapping[str, Value], architecture: str) -> None:
+    experts = _largest(metadata.get(f"{architecture}.expert_count"))
+    used = _largest(metadata.get(f"{architecture}.expert_used_count"))
+    groups = _largest(metadata.get(f"{architecture}.expert_group_count"))
+    used_groups = _largest(metadata.get(f"{architecture}.expert_group_used_count"))
+    is_valid = experts <= MAX_EXPERTS and used <= experts and (used > 0) == (experts > 0)
+    is_valid = is_valid and (groups == 0 or groups < experts)
+    if groups > 1:
+        is_valid = is_valid and experts % groups == 0 and 0 < used_groups < groups
+    if not is_valid:
+        raise damaged(f"invalid expert counts: {used} of {experts} used, {used_groups} of {groups} groups")
+
+
+def _largest(value: Value | None) -> int:
+    """The largest value of a setting that is one number or a list with one per layer; 0 if it is missing."""
+    numbers = value if isinstance(value, list) else [value]
+    return max((number for number in numbers if isinstance(number, int)), default=0)
+
+
+def explain(head: bytes, size: int) -> ModelInvalidError:
+    """The error for a file of `size` bytes whose first bytes, `head`, are not those of a GGUF file."""
+    message, hint = _name(head, size)
+    return ModelInvalidError(message, hint)
+
+
+def _name(head: bytes, size: int) -> tuple[str, str]:
+    if size == 0:
+        return "the file is empty: the download failed", _AGAIN
+    for magic, message, hint in _MAGICS:
+        if head.startswith(magic):
+            return message, hint
+    if head.startswith(b"version https://git-lfs"):
+        return "this is a Git LFS pointer, not the model itself", "run `git lfs pull` in its repository"
+    if _is_safetensors(head, size):
+        return "this is a safetensors file, not a GGUF model", _OTHER_FORMAT
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return "this is a Python pickle (an old PyTorch checkpoint), not a GGUF model", _OTHER_FORMAT
+    return _name_text(head)
+
+
+def _is_safetensors(head: bytes, size: int) -> bool:
+    """A safetensors file begins with the length of its JSON header in 8 bytes, then that JSON."""
+    return head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= max(size - 8, 2)
+
+
+def _name_text(head: bytes) -> tuple[str, str]:
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if text.lower().startswith(_PAGES):
+        return "this is a web page, not a model: the download failed", _AGAIN
+    if text[:1] in (b"{", b"["):
+        return "this is JSON text, not a model: the server sent an error or an index", _AGAIN
+    if not head.strip(b"\x00"):
+        return "the file begins with zeros: its download is incomplete", _AGAIN
+    if text and all(byte >= 0x20 or byte in b"\t\r\n" for byte in head[:64]) and _is_utf8(head[:64]):
+        return "this is plain text, not a model", _AGAIN
+    return f"this is not a GGUF file: it begins with {head[:4]!r} instead of b'GGUF'", _OTHER_FORMAT
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        return error.start >= len(data) - 3  # the sample can end inside a character
+    return True
+
+
+def read_remote_header(fetch: Fetch, size: int, name: str) -> GGUFHeader:
+    """The validated header of the file `name` of `size` bytes, equal to the result of `read_header`.
+
+    Raises ModelInvalidError (not a valid GGUF file, or a header over 32 MiB), NetworkError (the wrong bytes) and
+    what `fetch` raises.
+    """
+    head = b""
+    for end in _ENDS:
+        head += _piece(fetch, len(head), min(end, size), name)
+        try:
+            return parse_header(head, size)
+        except HeaderCutError as cut:
+            if cut.needed > MAX_READ:
+                break
+        except ModelInvalidError as error:
+            raise ModelInvalidError(f"{name}: {error}", _hint(error)) from None
+    raise ModelInvalidError(
+        f"the header of {name} is longer than {MAX_READ >> 20} MiB, the limit for a remote file",
+        "download the file if you trust its publisher; it may be damaged",
+    )
+
+
+def _piece(fetch: Fetch, start: int, end: int, name: str) -> bytes:
+    if end <= start:  # an empty file
+        return b""
+    piece = fetch(start, end)
+    if len(piece) != end - start:
+        raise NetworkError(
+            f"{name}: the server sent {len(piece)} bytes from byte {start}, expected {end - start}",
+            "try again; if the error persists, the file has changed or its server is faulty",
+        )
+    return piece
+
+
+def _hint(error: ModelInvalidError) -> str:
+    """The hint for a file on a server: it is not downloaded yet, so downloading it again cannot help."""
+    return "choose another file: this one is damaged on its server" if "again" in error.hint else error.hint

@@ -1,5 +1,6 @@
 """Split models: find all parts X-00001-of-0000N.gguf from any one of them, and check them."""
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,3 +91,13 @@ def _check_tensors(first: Path, headers: Sequence[GGUFHeader]) -> None:
         raise ModelInvalidError(
             f"{first}: the parts have {len(seen)} tensors, expected {expected}", "download the model again"
         )
+
+
+def models_in(folder: Path) -> list[str]:
+    """The sorted .gguf file names in a folder (the first part of a split model); [] if it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if entry.name.endswith(".gguf"))
+    except OSError:
+        return []
+    return [name for name in names if not is_later_part(name)]

@@ -8,11 +8,10 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from llmcli.errors import LlmcliError, ModelNotFoundError, NetworkError
-from llmcli.models.download.http import check_online, hub_headers, requested
+from llmcli.models.download.http import PassingError, Patience, Say, check_online, hub_headers, requested
 from llmcli.models.hub import environment
-from llmcli.models.hub.faults import refusal
+from llmcli.models.hub.environment import refusal
 from llmcli.models.hub.repo_files import RepoFile, is_safe_path
-from llmcli.models.hub.retries import PassingError, Patience, Say
 from llmcli.models.reference import MAIN, HubReference, is_repo
 
 MOST_JSON = 32 << 20  # bytes of one response; the largest listings have about 2 MB

@@ -7,14 +7,24 @@ models--owner--name/blobs/<sha256>                  the file's bytes
 """
 
 import contextlib
+import json
 import os
 import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from llmcli.errors import DiskError
+from llmcli.files import replace_private
+from llmcli.models.hub.repo_files import RepoFile, Variant, is_safe_path, projectors, variants
+from llmcli.models.reference import is_repo
 
 PARTIAL = ".llmcli.incomplete"  # the Hub's own tools list and prune files that end in .incomplete
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_MAX_DEPTH = 4  # folders below a snapshot
+_MAX_BYTES = 1 << 20
 
 
 def folder_of(cache: Path, repo: str) -> Path:
@@ -118,3 +128,153 @@ def read_ref(cache: Path, repo: str, revision: str) -> str:
         text = folder_of(cache, repo).joinpath("refs", *revision.split("/")).read_text()[:64].strip()
         return text if _COMMIT.fullmatch(text) else ""
     return ""
+
+
+@dataclass(frozen=True)
+class CachedModel:
+    """A model at one commit. Sizes are in bytes; `sha256` of a part is "" if the cache does not have it."""
+
+    cache: Path
+    repo: str
+    commit: str
+    variant: Variant
+    projector: RepoFile | None
+
+    @property
+    def parts(self) -> tuple[Path, ...]:
+        return tuple(self.place(part) for part in self.variant.parts)
+
+    def is_same(self, other: "CachedModel") -> bool:
+        """Whether both are the same files of one repository; at two commits, only checksums can prove it."""
+        comparable = self.commit == other.commit or all(part.sha256 for part in self.variant.parts)
+        return comparable and (self.repo, self.variant) == (other.repo, other.variant)
+
+    def place(self, file: RepoFile) -> Path:
+        return pointer_path(self.cache, self.repo, self.commit, file.path)
+
+
+def cached_models(cache: Path) -> list[CachedModel]:
+    """Every model of the cache, sorted by name; [] if the cache cannot be read."""
+    names: list[str] = []
+    with contextlib.suppress(OSError), os.scandir(cache) as entries:
+        names = sorted(filter(is_repo, (repo_of(entry.name) for entry in entries)))
+    return [model for name in names for model in models_of(cache, name)]
+
+
+def models_of(cache: Path, repo: str, whole: bool = True) -> list[CachedModel]:
+    """The models of one repository: first those at the commit of `main`, then the newest.
+
+    They are complete, or (with `whole=False`) lack parts because a pull was interrupted.
+    """
+    main = read_ref(cache, repo, "main")
+    commits = sorted(_commits(cache, repo), key=lambda pair: (pair[0] != main, -pair[1]))
+    return [model for commit, _time in commits for model in _models_at(cache, repo, commit, whole)]
+
+
+def _models_at(cache: Path, repo: str, commit: str, whole: bool) -> Iterator[CachedModel]:
+    folder = folder_of(cache, repo) / "snapshots" / commit
+    files = list(_files(folder, "", _MAX_DEPTH))
+    projector = next(iter(projectors(files)), None)
+    for variant in variants(files):
+        if variant.complete == whole:
+            yield CachedModel(cache, repo, commit, variant, projector)
+
+
+def _commits(cache: Path, repo: str) -> list[tuple[str, float]]:
+    """The commits in the cache, each with the modification time of its folder."""
+    with contextlib.suppress(OSError), os.scandir(folder_of(cache, repo) / "snapshots") as entries:
+        return [(entry.name, entry.stat().st_mtime) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    return []
+
+
+def _files(folder: Path, prefix: str, depth: int) -> Iterator[RepoFile]:
+    """The .gguf files below a snapshot that are not broken links; the name of a blob is the sha256."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False) and depth:
+            yield from _files(folder / entry.name, f"{prefix}{entry.name}/", depth - 1)
+        if not entry.name.lower().endswith(".gguf"):
+            continue
+        with contextlib.suppress(OSError):
+            if entry.is_file():
+                yield RepoFile(prefix + entry.name, entry.stat().st_size, _digest(entry))
+
+
+def _digest(entry: "os.DirEntry[str]") -> str:
+    if not entry.is_symlink():
+        return ""
+    name = os.path.basename(os.readlink(entry.path))
+    return name if len(name) == 64 and all(c in "0123456789abcdef" for c in name) else ""
+
+
+@dataclass(frozen=True)
+class Record:
+    """The revision and files of `reference` when it was pulled; `time` is in seconds since 1970."""
+
+    reference: str
+    repo: str
+    commit: str
+    files: tuple[RepoFile, ...]
+    projector: RepoFile | None
+    license: str
+    time: float
+
+
+def save_revision(data_dir: Path, record: Record) -> None:
+    """Write the record; it replaces an older one. Raises OSError."""
+    data = json.dumps(asdict(record), indent=1, ensure_ascii=False)
+    replace_private(_revision_path(data_dir, record.reference), data.encode())
+
+
+def load_revision(data_dir: Path, reference: str) -> Record | None:
+    """The record of a reference; None if there is none or it cannot be read."""
+    return _read_revision(_revision_path(data_dir, reference))
+
+
+def all_revisions(data_dir: Path) -> list[Record]:
+    """Every record, the newest first."""
+    with contextlib.suppress(OSError):
+        found = filter(None, map(_read_revision, (data_dir / "pulled").glob("*.json")))
+        return sorted(found, key=lambda record: -record.time)
+    return []
+
+
+def forget_revision(data_dir: Path, reference: str) -> None:
+    """Remove the record of a reference. Raises OSError."""
+    _revision_path(data_dir, reference).unlink(missing_ok=True)
+
+
+def _revision_path(data_dir: Path, reference: str) -> Path:
+    slug = re.sub(r"[^A-Za-z0-9.]+", "-", reference)[:80]
+    return data_dir / "pulled" / f"{slug}-{zlib.crc32(reference.encode()):08x}.json"
+
+
+def _read_revision(path: Path) -> Record | None:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            return None
+        data = json.loads(path.read_bytes())
+        files = tuple(_revision_file(entry) for entry in data["files"])
+        projector = _revision_file(data["projector"]) if data["projector"] else None
+        record = Record(
+            str(data["reference"]),
+            str(data["repo"]),
+            str(data["commit"]),
+            files,
+            projector,
+            str(data["license"] if "license" in data else data["licence"]),  # the key of older records
+            float(data["time"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None
+    return record if files and _COMMIT.fullmatch(record.commit) else None
+
+
+def _revision_file(entry: dict[str, Any]) -> RepoFile:
+    file = RepoFile(str(entry["path"]), int(entry["size"]), str(entry["sha256"]))
+    if not is_safe_path(file.path):
+        raise ValueError("the path is not safe")
+    return file

@@ -1,14 +1,11 @@
-"""Group the files of a repository into models.
-
-File names come from strangers: a path that is not safe to write is skipped.
-"""
+"""The files of a repository: which belong together, their quantizations, and the one to take."""
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from llmcli.models.hub.quantizations import nominal_bits, quantization_of
+from llmcli.errors import ModelNotFoundError, UsageError
 
 _MAX_PARTS = 512  # the largest models have about 60
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.I | re.A | re.S)
@@ -16,6 +13,60 @@ _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", 
 _COMPANION = re.compile(r"mmproj[^/]*$|(?:^|/)(?:ggml-vocab|(?:mtp|draft|eagle3|dflash|dspark)[-_./])", re.I)
 _PROJECTORS = {"F16": 0, "BF16": 1, "Q8_0": 2, "F32": 3}  # best first
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9\u00b9\u00b2\u00b3])", re.I)
+# Bits per weight of Llama 3.1 8B from llama.cpp's tools/quantize/README.md; for older types, from the sizes in its
+# quantize.cpp. The values of the `_L` and `_XL` mixes, MXFP4 and NVFP4 are approximate.
+_BITS = (
+    {"Q1_0": 1.13, "Q2_0": 2.25, "TQ1_0": 1.69, "TQ2_0": 2.06}
+    | {"IQ1_S": 2.0, "IQ1_M": 2.15, "IQ2_XXS": 2.38, "IQ2_XS": 2.59, "IQ2_S": 2.74, "IQ2_M": 2.93}
+    | {"IQ3_XXS": 3.25, "IQ3_XS": 3.5, "IQ3_S": 3.66, "IQ3_M": 3.76, "IQ4_XS": 4.46, "IQ4_NL": 4.68}
+    | {"Q2_K": 3.16, "Q2_K_S": 2.97, "Q2_K_L": 3.68, "Q2_K_XL": 3.4}
+    | {"Q3_K": 4.0, "Q3_K_S": 3.64, "Q3_K_M": 4.0, "Q3_K_L": 4.3, "Q3_K_XL": 4.5}
+    | {"Q4_0": 4.65, "Q4_0_4_4": 4.65, "Q4_0_4_8": 4.65, "Q4_0_8_8": 4.65, "Q4_1": 5.12}
+    | {"Q4_K": 4.89, "Q4_K_S": 4.67, "Q4_K_M": 4.89, "Q4_K_L": 5.29, "Q4_K_XL": 5.0}
+    | {"MXFP4": 4.6, "MXFP4_MOE": 4.6, "NVFP4": 4.6}
+    | {"Q5_0": 5.58, "Q5_1": 6.05, "Q5_K": 5.7, "Q5_K_S": 5.57, "Q5_K_M": 5.7, "Q5_K_L": 6.04, "Q5_K_XL": 5.75}
+    | {"Q6_K": 6.56, "Q6_K_L": 6.82, "Q6_K_XL": 7.3, "Q8_0": 8.5, "Q8_K_XL": 10.5}
+    | {"F16": 16.0, "BF16": 16.0, "F32": 32.0}
+    # Some publishers write only this, and mean the usual type of that width.
+    | {"Q2": 3.16, "Q3": 4.0, "Q4": 4.89, "Q5": 5.7, "Q6": 6.56, "Q8": 8.5}
+)
+_OTHER_NAMES = {"FP16": "F16", "FP32": "F32"}
+_NAMES = "|".join(sorted([*_BITS, *_OTHER_NAMES], key=len, reverse=True))  # longest first: Q4_K_M before Q4_K
+_IN_NAME = re.compile(rf"(?<![A-Z0-9])(?:UD-)?(?:{_NAMES})(?![A-Z0-9])(?!(?<=Q\d)_)", re.ASCII)
+USUAL = "Q4_K_M"
+_GIB = 1 << 30
+_MAX_BITS = 8.6  # Q8_0 and below: larger files are sources for quantization
+_MAX_NAMES = 8  # in one message
+_MAX_COMPARED = 500  # names compared to find the nearest
+
+
+def canonical(quantization: str) -> str:
+    """A quantization that a user typed, in the spelling of `quantization_of`."""
+    name = quantization.strip().upper()
+    return _OTHER_NAMES.get(name, name)
+
+
+def quantization_of(file_name: str) -> str:
+    """The quantization in a file name or, if it has none, in the name of the nearest folder; "" if there is none.
+
+    The last one in a name counts: an earlier one can be the type of the source file.
+    """
+    for component in reversed(file_name.split("/")):
+        found = _IN_NAME.findall(component.upper())
+        if found:
+            return canonical(found[-1])
+    return ""
+
+
+def nominal_bits(quantization: str) -> float | None:
+    """The usual bits per weight, including embeddings and scales; None for an unknown quantization."""
+    return _BITS.get(canonical(quantization).removeprefix("UD-"))
+
+
+def distance(one: str, other: str) -> float:
+    """The difference of two quantizations in bits per weight; 99 if one of them is unknown."""
+    bits, others = nominal_bits(one), nominal_bits(other)
+    return 99.0 if bits is None or others is None else abs(bits - others)
 
 
 @dataclass(frozen=True)
@@ -130,3 +181,170 @@ def file_name(path: str) -> str:
 
 def _folder(path: str) -> str:
     return path.rpartition("/")[0]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The variant that `choose` selects, and the reason in one clause."""
+
+    variant: Variant
+    reason: str
+
+
+def needed(size: int) -> int:
+    """The approximate memory in bytes for a model of `size` bytes: weights, KV cache and buffers."""
+    return size * 11 // 10 + _GIB // 2
+
+
+def fits(size: int, memory: int) -> bool:
+    """True when a model of `size` bytes should fit into `memory` bytes, or when `memory` is 0 (unknown)."""
+    return memory <= 0 or needed(size) <= memory
+
+
+def choose(found: Sequence[Variant], memory: int) -> Choice:
+    """The default variant for `memory` bytes (0 = unknown): Q4_K_M, otherwise the best that fits.
+
+    Raises ModelNotFoundError when there is no complete variant.
+    """
+    complete = _complete(found)
+    fitting = [variant for variant in complete if fits(variant.size, memory)]
+    if not fitting:
+        smallest = min(complete, key=lambda variant: (variant.size, *_preference(variant)))
+        lead = "the only file" if len(complete) == 1 else f"no file fits; the smallest, {_label(smallest)},"
+        return Choice(smallest, f"{lead} {_memory_needed(smallest, memory)}")
+    usual = sorted((variant for variant in complete if _plain(variant) == USUAL), key=_preference)
+    for variant in usual:
+        if variant in fitting:
+            return Choice(variant, f"{USUAL} is the default")
+    if len(complete) == 1:
+        return Choice(complete[0], "the only file")
+    why = f"{USUAL} {_memory_needed(usual[0], memory)}" if usual else f"there is no {USUAL}"
+    return _second_best(fitting, memory, why)
+
+
+def pick(found: Sequence[Variant], quantization: str | None, file: str | None, repo: str) -> Variant:
+    """The variant with this quantization or file; without both, the one that `choose` selects.
+
+    Raises ModelNotFoundError (no such variant, or parts are missing) and UsageError (several variants match).
+    """
+    if not found:
+        name = repo.rpartition("/")[2]
+        raise ModelNotFoundError(
+            f"{repo} has no GGUF files", f'search for a GGUF version with `llmcli models search "{name} GGUF"`'
+        )
+    if file:
+        variant = _with_file(found, file, repo)
+    elif quantization:
+        variant = _with_quantization(found, canonical(quantization), repo)
+    else:
+        return choose(found, 0).variant
+    if not variant.complete:
+        raise ModelNotFoundError(
+            f"{repo}: {_label(variant)} is incomplete, {_first(variant.missing)} is missing",
+            "choose another quantization",
+        )
+    return variant
+
+
+def _complete(found: Sequence[Variant]) -> list[Variant]:
+    complete = [variant for variant in found if variant.complete]
+    if complete:
+        return complete
+    if not found:
+        raise ModelNotFoundError("the repository has no GGUF files", "choose another repository")
+    missing = [path for variant in found for path in variant.missing[:2]]
+    raise ModelNotFoundError(f"all models are incomplete: {_first(missing)} is missing", "choose another repository")
+
+
+def _second_best(fitting: list[Variant], memory: int, why: str) -> Choice:
+    """The best of the variants that fit when the default one does not."""
+    moderate = [v for v in fitting if (nominal_bits(v.quantization) or 0) <= _MAX_BITS]
+    if not moderate:
+        best = min(fitting, key=lambda variant: (variant.size, *_preference(variant)))
+        return Choice(best, f"{why}, the smallest is {_label(best)}")
+    if memory <= 0:  # the largest may be far too large
+        best = min(moderate, key=lambda variant: (distance(variant.quantization, USUAL), *_preference(variant)))
+        return Choice(best, f"{why}, the nearest is {_label(best)}")
+    largest = max(moderate, key=lambda variant: variant.size)
+    same = [v for v in moderate if v is largest or (v.quantization and _plain(v) == _plain(largest))]
+    best = min(same, key=_preference)
+    return Choice(best, f"{why}, the largest that fits is {_label(best)}")
+
+
+def _with_file(found: Sequence[Variant], file: str, repo: str) -> Variant:
+    paths = {path: variant for variant in found for path in (*(part.path for part in variant.parts), *variant.missing)}
+    if file in paths:
+        return paths[file]
+    deeper = [path for path in paths if "/" not in file and file_name(path) == file]
+    if len(deeper) > 1:
+        raise _several(repo, file, deeper)
+    if deeper:
+        return paths[deeper[0]]
+    near = _nearest(file, [variant.path for variant in found])
+    raise ModelNotFoundError(f"{repo} has no file '{file}', only {', '.join(near)}", f"try '{repo}/{near[0]}'")
+
+
+def _with_quantization(found: Sequence[Variant], wanted: str, repo: str) -> Variant:
+    for name in (wanted, f"UD-{wanted}"):
+        same = [variant for variant in found if variant.quantization == name]
+        if same:
+            return _shortest([variant for variant in same if variant.complete] or same, repo)
+    labels = list(dict.fromkeys(_label(variant) for variant in found))
+    near = sorted(_nearest(wanted, labels, len(labels)), key=lambda label: distance(label, wanted))[:_MAX_NAMES]
+    first = next(variant for variant in found if _label(variant) == near[0])
+    reference = f"{repo}:{near[0]}" if first.quantization else f"{repo}/{first.path}"
+    raise ModelNotFoundError(f"{repo} has no '{wanted}', only {', '.join(near)}", f"try '{reference}'")
+
+
+def _shortest(same: list[Variant], repo: str) -> Variant:
+    """The variant whose name is the start of all other names; otherwise they are different models: UsageError."""
+    first, *others = sorted(same, key=lambda variant: (len(variant.name), len(variant.path), variant.path))
+    base = _base(first)
+    for other in others:
+        equal_length = len(first.name) == len(other.name) and len(first.path) == len(other.path)
+        if equal_length or not (_base(other) == base or _base(other).startswith((f"{base}-", f"{base}.", f"{base}_"))):
+            raise _several(repo, first.quantization, [variant.path for variant in same])
+    return first
+
+
+def _several(repo: str, what: str, paths: list[str]) -> UsageError:
+    more = f" and {len(paths) - _MAX_NAMES} more" if len(paths) > _MAX_NAMES else ""
+    return UsageError(
+        f"{repo} has {len(paths)} files for {what}: {', '.join(paths[:_MAX_NAMES])}{more}",
+        f"give one of them, for example '{repo}/{paths[0]}'",
+    )
+
+
+def _nearest(wanted: str, names: list[str], limit: int = _MAX_NAMES) -> list[str]:
+    import difflib  # imported here: it costs 3 ms, and only errors need it
+
+    def similarity(name: str) -> float:
+        return difflib.SequenceMatcher(None, wanted.casefold()[:99], file_name(name).casefold()[:99]).ratio()
+
+    return sorted(names[:_MAX_COMPARED], key=similarity, reverse=True)[:limit]
+
+
+def _preference(variant: Variant) -> tuple[bool, int, int, str]:
+    return variant.quantization.startswith("UD-"), len(variant.name), len(variant.parts), variant.path
+
+
+def _plain(variant: Variant) -> str:
+    return variant.quantization.removeprefix("UD-")
+
+
+def _base(variant: Variant) -> str:
+    name = variant.name.casefold()
+    before, found, _ = name.rpartition(variant.quantization.casefold()) if variant.quantization else ("", "", "")
+    return (before if found else name).rstrip("-._")
+
+
+def _label(variant: Variant) -> str:
+    return variant.quantization or variant.name
+
+
+def _memory_needed(variant: Variant, memory: int) -> str:
+    return f"needs {needed(variant.size) / _GIB:.1f} GiB and {memory / _GIB:.1f} GiB are free"
+
+
+def _first(missing: Sequence[str]) -> str:
+    return missing[0] + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")

@@ -1,28 +1,21 @@
-"""Find the models in a folder.
+"""Models in folders, and where LM Studio keeps its own."""
 
-Models of other programs are used in place: nothing is written, and only names and sizes are read. `read_header`
-checks whether a file is a model.
-"""
-
+import json
 import os
 import re
 import stat
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 from llmcli.errors import LlmcliError
-from llmcli.models import lmstudio
 from llmcli.models.gguf.splits import is_later_part, parts_of, stem_of
+from llmcli.models.locations import MOST_ENTRIES, FoundModel, Store
+from llmcli.models.sources.ollama import is_ollama_store
 
 DEEPEST = 5  # levels of folders below the one given
-MOST_ENTRIES = 10_000  # names read in one search
 USUAL = "Q4_K_M"
-Source = Literal["folder", "ollama", "lmstudio"]
-
 _SUFFIX = ".gguf"
 _HUB_FOLDERS = ("blobs", "snapshots")  # the Hub's cache has its own reader
 _PROJECTOR = re.compile(r"(?:^|(?<=[-._]))mmproj[-._]?", re.I)
@@ -30,32 +23,10 @@ _IMATRIX = re.compile(r"imatrix(?:[-._]|$)", re.I)  # calibration data, not a mo
 _PRECISIONS = ("f16", "bf16", "q8_0", "f32")  # of a projector, best first
 _QUANT = re.compile(r"[A-Za-z]\d")  # not the K_M of Q4_K_M
 _OWNER_OR_REPO = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
-
-
-@dataclass(frozen=True)
-class FoundModel:
-    """A model in a folder or store.
-
-    `name` is the name that the user types; `parts` are all its files, the first part first, and `size` their bytes.
-    `sha256` is the store's value for the single file, not verified. `projector` is the vision projector (mmproj).
-    """
-
-    name: str
-    parts: tuple[Path, ...]
-    size: int
-    source: Source
-    sha256: str | None = None
-    projector: Path | None = None
-
-    @property
-    def path(self) -> Path:
-        """The file to load: the first part."""
-        return self.parts[0]
-
-
-def is_ollama_store(folder: Path) -> bool:
-    """True for a folder with the layout of Ollama's model store."""
-    return os.path.isdir(folder / "manifests") and os.path.isdir(folder / "blobs")
+_POINTER = ".lmstudio-home-pointer"
+_HOMES = (".lmstudio", ".cache/lm-studio")  # older versions use the second one
+_SETTINGS = ("AppData/Roaming/LM Studio", "Library/Application Support/LM Studio", ".config/LM Studio")
+_MAX_BYTES = 1 << 20
 
 
 def models_in(folder: Path) -> list[FoundModel]:
@@ -67,7 +38,7 @@ def models_in(folder: Path) -> list[FoundModel]:
         from llmcli.models.sources import ollama  # imported here: it imports this module
 
         return ollama.models(folder)
-    return _models_below(folder, "lmstudio" if folder in lmstudio.folders() else "folder")
+    return _models_below(folder, "lmstudio" if folder in lmstudio_folders() else "folder")
 
 
 def find_named(name: str, folders: Sequence[Path]) -> FoundModel | None:
@@ -131,7 +102,7 @@ def _subfolder(folder: Path, name: str) -> Path | None:
     return next((folder / other for other in same if os.path.isdir(folder / other)), None)
 
 
-def _models_below(folder: Path, source: Source) -> list[FoundModel]:
+def _models_below(folder: Path, source: Store) -> list[FoundModel]:
     found: list[FoundModel] = []
     for files in _gguf_files(folder):
         projectors = [path for path in files if _PROJECTOR.search(path.name)]
@@ -142,7 +113,7 @@ def _models_below(folder: Path, source: Source) -> list[FoundModel]:
     return sorted(found, key=lambda model: (model.name.casefold(), model.name, model.path))
 
 
-def _model(path: Path, source: Source, projectors: Sequence[Path]) -> FoundModel | None:
+def _model(path: Path, source: Store, projectors: Sequence[Path]) -> FoundModel | None:
     if is_later_part(_with_lower_suffix(path).name):
         return None
     try:
@@ -219,3 +190,55 @@ def _may_enter(name: str) -> bool:
 
 def _is_gguf(folder: str, name: str) -> bool:
     return name.lower().endswith(_SUFFIX) and os.path.isfile(os.path.join(folder, name))
+
+
+def lmstudio_folders() -> list[Path]:
+    """The existing lmstudio_folders with LM Studio's models, without duplicates, the one in use first."""
+    found: dict[str, Path] = {}
+    for folder in searched_folders():
+        if os.path.isdir(folder):  # False, not an error, for an impossible path
+            found.setdefault(os.path.realpath(folder), folder)
+    return list(found.values())
+
+
+def searched_folders() -> list[Path]:
+    """All lmstudio_folders in which LM Studio may keep models, whether they exist or not."""
+    try:
+        home = Path.home()
+    except RuntimeError:  # this user has no home
+        return []
+    homes = [home / name for name in _HOMES]
+    moved = _absolute(_text(home / _POINTER).partition("\n")[0], home)
+    if moved:
+        homes.insert(0, moved)
+    settings = [folder / "settings.json" for folder in [*homes, *(home / name for name in _SETTINGS)]]
+    chosen = [_downloads(path, home) for path in settings]
+    return [*(folder for folder in chosen if folder), *(folder / "models" for folder in homes)]
+
+
+def _downloads(settings: Path, home: Path) -> Path | None:
+    try:
+        values = json.loads(_text(settings) or "{}")
+    except (ValueError, RecursionError):
+        return None
+    folder = values.get("downloadsFolder") if isinstance(values, dict) else None
+    return _absolute(folder, home) if isinstance(folder, str) else None
+
+
+def _absolute(text: str, home: Path) -> Path | None:
+    """The path in a line of LM Studio's files; None for an empty or relative one."""
+    text = text.strip()
+    path = home / text[2:] if text.startswith(("~/", "~\\")) else Path(text)
+    return path if text and path.is_absolute() else None
+
+
+def _text(path: Path) -> str:
+    """The text of a small file; "" if it is missing, large, not a file or not text."""
+    try:
+        if not path.is_file():
+            return ""
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+        return data.decode("utf-8-sig") if len(data) <= _MAX_BYTES else ""
+    except (OSError, ValueError):
+        return ""

@@ -7,21 +7,21 @@ from pathlib import Path
 
 from llmcli.errors import DiskError
 from llmcli.models import notes
-from llmcli.models.download.fetch import Wanted, check_room, fetch, missing_bytes
-from llmcli.models.find import ModelFile
+from llmcli.models.download import partial_file
+from llmcli.models.download.fetch import Wanted, check_room, fetch, missing_bytes, source_of
+from llmcli.models.download.http import PassingError, Patience, Say
+from llmcli.models.gguf.header import GGUFHeader
+from llmcli.models.gguf.parser import read_remote_header
 from llmcli.models.gguf.splits import stem_of
-from llmcli.models.hub import cache, partials, records
+from llmcli.models.hub import cache
 from llmcli.models.hub.api import Repo, check_listed, no_say, repo
-from llmcli.models.hub.environment import token_source
-from llmcli.models.hub.faults import gated
-from llmcli.models.hub.repo_files import Variant, projector_for, variants
-from llmcli.models.hub.retries import Say
-from llmcli.models.hub.select import choose, pick
-from llmcli.models.locations import Shelf
+from llmcli.models.hub.environment import gated, token_source
+from llmcli.models.hub.repo_files import Variant, choose, pick, projector_for, variants
+from llmcli.models.locations import ModelFile, Progress, Shelf
 from llmcli.models.reference import HubReference
-from llmcli.models.starter import Progress
 
 BarOf = Callable[[str], Progress]
+_TRIES = 4
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,9 @@ def _ensure_file(wanted: Wanted, reference: str, shelf: Shelf, bar: BarOf, say: 
         _remove(existing)
 
     check()
-    partials.note(shelf.data_dir, wanted.partial, reference, wanted.file.size)
+    partial_file.record_partial(shelf.data_dir, wanted.partial, reference, wanted.file.size)
     path = fetch(wanted, bar(wanted.file.path.rpartition("/")[2]), say, check)
-    partials.forget(shelf.data_dir, wanted.partial)
+    partial_file.discard_record(shelf.data_dir, wanted.partial)
     notes.remember(shelf.data_dir, path, wanted.file.sha256)
     return path
 
@@ -119,7 +119,7 @@ def _remove(damaged: Path) -> None:
 
 def _save_record(plan: Plan, shelf: Shelf) -> None:
     projector = plan.projector.file if plan.projector and plan.projector in plan.files else None
-    record = records.Record(
+    record = cache.Record(
         str(plan.reference),
         plan.repo.name,
         plan.repo.commit,
@@ -128,4 +128,33 @@ def _save_record(plan: Plan, shelf: Shelf) -> None:
         plan.repo.license,
         time.time(),
     )
-    records.save(shelf.data_dir, record)
+    cache.save_revision(shelf.data_dir, record)
+
+
+def remote_header(wanted: Wanted) -> GGUFHeader:
+    """The header, read with range requests: a few MiB, at most 32.
+
+    Raises:
+        ModelInvalidError: the header is not valid.
+        LlmcliError: the Hub refuses or fails.
+    """
+    source = source_of(wanted)
+    patience = Patience(no_say, _TRIES)
+
+    def fetch(start: int, end: int) -> bytes:
+        data = bytearray()
+        while len(data) < end - start:
+            try:
+                with source.open(start + len(data), end) as pieces:
+                    for piece in pieces:
+                        data += piece[: end - start - len(data)]
+                        if len(data) >= end - start:
+                            break
+            except PassingError as fault:
+                patience.wait(fault)
+            else:
+                if len(data) < end - start:
+                    patience.wait(PassingError("the connection was closed early"))
+        return bytes(data)
+
+    return read_remote_header(fetch, wanted.file.size, wanted.file.path)

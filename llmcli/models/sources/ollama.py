@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError
 from llmcli.models.gguf.cursor import quote
-from llmcli.models.sources.folder import MOST_ENTRIES, FoundModel, is_ollama_store
+from llmcli.models.locations import MOST_ENTRIES, FoundModel
 
 HOST, NAMESPACE, TAG = "registry.ollama.ai", "library", "latest"
 MAX_MANIFEST = 1 << 20
-
 # Stores of Ollama as a service: of its installer, a Debian package, NixOS, Arch Linux and the snap.
 _SERVICE_STORES = (
     Path("/usr/share/ollama/.ollama/models"),
@@ -248,3 +247,8 @@ def _damaged(name: Name, why: str) -> ModelInvalidError:
 
 def _unreadable(path: Path, error: OSError) -> DiskError:
     return DiskError(f"cannot read {path}: {error.strerror}", "check its permissions")
+
+
+def is_ollama_store(folder: Path) -> bool:
+    """True for a folder with the layout of Ollama's model store."""
+    return os.path.isdir(folder / "manifests") and os.path.isdir(folder / "blobs")

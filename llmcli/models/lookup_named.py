@@ -1,0 +1,184 @@
+"""Find the model for a name: a model of the Hub, of Ollama, of an imported folder, or of the catalog."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from llmcli.errors import ModelNotFoundError
+from llmcli.models.gguf.splits import models_in, stem_of
+from llmcli.models.hub import cache, environment
+from llmcli.models.hub.cache import CachedModel, cached_models, models_of
+from llmcli.models.hub.repo_files import canonical, pick
+from llmcli.models.locations import STARTER, ModelFile, NotHereError, Shelf
+from llmcli.models.reference import (
+    FORMS,
+    HubReference,
+    NameReference,
+    OllamaReference,
+    PathReference,
+    UrlReference,
+    parse,
+)
+
+_SHORT_COMMIT = re.compile(r"[0-9a-f]{7,40}")
+
+
+def find_named(text: str, shelf: Shelf) -> ModelFile:
+    """The model for `text`, which is not the path of a file. Raises what `find` raises."""
+    reference = parse(text, endpoint=environment.endpoint())
+    if isinstance(reference, HubReference):
+        return _find_hub(reference, shelf)
+    if isinstance(reference, UrlReference):
+        return _find_url(reference, shelf)
+    if isinstance(reference, OllamaReference):
+        from llmcli.models.sources import ollama
+
+        model = ollama.find(reference.name, _ollama_stores(shelf))
+        return ModelFile(model.parts[0], model.parts, str(reference), trusted=False)
+    if isinstance(reference, PathReference):
+        found = _find_in_folders(reference.path, shelf)
+        if found:
+            return found
+        raise _file_not_found(reference.path)
+    return _find_name(reference, shelf)
+
+
+def _find_hub(reference: HubReference, shelf: Shelf) -> ModelFile:
+    """The model as it was pulled; otherwise the best match in the shared cache, then in an imported folder."""
+    record = cache.load_revision(shelf.data_dir, str(reference))
+    if record:
+        paths = tuple(cache.pointer_path(shelf.hub, record.repo, record.commit, file.path) for file in record.files)
+        if all(path.is_file() for path in paths):
+            return ModelFile(paths[0], paths, stem_of(paths[0]), trusted=False)
+    model = _cached(reference, shelf)
+    if model:
+        return ModelFile(model.parts[0], model.parts, model.variant.name, trusted=False)
+    if shelf.folders and not reference.revision:
+        from llmcli.models.sources.folder import find_repo
+
+        found = find_repo(reference.repo, reference.quant, reference.file, shelf.folders)
+        if found:
+            return ModelFile(found.parts[0], found.parts, found.name, trusted=False)
+    raise NotHereError(reference)
+
+
+def _cached(reference: HubReference, shelf: Shelf) -> CachedModel | None:
+    """The matching model of the cache. With several commits: an exact match first, then one that llmcli pulled."""
+    models = models_of(shelf.hub, reference.repo)
+    if reference.revision:
+        commit = cache.read_ref(shelf.hub, reference.repo, reference.revision)
+        short = reference.revision if _SHORT_COMMIT.fullmatch(reference.revision) else "-"
+        models = [model for model in models if model.commit == commit or model.commit.startswith(short)]
+    pulled = [record.commit for record in cache.all_revisions(shelf.data_dir) if record.repo == reference.repo]
+    exact = {model.commit for model in models if _is_exact(model, reference)}
+    commits = dict.fromkeys([*pulled, *(model.commit for model in models)])
+    for commit in sorted(commits, key=lambda commit: commit not in exact):
+        by_variant = {model.variant: model for model in models if model.commit == commit}
+        try:
+            if by_variant:
+                return by_variant[pick(list(by_variant), reference.quant, reference.file, reference.repo)]
+        except ModelNotFoundError:
+            continue
+    return None
+
+
+def _is_exact(model: CachedModel, reference: HubReference) -> bool:
+    """Whether the model matches exactly: `pick` also takes UD-Q4_K_M for Q4_K_M when that is missing."""
+    if reference.file:
+        return any(part.path == reference.file for part in model.variant.parts)
+    return reference.quant is None or model.variant.quantization == canonical(reference.quant)
+
+
+def _find_url(reference: UrlReference, shelf: Shelf) -> ModelFile:
+    from llmcli.models.sources.url import place_of
+
+    path = place_of(reference, shelf.cache_dir)
+    if not path.is_file():
+        raise NotHereError(reference)
+    return ModelFile(path, (path,), stem_of(path), trusted=False)
+
+
+def _find_name(reference: NameReference, shelf: Shelf) -> ModelFile:
+    """A plain name: a model in an imported folder, or a name of the catalog."""
+    found = _find_in_folders(reference.name, shelf)
+    if found:
+        return found
+    from llmcli.models.catalog import entry
+
+    known = entry(reference.name)
+    if known:
+        return _find_hub(HubReference(known.repo, known.quantization), shelf)
+    raise ModelNotFoundError(f"model '{reference.name}' not found", _suggestion(reference.name, shelf))
+
+
+def _suggestion(name: str, shelf: Shelf) -> str:
+    """The hint for an unknown name: a similar model on this machine, then one of the catalog with its size."""
+    from llmcli.models.catalog import CATALOGUE
+
+    names = _local_names(shelf)
+    local = _nearest(name, names)
+    listed = _nearest(name, {one.name: one.name for one in CATALOGUE})
+    size = next((one.size for one in CATALOGUE if one.name == listed), 0)
+    download = f"'{listed}' ({size / 1e9:.1f} GB to download)"
+    is_exact = {name.casefold(), f"{name}.gguf".casefold()} & set(map(str.casefold, names))
+    if local and listed and not is_exact:
+        return f"did you mean '{local}' (on this machine) or {download}?"
+    if local:
+        return f"did you mean '{local}'?"
+    return f"did you mean {download}?" if listed else "see `llmcli models list` and `llmcli models recommend`"
+
+
+def _local_names(shelf: Shelf) -> dict[str, str]:
+    """The references of all models on this machine, by the names that a user may type for them."""
+    from llmcli.models.sources import folder as folders
+
+    names = {name: name for name in (STARTER, *shelf.aliases, *models_in(Path.cwd()))}
+    for model in cached_models(shelf.hub):
+        names[model.repo] = names[model.repo.partition("/")[2]] = names[model.variant.name] = model.repo
+    for folder in (*shelf.folders, *_ollama_stores(shelf)):
+        names |= {model.name: model.name for model in folders.models_in(folder)}
+    for folder in folder.lmstudio_folders():
+        found = () if folder in shelf.folders else folders.models_in(folder)
+        names |= {model.name: str(model.path) for model in found}
+    for reference in [name for name in names if name.startswith("ollama:")]:
+        tagged = reference.removeprefix("ollama:")
+        names.setdefault(tagged, reference)
+        names.setdefault(tagged.partition(":")[0], reference)
+    return names
+
+
+def _find_in_folders(name: str, shelf: Shelf) -> ModelFile | None:
+    """The model with this name or file name in an imported folder."""
+    if not shelf.folders:
+        return None
+    from llmcli.models.sources import folder as folders
+
+    found = folders.find_named(name, shelf.folders)
+    return ModelFile(found.parts[0], found.parts, found.name, trusted=False) if found else None
+
+
+def _ollama_stores(shelf: Shelf) -> list[Path]:
+    """Ollama's own stores, and the imported folders that are Ollama stores."""
+    from llmcli.models.sources import ollama
+
+    return [*ollama.stores(), *filter(ollama.is_ollama_store, shelf.folders)]
+
+
+def _file_not_found(text: str) -> ModelNotFoundError:
+    path = Path(os.path.abspath(os.path.expanduser(text)))
+    if path.is_dir():
+        return ModelNotFoundError(f"{path} is a folder without .gguf files", FORMS)
+    near = _nearest(path.name, {name: name for name in models_in(path.parent)})
+    why = "" if path.parent.is_dir() else f" (the folder {path.parent} does not exist)"
+    return ModelNotFoundError(f"file not found: {path}{why}", f"did you mean '{near}'?" if near else FORMS)
+
+
+def _nearest(name: str, candidates: Mapping[str, str]) -> str:
+    """The value of the key most like `name`, in any case and with or without `.gguf`; "" when none is similar."""
+    folded = {key.casefold(): value for key, value in candidates.items()}
+    folded |= {key.removesuffix(".gguf"): value for key, value in folded.items()}
+    import difflib  # imported here: it costs 3 ms, and only errors need it
+
+    near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.7)
+    return folded[near[0]] if near else ""
