@@ -24,7 +24,7 @@ from llmcli.chat.prompting import Transcript
 from llmcli.chat.sessions.session import Session
 from llmcli.config.layers import Layers
 from llmcli.engine.llama import bindings
-from llmcli.engine.llama.abort import AbortFlag
+from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.files import cache_dir
 from llmcli.inference.local import LocalModel, Target
 from llmcli.models.locations import ModelFile

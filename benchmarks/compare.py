@@ -15,7 +15,7 @@ from time import perf_counter
 
 from llmcli.chat.prompt import raw_tokens
 from llmcli.engine.llama import hardware
-from llmcli.engine.llama.abort import AbortFlag
+from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.inference.answer import Answer
 from llmcli.inference.comparison import Comparison
 from llmcli.inference.local import LocalModel, Prompt, locate

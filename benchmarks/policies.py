@@ -19,7 +19,7 @@ from typing import Any
 from llmcli.chat.prompt import raw_tokens
 from llmcli.engine.events import Record
 from llmcli.engine.generation import Generation
-from llmcli.engine.llama.abort import AbortFlag
+from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.inference.answer import Answer
 from llmcli.inference.local import LocalModel, Prompt, locate
 from llmcli.inference.trace_file import TraceWriter

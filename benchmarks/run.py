@@ -15,8 +15,7 @@ from statistics import median
 from time import perf_counter
 
 from benchmarks import bare_loop
-from llmcli.engine.generate import generate
-from llmcli.engine.generation import Generation
+from llmcli.engine.generation import Generation, generate
 from llmcli.engine.llama import hardware
 from llmcli.engine.llama.context import Context, ContextParams
 from llmcli.engine.llama.model import Model

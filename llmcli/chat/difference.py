@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from llmcli.engine.llama.vocab import Vocab
+from llmcli.engine.llama.model import Vocab
 from llmcli.inference.replay_manifest import Circumstances
 
 _SHOWN = 12  # letters of a sha256

@@ -8,13 +8,12 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from llmcli.chat.conversation import Message
-from llmcli.engine.dial import Dial
-from llmcli.engine.film import Film
+from llmcli.engine.events import TokenTrace
 from llmcli.engine.generation import Generation
-from llmcli.engine.inspection import Dissection, Progress, Subject, dissect, entropies, likeliest
+from llmcli.engine.inspection import Dissection, Film, Progress, Subject, dissect, entropies, likeliest
 from llmcli.engine.llama.context import AbortedError, common_prefix
-from llmcli.engine.text.reasoning import ThinkingSplitter
-from llmcli.engine.trace import TokenTrace
+from llmcli.engine.reasoning import ThinkingSplitter
+from llmcli.engine.sampling.temperature import Dial
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer
 from llmcli.inference.request import grammar_text, system_text

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from llmcli.chat.conversation import Message
 from llmcli.chat.prompt import raw_tokens, render_prompt, warm
 from llmcli.engine.llama.context import common_prefix
-from llmcli.engine.text.reasoning import TAGS
+from llmcli.engine.reasoning import TAGS
 from llmcli.errors import LlmcliError
 from llmcli.inference.local import LocalModel, Prompt
 from llmcli.inference.request import PLAIN_TEMPLATE, plain_template, template_of, with_plain_stop

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from llmcli.engine.llama.bindings import bindings_version
-from llmcli.engine.machine import machine
+from llmcli.engine.llama.hardware import machine
 from llmcli.errors import LlmcliError
 from llmcli.inference.replay_manifest import Circumstances
 from llmcli.inference.request import system_text

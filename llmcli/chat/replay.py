@@ -10,9 +10,9 @@ from llmcli.chat.prompting import Transcript
 from llmcli.chat.recording import circumstances, prompt_sha256
 from llmcli.chat.replay_source import Recorded
 from llmcli.chat.turn import answer_to
-from llmcli.engine.dial import Dial
 from llmcli.engine.llama import hardware
 from llmcli.engine.llama.context import AbortedError
+from llmcli.engine.sampling.temperature import Dial
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.comparison import Comparison

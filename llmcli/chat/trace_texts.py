@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from llmcli.engine.events import Record
+from llmcli.engine.events import Record, TokenTrace
 from llmcli.engine.generation import Generation
-from llmcli.engine.trace import TokenTrace
 
 _Parts = Sequence[tuple[str, str]]  # ("answer" or "think", text)
 

@@ -7,7 +7,7 @@ from typing import Any
 from llmcli.chat.conversation import Message
 from llmcli.chat.recording import replay_data
 from llmcli.chat.sessions.session import Session
-from llmcli.engine.dial import Dial
+from llmcli.engine.sampling.temperature import Dial
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.local import LocalModel, Prompt
 from llmcli.params.settings import Resolved, Settings, fields, to_datum

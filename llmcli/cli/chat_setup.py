@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # most of these are imported in the loading thread
     from llmcli.chat.background_load import Opening
     from llmcli.chat.prompting import Transcript
     from llmcli.config.characters import Character
-    from llmcli.engine.llama.abort import AbortFlag
+    from llmcli.engine.llama.bindings import AbortFlag
 
 
 def bring(settings: Settings) -> None:
@@ -102,11 +102,11 @@ def run(chat: Chat, first: str, files: Sequence[str], character: "Character | No
 def _show_details(chat: Chat) -> None:
     """Load the model and show what `--verbose` knows; with -vv, llama.cpp's log too."""
     from llmcli.cli.open_model import show_model, show_settings
-    from llmcli.engine import log
+    from llmcli.engine.llama import bindings
 
     show_settings(chat.dialogue.resolved())
     if console.engine_log:
-        log.listen(console.detail)
+        bindings.subscribe_log(console.detail)
     local = chat.ready()
     if local:
         show_model(local)

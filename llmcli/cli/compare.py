@@ -121,7 +121,7 @@ def compare(
     questions = _questions(variants, layers, reads_stdin(asked, no_stdin))
     from llmcli.cli.open_model import find_model, open_model
     from llmcli.cli.welcome import welcome
-    from llmcli.engine.llama.abort import AbortFlag
+    from llmcli.engine.llama.bindings import AbortFlag
     from llmcli.ui.compare import show
     from llmcli.ui.comparison import report
 

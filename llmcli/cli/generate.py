@@ -14,7 +14,7 @@ import typer
 from llmcli.cli.open_model import show_settings
 from llmcli.cli.options import CHAT_ONLY, both, with_settings
 from llmcli.config.layers import layers_of
-from llmcli.engine.trace import Measure
+from llmcli.engine.events import Measure
 from llmcli.errors import ConstraintError, DiskError, ExitStatus, UsageError
 from llmcli.params.chain import check
 from llmcli.params.settings import Layer, Resolved, Settings, fields, inert, resolve
@@ -72,7 +72,7 @@ def generate(
     question, system, grammar = _texts(asked, no_stdin)
     from llmcli.cli.open_model import find_model, open_model
     from llmcli.cli.welcome import welcome
-    from llmcli.engine.llama.abort import AbortFlag
+    from llmcli.engine.llama.bindings import AbortFlag
     from llmcli.inference.answer import Answer
     from llmcli.inference.local import with_model
     from llmcli.inference.request import build_prompt, needs_plain_template, with_plain_stop

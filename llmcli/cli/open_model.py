@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from time import perf_counter
 
 from llmcli.cli import preload
-from llmcli.engine import log
-from llmcli.engine.llama.abort import AbortFlag
+from llmcli.engine.llama import bindings
+from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.errors import TimeLimitError
 from llmcli.files import config_file
 from llmcli.inference.local import LocalModel, Target, locate
@@ -50,7 +50,7 @@ def open_model(target: Target, settings: Settings, abort: AbortFlag, status: Sta
         KeyboardInterrupt: the user interrupted it.
     """
     if console.engine_log:
-        log.listen(console.detail)
+        bindings.subscribe_log(console.detail)
     try:
         start = perf_counter()
         preloaded = preload.take(target.file.parts)

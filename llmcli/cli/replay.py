@@ -61,7 +61,7 @@ def replay(
     recorded = _recorded(what, line, policy_file)
     from llmcli.chat.replay import settings_of
     from llmcli.cli.open_model import open_model
-    from llmcli.engine.llama.abort import AbortFlag
+    from llmcli.engine.llama.bindings import AbortFlag
 
     current = resolve([config_layer(), environment_layer(os.environ), flags]).settings
     settings = [settings_of(one, flags.values.get("model"), current) for one in recorded]

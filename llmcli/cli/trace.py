@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from llmcli.engine.trace import TokenTrace
+from llmcli.engine.events import TokenTrace
 from llmcli.errors import DiskError, ExitStatus, UsageError
 from llmcli.ui.terminal.console import console, is_terminal
 from llmcli.ui.terminal.output import put, put_line

@@ -7,11 +7,10 @@ from typing import Any
 
 from llmcli.chat.recording import answer_params, replay_data
 from llmcli.chat.trace_texts import TraceTexts
-from llmcli.engine.dial import Dial
-from llmcli.engine.events import Record
+from llmcli.engine.events import Record, TokenTrace
 from llmcli.engine.generation import Generation
-from llmcli.engine.text.reasoning import ThinkingSplitter, show_tags
-from llmcli.engine.trace import TokenTrace
+from llmcli.engine.reasoning import ThinkingSplitter, show_tags
+from llmcli.engine.sampling.temperature import Dial
 from llmcli.inference.local import LocalModel, Prompt
 from llmcli.params.settings import Settings
 

@@ -7,8 +7,7 @@ from time import perf_counter
 from typing import Any
 
 from llmcli.engine.events import Record
-from llmcli.engine.generate import Progress, generate
-from llmcli.engine.generation import Generation
+from llmcli.engine.generation import Generation, Progress, generate
 from llmcli.errors import LlmcliError
 from llmcli.inference import sizing
 from llmcli.inference.local import LocalModel, Prompt

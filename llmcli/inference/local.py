@@ -8,12 +8,10 @@ from time import perf_counter
 from typing import Any
 
 from llmcli.engine.events import Record
-from llmcli.engine.generate import generate
-from llmcli.engine.generation import Generation
+from llmcli.engine.generation import Generation, generate
 from llmcli.engine.llama import bindings, hardware
-from llmcli.engine.llama.abort import AbortFlag
-from llmcli.engine.llama.batches import Batches, check_layout, without_last
-from llmcli.engine.llama.context import AbortedError, Context, ContextParams
+from llmcli.engine.llama.bindings import AbortFlag
+from llmcli.engine.llama.context import AbortedError, Batches, Context, ContextParams, check_layout, without_last
 from llmcli.engine.llama.model import Model
 from llmcli.engine.llama.probe import probe
 from llmcli.errors import ModelInvalidError, UsageError

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from llmcli.engine.llama import hardware
-from llmcli.engine.memory import estimate
+from llmcli.engine.llama.hardware import estimate
 from llmcli.inference.sizing import shape_of
 from llmcli.models import notes
 from llmcli.models.gguf.header import GGUFHeader

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from llmcli.engine.llama.batches import Batches
+from llmcli.engine.llama.context import Batches
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 _MOST = 1 << 31

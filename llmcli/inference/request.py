@@ -109,7 +109,7 @@ def grammar_text(settings: Settings, notes: list[str] | None = None) -> str | No
     if settings.grammar_file is not None:
         return read_text(settings.grammar_file)
     if settings.json_schema is not None:
-        from llmcli.engine.json_schema import not_enforced, schema_to_gbnf
+        from llmcli.engine.sampling.grammar import not_enforced, schema_to_gbnf
 
         schema = _inline_or_file(settings.json_schema, "{")
         gbnf = schema_to_gbnf(schema)

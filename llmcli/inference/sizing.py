@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from llmcli.engine.llama import hardware
+from llmcli.engine.llama.hardware import ModelShape, estimate, fitting_context, fitting_layers
 from llmcli.engine.llama.model import ALL_LAYERS
-from llmcli.engine.memory import ModelShape, estimate, fitting_context, fitting_layers
 from llmcli.errors import ContextOverflowError, LlmcliError
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.params.settings import Settings

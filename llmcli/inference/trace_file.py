@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llmcli.engine.trace import Alternative, TokenTrace
+from llmcli.engine.events import Alternative, TokenTrace
 from llmcli.errors import DiskError, UsageError
 from llmcli.files import encode, lines_of
 

@@ -3,8 +3,7 @@
 import shutil
 from collections.abc import Sequence
 
-from llmcli.engine.inspection import Dissection
-from llmcli.engine.stepwise import Candidate, Step
+from llmcli.engine.inspection import Candidate, Dissection, Step
 from llmcli.params.settings import Settings, fields
 from llmcli.text import plural
 from llmcli.ui.charts.trace_table import token_text

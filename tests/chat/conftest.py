@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.engine.llama.abort import AbortFlag
+from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.inference.local import LocalModel, Target
 from llmcli.models.locations import ModelFile
 from llmcli.params.settings import Settings

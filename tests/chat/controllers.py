@@ -14,7 +14,7 @@ from llmcli.chat.sessions.session import Session
 from llmcli.chat.turn import Turn
 from llmcli.config.layers import Layers
 from llmcli.engine.events import Record, Timings
-from llmcli.engine.llama.abort import AbortFlag
+from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.engine.llama.context import Context, ContextParams
 from llmcli.inference.local import LocalModel, Prompt, Target
 from llmcli.models.locations import ModelFile

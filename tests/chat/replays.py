@@ -7,8 +7,8 @@ from typing import Any
 
 from llmcli.chat.replay import Replay, settings_of
 from llmcli.chat.replay_source import Recorded, from_output
-from llmcli.engine.dial import Dial
-from llmcli.engine.llama.abort import AbortFlag
+from llmcli.engine.llama.bindings import AbortFlag
+from llmcli.engine.sampling.temperature import Dial
 from llmcli.inference.answer import Answer
 from llmcli.inference.local import LocalModel, Target
 from llmcli.inference.request import build_prompt, grammar_text

@@ -10,7 +10,7 @@ from llmcli.chat.controller import Dialogue
 from llmcli.chat.conversation import Message
 from llmcli.chat.inspect import Answered, last_answer
 from llmcli.chat.turn import Turn
-from llmcli.engine.dial import Dial
+from llmcli.engine.sampling.temperature import Dial
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer
 from llmcli.inference.local import LocalModel, Prompt

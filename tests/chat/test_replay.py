@@ -13,7 +13,7 @@ import pytest
 from llmcli.chat.replay import Replay, settings_of
 from llmcli.chat.replay_source import Recorded, from_session
 from llmcli.chat.sessions.session import Session
-from llmcli.engine.dial import Dial
+from llmcli.engine.sampling.temperature import Dial
 from llmcli.inference.answer import Answer
 from llmcli.inference.local import LocalModel
 from llmcli.inference.request import build_prompt

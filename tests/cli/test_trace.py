@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.cli import trace
-from llmcli.engine.trace import Alternative, TokenTrace
+from llmcli.engine.events import Alternative, TokenTrace
 from llmcli.errors import DiskError, ExitStatus, UsageError
 from llmcli.inference.trace_file import TraceWriter, from_data
 from llmcli.ui.charts.trace_table import put_trace, summary, summary_line

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from llmcli.engine.film import Film
+from llmcli.engine.inspection import Film
 from llmcli.engine.llama import bindings
 from llmcli.engine.sampling.chain import Chain, Watch
-from llmcli.engine.text.draw_state import Place
+from llmcli.engine.sentences import Place
 from llmcli.params.chain import Step, plan
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from llmcli.engine.llama.abort import AbortFlag
+from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.engine.llama.context import Context, ContextParams
-from llmcli.engine.llama.model import Model
-from llmcli.engine.llama.vocab import Vocab
+from llmcli.engine.llama.model import Model, Vocab
 
 settings.register_profile("no deadline", deadline=None)  # on a busy machine an example can take long
 settings.load_profile("no deadline")

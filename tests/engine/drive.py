@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmcli.engine.events import Record, Timings
-from llmcli.engine.generate import generate
-from llmcli.engine.generation import Generation
+from llmcli.engine.generation import Generation, generate
 from llmcli.engine.llama.context import Context
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings

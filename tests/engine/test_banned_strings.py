@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.engine.bans import fold
 from llmcli.engine.llama.context import Context
+from llmcli.engine.stop_strings import fold
 from llmcli.errors import ConstraintError
 from llmcli.params.policies.policy import Fixed
 from tests.engine.drive import GREEDY, run

@@ -8,8 +8,16 @@ from random import Random
 
 import pytest
 
-from llmcli.engine.llama.batches import Batches, Layout, batch_start, check_layout, without_last
-from llmcli.engine.llama.context import AbortedError, Context, ContextParams
+from llmcli.engine.llama.context import (
+    AbortedError,
+    Batches,
+    Context,
+    ContextParams,
+    Layout,
+    batch_start,
+    check_layout,
+    without_last,
+)
 from llmcli.engine.llama.model import Model
 from tests.engine.conftest import MakeContext
 from tests.engine.test_reuse import Countdown

@@ -5,7 +5,6 @@ import sys
 
 import pytest
 
-from llmcli.engine import log
 from llmcli.engine.llama import bindings
 from llmcli.errors import LlmcliError
 
@@ -64,11 +63,11 @@ def test_the_versions_of_llama_cpp_are_known() -> None:
 
 @pytest.fixture
 def quiet() -> None:
-    log.forget()
+    bindings.clear_log()
 
 
 def log_line(level: int, text: str) -> None:
-    log._on_log(level, text.encode(), None)
+    bindings._on_log(level, text.encode(), None)
 
 
 @pytest.mark.parametrize(
@@ -86,14 +85,14 @@ def log_line(level: int, text: str) -> None:
 def test_the_reason_is_the_first_specific_error(quiet: None, lines: list[tuple[int, str]], reason: str) -> None:
     for level, text in lines:
         log_line(level, text)
-    assert log.reason() == reason
+    assert bindings.last_log_error() == reason
 
 
 def test_a_listener_gets_every_line_of_the_log(quiet: None, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[str] = []
-    monkeypatch.setattr(log, "_listeners", [])
-    log.listen(heard.append)
+    monkeypatch.setattr(bindings, "_listeners", [])
+    bindings.subscribe_log(heard.append)
     log_line(2, "info\n")
-    log._on_log(4, b"bad \xff bytes\n", None)
+    bindings._on_log(4, b"bad \xff bytes\n", None)
     assert heard == ["info", "bad \ufffd bytes"]
-    assert log.reason() == "bad \ufffd bytes"
+    assert bindings.last_log_error() == "bad \ufffd bytes"

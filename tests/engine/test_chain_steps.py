@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.film import Film
-from llmcli.engine.llama.vocab import Vocab
-from llmcli.engine.stepwise import Candidate, Stepwise, stepwise
+from llmcli.engine.inspection import Candidate, Film, Stepwise, stepwise
+from llmcli.engine.llama.model import Vocab
 from llmcli.params.chain import Step
 from llmcli.params.policies.policy import Entropy, Fixed
 from tests.engine.candidates import apply_chain, capture_steps, log_probabilities, make_chain, plan_steps

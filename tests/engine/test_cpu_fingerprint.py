@@ -5,8 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from llmcli.engine.llama import bindings, hardware
-from llmcli.engine.llama.hardware import Device
-from llmcli.engine.machine import machine
+from llmcli.engine.llama.hardware import Device, machine
 from llmcli.errors import LlmcliError
 
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcli.engine.dial import Dial
-from llmcli.engine.text.draw_state import Place
-from llmcli.engine.text.reasoning import ThinkingSplitter
+from llmcli.engine.reasoning import ThinkingSplitter
+from llmcli.engine.sampling.temperature import Dial
+from llmcli.engine.sentences import Place
 from llmcli.params.policies.parser import parse_policy
 from tests.engine.scripted import END, script_generation
 

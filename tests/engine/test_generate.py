@@ -9,12 +9,10 @@ from collections.abc import Sequence
 import pytest
 
 from llmcli.engine.events import Record
-from llmcli.engine.generate import generate
-from llmcli.engine.generation import Generation
-from llmcli.engine.llama.abort import AbortFlag
+from llmcli.engine.generation import Generation, generate
+from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.engine.llama.context import Context, ContextParams
-from llmcli.engine.llama.model import Model
-from llmcli.engine.llama.vocab import Vocab
+from llmcli.engine.llama.model import Model, Vocab
 from llmcli.engine.sampling.chain import resolve_biases
 from llmcli.errors import ContextOverflowError, LlmcliError, UsageError
 from llmcli.params.generation import Bias

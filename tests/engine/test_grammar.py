@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.json_schema import not_enforced, schema_to_gbnf
 from llmcli.engine.llama.context import Context
-from llmcli.engine.llama.vocab import Vocab
-from llmcli.engine.sampling.grammar import Grammar
+from llmcli.engine.llama.model import Vocab
+from llmcli.engine.sampling.grammar import Grammar, not_enforced, schema_to_gbnf
 from llmcli.errors import ConstraintError, UsageError
 from llmcli.params.policies.policy import Fixed
 from tests.engine.drive import GREEDY, run, start

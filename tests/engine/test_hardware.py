@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcli.engine import memory
 from llmcli.engine.llama import hardware
-from llmcli.engine.memory import CACHE_BYTES, ModelShape, estimate, fitting_context, fitting_layers
+from llmcli.engine.llama.hardware import CACHE_BYTES, ModelShape, estimate, fitting_context, fitting_layers
 from llmcli.params.model import CACHE_TYPES
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's files")
@@ -161,8 +160,8 @@ def test_the_fitting_context_is_the_largest_that_fits() -> None:
     room = 3 * 10**8 + 10**9
     n_ctx = fitting_context(SHAPE, room, 512, "f16", "f16")
     assert n_ctx % 256 == 0
-    assert estimate(SHAPE, n_ctx, 512, "f16", "f16").total <= room * memory._USABLE
-    assert estimate(SHAPE, n_ctx + 256, 512, "f16", "f16").total > room * memory._USABLE
+    assert estimate(SHAPE, n_ctx, 512, "f16", "f16").total <= room * hardware._USABLE
+    assert estimate(SHAPE, n_ctx + 256, 512, "f16", "f16").total > room * hardware._USABLE
 
 
 @pytest.mark.parametrize("room", [0, -1])

@@ -6,13 +6,11 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.dial import Dial, Move
-from llmcli.engine.film import Film
-from llmcli.engine.generate import generate
-from llmcli.engine.generation import Generation
-from llmcli.engine.inspection import Dissection, Subject, dissect
-from llmcli.engine.llama.abort import AbortFlag
+from llmcli.engine.generation import Generation, generate
+from llmcli.engine.inspection import Dissection, Film, Subject, dissect
+from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.engine.llama.context import AbortedError, Context
+from llmcli.engine.sampling.temperature import Dial, Move
 from llmcli.params.chain import DEFAULT_ORDER
 from llmcli.params.policies.parser import parse_policy
 from llmcli.params.policies.policy import Entropy, Fixed

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.engine.llama.abort import AbortFlag
-from llmcli.engine.llama.model import Model
+from llmcli.engine.llama.bindings import AbortFlag
+from llmcli.engine.llama.model import Model, Vocab
 from llmcli.engine.llama.probe import probe
-from llmcli.engine.llama.vocab import Vocab
 from llmcli.errors import ModelInvalidError
 from tests.models.gguf_writer import MODEL, write_gguf
 

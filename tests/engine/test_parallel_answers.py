@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.generate import generate
-from llmcli.engine.generation import Generation
-from llmcli.engine.llama.abort import AbortFlag
+from llmcli.engine.generation import Generation, generate
+from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.engine.llama.context import Context, ContextParams
 from llmcli.engine.llama.model import Model
 from llmcli.errors import ConstraintError, ContextOverflowError, PolicyError

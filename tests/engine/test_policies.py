@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmcli.engine.dial import Dial
+from llmcli.engine.reasoning import ThinkingSplitter
 from llmcli.engine.sampling.chain import Chain, Watch
-from llmcli.engine.sampling.temperature import Reading
-from llmcli.engine.text.draw_state import Place
-from llmcli.engine.text.reasoning import ThinkingSplitter
-from llmcli.engine.tracer import Drawn
+from llmcli.engine.sampling.python_samplers import Drawn
+from llmcli.engine.sampling.temperature import Dial, Reading
+from llmcli.engine.sentences import Place
 from llmcli.errors import PolicyError
 from llmcli.params.chain import plan
 from llmcli.params.param import LARGEST_FLOAT

@@ -11,12 +11,11 @@ from typing import Any, Protocol
 
 import pytest
 
-from llmcli.engine.dial import Dial
-from llmcli.engine.generate import generate
-from llmcli.engine.generation import Generation
+from llmcli.engine.generation import Generation, generate
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.context import Context
 from llmcli.engine.llama.model import Model
+from llmcli.engine.sampling.temperature import Dial
 from llmcli.errors import PolicyError
 from llmcli.params.chain import DEFAULT_ORDER
 from llmcli.params.policies import rules

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.engine.text.reasoning import TAGS, ThinkingSplitter, show_tags
+from llmcli.engine.reasoning import TAGS, ThinkingSplitter, show_tags
 from tests.inference.fake_vocab import FakeVocab
 
 PAIRS = [(opener, closer) for opener, closer in TAGS if closer]

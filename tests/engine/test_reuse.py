@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.llama.abort import AbortFlag
+from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.engine.llama.context import AbortedError, Context, ContextParams
 from llmcli.engine.llama.model import Model
 from tests.models import tiny_models

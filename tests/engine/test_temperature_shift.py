@@ -2,9 +2,8 @@
 
 import pytest
 
-from llmcli.engine.dial import Dial
-from llmcli.engine.sampling.temperature import TemperatureSampler
-from llmcli.engine.text.draw_state import Place
+from llmcli.engine.sampling.temperature import Dial, TemperatureSampler
+from llmcli.engine.sentences import Place
 from llmcli.params.policies.parser import parse_policy
 
 

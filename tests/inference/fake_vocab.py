@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from llmcli.engine.llama.vocab import Vocab
+from llmcli.engine.llama.model import Vocab
 
 CONTROL = 0x110000  # control tokens are numbered from here, beyond every character
 

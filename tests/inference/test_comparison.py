@@ -14,8 +14,8 @@ from llmcli.chat.compare import Rivals
 from llmcli.chat.sessions.session import Session
 from llmcli.chat.statistics import Statistics
 from llmcli.engine.llama import hardware
-from llmcli.engine.llama.abort import AbortFlag
-from llmcli.engine.memory import ModelShape
+from llmcli.engine.llama.bindings import AbortFlag
+from llmcli.engine.llama.hardware import ModelShape
 from llmcli.errors import ConstraintError, ContextOverflowError, UsageError
 from llmcli.inference import sizing
 from llmcli.inference.answer import Answer

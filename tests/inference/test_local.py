@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.engine.llama import hardware
-from llmcli.engine.llama.abort import AbortFlag
+from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.engine.llama.model import Model
 from llmcli.errors import ContextOverflowError, LlmcliError, ModelInvalidError, ModelNotFoundError
 from llmcli.inference import local as module

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.chat.prompt import raw_tokens, render_prompt, with_bos
-from llmcli.engine.llama.vocab import Vocab
+from llmcli.engine.llama.model import Vocab
 from llmcli.inference.local import LocalModel
 from llmcli.inference.templates.template import ChatTemplate
 from tests.inference.fake_vocab import CONTROL, FakeVocab

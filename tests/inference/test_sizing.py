@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 
 from llmcli.engine.llama import hardware
-from llmcli.engine.llama.hardware import Device
+from llmcli.engine.llama.hardware import Device, ModelShape
 from llmcli.engine.llama.model import ALL_LAYERS
-from llmcli.engine.memory import ModelShape
 from llmcli.errors import LlmcliError
 from llmcli.inference.sizing import check_gpu, check_memory, choose_context, choose_gpu_layers, shape_of
 from llmcli.models.gguf.cursor import ArraySummary, Value

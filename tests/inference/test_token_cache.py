@@ -8,8 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmcli.chat.prompt import render_prompt, warm
-from llmcli.engine.llama.model import Model
-from llmcli.engine.llama.vocab import Vocab
+from llmcli.engine.llama.model import Model, Vocab
 from llmcli.errors import LlmcliError
 from llmcli.inference.templates import encode
 from llmcli.inference.templates.encode import TokenCache

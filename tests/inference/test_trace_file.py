@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcli.engine.trace import Alternative, TokenTrace
+from llmcli.engine.events import Alternative, TokenTrace
 from llmcli.errors import DiskError, UsageError
 from llmcli.inference.trace_file import TraceWriter, from_data, parse_trace, read_trace, to_data
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from llmcli.chat.prompt import raw_tokens
-from llmcli.engine.text.reasoning import ThinkingSplitter
-from llmcli.engine.trace import TokenTrace
+from llmcli.engine.events import TokenTrace
+from llmcli.engine.reasoning import ThinkingSplitter
 from llmcli.inference.answer import Answer
 from llmcli.inference.local import LocalModel, Prompt
 from llmcli.params.settings import Settings

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.dial import Dial
-from llmcli.engine.llama.abort import AbortFlag
+from llmcli.engine.llama.bindings import AbortFlag
+from llmcli.engine.sampling.temperature import Dial
 from llmcli.params.settings import Settings
 from llmcli.ui.chat import answer_display
 from llmcli.ui.chat.busy_screen import Stage

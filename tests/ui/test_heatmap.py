@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from llmcli.engine.trace import TokenTrace
+from llmcli.engine.events import TokenTrace
 from llmcli.ui.charts.heatmap import Measure, heat_rows, put_heat
 from llmcli.ui.terminal.cells import shown
 

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from llmcli.engine.trace import TokenTrace
+from llmcli.engine.events import TokenTrace
 from llmcli.ui.charts.trace_plot import plot_svg
 from llmcli.ui.curve import Span, curve, ticks
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.dial import Dial
+from llmcli.engine.sampling.temperature import Dial
 from llmcli.params.policies.parser import parse_policy
 from llmcli.params.settings import Settings
 from llmcli.ui.chat.temperature_keys import Steering

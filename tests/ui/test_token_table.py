@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.inspection import Dissection
-from llmcli.engine.stepwise import stepwise
-from llmcli.engine.trace import TokenTrace
+from llmcli.engine.events import TokenTrace
+from llmcli.engine.inspection import Dissection, stepwise
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
 from llmcli.ui.terminal.cells import shown

@@ -1,12 +1,13 @@
-"""The C API of llama.cpp, without the heavy `__init__` of the package llama_cpp."""
+"""The llama.cpp library: loading it, its log, and the flag that aborts it."""
 
 import ctypes
-import importlib
-import importlib.machinery
 import importlib.util
 import re
 import sys
 import types
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,44 @@ from llmcli.errors import LlmcliError
 
 # The release whose structures and signatures this package uses; pyproject.toml pins the same range.
 TESTED_BINDINGS = "0.3.36"
+_DEBUG, _INFO, _WARN, _ERROR, _CONT = 1, 2, 3, 4, 5  # ggml.h, enum ggml_log_level
+_errors: deque[str] = deque(maxlen=16)
+_listeners: list[Callable[[str], None]] = []
+_last_level = _INFO
+
+
+class AbortFlag:
+    """One byte that llama.cpp checks after every tensor operation.
+
+    ggml calls its abort callback about 1,000 times per token, so the callback must not be Python. The C
+    library's `strlen` has the right form: over this buffer it returns 0 (continue) for an empty string, else 1 (abort).
+    """
+
+    def __init__(self) -> None:
+        self._byte = ctypes.create_string_buffer(2)
+        self.reason = "interrupt"
+
+    def set(self, reason: str = "interrupt") -> None:
+        """Abort the running computation, and those that start before `clear`. The first reason is kept."""
+        if not self.is_set():
+            self.reason = reason
+        self._byte[0] = b"!"
+
+    def clear(self) -> None:
+        self._byte[0] = b"\0"
+
+    def is_set(self) -> bool:
+        return self._byte[0] != b"\0"
+
+    def attach(self, api: Any, ctx: Any) -> None:
+        """Make this flag abort the llama.cpp context `ctx` (CPU backend only, see llama.h)."""
+        callback = ctypes.cast(C_LIBRARY.strlen, api.ggml_abort_callback)
+        api.llama_set_abort_callback(ctx, callback, ctypes.cast(self._byte, ctypes.c_void_p))
+        self._callback = callback  # llama.cpp keeps only the pointer
+
+
+# The C library: some of its functions serve as callbacks without Python.
+C_LIBRARY = ctypes.cdll.msvcrt if sys.platform == "win32" else ctypes.CDLL(None)
 
 
 @cache
@@ -29,9 +68,9 @@ def load() -> Any:
         LlmcliError: when the package is missing or its library cannot be loaded.
     """
     api = submodule("llama_cpp")
-    from llmcli.engine import log  # imported here: nothing before needs it
+    from llmcli.engine.llama import bindings  # imported here: nothing before needs it
 
-    log.install(api)
+    bindings.install_log(api)
     api.llama_backend_init()
     return api
 
@@ -87,3 +126,56 @@ def llama_build() -> str:
             function.restype, function.argtypes = ctypes.c_char_p, []
             parts.append(f"{name.replace('_', ' ')} {function().decode('utf-8', 'replace')}")
     return ", ".join(parts).replace("llama version", "llama.cpp").replace("ggml version", "ggml")
+
+
+def _on_log(level: int, text: bytes | None, _user_data: Any) -> None:
+    global _last_level
+    if level != _CONT:
+        _last_level = level
+    if not text or (_last_level not in (_WARN, _ERROR) and not _listeners):
+        return
+    line = text.decode("utf-8", "replace").rstrip("\n")
+    for listener in _listeners:
+        listener(line)
+    if _last_level == _ERROR:
+        _errors.append(line)
+
+
+_callback: Any = None  # llama.cpp keeps only the pointer
+
+
+def install_log(api: Any) -> None:
+    """Send llama.cpp's log here instead of to stderr."""
+    global _callback
+    _callback = api.llama_log_callback(_on_log)
+    api.llama_log_set(_callback, ctypes.c_void_p(0))
+
+
+@contextmanager
+def suppress_log(api: Any) -> Iterator[None]:
+    """Discard the log without a call into Python, for a load in parallel with a thread that has Python's lock.
+
+    The callback is C's `abs`, which takes the log level and has no effect.
+    """
+    api.llama_log_set(ctypes.cast(C_LIBRARY.abs, api.llama_log_callback), ctypes.c_void_p(0))
+    try:
+        yield
+    finally:
+        api.llama_log_set(_callback, ctypes.c_void_p(0))
+
+
+def subscribe_log(listener: Callable[[str], None]) -> None:
+    """Call `listener` with each further line of the log (`--verbose`)."""
+    _listeners.append(listener)
+
+
+def clear_log() -> None:
+    """Discard the captured errors, before a call that can fail."""
+    _errors.clear()
+
+
+def last_log_error() -> str:
+    """llama.cpp's message for the last failure: the first error since `clear_log`, without function names."""
+    lines = [re.sub(r"^\w+: ", "", line).strip() for line in _errors]
+    specific = [line for line in lines if line and not re.fullmatch(r"failed to load model\W*", line)]
+    return specific[0] if specific else ""

@@ -4,18 +4,19 @@ import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
-from llmcli.engine import log
 from llmcli.engine.llama import bindings
-from llmcli.engine.llama.abort import AbortFlag
-from llmcli.engine.llama.batches import Batches, Layout, batch_start, check_layout
+from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.engine.llama.model import Model
 from llmcli.errors import ContextOverflowError, LlmcliError
 
 _FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}  # llama.h, enum llama_flash_attn_type
 _NO_SLOT, _ABORTED = 1, 2  # status of llama_decode
 _MAX_SAVED_STATE = 2**29  # bytes
+# (rows of a batch, rows that were kept, number of such batches in succession)
+Batches = Sequence[tuple[int, int, int]]
 
 
 class AbortedError(Exception):
@@ -55,10 +56,10 @@ class Context:
         self.params = params
         self.abort = abort or AbortFlag()
         self._n_batch = max(min(params.n_batch, params.n_ctx), params.n_seq_max)  # for `step`
-        log.forget()
+        bindings.clear_log()
         self.handle = api.llama_init_from_model(model.handle, self._c_params(params))
         if not self.handle:
-            reason = log.reason()
+            reason = bindings.last_log_error()
             hint = "" if reason and "alloc" not in reason else "try a smaller --ctx-size"
             reason = reason or "llama.cpp gives no reason"
             raise LlmcliError(f"cannot create a context of {params.n_ctx} tokens: {reason}", hint)
@@ -269,7 +270,7 @@ class Context:
             raise AbortedError
         if status == _NO_SLOT:
             raise ContextOverflowError(f"the context of {self.n_ctx} tokens is full")
-        raise LlmcliError(f"llama.cpp cannot evaluate the tokens: {log.reason() or f'status {status}'}")
+        raise LlmcliError(f"llama.cpp cannot evaluate the tokens: {bindings.last_log_error() or f'status {status}'}")
 
     def _remove_partial_batch(self, seq_ids: list[int]) -> None:
         """Remove what a failed batch left in the memory, so that it agrees with `_evaluated`."""
@@ -289,3 +290,72 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     if list(a[:n]) == list(b[:n]):  # the usual case, compared at C speed
         return n
     return next(i for i in range(n) if a[i] != b[i])
+
+
+class Layout:
+    """The batches of one sequence. Tokens that are not recorded were evaluated in batches of one row."""
+
+    def __init__(self, recorded: Sequence[tuple[int, int, int]] = ()) -> None:
+        self._recorded = list(recorded)  # (position of the first token, rows, rows that are tokens of the sequence)
+
+    def note(self, start: int, rows: int, kept: int) -> None:
+        """Record that the `kept` tokens from position `start` on were evaluated in a batch of `rows`."""
+        self._recorded.append((start, rows, kept))
+
+    def cut(self, keep: int) -> None:
+        """Keep only the first `keep` tokens."""
+        recorded = self._recorded
+        while recorded and recorded[-1][0] >= keep:
+            recorded.pop()
+        if recorded:
+            start, rows, kept = recorded[-1]
+            recorded[-1] = start, rows, min(kept, keep - start)
+
+    def copy(self) -> "Layout":
+        """A copy, for a sequence that shares these tokens."""
+        return Layout(self._recorded)
+
+    def batches(self, n_tokens: int) -> list[tuple[int, int, int]]:
+        """The batches of the first `n_tokens` tokens; equal ones in succession are counted."""
+        batches, at = [], 0
+        for start, rows, kept in [*self._recorded, (n_tokens, 0, 0)]:
+            if start > at:
+                batches.append((1, 1, start - at))
+            if rows:
+                batches.append((rows, kept, 1))
+            at = start + kept
+        groups = groupby(batches, key=lambda batch: batch[:2])
+        return [(rows, kept, sum(times for _, _, times in group)) for (rows, kept), group in groups]
+
+
+def without_last(layout: Batches) -> list[tuple[int, int, int]]:
+    """All batches except the last one."""
+    *before, (rows, kept, times) = layout
+    return [*before, (rows, kept, times - 1)] if times > 1 else before
+
+
+def batch_start(layout: Batches, n_tokens: int) -> int:
+    """The position of the first token of the batch with token number `n_tokens`."""
+    at = 0
+    for _, kept, times in layout:
+        if at + kept * times >= n_tokens:
+            return at + (n_tokens - 1 - at) // kept * kept
+        at += kept * times
+    return at
+
+
+def check_layout(layout: Batches, n_tokens: int, n_batch: int, n_ctx: int) -> None:
+    """Check that `n_tokens` tokens can have been evaluated in these batches.
+
+    Raises:
+        ValueError: when they cannot.
+    """
+    at = 0
+    for rows, kept, times in layout:
+        if not 0 < kept <= rows <= n_batch or times < 1:
+            raise ValueError(f"invalid batch: {kept} of {rows} rows, {times} times")
+        at += kept * times
+        if at - kept + rows > n_ctx or at > n_tokens:
+            raise ValueError(f"the batches have more than {min(n_ctx, n_tokens)} tokens")
+    if at != n_tokens:
+        raise ValueError(f"the batches have {at} tokens, expected {n_tokens}")

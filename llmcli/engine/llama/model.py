@@ -1,22 +1,24 @@
-"""A model file loaded into llama.cpp."""
+"""A loaded model and its vocabulary."""
 
+import ctypes
 import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from llmcli.engine import log
 from llmcli.engine.llama import bindings
-from llmcli.engine.llama.abort import AbortFlag
-from llmcli.engine.llama.vocab import Vocab
-from llmcli.errors import ModelInvalidError
+from llmcli.engine.llama.bindings import AbortFlag
+from llmcli.errors import ModelInvalidError, UsageError
 
 ALL_LAYERS = -1  # a negative number offloads all layers (llama.h)
 Progress = Callable[[float], None]
+_MAX_BYTES = 2**30  # llama_tokenize counts bytes and tokens in int32
+_NULL = -1  # LLAMA_TOKEN_NULL
 
 
 class Model:
@@ -61,9 +63,9 @@ class Model:
         if progress or abort:
             params.progress_callback = api.llama_progress_callback(on_progress)
         begin = perf_counter()
-        log.forget()
+        bindings.clear_log()
         names = (api.ctypes.c_char_p * len(parts))(*map(_encode, parts))
-        with log.muted(api) if quiet else nullcontext():
+        with bindings.suppress_log(api) if quiet else nullcontext():
             handle = api.llama_model_load_from_splits(names, len(parts), params)
         if handle:
             model = cls(handle, parts[0])
@@ -71,7 +73,7 @@ class Model:
             return model
         if abort and abort.is_set():
             raise KeyboardInterrupt
-        reason = log.reason() or "llama.cpp gives no reason"
+        reason = bindings.last_log_error() or "llama.cpp gives no reason"
         raise ModelInvalidError(
             f"cannot load {parts[0].name}: {reason}", "download the model again, or use another one"
         )
@@ -97,3 +99,124 @@ class Model:
 def _encode(path: Path) -> bytes:
     """The path for llama.cpp: UTF-8 on Windows, the bytes of the file system elsewhere."""
     return str(path).encode("utf-8") if sys.platform == "win32" else os.fsencode(path)
+
+
+class Vocab:
+    """Token ids are integers below `n_tokens`. Pieces are bytes, as a token can end in the middle of a character."""
+
+    def __init__(self, api: Any, model: Any) -> None:
+        self._api = api
+        self._vocab = api.llama_model_get_vocab(model)
+        self.n_tokens: int = api.llama_vocab_n_tokens(self._vocab)
+        self._pieces: dict[int, bytes] = {}
+        self._labels: dict[int, str] = {}
+        self._ends: dict[int, bool] = {}
+
+    @property
+    def pointer(self) -> Any:
+        """The `llama_vocab *`, for samplers."""
+        return self._vocab
+
+    @cached_property
+    def bos(self) -> int | None:
+        """The beginning-of-sequence token, if the model has one."""
+        token: int = self._api.llama_vocab_bos(self._vocab)
+        return None if token == _NULL else token
+
+    @cached_property
+    def eos(self) -> int | None:
+        """The end-of-sequence token, if the model has one."""
+        token: int = self._api.llama_vocab_eos(self._vocab)
+        return None if token == _NULL else token
+
+    @cached_property
+    def adds_bos(self) -> bool:
+        """Whether the model needs a BOS token before each prompt."""
+        return bool(self._api.llama_vocab_get_add_bos(self._vocab)) and self.bos is not None
+
+    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]:
+        """The tokens of `text`; `parse_special` parses texts such as `<|im_end|>` as control tokens.
+
+        Raises:
+            UsageError: for a text of more than 1 GiB.
+        """
+        data = text.encode("utf-8", "replace")
+        if len(data) > _MAX_BYTES:
+            raise UsageError("the text is too long: more than 1 GiB")
+        size = len(data) + 8
+        buffer = (ctypes.c_int32 * size)()
+        count = self._api.llama_tokenize(self._vocab, data, len(data), buffer, size, add_special, parse_special)
+        if count < 0:
+            size = -count
+            buffer = (ctypes.c_int32 * size)()
+            count = self._api.llama_tokenize(self._vocab, data, len(data), buffer, size, add_special, parse_special)
+        return list(buffer[:count])
+
+    def piece(self, token: int, special: bool = False) -> bytes:
+        """The bytes of a token; empty for control tokens unless `special`."""
+        if special:
+            return self._read_piece(token, True)
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._read_piece(token, False)
+        return piece
+
+    def label(self, token: int) -> str:
+        """The text of one token for display: control tokens by name, an incomplete character as U+FFFD."""
+        text = self._labels.get(token)
+        if text is None:
+            text = self._labels[token] = self._read_piece(token, True).decode("utf-8", "replace")
+        return text
+
+    def show_control(self, token: int) -> None:
+        """From now on include this control token (such as a reasoning tag) in texts."""
+        self._pieces[token] = self._read_piece(token, True)
+
+    def _read_piece(self, token: int, special: bool) -> bytes:
+        size = 64
+        buffer = ctypes.create_string_buffer(size)
+        count = self._api.llama_token_to_piece(self._vocab, token, buffer, size, 0, special)
+        if count < 0:
+            buffer = ctypes.create_string_buffer(-count)
+            count = self._api.llama_token_to_piece(self._vocab, token, buffer, -count, 0, special)
+        return buffer.raw[:count]
+
+    def detokenize(self, tokens: list[int], special: bool = False) -> str:
+        """The text of `tokens`; invalid UTF-8 becomes U+FFFD."""
+        return b"".join(self.piece(token, special) for token in tokens).decode("utf-8", "replace")
+
+    def ends(self, token: int) -> bool:
+        """Whether the token ends an answer: any end-of-generation token of the model, not only EOS."""
+        ends = self._ends.get(token)
+        if ends is None:
+            ends = self._ends[token] = bool(self._api.llama_vocab_is_eog(self._vocab, token))
+        return ends
+
+    def is_control(self, token: int) -> bool:
+        """Whether the token is a control token, which must never result from text of users or files."""
+        return bool(self._api.llama_vocab_is_control(self._vocab, token))
+
+    @cached_property
+    def end_tokens(self) -> list[int]:
+        """All end-of-generation tokens; computed once from the whole vocabulary."""
+        return [token for token in range(self.n_tokens) if self._api.llama_vocab_is_eog(self._vocab, token)]
+
+    @cached_property
+    def special(self) -> dict[int, bytes]:
+        """The texts that the tokenizer splits off first, by token; computed once (0.3 us per token in the model)."""
+        api, vocab = self._api, self._vocab
+        special = api.LLAMA_TOKEN_ATTR_CONTROL | api.LLAMA_TOKEN_ATTR_USER_DEFINED | api.LLAMA_TOKEN_ATTR_UNKNOWN
+        attributes = map(api.llama_vocab_get_attr, repeat(vocab), range(self.n_tokens))
+        tokens = [token for token, attribute in enumerate(attributes) if attribute & special]
+        return {token: api.llama_vocab_get_text(vocab, token) for token in tokens}
+
+    def strips_left(self, token: int) -> bool:
+        """Whether the token, parsed as special, removes the space before it."""
+        return bool(self._api.llama_vocab_get_attr(self._vocab, token) & self._api.LLAMA_TOKEN_ATTR_LSTRIP)
+
+    @cached_property
+    def suppressed(self) -> list[int]:
+        """Tokens that the model file suppresses (`tokenizer.ggml.suppress_tokens`)."""
+        count = ctypes.c_int32(0)
+        tokens = self._api.llama_vocab_get_suppress_tokens(self._vocab, ctypes.byref(count))
+        return list(tokens[: count.value]) if count.value else []

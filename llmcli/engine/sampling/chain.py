@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from llmcli.engine.dial import Dial
 from llmcli.engine.llama import bindings
-from llmcli.engine.llama.vocab import Vocab
+from llmcli.engine.llama.model import Vocab
 from llmcli.engine.sampling import python_samplers
-from llmcli.engine.sampling.temperature import TemperatureSampler
-from llmcli.engine.text.draw_state import Place
-from llmcli.engine.tracer import Drawn
+from llmcli.engine.sampling.python_samplers import Drawn
+from llmcli.engine.sampling.temperature import Dial, TemperatureSampler
+from llmcli.engine.sentences import Place
 from llmcli.errors import UsageError
 from llmcli.params.chain import Step
 from llmcli.params.generation import Bias

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmcli.engine.llama import bindings
-from llmcli.engine.llama.vocab import Vocab
+from llmcli.engine.llama.model import Vocab
 from llmcli.engine.sampling.chain import BEGIN, Chain, Look, Watch, make_bias
 from llmcli.engine.sampling.grammar import Grammar
 from llmcli.engine.sampling.python_samplers import CustomSampler

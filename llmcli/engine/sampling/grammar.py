@@ -1,6 +1,7 @@
 """GBNF grammars: parsed by llama.cpp, and matched token by token."""
 
 import ctypes
+import json
 import math
 import os
 import sys
@@ -9,12 +10,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from llmcli.engine import log
 from llmcli.engine.llama import bindings
-from llmcli.engine.llama.vocab import Vocab
+from llmcli.engine.llama.model import Vocab
 from llmcli.errors import UsageError
 
 _MAX_RULES = 10_000  # the parser of llama.cpp is recursive and overflows the stack
+# Keywords that constrain a value and that the converter ignores.
+_NOT_ENFORCED = frozenset((
+    *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "uniqueItems", "contains"),
+    *("minContains", "maxContains", "minProperties", "maxProperties", "patternProperties", "propertyNames"),
+    *("dependentRequired", "dependentSchemas", "if", "then", "else", "not"),
+))  # fmt: skip
+_NAMES = ("properties", "$defs", "definitions")  # objects whose keys are names, not keywords
+_VALUES = ("const", "enum", "default", "examples")  # keywords whose content is data, not a schema
 
 
 class Grammar:
@@ -31,7 +39,7 @@ class Grammar:
             raise UsageError("the grammar is empty", 'write rules in GBNF, such as root ::= "yes" | "no"')
         if gbnf.count("(") + gbnf.count("::=") > _MAX_RULES:
             raise UsageError(f"the grammar has more than {_MAX_RULES} rules and groups")
-        log.forget()
+        bindings.clear_log()
         with _capture_stderr() as lines:
             self.pointer = api.llama_sampler_init_grammar(vocab.pointer, gbnf.encode("utf-8", "replace"), b"root")
         if not self.pointer:
@@ -89,5 +97,46 @@ def _capture_stderr() -> Iterator[list[str]]:
 
 def _parse_reason(lines: list[str]) -> str:
     errors = [line.partition(": ")[2] for line in lines if "error parsing grammar" in line]
-    reason = errors[0].replace("error parsing grammar: ", "") if errors else log.reason()
+    reason = errors[0].replace("error parsing grammar: ", "") if errors else bindings.last_log_error()
     return reason[:160] or "llama.cpp gives no reason"
+
+
+def schema_to_gbnf(schema: str) -> str:
+    """The GBNF grammar of a JSON schema (llama-cpp-python's port of llama.cpp's converter).
+
+    Raises:
+        UsageError: when the schema is not valid JSON or not supported by the converter.
+    """
+    try:
+        parsed = json.loads(schema)
+    except ValueError as error:
+        raise UsageError(f"json_schema is not valid JSON: {error}") from None
+    except RecursionError:
+        raise UsageError("json_schema is nested too deep") from None
+    if not isinstance(parsed, (dict, bool)):
+        raise UsageError("json_schema must be a JSON object")
+    try:
+        return str(bindings.submodule("llama_grammar").json_schema_to_gbnf(json.dumps(parsed)))
+    except Exception as error:  # the converter does not wrap the errors of its dictionaries
+        text = str(error) or type(error).__name__
+        raise UsageError(f"json_schema is not supported: {text.splitlines()[0][:120]}") from None
+
+
+def not_enforced(schema: str) -> list[str]:
+    """The keywords of a schema that the grammar does not enforce, sorted."""
+    return sorted(set(_keywords(json.loads(schema))))
+
+
+def _keywords(node: Any) -> Iterator[str]:
+    if isinstance(node, list):
+        for item in node:
+            yield from _keywords(item)
+    if not isinstance(node, dict):
+        return
+    for key, value in node.items():
+        if key in _NOT_ENFORCED:
+            yield key
+        if key in _NAMES and isinstance(value, dict):
+            yield from _keywords(list(value.values()))
+        elif key not in _VALUES:
+            yield from _keywords(value)

@@ -1,13 +1,18 @@
-"""Samplers in Python, as `llama_sampler`s: KoboldCpp's top-a and smoothing, which llama.cpp does not have."""
+"""Samplers of the chain that are written in Python: top-a, smoothing, and the reader of candidates."""
 
 import ctypes
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from llmcli.engine.events import Alternative
 from llmcli.engine.llama import bindings
+from llmcli.engine.llama.model import Vocab
 
 Apply = Callable[[Any], None]
+_ROW = 12  # bytes of a llama_token_data: id, logit, p
+_NEAR = 1e-4  # of the highest probability: only these are sorted, or all if they are fewer than requested
 
 
 class CustomSampler:
@@ -92,3 +97,79 @@ def rows_of(array: Any) -> Any:
     row = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
     block = (ctypes.c_char * (array.size * row.itemsize)).from_address(ctypes.addressof(array.data.contents))
     return np.frombuffer(block, dtype=row)
+
+
+class Drawn(CustomSampler):
+    """The last step of a chain, after the draw. It records the drawn token, its rank, and the candidates."""
+
+    def __init__(self) -> None:
+        self.p, self.rank = 0.0, 0
+        self._rows = b""
+        super().__init__("drawn", self._record)
+
+    def _record(self, candidates: Any) -> None:
+        array = candidates.contents
+        self._rows = ctypes.string_at(array.data, array.size * _ROW)
+        probabilities = memoryview(self._rows).cast("f")[2::3].tolist()
+        self.p = probabilities[array.selected]
+        self.rank = 1 + sum(map(self.p.__lt__, probabilities))
+
+    def left(self) -> dict[int, float]:
+        """The candidates of the last draw: probability by token id."""
+        rows = memoryview(self._rows)
+        return dict(zip(rows.cast("i")[::3].tolist(), rows.cast("f")[2::3].tolist(), strict=True))
+
+
+class Alternatives:
+    """The most likely tokens of the model, with their probabilities before and after the chain."""
+
+    def __init__(self, vocab: Vocab, count: int) -> None:
+        import numpy as np  # takes 80 ms, so only here
+
+        self._np, self._vocab, self._count = np, vocab, count
+        self._buffer = np.empty(vocab.n_tokens, np.float32)
+        self._shape = ctypes.c_float * vocab.n_tokens
+
+    def of(self, ctx: Any, row: int, left: Mapping[int, float]) -> tuple[Alternative, ...]:
+        """The alternatives of batch row `row` of the context `ctx`; `left` are the candidates after the chain."""
+        np, buffer, piece = self._np, self._buffer, self._vocab.label
+        pointer = bindings.load().llama_get_logits_ith(ctx, row)
+        logits = np.frombuffer(self._shape.from_address(ctypes.addressof(pointer.contents)), np.float32)
+        best = logits.max()
+        np.exp(np.subtract(logits, best, out=buffer), out=buffer)
+        total = float(buffer.sum())
+        near = np.flatnonzero(buffer > _NEAR)
+        if len(near) < self._count:
+            near = np.arange(len(buffer))
+        top = near[np.argsort(-logits[near], kind="stable")[: self._count]]
+        before = (buffer[top] / total).tolist()
+        return tuple(
+            Alternative(token, piece(token), p, left.get(token, 0.0))
+            for token, p in zip(top.tolist(), before, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """Natural logarithms of probabilities over the whole vocabulary; `top` is sorted, the most likely first."""
+
+    id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+def token_logprob(ctx: Any, row: int, n_vocab: int, token: int, count: int) -> TokenLogprob:
+    """The log-probability of `token` and of the `count` most likely tokens, in batch row `row` of the context `ctx`.
+
+    log softmax: l_i - max - ln sum exp(l_j - max). The logits are not copied.
+    """
+    import numpy as np  # takes 80 ms, so only here
+
+    pointer = bindings.load().llama_get_logits_ith(ctx, row)
+    logits = np.ctypeslib.as_array(pointer, shape=(n_vocab,))
+    best = logits.max()
+    logprobs = logits - (best + np.log(np.exp(logits - best).sum()))
+    count = min(count, n_vocab)
+    top = np.argpartition(logprobs, -count)[-count:]
+    top = top[np.argsort(-logprobs[top], kind="stable")]
+    return TokenLogprob(token, float(logprobs[token]), tuple((int(i), float(logprobs[i])) for i in top))

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
-from llmcli.engine.llama.vocab import Vocab
+from llmcli.engine.llama.model import Vocab
 
 _ROOM = 1 << 22  # characters of the cached texts, of each kind; a token takes about 40 bytes
 _Value = TypeVar("_Value")

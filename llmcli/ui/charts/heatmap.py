@@ -5,7 +5,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from llmcli.engine.trace import TokenTrace
+from llmcli.engine.events import TokenTrace
 from llmcli.text import plural
 from llmcli.ui.sparkline import STEPS, levels
 from llmcli.ui.terminal.cells import Runs, cells, fold, paint, wrap

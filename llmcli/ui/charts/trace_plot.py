@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import groupby
 
-from llmcli.engine.trace import TokenTrace
+from llmcli.engine.events import TokenTrace
 from llmcli.text import excerpt, plural
 from llmcli.ui.charts.trace_table import token_text
 from llmcli.ui.curve import Span, curve, ticks

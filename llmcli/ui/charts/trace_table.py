@@ -5,7 +5,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 
-from llmcli.engine.trace import Alternative, TokenTrace
+from llmcli.engine.events import Alternative, TokenTrace
 from llmcli.text import plural
 from llmcli.ui.terminal.cells import fit, plain, wrap
 from llmcli.ui.terminal.console import is_terminal

@@ -10,7 +10,7 @@ from llmcli.chat.attachments import Attachment, attach, find_mentions
 from llmcli.chat.controller import Dialogue, Fit
 from llmcli.chat.conversation import Message
 from llmcli.chat.sessions.session import Session
-from llmcli.engine.llama.abort import AbortFlag
+from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.errors import LlmcliError
 from llmcli.params.settings import Settings, inert
 from llmcli.ui.chat.answer_display import display

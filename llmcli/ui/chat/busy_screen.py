@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
-from llmcli.engine.llama.abort import AbortFlag
+from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.errors import LlmcliError
 from llmcli.params.settings import Settings
 from llmcli.text import plural

@@ -14,7 +14,7 @@ from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import aside
 
 if TYPE_CHECKING:
-    from llmcli.engine.trace import TokenTrace
+    from llmcli.engine.events import TokenTrace
     from llmcli.ui.chat.app import Chat
 
 MEASURES = ("temperature", "p", "entropy")

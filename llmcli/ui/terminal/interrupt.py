@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from llmcli.engine.llama.abort import AbortFlag
+from llmcli.engine.llama.bindings import AbortFlag
 
 _pending = False  # Ctrl-C was pressed where there was nothing to stop yet
 

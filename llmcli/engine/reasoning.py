@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from llmcli.engine.llama.vocab import Vocab
-from llmcli.engine.text.stop_strings import held_back
+from llmcli.engine.llama.model import Vocab
+from llmcli.engine.stop_strings import held_back
 
 # The opening and closing tags of model families.
 TAGS = (

@@ -4,6 +4,8 @@ import re
 from copy import copy
 from typing import NamedTuple
 
+from llmcli.engine.reasoning import ThinkingSplitter
+
 # Marks that end a sentence only before white space, and marks that always end one.
 _SOFT = ".!?…‽‼⁇⁈⁉\u037e;"  # U+037E is the Greek question mark, which is mostly typed as a semicolon
 _HARD = "。！？｡．।॥؟۔։።፧፨។៕။"
@@ -11,7 +13,6 @@ _EVENTS = frozenset(_SOFT + _HARD + "\n")
 # Closing marks belong to the sentence before, opening ones to the next; many quotation marks can be both.
 _CLOSERS = r"\"'”’»›)\]}*_`」』）】〉》〕］\U0001f300-\U0001faff\u2600-\u27bf\ufe0f\u200d"
 _OPENERS = "\"'“„”‘‚’«»‹›([{*_`#>¿¡—–-•「『（【"
-
 _ABBREVIATIONS = {
     # A point after these does not end a sentence: a name, a number or an explanation follows.
     "before anything": """
@@ -37,7 +38,6 @@ _FIRST_WORDS = """
     I A The This That These Those It Its He She We They You There In On At But And As If When While However His Her My
     Our Their What Why How Der Die Er Sie Es Wir Ich Dann В И Я Он Она Они Мы Это Но Там Потом"""
 _MONTHS = "Januar Jänner Februar März April Mai Juni Juli August September Oktober November Dezember Jahrhundert"
-
 _LOOKBEHIND = 32  # characters before a mark that decide about it
 _KEPT = 64  # characters before the undecided text that are stored
 # Groups: the marks; closing marks after them (French has a space before the guillemet, [1] is a citation); the gap;
@@ -193,3 +193,54 @@ class TextPosition:
         self._started = reading.started
         self._open = text[max(reading.start, reading.at - _KEPT) :]
         self._undecided = len(text) - reading.at
+
+
+class Place:
+    """Counts tokens, sentences, lines and paragraphs. The counts restart where reasoning ends and the answer starts.
+
+    `splitter` separates the two; without one, all text is answer.
+    """
+
+    def __init__(self, splitter: ThinkingSplitter | None = None) -> None:
+        self._splitter = splitter
+        self.total = 0  # tokens, including the reasoning
+        self.index = 0
+        self.text = TextPosition()
+        self.thinking = bool(splitter and splitter.thinking)
+
+    def read(self, text: str) -> None:
+        """Add text before the first token: a prefill, or the answer to continue.
+
+        It is added character by character, because reasoning can both start and end in it.
+        """
+        for character in text:
+            self._push(character)
+
+    def step(self, text: str) -> None:
+        """Add a token with its text."""
+        self.total += 1
+        self.index += 1
+        self._push(text)
+
+    def _push(self, text: str) -> None:
+        if not text:
+            return
+        was_thinking = self.thinking
+        if self._splitter:
+            answer = [part for kind, part in self._splitter.push(text) if kind == "answer"]
+            self.thinking = self._splitter.thinking
+            if was_thinking and not self.thinking:
+                self.index, self.text, text = 0, TextPosition(), "".join(answer)
+            elif self.thinking and not was_thinking:
+                self.index, self.text, text = 0, TextPosition(), ""
+        self.text.push(text)
+
+    def copy(self) -> "Place":
+        """A copy, for `restore` after tokens are removed."""
+        other = copy(self)
+        other._splitter, other.text = copy(self._splitter), self.text.copy()
+        return other
+
+    def restore(self, other: "Place") -> None:
+        """Restore a copy, which must not be used again."""
+        vars(self).update(vars(other))
