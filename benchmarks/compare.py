@@ -13,13 +13,12 @@ from dataclasses import replace
 from statistics import median
 from time import perf_counter
 
-from llmcli.chat.prompt import raw_tokens
 from llmcli.engine.llama import hardware
 from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.inference.answer import Answer
-from llmcli.inference.comparison import Comparison
+from llmcli.inference.comparison import Comparison, Variant
 from llmcli.inference.local import LocalModel, Prompt, locate
-from llmcli.inference.variants import Variant
+from llmcli.inference.prompt_tokens import raw_tokens
 from llmcli.params.settings import Settings
 
 _TEXT = "The old harbour lay quiet under the snow, and the last ship had left. " * 4

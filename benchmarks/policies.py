@@ -16,12 +16,12 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
-from llmcli.chat.prompt import raw_tokens
 from llmcli.engine.events import Record
 from llmcli.engine.generation import Generation
 from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.inference.answer import Answer
 from llmcli.inference.local import LocalModel, Prompt, locate
+from llmcli.inference.prompt_tokens import raw_tokens
 from llmcli.inference.trace_file import TraceWriter
 from llmcli.params.policies.parser import parse_policy
 from llmcli.params.settings import Settings

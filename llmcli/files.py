@@ -18,6 +18,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _MAX_LINE = 64 << 20  # bytes; no session has a longer line
 _WRITE_HINT = "free some space or make the folder writable; the session is not saved"
 _APPEND = os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+_LARGEST_TEXT = 64 << 20  # bytes of one text file
 
 
 def make_private_folder(folder: Path) -> None:
@@ -218,3 +219,29 @@ def _ends_with_newline(path: Path) -> bool:
             return True
         file.seek(-1, os.SEEK_END)
         return file.read(1) == b"\n"
+
+
+def read_text(name: str) -> str:
+    """The text of a file; bytes that are not UTF-8 become U+FFFD.
+
+    Raises:
+        UsageError: when the name is empty.
+        DiskError: when it is missing, a folder, too large, binary or not readable.
+    """
+    if not name.strip():
+        raise UsageError("the file name is empty", "give the name of a file")
+    path = Path(os.path.expanduser(name))
+    try:
+        if path.is_dir():
+            raise DiskError(f"{name} is a folder, not a file", "give the name of a file")
+        with path.open("rb") as file:  # a pipe or a device has no size: read one byte more than allowed
+            data = file.read(_LARGEST_TEXT + 1)
+    except FileNotFoundError:
+        raise DiskError(f"file not found: {name}") from None
+    except (OSError, ValueError) as error:
+        raise DiskError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from None
+    if len(data) > _LARGEST_TEXT:
+        raise DiskError(f"{name} is larger than {_LARGEST_TEXT >> 20} MiB", "give a smaller file")
+    if b"\0" in data[:8192]:
+        raise DiskError(f"{name} is not a text file", "give a text file")
+    return data.decode("utf-8-sig", "replace")

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
-from llmcli.chat.file_blocks import file_block
 from llmcli.errors import DiskError
-from llmcli.inference.request import read_text
+from llmcli.files import read_text
+from llmcli.inference.request import file_block
 
 _MOST_FILES = 100
 _LONGEST_NAME = 4096  # characters; no system opens a longer path

@@ -6,8 +6,7 @@ from llmcli.chat.controller import Dialogue
 from llmcli.chat.conversation import Message
 from llmcli.chat.turn import Turn
 from llmcli.errors import UsageError
-from llmcli.inference.comparison import Comparison
-from llmcli.inference.variants import Variant
+from llmcli.inference.comparison import Comparison, Variant
 
 
 class Rivals:

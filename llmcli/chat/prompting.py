@@ -4,17 +4,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmcli.chat.conversation import Message
-from llmcli.chat.prompt import raw_tokens, render_prompt, warm
 from llmcli.engine.llama.context import common_prefix
 from llmcli.engine.reasoning import TAGS
 from llmcli.errors import LlmcliError
 from llmcli.inference.local import LocalModel, Prompt
+from llmcli.inference.prompt_tokens import TokenCache, raw_tokens, render_prompt, warm
 from llmcli.inference.request import PLAIN_TEMPLATE, plain_template, template_of, with_plain_stop
-from llmcli.inference.templates.encode import TokenCache
 from llmcli.params.settings import Settings
 
 if TYPE_CHECKING:  # jinja2 takes its time, and is imported where the model is loaded
-    from llmcli.inference.templates.template import ChatTemplate
+    from llmcli.inference.template import ChatTemplate
 
 _SUMMARY = "What was said before, in summary:"
 _RenderInput = tuple["ChatTemplate", list[dict[str, Any]], str, bool]  # template, messages, prefill, thinking

@@ -5,9 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from llmcli.chat.difference import Difference, Said, first_difference, reasons
-from llmcli.chat.prompt import raw_tokens, render_prompt
 from llmcli.chat.prompting import Transcript
-from llmcli.chat.recording import circumstances, prompt_sha256
 from llmcli.chat.replay_source import Recorded
 from llmcli.chat.turn import answer_to
 from llmcli.engine.llama import hardware
@@ -15,12 +13,12 @@ from llmcli.engine.llama.context import AbortedError
 from llmcli.engine.sampling.temperature import Dial
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.answer import Answer, Part
-from llmcli.inference.comparison import Comparison
+from llmcli.inference.comparison import Comparison, Variant
 from llmcli.inference.local import LocalModel, Prompt
-from llmcli.inference.replay_manifest import Circumstances
+from llmcli.inference.prompt_tokens import raw_tokens, render_prompt
+from llmcli.inference.replay_manifest import Circumstances, circumstances, prompt_sha256
 from llmcli.inference.request import special_texts
-from llmcli.inference.templates.template import ChatTemplate
-from llmcli.inference.variants import Variant
+from llmcli.inference.template import ChatTemplate
 from llmcli.params.settings import Settings
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from llmcli.chat.sessions.session import Session
 from llmcli.config.file import config_layer
 from llmcli.errors import UsageError
-from llmcli.inference.request import read_text
+from llmcli.files import read_text
 from llmcli.params.generation import GenerationParams, RequestParams
 from llmcli.params.param import describe
 from llmcli.params.settings import Layer, SamplingParams, environment_layer, fields, resolve

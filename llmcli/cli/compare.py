@@ -20,7 +20,7 @@ from llmcli.cli.generate import (
 from llmcli.cli.options import CHAT_ONLY, with_settings
 from llmcli.config.layers import Layers
 from llmcli.errors import ConstraintError, ExitStatus, LlmcliError, UsageError
-from llmcli.inference.variants import Variant, split_values, variants_of
+from llmcli.inference.comparison import Variant, split_values, variants_of
 from llmcli.params.chain import check
 from llmcli.params.samplers import random_seed
 from llmcli.params.settings import Layer, Resolved, Settings, fields, resolve

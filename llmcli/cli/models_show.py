@@ -30,7 +30,7 @@ def show(
     Architecture, size, context, chat template, license, checksum and memory. A model on the Hub is not downloaded:
     only its header is read.
     """
-    from llmcli.inference.model_info import local_portrait, remote_portrait
+    from llmcli.inference.sizing import local_portrait, remote_portrait
     from llmcli.models.locations import NotHereError, shelf
     from llmcli.models.lookup import find
     from llmcli.models.reference import HubReference

@@ -12,7 +12,7 @@ import typer
 from llmcli.cli.options import complete_session, with_settings
 from llmcli.config.file import config_layer
 from llmcli.errors import DiskError, ExitStatus, ModelNotFoundError, UsageError
-from llmcli.inference.request import read_text
+from llmcli.files import read_text
 from llmcli.params.model import HubParams
 from llmcli.params.param import describe
 from llmcli.params.settings import Layer, Settings, environment_layer, resolve

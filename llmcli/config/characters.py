@@ -14,8 +14,7 @@ from typing import Any
 
 from llmcli.config.presets import checked
 from llmcli.errors import DiskError, LlmcliError, UsageError
-from llmcli.files import config_dir
-from llmcli.inference.request import read_text
+from llmcli.files import config_dir, read_text
 from llmcli.params.settings import NEVER_SET, Layer
 from llmcli.text import did_you_mean
 

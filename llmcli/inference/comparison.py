@@ -1,19 +1,164 @@
-"""Several answers to compare: generated side by side, each with its own settings and statistics."""
+"""Several answers to one question, generated side by side, and their statistics."""
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from itertools import product
+from math import prod
 from time import perf_counter
 from typing import Any
 
-from llmcli.chat.statistics import Statistics, statistics_of
-from llmcli.errors import LlmcliError
+from llmcli.engine.events import Record
+from llmcli.engine.generation import Generation, Progress, generate
+from llmcli.errors import LlmcliError, UsageError
+from llmcli.inference import sizing
 from llmcli.inference.answer import Answer, Part
-from llmcli.inference.batch import Asked, generate_together, side_by_side
-from llmcli.inference.local import LocalModel
-from llmcli.inference.variants import Variant, settings_data
+from llmcli.inference.local import LocalModel, Prompt
+from llmcli.params.generation import GenerationParams, RequestParams
+from llmcli.params.model import ModelParams
+from llmcli.params.param import describe
+from llmcli.params.samplers import seed_after
+from llmcli.params.settings import SamplingParams, Settings, fields, find, to_datum
+from llmcli.text import excerpt
 
 END = "end"  # the kind of the last part of each answer, whose text is its finish reason
 Piece = tuple[int, str, str]  # index of the answer, "answer", "think" or "end", text
+Parse = Callable[[str, str], tuple[str, Any]]  # name and text of a setting -> its key and typed value
+MOST = 64
+_LONGEST = 28  # characters of a value in a label
+_BRACKETS = {")": "(", "]": "[", "}": "{"}
+_VARIED = {*describe(SamplingParams), *describe(GenerationParams), *describe(RequestParams)} - {"timeout"}
+_WORTH = 64  # tokens; it is faster to evaluate fewer again than to copy them
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One of the answers: the settings that differ from the other variants, as text and as typed values by key."""
+
+    label: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """A setting with its values, as text and typed; `name` is the name that the user gave."""
+
+    name: str
+    key: str
+    values: Sequence[tuple[str, Any]]
+
+
+def parse_value(name: str, text: str) -> tuple[str, Any]:
+    """The key and the typed value of a setting.
+
+    Raises:
+        UsageError: naming the setting, the rule and the value.
+    """
+    field = find(name)
+    return field.key, field.parse_text(text)
+
+
+def variants_of(specs: Sequence[str], seed: int, n_seeds: int = 1, parse: Parse = parse_value) -> list[Variant]:
+    """Every combination of the values in `specs`, the last setting varying fastest, each with `n_seeds` seeds.
+
+    The first seed is `seed`.
+
+    Raises:
+        UsageError: when one is not valid or cannot be compared, nothing varies, or there are too many combinations.
+    """
+    axes = [_axis(spec, parse) for spec in specs]
+    keys = [axis.key for axis in axes]
+    if repeated := next((key for key in keys if keys.count(key) > 1), ""):
+        raise UsageError(f"{repeated} is given twice", f"give all its values together, as in {repeated}=V1,V2")
+    if "seed" in keys and n_seeds > 1:
+        raise UsageError(
+            "several seeds are given twice: as seed=... and as the number of answers", "remove one of them"
+        )
+    count = n_seeds * prod(len(axis.values) for axis in axes)
+    if count > MOST:
+        raise UsageError(f"{count} combinations, and the limit is {MOST}", "use fewer values")
+    if not axes and n_seeds == 1:
+        raise UsageError("no setting to compare", "give a setting and its values, as in temp=0.2,0.8, or answers=4")
+    return list(_combined(axes, seed, n_seeds))
+
+
+def _combined(axes: Sequence[_Axis], seed: int, n_seeds: int) -> Iterator[Variant]:
+    for chosen in product(*(axis.values for axis in axes)):
+        pairs = list(zip(axes, chosen, strict=True))
+        label = " ".join(f"{axis.name}={excerpt(text, _LONGEST) or 'none'}" for axis, (text, _) in pairs)
+        values = {axis.key: value for axis, (_, value) in pairs}
+        if n_seeds == 1:
+            yield Variant(label, values)
+            continue
+        for number in range(n_seeds):
+            one = seed_after(seed, number)
+            yield Variant(f"{label} #{number + 1}" if label else f"seed={one}", {**values, "seed": one})
+
+
+def _axis(spec: str, parse: Parse) -> _Axis:
+    name, equals, text = spec.partition("=")
+    if not equals or not name.strip():
+        raise UsageError(f"the values to compare must have the form KEY=V1,V2, got {spec!r}", "as in temp=0.2,0.8")
+    key = find(name).key
+    if key in describe(ModelParams):
+        raise UsageError(f"{key} needs a model reload and cannot be compared", f"run the program once for each {key}")
+    if key not in _VARIED:
+        raise UsageError(f"{key} cannot be compared", f"set it for all answers with {fields()[key].flags[0]}")
+    texts = split_values(text)
+    try:
+        return _Axis(name.strip(), key, [(one, parse(name, one)[1]) for one in texts])
+    except UsageError as error:
+        is_torn = ";" not in text and any("=" in one or ":" in one for one in texts) and len(texts) > 1
+        hint = f"separate values that contain a comma with ;, as in {name}=V1;V2"
+        raise UsageError(str(error), hint if is_torn else error.hint) from None
+
+
+def split_values(text: str) -> list[str]:
+    """The values of KEY=...: separated by semicolons if there are any, else by the commas outside of brackets."""
+    if ";" in text:
+        return [one.strip() for one in text.split(";")]
+    parts, open_brackets = [""], list[str]()
+    for char in text:
+        if char in _BRACKETS.values():
+            open_brackets.append(char)
+        elif open_brackets and open_brackets[-1] == _BRACKETS.get(char):
+            open_brackets.pop()
+        if char == "," and not open_brackets:
+            parts.append("")
+        else:
+            parts[-1] += char
+    return [one.strip() for one in parts]
+
+
+def settings_data(variant: Variant) -> dict[str, Any]:
+    """The settings of a variant as JSON data."""
+    return {key: to_datum(fields()[key], value) for key, value in variant.values.items()}
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of one answer. A share is from 0 to 1, and None where the answer is too short for it.
+
+    Attributes:
+        tokens: of the answer and its reasoning, without the one that ended it.
+        words: texts between blanks in the answer.
+        distinct_1, distinct_2, distinct_3: see `distinct`.
+        mean_p: mean probability of the tokens, in the distributions that they were sampled from.
+        repetition: 1 - distinct of 4: seq-rep-4 of Welleck et al. 2020, Neural Text Generation with Unlikelihood
+            Training; 0 means that no run of four tokens occurs twice.
+    """
+
+    tokens: int
+    words: int
+    distinct_1: float | None
+    distinct_2: float | None
+    distinct_3: float | None
+    mean_p: float | None
+    repetition: float | None
+
+    def to_data(self) -> dict[str, Any]:
+        """As JSON data."""
+        return {key: round(value, 6) if isinstance(value, float) else value for key, value in asdict(self).items()}
 
 
 @dataclass
@@ -94,3 +239,105 @@ class Comparison:
 
 def _tagged(index: int, parts: Iterator[Part]) -> Iterator[Piece]:
     return ((index, kind, text) for kind, text in parts)
+
+
+def statistics_of(answer: "Answer") -> Statistics:
+    """The statistics of an answer that has started; `mean_p` needs its trace."""
+    tokens = answer.generation.tokens[len(answer.prompt.tokens) :]
+    probabilities = [token.p for token in answer.traces if token.p is not None]
+    four = distinct(tokens, 4)
+    return Statistics(
+        tokens=len(tokens),
+        words=len(answer.text.split()),
+        distinct_1=distinct(tokens, 1),
+        distinct_2=distinct(tokens, 2),
+        distinct_3=distinct(tokens, 3),
+        mean_p=sum(probabilities) / len(probabilities) if probabilities else None,
+        repetition=None if four is None else 1 - four,
+    )
+
+
+def distinct(tokens: Sequence[int], n: int) -> float | None:
+    """Distinct runs of `n` tokens over all runs of `n` tokens (Li et al. 2016, A Diversity-Promoting Objective Function
+    for Neural Conversation Models); None for fewer tokens than that.
+    """
+    runs = [tuple(tokens[at : at + n]) for at in range(len(tokens) - n + 1)]
+    return len(set(runs)) / len(runs) if runs else None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The request for one answer; `watched` goes to its `Generation`, `label` is for its errors."""
+
+    prompt: Prompt
+    settings: Settings
+    grammar: str | None = None
+    watched: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
+
+
+@contextmanager
+def side_by_side(local: LocalModel, prompts: Sequence[Prompt], settings: Sequence[Settings]) -> Iterator[int]:
+    """Within this block `generate_together` generates as many of these answers at a time as this yields.
+
+    The context of a conversation stays as it is. Where there is none, the context of the answers becomes the model's.
+
+    Raises:
+        ContextOverflowError: when a prompt leaves no room for an answer.
+        LlmcliError: when there is no memory for the context.
+    """
+    begin = perf_counter()
+    limits = [one.max_tokens for one in settings]
+    longest = replace(settings[0], max_tokens=-1 if min(limits) < 0 else max(limits))
+    lengths = [len(tokens) for tokens in {tuple(prompt.tokens) for prompt in prompts}]
+    shared = sizing.choose_shared(local.shape, longest, lengths, len(settings))
+    own = local.exchange(None)
+    try:
+        n_ctx = max(shared.n_ctx, own.evaluated() + 1 if own else 0)
+        context = local.new_context(longest, n_ctx, n_seq_max=shared.width, n_ctx_seq=shared.n_ctx_seq)
+    except BaseException:
+        local.exchange(own)
+        raise
+    local.exchange(context)
+    if own is None:
+        local.target.notes += [shared.note] if shared.note else []
+        local.load_ms += (took := (perf_counter() - begin) * 1e3)
+        local.waited_ms += took
+        yield shared.width
+        return
+    try:
+        if own.evaluated(prompts[0].tokens) >= _WORTH:
+            context.receive(own)
+        yield shared.width
+    finally:
+        local.exchange(own)
+        context.close()
+
+
+def generate_together(
+    local: LocalModel, asked: Sequence[Asked], progress: Progress | None = None
+) -> tuple[list[Generation], Iterator[Record]]:
+    """Answers that are generated in the same batches: their states, and the records that drive them.
+
+    `seq_id` of a record is the index of its answer. An answer that fails ends alone, and has a `failure`.
+
+    Raises:
+        UsageError: for settings or a grammar that are not valid.
+    """
+    generations: list[Generation] = []
+    try:
+        for seq_id, one in enumerate(asked):
+            generations.append(_generation(local, one, seq_id))
+    except BaseException:
+        for generation in generations:
+            generation.close()
+        raise
+    return generations, generate(local.context, generations, progress)
+
+
+def _generation(local: LocalModel, one: Asked, seq_id: int) -> Generation:
+    vocab, tokens = local.model.vocab, one.prompt.tokens
+    try:
+        return Generation(vocab, tokens, one.settings, one.grammar, seq_id, lenient=True, **one.watched)
+    except LlmcliError as error:
+        raise type(error)(f"{one.label}: {error}" if one.label else str(error), error.hint) from None

@@ -1,20 +1,19 @@
 """The parts of a request: the prompt from text, files and stdin; the system prompt; grammar and chat template."""
 
-import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcli.chat.file_blocks import file_block
-from llmcli.errors import DiskError, UsageError
+from llmcli.errors import UsageError
+from llmcli.files import read_text
 from llmcli.params.settings import Settings
 
-if TYPE_CHECKING:  # jinja2 costs 25 ms, and raw completion does without; the engine as much, and a prompt is up first
+if TYPE_CHECKING:
     from llmcli.inference.local import LocalModel, Prompt
-    from llmcli.inference.templates.template import ChatTemplate
+    from llmcli.inference.template import ChatTemplate
 
-_LARGEST = 64 << 20  # bytes of one text file
 _NAME_LIMIT = 255  # longer texts are not file names
 # For models without a chat template: plain words, which a base model continues as well as anything. An answer of the
 # model begins with the space behind the colon, and is read again as it was written.
@@ -25,8 +24,28 @@ PLAIN_TEMPLATE = (
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 PLAIN_STOP = "\nUser:"
-
 ReadStdin = Callable[[], str]
+# Languages whose name in a fence differs from their suffix; models and Markdown renderers know the others by suffix.
+_LANGUAGES = {
+    "bash": "bash",
+    "h": "c",
+    "hpp": "cpp",
+    "js": "javascript",
+    "kt": "kotlin",
+    "log": "",
+    "md": "markdown",
+    "mjs": "javascript",
+    "ps1": "powershell",
+    "py": "python",
+    "pyi": "python",
+    "rb": "ruby",
+    "rs": "rust",
+    "sh": "bash",
+    "text": "",
+    "ts": "typescript",
+    "txt": "",
+    "yml": "yaml",
+}
 
 
 def join_prompt(settings: Settings, piped: bool, read_stdin: ReadStdin) -> str:
@@ -61,32 +80,6 @@ def _file_part(name: str, settings: Settings, read_stdin: ReadStdin) -> str:
     if settings.raw or is_the_prompt:
         return read_text(name)
     return file_block(name, read_text(name))
-
-
-def read_text(name: str) -> str:
-    """The text of a file; bytes that are not UTF-8 become U+FFFD.
-
-    Raises:
-        UsageError: when the name is empty.
-        DiskError: when it is missing, a folder, too large, binary or not readable.
-    """
-    if not name.strip():
-        raise UsageError("the file name is empty", "give the name of a file")
-    path = Path(os.path.expanduser(name))
-    try:
-        if path.is_dir():
-            raise DiskError(f"{name} is a folder, not a file", "give the name of a file")
-        with path.open("rb") as file:  # a pipe or a device has no size: read one byte more than allowed
-            data = file.read(_LARGEST + 1)
-    except FileNotFoundError:
-        raise DiskError(f"file not found: {name}") from None
-    except (OSError, ValueError) as error:
-        raise DiskError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from None
-    if len(data) > _LARGEST:
-        raise DiskError(f"{name} is larger than {_LARGEST >> 20} MiB", "give a smaller file")
-    if b"\0" in data[:8192]:
-        raise DiskError(f"{name} is not a text file", "give a text file")
-    return data.decode("utf-8-sig", "replace")
 
 
 def system_text(settings: Settings) -> str | None:
@@ -132,14 +125,14 @@ def build_prompt(local: "LocalModel", settings: Settings, text: str, system: str
     Raises:
         LlmcliError: when the template fails.
     """
-    from llmcli.chat.prompt import raw_tokens
     from llmcli.inference.local import Prompt
+    from llmcli.inference.prompt_tokens import raw_tokens
 
     vocab = local.model.vocab
     if settings.raw:
         whole = text + (settings.prefill or "")
         return Prompt(whole, raw_tokens(vocab, whole), text)
-    from llmcli.chat.prompt import render_prompt
+    from llmcli.inference.prompt_tokens import render_prompt
 
     template = template_of(local, settings) or plain_template(local)
     messages = [{"role": "system", "content": system}] if system else []
@@ -154,7 +147,7 @@ def template_of(local: "LocalModel", settings: Settings) -> "ChatTemplate | None
     Raises:
         ModelInvalidError: when it is not a Jinja template.
     """
-    from llmcli.inference.templates.template import ChatTemplate
+    from llmcli.inference.template import ChatTemplate
 
     source, origin = local.target.header.chat_template, "the model's chat template"
     if settings.chat_template is not None:
@@ -164,7 +157,7 @@ def template_of(local: "LocalModel", settings: Settings) -> "ChatTemplate | None
 
 def plain_template(local: "LocalModel") -> "ChatTemplate":
     """The template for models that have none."""
-    from llmcli.inference.templates.template import ChatTemplate
+    from llmcli.inference.template import ChatTemplate
 
     return ChatTemplate(PLAIN_TEMPLATE, special_texts(local), "the plain chat template")
 
@@ -189,3 +182,24 @@ def special_texts(local: "LocalModel") -> dict[str, str]:
 
 def _token_text(local: "LocalModel", token: int | None) -> str:
     return "" if token is None else local.model.vocab.piece(token, special=True).decode("utf-8", "replace")
+
+
+def file_block(name: str, text: str) -> str:
+    """The text of a file between fences, under its name; the fence is longer than any in the text."""
+    runs = re.findall("`{3,}", text)
+    fence = "`" * (max(map(len, runs), default=2) + 1)
+    name = "".join(char if char.isprintable() else "\ufffd" for char in name)
+    end = "" if text.endswith("\n") or not text else "\n"
+    return f"File {name}:\n{fence}{_language(name)}\n{text}{end}{fence}"
+
+
+def _language(name: str) -> str:
+    """The info string of the fence for a file of this name: python for x.py, "" where there is none."""
+    path = Path(name)
+    if path.name in ("Makefile", "Dockerfile"):
+        return path.name.lower()
+    suffix = path.suffix[1:].lower()
+    known = _LANGUAGES.get(suffix)
+    if known is not None:
+        return known
+    return suffix if suffix.isascii() and suffix.isalnum() and len(suffix) <= 10 else ""

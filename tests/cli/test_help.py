@@ -16,7 +16,7 @@ from llmcli.cli.commands import make_app
 from llmcli.cli.help import command_help, group_help
 from llmcli.cli.options import _parse
 from llmcli.errors import STATUS_MEANINGS, ExitStatus
-from llmcli.inference.variants import variants_of
+from llmcli.inference.comparison import variants_of
 from llmcli.params.settings import fields
 from tests.conftest import Run
 

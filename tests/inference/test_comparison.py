@@ -12,16 +12,14 @@ import pytest
 
 from llmcli.chat.compare import Rivals
 from llmcli.chat.sessions.session import Session
-from llmcli.chat.statistics import Statistics
 from llmcli.engine.llama import hardware
 from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.engine.llama.hardware import ModelShape
 from llmcli.errors import ConstraintError, ContextOverflowError, UsageError
 from llmcli.inference import sizing
 from llmcli.inference.answer import Answer
-from llmcli.inference.comparison import END, Comparison
+from llmcli.inference.comparison import END, Comparison, Statistics, variants_of
 from llmcli.inference.local import LocalModel, Prompt, Target
-from llmcli.inference.variants import variants_of
 from llmcli.models.locations import ModelFile
 from llmcli.params.policies.policy import Named
 from llmcli.params.settings import Settings

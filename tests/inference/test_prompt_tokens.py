@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.chat.prompt import raw_tokens, render_prompt, with_bos
 from llmcli.engine.llama.model import Vocab
 from llmcli.inference.local import LocalModel
-from llmcli.inference.templates.template import ChatTemplate
+from llmcli.inference.prompt_tokens import raw_tokens, render_prompt, with_bos
+from llmcli.inference.template import ChatTemplate
 from tests.inference.fake_vocab import CONTROL, FakeVocab
 
 NAMES = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, UsageError
+from llmcli.files import read_text
 from llmcli.inference import request
 from llmcli.inference.local import LocalModel
 from llmcli.inference.request import (
@@ -17,7 +18,6 @@ from llmcli.inference.request import (
     grammar_text,
     join_prompt,
     needs_plain_template,
-    read_text,
     system_text,
     with_plain_stop,
 )

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from llmcli.errors import LlmcliError
-from llmcli.inference.templates import template as limits
-from llmcli.inference.templates.template import ChatTemplate
+from llmcli.inference import template as limits
+from llmcli.inference.template import ChatTemplate
 
 TOO_MUCH = "too much text|too often|too large|longer than .* seconds"
 REFUSED = "not allowed|No filter named|only plain fields|is undefined"

@@ -5,7 +5,7 @@ from datetime import datetime
 import pytest
 
 from llmcli.errors import LlmcliError, ModelInvalidError
-from llmcli.inference.templates.template import ChatTemplate
+from llmcli.inference.template import ChatTemplate
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
 USER = [{"role": "user", "content": "Hi <b> & 'c'"}]

@@ -7,12 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmcli.chat.prompt import render_prompt, warm
 from llmcli.engine.llama.model import Model, Vocab
 from llmcli.errors import LlmcliError
-from llmcli.inference.templates import encode
-from llmcli.inference.templates.encode import TokenCache
-from llmcli.inference.templates.template import ChatTemplate
+from llmcli.inference import prompt_tokens
+from llmcli.inference.prompt_tokens import TokenCache, render_prompt, warm
+from llmcli.inference.template import ChatTemplate
 from tests.inference.test_prompt_tokens import ATTACKS, chatml
 from tests.models.tiny_models import CONTROL, USER_DEFINED, vocabulary
 
@@ -172,7 +171,7 @@ def test_the_third_prompt_is_cached_without_warming(
 def test_what_was_not_used_for_long_is_forgotten(
     starter_vocab: Vocab, template: ChatTemplate, counted: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encode, "_ROOM", 500)
+    monkeypatch.setattr(prompt_tokens, "_ROOM", 500)
     cache = TokenCache(starter_vocab)
     warm(template, cache)
     for word in ("one", "two", "three", "four"):
@@ -189,7 +188,7 @@ def test_what_was_not_used_for_long_is_forgotten(
 def test_a_text_beyond_all_room_is_tokenized_all_the_same(
     starter_vocab: Vocab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encode, "_ROOM", 10)
+    monkeypatch.setattr(prompt_tokens, "_ROOM", 10)
     cache = TokenCache(starter_vocab)
     for text in ("a" * 50, "b", "a" * 50):
         assert cache.tokenize([text]) == starter_vocab.tokenize(text)

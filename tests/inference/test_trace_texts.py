@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.prompt import raw_tokens
 from llmcli.engine.events import TokenTrace
 from llmcli.engine.reasoning import ThinkingSplitter
 from llmcli.inference.answer import Answer
 from llmcli.inference.local import LocalModel, Prompt
+from llmcli.inference.prompt_tokens import raw_tokens
 from llmcli.params.settings import Settings
 from tests.chat.controllers import open_local
 

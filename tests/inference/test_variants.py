@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.statistics import distinct, statistics_of
 from llmcli.errors import UsageError
-from llmcli.inference.variants import MOST, Variant, split_values, variants_of
+from llmcli.inference.comparison import MOST, Variant, distinct, split_values, statistics_of, variants_of
 from llmcli.params.policies.policy import Fixed
 
 # What varies

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from llmcli.chat.attachments import attach, find_mentions
 from llmcli.chat.conversation import Message
 from llmcli.errors import UsageError
-from llmcli.inference.variants import Variant, variants_of
+from llmcli.inference.comparison import Variant, variants_of
 from llmcli.params.samplers import random_seed
 from llmcli.params.settings import find
 from llmcli.ui.chat.overflow import make_room

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from llmcli.chat.controller import reopens
 from llmcli.chat.conversation import Message
 from llmcli.errors import UsageError
-from llmcli.inference.request import read_text, system_text
+from llmcli.files import read_text
+from llmcli.inference.request import system_text
 from llmcli.ui.commands import complete
 from llmcli.ui.commands.registry import MESSAGES, SETTINGS, assign, command
 from llmcli.ui.terminal.console import console

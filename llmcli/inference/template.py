@@ -1,14 +1,15 @@
-"""The sandbox of chat templates: a Jinja environment with limits on loops, calls and values."""
+"""Chat templates: Jinja texts, rendered in a sandbox with limits."""
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from datetime import datetime
 from functools import partial, wraps
 from string import Formatter
 from typing import Any, NoReturn
 
-from jinja2 import TemplateError, nodes
+from jinja2 import TemplateError, TemplateSyntaxError, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
 from jinja2.filters import do_indent, make_attrgetter
@@ -16,9 +17,16 @@ from jinja2.parser import Parser
 from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Cycler, Namespace, pass_context
+from jinja2.visitor import NodeTransformer
 
-from llmcli.chat.metering import OBJECT, Meter, Metering, OverLimitError
+from llmcli.errors import LlmcliError, ModelInvalidError
 
+Message = Mapping[str, Any]
+_OTHER = "use another template with --chat-template"
+_SECONDS = 2.0
+_MOST_SOURCE = 1 << 17  # characters; the longest published template has 20,000
+_ROOM = 1 << 25  # characters that a rendering may produce in all, beyond 128 times its input
+_SPARE_OUTPUT = 1 << 20  # characters of output beyond eight times the input
 _WIDEST = 64  # columns of one level of JSON
 _LAZY = ("map", "reject", "rejectattr", "select", "selectattr", "unique")
 _FILTERS = (
@@ -40,6 +48,164 @@ _METHODS: dict[type, frozenset[str]] = {
     list: frozenset(("count", "index")),
     tuple: frozenset(("count", "index")),
 }
+OBJECT = 64  # cost of an object or of one iteration of a loop, in characters
+_CONTAINERS = (list, tuple, set, KeysView, ValuesView, ItemsView)
+
+
+class ChatTemplate:
+    """A compiled chat template.
+
+    Raises:
+        ModelInvalidError: when the text is not a Jinja template.
+    """
+
+    def __init__(self, source: str, special: Mapping[str, str], origin: str) -> None:
+        """`special` holds `bos_token` and `eos_token`; `origin` names the template in errors."""
+        self.source = source
+        self.moment: float | None = None  # the time for the template (seconds since 1970); None: now
+        self._special = dict(special)
+        self._origin = origin
+        self._sandbox = Sandbox(Meter(_SPARE_OUTPUT, _SECONDS))
+        if len(source) > _MOST_SOURCE:
+            raise ModelInvalidError(f"{origin} has more than {_MOST_SOURCE} characters", _OTHER)
+        try:
+            self._template = self._sandbox.from_string(source)
+        except Exception as error:  # of Jinja, or of Python, which compiles the code that Jinja makes
+            raise ModelInvalidError(f"{origin} is not valid Jinja: {_line(error)}", _OTHER) from None
+
+    def render(self, messages: Sequence[Message], thinking: bool = True, generation_prompt: bool = True) -> str:
+        """The prompt text for `messages` of {"role", "content"}.
+
+        Where a template refuses a system message, it comes before the first user message, as in llama.cpp.
+
+        Raises:
+            LlmcliError: when the template fails, or exceeds the limits of time and text.
+        """
+        variables = {"add_generation_prompt": generation_prompt, **self._special}
+        self._sandbox.moment = time.time() if self.moment is None else self.moment
+        if not thinking:
+            variables |= {"enable_thinking": False, "thinking": False}
+        try:
+            return self._render(messages, variables)
+        except TemplateError as error:
+            if not (messages and messages[0]["role"] == "system") or isinstance(error, SecurityError):
+                raise self._failed(error) from None
+        try:
+            return self._render(_merge_system(messages), variables)
+        except TemplateError as error:
+            raise self._failed(error) from None
+
+    @property
+    def told(self) -> float:
+        """The time that the last rendering used."""
+        return self._sandbox.moment
+
+    def _render(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> str:
+        size = sum(len(str(message["content"])) for message in messages)
+        self._sandbox.meter = Meter(_ROOM + 128 * size, _SECONDS)
+        limit = 8 * size + _SPARE_OUTPUT
+        pieces = []
+        try:
+            for piece in self._template.generate(messages=[dict(m) for m in messages], **variables):
+                pieces.append(piece)
+                limit -= len(piece)
+                if limit < 0:
+                    raise OverLimitError("it produces too much text")
+        except TemplateError:
+            raise
+        except Exception as error:  # any error of Python code that the template runs
+            raise self._failed(error) from None
+        return "".join(pieces)
+
+    def _failed(self, error: Exception) -> LlmcliError:
+        return LlmcliError(f"{self._origin} fails: {_line(error)}", f"{_OTHER}, or use --raw")
+
+
+def _line(error: Exception) -> str:
+    return " ".join((str(error) or type(error).__name__).split())[:160]
+
+
+def _merge_system(messages: Sequence[Message]) -> list[Message]:
+    system, *rest = messages
+    if not rest or rest[0]["role"] != "user":
+        return [{"role": "user", "content": system["content"]}, *rest]
+    return [{"role": "user", "content": f"{system['content']}\n\n{rest[0]['content']}"}, *rest[1:]]
+
+
+class OverLimitError(SecurityError):
+    """The template exceeds its limits of time or text."""
+
+
+class Meter:
+    """The budget of one rendering: seconds, and characters to produce; an object or an iteration costs 64."""
+
+    def __init__(self, room: int, seconds: float) -> None:
+        self._room = room
+        self._seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    def spend(self, amount: int) -> None:
+        """Charge for `amount` characters before they are produced."""
+        self._room -= max(amount, 0)
+        if self._room < 0:
+            raise OverLimitError("it produces too much text or loops too often")
+        if time.monotonic() > self._end:
+            raise OverLimitError(f"it takes longer than {self._seconds:g} seconds")
+
+    def weigh(self, value: Any) -> Any:
+        """`value`, charged with everything in it, so that it cannot be expensive to print or compare."""
+        pending = [value]
+        while pending:
+            item = pending.pop()
+            self.spend(OBJECT + (len(item) if isinstance(item, str) else 0))
+            if isinstance(item, dict):
+                pending += (*item.keys(), *item.values())
+            elif isinstance(item, _CONTAINERS):
+                pending += item
+            elif isinstance(item, int) and item.bit_length() > 64:
+                raise OverLimitError("it computes a number that is too large")
+        return value
+
+    def each(self, values: Iterable[Any], text: int = 0) -> Iterator[Any]:
+        """The values of a loop, each charged with the `text` fixed characters of the loop body."""
+        for value in values:
+            self.spend(OBJECT + text)
+            yield value
+
+    def cut(self, value: Any) -> Any:
+        """A slice, charged for its copy only: its items exist already."""
+        self.spend(len(value) * (1 if isinstance(value, str) else 8))
+        return value
+
+
+class Metering(NodeTransformer):
+    """Adds charges where a sandbox has no hook: loops, `~`, lists, slices."""
+
+    def visit(self, node: nodes.Node, *_args: Any, **_kwargs: Any) -> nodes.Node:
+        self.generic_visit(node)
+        if isinstance(node, nodes.For):
+            return _metered_loop(node)
+        if isinstance(node, nodes.Concat):
+            return _filter(nodes.List(node.nodes, lineno=node.lineno), "join")
+        if isinstance(node, (nodes.List, nodes.Dict)):
+            return _filter(node, "weigh")
+        if isinstance(node, nodes.Tuple) and node.ctx == "load":  # not a target, as in `for key, value in`
+            return _filter(node, "weigh")
+        if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice):
+            return _filter(node, "cut")
+        return node
+
+
+def _metered_loop(node: nodes.For) -> nodes.For:
+    if node.recursive:
+        raise TemplateSyntaxError("recursive loops are not allowed", node.lineno)
+    fixed = sum(len(part.data) for part in node.find_all(nodes.TemplateData))
+    node.iter = _filter(node.iter, "each", nodes.Const(fixed))
+    return node
+
+
+def _filter(node: Any, name: str, *args: nodes.Expr) -> nodes.Filter:
+    return nodes.Filter(node, name, list(args), [], None, None, lineno=node.lineno)
 
 
 class Sandbox(ImmutableSandboxedEnvironment):

@@ -1,1 +1,0 @@
-"""Chat templates: messages as the tokens that a model was trained on."""
