@@ -1,15 +1,19 @@
-"""Export a conversation as Markdown, plain text, JSON or a web page."""
+"""A conversation as Markdown, plain text, JSON or a page for a browser."""
 
 import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmcli.chat.conversation import Message
-from llmcli.chat.sessions.format import to_event
+from llmcli.chat.sessions.file import to_event
 from llmcli.errors import UsageError
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
 
 FORMS = {
     ".md": "md",
@@ -28,6 +32,47 @@ ENDINGS = {
     "interrupt": "interrupted",
     "edited": "edited",
 }
+_LINK = re.compile(r"(?i)(https?://|mailto:)")
+_MAX_MARKDOWN = 200_000  # characters; a longer text is not rendered
+_STYLE = """
+:root { color-scheme: light dark; --paper: #fcfcfb; --ink: #1f2328; --faint: #6a7078; --line: #e3e4e2;
+  --soft: #f1f1ee; --mine: #e9eefb; --accent: #3056b8; }
+@media (prefers-color-scheme: dark) { :root { --paper: #16181b; --ink: #dfe2e6; --faint: #949ba4; --line: #2d3136;
+  --soft: #1f2226; --mine: #232c40; --accent: #8fb0ff; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink); overflow-wrap: break-word;
+  font: 1.05rem/1.65 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
+main { max-width: 46rem; margin: 0 auto; padding: 3rem 1.25rem 5rem; }
+h1.title { font-size: 1.6rem; line-height: 1.25; margin: 0 0 2rem; padding-bottom: 1rem;
+  border-bottom: 1px solid var(--line); }
+article { margin: 2rem 0; }
+article.user { background: var(--mine); border-radius: 1rem; padding: .9rem 1.2rem; margin-left: 12%; }
+article.summary { border-left: 3px solid var(--line); padding-left: 1rem; color: var(--faint); }
+.who { color: var(--faint); font-size: .8rem; margin-bottom: .35rem; display: flex; gap: .75rem; }
+.who b { color: var(--accent); font-weight: 600; }
+.who time { margin-inline-start: auto; }
+.plain { white-space: pre-wrap; }
+.note { color: var(--faint); font-size: .8rem; margin-top: .5rem; }
+article p, article ul, article ol, article pre, article blockquote, article table { margin: .75rem 0; }
+article h1, article h2, article h3, article h4 { line-height: 1.3; margin: 1.5rem 0 .5rem; font-size: 1.1rem; }
+article h1 { font-size: 1.35rem; } article h2 { font-size: 1.2rem; }
+a { color: var(--accent); }
+code, pre { font: .875em/1.55 ui-monospace, SFMono-Regular, Menlo, Consolas, "Noto Sans Mono", monospace; }
+code { background: var(--soft); border-radius: .3rem; padding: .12em .35em; }
+pre { background: var(--soft); border: 1px solid var(--line); border-radius: .6rem; padding: .85rem 1rem;
+  overflow-x: auto; tab-size: 4; }
+pre code { background: none; padding: 0; font-size: 1em; }
+blockquote { border-left: 3px solid var(--line); padding-left: 1rem; margin-inline: 0; color: var(--faint); }
+table { border-collapse: collapse; display: block; overflow-x: auto; }
+th, td { border: 1px solid var(--line); padding: .35rem .7rem; text-align: start; }
+th { background: var(--soft); }
+.center { text-align: center; } .right { text-align: right; } .left { text-align: left; }
+hr { border: 0; border-top: 1px solid var(--line); margin: 1.5rem 0; }
+details { margin: .6rem 0; color: var(--faint); font-size: .92rem; border: 1px solid var(--line);
+  border-radius: .6rem; padding: .4rem .9rem; }
+summary { cursor: pointer; }
+@media print { body { font-size: 10pt; } main { max-width: none; padding: 0; } pre { white-space: pre-wrap; } }
+"""
 
 
 def form_of(path: Path) -> str:
@@ -64,8 +109,6 @@ def export(
     elif form == "json":
         text = _json(messages, title, system, everything)
     elif form == "html":
-        from llmcli.chat.web_page import web_page
-
         text = web_page(messages, title, system)
     else:
         raise UsageError(f"unknown export format: {form!r}", "use md, txt, json or html")
@@ -147,3 +190,113 @@ def _entry(message: Message) -> dict[str, Any]:
     }
     role = "system" if is_summary else message.role
     return {"role": role, "content": message.text, **{key: value for key, value in more.items() if value}}
+
+
+def web_page(messages: Sequence[Message], title: str, system: str | None) -> str:
+    """The page: rendered Markdown, everything else escaped, and a Content-Security-Policy as the second barrier."""
+    markdown, style = _renderer(), _STYLE + _code_style()
+    head = [
+        "<!DOCTYPE html>",
+        '<html lang="en">',
+        '<meta charset="utf-8">',
+        f'<meta http-equiv="Content-Security-Policy" content="{_policy(style)}">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        '<meta name="referrer" content="no-referrer">',
+        f"<title>{escape(title)}</title>",
+        f"<style>{style}</style>",
+        f'<main>\n<h1 class="title" dir="auto">{escape(title)}</h1>',
+    ]
+    if system:
+        head.append(_details("System prompt", f'<div class="plain" dir="auto">{escape(system)}</div>'))
+    return "\n".join([*head, *(_article(message, markdown) for message in messages), "</main>\n</html>\n"])
+
+
+def _policy(style: str) -> str:
+    """A Content-Security-Policy that allows our own style only."""
+    import base64
+    import hashlib
+
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+
+
+def _article(message: Message, markdown: "MarkdownIt") -> str:
+    speaker = message.model or SPEAKERS[message.role]
+    parts = [
+        f'<article class="{message.role}" dir="auto">',
+        f'<div class="who"><b>{escape(speaker)}</b>{_time(message)}</div>',
+    ]
+    if message.reasoning:
+        parts.append(_details("Reasoning", _render(message.reasoning, markdown)))
+    if message.role == "user":  # a user writes plain text, not Markdown
+        parts.append(f'<div class="plain">{escape(message.content)}</div>')
+    else:
+        parts.append(_render(message.content, markdown))
+    parts += [_details(file.name, f"<pre>{escape(file.text)}</pre>") for file in message.attachments]
+    if facts := _facts(message):
+        parts.append(f'<div class="note">{escape(facts)}</div>')
+    return "\n".join([*parts, "</article>"])
+
+
+def _time(message: Message) -> str:
+    time = moment(message)
+    return f'<time datetime="{time.isoformat(timespec="seconds")}">{time:%Y-%m-%d %H:%M} UTC</time>' if time else ""
+
+
+def _facts(message: Message) -> str:
+    """Why the answer ended, its speed, and its settings that are not defaults."""
+    speed = message.timings.get("predicted_per_second", 0)
+    settings = (f"{key} {value}" for key, value in message.params.items())
+    facts = (ENDINGS.get(message.finish_reason, ""), f"{speed:.1f} tokens/s" if speed else "", *settings)
+    return " · ".join(fact if len(fact) <= 80 else fact[:79] + "…" for fact in facts if fact)
+
+
+def _details(title: str, inside: str) -> str:
+    return f"<details><summary>{escape(title)}</summary>\n{inside}\n</details>"
+
+
+def _render(text: str, markdown: "MarkdownIt") -> str:
+    if len(text) > _MAX_MARKDOWN:
+        return f'<div class="plain">{escape(text)}</div>'
+    tokens = markdown.parse(text)
+    for token in tokens:
+        if style := token.attrs.pop("style", ""):  # the alignment of a column: the policy refuses inline styles
+            token.attrSet("class", str(style).rpartition(":")[2])
+        for child in token.children or ():
+            if child.type == "link_open":
+                child.attrSet("rel", "noopener noreferrer")
+    return str(markdown.renderer.render(tokens, markdown.options, {}))
+
+
+def _renderer() -> "MarkdownIt":
+    """Markdown without HTML and images; links to web and mail addresses only."""
+    from markdown_it import MarkdownIt
+
+    markdown = MarkdownIt("commonmark", {"html": False, "highlight": _highlight})
+    markdown.enable(["table", "strikethrough"]).disable("image")
+    # A relative link has no target in a single page.
+    markdown.validateLink = lambda url: bool(_LINK.match(url))  # type: ignore[method-assign]
+    return markdown
+
+
+def _highlight(code: str, language: str, _attributes: str) -> str:
+    """The code with colors; "" leaves it as it is."""
+    from pygments import formatters, highlight, lexers, util
+
+    try:
+        lexer = lexers.get_lexer_by_name(language, stripnl=False)
+    except util.ClassNotFound:
+        return ""
+    return str(highlight(code, lexer, formatters.HtmlFormatter(nowrap=True)))
+
+
+def _code_style() -> str:
+    """The colors of code, for light and dark."""
+    from pygments import formatters
+
+    def rules(style: str) -> str:
+        lines = formatters.HtmlFormatter(style=style).get_token_style_defs("pre")
+        return "\n".join(re.sub(r" /\*.*?\*/", "", line) for line in lines)
+
+    dark = f"@media (prefers-color-scheme: dark) {{\n{rules('github-dark')}\n}}"
+    return f"{rules('default')}\n{dark}\npre .err {{ border: 0; background: none; }}\n"

@@ -25,8 +25,7 @@ from llmcli.ui.terminal.output import put_line
 from llmcli.ui.terminal.progress import Status
 
 if TYPE_CHECKING:
-    from llmcli.chat.difference import Difference
-    from llmcli.chat.replay import Replay
+    from llmcli.chat.replay import Difference, Replay
     from llmcli.chat.replay_source import Recorded
     from llmcli.inference.local import LocalModel, Target
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.difference import Difference, Said, first_difference
+from llmcli.chat.replay import Difference, Said, first_difference
 from llmcli.errors import UsageError
 from llmcli.inference.local import LocalModel
 from tests.chat.replays import QUESTIONS, again, given, opened, read

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmcli.chat.replay_source import from_output, from_session
-from llmcli.chat.sessions.format import from_event, to_event
+from llmcli.chat.sessions.file import from_event, to_event
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import UsageError
 from llmcli.inference.replay_manifest import Circumstances, from_data

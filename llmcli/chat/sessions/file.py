@@ -1,23 +1,33 @@
-"""The files of one open session: its journal, its unfinished answer, and its lock."""
+"""The file of a session: messages and settings as lines, and messages back."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmcli.chat.conversation import Message
+from llmcli.chat.attachments import Attachment
+from llmcli.chat.conversation import Conversation, Message
 from llmcli.chat.sessions import store as files
-from llmcli.chat.sessions.format import from_event
 from llmcli.errors import DiskError, LlmcliError, UsageError
-from llmcli.files import Journal, encode, read_events
+from llmcli.files import VERSION, Journal, encode, read_events
+from llmcli.inference.replay_manifest import from_data
+from llmcli.params.settings import NEVER_SET, fields, find, to_datum
+from llmcli.text import excerpt
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 _PARTIAL = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+_MAX_NOTES = 3
+_MAX_NAME = 100  # characters, of a character
+HEADER: dict[str, Any] = {"type": "session", "version": VERSION}
+ROLES = ("user", "assistant", "summary")
+_MAX_ID = 10**9  # of a message
+_MAX_TIME = 253402300800  # the year 10000, which an ISO timestamp cannot express
 
 
 class SessionFile:
@@ -157,3 +167,230 @@ def read_partial(path: Path) -> Message | None:
     if not message or not content + reasoning:
         return None
     return replace(message, content=content, reasoning=reasoning, finish_reason="interrupt")
+
+
+@dataclass
+class Reading:
+    """The content of a session file; `unfinished` is the answer of a chat that was killed."""
+
+    conversation: Conversation = field(default_factory=Conversation)
+    overrides: dict[str, Any] = field(default_factory=dict)
+    character: str = ""
+    character_keys: set[str] = field(default_factory=set)  # the settings that the character has set
+    faults: list[str] = field(default_factory=list)
+    unfinished: Message | None = None
+
+    def notes(self, name: str) -> list[str]:
+        """The faults for a person: the first few, and how many more there are."""
+        notes = [f"{name}: {fault}" for fault in self.faults[:_MAX_NOTES]]
+        more = len(self.faults) - _MAX_NOTES
+        return [*notes, f"{name}: {more} more problems like these"] if more > 0 else notes
+
+
+def read_session(path: Path) -> Reading:
+    """Read the files of a session, and skip what is not valid.
+
+    Raises:
+        UsageError: if a newer version wrote it.
+        DiskError: if it cannot be read.
+    """
+    reading = Reading()
+    for event in read_events(path, reading.faults):
+        try:
+            _apply(reading, event)
+        except (UsageError, ValueError) as error:
+            reading.faults.append(f"skipped a line: {str(error)[:200]}")
+    reading.unfinished = _unfinished(path, reading.conversation)
+    return reading
+
+
+def _apply(reading: Reading, event: Mapping[str, Any]) -> None:
+    kind, key = event.get("type"), str(event.get("key"))
+    if kind == "message":
+        _add_message(reading, from_event(event))
+    elif kind == "head":
+        reading.conversation.move(number_of(event.get("id")))
+    elif kind == "set":
+        key = find(key).key
+        reading.overrides[key] = _typed_value(key, event.get("value"))
+        reading.character_keys.discard(key)
+    elif kind == "unset":
+        reading.overrides.pop(key, None)
+        reading.character_keys.discard(key)
+    elif kind == "character":
+        _set_character(reading, event.get("name"), event.get("keys"))
+
+
+def _set_character(reading: Reading, name: Any, keys: Any) -> None:
+    if not isinstance(name, str) or not isinstance(keys, list):
+        raise ValueError("a character must have a name and a list of keys")
+    reading.character = excerpt(name, _MAX_NAME)
+    reading.character_keys = {key for key in reading.overrides if key in keys}
+
+
+def _typed_value(key: str, datum: Any) -> Any:
+    if key in NEVER_SET:
+        raise UsageError(f"a session file cannot set {key} (it runs code)")
+    value = find(key).parse_data(datum)
+    if key == "preset" and value:
+        from llmcli.config.presets import preset_layer
+
+        preset_layer(value)  # raises if the preset was deleted
+    return value
+
+
+def _add_message(reading: Reading, message: Message) -> None:
+    """Add a message of the file; if the one that it follows is lost, it follows the message before it in the file."""
+    conversation = reading.conversation
+    if message.parent is not None and message.parent not in conversation.messages:
+        reading.faults.append(f"message {message.id} follows message {message.parent}, which does not exist")
+        message = replace(message, parent=conversation.head)
+    if conversation.messages.get(message.id) != message:  # a line may be there twice
+        conversation.add(message)
+
+
+def _unfinished(path: Path, conversation: Conversation) -> Message | None:
+    """The answer of a chat that was killed, unless the conversation has it already."""
+    message, known = read_partial(files.partial_of(path)), conversation.messages
+    if not message or message.id in known:
+        return None
+    return message if message.parent in (None, *known) else replace(message, parent=conversation.head)
+
+
+def to_event(message: Message) -> dict[str, Any]:
+    """The event of a message, without its empty fields."""
+    event: dict[str, Any] = {
+        "type": "message",
+        "id": message.id,
+        "parent": message.parent,
+        "time": _timestamp(message.time),
+        "role": message.role,
+        "content": message.content,
+        "reasoning": message.reasoning,
+        "attachments": [{"name": one.name, "text": one.text} for one in message.attachments],
+        "model": message.model,
+        "params": dict(message.params),
+        "finish_reason": message.finish_reason,
+        "timings": dict(message.timings),
+        "replay": dict(message.replay),
+    }
+    return {key: value for key, value in event.items() if value not in ("", [], {})}
+
+
+def set_events(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The events of typed values of settings, without those that name code."""
+    for key, value in values.items():
+        if key not in NEVER_SET:
+            yield {"type": "set", "key": key, "value": to_datum(fields()[key], value)}
+
+
+def unset_event(key: str) -> dict[str, Any]:
+    """The event of a setting that is no longer set in the session."""
+    return {"type": "unset", "key": key}
+
+
+def character_event(name: str, keys: Iterable[str]) -> dict[str, Any]:
+    """The event of a character that answers from now on; `keys` are the settings that it has set before."""
+    return {"type": "character", "name": name, "keys": sorted(keys)}
+
+
+def all_events(
+    conversation: Conversation, overrides: Mapping[str, Any], character: str = "", keys: Iterable[str] = ()
+) -> Iterator[dict[str, Any]]:
+    """The events of a whole session; `character` has set the settings in `keys`."""
+    yield HEADER
+    yield from map(to_event, conversation.messages.values())
+    yield from set_events(overrides)
+    if character:
+        yield character_event(character, keys)
+    if conversation.head != next(reversed(conversation.messages), None):
+        yield {"type": "head", "id": conversation.head}
+
+
+def from_event(event: Mapping[str, Any]) -> Message:
+    """The message of an event.
+
+    Raises:
+        ValueError: if the event is not a valid message, as in a file that was edited or cut.
+    """
+    role, params, timings = event.get("role"), event.get("params", {}), event.get("timings", {})
+    attachments = event.get("attachments", [])
+    if role not in ROLES or not isinstance(attachments, list):
+        raise ValueError("not a message")
+    if not isinstance(params, dict) or not isinstance(timings, dict):
+        raise ValueError("params and timings must be JSON objects")
+    return Message(
+        id=_message_id(event.get("id")),
+        parent=number_of(event.get("parent")),
+        role=role,
+        content=_text(event, "content"),
+        reasoning=_text(event, "reasoning"),
+        attachments=tuple(_attachment(one) for one in attachments),
+        time=_seconds_of(event.get("time")),
+        model=_text(event, "model"),
+        params={key: value for key, value in params.items() if _is_plain(value)},
+        finish_reason=_text(event, "finish_reason"),
+        timings={key: float(value) for key, value in timings.items() if _is_number(value)},
+        replay=_replay_data(event.get("replay")),
+    )
+
+
+def _replay_data(value: Any) -> dict[str, Any]:
+    """What a replay needs; empty if it is not valid, because the answer itself is worth more."""
+    try:
+        return from_data(value).to_data() if value else {}
+    except ValueError:
+        return {}
+
+
+def number_of(value: Any) -> int | None:
+    """The message id that an event refers to; None means before the first message.
+
+    Raises:
+        ValueError: if it is not a message id.
+    """
+    return None if value is None else _message_id(value)
+
+
+def _timestamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _seconds_of(timestamp: Any) -> float:
+    try:
+        seconds = datetime.fromisoformat(str(timestamp)).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return 0.0
+    return seconds if 0 <= seconds < _MAX_TIME else 0.0
+
+
+def _message_id(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _MAX_ID:
+        raise ValueError(f"the id of a message must be an integer from 1 to {_MAX_ID}")
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return (
+        isinstance(value, int | float) and abs(value) < 1e300
+    )  # neither NaN nor an integer beyond the range of a float
+
+
+def _is_plain(value: Any, depth: int = 2) -> bool:
+    """Whether a setting can have this value: a number, a string, or a list of them."""
+    if isinstance(value, list):
+        return depth > 0 and all(_is_plain(one, depth - 1) for one in value)
+    return value is None or isinstance(value, bool | str) or _is_number(value)
+
+
+def _text(event: Mapping[str, Any], key: str) -> str:
+    value = event.get(key, "")
+    if not isinstance(value, str):
+        raise ValueError(f"{key} must be a string")
+    return value
+
+
+def _attachment(value: Any) -> Attachment:
+    if not isinstance(value, dict):
+        raise ValueError("an attachment must be a JSON object")
+    return Attachment(_text(value, "name"), _text(value, "text"))

@@ -10,10 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from llmcli.chat.conversation import Conversation, Message
-from llmcli.chat.session_reading import read_session
 from llmcli.chat.sessions import store as files
-from llmcli.chat.sessions.file import SessionFile
-from llmcli.chat.sessions.format import HEADER, all_events, character_event, set_events, to_event, unset_event
+from llmcli.chat.sessions.file import (
+    HEADER,
+    SessionFile,
+    all_events,
+    character_event,
+    read_session,
+    set_events,
+    to_event,
+    unset_event,
+)
 from llmcli.errors import DiskError, UsageError
 
 _WRITE_HINT = "free some space or make the folder writable; the chat continues, but it is not saved"
