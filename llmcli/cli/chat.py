@@ -35,7 +35,7 @@ def chat(
     """Chat with a model. Without a terminal, each line of stdin is a message, or each block between lines of \"\"\"."""
     from llmcli.cli.chat_session import open_session
     from llmcli.ui.chat.answer_display import is_live
-    from llmcli.ui.terminal.typeahead import silent_keys
+    from llmcli.ui.terminal.interrupt import silent_keys
 
     first = both(text, flags.values.get("prompt"), "prompt")
     if "-" in (first, *flags.values.get("file", ())):
@@ -96,7 +96,7 @@ def _reader(chat: "Chat", settings: Settings, live: bool) -> "Reader":
         return LineReader(sys.stdin.buffer, marker)
     from llmcli.ui.chat.answer_display import style
     from llmcli.ui.chat.status_line import input_hint, status_line
-    from llmcli.ui.commands.complete import suggest
+    from llmcli.ui.commands.registry import suggest
     from llmcli.ui.input.reader import TerminalReader
 
     reader = TerminalReader(

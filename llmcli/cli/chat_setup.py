@@ -77,7 +77,7 @@ def run(chat: Chat, first: str, files: Sequence[str], character: "Character | No
     from llmcli.cli.welcome import welcome
     from llmcli.ui.chat.loop import talk
     from llmcli.ui.commands.sessions import settle_model
-    from llmcli.ui.repl.terminal import ending
+    from llmcli.ui.terminal.interrupt import ending
 
     dialogue = chat.dialogue
     with ending(), postponed() if chat.live else nullcontext():

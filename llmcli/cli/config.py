@@ -10,7 +10,7 @@ from llmcli.config import file as store
 from llmcli.errors import ExitStatus, UsageError
 from llmcli.files import config_file
 from llmcli.params.settings import Resolved, environment_layer, fields, find, resolve, to_data
-from llmcli.ui.editor import open_in_editor
+from llmcli.ui.terminal.ask import open_in_editor
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import put_line, put_table
 

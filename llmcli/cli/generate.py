@@ -18,12 +18,10 @@ from llmcli.engine.events import Measure
 from llmcli.errors import ConstraintError, DiskError, ExitStatus, UsageError
 from llmcli.params.chain import check
 from llmcli.params.settings import Layer, Resolved, Settings, fields, inert, resolve
-from llmcli.ui.terminal.answer_writer import AnswerWriter, stream_answer
 from llmcli.ui.terminal.console import console, is_terminal
 from llmcli.ui.terminal.interrupt import interruptible, time_limit
-from llmcli.ui.terminal.output import aside, put
+from llmcli.ui.terminal.output import AnswerWriter, aside, put, stream_answer, warn_slow, writing
 from llmcli.ui.terminal.progress import Status
-from llmcli.ui.tracing import warn_slow, writing
 
 if TYPE_CHECKING:
     from llmcli.inference.answer import Answer

@@ -13,9 +13,8 @@ from llmcli.inference.local import LocalModel, Target, locate
 from llmcli.models.locations import NotHereError
 from llmcli.params.settings import Resolved, Settings, fields
 from llmcli.text import excerpt
-from llmcli.ui.download import Downloads
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.progress import Status
+from llmcli.ui.terminal.progress import Downloads, Status
 
 _LARGE = 1 << 30  # bytes; the check of a smaller file is too fast for a message
 

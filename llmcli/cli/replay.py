@@ -18,10 +18,9 @@ from llmcli.params.param import describe
 from llmcli.params.settings import Layer, Settings, environment_layer, resolve
 from llmcli.text import plural
 from llmcli.ui.chat.answer_display import is_live
-from llmcli.ui.terminal.answer_writer import AnswerWriter, stream_answer
 from llmcli.ui.terminal.console import console, is_terminal
 from llmcli.ui.terminal.interrupt import interruptible
-from llmcli.ui.terminal.output import put_line
+from llmcli.ui.terminal.output import AnswerWriter, put_line, stream_answer
 from llmcli.ui.terminal.progress import Status
 
 if TYPE_CHECKING:
@@ -99,19 +98,18 @@ def _replay_batch(
 ) -> "Sequence[Replay]":
     """Generate the answers of a comparison again, side by side as the first time."""
     from llmcli.chat.replay import ReplayTogether
-    from llmcli.ui.compare import show
-    from llmcli.ui.comparison import report
+    from llmcli.ui import comparison
 
     again, live, think = ReplayTogether(local, recorded, settings), is_live() and not as_json, False
     again.comparison.progress = status.reading
-    show.run(again.comparison, show.view_of(again.comparison) if live else None, think, status.clear)
+    comparison.run(again.comparison, comparison.view_of(again.comparison) if live else None, think, status.clear)
     again.compare()
     if as_json:
         same = not any(one.difference for one in again.replays)
         answers = [{"label": one.recorded.label, **_data(one)} for one in again.replays]
         put_line(json.dumps({"same": same, "variants": answers}, ensure_ascii=False))
     elif not live:
-        report.put_texts(again.comparison, think)
+        comparison.put_texts(again.comparison, think)
     return again.replays
 
 

@@ -144,7 +144,7 @@ def export_session(
 ) -> int:
     """Export a session as Markdown, plain text, JSON, a web page or a picture, by the suffix of FILE."""
     from llmcli.chat.export import form_of
-    from llmcli.ui.document import document, write
+    from llmcli.ui.export import document, write
 
     form = "md" if to == "-" else form_of(Path(to))
     session = _read(name)

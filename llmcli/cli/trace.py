@@ -74,7 +74,7 @@ def plot_trace(
 ) -> int:
     """Plot temperature, entropy and probability of the tokens as an SVG file."""
     from llmcli.ui.charts.trace_plot import plot_svg
-    from llmcli.ui.document import write
+    from llmcli.ui.export import write
 
     target = Path(os.path.expanduser(output))
     if output != "-" and os.path.exists(target) and not force:

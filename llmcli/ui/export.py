@@ -1,17 +1,17 @@
-"""A conversation as a picture: one SVG that loads nothing and runs nothing.
-
-rich has an export to SVG too, but it draws wide characters in half of their columns.
-"""
+"""A conversation written to a file by its suffix; the picture of a chat (SVG)."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from html import escape
 from io import StringIO
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.chat.conversation import Message
 from llmcli.chat.export import ENDINGS
+from llmcli.errors import DiskError
 from llmcli.ui.terminal.cells import cells, paint, wrap
 from llmcli.ui.terminal.sanitize import safe
 
@@ -72,9 +72,9 @@ def conversation(messages: Sequence[Message], title: str, columns: int = 80) -> 
 
 def _message_rows(messages: Sequence[Message], columns: int) -> Iterator[str]:
     """The rows of a conversation with escape sequences, a blank one between two messages."""
+    from llmcli.ui.markdown.code import style_of
     from llmcli.ui.markdown.render import Renderer
     from llmcli.ui.markdown.splitter import Splitter
-    from llmcli.ui.markdown.style import style_of
 
     style = style_of("dark", True)
     for number, message in enumerate(messages):
@@ -142,3 +142,32 @@ def _theme(colors: str) -> "TerminalTheme":
     red_green_blue = [(code >> 16, code >> 8 & 255, code & 255) for code in (int(one, 16) for one in colors.split())]
     background, foreground, *palette = red_green_blue
     return TerminalTheme(background, foreground, palette[:8], palette[8:])
+
+
+def document(
+    messages: Sequence[Message],
+    title: str,
+    system: str | None,
+    form: str,
+    everything: Mapping[int, Message] | None = None,
+) -> str:
+    """The text of the file; see `export`. A picture shows the messages only, as the terminal does."""
+    if form == "svg":
+        return conversation(messages, title)
+    from llmcli.chat.export import export
+
+    return export(messages, title, system, form, everything)
+
+
+def write(text: str, path: Path) -> None:
+    """Write the document to its file.
+
+    Raises:
+        DiskError: when it cannot be written.
+    """
+    try:
+        path.write_text(text, encoding="utf-8", errors="replace", newline="\n")
+    except (OSError, ValueError) as error:
+        with suppress(OSError, ValueError):  # an empty file of a full disk
+            path.unlink() if not path.stat().st_size else None
+        raise DiskError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None

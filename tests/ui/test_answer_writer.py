@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmcli.ui.terminal.answer_writer import AnswerWriter, stream_answer
+from llmcli.ui.terminal.output import AnswerWriter, stream_answer
 from llmcli.ui.terminal.progress import Status
 
 

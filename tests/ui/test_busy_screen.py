@@ -10,8 +10,7 @@ from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.engine.sampling.temperature import Dial
 from llmcli.params.settings import Settings
 from llmcli.ui.chat import answer_display
-from llmcli.ui.chat.busy_screen import Stage
-from llmcli.ui.chat.temperature_keys import Steering
+from llmcli.ui.chat.busy_screen import Stage, Steering
 from tests.ui.markdown.emulator import Terminal
 
 LOOP = "I am not sure what you mean by that.\n"

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from llmcli.ui.compare.column import Column
-from llmcli.ui.comparison.view import CompareView
-from llmcli.ui.markdown.region import Region
+from llmcli.ui.comparison import Column, CompareView
 from llmcli.ui.terminal.cells import cells, plain
+from llmcli.ui.terminal.progress import Region
 from tests.ui.markdown.emulator import Clock, Terminal
 
 TEXTS = (

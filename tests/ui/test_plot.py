@@ -8,8 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from llmcli.engine.events import TokenTrace
-from llmcli.ui.charts.trace_plot import plot_svg
-from llmcli.ui.curve import Span, curve, ticks
+from llmcli.ui.charts.trace_plot import Span, curve, plot_svg, ticks
 
 SVG = "{http://www.w3.org/2000/svg}"
 NUMBER = r"-?\d+(?:\.\d+)?"

@@ -4,9 +4,8 @@ import io
 
 import pytest
 
-from llmcli.ui.download import Downloads
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.progress import Status
+from llmcli.ui.terminal.progress import Downloads, Status
 
 
 class Terminal(io.StringIO):
@@ -28,7 +27,7 @@ def test_a_download_in_a_pipe_prints_a_line_every_5_seconds(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([100.0, 101.0, 104.9, 105.1])
-    monkeypatch.setattr("llmcli.ui.download.monotonic", lambda: next(clock))
+    monkeypatch.setattr("llmcli.ui.terminal.progress.monotonic", lambda: next(clock))
     with Downloads() as downloads:
         bar = downloads.bar("fetching")
         for done in (0, 10, 20, 30):

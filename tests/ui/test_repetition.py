@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from llmcli.ui.repl.repetition import RepetitionDetector
+from llmcli.ui.chat.busy_screen import RepetitionDetector
 
 WORDS = sorted(set(str(textwrap.TextWrapper.__doc__).split()))
 PROSE = " ".join(random.Random(5).choices(WORDS, k=4000))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmcli.ui.sparkline import levels, sparkline, step
+from llmcli.ui.charts.heatmap import levels, sparkline, step
 
 
 def test_the_extremes_have_the_lowest_and_the_highest_bar() -> None:

@@ -8,7 +8,7 @@ import pytest
 from llmcli.engine.sampling.temperature import Dial
 from llmcli.params.policies.parser import parse_policy
 from llmcli.params.settings import Settings
-from llmcli.ui.chat.temperature_keys import Steering
+from llmcli.ui.chat.busy_screen import Steering
 
 
 def steering(temperature: str = "0.8", drawn_with: str = "", **settings: Any) -> tuple[Steering, Dial]:

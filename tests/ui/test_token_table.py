@@ -11,8 +11,8 @@ from llmcli.engine.events import TokenTrace
 from llmcli.engine.inspection import Dissection, stepwise
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
+from llmcli.ui.charts.trace_table import percent, put_why, why_rows
 from llmcli.ui.terminal.cells import shown
-from llmcli.ui.why import percent, put_why, why_rows
 from tests.engine.candidates import NEUTRAL, capture_steps, log_probabilities, plan_steps
 
 SGR = re.compile(r"\x1b\[([0-9;]*)m")

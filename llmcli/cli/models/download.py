@@ -9,9 +9,9 @@ from llmcli.models.sources.hub import Plan, plan, pull
 from llmcli.models.sources.url import UrlPlan, plan_url, pull_url
 from llmcli.params.settings import Settings
 from llmcli.text import ago, gigabytes
-from llmcli.ui.download import Downloads
 from llmcli.ui.terminal.ask import can_ask, confirm
 from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.progress import Downloads
 
 Planned = Plan | UrlPlan
 

@@ -89,7 +89,7 @@ def verify(
     from llmcli.models.inventory import check, inventory, item_of
     from llmcli.models.locations import shelf
     from llmcli.models.lookup import find
-    from llmcli.ui.download import Downloads
+    from llmcli.ui.terminal.progress import Downloads
 
     place = shelf(resolve_settings(flags))
     items = inventory(place) if model is None else [item_of(find(model, place), place)]

@@ -1,5 +1,6 @@
 """A heatmap of an answer: the text of each token on a color, or above bars where there is no color."""
 
+import math
 import shutil
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -7,7 +8,6 @@ from typing import Literal
 
 from llmcli.engine.events import TokenTrace
 from llmcli.text import plural
-from llmcli.ui.sparkline import STEPS, levels
 from llmcli.ui.terminal.cells import Runs, cells, fold, paint, wrap
 from llmcli.ui.terminal.console import is_terminal, wants_colour
 from llmcli.ui.terminal.output import put, put_drawn, stream
@@ -19,6 +19,8 @@ _NAMES = {"temperature": "temperature", "p": "probability", "entropy": "entropy 
 _LOOKS = [f"38;5;16;48;5;{ground}" for ground in (67, 110, 152, 230, 222, 216, 209, 167)]
 _FAINT, _UNDERLINED = "2", ";4"
 _TAB = "    "
+_BARS, _DIGITS = "▁▂▃▄▅▆▇█", "12345678"
+STEPS = len(_BARS)
 
 
 def put_heat(tokens: Sequence[TokenTrace], by: Measure) -> None:
@@ -164,3 +166,38 @@ def _has_bars(encoding: str | None) -> bool:
     except (UnicodeEncodeError, LookupError):
         return False
     return True
+
+
+def levels(unicode: bool) -> str:
+    """The characters from a low to a high value: bars, or digits for a terminal without them."""
+    return _BARS if unicode else _DIGITS
+
+
+def step(value: float, low: float, high: float) -> int:
+    """The level, from 0, of a value on a scale from `low` to `high`; values outside get the nearest level."""
+    if not high > low:
+        return 0
+    return min(max(int((value - low) / (high - low) * STEPS), 0), STEPS - 1)
+
+
+def sparkline(values: Sequence[float | None], width: int, unicode: bool = True) -> str:
+    """At most `width` characters, scaled from the minimum to the maximum; a longer series is drawn by its means.
+
+    None, and a number that is not finite, is a gap. A series that does not change is drawn at mid height.
+    """
+    signs, means = levels(unicode), _means(values, min(width, len(values)))
+    known = [mean for mean in means if mean is not None]
+    low, high = min(known, default=0.0), max(known, default=0.0)
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # rounding of the means of equal numbers
+        return "".join(" " if mean is None else signs[STEPS // 2 - 1] for mean in means)
+    return "".join(" " if mean is None else signs[step(mean, low, high)] for mean in means)
+
+
+def _means(values: Sequence[float | None], width: int) -> list[float | None]:
+    """The mean of each of `width` parts of the series, of nearly equal size."""
+    means: list[float | None] = []
+    for column in range(width):
+        part = values[column * len(values) // width : (column + 1) * len(values) // width]
+        known = [value for value in part if value is not None and math.isfinite(value)]
+        means.append(sum(known) / len(known) if known else None)
+    return means

@@ -1,4 +1,4 @@
-"""A trace as a table: a row for each token, its alternatives below, and a summary."""
+"""A trace as a table, and one token with its candidates, sampler by sampler."""
 
 import math
 import shutil
@@ -6,10 +6,12 @@ import sys
 from collections.abc import Sequence
 
 from llmcli.engine.events import Alternative, TokenTrace
+from llmcli.engine.inspection import Candidate, Dissection, Step
+from llmcli.params.settings import Settings, fields
 from llmcli.text import plural
-from llmcli.ui.terminal.cells import fit, plain, wrap
-from llmcli.ui.terminal.console import is_terminal
-from llmcli.ui.terminal.output import put_line, stream
+from llmcli.ui.terminal.cells import Runs, cells, fit, paint, plain, wrap
+from llmcli.ui.terminal.console import is_terminal, wants_colour
+from llmcli.ui.terminal.output import put, put_drawn, put_line, stream
 from llmcli.ui.terminal.sanitize import safe
 from llmcli.ui.terminal.table import put_rows, width
 
@@ -18,6 +20,29 @@ _SPARE = ("POLICY", "SENTENCE", "CANDIDATES", "RANK")
 _SIGNS = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥"})  # to show blanks
 _WIDEST, _NARROW = 16, 10  # columns of the text of a token; the second in a small window
 _INDENT = 2
+_STEP_HEADS = {  # shorter names of steps for columns
+    "temperature": "temp",
+    "top_n_sigma": "sigma",
+    "typical_p": "typical",
+    "logit_bias": "bias",
+    "banned_strings": "bans",
+    "penalties": "penalty",
+    "smoothing": "smooth",
+    "adaptive_p": "adaptive",
+    "mirostat_v2": "mirostat",
+}
+_VALUES = {  # the main setting of a step, where it has another name
+    "smoothing": "smoothing_factor",
+    "dry": "dry_multiplier",
+    "xtc": "xtc_threshold",
+    "mirostat": "mirostat_tau",
+    "mirostat_v2": "mirostat_tau",
+    "adaptive_p": "adaptive_target",
+}
+_MEANINGS = {"removed": " of the probability", "moved": " of the probability"}
+_DRAWN, _GONE, _BAR = "1", "2", "36"
+_JOINED = "\N{NO-BREAK SPACE}"
+_WIDEST_TOKEN, _WIDEST_BAR, _FILE = 16, 20, 100  # columns
 
 
 def put_trace(tokens: Sequence[TokenTrace]) -> None:
@@ -112,3 +137,183 @@ def _alternatives(top: Sequence[Alternative]) -> str:
         else:
             line += f", {part}" if line else part
     return f"\n{' ' * _INDENT}".join([*lines, line])
+
+
+def put_why(inspected: Dissection, settings: Settings) -> None:
+    """Print the table for a terminal or a file.
+
+    Raises:
+        DiskError, ReaderGoneError: as `put` does.
+    """
+    out = stream()
+    terminal = is_terminal(out)
+    width = max(shutil.get_terminal_size().columns - 1, 1) if terminal else _FILE
+    rows = why_rows(inspected, settings, width, terminal and wants_colour(out))
+    (put_drawn if terminal else put)("".join(f"{row}\n" for row in rows))
+
+
+def why_rows(inspected: Dissection, settings: Settings, width: int, color: bool) -> list[str]:
+    """Painted rows of at most `width` columns (20 or more), safe to draw: the candidates, then the effect of each step.
+
+    A step that changed nothing has no column.
+    """
+    shown = [at for at, (left, step) in enumerate(_changes(inspected)) if step.moved or step.live < left]
+    heads = [("model", "%"), *(_head(inspected, settings, inspected.stepwise.steps[at]) for at in shown)]
+    rows = _table(inspected, heads, shown, width)
+    if max(cells(plain(row)) for row in rows) > width:
+        rows = _stacked(inspected, heads, shown, width)
+    rows += [[], *_story(inspected, settings, width)]
+    return [(paint if color else plain)(_trimmed(row)) for row in rows]
+
+
+def _changes(inspected: Dissection) -> list[tuple[int, Step]]:
+    """Each step, with the number of candidates before it."""
+    steps = inspected.stepwise.steps
+    return list(zip([inspected.stepwise.n_vocab, *(step.live for step in steps[:-1])], steps, strict=False))
+
+
+def percent(p: float) -> str:
+    """A probability in percent: 100, 21.3, 8.20, 0.912, <0.01."""
+    value = 100 * p
+    if value < 0.01:
+        return "<0.01" if p else "0"
+    if value >= 99.95:
+        return "100"
+    return f"{value:.{1 if value >= 9.995 else 2 if value >= 0.9995 else 3}f}"
+
+
+def short(name: str) -> str:
+    """The short name of a step."""
+    return _STEP_HEADS.get(name, name)
+
+
+def _head(inspected: Dissection, settings: Settings, step: Step) -> tuple[str, str]:
+    """Name and value of a column."""
+    if step.name == "temperature":
+        return short(step.name), f"{inspected.trace.temperature:.3g}"
+    key = _VALUES.get(step.name, step.name)
+    value = fields()[key].format(getattr(settings, key)) if key in fields() and key != "logit_bias" else ""
+    return short(step.name), "" if key in ("grammar", "banned_strings") else value
+
+
+def _course(inspected: Dissection, candidate: Candidate, shown: Sequence[int]) -> list[str]:
+    """The cells of a candidate; the last one names the step that removed it."""
+    course = [percent(candidate.before), *(percent(candidate.p[at]) for at in shown if at < len(candidate.p))]
+    gone = inspected.stepwise.removed_by(candidate)
+    return [*course, f"- {short(gone)}"] if gone else course
+
+
+def _look(inspected: Dissection, candidate: Candidate) -> str:
+    if candidate.id == inspected.drawn:
+        return _DRAWN
+    return _GONE if inspected.stepwise.removed_by(candidate) else ""
+
+
+def _table(inspected: Dissection, heads: Sequence[tuple[str, str]], shown: Sequence[int], width: int) -> list[Runs]:
+    candidates = inspected.stepwise.candidates
+    texts = [token_text(one.text, _WIDEST_TOKEN) for one in candidates]
+    ranks = max(len(str(one.rank)) for one in candidates)
+    column = max(map(cells, texts))
+    courses = [_course(inspected, one, shown) for one in candidates]
+    widths = [max(len(name) + 2, len(value), 5) for name, value in heads]
+    start = " " * (ranks + column + 4)
+    rows: list[Runs] = [
+        [("1", start + "".join(f" {name:>{size}}" for (name, _), size in zip(heads, widths, strict=True)))],
+        [(_GONE, start + "".join(f" {value:>{size}}" for (_, value), size in zip(heads, widths, strict=True)))],
+    ]
+    room = min(width - cells(plain(rows[0])) - 2, _WIDEST_BAR)
+    most = max(inspected.stepwise.after(one) for one in candidates)
+    for one, text, course in zip(candidates, texts, courses, strict=True):
+        mark, after = ">" if one.id == inspected.drawn else " ", inspected.stepwise.after(one)
+        line = f"{mark} {one.rank:>{ranks}}  {text}{' ' * (column - cells(text))}"
+        line += "".join(f" {cell:>{size}}" for cell, size in zip(course, widths, strict=False))
+        bar = "█" * round(room * after / most) if room > 3 and after else ""
+        rows.append([(_look(inspected, one), line), (_BAR, f"  {bar}")])
+    return rows
+
+
+def _stacked(inspected: Dissection, heads: Sequence[tuple[str, str]], shown: Sequence[int], width: int) -> list[Runs]:
+    """Each candidate above its probabilities, for a narrow window; the first rows name the steps."""
+    legend = " → ".join(f"{name} {value}".rstrip().replace(" ", _JOINED) for name, value in heads)
+    rows = wrap([("1", legend)], width)
+    ranks = max(len(str(one.rank)) for one in inspected.stepwise.candidates)
+    indent = " " * (ranks + 3)
+    for one in inspected.stepwise.candidates:
+        look, mark = _look(inspected, one), ">" if one.id == inspected.drawn else " "
+        text = token_text(one.text, max(width - len(indent), 4))
+        line = " → ".join(cell.replace(" ", _JOINED) for cell in _course(inspected, one, shown)).replace("→ -", "-")
+        rows.append([(look, f"{mark} {one.rank:>{ranks}} {text}")])
+        rows += [[(look, indent), *row] for row in wrap([(look, line)], max(width - len(indent), 1))]
+    return rows
+
+
+def _story(inspected: Dissection, settings: Settings, width: int) -> list[Runs]:
+    """The effect of each step, and the token that was sampled."""
+    steps = inspected.stepwise.steps
+    titles = [_title(inspected, settings, step) for step in steps]
+    counts = [f"{left} → {step.live}" if step.live < left else str(left) for left, step in _changes(inspected)]
+    column = max(map(len, [*titles, "sampled"])) + 2
+    middle = max(map(len, counts), default=0) + 2
+    explained: set[str] = set()
+    rows: list[Runs] = []
+    for step, title, count in zip(steps, titles, counts, strict=True):
+        effect = _effect(step, "→" in count)
+        line = f"{title:<{column}}{count:<{middle}}{effect}"
+        verb = effect.partition(" ")[0]
+        meaning = _MEANINGS.get(verb, "")
+        if verb not in explained and len(line + meaning) <= width:
+            explained.add(verb)
+            line += meaning
+        rows += [[("", line)]] if cells(line) <= width else wrap([("", line)], width)
+        note = _note(inspected, settings, step)
+        rows += [[(_GONE, "  "), *row] for row in wrap([(_GONE, note)], max(width - 2, 10))] if note else []
+    drawn = next(one for one in inspected.stepwise.candidates if one.id == inspected.drawn)
+    n_left = steps[-1].live if steps else inspected.stepwise.n_vocab
+    text = token_text(drawn.text, _WIDEST_TOKEN)
+    last = f"{'sampled':<{column}}{text}, {percent(inspected.stepwise.after(drawn))}% of {plural(n_left, 'candidate')}"
+    return [*rows, *wrap([(_DRAWN, last)], width)]
+
+
+def _title(inspected: Dissection, settings: Settings, step: Step) -> str:
+    """The name of a step, with its value if it has only one."""
+    if step.name == "temperature":
+        return f"temp {inspected.trace.temperature:.3g}"
+    name, _, value = step_values(settings, step.name).partition("=")
+    return f"{name} {value}" if name == step.name and " " not in value else step.name
+
+
+def _note(inspected: Dissection, settings: Settings, step: Step) -> str:
+    """The other values of a step; for the temperature, the policy and the entropy that it got."""
+    if step.name == "temperature":
+        return f"policy {inspected.trace.policy}, entropy {inspected.trace.entropy:.2f} nats"
+    if step.name == "grammar":
+        return f"{token_text(inspected.refused or '', _WIDEST_TOKEN)} was sampled first, and rejected"
+    values = step_values(settings, step.name)
+    return values if " " in values or not values.startswith(f"{step.name}=") else ""
+
+
+def _effect(step: Step, removed: bool) -> str:
+    if removed:
+        return f"removed {percent(step.removed)}%"
+    return f"moved {percent(step.moved)}%" if step.moved else "no change"
+
+
+def _trimmed(row: Runs) -> Runs:
+    """The row with ordinary blanks for non-breaking ones, and without blanks at the end."""
+    row = [(look, text.replace(_JOINED, " ")) for look, text in row]
+    while row and not row[-1][1].strip():
+        row = row[:-1]
+    return [*row[:-1], (row[-1][0], row[-1][1].rstrip())] if row else row
+
+
+def step_values(settings: Settings, name: str) -> str:
+    """The settings that the step reads, as KEY=VALUE, without those that have no effect."""
+    base = {"mirostat_v2": "mirostat", "dist": "seed"}.get(name, name)
+    keys = [key for key, field in fields().items() if key == base or field.param.sampler == base]
+    shown = [key for key in keys if key == base or _has_effect(settings, key)]
+    return " ".join(f"{key}={fields()[key].format(getattr(settings, key))}" for key in shown)
+
+
+def _has_effect(settings: Settings, key: str) -> bool:
+    """Whether a setting differs from its default, or belongs to one that does."""
+    return any(getattr(settings, one) != fields()[one].default for one in (key, *fields()[key].param.switch))

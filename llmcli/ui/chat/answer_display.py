@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from llmcli.params.settings import Settings
-from llmcli.ui.terminal.answer_writer import AnswerWriter, stream_answer
 from llmcli.ui.terminal.console import is_terminal, wants_colour
-from llmcli.ui.terminal.output import put_drawn
+from llmcli.ui.terminal.output import AnswerWriter, put_drawn, stream_answer
 from llmcli.ui.terminal.progress import Status
 
 Parts = Iterable[tuple[str, str]]

@@ -14,20 +14,46 @@ from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.errors import LlmcliError
 from llmcli.params.settings import Settings, inert
 from llmcli.ui.chat.answer_display import display
-from llmcli.ui.chat.busy_screen import Stage
+from llmcli.ui.chat.busy_screen import Stage, Steering
 from llmcli.ui.chat.overflow import make_room
-from llmcli.ui.chat.temperature_keys import Steering
-from llmcli.ui.repl.terminal import ending_later
-from llmcli.ui.repl.voice import Voice
-from llmcli.ui.terminal.console import console, wants_colour
-from llmcli.ui.terminal.interrupt import time_limit
-from llmcli.ui.terminal.output import put_line
-from llmcli.ui.tracing import warn_slow, writing
+from llmcli.ui.terminal.console import console, wants_colour, wrapped
+from llmcli.ui.terminal.interrupt import ending_later, time_limit
+from llmcli.ui.terminal.output import aside, put_line, warn_slow, writing
+from llmcli.ui.terminal.table import put_definitions, put_facts, put_rows
 
-if TYPE_CHECKING:  # they stand on the engine, which is imported behind the prompt
+if TYPE_CHECKING:
     from llmcli.chat.compare import Rivals
     from llmcli.chat.turn import Turn
     from llmcli.inference.local import LocalModel
+
+
+class Voice:
+    """`live` says that a person sits at a terminal whose cursor can be moved."""
+
+    def __init__(self, live: bool, colour: bool) -> None:
+        self.live = live
+        self.colour = colour
+
+    def say(self, text: str, style: str = "") -> None:
+        """One line or several."""
+        with aside(not self.live):
+            text = "\n".join(map(wrapped, text.split("\n"))) if self.live else text
+            put_line(text, style if self.colour else "")
+
+    def rows(self, heads: Sequence[str], rows: Sequence[Sequence[str]], **more: Sequence[str]) -> None:
+        """A table; see `put_rows`."""
+        with aside(not self.live):
+            put_rows(heads, rows, **more)
+
+    def facts(self, facts: Sequence[tuple[str, str]]) -> None:
+        """Pairs; see `put_facts`."""
+        with aside(not self.live):
+            put_facts(facts)
+
+    def definitions(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Names and what they mean; see `put_definitions`."""
+        with aside(not self.live):
+            put_definitions(pairs)
 
 
 class Reader(Protocol):

@@ -6,21 +6,29 @@ from typing import TYPE_CHECKING
 
 from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.errors import LlmcliError
+from llmcli.params.chain import plan
+from llmcli.params.policies.policy import Policy
 from llmcli.params.settings import Settings
-from llmcli.text import plural
+from llmcli.text import excerpt, plural
 from llmcli.ui.chat.answer_display import display
 from llmcli.ui.chat.status_line import first_that_fits
-from llmcli.ui.repl.repetition import RepetitionDetector
-from llmcli.ui.repl.waiting import Waiting
-from llmcli.ui.terminal.interrupt import interruptible
-from llmcli.ui.terminal.typeahead import silent_keys
+from llmcli.ui.terminal.interrupt import interruptible, silent_keys
+from llmcli.ui.terminal.progress import Waiting
 
 if TYPE_CHECKING:
-    from llmcli.ui.chat.temperature_keys import Steering
+    from llmcli.chat.turn import Turn
 
 _PRESSES = 3  # of Ctrl-C; the first one stops the answer, and nothing is left to do for the second
 _STOP = "Ctrl-C stops"
 _STOP_LOOP = "the answer repeats itself: Ctrl-C stops"  # fits 40 columns
+_STEP = 0.1  # degrees of one key press
+_MOST_MOVES = 4  # in the note; of more, the first and the last
+_LONGEST_POLICY = 20  # characters: the row fits 40 columns
+_KEYS = "↑↓"
+_WINDOWS = (1200, 4000)  # characters at the end of the text; a repeated part is a quarter of one at most
+_EVERY = 400  # new characters between two looks, each of which takes less than a millisecond
+_GRAM = 12  # characters that are compared as one; of about three words
+_FEWEST = 0.25  # share of different ones: prose has more than 0.9, tables and code more than 0.35
 
 
 class Stage:
@@ -96,3 +104,101 @@ class Stage:
         if self.repeats:
             return first_that_fits((_STOP_LOOP, tokens), (_STOP_LOOP,), (_STOP,))
         return first_that_fits((_STOP, keys, tokens), (_STOP, keys), (_STOP,))
+
+
+class Steering:
+    """For one answer. `row` stands below the answer, `note` is what there is to print after it."""
+
+    def __init__(self, turn: "Turn") -> None:
+        self._answer, self._dial = turn.answer, turn.dial
+        self._policy = _temperature_policy(turn.resolved.settings)
+        self.pressed = False  # whether a key asked for another temperature
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens the answer has so far."""
+        return self._answer.n_drawn
+
+    def step(self, steps: int) -> None:
+        """Move the temperature of the tokens to come, up or down; from any thread."""
+        self.pressed = True
+        if self._policy:
+            self._dial.turn(steps * _STEP)
+
+    def row(self) -> str:
+        """What the keys do, then the temperature and its move: `0.8 → 1.0`, or `0.3..1.3 +0.2`."""
+        if not self.pressed:
+            return f"{_KEYS} warmer, colder" if self._policy else ""
+        if not self._policy:
+            return f"{_KEYS} no temperature in the samplers"
+        now, shift = self._current_policy(), self._dial.shift
+        try:
+            before = float(now)
+        except ValueError:
+            return f"{_KEYS} temp {excerpt(now, _LONGEST_POLICY)}" + (f" {signed(shift)}" if shift else "")
+        return f"{_KEYS} temp {degrees(before)}" + (f" → {degrees(max(before + shift, 0.0))}" if shift else "")
+
+    def note(self) -> str:
+        """Each move and its first token; empty where the keys did nothing worth a line."""
+        if not self.pressed:
+            return ""
+        if not self._policy:
+            return f"{_KEYS} had no effect: there is no temperature in the samplers"
+        moves = [f"{signed(shift)} from token {index}" for index, shift in self._dial.moves]
+        if len(moves) > _MOST_MOVES:
+            moves[1:-1] = [f"{len(moves) - 2} more"]
+        return f"temperature moved: {', '.join(moves)}" if moves else ""
+
+    def _current_policy(self) -> str:
+        """The part of the policy that the last token was drawn with, as text."""
+        last = next((token.policy for token in reversed(self._answer.traces) if token.policy), "")
+        return last or str(self._policy)
+
+
+def _temperature_policy(settings: Settings) -> Policy | None:
+    """The policy of the temperature step; None where there is no such step."""
+    from llmcli.engine.sampling.temperature import policy_of
+
+    args = next((step.args for step in plan(settings, steered=True) if step.name == "temperature"), ())
+    if not args:
+        return None
+    return policy_of(*args) if len(args) == 3 else args[0]
+
+
+def degrees(value: float) -> str:
+    """A temperature with one or two decimals."""
+    text = f"{value:.2f}"
+    return text.removesuffix("0")
+
+
+def signed(shift: float) -> str:
+    """`+0.2`, `-0.1`."""
+    return ("-" if shift < 0 else "+") + degrees(abs(shift))
+
+
+class RepetitionDetector:
+    """Add the pieces of an answer; `found` is true from the first look on that sees a loop."""
+
+    def __init__(self) -> None:
+        self.found = False
+        self._text = ""
+        self._unseen = 0  # characters since the last look
+
+    def add(self, text: str) -> None:
+        """Add a piece; most of them cost no more than to be joined."""
+        if self.found:
+            return
+        self._text += text
+        self._unseen += len(text)
+        if self._unseen < _EVERY:
+            return
+        self._unseen = 0
+        self._text = self._text[-_WINDOWS[-1] :]
+        self.found = any(_repeats(self._text[-size:]) for size in _WINDOWS if len(self._text) >= size)
+
+
+def _repeats(text: str) -> bool:
+    """Whether a text consists of few different parts; runs of blanks count as one."""
+    text = " ".join(text.split())
+    grams = [text[at : at + _GRAM] for at in range(len(text) - _GRAM)]
+    return bool(grams) and len(set(grams)) <= _FEWEST * len(grams)

@@ -51,7 +51,7 @@ def make_room(
 
 def _compact(chat: "Chat", path: Sequence[Message]) -> bool:
     """Replace the oldest turns of `path` by a summary; False where there are too few of them."""
-    from llmcli.ui.commands.context import compact_now
+    from llmcli.ui.chat.overflow import compact_now
 
     with suppress(UsageError):
         return compact_now(chat, path)
@@ -70,3 +70,34 @@ def _ask_how(fit: Fit) -> str:
         },
         "back",
     )
+
+
+def compact_now(chat: "Chat", path: Sequence[Message], keep: int | None = None) -> bool:
+    """Write a summary of `path`, show it, ask the user if there is one, and continue from it; whether that was done.
+
+    Raises:
+        UsageError: when there is too little to summarize.
+    """
+    from llmcli.chat.compaction import Compaction  # stands on the engine, which completion does without
+
+    compaction = Compaction(chat.dialogue, path, keep)
+    chat.stream_aside(compaction.parts(), "summarizing the oldest turns")
+    if compaction.interrupted or not compaction.text:
+        console.note("nothing changed")
+        return False
+    if compaction.left_out:
+        omitted = plural(compaction.left_out, "message")
+        console.warn(f"the summary omits the oldest {omitted}: they did not fit into the context")
+    if chat.live:
+        choices = {"yes": "use it", "edit": "change it first", "no": "change nothing"}
+        choice = choose("continue with this summary?", choices, "yes")
+        if choice == "no":
+            console.note("nothing changed")
+            return False
+        if choice == "edit":
+            from llmcli.ui.terminal.ask import edit
+
+            compaction.text = edit(compaction.text).strip() or compaction.text
+    number = compaction.use()
+    console.note(f"the summary replaces {plural(number, 'message')} (/branches lists the full conversation)")
+    return True

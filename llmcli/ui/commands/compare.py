@@ -11,14 +11,11 @@ from llmcli.inference.comparison import Variant, variants_of
 from llmcli.params.samplers import random_seed
 from llmcli.params.settings import find
 from llmcli.ui.chat.overflow import make_room
-from llmcli.ui.commands import complete
+from llmcli.ui.commands import registry
 from llmcli.ui.commands.registry import COMPARE, command
-from llmcli.ui.repl.terminal import ending_later
-from llmcli.ui.repl.waiting import Waiting
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.interrupt import interruptible, time_limit
-from llmcli.ui.terminal.progress import Status
-from llmcli.ui.terminal.typeahead import silent_keys
+from llmcli.ui.terminal.interrupt import ending_later, interruptible, silent_keys, time_limit
+from llmcli.ui.terminal.progress import Status, Waiting
 
 if TYPE_CHECKING:  # they stand on the engine, which is imported where the model is loaded
     from llmcli.inference.local import LocalModel
@@ -43,7 +40,7 @@ _COUNTS = ("answers", "n")  # how the number of answers is called; `n` is the ol
         "/compare answers=3",
         "/compare Why is the sky blue? temp=0.2,0.8 answers=2",
     ),
-    complete=complete.assignments,
+    complete=registry.assignments,
     everyday=True,
 )
 def compare(chat: "Chat", argument: str) -> None:
@@ -112,8 +109,8 @@ def _compare(
 ) -> None:
     """Generate the answers, show them and their figures, and keep them for /keep."""
     from llmcli.chat.compare import Rivals
-    from llmcli.ui.compare import show
-    from llmcli.ui.comparison import report
+    from llmcli.ui import comparison as report
+    from llmcli.ui import comparison as show
 
     local.abort.clear()
     rivals = Rivals(chat.dialogue, path, new, variants, seed)

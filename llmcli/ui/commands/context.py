@@ -1,16 +1,15 @@
 """Commands that show and free the context, and the figures of the last answer."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from llmcli.chat.conversation import Message
 from llmcli.errors import UsageError
 from llmcli.inference.request import system_text
 from llmcli.text import excerpt, plural
+from llmcli.ui.chat.overflow import compact_now
 from llmcli.ui.commands.branches import WHO
 from llmcli.ui.commands.registry import CONTEXT, INSPECT, command
-from llmcli.ui.terminal.ask import choose
 from llmcli.ui.terminal.console import console
 
 if TYPE_CHECKING:
@@ -90,37 +89,6 @@ def compact(chat: "Chat", argument: str) -> None:
         raise UsageError(f"/compact takes the number of turns to keep, got '{argument}'", "try /compact 2")
     if chat.ready():
         compact_now(chat, chat.path(), int(argument) if argument else None)
-
-
-def compact_now(chat: "Chat", path: Sequence[Message], keep: int | None = None) -> bool:
-    """Write a summary of `path`, show it, ask the user if there is one, and continue from it; whether that was done.
-
-    Raises:
-        UsageError: when there is too little to summarize.
-    """
-    from llmcli.chat.compaction import Compaction  # stands on the engine, which completion does without
-
-    compaction = Compaction(chat.dialogue, path, keep)
-    chat.stream_aside(compaction.parts(), "summarizing the oldest turns")
-    if compaction.interrupted or not compaction.text:
-        console.note("nothing changed")
-        return False
-    if compaction.left_out:
-        omitted = plural(compaction.left_out, "message")
-        console.warn(f"the summary omits the oldest {omitted}: they did not fit into the context")
-    if chat.live:
-        choices = {"yes": "use it", "edit": "change it first", "no": "change nothing"}
-        choice = choose("continue with this summary?", choices, "yes")
-        if choice == "no":
-            console.note("nothing changed")
-            return False
-        if choice == "edit":
-            from llmcli.ui.editor import edit
-
-            compaction.text = edit(compaction.text).strip() or compaction.text
-    number = compaction.use()
-    console.note(f"the summary replaces {plural(number, 'message')} (/branches lists the full conversation)")
-    return True
 
 
 @command(

@@ -5,10 +5,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from llmcli.chat.attachments import Attachment, attach, expand
-from llmcli.chat.code_blocks import code_blocks
 from llmcli.errors import UsageError
 from llmcli.text import plural
-from llmcli.ui.commands import complete
+from llmcli.ui.commands import registry
 from llmcli.ui.commands.registry import FILES, command
 from llmcli.ui.terminal.console import console
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     help="Attach files to the next message.",
     detail="As @PATH within a message does. Patterns work too. `none` removes the attached files.",
     examples=("/file notes.txt", "/file src/*.py", "/file none"),
-    complete=complete.paths,
+    complete=registry.paths,
     everyday=True,
 )
 def file(chat: "Chat", argument: str) -> None:
@@ -50,7 +49,7 @@ def file(chat: "Chat", argument: str) -> None:
     help="Copy the answer, its last code block, or message N.",
     detail="To the clipboard. N is the number of a message in /history.",
     examples=("/copy", "/copy code", "/copy 3"),
-    complete=complete.words("code"),
+    complete=registry.words("code"),
     everyday=True,
 )
 def copy(chat: "Chat", argument: str) -> None:
@@ -105,9 +104,19 @@ def paste(chat: "Chat", _argument: str) -> None:
 )
 def editor(chat: "Chat", _argument: str) -> None:
     """Open the draft of the next message in the editor."""
-    from llmcli.ui.editor import edit
+    from llmcli.ui.terminal.ask import edit
 
     chat.draft = edit(chat.draft)
     if not chat.live and chat.draft:
         text, chat.draft = chat.draft, ""
         chat.send(text)
+
+
+def code_blocks(markdown: str) -> list[str]:
+    """The content of each fenced block in order, without the fences; a block that is not closed ends with the text."""
+    from markdown_it import MarkdownIt
+
+    if "```" not in markdown and "~~~" not in markdown:
+        return []
+    tokens = MarkdownIt("commonmark").disable("inline").parse(markdown)
+    return [token.content for token in tokens if token.type == "fence"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from llmcli.chat.controller import reopens, settable
 from llmcli.errors import UsageError
 from llmcli.params.settings import fields
-from llmcli.ui.commands import complete
+from llmcli.ui.commands import registry
 from llmcli.ui.commands.registry import (
     SYNONYMS,
     THE_CHAT,
@@ -106,7 +106,7 @@ def _describe_command(chat: "Chat", entry: Command) -> None:
 def _describe_setting(chat: "Chat", key: str) -> None:
     param = fields()[key].param
     chat.say(f"/{key} VALUE", "1")
-    chat.say(f"{param.help} ({complete.setting_note(chat, key)})")
+    chat.say(f"{param.help} ({registry.setting_note(chat, key)})")
     value = _example_value(key)
     once = f"/set {key} {value}" if reopens(key) else f"/retry {key}={value}"
     _print_examples(chat, (f"/{key} {value}", once, f"/reset {key}"))
@@ -198,7 +198,7 @@ def is_command_without_slash(chat: "Chat", text: str) -> bool:
     help="Turn the rendering of Markdown on or off.",
     detail="Off shows the text as the model writes it.",
     examples=("/markdown", "/markdown off", "/markdown on"),
-    complete=complete.values_of("markdown"),
+    complete=registry.values_of("markdown"),
 )
 def markdown(chat: "Chat", argument: str) -> None:
     """Set or show whether answers are rendered."""
@@ -212,7 +212,7 @@ def markdown(chat: "Chat", argument: str) -> None:
     help="Set the colors for a dark or a light terminal.",
     detail="`auto` follows the terminal, where it says which it is.",
     examples=("/theme", "/theme light", "/theme auto"),
-    complete=complete.values_of("theme"),
+    complete=registry.values_of("theme"),
 )
 def theme(chat: "Chat", argument: str) -> None:
     """Set or show the theme."""
@@ -226,7 +226,7 @@ def theme(chat: "Chat", argument: str) -> None:
     help="Make Enter start a new line, and Alt-Enter send.",
     detail="Alone it switches between the two.",
     examples=("/multiline", "/multiline on", "/multiline off"),
-    complete=complete.words("on", "off"),
+    complete=registry.words("on", "off"),
 )
 def multiline(chat: "Chat", argument: str) -> None:
     """Set what Enter does."""

@@ -9,7 +9,7 @@ from llmcli.chat.conversation import Message
 from llmcli.errors import UsageError
 from llmcli.files import read_text
 from llmcli.inference.request import system_text
-from llmcli.ui.commands import complete
+from llmcli.ui.commands import registry
 from llmcli.ui.commands.registry import MESSAGES, SETTINGS, assign, command
 from llmcli.ui.terminal.console import console
 
@@ -27,7 +27,7 @@ _LONG = 1200  # characters; a longer message is easier to change in an editor
     detail="Settings given as KEY=VALUE apply to this answer only. The earlier answer stays as a branch.",
     examples=("/retry", "/retry temperature=1.2", "/retry temperature=1.2 seed=7"),
     aliases=("regen", "regenerate"),
-    complete=complete.assignments,
+    complete=registry.assignments,
     everyday=True,
 )
 def retry(chat: "Chat", argument: str) -> None:
@@ -88,7 +88,7 @@ def _last_answer(chat: "Chat") -> Message:
     help="Set a text at which answers stop.",
     detail="`none` removes all of them. Ctrl-C stops the answer that the model is writing.",
     examples=("/stop", "/stop The end", "/stop none"),
-    complete=complete.values_of("stop"),
+    complete=registry.values_of("stop"),
 )
 def stop(chat: "Chat", argument: str) -> None:
     """Set or show the stop strings."""
@@ -122,7 +122,7 @@ def edit(chat: "Chat", argument: str) -> None:
     if not chat.live:
         raise UsageError("/edit needs the new text (there is no terminal to edit in)", f"try /edit {position} TEXT")
     if len(content) > _LONG:
-        from llmcli.ui.editor import edit as edit_text
+        from llmcli.ui.terminal.ask import edit as edit_text
 
         chat.replace(position, edit_text(content))
         return
@@ -150,7 +150,7 @@ def _last_question(path: list[Message]) -> int:
     help="Show or set the system prompt.",
     detail="From TEXT, from a file (@FILE) or in your editor (edit). `none` removes it.",
     examples=("/system Answer in one sentence.", "/system @reviewer.txt", "/system none"),
-    complete=complete.words("edit", "none"),
+    complete=registry.words("edit", "none"),
     everyday=True,
 )
 def system(chat: "Chat", argument: str) -> None:
@@ -160,7 +160,7 @@ def system(chat: "Chat", argument: str) -> None:
         chat.say(current or "no system prompt")
         return
     if argument == "edit":
-        from llmcli.ui.editor import edit as edit_text
+        from llmcli.ui.terminal.ask import edit as edit_text
 
         argument = edit_text(current or "").strip()
     elif argument.startswith("@"):

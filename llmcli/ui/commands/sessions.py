@@ -9,7 +9,7 @@ from llmcli.chat.sessions.session import Session
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.request import system_text
 from llmcli.text import ago, plural
-from llmcli.ui.commands import complete
+from llmcli.ui.commands import registry
 from llmcli.ui.commands.branches import show
 from llmcli.ui.commands.registry import FILES, SESSIONS, command
 from llmcli.ui.terminal.ask import confirm
@@ -169,13 +169,13 @@ def rename(chat: "Chat", argument: str) -> None:
     detail="Its ending selects the format: .md (Markdown), .txt, .json, .html (a page for a browser) or "
     ".svg (a picture).",
     examples=("/export talk.md", "/export talk.html", "/export talk.svg"),
-    complete=complete.paths,
+    complete=registry.paths,
     everyday=True,
 )
 def export(chat: "Chat", argument: str) -> None:
     """Write the conversation as a document."""
     from llmcli.chat.export import form_of
-    from llmcli.ui.document import document, write
+    from llmcli.ui.export import document, write
 
     if not argument:
         raise UsageError("/export needs a file name", "try /export talk.md")

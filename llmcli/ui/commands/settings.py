@@ -12,10 +12,10 @@ from llmcli.params.param import describe
 from llmcli.params.policies.policy import Entropy, Fixed
 from llmcli.params.settings import Resolved, SamplingParams, fields, find, inert
 from llmcli.text import excerpt
-from llmcli.ui.commands import complete
+from llmcli.ui.charts.trace_table import step_values
+from llmcli.ui.commands import registry
+from llmcli.ui.commands.inspect import spark
 from llmcli.ui.commands.registry import SETTINGS, command, commands
-from llmcli.ui.commands.seeing import spark
-from llmcli.ui.step_values import step_values
 from llmcli.ui.terminal.console import console
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _HIGHEST = 2.0  # a temperature above it is most likely a mistake
     help="Show or change any setting.",
     detail="Alone it lists all of them. /top_p 0.9 is short for /set top_p 0.9.",
     examples=("/set", "/set top_p 0.9", "/set repeat_penalty 1.1"),
-    complete=complete.settings,
+    complete=registry.settings,
 )
 def set_(chat: "Chat", argument: str) -> None:
     """Change a setting for the rest of the session, or show it."""
@@ -92,7 +92,7 @@ def _warn_too_high(key: str, value: object) -> None:
     "the last answer.",
     examples=("/temp 1.2", "/temp 0.3..1.3", "/temp sentence:1.1,0.7"),
     aliases=("temperature",),
-    complete=complete.values_of("temperature"),
+    complete=registry.values_of("temperature"),
     everyday=True,
 )
 def temp(chat: "Chat", argument: str) -> None:
@@ -110,7 +110,7 @@ def temp(chat: "Chat", argument: str) -> None:
     help="Set the seed, or use a random one each time.",
     detail="The same seed, settings and messages give the same answer.",
     examples=("/seed", "/seed 42", "/seed random"),
-    complete=complete.words("random"),
+    complete=registry.words("random"),
 )
 def seed(chat: "Chat", argument: str) -> None:
     """Set or show the seed."""
@@ -140,7 +140,7 @@ def reset(chat: "Chat", argument: str) -> None:
     detail="Each row has the value, the layer that it comes from, and the reason if it has no effect. `all` adds the "
     "other settings.",
     examples=("/params", "/params all", "/temp 1.2, then /params"),
-    complete=complete.words("all"),
+    complete=registry.words("all"),
 )
 def params(chat: "Chat", argument: str) -> None:
     """Print a table of settings."""
@@ -164,7 +164,7 @@ def _print_settings(chat: "Chat", keys: list[str]) -> None:
     help="Show or set the sampler chain.",
     detail="Samplers apply in this order; omitted samplers are off. `default` is llama.cpp's chain.",
     examples=("/samplers", "/samplers top_k,temperature", "/samplers default"),
-    complete=complete.values_of("samplers"),
+    complete=registry.values_of("samplers"),
 )
 def samplers(chat: "Chat", argument: str) -> None:
     """Set the sampler chain, or print its steps with their values."""
@@ -198,7 +198,7 @@ def _chain(resolved: Resolved) -> list[tuple[str, str]]:
     help="Show or switch the model.",
     detail="The conversation stays. `llmcli models list` lists the downloaded models.",
     examples=("/model", "/model starter", "/model ./my-model.gguf"),
-    complete=complete.models,
+    complete=registry.models,
     everyday=True,
 )
 def model(chat: "Chat", argument: str) -> None:
@@ -235,7 +235,7 @@ def _describe_model(local: "LocalModel") -> str:
     help="Fold, hide or disable the model's reasoning.",
     detail="`on` folds it, `hide` hides it, `off` asks the model not to reason. Alone it shows the last reasoning.",
     examples=("/think", "/think hide", "/think off"),
-    complete=complete.words("on", "off", "hide"),
+    complete=registry.words("on", "off", "hide"),
 )
 def think(chat: "Chat", argument: str) -> None:
     """Set how reasoning is shown, or print the last one."""
@@ -255,7 +255,7 @@ def think(chat: "Chat", argument: str) -> None:
     help="Make the model answer in JSON.",
     detail="SCHEMA is a JSON schema or a file with one; answers then match it. `off` ends it.",
     examples=("/json on", '/json {"type": "array"}', "/json off"),
-    complete=complete.words("on", "off"),
+    complete=registry.words("on", "off"),
 )
 def json(chat: "Chat", argument: str) -> None:
     """Set or show the JSON schema of answers."""

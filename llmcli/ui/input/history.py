@@ -8,6 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from prompt_toolkit.auto_suggest import AutoSuggest, Suggestion
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.document import Document
 from prompt_toolkit.history import History
 
 from llmcli.files import make_private_folder, replace_private
@@ -15,6 +18,7 @@ from llmcli.files import make_private_folder, replace_private
 KEPT = 5000  # entries
 LONGEST = 64 << 10  # bytes of one entry
 _MOST_READ = 32 << 20  # bytes of the file's end
+_LONGEST = 1000  # characters typed; longer messages are not repeated
 
 
 class PrivateHistory(History):
@@ -114,3 +118,17 @@ def _trim(path: Path) -> None:
         replace_private(path, b"\n".join(lines[-KEPT:]) + b"\n")
         if late := old.read():
             _append(path, late)
+
+
+class FromHistory(AutoSuggest):
+    """Completes from the start of a message to the end of that line, not from a line inside another message."""
+
+    def get_suggestion(self, buffer: Buffer, document: Document) -> Suggestion | None:
+        text = document.text
+        if not text.strip() or len(text) > _LONGEST or not document.is_cursor_at_the_end:
+            return None
+        for entry in reversed(buffer.history.get_strings()):
+            rest = entry[len(text) :].partition("\n")[0] if entry.startswith(text) else ""
+            if rest:
+                return Suggestion(rest)
+        return None

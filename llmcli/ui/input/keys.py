@@ -5,12 +5,24 @@ from collections.abc import Callable
 from prompt_toolkit.application import get_app, run_in_terminal
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.document import Document
-from prompt_toolkit.utils import get_cwidth
+from prompt_toolkit.enums import DEFAULT_BUFFER
+from prompt_toolkit.filters import (
+    Condition,
+    emacs_mode,
+    has_completions,
+    has_focus,
+    has_selection,
+    vi_insert_mode,
+    vi_navigation_mode,
+)
+from prompt_toolkit.key_binding import KeyBindings, KeyBindingsBase, KeyPressEvent, merge_key_bindings
+from prompt_toolkit.key_binding.bindings.auto_suggest import load_auto_suggest_bindings
+from prompt_toolkit.keys import Keys
+from prompt_toolkit.utils import get_cwidth, suspend_to_background_supported
 
 from llmcli.errors import LlmcliError
-from llmcli.ui.prompt.block import MARK, is_open
-from llmcli.ui.prompt.completion import opens_by_itself
-from llmcli.ui.prompt.pasted import Pasted, clean
+from llmcli.ui.input.layout import Pasted, clean, opens_by_itself
+from llmcli.ui.input.piped import MARK, is_open
 
 LEAVE = "Ctrl-D or /exit ends the chat"
 OPEN_BLOCK = f"{MARK} on a line of its own sends"
@@ -88,7 +100,7 @@ class Editing:
         get_app().create_background_task(self._edit())
 
     async def _edit(self) -> None:
-        from llmcli.ui.editor import edit  # with the modules that start programs
+        from llmcli.ui.terminal.ask import edit  # with the modules that start programs
 
         text = self.pasted.unfold(self.buffer.text)
         try:
@@ -119,3 +131,42 @@ class Editing:
             self.buffer.delete_before_cursor()
             return True
         return self.multiline and ("\n" in document.text or not document.text.startswith("/"))
+
+
+def make_keys(editing: Editing) -> KeyBindingsBase:
+    """The bindings that come before prompt_toolkit's own."""
+    keys = KeyBindings()
+    typing = has_focus(DEFAULT_BUFFER)
+    empty = Condition(lambda: not editing.buffer.text)
+
+    def plain(action: Callable[[], None]) -> Callable[[KeyPressEvent], None]:
+        return lambda _event: action()
+
+    keys.add("enter", filter=typing)(plain(editing.enter))
+    keys.add("escape", "enter", filter=typing & emacs_mode)(plain(editing.alt_enter))
+    keys.add("tab", filter=typing & (emacs_mode | vi_insert_mode))(plain(editing.tab))
+    keys.add("c-j", filter=typing)(plain(editing.new_line))
+    keys.add("c-c", filter=typing)(plain(editing.interrupt))
+    keys.add("<sigint>")(plain(editing.interrupt))
+    keys.add("c-d", filter=typing & empty)(plain(editing.leave))
+    keys.add("c-x", "c-e", filter=typing & emacs_mode & ~has_selection)(plain(editing.open_editor))
+    keys.add("v", filter=typing & vi_navigation_mode)(plain(editing.open_editor))
+    keys.add("escape", filter=typing & has_completions & emacs_mode)(plain(editing.buffer.cancel_completion))
+    keys.add("c-z", filter=Condition(suspend_to_background_supported))(plain(lambda: get_app().suspend_to_background()))
+
+    @keys.add("escape", filter=typing & vi_insert_mode & Condition(_enter_is_next))
+    def _alt_enter(event: KeyPressEvent) -> None:
+        event.key_processor.input_queue.popleft()
+        editing.alt_enter()
+
+    @keys.add(Keys.BracketedPaste, filter=typing)
+    def _paste(event: KeyPressEvent) -> None:
+        editing.paste(event.data)
+
+    return merge_key_bindings([load_auto_suggest_bindings(), keys])
+
+
+def _enter_is_next() -> bool:
+    """Whether Enter came together with this Escape: Alt-Enter, and not the end of the insert mode of vi."""
+    queue = get_app().key_processor.input_queue
+    return bool(queue) and queue[0].key == Keys.Enter

@@ -1,11 +1,18 @@
 """How the input line looks: marker, text or hint, menu, and the status below."""
 
-from collections.abc import Callable
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import accumulate
 
 from prompt_toolkit.application import get_app
 from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition, has_completions, has_focus, is_done
 from prompt_toolkit.formatted_text import StyleAndTextTuples
+from prompt_toolkit.formatted_text.utils import fragment_list_to_text
 from prompt_toolkit.layout import Dimension, Float, FloatContainer, HSplit, Layout, Window
 from prompt_toolkit.layout.containers import ConditionalContainer
 from prompt_toolkit.layout.controls import BufferControl, FormattedTextControl
@@ -20,14 +27,14 @@ from prompt_toolkit.layout.processors import (
     Transformation,
     TransformationInput,
 )
+from prompt_toolkit.layout.utils import explode_text_fragments
 from prompt_toolkit.styles import Style
 from prompt_toolkit.widgets.toolbars import SearchToolbar
 
-from llmcli.ui.prompt.pasted import Pasted, ShowPasted
+from llmcli.ui.terminal.sanitize import safe
 
 _MENU_ROWS = 8
 _FEWEST_COLUMNS, _FEWEST_ROWS = 30, 6  # of a window that has room for the status
-
 _PLAIN = {
     "marker": "bold",
     "pasted": "italic",
@@ -60,6 +67,14 @@ _COLORS = {
         "completion-menu.meta.completion.current": "noreverse bg:#3a7fc0 #ffffff",
     },
 }
+LONGEST = 10_000  # characters that are drawn: a key takes 50 ms in a line of that length
+_MOST_LINES = 200
+_FIRST = 0xF0000  # of the signs: private use, in no font
+_MOST_SIGNS = 0xFFFE
+_SIGNS = re.compile(f"[{chr(_FIRST)}-{chr(_FIRST + _MOST_SIGNS - 1)}]")
+_DROPPED = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)]) | dict.fromkeys(range(0xD800, 0xE000), 0xFFFD)
+_CLEAN = {code: mark for code, mark in _DROPPED.items() if chr(code) not in "\t\n"}
+_MOST = 500  # entries of the menu
 
 
 def make_style(name: str, colour: bool) -> Style:
@@ -78,6 +93,40 @@ class ShowHint(Processor):
         if transformation_input.document.text:
             return Transformation(fragments)
         return Transformation([*fragments, ("class:hint", self._hint())])
+
+
+class Pasted:
+    """The long texts that are one character (a sign) each in the line."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+
+    def fold(self, text: str) -> str:
+        """`text`, or the sign that stands for it when it is long."""
+        if len(text) <= LONGEST and text.count("\n") <= _MOST_LINES:
+            return text
+        text = self.unfold(text)
+        if text not in self._texts:
+            if len(self._texts) == _MOST_SIGNS:
+                return text
+            self._texts.append(text)
+        return chr(_FIRST + self._texts.index(text))
+
+    def unfold(self, text: str) -> str:
+        """`text` with every sign replaced by what it stands for."""
+        return text if text.isascii() else _SIGNS.sub(lambda found: self._text(found[0]) or found[0], text)
+
+    def label(self, sign: str) -> str:
+        """How a sign is shown; nothing for any other character."""
+        text = self._text(sign)
+        lines = len(text.splitlines())
+        if lines > 1:
+            return f"[pasted {lines:,} lines]"
+        return f"[pasted {len(text):,} characters]" if text else ""
+
+    def _text(self, sign: str) -> str:
+        number = ord(sign) - _FIRST
+        return self._texts[number] if 0 <= number < len(self._texts) else ""
 
 
 def make_layout(buffer: Buffer, pasted: Pasted, status: Callable[[], str], hint: Callable[[], str]) -> Layout:
@@ -126,3 +175,73 @@ def _menu_rows(buffer: Buffer) -> int:
     """Rows that the menu wants below the line."""
     state = buffer.complete_state
     return 0 if state is None or get_app().is_done else min(len(state.completions), _MENU_ROWS)
+
+
+def clean(text: str) -> str:
+    """`text` with plain line ends, and without control characters and lone surrogates."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").translate(_CLEAN)
+
+
+class ShowPasted(Processor):
+    """Draws the labels in place of the signs."""
+
+    def __init__(self, pasted: Pasted) -> None:
+        self._pasted = pasted
+
+    def apply_transformation(self, transformation_input: TransformationInput) -> Transformation:
+        fragments = transformation_input.fragments
+        text = fragment_list_to_text(fragments)
+        if text.isascii() or not any(map(self._pasted.label, text)):
+            return Transformation(fragments)
+        shown = [
+            (f"{style} class:pasted", label) if (label := self._pasted.label(char)) else (style, char)
+            for style, char, *_ in explode_text_fragments(fragments)
+        ]
+        starts = [0, *accumulate(len(char) for _, char in shown)]
+
+        def to_display(index: int) -> int:
+            return starts[index] if index < len(starts) else starts[-1] + index - len(starts) + 1
+
+        def to_source(index: int) -> int:
+            return bisect_right(starts, index) - 1 if index < starts[-1] else index - starts[-1] + len(starts) - 1
+
+        return Transformation(list(shown), to_display, to_source)
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """`text` goes in place of the `back` characters before the cursor; `note` is shown beside it."""
+
+    text: str
+    back: int
+    note: str = ""
+
+
+Suggest = Callable[[str], Iterable[Suggestion]]  # given the text before the cursor
+
+
+def opens_by_itself(before: str) -> bool:
+    """Whether the menu shows while typing: for a command, and for a word that begins with @."""
+    if before.startswith("/") and "\n" not in before:
+        return True
+    word = before[max(map(before.rfind, " \t\n")) + 1 :]
+    return word.startswith("@")
+
+
+class SuggestCompleter(Completer):
+    """Asks `suggest`; a fault in it means that there are no completions."""
+
+    def __init__(self, suggest: Suggest) -> None:
+        self._suggest = suggest
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
+        before = document.text_before_cursor
+        if not complete_event.completion_requested and not opens_by_itself(before):
+            return
+        try:
+            for number, found in enumerate(self._suggest(before)):
+                if number == _MOST:
+                    return
+                yield Completion(found.text, -min(max(found.back, 0), len(before)), safe(found.text), safe(found.note))
+        except Exception:  # a fault in a suggestion must not end the prompt
+            return

@@ -15,15 +15,10 @@ from prompt_toolkit.filters import Condition
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.output.vt100 import Vt100_Output
 
-from llmcli.ui.input.history import PrivateHistory
-from llmcli.ui.input.keys import Editing
-from llmcli.ui.input.layout import make_layout, make_style
-from llmcli.ui.prompt.block import body
-from llmcli.ui.prompt.completion import SuggestCompleter, opens_by_itself
-from llmcli.ui.prompt.keys import make_keys
-from llmcli.ui.prompt.pasted import Pasted, clean
-from llmcli.ui.prompt.suggest_history import FromHistory
-from llmcli.ui.prompt.suggestion import Suggest
+from llmcli.ui.input.history import FromHistory, PrivateHistory
+from llmcli.ui.input.keys import Editing, make_keys
+from llmcli.ui.input.layout import Pasted, Suggest, SuggestCompleter, clean, make_layout, make_style, opens_by_itself
+from llmcli.ui.input.piped import body
 from llmcli.ui.terminal.sanitize import safe
 
 

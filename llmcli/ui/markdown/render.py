@@ -1,17 +1,18 @@
 """Turns blocks of Markdown into rows."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from llmcli.ui.markdown.code import Highlighter, colour_code, language_of
-from llmcli.ui.markdown.grid import Grid, grid_rows
-from llmcli.ui.markdown.inline import inline_runs, one_line, parser_for, token_runs
+from llmcli.ui.markdown.code import Highlighter, Style, colour_code, language_of
 from llmcli.ui.markdown.splitter import Block, numbered
-from llmcli.ui.markdown.style import Style
-from llmcli.ui.terminal.cells import Runs, cells, fit, fold, paint, wrap
+from llmcli.ui.terminal.cells import Runs, cells, fit, fold, paint, plain, wrap
+from llmcli.ui.terminal.sanitize import safe
 
 if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
     from markdown_it.token import Token
 
 _NARROWEST = 8  # columns; no indent leaves fewer
@@ -22,6 +23,17 @@ _INDENT = 4  # of code without a fence
 _CODE_SIDE = "── "
 _CODE = "code"  # in place of the language where none is named
 _LONGEST_NAME = 24  # columns of a language
+_UNBROKEN = 14  # a column is at least as wide as its longest word, up to this
+_BETWEEN = " │ "
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table's cells; every row has as many as the head."""
+
+    head: list[Runs]
+    body: list[list[Runs]]
+    sides: list[str]  # left, right or center, by column
 
 
 class Renderer:
@@ -242,3 +254,136 @@ def _beside(mark: str, size: int, rows: list[str]) -> list[str]:
 
 def _too_deep(text: str) -> bool:
     return any(len(line) - len(line.lstrip(" >*+-0123456789.)")) > _DEEPEST for line in text.split("\n"))
+
+
+def grid_rows(grid: Grid, width: int, style: Style) -> list[str]:
+    """The rows on the terminal: columns side by side, or one cell a row with its head where there is no room."""
+    widths = _widths(grid, width - len(_BETWEEN) * (len(grid.head) - 1))
+    if not widths:
+        return _listed(grid, width, style)
+    bar = paint([(style.faint, _BETWEEN)])
+    line = paint([(style.faint, "─┼─".join("─" * size for size in widths))])
+    drawn = [_row_of_cells(row, widths, grid.sides, bar) for row in grid.body]
+    rows = [*_row_of_cells(grid.head, widths, grid.sides, bar), line]
+    ragged = any(len(lines) > 1 for lines in drawn)
+    for at, lines in enumerate(drawn):
+        rows += [line, *lines] if ragged and at else lines
+    return rows
+
+
+def _widths(grid: Grid, room: int) -> list[int]:
+    """The widths of the columns; empty where the room is too small for a readable table."""
+    columns = [[plain(row[at]) for row in [grid.head, *grid.body]] for at in range(len(grid.head))]
+    whole = [max(1, *(cells(text) for text in column)) for column in columns]
+    least = [
+        min(_UNBROKEN, max([1, *(cells(word) for text in column for word in text.split(" "))])) for column in columns
+    ]
+    if sum(least) > room:
+        return []
+    if sum(whole) <= room:
+        return whole
+    sizes = list(least)
+    for limit in range(room, 0, -1):
+        sizes = [max(low, min(full, limit)) for low, full in zip(least, whole, strict=True)]
+        if sum(sizes) <= room:
+            break
+    return sizes
+
+
+def _row_of_cells(row: list[Runs], widths: list[int], sides: list[str], bar: str) -> list[str]:
+    """One row of the table: its cells wrapped, side by side."""
+    columns = [wrap(cell, size) for cell, size in zip(row, widths, strict=True)]
+    lines = []
+    for at in range(max(len(column) for column in columns)):
+        parts = []
+        for column, size, side in zip(columns, widths, sides, strict=True):
+            runs = column[at] if at < len(column) else []
+            blank = max(0, size - cells(plain(runs)))
+            left = blank if side == "right" else blank // 2 if side == "center" else 0
+            parts.append(" " * left + paint(runs) + " " * (blank - left))
+        lines.append(bar.join(parts).rstrip(" "))
+    return lines
+
+
+def _listed(grid: Grid, width: int, style: Style) -> list[str]:
+    """`head: value` for each cell, a blank row between the table's rows."""
+    rows: list[str] = []
+    body: list[list[Runs]] = grid.body or [[[] for _ in grid.head]]
+    for at, row in enumerate(body):
+        rows += [""] if at else []
+        for head, cell in zip(grid.head, row, strict=True):
+            rows += [paint(line) for line in wrap([*head, (style.faint, ": "), *cell], width)]
+    return rows
+
+
+@cache
+def parser(links: bool = True) -> "MarkdownIt":
+    """CommonMark with tables and struck text; HTML and link definitions, which it would hide, stay text."""
+    from markdown_it import MarkdownIt
+
+    made = MarkdownIt("commonmark", {"html": False, "maxNesting": 200})
+    made.enable(["table", "strikethrough"]).disable(["reference", "html_block", "html_inline"])
+    made.normalizeLink = made.normalizeLinkText = str  # type: ignore[method-assign,assignment]
+    made.validateLink = bool  # type: ignore[method-assign,assignment]  # nothing is opened, all is shown
+    return made if links else made.disable(["link", "image"])
+
+
+def parser_for(text: str) -> "MarkdownIt":
+    """The parser, without links where many brackets never close: it would search each one to the end."""
+    return parser(text.count("[") <= 50 + text.count("]"))
+
+
+def inline_runs(text: str, style: Style, look: str = "") -> Runs:
+    """The runs of the text of one block."""
+    return [
+        run for token in parser_for(text).parseInline(text) for run in token_runs(token.children or [], style, look)
+    ]
+
+
+def token_runs(tokens: Sequence["Token"], style: Style, look: str = "") -> Runs:
+    """The runs of the parts of an inline token, each with the looks of all elements around it."""
+    looks = {"strong": style.strong, "em": style.emphasis, "s": style.struck, "link": style.link}
+    stack = [look]
+    links: list[tuple[str, int]] = []  # address, where the link's runs begin
+    runs: Runs = []
+    for token in tokens:
+        name = token.type.partition("_")[0]
+        if token.nesting == 1:
+            stack.append(looks.get(name, ""))
+            if name == "link":
+                links.append((str(token.attrs.get("href", "")), len(runs)))
+        elif token.nesting == -1:
+            stack.pop()
+            if name == "link":
+                url, start = links.pop()
+                runs += _address(url, plain(runs[start:]), style)
+        else:
+            runs += _leaf(token, style, ";".join(filter(None, stack)))
+    return runs
+
+
+def _leaf(token: "Token", style: Style, look: str) -> Runs:
+    if token.type in ("softbreak", "hardbreak"):
+        return [("", "\n")]
+    if token.type == "image":
+        label = plain(token_runs(token.children or [], style))
+        return [(look, label), *_address(str(token.attrs.get("src", "")), label, style)]
+    text = one_line(token.content)
+    if token.type != "code_inline":
+        return [(look, text)]
+    if not style.colour:
+        return [("", f"`{text}`")]
+    return [(f"{look};{style.code}" if look else style.code, text)]
+
+
+def _address(url: str, label: str, style: Style) -> Runs:
+    """The address of a link, unless it is the label."""
+    url = one_line(url)
+    if not url or label in (url, url.removeprefix("mailto:")):
+        return []
+    return [(style.faint, f" ({url})" if label else url)]
+
+
+def one_line(text: str) -> str:
+    """`text` in one line and safe: an entity such as `&#10;` may be a control character."""
+    return safe(text).replace("\n", " ").replace("\t", " ")

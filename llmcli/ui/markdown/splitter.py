@@ -5,12 +5,19 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from llmcli.ui.markdown import lines
-
 # Longer lines and blocks are split into parts, at places that depend on the text alone: the cost stays linear.
 LONGEST_LINE = 2000
 _LAST_ROWS = 20  # of an unfinished table that are drawn again
 _LONGEST = {"paragraph": 4000, "item": 16000, "quote": 8000, "table": 8000}
+_HEADING = re.compile(r" {0,3}(#{1,6})(?:[ ]+(.*))?$")
+_RULE = re.compile(r" {0,3}([-*_])(?: *\1){2,} *$")
+_FENCE = re.compile(r"( {0,3})(`{3,}|~{3,}) *(.*)$")
+_ITEM = re.compile(r"( {0,3})([-*+]|\d{1,9}[.)])( +(?=\S)|$| +$)")
+_QUOTE = re.compile(r" {0,3}>")
+_DELIMITERS = re.compile(r" {0,3}\|? *:?-+:? *(?:\| *:?-+:? *)*\|? *$")
+_UNDERLINE = re.compile(r" {0,3}(=+|-+) *$")
+_PIPE = re.compile(r"(?<!\\)\|")
+_UNDECIDED = re.compile(r"[-=*_+#>|`~: ]+|\d{1,9}[.)]?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +77,7 @@ class Splitter:
         twin = copy.copy(self)
         twin._lines = list(self._lines)
         twin._done = []
-        if twin._fresh and lines.undecided(twin._rest):
+        if twin._fresh and undecided(twin._rest):
             twin._rest = ""
         if twin._kind == "table":
             del twin._lines[2:-_LAST_ROWS]
@@ -105,22 +112,22 @@ class Splitter:
     def _begin(self, line: str) -> None:
         if not line.strip():
             self._blank = True
-        elif lines.indent(line) > 3:
+        elif indent(line) > 3:
             self._open("indented")
             self._emit(Block("indented", line))
-        elif found := lines.heading(line):
+        elif found := heading(line):
             self._emit(Block("heading", found[1], level=found[0]))
-        elif lines.rule(line):
+        elif rule(line):
             self._emit(Block("rule"))
-        elif opened := lines.fence(line):
+        elif opened := fence(line):
             self._open("fence")
             self._fence = opened
             self._emit(Block("fence", opened[2]))
-        elif item := lines.item(line):
+        elif item := list_item(line):
             self._begin_item(line, item)
             self._add(line)
         else:
-            self._open("quote" if lines.quote(line) else "paragraph")
+            self._open("quote" if quote(line) else "paragraph")
             self._add(line)
 
     def _begin_item(self, line: str, item: tuple[int, str, int]) -> None:
@@ -146,38 +153,38 @@ class Splitter:
 
     def _in_paragraph(self, line: str) -> bool:
         above = self._lines[-1].rstrip("\n") if self._lines else ""
-        level = lines.underline(line)
+        level = underline(line)
         # Under more than one line a row of dashes is meant as a rule.
         if level and self._gap and (level == 1 or len(self._lines) == 1) and above:
             text = "".join(self._lines).strip()
             self._drop()
             self._emit(Block("heading", text, level=level))
             return True
-        if lines.begins_table(above, line):
+        if begins_table(above, line):
             del self._lines[-1]
             self._close()
             self._open("table")
             self._lines.append(above + "\n")
             self._add(line)
             return True
-        if not line.strip() or lines.interrupts(line):
+        if not line.strip() or interrupts(line):
             return False
         self._add(line)
         return True
 
     def _in_fence(self, line: str) -> bool:
         space, marks, _ = self._fence
-        if lines.closes(line, marks):
+        if closes(line, marks):
             self._close()
             return True
-        self._emit(Block("code", line[min(space, lines.indent(line)) :], gap=False))
+        self._emit(Block("code", line[min(space, indent(line)) :], gap=False))
         return True
 
     def _in_indented(self, line: str) -> bool:
         if not line.strip():
             self._lines.append("")
             return True
-        if lines.indent(line) < 4:
+        if indent(line) < 4:
             self._drop()
             return False
         for blank in self._lines:
@@ -193,8 +200,8 @@ class Splitter:
                 self._size += 1
             self._blank = True
             return True
-        inside = lines.indent(line) >= self._item[2]
-        if not inside and (self._inner or self._blank or lines.item(line) or lines.interrupts(line)):
+        inside = indent(line) >= self._item[2]
+        if not inside and (self._inner or self._blank or list_item(line) or interrupts(line)):
             return False
         self._follow_code(line.strip() if inside else "")
         self._add(line)
@@ -203,18 +210,18 @@ class Splitter:
     def _follow_code(self, line: str) -> None:
         """Keep track of fenced code inside an item."""
         if self._inner:
-            self._inner = "" if lines.closes(line, self._inner[:3]) else self._inner
-        elif lines.fence(line):
+            self._inner = "" if closes(line, self._inner[:3]) else self._inner
+        elif fence(line):
             self._inner = line
 
     def _in_quote(self, line: str) -> bool:
-        if not lines.quote(line) and (not line.strip() or lines.interrupts(line)):
+        if not quote(line) and (not line.strip() or interrupts(line)):
             return False
         self._add(line)
         return True
 
     def _in_table(self, line: str) -> bool:
-        if not line.strip() or lines.interrupts(line):
+        if not line.strip() or interrupts(line):
             return False
         self._add(line)
         return True
@@ -289,3 +296,81 @@ def _cut(text: str, start: int) -> int:
     """Where to cut the line that begins at `start`: after a space, if there is one."""
     space = text.rfind(" ", start + LONGEST_LINE // 2, start + LONGEST_LINE)
     return space + 1 if space >= 0 else start + LONGEST_LINE
+
+
+def heading(line: str) -> tuple[int, str] | None:
+    """The level and the text of `## text`."""
+    found = _HEADING.match(line)
+    if not found:
+        return None
+    text = (found[2] or "").strip()
+    bare = text.rstrip("#")
+    return len(found[1]), (bare.rstrip() if not bare or bare.endswith(" ") else text)
+
+
+def fence(line: str) -> tuple[int, str, str] | None:
+    """Indent, marks and info of a line that opens fenced code."""
+    found = _FENCE.match(line)
+    if not found or (found[2][0] == "`" and "`" in found[3]):
+        return None
+    return len(found[1]), found[2], found[3].strip()
+
+
+def closes(line: str, marks: str) -> bool:
+    """Whether the line closes a fence that `marks` opened."""
+    bare = line.strip()
+    return indent(line) < 4 and len(bare) >= len(marks) and bare == marks[0] * len(bare)
+
+
+def list_item(line: str) -> tuple[int, str, int] | None:
+    """Indent, marker and the column where the text begins of a line that opens a list list_item."""
+    found = _ITEM.match(line)
+    if not found or rule(line):
+        return None
+    gap = len(found[3]) if 1 <= len(found[3]) <= 4 and found.end() < len(line) else 1
+    return len(found[1]), found[2], len(found[1]) + len(found[2]) + gap
+
+
+def rule(line: str) -> bool:
+    return bool(_RULE.match(line))
+
+
+def quote(line: str) -> bool:
+    return bool(_QUOTE.match(line))
+
+
+def underline(line: str) -> int:
+    """The level of the heading that this line makes of the paragraph above it; 0 for none."""
+    found = _UNDERLINE.match(line)
+    return 0 if not found else 1 if found[1][0] == "=" else 2
+
+
+def begins_table(header: str, line: str) -> bool:
+    """Whether `line` draws the columns of a table under `header`."""
+    return "|" in header and bool(_DELIMITERS.match(line)) and _cells(header) == _cells(line)
+
+
+def interrupts(line: str) -> bool:
+    """Whether the line ends a paragraph without a blank line between them."""
+    if indent(line) > 3:
+        return False
+    if heading(line) or rule(line) or fence(line) or quote(line):
+        return True
+    opened = list_item(line)
+    return bool(opened and line.strip() != opened[1] and opened[1][:-1] in ("", "1"))
+
+
+def undecided(line: str) -> bool:
+    """Whether an unfinished line is still ambiguous: a list, a rule, the underline of a heading."""
+    return bool(_UNDECIDED.fullmatch(line.strip(" ")))
+
+
+def indent(line: str) -> int:
+    return len(line) - len(line.lstrip(" "))
+
+
+def _cells(line: str) -> int:
+    bare = line.strip().removeprefix("|")
+    if bare.endswith("|") and not bare.endswith("\\|"):
+        bare = bare[:-1]
+    return len(_PIPE.findall(bare)) + 1

@@ -3,14 +3,12 @@
 import time
 from collections.abc import Callable
 
-from llmcli.ui.markdown.code import colour_code
-from llmcli.ui.markdown.inline import parser
-from llmcli.ui.markdown.region import Region
-from llmcli.ui.markdown.render import Renderer
+from llmcli.text import plural
+from llmcli.ui.markdown.code import colour_code, style_of
+from llmcli.ui.markdown.render import Renderer, parser
 from llmcli.ui.markdown.splitter import Splitter
-from llmcli.ui.markdown.style import style_of
-from llmcli.ui.markdown.thinking import Thinking
-from llmcli.ui.terminal.cells import cells, folds, paint, wrap
+from llmcli.ui.terminal.cells import Runs, cells, folds, paint, wrap
+from llmcli.ui.terminal.progress import Region
 from llmcli.ui.terminal.sanitize import safe
 
 _TALLEST = 12  # rows of the tail
@@ -19,6 +17,8 @@ _ROWS_WITH_GAP = 10  # a lower window has none for a blank row above the foot
 _INTERVAL = 1 / 30
 _SHARE = 40  # a redraw is followed by a pause this many times its own time
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+_ROWS = 3
+_KEPT = 2000  # characters; of twice as many the older half is dropped
 
 
 def preload() -> None:
@@ -180,3 +180,32 @@ class AnswerView:
         columns, rows = self._size()
         columns = max(columns, 1)
         return (columns, max(rows, 1)), max(columns - 1, 1)
+
+
+class Thinking:
+    """Counts the words and keeps the end of the text."""
+
+    def __init__(self, started: float) -> None:
+        self._started = started
+        self._text = ""
+        self._words = 0
+        self._within = False
+
+    def add(self, text: str) -> None:
+        if not text:
+            return
+        self._words += len(text.split()) - (self._within and not text[0].isspace())
+        self._within = not text[-1].isspace()
+        self._text += text
+        if len(self._text) > 2 * _KEPT:
+            half = self._text[-_KEPT:]
+            self._text = half[half.find(" ") + 1 :]
+
+    def rows(self, width: int) -> list[Runs]:
+        """The last rows of the text, under a title."""
+        text = " ".join(self._text.split())
+        last = wrap([("", text)], width)[-_ROWS:] if text else []
+        return [[("", "thinking")], *last]
+
+    def summary(self, now: float) -> str:
+        return f"thought for {max(0.0, now - self._started):.1f} s · {plural(self._words, 'word')}"

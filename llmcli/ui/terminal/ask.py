@@ -1,12 +1,17 @@
-"""Questions to the person at the terminal."""
+"""Questions to the person at the terminal, and texts from an editor."""
 
+import os
+import shlex
+import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+from llmcli.errors import DiskError, UsageError
 from llmcli.ui.terminal.console import is_terminal, wrapped
-from llmcli.ui.terminal.interrupt import raising
+from llmcli.ui.terminal.interrupt import heard_keys, raising
 from llmcli.ui.terminal.sanitize import safe
-from llmcli.ui.terminal.typeahead import heard_keys
 
 
 def can_ask() -> bool:
@@ -44,3 +49,64 @@ def _read_answer(text: str) -> str:
         sys.stderr.write(text)
         sys.stderr.flush()
         return sys.stdin.readline()
+
+
+def open_in_editor(path: Path) -> None:
+    """Run the editor on a file, and wait until the user closes it.
+
+    Raises:
+        DiskError: when it cannot be run.
+        UsageError: when the setting is not a valid command, or the editor ends with a status other than 0.
+    """
+    try:
+        with heard_keys():
+            status = subprocess.run([*_command(), str(path)], **_streams()).returncode
+    except OSError as error:
+        raise DiskError(f"cannot run the editor {_command()[0]!r}: {error.strerror}", "set EDITOR") from None
+    if status:
+        raise UsageError(f"the editor failed with status {status}")
+
+
+def _streams() -> dict[str, Any]:
+    """Where the editor reads and writes: not from a pipe with the turns of a script, and not among the answers."""
+    streams: dict[str, Any] = {}
+    if not is_terminal(sys.stdin):
+        streams["stdin"] = subprocess.DEVNULL
+    if not is_terminal(sys.stdout):
+        streams["stdout"] = subprocess.DEVNULL if sys.stderr is None else 2
+    return streams
+
+
+def _command() -> list[str]:
+    set_by_user = [os.environ.get(name, "").strip() for name in ("VISUAL", "EDITOR")]
+    windows = sys.platform == "win32"
+    editor = next(filter(None, set_by_user), "notepad" if windows else "vi")
+    try:
+        return shlex.split(editor, posix=not windows)
+    except ValueError as error:
+        raise UsageError(f"the editor {editor!r} is not a valid command: {error}", "set EDITOR") from None
+
+
+def edit(text: str, suffix: str = ".md") -> str:
+    """`text` after the user's changes, without the newline that editors add at the end.
+
+    Raises:
+        DiskError: when the editor cannot be run, or the file with the text not be written or read.
+        UsageError: see `open_in_editor`.
+    """
+    import tempfile
+
+    try:
+        handle, name = tempfile.mkstemp(prefix="llmcli-", suffix=suffix)  # 0600
+    except OSError as error:
+        raise DiskError(f"cannot write a temporary file: {error.strerror}") from None
+    path = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="replace", newline="\n") as file:
+            file.write(f"{text}\n")
+        open_in_editor(path)
+        return path.read_text(encoding="utf-8-sig", errors="replace").removesuffix("\n")
+    except OSError as error:
+        raise DiskError(f"cannot read the edited text: {error.strerror}") from None
+    finally:
+        path.unlink(missing_ok=True)

@@ -2,15 +2,21 @@
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TextIO
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
-from llmcli.errors import DiskError, ReaderGoneError
-from llmcli.ui.terminal.console import is_terminal
+from llmcli.errors import DiskError, ReaderGoneError, UsageError
+from llmcli.ui.terminal.console import console, is_terminal
+from llmcli.ui.terminal.progress import Status
 from llmcli.ui.terminal.sanitize import safe
 
+if TYPE_CHECKING:
+    from llmcli.inference.answer import Answer
+
 _aside = False
+_SLOW = 0.1  # share of the time that a policy may take before there is a warning
 
 
 @contextmanager
@@ -90,3 +96,101 @@ def _write_all(out: TextIO, data: bytes) -> None:
     descriptor = out.fileno()
     while data:
         data = data[os.write(descriptor, data) :]
+
+
+class AnswerWriter:
+    """Writes text as it comes, each piece at once.
+
+    Piped output is UTF-8 and verbatim. Newlines at the end are held back until more text follows, so that the answer
+    ends with exactly one, also when it is stopped.
+    """
+
+    def __init__(self) -> None:
+        self._held = ""
+        self._line_is_open = False
+
+    def write(self, text: str) -> None:
+        """Write the next piece.
+
+        Raises:
+            DiskError: when stdout is closed or full.
+            ReaderGoneError: when the reader has closed the pipe.
+        """
+        text = self._held + text
+        body = text.rstrip("\n")
+        self._held = text[len(body) :]
+        if body:
+            self._line_is_open = True
+            put(body)
+
+    def end(self) -> None:
+        """End the answer with its newline."""
+        self._held = ""
+        self._line_is_open = False
+        put("\n")
+
+    def abandon(self) -> None:
+        """End an open line, before an error is printed."""
+        if self._line_is_open:
+            self.end()
+
+
+def stream_answer(
+    parts: Iterable[tuple[str, str]], writer: AnswerWriter, status: Status, live: bool, think: str
+) -> None:
+    """Print the parts of an answer: with `live` the text to stdout, and the reasoning to stderr if `think` is "show".
+
+    At the end, also after an error, the progress line is erased and an open line on stdout is ended.
+    """
+    in_reasoning = False
+    try:
+        for kind, text in parts:
+            status.clear()
+            if kind == "think":
+                if think == "show":
+                    in_reasoning = True
+                    console.think(text)
+                continue
+            if in_reasoning:
+                in_reasoning = False
+                console.think("\n\n")
+            if live:
+                writer.write(text)
+    except ReaderGoneError:
+        raise
+    except BaseException:
+        writer.abandon()
+        raise
+    finally:
+        status.clear()
+
+
+@contextmanager
+def writing(answer: "Answer", name: str | None, kept: bool = False) -> Iterator[None]:
+    """Within this block the trace of the answer goes into the file `name`; with `kept` it is recorded at least.
+
+    Raises:
+        DiskError: when the file cannot be written.
+    """
+    if name is None:
+        answer.trace = 0 if kept else None
+        yield
+        return
+    if not name.strip():
+        raise UsageError("the file name of --trace is empty", "give a file, as in --trace answer.jsonl")
+    from llmcli.inference.trace_file import TraceWriter
+
+    with closing(TraceWriter(Path(os.path.expanduser(name)))) as writer:
+        answer.trace, answer.heard = answer.settings.trace_top, writer.write
+        yield
+
+
+def warn_slow(answer: "Answer") -> None:
+    """Warn when a temperature policy in Python takes much of the time."""
+    if not answer.started:
+        return
+    timings, n_tokens = answer.timings(), len(answer.generation.tokens) - len(answer.prompt.tokens)
+    policy_ms, total_ms = answer.generation.policy_ms, timings["predicted_ms"]
+    if n_tokens and 0 < _SLOW * total_ms < policy_ms:
+        share = f"{policy_ms / n_tokens:.1f} ms per token, {policy_ms / total_ms:.0%} of the time"
+        console.warn(f"the temperature policy is slow: {share}")

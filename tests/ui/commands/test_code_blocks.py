@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcli.chat.code_blocks import code_blocks
+from llmcli.ui.commands.files import code_blocks
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,7 @@ from llmcli.chat.controller import settable
 from llmcli.chat.sessions.session import Session
 from llmcli.params.settings import fields
 from llmcli.ui.chat.app import Chat
-from llmcli.ui.commands.complete import suggest
-from llmcli.ui.commands.registry import commands
+from llmcli.ui.commands.registry import commands, suggest
 
 
 def offered(chat: Chat, text: str) -> list[str]:

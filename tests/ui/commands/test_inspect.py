@@ -12,8 +12,7 @@ from llmcli.inference.local import LocalModel
 from llmcli.params.policies.policy import Entropy
 from llmcli.params.settings import Settings
 from llmcli.ui.chat.app import Chat
-from llmcli.ui.commands.complete import suggest
-from llmcli.ui.commands.registry import obey
+from llmcli.ui.commands.registry import obey, suggest
 from tests.chat.controllers import dialogue_with, open_local
 
 ASKED = "What is a comet?"

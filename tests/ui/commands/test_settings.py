@@ -8,8 +8,7 @@ import pytest
 from llmcli.errors import UsageError
 from llmcli.files import config_dir
 from llmcli.ui.chat.app import Chat
-from llmcli.ui.commands.complete import suggest
-from llmcli.ui.commands.registry import obey
+from llmcli.ui.commands.registry import obey, suggest
 from llmcli.ui.terminal import clipboard
 
 

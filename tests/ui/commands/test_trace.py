@@ -14,7 +14,7 @@ from llmcli.params.policies.parser import parse_policy
 from llmcli.params.settings import Settings
 from llmcli.ui.chat.app import Chat
 from llmcli.ui.commands.registry import obey
-from llmcli.ui.tracing import warn_slow
+from llmcli.ui.terminal.output import warn_slow
 from tests.chat.controllers import dialogue_with, open_local
 from tests.conftest import Run
 from tests.models.tiny_models import full_attention

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
+from llmcli.ui.input.layout import Suggestion
 from llmcli.ui.input.reader import TerminalReader
-from llmcli.ui.prompt.suggestion import Suggestion
 
 
 def end(number: int, _frame: FrameType | None) -> None:

@@ -9,8 +9,8 @@ from prompt_toolkit.data_structures import Size
 from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
+from llmcli.ui.input.layout import Suggest, Suggestion
 from llmcli.ui.input.reader import TerminalReader
-from llmcli.ui.prompt.suggestion import Suggest, Suggestion
 
 ENTER, NEW_LINE, ALT_ENTER, TAB, ESCAPE = "\r", "\n", "\x1b\r", "\t", "\x1b"
 UP, DOWN, LEFT, RIGHT, HOME, BACKSPACE = "\x1b[A", "\x1b[B", "\x1b[D", "\x1b[C", "\x1b[H", "\x7f"

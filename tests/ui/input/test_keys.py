@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from llmcli.errors import DiskError, UsageError
-from llmcli.ui.editor import edit
 from llmcli.ui.input.keys import LEAVE
-from llmcli.ui.prompt.suggestion import Suggestion
+from llmcli.ui.input.layout import Suggestion
+from llmcli.ui.terminal.ask import edit
 from tests.ui.input.keyboard import (
     ALT_ENTER,
     BACKSPACE,

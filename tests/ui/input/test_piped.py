@@ -6,8 +6,7 @@ import pytest
 
 from llmcli.errors import UsageError
 from llmcli.ui.input import piped
-from llmcli.ui.input.piped import LineReader
-from llmcli.ui.prompt.block import body, is_open
+from llmcli.ui.input.piped import LineReader, body, is_open
 
 
 def turns(data: bytes) -> list[str]:

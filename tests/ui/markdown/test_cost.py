@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmcli.ui.markdown.inline import parser_for
+from llmcli.ui.markdown.render import parser_for
 from llmcli.ui.markdown.splitter import Splitter
 from llmcli.ui.markdown.view import AnswerView
 from tests.ui.markdown.emulator import Clock, Terminal, view_on

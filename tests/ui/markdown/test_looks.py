@@ -2,8 +2,7 @@
 
 import pytest
 
-from llmcli.ui.markdown.code import Highlighter, colour_code
-from llmcli.ui.markdown.style import style_of
+from llmcli.ui.markdown.code import Highlighter, colour_code, style_of
 from llmcli.ui.terminal.cells import cells, fold, paint, plain, wrap
 from tests.ui.markdown.emulator import shown
 

@@ -1,6 +1,6 @@
 """The redrawn tail: what is kept, what is erased, and where the cursor stands."""
 
-from llmcli.ui.markdown.region import Region
+from llmcli.ui.terminal.progress import Region
 from tests.ui.markdown.emulator import Terminal
 
 

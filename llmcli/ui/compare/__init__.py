@@ -1,1 +1,0 @@
-"""Comparisons on the terminal: the answers side by side, and their statistics."""

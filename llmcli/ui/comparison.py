@@ -1,0 +1,312 @@
+"""Several answers side by side: as columns while they stream, and as a report."""
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+from llmcli.errors import DiskError
+from llmcli.params.settings import Resolved, inert
+from llmcli.text import plural
+from llmcli.ui.terminal.cells import Runs, breaks, cells, folds, paint, plain, sliced, wrap
+from llmcli.ui.terminal.console import console, wants_colour
+from llmcli.ui.terminal.output import AnswerWriter, aside, put_drawn, put_line
+from llmcli.ui.terminal.progress import Region
+from llmcli.ui.terminal.sanitize import safe
+from llmcli.ui.terminal.table import put_rows
+
+if TYPE_CHECKING:
+    from llmcli.inference.comparison import Comparison
+
+_NARROWEST = 28  # minimum columns of an answer
+_BAR, _CROSS, _RULE = " │ ", "─┼─", "─"
+_INTERVAL = 1 / 30
+_SHARE = 40  # after a redraw comes a pause this many times as long
+_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+_TAB = "    "
+_HEADS = ("N", "VARIANT", "TOKENS", "WORDS", "DISTINCT-1", "DISTINCT-2", "DISTINCT-3", "MEAN P", "REPEATED", "END")
+_SPARE = ("WORDS", "DISTINCT-3", "DISTINCT-1", "VARIANT", "END")  # dropped in a narrow window, the first one first
+_LEGEND = (
+    "DISTINCT-n: share of n-token sequences that are different; MEAN P: mean probability of the tokens; "
+    "REPEATED: share of 4-token sequences that occurred before"
+)
+
+
+class Column:
+    """The rows of an answer that are not printed yet; reasoning has the style `faint`."""
+
+    def __init__(self, faint: str) -> None:
+        self._faint = faint
+        self._runs: Runs = []
+        self._is_reasoning = False
+        self._started = False
+        self.ended = False
+
+    def add(self, kind: str, text: str) -> None:
+        """Add a piece of the "answer" or of the reasoning ("think")."""
+        text = safe(text).replace("\t", _TAB)
+        if not self._started:
+            text = text.lstrip()
+        if not text:
+            return
+        if self._started and self._is_reasoning and kind != "think":
+            text = "\n\n" + text
+        self._started, self._is_reasoning = True, kind == "think"
+        self._runs.append((self._faint if self._is_reasoning else "", text))
+
+    def rows(self, width: int) -> list[Runs]:
+        """The remaining text in rows of at most `width` columns; until the answer ends, the last one may change."""
+        return sliced(self._runs, self._spans(width)) if self._runs else []
+
+    def certain(self, width: int) -> int:
+        """How many of the rows cannot change any more."""
+        n_rows = len(self._spans(width)) if self._runs else 0
+        return n_rows if self.ended else max(n_rows - 1, 0)
+
+    def take(self, count: int, width: int) -> list[Runs]:
+        """Remove and return the first `count` rows."""
+        rows, spans = self.rows(width), self._spans(width)
+        if count >= len(rows):
+            self._runs = []
+            return rows
+        self._drop(spans[count][0])
+        return rows[:count]
+
+    def _spans(self, width: int) -> list[tuple[int, int]]:
+        text = plain(self._runs)
+        return breaks(text.rstrip() if self.ended else text, width)
+
+    def _drop(self, count: int) -> None:
+        """Remove the first `count` characters."""
+        runs, self._runs = self._runs, []
+        for look, text in runs:
+            if count < len(text):
+                self._runs.append((look, text[count:]))
+            count = max(count - len(text), 0)
+
+
+class CompareView:
+    """Shows the answers under their labels; nothing else may write to the terminal until `finish`.
+
+    They are in bands of columns. A row of a band is final once all its answers have passed the row; the bands below
+    wait until the band ends.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[str], None],
+        size: Callable[[], tuple[int, int]],
+        labels: Sequence[str],
+        color: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._size = size
+        self._clock = clock
+        self._strong, self._faint = ("1", "2") if color else ("", "")
+        self._region = Region(write)
+        self._labels = [f"{number}. {safe(label)}" for number, label in enumerate(labels, 1)]
+        self._columns = [Column(self._faint) for _ in labels]
+        self._first = 0  # of the current band
+        self._count = 0  # its columns; 0 before it starts
+        self._due = 0.0
+
+    def status(self, text: str) -> None:
+        """Show what the program waits for, in one line that the first text replaces."""
+        if self._count or self._clock() < self._due:
+            return
+        size, width = self._measure()
+        line = f"{_SPINNER[int(self._clock() * 10) % len(_SPINNER)]} {' '.join(safe(text).split())}"
+        start, end = folds(line, width)[0]
+        self._region.draw([], [paint([(self._faint, line[start:end])])], size)
+        self._due = self._clock() + _INTERVAL
+
+    def push(self, index: int, kind: str, text: str) -> None:
+        """Add a piece to answer `index`, from 0."""
+        self._columns[index].add(kind, text)
+        if not self._count or self._clock() >= self._due:
+            self._draw()
+
+    def end(self, index: int) -> None:
+        """End answer `index`."""
+        self._columns[index].ended = True
+        self._draw()
+
+    def finish(self) -> None:
+        """Draw the rest; the cursor is at the start of a new line afterwards."""
+        if not self._count:
+            self._region.draw([], [], self._measure()[0])
+            return
+        for column in self._columns:
+            column.ended = True
+        self._draw()
+
+    def _draw(self) -> None:
+        started = self._clock()
+        size, width = self._measure()
+        done: list[str] = []
+        while self._first < len(self._columns):
+            done += self._start_band(width)
+            done += self._certain(width)
+            if not all(column.ended for column in self._band):
+                break
+            self._first, self._count = self._first + self._count, 0
+            done += [""] * (self._first < len(self._columns))
+        self._count = self._count or 1  # something was drawn
+        self._region.draw(done, self._tail(width, max(1, size[1] - 2)), size)
+        now = self._clock()
+        self._due = now + max(_INTERVAL, _SHARE * (now - started))
+
+    @property
+    def _band(self) -> Sequence[Column]:
+        return self._columns[self._first : self._first + self._count]
+
+    def _start_band(self, width: int) -> list[str]:
+        """The headings of a new band: as many columns as fit, spread evenly over the bands."""
+        if self._count:
+            return []
+        left = len(self._columns) - self._first
+        fitting = max((width + len(_BAR)) // (_NARROWEST + len(_BAR)), 1)
+        self._count = -(-left // -(-left // fitting))
+        room = self._room(width)
+        heads = self._labels[self._first : self._first + self._count]
+        rows = _joined([wrap([(self._strong, head)], room) for head in heads], room)
+        return [*rows, _CROSS.join([_RULE * room] * self._count)]
+
+    def _certain(self, width: int) -> list[str]:
+        """The rows of the band that are final."""
+        room, band = self._room(width), self._band
+        going = [column.certain(room) for column in band if not column.ended]
+        count = min(going) if going else max(column.certain(room) for column in band)
+        return _joined([column.take(count, room) for column in band], room)
+
+    def _tail(self, width: int, tallest: int) -> list[str]:
+        """The rows that can still change; a column that is far ahead of another shows its last rows."""
+        if self._first >= len(self._columns):
+            return []
+        room = self._room(width)
+        more = len(self._columns) - self._first - self._count
+        hint = [paint([(self._faint, f"… {more} more below")])] if more and tallest > 1 else []
+        rows = _joined([column.rows(room)[-(tallest - len(hint)) :] for column in self._band], room)
+        return [*(rows or [""]), *hint]
+
+    def _room(self, width: int) -> int:
+        """Terminal columns for each answer of the band."""
+        return max((width - len(_BAR) * (self._count - 1)) // self._count, 1)
+
+    def _measure(self) -> tuple[tuple[int, int], int]:
+        """The size of the window, and the width of the text: the last column stays free for the cursor."""
+        columns, rows = self._size()
+        columns = max(columns, 1)
+        return (columns, max(rows, 1)), max(columns - 1, 1)
+
+
+def _joined(columns: Sequence[Sequence[Runs]], room: int) -> list[str]:
+    """The rows of columns of `room` each, side by side."""
+    empty: Runs = []
+    rows = [[filled(row, room) for row in side] for side in zip_longest(*columns, fillvalue=empty)]
+    return [_BAR.join(row).rstrip() for row in rows]
+
+
+def filled(row: Runs, width: int) -> str:
+    """A row as it is drawn, padded to `width` columns."""
+    return paint(row) + " " * (width - cells(plain(row)))
+
+
+def warn_inert(asked: Sequence[tuple[str, Resolved]]) -> None:
+    """Warn of settings that are ignored, with the labels of the answers, if it is not all of them."""
+    labels_of: dict[tuple[str, str], list[str]] = {}
+    for label, resolved in asked:
+        for key, reason in inert(resolved.settings, resolved.origins).items():
+            labels_of.setdefault((key, reason), []).append(label)
+    for (key, reason), labels in labels_of.items():
+        where = "" if len(labels) == len(asked) else f" in {', '.join(labels)}"
+        console.warn(f"{key} has no effect{where}: {reason}")
+
+
+def put_texts(comparison: "Comparison", think: bool) -> None:
+    """Print the answers to stdout, each under its label, and before it with `think` the reasoning to stderr.
+
+    Raises:
+        DiskError, ReaderGoneError: as `put` does.
+    """
+    for one in comparison.compared:
+        put_line(f"== {one.variant.label} ==")
+        if think and one.answer.reasoning:
+            console.think(one.answer.reasoning + "\n\n")
+        writer = AnswerWriter()
+        writer.write(one.answer.text)
+        writer.end()
+
+
+def tell(comparison: "Comparison", live: bool) -> None:
+    """Print the statistics: to the terminal below the answers, else to stderr."""
+    if live:
+        put_line("")
+        put_figures(comparison)
+    elif not console.quiet:
+        with aside(True), suppress(DiskError):  # stderr may be closed
+            put_line("")
+            put_figures(comparison)
+    console.note(_LEGEND)
+    _print_speed(comparison)
+
+
+def put_figures(comparison: "Comparison") -> None:
+    """A row for each answer; `chat.statistics` explains the columns."""
+    rows = []
+    for number, one in enumerate(comparison.compared, 1):
+        s = one.statistics
+        shares = [_share(value) for value in (s.distinct_1, s.distinct_2, s.distinct_3, s.mean_p, s.repetition)]
+        rows.append((str(number), one.variant.label, str(s.tokens), str(s.words), *shares, one.answer.finish_reason))
+    right = [head for head in _HEADS if head not in ("VARIANT", "END")]
+    put_rows(_HEADS, rows, right=right, spare=_SPARE)
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _print_speed(comparison: "Comparison") -> None:
+    """Print the speed of all answers together, and the number of prompt tokens evaluated."""
+    timings = [one.answer.generation.timings for one in comparison.compared]
+    generated, read = sum(t.predicted_n for t in timings), sum(t.prompt_n for t in timings)
+    seconds = comparison.seconds
+    speed = f" in {seconds:.1f} s, {generated / seconds:.0f} tokens/s" if seconds else ""
+    total = f"{plural(len(timings), 'answer')}, {plural(generated, 'token')}"
+    console.note(f"{total}{speed}; {plural(read, 'prompt token')} evaluated")
+
+
+def tell_failures(comparison: "Comparison") -> None:
+    """Print the errors of answers that failed."""
+    for one in comparison.compared:
+        if one.failure:
+            console.error(f"{one.variant.label}: {one.failure}", one.failure.hint)
+
+
+def view_of(comparison: "Comparison") -> CompareView:
+    """A view of its answers on the terminal of stdout."""
+    labels = [one.variant.label for one in comparison.compared]
+    return CompareView(put_drawn, shutil.get_terminal_size, labels, wants_colour(sys.stdout))
+
+
+def run(
+    comparison: "Comparison", view: CompareView | None, think: bool, first: Callable[[], None] = lambda: None
+) -> None:
+    """Generate and draw the answers; `first` is called before anything is drawn, more than once."""
+    from llmcli.inference.comparison import END
+
+    try:
+        with closing(comparison.parts()) as parts:
+            for index, kind, text in parts:
+                first()
+                if view and kind == END:
+                    view.end(index)
+                elif view and (think or kind == "answer"):
+                    view.push(index, kind, text)
+    finally:
+        first()
+        if view:
+            view.finish()

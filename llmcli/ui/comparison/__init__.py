@@ -1,1 +1,0 @@
-"""Several answers side by side."""

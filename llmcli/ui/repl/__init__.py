@@ -1,1 +1,0 @@
-"""The chat on a terminal or in a pipe: one turn after another."""
