@@ -78,7 +78,7 @@ def _report(error: Exception) -> int:
 
         put_line(error.format_message())
         return ExitStatus.OK
-    from llmcli.cli.usage_errors import explain_usage_error
+    from llmcli.cli.front_page import explain_usage_error
 
     console.error(*explain_usage_error(error))
     return int(getattr(error, "exit_code", ExitStatus.USAGE))

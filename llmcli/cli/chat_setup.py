@@ -74,7 +74,7 @@ def open_model(settings: Settings, ahead: Ahead, on_end: Callable[[], None]) -> 
 
 def run(chat: Chat, first: str, files: Sequence[str], character: "Character | None" = None) -> int:
     """Open what is needed, run the chat, and close everything."""
-    from llmcli.cli.welcome import welcome
+    from llmcli.cli.open_model import welcome
     from llmcli.ui.chat.loop import talk
     from llmcli.ui.commands.sessions import settle_model
     from llmcli.ui.terminal.interrupt import ending

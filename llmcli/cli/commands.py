@@ -1,13 +1,16 @@
 """The Typer app, made from the table of commands."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from llmcli import __version__
-from llmcli.cli.help import GroupedCommand, HelpGroup
+from llmcli.cli import pages
+from llmcli.cli.front_page import Row, examples, root_help, section, wrapped
 from llmcli.cli.pages import ABOUT, COMMANDS, PROGRAM
+from llmcli.params import param
 from llmcli.ui.terminal.output import put_line
 
 
@@ -60,3 +63,201 @@ def _root(
     ] = False,
 ) -> None:
     """Run language models on this machine."""
+
+
+class GroupedCommand(typer.core.TyperCommand):
+    """A command whose `--help` shows examples and the most common options, and whose `--help-all` shows all."""
+
+    def __init__(self, *args: Any, **details: Any) -> None:
+        super().__init__(*args, **details)
+        self.params.append(_help_all_option())
+
+    def get_help(self, ctx: Any) -> str:
+        """The text of `--help`."""
+        return command_help(self, ctx, everything=False)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; an error names the command that it is about."""
+        with _NamingContext(ctx):
+            return super().parse_args(ctx, args)
+
+
+class HelpGroup(typer.core.TyperGroup):
+    """A group of commands whose `--help` shows examples and each command's whole sentence."""
+
+    def __init__(self, *args: Any, **details: Any) -> None:
+        super().__init__(*args, **details)
+        self.params.append(_help_all_option())
+
+    def get_help(self, ctx: Any) -> str:
+        """The text of `--help`."""
+        return group_help(self, ctx, everything=False)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; an error names the command that it is about."""
+        with _NamingContext(ctx):
+            return super().parse_args(ctx, args)
+
+
+class _NamingContext:
+    """Gives a parser's error the context that Typer leaves out when the value of an option is missing."""
+
+    def __init__(self, ctx: Any) -> None:
+        self.ctx = ctx
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: Any, error: Any, _traceback: Any) -> None:
+        if getattr(error, "ctx", self.ctx) is None:
+            error.ctx = self.ctx
+
+
+def _help_all_option() -> Any:
+    def show(ctx: Any, _option: Any, wanted: bool) -> None:
+        if not wanted or ctx.resilient_parsing:
+            return
+        write = group_help if isinstance(ctx.command, HelpGroup) else command_help
+        put_line(write(ctx.command, ctx, everything=True))
+        raise typer.Exit
+
+    return typer.core.TyperOption(
+        param_decls=["--help-all"],
+        type=bool,
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        default=False,
+        callback=show,
+        help="Show all options and exit.",
+    )
+
+
+def command_help(command: Any, ctx: Any, everything: bool) -> str:
+    """The help of a command: usage, sentence, examples, arguments, options (the common ones or all of them)."""
+    path = ctx.command_path.removeprefix(pages.PROGRAM).strip()
+    parameters = [one for one in command.get_params(ctx) if not getattr(one, "hidden", False)]
+    arguments = [(one.make_metavar(ctx), one.help or "") for one in parameters if one.param_type_name == "argument"]
+    options = [one for one in parameters if one.param_type_name == "option"]
+    shown = options if everything else _common(path, options)
+    parts = [_usage(command, ctx), *_sentences(command, everything)]
+    parts += [*examples("Examples", pages.EXAMPLES.get(path, "")), *section("Arguments", arguments)]
+    for heading, group in _under_headings(shown, everything):
+        parts += section(heading, [_option_row(option, ctx, everything) for option in group])
+    if path in pages.WITH_STATUSES:
+        parts += _statuses(everything)
+    if not everything:
+        parts.append(wrapped(f"{ctx.command_path} --help-all shows all {len(options)} options."))
+    return "\n\n".join(parts)
+
+
+def group_help(group: Any, ctx: Any, everything: bool) -> str:
+    """The help of a group: usage, sentence, examples and its commands (with `everything`, theirs too)."""
+    path = ctx.command_path.removeprefix(pages.PROGRAM).strip()
+    if not path and not everything:
+        return root_help()
+    rows = list(_commands(group, "", everything))
+    parts = [_usage(group, ctx), *_sentences(group, everything)]
+    parts += [*examples("Examples", pages.EXAMPLES.get(path, pages.START)), *section("Commands", rows)]
+    options = [one for one in group.get_params(ctx) if one.param_type_name == "option"]
+    if everything:
+        parts += section("Options", [_option_row(option, ctx, everything) for option in options])
+    parts.append(wrapped(f"{ctx.command_path} COMMAND --help shows the examples and options of a command."))
+    return "\n\n".join(parts)
+
+
+def first_sentence(text: str | None) -> str:
+    """The first sentence of a help text, in one line."""
+    paragraph = " ".join((text or "").strip().partition("\n\n")[0].split())
+    sentence, stop, _ = paragraph.partition(". ")
+    return sentence + stop.strip()
+
+
+def _commands(group: Any, prefix: str, everything: bool) -> Iterator[Row]:
+    order = list(group.commands) if prefix or pages.COMMANDS.keys() - group.commands else list(pages.COMMANDS)
+    for name in order:
+        command = group.commands[name]
+        yield prefix + name, first_sentence(command.help)
+        if everything and isinstance(command, HelpGroup):
+            yield from _commands(command, f"{prefix}{name} ", everything)
+
+
+def _usage(command: Any, ctx: Any) -> str:
+    pieces = [piece.strip("{}") for piece in command.collect_usage_pieces(ctx)]
+    return wrapped(f"Usage: {ctx.command_path} {' '.join(pieces)}")
+
+
+def _sentences(command: Any, everything: bool) -> list[str]:
+    if not everything:
+        return [wrapped(first_sentence(command.help), "  ")]
+    return [wrapped(" ".join(part.split()), "  ") for part in (command.help or "").strip().split("\n\n")]
+
+
+def _common(path: str, options: Sequence[Any]) -> list[Any]:
+    """The options to show first, in the order of the page; without a page, all but those of every command."""
+    names = pages.COMMON.get(path)
+    if names is None:
+        return [one for one in options if not {"--help", "--help-all", "--quiet", "--verbose", "--debug"} & {*one.opts}]
+    by_flag = {flag: option for option in options for flag in (*option.opts, *option.secondary_opts)}
+    return [by_flag[name] for name in names if name in by_flag]
+
+
+def _under_headings(options: Iterable[Any], everything: bool) -> Iterator[tuple[str, list[Any]]]:
+    """The options by heading, in the order in which the headings first appear."""
+    groups: dict[str, list[Any]] = {}
+    for option in options:
+        heading = getattr(option, "rich_help_panel", None) if everything else None
+        groups.setdefault(heading or "Options", []).append(option)
+    yield from groups.items()
+
+
+def _option_row(option: Any, ctx: Any, everything: bool) -> Row:
+    """The names of an option (all, or the short and the first long one) and its help."""
+    names = list(option.opts)
+    if not everything:
+        short = [name for name in names if not name.startswith("--")]
+        names = short[:1] + [name for name in names if name.startswith("--")][:1]
+    names.sort(key=lambda name: name.startswith("--"))
+    label = ", ".join(names)
+    if option.secondary_opts:
+        label += "/" + option.secondary_opts[0]
+    if not option.is_flag and not option.count:
+        label += " " + _metavar(option, ctx)
+    if "--help" in option.opts:
+        return label, "Show the most common options and exit."
+    facts = _facts(option)
+    text = f"{option.help or ''} [{', '.join(facts)}]" if facts else option.help or ""
+    return label, text if everything else _shortened(text)
+
+
+def _shortened(text: str) -> str:
+    """The first sentence of an option's help, and the facts in brackets at its end."""
+    if not text.endswith("]"):
+        return first_sentence(text)
+    text, bracket, facts = text.rpartition(" [")
+    return first_sentence(text) + bracket + facts
+
+
+def _metavar(option: Any, ctx: Any) -> str:
+    if option.metavar is None and hasattr(option.type, "min"):
+        return "N"
+    return str(option.make_metavar(ctx).strip("<>"))
+
+
+def _facts(option: Any) -> list[str]:
+    """Range, default and need of an option that a command declares itself; those of settings are in the help."""
+    low, high = getattr(option.type, "min", None), getattr(option.type, "max", None)
+    facts = [param.range_text(low, high, None)] if (low, high) != (None, None) and not option.count else []
+    if option.show_default and option.default not in (None, False, "", ()) and not option.required:
+        facts.append(f"default {param.show(option.default)}")
+    return [*facts, "required"] if option.required else facts
+
+
+def _statuses(everything: bool) -> list[str]:
+    from llmcli.errors import STATUS_MEANINGS, ExitStatus
+
+    rows = [(str(status.value), STATUS_MEANINGS[status.name]) for status in ExitStatus]
+    if everything:
+        return section("Exit status", rows)
+    text = wrapped("; ".join(f"{number}\N{NO-BREAK SPACE}{meaning}" for number, meaning in rows), "  ")
+    return ["Exit status:\n" + text.replace("\N{NO-BREAK SPACE}", " ")]

@@ -119,8 +119,7 @@ def compare(
     if asked.prompt is not None and "prompt" in variants[0].values:
         raise UsageError("the prompt is given twice: as an argument and with --vary", "remove one of them")
     questions = _questions(variants, layers, reads_stdin(asked, no_stdin))
-    from llmcli.cli.open_model import find_model, open_model
-    from llmcli.cli.welcome import welcome
+    from llmcli.cli.open_model import find_model, open_model, welcome
     from llmcli.engine.llama.bindings import AbortFlag
     from llmcli.ui import comparison as view
 

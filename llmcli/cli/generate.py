@@ -68,8 +68,7 @@ def generate(
         console.warn("logprobs has no effect: it needs --json", "to see probabilities, use --heat p or --trace FILE")
     check(asked)
     question, system, grammar = _texts(asked, no_stdin)
-    from llmcli.cli.open_model import find_model, open_model
-    from llmcli.cli.welcome import welcome
+    from llmcli.cli.open_model import find_model, open_model, welcome
     from llmcli.engine.llama.bindings import AbortFlag
     from llmcli.inference.answer import Answer
     from llmcli.inference.local import with_model

@@ -1,14 +1,14 @@
 """Find and load the model of a command, with progress messages."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import perf_counter
 
 from llmcli.cli import preload
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.bindings import AbortFlag
-from llmcli.errors import TimeLimitError
-from llmcli.files import config_file
+from llmcli.errors import LlmcliError, TimeLimitError
+from llmcli.files import config_file, data_dir, make_private
 from llmcli.inference.local import LocalModel, Target, locate
 from llmcli.models.locations import NotHereError
 from llmcli.params.settings import Resolved, Settings, fields
@@ -91,3 +91,14 @@ def show_model(local: "LocalModel") -> None:
     facts = f"{header.architecture}, {shape.n_layers} layers, {shape.weights / 2**20:.0f} MiB of weights"
     console.detail(f"{facts}, trained context {shape.n_ctx_train} tokens, layers on the GPU {local.gpu_layers}")
     console.detail(f"loaded in {local.load_ms / 1e3:.2f} s")
+
+
+def welcome(origin: str) -> None:
+    """On the first run with the default model, print how to get a better model than the starter."""
+    marker = data_dir() / "welcomed"
+    if origin != "default" or marker.exists():
+        return
+    console.note("this is the starter, a very small model; see `llmcli models recommend` for better ones")
+    with suppress(OSError, LlmcliError):  # if the folder cannot be written, the message appears again
+        make_private(marker.parent)
+        marker.touch(mode=0o600)

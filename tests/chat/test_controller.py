@@ -10,7 +10,7 @@ from llmcli.chat.background_load import Opening
 from llmcli.chat.controller import Dialogue
 from llmcli.chat.prompting import Transcript
 from llmcli.chat.sessions.session import Session
-from llmcli.cli.chat_session import character_of
+from llmcli.cli.chat import character_of
 from llmcli.config.layers import layers_of
 from llmcli.errors import UsageError
 from llmcli.files import config_file

@@ -12,8 +12,7 @@ import pytest
 import typer
 
 from llmcli.cli import pages
-from llmcli.cli.commands import make_app
-from llmcli.cli.help import command_help, group_help
+from llmcli.cli.commands import command_help, group_help, make_app
 from llmcli.cli.options import _parse
 from llmcli.errors import STATUS_MEANINGS, ExitStatus
 from llmcli.inference.comparison import variants_of

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from llmcli.chat.sessions.session import Session
-from llmcli.cli.chat import names_model
-from llmcli.cli.chat_session import character_of, open_session, remember
+from llmcli.cli.chat import character_of, names_model, open_session, remember
 from llmcli.cli.options import complete_character
 from llmcli.config.characters import layer, load_character
 from llmcli.config.file import set_alias, set_value
@@ -44,7 +43,7 @@ def test_settings_of_the_screen_and_the_machine_are_not_saved() -> None:
 
 @pytest.fixture
 def on_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmcli.cli.chat_session.can_ask", lambda: True)
+    monkeypatch.setattr("llmcli.cli.chat.can_ask", lambda: True)
 
 
 @pytest.mark.usefixtures("on_terminal")

@@ -10,7 +10,7 @@ import typer
 from llmcli.chat.sessions import store as files
 from llmcli.chat.sessions.session import Session
 from llmcli.cli import sessions
-from llmcli.cli.chat_session import open_session
+from llmcli.cli.chat import open_session
 from llmcli.errors import DiskError, ExitStatus, LlmcliError, UsageError
 from tests.conftest import Run
 
