@@ -12,8 +12,7 @@ from pathlib import Path
 
 from llmcli.cli.options import group_title
 from llmcli.errors import STATUS_MEANINGS, ExitStatus
-from llmcli.params import param as values
-from llmcli.params.param import Field
+from llmcli.params.param import Field, range_text
 from llmcli.params.settings import fields
 from llmcli.ui.commands.registry import commands
 
@@ -44,7 +43,7 @@ def _valid(field: Field) -> str:
         return ", ".join(map(str, param.choices))
     if (param.min, param.max, param.above) == (None, None, None):
         return ""
-    return values.range_text(param.min, param.max, param.above, param.also)
+    return range_text(param.min, param.max, param.above, param.also)
 
 
 def status_table() -> str:

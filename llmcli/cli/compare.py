@@ -121,26 +121,26 @@ def compare(
     questions = _questions(variants, layers, reads_stdin(asked, no_stdin))
     from llmcli.cli.open_model import find_model, open_model, welcome
     from llmcli.engine.llama.bindings import AbortFlag
-    from llmcli.ui import comparison as view
+    from llmcli.ui import comparison as screen
 
     target = find_model(asked)
     welcome(resolve(layers).origins["model"])
     questions = [replace(one, resolved=_resolved(one.variant, [target.layer, *layers])) for one in questions]
-    view.warn_inert([(one.variant.label, one.resolved) for one in questions])
+    screen.warn_inert([(one.variant.label, one.resolved) for one in questions])
     abort, status, live, think = AbortFlag(), Status(), is_live() and not as_json, asked.think == "show"
     with interruptible(abort), time_limit(abort, asked.timeout), open_model(target, asked, abort, status) as local:
         comparison = _comparison(local, _for_model(local, questions))
         comparison.progress = status.reading
-        view.run(comparison, view.view_of(comparison) if live else None, think, status.clear)
+        screen.run(comparison, screen.view_of(comparison) if live else None, think, status.clear)
         if as_json:
             put_line(json.dumps(_data(comparison, seed, status), ensure_ascii=False))
     if not as_json and not live:
-        view.put_texts(comparison, think)
+        screen.put_texts(comparison, think)
     if not as_json:
-        view.tell(comparison, live)
+        screen.tell(comparison, live)
     for note in target.notes:
         console.warn(note)
-    view.tell_failures(comparison)
+    screen.tell_failures(comparison)
     return _conclude(comparison, asked)
 
 

@@ -139,7 +139,9 @@ def print_answer(answer: "Answer", status: Status, echo: str, as_json: bool, str
         answer.local.identity.sha256(status.identifying, answer.local.abort.is_set)
         status.clear()
     if as_json or not stream:
-        writer.write(json.dumps(answer.data(), ensure_ascii=False) if as_json else answer.text)
+        from llmcli.inference.output import answer_data
+
+        writer.write(json.dumps(answer_data(answer), ensure_ascii=False) if as_json else answer.text)
     writer.end()
 
 

@@ -8,9 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.params import param as values
 from llmcli.params.generation import InterfaceParams
-from llmcli.params.param import Field, describe
+from llmcli.params.param import Field, describe, range_text
 from llmcli.params.settings import Layer, Settings, fields
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.sanitize import safe
@@ -116,7 +115,7 @@ def help_text(field: Field) -> str:
     if len(choices.replace(", ", "|")) > _LONGEST_METAVAR:
         facts.append(f"one of {choices}")
     if (param.min, param.max, param.above) != (None, None, None) and (param.max or 0) < 2**31:
-        facts.append(values.range_text(param.min, param.max, param.above, param.also))
+        facts.append(range_text(param.min, param.max, param.above, param.also))
     default = field.format(field.default)
     if default not in ("", "none", "false"):
         facts.append(f"default {default}")

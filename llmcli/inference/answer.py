@@ -1,4 +1,4 @@
-"""One answer: streamed as parts, and complete as the object that `--json` prints."""
+"""One answer: streamed as parts, and then complete."""
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
@@ -10,7 +10,6 @@ from llmcli.engine.generation import Generation
 from llmcli.engine.reasoning import ThinkingSplitter, show_tags
 from llmcli.engine.sampling.temperature import Dial
 from llmcli.inference.local import LocalModel, Prompt
-from llmcli.inference.replay_manifest import answer_params, replay_data
 from llmcli.params.settings import Settings
 
 Part = tuple[str, str]  # ("answer" or "think", text)
@@ -132,37 +131,6 @@ class Answer:
     def _add_trace(self, token: TokenTrace) -> None:
         self.traces.append(token)
         self.heard(token)
-
-    def data(self) -> dict[str, Any]:
-        """The answer as JSON data, names and timings as in llama-server."""
-        timings = self.generation.timings
-        reasoning = {"reasoning_content": self.reasoning} if self.reasoning else {}
-        return {
-            "text": self.text,
-            **reasoning,
-            "model": self.local.name,
-            "finish_reason": self.finish_reason,
-            "prompt_tokens": len(self.prompt.tokens),
-            "completion_tokens": timings.predicted_n,
-            "seed": self.settings.seed,
-            "params": answer_params(self.settings),
-            "timings": self.timings(),
-            **({"tokens": self._tokens()} if self.settings.logprobs else {}),
-            "prompt" if self.settings.raw else "messages": self.prompt.asked,
-            "replay": replay_data(self),
-        }
-
-    def _tokens(self) -> list[dict[str, Any]]:
-        """The tokens with their log-probabilities, in the form of llama-server's `completion_probabilities`."""
-
-        def entry(token: int, logprob: float) -> dict[str, Any]:
-            piece = self.local.model.vocab.piece(token, special=True)
-            return {"id": token, "token": piece.decode("utf-8", "replace"), "bytes": list(piece), "logprob": logprob}
-
-        return [
-            {**entry(token.id, token.logprob), "top_logprobs": [entry(*other) for other in token.top]}
-            for token in self.generation.logprobs
-        ]
 
     def timings(self) -> dict[str, float]:
         """Milliseconds and tokens per second under llama-server's names."""

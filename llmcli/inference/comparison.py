@@ -14,6 +14,7 @@ from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference import sizing
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.local import LocalModel, Prompt
+from llmcli.inference.output import answer_data
 from llmcli.params.generation import GenerationParams, RequestParams
 from llmcli.params.model import ModelParams
 from llmcli.params.param import describe
@@ -186,7 +187,7 @@ class Compared:
             "stats": self.statistics.to_data(),
         }
         error = {"error": str(self.failure)} if self.failure else {}
-        return {**head, **self.answer.data(), **error}
+        return {**head, **answer_data(self.answer), **error}
 
 
 class Comparison:

@@ -18,17 +18,14 @@ from llmcli.errors import ModelInvalidError, UsageError
 from llmcli.files import data_dir
 from llmcli.inference import sizing
 from llmcli.models import locations, notes
-from llmcli.models import notes as known
-from llmcli.models import notes as uses
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.splits import read_headers
 from llmcli.models.locations import ModelFile, shelf
 from llmcli.models.lookup import find
 from llmcli.models.notes import Identity
 from llmcli.models.sources import starter_download
-from llmcli.params import settings as layers
 from llmcli.params.samplers import random_seed
-from llmcli.params.settings import Layer, Resolved, Settings
+from llmcli.params.settings import Layer, Resolved, Settings, resolve
 from llmcli.params.settings import find as find_setting
 
 Fetch = Callable[[int, int], None]
@@ -95,8 +92,8 @@ def locate(settings: Settings, fetch: Fetch | None = None, trying: Trying | None
     file, build = target.file, bindings.bindings_version()
     if file.path == locations.starter_path(places.cache_dir):
         starter_download.ensure_starter(places.cache_dir, fetch, places.offline)
-    uses.note_use(places.data_dir, file.path)
-    if known.is_safe(file, places.cache_dir, build):
+    notes.note_use(places.data_dir, file.path)
+    if notes.is_safe(file, places.cache_dir, build):
         return target
     if target.header.is_vocab_only:
         raise ModelInvalidError(f"{file.path.name} contains a vocabulary and no weights", "use another file")
@@ -110,7 +107,7 @@ def locate(settings: Settings, fetch: Fetch | None = None, trying: Trying | None
 
 def with_model(target: Target, upper: Sequence[Layer]) -> Resolved:
     """The resolved settings: the model's own defaults below `upper`, and a random seed where none is given."""
-    resolved = layers.resolve([target.layer, *upper])
+    resolved = resolve([target.layer, *upper])
     if resolved.settings.seed is not None:
         return resolved
     return Resolved(replace(resolved.settings, seed=random_seed()), resolved.origins)

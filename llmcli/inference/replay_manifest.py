@@ -16,10 +16,9 @@ from llmcli.engine.llama.context import Batches
 from llmcli.engine.llama.hardware import machine
 from llmcli.errors import LlmcliError
 from llmcli.inference.request import system_text
-from llmcli.params.generation import GenerationParams, InterfaceParams
-from llmcli.params.model import HubParams
+from llmcli.params.generation import GenerationParams
 from llmcli.params.param import describe
-from llmcli.params.settings import SamplingParams, Settings, fields, to_data, to_datum, without_effect
+from llmcli.params.settings import SamplingParams, Settings, fields, to_datum, without_effect
 
 if TYPE_CHECKING:
     from llmcli.inference.answer import Answer
@@ -35,8 +34,6 @@ _DECIDING = (
     {*describe(SamplingParams), *describe(GenerationParams), "prefill", "raw"}
     | {"n_batch", "n_ubatch", "flash_attn", "cache_type_k", "cache_type_v"}
 ) - {"grammar", "grammar_file", "json_schema", "temp_policy_file", "logprobs", "trace_top", "timeout"}
-# The settings that no answer depends on: for downloads, the chat and the trace.
-_UNRELATED = {*describe(HubParams), *describe(InterfaceParams), "trace_top"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,13 +229,6 @@ def _system(settings: Settings) -> str:
     with suppress(LlmcliError):  # the file may be gone by now
         return system_text(settings) or ""
     return ""
-
-
-def answer_params(settings: Settings) -> dict[str, Any]:
-    """The settings as JSON data, without those that cannot have changed the answer."""
-    omitted = _UNRELATED | without_effect(settings)
-    values = to_data(settings).items()
-    return {key: value for key, value in values if key not in omitted and value not in (None, [], "")}
 
 
 def sha256(text: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from llmcli.errors import DiskError, LlmcliError, ModelNotFoundError
 from llmcli.models import locations, notes
-from llmcli.models.gguf.header import Glimpse, peek
+from llmcli.models.gguf.summary import Glimpse, peek
 from llmcli.models.hub import cache
 from llmcli.models.hub.cache import CachedModel, cached_models, models_of
 from llmcli.models.hub.repo_files import canonical, quantization_of

@@ -132,13 +132,14 @@ def _suggestion(name: str, shelf: Shelf) -> str:
 def _local_names(shelf: Shelf) -> dict[str, str]:
     """The references of all models on this machine, by the names that a user may type for them."""
     from llmcli.models.sources import folder as folders
+    from llmcli.models.sources.folder import lmstudio_folders
 
     names = {name: name for name in (STARTER, *shelf.aliases, *models_in(Path.cwd()))}
     for model in cached_models(shelf.hub):
         names[model.repo] = names[model.repo.partition("/")[2]] = names[model.variant.name] = model.repo
     for folder in (*shelf.folders, *_ollama_stores(shelf)):
         names |= {model.name: model.name for model in folders.models_in(folder)}
-    for folder in folder.lmstudio_folders():
+    for folder in lmstudio_folders():
         found = () if folder in shelf.folders else folders.models_in(folder)
         names |= {model.name: str(model.path) for model in found}
     for reference in [name for name in names if name.startswith("ollama:")]:

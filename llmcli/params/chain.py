@@ -5,24 +5,36 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from llmcli.errors import UsageError
-from llmcli.params import samplers as penalties
-from llmcli.params import samplers as selection
-from llmcli.params import samplers as truncation
 from llmcli.params import temperature
 from llmcli.params.param import Param, quote
+from llmcli.params.policies.policy import compiled
+from llmcli.params.samplers import (
+    adaptive_p,
+    dist,
+    dry,
+    min_p,
+    mirostat,
+    penalties,
+    top_a,
+    top_k,
+    top_n_sigma,
+    top_p,
+    typical_p,
+    xtc,
+)
 from llmcli.text import did_you_mean
 
 # llama.cpp's order (common.h), plus top_a and smoothing at KoboldCpp's positions.
 SAMPLERS: dict[str, Callable[[Any], tuple[Any, ...] | None]] = {
-    "penalties": penalties.penalties,
-    "dry": penalties.dry,
-    "top_n_sigma": truncation.top_n_sigma,
-    "top_k": truncation.top_k,
-    "top_a": truncation.top_a,
-    "typical_p": truncation.typical_p,
-    "top_p": truncation.top_p,
-    "min_p": truncation.min_p,
-    "xtc": truncation.xtc,
+    "penalties": penalties,
+    "dry": dry,
+    "top_n_sigma": top_n_sigma,
+    "top_k": top_k,
+    "top_a": top_a,
+    "typical_p": typical_p,
+    "top_p": top_p,
+    "min_p": min_p,
+    "xtc": xtc,
     "temperature": temperature.temperature,
     "smoothing": temperature.smoothing,
 }
@@ -112,12 +124,10 @@ def plan(p: Any, steered: bool = False) -> tuple[Step, ...]:
     if p.mirostat:
         base, _, _ = temperature.base_delta_exponent(p)
         before = () if base == 1 and not steered else (Step("temperature", (base, 0.0, 1.0)),)
-        return (*before, Step("mirostat" if p.mirostat == 1 else "mirostat_v2", selection.mirostat(p)))
+        return (*before, Step("mirostat" if p.mirostat == 1 else "mirostat_v2", mirostat(p)))
     steps = [*_steps(p, steered)]
     _check_infill([step.name for step in steps])
-    last = (
-        Step("adaptive_p", selection.adaptive_p(p)) if "adaptive_p" in p.samplers else Step("dist", selection.dist(p))
-    )
+    last = Step("adaptive_p", adaptive_p(p)) if "adaptive_p" in p.samplers else Step("dist", dist(p))
     return (*steps, last)
 
 
@@ -138,7 +148,7 @@ def check(p: Any) -> None:
     Raises:
         UsageError: for invalid samplers, an invalid temperature, or a policy file that cannot be used.
     """
-    temperature.compiled(temperature.policy_in_force(p))
+    compiled(temperature.policy_in_force(p))
     plan(replace(p, seed=0))
 
 

@@ -11,6 +11,7 @@ from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.engine.sampling.temperature import Dial
 from llmcli.inference.answer import Answer
 from llmcli.inference.local import LocalModel, Target
+from llmcli.inference.output import answer_data
 from llmcli.inference.request import build_prompt, grammar_text
 from llmcli.models.locations import STARTER, STARTER_NAME, ModelFile
 from llmcli.params.settings import Settings, parse_data
@@ -38,7 +39,7 @@ def given(local: LocalModel, values: dict[str, Any], question: str, dial: Dial |
     for number, _ in enumerate(told.parts()):
         if dial and number in (1, 4):
             dial.turn(0.4 if number == 1 else -0.7)
-    data: dict[str, Any] = json.loads(json.dumps(told.data(), allow_nan=False))
+    data: dict[str, Any] = json.loads(json.dumps(answer_data(told), allow_nan=False))
     return data
 
 

@@ -16,6 +16,7 @@ from llmcli.chat.sessions.session import Session
 from llmcli.engine.sampling.temperature import Dial
 from llmcli.inference.answer import Answer
 from llmcli.inference.local import LocalModel
+from llmcli.inference.output import answer_data
 from llmcli.inference.request import build_prompt
 from llmcli.params.policies.policy import parse_place
 from llmcli.params.settings import Settings, parse_data
@@ -252,7 +253,7 @@ def test_an_answer_that_was_stopped_repeats_as_far_as_it_went(
         first.abort.set(reason)
         list(parts)
     first.abort.clear()
-    data = json.loads(json.dumps(told.data()))
+    data = json.loads(json.dumps(answer_data(told)))
     assert data["finish_reason"] == reason
     replay = again(second, read(data))
     assert (replay.difference, replay.answer.text) == (None, data["text"])

@@ -12,6 +12,7 @@ from llmcli.engine.llama.context import ContextParams
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer
 from llmcli.inference.local import LocalModel
+from llmcli.inference.output import answer_data
 from llmcli.inference.request import build_prompt
 from llmcli.params.settings import Settings, fields, parse_data
 
@@ -47,7 +48,7 @@ def test_the_same_question_and_seed_give_the_same_answer(local: LocalModel, sett
 def test_the_record_has_exactly_the_keys_of_the_contract(local: LocalModel, settings: Settings) -> None:
     answer = ask(local, settings)
     read(answer)
-    data = json.loads(json.dumps(answer.data(), allow_nan=False))
+    data = json.loads(json.dumps(answer_data(answer), allow_nan=False))
     assert list(data) == KEYS
     assert list(data["timings"]) == [*TIMINGS, "ttft_ms", "load_ms"]
     assert (data["text"], data["model"], data["seed"]) == (answer.text, "starter", 1)
@@ -70,7 +71,7 @@ def test_a_record_of_values_that_json_lacks_is_still_json(local: LocalModel, set
     odd = replace(odd, samplers=("dry", "top_k"), dry_multiplier=0.8, dry_sequence_breakers=("\n", '"'))
     answer = ask(local, odd)
     read(answer)
-    data = json.loads(json.dumps(answer.data(), allow_nan=False))
+    data = json.loads(json.dumps(answer_data(answer), allow_nan=False))
     assert Settings(**parse_data(data["params"], "")) == odd
 
 
@@ -81,7 +82,7 @@ def test_a_prefill_is_read_as_the_beginning_of_the_answer(local: LocalModel, set
     assert answer.prompt.text.endswith("1, 2, 3,")
     assert answer.text.startswith("1, 2, 3, 4")
     assert "".join(text for _, text in parts) == answer.text
-    assert answer.data()["completion_tokens"] == 8
+    assert answer_data(answer)["completion_tokens"] == 8
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def test_an_interrupted_answer_keeps_its_text(local: LocalModel, settings: Setti
         local.abort.clear()
     assert answer.finish_reason == "timeout"
     assert answer.text == first + rest
-    assert 0 < answer.data()["completion_tokens"] < 50
+    assert 0 < answer_data(answer)["completion_tokens"] < 50
 
 
 def test_the_progress_of_the_prompt_is_reported(local: LocalModel, settings: Settings) -> None:
@@ -165,7 +166,7 @@ def test_reasoning_is_separate_only_under_a_chat_template(
     parts = read(answer)
     assert (answer.reasoning, answer.text) == (reasoning, text)
     assert "".join(part for kind, part in parts if kind == "think") == reasoning
-    data = answer.data()
+    data = answer_data(answer)
     assert data.get("reasoning_content", "") == reasoning
     assert ("reasoning_content" in data) is bool(reasoning)
 

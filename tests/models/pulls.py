@@ -18,7 +18,8 @@ from llmcli.models.download import http
 from llmcli.models.hub import environment
 from llmcli.models.locations import Progress, Shelf
 from llmcli.models.reference import HubReference
-from llmcli.models.sources import hub as pull
+from llmcli.models.sources import hub
+from llmcli.models.sources.hub import Plan
 from tests.hub.server import FakeHub
 
 REPO, FILE = "o/m-GGUF", "m-Q4_K_M.gguf"
@@ -63,12 +64,12 @@ class Pulls:
     def say(self, text: str) -> None:
         self.said.append(text)
 
-    def plan(self, projector: bool = False) -> pull.Plan:
-        return pull.plan(self.reference, self.shelf, 0, projector, self.say)
+    def plan(self, projector: bool = False) -> Plan:
+        return hub.plan(self.reference, self.shelf, 0, projector, self.say)
 
     def pull(self, progress: Progress = no_progress, projector: bool = False) -> Path:
         """Plan and pull in this process; the place of the model."""
-        return pull.pull(self.plan(projector), self.shelf, lambda _name: progress, self.say).path
+        return hub.pull(self.plan(projector), self.shelf, lambda _name: progress, self.say).path
 
     def begin(self, data: bytes, whole: bytes) -> Path:
         """Put the first bytes of a file where an earlier pull would have left them."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llmcli.errors import ModelInvalidError, ModelNotFoundError
-from llmcli.models.gguf import cursor as values
+from llmcli.models.gguf import cursor
 from llmcli.models.gguf.parser import ArraySummary, read_header
 from tests.models.gguf_writer import (
     ARRAY,
@@ -337,7 +337,7 @@ def test_a_truncated_header_is_refused_with_its_place(file: Path) -> None:
 
 
 def test_a_header_that_would_fill_the_memory_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(values, "MAX_KEPT", 1 << 20)
+    monkeypatch.setattr(cursor, "MAX_KEPT", 1 << 20)
     for hog in ("x" * (1 << 20), Typed(U8, [0] * 1000), ["a"] * 60):
         write_gguf(file, MODEL | {f"k{i}": hog for i in range(300)})
         with pytest.raises(ModelInvalidError, match="take more than 1 MiB"):
@@ -345,7 +345,7 @@ def test_a_header_that_would_fill_the_memory_is_refused(file: Path, monkeypatch:
 
 
 def test_endless_vocabularies_are_refused_before_they_cost_time(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(values, "MAX_STRINGS", 1000)
+    monkeypatch.setattr(cursor, "MAX_STRINGS", 1000)
     write_gguf(file, MODEL | {"a": [""] * 600, "b": [""] * 600})
     with pytest.raises(ModelInvalidError, match="more than 1000 strings"):
         read_header(file)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcli.models.gguf import header as module
-from llmcli.models.gguf.header import Glimpse, peek
+from llmcli.models.gguf.summary import Glimpse, peek
 from tests.models.gguf_writer import ARRAY, MODEL, STRING, U64, Raw, Typed, write_gguf
 
 NOTHING = Glimpse(None, "")

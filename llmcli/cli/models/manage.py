@@ -11,7 +11,6 @@ from llmcli.cli.options import complete_reference, with_settings
 from llmcli.config.layers import resolve_settings
 from llmcli.errors import ExitStatus, ModelNotFoundError, UsageError
 from llmcli.models.download import partial_file
-from llmcli.models.sources import folder
 from llmcli.params.settings import Layer, Settings
 from llmcli.text import ago, gigabytes, plural
 from llmcli.ui.terminal.ask import can_ask, confirm
@@ -235,16 +234,15 @@ def import_folders(
     Models of Ollama, LM Studio or any folder are read where they are. They are never copied or changed.
     """
     from llmcli.config import file
-    from llmcli.models.sources import folder as lmstudio
     from llmcli.models.sources import ollama
-    from llmcli.models.sources.folder import models_in
+    from llmcli.models.sources.folder import lmstudio_folders, models_in, searched_folders
 
     chosen = [folder.expanduser().absolute() for folder in folders or []] or [
         *ollama.stores(),
-        *folder.lmstudio_folders(),
+        *lmstudio_folders(),
     ]
     if not chosen:
-        searched = ", ".join(map(str, [*ollama.searched_folders(), *lmstudio.searched_folders()]))
+        searched = ", ".join(map(str, [*ollama.searched_folders(), *searched_folders()]))
         raise ModelNotFoundError(
             f"no models of Ollama or LM Studio found in {searched}",
             "give a folder with .gguf files: llmcli models import FOLDER",

@@ -68,9 +68,7 @@ def load() -> Any:
         LlmcliError: when the package is missing or its library cannot be loaded.
     """
     api = submodule("llama_cpp")
-    from llmcli.engine.llama import bindings  # imported here: nothing before needs it
-
-    bindings.install_log(api)
+    install_log(api)
     api.llama_backend_init()
     return api
 

@@ -12,7 +12,7 @@ from llmcli.errors import DiskError, ModelInvalidError
 from llmcli.models.download.http import Say, hub_headers
 from llmcli.models.download.partial_file import Partial, bytes_here, exclusive
 from llmcli.models.download.transfer import Source, Transfer
-from llmcli.models.hub import cache as layout
+from llmcli.models.hub import cache as hub_cache
 from llmcli.models.hub import environment
 from llmcli.models.hub.repo_files import RepoFile
 from llmcli.models.locations import Progress
@@ -34,15 +34,15 @@ class Wanted:
 
     @property
     def blob(self) -> Path:
-        return layout.blob_path(self.cache, self.repo, self.file.sha256)
+        return hub_cache.blob_path(self.cache, self.repo, self.file.sha256)
 
     @property
     def partial(self) -> Path:
-        return layout.partial_path(self.cache, self.repo, self.file.sha256)
+        return hub_cache.partial_path(self.cache, self.repo, self.file.sha256)
 
     @property
     def pointer(self) -> Path:
-        return layout.pointer_path(self.cache, self.repo, self.commit, self.file.path)
+        return hub_cache.pointer_path(self.cache, self.repo, self.commit, self.file.path)
 
     def is_here(self) -> bool:
         """True when the file is in the cache, at any commit."""
@@ -88,8 +88,8 @@ def fetch(wanted: Wanted, progress: Progress, say: Say, check: Callable[[], None
     """
     if wanted.is_published():  # first, because the cache can be read-only
         return wanted.pointer
-    layout.prepare(wanted.cache, wanted.repo)
-    lock = layout.lock_path(wanted.cache, wanted.repo, wanted.file.sha256)
+    hub_cache.prepare(wanted.cache, wanted.repo)
+    lock = hub_cache.lock_path(wanted.cache, wanted.repo, wanted.file.sha256)
 
     def waiting() -> None:
         try:
@@ -105,7 +105,7 @@ def fetch(wanted: Wanted, progress: Progress, say: Say, check: Callable[[], None
             else:
                 _download(wanted, progress, say)
             if _has_size(wanted.blob, wanted.file.size):
-                return layout.publish(wanted.cache, wanted.repo, wanted.commit, wanted.file.path, wanted.file.sha256)
+                return hub_cache.publish(wanted.cache, wanted.repo, wanted.commit, wanted.file.path, wanted.file.sha256)
             return wanted.pointer
     except OSError as error:
         raise _disk_error(wanted, error) from error

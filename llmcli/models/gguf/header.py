@@ -1,14 +1,11 @@
 """The facts in the header of a GGUF file: the model's shape, chat template, quantization and sampling defaults."""
 
-import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
-from llmcli.errors import LlmcliError
-from llmcli.models.gguf.cursor import ArraySummary, Cursor, Value
+from llmcli.models.gguf.cursor import ArraySummary, Value
 from llmcli.models.gguf.tensors import TensorInfo, quantization_name
 
 # general.sampling.* -> llmcli's key; the names are those in llama.cpp's src/llama-arch.cpp.
@@ -23,8 +20,6 @@ _FLOATS = {
     "mirostat_eta": "mirostat_eta",
 }
 _INTS = {"top_k": "top_k", "penalty_last_n": "repeat_last_n", "mirostat": "mirostat"}
-_BYTES = 64 << 10  # in most files the general facts come before the vocabulary
-_MAX_KEYS = 200
 
 
 @dataclass(frozen=True)
@@ -169,57 +164,3 @@ class GGUFHeader:
         heads, width = self.head_count, self.embedding_length
         most = max(heads, default=0) if isinstance(heads, list) else heads
         return width // most if width and most else None
-
-
-@dataclass(frozen=True)
-class Glimpse:
-    """The trained context in tokens, and a quantization such as Q4_K_M ("" when it is not known)."""
-
-    n_ctx_train: int | None
-    quantization: str
-
-
-def peek(path: Path) -> Glimpse:
-    """The summary of a GGUF file; an empty one if the file cannot be read or is not GGUF."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(_BYTES)
-    except OSError:
-        return Glimpse(None, "")
-    if head[:4] != b"GGUF":
-        return Glimpse(None, "")
-    metadata = _first_keys(head)
-    context = next((value for key, value in metadata.items() if key.endswith(".context_length")), None)
-    file_type = metadata.get("general.file_type")
-    quantization = quantization_name(file_type, ()) if isinstance(file_type, int) else ""
-    if isinstance(context, int) and quantization:
-        return Glimpse(context, quantization)
-    return _read_all(path, Glimpse(context if isinstance(context, int) else None, quantization))
-
-
-def _first_keys(head: bytes) -> dict[str, object]:
-    metadata: dict[str, object] = {}
-    cursor = Cursor(head, 4)
-    try:
-        cursor.u32()
-        cursor.u64()
-        for _ in itertools.repeat(None, min(cursor.u64(), _MAX_KEYS)):
-            key = cursor.text("a key", 1024)
-            metadata[key] = cursor.value(cursor.u32())
-    except LlmcliError:
-        pass  # the vocabulary goes beyond the bytes that were read
-    return metadata
-
-
-def _read_all(path: Path, summary: Glimpse) -> Glimpse:
-    """Fill the gaps from the whole header: some programs write the file type after the vocabulary, or not at all."""
-    from llmcli.models.gguf.parser import read_header
-
-    try:
-        header = read_header(path)
-    except LlmcliError:
-        return summary
-    return Glimpse(
-        header.n_ctx_train if summary.n_ctx_train is None else summary.n_ctx_train,
-        summary.quantization or header.quantization,
-    )

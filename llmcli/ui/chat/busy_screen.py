@@ -11,7 +11,7 @@ from llmcli.params.policies.policy import Policy
 from llmcli.params.settings import Settings
 from llmcli.text import excerpt, plural
 from llmcli.ui.chat.answer_display import display
-from llmcli.ui.chat.status_line import first_that_fits
+from llmcli.ui.terminal.cells import first_that_fits
 from llmcli.ui.terminal.interrupt import interruptible, silent_keys
 from llmcli.ui.terminal.progress import Waiting
 

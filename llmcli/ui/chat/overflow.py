@@ -2,21 +2,34 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from llmcli.chat.controller import Fit, too_long
+from llmcli.chat.controller import Dialogue, Fit, too_long
 from llmcli.chat.conversation import Message
+from llmcli.chat.sessions.session import Session
 from llmcli.errors import UsageError
 from llmcli.text import plural
-from llmcli.ui.terminal.ask import choose
+from llmcli.ui.chat.answer_display import Parts
+from llmcli.ui.terminal.ask import choose, edit
 from llmcli.ui.terminal.console import console
 
-if TYPE_CHECKING:
-    from llmcli.ui.chat.app import Chat
+
+class OverflowChat(Protocol):
+    """What a chat must have for its overflow to be resolved."""
+
+    dialogue: Dialogue
+    live: bool
+
+    @property
+    def session(self) -> Session: ...
+
+    def path(self) -> list[Message]: ...
+
+    def stream_aside(self, parts: Parts, doing: str) -> None: ...
 
 
 def make_room(
-    chat: "Chat", path: Sequence[Message], begun: Message | None = None, draft: Message | None = None
+    chat: OverflowChat, path: Sequence[Message], begun: Message | None = None, draft: Message | None = None
 ) -> Sequence[Message] | None:
     """The path to answer, with `draft` (not sent yet) at its end, when there is room for it; None: do not send it.
 
@@ -49,10 +62,8 @@ def make_room(
     return whole
 
 
-def _compact(chat: "Chat", path: Sequence[Message]) -> bool:
+def _compact(chat: OverflowChat, path: Sequence[Message]) -> bool:
     """Replace the oldest turns of `path` by a summary; False where there are too few of them."""
-    from llmcli.ui.chat.overflow import compact_now
-
     with suppress(UsageError):
         return compact_now(chat, path)
     return False
@@ -72,7 +83,7 @@ def _ask_how(fit: Fit) -> str:
     )
 
 
-def compact_now(chat: "Chat", path: Sequence[Message], keep: int | None = None) -> bool:
+def compact_now(chat: OverflowChat, path: Sequence[Message], keep: int | None = None) -> bool:
     """Write a summary of `path`, show it, ask the user if there is one, and continue from it; whether that was done.
 
     Raises:
@@ -95,8 +106,6 @@ def compact_now(chat: "Chat", path: Sequence[Message], keep: int | None = None) 
             console.note("nothing changed")
             return False
         if choice == "edit":
-            from llmcli.ui.terminal.ask import edit
-
             compaction.text = edit(compaction.text).strip() or compaction.text
     number = compaction.use()
     console.note(f"the summary replaces {plural(number, 'message')} (/branches lists the full conversation)")

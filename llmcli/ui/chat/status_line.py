@@ -2,17 +2,16 @@
 
 import re
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.params.settings import fields
 from llmcli.text import excerpt, plural
+from llmcli.ui.terminal.cells import GAP
 
 if TYPE_CHECKING:
     from llmcli.ui.chat.app import Chat
 
-_GAP = " · "
 _HINT = ("Ask anything", "/ for commands", "Ctrl-C stops", "Ctrl-D leaves")
 _MARKER = 2  # columns of the `> ` before the text
 _SHORTEST_NAME = 12  # characters of a session name, however narrow the window
@@ -53,21 +52,14 @@ def input_hint(chat: "Chat") -> str:
     return hint if len(hint) < shutil.get_terminal_size().columns - _MARKER else ""
 
 
-def first_that_fits(*rows: Sequence[str]) -> str:
-    """The first of these rows, each in parts, that fits the window; the last one where none does."""
-    room = shutil.get_terminal_size().columns - 1
-    texts = [_GAP.join(filter(None, parts)) for parts in rows]
-    return next((text for text in texts if len(text) <= room), texts[-1])
-
-
 def _fitting(*parts: str, less: int = 0) -> str:
     """As many of the parts as fit the window without its last column and `less` others; the first one always."""
     room = shutil.get_terminal_size().columns - 1 - less
     text = parts[0]
     for part in parts[1:]:
-        if len(text) + len(_GAP) + len(part) > room:
+        if len(text) + len(GAP) + len(part) > room:
             break
-        text += _GAP + part
+        text += GAP + part
     return text
 
 

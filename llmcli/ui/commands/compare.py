@@ -109,14 +109,13 @@ def _compare(
 ) -> None:
     """Generate the answers, show them and their figures, and keep them for /keep."""
     from llmcli.chat.compare import Rivals
-    from llmcli.ui import comparison as report
-    from llmcli.ui import comparison as show
+    from llmcli.ui import comparison as screen
 
     local.abort.clear()
     rivals = Rivals(chat.dialogue, path, new, variants, seed)
     comparison, settings = rivals.comparison, chat.dialogue.settings
-    report.warn_inert([(one.label, turn.resolved) for one, turn in zip(variants, rivals.turns, strict=True)])
-    view = show.view_of(comparison) if chat.live else None
+    screen.warn_inert([(one.label, turn.resolved) for one, turn in zip(variants, rivals.turns, strict=True)])
+    view = screen.view_of(comparison) if chat.live else None
     waiting = Waiting(view.status if view else Status().update)
     waiting.text, comparison.progress = "reading the prompt", waiting.reading
     think = settings.think == "show"
@@ -127,11 +126,11 @@ def _compare(
         time_limit(local.abort, settings.timeout),
         waiting,
     ):
-        show.run(comparison, view, think, waiting.end)
+        screen.run(comparison, view, think, waiting.end)
     if not chat.live:
-        report.put_texts(comparison, think)
-    report.tell(comparison, chat.live)
-    report.tell_failures(comparison)
+        screen.put_texts(comparison, think)
+    screen.tell(comparison, chat.live)
+    screen.tell_failures(comparison)
     chat.rivals = rivals
     console.note("/keep N continues with one of them; none is part of the conversation yet")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from llmcli.chat.controller import settable
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.params import param as values
+from llmcli.params.param import range_text
 from llmcli.params.settings import fields, find
 from llmcli.text import did_you_mean
 from llmcli.ui.input.layout import Suggestion
@@ -25,17 +25,16 @@ MESSAGES, BRANCHES, COMPARE, SETTINGS, INSPECT = "Messages", "Branches", "Compar
 CONTEXT, SESSIONS, FILES, THE_CHAT = "Context", "Sessions", "Files", "The chat"
 _HEADINGS = (MESSAGES, BRANCHES, COMPARE, SETTINGS, INSPECT, CONTEXT, SESSIONS, FILES, THE_CHAT)
 _MODULES = (
-    "talking",
-    "branching",
-    "comparing",
-    "setting",
+    "messages",
+    "branches",
+    "compare",
+    "settings",
     "presets",
-    "seeing",
-    "choosing",
-    "filling",
-    "keeping",
-    "sharing",
-    "asking",
+    "inspect",
+    "context",
+    "sessions",
+    "files",
+    "help",
 )
 # Words that people bring from other programs -> the commands and settings that do it here.
 SYNONYMS: Mapping[str, tuple[str, ...]] = {
@@ -253,7 +252,7 @@ def setting_note(chat: "Chat", key: str) -> str:
     current = field.format(getattr(chat.dialogue.settings, key)) or "none"
     if (param.min, param.max, param.above) == (None, None, None):
         return safe(f"now {current}")
-    return safe(f"now {current} · {values.range_text(param.min, param.max, param.above, param.also)}")
+    return safe(f"now {current} · {range_text(param.min, param.max, param.above, param.also)}")
 
 
 def setting_values(chat: "Chat", key: str, start: str) -> Iterator[tuple[str, str]]:

@@ -1,14 +1,16 @@
 """The width of text in columns, and its rows."""
 
 import re
+import shutil
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
 
 # A text with its looks: the parameters of the colour sequence ("1;36", or "" for none) and the text, in turn.
 Runs = list[tuple[str, str]]
-
 # Scripts that break between any two characters, but not before closing marks.
 _WIDE = "\u2e80-\u3000\u3003-\u3007\u3012\u3013\u3020-\ua4cf\uf900-\ufaff\uff10-\uff19\uff21-\uff3a\uff41-\uff5a"
+GAP = " · "
 _WIDE += "\U00020000-\U0003fffd"
 _CLOSING = (
     "\u3001\u3002\u3009\u300b\u300d\u300f\u3011\u3015\u3017\uff01\uff09\uff0c\uff0e\uff1a\uff1b\uff1f\uff3d\uff5d"
@@ -132,3 +134,10 @@ def sliced(runs: Runs, rows: list[tuple[int, int]]) -> list[Runs]:
             at += 1
         sliced.append(row)
     return sliced
+
+
+def first_that_fits(*rows: Sequence[str]) -> str:
+    """The first of these rows, each in parts, that fits the window; the last one where none does."""
+    room = shutil.get_terminal_size().columns - 1
+    texts = [GAP.join(filter(None, parts)) for parts in rows]
+    return next((text for text in texts if len(text) <= room), texts[-1])

@@ -8,7 +8,7 @@ from llmcli.chat.controller import settable
 from llmcli.errors import UsageError
 from llmcli.ui.chat.app import Chat
 from llmcli.ui.chat.loop import talk
-from llmcli.ui.commands import help
+from llmcli.ui.commands.help import _example_value
 from llmcli.ui.commands.registry import commands, lookup, names, obey
 
 EVERYDAY = {
@@ -63,7 +63,7 @@ def test_help_of_a_setting_ends_with_three_examples(chat: Chat, capfd: pytest.Ca
 
 @pytest.mark.parametrize("key", [key for key in settable() if key not in {*commands(), "model", "preset"}])
 def test_the_example_value_of_a_setting_is_valid(chat: Chat, key: str) -> None:
-    value = help._example_value(key)
+    value = _example_value(key)
     if value != "VALUE":
         assert chat.dialogue.parse(key, value)[0] == key
 
