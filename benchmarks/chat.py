@@ -22,7 +22,7 @@ from llmcli.chat.background_load import Opening
 from llmcli.chat.controller import Dialogue
 from llmcli.chat.prompting import Transcript
 from llmcli.chat.sessions.session import Session
-from llmcli.config.layers import Layers
+from llmcli.config.presets import Layers
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.files import cache_dir

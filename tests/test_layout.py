@@ -132,7 +132,7 @@ def test_no_module_is_named_after_nothing(name: str) -> None:
     [
         ("import llmcli.cli.app", {"llmcli.cli.app"}),
         ("from llmcli.cli import app", {"llmcli.cli.app"}),
-        ("def f():\n    from llmcli.ui.terminal.sanitize import clean", {"llmcli.ui.terminal.sanitize.clean"}),
+        ("def f():\n    from llmcli.text import clean", {"llmcli.text.clean"}),
         ("if TYPE_CHECKING:\n    import llama_cpp", {"llama_cpp"}),
         ("importlib.import_module('llama_cpp.llama_cpp')", {"llama_cpp.llama_cpp"}),
         ("x = 'llmcli generate', 'llmcli'", {"llmcli"}),

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from llmcli.chat.conversation import Message
 from llmcli.chat.sessions.session import Session
-from llmcli.config.layers import Layers
+from llmcli.config.characters import Character, layer
+from llmcli.config.presets import Layers
 from llmcli.errors import ContextOverflowError, UsageError
 from llmcli.inference.request import grammar_text, system_text
 from llmcli.params.generation import GenerationParams
@@ -14,7 +15,7 @@ from llmcli.params.model import ModelParams
 from llmcli.params.param import describe
 from llmcli.params.settings import Resolved, SamplingParams, Settings, fields, find, resolve
 
-if TYPE_CHECKING:  # the engine and its users are imported in the loading thread, so that the prompt appears first
+if TYPE_CHECKING:
     from llmcli.chat.background_load import Opening
     from llmcli.chat.prompting import Transcript
     from llmcli.chat.turn import Turn
@@ -295,3 +296,40 @@ def settable() -> list[str]:
     """The settings that have a command in the chat, the most used ones first."""
     first = [*describe(SamplingParams), *describe(GenerationParams)]
     return [key for key in dict.fromkeys([*first, *fields()]) if key not in _FIXED]
+
+
+def use_character(dialogue: Dialogue, character: Character | None) -> str:
+    """Answer as this character from now on (None = no character); its settings replace those of the one before.
+
+    Returns the greeting to show. It is empty if the conversation has begun, which then continues as it is.
+    """
+    session = dialogue.session
+    session.remove_character()
+    if character:
+        values = layer(character).values
+        for key, value in values.items():
+            session.set(key, value)
+        session.set_character(character.name, values)
+    dialogue.drop_character()
+    return greet(session, character)
+
+
+def greet(session: Session, character: Character | None) -> str:
+    """Begin the conversation with the examples and the greeting of a character; returns the greeting to show.
+
+    A conversation that has begun stays as it is; a greeting that nobody answered is replaced.
+    """
+    path = session.conversation.path()
+    if path and path[-1].finish_reason != "greeting":
+        return ""
+    if path:
+        session.move(None)
+    if not character:
+        return ""
+    add = session.say if session.saved else session.prepare
+    for question, answer in character.examples:
+        add("user", question)
+        add("assistant", answer, finish_reason="greeting")
+    if character.greeting:
+        add("assistant", character.greeting, model=character.name, finish_reason="greeting")
+    return character.greeting

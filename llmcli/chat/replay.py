@@ -17,8 +17,8 @@ from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.comparison import Comparison, Variant
 from llmcli.inference.local import LocalModel, Prompt
+from llmcli.inference.output import Circumstances, circumstances, prompt_sha256
 from llmcli.inference.prompt_tokens import raw_tokens, render_prompt
-from llmcli.inference.replay_manifest import Circumstances, circumstances, prompt_sha256
 from llmcli.inference.request import special_texts
 from llmcli.inference.template import ChatTemplate
 from llmcli.params.settings import Settings

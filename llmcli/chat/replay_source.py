@@ -13,7 +13,7 @@ from llmcli.chat.conversation import Message
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import UsageError
 from llmcli.inference.comparison import MOST
-from llmcli.inference.replay_manifest import Circumstances, from_data
+from llmcli.inference.output import Circumstances, from_data
 from llmcli.params.generation import InterfaceParams
 from llmcli.params.model import HubParams
 from llmcli.params.param import describe

@@ -9,7 +9,7 @@ from llmcli.chat.sessions.session import Session
 from llmcli.engine.sampling.temperature import Dial
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.local import LocalModel, Prompt
-from llmcli.inference.replay_manifest import replay_data
+from llmcli.inference.output import replay_data
 from llmcli.params.settings import Resolved, Settings, fields, to_datum
 
 _NOT_KEPT = ("prompt", "file", "pull", "offline", "model_folders")  # they do not describe how an answer is made

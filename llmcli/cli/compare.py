@@ -18,7 +18,7 @@ from llmcli.cli.generate import (
     warn_plain_template,
 )
 from llmcli.cli.options import CHAT_ONLY, with_settings
-from llmcli.config.layers import Layers
+from llmcli.config.presets import Layers
 from llmcli.errors import ConstraintError, ExitStatus, LlmcliError, UsageError
 from llmcli.inference.comparison import Variant, split_values, variants_of
 from llmcli.params.chain import check

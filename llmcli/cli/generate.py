@@ -13,7 +13,7 @@ import typer
 
 from llmcli.cli.open_model import show_settings
 from llmcli.cli.options import CHAT_ONLY, both, with_settings
-from llmcli.config.layers import layers_of
+from llmcli.config.presets import layers_of
 from llmcli.engine.events import Measure
 from llmcli.errors import ConstraintError, DiskError, ExitStatus, UsageError
 from llmcli.params.chain import check

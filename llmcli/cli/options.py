@@ -11,8 +11,8 @@ from llmcli.errors import LlmcliError, UsageError
 from llmcli.params.generation import InterfaceParams
 from llmcli.params.param import Field, describe, range_text
 from llmcli.params.settings import Layer, Settings, fields
+from llmcli.text import safe
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.sanitize import safe
 
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
 _LONGEST_METAVAR = 24  # of a list of choices; a longer one stands in the help
@@ -186,7 +186,7 @@ def complete_model(incomplete: str) -> list[str]:
 
 def complete_reference(incomplete: str) -> list[str]:
     """The models on this machine and the aliases."""
-    from llmcli.config.layers import resolve_settings
+    from llmcli.config.presets import resolve_settings
     from llmcli.models.inventory import inventory
     from llmcli.models.locations import shelf
 

@@ -1,16 +1,265 @@
-"""An answer as the JSON object that `--json` prints."""
+"""An answer as JSON data, with all that is needed to repeat it exactly (the replay manifest)."""
 
+import hashlib
+import json
+import os
+import re
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
 from typing import Any
 
+from llmcli.engine.llama.bindings import bindings_version
+from llmcli.engine.llama.context import Batches
+from llmcli.engine.llama.hardware import machine
+from llmcli.errors import LlmcliError
 from llmcli.inference.answer import Answer
-from llmcli.inference.replay_manifest import replay_data
-from llmcli.params.generation import InterfaceParams
+from llmcli.inference.request import system_text
+from llmcli.params.generation import GenerationParams, InterfaceParams
 from llmcli.params.model import HubParams
 from llmcli.params.param import describe
-from llmcli.params.settings import Settings, to_data, without_effect
+from llmcli.params.settings import SamplingParams, Settings, fields, to_data, to_datum, without_effect
 
 # The settings that no answer depends on: for downloads, the chat and the trace.
 _UNRELATED = {*describe(HubParams), *describe(InterfaceParams), "trace_top"}
+_HEX = re.compile(r"[0-9a-f]{64}")
+_MOST = 1 << 31
+_LARGEST_CONTEXT = 1 << 24  # tokens
+_MOST_THREADS = 1 << 12
+_LONGEST = 1 << 16  # entries of a list
+_PATIENCE = 3.0  # seconds that the end of an answer may wait for the sha256 of its model
+# The settings that decide which tokens are generated; grammar and policy file count by their content.
+_DECIDING = (
+    {*describe(SamplingParams), *describe(GenerationParams), "prefill", "raw"}
+    | {"n_batch", "n_ubatch", "flash_attn", "cache_type_k", "cache_type_v"}
+) - {"grammar", "grammar_file", "json_schema", "temp_policy_file", "logprobs", "trace_top", "timeout"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Circumstances:
+    """Texts and numbers only; an empty value means that it did not exist or was not known.
+
+    Attributes:
+        model_sha256: see `models.identity`.
+        build: the release of llama-cpp-python.
+        machine: see `engine.machine`.
+        n_ctx: size of the context in tokens.
+        threads: for generation, and for the prompt.
+        gpu_layers: layers that were on a GPU.
+        template_sha256: of the chat template; empty for a raw prompt.
+        template: the chat template, if it was not the model's own.
+        moment: the time that the template got (seconds since 1970), if it asks for it.
+        prompt_sha256: of the prompt's tokens, as 32-bit numbers, the lowest byte first.
+        layout: the batches of the prompt: tokens evaluated, tokens kept, number of such batches.
+        settings_sha256: of the settings that decide which tokens are generated; see `recording`.
+        grammar: the GBNF text, if it came from a file or a schema.
+        system: the system prompt, if it came from a file.
+        policy_sha256: of the file with the temperature policy.
+        moves: changes of the temperature during the answer; see `engine.dial`.
+        first: number of the first message in the prompt, if it did not contain all.
+        begun: number of the answer that this one continues.
+        beside: number of other answers in the same context, which may have shared its batches.
+        drawn: number of tokens sampled, if the answer was stopped.
+        flushed: whether the text held back at the end was printed, if the answer was stopped.
+    """
+
+    model_sha256: str = ""
+    build: str = ""
+    machine: str = ""
+    n_ctx: int
+    threads: tuple[int, int]
+    gpu_layers: int = 0
+    template_sha256: str = ""
+    template: str = ""
+    moment: float = 0.0
+    prompt_sha256: str
+    layout: Batches
+    settings_sha256: str = ""
+    grammar: str = ""
+    system: str = ""
+    policy_sha256: str = ""
+    moves: tuple[tuple[int, float], ...] = ()
+    first: int | None = None
+    begun: int | None = None
+    beside: int = 0
+    drawn: int | None = None
+    flushed: bool = False
+
+    def to_data(self) -> dict[str, Any]:
+        """As JSON data, without values that equal their default."""
+        values = {field.name: (getattr(self, field.name), field.default) for field in dataclass_fields(self)}
+        return {key: _plain(value) for key, (value, default) in values.items() if value != default}
+
+
+def from_data(data: Any) -> Circumstances:
+    """The circumstances in JSON data; unknown keys, of a newer version, are ignored.
+
+    Raises:
+        ValueError: naming the key that is missing or not valid.
+    """
+    if not isinstance(data, Mapping):
+        raise ValueError("replay must be an object")
+    values = {}
+    for key, read in _READ.items():
+        if key in data:
+            try:
+                values[key] = read(data[key])
+            except (ValueError, TypeError):
+                raise ValueError(f"replay.{key} is not valid") from None
+    missing = next((key for key in _NEEDED if key not in values), "")
+    if missing:
+        raise ValueError(f"replay.{missing} is missing")
+    return Circumstances(**values)
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _whole(low: int, high: int) -> Callable[[Any], int]:
+    def read(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ValueError
+        return value
+
+    return read
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError
+    return value
+
+
+def _digest(value: Any) -> str:
+    if not _HEX.fullmatch(_text(value)):
+        raise ValueError
+    return str(value)
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError
+    return value
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _MOST * 1e3:  # nor NaN
+        raise ValueError
+    return float(value)
+
+
+def _rows(value: Any, *kinds: Callable[[Any], Any]) -> tuple[tuple[Any, ...], ...]:
+    if not isinstance(value, list | tuple) or len(value) > _LONGEST:
+        raise ValueError
+    return tuple(tuple(kind(one) for kind, one in zip(kinds, row, strict=True)) for row in value)
+
+
+def _layout(value: Any) -> Batches:
+    count = _whole(1, _LARGEST_CONTEXT)
+    batches: Batches = _rows(value, count, count, count)
+    if any(kept > rows for rows, kept, _ in batches) or (batches and batches[-1][0] != batches[-1][1]):
+        raise ValueError
+    return batches
+
+
+_ID = _whole(1, 10**9)
+_THREADS = _whole(1, _MOST_THREADS)
+_READ: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("model_sha256", "template_sha256", "prompt_sha256", "settings_sha256", "policy_sha256"), _digest),
+    **dict.fromkeys(("build", "machine", "template", "grammar", "system"), _text),
+    "n_ctx": _whole(1, _LARGEST_CONTEXT),
+    "threads": lambda value: _rows([value], _THREADS, _THREADS)[0],
+    "gpu_layers": _whole(-1, 1 << 16),
+    "moment": _number,
+    "layout": _layout,
+    "moves": lambda value: _rows(value, _whole(0, _MOST), _number),
+    "first": _ID,
+    "begun": _ID,
+    "beside": _whole(0, 1 << 16),
+    "drawn": _whole(0, _MOST),
+    "flushed": _flag,
+}
+_NEEDED = ("n_ctx", "threads", "prompt_sha256", "layout")
+
+
+def replay_data(answer: "Answer", first: int | None = None, begun: int | None = None) -> dict[str, Any]:
+    """The circumstances as JSON data; empty where the prompt was not read."""
+    if not answer.started or not answer.generation.conditions:
+        return {}
+    return circumstances(answer, first, begun).to_data()
+
+
+def circumstances(answer: "Answer", first: int | None = None, begun: int | None = None) -> Circumstances:
+    """All that is needed to repeat an answer whose prompt was read; `first` and `begun` are numbers of messages."""
+    local, prompt, settings, generation = answer.local, answer.prompt, answer.settings, answer.generation
+    own, params = local.target.header.chat_template or "", generation.conditions
+    assert params
+    whole = answer.finish_reason in ("stop", "length")
+    return Circumstances(
+        model_sha256=local.identity.wait(_PATIENCE if whole else 0),  # who stops it does not want to wait
+        build=bindings_version(),
+        machine=machine(),
+        n_ctx=params.n_ctx,
+        threads=(params.n_threads, params.n_threads_batch),
+        gpu_layers=local.gpu_layers,
+        template_sha256=sha256(prompt.template) if prompt.template else "",
+        template="" if prompt.template == own else prompt.template,
+        moment=prompt.moment if "strftime_now" in prompt.template else 0.0,
+        prompt_sha256=prompt_sha256(prompt.tokens),
+        layout=tuple(generation.layout),
+        settings_sha256=settings_sha256(settings, answer.grammar),
+        grammar="" if answer.grammar == settings.grammar else answer.grammar or "",
+        system=_system(settings),
+        policy_sha256=policy_sha256(settings.temp_policy_file) if settings.temp_policy_file else "",
+        moves=tuple(answer.dial.moves) if answer.dial else (),
+        first=first,
+        begun=begun,
+        beside=max(generation.beside, params.n_seq_max - 1),
+        drawn=None if whole else answer.n_drawn,
+        flushed=not whole and bool(answer.finish_reason),
+    )
+
+
+def _system(settings: Settings) -> str:
+    """The text of a system prompt that is in a file."""
+    if not (settings.system or "").startswith("@"):
+        return ""
+    with suppress(LlmcliError):  # the file may be gone by now
+        return system_text(settings) or ""
+    return ""
+
+
+def sha256(text: str) -> str:
+    """Of a text as UTF-8, in hex."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def prompt_sha256(tokens: Sequence[int]) -> str:
+    """Of token ids."""
+    return hashlib.sha256(struct.pack(f"<{len(tokens)}i", *tokens)).hexdigest()
+
+
+def settings_sha256(settings: Settings, grammar: str | None) -> str:
+    """Of the settings that decide which tokens are generated and differ from their defaults.
+
+    So a setting that a later version adds changes nothing.
+    """
+    effective = _DECIDING - without_effect(settings)
+    deciding = ((key, field, getattr(settings, key)) for key, field in sorted(fields().items()) if key in effective)
+    values = {key: to_datum(field, value) for key, field, value in deciding if value != field.default}
+    return sha256(json.dumps([values, grammar]))
+
+
+def policy_sha256(place: str) -> str:
+    """Of the file in FILE.py:NAME; "" where it cannot be read."""
+    try:
+        with open(os.path.expanduser(place.rpartition(":")[0]), "rb") as file:
+            return hashlib.sha256(file.read()).hexdigest()
+    except OSError:
+        return ""
 
 
 def answer_data(answer: Answer) -> dict[str, Any]:

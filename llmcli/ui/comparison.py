@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 
 from llmcli.errors import DiskError
 from llmcli.params.settings import Resolved, inert
-from llmcli.text import plural
+from llmcli.text import plural, safe
 from llmcli.ui.terminal.cells import Runs, breaks, cells, folds, paint, plain, sliced, wrap
 from llmcli.ui.terminal.console import console, wants_colour
 from llmcli.ui.terminal.output import AnswerWriter, aside, put_drawn, put_line
 from llmcli.ui.terminal.progress import Region
-from llmcli.ui.terminal.sanitize import safe
 from llmcli.ui.terminal.table import put_rows
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from llmcli.chat.conversation import Message
 from llmcli.chat.export import ENDINGS
 from llmcli.errors import DiskError
+from llmcli.text import safe
 from llmcli.ui.terminal.cells import cells, paint, wrap
-from llmcli.ui.terminal.sanitize import safe
 
 if TYPE_CHECKING:
     from rich.style import Style

@@ -12,7 +12,7 @@ from llmcli.chat.conversation import Message
 from llmcli.chat.prompting import Transcript
 from llmcli.chat.sessions.session import Session
 from llmcli.chat.turn import Turn
-from llmcli.config.layers import Layers
+from llmcli.config.presets import Layers
 from llmcli.engine.events import Record, Timings
 from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.engine.llama.context import Context, ContextParams

@@ -5,12 +5,11 @@ import json
 import pytest
 
 from llmcli.chat.background_load import Opening
-from llmcli.chat.character_switch import greet, use_character
-from llmcli.chat.controller import Dialogue
+from llmcli.chat.controller import Dialogue, greet, use_character
 from llmcli.chat.sessions import store
 from llmcli.chat.sessions.session import Session
 from llmcli.config.characters import Character, layer
-from llmcli.config.layers import Layers
+from llmcli.config.presets import Layers
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Layer, Settings
 

@@ -11,7 +11,7 @@ from llmcli.chat.controller import Dialogue
 from llmcli.chat.prompting import Transcript
 from llmcli.chat.sessions.session import Session
 from llmcli.cli.chat import character_of
-from llmcli.config.layers import layers_of
+from llmcli.config.presets import layers_of
 from llmcli.errors import UsageError
 from llmcli.files import config_file
 from llmcli.inference.local import LocalModel, Target

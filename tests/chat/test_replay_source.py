@@ -10,7 +10,7 @@ from llmcli.chat.replay_source import from_output, from_session
 from llmcli.chat.sessions.file import from_event, to_event
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import UsageError
-from llmcli.inference.replay_manifest import Circumstances, from_data
+from llmcli.inference.output import Circumstances, from_data
 from llmcli.params.policies.policy import Fixed
 
 DIGEST = "0123456789abcdef" * 4

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcli.ui.terminal.sanitize import safe
+from llmcli.text import safe
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from llmcli.chat.conversation import Conversation, Message
 from llmcli.chat.sessions import store as files
 from llmcli.errors import DiskError, LlmcliError, UsageError
 from llmcli.files import VERSION, Journal, encode, read_events
-from llmcli.inference.replay_manifest import from_data
+from llmcli.inference.output import from_data
 from llmcli.params.settings import NEVER_SET, fields, find, to_datum
 from llmcli.text import excerpt
 

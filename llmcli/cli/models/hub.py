@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmcli.cli.options import complete_wanted, with_settings
-from llmcli.config.layers import resolve_settings
+from llmcli.config.presets import resolve_settings
 from llmcli.errors import ExitStatus, UsageError
 from llmcli.models.hub.repo_files import Choice, Variant, choose, fits, pick, projectors, variants
 from llmcli.params.settings import Layer
@@ -41,7 +41,7 @@ def pull(
 
     Every file is verified. The path of the model is printed to stdout.
     """
-    from llmcli.cli.models.download import describe, fetch_planned, found_offline, plan_reference, update_of
+    from llmcli.cli.open_model import describe, fetch_planned, found_offline, plan_reference, update_of
     from llmcli.models.lookup import to_download
 
     settings = resolve_settings(flags)
@@ -79,7 +79,7 @@ def files(
 
     The table shows size, bits per weight, and whether a model fits into the memory of this machine.
     """
-    from llmcli.cli.models.download import warn_about_token
+    from llmcli.cli.open_model import warn_about_token
     from llmcli.engine.llama import hardware
     from llmcli.models.hub import api
     from llmcli.models.hub.environment import page
@@ -148,7 +148,7 @@ def search(
 
     The most downloaded repositories come first.
     """
-    from llmcli.cli.models.download import warn_about_token
+    from llmcli.cli.open_model import warn_about_token
     from llmcli.models.hub import api
 
     settings = resolve_settings(flags)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmcli.cli.options import complete_reference, with_settings
-from llmcli.config.layers import resolve_settings
+from llmcli.config.presets import resolve_settings
 from llmcli.errors import ExitStatus, ModelNotFoundError, UsageError
 from llmcli.models.download import partial_file
 from llmcli.params.settings import Layer, Settings
@@ -165,7 +165,7 @@ def _progress(here: int, size: int) -> str:
 
 
 def _resume(chosen: Sequence["Unfinished"], settings: Settings) -> int:
-    from llmcli.cli.models.download import fetch_planned, plan_reference
+    from llmcli.cli.open_model import fetch_planned, plan_reference
     from llmcli.models.reference import HubReference, UrlReference, parse
 
     for name in dict.fromkeys(one.name if one.size else "" for one in chosen):

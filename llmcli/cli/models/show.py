@@ -9,13 +9,12 @@ import typer
 from llmcli.cli.models.hub import files, pull, recommend, search
 from llmcli.cli.models.manage import alias, import_folders, partials, remove_model, verify
 from llmcli.cli.options import complete_reference, with_settings
-from llmcli.config.layers import resolve_settings
+from llmcli.config.presets import resolve_settings
 from llmcli.errors import ExitStatus
 from llmcli.params.settings import Layer
-from llmcli.text import ago, count, gigabytes
+from llmcli.text import ago, count, gigabytes, safe
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import put_line
-from llmcli.ui.terminal.sanitize import safe
 from llmcli.ui.terminal.table import put_facts, put_rows
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def list_models(
 
     A model with an alias is listed by its alias; the line below it is the model or file that the alias names.
     """
-    from llmcli.config.layers import resolve_settings
+    from llmcli.config.presets import resolve_settings
     from llmcli.models.inventory import inventory_with_aliases
     from llmcli.models.locations import shelf
 
@@ -109,7 +108,7 @@ def show_model(
     except NotHereError as missing:
         if not isinstance(missing.reference, HubReference):
             raise
-        from llmcli.cli.models.download import plan_hub
+        from llmcli.cli.open_model import plan_hub
 
         portrait = remote_portrait(plan_hub(missing.reference, settings), settings)
     if template:

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from llmcli.engine.events import TokenTrace
-from llmcli.text import plural
+from llmcli.text import plural, safe
 from llmcli.ui.terminal.cells import Runs, cells, fold, paint, wrap
 from llmcli.ui.terminal.console import is_terminal, wants_colour
 from llmcli.ui.terminal.output import put, put_drawn, stream
-from llmcli.ui.terminal.sanitize import safe
 
 Measure = Literal["temperature", "p", "entropy"]
 _NAMES = {"temperature": "temperature", "p": "probability", "entropy": "entropy in nats"}

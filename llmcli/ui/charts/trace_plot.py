@@ -8,9 +8,8 @@ from html import escape
 from itertools import groupby
 
 from llmcli.engine.events import TokenTrace
-from llmcli.text import excerpt, plural
+from llmcli.text import excerpt, plural, safe
 from llmcli.ui.charts.trace_table import token_text
-from llmcli.ui.terminal.sanitize import safe
 
 _WIDTH, _LEFT, _RIGHT = 920, 56, 896  # pixels; the last two bound the panels
 _TOP, _PANEL, _GAP, _BOTTOM = 84, 124, 44, 56

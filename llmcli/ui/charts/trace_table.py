@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from llmcli.engine.events import Alternative, TokenTrace
 from llmcli.engine.inspection import Candidate, Dissection, Step
 from llmcli.params.settings import Settings, fields
-from llmcli.text import plural
+from llmcli.text import plural, safe
 from llmcli.ui.terminal.cells import Runs, cells, fit, paint, plain, wrap
 from llmcli.ui.terminal.console import is_terminal, wants_colour
 from llmcli.ui.terminal.output import put, put_drawn, put_line, stream
-from llmcli.ui.terminal.sanitize import safe
 from llmcli.ui.terminal.table import put_rows, width
 
 _HEADS = ("#", "TEXT", "P", "RANK", "TEMP", "ENTROPY", "CANDIDATES", "SENTENCE", "POLICY")

@@ -12,9 +12,8 @@ from llmcli.chat.controller import settable
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.params.param import range_text
 from llmcli.params.settings import fields, find
-from llmcli.text import did_you_mean
+from llmcli.text import did_you_mean, safe
 from llmcli.ui.input.layout import Suggestion
-from llmcli.ui.terminal.sanitize import safe
 
 if TYPE_CHECKING:
     from llmcli.ui.chat.app import Chat
@@ -29,7 +28,6 @@ _MODULES = (
     "branches",
     "compare",
     "settings",
-    "presets",
     "inspect",
     "context",
     "sessions",

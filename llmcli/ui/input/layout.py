@@ -31,7 +31,7 @@ from prompt_toolkit.layout.utils import explode_text_fragments
 from prompt_toolkit.styles import Style
 from prompt_toolkit.widgets.toolbars import SearchToolbar
 
-from llmcli.ui.terminal.sanitize import safe
+from llmcli.text import safe
 
 _MENU_ROWS = 8
 _FEWEST_COLUMNS, _FEWEST_ROWS = 30, 6  # of a window that has room for the status

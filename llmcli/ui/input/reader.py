@@ -15,11 +15,11 @@ from prompt_toolkit.filters import Condition
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.output.vt100 import Vt100_Output
 
+from llmcli.text import safe
 from llmcli.ui.input.history import FromHistory, PrivateHistory
 from llmcli.ui.input.keys import Editing, make_keys
 from llmcli.ui.input.layout import Pasted, Suggest, SuggestCompleter, clean, make_layout, make_style, opens_by_itself
 from llmcli.ui.input.piped import body
-from llmcli.ui.terminal.sanitize import safe
 
 
 class TerminalReader:

@@ -6,10 +6,10 @@ from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from llmcli.text import safe
 from llmcli.ui.markdown.code import Highlighter, Style, colour_code, language_of
 from llmcli.ui.markdown.splitter import Block, numbered
 from llmcli.ui.terminal.cells import Runs, cells, fit, fold, paint, plain, wrap
-from llmcli.ui.terminal.sanitize import safe
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt

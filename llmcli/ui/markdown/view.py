@@ -3,13 +3,12 @@
 import time
 from collections.abc import Callable
 
-from llmcli.text import plural
+from llmcli.text import plural, safe
 from llmcli.ui.markdown.code import colour_code, style_of
 from llmcli.ui.markdown.render import Renderer, parser
 from llmcli.ui.markdown.splitter import Splitter
 from llmcli.ui.terminal.cells import Runs, cells, folds, paint, wrap
 from llmcli.ui.terminal.progress import Region
-from llmcli.ui.terminal.sanitize import safe
 
 _TALLEST = 12  # rows of the tail
 _ROWS_WITH_FOOT = 4  # a lower window has none for a foot

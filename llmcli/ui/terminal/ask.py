@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from llmcli.errors import DiskError, UsageError
+from llmcli.text import safe
 from llmcli.ui.terminal.console import is_terminal, wrapped
 from llmcli.ui.terminal.interrupt import heard_keys, raising
-from llmcli.ui.terminal.sanitize import safe
 
 
 def can_ask() -> bool:

@@ -4,7 +4,7 @@ import os
 import sys
 from typing import TextIO
 
-from llmcli.ui.terminal.sanitize import safe
+from llmcli.text import safe
 
 _RED, _YELLOW, _DIM, _BOLD, _OFF = "\x1b[31m", "\x1b[33m", "\x1b[2m", "\x1b[1m", "\x1b[0m"
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from llmcli.errors import DiskError, ReaderGoneError, UsageError
+from llmcli.text import safe
 from llmcli.ui.terminal.console import console, is_terminal
 from llmcli.ui.terminal.progress import Status
-from llmcli.ui.terminal.sanitize import safe
 
 if TYPE_CHECKING:
     from llmcli.inference.answer import Answer

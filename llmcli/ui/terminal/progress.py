@@ -9,9 +9,9 @@ from time import monotonic
 from types import TracebackType
 from typing import Any
 
+from llmcli.text import safe
 from llmcli.ui.terminal.cells import shown
 from llmcli.ui.terminal.console import console, is_terminal
-from llmcli.ui.terminal.sanitize import safe
 
 _PATIENCE = 0.4  # seconds before work counts as long
 _INTERVAL = 0.1

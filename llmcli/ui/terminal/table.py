@@ -6,9 +6,9 @@ import unicodedata
 from collections.abc import Sequence
 from itertools import zip_longest
 
+from llmcli.text import safe
 from llmcli.ui.terminal.console import is_terminal, wants_colour
 from llmcli.ui.terminal.output import put_line, stream
-from llmcli.ui.terminal.sanitize import safe
 
 _GAP = "  "
 _BOLD, _DIM = "1", "2"

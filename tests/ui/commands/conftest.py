@@ -6,7 +6,7 @@ import pytest
 
 from llmcli.chat.controller import Dialogue
 from llmcli.chat.sessions.session import Session
-from llmcli.config.layers import layers_of
+from llmcli.config.presets import layers_of
 from llmcli.params.settings import Layer
 from llmcli.ui.chat.app import Chat
 from llmcli.ui.input.piped import LineReader
