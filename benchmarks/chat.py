@@ -18,19 +18,19 @@ from typing import Any
 
 from benchmarks import rendering
 from benchmarks.run import HEAD, llmcli, one_run, row
-from llmcli.chat.background_load import Opening
-from llmcli.chat.controller import Dialogue
-from llmcli.chat.prompting import Transcript
+from llmcli.chat.background_load import BackgroundLoad
+from llmcli.chat.controller import ChatController
+from llmcli.chat.prompting import PromptBuilder
 from llmcli.chat.sessions.session import Session
-from llmcli.config.presets import Layers
+from llmcli.config.presets import LayerStack
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.files import cache_dir
-from llmcli.inference.local import LocalModel, Target
+from llmcli.inference.local import LocalModel, ResolvedModel
 from llmcli.models.locations import ModelFile
 from llmcli.models.sources.starter_download import ensure_starter
 from llmcli.params.settings import Layer, Settings
-from llmcli.ui.chat.app import Chat
+from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.markdown.view import preload
 
 IMPORTS = "import typer, rich.console, prompt_toolkit.shortcuts"
@@ -57,19 +57,21 @@ def talk(session: Session, turns: int) -> None:
 def enter(path: Path, rounds: int, turns: int = 50) -> list[float]:
     """Milliseconds from Enter to the first evaluation; llama.cpp itself evaluates nothing here."""
     settings = Settings(n_ctx=8192)
-    local = LocalModel(Target(ModelFile(path, (path,), "starter", trusted=True)), settings, AbortFlag())
+    local = LocalModel(ResolvedModel(ModelFile(path, (path,), "starter", trusted=True)), settings, AbortFlag())
     local.open_context(settings)
-    opening = Opening(lambda _abort, _say: Transcript(local))
+    opening = BackgroundLoad(lambda _abort, _say: PromptBuilder(local))
     opening.wait(lambda _doing: True)
-    dialogue = Dialogue(Session(), Layers([Layer("flag", {"n_ctx": 8192})]), lambda _settings, _ahead: opening)
+    dialogue = ChatController(
+        Session(), LayerStack([Layer("flag", {"n_ctx": 8192})]), lambda _settings, _ahead: opening
+    )
     talk(dialogue.session, turns)
     api, took = bindings.load(), []
     real, api.llama_decode = api.llama_decode, lambda *_: 0
     try:
         dialogue.open()
         messages = dialogue.session.conversation.path()
-        dialogue.transcript.read_ahead(messages, None, dialogue.settings)
-        chat = Chat(dialogue, live=True)
+        dialogue.prompt_builder.read_ahead(messages, None, dialogue.settings)
+        chat = ChatApp(dialogue, live=True)
         for number in range(rounds + 1):
             chat.measure()  # as before each prompt
             took.append(_sent(chat, api, f"{number}. {_WORDS}"))
@@ -81,7 +83,7 @@ def enter(path: Path, rounds: int, turns: int = 50) -> list[float]:
     return took[1:]
 
 
-def _sent(chat: Chat, api: Any, text: str) -> float:
+def _sent(chat: ChatApp, api: Any, text: str) -> float:
     found = []
 
     def decode(*_: object) -> int:

@@ -16,11 +16,11 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
-from llmcli.engine.events import Record
+from llmcli.engine.events import TokenEvent
 from llmcli.engine.generation import Generation
 from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.inference.answer import Answer
-from llmcli.inference.local import LocalModel, Prompt, locate
+from llmcli.inference.local import LocalModel, Prompt, resolve_model
 from llmcli.inference.prompt_tokens import raw_tokens
 from llmcli.inference.trace_file import TraceWriter
 from llmcli.params.policies.parser import parse_policy
@@ -66,7 +66,7 @@ def main() -> None:
 
 def _open() -> LocalModel:
     settings = Settings(n_ctx=512)
-    local = LocalModel(locate(settings), settings, AbortFlag())
+    local = LocalModel(resolve_model(settings), settings, AbortFlag())
     local.open_context(settings)
     return local
 
@@ -85,8 +85,8 @@ def _run(local: LocalModel, prompt: Prompt, kind: str, folder: Path) -> tuple[fl
     spent: list[float] = []
     with closing(TraceWriter(folder / "trace.jsonl")) as writer:
         if trace is not None:
-            answer.heard = writer.write
-        generation, records = local.generate(prompt, settings, **answer.watched())
+            answer.on_token = writer.write
+        generation, records = local.generate(prompt, settings, **answer.generation_options())
         list(answer.begin(generation))
         drawn, begin = _timed(generation), 0.0
         for record in records:
@@ -102,7 +102,7 @@ def _timed(generation: Generation) -> list[float]:
     drawn: list[float] = []
     advance = generation.advance
 
-    def timed(*arguments: Any) -> Record:
+    def timed(*arguments: Any) -> TokenEvent:
         begin = perf_counter()
         record = advance(*arguments)
         drawn.append(perf_counter() - begin)

@@ -61,7 +61,7 @@ class DiskError(LlmcliError):
     status = ExitStatus.IO
 
 
-class ReaderGoneError(LlmcliError):
+class OutputClosedError(LlmcliError):
     """The reader closed stdout (`| head -1`): the program exits at once, without a message."""
 
     status = ExitStatus.BROKEN_PIPE

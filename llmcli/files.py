@@ -113,7 +113,7 @@ def make_private(folder: Path) -> Path:
     return folder
 
 
-class Journal:
+class JsonlAppender:
     """Appends lines to a file; each call is one write, so that a kill leaves all of its lines or none.
 
     Raises:

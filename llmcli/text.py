@@ -33,7 +33,7 @@ def _marks() -> dict[int, str]:
 _TABLE = _marks()
 
 
-def safe(text: str) -> str:
+def sanitize(text: str) -> str:
     """`text` with every control character (C0, C1, DEL), bidi override and tag character made visible.
 
     It works code point by code point, so a sequence that is split over two pieces cannot slip through. A
@@ -42,7 +42,7 @@ def safe(text: str) -> str:
     return text if text.isprintable() and text.isascii() else text.translate(_TABLE)
 
 
-def excerpt(text: str, length: int = 40) -> str:
+def ellipsize(text: str, length: int = 40) -> str:
     """At most `length` characters; a cut text ends with an ellipsis."""
     line = " ".join(text.split())
     return line if len(line) <= length else line[: length - 1] + "…"

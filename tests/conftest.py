@@ -69,7 +69,7 @@ def home(request: pytest.FixtureRequest, machines: Iterator[Path], monkeypatch: 
     for name in ("HOME", "USERPROFILE"):  # no model of the user's may be found
         monkeypatch.setenv(name, str(machine / "user"))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody there: no test reaches the real hub
-    monkeypatch.setattr(rules, "_ANNOUNCED", {})  # what a test calls its policies is no name for the next one
+    monkeypatch.setattr(rules, "_USER_POLICIES", {})  # what a test calls its policies is no name for the next one
     return folder
 
 

@@ -16,7 +16,7 @@ from llmcli.chat.attachments import Attachment
 from llmcli.chat.conversation import Conversation, Message
 from llmcli.chat.sessions.file import all_events, from_event, to_event
 from llmcli.errors import DiskError, UsageError
-from llmcli.files import Journal, encode, read_events
+from llmcli.files import JsonlAppender, encode, read_events
 
 WINDOWS = sys.platform == "win32"
 JSON = st.recursive(
@@ -33,7 +33,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def write_journal(path: Path, *events: dict[str, Any]) -> Path:
-    journal = Journal(path, new=True)
+    journal = JsonlAppender(path, new=True)
     for event in events:
         journal.add([event])
     journal.close()
@@ -55,7 +55,7 @@ def test_lone_surrogates_become_replacement_characters(path: Path) -> None:
 def test_a_cut_line_is_skipped_and_the_next_one_is_read(path: Path, cut: int) -> None:
     write_journal(path, {"n": 1}, {"n": 22})
     os.truncate(path, path.stat().st_size - cut)
-    journal = Journal(path)
+    journal = JsonlAppender(path)
     journal.add([{"n": 3}])
     journal.close()
     faults: list[str] = []
@@ -102,15 +102,15 @@ def test_a_path_that_is_not_a_file_is_a_disk_error(tmp_path: Path) -> None:
     with pytest.raises(DiskError, match="cannot read"):
         list(read_events(tmp_path))
     with pytest.raises(DiskError, match="cannot write"):
-        Journal(tmp_path)
+        JsonlAppender(tmp_path)
     with pytest.raises(DiskError, match="No such file"):
-        Journal(tmp_path / "not made by opening")
+        JsonlAppender(tmp_path / "not made by opening")
 
 
 def test_a_new_file_does_not_replace_another(path: Path) -> None:
     write_journal(path, {"n": 1})
     with pytest.raises(FileExistsError):
-        Journal(path, new=True)
+        JsonlAppender(path, new=True)
 
 
 @pytest.mark.skipif(WINDOWS, reason="Windows has no such modes")
@@ -130,9 +130,9 @@ def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
     link = tmp_path / "a.jsonl"
     link.symlink_to(victim)
     with pytest.raises(DiskError):
-        Journal(link)
+        JsonlAppender(link)
     with pytest.raises(FileExistsError):
-        Journal(link, new=True)
+        JsonlAppender(link, new=True)
     assert victim.read_text() == "mine"
 
 
@@ -141,7 +141,7 @@ def test_a_full_disk_leaves_whole_lines(path: Path) -> None:
     import resource
     import signal
 
-    journal = Journal(path, new=True)
+    journal = JsonlAppender(path, new=True)
     journal.add([{"n": 1}])
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50, limits[1]))
@@ -164,9 +164,9 @@ def test_a_full_disk_leaves_whole_lines(path: Path) -> None:
 @pytest.mark.skipif(WINDOWS, reason="Windows has other rules for two writers")
 def test_the_lines_of_two_writers_stay_whole(path: Path) -> None:
     """The lock separates them; on a network disk without locks, whole lines still do."""
-    journals = [Journal(path, new=True), Journal(path)]
+    journals = [JsonlAppender(path, new=True), JsonlAppender(path)]
 
-    def write(journal: Journal) -> None:
+    def write(journal: JsonlAppender) -> None:
         for number in range(200):
             journal.add([{"n": number, "text": "x" * 500}])
 

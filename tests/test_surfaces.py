@@ -7,7 +7,7 @@ import pytest
 import typer
 
 from llmcli.cli.commands import make_app
-from llmcli.cli.options import completes, group_title, help_text
+from llmcli.cli.options import group_title, has_completion, help_text
 from llmcli.config.file import config_layer, set_value
 from llmcli.params.param import Field
 from llmcli.params.settings import Settings, environment_layer, fields, parse_data, to_data
@@ -44,7 +44,7 @@ def test_a_setting_has_flag_config_key_variable_json_field_help_completion_and_r
     assert f"`{field.flags[0]}`" in row, "row of docs/parameters.md"
 
     number = field.kind in (int, float)
-    assert completes(field) or number or field.kind is bool or field.param.path or field.key in FREE, "completion"
+    assert has_completion(field) or number or field.kind is bool or field.param.path or field.key in FREE, "completion"
 
 
 @pytest.mark.parametrize("field", fields().values(), ids=lambda field: field.key)

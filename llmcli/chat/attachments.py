@@ -87,6 +87,6 @@ def expand(pattern: str) -> list[str]:
     return sorted(found)
 
 
-def as_text(attachments: Iterable[Attachment]) -> str:
+def to_message_text(attachments: Iterable[Attachment]) -> str:
     """The attachments as the model reads them: see `file_block`."""
     return "\n\n".join(file_block(one.name, one.text) for one in attachments)

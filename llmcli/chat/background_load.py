@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 from llmcli.engine.llama.bindings import AbortFlag
 
 if TYPE_CHECKING:
-    from llmcli.chat.prompting import Transcript
+    from llmcli.chat.prompting import PromptBuilder
     from llmcli.inference.local import LocalModel
 
 # Gets a flag that stops it and a function to report progress to; returns a model that is ready to answer.
-Load = Callable[[AbortFlag, Callable[[str], None]], "Transcript"]
+Load = Callable[[AbortFlag, Callable[[str], None]], "PromptBuilder"]
 _TICK = 0.02  # seconds; a Ctrl-C waits for the next one
 CHECKING = "checking the file"
 
 
-class Opening:
+class BackgroundLoad:
     """One load. `doing` is its progress; `on_end` is called in its thread at the end, also after an error."""
 
     def __init__(self, load: Load, on_end: Callable[[], None] | None = None) -> None:
@@ -24,7 +24,7 @@ class Opening:
         self._load = load
         self._on_end = on_end
         self._abort = AbortFlag()
-        self._transcript: Transcript | None = None
+        self._transcript: PromptBuilder | None = None
         self._fault: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -41,7 +41,7 @@ class Opening:
         self.doing = doing
 
     @property
-    def transcript(self) -> "Transcript | None":
+    def prompt_builder(self) -> "PromptBuilder | None":
         """The prompts of a conversation for the model, once it is loaded."""
         return self._transcript
 
@@ -73,6 +73,6 @@ class Opening:
         self._abort.set()
         while self._thread.is_alive() and self.doing != CHECKING:  # it runs in another process, and may take long
             self._thread.join(_TICK)
-        transcript, self._transcript = self._transcript, None
-        if transcript:
-            transcript.local.close()
+        prompt_builder, self._transcript = self._transcript, None
+        if prompt_builder:
+            prompt_builder.local.close()

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from llmcli.chat.controller import Dialogue
+from llmcli.chat.controller import ChatController
 from llmcli.chat.conversation import Message
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer, Part
-from llmcli.inference.local import with_model
+from llmcli.inference.local import apply_model_defaults
 from llmcli.params.settings import Layer, Settings
 
 _REQUEST = (
@@ -21,7 +21,7 @@ _SHARE = 0.25  # of the context that the summary may fill
 class Compaction:
     """Iterate over `parts()` to write the summary, change `text` if needed, then call `use`."""
 
-    def __init__(self, dialogue: Dialogue, path: Sequence[Message], keep: int | None = None) -> None:
+    def __init__(self, controller: ChatController, path: Sequence[Message], keep: int | None = None) -> None:
         """Summarize the messages in `path`, apart from the last `keep` turns (None = 2).
 
         Raises:
@@ -32,7 +32,7 @@ class Compaction:
         cut = starts[-keep] if keep > 0 else len(path)
         if cut < 2:
             raise UsageError("the conversation is too short to summarize", "see what fills the context with /context")
-        self._dialogue = dialogue
+        self._dialogue = controller
         self.old, self._kept = path[:cut], path[cut:]
         self.text = ""
         self.left_out = 0  # number of the oldest messages that did not fit into the request
@@ -40,18 +40,18 @@ class Compaction:
 
     def parts(self) -> Iterator[Part]:
         """Stream the summary."""
-        dialogue, local = self._dialogue, self._dialogue.local
+        controller, local = self._dialogue, self._dialogue.local
         assert local
         settings = self._settings(local.n_ctx)
         old = list(self.old)
         while True:  # without the oldest messages, until the request fits
             request = Message(0, None, "user", _REQUEST + _as_text(old))
-            prompt = dialogue.transcript.prompt([request], None, settings)
+            prompt = controller.prompt_builder.prompt([request], None, settings)
             if len(prompt.tokens) + settings.max_tokens < local.n_ctx or len(old) < 2:
                 break
             old = old[1:]
         self.left_out = len(self.old) - len(old)
-        answer = Answer(local, prompt, dialogue.transcript.adjusted(settings))
+        answer = Answer(local, prompt, controller.prompt_builder.adjusted(settings))
         for kind, text in answer.parts():
             if kind == "answer":
                 yield kind, text
@@ -62,7 +62,7 @@ class Compaction:
         layers = self._dialogue.layers.above(self._dialogue.session.overrides)
         assert self._dialogue.local
         quiet = Layer("compact", {"max_tokens": int(n_ctx * _SHARE), "think": "off", "prefill": None, "raw": False})
-        settings = with_model(self._dialogue.local.target, [*layers, quiet]).settings
+        settings = apply_model_defaults(self._dialogue.local.target, [*layers, quiet]).settings
         return replace(settings, grammar=None, grammar_file=None, json_schema=None, stop=())
 
     def use(self) -> int:

@@ -2,19 +2,19 @@
 
 from collections.abc import Sequence
 
-from llmcli.chat.controller import Dialogue
+from llmcli.chat.controller import ChatController
 from llmcli.chat.conversation import Message
 from llmcli.chat.turn import Turn
 from llmcli.errors import UsageError
 from llmcli.inference.comparison import Comparison, Variant
 
 
-class Rivals:
+class CompareSession:
     """`path` ends with the question; with `new`, the question is a draft that is not in the session yet."""
 
     def __init__(
         self,
-        dialogue: Dialogue,
+        controller: ChatController,
         path: Sequence[Message],
         new: bool,
         variants: Sequence[Variant],
@@ -26,11 +26,11 @@ class Rivals:
             ContextOverflowError: when the prompt leaves no room for a single token.
             UsageError: for settings that are not valid.
         """
-        self.session = dialogue.session
+        self.session = controller.session
         self.question = path[-1]
         self._new = new
         self._kept: dict[int, int] = {}  # the messages that answers became
-        self.turns: list[Turn] = [dialogue.answer(path, {"seed": seed, **one.values}) for one in variants]
+        self.turns: list[Turn] = [controller.answer(path, {"seed": seed, **one.values}) for one in variants]
         pairs = [(one, turn.answer) for one, turn in zip(variants, self.turns, strict=True)]
         self.comparison = Comparison(self.turns[0].local, pairs)
 

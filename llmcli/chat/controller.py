@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any
 from llmcli.chat.conversation import Message
 from llmcli.chat.sessions.session import Session
 from llmcli.config.characters import Character, layer
-from llmcli.config.presets import Layers
+from llmcli.config.presets import LayerStack
 from llmcli.errors import ContextOverflowError, UsageError
 from llmcli.inference.request import grammar_text, system_text
 from llmcli.params.generation import GenerationParams
 from llmcli.params.model import ModelParams
 from llmcli.params.param import describe
-from llmcli.params.settings import Resolved, SamplingParams, Settings, fields, find, resolve
+from llmcli.params.settings import ResolvedSettings, SamplingParams, Settings, fields, find, resolve
 
 if TYPE_CHECKING:
-    from llmcli.chat.background_load import Opening
-    from llmcli.chat.prompting import Transcript
+    from llmcli.chat.background_load import BackgroundLoad
+    from llmcli.chat.prompting import PromptBuilder
     from llmcli.chat.turn import Turn
     from llmcli.inference.local import LocalModel, Prompt
 
-Ahead = Callable[["Transcript"], None]
+Ahead = Callable[["PromptBuilder"], None]
 # A change of one of these needs a reload of the model.
 _MODEL_KEYS = frozenset(describe(ModelParams))
 # Settings that a running chat cannot change, each with what to do instead.
@@ -38,7 +38,7 @@ _FILL_AFTER_DROPPING = 0.75  # share of the context: to drop a little each turn 
 
 
 @dataclass(frozen=True)
-class Fit:
+class PromptFit:
     """Whether the next answer has room, in tokens: of the prompt, of the context, and reserved for the answer."""
 
     n_prompt: int
@@ -50,60 +50,62 @@ class Fit:
         return self.n_prompt + self.reserve > self.n_ctx
 
 
-class Dialogue:
+class ChatController:
     """`opening` is the load of the model; `first` is the id of the oldest message that the model reads (None = all)."""
 
-    def __init__(self, session: Session, layers: Layers, load: Callable[[Settings, Ahead], "Opening"]) -> None:
+    def __init__(
+        self, session: Session, layers: LayerStack, load: Callable[[Settings, Ahead], "BackgroundLoad"]
+    ) -> None:
         """`load` starts to load a model and calls its second argument with the transcript before it ends."""
         self.session = session
         self.layers = layers
         self.first: int | None = None
         self._start_loading = load
-        self._resolved: Resolved | None = None
+        self._resolved: ResolvedSettings | None = None
         self._resolved_for: LocalModel | None = None
-        self.opening: Opening | None = None
+        self.loading: BackgroundLoad | None = None
         self._loaded_with: tuple[Any, ...] = ()  # the model settings of that load
 
     # The model
 
-    def open(self) -> "Opening":
+    def open(self) -> "BackgroundLoad":
         """Start to load the model of the settings, unless it is loaded already."""
-        if self.opening is None or self.stale:
+        if self.loading is None or self.stale:
             self.close_model()
             settings, path = self.settings, self.window(self.session.conversation.path())
 
-            def read_ahead(transcript: "Transcript") -> None:
-                transcript.read_ahead(path, system_text(settings), settings)
+            def read_ahead(prompt_builder: "PromptBuilder") -> None:
+                prompt_builder.read_ahead(path, system_text(settings), settings)
 
             self._loaded_with = _model_settings(settings)
-            self.opening = self._start_loading(settings, read_ahead)
-        return self.opening
+            self.loading = self._start_loading(settings, read_ahead)
+        return self.loading
 
     @property
     def stale(self) -> bool:
         """Whether a setting of the model has changed: the model is reloaded before the next answer."""
-        return self.opening is not None and self._loaded_with != _model_settings(self.settings)
+        return self.loading is not None and self._loaded_with != _model_settings(self.settings)
 
     @property
     def local(self) -> "LocalModel | None":
-        return self.opening.local if self.opening else None
+        return self.loading.local if self.loading else None
 
     @property
-    def transcript(self) -> "Transcript":
+    def prompt_builder(self) -> "PromptBuilder":
         """How this model reads a conversation; a model must be loaded."""
-        assert self.opening
-        assert self.opening.transcript
-        return self.opening.transcript
+        assert self.loading
+        assert self.loading.prompt_builder
+        return self.loading.prompt_builder
 
     def close_model(self) -> None:
         """Free the model; the next `open` loads it again."""
-        if self.opening:
-            self.opening.close()
-        self.opening = self._resolved = None
+        if self.loading:
+            self.loading.close()
+        self.loading = self._resolved = None
 
     # The settings
 
-    def resolved(self) -> Resolved:
+    def resolved(self) -> ResolvedSettings:
         """The settings in force and the layer of each; the seed is not drawn yet."""
         local = self.local
         if self._resolved is None or local is not self._resolved_for:
@@ -173,7 +175,7 @@ class Dialogue:
 
     def window(self, path: Sequence[Message]) -> list[Message]:
         """The part of a path that the model reads: all of it, or what is left after the oldest turns were dropped."""
-        return window(path, self.first)
+        return sliding_window(path, self.first)
 
     def prompt(
         self, path: Sequence[Message], begun: Message | None = None, settings: Settings | None = None
@@ -184,14 +186,14 @@ class Dialogue:
             LlmcliError: if the template fails.
         """
         used = settings or self.settings
-        return self.transcript.prompt_for(self.window(path), system_text(used), used, begun)
+        return self.prompt_builder.prompt_for(self.window(path), system_text(used), used, begun)
 
-    def fit(self, path: Sequence[Message], begun: Message | None = None) -> Fit:
+    def fit(self, path: Sequence[Message], begun: Message | None = None) -> PromptFit:
         """How the prompt for the next answer fits the context."""
         assert self.local
         n_ctx, limit = self.local.n_ctx, self.settings.max_tokens
         reserve = min(_ANSWER_RESERVE if limit < 0 else limit, n_ctx // 4)
-        return Fit(len(self.prompt(path, begun).tokens), n_ctx, max(reserve, 1))
+        return PromptFit(len(self.prompt(path, begun).tokens), n_ctx, max(reserve, 1))
 
     def refuse_endless(self, message: Message) -> None:
         """Refuse a message far too long for the context at once: to count its tokens would take many seconds.
@@ -218,7 +220,7 @@ class Dialogue:
         starts = [index for index, message in enumerate(window) if message.role == "user"]
         fit = self.fit(path, begun)
         for start in starts[1:]:
-            dropped = sum(self.transcript.count(message) for message in window[:start])
+            dropped = sum(self.prompt_builder.count(message) for message in window[:start])
             if fit.n_prompt - dropped > _FILL_AFTER_DROPPING * fit.n_ctx and start != starts[-1]:
                 continue
             self.first = window[start].id
@@ -229,7 +231,7 @@ class Dialogue:
         if fit.n_prompt < fit.n_ctx:
             return starts[-1] if starts else 0
         self.first = before
-        raise too_long(fit)
+        raise overflow_error(fit)
 
     # The next answer
 
@@ -247,20 +249,20 @@ class Dialogue:
             UsageError: for a grammar that does not parse.
         """
         from llmcli.chat.turn import Turn
-        from llmcli.inference.local import with_model
+        from llmcli.inference.local import apply_model_defaults
 
         local = self.local
         assert local
-        resolved = with_model(local.target, self.layers.above(self.session.overrides, extra or {}))
-        settings = self.transcript.adjusted(resolved.settings)
+        resolved = apply_model_defaults(local.target, self.layers.above(self.session.overrides, extra or {}))
+        settings = self.prompt_builder.adjusted(resolved.settings)
         prompt = self.prompt(path, begun, settings)
         if len(prompt.tokens) >= local.n_ctx:
-            raise too_long(Fit(len(prompt.tokens), local.n_ctx, 1))
+            raise overflow_error(PromptFit(len(prompt.tokens), local.n_ctx, 1))
         return Turn(
             self.session,
             local,
             prompt,
-            Resolved(settings, resolved.origins),
+            ResolvedSettings(settings, resolved.origins),
             path[-1].id if path else None,
             grammar_text(settings),
             begun,
@@ -273,18 +275,18 @@ def _model_settings(settings: Settings) -> tuple[Any, ...]:
     return tuple(getattr(settings, key) for key in _MODEL_KEYS)
 
 
-def reopens(key: str) -> bool:
+def requires_reload(key: str) -> bool:
     """Whether a change of this setting needs a reload of the model."""
     return key in _MODEL_KEYS
 
 
-def window(path: Sequence[Message], first: int | None) -> list[Message]:
+def sliding_window(path: Sequence[Message], first: int | None) -> list[Message]:
     """The messages from id `first` on and the summaries before it; all messages if there is no such id."""
     start = next((index for index, message in enumerate(path) if message.id == first), 0)
     return [message for index, message in enumerate(path) if index >= start or message.role == "summary"]
 
 
-def too_long(fit: Fit) -> ContextOverflowError:
+def overflow_error(fit: PromptFit) -> ContextOverflowError:
     """The error for a conversation that does not fit."""
     return ContextOverflowError(
         f"the conversation has {fit.n_prompt} tokens, the context has {fit.n_ctx}",
@@ -292,25 +294,25 @@ def too_long(fit: Fit) -> ContextOverflowError:
     )
 
 
-def settable() -> list[str]:
+def session_settings() -> list[str]:
     """The settings that have a command in the chat, the most used ones first."""
     first = [*describe(SamplingParams), *describe(GenerationParams)]
     return [key for key in dict.fromkeys([*first, *fields()]) if key not in _FIXED]
 
 
-def use_character(dialogue: Dialogue, character: Character | None) -> str:
+def use_character(controller: ChatController, character: Character | None) -> str:
     """Answer as this character from now on (None = no character); its settings replace those of the one before.
 
     Returns the greeting to show. It is empty if the conversation has begun, which then continues as it is.
     """
-    session = dialogue.session
+    session = controller.session
     session.remove_character()
     if character:
         values = layer(character).values
         for key, value in values.items():
             session.set(key, value)
         session.set_character(character.name, values)
-    dialogue.drop_character()
+    controller.drop_character()
     return greet(session, character)
 
 

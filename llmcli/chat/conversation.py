@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmcli.chat.attachments import Attachment, as_text
+from llmcli.chat.attachments import Attachment, to_message_text
 from llmcli.errors import UsageError
 
 # Who wrote a message, as people read it; JSON has the roles of the OpenAI API.
@@ -36,7 +36,7 @@ class Message:
     @property
     def text(self) -> str:
         """What the model reads: the content, and the attached files after it."""
-        return f"{self.content}\n\n{as_text(self.attachments)}" if self.attachments else self.content
+        return f"{self.content}\n\n{to_message_text(self.attachments)}" if self.attachments else self.content
 
 
 class Conversation:

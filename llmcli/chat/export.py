@@ -115,7 +115,7 @@ def export(
     return text.encode("utf-8", "replace").decode()  # a lone surrogate, from a name or a model, is not UTF-8
 
 
-def moment(message: Message) -> datetime | None:
+def format_time(message: Message) -> datetime | None:
     """The time of a message; None if it is not known."""
     try:
         return datetime.fromtimestamp(message.time, UTC) if message.time else None
@@ -178,7 +178,7 @@ def _json(messages: Sequence[Message], title: str, system: str | None, everythin
 
 def _entry(message: Message) -> dict[str, Any]:
     """The message in the form of the OpenAI API, with attachments as text, without empty fields."""
-    is_summary, time = message.role == "summary", moment(message)
+    is_summary, time = message.role == "summary", format_time(message)
     more: dict[str, Any] = {
         "summary": is_summary,
         "reasoning_content": message.reasoning,
@@ -239,7 +239,7 @@ def _article(message: Message, markdown: "MarkdownIt") -> str:
 
 
 def _time(message: Message) -> str:
-    time = moment(message)
+    time = format_time(message)
     return f'<time datetime="{time.isoformat(timespec="seconds")}">{time:%Y-%m-%d %H:%M} UTC</time>' if time else ""
 
 

@@ -10,22 +10,30 @@ from typing import TYPE_CHECKING
 from llmcli.chat.conversation import Message
 from llmcli.engine.events import TokenTrace
 from llmcli.engine.generation import Generation
-from llmcli.engine.inspection import Dissection, Film, Progress, Subject, dissect, entropies, likeliest
+from llmcli.engine.inspection import (
+    CandidateCapture,
+    InspectTarget,
+    Progress,
+    TokenInspection,
+    entropies,
+    inspect_token,
+    top_tokens,
+)
 from llmcli.engine.llama.context import AbortedError, common_prefix
-from llmcli.engine.reasoning import ThinkingSplitter
-from llmcli.engine.sampling.temperature import Dial
+from llmcli.engine.reasoning import ReasoningSplitter
+from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer
 from llmcli.inference.request import grammar_text, system_text
 from llmcli.params.settings import Settings, parse_data
 
 if TYPE_CHECKING:
-    from llmcli.chat.controller import Dialogue
+    from llmcli.chat.controller import ChatController
     from llmcli.chat.turn import Turn
 
 
 @dataclass(frozen=True)
-class Answered:
+class AnswerInspector:
     """An answer as the tokens that follow its prompt; the number of a token is that of its trace, from 0.
 
     `path` ends with the question, and `begun` is the answer that this one continues, whose text is in the prompt.
@@ -41,14 +49,14 @@ class Answered:
     begun: Message | None = None
 
     @property
-    def subject(self) -> Subject:
-        return Subject(self.made.settings, self.made.grammar, self.tokens, self._generation)
+    def subject(self) -> InspectTarget:
+        return InspectTarget(self.made.settings, self.made.grammar, self.tokens, self._generation)
 
-    def _generation(self, settings: Settings, grammar: str | None, film: Film) -> Generation:
+    def _generation(self, settings: Settings, grammar: str | None, capture: CandidateCapture) -> Generation:
         made = self.made
-        dial = Dial(made.dial.moves if made.dial else ())
-        watched = Answer(made.local, made.prompt, settings, grammar, None, made.inside, dial, 0).watched()
-        return Generation(made.local.model.vocab, made.prompt.tokens, settings, grammar, look=film.look, **watched)
+        shift = TemperatureShift(made.temperature_shift.moves if made.temperature_shift else ())
+        watched = Answer(made.local, made.prompt, settings, grammar, None, made.inside, shift, 0).generation_options()
+        return Generation(made.local.model.vocab, made.prompt.tokens, settings, grammar, look=capture.look, **watched)
 
     def text(self, number: int) -> str:
         """The text of a token, with control tokens by their names."""
@@ -79,10 +87,10 @@ class Answered:
                 return None
         return values.index(max(values))
 
-    def dissect(self, number: int, count: int, progress: Progress | None = None) -> Dissection | None:
+    def dissect(self, number: int, count: int, progress: Progress | None = None) -> TokenInspection | None:
         """See `engine.dissect`; None when it was stopped."""
         try:
-            return dissect(self.made.local.context, self.subject, number, count, progress)
+            return inspect_token(self.made.local.context, self.subject, number, count, progress)
         except AbortedError:
             return None
 
@@ -96,7 +104,7 @@ class Answered:
         if not 0 < rank <= n_tokens:
             raise UsageError(f"there is no candidate {rank}", f"list the candidates with /alternatives {number}")
         try:
-            return likeliest(self.made.local.context, self.subject, number, rank, progress)
+            return top_tokens(self.made.local.context, self.subject, number, rank, progress)
         except AbortedError:
             return None
 
@@ -114,7 +122,7 @@ class Answered:
         reasoning, content = self.begun.reasoning if self.begun else "", made.settings.prefill or ""
         if made.settings.raw or content:
             return content + text, reasoning
-        splitter = ThinkingSplitter(made.prompt.text, made.inside)
+        splitter = ReasoningSplitter(made.prompt.text, made.inside)
         parts = [*splitter.push(text), *splitter.flush()]
         content = "".join(text for kind, text in parts if kind == "answer")
         reasoning += "".join(text for kind, text in parts if kind == "think")
@@ -123,38 +131,38 @@ class Answered:
         return content, reasoning
 
 
-def last_answer(dialogue: "Dialogue", turn: "Turn | None") -> Answered:
+def last_answer(controller: "ChatController", turn: "Turn | None") -> AnswerInspector:
     """The last answer of the current branch; `turn` is the last one of this chat.
 
     Raises:
         UsageError: when there is none, or it has no tokens.
     """
-    path = dialogue.session.conversation.path()
+    path = controller.session.conversation.path()
     index = next((index for index in reversed(range(len(path))) if path[index].role == "assistant"), None)
     if index is None:
         raise UsageError("there is no answer yet", "send a message first")
     message, before = path[index], path[:index]
-    if turn and turn.message == message and turn.local is dialogue.local and turn.answer.traces:
+    if turn and turn.message == message and turn.local is controller.local and turn.answer.traces:
         traces = [trace for trace in turn.answer.traces if trace.id is not None]
         tokens = [trace.id for trace in traces if trace.id is not None]
-        answered = Answered(message, before, turn.answer, tokens, traces, turn.begun)
+        answered = AnswerInspector(message, before, turn.answer, tokens, traces, turn.begun)
     else:
-        answered = _from_text(dialogue, message, before)
+        answered = _from_text(controller, message, before)
     if not answered.tokens:
         raise UsageError("the last answer has no tokens", "generate another one with /retry")
     return answered
 
 
-def _from_text(dialogue: "Dialogue", message: Message, before: Sequence[Message]) -> Answered:
+def _from_text(controller: "ChatController", message: Message, before: Sequence[Message]) -> AnswerInspector:
     """An answer of which only the text and the settings are known."""
-    assert dialogue.local
-    settings = dialogue.settings
+    assert controller.local
+    settings = controller.settings
     if message.params:
         settings = Settings(**parse_data(message.params, "the settings of this answer"))
-    settings = dialogue.transcript.adjusted(replace(settings, seed=settings.seed or 0))
-    window, system = dialogue.window(before), system_text(settings)
-    prompt = dialogue.transcript.prompt_for(window, system, settings)
-    whole = dialogue.transcript.prompt_for(window, system, settings, message).tokens
+    settings = controller.prompt_builder.adjusted(replace(settings, seed=settings.seed or 0))
+    window, system = controller.window(before), system_text(settings)
+    prompt = controller.prompt_builder.prompt_for(window, system, settings)
+    whole = controller.prompt_builder.prompt_for(window, system, settings, message).tokens
     start = common_prefix(prompt.tokens, whole)
-    made = Answer(dialogue.local, replace(prompt, tokens=prompt.tokens[:start]), settings, grammar_text(settings))
-    return Answered(message, before, made, whole[start:])
+    made = Answer(controller.local, replace(prompt, tokens=prompt.tokens[:start]), settings, grammar_text(settings))
+    return AnswerInspector(message, before, made, whole[start:])

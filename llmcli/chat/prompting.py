@@ -8,7 +8,7 @@ from llmcli.engine.llama.context import common_prefix
 from llmcli.engine.reasoning import TAGS
 from llmcli.errors import LlmcliError
 from llmcli.inference.local import LocalModel, Prompt
-from llmcli.inference.prompt_tokens import TokenCache, raw_tokens, render_prompt, warm
+from llmcli.inference.prompt_tokens import TokenCache, raw_tokens, render_prompt, warm_cache
 from llmcli.inference.request import PLAIN_TEMPLATE, plain_template, template_of, with_plain_stop
 from llmcli.params.settings import Settings
 
@@ -19,7 +19,7 @@ _SUMMARY = "What was said before, in summary:"
 _RenderInput = tuple["ChatTemplate", list[dict[str, Any]], str, bool]  # template, messages, prefill, thinking
 
 
-class Transcript:
+class PromptBuilder:
     """Prompts for one model."""
 
     def __init__(self, local: LocalModel, given: "ChatTemplate | None" = None) -> None:
@@ -35,7 +35,7 @@ class Transcript:
     def read_ahead(self, path: Sequence[Message], system: str | None, settings: Settings) -> None:
         """Evaluate the beginning of the next prompt, which is the same whatever the user writes, to save time later."""
         if not settings.raw:
-            warm(self.template(settings), self._cache)
+            warm_cache(self.template(settings), self._cache)
         question = Message(0, None, "user", "a")
         shortest, longer = (self.prompt(messages, system, settings).tokens for messages in (path, [*path, question]))
         self.local.read(shortest[: common_prefix(shortest, longer)])

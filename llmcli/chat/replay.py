@@ -6,18 +6,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
-from llmcli.chat.prompting import Transcript
-from llmcli.chat.replay_source import Recorded
-from llmcli.chat.turn import answer_to
+from llmcli.chat.prompting import PromptBuilder
+from llmcli.chat.replay_source import RecordedAnswer
+from llmcli.chat.turn import start_turn
 from llmcli.engine.llama import hardware
 from llmcli.engine.llama.context import AbortedError
 from llmcli.engine.llama.model import Vocab
-from llmcli.engine.sampling.temperature import Dial
+from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.comparison import Comparison, Variant
 from llmcli.inference.local import LocalModel, Prompt
-from llmcli.inference.output import Circumstances, circumstances, prompt_sha256
+from llmcli.inference.output import ReplayManifest, build_manifest, prompt_sha256
 from llmcli.inference.prompt_tokens import raw_tokens, render_prompt
 from llmcli.inference.request import special_texts
 from llmcli.inference.template import ChatTemplate
@@ -26,7 +26,7 @@ from llmcli.params.settings import Settings
 _SHOWN = 12  # letters of a sha256
 
 
-def settings_of(recorded: Recorded, model: str | None, here: Settings) -> Settings:
+def settings_of(recorded: RecordedAnswer, model: str | None, here: Settings) -> Settings:
     """The recorded settings, with the recorded context and threads; those for downloads come from `here`.
 
     Not more threads than this machine has processors: they would wait for each other without end.
@@ -67,7 +67,7 @@ class Replay:
     """Iterate over `parts()`; afterwards `difference` and `reasons` hold the result."""
 
     local: LocalModel
-    recorded: Recorded
+    recorded: RecordedAnswer
     settings: Settings
     answer: Answer = field(init=False)
     stopped: bool = field(init=False, default=False)  # before its end: there is no result
@@ -78,8 +78,8 @@ class Replay:
         recorded, known = self.recorded, self.recorded.circumstances
         prompt = self._prompt()
         grammar = known.grammar or self.settings.grammar
-        self.answer = answer_to(self.local, prompt, self.settings, grammar, recorded.begun)
-        self.answer.dial = Dial(known.moves) if known.moves else None
+        self.answer = start_turn(self.local, prompt, self.settings, grammar, recorded.begun)
+        self.answer.temperature_shift = TemperatureShift(known.moves) if known.moves else None
 
     @property
     def n_tokens(self) -> int:
@@ -116,7 +116,7 @@ class Replay:
         """The answer, to its end or to where it was stopped the first time."""
         answer, known = self.answer, self.recorded.circumstances
         generation, records = self.local.generate(
-            answer.prompt, answer.settings, answer.grammar, None, **answer.watched()
+            answer.prompt, answer.settings, answer.grammar, None, **answer.generation_options()
         )
         yield from answer.begin(generation)
         while known.drawn is None or answer.n_drawn < known.drawn:
@@ -133,23 +133,23 @@ class Replay:
     def compare(self) -> None:
         """Find the first difference from the recorded answer, and its reasons."""
         answer, recorded = self.answer, self.recorded
-        now = Said(answer.reasoning, answer.text)
-        then = Said(recorded.reasoning, recorded.text)
+        now = AnswerText(answer.reasoning, answer.text)
+        then = AnswerText(recorded.reasoning, recorded.text)
         if not recorded.whole and now.reasoning.startswith(then.reasoning) and now.text.startswith(then.text):
             then = now  # the record does not have the text of the last token yet
         tokens = answer.generation.tokens[len(answer.prompt.tokens) :]
-        begun = Said(recorded.begun.reasoning if recorded.begun else "", answer.settings.prefill or "")
+        begun = AnswerText(recorded.begun.reasoning if recorded.begun else "", answer.settings.prefill or "")
         self.difference = first_difference(then, now, tokens, self.local.model.vocab, begun)
-        self.reasons = reasons(recorded.circumstances, circumstances(answer))
+        self.reasons = explain_mismatch(recorded.circumstances, build_manifest(answer))
 
     def _prompt(self) -> Prompt:
         recorded, settings = self.recorded, self.settings
         vocab = self.local.model.vocab
         template = None if settings.raw else self._template(recorded.circumstances)
         if recorded.asked is None:
-            transcript = Transcript(self.local, template)
-            self.settings = settings = transcript.adjusted(settings)
-            return transcript.prompt_for(recorded.path, recorded.system, settings, recorded.begun)
+            prompt_builder = PromptBuilder(self.local, template)
+            self.settings = settings = prompt_builder.adjusted(settings)
+            return prompt_builder.prompt_for(recorded.path, recorded.system, settings, recorded.begun)
         prefill = settings.prefill or ""
         if isinstance(recorded.asked, str):
             whole = recorded.asked + prefill
@@ -158,7 +158,7 @@ class Replay:
         text, tokens = render_prompt(template, vocab, recorded.asked, prefill, settings.think != "off")
         return Prompt(text, tokens, recorded.asked, template.source, template.told)
 
-    def _template(self, known: Circumstances) -> ChatTemplate:
+    def _template(self, known: ReplayManifest) -> ChatTemplate:
         source = known.template or self.local.target.header.chat_template
         if not source:
             raise LlmcliError(
@@ -170,10 +170,10 @@ class Replay:
         return template
 
 
-class ReplayTogether:
+class BatchReplay:
     """Generate the answers of a comparison again, side by side. Run the `comparison`, then call `compare`."""
 
-    def __init__(self, local: LocalModel, recorded: Sequence[Recorded], settings: Sequence[Settings]) -> None:
+    def __init__(self, local: LocalModel, recorded: Sequence[RecordedAnswer], settings: Sequence[Settings]) -> None:
         adjusted = [replace(one, n_ctx=old.values.get("n_ctx", 0)) for one, old in zip(settings, recorded, strict=True)]
         self.replays = [Replay(local, old, one) for old, one in zip(recorded, adjusted, strict=True)]
         pairs = [(Variant(one.recorded.label, {}), one.answer) for one in self.replays]
@@ -188,7 +188,7 @@ class ReplayTogether:
 
 
 @dataclass(frozen=True)
-class Said:
+class AnswerText:
     """The two parts of an answer."""
 
     reasoning: str
@@ -196,13 +196,13 @@ class Said:
 
 
 def first_difference(
-    then: Said, now: Said, tokens: Sequence[int], vocab: Vocab, begun: Said | None = None
+    then: AnswerText, now: AnswerText, tokens: Sequence[int], vocab: Vocab, begun: AnswerText | None = None
 ) -> Difference | None:
     """Where the replay `now` first differs from the recorded `then`; None where it does not.
 
     `tokens` are those of the replay, which follow the text in `begun`.
     """
-    prefix = begun or Said("", "")
+    prefix = begun or AnswerText("", "")
     if then.reasoning != now.reasoning:
         return _difference("think", then.reasoning, now.reasoning, len(prefix.reasoning), tokens, vocab)
     if then.text != now.text:
@@ -240,7 +240,7 @@ def _common_length(one: str, other: str) -> int:
     return next((i for i in range(shorter) if one[i] != other[i]), shorter)
 
 
-def reasons(then: Circumstances, now: Circumstances) -> list[str]:
+def explain_mismatch(then: ReplayManifest, now: ReplayManifest) -> list[str]:
     """What differs in the conditions of the recorded answer and the replay, each as a short text."""
     texts = [
         _model(then.model_sha256, now.model_sha256),
@@ -270,7 +270,7 @@ def _changed(what: str, then: str, now: str) -> str:
     return "" if then == now else f"{what}: was {then or 'unknown'}, is {now}"
 
 
-def _prompt(then: Circumstances, now: Circumstances) -> str:
+def _prompt(then: ReplayManifest, now: ReplayManifest) -> str:
     if then.prompt_sha256 == now.prompt_sha256:
         return ""
     counts = [sum(kept * times for _, kept, times in one.layout) for one in (then, now)]

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llmcli.chat.controller import window
+from llmcli.chat.controller import sliding_window
 from llmcli.chat.conversation import Message
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import UsageError
 from llmcli.inference.comparison import MOST
-from llmcli.inference.output import Circumstances, from_data
+from llmcli.inference.output import ReplayManifest, from_data
 from llmcli.params.generation import InterfaceParams
 from llmcli.params.model import HubParams
 from llmcli.params.param import describe
@@ -28,7 +28,7 @@ _LEFT_OUT |= {key for key, field in fields().items() if field.param.path}
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedAnswer:
     """`values` are the typed settings by key.
 
     `asked` is the request, as in `Prompt`; or it is None, and `path` holds the messages of a session, `system` its
@@ -40,7 +40,7 @@ class Recorded:
     reasoning: str
     whole: bool  # the model or a limit ended it
     values: Mapping[str, Any]
-    circumstances: Circumstances
+    circumstances: ReplayManifest
     asked: Sequence[Mapping[str, Any]] | str | None = None
     path: Sequence[Message] = ()
     system: str | None = None
@@ -48,7 +48,7 @@ class Recorded:
     label: str = ""
 
 
-def from_output(text: str, source: str, own: str = "") -> list[Recorded]:
+def from_output(text: str, source: str, own: str = "") -> list[RecordedAnswer]:
     """The answer in one JSON object of `llmcli generate --json`, or all answers of `compare --json`, with their labels.
 
     `own` is the policy file (FILE.py:NAME) that the user allows.
@@ -71,12 +71,12 @@ def from_output(text: str, source: str, own: str = "") -> list[Recorded]:
     return answers
 
 
-def _answer_of(data: Mapping[str, Any], source: str, own: str) -> Recorded:
+def _answer_of(data: Mapping[str, Any], source: str, own: str) -> RecordedAnswer:
     if "replay" not in data:
         raise UsageError(f"{source} has no replay data", "create it with `llmcli generate --json`")
     values = _settings(data.get("params"), source, own)
     asked = _asked(data, source, bool(values.get("raw")))
-    return Recorded(
+    return RecordedAnswer(
         source,
         _text(data, "text", source),
         _text(data, "reasoning_content", source, optional=True),
@@ -87,7 +87,7 @@ def _answer_of(data: Mapping[str, Any], source: str, own: str) -> Recorded:
     )
 
 
-def from_session(session: Session, number: int | None, own: str = "") -> Recorded:
+def from_session(session: Session, number: int | None, own: str = "") -> RecordedAnswer:
     """An answer of the current branch: the one of message `number` as /history counts (from 1), or the last one.
 
     Raises:
@@ -104,14 +104,14 @@ def from_session(session: Session, number: int | None, own: str = "") -> Recorde
     if known.begun and not begun:
         raise UsageError(f"{source} continues message {known.begun}, which does not exist", "choose another answer")
     system = message.params.get("system")
-    return Recorded(
+    return RecordedAnswer(
         source,
         message.content,
         message.reasoning,
         message.finish_reason in _WHOLE,
         values,
         known,
-        path=window(path[: path.index(message)], known.first),
+        path=sliding_window(path[: path.index(message)], known.first),
         system=known.system or (system if isinstance(system, str) and not system.startswith("@") else None),
         begun=begun,
     )
@@ -191,7 +191,7 @@ def _text(data: Mapping[str, Any], key: str, source: str, optional: bool = False
     return value
 
 
-def _circumstances(data: Any, source: str) -> Circumstances:
+def _circumstances(data: Any, source: str) -> ReplayManifest:
     try:
         return from_data(data)
     except ValueError as error:

@@ -6,11 +6,11 @@ from typing import Any
 
 from llmcli.chat.conversation import Message
 from llmcli.chat.sessions.session import Session
-from llmcli.engine.sampling.temperature import Dial
+from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.local import LocalModel, Prompt
 from llmcli.inference.output import replay_data
-from llmcli.params.settings import Resolved, Settings, fields, to_datum
+from llmcli.params.settings import ResolvedSettings, Settings, fields, to_datum
 
 _NOT_KEPT = ("prompt", "file", "pull", "offline", "model_folders")  # they do not describe how an answer is made
 
@@ -25,20 +25,20 @@ class Turn:
     session: Session
     local: LocalModel
     prompt: Prompt
-    resolved: Resolved
+    resolved: ResolvedSettings
     parent: int | None
     grammar: str | None = None
     begun: Message | None = None
     progress: Callable[[int, int], None] | None = None
-    dial: Dial = field(default_factory=Dial)
+    live_shift: TemperatureShift = field(default_factory=TemperatureShift)
     first: int | None = None  # the first message in the prompt, if it does not contain all
     answer: Answer = field(init=False)
     message: Message | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         settings = self.resolved.settings
-        self.answer = answer_to(self.local, self.prompt, settings, self.grammar, self.begun)
-        self.answer.progress, self.answer.dial, self.answer.trace = self.progress, self.dial, 0
+        self.answer = start_turn(self.local, self.prompt, settings, self.grammar, self.begun)
+        self.answer.progress, self.answer.temperature_shift, self.answer.trace = self.progress, self.live_shift, 0
 
     def parts(self) -> Generator[Part, None, None]:
         """The parts of the answer as they are generated, without those of `begun`.
@@ -89,7 +89,7 @@ def _is_unchanged(answer: Answer, begun: Message) -> bool:
     return len(answer.text) <= len(begun.content) and len(answer.reasoning) == len(begun.reasoning)
 
 
-def answer_to(
+def start_turn(
     local: LocalModel, prompt: Prompt, settings: Settings, grammar: str | None, begun: Message | None
 ) -> Answer:
     """An answer that continues `begun`, whose text is in the prompt already."""
@@ -102,7 +102,7 @@ def answer_to(
     return answer
 
 
-def _params(resolved: Resolved) -> dict[str, Any]:
+def _params(resolved: ResolvedSettings) -> dict[str, Any]:
     """The settings that differ from their defaults, and the seed, as JSON data for the record of an answer."""
     chosen = [key for key, origin in resolved.origins.items() if origin != "default" and key not in _NOT_KEPT]
     return {key: to_datum(fields()[key], getattr(resolved.settings, key)) for key in dict.fromkeys([*chosen, "seed"])}

@@ -12,12 +12,12 @@ def run(arguments: list[str]) -> int:
     All imports happen inside, so that Ctrl-C during them ends as quietly as later.
     """
     from llmcli.cli import preload
-    from llmcli.errors import ExitStatus, LlmcliError, ReaderGoneError
+    from llmcli.errors import ExitStatus, LlmcliError, OutputClosedError
     from llmcli.ui.terminal.console import console
 
     try:
         return _dispatch(arguments)
-    except ReaderGoneError as error:
+    except OutputClosedError as error:
         return error.status
     except LlmcliError as error:
         _print_traceback(error)
@@ -31,7 +31,7 @@ def run(arguments: list[str]) -> int:
         _print_traceback(error)
         return _report(error)
     finally:
-        preload.end()
+        preload.cancel()
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -42,13 +42,13 @@ def _dispatch(arguments: list[str]) -> int:
     from llmcli.cli import preload
     from llmcli.cli.front_page import check_command, page_of, without_habits
 
-    preload.begin(arguments)
+    preload.start(arguments)
     arguments = without_habits(arguments)
     page = page_of(arguments)
     if page:
-        from llmcli.ui.terminal.output import put_line
+        from llmcli.ui.terminal.output import print_line
 
-        put_line(page)
+        print_line(page)
         return 0
     check_command(arguments)
     wanted = "doctor" if arguments[0] == "--version" else arguments[0]  # the version is shown by its module
@@ -74,9 +74,9 @@ def _report(error: Exception) -> int:
         console.error(f"{type(error).__name__}: {error}", "this is a bug; run again with --debug and report it")
         return ExitStatus.FAILED
     if type(error).__name__ == "NoArgsIsHelpError":  # a bare `llmcli models`: its message is the whole help
-        from llmcli.ui.terminal.output import put_line
+        from llmcli.ui.terminal.output import print_line
 
-        put_line(error.format_message())
+        print_line(error.format_message())
         return ExitStatus.OK
     from llmcli.cli.front_page import explain_usage_error
 

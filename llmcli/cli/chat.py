@@ -13,7 +13,7 @@ from llmcli.chat.attachments import attach
 from llmcli.chat.controller import Ahead
 from llmcli.chat.sessions.session import Session
 from llmcli.cli import preload
-from llmcli.cli.options import both, complete_reference, complete_session, with_settings
+from llmcli.cli.options import argument_or_flag, complete_reference, complete_session, with_settings
 from llmcli.config.file import config_layer
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import cache_dir, data_dir, read_text
@@ -21,14 +21,14 @@ from llmcli.models import locations
 from llmcli.params.generation import GenerationParams, RequestParams
 from llmcli.params.param import describe
 from llmcli.params.settings import Layer, SamplingParams, Settings, environment_layer, fields, resolve
-from llmcli.ui.chat.app import Chat
+from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.terminal.ask import can_ask
 from llmcli.ui.terminal.console import console, is_terminal
-from llmcli.ui.terminal.interrupt import postponed, raising
+from llmcli.ui.terminal.interrupt import allow_interrupt, defer_interrupt
 
 if TYPE_CHECKING:
-    from llmcli.chat.background_load import Opening
-    from llmcli.chat.prompting import Transcript
+    from llmcli.chat.background_load import BackgroundLoad
+    from llmcli.chat.prompting import PromptBuilder
     from llmcli.config.characters import Character
     from llmcli.engine.llama.bindings import AbortFlag
     from llmcli.ui.chat.app import Reader
@@ -54,39 +54,41 @@ def chat(
 ) -> int:
     """Chat with a model. Without a terminal, each line of stdin is a message, or each block between lines of \"\"\"."""
     from llmcli.ui.chat.answer_display import is_live
-    from llmcli.ui.terminal.interrupt import silent_keys
+    from llmcli.ui.terminal.interrupt import disable_echo
 
-    first = both(text, flags.values.get("prompt"), "prompt")
+    first = argument_or_flag(text, flags.values.get("prompt"), "prompt")
     if "-" in (first, *flags.values.get("file", ())):
         raise UsageError("`-` is not valid in a chat: stdin contains the messages", "remove the `-`")
     live = is_live() and is_terminal(sys.stdin)
-    with silent_keys(live):  # the user may type already
+    with disable_echo(live):  # the user may type already
         return _run_chat(flags, open_session(go_on, session, keep), first or "", live)
 
 
 def _run_chat(flags: Layer, session: "Session", first: str, live: bool) -> int:
     """Build a chat and run it."""
-    from llmcli.chat.controller import Dialogue
+    from llmcli.chat.controller import ChatController
     from llmcli.config.presets import layers_of
-    from llmcli.ui.chat.app import Chat
+    from llmcli.ui.chat.app import ChatApp
 
     given = Layer("flag", {key: value for key, value in flags.values.items() if key not in _FIRST_MESSAGE})
     character, middle = character_of(given, session)
     layers = layers_of(given, *middle)
-    remember(session, *middle, given)
+    save_overrides(session, *middle, given)
     if character:
         session.set_character(character.name, middle[0].values)
     settings = resolve(layers.above(session.overrides)).settings
-    chat: Chat
+    chat: ChatApp
     load = partial(open_model, on_end=lambda: _show_loaded(chat))
-    chat = Chat(Dialogue(session, layers, load), live=live, names=lambda: complete_reference(""), bring=bring)
+    chat = ChatApp(
+        ChatController(session, layers, load), live=live, names=lambda: complete_reference(""), bring=ensure_model
+    )
     chat.reader = _reader(chat, settings, live)
-    if live and names_model(first, flags):
+    if live and is_model_name(first, flags):
         console.note(f"{first!r} is sent as a message; to use the model, start with `llmcli chat -m {first}`")
     return run(chat, first, flags.values.get("file", ()), character)
 
 
-def names_model(text: str, flags: Layer) -> bool:
+def is_model_name(text: str, flags: Layer) -> bool:
     """Whether the first message is only the name of a model on this machine, as in `ollama run MODEL`."""
     if not text or text.split() != [text] or "model" in flags.values:
         return False
@@ -94,7 +96,7 @@ def names_model(text: str, flags: Layer) -> bool:
     return text.casefold() in names | {name.rpartition("/")[2] for name in names}
 
 
-def _show_loaded(chat: "Chat") -> None:
+def _show_loaded(chat: "ChatApp") -> None:
     """Draw the status line again, and import what the first answer needs; runs in the loading thread."""
     chat.reader.refresh()
     if chat.live:
@@ -103,7 +105,7 @@ def _show_loaded(chat: "Chat") -> None:
         preload()
 
 
-def _reader(chat: "Chat", settings: Settings, live: bool) -> "Reader":
+def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "Reader":
     if not live:
         from llmcli.ui.input.piped import LineReader
 
@@ -122,10 +124,10 @@ def _reader(chat: "Chat", settings: Settings, live: bool) -> "Reader":
         data_dir() / "history",
         settings.editing_mode,
         style(settings),
-        chat.colour,
+        chat.color,
         lambda: input_hint(chat),
     )
-    reader.on_drawn = chat.dialogue.open
+    reader.on_drawn = chat.controller.open
     reader.on_interrupt(chat.stop_editing)
     return reader
 
@@ -167,7 +169,7 @@ def _open_named(text: str) -> Session:
         return Session.load(name)
     if can_ask():
         note = f"new session {name!r}"
-        console.note("; ".join(filter(None, (note, store.similar(name)))))
+        console.note("; ".join(filter(None, (note, store.similar_name(name)))))
     return Session(name)
 
 
@@ -193,7 +195,7 @@ def character_of(flags: Layer, session: Session) -> "tuple[Character | None, lis
     return character, [layer(character)]
 
 
-def remember(session: Session, *layers: Layer) -> None:
+def save_overrides(session: Session, *layers: Layer) -> None:
     """Let the settings of the command line replace those of the session, and save them with it."""
     given = {key: value for layer in layers for key, value in layer.values.items()}
     for key in given.keys() & session.overrides.keys():
@@ -211,103 +213,103 @@ def _portable(key: str, value: Any) -> Any:
     return value
 
 
-def bring(settings: Settings) -> None:
+def ensure_model(settings: Settings) -> None:
     """Make sure that the model is on this machine; download it if the user agrees.
 
     Raises:
         ModelNotFoundError: if there is no such model.
     """
     if settings.model != locations.STARTER:
-        from llmcli.models.locations import NotHereError, shelf
+        from llmcli.models.locations import ModelNotDownloadedError, model_locations
         from llmcli.models.lookup import find
 
-        with suppress(NotHereError):
-            find(settings.model, shelf(settings))
+        with suppress(ModelNotDownloadedError):
+            find(settings.model, model_locations(settings))
             return
     elif locations.is_present(cache_dir()):
         return
     from llmcli.cli.open_model import find_model
 
-    with raising():
+    with allow_interrupt():
         find_model(settings)
 
 
-def open_model(settings: Settings, ahead: Ahead, on_end: Callable[[], None]) -> "Opening":
+def open_model(settings: Settings, ahead: Ahead, on_end: Callable[[], None]) -> "BackgroundLoad":
     """Load the model of the settings in a thread, and evaluate the conversation ahead of the next message."""
-    from llmcli.chat.background_load import Opening
+    from llmcli.chat.background_load import BackgroundLoad
 
-    def load(abort: "AbortFlag", report: Callable[[str], None]) -> "Transcript":
-        from llmcli.chat.prompting import Transcript
-        from llmcli.inference.local import LocalModel, locate
+    def load(abort: "AbortFlag", report: Callable[[str], None]) -> "PromptBuilder":
+        from llmcli.chat.prompting import PromptBuilder
+        from llmcli.inference.local import LocalModel, resolve_model
 
-        target = locate(settings)
+        target = resolve_model(settings)
         report("loading")
         if abort.is_set():
             raise KeyboardInterrupt
-        early = preload.take(target.file.parts)
+        early = preload.claim(target.file.parts)
         local = LocalModel(target, settings, abort, lambda share: report(f"loading {share:.0%}"), early)
         try:
             local.open_context(settings)
-            transcript = Transcript(local)
+            prompt_builder = PromptBuilder(local)
             report("reading the conversation")
             with suppress(LlmcliError):  # the first message reports a fault of the template or the length
-                ahead(transcript)
+                ahead(prompt_builder)
         except BaseException:
             local.close()
             raise
         local.identity.begin()
-        return transcript
+        return prompt_builder
 
-    return Opening(load, on_end)
+    return BackgroundLoad(load, on_end)
 
 
-def run(chat: Chat, first: str, files: Sequence[str], character: "Character | None" = None) -> int:
+def run(chat: ChatApp, first: str, files: Sequence[str], character: "Character | None" = None) -> int:
     """Open what is needed, run the chat, and close everything."""
     from llmcli.cli.open_model import welcome
-    from llmcli.ui.chat.loop import talk
-    from llmcli.ui.commands.sessions import settle_model
-    from llmcli.ui.terminal.interrupt import ending
+    from llmcli.ui.chat.loop import run
+    from llmcli.ui.commands.sessions import ensure_session_model
+    from llmcli.ui.terminal.interrupt import exit_on_signal
 
-    dialogue = chat.dialogue
-    with ending(), postponed() if chat.live else nullcontext():
+    controller = chat.controller
+    with exit_on_signal(), defer_interrupt() if chat.live else nullcontext():
         try:
-            settle_model(chat)
-            welcome(dialogue.resolved().origins["model"])
+            ensure_session_model(chat)
+            welcome(controller.resolved().origins["model"])
             if not chat.live:  # at a terminal the load begins when the prompt is drawn
-                dialogue.open()
+                controller.open()
             if console.verbose:  # what it shows would run into the prompt
                 _show_details(chat)
             _begin(chat, character)
             chat.pending += [attach(name) for name in files]
-            status = talk(chat, first)
-            if chat.live and dialogue.session.saved:
-                console.note(f"saved as {dialogue.session.name!r}; `llmcli chat --continue` resumes it")
+            status = run(chat, first)
+            if chat.live and controller.session.saved:
+                console.note(f"saved as {controller.session.name!r}; `llmcli chat --continue` resumes it")
             return status
         finally:
-            dialogue.close_model()
-            dialogue.session.close()
+            controller.close_model()
+            controller.session.close()
 
 
-def _show_details(chat: Chat) -> None:
+def _show_details(chat: ChatApp) -> None:
     """Load the model and show what `--verbose` knows; with -vv, llama.cpp's log too."""
-    from llmcli.cli.open_model import show_model, show_settings
+    from llmcli.cli.open_model import print_model_facts, print_settings
     from llmcli.engine.llama import bindings
 
-    show_settings(chat.dialogue.resolved())
+    print_settings(chat.controller.resolved())
     if console.engine_log:
         bindings.subscribe_log(console.detail)
     local = chat.ready()
     if local:
-        show_model(local)
+        print_model_facts(local)
 
 
-def _begin(chat: Chat, character: "Character | None") -> None:
+def _begin(chat: ChatApp, character: "Character | None") -> None:
     """Show the end of a session that was opened, or the greeting of the character in a new one."""
-    session = chat.dialogue.session
+    session = chat.controller.session
     if session.conversation.messages:
-        from llmcli.ui.commands.sessions import opened
+        from llmcli.ui.commands.sessions import open_session
 
-        opened(chat)
+        open_session(chat)
         return
     if not character:
         return

@@ -11,7 +11,7 @@ from llmcli.cli import pages
 from llmcli.cli.front_page import Row, examples, root_help, section, wrapped
 from llmcli.cli.pages import ABOUT, COMMANDS, PROGRAM
 from llmcli.params import param
-from llmcli.ui.terminal.output import put_line
+from llmcli.ui.terminal.output import print_line
 
 
 def make_app(wanted: str = "") -> typer.Typer:
@@ -50,7 +50,7 @@ def _show_version(wanted: bool) -> None:
     if wanted:
         from llmcli.cli.doctor import version_lines
 
-        put_line("\n".join([f"{PROGRAM} {__version__}", *version_lines()]))
+        print_line("\n".join([f"{PROGRAM} {__version__}", *version_lines()]))
         raise typer.Exit
 
 
@@ -118,7 +118,7 @@ def _help_all_option() -> Any:
         if not wanted or ctx.resilient_parsing:
             return
         write = group_help if isinstance(ctx.command, HelpGroup) else command_help
-        put_line(write(ctx.command, ctx, everything=True))
+        print_line(write(ctx.command, ctx, everything=True))
         raise typer.Exit
 
     return typer.core.TyperOption(
@@ -249,7 +249,7 @@ def _facts(option: Any) -> list[str]:
     low, high = getattr(option.type, "min", None), getattr(option.type, "max", None)
     facts = [param.range_text(low, high, None)] if (low, high) != (None, None) and not option.count else []
     if option.show_default and option.default not in (None, False, "", ()) and not option.required:
-        facts.append(f"default {param.show(option.default)}")
+        facts.append(f"default {param.format_value(option.default)}")
     return [*facts, "required"] if option.required else facts
 
 

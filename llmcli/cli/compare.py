@@ -18,17 +18,17 @@ from llmcli.cli.generate import (
     warn_plain_template,
 )
 from llmcli.cli.options import CHAT_ONLY, with_settings
-from llmcli.config.presets import Layers
+from llmcli.config.presets import LayerStack
 from llmcli.errors import ConstraintError, ExitStatus, LlmcliError, UsageError
 from llmcli.inference.comparison import Variant, split_values, variants_of
 from llmcli.params.chain import check
 from llmcli.params.samplers import random_seed
-from llmcli.params.settings import Layer, Resolved, Settings, fields, resolve
+from llmcli.params.settings import Layer, ResolvedSettings, Settings, fields, resolve
 from llmcli.ui.chat.answer_display import is_live
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.interrupt import interruptible, time_limit
-from llmcli.ui.terminal.output import put_line
-from llmcli.ui.terminal.progress import Status
+from llmcli.ui.terminal.output import print_line
+from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
     from llmcli.inference.comparison import Comparison
@@ -39,11 +39,11 @@ _NOTHING_VARIES = "use --vary temp=0.2,0.8 or --answers 4 (-n is the number of t
 
 
 @dataclass(frozen=True)
-class _Question:
+class _CompareRequest:
     """The request of a variant: its settings with their origins, its texts, and its grammar."""
 
     variant: Variant
-    resolved: Resolved
+    resolved: ResolvedSettings
     text: str
     system: str | None
     grammar: str | None
@@ -126,25 +126,25 @@ def compare(
     target = find_model(asked)
     welcome(resolve(layers).origins["model"])
     questions = [replace(one, resolved=_resolved(one.variant, [target.layer, *layers])) for one in questions]
-    screen.warn_inert([(one.variant.label, one.resolved) for one in questions])
-    abort, status, live, think = AbortFlag(), Status(), is_live() and not as_json, asked.think == "show"
+    screen.warn_ineffective([(one.variant.label, one.resolved) for one in questions])
+    abort, status, live, think = AbortFlag(), ProgressLine(), is_live() and not as_json, asked.think == "show"
     with interruptible(abort), time_limit(abort, asked.timeout), open_model(target, asked, abort, status) as local:
         comparison = _comparison(local, _for_model(local, questions))
         comparison.progress = status.reading
         screen.run(comparison, screen.view_of(comparison) if live else None, think, status.clear)
         if as_json:
-            put_line(json.dumps(_data(comparison, seed, status), ensure_ascii=False))
+            print_line(json.dumps(_data(comparison, seed, status), ensure_ascii=False))
     if not as_json and not live:
-        screen.put_texts(comparison, think)
+        screen.print_texts(comparison, think)
     if not as_json:
-        screen.tell(comparison, live)
+        screen.print_summary(comparison, live)
     for note in target.notes:
         console.warn(note)
-    screen.tell_failures(comparison)
+    screen.print_errors(comparison)
     return _conclude(comparison, asked)
 
 
-def _questions(variants: Sequence[Variant], layers: Sequence[Layer], piped: bool) -> list[_Question]:
+def _questions(variants: Sequence[Variant], layers: Sequence[Layer], piped: bool) -> list[_CompareRequest]:
     """The request of each variant, as far as it is known without a model; stdin is read once.
 
     Raises:
@@ -160,7 +160,7 @@ def _questions(variants: Sequence[Variant], layers: Sequence[Layer], piped: bool
 
 def _question(
     variant: Variant, layers: Sequence[Layer], piped: bool, read: Callable[[], str], notes: list[str]
-) -> _Question:
+) -> _CompareRequest:
     from llmcli.inference.request import grammar_text, join_prompt, system_text
 
     resolved = _resolved(variant, layers)
@@ -168,17 +168,17 @@ def _question(
     text = join_prompt(settings, piped, read)
     try:
         check(settings)
-        return _Question(variant, resolved, text, system_text(settings), grammar_text(settings, notes))
+        return _CompareRequest(variant, resolved, text, system_text(settings), grammar_text(settings, notes))
     except LlmcliError as error:
         raise type(error)(f"{variant.label}: {error}", error.hint) from None
 
 
-def _resolved(variant: Variant, layers: Sequence[Layer]) -> Resolved:
+def _resolved(variant: Variant, layers: Sequence[Layer]) -> ResolvedSettings:
     """The settings of a variant: its own values are the highest layer."""
-    return resolve(Layers(layers).above({}, variant.values))
+    return resolve(LayerStack(layers).above({}, variant.values))
 
 
-def _for_model(local: "LocalModel", questions: Sequence[_Question]) -> list[_Question]:
+def _for_model(local: "LocalModel", questions: Sequence[_CompareRequest]) -> list[_CompareRequest]:
     """The questions with settings that fit this model; warns where it has no chat template."""
     from llmcli.inference.request import needs_plain_template, with_plain_stop
 
@@ -191,7 +191,7 @@ def _for_model(local: "LocalModel", questions: Sequence[_Question]) -> list[_Que
     ]
 
 
-def _comparison(local: "LocalModel", questions: Sequence[_Question]) -> "Comparison":
+def _comparison(local: "LocalModel", questions: Sequence[_CompareRequest]) -> "Comparison":
     from llmcli.inference.answer import Answer
     from llmcli.inference.comparison import Comparison
     from llmcli.inference.request import build_prompt
@@ -207,7 +207,7 @@ def _comparison(local: "LocalModel", questions: Sequence[_Question]) -> "Compari
     return Comparison(local, answers)
 
 
-def _data(comparison: "Comparison", seed: int, status: Status) -> dict[str, Any]:
+def _data(comparison: "Comparison", seed: int, status: ProgressLine) -> dict[str, Any]:
     """The comparison as JSON data; `seed` is the one of all answers that do not have their own."""
     local, first = comparison.local, comparison.compared[0].answer
     if not comparison.interrupted:

@@ -9,10 +9,10 @@ import typer
 from llmcli.config import file as store
 from llmcli.errors import ExitStatus, UsageError
 from llmcli.files import config_file
-from llmcli.params.settings import Resolved, environment_layer, fields, find, resolve, to_data
+from llmcli.params.settings import ResolvedSettings, environment_layer, fields, find, resolve, to_data
 from llmcli.ui.terminal.ask import open_in_editor
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.output import put_line, put_table
+from llmcli.ui.terminal.output import print_line, print_pairs
 
 app = typer.Typer(
     help="Show and change the settings in the configuration file.", no_args_is_help=True, rich_markup_mode=None
@@ -26,7 +26,7 @@ def _keys(incomplete: str) -> list[tuple[str, str]]:
 Key = Annotated[str, typer.Argument(metavar="KEY", help="Name of a setting, such as top_p.", autocompletion=_keys)]
 
 
-def _resolved() -> Resolved:
+def _resolved() -> ResolvedSettings:
     return resolve([store.config_layer(), environment_layer(os.environ)])
 
 
@@ -43,23 +43,23 @@ def list_settings(
     if as_json:
         data = to_data(resolved.settings)
         rows = {key: {"value": data[key], "from": resolved.origins[key]} for key in keys}
-        put_line(json.dumps(rows, ensure_ascii=False))
+        print_line(json.dumps(rows, ensure_ascii=False))
         return ExitStatus.OK
-    put_table([(key, f"{_shown(resolved, key):<24} {resolved.origins[key]}") for key in keys])
+    print_pairs([(key, f"{_shown(resolved, key):<24} {resolved.origins[key]}") for key in keys])
     if not everything:
         what = "all other settings have" if is_set else "all settings have"
         console.note(f"{what} their defaults: `llmcli config list --all`")
     return ExitStatus.OK
 
 
-def _shown(resolved: Resolved, key: str) -> str:
+def _shown(resolved: ResolvedSettings, key: str) -> str:
     return fields()[key].format(getattr(resolved.settings, key)) or "none"
 
 
 @app.command("get")
 def get_setting(key: Key) -> int:
     """Print the value of a setting."""
-    put_line(fields()[find(key).key].format(getattr(_resolved().settings, find(key).key)))
+    print_line(fields()[find(key).key].format(getattr(_resolved().settings, find(key).key)))
     return ExitStatus.OK
 
 
@@ -90,7 +90,7 @@ def unset_setting(key: Key) -> int:
 @app.command("path")
 def show_path() -> int:
     """Print the path of the configuration file."""
-    put_line(str(config_file()))
+    print_line(str(config_file()))
     return ExitStatus.OK
 
 

@@ -21,7 +21,7 @@ from llmcli.models import locations
 from llmcli.models.hub import environment
 from llmcli.params.settings import Layer, environment_layer
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.output import put_line, put_table
+from llmcli.ui.terminal.output import print_line, print_pairs
 
 _MIB = 1 << 20
 Problem = tuple[str, str]  # message and hint
@@ -50,9 +50,9 @@ def doctor(
     facts |= _config_facts(problems) | _hub_facts()
     if as_json:
         rows = [{"message": message, "hint": hint} for message, hint in problems]
-        put_line(json.dumps({"facts": facts, "problems": rows}, ensure_ascii=False))
+        print_line(json.dumps({"facts": facts, "problems": rows}, ensure_ascii=False))
     else:
-        put_table(list(facts.items()))
+        print_pairs(list(facts.items()))
     for message, hint in problems:
         console.error(message, hint)
     return ExitStatus.FAILED if problems else ExitStatus.OK

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from llmcli.cli.open_model import show_settings
-from llmcli.cli.options import CHAT_ONLY, both, with_settings
+from llmcli.cli.open_model import print_settings
+from llmcli.cli.options import CHAT_ONLY, argument_or_flag, with_settings
 from llmcli.config.presets import layers_of
 from llmcli.engine.events import Measure
 from llmcli.errors import ConstraintError, DiskError, ExitStatus, UsageError
 from llmcli.params.chain import check
-from llmcli.params.settings import Layer, Resolved, Settings, fields, inert, resolve
+from llmcli.params.settings import Layer, ResolvedSettings, Settings, fields, ineffective_settings, resolve
 from llmcli.ui.terminal.console import console, is_terminal
 from llmcli.ui.terminal.interrupt import interruptible, time_limit
-from llmcli.ui.terminal.output import AnswerWriter, aside, put, stream_answer, warn_slow, writing
-from llmcli.ui.terminal.progress import Status
+from llmcli.ui.terminal.output import AnswerWriter, print_text, stream_answer, to_stderr, warn_slow, write_trace
+from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
     from llmcli.inference.answer import Answer
@@ -71,15 +71,15 @@ def generate(
     from llmcli.cli.open_model import find_model, open_model, welcome
     from llmcli.engine.llama.bindings import AbortFlag
     from llmcli.inference.answer import Answer
-    from llmcli.inference.local import with_model
+    from llmcli.inference.local import apply_model_defaults
     from llmcli.inference.request import build_prompt, needs_plain_template, with_plain_stop
 
     target = find_model(asked)
     welcome(resolve(layers).origins["model"])
-    resolved = with_model(target, layers)
+    resolved = apply_model_defaults(target, layers)
     settings = resolved.settings
-    warn_inert(resolved)
-    abort, status = AbortFlag(), Status()
+    warn_ineffective(resolved)
+    abort, status = AbortFlag(), ProgressLine()
     with (
         interruptible(abort),
         time_limit(abort, settings.timeout),
@@ -90,22 +90,22 @@ def generate(
             settings = with_plain_stop(settings)
         prompt = build_prompt(local, settings, question, system)
         if show_prompt:
-            put(prompt.text if prompt.text.endswith("\n") else prompt.text + "\n")
+            print_text(prompt.text if prompt.text.endswith("\n") else prompt.text + "\n")
             return ExitStatus.OK
         answer = Answer(local, prompt, settings, grammar, status.reading)
-        with writing(answer, trace, heat is not None):
+        with write_trace(answer, trace, heat is not None):
             print_answer(answer, status, question if echo else "", as_json, stream)
     if heat:
-        from llmcli.ui.charts.heatmap import put_heat
+        from llmcli.ui.charts.heatmap import print_heat
 
-        with aside(True):
-            put_heat(answer.traces, heat)
+        with to_stderr(True):
+            print_heat(answer.traces, heat)
     warn_slow(answer)
     for note in target.notes:
         console.warn(note)
     if stats or console.verbose:
         console.note(stats_line(answer))
-    return conclude(answer)
+    return exit_status_of(answer)
 
 
 def _texts(settings: Settings, no_stdin: bool) -> tuple[str, str | None, str | None]:
@@ -128,7 +128,7 @@ def warn_plain_template(local: "LocalModel") -> None:
     )
 
 
-def print_answer(answer: "Answer", status: Status, echo: str, as_json: bool, stream: bool) -> None:
+def print_answer(answer: "Answer", status: ProgressLine, echo: str, as_json: bool, stream: bool) -> None:
     """Generate the answer to its end and write it: as it comes, at the end, or as one JSON object."""
     writer, settings = AnswerWriter(), answer.settings
     if echo and not as_json:
@@ -147,18 +147,18 @@ def print_answer(answer: "Answer", status: Status, echo: str, as_json: bool, str
 
 def command_layers(flags: Layer, text: str | None) -> Sequence[Layer]:
     """Config file, preset, environment and flags, lowest first; the argument counts as the flag `--prompt`."""
-    prompt = both(text, flags.values.get("prompt"), "prompt")
+    prompt = argument_or_flag(text, flags.values.get("prompt"), "prompt")
     given = dict(flags.values)
     if prompt is not None:
         given["prompt"] = fields()["prompt"].parse_text(prompt)
     return layers_of(Layer("flag", given)).below
 
 
-def warn_inert(resolved: Resolved) -> None:
+def warn_ineffective(resolved: ResolvedSettings) -> None:
     """Warn of each setting that somebody chose and the sampler chain ignores."""
-    for key, reason in inert(resolved.settings, resolved.origins).items():
+    for key, reason in ineffective_settings(resolved.settings, resolved.origins).items():
         console.warn(f"{key} (from {resolved.origins[key]}) has no effect: {reason}")
-    show_settings(resolved)
+    print_settings(resolved)
 
 
 def reads_stdin(settings: Settings, no_stdin: bool) -> bool:
@@ -225,7 +225,7 @@ def stats_line(answer: "Answer") -> str:
     )
 
 
-def conclude(answer: "Answer") -> int:
+def exit_status_of(answer: "Answer") -> int:
     """The exit status of an answer that is written; a note tells what cut it.
 
     Raises:

@@ -9,35 +9,35 @@ from llmcli.engine.llama import bindings, hardware
 from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.errors import LlmcliError, TimeLimitError
 from llmcli.files import config_file, data_dir, make_private
-from llmcli.inference.local import LocalModel, Target, locate
+from llmcli.inference.local import LocalModel, ResolvedModel, resolve_model
 from llmcli.models.hub import cache, environment
-from llmcli.models.locations import ModelFile, NotHereError, shelf
+from llmcli.models.locations import ModelFile, ModelNotDownloadedError, model_locations
 from llmcli.models.lookup import find
 from llmcli.models.reference import HubReference, UrlReference
-from llmcli.models.sources.hub import Plan, plan, pull
+from llmcli.models.sources.hub import PullPlan, plan, pull
 from llmcli.models.sources.url import UrlPlan, plan_url, pull_url
-from llmcli.params.settings import Resolved, Settings, fields
-from llmcli.text import ago, excerpt, gigabytes
+from llmcli.params.settings import ResolvedSettings, Settings, fields
+from llmcli.text import ago, ellipsize, gigabytes
 from llmcli.ui.terminal.ask import can_ask, confirm
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.progress import Downloads, Status
+from llmcli.ui.terminal.progress import Downloads, ProgressLine
 
 _LARGE = 1 << 30  # bytes; the check of a smaller file is too fast for a message
-Planned = Plan | UrlPlan
+Planned = PullPlan | UrlPlan
 
 
-def find_model(settings: Settings) -> Target:
+def find_model(settings: Settings) -> ResolvedModel:
     """Find the model and check it; a missing model is downloaded if the user allows it."""
     try:
         return _locate(settings)
-    except NotHereError as missing:
-        bring_missing(missing, settings)
+    except ModelNotDownloadedError as missing:
+        pull_if_missing(missing, settings)
         return _locate(settings)
 
 
-def _locate(settings: Settings) -> Target:
+def _locate(settings: Settings) -> ResolvedModel:
     with Downloads() as downloads:
-        return locate(settings, downloads.bar("downloading the starter model"), _report_check)
+        return resolve_model(settings, downloads.bar("downloading the starter model"), _report_check)
 
 
 def _report_check(name: str, size: int) -> None:
@@ -46,7 +46,9 @@ def _report_check(name: str, size: int) -> None:
 
 
 @contextmanager
-def open_model(target: Target, settings: Settings, abort: AbortFlag, status: Status) -> Iterator[LocalModel]:
+def open_model(
+    target: ResolvedModel, settings: Settings, abort: AbortFlag, status: ProgressLine
+) -> Iterator[LocalModel]:
     """Load the model for the time of the block.
 
     Raises:
@@ -57,7 +59,7 @@ def open_model(target: Target, settings: Settings, abort: AbortFlag, status: Sta
         bindings.subscribe_log(console.detail)
     try:
         start = perf_counter()
-        preloaded = preload.take(target.file.parts)
+        preloaded = preload.claim(target.file.parts)
         local = LocalModel(target, settings, abort, status.loading, preloaded)
         local.waited_ms = (perf_counter() - start) * 1e3
     except KeyboardInterrupt:
@@ -68,14 +70,14 @@ def open_model(target: Target, settings: Settings, abort: AbortFlag, status: Sta
         raise
     finally:
         status.clear()
-    show_model(local)
+    print_model_facts(local)
     try:
         yield local
     finally:
         local.close()
 
 
-def show_settings(resolved: Resolved) -> None:
+def print_settings(resolved: ResolvedSettings) -> None:
     """With `--verbose`: the configuration file, and each setting that is not a default, with its layer."""
     if not console.verbose:
         return
@@ -84,10 +86,10 @@ def show_settings(resolved: Resolved) -> None:
     for key, origin in resolved.origins.items():
         if origin != "default":
             value = fields()[key].format(getattr(resolved.settings, key)) or "none"
-            console.detail(f"{key} = {excerpt(value, 60)} (from {origin})")
+            console.detail(f"{key} = {ellipsize(value, 60)} (from {origin})")
 
 
-def show_model(local: "LocalModel") -> None:
+def print_model_facts(local: "LocalModel") -> None:
     """With `--verbose`: the file of the model, what its header says, and how long the load took."""
     if not console.verbose:
         return
@@ -113,19 +115,19 @@ def plan_reference(reference: HubReference | UrlReference, settings: Settings, p
     """Plan the download of a reference."""
     if isinstance(reference, HubReference):
         return plan_hub(reference, settings, projector)
-    place = shelf(settings)
+    place = model_locations(settings)
     return plan_url(reference, place.cache_dir, place.offline, console.note)
 
 
-def plan_hub(reference: HubReference, settings: Settings, projector: bool = False) -> Plan:
+def plan_hub(reference: HubReference, settings: Settings, projector: bool = False) -> PullPlan:
     """Plan a download from the Hub; warn before the token is sent to another host."""
     warn_about_token(settings)
-    return plan(reference, shelf(settings), hardware.available_memory(), projector, console.note)
+    return plan(reference, model_locations(settings), hardware.available_memory(), projector, console.note)
 
 
 def fetch_planned(planned: Planned, settings: Settings) -> ModelFile:
     """Download with progress bars. After Ctrl-C, print how to resume."""
-    place = shelf(settings)
+    place = model_locations(settings)
     try:
         with Downloads() as downloads:
             if isinstance(planned, UrlPlan):
@@ -136,13 +138,13 @@ def fetch_planned(planned: Planned, settings: Settings) -> ModelFile:
         raise
 
 
-def found_offline(reference: str, settings: Settings) -> ModelFile | None:
+def find_offline(reference: str, settings: Settings) -> ModelFile | None:
     """In offline mode the downloaded model, if there is one; None in online mode."""
     if not (settings.offline or environment.is_offline()):
         return None
     try:
-        found = find(reference, shelf(settings))
-    except NotHereError:
+        found = find(reference, model_locations(settings))
+    except ModelNotDownloadedError:
         return None
     console.note(f"{reference} is already downloaded; offline: did not check for updates")
     return found
@@ -158,11 +160,11 @@ def describe(planned: Planned) -> str:
     return f"{planned.repo.name}/{variant.path}{parts}, {gigabytes(planned.size)}{_rest(planned)}{why}"
 
 
-def update_of(planned: Planned, settings: Settings) -> str:
+def newer_revision(planned: Planned, settings: Settings) -> str:
     """A message if the reference now means other files than when it was pulled; "" if not."""
     if isinstance(planned, UrlPlan):
         return ""
-    old = cache.load_revision(shelf(settings).data_dir, str(planned.reference))
+    old = cache.load_revision(model_locations(settings).data_dir, str(planned.reference))
     if old is None or old.files == planned.variant.parts:
         return ""
     version = f"commit {old.commit[:8]}, pulled {ago(old.time)}"
@@ -175,7 +177,7 @@ def _rest(planned: Planned) -> str:
     return f", {gigabytes(planned.missing)} left to download" if planned.missing < planned.size else ""
 
 
-def bring_missing(missing: NotHereError, settings: Settings) -> None:
+def pull_if_missing(missing: ModelNotDownloadedError, settings: Settings) -> None:
     """Download the model of a command: at once with --pull, or after a confirmation on a terminal.
 
     Raises:

@@ -11,7 +11,7 @@ from llmcli.errors import LlmcliError, UsageError
 from llmcli.params.generation import InterfaceParams
 from llmcli.params.param import Field, describe, range_text
 from llmcli.params.settings import Layer, Settings, fields
-from llmcli.text import safe
+from llmcli.text import sanitize
 from llmcli.ui.terminal.console import console
 
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
@@ -90,7 +90,7 @@ def _option(field: Field) -> Any:
         name = field.flags[0]
         return Annotated[bool | None, typer.Option(f"{name}/--no-{name[2:]}", *field.flags[1:], **details)]
     kind = list[str] if (field.repeated and field.param.flag != "") or _repeats(field) else str
-    if completes(field):
+    if has_completion(field):
         details["autocompletion"] = _completer(field)
     return Annotated[kind | None, typer.Option(*field.flags, **details)]
 
@@ -139,7 +139,7 @@ def _parse(field: Field, given: Any) -> Any:
         raise
 
 
-def completes(field: Field) -> bool:
+def has_completion(field: Field) -> bool:
     """Whether the values of a setting complete in the shell (files do so by the shell itself)."""
     return bool(field.param.choices or field.param.suggest) or field.key in ("samplers", "preset", "character")
 
@@ -169,11 +169,13 @@ def _complete_list(incomplete: str) -> list[str]:
 
 
 def _complete_preset(incomplete: str) -> list[tuple[str, str]]:
-    from llmcli.config.presets import presets, summary
+    from llmcli.config.presets import preset_purpose, presets
 
     try:
         return [
-            (safe(name), safe(summary(name, one))) for name, one in presets().items() if name.startswith(incomplete)
+            (sanitize(name), sanitize(preset_purpose(name, one)))
+            for name, one in presets().items()
+            if name.startswith(incomplete)
         ]
     except (LlmcliError, OSError):
         return []
@@ -188,32 +190,32 @@ def complete_reference(incomplete: str) -> list[str]:
     """The models on this machine and the aliases."""
     from llmcli.config.presets import resolve_settings
     from llmcli.models.inventory import inventory
-    from llmcli.models.locations import shelf
+    from llmcli.models.locations import model_locations
 
     try:
-        place = shelf(resolve_settings(Layer("flag", {})))
+        place = model_locations(resolve_settings(Layer("flag", {})))
         names = ["starter", *place.aliases, *(item.name for item in inventory(place) if item.source != "url")]
     except (LlmcliError, OSError):
         names = ["starter"]
-    return [safe(name) for name in dict.fromkeys(names) if name.startswith(incomplete)]
+    return [sanitize(name) for name in dict.fromkeys(names) if name.startswith(incomplete)]
 
 
 def complete_session(incomplete: str) -> list[tuple[str, str]]:
     """The sessions and their titles, the latest first."""
-    from llmcli.chat.sessions.store import listed
+    from llmcli.chat.sessions.store import session_summaries
 
-    return [(one.name, safe(one.title)) for one in listed(incomplete)]
+    return [(one.name, sanitize(one.title)) for one in session_summaries(incomplete)]
 
 
 def complete_character(incomplete: str) -> list[tuple[str, str]]:
     """The characters with their purposes, and the files and folders that match."""
     from llmcli.config.characters import SUFFIXES, character_purposes
 
-    names = [(name, safe(purpose)) for name, purpose in character_purposes().items() if name.startswith(incomplete)]
+    names = [(name, sanitize(purpose)) for name, purpose in character_purposes().items() if name.startswith(incomplete)]
     return names + [(path, "") for path in _complete_path(incomplete, SUFFIXES)]
 
 
-def complete_wanted(incomplete: str) -> list[str]:
+def complete_downloadable(incomplete: str) -> list[str]:
     """What can be downloaded: the names of the catalog, and the models on this machine."""
     from llmcli.models.catalog import CATALOGUE
 
@@ -232,13 +234,13 @@ def _complete_path(incomplete: str, suffixes: Sequence[str] = (".gguf",)) -> lis
         if not entry.name.startswith(start) or (entry.name.startswith(".") and not start):
             continue
         if entry.is_dir():
-            names.append(safe(f"{prefix}{entry.name}/"))
+            names.append(sanitize(f"{prefix}{entry.name}/"))
         elif entry.suffix in suffixes:
-            names.append(safe(prefix + entry.name))
+            names.append(sanitize(prefix + entry.name))
     return names
 
 
-def both(argument: Any, flag: Any, name: str) -> Any:
+def argument_or_flag(argument: Any, flag: Any, name: str) -> Any:
     """The value of an argument that is also an option.
 
     Raises:

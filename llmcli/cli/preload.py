@@ -21,7 +21,7 @@ _HELP = {"--help", "-h", "--help-all"}
 _LARGEST = 256 << 20  # bytes; the load of a larger file needs a progress line and a way to stop it
 
 
-class HeadStart:
+class ModelPreload:
     """One load in the background. The thread only waits for C code, so it never waits for Python's lock."""
 
     def __init__(self, parts: Sequence[Path]) -> None:
@@ -45,10 +45,10 @@ class HeadStart:
         return model
 
 
-_current: HeadStart | None = None
+_current: ModelPreload | None = None
 
 
-def begin(arguments: Sequence[str]) -> None:
+def start(arguments: Sequence[str]) -> None:
     """Start the load if this command needs a model that is on this machine and has loaded safely before."""
     global _current
     if not arguments or arguments[0] not in _COMMANDS or _HELP & set(arguments) or _shows_engine_log(arguments):
@@ -57,12 +57,12 @@ def begin(arguments: Sequence[str]) -> None:
         return  # the prompt appears first, and the model loads while the user types
     try:
         parts = _safe_parts(_guess(arguments))
-        _current = HeadStart(parts) if parts and _on_cpu() else None
+        _current = ModelPreload(parts) if parts and _on_cpu() else None
     except (LlmcliError, OSError):
         return  # the command itself meets the same error, and reports it
 
 
-def take(parts: Sequence[Path]) -> "Model | None":
+def claim(parts: Sequence[Path]) -> "Model | None":
     """The model at `parts`, if that is the one that was preloaded."""
     model = _current.wait() if _current else None
     if model and _current and tuple(parts) != _current.parts:
@@ -71,7 +71,7 @@ def take(parts: Sequence[Path]) -> "Model | None":
     return model
 
 
-def end() -> None:
+def cancel() -> None:
     """Free a model that was not used, so that no thread is inside llama.cpp when the program ends."""
     global _current
     model = _current.wait() if _current else None
@@ -87,10 +87,12 @@ def _safe_parts(reference: str) -> Sequence[Path]:
 
     if reference == locations.STARTER:
         return (locations.starter_path(cache_dir()),) if locations.is_present(cache_dir()) else ()
-    from llmcli.models.locations import Shelf
+    from llmcli.models.locations import ModelLocations
     from llmcli.models.lookup import find
 
-    file = find(reference, Shelf(cache_dir(), data_dir()))  # the command itself resolves aliases and imported folders
+    file = find(
+        reference, ModelLocations(cache_dir(), data_dir())
+    )  # the command itself resolves aliases and imported folders
     if len(file.parts) > 1 or file.path.stat().st_size > _LARGEST:
         return ()
     from llmcli.engine.llama.bindings import bindings_version

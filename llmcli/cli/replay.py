@@ -20,13 +20,13 @@ from llmcli.text import plural
 from llmcli.ui.chat.answer_display import is_live
 from llmcli.ui.terminal.console import console, is_terminal
 from llmcli.ui.terminal.interrupt import interruptible
-from llmcli.ui.terminal.output import AnswerWriter, put_line, stream_answer
-from llmcli.ui.terminal.progress import Status
+from llmcli.ui.terminal.output import AnswerWriter, print_line, stream_answer
+from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
     from llmcli.chat.replay import Difference, Replay
-    from llmcli.chat.replay_source import Recorded
-    from llmcli.inference.local import LocalModel, Target
+    from llmcli.chat.replay_source import RecordedAnswer
+    from llmcli.inference.local import LocalModel, ResolvedModel
 
 _SESSION = "session:"
 _LARGEST = 64 << 20  # bytes of stdin
@@ -63,7 +63,7 @@ def replay(
 
     current = resolve([config_layer(), environment_layer(os.environ), flags]).settings
     settings = [settings_of(one, flags.values.get("model"), current) for one in recorded]
-    target, abort, status = _find(settings[0], "model" in flags.values), AbortFlag(), Status()
+    target, abort, status = _find(settings[0], "model" in flags.values), AbortFlag(), ProgressLine()
     with interruptible(abort), open_model(target, settings[0], abort, status) as local:
         local.identity.sha256(status.identifying, abort.is_set)
         status.clear()
@@ -80,7 +80,11 @@ def replay(
 
 
 def _replay_one(
-    local: "LocalModel", recorded: "Sequence[Recorded]", settings: Sequence[Settings], status: Status, as_json: bool
+    local: "LocalModel",
+    recorded: "Sequence[RecordedAnswer]",
+    settings: Sequence[Settings],
+    status: ProgressLine,
+    as_json: bool,
 ) -> "Sequence[Replay]":
     """Generate one answer again and print it as it comes."""
     from llmcli.chat.replay import Replay
@@ -94,26 +98,30 @@ def _replay_one(
 
 
 def _replay_batch(
-    local: "LocalModel", recorded: "Sequence[Recorded]", settings: Sequence[Settings], status: Status, as_json: bool
+    local: "LocalModel",
+    recorded: "Sequence[RecordedAnswer]",
+    settings: Sequence[Settings],
+    status: ProgressLine,
+    as_json: bool,
 ) -> "Sequence[Replay]":
     """Generate the answers of a comparison again, side by side as the first time."""
-    from llmcli.chat.replay import ReplayTogether
+    from llmcli.chat.replay import BatchReplay
     from llmcli.ui import comparison
 
-    again, live, think = ReplayTogether(local, recorded, settings), is_live() and not as_json, False
+    again, live, think = BatchReplay(local, recorded, settings), is_live() and not as_json, False
     again.comparison.progress = status.reading
     comparison.run(again.comparison, comparison.view_of(again.comparison) if live else None, think, status.clear)
     again.compare()
     if as_json:
         same = not any(one.difference for one in again.replays)
         answers = [{"label": one.recorded.label, **_data(one)} for one in again.replays]
-        put_line(json.dumps({"same": same, "variants": answers}, ensure_ascii=False))
+        print_line(json.dumps({"same": same, "variants": answers}, ensure_ascii=False))
     elif not live:
-        comparison.put_texts(again.comparison, think)
+        comparison.print_texts(again.comparison, think)
     return again.replays
 
 
-def _recorded(what: str, line: int | None, policy_file: str) -> "Sequence[Recorded]":
+def _recorded(what: str, line: int | None, policy_file: str) -> "Sequence[RecordedAnswer]":
     """The answers that the argument names; a file that exists comes before a session of the same name."""
     from llmcli.chat.replay_source import from_output, from_session
     from llmcli.chat.sessions.session import Session
@@ -161,7 +169,7 @@ def _stdin() -> str:
     return data.decode("utf-8-sig", "replace")
 
 
-def _find(settings: Settings, given: bool) -> "Target":
+def _find(settings: Settings, given: bool) -> "ResolvedModel":
     from llmcli.cli.open_model import find_model
 
     try:

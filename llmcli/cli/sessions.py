@@ -17,9 +17,9 @@ from llmcli.errors import DiskError, ExitStatus, LlmcliError, UsageError
 from llmcli.params.settings import Layer, resolve
 from llmcli.text import ago, plural
 from llmcli.ui.terminal.ask import can_ask, confirm
-from llmcli.ui.terminal.console import console, wants_colour
-from llmcli.ui.terminal.output import put, put_line
-from llmcli.ui.terminal.table import put_rows
+from llmcli.ui.terminal.console import console, wants_color
+from llmcli.ui.terminal.output import print_line, print_text
+from llmcli.ui.terminal.table import print_rows
 
 if TYPE_CHECKING:
     from llmcli.chat.conversation import Conversation, Message
@@ -45,9 +45,9 @@ def default(context: typer.Context) -> None:
 @app.command("list")
 def list_sessions(as_json: Json = False) -> int:
     """List the sessions, the last changed first."""
-    listed = store.listed()
+    listed = store.session_summaries()
     if as_json:
-        put_line(json.dumps([asdict(session) for session in listed], ensure_ascii=False))
+        print_line(json.dumps([asdict(session) for session in listed], ensure_ascii=False))
     elif listed:
         _put_table(listed)
     else:
@@ -55,7 +55,7 @@ def list_sessions(as_json: Json = False) -> int:
     return ExitStatus.OK
 
 
-def _put_table(listed: Sequence[store.Listed]) -> None:
+def _put_table(listed: Sequence[store.SessionSummary]) -> None:
     """Print a table of sessions; it has a column of branches if a session has several."""
     heads = ["SESSION", "MESSAGES", "BRANCHES", "CHANGED", "FIRST MESSAGE"]
     rows = []
@@ -66,7 +66,7 @@ def _put_table(listed: Sequence[store.Listed]) -> None:
         for row in (heads, *rows):
             del row[2]
     numbers = ("MESSAGES", "BRANCHES")
-    put_rows(heads, rows, right=numbers, spare=("FIRST MESSAGE", "BRANCHES", "MESSAGES"))
+    print_rows(heads, rows, right=numbers, spare=("FIRST MESSAGE", "BRANCHES", "MESSAGES"))
 
 
 @app.command("show")
@@ -98,7 +98,7 @@ def _put_branches(conversation: "Conversation") -> None:
             mark = " (present)" if leaf == conversation.head else ""
             shared = len(path) - len(new)
             after = f", after message {shared}" if shared else ""
-            put_line(f"branch {number} of {len(leaves)}{after}{mark}\n", _bold())
+            print_line(f"branch {number} of {len(leaves)}{after}{mark}\n", _bold())
         _put_messages(new, len(path) - len(new) + 1)
 
 
@@ -108,12 +108,12 @@ def _put_messages(messages: "Sequence[Message]", first: int) -> None:
 
     for number, message in enumerate(messages, first):
         files = "".join(f" +{file.name}" for file in message.attachments)
-        put_line(f"{number} {SPEAKER_NAMES[message.role]}{files}", _bold())
-        put_line(message.content.rstrip("\n") + "\n")
+        print_line(f"{number} {SPEAKER_NAMES[message.role]}{files}", _bold())
+        print_line(message.content.rstrip("\n") + "\n")
 
 
 def _bold() -> str:
-    return "1" if wants_colour(sys.stdout) else ""
+    return "1" if wants_color(sys.stdout) else ""
 
 
 @app.command("search")
@@ -125,10 +125,10 @@ def search_sessions(
 
     hits = list(store.search(text))
     if as_json:
-        put_line(json.dumps([asdict(hit) for hit in hits], ensure_ascii=False))
+        print_line(json.dumps([asdict(hit) for hit in hits], ensure_ascii=False))
     elif hits:
         rows = [(hit.session, str(hit.number), SPEAKER_NAMES.get(hit.role, hit.role), hit.excerpt) for hit in hits]
-        put_rows(("SESSION", "N", "WHO", "TEXT"), rows, right=("N",), spare=("WHO",))
+        print_rows(("SESSION", "N", "WHO", "TEXT"), rows, right=("N",), spare=("WHO",))
     else:
         console.note(f"no message contains {text!r}")
     return ExitStatus.OK if hits else ExitStatus.FAILED
@@ -153,7 +153,7 @@ def export_session(
         console.note(_EMPTY_BRANCH)
     text = document(path, session.name, _system_prompt(session), form, session.conversation.messages)
     if to == "-":
-        put(text if text.endswith("\n") else text + "\n")
+        print_text(text if text.endswith("\n") else text + "\n")
         return ExitStatus.OK
     target = Path(os.path.expanduser(to))
     if os.path.exists(target) and not force:
@@ -184,7 +184,7 @@ def remove_sessions(
     """Delete sessions permanently."""
     names = list(dict.fromkeys(names))
     for name in names:
-        store.existing(name)
+        store.existing_path(name)
     if not yes:
         what = repr(names[0]) if len(names) == 1 else f"{len(names)} sessions"
         if not can_ask():

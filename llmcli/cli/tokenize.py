@@ -13,7 +13,7 @@ from llmcli.config.file import config_layer
 from llmcli.errors import ExitStatus, UsageError
 from llmcli.params.settings import Layer, environment_layer, resolve
 from llmcli.ui.terminal.console import is_terminal
-from llmcli.ui.terminal.output import put_line
+from llmcli.ui.terminal.output import print_line
 
 
 @with_settings(only=("model", "pull", "offline", "model_folders"))
@@ -51,12 +51,12 @@ def tokenize(
     pieces = [model.vocab.piece(token, special=True).decode("utf-8", "replace") for token in tokens]
     model.close()
     if count:
-        put_line(str(len(tokens)))
+        print_line(str(len(tokens)))
     elif ids:
-        put_line(" ".join(map(str, tokens)))
+        print_line(" ".join(map(str, tokens)))
     elif as_json:
-        put_line(json.dumps({"model": target.file.name, "count": len(tokens), "ids": tokens, "pieces": pieces}))
+        print_line(json.dumps({"model": target.file.name, "count": len(tokens), "ids": tokens, "pieces": pieces}))
     else:
         for token, piece in zip(tokens, pieces, strict=True):
-            put_line(f"{token:>8}  {json.dumps(piece, ensure_ascii=False)}")
+            print_line(f"{token:>8}  {json.dumps(piece, ensure_ascii=False)}")
     return ExitStatus.OK

@@ -12,12 +12,12 @@ import typer
 from llmcli.engine.events import TokenTrace
 from llmcli.errors import DiskError, ExitStatus, UsageError
 from llmcli.ui.terminal.console import console, is_terminal
-from llmcli.ui.terminal.output import put, put_line
+from llmcli.ui.terminal.output import print_line, print_text
 
 app = typer.Typer(help="Show and plot traces of answers.", no_args_is_help=True, rich_markup_mode=None)
 
 
-class By(StrEnum):
+class ColorBy(StrEnum):
     """The measures that `--heat` can show as color."""
 
     temperature = "temperature"
@@ -32,7 +32,7 @@ File = Annotated[str, typer.Argument(metavar="FILE", help="Trace file of `genera
 def show_trace(
     file: File,
     heat: Annotated[
-        By | None, typer.Option("--heat", help="Print the answer, each token colored by this measure.")
+        ColorBy | None, typer.Option("--heat", help="Print the answer, each token colored by this measure.")
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object with the tokens and a summary.")
@@ -48,19 +48,19 @@ def show_trace(
         raise UsageError("--heat and --json cannot be used together", "remove one of them")
     tokens = _read(file)
     if heat:
-        from llmcli.ui.charts.heatmap import put_heat
+        from llmcli.ui.charts.heatmap import print_heat
 
-        put_heat(tokens, heat.value)
+        print_heat(tokens, heat.value)
         return ExitStatus.OK
-    from llmcli.ui.charts.trace_table import put_trace, summary
+    from llmcli.ui.charts.trace_table import print_trace, summary
 
     if as_json:
         from llmcli.inference.trace_file import to_data
 
         data = {"summary": summary(tokens), "tokens": [to_data(token) for token in tokens]}
-        put_line(json.dumps(data, ensure_ascii=False))
+        print_line(json.dumps(data, ensure_ascii=False))
     else:
-        put_trace(tokens)
+        print_trace(tokens)
     return ExitStatus.OK
 
 
@@ -81,7 +81,7 @@ def plot_trace(
         raise UsageError(f"{target} already exists", "choose another name, or overwrite it with --force")
     picture = plot_svg(_read(file), "trace" if file == "-" else Path(file).name)
     if output == "-":
-        put(picture)
+        print_text(picture)
     else:
         write(picture, target)
     return ExitStatus.OK

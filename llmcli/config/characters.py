@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from llmcli.config.presets import checked
+from llmcli.config.presets import validate_preset
 from llmcli.errors import DiskError, LlmcliError, UsageError
 from llmcli.files import config_dir, read_text
 from llmcli.params.settings import NEVER_SET, Layer
@@ -206,7 +206,7 @@ def _from_table(table: Mapping[str, Any], path: Path, body: str = "") -> Charact
 def _settings(table: Any, path: Path) -> Mapping[str, Any]:
     if not isinstance(table, dict):
         raise UsageError(f"{path}: settings must be a table")
-    values = checked(table, f"{path}: settings")
+    values = validate_preset(table, f"{path}: settings")
     if "system" in values:
         raise UsageError(f"{path}: `system` cannot be in settings", "write `system` above the table [settings]")
     if code := values.keys() & NEVER_SET:

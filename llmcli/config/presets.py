@@ -12,7 +12,7 @@ from llmcli.config.file import config_layer
 from llmcli.errors import UsageError
 from llmcli.files import check_name, config_file
 from llmcli.params.settings import Layer, Settings, environment_layer, find, parse_data, resolve, to_datum
-from llmcli.text import did_you_mean, excerpt
+from llmcli.text import did_you_mean, ellipsize
 
 # Settings of one request or of this machine, which a preset cannot set; a preset cannot name another preset.
 NEVER = ("prompt", "file", "preset", "character", "pull", "offline", "model_folders")
@@ -63,7 +63,7 @@ _BUILT_IN: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class Layers:
+class LayerStack:
     """The layers below a session, lowest first; the defaults of the model are below all of them."""
 
     below: Sequence[Layer]
@@ -82,13 +82,15 @@ class Layers:
             layers.append(Layer(name, values))
         return layers
 
-    def without(self, name: str) -> "Layers":
+    def without(self, name: str) -> "LayerStack":
         """These layers without the layer and the setting of this name."""
         kept = [layer for layer in self.below if layer.name != name]
-        return Layers([Layer(one.name, {key: one.values[key] for key in one.values if key != name}) for one in kept])
+        return LayerStack(
+            [Layer(one.name, {key: one.values[key] for key in one.values if key != name}) for one in kept]
+        )
 
 
-def layers_of(flags: Layer, *middle: Layer) -> Layers:
+def layers_of(flags: Layer, *middle: Layer) -> LayerStack:
     """The layers of a command line; `middle` (a character) is above the preset.
 
     Raises:
@@ -97,7 +99,7 @@ def layers_of(flags: Layer, *middle: Layer) -> Layers:
     config, environment = config_layer(), environment_layer(os.environ)
     chosen = resolve([config, environment, flags]).settings.preset
     preset = [_preset(chosen)] if chosen else []
-    return Layers([config, *preset, *middle, environment, flags])
+    return LayerStack([config, *preset, *middle, environment, flags])
 
 
 def _preset(name: str) -> Layer:
@@ -144,7 +146,7 @@ def save_preset(name: str, values: Mapping[str, Any]) -> Path:
     """
     data = {key: to_datum(find(key), value) for key, value in values.items()}
     data = {key: value for key, value in data.items() if value is not None}  # TOML has no null
-    checked(data, f"preset {check_name(name, 'preset')}")
+    validate_preset(data, f"preset {check_name(name, 'preset')}")
     if not data:
         raise UsageError("no setting to save in a preset", "change a setting first, as in /temperature 1.2")
     _user_presets()  # refuses a file that is not valid
@@ -174,19 +176,19 @@ def remove_preset(name: str) -> None:
     file.edit(lambda document: document[file.PRESETS].pop(name))
 
 
-def describe(values: Mapping[str, Any]) -> str:
+def describe_preset(values: Mapping[str, Any]) -> str:
     """Typed values in one line: `temperature 1.2, min_p 0.02`."""
-    return ", ".join(f"{key} {excerpt(find(key).format(value))}" for key, value in values.items())
+    return ", ".join(f"{key} {ellipsize(find(key).format(value))}" for key, value in values.items())
 
 
-def summary(name: str, values: Mapping[str, Any]) -> str:
+def preset_purpose(name: str, values: Mapping[str, Any]) -> str:
     """A preset in one line: what it is for, if it is a built-in one, and its values."""
     if name not in _PURPOSES or values != _typed(name, _BUILT_IN[name]):
-        return describe(values)
-    return f"{_PURPOSES[name]} ({describe(values)})"
+        return describe_preset(values)
+    return f"{_PURPOSES[name]} ({describe_preset(values)})"
 
 
-def checked(table: Mapping[str, Any], source: str) -> dict[str, Any]:
+def validate_preset(table: Mapping[str, Any], source: str) -> dict[str, Any]:
     """The typed values of a preset's table.
 
     Raises:
@@ -208,7 +210,7 @@ def _user_presets() -> dict[str, Mapping[str, Any]]:
 
 
 def _typed(name: str, table: Mapping[str, Any]) -> Mapping[str, Any]:
-    return MappingProxyType(checked(table, f"{config_file()}: [{file.PRESETS}.{name}]"))
+    return MappingProxyType(validate_preset(table, f"{config_file()}: [{file.PRESETS}.{name}]"))
 
 
 def _section(document: Any) -> Any:

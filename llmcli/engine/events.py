@@ -28,7 +28,7 @@ class Timings:
 
 
 @dataclass(slots=True)
-class Record:
+class TokenEvent:
     """One token of the answer, or its end.
 
     `text` is final after this token: it is empty while a character is incomplete or a stop string is possible. `id` is

@@ -5,20 +5,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from llmcli.engine.events import Record, Timings, TokenTrace, now_ms
+from llmcli.engine.events import Timings, TokenEvent, TokenTrace, now_ms
 from llmcli.engine.llama.context import AbortedError, Batches, Context, ContextParams
 from llmcli.engine.llama.model import Vocab
-from llmcli.engine.reasoning import ThinkingSplitter
-from llmcli.engine.sampling.chain import Look, Watch, resolve_biases
+from llmcli.engine.reasoning import ReasoningSplitter
+from llmcli.engine.sampling.chain import ChainHooks, Look, resolve_biases
 from llmcli.engine.sampling.gated_sampler import GatedSampler, Sampler
 from llmcli.engine.sampling.grammar import Grammar
-from llmcli.engine.sampling.python_samplers import Alternatives, Drawn, TokenLogprob, token_logprob
-from llmcli.engine.sampling.temperature import Dial
-from llmcli.engine.sentences import Place
-from llmcli.engine.stop_strings import BanScanner, Held, StopScanner
+from llmcli.engine.sampling.python_samplers import Alternatives, DrawTracer, TokenLogprob, token_logprob
+from llmcli.engine.sampling.temperature import TemperatureShift
+from llmcli.engine.sentences import DrawState
+from llmcli.engine.stop_strings import BannedMatch, BanScanner, StopScanner
 from llmcli.errors import ConstraintError, ContextOverflowError, LlmcliError, UsageError
-from llmcli.params.chain import plan
-from llmcli.params.policies.policy import Named
+from llmcli.params.chain import build_chain
+from llmcli.params.policies.policy import PolicyCall
 from llmcli.params.settings import Settings
 from llmcli.params.temperature import policy_in_force
 
@@ -39,8 +39,8 @@ class Generation:
     settings: Settings
     grammar: str | None = None
     seq_id: int = 0
-    splitter: ThinkingSplitter | None = None  # separates reasoning from answer, for policies and the trace
-    dial: Dial | None = None
+    splitter: ReasoningSplitter | None = None  # separates reasoning from answer, for policies and the trace
+    live_shift: TemperatureShift | None = None
     trace: int | None = None  # the number of alternatives to record per token; None = no trace
     look: Look | None = None  # called at each step of each draw; needs a trace
     lenient: bool = False  # an error is stored in `failure` and ends it with the reason "error"; it is not raised
@@ -73,35 +73,35 @@ class Generation:
         self._banned_at: dict[int, set[int]] = {}
         self._limit = len(self.prompt) + settings.max_tokens if settings.max_tokens >= 0 else 2**31
 
-    def _make_hooks(self) -> tuple[Place | None, Drawn | None]:
+    def _make_hooks(self) -> tuple[DrawState | None, DrawTracer | None]:
         """The state for policies, dial and trace, and the tracer; None where nothing uses them, to save time."""
-        has_policy = isinstance(policy_in_force(self.settings), Named)
-        needs_place = has_policy or self.dial is not None or self.trace is not None
-        return Place(self.splitter) if needs_place else None, Drawn() if self.trace is not None else None
+        has_policy = isinstance(policy_in_force(self.settings), PolicyCall)
+        needs_place = has_policy or self.live_shift is not None or self.trace is not None
+        return DrawState(self.splitter) if needs_place else None, DrawTracer() if self.trace is not None else None
 
     def _make_sampler(self) -> Sampler:
         settings, vocab = self.settings, self.vocab
-        watch = Watch(self.place, self.dial, self._tracer, self.look) if self.place else None
-        steps = plan(settings, steered=watch is not None)
+        hooks = ChainHooks(self.place, self.live_shift, self._tracer, self.look) if self.place else None
+        steps = build_chain(settings, steered=hooks is not None)
         biases = resolve_biases(vocab, settings.logit_bias, settings.ignore_eos)
         if self.grammar is None and not settings.banned_strings:
-            return Sampler(vocab, steps, biases, watch)
+            return Sampler(vocab, steps, biases, hooks)
         grammar = None if self.grammar is None else Grammar(vocab, self.grammar)
-        return GatedSampler(vocab, steps, biases, grammar, watch)
+        return GatedSampler(vocab, steps, biases, grammar, hooks)
 
     def follow(self, tokens: Sequence[int]) -> None:
         """Append tokens that were drawn before; grammar and banned strings do not apply to them."""
         self._sampler.chain.accept(tokens)
         for token in tokens:
-            if self.dial and self.place:
-                self.dial.at(self.place.total)
+            if self.live_shift and self.place:
+                self.live_shift.value_at(self.place.total)
             self._append(None, -1, token)
 
     def full(self, n_ctx: int) -> bool:
         """Whether no more tokens can be drawn: the limit is reached or the context is full."""
         return len(self.tokens) >= self._limit or len(self.tokens) > n_ctx
 
-    def advance(self, ctx: Any, row: int, n_ctx: int) -> Record:
+    def advance(self, ctx: Any, row: int, n_ctx: int) -> TokenEvent:
         """Draw the next token from logits row `row` of the llama.cpp context `ctx`."""
         if self._bans:
             return self._advance_with_bans(ctx, row, n_ctx)
@@ -159,23 +159,23 @@ class Generation:
         temperature = self._sampler.chain.temperature
         return temperature.seconds * 1e3 if temperature else 0.0
 
-    def _emit(self, text: str, token: int | None, n_ctx: int) -> Record:
+    def _emit(self, text: str, token: int | None, n_ctx: int) -> TokenEvent:
         self._count()
         if self._stops:
             text, stop = self._stops.push(text)
             if stop is not None:
                 self.finish_reason = "stop"
-                return Record(text, token, "stop", self.timings, self.seq_id)
+                return TokenEvent(text, token, "stop", self.timings, self.seq_id)
         if self.full(n_ctx):
             record = self.finish("length", token)
             record.text = text + record.text
             return record
-        return Record(text, token, None, self.timings, self.seq_id)
+        return TokenEvent(text, token, None, self.timings, self.seq_id)
 
     def _count(self) -> None:
         self.timings.predicted_n = len(self.tokens) - len(self.prompt)
 
-    def finish(self, reason: str, token: int | None = None) -> Record:
+    def finish(self, reason: str, token: int | None = None) -> TokenEvent:
         """The last record, with all text that was held back."""
         self._count()
         text = "".join(item.text for item in self._flush_bans()) + self._decoder.decode(b"", final=True)
@@ -183,9 +183,9 @@ class Generation:
             text, stop = self._stops.finish(text)
             reason = "stop" if stop is not None and reason == "length" else reason
         self.finish_reason = reason
-        return Record(text, token, reason, self.timings, self.seq_id)
+        return TokenEvent(text, token, reason, self.timings, self.seq_id)
 
-    def _advance_with_bans(self, ctx: Any, row: int, n_ctx: int) -> Record:
+    def _advance_with_bans(self, ctx: Any, row: int, n_ctx: int) -> TokenEvent:
         """`advance` with banned strings: saves the state before each token that is held back."""
         sampler, bans = self._sampler, self._bans
         assert isinstance(sampler, GatedSampler)
@@ -203,11 +203,11 @@ class Generation:
             sampler.discard(before)
             return self.finish("stop", token)
         text = self._append(ctx, row, token)
-        n_removed = bans.push(Held(text, token, before, decoder, place))
+        n_removed = bans.push(BannedMatch(text, token, before, decoder, place))
         if n_removed:
             self._remove(sampler, bans, n_removed)
             self._count()
-            return Record("", None, None, self.timings, self.seq_id)
+            return TokenEvent("", None, None, self.timings, self.seq_id)
         released = bans.release()
         for item in released:
             sampler.discard(item.sampler)
@@ -245,7 +245,7 @@ class Generation:
         self._flush_bans()
         self._sampler.close()
 
-    def _flush_bans(self) -> list[Held]:
+    def _flush_bans(self) -> list[BannedMatch]:
         """The tokens that are held back; their snapshots are freed."""
         items = self._bans.flush() if self._bans else []
         for item in items:
@@ -254,7 +254,9 @@ class Generation:
         return items
 
 
-def generate(context: Context, generations: Sequence[Generation], progress: Progress | None = None) -> Iterator[Record]:
+def generate(
+    context: Context, generations: Sequence[Generation], progress: Progress | None = None
+) -> Iterator[TokenEvent]:
     """Yield a record per token until each generation has finished, then free their samplers.
 
     A common prefix of several prompts is evaluated once. `progress(done, total)` counts the evaluated tokens of a
@@ -284,7 +286,7 @@ def _check_space(context: Context, generation: Generation) -> None:
         )
 
 
-def _run(context: Context, generations: Sequence[Generation], progress: Progress | None) -> Iterator[Record]:
+def _run(context: Context, generations: Sequence[Generation], progress: Progress | None) -> Iterator[TokenEvent]:
     try:
         yield from _begin(context, generations, progress)
         active = [generation for generation in generations if not generation.finish_reason]
@@ -302,7 +304,7 @@ def _run(context: Context, generations: Sequence[Generation], progress: Progress
                 yield generation.finish(context.abort.reason)
 
 
-def _begin(context: Context, generations: Sequence[Generation], progress: Progress | None) -> Iterator[Record]:
+def _begin(context: Context, generations: Sequence[Generation], progress: Progress | None) -> Iterator[TokenEvent]:
     """Evaluate each different prompt once, and draw the first token of all its generations from the same logits."""
     begin = now_ms()
     by_prompt: dict[tuple[int, ...], list[Generation]] = {}
@@ -331,13 +333,13 @@ def _read(context: Context, generation: Generation, read: Sequence[int], progres
     generation.timings.prompt_ms = now_ms() - begin
 
 
-def _first(context: Context, generation: Generation) -> Record:
+def _first(context: Context, generation: Generation) -> TokenEvent:
     if generation.full(context.n_ctx):
         return generation.finish("length")
     return _advance(context, generation, -1)
 
 
-def _backtrack(context: Context, generation: Generation) -> Record:
+def _backtrack(context: Context, generation: Generation) -> TokenEvent:
     """Evaluate the tokens before a removed banned string, and draw the next one."""
     begin = now_ms()
     context.prefill(generation.seq_id, generation.tokens)
@@ -347,7 +349,7 @@ def _backtrack(context: Context, generation: Generation) -> Record:
     return record
 
 
-def _step(context: Context, generations: Sequence[Generation]) -> Iterator[Record]:
+def _step(context: Context, generations: Sequence[Generation]) -> Iterator[TokenEvent]:
     begin = now_ms()
     try:
         context.step([(generation.seq_id, generation.tokens[-1]) for generation in generations])
@@ -362,7 +364,7 @@ def _step(context: Context, generations: Sequence[Generation]) -> Iterator[Recor
         yield record
 
 
-def _advance(context: Context, generation: Generation, row: int) -> Record:
+def _advance(context: Context, generation: Generation, row: int) -> TokenEvent:
     try:
         return generation.advance(context.handle, row, context.n_ctx)
     except LlmcliError as error:

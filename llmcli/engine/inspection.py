@@ -12,7 +12,7 @@ from llmcli.engine.events import TokenTrace
 from llmcli.engine.generation import Generation, generate
 from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.sampling.chain import BEGIN
-from llmcli.params.chain import plan
+from llmcli.params.chain import build_chain
 from llmcli.params.settings import Settings
 
 Progress = Callable[[int, int], None]  # (tokens done, tokens in all)
@@ -23,7 +23,7 @@ DRAWS = frozenset({"dist", "mirostat", "mirostat_v2", "adaptive_p"})  # the step
 _ROUNDING = 1e-9  # a step that only sorts the candidates changes the order of the sums
 
 
-class Film:
+class CandidateCapture:
     """Captures the candidates of the last draw. `look` is the hook for the chain, `wants` whether to capture a draw.
 
     A token that the grammar rejects is drawn again: then `first` is the token of the first draw.
@@ -33,7 +33,7 @@ class Film:
         self.wants = wants
         self._is_drawn = True
         self._drawn: int | None = None
-        self.frames: list[Frame] = []
+        self.frames: list[CandidateSnapshot] = []
         self.first: int | None = None
 
     def look(self, name: str, candidates: Any) -> None:
@@ -46,29 +46,29 @@ class Film:
         if name == BEGIN:
             self.first, self._is_drawn = self._drawn, False
             self.frames.clear()
-        self.frames.append(Frame(name, ctypes.string_at(array.data, array.size * _ROW)))
+        self.frames.append(CandidateSnapshot(name, ctypes.string_at(array.data, array.size * _ROW)))
         if name in DRAWS:
             self._drawn, self._is_drawn = array.data[array.selected].id, True
 
 
 @dataclass(frozen=True)
-class Subject:
+class InspectTarget:
     """The answer to inspect: its tokens, and a factory for generations like the one that drew them."""
 
     settings: Settings
     grammar: str | None
     tokens: Sequence[int]
-    make: Callable[[Settings, str | None, Film], Generation]
+    make: Callable[[Settings, str | None, CandidateCapture], Generation]
 
     @property
     def remembering(self) -> list[str]:
         """The stateful steps: because of them, the answer is generated again up to the token."""
         constraints = ["grammar"] * (self.grammar is not None) + ["banned_strings"] * bool(self.settings.banned_strings)
-        return [step.name for step in plan(self.settings) if step.name in _STATEFUL] + constraints
+        return [step.name for step in build_chain(self.settings) if step.name in _STATEFUL] + constraints
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ChainStep:
     """One step of the chain.
 
     `live` candidates are left after it. `removed` is the probability of the others in the distribution of the model.
@@ -97,11 +97,11 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Stepwise:
+class ChainTrace:
     """The steps in order, and by rank the selected ones of the `n_vocab` candidates."""
 
     n_vocab: int
-    steps: tuple[Step, ...]
+    steps: tuple[ChainStep, ...]
     candidates: tuple[Candidate, ...]
 
     def removed_by(self, candidate: Candidate) -> str:
@@ -114,7 +114,7 @@ class Stepwise:
 
 
 @dataclass(frozen=True, slots=True)
-class Dissection:
+class TokenInspection:
     """How token `at` was drawn.
 
     `trace` describes the temperature step. `refused` is the text of the token that was drawn first and that the grammar
@@ -123,13 +123,15 @@ class Dissection:
 
     at: int
     drawn: int
-    stepwise: Stepwise
+    stepwise: ChainTrace
     trace: TokenTrace
     refused: str | None
     exact: bool = True
 
 
-def dissect(context: Context, subject: Subject, at: int, count: int, progress: Progress | None = None) -> Dissection:
+def inspect_token(
+    context: Context, subject: InspectTarget, at: int, count: int, progress: Progress | None = None
+) -> TokenInspection:
     """Inspect token `at`: the `count` most likely candidates before and after the chain, and the drawn token.
 
     If a step is stateful, the answer is generated again. If that gives other tokens, the state of such steps is reset,
@@ -142,16 +144,16 @@ def dissect(context: Context, subject: Subject, at: int, count: int, progress: P
     is_stateful = bool(subject.remembering)
     with context.untouched():
         if is_stateful:
-            generation = subject.make(subject.settings, subject.grammar, film := Film())
-            if _regenerate(context, generation, film, subject.tokens[: at + 1], progress):
-                return _dissection(generation, film, subject, at, count, generation.traces[at])
-        generation = subject.make(replace(subject.settings, banned_strings=()), None, film := Film())
+            generation = subject.make(subject.settings, subject.grammar, capture := CandidateCapture())
+            if _regenerate(context, generation, capture, subject.tokens[: at + 1], progress):
+                return _dissection(generation, capture, subject, at, count, generation.traces[at])
+        generation = subject.make(replace(subject.settings, banned_strings=()), None, capture := CandidateCapture())
         _draw_after(context, generation, subject.tokens[:at], progress)
-    found = _dissection(generation, film, subject, at, count, generation.traces[0])
+    found = _dissection(generation, capture, subject, at, count, generation.traces[0])
     return replace(found, exact=not is_stateful)
 
 
-def entropies(context: Context, subject: Subject, progress: Progress | None = None) -> list[float]:
+def entropies(context: Context, subject: InspectTarget, progress: Progress | None = None) -> list[float]:
     """The entropy (nats) of the candidates before the temperature step, for each token of an answer.
 
     Raises:
@@ -160,7 +162,9 @@ def entropies(context: Context, subject: Subject, progress: Progress | None = No
     found = []
     with context.untouched():
         for at in range(len(subject.tokens)):
-            generation = subject.make(replace(subject.settings, banned_strings=()), None, Film(lambda: False))
+            generation = subject.make(
+                replace(subject.settings, banned_strings=()), None, CandidateCapture(lambda: False)
+            )
             _draw_after(context, generation, subject.tokens[:at], None)
             found.append(generation.traces[0].entropy or 0.0)
             if progress:
@@ -168,16 +172,16 @@ def entropies(context: Context, subject: Subject, progress: Progress | None = No
     return found
 
 
-def likeliest(context: Context, subject: Subject, at: int, rank: int, progress: Progress | None = None) -> int:
+def top_tokens(context: Context, subject: InspectTarget, at: int, rank: int, progress: Progress | None = None) -> int:
     """The `rank`-th most likely token (from 1) of the model, before the chain, at token `at`.
 
     Raises:
         AbortedError, ContextOverflowError: as `dissect` does.
     """
-    generation = subject.make(replace(subject.settings, banned_strings=()), None, film := Film())
+    generation = subject.make(replace(subject.settings, banned_strings=()), None, capture := CandidateCapture())
     with context.untouched():
         _draw_after(context, generation, subject.tokens[:at], progress)
-    return stepwise(film.frames[:1], generation.vocab.label, rank).candidates[rank - 1].id
+    return trace_chain(capture.frames[:1], generation.vocab.label, rank).candidates[rank - 1].id
 
 
 def _draw_after(context: Context, generation: Generation, tokens: Sequence[int], progress: Progress | None) -> None:
@@ -190,11 +194,15 @@ def _draw_after(context: Context, generation: Generation, tokens: Sequence[int],
 
 
 def _regenerate(
-    context: Context, generation: Generation, film: Film, tokens: Sequence[int], progress: Progress | None
+    context: Context,
+    generation: Generation,
+    capture: CandidateCapture,
+    tokens: Sequence[int],
+    progress: Progress | None,
 ) -> bool:
     """Generate the answer again and capture the last of `tokens`; returns whether the tokens are the same."""
     last = len(tokens) - 1
-    film.wants = lambda: len(generation.traces) == last
+    capture.wants = lambda: len(generation.traces) == last
     context.rewind(generation.seq_id, generation.tokens)
     with closing(generation):
         for _ in generate(context, [generation]):
@@ -208,26 +216,26 @@ def _regenerate(
 
 
 def _dissection(
-    generation: Generation, film: Film, subject: Subject, at: int, count: int, trace: TokenTrace
-) -> Dissection:
+    generation: Generation, capture: CandidateCapture, subject: InspectTarget, at: int, count: int, trace: TokenTrace
+) -> TokenInspection:
     text_of, drawn = generation.vocab.label, subject.tokens[at]
-    frames = _effective(film.frames, subject.settings)
-    first = film.first if any(frame.name == "grammar" for frame in frames) else None
+    frames = _effective(capture.frames, subject.settings)
+    first = capture.first if any(frame.name == "grammar" for frame in frames) else None
     refused = None if first is None else text_of(first)
-    return Dissection(at, drawn, stepwise(frames, text_of, count, drawn), trace, refused)
+    return TokenInspection(at, drawn, trace_chain(frames, text_of, count, drawn), trace, refused)
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class CandidateSnapshot:
     """The candidates after the step `name`: a copy of the rows of llama.cpp."""
 
     name: str
     rows: bytes
 
 
-def _effective(frames: Sequence[Frame], settings: Settings) -> list[Frame]:
+def _effective(frames: Sequence[CandidateSnapshot], settings: Settings) -> list[CandidateSnapshot]:
     """The frames without the draw at the end, and without a temperature step that only reads."""
-    names = {step.name for step in plan(settings)}
+    names = {step.name for step in build_chain(settings)}
     kept = list(frames[:1])
     for before, frame in pairwise(frames):
         is_reading = frame.name == "temperature" and "temperature" not in names
@@ -236,9 +244,9 @@ def _effective(frames: Sequence[Frame], settings: Settings) -> list[Frame]:
     return kept
 
 
-def stepwise(
-    frames: Sequence[Frame], text_of: Callable[[int], str], count: int, besides: int | None = None
-) -> Stepwise:
+def trace_chain(
+    frames: Sequence[CandidateSnapshot], text_of: Callable[[int], str], count: int, besides: int | None = None
+) -> ChainTrace:
     """The steps and candidates of captured frames, the first of which is the distribution of the model.
 
     The candidates are the `count` most likely ones before and after the chain, the most likely one that each step
@@ -257,7 +265,7 @@ def stepwise(
     selected: set[int] = {*order[:count].tolist(), *final.tolist(), *([] if besides is None else [besides])}
     for before, after in pairwise(ps):
         selected |= {*order[(~np.isnan(before) & np.isnan(after))[order]][:1].tolist()}
-    return Stepwise(
+    return ChainTrace(
         len(order),
         tuple(_step(frame.name, ps[0], *ps[at : at + 2]) for at, frame in enumerate(frames[1:])),
         tuple(
@@ -284,9 +292,11 @@ def _probabilities(rows: Any, n_vocab: int) -> Any:
     return p
 
 
-def _step(name: str, model: Any, before: Any, after: Any) -> Step:
+def _step(name: str, model: Any, before: Any, after: Any) -> ChainStep:
     import numpy as np
 
     removed = ~np.isnan(before) & np.isnan(after)
     moved = float(np.abs(np.nan_to_num(after) - np.nan_to_num(before)).sum() / 2)
-    return Step(name, int((~np.isnan(after)).sum()), float(model[removed].sum()), moved if moved > _ROUNDING else 0.0)
+    return ChainStep(
+        name, int((~np.isnan(after)).sum()), float(model[removed].sum()), moved if moved > _ROUNDING else 0.0
+    )

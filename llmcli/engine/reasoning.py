@@ -29,7 +29,7 @@ def show_tags(vocab: Vocab) -> None:
             vocab.show_control(token)
 
 
-class ThinkingSplitter:
+class ReasoningSplitter:
     """Splits streamed text into ("think", text) and ("answer", text), without tags and the line breaks next to them.
 
     Only a tag at the start of the text opens the reasoning; later it is part of the answer. Some templates end the

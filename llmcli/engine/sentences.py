@@ -4,7 +4,7 @@ import re
 from copy import copy
 from typing import NamedTuple
 
-from llmcli.engine.reasoning import ThinkingSplitter
+from llmcli.engine.reasoning import ReasoningSplitter
 
 # Marks that end a sentence only before white space, and marks that always end one.
 _SOFT = ".!?…‽‼⁇⁈⁉\u037e;"  # U+037E is the Greek question mark, which is mostly typed as a semicolon
@@ -56,7 +56,7 @@ _INITIALS = re.compile(r"[^\W\d_]|(?:[^\W\d_]{1,2}\.-?)+[^\W\d_]{1,2}")
 _ADDRESS = re.compile(r"\d$|://|@|^www$")  # the point can be part of a number or an address
 
 
-class Reading(NamedTuple):
+class SentenceScan(NamedTuple):
     """The sentence ends in a text that are certain."""
 
     ends: int  # number of certain sentence ends
@@ -66,7 +66,7 @@ class Reading(NamedTuple):
     final: bool  # whether the undecided mark is probably the end of a sentence
 
 
-def boundaries(text: str, at: int = 0, started: bool = False) -> Reading:
+def boundaries(text: str, at: int = 0, started: bool = False) -> SentenceScan:
     """The sentence ends in a text. Before `at` all is decided; `started` is whether the sentence there has started.
 
     More text never changes what is decided, so the result does not depend on how a text is split into pieces.
@@ -76,13 +76,13 @@ def boundaries(text: str, at: int = 0, started: bool = False) -> Reading:
         started = started or _LETTER.search(text, at, mark.start()) is not None
         final, certain = _verdict(text, start, mark) if started else (False, True)
         if not certain:
-            return Reading(ends, start, mark.start(), started, final)
+            return SentenceScan(ends, start, mark.start(), started, final)
         ends += final
         at = mark.end(2 if final else 1) if mark[1] else mark.end()
         if final or not mark[1]:
             start, started = at, False
     started = started or _LETTER.search(text, at) is not None
-    return Reading(ends, start, len(text), started, False)
+    return SentenceScan(ends, start, len(text), started, False)
 
 
 def _verdict(text: str, start: int, mark: re.Match[str]) -> tuple[bool, bool]:
@@ -195,13 +195,13 @@ class TextPosition:
         self._undecided = len(text) - reading.at
 
 
-class Place:
+class DrawState:
     """Counts tokens, sentences, lines and paragraphs. The counts restart where reasoning ends and the answer starts.
 
     `splitter` separates the two; without one, all text is answer.
     """
 
-    def __init__(self, splitter: ThinkingSplitter | None = None) -> None:
+    def __init__(self, splitter: ReasoningSplitter | None = None) -> None:
         self._splitter = splitter
         self.total = 0  # tokens, including the reasoning
         self.index = 0
@@ -235,12 +235,12 @@ class Place:
                 self.index, self.text, text = 0, TextPosition(), ""
         self.text.push(text)
 
-    def copy(self) -> "Place":
+    def copy(self) -> "DrawState":
         """A copy, for `restore` after tokens are removed."""
         other = copy(self)
         other._splitter, other.text = copy(self._splitter), self.text.copy()
         return other
 
-    def restore(self, other: "Place") -> None:
+    def restore(self, other: "DrawState") -> None:
         """Restore a copy, which must not be used again."""
         vars(self).update(vars(other))

@@ -5,10 +5,10 @@ from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmcli.engine.events import Record, TokenTrace
+from llmcli.engine.events import TokenEvent, TokenTrace
 from llmcli.engine.generation import Generation
-from llmcli.engine.reasoning import ThinkingSplitter, show_tags
-from llmcli.engine.sampling.temperature import Dial
+from llmcli.engine.reasoning import ReasoningSplitter, show_tags
+from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.inference.local import LocalModel, Prompt
 from llmcli.params.settings import Settings
 
@@ -28,7 +28,7 @@ class TraceTexts:
         self._texts: list[tuple[str, str]] = []  # answer and reasoning of each token
         self._n_passed = 0
 
-    def said(self, parts: _Parts, record: Record | None = None) -> None:
+    def said(self, parts: _Parts, record: TokenEvent | None = None) -> None:
         """Add the text of one record, or text without a record: a prefill, or text that was held back to the end."""
         if self._generation.trace is None:
             return
@@ -60,9 +60,9 @@ class Answer:
     grammar: str | None = None
     progress: Callable[[int, int], None] | None = None
     inside: bool = False  # whether the prompt ends inside the model's reasoning
-    dial: Dial | None = None
+    temperature_shift: TemperatureShift | None = None
     trace: int | None = None  # record how each token is sampled, with so many alternatives
-    heard: Callable[[TokenTrace], None] = field(
+    on_token: Callable[[TokenTrace], None] = field(
         default=lambda _token: None, repr=False
     )  # called for each token, once it is certain
     text: str = field(init=False, default="")
@@ -73,7 +73,7 @@ class Answer:
     n_drawn: int = field(init=False, default=0)  # tokens sampled, including those removed later
     traces: list[TokenTrace] = field(init=False, default_factory=list, repr=False)
     generation: Generation = field(init=False, repr=False)
-    _splitter: ThinkingSplitter | None = field(init=False, default=None, repr=False)
+    _splitter: ReasoningSplitter | None = field(init=False, default=None, repr=False)
     _texts: TraceTexts = field(init=False, repr=False)
 
     def parts(self) -> Iterator[Part]:
@@ -83,19 +83,19 @@ class Answer:
             ContextOverflowError, ConstraintError, UsageError: see `LocalModel.generate`.
         """
         generation, records = self.local.generate(
-            self.prompt, self.settings, self.grammar, self.progress, **self.watched()
+            self.prompt, self.settings, self.grammar, self.progress, **self.generation_options()
         )
         yield from self.begin(generation)
         for record in records:
             yield from self.take(record)
         yield from self.end()
 
-    def watched(self) -> dict[str, Any]:
+    def generation_options(self) -> dict[str, Any]:
         """Further arguments for the `Generation` of this answer."""
         if not self.settings.raw and not self.settings.prefill:
-            self._splitter = ThinkingSplitter(self.prompt.text, self.inside)
+            self._splitter = ReasoningSplitter(self.prompt.text, self.inside)
             show_tags(self.local.model.vocab)
-        return {"splitter": copy(self._splitter), "dial": self.dial, "trace": self.trace}
+        return {"splitter": copy(self._splitter), "dial": self.temperature_shift, "trace": self.trace}
 
     def begin(self, generation: Generation) -> Iterator[Part]:
         """The parts before the first token. Call `take` with each record of the generation afterwards, then `end`."""
@@ -104,7 +104,7 @@ class Answer:
         if self.settings.prefill:
             yield from self._add([("answer", self.settings.prefill)], None)
 
-    def take(self, record: Record) -> Iterator[Part]:
+    def take(self, record: TokenEvent) -> Iterator[Part]:
         """The parts that one more record makes certain."""
         self.n_drawn += record.id is not None or not record.finish_reason
         if record.finish_reason:
@@ -118,7 +118,7 @@ class Answer:
         if self._splitter:
             yield from self._add(list(self._splitter.flush()), None)
 
-    def _add(self, parts: Sequence[Part], record: Record | None) -> Iterator[Part]:
+    def _add(self, parts: Sequence[Part], record: TokenEvent | None) -> Iterator[Part]:
         self._texts.said(parts, record)
         for kind, text in parts:
             if kind == "think":
@@ -130,7 +130,7 @@ class Answer:
 
     def _add_trace(self, token: TokenTrace) -> None:
         self.traces.append(token)
-        self.heard(token)
+        self.on_token(token)
 
     def timings(self) -> dict[str, float]:
         """Milliseconds and tokens per second under llama-server's names."""

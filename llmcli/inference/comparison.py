@@ -8,7 +8,7 @@ from math import prod
 from time import perf_counter
 from typing import Any
 
-from llmcli.engine.events import Record
+from llmcli.engine.events import TokenEvent
 from llmcli.engine.generation import Generation, Progress, generate
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference import sizing
@@ -20,7 +20,7 @@ from llmcli.params.model import ModelParams
 from llmcli.params.param import describe
 from llmcli.params.samplers import seed_after
 from llmcli.params.settings import SamplingParams, Settings, fields, find, to_datum
-from llmcli.text import excerpt
+from llmcli.text import ellipsize
 
 END = "end"  # the kind of the last part of each answer, whose text is its finish reason
 Piece = tuple[int, str, str]  # index of the answer, "answer", "think" or "end", text
@@ -86,7 +86,7 @@ def variants_of(specs: Sequence[str], seed: int, n_seeds: int = 1, parse: Parse 
 def _combined(axes: Sequence[_Axis], seed: int, n_seeds: int) -> Iterator[Variant]:
     for chosen in product(*(axis.values for axis in axes)):
         pairs = list(zip(axes, chosen, strict=True))
-        label = " ".join(f"{axis.name}={excerpt(text, _LONGEST) or 'none'}" for axis, (text, _) in pairs)
+        label = " ".join(f"{axis.name}={ellipsize(text, _LONGEST) or 'none'}" for axis, (text, _) in pairs)
         values = {axis.key: value for axis, (_, value) in pairs}
         if n_seeds == 1:
             yield Variant(label, values)
@@ -163,7 +163,7 @@ class Statistics:
 
 
 @dataclass
-class Compared:
+class CompareResult:
     """One of the answers with its variant and its statistics."""
 
     variant: Variant
@@ -196,7 +196,7 @@ class Comparison:
     def __init__(self, local: LocalModel, answers: Sequence[tuple[Variant, Answer]]) -> None:
         """`answers` are for this model and have not started; they are traced."""
         self.local = local
-        self.compared = [Compared(variant, answer) for variant, answer in answers]
+        self.compared = [CompareResult(variant, answer) for variant, answer in answers]
         self.seconds = 0.0  # from the first token to the last
         self.progress: Callable[[int, int], None] | None = None
         for one in self.compared:
@@ -218,10 +218,16 @@ class Comparison:
             for first in range(0, len(answers), width):
                 yield from self._round(first, self.compared[first : first + width])
 
-    def _round(self, first: int, compared: Sequence[Compared]) -> Iterator[Piece]:
+    def _round(self, first: int, compared: Sequence[CompareResult]) -> Iterator[Piece]:
         """The answers that are generated at a time; `first` is the index of the first one."""
         requests = [
-            Asked(one.answer.prompt, one.answer.settings, one.answer.grammar, one.answer.watched(), one.variant.label)
+            BatchRequest(
+                one.answer.prompt,
+                one.answer.settings,
+                one.answer.grammar,
+                one.answer.generation_options(),
+                one.variant.label,
+            )
             for one in compared
         ]
         generations, records = generate_together(self.local, requests, self.progress)
@@ -246,19 +252,19 @@ def statistics_of(answer: "Answer") -> Statistics:
     """The statistics of an answer that has started; `mean_p` needs its trace."""
     tokens = answer.generation.tokens[len(answer.prompt.tokens) :]
     probabilities = [token.p for token in answer.traces if token.p is not None]
-    four = distinct(tokens, 4)
+    four = distinct_n(tokens, 4)
     return Statistics(
         tokens=len(tokens),
         words=len(answer.text.split()),
-        distinct_1=distinct(tokens, 1),
-        distinct_2=distinct(tokens, 2),
-        distinct_3=distinct(tokens, 3),
+        distinct_1=distinct_n(tokens, 1),
+        distinct_2=distinct_n(tokens, 2),
+        distinct_3=distinct_n(tokens, 3),
         mean_p=sum(probabilities) / len(probabilities) if probabilities else None,
         repetition=None if four is None else 1 - four,
     )
 
 
-def distinct(tokens: Sequence[int], n: int) -> float | None:
+def distinct_n(tokens: Sequence[int], n: int) -> float | None:
     """Distinct runs of `n` tokens over all runs of `n` tokens (Li et al. 2016, A Diversity-Promoting Objective Function
     for Neural Conversation Models); None for fewer tokens than that.
     """
@@ -267,13 +273,13 @@ def distinct(tokens: Sequence[int], n: int) -> float | None:
 
 
 @dataclass(frozen=True)
-class Asked:
+class BatchRequest:
     """The request for one answer; `watched` goes to its `Generation`, `label` is for its errors."""
 
     prompt: Prompt
     settings: Settings
     grammar: str | None = None
-    watched: Mapping[str, Any] = field(default_factory=dict)
+    generation_options: Mapping[str, Any] = field(default_factory=dict)
     label: str = ""
 
 
@@ -316,8 +322,8 @@ def side_by_side(local: LocalModel, prompts: Sequence[Prompt], settings: Sequenc
 
 
 def generate_together(
-    local: LocalModel, asked: Sequence[Asked], progress: Progress | None = None
-) -> tuple[list[Generation], Iterator[Record]]:
+    local: LocalModel, asked: Sequence[BatchRequest], progress: Progress | None = None
+) -> tuple[list[Generation], Iterator[TokenEvent]]:
     """Answers that are generated in the same batches: their states, and the records that drive them.
 
     `seq_id` of a record is the index of its answer. An answer that fails ends alone, and has a `failure`.
@@ -336,9 +342,9 @@ def generate_together(
     return generations, generate(local.context, generations, progress)
 
 
-def _generation(local: LocalModel, one: Asked, seq_id: int) -> Generation:
+def _generation(local: LocalModel, one: BatchRequest, seq_id: int) -> Generation:
     vocab, tokens = local.model.vocab, one.prompt.tokens
     try:
-        return Generation(vocab, tokens, one.settings, one.grammar, seq_id, lenient=True, **one.watched)
+        return Generation(vocab, tokens, one.settings, one.grammar, seq_id, lenient=True, **one.generation_options)
     except LlmcliError as error:
         raise type(error)(f"{one.label}: {error}" if one.label else str(error), error.hint) from None

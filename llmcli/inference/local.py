@@ -7,11 +7,11 @@ from functools import cached_property
 from time import perf_counter
 from typing import Any
 
-from llmcli.engine.events import Record
+from llmcli.engine.events import TokenEvent
 from llmcli.engine.generation import Generation, generate
 from llmcli.engine.llama import bindings, hardware
 from llmcli.engine.llama.bindings import AbortFlag
-from llmcli.engine.llama.context import AbortedError, Batches, Context, ContextParams, check_layout, without_last
+from llmcli.engine.llama.context import AbortedError, Batches, Context, ContextParams, check_layout, drop_last_batch
 from llmcli.engine.llama.model import Model
 from llmcli.engine.llama.probe import probe
 from llmcli.errors import ModelInvalidError, UsageError
@@ -20,12 +20,12 @@ from llmcli.inference import sizing
 from llmcli.models import locations, notes
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.splits import read_headers
-from llmcli.models.locations import ModelFile, shelf
+from llmcli.models.locations import ModelFile, model_locations
 from llmcli.models.lookup import find
-from llmcli.models.notes import Identity
+from llmcli.models.notes import ModelHasher
 from llmcli.models.sources import starter_download
 from llmcli.params.samplers import random_seed
-from llmcli.params.settings import Layer, Resolved, Settings, resolve
+from llmcli.params.settings import Layer, ResolvedSettings, Settings, resolve
 from llmcli.params.settings import find as find_setting
 
 Fetch = Callable[[int, int], None]
@@ -49,7 +49,7 @@ class Prompt:
 
 
 @dataclass
-class Target:
+class ResolvedModel:
     """A model that is found but not loaded; `notes` are for the user."""
 
     file: ModelFile
@@ -76,7 +76,7 @@ class Target:
         return Layer("model", values)
 
 
-def locate(settings: Settings, fetch: Fetch | None = None, trying: Trying | None = None) -> Target:
+def resolve_model(settings: Settings, fetch: Fetch | None = None, trying: Trying | None = None) -> ResolvedModel:
     """Find the model of the settings, download it if it is the starter, and check its file. There is no other request.
 
     A new file is first loaded in a child process, because llama.cpp may abort on a corrupt one; `trying` gets its name
@@ -87,8 +87,8 @@ def locate(settings: Settings, fetch: Fetch | None = None, trying: Trying | None
         ModelNotFoundError: when no such model exists.
         ModelInvalidError: when the file is not a model, is corrupt, or crashes llama.cpp.
     """
-    places = shelf(settings)
-    target = Target(find(settings.model, places))
+    places = model_locations(settings)
+    target = ResolvedModel(find(settings.model, places))
     file, build = target.file, bindings.bindings_version()
     if file.path == locations.starter_path(places.cache_dir):
         starter_download.ensure_starter(places.cache_dir, fetch, places.offline)
@@ -105,12 +105,12 @@ def locate(settings: Settings, fetch: Fetch | None = None, trying: Trying | None
     return target
 
 
-def with_model(target: Target, upper: Sequence[Layer]) -> Resolved:
+def apply_model_defaults(target: ResolvedModel, upper: Sequence[Layer]) -> ResolvedSettings:
     """The resolved settings: the model's own defaults below `upper`, and a random seed where none is given."""
     resolved = resolve([target.layer, *upper])
     if resolved.settings.seed is not None:
         return resolved
-    return Resolved(replace(resolved.settings, seed=random_seed()), resolved.origins)
+    return ResolvedSettings(replace(resolved.settings, seed=random_seed()), resolved.origins)
 
 
 class LocalModel:
@@ -118,7 +118,7 @@ class LocalModel:
 
     def __init__(
         self,
-        target: Target,
+        target: ResolvedModel,
         settings: Settings,
         abort: AbortFlag,
         progress: Share | None = None,
@@ -170,9 +170,9 @@ class LocalModel:
         return self._context
 
     @cached_property
-    def identity(self) -> Identity:
+    def identity(self) -> ModelHasher:
         """The sha256 of the model file."""
-        return Identity(self.target.file, data_dir())
+        return ModelHasher(self.target.file, data_dir())
 
     def evaluated(self, tokens: Sequence[int]) -> int:
         """How many of these tokens, from the first on, are in the context already."""
@@ -192,7 +192,7 @@ class LocalModel:
             AbortedError: when it is stopped.
             ContextOverflowError: when the prompt does not fit.
         """
-        context, before = self._context_for(len(tokens), settings), without_last(layout)
+        context, before = self._context_for(len(tokens), settings), drop_last_batch(layout)
         check_layout(layout, len(tokens), context.n_batch, context.n_ctx)
         context.prefill_as(0, tokens[: len(tokens) - layout[-1][1]], before)
 
@@ -212,7 +212,7 @@ class LocalModel:
         grammar: str | None = None,
         progress: Callable[[int, int], None] | None = None,
         **watched: Any,
-    ) -> tuple[Generation, Iterator[Record]]:
+    ) -> tuple[Generation, Iterator[TokenEvent]]:
         """One answer: its state, and the records that drive it. `watched` are further arguments of `Generation`.
 
         Raises:

@@ -38,7 +38,7 @@ _DECIDING = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Circumstances:
+class ReplayManifest:
     """Texts and numbers only; an empty value means that it did not exist or was not known.
 
     Attributes:
@@ -93,7 +93,7 @@ class Circumstances:
         return {key: _plain(value) for key, (value, default) in values.items() if value != default}
 
 
-def from_data(data: Any) -> Circumstances:
+def from_data(data: Any) -> ReplayManifest:
     """The circumstances in JSON data; unknown keys, of a newer version, are ignored.
 
     Raises:
@@ -111,7 +111,7 @@ def from_data(data: Any) -> Circumstances:
     missing = next((key for key in _NEEDED if key not in values), "")
     if missing:
         raise ValueError(f"replay.{missing} is missing")
-    return Circumstances(**values)
+    return ReplayManifest(**values)
 
 
 def _plain(value: Any) -> Any:
@@ -189,16 +189,16 @@ def replay_data(answer: "Answer", first: int | None = None, begun: int | None = 
     """The circumstances as JSON data; empty where the prompt was not read."""
     if not answer.started or not answer.generation.conditions:
         return {}
-    return circumstances(answer, first, begun).to_data()
+    return build_manifest(answer, first, begun).to_data()
 
 
-def circumstances(answer: "Answer", first: int | None = None, begun: int | None = None) -> Circumstances:
+def build_manifest(answer: "Answer", first: int | None = None, begun: int | None = None) -> ReplayManifest:
     """All that is needed to repeat an answer whose prompt was read; `first` and `begun` are numbers of messages."""
     local, prompt, settings, generation = answer.local, answer.prompt, answer.settings, answer.generation
     own, params = local.target.header.chat_template or "", generation.conditions
     assert params
     whole = answer.finish_reason in ("stop", "length")
-    return Circumstances(
+    return ReplayManifest(
         model_sha256=local.identity.wait(_PATIENCE if whole else 0),  # who stops it does not want to wait
         build=bindings_version(),
         machine=machine(),
@@ -214,7 +214,7 @@ def circumstances(answer: "Answer", first: int | None = None, begun: int | None 
         grammar="" if answer.grammar == settings.grammar else answer.grammar or "",
         system=_system(settings),
         policy_sha256=policy_sha256(settings.temp_policy_file) if settings.temp_policy_file else "",
-        moves=tuple(answer.dial.moves) if answer.dial else (),
+        moves=tuple(answer.temperature_shift.moves) if answer.temperature_shift else (),
         first=first,
         begun=begun,
         beside=max(generation.beside, params.n_seq_max - 1),

@@ -170,7 +170,7 @@ def render_prompt(
     return "".join(parts), with_bos(vocab, cache.tokenize(parts))
 
 
-def warm(template: "ChatTemplate", cache: TokenCache) -> None:
+def warm_cache(template: "ChatTemplate", cache: TokenCache) -> None:
     """Prepare the cache (30 ms with 50,000 tokens) while the user types, so that the second prompt is fast."""
     turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     with suppress(LlmcliError):  # the first prompt reports an error of the template

@@ -102,11 +102,11 @@ def grammar_text(settings: Settings, notes: list[str] | None = None) -> str | No
     if settings.grammar_file is not None:
         return read_text(settings.grammar_file)
     if settings.json_schema is not None:
-        from llmcli.engine.sampling.grammar import not_enforced, schema_to_gbnf
+        from llmcli.engine.sampling.grammar import schema_to_gbnf, unenforced_keywords
 
         schema = _inline_or_file(settings.json_schema, "{")
         gbnf = schema_to_gbnf(schema)
-        if notes is not None and (words := not_enforced(schema)):
+        if notes is not None and (words := unenforced_keywords(schema)):
             notes.append(f"json_schema: cannot enforce {', '.join(words)}; check the output")
         return gbnf
     return settings.grammar

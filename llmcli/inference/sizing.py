@@ -12,9 +12,9 @@ from llmcli.models import notes
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.splits import read_headers
 from llmcli.models.hub import cache
-from llmcli.models.inventory import Item, item_of
-from llmcli.models.locations import ModelFile, Shelf
-from llmcli.models.sources.hub import Plan
+from llmcli.models.inventory import InstalledModel, item_of
+from llmcli.models.locations import ModelFile, ModelLocations
+from llmcli.models.sources.hub import PullPlan
 from llmcli.params.settings import Settings
 
 _ROUND = 256  # llama.cpp rounds a context up to this
@@ -62,7 +62,7 @@ def choose_context(shape: ModelShape, settings: Settings, n_prompt: int) -> tupl
 
 
 @dataclass(frozen=True)
-class Sharing:
+class SharedContext:
     """A context for several answers: its tokens, those of one prompt with its answer, and how many at a time."""
 
     n_ctx: int
@@ -71,7 +71,7 @@ class Sharing:
     note: str = ""
 
 
-def choose_shared(shape: ModelShape, settings: Settings, prompts: Sequence[int], n_answers: int) -> Sharing:
+def choose_shared(shape: ModelShape, settings: Settings, prompts: Sequence[int], n_answers: int) -> SharedContext:
     """The context for `n_answers` answers to prompts of so many tokens; each prompt is in it once.
 
     With `max_tokens` set, an answer has as much room as it would have alone. Without, all answers share what one alone
@@ -91,7 +91,7 @@ def choose_shared(shape: ModelShape, settings: Settings, prompts: Sequence[int],
     rounds = -(-n_answers // min(max((fits - sum(prompts)) // room, 1), _WIDEST))
     width = -(-n_answers // rounds)
     n_ctx = -(-(sum(prompts) + width * room) // _ROUND) * _ROUND
-    return Sharing(n_ctx, longest + room, width, note)
+    return SharedContext(n_ctx, longest + room, width, note)
 
 
 def check_room(settings: Settings, n_prompt: int, n_ctx: int, note: str) -> None:
@@ -151,19 +151,19 @@ def choose_gpu_layers(shape: ModelShape, settings: Settings, n_ctx: int) -> int:
     return fitting_layers(shape, n_ctx, settings.n_ubatch, settings.cache_type_k, settings.cache_type_v, free)
 
 
-def local_portrait(file: ModelFile, shelf: Shelf, settings: Settings) -> dict[str, Any]:
+def local_model_info(file: ModelFile, locations: ModelLocations, settings: Settings) -> dict[str, Any]:
     """The facts about a model on this machine.
 
     Raises:
         ModelInvalidError: it is damaged.
         ModelNotFoundError: it is the starter, which is not downloaded yet.
     """
-    item = item_of(file, shelf)
+    item = item_of(file, locations)
     headers = read_headers(file.parts)
-    recorded = notes.when_verified(shelf.data_dir, file.path)
+    recorded = notes.when_verified(locations.data_dir, file.path)
     if item.source == "starter":  # it was verified when it was downloaded
         recorded = item.digests[0], file.path.stat().st_mtime
-    license_name = str(headers[0].metadata.get("general.license", "")) or license_of(item, shelf)
+    license_name = str(headers[0].metadata.get("general.license", "")) or license_of(item, locations)
     return _portrait(headers, item.size, settings) | {
         "name": item.name,
         "downloaded": True,
@@ -179,14 +179,14 @@ def local_portrait(file: ModelFile, shelf: Shelf, settings: Settings) -> dict[st
     }
 
 
-def license_of(item: Item, shelf: Shelf) -> str:
+def license_of(item: InstalledModel, locations: ModelLocations) -> str:
     """The license that the Hub gave when the model was pulled; "" if it is not known."""
-    pulled = cache.all_revisions(shelf.data_dir) if item.cached else []
+    pulled = cache.all_revisions(locations.data_dir) if item.cached else []
     matching = (one.license for one in pulled if item.cached and one.files == item.cached.variant.parts)
     return next(matching, "")
 
 
-def remote_portrait(plan: Plan, settings: Settings) -> dict[str, Any]:
+def remote_model_info(plan: PullPlan, settings: Settings) -> dict[str, Any]:
     """The facts about a model on the Hub, of which only the header is read.
 
     Raises:

@@ -65,7 +65,7 @@ class ChatTemplate:
         self.moment: float | None = None  # the time for the template (seconds since 1970); None: now
         self._special = dict(special)
         self._origin = origin
-        self._sandbox = Sandbox(Meter(_SPARE_OUTPUT, _SECONDS))
+        self._sandbox = Sandbox(RenderBudget(_SPARE_OUTPUT, _SECONDS))
         if len(source) > _MOST_SOURCE:
             raise ModelInvalidError(f"{origin} has more than {_MOST_SOURCE} characters", _OTHER)
         try:
@@ -102,7 +102,7 @@ class ChatTemplate:
 
     def _render(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> str:
         size = sum(len(str(message["content"])) for message in messages)
-        self._sandbox.meter = Meter(_ROOM + 128 * size, _SECONDS)
+        self._sandbox.meter = RenderBudget(_ROOM + 128 * size, _SECONDS)
         limit = 8 * size + _SPARE_OUTPUT
         pieces = []
         try:
@@ -110,7 +110,7 @@ class ChatTemplate:
                 pieces.append(piece)
                 limit -= len(piece)
                 if limit < 0:
-                    raise OverLimitError("it produces too much text")
+                    raise TemplateLimitError("it produces too much text")
         except TemplateError:
             raise
         except Exception as error:  # any error of Python code that the template runs
@@ -132,11 +132,11 @@ def _merge_system(messages: Sequence[Message]) -> list[Message]:
     return [{"role": "user", "content": f"{system['content']}\n\n{rest[0]['content']}"}, *rest[1:]]
 
 
-class OverLimitError(SecurityError):
+class TemplateLimitError(SecurityError):
     """The template exceeds its limits of time or text."""
 
 
-class Meter:
+class RenderBudget:
     """The budget of one rendering: seconds, and characters to produce; an object or an iteration costs 64."""
 
     def __init__(self, room: int, seconds: float) -> None:
@@ -148,9 +148,9 @@ class Meter:
         """Charge for `amount` characters before they are produced."""
         self._room -= max(amount, 0)
         if self._room < 0:
-            raise OverLimitError("it produces too much text or loops too often")
+            raise TemplateLimitError("it produces too much text or loops too often")
         if time.monotonic() > self._end:
-            raise OverLimitError(f"it takes longer than {self._seconds:g} seconds")
+            raise TemplateLimitError(f"it takes longer than {self._seconds:g} seconds")
 
     def weigh(self, value: Any) -> Any:
         """`value`, charged with everything in it, so that it cannot be expensive to print or compare."""
@@ -163,7 +163,7 @@ class Meter:
             elif isinstance(item, _CONTAINERS):
                 pending += item
             elif isinstance(item, int) and item.bit_length() > 64:
-                raise OverLimitError("it computes a number that is too large")
+                raise TemplateLimitError("it computes a number that is too large")
         return value
 
     def each(self, values: Iterable[Any], text: int = 0) -> Iterator[Any]:
@@ -178,7 +178,7 @@ class Meter:
         return value
 
 
-class Metering(NodeTransformer):
+class BudgetInjector(NodeTransformer):
     """Adds charges where a sandbox has no hook: loops, `~`, lists, slices."""
 
     def visit(self, node: nodes.Node, *_args: Any, **_kwargs: Any) -> nodes.Node:
@@ -213,7 +213,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     intercepted_binops = frozenset(("+", "-", "*", "/", "//", "%", "**"))
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: RenderBudget) -> None:
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
@@ -268,12 +268,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if operator == "*":
             self.meter.spend(max(_repeated(left, right), _repeated(right, left)))
         if operator == "**" and isinstance(left, int) and left.bit_length() * abs(right) > 64:
-            raise OverLimitError("it computes a number that is too large")
+            raise TemplateLimitError("it computes a number that is too large")
         return self.meter.weigh(super().call_binop(context, operator, left, right))
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
-        Metering().generic_visit(tree)
+        BudgetInjector().generic_visit(tree)
         tree.set_environment(self)
         return tree
 

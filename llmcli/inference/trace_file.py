@@ -54,10 +54,10 @@ class TraceWriter:
                 raise self._fault(error) from None
 
     def _flush(self) -> None:
-        waiting, self._waiting = self._waiting, []
+        spinner, self._waiting = self._waiting, []
         try:
-            if waiting:
-                self._file.write(b"".join([encode(to_data(token)) for token in waiting]))
+            if spinner:
+                self._file.write(b"".join([encode(to_data(token)) for token in spinner]))
         except OSError as error:
             raise self._fault(error) from None
 

@@ -6,7 +6,7 @@ checked against the Hub: a repository can move or change, and each size is that 
 
 from dataclasses import dataclass
 
-from llmcli.models.hub.repo_files import fits
+from llmcli.models.hub.repo_files import fits_memory
 
 KNOWN_AS_OF = "2026-07"
 _BANDWIDTH = 6_000_000_000  # bytes per second that one core reads: 2 cores of an AMD EPYC gave 10 to 12 GB/s
@@ -15,7 +15,7 @@ _READING_SPEED = 4.0  # tokens per second, about as fast as people read
 
 
 @dataclass(frozen=True)
-class Entry:
+class CatalogEntry:
     """A model with a short name. `size` is the approximate size of its file in bytes, `parameters` are in billions."""
 
     name: str
@@ -28,8 +28,8 @@ class Entry:
     note: str
 
 
-def _q4(name: str, repo: str, size: int, parameters: float, context: int, terms: str, note: str) -> Entry:
-    return Entry(name, repo, "Q4_K_M", size, parameters, context, terms, note)
+def _q4(name: str, repo: str, size: int, parameters: float, context: int, terms: str, note: str) -> CatalogEntry:
+    return CatalogEntry(name, repo, "Q4_K_M", size, parameters, context, terms, note)
 
 
 _APACHE, _MIT, _GEMMA = "Apache-2.0", "MIT", "Gemma Terms of Use"
@@ -39,7 +39,7 @@ _CODER7 = "bartowski/Qwen2.5-Coder-7B-Instruct-GGUF"
 _K = 1024
 
 # The most able first: `recommend` keeps this order.
-CATALOGUE: tuple[Entry, ...] = (
+CATALOGUE: tuple[CatalogEntry, ...] = (
     _q4("qwen3-8b", "unsloth/Qwen3-8B-GGUF", 5_027_783_488, 8.19, 40 * _K, _APACHE, "reasoning, many languages"),
     _q4("llama-3.1-8b", _META8, 4_920_739_232, 8.03, 128 * _K, _LLAMA31, "all-round, long texts"),
     _q4("mistral-7b", "bartowski/Mistral-7B-Instruct-v0.3-GGUF", 4_372_812_000, 7.25, 32 * _K, _APACHE, "writing"),
@@ -57,23 +57,23 @@ CATALOGUE: tuple[Entry, ...] = (
 )
 
 
-def entry(name: str) -> Entry | None:
+def entry(name: str) -> CatalogEntry | None:
     """The model with this name (case-insensitive); None when the catalog has no such model."""
     wanted = name.casefold()
     return next((one for one in CATALOGUE if one.name == wanted), None)
 
 
-def speed(one: Entry, cores: int) -> float:
+def speed(one: CatalogEntry, cores: int) -> float:
     """The expected tokens per second on a CPU. Each token reads all weights, so memory bandwidth is the limit."""
     return _BANDWIDTH * min(max(cores, 1), _MAX_CORES) / one.size
 
 
-def recommend(memory: int, cores: int) -> list[Entry]:
+def recommend(memory: int, cores: int) -> list[CatalogEntry]:
     """The models that fit into `memory` bytes (0 = unknown), best first; models too slow for these cores are last.
 
     On two cores, models of more than 4 billion parameters are too slow. If no model fits, the smallest one.
     """
-    fitting = [one for one in CATALOGUE if fits(one.size, memory)]
+    fitting = [one for one in CATALOGUE if fits_memory(one.size, memory)]
     if not fitting:
         return [min(CATALOGUE, key=lambda one: one.size)]
     return sorted(fitting, key=lambda one: speed(one, cores) < _READING_SPEED)

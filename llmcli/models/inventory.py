@@ -10,21 +10,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.errors import DiskError, LlmcliError, ModelNotFoundError
-from llmcli.models import locations, notes
-from llmcli.models.gguf.summary import Glimpse, peek
+from llmcli.models import notes
+from llmcli.models.gguf.summary import HeaderSummary, peek
 from llmcli.models.hub import cache
 from llmcli.models.hub.cache import CachedModel, cached_models, models_of
 from llmcli.models.hub.repo_files import canonical, quantization_of
-from llmcli.models.locations import ModelFile, Progress, Shelf
+from llmcli.models.locations import (
+    STARTER,
+    STARTER_SHA256,
+    STARTER_SIZE,
+    ModelFile,
+    ModelLocations,
+    Progress,
+    is_present,
+    starter_path,
+)
 from llmcli.models.lookup import find
 
 if TYPE_CHECKING:
-    from llmcli.models.locations import FoundModel
+    from llmcli.models.locations import FolderModel
     from llmcli.models.reference import HubReference
 
 
 @dataclass(frozen=True)
-class Item:
+class InstalledModel:
     """One model. `name` is its reference; `digests` are the published sha256 of each part ("" = unknown)."""
 
     name: str
@@ -47,52 +56,52 @@ class Item:
 
     @property
     def quantization(self) -> str:
-        return quantization_of(self.path.name) or self.glimpse.quantization
+        return quantization_of(self.path.name) or self.summary.quantization
 
     @cached_property
-    def glimpse(self) -> Glimpse:
+    def summary(self) -> HeaderSummary:
         return peek(self.path)
 
 
-def inventory(shelf: Shelf) -> list[Item]:
+def inventory(locations: ModelLocations) -> list[InstalledModel]:
     """All models: the starter first, then by source and name."""
-    return [*_starter(shelf), *_of_hub(shelf), *_of_urls(shelf), *_of_folders(shelf)]
+    return [*_starter(locations), *_of_hub(locations), *_of_urls(locations), *_of_folders(locations)]
 
 
-def inventory_with_aliases(shelf: Shelf) -> list[Item]:
+def inventory_with_aliases(locations: ModelLocations) -> list[InstalledModel]:
     """The inventory with the user's aliases of each model, and the files outside it that only an alias names."""
-    items = inventory(shelf)
+    items = inventory(locations)
     by_path = {os.path.realpath(item.path): index for index, item in reversed(list(enumerate(items)))}
-    for alias in shelf.aliases:
-        file = _aliased_file(alias, shelf)
+    for alias in locations.aliases:
+        file = _aliased_file(alias, locations)
         if file is None:
             continue
         path = os.path.realpath(file.path)
         if path not in by_path:
             by_path[path] = len(items)
-            items.append(item_of(file, shelf))
+            items.append(item_of(file, locations))
         index = by_path[path]
         items[index] = replace(items[index], aliases=(*items[index].aliases, alias))
     return items
 
 
-def _aliased_file(alias: str, shelf: Shelf) -> ModelFile | None:
+def _aliased_file(alias: str, locations: ModelLocations) -> ModelFile | None:
     """The model file that an alias names; None if it is not on this machine."""
 
     with contextlib.suppress(LlmcliError, OSError):
-        file = find(alias, shelf)
+        file = find(alias, locations)
         return file if file.path.is_file() else None
     return None
 
 
-def _starter(shelf: Shelf) -> Iterator[Item]:
-    path = locations.starter_path(shelf.cache_dir)
-    if locations.is_present(shelf.cache_dir):
-        used = notes.last_use(shelf.data_dir, path)
-        yield Item(locations.STARTER, "starter", (path,), locations.STARTER_SIZE, (locations.STARTER_SHA256,), used)
+def _starter(locations: ModelLocations) -> Iterator[InstalledModel]:
+    path = starter_path(locations.cache_dir)
+    if is_present(locations.cache_dir):
+        used = notes.last_use(locations.data_dir, path)
+        yield InstalledModel(STARTER, "starter", (path,), STARTER_SIZE, (STARTER_SHA256,), used)
 
 
-def item_of(file: ModelFile, shelf: Shelf) -> Item:
+def item_of(file: ModelFile, locations: ModelLocations) -> InstalledModel:
     """The inventory item of a model file; a new item for a file outside the inventory.
 
     Raises:
@@ -103,32 +112,32 @@ def item_of(file: ModelFile, shelf: Shelf) -> Item:
             f"model '{file.name}' is not downloaded", f"download it with `llmcli pull {file.name}`"
         )
     real = os.path.realpath(file.path)
-    same = [item for item in inventory(shelf) if os.path.realpath(item.path) == real]
+    same = [item for item in inventory(locations) if os.path.realpath(item.path) == real]
     if same:  # the same bytes can have several names
         return max(same, key=lambda item: (item.path == file.path, item.path.name == file.path.name))
     size = sum(part.stat().st_size for part in file.parts)
-    used = notes.last_use(shelf.data_dir, file.path)
-    return Item(str(file.path), "file", file.parts, size, ("",) * len(file.parts), used)
+    used = notes.last_use(locations.data_dir, file.path)
+    return InstalledModel(str(file.path), "file", file.parts, size, ("",) * len(file.parts), used)
 
 
-def incomplete_item(reference: "HubReference", shelf: Shelf) -> Item | None:
+def incomplete_item(reference: "HubReference", locations: ModelLocations) -> InstalledModel | None:
     """The parts that an interrupted pull of a split model left behind; None when there are none."""
-    for model in models_of(shelf.hub, reference.repo, whole=False):
+    for model in models_of(locations.hub, reference.repo, whole=False):
         if reference.quant and canonical(reference.quant) != model.variant.quantization:
             continue
         if reference.file and reference.file not in (part.path for part in model.variant.parts):
             continue
         digests = tuple(part.sha256 for part in model.variant.parts)
         name = f"{reference} (incomplete: {len(model.variant.missing)} parts missing)"
-        return Item(name, "hub", model.parts, model.variant.size, digests, None, model)
+        return InstalledModel(name, "hub", model.parts, model.variant.size, digests, None, model)
     return None
 
 
-def _of_hub(shelf: Shelf) -> Iterator[Item]:
+def _of_hub(locations: ModelLocations) -> Iterator[InstalledModel]:
     """The models of the Hub's cache; a model that is the same at several commits is listed once."""
-    pulled = cache.all_revisions(shelf.data_dir)
+    pulled = cache.all_revisions(locations.data_dir)
     recorded = {(record.repo, file.path): file.sha256 for record in pulled for file in record.files}
-    models = cached_models(shelf.hub)
+    models = cached_models(locations.hub)
     paths = {(model.repo, model.variant.quantization, model.variant.path) for model in models}
     n_files = Counter((repo, quantization) for repo, quantization, _path in paths)
     commits = Counter(repo for repo, _commit in {(model.repo, model.commit) for model in models})
@@ -142,38 +151,38 @@ def _of_hub(shelf: Shelf) -> Iterator[Item]:
         name = f"{model.repo}:{model.variant.quantization}" if unique else f"{model.repo}/{model.variant.path}"
         if commits[model.repo] > 1 or "@" in name:
             names = name, f"{name}@{model.commit[:8]}", f"{name}@{model.commit}"
-            name = _first_reference(model.parts[0], names, shelf)
+            name = _first_reference(model.parts[0], names, locations)
         digests = tuple(part.sha256 or recorded.get((model.repo, part.path), "") for part in model.variant.parts)
-        used = notes.last_use(shelf.data_dir, model.parts[0])
-        yield Item(name, "hub", model.parts, model.variant.size, digests, used, model)
+        used = notes.last_use(locations.data_dir, model.parts[0])
+        yield InstalledModel(name, "hub", model.parts, model.variant.size, digests, used, model)
 
 
-def _first_reference(path: Path, names: Sequence[str], shelf: Shelf) -> str:
+def _first_reference(path: Path, names: Sequence[str], locations: ModelLocations) -> str:
     """The first of the names that resolves to this file; if none does, its path."""
     from llmcli.models.lookup_named import find_named
 
     for name in names:
         with contextlib.suppress(LlmcliError):
-            if os.path.realpath(find_named(name, shelf).path) == os.path.realpath(path):
+            if os.path.realpath(find_named(name, locations).path) == os.path.realpath(path):
                 return name
     return str(path)
 
 
-def _of_urls(shelf: Shelf) -> Iterator[Item]:
-    from llmcli.models.sources.url import fetched_urls, promised
+def _of_urls(locations: ModelLocations) -> Iterator[InstalledModel]:
+    from llmcli.models.sources.url import expected_sha256, fetched_urls
 
-    for path in fetched_urls(shelf.cache_dir):
-        used = notes.last_use(shelf.data_dir, path)
-        yield Item(str(path), "url", (path,), path.stat().st_size, (promised(path),), used)
+    for path in fetched_urls(locations.cache_dir):
+        used = notes.last_use(locations.data_dir, path)
+        yield InstalledModel(str(path), "url", (path,), path.stat().st_size, (expected_sha256(path),), used)
 
 
-def _of_folders(shelf: Shelf) -> Iterator[Item]:
-    if not shelf.folders:
+def _of_folders(locations: ModelLocations) -> Iterator[InstalledModel]:
+    if not locations.folders:
         return
     from llmcli.models.sources.folder import models_in
 
-    names, seen = {locations.STARTER, *shelf.aliases, *_names_in_ollama(shelf)}, set()
-    for folder in shelf.folders:
+    names, seen = {STARTER, *locations.aliases, *_names_in_ollama(locations)}, set()
+    for folder in locations.folders:
         for model in models_in(folder):
             key = model.name, os.path.realpath(model.path)
             if key in seen:  # one imported folder can be inside another
@@ -182,18 +191,18 @@ def _of_folders(shelf: Shelf) -> Iterator[Item]:
             name = model.name if model.name not in names and _is_reference(model) else str(model.path)
             names.add(name)
             digests = (model.sha256 or "",) + ("",) * (len(model.parts) - 1)
-            used = notes.last_use(shelf.data_dir, model.parts[0])
-            yield Item(name, model.source, model.parts, model.size, digests, used)
+            used = notes.last_use(locations.data_dir, model.parts[0])
+            yield InstalledModel(name, model.source, model.parts, model.size, digests, used)
 
 
-def _names_in_ollama(shelf: Shelf) -> set[str]:
+def _names_in_ollama(locations: ModelLocations) -> set[str]:
     """The names in Ollama's own stores that are not imported: `find` searches these first."""
     from llmcli.models.sources import ollama
 
-    return {model.name for store in ollama.stores() if store not in shelf.folders for model in ollama.models(store)}
+    return {model.name for store in ollama.stores() if store not in locations.folders for model in ollama.models(store)}
 
 
-def _is_reference(model: "FoundModel") -> bool:
+def _is_reference(model: "FolderModel") -> bool:
     """Whether the name of a model in a folder, which can be any file name, is a valid model reference."""
     from llmcli.models.reference import NameReference, parse
 
@@ -203,7 +212,7 @@ def _is_reference(model: "FoundModel") -> bool:
 
 
 @dataclass(frozen=True)
-class Checked:
+class VerifyResult:
     """The result for one file. `state` is ok, damaged, or unknown (no published checksum); `sha256` is the file's."""
 
     name: str
@@ -212,7 +221,7 @@ class Checked:
     sha256: str
 
 
-def check(item: Item, data_dir: Path, bar: Callable[[str], Progress]) -> list[Checked]:
+def check(item: InstalledModel, data_dir: Path, bar: Callable[[str], Progress]) -> list[VerifyResult]:
     """Hash each part completely and compare it; record each sha256 that has a published value.
 
     Raises:
@@ -224,15 +233,15 @@ def check(item: Item, data_dir: Path, bar: Callable[[str], Progress]) -> list[Ch
         if expected:
             notes.remember(data_dir, path, digest)
         state = "unknown" if not expected else "ok" if digest == expected else "damaged"
-        results.append(Checked(item.name, path, state, digest))
+        results.append(VerifyResult(item.name, path, state, digest))
     return results
 
 
 @dataclass(frozen=True)
-class Removal:
+class RemovalPlan:
     """The files to remove, in order, and the bytes freed. `kept` are blobs that other models share."""
 
-    item: Item
+    item: InstalledModel
     files: tuple[Path, ...]
     freed: int
     kept: tuple[Path, ...]
@@ -243,7 +252,7 @@ class Removal:
         return tuple(path for path in self.files if path.suffix == ".gguf" or path.name == self.item.path.name)
 
 
-def plan_removal(item: Item, shelf: Shelf) -> Removal:
+def plan_removal(item: InstalledModel, locations: ModelLocations) -> RemovalPlan:
     """Plan the removal, without changing anything. The item must be one that llmcli may remove.
 
     Raises:
@@ -252,23 +261,23 @@ def plan_removal(item: Item, shelf: Shelf) -> Removal:
     model = item.cached
     if model is None:
         beside = item.path.parent.iterdir() if item.source == "url" else ()  # the folder contains nothing else
-        return Removal(item, (*item.parts, *(path for path in beside if path not in item.parts)), item.size, ())
+        return RemovalPlan(item, (*item.parts, *(path for path in beside if path not in item.parts)), item.size, ())
     # The same bytes can be in the cache at several commits: all of them are this model.
-    same = [other for other in models_of(shelf.hub, model.repo, model.variant.complete) if other.is_same(model)]
+    same = [other for other in models_of(locations.hub, model.repo, model.variant.complete) if other.is_same(model)]
     pointers = [part for other in same for part in other.parts]
     pointers += [other.place(other.projector) for other in same if other.projector and not _others(other)]
     blobs = dict.fromkeys(_blob(pointer) for pointer in pointers if pointer.is_symlink())
-    folder = cache.folder_of(shelf.hub, model.repo)
+    folder = cache.folder_of(locations.hub, model.repo)
     for place in (*(pointer.parent for pointer in pointers), *(blob.parent for blob in blobs)):
-        cache.check_inside(place, shelf.hub)
+        cache.check_inside(place, locations.hub)
     used = {_blob(other) for other in _pointers(folder) if other.is_symlink() and other not in pointers}
     gone = [blob for blob in blobs if blob not in used and blob.parent == Path(os.path.realpath(folder)) / "blobs"]
     freed = sum(path.stat().st_size for path in (*gone, *pointers) if not path.is_symlink())
     shared = [Path(os.path.realpath(blob)) for blob in gone if blob.is_symlink()]
-    return Removal(item, (*pointers, *gone), freed, (*(blob for blob in blobs if blob not in gone), *shared))
+    return RemovalPlan(item, (*pointers, *gone), freed, (*(blob for blob in blobs if blob not in gone), *shared))
 
 
-def remove(removal: Removal, shelf: Shelf) -> None:
+def remove(removal: RemovalPlan, locations: ModelLocations) -> None:
     """Remove the files, then empty folders, then our records.
 
     Raises:
@@ -281,17 +290,17 @@ def remove(removal: Removal, shelf: Shelf) -> None:
             raise DiskError(f"cannot remove {path}: {error.strerror}", "check its permissions") from None
     model = removal.item.cached
     if model is None:
-        _remove_empty(removal.item.path.parent, shelf.cache_dir)
+        _remove_empty(removal.item.path.parent, locations.cache_dir)
         return
-    folder = cache.folder_of(shelf.hub, model.repo)
+    folder = cache.folder_of(locations.hub, model.repo)
     for path in removal.files:
         _remove_empty(path.parent, folder / "snapshots")
     _remove_refs(folder)
     _remove_folder(folder)
-    for record in cache.all_revisions(shelf.data_dir):
+    for record in cache.all_revisions(locations.data_dir):
         if record.repo == model.repo and record.files[0] in model.variant.parts:
             with contextlib.suppress(OSError):
-                cache.forget_revision(shelf.data_dir, record.reference)
+                cache.forget_revision(locations.data_dir, record.reference)
 
 
 def _others(model: CachedModel) -> bool:

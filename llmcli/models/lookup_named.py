@@ -9,8 +9,8 @@ from llmcli.errors import ModelNotFoundError
 from llmcli.models.gguf.splits import models_in, stem_of
 from llmcli.models.hub import cache, environment
 from llmcli.models.hub.cache import CachedModel, cached_models, models_of
-from llmcli.models.hub.repo_files import canonical, pick
-from llmcli.models.locations import STARTER, ModelFile, NotHereError, Shelf
+from llmcli.models.hub.repo_files import by_name, canonical
+from llmcli.models.locations import STARTER, ModelFile, ModelLocations, ModelNotDownloadedError
 from llmcli.models.reference import (
     FORMS,
     HubReference,
@@ -24,60 +24,60 @@ from llmcli.models.reference import (
 _SHORT_COMMIT = re.compile(r"[0-9a-f]{7,40}")
 
 
-def find_named(text: str, shelf: Shelf) -> ModelFile:
+def find_named(text: str, locations: ModelLocations) -> ModelFile:
     """The model for `text`, which is not the path of a file. Raises what `find` raises."""
     reference = parse(text, endpoint=environment.endpoint())
     if isinstance(reference, HubReference):
-        return _find_hub(reference, shelf)
+        return _find_hub(reference, locations)
     if isinstance(reference, UrlReference):
-        return _find_url(reference, shelf)
+        return _find_url(reference, locations)
     if isinstance(reference, OllamaReference):
         from llmcli.models.sources import ollama
 
-        model = ollama.find(reference.name, _ollama_stores(shelf))
+        model = ollama.find(reference.name, _ollama_stores(locations))
         return ModelFile(model.parts[0], model.parts, str(reference), trusted=False)
     if isinstance(reference, PathReference):
-        found = _find_in_folders(reference.path, shelf)
+        found = _find_in_folders(reference.path, locations)
         if found:
             return found
         raise _file_not_found(reference.path)
-    return _find_name(reference, shelf)
+    return _find_name(reference, locations)
 
 
-def _find_hub(reference: HubReference, shelf: Shelf) -> ModelFile:
+def _find_hub(reference: HubReference, locations: ModelLocations) -> ModelFile:
     """The model as it was pulled; otherwise the best match in the shared cache, then in an imported folder."""
-    record = cache.load_revision(shelf.data_dir, str(reference))
+    record = cache.load_revision(locations.data_dir, str(reference))
     if record:
-        paths = tuple(cache.pointer_path(shelf.hub, record.repo, record.commit, file.path) for file in record.files)
+        paths = tuple(cache.pointer_path(locations.hub, record.repo, record.commit, file.path) for file in record.files)
         if all(path.is_file() for path in paths):
             return ModelFile(paths[0], paths, stem_of(paths[0]), trusted=False)
-    model = _cached(reference, shelf)
+    model = _cached(reference, locations)
     if model:
         return ModelFile(model.parts[0], model.parts, model.variant.name, trusted=False)
-    if shelf.folders and not reference.revision:
+    if locations.folders and not reference.revision:
         from llmcli.models.sources.folder import find_repo
 
-        found = find_repo(reference.repo, reference.quant, reference.file, shelf.folders)
+        found = find_repo(reference.repo, reference.quant, reference.file, locations.folders)
         if found:
             return ModelFile(found.parts[0], found.parts, found.name, trusted=False)
-    raise NotHereError(reference)
+    raise ModelNotDownloadedError(reference)
 
 
-def _cached(reference: HubReference, shelf: Shelf) -> CachedModel | None:
+def _cached(reference: HubReference, locations: ModelLocations) -> CachedModel | None:
     """The matching model of the cache. With several commits: an exact match first, then one that llmcli pulled."""
-    models = models_of(shelf.hub, reference.repo)
+    models = models_of(locations.hub, reference.repo)
     if reference.revision:
-        commit = cache.read_ref(shelf.hub, reference.repo, reference.revision)
+        commit = cache.read_ref(locations.hub, reference.repo, reference.revision)
         short = reference.revision if _SHORT_COMMIT.fullmatch(reference.revision) else "-"
         models = [model for model in models if model.commit == commit or model.commit.startswith(short)]
-    pulled = [record.commit for record in cache.all_revisions(shelf.data_dir) if record.repo == reference.repo]
+    pulled = [record.commit for record in cache.all_revisions(locations.data_dir) if record.repo == reference.repo]
     exact = {model.commit for model in models if _is_exact(model, reference)}
     commits = dict.fromkeys([*pulled, *(model.commit for model in models)])
     for commit in sorted(commits, key=lambda commit: commit not in exact):
         by_variant = {model.variant: model for model in models if model.commit == commit}
         try:
             if by_variant:
-                return by_variant[pick(list(by_variant), reference.quant, reference.file, reference.repo)]
+                return by_variant[by_name(list(by_variant), reference.quant, reference.file, reference.repo)]
         except ModelNotFoundError:
             continue
     return None
@@ -90,33 +90,33 @@ def _is_exact(model: CachedModel, reference: HubReference) -> bool:
     return reference.quant is None or model.variant.quantization == canonical(reference.quant)
 
 
-def _find_url(reference: UrlReference, shelf: Shelf) -> ModelFile:
-    from llmcli.models.sources.url import place_of
+def _find_url(reference: UrlReference, locations: ModelLocations) -> ModelFile:
+    from llmcli.models.sources.url import download_path
 
-    path = place_of(reference, shelf.cache_dir)
+    path = download_path(reference, locations.cache_dir)
     if not path.is_file():
-        raise NotHereError(reference)
+        raise ModelNotDownloadedError(reference)
     return ModelFile(path, (path,), stem_of(path), trusted=False)
 
 
-def _find_name(reference: NameReference, shelf: Shelf) -> ModelFile:
+def _find_name(reference: NameReference, locations: ModelLocations) -> ModelFile:
     """A plain name: a model in an imported folder, or a name of the catalog."""
-    found = _find_in_folders(reference.name, shelf)
+    found = _find_in_folders(reference.name, locations)
     if found:
         return found
     from llmcli.models.catalog import entry
 
     known = entry(reference.name)
     if known:
-        return _find_hub(HubReference(known.repo, known.quantization), shelf)
-    raise ModelNotFoundError(f"model '{reference.name}' not found", _suggestion(reference.name, shelf))
+        return _find_hub(HubReference(known.repo, known.quantization), locations)
+    raise ModelNotFoundError(f"model '{reference.name}' not found", _suggestion(reference.name, locations))
 
 
-def _suggestion(name: str, shelf: Shelf) -> str:
+def _suggestion(name: str, locations: ModelLocations) -> str:
     """The hint for an unknown name: a similar model on this machine, then one of the catalog with its size."""
     from llmcli.models.catalog import CATALOGUE
 
-    names = _local_names(shelf)
+    names = _local_names(locations)
     local = _nearest(name, names)
     listed = _nearest(name, {one.name: one.name for one in CATALOGUE})
     size = next((one.size for one in CATALOGUE if one.name == listed), 0)
@@ -129,18 +129,18 @@ def _suggestion(name: str, shelf: Shelf) -> str:
     return f"did you mean {download}?" if listed else "see `llmcli models list` and `llmcli models recommend`"
 
 
-def _local_names(shelf: Shelf) -> dict[str, str]:
+def _local_names(locations: ModelLocations) -> dict[str, str]:
     """The references of all models on this machine, by the names that a user may type for them."""
     from llmcli.models.sources import folder as folders
     from llmcli.models.sources.folder import lmstudio_folders
 
-    names = {name: name for name in (STARTER, *shelf.aliases, *models_in(Path.cwd()))}
-    for model in cached_models(shelf.hub):
+    names = {name: name for name in (STARTER, *locations.aliases, *models_in(Path.cwd()))}
+    for model in cached_models(locations.hub):
         names[model.repo] = names[model.repo.partition("/")[2]] = names[model.variant.name] = model.repo
-    for folder in (*shelf.folders, *_ollama_stores(shelf)):
+    for folder in (*locations.folders, *_ollama_stores(locations)):
         names |= {model.name: model.name for model in folders.models_in(folder)}
     for folder in lmstudio_folders():
-        found = () if folder in shelf.folders else folders.models_in(folder)
+        found = () if folder in locations.folders else folders.models_in(folder)
         names |= {model.name: str(model.path) for model in found}
     for reference in [name for name in names if name.startswith("ollama:")]:
         tagged = reference.removeprefix("ollama:")
@@ -149,21 +149,21 @@ def _local_names(shelf: Shelf) -> dict[str, str]:
     return names
 
 
-def _find_in_folders(name: str, shelf: Shelf) -> ModelFile | None:
+def _find_in_folders(name: str, locations: ModelLocations) -> ModelFile | None:
     """The model with this name or file name in an imported folder."""
-    if not shelf.folders:
+    if not locations.folders:
         return None
     from llmcli.models.sources import folder as folders
 
-    found = folders.find_named(name, shelf.folders)
+    found = folders.find_named(name, locations.folders)
     return ModelFile(found.parts[0], found.parts, found.name, trusted=False) if found else None
 
 
-def _ollama_stores(shelf: Shelf) -> list[Path]:
+def _ollama_stores(locations: ModelLocations) -> list[Path]:
     """Ollama's own stores, and the imported folders that are Ollama stores."""
     from llmcli.models.sources import ollama
 
-    return [*ollama.stores(), *filter(ollama.is_ollama_store, shelf.folders)]
+    return [*ollama.stores(), *filter(ollama.is_ollama_store, locations.folders)]
 
 
 def _file_not_found(text: str) -> ModelNotFoundError:

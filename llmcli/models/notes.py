@@ -149,11 +149,11 @@ def _marker(data_dir: Path, file: Path) -> Path:
     return data_dir / "used" / f"{zlib.crc32(path):08x}{zlib.adler32(path):08x}"
 
 
-class StoppedError(Exception):
+class HashCancelledError(Exception):
     """The computation of the sha256 was canceled."""
 
 
-class Identity:
+class ModelHasher:
     """The sha256 of one model; `begin` computes it in a thread if it is not known."""
 
     def __init__(self, file: ModelFile, data_dir: Path) -> None:
@@ -186,14 +186,14 @@ class Identity:
 
         def step(done: int, total: int) -> None:
             if stop():
-                raise StoppedError
+                raise HashCancelledError
             if progress:
                 progress(done, total)
 
         with self._lock:
             try:
                 self._found = self.known or _joined([self._compute(part, step) for part in self._file.parts])
-            except (DiskError, StoppedError):
+            except (DiskError, HashCancelledError):
                 return ""
             return self._found
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from llmcli.errors import UsageError
 from llmcli.params import temperature
 from llmcli.params.param import Param, quote
-from llmcli.params.policies.policy import compiled
+from llmcli.params.policies.policy import to_callable
 from llmcli.params.samplers import (
     adaptive_p,
     dist,
@@ -53,7 +53,7 @@ _NEUTRAL_TEMPERATURE = (1.0, 0.0, 1.0)  # base, half width and exponent: changes
 
 
 @dataclass(frozen=True)
-class Step:
+class SamplerStep:
     """One sampler of the chain, with the arguments of its `llama_sampler_init_*` after the vocabulary."""
 
     name: str
@@ -111,7 +111,7 @@ class ChainParams:
     ] = DEFAULT_ORDER
 
 
-def plan(p: Any, steered: bool = False) -> tuple[Step, ...]:
+def build_chain(p: Any, steered: bool = False) -> tuple[SamplerStep, ...]:
     """The steps of the chain for sampling settings `p`, whose seed is set. Samplers that are off are absent.
 
     A `steered` chain always has a temperature step, which the engine needs to trace and shift the temperature: one
@@ -123,23 +123,23 @@ def plan(p: Any, steered: bool = False) -> tuple[Step, ...]:
     """
     if p.mirostat:
         base, _, _ = temperature.base_delta_exponent(p)
-        before = () if base == 1 and not steered else (Step("temperature", (base, 0.0, 1.0)),)
-        return (*before, Step("mirostat" if p.mirostat == 1 else "mirostat_v2", mirostat(p)))
+        before = () if base == 1 and not steered else (SamplerStep("temperature", (base, 0.0, 1.0)),)
+        return (*before, SamplerStep("mirostat" if p.mirostat == 1 else "mirostat_v2", mirostat(p)))
     steps = [*_steps(p, steered)]
     _check_infill([step.name for step in steps])
-    last = Step("adaptive_p", adaptive_p(p)) if "adaptive_p" in p.samplers else Step("dist", dist(p))
+    last = SamplerStep("adaptive_p", adaptive_p(p)) if "adaptive_p" in p.samplers else SamplerStep("dist", dist(p))
     return (*steps, last)
 
 
-def _steps(p: Any, steered: bool) -> Iterator[Step]:
+def _steps(p: Any, steered: bool) -> Iterator[SamplerStep]:
     for name in p.samplers:
         args = () if name == "infill" else None if name == "adaptive_p" else SAMPLERS[name](p)
         if args is None and steered and name == "temperature":
             args = _NEUTRAL_TEMPERATURE
         if args is not None:
-            yield Step(name, args)
+            yield SamplerStep(name, args)
     if steered and "temperature" not in p.samplers:
-        yield Step("temperature")
+        yield SamplerStep("temperature")
 
 
 def check(p: Any) -> None:
@@ -148,8 +148,8 @@ def check(p: Any) -> None:
     Raises:
         UsageError: for invalid samplers, an invalid temperature, or a policy file that cannot be used.
     """
-    compiled(temperature.policy_in_force(p))
-    plan(replace(p, seed=0))
+    to_callable(temperature.policy_in_force(p))
+    build_chain(replace(p, seed=0))
 
 
 def _check_infill(names: list[str]) -> None:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from llmcli.params.param import LARGEST_FLOAT, Param, show, unescape
+from llmcli.params.param import LARGEST_FLOAT, Param, format_value, unescape
 
 Bias = tuple[int | str, float]
 _BIAS_SHAPE = 'TOKEN=BIAS, such as 1234=+1.5, "text"=-2 or 1234=-inf'
@@ -125,7 +125,7 @@ def show_bias(biases: tuple[Bias, ...]) -> str:
         return "none"
     if len(biases) == 1:
         token, bias = biases[0]
-        name, amount = token if isinstance(token, int) else json.dumps(token, ensure_ascii=False), show(bias)
+        name, amount = token if isinstance(token, int) else json.dumps(token, ensure_ascii=False), format_value(bias)
         return f"{name}={amount if amount.startswith('-') else '+' + amount}"
     return json.dumps([[token, bias if math.isfinite(bias) else "-inf"] for token, bias in biases], ensure_ascii=False)
 

@@ -68,7 +68,7 @@ def from_data(kind: type, value: Any) -> Any:
         try:
             return kind(value)
         except OverflowError:
-            raise ValueError(f"at most {show(LARGEST_FLOAT)}") from None
+            raise ValueError(f"at most {format_value(LARGEST_FLOAT)}") from None
     raise ValueError({int: "an integer", float: "a number"}.get(kind, "a string"))
 
 
@@ -80,7 +80,7 @@ def string_list(value: Any) -> tuple[str, ...]:
     return tuple(items)
 
 
-def texts(text: str, item: Callable[[str], str]) -> tuple[str, ...]:
+def string_tuple(text: str, item: Callable[[str], str]) -> tuple[str, ...]:
     """The items of a list typed as one text: a JSON list, or a single `item`; `none` is the empty list."""
     if text == "none":
         return ()
@@ -129,26 +129,26 @@ def too_large(value: float, high: float | None) -> str:
     largest = LARGEST_INT if isinstance(value, int) else LARGEST_FLOAT
     if high is not None or not abs(value) > largest:
         return ""
-    return "finite" if abs(value) == math.inf else f"at most {show(largest)} in absolute value"
+    return "finite" if abs(value) == math.inf else f"at most {format_value(largest)} in absolute value"
 
 
 def range_text(low: float | None, high: float | None, above: float | None, also: tuple[Any, ...] = ()) -> str:
     """The range in words, for errors, help, completion and the documentation."""
     words = _bounds(low, high, above)
-    return words + "".join(f", or {show(item)}" for item in also)
+    return words + "".join(f", or {format_value(item)}" for item in also)
 
 
 def _bounds(low: float | None, high: float | None, above: float | None) -> str:
     if low is not None and high is not None:
-        return f"between {show(low)} and {show(high)}"
+        return f"between {format_value(low)} and {format_value(high)}"
     if above is not None:
-        return f"above {show(above)}"
+        return f"above {format_value(above)}"
     if low is not None:
-        return f"at least {show(low)}"
+        return f"at least {format_value(low)}"
     return "finite"
 
 
-def show(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as a user types it."""
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -159,7 +159,7 @@ def show(value: Any) -> str:
     return str(value)
 
 
-def excerpt(text: str, at: int | None) -> str:
+def shorten(text: str, at: int | None) -> str:
     """`text`, or the part of it around offset `at` where it is too long for a message."""
     if at is None or at < _LONGEST_QUOTE - 10 or not text.strip():
         return text
@@ -172,7 +172,7 @@ def excerpt(text: str, at: int | None) -> str:
 def quote(value: Any, longest: int = _LONGEST_QUOTE) -> str:
     """A value for an error message, at most `longest` characters: numbers bare, all else in quotes."""
     if isinstance(value, (int, float)):
-        text = show(value)
+        text = format_value(value)
         return text if len(text) <= longest else text[: longest - 3] + "..."
     text = repr(str(value))
     return text if len(text) <= longest else text[: longest - 4] + "..." + text[-1]
@@ -302,7 +302,7 @@ class Field:
             return self.param.default_text
         if self.param.show:
             return self.param.show(value)
-        return show(value)
+        return format_value(value)
 
     def _item(self, text: str) -> str:
         """One item of a list as typed; in file names a backslash is not an escape."""
@@ -310,7 +310,7 @@ class Field:
 
     def _builtin_text(self, text: str) -> Any:
         if self.repeated:
-            return texts(text, self._item)
+            return string_tuple(text, self._item)
         return from_text(self.kind, text if self.param.path else as_utf8(text))
 
     def _builtin_data(self, value: Any) -> Any:
@@ -320,7 +320,7 @@ class Field:
         try:
             return self.check(parse(value))
         except InvalidValueError as error:
-            shown = excerpt(value, error.at) if isinstance(value, str) else value
+            shown = shorten(value, error.at) if isinstance(value, str) else value
             raise self._error(error.rule, shown, error.fault, error.hint) from None
         except ValueError as error:
             raise self._error(str(error), value) from None

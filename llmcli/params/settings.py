@@ -106,21 +106,21 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Resolved:
+class ResolvedSettings:
     """The resolved settings, and for each key the name of the layer with its value."""
 
     settings: Settings
     origins: Mapping[str, str]
 
 
-def resolve(layers: Iterable[Layer]) -> Resolved:
+def resolve(layers: Iterable[Layer]) -> ResolvedSettings:
     """Merge the layers, lowest first, over the built-in defaults."""
     values: dict[str, Any] = {}
     origins = dict.fromkeys(fields(), "default")
     for layer in layers:
         values |= layer.values
         origins |= dict.fromkeys(layer.values, layer.name)
-    return Resolved(Settings(**values), origins)
+    return ResolvedSettings(Settings(**values), origins)
 
 
 def environment_layer(environ: Mapping[str, str]) -> Layer:
@@ -145,7 +145,7 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
     return Layer("env", values)
 
 
-def inert(settings: Settings, origins: Mapping[str, str]) -> dict[str, str]:
+def ineffective_settings(settings: Settings, origins: Mapping[str, str]) -> dict[str, str]:
     """For each setting that was set to a value other than its default and has no effect: the reason."""
     chosen = [field for field in fields().values() if origins[field.key] != "default"]
     reasons = {field.key: _reason(field, settings) for field in chosen if getattr(settings, field.key) != field.default}

@@ -10,8 +10,8 @@ from llmcli.params.policies.policy import (
     PLACE_SHAPE,
     Entropy,
     Fixed,
-    Named,
     Policy,
+    PolicyCall,
     name_of,
     names_in,
     parse_place,
@@ -124,7 +124,7 @@ def policy_in_force(p: TemperatureParams) -> Policy:
     name = name_of(
         parse_place(p.temp_policy_file)
     )  # register it again: another file may have registered the same name since
-    return p.temperature if name in names_in(p.temperature) else Named(name)
+    return p.temperature if name in names_in(p.temperature) else PolicyCall(name)
 
 
 def base_delta_exponent(p: TemperatureParams) -> tuple[float, float, float]:
@@ -144,7 +144,7 @@ def base_delta_exponent(p: TemperatureParams) -> tuple[float, float, float]:
 def temperature(p: TemperatureParams) -> Args | None:
     """llama.cpp `temp_ext`: logits / T, by entropy if the half width is above 0. A named policy is one argument."""
     policy = policy_in_force(p)
-    if isinstance(policy, Named):
+    if isinstance(policy, PolicyCall):
         return (policy,)
     base, delta, exponent = base_delta_exponent(p)
     return None if base == 1 and delta <= 0 else (base, delta, exponent)

@@ -9,13 +9,13 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from llmcli.errors import DiskError
-from llmcli.params.settings import Resolved, inert
-from llmcli.text import plural, safe
-from llmcli.ui.terminal.cells import Runs, breaks, cells, folds, paint, plain, sliced, wrap
-from llmcli.ui.terminal.console import console, wants_colour
-from llmcli.ui.terminal.output import AnswerWriter, aside, put_drawn, put_line
-from llmcli.ui.terminal.progress import Region
-from llmcli.ui.terminal.table import put_rows
+from llmcli.params.settings import ResolvedSettings, ineffective_settings
+from llmcli.text import plural, sanitize
+from llmcli.ui.terminal.cells import Runs, cells, folds, line_breaks, slice_cells, styled, unstyled, wrap
+from llmcli.ui.terminal.console import console, wants_color
+from llmcli.ui.terminal.output import AnswerWriter, print_drawn, print_line, to_stderr
+from llmcli.ui.terminal.progress import LiveRegion
+from llmcli.ui.terminal.table import print_rows
 
 if TYPE_CHECKING:
     from llmcli.inference.comparison import Comparison
@@ -46,7 +46,7 @@ class Column:
 
     def add(self, kind: str, text: str) -> None:
         """Add a piece of the "answer" or of the reasoning ("think")."""
-        text = safe(text).replace("\t", _TAB)
+        text = sanitize(text).replace("\t", _TAB)
         if not self._started:
             text = text.lstrip()
         if not text:
@@ -58,7 +58,7 @@ class Column:
 
     def rows(self, width: int) -> list[Runs]:
         """The remaining text in rows of at most `width` columns; until the answer ends, the last one may change."""
-        return sliced(self._runs, self._spans(width)) if self._runs else []
+        return slice_cells(self._runs, self._spans(width)) if self._runs else []
 
     def certain(self, width: int) -> int:
         """How many of the rows cannot change any more."""
@@ -75,8 +75,8 @@ class Column:
         return rows[:count]
 
     def _spans(self, width: int) -> list[tuple[int, int]]:
-        text = plain(self._runs)
-        return breaks(text.rstrip() if self.ended else text, width)
+        text = unstyled(self._runs)
+        return line_breaks(text.rstrip() if self.ended else text, width)
 
     def _drop(self, count: int) -> None:
         """Remove the first `count` characters."""
@@ -105,8 +105,8 @@ class CompareView:
         self._size = size
         self._clock = clock
         self._strong, self._faint = ("1", "2") if color else ("", "")
-        self._region = Region(write)
-        self._labels = [f"{number}. {safe(label)}" for number, label in enumerate(labels, 1)]
+        self._region = LiveRegion(write)
+        self._labels = [f"{number}. {sanitize(label)}" for number, label in enumerate(labels, 1)]
         self._columns = [Column(self._faint) for _ in labels]
         self._first = 0  # of the current band
         self._count = 0  # its columns; 0 before it starts
@@ -117,9 +117,9 @@ class CompareView:
         if self._count or self._clock() < self._due:
             return
         size, width = self._measure()
-        line = f"{_SPINNER[int(self._clock() * 10) % len(_SPINNER)]} {' '.join(safe(text).split())}"
+        line = f"{_SPINNER[int(self._clock() * 10) % len(_SPINNER)]} {' '.join(sanitize(text).split())}"
         start, end = folds(line, width)[0]
-        self._region.draw([], [paint([(self._faint, line[start:end])])], size)
+        self._region.draw([], [styled([(self._faint, line[start:end])])], size)
         self._due = self._clock() + _INTERVAL
 
     def push(self, index: int, kind: str, text: str) -> None:
@@ -187,7 +187,7 @@ class CompareView:
             return []
         room = self._room(width)
         more = len(self._columns) - self._first - self._count
-        hint = [paint([(self._faint, f"… {more} more below")])] if more and tallest > 1 else []
+        hint = [styled([(self._faint, f"… {more} more below")])] if more and tallest > 1 else []
         rows = _joined([column.rows(room)[-(tallest - len(hint)) :] for column in self._band], room)
         return [*(rows or [""]), *hint]
 
@@ -211,28 +211,28 @@ def _joined(columns: Sequence[Sequence[Runs]], room: int) -> list[str]:
 
 def filled(row: Runs, width: int) -> str:
     """A row as it is drawn, padded to `width` columns."""
-    return paint(row) + " " * (width - cells(plain(row)))
+    return styled(row) + " " * (width - cells(unstyled(row)))
 
 
-def warn_inert(asked: Sequence[tuple[str, Resolved]]) -> None:
+def warn_ineffective(asked: Sequence[tuple[str, ResolvedSettings]]) -> None:
     """Warn of settings that are ignored, with the labels of the answers, if it is not all of them."""
     labels_of: dict[tuple[str, str], list[str]] = {}
     for label, resolved in asked:
-        for key, reason in inert(resolved.settings, resolved.origins).items():
+        for key, reason in ineffective_settings(resolved.settings, resolved.origins).items():
             labels_of.setdefault((key, reason), []).append(label)
     for (key, reason), labels in labels_of.items():
         where = "" if len(labels) == len(asked) else f" in {', '.join(labels)}"
         console.warn(f"{key} has no effect{where}: {reason}")
 
 
-def put_texts(comparison: "Comparison", think: bool) -> None:
+def print_texts(comparison: "Comparison", think: bool) -> None:
     """Print the answers to stdout, each under its label, and before it with `think` the reasoning to stderr.
 
     Raises:
         DiskError, ReaderGoneError: as `put` does.
     """
     for one in comparison.compared:
-        put_line(f"== {one.variant.label} ==")
+        print_line(f"== {one.variant.label} ==")
         if think and one.answer.reasoning:
             console.think(one.answer.reasoning + "\n\n")
         writer = AnswerWriter()
@@ -240,20 +240,20 @@ def put_texts(comparison: "Comparison", think: bool) -> None:
         writer.end()
 
 
-def tell(comparison: "Comparison", live: bool) -> None:
+def print_summary(comparison: "Comparison", live: bool) -> None:
     """Print the statistics: to the terminal below the answers, else to stderr."""
     if live:
-        put_line("")
-        put_figures(comparison)
+        print_line("")
+        print_figures(comparison)
     elif not console.quiet:
-        with aside(True), suppress(DiskError):  # stderr may be closed
-            put_line("")
-            put_figures(comparison)
+        with to_stderr(True), suppress(DiskError):  # stderr may be closed
+            print_line("")
+            print_figures(comparison)
     console.note(_LEGEND)
     _print_speed(comparison)
 
 
-def put_figures(comparison: "Comparison") -> None:
+def print_figures(comparison: "Comparison") -> None:
     """A row for each answer; `chat.statistics` explains the columns."""
     rows = []
     for number, one in enumerate(comparison.compared, 1):
@@ -261,7 +261,7 @@ def put_figures(comparison: "Comparison") -> None:
         shares = [_share(value) for value in (s.distinct_1, s.distinct_2, s.distinct_3, s.mean_p, s.repetition)]
         rows.append((str(number), one.variant.label, str(s.tokens), str(s.words), *shares, one.answer.finish_reason))
     right = [head for head in _HEADS if head not in ("VARIANT", "END")]
-    put_rows(_HEADS, rows, right=right, spare=_SPARE)
+    print_rows(_HEADS, rows, right=right, spare=_SPARE)
 
 
 def _share(value: float | None) -> str:
@@ -278,7 +278,7 @@ def _print_speed(comparison: "Comparison") -> None:
     console.note(f"{total}{speed}; {plural(read, 'prompt token')} evaluated")
 
 
-def tell_failures(comparison: "Comparison") -> None:
+def print_errors(comparison: "Comparison") -> None:
     """Print the errors of answers that failed."""
     for one in comparison.compared:
         if one.failure:
@@ -288,7 +288,7 @@ def tell_failures(comparison: "Comparison") -> None:
 def view_of(comparison: "Comparison") -> CompareView:
     """A view of its answers on the terminal of stdout."""
     labels = [one.variant.label for one in comparison.compared]
-    return CompareView(put_drawn, shutil.get_terminal_size, labels, wants_colour(sys.stdout))
+    return CompareView(print_drawn, shutil.get_terminal_size, labels, wants_color(sys.stdout))
 
 
 def run(

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from llmcli.chat.conversation import Message
 from llmcli.chat.export import ENDINGS
 from llmcli.errors import DiskError
-from llmcli.text import safe
-from llmcli.ui.terminal.cells import cells, paint, wrap
+from llmcli.text import sanitize
+from llmcli.ui.terminal.cells import cells, styled, wrap
 
 if TYPE_CHECKING:
     from rich.style import Style
@@ -66,7 +66,7 @@ def conversation(messages: Sequence[Message], title: str, columns: int = 80) -> 
     """Messages as the chat shows them; the last row tells if the rest is too long for a picture."""
     rows = list(islice(_message_rows(messages, columns), MOST_ROWS + 1))
     if len(rows) > MOST_ROWS:
-        rows[-1] = paint([("2", "… the rest is too long for a picture")])
+        rows[-1] = styled([("2", "… the rest is too long for a picture")])
     return draw(rows, columns, title)
 
 
@@ -80,12 +80,12 @@ def _message_rows(messages: Sequence[Message], columns: int) -> Iterator[str]:
     for number, message in enumerate(messages):
         if number:
             yield ""
-        text = safe(message.content[:_MAX_CHARACTERS].strip("\n"))
+        text = sanitize(message.content[:_MAX_CHARACTERS].strip("\n"))
         if len(message.content) > _MAX_CHARACTERS:
             text += " …"
         if message.role == "user":
             rows = wrap([("", text.expandtabs(4))], columns - 2)
-            yield from (_MARK + paint(row) if at == 0 else "  " + paint(row) for at, row in enumerate(rows))
+            yield from (_MARK + styled(row) if at == 0 else "  " + styled(row) for at, row in enumerate(rows))
         else:
             splitter = Splitter()
             blocks = splitter.feed(text) + splitter.finish()
@@ -95,7 +95,7 @@ def _message_rows(messages: Sequence[Message], columns: int) -> Iterator[str]:
             notes.append("a summary of the earlier messages")
         notes.append(ENDINGS.get(message.finish_reason, ""))
         for note in filter(None, notes):
-            yield from (paint(row) for row in wrap([(style.faint, safe(" ".join(note.split())))], columns - 1))
+            yield from (styled(row) for row in wrap([(style.faint, sanitize(" ".join(note.split())))], columns - 1))
 
 
 def _run(text: str, style: "Style | None", theme: "TerminalTheme", column: int, top: int) -> Iterator[str]:

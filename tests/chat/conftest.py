@@ -6,18 +6,18 @@ from pathlib import Path
 import pytest
 
 from llmcli.engine.llama.bindings import AbortFlag
-from llmcli.inference.local import LocalModel, Target
+from llmcli.inference.local import LocalModel, ResolvedModel
 from llmcli.models.locations import ModelFile
 from llmcli.params.settings import Settings
 
 
 @pytest.fixture(scope="session")
-def target(starter: Path) -> Target:
-    return Target(ModelFile(starter, (starter,), "starter", trusted=True))
+def target(starter: Path) -> ResolvedModel:
+    return ResolvedModel(ModelFile(starter, (starter,), "starter", trusted=True))
 
 
 @pytest.fixture(scope="session")
-def local(target: Target) -> Iterator[LocalModel]:
+def local(target: ResolvedModel) -> Iterator[LocalModel]:
     """The starter with a small context."""
     model = LocalModel(target, Settings(n_ctx=512), AbortFlag())
     yield model

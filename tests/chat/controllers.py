@@ -6,17 +6,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from llmcli.chat.background_load import Opening
-from llmcli.chat.controller import Dialogue
+from llmcli.chat.background_load import BackgroundLoad
+from llmcli.chat.controller import ChatController
 from llmcli.chat.conversation import Message
-from llmcli.chat.prompting import Transcript
+from llmcli.chat.prompting import PromptBuilder
 from llmcli.chat.sessions.session import Session
 from llmcli.chat.turn import Turn
-from llmcli.config.presets import Layers
-from llmcli.engine.events import Record, Timings
+from llmcli.config.presets import LayerStack
+from llmcli.engine.events import Timings, TokenEvent
 from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.engine.llama.context import Context, ContextParams
-from llmcli.inference.local import LocalModel, Prompt, Target
+from llmcli.inference.local import LocalModel, Prompt, ResolvedModel
 from llmcli.models.locations import ModelFile
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Layer, Settings
@@ -26,35 +26,35 @@ GREEDY: dict[str, Any] = {"temperature": Fixed(0.0)}
 
 def open_local(path: Path, settings: Settings, abort: AbortFlag | None = None) -> LocalModel:
     """A model with its context."""
-    target = Target(ModelFile(path, (path,), path.stem, trusted=True))
+    target = ResolvedModel(ModelFile(path, (path,), path.stem, trusted=True))
     local = LocalModel(target, settings, abort or AbortFlag())
     local.open_context(settings)
     return local
 
 
-def dialogue_with(local: LocalModel, *below: Layer, session: Session | None = None, **flags: Any) -> Dialogue:
+def dialogue_with(local: LocalModel, *below: Layer, session: Session | None = None, **flags: Any) -> ChatController:
     """A dialogue that is not saved, unless a session is given."""
-    layers = Layers([*below, Layer("flag", {"n_threads": 1, "seed": 1, **flags})])
-    opening = Opening(lambda _abort, _say: Transcript(local))
-    opening.wait(lambda _doing: True)
-    dialogue = Dialogue(session or Session(keep=False), layers, lambda _settings, _ahead: opening)
-    dialogue.open()
-    return dialogue
+    layers = LayerStack([*below, Layer("flag", {"n_threads": 1, "seed": 1, **flags})])
+    loading = BackgroundLoad(lambda _abort, _say: PromptBuilder(local))
+    loading.wait(lambda _doing: True)
+    controller = ChatController(session or Session(keep=False), layers, lambda _settings, _ahead: loading)
+    controller.open()
+    return controller
 
 
-def answer(dialogue: Dialogue, begun: Message | None = None, **extra: Any) -> Turn:
+def answer(controller: ChatController, begun: Message | None = None, **extra: Any) -> Turn:
     """The whole answer to the conversation, or the continued answer `begun`."""
-    path = dialogue.session.conversation.path()
-    turn = dialogue.answer(path[:-1] if begun else path, extra, begun)
+    path = controller.session.conversation.path()
+    turn = controller.answer(path[:-1] if begun else path, extra, begun)
     for _ in turn.parts():
         pass
     return turn
 
 
-def say(dialogue: Dialogue, text: str, **extra: Any) -> Turn:
+def say(controller: ChatController, text: str, **extra: Any) -> Turn:
     """A message and the answer to it."""
-    dialogue.session.say("user", text)
-    return answer(dialogue, **extra)
+    controller.session.say("user", text)
+    return answer(controller, **extra)
 
 
 @dataclass
@@ -82,9 +82,9 @@ def fresh_answer(local: LocalModel, prompt: Sequence[int], n_predict: int, param
     return found
 
 
-def greedy_answer(dialogue: Dialogue, prompt: Prompt, n_predict: int) -> list[int]:
+def greedy_answer(controller: ChatController, prompt: Prompt, n_predict: int) -> list[int]:
     """The answer of the context of the dialogue."""
-    local = dialogue.local
+    local = controller.local
     assert local
     settings = Settings(n_ctx=local.n_ctx, seed=1, max_tokens=n_predict, **GREEDY)
     generation, records = local.generate(prompt, settings)
@@ -93,19 +93,21 @@ def greedy_answer(dialogue: Dialogue, prompt: Prompt, n_predict: int) -> list[in
     return generation.tokens[len(prompt.tokens) :]
 
 
-def scripted(*pieces: str | BaseException) -> Callable[..., tuple[Any, Iterator[Record]]]:
+def scripted(*pieces: str | BaseException) -> Callable[..., tuple[Any, Iterator[TokenEvent]]]:
     """In place of `LocalModel.generate`: an answer of these pieces; an exception among them is raised."""
 
-    def generate(prompt: Prompt, settings: Settings, *_: object, **_watched: object) -> tuple[Any, Iterator[Record]]:
+    def generate(
+        prompt: Prompt, settings: Settings, *_: object, **_watched: object
+    ) -> tuple[Any, Iterator[TokenEvent]]:
         n_pieces = sum(isinstance(piece, str) for piece in pieces)
         timings = Timings(prompt_n=len(prompt.tokens), predicted_n=n_pieces)
 
-        def records() -> Iterator[Record]:
+        def records() -> Iterator[TokenEvent]:
             for piece in pieces:
                 if isinstance(piece, BaseException):
                     raise piece
-                yield Record(piece, 1, None, timings)
-            yield Record("", None, "stop", timings)
+                yield TokenEvent(piece, 1, None, timings)
+            yield TokenEvent("", None, "stop", timings)
 
         generation = SimpleNamespace(
             timings=timings,

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from llmcli.chat.replay import Replay, settings_of
-from llmcli.chat.replay_source import Recorded, from_output
+from llmcli.chat.replay_source import RecordedAnswer, from_output
 from llmcli.engine.llama.bindings import AbortFlag
-from llmcli.engine.sampling.temperature import Dial
+from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.inference.answer import Answer
-from llmcli.inference.local import LocalModel, Target
+from llmcli.inference.local import LocalModel, ResolvedModel
 from llmcli.inference.output import answer_data
 from llmcli.inference.request import build_prompt, grammar_text
 from llmcli.models.locations import STARTER, STARTER_NAME, ModelFile
@@ -23,34 +23,36 @@ QUESTIONS = ("Name a river.", "Write a line about the moon, please.", "What is 7
 def opened(path: Path, flag: AbortFlag | None = None) -> Iterator[LocalModel]:
     settings = Settings(n_ctx=N_CTX, n_threads=1)
     name = STARTER if path.name == STARTER_NAME else path.stem
-    local = LocalModel(Target(ModelFile(path, (path,), name, trusted=True)), settings, flag or AbortFlag())
+    local = LocalModel(ResolvedModel(ModelFile(path, (path,), name, trusted=True)), settings, flag or AbortFlag())
     local.open_context(settings)
     yield local
     local.close()
 
 
-def given(local: LocalModel, values: dict[str, Any], question: str, dial: Dial | None = None) -> dict[str, Any]:
+def given(
+    local: LocalModel, values: dict[str, Any], question: str, shift: TemperatureShift | None = None
+) -> dict[str, Any]:
     """An answer as JSON; `dial` is turned while it is generated."""
     values = {"n_ctx": N_CTX, "n_threads": 1, "max_tokens": 12, "seed": 1, **values}
     settings = Settings(**parse_data(values, "test"))
     system = Path(settings.system[1:]).read_text() if settings.system else None
     prompt = build_prompt(local, settings, question, system)
-    told = Answer(local, prompt, settings, grammar_text(settings), dial=dial)
+    told = Answer(local, prompt, settings, grammar_text(settings), temperature_shift=shift)
     for number, _ in enumerate(told.parts()):
-        if dial and number in (1, 4):
-            dial.turn(0.4 if number == 1 else -0.7)
+        if shift and number in (1, 4):
+            shift.add(0.4 if number == 1 else -0.7)
     data: dict[str, Any] = json.loads(json.dumps(answer_data(told), allow_nan=False))
     return data
 
 
-def again(local: LocalModel, recorded: Recorded) -> Replay:
+def again(local: LocalModel, recorded: RecordedAnswer) -> Replay:
     replay = Replay(local, recorded, settings_of(recorded, None, Settings()))
     parts = list(replay.parts())
     assert "".join(text for kind, text in parts if kind == "answer") == replay.answer.text
     return replay
 
 
-def read(data: dict[str, Any], **changes: Any) -> Recorded:
+def read(data: dict[str, Any], **changes: Any) -> RecordedAnswer:
     """The recorded answer in JSON data; its policy file is allowed."""
     (recorded,) = from_output(json.dumps(data | changes), "test", data["params"].get("temp_policy_file", ""))
     return recorded

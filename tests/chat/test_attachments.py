@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from llmcli.chat.attachments import Attachment, as_text, attach, expand, find_mentions
+from llmcli.chat.attachments import Attachment, attach, expand, find_mentions, to_message_text
 from llmcli.errors import DiskError, UsageError
 
 WINDOWS = sys.platform == "win32"
@@ -171,17 +171,17 @@ def test_a_pattern_with_no_match_or_too_many_is_an_error(folder: Path) -> None:
     ],
 )
 def test_a_model_reads_a_fenced_block_under_the_name(name: str, text: str, block: str) -> None:
-    assert as_text([Attachment(name, text)]) == block
+    assert to_message_text([Attachment(name, text)]) == block
 
 
 def test_several_files_stand_one_after_the_other() -> None:
-    two = as_text([Attachment("a.txt", "a"), Attachment("b.txt", "b")])
+    two = to_message_text([Attachment("a.txt", "a"), Attachment("b.txt", "b")])
     assert two == "File a.txt:\n```\na\n```\n\nFile b.txt:\n```\nb\n```"
-    assert as_text([]) == ""
+    assert to_message_text([]) == ""
 
 
 @given(st.text("`~ab\n "))
 def test_no_text_ends_its_own_fence(text: str) -> None:
-    tokens = MarkdownIt("commonmark").parse(as_text([Attachment("a.txt", text), Attachment("b.txt", "end")]))
+    tokens = MarkdownIt("commonmark").parse(to_message_text([Attachment("a.txt", text), Attachment("b.txt", "end")]))
     fences = [token.content for token in tokens if token.type == "fence"]
     assert fences == [text if text.endswith("\n") or not text else text + "\n", "end\n"]

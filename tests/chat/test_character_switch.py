@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from llmcli.chat.background_load import Opening
-from llmcli.chat.controller import Dialogue, greet, use_character
+from llmcli.chat.background_load import BackgroundLoad
+from llmcli.chat.controller import ChatController, greet, use_character
 from llmcli.chat.sessions import store
 from llmcli.chat.sessions.session import Session
 from llmcli.config.characters import Character, layer
-from llmcli.config.presets import Layers
+from llmcli.config.presets import LayerStack
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Layer, Settings
 
@@ -17,14 +17,14 @@ AHAB = Character("Ahab", "You hunt a whale.", "Hast thou seen it?", {"temperatur
 EVE = Character("Eve", "You are Eve.", "Hello.", {"temperature": Fixed(0.5)}, (("Who?", "Eve."),))
 
 
-def new_dialogue(session: Session, *below: Layer) -> Dialogue:
-    def load(_settings: Settings, _ahead: object) -> Opening:
+def new_dialogue(session: Session, *below: Layer) -> ChatController:
+    def load(_settings: Settings, _ahead: object) -> BackgroundLoad:
         raise AssertionError("no test loads a model")
 
-    return Dialogue(session, Layers(below), load)
+    return ChatController(session, LayerStack(below), load)
 
 
-def started_with(character: Character, session: Session) -> Dialogue:
+def started_with(character: Character, session: Session) -> ChatController:
     """A dialogue as `llmcli chat --character` starts it."""
     values = layer(character).values
     session.remember(values)
@@ -32,8 +32,8 @@ def started_with(character: Character, session: Session) -> Dialogue:
     return new_dialogue(session, layer(character), Layer("flag", {"character": "ahab", "seed": 3}))
 
 
-def settings_of(dialogue: Dialogue) -> tuple[str | None, object, int]:
-    settings = dialogue.settings
+def settings_of(controller: ChatController) -> tuple[str | None, object, int]:
+    settings = controller.settings
     return settings.system, settings.temperature, settings.top_k
 
 
@@ -43,61 +43,61 @@ DEFAULTS = (None, Settings().temperature, Settings().top_k)
 @pytest.mark.parametrize("from_command_line", [True, False])
 def test_a_character_replaces_the_one_before_it(from_command_line: bool) -> None:
     session = Session("talk")
-    dialogue = started_with(AHAB, session) if from_command_line else new_dialogue(session)
+    controller = started_with(AHAB, session) if from_command_line else new_dialogue(session)
     if not from_command_line:
-        use_character(dialogue, AHAB)
-    assert (dialogue.character, *settings_of(dialogue)) == ("Ahab", "You hunt a whale.", Fixed(1.2), 5)
-    use_character(dialogue, EVE)
-    assert (dialogue.character, *settings_of(dialogue)) == ("Eve", "You are Eve.", Fixed(0.5), Settings().top_k)
-    use_character(dialogue, None)
-    assert (dialogue.character, *settings_of(dialogue)) == ("", *DEFAULTS)
+        use_character(controller, AHAB)
+    assert (controller.character, *settings_of(controller)) == ("Ahab", "You hunt a whale.", Fixed(1.2), 5)
+    use_character(controller, EVE)
+    assert (controller.character, *settings_of(controller)) == ("Eve", "You are Eve.", Fixed(0.5), Settings().top_k)
+    use_character(controller, None)
+    assert (controller.character, *settings_of(controller)) == ("", *DEFAULTS)
 
 
 def test_a_character_wins_over_the_flags_of_the_start() -> None:
-    dialogue = new_dialogue(Session(keep=False), Layer("flag", {"system": "Be brief.", "character": "eve"}))
-    use_character(dialogue, AHAB)
-    assert dialogue.settings.system == "You hunt a whale."
-    assert dialogue.settings.character is None
-    use_character(dialogue, None)
-    assert dialogue.settings.system == "Be brief."
+    controller = new_dialogue(Session(keep=False), Layer("flag", {"system": "Be brief.", "character": "eve"}))
+    use_character(controller, AHAB)
+    assert controller.settings.system == "You hunt a whale."
+    assert controller.settings.character is None
+    use_character(controller, None)
+    assert controller.settings.system == "Be brief."
 
 
 def test_a_setting_of_the_user_stays_when_the_character_leaves() -> None:
-    dialogue = new_dialogue(Session(keep=False))
-    use_character(dialogue, AHAB)
-    dialogue.set("top_k", 9)
-    use_character(dialogue, None)
-    assert settings_of(dialogue) == (None, Settings().temperature, 9)
+    controller = new_dialogue(Session(keep=False))
+    use_character(controller, AHAB)
+    controller.set("top_k", 9)
+    use_character(controller, None)
+    assert settings_of(controller) == (None, Settings().temperature, 9)
 
 
 @pytest.mark.parametrize("from_command_line", [True, False])
 def test_a_session_is_opened_with_its_character(from_command_line: bool) -> None:
     session = Session("talk")
-    dialogue = started_with(AHAB, session) if from_command_line else new_dialogue(session)
+    controller = started_with(AHAB, session) if from_command_line else new_dialogue(session)
     if not from_command_line:
-        use_character(dialogue, AHAB)
+        use_character(controller, AHAB)
     session.say("user", "hi")
     session.copy("copy").close()
     session.close()
     for name in ("talk", "copy"):
-        dialogue = new_dialogue(Session.load(name))
-        assert dialogue.character == "Ahab"
-        assert settings_of(dialogue) == ("You hunt a whale.", Fixed(1.2), 5)
-        use_character(dialogue, None)
-        dialogue.session.close()
+        controller = new_dialogue(Session.load(name))
+        assert controller.character == "Ahab"
+        assert settings_of(controller) == ("You hunt a whale.", Fixed(1.2), 5)
+        use_character(controller, None)
+        controller.session.close()
         assert (Session.read(name).character, Session.read(name).overrides) == ("", {})
 
 
 def test_another_session_does_not_get_the_character_of_the_start() -> None:
     other = Session("other")
     other.say("user", "hi")
-    dialogue = started_with(AHAB, Session("talk"))
-    dialogue.session.say("user", "hi")
-    dialogue.take(dialogue.session.copy("fork"))
-    assert (dialogue.character, *settings_of(dialogue)) == ("Ahab", "You hunt a whale.", Fixed(1.2), 5)
-    dialogue.take(other)
-    assert (dialogue.character, *settings_of(dialogue)) == ("", *DEFAULTS)
-    assert dialogue.settings.seed == 3
+    controller = started_with(AHAB, Session("talk"))
+    controller.session.say("user", "hi")
+    controller.take(controller.session.copy("fork"))
+    assert (controller.character, *settings_of(controller)) == ("Ahab", "You hunt a whale.", Fixed(1.2), 5)
+    controller.take(other)
+    assert (controller.character, *settings_of(controller)) == ("", *DEFAULTS)
+    assert controller.settings.seed == 3
     other.close()
 
 
@@ -107,14 +107,14 @@ def contents(session: Session) -> list[str]:
 
 def test_a_greeting_starts_an_empty_conversation_only() -> None:
     session = Session("talk")
-    dialogue = new_dialogue(session)
-    assert use_character(dialogue, AHAB) == "Hast thou seen it?"
-    assert use_character(dialogue, EVE) == "Hello."
+    controller = new_dialogue(session)
+    assert use_character(controller, AHAB) == "Hast thou seen it?"
+    assert use_character(controller, EVE) == "Hello."
     assert contents(session) == ["Who?", "Eve.", "Hello."]
     assert session.conversation.path()[-1].model == "Eve"
     assert not session.saved
     session.say("user", "Hi.")
-    assert use_character(dialogue, AHAB) == ""
+    assert use_character(controller, AHAB) == ""
     assert contents(session) == ["Who?", "Eve.", "Hello.", "Hi."]
     session.close()
 

@@ -7,7 +7,7 @@ import pytest
 
 from llmcli.chat.attachments import Attachment
 from llmcli.chat.compaction import Compaction
-from llmcli.chat.controller import Dialogue
+from llmcli.chat.controller import ChatController
 from llmcli.errors import ContextOverflowError, UsageError
 from llmcli.inference.local import LocalModel, Prompt
 from llmcli.params.settings import Settings
@@ -25,7 +25,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
 
 
 @pytest.fixture
-def dialogue(tiny: LocalModel) -> Dialogue:
+def controller(tiny: LocalModel) -> ChatController:
     return dialogue_with(tiny, n_ctx=N_CTX, max_tokens=6, system="be brief")
 
 
@@ -33,7 +33,7 @@ Requests = list[tuple[Prompt, Settings]]
 
 
 @pytest.fixture
-def requests(dialogue: Dialogue, monkeypatch: pytest.MonkeyPatch) -> Requests:
+def requests(controller: ChatController, monkeypatch: pytest.MonkeyPatch) -> Requests:
     """The requests for a summary; the model always answers that all is well."""
     seen: Requests = []
     model = scripted("<think>hm</think>\n", "All ", "is well.\n")
@@ -42,144 +42,146 @@ def requests(dialogue: Dialogue, monkeypatch: pytest.MonkeyPatch) -> Requests:
         seen.append((prompt, settings))
         return model(prompt, settings, *more, **watched)
 
-    monkeypatch.setattr(dialogue.local, "generate", generate)
+    monkeypatch.setattr(controller.local, "generate", generate)
     return seen
 
 
-def ask(dialogue: Dialogue, *questions: str) -> None:
+def ask(controller: ChatController, *questions: str) -> None:
     for text in questions:
-        dialogue.session.say("user", text)
-        dialogue.session.say("assistant", f" {text * 2}")
+        controller.session.say("user", text)
+        controller.session.say("assistant", f" {text * 2}")
 
 
-def compact(dialogue: Dialogue, keep: int = 2) -> Compaction:
-    compaction = Compaction(dialogue, dialogue.session.conversation.path(), keep)
+def compact(controller: ChatController, keep: int = 2) -> Compaction:
+    compaction = Compaction(controller, controller.session.conversation.path(), keep)
     list(compaction.parts())
     return compaction
 
 
-def texts(dialogue: Dialogue) -> list[tuple[str, str]]:
-    return [(message.role, message.content) for message in dialogue.session.conversation.path()]
+def texts(controller: ChatController) -> list[tuple[str, str]]:
+    return [(message.role, message.content) for message in controller.session.conversation.path()]
 
 
-def test_the_conversation_continues_from_the_summary(dialogue: Dialogue, requests: Requests) -> None:
-    ask(dialogue, "a", "b", "c", "d")
-    before, number = texts(dialogue), compact(dialogue).use()
+def test_the_conversation_continues_from_the_summary(controller: ChatController, requests: Requests) -> None:
+    ask(controller, "a", "b", "c", "d")
+    before, number = texts(controller), compact(controller).use()
     assert number == 4
-    assert texts(dialogue) == [("summary", "All is well."), *before[4:]]
+    assert texts(controller) == [("summary", "All is well."), *before[4:]]
 
 
-def test_the_old_branch_stays(dialogue: Dialogue, requests: Requests) -> None:
-    ask(dialogue, "a", "b", "c")
-    conversation = dialogue.session.conversation
+def test_the_old_branch_stays(controller: ChatController, requests: Requests) -> None:
+    ask(controller, "a", "b", "c")
+    conversation = controller.session.conversation
     old, messages = conversation.head, dict(conversation.messages)
-    compact(dialogue).use()
+    compact(controller).use()
     assert conversation.messages | messages == conversation.messages
     assert old in conversation.leaves()
-    dialogue.session.move(old)
-    assert [role for role, _ in texts(dialogue)] == ["user", "assistant"] * 3
+    controller.session.move(old)
+    assert [role for role, _ in texts(controller)] == ["user", "assistant"] * 3
 
 
-def test_the_model_reads_the_summary_in_place_of_the_turns(dialogue: Dialogue, requests: Requests) -> None:
-    ask(dialogue, "a", "b", "c")
-    compact(dialogue, 1).use()
-    text = dialogue.prompt(dialogue.session.conversation.path()).text
+def test_the_model_reads_the_summary_in_place_of_the_turns(controller: ChatController, requests: Requests) -> None:
+    ask(controller, "a", "b", "c")
+    compact(controller, 1).use()
+    text = controller.prompt(controller.session.conversation.path()).text
     assert text.startswith("be brief\n\nWhat was said before, in summary:\nAll is well.\n\nUser: c\n")
     assert "User: a" not in text
 
 
-def test_turns_that_were_dropped_are_in_the_summary(dialogue: Dialogue, requests: Requests) -> None:
-    ask(dialogue, "a", "b", "c")
-    dialogue.first = dialogue.session.conversation.path()[4].id
-    compact(dialogue, 1).use()
+def test_turns_that_were_dropped_are_in_the_summary(controller: ChatController, requests: Requests) -> None:
+    ask(controller, "a", "b", "c")
+    controller.first = controller.session.conversation.path()[4].id
+    compact(controller, 1).use()
     assert "User: a\n\nAssistant:  aa" in requests[0][0].text
-    assert dialogue.first is None
+    assert controller.first is None
 
 
-def test_an_older_summary_is_part_of_the_next_one(dialogue: Dialogue, requests: Requests) -> None:
-    ask(dialogue, "a", "b", "c")
-    compact(dialogue, 1).use()
-    ask(dialogue, "d", "e")
-    assert compact(dialogue, 1).use() == 5
+def test_an_older_summary_is_part_of_the_next_one(controller: ChatController, requests: Requests) -> None:
+    ask(controller, "a", "b", "c")
+    compact(controller, 1).use()
+    ask(controller, "d", "e")
+    assert compact(controller, 1).use() == 5
     assert "Earlier: All is well.\n\nUser: c" in requests[1][0].text
-    assert [role for role, _ in texts(dialogue)] == ["summary", "user", "assistant"]
+    assert [role for role, _ in texts(controller)] == ["summary", "user", "assistant"]
 
 
-def test_files_of_old_turns_are_summarized_and_of_new_ones_stay(dialogue: Dialogue, requests: Requests) -> None:
+def test_files_of_old_turns_are_summarized_and_of_new_ones_stay(controller: ChatController, requests: Requests) -> None:
     for name in ("old.txt", "new.txt"):
-        dialogue.session.say("user", "see", attachments=(Attachment(name, f"in {name}"),))
-        dialogue.session.say("assistant", " yes")
-    compact(dialogue, 1).use()
+        controller.session.say("user", "see", attachments=(Attachment(name, f"in {name}"),))
+        controller.session.say("assistant", " yes")
+    compact(controller, 1).use()
     assert "in old.txt" in requests[0][0].text
     assert "in new.txt" not in requests[0][0].text
-    assert [one.name for one in dialogue.session.conversation.path()[1].attachments] == ["new.txt"]
+    assert [one.name for one in controller.session.conversation.path()[1].attachments] == ["new.txt"]
 
 
 @pytest.mark.parametrize(("keep", "stay"), [(0, 0), (1, 2), (2, 4), (9, 4)])
-def test_at_least_the_first_turn_is_summarized(dialogue: Dialogue, requests: Requests, keep: int, stay: int) -> None:
-    ask(dialogue, "a", "b", "c")
-    assert compact(dialogue, keep).use() == 6 - stay
-    assert len(texts(dialogue)) == 1 + stay
+def test_at_least_the_first_turn_is_summarized(
+    controller: ChatController, requests: Requests, keep: int, stay: int
+) -> None:
+    ask(controller, "a", "b", "c")
+    assert compact(controller, keep).use() == 6 - stay
+    assert len(texts(controller)) == 1 + stay
 
 
 @pytest.mark.parametrize("roles", [[], ["user"], ["assistant"]])
-def test_a_conversation_of_one_message_is_too_short(dialogue: Dialogue, roles: list[str]) -> None:
+def test_a_conversation_of_one_message_is_too_short(controller: ChatController, roles: list[str]) -> None:
     for role in roles:
-        dialogue.session.say(role, "a")
+        controller.session.say(role, "a")
     with pytest.raises(UsageError, match="too short"):
-        Compaction(dialogue, dialogue.session.conversation.path())
+        Compaction(controller, controller.session.conversation.path())
 
 
-def test_the_summary_ignores_constraints_of_answers(dialogue: Dialogue, requests: Requests) -> None:
-    dialogue.set("json_schema", "{}")
-    dialogue.set("stop", ("All",))
-    dialogue.set("prefill", "Well")
-    dialogue.set("think", "show")
-    dialogue.set("max_tokens", 3)
-    dialogue.set("top_k", 7)
-    ask(dialogue, "a", "b", "c")
-    assert compact(dialogue).text == "All is well."
+def test_the_summary_ignores_constraints_of_answers(controller: ChatController, requests: Requests) -> None:
+    controller.set("json_schema", "{}")
+    controller.set("stop", ("All",))
+    controller.set("prefill", "Well")
+    controller.set("think", "show")
+    controller.set("max_tokens", 3)
+    controller.set("top_k", 7)
+    ask(controller, "a", "b", "c")
+    assert compact(controller).text == "All is well."
     settings = requests[0][1]
     assert (settings.json_schema, settings.prefill, settings.think, settings.top_k) == (None, None, "off", 7)
     assert settings.max_tokens == N_CTX // 4
     assert settings.stop == ("\nUser:",)  # of the plain template
-    assert dialogue.settings.max_tokens == 3
+    assert controller.settings.max_tokens == 3
 
 
-def test_the_oldest_text_is_skipped_if_the_request_is_too_long(dialogue: Dialogue, requests: Requests) -> None:
-    ask(dialogue, "a" * 60, "b" * 60, "c" * 20, "d")
-    compact(dialogue, 1)
+def test_the_oldest_text_is_skipped_if_the_request_is_too_long(controller: ChatController, requests: Requests) -> None:
+    ask(controller, "a" * 60, "b" * 60, "c" * 20, "d")
+    compact(controller, 1)
     prompt = requests[0][0]
     assert "a" * 60 not in prompt.text
     assert "c" * 20 in prompt.text
     assert len(prompt.tokens) + N_CTX // 4 < N_CTX
 
 
-def test_a_message_too_long_to_summarize_changes_nothing(dialogue: Dialogue) -> None:
-    dialogue.session.say("user", "a" * 20)
-    dialogue.session.say("assistant", "b" * 600)
-    before = texts(dialogue)
+def test_a_message_too_long_to_summarize_changes_nothing(controller: ChatController) -> None:
+    controller.session.say("user", "a" * 20)
+    controller.session.say("assistant", "b" * 600)
+    before = texts(controller)
     with pytest.raises(ContextOverflowError):
-        compact(dialogue)
-    assert texts(dialogue) == before
+        compact(controller)
+    assert texts(controller) == before
 
 
-def test_a_stopped_summary_is_marked_as_interrupted(dialogue: Dialogue) -> None:
-    assert dialogue.local
-    ask(dialogue, "a", "b", "c")
-    compaction = Compaction(dialogue, dialogue.session.conversation.path())
+def test_a_stopped_summary_is_marked_as_interrupted(controller: ChatController) -> None:
+    assert controller.local
+    ask(controller, "a", "b", "c")
+    compaction = Compaction(controller, controller.session.conversation.path())
     for _ in compaction.parts():
-        dialogue.local.abort.set()
-    dialogue.local.abort.clear()
+        controller.local.abort.set()
+    controller.local.abort.clear()
     assert compaction.interrupted
 
 
-def test_the_next_answer_reads_a_summary_that_the_user_edited(dialogue: Dialogue) -> None:
-    ask(dialogue, "a", "b", "c")
-    compaction = compact(dialogue)
+def test_the_next_answer_reads_a_summary_that_the_user_edited(controller: ChatController) -> None:
+    ask(controller, "a", "b", "c")
+    compaction = compact(controller)
     compaction.text = "we sail"  # as the user changed it
     compaction.use()
-    turn = say(dialogue, "d")
+    turn = say(controller, "d")
     assert "we sail" in turn.prompt.text
     assert turn.message
-    assert turn.message.parent == dialogue.session.conversation.path()[-2].id
+    assert turn.message.parent == controller.session.conversation.path()[-2].id

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.background_load import Opening
-from llmcli.chat.controller import Dialogue
-from llmcli.chat.prompting import Transcript
+from llmcli.chat.background_load import BackgroundLoad
+from llmcli.chat.controller import ChatController
+from llmcli.chat.prompting import PromptBuilder
 from llmcli.chat.sessions.session import Session
 from llmcli.cli.chat import character_of
 from llmcli.config.presets import layers_of
 from llmcli.errors import UsageError
 from llmcli.files import config_file
-from llmcli.inference.local import LocalModel, Target
+from llmcli.inference.local import LocalModel, ResolvedModel
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Layer, Settings
 from tests.chat.controllers import answer, dialogue_with, open_local
@@ -31,7 +31,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
 
 
 @pytest.fixture
-def dialogue(tiny: LocalModel) -> Dialogue:
+def controller(tiny: LocalModel) -> ChatController:
     return dialogue_with(tiny, n_ctx=256, max_tokens=4)
 
 
@@ -47,7 +47,7 @@ def test_the_later_layer_wins(
 ) -> None:
     """`top_k` is set in every layer up to the `top` one, each time to the layer's number."""
     present = {name: number for number, name in enumerate(LAYERS) if 0 < number <= top}
-    target = Target(tiny.target.file)
+    target = ResolvedModel(tiny.target.file)
     target.__dict__["headers"] = [Header({"top_k": present["model"]} if top >= 1 else {})]
     monkeypatch.setattr(tiny, "target", target)
     lines = [f"top_k = {present['config']}"] if top >= 2 else []
@@ -64,15 +64,15 @@ def test_the_later_layer_wins(
     flags |= {"character": str(role)} if top >= 4 else {}
     flags |= {"top_k": present["flag"]} if top >= 6 else {}
 
-    dialogue = dialogue_with(tiny)
-    middle = character_of(Layer("flag", flags), dialogue.session)[1]
-    dialogue.layers = layers_of(Layer("flag", flags), *middle)
+    controller = dialogue_with(tiny)
+    middle = character_of(Layer("flag", flags), controller.session)[1]
+    controller.layers = layers_of(Layer("flag", flags), *middle)
     if top >= 7:
-        dialogue.set("preset", "other")
+        controller.set("preset", "other")
     if top >= 8:
-        dialogue.set("top_k", present["session"])
-    dialogue.session.say("user", "a")
-    turn = dialogue.answer(dialogue.session.conversation.path(), {"top_k": present["retry"]} if top >= 9 else {})
+        controller.set("top_k", present["session"])
+    controller.session.say("user", "a")
+    turn = controller.answer(controller.session.conversation.path(), {"top_k": present["retry"]} if top >= 9 else {})
     assert turn.resolved.settings.top_k == present.get(LAYERS[top], Settings().top_k)
     assert turn.resolved.origins["top_k"] == LAYERS[top].removeprefix("session ")
 
@@ -86,117 +86,119 @@ class Header:
         self.sampling_defaults = defaults
 
 
-def test_the_later_of_a_preset_and_a_setting_wins(dialogue: Dialogue) -> None:
-    dialogue.set("temperature", Fixed(0.5))
-    dialogue.set("max_tokens", 9)
-    dialogue.set("preset", "creative")
-    assert dialogue.settings.temperature == Fixed(1.2)
-    assert dialogue.settings.max_tokens == 9  # not in the preset
-    dialogue.set("temperature", Fixed(0.6))
-    assert dialogue.settings.temperature == Fixed(0.6)
-    assert dialogue.settings.top_k == 0
-    dialogue.set("preset", "precise")
-    assert dialogue.settings.temperature == Fixed(0.3)
+def test_the_later_of_a_preset_and_a_setting_wins(controller: ChatController) -> None:
+    controller.set("temperature", Fixed(0.5))
+    controller.set("max_tokens", 9)
+    controller.set("preset", "creative")
+    assert controller.settings.temperature == Fixed(1.2)
+    assert controller.settings.max_tokens == 9  # not in the preset
+    controller.set("temperature", Fixed(0.6))
+    assert controller.settings.temperature == Fixed(0.6)
+    assert controller.settings.top_k == 0
+    controller.set("preset", "precise")
+    assert controller.settings.temperature == Fixed(0.3)
 
 
-def test_an_unknown_preset_changes_nothing(dialogue: Dialogue) -> None:
+def test_an_unknown_preset_changes_nothing(controller: ChatController) -> None:
     with pytest.raises(UsageError, match="preset 'nonsense'"):
-        dialogue.set("preset", "nonsense")
-    assert dialogue.session.overrides == {}
+        controller.set("preset", "nonsense")
+    assert controller.session.overrides == {}
 
 
-def test_a_reset_restores_the_layer_below(dialogue: Dialogue) -> None:
-    dialogue.set("max_tokens", 9)
-    dialogue.set("top_k", 3)
-    assert dialogue.reset("top_k") == ["top_k"]
-    assert (dialogue.settings.top_k, dialogue.settings.max_tokens) == (40, 9)
-    assert dialogue.reset("top_k") == []
-    assert dialogue.reset() == ["max_tokens"]
-    assert dialogue.resolved().origins["max_tokens"] == "flag"
+def test_a_reset_restores_the_layer_below(controller: ChatController) -> None:
+    controller.set("max_tokens", 9)
+    controller.set("top_k", 3)
+    assert controller.reset("top_k") == ["top_k"]
+    assert (controller.settings.top_k, controller.settings.max_tokens) == (40, 9)
+    assert controller.reset("top_k") == []
+    assert controller.reset() == ["max_tokens"]
+    assert controller.resolved().origins["max_tokens"] == "flag"
 
 
-def test_a_preset_for_one_answer_ends_with_it(dialogue: Dialogue) -> None:
-    dialogue.session.say("user", "a")
-    turn = answer(dialogue, preset="creative", top_k=5)
+def test_a_preset_for_one_answer_ends_with_it(controller: ChatController) -> None:
+    controller.session.say("user", "a")
+    turn = answer(controller, preset="creative", top_k=5)
     assert turn.resolved.settings.temperature == Fixed(1.2)
     assert turn.resolved.settings.top_k == 5
-    assert dialogue.settings.temperature == Settings().temperature
+    assert controller.settings.temperature == Settings().temperature
 
 
 @pytest.mark.parametrize(
     ("extra", "part"),
     [({"system": "be brief"}, "be brief\n\n"), ({"prefill": " so"}, "Assistant: so"), ({"raw": True}, "a")],
 )
-def test_a_setting_of_one_answer_changes_its_prompt_too(dialogue: Dialogue, extra: dict[str, Any], part: str) -> None:
-    dialogue.session.say("user", "a")
-    turn = answer(dialogue, **extra)
+def test_a_setting_of_one_answer_changes_its_prompt_too(
+    controller: ChatController, extra: dict[str, Any], part: str
+) -> None:
+    controller.session.say("user", "a")
+    turn = answer(controller, **extra)
     assert part in turn.prompt.text
     assert ("User" in turn.prompt.text) is not bool(extra.get("raw"))
     assert turn.answer.text.startswith(extra.get("prefill", ""))
 
 
-def test_a_setting_of_the_start_is_refused_with_another_way(dialogue: Dialogue) -> None:
+def test_a_setting_of_the_start_is_refused_with_another_way(controller: ChatController) -> None:
     with pytest.raises(UsageError, match="file cannot be set in a running chat") as caught:
-        dialogue.parse("file", "x")
+        controller.parse("file", "x")
     assert "/file" in caught.value.hint
     with pytest.raises(UsageError, match="must be on or off"):
-        dialogue.parse("ignore_eos", "")
-    assert dialogue.parse("temp", "0.5") == ("temperature", Fixed(0.5))
+        controller.parse("ignore_eos", "")
+    assert controller.parse("temp", "0.5") == ("temperature", Fixed(0.5))
 
 
 @pytest.mark.parametrize("key", ["grammar", "prefill", "json_schema", "chat_template", "seed"])
-def test_none_removes_an_optional_value(dialogue: Dialogue, key: str) -> None:
-    assert dialogue.parse(key, "none") == (key, None)
+def test_none_removes_an_optional_value(controller: ChatController, key: str) -> None:
+    assert controller.parse(key, "none") == (key, None)
 
 
 # The loaded model
 
 
-def needs_reload(dialogue: Dialogue) -> bool:
+def needs_reload(controller: ChatController) -> bool:
     """`stale`, as a call: mypy takes a property for a constant between two assertions."""
-    return dialogue.stale
+    return controller.stale
 
 
-def test_only_a_model_setting_needs_a_reload(dialogue: Dialogue) -> None:
-    dialogue.set("top_k", 3)
-    assert not needs_reload(dialogue)
-    dialogue.set("n_ctx", 256)  # the same value
-    assert not needs_reload(dialogue)
-    dialogue.set("n_ctx", 512)
-    assert needs_reload(dialogue)
-    dialogue.reset("n_ctx")
-    assert not needs_reload(dialogue)
+def test_only_a_model_setting_needs_a_reload(controller: ChatController) -> None:
+    controller.set("top_k", 3)
+    assert not needs_reload(controller)
+    controller.set("n_ctx", 256)  # the same value
+    assert not needs_reload(controller)
+    controller.set("n_ctx", 512)
+    assert needs_reload(controller)
+    controller.reset("n_ctx")
+    assert not needs_reload(controller)
 
 
-def test_a_preset_or_session_with_another_n_ctx_needs_a_reload(dialogue: Dialogue) -> None:
+def test_a_preset_or_session_with_another_n_ctx_needs_a_reload(controller: ChatController) -> None:
     path = config_file()
     path.parent.mkdir(parents=True)
     path.write_text("[presets.long]\nn_ctx = 512")
-    dialogue.set("preset", "long")
-    assert needs_reload(dialogue)
-    dialogue.reset()
-    assert not needs_reload(dialogue)
+    controller.set("preset", "long")
+    assert needs_reload(controller)
+    controller.reset()
+    assert not needs_reload(controller)
     other = Session(keep=False)
     other.overrides["n_ctx"] = 512
-    dialogue.take(other)
-    assert needs_reload(dialogue)
+    controller.take(other)
+    assert needs_reload(controller)
 
 
 def test_a_stale_model_is_closed_before_the_next_is_loaded(tmp_path: Path) -> None:
     path = full_attention(tmp_path / "tiny.gguf")
-    dialogue = dialogue_with(open_local(path, Settings(n_ctx=256)))
-    first, sizes = dialogue.local, []
+    controller = dialogue_with(open_local(path, Settings(n_ctx=256)))
+    first, sizes = controller.local, []
 
-    def load(settings: Settings, _ahead: object) -> Opening:
+    def load(settings: Settings, _ahead: object) -> BackgroundLoad:
         assert first
         assert not first.model.handle
         sizes.append(settings.n_ctx)
-        return Opening(lambda _abort, _say: Transcript(open_local(path, settings)))
+        return BackgroundLoad(lambda _abort, _say: PromptBuilder(open_local(path, settings)))
 
-    dialogue._start_loading = load
-    dialogue.set("n_ctx", 512)
-    local = dialogue.open().wait(lambda _doing: True)
-    assert dialogue.open() is dialogue.opening
+    controller._start_loading = load
+    controller.set("n_ctx", 512)
+    local = controller.open().wait(lambda _doing: True)
+    assert controller.open() is controller.loading
     assert local
     assert (sizes, local.n_ctx) == ([512], 512)
-    dialogue.close_model()
+    controller.close_model()

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from llmcli.chat.compaction import Compaction
-from llmcli.chat.controller import Dialogue
+from llmcli.chat.controller import ChatController
 from llmcli.chat.conversation import Message
-from llmcli.chat.prompting import Transcript
+from llmcli.chat.prompting import PromptBuilder
 from llmcli.chat.turn import Turn
 from llmcli.engine.llama.context import ContextParams, common_prefix
 from llmcli.errors import UsageError
@@ -46,7 +46,7 @@ _EXACT: dict[str, Any] = {"cache_type_k": "f32", "cache_type_v": "f32", "flash_a
 class Walk:
     """Random work on a dialogue. `ties` counts the answers that differed where two tokens were equally likely."""
 
-    dialogue: Dialogue
+    controller: ChatController
     local: LocalModel
     flag: Countdown
     random: Random
@@ -57,7 +57,7 @@ class Walk:
 
     @property
     def path(self) -> list[Message]:
-        return self.dialogue.session.conversation.path()
+        return self.controller.session.conversation.path()
 
     def text(self) -> str:
         return " ".join(self.random.choices(WORDS, k=self.random.randint(1, 8)))
@@ -65,7 +65,7 @@ class Walk:
     # The operations, as the commands of the chat do them
 
     def send(self) -> None:
-        self.dialogue.session.say("user", self.text())
+        self.controller.session.say("user", self.text())
         self.answer()
 
     def retry(self) -> None:
@@ -81,37 +81,37 @@ class Walk:
     def edit(self) -> None:
         """A message of the user's is answered anew; one of the model's is left as it was changed."""
         old = self.random.choice(self.path)
-        session = self.dialogue.session
+        session = self.controller.session
         session.move(old.parent)
         session.say(old.role, self.text())
         if old.role == "user":
             self.answer()
 
     def undo(self) -> None:
-        self.dialogue.session.undo(self.random.randint(1, 2))
+        self.controller.session.undo(self.random.randint(1, 2))
 
     def redo(self) -> None:
-        self.dialogue.session.redo()
+        self.controller.session.redo()
 
     def branch(self) -> None:
-        conversation = self.dialogue.session.conversation
-        self.dialogue.session.move(self.random.choice(conversation.leaves()))
+        conversation = self.controller.session.conversation
+        self.controller.session.move(self.random.choice(conversation.leaves()))
 
     def clear(self) -> None:
-        self.dialogue.session.clear()
+        self.controller.session.clear()
 
     def go_on(self) -> None:
         if self.path[-1].role == "assistant":
             self.answer(self.path[:-1], begun=self.path[-1])
 
     def system(self) -> None:
-        self.dialogue.set("system", self.random.choice([None, "You are a poet.", self.text()]))
+        self.controller.set("system", self.random.choice([None, "You are a poet.", self.text()]))
 
     def leave_out(self) -> None:
-        self.dialogue.first = self.random.choice([None, self.random.choice(self.path).id])
+        self.controller.first = self.random.choice([None, self.random.choice(self.path).id])
 
     def compact(self) -> None:
-        compaction = Compaction(self.dialogue, self.path, 1)
+        compaction = Compaction(self.controller, self.path, 1)
         with closing(compaction.parts()) as parts:  # type: ignore[type-var]
             next(parts, None)
         compaction.text = self.text()
@@ -119,14 +119,14 @@ class Walk:
 
     def interrupt(self) -> None:
         """An abort at any place of the prompt or of the answer."""
-        self.dialogue.session.say("user", self.text())
+        self.controller.session.say("user", self.text())
         self.flag.left = self.random.randint(1, 10 ** self.random.randint(1, 4))
         self.answer()
 
     def stop(self) -> None:
         """Ctrl-C, or the end of a display, after some parts of the answer."""
-        self.dialogue.session.say("user", self.text())
-        turn = self.dialogue.answer(self.path)
+        self.controller.session.say("user", self.text())
+        turn = self.controller.answer(self.path)
         parts, count = turn.parts(), self.random.randint(0, 4)
         for _ in range(count):
             next(parts, None)
@@ -141,7 +141,7 @@ class Walk:
     def answer(self, path: list[Message] | None = None, begun: Message | None = None, **extra: Any) -> None:
         assert self.local._context
         before = list(self.local._context._evaluated[0])
-        turn = self.dialogue.answer(self.path if path is None else path, extra, begun)
+        turn = self.controller.answer(self.path if path is None else path, extra, begun)
         for _ in turn.parts():
             pass
         self.flag.left = -1
@@ -160,19 +160,19 @@ class Walk:
     def step(self) -> None:
         name = self.random.choice(_OPERATIONS)
         self.seen.append(name)
-        if len(self.dialogue.prompt(self.path).tokens) > _LONGEST:
+        if len(self.controller.prompt(self.path).tokens) > _LONGEST:
             name = "clear"
         with suppress(UsageError):  # nothing to undo, redo or summarize
             getattr(self, name if self.path else "send")()
 
     def check(self) -> None:
         """The next answer, from here and from nothing."""
-        path, settings = [*self.path, self.dialogue.session.draft("user", "and now")], self.dialogue.settings
-        prompt = self.dialogue.prompt(path)
-        anew = Transcript(self.local).prompt(self.dialogue.window(path), settings.system, settings)
+        path, settings = [*self.path, self.controller.session.draft("user", "and now")], self.controller.settings
+        prompt = self.controller.prompt(path)
+        anew = PromptBuilder(self.local).prompt(self.controller.window(path), settings.system, settings)
         assert list(prompt.tokens) == list(anew.tokens), self.seen
         expected = fresh_answer(self.local, anew.tokens, 8, self.params)
-        tokens = greedy_answer(self.dialogue, prompt, 8)
+        tokens = greedy_answer(self.controller, prompt, 8)
         if tokens == expected.tokens:
             return
         self.ties += 1
@@ -202,8 +202,8 @@ def large(starter: Path) -> Iterator[LocalModel]:
 def walk(local: LocalModel, seed: int, noise: float, params: ContextParams, **flags: Any) -> Walk:
     flag = local.abort
     assert isinstance(flag, Countdown)
-    dialogue = dialogue_with(local, n_ctx=1024, max_tokens=6, **flags)
-    return Walk(dialogue, local, flag, Random(seed), noise, params)
+    controller = dialogue_with(local, n_ctx=1024, max_tokens=6, **flags)
+    return Walk(controller, local, flag, Random(seed), noise, params)
 
 
 @pytest.mark.parametrize("raw", [True, False])
@@ -228,22 +228,22 @@ def test_the_next_answer_of_the_starter_owes_nothing_to_the_past(large: LocalMod
 
 
 @pytest.fixture
-def talk(large: LocalModel) -> Dialogue:
+def talk(large: LocalModel) -> ChatController:
     """Two turns with the starter."""
-    dialogue = dialogue_with(large, n_ctx=1024, max_tokens=6, **GREEDY)
+    controller = dialogue_with(large, n_ctx=1024, max_tokens=6, **GREEDY)
     for text in ("Name a river.", "Name another one."):
-        say(dialogue, text)
-    return dialogue
+        say(controller, text)
+    return controller
 
 
-def test_a_retry_evaluates_one_token(talk: Dialogue) -> None:
+def test_a_retry_evaluates_one_token(talk: ChatController) -> None:
     path = talk.session.conversation.path()
     for extra in ({}, {"temperature": Fixed(1.5), "seed": 7}, {"top_k": 3, "max_tokens": 3}):
         talk.session.move(path[-2].id)
         assert prompt_n(answer(talk, **extra)) == 1
 
 
-def test_an_edit_of_the_last_message_evaluates_what_changed(talk: Dialogue, large: LocalModel) -> None:
+def test_an_edit_of_the_last_message_evaluates_what_changed(talk: ChatController, large: LocalModel) -> None:
     old = talk.session.conversation.path()[-2]
     before = talk.prompt(talk.session.conversation.path()[:-1]).tokens
     talk.session.move(old.parent)
@@ -253,7 +253,7 @@ def test_an_edit_of_the_last_message_evaluates_what_changed(talk: Dialogue, larg
     assert changed <= large.count_tokens(" two.") + len(BEHIND)
 
 
-def test_an_edit_of_the_answer_evaluates_it_and_what_is_new(talk: Dialogue, large: LocalModel) -> None:
+def test_an_edit_of_the_answer_evaluates_it_and_what_is_new(talk: ChatController, large: LocalModel) -> None:
     session = talk.session
     last = session.conversation.path()[-1]
     session.move(last.parent)
@@ -263,21 +263,21 @@ def test_an_edit_of_the_answer_evaluates_it_and_what_is_new(talk: Dialogue, larg
     assert prompt_n(turn) <= expected + 1
 
 
-def test_an_ordinary_turn_evaluates_the_new_message(talk: Dialogue, large: LocalModel) -> None:
+def test_an_ordinary_turn_evaluates_the_new_message(talk: ChatController, large: LocalModel) -> None:
     """And the last token of the answer, which was drawn and not evaluated: it was cut by its length."""
     written = talk.session.conversation.path()[-1]
     assert written.finish_reason == "length"
     assert prompt_n(say(talk, "Why?")) == large.count_tokens("Why?") + len(BETWEEN) + len(BEHIND) + 1
 
 
-def test_undo_and_redo_evaluate_only_the_branch(talk: Dialogue) -> None:
+def test_undo_and_redo_evaluate_only_the_branch(talk: ChatController) -> None:
     talk.session.undo(1)
     talk.session.redo()
     talk.session.move(talk.session.conversation.path()[-2].id)
     assert prompt_n(answer(talk)) == 1
 
 
-def test_a_new_system_prompt_evaluates_everything_behind_it(talk: Dialogue) -> None:
+def test_a_new_system_prompt_evaluates_everything_behind_it(talk: ChatController) -> None:
     talk.set("system", "Be brief.")
     talk.session.move(talk.session.conversation.path()[-2].id)
     turn = answer(talk)

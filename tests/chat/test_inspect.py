@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.controller import Dialogue
+from llmcli.chat.controller import ChatController
 from llmcli.chat.conversation import Message
-from llmcli.chat.inspect import Answered, last_answer
+from llmcli.chat.inspect import AnswerInspector, last_answer
 from llmcli.chat.turn import Turn
-from llmcli.engine.sampling.temperature import Dial
+from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer
 from llmcli.inference.local import LocalModel, Prompt
@@ -23,18 +23,18 @@ XTC: dict[str, Any] = {"xtc_probability": 0.5, "xtc_threshold": 0.05}
 
 
 @pytest.fixture
-def dialogue(local: LocalModel) -> Iterator[Dialogue]:
+def controller(local: LocalModel) -> Iterator[ChatController]:
     local.open_context(Settings(n_ctx=512, n_threads=1))
     yield dialogue_with(local, n_ctx=512, max_tokens=12, temperature=Fixed(0.9))
     local.abort.clear()
 
 
-def asked(dialogue: Dialogue, **extra: Any) -> tuple[Turn, Answered]:
-    turn = say(dialogue, ASKED, **extra)
-    return turn, last_answer(dialogue, turn)
+def asked(controller: ChatController, **extra: Any) -> tuple[Turn, AnswerInspector]:
+    turn = say(controller, ASKED, **extra)
+    return turn, last_answer(controller, turn)
 
 
-def probability(answered: Answered, number: int) -> float:
+def probability(answered: AnswerInspector, number: int) -> float:
     """That of the drawn token when it is looked at again."""
     found = answered.dissect(number, 5)
     assert found
@@ -42,8 +42,8 @@ def probability(answered: Answered, number: int) -> float:
 
 
 @pytest.mark.parametrize("extra", [{}, XTC, {"mirostat": 2}], ids=["plain", "xtc", "mirostat"])
-def test_the_tokens_and_probabilities_are_those_of_the_trace(dialogue: Dialogue, extra: dict[str, Any]) -> None:
-    turn, answered = asked(dialogue, **extra)
+def test_the_tokens_and_probabilities_are_those_of_the_trace(controller: ChatController, extra: dict[str, Any]) -> None:
+    turn, answered = asked(controller, **extra)
     generation = turn.answer.generation
     assert answered.tokens == generation.tokens[len(generation.prompt) :]
     assert [one.i for one in answered.traces] == list(range(len(answered.tokens)))
@@ -51,8 +51,8 @@ def test_the_tokens_and_probabilities_are_those_of_the_trace(dialogue: Dialogue,
         assert probability(answered, number) == pytest.approx(answered.traces[number].p, abs=1e-5)
 
 
-def test_the_token_that_ended_the_answer_can_be_looked_at(dialogue: Dialogue) -> None:
-    turn, answered = asked(dialogue, grammar='root ::= "A comet."')
+def test_the_token_that_ended_the_answer_can_be_looked_at(controller: ChatController) -> None:
+    turn, answered = asked(controller, grammar='root ::= "A comet."')
     assert turn.answer.finish_reason == "stop"
     last = len(answered.tokens) - 1
     assert answered.text(last) == "<|im_end|>"
@@ -61,13 +61,13 @@ def test_the_token_that_ended_the_answer_can_be_looked_at(dialogue: Dialogue) ->
     assert probability(answered, last) == pytest.approx(answered.traces[last].p, abs=1e-5)
 
 
-def test_moves_of_the_dial_are_made_again(dialogue: Dialogue) -> None:
-    dialogue.session.say("user", ASKED)
-    turn = dialogue.answer(dialogue.session.conversation.path())
+def test_moves_of_the_dial_are_made_again(controller: ChatController) -> None:
+    controller.session.say("user", ASKED)
+    turn = controller.answer(controller.session.conversation.path())
     for number, _ in enumerate(turn.parts()):
         if number == 3:
-            turn.dial.turn(0.6)
-    answered = last_answer(dialogue, turn)
+            turn.live_shift.add(0.6)
+    answered = last_answer(controller, turn)
     moved = next(one.i for one in answered.traces if one.temperature == pytest.approx(1.5))
     found = answered.dissect(moved, 5)
     assert found
@@ -75,16 +75,16 @@ def test_moves_of_the_dial_are_made_again(dialogue: Dialogue) -> None:
     assert probability(answered, moved) == pytest.approx(answered.traces[moved].p, abs=1e-5)
 
 
-def test_the_least_sure_token_has_the_highest_entropy(dialogue: Dialogue) -> None:
-    _, answered = asked(dialogue)
+def test_the_least_sure_token_has_the_highest_entropy(controller: ChatController) -> None:
+    _, answered = asked(controller)
     entropies = [one.entropy or 0.0 for one in answered.traces]
     assert answered.least_sure() == entropies.index(max(entropies))
 
 
-def test_an_answer_of_an_earlier_chat_is_made_of_its_text(dialogue: Dialogue) -> None:
-    turn, fresh = asked(dialogue)
+def test_an_answer_of_an_earlier_chat_is_made_of_its_text(controller: ChatController) -> None:
+    turn, fresh = asked(controller)
     assert turn.message
-    answered = last_answer(dialogue, None)
+    answered = last_answer(controller, None)
     assert not answered.traces
     assert answered.made.prompt.tokens == fresh.made.prompt.tokens
     assert "".join(map(answered.text, range(len(answered.tokens)))) == turn.message.content
@@ -95,65 +95,65 @@ def test_an_answer_of_an_earlier_chat_is_made_of_its_text(dialogue: Dialogue) ->
     assert probability(answered, 5) == pytest.approx(probability(fresh, 5), abs=0.02)
 
 
-def test_an_answer_keeps_the_settings_it_was_given_with(dialogue: Dialogue) -> None:
-    turn, _ = asked(dialogue, top_k=7, seed=3)
-    dialogue.set("top_k", 2)
-    made = last_answer(dialogue, None).made
+def test_an_answer_keeps_the_settings_it_was_given_with(controller: ChatController) -> None:
+    turn, _ = asked(controller, top_k=7, seed=3)
+    controller.set("top_k", 2)
+    made = last_answer(controller, None).made
     assert (made.settings.top_k, made.settings.seed) == (7, 3)
     assert turn.message
-    dialogue.session.move(turn.message.parent)
-    dialogue.session.say("assistant", "A comet.", finish_reason="edited")
-    assert last_answer(dialogue, turn).made.settings.top_k == 2  # nobody knows others
+    controller.session.move(turn.message.parent)
+    controller.session.say("assistant", "A comet.", finish_reason="edited")
+    assert last_answer(controller, turn).made.settings.top_k == 2  # nobody knows others
 
 
-def test_the_last_answer_is_that_of_the_branch_that_is_talked_in(dialogue: Dialogue) -> None:
-    first, _ = asked(dialogue)
+def test_the_last_answer_is_that_of_the_branch_that_is_talked_in(controller: ChatController) -> None:
+    first, _ = asked(controller)
     assert first.message
-    dialogue.session.move(first.message.parent)
-    second = answer(dialogue, seed=9)
-    assert last_answer(dialogue, second).traces
-    dialogue.session.move(first.message.id)
-    found = last_answer(dialogue, second)
+    controller.session.move(first.message.parent)
+    second = answer(controller, seed=9)
+    assert last_answer(controller, second).traces
+    controller.session.move(first.message.id)
+    found = last_answer(controller, second)
     assert found.message == first.message
     assert not found.traces
 
 
-def test_what_follows_an_answer_does_not_hide_it(dialogue: Dialogue) -> None:
-    turn, _ = asked(dialogue)
-    dialogue.session.say("user", "And then?")
-    found = last_answer(dialogue, turn)
+def test_what_follows_an_answer_does_not_hide_it(controller: ChatController) -> None:
+    turn, _ = asked(controller)
+    controller.session.say("user", "And then?")
+    found = last_answer(controller, turn)
     assert found.message == turn.message
     assert [message.content for message in found.path] == [ASKED]
 
 
-def test_a_session_without_an_answer_is_an_error(dialogue: Dialogue) -> None:
+def test_a_session_without_an_answer_is_an_error(controller: ChatController) -> None:
     with pytest.raises(UsageError, match="no answer"):
-        last_answer(dialogue, None)
-    dialogue.session.say("user", "hi")
+        last_answer(controller, None)
+    controller.session.say("user", "hi")
     with pytest.raises(UsageError, match="no answer"):
-        last_answer(dialogue, None)
+        last_answer(controller, None)
 
 
-def test_an_abort_leaves_the_question_open(dialogue: Dialogue, local: LocalModel) -> None:
-    _, answered = asked(dialogue)
+def test_an_abort_leaves_the_question_open(controller: ChatController, local: LocalModel) -> None:
+    _, answered = asked(controller)
     local.abort.set()
     assert answered.dissect(3, 5) is None
     assert answered.candidate(3, 1) is None
-    assert last_answer(dialogue, None).least_sure() is None
+    assert last_answer(controller, None).least_sure() is None
     local.abort.clear()
     assert answered.dissect(3, 5)
 
 
-def test_looking_leaves_the_next_answer_as_it_would_have_been(dialogue: Dialogue, local: LocalModel) -> None:
+def test_looking_leaves_the_next_answer_as_it_would_have_been(controller: ChatController, local: LocalModel) -> None:
     def talk(look: bool) -> tuple[str, str, int]:
-        dialogue.session.clear()
+        controller.session.clear()
         local.context.prefill(0, [1])
-        turn, answered = asked(dialogue)
+        turn, answered = asked(controller)
         if look:
             for number in (7, 2, 0):
                 assert answered.dissect(number, 5)
             assert answered.candidate(4, 3) is not None
-        second = say(dialogue, "And then?")
+        second = say(controller, "And then?")
         return turn.answer.text, second.answer.text, second.answer.generation.timings.prompt_n
 
     assert talk(True) == talk(False)
@@ -162,13 +162,15 @@ def test_looking_leaves_the_next_answer_as_it_would_have_been(dialogue: Dialogue
 # Texts and beginnings, on a prompt that no model has read
 
 
-def made_of(local: LocalModel, text: str, prompt: str = "Say it:", inside: bool = False, **values: Any) -> Answered:
+def made_of(
+    local: LocalModel, text: str, prompt: str = "Say it:", inside: bool = False, **values: Any
+) -> AnswerInspector:
     """An answer of this text."""
     vocab, settings = local.model.vocab, Settings(seed=1, **values)
-    made = Answer(local, Prompt(prompt, vocab.tokenize(prompt)), settings, None, None, inside, Dial(), 0)
-    made.watched()  # lets the tags of reasoning show
+    made = Answer(local, Prompt(prompt, vocab.tokenize(prompt)), settings, None, None, inside, TemperatureShift(), 0)
+    made.generation_options()  # lets the tags of reasoning show
     tokens = vocab.tokenize(text, parse_special=True)
-    return Answered(Message(2, 1, "assistant", text), [Message(1, None, "user", prompt)], made, tokens)
+    return AnswerInspector(Message(2, 1, "assistant", text), [Message(1, None, "user", prompt)], made, tokens)
 
 
 def test_a_text_is_found_in_a_token_or_in_those_that_spell_it(local: LocalModel) -> None:
@@ -233,8 +235,8 @@ def test_a_branch_before_any_text_is_refused(local: LocalModel, at: Any) -> None
         answered.beginning(number, 2 if at == 0 else line_feed)
 
 
-def test_a_candidate_is_found_by_its_rank_in_the_model(dialogue: Dialogue) -> None:
-    _, answered = asked(dialogue)
+def test_a_candidate_is_found_by_its_rank_in_the_model(controller: ChatController) -> None:
+    _, answered = asked(controller)
     found = answered.dissect(4, 6)
     assert found
     by_rank = {one.rank: one.id for one in found.stepwise.candidates}

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from llmcli.chat.controller import Dialogue, Fit, too_long
+from llmcli.chat.controller import ChatController, PromptFit, overflow_error
 from llmcli.chat.conversation import Message
 from llmcli.errors import ContextOverflowError
 from llmcli.inference.local import LocalModel
@@ -26,144 +26,144 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
 
 
 @pytest.fixture
-def dialogue(tiny: LocalModel) -> Dialogue:
+def controller(tiny: LocalModel) -> ChatController:
     return dialogue_with(tiny, n_ctx=N_CTX, max_tokens=20, system=SYSTEM)
 
 
-def ask(dialogue: Dialogue, *questions: str) -> list[Message]:
+def ask(controller: ChatController, *questions: str) -> list[Message]:
     """Questions, each with the answer `no`, but the last."""
     for text in questions[:-1]:
-        dialogue.session.say("user", text)
-        dialogue.session.say("assistant", " no")
-    return [*dialogue.session.conversation.path(), dialogue.session.draft("user", questions[-1])]
+        controller.session.say("user", text)
+        controller.session.say("assistant", " no")
+    return [*controller.session.conversation.path(), controller.session.draft("user", questions[-1])]
 
 
-def prompt_text(dialogue: Dialogue, path: list[Message]) -> str:
-    return dialogue.prompt(path).text
+def prompt_text(controller: ChatController, path: list[Message]) -> str:
+    return controller.prompt(path).text
 
 
-def test_a_conversation_fits_while_an_answer_has_room(dialogue: Dialogue) -> None:
-    path = ask(dialogue, "q" * 50)
-    fit = dialogue.fit(path)
-    assert (fit.n_prompt, fit.n_ctx, fit.reserve) == (len(dialogue.prompt(path).tokens), N_CTX, 20)
+def test_a_conversation_fits_while_an_answer_has_room(controller: ChatController) -> None:
+    path = ask(controller, "q" * 50)
+    fit = controller.fit(path)
+    assert (fit.n_prompt, fit.n_ctx, fit.reserve) == (len(controller.prompt(path).tokens), N_CTX, 20)
     assert not fit.over
-    assert Fit(236, 256, 20).over is False
-    assert Fit(237, 256, 20).over is True
+    assert PromptFit(236, 256, 20).over is False
+    assert PromptFit(237, 256, 20).over is True
 
 
 @pytest.mark.parametrize(("max_tokens", "reserve"), [(-1, 64), (0, 1), (1, 1), (30, 30), (100_000, 64)])
-def test_the_room_for_an_answer_is_at_most_a_quarter(dialogue: Dialogue, max_tokens: int, reserve: int) -> None:
-    dialogue.set("max_tokens", max_tokens)
-    assert dialogue.fit(ask(dialogue, "q")).reserve == reserve
+def test_the_room_for_an_answer_is_at_most_a_quarter(controller: ChatController, max_tokens: int, reserve: int) -> None:
+    controller.set("max_tokens", max_tokens)
+    assert controller.fit(ask(controller, "q")).reserve == reserve
 
 
-def test_the_oldest_turns_are_dropped_but_not_the_system_prompt(dialogue: Dialogue) -> None:
-    path = ask(dialogue, *(letter * 40 for letter in "abcdef"))
-    assert dialogue.fit(path).over
-    dropped = dialogue.drop_oldest(path)
-    text = prompt_text(dialogue, path)
+def test_the_oldest_turns_are_dropped_but_not_the_system_prompt(controller: ChatController) -> None:
+    path = ask(controller, *(letter * 40 for letter in "abcdef"))
+    assert controller.fit(path).over
+    dropped = controller.drop_oldest(path)
+    text = prompt_text(controller, path)
     assert dropped > 0
     assert dropped % 2 == 0
     assert [letter for letter in "abcdef" if letter * 40 in text] == list("abcdef"[dropped // 2 :])
     assert text.startswith(SYSTEM)
-    assert not dialogue.fit(path).over
-    assert len(dialogue.session.conversation.path()) == 10  # they stay in the conversation
+    assert not controller.fit(path).over
+    assert len(controller.session.conversation.path()) == 10  # they stay in the conversation
 
 
-def test_more_is_dropped_than_needed_so_that_the_next_turns_fit(dialogue: Dialogue) -> None:
-    path = ask(dialogue, *"abcdefghijklmnop")
-    while not dialogue.fit(path).over:
-        path = ask(dialogue, "x" * 9, "y")
-    dialogue.drop_oldest(path)
-    assert dialogue.fit(path).n_prompt <= 0.75 * N_CTX + 16
-    dialogue.session.say("user", "z")
-    first = dialogue.first
-    assert not dialogue.fit(dialogue.session.conversation.path()).over
-    assert dialogue.first == first
+def test_more_is_dropped_than_needed_so_that_the_next_turns_fit(controller: ChatController) -> None:
+    path = ask(controller, *"abcdefghijklmnop")
+    while not controller.fit(path).over:
+        path = ask(controller, "x" * 9, "y")
+    controller.drop_oldest(path)
+    assert controller.fit(path).n_prompt <= 0.75 * N_CTX + 16
+    controller.session.say("user", "z")
+    first = controller.first
+    assert not controller.fit(controller.session.conversation.path()).over
+    assert controller.first == first
 
 
-def test_dropped_turns_stay_dropped_the_second_time(dialogue: Dialogue) -> None:
-    dialogue.drop_oldest(ask(dialogue, *(letter * 40 for letter in "abcdef")))
-    before = dialogue.first
-    path = ask(dialogue, "g" * 60, "h" * 60, "i")
-    assert dialogue.drop_oldest(path) > 0
+def test_dropped_turns_stay_dropped_the_second_time(controller: ChatController) -> None:
+    controller.drop_oldest(ask(controller, *(letter * 40 for letter in "abcdef")))
+    before = controller.first
+    path = ask(controller, "g" * 60, "h" * 60, "i")
+    assert controller.drop_oldest(path) > 0
     assert before
-    assert dialogue.first
-    assert dialogue.first > before
-    assert "f" * 40 not in prompt_text(dialogue, path)
+    assert controller.first
+    assert controller.first > before
+    assert "f" * 40 not in prompt_text(controller, path)
 
 
-def test_the_last_question_is_never_dropped(dialogue: Dialogue) -> None:
-    path = ask(dialogue, "a" * 40, "b" * 150)
-    assert dialogue.drop_oldest(path) == 2
-    assert "b" * 150 in prompt_text(dialogue, path)
-    assert "a" * 40 not in prompt_text(dialogue, path)
+def test_the_last_question_is_never_dropped(controller: ChatController) -> None:
+    path = ask(controller, "a" * 40, "b" * 150)
+    assert controller.drop_oldest(path) == 2
+    assert "b" * 150 in prompt_text(controller, path)
+    assert "a" * 40 not in prompt_text(controller, path)
 
 
-def test_a_summary_is_not_dropped(dialogue: Dialogue) -> None:
-    dialogue.session.say("summary", "we spoke of whales")
-    path = ask(dialogue, "a" * 80, "b" * 80, "c" * 80)
-    assert dialogue.drop_oldest(path) > 0
-    assert "we spoke of whales" in prompt_text(dialogue, path)
-    assert "a" * 80 not in prompt_text(dialogue, path)
+def test_a_summary_is_not_dropped(controller: ChatController) -> None:
+    controller.session.say("summary", "we spoke of whales")
+    path = ask(controller, "a" * 80, "b" * 80, "c" * 80)
+    assert controller.drop_oldest(path) > 0
+    assert "we spoke of whales" in prompt_text(controller, path)
+    assert "a" * 80 not in prompt_text(controller, path)
 
 
-def test_a_greeting_is_dropped_with_the_first_turn(dialogue: Dialogue) -> None:
-    dialogue.session.prepare("assistant", "ahoy", finish_reason="greeting")
-    path = ask(dialogue, "a" * 100, "b" * 100)
-    assert dialogue.drop_oldest(path) == 3
-    assert "ahoy" not in prompt_text(dialogue, path)
+def test_a_greeting_is_dropped_with_the_first_turn(controller: ChatController) -> None:
+    controller.session.prepare("assistant", "ahoy", finish_reason="greeting")
+    path = ask(controller, "a" * 100, "b" * 100)
+    assert controller.drop_oldest(path) == 3
+    assert "ahoy" not in prompt_text(controller, path)
 
 
-def test_a_question_that_is_too_long_alone_changes_nothing(dialogue: Dialogue) -> None:
-    dialogue.drop_oldest(ask(dialogue, *(letter * 40 for letter in "abcdef")))
-    before = dialogue.first
+def test_a_question_that_is_too_long_alone_changes_nothing(controller: ChatController) -> None:
+    controller.drop_oldest(ask(controller, *(letter * 40 for letter in "abcdef")))
+    before = controller.first
     with pytest.raises(ContextOverflowError, match=r"the conversation has \d+ tokens, the context has 256") as error:
-        dialogue.drop_oldest(ask(dialogue, "g" * 300))
+        controller.drop_oldest(ask(controller, "g" * 300))
     assert error.value.status == 7
     assert "/compact" in error.value.hint
-    assert dialogue.first == before
+    assert controller.first == before
 
 
-def test_an_answer_without_room_for_a_token_is_refused(dialogue: Dialogue) -> None:
-    dialogue.session.say("user", "g" * 300)
+def test_an_answer_without_room_for_a_token_is_refused(controller: ChatController) -> None:
+    controller.session.say("user", "g" * 300)
     with pytest.raises(ContextOverflowError):
-        answer(dialogue)
-    assert len(dialogue.session.conversation.messages) == 1
-    assert too_long(Fit(300, 256, 1)).status == 7
+        answer(controller)
+    assert len(controller.session.conversation.messages) == 1
+    assert overflow_error(PromptFit(300, 256, 1)).status == 7
 
 
-def test_an_answer_that_fills_the_context_is_cut_and_kept(dialogue: Dialogue) -> None:
-    dialogue.set("max_tokens", -1)
-    dialogue.set("ignore_eos", True)
-    dialogue.session.say("user", "g" * 200)
-    turn = answer(dialogue)
+def test_an_answer_that_fills_the_context_is_cut_and_kept(controller: ChatController) -> None:
+    controller.set("max_tokens", -1)
+    controller.set("ignore_eos", True)
+    controller.session.say("user", "g" * 200)
+    turn = answer(controller)
     assert turn.message
     assert turn.message.finish_reason == "length"
 
 
-def test_an_undo_beyond_the_dropped_turns_restores_them(dialogue: Dialogue) -> None:
-    path = ask(dialogue, *(letter * 40 for letter in "abcdef"))
-    dialogue.drop_oldest(path)
-    dialogue.session.undo(4)
-    now = dialogue.session.conversation.path()
+def test_an_undo_beyond_the_dropped_turns_restores_them(controller: ChatController) -> None:
+    path = ask(controller, *(letter * 40 for letter in "abcdef"))
+    controller.drop_oldest(path)
+    controller.session.undo(4)
+    now = controller.session.conversation.path()
     assert len(now) == 2
-    assert dialogue.window(now) == now
+    assert controller.window(now) == now
 
 
-def test_a_message_far_too_long_is_refused_without_a_full_count(dialogue: Dialogue) -> None:
+def test_a_message_far_too_long_is_refused_without_a_full_count(controller: ChatController) -> None:
     counted: list[int] = []
-    count = dialogue.local.count_tokens  # type: ignore[union-attr]
+    count = controller.local.count_tokens  # type: ignore[union-attr]
 
     def watched(text: str) -> int:
         counted.append(len(text))
         return count(text)
 
-    dialogue.local.count_tokens = watched  # type: ignore[union-attr,method-assign]
+    controller.local.count_tokens = watched  # type: ignore[union-attr,method-assign]
     try:
         with pytest.raises(ContextOverflowError, match="the conversation has more than"):
-            dialogue.refuse_endless(dialogue.session.draft("user", "q" * 10_000_000))
-        dialogue.refuse_endless(dialogue.session.draft("user", "q" * 1000))
+            controller.refuse_endless(controller.session.draft("user", "q" * 10_000_000))
+        controller.refuse_endless(controller.session.draft("user", "q" * 1000))
     finally:
-        del dialogue.local.count_tokens  # type: ignore[union-attr]
+        del controller.local.count_tokens  # type: ignore[union-attr]
     assert max(counted) < 10_000

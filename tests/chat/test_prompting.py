@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.controller import Dialogue
+from llmcli.chat.controller import ChatController
 from llmcli.chat.conversation import Message
-from llmcli.chat.prompting import Transcript, as_messages
+from llmcli.chat.prompting import PromptBuilder, as_messages
 from llmcli.engine.llama.context import common_prefix
 from llmcli.errors import LlmcliError
 from llmcli.inference.local import LocalModel
@@ -32,7 +32,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
 
 
 @pytest.fixture
-def dialogue(tiny: LocalModel) -> Dialogue:
+def controller(tiny: LocalModel) -> ChatController:
     return dialogue_with(tiny, n_ctx=512, max_tokens=4)
 
 
@@ -40,8 +40,8 @@ def path(*said: tuple[str, str]) -> list[Message]:
     return [Message(number, number - 1 or None, role, text) for number, (role, text) in enumerate(said, 1)]
 
 
-def rendered(dialogue: Dialogue, *said: tuple[str, str]) -> str:
-    return dialogue.prompt(path(*said)).text
+def rendered(controller: ChatController, *said: tuple[str, str]) -> str:
+    return controller.prompt(path(*said)).text
 
 
 # The messages that a template gets
@@ -97,43 +97,45 @@ def test_a_message_changes_no_other_when_they_are_joined() -> None:
     ],
 )
 def test_a_strict_template_reads_every_conversation(
-    dialogue: Dialogue, said: list[tuple[str, str]], system: str | None, text: str
+    controller: ChatController, said: list[tuple[str, str]], system: str | None, text: str
 ) -> None:
-    dialogue.set("chat_template", STRICT)
-    dialogue.set("system", system)
-    assert rendered(dialogue, *said) == text
+    controller.set("chat_template", STRICT)
+    controller.set("system", system)
+    assert rendered(controller, *said) == text
 
 
-def test_a_template_that_always_fails_says_so(dialogue: Dialogue) -> None:
-    dialogue.set("chat_template", "{{ raise_exception('never') }}")
+def test_a_template_that_always_fails_says_so(controller: ChatController) -> None:
+    controller.set("chat_template", "{{ raise_exception('never') }}")
     for said in ([("user", "a")], [("assistant", "b"), ("user", "a")], []):
         with pytest.raises(LlmcliError, match="the chat template fails: never"):
-            rendered(dialogue, *said)
+            rendered(controller, *said)
 
 
-def test_another_template_counts_from_the_next_prompt_on(dialogue: Dialogue) -> None:
-    plain = rendered(dialogue, ("user", "a"))
-    dialogue.set("chat_template", "{{ messages[-1].content }}!")
-    assert rendered(dialogue, ("user", "a")) == "a!"
-    assert dialogue.transcript.has_own_template(dialogue.settings)
-    dialogue.reset()
-    assert rendered(dialogue, ("user", "a")) == plain
-    assert not dialogue.transcript.has_own_template(dialogue.settings)
+def test_another_template_counts_from_the_next_prompt_on(controller: ChatController) -> None:
+    plain = rendered(controller, ("user", "a"))
+    controller.set("chat_template", "{{ messages[-1].content }}!")
+    assert rendered(controller, ("user", "a")) == "a!"
+    assert controller.prompt_builder.has_own_template(controller.settings)
+    controller.reset()
+    assert rendered(controller, ("user", "a")) == plain
+    assert not controller.prompt_builder.has_own_template(controller.settings)
 
 
-def test_without_a_template_the_words_are_plain(dialogue: Dialogue) -> None:
-    dialogue.set("system", "be brief")
-    text = rendered(dialogue, ("user", "a"), ("assistant", "b"), ("user", "c"))
+def test_without_a_template_the_words_are_plain(controller: ChatController) -> None:
+    controller.set("system", "be brief")
+    text = rendered(controller, ("user", "a"), ("assistant", "b"), ("user", "c"))
     assert text == "be brief\n\nUser: a\nAssistant: b\nUser: c\nAssistant:"
 
 
-def test_a_plain_answer_is_read_again_as_it_was_written(dialogue: Dialogue) -> None:
+def test_a_plain_answer_is_read_again_as_it_was_written(controller: ChatController) -> None:
     """It begins with the space behind the colon; a second one would make other tokens of it."""
-    first = rendered(dialogue, ("user", "a"))
-    assert rendered(dialogue, ("user", "a"), ("assistant", " b"), ("user", "c")) == f"{first} b\nUser: c\nAssistant:"
+    first = rendered(controller, ("user", "a"))
+    assert rendered(controller, ("user", "a"), ("assistant", " b"), ("user", "c")) == f"{first} b\nUser: c\nAssistant:"
 
 
-def test_a_plain_answer_ends_at_the_turn_of_the_user(dialogue: Dialogue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plain_answer_ends_at_the_turn_of_the_user(
+    controller: ChatController, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[Settings] = []
     model = scripted(" yes")
 
@@ -141,19 +143,19 @@ def test_a_plain_answer_ends_at_the_turn_of_the_user(dialogue: Dialogue, monkeyp
         seen.append(settings)
         return model(prompt, settings, *more, **watched)
 
-    monkeypatch.setattr(dialogue.local, "generate", generate)
-    dialogue.set("stop", ("end",))
-    say(dialogue, "a")
-    answer(dialogue, chat_template="{{ messages[-1].content }}")
-    answer(dialogue, raw=True)
+    monkeypatch.setattr(controller.local, "generate", generate)
+    controller.set("stop", ("end",))
+    say(controller, "a")
+    answer(controller, chat_template="{{ messages[-1].content }}")
+    answer(controller, raw=True)
     assert [settings.stop for settings in seen] == [("end", "\nUser:"), ("end",), ("end",)]
 
 
-def test_raw_text_is_the_prompt_unchanged(dialogue: Dialogue) -> None:
-    dialogue.set("raw", True)
-    dialogue.set("system", "unheard")
+def test_raw_text_is_the_prompt_unchanged(controller: ChatController) -> None:
+    controller.set("raw", True)
+    controller.set("system", "unheard")
     said = [("user", "once "), ("assistant", "upon"), ("user", " a time")]
-    assert rendered(dialogue, *said) == "once upon a time"
+    assert rendered(controller, *said) == "once upon a time"
 
 
 # What is known from before
@@ -167,20 +169,20 @@ def test_a_message_is_counted_once(tiny: LocalModel, monkeypatch: pytest.MonkeyP
         return len(text)
 
     monkeypatch.setattr(tiny, "count_tokens", count)
-    transcript = Transcript(tiny)
+    prompt_builder = PromptBuilder(tiny)
     one, other = Message(1, None, "user", "a"), Message(1, None, "user", "bb")
-    assert [transcript.count(message) for message in (one, one, other, one)] == [1, 1, 2, 1]
+    assert [prompt_builder.count(message) for message in (one, one, other, one)] == [1, 1, 2, 1]
     assert counted == ["a", "bb", "a"]  # the number alone does not say which session's it is
 
 
 @pytest.mark.parametrize("raw", [True, False])
 def test_every_next_prompt_starts_with_the_text_read_ahead(tiny: LocalModel, raw: bool) -> None:
-    dialogue = dialogue_with(tiny, n_ctx=512, max_tokens=4, raw=raw, system="be brief")
+    controller = dialogue_with(tiny, n_ctx=512, max_tokens=4, raw=raw, system="be brief")
     tiny.read([5])  # something else
     said = path(("user", "the river"), ("assistant", " why"))
-    dialogue.transcript.read_ahead(said, "be brief", dialogue.settings)
+    controller.prompt_builder.read_ahead(said, "be brief", controller.settings)
     held = tiny._context._evaluated[0] if tiny._context else []
     assert len(held) > 5
     for text in ("a", "zoe", "\n"):
-        tokens = dialogue.prompt([*said, Message(3, 2, "user", text)]).tokens
+        tokens = controller.prompt([*said, Message(3, 2, "user", text)]).tokens
         assert common_prefix(held, tokens) >= len(held) - 1

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from llmcli.chat.replay import Replay, settings_of
-from llmcli.chat.replay_source import Recorded, from_session
+from llmcli.chat.replay_source import RecordedAnswer, from_session
 from llmcli.chat.sessions.session import Session
-from llmcli.engine.sampling.temperature import Dial
+from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.inference.answer import Answer
 from llmcli.inference.local import LocalModel
 from llmcli.inference.output import answer_data
@@ -135,7 +135,7 @@ def test_an_output_repeats_exactly(
 
 @pytest.mark.parametrize("kind", MOVED)
 def test_an_output_moved_by_hand_repeats_exactly(first: LocalModel, second: LocalModel, kind: str) -> None:
-    data = given(first, KINDS[kind] | {"seed": 5, "max_tokens": 16}, QUESTIONS[1], Dial())
+    data = given(first, KINDS[kind] | {"seed": 5, "max_tokens": 16}, QUESTIONS[1], TemperatureShift())
     assert len(data["replay"]["moves"]) == 2
     replay = again(second, read(data))
     assert (replay.difference, replay.reasons) == (None, [])
@@ -158,7 +158,7 @@ def test_a_record_is_all_that_is_needed(first: LocalModel, second: LocalModel, t
 # The turns of a chat
 
 
-def turns(session: Session) -> Iterator[Recorded]:
+def turns(session: Session) -> Iterator[RecordedAnswer]:
     """Every answer of every branch that a model gave, as a reader of the file finds it."""
     reader = Session.read(session.name)
     for message in list(reader.conversation.messages.values()):
@@ -170,25 +170,25 @@ def turns(session: Session) -> Iterator[Recorded]:
 def test_the_turns_of_a_chat_repeat_exactly(first: LocalModel, second: LocalModel) -> None:
     """With a past of several batches: they are what a replay could not do without."""
     session = Session()
-    dialogue = dialogue_with(first, n_ctx=N_CTX, max_tokens=10, session=session)
+    controller = dialogue_with(first, n_ctx=N_CTX, max_tokens=10, session=session)
     conversation = session.conversation
     say(
-        dialogue,
+        controller,
         "Tell me about the river that runs through the town where my mother was born, and of its bridges. " * 4,
     )
-    say(dialogue, "Name three colours.", temperature=parse_data({"temp": "sentence:1.3,0.5"}, "")["temperature"])
+    say(controller, "Name three colours.", temperature=parse_data({"temp": "sentence:1.3,0.5"}, "")["temperature"])
     session.move(conversation.path()[-2].id)
-    answer(dialogue, seed=9)  # a retry
+    answer(controller, seed=9)  # a retry
     session.move(conversation.path()[-1].parent)
     session.move(conversation.path()[-1].parent)
-    say(dialogue, "Name three animals, and one of them twice.")  # an edit
-    answer(dialogue, begun=conversation.path()[-1])  # going on
+    say(controller, "Name three animals, and one of them twice.")  # an edit
+    answer(controller, begun=conversation.path()[-1])  # going on
     session.undo(1)
-    dialogue.set("system", "Speak like a sailor.")
-    say(dialogue, "And now?")
-    turn = stopped(dialogue, "Go on.")
-    dialogue.first = conversation.path()[2].id
-    say(dialogue, "What did I ask?")
+    controller.set("system", "Speak like a sailor.")
+    say(controller, "And now?")
+    turn = stopped(controller, "Go on.")
+    controller.first = conversation.path()[2].id
+    say(controller, "What did I ask?")
     found = list(turns(session))
     session.close()
     assert len(found) == 8
@@ -199,10 +199,10 @@ def test_the_turns_of_a_chat_repeat_exactly(first: LocalModel, second: LocalMode
         assert (replay.difference, replay.reasons) == (None, []), recorded.source
 
 
-def stopped(dialogue: Any, text: str) -> Any:
+def stopped(controller: Any, text: str) -> Any:
     """An answer of which three parts are shown."""
-    dialogue.session.say("user", text)
-    turn = dialogue.answer(dialogue.session.conversation.path())
+    controller.session.say("user", text)
+    turn = controller.answer(controller.session.conversation.path())
     parts = turn.parts()
     for _ in range(3):
         next(parts)
@@ -217,8 +217,8 @@ def test_an_answer_after_any_history_repeats_exactly(tmp_path: Path, kind: str) 
     first, second = (next(opened(path, one)) for one in (flag, None))
     first.identity.sha256()
     session = Session()
-    dialogue = dialogue_with(first, n_ctx=N_CTX, max_tokens=6, session=session)
-    steps = WithoutCount(dialogue, first, flag, Random(3), 0.0, first.context.params)
+    controller = dialogue_with(first, n_ctx=N_CTX, max_tokens=6, session=session)
+    steps = WithoutCount(controller, first, flag, Random(3), 0.0, first.context.params)
     for _ in range(40):
         steps.step()
     found = list(turns(session))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.replay import Difference, Said, first_difference
+from llmcli.chat.replay import AnswerText, Difference, first_difference
 from llmcli.errors import UsageError
 from llmcli.inference.local import LocalModel
 from tests.chat.replays import QUESTIONS, again, given, opened, read
@@ -101,24 +101,24 @@ def test_the_first_difference(
     first: LocalModel, then: tuple[str, str], now: tuple[str, str], there: Difference | None
 ) -> None:
     vocab = first.model.vocab
-    assert first_difference(Said(*then), Said(*now), vocab.tokenize(CAT), vocab) == there
+    assert first_difference(AnswerText(*then), AnswerText(*now), vocab.tokenize(CAT), vocab) == there
 
 
 def test_the_first_difference_after_a_continued_text(first: LocalModel) -> None:
-    vocab, begun = first.model.vocab, Said("", "The cat sat")
+    vocab, begun = first.model.vocab, AnswerText("", "The cat sat")
     tokens = vocab.tokenize(CAT)[3:]
-    found = first_difference(Said("", "The cat sat on the mat."), Said("", CAT), tokens, vocab, begun)
+    found = first_difference(AnswerText("", "The cat sat on the mat."), AnswerText("", CAT), tokens, vocab, begun)
     assert found == Difference(1, 14, "answer", " the", " a")
-    found = first_difference(Said("", "The dog sat on a mat."), Said("", CAT), tokens, vocab, begun)
+    found = first_difference(AnswerText("", "The dog sat on a mat."), AnswerText("", CAT), tokens, vocab, begun)
     assert found
     assert (found.token, found.offset) == (0, 4)
 
 
 def test_the_first_difference_behind_reasoning_and_in_it(first: LocalModel) -> None:
-    vocab, now = first.model.vocab, Said("a cat", CAT)
+    vocab, now = first.model.vocab, AnswerText("a cat", CAT)
     tokens = vocab.tokenize(f"<think>\na cat\n</think>\n\n{CAT}")
     texts = [vocab.detokenize([token]) for token in tokens]
-    found = first_difference(Said("a cat", "The cat sat on the mat."), now, tokens, vocab)
+    found = first_difference(AnswerText("a cat", "The cat sat on the mat."), now, tokens, vocab)
     assert found == Difference(len(tokens) - 3, 14, "answer", " the", " a")
-    found = first_difference(Said("a dog", CAT), now, tokens, vocab)
+    found = first_difference(AnswerText("a dog", CAT), now, tokens, vocab)
     assert found == Difference(texts.index(" cat"), 1, "think", " dog", " cat")

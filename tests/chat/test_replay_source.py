@@ -10,7 +10,7 @@ from llmcli.chat.replay_source import from_output, from_session
 from llmcli.chat.sessions.file import from_event, to_event
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import UsageError
-from llmcli.inference.output import Circumstances, from_data
+from llmcli.inference.output import ReplayManifest, from_data
 from llmcli.params.policies.policy import Fixed
 
 DIGEST = "0123456789abcdef" * 4
@@ -61,7 +61,7 @@ def test_circumstances_are_read_back_as_they_were_written() -> None:
 
 
 def test_default_values_are_not_stored() -> None:
-    known = Circumstances(n_ctx=512, threads=(1, 1), prompt_sha256=DIGEST, layout=())
+    known = ReplayManifest(n_ctx=512, threads=(1, 1), prompt_sha256=DIGEST, layout=())
     assert known.to_data() == {"n_ctx": 512, "threads": [1, 1], "prompt_sha256": DIGEST, "layout": []}
 
 

@@ -104,7 +104,7 @@ def test_the_answer_of_a_killed_chat_is_recovered_once() -> None:
     session.grow("think", "hm")
     session.grow("answer", "half an ")
     session.grow("answer", "answ\ud800")
-    partial = store.partial_of(store.path_of("talk"))
+    partial = store.partial_path(store.path_of("talk"))
     left = partial.read_bytes() + b'{"answer":"cut'
     session.end_answer("")
     session.close()
@@ -127,7 +127,7 @@ def test_the_answer_of_a_killed_chat_is_recovered_once() -> None:
 )
 def test_a_damaged_unfinished_answer_does_not_stop_the_opening(junk: bytes) -> None:
     saved_session().close()
-    partial = store.partial_of(store.path_of("talk"))
+    partial = store.partial_path(store.path_of("talk"))
     partial.write_bytes(junk)
     session = Session.load("talk")
     assert len(texts(session)) == 4
@@ -139,7 +139,7 @@ def test_a_new_session_ignores_the_unfinished_answer_of_another() -> None:
     saved_session(turns=1).close()
     path = store.path_of("talk")
     path.unlink()
-    store.partial_of(path).write_text('{"type":"message","id":2,"parent":1,"role":"assistant"}\n{"answer":"old"}\n')
+    store.partial_path(path).write_text('{"type":"message","id":2,"parent":1,"role":"assistant"}\n{"answer":"old"}\n')
     session = Session("talk")
     session.say("user", "new")
     session.close()
@@ -148,7 +148,7 @@ def test_a_new_session_ignores_the_unfinished_answer_of_another() -> None:
 
 def test_an_unfinished_first_answer_is_recovered() -> None:
     saved_session().close()
-    partial = store.partial_of(store.path_of("talk"))
+    partial = store.partial_path(store.path_of("talk"))
     partial.write_text('{"type":"message","id":5,"parent":null,"role":"assistant"}\n{"answer":"first"}\n')
     assert texts(Session.read("talk")) == ["first"]
 

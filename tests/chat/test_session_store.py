@@ -55,7 +55,7 @@ def texts(session: Session) -> list[str]:
     ],
 )
 def test_a_name_that_is_not_a_plain_file_name_is_refused(name: str, home: Path) -> None:
-    for use in (files.path_of, files.existing, files.remove, Session.load, Session.read, Session().rename):
+    for use in (files.path_of, files.existing_path, files.remove, Session.load, Session.read, Session().rename):
         with pytest.raises(UsageError, match="is not a valid name for a session"):
             use(name)
     assert not home.exists()
@@ -102,8 +102,8 @@ def test_processes_that_start_at_the_same_time_get_a_file_each(home: Path, tmp_p
     for other in others:
         other.join(30)
         assert other.exitcode == 0
-    assert len(files.listed()) == 60
-    assert {one.n_messages for one in files.listed()} == {1}
+    assert len(files.session_summaries()) == 60
+    assert {one.n_messages for one in files.session_summaries()} == {1}
 
 
 def test_a_second_chat_on_a_session_is_refused_while_it_is_open() -> None:
@@ -152,7 +152,7 @@ def test_a_session_is_renamed_with_its_unfinished_answer() -> None:
     assert files.is_open("novel")
     assert not files.is_open("talk")
     session.close()
-    files.partial_of(files.path_of("novel")).write_text(
+    files.partial_path(files.path_of("novel")).write_text(
         '{"type":"message","id":3,"parent":2,"role":"assistant"}\n{"answer":"x"}\n'
     )
     files.rename("novel", "story")
@@ -183,7 +183,7 @@ def test_a_copy_is_a_separate_session() -> None:
 
 def test_a_removed_session_has_no_file_left() -> None:
     new_session().close()
-    files.partial_of(files.path_of("talk")).touch()
+    files.partial_path(files.path_of("talk")).touch()
     files.remove("talk")
     assert [path for path in files.folder().rglob("*") if path.is_file()] == []
     with pytest.raises(UsageError, match="session not found: 'talk'"):
@@ -210,7 +210,7 @@ def test_files_are_private_and_planted_links_are_not_followed(home: Path, tmp_pa
     turn(session, 1)
     session.close()
     with pytest.raises(DiskError, match="cannot lock"):
-        files.hold("new")
+        files.acquire_lock("new")
     os.mkfifo(files.folder() / "pipe.jsonl")
     (files.folder() / "folder.jsonl").mkdir()
     (files.folder() / "no name.jsonl").write_text("{}")
@@ -237,7 +237,7 @@ def test_the_title_is_the_start_of_the_first_user_message(text: str, title: str)
     session.say("user", text)
     session.say("user", "more")
     session.close()
-    (one,) = files.listed()
+    (one,) = files.session_summaries()
     assert (one.name, one.title, one.n_messages, one.size) == ("talk", title, 3, files.path_of("talk").stat().st_size)
 
 
@@ -252,7 +252,7 @@ def test_five_hundred_sessions_are_listed_in_half_a_second() -> None:
         path.write_bytes(data)
         os.utime(path, (number, number))
     begin = time.process_time()
-    listed = files.listed()
+    listed = files.session_summaries()
     took = time.process_time() - begin
     assert [one.name for one in listed[:3]] == ["talk", "s499", "s498"]
     assert took < 0.5  # 40 ms where it was written
@@ -289,11 +289,11 @@ def test_a_list_counts_the_messages_of_the_present_branch() -> None:
     turn(session, 2)
     session.undo(1)
     turn(session, 3)
-    counts = [(one.n_messages, one.n_branches) for one in files.listed()]
+    counts = [(one.n_messages, one.n_branches) for one in files.session_summaries()]
     session.undo(2)
     session.clear()
     session.close()
-    counts += [(one.n_messages, one.n_branches) for one in files.listed()]
+    counts += [(one.n_messages, one.n_branches) for one in files.session_summaries()]
     assert counts == [(5, 2), (0, 2)]
 
 
@@ -304,7 +304,7 @@ def test_the_messages_of_a_file_of_another_program_are_counted(form: str) -> Non
              ((1, 0), (2, 1), (3, 2), (4, 77), (5, 3), (5, 1))]  # fmt: skip
     text = "".join(form.format(line) if "content" in form else form.format("{" + line) for line in lines)
     files.path_of("talk").write_text(text + '{"type":"head","id":[]}\n{"type":"message","id":"x"}\n')
-    (one,) = files.listed()
+    (one,) = files.session_summaries()
     read = Session.read("talk").conversation
     assert (one.n_messages, one.n_branches) == (len(read.path()), len(read.leaves())) == (4, 2)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.controller import Dialogue
+from llmcli.chat.controller import ChatController
 from llmcli.chat.conversation import Message
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import ConstraintError
@@ -31,62 +31,62 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
 
 
 @pytest.fixture
-def dialogue(tiny: LocalModel, home: Path) -> Iterator[Dialogue]:
+def controller(tiny: LocalModel, home: Path) -> Iterator[ChatController]:
     """With a session on disk."""
-    dialogue = dialogue_with(tiny, n_ctx=512, max_tokens=6, session=Session())
-    yield dialogue
-    dialogue.session.close()
+    controller = dialogue_with(tiny, n_ctx=512, max_tokens=6, session=Session())
+    yield controller
+    controller.session.close()
 
 
-def on_disk(dialogue: Dialogue) -> list[Message]:
+def on_disk(controller: ChatController) -> list[Message]:
     """The path as a reader of the file sees it, without the fractions of seconds that the file leaves out."""
-    read, told = (one.conversation.path() for one in (Session.read(dialogue.session.name), dialogue.session))
+    read, told = (one.conversation.path() for one in (Session.read(controller.session.name), controller.session))
     times = {message.id: message.time for message in told}
     assert all(0 <= times[message.id] - message.time < 1 for message in read)
     return [replace(message, time=times[message.id]) for message in read]
 
 
-def begun(dialogue: Dialogue, content: str, reasoning: str = "") -> Message:
+def begun(controller: ChatController, content: str, reasoning: str = "") -> Message:
     """A question with an answer that was cut."""
-    dialogue.session.say("user", "why")
-    return dialogue.session.say("assistant", content, reasoning=reasoning, finish_reason="interrupt")
+    controller.session.say("user", "why")
+    return controller.session.say("assistant", content, reasoning=reasoning, finish_reason="interrupt")
 
 
-def go_on(dialogue: Dialogue, last: Message, *pieces: str) -> tuple[Any, list[tuple[str, str]]]:
+def go_on(controller: ChatController, last: Message, *pieces: str) -> tuple[Any, list[tuple[str, str]]]:
     """The turn that goes on with `last`, and the parts that are shown, of a model that says these pieces."""
-    local = dialogue.local
+    local = controller.local
     assert local
-    path = dialogue.session.conversation.path()[:-1]
+    path = controller.session.conversation.path()[:-1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local, "generate", scripted(*pieces))
-        turn = dialogue.answer(path, begun=last)
+        turn = controller.answer(path, begun=last)
         return turn, list(turn.parts())
 
 
 # Kept however it ends
 
 
-def test_an_answer_is_kept_with_what_made_it(dialogue: Dialogue) -> None:
-    turn = say(dialogue, "the river", temperature=Fixed(0.5))
+def test_an_answer_is_kept_with_what_made_it(controller: ChatController) -> None:
+    turn = say(controller, "the river", temperature=Fixed(0.5))
     message = turn.message
     assert message
     assert (message.content, message.finish_reason) == (turn.answer.text, turn.answer.finish_reason)
     assert message.params == {"n_ctx": 512, "max_tokens": 6, "n_threads": 1, "seed": 1, "temperature": 0.5}
     assert message.model == "tiny"
     assert message.timings["predicted_n"] <= 6
-    assert on_disk(dialogue) == dialogue.session.conversation.path()
-    assert dialogue.session.conversation.path()[-1] == message
+    assert on_disk(controller) == controller.session.conversation.path()
+    assert controller.session.conversation.path()[-1] == message
 
 
-def test_an_answer_that_is_closed_midway_keeps_what_came(dialogue: Dialogue) -> None:
-    dialogue.session.say("user", "the river")
-    turn = dialogue.answer(dialogue.session.conversation.path())
+def test_an_answer_that_is_closed_midway_keeps_what_came(controller: ChatController) -> None:
+    controller.session.say("user", "the river")
+    turn = controller.answer(controller.session.conversation.path())
     parts = turn.parts()
     texts = [next(parts)[1], next(parts)[1]]
     parts.close()
     assert turn.message
     assert (turn.message.content, turn.message.finish_reason) == ("".join(texts), "interrupt")
-    assert on_disk(dialogue)[-1] == turn.message
+    assert on_disk(controller)[-1] == turn.message
 
 
 @pytest.mark.parametrize(
@@ -94,40 +94,42 @@ def test_an_answer_that_is_closed_midway_keeps_what_came(dialogue: Dialogue) -> 
     [(ConstraintError("no token fits"), "error"), (KeyboardInterrupt(), "interrupt"), (MemoryError(), "error")],
 )
 def test_an_answer_that_fails_midway_keeps_what_came(
-    dialogue: Dialogue, monkeypatch: pytest.MonkeyPatch, fault: BaseException, reason: str
+    controller: ChatController, monkeypatch: pytest.MonkeyPatch, fault: BaseException, reason: str
 ) -> None:
-    monkeypatch.setattr(dialogue.local, "generate", scripted("I ", "see", fault))
-    dialogue.session.say("user", "the river")
-    turn = dialogue.answer(dialogue.session.conversation.path())
+    monkeypatch.setattr(controller.local, "generate", scripted("I ", "see", fault))
+    controller.session.say("user", "the river")
+    turn = controller.answer(controller.session.conversation.path())
     with pytest.raises(type(fault)):
         list(turn.parts())
     assert turn.message
     assert (turn.message.content, turn.message.finish_reason) == ("I see", reason)
-    assert on_disk(dialogue)[-1] == turn.message
+    assert on_disk(controller)[-1] == turn.message
 
 
-def test_an_answer_in_which_nothing_came_is_not_kept(dialogue: Dialogue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dialogue.local, "generate", scripted(ConstraintError("no token fits")))
-    dialogue.session.say("user", "the river")
-    turn = dialogue.answer(dialogue.session.conversation.path())
+def test_an_answer_in_which_nothing_came_is_not_kept(
+    controller: ChatController, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controller.local, "generate", scripted(ConstraintError("no token fits")))
+    controller.session.say("user", "the river")
+    turn = controller.answer(controller.session.conversation.path())
     with pytest.raises(ConstraintError):
         list(turn.parts())
     assert turn.message is None
-    assert [message.role for message in on_disk(dialogue)] == ["user"]
+    assert [message.role for message in on_disk(controller)] == ["user"]
 
 
-def test_a_stop_in_the_prompt_saves_nothing_and_harms_nothing(dialogue: Dialogue) -> None:
-    local = dialogue.local
+def test_a_stop_in_the_prompt_saves_nothing_and_harms_nothing(controller: ChatController) -> None:
+    local = controller.local
     assert local
-    expected = say(dialogue, "the river", temperature=Fixed(0.0)).answer.text
-    path = dialogue.session.conversation.path()[:1]
-    turn = dialogue.answer(path, progress=lambda _done, _total: local.abort.set())
+    expected = say(controller, "the river", temperature=Fixed(0.0)).answer.text
+    path = controller.session.conversation.path()[:1]
+    turn = controller.answer(path, progress=lambda _done, _total: local.abort.set())
     local.read([1])
     list(turn.parts())
     local.abort.clear()
     assert turn.answer.finish_reason == "interrupt"
     assert turn.message is None or turn.message.content == turn.answer.text != ""
-    again = dialogue.answer(path, {"temperature": Fixed(0.0)})
+    again = controller.answer(path, {"temperature": Fixed(0.0)})
     list(again.parts())
     assert again.answer.text == expected
 
@@ -135,63 +137,65 @@ def test_a_stop_in_the_prompt_saves_nothing_and_harms_nothing(dialogue: Dialogue
 # Going on
 
 
-def test_an_answer_continues_beside_one_that_ended(dialogue: Dialogue) -> None:
-    last = begun(dialogue, " the moon")
-    turn, shown = go_on(dialogue, last, " is", " far")
+def test_an_answer_continues_beside_one_that_ended(controller: ChatController) -> None:
+    last = begun(controller, " the moon")
+    turn, shown = go_on(controller, last, " is", " far")
     assert turn.prompt.text.endswith("Assistant: the moon")
     assert "".join(text for _, text in shown) == " is far"
     assert turn.message.content == " the moon is far"
     assert turn.message.parent == last.parent
-    assert dialogue.session.conversation.messages[last.id] == last
-    assert on_disk(dialogue)[-1] == turn.message
+    assert controller.session.conversation.messages[last.id] == last
+    assert on_disk(controller)[-1] == turn.message
 
 
-def test_an_answer_that_does_not_go_on_stays_as_it_is(dialogue: Dialogue) -> None:
-    last = begun(dialogue, " the moon")
-    turn, shown = go_on(dialogue, last)
+def test_an_answer_that_does_not_go_on_stays_as_it_is(controller: ChatController) -> None:
+    last = begun(controller, " the moon")
+    turn, shown = go_on(controller, last)
     assert (turn.message, shown) == (None, [])
-    assert dialogue.session.conversation.path()[-1] == last
-    assert on_disk(dialogue)[-1] == last
+    assert controller.session.conversation.path()[-1] == last
+    assert on_disk(controller)[-1] == last
 
 
-def test_a_continued_answer_gets_no_prefill(dialogue: Dialogue) -> None:
-    dialogue.set("prefill", " well")
-    turn, _ = go_on(dialogue, begun(dialogue, " the moon"), " is")
+def test_a_continued_answer_gets_no_prefill(controller: ChatController) -> None:
+    controller.set("prefill", " well")
+    turn, _ = go_on(controller, begun(controller, " the moon"), " is")
     assert "well" not in turn.prompt.text
     assert turn.message.content == " the moon is"
 
 
 @pytest.mark.parametrize("template", [TELLS, OPENS, OPENS_SHORT])
-def test_stopped_reasoning_continues_as_reasoning(dialogue: Dialogue, template: str) -> None:
-    dialogue.set("chat_template", template)
-    turn, shown = go_on(dialogue, begun(dialogue, "", "it is far"), " away", "\n</think>\n\n", "Far.")
+def test_stopped_reasoning_continues_as_reasoning(controller: ChatController, template: str) -> None:
+    controller.set("chat_template", template)
+    turn, shown = go_on(controller, begun(controller, "", "it is far"), " away", "\n</think>\n\n", "Far.")
     assert turn.prompt.text.endswith("[assistant]<think>\nit is far")
     assert shown == [("think", " away"), ("answer", "Far.")]
     assert (turn.message.reasoning, turn.message.content) == ("it is far away", "Far.")
 
 
 @pytest.mark.parametrize("template", [TELLS, OPENS, OPENS_SHORT])
-def test_an_answer_after_reasoning_continues_as_answer(dialogue: Dialogue, template: str) -> None:
-    dialogue.set("chat_template", template)
-    turn, shown = go_on(dialogue, begun(dialogue, "Far", "it is far"), " away")
+def test_an_answer_after_reasoning_continues_as_answer(controller: ChatController, template: str) -> None:
+    controller.set("chat_template", template)
+    turn, shown = go_on(controller, begun(controller, "Far", "it is far"), " away")
     assert turn.prompt.text.endswith("[assistant]<think>\nit is far\n</think>\n\nFar")
     assert shown == [("answer", " away")]
     assert (turn.message.reasoning, turn.message.content) == ("it is far", "Far away")
 
 
-def test_an_answer_without_reasoning_closes_the_open_tag(dialogue: Dialogue) -> None:
+def test_an_answer_without_reasoning_closes_the_open_tag(controller: ChatController) -> None:
     """As after an edit: what the user wrote in the model's place is no reasoning."""
-    dialogue.set("chat_template", OPENS)
-    turn, _ = go_on(dialogue, begun(dialogue, "Far"), " away")
+    controller.set("chat_template", OPENS)
+    turn, _ = go_on(controller, begun(controller, "Far"), " away")
     assert turn.prompt.text.endswith("[assistant]<think>\n\n</think>\n\nFar")
     assert turn.message.content == "Far away"
 
 
-def test_an_interrupt_of_the_reasoning_alone_is_kept(dialogue: Dialogue, monkeypatch: pytest.MonkeyPatch) -> None:
-    dialogue.set("chat_template", OPENS)
-    monkeypatch.setattr(dialogue.local, "generate", scripted("it is", KeyboardInterrupt()))
-    dialogue.session.say("user", "why")
-    turn = dialogue.answer(dialogue.session.conversation.path())
+def test_an_interrupt_of_the_reasoning_alone_is_kept(
+    controller: ChatController, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controller.set("chat_template", OPENS)
+    monkeypatch.setattr(controller.local, "generate", scripted("it is", KeyboardInterrupt()))
+    controller.session.say("user", "why")
+    turn = controller.answer(controller.session.conversation.path())
     with pytest.raises(KeyboardInterrupt):
         list(turn.parts())
     assert turn.message

@@ -61,23 +61,23 @@ def test_the_environment_overrides_the_configuration_file(home: Path, monkeypatc
 
 
 def test_the_right_model_is_given_to_the_command(with_starter: Path, loads: list[Loaded]) -> None:
-    preload.begin(["generate", "hi"])
-    model: Any = preload.take([with_starter])
-    preload.end()
+    preload.start(["generate", "hi"])
+    model: Any = preload.claim([with_starter])
+    preload.cancel()
     assert model is loads[0]
     assert not model.closed
 
 
 def test_a_wrong_model_is_freed(with_starter: Path, loads: list[Loaded]) -> None:
-    preload.begin(["generate", "hi"])
-    assert preload.take([Path("other.gguf")]) is None
-    preload.end()
+    preload.start(["generate", "hi"])
+    assert preload.claim([Path("other.gguf")]) is None
+    preload.cancel()
     assert [model.closed for model in loads] == [True]
 
 
 def test_a_model_that_no_command_uses_is_freed(with_starter: Path, loads: list[Loaded]) -> None:
-    preload.begin(["generate", "--no-such-flag"])
-    preload.end()
+    preload.start(["generate", "--no-such-flag"])
+    preload.cancel()
     assert [model.closed for model in loads] == [True]
 
 
@@ -98,19 +98,19 @@ def test_a_model_that_is_not_needed_or_not_safe_is_not_loaded(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("new.gguf").write_bytes(b"GGUF")
-    preload.begin(arguments)
-    preload.end()
+    preload.start(arguments)
+    preload.cancel()
     assert loads == []
 
 
 def test_a_gpu_build_does_not_preload(with_starter: Path, loads: list[Loaded], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "has_gpu", lambda: True)
-    preload.begin(["generate", "hi"])
-    preload.end()
+    preload.start(["generate", "hi"])
+    preload.cancel()
     assert loads == []
 
 
 def test_verbose_once_does_not_stop_the_preload(with_starter: Path, loads: list[Loaded]) -> None:
-    preload.begin(["generate", "--verbose", "hi"])
-    preload.end()
+    preload.start(["generate", "--verbose", "hi"])
+    preload.cancel()
     assert len(loads) == 1

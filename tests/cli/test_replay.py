@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.controller import Dialogue
+from llmcli.chat.controller import ChatController
 from llmcli.chat.sessions.session import Session
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
@@ -92,23 +92,23 @@ def test_an_output_may_span_several_lines(inside: Run, told: Path) -> None:
 
 
 @pytest.fixture
-def dialogue(with_tiny: Path) -> Dialogue:
+def controller(with_tiny: Path) -> ChatController:
     """A session called talk, on disk, with three answers of the tiny model."""
     settings = Settings(n_ctx=512, n_threads=1)
     local = open_local(with_tiny, settings)
     flags = {"n_ctx": 512, "max_tokens": 8, "temperature": Fixed(1.5)}
-    dialogue = dialogue_with(local, session=Session("talk"), model=str(with_tiny), **flags)
-    say(dialogue, "why")
-    say(dialogue, "the moon")
-    dialogue.session.move(3)
-    answer(dialogue, seed=7)
-    dialogue.session.close()
+    controller = dialogue_with(local, session=Session("talk"), model=str(with_tiny), **flags)
+    say(controller, "why")
+    say(controller, "the moon")
+    controller.session.move(3)
+    answer(controller, seed=7)
+    controller.session.close()
     local.close()
-    return dialogue
+    return controller
 
 
-def test_an_answer_of_a_session_is_the_same_again(inside: Run, dialogue: Dialogue) -> None:
-    path = dialogue.session.conversation.path()
+def test_an_answer_of_a_session_is_the_same_again(inside: Run, controller: ChatController) -> None:
+    path = controller.session.conversation.path()
     texts = {"talk": path[3], "talk:4": path[3], "talk:3": path[3], "session:talk:1": path[1]}
     for name, message in texts.items():
         ran = inside("replay", name)
@@ -117,7 +117,7 @@ def test_an_answer_of_a_session_is_the_same_again(inside: Run, dialogue: Dialogu
 
 
 def test_a_file_comes_before_a_session(
-    inside: Run, told: Path, dialogue: Dialogue, monkeypatch: pytest.MonkeyPatch
+    inside: Run, told: Path, controller: ChatController, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(told.parent)
     told.rename(told.with_name("talk"))
@@ -136,7 +136,9 @@ def test_a_file_comes_before_a_session(
         (("session:",), "is not a valid name for a session"),
     ],
 )
-def test_a_missing_source_is_an_error(inside: Run, dialogue: Dialogue, arguments: tuple[str, ...], words: str) -> None:
+def test_a_missing_source_is_an_error(
+    inside: Run, controller: ChatController, arguments: tuple[str, ...], words: str
+) -> None:
     ran = inside("replay", *arguments)
     assert ran.status in (2, 6)
     assert ran.stderr.startswith("error: ")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llmcli.chat.sessions.session import Session
-from llmcli.cli.chat import character_of, names_model, open_session, remember
+from llmcli.cli.chat import character_of, is_model_name, open_session, save_overrides
 from llmcli.cli.options import complete_character
 from llmcli.config.characters import layer, load_character
 from llmcli.config.file import set_alias, set_value
@@ -18,7 +18,7 @@ SCHEMA = '{"type": "object", "description": "' + "x" * 400 + '"}'
 def saved_settings(flags: dict[str, Any]) -> dict[str, Any]:
     """The settings in force after the session is opened again."""
     session = Session("talk")
-    remember(session, Layer("flag", flags))
+    save_overrides(session, Layer("flag", flags))
     session.say("user", "hi")
     session.close()
     return Session.read("talk").overrides
@@ -89,8 +89,8 @@ def test_a_new_session_of_a_script_is_not_reported(capfd: pytest.CaptureFixture[
 @pytest.mark.parametrize("text", ["mine", "MINE", "starter"])
 def test_a_message_that_is_the_name_of_a_model_is_noticed(text: str, home: Path) -> None:
     add_alias()
-    assert names_model(text, Layer("flag", {}))
-    assert names_model(text, Layer("flag", {"prompt": text, "max_tokens": 1}))
+    assert is_model_name(text, Layer("flag", {}))
+    assert is_model_name(text, Layer("flag", {"prompt": text, "max_tokens": 1}))
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_message_that_is_the_name_of_a_model_is_noticed(text: str, home: Path)
 )
 def test_any_other_message_is_only_a_message(text: str, flags: dict[str, Any]) -> None:
     add_alias()
-    assert not names_model(text, Layer("flag", flags))
+    assert not is_model_name(text, Layer("flag", flags))
 
 
 def add_alias() -> None:

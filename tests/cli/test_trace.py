@@ -11,7 +11,7 @@ from llmcli.cli import trace
 from llmcli.engine.events import Alternative, TokenTrace
 from llmcli.errors import DiskError, ExitStatus, UsageError
 from llmcli.inference.trace_file import TraceWriter, from_data
-from llmcli.ui.charts.trace_table import put_trace, summary, summary_line
+from llmcli.ui.charts.trace_table import print_trace, summary, summary_line
 from tests.conftest import Run
 
 TOP = (Alternative(1, " Paris", 0.5, 0.8), Alternative(2, " Rome", 0.125, 0.0))
@@ -81,7 +81,7 @@ def test_a_table_has_a_row_for_each_token_and_its_alternatives(file: str, capfd:
 def test_a_narrow_terminal_keeps_the_main_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     long = TokenTrace(12345, 7, "x" * 99, 0.5, 1, 1.0, 0.7, 9, TOP * 2, "a policy", 0, 9.0)
     terminal = on_terminal(monkeypatch, 40)
-    put_trace([long])
+    print_trace([long])
     assert terminal.getvalue().splitlines() == [
         "    #  TEXT             P  TEMP  ENTROPY",
         "12345  xxxxxxxxx…  0.5000  0.70     1.00",
@@ -96,7 +96,9 @@ def test_a_narrow_terminal_keeps_the_main_columns(monkeypatch: pytest.MonkeyPatc
 
 def test_a_table_marks_reasoning_and_escapes_controls(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = on_terminal(monkeypatch, 100)
-    put_trace([TokenTrace(0, 1, "", 0.5, 1, 1.0, 0.7, 9, (), "1", 0, 0.0, reasoning="\x1b[2Jhm\u202e", thinking=True)])
+    print_trace(
+        [TokenTrace(0, 1, "", 0.5, 1, 1.0, 0.7, 9, (), "1", 0, 0.0, reasoning="\x1b[2Jhm\u202e", thinking=True)]
+    )
     row = terminal.getvalue().splitlines()[1]
     assert "␛[2Jhm" in row
     assert row.endswith("1 (thinking)")
@@ -123,7 +125,7 @@ def test_json_holds_the_summary_and_every_token(file: str, capfd: pytest.Capture
     assert list(data["summary"]) == ["tokens", "mean_temperature", "mean_p", "mean_entropy", "perplexity"]
     assert data["summary"]["tokens"] == 2
     with pytest.raises(UsageError, match="cannot be used together"):
-        trace.show_trace(file, trace.By.p, as_json=True)
+        trace.show_trace(file, trace.ColorBy.p, as_json=True)
 
 
 def test_a_plot_is_written_once_and_replaced_on_demand(

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from llmcli.config.file import aliases, config_layer, set_alias, set_value, unset_value
-from llmcli.config.presets import describe, preset_layer, presets, remove_preset, save_preset, summary
+from llmcli.config.presets import describe_preset, preset_layer, preset_purpose, presets, remove_preset, save_preset
 from llmcli.errors import UsageError
 from llmcli.files import config_file
 from llmcli.params.policies.policy import Entropy, Fixed
-from llmcli.params.settings import Layer, Settings, fields, inert, resolve
+from llmcli.params.settings import Layer, Settings, fields, ineffective_settings, resolve
 from tests.params.samples import legal_values
 
 BUILT_IN = ("balanced", "brainstorm", "code", "creative", "deterministic", "precise")
@@ -31,7 +31,7 @@ def test_a_built_in_preset_sets_only_what_has_an_effect(name: str) -> None:
     assert layer.name == "preset"
     assert layer.values == presets()[name]
     found = resolve([layer])
-    assert not inert(found.settings, found.origins)
+    assert not ineffective_settings(found.settings, found.origins)
 
 
 def test_the_built_in_presets_need_no_configuration_file() -> None:
@@ -179,21 +179,23 @@ def test_deleting_a_preset_of_the_user_restores_the_built_in_one() -> None:
 
 
 def test_a_preset_is_described_in_one_line() -> None:
-    assert describe({"temperature": Fixed(1.2), "min_p": 0.02}) == "temperature 1.2, min_p 0.02"
-    assert describe({"temperature": Entropy(0.3, 1.3), "stop": ("a",), "ignore_eos": True}) == (
+    assert describe_preset({"temperature": Fixed(1.2), "min_p": 0.02}) == "temperature 1.2, min_p 0.02"
+    assert describe_preset({"temperature": Entropy(0.3, 1.3), "stop": ("a",), "ignore_eos": True}) == (
         'temperature 0.3..1.3, stop ["a"], ignore_eos true'
     )
-    assert describe({"system": "You are\na " + "very " * 20}) == "system You are a very very very very very very…"
-    assert describe({}) == ""
+    assert (
+        describe_preset({"system": "You are\na " + "very " * 20}) == "system You are a very very very very very very…"
+    )
+    assert describe_preset({}) == ""
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_a_built_in_preset_has_a_purpose(name: str) -> None:
-    text = summary(name, presets()[name])
-    assert text.endswith(f" ({describe(presets()[name])})")
-    assert len(text) > len(describe(presets()[name])) + 10
+    text = preset_purpose(name, presets()[name])
+    assert text.endswith(f" ({describe_preset(presets()[name])})")
+    assert len(text) > len(describe_preset(presets()[name])) + 10
 
 
 def test_a_preset_of_the_user_has_only_its_values() -> None:
     save_preset("creative", {"top_k": 3})
-    assert summary("creative", presets()["creative"]) == "top_k 3"
+    assert preset_purpose("creative", presets()["creative"]) == "top_k 3"

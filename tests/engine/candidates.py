@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from llmcli.engine.inspection import Film
+from llmcli.engine.inspection import CandidateCapture
 from llmcli.engine.llama import bindings
-from llmcli.engine.sampling.chain import Chain, Watch
-from llmcli.engine.sentences import Place
-from llmcli.params.chain import Step, plan
+from llmcli.engine.sampling.chain import Chain, ChainHooks
+from llmcli.engine.sentences import DrawState
+from llmcli.params.chain import SamplerStep, build_chain
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
 
@@ -34,14 +34,14 @@ class ChainOutput:
         return {token for token in self.ids if self.logits[token] > -math.inf}
 
 
-def plan_steps(draw: bool = False, **settings: Any) -> tuple[Step, ...]:
+def plan_steps(draw: bool = False, **settings: Any) -> tuple[SamplerStep, ...]:
     """The plan of settings, with the draw at its end if `draw`."""
-    made = plan(Settings(**(NEUTRAL | settings)))
+    made = build_chain(Settings(**(NEUTRAL | settings)))
     return made if draw else made[:-1]
 
 
 def make_chain(
-    made: Sequence[Step], n_vocab: int, biases: Sequence[tuple[int, float]] = (), vocab: Any = None
+    made: Sequence[SamplerStep], n_vocab: int, biases: Sequence[tuple[int, float]] = (), vocab: Any = None
 ) -> Chain:
     """A chain of the engine; without `vocab` the vocabulary has only a size."""
     only_size: Any = SimpleNamespace(n_tokens=n_vocab, pointer=None)
@@ -80,16 +80,16 @@ def log_probabilities(probabilities: Sequence[float]) -> list[float]:
 
 
 def capture_steps(
-    made: Sequence[Step],
+    made: Sequence[SamplerStep],
     logits: Sequence[float],
     biases: Sequence[tuple[int, float]] = (),
     accepted: Sequence[int] = (),
     vocab: Any = None,
-) -> Film:
+) -> CandidateCapture:
     """Capture each step of a chain over these logits, after the tokens `accepted`."""
-    film, only_size = Film(), SimpleNamespace(n_tokens=len(logits), pointer=vocab and vocab.pointer)
-    chain = Chain(only_size, made, biases, Watch(Place(), look=film.look))  # type: ignore[arg-type]
+    capture, only_size = CandidateCapture(), SimpleNamespace(n_tokens=len(logits), pointer=vocab and vocab.pointer)
+    chain = Chain(only_size, made, biases, ChainHooks(DrawState(), look=capture.look))  # type: ignore[arg-type]
     chain.accept(accepted)
     apply_chain(chain, logits)
     chain.close()
-    return film
+    return capture

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmcli.engine.events import Record, Timings
+from llmcli.engine.events import Timings, TokenEvent
 from llmcli.engine.generation import Generation, generate
 from llmcli.engine.llama.context import Context
 from llmcli.params.policies.policy import Fixed
@@ -21,7 +21,7 @@ class FinishedAnswer:
     ids: list[int]
     reason: str | None
     timings: Timings
-    records: list[Record]
+    records: list[TokenEvent]
 
 
 def start(context: Context, prompt: str | Sequence[int], grammar: str | None = None, **values: Any) -> Generation:

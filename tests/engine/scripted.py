@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from llmcli.engine.events import Record
+from llmcli.engine.events import TokenEvent
 from llmcli.engine.generation import Generation
 from llmcli.engine.sampling.gated_sampler import GatedSampler, Sampler
 from llmcli.errors import ConstraintError
@@ -85,7 +85,7 @@ def script_pieces(pieces: Sequence[bytes], **settings: Any) -> ScriptedGeneratio
     return script_generation(pieces, lambda drawn: [len(drawn) if len(drawn) < len(pieces) else END], **settings)
 
 
-def run_to_end(generation: Generation, n_ctx: int = 2**20) -> list[Record]:
+def run_to_end(generation: Generation, n_ctx: int = 2**20) -> list[TokenEvent]:
     """The records up to the end, without a context."""
     records = []
     try:
@@ -97,5 +97,5 @@ def run_to_end(generation: Generation, n_ctx: int = 2**20) -> list[Record]:
     return records
 
 
-def text_of(records: Sequence[Record]) -> str:
+def text_of(records: Sequence[TokenEvent]) -> str:
     return "".join(record.text for record in records)

@@ -11,12 +11,12 @@ import pytest
 from llmcli.engine.llama.context import (
     AbortedError,
     Batches,
+    BatchHistory,
     Context,
     ContextParams,
-    Layout,
     batch_start,
     check_layout,
-    without_last,
+    drop_last_batch,
 )
 from llmcli.engine.llama.model import Model
 from tests.engine.conftest import MakeContext
@@ -42,18 +42,18 @@ def logit_bytes(context: Context) -> bytes:
 
 
 def test_unrecorded_tokens_are_in_batches_of_one() -> None:
-    assert Layout().batches(5) == [(1, 1, 5)]
-    assert Layout().batches(0) == []
+    assert BatchHistory().batches(5) == [(1, 1, 5)]
+    assert BatchHistory().batches(0) == []
 
 
 def test_a_batch_is_followed_by_single_tokens() -> None:
-    layout = Layout()
+    layout = BatchHistory()
     layout.note(0, 20, 20)
     assert layout.batches(23) == [(20, 20, 1), (1, 1, 3)]
 
 
 def test_equal_batches_are_counted() -> None:
-    layout = Layout()
+    layout = BatchHistory()
     for start in (0, 8, 16):
         layout.note(start, 8, 8)
     for start in (24, 25):
@@ -72,14 +72,14 @@ def test_equal_batches_are_counted() -> None:
     ],
 )
 def test_a_cut_keeps_the_first_rows_of_a_batch(keep: int, left: Batches) -> None:
-    layout = Layout()
+    layout = BatchHistory()
     layout.note(0, 20, 20)
     layout.cut(keep)
     assert layout.batches(keep) == left
 
 
 def test_tokens_after_a_cut_are_in_new_batches() -> None:
-    layout = Layout()
+    layout = BatchHistory()
     layout.note(0, 20, 20)
     layout.cut(12)
     layout.note(12, 5, 5)
@@ -88,7 +88,7 @@ def test_tokens_after_a_cut_are_in_new_batches() -> None:
 
 
 def test_a_copy_is_independent() -> None:
-    layout = Layout()
+    layout = BatchHistory()
     layout.note(0, 20, 20)
     other = layout.copy()
     other.cut(3)
@@ -98,9 +98,9 @@ def test_a_copy_is_independent() -> None:
 
 
 def test_the_last_batch_can_be_dropped() -> None:
-    assert without_last([(8, 8, 3)]) == [(8, 8, 2)]
-    assert without_last([(8, 8, 1), (1, 1, 1)]) == [(8, 8, 1)]
-    assert without_last([(8, 8, 1)]) == []
+    assert drop_last_batch([(8, 8, 3)]) == [(8, 8, 2)]
+    assert drop_last_batch([(8, 8, 1), (1, 1, 1)]) == [(8, 8, 1)]
+    assert drop_last_batch([(8, 8, 1)]) == []
 
 
 @pytest.mark.parametrize(("n_tokens", "start"), [(1, 0), (8, 0), (9, 8), (16, 8), (17, 16), (19, 18), (21, 19)])
@@ -205,7 +205,7 @@ class Reader:
 
 def replayed_context(model: Model, prompt: list[int], layout: Batches) -> Context:
     context = Context(model, CONTEXT)
-    context.prefill_as(0, prompt[: len(prompt) - layout[-1][1]], without_last(layout))
+    context.prefill_as(0, prompt[: len(prompt) - layout[-1][1]], drop_last_batch(layout))
     context.prefill(0, prompt)
     return context
 
@@ -272,7 +272,7 @@ def test_a_partial_batch_is_an_error_for_recurrent_memory(tiny: Model) -> None:
 
 def test_batches_are_in_the_order_of_their_tokens(fresh: MakeContext) -> None:
     """After any records and cuts, each token is in exactly one batch."""
-    random, layout, n_tokens = Random(4), Layout(), 0
+    random, layout, n_tokens = Random(4), BatchHistory(), 0
     model: list[tuple[int, int]] = []  # number of the batch and its rows, of each token
     for number in range(300):
         if random.random() < 0.3:

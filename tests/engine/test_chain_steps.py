@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.inspection import Candidate, Film, Stepwise, stepwise
+from llmcli.engine.inspection import Candidate, CandidateCapture, ChainTrace, trace_chain
 from llmcli.engine.llama.model import Vocab
-from llmcli.params.chain import Step
+from llmcli.params.chain import SamplerStep
 from llmcli.params.policies.policy import Entropy, Fixed
 from tests.engine.candidates import apply_chain, capture_steps, log_probabilities, make_chain, plan_steps
 
@@ -33,12 +33,12 @@ CHAINS: dict[str, dict[str, Any]] = {
 SAID = [0, 1, 2, 0, 1]
 
 
-def steps_of_film(film: Film, count: int = 9, besides: int | None = None) -> Stepwise:
-    return stepwise(film.frames, str, count, besides)
+def steps_of_film(capture: CandidateCapture, count: int = 9, besides: int | None = None) -> ChainTrace:
+    return trace_chain(capture.frames, str, count, besides)
 
 
 def expected_steps(
-    made: tuple[Step, ...], logits: list[float], biases: list[tuple[int, float]], vocab: Any
+    made: tuple[SamplerStep, ...], logits: list[float], biases: list[tuple[int, float]], vocab: Any
 ) -> dict[int, float]:
     """The probabilities after a chain of these steps."""
     if not made and not biases:
@@ -103,11 +103,11 @@ def test_ranks_are_those_before_the_chain() -> None:
 
 
 def test_the_most_likely_and_the_requested_tokens_are_listed() -> None:
-    film = capture_steps(
+    capture = capture_steps(
         plan_steps(xtc_probability=1.0, xtc_threshold=0.08), log_probabilities(P)
     )  # which leaves 3, 4 and 5
-    assert [one.id for one in steps_of_film(film, 1).candidates] == [0, 3]
-    assert [one.id for one in steps_of_film(film, 2, besides=5).candidates] == [0, 1, 3, 4, 5]
+    assert [one.id for one in steps_of_film(capture, 1).candidates] == [0, 3]
+    assert [one.id for one in steps_of_film(capture, 2, besides=5).candidates] == [0, 1, 3, 4, 5]
 
 
 def test_the_most_likely_removed_token_of_each_step_is_listed() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from llmcli.engine.llama import bindings
 from llmcli.engine.sampling.python_samplers import CustomSampler
-from llmcli.params.chain import Step
+from llmcli.params.chain import SamplerStep
 from tests.engine.candidates import apply_chain, apply_samplers, log_probabilities, make_chain, plan_steps
 
 P = [0.5, 0.3, 0.15, 0.05]
@@ -81,7 +81,7 @@ def test_adaptive_p_without_a_target_does_not_change_draws() -> None:
     assert draws(1000, samplers=("adaptive_p",)).count(0) == pytest.approx(500, abs=80)
 
 
-def seconds(made: Sequence[Step], rows: Any, n: int) -> float:
+def seconds(made: Sequence[SamplerStep], rows: Any, n: int) -> float:
     """The shortest time of several applications to the same candidates."""
     api = bindings.load()
     chain, best = make_chain(made, n), math.inf

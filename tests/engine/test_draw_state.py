@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcli.engine.reasoning import ThinkingSplitter
-from llmcli.engine.sampling.temperature import Dial
-from llmcli.engine.sentences import Place
+from llmcli.engine.reasoning import ReasoningSplitter
+from llmcli.engine.sampling.temperature import TemperatureShift
+from llmcli.engine.sentences import DrawState
 from llmcli.params.policies.parser import parse_policy
 from tests.engine.scripted import END, script_generation
 
@@ -18,14 +18,14 @@ PIECES = [word.encode() for word in WORDS]
 Position = tuple[int, int, int, int, int, bool]
 
 
-def position(place: Place) -> Position:
+def position(place: DrawState) -> Position:
     text = place.text
     return place.total, place.index, text.sentence, text.line, text.paragraph, place.thinking
 
 
-def positions_after(texts: list[str], splitter: ThinkingSplitter | None = None) -> list[Position]:
+def positions_after(texts: list[str], splitter: ReasoningSplitter | None = None) -> list[Position]:
     """The position before the first token, and after each."""
-    place = Place(splitter)
+    place = DrawState(splitter)
     positions = [position(place)]
     for text in texts:
         place.step(text)
@@ -52,7 +52,7 @@ def test_tokens_sentences_lines_and_paragraphs_are_counted() -> None:
 
 def test_counts_restart_where_the_answer_starts() -> None:
     texts = ["<think>", "I see. It is.", "\n\n", "Right.", "</th", "ink>", "\n\n", "Yes.", " No"]
-    walked = positions_after(texts, ThinkingSplitter())
+    walked = positions_after(texts, ReasoningSplitter())
     assert [place[0] for place in walked] == list(range(10))
     assert [place[5] for place in walked] == [False, True, True, True, True, True, False, False, False, False]
     assert [place[1] for place in walked] == [0, 0, 1, 2, 3, 4, 0, 1, 2, 3]
@@ -62,7 +62,7 @@ def test_counts_restart_where_the_answer_starts() -> None:
 
 
 def test_a_prompt_that_opens_the_reasoning_starts_inside_it() -> None:
-    walked = positions_after(["I see. It is.", "</think>Yes. No", "."], ThinkingSplitter("<|assistant|><think>\n"))
+    walked = positions_after(["I see. It is.", "</think>Yes. No", "."], ReasoningSplitter("<|assistant|><think>\n"))
     assert [(index, sentence, thinking) for _, index, sentence, _, _, thinking in walked] == [
         (0, 0, True),
         (1, 2, True),
@@ -73,13 +73,13 @@ def test_a_prompt_that_opens_the_reasoning_starts_inside_it() -> None:
 
 def test_tags_in_the_middle_of_an_answer_are_text() -> None:
     assert not any(
-        place[5] for place in positions_after(["Write ", "<think>", " It is.", "</think>"], ThinkingSplitter())
+        place[5] for place in positions_after(["Write ", "<think>", " It is.", "</think>"], ReasoningSplitter())
     )
 
 
 @pytest.mark.parametrize("prefill", ["<think>I see. It is.\n\nRight.</think>\n\nYes. N", "Yes. N"])
 def test_a_prefill_does_not_count_as_tokens(prefill: str) -> None:
-    place = Place(ThinkingSplitter())
+    place = DrawState(ReasoningSplitter())
     place.read(prefill)
     assert position(place) == (0, 0, 1, 0, 0, False)
     place.step("o.")
@@ -87,15 +87,15 @@ def test_a_prefill_does_not_count_as_tokens(prefill: str) -> None:
 
 
 def test_a_prefill_can_end_inside_the_reasoning() -> None:
-    place = Place(ThinkingSplitter())
+    place = DrawState(ReasoningSplitter())
     place.read("<think>I see. It is.")
     assert position(place) == (0, 0, 2, 0, 0, True)
 
 
 @given(st.lists(st.sampled_from(WORDS), max_size=12), st.lists(st.sampled_from(WORDS), max_size=12), st.booleans())
 def test_a_restored_place_equals_the_copy(kept: list[str], gone: list[str], inside: bool) -> None:
-    splitter = ThinkingSplitter("<think>" if inside else "")
-    place = Place(splitter)
+    splitter = ReasoningSplitter("<think>" if inside else "")
+    place = DrawState(splitter)
     for text in kept:
         place.step(text)
     before, copy = position(place), place.copy()
@@ -105,7 +105,7 @@ def test_a_restored_place_equals_the_copy(kept: list[str], gone: list[str], insi
     assert position(place) == before
     for text in gone:
         place.step(text)
-    assert position(place) == positions_after(kept + gone, ThinkingSplitter("<think>" if inside else ""))[-1]
+    assert position(place) == positions_after(kept + gone, ReasoningSplitter("<think>" if inside else ""))[-1]
 
 
 @given(
@@ -121,11 +121,11 @@ def test_a_removed_token_does_not_count_its_sentence(
 
     generation = script_generation(PIECES, wishes, banned_strings=banned, temperature=POLICY)
     assert generation.place
-    generation.place = Place(ThinkingSplitter() if thinks else None)
+    generation.place = DrawState(ReasoningSplitter() if thinks else None)
     while not generation.finish_reason:
         generation.advance(None, 0, 2**20)
         texts = [WORDS[token] for token in generation.tokens[1:]]
-        expected = positions_after(texts, ThinkingSplitter() if thinks else None)[-1]
+        expected = positions_after(texts, ReasoningSplitter() if thinks else None)[-1]
         assert position(generation.place)[1:] == expected[1:]
         assert generation.place.total == len(texts)
     assert not generation.script.open
@@ -149,28 +149,36 @@ def test_a_generation_has_no_place_without_a_use() -> None:
 
 
 def test_a_shift_is_recorded_at_its_first_draw() -> None:
-    dial = Dial()
-    shifts = [dial.at(0), dial.turn(0.1), dial.at(1), dial.at(2), dial.turn(0.1), dial.turn(0.1), dial.at(3)]
+    shift = TemperatureShift()
+    shifts = [
+        shift.value_at(0),
+        shift.add(0.1),
+        shift.value_at(1),
+        shift.value_at(2),
+        shift.add(0.1),
+        shift.add(0.1),
+        shift.value_at(3),
+    ]
     assert shifts == pytest.approx([0, 0.1, 0.1, 0.1, 0.2, 0.3, 0.3])
-    assert dial.moves == [(1, 0.1), (3, 0.3)]
-    dial.turn(-0.3)
-    assert (dial.at(4), dial.moves) == (0, [(1, 0.1), (3, 0.3), (4, 0)])
+    assert shift.moves == [(1, 0.1), (3, 0.3)]
+    shift.add(-0.3)
+    assert (shift.value_at(4), shift.moves) == (0, [(1, 0.1), (3, 0.3), (4, 0)])
 
 
 def test_a_reverted_shift_is_not_recorded() -> None:
-    dial = Dial()
-    dial.at(0)
-    dial.turn(0.1)
-    dial.turn(-0.1)
-    dial.at(1)
-    assert dial.moves == []
+    shift = TemperatureShift()
+    shift.value_at(0)
+    shift.add(0.1)
+    shift.add(-0.1)
+    shift.value_at(1)
+    assert shift.moves == []
 
 
 def test_a_token_drawn_twice_has_one_temperature() -> None:
-    dial = Dial()
-    first = dial.at(0)
-    dial.turn(0.5)
-    assert (first, dial.at(0), dial.at(1)) == (0, 0, 0.5)
+    shift = TemperatureShift()
+    first = shift.value_at(0)
+    shift.add(0.5)
+    assert (first, shift.value_at(0), shift.value_at(1)) == (0, 0, 0.5)
 
 
 EVENTS = st.lists(
@@ -183,14 +191,14 @@ def test_replayed_moves_give_the_same_shifts(events: list[Any], chance: Any) -> 
     """Also with removed tokens: a replay has the same order of draws."""
     asked: list[int] = []
     shifts = []
-    dial, index = Dial(), 0
+    shift, index = TemperatureShift(), 0
     for event in events:
         if isinstance(event, float):
-            dial.turn(event)
+            shift.add(event)
             continue
         index = chance.randint(0, index) if event == "back" else index + (event == "draw" and bool(asked))
         asked.append(index)
-        shifts.append(dial.at(index))
-    again = Dial(dial.moves)
-    assert [again.at(index) for index in asked] == shifts
-    assert again.moves == dial.moves
+        shifts.append(shift.value_at(index))
+    again = TemperatureShift(shift.moves)
+    assert [again.value_at(index) for index in asked] == shifts
+    assert again.moves == shift.moves

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from llmcli.engine.events import Record
+from llmcli.engine.events import TokenEvent
 from llmcli.engine.generation import Generation, generate
 from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.engine.llama.context import Context, ContextParams
@@ -195,7 +195,7 @@ def test_an_abort_in_a_long_prompt_takes_effect_at_once(fresh: MakeContext) -> N
 def test_an_abort_between_tokens_keeps_text_and_first_reason(fresh: MakeContext) -> None:
     flag = AbortFlag()
     context = fresh(abort=flag)
-    records: list[Record] = []
+    records: list[TokenEvent] = []
     for record in generate(context, [start(context, STORY, **GREEDY, ignore_eos=True)]):
         records.append(record)
         if len(records) == 5:

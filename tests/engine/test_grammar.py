@@ -8,7 +8,7 @@ import pytest
 
 from llmcli.engine.llama.context import Context
 from llmcli.engine.llama.model import Vocab
-from llmcli.engine.sampling.grammar import Grammar, not_enforced, schema_to_gbnf
+from llmcli.engine.sampling.grammar import Grammar, schema_to_gbnf, unenforced_keywords
 from llmcli.errors import ConstraintError, UsageError
 from llmcli.params.policies.policy import Fixed
 from tests.engine.drive import GREEDY, run, start
@@ -178,4 +178,4 @@ def test_an_invalid_schema_is_an_error_in_one_line(schema: str, reason: str) -> 
     ],
 )
 def test_keywords_that_are_not_enforced_are_listed(schema: str, words: list[str]) -> None:
-    assert not_enforced(schema) == words
+    assert unenforced_keywords(schema) == words

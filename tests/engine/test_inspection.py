@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from llmcli.engine.generation import Generation, generate
-from llmcli.engine.inspection import Dissection, Film, Subject, dissect
+from llmcli.engine.inspection import CandidateCapture, InspectTarget, TokenInspection, inspect_token
 from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.engine.llama.context import AbortedError, Context
-from llmcli.engine.sampling.temperature import Dial, Move
+from llmcli.engine.sampling.temperature import Move, TemperatureShift
 from llmcli.params.chain import DEFAULT_ORDER
 from llmcli.params.policies.parser import parse_policy
 from llmcli.params.policies.policy import Entropy, Fixed
@@ -50,29 +50,33 @@ AGAIN: dict[str, dict[str, Any]] = {
 }
 
 
-def make_subject(context: Context, generation: Generation, moves: Sequence[Move] = ()) -> Subject:
+def make_subject(context: Context, generation: Generation, moves: Sequence[Move] = ()) -> InspectTarget:
     """The target for an inspection of a finished generation."""
 
-    def make(settings: Settings, grammar: str | None, film: Film) -> Generation:
+    def make(settings: Settings, grammar: str | None, capture: CandidateCapture) -> Generation:
         vocab, prompt = context.model.vocab, generation.prompt
-        return Generation(vocab, prompt, settings, grammar, dial=Dial(moves), trace=0, look=film.look)
+        return Generation(
+            vocab, prompt, settings, grammar, live_shift=TemperatureShift(moves), trace=0, look=capture.look
+        )
 
     drawn = [trace.id for trace in generation.traces if trace.id is not None]
-    return Subject(generation.settings, generation.grammar, drawn, make)
+    return InspectTarget(generation.settings, generation.grammar, drawn, make)
 
 
-def generate_answer(context: Context, text: str = PROMPT, dial: Dial | None = None, **values: Any) -> Generation:
+def generate_answer(
+    context: Context, text: str = PROMPT, shift: TemperatureShift | None = None, **values: Any
+) -> Generation:
     """An answer with its traces and 5 alternatives for each token."""
     grammar = values.pop("grammar", None)
     settings = Settings(**{"seed": 7, "max_tokens": COUNT, **values})
     prompt = context.model.vocab.tokenize(text)
-    generation = Generation(context.model.vocab, prompt, settings, grammar, dial=dial, trace=5)
+    generation = Generation(context.model.vocab, prompt, settings, grammar, live_shift=shift, trace=5)
     for _ in generate(context, [generation]):
         pass
     return generation
 
 
-def assert_matches_trace(found: Dissection, generation: Generation) -> None:
+def assert_matches_trace(found: TokenInspection, generation: Generation) -> None:
     """Compare an inspection with the trace of the draw."""
     then, steps = generation.traces[found.at], found.stepwise
     by_id = {one.id: one for one in steps.candidates}
@@ -97,7 +101,7 @@ def test_an_inspection_agrees_with_the_trace(context: Context, name: str) -> Non
     looked = make_subject(context, generation)
     assert looked.remembering == []
     for at in (len(looked.tokens) - 1, 2, 0):  # backwards: what was read is still as it was
-        found = dissect(context, looked, at, 40)
+        found = inspect_token(context, looked, at, 40)
         assert found.exact
         assert_matches_trace(found, generation)
 
@@ -108,14 +112,14 @@ def test_a_stateful_step_generates_the_answer_again(context: Context, name: str)
     looked = make_subject(context, generation)
     assert looked.remembering
     for at in (len(looked.tokens) - 1, 4, 0):
-        found = dissect(context, looked, at, 40)
+        found = inspect_token(context, looked, at, 40)
         assert found.exact
         assert_matches_trace(found, generation)
 
 
 def test_an_inspection_shows_only_steps_of_the_chain(context: Context) -> None:
     def names(**values: Any) -> list[str]:
-        found = dissect(context, make_subject(context, generate_answer(context, **values, max_tokens=2)), 1, 5)
+        found = inspect_token(context, make_subject(context, generate_answer(context, **values, max_tokens=2)), 1, 5)
         return [step.name for step in found.stepwise.steps]
 
     assert names() == ["top_k", "top_p", "min_p", "temperature"]
@@ -127,24 +131,24 @@ def test_an_inspection_shows_only_steps_of_the_chain(context: Context) -> None:
 
 def test_an_inspection_applies_the_shift_of_its_token(context: Context) -> None:
     moves = [(3, 0.5), (8, -0.3)]
-    generation = generate_answer(context, dial=Dial(moves))
+    generation = generate_answer(context, shift=TemperatureShift(moves))
     looked = make_subject(context, generation, moves)
-    at_temperature = [dissect(context, looked, at, 5).trace.temperature for at in (2, 3, 7, 8)]
+    at_temperature = [inspect_token(context, looked, at, 5).trace.temperature for at in (2, 3, 7, 8)]
     assert at_temperature == pytest.approx([0.8, 1.3, 1.3, 0.5])
-    assert_matches_trace(dissect(context, looked, 6, 40), generation)
+    assert_matches_trace(inspect_token(context, looked, 6, 40), generation)
 
 
 def test_a_shifted_temperature_of_one_is_shown(context: Context) -> None:
     moves = [(0, 0.5)]
-    generation = generate_answer(context, dial=Dial(moves), temperature=Fixed(1.0), max_tokens=2)
-    found = dissect(context, make_subject(context, generation, moves), 1, 40)
+    generation = generate_answer(context, shift=TemperatureShift(moves), temperature=Fixed(1.0), max_tokens=2)
+    found = inspect_token(context, make_subject(context, generation, moves), 1, 40)
     assert found.stepwise.steps[-1].name == "temperature"
     assert_matches_trace(found, generation)
 
 
 def test_a_token_that_the_grammar_rejected_is_named(context: Context) -> None:
     generation = generate_answer(context, grammar='root ::= [x-z]+ "."', max_tokens=3)
-    found = dissect(context, make_subject(context, generation), 1, 5)
+    found = inspect_token(context, make_subject(context, generation), 1, 5)
     assert found.stepwise.steps[0].name == "grammar"
     assert found.refused
     by_id = {one.id: one for one in found.stepwise.candidates}
@@ -153,7 +157,7 @@ def test_a_token_that_the_grammar_rejected_is_named(context: Context) -> None:
 
 def test_an_accepted_token_shows_no_grammar_step(context: Context) -> None:
     generation = generate_answer(context, grammar="root ::= .*", max_tokens=3)
-    found = dissect(context, make_subject(context, generation), 1, 5)
+    found = inspect_token(context, make_subject(context, generation), 1, 5)
     assert "grammar" not in [step.name for step in found.stepwise.steps]
     assert found.refused is None
 
@@ -162,7 +166,7 @@ def test_a_different_answer_resets_the_stateful_steps(context: Context) -> None:
     generation = generate_answer(context, **AGAIN["xtc"])
     looked = make_subject(context, generation)
     other = replace(looked, tokens=[5, *looked.tokens[1:]])  # which the seed does not give
-    found = dissect(context, other, 3, 5)
+    found = inspect_token(context, other, 3, 5)
     assert not found.exact
     assert found.drawn == looked.tokens[3]
     assert found.trace.candidates
@@ -171,7 +175,7 @@ def test_a_different_answer_resets_the_stateful_steps(context: Context) -> None:
 def test_the_progress_of_a_regeneration_is_counted(context: Context) -> None:
     generation = generate_answer(context, **AGAIN["mirostat 2"])
     told: list[tuple[int, int]] = []
-    dissect(context, make_subject(context, generation), 6, 5, lambda done, total: told.append((done, total)))
+    inspect_token(context, make_subject(context, generation), 6, 5, lambda done, total: told.append((done, total)))
     assert told == [(done, 6) for done in range(1, 7)]
 
 
@@ -182,9 +186,9 @@ def test_an_abort_stops_an_inspection(fresh: MakeContext, values: dict[str, Any]
     looked = make_subject(context, generate_answer(context, **values))
     abort.set()
     with pytest.raises(AbortedError):
-        dissect(context, looked, 5, 5)
+        inspect_token(context, looked, 5, 5)
     abort.clear()
-    assert dissect(context, looked, 5, 5).exact
+    assert inspect_token(context, looked, 5, 5).exact
 
 
 LONG = "In it he found a map, a coin, a map, a coin, and " * 9  # another batch of so many tokens rounds otherwise
@@ -217,7 +221,7 @@ def test_an_inspection_does_not_change_the_next_answer(fresh: MakeContext, value
         generation = generate_answer(context, LONG, **values)
         if context is looked_at:
             for at in (4, 9, 0):
-                assert_matches_trace(dissect(context, make_subject(context, generation), at, 40), generation)
+                assert_matches_trace(inspect_token(context, make_subject(context, generation), at, 40), generation)
         context.prefill(0, [*generation.tokens, 28, 253])
         after.append((context.layout(), logits(context)))
     assert after[0] == after[1]

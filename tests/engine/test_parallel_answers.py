@@ -12,7 +12,7 @@ from llmcli.engine.llama.context import Context, ContextParams
 from llmcli.engine.llama.model import Model
 from llmcli.errors import ConstraintError, ContextOverflowError, PolicyError
 from llmcli.params.policies import rules
-from llmcli.params.policies.policy import Fixed, Named
+from llmcli.params.policies.policy import Fixed, PolicyCall
 from tests.engine.conftest import MakeContext
 from tests.engine.drive import GREEDY, start
 from tests.models import tiny_models
@@ -156,10 +156,12 @@ def test_a_failing_generation_ends_alone_with_its_error(
     def failing(step: Any) -> float:
         return 1.0 if step.index < 4 else float("nan")
 
-    monkeypatch.setattr(rules, "_ANNOUNCED", {})
-    rules.announce("failing", "a test", lambda: failing)
+    monkeypatch.setattr(rules, "_USER_POLICIES", {})
+    rules.register_policy("failing", "a test", lambda: failing)
     variants = start_all(shared_context, *[PROMPT] * 4)
-    variants[2] = start(shared_context, PROMPT, seq_id=2, ignore_eos=True, max_tokens=24, temperature=Named("failing"))
+    variants[2] = start(
+        shared_context, PROMPT, seq_id=2, ignore_eos=True, max_tokens=24, temperature=PolicyCall("failing")
+    )
     variants[2].lenient = True
     records = list(generate(shared_context, variants))
     assert [variant.finish_reason for variant in variants] == ["length", "length", "error", "length"]

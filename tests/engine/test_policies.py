@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmcli.engine.reasoning import ThinkingSplitter
-from llmcli.engine.sampling.chain import Chain, Watch
-from llmcli.engine.sampling.python_samplers import Drawn
-from llmcli.engine.sampling.temperature import Dial, Reading
-from llmcli.engine.sentences import Place
+from llmcli.engine.reasoning import ReasoningSplitter
+from llmcli.engine.sampling.chain import Chain, ChainHooks
+from llmcli.engine.sampling.python_samplers import DrawTracer
+from llmcli.engine.sampling.temperature import TemperatureReading, TemperatureShift
+from llmcli.engine.sentences import DrawState
 from llmcli.errors import PolicyError
-from llmcli.params.chain import plan
+from llmcli.params.chain import build_chain
 from llmcli.params.param import LARGEST_FLOAT
 from llmcli.params.policies import rules
 from llmcli.params.policies.parser import parse_policy
@@ -40,22 +40,26 @@ Register = Callable[[Callable[..., Any]], Policy]
 @pytest.fixture
 def register_policy(monkeypatch: pytest.MonkeyPatch) -> Register:
     """Registers a function as a user's policy."""
-    monkeypatch.setattr(rules, "_ANNOUNCED", {})
+    monkeypatch.setattr(rules, "_USER_POLICIES", {})
 
     def call(function: Callable[..., Any]) -> Policy:
-        rules.announce("mine", "mine.py", lambda: function)
+        rules.register_policy("mine", "mine.py", lambda: function)
         return parse_policy("mine")
 
     return call
 
 
 def apply_with_reading(
-    logits: Sequence[float], policy: Policy, place: Place | None = None, dial: Dial | None = None, **settings: Any
-) -> tuple[ChainOutput, Reading]:
+    logits: Sequence[float],
+    policy: Policy,
+    place: DrawState | None = None,
+    shift: TemperatureShift | None = None,
+    **settings: Any,
+) -> tuple[ChainOutput, TemperatureReading]:
     """The output of a chain with a draw, and the reading of its temperature step."""
-    steps = plan(Settings(**NEUTRAL | {"temperature": policy} | settings), steered=True)
+    steps = build_chain(Settings(**NEUTRAL | {"temperature": policy} | settings), steered=True)
     only_size: Any = SimpleNamespace(n_tokens=len(logits), pointer=None)
-    chain = Chain(only_size, steps, watch=Watch(place or Place(), dial, Drawn()))
+    chain = Chain(only_size, steps, hooks=ChainHooks(place or DrawState(), shift, DrawTracer()))
     try:
         left = apply_chain(chain, logits)
         assert chain.temperature
@@ -135,7 +139,7 @@ def test_a_chain_without_temperature_is_only_read() -> None:
 
 
 def test_the_position_in_the_answer_selects_the_part() -> None:
-    place, policy = Place(ThinkingSplitter("<think>")), parse_policy("think=0.3,answer=sentence:2,(linear:1->0@4)")
+    place, policy = DrawState(ReasoningSplitter("<think>")), parse_policy("think=0.3,answer=sentence:2,(linear:1->0@4)")
     readings = [apply_with_reading(MANY, policy, place)[1]]
     for text in ("Let me see. ", "Yes.</think>", "\n\nIt is.", " And"):
         place.step(text)
@@ -249,7 +253,7 @@ def test_a_step_cannot_be_used_after_its_draw(register_policy: Register) -> None
 )
 @pytest.mark.parametrize("text", ["0.8", "linear:0.8->0.8@9"])
 def test_the_shift_is_added_to_the_temperature(text: str, shift: float, t: float) -> None:
-    left, reading = apply_with_reading([2.0, 1.0, -INF], parse_policy(text), dial=Dial([(0, shift)]))
+    left, reading = apply_with_reading([2.0, 1.0, -INF], parse_policy(text), shift=TemperatureShift([(0, shift)]))
     assert reading.temperature == pytest.approx(t)
     assert left.logits == apply_samplers([2.0, 1.0, -INF], temperature=Fixed(reading.temperature)).logits
 
@@ -257,15 +261,15 @@ def test_the_shift_is_added_to_the_temperature(text: str, shift: float, t: float
 def test_the_shift_is_added_to_a_range_too() -> None:
     low, high = (
         apply_with_reading(MANY, Entropy(0.3, 1.3))[1],
-        apply_with_reading(MANY, Entropy(0.3, 1.3), dial=Dial([(0, 0.5)]))[1],
+        apply_with_reading(MANY, Entropy(0.3, 1.3), shift=TemperatureShift([(0, 0.5)]))[1],
     )
     assert high.temperature == pytest.approx(low.temperature + 0.5)
     assert high.policy == "0.3..1.3"
 
 
 def test_the_shift_has_no_effect_without_a_temperature() -> None:
-    dial = Dial()
-    dial.turn(0.5)
-    left, reading = apply_with_reading(MANY, Fixed(0.8), dial=dial, samplers=("top_k",), top_k=4)
-    assert (reading.temperature, dial.moves) == (1.0, [])
+    shift = TemperatureShift()
+    shift.add(0.5)
+    left, reading = apply_with_reading(MANY, Fixed(0.8), shift=shift, samplers=("top_k",), top_k=4)
+    assert (reading.temperature, shift.moves) == (1.0, [])
     assert left.logits == {token: MANY[token] for token in left.ids}

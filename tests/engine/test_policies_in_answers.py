@@ -15,7 +15,7 @@ from llmcli.engine.generation import Generation, generate
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.context import Context
 from llmcli.engine.llama.model import Model
-from llmcli.engine.sampling.temperature import Dial
+from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.errors import PolicyError
 from llmcli.params.chain import DEFAULT_ORDER
 from llmcli.params.policies import rules
@@ -100,10 +100,10 @@ def make_generation(context: Context, temperature: str, trace: int | None = None
     """A generation with this temperature."""
     vocab = context.model.vocab
     values = {"seed": 3, "max_tokens": 60} | values
-    grammar, dial = values.pop("grammar", None), values.pop("dial", None)
+    grammar, shift = values.pop("grammar", None), values.pop("dial", None)
     tokens = vocab.tokenize(values.pop("prompt", PROMPT))
     settings = Settings(**values, temperature=parse_policy(temperature))
-    return Generation(vocab, tokens, settings, grammar, dial=dial, trace=trace)
+    return Generation(vocab, tokens, settings, grammar, live_shift=shift, trace=trace)
 
 
 def draws_of_a_range(context: Context, seed: int) -> list[Draws]:
@@ -114,7 +114,7 @@ def draws_of_a_range(context: Context, seed: int) -> list[Draws]:
     return [
         make_generation(context, "0.3..1.3", **values),
         make_generation(context, "0.3..1.3", **values, trace=0),  # through the step that reads
-        make_generation(context, "0.3..1.3", **values, dial=Dial()),  # and through that which may be moved
+        make_generation(context, "0.3..1.3", **values, shift=TemperatureShift()),  # and through that which may be moved
         make_generation(context, "0.8", **values, dynatemp_range=0.5),
         make_generation(context, "0.8", **values, dynatemp_range=0.5, trace=0),
         LlamaChain(model, model.vocab.tokenize("It was"), [*cut, ("temp_ext", 0.8, 0.5, 1.0), ("dist", seed)]),
@@ -162,7 +162,7 @@ def test_a_constant_policy_gives_the_tokens_of_a_number(fresh: MakeContext) -> N
         policies = [f"linear:{t}->{t}@10", f"sentence:{t},{t}", f"sentence:({t}..{t}),{t}"]
         one = [make_generation(context, t, **values), make_generation(context, t, trace=0, **values)]
         ways.append([*one, *(make_generation(context, text, **values) for text in policies)])
-        ways[-1].append(make_generation(context, policies[0], trace=2, dial=Dial(), **values))
+        ways[-1].append(make_generation(context, policies[0], trace=2, shift=TemperatureShift(), **values))
     drawn = draw_in_parallel(context, ways, 16)
     assert sum(map(len, drawn)) > 0.8 * 16 * len(drawn)
     assert len({tuple(tokens) for tokens in drawn}) > 0.6 * len(drawn)
@@ -172,7 +172,10 @@ def test_a_trace_does_not_change_mirostat(fresh: MakeContext) -> None:
     context = fresh(n_ctx=4 * 64, n_seq_max=4)
     cases = [(mirostat, t) for mirostat in (1, 2) for t in ("0.8", "1")]
     ways = [
-        [make_generation(context, t, mirostat=mirostat, **seen) for seen in ({}, {"trace": 0}, {"dial": Dial()})]
+        [
+            make_generation(context, t, mirostat=mirostat, **seen)
+            for seen in ({}, {"trace": 0}, {"dial": TemperatureShift()})
+        ]
         for mirostat, t in cases
     ]
     draw_in_parallel(context, ways, 12)
@@ -221,10 +224,10 @@ Register = Callable[[Callable[..., Any]], str]
 @pytest.fixture
 def register_policy(monkeypatch: pytest.MonkeyPatch) -> Register:
     """Registers a function as a user's policy; returns its name."""
-    monkeypatch.setattr(rules, "_ANNOUNCED", {})
+    monkeypatch.setattr(rules, "_USER_POLICIES", {})
 
     def call(function: Callable[..., Any]) -> str:
-        rules.announce("mine", "mine.py", lambda: function)
+        rules.register_policy("mine", "mine.py", lambda: function)
         return "mine"
 
     return call
@@ -267,24 +270,24 @@ def test_the_failure_of_one_of_two_answers_is_raised(fresh: MakeContext, registe
 def test_replayed_shifts_give_the_same_tokens(context: Context, temperature: str, banned: tuple[str, ...]) -> None:
     turns = {3: 0.7, 7: -1.0, 8: 0.2, 12: 0.4}
     values: dict[str, Any] = {"banned_strings": banned, "max_tokens": 16}
-    dial = Dial()
-    played = make_generation(context, temperature, dial=dial, trace=0, **values)
+    shift = TemperatureShift()
+    played = make_generation(context, temperature, shift=shift, trace=0, **values)
     for count, _ in enumerate(generate(context, [played]), 1):
         if count in turns:
-            dial.turn(turns[count])
+            shift.add(turns[count])
     if not banned:
-        assert dial.moves == [(3, 0.7), (7, -0.3), (8, -0.1), (12, 0.3)]
-    again = make_generation(context, temperature, dial=Dial(dial.moves), trace=0, **values)
+        assert shift.moves == [(3, 0.7), (7, -0.3), (8, -0.1), (12, 0.3)]
+    again = make_generation(context, temperature, shift=TemperatureShift(shift.moves), trace=0, **values)
     list(generate(context, [again]))
     assert again.tokens == played.tokens
-    assert again.dial
-    assert again.dial.moves == dial.moves
+    assert again.live_shift
+    assert again.live_shift.moves == shift.moves
     assert [trace.temperature for trace in again.traces] == [trace.temperature for trace in played.traces]
 
 
 def test_only_a_shift_that_is_not_zero_changes_the_answer(context: Context) -> None:
-    cold = Dial([(0, -0.8)])
-    still, moved = (make_generation(context, "0.8", dial=dial, max_tokens=10) for dial in (Dial(), cold))
+    cold = TemperatureShift([(0, -0.8)])
+    still, moved = (make_generation(context, "0.8", shift=shift, max_tokens=10) for shift in (TemperatureShift(), cold))
     for generation in (still, moved):
         list(generate(context, [generation]))
     assert still.tokens[-10:] == run(context, PROMPT, seed=3, max_tokens=10).ids

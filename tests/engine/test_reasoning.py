@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.engine.reasoning import TAGS, ThinkingSplitter, show_tags
+from llmcli.engine.reasoning import TAGS, ReasoningSplitter, show_tags
 from tests.inference.fake_vocab import FakeVocab
 
 PAIRS = [(opener, closer) for opener, closer in TAGS if closer]
@@ -12,7 +12,7 @@ PAIRS = [(opener, closer) for opener, closer in TAGS if closer]
 
 def split(*pieces: str, prompt: str = "") -> tuple[str, str]:
     """The reasoning and the answer of streamed pieces."""
-    splitter = ThinkingSplitter(prompt)
+    splitter = ReasoningSplitter(prompt)
     parts = [part for piece in pieces for part in splitter.push(piece)] + list(splitter.flush())
     assert all(text for _, text in parts)
     return "".join(text for kind, text in parts if kind == "think"), "".join(
@@ -85,11 +85,11 @@ def test_only_complete_tags_at_the_start_count(text: str, thought: str, answer: 
 
 @pytest.mark.parametrize("text", ["<b", "< ", "[x", "<|im", "Y", "◁a"])
 def test_text_that_cannot_be_a_tag_is_not_held_back(text: str) -> None:
-    assert list(ThinkingSplitter().push(text)) == [("answer", text)]
+    assert list(ReasoningSplitter().push(text)) == [("answer", text)]
 
 
 def test_reasoning_is_streamed_up_to_a_possible_closing_tag() -> None:
-    splitter = ThinkingSplitter()
+    splitter = ReasoningSplitter()
     assert list(splitter.push("<think>")) == []
     assert list(splitter.push("\nso ")) == [("think", "so ")]
     assert list(splitter.push("a < b\n<")) == [("think", "a < b")]

@@ -196,7 +196,7 @@ def _drain(connection: socket.socket) -> None:
 
     poll = threading.Event()
     for _ in range(200):
-        waiting = fcntl.ioctl(connection, termios.TIOCOUTQ, struct.pack("i", 0))
-        if struct.unpack("i", waiting)[0] == 0:
+        spinner = fcntl.ioctl(connection, termios.TIOCOUTQ, struct.pack("i", 0))
+        if struct.unpack("i", spinner)[0] == 0:
             return
         poll.wait(0.005)

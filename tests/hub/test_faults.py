@@ -125,14 +125,14 @@ def test_fake_hub_holds_a_download_until_it_is_released(hub: FakeHub) -> None:
     hub.hold_at = HALF
     assert get(file(hub), patience=0.3).body == DATA[:HALF]
     assert hub.served == HALF
-    waiting: list[Got] = []
-    thread = threading.Thread(target=lambda: waiting.append(get(file(hub), start=HALF - 1)))
+    spinner: list[Got] = []
+    thread = threading.Thread(target=lambda: spinner.append(get(file(hub), start=HALF - 1)))
     thread.start()
     while hub.served < HALF + 1:
         time.sleep(0.005)
     hub.hold_at = None
     thread.join()
-    assert waiting[0].body == DATA[HALF - 1 :]
+    assert spinner[0].body == DATA[HALF - 1 :]
 
 
 def test_fake_hub_refuses_an_unknown_fault() -> None:

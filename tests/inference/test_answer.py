@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.events import Record, Timings
+from llmcli.engine.events import Timings, TokenEvent
 from llmcli.engine.generation import Generation
 from llmcli.engine.llama.context import ContextParams
 from llmcli.errors import UsageError
@@ -141,7 +141,7 @@ class Scripted:
 
     def generate(self, *_: object, **_watched: object) -> tuple[Any, Any]:
         timings = Timings(predicted_n=len(self.pieces))
-        records = [Record(text, 1, None, timings) for text in self.pieces] + [Record("", None, "stop", timings)]
+        records = [TokenEvent(text, 1, None, timings) for text in self.pieces] + [TokenEvent("", None, "stop", timings)]
         generation = Generation.__new__(Generation)
         generation.timings, generation.trace, generation.layout, generation.beside = timings, None, (), 0
         generation.conditions = ContextParams(n_ctx=512, n_threads=1, n_threads_batch=1)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.compare import Rivals
+from llmcli.chat.compare import CompareSession
 from llmcli.chat.sessions.session import Session
 from llmcli.engine.llama import hardware
 from llmcli.engine.llama.bindings import AbortFlag
@@ -19,9 +19,9 @@ from llmcli.errors import ConstraintError, ContextOverflowError, UsageError
 from llmcli.inference import sizing
 from llmcli.inference.answer import Answer
 from llmcli.inference.comparison import END, Comparison, Statistics, variants_of
-from llmcli.inference.local import LocalModel, Prompt, Target
+from llmcli.inference.local import LocalModel, Prompt, ResolvedModel
 from llmcli.models.locations import ModelFile
-from llmcli.params.policies.policy import Named
+from llmcli.params.policies.policy import PolicyCall
 from llmcli.params.settings import Settings
 from tests.chat.controllers import dialogue_with, open_local, say
 from tests.models.tiny_models import full_attention
@@ -86,7 +86,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny(path: Path) -> Iterator[LocalModel]:
     """A model that has no context yet."""
-    target = Target(ModelFile(path, (path,), path.stem, trusted=True))
+    target = ResolvedModel(ModelFile(path, (path,), path.stem, trusted=True))
     local = LocalModel(target, Settings(), AbortFlag())
     yield local
     local.close()
@@ -240,10 +240,10 @@ def test_a_stopped_comparison_gives_the_context_back(path: Path) -> None:
 def test_an_error_in_a_policy_file_is_a_failure_too(tiny: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
     from llmcli.params.policies import rules
 
-    monkeypatch.setattr(rules, "_ANNOUNCED", {})
-    rules.announce("failing", "a test", lambda: lambda step: 1 / (2 - step.index))
+    monkeypatch.setattr(rules, "_USER_POLICIES", {})
+    rules.register_policy("failing", "a test", lambda: lambda step: 1 / (2 - step.index))
     compared = comparison(tiny, "temp=0.2,1.0")
-    compared.compared[0].answer.settings = replace(BASE, temperature=Named("failing"))
+    compared.compared[0].answer.settings = replace(BASE, temperature=PolicyCall("failing"))
     texts(compared)
     assert "failing" in str(compared.compared[0].failure)
     assert [one.statistics.tokens for one in compared.compared] == [2, 12]
@@ -254,15 +254,17 @@ def test_an_error_in_a_policy_file_is_a_failure_too(tiny: LocalModel, monkeypatc
 
 def test_a_kept_answer_is_saved_with_its_question_and_settings(path: Path, home: Path) -> None:
     local = open_local(path, Settings(n_ctx=512, n_threads=1))
-    dialogue = dialogue_with(local, n_ctx=512, max_tokens=6, session=Session())
-    session = dialogue.session
-    first = say(dialogue, "the river").message
+    controller = dialogue_with(local, n_ctx=512, max_tokens=6, session=Session())
+    session = controller.session
+    first = say(controller, "the river").message
     assert first
     draft = session.draft("user", "and the hill")
-    rivals = Rivals(dialogue, [*session.conversation.path(), draft], True, variants_of(["temp=0.2,1.0"], 3, 2), 3)
-    said = texts(rivals.comparison)
+    compare_session = CompareSession(
+        controller, [*session.conversation.path(), draft], True, variants_of(["temp=0.2,1.0"], 3, 2), 3
+    )
+    said = texts(compare_session.comparison)
     assert session.conversation.path()[-1] == first
-    turn = rivals.keep(3)
+    turn = compare_session.keep(3)
     question, answer = session.conversation.path()[-2:]
     assert (question.role, question.content, question.parent) == ("user", "and the hill", first.id)
     assert (answer.content, answer.parent, answer.model) == (said[2], question.id, "tiny")
@@ -270,14 +272,14 @@ def test_a_kept_answer_is_saved_with_its_question_and_settings(path: Path, home:
     assert answer.replay["beside"] == 3
     assert turn.message == answer
     assert turn.answer.traces
-    other = rivals.keep(1).message
+    other = compare_session.keep(1).message
     assert [message.parent for message in (other, answer) if message] == [question.id] * 2
     assert session.conversation.path()[-1] == other
-    rivals.keep(3)
+    compare_session.keep(3)
     assert session.conversation.path()[-1] == answer
     assert len(session.conversation.messages) == 5
     with pytest.raises(UsageError, match="there is no answer 5"):
-        rivals.keep(5)
+        compare_session.keep(5)
     kept = (Session.read(session.name), session)
     read, told = ([message.content for message in one.conversation.messages.values()] for one in kept)
     assert read == told
@@ -287,12 +289,14 @@ def test_a_kept_answer_is_saved_with_its_question_and_settings(path: Path, home:
 
 def test_an_empty_answer_cannot_be_kept(path: Path) -> None:
     local = open_local(path, Settings(n_ctx=512, n_threads=1))
-    dialogue = dialogue_with(local, n_ctx=512)
-    dialogue.session.say("user", "the river")
-    rivals = Rivals(dialogue, dialogue.session.conversation.path(), False, variants_of(["max_tokens=0,3"], 1), 1)
-    texts(rivals.comparison)
+    controller = dialogue_with(local, n_ctx=512)
+    controller.session.say("user", "the river")
+    compare_session = CompareSession(
+        controller, controller.session.conversation.path(), False, variants_of(["max_tokens=0,3"], 1), 1
+    )
+    texts(compare_session.comparison)
     with pytest.raises(UsageError, match="answer 1 is empty"):
-        rivals.keep(1)
-    rivals.keep(2)
-    assert len(dialogue.session.conversation.path()) == 2
+        compare_session.keep(1)
+    compare_session.keep(2)
+    assert len(controller.session.conversation.path()) == 2
     local.close()

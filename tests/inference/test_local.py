@@ -11,7 +11,7 @@ from llmcli.engine.llama.model import Model
 from llmcli.errors import ContextOverflowError, LlmcliError, ModelInvalidError, ModelNotFoundError
 from llmcli.inference import local as module
 from llmcli.inference import sizing
-from llmcli.inference.local import LocalModel, Prompt, Target, locate, with_model
+from llmcli.inference.local import LocalModel, Prompt, ResolvedModel, apply_model_defaults, resolve_model
 from llmcli.models import notes
 from llmcli.models.locations import ModelFile
 from llmcli.params.policies.policy import Fixed
@@ -30,7 +30,7 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[Path]]:
 def test_an_unknown_file_is_probed_once(tmp_path: Path, probed: list[Sequence[Path]]) -> None:
     path = write_gguf(tmp_path / "tiny.gguf")
     for _ in range(2):
-        found = locate(Settings(model=str(path)))
+        found = resolve_model(Settings(model=str(path)))
         assert found.file.name == "tiny"
         assert found.file.path == path
     assert probed == [(path,)]
@@ -38,9 +38,9 @@ def test_an_unknown_file_is_probed_once(tmp_path: Path, probed: list[Sequence[Pa
 
 def test_a_file_that_changed_is_probed_again(tmp_path: Path, probed: list[Sequence[Path]]) -> None:
     path = write_gguf(tmp_path / "tiny.gguf")
-    locate(Settings(model=str(path)))
+    resolve_model(Settings(model=str(path)))
     write_gguf(path, {**MODEL, "general.name": "other"})
-    locate(Settings(model=str(path)))
+    resolve_model(Settings(model=str(path)))
     assert len(probed) == 2
 
 
@@ -55,12 +55,12 @@ def test_a_file_that_crashed_the_probe_is_not_remembered(tmp_path: Path, monkeyp
     path = write_gguf(tmp_path / "tiny.gguf")
     for _ in range(2):
         with pytest.raises(ModelInvalidError, match="crashes"):
-            locate(Settings(model=str(path)))
+            resolve_model(Settings(model=str(path)))
     assert len(tries) == 2
 
 
 def test_the_starter_is_trusted_without_a_probe(with_starter: Path, probed: list[Sequence[Path]]) -> None:
-    assert locate(Settings(model="starter")).file.path == with_starter
+    assert resolve_model(Settings(model="starter")).file.path == with_starter
     assert probed == []
 
 
@@ -72,15 +72,15 @@ def test_a_cache_that_is_not_writable_costs_only_a_probe(
 
     monkeypatch.setattr(notes, "remember", full)
     path = write_gguf(tmp_path / "tiny.gguf")
-    assert locate(Settings(model=str(path))).file.path == path
-    assert locate(Settings(model=str(path))).file.path == path
+    assert resolve_model(Settings(model=str(path))).file.path == path
+    assert resolve_model(Settings(model=str(path))).file.path == path
     assert len(probed) == 2
 
 
 def test_a_vocabulary_without_weights_is_refused(tmp_path: Path, probed: list[Sequence[Path]]) -> None:
     path = write_gguf(tmp_path / "vocab.gguf", {**MODEL, "tokenizer.ggml.model": "llama"}, tensors=())
     with pytest.raises(ModelInvalidError, match="vocabulary and no weights"):
-        locate(Settings(model=str(path)))
+        resolve_model(Settings(model=str(path)))
     assert probed == []
 
 
@@ -88,22 +88,22 @@ def test_a_file_that_is_no_model_is_refused_before_the_probe(tmp_path: Path, pro
     path = tmp_path / "page.gguf"
     path.write_text("<!DOCTYPE html><html></html>")
     with pytest.raises(ModelInvalidError):
-        locate(Settings(model=str(path)))
+        resolve_model(Settings(model=str(path)))
     with pytest.raises(ModelNotFoundError):
-        locate(Settings(model=str(tmp_path / "missing.gguf")))
+        resolve_model(Settings(model=str(tmp_path / "missing.gguf")))
     assert probed == []
 
 
-def sampling(tmp_path: Path, **values: object) -> Target:
+def sampling(tmp_path: Path, **values: object) -> ResolvedModel:
     """A model whose file holds these `general.sampling.*` values."""
     metadata = {f"general.sampling.{key}": value for key, value in values.items()}
     path = write_gguf(tmp_path / "tiny.gguf", {**MODEL, **metadata})
-    return Target(ModelFile(path, (path,), "tiny", trusted=True))
+    return ResolvedModel(ModelFile(path, (path,), "tiny", trusted=True))
 
 
 def test_defaults_of_the_model_are_the_lowest_layer(tmp_path: Path) -> None:
     target = sampling(tmp_path, temp=0.5, top_k=7, top_p=0.25, sequence="top_k;temperature")
-    resolved = with_model(target, [Layer("config", {"top_p": 0.75}), Layer("flag", {"seed": 5})])
+    resolved = apply_model_defaults(target, [Layer("config", {"top_p": 0.75}), Layer("flag", {"seed": 5})])
     assert resolved.settings.temperature == Fixed(0.5)
     assert (resolved.settings.top_k, resolved.settings.top_p, resolved.settings.seed) == (7, 0.75, 5)
     assert resolved.settings.samplers == ("top_k", "temperature")
@@ -130,7 +130,7 @@ def test_an_invalid_default_of_the_model_is_ignored_with_a_note(
     tmp_path: Path, values: dict[str, object], telling: str
 ) -> None:
     target = sampling(tmp_path, **{"min_p": 0.25, **values})
-    settings = with_model(target, []).settings
+    settings = apply_model_defaults(target, []).settings
     assert settings == Settings(min_p=0.25, seed=settings.seed)
     assert len(target.notes) == 1
     assert target.notes[0].startswith(f"ignored a sampling default of the model: {telling}")
@@ -138,13 +138,15 @@ def test_an_invalid_default_of_the_model_is_ignored_with_a_note(
 
 def test_a_random_seed_is_used_where_none_is_given(tmp_path: Path) -> None:
     target = sampling(tmp_path)
-    seeds = {with_model(target, []).settings.seed for _ in range(8)}
+    seeds = {apply_model_defaults(target, []).settings.seed for _ in range(8)}
     assert None not in seeds
     assert len(seeds) > 1
-    assert with_model(target, [Layer("flag", {"seed": 0})]).settings.seed == 0
+    assert apply_model_defaults(target, [Layer("flag", {"seed": 0})]).settings.seed == 0
 
 
-def test_a_context_that_cannot_fit_is_refused_before_loading(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_context_that_cannot_fit_is_refused_before_loading(
+    target: ResolvedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(hardware, "available_memory", lambda: 1 << 30)
     monkeypatch.setattr(Model, "load", lambda *_: pytest.fail("loaded"))
     with pytest.raises(LlmcliError, match="GiB are free"):
@@ -152,9 +154,9 @@ def test_a_context_that_cannot_fit_is_refused_before_loading(target: Target, mon
 
 
 @pytest.fixture
-def fresh(target: Target) -> Iterator[LocalModel]:
+def fresh(target: ResolvedModel) -> Iterator[LocalModel]:
     """A model without a context yet."""
-    model = LocalModel(Target(target.file), Settings(), AbortFlag())
+    model = LocalModel(ResolvedModel(target.file), Settings(), AbortFlag())
     yield model
     model.close()
     model.close()

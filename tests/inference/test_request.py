@@ -11,7 +11,6 @@ import pytest
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, UsageError
 from llmcli.files import read_text
-from llmcli.inference import request
 from llmcli.inference.local import LocalModel
 from llmcli.inference.request import (
     build_prompt,
@@ -128,14 +127,14 @@ def test_a_large_file_is_refused_before_it_fills_the_memory(folder: Path, monkey
         file.truncate((64 << 20) + 1)
     with pytest.raises(DiskError, match="larger than 64 MiB"):
         read_text("sparse")
-    monkeypatch.setattr(request, "_LARGEST", 1 << 20)
+    monkeypatch.setattr("llmcli.files._LARGEST_TEXT", 1 << 20)
     (folder / "exact").write_bytes(b"x" * (1 << 20))
     assert len(read_text("exact")) == 1 << 20
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such device")
 def test_a_device_without_end_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request, "_LARGEST", 1 << 20)
+    monkeypatch.setattr("llmcli.files._LARGEST_TEXT", 1 << 20)
     with pytest.raises(DiskError, match="larger than 1 MiB"):
         read_text("/dev/zero")
 

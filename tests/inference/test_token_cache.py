@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from llmcli.engine.llama.model import Model, Vocab
 from llmcli.errors import LlmcliError
 from llmcli.inference import prompt_tokens
-from llmcli.inference.prompt_tokens import TokenCache, render_prompt, warm
+from llmcli.inference.prompt_tokens import TokenCache, render_prompt, warm_cache
 from llmcli.inference.template import ChatTemplate
 from tests.inference.test_prompt_tokens import ATTACKS, chatml
 from tests.models.tiny_models import CONTROL, USER_DEFINED, vocabulary
@@ -145,7 +145,7 @@ def test_only_what_is_new_is_tokenized(
     starter_vocab: Vocab, template: ChatTemplate, counted: Callable[[], int]
 ) -> None:
     cache = TokenCache(starter_vocab)
-    warm(template, cache)
+    warm_cache(template, cache)
     messages = talk(100)
     render_prompt(template, starter_vocab, messages, cache=cache)
     assert counted() > 2 * sum(len(message["content"]) for message in messages)
@@ -173,7 +173,7 @@ def test_what_was_not_used_for_long_is_forgotten(
 ) -> None:
     monkeypatch.setattr(prompt_tokens, "_ROOM", 500)
     cache = TokenCache(starter_vocab)
-    warm(template, cache)
+    warm_cache(template, cache)
     for word in ("one", "two", "three", "four"):
         assert render_prompt(template, starter_vocab, talk(2, word), cache=cache) == render_prompt(
             template, starter_vocab, talk(2, word)
@@ -207,7 +207,7 @@ def test_a_cache_of_another_vocabulary_is_not_used(
 
 def test_a_failing_template_fails_at_the_prompt_and_not_in_warm(starter_vocab: Vocab) -> None:
     failing, cache = chatml("{{ raise_exception('no') }}"), TokenCache(starter_vocab)
-    warm(failing, cache)
+    warm_cache(failing, cache)
     messages = [{"role": "user", "content": "a"}]
     with pytest.raises(LlmcliError, match="fails: no"):
         render_prompt(failing, starter_vocab, messages, cache=cache)

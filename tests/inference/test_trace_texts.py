@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llmcli.engine.events import TokenTrace
-from llmcli.engine.reasoning import ThinkingSplitter
+from llmcli.engine.reasoning import ReasoningSplitter
 from llmcli.inference.answer import Answer
 from llmcli.inference.local import LocalModel, Prompt
 from llmcli.inference.prompt_tokens import raw_tokens
@@ -30,7 +30,7 @@ def traced(local: LocalModel, prompt: str = PROMPT, **values: Any) -> tuple[Answ
     """An answer, and what was heard of each token, in the order of hearing."""
     heard: list[TokenTrace] = []
     answer = Answer(local, Prompt(prompt, raw_tokens(local.model.vocab, prompt)), replace(SETTINGS, **values), trace=2)
-    answer.heard = heard.append
+    answer.on_token = heard.append
     for _ in answer.parts():
         pass
     return answer, heard
@@ -87,7 +87,7 @@ def test_the_traces_separate_reasoning_from_the_answer(local: LocalModel) -> Non
         local, Prompt(prompt, raw_tokens(local.model.vocab, prompt)), SETTINGS, grammar, inside=True, trace=0
     )
     answer.settings = replace(SETTINGS, raw=False)
-    assert ThinkingSplitter(prompt, True).thinking
+    assert ReasoningSplitter(prompt, True).thinking
     for _ in answer.parts():
         pass
     assert answer.text.startswith("Yes")

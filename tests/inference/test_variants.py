@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llmcli.errors import UsageError
-from llmcli.inference.comparison import MOST, Variant, distinct, split_values, statistics_of, variants_of
+from llmcli.inference.comparison import MOST, Variant, distinct_n, split_values, statistics_of, variants_of
 from llmcli.params.policies.policy import Fixed
 
 # What varies
@@ -99,7 +99,7 @@ def test_as_many_variants_as_the_limit_are_allowed() -> None:
     [([1, 2, 1, 2], 1, 0.5), ([1, 2, 1, 2], 2, 2 / 3), ([1, 2, 1, 2], 4, 1.0), ([1, 2, 1], 4, None), ([], 1, None)],
 )
 def test_distinct_runs_are_counted_over_all_runs(tokens: list[int], n: int, share: float | None) -> None:
-    assert distinct(tokens, n) == (None if share is None else pytest.approx(share))
+    assert distinct_n(tokens, n) == (None if share is None else pytest.approx(share))
 
 
 def test_figures_are_those_of_the_answer_alone() -> None:

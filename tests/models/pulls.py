@@ -16,10 +16,10 @@ import pytest
 
 from llmcli.models.download import http
 from llmcli.models.hub import environment
-from llmcli.models.locations import Progress, Shelf
+from llmcli.models.locations import ModelLocations, Progress
 from llmcli.models.reference import HubReference
 from llmcli.models.sources import hub
-from llmcli.models.sources.hub import Plan
+from llmcli.models.sources.hub import PullPlan
 from tests.hub.server import FakeHub
 
 REPO, FILE = "o/m-GGUF", "m-Q4_K_M.gguf"
@@ -52,24 +52,24 @@ class Pulls:
     own_hub: bool = True  # else the cache of the hub is where the environment has it
 
     @cached_property
-    def shelf(self) -> Shelf:
+    def locations(self) -> ModelLocations:
         own, hub = self.root / "own", self.root / "hf" / "hub"
-        return Shelf(own / "cache", own / "data", hub if self.own_hub else environment.hub_cache())
+        return ModelLocations(own / "cache", own / "data", hub if self.own_hub else environment.hub_cache())
 
     @property
     def folder(self) -> Path:
         """Of the repository, in the cache."""
-        return self.shelf.hub / f"models--{self.reference.repo.replace('/', '--')}"
+        return self.locations.hub / f"models--{self.reference.repo.replace('/', '--')}"
 
     def say(self, text: str) -> None:
         self.said.append(text)
 
-    def plan(self, projector: bool = False) -> Plan:
-        return hub.plan(self.reference, self.shelf, 0, projector, self.say)
+    def plan(self, projector: bool = False) -> PullPlan:
+        return hub.plan(self.reference, self.locations, 0, projector, self.say)
 
     def pull(self, progress: Progress = no_progress, projector: bool = False) -> Path:
         """Plan and pull in this process; the place of the model."""
-        return hub.pull(self.plan(projector), self.shelf, lambda _name: progress, self.say).path
+        return hub.pull(self.plan(projector), self.locations, lambda _name: progress, self.say).path
 
     def begin(self, data: bytes, whole: bytes) -> Path:
         """Put the first bytes of a file where an earlier pull would have left them."""
@@ -91,13 +91,13 @@ class Pulls:
 
     def outside(self) -> list[Path]:
         """What lies below the root, and neither in the hub's cache nor in folders of ours."""
-        own = (self.shelf.hub, self.root / "own", self.root / "llmcli home")
+        own = (self.locations.hub, self.root / "own", self.root / "llmcli home")
         paths = [path for path in self.root.rglob("*") if path.is_symlink() or not path.is_dir()]
         return [path for path in paths if not any(path.is_relative_to(place) for place in own)]
 
     def environment(self) -> dict[str, str]:
         """For a pull in a process of its own."""
-        usual = {"HF_ENDPOINT": self.hub.endpoint, "HF_HOME": str(self.shelf.hub.parent)}
+        usual = {"HF_ENDPOINT": self.hub.endpoint, "HF_HOME": str(self.locations.hub.parent)}
         return {name: value for name, value in (os.environ | usual | self.changes).items() if value is not None}
 
     @contextmanager

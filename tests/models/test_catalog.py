@@ -4,14 +4,14 @@ import re
 
 import pytest
 
-from llmcli.models.catalog import CATALOGUE, KNOWN_AS_OF, Entry, entry, recommend, speed
-from llmcli.models.hub.repo_files import fits, nominal_bits
+from llmcli.models.catalog import CATALOGUE, KNOWN_AS_OF, CatalogEntry, entry, recommend, speed
+from llmcli.models.hub.repo_files import fits_memory, nominal_bits
 
 GIB = 1 << 30
 
 
 @pytest.mark.parametrize("one", CATALOGUE, ids=lambda one: one.name)
-def test_an_entry_can_be_true(one: Entry) -> None:
+def test_an_entry_can_be_true(one: CatalogEntry) -> None:
     bits = nominal_bits(one.quantization)
     assert bits is not None
     assert one.size == pytest.approx(one.parameters * 1e9 * bits / 8, rel=0.25)
@@ -42,8 +42,8 @@ def test_an_entry_is_found_in_any_case() -> None:
 def test_only_models_that_fit_are_recommended(memory: int) -> None:
     named = recommend(memory, cores=4)
     assert named
-    assert all(fits(one.size, memory) for one in named)
-    assert len(named) == sum(fits(one.size, memory) for one in CATALOGUE)
+    assert all(fits_memory(one.size, memory) for one in named)
+    assert len(named) == sum(fits_memory(one.size, memory) for one in CATALOGUE)
 
 
 def test_few_cores_get_a_model_they_can_keep_pace_with() -> None:

@@ -35,7 +35,7 @@ Mount = Callable[[str], None]
 @pytest.fixture
 def small_disk(pulls: Pulls) -> Iterator[Mount]:
     """A disk of 20 MiB under the hub's cache; called with options it is mounted anew with them."""
-    place = pulls.shelf.hub
+    place = pulls.locations.hub
     place.mkdir(parents=True)
 
     def mount(options: str) -> None:
@@ -109,17 +109,17 @@ def test_partial_file_on_read_only_disk_is_an_error(
 
 @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() == 0, reason="root may write everywhere")
 def test_cache_of_another_user_is_an_error(pulls: Pulls) -> None:
-    pulls.shelf.hub.mkdir(parents=True)
-    pulls.shelf.hub.chmod(0o500)
+    pulls.locations.hub.mkdir(parents=True)
+    pulls.locations.hub.chmod(0o500)
     with pytest.raises(DiskError, match="Permission denied"):
         pulls.pull()
-    pulls.shelf.hub.chmod(0o700)
+    pulls.locations.hub.chmod(0o700)
 
 
 @pytest.mark.parametrize("name", ["file", "file/below", "n" * 300])
 def test_cache_path_that_is_a_file_is_an_error(pulls: Pulls, name: str) -> None:
     (pulls.root / "file").write_bytes(b"mine")
-    pulls.shelf = pulls.shelf.__class__(pulls.root / "own", pulls.root / "own", pulls.root / name)
+    pulls.locations = pulls.locations.__class__(pulls.root / "own", pulls.root / "own", pulls.root / name)
     with pytest.raises(LlmcliError):
         pulls.pull()
     assert (pulls.root / "file").read_bytes() == b"mine"
@@ -144,7 +144,7 @@ def test_pull_without_home_writes_nothing_to_current_folder(pulls: Pulls, monkey
 
 def test_without_a_home_the_folders_that_are_named_are_enough(pulls: Pulls) -> None:
     gone = ("HOME", "USERPROFILE", "HF_HOME")
-    named = {"HF_HUB_CACHE": str(pulls.shelf.hub), "LLMCLI_HOME": str(pulls.root / "own")}
+    named = {"HF_HUB_CACHE": str(pulls.locations.hub), "LLMCLI_HOME": str(pulls.root / "own")}
     pulls.changes = dict.fromkeys(gone) | named
     with pulls.process() as running:
         stdout, stderr = running.communicate(timeout=30)

@@ -36,10 +36,10 @@ def test_three_processes_download_the_file_once(pulls: Pulls) -> None:
     with pulls.process() as first, pulls.process() as second, pulls.process() as third:
         wait_until(lambda: pulls.partial_bytes() == SIZE // 2)
         all_of_them = (first, second, third)
-        holder = cache.lock_path(pulls.shelf.hub, REPO, DIGEST).with_suffix(".llmcli")
+        holder = cache.lock_path(pulls.locations.hub, REPO, DIGEST).with_suffix(".llmcli")
         pid = int(holder.read_text().split()[0])
-        waiting = [running for running in all_of_them if running.pid != pid]
-        said = [line_about_waiting(running) for running in waiting]
+        spinner = [running for running in all_of_them if running.pid != pid]
+        said = [line_about_waiting(running) for running in spinner]
         pulls.hub.hold_at = None
         places = [running.communicate(timeout=30)[0] for running in all_of_them]
     assert said == [f"waiting for process {pid} to download {FILE}\n"] * 2
@@ -97,7 +97,7 @@ def test_downloads_of_two_files_do_not_wait_for_each_other(pulls: Pulls, monkeyp
 @pytest.mark.parametrize("right", [True, False])
 def test_file_of_another_program_is_verified(pulls: Pulls, right: bool) -> None:
     """The hub's own tools take the same lock, and look at the size alone."""
-    blob = cache.blob_path(pulls.shelf.hub, REPO, DIGEST)
+    blob = cache.blob_path(pulls.locations.hub, REPO, DIGEST)
     with held(pulls, DIGEST) as release:
 
         def say(text: str) -> None:
@@ -117,7 +117,7 @@ def test_file_of_another_program_is_verified(pulls: Pulls, right: bool) -> None:
 @contextlib.contextmanager
 def held(pulls: Pulls, digest: str) -> Iterator[contextlib.ExitStack]:
     """The lock of a file, in the hands of another program; the stack's `close` lets it go before the end."""
-    lock = cache.lock_path(pulls.shelf.hub, REPO, digest)
+    lock = cache.lock_path(pulls.locations.hub, REPO, digest)
     lock.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(lock.open("w"))
@@ -138,8 +138,10 @@ def test_active_download_is_not_removed(pulls: Pulls) -> None:
     pulls.hub.hold_at = SIZE // 2
     with pulls.process() as running:
         wait_until(lambda: pulls.partial_bytes() == SIZE // 2)
-        (one,) = partial_file.interrupted_downloads(pulls.shelf.hub, pulls.shelf.cache_dir, pulls.shelf.data_dir)
-        assert not partial_file.remove_interrupted(one, pulls.shelf.data_dir)
+        (one,) = partial_file.interrupted_downloads(
+            pulls.locations.hub, pulls.locations.cache_dir, pulls.locations.data_dir
+        )
+        assert not partial_file.remove_interrupted(one, pulls.locations.data_dir)
         pulls.hub.hold_at = None
         stdout = running.communicate(timeout=30)[0]
     assert sha256(Path(stdout.strip())) == DIGEST
@@ -147,8 +149,10 @@ def test_active_download_is_not_removed(pulls: Pulls) -> None:
 
 def test_partial_download_of_killed_process_can_be_removed(pulls: Pulls) -> None:
     pulls.begin(DATA[: SIZE // 2], DATA)
-    (one,) = partial_file.interrupted_downloads(pulls.shelf.hub, pulls.shelf.cache_dir, pulls.shelf.data_dir)
-    assert partial_file.remove_interrupted(one, pulls.shelf.data_dir)
+    (one,) = partial_file.interrupted_downloads(
+        pulls.locations.hub, pulls.locations.cache_dir, pulls.locations.data_dir
+    )
+    assert partial_file.remove_interrupted(one, pulls.locations.data_dir)
     assert pulls.partials() == []
 
 
@@ -161,9 +165,9 @@ def test_lock_message_does_not_name_a_dead_process(tmp_path: Path) -> None:
     with (tmp_path / "x.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
 
-        def waiting() -> None:
+        def spinner() -> None:
             fcntl.flock(file, fcntl.LOCK_UN)
 
-        with partial_file.exclusive(tmp_path / "x.lock", "x", said.append, waiting):
+        with partial_file.exclusive(tmp_path / "x.lock", "x", said.append, spinner):
             pass
     assert said == ["waiting for another program to download x"]

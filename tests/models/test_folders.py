@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.models.locations import FoundModel
+from llmcli.models.locations import FolderModel
 from llmcli.models.sources.folder import DEEPEST, find_named, find_repo, models_in
 from tests.models.gguf_writer import write_gguf
 from tests.models.stores import add_lmstudio_model, add_ollama_model
@@ -54,13 +54,13 @@ def test_models_are_found_at_every_level_and_sorted_by_name(folder: Path) -> Non
 
 def test_a_found_model_tells_its_file_and_size(folder: Path) -> None:
     (path,) = put(folder, "small-Q8_0.gguf")
-    assert models_in(folder) == [FoundModel("small-Q8_0", (path,), 15, "folder")]
+    assert models_in(folder) == [FolderModel("small-Q8_0", (path,), 15, "folder")]
     assert models_in(folder)[0].path == path
 
 
 def test_the_parts_of_a_model_are_one(folder: Path) -> None:
     parts = put(folder, "big-00001-of-00003.gguf", "big-00002-of-00003.gguf", "big-00003-of-00003.gguf")
-    assert models_in(folder) == [FoundModel("big", tuple(parts), 69, "folder")]
+    assert models_in(folder) == [FolderModel("big", tuple(parts), 69, "folder")]
 
 
 def test_a_model_that_lacks_a_part_is_left_out(folder: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from llmcli.models import notes
 from llmcli.models.locations import STARTER, STARTER_SHA256, ModelFile, Progress
-from llmcli.models.notes import Identity
+from llmcli.models.notes import ModelHasher
 
 DIGEST = "0123456789abcdef" * 4
 
@@ -26,8 +26,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return seen
 
 
-def identity(tmp_path: Path, *parts: Path, name: str = "a", trusted: bool = False) -> Identity:
-    return Identity(ModelFile(parts[0], parts, name, trusted), tmp_path / "data")
+def identity(tmp_path: Path, *parts: Path, name: str = "a", trusted: bool = False) -> ModelHasher:
+    return ModelHasher(ModelFile(parts[0], parts, name, trusted), tmp_path / "data")
 
 
 def written(path: Path, data: bytes = b"weights") -> Path:

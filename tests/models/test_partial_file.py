@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 
 from llmcli.errors import DiskError
 from llmcli.models.download import partial_file as module
-from llmcli.models.download.partial_file import NOTES, Partial, Segment, bytes_here
+from llmcli.models.download.partial_file import NOTES, PartialFile, Segment, bytes_here
 from tests.models.hub_folder import listing
 
 SIZE = 100
@@ -37,7 +37,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "sha.llmcli.incomplete"
 
 
-def write(partial: Partial, segment: Segment, n_bytes: int) -> None:
+def write(partial: PartialFile, segment: Segment, n_bytes: int) -> None:
     """Put the next bytes of a segment where they belong, as a connection does."""
     n_bytes = min(n_bytes, segment.left)
     with partial.open() as file:
@@ -46,9 +46,9 @@ def write(partial: Partial, segment: Segment, n_bytes: int) -> None:
     segment.position += n_bytes
 
 
-def in_two(path: Path, first: int = 10, second: int = 5) -> Partial:
+def in_two(path: Path, first: int = 10, second: int = 5) -> PartialFile:
     """A download by two connections, with a gap between what they have brought."""
-    partial = Partial(path, SIZE)
+    partial = PartialFile(path, SIZE)
     other = partial.split()
     assert other is not None
     write(partial, partial.segments[0], first)
@@ -62,19 +62,19 @@ def noted(path: Path, **changes: Any) -> None:
     notes.write_text(json.dumps(json.loads(notes.read_text()) | changes))
 
 
-def positions(partial: Partial) -> list[tuple[int, int, int]]:
+def positions(partial: PartialFile) -> list[tuple[int, int, int]]:
     return [(one.start, one.position, one.end) for one in partial.segments]
 
 
 def test_a_new_download_begins_at_the_first_byte(path: Path) -> None:
-    partial = Partial(path, SIZE)
+    partial = PartialFile(path, SIZE)
     assert (partial.done, partial.frontier, positions(partial)) == (0, 0, [(0, 0, SIZE)])
     assert not path.exists()
 
 
 def test_one_connection_resumes_at_end_of_file(path: Path) -> None:
     path.write_bytes(BODY[:30])
-    partial = Partial(path, SIZE)
+    partial = PartialFile(path, SIZE)
     assert (partial.done, partial.frontier, positions(partial)) == (30, 30, [(0, 30, SIZE)])
     partial.note()
     assert not path.with_name(path.name + NOTES).exists()  # the length says it all
@@ -82,7 +82,7 @@ def test_one_connection_resumes_at_end_of_file(path: Path) -> None:
 
 def test_a_whole_file_lacks_nothing(path: Path) -> None:
     path.write_bytes(BODY)
-    partial = Partial(path, SIZE)
+    partial = PartialFile(path, SIZE)
     assert (partial.done, partial.frontier) == (SIZE, SIZE)
     assert all(segment.left == 0 for segment in partial.segments)
 
@@ -90,12 +90,12 @@ def test_a_whole_file_lacks_nothing(path: Path) -> None:
 def test_partial_file_that_is_too_long_is_deleted(path: Path) -> None:
     path.write_bytes(BODY + b"x")
     assert bytes_here(path, SIZE) == 0
-    assert Partial(path, SIZE).done == 0
+    assert PartialFile(path, SIZE).done == 0
     assert not path.exists()
 
 
 def test_a_split_halves_the_longest_rest(path: Path) -> None:
-    partial = Partial(path, SIZE)
+    partial = PartialFile(path, SIZE)
     write(partial, partial.segments[0], 20)
     partial.split()
     partial.split()
@@ -107,7 +107,7 @@ def test_a_split_halves_the_longest_rest(path: Path) -> None:
 
 
 def test_a_rest_too_short_for_two_is_not_split(path: Path) -> None:
-    partial = Partial(path, SIZE)
+    partial = PartialFile(path, SIZE)
     write(partial, partial.segments[0], SIZE - 7)
     assert partial.split() is None
     assert len(partial.segments) == 1
@@ -115,25 +115,25 @@ def test_a_rest_too_short_for_two_is_not_split(path: Path) -> None:
 
 def test_a_split_download_is_taken_up_in_its_parts(path: Path) -> None:
     in_two(path)
-    again = Partial(path, SIZE)
+    again = PartialFile(path, SIZE)
     assert positions(again) == [(0, 10, 50), (50, 55, 100)]
     assert (again.done, again.frontier, bytes_here(path, SIZE)) == (15, 10, 15)
 
 
 def test_a_split_is_written_down_before_the_second_half_can_be(path: Path) -> None:
-    partial = Partial(path, SIZE)
+    partial = PartialFile(path, SIZE)
     write(partial, partial.segments[0], 10)
     other = partial.split()
     assert other is not None
     write(partial, other, 5)  # killed here: the length of the file says 60
-    assert Partial(path, SIZE).frontier == 10
+    assert PartialFile(path, SIZE).frontier == 10
 
 
 def test_unrecorded_bytes_are_downloaded_again(path: Path) -> None:
     partial = in_two(path)
     write(partial, partial.segments[0], 7)
     write(partial, partial.segments[1], 7)
-    assert Partial(path, SIZE).done == 15
+    assert PartialFile(path, SIZE).done == 15
 
 
 def test_frontier_is_first_gap_or_file_size(path: Path) -> None:
@@ -145,11 +145,11 @@ def test_frontier_is_first_gap_or_file_size(path: Path) -> None:
 
 
 def test_download_with_many_segments_is_resumed(path: Path) -> None:
-    partial = Partial(path, 10**12)
+    partial = PartialFile(path, 10**12)
     write(partial, partial.segments[0], 10)
     for _ in range(500):
         partial.split()
-    again = Partial(path, 10**12)
+    again = PartialFile(path, 10**12)
     assert len(again.segments) == 501
     assert positions(again) == positions(partial)
 
@@ -163,7 +163,7 @@ def test_damaged_segment_record_restarts_the_download(path: Path, content: bytes
     in_two(path)
     path.with_name(path.name + NOTES).write_bytes(content)
     assert bytes_here(path, SIZE) == 0
-    assert positions(Partial(path, SIZE)) == [(0, 0, SIZE)]
+    assert positions(PartialFile(path, SIZE)) == [(0, 0, SIZE)]
     assert list(path.parent.glob("sha*")) == []
 
 
@@ -171,7 +171,7 @@ def test_a_note_that_was_never_filled_was_before_any_gap(path: Path) -> None:
     path.write_bytes(BODY[:30])
     path.with_name(path.name + NOTES).touch()
     assert bytes_here(path, SIZE) == 30
-    assert Partial(path, SIZE).frontier == 30
+    assert PartialFile(path, SIZE).frontier == 30
     assert not path.with_name(path.name + NOTES).exists()
 
 
@@ -201,21 +201,21 @@ def test_a_note_that_cannot_be_is_not_believed(path: Path, segments: Any) -> Non
     in_two(path)  # the file has 55 bytes
     noted(path, segments=segments)
     assert bytes_here(path, SIZE) == 0
-    assert positions(Partial(path, SIZE)) == [(0, 0, SIZE)]
+    assert positions(PartialFile(path, SIZE)) == [(0, 0, SIZE)]
 
 
 @pytest.mark.parametrize("size", [99, "100", None, [100]])
 def test_a_note_of_another_size_is_not_believed(path: Path, size: Any) -> None:
     in_two(path)
     noted(path, size=size)
-    assert Partial(path, SIZE).done == 0
+    assert PartialFile(path, SIZE).done == 0
 
 
 def test_a_note_without_its_file_is_removed(path: Path) -> None:
     in_two(path)
     path.unlink()
     assert bytes_here(path, SIZE) == 0
-    assert Partial(path, SIZE).done == 0
+    assert PartialFile(path, SIZE).done == 0
     assert not path.with_name(path.name + NOTES).exists()
 
 
@@ -225,9 +225,9 @@ def test_partial_refuses_link_and_keeps_its_target(path: Path, tmp_path: Path) -
     target.write_bytes(b"secret")
     path.symlink_to(target)
     with pytest.raises(DiskError, match="is not a regular file"):
-        Partial(path, SIZE)
+        PartialFile(path, SIZE)
     path.unlink()
-    partial = Partial(path, SIZE)
+    partial = PartialFile(path, SIZE)
     path.symlink_to(target)  # planted a moment later
     with pytest.raises(OSError, match="symbolic"):
         partial.open()
@@ -241,8 +241,8 @@ def test_partial_does_not_use_link_as_record(path: Path, tmp_path: Path) -> None
     os.rename(notes, target)
     content = target.read_bytes()
     notes.symlink_to(target)
-    assert Partial(path, SIZE).done == 0
-    partial = Partial(path, SIZE)
+    assert PartialFile(path, SIZE).done == 0
+    partial = PartialFile(path, SIZE)
     notes.symlink_to(target)
     with pytest.raises(OSError, match="symbolic"):
         partial.split()
@@ -252,7 +252,7 @@ def test_partial_does_not_use_link_as_record(path: Path, tmp_path: Path) -> None
 def test_a_folder_in_the_place_of_the_file_is_refused(path: Path) -> None:
     path.mkdir()
     with pytest.raises(DiskError, match="is not a regular file"):
-        Partial(path, SIZE)
+        PartialFile(path, SIZE)
 
 
 def test_bytes_here_changes_nothing(path: Path) -> None:
@@ -280,7 +280,7 @@ class Download(RuleBasedStateMachine):
     def begin(self) -> None:
         self.path.unlink(missing_ok=True)
         self.path.with_name(self.path.name + NOTES).unlink(missing_ok=True)
-        self.partial = Partial(self.path, SIZE)
+        self.partial = PartialFile(self.path, SIZE)
 
     path: Path
 
@@ -298,19 +298,19 @@ class Download(RuleBasedStateMachine):
 
     @rule()
     def the_process_is_killed(self) -> None:
-        self.partial = Partial(self.path, SIZE)
+        self.partial = PartialFile(self.path, SIZE)
 
     @rule(which=st.integers(0, 7), n_bytes=st.integers(1, 40))
     def the_process_is_killed_after_a_write(self, which: int, n_bytes: int) -> None:
         write(self.partial, self.partial.segments[which % len(self.partial.segments)], n_bytes)
-        self.partial = Partial(self.path, SIZE)
+        self.partial = PartialFile(self.path, SIZE)
 
     @precondition(lambda self: self.path.with_name(self.path.name + NOTES).exists())
     @rule(keep=st.integers(1, 60))
     def the_note_is_torn(self, keep: int) -> None:
         notes = self.path.with_name(self.path.name + NOTES)
         notes.write_bytes(notes.read_bytes()[:keep])
-        self.partial = Partial(self.path, SIZE)
+        self.partial = PartialFile(self.path, SIZE)
 
     @invariant()
     def no_byte_is_claimed_that_was_not_written(self) -> None:

@@ -61,7 +61,7 @@ def test_a_link_in_the_place_of_a_file(pulls: Pulls, victim: Path, name: str) ->
 @pytest.mark.parametrize("ending", [".lock", ".llmcli"])
 def test_a_link_in_the_place_of_a_lock(pulls: Pulls, victim: Path, ending: str) -> None:
     before = victim.read_bytes() if victim.exists() else None
-    plant(cache.lock_path(pulls.shelf.hub, REPO, DIGEST).with_suffix(ending), victim)
+    plant(cache.lock_path(pulls.locations.hub, REPO, DIGEST).with_suffix(ending), victim)
     error = end(pulls)
     assert error is None or isinstance(error, DiskError)
     assert (victim.read_bytes() if victim.exists() else None) == before
@@ -81,7 +81,7 @@ def test_a_link_in_the_place_of_a_folder(pulls: Pulls, tmp_path: Path, name: str
 
 def test_a_cache_that_is_itself_a_link_is_fine(pulls: Pulls, tmp_path: Path) -> None:
     (tmp_path / "large disk").mkdir()
-    plant(pulls.shelf.hub, tmp_path / "large disk")
+    plant(pulls.locations.hub, tmp_path / "large disk")
     assert end(pulls) is None
 
 

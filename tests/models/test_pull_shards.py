@@ -41,7 +41,7 @@ def test_pull_downloads_all_parts_of_split_model(pulls: Pulls, folder: str) -> N
     path = pulls.pull()
     assert path == pulls.folder / "snapshots" / head / next(iter(files))
     assert contents(path) == {name.removeprefix(folder): data for name, data in files.items()}
-    found = find(REPO, pulls.shelf)
+    found = find(REPO, pulls.locations)
     assert [part.read_bytes() for part in found.parts] == list(files.values())
     assert pulls.hub.served == sum(map(len, files.values()))
 
@@ -54,16 +54,16 @@ def test_pull_takes_all_parts_from_one_commit(pulls: Pulls) -> None:
     planned = pulls.plan()
     repo.commit(dict(new))
 
-    path = hub.pull(planned, pulls.shelf, lambda _name: no_progress, pulls.say).path
+    path = hub.pull(planned, pulls.locations, lambda _name: no_progress, pulls.say).path
     assert contents(path) == old
     asked = {request.path.split("/")[4] for request in pulls.hub.requests("hub") if "resolve" in request.path}
     assert asked == {first}
-    record = cache.load_revision(pulls.shelf.data_dir, REPO)
+    record = cache.load_revision(pulls.locations.data_dir, REPO)
     assert record
     assert record.commit == first
-    assert contents(find(REPO, pulls.shelf).path) == old
+    assert contents(find(REPO, pulls.locations).path) == old
     assert contents(pulls.pull()) == new
-    assert contents(find(REPO, pulls.shelf).path) == new
+    assert contents(find(REPO, pulls.locations).path) == new
 
 
 @pytest.mark.parametrize("missing", range(COUNT))
@@ -76,7 +76,7 @@ def test_an_incomplete_set_is_refused_before_the_first_byte(pulls: Pulls, named:
     with pytest.raises(ModelNotFoundError, match=absent):
         pulls.pull()
     assert [request.origin for request in pulls.hub.log] == ["hub"]
-    assert not pulls.shelf.hub.exists()
+    assert not pulls.locations.hub.exists()
 
 
 def test_pull_of_later_part_downloads_whole_model(pulls: Pulls) -> None:
@@ -96,7 +96,7 @@ def test_failed_part_leaves_no_model(pulls: Pulls, part: int) -> None:
     with pytest.raises(NetworkError):
         pulls.pull()
     with pytest.raises(ModelNotFoundError):
-        find(REPO, pulls.shelf)
+        find(REPO, pulls.locations)
     assert not list(pulls.folder.glob("refs/*"))
     pulls.hub.faults.clear()
     assert contents(pulls.pull()) == files
@@ -126,10 +126,10 @@ def test_projector_is_planned_and_downloaded_on_request(pulls: Pulls) -> None:
     assert path == without
     assert contents(path) == {name.removeprefix("v/"): data for name, data in files.items()}
     assert pulls.hub.served == 2 * MIB
-    record = cache.load_revision(pulls.shelf.data_dir, REPO)
+    record = cache.load_revision(pulls.locations.data_dir, REPO)
     assert record
     assert record.projector
-    assert find(REPO, pulls.shelf).parts == (path,)
+    assert find(REPO, pulls.locations).parts == (path,)
 
 
 def test_a_projector_alone_is_no_model(pulls: Pulls) -> None:

@@ -2,12 +2,12 @@
 
 import pytest
 
-from llmcli.models.download.transfer import FAST, GAIN, MOST, WINDOW, Ramp
+from llmcli.models.download.transfer import FAST, GAIN, MOST, WINDOW, ConnectionRamp
 
 
 def connections(speed_with: dict[int, float]) -> int:
     """How many connections it comes to, where `speed_with` gives the bytes a second that a number of them brings."""
-    ramp, done = Ramp(0.0, 0), 0.0
+    ramp, done = ConnectionRamp(0.0, 0), 0.0
     for number in range(1, 50):
         done += WINDOW * speed_with[ramp.connections]
         ramp.look(number * WINDOW, int(done))
@@ -32,7 +32,7 @@ def test_a_gain_must_be_worth_it(gain: float, number: int) -> None:
 
 
 def test_ramp_waits_for_a_full_window() -> None:
-    ramp = Ramp(100.0, 50)
+    ramp = ConnectionRamp(100.0, 50)
     ramp.look(100.0 + WINDOW - 0.01, 10**6)
     assert ramp.connections == 1
     ramp.look(100.0 + WINDOW, 10**6)
@@ -46,13 +46,13 @@ def test_ramp_uses_one_connection_at_full_machine_speed() -> None:
 
 
 def test_bytes_that_were_there_before_are_no_speed() -> None:
-    ramp = Ramp(0.0, 10**12)
+    ramp = ConnectionRamp(0.0, 10**12)
     ramp.look(WINDOW, 10**12)
     assert ramp.connections == 1
 
 
 def test_ramp_adds_connection_after_a_stall_not_during_it() -> None:
-    ramp = Ramp(0.0, 0)
+    ramp = ConnectionRamp(0.0, 0)
     ramp.look(WINDOW, 0)
     assert ramp.connections == 1
     ramp.look(2 * WINDOW, 10**6)
@@ -60,14 +60,14 @@ def test_ramp_adds_connection_after_a_stall_not_during_it() -> None:
 
 
 def test_resumed_download_respects_connection_limit() -> None:
-    ramp = Ramp(0.0, 0, MOST)
+    ramp = ConnectionRamp(0.0, 0, MOST)
     for number in range(1, 5):
         ramp.look(number * WINDOW, 10 ** (6 + number))
     assert ramp.connections == MOST
 
 
 def test_once_settled_it_stays_so() -> None:
-    ramp = Ramp(0.0, 0)
+    ramp = ConnectionRamp(0.0, 0)
     for number, done in ((1, 10**6), (2, 2 * 10**6), (3, 10**9), (4, 10**12)):
         ramp.look(number * WINDOW, done)
     assert ramp.connections == 2

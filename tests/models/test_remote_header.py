@@ -14,7 +14,7 @@ from llmcli.models.gguf import parser
 from llmcli.models.gguf.parser import (
     MAX_READ,
     GGUFHeader,
-    HeaderCutError,
+    TruncatedHeaderError,
     parse_header,
     read_header,
     read_remote_header,
@@ -230,7 +230,7 @@ def more_needed(head: bytes, size: int) -> int:
     """How many bytes the parser asks for when it has `head`; 0 when that is enough."""
     try:
         parse_header(head, size)
-    except HeaderCutError as cut:
+    except TruncatedHeaderError as cut:
         return cut.needed
     return 0
 

@@ -8,7 +8,7 @@ import pytest
 
 from llmcli.errors import NetworkError
 from llmcli.models.download import http
-from llmcli.models.download.http import ENOUGH, LONGEST_PAUSE, PassingError, Patience
+from llmcli.models.download.http import ENOUGH, LONGEST_PAUSE, RetryPolicy, TransientError
 
 
 class Clock(threading.Event):
@@ -34,11 +34,11 @@ def said() -> list[str]:
 
 
 @pytest.fixture
-def patience(clock: Clock, said: list[str]) -> Patience:
-    return Patience(said.append, stop=clock)
+def patience(clock: Clock, said: list[str]) -> RetryPolicy:
+    return RetryPolicy(said.append, stop=clock)
 
 
-def tired(patience: Patience, fault: PassingError) -> tuple[int, NetworkError]:
+def tired(patience: RetryPolicy, fault: TransientError) -> tuple[int, NetworkError]:
     """How many times it waits until it gives up, and with what."""
     for number in range(100):
         try:
@@ -48,10 +48,10 @@ def tired(patience: Patience, fault: PassingError) -> tuple[int, NetworkError]:
     raise AssertionError("it never gives up")
 
 
-RESET = PassingError("the connection broke")
+RESET = TransientError("the connection broke")
 
 
-def test_retries_end_with_error_and_hint(patience: Patience) -> None:
+def test_retries_end_with_error_and_hint(patience: RetryPolicy) -> None:
     waits, error = tired(patience, RESET)
     assert waits == 7
     assert str(error) == "the connection broke (8 attempts)"
@@ -60,31 +60,31 @@ def test_retries_end_with_error_and_hint(patience: Patience) -> None:
 
 @pytest.mark.parametrize("tries", [1, 3])
 def test_the_number_of_tries_can_be_chosen(tries: int, clock: Clock) -> None:
-    assert tired(Patience(lambda _text: None, tries, clock), RESET)[0] == tries - 1
+    assert tired(RetryPolicy(lambda _text: None, tries, clock), RESET)[0] == tries - 1
 
 
 def test_pauses_double_up_to_a_limit_with_jitter(clock: Clock) -> None:
-    tired(Patience(lambda _text: None, 12, clock), RESET)
+    tired(RetryPolicy(lambda _text: None, 12, clock), RESET)
     longest = [min(LONGEST_PAUSE, 0.5 * 2**number) for number in range(11)]
     assert all(0.6 * most <= pause <= most for pause, most in zip(clock.pauses, longest, strict=True))
     assert len({round(pause / most, 6) for pause, most in zip(clock.pauses, longest, strict=True)}) > 3
 
 
-def test_only_long_pauses_are_reported(patience: Patience, said: list[str], clock: Clock) -> None:
+def test_only_long_pauses_are_reported(patience: RetryPolicy, said: list[str], clock: Clock) -> None:
     tired(patience, RESET)
     assert len(said) == sum(pause >= 1 for pause in clock.pauses)
     assert said[-1].startswith("the connection broke, retrying in ")
     assert said[-1].endswith("(retry 7 of 7)")
 
 
-def test_progress_gives_the_tries_back(patience: Patience) -> None:
+def test_progress_gives_the_tries_back(patience: RetryPolicy) -> None:
     for _ in range(50):
         patience.wait(RESET)
         patience.progressed(ENOUGH)
     assert tired(patience, RESET)[0] == 7
 
 
-def test_progress_adds_up_over_several_pieces(patience: Patience) -> None:
+def test_progress_adds_up_over_several_pieces(patience: RetryPolicy) -> None:
     for _ in range(7):
         patience.wait(RESET)
     for _ in range(4):
@@ -92,7 +92,7 @@ def test_progress_adds_up_over_several_pieces(patience: Patience) -> None:
     assert tired(patience, RESET)[0] == 7
 
 
-def test_a_trickle_is_no_progress(patience: Patience) -> None:
+def test_a_trickle_is_no_progress(patience: RetryPolicy) -> None:
     for _ in range(7):
         patience.progressed(1)
         patience.wait(RESET)
@@ -101,33 +101,33 @@ def test_a_trickle_is_no_progress(patience: Patience) -> None:
         patience.wait(RESET)
 
 
-def test_the_pause_is_what_the_server_asks_for_if_that_is_longer(patience: Patience, clock: Clock) -> None:
-    patience.wait(PassingError("busy", retry_after=7))
-    patience.wait(PassingError("busy", retry_after=0))
+def test_the_pause_is_what_the_server_asks_for_if_that_is_longer(patience: RetryPolicy, clock: Clock) -> None:
+    patience.wait(TransientError("busy", retry_after=7))
+    patience.wait(TransientError("busy", retry_after=0))
     assert clock.pauses[0] == 7
     assert clock.pauses[1] <= 1
 
 
 @pytest.mark.parametrize(("asked", "ends"), [(60.0, False), (61.0, True), (3600.0, True), (99_999_999.0, True)])
-def test_long_retry_after_ends_with_time_in_hint(asked: float, ends: bool, patience: Patience, clock: Clock) -> None:
+def test_long_retry_after_ends_with_time_in_hint(asked: float, ends: bool, patience: RetryPolicy, clock: Clock) -> None:
     if not ends:
-        patience.wait(PassingError("the hub is busy", asked))
+        patience.wait(TransientError("the hub is busy", asked))
         assert clock.pauses == [asked]
         return
     with pytest.raises(NetworkError, match=f"the hub is busy; the server asks to wait {asked:.0f} s") as caught:
-        patience.wait(PassingError("the hub is busy", asked))
+        patience.wait(TransientError("the hub is busy", asked))
     clocks = [time.strftime("%H:%M", time.localtime(time.time() + asked + shift)) for shift in (-60, 0)]
     assert caught.value.hint in [f"try again at {clock}" for clock in clocks]
     assert clock.pauses == []
 
 
-def test_a_host_that_cannot_be_reached_at_all_is_not_tried_long(patience: Patience) -> None:
-    assert tired(patience, PassingError("cannot reach it", unreachable=True))[0] < 4
+def test_a_host_that_cannot_be_reached_at_all_is_not_tried_long(patience: RetryPolicy) -> None:
+    assert tired(patience, TransientError("cannot reach it", unreachable=True))[0] < 4
 
 
-def test_lost_network_is_retried_after_progress(patience: Patience) -> None:
+def test_lost_network_is_retried_after_progress(patience: RetryPolicy) -> None:
     patience.progressed(1)
-    assert tired(patience, PassingError("cannot reach it", unreachable=True))[0] == 7
+    assert tired(patience, TransientError("cannot reach it", unreachable=True))[0] == 7
 
 
 def test_a_stop_ends_the_pause(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +135,7 @@ def test_a_stop_ends_the_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     stop = threading.Event()
     stop.set()
     begin = time.monotonic()
-    Patience(lambda _text: None, stop=stop).wait(RESET)
+    RetryPolicy(lambda _text: None, stop=stop).wait(RESET)
     assert time.monotonic() - begin < 5
 
 
@@ -143,5 +143,5 @@ def test_wait_works_without_a_stop_event(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(http, "FIRST_PAUSE", 0.02)
     begin = time.monotonic()
     say: Callable[[str], None] = lambda _text: None  # noqa: E731
-    Patience(say).wait(RESET)
+    RetryPolicy(say).wait(RESET)
     assert time.monotonic() - begin >= 0.01

@@ -11,15 +11,15 @@ import pytest
 
 from llmcli.models import notes
 from llmcli.models.hub import cache
-from llmcli.models.hub.cache import Record
+from llmcli.models.hub.cache import PulledRevision
 from llmcli.models.hub.repo_files import RepoFile
 from tests.models.hub_folder import NEW, REPO
 
 FILES = (RepoFile("sub/m-00001-of-00002.gguf", 5, "1" * 64), RepoFile("sub/m-00002-of-00002.gguf", 6, ""))
-RECORD = Record(f"{REPO}:Q4_K_M", REPO, NEW, FILES, RepoFile("mmproj-é.gguf", 7, "2" * 64), "apache-2.0", 1.5)
+RECORD = PulledRevision(f"{REPO}:Q4_K_M", REPO, NEW, FILES, RepoFile("mmproj-é.gguf", 7, "2" * 64), "apache-2.0", 1.5)
 
 
-def written(data: Path, **changes: Any) -> Record | None:
+def written(data: Path, **changes: Any) -> PulledRevision | None:
     """What is read of a record with these values changed by another hand."""
     cache.save_revision(data, RECORD)
     (path,) = (data / "pulled").iterdir()

@@ -46,8 +46,8 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
-    monkeypatch.setattr(locations, "SIZE", len(CONTENT))
-    monkeypatch.setattr(locations, "SHA256", hashlib.sha256(CONTENT).hexdigest())
+    monkeypatch.setattr(locations, "STARTER_SIZE", len(CONTENT))
+    monkeypatch.setattr(locations, "STARTER_SHA256", hashlib.sha256(CONTENT).hexdigest())
     (tmp_path / "index").mkdir()
     return tmp_path / "index"
 

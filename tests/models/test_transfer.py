@@ -113,7 +113,7 @@ def test_a_note_that_many_interrupts_made_long_is_still_read(tmp_path: Path, mon
     path, size = tmp_path / "p", 1 << 38
     path.write_bytes(b"-")
     for number in range(1, 301):
-        part = partial_file.Partial(path, size)
+        part = partial_file.PartialFile(path, size)
         assert part.split()
         for segment in part.segments:
             segment.position += 1

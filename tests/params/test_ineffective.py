@@ -6,7 +6,7 @@ import pytest
 
 from llmcli.params.chain import DEFAULT_ORDER
 from llmcli.params.policies.policy import Entropy, Fixed
-from llmcli.params.settings import Layer, inert, resolve
+from llmcli.params.settings import Layer, ineffective_settings, resolve
 
 RANGE = Entropy(0.3, 1.3)
 ADAPTIVE = (*DEFAULT_ORDER, "adaptive_p")
@@ -14,7 +14,7 @@ ADAPTIVE = (*DEFAULT_ORDER, "adaptive_p")
 
 def reasons_for(**values: Any) -> dict[str, str]:
     resolved = resolve([Layer("flag", values)])
-    return inert(resolved.settings, resolved.origins)
+    return ineffective_settings(resolved.settings, resolved.origins)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_setting_in_use_is_not_reported(values: dict[str, Any]) -> None:
 
 def test_a_default_without_effect_is_not_reported() -> None:
     resolved = resolve([Layer("flag", {"mirostat": 2})])
-    assert inert(resolved.settings, resolved.origins) == {}
+    assert ineffective_settings(resolved.settings, resolved.origins) == {}
 
 
 def test_a_value_set_to_the_default_is_not_reported() -> None:

@@ -5,34 +5,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcli.params.param import LARGEST_FLOAT
-from llmcli.params.policies.parser import MisplacedError, parse_policy
-from llmcli.params.policies.policy import Entropy, Fixed, Named, Policy
+from llmcli.params.policies.parser import PolicySyntaxError, parse_policy
+from llmcli.params.policies.policy import Entropy, Fixed, Policy, PolicyCall
 from llmcli.params.settings import fields
 
 FIELD = fields()["temperature"]
-LINEAR = Named("linear", (1.2, 0.5, 200.0))
-EDT = Named("edt", (0.8,), (("theta", 0.1),))
+LINEAR = PolicyCall("linear", (1.2, 0.5, 200.0))
+EDT = PolicyCall("edt", (0.8,), (("theta", 0.1),))
 
 
-def named(name: str, *parts: Policy) -> Named:
-    return Named(name, parts)
+def named(name: str, *parts: Policy) -> PolicyCall:
+    return PolicyCall(name, parts)
 
 
-def clamped(policy: Policy, low: float, high: float) -> Named:
-    return Named("clamp", (policy, low, high))
+def clamped(policy: Policy, low: float, high: float) -> PolicyCall:
+    return PolicyCall("clamp", (policy, low, high))
 
 
 @pytest.mark.parametrize(
     ("text", "policy"),
     [
-        ("edt:0.8", Named("edt", (0.8,))),
+        ("edt:0.8", PolicyCall("edt", (0.8,))),
         ("edt:0.8,theta=0.1", EDT),
         (" edt : 0.8 , theta = 0.1 ", EDT),
-        ("edt:0,theta=0", Named("edt", (0.0,), (("theta", 0.0),))),
+        ("edt:0,theta=0", PolicyCall("edt", (0.0,), (("theta", 0.0),))),
         ("linear:1.2->0.5@200", LINEAR),
         ("\tlinear :\n1.2 -> .5 @ 2e2 ", LINEAR),
-        ("cosine:0->1@1", Named("cosine", (0.0, 1.0, 1.0))),
-        ("exp:2->0.25@10", Named("exp", (2.0, 0.25, 10.0))),
+        ("cosine:0->1@1", PolicyCall("cosine", (0.0, 1.0, 1.0))),
+        ("exp:2->0.25@10", PolicyCall("exp", (2.0, 0.25, 10.0))),
         ("sentence:0.7", named("sentence", Fixed(0.7))),
         ("sentence:1.1,0.7,0.4", named("sentence", Fixed(1.1), Fixed(0.7), Fixed(0.4))),
         ("line:0.3..1.3,0.2..0.9^2", named("line", Entropy(0.3, 1.3), Entropy(0.2, 0.9, 2.0))),
@@ -45,11 +45,11 @@ def clamped(policy: Policy, low: float, high: float) -> Named:
         ("(edt:0.8,theta=0.1)", EDT),
         ("linear:1.2->0.5@200,clamp=0.2..1.2", clamped(LINEAR, 0.2, 1.2)),
         ("edt:0.8,theta=0.1,clamp=0..1", clamped(EDT, 0.0, 1.0)),
-        ("edt:0.8 , clamp = 0.5 .. 0.5", clamped(Named("edt", (0.8,)), 0.5, 0.5)),
+        ("edt:0.8 , clamp = 0.5 .. 0.5", clamped(PolicyCall("edt", (0.8,)), 0.5, 0.5)),
         # An option and a clamp belong to the nearest name before them.
         ("sentence:edt:0.8,theta=0.1,0.4", named("sentence", EDT, Fixed(0.4))),
-        ("sentence:1,edt:0.8,clamp=0..1", named("sentence", Fixed(1), clamped(Named("edt", (0.8,)), 0, 1))),
-        ("sentence:1,(edt:0.8),clamp=0..1", clamped(named("sentence", Fixed(1), Named("edt", (0.8,))), 0, 1)),
+        ("sentence:1,edt:0.8,clamp=0..1", named("sentence", Fixed(1), clamped(PolicyCall("edt", (0.8,)), 0, 1))),
+        ("sentence:1,(edt:0.8),clamp=0..1", clamped(named("sentence", Fixed(1), PolicyCall("edt", (0.8,))), 0, 1)),
         ("sentence:1,2,clamp=0..1", clamped(named("sentence", Fixed(1), Fixed(2)), 0, 1)),
         (
             "sentence:linear:1.2->0.5@200,clamp=0..1,0.4,clamp=0.1..3",
@@ -59,7 +59,7 @@ def clamped(policy: Policy, low: float, high: float) -> Named:
         ("sentence:line:1,2,3", named("sentence", named("line", Fixed(1), Fixed(2), Fixed(3)))),
         ("sentence:(line:1,2),3", named("sentence", named("line", Fixed(1), Fixed(2)), Fixed(3))),
         ("think=sentence:1,2,answer=edt:0.8,theta=0.1", named("think", named("sentence", Fixed(1), Fixed(2)), EDT)),
-        ("answer=edt:0.8,think=1", named("think", Fixed(1), Named("edt", (0.8,)))),
+        ("answer=edt:0.8,think=1", named("think", Fixed(1), PolicyCall("edt", (0.8,)))),
         ("answer=sentence:1,clamp=0..1,think=0", named("think", Fixed(0), clamped(named("sentence", Fixed(1)), 0, 1))),
         ("sentence:(think=1,answer=2),3", named("sentence", named("think", Fixed(1), Fixed(2)), Fixed(3))),
         ("think=(think=1,answer=2),answer=3", named("think", named("think", Fixed(1), Fixed(2)), Fixed(3))),
@@ -98,9 +98,11 @@ RANGES = st.tuples(NUMBERS, NUMBERS).map(sorted)
 THETA = st.just(()) | st.tuples(st.tuples(st.just("theta"), NUMBERS))
 PLAIN = st.builds(Fixed, NUMBERS) | st.builds(lambda ends, power: Entropy(ends[0], ends[1], power), RANGES, ABOVE)
 NUMBERED: st.SearchStrategy[Policy] = (
-    st.builds(lambda base, options: Named("edt", (base,), options), NUMBERS, THETA)
-    | st.builds(lambda name, *args: Named(name, args), st.sampled_from(["linear", "cosine"]), NUMBERS, NUMBERS, COUNTS)
-    | st.builds(lambda *args: Named("exp", args), ABOVE, ABOVE, COUNTS)
+    st.builds(lambda base, options: PolicyCall("edt", (base,), options), NUMBERS, THETA)
+    | st.builds(
+        lambda name, *args: PolicyCall(name, args), st.sampled_from(["linear", "cosine"]), NUMBERS, NUMBERS, COUNTS
+    )
+    | st.builds(lambda *args: PolicyCall("exp", args), ABOVE, ABOVE, COUNTS)
 )
 
 
@@ -110,9 +112,9 @@ def trees(depth: int) -> st.SearchStrategy[Policy]:
         return PLAIN | NUMBERED
     inner = trees(depth - 1)
     units = st.sampled_from(["sentence", "line", "paragraph"])
-    parts = st.builds(Named, units, st.lists(inner, min_size=1, max_size=3).map(tuple))
+    parts = st.builds(PolicyCall, units, st.lists(inner, min_size=1, max_size=3).map(tuple))
     clamps = st.builds(lambda policy, ends: clamped(policy, *ends), NUMBERED | parts, RANGES)
-    return PLAIN | NUMBERED | parts | clamps | st.builds(lambda *sides: Named("think", sides), inner, inner)
+    return PLAIN | NUMBERED | parts | clamps | st.builds(lambda *sides: PolicyCall("think", sides), inner, inner)
 
 
 @given(trees(3))
@@ -141,7 +143,7 @@ def test_policies_nest_at_most_eight_levels_deep() -> None:
 
 def test_a_long_list_of_parts_is_parsed() -> None:
     policy = parse_policy("sentence:" + ",".join(["0.8"] * 5_000))
-    assert isinstance(policy, Named)
+    assert isinstance(policy, PolicyCall)
     assert len(policy.args) == 5_000
 
 
@@ -149,7 +151,7 @@ def test_a_long_list_of_parts_is_parsed() -> None:
 def test_any_text_is_parsed_or_a_syntax_error(text: str) -> None:
     try:
         policy = parse_policy(text)
-    except MisplacedError as error:
+    except PolicySyntaxError as error:
         at = error.at
     else:
         assert parse_policy(str(policy)) == policy

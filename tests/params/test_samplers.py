@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from llmcli.errors import UsageError
-from llmcli.params.chain import DEFAULT_ORDER, SAMPLERS, Step, plan
+from llmcli.params.chain import DEFAULT_ORDER, SAMPLERS, SamplerStep, build_chain
 from llmcli.params.policies.policy import Entropy, Fixed
 from llmcli.params.settings import Settings, fields
 
@@ -47,8 +47,8 @@ OFF: dict[str, tuple[dict[str, Any], ...]] = {
 NEUTRAL: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "temperature": Fixed(1.0), "seed": 9}
 
 
-def steps(**settings: Any) -> tuple[Step, ...]:
-    return plan(Settings(**(NEUTRAL | settings)))
+def steps(**settings: Any) -> tuple[SamplerStep, ...]:
+    return build_chain(Settings(**(NEUTRAL | settings)))
 
 
 @pytest.mark.parametrize(
@@ -100,12 +100,12 @@ def test_default_order_is_llama_cpp_plus_two_of_koboldcpp() -> None:
 
 
 def test_the_default_plan_equals_that_of_llama_cpp() -> None:
-    assert plan(Settings(seed=9)) == (
-        Step("top_k", (40,)),
-        Step("top_p", (0.95, 0)),
-        Step("min_p", (0.05, 0)),
-        Step("temperature", (0.8, 0.0, 1.0)),
-        Step("dist", (9,)),
+    assert build_chain(Settings(seed=9)) == (
+        SamplerStep("top_k", (40,)),
+        SamplerStep("top_p", (0.95, 0)),
+        SamplerStep("min_p", (0.05, 0)),
+        SamplerStep("temperature", (0.8, 0.0, 1.0)),
+        SamplerStep("dist", (9,)),
     )
 
 
@@ -116,18 +116,18 @@ def test_every_sampler_is_in_both_tables() -> None:
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_an_active_sampler_is_one_step_with_its_arguments(name: str) -> None:
     settings, args = ON[name]
-    assert steps(**settings) == (Step(name, args), Step("dist", (9,)))
+    assert steps(**settings) == (SamplerStep(name, args), SamplerStep("dist", (9,)))
 
 
 @pytest.mark.parametrize(("name", "settings"), [(name, case) for name, cases in OFF.items() for case in cases])
 def test_a_sampler_at_its_neutral_value_is_absent(name: str, settings: dict[str, Any]) -> None:
-    assert steps(**settings) == (Step("dist", (9,)),)
+    assert steps(**settings) == (SamplerStep("dist", (9,)),)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_sampler_that_is_not_listed_is_absent(name: str) -> None:
     rest = tuple(other for other in DEFAULT_ORDER if other != name)
-    assert steps(**ON[name][0], samplers=rest) == (Step("dist", (9,)),)
+    assert steps(**ON[name][0], samplers=rest) == (SamplerStep("dist", (9,)),)
 
 
 @pytest.mark.parametrize(
@@ -142,25 +142,25 @@ def test_the_plan_follows_the_order_of_the_samplers(order: tuple[str, ...]) -> N
 @pytest.mark.parametrize("order", [("adaptive_p", "top_k", "min_p"), ("top_k", "adaptive_p", "min_p")])
 def test_adaptive_p_replaces_the_draw_at_the_end(order: tuple[str, ...]) -> None:
     assert steps(samplers=order, top_k=5, adaptive_target=0.3, adaptive_decay=0.5) == (
-        Step("top_k", (5,)),
-        Step("adaptive_p", (0.3, 0.5, 9)),
+        SamplerStep("top_k", (5,)),
+        SamplerStep("adaptive_p", (0.3, 0.5, 9)),
     )
 
 
 @pytest.mark.parametrize(
     ("version", "last"),
-    [(1, Step("mirostat", (9, 4.0, 0.2, 100))), (2, Step("mirostat_v2", (9, 4.0, 0.2)))],
+    [(1, SamplerStep("mirostat", (9, 4.0, 0.2, 100))), (2, SamplerStep("mirostat_v2", (9, 4.0, 0.2)))],
 )
 @pytest.mark.parametrize(
     ("policy", "warm"),
     [
-        (Fixed(0.5), (Step("temperature", (0.5, 0.0, 1.0)),)),
-        (Entropy(0.5, 1.0), (Step("temperature", (0.75, 0.0, 1.0)),)),
+        (Fixed(0.5), (SamplerStep("temperature", (0.5, 0.0, 1.0)),)),
+        (Entropy(0.5, 1.0), (SamplerStep("temperature", (0.75, 0.0, 1.0)),)),
         (Fixed(1.0), ()),
     ],
 )
 def test_mirostat_replaces_all_except_the_temperature(
-    version: int, last: Step, policy: Fixed | Entropy, warm: tuple[Step, ...]
+    version: int, last: SamplerStep, policy: Fixed | Entropy, warm: tuple[SamplerStep, ...]
 ) -> None:
     everything = {key: value for settings, _ in ON.values() for key, value in settings.items()}
     given = everything | {"mirostat": version, "mirostat_tau": 4.0, "mirostat_eta": 0.2, "temperature": policy}
@@ -197,7 +197,11 @@ def test_a_window_longer_than_any_context_is_not_allocated(settings: dict[str, A
 def test_infill_without_truncation_is_an_error(order: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match="infill needs a truncating sampler before it"):
         steps(samplers=order, top_k=5)
-    assert steps(samplers=("top_k", "infill"), top_k=5) == (Step("top_k", (5,)), Step("infill"), Step("dist", (9,)))
+    assert steps(samplers=("top_k", "infill"), top_k=5) == (
+        SamplerStep("top_k", (5,)),
+        SamplerStep("infill"),
+        SamplerStep("dist", (9,)),
+    )
 
 
 def test_infill_after_an_inactive_sampler_is_an_error() -> None:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from llmcli.errors import UsageError
-from llmcli.params.chain import check, plan
+from llmcli.params.chain import build_chain, check
 from llmcli.params.policies import rules
 from llmcli.params.policies.parser import parse_policy
-from llmcli.params.policies.policy import Fixed, Named, Policy, compiled, spoken
+from llmcli.params.policies.policy import Fixed, Policy, PolicyCall, explain_policy, to_callable
 from llmcli.params.policies.rules import TokenStep
 from llmcli.params.settings import Settings, fields, parse_data, to_data
 from llmcli.params.temperature import policy_in_force
@@ -22,7 +22,7 @@ Write = Callable[[str], str]
 
 @pytest.fixture(autouse=True)
 def _no_other_policies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rules, "_ANNOUNCED", {})
+    monkeypatch.setattr(rules, "_USER_POLICIES", {})
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def token(index: int, **counts: Any) -> TokenStep:
 
 
 def temperatures(policy: Policy, count: int = 3) -> list[float]:
-    at = compiled(policy)
+    at = to_callable(policy)
     return [at(token(index)) for index in range(count)]
 
 
@@ -61,22 +61,22 @@ def policy_error(typed: str, temperature: str = "0.8") -> UsageError:
 
 def test_a_function_in_a_file_is_the_policy(write: Write) -> None:
     settings = Settings(temp_policy_file=parse_setting(write(WAVE)))
-    assert policy_in_force(settings) == Named("wave")
+    assert policy_in_force(settings) == PolicyCall("wave")
     assert temperatures(policy_in_force(settings)) == [0.5, 0.75, 0.5]
-    assert spoken(Named("wave"))(token(0)) == "wave"
+    assert explain_policy(PolicyCall("wave"))(token(0)) == "wave"
 
 
 @pytest.mark.parametrize(
     ("temperature", "policy", "values"),
     [
-        ("wave", Named("wave"), [0.5, 0.75, 0.5]),
-        ("wave:1", Named("wave", (1.0,)), [1.0, 1.25, 1.0]),
-        ("wave:1,swing=0.5", Named("wave", (1.0,), (("swing", 0.5),)), [1.0, 1.5, 1.0]),
-        ("wave : swing = -0.5", Named("wave", (), (("swing", -0.5),)), [0.5, 0.0, 0.5]),
-        ("wave:-0.25,swing=0.5", Named("wave", (-0.25,), (("swing", 0.5),)), [-0.25, 0.25, -0.25]),
-        ("wave,clamp=0.6..0.7", Named("clamp", (Named("wave"), 0.6, 0.7)), [0.6, 0.7, 0.6]),
-        ("sentence:wave:1,0.3", Named("sentence", (Named("wave", (1.0,)), Fixed(0.3))), [1.0, 1.25, 1.0]),
-        ("think=0,answer=wave", Named("think", (Fixed(0.0), Named("wave"))), [0.5, 0.75, 0.5]),
+        ("wave", PolicyCall("wave"), [0.5, 0.75, 0.5]),
+        ("wave:1", PolicyCall("wave", (1.0,)), [1.0, 1.25, 1.0]),
+        ("wave:1,swing=0.5", PolicyCall("wave", (1.0,), (("swing", 0.5),)), [1.0, 1.5, 1.0]),
+        ("wave : swing = -0.5", PolicyCall("wave", (), (("swing", -0.5),)), [0.5, 0.0, 0.5]),
+        ("wave:-0.25,swing=0.5", PolicyCall("wave", (-0.25,), (("swing", 0.5),)), [-0.25, 0.25, -0.25]),
+        ("wave,clamp=0.6..0.7", PolicyCall("clamp", (PolicyCall("wave"), 0.6, 0.7)), [0.6, 0.7, 0.6]),
+        ("sentence:wave:1,0.3", PolicyCall("sentence", (PolicyCall("wave", (1.0,)), Fixed(0.3))), [1.0, 1.25, 1.0]),
+        ("think=0,answer=wave", PolicyCall("think", (Fixed(0.0), PolicyCall("wave"))), [0.5, 0.75, 0.5]),
     ],
 )
 def test_the_temperature_can_use_the_function_by_name(
@@ -92,7 +92,7 @@ def test_the_temperature_can_use_the_function_by_name(
 
 def test_the_function_replaces_a_temperature_without_it(write: Write) -> None:
     settings = Settings(temp_policy_file=parse_setting(write(WAVE)), temperature=parse_policy("sentence:1,0.5"))
-    assert policy_in_force(settings) == Named("wave")
+    assert policy_in_force(settings) == PolicyCall("wave")
 
 
 def test_the_file_in_the_settings_wins_over_one_with_same_name(tmp_path: Path) -> None:
@@ -108,19 +108,19 @@ def test_a_policy_file_runs_only_when_an_answer_needs_it(write: Write, tmp_path:
     ran = tmp_path / "ran"
     typed = write(f"with open({str(ran)!r}, 'a') as file:\n    file.write('x')\n" + WAVE)
     settings = Settings(temp_policy_file=parse_setting(typed), temperature=parse_policy("sentence:wave:1,2"))
-    plan(Settings(**vars(settings) | {"seed": 1}))
+    build_chain(Settings(**vars(settings) | {"seed": 1}))
     str(policy_in_force(settings))
     assert not ran.exists()
-    compiled(policy_in_force(settings))
+    to_callable(policy_in_force(settings))
     assert ran.read_text() == "x"
 
 
 def test_a_changed_policy_file_applies_to_the_next_answer(write: Write) -> None:
     settings = Settings(temp_policy_file=parse_setting(write(WAVE)))
-    before = compiled(policy_in_force(settings))
+    before = to_callable(policy_in_force(settings))
     write("def wave(step):\n    return 2\n")
     assert before(token(0)) == 0.5
-    assert compiled(policy_in_force(settings))(token(0)) == 2
+    assert to_callable(policy_in_force(settings))(token(0)) == 2
 
 
 def test_a_policy_file_can_be_in_home_and_have_a_bom(home: Path) -> None:
@@ -229,4 +229,4 @@ def test_a_function_that_rejects_its_arguments_is_an_error(
 
 
 def test_a_function_without_a_signature_is_accepted(write: Write) -> None:
-    assert callable(compiled(policy_in_force(Settings(temp_policy_file=parse_setting(write("wave = max\n"))))))
+    assert callable(to_callable(policy_in_force(Settings(temp_policy_file=parse_setting(write("wave = max\n"))))))

@@ -6,19 +6,19 @@ from typing import Any
 import pytest
 
 from llmcli.errors import UsageError
-from llmcli.params.chain import DEFAULT_ORDER, check, plan
+from llmcli.params.chain import DEFAULT_ORDER, build_chain, check
 from llmcli.params.policies import rules
 from llmcli.params.policies.parser import parse_policy
-from llmcli.params.policies.policy import Fixed, Named, Policy, compiled
+from llmcli.params.policies.policy import Fixed, Policy, PolicyCall, to_callable
 from llmcli.params.policies.rules import TokenStep
-from llmcli.params.settings import Layer, Settings, environment_layer, fields, inert, parse_data, resolve
+from llmcli.params.settings import Layer, Settings, environment_layer, fields, ineffective_settings, parse_data, resolve
 
-WAVE = Named("wave", (1.0,))
+WAVE = PolicyCall("wave", (1.0,))
 
 
 @pytest.fixture(autouse=True)
 def _no_other_policies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rules, "_ANNOUNCED", {})
+    monkeypatch.setattr(rules, "_USER_POLICIES", {})
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def temperatures(policy: Policy) -> list[float]:
-    at = compiled(policy)
+    at = to_callable(policy)
     return [at(TokenStep(lambda: ((1.0,), 0.0), index)) for index in range(3)]
 
 
@@ -73,7 +73,7 @@ def test_a_policy_of_a_package_is_found_by_name(text: str, values: list[float]) 
 )
 def test_an_unusable_policy_of_a_package_is_an_error(text: str, says: str) -> None:
     with pytest.raises(UsageError) as caught:
-        compiled(fields()["temperature"].parse_text(text))
+        to_callable(fields()["temperature"].parse_text(text))
     assert says in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
@@ -94,7 +94,7 @@ def test_a_policy_of_a_file_precedes_that_of_a_package(tmp_path: Path) -> None:
 
 def test_a_policy_that_is_not_registered_is_an_error() -> None:
     with pytest.raises(UsageError, match="unknown temperature policy 'wave'") as caught:
-        compiled(WAVE)
+        to_callable(WAVE)
     assert "--temp-policy-file" in caught.value.hint
 
 
@@ -115,7 +115,7 @@ def test_a_table_can_use_the_policy_before_its_file(table: dict[str, Any]) -> No
 def test_the_environment_can_use_the_policy_before_its_file() -> None:
     environ = {"LLMCLI_TEMPERATURE": "wave:1", "LLMCLI_TEMP_POLICY_FILE": "a.py:wave"}
     for names in (environ, dict(reversed(environ.items()))):
-        rules._ANNOUNCED.clear()
+        rules._USER_POLICIES.clear()
         assert environment_layer(names).values == {"temperature": WAVE, "temp_policy_file": "a.py:wave"}
 
 
@@ -126,11 +126,11 @@ def test_a_policy_without_its_file_is_unknown() -> None:
 
 def reasons_for(**values: Any) -> dict[str, str]:
     resolved = resolve([Layer("flag", values)])
-    return inert(resolved.settings, resolved.origins)
+    return ineffective_settings(resolved.settings, resolved.origins)
 
 
 OWN = "a.py:wave"
-EDT = Named("edt", (0.7,))
+EDT = PolicyCall("edt", (0.7,))
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ EDT = Named("edt", (0.7,))
             {"temperature": "temp_policy_file replaces it (use the policy wave in temperature to combine them)"},
         ),
         ({"temp_policy_file": OWN, "temperature": WAVE}, {}),
-        ({"temp_policy_file": OWN, "temperature": Named("sentence", (WAVE, Fixed(0.5)))}, {}),
+        ({"temp_policy_file": OWN, "temperature": PolicyCall("sentence", (WAVE, Fixed(0.5)))}, {}),
         ({"temp_policy_file": OWN}, {}),
         ({"temperature": EDT}, {}),
         (
@@ -170,7 +170,7 @@ def test_a_setting_that_a_policy_overrides_is_reported(values: dict[str, Any], r
     ("values", "policy"),
     [
         ({"temperature": EDT}, "edt:0.7"),
-        ({"temperature": Named("sentence", (Fixed(1.0), Fixed(0.5)))}, "sentence:1,0.5"),
+        ({"temperature": PolicyCall("sentence", (Fixed(1.0), Fixed(0.5)))}, "sentence:1,0.5"),
         ({"temp_policy_file": "a.py:wave"}, "wave"),
     ],
 )
@@ -178,7 +178,7 @@ def test_mirostat_rejects_a_policy(mirostat: int, values: dict[str, Any], policy
     settings = Settings(mirostat=mirostat, seed=1, **values)
     for steered in (False, True):
         with pytest.raises(UsageError, match=f"^mirostat needs a number as temperature, got '{policy}'$") as caught:
-            plan(settings, steered)
+            build_chain(settings, steered)
         assert caught.value.hint == "use a number, or set mirostat to 0"
     with pytest.raises(UsageError):
         check(settings)
@@ -186,6 +186,6 @@ def test_mirostat_rejects_a_policy(mirostat: int, values: dict[str, Any], policy
 
 def test_mirostat_uses_a_number_or_the_middle_of_a_range() -> None:
     for text in ("0.8", "0.3..1.3"):
-        steps = plan(Settings(mirostat=2, seed=1, temperature=parse_policy(text)))
+        steps = build_chain(Settings(mirostat=2, seed=1, temperature=parse_policy(text)))
         assert [step.name for step in steps] == ["temperature", "mirostat_v2"]
         assert steps[0].args == (0.8, 0.0, 1.0)

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmcli.ui.terminal.output import AnswerWriter, stream_answer
-from llmcli.ui.terminal.progress import Status
+from llmcli.ui.terminal.progress import ProgressLine
 
 
 def written(capfdbinary: pytest.CaptureFixture[bytes], pieces: list[str]) -> bytes:
@@ -47,11 +47,11 @@ def test_the_pieces_do_not_matter(capfdbinary: pytest.CaptureFixture[bytes], pie
 
 def test_reasoning_goes_to_stderr_and_only_when_shown(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     parts = [("think", "hm"), ("answer", "yes")]
-    stream_answer(parts, AnswerWriter(), Status(), live=True, think="show")
+    stream_answer(parts, AnswerWriter(), ProgressLine(), live=True, think="show")
     shown = capfdbinary.readouterr()
     assert shown.out == b"yes"
     assert shown.err == b"hm\n\n"
-    stream_answer(parts, AnswerWriter(), Status(), live=True, think="hide")
+    stream_answer(parts, AnswerWriter(), ProgressLine(), live=True, think="hide")
     assert capfdbinary.readouterr().err == b""
 
 
@@ -61,7 +61,7 @@ def test_a_fault_in_the_middle_closes_the_line(capfdbinary: pytest.CaptureFixtur
         raise RuntimeError("boom")
 
     with pytest.raises(RuntimeError):
-        stream_answer(parts(), AnswerWriter(), Status(), live=True, think="show")
+        stream_answer(parts(), AnswerWriter(), ProgressLine(), live=True, think="show")
     assert capfdbinary.readouterr().out == b"half\n"
 
 

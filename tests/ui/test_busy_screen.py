@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from llmcli.engine.llama.bindings import AbortFlag
-from llmcli.engine.sampling.temperature import Dial
+from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.params.settings import Settings
 from llmcli.ui.chat import answer_display
-from llmcli.ui.chat.busy_screen import Stage, Steering
+from llmcli.ui.chat.busy_screen import BusyScreen, TemperatureKeys
 from tests.ui.markdown.emulator import Terminal
 
 LOOP = "I am not sure what you mean by that.\n"
@@ -23,14 +23,14 @@ class Answering:
         monkeypatch.setenv("COLUMNS", str(columns))
         monkeypatch.setenv("LINES", "24")
         self.terminal = Terminal(columns, 24)
-        monkeypatch.setattr(answer_display, "put_drawn", self.terminal.write)
+        monkeypatch.setattr(answer_display, "print_drawn", self.terminal.write)
         monkeypatch.setattr("llmcli.ui.markdown.view._INTERVAL", 0.0)
         monkeypatch.setattr("llmcli.ui.markdown.view._SHARE", 0.0)
         resolved = SimpleNamespace(settings=Settings(seed=1, **settings))
         self.answer = SimpleNamespace(traces=[], n_drawn=0)
-        turn: Any = SimpleNamespace(answer=self.answer, dial=Dial(), resolved=resolved)
-        self.steering = Steering(turn)
-        self.stage = Stage(Settings(seed=1), live=True)
+        turn: Any = SimpleNamespace(answer=self.answer, dial=TemperatureShift(), resolved=resolved)
+        self.steering = TemperatureKeys(turn)
+        self.stage = BusyScreen(Settings(seed=1), live=True)
         self.rows: list[str] = []
 
     def __call__(self, *pieces: str, steering: bool = True) -> list[str]:
@@ -87,7 +87,7 @@ def test_the_row_says_that_the_answer_repeats_itself(monkeypatch: pytest.MonkeyP
 
 def test_without_markdown_there_is_no_row(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     answering = Answering(monkeypatch)
-    answering.stage = Stage(Settings(seed=1, markdown=False), live=True)
+    answering.stage = BusyScreen(Settings(seed=1, markdown=False), live=True)
     with answering.stage.open(AbortFlag(), "", answering.steering):
         answering.stage.show(iter([("answer", LOOP * 60)]))
     assert capfd.readouterr().out == LOOP * 60
@@ -98,5 +98,5 @@ def test_without_markdown_there_is_no_row(monkeypatch: pytest.MonkeyPatch, capfd
 def test_the_spinner_ends_where_no_part_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     answering = Answering(monkeypatch)
     assert answering() == []
-    assert answering.stage.waiting.ended
+    assert answering.stage.spinner.ended
     assert answering.terminal.lines() == []

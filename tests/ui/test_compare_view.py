@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import pytest
 
 from llmcli.ui.comparison import Column, CompareView
-from llmcli.ui.terminal.cells import cells, plain
-from llmcli.ui.terminal.progress import Region
+from llmcli.ui.terminal.cells import cells, unstyled
+from llmcli.ui.terminal.progress import LiveRegion
 from tests.ui.markdown.emulator import Clock, Terminal
 
 TEXTS = (
@@ -176,7 +176,7 @@ def test_what_belongs_below_waits_and_is_announced() -> None:
 @pytest.mark.parametrize("to", [1, 3, 20, 50, 130])
 def test_a_window_that_changes_its_width_loses_no_word(to: int, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal, clock, written = Terminal(80, 50), Clock(), list[str]()  # an emulator cuts what a terminal would break
-    monkeypatch.setattr(Region, "draw", lambda _self, done, _tail, _size: written.extend(done))
+    monkeypatch.setattr(LiveRegion, "draw", lambda _self, done, _tail, _size: written.extend(done))
     view = view_on(terminal, 2, clock, color=False)
     for number in range(60):
         clock.now += 1
@@ -248,8 +248,8 @@ def test_rows_of_a_column_that_are_certain_do_not_change() -> None:
         column, whole = Column("2"), Column("2")
         whole.add("answer", text)
         whole.ended = True
-        expected = [plain(row) for row in whole.rows(width)]
+        expected = [unstyled(row) for row in whole.rows(width)]
         for _, piece in pieces_of([text], seed):
             column.add("answer", piece)
-            sure = [plain(row) for row in column.rows(width)[: column.certain(width)]]
+            sure = [unstyled(row) for row in column.rows(width)[: column.certain(width)]]
             assert sure == expected[: len(sure)]

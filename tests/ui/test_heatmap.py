@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 
 from llmcli.engine.events import TokenTrace
-from llmcli.ui.charts.heatmap import Measure, heat_rows, put_heat
-from llmcli.ui.terminal.cells import shown
+from llmcli.ui.charts.heatmap import Measure, heat_rows, print_heat
+from llmcli.ui.terminal.cells import visible
 
 SGR = re.compile(r"\x1b\[([0-9;]*)m")
 PIECES = ["The", " cap", "ital", " of", " 日", "本", " is", " T", "o", "kyo", ".\n\n", "  ", "- 1", "2", "3", "\n"]
@@ -50,7 +50,7 @@ def test_no_row_is_wider_than_the_window_and_nothing_is_lost(width: int, color: 
     tokens = [token(piece, at / 16) for at, piece in enumerate(PIECES)]
     rows = heat_rows(tokens, "temperature", width, color, True)
     answer = rows[: rows.index("")]
-    assert max(map(shown, rows if width > 6 else answer)) <= max(width, 2)  # a wide sign needs two
+    assert max(map(visible, rows if width > 6 else answer)) <= max(width, 2)  # a wide sign needs two
     letters = "".join(bare(rows)).replace(" ", "")
     if color:
         assert letters.startswith("Thecapitalof日本isTokyo.↵↵-123↵")
@@ -190,7 +190,7 @@ def printed(monkeypatch: pytest.MonkeyPatch, encoding: str) -> str:
     terminal = Terminal(encoding)
     monkeypatch.setattr("sys.stdout", terminal)
     monkeypatch.setenv("COLUMNS", "40")
-    put_heat([token("Yes, " * 20, 0.9)], "p")
+    print_heat([token("Yes, " * 20, 0.9)], "p")
     return terminal.getvalue()
 
 
@@ -210,7 +210,7 @@ def test_a_file_gets_bars_and_no_escape_whatever_is_forced(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    put_heat([token("Yes", 0.9)], "p")
+    print_heat([token("Yes", 0.9)], "p")
     out = capfd.readouterr().out
     assert out.startswith("Yes\n█··\n\nprobability: ")
     assert "\x1b" not in out

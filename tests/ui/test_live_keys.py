@@ -13,7 +13,7 @@ from prompt_toolkit.input.vt100_parser import Vt100Parser
 from prompt_toolkit.key_binding import KeyPress
 
 from llmcli.ui.input import live_keys as module
-from llmcli.ui.input.live_keys import live_keys, sort_out
+from llmcli.ui.input.live_keys import live_keys, split_keys_and_text
 from tests.ui.input.keyboard import DOWN, ENTER, ESCAPE, UP, Keyboard, keyboard, paste
 
 PATIENCE = 30.0
@@ -40,7 +40,7 @@ def sorted_out(*pieces: str, typing: bool = False) -> tuple[list[int], str]:
     """The steps, and the rest as it was typed."""
     steps, left = [], ""
     for keys in parsed(pieces):
-        more, kept = sort_out(keys, typing)
+        more, kept = split_keys_and_text(keys, typing)
         steps += more
         left += "".join(paste(key.data) if key.key == "<bracketed-paste>" else key.data for key in kept)
         typing = typing or bool(kept)
@@ -127,7 +127,7 @@ class Answer:
 
 @pytest.fixture
 def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keyboard]:
-    monkeypatch.setattr(module, "is_silent", lambda: True)
+    monkeypatch.setattr(module, "echo_is_off", lambda: True)
     with keyboard(tmp_path / "history") as one:
         yield one
 
@@ -205,7 +205,7 @@ def test_a_long_paste_is_kept(board: Keyboard) -> None:
 
 @needs_pipes
 def test_a_terminal_with_echo_is_not_read(board: Keyboard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "is_silent", lambda: False)
+    monkeypatch.setattr(module, "echo_is_off", lambda: False)
     before = threading.active_count()
     with live_keys(lambda _step: pytest.fail("a step")):
         board.keys.send_text(f"{UP}+")

@@ -5,7 +5,7 @@ import io
 import pytest
 
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.progress import Downloads, Status
+from llmcli.ui.terminal.progress import Downloads, ProgressLine
 
 
 class Terminal(io.StringIO):
@@ -57,7 +57,7 @@ def test_quiet_silences_a_download(capfd: pytest.CaptureFixture[str], monkeypatc
 
 def test_long_work_shows_a_line_and_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = on_terminal(monkeypatch)
-    status = Status()
+    status = ProgressLine()
     status.loading(0.1)
     assert terminal.getvalue() == ""  # short work is not worth a word
     status._next = 0.0
@@ -77,7 +77,7 @@ def test_a_pipe_or_a_dumb_terminal_gets_no_progress_line(
     monkeypatch.setenv("TERM", term)
     stream = Terminal() if term == "dumb" else io.StringIO()
     monkeypatch.setattr("sys.stderr", stream)
-    status = Status()
+    status = ProgressLine()
     status._next = 0.0
     status.loading(0.5)
     status.clear()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcli.text import safe
+from llmcli.text import sanitize
 
 
 @pytest.mark.parametrize(
@@ -26,16 +26,16 @@ from llmcli.text import safe
     ],
 )
 def test_control_characters_become_visible(text: str, shown: str) -> None:
-    assert safe(text) == shown
+    assert sanitize(text) == shown
 
 
 @given(st.text(st.characters()))
 def test_no_control_character_but_line_feed_and_tab_passes(text: str) -> None:
-    shown = safe(text)
+    shown = sanitize(text)
     assert all(char in "\n\t" or unicodedata.category(char) not in ("Cc", "Cs") for char in shown)
     assert not set(shown) & set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 @given(st.text(), st.integers(min_value=0, max_value=50))
 def test_splitting_a_text_changes_nothing(text: str, at: int) -> None:
-    assert safe(text[:at]) + safe(text[at:]) == safe(text)
+    assert sanitize(text[:at]) + sanitize(text[at:]) == sanitize(text)

@@ -5,19 +5,21 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.sampling.temperature import Dial
+from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.params.policies.parser import parse_policy
 from llmcli.params.settings import Settings
-from llmcli.ui.chat.busy_screen import Steering
+from llmcli.ui.chat.busy_screen import TemperatureKeys
 
 
-def steering(temperature: str = "0.8", drawn_with: str = "", **settings: Any) -> tuple[Steering, Dial]:
+def steering(
+    temperature: str = "0.8", drawn_with: str = "", **settings: Any
+) -> tuple[TemperatureKeys, TemperatureShift]:
     """The steering of a new answer, or of one whose last token used the part `drawn_with` of its policy."""
     resolved = SimpleNamespace(settings=Settings(temperature=parse_policy(temperature), seed=1, **settings))
     traces = [SimpleNamespace(policy=drawn_with)] if drawn_with else []
-    dial = Dial()
+    dial = TemperatureShift()
     turn: Any = SimpleNamespace(answer=SimpleNamespace(traces=traces), dial=dial, resolved=resolved)
-    return Steering(turn), dial
+    return TemperatureKeys(turn), dial
 
 
 @pytest.mark.parametrize(
@@ -83,20 +85,20 @@ def test_the_note_lists_each_move_and_its_first_token() -> None:
     for at, step in ((0, 0), (12, 1), (13, 1), (40, -1), (41, -1), (50, -1)):
         if step:
             one.step(step)
-        dial.at(at)
+        dial.value_at(at)
     assert one.note() == "temperature moved: +0.1 from token 1, 3 more, -0.1 from token 5"
 
 
 def test_a_step_after_the_last_token_is_not_a_move() -> None:
     one, dial = steering()
-    dial.at(0)
+    dial.value_at(0)
     one.step(1)
     assert one.note() == ""
 
 
 def test_down_stops_at_zero_and_up_works_at_once() -> None:
     one, dial = steering("0.8")
-    dial.gave(0.8)  # which the sampler tells when it is made
+    dial.observe(0.8)  # which the sampler tells when it is made
     for _ in range(20):
         one.step(-1)
     assert one.row() == "↑↓ temp 0.8 → 0.0"

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from llmcli.engine.events import TokenTrace
-from llmcli.engine.inspection import Dissection, stepwise
+from llmcli.engine.inspection import TokenInspection, trace_chain
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
-from llmcli.ui.charts.trace_table import percent, put_why, why_rows
-from llmcli.ui.terminal.cells import shown
+from llmcli.ui.charts.trace_table import percent, print_why, why_rows
+from llmcli.ui.terminal.cells import visible
 from tests.engine.candidates import NEUTRAL, capture_steps, log_probabilities, plan_steps
 
 SGR = re.compile(r"\x1b\[([0-9;]*)m")
@@ -23,13 +23,13 @@ USUAL: dict[str, Any] = {"top_k": 5, "top_p": 0.85, "min_p": 0.3, "temperature":
 
 def dissection(
     drawn: int = 1, count: int = 8, refused: str | None = None, **values: Any
-) -> tuple[Dissection, Settings]:
+) -> tuple[TokenInspection, Settings]:
     """Token 3 of an answer, drawn with these samplers from P."""
     film = capture_steps(plan_steps(draw=True, **values), log_probabilities(P))
     frames = [frame for frame in film.frames if frame.name != "dist"]
-    found = stepwise(frames, TEXTS.__getitem__, count, drawn)
+    found = trace_chain(frames, TEXTS.__getitem__, count, drawn)
     trace = TokenTrace(3, drawn, "", None, None, 1.234, 0.5, 3, (), "0.3..1.3", 0, 0.0)
-    return Dissection(3, drawn, found, trace, refused), Settings(**(NEUTRAL | values))
+    return TokenInspection(3, drawn, found, trace, refused), Settings(**(NEUTRAL | values))
 
 
 def rows_of(width: int, color: bool = False, **values: Any) -> list[str]:
@@ -68,7 +68,7 @@ def test_the_step_that_removed_a_candidate_is_named() -> None:
     head, _, *table = rows_of(79, **USUAL)
     for row in table:
         if gone := re.search(r"- (\w+)$", row):
-            assert shown(row) == head.index(gone[1]) + len(gone[1])
+            assert visible(row) == head.index(gone[1]) + len(gone[1])
 
 
 def test_bars_are_as_long_as_the_probabilities_that_are_left() -> None:
@@ -112,7 +112,7 @@ def test_a_token_rejected_by_the_grammar_is_shown() -> None:
     film = capture_steps(plan_steps(draw=True, top_k=3), log_probabilities(P), [(0, -math.inf)])
     film.frames[1] = film.frames[1].__class__("grammar", film.frames[1].rows)
     found, settings = dissection(refused=" map")
-    found = Dissection(3, 1, stepwise(film.frames[:-1], TEXTS.__getitem__, 8, 1), found.trace, " map")
+    found = TokenInspection(3, 1, trace_chain(film.frames[:-1], TEXTS.__getitem__, 8, 1), found.trace, " map")
     rows = why_rows(found, settings, 79, False)
     assert "  ␣map was sampled first, and rejected" in rows
     assert rows[2].split() == ["1", "␣comet", "41.0", "-", "grammar"]
@@ -161,7 +161,7 @@ ALL: dict[str, Any] = {
 @pytest.mark.parametrize("values", [{}, USUAL, ALL], ids=["none", "usual", "all"])
 def test_no_row_is_wider_than_the_window(width: int, color: bool, values: dict[str, Any]) -> None:
     rows = rows_of(width, color, **values)
-    assert max(map(shown, rows)) <= width
+    assert max(map(visible, rows)) <= width
     assert all(row == row.rstrip() for row in rows)
     assert bool(SGR.search("".join(rows))) == color
     assert [SGR.sub("", row) for row in rows] == rows_of(width, **values)
@@ -183,7 +183,7 @@ def test_a_file_gets_the_table_without_colour(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("shutil.get_terminal_size", lambda: (20, 24))
-    put_why(*dissection(**USUAL))
+    print_why(*dissection(**USUAL))
     assert capfd.readouterr().out.splitlines() == rows_of(100, **USUAL)
 
 
@@ -198,5 +198,5 @@ def test_a_terminal_gets_it_in_its_width(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("sys.stdout", out)
     monkeypatch.setattr("shutil.get_terminal_size", lambda: __import__("os").terminal_size((40, 24)))
     monkeypatch.setenv("TERM", "xterm")
-    put_why(*dissection(**USUAL))
+    print_why(*dissection(**USUAL))
     assert out.getvalue().splitlines() == rows_of(39, True, **USUAL)

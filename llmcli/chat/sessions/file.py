@@ -13,10 +13,10 @@ from llmcli.chat.attachments import Attachment
 from llmcli.chat.conversation import Conversation, Message
 from llmcli.chat.sessions import store as files
 from llmcli.errors import DiskError, LlmcliError, UsageError
-from llmcli.files import VERSION, Journal, encode, read_events
+from llmcli.files import VERSION, JsonlAppender, encode, read_events
 from llmcli.inference.output import from_data
 from llmcli.params.settings import NEVER_SET, fields, find, to_datum
-from llmcli.text import excerpt
+from llmcli.text import ellipsize
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -33,7 +33,7 @@ _MAX_TIME = 253402300800  # the year 10000, which an ISO timestamp cannot expres
 class SessionFile:
     """The files of a session, locked until `close`."""
 
-    def __init__(self, name: str, journal: Journal, lock: "BaseFileLock") -> None:
+    def __init__(self, name: str, journal: JsonlAppender, lock: "BaseFileLock") -> None:
         self.name = name
         self._journal = journal
         self._lock = lock
@@ -59,17 +59,17 @@ class SessionFile:
     @classmethod
     def _create(cls, name: str) -> "SessionFile":
         path = files.path_of(name)
-        lock = files.hold(name)  # before the file exists, so that no `--continue` opens it
+        lock = files.acquire_lock(name)  # before the file exists, so that no `--continue` opens it
         try:
-            journal = Journal(path, new=True)
+            journal = JsonlAppender(path, new=True)
         except FileExistsError:
             lock.release()
-            raise files.taken(name) from None
+            raise files.name_exists(name) from None
         except BaseException:
             lock.release()
             raise
         with suppress(OSError):
-            files.partial_of(path).unlink()  # of a deleted session of this name
+            files.partial_path(path).unlink()  # of a deleted session of this name
         return cls(name, journal, lock)
 
     @classmethod
@@ -79,10 +79,10 @@ class SessionFile:
         Raises:
             UsageError: if there is none, or another chat has it open.
         """
-        path = files.existing(name)
-        lock = files.hold(name)
+        path = files.existing_path(name)
+        lock = files.acquire_lock(name)
         try:
-            return cls(name, Journal(path), lock)
+            return cls(name, JsonlAppender(path), lock)
         except BaseException:
             lock.release()
             raise
@@ -108,19 +108,19 @@ class SessionFile:
         if name == self.name:
             raise UsageError(f"the name of this session is already {name!r}")
         path, target = self._journal.path, files.path_of(name)
-        lock = files.hold(name)
+        lock = files.acquire_lock(name)
         self._journal.close()  # Windows cannot move an open file
         try:
             files.move_files(path, target)
             self.name, self._lock, lock, path = name, lock, self._lock, target
         finally:
             lock.release()
-            self._journal = Journal(path)
+            self._journal = JsonlAppender(path)
 
     def begin_answer(self, event: Mapping[str, Any]) -> None:
         """Write what is known of an answer before its first token."""
         with suppress(OSError):  # a full disk is reported when the answer ends
-            self._partial = os.open(files.partial_of(self._journal.path), _PARTIAL, 0o600)
+            self._partial = os.open(files.partial_path(self._journal.path), _PARTIAL, 0o600)
             os.write(self._partial, encode(event))
 
     def grow(self, event: Mapping[str, Any]) -> None:
@@ -138,7 +138,7 @@ class SessionFile:
         if self._waiting:
             return
         with suppress(OSError):
-            files.partial_of(self._journal.path).unlink()
+            files.partial_path(self._journal.path).unlink()
 
     def close(self) -> None:
         """Close and unlock the files."""
@@ -170,7 +170,7 @@ def read_partial(path: Path) -> Message | None:
 
 
 @dataclass
-class Reading:
+class SessionData:
     """The content of a session file; `unfinished` is the answer of a chat that was killed."""
 
     conversation: Conversation = field(default_factory=Conversation)
@@ -187,14 +187,14 @@ class Reading:
         return [*notes, f"{name}: {more} more problems like these"] if more > 0 else notes
 
 
-def read_session(path: Path) -> Reading:
+def read_session(path: Path) -> SessionData:
     """Read the files of a session, and skip what is not valid.
 
     Raises:
         UsageError: if a newer version wrote it.
         DiskError: if it cannot be read.
     """
-    reading = Reading()
+    reading = SessionData()
     for event in read_events(path, reading.faults):
         try:
             _apply(reading, event)
@@ -204,7 +204,7 @@ def read_session(path: Path) -> Reading:
     return reading
 
 
-def _apply(reading: Reading, event: Mapping[str, Any]) -> None:
+def _apply(reading: SessionData, event: Mapping[str, Any]) -> None:
     kind, key = event.get("type"), str(event.get("key"))
     if kind == "message":
         _add_message(reading, from_event(event))
@@ -221,10 +221,10 @@ def _apply(reading: Reading, event: Mapping[str, Any]) -> None:
         _set_character(reading, event.get("name"), event.get("keys"))
 
 
-def _set_character(reading: Reading, name: Any, keys: Any) -> None:
+def _set_character(reading: SessionData, name: Any, keys: Any) -> None:
     if not isinstance(name, str) or not isinstance(keys, list):
         raise ValueError("a character must have a name and a list of keys")
-    reading.character = excerpt(name, _MAX_NAME)
+    reading.character = ellipsize(name, _MAX_NAME)
     reading.character_keys = {key for key in reading.overrides if key in keys}
 
 
@@ -239,7 +239,7 @@ def _typed_value(key: str, datum: Any) -> Any:
     return value
 
 
-def _add_message(reading: Reading, message: Message) -> None:
+def _add_message(reading: SessionData, message: Message) -> None:
     """Add a message of the file; if the one that it follows is lost, it follows the message before it in the file."""
     conversation = reading.conversation
     if message.parent is not None and message.parent not in conversation.messages:
@@ -251,7 +251,7 @@ def _add_message(reading: Reading, message: Message) -> None:
 
 def _unfinished(path: Path, conversation: Conversation) -> Message | None:
     """The answer of a chat that was killed, unless the conversation has it already."""
-    message, known = read_partial(files.partial_of(path)), conversation.messages
+    message, known = read_partial(files.partial_path(path)), conversation.messages
     if not message or message.id in known:
         return None
     return message if message.parent in (None, *known) else replace(message, parent=conversation.head)

@@ -216,7 +216,7 @@ class Session:
         if self._file:
             self._file.rename(name)
         else:
-            files.must_be_free(name)
+            files.require_unused(name)
         self._name = name
 
     def copy(self, name: str) -> "Session":
@@ -228,7 +228,7 @@ class Session:
         """
         self._must_keep()
         name = files.to_name(name)
-        files.must_be_free(name)
+        files.require_unused(name)
         other = Session(name)
         for message in self.conversation.messages.values():
             other.conversation.add(message)
@@ -303,4 +303,4 @@ class Session:
             self.notes.append("the last answer is not complete; /continue continues it")
         if not self._write_error:
             with suppress(OSError):
-                files.partial_of(path).unlink()
+                files.partial_path(path).unlink()

@@ -27,7 +27,7 @@ _MESSAGE_LINK = re.compile(rb'\{"type":"message","id":(\d{1,10}),"parent":(\d{1,
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class SessionSummary:
     """A session as a list shows it; `title` is the beginning of the first message of the user."""
 
     name: str
@@ -39,7 +39,7 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
-class Hit:
+class SearchHit:
     """A message that contains the search text; `number` is its place in its branch, as /history counts."""
 
     session: str
@@ -80,7 +80,7 @@ def _why_not_valid(name: str) -> str:
     return "Windows reserves it for a device"
 
 
-def existing(name: str) -> Path:
+def existing_path(name: str) -> Path:
     """The file of a session that exists.
 
     Raises:
@@ -88,7 +88,9 @@ def existing(name: str) -> Path:
     """
     path = path_of(name)
     if not path.is_file():
-        raise UsageError(f"session not found: {name!r}", similar(name) or "list the sessions with `llmcli sessions`")
+        raise UsageError(
+            f"session not found: {name!r}", similar_name(name) or "list the sessions with `llmcli sessions`"
+        )
     return path
 
 
@@ -104,7 +106,7 @@ def find_name(text: str) -> str:
     endings = _ending_with(name)
     if len(endings) == 1:
         return endings[0]
-    return existing(name).stem
+    return existing_path(name).stem
 
 
 def to_name(text: str) -> str:
@@ -112,7 +114,7 @@ def to_name(text: str) -> str:
     return "-".join(text.split())
 
 
-def similar(name: str) -> str:
+def similar_name(name: str) -> str:
     """The sessions that may be meant, as `did you mean 'novel'?`; empty if no name is similar."""
     if endings := _ending_with(name):
         return f"did you mean {' or '.join(map(repr, endings[:3]))}?"
@@ -150,18 +152,18 @@ def new_name(text: str) -> str:
     return f"{date.today().isoformat()}{slug or '-chat'}"
 
 
-def listed(start: str = "") -> list[Listed]:
+def session_summaries(start: str = "") -> list[SessionSummary]:
     """The sessions whose names start with `start`, the one that was changed last first, without unreadable files."""
     result = []
     for changed, path in _newest_first():
         with suppress(OSError):
             if path.name.startswith(start):
                 title, n_messages, n_branches, size = read_outline(path)
-                result.append(Listed(path.stem, title, n_messages, n_branches, size, changed))
+                result.append(SessionSummary(path.stem, title, n_messages, n_branches, size, changed))
     return result
 
 
-def search(text: str) -> Iterator[Hit]:
+def search(text: str) -> Iterator[SearchHit]:
     """Every message that contains `text`, case ignored, newest session first."""
     needle = text.casefold()
     for _, path in _newest_first():
@@ -174,7 +176,7 @@ def search(text: str) -> Iterator[Hit]:
                     yield from _hits(path.stem, event, needle, numbers[event["id"]])
 
 
-def _hits(session: str, event: dict[str, Any], needle: str, number: int) -> Iterator[Hit]:
+def _hits(session: str, event: dict[str, Any], needle: str, number: int) -> Iterator[SearchHit]:
     content = event.get("content")
     if not isinstance(content, str):
         return
@@ -185,7 +187,7 @@ def _hits(session: str, event: dict[str, Any], needle: str, number: int) -> Iter
     at = at if len(folded) == len(content) else _index_before_folding(content, at)
     start = max(0, at - 30)
     excerpt = ("…" if start else "") + content[start : at + len(needle) + 50]
-    yield Hit(session, event["id"], str(event.get("role", "")), " ".join(excerpt.split()), number)
+    yield SearchHit(session, event["id"], str(event.get("role", "")), " ".join(excerpt.split()), number)
 
 
 def _index_before_folding(text: str, index: int) -> int:
@@ -197,22 +199,22 @@ def _index_before_folding(text: str, index: int) -> int:
     return 0
 
 
-def taken(name: str) -> UsageError:
+def name_exists(name: str) -> UsageError:
     """The error for a name that another session has."""
     return UsageError(f"session {name!r} already exists", "choose another name")
 
 
-def must_be_free(name: str) -> None:
+def require_unused(name: str) -> None:
     """Check that no session has this name.
 
     Raises:
         UsageError: if one has, or the name is not valid.
     """
     if os.path.lexists(path_of(name)):
-        raise taken(name)
+        raise name_exists(name)
 
 
-def hold(name: str) -> "BaseFileLock":
+def acquire_lock(name: str) -> "BaseFileLock":
     """Lock a session for writing, until the lock is released or this process ends.
 
     Raises:
@@ -236,7 +238,7 @@ def hold(name: str) -> "BaseFileLock":
 def is_open(name: str) -> bool:
     """Whether a chat has the session open now."""
     try:
-        hold(name).release()
+        acquire_lock(name).release()
     except UsageError:
         return True
     return False
@@ -248,12 +250,12 @@ def remove(name: str) -> None:
     Raises:
         UsageError: if there is none, or a chat has it open.
     """
-    path = existing(name)
-    lock = hold(name)
+    path = existing_path(name)
+    lock = acquire_lock(name)
     try:
         path.unlink()
         with suppress(OSError):  # Windows cannot delete an open file
-            for other in (partial_of(path), Path(lock.lock_file)):
+            for other in (partial_path(path), Path(lock.lock_file)):
                 other.unlink(missing_ok=True)
     except OSError as error:
         raise DiskError(f"cannot delete {path}: {error.strerror}") from None
@@ -267,12 +269,12 @@ def rename(old: str, new: str) -> None:
     Raises:
         UsageError: if the new name is taken, or the session is open.
     """
-    path, target = existing(old), path_of(new)
+    path, target = existing_path(old), path_of(new)
     if old == new:
         raise UsageError(f"the name of the session is already {new!r}")
     with ExitStack() as locks:
         for name in (old, new):
-            locks.callback(hold(name).release)
+            locks.callback(acquire_lock(name).release)
         move_files(path, target)
 
 
@@ -282,16 +284,16 @@ def move_files(path: Path, target: Path) -> None:
     Raises:
         UsageError: if the new name is taken.
     """
-    must_be_free(target.stem)
+    require_unused(target.stem)
     try:
-        if partial_of(path).exists():
-            partial_of(path).replace(partial_of(target))
+        if partial_path(path).exists():
+            partial_path(path).replace(partial_path(target))
         path.rename(target)
     except OSError as error:
         raise DiskError(f"cannot rename {path}: {error.strerror}") from None
 
 
-def partial_of(path: Path) -> Path:
+def partial_path(path: Path) -> Path:
     """The file of the unfinished answer of a session."""
     return path.parent / ".open" / f"{path.stem}.partial"
 

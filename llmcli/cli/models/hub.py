@@ -6,15 +6,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmcli.cli.options import complete_wanted, with_settings
+from llmcli.cli.options import complete_downloadable, with_settings
 from llmcli.config.presets import resolve_settings
 from llmcli.errors import ExitStatus, UsageError
-from llmcli.models.hub.repo_files import Choice, Variant, choose, fits, pick, projectors, variants
+from llmcli.models.hub.repo_files import (
+    Quantization,
+    QuantizationChoice,
+    best_fit,
+    by_name,
+    fits_memory,
+    projectors,
+    variants,
+)
 from llmcli.params.settings import Layer
 from llmcli.text import count, gigabytes, plural
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.output import put_line
-from llmcli.ui.terminal.table import put_rows
+from llmcli.ui.terminal.output import print_line
+from llmcli.ui.terminal.table import print_rows
 
 if TYPE_CHECKING:
     from llmcli.models.hub.api import Repo
@@ -30,7 +38,7 @@ def pull(
         typer.Argument(
             metavar="MODEL",
             help="Model to download: owner/repo[:Q4_K_M], a URL, or a name from `models recommend`.",
-            autocompletion=complete_wanted,
+            autocompletion=complete_downloadable,
         ),
     ],
     mmproj: Annotated[
@@ -41,7 +49,7 @@ def pull(
 
     Every file is verified. The path of the model is printed to stdout.
     """
-    from llmcli.cli.open_model import describe, fetch_planned, found_offline, plan_reference, update_of
+    from llmcli.cli.open_model import describe, fetch_planned, find_offline, newer_revision, plan_reference
     from llmcli.models.lookup import to_download
 
     settings = resolve_settings(flags)
@@ -49,18 +57,18 @@ def pull(
     if wanted is None:
         from llmcli.cli.open_model import find_model
 
-        put_line(str(find_model(replace(settings, model=reference)).file.path))
+        print_line(str(find_model(replace(settings, model=reference)).file.path))
         return ExitStatus.OK
-    local = found_offline(reference, settings)
+    local = find_offline(reference, settings)
     if local:
-        put_line(str(local.path))
+        print_line(str(local.path))
         return ExitStatus.OK
     planned = plan_reference(wanted, settings, mmproj)
     console.note(describe(planned))
-    update = update_of(planned, settings)
+    update = newer_revision(planned, settings)
     if update:
         console.note(update)
-    put_line(str(fetch_planned(planned, settings).path))
+    print_line(str(fetch_planned(planned, settings).path))
     return ExitStatus.OK
 
 
@@ -70,7 +78,7 @@ def files(
     repo: Annotated[
         str,
         typer.Argument(
-            metavar="REPO", help="Repository on the Hub: owner/repo[@revision].", autocompletion=complete_wanted
+            metavar="REPO", help="Repository on the Hub: owner/repo[@revision].", autocompletion=complete_downloadable
         ),
     ],
     as_json: Json = False,
@@ -82,7 +90,7 @@ def files(
     from llmcli.cli.open_model import warn_about_token
     from llmcli.engine.llama import hardware
     from llmcli.models.hub import api
-    from llmcli.models.hub.environment import page
+    from llmcli.models.hub.environment import repo_url
     from llmcli.models.lookup import to_download
     from llmcli.models.reference import HubReference
 
@@ -93,40 +101,42 @@ def files(
     warn_about_token(settings)
     listing = api.repo(reference, settings.offline, console.note)
     found, memory = variants(listing.files), hardware.available_memory()
-    chosen = choose(found, memory) if any(variant.complete for variant in found) else None
+    chosen = best_fit(found, memory) if any(variant.complete for variant in found) else None
     if not found:
-        pick(found, None, None, listing.name)  # raises the error with its hint
+        by_name(found, None, None, listing.name)  # raises the error with its hint
     if as_json:
-        put_line(json.dumps(_listing_data(listing, found, chosen, memory), ensure_ascii=False, indent=2))
+        print_line(json.dumps(_listing_data(listing, found, chosen, memory), ensure_ascii=False, indent=2))
         return ExitStatus.OK
     rows = [_variant_row(variant, listing.n_parameters, memory) for variant in found]
-    put_rows(("QUANT", "SIZE", "BITS", "FITS", "FILE"), rows, ("SIZE", "BITS"))
+    print_rows(("QUANT", "SIZE", "BITS", "FITS", "FILE"), rows, ("SIZE", "BITS"))
     if chosen:
         label = chosen.variant.quantization or chosen.variant.path
         console.note(f"`llmcli pull {listing.name}` downloads {label}: {chosen.reason}")
     if listing.gated:
-        console.note(f"{listing.name} is gated; accept its terms at {page(listing.name)} first")
+        console.note(f"{listing.name} is gated; accept its terms at {repo_url(listing.name)} first")
     return ExitStatus.OK
 
 
-def _variant_row(variant: Variant, n_parameters: int | None, memory: int) -> tuple[str, ...]:
+def _variant_row(variant: Quantization, n_parameters: int | None, memory: int) -> tuple[str, ...]:
     bits = variant.bits_per_weight(n_parameters)
     return (
         variant.quantization or "?",
         gigabytes(variant.size),
         f"{bits:.1f}" if bits else "",
-        ("yes" if fits(variant.size, memory) else "no") if variant.complete else "parts missing",
+        ("yes" if fits_memory(variant.size, memory) else "no") if variant.complete else "parts missing",
         variant.path + (f" (+{len(variant.parts) - 1})" if len(variant.parts) > 1 else ""),
     )
 
 
-def _listing_data(listing: "Repo", found: list[Variant], chosen: Choice | None, memory: int) -> dict[str, Any]:
+def _listing_data(
+    listing: "Repo", found: list[Quantization], chosen: QuantizationChoice | None, memory: int
+) -> dict[str, Any]:
     models = [
         {
             "quantization": variant.quantization,
             "size": variant.size,
             "bits_per_weight": variant.bits_per_weight(listing.n_parameters),
-            "fits": fits(variant.size, memory),
+            "fits": fits_memory(variant.size, memory),
             "complete": variant.complete,
             "chosen": chosen is not None and variant is chosen.variant,
             "files": [asdict(part) for part in variant.parts],
@@ -155,7 +165,7 @@ def search(
     warn_about_token(settings)
     found = api.search(" ".join(text), limit, settings.offline, console.note)
     if as_json:
-        put_line(json.dumps([asdict(item) for item in found], ensure_ascii=False, indent=2))
+        print_line(json.dumps([asdict(item) for item in found], ensure_ascii=False, indent=2))
     elif not found:
         console.note(f"no GGUF repositories found for '{' '.join(text)}'")
     else:
@@ -163,7 +173,7 @@ def search(
             (item.name, count(item.downloads), item.license + (", gated" if item.gated else ""), item.updated)
             for item in found
         ]
-        put_rows(("NAME", "DOWNLOADS", "LICENSE", "UPDATED"), rows, ("DOWNLOADS",))
+        print_rows(("NAME", "DOWNLOADS", "LICENSE", "UPDATED"), rows, ("DOWNLOADS",))
         console.note("list the quantizations of a repository with `llmcli models files NAME`")
     return ExitStatus.OK
 
@@ -181,13 +191,13 @@ def recommend(flags: Layer, as_json: Json = False) -> int:  # noqa: ARG001 -- th
     memory, cores = hardware.available_memory(), hardware.usable_cores()
     entries = suited(memory, cores)
     if as_json:
-        put_line(json.dumps([asdict(entry) for entry in entries], ensure_ascii=False, indent=2))
+        print_line(json.dumps([asdict(entry) for entry in entries], ensure_ascii=False, indent=2))
         return ExitStatus.OK
     rows = [
         (entry.name, f"{entry.parameters:g}B", gigabytes(entry.size), entry.license, entry.note) for entry in entries
     ]
     commands = [f"llmcli pull {entry.repo}:{entry.quantization}" for entry in entries]
-    put_rows(("NAME", "WEIGHTS", "SIZE", "LICENSE", "GOOD AT"), rows, ("WEIGHTS", "SIZE"), commands)
+    print_rows(("NAME", "WEIGHTS", "SIZE", "LICENSE", "GOOD AT"), rows, ("WEIGHTS", "SIZE"), commands)
     memory_text = f"{memory / 2**30:.1f} GiB of free memory and " if memory else ""
     machine = memory_text + plural(cores, "core")
     console.note(f"for {machine}, from llmcli's own catalog of {KNOWN_AS_OF}")

@@ -15,11 +15,11 @@ from llmcli.params.settings import Layer, Settings
 from llmcli.text import ago, gigabytes, plural
 from llmcli.ui.terminal.ask import can_ask, confirm
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.output import put_line
-from llmcli.ui.terminal.table import put_rows
+from llmcli.ui.terminal.output import print_line
+from llmcli.ui.terminal.table import print_rows
 
 if TYPE_CHECKING:
-    from llmcli.models.download.partial_file import Unfinished
+    from llmcli.models.download.partial_file import InterruptedDownload
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Reference = Annotated[
@@ -39,14 +39,14 @@ def remove_model(
     The files and the freed disk space are shown first. Files that another model shares are kept.
     """
     from llmcli.models.inventory import incomplete_item, item_of, plan_removal, remove
-    from llmcli.models.locations import NotHereError, shelf
+    from llmcli.models.locations import ModelNotDownloadedError, model_locations
     from llmcli.models.lookup import find
     from llmcli.models.reference import HubReference
 
-    place = shelf(resolve_settings(flags))
+    place = model_locations(resolve_settings(flags))
     try:
         item = item_of(find(model, place), place)
-    except NotHereError as missing:
+    except ModelNotDownloadedError as missing:
         incomplete = incomplete_item(missing.reference, place) if isinstance(missing.reference, HubReference) else None
         if incomplete is None:
             raise ModelNotFoundError(str(missing), "list the models with `llmcli models list`") from None
@@ -86,11 +86,11 @@ def verify(
     damaged.
     """
     from llmcli.models.inventory import check, inventory, item_of
-    from llmcli.models.locations import shelf
+    from llmcli.models.locations import model_locations
     from llmcli.models.lookup import find
     from llmcli.ui.terminal.progress import Downloads
 
-    place = shelf(resolve_settings(flags))
+    place = model_locations(resolve_settings(flags))
     items = inventory(place) if model is None else [item_of(find(model, place), place)]
     results = []
     with Downloads() as downloads:
@@ -98,9 +98,9 @@ def verify(
             results += check(item, place.data_dir, downloads.bar)
     if as_json:
         rows = [{"file": str(one.path), "state": one.state, "sha256": one.sha256} for one in results]
-        put_line(json.dumps(rows, ensure_ascii=False, indent=2))
+        print_line(json.dumps(rows, ensure_ascii=False, indent=2))
     else:
-        put_rows(("STATE", "MODEL", "SHA256"), [(one.state, one.name, one.sha256) for one in results])
+        print_rows(("STATE", "MODEL", "SHA256"), [(one.state, one.name, one.sha256) for one in results])
     damaged = [one for one in results if one.state == "damaged"]
     for one in damaged:
         console.warn(f"{one.path} is damaged", f"download it again with `llmcli pull {one.name}`")
@@ -118,12 +118,12 @@ def partials(
     as_json: Json = False,
 ) -> int:
     """List, resume or delete interrupted downloads."""
-    from llmcli.models.locations import shelf
+    from llmcli.models.locations import model_locations
 
     settings = resolve_settings(flags)
     if resume and remove:
         raise UsageError("--resume and --remove cannot be used together", "use one of them")
-    place = shelf(settings)
+    place = model_locations(settings)
     found = partial_file.interrupted_downloads(place.hub, place.cache_dir, place.data_dir)
     chosen = [one for one in found if name in (None, one.name, one.path.name)]
     if name is not None and not chosen:
@@ -134,18 +134,18 @@ def partials(
         return _delete(chosen, place.data_dir)
     if as_json:
         data = [{"name": one.name, "file": str(one.path), "bytes": one.here, "size": one.size} for one in chosen]
-        put_line(json.dumps(data, ensure_ascii=False, indent=2))
+        print_line(json.dumps(data, ensure_ascii=False, indent=2))
         return ExitStatus.OK
     if not chosen:
         console.note("no interrupted downloads")
         return ExitStatus.OK
     rows = [(one.name, _progress(one.here, one.size), ago(one.time)) for one in chosen]
-    put_rows(("NAME", "DOWNLOADED", "CHANGED"), rows)
+    print_rows(("NAME", "DOWNLOADED", "CHANGED"), rows)
     console.note("resume them with `llmcli models partials --resume`, delete them with `--remove`")
     return ExitStatus.OK
 
 
-def _delete(chosen: Sequence["Unfinished"], data_dir: Path) -> int:
+def _delete(chosen: Sequence["InterruptedDownload"], data_dir: Path) -> int:
     from llmcli.models.download import partial_file as store
 
     deleted = [one for one in chosen if partial_file.remove_interrupted(one, data_dir)]
@@ -164,14 +164,14 @@ def _progress(here: int, size: int) -> str:
     return f"{gigabytes(here)} of {gigabytes(size)} ({here / size:.0%})" if size else gigabytes(here)
 
 
-def _resume(chosen: Sequence["Unfinished"], settings: Settings) -> int:
+def _resume(chosen: Sequence["InterruptedDownload"], settings: Settings) -> int:
     from llmcli.cli.open_model import fetch_planned, plan_reference
     from llmcli.models.reference import HubReference, UrlReference, parse
 
     for name in dict.fromkeys(one.name if one.size else "" for one in chosen):
         reference = parse(name) if name else None
         if isinstance(reference, HubReference | UrlReference):
-            put_line(str(fetch_planned(plan_reference(reference, settings), settings).path))
+            print_line(str(fetch_planned(plan_reference(reference, settings), settings).path))
     for one in chosen:
         if not one.size:
             if one.is_ours:
@@ -200,7 +200,7 @@ def alias(
 
     known = file.aliases()
     if name is None:
-        put_rows(("NAME", "MODEL"), list(known.items())) if known else console.note("no aliases")
+        print_rows(("NAME", "MODEL"), list(known.items())) if known else console.note("no aliases")
         return ExitStatus.OK
     if remove or model is None:
         if name not in known:
@@ -208,7 +208,7 @@ def alias(
         if remove:
             file.set_alias(name, None)
         else:
-            put_line(known[name])
+            print_line(known[name])
         return ExitStatus.OK
     if check_name(name, "alias") == STARTER:
         raise UsageError(f"'{name}' is the name of a model", "choose another name")
@@ -260,6 +260,6 @@ def import_folders(
             )
         rows += [(model.name, gigabytes(model.size), model.source) for model in found]
     file.set_value("model_folders", tuple(dict.fromkeys([*kept, *map(str, chosen)])))
-    put_rows(("NAME", "SIZE", "FROM"), rows, ("SIZE",))
+    print_rows(("NAME", "SIZE", "FROM"), rows, ("SIZE",))
     console.note(f"{plural(len(rows), 'model')} imported in place; use one with --model NAME")
     return ExitStatus.OK

@@ -12,13 +12,13 @@ from llmcli.cli.options import complete_reference, with_settings
 from llmcli.config.presets import resolve_settings
 from llmcli.errors import ExitStatus
 from llmcli.params.settings import Layer
-from llmcli.text import ago, count, gigabytes, safe
+from llmcli.text import ago, count, gigabytes, sanitize
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.output import put_line
-from llmcli.ui.terminal.table import put_facts, put_rows
+from llmcli.ui.terminal.output import print_line
+from llmcli.ui.terminal.table import print_facts, print_rows
 
 if TYPE_CHECKING:
-    from llmcli.models.inventory import Item
+    from llmcli.models.inventory import InstalledModel
 
 app = typer.Typer(help="Download, list, verify and remove models.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -34,40 +34,40 @@ def list_models(
     """
     from llmcli.config.presets import resolve_settings
     from llmcli.models.inventory import inventory_with_aliases
-    from llmcli.models.locations import shelf
+    from llmcli.models.locations import model_locations
 
-    items = inventory_with_aliases(shelf(resolve_settings(flags)))
+    items = inventory_with_aliases(model_locations(resolve_settings(flags)))
     if as_json:
-        put_line(json.dumps([_data(item) for item in items], ensure_ascii=False, indent=2))
+        print_line(json.dumps([_data(item) for item in items], ensure_ascii=False, indent=2))
         return ExitStatus.OK
     if not items:
         console.note("no models yet; see `llmcli models recommend`, then run `llmcli pull NAME`")
         return ExitStatus.OK
     heads = "NAME", "QUANT", "SIZE", "CONTEXT", "USED", "FROM"
-    targets = [safe(f"alias of {item.name}") if item.aliases else "" for item in items]
-    put_rows(heads, [_row(item) for item in items], ("SIZE", "CONTEXT"), below=targets, spare=("FROM", "QUANT"))
+    targets = [sanitize(f"alias of {item.name}") if item.aliases else "" for item in items]
+    print_rows(heads, [_row(item) for item in items], ("SIZE", "CONTEXT"), below=targets, spare=("FROM", "QUANT"))
     return ExitStatus.OK
 
 
-def _row(item: "Item") -> tuple[str, ...]:
+def _row(item: "InstalledModel") -> tuple[str, ...]:
     source = {"hub": "Hub cache", "url": "URL"}.get(item.source, item.source)
     return (
         ", ".join(item.aliases) or item.name,
         item.quantization,
         gigabytes(item.size),
-        str(item.glimpse.n_ctx_train or ""),
+        str(item.summary.n_ctx_train or ""),
         ago(item.used),
         source,
     )
 
 
-def _data(item: "Item") -> dict[str, Any]:
+def _data(item: "InstalledModel") -> dict[str, Any]:
     return {
         "name": item.name,
         "aliases": list(item.aliases),
         "quantization": item.quantization,
         "size": item.size,
-        "n_ctx_train": item.glimpse.n_ctx_train,
+        "n_ctx_train": item.summary.n_ctx_train,
         "used": item.used,
         "source": item.source,
         "repo": item.cached.repo if item.cached else None,
@@ -96,27 +96,27 @@ def show_model(
     Architecture, size, context, chat template, license, checksum and memory. A model on the Hub is not downloaded:
     only its header is read.
     """
-    from llmcli.inference.sizing import local_portrait, remote_portrait
-    from llmcli.models.locations import NotHereError, shelf
+    from llmcli.inference.sizing import local_model_info, remote_model_info
+    from llmcli.models.locations import ModelNotDownloadedError, model_locations
     from llmcli.models.lookup import find
     from llmcli.models.reference import HubReference
 
     settings = resolve_settings(flags)
-    place = shelf(settings)
+    place = model_locations(settings)
     try:
-        portrait = local_portrait(find(model, place), place, settings)
-    except NotHereError as missing:
+        portrait = local_model_info(find(model, place), place, settings)
+    except ModelNotDownloadedError as missing:
         if not isinstance(missing.reference, HubReference):
             raise
         from llmcli.cli.open_model import plan_hub
 
-        portrait = remote_portrait(plan_hub(missing.reference, settings), settings)
+        portrait = remote_model_info(plan_hub(missing.reference, settings), settings)
     if template:
-        put_line(portrait["chat_template"] or "")
+        print_line(portrait["chat_template"] or "")
     elif as_json:
-        put_line(json.dumps(portrait, ensure_ascii=False, indent=2))
+        print_line(json.dumps(portrait, ensure_ascii=False, indent=2))
     else:
-        put_facts([(name, text) for name, text in _facts(portrait) if text])
+        print_facts([(name, text) for name, text in _facts(portrait) if text])
     return ExitStatus.OK
 
 

@@ -68,7 +68,7 @@ class Context:
         self._memory = api.llama_get_memory(self.handle)
         self.abort.attach(api, self.handle)
         self._evaluated: list[list[int]] = [[] for _ in range(params.n_seq_max)]
-        self._layouts = [Layout() for _ in range(params.n_seq_max)]
+        self._layouts = [BatchHistory() for _ in range(params.n_seq_max)]
         self._make_batch(params.n_seq_max)
 
     def _c_params(self, params: ContextParams) -> Any:
@@ -292,7 +292,7 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     return next(i for i in range(n) if a[i] != b[i])
 
 
-class Layout:
+class BatchHistory:
     """The batches of one sequence. Tokens that are not recorded were evaluated in batches of one row."""
 
     def __init__(self, recorded: Sequence[tuple[int, int, int]] = ()) -> None:
@@ -311,9 +311,9 @@ class Layout:
             start, rows, kept = recorded[-1]
             recorded[-1] = start, rows, min(kept, keep - start)
 
-    def copy(self) -> "Layout":
+    def copy(self) -> "BatchHistory":
         """A copy, for a sequence that shares these tokens."""
-        return Layout(self._recorded)
+        return BatchHistory(self._recorded)
 
     def batches(self, n_tokens: int) -> list[tuple[int, int, int]]:
         """The batches of the first `n_tokens` tokens; equal ones in succession are counted."""
@@ -328,7 +328,7 @@ class Layout:
         return [(rows, kept, sum(times for _, _, times in group)) for (rows, kept), group in groups]
 
 
-def without_last(layout: Batches) -> list[tuple[int, int, int]]:
+def drop_last_batch(layout: Batches) -> list[tuple[int, int, int]]:
     """All batches except the last one."""
     *before, (rows, kept, times) = layout
     return [*before, (rows, kept, times - 1)] if times > 1 else before

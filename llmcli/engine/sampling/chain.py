@@ -10,11 +10,11 @@ from typing import Any
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.model import Vocab
 from llmcli.engine.sampling import python_samplers
-from llmcli.engine.sampling.python_samplers import Drawn
-from llmcli.engine.sampling.temperature import Dial, TemperatureSampler
-from llmcli.engine.sentences import Place
+from llmcli.engine.sampling.python_samplers import DrawTracer
+from llmcli.engine.sampling.temperature import TemperatureSampler, TemperatureShift
+from llmcli.engine.sentences import DrawState
 from llmcli.errors import UsageError
-from llmcli.params.chain import Step
+from llmcli.params.chain import SamplerStep
 from llmcli.params.generation import Bias
 
 # llama.cpp's constructors llama_sampler_init_<name> whose name differs from that of the step.
@@ -33,15 +33,15 @@ BEGIN = ""  # the name for the candidates before the first step
 
 
 @dataclass(frozen=True)
-class Watch:
+class ChainHooks:
     """The hooks of a chain: the state of the answer, the temperature shift, and observers of each draw.
 
     `look` is called with the candidates before the first step and after each step. `drawn` records the drawn token.
     """
 
-    place: Place
-    dial: Dial | None = None
-    drawn: Drawn | None = None
+    place: DrawState
+    live_shift: TemperatureShift | None = None
+    drawn: DrawTracer | None = None
     look: Look | None = None
 
 
@@ -55,12 +55,12 @@ class Chain:
     def __init__(
         self,
         vocab: Vocab,
-        steps: Sequence[Step],
+        steps: Sequence[SamplerStep],
         biases: Sequence[tuple[int, float]] = (),
-        watch: Watch | None = None,
+        hooks: ChainHooks | None = None,
     ) -> None:
         self._api = api = bindings.load()
-        self._watch = watch
+        self._watch = hooks
         self.customs: list[python_samplers.CustomSampler] = []
         self.temperature: TemperatureSampler | None = None
         params = api.llama_sampler_chain_default_params()
@@ -75,9 +75,9 @@ class Chain:
                 api.llama_sampler_chain_add(self.pointer, api.llama_sampler_init_min_p(_MIN_LIVE_P, 1))
             api.llama_sampler_chain_add(self.pointer, self._make(vocab, step))
             self._add_look(step.name)
-        if watch and watch.drawn:
-            self.customs.append(watch.drawn)
-            api.llama_sampler_chain_add(self.pointer, watch.drawn.pointer)
+        if hooks and hooks.drawn:
+            self.customs.append(hooks.drawn)
+            api.llama_sampler_chain_add(self.pointer, hooks.drawn.pointer)
 
     def _add_look(self, name: str) -> None:
         """Add a step that shows the candidates to `watch.look`."""
@@ -85,13 +85,13 @@ class Chain:
             self.customs.append(python_samplers.CustomSampler(name, partial(self._watch.look, name)))
             self._api.llama_sampler_chain_add(self.pointer, self.customs[-1].pointer)
 
-    def _make(self, vocab: Vocab, step: Step) -> Any:
+    def _make(self, vocab: Vocab, step: SamplerStep) -> Any:
         if step.name in _CUSTOM:
             self.customs.append(_CUSTOM[step.name](*step.args))
             return self.customs[-1].pointer
         if step.name == "temperature" and (self._watch or len(step.args) == 1):
-            watch = self._watch or Watch(Place())
-            self.temperature = TemperatureSampler(step.args, watch.place, watch.dial, watch.drawn is not None)
+            hooks = self._watch or ChainHooks(DrawState())
+            self.temperature = TemperatureSampler(step.args, hooks.place, hooks.live_shift, hooks.drawn is not None)
             self.customs.append(self.temperature)
             return self.temperature.pointer
         init = getattr(self._api, "llama_sampler_init_" + _CONSTRUCTORS.get(step.name, step.name))

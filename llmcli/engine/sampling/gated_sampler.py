@@ -6,11 +6,11 @@ from typing import Any
 
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.model import Vocab
-from llmcli.engine.sampling.chain import BEGIN, Chain, Look, Watch, make_bias
+from llmcli.engine.sampling.chain import BEGIN, Chain, ChainHooks, Look, make_bias
 from llmcli.engine.sampling.grammar import Grammar
 from llmcli.engine.sampling.python_samplers import CustomSampler
 from llmcli.errors import ConstraintError
-from llmcli.params.chain import Step
+from llmcli.params.chain import SamplerStep
 
 Biases = Sequence[tuple[int, float]]
 
@@ -18,9 +18,11 @@ Biases = Sequence[tuple[int, float]]
 class Sampler:
     """Draws tokens with the chain. `sample` also adds the token to the history of the chain."""
 
-    def __init__(self, vocab: Vocab, steps: Sequence[Step], biases: Biases, watch: Watch | None = None) -> None:
+    def __init__(
+        self, vocab: Vocab, steps: Sequence[SamplerStep], biases: Biases, hooks: ChainHooks | None = None
+    ) -> None:
         self._api = bindings.load()
-        self.chain = Chain(vocab, steps, biases, watch)
+        self.chain = Chain(vocab, steps, biases, hooks)
         self._sample = self._api.llama_sampler_sample
 
     def sample(self, ctx: Any, row: int) -> int:
@@ -49,14 +51,14 @@ class GatedSampler(Sampler):
     def __init__(
         self,
         vocab: Vocab,
-        steps: Sequence[Step],
+        steps: Sequence[SamplerStep],
         biases: Biases,
         grammar: Grammar | None,
-        watch: Watch | None = None,
+        hooks: ChainHooks | None = None,
     ) -> None:
-        super().__init__(vocab, steps, (), watch)
+        super().__init__(vocab, steps, (), hooks)
         api = self._api
-        self._look: Look = watch.look if watch and watch.look else _ignore
+        self._look: Look = hooks.look if hooks and hooks.look else _ignore
         self.grammar = grammar
         self.forbidden: set[int] = set()
         self._with_grammar = False

@@ -122,7 +122,7 @@ def schema_to_gbnf(schema: str) -> str:
         raise UsageError(f"json_schema is not supported: {text.splitlines()[0][:120]}") from None
 
 
-def not_enforced(schema: str) -> list[str]:
+def unenforced_keywords(schema: str) -> list[str]:
     """The keywords of a schema that the grammar does not enforce, sorted."""
     return sorted(set(_keywords(json.loads(schema))))
 

@@ -79,7 +79,7 @@ def make_smoothing(factor: float, curve: float) -> CustomSampler:
 
     def apply(candidates: Any) -> None:
         array = candidates.contents
-        logits = rows_of(array)["logit"]
+        logits = candidate_rows(array)["logit"]
         best = logits.max()
         live = logits > -math.inf
         d = logits[live] - best
@@ -90,7 +90,7 @@ def make_smoothing(factor: float, curve: float) -> CustomSampler:
     return CustomSampler("smoothing", apply)
 
 
-def rows_of(array: Any) -> Any:
+def candidate_rows(array: Any) -> Any:
     """The candidates of a `llama_token_data_array`, not copied, as a numpy array with the fields id, logit and p."""
     import numpy as np
 
@@ -99,7 +99,7 @@ def rows_of(array: Any) -> Any:
     return np.frombuffer(block, dtype=row)
 
 
-class Drawn(CustomSampler):
+class DrawTracer(CustomSampler):
     """The last step of a chain, after the draw. It records the drawn token, its rank, and the candidates."""
 
     def __init__(self) -> None:

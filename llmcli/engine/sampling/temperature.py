@@ -10,11 +10,11 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 from llmcli.engine.llama import bindings
-from llmcli.engine.sampling.python_samplers import CustomSampler, rows_of
-from llmcli.engine.sentences import Place
+from llmcli.engine.sampling.python_samplers import CustomSampler, candidate_rows
+from llmcli.engine.sentences import DrawState
 from llmcli.errors import PolicyError
 from llmcli.params.param import LARGEST_FLOAT
-from llmcli.params.policies.policy import Entropy, Fixed, Policy, compiled, said, spoken
+from llmcli.params.policies.policy import Entropy, Fixed, Policy, describe_exception, explain_policy, to_callable
 from llmcli.params.policies.rules import TokenStep, by_entropy
 
 _ROW = 12  # bytes of a llama_token_data: id, logit, p
@@ -27,7 +27,7 @@ _RECENT = 16  # number of last temperatures that limit the shift
 Move = tuple[int, float]
 
 
-class Reading(NamedTuple):
+class TemperatureReading(NamedTuple):
     """Values of a draw: entropy (nats) and number of the live candidates, temperature, and the part of the policy."""
 
     entropy: float
@@ -36,7 +36,7 @@ class Reading(NamedTuple):
     policy: str
 
 
-class Dial:
+class TemperatureShift:
     """A shift that is added to the temperature of the next tokens. `turn` can be called from any thread."""
 
     def __init__(self, moves: Sequence[Move] = ()) -> None:
@@ -48,18 +48,18 @@ class Dial:
         self._temperatures: tuple[float, ...] = ()
         self._index = self._draws = -1
 
-    def turn(self, by: float) -> float:
+    def add(self, by: float) -> float:
         """Change the shift by `by` and return it. If it makes all recent temperatures 0, it is not lowered further."""
         lowest = -max(self._temperatures, default=LARGEST_FLOAT)
         shift = round(min(max(self.shift, lowest) + by, LARGEST_FLOAT), 4)
         self.shift = max(shift, lowest)
         return self.shift
 
-    def gave(self, temperature: float) -> None:
+    def observe(self, temperature: float) -> None:
         """Record the temperature of a token before the shift, or the maximum of the policy."""
         self._temperatures = (*self._temperatures[1 - _RECENT :], temperature)
 
-    def at(self, index: int) -> float:
+    def value_at(self, index: int) -> float:
         """The shift for the draw of token `index`; the same when a grammar rejects the token and it is drawn again."""
         if index == self._index:
             return self._applied
@@ -84,18 +84,20 @@ class TemperatureSampler(CustomSampler):
     With `reads`, each draw is recorded for `reading`.
     """
 
-    def __init__(self, args: tuple[Any, ...], place: Place, dial: Dial | None = None, reads: bool = False) -> None:
+    def __init__(
+        self, args: tuple[Any, ...], place: DrawState, shift: TemperatureShift | None = None, reads: bool = False
+    ) -> None:
         self._api = api = bindings.load()
         self._place = place
-        self._dial = dial if args else None
+        self._dial = shift if args else None
         self._reads = reads
         self._native = api.llama_sampler_init_temp_ext(*args) if len(args) == 3 else None
         self._policy = args[0] if len(args) == 1 else policy_of(*(args or _NEUTRAL))
         self._is_python = bool(args) and not self._native
-        self._temperature_of, self._explain = compiled(self._policy), spoken(self._policy)
+        self._temperature_of, self._explain = to_callable(self._policy), explain_policy(self._policy)
         self._last: tuple[TokenStep, float] | None = None
         if self._dial and isinstance(self._policy, Fixed | Entropy):
-            self._dial.gave(self._policy.value if isinstance(self._policy, Fixed) else self._policy.high)
+            self._dial.observe(self._policy.value if isinstance(self._policy, Fixed) else self._policy.high)
         self.seconds = 0.0  # time in the policy
         super().__init__("temperature", self._apply, owned=[self._native] if self._native else [])
 
@@ -105,12 +107,12 @@ class TemperatureSampler(CustomSampler):
         step = TokenStep(
             lambda: _distribution(array), place.index, text.sentence, text.line, text.paragraph, place.thinking
         )
-        shift = self._dial.at(place.total) if self._dial else 0.0
+        shift = self._dial.value_at(place.total) if self._dial else 0.0
         value = 0.0
         if self._reads or self._is_python or shift:
             value = self._evaluate(step) if self._is_python else self._native_temperature(step, array.size)
             if self._dial and self._is_python:
-                self._dial.gave(value)
+                self._dial.observe(value)
             value = min(value + shift, LARGEST_FLOAT)
             value = value if value > _MIN_TEMPERATURE else 0.0
         if self._reads:
@@ -124,11 +126,11 @@ class TemperatureSampler(CustomSampler):
             api.llama_sampler_apply(sampler, candidates)
             api.llama_sampler_free(sampler)
 
-    def reading(self) -> Reading:
+    def reading(self) -> TemperatureReading:
         """The values of the last draw; only with `reads`."""
         assert self._last
         step, value = self._last
-        return Reading(step.entropy, step.candidates, value, self._explain(step))
+        return TemperatureReading(step.entropy, step.candidates, value, self._explain(step))
 
     def _native_temperature(self, step: TokenStep, n_candidates: int) -> float:
         """The temperature that llama.cpp applies; its entropy rule counts masked candidates too: `n_candidates`."""
@@ -147,7 +149,7 @@ class TemperatureSampler(CustomSampler):
         try:
             value: Any = self._temperature_of(step)
         except (Exception, SystemExit) as error:
-            raise PolicyError(f"{self._label()} failed at token {step.index}: {said(error)}") from None
+            raise PolicyError(f"{self._label()} failed at token {step.index}: {describe_exception(error)}") from None
         finally:
             self.seconds += perf_counter() - start
         if type(value) is float and 0 <= value <= LARGEST_FLOAT:
@@ -207,7 +209,7 @@ def _large_distribution(array: Any) -> tuple[Sequence[float], float]:
     """`_distribution` for many candidates, such as a whole vocabulary."""
     import numpy as np  # takes 80 ms, so only where no sampler removed candidates before
 
-    logits = rows_of(array)["logit"]
+    logits = candidate_rows(array)["logit"]
     below = np.sort(logits[logits > -math.inf])[::-1]
     if not len(below):
         return (), 0.0

@@ -10,8 +10,8 @@ from urllib.parse import quote
 
 from llmcli.errors import DiskError, ModelInvalidError
 from llmcli.models.download.http import Say, hub_headers
-from llmcli.models.download.partial_file import Partial, bytes_here, exclusive
-from llmcli.models.download.transfer import Source, Transfer
+from llmcli.models.download.partial_file import PartialFile, bytes_here, exclusive
+from llmcli.models.download.transfer import RemoteFile, Transfer
 from llmcli.models.hub import cache as hub_cache
 from llmcli.models.hub import environment
 from llmcli.models.hub.repo_files import RepoFile
@@ -24,7 +24,7 @@ _FULL = errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)  # Windows has no E
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DownloadItem:
     """One file at one commit, and its paths in the cache."""
 
     cache: Path
@@ -54,7 +54,7 @@ class Wanted:
         return same and _has_size(self.pointer, self.file.size)
 
 
-def missing_bytes(files: Sequence[Wanted]) -> int:
+def missing_bytes(files: Sequence[DownloadItem]) -> int:
     """The bytes that are not downloaded yet; partial downloads count."""
     return sum(one.file.size - bytes_here(one.partial, one.file.size) for one in files if not one.is_here())
 
@@ -77,7 +77,7 @@ def check_room(cache: Path, needed: int) -> None:
         )
 
 
-def fetch(wanted: Wanted, progress: Progress, say: Say, check: Callable[[], None]) -> Path:
+def fetch(wanted: DownloadItem, progress: Progress, say: Say, check: Callable[[], None]) -> Path:
     """The path of the file in the cache; it is downloaded and verified first if it is missing.
 
     `check` verifies a file that another program added while this one waited, and removes it if it is damaged.
@@ -91,17 +91,17 @@ def fetch(wanted: Wanted, progress: Progress, say: Say, check: Callable[[], None
     hub_cache.prepare(wanted.cache, wanted.repo)
     lock = hub_cache.lock_path(wanted.cache, wanted.repo, wanted.file.sha256)
 
-    def waiting() -> None:
+    def spinner() -> None:
         try:
             progress(wanted.partial.stat().st_size, wanted.file.size)
         except OSError:
             return
 
     try:
-        with exclusive(lock, wanted.file.path, say, waiting):
+        with exclusive(lock, wanted.file.path, say, spinner):
             check()
             if wanted.is_here():
-                Partial(wanted.partial, wanted.file.size).discard()  # another program was faster
+                PartialFile(wanted.partial, wanted.file.size).discard()  # another program was faster
             else:
                 _download(wanted, progress, say)
             if _has_size(wanted.blob, wanted.file.size):
@@ -111,12 +111,12 @@ def fetch(wanted: Wanted, progress: Progress, say: Say, check: Callable[[], None
         raise _disk_error(wanted, error) from error
 
 
-def _download(wanted: Wanted, progress: Progress, say: Say) -> None:
+def _download(wanted: DownloadItem, progress: Progress, say: Say) -> None:
     """Download and verify the blob; after a checksum mismatch, download it once more from the start."""
     size, expected = wanted.file.size, wanted.file.sha256
     digest = ""
     for attempt in range(2):
-        partial = Partial(wanted.partial, size)
+        partial = PartialFile(wanted.partial, size)
         digest = Transfer(source_of(wanted), partial, progress, say).run()
         if digest == expected:
             sync(wanted.partial)
@@ -133,12 +133,12 @@ def _download(wanted: Wanted, progress: Progress, say: Say) -> None:
     )
 
 
-def source_of(wanted: Wanted) -> Source:
+def source_of(wanted: DownloadItem) -> RemoteFile:
     """The remote file to download."""
     path = "/".join(quote(part, safe="") for part in wanted.file.path.split("/"))
     url = f"{environment.endpoint()}/{wanted.repo}/resolve/{wanted.commit}/{path}"
     name = HubReference(wanted.repo, file=wanted.file.path, revision=wanted.commit)
-    return Source(url, hub_headers(), name, wanted.file.size, wanted.file.sha256, wanted.commit)
+    return RemoteFile(url, hub_headers(), name, wanted.file.size, wanted.file.sha256, wanted.commit)
 
 
 def _has_size(path: Path, size: int) -> bool:
@@ -163,7 +163,7 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _disk_error(wanted: Wanted, error: OSError) -> DiskError:
+def _disk_error(wanted: DownloadItem, error: OSError) -> DiskError:
     if error.errno in _FULL:
         return DiskError(
             f"the disk is full: {wanted.cache}", "free some disk space, then run the command again to resume"

@@ -98,27 +98,27 @@ def requested(
         while True:
             with session().stream("GET", url, headers=sent, follow_redirects=False, timeout=limits) as response:
                 if response.status_code not in (301, 302, 303, 307, 308):
-                    check_passing(response)
+                    raise_if_transient(response)
                     yield response, hops
                     return
                 hops.append(response)
                 url, sent = _follow(url, response, sent, to_other_hosts, len(hops))
     except httpx2.TimeoutException:
-        raise PassingError(f"{host_of(url)} does not respond") from None
+        raise TransientError(f"{host_of(url)} does not respond") from None
     except httpx2.ConnectError as error:
-        raise PassingError(f"cannot reach {host_of(url)} ({_reason(error)})", unreachable=True) from None
+        raise TransientError(f"cannot reach {host_of(url)} ({_reason(error)})", unreachable=True) from None
     except httpx2.TransportError as error:
-        raise PassingError(f"the connection to {host_of(url)} failed ({_reason(error)})") from None
+        raise TransientError(f"the connection to {host_of(url)} failed ({_reason(error)})") from None
     except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError) as error:
         raise NetworkError(f"{host_of(url)} sent an invalid HTTP response: {type(error).__name__}") from None
 
 
-def check_passing(response: "httpx2.Response") -> None:
+def raise_if_transient(response: "httpx2.Response") -> None:
     """Raise PassingError for the statuses that are worth a retry."""
     if response.status_code in _TRANSIENT:
         retry_after = response.headers.get("retry-after", "").strip()
         problem = "too many requests" if response.status_code == 429 else "server error"
-        raise PassingError(
+        raise TransientError(
             f"{response.url.host}: {problem} (status {response.status_code})",
             float(retry_after) if retry_after.isdigit() and len(retry_after) < 9 else None,
         )
@@ -163,7 +163,7 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:120] or type(error).__name__
 
 
-class PassingError(Exception):
+class TransientError(Exception):
     """A transient error: its reason, the Retry-After of the server in seconds, and whether the host was unreachable."""
 
     def __init__(self, reason: str, retry_after: float | None = None, unreachable: bool = False) -> None:
@@ -172,7 +172,7 @@ class PassingError(Exception):
         self.unreachable = unreachable
 
 
-class Patience:
+class RetryPolicy:
     """Count the failed attempts of one task; progress resets the count."""
 
     def __init__(self, say: Say, tries: int = 8, stop: threading.Event | None = None) -> None:
@@ -190,7 +190,7 @@ class Patience:
         if self._progress >= ENOUGH:
             self._failed = self._progress = 0
 
-    def wait(self, fault: PassingError) -> None:
+    def wait(self, fault: TransientError) -> None:
         """Wait before the next attempt, or return at once when the task is stopped meanwhile.
 
         Raises:

@@ -39,7 +39,7 @@ class Segment:
         return self.end - self.position
 
 
-class Partial:
+class PartialFile:
     """The state of one download. Segments are sorted and adjacent; all bytes before `frontier` are downloaded."""
 
     def __init__(self, path: Path, size: int) -> None:
@@ -157,7 +157,7 @@ def _length(path: Path) -> int:
 
 
 @contextmanager
-def exclusive(lock: Path, what: str, say: Say, waiting: Callable[[], None]) -> Iterator[None]:
+def exclusive(lock: Path, what: str, say: Say, spinner: Callable[[], None]) -> Iterator[None]:
     """Lock for the time of the block. While another process has the lock, report it once and call `waiting`.
 
     The lock only saves work: on a file system with broken locks, the checksum at the end still protects the file.
@@ -176,7 +176,7 @@ def exclusive(lock: Path, what: str, say: Say, waiting: Callable[[], None]) -> I
             if not reported:
                 say(f"waiting for {_holder_name(holder)} to download {what}")
             reported = True
-            waiting()
+            spinner()
         except NotImplementedError:  # a file system without locks
             guard = SoftFileLock(lock)
     try:
@@ -236,7 +236,7 @@ def _is_running(pid: int) -> bool:
 
 
 @dataclass(frozen=True)
-class Unfinished:
+class InterruptedDownload:
     """An interrupted download. `name` is the reference to pull; `size` is 0 (unknown) if another program started it."""
 
     name: str
@@ -262,14 +262,14 @@ def discard_record(data_dir: Path, partial: Path) -> None:
         _record_path(data_dir, partial).unlink(missing_ok=True)
 
 
-def interrupted_downloads(hub: Path, cache_dir: Path, data_dir: Path) -> list[Unfinished]:
+def interrupted_downloads(hub: Path, cache_dir: Path, data_dir: Path) -> list[InterruptedDownload]:
     """All interrupted downloads, the latest first, including those of other Hugging Face tools."""
     paths = [*hub.glob("models--*/blobs/*.incomplete"), *(cache_dir / "urls").glob("*/*" + cache.PARTIAL)]
     found = [_unfinished(path, data_dir) for path in paths if path.is_file() and not path.is_symlink()]
     return sorted((one for one in found if one.here), key=lambda one: -one.time)
 
 
-def remove_interrupted(one: Unfinished, data_dir: Path) -> bool:
+def remove_interrupted(one: InterruptedDownload, data_dir: Path) -> bool:
     """Delete a partial download of llmcli; False if another program started it or it is active. Raises OSError."""
     if not one.is_ours:
         return False
@@ -281,7 +281,7 @@ def remove_interrupted(one: Unfinished, data_dir: Path) -> bool:
     return free
 
 
-def has_whole_parts(one: Unfinished) -> bool:
+def has_whole_parts(one: InterruptedDownload) -> bool:
     """Whether the interrupted pull also left complete parts of a split model."""
     folder = one.path.parent.parent
     repo = cache.repo_of(folder.name)
@@ -297,7 +297,7 @@ def _lock_of(partial: Path) -> Path:
     return target.with_suffix(".lock")
 
 
-def _unfinished(path: Path, data_dir: Path) -> Unfinished:
+def _unfinished(path: Path, data_dir: Path) -> InterruptedDownload:
     info = path.stat()
     try:
         data = json.loads(_record_path(data_dir, path).read_bytes()[: 1 << 16])
@@ -305,7 +305,7 @@ def _unfinished(path: Path, data_dir: Path) -> Unfinished:
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         reference, size = cache.repo_of(path.parent.parent.name) or path.name, 0
     here = bytes_here(path, size) if size else info.st_size
-    return Unfinished(reference, path, here, size, info.st_mtime)
+    return InterruptedDownload(reference, path, here, size, info.st_mtime)
 
 
 def _record_path(data_dir: Path, partial: Path) -> Path:

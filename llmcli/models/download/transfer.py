@@ -16,9 +16,9 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from llmcli.errors import NetworkError
-from llmcli.models.download.http import PassingError, Patience, Say, host_of, requested, same_origin
-from llmcli.models.download.partial_file import WRITTEN_DOWN, Partial, Segment
-from llmcli.models.hub.environment import refusal
+from llmcli.models.download.http import RetryPolicy, Say, TransientError, host_of, requested, same_origin
+from llmcli.models.download.partial_file import WRITTEN_DOWN, PartialFile, Segment
+from llmcli.models.hub.environment import http_error
 from llmcli.models.locations import Progress
 from llmcli.models.reference import HubReference
 
@@ -36,7 +36,7 @@ MOST_RANGE = 32 << 30  # bytes of one request: content delivery networks cut lon
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
-class Source:
+class RemoteFile:
     """One file of `size` bytes. `wanted` is its name in errors; the Hub's headers must match `sha256` and `commit`."""
 
     def __init__(
@@ -74,10 +74,10 @@ class Source:
         host = host_of(str(response.url))
         self._signed = ""
         if response.status_code == 416:
-            raise PassingError(f"{host} rejected the byte range")
+            raise TransientError(f"{host} rejected the byte range")
         if elsewhere:  # an expired URL; the Hub gives a new one
-            raise PassingError(f"{host} rejected the signed URL of the Hub (status {response.status_code})")
-        raise refusal(response, self._wanted)
+            raise TransientError(f"{host} rejected the signed URL of the Hub (status {response.status_code})")
+        raise http_error(response, self._wanted)
 
     def _check_identity(self, response: "httpx2.Response") -> None:
         """Raise NetworkError when the Hub's headers do not match the checksum or commit of its listing."""
@@ -93,23 +93,23 @@ class Source:
         """How many bytes of the response to skip before `first`; PassingError when it is not the file."""
         host, headers = host_of(str(response.url)), response.headers
         if headers.get("content-encoding", "identity") != "identity":
-            raise PassingError(f"{host} sent an unexpected Content-Encoding")
+            raise TransientError(f"{host} sent an unexpected Content-Encoding")
         if response.status_code == 206:
             match = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
             if not match or (int(match[1]), int(match[3])) != (first, self.size):
-                raise PassingError(f"{host} returned the wrong byte range")
+                raise TransientError(f"{host} returned the wrong byte range")
             self.takes_ranges = True
             return 0
         length = headers.get("content-length", "")
         if "text/html" in headers.get("content-type", "") or (length.isdigit() and int(length) != self.size):
-            raise PassingError(f"{host} returned something other than the file")
+            raise TransientError(f"{host} returned something other than the file")
         return first
 
 
 class Transfer:
     """One run of a download; `run` returns when the file is complete, or raises."""
 
-    def __init__(self, source: Source, partial: Partial, progress: Progress, say: Say) -> None:
+    def __init__(self, source: RemoteFile, partial: PartialFile, progress: Progress, say: Say) -> None:
         self._source, self._partial, self._progress, self._say = source, partial, progress, say
         self._stop = threading.Event()
         self._moved = threading.Event()  # a connection has ended or failed
@@ -143,7 +143,7 @@ class Transfer:
 
     def _watch(self, hasher: threading.Thread) -> None:
         """Report progress and add connections as long as they pay, until everything is done."""
-        ramp = Ramp(monotonic(), self._partial.done, max(1, len(self._workers)))
+        ramp = ConnectionRamp(monotonic(), self._partial.done, max(1, len(self._workers)))
         while hasher.is_alive() and not self._error:
             self._progress(self._partial.done, self._partial.size)
             hasher.join(_TICK)
@@ -172,15 +172,15 @@ class Transfer:
 
     def _fetch(self, segment: Segment) -> None:
         """Download one segment, with as many requests as necessary."""
-        patience = Patience(self._say, stop=self._stop)
+        patience = RetryPolicy(self._say, stop=self._stop)
         with self._partial.open() as file:
             while segment.left > 0 and not self._stop.is_set():
                 try:
                     self._stream(segment, file, patience)
-                except PassingError as fault:
+                except TransientError as fault:
                     patience.wait(fault)
 
-    def _stream(self, segment: Segment, file: FileIO, patience: Patience) -> None:
+    def _stream(self, segment: Segment, file: FileIO, patience: RetryPolicy) -> None:
         unrecorded = 0
         file.seek(segment.position)
         with self._source.open(segment.position, segment.end) as pieces:
@@ -196,7 +196,7 @@ class Transfer:
                 if segment.left <= 0:
                     return
         if segment.left > 0:
-            raise PassingError("the connection was closed early")
+            raise TransientError("the connection was closed early")
 
     def _write(self, segment: Segment, file: FileIO, piece: bytes) -> int:
         with segment.lock:  # a split must not change the end during the write
@@ -231,7 +231,7 @@ class Transfer:
         self._digest = digest.hexdigest()
 
 
-class Ramp:
+class ConnectionRamp:
     """The number of connections of one download; `now` is in monotonic seconds, `done` in bytes."""
 
     def __init__(self, now: float, done: int, connections: int = 1) -> None:

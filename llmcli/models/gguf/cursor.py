@@ -35,7 +35,7 @@ Scalar = int | float | bool | str
 Value = Scalar | list[Scalar] | ArraySummary
 
 
-class HeaderCutError(ModelInvalidError):
+class TruncatedHeaderError(ModelInvalidError):
     """The buffer ends inside the header, but the file is longer: at least its first `needed` bytes are necessary."""
 
     def __init__(self, message: str, needed: int) -> None:
@@ -163,7 +163,7 @@ class Cursor:
 
     def _past(self, needed: int, message: str) -> ModelInvalidError:
         """The error for a header that needs more bytes than the buffer has."""
-        return damaged(message) if needed > self._size else HeaderCutError(message, needed)
+        return damaged(message) if needed > self._size else TruncatedHeaderError(message, needed)
 
 
 def damaged(message: str) -> ModelInvalidError:

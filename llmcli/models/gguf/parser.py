@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError, NetworkError
-from llmcli.models.gguf.cursor import ArraySummary, Cursor, HeaderCutError, Value, damaged, quote
+from llmcli.models.gguf.cursor import ArraySummary, Cursor, TruncatedHeaderError, Value, damaged, quote
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.tensors import TensorInfo, padded, read_tensors
 
-__all__ = ["ArraySummary", "GGUFHeader", "HeaderCutError", "TensorInfo", "Value", "parse_header", "read_header"]
+__all__ = ["ArraySummary", "GGUFHeader", "TensorInfo", "TruncatedHeaderError", "Value", "parse_header", "read_header"]
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MAX_TENSORS = 1 << 16  # the largest published models have a few thousand
@@ -95,7 +95,7 @@ def parse_header(view: mmap.mmap | bytes, size: int) -> GGUFHeader:
     Raises ModelInvalidError; it is a HeaderCutError when `view` ends inside the header.
     """
     if view[:4] != MAGIC:
-        raise explain(view[:HEAD_BYTES], size)
+        raise describe_file(view[:HEAD_BYTES], size)
     cursor = Cursor(view, len(MAGIC), size)
     version = cursor.u32()
     _check_version(version)
@@ -209,7 +209,7 @@ def _largest(value: Value | None) -> int:
     return max((number for number in numbers if isinstance(number, int)), default=0)
 
 
-def explain(head: bytes, size: int) -> ModelInvalidError:
+def describe_file(head: bytes, size: int) -> ModelInvalidError:
     """The error for a file of `size` bytes whose first bytes, `head`, are not those of a GGUF file."""
     message, hint = _name(head, size)
     return ModelInvalidError(message, hint)
@@ -267,7 +267,7 @@ def read_remote_header(fetch: Fetch, size: int, name: str) -> GGUFHeader:
         head += _piece(fetch, len(head), min(end, size), name)
         try:
             return parse_header(head, size)
-        except HeaderCutError as cut:
+        except TruncatedHeaderError as cut:
             if cut.needed > MAX_READ:
                 break
         except ModelInvalidError as error:

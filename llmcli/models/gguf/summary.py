@@ -13,29 +13,29 @@ _MAX_KEYS = 200
 
 
 @dataclass(frozen=True)
-class Glimpse:
+class HeaderSummary:
     """The trained context in tokens, and a quantization such as Q4_K_M ("" when it is not known)."""
 
     n_ctx_train: int | None
     quantization: str
 
 
-def peek(path: Path) -> Glimpse:
+def peek(path: Path) -> HeaderSummary:
     """The summary of a GGUF file; an empty one if the file cannot be read or is not GGUF."""
     try:
         with path.open("rb") as file:
             head = file.read(_BYTES)
     except OSError:
-        return Glimpse(None, "")
+        return HeaderSummary(None, "")
     if head[:4] != b"GGUF":
-        return Glimpse(None, "")
+        return HeaderSummary(None, "")
     metadata = _first_keys(head)
     context = next((value for key, value in metadata.items() if key.endswith(".context_length")), None)
     file_type = metadata.get("general.file_type")
     quantization = quantization_name(file_type, ()) if isinstance(file_type, int) else ""
     if isinstance(context, int) and quantization:
-        return Glimpse(context, quantization)
-    return _read_all(path, Glimpse(context if isinstance(context, int) else None, quantization))
+        return HeaderSummary(context, quantization)
+    return _read_all(path, HeaderSummary(context if isinstance(context, int) else None, quantization))
 
 
 def _first_keys(head: bytes) -> dict[str, object]:
@@ -52,7 +52,7 @@ def _first_keys(head: bytes) -> dict[str, object]:
     return metadata
 
 
-def _read_all(path: Path, summary: Glimpse) -> Glimpse:
+def _read_all(path: Path, summary: HeaderSummary) -> HeaderSummary:
     """Fill the gaps from the whole header: some programs write the file type after the vocabulary, or not at all."""
     from llmcli.models.gguf.parser import read_header
 
@@ -60,7 +60,7 @@ def _read_all(path: Path, summary: Glimpse) -> Glimpse:
         header = read_header(path)
     except LlmcliError:
         return summary
-    return Glimpse(
+    return HeaderSummary(
         header.n_ctx_train if summary.n_ctx_train is None else summary.n_ctx_train,
         summary.quantization or header.quantization,
     )

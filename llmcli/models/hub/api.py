@@ -8,9 +8,9 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from llmcli.errors import LlmcliError, ModelNotFoundError, NetworkError
-from llmcli.models.download.http import PassingError, Patience, Say, check_online, hub_headers, requested
+from llmcli.models.download.http import RetryPolicy, Say, TransientError, check_online, hub_headers, requested
 from llmcli.models.hub import environment
-from llmcli.models.hub.environment import refusal
+from llmcli.models.hub.environment import http_error
 from llmcli.models.hub.repo_files import RepoFile, is_safe_path
 from llmcli.models.reference import MAIN, HubReference, is_repo
 
@@ -36,7 +36,7 @@ class Repo:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """One repository in the results of a search."""
 
     name: str
@@ -47,11 +47,11 @@ class Found:
     updated: str
 
 
-def no_say(_text: str) -> None:
+def no_listener(_text: str) -> None:
     """Ignore a message."""
 
 
-def repo(wanted: HubReference, offline: bool = False, say: Say = no_say) -> Repo:
+def repo(wanted: HubReference, offline: bool = False, say: Say = no_listener) -> Repo:
     """The repository at the requested revision, in one request.
 
     Raises:
@@ -82,7 +82,7 @@ def repo(wanted: HubReference, offline: bool = False, say: Say = no_say) -> Repo
     )
 
 
-def search(text: str, limit: int, offline: bool = False, say: Say = no_say) -> list[Found]:
+def search(text: str, limit: int, offline: bool = False, say: Say = no_listener) -> list[SearchResult]:
     """Repositories with GGUF files that match the text, the most downloaded first.
 
     Raises:
@@ -96,11 +96,11 @@ def search(text: str, limit: int, offline: bool = False, say: Say = no_say) -> l
 
 
 def _get_json(path: str, wanted: HubReference, say: Say) -> Any:
-    patience = Patience(say, _TRIES)
+    patience = RetryPolicy(say, _TRIES)
     while True:
         try:
             return _request_json(path, wanted)
-        except PassingError as fault:
+        except TransientError as fault:
             try:
                 patience.wait(fault)
             except NetworkError as error:
@@ -111,7 +111,7 @@ def _get_json(path: str, wanted: HubReference, say: Say) -> Any:
 def _request_json(path: str, wanted: HubReference) -> Any:
     with requested(environment.endpoint() + path, hub_headers(), to_other_hosts=False) as (response, _hops):
         if response.status_code != 200:
-            raise refusal(response, wanted)
+            raise http_error(response, wanted)
         body = bytearray()
         for piece in response.iter_raw():
             body += piece
@@ -153,11 +153,11 @@ def check_listed(file: RepoFile, wanted: HubReference) -> None:
         )
 
 
-def _found(item: Any) -> Found:
+def _found(item: Any) -> SearchResult:
     item = _table(item)
     downloads, likes = _count(item.get("downloads")) or 0, _count(item.get("likes")) or 0
     updated = _text(item.get("lastModified") or item.get("createdAt"))[:10]
-    return Found(
+    return SearchResult(
         _text(item.get("id") or item.get("modelId")),
         downloads,
         likes,

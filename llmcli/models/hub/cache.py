@@ -18,7 +18,7 @@ from typing import Any
 
 from llmcli.errors import DiskError
 from llmcli.files import replace_private
-from llmcli.models.hub.repo_files import RepoFile, Variant, is_safe_path, projectors, variants
+from llmcli.models.hub.repo_files import Quantization, RepoFile, is_safe_path, projectors, variants
 from llmcli.models.reference import is_repo
 
 PARTIAL = ".llmcli.incomplete"  # the Hub's own tools list and prune files that end in .incomplete
@@ -137,7 +137,7 @@ class CachedModel:
     cache: Path
     repo: str
     commit: str
-    variant: Variant
+    variant: Quantization
     projector: RepoFile | None
 
     @property
@@ -211,7 +211,7 @@ def _digest(entry: "os.DirEntry[str]") -> str:
 
 
 @dataclass(frozen=True)
-class Record:
+class PulledRevision:
     """The revision and files of `reference` when it was pulled; `time` is in seconds since 1970."""
 
     reference: str
@@ -223,18 +223,18 @@ class Record:
     time: float
 
 
-def save_revision(data_dir: Path, record: Record) -> None:
+def save_revision(data_dir: Path, record: PulledRevision) -> None:
     """Write the record; it replaces an older one. Raises OSError."""
     data = json.dumps(asdict(record), indent=1, ensure_ascii=False)
     replace_private(_revision_path(data_dir, record.reference), data.encode())
 
 
-def load_revision(data_dir: Path, reference: str) -> Record | None:
+def load_revision(data_dir: Path, reference: str) -> PulledRevision | None:
     """The record of a reference; None if there is none or it cannot be read."""
     return _read_revision(_revision_path(data_dir, reference))
 
 
-def all_revisions(data_dir: Path) -> list[Record]:
+def all_revisions(data_dir: Path) -> list[PulledRevision]:
     """Every record, the newest first."""
     with contextlib.suppress(OSError):
         found = filter(None, map(_read_revision, (data_dir / "pulled").glob("*.json")))
@@ -252,14 +252,14 @@ def _revision_path(data_dir: Path, reference: str) -> Path:
     return data_dir / "pulled" / f"{slug}-{zlib.crc32(reference.encode()):08x}.json"
 
 
-def _read_revision(path: Path) -> Record | None:
+def _read_revision(path: Path) -> PulledRevision | None:
     try:
         if path.stat().st_size > _MAX_BYTES:
             return None
         data = json.loads(path.read_bytes())
         files = tuple(_revision_file(entry) for entry in data["files"])
         projector = _revision_file(data["projector"]) if data["projector"] else None
-        record = Record(
+        record = PulledRevision(
             str(data["reference"]),
             str(data["repo"]),
             str(data["commit"]),

@@ -78,11 +78,11 @@ def _expanded(path: str) -> str:
     return os.path.expandvars(os.path.expanduser(path))
 
 
-def refusal(response: "httpx2.Response", wanted: HubReference) -> LlmcliError:
+def http_error(response: "httpx2.Response", wanted: HubReference) -> LlmcliError:
     """The error for a response that is not a success. The Hub's texts are untrusted, so they are not repeated."""
     status, code = response.status_code, response.headers.get("x-error-code", "")
     if code == "GatedRepo":
-        return gated(wanted.repo)
+        return gated_error(wanted.repo)
     if code == "RevisionNotFound":
         return ModelNotFoundError(f"{wanted.repo} has no revision '{wanted.revision or 'main'}'", "omit @REVISION")
     if code == "EntryNotFound":
@@ -95,20 +95,20 @@ def refusal(response: "httpx2.Response", wanted: HubReference) -> LlmcliError:
     if code == "RepoNotFound" or status in (401, 404):
         return _no_repo(wanted.repo)
     if status == 403:
-        return NotAllowedError(f"the Hub denies access to {wanted.repo}", f"see {page(wanted.repo)}")
+        return NotAllowedError(f"the Hub denies access to {wanted.repo}", f"see {repo_url(wanted.repo)}")
     return NetworkError(f"the Hub returned status {status} for {wanted.repo}", "try again later")
 
 
-def gated(repo: str) -> NotAllowedError:
+def gated_error(repo: str) -> NotAllowedError:
     """The error for a gated repository: the user must accept its terms first."""
     if token_source():
-        return NotAllowedError(f"{repo} is gated and your token has no access", f"request access at {page(repo)}")
+        return NotAllowedError(f"{repo} is gated and your token has no access", f"request access at {repo_url(repo)}")
     return NotAllowedError(
-        f"{repo} is gated", f"accept its terms at {page(repo)}, then run `hf auth login` or set HF_TOKEN"
+        f"{repo} is gated", f"accept its terms at {repo_url(repo)}, then run `hf auth login` or set HF_TOKEN"
     )
 
 
-def page(repo: str) -> str:
+def repo_url(repo: str) -> str:
     """The URL of the repository's web page."""
     return f"{endpoint()}/{repo}"
 

@@ -79,7 +79,7 @@ class RepoFile:
 
 
 @dataclass(frozen=True)
-class Variant:
+class Quantization:
     """One model of a repository: its file, or its available parts in order."""
 
     quantization: str
@@ -109,16 +109,16 @@ class Variant:
         return 8 * self.size / n_parameters if n_parameters else nominal_bits(self.quantization)
 
 
-def variants(files: Iterable[RepoFile]) -> list[Variant]:
+def variants(files: Iterable[RepoFile]) -> list[Quantization]:
     """The models among the files, smallest first: only GGUF, split models as one, without companion files."""
-    found: list[Variant] = []
+    found: list[Quantization] = []
     splits: dict[tuple[str, int], dict[int, RepoFile]] = {}
     for file in files:
         if not _is_gguf(file) or _is_companion(file.path):
             continue
         match = _PART.fullmatch(file.path)
         if match is None:
-            found.append(Variant(quantization_of(file.path), (file,), complete=True, missing=()))
+            found.append(Quantization(quantization_of(file.path), (file,), complete=True, missing=()))
         elif 1 <= int(match["number"]) <= int(match["count"]) <= _MAX_PARTS:
             parts = splits.setdefault((match["stem"], int(match["count"])), {})
             parts.setdefault(int(match["number"]), file)
@@ -134,7 +134,7 @@ def projectors(files: Iterable[RepoFile]) -> list[RepoFile]:
     )
 
 
-def projector_for(variant: Variant, files: Iterable[RepoFile]) -> RepoFile | None:
+def projector_for(variant: Quantization, files: Iterable[RepoFile]) -> RepoFile | None:
     """The best projector in the folder of the variant, otherwise the best in the root of the repository."""
     found = projectors(files)
     for folder in (_folder(variant.path), ""):
@@ -159,10 +159,10 @@ def _is_safe_name(name: str) -> bool:
     return _DEVICE.fullmatch(name.partition(".")[0].rstrip()) is None
 
 
-def _joined(stem: str, count: int, parts: dict[int, RepoFile]) -> Variant:
+def _joined(stem: str, count: int, parts: dict[int, RepoFile]) -> Quantization:
     missing = tuple(f"{stem}-{k:05d}-of-{count:05d}.gguf" for k in range(1, count + 1) if k not in parts)
     files = tuple(parts[number] for number in sorted(parts))
-    return Variant(quantization_of(files[0].path), files, complete=not missing, missing=missing)
+    return Quantization(quantization_of(files[0].path), files, complete=not missing, missing=missing)
 
 
 def _is_companion(path: str) -> bool:
@@ -184,45 +184,45 @@ def _folder(path: str) -> str:
 
 
 @dataclass(frozen=True)
-class Choice:
+class QuantizationChoice:
     """The variant that `choose` selects, and the reason in one clause."""
 
-    variant: Variant
+    variant: Quantization
     reason: str
 
 
-def needed(size: int) -> int:
+def memory_needed(size: int) -> int:
     """The approximate memory in bytes for a model of `size` bytes: weights, KV cache and buffers."""
     return size * 11 // 10 + _GIB // 2
 
 
-def fits(size: int, memory: int) -> bool:
+def fits_memory(size: int, memory: int) -> bool:
     """True when a model of `size` bytes should fit into `memory` bytes, or when `memory` is 0 (unknown)."""
-    return memory <= 0 or needed(size) <= memory
+    return memory <= 0 or memory_needed(size) <= memory
 
 
-def choose(found: Sequence[Variant], memory: int) -> Choice:
+def best_fit(found: Sequence[Quantization], memory: int) -> QuantizationChoice:
     """The default variant for `memory` bytes (0 = unknown): Q4_K_M, otherwise the best that fits.
 
     Raises ModelNotFoundError when there is no complete variant.
     """
     complete = _complete(found)
-    fitting = [variant for variant in complete if fits(variant.size, memory)]
+    fitting = [variant for variant in complete if fits_memory(variant.size, memory)]
     if not fitting:
         smallest = min(complete, key=lambda variant: (variant.size, *_preference(variant)))
         lead = "the only file" if len(complete) == 1 else f"no file fits; the smallest, {_label(smallest)},"
-        return Choice(smallest, f"{lead} {_memory_needed(smallest, memory)}")
+        return QuantizationChoice(smallest, f"{lead} {_memory_needed(smallest, memory)}")
     usual = sorted((variant for variant in complete if _plain(variant) == USUAL), key=_preference)
     for variant in usual:
         if variant in fitting:
-            return Choice(variant, f"{USUAL} is the default")
+            return QuantizationChoice(variant, f"{USUAL} is the default")
     if len(complete) == 1:
-        return Choice(complete[0], "the only file")
+        return QuantizationChoice(complete[0], "the only file")
     why = f"{USUAL} {_memory_needed(usual[0], memory)}" if usual else f"there is no {USUAL}"
     return _second_best(fitting, memory, why)
 
 
-def pick(found: Sequence[Variant], quantization: str | None, file: str | None, repo: str) -> Variant:
+def by_name(found: Sequence[Quantization], quantization: str | None, file: str | None, repo: str) -> Quantization:
     """The variant with this quantization or file; without both, the one that `choose` selects.
 
     Raises ModelNotFoundError (no such variant, or parts are missing) and UsageError (several variants match).
@@ -237,7 +237,7 @@ def pick(found: Sequence[Variant], quantization: str | None, file: str | None, r
     elif quantization:
         variant = _with_quantization(found, canonical(quantization), repo)
     else:
-        return choose(found, 0).variant
+        return best_fit(found, 0).variant
     if not variant.complete:
         raise ModelNotFoundError(
             f"{repo}: {_label(variant)} is incomplete, {_first(variant.missing)} is missing",
@@ -246,7 +246,7 @@ def pick(found: Sequence[Variant], quantization: str | None, file: str | None, r
     return variant
 
 
-def _complete(found: Sequence[Variant]) -> list[Variant]:
+def _complete(found: Sequence[Quantization]) -> list[Quantization]:
     complete = [variant for variant in found if variant.complete]
     if complete:
         return complete
@@ -256,22 +256,22 @@ def _complete(found: Sequence[Variant]) -> list[Variant]:
     raise ModelNotFoundError(f"all models are incomplete: {_first(missing)} is missing", "choose another repository")
 
 
-def _second_best(fitting: list[Variant], memory: int, why: str) -> Choice:
+def _second_best(fitting: list[Quantization], memory: int, why: str) -> QuantizationChoice:
     """The best of the variants that fit when the default one does not."""
     moderate = [v for v in fitting if (nominal_bits(v.quantization) or 0) <= _MAX_BITS]
     if not moderate:
         best = min(fitting, key=lambda variant: (variant.size, *_preference(variant)))
-        return Choice(best, f"{why}, the smallest is {_label(best)}")
+        return QuantizationChoice(best, f"{why}, the smallest is {_label(best)}")
     if memory <= 0:  # the largest may be far too large
         best = min(moderate, key=lambda variant: (distance(variant.quantization, USUAL), *_preference(variant)))
-        return Choice(best, f"{why}, the nearest is {_label(best)}")
+        return QuantizationChoice(best, f"{why}, the nearest is {_label(best)}")
     largest = max(moderate, key=lambda variant: variant.size)
     same = [v for v in moderate if v is largest or (v.quantization and _plain(v) == _plain(largest))]
     best = min(same, key=_preference)
-    return Choice(best, f"{why}, the largest that fits is {_label(best)}")
+    return QuantizationChoice(best, f"{why}, the largest that fits is {_label(best)}")
 
 
-def _with_file(found: Sequence[Variant], file: str, repo: str) -> Variant:
+def _with_file(found: Sequence[Quantization], file: str, repo: str) -> Quantization:
     paths = {path: variant for variant in found for path in (*(part.path for part in variant.parts), *variant.missing)}
     if file in paths:
         return paths[file]
@@ -284,7 +284,7 @@ def _with_file(found: Sequence[Variant], file: str, repo: str) -> Variant:
     raise ModelNotFoundError(f"{repo} has no file '{file}', only {', '.join(near)}", f"try '{repo}/{near[0]}'")
 
 
-def _with_quantization(found: Sequence[Variant], wanted: str, repo: str) -> Variant:
+def _with_quantization(found: Sequence[Quantization], wanted: str, repo: str) -> Quantization:
     for name in (wanted, f"UD-{wanted}"):
         same = [variant for variant in found if variant.quantization == name]
         if same:
@@ -296,7 +296,7 @@ def _with_quantization(found: Sequence[Variant], wanted: str, repo: str) -> Vari
     raise ModelNotFoundError(f"{repo} has no '{wanted}', only {', '.join(near)}", f"try '{reference}'")
 
 
-def _shortest(same: list[Variant], repo: str) -> Variant:
+def _shortest(same: list[Quantization], repo: str) -> Quantization:
     """The variant whose name is the start of all other names; otherwise they are different models: UsageError."""
     first, *others = sorted(same, key=lambda variant: (len(variant.name), len(variant.path), variant.path))
     base = _base(first)
@@ -324,26 +324,26 @@ def _nearest(wanted: str, names: list[str], limit: int = _MAX_NAMES) -> list[str
     return sorted(names[:_MAX_COMPARED], key=similarity, reverse=True)[:limit]
 
 
-def _preference(variant: Variant) -> tuple[bool, int, int, str]:
+def _preference(variant: Quantization) -> tuple[bool, int, int, str]:
     return variant.quantization.startswith("UD-"), len(variant.name), len(variant.parts), variant.path
 
 
-def _plain(variant: Variant) -> str:
+def _plain(variant: Quantization) -> str:
     return variant.quantization.removeprefix("UD-")
 
 
-def _base(variant: Variant) -> str:
+def _base(variant: Quantization) -> str:
     name = variant.name.casefold()
     before, found, _ = name.rpartition(variant.quantization.casefold()) if variant.quantization else ("", "", "")
     return (before if found else name).rstrip("-._")
 
 
-def _label(variant: Variant) -> str:
+def _label(variant: Quantization) -> str:
     return variant.quantization or variant.name
 
 
-def _memory_needed(variant: Variant, memory: int) -> str:
-    return f"needs {needed(variant.size) / _GIB:.1f} GiB and {memory / _GIB:.1f} GiB are free"
+def _memory_needed(variant: Quantization, memory: int) -> str:
+    return f"needs {memory_needed(variant.size) / _GIB:.1f} GiB and {memory / _GIB:.1f} GiB are free"
 
 
 def _first(missing: Sequence[str]) -> str:

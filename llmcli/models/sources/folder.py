@@ -11,7 +11,7 @@ from pathlib import Path
 
 from llmcli.errors import LlmcliError
 from llmcli.models.gguf.splits import is_later_part, parts_of, stem_of
-from llmcli.models.locations import MOST_ENTRIES, FoundModel, Store
+from llmcli.models.locations import MOST_ENTRIES, FolderModel, Store
 from llmcli.models.sources.ollama import is_ollama_store
 
 DEEPEST = 5  # levels of folders below the one given
@@ -29,7 +29,7 @@ _SETTINGS = ("AppData/Roaming/LM Studio", "Library/Application Support/LM Studio
 _MAX_BYTES = 1 << 20
 
 
-def models_in(folder: Path) -> list[FoundModel]:
+def models_in(folder: Path) -> list[FolderModel]:
     """The complete models in a folder and its subfolders, or in an Ollama store, sorted by name. Never raises.
 
     Files that cannot be read, lack a part, are hidden or belong to the Hub's cache are skipped.
@@ -41,13 +41,13 @@ def models_in(folder: Path) -> list[FoundModel]:
     return _models_below(folder, "lmstudio" if folder in lmstudio_folders() else "folder")
 
 
-def find_named(name: str, folders: Sequence[Path]) -> FoundModel | None:
+def find_named(name: str, folders: Sequence[Path]) -> FolderModel | None:
     """The first model with this name or file name; an exact match comes before one that differs in case."""
     found = [model for folder in folders for model in models_in(folder)]
     return _first(found, name, lambda model: [model.name, *(part.name for part in model.parts)])
 
 
-def find_repo(repo: str, quant: str | None, file: str | None, folders: Sequence[Path]) -> FoundModel | None:
+def find_repo(repo: str, quant: str | None, file: str | None, folders: Sequence[Path]) -> FolderModel | None:
     """The model of the Hub's `owner/repo` in a folder with LM Studio's layout, <folder>/owner/repo/FILE.gguf.
 
     `file` is a path in the repository, `quant` a part of the file's name. Without both: the only model, or the
@@ -62,7 +62,7 @@ def find_repo(repo: str, quant: str | None, file: str | None, folders: Sequence[
     return None
 
 
-def _select(found: Sequence[FoundModel], folder: Path, quant: str | None, file: str | None) -> FoundModel | None:
+def _select(found: Sequence[FolderModel], folder: Path, quant: str | None, file: str | None) -> FolderModel | None:
     if file:
         return _first(found, file, lambda model: [part.relative_to(folder).as_posix() for part in model.parts])
     if quant is None and len(found) == 1:
@@ -74,7 +74,9 @@ def _select(found: Sequence[FoundModel], folder: Path, quant: str | None, file: 
     return min(fitting, key=lambda model: len(model.name), default=None)  # Q4_K_M itself before UD-Q4_K_M
 
 
-def _first(found: Sequence[FoundModel], wanted: str, names: Callable[[FoundModel], Sequence[str]]) -> FoundModel | None:
+def _first(
+    found: Sequence[FolderModel], wanted: str, names: Callable[[FolderModel], Sequence[str]]
+) -> FolderModel | None:
     for model in found:
         if wanted in names(model):
             return model
@@ -102,8 +104,8 @@ def _subfolder(folder: Path, name: str) -> Path | None:
     return next((folder / other for other in same if os.path.isdir(folder / other)), None)
 
 
-def _models_below(folder: Path, source: Store) -> list[FoundModel]:
-    found: list[FoundModel] = []
+def _models_below(folder: Path, source: Store) -> list[FolderModel]:
+    found: list[FolderModel] = []
     for files in _gguf_files(folder):
         projectors = [path for path in files if _PROJECTOR.search(path.name)]
         for path in files:
@@ -113,7 +115,7 @@ def _models_below(folder: Path, source: Store) -> list[FoundModel]:
     return sorted(found, key=lambda model: (model.name.casefold(), model.name, model.path))
 
 
-def _model(path: Path, source: Store, projectors: Sequence[Path]) -> FoundModel | None:
+def _model(path: Path, source: Store, projectors: Sequence[Path]) -> FolderModel | None:
     if is_later_part(_with_lower_suffix(path).name):
         return None
     try:
@@ -123,7 +125,7 @@ def _model(path: Path, source: Store, projectors: Sequence[Path]) -> FoundModel 
         return None
     name = _stem(path)
     projector = min(projectors, key=lambda other: _projector_key(other, name), default=None)
-    return FoundModel(name, parts, size, source, None, projector)
+    return FolderModel(name, parts, size, source, None, projector)
 
 
 def _projector_key(projector: Path, model: str) -> tuple[int, int, str]:

@@ -8,16 +8,16 @@ from pathlib import Path
 from llmcli.errors import DiskError
 from llmcli.models import notes
 from llmcli.models.download import partial_file
-from llmcli.models.download.fetch import Wanted, check_room, fetch, missing_bytes, source_of
-from llmcli.models.download.http import PassingError, Patience, Say
+from llmcli.models.download.fetch import DownloadItem, check_room, fetch, missing_bytes, source_of
+from llmcli.models.download.http import RetryPolicy, Say, TransientError
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.parser import read_remote_header
 from llmcli.models.gguf.splits import stem_of
 from llmcli.models.hub import cache
-from llmcli.models.hub.api import Repo, check_listed, no_say, repo
-from llmcli.models.hub.environment import gated, token_source
-from llmcli.models.hub.repo_files import Variant, choose, pick, projector_for, variants
-from llmcli.models.locations import ModelFile, Progress, Shelf
+from llmcli.models.hub.api import Repo, check_listed, no_listener, repo
+from llmcli.models.hub.environment import gated_error, token_source
+from llmcli.models.hub.repo_files import Quantization, best_fit, by_name, projector_for, variants
+from llmcli.models.locations import ModelFile, ModelLocations, Progress
 from llmcli.models.reference import HubReference
 
 BarOf = Callable[[str], Progress]
@@ -25,23 +25,25 @@ _TRIES = 4
 
 
 @dataclass(frozen=True)
-class Plan:
+class PullPlan:
     """What a pull will download. `reason` explains the variant if the user did not choose it; sizes are in bytes."""
 
     reference: HubReference
     repo: Repo
-    variant: Variant
+    variant: Quantization
     reason: str
-    files: tuple[Wanted, ...]
+    files: tuple[DownloadItem, ...]
     missing: int
-    projector: Wanted | None  # available; in `files` only on request
+    projector: DownloadItem | None  # available; in `files` only on request
 
     @property
     def size(self) -> int:
         return sum(wanted.file.size for wanted in self.files)
 
 
-def plan(reference: HubReference, shelf: Shelf, memory: int, projector: bool = False, say: Say = no_say) -> Plan:
+def plan(
+    reference: HubReference, locations: ModelLocations, memory: int, projector: bool = False, say: Say = no_listener
+) -> PullPlan:
     """Ask the Hub, in one request, what `reference` is now. `memory` in bytes guides the selection (0 = unknown).
 
     Raises:
@@ -49,37 +51,37 @@ def plan(reference: HubReference, shelf: Shelf, memory: int, projector: bool = F
         NotAllowedError: the model is gated and there is no token.
         NetworkError: the Hub cannot be reached.
     """
-    listing = repo(reference, shelf.offline, say)
+    listing = repo(reference, locations.offline, say)
     found = variants(listing.files)
     if reference.quant or reference.file or not found:
-        variant, reason = pick(found, reference.quant, reference.file, reference.repo), ""
+        variant, reason = by_name(found, reference.quant, reference.file, reference.repo), ""
     else:
-        choice = choose(found, memory)
+        choice = best_fit(found, memory)
         variant, reason = choice.variant, choice.reason
     if listing.gated and not token_source():
-        raise gated(reference.repo)
+        raise gated_error(reference.repo)
     mmproj = projector_for(variant, listing.files)
-    extra = Wanted(shelf.hub, listing.name, listing.commit, mmproj) if mmproj else None
-    files = [Wanted(shelf.hub, listing.name, listing.commit, part) for part in variant.parts]
+    extra = DownloadItem(locations.hub, listing.name, listing.commit, mmproj) if mmproj else None
+    files = [DownloadItem(locations.hub, listing.name, listing.commit, part) for part in variant.parts]
     files += [extra] if extra and projector else []
     for wanted in files:
         check_listed(wanted.file, reference)
-    return Plan(reference, listing, variant, reason, tuple(files), missing_bytes(files), extra)
+    return PullPlan(reference, listing, variant, reason, tuple(files), missing_bytes(files), extra)
 
 
-def pull(plan: Plan, shelf: Shelf, bar: BarOf, say: Say = no_say) -> ModelFile:
+def pull(plan: PullPlan, locations: ModelLocations, bar: BarOf, say: Say = no_listener) -> ModelFile:
     """Download the missing files, verify the others, and record the commit of the reference.
 
     Raises:
         LlmcliError: the pull failed; the partial download is kept.
     """
-    check_room(shelf.hub, plan.missing)
-    paths = [_ensure_file(wanted, str(plan.reference), shelf, bar, say) for wanted in plan.files]
+    check_room(locations.hub, plan.missing)
+    paths = [_ensure_file(wanted, str(plan.reference), locations, bar, say) for wanted in plan.files]
     try:
-        cache.write_ref(shelf.hub, plan.repo.name, plan.repo.revision, plan.repo.commit)
-        _save_record(plan, shelf)
+        cache.write_ref(locations.hub, plan.repo.name, plan.repo.revision, plan.repo.commit)
+        _save_record(plan, locations)
     except OSError as error:
-        path = error.filename or f"to {shelf.hub} or {shelf.data_dir}"
+        path = error.filename or f"to {locations.hub} or {locations.data_dir}"
         raise DiskError(
             f"cannot write {path}: {error.strerror}", "free some disk space, or check the permissions"
         ) from None
@@ -87,24 +89,24 @@ def pull(plan: Plan, shelf: Shelf, bar: BarOf, say: Say = no_say) -> ModelFile:
     return ModelFile(parts[0], parts, stem_of(parts[0]), trusted=False)
 
 
-def _ensure_file(wanted: Wanted, reference: str, shelf: Shelf, bar: BarOf, say: Say) -> Path:
+def _ensure_file(wanted: DownloadItem, reference: str, locations: ModelLocations, bar: BarOf, say: Say) -> Path:
     """Download one file, or verify it if another program downloaded it."""
 
     def check() -> None:
         existing = wanted.blob if wanted.blob.is_file() else wanted.pointer
-        if not wanted.is_here() or notes.is_verified(shelf.data_dir, existing, wanted.file.sha256):
+        if not wanted.is_here() or notes.is_verified(locations.data_dir, existing, wanted.file.sha256):
             return
         if notes.sha256_of(existing, bar(f"verifying {wanted.file.path}")) == wanted.file.sha256:
-            notes.remember(shelf.data_dir, existing, wanted.file.sha256)
+            notes.remember(locations.data_dir, existing, wanted.file.sha256)
             return
         say(f"{wanted.file.path} in the cache is damaged: downloading it again")
         _remove(existing)
 
     check()
-    partial_file.record_partial(shelf.data_dir, wanted.partial, reference, wanted.file.size)
+    partial_file.record_partial(locations.data_dir, wanted.partial, reference, wanted.file.size)
     path = fetch(wanted, bar(wanted.file.path.rpartition("/")[2]), say, check)
-    partial_file.discard_record(shelf.data_dir, wanted.partial)
-    notes.remember(shelf.data_dir, path, wanted.file.sha256)
+    partial_file.discard_record(locations.data_dir, wanted.partial)
+    notes.remember(locations.data_dir, path, wanted.file.sha256)
     return path
 
 
@@ -117,9 +119,9 @@ def _remove(damaged: Path) -> None:
         ) from None
 
 
-def _save_record(plan: Plan, shelf: Shelf) -> None:
+def _save_record(plan: PullPlan, locations: ModelLocations) -> None:
     projector = plan.projector.file if plan.projector and plan.projector in plan.files else None
-    record = cache.Record(
+    record = cache.PulledRevision(
         str(plan.reference),
         plan.repo.name,
         plan.repo.commit,
@@ -128,10 +130,10 @@ def _save_record(plan: Plan, shelf: Shelf) -> None:
         plan.repo.license,
         time.time(),
     )
-    cache.save_revision(shelf.data_dir, record)
+    cache.save_revision(locations.data_dir, record)
 
 
-def remote_header(wanted: Wanted) -> GGUFHeader:
+def remote_header(wanted: DownloadItem) -> GGUFHeader:
     """The header, read with range requests: a few MiB, at most 32.
 
     Raises:
@@ -139,7 +141,7 @@ def remote_header(wanted: Wanted) -> GGUFHeader:
         LlmcliError: the Hub refuses or fails.
     """
     source = source_of(wanted)
-    patience = Patience(no_say, _TRIES)
+    patience = RetryPolicy(no_listener, _TRIES)
 
     def fetch(start: int, end: int) -> bytes:
         data = bytearray()
@@ -150,11 +152,11 @@ def remote_header(wanted: Wanted) -> GGUFHeader:
                         data += piece[: end - start - len(data)]
                         if len(data) >= end - start:
                             break
-            except PassingError as fault:
+            except TransientError as fault:
                 patience.wait(fault)
             else:
                 if len(data) < end - start:
-                    patience.wait(PassingError("the connection was closed early"))
+                    patience.wait(TransientError("the connection was closed early"))
         return bytes(data)
 
     return read_remote_header(fetch, wanted.file.size, wanted.file.path)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError
 from llmcli.models.gguf.cursor import quote
-from llmcli.models.locations import MOST_ENTRIES, FoundModel
+from llmcli.models.locations import MOST_ENTRIES, FolderModel
 
 HOST, NAMESPACE, TAG = "registry.ollama.ai", "library", "latest"
 MAX_MANIFEST = 1 << 20
@@ -40,7 +40,7 @@ _MEDIA_TYPE = "application/vnd.ollama.image."
 _MAX_NAMES = 3  # in one message
 
 
-class Name(NamedTuple):
+class OllamaName(NamedTuple):
     """The full name of a model; `str` gives the short form that Ollama shows, always with the tag."""
 
     host: str
@@ -90,7 +90,7 @@ def _user_stores() -> list[Path]:
         return []
 
 
-def models(store: Path) -> list[FoundModel]:
+def models(store: Path) -> list[FolderModel]:
     """The usable models of a store, sorted by name. Never raises: `find` gives the errors of the others."""
     found = []
     for name in _names(store):
@@ -101,7 +101,7 @@ def models(store: Path) -> list[FoundModel]:
     return sorted(found, key=lambda model: model.name)
 
 
-def find(name: str, stores: Sequence[Path]) -> FoundModel:
+def find(name: str, stores: Sequence[Path]) -> FolderModel:
     """The model with this name in Ollama (without `ollama:`); registry.ollama.ai/library and :latest are defaults.
 
     Raises:
@@ -125,7 +125,7 @@ def find(name: str, stores: Sequence[Path]) -> FoundModel:
     raise first_error or _not_found(wanted, [other for _, other in known], stores)
 
 
-def parse(name: str) -> Name | None:
+def parse(name: str) -> OllamaName | None:
     """The full name, with Ollama's defaults for missing parts; None if it is not valid."""
     above, _, last = name.partition("://")[2].rpartition("/") if "://" in name else name.rpartition("/")
     model, colon, tag = last.partition(":")
@@ -133,17 +133,17 @@ def parse(name: str) -> Name | None:
     if len(pieces) > 2 or (colon and not tag):
         return None
     host, namespace = [HOST, NAMESPACE][: 2 - len(pieces)] + pieces
-    full = Name(host, namespace, model, tag or TAG)
+    full = OllamaName(host, namespace, model, tag or TAG)
     return full if all(map(re.Pattern.fullmatch, _PIECES, full)) else None
 
 
-def _names(store: Path) -> list[Name]:
+def _names(store: Path) -> list[OllamaName]:
     """The names of all manifests of a store, sorted."""
     found: list[tuple[str, ...]] = [()]
     for pattern in _PIECES:
         below = ((*above, name) for above in found for name in _matching(store.joinpath("manifests", *above), pattern))
         found = list(islice(below, MOST_ENTRIES))
-    return [Name(*pieces) for pieces in found]
+    return [OllamaName(*pieces) for pieces in found]
 
 
 def _matching(folder: Path, pattern: re.Pattern[str]) -> list[str]:
@@ -154,7 +154,7 @@ def _matching(folder: Path, pattern: re.Pattern[str]) -> list[str]:
         return []
 
 
-def _model(store: Path, name: Name) -> FoundModel:
+def _model(store: Path, name: OllamaName) -> FolderModel:
     layers = _layers(store, name)
     weights = [layer for layer in layers if layer.kind == "model"]
     kinds = {layer.kind for layer in layers}
@@ -169,10 +169,10 @@ def _model(store: Path, name: Name) -> FoundModel:
     path, size = _blob(store, name, weights[0])
     projectors = [_blob(store, name, layer)[0] for layer in layers if layer.kind == "projector"]
     digest = weights[0].digest.removeprefix("sha256:")
-    return FoundModel(f"ollama:{name}", (path,), size, "ollama", digest, projectors[0] if projectors else None)
+    return FolderModel(f"ollama:{name}", (path,), size, "ollama", digest, projectors[0] if projectors else None)
 
 
-def _layers(store: Path, name: Name) -> list[_Layer]:
+def _layers(store: Path, name: OllamaName) -> list[_Layer]:
     path = store.joinpath("manifests", *name)
     try:
         info = path.stat()
@@ -194,7 +194,7 @@ def _layer(entry: dict[str, Any]) -> _Layer:
     return _Layer(kind.removeprefix(_MEDIA_TYPE), str(digest), size if isinstance(size, int) else None)
 
 
-def _blob(store: Path, name: Name, layer: _Layer) -> tuple[Path, int]:
+def _blob(store: Path, name: OllamaName, layer: _Layer) -> tuple[Path, int]:
     match = _DIGEST.fullmatch(layer.digest)
     if match is None:
         raise _damaged(name, f"{quote(layer.digest)} is not a valid digest")
@@ -214,7 +214,7 @@ def _blob(store: Path, name: Name, layer: _Layer) -> tuple[Path, int]:
     return path, info.st_size
 
 
-def _not_found(wanted: Name, known: Sequence[Name], stores: Sequence[Path]) -> ModelNotFoundError:
+def _not_found(wanted: OllamaName, known: Sequence[OllamaName], stores: Sequence[Path]) -> ModelNotFoundError:
     pull = f"`ollama pull {wanted}`"
     if not stores:
         return ModelNotFoundError(
@@ -227,7 +227,7 @@ def _not_found(wanted: Name, known: Sequence[Name], stores: Sequence[Path]) -> M
     return ModelNotFoundError(f"Ollama model '{wanted}' not found on this machine", hint)
 
 
-def _nearest(wanted: Name, known: Sequence[Name]) -> list[str]:
+def _nearest(wanted: OllamaName, known: Sequence[OllamaName]) -> list[str]:
     """The same model with other tags; if there are none, similar names."""
     tags = [str(name) for name in known if name.folded()[:3] == wanted.folded()[:3]]
     import difflib  # imported here: it costs 3 ms, and only errors need it
@@ -237,11 +237,11 @@ def _nearest(wanted: Name, known: Sequence[Name]) -> list[str]:
     return tags[:_MAX_NAMES] or [by_name[name] for name in near]
 
 
-def _unusable(name: Name, why: str, hint: str) -> ModelInvalidError:
+def _unusable(name: OllamaName, why: str, hint: str) -> ModelInvalidError:
     return ModelInvalidError(f"Ollama model '{name}' {why}", hint)
 
 
-def _damaged(name: Name, why: str) -> ModelInvalidError:
+def _damaged(name: OllamaName, why: str) -> ModelInvalidError:
     return ModelInvalidError(f"Ollama model '{name}' is damaged: {why}", f"run `ollama pull {name}` to repair it")
 
 

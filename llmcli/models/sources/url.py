@@ -10,9 +10,9 @@ from urllib.parse import unquote, urlsplit
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError, NetworkError
 from llmcli.files import make_private_folder
 from llmcli.models.download.fetch import check_room, sync
-from llmcli.models.download.http import PassingError, Patience, Say, check_online, host_of, requested
-from llmcli.models.download.partial_file import Partial, bytes_here, exclusive
-from llmcli.models.download.transfer import Source, Transfer
+from llmcli.models.download.http import RetryPolicy, Say, TransientError, check_online, host_of, requested
+from llmcli.models.download.partial_file import PartialFile, bytes_here, exclusive
+from llmcli.models.download.transfer import RemoteFile, Transfer
 from llmcli.models.gguf.parser import read_header
 from llmcli.models.gguf.splits import stem_of
 from llmcli.models.hub.cache import PARTIAL
@@ -25,7 +25,7 @@ _TRIES = 3
 _VERSION, _DIGEST = ".version", ".sha256"  # suffixes of small files beside the model
 
 
-def place_of(reference: UrlReference, cache_dir: Path) -> Path:
+def download_path(reference: UrlReference, cache_dir: Path) -> Path:
     """The path at which the file of a URL is stored."""
     name = unquote(urlsplit(reference.url).path).rpartition("/")[2]
     key = hashlib.sha256(reference.url.encode("utf-8", "surrogatepass")).hexdigest()[:16]
@@ -51,14 +51,14 @@ def plan_url(reference: UrlReference, cache_dir: Path, offline: bool, say: Say) 
         NetworkError: the server cannot be reached.
     """
     check_online(offline, str(reference))
-    patience = Patience(say, _TRIES)
+    patience = RetryPolicy(say, _TRIES)
     while True:
         try:
             size, version = _size_and_version(reference)
             break
-        except PassingError as fault:
+        except TransientError as fault:
             patience.wait(fault)
-    place = place_of(reference, cache_dir)
+    place = download_path(reference, cache_dir)
     downloaded = size if place.is_file() else bytes_here(_partial(place), size)
     if _read_note(place, _VERSION) != version:
         downloaded = 0
@@ -92,12 +92,12 @@ def _is_downloaded(plan: UrlPlan, progress: Progress) -> bool:
 
 
 def _download(plan: UrlPlan, progress: Progress, say: Say) -> None:
-    partial = Partial(_partial(plan.place), plan.size)
+    partial = PartialFile(_partial(plan.place), plan.size)
     if _read_note(plan.place, _VERSION) != plan.version:  # the partial file is of another version
         partial.discard()
         plan.place.with_suffix(_VERSION).write_text(plan.version)
     wanted = HubReference(host_of(plan.reference.url), file=plan.place.name)
-    digest = Transfer(Source(plan.reference.url, {}, wanted, plan.size), partial, progress, say).run()
+    digest = Transfer(RemoteFile(plan.reference.url, {}, wanted, plan.size), partial, progress, say).run()
     expected = plan.reference.sha256
     try:
         if expected and digest != expected:
@@ -132,7 +132,7 @@ def _size_and_version(reference: UrlReference) -> tuple[int, str]:
     return int(length), version[:200]
 
 
-def promised(place: Path) -> str:
+def expected_sha256(place: Path) -> str:
     """The sha256 in the URL of a downloaded file; "" if it had none."""
     return _read_note(place, _DIGEST)
 

@@ -14,9 +14,9 @@
 import re
 from inspect import signature
 
-from llmcli.params.param import LARGEST_FLOAT, InvalidValueError, quote, show
-from llmcli.params.policies.policy import Entropy, Fixed, Named, Policy
-from llmcli.params.policies.rules import Kind, find_kind, known_names
+from llmcli.params.param import LARGEST_FLOAT, InvalidValueError, format_value, quote
+from llmcli.params.policies.policy import Entropy, Fixed, Policy, PolicyCall
+from llmcli.params.policies.rules import PolicySpec, get_policy, known_names
 from llmcli.text import did_you_mean
 
 SHAPE = "a number (0.8), a range (0.3..1.3) or a policy (sentence:1.1,0.7,0.4)"
@@ -31,7 +31,7 @@ _PERCENT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 _DECIMAL_COMMA = re.compile(r"\s*(\d+),(\d+)\s*")
 
 
-class MisplacedError(InvalidValueError):
+class PolicySyntaxError(InvalidValueError):
     """A syntax error in a policy."""
 
 
@@ -63,13 +63,13 @@ class _Parser:
         self._text = text
         self._at = 0
         self._parentheses = 0
-        self._kind: Kind | None = None
+        self._kind: PolicySpec | None = None
 
     def at_end(self) -> bool:
         self._skip_space()
         return self._at == len(self._text)
 
-    def error(self, fault: str = "", at: int | None = None, hint: str = "", rule: str = "") -> MisplacedError:
+    def error(self, fault: str = "", at: int | None = None, hint: str = "", rule: str = "") -> PolicySyntaxError:
         """The error for the text at the current offset, or at `at`."""
         at = self._at if at is None else at
         rest = self._text[at:].strip()
@@ -77,13 +77,13 @@ class _Parser:
         if not fault:
             fault = f"unexpected {quote(rest, 32)}"
         rule = rule or (f"like {self._kind.example}" if self._kind else SHAPE)
-        return MisplacedError(rule, f"{fault} at {where}", hint, at)
+        return PolicySyntaxError(rule, f"{fault} at {where}", hint, at)
 
     def policy(self, depth: int) -> Policy:
         side = _SIDE.match(self._text, self._at)
         if not side:
             return self._term(depth)
-        outer, self._kind = self._kind, find_kind("think")
+        outer, self._kind = self._kind, get_policy("think")
         first, self._at = side[1], side.end()
         second = next(name for name in _SIDES if name != first)
         sides = {first: self._term(depth + 1)}
@@ -94,7 +94,7 @@ class _Parser:
         self._at = side.end()
         sides[second] = self._term(depth + 1)
         self._kind = outer or self._kind
-        return Named("think", (sides["think"], sides["answer"]))
+        return PolicyCall("think", (sides["think"], sides["answer"]))
 
     def _term(self, depth: int) -> Policy:
         if depth > _MAX_DEPTH:
@@ -105,7 +105,7 @@ class _Parser:
         name = _NAME.match(self._text, self._at)
         if not name or _NUMBER.match(self._text, self._at):
             return self._range()
-        kind = find_kind(name[0]) if name[0] != "clamp" else None
+        kind = get_policy(name[0]) if name[0] != "clamp" else None
         if not kind or kind.form == "split":
             raise self._unknown(name[0])
         self._at, outer, self._kind = name.end(), self._kind, kind
@@ -129,7 +129,7 @@ class _Parser:
         self._parentheses -= 1
         return policy
 
-    def _unknown(self, name: str) -> MisplacedError:
+    def _unknown(self, name: str) -> PolicySyntaxError:
         hint = did_you_mean(name, known_names()) or f"use a number or one of {', '.join(known_names())}"
         if name in _SIDES:
             hint = "write think=1.0,answer=0.6"
@@ -153,12 +153,12 @@ class _Parser:
             raise self.error("the exponent is 0", at, rule="a range with an exponent above 0")
         return Entropy(low, high, exponent)
 
-    def _reversed(self, low: float, high: float, at: int) -> MisplacedError:
+    def _reversed(self, low: float, high: float, at: int) -> PolicySyntaxError:
         """The error for a range from high to low."""
-        written = f"{show(high)}..{show(low)}"
+        written = f"{format_value(high)}..{format_value(low)}"
         return self.error("reversed range", at, f"write {written}", "a range from low to high")
 
-    def _numbers(self, kind: Kind, _depth: int) -> Policy:
+    def _numbers(self, kind: PolicySpec, _depth: int) -> Policy:
         """`NAME`, `NAME:NUMBER`, `NAME:NUMBER,KEY=NUMBER` and `NAME:KEY=NUMBER`."""
         args: tuple[float, ...] = ()
         options: dict[str, float] = {}
@@ -172,9 +172,9 @@ class _Parser:
                 break
             self._option(kind, option, options)
             option = None
-        return Named(kind.name, args, tuple(options.items()))
+        return PolicyCall(kind.name, args, tuple(options.items()))
 
-    def _option(self, kind: Kind, found: re.Match[str], options: dict[str, float]) -> None:
+    def _option(self, kind: PolicySpec, found: re.Match[str], options: dict[str, float]) -> None:
         key, self._at = found[1], found.start(1)
         if key in options:
             raise self.error(f"duplicate option {_short(key)!r}")
@@ -183,7 +183,7 @@ class _Parser:
         self._at = found.end()
         options[key] = self._number(_minimum(kind))
 
-    def _schedule(self, kind: Kind, _depth: int) -> Policy:
+    def _schedule(self, kind: PolicySpec, _depth: int) -> Policy:
         """`NAME:FROM->TO@TOKENS`."""
         self._expect(":")
         start = self._number(above=kind.positive)
@@ -194,15 +194,15 @@ class _Parser:
         at, tokens = self._at, self._number(above=True)
         if tokens != int(tokens):
             raise self.error("the number of tokens is not an integer", at)
-        return Named(kind.name, (start, end, tokens))
+        return PolicyCall(kind.name, (start, end, tokens))
 
-    def _parts(self, kind: Kind, depth: int) -> Policy:
+    def _parts(self, kind: PolicySpec, depth: int) -> Policy:
         """`NAME:POLICY,POLICY`."""
         self._expect(":")
         parts = [self._term(depth + 1)]
         while not _OPTION.match(self._text, self._at) and self._skip_over(","):
             parts.append(self._term(depth + 1))
-        return Named(kind.name, tuple(parts))
+        return PolicyCall(kind.name, tuple(parts))
 
     def _clamped(self, policy: Policy) -> Policy:
         found = _OPTION.match(self._text, self._at)
@@ -218,7 +218,7 @@ class _Parser:
         high = self._number()
         if low > high:
             raise self._reversed(low, high, start)
-        return Named("clamp", (policy, low, high))
+        return PolicyCall("clamp", (policy, low, high))
 
     def _number(self, minimum: float = 0.0, above: bool = False) -> float:
         """The next number, at least `minimum`, and above 0 if `above`."""
@@ -250,7 +250,7 @@ class _Parser:
             self._at += 1
 
 
-def _minimum(kind: Kind) -> float:
+def _minimum(kind: PolicySpec) -> float:
     """The smallest number that is valid: a user's function may take negative ones."""
     return -LARGEST_FLOAT if kind.origin else 0.0
 

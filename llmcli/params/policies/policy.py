@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from llmcli.errors import UsageError
-from llmcli.params.param import show
+from llmcli.params.param import format_value
 from llmcli.params.policies import rules
-from llmcli.params.policies.rules import Temperature, TokenStep, announce, find_kind
+from llmcli.params.policies.rules import Temperature, TokenStep, get_policy, register_policy
 
 _PACKAGE = str(Path(__file__).parents[2]) + os.sep  # the folder of llmcli's own code
 PLACE_SHAPE = "FILE.py:NAME, a Python file and a function in it"
@@ -23,7 +23,7 @@ class Fixed:
     value: float
 
     def __str__(self) -> str:
-        return show(self.value)
+        return format_value(self.value)
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class Entropy:
     exponent: float = 1.0
 
     def __str__(self) -> str:
-        power = "" if self.exponent == 1 else "^" + show(self.exponent)
-        return f"{show(self.low)}..{show(self.high)}{power}"
+        power = "" if self.exponent == 1 else "^" + format_value(self.exponent)
+        return f"{format_value(self.low)}..{format_value(self.high)}{power}"
 
 
 @dataclass(frozen=True)
-class Named:
+class PolicyCall:
     """A named policy with its arguments: numbers or other policies, and options."""
 
     name: str
@@ -52,36 +52,36 @@ class Named:
 
     def __str__(self) -> str:
 
-        return write(self)
+        return format_policy(self)
 
 
-Policy = Fixed | Entropy | Named
+Policy = Fixed | Entropy | PolicyCall
 
 
 def names_in(policy: Policy) -> set[str]:
     """The names of `policy` and of all policies inside it."""
-    if not isinstance(policy, Named):
+    if not isinstance(policy, PolicyCall):
         return set()
     inner = (names_in(arg) for arg in policy.args if not isinstance(arg, float))
     return {policy.name}.union(*inner)
 
 
-def write(policy: Named) -> str:
+def format_policy(policy: PolicyCall) -> str:
     """The text that `parse_policy` reads back as `policy`."""
-    args = [show(arg) if isinstance(arg, float) else str(arg) for arg in policy.args]
-    inner = [f"({text})" if isinstance(arg, Named) else text for arg, text in zip(policy.args, args, strict=True)]
+    args = [format_value(arg) if isinstance(arg, float) else str(arg) for arg in policy.args]
+    inner = [f"({text})" if isinstance(arg, PolicyCall) else text for arg, text in zip(policy.args, args, strict=True)]
     if policy.name == "think":
         return f"think={inner[0]},answer={inner[1]}"
     if policy.name == "clamp":
         return f"{args[0]},clamp={args[1]}..{args[2]}"
-    kind = find_kind(policy.name)
+    kind = get_policy(policy.name)
     if kind and kind.form == "schedule":
         return f"{policy.name}:{args[0]}->{args[1]}@{args[2]}"
-    arguments = [*inner, *(f"{key}={show(value)}" for key, value in policy.options)]
+    arguments = [*inner, *(f"{key}={format_value(value)}" for key, value in policy.options)]
     return f"{policy.name}:{','.join(arguments)}" if arguments else policy.name
 
 
-def compiled(policy: Policy) -> Temperature:
+def to_callable(policy: Policy) -> Temperature:
     """The function that computes the temperature of a token under `policy`.
 
     Raises:
@@ -92,22 +92,22 @@ def compiled(policy: Policy) -> Temperature:
     if isinstance(policy, Entropy):
         return lambda step: rules.entropy(step, policy.low, policy.high, policy.exponent)
     function = _load(policy)
-    args = [arg if isinstance(arg, float) else compiled(arg) for arg in policy.args]
+    args = [arg if isinstance(arg, float) else to_callable(arg) for arg in policy.args]
     options = dict(policy.options)
     return lambda step: function(step, *args, **options)
 
 
-def spoken(policy: Policy) -> Callable[[TokenStep], str]:
+def explain_policy(policy: Policy) -> Callable[[TokenStep], str]:
     """The function that names the part of the policy that a token uses, such as "0.7" of "think=1,answer=0.7"."""
-    if isinstance(policy, Named) and (kind := find_kind(policy.name)) and kind.form in ("parts", "split"):
-        function, parts = kind.load(), [spoken(part) for part in policy.args if not isinstance(part, float)]
+    if isinstance(policy, PolicyCall) and (kind := get_policy(policy.name)) and kind.form in ("parts", "split"):
+        function, parts = kind.load(), [explain_policy(part) for part in policy.args if not isinstance(part, float)]
         return lambda step: str(function(step, *parts))
     text = str(policy)
     return lambda _step: text
 
 
-def _load(policy: Named) -> Callable[..., Any]:
-    kind = find_kind(policy.name)
+def _load(policy: PolicyCall) -> Callable[..., Any]:
+    kind = get_policy(policy.name)
     if not kind:
         raise UsageError(f"unknown temperature policy {policy.name!r}", "give its file with --temp-policy-file")
     if not kind.origin:
@@ -117,7 +117,9 @@ def _load(policy: Named) -> Callable[..., Any]:
     except UsageError:
         raise
     except (Exception, SystemExit) as error:  # an imported package can raise anything
-        raise UsageError(f"cannot load the policy {policy.name!r} of {kind.origin}: {said(error)}") from None
+        raise UsageError(
+            f"cannot load the policy {policy.name!r} of {kind.origin}: {describe_exception(error)}"
+        ) from None
     if not callable(function):
         raise UsageError(f"{policy.name!r} of {kind.origin} is not a function")
     try:
@@ -140,7 +142,7 @@ def parse_place(text: str) -> str:
     file, colon, name = text.strip().rpartition(":")
     if not colon or not file or not name.isidentifier():
         raise ValueError(PLACE_SHAPE)
-    announce(name, file, lambda: load(file, name))
+    register_policy(name, file, lambda: load(file, name))
     return f"{file}:{name}"
 
 
@@ -169,7 +171,7 @@ def load(file: str, name: str) -> Callable[..., Any]:
     try:
         exec(code, namespace)
     except (Exception, SystemExit) as error:
-        raise UsageError(f"the policy file {file} failed: {said(error)}") from None
+        raise UsageError(f"the policy file {file} failed: {describe_exception(error)}") from None
     if not callable(namespace.get(name)):
         functions = [key for key, value in namespace.items() if callable(value) and not key.startswith("_")]
         hint = f"use one of its functions: {', '.join(functions)}" if functions else ""
@@ -178,7 +180,7 @@ def load(file: str, name: str) -> Callable[..., Any]:
     return function
 
 
-def said(error: BaseException) -> str:
+def describe_exception(error: BaseException) -> str:
     """The type, the message and the line of an error in a user's file, in one line of text."""
     text = " ".join(str(error).split())
     text = text if len(text) <= 200 else text[:197] + "..."

@@ -12,7 +12,7 @@ GROUP = "llmcli.temperature_policies"  # the entry point group for packages with
 
 
 @dataclass(frozen=True)
-class Kind:
+class PolicySpec:
     """A named policy: its form in the grammar, an example, and how to load its function.
 
     A `positive` policy accepts only temperatures above 0. `origin` is empty for built-in policies, else a file or a
@@ -27,8 +27,8 @@ class Kind:
     origin: str = ""
 
 
-_BUILTIN: dict[str, Kind] = {}
-_ANNOUNCED: dict[str, Kind] = {}
+_BUILTIN: dict[str, PolicySpec] = {}
+_USER_POLICIES: dict[str, PolicySpec] = {}
 
 
 def policy(form: str, example: str, positive: bool = False) -> Callable[[Function], Function]:
@@ -36,45 +36,45 @@ def policy(form: str, example: str, positive: bool = False) -> Callable[[Functio
 
     def register(function: Function) -> Function:
         name = function.__name__
-        _BUILTIN[name] = Kind(name, form, example, lambda: function, positive)
+        _BUILTIN[name] = PolicySpec(name, form, example, lambda: function, positive)
         return function
 
     return register
 
 
-def ours() -> dict[str, Kind]:
+def builtin_policies() -> dict[str, PolicySpec]:
     """The built-in policies by name."""
     return _BUILTIN
 
 
-def announce(name: str, origin: str, load: Callable[[], Function]) -> None:
+def register_policy(name: str, origin: str, load: Callable[[], Function]) -> None:
     """Register `name` as a user's policy; its code is loaded when it is first used.
 
     Raises:
         ValueError: when a built-in policy has this name; the text completes "must be ...".
     """
-    if name in ours():
+    if name in builtin_policies():
         raise ValueError(f"a function that is not named like a built-in policy ({name})")
-    _ANNOUNCED[name] = Kind(name, "numbers", name, load, origin=origin)
+    _USER_POLICIES[name] = PolicySpec(name, "numbers", name, load, origin=origin)
 
 
-def find_kind(name: str) -> Kind | None:
+def get_policy(name: str) -> PolicySpec | None:
     """The policy called `name`, if it exists."""
-    return ours().get(name) or _ANNOUNCED.get(name) or _from_package(name)
+    return builtin_policies().get(name) or _USER_POLICIES.get(name) or _from_package(name)
 
 
 def known_names() -> list[str]:
     """The names of policies, without those of installed packages (reading these takes 10 ms)."""
-    return [name for name in (*ours(), *_ANNOUNCED) if name != "clamp"]
+    return [name for name in (*builtin_policies(), *_USER_POLICIES) if name != "clamp"]
 
 
-def _from_package(name: str) -> Kind | None:
+def _from_package(name: str) -> PolicySpec | None:
     from importlib.metadata import entry_points  # takes 10 ms, so only for names that are not registered
 
     found = next((point for point in entry_points(group=GROUP) if point.name == name), None)
     if found is None:
         return None
-    return Kind(name, "numbers", name, found.load, origin=found.dist.name if found.dist else found.value)
+    return PolicySpec(name, "numbers", name, found.load, origin=found.dist.name if found.dist else found.value)
 
 
 class TokenStep:

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from llmcli.engine.events import TokenTrace
-from llmcli.text import plural, safe
-from llmcli.ui.terminal.cells import Runs, cells, fold, paint, wrap
-from llmcli.ui.terminal.console import is_terminal, wants_colour
-from llmcli.ui.terminal.output import put, put_drawn, stream
+from llmcli.text import plural, sanitize
+from llmcli.ui.terminal.cells import Runs, cells, fold, styled, wrap
+from llmcli.ui.terminal.console import is_terminal, wants_color
+from llmcli.ui.terminal.output import print_drawn, print_text, stream
 
 Measure = Literal["temperature", "p", "entropy"]
 _NAMES = {"temperature": "temperature", "p": "probability", "entropy": "entropy in nats"}
@@ -22,7 +22,7 @@ _BARS, _DIGITS = "▁▂▃▄▅▆▇█", "12345678"
 STEPS = len(_BARS)
 
 
-def put_heat(tokens: Sequence[TokenTrace], by: Measure) -> None:
+def print_heat(tokens: Sequence[TokenTrace], by: Measure) -> None:
     """Print the answer as `heat_rows` draws it, for a terminal or a file.
 
     Raises:
@@ -31,8 +31,8 @@ def put_heat(tokens: Sequence[TokenTrace], by: Measure) -> None:
     out = stream()
     width, terminal = max(shutil.get_terminal_size().columns - 1, 1), is_terminal(out)
     unicode = not terminal or _has_bars(out.encoding)
-    rows = heat_rows(tokens, by, width, terminal and wants_colour(out), unicode)
-    (put_drawn if terminal else put)("".join(f"{row}\n" for row in rows))
+    rows = heat_rows(tokens, by, width, terminal and wants_color(out), unicode)
+    (print_drawn if terminal else print_text)("".join(f"{row}\n" for row in rows))
 
 
 def heat_rows(tokens: Sequence[TokenTrace], by: Measure, width: int, color: bool, unicode: bool) -> list[str]:
@@ -67,12 +67,12 @@ def _scale(by: Measure, known: Sequence[float]) -> list[float]:
 
 def _reasoning_rows(tokens: Sequence[TokenTrace], width: int, color: bool) -> list[str]:
     """The reasoning under a title, and an empty row; nothing where there is none."""
-    text = safe("".join(token.reasoning for token in tokens)).replace("\t", _TAB).strip("\n")
+    text = sanitize("".join(token.reasoning for token in tokens)).replace("\t", _TAB).strip("\n")
     if not text:
         return []
     faint = _FAINT if color else ""
     inside = wrap([(faint, text)], max(width - 2, 1))
-    return [paint([(faint, "thinking")]), *(paint([(faint, "  "), *row]) for row in inside), ""]
+    return [styled([(faint, "thinking")]), *(styled([(faint, "  "), *row]) for row in inside), ""]
 
 
 def _lines(shown: Sequence[TokenTrace], steps: Sequence[int | None], unicode: bool) -> Iterator[Runs]:
@@ -80,7 +80,7 @@ def _lines(shown: Sequence[TokenTrace], steps: Sequence[int | None], unicode: bo
     line: Runs = []
     for index, token in enumerate(shown):
         ended = "" if steps[index] is None else "↵" if unicode else "\\n"
-        *full, last = safe(token.text).replace("\t", _TAB).split("\n")
+        *full, last = sanitize(token.text).replace("\t", _TAB).split("\n")
         for part in full:
             yield [*line, (str(index), part + ended)]
             line = []
@@ -106,7 +106,7 @@ def _painted(row: Runs, shown: Sequence[TokenTrace], looks: Sequence[str]) -> st
     for index, text in row:
         blanks = _blanks(text, shown[int(index)])
         runs += [("", text[:blanks]), (looks[int(index)] if text[blanks:] else "", text[blanks:])]
-    return paint(runs)
+    return styled(runs)
 
 
 def _bars(row: Runs, shown: Sequence[TokenTrace], steps: Sequence[int | None], unicode: bool) -> str:
@@ -130,7 +130,7 @@ def _legend(
 ) -> list[str]:
     """The measure, its minimum, mean and maximum, and the value at which each step starts."""
     if not known:
-        return [paint(row) for row in wrap([("", f"{_NAMES[by]}: this trace has no values")], width)]
+        return [styled(row) for row in wrap([("", f"{_NAMES[by]}: this trace has no values")], width)]
     low, mean, high = (_number(value) for value in (min(known), sum(known) / len(known), max(known)))
     facts = f"{_NAMES[by]}: min {low}, mean {mean}, max {high} over {plural(len(known), 'token')}"
     numbers = [_number(value) for value in scale]
@@ -142,9 +142,9 @@ def _legend(
     drawn = [(look, text.ljust(size)) for look, text in zip(looks, texts, strict=True)]
     note = _color_note(by) if color else f"each bar is the {_NAMES[by]} of the token above it"
     return [
-        *(paint(row) for row in wrap([("", facts)], width)),
-        *(paint(drawn[at : at + beside]).rstrip() for at in range(0, STEPS, beside)),
-        *(paint(row) for row in wrap([(_FAINT if color else "", note)], width)),
+        *(styled(row) for row in wrap([("", facts)], width)),
+        *(styled(drawn[at : at + beside]).rstrip() for at in range(0, STEPS, beside)),
+        *(styled(row) for row in wrap([(_FAINT if color else "", note)], width)),
     ]
 
 

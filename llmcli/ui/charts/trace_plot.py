@@ -8,7 +8,7 @@ from html import escape
 from itertools import groupby
 
 from llmcli.engine.events import TokenTrace
-from llmcli.text import excerpt, plural, safe
+from llmcli.text import ellipsize, plural, sanitize
 from llmcli.ui.charts.trace_table import token_text
 
 _WIDTH, _LEFT, _RIGHT = 920, 56, 896  # pixels; the last two bound the panels
@@ -40,7 +40,7 @@ def plot_svg(tokens: Sequence[TokenTrace], title: str) -> str:
     Each token has a tooltip. A long trace is drawn in bins, as a band from the minimum to the maximum and a line of
     the means, and each bin has a tooltip.
     """
-    span, title = Span(len(tokens), _LEFT, _RIGHT), " ".join(title.split())
+    span, title = AxisRange(len(tokens), _LEFT, _RIGHT), " ".join(title.split())
     height = _BASE + _BOTTOM + (_NAMES if len(tokens) <= _MOST_NAMED else 0)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{_WIDTH}" height="{height}"'
@@ -48,7 +48,7 @@ def plot_svg(tokens: Sequence[TokenTrace], title: str) -> str:
         f"<title>{_xml(title)}</title>",
         f"<style>{_STYLE}</style>",
         f'<rect width="{_WIDTH}" height="{height}" rx="8" fill="{_GROUND}"/>',
-        f'<text x="{_LEFT}" y="36" style="font-size:17px;font-weight:600">{_xml(excerpt(title, 60))}</text>',
+        f'<text x="{_LEFT}" y="36" style="font-size:17px;font-weight:600">{_xml(ellipsize(title, 60))}</text>',
         f'<text x="{_RIGHT}" y="36" text-anchor="end" fill="{_FAINT}">{_xml(_about(tokens))}</text>',
         *_marks(tokens, span),
     ]
@@ -63,11 +63,11 @@ def plot_svg(tokens: Sequence[TokenTrace], title: str) -> str:
 def _about(tokens: Sequence[TokenTrace]) -> str:
     """The number of tokens, and the policies in order of appearance."""
     policies = list(dict.fromkeys(token.policy for token in tokens if token.policy))
-    return excerpt(" · ".join([plural(len(tokens), "token"), *policies]), 60)
+    return ellipsize(" · ".join([plural(len(tokens), "token"), *policies]), 60)
 
 
 @dataclass(frozen=True)
-class Span:
+class AxisRange:
     """A series of `count` numbers from `left` to `right` (pixels), each of the same width."""
 
     count: int
@@ -88,7 +88,7 @@ class Span:
         return f"{self.left + (self.right - self.left) * place / max(self.count, 1):.1f}"
 
 
-def _marks(tokens: Sequence[TokenTrace], span: Span) -> Iterator[str]:
+def _marks(tokens: Sequence[TokenTrace], span: AxisRange) -> Iterator[str]:
     """A shaded background for the reasoning, and a dotted line at the start of each sentence."""
     at = 0
     for thinking, group in groupby(tokens, key=lambda token: token.thinking):
@@ -124,7 +124,7 @@ def _panel(values: Sequence[float | None], top: int, name: str, unit: str, color
         yield f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end" fill="{_FAINT}">{mark:g}</text>'
 
 
-def _axis(tokens: Sequence[TokenTrace], span: Span, height: int) -> Iterator[str]:
+def _axis(tokens: Sequence[TokenTrace], span: AxisRange, height: int) -> Iterator[str]:
     """The numbers of the tokens, and in a short trace their texts, below the lowest panel."""
     yield f'<path d="M{_LEFT} {_BASE}H{_RIGHT}" stroke="{_FAINT}"/>'
     below = _BASE + 18
@@ -141,7 +141,7 @@ def _axis(tokens: Sequence[TokenTrace], span: Span, height: int) -> Iterator[str
     yield f'<text x="{_RIGHT}" y="{height - 16}" text-anchor="end" fill="{_FAINT}">{_legend(tokens, span)}</text>'
 
 
-def _legend(tokens: Sequence[TokenTrace], span: Span) -> str:
+def _legend(tokens: Sequence[TokenTrace], span: AxisRange) -> str:
     """The legend of the marks in this plot."""
     notes = {
         "token": True,
@@ -152,12 +152,12 @@ def _legend(tokens: Sequence[TokenTrace], span: Span) -> str:
     return " · ".join(note for note, is_due in notes.items() if is_due)
 
 
-def _tooltips(tokens: Sequence[TokenTrace], span: Span) -> Iterator[str]:
+def _tooltips(tokens: Sequence[TokenTrace], span: AxisRange) -> Iterator[str]:
     """The tooltip of each token, or of each bin."""
     yield f'<g class="t" fill="{_INK}">'
     for part in span.bins():
         left, right, own = span.x(part.start), span.x(part.stop), tokens[part.start : part.stop]
-        text = safe("".join(token.text or token.reasoning for token in own)[:_MOST_TIP])
+        text = sanitize("".join(token.text or token.reasoning for token in own)[:_MOST_TIP])
         facts = [f"{name} {_mean(own, key)}" for name, key in (("T", "temperature"), ("H", "entropy"), ("p", "p"))]
         about = f"tokens {own[0].i} to {own[-1].i}, means" if len(own) > 1 else f"token {own[0].i}"
         tip = _xml("\n".join([json.dumps(text, ensure_ascii=False), f"{about}: {', '.join(facts)}"]))
@@ -175,10 +175,10 @@ def _mean(tokens: Sequence[TokenTrace], key: str) -> str:
 
 def _xml(text: str) -> str:
     """`text` as safe XML; the two characters that XML does not allow are replaced."""
-    return escape(safe(text).replace("\ufffe", "\ufffd").replace("\uffff", "\ufffd"))
+    return escape(sanitize(text).replace("\ufffe", "\ufffd").replace("\uffff", "\ufffd"))
 
 
-def curve(values: Sequence[float | None], span: Span, base: int, scale: float, color: str) -> Iterator[str]:
+def curve(values: Sequence[float | None], span: AxisRange, base: int, scale: float, color: str) -> Iterator[str]:
     """The paths of a series with its zero at `base` and `scale` pixels per unit; None is a gap."""
     bins = [(part, [value for at in part if (value := values[at]) is not None]) for part in span.bins()]
     for is_known, group in groupby(bins, key=lambda one: bool(one[1])):
@@ -201,7 +201,7 @@ def ticks(high: float, most: int) -> list[float]:
 _Stretch = Sequence[tuple[range, list[float]]]
 
 
-def _stairs(stretch: _Stretch, span: Span, base: int, scale: float) -> tuple[str, str]:
+def _stairs(stretch: _Stretch, span: AxisRange, base: int, scale: float) -> tuple[str, str]:
     """The line of steps, and the area below it."""
     heights = [f"{base - values[0] * scale:.1f}" for _, values in stretch]
     left = span.x(stretch[0][0].start)
@@ -209,7 +209,7 @@ def _stairs(stretch: _Stretch, span: Span, base: int, scale: float) -> tuple[str
     return f"M{left} {heights[0]}{steps}", f"M{left} {base}{steps}V{base}Z"
 
 
-def _band(stretch: _Stretch, span: Span, base: int, scale: float) -> tuple[str, str]:
+def _band(stretch: _Stretch, span: AxisRange, base: int, scale: float) -> tuple[str, str]:
     """The line of the means, and the band from the minimum to the maximum."""
     middles = [span.x((part.start + part.stop) / 2) for part, _ in stretch]
 

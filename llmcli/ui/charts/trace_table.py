@@ -6,13 +6,13 @@ import sys
 from collections.abc import Sequence
 
 from llmcli.engine.events import Alternative, TokenTrace
-from llmcli.engine.inspection import Candidate, Dissection, Step
+from llmcli.engine.inspection import Candidate, ChainStep, TokenInspection
 from llmcli.params.settings import Settings, fields
-from llmcli.text import plural, safe
-from llmcli.ui.terminal.cells import Runs, cells, fit, paint, plain, wrap
-from llmcli.ui.terminal.console import is_terminal, wants_colour
-from llmcli.ui.terminal.output import put, put_drawn, put_line, stream
-from llmcli.ui.terminal.table import put_rows, width
+from llmcli.text import plural, sanitize
+from llmcli.ui.terminal.cells import Runs, cells, fit, styled, unstyled, wrap
+from llmcli.ui.terminal.console import is_terminal, wants_color
+from llmcli.ui.terminal.output import print_drawn, print_line, print_text, stream
+from llmcli.ui.terminal.table import print_rows, width
 
 _HEADS = ("#", "TEXT", "P", "RANK", "TEMP", "ENTROPY", "CANDIDATES", "SENTENCE", "POLICY")
 _SPARE = ("POLICY", "SENTENCE", "CANDIDATES", "RANK")
@@ -44,7 +44,7 @@ _JOINED = "\N{NO-BREAK SPACE}"
 _WIDEST_TOKEN, _WIDEST_BAR, _FILE = 16, 20, 100  # columns
 
 
-def put_trace(tokens: Sequence[TokenTrace]) -> None:
+def print_trace(tokens: Sequence[TokenTrace]) -> None:
     """Print the table and a summary.
 
     Raises:
@@ -52,12 +52,12 @@ def put_trace(tokens: Sequence[TokenTrace]) -> None:
     """
     rows = [_row(token) for token in tokens]
     below = [_alternatives(token.top) for token in tokens]
-    put_rows(
+    print_rows(
         _HEADS, rows, right=tuple(head for head in _HEADS if head not in ("TEXT", "POLICY")), below=below, spare=_SPARE
     )
-    put_line("")
+    print_line("")
     for line in wrap([("", summary_line(tokens))], _room()):
-        put_line(plain(line))
+        print_line(unstyled(line))
 
 
 def summary(tokens: Sequence[TokenTrace]) -> dict[str, float | int | None]:
@@ -107,7 +107,7 @@ def _row(token: TokenTrace) -> tuple[str, ...]:
 
 def token_text(text: str, columns: int) -> str:
     """The text of a token in at most so many columns, with visible blanks and newlines."""
-    text = safe(text).translate(_SIGNS)
+    text = sanitize(text).translate(_SIGNS)
     return text if width(text) <= columns else text[: fit(text, 0, columns - 1)] + "…"
 
 
@@ -138,7 +138,7 @@ def _alternatives(top: Sequence[Alternative]) -> str:
     return f"\n{' ' * _INDENT}".join([*lines, line])
 
 
-def put_why(inspected: Dissection, settings: Settings) -> None:
+def print_why(inspected: TokenInspection, settings: Settings) -> None:
     """Print the table for a terminal or a file.
 
     Raises:
@@ -147,11 +147,11 @@ def put_why(inspected: Dissection, settings: Settings) -> None:
     out = stream()
     terminal = is_terminal(out)
     width = max(shutil.get_terminal_size().columns - 1, 1) if terminal else _FILE
-    rows = why_rows(inspected, settings, width, terminal and wants_colour(out))
-    (put_drawn if terminal else put)("".join(f"{row}\n" for row in rows))
+    rows = why_rows(inspected, settings, width, terminal and wants_color(out))
+    (print_drawn if terminal else print_text)("".join(f"{row}\n" for row in rows))
 
 
-def why_rows(inspected: Dissection, settings: Settings, width: int, color: bool) -> list[str]:
+def why_rows(inspected: TokenInspection, settings: Settings, width: int, color: bool) -> list[str]:
     """Painted rows of at most `width` columns (20 or more), safe to draw: the candidates, then the effect of each step.
 
     A step that changed nothing has no column.
@@ -159,13 +159,13 @@ def why_rows(inspected: Dissection, settings: Settings, width: int, color: bool)
     shown = [at for at, (left, step) in enumerate(_changes(inspected)) if step.moved or step.live < left]
     heads = [("model", "%"), *(_head(inspected, settings, inspected.stepwise.steps[at]) for at in shown)]
     rows = _table(inspected, heads, shown, width)
-    if max(cells(plain(row)) for row in rows) > width:
+    if max(cells(unstyled(row)) for row in rows) > width:
         rows = _stacked(inspected, heads, shown, width)
     rows += [[], *_story(inspected, settings, width)]
-    return [(paint if color else plain)(_trimmed(row)) for row in rows]
+    return [(styled if color else unstyled)(_trimmed(row)) for row in rows]
 
 
-def _changes(inspected: Dissection) -> list[tuple[int, Step]]:
+def _changes(inspected: TokenInspection) -> list[tuple[int, ChainStep]]:
     """Each step, with the number of candidates before it."""
     steps = inspected.stepwise.steps
     return list(zip([inspected.stepwise.n_vocab, *(step.live for step in steps[:-1])], steps, strict=False))
@@ -181,34 +181,36 @@ def percent(p: float) -> str:
     return f"{value:.{1 if value >= 9.995 else 2 if value >= 0.9995 else 3}f}"
 
 
-def short(name: str) -> str:
+def short_name(name: str) -> str:
     """The short name of a step."""
     return _STEP_HEADS.get(name, name)
 
 
-def _head(inspected: Dissection, settings: Settings, step: Step) -> tuple[str, str]:
+def _head(inspected: TokenInspection, settings: Settings, step: ChainStep) -> tuple[str, str]:
     """Name and value of a column."""
     if step.name == "temperature":
-        return short(step.name), f"{inspected.trace.temperature:.3g}"
+        return short_name(step.name), f"{inspected.trace.temperature:.3g}"
     key = _VALUES.get(step.name, step.name)
     value = fields()[key].format(getattr(settings, key)) if key in fields() and key != "logit_bias" else ""
-    return short(step.name), "" if key in ("grammar", "banned_strings") else value
+    return short_name(step.name), "" if key in ("grammar", "banned_strings") else value
 
 
-def _course(inspected: Dissection, candidate: Candidate, shown: Sequence[int]) -> list[str]:
+def _course(inspected: TokenInspection, candidate: Candidate, shown: Sequence[int]) -> list[str]:
     """The cells of a candidate; the last one names the step that removed it."""
     course = [percent(candidate.before), *(percent(candidate.p[at]) for at in shown if at < len(candidate.p))]
     gone = inspected.stepwise.removed_by(candidate)
-    return [*course, f"- {short(gone)}"] if gone else course
+    return [*course, f"- {short_name(gone)}"] if gone else course
 
 
-def _look(inspected: Dissection, candidate: Candidate) -> str:
+def _look(inspected: TokenInspection, candidate: Candidate) -> str:
     if candidate.id == inspected.drawn:
         return _DRAWN
     return _GONE if inspected.stepwise.removed_by(candidate) else ""
 
 
-def _table(inspected: Dissection, heads: Sequence[tuple[str, str]], shown: Sequence[int], width: int) -> list[Runs]:
+def _table(
+    inspected: TokenInspection, heads: Sequence[tuple[str, str]], shown: Sequence[int], width: int
+) -> list[Runs]:
     candidates = inspected.stepwise.candidates
     texts = [token_text(one.text, _WIDEST_TOKEN) for one in candidates]
     ranks = max(len(str(one.rank)) for one in candidates)
@@ -220,7 +222,7 @@ def _table(inspected: Dissection, heads: Sequence[tuple[str, str]], shown: Seque
         [("1", start + "".join(f" {name:>{size}}" for (name, _), size in zip(heads, widths, strict=True)))],
         [(_GONE, start + "".join(f" {value:>{size}}" for (_, value), size in zip(heads, widths, strict=True)))],
     ]
-    room = min(width - cells(plain(rows[0])) - 2, _WIDEST_BAR)
+    room = min(width - cells(unstyled(rows[0])) - 2, _WIDEST_BAR)
     most = max(inspected.stepwise.after(one) for one in candidates)
     for one, text, course in zip(candidates, texts, courses, strict=True):
         mark, after = ">" if one.id == inspected.drawn else " ", inspected.stepwise.after(one)
@@ -231,7 +233,9 @@ def _table(inspected: Dissection, heads: Sequence[tuple[str, str]], shown: Seque
     return rows
 
 
-def _stacked(inspected: Dissection, heads: Sequence[tuple[str, str]], shown: Sequence[int], width: int) -> list[Runs]:
+def _stacked(
+    inspected: TokenInspection, heads: Sequence[tuple[str, str]], shown: Sequence[int], width: int
+) -> list[Runs]:
     """Each candidate above its probabilities, for a narrow window; the first rows name the steps."""
     legend = " → ".join(f"{name} {value}".rstrip().replace(" ", _JOINED) for name, value in heads)
     rows = wrap([("1", legend)], width)
@@ -246,7 +250,7 @@ def _stacked(inspected: Dissection, heads: Sequence[tuple[str, str]], shown: Seq
     return rows
 
 
-def _story(inspected: Dissection, settings: Settings, width: int) -> list[Runs]:
+def _story(inspected: TokenInspection, settings: Settings, width: int) -> list[Runs]:
     """The effect of each step, and the token that was sampled."""
     steps = inspected.stepwise.steps
     titles = [_title(inspected, settings, step) for step in steps]
@@ -273,7 +277,7 @@ def _story(inspected: Dissection, settings: Settings, width: int) -> list[Runs]:
     return [*rows, *wrap([(_DRAWN, last)], width)]
 
 
-def _title(inspected: Dissection, settings: Settings, step: Step) -> str:
+def _title(inspected: TokenInspection, settings: Settings, step: ChainStep) -> str:
     """The name of a step, with its value if it has only one."""
     if step.name == "temperature":
         return f"temp {inspected.trace.temperature:.3g}"
@@ -281,7 +285,7 @@ def _title(inspected: Dissection, settings: Settings, step: Step) -> str:
     return f"{name} {value}" if name == step.name and " " not in value else step.name
 
 
-def _note(inspected: Dissection, settings: Settings, step: Step) -> str:
+def _note(inspected: TokenInspection, settings: Settings, step: ChainStep) -> str:
     """The other values of a step; for the temperature, the policy and the entropy that it got."""
     if step.name == "temperature":
         return f"policy {inspected.trace.policy}, entropy {inspected.trace.entropy:.2f} nats"
@@ -291,7 +295,7 @@ def _note(inspected: Dissection, settings: Settings, step: Step) -> str:
     return values if " " in values or not values.startswith(f"{step.name}=") else ""
 
 
-def _effect(step: Step, removed: bool) -> str:
+def _effect(step: ChainStep, removed: bool) -> str:
     if removed:
         return f"removed {percent(step.removed)}%"
     return f"moved {percent(step.moved)}%" if step.moved else "no change"

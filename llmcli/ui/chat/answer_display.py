@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from llmcli.params.settings import Settings
-from llmcli.ui.terminal.console import is_terminal, wants_colour
-from llmcli.ui.terminal.output import AnswerWriter, put_drawn, stream_answer
-from llmcli.ui.terminal.progress import Status
+from llmcli.ui.terminal.console import is_terminal, wants_color
+from llmcli.ui.terminal.output import AnswerWriter, print_drawn, stream_answer
+from llmcli.ui.terminal.progress import ProgressLine
 
 Parts = Iterable[tuple[str, str]]
 
@@ -33,10 +33,10 @@ class Display(Protocol):
 
 def display(settings: Settings, live: bool) -> Display:
     """The display for the present settings."""
-    return Rendered(settings) if live and settings.markdown else Plain(settings)
+    return MarkdownDisplay(settings) if live and settings.markdown else PlainDisplay(settings)
 
 
-class Rendered:
+class MarkdownDisplay:
     """Markdown on a terminal."""
 
     def __init__(self, settings: Settings) -> None:
@@ -45,7 +45,7 @@ class Rendered:
         self._think = settings.think == "show"
         self._lock = threading.Lock()  # two threads never draw at once
         self._ended = False
-        self._view = AnswerView(put_drawn, shutil.get_terminal_size, style(settings), wants_colour(sys.stdout))
+        self._view = AnswerView(print_drawn, shutil.get_terminal_size, style(settings), wants_color(sys.stdout))
 
     def status(self, text: str) -> None:
         with self._lock:
@@ -76,12 +76,12 @@ class Rendered:
             self._view.finish()
 
 
-class Plain:
+class PlainDisplay:
     """The text as it is; reasoning and progress go to stderr."""
 
     def __init__(self, settings: Settings) -> None:
         self._think = settings.think
-        self._status = Status()
+        self._status = ProgressLine()
         self._writer = AnswerWriter()
 
     def status(self, text: str) -> None:

@@ -7,53 +7,53 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llmcli.chat.attachments import Attachment, attach, find_mentions
-from llmcli.chat.controller import Dialogue, Fit
+from llmcli.chat.controller import ChatController, PromptFit
 from llmcli.chat.conversation import Message
 from llmcli.chat.sessions.session import Session
 from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.errors import LlmcliError
-from llmcli.params.settings import Settings, inert
+from llmcli.params.settings import Settings, ineffective_settings
 from llmcli.ui.chat.answer_display import display
-from llmcli.ui.chat.busy_screen import Stage, Steering
-from llmcli.ui.chat.overflow import make_room
-from llmcli.ui.terminal.console import console, wants_colour, wrapped
-from llmcli.ui.terminal.interrupt import ending_later, time_limit
-from llmcli.ui.terminal.output import aside, put_line, warn_slow, writing
-from llmcli.ui.terminal.table import put_definitions, put_facts, put_rows
+from llmcli.ui.chat.busy_screen import BusyScreen, TemperatureKeys
+from llmcli.ui.chat.overflow import resolve_overflow
+from llmcli.ui.terminal.console import console, wants_color, wrapped
+from llmcli.ui.terminal.interrupt import defer_exit, time_limit
+from llmcli.ui.terminal.output import print_line, to_stderr, warn_slow, write_trace
+from llmcli.ui.terminal.table import print_definitions, print_facts, print_rows
 
 if TYPE_CHECKING:
-    from llmcli.chat.compare import Rivals
+    from llmcli.chat.compare import CompareSession
     from llmcli.chat.turn import Turn
     from llmcli.inference.local import LocalModel
 
 
-class Voice:
+class ChatPrinter:
     """`live` says that a person sits at a terminal whose cursor can be moved."""
 
-    def __init__(self, live: bool, colour: bool) -> None:
+    def __init__(self, live: bool, color: bool) -> None:
         self.live = live
-        self.colour = colour
+        self.color = color
 
     def say(self, text: str, style: str = "") -> None:
         """One line or several."""
-        with aside(not self.live):
+        with to_stderr(not self.live):
             text = "\n".join(map(wrapped, text.split("\n"))) if self.live else text
-            put_line(text, style if self.colour else "")
+            print_line(text, style if self.color else "")
 
     def rows(self, heads: Sequence[str], rows: Sequence[Sequence[str]], **more: Sequence[str]) -> None:
         """A table; see `put_rows`."""
-        with aside(not self.live):
-            put_rows(heads, rows, **more)
+        with to_stderr(not self.live):
+            print_rows(heads, rows, **more)
 
     def facts(self, facts: Sequence[tuple[str, str]]) -> None:
         """Pairs; see `put_facts`."""
-        with aside(not self.live):
-            put_facts(facts)
+        with to_stderr(not self.live):
+            print_facts(facts)
 
     def definitions(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Names and what they mean; see `put_definitions`."""
-        with aside(not self.live):
-            put_definitions(pairs)
+        with to_stderr(not self.live):
+            print_definitions(pairs)
 
 
 class Reader(Protocol):
@@ -66,19 +66,19 @@ class Reader(Protocol):
     def refresh(self) -> None: ...
 
 
-class Chat(Voice):
+class ChatApp(ChatPrinter):
     """`live` says that a person sits at a terminal whose cursor can be moved, and can be asked."""
 
     def __init__(
         self,
-        dialogue: Dialogue,
+        controller: ChatController,
         live: bool = False,
         names: Callable[[], Sequence[str]] = tuple,
         bring: Callable[[Settings], object] = lambda _settings: None,
     ) -> None:
         """`names` lists the models on this machine; `bring` downloads a model that is not, if the user agrees."""
-        super().__init__(live, live and wants_colour(sys.stdout))
-        self.dialogue = dialogue
+        super().__init__(live, live and wants_color(sys.stdout))
+        self.controller = controller
         self.bring = bring
         self.model_names = names
         self.reader: Reader
@@ -89,7 +89,7 @@ class Chat(Voice):
         self.turn: Turn | None = None  # the last answer
         self.used: int | None = None  # tokens in the context before the next message
         self.failure: LlmcliError | None = None  # the first one of a script
-        self.rivals: Rivals | None = None  # the answers that were compared last
+        self.compare_session: CompareSession | None = None  # the answers that were compared last
         self.traces: Path | None = None  # the folder for a trace of each answer
         self.listed: tuple[int, Sequence[tuple[str, str]]] | None = None  # a token, and the candidates shown for it
         self._greeted: LocalModel | None = None
@@ -97,11 +97,11 @@ class Chat(Voice):
 
     @property
     def session(self) -> Session:
-        return self.dialogue.session
+        return self.controller.session
 
     def path(self) -> list[Message]:
         """The messages of the current branch."""
-        return self.dialogue.session.conversation.path()
+        return self.controller.session.conversation.path()
 
     # Talking
 
@@ -127,9 +127,9 @@ class Chat(Voice):
         Raises:
             ContextOverflowError: see `make_room`.
         """
-        session = self.dialogue.session
+        session = self.controller.session
         draft = session.draft("user", text, attachments=attachments)
-        if make_room(self, self.path(), draft=draft) is None:
+        if resolve_overflow(self, self.path(), draft=draft) is None:
             return False
         session.say("user", text, attachments=attachments)
         return True
@@ -137,7 +137,7 @@ class Chat(Voice):
     def replace(self, number: int, text: str) -> None:
         """Replace message `number` (from 1) in a new branch; a question is answered again."""
         self.editing = None
-        session, old = self.dialogue.session, self.path()[number - 1]
+        session, old = self.controller.session, self.path()[number - 1]
         if text == old.content:
             console.note(f"message {number} is unchanged")
             return
@@ -174,36 +174,36 @@ class Chat(Voice):
         Raises:
             ContextOverflowError: see `make_room`.
         """
-        if self.ready() and (fitting := make_room(self, path, begun)) is not None:
+        if self.ready() and (fitting := resolve_overflow(self, path, begun)) is not None:
             self._answer(fitting, extra, begun)
 
     def _answer(
         self, path: Sequence[Message], extra: Mapping[str, Any] | None = None, begun: Message | None = None
     ) -> None:
         """Let the model answer, show the answer as it comes, and keep it however it ends."""
-        local = self.dialogue.local
+        local = self.controller.local
         assert local
         local.abort.clear()
-        stage = Stage(self.dialogue.settings, self.live)
-        self.turn = turn = self.dialogue.answer(path, extra, begun, stage.waiting.reading)
+        busy_screen = BusyScreen(self.controller.settings, self.live)
+        self.turn = turn = self.controller.answer(path, extra, begun, busy_screen.spinner.reading)
         self._warn(turn)
         if self.live:
-            put_line("")  # between question and answer
-        limit, steering = time_limit(local.abort, turn.resolved.settings.timeout), Steering(turn)
+            print_line("")  # between question and answer
+        limit, temperature_keys = time_limit(local.abort, turn.resolved.settings.timeout), TemperatureKeys(turn)
         with (
-            writing(turn.answer, self._trace_file(), kept=True),
-            ending_later(),
-            stage.open(local.abort, "reading the prompt", steering),
+            write_trace(turn.answer, self._trace_file(), kept=True),
+            defer_exit(),
+            busy_screen.open(local.abort, "reading the prompt", temperature_keys),
             limit,
         ):
             with closing(turn.parts()) as parts:  # the text so far is kept before the session is closed
-                stage.show(parts, begun.content if begun else "")
+                busy_screen.show(parts, begun.content if begun else "")
             if self.live and turn.message:
-                put_line("")  # between one turn and the next
-        if moved := steering.note():
+                print_line("")  # between one turn and the next
+        if moved := temperature_keys.note():
             console.note(moved)
         self._conclude(turn)
-        if stage.repeats:
+        if busy_screen.repeats:
             console.note(_loop_note(turn.resolved.settings))
 
     def _trace_file(self) -> str | None:
@@ -229,7 +229,7 @@ class Chat(Voice):
 
     def _warn(self, turn: "Turn") -> None:
         """Warn once for each setting without effect and each reason."""
-        for key, reason in inert(turn.resolved.settings, turn.resolved.origins).items():
+        for key, reason in ineffective_settings(turn.resolved.settings, turn.resolved.origins).items():
             if (key, reason) not in self._warned:
                 self._warned.add((key, reason))
                 console.warn(f"{key} (from {turn.resolved.origins[key]}) has no effect: {reason}")
@@ -239,19 +239,19 @@ class Chat(Voice):
         if not self.live:
             self.say(text.rstrip("\n"))
             return
-        place = display(self.dialogue.settings, self.live)
+        place = display(self.controller.settings, self.live)
         place.answer([("answer", text)])
         place.end()
 
-    def stream_aside(self, parts: Iterable[tuple[str, str]], doing: str) -> None:
+    def stream_to_stderr(self, parts: Iterable[tuple[str, str]], doing: str) -> None:
         """Show a text of the model that is not an answer: on the terminal, or not at all."""
-        local = self.dialogue.local
+        local = self.controller.local
         assert local
         local.abort.clear()
-        stage = Stage(self.dialogue.settings, self.live)
-        with ending_later(), stage.open(local.abort, doing):
+        busy_screen = BusyScreen(self.controller.settings, self.live)
+        with defer_exit(), busy_screen.open(local.abort, doing):
             if self.live:
-                stage.show(parts)
+                busy_screen.show(parts)
             else:
                 console.note(doing)
                 for _ in parts:
@@ -265,12 +265,12 @@ class Chat(Voice):
                 f"the context is full: {fit.n_prompt} of {fit.n_ctx} tokens", "make room with /compact or /undo"
             )
 
-    def count(self) -> Fit | None:
+    def count(self) -> PromptFit | None:
         """How full the context is; None while the model is loading, or where there is no status line."""
         self.used = None
         with suppress(LlmcliError):
-            if self.live and self.dialogue.local:
-                fit = self.dialogue.fit(self.path())
+            if self.live and self.controller.local:
+                fit = self.controller.fit(self.path())
                 self.used = fit.n_prompt
                 return fit
         return None
@@ -279,21 +279,21 @@ class Chat(Voice):
 
     def ready(self) -> "LocalModel | None":
         """The model, after waiting for it if it is still loading; None when the user stops waiting."""
-        opening = self.dialogue.open()
-        if opening.local:
-            self._greet(opening.local)
-            return opening.local
-        stage, flag = Stage(self.dialogue.settings, self.live), AbortFlag()
+        loading = self.controller.open()
+        if loading.local:
+            self._greet(loading.local)
+            return loading.local
+        busy_screen, flag = BusyScreen(self.controller.settings, self.live), AbortFlag()
 
         def tick(doing: str) -> bool:
-            stage.waiting.text = doing
+            busy_screen.spinner.text = doing
             return not flag.is_set()
 
         try:
-            with stage.open(flag, opening.doing):
-                local = opening.wait(tick)
+            with busy_screen.open(flag, loading.doing):
+                local = loading.wait(tick)
         except BaseException:
-            self.dialogue.close_model()  # the next message tries again
+            self.controller.close_model()  # the next message tries again
             raise
         if not local:
             console.note("not sent: the model is still loading")
@@ -306,11 +306,11 @@ class Chat(Voice):
         if local is self._greeted:
             return
         self._greeted = local
-        settings = self.dialogue.settings  # which notes what of the model's own defaults cannot be
+        settings = self.controller.settings  # which notes what of the model's own defaults cannot be
         for note in local.target.notes:
             console.warn(note)
         local.target.notes.clear()
-        if not self.dialogue.transcript.has_own_template(settings):
+        if not self.controller.prompt_builder.has_own_template(settings):
             console.note(f"{local.name} has no chat template: a plain one is used (see /chat_template)")
 
 

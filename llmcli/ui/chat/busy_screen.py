@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.errors import LlmcliError
-from llmcli.params.chain import plan
+from llmcli.params.chain import build_chain
 from llmcli.params.policies.policy import Policy
 from llmcli.params.settings import Settings
-from llmcli.text import excerpt, plural
+from llmcli.text import ellipsize, plural
 from llmcli.ui.chat.answer_display import display
 from llmcli.ui.terminal.cells import first_that_fits
-from llmcli.ui.terminal.interrupt import interruptible, silent_keys
-from llmcli.ui.terminal.progress import Waiting
+from llmcli.ui.terminal.interrupt import disable_echo, interruptible
+from llmcli.ui.terminal.progress import Spinner
 
 if TYPE_CHECKING:
     from llmcli.chat.turn import Turn
@@ -31,15 +31,15 @@ _GRAM = 12  # characters that are compared as one; of about three words
 _FEWEST = 0.25  # share of different ones: prose has more than 0.9, tables and code more than 0.35
 
 
-class Stage:
+class BusyScreen:
     """For one answer. Until its first word `waiting` says what is happening."""
 
     def __init__(self, settings: Settings, live: bool) -> None:
         self._live = live
         self._display = display(settings, live)
-        self._steering: Steering | None = None
+        self._steering: TemperatureKeys | None = None
         self._repetition = RepetitionDetector()
-        self.waiting = Waiting(self._display.status)
+        self.spinner = Spinner(self._display.status)
 
     @property
     def repeats(self) -> bool:
@@ -47,15 +47,15 @@ class Stage:
         return self._repetition.found
 
     @contextmanager
-    def open(self, abort: AbortFlag, doing: str, steering: "Steering | None" = None) -> Iterator[None]:
+    def open(self, abort: AbortFlag, doing: str, temperature_keys: "TemperatureKeys | None" = None) -> Iterator[None]:
         """Within this block Ctrl-C sets `abort`, keys wait unseen, and only `show` may write.
 
         With `steering` some of the keys are its, and its texts are part of the row below the answer.
         """
-        self.waiting.text = doing
-        self._steering = steering
+        self.spinner.text = doing
+        self._steering = temperature_keys
         try:
-            with self.waiting, interruptible(abort, _PRESSES), silent_keys(self._live), self._temperature_keys():
+            with self.spinner, interruptible(abort, _PRESSES), disable_echo(self._live), self._temperature_keys():
                 yield
         finally:
             self._display.end()
@@ -71,23 +71,23 @@ class Stage:
             self._begin()
             self._repetition.add(part[1])
             yield part
-        self.waiting.end()
+        self.spinner.end()
 
     def _begin(self) -> None:
         """Replace the spinner by the row below the answer; harmless when done twice."""
-        if self.waiting.ended:
+        if self.spinner.ended:
             return
-        self.waiting.end()
+        self.spinner.end()
         self._display.foot(self._row, now=False)
 
     def _temperature_keys(self) -> AbstractContextManager[None]:
-        steering = self._steering
-        if not steering or not self._live:
+        temperature_keys = self._steering
+        if not temperature_keys or not self._live:
             return nullcontext()
         from llmcli.ui.input.live_keys import live_keys  # which is imported already, with the prompt
 
         def step(steps: int) -> None:
-            steering.step(steps)
+            temperature_keys.step(steps)
             with suppress(LlmcliError):  # the terminal is gone, as the answer itself will find out
                 self._display.foot(self._row)
 
@@ -95,22 +95,22 @@ class Stage:
 
     def _row(self) -> str:
         """What one can do while the answer streams, and how long it is: as much as fits the window."""
-        steering = self._steering
-        if not steering:
+        temperature_keys = self._steering
+        if not temperature_keys:
             return _STOP
-        keys, tokens = steering.row(), plural(steering.n_tokens, "token")
-        if steering.pressed:
+        keys, tokens = temperature_keys.row(), plural(temperature_keys.n_tokens, "token")
+        if temperature_keys.pressed:
             return first_that_fits((_STOP, keys, tokens), (_STOP, keys), (keys,))
         if self.repeats:
             return first_that_fits((_STOP_LOOP, tokens), (_STOP_LOOP,), (_STOP,))
         return first_that_fits((_STOP, keys, tokens), (_STOP, keys), (_STOP,))
 
 
-class Steering:
+class TemperatureKeys:
     """For one answer. `row` stands below the answer, `note` is what there is to print after it."""
 
     def __init__(self, turn: "Turn") -> None:
-        self._answer, self._dial = turn.answer, turn.dial
+        self._answer, self._dial = turn.answer, turn.live_shift
         self._policy = _temperature_policy(turn.resolved.settings)
         self.pressed = False  # whether a key asked for another temperature
 
@@ -123,7 +123,7 @@ class Steering:
         """Move the temperature of the tokens to come, up or down; from any thread."""
         self.pressed = True
         if self._policy:
-            self._dial.turn(steps * _STEP)
+            self._dial.add(steps * _STEP)
 
     def row(self) -> str:
         """What the keys do, then the temperature and its move: `0.8 → 1.0`, or `0.3..1.3 +0.2`."""
@@ -135,8 +135,10 @@ class Steering:
         try:
             before = float(now)
         except ValueError:
-            return f"{_KEYS} temp {excerpt(now, _LONGEST_POLICY)}" + (f" {signed(shift)}" if shift else "")
-        return f"{_KEYS} temp {degrees(before)}" + (f" → {degrees(max(before + shift, 0.0))}" if shift else "")
+            return f"{_KEYS} temp {ellipsize(now, _LONGEST_POLICY)}" + (f" {format_shift(shift)}" if shift else "")
+        return f"{_KEYS} temp {format_degrees(before)}" + (
+            f" → {format_degrees(max(before + shift, 0.0))}" if shift else ""
+        )
 
     def note(self) -> str:
         """Each move and its first token; empty where the keys did nothing worth a line."""
@@ -144,7 +146,7 @@ class Steering:
             return ""
         if not self._policy:
             return f"{_KEYS} had no effect: there is no temperature in the samplers"
-        moves = [f"{signed(shift)} from token {index}" for index, shift in self._dial.moves]
+        moves = [f"{format_shift(shift)} from token {index}" for index, shift in self._dial.moves]
         if len(moves) > _MOST_MOVES:
             moves[1:-1] = [f"{len(moves) - 2} more"]
         return f"temperature moved: {', '.join(moves)}" if moves else ""
@@ -159,21 +161,21 @@ def _temperature_policy(settings: Settings) -> Policy | None:
     """The policy of the temperature step; None where there is no such step."""
     from llmcli.engine.sampling.temperature import policy_of
 
-    args = next((step.args for step in plan(settings, steered=True) if step.name == "temperature"), ())
+    args = next((step.args for step in build_chain(settings, steered=True) if step.name == "temperature"), ())
     if not args:
         return None
     return policy_of(*args) if len(args) == 3 else args[0]
 
 
-def degrees(value: float) -> str:
+def format_degrees(value: float) -> str:
     """A temperature with one or two decimals."""
     text = f"{value:.2f}"
     return text.removesuffix("0")
 
 
-def signed(shift: float) -> str:
+def format_shift(shift: float) -> str:
     """`+0.2`, `-0.1`."""
-    return ("-" if shift < 0 else "+") + degrees(abs(shift))
+    return ("-" if shift < 0 else "+") + format_degrees(abs(shift))
 
 
 class RepetitionDetector:

@@ -3,20 +3,20 @@
 import sys
 from contextlib import suppress
 
-from llmcli.errors import ExitStatus, LlmcliError, ReaderGoneError
-from llmcli.ui.chat.app import Chat
+from llmcli.errors import ExitStatus, LlmcliError, OutputClosedError
+from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands import registry
-from llmcli.ui.commands.help import LeaveError, is_command_without_slash
+from llmcli.ui.commands.help import ExitChatError, is_command_without_slash
 from llmcli.ui.terminal.console import console, is_terminal
-from llmcli.ui.terminal.interrupt import forget
+from llmcli.ui.terminal.interrupt import clear_pending
 
 
-def talk(chat: Chat, first: str = "") -> int:
+def run(chat: ChatApp, first: str = "") -> int:
     """Chat until the user leaves or the input ends; `first` is sent at once. Returns the exit status.
 
     Without a terminal the status is that of the first failure, for a script to see.
     """
-    with suppress(EOFError, LeaveError):
+    with suppress(EOFError, ExitChatError):
         if first:
             _handle(chat, first)
         while True:
@@ -26,9 +26,9 @@ def talk(chat: Chat, first: str = "") -> int:
     return chat.failure.status
 
 
-def _read_and_handle(chat: Chat) -> None:
+def _read_and_handle(chat: ChatApp) -> None:
     """Read one message or command, and act on it."""
-    forget()
+    clear_pending()
     try:
         chat.measure()
         draft, chat.draft = chat.draft, ""
@@ -44,11 +44,11 @@ def _read_and_handle(chat: Chat) -> None:
     _handle(chat, text)
 
 
-def _handle(chat: Chat, text: str) -> None:
+def _handle(chat: ChatApp, text: str) -> None:
     """Act on one message or command; an error is printed and the chat continues."""
     try:
         _dispatch(chat, text)
-    except ReaderGoneError:
+    except OutputClosedError:
         raise
     except LlmcliError as error:
         _print_error(chat, error)
@@ -56,12 +56,12 @@ def _handle(chat: Chat, text: str) -> None:
         console.note("stopped")
 
 
-def _print_error(chat: Chat, error: LlmcliError) -> None:
+def _print_error(chat: ChatApp, error: LlmcliError) -> None:
     console.error(str(error), error.hint)
     chat.failure = chat.failure or error
 
 
-def _dispatch(chat: Chat, text: str) -> None:
+def _dispatch(chat: ChatApp, text: str) -> None:
     """Send a message, or run a command."""
     if is_command_without_slash(chat, text):
         return
@@ -72,4 +72,4 @@ def _dispatch(chat: Chat, text: str) -> None:
     if chat.editing is not None:
         console.note(f"message {chat.editing} is unchanged")
         chat.editing = None
-    registry.obey(chat, *parsed)
+    registry.dispatch(chat, *parsed)

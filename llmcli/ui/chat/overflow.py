@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from llmcli.chat.controller import Dialogue, Fit, too_long
+from llmcli.chat.controller import ChatController, PromptFit, overflow_error
 from llmcli.chat.conversation import Message
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import UsageError
@@ -17,7 +17,7 @@ from llmcli.ui.terminal.console import console
 class OverflowChat(Protocol):
     """What a chat must have for its overflow to be resolved."""
 
-    dialogue: Dialogue
+    controller: ChatController
     live: bool
 
     @property
@@ -25,10 +25,10 @@ class OverflowChat(Protocol):
 
     def path(self) -> list[Message]: ...
 
-    def stream_aside(self, parts: Parts, doing: str) -> None: ...
+    def stream_to_stderr(self, parts: Parts, doing: str) -> None: ...
 
 
-def make_room(
+def resolve_overflow(
     chat: OverflowChat, path: Sequence[Message], begun: Message | None = None, draft: Message | None = None
 ) -> Sequence[Message] | None:
     """The path to answer, with `draft` (not sent yet) at its end, when there is room for it; None: do not send it.
@@ -36,26 +36,26 @@ def make_room(
     Raises:
         ContextOverflowError: where `overflow` is error, or the user cannot be asked, or nothing helps.
     """
-    dialogue = chat.dialogue
+    controller = chat.controller
     if draft:
-        dialogue.refuse_endless(draft)
+        controller.refuse_endless(draft)
     whole = [*path, draft] if draft else path
-    fit = dialogue.fit(whole, begun)
+    fit = controller.fit(whole, begun)
     if not fit.over:
         return whole
-    how = dialogue.settings.overflow
+    how = controller.settings.overflow
     if how == "ask" and chat.live:
         how = _ask_how(fit)
     if how in ("ask", "error"):
-        raise too_long(fit)
+        raise overflow_error(fit)
     if how == "back":
         return None
     if how == "compact" and len(whole) > 2 and _compact(chat, path):
         path = chat.path()
         whole = [*path, chat.session.draft(draft.role, draft.content, attachments=draft.attachments)] if draft else path
-        if not dialogue.fit(whole, begun).over:
+        if not controller.fit(whole, begun).over:
             return whole
-    number = dialogue.drop_oldest(whole, begun)
+    number = controller.drop_oldest(whole, begun)
     if number:
         dropped = plural(number, "message")
         console.warn(f"the model no longer reads the oldest {dropped}: the context of {fit.n_ctx} tokens is full")
@@ -69,7 +69,7 @@ def _compact(chat: OverflowChat, path: Sequence[Message]) -> bool:
     return False
 
 
-def _ask_how(fit: Fit) -> str:
+def _ask_how(fit: PromptFit) -> str:
     needed = f"{fit.n_prompt} tokens, and {fit.reserve} for an answer"
     console.warn(f"the conversation does not fit: {needed}, in a context of {fit.n_ctx}")
     return choose(
@@ -91,8 +91,8 @@ def compact_now(chat: OverflowChat, path: Sequence[Message], keep: int | None = 
     """
     from llmcli.chat.compaction import Compaction  # stands on the engine, which completion does without
 
-    compaction = Compaction(chat.dialogue, path, keep)
-    chat.stream_aside(compaction.parts(), "summarizing the oldest turns")
+    compaction = Compaction(chat.controller, path, keep)
+    chat.stream_to_stderr(compaction.parts(), "summarizing the oldest turns")
     if compaction.interrupted or not compaction.text:
         console.note("nothing changed")
         return False

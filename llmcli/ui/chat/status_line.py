@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.params.settings import fields
-from llmcli.text import excerpt, plural
+from llmcli.text import ellipsize, plural
 from llmcli.ui.terminal.cells import GAP
 
 if TYPE_CHECKING:
-    from llmcli.ui.chat.app import Chat
+    from llmcli.ui.chat.app import ChatApp
 
 _HINT = ("Ask anything", "/ for commands", "Ctrl-C stops", "Ctrl-D leaves")
 _MARKER = 2  # columns of the `> ` before the text
@@ -18,17 +18,17 @@ _SHORTEST_NAME = 12  # characters of a session name, however narrow the window
 _DATE = re.compile(r"\d{4}-\d\d-\d\d-(?=.)")  # with which the names begin that the program makes
 
 
-def status_line(chat: "Chat") -> str:
+def status_line(chat: "ChatApp") -> str:
     """What is worth knowing before the next message; the most important first, and only what fits the window."""
     if chat.editing is not None:
         return _fitting(f"editing message {chat.editing}", "Enter saves it", "Ctrl-C cancels")
-    dialogue = chat.dialogue
-    local, settings = dialogue.local, dialogue.settings
+    controller = chat.controller
+    local, settings = controller.local, controller.settings
     parts = [local.name if local else Path(str(settings.model)).name]  # of a path its end, which tells models apart
     if character := _character(chat):
         parts.append(character)
-    if local is None and dialogue.opening:
-        parts.append("cannot be loaded" if dialogue.opening.failed else dialogue.opening.doing)
+    if local is None and controller.loading:
+        parts.append("cannot be loaded" if controller.loading.failed else controller.loading.doing)
     if local:
         if chat.used is None:  # the model was loaded while this prompt stood there
             chat.count()
@@ -43,7 +43,7 @@ def status_line(chat: "Chat") -> str:
     return _fitting(*parts)
 
 
-def input_hint(chat: "Chat") -> str:
+def input_hint(chat: "ChatApp") -> str:
     """What one can do, for the empty line of a chat in which no model has answered yet; empty later."""
     answered = any(one.role == "assistant" and one.finish_reason != "greeting" for one in chat.path())
     if chat.turn or answered or chat.editing is not None:
@@ -63,13 +63,13 @@ def _fitting(*parts: str, less: int = 0) -> str:
     return text
 
 
-def _character(chat: "Chat") -> str:
+def _character(chat: "ChatApp") -> str:
     """The name of the character that speaks; empty where none does."""
-    character = getattr(chat.dialogue, "character", None)
+    character = getattr(chat.controller, "character", None)
     return str(getattr(character, "name", character) or "")
 
 
-def _speed(chat: "Chat") -> int:
+def _speed(chat: "ChatApp") -> int:
     """Tokens per second of the last answer; 0 where that is not the end of the conversation any more."""
     turn, path = chat.turn, chat.path()
     if not turn or not turn.answer.started or not turn.message or path[-1:] != [turn.message]:
@@ -82,7 +82,7 @@ def _short_name(name: str) -> str:
     limit = max(shutil.get_terminal_size().columns // 3, _SHORTEST_NAME)
     if len(name) <= limit:
         return name
-    return excerpt("…" + _DATE.sub("", name), limit) if _DATE.match(name) else excerpt(name, limit)
+    return ellipsize("…" + _DATE.sub("", name), limit) if _DATE.match(name) else ellipsize(name, limit)
 
 
 def _short(tokens: int) -> str:

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 
 from llmcli.chat.conversation import Message
 from llmcli.errors import UsageError
-from llmcli.text import excerpt, plural
+from llmcli.text import ellipsize, plural
 from llmcli.ui.commands.messages import continue_
 from llmcli.ui.commands.registry import BRANCHES, MESSAGES, SESSIONS, command
 from llmcli.ui.terminal.console import console
 
 if TYPE_CHECKING:
-    from llmcli.chat.inspect import Answered
-    from llmcli.ui.chat.app import Chat
+    from llmcli.chat.inspect import AnswerInspector
+    from llmcli.ui.chat.app import ChatApp
 
 _LONGEST = 9  # digits of a number
 
@@ -28,12 +28,12 @@ WHO = {"user": "you", "assistant": "model", "summary": "summary"}
     examples=("/undo", "/undo 3", "/undo, then /redo"),
     everyday=True,
 )
-def undo(chat: "Chat", argument: str) -> None:
+def undo(chat: "ChatApp", argument: str) -> None:
     """Go back by whole turns; the messages stay in the session."""
     if argument and not argument.isdecimal():
         raise UsageError(f"/undo takes the number of turns, got '{argument}'", "try /undo 2")
     removed = chat.session.undo(int(argument or 1))
-    start = excerpt(removed[0].content)
+    start = ellipsize(removed[0].content)
     console.note(f"removed {plural(len(removed), 'message')}, starting at {start!r} (/redo restores them)")
 
 
@@ -44,7 +44,7 @@ def undo(chat: "Chat", argument: str) -> None:
     detail="For another answer to the same message, use /retry.",
     examples=("/undo, then /redo", "/undo 3, then /redo", "/clear, then /redo"),
 )
-def redo(chat: "Chat", _argument: str) -> None:
+def redo(chat: "ChatApp", _argument: str) -> None:
     """Take back the last /undo or /clear."""
     chat.session.redo()
     console.note(f"restored: the conversation has {plural(len(chat.path()), 'message')}")
@@ -58,7 +58,7 @@ def redo(chat: "Chat", _argument: str) -> None:
     "common with it.",
     examples=("/branches", "/branches, then /branch 2", "/retry, then /branches"),
 )
-def branches(chat: "Chat", _argument: str) -> None:
+def branches(chat: "ChatApp", _argument: str) -> None:
     """Print a table with a row for each branch."""
     conversation = chat.session.conversation
     leaves = conversation.leaves()
@@ -72,7 +72,7 @@ def branches(chat: "Chat", _argument: str) -> None:
         shared = str(sum(message.id in current for message in path))
         mark = "*" if leaf == conversation.head else ""
         last = path[-1]
-        rows.append((f"{number}{mark}", str(len(path)), shared, _settings_of(last), excerpt(last.content, 36)))
+        rows.append((f"{number}{mark}", str(len(path)), shared, _settings_of(last), ellipsize(last.content, 36)))
     heads = "N", "MESSAGES", "SHARED", "SETTINGS", "LAST"
     chat.rows(heads, rows, right=("MESSAGES", "SHARED"), spare=("SHARED", "MESSAGES"))
 
@@ -84,7 +84,7 @@ def _settings_of(message: Message) -> str:
     return " ".join(f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in known)
 
 
-def _branch_numbers(chat: "Chat", start: str) -> list[tuple[str, str]]:
+def _branch_numbers(chat: "ChatApp", start: str) -> list[tuple[str, str]]:
     """The numbers of the branches; after a number and a space, the candidates that /alternatives showed there."""
     number, space, _ = start.partition(" ")
     if space and chat.listed and number == str(chat.listed[0]):
@@ -92,7 +92,9 @@ def _branch_numbers(chat: "Chat", start: str) -> list[tuple[str, str]]:
         return [pair for pair in known if pair[0].startswith(start)]
     conversation = chat.session.conversation
     numbered = enumerate(conversation.leaves(), 1)
-    return [(str(n), excerpt(conversation.messages[leaf].content)) for n, leaf in numbered if str(n).startswith(start)]
+    return [
+        (str(n), ellipsize(conversation.messages[leaf].content)) for n, leaf in numbered if str(n).startswith(start)
+    ]
 
 
 @command(
@@ -105,7 +107,7 @@ def _branch_numbers(chat: "Chat", start: str) -> list[tuple[str, str]]:
     examples=("/branch 2", "/alternatives 5, then /branch 5 2", "/branch 0 3"),
     complete=_branch_numbers,
 )
-def branch(chat: "Chat", argument: str) -> None:
+def branch(chat: "ChatApp", argument: str) -> None:
     """Move to the end of a branch, or branch off inside the last answer."""
     if len(words := argument.split()) == 2:
         _branch_off(chat, *words)
@@ -118,17 +120,17 @@ def branch(chat: "Chat", argument: str) -> None:
     show(chat, chat.path()[-2:], len(chat.path()) - 1)
 
 
-def _branch_off(chat: "Chat", number: str, rank: str) -> None:
+def _branch_off(chat: "ChatApp", number: str, rank: str) -> None:
     """Let the model continue from another token than the one that was sampled."""
-    from llmcli.ui.commands.inspect import last, number_of, working
+    from llmcli.ui.commands.inspect import busy, last_answer, parse_token_index
 
     if not rank.isdecimal() or not number.isdecimal():
         raise UsageError("/branch N K takes two numbers", "see them with /alternatives N")
-    answered = last(chat)
+    answered = last_answer(chat)
     if not answered:
         return
-    at = number_of(answered, number)
-    with working(chat, "evaluating the answer") as progress:
+    at = parse_token_index(answered, number)
+    with busy(chat, "evaluating the answer") as progress:
         token = answered.candidate(at, int(rank[:_LONGEST]), progress)
     if token is None:
         console.note("stopped")
@@ -139,7 +141,7 @@ def _branch_off(chat: "Chat", number: str, rank: str) -> None:
     _continue_from(chat, answered, content, reasoning, answered.ends(token))
 
 
-def _continue_from(chat: "Chat", answered: "Answered", content: str, reasoning: str, whole: bool) -> None:
+def _continue_from(chat: "ChatApp", answered: "AnswerInspector", content: str, reasoning: str, whole: bool) -> None:
     """Add the beginning of an answer beside the last one, and let the model continue it unless it is `whole`."""
     session, old = chat.session, answered.message
     head, turn = session.conversation.head, chat.turn
@@ -164,12 +166,12 @@ def _continue_from(chat: "Chat", answered: "Answered", content: str, reasoning: 
     detail="The copy gets the NAME; this session stays as it is.",
     examples=("/fork other-ending", "/fork draft-2", "/fork short, then /undo 2"),
 )
-def fork(chat: "Chat", argument: str) -> None:
+def fork(chat: "ChatApp", argument: str) -> None:
     """Copy the session, and continue in the copy."""
     if not argument:
         raise UsageError("/fork needs a name for the new session", "try /fork other-ending")
     before = chat.session.name
-    chat.dialogue.take(chat.session.copy(argument))
+    chat.controller.take(chat.session.copy(argument))
     console.note(f"session {chat.session.name}" + (f" (a copy of {before}, which stays as it is)" if before else ""))
 
 
@@ -182,7 +184,7 @@ def fork(chat: "Chat", argument: str) -> None:
     aliases=("new",),
     everyday=True,
 )
-def clear(chat: "Chat", _argument: str) -> None:
+def clear(chat: "ChatApp", _argument: str) -> None:
     """Start over at the root of the session."""
     chat.session.clear()
     chat.pending = []
@@ -197,7 +199,7 @@ def clear(chat: "Chat", _argument: str) -> None:
     detail="/edit and /copy take the numbers that it shows.",
     examples=("/history", "/history 4", "/history, then /edit 3"),
 )
-def history(chat: "Chat", argument: str) -> None:
+def history(chat: "ChatApp", argument: str) -> None:
     """Print the messages of the current branch."""
     path = chat.path()
     if argument and (not argument.isdecimal() or argument == "0"):
@@ -209,7 +211,7 @@ def history(chat: "Chat", argument: str) -> None:
     show(chat, path[start:], start + 1)
 
 
-def show(chat: "Chat", messages: list[Message], number: int) -> None:
+def show(chat: "ChatApp", messages: list[Message], number: int) -> None:
     """Print messages under their numbers."""
     for at, message in enumerate(messages, max(number, 1)):
         files = "".join(f" +{one.name}" for one in message.attachments)

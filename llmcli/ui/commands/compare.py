@@ -10,16 +10,16 @@ from llmcli.errors import UsageError
 from llmcli.inference.comparison import Variant, variants_of
 from llmcli.params.samplers import random_seed
 from llmcli.params.settings import find
-from llmcli.ui.chat.overflow import make_room
+from llmcli.ui.chat.overflow import resolve_overflow
 from llmcli.ui.commands import registry
 from llmcli.ui.commands.registry import COMPARE, command
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.interrupt import ending_later, interruptible, silent_keys, time_limit
-from llmcli.ui.terminal.progress import Status, Waiting
+from llmcli.ui.terminal.interrupt import defer_exit, disable_echo, interruptible, time_limit
+from llmcli.ui.terminal.progress import ProgressLine, Spinner
 
 if TYPE_CHECKING:  # they stand on the engine, which is imported where the model is loaded
     from llmcli.inference.local import LocalModel
-    from llmcli.ui.chat.app import Chat
+    from llmcli.ui.chat.app import ChatApp
 
 _PRESSES = 3  # of Ctrl-C, as for one answer
 _LAST_PAIR = re.compile(r"""(?:^|\s)([A-Za-z][\w-]*)=("[^"]*"|'[^']*'|\S+)\s*$""")  # KEY=VALUE at the end of a text
@@ -43,16 +43,16 @@ _COUNTS = ("answers", "n")  # how the number of answers is called; `n` is the ol
     complete=registry.assignments,
     everyday=True,
 )
-def compare(chat: "Chat", argument: str) -> None:
+def compare(chat: "ChatApp", argument: str) -> None:
     """Generate several answers to one question, side by side."""
     question, specs, n_seeds = split_arguments(argument)
-    seed = chat.dialogue.settings.seed
+    seed = chat.controller.settings.seed
     seed = random_seed() if seed is None else seed
-    variants = variants_of(specs, seed, n_seeds, chat.dialogue.parse)
+    variants = variants_of(specs, seed, n_seeds, chat.controller.parse)
     if not (local := chat.ready()):
         return
     draft = _draft(chat, question) if question else None
-    path = make_room(chat, chat.path() if draft else _path_to_question(chat), draft=draft)
+    path = resolve_overflow(chat, chat.path() if draft else _path_to_question(chat), draft=draft)
     if path is not None:
         _compare(chat, local, path, draft is not None, variants, seed)
 
@@ -90,12 +90,12 @@ def _is_setting(name: str, text: str) -> bool:
         return False
 
 
-def _draft(chat: "Chat", question: str) -> Message:
+def _draft(chat: "ChatApp", question: str) -> Message:
     files = [attach(name) for name in find_mentions(question)]
     return chat.session.draft("user", question, attachments=(*chat.pending, *files))
 
 
-def _path_to_question(chat: "Chat") -> list[Message]:
+def _path_to_question(chat: "ChatApp") -> list[Message]:
     """The path to the last question."""
     path = chat.path()
     path = path[:-1] if path and path[-1].role == "assistant" else path
@@ -105,38 +105,40 @@ def _path_to_question(chat: "Chat") -> list[Message]:
 
 
 def _compare(
-    chat: "Chat", local: "LocalModel", path: Sequence[Message], new: bool, variants: Sequence[Variant], seed: int
+    chat: "ChatApp", local: "LocalModel", path: Sequence[Message], new: bool, variants: Sequence[Variant], seed: int
 ) -> None:
     """Generate the answers, show them and their figures, and keep them for /keep."""
-    from llmcli.chat.compare import Rivals
+    from llmcli.chat.compare import CompareSession
     from llmcli.ui import comparison as screen
 
     local.abort.clear()
-    rivals = Rivals(chat.dialogue, path, new, variants, seed)
-    comparison, settings = rivals.comparison, chat.dialogue.settings
-    screen.warn_inert([(one.label, turn.resolved) for one, turn in zip(variants, rivals.turns, strict=True)])
+    compare_session = CompareSession(chat.controller, path, new, variants, seed)
+    comparison, settings = compare_session.comparison, chat.controller.settings
+    screen.warn_ineffective(
+        [(one.label, turn.resolved) for one, turn in zip(variants, compare_session.turns, strict=True)]
+    )
     view = screen.view_of(comparison) if chat.live else None
-    waiting = Waiting(view.status if view else Status().update)
-    waiting.text, comparison.progress = "reading the prompt", waiting.reading
+    spinner = Spinner(view.status if view else ProgressLine().update)
+    spinner.text, comparison.progress = "reading the prompt", spinner.reading
     think = settings.think == "show"
     with (
-        ending_later(),
+        defer_exit(),
         interruptible(local.abort, _PRESSES),
-        silent_keys(chat.live),
+        disable_echo(chat.live),
         time_limit(local.abort, settings.timeout),
-        waiting,
+        spinner,
     ):
-        screen.run(comparison, view, think, waiting.end)
+        screen.run(comparison, view, think, spinner.end)
     if not chat.live:
-        screen.put_texts(comparison, think)
-    screen.tell(comparison, chat.live)
-    screen.tell_failures(comparison)
-    chat.rivals = rivals
+        screen.print_texts(comparison, think)
+    screen.print_summary(comparison, chat.live)
+    screen.print_errors(comparison)
+    chat.compare_session = compare_session
     console.note("/keep N continues with one of them; none is part of the conversation yet")
 
 
-def _answer_numbers(chat: "Chat", start: str) -> list[tuple[str, str]]:
-    compared = chat.rivals.comparison.compared if chat.rivals else []
+def _answer_numbers(chat: "ChatApp", start: str) -> list[tuple[str, str]]:
+    compared = chat.compare_session.comparison.compared if chat.compare_session else []
     numbered = [(str(number), one.variant.label) for number, one in enumerate(compared, 1)]
     return [(number, label) for number, label in numbered if number.startswith(start)]
 
@@ -150,14 +152,14 @@ def _answer_numbers(chat: "Chat", start: str) -> list[tuple[str, str]]:
     examples=("/keep 2", "/keep 1, then /continue", "/compare answers=3, then /keep 3"),
     complete=_answer_numbers,
 )
-def keep(chat: "Chat", argument: str) -> None:
+def keep(chat: "ChatApp", argument: str) -> None:
     """Add an answer of the last comparison to the conversation."""
-    rivals = chat.rivals
-    if not rivals or rivals.session is not chat.session:
+    compare_session = chat.compare_session
+    if not compare_session or compare_session.session is not chat.session:
         raise UsageError("no comparison to keep an answer of", _EXAMPLE_HINT)
     if not argument.isdecimal():
         raise UsageError("/keep takes the number of an answer", "try /keep 2")
-    chat.turn = rivals.keep(int(argument[:4]))
-    chat.pending = [one for one in chat.pending if one not in rivals.question.attachments]
-    label = rivals.comparison.compared[int(argument[:4]) - 1].variant.label
+    chat.turn = compare_session.keep(int(argument[:4]))
+    chat.pending = [one for one in chat.pending if one not in compare_session.question.attachments]
+    label = compare_session.comparison.compared[int(argument[:4]) - 1].variant.label
     console.note(f"kept answer {int(argument[:4])} ({label}): the conversation continues from it")

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from llmcli.errors import UsageError
 from llmcli.inference.request import system_text
-from llmcli.text import excerpt, plural
+from llmcli.text import ellipsize, plural
 from llmcli.ui.chat.overflow import compact_now
 from llmcli.ui.commands.branches import WHO
 from llmcli.ui.commands.registry import CONTEXT, INSPECT, command
 from llmcli.ui.terminal.console import console
 
 if TYPE_CHECKING:
-    from llmcli.ui.chat.app import Chat
+    from llmcli.ui.chat.app import ChatApp
 
 _FULL, _EMPTY = "█", "·"
 _WIDEST = 60  # columns of the bar
@@ -32,32 +32,32 @@ _OVERFLOW = {  # what happens at the next message
     detail="A row for each message with its number of tokens.",
     examples=("/context", "/compact, then /context", "/n_ctx 8192, then /context"),
 )
-def context(chat: "Chat", _argument: str) -> None:
+def context(chat: "ChatApp", _argument: str) -> None:
     """Print a bar and a table of the tokens in the context."""
     local = chat.ready()
     if not local:
         return
-    dialogue = chat.dialogue
+    controller = chat.controller
     path = chat.path()
-    read = {message.id for message in dialogue.window(path)}
-    fit = dialogue.fit(path)
-    counted = [dialogue.transcript.count(message) if message.id in read else 0 for message in path]
-    system = system_text(dialogue.settings)
+    read = {message.id for message in controller.window(path)}
+    fit = controller.fit(path)
+    counted = [controller.prompt_builder.count(message) if message.id in read else 0 for message in path]
+    system = system_text(controller.settings)
     n_system = local.count_tokens(system) if system else 0
     n_template = max(fit.n_prompt - sum(counted) - n_system, 0)
     rows = [("", "template", _amount(n_template, fit.n_ctx), "")]
     if system:
-        rows.insert(0, ("", "system", _amount(n_system, fit.n_ctx), excerpt(system)))
+        rows.insert(0, ("", "system", _amount(n_system, fit.n_ctx), ellipsize(system)))
     for number, (message, tokens) in enumerate(zip(path, counted, strict=True), 1):
         amount = _amount(tokens, fit.n_ctx) if message.id in read else "not read"
-        rows.append((str(number), WHO[message.role], amount, excerpt(message.content)))
+        rows.append((str(number), WHO[message.role], amount, ellipsize(message.content)))
     free = max(fit.n_ctx - fit.n_prompt, 0)
     chat.say(_bar([n_system + n_template, *counted], fit.n_ctx))
-    cached = local.evaluated(dialogue.prompt(path).tokens)
+    cached = local.evaluated(controller.prompt(path).tokens)
     chat.say(f"{fit.n_prompt} of {fit.n_ctx} tokens, {free} free, {cached} in the KV cache")
     chat.rows(("N", "WHAT", "TOKENS", "BEGINNING"), rows, right=("N", "TOKENS"), spare=("BEGINNING",))
     if fit.over:
-        overflow = dialogue.settings.overflow
+        overflow = controller.settings.overflow
         console.warn(f"the context has no room for the next answer: {_OVERFLOW[overflow]} (overflow = {overflow})")
 
 
@@ -83,7 +83,7 @@ def _bar(parts: list[int], n_ctx: int) -> str:
     detail="The model writes the summary, and you see it before it is used. The last N turns (2) stay.",
     examples=("/compact", "/compact 4", "/compact, then /context"),
 )
-def compact(chat: "Chat", argument: str) -> None:
+def compact(chat: "ChatApp", argument: str) -> None:
     """Replace the oldest turns by a summary, in a new branch."""
     if argument and not argument.isdecimal():
         raise UsageError(f"/compact takes the number of turns to keep, got '{argument}'", "try /compact 2")
@@ -98,7 +98,7 @@ def compact(chat: "Chat", argument: str) -> None:
     detail="With the time to the first token, the reason for its end, and its seed.",
     examples=("/stats", "/retry, then /stats", "/model starter, then /retry, then /stats"),
 )
-def stats(chat: "Chat", _argument: str) -> None:
+def stats(chat: "ChatApp", _argument: str) -> None:
     """Print the figures of the last answer."""
     path = chat.path()
     answers = [message for message in chat.session.conversation.messages.values() if message.timings]

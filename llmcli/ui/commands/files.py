@@ -12,7 +12,7 @@ from llmcli.ui.commands.registry import FILES, command
 from llmcli.ui.terminal.console import console
 
 if TYPE_CHECKING:
-    from llmcli.ui.chat.app import Chat
+    from llmcli.ui.chat.app import ChatApp
 
 
 @command(
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     complete=registry.paths,
     everyday=True,
 )
-def file(chat: "Chat", argument: str) -> None:
+def file(chat: "ChatApp", argument: str) -> None:
     """Attach files to the next message, or remove them."""
     if argument == "none":
         chat.pending = []
@@ -52,10 +52,10 @@ def file(chat: "Chat", argument: str) -> None:
     complete=registry.words("code"),
     everyday=True,
 )
-def copy(chat: "Chat", argument: str) -> None:
+def copy(chat: "ChatApp", argument: str) -> None:
     """Put a message or a code block on the clipboard."""
     from llmcli.ui.terminal.clipboard import copy as to_clipboard
-    from llmcli.ui.terminal.output import put_drawn
+    from llmcli.ui.terminal.output import print_drawn
 
     path = chat.path()
     message = next((message for message in reversed(path) if message.role == "assistant"), None)
@@ -71,7 +71,7 @@ def copy(chat: "Chat", argument: str) -> None:
         if not blocks:
             raise UsageError("the last answer has no code block", "use /copy to copy all of it")
         text = blocks[-1]
-    taken_by = to_clipboard(text, put_drawn if chat.live else None)
+    taken_by = to_clipboard(text, print_drawn if chat.live else None)
     how = " to the clipboard" if taken_by == "clipboard" else " (the terminal puts them on the clipboard)"
     console.note(f"copied {plural(len(text), 'character')}{how}")
 
@@ -83,7 +83,7 @@ def copy(chat: "Chat", argument: str) -> None:
     detail="`/file none` removes it.",
     examples=("/paste", "/paste, then Summarize this.", "/paste, then /file none"),
 )
-def paste(chat: "Chat", _argument: str) -> None:
+def paste(chat: "ChatApp", _argument: str) -> None:
     """Attach the text of the clipboard."""
     from llmcli.ui.terminal.clipboard import paste as from_clipboard
 
@@ -102,7 +102,7 @@ def paste(chat: "Chat", _argument: str) -> None:
     "the same.",
     examples=("/editor", "/edit 3", "/system edit"),
 )
-def editor(chat: "Chat", _argument: str) -> None:
+def editor(chat: "ChatApp", _argument: str) -> None:
     """Open the draft of the next message in the editor."""
     from llmcli.ui.terminal.ask import edit
 

@@ -4,7 +4,7 @@ import re
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from llmcli.chat.controller import reopens, settable
+from llmcli.chat.controller import requires_reload, session_settings
 from llmcli.errors import UsageError
 from llmcli.params.settings import fields
 from llmcli.ui.commands import registry
@@ -12,17 +12,17 @@ from llmcli.ui.commands.registry import (
     SYNONYMS,
     THE_CHAT,
     Command,
-    assign,
     command,
     commands,
     get,
     lookup,
+    set_setting,
 )
 from llmcli.ui.terminal.ask import can_ask
 from llmcli.ui.terminal.console import console
 
 if TYPE_CHECKING:
-    from llmcli.ui.chat.app import Chat
+    from llmcli.ui.chat.app import ChatApp
 
 _KEYS = (
     ("Enter", "send the message"),
@@ -45,7 +45,7 @@ _WITHOUT_SLASH = {"help": "help", "exit": "exit", "quit": "exit", "exit()": "exi
 _ENDING = 3  # letters that may differ: creativity, creative
 
 
-def _words(_chat: "Chat", start: str) -> list[tuple[str, str]]:
+def _words(_chat: "ChatApp", start: str) -> list[tuple[str, str]]:
     words = [("all", "every command"), *((entry.name, entry.summary) for entry in commands().values())]
     return [(word, note) for word, note in words if word.startswith(start)]
 
@@ -60,7 +60,7 @@ def _words(_chat: "Chat", start: str) -> list[tuple[str, str]]:
     aliases=("?",),
     complete=_words,
 )
-def help_(chat: "Chat", argument: str) -> None:
+def help_(chat: "ChatApp", argument: str) -> None:
     """Print the short list, the long one, or the help of a command or a setting."""
     if not argument:
         chat.definitions([(f"  /{entry.name}", entry.summary) for entry in commands().values() if entry.everyday])
@@ -79,7 +79,7 @@ def help_(chat: "Chat", argument: str) -> None:
         _search(chat, argument.lstrip("/"))
 
 
-def _print_all(chat: "Chat") -> None:
+def _print_all(chat: "ChatApp") -> None:
     """Every command under its heading, with usage and aliases, then the keys."""
     for heading, group in groupby(commands().values(), key=lambda entry: entry.heading):
         chat.say(heading, "1")
@@ -97,18 +97,18 @@ def _also(entry: Command) -> str:
     return f" (also {', '.join('/' + alias for alias in entry.aliases)})" if entry.aliases else ""
 
 
-def _describe_command(chat: "Chat", entry: Command) -> None:
+def _describe_command(chat: "ChatApp", entry: Command) -> None:
     chat.say(_usage(entry) + _also(entry), "1")
     chat.say(entry.description)
     _print_examples(chat, entry.examples)
 
 
-def _describe_setting(chat: "Chat", key: str) -> None:
+def _describe_setting(chat: "ChatApp", key: str) -> None:
     param = fields()[key].param
     chat.say(f"/{key} VALUE", "1")
     chat.say(f"{param.help} ({registry.setting_note(chat, key)})")
     value = _example_value(key)
-    once = f"/set {key} {value}" if reopens(key) else f"/retry {key}={value}"
+    once = f"/set {key} {value}" if requires_reload(key) else f"/retry {key}={value}"
     _print_examples(chat, (f"/{key} {value}", once, f"/reset {key}"))
 
 
@@ -121,13 +121,13 @@ def _example_value(key: str) -> str:
     return next(iter(known), "") or field.format(field.default) or "VALUE"
 
 
-def _print_examples(chat: "Chat", examples: tuple[str, ...]) -> None:
+def _print_examples(chat: "ChatApp", examples: tuple[str, ...]) -> None:
     chat.say("Examples:", "2")
     for example in examples:
         chat.say(f"  {example}")
 
 
-def _search(chat: "Chat", text: str) -> None:
+def _search(chat: "ChatApp", text: str) -> None:
     """List the commands and settings whose help contains the words of `text`.
 
     Raises:
@@ -141,7 +141,7 @@ def _search(chat: "Chat", text: str) -> None:
     for entry in commands().values():
         if _contains(stems, " ".join((entry.name, entry.description, *entry.examples))):
             found[entry.name] = entry.summary
-    for key in settable():
+    for key in session_settings():
         if key not in commands() and _contains(stems, f"{key} {fields()[key].param.help}"):
             found[key] = _summary(key)
     if not stems or not found:
@@ -162,7 +162,7 @@ def _summary(name: str) -> str:
     return fields()[found].param.help.partition(". ")[0].rstrip(".")
 
 
-class LeaveError(Exception):
+class ExitChatError(Exception):
     """The user wants to leave the chat."""
 
 
@@ -174,12 +174,12 @@ class LeaveError(Exception):
     examples=("/exit", "/quit", "/bye"),
     aliases=("quit", "bye", "q"),
 )
-def exit_(_chat: "Chat", _argument: str) -> None:
+def exit_(_chat: "ChatApp", _argument: str) -> None:
     """Leave the chat."""
-    raise LeaveError
+    raise ExitChatError
 
 
-def is_command_without_slash(chat: "Chat", text: str) -> bool:
+def is_command_without_slash(chat: "ChatApp", text: str) -> bool:
     """Whether a person typed a word like `exit` alone, and was told so; a second Enter sends the word."""
     word = text.strip().lower()
     name = _WITHOUT_SLASH.get(word)
@@ -200,9 +200,9 @@ def is_command_without_slash(chat: "Chat", text: str) -> bool:
     examples=("/markdown", "/markdown off", "/markdown on"),
     complete=registry.values_of("markdown"),
 )
-def markdown(chat: "Chat", argument: str) -> None:
+def markdown(chat: "ChatApp", argument: str) -> None:
     """Set or show whether answers are rendered."""
-    assign(chat, f"markdown {argument}")
+    set_setting(chat, f"markdown {argument}")
 
 
 @command(
@@ -214,9 +214,9 @@ def markdown(chat: "Chat", argument: str) -> None:
     examples=("/theme", "/theme light", "/theme auto"),
     complete=registry.values_of("theme"),
 )
-def theme(chat: "Chat", argument: str) -> None:
+def theme(chat: "ChatApp", argument: str) -> None:
     """Set or show the theme."""
-    assign(chat, f"theme {argument}")
+    set_setting(chat, f"theme {argument}")
 
 
 @command(
@@ -228,7 +228,7 @@ def theme(chat: "Chat", argument: str) -> None:
     examples=("/multiline", "/multiline on", "/multiline off"),
     complete=registry.words("on", "off"),
 )
-def multiline(chat: "Chat", argument: str) -> None:
+def multiline(chat: "ChatApp", argument: str) -> None:
     """Set what Enter does."""
     if argument not in ("", "on", "off"):
         raise UsageError(f"/multiline must be on or off, got '{argument}'")

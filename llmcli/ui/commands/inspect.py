@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 from llmcli.errors import UsageError
 from llmcli.files import data_dir, make_private
 from llmcli.text import plural
-from llmcli.ui.chat.busy_screen import Stage
+from llmcli.ui.chat.busy_screen import BusyScreen
 from llmcli.ui.commands import registry
 from llmcli.ui.commands.registry import INSPECT, command
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.interrupt import ending_later
-from llmcli.ui.terminal.output import aside
+from llmcli.ui.terminal.interrupt import defer_exit
+from llmcli.ui.terminal.output import to_stderr
 
 if TYPE_CHECKING:
-    from llmcli.chat.inspect import Answered
+    from llmcli.chat.inspect import AnswerInspector
     from llmcli.engine.events import TokenTrace
-    from llmcli.engine.inspection import Dissection
-    from llmcli.ui.chat.app import Chat
+    from llmcli.engine.inspection import TokenInspection
+    from llmcli.ui.chat.app import ChatApp
 
 _N_WHY, _N_ALTERNATIVES = 8, 10  # candidates that they list
 _BEFORE = 32  # characters of the answer that are shown before a token
@@ -30,7 +30,7 @@ _TOLERANCE = 0.005  # of a recomputed probability
 MEASURES = ("temperature", "p", "entropy")
 
 
-def _token_numbers(chat: "Chat", start: str) -> list[tuple[str, str]]:
+def _token_numbers(chat: "ChatApp", start: str) -> list[tuple[str, str]]:
     """The numbers of the last answer's tokens, with their texts."""
     traces = chat.turn.answer.traces if chat.turn else []
     numbered = [(str(token.i), token.text or token.reasoning) for token in traces if token.id is not None]
@@ -48,15 +48,15 @@ def _token_numbers(chat: "Chat", start: str) -> list[tuple[str, str]]:
     complete=_token_numbers,
     everyday=True,
 )
-def why(chat: "Chat", argument: str) -> None:
+def why(chat: "ChatApp", argument: str) -> None:
     """Print the candidates of one token, step by step of the sampler chain."""
-    from llmcli.ui.charts.trace_table import put_why
+    from llmcli.ui.charts.trace_table import print_why
 
-    answered = last(chat)
+    answered = last_answer(chat)
     found = _inspect(chat, answered, argument, _N_WHY) if answered else None
     if answered and found:
-        with aside(not chat.live):
-            put_why(found, answered.made.settings)
+        with to_stderr(not chat.live):
+            print_why(found, answered.made.settings)
         _note_differences(answered, found)
 
 
@@ -70,18 +70,18 @@ def why(chat: "Chat", argument: str) -> None:
     examples=("/alternatives", "/alternatives 12", "/alternatives 5, then /branch 5 2"),
     complete=_token_numbers,
 )
-def alternatives(chat: "Chat", argument: str) -> None:
+def alternatives(chat: "ChatApp", argument: str) -> None:
     """Print the candidates of one token by rank."""
-    from llmcli.ui.charts.trace_table import percent, short, token_text
+    from llmcli.ui.charts.trace_table import percent, short_name, token_text
 
-    answered = last(chat)
+    answered = last_answer(chat)
     found = _inspect(chat, answered, argument, _N_ALTERNATIVES) if answered else None
     if not answered or not found:
         return
     rows = []
     for candidate in found.stepwise.candidates:
         sampler, mark = found.stepwise.removed_by(candidate), "*" if candidate.id == found.drawn else ""
-        after = f"- {short(sampler)}" if sampler else percent(found.stepwise.after(candidate))
+        after = f"- {short_name(sampler)}" if sampler else percent(found.stepwise.after(candidate))
         rows.append((f"{candidate.rank}{mark}", token_text(candidate.text, 16), percent(candidate.before), after))
     chat.rows(("K", "TOKEN", "BEFORE %", "AFTER %"), rows, right=("K", "BEFORE %", "AFTER %"))
     chat.listed = found.at, [(str(candidate.rank), candidate.text) for candidate in found.stepwise.candidates]
@@ -89,7 +89,7 @@ def alternatives(chat: "Chat", argument: str) -> None:
     _note_differences(answered, found)
 
 
-def last(chat: "Chat") -> "Answered | None":
+def last_answer(chat: "ChatApp") -> "AnswerInspector | None":
     """The last answer, for inspection; None when the user stopped waiting for the model.
 
     Raises:
@@ -101,10 +101,10 @@ def last(chat: "Chat") -> "Answered | None":
         return None
     from llmcli.chat.inspect import last_answer
 
-    return last_answer(chat.dialogue, chat.turn)
+    return last_answer(chat.controller, chat.turn)
 
 
-def number_of(answered: "Answered", argument: str) -> int:
+def parse_token_index(answered: "AnswerInspector", argument: str) -> int:
     """The number of the token that `argument` names: a number, or its text, with or without quotes.
 
     Raises:
@@ -123,31 +123,31 @@ def number_of(answered: "Answered", argument: str) -> int:
 
 
 @contextmanager
-def working(chat: "Chat", doing: str) -> Iterator[Callable[[int, int], None]]:
+def busy(chat: "ChatApp", doing: str) -> Iterator[Callable[[int, int], None]]:
     """Within this block the screen shows what the model does and how far it is, and Ctrl-C stops it."""
-    local = chat.dialogue.local
+    local = chat.controller.local
     assert local
     local.abort.clear()
-    stage = Stage(chat.dialogue.settings, chat.live)
+    busy_screen = BusyScreen(chat.controller.settings, chat.live)
 
     def progress(done: int, total: int) -> None:
-        stage.waiting.text = f"{doing} {done / max(total, 1):.0%}"
+        busy_screen.spinner.text = f"{doing} {done / max(total, 1):.0%}"
 
-    with ending_later(), stage.open(local.abort, doing):
+    with defer_exit(), busy_screen.open(local.abort, doing):
         yield progress
 
 
-def _inspect(chat: "Chat", answered: "Answered", argument: str, count: int) -> "Dissection | None":
+def _inspect(chat: "ChatApp", answered: "AnswerInspector", argument: str, count: int) -> "TokenInspection | None":
     """The candidates of a token, after printing where it stands; None where the user stopped it."""
     if argument:
-        number: int | None = number_of(answered, argument)
+        number: int | None = parse_token_index(answered, argument)
     else:
-        with working(chat, "measuring the answer") as progress:
+        with busy(chat, "measuring the answer") as progress:
             number = answered.least_sure(progress)
     found = None
     if number is not None:
         doing = "generating the answer again" if answered.subject.remembering else "evaluating the answer"
-        with working(chat, doing) as progress:
+        with busy(chat, doing) as progress:
             found = answered.dissect(number, count, progress)
     if not found:
         console.note("stopped")
@@ -156,7 +156,7 @@ def _inspect(chat: "Chat", answered: "Answered", argument: str, count: int) -> "
     return found
 
 
-def _describe_position(answered: "Answered", number: int) -> str:
+def _describe_position(answered: "AnswerInspector", number: int) -> str:
     """The number of a token, and the text before it."""
     text = (answered.made.settings.prefill or "") + "".join(map(answered.text, range(number)))
     before = " ".join(text.split())
@@ -164,7 +164,7 @@ def _describe_position(answered: "Answered", number: int) -> str:
     return f"token {number} (0 to {len(answered.tokens) - 1})" + (f', after "{end}"' if before else "")
 
 
-def _note_differences(answered: "Answered", found: "Dissection") -> None:
+def _note_differences(answered: "AnswerInspector", found: "TokenInspection") -> None:
     """Tell where this is not what happened when the token was sampled."""
     if not answered.traces:
         console.note(
@@ -191,18 +191,18 @@ def _note_differences(answered: "Answered", found: "Dissection") -> None:
     aliases=("heat",),
     complete=registry.words(*MEASURES),
 )
-def tokens(chat: "Chat", argument: str) -> None:
+def tokens(chat: "ChatApp", argument: str) -> None:
     """Print the last answer, its tokens colored by a measure."""
-    from llmcli.ui.charts.heatmap import put_heat
+    from llmcli.ui.charts.heatmap import print_heat
 
     by = {"": "temperature", "temp": "temperature", "probability": "p"}.get(argument, argument)
     if by not in MEASURES:
         raise UsageError(f"/tokens must be temperature, p or entropy, got '{argument}'")
-    with aside(not chat.live):
-        put_heat(last_traces(chat), by)  # type: ignore[arg-type]
+    with to_stderr(not chat.live):
+        print_heat(traces_of_last_answer(chat), by)  # type: ignore[arg-type]
 
 
-def last_traces(chat: "Chat") -> list["TokenTrace"]:
+def traces_of_last_answer(chat: "ChatApp") -> list["TokenTrace"]:
     """How the tokens of the last answer were sampled.
 
     Raises:
@@ -223,7 +223,7 @@ def last_traces(chat: "Chat") -> list["TokenTrace"]:
     examples=("/trace on", "/trace last.jsonl", "/trace off"),
     complete=registry.words("on", "off"),
 )
-def trace(chat: "Chat", argument: str) -> None:
+def trace(chat: "ChatApp", argument: str) -> None:
     """Turn traces on or off, or write that of the last answer."""
     word, _, name = argument.partition(" ")
     if word == "on":
@@ -232,7 +232,7 @@ def trace(chat: "Chat", argument: str) -> None:
     elif word == "off":
         chat.traces = None
     elif word:
-        _write(Path(os.path.expanduser(argument)), last_traces(chat))
+        _write(Path(os.path.expanduser(argument)), traces_of_last_answer(chat))
         return
     console.note(f"traces are on: one file per answer in {chat.traces}" if chat.traces else "traces are off")
 
@@ -252,7 +252,7 @@ def _write(path: Path, traces: list["TokenTrace"]) -> None:
     console.note(f"wrote {plural(len(traces), 'token')} to {path} (see `llmcli trace show` and `llmcli trace plot`)")
 
 
-def spark(chat: "Chat") -> str:
+def spark(chat: "ChatApp") -> str:
     """The temperatures of the last answer as a line of bars and their range; empty where there are none."""
     from llmcli.ui.charts.heatmap import sparkline
 

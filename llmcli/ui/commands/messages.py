@@ -4,17 +4,17 @@ import re
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from llmcli.chat.controller import reopens
+from llmcli.chat.controller import requires_reload
 from llmcli.chat.conversation import Message
 from llmcli.errors import UsageError
 from llmcli.files import read_text
 from llmcli.inference.request import system_text
 from llmcli.ui.commands import registry
-from llmcli.ui.commands.registry import MESSAGES, SETTINGS, assign, command
+from llmcli.ui.commands.registry import MESSAGES, SETTINGS, command, set_setting
 from llmcli.ui.terminal.console import console
 
 if TYPE_CHECKING:
-    from llmcli.ui.chat.app import Chat
+    from llmcli.ui.chat.app import ChatApp
 
 _LONG = 1200  # characters; a longer message is easier to change in an editor
 
@@ -30,7 +30,7 @@ _LONG = 1200  # characters; a longer message is easier to change in an editor
     complete=registry.assignments,
     everyday=True,
 )
-def retry(chat: "Chat", argument: str) -> None:
+def retry(chat: "ChatApp", argument: str) -> None:
     """Answer the last question again, with other settings if given."""
     extra, path = _assignments(chat, argument), chat.path()
     if path and path[-1].role == "assistant":
@@ -40,7 +40,7 @@ def retry(chat: "Chat", argument: str) -> None:
     chat.answer(path, extra)
 
 
-def _assignments(chat: "Chat", argument: str) -> dict[str, Any]:
+def _assignments(chat: "ChatApp", argument: str) -> dict[str, Any]:
     values = {}
     try:
         words = shlex.split(argument)
@@ -51,8 +51,8 @@ def _assignments(chat: "Chat", argument: str) -> dict[str, Any]:
         if not equals:
             hint = "try /retry temperature=1.2 for a freer answer, or change the question with /edit"
             raise UsageError(f"/retry takes settings as KEY=VALUE, got '{word}'", hint)
-        key, value = chat.dialogue.parse(name, text)
-        if reopens(key):
+        key, value = chat.controller.parse(name, text)
+        if requires_reload(key):
             raise UsageError(f"{key} cannot change for one answer", f"set it with /{key} {text}")
         values[key] = value
     return values
@@ -66,7 +66,7 @@ def _assignments(chat: "Chat", argument: str) -> dict[str, Any]:
     examples=("/continue", "/max_tokens 400, then /continue", "/edit 2 Once upon a time, then /continue"),
     everyday=True,
 )
-def continue_(chat: "Chat", _argument: str) -> None:
+def continue_(chat: "ChatApp", _argument: str) -> None:
     """Extend the last answer from its end."""
     last = _last_answer(chat)
     chat.answer(chat.path()[:-1], begun=last)
@@ -74,7 +74,7 @@ def continue_(chat: "Chat", _argument: str) -> None:
         console.note("the model added nothing")
 
 
-def _last_answer(chat: "Chat") -> Message:
+def _last_answer(chat: "ChatApp") -> Message:
     path = chat.path()
     if not path or path[-1].role != "assistant":
         raise UsageError("no answer to continue", "use /retry to answer the last message")
@@ -90,12 +90,12 @@ def _last_answer(chat: "Chat") -> Message:
     examples=("/stop", "/stop The end", "/stop none"),
     complete=registry.values_of("stop"),
 )
-def stop(chat: "Chat", argument: str) -> None:
+def stop(chat: "ChatApp", argument: str) -> None:
     """Set or show the stop strings."""
     if argument:
-        assign(chat, f"stop {argument}")
+        set_setting(chat, f"stop {argument}")
         return
-    texts = chat.dialogue.settings.stop
+    texts = chat.controller.settings.stop
     chat.say("Ctrl-C stops an answer" + (f"; answers also stop at {', '.join(map(repr, texts))}" if texts else ""))
 
 
@@ -110,7 +110,7 @@ def stop(chat: "Chat", argument: str) -> None:
     examples=("/edit", "/edit 3", "/edit 1 What is a comet?"),
     everyday=True,
 )
-def edit(chat: "Chat", argument: str) -> None:
+def edit(chat: "ChatApp", argument: str) -> None:
     """Replace a message by an edited one, in a new branch."""
     path = chat.path()
     number, _, text = argument.partition(" ")
@@ -153,9 +153,9 @@ def _last_question(path: list[Message]) -> int:
     complete=registry.words("edit", "none"),
     everyday=True,
 )
-def system(chat: "Chat", argument: str) -> None:
+def system(chat: "ChatApp", argument: str) -> None:
     """Show or set the system prompt."""
-    current = system_text(chat.dialogue.settings)
+    current = system_text(chat.controller.settings)
     if not argument:
         chat.say(current or "no system prompt")
         return
@@ -168,5 +168,5 @@ def system(chat: "Chat", argument: str) -> None:
     elif re.fullmatch('"[^"]+"', argument):
         argument = argument[1:-1]
     removed = argument in ("none", "")
-    chat.dialogue.set("system", None if removed else argument)
+    chat.controller.set("system", None if removed else argument)
     console.note("system prompt removed" if removed else "system prompt changed")

@@ -8,18 +8,18 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcli.chat.controller import settable
+from llmcli.chat.controller import session_settings
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.params.param import range_text
 from llmcli.params.settings import fields, find
-from llmcli.text import did_you_mean, safe
+from llmcli.text import did_you_mean, sanitize
 from llmcli.ui.input.layout import Suggestion
 
 if TYPE_CHECKING:
-    from llmcli.ui.chat.app import Chat
+    from llmcli.ui.chat.app import ChatApp
 
-Run = Callable[["Chat", str], None]
-Complete = Callable[["Chat", str], Iterable[tuple[str, str]]]  # the argument so far -> (value, note)
+Run = Callable[["ChatApp", str], None]
+Complete = Callable[["ChatApp", str], Iterable[tuple[str, str]]]  # the argument so far -> (value, note)
 MESSAGES, BRANCHES, COMPARE, SETTINGS, INSPECT = "Messages", "Branches", "Compare", "Settings", "Inspect"
 CONTEXT, SESSIONS, FILES, THE_CHAT = "Context", "Sessions", "Files", "The chat"
 _HEADINGS = (MESSAGES, BRANCHES, COMPARE, SETTINGS, INSPECT, CONTEXT, SESSIONS, FILES, THE_CHAT)
@@ -158,7 +158,7 @@ def get(name: str) -> Command | str | None:
         key = find(name).key
     except UsageError:
         return None
-    return key if key in settable() else None
+    return key if key in session_settings() else None
 
 
 def lookup(name: str) -> Command | str:
@@ -177,10 +177,10 @@ def _suggestion(name: str) -> str:
     """What to type instead; only what exists is named."""
     if name in SYNONYMS:
         return "use " + " or ".join(f"/{target}" for target in SYNONYMS[name])
-    return did_you_mean(f"/{name}", [f"/{known}" for known in (*names(), *settable())]) or "see /help"
+    return did_you_mean(f"/{name}", [f"/{known}" for known in (*names(), *session_settings())]) or "see /help"
 
 
-def obey(chat: "Chat", name: str, argument: str) -> None:
+def dispatch(chat: "ChatApp", name: str, argument: str) -> None:
     """Run a command, or set the setting of that name.
 
     Raises:
@@ -190,10 +190,10 @@ def obey(chat: "Chat", name: str, argument: str) -> None:
     if isinstance(found, Command):
         found.run(chat, argument)
     else:
-        assign(chat, f"{found} {argument}")
+        set_setting(chat, f"{found} {argument}")
 
 
-def assign(chat: "Chat", argument: str) -> None:
+def set_setting(chat: "ChatApp", argument: str) -> None:
     """Run `/set`.
 
     Raises:
@@ -202,7 +202,7 @@ def assign(chat: "Chat", argument: str) -> None:
     commands()["set"].run(chat, argument)
 
 
-def suggest(chat: "Chat", text: str) -> Iterator[Suggestion]:
+def suggest(chat: "ChatApp", text: str) -> Iterator[Suggestion]:
     """The completions of `text`, which stands before the cursor."""
     mention = re.search(r'(?:^|\s)@("?)([^\s"]*)$', text)
     if mention:
@@ -211,7 +211,7 @@ def suggest(chat: "Chat", text: str) -> Iterator[Suggestion]:
         yield from _complete_command(chat, text)
 
 
-def _complete_command(chat: "Chat", text: str) -> Iterator[Suggestion]:
+def _complete_command(chat: "ChatApp", text: str) -> Iterator[Suggestion]:
     name, space, argument = text[1:].partition(" ")
     if not space:
         yield from _complete_name(chat, name.lower())
@@ -220,7 +220,7 @@ def _complete_command(chat: "Chat", text: str) -> Iterator[Suggestion]:
         found = lookup(name.lower().replace("-", "_"))
         if isinstance(found, Command):
             for value, note in found.complete(chat, argument) if found.complete else ():
-                yield Suggestion(safe(value), _replaced(argument, value), safe(note))
+                yield Suggestion(sanitize(value), _replaced(argument, value), sanitize(note))
         else:
             for value, note in setting_values(chat, found, argument):
                 yield Suggestion(value, len(argument), note)
@@ -233,27 +233,27 @@ def _replaced(argument: str, value: str) -> int:
     return len(argument) - (argument.rfind(" ") + 1)
 
 
-def _complete_name(chat: "Chat", start: str) -> Iterator[Suggestion]:
+def _complete_name(chat: "ChatApp", start: str) -> Iterator[Suggestion]:
     for entry in commands().values():
         if entry.name.startswith(start):
             text = f"/{entry.name} " if entry.usage else f"/{entry.name}"
             yield Suggestion(text, len(start) + 1, entry.summary)
-    for key in settable():
+    for key in session_settings():
         if key.startswith(start) and key not in commands():
             yield Suggestion(f"/{key} ", len(start) + 1, setting_note(chat, key))
 
 
-def setting_note(chat: "Chat", key: str) -> str:
+def setting_note(chat: "ChatApp", key: str) -> str:
     """The current value of a setting, and its range."""
     field = fields()[key]
     param = field.param
-    current = field.format(getattr(chat.dialogue.settings, key)) or "none"
+    current = field.format(getattr(chat.controller.settings, key)) or "none"
     if (param.min, param.max, param.above) == (None, None, None):
-        return safe(f"now {current}")
-    return safe(f"now {current} · {range_text(param.min, param.max, param.above, param.also)}")
+        return sanitize(f"now {current}")
+    return sanitize(f"now {current} · {range_text(param.min, param.max, param.above, param.also)}")
 
 
-def setting_values(chat: "Chat", key: str, start: str) -> Iterator[tuple[str, str]]:
+def setting_values(chat: "ChatApp", key: str, start: str) -> Iterator[tuple[str, str]]:
     """The values that a setting can take, as far as they can be listed."""
     field = find(key)
     if field.key == "model":
@@ -266,17 +266,17 @@ def setting_values(chat: "Chat", key: str, start: str) -> Iterator[tuple[str, st
         yield "", note
 
 
-def settings(chat: "Chat", argument: str) -> Iterator[tuple[str, str]]:
+def settings(chat: "ChatApp", argument: str) -> Iterator[tuple[str, str]]:
     """`KEY VALUE`: keys with value and range, then values."""
     key, space, value = argument.partition(" ")
     if space:
         with suppress(LlmcliError):
             yield from ((f"{key} {text}", note) for text, note in setting_values(chat, key, value.lstrip()) if text)
         return
-    yield from ((f"{other} ", setting_note(chat, other)) for other in settable() if other.startswith(key))
+    yield from ((f"{other} ", setting_note(chat, other)) for other in session_settings() if other.startswith(key))
 
 
-def assignments(chat: "Chat", argument: str) -> Iterator[tuple[str, str]]:
+def assignments(chat: "ChatApp", argument: str) -> Iterator[tuple[str, str]]:
     """The last word of `KEY=VALUE ...`."""
     word = argument.rpartition(" ")[2]
     key, equals, value = word.partition("=")
@@ -284,7 +284,7 @@ def assignments(chat: "Chat", argument: str) -> Iterator[tuple[str, str]]:
         with suppress(LlmcliError):
             yield from ((f"{key}={text}", note) for text, note in setting_values(chat, key, value) if text)
         return
-    yield from ((f"{other}=", setting_note(chat, other)) for other in settable() if other.startswith(key))
+    yield from ((f"{other}=", setting_note(chat, other)) for other in session_settings() if other.startswith(key))
 
 
 def words(*known: str) -> Complete:
@@ -297,12 +297,12 @@ def values_of(key: str) -> Complete:
     return lambda chat, start: setting_values(chat, key, start)
 
 
-def models(chat: "Chat", start: str) -> Iterator[tuple[str, str]]:
+def models(chat: "ChatApp", start: str) -> Iterator[tuple[str, str]]:
     """The downloaded models."""
     yield from ((name, "") for name in chat.model_names() if name.startswith(start))
 
 
-def paths(_chat: "Chat", argument: str) -> Iterator[tuple[str, str]]:
+def paths(_chat: "ChatApp", argument: str) -> Iterator[tuple[str, str]]:
     """The files and folders whose names start with the last word."""
     for suggestion in _complete_file(argument.rpartition(" ")[2], ""):
         yield suggestion.text.removeprefix("@"), suggestion.note

@@ -16,13 +16,13 @@ from llmcli.ui.terminal.ask import confirm
 from llmcli.ui.terminal.console import console
 
 if TYPE_CHECKING:
-    from llmcli.ui.chat.app import Chat
+    from llmcli.ui.chat.app import ChatApp
 
 _SHOWN = 2  # messages, after a session was opened
 
 
-def _session_names(_chat: "Chat", start: str) -> list[tuple[str, str]]:
-    return [(session.name, session.title) for session in store.listed(start)]
+def _session_names(_chat: "ChatApp", start: str) -> list[tuple[str, str]]:
+    return [(session.name, session.title) for session in store.session_summaries(start)]
 
 
 @command(
@@ -34,7 +34,7 @@ def _session_names(_chat: "Chat", start: str) -> list[tuple[str, str]]:
     examples=("/save novel", "/save ghost story", "/save draft-1"),
     everyday=True,
 )
-def save(chat: "Chat", argument: str) -> None:
+def save(chat: "ChatApp", argument: str) -> None:
     """Give the session a name, or keep a copy of a named one."""
     if not argument:
         raise UsageError("/save needs a name", "try /save novel")
@@ -59,15 +59,15 @@ def save(chat: "Chat", argument: str) -> None:
     examples=("/load novel", "/load ghost-story", "/sessions, then /load draft-1"),
     complete=_session_names,
 )
-def load(chat: "Chat", argument: str) -> None:
+def load(chat: "ChatApp", argument: str) -> None:
     """Close this session and open another one."""
     if not argument:
         raise UsageError("/load needs the name of a session", "see the names in /sessions")
     if store.to_name(argument) == chat.session.name:
         raise UsageError(f"session {chat.session.name} is already open")
-    chat.dialogue.take(_open(argument))
-    settle_model(chat)
-    opened(chat)
+    chat.controller.take(_open(argument))
+    ensure_session_model(chat)
+    open_session(chat)
 
 
 def _open(argument: str) -> Session:
@@ -82,25 +82,25 @@ def _open(argument: str) -> Session:
         raise UsageError(str(error), error.hint.replace("`llmcli sessions`", "/sessions")) from None
 
 
-def settle_model(chat: "Chat") -> None:
+def ensure_session_model(chat: "ChatApp") -> None:
     """Make sure that the model is downloaded; where a session's own is missing, the usual one replaces it.
 
     Raises:
         ModelNotFoundError: when that one is missing too.
     """
-    dialogue = chat.dialogue
-    missing, origin = dialogue.settings.model, dialogue.resolved().origins["model"]
+    controller = chat.controller
+    missing, origin = controller.settings.model, controller.resolved().origins["model"]
     try:
-        chat.bring(dialogue.settings)
+        chat.bring(controller.settings)
     except LlmcliError:
         if origin != "session":
             raise
-        dialogue.reset("model")
-        chat.bring(dialogue.settings)
-        console.warn(f"the model of this session, {missing}, is not downloaded: using {dialogue.settings.model}")
+        controller.reset("model")
+        chat.bring(controller.settings)
+        console.warn(f"the model of this session, {missing}, is not downloaded: using {controller.settings.model}")
 
 
-def opened(chat: "Chat") -> None:
+def open_session(chat: "ChatApp") -> None:
     """Show what is wrong with a session that was opened, and its last messages."""
     for note in chat.session.notes:
         console.warn(note)
@@ -120,12 +120,12 @@ def opened(chat: "Chat") -> None:
     examples=("/sessions", "/sessions comet", "/sessions, then /load novel"),
     everyday=True,
 )
-def sessions(chat: "Chat", argument: str) -> None:
+def sessions(chat: "ChatApp", argument: str) -> None:
     """Print a table of sessions, or of the messages that contain a text."""
     if argument:
         _search(chat, argument)
         return
-    listed = store.listed()
+    listed = store.session_summaries()
     if not listed:
         console.note("no sessions yet")
         return
@@ -136,7 +136,7 @@ def sessions(chat: "Chat", argument: str) -> None:
     chat.rows(("SESSION", "MESSAGES", "CHANGED", "BEGINS"), rows, right=("MESSAGES",), spare=("BEGINS", "MESSAGES"))
 
 
-def _search(chat: "Chat", text: str) -> None:
+def _search(chat: "ChatApp", text: str) -> None:
     """Print the messages of all sessions that contain a text."""
     hits = list(store.search(text))
     if not hits:
@@ -153,7 +153,7 @@ def _search(chat: "Chat", text: str) -> None:
     detail="Words are joined by hyphens.",
     examples=("/rename novel", "/rename ghost story", "/load draft-1, then /rename final"),
 )
-def rename(chat: "Chat", argument: str) -> None:
+def rename(chat: "ChatApp", argument: str) -> None:
     """Give the session another name."""
     if not argument:
         raise UsageError("/rename needs a name", "try /rename novel")
@@ -172,7 +172,7 @@ def rename(chat: "Chat", argument: str) -> None:
     complete=registry.paths,
     everyday=True,
 )
-def export(chat: "Chat", argument: str) -> None:
+def export(chat: "ChatApp", argument: str) -> None:
     """Write the conversation as a document."""
     from llmcli.chat.export import form_of
     from llmcli.ui.export import document, write
@@ -185,5 +185,5 @@ def export(chat: "Chat", argument: str) -> None:
         raise UsageError("the conversation is empty: there is nothing to export", "send a message first")
     if os.path.exists(path) and not (chat.live and confirm(f"{path} already exists. Replace it?", False)):
         raise UsageError(f"{path} already exists", "choose another name")
-    write(document(chat.path(), chat.session.name, system_text(chat.dialogue.settings), form), path)
+    write(document(chat.path(), chat.session.name, system_text(chat.controller.settings), form), path)
     console.note(f"exported to {os.path.abspath(path)}")

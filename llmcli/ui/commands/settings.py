@@ -3,18 +3,18 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from llmcli.chat.controller import reopens, settable
-from llmcli.config.presets import NEVER, presets, remove_preset, save_preset, summary
-from llmcli.config.presets import describe as describe_preset
+from llmcli.chat.controller import requires_reload, session_settings
+from llmcli.config.presets import NEVER, preset_purpose, presets, remove_preset, save_preset
+from llmcli.config.presets import describe_preset as describe_preset
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import config_dir
 from llmcli.inference.request import grammar_text
-from llmcli.params.chain import plan
+from llmcli.params.chain import build_chain
 from llmcli.params.generation import GenerationParams
 from llmcli.params.param import describe
 from llmcli.params.policies.policy import Entropy, Fixed
-from llmcli.params.settings import Resolved, SamplingParams, fields, find, inert
-from llmcli.text import excerpt
+from llmcli.params.settings import ResolvedSettings, SamplingParams, fields, find, ineffective_settings
+from llmcli.text import ellipsize
 from llmcli.ui.charts.trace_table import step_values
 from llmcli.ui.commands import registry
 from llmcli.ui.commands.inspect import spark
@@ -23,7 +23,7 @@ from llmcli.ui.terminal.console import console
 
 if TYPE_CHECKING:
     from llmcli.inference.local import LocalModel
-    from llmcli.ui.chat.app import Chat
+    from llmcli.ui.chat.app import ChatApp
 
 _HIGHEST = 2.0  # a temperature above it is most likely a mistake
 
@@ -37,11 +37,11 @@ _HIGHEST = 2.0  # a temperature above it is most likely a mistake
     examples=("/set", "/set top_p 0.9", "/set repeat_penalty 1.1"),
     complete=registry.settings,
 )
-def set_(chat: "Chat", argument: str) -> None:
+def set_(chat: "ChatApp", argument: str) -> None:
     """Change a setting for the rest of the session, or show it."""
     name, _, text = argument.partition(" ")
     if not name:
-        _print_settings(chat, settable())
+        _print_settings(chat, session_settings())
         return
     key = find(name).key
     if not text.strip():
@@ -50,28 +50,28 @@ def set_(chat: "Chat", argument: str) -> None:
     if key in ("model", "preset"):  # which have more to do
         commands()[key].run(chat, text.strip())
         return
-    key, value = chat.dialogue.parse(key, text.strip())
-    chat.dialogue.set(key, value)
+    key, value = chat.controller.parse(key, text.strip())
+    chat.controller.set(key, value)
     _print_setting(chat, key)
     _warn_too_high(key, value)
-    if reopens(key) and chat.dialogue.stale:
+    if requires_reload(key) and chat.controller.stale:
         console.note("the model is loaded again with the next answer")
 
 
-def _format_now(chat: "Chat", key: str) -> str:
-    return fields()[key].format(getattr(chat.dialogue.settings, key))
+def _format_now(chat: "ChatApp", key: str) -> str:
+    return fields()[key].format(getattr(chat.controller.settings, key))
 
 
-def _print_setting(chat: "Chat", key: str) -> None:
+def _print_setting(chat: "ChatApp", key: str) -> None:
     """Print the value of a setting, where it comes from, and why it has no effect if it has none."""
-    resolved = chat.dialogue.resolved()
-    reason = inert(resolved.settings, resolved.origins).get(key)
+    resolved = chat.controller.resolved()
+    reason = ineffective_settings(resolved.settings, resolved.origins).get(key)
     origin = resolved.origins[key]
     source = {"session": "", "default": " (default)"}.get(origin, f" (from {origin})")
     effect = f" (no effect: {reason})" if reason else ""
     console.note(f"{key} = {_format_now(chat, key) or 'none'}{source}{effect}")
     if key in ("grammar", "grammar_file", "json_schema"):
-        grammar_text(chat.dialogue.settings)  # raises if the grammar is not valid
+        grammar_text(chat.controller.settings)  # raises if the grammar is not valid
 
 
 def _warn_too_high(key: str, value: object) -> None:
@@ -98,7 +98,7 @@ def _warn_too_high(key: str, value: object) -> None:
     complete=registry.values_of("temperature"),
     everyday=True,
 )
-def temp(chat: "Chat", argument: str) -> None:
+def temp(chat: "ChatApp", argument: str) -> None:
     """Set or show the temperature policy."""
     set_(chat, f"temperature {argument}")
     if not argument:
@@ -115,7 +115,7 @@ def temp(chat: "Chat", argument: str) -> None:
     examples=("/seed", "/seed 42", "/seed random"),
     complete=registry.words("random"),
 )
-def seed(chat: "Chat", argument: str) -> None:
+def seed(chat: "ChatApp", argument: str) -> None:
     """Set or show the seed."""
     set_(chat, f"seed {argument}")
 
@@ -129,9 +129,9 @@ def seed(chat: "Chat", argument: str) -> None:
     examples=("/reset temperature", "/reset top_p", "/reset"),
     complete=lambda chat, start: [(key, "") for key in chat.session.overrides if key.startswith(start)],
 )
-def reset(chat: "Chat", argument: str) -> None:
+def reset(chat: "ChatApp", argument: str) -> None:
     """Remove the session's own values of settings."""
-    removed = chat.dialogue.reset(find(argument).key if argument else None)
+    removed = chat.controller.reset(find(argument).key if argument else None)
     console.note(f"reset: {', '.join(removed)}" if removed else "no setting was changed in this session")
 
 
@@ -145,17 +145,17 @@ def reset(chat: "Chat", argument: str) -> None:
     examples=("/params", "/params all", "/temp 1.2, then /params"),
     complete=registry.words("all"),
 )
-def params(chat: "Chat", argument: str) -> None:
+def params(chat: "ChatApp", argument: str) -> None:
     """Print a table of settings."""
     usual = {*describe(SamplingParams), *describe(GenerationParams)}
-    _print_settings(chat, [key for key in settable() if argument or key in usual])
+    _print_settings(chat, [key for key in session_settings() if argument or key in usual])
 
 
-def _print_settings(chat: "Chat", keys: list[str]) -> None:
+def _print_settings(chat: "ChatApp", keys: list[str]) -> None:
     """Value, layer, and below it the reason for a setting that has no effect."""
-    resolved = chat.dialogue.resolved()
-    idle = inert(resolved.settings, resolved.origins)
-    rows = [(key, excerpt(_format_now(chat, key) or "none"), resolved.origins[key]) for key in keys]
+    resolved = chat.controller.resolved()
+    idle = ineffective_settings(resolved.settings, resolved.origins)
+    rows = [(key, ellipsize(_format_now(chat, key) or "none"), resolved.origins[key]) for key in keys]
     below = [f"no effect: {idle[key]}" if key in idle else "" for key in keys]
     chat.rows(("KEY", "VALUE", "FROM"), rows, below=below)
 
@@ -169,19 +169,19 @@ def _print_settings(chat: "Chat", keys: list[str]) -> None:
     examples=("/samplers", "/samplers top_k,temperature", "/samplers default"),
     complete=registry.values_of("samplers"),
 )
-def samplers(chat: "Chat", argument: str) -> None:
+def samplers(chat: "ChatApp", argument: str) -> None:
     """Set the sampler chain, or print its steps with their values."""
     if argument:
         set_(chat, f"samplers {argument}")
         return
-    resolved = chat.dialogue.resolved()
+    resolved = chat.controller.resolved()
     rows = [(str(n), name, values) for n, (name, values) in enumerate(_chain(resolved), 1)]
     chat.rows(("", "STEP", "VALUES"), rows, right=("",))
-    for key, reason in inert(resolved.settings, resolved.origins).items():
+    for key, reason in ineffective_settings(resolved.settings, resolved.origins).items():
         console.note(f"{key} (from {resolved.origins[key]}) has no effect: {reason}")
 
 
-def _chain(resolved: Resolved) -> list[tuple[str, str]]:
+def _chain(resolved: ResolvedSettings) -> list[tuple[str, str]]:
     settings = resolved.settings
     seeded = settings if settings.seed is not None else replace(settings, seed=0)
     steps: list[tuple[str, str]] = []
@@ -189,7 +189,7 @@ def _chain(resolved: Resolved) -> list[tuple[str, str]]:
         steps.append(("grammar", "removes tokens that do not match"))
     if settings.logit_bias or settings.ignore_eos:
         steps.append(("logit_bias", fields()["logit_bias"].format(settings.logit_bias)))
-    for step in plan(seeded):
+    for step in build_chain(seeded):
         steps.append((step.name, step_values(settings, step.name)))
     return [(name, values.strip()) for name, values in steps]
 
@@ -204,24 +204,24 @@ def _chain(resolved: Resolved) -> list[tuple[str, str]]:
     complete=registry.models,
     everyday=True,
 )
-def model(chat: "Chat", argument: str) -> None:
+def model(chat: "ChatApp", argument: str) -> None:
     """Show the model, or load another one for the same conversation."""
-    dialogue = chat.dialogue
+    controller = chat.controller
     if not argument:
-        local = dialogue.local
-        chat.say(_describe_model(local) if local else f"model: {dialogue.settings.model} (loading)")
+        local = controller.local
+        chat.say(_describe_model(local) if local else f"model: {controller.settings.model} (loading)")
         return
-    key, value = dialogue.parse("model", argument)
+    key, value = controller.parse("model", argument)
     before = chat.session.overrides.get("model")
-    chat.bring(replace(dialogue.settings, model=value))
-    dialogue.set(key, value)
+    chat.bring(replace(controller.settings, model=value))
+    controller.set(key, value)
     try:
         local = chat.ready()
     except LlmcliError:
         if before is None:
-            dialogue.reset("model")
+            controller.reset("model")
         else:
-            dialogue.set("model", before)
+            controller.set("model", before)
         raise
     if local:
         console.note(_describe_model(local))
@@ -240,7 +240,7 @@ def _describe_model(local: "LocalModel") -> str:
     examples=("/think", "/think hide", "/think off"),
     complete=registry.words("on", "off", "hide"),
 )
-def think(chat: "Chat", argument: str) -> None:
+def think(chat: "ChatApp", argument: str) -> None:
     """Set how reasoning is shown, or print the last one."""
     if argument not in ("", "on", "off", "hide", "show"):
         raise UsageError(f"/think must be on, off or hide, got '{argument}'")
@@ -260,7 +260,7 @@ def think(chat: "Chat", argument: str) -> None:
     examples=("/json on", '/json {"type": "array"}', "/json off"),
     complete=registry.words("on", "off"),
 )
-def json(chat: "Chat", argument: str) -> None:
+def json(chat: "ChatApp", argument: str) -> None:
     """Set or show the JSON schema of answers."""
     if not argument:
         _print_setting(chat, "json_schema")
@@ -268,10 +268,10 @@ def json(chat: "Chat", argument: str) -> None:
     value = {"on": '{"type": "object"}', "off": None}.get(argument, argument)
     if value:
         notes: list[str] = []
-        grammar_text(replace(chat.dialogue.settings, json_schema=value, grammar=None, grammar_file=None), notes)
+        grammar_text(replace(chat.controller.settings, json_schema=value, grammar=None, grammar_file=None), notes)
         for note in notes:
             console.warn(note)
-    chat.dialogue.set("json_schema", value)
+    chat.controller.set("json_schema", value)
     console.note("JSON output is off" if value is None else "JSON output is on")
 
 
@@ -286,7 +286,7 @@ def json(chat: "Chat", argument: str) -> None:
     complete=lambda _chat, start: _preset_words(start),
     everyday=True,
 )
-def preset(chat: "Chat", argument: str) -> None:
+def preset(chat: "ChatApp", argument: str) -> None:
     """List, use, save or delete presets."""
     word, _, name = argument.partition(" ")
     name = name.strip()
@@ -297,22 +297,22 @@ def preset(chat: "Chat", argument: str) -> None:
     elif word == "rm" and name:
         remove_preset(name)
         if chat.session.overrides.get("preset") == name:
-            chat.dialogue.reset("preset")
+            chat.controller.reset("preset")
         console.note(f"deleted preset {name}")
     else:
-        chat.dialogue.set("preset", None if word == "none" else argument)
+        chat.controller.set("preset", None if word == "none" else argument)
         console.note("no preset" if word == "none" else f"preset {word}: {describe_preset(presets()[word])}")
 
 
-def _list_presets(chat: "Chat") -> None:
+def _list_presets(chat: "ChatApp") -> None:
     """Print what each preset is for, and its settings."""
-    current = chat.dialogue.settings.preset
+    current = chat.controller.settings.preset
     chat.definitions(
-        [(name + ("*" if name == current else ""), summary(name, values)) for name, values in presets().items()]
+        [(name + ("*" if name == current else ""), preset_purpose(name, values)) for name, values in presets().items()]
     )
 
 
-def _save_preset(chat: "Chat", name: str) -> None:
+def _save_preset(chat: "ChatApp", name: str) -> None:
     """Save the settings of this session as a preset of the user's."""
     if not name:
         raise UsageError("/preset save needs a name", "try /preset save mine")
@@ -326,12 +326,12 @@ def _save_preset(chat: "Chat", name: str) -> None:
 
 
 def _preset_words(start: str) -> list[tuple[str, str]]:
-    known = [(name, summary(name, values)) for name, values in presets().items()]
+    known = [(name, preset_purpose(name, values)) for name, values in presets().items()]
     words = [*known, ("save ", ""), ("rm ", ""), ("list", ""), ("none", "")]
     return [(word, note) for word, note in words if word.startswith(start)]
 
 
-def _character_words(_chat: "Chat", start: str) -> list[tuple[str, str]]:
+def _character_words(_chat: "ChatApp", start: str) -> list[tuple[str, str]]:
     from llmcli.config.characters import character_purposes
 
     words = [*character_purposes().items(), ("none", "no character")]
@@ -350,7 +350,7 @@ def _character_words(_chat: "Chat", start: str) -> list[tuple[str, str]]:
     complete=_character_words,
     everyday=True,
 )
-def character(chat: "Chat", argument: str) -> None:
+def character(chat: "ChatApp", argument: str) -> None:
     """List the characters, or switch to one."""
     from llmcli.chat.controller import use_character
     from llmcli.config.characters import load_character
@@ -360,19 +360,19 @@ def character(chat: "Chat", argument: str) -> None:
         return
     chosen = None if argument == "none" else load_character(argument)
     if chosen and "model" in chosen.settings:
-        chat.bring(replace(chat.dialogue.settings, model=chosen.settings["model"]))
-    greeting = use_character(chat.dialogue, chosen)
+        chat.bring(replace(chat.controller.settings, model=chosen.settings["model"]))
+    greeting = use_character(chat.controller, chosen)
     console.note(f"character: {chosen.name}" if chosen else "no character")
     if greeting:
         chat.render(greeting)
         chat.say("")
 
 
-def _list_characters(chat: "Chat") -> None:
+def _list_characters(chat: "ChatApp") -> None:
     """Print the names of the characters and what each is for."""
     from llmcli.config.characters import character_purposes
 
     chat.rows(("CHARACTER", "PURPOSE"), list(character_purposes().items()))
-    current = chat.dialogue.character
+    current = chat.controller.character
     console.note(f"{current} answers" if current else "no character answers")
     console.note(f"add your own in {config_dir() / 'characters'}, for example NAME.toml")

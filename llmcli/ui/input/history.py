@@ -120,7 +120,7 @@ def _trim(path: Path) -> None:
             _append(path, late)
 
 
-class FromHistory(AutoSuggest):
+class HistorySuggest(AutoSuggest):
     """Completes from the start of a message to the end of that line, not from a line inside another message."""
 
     def get_suggestion(self, buffer: Buffer, document: Document) -> Suggestion | None:

@@ -21,14 +21,14 @@ from prompt_toolkit.keys import Keys
 from prompt_toolkit.utils import get_cwidth, suspend_to_background_supported
 
 from llmcli.errors import LlmcliError
-from llmcli.ui.input.layout import Pasted, clean, opens_by_itself
+from llmcli.ui.input.layout import Pasted, clean, should_open_menu
 from llmcli.ui.input.piped import MARK, is_open
 
 LEAVE = "Ctrl-D or /exit ends the chat"
 OPEN_BLOCK = f"{MARK} on a line of its own sends"
 
 
-class Editing:
+class InputActions:
     """The text of the line and the actions on it; `hint` replaces the status until the next key."""
 
     def __init__(self, buffer: Buffer, pasted: Pasted) -> None:
@@ -119,7 +119,7 @@ class Editing:
             return False
         self.buffer.complete_state = None
         before = self.buffer.document.text_before_cursor
-        if before.endswith(" ") and opens_by_itself(before):
+        if before.endswith(" ") and should_open_menu(before):
             self.buffer.start_completion()  # of the command's argument
         return True
 
@@ -133,7 +133,7 @@ class Editing:
         return self.multiline and ("\n" in document.text or not document.text.startswith("/"))
 
 
-def make_keys(editing: Editing) -> KeyBindingsBase:
+def make_keys(editing: InputActions) -> KeyBindingsBase:
     """The bindings that come before prompt_toolkit's own."""
     keys = KeyBindings()
     typing = has_focus(DEFAULT_BUFFER)

@@ -31,7 +31,7 @@ from prompt_toolkit.layout.utils import explode_text_fragments
 from prompt_toolkit.styles import Style
 from prompt_toolkit.widgets.toolbars import SearchToolbar
 
-from llmcli.text import safe
+from llmcli.text import sanitize
 
 _MENU_ROWS = 8
 _FEWEST_COLUMNS, _FEWEST_ROWS = 30, 6  # of a window that has room for the status
@@ -77,9 +77,9 @@ _CLEAN = {code: mark for code, mark in _DROPPED.items() if chr(code) not in "\t\
 _MOST = 500  # entries of the menu
 
 
-def make_style(name: str, colour: bool) -> Style:
+def make_style(name: str, color: bool) -> Style:
     """The style of that name ("dark" when it is unknown)."""
-    return Style.from_dict(_PLAIN | (_COLORS.get(name, _COLORS["dark"]) if colour else {}))
+    return Style.from_dict(_PLAIN | (_COLORS.get(name, _COLORS["dark"]) if color else {}))
 
 
 class ShowHint(Processor):
@@ -220,7 +220,7 @@ class Suggestion:
 Suggest = Callable[[str], Iterable[Suggestion]]  # given the text before the cursor
 
 
-def opens_by_itself(before: str) -> bool:
+def should_open_menu(before: str) -> bool:
     """Whether the menu shows while typing: for a command, and for a word that begins with @."""
     if before.startswith("/") and "\n" not in before:
         return True
@@ -236,12 +236,14 @@ class SuggestCompleter(Completer):
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
         before = document.text_before_cursor
-        if not complete_event.completion_requested and not opens_by_itself(before):
+        if not complete_event.completion_requested and not should_open_menu(before):
             return
         try:
             for number, found in enumerate(self._suggest(before)):
                 if number == _MOST:
                     return
-                yield Completion(found.text, -min(max(found.back, 0), len(before)), safe(found.text), safe(found.note))
+                yield Completion(
+                    found.text, -min(max(found.back, 0), len(before)), sanitize(found.text), sanitize(found.note)
+                )
         except Exception:  # a fault in a suggestion must not end the prompt
             return

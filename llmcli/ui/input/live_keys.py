@@ -11,7 +11,7 @@ from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
 from prompt_toolkit.key_binding import KeyPress
 from prompt_toolkit.keys import Keys
 
-from llmcli.ui.terminal.interrupt import is_silent
+from llmcli.ui.terminal.interrupt import echo_is_off
 
 _ARROWS: dict[str, int] = {Keys.Up: 1, Keys.Down: -1}
 _SIGNS = {"+": 1, "-": -1}
@@ -22,7 +22,7 @@ _POLL = 0.03  # seconds between two reads of a console that sends no event
 Take = Callable[[Iterable[KeyPress], bool], None]  # keys, and whether they were pressed before the answer
 
 
-def sort_out(keys: Iterable[KeyPress], typing: bool = False) -> tuple[list[int], list[KeyPress]]:
+def split_keys_and_text(keys: Iterable[KeyPress], typing: bool = False) -> tuple[list[int], list[KeyPress]]:
     """The steps up (1) and down (-1) that `keys` ask for, and the keys that belong to the next message.
 
     The arrows are always steps, for there is no cursor to move; `+` and `-` are steps until something else is typed:
@@ -53,13 +53,13 @@ def live_keys(step: Callable[[int], None]) -> Iterator[None]:
     key or a paste that the end of the block has cut. Keys typed before the block, apart from arrows, are text.
     """
     keys = get_app_session().input
-    waiting = get_typeahead(keys)
-    store_typeahead(keys, waiting)
-    typing = bool(waiting)
+    spinner = get_typeahead(keys)
+    store_typeahead(keys, spinner)
+    typing = bool(spinner)
 
     def take(pressed: Iterable[KeyPress], early: bool) -> None:
         nonlocal typing
-        steps, kept = sort_out(pressed, typing or early)
+        steps, kept = split_keys_and_text(pressed, typing or early)
         typing = typing or bool(kept)
         store_typeahead(keys, kept)
         for one in steps:
@@ -72,7 +72,7 @@ def live_keys(step: Callable[[int], None]) -> Iterator[None]:
 @contextmanager
 def _terminal(keys: Input, take: Take) -> Iterator[None]:
     """Read the terminal in a thread that sleeps until a key comes, or the end."""
-    if not is_silent():
+    if not echo_is_off():
         yield
         return
     import os

@@ -15,10 +15,10 @@ from prompt_toolkit.filters import Condition
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.output.vt100 import Vt100_Output
 
-from llmcli.text import safe
-from llmcli.ui.input.history import FromHistory, PrivateHistory
-from llmcli.ui.input.keys import Editing, make_keys
-from llmcli.ui.input.layout import Pasted, Suggest, SuggestCompleter, clean, make_layout, make_style, opens_by_itself
+from llmcli.text import sanitize
+from llmcli.ui.input.history import HistorySuggest, PrivateHistory
+from llmcli.ui.input.keys import InputActions, make_keys
+from llmcli.ui.input.layout import Pasted, Suggest, SuggestCompleter, clean, make_layout, make_style, should_open_menu
 from llmcli.ui.input.piped import body
 
 
@@ -32,7 +32,7 @@ class TerminalReader:
         history: Path,
         editing_mode: str = "emacs",
         style: str = "dark",
-        colour: bool = True,
+        color: bool = True,
         hint: Callable[[], str] = str,
     ) -> None:
         """`status` is shown below the line, `hint` in the line while it is empty; both are called at each drawing."""
@@ -46,20 +46,20 @@ class TerminalReader:
         buffer = Buffer(
             name=DEFAULT_BUFFER,
             completer=SuggestCompleter(suggest),
-            complete_while_typing=Condition(lambda: opens_by_itself(buffer.document.text_before_cursor)),
-            auto_suggest=FromHistory(),
+            complete_while_typing=Condition(lambda: should_open_menu(buffer.document.text_before_cursor)),
+            auto_suggest=HistorySuggest(),
             history=self._history,
         )
-        self._editing = Editing(buffer, self._pasted)
+        self._editing = InputActions(buffer, self._pasted)
         buffer.on_text_changed += lambda _buffer: self._clear_hint()
         vi = editing_mode == "vi"
         self._app: Application[str] = Application(
             layout=make_layout(buffer, self._pasted, self._footer, lambda: _text_of(hint)),
             key_bindings=make_keys(self._editing),
             editing_mode=EditingMode.VI if vi else EditingMode.EMACS,
-            style=make_style(style, colour),
+            style=make_style(style, color),
             include_default_pygments_style=False,
-            color_depth=None if colour else ColorDepth.DEPTH_1_BIT,
+            color_depth=None if color else ColorDepth.DEPTH_1_BIT,
             cursor=ModalCursorShapeConfig() if vi else None,
             reverse_vi_search_direction=True,
         )
@@ -112,7 +112,7 @@ class TerminalReader:
             self._app.renderer.reset()
         if self._app.erase_when_done:
             drawn = "".join(self._pasted.label(char) or char for char in shown)
-            self._app.print_text([("class:marker", "> "), ("", safe(drawn).replace("\n", "\n  ") + "\n")])
+            self._app.print_text([("class:marker", "> "), ("", sanitize(drawn).replace("\n", "\n  ") + "\n")])
         return clean(self._pasted.unfold(shown))
 
     def refresh(self) -> None:
@@ -144,12 +144,12 @@ class TerminalReader:
         self._editing.hint = ""
 
     def _footer(self) -> str:
-        return safe(self._editing.hint) if self._editing.hint else _text_of(self._status)
+        return sanitize(self._editing.hint) if self._editing.hint else _text_of(self._status)
 
 
 def _text_of(call: Callable[[], str]) -> str:
     """What `call` returns, in one line; a fault in it must not end the prompt."""
     try:
-        return " ".join(safe(call()).split("\n"))
+        return " ".join(sanitize(call()).split("\n"))
     except Exception:
         return ""

@@ -29,7 +29,7 @@ class Style:
     syntax: tuple[tuple[str, str], ...] = ()
 
     @property
-    def colour(self) -> bool:
+    def color(self) -> bool:
         return bool(self.strong)
 
 
@@ -105,9 +105,9 @@ _LIGHT = Style(
 )
 
 
-def style_of(name: str, colour: bool) -> Style:
+def style_of(name: str, color: bool) -> Style:
     """The style `dark` or `light`; without looks where `colour` is false."""
-    if not colour:
+    if not color:
         return Style()
     return _LIGHT if name == "light" else _DARK
 
@@ -138,7 +138,7 @@ class Highlighter:
 
     def __init__(self, language: str, style: Style) -> None:
         self._style = style
-        self._lexer = _lexer(language) if style.colour else None
+        self._lexer = _lexer(language) if style.color else None
         self._before: list[str] = []
         self._closer = ""  # what ends the comment that is open
 
@@ -191,9 +191,9 @@ class Highlighter:
         return None if start is None or start >= len(text) else text.count("\n", 0, start)
 
 
-def colour_code(text: str, language: str, style: Style) -> list[Runs]:
+def color_code(text: str, language: str, style: Style) -> list[Runs]:
     """All lines of a finished program."""
-    lexer = _lexer(language) if style.colour and len(text) < 40_000 else None
+    lexer = _lexer(language) if style.color and len(text) < 40_000 else None
     if lexer is None:
         return [[("", line)] for line in text.split("\n")]
     rows: list[Runs] = [[]]

@@ -6,10 +6,10 @@ from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from llmcli.text import safe
-from llmcli.ui.markdown.code import Highlighter, Style, colour_code, language_of
-from llmcli.ui.markdown.splitter import Block, numbered
-from llmcli.ui.terminal.cells import Runs, cells, fit, fold, paint, plain, wrap
+from llmcli.text import sanitize
+from llmcli.ui.markdown.code import Highlighter, Style, color_code, language_of
+from llmcli.ui.markdown.splitter import Block, renumber_list
+from llmcli.ui.terminal.cells import Runs, cells, fit, fold, styled, unstyled, wrap
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -28,7 +28,7 @@ _BETWEEN = " │ "
 
 
 @dataclass(frozen=True)
-class Grid:
+class TableGrid:
     """A table's cells; every row has as many as the head."""
 
     head: list[Runs]
@@ -66,27 +66,27 @@ class Renderer:
         self._has_rows = self._gap_pending = True
         return rows
 
-    def _spaced(self, block: Block, width: int, colour: Callable[[str], Runs]) -> list[str]:
+    def _spaced(self, block: Block, width: int, color: Callable[[str], Runs]) -> list[str]:
         self._gap_pending = self._gap_pending or block.gap
-        rows = self._drawn(block, width, colour)
+        rows = self._drawn(block, width, color)
         if not rows:
             return []
         rows = ["", *rows] if self._gap_pending and self._has_rows else rows
         self._has_rows, self._gap_pending = True, False
         return rows
 
-    def _drawn(self, block: Block, width: int, colour: Callable[[str], Runs]) -> list[str]:
+    def _drawn(self, block: Block, width: int, color: Callable[[str], Runs]) -> list[str]:
         style = self._style
         match block.kind:
             case "code":
-                return [paint(row) for row in fold(colour(block.text), width)]
+                return [styled(row) for row in fold(color(block.text), width)]
             case "fence":
                 self._code = Highlighter(block.text, style)
                 return [self._code_top(block.text, width)]
             case "fence_end":
                 return [self._code_bottom(block.text, width)]
             case "indented":  # its indent tells it from prose, and is copied as it was written
-                return [paint(row) for row in fold([("", block.text)], width)]
+                return [styled(row) for row in fold([("", block.text)], width)]
             case "rule":
                 return [self._rule(width)]
             case "heading":
@@ -94,9 +94,9 @@ class Renderer:
                     block.level, inline_runs(block.text, style, self._heading_look(block.level)), width
                 )
             case "paragraph":
-                return [paint(row) for row in wrap(inline_runs(block.text.strip(" \n"), style), width)]
+                return [styled(row) for row in wrap(inline_runs(block.text.strip(" \n"), style), width)]
         if _too_deep(block.text):
-            return [paint(row) for row in wrap([("", block.text.strip("\n"))], width)]
+            return [styled(row) for row in wrap([("", block.text.strip("\n"))], width)]
         return self._container(block, width)
 
     def _container(self, block: Block, width: int) -> list[str]:
@@ -127,7 +127,7 @@ class Renderer:
         style = self._style
         match token.type:
             case "paragraph_open":
-                return [paint(row) for row in wrap(self._text(inner), width)]
+                return [styled(row) for row in wrap(self._text(inner), width)]
             case "heading_open":
                 level = int(token.tag[1:])
                 return self._heading(level, self._text(inner, self._heading_look(level)), width)
@@ -136,7 +136,7 @@ class Renderer:
             case "blockquote_open":
                 room = _room(width, 2)
                 rows = self._flow(inner, room, depth)
-                bar = paint([(style.marker, "│ ")]) if room < width else ""
+                bar = styled([(style.marker, "│ ")]) if room < width else ""
                 return [bar + row for row in rows]
             case "fence":
                 return [
@@ -151,7 +151,7 @@ class Renderer:
                 return grid_rows(self._grid(inner), width, style)
             case "hr":
                 return [self._rule(width)]
-        return [paint(row) for row in wrap([("", token.content)], width)] if token.content.strip() else []
+        return [styled(row) for row in wrap([("", token.content)], width)] if token.content.strip() else []
 
     def _list(self, tokens: Sequence["Token"], width: int, depth: int, number: int | None) -> list[str]:
         rows: list[str] = []
@@ -163,7 +163,7 @@ class Renderer:
             inner = tokens[at + 1 : end]
             mark = _BULLETS[min(depth, 2)]
             if token.info:
-                count = numbered(int(token.info), count)
+                count = renumber_list(int(token.info), count)
                 mark = f"{count[1] if number is None else number}{token.markup}"
             loose = any(
                 one.type == "paragraph_open" and one.level == token.level + 1 and not one.hidden for one in inner
@@ -172,12 +172,12 @@ class Renderer:
             room = _room(width, cells(mark) + 1)
             part = self._flow(inner, room, depth + 1) or [""]
             look = self._style.marker
-            label = [paint(row) for row in wrap([(look, mark)], width)]
+            label = [styled(row) for row in wrap([(look, mark)], width)]
             rows += _beside(f"{label[0]} ", width - room, part) if room < width else label + part
             at = end + 1
         return rows
 
-    def _grid(self, tokens: Sequence["Token"]) -> Grid:
+    def _grid(self, tokens: Sequence["Token"]) -> TableGrid:
         style = self._style
         table: list[list[Runs]] = []
         sides: list[str] = []
@@ -189,7 +189,7 @@ class Renderer:
                 table[-1].append(self._text([inner], style.strong if head else ""))
                 if head:
                     sides.append(str(token.attrs.get("style", "left")).rpartition(":")[2])
-        return Grid(table[0], table[1:], sides)
+        return TableGrid(table[0], table[1:], sides)
 
     def _text(self, tokens: Sequence["Token"], look: str = "") -> Runs:
         return token_runs([child for token in tokens for child in token.children or []], self._style, look)
@@ -199,24 +199,24 @@ class Renderer:
 
     def _heading(self, level: int, runs: Runs, width: int) -> list[str]:
         # Without colours the marks tell a heading from a paragraph.
-        marks: Runs = [] if self._style.colour else [("", "#" * level + " ")]
-        return [paint(row) for row in wrap([*marks, *runs], width)]
+        marks: Runs = [] if self._style.color else [("", "#" * level + " ")]
+        return [styled(row) for row in wrap([*marks, *runs], width)]
 
     def _code_top(self, info: str, width: int) -> str:
-        return paint([(self._style.faint, _code_title(info, width))])
+        return styled([(self._style.faint, _code_title(info, width))])
 
     def _code_bottom(self, info: str, width: int) -> str:
-        return paint([(self._style.faint, "─" * cells(_code_title(info, width)))])
+        return styled([(self._style.faint, "─" * cells(_code_title(info, width)))])
 
     def _code_lines(self, token: "Token", width: int) -> list[str]:
         """The rows of finished code."""
         if not token.content:
             return []
-        lines = colour_code(token.content.removesuffix("\n"), token.info.strip(), self._style)
-        return [paint(row) for line in lines for row in fold(line, width)]
+        lines = color_code(token.content.removesuffix("\n"), token.info.strip(), self._style)
+        return [styled(row) for line in lines for row in fold(line, width)]
 
     def _rule(self, width: int) -> str:
-        return paint([(self._style.faint, "─" * min(width, _RULE))])
+        return styled([(self._style.faint, "─" * min(width, _RULE))])
 
 
 def _code_title(info: str, width: int) -> str:
@@ -256,13 +256,13 @@ def _too_deep(text: str) -> bool:
     return any(len(line) - len(line.lstrip(" >*+-0123456789.)")) > _DEEPEST for line in text.split("\n"))
 
 
-def grid_rows(grid: Grid, width: int, style: Style) -> list[str]:
+def grid_rows(grid: TableGrid, width: int, style: Style) -> list[str]:
     """The rows on the terminal: columns side by side, or one cell a row with its head where there is no room."""
     widths = _widths(grid, width - len(_BETWEEN) * (len(grid.head) - 1))
     if not widths:
         return _listed(grid, width, style)
-    bar = paint([(style.faint, _BETWEEN)])
-    line = paint([(style.faint, "─┼─".join("─" * size for size in widths))])
+    bar = styled([(style.faint, _BETWEEN)])
+    line = styled([(style.faint, "─┼─".join("─" * size for size in widths))])
     drawn = [_row_of_cells(row, widths, grid.sides, bar) for row in grid.body]
     rows = [*_row_of_cells(grid.head, widths, grid.sides, bar), line]
     ragged = any(len(lines) > 1 for lines in drawn)
@@ -271,9 +271,9 @@ def grid_rows(grid: Grid, width: int, style: Style) -> list[str]:
     return rows
 
 
-def _widths(grid: Grid, room: int) -> list[int]:
+def _widths(grid: TableGrid, room: int) -> list[int]:
     """The widths of the columns; empty where the room is too small for a readable table."""
-    columns = [[plain(row[at]) for row in [grid.head, *grid.body]] for at in range(len(grid.head))]
+    columns = [[unstyled(row[at]) for row in [grid.head, *grid.body]] for at in range(len(grid.head))]
     whole = [max(1, *(cells(text) for text in column)) for column in columns]
     least = [
         min(_UNBROKEN, max([1, *(cells(word) for text in column for word in text.split(" "))])) for column in columns
@@ -298,21 +298,21 @@ def _row_of_cells(row: list[Runs], widths: list[int], sides: list[str], bar: str
         parts = []
         for column, size, side in zip(columns, widths, sides, strict=True):
             runs = column[at] if at < len(column) else []
-            blank = max(0, size - cells(plain(runs)))
+            blank = max(0, size - cells(unstyled(runs)))
             left = blank if side == "right" else blank // 2 if side == "center" else 0
-            parts.append(" " * left + paint(runs) + " " * (blank - left))
+            parts.append(" " * left + styled(runs) + " " * (blank - left))
         lines.append(bar.join(parts).rstrip(" "))
     return lines
 
 
-def _listed(grid: Grid, width: int, style: Style) -> list[str]:
+def _listed(grid: TableGrid, width: int, style: Style) -> list[str]:
     """`head: value` for each cell, a blank row between the table's rows."""
     rows: list[str] = []
     body: list[list[Runs]] = grid.body or [[[] for _ in grid.head]]
     for at, row in enumerate(body):
         rows += [""] if at else []
         for head, cell in zip(grid.head, row, strict=True):
-            rows += [paint(line) for line in wrap([*head, (style.faint, ": "), *cell], width)]
+            rows += [styled(line) for line in wrap([*head, (style.faint, ": "), *cell], width)]
     return rows
 
 
@@ -356,7 +356,7 @@ def token_runs(tokens: Sequence["Token"], style: Style, look: str = "") -> Runs:
             stack.pop()
             if name == "link":
                 url, start = links.pop()
-                runs += _address(url, plain(runs[start:]), style)
+                runs += _address(url, unstyled(runs[start:]), style)
         else:
             runs += _leaf(token, style, ";".join(filter(None, stack)))
     return runs
@@ -366,12 +366,12 @@ def _leaf(token: "Token", style: Style, look: str) -> Runs:
     if token.type in ("softbreak", "hardbreak"):
         return [("", "\n")]
     if token.type == "image":
-        label = plain(token_runs(token.children or [], style))
+        label = unstyled(token_runs(token.children or [], style))
         return [(look, label), *_address(str(token.attrs.get("src", "")), label, style)]
     text = one_line(token.content)
     if token.type != "code_inline":
         return [(look, text)]
-    if not style.colour:
+    if not style.color:
         return [("", f"`{text}`")]
     return [(f"{look};{style.code}" if look else style.code, text)]
 
@@ -386,4 +386,4 @@ def _address(url: str, label: str, style: Style) -> Runs:
 
 def one_line(text: str) -> str:
     """`text` in one line and safe: an entity such as `&#10;` may be a control character."""
-    return safe(text).replace("\n", " ").replace("\t", " ")
+    return sanitize(text).replace("\n", " ").replace("\t", " ")

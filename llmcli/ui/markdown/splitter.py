@@ -77,13 +77,13 @@ class Splitter:
         twin = copy.copy(self)
         twin._lines = list(self._lines)
         twin._done = []
-        if twin._fresh and undecided(twin._rest):
+        if twin._fresh and may_continue(twin._rest):
             twin._rest = ""
         if twin._kind == "table":
             del twin._lines[2:-_LAST_ROWS]
         blocks = twin.finish()
         if blocks and blocks[-1].kind in ("paragraph", "item", "more", "quote"):
-            blocks[-1] = replace(blocks[-1], text=mended(blocks[-1].text))
+            blocks[-1] = replace(blocks[-1], text=close_open_marks(blocks[-1].text))
         return blocks
 
     def finish(self) -> list[Block]:
@@ -135,7 +135,7 @@ class Splitter:
         self._gap = self._blank or self._last not in ("item", "more")
         number = int(item[1][:-1]) if item[1][:-1] else None
         alike = self._last in ("item", "more") and self._item[0] == item[0]
-        self._number = None if number is None else numbered(number, self._number if alike else None)
+        self._number = None if number is None else renumber_list(number, self._number if alike else None)
         self._item = item
         self._follow_code(line[item[2] :])
 
@@ -276,12 +276,12 @@ class Splitter:
         self._done.append(block)
 
 
-def numbered(written: int, before: tuple[int, int] | None) -> tuple[int, int]:
+def renumber_list(written: int, before: tuple[int, int] | None) -> tuple[int, int]:
     """The number of a list item as written and as shown: `1. 1. 1.` counts, other numbers are kept."""
     return written, before[1] + 1 if before and before[0] == written else written
 
 
-def mended(text: str) -> str:
+def close_open_marks(text: str) -> str:
     """`text` with the marks closed that are still open, so that an unfinished block looks as it will."""
     if "```" in text or "~~~" in text:
         return text
@@ -360,7 +360,7 @@ def interrupts(line: str) -> bool:
     return bool(opened and line.strip() != opened[1] and opened[1][:-1] in ("", "1"))
 
 
-def undecided(line: str) -> bool:
+def may_continue(line: str) -> bool:
     """Whether an unfinished line is still ambiguous: a list, a rule, the underline of a heading."""
     return bool(_UNDECIDED.fullmatch(line.strip(" ")))
 

@@ -3,12 +3,12 @@
 import time
 from collections.abc import Callable
 
-from llmcli.text import plural, safe
-from llmcli.ui.markdown.code import colour_code, style_of
+from llmcli.text import plural, sanitize
+from llmcli.ui.markdown.code import color_code, style_of
 from llmcli.ui.markdown.render import Renderer, parser
 from llmcli.ui.markdown.splitter import Splitter
-from llmcli.ui.terminal.cells import Runs, cells, folds, paint, wrap
-from llmcli.ui.terminal.progress import Region
+from llmcli.ui.terminal.cells import Runs, cells, folds, styled, wrap
+from llmcli.ui.terminal.progress import LiveRegion
 
 _TALLEST = 12  # rows of the tail
 _ROWS_WITH_FOOT = 4  # a lower window has none for a foot
@@ -24,7 +24,7 @@ def preload() -> None:
     """Import what the first word of an answer needs; safe in a thread."""
     parser().parse("a\n\n- b\n")
     cells("é")
-    colour_code("x = 1", "python", style_of("dark", True))
+    color_code("x = 1", "python", style_of("dark", True))
 
 
 class AnswerView:
@@ -38,19 +38,19 @@ class AnswerView:
         write: Callable[[str], None],
         size: Callable[[], tuple[int, int]],
         style: str,
-        colour: bool,
+        color: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._size = size
         self._clock = clock
-        self._style = style_of(style, colour)
-        self._region = Region(write)
+        self._style = style_of(style, color)
+        self._region = LiveRegion(write)
         self._splitter = Splitter()
         self._renderer = Renderer(self._style)
         self._inbox: list[str] = []
         self._due = 0.0
         self._answering = False
-        self._thinking: Thinking | None = None
+        self._thinking: ReasoningFold | None = None
         self._doing = ""
         self._foot: Callable[[], str] | None = None
 
@@ -61,7 +61,7 @@ class AnswerView:
         if self._thinking or self._answering:
             self._draw()
             return
-        self._doing = " ".join(safe(text).split())
+        self._doing = " ".join(sanitize(text).split())
         self._wait()
 
     def foot(self, row: Callable[[], str], now: bool = True) -> None:
@@ -82,9 +82,9 @@ class AnswerView:
         if self._answering:
             self._commit()
         if self._thinking is None:
-            self._thinking = Thinking(self._clock())
+            self._thinking = ReasoningFold(self._clock())
             self._due = 0.0
-        self._thinking.add(safe(text))
+        self._thinking.add(sanitize(text))
         if self._clock() >= self._due:
             self._draw()
 
@@ -101,7 +101,7 @@ class AnswerView:
     def resume(self, text: str) -> None:
         """Continue an answer whose `text` is on the screen; only its unfinished last block is drawn again."""
         _, width = self._measure()
-        self._renderer.rows(self._splitter.feed(safe(text)), width)
+        self._renderer.rows(self._splitter.feed(sanitize(text)), width)
         self._renderer.join()
         self._answering = True
         self._draw()
@@ -125,11 +125,11 @@ class AnswerView:
         """The foot, where the window has a row for it."""
         if not self._foot or size[1] < _ROWS_WITH_FOOT:
             return []
-        return [self._faint_row(safe(self._foot()), width)]
+        return [self._faint_row(sanitize(self._foot()), width)]
 
     def _faint_row(self, text: str, width: int) -> str:
         start, end = folds(text, width)[0]
-        return paint([(self._style.faint, text[start:end])])
+        return styled([(self._style.faint, text[start:end])])
 
     def _begin(self) -> None:
         """Fold the reasoning, because the answer begins."""
@@ -140,7 +140,7 @@ class AnswerView:
         size, width = self._measure()
         summary = [(self._style.faint, self._thinking.summary(self._clock()))]
         self._thinking = None
-        self._region.draw([*self._renderer.apart(), *map(paint, wrap(summary, width))], [], size)
+        self._region.draw([*self._renderer.apart(), *map(styled, wrap(summary, width))], [], size)
 
     def _commit(self) -> None:
         """Write the answer so far as if it ended here."""
@@ -160,7 +160,7 @@ class AnswerView:
             done: list[str] = []
             title, *last = self._thinking.rows(width)
             tail = [
-                paint([(self._style.faint, text) for _, text in row]) for row in [title, *last[-max(1, tallest - 1) :]]
+                styled([(self._style.faint, text) for _, text in row]) for row in [title, *last[-max(1, tallest - 1) :]]
             ]
         else:
             done = self._renderer.rows(self._splitter.feed(self._text()), width)
@@ -170,7 +170,7 @@ class AnswerView:
         self._due = now + max(_INTERVAL, _SHARE * (now - started))
 
     def _text(self) -> str:
-        text = safe("".join(self._inbox))
+        text = sanitize("".join(self._inbox))
         self._inbox.clear()
         return text
 
@@ -181,7 +181,7 @@ class AnswerView:
         return (columns, max(rows, 1)), max(columns - 1, 1)
 
 
-class Thinking:
+class ReasoningFold:
     """Counts the words and keeps the end of the text."""
 
     def __init__(self, started: float) -> None:

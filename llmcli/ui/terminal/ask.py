@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from llmcli.errors import DiskError, UsageError
-from llmcli.text import safe
+from llmcli.text import sanitize
 from llmcli.ui.terminal.console import is_terminal, wrapped
-from llmcli.ui.terminal.interrupt import heard_keys, raising
+from llmcli.ui.terminal.interrupt import allow_interrupt, listen_for_keys
 
 
 def can_ask() -> bool:
@@ -21,8 +21,8 @@ def can_ask() -> bool:
 
 def choose(question: str, options: Mapping[str, str], default: str) -> str:
     """Ask on stderr for one of the options by its name or its first letter; Enter or anything else is the default."""
-    lines = [wrapped(safe(f"  {name[0]}  {meaning}")) for name, meaning in options.items()]
-    lines.append(wrapped(safe(f"{question} [{'/'.join(options)}, Enter = {default}]")) + " ")
+    lines = [wrapped(sanitize(f"  {name[0]}  {meaning}")) for name, meaning in options.items()]
+    lines.append(wrapped(sanitize(f"{question} [{'/'.join(options)}, Enter = {default}]")) + " ")
     try:
         answer = _read_answer("\n".join(lines)).strip().lower()
     except (UnicodeDecodeError, KeyboardInterrupt):
@@ -33,7 +33,7 @@ def choose(question: str, options: Mapping[str, str], default: str) -> str:
 def confirm(question: str, default: bool) -> bool:
     """Ask on stderr and wait for y or n; Enter takes the default, the end of input means no."""
     try:
-        answer = _read_answer(wrapped(safe(f"{question} [{'Y/n' if default else 'y/N'}]")) + " ")
+        answer = _read_answer(wrapped(sanitize(f"{question} [{'Y/n' if default else 'y/N'}]")) + " ")
     except UnicodeDecodeError:
         return False
     if not answer:
@@ -45,7 +45,7 @@ def confirm(question: str, default: bool) -> bool:
 
 def _read_answer(text: str) -> str:
     """The line that the user types after `text`; empty at the end of input."""
-    with raising(), heard_keys():
+    with allow_interrupt(), listen_for_keys():
         sys.stderr.write(text)
         sys.stderr.flush()
         return sys.stdin.readline()
@@ -59,7 +59,7 @@ def open_in_editor(path: Path) -> None:
         UsageError: when the setting is not a valid command, or the editor ends with a status other than 0.
     """
     try:
-        with heard_keys():
+        with listen_for_keys():
             status = subprocess.run([*_command(), str(path)], **_streams()).returncode
     except OSError as error:
         raise DiskError(f"cannot run the editor {_command()[0]!r}: {error.strerror}", "set EDITOR") from None

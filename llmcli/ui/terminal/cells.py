@@ -32,25 +32,25 @@ def _cells(text: str) -> int:
     return sum(get_cwidth(char) for char in text) + text.count("\ufe0f")  # which asks for the wide form
 
 
-def shown(row: str) -> int:
+def visible(row: str) -> int:
     """The columns of a painted row."""
     return cells(_SGR.sub("", row))
 
 
-def paint(runs: Runs) -> str:
+def styled(runs: Runs) -> str:
     return "".join(f"\x1b[{look}m{text}\x1b[0m" if look else text for look, text in runs)
 
 
-def plain(runs: Runs) -> str:
+def unstyled(runs: Runs) -> str:
     return "".join(text for _, text in runs)
 
 
 def wrap(runs: Runs, width: int) -> list[Runs]:
     """Rows of at most `width` columns, broken between words where possible."""
-    return sliced(runs, breaks(plain(runs), width))
+    return slice_cells(runs, line_breaks(unstyled(runs), width))
 
 
-def breaks(text: str, width: int) -> list[tuple[int, int]]:
+def line_breaks(text: str, width: int) -> list[tuple[int, int]]:
     """Start and end of each row of at most `width` columns, broken between words where possible."""
     rows: list[tuple[int, int]] = []
     start = end = column = 0  # of the present row: where it starts, where its last word ends, how wide it is
@@ -80,7 +80,7 @@ def breaks(text: str, width: int) -> list[tuple[int, int]]:
 
 def fold(runs: Runs, width: int) -> list[Runs]:
     """Rows of at most `width` columns with every blank kept, for code; broken after a blank if one is near."""
-    text = plain(runs)
+    text = unstyled(runs)
     rows: list[tuple[int, int]] = []
     start = 0
     while (end := fit(text, start, width)) < len(text):
@@ -88,7 +88,7 @@ def fold(runs: Runs, width: int) -> list[Runs]:
         end = blank + 1 if blank >= 0 and text[start:blank].strip() else end
         rows.append((start, end))
         start = end
-    return sliced(runs, [*rows, (start, end)])
+    return slice_cells(runs, [*rows, (start, end)])
 
 
 def folds(text: str, width: int) -> list[tuple[int, int]]:
@@ -117,7 +117,7 @@ def fit(text: str, start: int, width: int) -> int:
     return len(text)
 
 
-def sliced(runs: Runs, rows: list[tuple[int, int]]) -> list[Runs]:
+def slice_cells(runs: Runs, rows: list[tuple[int, int]]) -> list[Runs]:
     """The runs of each row; the rows follow each other."""
     starts = list(accumulate((len(text) for _, text in runs), initial=0))
     first = 0

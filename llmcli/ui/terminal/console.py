@@ -4,12 +4,12 @@ import os
 import sys
 from typing import TextIO
 
-from llmcli.text import safe
+from llmcli.text import sanitize
 
 _RED, _YELLOW, _DIM, _BOLD, _OFF = "\x1b[31m", "\x1b[33m", "\x1b[2m", "\x1b[1m", "\x1b[0m"
 
 
-def wants_colour(stream: TextIO | None) -> bool:
+def wants_color(stream: TextIO | None) -> bool:
     """NO_COLOR beats FORCE_COLOR, which beats TERM=dumb and whether the stream is a terminal."""
     if os.environ.get("NO_COLOR"):
         return False
@@ -71,16 +71,16 @@ class Console:
         """Reasoning of the model, as it streams."""
         if self.quiet or sys.stderr is None:
             return
-        text = safe(text) if is_terminal(sys.stderr) else text
-        self._write(f"{_DIM}{text}{_OFF}" if wants_colour(sys.stderr) else text)
+        text = sanitize(text) if is_terminal(sys.stderr) else text
+        self._write(f"{_DIM}{text}{_OFF}" if wants_color(sys.stderr) else text)
 
     def _hint(self, hint: str) -> None:
         if hint:
             self._print("  hint: ", _BOLD, hint)
 
     def _print(self, label: str, style: str, text: str) -> None:
-        text = wrapped(safe(" ".join(text.split("\n"))), len(label))
-        if wants_colour(sys.stderr):
+        text = wrapped(sanitize(" ".join(text.split("\n"))), len(label))
+        if wants_color(sys.stderr):
             label, text = (f"{style}{label}{_OFF}", text) if label else ("", f"{style}{text}{_OFF}")
         self._write(f"{label}{text}\n")
 

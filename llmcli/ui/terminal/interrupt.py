@@ -21,7 +21,7 @@ def _postpone(_number: int, _frame: FrameType | None) -> None:
 
 
 @contextmanager
-def postponed() -> Iterator[None]:
+def defer_interrupt() -> Iterator[None]:
     """Within this block Ctrl-C raises nothing: it stops the next `interruptible` block, or `forget` drops it.
 
     Code between two answers must not be interrupted: an import that is interrupted half-way keeps its lock.
@@ -34,7 +34,7 @@ def postponed() -> Iterator[None]:
 
 
 @contextmanager
-def raising() -> Iterator[None]:
+def allow_interrupt() -> Iterator[None]:
     """Within this block Ctrl-C raises KeyboardInterrupt, in a `postponed` one too: for questions and downloads."""
     old = signal.getsignal(signal.SIGINT)
     if old is not _postpone:
@@ -47,7 +47,7 @@ def raising() -> Iterator[None]:
         signal.signal(signal.SIGINT, old)
 
 
-def forget() -> None:
+def clear_pending() -> None:
     """Drop a Ctrl-C that is still pending."""
     global _pending
     _pending = False
@@ -71,7 +71,7 @@ def interruptible(abort: AbortFlag, presses: int = 2) -> Iterator[None]:
     reader, writer = socket.socketpair()  # Windows takes nothing but sockets here
     writer.setblocking(False)
 
-    def watch() -> None:
+    def hooks() -> None:
         while number := reader.recv(1):
             if number[0] in ends:
                 abort.set("interrupt")
@@ -83,12 +83,12 @@ def interruptible(abort: AbortFlag, presses: int = 2) -> Iterator[None]:
         if times >= presses:
             raise KeyboardInterrupt
 
-    thread = threading.Thread(target=watch, daemon=True)
+    thread = threading.Thread(target=hooks, daemon=True)
     thread.start()
     old_descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     old_handler = signal.signal(signal.SIGINT, handle)
     if _pending:
-        forget()
+        clear_pending()
         abort.set("interrupt")
     try:
         yield
@@ -115,23 +115,23 @@ def time_limit(abort: AbortFlag, seconds: float) -> Iterator[None]:
         timer.cancel()
 
 
-class EndedError(SystemExit):
+class TerminatedError(SystemExit):
     """SIGTERM ended the program, or SIGHUP did (its terminal was closed); the exit status says which."""
 
 
 @contextmanager
-def ending() -> Iterator[None]:
+def exit_on_signal() -> Iterator[None]:
     """Within this block SIGTERM and SIGHUP raise EndedError, so that everything is closed in good order."""
 
     def end(number: int, _frame: FrameType | None) -> None:
-        raise EndedError(128 + number)
+        raise TerminatedError(128 + number)
 
     with _handle_signals(end):
         yield
 
 
 @contextmanager
-def ending_later() -> Iterator[None]:
+def defer_exit() -> Iterator[None]:
     """Within this block the first of these signals waits for the end of the block; the second one does not.
 
     An exception that is raised in a callback of llama.cpp is lost.
@@ -141,14 +141,14 @@ def ending_later() -> Iterator[None]:
     def end(number: int, _frame: FrameType | None) -> None:
         received.append(number)
         if len(received) > 1:
-            raise EndedError(128 + number)
+            raise TerminatedError(128 + number)
 
     try:
         with _handle_signals(end):
             yield
     finally:
         if received:
-            raise EndedError(128 + received[0])
+            raise TerminatedError(128 + received[0])
 
 
 @contextmanager
@@ -201,7 +201,7 @@ _silenced: _Terminal | None = None
 
 
 @contextmanager
-def silent_keys(live: bool) -> Iterator[None]:
+def disable_echo(live: bool) -> Iterator[None]:
     """Within this block keys are not echoed, Enter stays the key it is, and pastes keep their brackets.
 
     Ctrl-C and Ctrl-Z work as usual. A prompt inside sets its own state, and restores this one; a block inside another
@@ -234,13 +234,13 @@ def silent_keys(live: bool) -> Iterator[None]:
         signal.signal(signal.SIGTSTP, old)
 
 
-def is_silent() -> bool:
+def echo_is_off() -> bool:
     """Whether this is inside `silent_keys`, on a terminal without echo."""
     return _silenced is not None
 
 
 @contextmanager
-def heard_keys() -> Iterator[None]:
+def listen_for_keys() -> Iterator[None]:
     """Within this block, inside a silent one, the terminal is as it was: for questions and editors."""
     terminal = _silenced
     if not terminal:

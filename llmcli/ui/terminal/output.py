@@ -7,10 +7,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from llmcli.errors import DiskError, ReaderGoneError, UsageError
-from llmcli.text import safe
+from llmcli.errors import DiskError, OutputClosedError, UsageError
+from llmcli.text import sanitize
 from llmcli.ui.terminal.console import console, is_terminal
-from llmcli.ui.terminal.progress import Status
+from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
     from llmcli.inference.answer import Answer
@@ -20,7 +20,7 @@ _SLOW = 0.1  # share of the time that a policy may take before there is a warnin
 
 
 @contextmanager
-def aside(wanted: bool) -> Iterator[None]:
+def to_stderr(wanted: bool) -> Iterator[None]:
     """Within this block all goes to stderr, if wanted: the output of a chat command is not an answer of the model."""
     global _aside
     before, _aside = _aside, wanted
@@ -35,7 +35,7 @@ def stream() -> TextIO:
     return sys.stderr if _aside else sys.stdout
 
 
-def put(text: str, style: str = "") -> None:
+def print_text(text: str, style: str = "") -> None:
     """Write `text` at once; `style` (the numbers of an SGR sequence) counts on a terminal only.
 
     Raises:
@@ -48,18 +48,18 @@ def put(text: str, style: str = "") -> None:
     try:
         if is_terminal(out):
             encoding = out.encoding or "utf-8"
-            text = safe(text).encode(encoding, "replace").decode(encoding)
+            text = sanitize(text).encode(encoding, "replace").decode(encoding)
             out.write(f"\x1b[{style}m{text}\x1b[0m" if style else text)
             out.flush()
         else:
             _write_all(out, text.encode("utf-8", "replace"))
     except BrokenPipeError:
-        raise ReaderGoneError("the reader of stdout has closed it") from None
+        raise OutputClosedError("the reader of stdout has closed it") from None
     except OSError as error:
         raise DiskError(f"cannot write to stdout: {error.strerror}") from None
 
 
-def put_drawn(text: str) -> None:
+def print_drawn(text: str) -> None:
     """Write text to a terminal that is safe already, with colors and cursor movements of llmcli.
 
     Raises:
@@ -71,23 +71,23 @@ def put_drawn(text: str) -> None:
         out.write(text.encode(encoding, "replace").decode(encoding))
         out.flush()
     except BrokenPipeError:
-        raise ReaderGoneError("the reader of stdout has closed it") from None
+        raise OutputClosedError("the reader of stdout has closed it") from None
     except OSError as error:
         raise DiskError(f"cannot write to the terminal: {error.strerror}") from None
 
 
-def put_line(text: str, style: str = "") -> None:
+def print_line(text: str, style: str = "") -> None:
     """Write a line."""
-    put(text + "\n" if not style else text, style)
+    print_text(text + "\n" if not style else text, style)
     if style:
-        put("\n")
+        print_text("\n")
 
 
-def put_table(rows: list[tuple[str, str]]) -> None:
+def print_pairs(rows: list[tuple[str, str]]) -> None:
     """Write pairs, the second column aligned."""
     width = max((len(name) for name, _ in rows), default=0)
     for name, value in rows:
-        put_line(f"{name:<{width}}  {value}")
+        print_line(f"{name:<{width}}  {value}")
 
 
 def _write_all(out: TextIO, data: bytes) -> None:
@@ -121,13 +121,13 @@ class AnswerWriter:
         self._held = text[len(body) :]
         if body:
             self._line_is_open = True
-            put(body)
+            print_text(body)
 
     def end(self) -> None:
         """End the answer with its newline."""
         self._held = ""
         self._line_is_open = False
-        put("\n")
+        print_text("\n")
 
     def abandon(self) -> None:
         """End an open line, before an error is printed."""
@@ -136,7 +136,7 @@ class AnswerWriter:
 
 
 def stream_answer(
-    parts: Iterable[tuple[str, str]], writer: AnswerWriter, status: Status, live: bool, think: str
+    parts: Iterable[tuple[str, str]], writer: AnswerWriter, status: ProgressLine, live: bool, think: str
 ) -> None:
     """Print the parts of an answer: with `live` the text to stdout, and the reasoning to stderr if `think` is "show".
 
@@ -156,7 +156,7 @@ def stream_answer(
                 console.think("\n\n")
             if live:
                 writer.write(text)
-    except ReaderGoneError:
+    except OutputClosedError:
         raise
     except BaseException:
         writer.abandon()
@@ -166,7 +166,7 @@ def stream_answer(
 
 
 @contextmanager
-def writing(answer: "Answer", name: str | None, kept: bool = False) -> Iterator[None]:
+def write_trace(answer: "Answer", name: str | None, kept: bool = False) -> Iterator[None]:
     """Within this block the trace of the answer goes into the file `name`; with `kept` it is recorded at least.
 
     Raises:
@@ -181,7 +181,7 @@ def writing(answer: "Answer", name: str | None, kept: bool = False) -> Iterator[
     from llmcli.inference.trace_file import TraceWriter
 
     with closing(TraceWriter(Path(os.path.expanduser(name)))) as writer:
-        answer.trace, answer.heard = answer.settings.trace_top, writer.write
+        answer.trace, answer.on_token = answer.settings.trace_top, writer.write
         yield
 
 

@@ -9,8 +9,8 @@ from time import monotonic
 from types import TracebackType
 from typing import Any
 
-from llmcli.text import safe
-from llmcli.ui.terminal.cells import shown
+from llmcli.text import sanitize
+from llmcli.ui.terminal.cells import visible
 from llmcli.ui.terminal.console import console, is_terminal
 
 _PATIENCE = 0.4  # seconds before work counts as long
@@ -23,7 +23,7 @@ _NARROW = 60  # columns; a narrower terminal has no space for a bar
 _BEGIN, _END = "\x1b[?2026h", "\x1b[?2026l"  # the terminal shows the text between them at once
 
 
-class Status:
+class ProgressLine:
     """Shows nothing for short work, and nothing at all where stderr is not a terminal."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Status:
             return
         self._next = monotonic() + _INTERVAL
         self._shown = True
-        sys.stderr.write(f"\r\x1b[K{safe(text)}")
+        sys.stderr.write(f"\r\x1b[K{sanitize(text)}")
         sys.stderr.flush()
 
     def loading(self, share: float) -> None:
@@ -57,7 +57,7 @@ class Status:
             sys.stderr.flush()
 
 
-class Waiting:
+class Spinner:
     """Within its block it calls `show(text)` from a thread while `text` is set; after `end` nothing more is shown."""
 
     def __init__(self, show: Callable[[str], None]) -> None:
@@ -122,7 +122,7 @@ class Downloads:
         if self._progress is None or console.quiet:
             console.note(text)
         else:
-            self._progress.console.print(safe(text), style="dim", markup=False, highlight=False, emoji=False)
+            self._progress.console.print(sanitize(text), style="dim", markup=False, highlight=False, emoji=False)
 
     def _draw_bar(self, name: str) -> Callable[[int, int], None]:
         task: Any = None
@@ -133,7 +133,7 @@ class Downloads:
                 if self._progress is None:
                     self._progress = _progress()
                     self._progress.start()
-                task = self._progress.add_task(safe(name), total=total, completed=done)
+                task = self._progress.add_task(sanitize(name), total=total, completed=done)
             self._progress.update(task, completed=done, total=total)
 
         return update
@@ -192,7 +192,7 @@ def _progress() -> Any:
     return Progress(name, *columns, TimeRemainingColumn(compact=True), console=terminal, expand=True)
 
 
-class Region:
+class LiveRegion:
     """Keeps the cursor behind the last row of the tail, or at the start of a new line where there is no tail."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
@@ -225,7 +225,7 @@ class Region:
         when it grows does not join the new ones.
         """
         columns, height = size
-        lines = sum(max(1, -(-shown(old) // columns)) for old in self._rows[row:])
+        lines = sum(max(1, -(-visible(old) // columns)) for old in self._rows[row:])
         up = min(lines, height) - 1
         erase = "\x1b[2K \x1b[J\r" if columns != self._size[0] else ""
         return (f"\x1b[{up}A" if up else "") + "\r" + erase

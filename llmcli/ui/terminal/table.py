@@ -6,15 +6,15 @@ import unicodedata
 from collections.abc import Sequence
 from itertools import zip_longest
 
-from llmcli.text import safe
-from llmcli.ui.terminal.console import is_terminal, wants_colour
-from llmcli.ui.terminal.output import put_line, stream
+from llmcli.text import sanitize
+from llmcli.ui.terminal.console import is_terminal, wants_color
+from llmcli.ui.terminal.output import print_line, stream
 
 _GAP = "  "
 _BOLD, _DIM = "1", "2"
 
 
-def put_rows(
+def print_rows(
     heads: Sequence[str],
     rows: Sequence[Sequence[str]],
     right: Sequence[str] = (),
@@ -31,7 +31,7 @@ def put_rows(
         DiskError, ReaderGoneError: as `put` does.
     """
     terminal = is_terminal(stream())
-    shown = safe if terminal else str
+    shown = sanitize if terminal else str
     cells = [[shown(" ".join(cell.split())) for cell in row] for row in rows]
     widths = [max(width(cell) for cell in column) for column in zip(heads, *cells, strict=True)]
     room = shutil.get_terminal_size().columns if terminal else 10**6
@@ -41,9 +41,9 @@ def put_rows(
         return
     heads, widths = [heads[index] for index in kept], [widths[index] for index in kept]
     aligned = [head in right for head in heads]
-    put_line(_line(heads, widths, aligned), _BOLD if wants_colour(stream()) else "")
+    print_line(_line(heads, widths, aligned), _BOLD if wants_color(stream()) else "")
     for row, line in zip_longest([[row[index] for index in kept] for row in cells], below, fillvalue=""):
-        put_line(_line(row, widths, aligned))
+        print_line(_line(row, widths, aligned))
         _put_below(line)
 
 
@@ -56,21 +56,21 @@ def _affordable(heads: Sequence[str], widths: Sequence[int], room: int, spare: S
     return []
 
 
-def put_facts(facts: Sequence[tuple[str, str]]) -> None:
+def print_facts(facts: Sequence[tuple[str, str]]) -> None:
     """Print pairs, one a line, the values aligned; on a narrow terminal a long value goes below its name."""
     column = max((len(name) for name, _ in facts), default=0)
     room = shutil.get_terminal_size().columns if is_terminal(stream()) else 10**6
     for name, value in facts:
         value = " ".join(value.split())
         if column + len(_GAP) + width(value) <= room:
-            put_line(f"{name:<{column}}{_GAP}{value}")
+            print_line(f"{name:<{column}}{_GAP}{value}")
             continue
-        put_line(name)
+        print_line(name)
         for line in textwrap.wrap(value, room - len(_GAP), break_long_words=False, break_on_hyphens=False):
-            put_line(_GAP + line)
+            print_line(_GAP + line)
 
 
-def put_definitions(pairs: Sequence[tuple[str, str]], column: int = 24) -> None:
+def print_definitions(pairs: Sequence[tuple[str, str]], column: int = 24) -> None:
     """Print names with their meanings, wrapped, beside them; below, where a name is long or the window is narrow."""
     room = shutil.get_terminal_size().columns if is_terminal(stream()) else 100
     if room < 2 * column:
@@ -78,11 +78,11 @@ def put_definitions(pairs: Sequence[tuple[str, str]], column: int = 24) -> None:
     for name, meaning in pairs:
         beside = width(name) + len(_GAP) <= column
         if not beside:
-            put_line(name)
+            print_line(name)
         first = f"{name}{' ' * (column - width(name))}" if beside else " " * column
         lines = textwrap.wrap(meaning, max(room - column, 20), break_long_words=False, break_on_hyphens=False)
         for index, line in enumerate(lines or [""]):
-            put_line((first if index == 0 else " " * column) + line)
+            print_line((first if index == 0 else " " * column) + line)
 
 
 def width(text: str) -> int:
@@ -103,14 +103,14 @@ def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) ->
 
 def _put_below(line: str) -> None:
     if line:
-        put_line(f"{_GAP}{line}", _DIM if wants_colour(stream()) else "")
+        print_line(f"{_GAP}{line}", _DIM if wants_color(stream()) else "")
 
 
 def _put_stacked(heads: Sequence[str], rows: Sequence[Sequence[str]], below: Sequence[str]) -> None:
     """The first cell alone, and under it the others with their heads."""
     column = max((len(head) for head in heads[1:]), default=0)
     for row, line in zip_longest(rows, below, fillvalue=""):
-        put_line(row[0], _BOLD if wants_colour(stream()) else "")
+        print_line(row[0], _BOLD if wants_color(stream()) else "")
         for head, cell in zip(heads[1:], row[1:], strict=True):
             if cell:
                 _put_hanging(f"{_GAP}{head.lower():<{column}}{_GAP}", cell)
@@ -122,4 +122,4 @@ def _put_hanging(begin: str, text: str) -> None:
     room = max(shutil.get_terminal_size().columns - len(begin), 10)
     lines = textwrap.wrap(text, room, break_on_hyphens=False) if width(text) > room else [text]
     for index, line in enumerate(lines):
-        put_line((begin if index == 0 else " " * len(begin)) + line)
+        print_line((begin if index == 0 else " " * len(begin)) + line)

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.controller import Dialogue
+from llmcli.chat.controller import ChatController
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import ContextOverflowError, UsageError
 from llmcli.inference.local import LocalModel
 from llmcli.params.settings import Settings
-from llmcli.ui.chat.app import Chat
+from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands import registry
 from llmcli.ui.commands.compare import split_arguments
 from tests.chat.controllers import dialogue_with, open_local, say
@@ -60,29 +60,29 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
 
 
 @pytest.fixture
-def dialogue(local: LocalModel, home: Path) -> Iterator[Dialogue]:
-    dialogue = dialogue_with(local, n_ctx=512, max_tokens=6, session=Session())
-    yield dialogue
-    dialogue.session.close()
+def controller(local: LocalModel, home: Path) -> Iterator[ChatController]:
+    controller = dialogue_with(local, n_ctx=512, max_tokens=6, session=Session())
+    yield controller
+    controller.session.close()
 
 
 @pytest.fixture
-def chat(dialogue: Dialogue) -> Chat:
-    return Chat(dialogue)
+def chat(controller: ChatController) -> ChatApp:
+    return ChatApp(controller)
 
 
-def obey(chat: Chat, line: str) -> None:
+def obey(chat: ChatApp, line: str) -> None:
     parsed = registry.split(line)
     assert parsed
-    registry.obey(chat, *parsed)
+    registry.dispatch(chat, *parsed)
 
 
-def contents(chat: Chat) -> list[str]:
+def contents(chat: ChatApp) -> list[str]:
     return [message.content for message in chat.path()]
 
 
-def test_compare_answers_the_last_question_and_adds_nothing(chat: Chat, capfd: pytest.CaptureFixture[str]) -> None:
-    say(chat.dialogue, "the river")
+def test_compare_answers_the_last_question_and_adds_nothing(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
+    say(chat.controller, "the river")
     before = dict(chat.session.conversation.messages)
     capfd.readouterr()
     obey(chat, "/compare temp=0.2,1.5")
@@ -91,29 +91,29 @@ def test_compare_answers_the_last_question_and_adds_nothing(chat: Chat, capfd: p
     assert "DISTINCT-2" in err
     assert "/keep N continues" in err
     assert chat.session.conversation.messages == before
-    assert chat.rivals
-    assert chat.rivals.question.content == "the river"
+    assert chat.compare_session
+    assert chat.compare_session.question.content == "the river"
 
 
-def test_keep_adds_a_new_question_with_its_answer(chat: Chat, capfd: pytest.CaptureFixture[str]) -> None:
-    say(chat.dialogue, "the river")
+def test_keep_adds_a_new_question_with_its_answer(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
+    say(chat.controller, "the river")
     before = contents(chat)
     obey(chat, "/compare and the hill? temp=0.2,1.5 n=2")
     assert contents(chat) == before
-    assert chat.rivals
-    wanted = chat.rivals.comparison.compared[2].answer.text
+    assert chat.compare_session
+    wanted = chat.compare_session.comparison.compared[2].answer.text
     obey(chat, "/keep 3")
     assert contents(chat) == [*before, "and the hill?", wanted]
     assert "kept answer 3 (temp=1.5 #1)" in capfd.readouterr().err
-    assert chat.turn is chat.rivals.turns[2]
+    assert chat.turn is chat.compare_session.turns[2]
     assert chat.path()[-1].params["temperature"] == 1.5
     obey(chat, "/keep 1")
     assert len(chat.session.conversation.leaves()) == 2
     assert contents(chat)[:3] == [*before, "and the hill?"]
 
 
-def test_keep_adds_the_answer_beside_the_first_one(chat: Chat) -> None:
-    first = say(chat.dialogue, "the river").message
+def test_keep_adds_the_answer_beside_the_first_one(chat: ChatApp) -> None:
+    first = say(chat.controller, "the river").message
     obey(chat, "/compare temp=0.2,1.5")
     obey(chat, "/keep 2")
     assert len(chat.path()) == 2
@@ -122,18 +122,18 @@ def test_keep_adds_the_answer_beside_the_first_one(chat: Chat) -> None:
     assert chat.path()[-1].parent == first.parent
 
 
-def test_compare_uses_the_seed_of_the_session(chat: Chat) -> None:
+def test_compare_uses_the_seed_of_the_session(chat: ChatApp) -> None:
     def compared() -> list[tuple[Any, str]]:
         obey(chat, "/compare the river temp=0.8,1.5")
-        assert chat.rivals
-        return [(one.answer.settings.seed, one.answer.text) for one in chat.rivals.comparison.compared]
+        assert chat.compare_session
+        return [(one.answer.settings.seed, one.answer.text) for one in chat.compare_session.comparison.compared]
 
     first = compared()
     assert [seed for seed, _ in first] == [1, 1]
     assert compared() == first
 
 
-def test_attached_files_go_with_the_kept_question(chat: Chat, tmp_path: Path) -> None:
+def test_attached_files_go_with_the_kept_question(chat: ChatApp, tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("abc")
     obey(chat, f"/file {tmp_path / 'note.txt'}")
     obey(chat, "/compare the river temp=0.2,1.5")
@@ -153,31 +153,31 @@ def test_attached_files_go_with_the_kept_question(chat: Chat, tmp_path: Path) ->
         ("/keep 1", "no comparison to keep an answer of"),
     ],
 )
-def test_compare_refuses_what_cannot_vary(chat: Chat, line: str, says: str) -> None:
+def test_compare_refuses_what_cannot_vary(chat: ChatApp, line: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         obey(chat, line)
     assert chat.session.conversation.messages == {}
 
 
-def test_keep_needs_an_answer_of_this_session(chat: Chat) -> None:
+def test_keep_needs_an_answer_of_this_session(chat: ChatApp) -> None:
     obey(chat, "/compare the river temp=0.2,1.5")
     for line, says in (("/keep", "takes the number"), ("/keep x", "takes the number"), ("/keep 3", "no answer 3")):
         with pytest.raises(UsageError, match=says):
             obey(chat, line)
-    chat.dialogue.session = Session()
+    chat.controller.session = Session()
     with pytest.raises(UsageError, match="no comparison to keep an answer of"):
         obey(chat, "/keep 1")
 
 
-def test_a_question_without_room_is_not_added(chat: Chat) -> None:
+def test_a_question_without_room_is_not_added(chat: ChatApp) -> None:
     with pytest.raises(ContextOverflowError):
         obey(chat, f"/compare {'a' * 600} temp=0.2,1.5")
     assert chat.session.conversation.messages == {}
-    assert chat.rivals is None
+    assert chat.compare_session is None
 
 
-def test_a_failed_answer_is_reported_and_others_can_be_kept(chat: Chat, capfd: pytest.CaptureFixture[str]) -> None:
-    digits = [token for digit in "0123456789" for token in chat.dialogue.local.model.vocab.tokenize(digit)[-1:]]  # type: ignore[union-attr]
+def test_a_failed_answer_is_reported_and_others_can_be_kept(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
+    digits = [token for digit in "0123456789" for token in chat.controller.local.model.vocab.tokenize(digit)[-1:]]  # type: ignore[union-attr]
     obey(chat, f"/logit_bias {json.dumps([[token, False] for token in digits])}")
     obey(chat, "/compare the river grammar='root ::= [0-9]+;root ::= [a-z]+'")
     assert "error: grammar=root ::= [0-9]+: no token satisfies the constraints" in capfd.readouterr().err
@@ -187,7 +187,7 @@ def test_a_failed_answer_is_reported_and_others_can_be_kept(chat: Chat, capfd: p
     assert chat.path()[-1].content.isalpha()
 
 
-def test_keep_completes_numbers_with_their_labels(chat: Chat) -> None:
+def test_keep_completes_numbers_with_their_labels(chat: ChatApp) -> None:
     obey(chat, "/compare the river temp=0.2,1.5")
     complete = registry.commands()["keep"].complete
     assert complete

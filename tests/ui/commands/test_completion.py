@@ -4,28 +4,28 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.chat.controller import settable
+from llmcli.chat.controller import session_settings
 from llmcli.chat.sessions.session import Session
 from llmcli.params.settings import fields
-from llmcli.ui.chat.app import Chat
+from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands.registry import commands, suggest
 
 
-def offered(chat: Chat, text: str) -> list[str]:
+def offered(chat: ChatApp, text: str) -> list[str]:
     """The lines that `text` would become."""
     return [text[: len(text) - one.back] + one.text for one in suggest(chat, text)]
 
 
-def test_a_slash_offers_every_command_and_every_setting(chat: Chat) -> None:
-    assert {line.strip() for line in offered(chat, "/")} == {f"/{name}" for name in (*commands(), *settable())}
+def test_a_slash_offers_every_command_and_every_setting(chat: ChatApp) -> None:
+    assert {line.strip() for line in offered(chat, "/")} == {f"/{name}" for name in (*commands(), *session_settings())}
 
 
-def test_the_start_of_a_name_offers_the_names_with_it(chat: Chat) -> None:
+def test_the_start_of_a_name_offers_the_names_with_it(chat: ChatApp) -> None:
     assert [line.strip() for line in offered(chat, "/bran")] == ["/branches", "/branch"]
 
 
-def test_a_setting_is_offered_with_its_value_and_range(chat: Chat) -> None:
-    chat.dialogue.set("top_p", 0.5)
+def test_a_setting_is_offered_with_its_value_and_range(chat: ChatApp) -> None:
+    chat.controller.set("top_p", 0.5)
     (one,) = [one for one in suggest(chat, "/set top_p") if one.text == "top_p "]
     assert "0.5" in one.note
     assert "1" in one.note
@@ -50,25 +50,25 @@ def test_a_setting_is_offered_with_its_value_and_range(chat: Chat) -> None:
         ("/system e", "/system edit"),
     ],
 )
-def test_an_argument_is_completed(chat: Chat, text: str, line: str) -> None:
+def test_an_argument_is_completed(chat: ChatApp, text: str, line: str) -> None:
     assert line in [one.rstrip() for one in offered(chat, text)]
 
 
-def test_a_command_with_an_argument_ends_in_a_space(chat: Chat) -> None:
+def test_a_command_with_an_argument_ends_in_a_space(chat: ChatApp) -> None:
     assert offered(chat, "/und") == ["/undo "]
     assert offered(chat, "/exi") == ["/exit"]
     assert offered(chat, "/top_p") == ["/top_p "]
 
 
-@pytest.mark.parametrize("key", settable())
-def test_a_setting_with_choices_offers_them(chat: Chat, key: str) -> None:
+@pytest.mark.parametrize("key", session_settings())
+def test_a_setting_with_choices_offers_them(chat: ChatApp, key: str) -> None:
     found = list(suggest(chat, f"/set {key} "))
     param = fields()[key].param
     if param.choices or param.suggest:
         assert found
 
 
-def test_load_offers_sessions_with_their_first_message(chat: Chat) -> None:
+def test_load_offers_sessions_with_their_first_message(chat: ChatApp) -> None:
     session = Session("novel")
     session.say("user", "Call me Ishmael.")
     session.close()
@@ -76,7 +76,7 @@ def test_load_offers_sessions_with_their_first_message(chat: Chat) -> None:
     assert (one.text, one.note) == ("novel", "Call me Ishmael.")
 
 
-def test_an_at_sign_offers_files_and_quotes_spaces(chat: Chat, tmp_path: Path) -> None:
+def test_an_at_sign_offers_files_and_quotes_spaces(chat: ChatApp, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     (tmp_path / "a file.txt").touch()
     (tmp_path / ".hidden").touch()
@@ -90,12 +90,12 @@ def test_an_at_sign_offers_files_and_quotes_spaces(chat: Chat, tmp_path: Path) -
     assert offered(chat, "mail me@no") == []
 
 
-def test_a_file_with_control_characters_is_not_offered(chat: Chat, tmp_path: Path) -> None:
+def test_a_file_with_control_characters_is_not_offered(chat: ChatApp, tmp_path: Path) -> None:
     (tmp_path / "evil\x1b[2J.txt").touch()
     assert offered(chat, "@evil") == []
 
 
-def test_a_message_gets_no_offers(chat: Chat) -> None:
+def test_a_message_gets_no_offers(chat: ChatApp) -> None:
     assert offered(chat, "hello") == []
     assert offered(chat, "what is /help") == []
     assert offered(chat, "/nonsense arg") == []

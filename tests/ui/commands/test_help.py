@@ -4,12 +4,12 @@ import re
 
 import pytest
 
-from llmcli.chat.controller import settable
+from llmcli.chat.controller import session_settings
 from llmcli.errors import UsageError
-from llmcli.ui.chat.app import Chat
-from llmcli.ui.chat.loop import talk
+from llmcli.ui.chat.app import ChatApp
+from llmcli.ui.chat.loop import run
 from llmcli.ui.commands.help import _example_value
-from llmcli.ui.commands.registry import commands, lookup, names, obey
+from llmcli.ui.commands.registry import commands, dispatch, lookup, names
 
 EVERYDAY = {
     *("retry", "continue", "edit", "undo", "clear", "compare", "temp", "preset", "character", "system", "model"),
@@ -17,16 +17,16 @@ EVERYDAY = {
 }
 
 
-def shown(chat: Chat, capfd: pytest.CaptureFixture[str], argument: str = "") -> list[str]:
+def shown(chat: ChatApp, capfd: pytest.CaptureFixture[str], argument: str = "") -> list[str]:
     """The lines of /help."""
     capfd.readouterr()
-    obey(chat, "help", argument)
+    dispatch(chat, "help", argument)
     out, err = capfd.readouterr()
     assert out == ""
     return err.splitlines()
 
 
-def test_help_fits_one_screen_with_prompt_and_status(chat: Chat, capfd: pytest.CaptureFixture[str]) -> None:
+def test_help_fits_one_screen_with_prompt_and_status(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
     lines = shown(chat, capfd)
     assert len(lines) <= 24 - 3, "the typed /help, the next prompt and the status line need a row each"
     assert max(map(len, lines)) < 80
@@ -36,7 +36,7 @@ def test_help_fits_one_screen_with_prompt_and_status(chat: Chat, capfd: pytest.C
     assert lines[-2].startswith("keys: ")
 
 
-def test_help_all_lists_commands_aliases_and_keys(chat: Chat, capfd: pytest.CaptureFixture[str]) -> None:
+def test_help_all_lists_commands_aliases_and_keys(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
     lines = shown(chat, capfd, "all")
     text = "\n".join(lines)
     for entry in commands().values():
@@ -46,26 +46,26 @@ def test_help_all_lists_commands_aliases_and_keys(chat: Chat, capfd: pytest.Capt
     assert all(any(line.startswith(f"  {key}") for line in lines) for key in ("Ctrl-C", "Ctrl-D", "Tab", "Up, Down"))
 
 
-def test_help_of_temp_explains_its_values(chat: Chat, capfd: pytest.CaptureFixture[str]) -> None:
+def test_help_of_temp_explains_its_values(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
     text = " ".join(shown(chat, capfd, "temp"))
     assert "0 strict, 0.8 usual, 1.2 bold; above 1.5 mostly nonsense" in text
     assert shown(chat, capfd, "/TEMP") == shown(chat, capfd, "temp")
     assert shown(chat, capfd, "temperature") == shown(chat, capfd, "temp")
 
 
-@pytest.mark.parametrize("key", [key for key in settable() if key not in names()])
-def test_help_of_a_setting_ends_with_three_examples(chat: Chat, capfd: pytest.CaptureFixture[str], key: str) -> None:
+@pytest.mark.parametrize("key", [key for key in session_settings() if key not in names()])
+def test_help_of_a_setting_ends_with_three_examples(chat: ChatApp, capfd: pytest.CaptureFixture[str], key: str) -> None:
     lines = shown(chat, capfd, key)
     assert lines[-4] == "Examples:"
     assert lines[-1] == f"  /reset {key}"
     assert all(re.match(r"  /\w+", line) for line in lines[-3:])
 
 
-@pytest.mark.parametrize("key", [key for key in settable() if key not in {*commands(), "model", "preset"}])
-def test_the_example_value_of_a_setting_is_valid(chat: Chat, key: str) -> None:
+@pytest.mark.parametrize("key", [key for key in session_settings() if key not in {*commands(), "model", "preset"}])
+def test_the_example_value_of_a_setting_is_valid(chat: ChatApp, key: str) -> None:
     value = _example_value(key)
     if value != "VALUE":
-        assert chat.dialogue.parse(key, value)[0] == key
+        assert chat.controller.parse(key, value)[0] == key
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_the_example_value_of_a_setting_is_valid(chat: Chat, key: str) -> None:
     ],
 )
 def test_help_of_a_word_finds_commands(
-    chat: Chat, capfd: pytest.CaptureFixture[str], word: str, wanted: set[str]
+    chat: ChatApp, capfd: pytest.CaptureFixture[str], word: str, wanted: set[str]
 ) -> None:
     lines = shown(chat, capfd, word)
     found = set(re.findall(r"^ *(/\w+)", "\n".join(lines), re.MULTILINE))
@@ -92,9 +92,9 @@ def test_help_of_a_word_finds_commands(
 
 
 @pytest.mark.parametrize("word", ["zzzzzz", "zebra crossing", "!!", "hlep"])
-def test_help_of_an_unknown_word_is_an_error(chat: Chat, word: str) -> None:
+def test_help_of_an_unknown_word_is_an_error(chat: ChatApp, word: str) -> None:
     with pytest.raises(UsageError) as caught:
-        obey(chat, "help", word)
+        dispatch(chat, "help", word)
     assert "/help" in caught.value.hint
 
 
@@ -118,7 +118,7 @@ class Keyboard:
 
 
 @pytest.fixture
-def sent(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def sent(chat: ChatApp, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The messages that reach the model; a person sits at the terminal."""
     messages: list[str] = []
     monkeypatch.setattr(chat, "send", messages.append)
@@ -128,29 +128,29 @@ def sent(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize(("word", "name"), [("help", "help"), ("exit", "exit"), ("Quit", "exit"), ("exit()", "exit")])
 def test_a_command_word_without_slash_is_not_sent(
-    chat: Chat, sent: list[str], capfd: pytest.CaptureFixture[str], word: str, name: str
+    chat: ChatApp, sent: list[str], capfd: pytest.CaptureFixture[str], word: str, name: str
 ) -> None:
     chat.reader = keyboard = Keyboard(word)
-    talk(chat)
+    run(chat)
     assert sent == []
     assert keyboard.lines == ["", word]
     assert f"type /{name} for the command, or press Enter again to send" in capfd.readouterr().err
 
 
-def test_a_second_enter_sends_a_command_word(chat: Chat, sent: list[str]) -> None:
+def test_a_second_enter_sends_a_command_word(chat: ChatApp, sent: list[str]) -> None:
     chat.reader = Keyboard("exit", "exit")
-    talk(chat)
+    run(chat)
     assert sent == ["exit"]
 
 
-def test_a_sentence_with_a_command_word_is_sent_at_once(chat: Chat, sent: list[str]) -> None:
+def test_a_sentence_with_a_command_word_is_sent_at_once(chat: ChatApp, sent: list[str]) -> None:
     chat.reader = Keyboard("exit the room", "help me", "bye", "exit", "hello", "exit")
-    talk(chat)
+    run(chat)
     assert sent == ["exit the room", "help me", "bye", "hello"]
 
 
-def test_a_script_sends_a_command_word_at_once(chat: Chat, sent: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_script_sends_a_command_word_at_once(chat: ChatApp, sent: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(help, "can_ask", lambda: False)
     chat.reader = Keyboard("exit")
-    talk(chat)
+    run(chat)
     assert sent == ["exit"]

@@ -11,8 +11,8 @@ from llmcli.errors import ContextOverflowError, UsageError
 from llmcli.inference.local import LocalModel
 from llmcli.params.policies.policy import Entropy
 from llmcli.params.settings import Settings
-from llmcli.ui.chat.app import Chat
-from llmcli.ui.commands.registry import obey, suggest
+from llmcli.ui.chat.app import ChatApp
+from llmcli.ui.commands.registry import dispatch, suggest
 from tests.chat.controllers import dialogue_with, open_local
 
 ASKED = "What is a comet?"
@@ -29,7 +29,7 @@ class Heard:
     """A chat, and what it says: answers go to stdout, and what commands tell to stderr."""
 
     def __init__(self, local: LocalModel, capfd: pytest.CaptureFixture[str]) -> None:
-        self.chat = Chat(dialogue_with(local, n_ctx=512, max_tokens=20, seed=3, temperature=Entropy(0.5, 1.4)))
+        self.chat = ChatApp(dialogue_with(local, n_ctx=512, max_tokens=20, seed=3, temperature=Entropy(0.5, 1.4)))
         self._capfd = capfd
         self.answers = ""
 
@@ -41,7 +41,7 @@ class Heard:
 
     def obey(self, name: str, argument: str = "") -> list[str]:
         """Run a command; the lines that it tells."""
-        obey(self.chat, name, argument)
+        dispatch(self.chat, name, argument)
         self.answers, told = self._capfd.readouterr()
         return told.splitlines()
 
@@ -137,7 +137,7 @@ def test_a_branch_of_a_continued_answer_keeps_its_beginning(heard: Heard) -> Non
 def test_the_end_of_an_answer_is_a_candidate(heard: Heard, local: LocalModel) -> None:
     heard.send(ASKED)
     pieces = texts(heard)
-    found = last_answer(heard.chat.dialogue, heard.chat.turn).dissect(4, local.model.vocab.n_tokens)
+    found = last_answer(heard.chat.controller, heard.chat.turn).dissect(4, local.model.vocab.n_tokens)
     assert found
     end = next(one for one in found.stepwise.candidates if one.text == "<|im_end|>")
     told = heard.obey("branch", f"4 {end.rank}")
@@ -180,10 +180,10 @@ def test_branch_refuses_the_candidate_of_the_answer(heard: Heard) -> None:
 
 
 @pytest.mark.parametrize("name", ["why", "alternatives"])
-def test_without_an_answer_inspection_fails_and_loads_no_model(chat: Chat, name: str) -> None:
+def test_without_an_answer_inspection_fails_and_loads_no_model(chat: ChatApp, name: str) -> None:
     chat.session.say("user", "hi")
     with pytest.raises(UsageError, match="no answer yet"):
-        obey(chat, name, "")
+        dispatch(chat, name, "")
 
 
 def test_a_branch_without_room_changes_nothing(heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +193,7 @@ def test_a_branch_without_room_changes_nothing(heard: Heard, monkeypatch: pytest
     def full(*_: object) -> None:
         raise ContextOverflowError("the conversation is too long")
 
-    monkeypatch.setattr("llmcli.ui.chat.app.make_room", full)
+    monkeypatch.setattr("llmcli.ui.chat.app.resolve_overflow", full)
     with pytest.raises(ContextOverflowError):
         heard.obey("branch", "2 4")
     assert heard.head() == head
@@ -210,8 +210,8 @@ def test_an_answer_of_an_earlier_chat_is_inspected_with_a_note(heard: Heard) -> 
 
 
 def test_a_sampler_whose_state_was_reset_is_named(heard: Heard) -> None:
-    heard.chat.dialogue.set("xtc_probability", 0.5)
-    heard.chat.dialogue.set("xtc_threshold", 0.05)
+    heard.chat.controller.set("xtc_probability", 0.5)
+    heard.chat.controller.set("xtc_threshold", 0.05)
     heard.send(ASKED)
     assert heard.obey("why", "5")[-1].startswith("sampled ")
     assert heard.chat.turn

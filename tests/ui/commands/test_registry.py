@@ -4,11 +4,11 @@ import re
 
 import pytest
 
-from llmcli.chat.controller import settable
+from llmcli.chat.controller import session_settings
 from llmcli.errors import DiskError, UsageError
 from llmcli.params.settings import fields
-from llmcli.ui.chat.app import Chat
-from llmcli.ui.commands.registry import SYNONYMS, Command, commands, get, lookup, names, obey, split
+from llmcli.ui.chat.app import ChatApp
+from llmcli.ui.commands.registry import SYNONYMS, Command, commands, dispatch, get, lookup, names, split
 from tools.docs import ROOT, command_table
 
 ASKED_FOR = {
@@ -53,7 +53,7 @@ def test_aliases_and_synonyms_are_no_names_of_commands() -> None:
     aliases = [alias for one in commands().values() for alias in one.aliases]
     assert len(aliases) == len(set(aliases))
     assert not set(aliases) & set(commands())
-    assert not set(SYNONYMS) & {*names(), *settable()}
+    assert not set(SYNONYMS) & {*names(), *session_settings()}
     assert not [word for word in SYNONYMS if get(word)], "an alias of a setting needs no synonym"
 
 
@@ -83,17 +83,17 @@ def test_each_heading_has_its_commands_in_one_piece() -> None:
     assert len(set(headings)) == sum(a != b for a, b in zip(headings, [None, *headings], strict=False))
 
 
-@pytest.mark.parametrize("key", settable())
+@pytest.mark.parametrize("key", session_settings())
 def test_every_setting_is_a_command(key: str) -> None:
     found = lookup(key)
     assert found == key or isinstance(found, Command)
 
 
 @pytest.mark.parametrize("key", ["prompt", "file", "logprobs", "character", "editing_mode"])
-def test_a_setting_of_one_request_cannot_be_set(chat: Chat, key: str) -> None:
+def test_a_setting_of_one_request_cannot_be_set(chat: ChatApp, key: str) -> None:
     assert key in fields()
     with pytest.raises(UsageError, match="cannot be set in a running chat"):
-        obey(chat, "set", f"{key} 1")
+        dispatch(chat, "set", f"{key} 1")
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_an_unknown_command_suggests_the_nearest_one(wrong: str, meant: str) -> 
 
 
 @pytest.mark.parametrize("name", ["x" * 300 + ".md", "~nobody/x.md", "x\0.md"])
-def test_an_export_to_an_impossible_path_fails(chat: Chat, name: str) -> None:
+def test_an_export_to_an_impossible_path_fails(chat: ChatApp, name: str) -> None:
     chat.session.say("user", "hi")
     with pytest.raises(DiskError, match="cannot write"):
-        obey(chat, "export", name)
+        dispatch(chat, "export", name)

@@ -7,24 +7,26 @@ import pytest
 
 from llmcli.errors import UsageError
 from llmcli.files import config_dir
-from llmcli.ui.chat.app import Chat
-from llmcli.ui.commands.registry import obey, suggest
+from llmcli.ui.chat.app import ChatApp
+from llmcli.ui.commands.registry import dispatch, suggest
 from llmcli.ui.terminal import clipboard
 
 
-def told(chat: Chat, capfd: pytest.CaptureFixture[str], name: str, argument: str = "") -> str:
+def told(chat: ChatApp, capfd: pytest.CaptureFixture[str], name: str, argument: str = "") -> str:
     """What a command prints."""
     capfd.readouterr()
-    obey(chat, name, argument)
+    dispatch(chat, name, argument)
     return capfd.readouterr().err
 
 
-def system_of(chat: Chat) -> str | None:
-    return chat.dialogue.settings.system
+def system_of(chat: ChatApp) -> str | None:
+    return chat.controller.settings.system
 
 
 @pytest.mark.parametrize("argument", ["9", "2.1", "0.3..9"])
-def test_a_very_high_temperature_gets_a_warning(chat: Chat, capfd: pytest.CaptureFixture[str], argument: str) -> None:
+def test_a_very_high_temperature_gets_a_warning(
+    chat: ChatApp, capfd: pytest.CaptureFixture[str], argument: str
+) -> None:
     text = told(chat, capfd, "temp", argument)
     assert text.startswith(f"temperature = {argument}\n")
     assert "warning: at temperature " in text
@@ -32,27 +34,27 @@ def test_a_very_high_temperature_gets_a_warning(chat: Chat, capfd: pytest.Captur
 
 
 @pytest.mark.parametrize("argument", ["0", "1.2", "2", "0.3..1.3", "sentence:1.1,0.7"])
-def test_a_usual_temperature_gets_no_warning(chat: Chat, capfd: pytest.CaptureFixture[str], argument: str) -> None:
+def test_a_usual_temperature_gets_no_warning(chat: ChatApp, capfd: pytest.CaptureFixture[str], argument: str) -> None:
     assert "warning" not in told(chat, capfd, "temp", argument)
 
 
 def test_a_model_setting_tells_that_the_model_is_reloaded(
-    chat: Chat, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    chat: ChatApp, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert told(chat, capfd, "n_ctx", "2048") == "n_ctx = 2048\n", "no model is loaded yet"
-    monkeypatch.setattr(type(chat.dialogue), "stale", property(lambda _dialogue: True))
+    monkeypatch.setattr(type(chat.controller), "stale", property(lambda _dialogue: True))
     assert told(chat, capfd, "n_ctx", "4096") == "n_ctx = 4096\nthe model is loaded again with the next answer\n"
     assert told(chat, capfd, "top_k", "5") == "top_k = 5\n"
 
 
-def test_the_list_of_presets_begins_with_their_purpose(chat: Chat, capfd: pytest.CaptureFixture[str]) -> None:
-    obey(chat, "preset", "creative")
+def test_the_list_of_presets_begins_with_their_purpose(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
+    dispatch(chat, "preset", "creative")
     lines = told(chat, capfd, "preset").splitlines()
     (row,) = [line for line in lines if line.startswith("creative*")]
     assert row.split(maxsplit=1)[1].startswith("stories, freer words (temperature 1.2, ")
 
 
-def test_a_character_answers_until_none(chat: Chat, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_character_answers_until_none(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
     assert "no character answers" in told(chat, capfd, "character")
     text = told(chat, capfd, "character", "pirate")
     assert text.splitlines()[0] == "character: Captain Redbeard"
@@ -64,7 +66,7 @@ def test_a_character_answers_until_none(chat: Chat, capfd: pytest.CaptureFixture
     assert chat.path() == []
 
 
-def test_character_alone_lists_names_with_their_purpose(chat: Chat, capfd: pytest.CaptureFixture[str]) -> None:
+def test_character_alone_lists_names_with_their_purpose(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
     folder = config_dir() / "characters"
     folder.mkdir(parents=True)
     (folder / "captain.toml").write_text('purpose = "Sails."\nsystem = "You are a captain."\n')
@@ -73,24 +75,24 @@ def test_character_alone_lists_names_with_their_purpose(chat: Chat, capfd: pytes
     assert set(rows) == {"captain", "editor", "pirate", "tutor"}
     assert rows["captain"].endswith("Sails.")
     assert str(folder) in text
-    assert chat.dialogue.character == ""
+    assert chat.controller.character == ""
 
 
-def test_an_unknown_character_is_an_error_and_changes_nothing(chat: Chat) -> None:
+def test_an_unknown_character_is_an_error_and_changes_nothing(chat: ChatApp) -> None:
     with pytest.raises(UsageError) as caught:
-        obey(chat, "character", "pirrate")
+        dispatch(chat, "character", "pirrate")
     assert "pirate" in caught.value.hint
     assert system_of(chat) is None
 
 
-def test_a_character_file_is_taken_from_its_path(chat: Chat, tmp_path: Path) -> None:
+def test_a_character_file_is_taken_from_its_path(chat: ChatApp, tmp_path: Path) -> None:
     (tmp_path / "grump.toml").write_text('name = "Grump"\nsystem = "You grumble."\n')
-    obey(chat, "character", "grump.toml")
-    assert chat.dialogue.character == "Grump"
+    dispatch(chat, "character", "grump.toml")
+    assert chat.controller.character == "Grump"
     assert system_of(chat) == "You grumble."
 
 
-def test_a_character_with_a_model_must_have_it(chat: Chat, tmp_path: Path) -> None:
+def test_a_character_with_a_model_must_have_it(chat: ChatApp, tmp_path: Path) -> None:
     (tmp_path / "far.toml").write_text('system = "Hi."\n[settings]\nmodel = "owner/far"\n')
 
     def bring(settings: object) -> None:
@@ -98,11 +100,11 @@ def test_a_character_with_a_model_must_have_it(chat: Chat, tmp_path: Path) -> No
 
     chat.bring = bring
     with pytest.raises(UsageError, match="owner/far is missing"):
-        obey(chat, "character", "far.toml")
-    assert chat.dialogue.character == ""
+        dispatch(chat, "character", "far.toml")
+    assert chat.controller.character == ""
 
 
-def test_character_completes_names_with_their_purpose(chat: Chat) -> None:
+def test_character_completes_names_with_their_purpose(chat: ChatApp) -> None:
     offered = {one.text: one.note for one in suggest(chat, "/character ")}
     assert set(offered) == {"editor", "pirate", "tutor", "none"}
     assert offered["pirate"].startswith("Tells stories")
@@ -117,30 +119,30 @@ def test_character_completes_names_with_their_purpose(chat: Chat) -> None:
     ],
 )
 def test_copy_tells_who_has_the_text(
-    chat: Chat, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, taken_by: str, note: str
+    chat: ChatApp, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, taken_by: str, note: str
 ) -> None:
     chat.session.say("user", "hi")
     monkeypatch.setattr(clipboard, "copy", lambda *_: taken_by)
     assert told(chat, capfd, "copy", "1") == note
 
 
-def test_words_of_a_session_name_are_joined(chat: Chat, capfd: pytest.CaptureFixture[str]) -> None:
+def test_words_of_a_session_name_are_joined(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
     chat.session.say("user", "hi")
     assert told(chat, capfd, "save", "ghost story").startswith("saved as ghost-story ")
     assert told(chat, capfd, "rename", "old ghost") == "renamed to old-ghost\n"
     assert "saved a copy as new-ghost; " in told(chat, capfd, "save", "new ghost")
     with pytest.raises(UsageError, match="session old-ghost is already open"):
-        obey(chat, "load", "old ghost")
+        dispatch(chat, "load", "old ghost")
 
 
-def test_load_opens_a_session_by_the_end_of_its_name(chat: Chat, capfd: pytest.CaptureFixture[str]) -> None:
+def test_load_opens_a_session_by_the_end_of_its_name(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
     chat.session.say("user", "hi")
     chat.session.rename("2026-11-28-comet")
-    obey(chat, "fork", "other")
+    dispatch(chat, "fork", "other")
     assert "session 2026-11-28-comet, 1 message" in told(chat, capfd, "load", "comet")
 
 
-def test_stats_count_tokens_in_singular_and_plural(chat: Chat, capfd: pytest.CaptureFixture[str]) -> None:
+def test_stats_count_tokens_in_singular_and_plural(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
     chat.session.say("user", "hi")
     timings = {"prompt_n": 7, "prompt_per_second": 10.0, "predicted_n": 1, "predicted_per_second": 2.0}
     chat.session.say("assistant", "a", timings=timings)
@@ -150,9 +152,9 @@ def test_stats_count_tokens_in_singular_and_plural(chat: Chat, capfd: pytest.Cap
     assert "session 1 answer, 1 token" in text
 
 
-def test_the_reader_switches_between_one_line_and_many(chat: Chat, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_reader_switches_between_one_line_and_many(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
     chat.reader = SimpleNamespace(multiline=False)
     assert told(chat, capfd, "multiline") == "Enter starts a new line, Alt-Enter sends\n"
     assert told(chat, capfd, "multiline", "off") == "Enter sends\n"
     with pytest.raises(UsageError, match="must be on or off, got 'maybe'"):
-        obey(chat, "multiline", "maybe")
+        dispatch(chat, "multiline", "maybe")

@@ -12,8 +12,8 @@ from llmcli.inference.local import LocalModel
 from llmcli.inference.trace_file import read_trace
 from llmcli.params.policies.parser import parse_policy
 from llmcli.params.settings import Settings
-from llmcli.ui.chat.app import Chat
-from llmcli.ui.commands.registry import obey
+from llmcli.ui.chat.app import ChatApp
+from llmcli.ui.commands.registry import dispatch
 from llmcli.ui.terminal.output import warn_slow
 from tests.chat.controllers import dialogue_with, open_local
 from tests.conftest import Run
@@ -30,37 +30,37 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
 
 
 @pytest.fixture
-def chat(home: Path, local: LocalModel) -> Chat:
+def chat(home: Path, local: LocalModel) -> ChatApp:
     policy = parse_policy("linear:1.5->0.1@10")
-    return Chat(dialogue_with(local, n_ctx=512, max_tokens=12, seed=3, ignore_eos=True, temperature=policy))
+    return ChatApp(dialogue_with(local, n_ctx=512, max_tokens=12, seed=3, ignore_eos=True, temperature=policy))
 
 
-def told(chat: Chat, capfd: pytest.CaptureFixture[str], name: str, argument: str = "") -> str:
+def told(chat: ChatApp, capfd: pytest.CaptureFixture[str], name: str, argument: str = "") -> str:
     capfd.readouterr()
-    obey(chat, name, argument)
+    dispatch(chat, name, argument)
     out, said = capfd.readouterr()
     assert out == ""  # stdout is the answers
     return said
 
 
-def test_tokens_colors_the_last_answer_by_each_measure(chat: Chat, capfd: pytest.CaptureFixture[str]) -> None:
+def test_tokens_colors_the_last_answer_by_each_measure(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UsageError, match="no answer in this branch since the chat was opened"):
-        obey(chat, "tokens", "")
+        dispatch(chat, "tokens", "")
     chat.send("hi")
     assert "temperature: min 0.10, mean " in told(chat, capfd, "tokens")
     assert told(chat, capfd, "heat", "temp") == told(chat, capfd, "tokens", "temperature")
     assert "probability: min " in told(chat, capfd, "tokens", "p")
     assert "entropy in nats: min " in told(chat, capfd, "tokens", "entropy")
-    obey(chat, "undo", "")
+    dispatch(chat, "undo", "")
     with pytest.raises(UsageError, match="no answer in this branch"):
-        obey(chat, "tokens", "")
-    obey(chat, "redo", "")
+        dispatch(chat, "tokens", "")
+    dispatch(chat, "redo", "")
     assert "temperature: min 0.10, mean " in told(chat, capfd, "tokens")
     with pytest.raises(UsageError, match="must be temperature, p or entropy, got 'warmth'"):
-        obey(chat, "tokens", "warmth")
+        dispatch(chat, "tokens", "warmth")
 
 
-def test_temp_alone_shows_the_policy_and_the_last_answer(chat: Chat, capfd: pytest.CaptureFixture[str]) -> None:
+def test_temp_alone_shows_the_policy_and_the_last_answer(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
     assert "last answer" not in told(chat, capfd, "temp")
     chat.send("hi")
     lines = told(chat, capfd, "temp").splitlines()
@@ -69,7 +69,9 @@ def test_temp_alone_shows_the_policy_and_the_last_answer(chat: Chat, capfd: pyte
     assert lines[2].startswith("last answer: 0.10..1.50, mean ")
 
 
-def test_trace_on_writes_a_file_for_each_answer(chat: Chat, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_trace_on_writes_a_file_for_each_answer(
+    chat: ChatApp, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "traces"
     assert "traces are off" in told(chat, capfd, "trace")
     assert str(folder) in told(chat, capfd, "trace", f"on {folder}")
@@ -83,13 +85,13 @@ def test_trace_on_writes_a_file_for_each_answer(chat: Chat, tmp_path: Path, capf
     assert len(read_trace(files[0])[0].top) == 5  # trace_top
 
 
-def test_trace_writes_the_last_answer_to_a_new_file(chat: Chat, tmp_path: Path) -> None:
+def test_trace_writes_the_last_answer_to_a_new_file(chat: ChatApp, tmp_path: Path) -> None:
     chat.send("hi")
-    obey(chat, "trace", str(tmp_path / "last.jsonl"))
+    dispatch(chat, "trace", str(tmp_path / "last.jsonl"))
     assert "".join(token.text for token in read_trace(tmp_path / "last.jsonl")) == chat.path()[-1].content
     for name, fault in (("last.jsonl", "already exists"), ("last.txt", "must be on, off or FILE.jsonl")):
         with pytest.raises(UsageError, match=fault):
-            obey(chat, "trace", str(tmp_path / name))
+            dispatch(chat, "trace", str(tmp_path / name))
 
 
 def test_generate_writes_a_trace_and_shows_a_heat_map(run: Run, with_tiny: Path, tmp_path: Path) -> None:

@@ -57,8 +57,8 @@ class Clock:
         return self.now
 
 
-def view_on(terminal: Terminal, clock: Callable[[], float] | None = None, colour: bool = True) -> AnswerView:
-    return AnswerView(terminal.write, terminal.size, "dark", colour, clock or Clock())
+def view_on(terminal: Terminal, clock: Callable[[], float] | None = None, color: bool = True) -> AnswerView:
+    return AnswerView(terminal.write, terminal.size, "dark", color, clock or Clock())
 
 
 def shown(pieces: Iterable[str], columns: int = 80, rows: int = 24, pause: float = 1.0) -> Terminal:

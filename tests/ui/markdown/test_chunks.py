@@ -125,9 +125,9 @@ def test_any_mixture_looks_the_same_in_any_pieces(text: str, chance: random.Rand
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.text(max_size=40), max_size=4), st.booleans(), st.integers(1, 30))
-def test_nothing_but_known_sequences_reaches_the_terminal(texts: list[str], colour: bool, columns: int) -> None:
+def test_nothing_but_known_sequences_reaches_the_terminal(texts: list[str], color: bool, columns: int) -> None:
     terminal, clock = Terminal(columns, 6), Clock()  # which refuses anything else
-    view = view_on(terminal, clock, colour)
+    view = view_on(terminal, clock, color)
     view.status("".join(texts))
     view.think("".join(texts))
     for text in texts:
@@ -166,7 +166,7 @@ def test_no_line_is_written_twice() -> None:
 
 def test_an_answer_without_colors_has_the_same_text() -> None:
     terminal = Terminal()
-    view = view_on(terminal, colour=False)
+    view = view_on(terminal, color=False)
     view.status("loading")
     view.think("hm")
     view.push(ALL)

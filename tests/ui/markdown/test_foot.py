@@ -90,14 +90,14 @@ def test_a_foot_can_wait_for_the_next_drawing() -> None:
 
 @pytest.mark.parametrize("colour", [True, False])
 @pytest.mark.parametrize("size", [(80, 24), (40, 10), (20, 5), (20, 3), (9, 1)])
-def test_a_foot_does_not_change_the_answer(size: tuple[int, int], colour: bool) -> None:
+def test_a_foot_does_not_change_the_answer(size: tuple[int, int], color: bool) -> None:
     text = TEXT * 3
 
     def left(seed: int, foot: bool) -> list[str]:
         dice = random.Random(seed)
         cuts = sorted({0, len(text), *dice.choices(range(len(text)), k=40)})
         terminal, clock = Terminal(*size), Clock()
-        view = AnswerView(terminal.write, terminal.size, "dark", colour, clock)
+        view = AnswerView(terminal.write, terminal.size, "dark", color, clock)
         for start, end in pairwise(cuts):
             clock.now += dice.random() / 10
             view.push(text[start:end])

@@ -2,8 +2,8 @@
 
 import pytest
 
-from llmcli.ui.markdown.code import Highlighter, colour_code, style_of
-from llmcli.ui.terminal.cells import cells, fold, paint, plain, wrap
+from llmcli.ui.markdown.code import Highlighter, color_code, style_of
+from llmcli.ui.terminal.cells import cells, fold, styled, unstyled, wrap
 from tests.ui.markdown.emulator import shown
 
 DARK = style_of("dark", True)
@@ -62,15 +62,15 @@ def test_deep_nesting_loses_nothing() -> None:
 @pytest.mark.parametrize("text", ["漢字とかな", "e\u0301" * 9, "👩‍👩‍👧‍👦 👍🏽 🇩🇪", "❤️ ok", "plain words"])
 def test_rows_fit_and_lose_nothing(text: str) -> None:
     for width in (2, 3, 5, 7):
-        rows = [plain(row) for row in fold([("1", text[:2]), ("", text[2:])], width)]
+        rows = [unstyled(row) for row in fold([("1", text[:2]), ("", text[2:])], width)]
         assert "".join(rows) == text
         assert all(cells(row) <= width or len(row.replace("\u200d", "")) <= 3 for row in rows)
-        words = "".join(plain(row) for row in wrap([("", text)], width))
+        words = "".join(unstyled(row) for row in wrap([("", text)], width))
         assert words.replace(" ", "") == text.replace(" ", "")
 
 
 def test_each_row_carries_its_own_looks() -> None:
-    assert [paint(row) for row in wrap([("1", "aa bb"), ("", " cc")], 4)] == [
+    assert [styled(row) for row in wrap([("1", "aa bb"), ("", " cc")], 4)] == [
         "\x1b[1maa\x1b[0m",
         "\x1b[1mbb\x1b[0m",
         "cc",
@@ -80,7 +80,7 @@ def test_each_row_carries_its_own_looks() -> None:
 def looks_of(lines: list[str], language: str) -> list[list[str]]:
     code = Highlighter(language, DARK)
     rows = [code.line(line) for line in lines]
-    assert [plain(row) for row in rows] == lines
+    assert [unstyled(row) for row in rows] == lines
     return [[look for look, text in row if text.strip()] for row in rows]
 
 
@@ -88,9 +88,9 @@ def looks_of(lines: list[str], language: str) -> list[list[str]]:
     ("language", "opening", "closing"),
     [("python", '    """text', '    text"""'), ("c", "/* a", "a */"), ("js", "/* a", "a */")],
 )
-def test_a_string_or_comment_over_many_lines_keeps_its_colour(language: str, opening: str, closing: str) -> None:
+def test_a_string_or_comment_over_many_lines_keeps_its_colour(language: str, loading: str, closing: str) -> None:
     inside = ["   words, and if and more words on a line"] * 60
-    looks = looks_of([opening, *inside, closing, "return 1"], language)
+    looks = looks_of([loading, *inside, closing, "return 1"], language)
     assert {tuple(row) for row in looks[1:-2]} == {(looks[0][-1],)}
     assert looks[-1][0] == dict(DARK.syntax)["Keyword"]
 
@@ -110,9 +110,9 @@ def test_a_line_is_coloured_the_same_alone_and_as_it_grows() -> None:
 def test_finished_code_has_the_colours_of_code_that_streams() -> None:
     text = "class A:\n    def f(self):\n        return 'x' + str(1)\n"
     streamed = looks_of(text.split("\n"), "python")
-    assert [[look for look, part in row if part.strip()] for row in colour_code(text, "python", DARK)] == streamed
+    assert [[look for look, part in row if part.strip()] for row in color_code(text, "python", DARK)] == streamed
 
 
 @pytest.mark.parametrize("text", ["\ufeffx = 1", "x" * 5000, "'" * 500, "\x00"])
 def test_odd_code_loses_nothing(text: str) -> None:
-    assert plain(Highlighter("python", DARK).line(text)) == text
+    assert unstyled(Highlighter("python", DARK).line(text)) == text

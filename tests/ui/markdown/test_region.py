@@ -1,6 +1,6 @@
 """The redrawn tail: what is kept, what is erased, and where the cursor stands."""
 
-from llmcli.ui.terminal.progress import Region
+from llmcli.ui.terminal.progress import LiveRegion
 from tests.ui.markdown.emulator import Terminal
 
 
@@ -10,7 +10,7 @@ def cursor(terminal: Terminal) -> tuple[int, int]:
 
 def test_only_rows_from_the_first_changed_one_on_are_written() -> None:
     terminal = Terminal(20, 10)
-    region = Region(terminal.write)
+    region = LiveRegion(terminal.write)
     region.draw([], ["one", "two", "three"], (20, 10))
     terminal.written = ""
     region.draw([], ["one", "two", "3", "4"], (20, 10))
@@ -22,7 +22,7 @@ def test_only_rows_from_the_first_changed_one_on_are_written() -> None:
 
 def test_the_same_rows_again_write_nothing() -> None:
     terminal = Terminal(20, 10)
-    region = Region(terminal.write)
+    region = LiveRegion(terminal.write)
     region.draw([], ["one"], (20, 10))
     region.draw([], ["one"], (20, 10))
     assert terminal.writes == 1
@@ -30,7 +30,7 @@ def test_the_same_rows_again_write_nothing() -> None:
 
 def test_a_tail_that_gets_shorter_leaves_nothing_behind() -> None:
     terminal = Terminal(20, 10)
-    region = Region(terminal.write)
+    region = LiveRegion(terminal.write)
     for tail in (["one", "two", "three"], ["one", "two"], ["one", ""], ["one"], ["one", "more"], []):
         region.draw([], tail, (20, 10))
         assert terminal.lines() == [row for row in tail if row]
@@ -39,7 +39,7 @@ def test_a_tail_that_gets_shorter_leaves_nothing_behind() -> None:
 
 def test_a_finished_tail_is_not_written_again() -> None:
     terminal = Terminal(20, 10)
-    region = Region(terminal.write)
+    region = LiveRegion(terminal.write)
     region.draw([], ["one", "two"], (20, 10))
     terminal.written = ""
     region.draw(["one", "two"], [], (20, 10))
@@ -50,7 +50,7 @@ def test_a_finished_tail_is_not_written_again() -> None:
 
 def test_a_narrower_window_replaces_all_broken_rows() -> None:
     terminal = Terminal(10, 10)
-    region = Region(terminal.write)
+    region = LiveRegion(terminal.write)
     terminal.write("above\r\n")
     region.draw([], ["a" * 15, "b" * 9], (20, 10))  # the terminal breaks the first, as after a resize
     assert len(terminal.lines()) == 4
@@ -60,7 +60,7 @@ def test_a_narrower_window_replaces_all_broken_rows() -> None:
 
 def test_the_screen_is_not_erased_from_its_first_cell_on() -> None:
     terminal = Terminal(20, 10)
-    region = Region(terminal.write)
+    region = LiveRegion(terminal.write)
     for tail in (["one", "two"], ["", "x"], [""], ["y"], []):
         region.draw([], tail, (20, 10))
     assert "\r\x1b[J" not in terminal.written

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmcli.ui.markdown.splitter import Block, Splitter, mended
+from llmcli.ui.markdown.splitter import Block, Splitter, close_open_marks
 
 
 def kinds(blocks: list[Block]) -> list[str]:
@@ -120,4 +120,4 @@ def test_a_long_table_goes_on_under_its_head() -> None:
     ],
 )
 def test_open_marks_are_closed_while_the_text_is_unfinished(text: str, closed: str) -> None:
-    assert mended(text) == closed
+    assert close_open_marks(text) == closed
