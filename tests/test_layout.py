@@ -1,66 +1,44 @@
-"""The house: imports only point down, each heavy package has one floor, and a module is short and says what it is."""
+"""The layout of the code: imports point down and in no circle, and a module is a chapter that says what it is."""
 
 import ast
 import sys
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-PACKAGE = ROOT / "llmcli"
-MODULES = sorted(path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py"))
-FOLDERS = {
-    folder: [module for module in MODULES if module.rpartition("/")[0] == folder]
-    for folder in sorted({module.rpartition("/")[0] for module in MODULES})
-}
+from tools.figures import MODULES, circles, graph, imports, layer, lines, same_names, tree
 
-# What each floor may import; models and engine stand side by side.
+# What each layer may import; engine and models stand side by side.
+GROUND = {"errors", "files", "text"}
 BELOW = {
-    "cli": {"cli", "ui", "chat", "engine", "models", "params", "errors"},
-    "ui": {"ui", "chat", "engine", "models", "params", "errors"},
-    "chat": {"chat", "engine", "models", "params", "errors"},
-    "engine": {"engine", "params", "errors"},
-    "models": {"models", "params", "errors"},
-    "params": {"params", "errors"},
+    "cli": {"cli", "ui", "chat", "inference", "engine", "models", "config", "params", *GROUND},
+    "ui": {"ui", "chat", "inference", "engine", "models", "config", "params", *GROUND},
+    "chat": {"chat", "inference", "engine", "models", "config", "params", *GROUND},
+    "inference": {"inference", "engine", "models", "config", "params", *GROUND},
+    "engine": {"engine", "params", *GROUND},
+    "models": {"models", "config", "params", *GROUND},
+    "config": {"config", "params", *GROUND},
+    "params": {"params", *GROUND},
+    "files": {"errors"},
+    "text": set(),
     "errors": set(),
     "__init__": set(),
     "__main__": {"cli"},
 }
 ONLY_IN = {"llama_cpp": {"engine"}, "huggingface_hub": {"models"}, "typer": {"cli"}, "prompt_toolkit": {"ui"}}
-ONLY_STANDARD = {"params", "errors"}
+ONLY_STANDARD = {"params", "text", "errors"}
 # Not on Windows, or only there: such a module is imported where it is known to exist.
 ONE_SYSTEM = {"crypt", "fcntl", "grp", "posix", "pty", "pwd", "readline", "resource", "syslog", "termios", "tty"} | {
     "msvcrt",
     "nt",
     "winreg",
 }
-MOST_LINES = 300
-
-
-@cache
-def tree(module: str) -> ast.Module:
-    return ast.parse((ROOT / module).read_text(encoding="utf-8"))
-
-
-def floor(module: str) -> str:
-    """`chat` for llmcli/chat/local.py, `errors` for llmcli/errors.py."""
-    return Path(module).parts[1].removesuffix(".py")
-
-
-def imports(module: str, nodes: Iterator[ast.AST] | None = None) -> Iterator[str]:
-    """The dotted names a module imports anywhere: as a statement, or as a text that names one of our modules."""
-    for node in nodes or ast.walk(tree(module)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{module}: a relative import"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isascii():
-            head, dot, tail = node.value.partition(".")
-            if head in {"llmcli", *ONLY_IN} and (not dot or tail.replace(".", "").isidentifier()):
-                yield node.value
+MOST_FILES, MOST_LINES = 165, 400
+FOLDERS = {
+    folder: [module for module in MODULES if module.rpartition("/")[0] == folder]
+    for folder in sorted({module.rpartition("/")[0] for module in MODULES})
+}
 
 
 def at_start(module: str) -> Iterator[ast.AST]:
@@ -73,28 +51,44 @@ def at_start(module: str) -> Iterator[ast.AST]:
             pending += node.body
 
 
-def test_the_floors_are_all_there() -> None:
-    assert {floor(module) for module in MODULES} == set(BELOW)
+def test_every_layer_is_known() -> None:
+    assert {layer(module) for module in MODULES} == set(BELOW)
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_imports_only_point_down(folder: str) -> None:
     for module in FOLDERS[folder]:
-        ours = {name.split(".")[1] for name in imports(module) if name.startswith("llmcli.")}
-        ours &= set(BELOW)
-        assert ours <= BELOW[floor(module)], f"{module} imports {sorted(ours - BELOW[floor(module)])}"
+        targets = {name.split(".")[1] for name in imports(module) if name.startswith("llmcli.")} & set(BELOW)
+        assert targets <= BELOW[layer(module)], f"{module} imports {sorted(targets - BELOW[layer(module)])}"
+
+
+def test_no_imports_go_in_a_circle_not_even_lazy_ones() -> None:
+    assert circles(graph()) == []
+
+
+def test_a_circle_of_imports_is_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}, "e": {"e"}}) == [["a", "b", "c"], ["e"]]
+
+
+def test_no_two_modules_of_a_layer_share_a_name() -> None:
+    assert same_names() == []
+
+
+def test_imports_are_absolute() -> None:
+    for module in MODULES:
+        assert not [node for node in ast.walk(tree(module)) if isinstance(node, ast.ImportFrom) and node.level], module
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_a_package_with_one_floor_is_imported_there_only(folder: str) -> None:
+def test_a_package_of_one_layer_is_imported_there_only(folder: str) -> None:
     for module in FOLDERS[folder]:
         for name in imports(module):
             allowed = ONLY_IN.get(name.partition(".")[0])
-            assert allowed is None or floor(module) in allowed, f"{module} imports {name}"
+            assert allowed is None or layer(module) in allowed, f"{module} imports {name}"
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if floor(module) in ONLY_STANDARD])
-def test_the_ground_needs_the_standard_library_only(module: str) -> None:
+@pytest.mark.parametrize("module", [module for module in MODULES if layer(module) in ONLY_STANDARD])
+def test_settings_and_ground_need_the_standard_library_only(module: str) -> None:
     tops = {name.partition(".")[0] for name in imports(module)}
     assert tops <= {*sys.stdlib_module_names, "llmcli"}
 
@@ -107,23 +101,22 @@ def test_no_module_of_one_system_is_imported_at_the_start(folder: str) -> None:
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_a_module_begins_with_one_line_that_says_what_it_is(folder: str) -> None:
+def test_a_module_begins_with_one_sentence_about_itself(folder: str) -> None:
     for module in FOLDERS[folder]:
         text = ast.get_docstring(tree(module))
         assert text, f"{module} has no docstring"
         first, *rest = text.splitlines()
-        assert first[-1] in ".:?)", f"{module}: the first line is no sentence: {first}"
-        assert not rest or not rest[0], f"{module}: the first line goes on in the second"
+        assert first[-1] in ".:?)", f"{module}: the first line is not a sentence: {first}"
+        assert not rest or not rest[0], f"{module}: the first line continues in the second"
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
-def test_no_module_is_longer_than_a_reader_s_patience(folder: str) -> None:
-    for module in FOLDERS[folder]:
-        assert len((ROOT / module).read_text(encoding="utf-8").splitlines()) <= MOST_LINES, module
+def test_modules_are_chapters() -> None:
+    too_long = [module for module in MODULES if lines(module) > MOST_LINES]
+    assert (len(MODULES) <= MOST_FILES, too_long) == (True, [])
 
 
 @pytest.mark.parametrize("name", ["utils", "util", "helpers", "common", "misc", "tools"])
-def test_no_module_is_named_after_nothing(name: str) -> None:
+def test_no_module_is_called_utils_or_helpers(name: str) -> None:
     assert not [module for module in MODULES if Path(module).stem == name]
 
 
