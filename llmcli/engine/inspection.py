@@ -33,10 +33,10 @@ class CandidateCapture:
         self.wants = wants
         self._is_drawn = True
         self._drawn: int | None = None
-        self.frames: list[CandidateSnapshot] = []
+        self.snapshots: list[CandidateSnapshot] = []
         self.first: int | None = None
 
-    def look(self, name: str, candidates: Any) -> None:
+    def record(self, name: str, candidates: Any) -> None:
         """Copy the candidates after the step `name`."""
         if not self.wants():
             return
@@ -45,8 +45,8 @@ class CandidateCapture:
             return  # a GatedSampler has already called it for this draw
         if name == BEGIN:
             self.first, self._is_drawn = self._drawn, False
-            self.frames.clear()
-        self.frames.append(CandidateSnapshot(name, ctypes.string_at(array.data, array.size * _ROW)))
+            self.snapshots.clear()
+        self.snapshots.append(CandidateSnapshot(name, ctypes.string_at(array.data, array.size * _ROW)))
         if name in DRAWS:
             self._drawn, self._is_drawn = array.data[array.selected].id, True
 
@@ -61,7 +61,7 @@ class InspectTarget:
     make: Callable[[Settings, str | None, CandidateCapture], Generation]
 
     @property
-    def remembering(self) -> list[str]:
+    def stateful_steps(self) -> list[str]:
         """The stateful steps: because of them, the answer is generated again up to the token."""
         constraints = ["grammar"] * (self.grammar is not None) + ["banned_strings"] * bool(self.settings.banned_strings)
         return [step.name for step in build_chain(self.settings) if step.name in _STATEFUL] + constraints
@@ -130,7 +130,7 @@ class TokenInspection:
 
 
 def inspect_token(
-    context: Context, subject: InspectTarget, at: int, count: int, progress: Progress | None = None
+    context: Context, target: InspectTarget, at: int, count: int, progress: Progress | None = None
 ) -> TokenInspection:
     """Inspect token `at`: the `count` most likely candidates before and after the chain, and the drawn token.
 
@@ -141,19 +141,19 @@ def inspect_token(
         AbortedError: when the abort flag was set.
         ContextOverflowError: when the context has no room for the answer.
     """
-    is_stateful = bool(subject.remembering)
+    is_stateful = bool(target.stateful_steps)
     with context.untouched():
         if is_stateful:
-            generation = subject.make(subject.settings, subject.grammar, capture := CandidateCapture())
-            if _regenerate(context, generation, capture, subject.tokens[: at + 1], progress):
-                return _dissection(generation, capture, subject, at, count, generation.traces[at])
-        generation = subject.make(replace(subject.settings, banned_strings=()), None, capture := CandidateCapture())
-        _draw_after(context, generation, subject.tokens[:at], progress)
-    found = _dissection(generation, capture, subject, at, count, generation.traces[0])
+            generation = target.make(target.settings, target.grammar, capture := CandidateCapture())
+            if _regenerate(context, generation, capture, target.tokens[: at + 1], progress):
+                return _inspection(generation, capture, target, at, count, generation.traces[at])
+        generation = target.make(replace(target.settings, banned_strings=()), None, capture := CandidateCapture())
+        _draw_after(context, generation, target.tokens[:at], progress)
+    found = _inspection(generation, capture, target, at, count, generation.traces[0])
     return replace(found, exact=not is_stateful)
 
 
-def entropies(context: Context, subject: InspectTarget, progress: Progress | None = None) -> list[float]:
+def entropies(context: Context, target: InspectTarget, progress: Progress | None = None) -> list[float]:
     """The entropy (nats) of the candidates before the temperature step, for each token of an answer.
 
     Raises:
@@ -161,27 +161,27 @@ def entropies(context: Context, subject: InspectTarget, progress: Progress | Non
     """
     found = []
     with context.untouched():
-        for at in range(len(subject.tokens)):
-            generation = subject.make(
-                replace(subject.settings, banned_strings=()), None, CandidateCapture(lambda: False)
+        for at in range(len(target.tokens)):
+            generation = target.make(
+                replace(target.settings, banned_strings=()), None, CandidateCapture(lambda: False)
             )
-            _draw_after(context, generation, subject.tokens[:at], None)
+            _draw_after(context, generation, target.tokens[:at], None)
             found.append(generation.traces[0].entropy or 0.0)
             if progress:
-                progress(at + 1, len(subject.tokens))
+                progress(at + 1, len(target.tokens))
     return found
 
 
-def top_tokens(context: Context, subject: InspectTarget, at: int, rank: int, progress: Progress | None = None) -> int:
+def token_at_rank(context: Context, target: InspectTarget, at: int, rank: int, progress: Progress | None = None) -> int:
     """The `rank`-th most likely token (from 1) of the model, before the chain, at token `at`.
 
     Raises:
         AbortedError, ContextOverflowError: as `dissect` does.
     """
-    generation = subject.make(replace(subject.settings, banned_strings=()), None, capture := CandidateCapture())
+    generation = target.make(replace(target.settings, banned_strings=()), None, capture := CandidateCapture())
     with context.untouched():
-        _draw_after(context, generation, subject.tokens[:at], progress)
-    return trace_chain(capture.frames[:1], generation.vocab.label, rank).candidates[rank - 1].id
+        _draw_after(context, generation, target.tokens[:at], progress)
+    return trace_chain(capture.snapshots[:1], generation.vocab.label, rank).candidates[rank - 1].id
 
 
 def _draw_after(context: Context, generation: Generation, tokens: Sequence[int], progress: Progress | None) -> None:
@@ -215,14 +215,14 @@ def _regenerate(
     return [trace.id for trace in generation.traces[: last + 1]] == list(tokens)
 
 
-def _dissection(
-    generation: Generation, capture: CandidateCapture, subject: InspectTarget, at: int, count: int, trace: TokenTrace
+def _inspection(
+    generation: Generation, capture: CandidateCapture, target: InspectTarget, at: int, count: int, trace: TokenTrace
 ) -> TokenInspection:
-    text_of, drawn = generation.vocab.label, subject.tokens[at]
-    frames = _effective(capture.frames, subject.settings)
-    first = capture.first if any(frame.name == "grammar" for frame in frames) else None
+    text_of, drawn = generation.vocab.label, target.tokens[at]
+    snapshots = _relevant(capture.snapshots, target.settings)
+    first = capture.first if any(frame.name == "grammar" for frame in snapshots) else None
     refused = None if first is None else text_of(first)
-    return TokenInspection(at, drawn, trace_chain(frames, text_of, count, drawn), trace, refused)
+    return TokenInspection(at, drawn, trace_chain(snapshots, text_of, count, drawn), trace, refused)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,11 +233,11 @@ class CandidateSnapshot:
     rows: bytes
 
 
-def _effective(frames: Sequence[CandidateSnapshot], settings: Settings) -> list[CandidateSnapshot]:
+def _relevant(snapshots: Sequence[CandidateSnapshot], settings: Settings) -> list[CandidateSnapshot]:
     """The frames without the draw at the end, and without a temperature step that only reads."""
     names = {step.name for step in build_chain(settings)}
-    kept = list(frames[:1])
-    for before, frame in pairwise(frames):
+    kept = list(snapshots[:1])
+    for before, frame in pairwise(snapshots):
         is_reading = frame.name == "temperature" and "temperature" not in names
         if frame.name != "dist" and (not is_reading or frame.rows != before.rows):
             kept.append(frame)
@@ -245,7 +245,7 @@ def _effective(frames: Sequence[CandidateSnapshot], settings: Settings) -> list[
 
 
 def trace_chain(
-    frames: Sequence[CandidateSnapshot], text_of: Callable[[int], str], count: int, besides: int | None = None
+    snapshots: Sequence[CandidateSnapshot], text_of: Callable[[int], str], count: int, besides: int | None = None
 ) -> ChainTrace:
     """The steps and candidates of captured frames, the first of which is the distribution of the model.
 
@@ -256,7 +256,7 @@ def trace_chain(
     import numpy as np  # takes 80 ms, so only here
 
     row = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
-    tables = [np.frombuffer(frame.rows, row) for frame in frames]
+    tables = [np.frombuffer(frame.rows, row) for frame in snapshots]
     ps = [_probabilities(rows, len(tables[0])) for rows in tables]
     order = np.argsort(-tables[0]["logit"], kind="stable")
     ranks = np.empty(len(order), int)
@@ -267,7 +267,7 @@ def trace_chain(
         selected |= {*order[(~np.isnan(before) & np.isnan(after))[order]][:1].tolist()}
     return ChainTrace(
         len(order),
-        tuple(_step(frame.name, ps[0], *ps[at : at + 2]) for at, frame in enumerate(frames[1:])),
+        tuple(_step(frame.name, ps[0], *ps[at : at + 2]) for at, frame in enumerate(snapshots[1:])),
         tuple(
             _candidate(token, text_of(token), int(ranks[token]), [float(p[token]) for p in ps])
             for token in sorted(selected, key=ranks.__getitem__)

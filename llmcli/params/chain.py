@@ -111,7 +111,7 @@ class ChainParams:
     ] = DEFAULT_ORDER
 
 
-def build_chain(p: Any, steered: bool = False) -> tuple[SamplerStep, ...]:
+def build_chain(p: Any, needs_temperature: bool = False) -> tuple[SamplerStep, ...]:
     """The steps of the chain for sampling settings `p`, whose seed is set. Samplers that are off are absent.
 
     A `steered` chain always has a temperature step, which the engine needs to trace and shift the temperature: one
@@ -123,26 +123,26 @@ def build_chain(p: Any, steered: bool = False) -> tuple[SamplerStep, ...]:
     """
     if p.mirostat:
         base, _, _ = temperature.base_delta_exponent(p)
-        before = () if base == 1 and not steered else (SamplerStep("temperature", (base, 0.0, 1.0)),)
+        before = () if base == 1 and not needs_temperature else (SamplerStep("temperature", (base, 0.0, 1.0)),)
         return (*before, SamplerStep("mirostat" if p.mirostat == 1 else "mirostat_v2", mirostat(p)))
-    steps = [*_steps(p, steered)]
+    steps = [*_steps(p, needs_temperature)]
     _check_infill([step.name for step in steps])
     last = SamplerStep("adaptive_p", adaptive_p(p)) if "adaptive_p" in p.samplers else SamplerStep("dist", dist(p))
     return (*steps, last)
 
 
-def _steps(p: Any, steered: bool) -> Iterator[SamplerStep]:
+def _steps(p: Any, needs_temperature: bool) -> Iterator[SamplerStep]:
     for name in p.samplers:
         args = () if name == "infill" else None if name == "adaptive_p" else SAMPLERS[name](p)
-        if args is None and steered and name == "temperature":
+        if args is None and needs_temperature and name == "temperature":
             args = _NEUTRAL_TEMPERATURE
         if args is not None:
             yield SamplerStep(name, args)
-    if steered and "temperature" not in p.samplers:
+    if needs_temperature and "temperature" not in p.samplers:
         yield SamplerStep("temperature")
 
 
-def check(p: Any) -> None:
+def check_chain(p: Any) -> None:
     """Check that the chain of these settings can be built, before a model is loaded.
 
     Raises:

@@ -133,7 +133,7 @@ def xtc(p: Any) -> Args | None:
     return p.xtc_probability, p.xtc_threshold, p.min_keep, llama_seed(p.seed)
 
 
-def _invertible(value: float) -> float:
+def _check_divisor(value: float) -> float:
     if value < _SMALLEST_DIVISOR:
         raise ValueError("at least 1.18e-38")
     return value
@@ -162,7 +162,7 @@ class PenaltyParams:
             suggest=("1.05", "1.1"),
             keys=("rep_pen", "repetition_penalty"),
             sampler="penalties",
-            check=_invertible,
+            check=_check_divisor,
         ),
     ] = 1.0
     presence_penalty: Annotated[

@@ -7,14 +7,14 @@ from llmcli.errors import UsageError
 from llmcli.params.param import Param
 from llmcli.params.policies.parser import SHAPE, parse_policy
 from llmcli.params.policies.policy import (
-    PLACE_SHAPE,
+    FUNCTION_SHAPE,
     Entropy,
     Fixed,
     Policy,
     PolicyCall,
-    name_of,
+    function_name,
     names_in,
-    parse_place,
+    parse_function_reference,
 )
 
 Args = tuple[Any, ...]
@@ -29,10 +29,10 @@ def policy_from_data(value: Any) -> Policy:
     return parse_policy(value if isinstance(value, str) else repr(value))
 
 
-def _place_from_data(value: Any) -> str:
+def _reference_from_data(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(PLACE_SHAPE)
-    return parse_place(value)
+        raise ValueError(FUNCTION_SHAPE)
+    return parse_function_reference(value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +44,8 @@ class TemperatureParams:
         Param(
             help="Python function that computes the temperature of each token. --temp can use it by name.",
             metavar="FILE.py:NAME",
-            text=parse_place,
-            data=_place_from_data,
+            text=parse_function_reference,
+            data=_reference_from_data,
             path=True,
             sampler="temperature",
         ),
@@ -121,8 +121,8 @@ def policy_in_force(p: TemperatureParams) -> Policy:
     """The policy that the settings use: that of `temp_policy_file`, unless `temperature` contains it by name."""
     if not p.temp_policy_file:
         return p.temperature
-    name = name_of(
-        parse_place(p.temp_policy_file)
+    name = function_name(
+        parse_function_reference(p.temp_policy_file)
     )  # register it again: another file may have registered the same name since
     return p.temperature if name in names_in(p.temperature) else PolicyCall(name)
 

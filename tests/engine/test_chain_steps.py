@@ -34,7 +34,7 @@ SAID = [0, 1, 2, 0, 1]
 
 
 def steps_of_film(capture: CandidateCapture, count: int = 9, besides: int | None = None) -> ChainTrace:
-    return trace_chain(capture.frames, str, count, besides)
+    return trace_chain(capture.snapshots, str, count, besides)
 
 
 def expected_steps(

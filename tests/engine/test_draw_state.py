@@ -120,14 +120,14 @@ def test_a_removed_token_does_not_count_its_sentence(
         return [*script[len(drawn)], END] if len(drawn) < len(script) else [END]
 
     generation = script_generation(PIECES, wishes, banned_strings=banned, temperature=POLICY)
-    assert generation.place
-    generation.place = DrawState(ReasoningSplitter() if thinks else None)
+    assert generation.state
+    generation.state = DrawState(ReasoningSplitter() if thinks else None)
     while not generation.finish_reason:
         generation.advance(None, 0, 2**20)
         texts = [WORDS[token] for token in generation.tokens[1:]]
         expected = positions_after(texts, ReasoningSplitter() if thinks else None)[-1]
-        assert position(generation.place)[1:] == expected[1:]
-        assert generation.place.total == len(texts)
+        assert position(generation.state)[1:] == expected[1:]
+        assert generation.state.total == len(texts)
     assert not generation.script.open
     generation.close()
 
@@ -138,14 +138,14 @@ def test_a_character_of_several_tokens_counts_when_complete() -> None:
     sentences = []
     while not generation.finish_reason:
         generation.advance(None, 0, 2**20)
-        assert generation.place
-        sentences.append(generation.place.text.sentence)
+        assert generation.state
+        sentences.append(generation.state.text.sentence)
     assert sentences == [0, 0, 1, 1, 1]
 
 
 def test_a_generation_has_no_place_without_a_use() -> None:
     for text, kept in (("0.8", False), ("0.3..1.3", False), ("edt:0.8", True), ("sentence:1,2", True)):
-        assert bool(script_generation(PIECES, lambda _: [END], temperature=parse_policy(text)).place) is kept
+        assert bool(script_generation(PIECES, lambda _: [END], temperature=parse_policy(text)).state) is kept
 
 
 def test_a_shift_is_recorded_at_its_first_draw() -> None:

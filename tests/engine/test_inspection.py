@@ -56,7 +56,7 @@ def make_subject(context: Context, generation: Generation, moves: Sequence[Move]
     def make(settings: Settings, grammar: str | None, capture: CandidateCapture) -> Generation:
         vocab, prompt = context.model.vocab, generation.prompt
         return Generation(
-            vocab, prompt, settings, grammar, live_shift=TemperatureShift(moves), trace=0, look=capture.look
+            vocab, prompt, settings, grammar, live_shift=TemperatureShift(moves), trace=0, on_step=capture.record
         )
 
     drawn = [trace.id for trace in generation.traces if trace.id is not None]
@@ -99,7 +99,7 @@ def assert_matches_trace(found: TokenInspection, generation: Generation) -> None
 def test_an_inspection_agrees_with_the_trace(context: Context, name: str) -> None:
     generation = generate_answer(context, **STRAIGHT[name])
     looked = make_subject(context, generation)
-    assert looked.remembering == []
+    assert looked.stateful_steps == []
     for at in (len(looked.tokens) - 1, 2, 0):  # backwards: what was read is still as it was
         found = inspect_token(context, looked, at, 40)
         assert found.exact
@@ -110,7 +110,7 @@ def test_an_inspection_agrees_with_the_trace(context: Context, name: str) -> Non
 def test_a_stateful_step_generates_the_answer_again(context: Context, name: str) -> None:
     generation = generate_answer(context, **AGAIN[name])
     looked = make_subject(context, generation)
-    assert looked.remembering
+    assert looked.stateful_steps
     for at in (len(looked.tokens) - 1, 4, 0):
         found = inspect_token(context, looked, at, 40)
         assert found.exact

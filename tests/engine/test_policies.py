@@ -57,7 +57,7 @@ def apply_with_reading(
     **settings: Any,
 ) -> tuple[ChainOutput, TemperatureReading]:
     """The output of a chain with a draw, and the reading of its temperature step."""
-    steps = build_chain(Settings(**NEUTRAL | {"temperature": policy} | settings), steered=True)
+    steps = build_chain(Settings(**NEUTRAL | {"temperature": policy} | settings), needs_temperature=True)
     only_size: Any = SimpleNamespace(n_tokens=len(logits), pointer=None)
     chain = Chain(only_size, steps, hooks=ChainHooks(place or DrawState(), shift, DrawTracer()))
     try:

@@ -214,8 +214,8 @@ def test_a_banned_string_resets_the_policy(context: Context) -> None:
         list(generate(context, [generation]))
     assert ways[0].tokens == ways[1].tokens == traced.tokens
     assert [trace.id for trace in traced.traces] == traced.tokens[len(traced.prompt) :]
-    assert traced.place
-    assert traced.place.index == traced.place.total == len(traced.traces)
+    assert traced.state
+    assert traced.state.index == traced.state.total == len(traced.traces)
 
 
 Register = Callable[[Callable[..., Any]], str]

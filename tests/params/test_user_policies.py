@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmcli.errors import UsageError
-from llmcli.params.chain import build_chain, check
+from llmcli.params.chain import build_chain, check_chain
 from llmcli.params.policies import rules
 from llmcli.params.policies.parser import parse_policy
 from llmcli.params.policies.policy import Fixed, Policy, PolicyCall, explain_policy, to_callable
@@ -54,7 +54,7 @@ def policy_error(typed: str, temperature: str = "0.8") -> UsageError:
     """The error when the policy is loaded for an answer; its message is one line."""
     settings = Settings(temp_policy_file=parse_setting(typed), temperature=parse_policy(temperature))
     with pytest.raises(UsageError) as caught:
-        check(settings)
+        check_chain(settings)
     assert len(str(caught.value).splitlines()) == 1
     return caught.value
 

@@ -62,14 +62,14 @@ class Model:
 
         if progress or abort:
             params.progress_callback = api.llama_progress_callback(on_progress)
-        begin = perf_counter()
+        start = perf_counter()
         bindings.clear_log()
         names = (api.ctypes.c_char_p * len(parts))(*map(_encode, parts))
         with bindings.suppress_log(api) if quiet else nullcontext():
             handle = api.llama_model_load_from_splits(names, len(parts), params)
         if handle:
             model = cls(handle, parts[0])
-            model.load_ms = (perf_counter() - begin) * 1e3
+            model.load_ms = (perf_counter() - start) * 1e3
             return model
         if abort and abort.is_set():
             raise KeyboardInterrupt

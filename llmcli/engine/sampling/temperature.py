@@ -85,37 +85,37 @@ class TemperatureSampler(CustomSampler):
     """
 
     def __init__(
-        self, args: tuple[Any, ...], place: DrawState, shift: TemperatureShift | None = None, reads: bool = False
+        self, args: tuple[Any, ...], state: DrawState, shift: TemperatureShift | None = None, records: bool = False
     ) -> None:
         self._api = api = bindings.load()
-        self._place = place
-        self._dial = shift if args else None
-        self._reads = reads
+        self._state = state
+        self._shift = shift if args else None
+        self._records = records
         self._native = api.llama_sampler_init_temp_ext(*args) if len(args) == 3 else None
-        self._policy = args[0] if len(args) == 1 else policy_of(*(args or _NEUTRAL))
+        self._policy = args[0] if len(args) == 1 else policy_of_args(*(args or _NEUTRAL))
         self._is_python = bool(args) and not self._native
         self._temperature_of, self._explain = to_callable(self._policy), explain_policy(self._policy)
         self._last: tuple[TokenStep, float] | None = None
-        if self._dial and isinstance(self._policy, Fixed | Entropy):
-            self._dial.observe(self._policy.value if isinstance(self._policy, Fixed) else self._policy.high)
+        if self._shift and isinstance(self._policy, Fixed | Entropy):
+            self._shift.observe(self._policy.value if isinstance(self._policy, Fixed) else self._policy.high)
         self.seconds = 0.0  # time in the policy
         super().__init__("temperature", self._apply, owned=[self._native] if self._native else [])
 
     def _apply(self, candidates: Any) -> None:
-        array, place, api = candidates.contents, self._place, self._api
-        text = place.text
+        array, state, api = candidates.contents, self._state, self._api
+        text = state.text
         step = TokenStep(
-            lambda: _distribution(array), place.index, text.sentence, text.line, text.paragraph, place.thinking
+            lambda: _distribution(array), state.index, text.sentence, text.line, text.paragraph, state.thinking
         )
-        shift = self._dial.value_at(place.total) if self._dial else 0.0
+        shift = self._shift.value_at(state.total) if self._shift else 0.0
         value = 0.0
-        if self._reads or self._is_python or shift:
+        if self._records or self._is_python or shift:
             value = self._evaluate(step) if self._is_python else self._native_temperature(step, array.size)
-            if self._dial and self._is_python:
-                self._dial.observe(value)
+            if self._shift and self._is_python:
+                self._shift.observe(value)
             value = min(value + shift, LARGEST_FLOAT)
             value = value if value > _MIN_TEMPERATURE else 0.0
-        if self._reads:
+        if self._records:
             self._last = step, value
             step.entropy  # noqa: B018  computes it now and stores it: the next lines change the candidates
         step.end()
@@ -157,7 +157,7 @@ class TemperatureSampler(CustomSampler):
         number: Any = value if isinstance(value, Real) else math.nan  # numpy's numbers are Real too
         if 0 <= number <= LARGEST_FLOAT:
             return float(number)
-        message = f"{self._label()} returned {_shown(value)} for token {step.index}"
+        message = f"{self._label()} returned {_format_invalid(value)} for token {step.index}"
         raise PolicyError(message, "return a finite number of at least 0")
 
     def _label(self) -> str:
@@ -166,7 +166,7 @@ class TemperatureSampler(CustomSampler):
         return f"the temperature policy '{text if len(text) <= 60 else text[:57] + '...'}'"
 
 
-def _shown(value: Any) -> str:
+def _format_invalid(value: Any) -> str:
     """An invalid temperature, short enough for an error."""
     try:
         return f"{value:g}"
@@ -174,7 +174,7 @@ def _shown(value: Any) -> str:
         return reprlib.repr(value) if isinstance(value, str) else type(value).__name__
 
 
-def policy_of(base: float, delta: float, exponent: float) -> Policy:
+def policy_of_args(base: float, delta: float, exponent: float) -> Policy:
     """The policy of the three arguments of llama.cpp's `temp_ext`."""
     if delta <= 0:
         return Fixed(base)
