@@ -56,7 +56,8 @@ class AnswerInspector:
         made = self.made
         shift = TemperatureShift(made.temperature_shift.moves if made.temperature_shift else ())
         watched = Answer(made.local, made.prompt, settings, grammar, None, made.inside, shift, 0).generation_options()
-        return Generation(made.local.model.vocab, made.prompt.tokens, settings, grammar, on_step=capture.record, **watched)
+        vocab, tokens = made.local.model.vocab, made.prompt.tokens
+        return Generation(vocab, tokens, settings, grammar, on_step=capture.record, **watched)
 
     def text(self, number: int) -> str:
         """The text of a token, with control tokens by their names."""

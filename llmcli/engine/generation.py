@@ -323,7 +323,9 @@ def _start(context: Context, generations: Sequence[Generation], progress: Progre
             yield event
 
 
-def _evaluate_prompt(context: Context, generation: Generation, evaluated: Sequence[int], progress: Progress | None) -> None:
+def _evaluate_prompt(
+    context: Context, generation: Generation, evaluated: Sequence[int], progress: Progress | None
+) -> None:
     """Evaluate the prompt, after a copy of the longest common prefix from one of the sequences in `read`."""
     start, tokens, seq_id = now_ms(), generation.tokens, generation.seq_id
     source = max([seq_id, *evaluated], key=lambda other: context.evaluated(tokens, other))

@@ -162,9 +162,7 @@ def entropies(context: Context, target: InspectTarget, progress: Progress | None
     found = []
     with context.untouched():
         for at in range(len(target.tokens)):
-            generation = target.make(
-                replace(target.settings, banned_strings=()), None, CandidateCapture(lambda: False)
-            )
+            generation = target.make(replace(target.settings, banned_strings=()), None, CandidateCapture(lambda: False))
             _draw_after(context, generation, target.tokens[:at], None)
             found.append(generation.traces[0].entropy or 0.0)
             if progress:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from llmcli.errors import UsageError
 from llmcli.params import temperature
@@ -96,7 +96,9 @@ def _sampler_name(text: Any) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class ChainParams:
-    """Sampler chain"""
+    """The order of the samplers."""
+
+    TITLE: ClassVar[str] = "Sampler chain"
 
     samplers: Annotated[
         tuple[str, ...],

@@ -4,9 +4,9 @@ import json
 import math
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from llmcli.params.param import LARGEST_FLOAT, Param, format_value, unescape
+from llmcli.params.param import LARGEST_FLOAT, Param, format_value, is_int, unescape
 
 Bias = tuple[int | str, float]
 _BIAS_SHAPE = 'TOKEN=BIAS, such as 1234=+1.5, "text"=-2 or 1234=-inf'
@@ -14,7 +14,9 @@ _BIAS_SHAPE = 'TOKEN=BIAS, such as 1234=+1.5, "text"=-2 or 1234=-inf'
 
 @dataclass(frozen=True, kw_only=True)
 class RequestParams:
-    """Request"""
+    """Settings of a request: the prompt and what is around it."""
+
+    TITLE: ClassVar[str] = "Request"
 
     prompt: Annotated[str | None, Param(help="Prompt text (`-` = stdin).", flags=("-p",), metavar="TEXT")] = None
     file: Annotated[
@@ -104,9 +106,7 @@ def _bias_from_json(text: str) -> tuple[Bias, ...]:
 
 
 def _bias(token: Any, bias: Any) -> Bias:
-    if isinstance(token, bool) or not isinstance(token, (int, str)) or token == "":
-        raise ValueError(_BIAS_SHAPE)
-    if bias is True:
+    if not (is_int(token) or isinstance(token, str)) or token == "" or bias is True:
         raise ValueError(_BIAS_SHAPE)
     try:
         value = -math.inf if bias is False else float(bias)
@@ -138,7 +138,9 @@ def _reject_empty(texts: tuple[str, ...]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationParams:
-    """Generation"""
+    """Settings of an answer: where it ends, and what it may contain."""
+
+    TITLE: ClassVar[str] = "Generation"
 
     max_tokens: Annotated[
         int,
@@ -220,7 +222,9 @@ class GenerationParams:
 
 @dataclass(frozen=True, kw_only=True)
 class InterfaceParams:
-    """Chat"""
+    """Settings of the chat and its screen."""
+
+    TITLE: ClassVar[str] = "Chat"
 
     overflow: Annotated[
         str,

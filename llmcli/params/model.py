@@ -2,16 +2,20 @@
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from llmcli.params.param import Param
+from llmcli.params.param import Param, is_int
 
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 GpuLayers = int | str
 
 
 def parse_gpu_layers(text: str) -> GpuLayers:
-    """A number of layers, `auto` or `all`, from text."""
+    """A number of layers, `auto` or `all`.
+
+    Raises:
+        ValueError: whose text completes the sentence "must be ...".
+    """
     word = text.strip().lower()
     if word in ("auto", "all"):
         return word
@@ -21,14 +25,14 @@ def parse_gpu_layers(text: str) -> GpuLayers:
 
 
 def _gpu_layers_from_data(value: Any) -> GpuLayers:
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise ValueError("an integer of at least 0, auto or all")
-    return parse_gpu_layers(str(value))
+    return parse_gpu_layers(str(value) if is_int(value) or isinstance(value, str) else "")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelParams:
-    """Model and hardware"""
+    """Settings of the model file and of the context that is created for it."""
+
+    TITLE: ClassVar[str] = "Model and hardware"
 
     model: Annotated[
         str,
@@ -115,7 +119,9 @@ class ModelParams:
 
 @dataclass(frozen=True, kw_only=True)
 class HubParams:
-    """Model sources"""
+    """Settings of downloads and model folders."""
+
+    TITLE: ClassVar[str] = "Model sources"
 
     pull: Annotated[bool, Param(help="Download a missing model without confirmation.")] = False
     offline: Annotated[bool, Param(help="Offline mode: no network access (same as HF_HUB_OFFLINE=1).")] = False

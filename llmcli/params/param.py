@@ -8,10 +8,12 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from inspect import get_annotations
 from typing import Any, get_args, get_origin
 
 from llmcli.errors import UsageError
 
+_RULES = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 # The largest int32 and float, the C types behind the settings. ctypes truncates a larger number without an error.
 LARGEST_INT, LARGEST_FLOAT = 2**31 - 1, 3.4028234663852886e38
@@ -41,13 +43,14 @@ def from_text(kind: type, text: str) -> Any:
     """
     if kind is bool:
         if text.strip().lower() not in _WORDS:
-            raise ValueError("true or false")
+            raise ValueError(_RULES[bool])
         return _WORDS[text.strip().lower()]
-    if kind is int:
-        return _integer(text)
-    if kind is float:
-        return _number(text)
-    return text
+    if kind is str:
+        return text
+    try:
+        return kind(text.strip())
+    except ValueError:
+        raise ValueError(_RULES[kind]) from None
 
 
 def from_data(kind: type, value: Any) -> Any:
@@ -58,18 +61,24 @@ def from_data(kind: type, value: Any) -> Any:
     """
     if isinstance(value, str):
         return from_text(kind, value)
-    if kind is bool:
-        if not isinstance(value, bool):
-            raise ValueError("true or false")
+    if kind is bool and isinstance(value, bool):
         return value
-    if kind in (int, float) and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if kind is int and value != value // 1:
-            raise ValueError("an integer")
-        try:
-            return kind(value)
-        except OverflowError:
-            raise ValueError(f"at most {format_value(LARGEST_FLOAT)}") from None
-    raise ValueError({int: "an integer", float: "a number"}.get(kind, "a string"))
+    if kind not in (int, float) or not is_number(value) or (kind is int and value != value // 1):
+        raise ValueError(_RULES[kind])
+    try:
+        return kind(value)
+    except OverflowError:
+        raise ValueError(f"at most {format_value(LARGEST_FLOAT)}") from None
+
+
+def is_int(value: Any) -> bool:
+    """Whether a JSON or TOML value is an integer; in Python, true and false are integers too."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a JSON or TOML value is a number."""
+    return isinstance(value, float) or is_int(value)
 
 
 def string_list(value: Any) -> tuple[str, ...]:
@@ -115,13 +124,8 @@ def unescape(text: str) -> str:
 
 def in_range(value: float, low: float | None, high: float | None, above: float | None) -> bool:
     """Whether `value` is finite and within every bound that is given."""
-    if not abs(value) < math.inf:
-        return False
-    if low is not None and not value >= low:
-        return False
-    if above is not None and not value > above:
-        return False
-    return high is None or value <= high
+    is_above = (low is None or value >= low) and (above is None or value > above)
+    return abs(value) < math.inf and is_above and (high is None or value <= high)
 
 
 def too_large(value: float, high: float | None) -> str:
@@ -134,18 +138,12 @@ def too_large(value: float, high: float | None) -> str:
 
 def range_text(low: float | None, high: float | None, above: float | None, also: tuple[Any, ...] = ()) -> str:
     """The range in words, for errors, help, completion and the documentation."""
-    words = _bounds(low, high, above)
-    return words + "".join(f", or {format_value(item)}" for item in also)
-
-
-def _bounds(low: float | None, high: float | None, above: float | None) -> str:
+    words = "finite" if low is None else f"at least {format_value(low)}"
     if low is not None and high is not None:
-        return f"between {format_value(low)} and {format_value(high)}"
-    if above is not None:
-        return f"above {format_value(above)}"
-    if low is not None:
-        return f"at least {format_value(low)}"
-    return "finite"
+        words = f"between {format_value(low)} and {format_value(high)}"
+    elif above is not None:
+        words = f"above {format_value(above)}"
+    return words + "".join(f", or {format_value(item)}" for item in also)
 
 
 def format_value(value: Any) -> str:
@@ -176,20 +174,6 @@ def quote(value: Any, longest: int = _LONGEST_QUOTE) -> str:
         return text if len(text) <= longest else text[: longest - 3] + "..."
     text = repr(str(value))
     return text if len(text) <= longest else text[: longest - 4] + "..." + text[-1]
-
-
-def _integer(text: str) -> int:
-    try:
-        return int(text.strip())
-    except ValueError:
-        raise ValueError("an integer") from None
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text.strip())
-    except ValueError:
-        raise ValueError("a number") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +212,7 @@ class Param:
 
 @dataclass(frozen=True)
 class Field:
-    """A declared setting: its key, its type, its default and its `Param`."""
+    """A declared setting: its key, its type, its default and its `Param`. `group` is its heading in help and manual."""
 
     key: str
     kind: type
@@ -245,6 +229,7 @@ class Field:
 
     @property
     def env(self) -> str:
+        """The environment variable."""
         return "LLMCLI_" + self.key.upper()
 
     @property
@@ -252,7 +237,7 @@ class Field:
         """The choices or the range in words, for errors, help, completion and the documentation; else empty."""
         param = self.param
         if param.choices:
-            return ", ".join(map(str, param.choices))
+            return "one of " + ", ".join(map(str, param.choices))
         if param.min is param.max is param.above is None:
             return ""
         return range_text(param.min, param.max, param.above, param.also)
@@ -287,22 +272,20 @@ class Field:
     def check(self, value: Any) -> Any:
         """`value`, if it is in the declared range and among the choices; NaN is in no range."""
         param = self.param
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and value not in param.also
-        if is_number and (rule := too_large(value, param.max)):
-            raise self._error(rule, value)
-        if is_number and not in_range(value, param.min, param.max, param.above):
-            raise self._error(self.valid_values or "finite", value)
+        if is_number(value) and value not in param.also:
+            if rule := too_large(value, param.max):
+                raise self._error(rule, value)
+            if not in_range(value, param.min, param.max, param.above):
+                raise self._error(self.valid_values or "finite", value)
         if param.choices and value not in param.choices:
-            raise self._error(f"one of {self.valid_values}", value)
+            raise self._error(self.valid_values, value)
         return param.check(value) if param.check else value
 
     def format(self, value: Any) -> str:
         """The text that `parse_text` reads back as `value`."""
         if value is None:
             return self.param.default_text
-        if self.param.show:
-            return self.param.show(value)
-        return format_value(value)
+        return self.param.show(value) if self.param.show else format_value(value)
 
     def _item(self, text: str) -> str:
         """One item of a list as typed; in file names a backslash is not an escape."""
@@ -335,14 +318,15 @@ def describe(cls: type) -> Mapping[str, Field]:
     """The settings that the dataclass `cls` declares, by key, in the order of its base classes."""
     hints = typing.get_type_hints(cls, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(cls)}
-    order = [name for base in _families(cls) for name in vars(base).get("__annotations__", {})]
+    order = [name for base in _groups(cls) for name in get_annotations(base) if name in fields]
     return types.MappingProxyType({name: _field(cls, name, hints[name], fields[name].default) for name in order})
 
 
-def _families(cls: type) -> Iterator[type]:
+def _groups(cls: type) -> Iterator[type]:
+    """`cls` after its base classes; `__mro__` has them in the opposite order."""
     for base in cls.__bases__:
         if base is not object:
-            yield from _families(base)
+            yield from _groups(base)
     yield cls
 
 
@@ -351,5 +335,5 @@ def _field(cls: type, name: str, hint: Any, default: Any) -> Field:
     members = get_args(kind) if get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
     plain = [member for member in members if member is not type(None)]
     repeated = get_origin(plain[0]) is tuple
-    group = next(base.__name__ for base in cls.__mro__ if name in vars(base).get("__annotations__", {}))
+    group = next(vars(base)["TITLE"] for base in cls.__mro__ if name in get_annotations(base))
     return Field(name, str if repeated else plain[0], len(plain) < len(members), repeated, default, param, group)

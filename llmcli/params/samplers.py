@@ -2,9 +2,9 @@
 
 import os
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from llmcli.params.param import Param
+from llmcli.params.param import Param, is_int
 
 Args = tuple[Any, ...]
 # llama.cpp allocates the whole window at once and aborts the process if that fails. This is larger than any context.
@@ -15,7 +15,9 @@ _MAX_SEED = 2**32 - 1
 
 @dataclass(frozen=True, kw_only=True)
 class TruncationParams:
-    """Truncation"""
+    """Settings of the samplers that remove unlikely tokens."""
+
+    TITLE: ClassVar[str] = "Truncation"
 
     top_k: Annotated[
         int, Param(help="Top-k sampling: number of most likely tokens to keep (0 = off).", min=0, sampler="top_k")
@@ -141,7 +143,9 @@ def _check_divisor(value: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class PenaltyParams:
-    """Repetition"""
+    """Settings of the samplers that lower the logits of repeated tokens."""
+
+    TITLE: ClassVar[str] = "Repetition"
 
     repeat_last_n: Annotated[
         int,
@@ -266,14 +270,14 @@ def _seed_from_text(text: str) -> int | None:
 
 
 def _seed_from_data(value: Any) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise ValueError("an integer or random")
-    return _seed_from_text(str(value))
+    return _seed_from_text(str(value) if is_int(value) or isinstance(value, str) else "")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionParams:
-    """Token selection"""
+    """Settings of the step that draws the token."""
+
+    TITLE: ClassVar[str] = "Token selection"
 
     seed: Annotated[
         int | None,

@@ -1,10 +1,10 @@
 """Settings of the temperature step: a number or a policy, and KoboldCpp's smoothing."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from llmcli.errors import UsageError
-from llmcli.params.param import Param
+from llmcli.params.param import Param, is_number
 from llmcli.params.policies.parser import SHAPE, parse_policy
 from llmcli.params.policies.policy import (
     FUNCTION_SHAPE,
@@ -24,7 +24,7 @@ def policy_from_data(value: Any) -> Policy:
     """The policy of a JSON or TOML value: a number or a text."""
     if isinstance(value, Policy):
         return value
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+    if not is_number(value) and not isinstance(value, str):
         raise ValueError(SHAPE)
     return parse_policy(value if isinstance(value, str) else repr(value))
 
@@ -37,7 +37,9 @@ def _reference_from_data(value: Any) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class TemperatureParams:
-    """Temperature"""
+    """Settings of the temperature step and of smoothing."""
+
+    TITLE: ClassVar[str] = "Temperature"
 
     temp_policy_file: Annotated[
         str | None,
@@ -121,9 +123,8 @@ def policy_in_force(p: TemperatureParams) -> Policy:
     """The policy that the settings use: that of `temp_policy_file`, unless `temperature` contains it by name."""
     if not p.temp_policy_file:
         return p.temperature
-    name = function_name(
-        parse_function_reference(p.temp_policy_file)
-    )  # register it again: another file may have registered the same name since
+    # Parsed again to register it again: another file can have registered the same name since.
+    name = function_name(parse_function_reference(p.temp_policy_file))
     return p.temperature if name in names_in(p.temperature) else PolicyCall(name)
 
 
