@@ -23,7 +23,7 @@ from llmcli.params.settings import Settings
 from llmcli.params.temperature import policy_in_force
 
 _MAX_FORBIDDEN = 256  # tokens at one position; more would leave only very unlikely ones
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int], None]  # (tokens done, tokens in all)
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Generation:
     trace: int | None = None  # the number of alternatives to record per token; None = no trace
     on_step: StepObserver | None = None  # called at each step of each draw; needs a trace
     lenient: bool = False  # an error is stored in `failure` and ends it with the reason "error"; it is not raised
-    tokens: list[int] = field(init=False)
+    tokens: list[int] = field(init=False)  # the prompt and the answer
     timings: Timings = field(init=False, default_factory=Timings)
     finish_reason: str | None = field(init=False, default=None)
     logprobs: list[TokenLogprob] = field(init=False, default_factory=list)  # if settings.logprobs > 0
@@ -74,7 +74,7 @@ class Generation:
         self._limit = len(self.prompt) + settings.max_tokens if settings.max_tokens >= 0 else 2**31
 
     def _make_hooks(self) -> tuple[DrawState | None, DrawTracer | None]:
-        """The state for policies, dial and trace, and the tracer; None where nothing uses them, to save time."""
+        """The state for policies, shift and trace, and the tracer; None where nothing uses them, to save time."""
         has_policy = isinstance(policy_in_force(self.settings), PolicyCall)
         needs_state = has_policy or self.live_shift is not None or self.trace is not None
         return DrawState(self.splitter) if needs_state else None, DrawTracer() if self.trace is not None else None
@@ -114,6 +114,7 @@ class Generation:
     def _append(self, ctx: Any, row: int, token: int) -> str:
         """Append a token to the answer; returns its text, without the start of an incomplete character."""
         self.tokens.append(token)
+        self.timings.predicted_n += 1
         text = self._decoder.decode(self.vocab.piece(token))
         if self.state:
             self.state.step(text)
@@ -160,7 +161,7 @@ class Generation:
         return temperature.seconds * 1e3 if temperature else 0.0
 
     def _emit(self, text: str, token: int | None, n_ctx: int) -> TokenEvent:
-        self._count()
+        """The event of a token whose text is final, or the last event."""
         if self._stops:
             text, stop = self._stops.push(text)
             if stop is not None:
@@ -172,12 +173,8 @@ class Generation:
             return event
         return TokenEvent(text, token, None, self.timings, self.seq_id)
 
-    def _count(self) -> None:
-        self.timings.predicted_n = len(self.tokens) - len(self.prompt)
-
     def finish(self, reason: str, token: int | None = None) -> TokenEvent:
-        """The last record, with all text that was held back."""
-        self._count()
+        """The last event, with all text that was held back."""
         text = "".join(item.text for item in self._flush_bans()) + self._decoder.decode(b"", final=True)
         if self._stops:
             text, stop = self._stops.finish(text)
@@ -206,7 +203,6 @@ class Generation:
         n_removed = bans.push(BannedMatch(text, token, before, decoder, state))
         if n_removed:
             self._remove(sampler, bans, n_removed)
-            self._count()
             return TokenEvent("", None, None, self.timings, self.seq_id)
         released = bans.release()
         for item in released:
@@ -225,6 +221,7 @@ class Generation:
             sampler.discard(item.sampler)
         self._decoder.setstate(removed[0].decoder)
         del self.tokens[-count:]
+        self.timings.predicted_n -= count
         del self.logprobs[-count:]
         del self.traces[-count:]
         if self.state:
@@ -257,7 +254,7 @@ class Generation:
 def generate(
     context: Context, generations: Sequence[Generation], progress: Progress | None = None
 ) -> Iterator[TokenEvent]:
-    """Yield a record per token until each generation has finished, then free their samplers.
+    """Yield an event per token until each generation has finished, then free their samplers.
 
     A common prefix of several prompts is evaluated once. `progress(done, total)` counts the evaluated tokens of a
     prompt. When the abort flag of the context is set, each unfinished generation ends with the reason of the flag and
@@ -269,21 +266,17 @@ def generate(
     """
     try:
         for generation in generations:
-            _check_space(context, generation)
+            if len(generation.prompt) >= context.n_ctx:
+                raise ContextOverflowError(
+                    f"the prompt has {len(generation.prompt)} tokens, the context has {context.n_ctx}",
+                    "shorten the prompt or raise --ctx-size",
+                )
             generation.beside = len(generations) - 1
             generation.context_params = replace(context.params, n_ctx=context.n_ctx)
         yield from _run(context, generations, progress)
     finally:
         for generation in generations:
             generation.close()
-
-
-def _check_space(context: Context, generation: Generation) -> None:
-    if len(generation.prompt) >= context.n_ctx:
-        raise ContextOverflowError(
-            f"the prompt has {len(generation.prompt)} tokens, the context has {context.n_ctx}",
-            "shorten the prompt or raise --ctx-size",
-        )
 
 
 def _run(context: Context, generations: Sequence[Generation], progress: Progress | None) -> Iterator[TokenEvent]:
@@ -318,7 +311,7 @@ def _start(context: Context, generations: Sequence[Generation], progress: Progre
         evaluated.append(group[0].seq_id)
         for generation in group:
             generation.layout, generation.stale = context.layout(generation.seq_id), False
-            event = _draw_first(context, generation)
+            event = generation.finish("length") if generation.full(context.n_ctx) else _advance(context, generation, -1)
             generation.timings.ttft_ms = now_ms() - start
             yield event
 
@@ -326,19 +319,13 @@ def _start(context: Context, generations: Sequence[Generation], progress: Progre
 def _evaluate_prompt(
     context: Context, generation: Generation, evaluated: Sequence[int], progress: Progress | None
 ) -> None:
-    """Evaluate the prompt, after a copy of the longest common prefix from one of the sequences in `read`."""
+    """Evaluate the prompt, after a copy of the longest common prefix from a sequence in `evaluated`."""
     start, tokens, seq_id = now_ms(), generation.tokens, generation.seq_id
     source = max([seq_id, *evaluated], key=lambda other: context.evaluated(tokens, other))
     if source != seq_id:
         context.share(source, seq_id)
     generation.timings.prompt_n = context.prefill(seq_id, tokens, progress)
     generation.timings.prompt_ms = now_ms() - start
-
-
-def _draw_first(context: Context, generation: Generation) -> TokenEvent:
-    if generation.full(context.n_ctx):
-        return generation.finish("length")
-    return _advance(context, generation, -1)
 
 
 def _backtrack(context: Context, generation: Generation) -> TokenEvent:
@@ -360,7 +347,7 @@ def _step(context: Context, generations: Sequence[Generation]) -> Iterator[Token
         return
     shared_ms = now_ms() - start
     for row, generation in enumerate(generations):
-        start = now_ms()  # the time that the caller spends on a record does not count
+        start = now_ms()  # the time that the caller spends on an event does not count
         event = _advance(context, generation, row)
         generation.timings.predicted_ms += shared_ms + now_ms() - start
         yield event

@@ -9,32 +9,39 @@ from itertools import pairwise, takewhile
 from typing import Any
 
 from llmcli.engine.events import TokenTrace
-from llmcli.engine.generation import Generation, generate
+from llmcli.engine.generation import Generation, Progress, generate
 from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.sampling.chain import BEGIN
+from llmcli.engine.sampling.python_samplers import ROW_BYTES, row_type
 from llmcli.params.chain import build_chain
 from llmcli.params.settings import Settings
 
-Progress = Callable[[int, int], None]  # (tokens done, tokens in all)
 # Samplers with a state that depends on the draws before.
 _STATEFUL = frozenset({"xtc", "mirostat", "mirostat_v2", "adaptive_p"})
-_ROW = 12  # bytes of a llama_token_data: id, logit, p
-DRAWS = frozenset({"dist", "mirostat", "mirostat_v2", "adaptive_p"})  # the steps that draw the token
+_DRAWS = frozenset({"dist", "mirostat", "mirostat_v2", "adaptive_p"})  # the steps that draw the token
 _ROUNDING = 1e-9  # a step that only sorts the candidates changes the order of the sums
 
 
+@dataclass(frozen=True, slots=True)
+class CandidateSnapshot:
+    """The candidates after the step `name`: a copy of the rows of llama.cpp."""
+
+    name: str
+    rows: bytes
+
+
 class CandidateCapture:
-    """Captures the candidates of the last draw. `look` is the hook for the chain, `wants` whether to capture a draw.
+    """Captures the candidates of the last draw. `record` is the hook for the chain, `wants` whether to capture a draw.
 
     A token that the grammar rejects is drawn again: then `first` is the token of the first draw.
     """
 
     def __init__(self, wants: Callable[[], bool] = lambda: True) -> None:
         self.wants = wants
-        self._is_drawn = True
-        self._drawn: int | None = None
         self.snapshots: list[CandidateSnapshot] = []
         self.first: int | None = None
+        self._drawn: int | None = None
+        self._is_drawn = True
 
     def record(self, name: str, candidates: Any) -> None:
         """Copy the candidates after the step `name`."""
@@ -46,8 +53,8 @@ class CandidateCapture:
         if name == BEGIN:
             self.first, self._is_drawn = self._drawn, False
             self.snapshots.clear()
-        self.snapshots.append(CandidateSnapshot(name, ctypes.string_at(array.data, array.size * _ROW)))
-        if name in DRAWS:
+        self.snapshots.append(CandidateSnapshot(name, ctypes.string_at(array.data, array.size * ROW_BYTES)))
+        if name in _DRAWS:
             self._drawn, self._is_drawn = array.data[array.selected].id, True
 
 
@@ -65,6 +72,10 @@ class InspectTarget:
         """The stateful steps: because of them, the answer is generated again up to the token."""
         constraints = ["grammar"] * (self.grammar is not None) + ["banned_strings"] * bool(self.settings.banned_strings)
         return [step.name for step in build_chain(self.settings) if step.name in _STATEFUL] + constraints
+
+    def unconstrained(self, capture: CandidateCapture) -> Generation:
+        """A generation without grammar and banned strings, whose state after other tokens is unknown."""
+        return self.make(replace(self.settings, banned_strings=()), None, capture)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +158,7 @@ def inspect_token(
             generation = target.make(target.settings, target.grammar, capture := CandidateCapture())
             if _regenerate(context, generation, capture, target.tokens[: at + 1], progress):
                 return _inspection(generation, capture, target, at, count, generation.traces[at])
-        generation = target.make(replace(target.settings, banned_strings=()), None, capture := CandidateCapture())
+        generation = target.unconstrained(capture := CandidateCapture())
         _draw_after(context, generation, target.tokens[:at], progress)
     found = _inspection(generation, capture, target, at, count, generation.traces[0])
     return replace(found, exact=not is_stateful)
@@ -157,7 +168,7 @@ def entropies(context: Context, target: InspectTarget, progress: Progress | None
     """The entropy (nats) of the candidates before the temperature step, for each token of an answer.
 
     Raises:
-        AbortedError, ContextOverflowError: as `dissect` does.
+        AbortedError, ContextOverflowError: as `inspect_token` does.
     """
     found = []
     with context.untouched():
@@ -174,9 +185,9 @@ def token_at_rank(context: Context, target: InspectTarget, at: int, rank: int, p
     """The `rank`-th most likely token (from 1) of the model, before the chain, at token `at`.
 
     Raises:
-        AbortedError, ContextOverflowError: as `dissect` does.
+        AbortedError, ContextOverflowError: as `inspect_token` does.
     """
-    generation = target.make(replace(target.settings, banned_strings=()), None, capture := CandidateCapture())
+    generation = target.unconstrained(capture := CandidateCapture())
     with context.untouched():
         _draw_after(context, generation, target.tokens[:at], progress)
     return trace_chain(capture.snapshots[:1], generation.vocab.label, rank).candidates[rank - 1].id
@@ -218,34 +229,26 @@ def _inspection(
 ) -> TokenInspection:
     text_of, drawn = generation.vocab.label, target.tokens[at]
     snapshots = _relevant(capture.snapshots, target.settings)
-    first = capture.first if any(frame.name == "grammar" for frame in snapshots) else None
-    refused = None if first is None else text_of(first)
+    has_grammar = any(snapshot.name == "grammar" for snapshot in snapshots)
+    refused = text_of(capture.first) if has_grammar and capture.first is not None else None
     return TokenInspection(at, drawn, trace_chain(snapshots, text_of, count, drawn), trace, refused)
 
 
-@dataclass(frozen=True, slots=True)
-class CandidateSnapshot:
-    """The candidates after the step `name`: a copy of the rows of llama.cpp."""
-
-    name: str
-    rows: bytes
-
-
 def _relevant(snapshots: Sequence[CandidateSnapshot], settings: Settings) -> list[CandidateSnapshot]:
-    """The frames without the draw at the end, and without a temperature step that only reads."""
+    """The snapshots without the draw at the end, and without a temperature step that only reads."""
     names = {step.name for step in build_chain(settings)}
     kept = list(snapshots[:1])
-    for before, frame in pairwise(snapshots):
-        is_reading = frame.name == "temperature" and "temperature" not in names
-        if frame.name != "dist" and (not is_reading or frame.rows != before.rows):
-            kept.append(frame)
+    for before, snapshot in pairwise(snapshots):
+        is_reading = snapshot.name == "temperature" and "temperature" not in names
+        if snapshot.name != "dist" and (not is_reading or snapshot.rows != before.rows):
+            kept.append(snapshot)
     return kept
 
 
 def trace_chain(
     snapshots: Sequence[CandidateSnapshot], text_of: Callable[[int], str], count: int, besides: int | None = None
 ) -> ChainTrace:
-    """The steps and candidates of captured frames, the first of which is the distribution of the model.
+    """The steps and candidates of snapshots, the first of which is the distribution of the model.
 
     The candidates are the `count` most likely ones before and after the chain, the most likely one that each step
     removed, and the token `besides`. Probabilities are a softmax over the live candidates, which are not masked to
@@ -253,8 +256,7 @@ def trace_chain(
     """
     import numpy as np  # takes 80 ms, so only here
 
-    row = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
-    tables = [np.frombuffer(frame.rows, row) for frame in snapshots]
+    tables = [np.frombuffer(snapshot.rows, row_type()) for snapshot in snapshots]
     ps = [_probabilities(rows, len(tables[0])) for rows in tables]
     order = np.argsort(-tables[0]["logit"], kind="stable")
     ranks = np.empty(len(order), int)
@@ -265,7 +267,7 @@ def trace_chain(
         selected |= {*order[(~np.isnan(before) & np.isnan(after))[order]][:1].tolist()}
     return ChainTrace(
         len(order),
-        tuple(_step(frame.name, ps[0], *ps[at : at + 2]) for at, frame in enumerate(snapshots[1:])),
+        tuple(_step(snapshot.name, ps[0], *ps[at : at + 2]) for at, snapshot in enumerate(snapshots[1:])),
         tuple(
             _candidate(token, text_of(token), int(ranks[token]), [float(p[token]) for p in ps])
             for token in sorted(selected, key=ranks.__getitem__)

@@ -47,9 +47,7 @@ _ALIASES = {"typ_p": "typical_p", "typical": "typical_p", "typ": "typical_p", "t
     "nucleus": "top_p",
     "adaptive": "adaptive_p",
 }
-
-
-_NEUTRAL_TEMPERATURE = (1.0, 0.0, 1.0)  # base, half width and exponent: changes nothing
+NEUTRAL_TEMPERATURE = (1.0, 0.0, 1.0)  # base, half width and exponent of `temp_ext` that change nothing
 
 
 @dataclass(frozen=True)
@@ -116,9 +114,9 @@ class ChainParams:
 def build_chain(p: Any, needs_temperature: bool = False) -> tuple[SamplerStep, ...]:
     """The steps of the chain for sampling settings `p`, whose seed is set. Samplers that are off are absent.
 
-    A `steered` chain always has a temperature step, which the engine needs to trace and shift the temperature: one
-    with the neutral arguments where the temperature is 1, and one without arguments, which only reads, where
-    `samplers` does not contain it.
+    With `needs_temperature` there is always a temperature step, with which the engine traces and shifts the
+    temperature: one with neutral arguments where the temperature is 1, and one without arguments, which only reads,
+    where `samplers` does not contain it.
 
     Follows `common_sampler_init` of llama.cpp: mirostat has only a temperature before it, and adaptive_p replaces the
     draw at the end wherever it is named. Logit biases come first; the engine adds them, as they need the vocabulary.
@@ -137,7 +135,7 @@ def _steps(p: Any, needs_temperature: bool) -> Iterator[SamplerStep]:
     for name in p.samplers:
         args = () if name == "infill" else None if name == "adaptive_p" else SAMPLERS[name](p)
         if args is None and needs_temperature and name == "temperature":
-            args = _NEUTRAL_TEMPERATURE
+            args = NEUTRAL_TEMPERATURE
         if args is not None:
             yield SamplerStep(name, args)
     if needs_temperature and "temperature" not in p.samplers:

@@ -21,161 +21,6 @@ _LONGEST_QUOTE = 60
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", '"': '"', "'": "'"}
 
 
-class InvalidValueError(ValueError):
-    """A value that cannot be parsed. Its `rule` completes the sentence "must be ...".
-
-    `fault` says what is wrong with this value, `hint` what to write instead. `at` is the offset of the fault.
-    """
-
-    def __init__(self, rule: str, fault: str = "", hint: str = "", at: int | None = None) -> None:
-        super().__init__(f"{rule}: {fault}" if fault else rule)
-        self.rule = rule
-        self.fault = fault
-        self.hint = hint
-        self.at = at
-
-
-def from_text(kind: type, text: str) -> Any:
-    """`text` as an int, float, bool or str.
-
-    Raises:
-        ValueError: whose text completes the sentence "must be ...".
-    """
-    if kind is bool:
-        if text.strip().lower() not in _WORDS:
-            raise ValueError(_RULES[bool])
-        return _WORDS[text.strip().lower()]
-    if kind is str:
-        return text
-    try:
-        return kind(text.strip())
-    except ValueError:
-        raise ValueError(_RULES[kind]) from None
-
-
-def from_data(kind: type, value: Any) -> Any:
-    """A JSON or TOML `value` as an int, float, bool or str; a string is parsed like typed text.
-
-    Raises:
-        ValueError: whose text completes the sentence "must be ...".
-    """
-    if isinstance(value, str):
-        return from_text(kind, value)
-    if kind is bool and isinstance(value, bool):
-        return value
-    if kind not in (int, float) or not is_number(value) or (kind is int and value != value // 1):
-        raise ValueError(_RULES[kind])
-    try:
-        return kind(value)
-    except OverflowError:
-        raise ValueError(f"at most {format_value(LARGEST_FLOAT)}") from None
-
-
-def is_int(value: Any) -> bool:
-    """Whether a JSON or TOML value is an integer; in Python, true and false are integers too."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_number(value: Any) -> bool:
-    """Whether a JSON or TOML value is a number."""
-    return isinstance(value, float) or is_int(value)
-
-
-def string_list(value: Any) -> tuple[str, ...]:
-    """A JSON or TOML list of strings (or one string) as a tuple."""
-    items = [value] if isinstance(value, str) else value
-    if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
-        raise ValueError("a list of strings")
-    return tuple(items)
-
-
-def string_tuple(text: str, item: Callable[[str], str]) -> tuple[str, ...]:
-    """The items of a list typed as one text: a JSON list, or a single `item`; `none` is the empty list."""
-    if text == "none":
-        return ()
-    if text.startswith("["):
-        try:
-            return string_list(json.loads(text))
-        except ValueError:
-            return (item(text),)
-    return (item(text),)
-
-
-def as_utf8(text: str) -> str:
-    """`text` decoded as UTF-8. Where the locale is not UTF-8, Python stores the shell's bytes as surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return text
-
-
-def unescape(text: str) -> str:
-    r"""Replace the escapes `\n`, `\t`, `\r`, `\\`, `\"` and `\'` by their characters; keep other backslashes."""
-    out, chars = [], iter(text)
-    for char in chars:
-        if char != "\\":
-            out.append(char)
-            continue
-        after = next(chars, "")
-        out.append(_ESCAPES.get(after, "\\" + after))
-    return "".join(out)
-
-
-def in_range(value: float, low: float | None, high: float | None, above: float | None) -> bool:
-    """Whether `value` is finite and within every bound that is given."""
-    is_above = (low is None or value >= low) and (above is None or value > above)
-    return abs(value) < math.inf and is_above and (high is None or value <= high)
-
-
-def too_large(value: float, high: float | None) -> str:
-    """The rule broken by a `value` that does not fit its C type, or an empty text. `high` is the declared maximum."""
-    largest = LARGEST_INT if isinstance(value, int) else LARGEST_FLOAT
-    if high is not None or not abs(value) > largest:
-        return ""
-    return "finite" if abs(value) == math.inf else f"at most {format_value(largest)} in absolute value"
-
-
-def range_text(low: float | None, high: float | None, above: float | None, also: tuple[Any, ...] = ()) -> str:
-    """The range in words, for errors, help, completion and the documentation."""
-    words = "finite" if low is None else f"at least {format_value(low)}"
-    if low is not None and high is not None:
-        words = f"between {format_value(low)} and {format_value(high)}"
-    elif above is not None:
-        words = f"above {format_value(above)}"
-    return words + "".join(f", or {format_value(item)}" for item in also)
-
-
-def format_value(value: Any) -> str:
-    """A value as a user types it."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
-    if isinstance(value, tuple):
-        return json.dumps(list(value), ensure_ascii=False) if value else "none"
-    return str(value)
-
-
-def shorten(text: str, at: int | None) -> str:
-    """`text`, or the part of it around offset `at` where it is too long for a message."""
-    if at is None or at < _LONGEST_QUOTE - 10 or not text.strip():
-        return text
-    start = at - 30
-    while len(repr(text[start:at])) > 42:  # escapes are longer than the characters they represent
-        start += 1
-    return "..." + text[start:]
-
-
-def quote(value: Any, longest: int = _LONGEST_QUOTE) -> str:
-    """A value for an error message, at most `longest` characters: numbers bare, all else in quotes."""
-    if isinstance(value, (int, float)):
-        text = format_value(value)
-        return text if len(text) <= longest else text[: longest - 3] + "..."
-    text = repr(str(value))
-    return text if len(text) <= longest else text[: longest - 4] + "..." + text[-1]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Param:
     """The metadata of a setting. Flags, config keys, slash commands, help and errors are generated from it.
@@ -337,3 +182,159 @@ def _field(cls: type, name: str, hint: Any, default: Any) -> Field:
     repeated = get_origin(plain[0]) is tuple
     group = next(vars(base)["TITLE"] for base in cls.__mro__ if name in get_annotations(base))
     return Field(name, str if repeated else plain[0], len(plain) < len(members), repeated, default, param, group)
+
+
+class InvalidValueError(ValueError):
+    """A value that cannot be parsed.
+
+    `rule` completes the sentence "must be ...". `fault` is what is wrong with this value, `hint` what to write instead,
+    `at` the offset of the fault.
+    """
+
+    def __init__(self, rule: str, fault: str = "", hint: str = "", at: int | None = None) -> None:
+        super().__init__(f"{rule}: {fault}" if fault else rule)
+        self.rule = rule
+        self.fault = fault
+        self.hint = hint
+        self.at = at
+
+
+def from_text(kind: type, text: str) -> Any:
+    """`text` as an int, float, bool or str.
+
+    Raises:
+        ValueError: whose text completes the sentence "must be ...".
+    """
+    if kind is bool:
+        if text.strip().lower() not in _WORDS:
+            raise ValueError(_RULES[bool])
+        return _WORDS[text.strip().lower()]
+    if kind is str:
+        return text
+    try:
+        return kind(text.strip())
+    except ValueError:
+        raise ValueError(_RULES[kind]) from None
+
+
+def from_data(kind: type, value: Any) -> Any:
+    """A JSON or TOML `value` as an int, float, bool or str; a string is parsed like typed text.
+
+    Raises:
+        ValueError: whose text completes the sentence "must be ...".
+    """
+    if isinstance(value, str):
+        return from_text(kind, value)
+    if kind is bool and isinstance(value, bool):
+        return value
+    if kind not in (int, float) or not is_number(value) or (kind is int and value != value // 1):
+        raise ValueError(_RULES[kind])
+    try:
+        return kind(value)
+    except OverflowError:
+        raise ValueError(f"at most {format_value(LARGEST_FLOAT)}") from None
+
+
+def is_int(value: Any) -> bool:
+    """Whether a JSON or TOML value is an integer; in Python, true and false are integers too."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a JSON or TOML value is a number."""
+    return isinstance(value, float) or is_int(value)
+
+
+def string_list(value: Any) -> tuple[str, ...]:
+    """A JSON or TOML list of strings (or one string) as a tuple."""
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
+        raise ValueError("a list of strings")
+    return tuple(items)
+
+
+def string_tuple(text: str, item: Callable[[str], str]) -> tuple[str, ...]:
+    """The items of a list typed as one text: a JSON list, or a single `item`; `none` is the empty list."""
+    if text == "none":
+        return ()
+    if text.startswith("["):
+        try:
+            return string_list(json.loads(text))
+        except ValueError:
+            return (item(text),)
+    return (item(text),)
+
+
+def as_utf8(text: str) -> str:
+    """`text` decoded as UTF-8. Where the locale is not UTF-8, Python stores the shell's bytes as surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return text
+
+
+def unescape(text: str) -> str:
+    r"""Replace the escapes `\n`, `\t`, `\r`, `\\`, `\"` and `\'` by their characters; keep other backslashes."""
+    out, chars = [], iter(text)
+    for char in chars:
+        if char != "\\":
+            out.append(char)
+            continue
+        after = next(chars, "")
+        out.append(_ESCAPES.get(after, "\\" + after))
+    return "".join(out)
+
+
+def in_range(value: float, low: float | None, high: float | None, above: float | None) -> bool:
+    """Whether `value` is finite and within every bound that is given."""
+    is_above = (low is None or value >= low) and (above is None or value > above)
+    return abs(value) < math.inf and is_above and (high is None or value <= high)
+
+
+def too_large(value: float, high: float | None) -> str:
+    """The rule broken by a `value` that does not fit its C type, or an empty text. `high` is the declared maximum."""
+    largest = LARGEST_INT if isinstance(value, int) else LARGEST_FLOAT
+    if high is not None or not abs(value) > largest:
+        return ""
+    return "finite" if abs(value) == math.inf else f"at most {format_value(largest)} in absolute value"
+
+
+def range_text(low: float | None, high: float | None, above: float | None, also: tuple[Any, ...] = ()) -> str:
+    """The range in words, for errors, help, completion and the documentation."""
+    words = "finite" if low is None else f"at least {format_value(low)}"
+    if low is not None and high is not None:
+        words = f"between {format_value(low)} and {format_value(high)}"
+    elif above is not None:
+        words = f"above {format_value(above)}"
+    return words + "".join(f", or {format_value(item)}" for item in also)
+
+
+def format_value(value: Any) -> str:
+    """A value as a user types it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    if isinstance(value, tuple):
+        return json.dumps(list(value), ensure_ascii=False) if value else "none"
+    return str(value)
+
+
+def shorten(text: str, at: int | None) -> str:
+    """`text`, or the part of it around offset `at` where it is too long for a message."""
+    if at is None or at < _LONGEST_QUOTE - 10 or not text.strip():
+        return text
+    start = at - 30
+    while len(repr(text[start:at])) > 42:  # escapes are longer than the characters they represent
+        start += 1
+    return "..." + text[start:]
+
+
+def quote(value: Any, longest: int = _LONGEST_QUOTE) -> str:
+    """A value for an error message, at most `longest` characters: numbers bare, all else in quotes."""
+    if isinstance(value, (int, float)):
+        text = format_value(value)
+        return text if len(text) <= longest else text[: longest - 3] + "..."
+    text = repr(str(value))
+    return text if len(text) <= longest else text[: longest - 4] + "..." + text[-1]

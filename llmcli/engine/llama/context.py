@@ -68,7 +68,7 @@ class Context:
         self._memory = api.llama_get_memory(self.handle)
         self.abort.attach(api, self.handle)
         self._evaluated: list[list[int]] = [[] for _ in range(params.n_seq_max)]
-        self._layouts = [BatchHistory() for _ in range(params.n_seq_max)]
+        self._histories = [BatchHistory() for _ in range(params.n_seq_max)]
         self._make_batch(params.n_seq_max)
 
     def _c_params(self, params: ContextParams) -> Any:
@@ -102,7 +102,7 @@ class Context:
         """Make the first `n` rows of the batch tokens of one sequence."""
         pointer = ctypes.cast(self._seq_ids[seq_id], ctypes.POINTER(ctypes.c_int32))
         self._seq_pointers[:n] = [pointer] * n
-        self._pointed = seq_id
+        self._batch_seq_id = seq_id
 
     def evaluated(self, tokens: Sequence[int] | None = None, seq_id: int = 0) -> int:
         """The number of evaluated tokens of the sequence: all, or those in its common prefix with `tokens`."""
@@ -137,7 +137,7 @@ class Context:
         api, memory = self._api, self._memory
         api.llama_memory_seq_rm(memory, target, -1, -1)
         api.llama_memory_seq_cp(memory, source, target, -1, -1)
-        self._evaluated[target], self._layouts[target] = list(self._evaluated[source]), self._layouts[source].copy()
+        self._evaluated[target], self._histories[target] = list(self._evaluated[source]), self._histories[source].copy()
 
     def receive(self, other: "Context") -> None:
         """Copy the first sequence of `other`, a context of the same model and cache types, if it fits.
@@ -150,7 +150,7 @@ class Context:
         api.llama_state_seq_get_data(other.handle, state, size, 0)
         self._cut(0, 0)
         if api.llama_state_seq_set_data(self.handle, state, size, 0):
-            self._evaluated[0], self._layouts[0] = list(other._evaluated[0]), other._layouts[0].copy()
+            self._evaluated[0], self._histories[0] = list(other._evaluated[0]), other._histories[0].copy()
         else:
             self._cut(0, 0)
 
@@ -161,7 +161,7 @@ class Context:
 
     def layout(self, seq_id: int = 0) -> Batches:
         """The batches in which the tokens of the sequence were evaluated."""
-        return self._layouts[seq_id].batches(len(self._evaluated[seq_id]))
+        return self._histories[seq_id].batches(len(self._evaluated[seq_id]))
 
     def prefill_as(self, seq_id: int, tokens: Sequence[int], layout: Batches) -> None:
         """Make the sequence exactly `tokens`, evaluated again in exactly these batches, without logits.
@@ -198,7 +198,7 @@ class Context:
 
         A state of more than 512 MB is not saved: the next `prefill` then evaluates the removed tokens again.
         """
-        api, evaluated, layout = self._api, list(self._evaluated[seq_id]), self._layouts[seq_id].copy()
+        api, evaluated, layout = self._api, list(self._evaluated[seq_id]), self._histories[seq_id].copy()
         size = api.llama_state_seq_get_size(self.handle, seq_id)
         state = (ctypes.c_uint8 * size)() if size <= _MAX_SAVED_STATE else None
         if state:
@@ -209,7 +209,7 @@ class Context:
             if state and evaluated:
                 self._cut(seq_id, 0)
                 if api.llama_state_seq_set_data(self.handle, state, size, seq_id):
-                    self._evaluated[seq_id], self._layouts[seq_id] = evaluated, layout
+                    self._evaluated[seq_id], self._histories[seq_id] = evaluated, layout
 
     def _cut(self, seq_id: int, keep: int) -> int:
         """Keep the first `keep` tokens, or none where the memory cannot remove the others; returns the number kept.
@@ -223,7 +223,7 @@ class Context:
             api.llama_memory_seq_rm(memory, seq_id, -1, -1)
             keep = 0
         del self._evaluated[seq_id][keep:]
-        self._layouts[seq_id].cut(keep)
+        self._histories[seq_id].cut(keep)
         return keep
 
     def _evaluate(self, seq_id: int, tokens: Sequence[int], last: bool) -> None:
@@ -233,11 +233,11 @@ class Context:
         self._positions[:n] = range(len(evaluated), len(evaluated) + n)
         self._wants_logits[:n] = bytes(n)
         self._wants_logits[n - 1] = last
-        if self._pointed != seq_id:
+        if self._batch_seq_id != seq_id:
             self._point_to(seq_id, self._n_batch)
         self._decode(n, [seq_id])
         if n > 1:
-            self._layouts[seq_id].note(len(evaluated), n, n)
+            self._histories[seq_id].add(len(evaluated), n, n)
         evaluated.extend(tokens)
 
     def step(self, tokens: Sequence[tuple[int, int]]) -> None:
@@ -251,13 +251,13 @@ class Context:
             self._tokens[row] = token
             self._positions[row] = len(self._evaluated[seq_id])
             self._wants_logits[row] = 1
-            if n > 1 or self._pointed != seq_id:
+            if n > 1 or self._batch_seq_id != seq_id:
                 self._seq_pointers[row] = self._seq_ids[seq_id]
-                self._pointed = -1
+                self._batch_seq_id = -1
         self._decode(n, [seq_id for seq_id, _ in tokens])
         for seq_id, token in tokens:
             if n > 1:
-                self._layouts[seq_id].note(len(self._evaluated[seq_id]), n, 1)
+                self._histories[seq_id].add(len(self._evaluated[seq_id]), n, 1)
             self._evaluated[seq_id].append(token)
 
     def _decode(self, n: int, seq_ids: list[int]) -> None:
@@ -265,17 +265,13 @@ class Context:
         status = self._api.llama_decode(self.handle, self._batch)
         if status == 0:
             return
-        self._remove_partial_batch(seq_ids)
+        for seq_id in seq_ids:  # remove what the failed batch left in the memory
+            self._cut(seq_id, len(self._evaluated[seq_id]))
         if status == _ABORTED or self.abort.is_set():
             raise AbortedError
         if status == _NO_SLOT:
             raise ContextOverflowError(f"the context of {self.n_ctx} tokens is full")
         raise LlmcliError(f"llama.cpp cannot evaluate the tokens: {bindings.last_log_error() or f'status {status}'}")
-
-    def _remove_partial_batch(self, seq_ids: list[int]) -> None:
-        """Remove what a failed batch left in the memory, so that it agrees with `_evaluated`."""
-        for seq_id in seq_ids:
-            self._cut(seq_id, len(self._evaluated[seq_id]))
 
     def close(self) -> None:
         """Free the memory; a second call has no effect."""
@@ -298,7 +294,7 @@ class BatchHistory:
     def __init__(self, recorded: Sequence[tuple[int, int, int]] = ()) -> None:
         self._recorded = list(recorded)  # (position of the first token, rows, rows that are tokens of the sequence)
 
-    def note(self, start: int, rows: int, kept: int) -> None:
+    def add(self, start: int, rows: int, kept: int) -> None:
         """Record that the `kept` tokens from position `start` on were evaluated in a batch of `rows`."""
         self._recorded.append((start, rows, kept))
 

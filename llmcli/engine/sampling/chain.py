@@ -1,4 +1,4 @@
-"""The sampler chain: a chain of `llama_sampler`s made from the steps of a plan."""
+"""The sampler chain: a chain of `llama_sampler`s made from its steps as data."""
 
 import ctypes
 import math
@@ -27,7 +27,6 @@ _TAKES_VOCAB = {"dry", "infill"}
 # A min-p this small removes the masked candidates before it, and no token that could be drawn.
 _MIN_LIVE_P = 1e-30
 
-
 StepObserver = Callable[[str, Any], None]  # (name of a step, pointer to the candidates after it)
 BEGIN = ""  # the name for the candidates before the first step
 
@@ -36,7 +35,7 @@ BEGIN = ""  # the name for the candidates before the first step
 class ChainHooks:
     """The hooks of a chain: the state of the answer, the temperature shift, and observers of each draw.
 
-    `look` is called with the candidates before the first step and after each step. `drawn` records the drawn token.
+    `on_step` is called with the candidates before the first step and after each step. `tracer` records the drawn token.
     """
 
     state: DrawState
@@ -48,7 +47,7 @@ class ChainHooks:
 class Chain:
     """A `llama_sampler_chain`; the last step draws the token. Free it with `close`.
 
-    With `watch`, the temperature step is a `TemperatureSampler`, which can be shifted and read. Without, it is one only
+    With `hooks`, the temperature step is a `TemperatureSampler`, which can be shifted and read. Without, it is one only
     for policies that llama.cpp does not have.
     """
 
@@ -80,7 +79,7 @@ class Chain:
             api.llama_sampler_chain_add(self.pointer, hooks.tracer.pointer)
 
     def _add_observer(self, name: str) -> None:
-        """Add a step that shows the candidates to `watch.look`."""
+        """Add a step that passes the candidates to `hooks.on_step`."""
         if self._hooks and self._hooks.on_step:
             self.python_samplers.append(python_samplers.CustomSampler(name, partial(self._hooks.on_step, name)))
             self._api.llama_sampler_chain_add(self.pointer, self.python_samplers[-1].pointer)

@@ -1,4 +1,4 @@
-"""The grammar of temperature policies: a parser from text to data, and the way back.
+"""The parser of temperature policies, and their grammar:
 
     policy   = split | term
     split    = "think=" term ",answer=" term
@@ -39,7 +39,7 @@ def parse_policy(text: str) -> Policy:
     """The policy written as `text`.
 
     Raises:
-        MisplacedError: for a syntax error, with its position.
+        PolicySyntaxError: with the position of the error.
     """
     parser = _Parser(text)
     policy = parser.policy(0)
@@ -74,8 +74,7 @@ class _Parser:
         at = self._at if at is None else at
         rest = self._text[at:].strip()
         where = f"position {at + 1}" if rest else "the end"
-        if not fault:
-            fault = f"unexpected {quote(rest, 32)}"
+        fault = fault or f"unexpected {quote(rest, 32)}"
         rule = rule or (f"like {self._spec.example}" if self._spec else SHAPE)
         return PolicySyntaxError(rule, f"{fault} at {where}", hint, at)
 
@@ -117,8 +116,8 @@ class _Parser:
     def _parenthesis(self, depth: int) -> Policy:
         """`POLICY)`.
 
-        `write` puts parentheses around each policy inside a policy. So they are counted on their own: counted together
-        with policies, a valid policy could be too deep to be read back.
+        `format_policy` writes parentheses around each policy inside a policy. They are counted on their own: counted
+        together with policies, a valid policy could be too deep to be parsed again.
         """
         if self._parentheses == _MAX_DEPTH:
             raise self.error("parentheses nested more than eight levels deep")
@@ -133,7 +132,7 @@ class _Parser:
         hint = did_you_mean(name, known_names()) or f"use a number or one of {', '.join(known_names())}"
         if name in _SIDES:
             hint = "write think=1.0,answer=0.6"
-        return self.error(f"unknown policy {_short(name)!r}", hint=hint, rule=SHAPE)
+        return self.error(f"unknown policy {quote(name, 32)}", hint=hint, rule=SHAPE)
 
     def _range(self) -> Policy:
         start = self._at
@@ -177,9 +176,9 @@ class _Parser:
     def _option(self, spec: PolicySpec, found: re.Match[str], options: dict[str, float]) -> None:
         key, self._at = found[1], found.start(1)
         if key in options:
-            raise self.error(f"duplicate option {_short(key)!r}")
+            raise self.error(f"duplicate option {quote(key, 32)}")
         if not spec.origin and key not in list(signature(spec.load()).parameters)[2:]:
-            raise self.error(f"unknown option {_short(key)!r} of {spec.name}")
+            raise self.error(f"unknown option {quote(key, 32)} of {spec.name}")
         self._at = found.end()
         options[key] = self._number(_minimum(spec))
 
@@ -210,7 +209,7 @@ class _Parser:
             return policy
         if found[1] != "clamp":
             of = f" of {self._spec.name}" if self._spec else ""
-            raise self.error(f"unknown option {_short(found[1])!r}{of}", found.start(1))
+            raise self.error(f"unknown option {quote(found[1], 32)}{of}", found.start(1))
         self._at = found.end()
         self._skip_space()
         start, low = self._at, self._number()
@@ -253,8 +252,3 @@ class _Parser:
 def _minimum(spec: PolicySpec) -> float:
     """The smallest number that is valid: a user's function may take negative ones."""
     return -LARGEST_FLOAT if spec.origin else 0.0
-
-
-def _short(name: str) -> str:
-    """A name as typed, short enough for a message."""
-    return name if len(name) <= 30 else name[:27] + "..."

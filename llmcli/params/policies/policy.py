@@ -11,6 +11,7 @@ from llmcli.errors import UsageError
 from llmcli.params.param import format_value
 from llmcli.params.policies import rules
 from llmcli.params.policies.rules import Temperature, TokenStep, get_policy, register_policy
+from llmcli.text import ellipsize
 
 _PACKAGE = str(Path(__file__).parents[2]) + os.sep  # the folder of llmcli's own code
 FUNCTION_SHAPE = "FILE.py:NAME, a Python file and a function in it"
@@ -51,7 +52,6 @@ class PolicyCall:
     options: tuple[tuple[str, float], ...] = ()
 
     def __str__(self) -> str:
-
         return format_policy(self)
 
 
@@ -107,26 +107,25 @@ def explain_policy(policy: Policy) -> Callable[[TokenStep], str]:
 
 
 def _policy_function(policy: PolicyCall) -> Callable[..., Any]:
-    kind = get_policy(policy.name)
-    if not kind:
+    spec = get_policy(policy.name)
+    if not spec:
         raise UsageError(f"unknown temperature policy {policy.name!r}", "give its file with --temp-policy-file")
-    if not kind.origin:
-        return kind.load()
+    if not spec.origin:
+        return spec.load()
     try:
-        function = kind.load()
+        function = spec.load()
     except UsageError:
         raise
     except (Exception, SystemExit) as error:  # an imported package can raise anything
-        raise UsageError(
-            f"cannot load the policy {policy.name!r} of {kind.origin}: {describe_exception(error)}"
-        ) from None
+        reason = describe_exception(error)
+        raise UsageError(f"cannot load the policy {policy.name!r} of {spec.origin}: {reason}") from None
     if not callable(function):
-        raise UsageError(f"{policy.name!r} of {kind.origin} is not a function")
+        raise UsageError(f"{policy.name!r} of {spec.origin} is not a function")
     try:
         signature(function).bind(None, *policy.args, **dict(policy.options))
     except TypeError as error:
         raise UsageError(
-            f"{policy.name!r} of {kind.origin} does not accept the arguments of '{policy}': {error}"
+            f"{policy.name!r} of {spec.origin} does not accept the arguments of '{policy}': {error}"
         ) from None
     except ValueError:  # a function written in C may have no signature
         pass
@@ -182,8 +181,7 @@ def load_function(file: str, name: str) -> Callable[..., Any]:
 
 def describe_exception(error: BaseException) -> str:
     """The type, the message and the line of an error in a user's file, in one line of text."""
-    text = " ".join(str(error).split())
-    text = text if len(text) <= 200 else text[:197] + "..."
+    text = ellipsize(str(error), 200)
     message = f"{type(error).__name__}: {text}" if text else type(error).__name__
     line = _line(error)
     return f"{message} (line {line})" if line else message
