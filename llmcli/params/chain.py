@@ -101,7 +101,7 @@ class ChainParams:
     samplers: Annotated[
         tuple[str, ...],
         Param(
-            help="Samplers to apply, in order, separated by commas. Omitted samplers are off.",
+            "Samplers to apply, in order, separated by commas. Omitted samplers are off.",
             metavar="NAME,NAME",
             suggest=("default", "top_k,top_p,temperature", "min_p,temperature", "temperature"),
             text=parse_samplers,

@@ -37,7 +37,7 @@ class ModelParams:
     model: Annotated[
         str,
         Param(
-            help="Model: a .gguf file, owner/repo[:Q4_K_M] on the Hub, ollama:NAME, an alias, or `starter`.",
+            "Model: a .gguf file, owner/repo[:Q4_K_M] on the Hub, ollama:NAME, an alias, or `starter`.",
             flags=("-m",),
             metavar="MODEL",
             suggest=("starter",),
@@ -46,7 +46,7 @@ class ModelParams:
     n_ctx: Annotated[
         int,
         Param(
-            help="Context size (0 = from the model, limited by memory).",
+            "Context size (0 = from the model, limited by memory).",
             min=0,
             unit="tokens",
             flag="--ctx-size",
@@ -58,7 +58,7 @@ class ModelParams:
     n_threads: Annotated[
         int,
         Param(
-            help="Number of CPU threads for generation (0 = usable physical cores).",
+            "Number of CPU threads for generation (0 = usable physical cores).",
             min=0,
             flag="--threads",
             flags=("-t",),
@@ -68,7 +68,7 @@ class ModelParams:
     n_threads_batch: Annotated[
         int,
         Param(
-            help="Number of CPU threads for prompt processing (0 = same as for generation).",
+            "Number of CPU threads for prompt processing (0 = same as for generation).",
             min=0,
             flag="--threads-batch",
             flags=("-tb",),
@@ -78,7 +78,7 @@ class ModelParams:
     n_batch: Annotated[
         int,
         Param(
-            help="Logical batch size for prompt processing.",
+            "Logical batch size for prompt processing.",
             min=1,
             unit="tokens",
             flag="--batch-size",
@@ -89,7 +89,7 @@ class ModelParams:
     n_ubatch: Annotated[
         int,
         Param(
-            help="Physical batch size for prompt processing.",
+            "Physical batch size for prompt processing.",
             min=1,
             unit="tokens",
             flag="--ubatch-size",
@@ -100,7 +100,7 @@ class ModelParams:
     n_gpu_layers: Annotated[
         GpuLayers,
         Param(
-            help="Number of layers in GPU memory: a number, auto (as many as fit) or all.",
+            "Number of layers in GPU memory: a number, auto (as many as fit) or all.",
             flag="--gpu-layers",
             flags=("-ngl", "--n-gpu-layers"),
             keys=("gpu_layers", "ngl", "num_gpu", "gpulayers"),
@@ -110,11 +110,9 @@ class ModelParams:
             data=_gpu_layers_from_data,
         ),
     ] = "auto"
-    flash_attn: Annotated[str, Param(help="Flash attention mode.", flags=("-fa",), choices=("on", "off", "auto"))] = (
-        "auto"
-    )
-    cache_type_k: Annotated[str, Param(help="Data type of the K cache.", flags=("-ctk",), choices=CACHE_TYPES)] = "f16"
-    cache_type_v: Annotated[str, Param(help="Data type of the V cache.", flags=("-ctv",), choices=CACHE_TYPES)] = "f16"
+    flash_attn: Annotated[str, Param("Flash attention mode.", flags=("-fa",), choices=("on", "off", "auto"))] = "auto"
+    cache_type_k: Annotated[str, Param("Data type of the K cache.", flags=("-ctk",), choices=CACHE_TYPES)] = "f16"
+    cache_type_v: Annotated[str, Param("Data type of the V cache.", flags=("-ctv",), choices=CACHE_TYPES)] = "f16"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,12 +121,12 @@ class HubParams:
 
     TITLE: ClassVar[str] = "Model sources"
 
-    pull: Annotated[bool, Param(help="Download a missing model without confirmation.")] = False
-    offline: Annotated[bool, Param(help="Offline mode: no network access (same as HF_HUB_OFFLINE=1).")] = False
+    pull: Annotated[bool, Param("Download a missing model without confirmation.")] = False
+    offline: Annotated[bool, Param("Offline mode: no network access (same as HF_HUB_OFFLINE=1).")] = False
     model_folders: Annotated[
         tuple[str, ...],
         Param(
-            help="Additional folder with models. Repeatable; `llmcli models import` saves one.",
+            "Additional folder with models. Repeatable; `llmcli models import` saves one.",
             flag="--model-folder",
             keys=("model_folder",),
             metavar="FOLDER",

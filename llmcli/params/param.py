@@ -6,7 +6,7 @@ import math
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from inspect import get_annotations
 from typing import Any, get_args, get_origin
@@ -21,7 +21,7 @@ _LONGEST_QUOTE = 60
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", '"': '"', "'": "'"}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Param:
     """The metadata of a setting. Flags, config keys, slash commands, help and errors are generated from it.
 
@@ -34,6 +34,7 @@ class Param:
     """
 
     help: str
+    _: KW_ONLY
     min: float | None = None
     max: float | None = None
     above: float | None = None

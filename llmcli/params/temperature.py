@@ -44,7 +44,7 @@ class TemperatureParams:
     temp_policy_file: Annotated[
         str | None,
         Param(
-            help="Python function that computes the temperature of each token. --temp can use it by name.",
+            "Python function that computes the temperature of each token. --temp can use it by name.",
             metavar="FILE.py:NAME",
             text=parse_function_reference,
             data=_reference_from_data,
@@ -55,7 +55,7 @@ class TemperatureParams:
     temperature: Annotated[
         Policy,
         Param(
-            help="Sampling temperature: a number (0 = greedy), an entropy range LOW..HIGH[^EXPONENT], or a policy by "
+            "Sampling temperature: a number (0 = greedy), an entropy range LOW..HIGH[^EXPONENT], or a policy by "
             "position, sentence, line, paragraph or reasoning. Higher is more random; 0.7 to 1 is usual.",
             flags=("--temp",),
             keys=("temp",),
@@ -85,16 +85,16 @@ class TemperatureParams:
     dynatemp_range: Annotated[
         float,
         Param(
-            help="Dynamic temperature: half width of the range around the temperature (0 = off).",
-            min=0.0,
+            "Dynamic temperature: half width of the range around the temperature (0 = off).",
+            min=0,
             sampler="temperature",
         ),
     ] = 0.0
     dynatemp_exponent: Annotated[
         float,
         Param(
-            help="Dynamic temperature: exponent of the normalized entropy.",
-            above=0.0,
+            "Dynamic temperature: exponent of the normalized entropy.",
+            above=0,
             flags=("--dynatemp-exp",),
             sampler="temperature",
             switch=("dynatemp_range",),
@@ -103,16 +103,16 @@ class TemperatureParams:
     smoothing_factor: Annotated[
         float,
         Param(
-            help="Quadratic smoothing (KoboldCpp): factor, applied after the temperature (0 = off).",
-            min=0.0,
+            "Quadratic smoothing (KoboldCpp): factor, applied after the temperature (0 = off).",
+            min=0,
             sampler="smoothing",
         ),
     ] = 0.0
     smoothing_curve: Annotated[
         float,
         Param(
-            help="Quadratic smoothing: curve; above 1 favors the most likely tokens more.",
-            min=1.0,
+            "Quadratic smoothing: curve; above 1 favors the most likely tokens more.",
+            min=1,
             sampler="smoothing",
             switch=("smoothing_factor",),
         ),
