@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import pairwise, takewhile
+from itertools import pairwise
 from typing import Any
 
 from llmcli.engine.events import TokenTrace
@@ -276,8 +276,10 @@ def trace_chain(
 
 
 def _candidate(token: int, text: str, rank: int, course: Sequence[float]) -> Candidate:
-    """`course` is its probability before the first step and after each step, NaN once it is removed."""
-    before, *after = [*takewhile(lambda p: not math.isnan(p), course)] or [0.0]
+    """`course` is its probability before the first step and after each step, NaN while it is removed."""
+    last = max((at for at, p in enumerate(course) if not math.isnan(p)), default=0)
+    # infill adds the end token, also where a step before has removed it: until then its probability is 0.
+    before, *after = [0.0 if math.isnan(p) else p for p in course[: last + 1]]
     return Candidate(token, text, rank, before, tuple(after))
 
 

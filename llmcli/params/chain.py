@@ -59,11 +59,7 @@ class SamplerStep:
 
 
 def parse_samplers(text: str) -> tuple[str, ...]:
-    """Names separated by `,` or `;`; `default` is llama.cpp's order, `none` an empty chain.
-
-    Raises:
-        ValueError: whose text completes the sentence "must be ...".
-    """
+    """Names separated by `,` or `;`; `default` is llama.cpp's order, `none` an empty chain."""
     if text.strip() in ("default", "none"):
         return DEFAULT_ORDER if text.strip() == "default" else ()
     return samplers_from_data([name for name in text.replace(";", ",").split(",") if name.strip()])

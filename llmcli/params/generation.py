@@ -44,11 +44,7 @@ class RequestParams:
 
 
 def parse_bias(text: str) -> tuple[Bias, ...]:
-    """`ID=+1.5`, `"text"=-inf`, or llama.cpp's `ID+1.5`; or a JSON list or object.
-
-    Raises:
-        ValueError: whose text completes the sentence "must be ...".
-    """
+    """`ID=+1.5`, `"text"=-inf`, or llama.cpp's `ID+1.5`; or a JSON list or object."""
     text = text.strip()
     if text == "none":
         return ()

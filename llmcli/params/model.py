@@ -11,11 +11,7 @@ GpuLayers = int | str
 
 
 def parse_gpu_layers(text: str) -> GpuLayers:
-    """A number of layers, `auto` or `all`.
-
-    Raises:
-        ValueError: whose text completes the sentence "must be ...".
-    """
+    """A number of layers, `auto` or `all`."""
     word = text.strip().lower()
     if word in ("auto", "all"):
         return word

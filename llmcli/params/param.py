@@ -30,7 +30,8 @@ class Param:
     the key; `flags` are its aliases (llama.cpp's spellings), `keys` are aliases of the key (those of llama-server,
     KoboldCpp and Ollama). `sampler` names the step of the chain that uses the setting; the setting has no effect
     unless one of the settings in `switch` differs from its default. `text` and `data` replace the parsers for typed
-    text and for a JSON or TOML value; they and `check` raise a ValueError whose text completes "must be ...".
+    text and for a JSON or TOML value. These and all parsers of values raise a ValueError whose text completes the
+    sentence "KEY must be ...".
     """
 
     help: str
@@ -201,11 +202,7 @@ class InvalidValueError(ValueError):
 
 
 def from_text(kind: type, text: str) -> Any:
-    """`text` as an int, float, bool or str.
-
-    Raises:
-        ValueError: whose text completes the sentence "must be ...".
-    """
+    """`text` as an int, float, bool or str."""
     if kind is bool:
         if text.strip().lower() not in _WORDS:
             raise ValueError(_RULES[bool])
@@ -219,11 +216,7 @@ def from_text(kind: type, text: str) -> Any:
 
 
 def from_data(kind: type, value: Any) -> Any:
-    """A JSON or TOML `value` as an int, float, bool or str; a string is parsed like typed text.
-
-    Raises:
-        ValueError: whose text completes the sentence "must be ...".
-    """
+    """A JSON or TOML `value` as an int, float, bool or str; a string is parsed like typed text."""
     if isinstance(value, str):
         return from_text(kind, value)
     if kind is bool and isinstance(value, bool):

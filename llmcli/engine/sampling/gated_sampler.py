@@ -37,6 +37,7 @@ class Sampler:
         return True
 
     def close(self) -> None:
+        """Free the samplers; a second call has no effect."""
         self.chain.close()
 
 

@@ -133,11 +133,7 @@ def _policy_function(policy: PolicyCall) -> Callable[..., Any]:
 
 
 def parse_function_reference(text: str) -> str:
-    """`text`, checked to be FILE.py:NAME. NAME is registered as a policy; the file is not read yet.
-
-    Raises:
-        ValueError: whose text completes the sentence "must be ...".
-    """
+    """`text`, checked to be FILE.py:NAME. NAME is registered as a policy; the file is not read yet."""
     file, colon, name = text.strip().rpartition(":")
     if not colon or not file or not name.isidentifier():
         raise ValueError(FUNCTION_SHAPE)
