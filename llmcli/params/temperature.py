@@ -6,14 +6,7 @@ from typing import Annotated, Any, ClassVar
 from llmcli.errors import UsageError
 from llmcli.params.param import Param, is_number
 from llmcli.params.policies.parser import SHAPE, parse_policy
-from llmcli.params.policies.policy import (
-    Entropy,
-    Fixed,
-    Policy,
-    PolicyCall,
-    names_in,
-    parse_function_reference,
-)
+from llmcli.params.policies.policy import Entropy, Fixed, Policy, PolicyCall, names_in, parse_function_reference
 
 Args = tuple[Any, ...]
 
