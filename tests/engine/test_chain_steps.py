@@ -1,12 +1,13 @@
 """The effect of each step of a chain, against shorter chains and against arithmetic."""
 
 import math
+import struct
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from llmcli.engine.inspection import Candidate, CandidateCapture, ChainTrace, trace_chain
+from llmcli.engine.inspection import Candidate, CandidateCapture, CandidateSnapshot, ChainTrace, trace_chain
 from llmcli.engine.llama.model import Vocab
 from llmcli.params.chain import SamplerStep
 from llmcli.params.policies.policy import Entropy, Fixed
@@ -121,3 +122,13 @@ def test_a_chain_without_steps_has_only_the_model() -> None:
     assert found.candidates[0] == Candidate(0, "0", 1, pytest.approx(0.4), ())  # type: ignore[arg-type]
     assert found.removed_by(found.candidates[0]) == ""
     assert found.after(found.candidates[0]) == pytest.approx(0.4)
+
+
+def test_a_removed_token_that_a_step_adds_is_not_removed() -> None:
+    """infill replaces the candidates by the end token if no other one is left."""
+    steps = {"": {0: 0.0, 1: 0.0, 2: 0.0}, "top_k": {0: 0.0, 1: 0.0}, "infill": {2: 1.0}}
+    rows = [b"".join(struct.pack("<iff", token, logit, 0) for token, logit in left.items()) for left in steps.values()]
+    trace = trace_chain([*map(CandidateSnapshot, steps, rows)], str, 3)
+    end = next(candidate for candidate in trace.candidates if candidate.id == 2)
+    assert (end.p, trace.after(end), trace.removed_by(end)) == ((0.0, 1.0), 1.0, "")
+    assert [trace.removed_by(candidate) for candidate in trace.candidates] == ["infill", "infill", ""]
