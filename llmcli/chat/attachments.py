@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from llmcli.errors import DiskError
-from llmcli.files import read_text
+from llmcli.files import error_text, read_text
 from llmcli.inference.request import file_block
 
 _MOST_FILES = 100
@@ -79,7 +79,7 @@ def expand(pattern: str) -> list[str]:
     try:
         found = list(islice(filter(os.path.isfile, glob.iglob(full, recursive=True)), _MOST_FILES + 1))
     except (OSError, ValueError) as error:
-        raise DiskError(f"cannot search for {pattern}: {getattr(error, 'strerror', None) or error}") from None
+        raise DiskError(f"cannot search for {pattern}: {error_text(error)}") from None
     if not found:
         raise DiskError(f"file not found: {pattern}", "give a file, or a pattern such as src/*.py")
     if len(found) > _MOST_FILES:

@@ -44,13 +44,13 @@ class CompareSession:
             raise UsageError(f"there is no answer {number}", f"give a number from 1 to {len(self.turns)}")
         turn = self.turns[number - 1]
         if number in self._kept:
-            self.session.move(self._kept[number])
+            self.session.conversation.move(self._kept[number])
             return turn
         if not turn.answer.text and not turn.answer.reasoning:
             raise UsageError(f"answer {number} is empty", "keep another answer")
         if self._new:
-            self.session.move(self.question.parent)
-            self.question = self.session.say("user", self.question.content, attachments=self.question.attachments)
+            self.session.conversation.move(self.question.parent)
+            self.question = self.session.add("user", self.question.content, attachments=self.question.attachments)
             self._new = False
         message = turn.keep(self.question.id)
         assert message

@@ -15,7 +15,7 @@ from llmcli.errors import UsageError
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
 
-FORMS = {
+FORMATS = {
     ".md": "md",
     ".markdown": "md",
     ".txt": "txt",
@@ -75,13 +75,13 @@ summary { cursor: pointer; }
 """
 
 
-def form_of(path: Path) -> str:
+def format_of(path: Path) -> str:
     """The form of a file name: md, txt, json, html, or svg (which `ui` draws).
 
     Raises:
         UsageError: if the suffix is not one of these forms.
     """
-    form = FORMS.get(path.suffix.lower())
+    form = FORMATS.get(path.suffix.lower())
     if form is None:
         raise UsageError(
             f"unknown export format: {path.name!r}",

@@ -96,7 +96,7 @@ def load_character(reference: str) -> Character:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not valid {path.suffix[1:].upper()}: {_reason(error)}") from None
     if path.suffix.lower() in (".md", ".markdown"):
-        table, body = split(text, str(path))
+        table, body = split_front_matter(text, str(path))
         return _from_table(table, path, body)
     return Character(path.stem, text.strip())
 
@@ -115,7 +115,7 @@ def character_purposes() -> dict[str, str]:
     return purposes
 
 
-def layer(character: Character) -> Layer:
+def character_layer(character: Character) -> Layer:
     """The settings of a character, its system prompt among them."""
     system = character.system
     if system.startswith("@"):
@@ -230,7 +230,7 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:160] if isinstance(error, ValueError) else "it is nested too deeply"
 
 
-def split(text: str, source: str) -> tuple[dict[str, Any], str]:
+def split_front_matter(text: str, source: str) -> tuple[dict[str, Any], str]:
     """The table and the text below it; an empty table and the whole text if the first line is not `---`.
 
     Raises:

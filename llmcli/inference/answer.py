@@ -26,9 +26,9 @@ class TraceTexts:
         self._generation = generation
         self._on_token = on_token
         self._texts: list[tuple[str, str]] = []  # answer and reasoning of each token
-        self._n_passed = 0
+        self._n_sent = 0
 
-    def said(self, parts: _Parts, record: TokenEvent | None = None) -> None:
+    def add(self, parts: _Parts, record: TokenEvent | None = None) -> None:
         """Add the text of one record, or text without a record: a prefill, or text that was held back to the end."""
         if self._generation.trace is None:
             return
@@ -36,17 +36,17 @@ class TraceTexts:
         del self._texts[len(traces) - has_token :]  # tokens that were removed
         if has_token:
             self._texts.append(_by_kind(parts))
-        while self._n_passed < min(self._generation.settled, len(self._texts)):
-            text, reasoning = self._texts[self._n_passed]
-            self._on_token(traces[self._n_passed]._replace(text=text, reasoning=reasoning))
-            self._n_passed += 1
+        while self._n_sent < min(self._generation.settled, len(self._texts)):
+            text, reasoning = self._texts[self._n_sent]
+            self._on_token(traces[self._n_sent]._replace(text=text, reasoning=reasoning))
+            self._n_sent += 1
         if not has_token:
             self._pass_text(*_by_kind(parts))
 
     def _pass_text(self, text: str, reasoning: str) -> None:
         """Pass on text that belongs to no token."""
         if text or reasoning:
-            index = self._n_passed
+            index = self._n_sent
             self._on_token(TokenTrace(index, None, text, None, None, None, None, None, (), "", 0, 0.0, reasoning))
 
 
@@ -60,7 +60,7 @@ class Answer:
     grammar: str | None = None
     progress: Callable[[int, int], None] | None = None
     inside: bool = False  # whether the prompt ends inside the model's reasoning
-    temperature_shift: TemperatureShift | None = None
+    live_shift: TemperatureShift | None = None
     trace: int | None = None  # record how each token is sampled, with so many alternatives
     on_token: Callable[[TokenTrace], None] = field(
         default=lambda _token: None, repr=False
@@ -87,7 +87,7 @@ class Answer:
         )
         yield from self.begin(generation)
         for record in records:
-            yield from self.take(record)
+            yield from self.push(record)
         yield from self.end()
 
     def generation_options(self) -> dict[str, Any]:
@@ -95,7 +95,7 @@ class Answer:
         if not self.settings.raw and not self.settings.prefill:
             self._splitter = ReasoningSplitter(self.prompt.text, self.inside)
             show_tags(self.local.model.vocab)
-        return {"splitter": copy(self._splitter), "live_shift": self.temperature_shift, "trace": self.trace}
+        return {"splitter": copy(self._splitter), "live_shift": self.live_shift, "trace": self.trace}
 
     def begin(self, generation: Generation) -> Iterator[Part]:
         """The parts before the first token. Call `take` with each record of the generation afterwards, then `end`."""
@@ -104,7 +104,7 @@ class Answer:
         if self.settings.prefill:
             yield from self._add([("answer", self.settings.prefill)], None)
 
-    def take(self, record: TokenEvent) -> Iterator[Part]:
+    def push(self, record: TokenEvent) -> Iterator[Part]:
         """The parts that one more record makes certain."""
         self.n_drawn += record.id is not None or not record.finish_reason
         if record.finish_reason:
@@ -119,7 +119,7 @@ class Answer:
             yield from self._add(list(self._splitter.flush()), None)
 
     def _add(self, parts: Sequence[Part], record: TokenEvent | None) -> Iterator[Part]:
-        self._texts.said(parts, record)
+        self._texts.add(parts, record)
         for kind, text in parts:
             if kind == "think":
                 self.reasoning += text

@@ -25,11 +25,11 @@ from llmcli.text import ellipsize
 END = "end"  # the kind of the last part of each answer, whose text is its finish reason
 Piece = tuple[int, str, str]  # index of the answer, "answer", "think" or "end", text
 Parse = Callable[[str, str], tuple[str, Any]]  # name and text of a setting -> its key and typed value
-MOST = 64
+MAX_VARIANTS = 64
 _LONGEST = 28  # characters of a value in a label
 _BRACKETS = {")": "(", "]": "[", "}": "{"}
 _VARIED = {*describe(SamplingParams), *describe(GenerationParams), *describe(RequestParams)} - {"timeout"}
-_WORTH = 64  # tokens; it is faster to evaluate fewer again than to copy them
+_MIN_REUSED = 64  # tokens; it is faster to evaluate fewer again than to copy them
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ def variants_of(specs: Sequence[str], seed: int, n_seeds: int = 1, parse: Parse 
             "several seeds are given twice: as seed=... and as the number of answers", "remove one of them"
         )
     count = n_seeds * prod(len(axis.values) for axis in axes)
-    if count > MOST:
-        raise UsageError(f"{count} combinations, and the limit is {MOST}", "use fewer values")
+    if count > MAX_VARIANTS:
+        raise UsageError(f"{count} combinations, and the limit is {MAX_VARIANTS}", "use fewer values")
     if not axes and n_seeds == 1:
         raise UsageError("no setting to compare", "give a setting and its values, as in temp=0.2,0.8, or answers=4")
     return list(_combined(axes, seed, n_seeds))
@@ -196,16 +196,16 @@ class Comparison:
     def __init__(self, local: LocalModel, answers: Sequence[tuple[Variant, Answer]]) -> None:
         """`answers` are for this model and have not started; they are traced."""
         self.local = local
-        self.compared = [CompareResult(variant, answer) for variant, answer in answers]
+        self.results = [CompareResult(variant, answer) for variant, answer in answers]
         self.seconds = 0.0  # from the first token to the last
         self.progress: Callable[[int, int], None] | None = None
-        for one in self.compared:
+        for one in self.results:
             one.answer.trace = one.answer.trace or 0
 
     @property
     def interrupted(self) -> bool:
         """Whether it was stopped before all answers ended."""
-        return any(one.answer.finish_reason == "interrupt" for one in self.compared)
+        return any(one.answer.finish_reason == "interrupt" for one in self.results)
 
     def parts(self) -> Generator[Piece, None, None]:
         """The parts of all answers as they are generated; an answer that fails ends alone.
@@ -213,10 +213,10 @@ class Comparison:
         Raises:
             ContextOverflowError, UsageError: before the first part.
         """
-        answers = [one.answer for one in self.compared]
-        with side_by_side(self.local, [one.prompt for one in answers], [one.settings for one in answers]) as width:
+        answers = [one.answer for one in self.results]
+        with shared_context(self.local, [one.prompt for one in answers], [one.settings for one in answers]) as width:
             for first in range(0, len(answers), width):
-                yield from self._round(first, self.compared[first : first + width])
+                yield from self._round(first, self.results[first : first + width])
 
     def _round(self, first: int, compared: Sequence[CompareResult]) -> Iterator[Piece]:
         """The answers that are generated at a time; `first` is the index of the first one."""
@@ -237,7 +237,7 @@ class Comparison:
         for record in records:
             start = start or perf_counter()
             index, answer = first + record.seq_id, compared[record.seq_id].answer
-            yield from _tagged(index, answer.take(record))
+            yield from _tagged(index, answer.push(record))
             if record.finish_reason:
                 yield from _tagged(index, answer.end())
                 yield index, END, record.finish_reason
@@ -284,7 +284,7 @@ class BatchRequest:
 
 
 @contextmanager
-def side_by_side(local: LocalModel, prompts: Sequence[Prompt], settings: Sequence[Settings]) -> Iterator[int]:
+def shared_context(local: LocalModel, prompts: Sequence[Prompt], settings: Sequence[Settings]) -> Iterator[int]:
     """Within this block `generate_together` generates as many of these answers at a time as this yields.
 
     The context of a conversation stays as it is. Where there is none, the context of the answers becomes the model's.
@@ -298,14 +298,14 @@ def side_by_side(local: LocalModel, prompts: Sequence[Prompt], settings: Sequenc
     longest = replace(settings[0], max_tokens=-1 if min(limits) < 0 else max(limits))
     lengths = [len(tokens) for tokens in {tuple(prompt.tokens) for prompt in prompts}]
     shared = sizing.choose_shared(local.shape, longest, lengths, len(settings))
-    own = local.exchange(None)
+    own = local.swap_context(None)
     try:
         n_ctx = max(shared.n_ctx, own.evaluated() + 1 if own else 0)
         context = local.new_context(longest, n_ctx, n_seq_max=shared.width, n_ctx_seq=shared.n_ctx_seq)
     except BaseException:
-        local.exchange(own)
+        local.swap_context(own)
         raise
-    local.exchange(context)
+    local.swap_context(context)
     if own is None:
         local.target.notes += [shared.note] if shared.note else []
         local.load_ms += (took := (perf_counter() - begin) * 1e3)
@@ -313,16 +313,16 @@ def side_by_side(local: LocalModel, prompts: Sequence[Prompt], settings: Sequenc
         yield shared.width
         return
     try:
-        if own.evaluated(prompts[0].tokens) >= _WORTH:
+        if own.evaluated(prompts[0].tokens) >= _MIN_REUSED:
             context.receive(own)
         yield shared.width
     finally:
-        local.exchange(own)
+        local.swap_context(own)
         context.close()
 
 
 def generate_together(
-    local: LocalModel, asked: Sequence[BatchRequest], progress: Progress | None = None
+    local: LocalModel, requests: Sequence[BatchRequest], progress: Progress | None = None
 ) -> tuple[list[Generation], Iterator[TokenEvent]]:
     """Answers that are generated in the same batches: their states, and the records that drive them.
 
@@ -333,7 +333,7 @@ def generate_together(
     """
     generations: list[Generation] = []
     try:
-        for seq_id, one in enumerate(asked):
+        for seq_id, one in enumerate(requests):
             generations.append(_generation(local, one, seq_id))
     except BaseException:
         for generation in generations:

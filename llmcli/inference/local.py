@@ -43,9 +43,9 @@ class Prompt:
 
     text: str
     tokens: Sequence[int]
-    asked: Sequence[Mapping[str, Any]] | str = ""
+    request: Sequence[Mapping[str, Any]] | str = ""
     template: str = ""
-    moment: float = 0.0
+    time: float = 0.0
 
 
 @dataclass
@@ -170,7 +170,7 @@ class LocalModel:
         return self._context
 
     @cached_property
-    def identity(self) -> ModelHasher:
+    def hasher(self) -> ModelHasher:
         """The sha256 of the model file."""
         return ModelHasher(self.target.file, data_dir())
 
@@ -211,7 +211,7 @@ class LocalModel:
         settings: Settings,
         grammar: str | None = None,
         progress: Callable[[int, int], None] | None = None,
-        **watched: Any,
+        **options: Any,
     ) -> tuple[Generation, Iterator[TokenEvent]]:
         """One answer: its state, and the records that drive it. `watched` are further arguments of `Generation`.
 
@@ -219,7 +219,7 @@ class LocalModel:
             ContextOverflowError: when the prompt does not fit.
         """
         context = self._context_for(len(prompt.tokens), settings)
-        generation = Generation(self.model.vocab, prompt.tokens, settings, grammar, **watched)
+        generation = Generation(self.model.vocab, prompt.tokens, settings, grammar, **options)
         return generation, generate(context, [generation], progress)
 
     def _context_for(self, n_prompt: int, settings: Settings) -> Context:
@@ -263,7 +263,7 @@ class LocalModel:
         )
         return Context(self.model, params, self.abort)
 
-    def exchange(self, context: Context | None) -> Context | None:
+    def swap_context(self, context: Context | None) -> Context | None:
         """Use another context from now on; returns the previous one, which belongs to the caller then."""
         before, self._context = self._context, context
         return before

@@ -120,25 +120,20 @@ def _inline_or_file(text: str, mark: str) -> str:
 
 
 def build_prompt(local: "LocalModel", settings: Settings, text: str, system: str | None) -> "Prompt":
-    """The prompt as it is evaluated: through the chat template (a plain one for want of any), or verbatim with `raw`.
+    """The prompt as it is evaluated: through the chat template (a plain one if there is none), or verbatim with `raw`.
 
     Raises:
         LlmcliError: when the template fails.
     """
-    from llmcli.inference.local import Prompt
-    from llmcli.inference.prompt_tokens import raw_tokens
+    from llmcli.inference.prompt_tokens import raw_prompt, template_prompt
 
-    vocab = local.model.vocab
+    vocab, prefill = local.model.vocab, settings.prefill or ""
     if settings.raw:
-        whole = text + (settings.prefill or "")
-        return Prompt(whole, raw_tokens(vocab, whole), text)
-    from llmcli.inference.prompt_tokens import render_prompt
-
-    template = template_of(local, settings) or plain_template(local)
+        return raw_prompt(vocab, text, prefill)
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": text})
-    rendered, tokens = render_prompt(template, vocab, messages, settings.prefill or "", settings.think != "off")
-    return Prompt(rendered, tokens, messages, template.source, template.told)
+    template = template_of(local, settings) or plain_template(local)
+    return template_prompt(template, vocab, messages, prefill, settings.think != "off")
 
 
 def template_of(local: "LocalModel", settings: Settings) -> "ChatTemplate | None":

@@ -164,7 +164,7 @@ def local_model_info(file: ModelFile, locations: ModelLocations, settings: Setti
     if item.source == "starter":  # it was verified when it was downloaded
         recorded = item.digests[0], file.path.stat().st_mtime
     license_name = str(headers[0].metadata.get("general.license", "")) or license_of(item, locations)
-    return _portrait(headers, item.size, settings) | {
+    return _model_info(headers, item.size, settings) | {
         "name": item.name,
         "downloaded": True,
         "n_files": len(file.parts),
@@ -197,7 +197,7 @@ def remote_model_info(plan: PullPlan, settings: Settings) -> dict[str, Any]:
     header = remote_header(plan.files[0])
     first = plan.variant.parts[0]
     license_name = plan.repo.license or str(header.metadata.get("general.license", ""))
-    return _portrait([header], plan.variant.size, settings) | {
+    return _model_info([header], plan.variant.size, settings) | {
         "name": str(plan.reference),
         "downloaded": False,
         "n_parameters": header.n_parameters if len(plan.variant.parts) == 1 else plan.repo.n_parameters,
@@ -213,7 +213,7 @@ def remote_model_info(plan: PullPlan, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _portrait(headers: Sequence[GGUFHeader], size: int, settings: Settings) -> dict[str, Any]:
+def _model_info(headers: Sequence[GGUFHeader], size: int, settings: Settings) -> dict[str, Any]:
     header = headers[0]
     shape = shape_of(headers)
     if len(headers) == 1 and header.split_count > 1:

@@ -32,7 +32,7 @@ def open_local(path: Path, settings: Settings, abort: AbortFlag | None = None) -
     return local
 
 
-def dialogue_with(local: LocalModel, *below: Layer, session: Session | None = None, **flags: Any) -> ChatController:
+def controller_with(local: LocalModel, *below: Layer, session: Session | None = None, **flags: Any) -> ChatController:
     """A dialogue that is not saved, unless a session is given."""
     layers = LayerStack([*below, Layer("flag", {"n_threads": 1, "seed": 1, **flags})])
     loading = BackgroundLoad(lambda _abort, _say: PromptBuilder(local))
@@ -42,18 +42,18 @@ def dialogue_with(local: LocalModel, *below: Layer, session: Session | None = No
     return controller
 
 
-def answer(controller: ChatController, begun: Message | None = None, **extra: Any) -> Turn:
+def answer(controller: ChatController, continued: Message | None = None, **extra: Any) -> Turn:
     """The whole answer to the conversation, or the continued answer `begun`."""
     path = controller.session.conversation.path()
-    turn = controller.answer(path[:-1] if begun else path, extra, begun)
+    turn = controller.answer(path[:-1] if continued else path, extra, continued)
     for _ in turn.parts():
         pass
     return turn
 
 
-def say(controller: ChatController, text: str, **extra: Any) -> Turn:
+def ask(controller: ChatController, text: str, **extra: Any) -> Turn:
     """A message and the answer to it."""
-    controller.session.say("user", text)
+    controller.session.add("user", text)
     return answer(controller, **extra)
 
 

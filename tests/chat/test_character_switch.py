@@ -8,7 +8,7 @@ from llmcli.chat.background_load import BackgroundLoad
 from llmcli.chat.controller import ChatController, greet, use_character
 from llmcli.chat.sessions import store
 from llmcli.chat.sessions.session import Session
-from llmcli.config.characters import Character, layer
+from llmcli.config.characters import Character, character_layer
 from llmcli.config.presets import LayerStack
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Layer, Settings
@@ -26,10 +26,10 @@ def new_dialogue(session: Session, *below: Layer) -> ChatController:
 
 def started_with(character: Character, session: Session) -> ChatController:
     """A dialogue as `llmcli chat --character` starts it."""
-    values = layer(character).values
-    session.remember(values)
+    values = character_layer(character).values
+    session.save_flags(values)
     session.set_character(character.name, values)
-    return new_dialogue(session, layer(character), Layer("flag", {"character": "ahab", "seed": 3}))
+    return new_dialogue(session, character_layer(character), Layer("flag", {"character": "ahab", "seed": 3}))
 
 
 def settings_of(controller: ChatController) -> tuple[str | None, object, int]:
@@ -76,7 +76,7 @@ def test_a_session_is_opened_with_its_character(from_command_line: bool) -> None
     controller = started_with(AHAB, session) if from_command_line else new_dialogue(session)
     if not from_command_line:
         use_character(controller, AHAB)
-    session.say("user", "hi")
+    session.add("user", "hi")
     session.copy("copy").close()
     session.close()
     for name in ("talk", "copy"):
@@ -90,12 +90,12 @@ def test_a_session_is_opened_with_its_character(from_command_line: bool) -> None
 
 def test_another_session_does_not_get_the_character_of_the_start() -> None:
     other = Session("other")
-    other.say("user", "hi")
+    other.add("user", "hi")
     controller = started_with(AHAB, Session("talk"))
-    controller.session.say("user", "hi")
-    controller.take(controller.session.copy("fork"))
+    controller.session.add("user", "hi")
+    controller.switch_session(controller.session.copy("fork"))
     assert (controller.character, *settings_of(controller)) == ("Ahab", "You hunt a whale.", Fixed(1.2), 5)
-    controller.take(other)
+    controller.switch_session(other)
     assert (controller.character, *settings_of(controller)) == ("", *DEFAULTS)
     assert controller.settings.seed == 3
     other.close()
@@ -112,8 +112,8 @@ def test_a_greeting_starts_an_empty_conversation_only() -> None:
     assert use_character(controller, EVE) == "Hello."
     assert contents(session) == ["Who?", "Eve.", "Hello."]
     assert session.conversation.path()[-1].model == "Eve"
-    assert not session.saved
-    session.say("user", "Hi.")
+    assert not session.is_saved
+    session.add("user", "Hi.")
     assert use_character(controller, AHAB) == ""
     assert contents(session) == ["Who?", "Eve.", "Hello.", "Hi."]
     session.close()
@@ -121,8 +121,8 @@ def test_a_greeting_starts_an_empty_conversation_only() -> None:
 
 def test_a_greeting_after_a_clear_is_on_disk() -> None:
     session = Session("talk")
-    session.say("user", "Hi.")
-    session.clear()
+    session.add("user", "Hi.")
+    session.conversation.clear()
     assert greet(session, AHAB) == "Hast thou seen it?"
     session.close()
     assert contents(Session.read("talk")) == ["Hast thou seen it?"]
@@ -134,7 +134,7 @@ def test_a_greeting_after_a_clear_is_on_disk() -> None:
 def test_a_damaged_character_event_is_skipped(event: dict[str, object]) -> None:
     session = Session("talk")
     session.set("top_k", 3)
-    session.say("user", "Hi.")
+    session.add("user", "Hi.")
     session.close()
     with store.path_of("talk").open("a") as file:
         file.write(json.dumps({"type": "character", **event}) + "\n")

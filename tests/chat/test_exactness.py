@@ -20,7 +20,7 @@ from llmcli.inference.local import LocalModel
 from llmcli.models.locations import starter_path
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
-from tests.chat.controllers import GREEDY, answer, dialogue_with, fresh_answer, greedy_answer, open_local, say
+from tests.chat.controllers import GREEDY, answer, ask, controller_with, fresh_answer, greedy_answer, open_local
 from tests.engine.test_reuse import Countdown
 from tests.models import tiny_models
 
@@ -65,7 +65,7 @@ class Walk:
     # The operations, as the commands of the chat do them
 
     def send(self) -> None:
-        self.controller.session.say("user", self.text())
+        self.controller.session.add("user", self.text())
         self.answer()
 
     def retry(self) -> None:
@@ -82,23 +82,23 @@ class Walk:
         """A message of the user's is answered anew; one of the model's is left as it was changed."""
         old = self.random.choice(self.path)
         session = self.controller.session
-        session.move(old.parent)
-        session.say(old.role, self.text())
+        session.conversation.move(old.parent)
+        session.add(old.role, self.text())
         if old.role == "user":
             self.answer()
 
     def undo(self) -> None:
-        self.controller.session.undo(self.random.randint(1, 2))
+        self.controller.session.conversation.undo(self.random.randint(1, 2))
 
     def redo(self) -> None:
-        self.controller.session.redo()
+        self.controller.session.conversation.redo()
 
     def branch(self) -> None:
         conversation = self.controller.session.conversation
-        self.controller.session.move(self.random.choice(conversation.leaves()))
+        self.controller.session.conversation.move(self.random.choice(conversation.leaves()))
 
     def clear(self) -> None:
-        self.controller.session.clear()
+        self.controller.session.conversation.clear()
 
     def go_on(self) -> None:
         if self.path[-1].role == "assistant":
@@ -119,13 +119,13 @@ class Walk:
 
     def interrupt(self) -> None:
         """An abort at any place of the prompt or of the answer."""
-        self.controller.session.say("user", self.text())
+        self.controller.session.add("user", self.text())
         self.flag.left = self.random.randint(1, 10 ** self.random.randint(1, 4))
         self.answer()
 
     def stop(self) -> None:
         """Ctrl-C, or the end of a display, after some parts of the answer."""
-        self.controller.session.say("user", self.text())
+        self.controller.session.add("user", self.text())
         turn = self.controller.answer(self.path)
         parts, count = turn.parts(), self.random.randint(0, 4)
         for _ in range(count):
@@ -167,7 +167,10 @@ class Walk:
 
     def check(self) -> None:
         """The next answer, from here and from nothing."""
-        path, settings = [*self.path, self.controller.session.draft("user", "and now")], self.controller.settings
+        path, settings = (
+            [*self.path, self.controller.session.conversation.draft("user", "and now")],
+            self.controller.settings,
+        )
         prompt = self.controller.prompt(path)
         anew = PromptBuilder(self.local).prompt(self.controller.window(path), settings.system, settings)
         assert list(prompt.tokens) == list(anew.tokens), self.seen
@@ -202,7 +205,7 @@ def large(starter: Path) -> Iterator[LocalModel]:
 def walk(local: LocalModel, seed: int, noise: float, params: ContextParams, **flags: Any) -> Walk:
     flag = local.abort
     assert isinstance(flag, Countdown)
-    controller = dialogue_with(local, n_ctx=1024, max_tokens=6, **flags)
+    controller = controller_with(local, n_ctx=1024, max_tokens=6, **flags)
     return Walk(controller, local, flag, Random(seed), noise, params)
 
 
@@ -230,24 +233,24 @@ def test_the_next_answer_of_the_starter_owes_nothing_to_the_past(large: LocalMod
 @pytest.fixture
 def talk(large: LocalModel) -> ChatController:
     """Two turns with the starter."""
-    controller = dialogue_with(large, n_ctx=1024, max_tokens=6, **GREEDY)
+    controller = controller_with(large, n_ctx=1024, max_tokens=6, **GREEDY)
     for text in ("Name a river.", "Name another one."):
-        say(controller, text)
+        ask(controller, text)
     return controller
 
 
 def test_a_retry_evaluates_one_token(talk: ChatController) -> None:
     path = talk.session.conversation.path()
     for extra in ({}, {"temperature": Fixed(1.5), "seed": 7}, {"top_k": 3, "max_tokens": 3}):
-        talk.session.move(path[-2].id)
+        talk.session.conversation.move(path[-2].id)
         assert prompt_n(answer(talk, **extra)) == 1
 
 
 def test_an_edit_of_the_last_message_evaluates_what_changed(talk: ChatController, large: LocalModel) -> None:
     old = talk.session.conversation.path()[-2]
     before = talk.prompt(talk.session.conversation.path()[:-1]).tokens
-    talk.session.move(old.parent)
-    turn = say(talk, "Name another two.")
+    talk.session.conversation.move(old.parent)
+    turn = ask(talk, "Name another two.")
     changed = len(turn.prompt.tokens) - common_prefix(before, turn.prompt.tokens)
     assert prompt_n(turn) == changed
     assert changed <= large.count_tokens(" two.") + len(BEHIND)
@@ -256,9 +259,9 @@ def test_an_edit_of_the_last_message_evaluates_what_changed(talk: ChatController
 def test_an_edit_of_the_answer_evaluates_it_and_what_is_new(talk: ChatController, large: LocalModel) -> None:
     session = talk.session
     last = session.conversation.path()[-1]
-    session.move(last.parent)
-    session.say("assistant", "The Nile is long.", finish_reason="edited")
-    turn = say(talk, "Why?")
+    session.conversation.move(last.parent)
+    session.add("assistant", "The Nile is long.", finish_reason="edited")
+    turn = ask(talk, "Why?")
     expected = large.count_tokens("The Nile is long.") + large.count_tokens("Why?") + len(BETWEEN) + len(BEHIND)
     assert prompt_n(turn) <= expected + 1
 
@@ -267,19 +270,19 @@ def test_an_ordinary_turn_evaluates_the_new_message(talk: ChatController, large:
     """And the last token of the answer, which was drawn and not evaluated: it was cut by its length."""
     written = talk.session.conversation.path()[-1]
     assert written.finish_reason == "length"
-    assert prompt_n(say(talk, "Why?")) == large.count_tokens("Why?") + len(BETWEEN) + len(BEHIND) + 1
+    assert prompt_n(ask(talk, "Why?")) == large.count_tokens("Why?") + len(BETWEEN) + len(BEHIND) + 1
 
 
 def test_undo_and_redo_evaluate_only_the_branch(talk: ChatController) -> None:
-    talk.session.undo(1)
-    talk.session.redo()
-    talk.session.move(talk.session.conversation.path()[-2].id)
+    talk.session.conversation.undo(1)
+    talk.session.conversation.redo()
+    talk.session.conversation.move(talk.session.conversation.path()[-2].id)
     assert prompt_n(answer(talk)) == 1
 
 
 def test_a_new_system_prompt_evaluates_everything_behind_it(talk: ChatController) -> None:
     talk.set("system", "Be brief.")
-    talk.session.move(talk.session.conversation.path()[-2].id)
+    talk.session.conversation.move(talk.session.conversation.path()[-2].id)
     turn = answer(talk)
     assert prompt_n(turn) == len(turn.prompt.tokens) - len(BEFORE_SYSTEM)
 

@@ -12,7 +12,7 @@ from llmcli.engine.llama.context import common_prefix
 from llmcli.errors import LlmcliError
 from llmcli.inference.local import LocalModel
 from llmcli.params.settings import Settings
-from tests.chat.controllers import answer, dialogue_with, open_local, say, scripted
+from tests.chat.controllers import answer, ask, controller_with, open_local, scripted
 from tests.models.tiny_models import full_attention
 
 # As gemma's: no system message, and the user begins and takes turns with the model.
@@ -33,7 +33,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
 
 @pytest.fixture
 def controller(tiny: LocalModel) -> ChatController:
-    return dialogue_with(tiny, n_ctx=512, max_tokens=4)
+    return controller_with(tiny, n_ctx=512, max_tokens=4)
 
 
 def path(*said: tuple[str, str]) -> list[Message]:
@@ -145,7 +145,7 @@ def test_a_plain_answer_ends_at_the_turn_of_the_user(
 
     monkeypatch.setattr(controller.local, "generate", generate)
     controller.set("stop", ("end",))
-    say(controller, "a")
+    ask(controller, "a")
     answer(controller, chat_template="{{ messages[-1].content }}")
     answer(controller, raw=True)
     assert [settings.stop for settings in seen] == [("end", "\nUser:"), ("end",), ("end",)]
@@ -177,7 +177,7 @@ def test_a_message_is_counted_once(tiny: LocalModel, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("raw", [True, False])
 def test_every_next_prompt_starts_with_the_text_read_ahead(tiny: LocalModel, raw: bool) -> None:
-    controller = dialogue_with(tiny, n_ctx=512, max_tokens=4, raw=raw, system="be brief")
+    controller = controller_with(tiny, n_ctx=512, max_tokens=4, raw=raw, system="be brief")
     tiny.read([5])  # something else
     said = path(("user", "the river"), ("assistant", " why"))
     controller.prompt_builder.read_ahead(said, "be brief", controller.settings)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.replay import Replay, settings_of
+from llmcli.chat.replay import Replay, replay_settings
 from llmcli.chat.replay_source import RecordedAnswer, from_session
 from llmcli.chat.sessions.session import Session
 from llmcli.engine.sampling.temperature import TemperatureShift
@@ -20,7 +20,7 @@ from llmcli.inference.output import answer_data
 from llmcli.inference.request import build_prompt
 from llmcli.params.policies.policy import parse_place
 from llmcli.params.settings import Settings, parse_data
-from tests.chat.controllers import answer, dialogue_with, say
+from tests.chat.controllers import answer, ask, controller_with
 from tests.chat.replays import N_CTX, QUESTIONS, again, given, opened, read
 from tests.chat.test_exactness import Walk
 from tests.engine.test_reuse import Countdown
@@ -170,30 +170,30 @@ def turns(session: Session) -> Iterator[RecordedAnswer]:
 def test_the_turns_of_a_chat_repeat_exactly(first: LocalModel, second: LocalModel) -> None:
     """With a past of several batches: they are what a replay could not do without."""
     session = Session()
-    controller = dialogue_with(first, n_ctx=N_CTX, max_tokens=10, session=session)
+    controller = controller_with(first, n_ctx=N_CTX, max_tokens=10, session=session)
     conversation = session.conversation
-    say(
+    ask(
         controller,
         "Tell me about the river that runs through the town where my mother was born, and of its bridges. " * 4,
     )
-    say(controller, "Name three colours.", temperature=parse_data({"temp": "sentence:1.3,0.5"}, "")["temperature"])
-    session.move(conversation.path()[-2].id)
+    ask(controller, "Name three colours.", temperature=parse_data({"temp": "sentence:1.3,0.5"}, "")["temperature"])
+    session.conversation.move(conversation.path()[-2].id)
     answer(controller, seed=9)  # a retry
-    session.move(conversation.path()[-1].parent)
-    session.move(conversation.path()[-1].parent)
-    say(controller, "Name three animals, and one of them twice.")  # an edit
-    answer(controller, begun=conversation.path()[-1])  # going on
-    session.undo(1)
+    session.conversation.move(conversation.path()[-1].parent)
+    session.conversation.move(conversation.path()[-1].parent)
+    ask(controller, "Name three animals, and one of them twice.")  # an edit
+    answer(controller, continued=conversation.path()[-1])  # going on
+    session.conversation.undo(1)
     controller.set("system", "Speak like a sailor.")
-    say(controller, "And now?")
+    ask(controller, "And now?")
     turn = stopped(controller, "Go on.")
     controller.first = conversation.path()[2].id
-    say(controller, "What did I ask?")
+    ask(controller, "What did I ask?")
     found = list(turns(session))
     session.close()
     assert len(found) == 8
     assert turn.message.finish_reason == "interrupt"
-    assert any(rows != kept for recorded in found for rows, kept, _ in recorded.circumstances.layout)
+    assert any(rows != kept for recorded in found for rows, kept, _ in recorded.manifest.layout)
     for recorded in found:
         replay = again(second, recorded)
         assert (replay.difference, replay.reasons) == (None, []), recorded.source
@@ -215,16 +215,16 @@ def test_an_answer_after_any_history_repeats_exactly(tmp_path: Path, kind: str) 
     path = getattr(tiny_models, kind)(tmp_path / f"{kind}.gguf")
     flag = Countdown()
     first, second = (next(opened(path, one)) for one in (flag, None))
-    first.identity.sha256()
+    first.hasher.sha256()
     session = Session()
-    controller = dialogue_with(first, n_ctx=N_CTX, max_tokens=6, session=session)
+    controller = controller_with(first, n_ctx=N_CTX, max_tokens=6, session=session)
     steps = WithoutCount(controller, first, flag, Random(3), 0.0, first.context.params)
     for _ in range(40):
         steps.step()
     found = list(turns(session))
     session.close()
     assert len(found) > 15
-    assert {recorded.whole for recorded in found} == {True, False}
+    assert {recorded.is_complete for recorded in found} == {True, False}
     for recorded in found:
         replay = again(second, recorded)
         assert (replay.difference, replay.reasons) == (None, [])
@@ -261,7 +261,7 @@ def test_an_answer_that_was_stopped_repeats_as_far_as_it_went(
 
 def test_a_replay_that_is_stopped_says_nothing(first: LocalModel, second: LocalModel) -> None:
     recorded = read(given(first, {}, QUESTIONS[0]))
-    replay = Replay(second, recorded, settings_of(recorded, None, Settings()))
+    replay = Replay(second, recorded, replay_settings(recorded, None, Settings()))
     parts = replay.parts()
     next(parts)
     second.abort.set()

@@ -36,9 +36,9 @@ def test_another_seed_is_found(second: LocalModel, told: dict[str, Any]) -> None
     replay = again(second, read(told | {"params": told["params"] | {"seed": 77}}))
     there = replay.difference
     assert there
-    assert there.had != there.now
-    assert told["text"][there.offset :].startswith(there.had)
-    assert replay.answer.text[there.offset :].startswith(there.now)
+    assert there.recorded != there.replayed
+    assert told["text"][there.offset :].startswith(there.recorded)
+    assert replay.answer.text[there.offset :].startswith(there.replayed)
     assert told["text"][: there.offset] == replay.answer.text[: there.offset]
     assert replay.reasons == ["the settings are different"]
 
@@ -52,7 +52,7 @@ def test_another_template_is_found(second: LocalModel, told: dict[str, Any]) -> 
 
 def test_another_model_is_found(told: dict[str, Any], tmp_path: Path) -> None:
     tiny = next(opened(tiny_models.full_attention(tmp_path / "tiny.gguf")))
-    tiny.identity.sha256()
+    tiny.hasher.sha256()
     replay = again(tiny, read(changed(told, template="{{ messages[0].content }}")))
     tiny.close()
     assert replay.difference

@@ -18,14 +18,14 @@ WINDOWS = sys.platform == "win32"
 
 def new_session(name: str = "talk", text: str = "hello") -> Session:
     session = Session(name)
-    session.say("user", text)
+    session.add("user", text)
     return session
 
 
 def turn(session: Session, number: int) -> None:
-    session.say("user", f"question {number}")
+    session.add("user", f"question {number}")
     session.begin_answer(session.conversation.head)
-    session.grow("answer", "a")
+    session.add_piece("answer", "a")
     session.end_answer(f"answer {number}")
 
 
@@ -75,7 +75,7 @@ def test_chats_with_the_same_first_words_get_a_file_each() -> None:
     names = [session.name for session in sessions]
     assert names[0].endswith("-why-is-the-sky-blue")
     assert names[1:] == [f"{names[0]}-2", f"{names[0]}-3"]
-    assert not any(session.named for session in sessions)
+    assert not any(session.is_named for session in sessions)
     for session in sessions:
         session.close()
     for text in ("日本語", "", "-- ++", "x" * 300):
@@ -113,7 +113,7 @@ def test_a_second_chat_on_a_session_is_refused_while_it_is_open() -> None:
             refused()
     assert files.is_open("talk")
     assert texts(Session.read("talk")) == ["hello"]  # looking is free
-    first.say("user", "still mine")
+    first.add("user", "still mine")
     first.close()
     first.close()
     assert not files.is_open("talk")
@@ -124,13 +124,13 @@ def test_a_second_chat_on_a_session_is_refused_while_it_is_open() -> None:
 
 def test_two_chats_with_the_same_new_name_do_not_mix() -> None:
     first, second = Session("talk"), Session("talk")
-    first.say("user", "first")
+    first.add("user", "first")
     for _ in range(2):
         with pytest.raises(UsageError, match=r"'talk' already exists|is open in another chat"):
-            second.say("user", "second")
+            second.add("user", "second")
     assert second.conversation.messages == {}
     second.rename("other")
-    second.say("user", "second")
+    second.add("user", "second")
     assert [texts(Session.read(name)) for name in ("talk", "other")] == [["first"], ["second"]]
     first.close()
     second.close()
@@ -147,8 +147,8 @@ def test_a_session_is_renamed_with_its_unfinished_answer() -> None:
         with pytest.raises(UsageError, match=message):
             session.rename(name)
     session.rename("novel")
-    session.say("user", "more")
-    assert session.named
+    session.add("user", "more")
+    assert session.is_named
     assert files.is_open("novel")
     assert not files.is_open("talk")
     session.close()
@@ -167,13 +167,13 @@ def test_a_session_is_renamed_with_its_unfinished_answer() -> None:
 def test_a_copy_is_a_separate_session() -> None:
     session = new_session()
     turn(session, 1)
-    session.undo(1)
+    session.conversation.undo(1)
     session.set("top_k", 3)
     copy = session.copy("copy")
     with pytest.raises(UsageError, match="'copy' already exists"):
         session.copy("copy")
-    session.say("user", "here")
-    copy.say("user", "there")
+    session.add("user", "here")
+    copy.add("user", "there")
     session.close()
     copy.close()
     assert [texts(Session.read(name)) for name in ("talk", "copy")] == [["hello", "here"], ["hello", "there"]]
@@ -233,9 +233,9 @@ def test_files_are_private_and_planted_links_are_not_followed(home: Path, tmp_pa
 )
 def test_the_title_is_the_start_of_the_first_user_message(text: str, title: str) -> None:
     session = Session("talk")
-    session.prepare("assistant", "A greeting")
-    session.say("user", text)
-    session.say("user", "more")
+    session.conversation.add(session.conversation.draft("assistant", "A greeting"))
+    session.add("user", text)
+    session.add("user", "more")
     session.close()
     (one,) = files.session_summaries()
     assert (one.name, one.title, one.n_messages, one.size) == ("talk", title, 3, files.path_of("talk").stat().st_size)
@@ -244,7 +244,7 @@ def test_the_title_is_the_start_of_the_first_user_message(text: str, title: str)
 def test_five_hundred_sessions_are_listed_in_half_a_second() -> None:
     session = new_session()
     for number in range(10):
-        session.say("assistant", f"{number} " + "lorem ipsum " * 100)
+        session.add("assistant", f"{number} " + "lorem ipsum " * 100)
     session.close()
     data = files.path_of("talk").read_bytes()
     for number in range(500):
@@ -276,7 +276,7 @@ def test_a_hit_has_the_number_that_the_history_shows() -> None:
     session = new_session()
     for number in (1, 2):
         turn(session, number)
-    session.undo(1)
+    session.conversation.undo(1)
     turn(session, 3)
     session.close()
     hits = {hit.excerpt: (hit.id, hit.number) for hit in files.search("answer")}
@@ -287,11 +287,11 @@ def test_a_list_counts_the_messages_of_the_present_branch() -> None:
     session = new_session()
     turn(session, 1)
     turn(session, 2)
-    session.undo(1)
+    session.conversation.undo(1)
     turn(session, 3)
     counts = [(one.n_messages, one.n_branches) for one in files.session_summaries()]
-    session.undo(2)
-    session.clear()
+    session.conversation.undo(2)
+    session.conversation.clear()
     session.close()
     counts += [(one.n_messages, one.n_branches) for one in files.session_summaries()]
     assert counts == [(5, 2), (0, 2)]

@@ -14,7 +14,7 @@ from llmcli.errors import ConstraintError
 from llmcli.inference.local import LocalModel
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
-from tests.chat.controllers import dialogue_with, open_local, say, scripted
+from tests.chat.controllers import ask, controller_with, open_local, scripted
 from tests.models.tiny_models import full_attention
 
 # Templates that say how this model thinks, and one that opens the reasoning itself.
@@ -33,7 +33,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
 @pytest.fixture
 def controller(tiny: LocalModel, home: Path) -> Iterator[ChatController]:
     """With a session on disk."""
-    controller = dialogue_with(tiny, n_ctx=512, max_tokens=6, session=Session())
+    controller = controller_with(tiny, n_ctx=512, max_tokens=6, session=Session())
     yield controller
     controller.session.close()
 
@@ -48,8 +48,8 @@ def on_disk(controller: ChatController) -> list[Message]:
 
 def begun(controller: ChatController, content: str, reasoning: str = "") -> Message:
     """A question with an answer that was cut."""
-    controller.session.say("user", "why")
-    return controller.session.say("assistant", content, reasoning=reasoning, finish_reason="interrupt")
+    controller.session.add("user", "why")
+    return controller.session.add("assistant", content, reasoning=reasoning, finish_reason="interrupt")
 
 
 def go_on(controller: ChatController, last: Message, *pieces: str) -> tuple[Any, list[tuple[str, str]]]:
@@ -59,7 +59,7 @@ def go_on(controller: ChatController, last: Message, *pieces: str) -> tuple[Any,
     path = controller.session.conversation.path()[:-1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local, "generate", scripted(*pieces))
-        turn = controller.answer(path, begun=last)
+        turn = controller.answer(path, continued=last)
         return turn, list(turn.parts())
 
 
@@ -67,7 +67,7 @@ def go_on(controller: ChatController, last: Message, *pieces: str) -> tuple[Any,
 
 
 def test_an_answer_is_kept_with_what_made_it(controller: ChatController) -> None:
-    turn = say(controller, "the river", temperature=Fixed(0.5))
+    turn = ask(controller, "the river", temperature=Fixed(0.5))
     message = turn.message
     assert message
     assert (message.content, message.finish_reason) == (turn.answer.text, turn.answer.finish_reason)
@@ -79,7 +79,7 @@ def test_an_answer_is_kept_with_what_made_it(controller: ChatController) -> None
 
 
 def test_an_answer_that_is_closed_midway_keeps_what_came(controller: ChatController) -> None:
-    controller.session.say("user", "the river")
+    controller.session.add("user", "the river")
     turn = controller.answer(controller.session.conversation.path())
     parts = turn.parts()
     texts = [next(parts)[1], next(parts)[1]]
@@ -97,7 +97,7 @@ def test_an_answer_that_fails_midway_keeps_what_came(
     controller: ChatController, monkeypatch: pytest.MonkeyPatch, fault: BaseException, reason: str
 ) -> None:
     monkeypatch.setattr(controller.local, "generate", scripted("I ", "see", fault))
-    controller.session.say("user", "the river")
+    controller.session.add("user", "the river")
     turn = controller.answer(controller.session.conversation.path())
     with pytest.raises(type(fault)):
         list(turn.parts())
@@ -110,7 +110,7 @@ def test_an_answer_in_which_nothing_came_is_not_kept(
     controller: ChatController, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(controller.local, "generate", scripted(ConstraintError("no token fits")))
-    controller.session.say("user", "the river")
+    controller.session.add("user", "the river")
     turn = controller.answer(controller.session.conversation.path())
     with pytest.raises(ConstraintError):
         list(turn.parts())
@@ -121,7 +121,7 @@ def test_an_answer_in_which_nothing_came_is_not_kept(
 def test_a_stop_in_the_prompt_saves_nothing_and_harms_nothing(controller: ChatController) -> None:
     local = controller.local
     assert local
-    expected = say(controller, "the river", temperature=Fixed(0.0)).answer.text
+    expected = ask(controller, "the river", temperature=Fixed(0.0)).answer.text
     path = controller.session.conversation.path()[:1]
     turn = controller.answer(path, progress=lambda _done, _total: local.abort.set())
     local.read([1])
@@ -194,7 +194,7 @@ def test_an_interrupt_of_the_reasoning_alone_is_kept(
 ) -> None:
     controller.set("chat_template", OPENS)
     monkeypatch.setattr(controller.local, "generate", scripted("it is", KeyboardInterrupt()))
-    controller.session.say("user", "why")
+    controller.session.add("user", "why")
     turn = controller.answer(controller.session.conversation.path())
     with pytest.raises(KeyboardInterrupt):
         list(turn.parts())

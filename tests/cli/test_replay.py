@@ -11,7 +11,7 @@ from llmcli.chat.controller import ChatController
 from llmcli.chat.sessions.session import Session
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
-from tests.chat.controllers import answer, dialogue_with, open_local, say
+from tests.chat.controllers import answer, ask, controller_with, open_local
 from tests.conftest import Run
 
 POLICY = "def hot(step):\n    return 1.5\n"
@@ -97,10 +97,10 @@ def controller(with_tiny: Path) -> ChatController:
     settings = Settings(n_ctx=512, n_threads=1)
     local = open_local(with_tiny, settings)
     flags = {"n_ctx": 512, "max_tokens": 8, "temperature": Fixed(1.5)}
-    controller = dialogue_with(local, session=Session("talk"), model=str(with_tiny), **flags)
-    say(controller, "why")
-    say(controller, "the moon")
-    controller.session.move(3)
+    controller = controller_with(local, session=Session("talk"), model=str(with_tiny), **flags)
+    ask(controller, "why")
+    ask(controller, "the moon")
+    controller.session.conversation.move(3)
     answer(controller, seed=7)
     controller.session.close()
     local.close()

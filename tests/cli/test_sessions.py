@@ -20,10 +20,10 @@ def saved() -> str:
     """The name of a session of two branches, one message with an escape sequence."""
     session = Session("talk")
     session.set("system", "Be brief.")
-    session.say("user", 'say "hi" \x1b[31m\n')
+    session.add("user", 'say "hi" \x1b[31m\n')
     session.begin_answer(1, model="m")
     session.end_answer("first é 日本 🙂", "why", finish_reason="stop")
-    session.move(1)
+    session.conversation.move(1)
     session.begin_answer(1, model="m")
     session.end_answer("second\n\n", finish_reason="stop")
     session.close()
@@ -101,7 +101,7 @@ def test_show_prints_the_present_branch_or_all(saved: str, capfd: pytest.Capture
 
 def test_show_of_a_cleared_session_names_the_option_all(saved: str, capfd: pytest.CaptureFixture[str]) -> None:
     session = Session.load(saved)
-    session.clear()
+    session.conversation.clear()
     session.close()
     for command in (sessions.show_session, sessions.export_session):
         assert command(saved) == ExitStatus.OK
@@ -196,7 +196,7 @@ def test_the_command_alone_lists_the_sessions(saved: str, capfd: pytest.CaptureF
 
 def test_continue_opens_the_last_session_that_is_not_open(saved: str, capfd: pytest.CaptureFixture[str]) -> None:
     later = Session("later")
-    later.say("user", "hi")
+    later.add("user", "hi")
     files.path_of("zz").with_name("not a name.jsonl").write_text("{}\n")  # somebody's copy
     opened = open_session(go_on=True, name=None, keep=True)
     assert opened.name == "talk"

@@ -135,7 +135,7 @@ class Scripted:
     load_ms = waited_ms = 1.0
 
     def __init__(self, local: LocalModel, *pieces: str) -> None:
-        self.model, self.target, self.identity = local.model, local.target, local.identity
+        self.model, self.target, self.identity = local.model, local.target, local.hasher
         self.gpu_layers = 0
         self.pieces = pieces
 

@@ -10,8 +10,8 @@ import pytest
 from llmcli.engine.events import TokenTrace
 from llmcli.engine.reasoning import ReasoningSplitter
 from llmcli.inference.answer import Answer
-from llmcli.inference.local import LocalModel, Prompt
-from llmcli.inference.prompt_tokens import raw_tokens
+from llmcli.inference.local import LocalModel
+from llmcli.inference.prompt_tokens import raw_prompt
 from llmcli.params.settings import Settings
 from tests.chat.controllers import open_local
 
@@ -29,7 +29,7 @@ def local(starter: Path) -> Iterator[LocalModel]:
 def traced(local: LocalModel, prompt: str = PROMPT, **values: Any) -> tuple[Answer, list[TokenTrace]]:
     """An answer, and what was heard of each token, in the order of hearing."""
     heard: list[TokenTrace] = []
-    answer = Answer(local, Prompt(prompt, raw_tokens(local.model.vocab, prompt)), replace(SETTINGS, **values), trace=2)
+    answer = Answer(local, raw_prompt(local.model.vocab, prompt), replace(SETTINGS, **values), trace=2)
     answer.on_token = heard.append
     for _ in answer.parts():
         pass
@@ -83,9 +83,7 @@ def test_a_prefill_is_text_without_a_token(local: LocalModel) -> None:
 def test_the_traces_separate_reasoning_from_the_answer(local: LocalModel) -> None:
     prompt = "<think>\nLet me see"
     grammar = 'root ::= " " [a-z ]{8} "</think>\\n\\nYes" [a-z. ]{10}'
-    answer = Answer(
-        local, Prompt(prompt, raw_tokens(local.model.vocab, prompt)), SETTINGS, grammar, inside=True, trace=0
-    )
+    answer = Answer(local, raw_prompt(local.model.vocab, prompt), SETTINGS, grammar, inside=True, trace=0)
     answer.settings = replace(SETTINGS, raw=False)
     assert ReasoningSplitter(prompt, True).thinking
     for _ in answer.parts():

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llmcli.errors import UsageError
-from llmcli.inference.comparison import MOST, Variant, distinct_n, split_values, statistics_of, variants_of
+from llmcli.inference.comparison import MAX_VARIANTS, Variant, distinct_n, split_values, statistics_of, variants_of
 from llmcli.params.policies.policy import Fixed
 
 # What varies
@@ -88,7 +88,7 @@ def test_a_value_with_a_comma_needs_semicolons() -> None:
 
 
 def test_as_many_variants_as_the_limit_are_allowed() -> None:
-    assert len(variants_of(["top_k=" + ",".join(map(str, range(MOST)))], 1)) == MOST
+    assert len(variants_of(["top_k=" + ",".join(map(str, range(MAX_VARIANTS)))], 1)) == MAX_VARIANTS
 
 
 # The figures
