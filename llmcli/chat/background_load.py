@@ -17,7 +17,7 @@ CHECKING = "checking the file"
 
 
 class BackgroundLoad:
-    """One load. `doing` is its progress; `on_end` is called in its thread at the end, also after an error."""
+    """One load. `status` is its progress; `on_end` is called in its thread at the end, also after an error."""
 
     def __init__(self, load: Load, on_end: Callable[[], None] | None = None) -> None:
         self.status = CHECKING
@@ -31,14 +31,14 @@ class BackgroundLoad:
 
     def _run(self) -> None:
         try:
-            self._prompt_builder = self._load(self._abort, self._report)
+            self._prompt_builder = self._load(self._abort, self._set_status)
         except BaseException as error:  # raised in the main thread, by `wait`
             self._error = error
         if self._on_end:
             self._on_end()
 
-    def _report(self, doing: str) -> None:
-        self.status = doing
+    def _set_status(self, status: str) -> None:
+        self.status = status
 
     @property
     def prompt_builder(self) -> "PromptBuilder | None":
@@ -55,7 +55,7 @@ class BackgroundLoad:
         return self._error is not None
 
     def wait(self, tick: Callable[[str], bool]) -> "LocalModel | None":
-        """The model, once it is loaded. `tick(doing)` is called meanwhile; where it returns False, the result is None.
+        """The model, once it is loaded. `tick(status)` is called meanwhile; if it returns False, the result is None.
 
         Raises:
             LlmcliError: the error of the load.
@@ -69,7 +69,7 @@ class BackgroundLoad:
         return self.local
 
     def close(self) -> None:
-        """Stop the load, or free the model; harmless when done twice."""
+        """Stop the load, or free the model. A second call does nothing."""
         self._abort.set()
         while self._thread.is_alive() and self.status != CHECKING:  # it runs in another process, and may take long
             self._thread.join(_TICK)

@@ -19,7 +19,7 @@ from llmcli.params.model import HubParams
 from llmcli.params.param import describe
 from llmcli.params.settings import fields, parse_data
 
-_WHOLE = ("stop", "length")
+_COMPLETE = ("stop", "length")
 _ROLES = ("system", "user", "assistant")
 _WRITE_JSON = "give a file that `llmcli generate --json` wrote"
 # Settings of another machine, and those that may name a file: its content is part of the replay data.
@@ -29,10 +29,10 @@ _OMITTED |= {key for key, field in fields().items() if field.param.path}
 
 @dataclass(frozen=True)
 class RecordedAnswer:
-    """`values` are the typed settings by key.
+    """An answer with all that is needed to generate it again; `values` are the typed settings by key.
 
-    `asked` is the request, as in `Prompt`; or it is None, and `path` holds the messages of a session, `system` its
-    system prompt and `continued` the answer that this one continues.
+    `request` is as in `Prompt`; or it is None, and `path` has the messages of a session, `system` its system prompt and
+    `continued` the answer that this one continues.
     """
 
     source: str
@@ -51,7 +51,7 @@ class RecordedAnswer:
 def from_output(text: str, source: str, policy_file: str = "") -> list[RecordedAnswer]:
     """The answer in one JSON object of `llmcli generate --json`, or all answers of `compare --json`, with their labels.
 
-    `own` is the policy file (FILE.py:NAME) that the user allows.
+    `policy_file` (FILE.py:NAME) is the one that the user allows.
 
     Raises:
         UsageError: when it is not such an object, or needs a policy file that is not allowed.
@@ -59,31 +59,30 @@ def from_output(text: str, source: str, policy_file: str = "") -> list[RecordedA
     data = _object(text, source)
     variants = data.get("variants")
     if variants is None:
-        return [_answer_of(data, source, policy_file)]
+        return [_from_object(data, source, policy_file)]
     if not isinstance(variants, list) or not 0 < len(variants) <= MAX_VARIANTS:
         raise UsageError(f"{source}: variants must be a list of 1 to {MAX_VARIANTS} answers", _WRITE_JSON)
     answers = []
     for number, one in enumerate(variants, 1):
         if not isinstance(one, dict):
             raise UsageError(f"answer {number} of {source} is not a JSON object", _WRITE_JSON)
-        answer = _answer_of(one, f"answer {number} of {source}", policy_file)
+        answer = _from_object(one, f"answer {number} of {source}", policy_file)
         answers.append(replace(answer, label=_text(one, "label", source)))
     return answers
 
 
-def _answer_of(data: Mapping[str, Any], source: str, policy_file: str) -> RecordedAnswer:
+def _from_object(data: Mapping[str, Any], source: str, policy_file: str) -> RecordedAnswer:
     if "replay" not in data:
         raise UsageError(f"{source} has no replay data", "create it with `llmcli generate --json`")
     values = _settings(data.get("params"), source, policy_file)
-    asked = _request(data, source, bool(values.get("raw")))
     return RecordedAnswer(
         source,
         _text(data, "text", source),
         _text(data, "reasoning_content", source, optional=True),
-        _text(data, "finish_reason", source) in _WHOLE,
+        _text(data, "finish_reason", source) in _COMPLETE,
         values,
         _manifest(data["replay"], source),
-        asked,
+        _request(data, source, bool(values.get("raw"))),
     )
 
 
@@ -94,30 +93,30 @@ def from_session(session: Session, number: int | None, policy_file: str = "") ->
         UsageError: when there is none, it has no replay data, or it needs a policy file that is not allowed.
     """
     path = session.conversation.path()
-    message = _answer(path, number, session.name)
+    message = _find_answer(path, number, session.name)
     source = f"answer {path.index(message) + 1} of {session.name}"
     if not message.replay:
         raise UsageError(f"{source} has no replay data: {_missing_reason(message)}", "choose another answer")
-    known = _manifest(message.replay, source)
+    manifest = _manifest(message.replay, source)
     values = _settings(message.params, source, policy_file)
-    continued = session.conversation.messages.get(known.begun) if known.begun else None
-    if known.begun and not continued:
-        raise UsageError(f"{source} continues message {known.begun}, which does not exist", "choose another answer")
+    continued = session.conversation.messages.get(manifest.begun) if manifest.begun else None
+    if manifest.begun and not continued:
+        raise UsageError(f"{source} continues message {manifest.begun}, which does not exist", "choose another answer")
     system = message.params.get("system")
     return RecordedAnswer(
         source,
         message.content,
         message.reasoning,
-        message.finish_reason in _WHOLE,
+        message.finish_reason in _COMPLETE,
         values,
-        known,
-        path=sliding_window(path[: path.index(message)], known.first),
-        system=known.system or (system if isinstance(system, str) and not system.startswith("@") else None),
+        manifest,
+        path=sliding_window(path[: path.index(message)], manifest.first),
+        system=manifest.system or (system if isinstance(system, str) and not system.startswith("@") else None),
         continued=continued,
     )
 
 
-def _answer(path: Sequence[Message], number: int | None, name: str) -> Message:
+def _find_answer(path: Sequence[Message], number: int | None, name: str) -> Message:
     if number is None:
         last = next((message for message in reversed(path) if message.role == "assistant"), None)
         if not last:
@@ -154,16 +153,16 @@ def _reject_constant(text: str) -> None:
 
 
 def _settings(data: Any, source: str, policy_file: str) -> dict[str, Any]:
-    """The typed settings, with the policy file that the user gives now."""
+    """The typed settings, with the policy file that the user allows."""
     if not isinstance(data, Mapping):
         raise UsageError(f"{source}: params must be an object", _WRITE_JSON)
-    policy = data.get("temp_policy_file")
-    if policy and not policy_file:
+    recorded = data.get("temp_policy_file")
+    if recorded and not policy_file:
         raise UsageError(
-            f"{source} needs the policy file {str(policy)[:200]}, which is code",
+            f"{source} needs the policy file {str(recorded)[:200]}, which is code",
             "if you trust it, allow it with --temp-policy-file FILE.py:NAME",
         )
-    if policy_file and not policy:
+    if policy_file and not recorded:
         raise UsageError(f"{source} has no policy file", "remove --temp-policy-file")
     values = parse_data({key: value for key, value in data.items() if key not in _OMITTED}, f"{source}: params")
     if values.get("seed") is None:

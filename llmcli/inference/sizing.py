@@ -1,4 +1,4 @@
-"""Memory: the size of the context, the layers on the GPU, and the facts of a model."""
+"""What fits in memory: the size of the context and the layers on the GPU; and the facts of a model."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,8 +19,8 @@ from llmcli.params.settings import Settings
 
 _ROUND = 256  # llama.cpp rounds a context up to this
 _GIB = 1 << 30
-_WIDEST = 16  # answers at a time; more do not make a processor faster
-_ROOM_EACH = 2048  # tokens that each of several answers of unlimited length gets at least, if the model has them
+_MAX_WIDTH = 16  # answers at a time; more do not make a processor faster
+_MIN_ROOM = 2048  # tokens that each of several answers of unlimited length gets at least, if the model has them
 
 
 def shape_of(headers: Sequence[GGUFHeader]) -> ModelShape:
@@ -83,12 +83,12 @@ def choose_shared(shape: ModelShape, settings: Settings, prompts: Sequence[int],
     longest = max(prompts)
     alone, note = choose_context(shape, settings, longest)
     check_room(settings, longest, alone, note)
-    open_ended = max((alone - longest) // n_answers, _ROOM_EACH)
+    open_ended = max((alone - longest) // n_answers, _MIN_ROOM)
     room = min(alone - longest, settings.max_tokens + 1 if settings.max_tokens >= 0 else open_ended)
     wanted = replace(shape, n_ctx_train=sum(prompts) + n_answers * room)
     types = settings.cache_type_k, settings.cache_type_v
     fits = fitting_context(wanted, hardware.available_memory(), settings.n_ubatch, *types)
-    rounds = -(-n_answers // min(max((fits - sum(prompts)) // room, 1), _WIDEST))
+    rounds = -(-n_answers // min(max((fits - sum(prompts)) // room, 1), _MAX_WIDTH))
     width = -(-n_answers // rounds)
     n_ctx = -(-(sum(prompts) + width * room) // _ROUND) * _ROUND
     return SharedContext(n_ctx, longest + room, width, note)

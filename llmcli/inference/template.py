@@ -23,11 +23,11 @@ from llmcli.errors import LlmcliError, ModelInvalidError
 
 Message = Mapping[str, Any]
 _HINT = "use another template with --chat-template"
-_SECONDS = 2.0
-_MOST_SOURCE = 1 << 17  # characters; the longest published template has 20,000
+_SECONDS = 2.0  # for one rendering
+_MAX_SOURCE = 1 << 17  # characters; the longest published template has 20,000
 _ROOM = 1 << 25  # characters that a rendering may produce in all, beyond 128 times its input
 _SPARE_OUTPUT = 1 << 20  # characters of output beyond eight times the input
-_WIDEST = 64  # columns of one level of JSON
+_MAX_INDENT = 64  # columns of one level of JSON
 _LAZY = ("map", "reject", "rejectattr", "select", "selectattr", "unique")
 _FILTERS = (
     *_LAZY,
@@ -60,14 +60,14 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, special: Mapping[str, str], origin: str) -> None:
-        """`special` holds `bos_token` and `eos_token`; `origin` names the template in errors."""
+        """`special` has `bos_token` and `eos_token`; `origin` names the template in errors."""
         self.source = source
         self.time: float | None = None  # the time for the template (seconds since 1970); None: now
         self._special = dict(special)
         self._origin = origin
         self._sandbox = Sandbox(RenderBudget(_SPARE_OUTPUT, _SECONDS))
-        if len(source) > _MOST_SOURCE:
-            raise ModelInvalidError(f"{origin} has more than {_MOST_SOURCE} characters", _HINT)
+        if len(source) > _MAX_SOURCE:
+            raise ModelInvalidError(f"{origin} has more than {_MAX_SOURCE} characters", _HINT)
         try:
             self._template = self._sandbox.from_string(source)
         except Exception as error:  # of Jinja, or of Python, which compiles the code that Jinja makes
@@ -137,7 +137,7 @@ class TemplateLimitError(SecurityError):
 
 
 class RenderBudget:
-    """The budget of one rendering: seconds, and characters to produce; an object or an iteration costs 64."""
+    """The budget of one rendering: seconds, and characters to produce; an object or an iteration costs `OBJECT`."""
 
     def __init__(self, room: int, seconds: float) -> None:
         self._room = room
@@ -184,7 +184,7 @@ class BudgetInjector(NodeTransformer):
     def visit(self, node: nodes.Node, *_args: Any, **_kwargs: Any) -> nodes.Node:
         self.generic_visit(node)
         if isinstance(node, nodes.For):
-            return _metered_loop(node)
+            return _charge_loop(node)
         if isinstance(node, nodes.Concat):
             return _filter(nodes.List(node.nodes, lineno=node.lineno), "join")
         if isinstance(node, (nodes.List, nodes.Dict)):
@@ -196,7 +196,7 @@ class BudgetInjector(NodeTransformer):
         return node
 
 
-def _metered_loop(node: nodes.For) -> nodes.For:
+def _charge_loop(node: nodes.For) -> nodes.For:
     if node.recursive:
         raise TemplateSyntaxError("recursive loops are not allowed", node.lineno)
     fixed = sum(len(part.data) for part in node.find_all(nodes.TemplateData))
@@ -209,20 +209,20 @@ def _filter(node: Any, name: str, *args: nodes.Expr) -> nodes.Filter:
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja as `transformers` configures it for chat templates. `meter` belongs to one rendering or compilation."""
+    """Jinja as `transformers` configures it for chat templates. `budget` is that of one rendering or compilation."""
 
     intercepted_binops = frozenset(("+", "-", "*", "/", "//", "%", "**"))
 
-    def __init__(self, meter: RenderBudget) -> None:
+    def __init__(self, budget: RenderBudget) -> None:
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=["jinja2.ext.loopcontrols", _Generation],
             finalize=self._output,
         )
-        self.budget = meter
+        self.budget = budget
         self.time = 0.0  # the time for the template, in seconds since 1970
-        filters = {name: self._lazy(self.filters[name]) if name in _LAZY else self._metered(self.filters[name])
+        filters = {name: self._lazy(self.filters[name]) if name in _LAZY else self._charged(self.filters[name])
                    for name in _FILTERS}  # fmt: skip
         self.filters = filters | {
             "each": lambda values, text: self.budget.each(values, text),
@@ -283,7 +283,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.budget.spend(len(text))
         return text
 
-    def _metered(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _charged(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The filter with a charge for its result; for an iterator, while it is read."""
 
         @wraps(function)
@@ -346,7 +346,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     ) -> str:
         """JSON with the arguments of `transformers`: no HTML escapes, and ASCII escapes only with `ensure_ascii`."""
         if indent is not None:
-            indent = indent[:_WIDEST] if isinstance(indent, str) else min(indent, _WIDEST)
+            indent = indent[:_MAX_INDENT] if isinstance(indent, str) else min(indent, _MAX_INDENT)
         encoder = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
         pieces = []
         for piece in encoder.iterencode(value):
