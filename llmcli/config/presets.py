@@ -1,4 +1,4 @@
-"""The layers of settings in their order, and presets."""
+"""Presets, and the order of all layers of settings."""
 
 import os
 from collections.abc import Mapping, Sequence

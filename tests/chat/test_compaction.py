@@ -38,9 +38,9 @@ def requests(controller: ChatController, monkeypatch: pytest.MonkeyPatch) -> Req
     seen: Requests = []
     model = scripted("<think>hm</think>\n", "All ", "is well.\n")
 
-    def generate(prompt: Prompt, settings: Settings, *more: object, **watched: object) -> Any:
+    def generate(prompt: Prompt, settings: Settings, *more: object, **options: object) -> Any:
         seen.append((prompt, settings))
-        return model(prompt, settings, *more, **watched)
+        return model(prompt, settings, *more, **options)
 
     monkeypatch.setattr(controller.local, "generate", generate)
     return seen

@@ -44,7 +44,7 @@ _EXACT: dict[str, Any] = {"cache_type_k": "f32", "cache_type_v": "f32", "flash_a
 
 @dataclass
 class Walk:
-    """Random work on a dialogue. `ties` counts the answers that differed where two tokens were equally likely."""
+    """Random work in a chat. `ties` counts the answers that differed where two tokens were equally likely."""
 
     controller: ChatController
     local: LocalModel
@@ -102,7 +102,7 @@ class Walk:
 
     def go_on(self) -> None:
         if self.path[-1].role == "assistant":
-            self.answer(self.path[:-1], begun=self.path[-1])
+            self.answer(self.path[:-1], continued=self.path[-1])
 
     def system(self) -> None:
         self.controller.set("system", self.random.choice([None, "You are a poet.", self.text()]))
@@ -138,10 +138,10 @@ class Walk:
             pass
         self.flag.left = -1
 
-    def answer(self, path: list[Message] | None = None, begun: Message | None = None, **extra: Any) -> None:
+    def answer(self, path: list[Message] | None = None, continued: Message | None = None, **extra: Any) -> None:
         assert self.local._context
         before = list(self.local._context._evaluated[0])
-        turn = self.controller.answer(self.path if path is None else path, extra, begun)
+        turn = self.controller.answer(self.path if path is None else path, extra, continued)
         for _ in turn.parts():
             pass
         self.flag.left = -1
@@ -211,7 +211,7 @@ def walk(local: LocalModel, seed: int, noise: float, params: ContextParams, **fl
 
 @pytest.mark.parametrize("raw", [True, False])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_next_answer_owes_nothing_to_the_past(tiny: LocalModel, seed: int, raw: bool) -> None:
+def test_the_next_answer_is_that_of_a_new_context(tiny: LocalModel, seed: int, raw: bool) -> None:
     exact = ContextParams(n_ctx=1024, n_threads=1, n_threads_batch=1, **_EXACT)
     steps = walk(tiny, seed, TINY_NOISE, exact, raw=raw)
     for _ in range(12):
@@ -220,7 +220,7 @@ def test_the_next_answer_owes_nothing_to_the_past(tiny: LocalModel, seed: int, r
 
 
 @pytest.mark.parametrize("seed", [2, 5, 6])
-def test_the_next_answer_of_the_starter_owes_nothing_to_the_past(large: LocalModel, seed: int) -> None:
+def test_the_next_answer_of_the_starter_is_that_of_a_new_context(large: LocalModel, seed: int) -> None:
     steps = walk(large, seed, 0.0, ONE_BY_ONE)
     for _ in range(8):
         steps.step()
@@ -231,7 +231,7 @@ def test_the_next_answer_of_the_starter_owes_nothing_to_the_past(large: LocalMod
 
 
 @pytest.fixture
-def talk(large: LocalModel) -> ChatController:
+def chat(large: LocalModel) -> ChatController:
     """Two turns with the starter."""
     controller = controller_with(large, n_ctx=1024, max_tokens=6, **GREEDY)
     for text in ("Name a river.", "Name another one."):
@@ -239,51 +239,51 @@ def talk(large: LocalModel) -> ChatController:
     return controller
 
 
-def test_a_retry_evaluates_one_token(talk: ChatController) -> None:
-    path = talk.session.conversation.path()
+def test_a_retry_evaluates_one_token(chat: ChatController) -> None:
+    path = chat.session.conversation.path()
     for extra in ({}, {"temperature": Fixed(1.5), "seed": 7}, {"top_k": 3, "max_tokens": 3}):
-        talk.session.conversation.move(path[-2].id)
-        assert prompt_n(answer(talk, **extra)) == 1
+        chat.session.conversation.move(path[-2].id)
+        assert prompt_n(answer(chat, **extra)) == 1
 
 
-def test_an_edit_of_the_last_message_evaluates_what_changed(talk: ChatController, large: LocalModel) -> None:
-    old = talk.session.conversation.path()[-2]
-    before = talk.prompt(talk.session.conversation.path()[:-1]).tokens
-    talk.session.conversation.move(old.parent)
-    turn = ask(talk, "Name another two.")
+def test_an_edit_of_the_last_message_evaluates_what_changed(chat: ChatController, large: LocalModel) -> None:
+    old = chat.session.conversation.path()[-2]
+    before = chat.prompt(chat.session.conversation.path()[:-1]).tokens
+    chat.session.conversation.move(old.parent)
+    turn = ask(chat, "Name another two.")
     changed = len(turn.prompt.tokens) - common_prefix(before, turn.prompt.tokens)
     assert prompt_n(turn) == changed
     assert changed <= large.count_tokens(" two.") + len(BEHIND)
 
 
-def test_an_edit_of_the_answer_evaluates_it_and_what_is_new(talk: ChatController, large: LocalModel) -> None:
-    session = talk.session
+def test_an_edit_of_the_answer_evaluates_it_and_what_is_new(chat: ChatController, large: LocalModel) -> None:
+    session = chat.session
     last = session.conversation.path()[-1]
     session.conversation.move(last.parent)
     session.add("assistant", "The Nile is long.", finish_reason="edited")
-    turn = ask(talk, "Why?")
+    turn = ask(chat, "Why?")
     expected = large.count_tokens("The Nile is long.") + large.count_tokens("Why?") + len(BETWEEN) + len(BEHIND)
     assert prompt_n(turn) <= expected + 1
 
 
-def test_an_ordinary_turn_evaluates_the_new_message(talk: ChatController, large: LocalModel) -> None:
+def test_an_ordinary_turn_evaluates_the_new_message(chat: ChatController, large: LocalModel) -> None:
     """And the last token of the answer, which was drawn and not evaluated: it was cut by its length."""
-    written = talk.session.conversation.path()[-1]
+    written = chat.session.conversation.path()[-1]
     assert written.finish_reason == "length"
-    assert prompt_n(ask(talk, "Why?")) == large.count_tokens("Why?") + len(BETWEEN) + len(BEHIND) + 1
+    assert prompt_n(ask(chat, "Why?")) == large.count_tokens("Why?") + len(BETWEEN) + len(BEHIND) + 1
 
 
-def test_undo_and_redo_evaluate_only_the_branch(talk: ChatController) -> None:
-    talk.session.conversation.undo(1)
-    talk.session.conversation.redo()
-    talk.session.conversation.move(talk.session.conversation.path()[-2].id)
-    assert prompt_n(answer(talk)) == 1
+def test_undo_and_redo_evaluate_only_the_branch(chat: ChatController) -> None:
+    chat.session.conversation.undo(1)
+    chat.session.conversation.redo()
+    chat.session.conversation.move(chat.session.conversation.path()[-2].id)
+    assert prompt_n(answer(chat)) == 1
 
 
-def test_a_new_system_prompt_evaluates_everything_behind_it(talk: ChatController) -> None:
-    talk.set("system", "Be brief.")
-    talk.session.conversation.move(talk.session.conversation.path()[-2].id)
-    turn = answer(talk)
+def test_a_new_system_prompt_evaluates_everything_after_it(chat: ChatController) -> None:
+    chat.set("system", "Be brief.")
+    chat.session.conversation.move(chat.session.conversation.path()[-2].id)
+    turn = answer(chat)
     assert prompt_n(turn) == len(turn.prompt.tokens) - len(BEFORE_SYSTEM)
 
 

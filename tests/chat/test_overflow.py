@@ -157,11 +157,11 @@ def test_a_message_far_too_long_is_refused_without_a_full_count(controller: Chat
     counted: list[int] = []
     count = controller.local.count_tokens  # type: ignore[union-attr]
 
-    def watched(text: str) -> int:
+    def counted_tokens(text: str) -> int:
         counted.append(len(text))
         return count(text)
 
-    controller.local.count_tokens = watched  # type: ignore[union-attr,method-assign]
+    controller.local.count_tokens = counted_tokens  # type: ignore[union-attr,method-assign]
     try:
         with pytest.raises(ContextOverflowError, match="the conversation has more than"):
             controller.refuse_endless(controller.session.conversation.draft("user", "q" * 10_000_000))

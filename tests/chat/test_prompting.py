@@ -104,14 +104,14 @@ def test_a_strict_template_reads_every_conversation(
     assert rendered(controller, *said) == text
 
 
-def test_a_template_that_always_fails_says_so(controller: ChatController) -> None:
+def test_a_template_that_always_fails_is_an_error(controller: ChatController) -> None:
     controller.set("chat_template", "{{ raise_exception('never') }}")
     for said in ([("user", "a")], [("assistant", "b"), ("user", "a")], []):
         with pytest.raises(LlmcliError, match="the chat template fails: never"):
             rendered(controller, *said)
 
 
-def test_another_template_counts_from_the_next_prompt_on(controller: ChatController) -> None:
+def test_another_template_applies_to_the_next_prompt(controller: ChatController) -> None:
     plain = rendered(controller, ("user", "a"))
     controller.set("chat_template", "{{ messages[-1].content }}!")
     assert rendered(controller, ("user", "a")) == "a!"
@@ -121,7 +121,7 @@ def test_another_template_counts_from_the_next_prompt_on(controller: ChatControl
     assert not controller.prompt_builder.has_own_template(controller.settings)
 
 
-def test_without_a_template_the_words_are_plain(controller: ChatController) -> None:
+def test_without_a_template_the_prompt_is_plain_text(controller: ChatController) -> None:
     controller.set("system", "be brief")
     text = rendered(controller, ("user", "a"), ("assistant", "b"), ("user", "c"))
     assert text == "be brief\n\nUser: a\nAssistant: b\nUser: c\nAssistant:"
@@ -139,9 +139,9 @@ def test_a_plain_answer_ends_at_the_turn_of_the_user(
     seen: list[Settings] = []
     model = scripted(" yes")
 
-    def generate(prompt: Any, settings: Settings, *more: object, **watched: object) -> Any:
+    def generate(prompt: Any, settings: Settings, *more: object, **options: object) -> Any:
         seen.append(settings)
-        return model(prompt, settings, *more, **watched)
+        return model(prompt, settings, *more, **options)
 
     monkeypatch.setattr(controller.local, "generate", generate)
     controller.set("stop", ("end",))

@@ -134,7 +134,7 @@ def test_an_output_repeats_exactly(
 
 
 @pytest.mark.parametrize("kind", MOVED)
-def test_an_output_moved_by_hand_repeats_exactly(first: LocalModel, second: LocalModel, kind: str) -> None:
+def test_an_output_with_temperature_shifts_repeats_exactly(first: LocalModel, second: LocalModel, kind: str) -> None:
     data = given(first, KINDS[kind] | {"seed": 5, "max_tokens": 16}, QUESTIONS[1], TemperatureShift())
     assert len(data["replay"]["moves"]) == 2
     replay = again(second, read(data))
@@ -146,7 +146,7 @@ def test_the_replay_tests_cover_fifty_outputs() -> None:
     assert len(KINDS) + len(MOVED) >= 50
 
 
-def test_a_record_is_all_that_is_needed(first: LocalModel, second: LocalModel, tmp_path: Path) -> None:
+def test_a_record_needs_nothing_else(first: LocalModel, second: LocalModel, tmp_path: Path) -> None:
     """The files of the first time may be gone."""
     place = tmp_path / "counted.gbnf"
     place.write_text(COUNTED)
@@ -241,7 +241,7 @@ class WithoutCount(Walk):
 
 @pytest.mark.parametrize("reason", ["interrupt", "timeout"])
 @pytest.mark.parametrize("more", [{}, {"stop": (" t",)}, {"banned_strings": (" the", " a b")}])
-def test_an_answer_that_was_stopped_repeats_as_far_as_it_went(
+def test_a_stopped_answer_repeats_up_to_its_end(
     first: LocalModel, second: LocalModel, settings: Settings, reason: str, more: dict[str, Any]
 ) -> None:
     settings = replace(settings, n_ctx=N_CTX, max_tokens=40, **more)
@@ -259,7 +259,7 @@ def test_an_answer_that_was_stopped_repeats_as_far_as_it_went(
     assert (replay.difference, replay.answer.text) == (None, data["text"])
 
 
-def test_a_replay_that_is_stopped_says_nothing(first: LocalModel, second: LocalModel) -> None:
+def test_a_stopped_replay_has_no_result(first: LocalModel, second: LocalModel) -> None:
     recorded = read(given(first, {}, QUESTIONS[0]))
     replay = Replay(second, recorded, replay_settings(recorded, None, Settings()))
     parts = replay.parts()

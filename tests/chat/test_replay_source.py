@@ -53,7 +53,7 @@ def replay(**changes: Any) -> str:
 # What is written is read back
 
 
-def test_circumstances_are_read_back_as_they_were_written() -> None:
+def test_a_manifest_is_read_as_it_was_written() -> None:
     known = ReplayManifest.from_data(REPLAY)
     assert (known.threads, known.layout) == ((2, 4), ((20, 12, 1), (5, 5, 1)))
     assert known.to_data() == REPLAY
@@ -202,7 +202,7 @@ def test_a_recorded_policy_file_needs_permission(tmp_path: Path) -> None:
     assert from_output(text, "out.json", "mine.py:cool")[0].values["temp_policy_file"] == "mine.py:cool"
 
 
-def test_a_session_keeps_no_policy_file_and_takes_none(home: Path, tmp_path: Path) -> None:
+def test_a_session_saves_no_policy_file_and_loads_none(home: Path, tmp_path: Path) -> None:
     session = Session()
     session.save_flags({"temp_policy_file": f"{tmp_path}/a.py:hot", "top_k": 7})
     session.add("user", "hi")
@@ -251,7 +251,7 @@ def test_a_message_that_is_not_an_answer_is_refused(number: int, fault: str) -> 
         from_session(session, number)
 
 
-def test_an_answer_without_replay_data_tells_why() -> None:
+def test_the_error_for_missing_replay_data_has_the_reason() -> None:
     session = session_with()
     session.add("assistant", "No.", finish_reason="edited")
     with pytest.raises(UsageError, match=r"answer 3 of .* has no replay data: no model wrote it") as caught:
@@ -266,7 +266,7 @@ def test_an_answer_that_continues_a_missing_one_is_refused() -> None:
         from_session(session_with(begun=77), None)
 
 
-def test_the_record_of_an_answer_is_read_back_from_its_line() -> None:
+def test_the_manifest_of_an_answer_is_read_from_its_line() -> None:
     message = session_with().conversation.path()[-1]
     event = json.loads(json.dumps(to_event(message)))
     assert from_event(event).replay == message.replay == REPLAY

@@ -283,7 +283,7 @@ def test_a_hit_has_the_number_that_the_history_shows() -> None:
     assert hits == {"answer 1": (3, 3), "answer 2": (5, 5), "answer 3": (7, 5)}
 
 
-def test_a_list_counts_the_messages_of_the_present_branch() -> None:
+def test_a_list_counts_the_messages_of_the_current_branch() -> None:
     session = new_session()
     turn(session, 1)
     turn(session, 2)
@@ -325,7 +325,7 @@ def test_the_end_of_a_name_opens_the_one_session_that_has_it() -> None:
     assert files.find_name("sky") == "sky"
 
 
-def test_the_end_of_a_name_removes_nothing() -> None:
+def test_the_end_of_a_name_does_not_remove_a_session() -> None:
     new_session("2026-11-28-help").close()
     with pytest.raises(UsageError, match="session not found: 'help'") as caught:
         files.remove("help")

@@ -39,21 +39,21 @@ def controller(tiny: LocalModel, home: Path) -> Iterator[ChatController]:
 
 
 def on_disk(controller: ChatController) -> list[Message]:
-    """The path as a reader of the file sees it, without the fractions of seconds that the file leaves out."""
-    read, told = (one.conversation.path() for one in (Session.read(controller.session.name), controller.session))
-    times = {message.id: message.time for message in told}
+    """The path as a reader of the file sees it, without the fractions of seconds that the file omits."""
+    read, in_memory = (one.conversation.path() for one in (Session.read(controller.session.name), controller.session))
+    times = {message.id: message.time for message in in_memory}
     assert all(0 <= times[message.id] - message.time < 1 for message in read)
     return [replace(message, time=times[message.id]) for message in read]
 
 
-def begun(controller: ChatController, content: str, reasoning: str = "") -> Message:
+def unfinished_answer(controller: ChatController, content: str, reasoning: str = "") -> Message:
     """A question with an answer that was cut."""
     controller.session.add("user", "why")
     return controller.session.add("assistant", content, reasoning=reasoning, finish_reason="interrupt")
 
 
-def go_on(controller: ChatController, last: Message, *pieces: str) -> tuple[Any, list[tuple[str, str]]]:
-    """The turn that goes on with `last`, and the parts that are shown, of a model that says these pieces."""
+def continue_answer(controller: ChatController, last: Message, *pieces: str) -> tuple[Any, list[tuple[str, str]]]:
+    """The turn that continues `last`, and the parts that it shows; the model writes these pieces."""
     local = controller.local
     assert local
     path = controller.session.conversation.path()[:-1]
@@ -66,7 +66,7 @@ def go_on(controller: ChatController, last: Message, *pieces: str) -> tuple[Any,
 # Kept however it ends
 
 
-def test_an_answer_is_kept_with_what_made_it(controller: ChatController) -> None:
+def test_an_answer_is_saved_with_its_settings(controller: ChatController) -> None:
     turn = ask(controller, "the river", temperature=Fixed(0.5))
     message = turn.message
     assert message
@@ -78,7 +78,7 @@ def test_an_answer_is_kept_with_what_made_it(controller: ChatController) -> None
     assert controller.session.conversation.path()[-1] == message
 
 
-def test_an_answer_that_is_closed_midway_keeps_what_came(controller: ChatController) -> None:
+def test_an_answer_that_is_closed_early_keeps_its_text(controller: ChatController) -> None:
     controller.session.add("user", "the river")
     turn = controller.answer(controller.session.conversation.path())
     parts = turn.parts()
@@ -93,7 +93,7 @@ def test_an_answer_that_is_closed_midway_keeps_what_came(controller: ChatControl
     ("fault", "reason"),
     [(ConstraintError("no token fits"), "error"), (KeyboardInterrupt(), "interrupt"), (MemoryError(), "error")],
 )
-def test_an_answer_that_fails_midway_keeps_what_came(
+def test_an_answer_that_fails_keeps_its_text(
     controller: ChatController, monkeypatch: pytest.MonkeyPatch, fault: BaseException, reason: str
 ) -> None:
     monkeypatch.setattr(controller.local, "generate", scripted("I ", "see", fault))
@@ -106,9 +106,7 @@ def test_an_answer_that_fails_midway_keeps_what_came(
     assert on_disk(controller)[-1] == turn.message
 
 
-def test_an_answer_in_which_nothing_came_is_not_kept(
-    controller: ChatController, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_answer_without_text_is_not_saved(controller: ChatController, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(controller.local, "generate", scripted(ConstraintError("no token fits")))
     controller.session.add("user", "the river")
     turn = controller.answer(controller.session.conversation.path())
@@ -118,7 +116,7 @@ def test_an_answer_in_which_nothing_came_is_not_kept(
     assert [message.role for message in on_disk(controller)] == ["user"]
 
 
-def test_a_stop_in_the_prompt_saves_nothing_and_harms_nothing(controller: ChatController) -> None:
+def test_a_stop_during_the_prompt_saves_nothing(controller: ChatController) -> None:
     local = controller.local
     assert local
     expected = ask(controller, "the river", temperature=Fixed(0.0)).answer.text
@@ -137,9 +135,9 @@ def test_a_stop_in_the_prompt_saves_nothing_and_harms_nothing(controller: ChatCo
 # Going on
 
 
-def test_an_answer_continues_beside_one_that_ended(controller: ChatController) -> None:
-    last = begun(controller, " the moon")
-    turn, shown = go_on(controller, last, " is", " far")
+def test_a_continued_answer_is_a_new_branch(controller: ChatController) -> None:
+    last = unfinished_answer(controller, " the moon")
+    turn, shown = continue_answer(controller, last, " is", " far")
     assert turn.prompt.text.endswith("Assistant: the moon")
     assert "".join(text for _, text in shown) == " is far"
     assert turn.message.content == " the moon is far"
@@ -148,9 +146,9 @@ def test_an_answer_continues_beside_one_that_ended(controller: ChatController) -
     assert on_disk(controller)[-1] == turn.message
 
 
-def test_an_answer_that_does_not_go_on_stays_as_it_is(controller: ChatController) -> None:
-    last = begun(controller, " the moon")
-    turn, shown = go_on(controller, last)
+def test_a_continued_answer_without_new_text_stays_as_it_is(controller: ChatController) -> None:
+    last = unfinished_answer(controller, " the moon")
+    turn, shown = continue_answer(controller, last)
     assert (turn.message, shown) == (None, [])
     assert controller.session.conversation.path()[-1] == last
     assert on_disk(controller)[-1] == last
@@ -158,7 +156,7 @@ def test_an_answer_that_does_not_go_on_stays_as_it_is(controller: ChatController
 
 def test_a_continued_answer_gets_no_prefill(controller: ChatController) -> None:
     controller.set("prefill", " well")
-    turn, _ = go_on(controller, begun(controller, " the moon"), " is")
+    turn, _ = continue_answer(controller, unfinished_answer(controller, " the moon"), " is")
     assert "well" not in turn.prompt.text
     assert turn.message.content == " the moon is"
 
@@ -166,7 +164,9 @@ def test_a_continued_answer_gets_no_prefill(controller: ChatController) -> None:
 @pytest.mark.parametrize("template", [TELLS, OPENS, OPENS_SHORT])
 def test_stopped_reasoning_continues_as_reasoning(controller: ChatController, template: str) -> None:
     controller.set("chat_template", template)
-    turn, shown = go_on(controller, begun(controller, "", "it is far"), " away", "\n</think>\n\n", "Far.")
+    turn, shown = continue_answer(
+        controller, unfinished_answer(controller, "", "it is far"), " away", "\n</think>\n\n", "Far."
+    )
     assert turn.prompt.text.endswith("[assistant]<think>\nit is far")
     assert shown == [("think", " away"), ("answer", "Far.")]
     assert (turn.message.reasoning, turn.message.content) == ("it is far away", "Far.")
@@ -175,7 +175,7 @@ def test_stopped_reasoning_continues_as_reasoning(controller: ChatController, te
 @pytest.mark.parametrize("template", [TELLS, OPENS, OPENS_SHORT])
 def test_an_answer_after_reasoning_continues_as_answer(controller: ChatController, template: str) -> None:
     controller.set("chat_template", template)
-    turn, shown = go_on(controller, begun(controller, "Far", "it is far"), " away")
+    turn, shown = continue_answer(controller, unfinished_answer(controller, "Far", "it is far"), " away")
     assert turn.prompt.text.endswith("[assistant]<think>\nit is far\n</think>\n\nFar")
     assert shown == [("answer", " away")]
     assert (turn.message.reasoning, turn.message.content) == ("it is far", "Far away")
@@ -184,7 +184,7 @@ def test_an_answer_after_reasoning_continues_as_answer(controller: ChatControlle
 def test_an_answer_without_reasoning_closes_the_open_tag(controller: ChatController) -> None:
     """As after an edit: what the user wrote in the model's place is no reasoning."""
     controller.set("chat_template", OPENS)
-    turn, _ = go_on(controller, begun(controller, "Far"), " away")
+    turn, _ = continue_answer(controller, unfinished_answer(controller, "Far"), " away")
     assert turn.prompt.text.endswith("[assistant]<think>\n\n</think>\n\nFar")
     assert turn.message.content == "Far away"
 

@@ -89,7 +89,7 @@ def test_a_search_prints_a_table_or_a_note(saved: str, capfd: pytest.CaptureFixt
     assert capfd.readouterr().err == "no message contains 'nowhere'\n"
 
 
-def test_show_prints_the_present_branch_or_all(saved: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_the_current_branch_or_all(saved: str, capfd: pytest.CaptureFixture[str]) -> None:
     sessions.show_session(saved)
     assert out(capfd) == '1 you\nsay "hi" \x1b[31m\n\n2 model\nsecond\n\n'
     sessions.show_session(saved, everything=True)

@@ -61,7 +61,7 @@ def test_unlimited_answers_share_the_context_of_one(memory: Any) -> None:
     assert shared([192], 8, n_ctx=1024) == (6912, 1024, 8)
 
 
-def test_more_answers_than_go_at_a_time_come_in_rounds_alike(memory: Any) -> None:
+def test_answers_beyond_the_width_come_in_equal_rounds(memory: Any) -> None:
     assert shared([100], 64, max_tokens=99)[2] == 16
     assert shared([100], 17, max_tokens=99)[2] == 9
     memory(1100)
@@ -114,7 +114,7 @@ def alone(local: LocalModel, settings: Settings) -> str:
     return "".join(text for _, text in answer.parts())
 
 
-def test_each_answer_is_what_it_would_be_alone(tiny: LocalModel, path: Path) -> None:
+def test_each_answer_is_the_same_as_alone(tiny: LocalModel, path: Path) -> None:
     compared = comparison(tiny, "temp=0.2,1.0", "top_k=3,40")
     found = texts(compared)
     other = open_local(path, BASE)
@@ -142,7 +142,7 @@ def test_each_answer_ends_once_with_its_reason(tiny: LocalModel) -> None:
 def test_rounds_give_the_texts_that_one_round_gives(tiny: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = texts(comparison(tiny, "temp=0.2,1.0", "top_k=3,40,5"))
     tiny.swap_context(None).close()  # type: ignore[union-attr]
-    monkeypatch.setattr(sizing, "_WIDEST", 2)
+    monkeypatch.setattr(sizing, "_MAX_WIDTH", 2)
     rounds = comparison(tiny, "temp=0.2,1.0", "top_k=3,40,5")
     assert texts(rounds) == whole
     assert [one.answer.timings()["prompt_n"] for one in rounds.results] == [85, 0, 1, 0, 1, 0]
@@ -157,7 +157,7 @@ def test_the_same_comparison_again_gives_the_same_texts(path: Path) -> None:
     assert found[0] == found[1]
 
 
-def test_the_one_that_fails_ends_alone(tiny: LocalModel) -> None:
+def test_an_answer_that_fails_ends_alone(tiny: LocalModel) -> None:
     compared = comparison(tiny, "temp=0.2,1.0")
     failing = compared.results[0]
     failing.answer.grammar = 'root ::= "a"'
@@ -181,7 +181,7 @@ def test_an_invalid_setting_names_its_variant_and_leaks_nothing(tiny: LocalModel
 
 
 def test_an_interrupt_ends_all_and_those_of_later_rounds_too(tiny: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sizing, "_WIDEST", 2)
+    monkeypatch.setattr(sizing, "_MAX_WIDTH", 2)
     compared = comparison(tiny, "temp=0.2,0.5,0.9,1.0")
     ends = []
     for index, kind, text in compared.parts():
@@ -195,7 +195,7 @@ def test_an_interrupt_ends_all_and_those_of_later_rounds_too(tiny: LocalModel, m
     assert json.loads(json.dumps(compared.results[3].data()))["finish_reason"] == "interrupt"
 
 
-def test_the_data_say_what_tells_an_answer_apart(tiny: LocalModel) -> None:
+def test_the_json_has_the_settings_that_differ(tiny: LocalModel) -> None:
     compared = comparison(tiny, "temp=0.2,0.3..1.3")
     texts(compared)
     data = json.loads(json.dumps(compared.results[1].data(), allow_nan=False))

@@ -26,7 +26,7 @@ def local(starter: Path) -> Iterator[LocalModel]:
     model.close()
 
 
-def traced(local: LocalModel, prompt: str = PROMPT, **values: Any) -> tuple[Answer, list[TokenTrace]]:
+def trace_answer(local: LocalModel, prompt: str = PROMPT, **values: Any) -> tuple[Answer, list[TokenTrace]]:
     """An answer, and what was heard of each token, in the order of hearing."""
     heard: list[TokenTrace] = []
     answer = Answer(local, raw_prompt(local.model.vocab, prompt), replace(SETTINGS, **values), trace=2)
@@ -40,8 +40,8 @@ def of_tokens(heard: list[TokenTrace]) -> list[int]:
     return [one.id for one in heard if one.id is not None]
 
 
-def test_each_token_is_heard_once_with_its_text(local: LocalModel) -> None:
-    answer, heard = traced(local)
+def test_each_token_is_reported_once_with_its_text(local: LocalModel) -> None:
+    answer, heard = trace_answer(local)
     assert heard == answer.traces
     assert "".join(one.text for one in heard) == answer.text
     assert of_tokens(heard) == answer.generation.tokens[len(answer.prompt.tokens) :]
@@ -54,19 +54,19 @@ def test_each_token_is_heard_once_with_its_text(local: LocalModel) -> None:
 
 
 def test_the_texts_have_no_stop_string_but_text_held_back(local: LocalModel) -> None:
-    free, _ = traced(local)
+    free, _ = trace_answer(local)
     words = free.text.split()
-    stopped, heard = traced(local, stop=(f"{words[4]} {words[5]}",))
+    stopped, heard = trace_answer(local, stop=(f"{words[4]} {words[5]}",))
     assert stopped.finish_reason == "stop"
     assert "".join(one.text for one in heard) == stopped.text == free.text[: free.text.index(f"{words[4]} {words[5]}")]
-    never, heard = traced(local, stop=(words[4] + " zebra",))  # its beginning is held back until it cannot be
+    never, heard = trace_answer(local, stop=(words[4] + " zebra",))  # its beginning is held back until it cannot be
     assert "".join(one.text for one in heard) == never.text == free.text
 
 
 def test_removed_tokens_have_no_trace(local: LocalModel) -> None:
-    free, _ = traced(local)
+    free, _ = trace_answer(local)
     banned = free.text.split()[3] + " " + free.text.split()[4]
-    answer, heard = traced(local, banned_strings=(banned,))
+    answer, heard = trace_answer(local, banned_strings=(banned,))
     assert answer.text != free.text
     assert answer.n_drawn > len(of_tokens(heard))  # some were taken back
     assert "".join(one.text for one in heard) == answer.text
@@ -74,7 +74,7 @@ def test_removed_tokens_have_no_trace(local: LocalModel) -> None:
 
 
 def test_a_prefill_is_text_without_a_token(local: LocalModel) -> None:
-    answer, heard = traced(local, PROMPT + " small boy", prefill=" small boy")
+    answer, heard = trace_answer(local, PROMPT + " small boy", prefill=" small boy")
     assert (heard[0].id, heard[0].text, heard[0].p) == (None, " small boy", None)
     assert "".join(one.text for one in heard) == answer.text
     assert all(one.id is not None for one in heard[1:])

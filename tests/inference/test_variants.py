@@ -75,7 +75,7 @@ def test_a_long_value_is_shortened_only_in_the_label() -> None:
         (["top_k=" + ",".join(map(str, range(22)))], 3, "66 combinations, and the limit is 64"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(specs: list[str], n_seeds: int, says: str) -> None:
+def test_a_setting_that_cannot_be_compared_is_refused(specs: list[str], n_seeds: int, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         variants_of(specs, 1, n_seeds)
 
