@@ -19,7 +19,7 @@ _SHARE = 0.25  # of the context that the summary may fill
 
 
 class Compaction:
-    """Iterate over `parts()` to write the summary, change `text` if needed, then call `use`."""
+    """A summary of the oldest messages of `path`. Iterate over `parts()`, change `text` if needed, then call `use`."""
 
     def __init__(self, controller: ChatController, path: Sequence[Message], keep: int | None = None) -> None:
         """Summarize the messages in `path`, apart from the last `keep` turns (None = 2).

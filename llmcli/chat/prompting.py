@@ -90,7 +90,7 @@ class PromptBuilder:
             return template_prompt(template, self._vocab, messages, prefill, thinking, self._cache)
 
     def template(self, settings: Settings) -> "ChatTemplate":
-        """The chat template of the settings or the model, compiled once; a plain one where there is neither."""
+        """The chat template of the settings or the model, compiled once; a plain one if there is neither."""
         if self._fixed_template:
             return self._fixed_template
         if self._compiled is None or self._compiled[0] != settings.chat_template:

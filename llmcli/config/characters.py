@@ -154,11 +154,11 @@ def _find(reference: str) -> Path | None:
 def _unknown(reference: str, is_name: bool) -> UsageError:
     names = character_names()
     near = did_you_mean(reference, names)
-    known = f"use one of {', '.join(names)}"
+    choices = f"use one of {', '.join(names)}"
     if not is_name:
-        return UsageError(f"character file not found: {reference[:200]!r}", known)
+        return UsageError(f"character file not found: {reference[:200]!r}", choices)
     stem = reference if Path(reference).suffix in SUFFIXES else f"{reference}.toml"
-    hint = f"{near} {known}, or create {_folder() / stem[:80]}"
+    hint = f"{near} {choices}, or create {_folder() / stem[:80]}"
     return UsageError(f"unknown character {reference[:80]!r}", hint.lstrip())
 
 

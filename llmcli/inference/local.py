@@ -106,7 +106,7 @@ def resolve_model(settings: Settings, fetch: Fetch | None = None, checking: Chec
 
 
 def apply_model_defaults(target: ResolvedModel, upper: Sequence[Layer]) -> ResolvedSettings:
-    """The resolved settings: the model's own defaults below `upper`, and a random seed where none is given."""
+    """The resolved settings: the model's own defaults below `upper`, and a random seed if none is given."""
     resolved = resolve([target.layer, *upper])
     if resolved.settings.seed is not None:
         return resolved
@@ -269,7 +269,7 @@ class LocalModel:
         return before
 
     def close(self) -> None:
-        """Free everything; harmless when done twice."""
+        """Free everything. A second call does nothing."""
         if self._context:
             self._context.close()
             self._context = None

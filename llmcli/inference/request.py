@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from llmcli.inference.local import LocalModel, Prompt
     from llmcli.inference.template import ChatTemplate
 
-_NAME_LIMIT = 255  # longer texts are not file names
+ReadStdin = Callable[[], str]
 # For models without a chat template: plain words, which a base model continues as well as anything. An answer of the
-# model begins with the space behind the colon, and is read again as it was written.
+# model begins with the space after the colon, and is read again as it was written.
 PLAIN_TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}\n\n"
     "{% else %}{{ 'User:' if m.role == 'user' else 'Assistant:' }}"
@@ -24,7 +24,7 @@ PLAIN_TEMPLATE = (
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 PLAIN_STOP = "\nUser:"
-ReadStdin = Callable[[], str]
+_MAX_NAME = 255  # characters; longer texts are not file names
 # Languages whose name in a fence differs from their suffix; models and Markdown renderers know the others by suffix.
 _LANGUAGES = {
     "bash": "bash",
@@ -114,7 +114,7 @@ def grammar_text(settings: Settings, notes: list[str] | None = None) -> str | No
 
 def _inline_or_file(text: str, mark: str) -> str:
     """A text that contains `mark` is the content itself; any other is the name of a file."""
-    if mark in text or len(text) > _NAME_LIMIT or "\n" in text:
+    if mark in text or len(text) > _MAX_NAME or "\n" in text:
         return text
     return read_text(text)
 
@@ -137,7 +137,7 @@ def build_prompt(local: "LocalModel", settings: Settings, text: str, system: str
 
 
 def template_of(local: "LocalModel", settings: Settings) -> "ChatTemplate | None":
-    """The chat template given in the settings, else the model's own; None where there is neither.
+    """The chat template given in the settings, else the model's own; None if there is neither.
 
     Raises:
         ModelInvalidError: when it is not a Jinja template.
@@ -189,7 +189,7 @@ def file_block(name: str, text: str) -> str:
 
 
 def _language(name: str) -> str:
-    """The info string of the fence for a file of this name: python for x.py, "" where there is none."""
+    """The info string of the fence for a file of this name: python for x.py, "" if there is none."""
     path = Path(name)
     if path.name in ("Makefile", "Dockerfile"):
         return path.name.lower()

@@ -53,11 +53,11 @@ def choose_context(shape: ModelShape, settings: Settings, n_prompt: int) -> tupl
     fits = fitting_context(
         shape, hardware.available_memory(), settings.n_ubatch, settings.cache_type_k, settings.cache_type_v
     )
-    wanted = shape.n_ctx_train
+    n_ctx = shape.n_ctx_train
     if settings.max_tokens >= 0:
-        wanted = min(wanted, -(-(n_prompt + settings.max_tokens + 1) // _ROUND) * _ROUND)
-    if wanted <= fits:
-        return wanted, ""
+        n_ctx = min(n_ctx, -(-(n_prompt + settings.max_tokens + 1) // _ROUND) * _ROUND)
+    if n_ctx <= fits:
+        return n_ctx, ""
     return fits, f"the context is {fits} of {shape.n_ctx_train} tokens: more does not fit in memory"
 
 
@@ -85,9 +85,9 @@ def choose_shared(shape: ModelShape, settings: Settings, prompts: Sequence[int],
     check_room(settings, longest, alone, note)
     open_ended = max((alone - longest) // n_answers, _MIN_ROOM)
     room = min(alone - longest, settings.max_tokens + 1 if settings.max_tokens >= 0 else open_ended)
-    wanted = replace(shape, n_ctx_train=sum(prompts) + n_answers * room)
+    together = replace(shape, n_ctx_train=sum(prompts) + n_answers * room)
     types = settings.cache_type_k, settings.cache_type_v
-    fits = fitting_context(wanted, hardware.available_memory(), settings.n_ubatch, *types)
+    fits = fitting_context(together, hardware.available_memory(), settings.n_ubatch, *types)
     rounds = -(-n_answers // min(max((fits - sum(prompts)) // room, 1), _MAX_WIDTH))
     width = -(-n_answers // rounds)
     n_ctx = -(-(sum(prompts) + width * room) // _ROUND) * _ROUND
@@ -133,7 +133,7 @@ def check_memory(shape: ModelShape, settings: Settings, n_ctx: int) -> str:
 
 
 def check_gpu(settings: Settings) -> str:
-    """A note for a user who asks for a GPU where there is none; "" otherwise."""
+    """A note if a GPU is requested and there is none; "" otherwise."""
     if settings.n_gpu_layers in ("auto", 0) or hardware.has_gpu():
         return ""
     return "n_gpu_layers has no effect: this build of llama.cpp has no GPU support, see `llmcli doctor`"

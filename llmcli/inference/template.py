@@ -22,6 +22,7 @@ from jinja2.visitor import NodeTransformer
 from llmcli.errors import LlmcliError, ModelInvalidError
 
 Message = Mapping[str, Any]
+OBJECT = 64  # cost of an object or of one iteration of a loop, in characters
 _HINT = "use another template with --chat-template"
 _SECONDS = 2.0  # for one rendering
 _MAX_SOURCE = 1 << 17  # characters; the longest published template has 20,000
@@ -48,7 +49,6 @@ _METHODS: dict[type, frozenset[str]] = {
     list: frozenset(("count", "index")),
     tuple: frozenset(("count", "index")),
 }
-OBJECT = 64  # cost of an object or of one iteration of a loop, in characters
 _CONTAINERS = (list, tuple, set, KeysView, ValuesView, ItemsView)
 
 

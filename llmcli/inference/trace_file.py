@@ -44,7 +44,7 @@ class TraceWriter:
             self._flush()
 
     def close(self) -> None:
-        """Write the tokens that wait; harmless when done twice."""
+        """Write the tokens that wait. A second call does nothing."""
         try:
             self._flush()
         finally:

@@ -46,7 +46,7 @@ def answer(text: str, **more: str) -> Message:
         ("a.TXT", "txt"),
     ],
 )
-def test_the_suffix_of_a_file_selects_the_form(name: str, form: str) -> None:
+def test_the_suffix_of_a_file_selects_the_format(name: str, form: str) -> None:
     assert format_of(Path(name)) == form
 
 
@@ -57,7 +57,7 @@ def test_another_suffix_is_refused_with_the_known_ones(name: str) -> None:
     assert ".txt" in caught.value.hint
 
 
-def test_an_unknown_form_is_refused() -> None:
+def test_an_unknown_format_is_refused() -> None:
     with pytest.raises(UsageError, match="'pdf'"):
         export(MESSAGES, "t", None, "pdf")
 

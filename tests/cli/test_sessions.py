@@ -119,7 +119,7 @@ def test_a_session_without_a_readable_message_is_an_error(saved: str, capfd: pyt
     assert warned[-1] == "warning: talk.jsonl: 6 more problems like these"
 
 
-def test_an_export_has_the_form_of_its_suffix(saved: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_export_has_the_format_of_its_suffix(saved: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     sessions.export_session(saved)
     assert out(capfd).startswith("# talk\n\n## System prompt\n\nBe brief.\n\n## You\n\nsay")
     file = tmp_path / "talk.json"

@@ -21,11 +21,11 @@ from llmcli.text import ellipsize
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
+HEADER: dict[str, Any] = {"type": "session", "version": VERSION}
+_ROLES = ("user", "assistant", "summary")
 _PARTIAL = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | BINARY | NO_FOLLOW
 _MAX_NOTES = 3
-_MAX_NAME = 100  # characters, of a character
-HEADER: dict[str, Any] = {"type": "session", "version": VERSION}
-ROLES = ("user", "assistant", "summary")
+_MAX_NAME = 100  # letters in the name of a character
 _MAX_ID = 10**9  # of a message
 _MAX_TIME = 253402300800  # the year 10000, which an ISO timestamp cannot express
 
@@ -152,23 +152,6 @@ class SessionFile:
         self._lock.release()
 
 
-def read_partial(path: Path) -> Message | None:
-    """The unfinished answer in this file, left by a chat that was killed; None if it is empty."""
-    message: Message | None = None
-    texts: dict[str, list[str]] = {"answer": [], "think": []}
-    with suppress(LlmcliError):  # usually there is no such file
-        for event in read_events(path):
-            if event.get("type") == "message":
-                with suppress(ValueError):
-                    message = from_event(event)
-            for kind in texts.keys() & event.keys():
-                texts[kind].append(str(event[kind]))
-    content, reasoning = "".join(texts["answer"]), "".join(texts["think"])
-    if not message or not content + reasoning:
-        return None
-    return replace(message, content=content, reasoning=reasoning, finish_reason="interrupt")
-
-
 @dataclass
 class SessionData:
     """The content of a session file; `unfinished` is the answer of a chat that was killed."""
@@ -194,38 +177,38 @@ def read_session(path: Path) -> SessionData:
         UsageError: if a newer version wrote it.
         DiskError: if it cannot be read.
     """
-    reading = SessionData()
-    for event in read_events(path, reading.faults):
+    data = SessionData()
+    for event in read_events(path, data.faults):
         try:
-            _apply(reading, event)
+            _apply(data, event)
         except (UsageError, ValueError) as error:
-            reading.faults.append(f"skipped a line: {str(error)[:200]}")
-    reading.unfinished = _unfinished(path, reading.conversation)
-    return reading
+            data.faults.append(f"skipped a line: {str(error)[:200]}")
+    data.unfinished = _unfinished(path, data.conversation)
+    return data
 
 
-def _apply(reading: SessionData, event: Mapping[str, Any]) -> None:
+def _apply(data: SessionData, event: Mapping[str, Any]) -> None:
     kind, key = event.get("type"), str(event.get("key"))
     if kind == "message":
-        _add_message(reading, from_event(event))
+        _add_message(data, from_event(event))
     elif kind == "head":
-        reading.conversation.move(number_of(event.get("id")))
+        data.conversation.move(number_of(event.get("id")))
     elif kind == "set":
         key = find(key).key
-        reading.overrides[key] = _typed_value(key, event.get("value"))
-        reading.character_keys.discard(key)
+        data.overrides[key] = _typed_value(key, event.get("value"))
+        data.character_keys.discard(key)
     elif kind == "unset":
-        reading.overrides.pop(key, None)
-        reading.character_keys.discard(key)
+        data.overrides.pop(key, None)
+        data.character_keys.discard(key)
     elif kind == "character":
-        _set_character(reading, event.get("name"), event.get("keys"))
+        _set_character(data, event.get("name"), event.get("keys"))
 
 
-def _set_character(reading: SessionData, name: Any, keys: Any) -> None:
+def _set_character(data: SessionData, name: Any, keys: Any) -> None:
     if not isinstance(name, str) or not isinstance(keys, list):
         raise ValueError("a character must have a name and a list of keys")
-    reading.character = ellipsize(name, _MAX_NAME)
-    reading.character_keys = {key for key in reading.overrides if key in keys}
+    data.character = ellipsize(name, _MAX_NAME)
+    data.character_keys = {key for key in data.overrides if key in keys}
 
 
 def _typed_value(key: str, datum: Any) -> Any:
@@ -239,11 +222,11 @@ def _typed_value(key: str, datum: Any) -> Any:
     return value
 
 
-def _add_message(reading: SessionData, message: Message) -> None:
+def _add_message(data: SessionData, message: Message) -> None:
     """Add a message of the file; if the one that it follows is lost, it follows the message before it in the file."""
-    conversation = reading.conversation
+    conversation = data.conversation
     if message.parent is not None and message.parent not in conversation.messages:
-        reading.faults.append(f"message {message.id} follows message {message.parent}, which does not exist")
+        data.faults.append(f"message {message.id} follows message {message.parent}, which does not exist")
         message = replace(message, parent=conversation.head)
     if conversation.messages.get(message.id) != message:  # a line may be there twice
         conversation.add(message)
@@ -251,10 +234,27 @@ def _add_message(reading: SessionData, message: Message) -> None:
 
 def _unfinished(path: Path, conversation: Conversation) -> Message | None:
     """The answer of a chat that was killed, unless the conversation has it already."""
-    message, known = read_partial(store.partial_path(path)), conversation.messages
-    if not message or message.id in known:
+    message, messages = _read_partial(store.partial_path(path)), conversation.messages
+    if not message or message.id in messages:
         return None
-    return message if message.parent in (None, *known) else replace(message, parent=conversation.head)
+    return message if message.parent in (None, *messages) else replace(message, parent=conversation.head)
+
+
+def _read_partial(path: Path) -> Message | None:
+    """The unfinished answer in this file, or None if it is empty."""
+    message: Message | None = None
+    texts: dict[str, list[str]] = {"answer": [], "think": []}
+    with suppress(LlmcliError):  # usually there is no such file
+        for event in read_events(path):
+            if event.get("type") == "message":
+                with suppress(ValueError):
+                    message = from_event(event)
+            for kind in texts.keys() & event.keys():
+                texts[kind].append(str(event[kind]))
+    content, reasoning = "".join(texts["answer"]), "".join(texts["think"])
+    if not message or not content + reasoning:
+        return None
+    return replace(message, content=content, reasoning=reasoning, finish_reason="interrupt")
 
 
 def to_event(message: Message) -> dict[str, Any]:
@@ -315,7 +315,7 @@ def from_event(event: Mapping[str, Any]) -> Message:
     """
     role, params, timings = event.get("role"), event.get("params", {}), event.get("timings", {})
     attachments = event.get("attachments", [])
-    if role not in ROLES or not isinstance(attachments, list):
+    if role not in _ROLES or not isinstance(attachments, list):
         raise ValueError("not a message")
     if not isinstance(params, dict) or not isinstance(timings, dict):
         raise ValueError("params and timings must be JSON objects")
