@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
-from llmcli.errors import DiskError
-from llmcli.files import error_text, read_text
+from llmcli.errors import DiskError, error_text
+from llmcli.files import read_text
 from llmcli.inference.request import file_block
 
 _MAX_FILES = 100

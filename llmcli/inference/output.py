@@ -16,7 +16,7 @@ from llmcli.engine.llama.bindings import bindings_version
 from llmcli.engine.llama.context import Batches
 from llmcli.engine.llama.hardware import machine
 from llmcli.errors import LlmcliError
-from llmcli.files import json_integer, json_number, json_text
+from llmcli.files import check_integer, check_number, check_text
 from llmcli.inference.answer import Answer
 from llmcli.inference.request import system_text
 from llmcli.params.generation import GenerationParams, InterfaceParams
@@ -238,11 +238,11 @@ def _lists(value: Any) -> Any:
 
 
 def _integer(low: int, high: int) -> Callable[[Any], int]:
-    return partial(json_integer, name="it", low=low, high=high)
+    return partial(check_integer, name="it", low=low, high=high)
 
 
 def _digest(value: Any) -> str:
-    if not _HEX.fullmatch(json_text(value, "it")):
+    if not _HEX.fullmatch(check_text(value, "it")):
         raise ValueError
     return str(value)
 
@@ -267,13 +267,13 @@ def _layout(value: Any) -> Batches:
     return batches
 
 
-_number = partial(json_number, name="it", low=-_MAX * 1e3, high=_MAX * 1e3)
+_number = partial(check_number, name="it", low=-_MAX * 1e3, high=_MAX * 1e3)
 _message_id = _integer(1, 10**9)
 _threads = _integer(1, _MAX_THREADS)
 # How each key is read from JSON data that others may have written.
 _READERS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("model_sha256", "template_sha256", "prompt_sha256", "settings_sha256", "policy_sha256"), _digest),
-    **dict.fromkeys(("build", "machine", "template", "grammar", "system"), partial(json_text, name="it")),
+    **dict.fromkeys(("build", "machine", "template", "grammar", "system"), partial(check_text, name="it")),
     "n_ctx": _integer(1, _MAX_CONTEXT),
     "threads": lambda value: _rows([value], _threads, _threads)[0],
     "gpu_layers": _integer(-1, 1 << 16),

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from llmcli.engine.events import Alternative, TokenTrace
-from llmcli.errors import DiskError, UsageError
-from llmcli.files import BINARY, encode, error_text, json_integer, json_number, json_text, lines_of
+from llmcli.errors import DiskError, UsageError, error_text
+from llmcli.files import BINARY, check_integer, check_number, check_text, encode, lines_of
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | BINARY
 _TOGETHER = 64  # tokens that are written together
@@ -196,16 +196,16 @@ def _alternatives(value: Any, key: str) -> tuple[Alternative, ...]:
 
 
 def _text(value: Any, key: str) -> str:
-    return json_text(value, key, _MAX_TEXT)
+    return check_text(value, key, _MAX_TEXT)
 
 
 def _count(value: Any, key: str) -> int:
-    return json_integer(value, key, 0, _MAX)
+    return check_integer(value, key, 0, _MAX)
 
 
 def _number(value: Any, key: str) -> float:
-    return json_number(value, key, 0, _MAX, _SLACK)
+    return check_number(value, key, 0, _MAX, _SLACK)
 
 
 def _probability(value: Any, key: str) -> float:
-    return json_number(value, key, 0, 1, _SLACK)
+    return check_number(value, key, 0, 1, _SLACK)

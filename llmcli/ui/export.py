@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from llmcli.chat.conversation import Message
 from llmcli.chat.export import ENDINGS
-from llmcli.errors import DiskError
-from llmcli.files import error_text
+from llmcli.errors import DiskError, error_text
 from llmcli.text import sanitize
 from llmcli.ui.terminal.cells import cells, styled, wrap
 

@@ -13,7 +13,7 @@ from llmcli.chat.attachments import Attachment
 from llmcli.chat.conversation import Conversation, Message
 from llmcli.chat.sessions import store
 from llmcli.errors import DiskError, LlmcliError, UsageError
-from llmcli.files import BINARY, NO_FOLLOW, VERSION, JsonlAppender, encode, json_integer, json_text, read_events
+from llmcli.files import OPEN_SAFE, VERSION, JsonlAppender, check_integer, check_text, encode, read_events
 from llmcli.inference.output import ReplayManifest
 from llmcli.params.settings import NEVER_SET, fields, find, to_datum
 from llmcli.text import ellipsize
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 HEADER: dict[str, Any] = {"type": "session", "version": VERSION}
 _ROLES = ("user", "assistant", "summary")
-_PARTIAL = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | BINARY | NO_FOLLOW
+_PARTIAL = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | OPEN_SAFE
 _MAX_NOTES = 3
 _MAX_NAME = 100  # letters in the name of a character
 _MAX_ID = 10**9  # of a message
@@ -244,7 +244,7 @@ def _read_partial(path: Path) -> Message | None:
     """The unfinished answer in this file, or None if it is empty."""
     message: Message | None = None
     texts: dict[str, list[str]] = {"answer": [], "think": []}
-    with suppress(LlmcliError):  # usually there is no such file
+    with suppress(LlmcliError):  # usually the file does not exist
         for event in read_events(path):
             if event.get("type") == "message":
                 with suppress(ValueError):
@@ -285,7 +285,7 @@ def set_events(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def unset_event(key: str) -> dict[str, Any]:
-    """The event of a setting that is no longer set in the session."""
+    """The event of a setting that the session does not set any more."""
     return {"type": "unset", "key": key}
 
 
@@ -365,7 +365,7 @@ def _seconds_of(timestamp: Any) -> float:
 
 
 def _message_id(value: Any) -> int:
-    return json_integer(value, "the id of a message", 1, _MAX_ID)
+    return check_integer(value, "the id of a message", 1, _MAX_ID)
 
 
 def _is_number(value: Any) -> bool:
@@ -380,7 +380,7 @@ def _is_plain(value: Any, depth: int = 2) -> bool:
 
 
 def _text(event: Mapping[str, Any], key: str) -> str:
-    return json_text(event.get(key, ""), key)
+    return check_text(event.get(key, ""), key)
 
 
 def _attachment(value: Any) -> Attachment:
