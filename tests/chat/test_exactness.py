@@ -1,4 +1,4 @@
-"""Whatever was said, taken back, changed and stopped before, the next answer is that of a context without a past."""
+"""After any edits, undos and stops, the next answer is that of a new context."""
 
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -79,7 +79,7 @@ class Walk:
         self.answer(path, **self.random.choice(others))
 
     def edit(self) -> None:
-        """A message of the user's is answered anew; one of the model's is left as it was changed."""
+        """A message of the user gets a new answer; one of the model stays as it was edited."""
         old = self.random.choice(self.path)
         session = self.controller.session
         session.conversation.move(old.parent)
@@ -172,9 +172,9 @@ class Walk:
             self.controller.settings,
         )
         prompt = self.controller.prompt(path)
-        anew = PromptBuilder(self.local).prompt(self.controller.window(path), settings.system, settings)
-        assert list(prompt.tokens) == list(anew.tokens), self.seen
-        expected = fresh_answer(self.local, anew.tokens, 8, self.params)
+        fresh = PromptBuilder(self.local).prompt(self.controller.window(path), settings.system, settings)
+        assert list(prompt.tokens) == list(fresh.tokens), self.seen
+        expected = fresh_answer(self.local, fresh.tokens, 8, self.params)
         tokens = greedy_answer(self.controller, prompt, 8)
         if tokens == expected.tokens:
             return

@@ -1,4 +1,4 @@
-"""Which tokens an answer is made of, and what goes on from one of them."""
+"""The tokens of an answer, their candidates, and branches that start at one of them."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -35,7 +35,7 @@ def ask_and_inspect(controller: ChatController, **extra: Any) -> tuple[Turn, Ans
 
 
 def probability(inspector: AnswerInspector, number: int) -> float:
-    """That of the drawn token when it is looked at again."""
+    """The probability of the sampled token when it is inspected."""
     found = inspector.inspect(number, 5)
     assert found
     return next(found.stepwise.after(one) for one in found.stepwise.candidates if one.id == found.drawn)

@@ -36,12 +36,12 @@ def controller(tiny: LocalModel) -> ChatController:
     return controller_with(tiny, n_ctx=512, max_tokens=4)
 
 
-def path(*said: tuple[str, str]) -> list[Message]:
-    return [Message(number, number - 1 or None, role, text) for number, (role, text) in enumerate(said, 1)]
+def path(*messages: tuple[str, str]) -> list[Message]:
+    return [Message(number, number - 1 or None, role, text) for number, (role, text) in enumerate(messages, 1)]
 
 
-def rendered(controller: ChatController, *said: tuple[str, str]) -> str:
-    return controller.prompt(path(*said)).text
+def rendered(controller: ChatController, *messages: tuple[str, str]) -> str:
+    return controller.prompt(path(*messages)).text
 
 
 # The messages that a template gets
@@ -49,8 +49,8 @@ def rendered(controller: ChatController, *said: tuple[str, str]) -> str:
 
 def test_two_messages_of_one_role_are_one() -> None:
     """An answer that was stopped before its first word leaves two questions."""
-    said = path(("user", "a"), ("user", "b"), ("assistant", "c"), ("assistant", "d"), ("user", "e"))
-    assert as_messages(said, None) == [
+    messages = path(("user", "a"), ("user", "b"), ("assistant", "c"), ("assistant", "d"), ("user", "e"))
+    assert as_messages(messages, None) == [
         {"role": "user", "content": "a\n\nb"},
         {"role": "assistant", "content": "c\n\nd"},
         {"role": "user", "content": "e"},
@@ -58,8 +58,8 @@ def test_two_messages_of_one_role_are_one() -> None:
 
 
 def test_a_summary_becomes_part_of_the_system_text() -> None:
-    said = path(("summary", "whales"), ("user", "a"), ("summary", "and ships"), ("assistant", "b"))
-    system, *rest = as_messages(said, "be brief")
+    messages = path(("summary", "whales"), ("user", "a"), ("summary", "and ships"), ("assistant", "b"))
+    system, *rest = as_messages(messages, "be brief")
     assert system["role"] == "system"
     assert system["content"] == (
         "be brief\n\nWhat was said before, in summary:\nwhales\n\nWhat was said before, in summary:\nand ships"
@@ -74,16 +74,16 @@ def test_an_empty_system_text_makes_no_system_message() -> None:
 
 
 def test_a_message_changes_no_other_when_they_are_joined() -> None:
-    said = path(("user", "a"), ("user", "b"))
-    assert as_messages(said, None) == as_messages(said, None)
-    assert said[0].content == "a"
+    messages = path(("user", "a"), ("user", "b"))
+    assert as_messages(messages, None) == as_messages(messages, None)
+    assert messages[0].content == "a"
 
 
 # Templates
 
 
 @pytest.mark.parametrize(
-    ("said", "system", "text"),
+    ("messages", "system", "text"),
     [
         ([("user", "a")], "sys", "<user>sys\n\na\n<assistant>"),
         ([("assistant", "ahoy"), ("user", "a")], None, "<user>Hello.\n<assistant>ahoy\n<user>a\n<assistant>"),
@@ -97,18 +97,18 @@ def test_a_message_changes_no_other_when_they_are_joined() -> None:
     ],
 )
 def test_a_strict_template_reads_every_conversation(
-    controller: ChatController, said: list[tuple[str, str]], system: str | None, text: str
+    controller: ChatController, messages: list[tuple[str, str]], system: str | None, text: str
 ) -> None:
     controller.set("chat_template", STRICT)
     controller.set("system", system)
-    assert rendered(controller, *said) == text
+    assert rendered(controller, *messages) == text
 
 
 def test_a_template_that_always_fails_is_an_error(controller: ChatController) -> None:
     controller.set("chat_template", "{{ raise_exception('never') }}")
-    for said in ([("user", "a")], [("assistant", "b"), ("user", "a")], []):
+    for messages in ([("user", "a")], [("assistant", "b"), ("user", "a")], []):
         with pytest.raises(LlmcliError, match="the chat template fails: never"):
-            rendered(controller, *said)
+            rendered(controller, *messages)
 
 
 def test_another_template_applies_to_the_next_prompt(controller: ChatController) -> None:
@@ -154,8 +154,8 @@ def test_a_plain_answer_ends_at_the_turn_of_the_user(
 def test_raw_text_is_the_prompt_unchanged(controller: ChatController) -> None:
     controller.set("raw", True)
     controller.set("system", "unheard")
-    said = [("user", "once "), ("assistant", "upon"), ("user", " a time")]
-    assert rendered(controller, *said) == "once upon a time"
+    messages = [("user", "once "), ("assistant", "upon"), ("user", " a time")]
+    assert rendered(controller, *messages) == "once upon a time"
 
 
 # What is known from before
@@ -179,10 +179,10 @@ def test_a_message_is_counted_once(tiny: LocalModel, monkeypatch: pytest.MonkeyP
 def test_every_next_prompt_starts_with_the_text_read_ahead(tiny: LocalModel, raw: bool) -> None:
     controller = controller_with(tiny, n_ctx=512, max_tokens=4, raw=raw, system="be brief")
     tiny.read([5])  # something else
-    said = path(("user", "the river"), ("assistant", " why"))
-    controller.prompt_builder.read_ahead(said, "be brief", controller.settings)
+    messages = path(("user", "the river"), ("assistant", " why"))
+    controller.prompt_builder.read_ahead(messages, "be brief", controller.settings)
     held = tiny._context._evaluated[0] if tiny._context else []
     assert len(held) > 5
     for text in ("a", "zoe", "\n"):
-        tokens = controller.prompt([*said, Message(3, 2, "user", text)]).tokens
+        tokens = controller.prompt([*messages, Message(3, 2, "user", text)]).tokens
         assert common_prefix(held, tokens) >= len(held) - 1

@@ -245,15 +245,15 @@ def test_a_stopped_answer_repeats_up_to_its_end(
     first: LocalModel, second: LocalModel, settings: Settings, reason: str, more: dict[str, Any]
 ) -> None:
     settings = replace(settings, n_ctx=N_CTX, max_tokens=40, **more)
-    told = Answer(first, build_prompt(first, settings, QUESTIONS[3], None), settings)
+    answer = Answer(first, build_prompt(first, settings, QUESTIONS[3], None), settings)
     with suppress(StopIteration):
-        parts = told.parts()
+        parts = answer.parts()
         for _ in range(4):
             next(parts)
         first.abort.set(reason)
         list(parts)
     first.abort.clear()
-    data = json.loads(json.dumps(answer_data(told)))
+    data = json.loads(json.dumps(answer_data(answer)))
     assert data["finish_reason"] == reason
     replay = again(second, read(data))
     assert (replay.difference, replay.answer.text) == (None, data["text"])

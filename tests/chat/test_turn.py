@@ -1,4 +1,4 @@
-"""One answer in a session: kept however it ends, and gone on with where it ended."""
+"""One answer in a session: saved however it ends, and continued later."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -182,7 +182,7 @@ def test_an_answer_after_reasoning_continues_as_answer(controller: ChatControlle
 
 
 def test_an_answer_without_reasoning_closes_the_open_tag(controller: ChatController) -> None:
-    """As after an edit: what the user wrote in the model's place is no reasoning."""
+    """As after an edit: text that the user wrote for the model is not reasoning."""
     controller.set("chat_template", OPENS)
     turn, _ = continue_answer(controller, unfinished_answer(controller, "Far"), " away")
     assert turn.prompt.text.endswith("[assistant]<think>\n\n</think>\n\nFar")

@@ -144,9 +144,9 @@ def test_an_export_without_the_file_of_its_system_prompt_warns(saved: str, capfd
     session.set("system", "@gone.md")
     session.close()
     assert sessions.export_session(saved) == ExitStatus.OK
-    told = capfd.readouterr()
-    assert "the export has no system prompt: file not found: gone.md" in told.err
-    assert "second" in told.out
+    printed = capfd.readouterr()
+    assert "the export has no system prompt: file not found: gone.md" in printed.err
+    assert "second" in printed.out
 
 
 def test_rm_asks_for_confirmation_on_a_terminal(saved: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,11 +125,11 @@ def test_each_answer_is_the_same_as_alone(tiny: LocalModel, path: Path) -> None:
 
 
 def test_the_prompt_is_read_once_and_its_progress_reported(tiny: LocalModel) -> None:
-    compared, told = comparison(tiny, "temp=0.2,1.0", "top_k=3,40"), list[tuple[int, int]]()
-    compared.progress = lambda done, total: told.append((done, total))
+    compared, progress = comparison(tiny, "temp=0.2,1.0", "top_k=3,40"), list[tuple[int, int]]()
+    compared.progress = lambda done, total: progress.append((done, total))
     texts(compared)
     assert [one.answer.timings()["prompt_n"] for one in compared.results] == [85, 0, 0, 0]
-    assert told[-1] == (85, 85)
+    assert progress[-1] == (85, 85)
 
 
 def test_each_answer_ends_once_with_its_reason(tiny: LocalModel) -> None:
@@ -262,12 +262,12 @@ def test_a_kept_answer_is_saved_with_its_question_and_settings(path: Path, home:
     compare_session = CompareSession(
         controller, [*session.conversation.path(), draft], True, variants_of(["temp=0.2,1.0"], 3, 2), 3
     )
-    said = texts(compare_session.comparison)
+    answers = texts(compare_session.comparison)
     assert session.conversation.path()[-1] == first
     turn = compare_session.keep(3)
     question, answer = session.conversation.path()[-2:]
     assert (question.role, question.content, question.parent) == ("user", "and the hill", first.id)
-    assert (answer.content, answer.parent, answer.model) == (said[2], question.id, "tiny")
+    assert (answer.content, answer.parent, answer.model) == (answers[2], question.id, "tiny")
     assert (answer.params["temperature"], answer.params["seed"], answer.finish_reason) == (1.0, 3, "length")
     assert answer.replay["beside"] == 3
     assert turn.message == answer
@@ -281,8 +281,8 @@ def test_a_kept_answer_is_saved_with_its_question_and_settings(path: Path, home:
     with pytest.raises(UsageError, match="answer 5 does not exist"):
         compare_session.keep(5)
     kept = (Session.read(session.name), session)
-    read, told = ([message.content for message in one.conversation.messages.values()] for one in kept)
-    assert read == told
+    read, in_memory = ([message.content for message in one.conversation.messages.values()] for one in kept)
+    assert read == in_memory
     session.close()
     local.close()
 

@@ -1,4 +1,4 @@
-"""The file of a trace: what is written is read, and what is no trace is refused by file and line."""
+"""Trace files: they are read as they were written, and errors name the file and the line."""
 
 import io
 import json

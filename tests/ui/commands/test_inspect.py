@@ -154,7 +154,7 @@ WRONG = [
     ("alternatives", "99", "token 99 does not exist"),
     ("branch", "99 1", "token 99 does not exist"),
     ("branch", "1 0", "candidate 0 does not exist"),
-    ("branch", "1 999999999999", "does not exist"),
+    ("branch", "1 999999999999", "candidate 9999"),
     ("branch", "one two", "takes two numbers"),
     ("branch", "1 x", "takes two numbers"),
     ("branch", "7", "branch 7 does not exist"),
