@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmcli.chat.attachments import Attachment
@@ -239,6 +239,7 @@ def test_values_that_no_setting_can_have_are_skipped() -> None:
     assert message.timings == {"ttft_ms": 2.0}
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(
         st.sampled_from(["id", "parent", "role", "content", "params", "timings", "attachments", "time"]), JSON
