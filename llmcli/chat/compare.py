@@ -32,7 +32,7 @@ class CompareSession:
         self._kept: dict[int, int] = {}  # the messages that answers became
         self.turns: list[Turn] = [controller.answer(path, {"seed": seed, **one.values}) for one in variants]
         pairs = [(one, turn.answer) for one, turn in zip(variants, self.turns, strict=True)]
-        self.comparison = Comparison(self.turns[0].local, pairs)
+        self.comparison = Comparison(self.turns[0].answer.local, pairs)
 
     def keep(self, number: int) -> Turn:
         """Continue with answer `number`, from 1: it follows the question, in its own branch.

@@ -251,26 +251,27 @@ class ChatController:
             ContextOverflowError: if the prompt leaves no room for a single token.
             UsageError: for a grammar that does not parse.
         """
-        from llmcli.chat.turn import Turn
+        from llmcli.chat.turn import Turn, start_answer
+        from llmcli.engine.sampling.temperature import TemperatureShift
         from llmcli.inference.local import apply_model_defaults
 
         local = self.local
         assert local
         resolved = apply_model_defaults(local.target, self.layers.above(self.session.overrides, extra or {}))
         settings = self.prompt_builder.with_plain_stop(resolved.settings)
-        prompt = self.prompt(path, continued, settings)
+        prompt, shift = self.prompt(path, continued, settings), TemperatureShift()
         if len(prompt.tokens) >= local.n_ctx:
             raise overflow_error(PromptFit(len(prompt.tokens), local.n_ctx, 1))
+        answer = start_answer(local, prompt, settings, grammar_text(settings), continued, shift, trace=0)
+        answer.progress = progress
         return Turn(
             self.session,
-            local,
-            prompt,
+            answer,
+            shift,
             ResolvedSettings(settings, resolved.origins),
             path[-1].id if path else None,
-            grammar_text(settings),
             continued,
-            progress,
-            first=self.first if len(self.window(path)) < len(path) else None,
+            self.first if len(self.window(path)) < len(path) else None,
         )
 
 

@@ -146,7 +146,7 @@ def last_answer(controller: "ChatController", turn: "Turn | None") -> AnswerInsp
     if index is None:
         raise UsageError("no answer yet", "send a message first")
     message, before = path[index], path[:index]
-    if turn and turn.message == message and turn.local is controller.local and turn.answer.traces:
+    if turn and turn.message == message and turn.answer.local is controller.local and turn.answer.traces:
         traces = [trace for trace in turn.answer.traces if trace.id is not None]
         tokens = [trace.id for trace in traces if trace.id is not None]
         inspector = AnswerInspector(message, before, turn.answer, tokens, traces, turn.continued)

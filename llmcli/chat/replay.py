@@ -82,8 +82,8 @@ class Replay:
         recorded, manifest = self.recorded, self.recorded.manifest
         prompt = self._prompt()
         grammar = manifest.grammar or self.settings.grammar
-        self.answer = start_answer(self.local, prompt, self.settings, grammar, recorded.continued)
-        self.answer.live_shift = TemperatureShift(manifest.moves) if manifest.moves else None
+        shift = TemperatureShift(manifest.moves) if manifest.moves else None
+        self.answer = start_answer(self.local, prompt, self.settings, grammar, recorded.continued, shift)
 
     @property
     def n_tokens(self) -> int:

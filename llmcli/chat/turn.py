@@ -1,6 +1,6 @@
 """One answer in a session: streamed, saved while it is generated, and kept when it is stopped."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,22 +23,13 @@ class Turn:
     """
 
     session: Session
-    local: LocalModel
-    prompt: Prompt
+    answer: Answer
+    live_shift: TemperatureShift
     resolved: ResolvedSettings
     parent: int | None
-    grammar: str | None = None
     continued: Message | None = None
-    progress: Callable[[int, int], None] | None = None
-    live_shift: TemperatureShift = field(default_factory=TemperatureShift)
     first: int | None = None  # the first message in the prompt, if it does not contain all
-    answer: Answer = field(init=False)
     message: Message | None = field(init=False, default=None)
-
-    def __post_init__(self) -> None:
-        settings = self.resolved.settings
-        self.answer = start_answer(self.local, self.prompt, settings, self.grammar, self.continued)
-        self.answer.progress, self.answer.live_shift, self.answer.trace = self.progress, self.live_shift, 0
 
     def parts(self) -> Generator[Part, None, None]:
         """The parts of the answer as they are generated, without those of `continued`.
@@ -47,7 +38,7 @@ class Turn:
             LlmcliError: see `Answer.parts`; the text so far is saved before.
         """
         session, answer = self.session, self.answer
-        session.begin_answer(self.parent, model=self.local.name, params=_params(self.resolved))
+        session.begin_answer(self.parent, model=self.answer.local.name, params=_params(self.resolved))
         reason = "error"
         try:
             if self.continued and self.continued.reasoning:
@@ -68,7 +59,7 @@ class Turn:
 
     def keep(self, parent: int | None) -> Message | None:
         """Save the answer, which is one of several, as an answer to message `parent`; None: it is empty."""
-        self.session.begin_answer(parent, model=self.local.name, params=_params(self.resolved))
+        self.session.begin_answer(parent, model=self.answer.local.name, params=_params(self.resolved))
         self.parent, self.message = parent, self._save(self.answer.finish_reason)
         return self.message
 
@@ -90,15 +81,20 @@ def _is_unchanged(answer: Answer, continued: Message) -> bool:
 
 
 def start_answer(
-    local: LocalModel, prompt: Prompt, settings: Settings, grammar: str | None, continued: Message | None
+    local: LocalModel,
+    prompt: Prompt,
+    settings: Settings,
+    grammar: str | None,
+    continued: Message | None,
+    live_shift: TemperatureShift | None,
+    trace: int | None = None,
 ) -> Answer:
-    """An answer that continues `continued`, whose text is in the prompt already."""
-    if not continued:
-        return Answer(local, prompt, settings, grammar)
-    thinking = bool(continued.reasoning and not continued.content)
-    settings = replace(settings, prefill=None if thinking else continued.content or None)
-    answer = Answer(local, prompt, settings, grammar, inside=thinking)
-    answer.reasoning = continued.reasoning
+    """A new answer, or one that continues `continued`, whose text is in the prompt already."""
+    inside = bool(continued and continued.reasoning and not continued.content)
+    if continued:
+        settings = replace(settings, prefill=None if inside else continued.content or None)
+    answer = Answer(local, prompt, settings, grammar, inside=inside, live_shift=live_shift, trace=trace)
+    answer.reasoning = continued.reasoning if continued else ""
     return answer
 
 

@@ -182,6 +182,6 @@ def test_the_next_answer_reads_a_summary_that_the_user_edited(controller: ChatCo
     compaction.text = "we sail"  # as the user changed it
     compaction.use()
     turn = ask(controller, "d")
-    assert "we sail" in turn.prompt.text
+    assert "we sail" in turn.answer.prompt.text
     assert turn.message
     assert turn.message.parent == controller.session.conversation.path()[-2].id

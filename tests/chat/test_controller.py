@@ -132,8 +132,8 @@ def test_a_setting_of_one_answer_changes_its_prompt_too(
 ) -> None:
     controller.session.add("user", "a")
     turn = answer(controller, **extra)
-    assert part in turn.prompt.text
-    assert ("User" in turn.prompt.text) is not bool(extra.get("raw"))
+    assert part in turn.answer.prompt.text
+    assert ("User" in turn.answer.prompt.text) is not bool(extra.get("raw"))
     assert turn.answer.text.startswith(extra.get("prefill", ""))
 
 

@@ -146,7 +146,7 @@ class Walk:
             pass
         self.flag.left = -1
         if turn.answer.finish_reason != "interrupt":
-            self.count(before, turn.prompt.tokens, turn.answer.timings()["prompt_n"])
+            self.count(before, turn.answer.prompt.tokens, turn.answer.timings()["prompt_n"])
 
     def count(self, before: list[int], prompt: Any, prompt_n: float) -> None:
         """Only what changed is evaluated, and the last token for its logits."""
@@ -251,7 +251,7 @@ def test_an_edit_of_the_last_message_evaluates_what_changed(chat: ChatController
     before = chat.prompt(chat.session.conversation.path()[:-1]).tokens
     chat.session.conversation.move(old.parent)
     turn = ask(chat, "Name another two.")
-    changed = len(turn.prompt.tokens) - common_prefix(before, turn.prompt.tokens)
+    changed = len(turn.answer.prompt.tokens) - common_prefix(before, turn.answer.prompt.tokens)
     assert prompt_n(turn) == changed
     assert changed <= large.count_tokens(" two.") + len(BEHIND)
 
@@ -284,7 +284,7 @@ def test_a_new_system_prompt_evaluates_everything_after_it(chat: ChatController)
     chat.set("system", "Be brief.")
     chat.session.conversation.move(chat.session.conversation.path()[-2].id)
     turn = answer(chat)
-    assert prompt_n(turn) == len(turn.prompt.tokens) - len(BEFORE_SYSTEM)
+    assert prompt_n(turn) == len(turn.answer.prompt.tokens) - len(BEFORE_SYSTEM)
 
 
 def prompt_n(turn: Turn) -> float:

@@ -138,7 +138,7 @@ def test_a_stop_during_the_prompt_saves_nothing(controller: ChatController) -> N
 def test_a_continued_answer_is_a_new_branch(controller: ChatController) -> None:
     last = unfinished_answer(controller, " the moon")
     turn, shown = continue_answer(controller, last, " is", " far")
-    assert turn.prompt.text.endswith("Assistant: the moon")
+    assert turn.answer.prompt.text.endswith("Assistant: the moon")
     assert "".join(text for _, text in shown) == " is far"
     assert turn.message.content == " the moon is far"
     assert turn.message.parent == last.parent
@@ -157,7 +157,7 @@ def test_a_continued_answer_without_new_text_stays_as_it_is(controller: ChatCont
 def test_a_continued_answer_gets_no_prefill(controller: ChatController) -> None:
     controller.set("prefill", " well")
     turn, _ = continue_answer(controller, unfinished_answer(controller, " the moon"), " is")
-    assert "well" not in turn.prompt.text
+    assert "well" not in turn.answer.prompt.text
     assert turn.message.content == " the moon is"
 
 
@@ -167,7 +167,7 @@ def test_stopped_reasoning_continues_as_reasoning(controller: ChatController, te
     turn, shown = continue_answer(
         controller, unfinished_answer(controller, "", "it is far"), " away", "\n</think>\n\n", "Far."
     )
-    assert turn.prompt.text.endswith("[assistant]<think>\nit is far")
+    assert turn.answer.prompt.text.endswith("[assistant]<think>\nit is far")
     assert shown == [("think", " away"), ("answer", "Far.")]
     assert (turn.message.reasoning, turn.message.content) == ("it is far away", "Far.")
 
@@ -176,7 +176,7 @@ def test_stopped_reasoning_continues_as_reasoning(controller: ChatController, te
 def test_an_answer_after_reasoning_continues_as_answer(controller: ChatController, template: str) -> None:
     controller.set("chat_template", template)
     turn, shown = continue_answer(controller, unfinished_answer(controller, "Far", "it is far"), " away")
-    assert turn.prompt.text.endswith("[assistant]<think>\nit is far\n</think>\n\nFar")
+    assert turn.answer.prompt.text.endswith("[assistant]<think>\nit is far\n</think>\n\nFar")
     assert shown == [("answer", " away")]
     assert (turn.message.reasoning, turn.message.content) == ("it is far", "Far away")
 
@@ -185,7 +185,7 @@ def test_an_answer_without_reasoning_closes_the_open_tag(controller: ChatControl
     """As after an edit: text that the user wrote for the model is not reasoning."""
     controller.set("chat_template", OPENS)
     turn, _ = continue_answer(controller, unfinished_answer(controller, "Far"), " away")
-    assert turn.prompt.text.endswith("[assistant]<think>\n\n</think>\n\nFar")
+    assert turn.answer.prompt.text.endswith("[assistant]<think>\n\n</think>\n\nFar")
     assert turn.message.content == "Far away"
 
 
