@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from llmcli.chat.sessions import store as files
+from llmcli.chat.sessions import store
 from llmcli.chat.sessions.session import Session
 from llmcli.cli import sessions
 from llmcli.cli.chat import open_session
@@ -71,7 +71,7 @@ def test_the_json_of_lists_has_every_field(saved: str, capfd: pytest.CaptureFixt
         "title": 'say "hi" \x1b[31m',
         "n_messages": 2,
         "n_branches": 2,
-        "size": files.path_of(saved).stat().st_size,
+        "size": store.path_of(saved).stat().st_size,
     }
     assert {key: one[key] for key in about} == about
     assert sessions.search_sessions("SECOND", as_json=True) == ExitStatus.OK
@@ -111,7 +111,7 @@ def test_show_of_a_cleared_session_names_the_option_all(saved: str, capfd: pytes
 
 
 def test_a_session_without_a_readable_message_is_an_error(saved: str, capfd: pytest.CaptureFixture[str]) -> None:
-    files.path_of(saved).write_bytes(b"\x00\xffjunk\n" * 9)
+    store.path_of(saved).write_bytes(b"\x00\xffjunk\n" * 9)
     with pytest.raises(LlmcliError, match="session 'talk' has no messages"):
         sessions.show_session(saved)
     warned = capfd.readouterr().err.splitlines()
@@ -162,9 +162,9 @@ def test_rm_asks_for_confirmation_on_a_terminal(saved: str, monkeypatch: pytest.
     monkeypatch.setattr(sessions, "can_ask", lambda: True)
     monkeypatch.setattr(sessions, "confirm", confirm)
     assert sessions.remove_sessions([saved]) == ExitStatus.FAILED
-    assert files.names() == [saved]
+    assert store.names() == [saved]
     assert sessions.remove_sessions([saved]) == ExitStatus.OK
-    assert files.names() == []
+    assert store.names() == []
     assert asked == ["Delete 'talk' permanently?"] * 2
 
 
@@ -176,14 +176,14 @@ def test_rm_deletes_several_sessions_or_none(saved: str) -> None:
     copied.close()
     with pytest.raises(UsageError, match="session not found: 'third'"):
         sessions.remove_sessions(["talk", "third"], yes=True)
-    assert sorted(files.names()) == ["other", "talk"]
+    assert sorted(store.names()) == ["other", "talk"]
     assert sessions.remove_sessions(["talk", "other", "talk"], yes=True) == ExitStatus.OK
-    assert files.names() == []
+    assert store.names() == []
 
 
 def test_rename_changes_the_name_of_a_session(saved: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert sessions.rename_session(saved, "ghost story") == ExitStatus.OK
-    assert files.names() == ["ghost-story"]
+    assert store.names() == ["ghost-story"]
     assert capfd.readouterr().err == "renamed to 'ghost-story'\n"
     with pytest.raises(UsageError, match="not a valid name"):
         sessions.rename_session("ghost-story", "../novel")
@@ -197,7 +197,7 @@ def test_the_command_alone_lists_the_sessions(saved: str, capfd: pytest.CaptureF
 def test_continue_opens_the_last_session_that_is_not_open(saved: str, capfd: pytest.CaptureFixture[str]) -> None:
     later = Session("later")
     later.add("user", "hi")
-    files.path_of("zz").with_name("not a name.jsonl").write_text("{}\n")  # somebody's copy
+    store.path_of("zz").with_name("not a name.jsonl").write_text("{}\n")  # somebody's copy
     opened = open_session(go_on=True, name=None, keep=True)
     assert opened.name == "talk"
     later.close()

@@ -9,7 +9,7 @@ from llmcli.engine.llama import hardware
 from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.engine.llama.model import Model
 from llmcli.errors import ContextOverflowError, LlmcliError, ModelInvalidError, ModelNotFoundError
-from llmcli.inference import local as module
+from llmcli.inference import local as local_module
 from llmcli.inference import sizing
 from llmcli.inference.local import LocalModel, Prompt, ResolvedModel, apply_model_defaults, resolve_model
 from llmcli.models import notes
@@ -23,7 +23,7 @@ from tests.models.gguf_writer import MODEL, write_gguf
 def probed(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[Path]]:
     """The files that were probed; none of them is really loaded."""
     seen: list[Sequence[Path]] = []
-    monkeypatch.setattr(module, "probe", seen.append)
+    monkeypatch.setattr(local_module, "probe", seen.append)
     return seen
 
 
@@ -51,7 +51,7 @@ def test_a_file_that_crashed_the_probe_is_not_remembered(tmp_path: Path, monkeyp
         tries.append(parts)
         raise ModelInvalidError("tiny.gguf crashes llama.cpp")
 
-    monkeypatch.setattr(module, "probe", crash)
+    monkeypatch.setattr(local_module, "probe", crash)
     path = write_gguf(tmp_path / "tiny.gguf")
     for _ in range(2):
         with pytest.raises(ModelInvalidError, match="crashes"):
