@@ -161,7 +161,7 @@ def test_compare_refuses_what_cannot_vary(chat: ChatApp, line: str, says: str) -
 
 def test_keep_needs_an_answer_of_this_session(chat: ChatApp) -> None:
     obey(chat, "/compare the river temp=0.2,1.5")
-    for line, says in (("/keep", "takes the number"), ("/keep x", "takes the number"), ("/keep 3", "no answer 3")):
+    for line, says in (("/keep", "takes the number"), ("/keep x", "takes the number"), ("/keep 3", "answer 3")):
         with pytest.raises(UsageError, match=says):
             obey(chat, line)
     chat.controller.session = Session()
