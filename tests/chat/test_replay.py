@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from llmcli.chat.controller import ChatController
 from llmcli.chat.replay import Replay, replay_settings
 from llmcli.chat.replay_source import RecordedAnswer, from_session
 from llmcli.chat.sessions.session import Session
+from llmcli.chat.turn import Turn
 from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.inference.answer import Answer
 from llmcli.inference.local import LocalModel
@@ -192,6 +194,7 @@ def test_the_turns_of_a_chat_repeat_exactly(first: LocalModel, second: LocalMode
     found = list(turns(session))
     session.close()
     assert len(found) == 8
+    assert turn.message
     assert turn.message.finish_reason == "interrupt"
     assert any(rows != kept for recorded in found for rows, kept, _ in recorded.manifest.layout)
     for recorded in found:
@@ -199,9 +202,9 @@ def test_the_turns_of_a_chat_repeat_exactly(first: LocalModel, second: LocalMode
         assert (replay.difference, replay.reasons) == (None, []), recorded.source
 
 
-def stopped(controller: Any, text: str) -> Any:
+def stopped(controller: ChatController, text: str) -> Turn:
     """An answer of which three parts are shown."""
-    controller.session.say("user", text)
+    controller.session.add("user", text)
     turn = controller.answer(controller.session.conversation.path())
     parts = turn.parts()
     for _ in range(3):
