@@ -50,8 +50,8 @@ class EvaluatedError(Exception):
 def talk(session: Session, turns: int) -> None:
     """A conversation of so many turns, about 100 tokens each."""
     for number in range(turns):
-        session.say("user", f"{number}. {_WORDS}")
-        session.say("assistant", f"{number}. {_ANSWER}", finish_reason="stop")
+        session.add("user", f"{number}. {_WORDS}")
+        session.add("assistant", f"{number}. {_ANSWER}", finish_reason="stop")
 
 
 def enter(path: Path, rounds: int, turns: int = 50) -> list[float]:
@@ -75,7 +75,7 @@ def enter(path: Path, rounds: int, turns: int = 50) -> list[float]:
         for number in range(rounds + 1):
             chat.measure()  # as before each prompt
             took.append(_sent(chat, api, f"{number}. {_WORDS}"))
-            dialogue.session.move(messages[-1].id)
+            dialogue.session.conversation.move(messages[-1].id)
     finally:
         api.llama_decode = real
     dialogue.session.close()

@@ -55,7 +55,7 @@ def _run(local: LocalModel, way: Callable[..., None], answers: list[Answer]) -> 
     begin = perf_counter()
     way(local, fresh)
     seconds = perf_counter() - begin
-    context = local.exchange(None)
+    context = local.swap_context(None)
     if context:
         context.close()
     return seconds, sum(answer.generation.timings.prompt_n for answer in fresh)

@@ -92,7 +92,7 @@ def _run(local: LocalModel, prompt: Prompt, kind: str, folder: Path) -> tuple[fl
         for record in records:
             before = perf_counter()
             begin = begin or before
-            list(answer.take(record))
+            list(answer.push(record))
             spent.append(drawn.pop() + perf_counter() - before)
         return perf_counter() - begin, median(spent)
 

@@ -100,3 +100,8 @@ class ConstraintError(LlmcliError):
     """No output can satisfy the constraints (grammar, schema, banned strings)."""
 
     status = ExitStatus.CONSTRAINT_UNMET
+
+
+def error_text(error: Exception) -> str:
+    """The reason that the system gives, without the number of the error and the path."""
+    return getattr(error, "strerror", None) or str(error)

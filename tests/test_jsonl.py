@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmcli.chat.attachments import Attachment
@@ -32,32 +32,32 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "new folder" / "a.jsonl"
 
 
-def write_journal(path: Path, *events: dict[str, Any]) -> Path:
-    journal = JsonlAppender(path, new=True)
+def write_lines(path: Path, *events: dict[str, Any]) -> Path:
+    appender = JsonlAppender(path, new=True)
     for event in events:
-        journal.add([event])
-    journal.close()
+        appender.add([event])
+    appender.close()
     return path
 
 
 def test_lines_are_read_as_they_were_added(path: Path) -> None:
     events: list[dict[str, Any]] = [{"a": 1}, {"b": 'quote " back \\ line \n \u2028 \r é 🙂 \x00'}, {"c": [None, {}]}]
-    assert list(read_events(write_journal(path, *events))) == events
+    assert list(read_events(write_lines(path, *events))) == events
     assert path.read_bytes().count(b"\n") == 3
 
 
 def test_lone_surrogates_become_replacement_characters(path: Path) -> None:
     assert encode({"a": "x\ud800y\udfff"}) == '{"a":"x\ufffdy\ufffd"}\n'.encode()
-    assert list(read_events(write_journal(path, {"a": "\udc80"}))) == [{"a": "\ufffd"}]
+    assert list(read_events(write_lines(path, {"a": "\udc80"}))) == [{"a": "\ufffd"}]
 
 
 @pytest.mark.parametrize("cut", range(1, 11))
 def test_a_cut_line_is_skipped_and_the_next_one_is_read(path: Path, cut: int) -> None:
-    write_journal(path, {"n": 1}, {"n": 22})
+    write_lines(path, {"n": 1}, {"n": 22})
     os.truncate(path, path.stat().st_size - cut)
-    journal = JsonlAppender(path)
-    journal.add([{"n": 3}])
-    journal.close()
+    appender = JsonlAppender(path)
+    appender.add([{"n": 3}])
+    appender.close()
     faults: list[str] = []
     read = list(read_events(path, faults))
     assert read == ([{"n": 1}, {"n": 22}, {"n": 3}] if cut == 1 else [{"n": 1}, {"n": 3}])
@@ -92,7 +92,7 @@ def test_a_damaged_line_in_any_place_is_skipped(path: Path, line: bytes, place: 
 
 @pytest.mark.parametrize("version", [2, 10**9, "1", None, 1.5, []])
 def test_a_file_of_a_newer_version_is_refused(path: Path, version: object) -> None:
-    write_journal(path, {"type": "session", "version": version})
+    write_lines(path, {"type": "session", "version": version})
     with pytest.raises(UsageError, match="written by a newer version of llmcli") as caught:
         list(read_events(path))
     assert caught.value.hint == "update llmcli"
@@ -108,7 +108,7 @@ def test_a_path_that_is_not_a_file_is_a_disk_error(tmp_path: Path) -> None:
 
 
 def test_a_new_file_does_not_replace_another(path: Path) -> None:
-    write_journal(path, {"n": 1})
+    write_lines(path, {"n": 1})
     with pytest.raises(FileExistsError):
         JsonlAppender(path, new=True)
 
@@ -117,7 +117,7 @@ def test_a_new_file_does_not_replace_another(path: Path) -> None:
 def test_the_file_is_private_whatever_the_umask(path: Path) -> None:
     before = os.umask(0)
     try:
-        write_journal(path)
+        write_lines(path)
     finally:
         os.umask(before)
     assert [stat.S_IMODE(one.stat().st_mode) for one in (path, path.parent)] == [0o600, 0o700]
@@ -141,21 +141,21 @@ def test_a_full_disk_leaves_whole_lines(path: Path) -> None:
     import resource
     import signal
 
-    journal = JsonlAppender(path, new=True)
-    journal.add([{"n": 1}])
+    appender = JsonlAppender(path, new=True)
+    appender.add([{"n": 1}])
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50, limits[1]))
     try:
         with pytest.raises(DiskError, match=f"cannot write {path}") as caught:
-            journal.add([{"n": 2}, {"long": "x" * 100}])
+            appender.add([{"n": 2}, {"long": "x" * 100}])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
     assert caught.value.hint == "free some space or make the folder writable; the session is not saved"
-    journal.add([{"n": 3}])
-    journal.sync()
-    journal.close()
-    journal.close()
+    appender.add([{"n": 3}])
+    appender.sync()
+    appender.close()
+    appender.close()
     faults: list[str] = []
     assert list(read_events(path, faults)) == [{"n": 1}, {"n": 3}]
     assert faults == []
@@ -164,13 +164,13 @@ def test_a_full_disk_leaves_whole_lines(path: Path) -> None:
 @pytest.mark.skipif(WINDOWS, reason="Windows has other rules for two writers")
 def test_the_lines_of_two_writers_stay_whole(path: Path) -> None:
     """The lock separates them; on a network disk without locks, whole lines still do."""
-    journals = [JsonlAppender(path, new=True), JsonlAppender(path)]
+    appenders = [JsonlAppender(path, new=True), JsonlAppender(path)]
 
-    def write(journal: JsonlAppender) -> None:
+    def write(appender: JsonlAppender) -> None:
         for number in range(200):
-            journal.add([{"n": number, "text": "x" * 500}])
+            appender.add([{"n": number, "text": "x" * 500}])
 
-    threads = [threading.Thread(target=write, args=[journal]) for journal in journals]
+    threads = [threading.Thread(target=write, args=[appender]) for appender in appenders]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -178,8 +178,8 @@ def test_the_lines_of_two_writers_stay_whole(path: Path) -> None:
     faults: list[str] = []
     assert len(list(read_events(path, faults))) == 400
     assert faults == []
-    for journal in journals:
-        journal.close()
+    for appender in appenders:
+        appender.close()
 
 
 def test_a_message_is_read_as_it_was_written() -> None:
@@ -239,6 +239,7 @@ def test_values_that_no_setting_can_have_are_skipped() -> None:
     assert message.timings == {"ttft_ms": 2.0}
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(
         st.sampled_from(["id", "parent", "role", "content", "params", "timings", "attachments", "time"]), JSON

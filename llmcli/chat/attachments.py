@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
-from llmcli.errors import DiskError
+from llmcli.errors import DiskError, error_text
 from llmcli.files import read_text
 from llmcli.inference.request import file_block
 
-_MOST_FILES = 100
-_LONGEST_NAME = 4096  # characters; no system opens a longer path
+_MAX_FILES = 100
+_MAX_NAME = 4096  # characters; no system opens a longer path
 _MENTION = re.compile(r"""(?<![\w.%+/\\@-])@(?:"([^"\n]+)"|'([^'\n]+)'|(\S+))""")
 _PUNCTUATION = ".,;:!?)]}>\"'`*。，；：！？）"
 
@@ -30,26 +30,26 @@ def find_mentions(text: str) -> list[str]:
 
     An `@` inside a word, as in a mail address, or before a name that is not a file is plain text.
     """
-    found: dict[str, None] = {}
-    looked_up: dict[str, str] = {}  # a pasted text may hold one word a hundred thousand times
+    names: dict[str, None] = {}
+    looked_up: dict[str, str] = {}  # a pasted text may have one word a hundred thousand times
     for double, single, bare in _MENTION.findall(text):
         word = double or single or bare
         if word not in looked_up:
             looked_up[word] = _without_punctuation(bare) if bare else word if _is_file(word) else ""
         if looked_up[word]:
-            found[looked_up[word]] = None
-    return list(found)
+            names[looked_up[word]] = None
+    return list(names)
 
 
 def _without_punctuation(word: str) -> str:
-    """`word` without the least punctuation at its end that leaves the name of a file; "" where none does."""
+    """`word` without the least punctuation at its end that leaves the name of a file; "" if none does."""
     least = len(word.rstrip(_PUNCTUATION))
     most = min(len(word), least + 8)  # no name ends in more punctuation
     return next((word[:end] for end in range(most, least - 1, -1) if _is_file(word[:end])), "")
 
 
 def _is_file(name: str) -> bool:
-    return 0 < len(name) <= _LONGEST_NAME and os.path.isfile(os.path.expanduser(name))
+    return 0 < len(name) <= _MAX_NAME and os.path.isfile(os.path.expanduser(name))
 
 
 def attach(path: str) -> Attachment:
@@ -66,7 +66,7 @@ def attach(path: str) -> Attachment:
 
 
 def expand(pattern: str) -> list[str]:
-    """The files that `pattern` matches, sorted; itself where it has no `*`, `?` or `[`, or is the name of a file.
+    """The files that `pattern` matches, sorted; only itself if it has no `*`, `?` or `[`, or is the name of a file.
 
     As in a shell, a hidden file matches only a pattern with the dot.
 
@@ -77,13 +77,13 @@ def expand(pattern: str) -> list[str]:
     if not glob.has_magic(full) or os.path.lexists(full):
         return [pattern]
     try:
-        found = list(islice(filter(os.path.isfile, glob.iglob(full, recursive=True)), _MOST_FILES + 1))
+        found = list(islice(filter(os.path.isfile, glob.iglob(full, recursive=True)), _MAX_FILES + 1))
     except (OSError, ValueError) as error:
-        raise DiskError(f"cannot search for {pattern}: {getattr(error, 'strerror', None) or error}") from None
+        raise DiskError(f"cannot search for {pattern}: {error_text(error)}") from None
     if not found:
         raise DiskError(f"file not found: {pattern}", "give a file, or a pattern such as src/*.py")
-    if len(found) > _MOST_FILES:
-        raise DiskError(f"{pattern} matches more than {_MOST_FILES} files", "give a narrower pattern")
+    if len(found) > _MAX_FILES:
+        raise DiskError(f"{pattern} matches more than {_MAX_FILES} files", "give a narrower pattern")
     return sorted(found)
 
 

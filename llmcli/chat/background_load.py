@@ -17,62 +17,62 @@ CHECKING = "checking the file"
 
 
 class BackgroundLoad:
-    """One load. `doing` is its progress; `on_end` is called in its thread at the end, also after an error."""
+    """One load. `status` is its progress; `on_end` is called in its thread at the end, also after an error."""
 
     def __init__(self, load: Load, on_end: Callable[[], None] | None = None) -> None:
-        self.doing = CHECKING
+        self.status = CHECKING
         self._load = load
         self._on_end = on_end
         self._abort = AbortFlag()
-        self._transcript: PromptBuilder | None = None
-        self._fault: BaseException | None = None
+        self._prompt_builder: PromptBuilder | None = None
+        self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         try:
-            self._transcript = self._load(self._abort, self._report)
+            self._prompt_builder = self._load(self._abort, self._set_status)
         except BaseException as error:  # raised in the main thread, by `wait`
-            self._fault = error
+            self._error = error
         if self._on_end:
             self._on_end()
 
-    def _report(self, doing: str) -> None:
-        self.doing = doing
+    def _set_status(self, status: str) -> None:
+        self.status = status
 
     @property
     def prompt_builder(self) -> "PromptBuilder | None":
         """The prompts of a conversation for the model, once it is loaded."""
-        return self._transcript
+        return self._prompt_builder
 
     @property
     def local(self) -> "LocalModel | None":
         """The model once it is loaded."""
-        return self._transcript.local if self._transcript else None
+        return self._prompt_builder.local if self._prompt_builder else None
 
     @property
     def failed(self) -> bool:
-        return self._fault is not None
+        return self._error is not None
 
     def wait(self, tick: Callable[[str], bool]) -> "LocalModel | None":
-        """The model, once it is loaded. `tick(doing)` is called meanwhile; where it returns False, the result is None.
+        """The model, once it is loaded. `tick(status)` is called meanwhile; if it returns False, the result is None.
 
         Raises:
             LlmcliError: the error of the load.
         """
         while self._thread.is_alive():
             self._thread.join(_TICK)
-            if self._thread.is_alive() and not tick(self.doing):
+            if self._thread.is_alive() and not tick(self.status):
                 return None
-        if self._fault:
-            raise self._fault
+        if self._error:
+            raise self._error
         return self.local
 
     def close(self) -> None:
-        """Stop the load, or free the model; harmless when done twice."""
+        """Stop the load, or free the model. A second call does nothing."""
         self._abort.set()
-        while self._thread.is_alive() and self.doing != CHECKING:  # it runs in another process, and may take long
+        while self._thread.is_alive() and self.status != CHECKING:  # it runs in another process, and may take long
             self._thread.join(_TICK)
-        prompt_builder, self._transcript = self._transcript, None
+        prompt_builder, self._prompt_builder = self._prompt_builder, None
         if prompt_builder:
             prompt_builder.local.close()

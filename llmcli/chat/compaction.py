@@ -19,7 +19,7 @@ _SHARE = 0.25  # of the context that the summary may fill
 
 
 class Compaction:
-    """Iterate over `parts()` to write the summary, change `text` if needed, then call `use`."""
+    """A summary of the oldest messages of `path`. Iterate over `parts()`, change `text` if needed, then call `use`."""
 
     def __init__(self, controller: ChatController, path: Sequence[Message], keep: int | None = None) -> None:
         """Summarize the messages in `path`, apart from the last `keep` turns (None = 2).
@@ -32,15 +32,15 @@ class Compaction:
         cut = starts[-keep] if keep > 0 else len(path)
         if cut < 2:
             raise UsageError("the conversation is too short to summarize", "see what fills the context with /context")
-        self._dialogue = controller
+        self._controller = controller
         self.old, self._kept = path[:cut], path[cut:]
         self.text = ""
-        self.left_out = 0  # number of the oldest messages that did not fit into the request
+        self.n_skipped = 0  # number of the oldest messages that did not fit into the request
         self.interrupted = False
 
     def parts(self) -> Iterator[Part]:
         """Stream the summary."""
-        controller, local = self._dialogue, self._dialogue.local
+        controller, local = self._controller, self._controller.local
         assert local
         settings = self._settings(local.n_ctx)
         old = list(self.old)
@@ -50,8 +50,8 @@ class Compaction:
             if len(prompt.tokens) + settings.max_tokens < local.n_ctx or len(old) < 2:
                 break
             old = old[1:]
-        self.left_out = len(self.old) - len(old)
-        answer = Answer(local, prompt, controller.prompt_builder.adjusted(settings))
+        self.n_skipped = len(self.old) - len(old)
+        answer = Answer(local, prompt, controller.prompt_builder.with_plain_stop(settings))
         for kind, text in answer.parts():
             if kind == "answer":
                 yield kind, text
@@ -59,20 +59,20 @@ class Compaction:
         self.interrupted = answer.finish_reason == "interrupt"
 
     def _settings(self, n_ctx: int) -> Settings:
-        layers = self._dialogue.layers.above(self._dialogue.session.overrides)
-        assert self._dialogue.local
+        layers = self._controller.layers.above(self._controller.session.overrides)
+        assert self._controller.local
         quiet = Layer("compact", {"max_tokens": int(n_ctx * _SHARE), "think": "off", "prefill": None, "raw": False})
-        settings = apply_model_defaults(self._dialogue.local.target, [*layers, quiet]).settings
+        settings = apply_model_defaults(self._controller.local.target, [*layers, quiet]).settings
         return replace(settings, grammar=None, grammar_file=None, json_schema=None, stop=())
 
     def use(self) -> int:
         """Continue from the summary in a new branch; returns the number of messages that it replaces."""
-        session = self._dialogue.session
-        session.move(None)
-        session.say("summary", self.text)
+        session = self._controller.session
+        session.conversation.move(None)
+        session.add("summary", self.text)
         for message in self._kept:
             session.add_copy(message)
-        self._dialogue.first = None
+        self._controller.first = None
         return len(self.old)
 
 

@@ -32,7 +32,7 @@ class CompareSession:
         self._kept: dict[int, int] = {}  # the messages that answers became
         self.turns: list[Turn] = [controller.answer(path, {"seed": seed, **one.values}) for one in variants]
         pairs = [(one, turn.answer) for one, turn in zip(variants, self.turns, strict=True)]
-        self.comparison = Comparison(self.turns[0].local, pairs)
+        self.comparison = Comparison(self.turns[0].answer.local, pairs)
 
     def keep(self, number: int) -> Turn:
         """Continue with answer `number`, from 1: it follows the question, in its own branch.
@@ -41,16 +41,16 @@ class CompareSession:
             UsageError: when there is no such answer, or it is empty.
         """
         if not 0 < number <= len(self.turns):
-            raise UsageError(f"there is no answer {number}", f"give a number from 1 to {len(self.turns)}")
+            raise UsageError(f"answer {number} does not exist", f"give a number from 1 to {len(self.turns)}")
         turn = self.turns[number - 1]
         if number in self._kept:
-            self.session.move(self._kept[number])
+            self.session.conversation.move(self._kept[number])
             return turn
         if not turn.answer.text and not turn.answer.reasoning:
             raise UsageError(f"answer {number} is empty", "keep another answer")
         if self._new:
-            self.session.move(self.question.parent)
-            self.question = self.session.say("user", self.question.content, attachments=self.question.attachments)
+            self.session.conversation.move(self.question.parent)
+            self.question = self.session.add("user", self.question.content, attachments=self.question.attachments)
             self._new = False
         message = turn.keep(self.question.id)
         assert message

@@ -1,4 +1,4 @@
-"""A conversation with a model: the settings in force, the messages that the model reads, and the next answer."""
+"""A chat without a terminal: the settings in force, the messages that the model reads, and the next answer."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmcli.chat.conversation import Message
 from llmcli.chat.sessions.session import Session
-from llmcli.config.characters import Character, layer
+from llmcli.config.characters import Character, character_layer
 from llmcli.config.presets import LayerStack
 from llmcli.errors import ContextOverflowError, UsageError
 from llmcli.inference.request import grammar_text, system_text
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llmcli.chat.turn import Turn
     from llmcli.inference.local import LocalModel, Prompt
 
-Ahead = Callable[["PromptBuilder"], None]
+ReadAhead = Callable[["PromptBuilder"], None]
 # A change of one of these needs a reload of the model.
 _MODEL_KEYS = frozenset(describe(ModelParams))
 # Settings that a running chat cannot change, each with what to do instead.
@@ -51,12 +51,15 @@ class PromptFit:
 
 
 class ChatController:
-    """`opening` is the load of the model; `first` is the id of the oldest message that the model reads (None = all)."""
+    """A session with a model: `loading` is the load of the model, `layers` are the settings below the session.
+
+    `first` is the id of the oldest message that the model reads (None = all).
+    """
 
     def __init__(
-        self, session: Session, layers: LayerStack, load: Callable[[Settings, Ahead], "BackgroundLoad"]
+        self, session: Session, layers: LayerStack, load: Callable[[Settings, ReadAhead], "BackgroundLoad"]
     ) -> None:
-        """`load` starts to load a model and calls its second argument with the transcript before it ends."""
+        """`load` starts to load a model; before it ends, it calls its second argument with the prompts of the model."""
         self.session = session
         self.layers = layers
         self.first: int | None = None
@@ -155,8 +158,8 @@ class ChatController:
         self._resolved = None
         return keys
 
-    def take(self, session: Session) -> None:
-        """Continue with another session; a character of the command line stays with the one that it began."""
+    def switch_session(self, session: Session) -> None:
+        """Continue with another session; a character of the command line stays with the first one."""
         if session.character != self.session.character:
             self.drop_character()
         self.session.close()
@@ -178,22 +181,22 @@ class ChatController:
         return sliding_window(path, self.first)
 
     def prompt(
-        self, path: Sequence[Message], begun: Message | None = None, settings: Settings | None = None
+        self, path: Sequence[Message], continued: Message | None = None, settings: Settings | None = None
     ) -> "Prompt":
-        """The prompt for an answer to `path` that continues `begun`; with the settings in force if none are given.
+        """The prompt for an answer to `path` that continues `continued`; with the settings in force if none are given.
 
         Raises:
             LlmcliError: if the template fails.
         """
         used = settings or self.settings
-        return self.prompt_builder.prompt_for(self.window(path), system_text(used), used, begun)
+        return self.prompt_builder.prompt_for(self.window(path), system_text(used), used, continued)
 
-    def fit(self, path: Sequence[Message], begun: Message | None = None) -> PromptFit:
+    def fit(self, path: Sequence[Message], continued: Message | None = None) -> PromptFit:
         """How the prompt for the next answer fits the context."""
         assert self.local
         n_ctx, limit = self.local.n_ctx, self.settings.max_tokens
         reserve = min(_ANSWER_RESERVE if limit < 0 else limit, n_ctx // 4)
-        return PromptFit(len(self.prompt(path, begun).tokens), n_ctx, max(reserve, 1))
+        return PromptFit(len(self.prompt(path, continued).tokens), n_ctx, max(reserve, 1))
 
     def refuse_endless(self, message: Message) -> None:
         """Refuse a message far too long for the context at once: to count its tokens would take many seconds.
@@ -210,7 +213,7 @@ class ChatController:
                 "send a shorter message; /file none removes attached files",
             )
 
-    def drop_oldest(self, path: Sequence[Message], begun: Message | None = None) -> int:
+    def drop_oldest(self, path: Sequence[Message], continued: Message | None = None) -> int:
         """Drop whole turns, the oldest first, until there is room; returns the number of dropped messages.
 
         Raises:
@@ -218,16 +221,16 @@ class ChatController:
         """
         before, window = self.first, [message for message in self.window(path) if message.role != "summary"]
         starts = [index for index, message in enumerate(window) if message.role == "user"]
-        fit = self.fit(path, begun)
+        fit = self.fit(path, continued)
         for start in starts[1:]:
             dropped = sum(self.prompt_builder.count(message) for message in window[:start])
             if fit.n_prompt - dropped > _FILL_AFTER_DROPPING * fit.n_ctx and start != starts[-1]:
                 continue
             self.first = window[start].id
-            if not self.fit(path, begun).over:
+            if not self.fit(path, continued).over:
                 return start
         self.first = None if not starts else window[starts[-1]].id
-        fit = self.fit(path, begun)
+        fit = self.fit(path, continued)
         if fit.n_prompt < fit.n_ctx:
             return starts[-1] if starts else 0
         self.first = before
@@ -239,7 +242,7 @@ class ChatController:
         self,
         path: Sequence[Message],
         extra: Mapping[str, Any] | None = None,
-        begun: Message | None = None,
+        continued: Message | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> "Turn":
         """An answer to `path` with the settings in force, and those in `extra` above them.
@@ -248,31 +251,28 @@ class ChatController:
             ContextOverflowError: if the prompt leaves no room for a single token.
             UsageError: for a grammar that does not parse.
         """
-        from llmcli.chat.turn import Turn
+        from llmcli.chat.turn import Turn, start_answer
+        from llmcli.engine.sampling.temperature import TemperatureShift
         from llmcli.inference.local import apply_model_defaults
 
         local = self.local
         assert local
         resolved = apply_model_defaults(local.target, self.layers.above(self.session.overrides, extra or {}))
-        settings = self.prompt_builder.adjusted(resolved.settings)
-        prompt = self.prompt(path, begun, settings)
+        settings = self.prompt_builder.with_plain_stop(resolved.settings)
+        prompt, shift = self.prompt(path, continued, settings), TemperatureShift()
         if len(prompt.tokens) >= local.n_ctx:
             raise overflow_error(PromptFit(len(prompt.tokens), local.n_ctx, 1))
+        answer = start_answer(local, prompt, settings, grammar_text(settings), continued, shift, trace=0)
+        answer.progress = progress
         return Turn(
             self.session,
-            local,
-            prompt,
+            answer,
+            shift,
             ResolvedSettings(settings, resolved.origins),
             path[-1].id if path else None,
-            grammar_text(settings),
-            begun,
-            progress,
-            first=self.first if len(self.window(path)) < len(path) else None,
+            continued,
+            self.first if len(self.window(path)) < len(path) else None,
         )
-
-
-def _model_settings(settings: Settings) -> tuple[Any, ...]:
-    return tuple(getattr(settings, key) for key in _MODEL_KEYS)
 
 
 def requires_reload(key: str) -> bool:
@@ -281,7 +281,7 @@ def requires_reload(key: str) -> bool:
 
 
 def sliding_window(path: Sequence[Message], first: int | None) -> list[Message]:
-    """The messages from id `first` on and the summaries before it; all messages if there is no such id."""
+    """The messages from id `first` on and the summaries before it; all messages if the id does not exist."""
     start = next((index for index, message in enumerate(path) if message.id == first), 0)
     return [message for index, message in enumerate(path) if index >= start or message.role == "summary"]
 
@@ -303,12 +303,12 @@ def session_settings() -> list[str]:
 def use_character(controller: ChatController, character: Character | None) -> str:
     """Answer as this character from now on (None = no character); its settings replace those of the one before.
 
-    Returns the greeting to show. It is empty if the conversation has begun, which then continues as it is.
+    Returns the greeting to show. It is empty if the conversation has started, which then continues as it is.
     """
     session = controller.session
     session.remove_character()
     if character:
-        values = layer(character).values
+        values = character_layer(character).values
         for key, value in values.items():
             session.set(key, value)
         session.set_character(character.name, values)
@@ -317,21 +317,31 @@ def use_character(controller: ChatController, character: Character | None) -> st
 
 
 def greet(session: Session, character: Character | None) -> str:
-    """Begin the conversation with the examples and the greeting of a character; returns the greeting to show.
+    """Start the conversation with the examples and the greeting of a character; returns the greeting to show.
 
-    A conversation that has begun stays as it is; a greeting that nobody answered is replaced.
+    A conversation that has started stays as it is; a greeting that nobody answered is replaced.
     """
     path = session.conversation.path()
     if path and path[-1].finish_reason != "greeting":
         return ""
     if path:
-        session.move(None)
+        session.conversation.move(None)
     if not character:
         return ""
-    add = session.say if session.saved else session.prepare
+
+    def add(role: str, content: str, **more: Any) -> None:
+        if session.is_saved:
+            session.add(role, content, **more)
+        else:  # it is written with the first message of the user
+            session.conversation.add(session.conversation.draft(role, content, **more))
+
     for question, answer in character.examples:
         add("user", question)
         add("assistant", answer, finish_reason="greeting")
     if character.greeting:
         add("assistant", character.greeting, model=character.name, finish_reason="greeting")
     return character.greeting
+
+
+def _model_settings(settings: Settings) -> tuple[Any, ...]:
+    return tuple(getattr(settings, key) for key in _MODEL_KEYS)

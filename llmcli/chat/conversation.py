@@ -1,11 +1,13 @@
 """A conversation as a tree: each retry and edit is a branch, and nothing is overwritten."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from llmcli.chat.attachments import Attachment, to_message_text
 from llmcli.errors import UsageError
+from llmcli.text import plural
 
 # Who wrote a message, as people read it; JSON has the roles of the OpenAI API.
 SPEAKER_NAMES = {"user": "you", "assistant": "model", "summary": "summary"}
@@ -16,8 +18,8 @@ class Message:
     """One message; `role` is user, assistant or summary (of the earlier messages).
 
     `params` are the settings of an answer that are not defaults, and its seed, as JSON data. `finish_reason` is empty
-    for messages of the user; `edited` and `greeting` mark answers that no model gave. `replay` is the data of the
-    `Circumstances` that repeat an answer.
+    for messages of the user; `edited` and `greeting` mark answers that no model gave. `replay` is the JSON
+    data of the `ReplayManifest` of an answer.
     """
 
     id: int
@@ -40,11 +42,13 @@ class Message:
 
 
 class Conversation:
-    """All messages by id, and `head`: the id of the last message of the present branch."""
+    """All messages by id, and `head`: the id of the last message of the current branch (None = before the first)."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_move: Callable[[], None] = lambda: None) -> None:
+        """`on_move` is called after each move of the head that adds no message."""
         self.messages: dict[int, Message] = {}
         self.head: int | None = None
+        self.on_move = on_move
         self._undone: list[int] = []  # former heads, the latest undo last
 
     @property
@@ -53,6 +57,10 @@ class Conversation:
         while number in self.messages:  # a damaged file may have gaps
             number += 1
         return number
+
+    def draft(self, role: str, content: str, **more: Any) -> Message:
+        """A message that would follow the head, without adding it."""
+        return Message(self.next_id, self.head, role, content, time=time.time(), **more)
 
     def add(self, message: Message) -> None:
         """Add a message to the tree and make it the head.
@@ -91,14 +99,15 @@ class Conversation:
         path = self.path()
         questions = [index for index, message in enumerate(path) if message.role == "user"]
         if not questions:
-            raise UsageError("there is nothing to undo")
+            raise UsageError("nothing to undo")
         if turns < 1:
             raise UsageError(f"the number of turns must be an integer of at least 1, got {str(turns)!r}")
         if turns > len(questions):
-            raise UsageError(f"cannot undo {_count(turns, 'turn')}: the conversation has {len(questions)}")
+            raise UsageError(f"cannot undo {plural(turns, 'turn')}: the conversation has {len(questions)}")
         start = questions[-turns]
         self._undone.append(path[-1].id)
         self.head = path[start].parent
+        self.on_move()
         return path[start:]
 
     def clear(self) -> None:
@@ -106,6 +115,7 @@ class Conversation:
         if self.head is not None:
             self._undone.append(self.head)
         self.head = None
+        self.on_move()
 
     def redo(self) -> None:
         """Revert the last undo, unless a message was added after it.
@@ -116,6 +126,7 @@ class Conversation:
         if not self._undone:
             raise UsageError("nothing was undone", "for another answer, use /retry")
         self.head = self._undone.pop()
+        self.on_move()
 
     def move(self, head: int | None) -> None:
         """Make another message the head (None = before the first).
@@ -127,7 +138,4 @@ class Conversation:
             raise UsageError(f"message {head} does not exist")
         self.head = head
         self._undone.clear()
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+        self.on_move()

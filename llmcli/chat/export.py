@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from llmcli.chat.conversation import Message
 from llmcli.chat.sessions.file import to_event
 from llmcli.errors import UsageError
+from llmcli.text import ellipsize
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
 
-FORMS = {
+FORMATS = {
     ".md": "md",
     ".markdown": "md",
     ".txt": "txt",
@@ -75,43 +76,40 @@ summary { cursor: pointer; }
 """
 
 
-def form_of(path: Path) -> str:
-    """The form of a file name: md, txt, json, html, or svg (which `ui` draws).
+def format_of(path: Path) -> str:
+    """The format of a file, by its suffix: md, txt, json, html, or svg (which `ui` draws).
 
     Raises:
-        UsageError: if the suffix is not one of these forms.
+        UsageError: if the suffix is not known.
     """
-    form = FORMS.get(path.suffix.lower())
-    if form is None:
+    name = FORMATS.get(path.suffix.lower())
+    if name is None:
         raise UsageError(
             f"unknown export format: {path.name!r}",
             "use a name that ends in .md, .txt, .json, .html or .svg (a picture)",
         )
-    return form
+    return name
 
 
 def export(
     messages: Sequence[Message],
     title: str,
     system: str | None,
-    form: str,
+    format_name: str,
     everything: Mapping[int, Message] | None = None,
 ) -> str:
     """The document; `everything` adds all branches, in JSON only.
 
     Raises:
-        UsageError: for a form that is not md, txt, json or html.
+        UsageError: for a format that is not md, txt, json or html.
     """
-    if form == "md":
-        text = _markdown(messages, title, system)
-    elif form == "txt":
-        text = _plain_text(messages, title, system)
-    elif form == "json":
+    writers = {"md": _markdown, "txt": _plain_text, "html": web_page}
+    if format_name == "json":
         text = _json(messages, title, system, everything)
-    elif form == "html":
-        text = web_page(messages, title, system)
+    elif format_name in writers:
+        text = writers[format_name](messages, title, system)
     else:
-        raise UsageError(f"unknown export format: {form!r}", "use md, txt, json or html")
+        raise UsageError(f"unknown export format: {format_name!r}", "use md, txt, json or html")
     return text.encode("utf-8", "replace").decode()  # a lone surrogate, from a name or a model, is not UTF-8
 
 
@@ -248,7 +246,7 @@ def _facts(message: Message) -> str:
     speed = message.timings.get("predicted_per_second", 0)
     settings = (f"{key} {value}" for key, value in message.params.items())
     facts = (ENDINGS.get(message.finish_reason, ""), f"{speed:.1f} tokens/s" if speed else "", *settings)
-    return " · ".join(fact if len(fact) <= 80 else fact[:79] + "…" for fact in facts if fact)
+    return " · ".join(ellipsize(fact, 80) for fact in facts if fact)
 
 
 def _details(title: str, inside: str) -> str:

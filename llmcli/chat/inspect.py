@@ -35,40 +35,43 @@ if TYPE_CHECKING:
 class AnswerInspector:
     """An answer as the tokens that follow its prompt; the number of a token is that of its trace, from 0.
 
-    `path` ends with the question, and `begun` is the answer that this one continues, whose text is in the prompt.
-    `made` holds its settings and its prompt. Without `traces` it is from an earlier chat: its tokens are made from its
+    `path` ends with the question, and `continued` is the answer that this one continues, whose text is in the prompt.
+    `answer` has its settings and its prompt. Without `traces` it is from an earlier chat: its tokens are made from its
     text, and may differ from those that were sampled.
     """
 
     message: Message
     path: Sequence[Message]
-    made: Answer
+    answer: Answer
     tokens: Sequence[int]
     traces: Sequence[TokenTrace] = ()
-    begun: Message | None = None
+    continued: Message | None = None
 
     @property
-    def subject(self) -> InspectTarget:
-        return InspectTarget(self.made.settings, self.made.grammar, self.tokens, self._generation)
+    def target(self) -> InspectTarget:
+        return InspectTarget(self.answer.settings, self.answer.grammar, self.tokens, self._generation)
 
     def _generation(self, settings: Settings, grammar: str | None, capture: CandidateCapture) -> Generation:
-        made = self.made
-        shift = TemperatureShift(made.temperature_shift.moves if made.temperature_shift else ())
-        watched = Answer(made.local, made.prompt, settings, grammar, None, made.inside, shift, 0).generation_options()
-        vocab, tokens = made.local.model.vocab, made.prompt.tokens
-        return Generation(vocab, tokens, settings, grammar, on_step=capture.record, **watched)
+        answer = self.answer
+        shift = TemperatureShift(answer.live_shift.moves if answer.live_shift else ())
+        options = Answer(
+            answer.local, answer.prompt, settings, grammar, None, answer.inside, shift, 0
+        ).generation_options()
+        return Generation(
+            answer.local.model.vocab, answer.prompt.tokens, settings, grammar, on_step=capture.record, **options
+        )
 
     def text(self, number: int) -> str:
         """The text of a token, with control tokens by their names."""
-        return self.made.local.model.vocab.label(self.tokens[number])
+        return self.answer.local.model.vocab.label(self.tokens[number])
 
     def ends(self, token: int) -> bool:
         """Whether the answer ends with this token."""
-        return self.made.local.model.vocab.ends(token)
+        return self.answer.local.model.vocab.ends(token)
 
     def find(self, text: str) -> int | None:
         """The first token that contains a text, or the first of the tokens that spell it together."""
-        vocab = self.made.local.model.vocab
+        vocab = self.answer.local.model.vocab
         single = next((number for number in range(len(self.tokens)) if text in self.text(number)), None)
         if single is not None:
             return single
@@ -82,15 +85,15 @@ class AnswerInspector:
             values = [trace.entropy or 0.0 for trace in self.traces]
         else:
             try:
-                values = entropies(self.made.local.context, self.subject, progress)
+                values = entropies(self.answer.local.context, self.target, progress)
             except AbortedError:
                 return None
         return values.index(max(values))
 
-    def dissect(self, number: int, count: int, progress: Progress | None = None) -> TokenInspection | None:
-        """See `engine.dissect`; None when it was stopped."""
+    def inspect(self, number: int, count: int, progress: Progress | None = None) -> TokenInspection | None:
+        """See `inspect_token`; None when it was stopped."""
         try:
-            return inspect_token(self.made.local.context, self.subject, number, count, progress)
+            return inspect_token(self.answer.local.context, self.target, number, count, progress)
         except AbortedError:
             return None
 
@@ -100,34 +103,34 @@ class AnswerInspector:
         Raises:
             UsageError: when there are not so many.
         """
-        n_tokens = self.made.local.model.vocab.n_tokens
+        n_tokens = self.answer.local.model.vocab.n_tokens
         if not 0 < rank <= n_tokens:
-            raise UsageError(f"there is no candidate {rank}", f"list the candidates with /alternatives {number}")
+            raise UsageError(f"candidate {rank} does not exist", f"list the candidates with /alternatives {number}")
         try:
-            return token_at_rank(self.made.local.context, self.subject, number, rank, progress)
+            return token_at_rank(self.answer.local.context, self.target, number, rank, progress)
         except AbortedError:
             return None
 
-    def beginning(self, number: int, token: int) -> tuple[str, str]:
+    def text_before(self, number: int, token: int) -> tuple[str, str]:
         """Answer and reasoning before token `number`, followed by `token`.
 
         Raises:
             UsageError: when the model cannot continue this text.
         """
-        made, vocab = self.made, self.made.local.model.vocab
+        answer, vocab = self.answer, self.answer.local.model.vocab
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         text = decoder.decode(b"".join(vocab.piece(one) for one in [*self.tokens[:number], token]))
         if decoder.getstate()[0]:
             raise UsageError("this token ends within a character", "choose another token")
-        reasoning, content = self.begun.reasoning if self.begun else "", made.settings.prefill or ""
-        if made.settings.raw or content:
+        reasoning, content = self.continued.reasoning if self.continued else "", answer.settings.prefill or ""
+        if answer.settings.raw or content:
             return content + text, reasoning
-        splitter = ReasoningSplitter(made.prompt.text, made.inside)
+        splitter = ReasoningSplitter(answer.prompt.text, answer.inside)
         parts = [*splitter.push(text), *splitter.flush()]
         content = "".join(text for kind, text in parts if kind == "answer")
         reasoning += "".join(text for kind, text in parts if kind == "think")
         if not content and (not splitter.thinking or not reasoning):
-            raise UsageError("there is no text before this token", "choose a later token")
+            raise UsageError("no text before this token", "choose a later token")
         return content, reasoning
 
 
@@ -140,17 +143,17 @@ def last_answer(controller: "ChatController", turn: "Turn | None") -> AnswerInsp
     path = controller.session.conversation.path()
     index = next((index for index in reversed(range(len(path))) if path[index].role == "assistant"), None)
     if index is None:
-        raise UsageError("there is no answer yet", "send a message first")
+        raise UsageError("no answer yet", "send a message first")
     message, before = path[index], path[:index]
-    if turn and turn.message == message and turn.local is controller.local and turn.answer.traces:
+    if turn and turn.message == message and turn.answer.local is controller.local and turn.answer.traces:
         traces = [trace for trace in turn.answer.traces if trace.id is not None]
         tokens = [trace.id for trace in traces if trace.id is not None]
-        answered = AnswerInspector(message, before, turn.answer, tokens, traces, turn.begun)
+        inspector = AnswerInspector(message, before, turn.answer, tokens, traces, turn.continued)
     else:
-        answered = _from_text(controller, message, before)
-    if not answered.tokens:
+        inspector = _from_text(controller, message, before)
+    if not inspector.tokens:
         raise UsageError("the last answer has no tokens", "generate another one with /retry")
-    return answered
+    return inspector
 
 
 def _from_text(controller: "ChatController", message: Message, before: Sequence[Message]) -> AnswerInspector:
@@ -159,10 +162,10 @@ def _from_text(controller: "ChatController", message: Message, before: Sequence[
     settings = controller.settings
     if message.params:
         settings = Settings(**parse_data(message.params, "the settings of this answer"))
-    settings = controller.prompt_builder.adjusted(replace(settings, seed=settings.seed or 0))
+    settings = controller.prompt_builder.with_plain_stop(replace(settings, seed=settings.seed or 0))
     window, system = controller.window(before), system_text(settings)
     prompt = controller.prompt_builder.prompt_for(window, system, settings)
     whole = controller.prompt_builder.prompt_for(window, system, settings, message).tokens
     start = common_prefix(prompt.tokens, whole)
-    made = Answer(controller.local, replace(prompt, tokens=prompt.tokens[:start]), settings, grammar_text(settings))
-    return AnswerInspector(message, before, made, whole[start:])
+    answer = Answer(controller.local, replace(prompt, tokens=prompt.tokens[:start]), settings, grammar_text(settings))
+    return AnswerInspector(message, before, answer, whole[start:])

@@ -5,10 +5,11 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
+from typing import Any
 
 from llmcli.chat.prompting import PromptBuilder
 from llmcli.chat.replay_source import RecordedAnswer
-from llmcli.chat.turn import start_turn
+from llmcli.chat.turn import start_answer
 from llmcli.engine.llama import hardware
 from llmcli.engine.llama.context import AbortedError
 from llmcli.engine.llama.model import Vocab
@@ -18,31 +19,29 @@ from llmcli.inference.answer import Answer, Part
 from llmcli.inference.comparison import Comparison, Variant
 from llmcli.inference.local import LocalModel, Prompt
 from llmcli.inference.output import ReplayManifest, build_manifest, prompt_sha256
-from llmcli.inference.prompt_tokens import raw_tokens, render_prompt
+from llmcli.inference.prompt_tokens import raw_prompt, template_prompt
 from llmcli.inference.request import special_texts
 from llmcli.inference.template import ChatTemplate
 from llmcli.params.settings import Settings
 
-_SHOWN = 12  # letters of a sha256
+_DIGEST_LETTERS = 12  # letters of a sha256
 
 
-def settings_of(recorded: RecordedAnswer, model: str | None, here: Settings) -> Settings:
-    """The recorded settings, with the recorded context and threads; those for downloads come from `here`.
-
-    Not more threads than this machine has processors: they would wait for each other without end.
-    """
-    known, most = recorded.circumstances, os.cpu_count() or 1
-    one, batch = (min(threads, most) for threads in known.threads)
-    own = {"model": model} if model else {}
+def replay_settings(recorded: RecordedAnswer, model: str | None, current: Settings) -> Settings:
+    """The recorded settings, with the recorded context and threads; those for downloads are the `current` ones."""
+    manifest, n_processors = recorded.manifest, os.cpu_count() or 1
+    # More threads than processors would wait for each other without end.
+    n_threads, n_threads_batch = (min(threads, n_processors) for threads in manifest.threads)
+    given = {"model": model} if model else {}
     return replace(
-        Settings(**{**recorded.values, **own}),
-        n_ctx=known.n_ctx,
-        n_threads=one,
-        n_threads_batch=batch,
-        n_gpu_layers=known.gpu_layers if hardware.has_gpu() else 0,
-        pull=here.pull,
-        offline=here.offline,
-        model_folders=here.model_folders,
+        Settings(**{**recorded.values, **given}),
+        n_ctx=manifest.n_ctx,
+        n_threads=n_threads,
+        n_threads_batch=n_threads_batch,
+        n_gpu_layers=manifest.gpu_layers if hardware.has_gpu() else 0,
+        pull=current.pull,
+        offline=current.offline,
+        model_folders=current.model_folders,
     )
 
 
@@ -51,15 +50,20 @@ class Difference:
     """The first token that differs.
 
     `token` is its number in the answer from 0, as in a trace, and `offset` the number of characters before it. `part`
-    is "answer", or "think" for the reasoning. `had` and `now` are its text in the recorded answer and in the replay;
-    empty where that answer ends before.
+    is "answer", or "think" for the reasoning. `recorded` and `replayed` are its text in the two answers; empty where
+    the answer ends before.
     """
 
     token: int
     offset: int
     part: str
-    had: str
-    now: str
+    recorded: str
+    replayed: str
+
+    def to_data(self) -> dict[str, Any]:
+        """As JSON data."""
+        place = {"token": self.token, "offset": self.offset, "part": self.part}
+        return {**place, "had": self.recorded, "now": self.replayed}
 
 
 @dataclass
@@ -70,16 +74,16 @@ class Replay:
     recorded: RecordedAnswer
     settings: Settings
     answer: Answer = field(init=False)
-    stopped: bool = field(init=False, default=False)  # before its end: there is no result
+    stopped: bool = field(init=False, default=False)  # before its end, without a result
     difference: Difference | None = field(init=False, default=None)
     reasons: list[str] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        recorded, known = self.recorded, self.recorded.circumstances
+        recorded, manifest = self.recorded, self.recorded.manifest
         prompt = self._prompt()
-        grammar = known.grammar or self.settings.grammar
-        self.answer = start_turn(self.local, prompt, self.settings, grammar, recorded.begun)
-        self.answer.temperature_shift = TemperatureShift(known.moves) if known.moves else None
+        grammar = manifest.grammar or self.settings.grammar
+        shift = TemperatureShift(manifest.moves) if manifest.moves else None
+        self.answer = start_answer(self.local, prompt, self.settings, grammar, recorded.continued, shift)
 
     @property
     def n_tokens(self) -> int:
@@ -100,11 +104,11 @@ class Replay:
 
     def _read_prompt(self) -> None:
         """Evaluate the prompt in the recorded batches; a different prompt has different ones."""
-        tokens, known = self.answer.prompt.tokens, self.recorded.circumstances
-        if prompt_sha256(tokens) != known.prompt_sha256 or not known.layout:
+        tokens, manifest = self.answer.prompt.tokens, self.recorded.manifest
+        if prompt_sha256(tokens) != manifest.prompt_sha256 or not manifest.layout:
             return
         try:
-            self.local.read_as(tokens, known.layout, self.settings)
+            self.local.read_as(tokens, manifest.layout, self.settings)
         except ValueError as error:
             raise UsageError(
                 f"cannot replay {self.recorded.source}: replay.layout: {error}", "record the answer again"
@@ -114,59 +118,56 @@ class Replay:
 
     def _generate(self) -> Iterator[Part]:
         """The answer, to its end or to where it was stopped the first time."""
-        answer, known = self.answer, self.recorded.circumstances
+        answer, manifest = self.answer, self.recorded.manifest
         generation, records = self.local.generate(
             answer.prompt, answer.settings, answer.grammar, None, **answer.generation_options()
         )
         yield from answer.begin(generation)
-        while known.drawn is None or answer.n_drawn < known.drawn:
+        while manifest.drawn is None or answer.n_drawn < manifest.drawn:
             record = next(records, None)
             if not record:
                 break
-            yield from answer.take(record)
+            yield from answer.push(record)
         else:
-            if known.flushed and not answer.finish_reason:
-                yield from answer.take(generation.finish("interrupt"))
+            if manifest.flushed and not answer.finish_reason:
+                yield from answer.push(generation.finish("interrupt"))
         records.close()  # type: ignore[attr-defined]
         yield from answer.end()
 
     def compare(self) -> None:
         """Find the first difference from the recorded answer, and its reasons."""
         answer, recorded = self.answer, self.recorded
-        now = AnswerText(answer.reasoning, answer.text)
-        then = AnswerText(recorded.reasoning, recorded.text)
-        if not recorded.whole and now.reasoning.startswith(then.reasoning) and now.text.startswith(then.text):
-            then = now  # the record does not have the text of the last token yet
+        after = AnswerText(answer.reasoning, answer.text)
+        before = AnswerText(recorded.reasoning, recorded.text)
+        if not recorded.is_complete and after.starts_with(before):
+            before = after  # the record does not have the text of the last token yet
         tokens = answer.generation.tokens[len(answer.prompt.tokens) :]
-        begun = AnswerText(recorded.begun.reasoning if recorded.begun else "", answer.settings.prefill or "")
-        self.difference = first_difference(then, now, tokens, self.local.model.vocab, begun)
-        self.reasons = explain_mismatch(recorded.circumstances, build_manifest(answer))
+        prefix = AnswerText(recorded.continued.reasoning if recorded.continued else "", answer.settings.prefill or "")
+        self.difference = first_difference(before, after, tokens, self.local.model.vocab, prefix)
+        self.reasons = explain_mismatch(recorded.manifest, build_manifest(answer))
 
     def _prompt(self) -> Prompt:
         recorded, settings = self.recorded, self.settings
-        vocab = self.local.model.vocab
-        template = None if settings.raw else self._template(recorded.circumstances)
-        if recorded.asked is None:
+        vocab, prefill = self.local.model.vocab, settings.prefill or ""
+        template = None if settings.raw else self._template(recorded.manifest)
+        if recorded.request is None:
             prompt_builder = PromptBuilder(self.local, template)
-            self.settings = settings = prompt_builder.adjusted(settings)
-            return prompt_builder.prompt_for(recorded.path, recorded.system, settings, recorded.begun)
-        prefill = settings.prefill or ""
-        if isinstance(recorded.asked, str):
-            whole = recorded.asked + prefill
-            return Prompt(whole, raw_tokens(vocab, whole), recorded.asked)
+            self.settings = settings = prompt_builder.with_plain_stop(settings)
+            return prompt_builder.prompt_for(recorded.path, recorded.system, settings, recorded.continued)
+        if isinstance(recorded.request, str):
+            return raw_prompt(vocab, recorded.request, prefill)
         assert template
-        text, tokens = render_prompt(template, vocab, recorded.asked, prefill, settings.think != "off")
-        return Prompt(text, tokens, recorded.asked, template.source, template.told)
+        return template_prompt(template, vocab, recorded.request, prefill, settings.think != "off")
 
-    def _template(self, known: ReplayManifest) -> ChatTemplate:
-        source = known.template or self.local.target.header.chat_template
+    def _template(self, manifest: ReplayManifest) -> ChatTemplate:
+        source = manifest.template or self.local.target.header.chat_template
         if not source:
             raise LlmcliError(
                 f"{self.local.name} has no chat template, and the answer used the one of its model",
                 "give the right model with -m",
             )
         template = ChatTemplate(source, special_texts(self.local), "the recorded chat template")
-        template.moment = known.moment or None
+        template.time = manifest.moment or None
         return template
 
 
@@ -194,19 +195,23 @@ class AnswerText:
     reasoning: str
     text: str
 
+    def starts_with(self, other: "AnswerText") -> bool:
+        """Whether both parts start with those of the other."""
+        return self.reasoning.startswith(other.reasoning) and self.text.startswith(other.text)
+
 
 def first_difference(
-    then: AnswerText, now: AnswerText, tokens: Sequence[int], vocab: Vocab, begun: AnswerText | None = None
+    recorded: AnswerText, replayed: AnswerText, tokens: Sequence[int], vocab: Vocab, prefix: AnswerText | None = None
 ) -> Difference | None:
-    """Where the replay `now` first differs from the recorded `then`; None where it does not.
+    """Where the `replayed` answer first differs from the `recorded` one; None if it does not.
 
-    `tokens` are those of the replay, which follow the text in `begun`.
+    `tokens` are those of the replay, which follow the text in `prefix`.
     """
-    prefix = begun or AnswerText("", "")
-    if then.reasoning != now.reasoning:
-        return _difference("think", then.reasoning, now.reasoning, len(prefix.reasoning), tokens, vocab)
-    if then.text != now.text:
-        return _difference("answer", then.text, now.text, len(prefix.text), tokens, vocab)
+    prefix = prefix or AnswerText("", "")
+    if recorded.reasoning != replayed.reasoning:
+        return _difference("think", recorded.reasoning, replayed.reasoning, len(prefix.reasoning), tokens, vocab)
+    if recorded.text != replayed.text:
+        return _difference("answer", recorded.text, replayed.text, len(prefix.text), tokens, vocab)
     return None
 
 
@@ -240,40 +245,41 @@ def _common_length(one: str, other: str) -> int:
     return next((i for i in range(shorter) if one[i] != other[i]), shorter)
 
 
-def explain_mismatch(then: ReplayManifest, now: ReplayManifest) -> list[str]:
+def explain_mismatch(recorded: ReplayManifest, replayed: ReplayManifest) -> list[str]:
     """What differs in the conditions of the recorded answer and the replay, each as a short text."""
     texts = [
-        _model(then.model_sha256, now.model_sha256),
-        _changed("llama-cpp-python", then.build, now.build),
-        "the chat template is different" if then.template_sha256 != now.template_sha256 else "",
-        _prompt(then, now),
-        "the settings are different" if then.settings_sha256 != now.settings_sha256 else "",
-        "the file of the temperature policy is different" if then.policy_sha256 != now.policy_sha256 else "",
-        _changed("context", f"{then.n_ctx} tokens", f"{now.n_ctx} tokens"),
-        _changed("threads", _pair(then.threads), _pair(now.threads)),
-        _changed("layers on a GPU", str(then.gpu_layers), str(now.gpu_layers)),
-        _changed("machine", then.machine, now.machine),
-        "the number of answers generated in one batch is different" if then.beside != now.beside else "",
+        _model(recorded.model_sha256, replayed.model_sha256),
+        _changed("llama-cpp-python", recorded.build, replayed.build),
+        "the chat template is different" if recorded.template_sha256 != replayed.template_sha256 else "",
+        _prompt(recorded, replayed),
+        "the settings are different" if recorded.settings_sha256 != replayed.settings_sha256 else "",
+        "the file of the temperature policy is different" if recorded.policy_sha256 != replayed.policy_sha256 else "",
+        _changed("context", f"{recorded.n_ctx} tokens", f"{replayed.n_ctx} tokens"),
+        _changed("threads", _pair(recorded.threads), _pair(replayed.threads)),
+        _changed("layers on a GPU", str(recorded.gpu_layers), str(replayed.gpu_layers)),
+        _changed("machine", recorded.machine, replayed.machine),
+        "the number of answers generated in one batch is different" if recorded.beside != replayed.beside else "",
     ]
     return [text for text in texts if text]
 
 
-def _model(then: str, now: str) -> str:
-    if not then:
+def _model(recorded: str, replayed: str) -> str:
+    if not recorded:
         return "the model may be a different file: its sha256 was not recorded"
-    if then == now:
+    if recorded == replayed:
         return ""
-    return f"the model is a different file (sha256 was {then[:_SHOWN]}..., is {now[:_SHOWN] or 'unknown'}...)"
+    before, after = recorded[:_DIGEST_LETTERS], replayed[:_DIGEST_LETTERS] or "unknown"
+    return f"the model is a different file (sha256 was {before}..., is {after}...)"
 
 
-def _changed(what: str, then: str, now: str) -> str:
-    return "" if then == now else f"{what}: was {then or 'unknown'}, is {now}"
+def _changed(what: str, recorded: str, replayed: str) -> str:
+    return "" if recorded == replayed else f"{what}: was {recorded or 'unknown'}, is {replayed}"
 
 
-def _prompt(then: ReplayManifest, now: ReplayManifest) -> str:
-    if then.prompt_sha256 == now.prompt_sha256:
+def _prompt(recorded: ReplayManifest, replayed: ReplayManifest) -> str:
+    if recorded.prompt_sha256 == replayed.prompt_sha256:
         return ""
-    counts = [sum(kept * times for _, kept, times in one.layout) for one in (then, now)]
+    counts = [sum(kept * times for _, kept, times in one.layout) for one in (recorded, replayed)]
     if counts[0] == counts[1]:
         return "the prompt is different, with as many tokens"
     return f"the prompt is different: was {counts[0]} tokens, is {counts[1]}"

@@ -12,46 +12,46 @@ from llmcli.chat.controller import sliding_window
 from llmcli.chat.conversation import Message
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import UsageError
-from llmcli.inference.comparison import MOST
-from llmcli.inference.output import ReplayManifest, from_data
+from llmcli.inference.comparison import MAX_VARIANTS
+from llmcli.inference.output import ReplayManifest
 from llmcli.params.generation import InterfaceParams
 from llmcli.params.model import HubParams
 from llmcli.params.param import describe
 from llmcli.params.settings import fields, parse_data
 
-_WHOLE = ("stop", "length")
+_COMPLETE = ("stop", "length")
 _ROLES = ("system", "user", "assistant")
 _WRITE_JSON = "give a file that `llmcli generate --json` wrote"
 # Settings of another machine, and those that may name a file: its content is part of the replay data.
-_LEFT_OUT = {*describe(HubParams), *describe(InterfaceParams), "prompt", "preset", "system", "timeout", "logprobs"}
-_LEFT_OUT |= {key for key, field in fields().items() if field.param.path}
+_OMITTED = {*describe(HubParams), *describe(InterfaceParams), "prompt", "preset", "system", "timeout", "logprobs"}
+_OMITTED |= {key for key, field in fields().items() if field.param.path}
 
 
 @dataclass(frozen=True)
 class RecordedAnswer:
-    """`values` are the typed settings by key.
+    """An answer with all that is needed to generate it again; `values` are the typed settings by key.
 
-    `asked` is the request, as in `Prompt`; or it is None, and `path` holds the messages of a session, `system` its
-    system prompt and `begun` the answer that this one continues.
+    `request` is as in `Prompt`; or it is None, and `path` has the messages of a session, `system` its system prompt and
+    `continued` the answer that this one continues.
     """
 
     source: str
     text: str
     reasoning: str
-    whole: bool  # the model or a limit ended it
+    is_complete: bool  # the model or a limit ended it
     values: Mapping[str, Any]
-    circumstances: ReplayManifest
-    asked: Sequence[Mapping[str, Any]] | str | None = None
+    manifest: ReplayManifest
+    request: Sequence[Mapping[str, Any]] | str | None = None
     path: Sequence[Message] = ()
     system: str | None = None
-    begun: Message | None = None
+    continued: Message | None = None
     label: str = ""
 
 
-def from_output(text: str, source: str, own: str = "") -> list[RecordedAnswer]:
+def from_output(text: str, source: str, policy_file: str = "") -> list[RecordedAnswer]:
     """The answer in one JSON object of `llmcli generate --json`, or all answers of `compare --json`, with their labels.
 
-    `own` is the policy file (FILE.py:NAME) that the user allows.
+    `policy_file` (FILE.py:NAME) is the one that the user allows.
 
     Raises:
         UsageError: when it is not such an object, or needs a policy file that is not allowed.
@@ -59,65 +59,64 @@ def from_output(text: str, source: str, own: str = "") -> list[RecordedAnswer]:
     data = _object(text, source)
     variants = data.get("variants")
     if variants is None:
-        return [_answer_of(data, source, own)]
-    if not isinstance(variants, list) or not 0 < len(variants) <= MOST:
-        raise UsageError(f"{source}: variants must be a list of 1 to {MOST} answers", _WRITE_JSON)
+        return [_from_object(data, source, policy_file)]
+    if not isinstance(variants, list) or not 0 < len(variants) <= MAX_VARIANTS:
+        raise UsageError(f"{source}: variants must be a list of 1 to {MAX_VARIANTS} answers", _WRITE_JSON)
     answers = []
     for number, one in enumerate(variants, 1):
         if not isinstance(one, dict):
             raise UsageError(f"answer {number} of {source} is not a JSON object", _WRITE_JSON)
-        answer = _answer_of(one, f"answer {number} of {source}", own)
+        answer = _from_object(one, f"answer {number} of {source}", policy_file)
         answers.append(replace(answer, label=_text(one, "label", source)))
     return answers
 
 
-def _answer_of(data: Mapping[str, Any], source: str, own: str) -> RecordedAnswer:
+def _from_object(data: Mapping[str, Any], source: str, policy_file: str) -> RecordedAnswer:
     if "replay" not in data:
         raise UsageError(f"{source} has no replay data", "create it with `llmcli generate --json`")
-    values = _settings(data.get("params"), source, own)
-    asked = _asked(data, source, bool(values.get("raw")))
+    values = _settings(data.get("params"), source, policy_file)
     return RecordedAnswer(
         source,
         _text(data, "text", source),
         _text(data, "reasoning_content", source, optional=True),
-        _text(data, "finish_reason", source) in _WHOLE,
+        _text(data, "finish_reason", source) in _COMPLETE,
         values,
-        _circumstances(data["replay"], source),
-        asked,
+        _manifest(data["replay"], source),
+        _request(data, source, bool(values.get("raw"))),
     )
 
 
-def from_session(session: Session, number: int | None, own: str = "") -> RecordedAnswer:
+def from_session(session: Session, number: int | None, policy_file: str = "") -> RecordedAnswer:
     """An answer of the current branch: the one of message `number` as /history counts (from 1), or the last one.
 
     Raises:
         UsageError: when there is none, it has no replay data, or it needs a policy file that is not allowed.
     """
     path = session.conversation.path()
-    message = _answer(path, number, session.name)
+    message = _find_answer(path, number, session.name)
     source = f"answer {path.index(message) + 1} of {session.name}"
     if not message.replay:
         raise UsageError(f"{source} has no replay data: {_missing_reason(message)}", "choose another answer")
-    known = _circumstances(message.replay, source)
-    values = _settings(message.params, source, own)
-    begun = session.conversation.messages.get(known.begun) if known.begun else None
-    if known.begun and not begun:
-        raise UsageError(f"{source} continues message {known.begun}, which does not exist", "choose another answer")
+    manifest = _manifest(message.replay, source)
+    values = _settings(message.params, source, policy_file)
+    continued = session.conversation.messages.get(manifest.begun) if manifest.begun else None
+    if manifest.begun and not continued:
+        raise UsageError(f"{source} continues message {manifest.begun}, which does not exist", "choose another answer")
     system = message.params.get("system")
     return RecordedAnswer(
         source,
         message.content,
         message.reasoning,
-        message.finish_reason in _WHOLE,
+        message.finish_reason in _COMPLETE,
         values,
-        known,
-        path=sliding_window(path[: path.index(message)], known.first),
-        system=known.system or (system if isinstance(system, str) and not system.startswith("@") else None),
-        begun=begun,
+        manifest,
+        path=sliding_window(path[: path.index(message)], manifest.first),
+        system=manifest.system or (system if isinstance(system, str) and not system.startswith("@") else None),
+        continued=continued,
     )
 
 
-def _answer(path: Sequence[Message], number: int | None, name: str) -> Message:
+def _find_answer(path: Sequence[Message], number: int | None, name: str) -> Message:
     if number is None:
         last = next((message for message in reversed(path) if message.role == "assistant"), None)
         if not last:
@@ -153,25 +152,25 @@ def _reject_constant(text: str) -> None:
     raise ValueError(text)
 
 
-def _settings(data: Any, source: str, own: str) -> dict[str, Any]:
-    """The typed settings, with the policy file that the user gives now."""
+def _settings(data: Any, source: str, policy_file: str) -> dict[str, Any]:
+    """The typed settings, with the policy file that the user allows."""
     if not isinstance(data, Mapping):
         raise UsageError(f"{source}: params must be an object", _WRITE_JSON)
-    policy = data.get("temp_policy_file")
-    if policy and not own:
+    recorded = data.get("temp_policy_file")
+    if recorded and not policy_file:
         raise UsageError(
-            f"{source} needs the policy file {str(policy)[:200]}, which is code",
+            f"{source} needs the policy file {str(recorded)[:200]}, which is code",
             "if you trust it, allow it with --temp-policy-file FILE.py:NAME",
         )
-    if own and not policy:
+    if policy_file and not recorded:
         raise UsageError(f"{source} has no policy file", "remove --temp-policy-file")
-    values = parse_data({key: value for key, value in data.items() if key not in _LEFT_OUT}, f"{source}: params")
+    values = parse_data({key: value for key, value in data.items() if key not in _OMITTED}, f"{source}: params")
     if values.get("seed") is None:
         raise UsageError(f"{source}: params have no seed", _WRITE_JSON)
-    return {**values, "temp_policy_file": own or None}
+    return {**values, "temp_policy_file": policy_file or None}
 
 
-def _asked(data: Mapping[str, Any], source: str, raw: bool) -> Sequence[Mapping[str, Any]] | str:
+def _request(data: Mapping[str, Any], source: str, raw: bool) -> Sequence[Mapping[str, Any]] | str:
     if raw:
         return _text(data, "prompt", source)
     messages = data.get("messages")
@@ -191,8 +190,8 @@ def _text(data: Mapping[str, Any], key: str, source: str, optional: bool = False
     return value
 
 
-def _circumstances(data: Any, source: str) -> ReplayManifest:
+def _manifest(data: Any, source: str) -> ReplayManifest:
     try:
-        return from_data(data)
+        return ReplayManifest.from_data(data)
     except ValueError as error:
         raise UsageError(f"cannot replay {source}: {error}", _WRITE_JSON) from None

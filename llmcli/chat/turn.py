@@ -1,6 +1,6 @@
 """One answer in a session: streamed, saved while it is generated, and kept when it is stopped."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,49 +12,40 @@ from llmcli.inference.local import LocalModel, Prompt
 from llmcli.inference.output import replay_data
 from llmcli.params.settings import ResolvedSettings, Settings, fields, to_datum
 
-_NOT_KEPT = ("prompt", "file", "pull", "offline", "model_folders")  # they do not describe how an answer is made
+_NOT_RECORDED = ("prompt", "file", "pull", "offline", "model_folders")  # they do not describe how an answer is made
 
 
 @dataclass
 class Turn:
     """Iterate over `parts()`; afterwards `message` is what was saved (None: the answer is empty).
 
-    `begun` is the answer that this one continues; its text is in the prompt already.
+    `continued` is the answer that this one continues; its text is in the prompt already.
     """
 
     session: Session
-    local: LocalModel
-    prompt: Prompt
+    answer: Answer
+    live_shift: TemperatureShift
     resolved: ResolvedSettings
     parent: int | None
-    grammar: str | None = None
-    begun: Message | None = None
-    progress: Callable[[int, int], None] | None = None
-    live_shift: TemperatureShift = field(default_factory=TemperatureShift)
+    continued: Message | None = None
     first: int | None = None  # the first message in the prompt, if it does not contain all
-    answer: Answer = field(init=False)
     message: Message | None = field(init=False, default=None)
 
-    def __post_init__(self) -> None:
-        settings = self.resolved.settings
-        self.answer = start_turn(self.local, self.prompt, settings, self.grammar, self.begun)
-        self.answer.progress, self.answer.temperature_shift, self.answer.trace = self.progress, self.live_shift, 0
-
     def parts(self) -> Generator[Part, None, None]:
-        """The parts of the answer as they are generated, without those of `begun`.
+        """The parts of the answer as they are generated, without those of `continued`.
 
         Raises:
             LlmcliError: see `Answer.parts`; the text so far is saved before.
         """
         session, answer = self.session, self.answer
-        session.begin_answer(self.parent, model=self.local.name, params=_params(self.resolved))
+        session.begin_answer(self.parent, model=self.answer.local.name, params=_params(self.resolved))
         reason = "error"
         try:
-            if self.begun and self.begun.reasoning:
-                session.grow("think", self.begun.reasoning)
-            is_prefill = bool(self.begun and self.begun.content)  # it comes first and is on the screen already
+            if self.continued and self.continued.reasoning:
+                session.add_piece("think", self.continued.reasoning)
+            is_prefill = bool(self.continued and self.continued.content)  # it comes first and is on the screen already
             for kind, text in answer.parts():
-                session.grow(kind, text)
+                session.add_piece(kind, text)
                 if is_prefill:
                     is_prefill = False
                     continue
@@ -68,41 +59,46 @@ class Turn:
 
     def keep(self, parent: int | None) -> Message | None:
         """Save the answer, which is one of several, as an answer to message `parent`; None: it is empty."""
-        self.session.begin_answer(parent, model=self.local.name, params=_params(self.resolved))
+        self.session.begin_answer(parent, model=self.answer.local.name, params=_params(self.resolved))
         self.parent, self.message = parent, self._save(self.answer.finish_reason)
         return self.message
 
     def _save(self, reason: str) -> Message | None:
         answer = self.answer
-        if self.begun and _is_unchanged(answer, self.begun):
+        if self.continued and _is_unchanged(answer, self.continued):
             self.session.end_answer("")  # no new text: the answer that was to be continued stays as it is
             return None
         timings = answer.timings() if answer.started else {}
-        replay = replay_data(answer, self.first, self.begun.id if self.begun else None)
+        replay = replay_data(answer, self.first, self.continued.id if self.continued else None)
         return self.session.end_answer(
             answer.text, answer.reasoning, finish_reason=reason, timings=timings, replay=replay
         )
 
 
-def _is_unchanged(answer: Answer, begun: Message) -> bool:
+def _is_unchanged(answer: Answer, continued: Message) -> bool:
     """Whether the answer has no text beyond the one that it continues."""
-    return len(answer.text) <= len(begun.content) and len(answer.reasoning) == len(begun.reasoning)
+    return len(answer.text) <= len(continued.content) and len(answer.reasoning) == len(continued.reasoning)
 
 
-def start_turn(
-    local: LocalModel, prompt: Prompt, settings: Settings, grammar: str | None, begun: Message | None
+def start_answer(
+    local: LocalModel,
+    prompt: Prompt,
+    settings: Settings,
+    grammar: str | None,
+    continued: Message | None,
+    live_shift: TemperatureShift | None,
+    trace: int | None = None,
 ) -> Answer:
-    """An answer that continues `begun`, whose text is in the prompt already."""
-    if not begun:
-        return Answer(local, prompt, settings, grammar)
-    thinking = bool(begun.reasoning and not begun.content)
-    settings = replace(settings, prefill=None if thinking else begun.content or None)
-    answer = Answer(local, prompt, settings, grammar, inside=thinking)
-    answer.reasoning = begun.reasoning
+    """A new answer, or one that continues `continued`, whose text is in the prompt already."""
+    inside = bool(continued and continued.reasoning and not continued.content)
+    if continued:
+        settings = replace(settings, prefill=None if inside else continued.content or None)
+    answer = Answer(local, prompt, settings, grammar, inside=inside, live_shift=live_shift, trace=trace)
+    answer.reasoning = continued.reasoning if continued else ""
     return answer
 
 
 def _params(resolved: ResolvedSettings) -> dict[str, Any]:
     """The settings that differ from their defaults, and the seed, as JSON data for the record of an answer."""
-    chosen = [key for key, origin in resolved.origins.items() if origin != "default" and key not in _NOT_KEPT]
+    chosen = [key for key, origin in resolved.origins.items() if origin != "default" and key not in _NOT_RECORDED]
     return {key: to_datum(fields()[key], getattr(resolved.settings, key)) for key in dict.fromkeys([*chosen, "seed"])}

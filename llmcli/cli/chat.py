@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmcli.chat.attachments import attach
-from llmcli.chat.controller import Ahead
+from llmcli.chat.controller import ReadAhead
 from llmcli.chat.sessions.session import Session
 from llmcli.cli import preload
 from llmcli.cli.options import argument_or_flag, complete_reference, complete_session, with_settings
-from llmcli.config.file import config_layer
+from llmcli.config.presets import layers_of, resolve_settings
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import cache_dir, data_dir, read_text
 from llmcli.models import locations
 from llmcli.params.generation import GenerationParams, RequestParams
 from llmcli.params.param import describe
-from llmcli.params.settings import Layer, SamplingParams, Settings, environment_layer, fields, resolve
+from llmcli.params.settings import Layer, SamplingParams, Settings, fields, resolve
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.terminal.ask import can_ask
 from llmcli.ui.terminal.console import console, is_terminal
@@ -67,7 +67,6 @@ def chat(
 def _run_chat(flags: Layer, session: "Session", first: str, live: bool) -> int:
     """Build a chat and run it."""
     from llmcli.chat.controller import ChatController
-    from llmcli.config.presets import layers_of
     from llmcli.ui.chat.app import ChatApp
 
     given = Layer("flag", {key: value for key, value in flags.values.items() if key not in _FIRST_MESSAGE})
@@ -182,17 +181,17 @@ def character_of(flags: Layer, session: Session) -> "tuple[Character | None, lis
         UsageError: if there is no such character.
         DiskError: if its file cannot be read.
     """
-    chosen = resolve([config_layer(), environment_layer(os.environ), flags]).settings.character
+    chosen = resolve_settings(flags).character
     if not chosen or (session.conversation.messages and "character" not in flags.values):
         return None, []
     if chosen == _NO_CHARACTER:
         session.remove_character()
         return None, []
-    from llmcli.config.characters import layer, load_character
+    from llmcli.config.characters import character_layer, load_character
 
     character = load_character(chosen)
     session.remove_character()
-    return character, [layer(character)]
+    return character, [character_layer(character)]
 
 
 def save_overrides(session: Session, *layers: Layer) -> None:
@@ -200,7 +199,7 @@ def save_overrides(session: Session, *layers: Layer) -> None:
     given = {key: value for layer in layers for key, value in layer.values.items()}
     for key in given.keys() & session.overrides.keys():
         session.unset(key)
-    session.remember({key: _portable(key, value) for key, value in given.items() if key in _SAVED})
+    session.save_flags({key: _portable(key, value) for key, value in given.items() if key in _SAVED})
 
 
 def _portable(key: str, value: Any) -> Any:
@@ -234,7 +233,7 @@ def ensure_model(settings: Settings) -> None:
         find_model(settings)
 
 
-def open_model(settings: Settings, ahead: Ahead, on_end: Callable[[], None]) -> "BackgroundLoad":
+def open_model(settings: Settings, ahead: ReadAhead, on_end: Callable[[], None]) -> "BackgroundLoad":
     """Load the model of the settings in a thread, and evaluate the conversation ahead of the next message."""
     from llmcli.chat.background_load import BackgroundLoad
 
@@ -257,7 +256,7 @@ def open_model(settings: Settings, ahead: Ahead, on_end: Callable[[], None]) -> 
         except BaseException:
             local.close()
             raise
-        local.identity.begin()
+        local.hasher.begin()
         return prompt_builder
 
     return BackgroundLoad(load, on_end)
@@ -282,7 +281,7 @@ def run(chat: ChatApp, first: str, files: Sequence[str], character: "Character |
             _begin(chat, character)
             chat.pending += [attach(name) for name in files]
             status = run(chat, first)
-            if chat.live and controller.session.saved:
+            if chat.live and controller.session.is_saved:
                 console.note(f"saved as {controller.session.name!r}; `llmcli chat --continue` resumes it")
             return status
         finally:

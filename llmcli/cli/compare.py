@@ -209,15 +209,15 @@ def _comparison(local: "LocalModel", questions: Sequence[_CompareRequest]) -> "C
 
 def _data(comparison: "Comparison", seed: int, status: ProgressLine) -> dict[str, Any]:
     """The comparison as JSON data; `seed` is the one of all answers that do not have their own."""
-    local, first = comparison.local, comparison.compared[0].answer
+    local, first = comparison.local, comparison.results[0].answer
     if not comparison.interrupted:
-        local.identity.sha256(status.identifying, local.abort.is_set)
+        local.hasher.sha256(status.identifying, local.abort.is_set)
         status.clear()
     return {
         "model": local.name,
-        "prompt" if first.settings.raw else "messages": first.prompt.asked,
+        "prompt" if first.settings.raw else "messages": first.prompt.request,
         "seed": seed,
-        "variants": [one.data() for one in comparison.compared],
+        "variants": [one.data() for one in comparison.results],
     }
 
 
@@ -229,13 +229,13 @@ def _conclude(comparison: "Comparison", asked: Settings) -> int:
     """
     if comparison.interrupted:
         return ExitStatus.INTERRUPTED
-    if any(one.answer.finish_reason == "timeout" for one in comparison.compared):
+    if any(one.answer.finish_reason == "timeout" for one in comparison.results):
         console.note(timeout_note(asked))
         return ExitStatus.TIMEOUT
-    for one in comparison.compared:
+    for one in comparison.results:
         if one.failure:
             return one.failure.status
-    for one in comparison.compared:
+    for one in comparison.results:
         if not one.answer.complete:
             raise ConstraintError(
                 f"{one.variant.label}: the answer ended before it met its grammar", "raise --max-tokens"

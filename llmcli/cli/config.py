@@ -1,15 +1,15 @@
 """`llmcli config`: the settings, the source of each, and the configuration file."""
 
 import json
-import os
 from typing import Annotated
 
 import typer
 
 from llmcli.config import file as store
+from llmcli.config.presets import base_layers
 from llmcli.errors import ExitStatus, UsageError
 from llmcli.files import config_file
-from llmcli.params.settings import ResolvedSettings, environment_layer, fields, find, resolve, to_data
+from llmcli.params.settings import Layer, ResolvedSettings, fields, find, resolve, to_data
 from llmcli.ui.terminal.ask import open_in_editor
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_line, print_pairs
@@ -27,7 +27,7 @@ Key = Annotated[str, typer.Argument(metavar="KEY", help="Name of a setting, such
 
 
 def _resolved() -> ResolvedSettings:
-    return resolve([store.config_layer(), environment_layer(os.environ)])
+    return resolve(base_layers(Layer("flag", {})))
 
 
 @app.command("list")

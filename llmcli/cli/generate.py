@@ -136,7 +136,7 @@ def print_answer(answer: "Answer", status: ProgressLine, echo: str, as_json: boo
     stream_answer(answer.parts(), writer, status, live=stream and not as_json, think=settings.think)
     if as_json:
         answer.local.abort.clear()
-        answer.local.identity.sha256(status.identifying, answer.local.abort.is_set)
+        answer.local.hasher.sha256(status.identifying, answer.local.abort.is_set)
         status.clear()
     if as_json or not stream:
         from llmcli.inference.output import answer_data

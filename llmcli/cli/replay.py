@@ -4,18 +4,17 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmcli.cli.options import complete_session, with_settings
-from llmcli.config.file import config_layer
+from llmcli.config.presets import resolve_settings
 from llmcli.errors import DiskError, ExitStatus, ModelNotFoundError, UsageError
 from llmcli.files import read_text
 from llmcli.params.model import HubParams
 from llmcli.params.param import describe
-from llmcli.params.settings import Layer, Settings, environment_layer, resolve
+from llmcli.params.settings import Layer, Settings
 from llmcli.text import plural
 from llmcli.ui.chat.answer_display import is_live
 from llmcli.ui.terminal.console import console, is_terminal
@@ -57,15 +56,15 @@ def replay(
     """
     policy_file = flags.values.get("temp_policy_file") or ""
     recorded = _recorded(what, line, policy_file)
-    from llmcli.chat.replay import settings_of
+    from llmcli.chat.replay import replay_settings
     from llmcli.cli.open_model import open_model
     from llmcli.engine.llama.bindings import AbortFlag
 
-    current = resolve([config_layer(), environment_layer(os.environ), flags]).settings
-    settings = [settings_of(one, flags.values.get("model"), current) for one in recorded]
+    current = resolve_settings(flags)
+    settings = [replay_settings(one, flags.values.get("model"), current) for one in recorded]
     target, abort, status = _find(settings[0], "model" in flags.values), AbortFlag(), ProgressLine()
     with interruptible(abort), open_model(target, settings[0], abort, status) as local:
-        local.identity.sha256(status.identifying, abort.is_set)
+        local.hasher.sha256(status.identifying, abort.is_set)
         status.clear()
         run = _replay_batch if recorded[0].label else _replay_one
         replays = run(local, recorded, settings, status, as_json)
@@ -185,7 +184,7 @@ def _data(again: "Replay") -> dict[str, object]:
     reasoning = {"reasoning_content": answer.reasoning} if answer.reasoning else {}
     return {
         "same": None if again.stopped else difference is None,
-        "first_difference": asdict(difference) if difference else None,
+        "first_difference": difference.to_data() if difference else None,
         "reasons": again.reasons,
         "text": answer.text,
         **reasoning,
@@ -202,6 +201,6 @@ def _verdict(again: "Replay") -> str:
 def _describe(difference: "Difference") -> str:
     """Where it differs, in words."""
     part = " of the reasoning" if difference.part == "think" else ""
-    texts = difference.had, difference.now
+    texts = difference.recorded, difference.replayed
     before, now = (json.dumps(text, ensure_ascii=False) if text else "the end" for text in texts)
     return f"different answer from token {difference.token}{part} on: was {before}, is {now}"

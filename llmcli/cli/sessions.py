@@ -143,10 +143,10 @@ def export_session(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> int:
     """Export a session as Markdown, plain text, JSON, a web page or a picture, by the suffix of FILE."""
-    from llmcli.chat.export import form_of
+    from llmcli.chat.export import format_of
     from llmcli.ui.export import document, write
 
-    form = "md" if to == "-" else form_of(Path(to))
+    form = "md" if to == "-" else format_of(Path(to))
     session = _read(name)
     path = session.conversation.path()
     if not path:

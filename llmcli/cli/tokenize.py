@@ -1,7 +1,6 @@
 """`llmcli tokenize`: the tokens of a text."""
 
 import json
-import os
 import sys
 from typing import Annotated
 
@@ -9,9 +8,9 @@ import typer
 
 from llmcli.cli.generate import read_stdin
 from llmcli.cli.options import with_settings
-from llmcli.config.file import config_layer
+from llmcli.config.presets import resolve_settings
 from llmcli.errors import ExitStatus, UsageError
-from llmcli.params.settings import Layer, environment_layer, resolve
+from llmcli.params.settings import Layer
 from llmcli.ui.terminal.console import is_terminal
 from llmcli.ui.terminal.output import print_line
 
@@ -41,7 +40,7 @@ def tokenize(
     if text is None and is_terminal(sys.stdin):
         raise UsageError("the text is missing", 'give one, as in `llmcli tokenize "Hello"`')
     text = read_stdin() if text is None or text == "-" else text
-    settings = resolve([config_layer(), environment_layer(os.environ), flags]).settings
+    settings = resolve_settings(flags)
     from llmcli.cli.open_model import find_model
     from llmcli.engine.llama.model import Model
 

@@ -18,10 +18,11 @@ from llmcli.files import config_dir, read_text
 from llmcli.params.settings import NEVER_SET, Layer
 from llmcli.text import did_you_mean
 
+Examples = tuple[tuple[str, str], ...]  # pairs of a question and its answer
 SUFFIXES = (".toml", ".md", ".txt", ".json")  # in this order if a name has several files
 _TEXT_KEYS = ("name", "purpose", "system", "greeting")
 _KEYS = (*_TEXT_KEYS, "settings", "examples")
-_MAX_CHARACTERS = 1 << 20
+_MAX_LENGTH = 1 << 20  # characters of a file
 # A file of the same name in the user's folder replaces one of these.
 _BUILT_IN: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -54,15 +55,14 @@ _BUILT_IN: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         },
     }
 )
-_OWN = ("name", "purpose", "system", "greeting")  # every other key of the simple form is a setting
 _TOML = re.compile(r"\s*(\[|[\w.\"'-]+\s*=)")
-_V1 = ("first_mes", "description", "personality", "scenario", "mes_example")
-_TEXTS = ("name", "system_prompt", *_V1)
-_USER = "User"
+# The keys of a character card: those of version 1, which only cards have, and all that are read.
+_V1_KEYS = ("first_mes", "description", "personality", "scenario", "mes_example")
+_CARD_KEYS = ("name", "system_prompt", *_V1_KEYS)
+_USER = "User"  # instead of {{user}}
 _PLACEHOLDER = re.compile(r"\{\{(char|user|original)\}\}|<(BOT|CHAR|USER)>", re.IGNORECASE)
 _SPEAKER = re.compile(r"^(?:\{\{(user|char)\}\}|<(user|bot|char)>)\s*:[ \t]*", re.IGNORECASE | re.MULTILINE)
 _START = re.compile(r"<START>", re.IGNORECASE)
-Examples = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Character:
     system: str = ""
     greeting: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    examples: tuple[tuple[str, str], ...] = ()
+    examples: Examples = ()
     purpose: str = ""  # one sentence, for lists
 
 
@@ -96,7 +96,7 @@ def load_character(reference: str) -> Character:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not valid {path.suffix[1:].upper()}: {_reason(error)}") from None
     if path.suffix.lower() in (".md", ".markdown"):
-        table, body = split(text, str(path))
+        table, body = split_front_matter(text, str(path))
         return _from_table(table, path, body)
     return Character(path.stem, text.strip())
 
@@ -115,7 +115,7 @@ def character_purposes() -> dict[str, str]:
     return purposes
 
 
-def layer(character: Character) -> Layer:
+def character_layer(character: Character) -> Layer:
     """The settings of a character, its system prompt among them."""
     system = character.system
     if system.startswith("@"):
@@ -138,7 +138,7 @@ def _folder() -> Path:
 def _find(reference: str) -> Path | None:
     """The file of a character; None for a built-in one."""
     path = os.path.expanduser(reference)
-    is_name = Path(path).name == reference and bool(reference.strip("."))
+    is_name = Path(path).name == reference and reference.strip(".") != ""
     if os.path.isfile(path) and not (is_name and not Path(path).suffix):
         return Path(path)
     candidates = [_folder() / f"{reference}{suffix}" for suffix in ("", *SUFFIXES)] if is_name else []
@@ -154,30 +154,28 @@ def _find(reference: str) -> Path | None:
 def _unknown(reference: str, is_name: bool) -> UsageError:
     names = character_names()
     near = did_you_mean(reference, names)
-    known = f"use one of {', '.join(names)}"
+    choices = f"use one of {', '.join(names)}"
     if not is_name:
-        return UsageError(f"character file not found: {reference[:200]!r}", known)
+        return UsageError(f"character file not found: {reference[:200]!r}", choices)
     stem = reference if Path(reference).suffix in SUFFIXES else f"{reference}.toml"
-    hint = f"{near} {known}, or create {_folder() / stem[:80]}"
+    hint = f"{near} {choices}, or create {_folder() / stem[:80]}"
     return UsageError(f"unknown character {reference[:80]!r}", hint.lstrip())
 
 
 def _read(path: Path) -> str:
     text = read_text(str(path))
-    if len(text) > _MAX_CHARACTERS:
-        raise DiskError(f"{path} has more than {_MAX_CHARACTERS} characters", "use a smaller file")
+    if len(text) > _MAX_LENGTH:
+        raise DiskError(f"{path} has more than {_MAX_LENGTH} characters", "use a smaller file")
     return text
 
 
 def _from_json(text: str, path: Path) -> Character:
-    import json
-
     data = json.loads(text)
     if not isinstance(data, dict):
         raise UsageError(f"{path} is not a character: it must be a JSON object")
-    if not is_card(data):
+    if not _is_card(data):
         return _from_table(data, path)
-    name, system, greeting, examples = read_card(data, str(path))
+    name, system, greeting, examples = _read_card(data, str(path))
     return Character(name or path.stem, system, greeting, {}, examples)
 
 
@@ -192,7 +190,8 @@ def _from_table(table: Mapping[str, Any], path: Path, body: str = "") -> Charact
         if not isinstance(value, str):
             raise UsageError(f"{path}: {key} must be a string")
     if texts["system"] and body.strip():
-        raise UsageError(f"{path}: the system prompt is given twice", "keep `system` or the text below the head")
+        hint = "keep `system` or the text below the front matter"
+        raise UsageError(f"{path}: the system prompt is given twice", hint)
     return Character(
         " ".join(texts["name"].split()) or path.stem,
         texts["system"].strip() or body.strip(),
@@ -216,7 +215,7 @@ def _settings(table: Any, path: Path) -> Mapping[str, Any]:
     return values
 
 
-def _examples(items: Any, path: Path) -> tuple[tuple[str, str], ...]:
+def _examples(items: Any, path: Path) -> Examples:
     invalid = UsageError(f"{path}: examples must be a list of {{user = ..., assistant = ...}}")
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise invalid
@@ -230,8 +229,8 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:160] if isinstance(error, ValueError) else "it is nested too deeply"
 
 
-def split(text: str, source: str) -> tuple[dict[str, Any], str]:
-    """The table and the text below it; an empty table and the whole text if the first line is not `---`.
+def split_front_matter(text: str, source: str) -> tuple[dict[str, Any], str]:
+    """The table of a front matter and the text below it; an empty table and all of the text if there is none.
 
     Raises:
         UsageError: that begins with `source` and names the line, if the table cannot be read.
@@ -241,22 +240,23 @@ def split(text: str, source: str) -> tuple[dict[str, Any], str]:
         return {}, text
     end = next((number for number, line in enumerate(lines) if number and line.rstrip() == "---"), None)
     if end is None:
-        raise UsageError(f"{source}: the front matter of line 1 is not closed", "add a line of --- below it")
+        raise UsageError(f"{source}: the front matter of line 1 is not closed", "end it with a line of ---")
     head = lines[1:end]
     first = next((line for line in head if line.strip() and not line.lstrip().startswith("#")), "")
-    table = _toml(head, source) if _TOML.match(first) else _simple(head, source)
+    table = _toml_table(head, source) if _TOML.match(first) else _simple_table(head, source)
     return table, "\n".join(lines[end + 1 :])
 
 
-def _toml(head: list[str], source: str) -> dict[str, Any]:
+def _toml_table(head: list[str], source: str) -> dict[str, Any]:
     try:
         # The empty line stands for `---`, so that errors have the line numbers of the file.
         return tomllib.loads("\n".join(["", *head, ""]))
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{source} is not valid TOML: {' '.join(str(error).split())[:160]}") from None
+        raise UsageError(f"{source} is not valid TOML: {_reason(error)}") from None
 
 
-def _simple(head: list[str], source: str) -> dict[str, Any]:
+def _simple_table(head: list[str], source: str) -> dict[str, Any]:
+    """The table of lines `key: value`; a key that is not of a character is a setting."""
     table: dict[str, Any] = {"settings": {}}
     for number, line in enumerate(head, 2):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -271,7 +271,7 @@ def _simple(head: list[str], source: str) -> dict[str, Any]:
                 f"{source}, line {number}: {key} has no value",
                 'for text of several lines, write TOML: key = """text"""',
             )
-        (table if key in _OWN else table["settings"])[key] = _value(value)
+        (table if key in _TEXT_KEYS else table["settings"])[key] = _value(value)
     return table
 
 
@@ -285,12 +285,12 @@ def _value(text: str) -> Any:
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
 
 
-def is_card(data: Mapping[str, Any]) -> bool:
-    """Whether a JSON object is a card: it names the card format, or has a key that only cards have."""
-    return str(data.get("spec", "")).startswith("chara_card") or any(key in data for key in _V1)
+def _is_card(data: Mapping[str, Any]) -> bool:
+    """Whether a JSON object is a character card: it names the format, or has a key that only cards have."""
+    return str(data.get("spec", "")).startswith("chara_card") or any(key in data for key in _V1_KEYS)
 
 
-def read_card(data: Mapping[str, Any], source: str) -> tuple[str, str, str, Examples]:
+def _read_card(data: Mapping[str, Any], source: str) -> tuple[str, str, str, Examples]:
     """Name, system prompt, greeting and examples of a card.
 
     Raises:
@@ -299,7 +299,7 @@ def read_card(data: Mapping[str, Any], source: str) -> tuple[str, str, str, Exam
     inner = data.get("data", data)
     if not isinstance(inner, dict):
         raise UsageError(f"{source}: `data` of the card must be a JSON object")
-    card = {key: inner.get(key) or "" for key in _TEXTS}
+    card = {key: inner.get(key) or "" for key in _CARD_KEYS}
     for key, value in card.items():
         if not isinstance(value, str):
             raise UsageError(f"{source}: {key} must be a string")

@@ -1,4 +1,4 @@
-"""The layers of settings in their order, and presets."""
+"""Presets, and the order of all layers of settings."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from llmcli.params.settings import Layer, Settings, environment_layer, find, par
 from llmcli.text import did_you_mean, ellipsize
 
 # Settings of one request or of this machine, which a preset cannot set; a preset cannot name another preset.
-NEVER = ("prompt", "file", "preset", "character", "pull", "offline", "model_folders")
+NOT_IN_PRESETS = ("prompt", "file", "preset", "character", "pull", "offline", "model_folders")
 # What each built-in preset is for.
 _PURPOSES: Mapping[str, str] = MappingProxyType(
     {
@@ -78,7 +78,7 @@ class LayerStack:
             if "preset" in values:
                 layers = [layer for layer in layers if layer.name != "preset"]
             if values.get("preset"):
-                layers.append(_preset(values["preset"]))
+                layers.append(preset_layer(values["preset"]))
             layers.append(Layer(name, values))
         return layers
 
@@ -96,24 +96,27 @@ def layers_of(flags: Layer, *middle: Layer) -> LayerStack:
     Raises:
         UsageError: for an unknown preset or a value that is not valid.
     """
-    config, environment = config_layer(), environment_layer(os.environ)
-    chosen = resolve([config, environment, flags]).settings.preset
-    preset = [_preset(chosen)] if chosen else []
-    return LayerStack([config, *preset, *middle, environment, flags])
-
-
-def _preset(name: str) -> Layer:
-
-    return preset_layer(name)
+    config, environment, _ = common = base_layers(flags)
+    chosen = resolve(common).settings.preset
+    return LayerStack([config, *([preset_layer(chosen)] if chosen else []), *middle, environment, flags])
 
 
 def resolve_settings(flags: Layer) -> Settings:
-    """The settings from, lowest first, the defaults, the configuration file, the environment and `flags`.
+    """The settings of `base_layers`: those of commands that have no preset.
 
     Raises:
         UsageError: for a value that is not valid, with its source.
     """
-    return resolve([config_layer(), environment_layer(os.environ), flags]).settings
+    return resolve(base_layers(flags)).settings
+
+
+def base_layers(flags: Layer) -> list[Layer]:
+    """The layers above the defaults, lowest first: the configuration file, the environment and `flags`.
+
+    Raises:
+        UsageError: for a value that is not valid, with its source.
+    """
+    return [config_layer(), environment_layer(os.environ), flags]
 
 
 def presets() -> dict[str, Mapping[str, Any]]:
@@ -195,7 +198,7 @@ def validate_preset(table: Mapping[str, Any], source: str) -> dict[str, Any]:
         UsageError: that begins with `source`, for a value that is not valid or a setting that cannot be there.
     """
     values = parse_data(table, source)
-    for key in NEVER:
+    for key in NOT_IN_PRESETS:
         if key in values:
             raise UsageError(f"{source}: {key} cannot be part of a preset", f"remove {key}")
     return values

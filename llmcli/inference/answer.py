@@ -1,4 +1,4 @@
-"""One answer: streamed as parts, and then complete."""
+"""One answer: it comes in parts, and is complete after the last one."""
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
@@ -13,7 +13,6 @@ from llmcli.inference.local import LocalModel, Prompt
 from llmcli.params.settings import Settings
 
 Part = tuple[str, str]  # ("answer" or "think", text)
-_Parts = Sequence[tuple[str, str]]  # ("answer" or "think", text)
 
 
 class TraceTexts:
@@ -26,27 +25,27 @@ class TraceTexts:
         self._generation = generation
         self._on_token = on_token
         self._texts: list[tuple[str, str]] = []  # answer and reasoning of each token
-        self._n_passed = 0
+        self._n_sent = 0
 
-    def said(self, parts: _Parts, record: TokenEvent | None = None) -> None:
-        """Add the text of one record, or text without a record: a prefill, or text that was held back to the end."""
+    def add(self, parts: Sequence[Part], event: TokenEvent | None = None) -> None:
+        """Add the text of one event, or text without an event: a prefill, or text that was held back to the end."""
         if self._generation.trace is None:
             return
-        traces, has_token = self._generation.traces, record is not None and record.id is not None
+        traces, has_token = self._generation.traces, event is not None and event.id is not None
         del self._texts[len(traces) - has_token :]  # tokens that were removed
         if has_token:
             self._texts.append(_by_kind(parts))
-        while self._n_passed < min(self._generation.settled, len(self._texts)):
-            text, reasoning = self._texts[self._n_passed]
-            self._on_token(traces[self._n_passed]._replace(text=text, reasoning=reasoning))
-            self._n_passed += 1
+        while self._n_sent < min(self._generation.settled, len(self._texts)):
+            text, reasoning = self._texts[self._n_sent]
+            self._on_token(traces[self._n_sent]._replace(text=text, reasoning=reasoning))
+            self._n_sent += 1
         if not has_token:
             self._pass_text(*_by_kind(parts))
 
     def _pass_text(self, text: str, reasoning: str) -> None:
         """Pass on text that belongs to no token."""
         if text or reasoning:
-            index = self._n_passed
+            index = self._n_sent
             self._on_token(TokenTrace(index, None, text, None, None, None, None, None, (), "", 0, 0.0, reasoning))
 
 
@@ -59,8 +58,8 @@ class Answer:
     settings: Settings
     grammar: str | None = None
     progress: Callable[[int, int], None] | None = None
-    inside: bool = False  # whether the prompt ends inside the model's reasoning
-    temperature_shift: TemperatureShift | None = None
+    inside: bool = False  # the prompt ends inside the model's reasoning
+    live_shift: TemperatureShift | None = None
     trace: int | None = None  # record how each token is sampled, with so many alternatives
     on_token: Callable[[TokenTrace], None] = field(
         default=lambda _token: None, repr=False
@@ -82,12 +81,12 @@ class Answer:
         Raises:
             ContextOverflowError, ConstraintError, UsageError: see `LocalModel.generate`.
         """
-        generation, records = self.local.generate(
+        generation, events = self.local.generate(
             self.prompt, self.settings, self.grammar, self.progress, **self.generation_options()
         )
         yield from self.begin(generation)
-        for record in records:
-            yield from self.take(record)
+        for event in events:
+            yield from self.push(event)
         yield from self.end()
 
     def generation_options(self) -> dict[str, Any]:
@@ -95,31 +94,31 @@ class Answer:
         if not self.settings.raw and not self.settings.prefill:
             self._splitter = ReasoningSplitter(self.prompt.text, self.inside)
             show_tags(self.local.model.vocab)
-        return {"splitter": copy(self._splitter), "live_shift": self.temperature_shift, "trace": self.trace}
+        return {"splitter": copy(self._splitter), "live_shift": self.live_shift, "trace": self.trace}
 
     def begin(self, generation: Generation) -> Iterator[Part]:
-        """The parts before the first token. Call `take` with each record of the generation afterwards, then `end`."""
+        """The parts before the first token. Call `push` with each event of the generation afterwards, then `end`."""
         self.generation, self.started = generation, True
         self._texts = TraceTexts(generation, self._add_trace)
         if self.settings.prefill:
             yield from self._add([("answer", self.settings.prefill)], None)
 
-    def take(self, record: TokenEvent) -> Iterator[Part]:
-        """The parts that one more record makes certain."""
-        self.n_drawn += record.id is not None or not record.finish_reason
-        if record.finish_reason:
-            self.finish_reason = record.finish_reason
+    def push(self, event: TokenEvent) -> Iterator[Part]:
+        """The parts that one more event makes certain."""
+        self.n_drawn += event.id is not None or not event.finish_reason
+        if event.finish_reason:
+            self.finish_reason = event.finish_reason
             self.complete = self.generation.complete()
-        parts = list(self._splitter.push(record.text)) if self._splitter else [("answer", record.text)]
-        yield from self._add(parts, record)
+        parts = list(self._splitter.push(event.text)) if self._splitter else [("answer", event.text)]
+        yield from self._add(parts, event)
 
     def end(self) -> Iterator[Part]:
-        """The text that was held back, after the last record."""
+        """The text that was held back, after the last event."""
         if self._splitter:
             yield from self._add(list(self._splitter.flush()), None)
 
-    def _add(self, parts: Sequence[Part], record: TokenEvent | None) -> Iterator[Part]:
-        self._texts.said(parts, record)
+    def _add(self, parts: Sequence[Part], event: TokenEvent | None) -> Iterator[Part]:
+        self._texts.add(parts, event)
         for kind, text in parts:
             if kind == "think":
                 self.reasoning += text
@@ -147,7 +146,7 @@ class Answer:
         }
 
 
-def _by_kind(parts: _Parts) -> tuple[str, str]:
+def _by_kind(parts: Sequence[Part]) -> tuple[str, str]:
     if len(parts) == 1 and parts[0][0] == "answer":  # the usual case
         return parts[0][1], ""
     answer = "".join(text for kind, text in parts if kind == "answer")

@@ -2,34 +2,33 @@
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from math import prod
 from time import perf_counter
 from typing import Any
 
-from llmcli.engine.events import TokenEvent
-from llmcli.engine.generation import Generation, Progress, generate
+from llmcli.engine.generation import Generation, generate
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference import sizing
 from llmcli.inference.answer import Answer, Part
-from llmcli.inference.local import LocalModel, Prompt
+from llmcli.inference.local import LocalModel
 from llmcli.inference.output import answer_data
 from llmcli.params.generation import GenerationParams, RequestParams
 from llmcli.params.model import ModelParams
 from llmcli.params.param import describe
 from llmcli.params.samplers import seed_after
-from llmcli.params.settings import SamplingParams, Settings, fields, find, to_datum
+from llmcli.params.settings import SamplingParams, fields, find, to_datum
 from llmcli.text import ellipsize
 
 END = "end"  # the kind of the last part of each answer, whose text is its finish reason
 Piece = tuple[int, str, str]  # index of the answer, "answer", "think" or "end", text
 Parse = Callable[[str, str], tuple[str, Any]]  # name and text of a setting -> its key and typed value
-MOST = 64
-_LONGEST = 28  # characters of a value in a label
+MAX_VARIANTS = 64
+_MAX_LABEL = 28  # characters of a value in a label
 _BRACKETS = {")": "(", "]": "[", "}": "{"}
 _VARIED = {*describe(SamplingParams), *describe(GenerationParams), *describe(RequestParams)} - {"timeout"}
-_WORTH = 64  # tokens; it is faster to evaluate fewer again than to copy them
+_MIN_REUSED = 64  # tokens; fewer are faster to evaluate again than to copy
 
 
 @dataclass(frozen=True)
@@ -76,8 +75,8 @@ def variants_of(specs: Sequence[str], seed: int, n_seeds: int = 1, parse: Parse 
             "several seeds are given twice: as seed=... and as the number of answers", "remove one of them"
         )
     count = n_seeds * prod(len(axis.values) for axis in axes)
-    if count > MOST:
-        raise UsageError(f"{count} combinations, and the limit is {MOST}", "use fewer values")
+    if count > MAX_VARIANTS:
+        raise UsageError(f"{count} combinations, and the limit is {MAX_VARIANTS}", "use fewer values")
     if not axes and n_seeds == 1:
         raise UsageError("no setting to compare", "give a setting and its values, as in temp=0.2,0.8, or answers=4")
     return list(_combined(axes, seed, n_seeds))
@@ -86,7 +85,7 @@ def variants_of(specs: Sequence[str], seed: int, n_seeds: int = 1, parse: Parse 
 def _combined(axes: Sequence[_Axis], seed: int, n_seeds: int) -> Iterator[Variant]:
     for chosen in product(*(axis.values for axis in axes)):
         pairs = list(zip(axes, chosen, strict=True))
-        label = " ".join(f"{axis.name}={ellipsize(text, _LONGEST) or 'none'}" for axis, (text, _) in pairs)
+        label = " ".join(f"{axis.name}={ellipsize(text, _MAX_LABEL) or 'none'}" for axis, (text, _) in pairs)
         values = {axis.key: value for axis, (_, value) in pairs}
         if n_seeds == 1:
             yield Variant(label, values)
@@ -99,7 +98,9 @@ def _combined(axes: Sequence[_Axis], seed: int, n_seeds: int) -> Iterator[Varian
 def _axis(spec: str, parse: Parse) -> _Axis:
     name, equals, text = spec.partition("=")
     if not equals or not name.strip():
-        raise UsageError(f"the values to compare must have the form KEY=V1,V2, got {spec!r}", "as in temp=0.2,0.8")
+        raise UsageError(
+            f"the values to compare must have the form KEY=V1,V2, got {spec!r}", "for example temp=0.2,0.8"
+        )
     key = find(name).key
     if key in describe(ModelParams):
         raise UsageError(f"{key} needs a model reload and cannot be compared", f"run the program once for each {key}")
@@ -109,9 +110,9 @@ def _axis(spec: str, parse: Parse) -> _Axis:
     try:
         return _Axis(name.strip(), key, [(one, parse(name, one)[1]) for one in texts])
     except UsageError as error:
-        is_torn = ";" not in text and any("=" in one or ":" in one for one in texts) and len(texts) > 1
+        is_split = ";" not in text and any("=" in one or ":" in one for one in texts) and len(texts) > 1
         hint = f"separate values that contain a comma with ;, as in {name}=V1;V2"
-        raise UsageError(str(error), hint if is_torn else error.hint) from None
+        raise UsageError(str(error), hint if is_split else error.hint) from None
 
 
 def split_values(text: str) -> list[str]:
@@ -129,11 +130,6 @@ def split_values(text: str) -> list[str]:
         else:
             parts[-1] += char
     return [one.strip() for one in parts]
-
-
-def settings_data(variant: Variant) -> dict[str, Any]:
-    """The settings of a variant as JSON data."""
-    return {key: to_datum(fields()[key], value) for key, value in variant.values.items()}
 
 
 @dataclass(frozen=True)
@@ -162,93 +158,7 @@ class Statistics:
         return {key: round(value, 6) if isinstance(value, float) else value for key, value in asdict(self).items()}
 
 
-@dataclass
-class CompareResult:
-    """One of the answers with its variant and its statistics."""
-
-    variant: Variant
-    answer: Answer
-
-    @property
-    def failure(self) -> LlmcliError | None:
-        """The error that ended it, if it failed."""
-        return self.answer.generation.failure
-
-    @property
-    def statistics(self) -> Statistics:
-        """The statistics of the answer so far."""
-        return statistics_of(self.answer)
-
-    def data(self) -> dict[str, Any]:
-        """As JSON data."""
-        head = {
-            "label": self.variant.label,
-            "settings": settings_data(self.variant),
-            "stats": self.statistics.to_data(),
-        }
-        error = {"error": str(self.failure)} if self.failure else {}
-        return {**head, **answer_data(self.answer), **error}
-
-
-class Comparison:
-    """Iterate over `parts()` to its end, then read the answers. `progress` is called while the prompt is evaluated."""
-
-    def __init__(self, local: LocalModel, answers: Sequence[tuple[Variant, Answer]]) -> None:
-        """`answers` are for this model and have not started; they are traced."""
-        self.local = local
-        self.compared = [CompareResult(variant, answer) for variant, answer in answers]
-        self.seconds = 0.0  # from the first token to the last
-        self.progress: Callable[[int, int], None] | None = None
-        for one in self.compared:
-            one.answer.trace = one.answer.trace or 0
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether it was stopped before all answers ended."""
-        return any(one.answer.finish_reason == "interrupt" for one in self.compared)
-
-    def parts(self) -> Generator[Piece, None, None]:
-        """The parts of all answers as they are generated; an answer that fails ends alone.
-
-        Raises:
-            ContextOverflowError, UsageError: before the first part.
-        """
-        answers = [one.answer for one in self.compared]
-        with side_by_side(self.local, [one.prompt for one in answers], [one.settings for one in answers]) as width:
-            for first in range(0, len(answers), width):
-                yield from self._round(first, self.compared[first : first + width])
-
-    def _round(self, first: int, compared: Sequence[CompareResult]) -> Iterator[Piece]:
-        """The answers that are generated at a time; `first` is the index of the first one."""
-        requests = [
-            BatchRequest(
-                one.answer.prompt,
-                one.answer.settings,
-                one.answer.grammar,
-                one.answer.generation_options(),
-                one.variant.label,
-            )
-            for one in compared
-        ]
-        generations, records = generate_together(self.local, requests, self.progress)
-        for index, (one, generation) in enumerate(zip(compared, generations, strict=True), first):
-            yield from _tagged(index, one.answer.begin(generation))
-        start: float | None = None
-        for record in records:
-            start = start or perf_counter()
-            index, answer = first + record.seq_id, compared[record.seq_id].answer
-            yield from _tagged(index, answer.take(record))
-            if record.finish_reason:
-                yield from _tagged(index, answer.end())
-                yield index, END, record.finish_reason
-        self.seconds += perf_counter() - (start or perf_counter())
-
-
-def _tagged(index: int, parts: Iterator[Part]) -> Iterator[Piece]:
-    return ((index, kind, text) for kind, text in parts)
-
-
-def statistics_of(answer: "Answer") -> Statistics:
+def statistics_of(answer: Answer) -> Statistics:
     """The statistics of an answer that has started; `mean_p` needs its trace."""
     tokens = answer.generation.tokens[len(answer.prompt.tokens) :]
     probabilities = [token.p for token in answer.traces if token.p is not None]
@@ -272,79 +182,137 @@ def distinct_n(tokens: Sequence[int], n: int) -> float | None:
     return len(set(runs)) / len(runs) if runs else None
 
 
-@dataclass(frozen=True)
-class BatchRequest:
-    """The request for one answer; `watched` goes to its `Generation`, `label` is for its errors."""
+@dataclass
+class CompareResult:
+    """One of the answers with its variant and its statistics."""
 
-    prompt: Prompt
-    settings: Settings
-    grammar: str | None = None
-    generation_options: Mapping[str, Any] = field(default_factory=dict)
-    label: str = ""
+    variant: Variant
+    answer: Answer
 
+    def start(self, seq_id: int) -> Generation:
+        """The generation of the answer, as a sequence of the shared context; an error of it ends this answer alone.
 
-@contextmanager
-def side_by_side(local: LocalModel, prompts: Sequence[Prompt], settings: Sequence[Settings]) -> Iterator[int]:
-    """Within this block `generate_together` generates as many of these answers at a time as this yields.
+        Raises:
+            UsageError: for settings or a grammar that are not valid.
+        """
+        answer, label = self.answer, self.variant.label
+        vocab, tokens, options = answer.local.model.vocab, answer.prompt.tokens, answer.generation_options()
+        try:
+            return Generation(vocab, tokens, answer.settings, answer.grammar, seq_id, lenient=True, **options)
+        except LlmcliError as error:
+            raise type(error)(f"{label}: {error}" if label else str(error), error.hint) from None
 
-    The context of a conversation stays as it is. Where there is none, the context of the answers becomes the model's.
+    @property
+    def failure(self) -> LlmcliError | None:
+        """The error that ended it, if it failed."""
+        return self.answer.generation.failure
 
-    Raises:
-        ContextOverflowError: when a prompt leaves no room for an answer.
-        LlmcliError: when there is no memory for the context.
-    """
-    begin = perf_counter()
-    limits = [one.max_tokens for one in settings]
-    longest = replace(settings[0], max_tokens=-1 if min(limits) < 0 else max(limits))
-    lengths = [len(tokens) for tokens in {tuple(prompt.tokens) for prompt in prompts}]
-    shared = sizing.choose_shared(local.shape, longest, lengths, len(settings))
-    own = local.exchange(None)
-    try:
-        n_ctx = max(shared.n_ctx, own.evaluated() + 1 if own else 0)
-        context = local.new_context(longest, n_ctx, n_seq_max=shared.width, n_ctx_seq=shared.n_ctx_seq)
-    except BaseException:
-        local.exchange(own)
-        raise
-    local.exchange(context)
-    if own is None:
-        local.target.notes += [shared.note] if shared.note else []
-        local.load_ms += (took := (perf_counter() - begin) * 1e3)
-        local.waited_ms += took
-        yield shared.width
-        return
-    try:
-        if own.evaluated(prompts[0].tokens) >= _WORTH:
-            context.receive(own)
-        yield shared.width
-    finally:
-        local.exchange(own)
-        context.close()
+    @property
+    def statistics(self) -> Statistics:
+        """The statistics of the answer so far."""
+        return statistics_of(self.answer)
+
+    def data(self) -> dict[str, Any]:
+        """As JSON data."""
+        settings = {key: to_datum(fields()[key], value) for key, value in self.variant.values.items()}
+        head = {"label": self.variant.label, "settings": settings, "stats": self.statistics.to_data()}
+        error = {"error": str(self.failure)} if self.failure else {}
+        return {**head, **answer_data(self.answer), **error}
 
 
-def generate_together(
-    local: LocalModel, asked: Sequence[BatchRequest], progress: Progress | None = None
-) -> tuple[list[Generation], Iterator[TokenEvent]]:
-    """Answers that are generated in the same batches: their states, and the records that drive them.
+class Comparison:
+    """Iterate over `parts()` to its end, then read the answers. `progress` is called while the prompt is evaluated."""
 
-    `seq_id` of a record is the index of its answer. An answer that fails ends alone, and has a `failure`.
+    def __init__(self, local: LocalModel, answers: Sequence[tuple[Variant, Answer]]) -> None:
+        """`answers` are for this model and have not started; they are traced."""
+        self.local = local
+        self.results = [CompareResult(variant, answer) for variant, answer in answers]
+        self.seconds = 0.0  # from the first token to the last
+        self.progress: Callable[[int, int], None] | None = None
+        for one in self.results:
+            one.answer.trace = one.answer.trace or 0
 
-    Raises:
-        UsageError: for settings or a grammar that are not valid.
-    """
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was stopped before all answers ended."""
+        return any(one.answer.finish_reason == "interrupt" for one in self.results)
+
+    def parts(self) -> Generator[Piece, None, None]:
+        """The parts of all answers as they are generated; an answer that fails ends alone.
+
+        Raises:
+            ContextOverflowError, UsageError: before the first part.
+        """
+        with _shared_context(self.local, [one.answer for one in self.results]) as width:
+            for first in range(0, len(self.results), width):
+                yield from self._round(first, self.results[first : first + width])
+
+    def _round(self, first: int, results: Sequence[CompareResult]) -> Iterator[Piece]:
+        """The answers that are generated at a time; `first` is the index of the first one."""
+        generations = _start(results)
+        for index, (one, generation) in enumerate(zip(results, generations, strict=True), first):
+            yield from _tagged(index, one.answer.begin(generation))
+        start: float | None = None
+        for event in generate(self.local.context, generations, self.progress):
+            start = start or perf_counter()
+            index, answer = first + event.seq_id, results[event.seq_id].answer
+            yield from _tagged(index, answer.push(event))
+            if event.finish_reason:
+                yield from _tagged(index, answer.end())
+                yield index, END, event.finish_reason
+        self.seconds += perf_counter() - (start or perf_counter())
+
+
+def _start(results: Sequence[CompareResult]) -> list[Generation]:
+    """The generations of these answers, or none of them after an error."""
     generations: list[Generation] = []
     try:
-        for seq_id, one in enumerate(asked):
-            generations.append(_generation(local, one, seq_id))
+        for seq_id, one in enumerate(results):
+            generations.append(one.start(seq_id))
     except BaseException:
         for generation in generations:
             generation.close()
         raise
-    return generations, generate(local.context, generations, progress)
+    return generations
 
 
-def _generation(local: LocalModel, one: BatchRequest, seq_id: int) -> Generation:
-    vocab, tokens = local.model.vocab, one.prompt.tokens
+def _tagged(index: int, parts: Iterator[Part]) -> Iterator[Piece]:
+    return ((index, kind, text) for kind, text in parts)
+
+
+@contextmanager
+def _shared_context(local: LocalModel, answers: Sequence[Answer]) -> Iterator[int]:
+    """Within this block the context of the model is one for these answers; yields how many fit at a time.
+
+    The context of a conversation stays as it is. If there is none, the context of the answers becomes the model's.
+
+    Raises:
+        ContextOverflowError: when a prompt leaves no room for an answer.
+        LlmcliError: when the memory does not suffice for the context.
+    """
+    begin = perf_counter()
+    limits = [one.settings.max_tokens for one in answers]
+    longest = replace(answers[0].settings, max_tokens=-1 if min(limits) < 0 else max(limits))
+    lengths = [len(tokens) for tokens in {tuple(one.prompt.tokens) for one in answers}]
+    shared = sizing.choose_shared(local.shape, longest, lengths, len(answers))
+    chat_context = local.swap_context(None)
     try:
-        return Generation(vocab, tokens, one.settings, one.grammar, seq_id, lenient=True, **one.generation_options)
-    except LlmcliError as error:
-        raise type(error)(f"{one.label}: {error}" if one.label else str(error), error.hint) from None
+        n_ctx = max(shared.n_ctx, chat_context.evaluated() + 1 if chat_context else 0)
+        context = local.new_context(longest, n_ctx, n_seq_max=shared.width, n_ctx_seq=shared.n_ctx_seq)
+    except BaseException:
+        local.swap_context(chat_context)
+        raise
+    local.swap_context(context)
+    if chat_context is None:
+        local.target.notes += [shared.note] if shared.note else []
+        local.load_ms += (elapsed := (perf_counter() - begin) * 1e3)
+        local.waited_ms += elapsed
+        yield shared.width
+        return
+    try:
+        if chat_context.evaluated(answers[0].prompt.tokens) >= _MIN_REUSED:
+            context.receive(chat_context)
+        yield shared.width
+    finally:
+        local.swap_context(chat_context)
+        context.close()

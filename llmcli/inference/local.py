@@ -28,24 +28,24 @@ from llmcli.params.samplers import random_seed
 from llmcli.params.settings import Layer, ResolvedSettings, Settings, resolve
 from llmcli.params.settings import find as find_setting
 
-Fetch = Callable[[int, int], None]
-Share = Callable[[float], None]
-Trying = Callable[[str, int], None]
+Fetch = Callable[[int, int], None]  # gets the bytes that are downloaded, and all
+Share = Callable[[float], None]  # gets the share of the model that is loaded
+Checking = Callable[[str, int], None]  # gets the name and the size of a file
 
 
 @dataclass(frozen=True)
 class Prompt:
     """A prompt as it will be evaluated; `text` shows control tokens too.
 
-    `asked` is its source: messages, or with `raw` a text. `template` is the source of the chat template, `moment` the
-    time that the template got (seconds since 1970).
+    `request` is what it was made of: messages, or with `raw` a text. `template` is the source of the chat template,
+    `time` the time that the template got (seconds since 1970).
     """
 
     text: str
     tokens: Sequence[int]
-    asked: Sequence[Mapping[str, Any]] | str = ""
+    request: Sequence[Mapping[str, Any]] | str = ""
     template: str = ""
-    moment: float = 0.0
+    time: float = 0.0
 
 
 @dataclass
@@ -76,37 +76,37 @@ class ResolvedModel:
         return Layer("model", values)
 
 
-def resolve_model(settings: Settings, fetch: Fetch | None = None, trying: Trying | None = None) -> ResolvedModel:
-    """Find the model of the settings, download it if it is the starter, and check its file. There is no other request.
+def resolve_model(settings: Settings, fetch: Fetch | None = None, checking: Checking | None = None) -> ResolvedModel:
+    """Find the model of the settings, download it if it is the starter, and check its file, without other requests.
 
-    A new file is first loaded in a child process, because llama.cpp may abort on a corrupt one; `trying` gets its name
-    and size before, because that takes as long as a load.
+    A new file is first loaded in a child process, because llama.cpp may abort on a corrupt one; `checking` is
+    called before, because that takes as long as a load.
 
     Raises:
-        NotHereError: when it is not downloaded.
+        ModelNotDownloadedError: when it is not downloaded.
         ModelNotFoundError: when no such model exists.
         ModelInvalidError: when the file is not a model, is corrupt, or crashes llama.cpp.
     """
-    places = model_locations(settings)
-    target = ResolvedModel(find(settings.model, places))
+    folders = model_locations(settings)
+    target = ResolvedModel(find(settings.model, folders))
     file, build = target.file, bindings.bindings_version()
-    if file.path == locations.starter_path(places.cache_dir):
-        starter_download.ensure_starter(places.cache_dir, fetch, places.offline)
-    notes.note_use(places.data_dir, file.path)
-    if notes.is_safe(file, places.cache_dir, build):
+    if file.path == locations.starter_path(folders.cache_dir):
+        starter_download.ensure_starter(folders.cache_dir, fetch, folders.offline)
+    notes.note_use(folders.data_dir, file.path)
+    if notes.is_safe(file, folders.cache_dir, build):
         return target
     if target.header.is_vocab_only:
         raise ModelInvalidError(f"{file.path.name} contains a vocabulary and no weights", "use another file")
-    if trying:
-        trying(file.path.name, sum(header.file_size for header in target.headers))
+    if checking:
+        checking(file.path.name, sum(header.file_size for header in target.headers))
     probe(file.parts)
     with suppress(OSError):  # a folder that is not writable costs a probe each time
-        notes.record_probed(places.cache_dir, file.parts, build)
+        notes.record_probed(folders.cache_dir, file.parts, build)
     return target
 
 
 def apply_model_defaults(target: ResolvedModel, upper: Sequence[Layer]) -> ResolvedSettings:
-    """The resolved settings: the model's own defaults below `upper`, and a random seed where none is given."""
+    """The resolved settings: the model's own defaults below `upper`, and a random seed if none is given."""
     resolved = resolve([target.layer, *upper])
     if resolved.settings.seed is not None:
         return resolved
@@ -170,8 +170,8 @@ class LocalModel:
         return self._context
 
     @cached_property
-    def identity(self) -> ModelHasher:
-        """The sha256 of the model file."""
+    def hasher(self) -> ModelHasher:
+        """Computes the sha256 of the model file."""
         return ModelHasher(self.target.file, data_dir())
 
     def evaluated(self, tokens: Sequence[int]) -> int:
@@ -211,15 +211,15 @@ class LocalModel:
         settings: Settings,
         grammar: str | None = None,
         progress: Callable[[int, int], None] | None = None,
-        **watched: Any,
+        **options: Any,
     ) -> tuple[Generation, Iterator[TokenEvent]]:
-        """One answer: its state, and the records that drive it. `watched` are further arguments of `Generation`.
+        """One answer: its state, and the records that drive it. `options` are further arguments of `Generation`.
 
         Raises:
             ContextOverflowError: when the prompt does not fit.
         """
         context = self._context_for(len(prompt.tokens), settings)
-        generation = Generation(self.model.vocab, prompt.tokens, settings, grammar, **watched)
+        generation = Generation(self.model.vocab, prompt.tokens, settings, grammar, **options)
         return generation, generate(context, [generation], progress)
 
     def _context_for(self, n_prompt: int, settings: Settings) -> Context:
@@ -247,8 +247,8 @@ class LocalModel:
         open_ended = settings.max_tokens < 0
         return context.n_ctx > n_prompt + max(settings.max_tokens, 0) and (self._open_ended or not open_ended)
 
-    def new_context(self, settings: Settings, n_ctx: int, **several: int) -> Context:
-        """An empty context; `several` are the fields of `ContextParams` for more than one answer."""
+    def new_context(self, settings: Settings, n_ctx: int, **more: int) -> Context:
+        """An empty context; `more` are the fields of `ContextParams` for more than one answer."""
         threads = settings.n_threads or hardware.usable_cores()
         params = ContextParams(
             n_ctx=n_ctx,
@@ -259,17 +259,17 @@ class LocalModel:
             flash_attn=settings.flash_attn,
             cache_type_k=settings.cache_type_k,
             cache_type_v=settings.cache_type_v,
-            **several,
+            **more,
         )
         return Context(self.model, params, self.abort)
 
-    def exchange(self, context: Context | None) -> Context | None:
-        """Use another context from now on; returns the previous one, which belongs to the caller then."""
+    def swap_context(self, context: Context | None) -> Context | None:
+        """Use another context from now on; returns the previous one, which the caller must close."""
         before, self._context = self._context, context
         return before
 
     def close(self) -> None:
-        """Free everything; harmless when done twice."""
+        """Free everything. A second call does nothing."""
         if self._context:
             self._context.close()
             self._context = None

@@ -1,4 +1,4 @@
-"""An answer as JSON data, with all that is needed to repeat it exactly (the replay manifest)."""
+"""An answer as JSON data; its `replay` part, the replay manifest, has all that is needed to repeat it exactly."""
 
 import hashlib
 import json
@@ -9,12 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
+from functools import partial
 from typing import Any
 
 from llmcli.engine.llama.bindings import bindings_version
 from llmcli.engine.llama.context import Batches
 from llmcli.engine.llama.hardware import machine
 from llmcli.errors import LlmcliError
+from llmcli.files import check_integer, check_number, check_text
 from llmcli.inference.answer import Answer
 from llmcli.inference.request import system_text
 from llmcli.params.generation import GenerationParams, InterfaceParams
@@ -24,27 +26,67 @@ from llmcli.params.settings import SamplingParams, Settings, fields, to_data, to
 
 # The settings that no answer depends on: for downloads, the chat and the trace.
 _UNRELATED = {*describe(HubParams), *describe(InterfaceParams), "trace_top"}
-_HEX = re.compile(r"[0-9a-f]{64}")
-_MOST = 1 << 31
-_LARGEST_CONTEXT = 1 << 24  # tokens
-_MOST_THREADS = 1 << 12
-_LONGEST = 1 << 16  # entries of a list
-_PATIENCE = 3.0  # seconds that the end of an answer may wait for the sha256 of its model
 # The settings that decide which tokens are generated; grammar and policy file count by their content.
 _DECIDING = (
     {*describe(SamplingParams), *describe(GenerationParams), "prefill", "raw"}
     | {"n_batch", "n_ubatch", "flash_attn", "cache_type_k", "cache_type_v"}
 ) - {"grammar", "grammar_file", "json_schema", "temp_policy_file", "logprobs", "trace_top", "timeout"}
+_HASH_SECONDS = 3.0  # that the end of an answer may wait for the sha256 of its model
+_HEX = re.compile(r"[0-9a-f]{64}")
+_MAX = 1 << 31
+_MAX_CONTEXT = 1 << 24  # tokens
+_MAX_THREADS = 1 << 12
+_MAX_ROWS = 1 << 16
+
+
+def answer_data(answer: Answer) -> dict[str, Any]:
+    """The answer as JSON data, names and timings as in llama-server."""
+    timings = answer.generation.timings
+    reasoning = {"reasoning_content": answer.reasoning} if answer.reasoning else {}
+    return {
+        "text": answer.text,
+        **reasoning,
+        "model": answer.local.name,
+        "finish_reason": answer.finish_reason,
+        "prompt_tokens": len(answer.prompt.tokens),
+        "completion_tokens": timings.predicted_n,
+        "seed": answer.settings.seed,
+        "params": _params(answer.settings),
+        "timings": answer.timings(),
+        **({"tokens": _token_data(answer)} if answer.settings.logprobs else {}),
+        "prompt" if answer.settings.raw else "messages": answer.prompt.request,
+        "replay": replay_data(answer),
+    }
+
+
+def _params(settings: Settings) -> dict[str, Any]:
+    """The settings as JSON data, without those that cannot have changed the answer."""
+    omitted = _UNRELATED | without_effect(settings)
+    values = to_data(settings).items()
+    return {key: value for key, value in values if key not in omitted and value not in (None, [], "")}
+
+
+def _token_data(answer: Answer) -> list[dict[str, Any]]:
+    """The tokens with their log-probabilities, in the form of llama-server's `completion_probabilities`."""
+
+    def entry(token: int, logprob: float) -> dict[str, Any]:
+        piece = answer.local.model.vocab.piece(token, special=True)
+        return {"id": token, "token": piece.decode("utf-8", "replace"), "bytes": list(piece), "logprob": logprob}
+
+    return [
+        {**entry(token.id, token.logprob), "top_logprobs": [entry(*other) for other in token.top]}
+        for token in answer.generation.logprobs
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayManifest:
-    """Texts and numbers only; an empty value means that it did not exist or was not known.
+    """The conditions of an answer. The fields are the keys of the JSON data; an empty value means none, or not known.
 
     Attributes:
-        model_sha256: see `models.identity`.
+        model_sha256: see `ModelHasher`.
         build: the release of llama-cpp-python.
-        machine: see `engine.machine`.
+        machine: see `hardware.machine`.
         n_ctx: size of the context in tokens.
         threads: for generation, and for the prompt.
         gpu_layers: layers that were on a GPU.
@@ -53,11 +95,11 @@ class ReplayManifest:
         moment: the time that the template got (seconds since 1970), if it asks for it.
         prompt_sha256: of the prompt's tokens, as 32-bit numbers, the lowest byte first.
         layout: the batches of the prompt: tokens evaluated, tokens kept, number of such batches.
-        settings_sha256: of the settings that decide which tokens are generated; see `recording`.
+        settings_sha256: see `_settings_sha256`.
         grammar: the GBNF text, if it came from a file or a schema.
         system: the system prompt, if it came from a file.
         policy_sha256: of the file with the temperature policy.
-        moves: changes of the temperature during the answer; see `engine.dial`.
+        moves: changes of the temperature during the answer; see `TemperatureShift`.
         first: number of the first message in the prompt, if it did not contain all.
         begun: number of the answer that this one continues.
         beside: number of other answers in the same context, which may have shared its batches.
@@ -87,54 +129,120 @@ class ReplayManifest:
     drawn: int | None = None
     flushed: bool = False
 
+    @classmethod
+    def from_data(cls, data: Any) -> "ReplayManifest":
+        """The manifest in JSON data; unknown keys, of a newer version, are ignored.
+
+        Raises:
+            ValueError: naming the key that is missing or not valid.
+        """
+        if not isinstance(data, Mapping):
+            raise ValueError("replay must be an object")
+        values = {}
+        for key, read in _READERS.items():
+            if key in data:
+                try:
+                    values[key] = read(data[key])
+                except (ValueError, TypeError):
+                    raise ValueError(f"replay.{key} is not valid") from None
+        missing = next((key for key in ("n_ctx", "threads", "prompt_sha256", "layout") if key not in values), "")
+        if missing:
+            raise ValueError(f"replay.{missing} is missing")
+        return cls(**values)
+
     def to_data(self) -> dict[str, Any]:
         """As JSON data, without values that equal their default."""
         values = {field.name: (getattr(self, field.name), field.default) for field in dataclass_fields(self)}
-        return {key: _plain(value) for key, (value, default) in values.items() if value != default}
+        return {key: _lists(value) for key, (value, default) in values.items() if value != default}
 
 
-def from_data(data: Any) -> ReplayManifest:
-    """The circumstances in JSON data; unknown keys, of a newer version, are ignored.
+def replay_data(answer: Answer, first: int | None = None, continued: int | None = None) -> dict[str, Any]:
+    """The manifest as JSON data; empty if the prompt was not evaluated."""
+    if not answer.started or not answer.generation.context_params:
+        return {}
+    return build_manifest(answer, first, continued).to_data()
 
-    Raises:
-        ValueError: naming the key that is missing or not valid.
+
+def build_manifest(answer: Answer, first: int | None = None, continued: int | None = None) -> ReplayManifest:
+    """The manifest of an answer whose prompt was evaluated; `first` and `continued` are numbers of messages."""
+    local, prompt, settings, generation = answer.local, answer.prompt, answer.settings, answer.generation
+    own_template, params = local.target.header.chat_template or "", generation.context_params
+    assert params
+    is_complete = answer.finish_reason in ("stop", "length")
+    return ReplayManifest(
+        model_sha256=local.hasher.wait(_HASH_SECONDS if is_complete else 0),  # who stops it does not want to wait
+        build=bindings_version(),
+        machine=machine(),
+        n_ctx=params.n_ctx,
+        threads=(params.n_threads, params.n_threads_batch),
+        gpu_layers=local.gpu_layers,
+        template_sha256=_text_sha256(prompt.template) if prompt.template else "",
+        template="" if prompt.template == own_template else prompt.template,
+        moment=prompt.time if "strftime_now" in prompt.template else 0.0,
+        prompt_sha256=prompt_sha256(prompt.tokens),
+        layout=tuple(generation.layout),
+        settings_sha256=_settings_sha256(settings, answer.grammar),
+        grammar="" if answer.grammar == settings.grammar else answer.grammar or "",
+        system=_system_file(settings),
+        policy_sha256=_policy_sha256(settings.temp_policy_file) if settings.temp_policy_file else "",
+        moves=tuple(answer.live_shift.moves) if answer.live_shift else (),
+        first=first,
+        begun=continued,
+        beside=max(generation.beside, params.n_seq_max - 1),
+        drawn=None if is_complete else answer.n_drawn,
+        flushed=not is_complete and bool(answer.finish_reason),
+    )
+
+
+def prompt_sha256(tokens: Sequence[int]) -> str:
+    """The sha256 of token ids, in hex."""
+    return hashlib.sha256(struct.pack(f"<{len(tokens)}i", *tokens)).hexdigest()
+
+
+def _text_sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _settings_sha256(settings: Settings, grammar: str | None) -> str:
+    """The sha256 of the settings that decide which tokens are generated and differ from their defaults.
+
+    So a setting that a later version adds changes nothing.
     """
-    if not isinstance(data, Mapping):
-        raise ValueError("replay must be an object")
-    values = {}
-    for key, read in _READ.items():
-        if key in data:
-            try:
-                values[key] = read(data[key])
-            except (ValueError, TypeError):
-                raise ValueError(f"replay.{key} is not valid") from None
-    missing = next((key for key in _NEEDED if key not in values), "")
-    if missing:
-        raise ValueError(f"replay.{missing} is missing")
-    return ReplayManifest(**values)
+    effective = _DECIDING - without_effect(settings)
+    deciding = ((key, field, getattr(settings, key)) for key, field in sorted(fields().items()) if key in effective)
+    values = {key: to_datum(field, value) for key, field, value in deciding if value != field.default}
+    return _text_sha256(json.dumps([values, grammar]))
 
 
-def _plain(value: Any) -> Any:
-    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+def _policy_sha256(place: str) -> str:
+    """The sha256 of the file in FILE.py:NAME; "" if it cannot be read."""
+    try:
+        with open(os.path.expanduser(place.rpartition(":")[0]), "rb") as file:
+            return hashlib.sha256(file.read()).hexdigest()
+    except OSError:
+        return ""
 
 
-def _whole(low: int, high: int) -> Callable[[Any], int]:
-    def read(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise ValueError
-        return value
+def _system_file(settings: Settings) -> str:
+    """The text of a system prompt that is in a file."""
+    if not (settings.system or "").startswith("@"):
+        return ""
+    with suppress(LlmcliError):  # the file may be gone by now
+        return system_text(settings) or ""
+    return ""
 
-    return read
+
+def _lists(value: Any) -> Any:
+    """`value` with its tuples as lists."""
+    return [_lists(one) for one in value] if isinstance(value, list | tuple) else value
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError
-    return value
+def _integer(low: int, high: int) -> Callable[[Any], int]:
+    return partial(check_integer, name="it", low=low, high=high)
 
 
 def _digest(value: Any) -> str:
-    if not _HEX.fullmatch(_text(value)):
+    if not _HEX.fullmatch(check_text(value, "it")):
         raise ValueError
     return str(value)
 
@@ -145,158 +253,36 @@ def _flag(value: Any) -> bool:
     return value
 
 
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _MOST * 1e3:  # nor NaN
-        raise ValueError
-    return float(value)
-
-
 def _rows(value: Any, *kinds: Callable[[Any], Any]) -> tuple[tuple[Any, ...], ...]:
-    if not isinstance(value, list | tuple) or len(value) > _LONGEST:
+    if not isinstance(value, list | tuple) or len(value) > _MAX_ROWS:
         raise ValueError
     return tuple(tuple(kind(one) for kind, one in zip(kinds, row, strict=True)) for row in value)
 
 
 def _layout(value: Any) -> Batches:
-    count = _whole(1, _LARGEST_CONTEXT)
+    count = _integer(1, _MAX_CONTEXT)
     batches: Batches = _rows(value, count, count, count)
     if any(kept > rows for rows, kept, _ in batches) or (batches and batches[-1][0] != batches[-1][1]):
         raise ValueError
     return batches
 
 
-_ID = _whole(1, 10**9)
-_THREADS = _whole(1, _MOST_THREADS)
-_READ: dict[str, Callable[[Any], Any]] = {
+_number = partial(check_number, name="it", low=-_MAX * 1e3, high=_MAX * 1e3)
+_message_id = _integer(1, 10**9)
+_threads = _integer(1, _MAX_THREADS)
+# How each key is read from JSON data that others may have written.
+_READERS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("model_sha256", "template_sha256", "prompt_sha256", "settings_sha256", "policy_sha256"), _digest),
-    **dict.fromkeys(("build", "machine", "template", "grammar", "system"), _text),
-    "n_ctx": _whole(1, _LARGEST_CONTEXT),
-    "threads": lambda value: _rows([value], _THREADS, _THREADS)[0],
-    "gpu_layers": _whole(-1, 1 << 16),
+    **dict.fromkeys(("build", "machine", "template", "grammar", "system"), partial(check_text, name="it")),
+    "n_ctx": _integer(1, _MAX_CONTEXT),
+    "threads": lambda value: _rows([value], _threads, _threads)[0],
+    "gpu_layers": _integer(-1, 1 << 16),
     "moment": _number,
     "layout": _layout,
-    "moves": lambda value: _rows(value, _whole(0, _MOST), _number),
-    "first": _ID,
-    "begun": _ID,
-    "beside": _whole(0, 1 << 16),
-    "drawn": _whole(0, _MOST),
+    "moves": lambda value: _rows(value, _integer(0, _MAX), _number),
+    "first": _message_id,
+    "begun": _message_id,
+    "beside": _integer(0, 1 << 16),
+    "drawn": _integer(0, _MAX),
     "flushed": _flag,
 }
-_NEEDED = ("n_ctx", "threads", "prompt_sha256", "layout")
-
-
-def replay_data(answer: "Answer", first: int | None = None, begun: int | None = None) -> dict[str, Any]:
-    """The circumstances as JSON data; empty where the prompt was not read."""
-    if not answer.started or not answer.generation.context_params:
-        return {}
-    return build_manifest(answer, first, begun).to_data()
-
-
-def build_manifest(answer: "Answer", first: int | None = None, begun: int | None = None) -> ReplayManifest:
-    """All that is needed to repeat an answer whose prompt was read; `first` and `begun` are numbers of messages."""
-    local, prompt, settings, generation = answer.local, answer.prompt, answer.settings, answer.generation
-    own, params = local.target.header.chat_template or "", generation.context_params
-    assert params
-    whole = answer.finish_reason in ("stop", "length")
-    return ReplayManifest(
-        model_sha256=local.identity.wait(_PATIENCE if whole else 0),  # who stops it does not want to wait
-        build=bindings_version(),
-        machine=machine(),
-        n_ctx=params.n_ctx,
-        threads=(params.n_threads, params.n_threads_batch),
-        gpu_layers=local.gpu_layers,
-        template_sha256=sha256(prompt.template) if prompt.template else "",
-        template="" if prompt.template == own else prompt.template,
-        moment=prompt.moment if "strftime_now" in prompt.template else 0.0,
-        prompt_sha256=prompt_sha256(prompt.tokens),
-        layout=tuple(generation.layout),
-        settings_sha256=settings_sha256(settings, answer.grammar),
-        grammar="" if answer.grammar == settings.grammar else answer.grammar or "",
-        system=_system(settings),
-        policy_sha256=policy_sha256(settings.temp_policy_file) if settings.temp_policy_file else "",
-        moves=tuple(answer.temperature_shift.moves) if answer.temperature_shift else (),
-        first=first,
-        begun=begun,
-        beside=max(generation.beside, params.n_seq_max - 1),
-        drawn=None if whole else answer.n_drawn,
-        flushed=not whole and bool(answer.finish_reason),
-    )
-
-
-def _system(settings: Settings) -> str:
-    """The text of a system prompt that is in a file."""
-    if not (settings.system or "").startswith("@"):
-        return ""
-    with suppress(LlmcliError):  # the file may be gone by now
-        return system_text(settings) or ""
-    return ""
-
-
-def sha256(text: str) -> str:
-    """Of a text as UTF-8, in hex."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def prompt_sha256(tokens: Sequence[int]) -> str:
-    """Of token ids."""
-    return hashlib.sha256(struct.pack(f"<{len(tokens)}i", *tokens)).hexdigest()
-
-
-def settings_sha256(settings: Settings, grammar: str | None) -> str:
-    """Of the settings that decide which tokens are generated and differ from their defaults.
-
-    So a setting that a later version adds changes nothing.
-    """
-    effective = _DECIDING - without_effect(settings)
-    deciding = ((key, field, getattr(settings, key)) for key, field in sorted(fields().items()) if key in effective)
-    values = {key: to_datum(field, value) for key, field, value in deciding if value != field.default}
-    return sha256(json.dumps([values, grammar]))
-
-
-def policy_sha256(place: str) -> str:
-    """Of the file in FILE.py:NAME; "" where it cannot be read."""
-    try:
-        with open(os.path.expanduser(place.rpartition(":")[0]), "rb") as file:
-            return hashlib.sha256(file.read()).hexdigest()
-    except OSError:
-        return ""
-
-
-def answer_data(answer: Answer) -> dict[str, Any]:
-    """The answer as JSON data, names and timings as in llama-server."""
-    timings = answer.generation.timings
-    reasoning = {"reasoning_content": answer.reasoning} if answer.reasoning else {}
-    return {
-        "text": answer.text,
-        **reasoning,
-        "model": answer.local.name,
-        "finish_reason": answer.finish_reason,
-        "prompt_tokens": len(answer.prompt.tokens),
-        "completion_tokens": timings.predicted_n,
-        "seed": answer.settings.seed,
-        "params": answer_params(answer.settings),
-        "timings": answer.timings(),
-        **({"tokens": _token_data(answer)} if answer.settings.logprobs else {}),
-        "prompt" if answer.settings.raw else "messages": answer.prompt.asked,
-        "replay": replay_data(answer),
-    }
-
-
-def _token_data(answer: Answer) -> list[dict[str, Any]]:
-    """The tokens with their log-probabilities, in the form of llama-server's `completion_probabilities`."""
-
-    def entry(token: int, logprob: float) -> dict[str, Any]:
-        piece = answer.local.model.vocab.piece(token, special=True)
-        return {"id": token, "token": piece.decode("utf-8", "replace"), "bytes": list(piece), "logprob": logprob}
-
-    return [
-        {**entry(token.id, token.logprob), "top_logprobs": [entry(*other) for other in token.top]}
-        for token in answer.generation.logprobs
-    ]
-
-
-def answer_params(settings: Settings) -> dict[str, Any]:
-    """The settings as JSON data, without those that cannot have changed the answer."""
-    omitted = _UNRELATED | without_effect(settings)
-    values = to_data(settings).items()
-    return {key: value for key, value in values if key not in omitted and value not in (None, [], "")}

@@ -8,12 +8,74 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from llmcli.engine.llama.model import Vocab
 from llmcli.errors import LlmcliError
+from llmcli.inference.local import Prompt
 
 if TYPE_CHECKING:
     from llmcli.inference.template import ChatTemplate, Message
 
-_ROOM = 1 << 22  # characters of the cached texts, of each kind; a token takes about 40 bytes
+_CACHE_SIZE = 1 << 22  # characters of the cached texts, of each kind; a token takes about 40 bytes
 _Value = TypeVar("_Value")
+
+
+def template_prompt(
+    template: "ChatTemplate",
+    vocab: Vocab,
+    messages: "Sequence[Message]",
+    prefill: str = "",
+    thinking: bool = True,
+    cache: "TokenCache | None" = None,
+) -> Prompt:
+    """The prompt that a chat template makes of `messages`; see `render_prompt`."""
+    text, tokens = render_prompt(template, vocab, messages, prefill, thinking, cache)
+    return Prompt(text, tokens, messages, template.source, template.rendered_at)
+
+
+def raw_prompt(vocab: Vocab, text: str, prefill: str = "") -> Prompt:
+    """The prompt without a template."""
+    return Prompt(text + prefill, raw_tokens(vocab, text + prefill), text)
+
+
+def raw_tokens(vocab: Vocab, text: str) -> list[int]:
+    """Tokens of a prompt without a template; special tokens in it count, because the user writes the template."""
+    return with_bos(vocab, vocab.tokenize(text, add_special=True, parse_special=True))
+
+
+def render_prompt(
+    template: "ChatTemplate",
+    vocab: Vocab,
+    messages: "Sequence[Message]",
+    prefill: str = "",
+    thinking: bool = True,
+    cache: "TokenCache | None" = None,
+) -> tuple[str, list[int]]:
+    """The prompt as text and as tokens, ending where the answer begins (after `prefill`).
+
+    Where a content spells a control token (`<|im_end|>` in a pasted file), a mark that nobody can guess takes its place
+    while the template runs, and the text is tokenized as plain text afterwards. Where no content does, the tokens are
+    those that llama.cpp makes of the whole text. With the same `cache` for the next prompt of a conversation, only new
+    text is tokenized; the result is the same.
+    """
+    if cache is None or cache.vocab is not vocab:
+        cache = TokenCache(vocab)
+    safe = [{**m, "content": cache.mark(str(m["content"]))} for m in messages]
+    parts = cache.split(template.render(safe, thinking) + cache.mark(prefill))
+    return "".join(parts), with_bos(vocab, cache.tokenize(parts))
+
+
+def warm_cache(template: "ChatTemplate", cache: "TokenCache") -> None:
+    """Prepare the cache (30 ms with 50,000 tokens) while the user types, so that the second prompt is fast."""
+    turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    with suppress(LlmcliError):  # the first prompt reports an error of the template
+        for _ in range(2):  # the tokens of the first one tell where to cut
+            render_prompt(template, cache.vocab, [*turn, turn[0]], cache=cache)
+
+
+def with_bos(vocab: Vocab, tokens: list[int]) -> list[int]:
+    """The tokens with exactly one BOS in front if the model uses one, also where the text has it already."""
+    if not vocab.adds_bos or vocab.bos is None:
+        return tokens
+    start = next((i for i, token in enumerate(tokens) if token != vocab.bos), len(tokens))
+    return [vocab.bos, *tokens[start:]]
 
 
 class TokenCache:
@@ -105,7 +167,7 @@ class _Memo(Generic[_Value]):
     def __init__(self, function: Callable[[str], _Value]) -> None:
         self._function = function
         self._results: dict[str, _Value] = {}  # the last used one is the last
-        self._room = _ROOM
+        self._room = _CACHE_SIZE
 
     def __call__(self, text: str) -> _Value:
         if text in self._results:
@@ -146,46 +208,3 @@ def _overlap(name: bytes, text: bytes) -> bool:
     if name[:1] in text[1:] and any(name.startswith(text[i:]) for i in range(1, len(text))):
         return True
     return text[:1] in name[1:] and any(text.startswith(name[i:]) for i in range(1, len(name)))
-
-
-def render_prompt(
-    template: "ChatTemplate",
-    vocab: Vocab,
-    messages: "Sequence[Message]",
-    prefill: str = "",
-    thinking: bool = True,
-    cache: TokenCache | None = None,
-) -> tuple[str, list[int]]:
-    """The prompt as text and as tokens, ending where the answer begins (after `prefill`).
-
-    Where a content spells a control token (`<|im_end|>` in a pasted file), a mark that nobody can guess takes its place
-    while the template runs, and the text is tokenized as plain text afterwards. Where no content does, the tokens are
-    those that llama.cpp makes of the whole text. With the same `cache` for the next prompt of a conversation, only new
-    text is tokenized; the result is the same.
-    """
-    if cache is None or cache.vocab is not vocab:
-        cache = TokenCache(vocab)
-    safe = [{**m, "content": cache.mark(str(m["content"]))} for m in messages]
-    parts = cache.split(template.render(safe, thinking) + cache.mark(prefill))
-    return "".join(parts), with_bos(vocab, cache.tokenize(parts))
-
-
-def warm_cache(template: "ChatTemplate", cache: TokenCache) -> None:
-    """Prepare the cache (30 ms with 50,000 tokens) while the user types, so that the second prompt is fast."""
-    turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    with suppress(LlmcliError):  # the first prompt reports an error of the template
-        for _ in range(2):  # the tokens of the first one tell where to cut
-            render_prompt(template, cache.vocab, [*turn, turn[0]], cache=cache)
-
-
-def with_bos(vocab: Vocab, tokens: list[int]) -> list[int]:
-    """The tokens with exactly one BOS in front if the model uses one, also where the text has it already."""
-    if not vocab.adds_bos or vocab.bos is None:
-        return tokens
-    start = next((i for i, token in enumerate(tokens) if token != vocab.bos), len(tokens))
-    return [vocab.bos, *tokens[start:]]
-
-
-def raw_tokens(vocab: Vocab, text: str) -> list[int]:
-    """Tokens of a prompt without a template; special tokens in it count, because the user writes the template."""
-    return with_bos(vocab, vocab.tokenize(text, add_special=True, parse_special=True))

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from llmcli.inference.local import LocalModel, Prompt
     from llmcli.inference.template import ChatTemplate
 
-_NAME_LIMIT = 255  # longer texts are not file names
+ReadStdin = Callable[[], str]
 # For models without a chat template: plain words, which a base model continues as well as anything. An answer of the
-# model begins with the space behind the colon, and is read again as it was written.
+# model begins with the space after the colon, and is read again as it was written.
 PLAIN_TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}\n\n"
     "{% else %}{{ 'User:' if m.role == 'user' else 'Assistant:' }}"
@@ -24,7 +24,7 @@ PLAIN_TEMPLATE = (
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 PLAIN_STOP = "\nUser:"
-ReadStdin = Callable[[], str]
+_MAX_NAME = 255  # characters; longer texts are not file names
 # Languages whose name in a fence differs from their suffix; models and Markdown renderers know the others by suffix.
 _LANGUAGES = {
     "bash": "bash",
@@ -68,7 +68,7 @@ def join_prompt(settings: Settings, piped: bool, read_stdin: ReadStdin) -> str:
     kept = [part.rstrip("\n") if index < len(parts) - 1 else part for index, part in enumerate(parts)]
     text = "\n\n".join(part for part in kept if part)
     if not text.strip() and not (settings.raw and text):
-        raise UsageError("no prompt", 'give a prompt, as in llmcli generate "Why is the sky blue?"')
+        raise UsageError("no prompt", 'give a prompt, as in `llmcli generate "Why is the sky blue?"`')
     return text
 
 
@@ -114,35 +114,30 @@ def grammar_text(settings: Settings, notes: list[str] | None = None) -> str | No
 
 def _inline_or_file(text: str, mark: str) -> str:
     """A text that contains `mark` is the content itself; any other is the name of a file."""
-    if mark in text or len(text) > _NAME_LIMIT or "\n" in text:
+    if mark in text or len(text) > _MAX_NAME or "\n" in text:
         return text
     return read_text(text)
 
 
 def build_prompt(local: "LocalModel", settings: Settings, text: str, system: str | None) -> "Prompt":
-    """The prompt as it is evaluated: through the chat template (a plain one for want of any), or verbatim with `raw`.
+    """The prompt as it is evaluated: through the chat template (a plain one if there is none), or verbatim with `raw`.
 
     Raises:
         LlmcliError: when the template fails.
     """
-    from llmcli.inference.local import Prompt
-    from llmcli.inference.prompt_tokens import raw_tokens
+    from llmcli.inference.prompt_tokens import raw_prompt, template_prompt
 
-    vocab = local.model.vocab
+    vocab, prefill = local.model.vocab, settings.prefill or ""
     if settings.raw:
-        whole = text + (settings.prefill or "")
-        return Prompt(whole, raw_tokens(vocab, whole), text)
-    from llmcli.inference.prompt_tokens import render_prompt
-
-    template = template_of(local, settings) or plain_template(local)
+        return raw_prompt(vocab, text, prefill)
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": text})
-    rendered, tokens = render_prompt(template, vocab, messages, settings.prefill or "", settings.think != "off")
-    return Prompt(rendered, tokens, messages, template.source, template.told)
+    template = template_of(local, settings) or plain_template(local)
+    return template_prompt(template, vocab, messages, prefill, settings.think != "off")
 
 
 def template_of(local: "LocalModel", settings: Settings) -> "ChatTemplate | None":
-    """The chat template given in the settings, else the model's own; None where there is neither.
+    """The chat template given in the settings, else the model's own; None if there is neither.
 
     Raises:
         ModelInvalidError: when it is not a Jinja template.
@@ -194,7 +189,7 @@ def file_block(name: str, text: str) -> str:
 
 
 def _language(name: str) -> str:
-    """The info string of the fence for a file of this name: python for x.py, "" where there is none."""
+    """The info string of the fence for a file of this name: python for x.py, "" if there is none."""
     path = Path(name)
     if path.name in ("Makefile", "Dockerfile"):
         return path.name.lower()

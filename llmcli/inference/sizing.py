@@ -1,4 +1,4 @@
-"""Memory: the size of the context, the layers on the GPU, and the facts of a model."""
+"""What fits in memory: the size of the context and the layers on the GPU; and the facts of a model."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,8 +19,8 @@ from llmcli.params.settings import Settings
 
 _ROUND = 256  # llama.cpp rounds a context up to this
 _GIB = 1 << 30
-_WIDEST = 16  # answers at a time; more do not make a processor faster
-_ROOM_EACH = 2048  # tokens that each of several answers of unlimited length gets at least, if the model has them
+_MAX_WIDTH = 16  # answers at a time; more do not make a processor faster
+_MIN_ROOM = 2048  # tokens that each of several answers of unlimited length gets at least, if the model has them
 
 
 def shape_of(headers: Sequence[GGUFHeader]) -> ModelShape:
@@ -53,11 +53,11 @@ def choose_context(shape: ModelShape, settings: Settings, n_prompt: int) -> tupl
     fits = fitting_context(
         shape, hardware.available_memory(), settings.n_ubatch, settings.cache_type_k, settings.cache_type_v
     )
-    wanted = shape.n_ctx_train
+    n_ctx = shape.n_ctx_train
     if settings.max_tokens >= 0:
-        wanted = min(wanted, -(-(n_prompt + settings.max_tokens + 1) // _ROUND) * _ROUND)
-    if wanted <= fits:
-        return wanted, ""
+        n_ctx = min(n_ctx, -(-(n_prompt + settings.max_tokens + 1) // _ROUND) * _ROUND)
+    if n_ctx <= fits:
+        return n_ctx, ""
     return fits, f"the context is {fits} of {shape.n_ctx_train} tokens: more does not fit in memory"
 
 
@@ -83,12 +83,12 @@ def choose_shared(shape: ModelShape, settings: Settings, prompts: Sequence[int],
     longest = max(prompts)
     alone, note = choose_context(shape, settings, longest)
     check_room(settings, longest, alone, note)
-    open_ended = max((alone - longest) // n_answers, _ROOM_EACH)
+    open_ended = max((alone - longest) // n_answers, _MIN_ROOM)
     room = min(alone - longest, settings.max_tokens + 1 if settings.max_tokens >= 0 else open_ended)
-    wanted = replace(shape, n_ctx_train=sum(prompts) + n_answers * room)
+    together = replace(shape, n_ctx_train=sum(prompts) + n_answers * room)
     types = settings.cache_type_k, settings.cache_type_v
-    fits = fitting_context(wanted, hardware.available_memory(), settings.n_ubatch, *types)
-    rounds = -(-n_answers // min(max((fits - sum(prompts)) // room, 1), _WIDEST))
+    fits = fitting_context(together, hardware.available_memory(), settings.n_ubatch, *types)
+    rounds = -(-n_answers // min(max((fits - sum(prompts)) // room, 1), _MAX_WIDTH))
     width = -(-n_answers // rounds)
     n_ctx = -(-(sum(prompts) + width * room) // _ROUND) * _ROUND
     return SharedContext(n_ctx, longest + room, width, note)
@@ -133,7 +133,7 @@ def check_memory(shape: ModelShape, settings: Settings, n_ctx: int) -> str:
 
 
 def check_gpu(settings: Settings) -> str:
-    """A note for a user who asks for a GPU where there is none; "" otherwise."""
+    """A note if a GPU is requested and there is none; "" otherwise."""
     if settings.n_gpu_layers in ("auto", 0) or hardware.has_gpu():
         return ""
     return "n_gpu_layers has no effect: this build of llama.cpp has no GPU support, see `llmcli doctor`"
@@ -164,7 +164,7 @@ def local_model_info(file: ModelFile, locations: ModelLocations, settings: Setti
     if item.source == "starter":  # it was verified when it was downloaded
         recorded = item.digests[0], file.path.stat().st_mtime
     license_name = str(headers[0].metadata.get("general.license", "")) or license_of(item, locations)
-    return _portrait(headers, item.size, settings) | {
+    return _model_info(headers, item.size, settings) | {
         "name": item.name,
         "downloaded": True,
         "n_files": len(file.parts),
@@ -197,7 +197,7 @@ def remote_model_info(plan: PullPlan, settings: Settings) -> dict[str, Any]:
     header = remote_header(plan.files[0])
     first = plan.variant.parts[0]
     license_name = plan.repo.license or str(header.metadata.get("general.license", ""))
-    return _portrait([header], plan.variant.size, settings) | {
+    return _model_info([header], plan.variant.size, settings) | {
         "name": str(plan.reference),
         "downloaded": False,
         "n_parameters": header.n_parameters if len(plan.variant.parts) == 1 else plan.repo.n_parameters,
@@ -213,7 +213,7 @@ def remote_model_info(plan: PullPlan, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _portrait(headers: Sequence[GGUFHeader], size: int, settings: Settings) -> dict[str, Any]:
+def _model_info(headers: Sequence[GGUFHeader], size: int, settings: Settings) -> dict[str, Any]:
     header = headers[0]
     shape = shape_of(headers)
     if len(headers) == 1 and header.split_count > 1:

@@ -22,12 +22,13 @@ from jinja2.visitor import NodeTransformer
 from llmcli.errors import LlmcliError, ModelInvalidError
 
 Message = Mapping[str, Any]
-_OTHER = "use another template with --chat-template"
-_SECONDS = 2.0
-_MOST_SOURCE = 1 << 17  # characters; the longest published template has 20,000
+OBJECT = 64  # cost of an object or of one iteration of a loop, in characters
+_HINT = "use another template with --chat-template"
+_SECONDS = 2.0  # for one rendering
+_MAX_SOURCE = 1 << 17  # characters; the longest published template has 20,000
 _ROOM = 1 << 25  # characters that a rendering may produce in all, beyond 128 times its input
 _SPARE_OUTPUT = 1 << 20  # characters of output beyond eight times the input
-_WIDEST = 64  # columns of one level of JSON
+_MAX_INDENT = 64  # columns of one level of JSON
 _LAZY = ("map", "reject", "rejectattr", "select", "selectattr", "unique")
 _FILTERS = (
     *_LAZY,
@@ -48,7 +49,6 @@ _METHODS: dict[type, frozenset[str]] = {
     list: frozenset(("count", "index")),
     tuple: frozenset(("count", "index")),
 }
-OBJECT = 64  # cost of an object or of one iteration of a loop, in characters
 _CONTAINERS = (list, tuple, set, KeysView, ValuesView, ItemsView)
 
 
@@ -60,18 +60,18 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, special: Mapping[str, str], origin: str) -> None:
-        """`special` holds `bos_token` and `eos_token`; `origin` names the template in errors."""
+        """`special` has `bos_token` and `eos_token`; `origin` names the template in errors."""
         self.source = source
-        self.moment: float | None = None  # the time for the template (seconds since 1970); None: now
+        self.time: float | None = None  # the time for the template (seconds since 1970); None: now
         self._special = dict(special)
         self._origin = origin
         self._sandbox = Sandbox(RenderBudget(_SPARE_OUTPUT, _SECONDS))
-        if len(source) > _MOST_SOURCE:
-            raise ModelInvalidError(f"{origin} has more than {_MOST_SOURCE} characters", _OTHER)
+        if len(source) > _MAX_SOURCE:
+            raise ModelInvalidError(f"{origin} has more than {_MAX_SOURCE} characters", _HINT)
         try:
             self._template = self._sandbox.from_string(source)
         except Exception as error:  # of Jinja, or of Python, which compiles the code that Jinja makes
-            raise ModelInvalidError(f"{origin} is not valid Jinja: {_line(error)}", _OTHER) from None
+            raise ModelInvalidError(f"{origin} is not valid Jinja: {_line(error)}", _HINT) from None
 
     def render(self, messages: Sequence[Message], thinking: bool = True, generation_prompt: bool = True) -> str:
         """The prompt text for `messages` of {"role", "content"}.
@@ -82,7 +82,7 @@ class ChatTemplate:
             LlmcliError: when the template fails, or exceeds the limits of time and text.
         """
         variables = {"add_generation_prompt": generation_prompt, **self._special}
-        self._sandbox.moment = time.time() if self.moment is None else self.moment
+        self._sandbox.time = time.time() if self.time is None else self.time
         if not thinking:
             variables |= {"enable_thinking": False, "thinking": False}
         try:
@@ -96,13 +96,13 @@ class ChatTemplate:
             raise self._failed(error) from None
 
     @property
-    def told(self) -> float:
+    def rendered_at(self) -> float:
         """The time that the last rendering used."""
-        return self._sandbox.moment
+        return self._sandbox.time
 
     def _render(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> str:
         size = sum(len(str(message["content"])) for message in messages)
-        self._sandbox.meter = RenderBudget(_ROOM + 128 * size, _SECONDS)
+        self._sandbox.budget = RenderBudget(_ROOM + 128 * size, _SECONDS)
         limit = 8 * size + _SPARE_OUTPUT
         pieces = []
         try:
@@ -118,7 +118,7 @@ class ChatTemplate:
         return "".join(pieces)
 
     def _failed(self, error: Exception) -> LlmcliError:
-        return LlmcliError(f"{self._origin} fails: {_line(error)}", f"{_OTHER}, or use --raw")
+        return LlmcliError(f"{self._origin} fails: {_line(error)}", f"{_HINT}, or use --raw")
 
 
 def _line(error: Exception) -> str:
@@ -137,7 +137,7 @@ class TemplateLimitError(SecurityError):
 
 
 class RenderBudget:
-    """The budget of one rendering: seconds, and characters to produce; an object or an iteration costs 64."""
+    """The budget of one rendering: seconds, and characters to produce; an object or an iteration costs `OBJECT`."""
 
     def __init__(self, room: int, seconds: float) -> None:
         self._room = room
@@ -184,7 +184,7 @@ class BudgetInjector(NodeTransformer):
     def visit(self, node: nodes.Node, *_args: Any, **_kwargs: Any) -> nodes.Node:
         self.generic_visit(node)
         if isinstance(node, nodes.For):
-            return _metered_loop(node)
+            return _charge_loop(node)
         if isinstance(node, nodes.Concat):
             return _filter(nodes.List(node.nodes, lineno=node.lineno), "join")
         if isinstance(node, (nodes.List, nodes.Dict)):
@@ -196,7 +196,7 @@ class BudgetInjector(NodeTransformer):
         return node
 
 
-def _metered_loop(node: nodes.For) -> nodes.For:
+def _charge_loop(node: nodes.For) -> nodes.For:
     if node.recursive:
         raise TemplateSyntaxError("recursive loops are not allowed", node.lineno)
     fixed = sum(len(part.data) for part in node.find_all(nodes.TemplateData))
@@ -209,25 +209,25 @@ def _filter(node: Any, name: str, *args: nodes.Expr) -> nodes.Filter:
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja as `transformers` configures it for chat templates. `meter` belongs to one rendering or compilation."""
+    """Jinja as `transformers` configures it for chat templates. `budget` is that of one rendering or compilation."""
 
     intercepted_binops = frozenset(("+", "-", "*", "/", "//", "%", "**"))
 
-    def __init__(self, meter: RenderBudget) -> None:
+    def __init__(self, budget: RenderBudget) -> None:
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=["jinja2.ext.loopcontrols", _Generation],
             finalize=self._output,
         )
-        self.meter = meter
-        self.moment = 0.0  # the time for the template, in seconds since 1970
-        filters = {name: self._lazy(self.filters[name]) if name in _LAZY else self._metered(self.filters[name])
+        self.budget = budget
+        self.time = 0.0  # the time for the template, in seconds since 1970
+        filters = {name: self._lazy(self.filters[name]) if name in _LAZY else self._charged(self.filters[name])
                    for name in _FILTERS}  # fmt: skip
         self.filters = filters | {
-            "each": lambda values, text: self.meter.each(values, text),
-            "weigh": lambda value: self.meter.weigh(value),
-            "cut": lambda value: self.meter.cut(value),
+            "each": lambda values, text: self.budget.each(values, text),
+            "weigh": lambda value: self.budget.weigh(value),
+            "cut": lambda value: self.budget.cut(value),
             "join": self._join,
             "replace": self._replace,
             "indent": self._indent,
@@ -254,22 +254,22 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return partial(self._format, owner)
 
     def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        self.meter.spend(OBJECT)
+        self.budget.spend(OBJECT)
         owner = getattr(function, "__self__", None)
         if isinstance(owner, str) and function.__name__ == "join":
             return self._join(args[0] if args else (), owner)
         if isinstance(owner, str) and function.__name__ == "replace":
             return self._replace(owner, *args)
-        return self.meter.weigh(super().call(context, function, *args, **kwargs))
+        return self.budget.weigh(super().call(context, function, *args, **kwargs))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "%" and isinstance(left, str):
             raise SecurityError("text formatting is not allowed")
         if operator == "*":
-            self.meter.spend(max(_repeated(left, right), _repeated(right, left)))
+            self.budget.spend(max(_repeated(left, right), _repeated(right, left)))
         if operator == "**" and isinstance(left, int) and left.bit_length() * abs(right) > 64:
             raise TemplateLimitError("it computes a number that is too large")
-        return self.meter.weigh(super().call_binop(context, operator, left, right))
+        return self.budget.weigh(super().call_binop(context, operator, left, right))
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
@@ -280,16 +280,16 @@ class Sandbox(ImmutableSandboxedEnvironment):
     @pass_context  # so that the compiler does not print constants without this
     def _output(self, _context: Any, value: Any) -> str:
         text = value if isinstance(value, str) else str(value)
-        self.meter.spend(len(text))
+        self.budget.spend(len(text))
         return text
 
-    def _metered(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _charged(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The filter with a charge for its result; for an iterator, while it is read."""
 
         @wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
             result = function(*args, **kwargs)
-            return map(self.meter.weigh, result) if isinstance(result, Iterator) else self.meter.weigh(result)
+            return map(self.budget.weigh, result) if isinstance(result, Iterator) else self.budget.weigh(result)
 
         return call
 
@@ -298,20 +298,20 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
         @wraps(function)
         def call(context: Any, values: Any, *args: Any, **kwargs: Any) -> Any:
-            return map(self.meter.weigh, function(context, self.meter.each(values or ()), *args, **kwargs))
+            return map(self.budget.weigh, function(context, self.budget.each(values or ()), *args, **kwargs))
 
         return call
 
     def _join(self, values: Iterable[Any], separator: Any = "", attribute: str | None = None) -> str:
         if attribute is not None:
             values = map(make_attrgetter(self, attribute), values)
-        texts = [str(value) for value in self.meter.each(values)]
-        self.meter.spend(len(texts) * len(str(separator)) + sum(map(len, texts)))
+        texts = [str(value) for value in self.budget.each(values)]
+        self.budget.spend(len(texts) * len(str(separator)) + sum(map(len, texts)))
         return str(separator).join(texts)
 
     def _replace(self, text: Any, old: Any, new: Any, count: int | None = None) -> str:
         text, old, new = str(text), str(old), str(new)
-        self.meter.spend(len(text) + text.count(old) * len(new))
+        self.budget.spend(len(text) + text.count(old) * len(new))
         return str(text.replace(old, new, -1 if count is None else count))
 
     def _format(self, text: str, *args: Any, **kwargs: Any) -> str:
@@ -330,11 +330,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def _indent(self, text: Any, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
         text = str(text)
         pad = len(width) if isinstance(width, str) else width
-        self.meter.spend(len(text) + (text.count("\n") + 1) * pad)
+        self.budget.spend(len(text) + (text.count("\n") + 1) * pad)
         return do_indent(text, width, first, blank)
 
     def _strftime_now(self, shape: str) -> str:
-        return datetime.fromtimestamp(self.moment).strftime(shape[:200])
+        return datetime.fromtimestamp(self.time).strftime(shape[:200])
 
     def _tojson(
         self,
@@ -346,11 +346,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
     ) -> str:
         """JSON with the arguments of `transformers`: no HTML escapes, and ASCII escapes only with `ensure_ascii`."""
         if indent is not None:
-            indent = indent[:_WIDEST] if isinstance(indent, str) else min(indent, _WIDEST)
+            indent = indent[:_MAX_INDENT] if isinstance(indent, str) else min(indent, _MAX_INDENT)
         encoder = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
         pieces = []
         for piece in encoder.iterencode(value):
-            self.meter.spend(len(piece))
+            self.budget.spend(len(piece))
             pieces.append(piece)
         return "".join(pieces)
 

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from llmcli.engine.events import Alternative, TokenTrace
-from llmcli.errors import DiskError, UsageError
-from llmcli.files import encode, lines_of
+from llmcli.errors import DiskError, UsageError, error_text
+from llmcli.files import BINARY, check_integer, check_number, check_text, encode, lines_of
 
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | BINARY
 _TOGETHER = 64  # tokens that are written together
 _LONG = 1000  # characters; a longer token is written at once
-_MOST_TOKENS = 10**6
-_MOST_TEXT = 1 << 20  # characters of one token: text that was held back may be long
-_MOST_TOP = 10_000
-_MOST = 1e9  # of any number but a probability
+_MAX_TOKENS = 10**6
+_MAX_TEXT = 1 << 20  # characters of one token: text that was held back may be long
+_MAX_TOP = 10_000
+_MAX = 10**9  # of any number but a probability
 _SLACK = 1e-6  # tolerance for sums of rounded probabilities
 _T = TypeVar("_T")
 _NOT_A_TRACE = "create a trace with `llmcli generate --trace FILE`"
@@ -44,7 +44,7 @@ class TraceWriter:
             self._flush()
 
     def close(self) -> None:
-        """Write the tokens that wait; harmless when done twice."""
+        """Write the tokens that wait. A second call does nothing."""
         try:
             self._flush()
         finally:
@@ -54,15 +54,15 @@ class TraceWriter:
                 raise self._fault(error) from None
 
     def _flush(self) -> None:
-        spinner, self._waiting = self._waiting, []
+        tokens, self._waiting = self._waiting, []
         try:
-            if spinner:
-                self._file.write(b"".join([encode(to_data(token)) for token in spinner]))
+            if tokens:
+                self._file.write(b"".join([encode(to_data(token)) for token in tokens]))
         except OSError as error:
             raise self._fault(error) from None
 
     def _fault(self, error: Exception) -> DiskError:
-        return DiskError(f"cannot write {self.path}: {getattr(error, 'strerror', None) or error}")
+        return DiskError(f"cannot write {self.path}: {error_text(error)}")
 
 
 def to_data(token: TokenTrace) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def read_trace(path: Path, notes: list[str] | None = None) -> list[TokenTrace]:
     except FileNotFoundError:
         raise DiskError(f"file not found: {path}", _NOT_A_TRACE) from None
     except (OSError, ValueError) as error:
-        raise DiskError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+        raise DiskError(f"cannot read {path}: {error_text(error)}") from None
 
 
 def parse_trace(lines: Iterable[bytes], name: str, notes: list[str]) -> list[TokenTrace]:
@@ -154,8 +154,8 @@ def parse_trace(lines: Iterable[bytes], name: str, notes: list[str]) -> list[Tok
                 notes.append(f"{name}, line {number}: skipped, the line is incomplete")
                 break
             raise UsageError(f"{name}, line {number} is not a token of a trace: {error}", _NOT_A_TRACE) from None
-        if len(tokens) > _MOST_TOKENS:
-            raise UsageError(f"{name} has more than {_MOST_TOKENS} tokens", "split the file")
+        if len(tokens) > _MAX_TOKENS:
+            raise UsageError(f"{name} has more than {_MAX_TOKENS} tokens", "split the file")
     return tokens
 
 
@@ -182,7 +182,7 @@ def _optional(data: Mapping[str, Any], key: str, check: Callable[[Any, str], _T]
 
 
 def _alternatives(value: Any, key: str) -> tuple[Alternative, ...]:
-    if not isinstance(value, list) or len(value) > _MOST_TOP or not all(isinstance(one, dict) for one in value):
+    if not isinstance(value, list) or len(value) > _MAX_TOP or not all(isinstance(one, dict) for one in value):
         raise ValueError(f"{key} must be a list of alternatives")
     return tuple(
         Alternative(
@@ -196,22 +196,16 @@ def _alternatives(value: Any, key: str) -> tuple[Alternative, ...]:
 
 
 def _text(value: Any, key: str) -> str:
-    if not isinstance(value, str) or len(value) > _MOST_TEXT:
-        raise ValueError(f"{key} must be a string of at most {_MOST_TEXT} characters")
-    return value
+    return check_text(value, key, _MAX_TEXT)
 
 
 def _count(value: Any, key: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST:
-        raise ValueError(f"{key} must be an integer from 0 to {_MOST:g}")
-    return value
+    return check_integer(value, key, 0, _MAX)
 
 
-def _number(value: Any, key: str, most: float = _MOST) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not -_SLACK <= value <= most + _SLACK:
-        raise ValueError(f"{key} must be a number from 0 to {most:g}")  # and not NaN or infinity
-    return min(max(float(value), 0.0), most)
+def _number(value: Any, key: str) -> float:
+    return check_number(value, key, 0, _MAX, _SLACK)
 
 
 def _probability(value: Any, key: str) -> float:
-    return _number(value, key, most=1.0)
+    return check_number(value, key, 0, 1, _SLACK)

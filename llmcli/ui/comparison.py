@@ -231,7 +231,7 @@ def print_texts(comparison: "Comparison", think: bool) -> None:
     Raises:
         DiskError, ReaderGoneError: as `put` does.
     """
-    for one in comparison.compared:
+    for one in comparison.results:
         print_line(f"== {one.variant.label} ==")
         if think and one.answer.reasoning:
             console.think(one.answer.reasoning + "\n\n")
@@ -256,7 +256,7 @@ def print_summary(comparison: "Comparison", live: bool) -> None:
 def print_figures(comparison: "Comparison") -> None:
     """A row for each answer; `chat.statistics` explains the columns."""
     rows = []
-    for number, one in enumerate(comparison.compared, 1):
+    for number, one in enumerate(comparison.results, 1):
         s = one.statistics
         shares = [_share(value) for value in (s.distinct_1, s.distinct_2, s.distinct_3, s.mean_p, s.repetition)]
         rows.append((str(number), one.variant.label, str(s.tokens), str(s.words), *shares, one.answer.finish_reason))
@@ -270,7 +270,7 @@ def _share(value: float | None) -> str:
 
 def _print_speed(comparison: "Comparison") -> None:
     """Print the speed of all answers together, and the number of prompt tokens evaluated."""
-    timings = [one.answer.generation.timings for one in comparison.compared]
+    timings = [one.answer.generation.timings for one in comparison.results]
     generated, read = sum(t.predicted_n for t in timings), sum(t.prompt_n for t in timings)
     seconds = comparison.seconds
     speed = f" in {seconds:.1f} s, {generated / seconds:.0f} tokens/s" if seconds else ""
@@ -280,14 +280,14 @@ def _print_speed(comparison: "Comparison") -> None:
 
 def print_errors(comparison: "Comparison") -> None:
     """Print the errors of answers that failed."""
-    for one in comparison.compared:
+    for one in comparison.results:
         if one.failure:
             console.error(f"{one.variant.label}: {one.failure}", one.failure.hint)
 
 
 def view_of(comparison: "Comparison") -> CompareView:
     """A view of its answers on the terminal of stdout."""
-    labels = [one.variant.label for one in comparison.compared]
+    labels = [one.variant.label for one in comparison.results]
     return CompareView(print_drawn, shutil.get_terminal_size, labels, wants_color(sys.stdout))
 
 

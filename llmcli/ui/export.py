@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from llmcli.chat.conversation import Message
 from llmcli.chat.export import ENDINGS
-from llmcli.errors import DiskError
+from llmcli.errors import DiskError, error_text
 from llmcli.text import sanitize
 from llmcli.ui.terminal.cells import cells, styled, wrap
 
@@ -170,4 +170,4 @@ def write(text: str, path: Path) -> None:
     except (OSError, ValueError) as error:
         with suppress(OSError, ValueError):  # an empty file of a full disk
             path.unlink() if not path.stat().st_size else None
-        raise DiskError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
+        raise DiskError(f"cannot write {path}: {error_text(error)}") from None

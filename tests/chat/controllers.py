@@ -1,4 +1,4 @@
-"""Dialogues with a loaded model, and the answer that a new context gives."""
+"""Controllers with a loaded model, and the answer that a new context gives."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,8 +32,8 @@ def open_local(path: Path, settings: Settings, abort: AbortFlag | None = None) -
     return local
 
 
-def dialogue_with(local: LocalModel, *below: Layer, session: Session | None = None, **flags: Any) -> ChatController:
-    """A dialogue that is not saved, unless a session is given."""
+def controller_with(local: LocalModel, *below: Layer, session: Session | None = None, **flags: Any) -> ChatController:
+    """A controller whose session is not saved, unless one is given."""
     layers = LayerStack([*below, Layer("flag", {"n_threads": 1, "seed": 1, **flags})])
     loading = BackgroundLoad(lambda _abort, _say: PromptBuilder(local))
     loading.wait(lambda _doing: True)
@@ -42,18 +42,18 @@ def dialogue_with(local: LocalModel, *below: Layer, session: Session | None = No
     return controller
 
 
-def answer(controller: ChatController, begun: Message | None = None, **extra: Any) -> Turn:
-    """The whole answer to the conversation, or the continued answer `begun`."""
+def answer(controller: ChatController, continued: Message | None = None, **extra: Any) -> Turn:
+    """The whole answer to the conversation, or the continued answer `continued`."""
     path = controller.session.conversation.path()
-    turn = controller.answer(path[:-1] if begun else path, extra, begun)
+    turn = controller.answer(path[:-1] if continued else path, extra, continued)
     for _ in turn.parts():
         pass
     return turn
 
 
-def say(controller: ChatController, text: str, **extra: Any) -> Turn:
+def ask(controller: ChatController, text: str, **extra: Any) -> Turn:
     """A message and the answer to it."""
-    controller.session.say("user", text)
+    controller.session.add("user", text)
     return answer(controller, **extra)
 
 
@@ -83,7 +83,7 @@ def fresh_answer(local: LocalModel, prompt: Sequence[int], n_predict: int, param
 
 
 def greedy_answer(controller: ChatController, prompt: Prompt, n_predict: int) -> list[int]:
-    """The answer of the context of the dialogue."""
+    """The answer of the context of the chat."""
     local = controller.local
     assert local
     settings = Settings(n_ctx=local.n_ctx, seed=1, max_tokens=n_predict, **GREEDY)
@@ -97,7 +97,7 @@ def scripted(*pieces: str | BaseException) -> Callable[..., tuple[Any, Iterator[
     """In place of `LocalModel.generate`: an answer of these pieces; an exception among them is raised."""
 
     def generate(
-        prompt: Prompt, settings: Settings, *_: object, **_watched: object
+        prompt: Prompt, settings: Settings, *_: object, **_options: object
     ) -> tuple[Any, Iterator[TokenEvent]]:
         n_pieces = sum(isinstance(piece, str) for piece in pieces)
         timings = Timings(prompt_n=len(prompt.tokens), predicted_n=n_pieces)

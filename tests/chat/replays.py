@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llmcli.chat.replay import Replay, settings_of
+from llmcli.chat.replay import Replay, replay_settings
 from llmcli.chat.replay_source import RecordedAnswer, from_output
 from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.engine.sampling.temperature import TemperatureShift
@@ -32,21 +32,21 @@ def opened(path: Path, flag: AbortFlag | None = None) -> Iterator[LocalModel]:
 def given(
     local: LocalModel, values: dict[str, Any], question: str, shift: TemperatureShift | None = None
 ) -> dict[str, Any]:
-    """An answer as JSON; `dial` is turned while it is generated."""
+    """An answer as JSON; `shifts` change the temperature while it is generated."""
     values = {"n_ctx": N_CTX, "n_threads": 1, "max_tokens": 12, "seed": 1, **values}
     settings = Settings(**parse_data(values, "test"))
     system = Path(settings.system[1:]).read_text() if settings.system else None
     prompt = build_prompt(local, settings, question, system)
-    told = Answer(local, prompt, settings, grammar_text(settings), temperature_shift=shift)
-    for number, _ in enumerate(told.parts()):
+    answer = Answer(local, prompt, settings, grammar_text(settings), live_shift=shift)
+    for number, _ in enumerate(answer.parts()):
         if shift and number in (1, 4):
             shift.add(0.4 if number == 1 else -0.7)
-    data: dict[str, Any] = json.loads(json.dumps(answer_data(told), allow_nan=False))
+    data: dict[str, Any] = json.loads(json.dumps(answer_data(answer), allow_nan=False))
     return data
 
 
 def again(local: LocalModel, recorded: RecordedAnswer) -> Replay:
-    replay = Replay(local, recorded, settings_of(recorded, None, Settings()))
+    replay = Replay(local, recorded, replay_settings(recorded, None, Settings()))
     parts = list(replay.parts())
     assert "".join(text for kind, text in parts if kind == "answer") == replay.answer.text
     return replay

@@ -88,12 +88,12 @@ def test_punctuation_belongs_to_the_name_of_a_file_that_has_it(folder: Path) -> 
 @pytest.mark.parametrize(
     "text", ["@x " * 300_000, "@" * 1_000_000, '@"' * 500_000, "@" + "!" * 1_000_000, "@a'@b\"" * 9]
 )
-def test_a_megabyte_of_at_signs_is_looked_through_at_once(text: str) -> None:
+def test_a_megabyte_of_at_signs_is_searched_at_once(text: str) -> None:
     assert find_mentions(text) == []
 
 
 @given(st.text())
-def test_any_text_at_all_may_be_looked_through(text: str) -> None:
+def test_any_text_can_be_searched_for_mentions(text: str) -> None:
     assert isinstance(find_mentions(text), list)
 
 
@@ -118,7 +118,7 @@ def test_a_file_that_cannot_be_attached_is_an_error(folder: Path) -> None:
 
 @pytest.mark.skipif(WINDOWS, reason="pipes have no names in folders there")
 @pytest.mark.timeout(10)
-def test_a_pipe_that_nobody_writes_to_does_not_hold_the_chat(folder: Path) -> None:
+def test_a_pipe_without_a_writer_does_not_block_the_chat(folder: Path) -> None:
     os.mkfifo(folder / "pipe")
     with pytest.raises(DiskError, match="device or a pipe"):
         attach("pipe")
@@ -138,7 +138,7 @@ def test_a_pipe_that_nobody_writes_to_does_not_hold_the_chat(folder: Path) -> No
         ("**/*.py", ["src/a.py", "src/b.py", "src/deep/c.py"]),
     ],
 )
-def test_a_pattern_means_files_in_order(pattern: str, names: list[str]) -> None:
+def test_a_pattern_matches_files_in_order(pattern: str, names: list[str]) -> None:
     assert [name.replace(os.sep, "/") for name in expand(pattern)] == names
 
 
@@ -174,7 +174,7 @@ def test_a_model_reads_a_fenced_block_under_the_name(name: str, text: str, block
     assert to_message_text([Attachment(name, text)]) == block
 
 
-def test_several_files_stand_one_after_the_other() -> None:
+def test_several_files_are_separate_blocks() -> None:
     two = to_message_text([Attachment("a.txt", "a"), Attachment("b.txt", "b")])
     assert two == "File a.txt:\n```\na\n```\n\nFile b.txt:\n```\nb\n```"
     assert to_message_text([]) == ""

@@ -8,7 +8,7 @@ from llmcli.chat.background_load import BackgroundLoad
 from llmcli.chat.controller import ChatController, greet, use_character
 from llmcli.chat.sessions import store
 from llmcli.chat.sessions.session import Session
-from llmcli.config.characters import Character, layer
+from llmcli.config.characters import Character, character_layer
 from llmcli.config.presets import LayerStack
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Layer, Settings
@@ -17,7 +17,7 @@ AHAB = Character("Ahab", "You hunt a whale.", "Hast thou seen it?", {"temperatur
 EVE = Character("Eve", "You are Eve.", "Hello.", {"temperature": Fixed(0.5)}, (("Who?", "Eve."),))
 
 
-def new_dialogue(session: Session, *below: Layer) -> ChatController:
+def new_controller(session: Session, *below: Layer) -> ChatController:
     def load(_settings: Settings, _ahead: object) -> BackgroundLoad:
         raise AssertionError("no test loads a model")
 
@@ -25,11 +25,11 @@ def new_dialogue(session: Session, *below: Layer) -> ChatController:
 
 
 def started_with(character: Character, session: Session) -> ChatController:
-    """A dialogue as `llmcli chat --character` starts it."""
-    values = layer(character).values
-    session.remember(values)
+    """A chat as `llmcli chat --character` starts it."""
+    values = character_layer(character).values
+    session.save_flags(values)
     session.set_character(character.name, values)
-    return new_dialogue(session, layer(character), Layer("flag", {"character": "ahab", "seed": 3}))
+    return new_controller(session, character_layer(character), Layer("flag", {"character": "ahab", "seed": 3}))
 
 
 def settings_of(controller: ChatController) -> tuple[str | None, object, int]:
@@ -43,7 +43,7 @@ DEFAULTS = (None, Settings().temperature, Settings().top_k)
 @pytest.mark.parametrize("from_command_line", [True, False])
 def test_a_character_replaces_the_one_before_it(from_command_line: bool) -> None:
     session = Session("talk")
-    controller = started_with(AHAB, session) if from_command_line else new_dialogue(session)
+    controller = started_with(AHAB, session) if from_command_line else new_controller(session)
     if not from_command_line:
         use_character(controller, AHAB)
     assert (controller.character, *settings_of(controller)) == ("Ahab", "You hunt a whale.", Fixed(1.2), 5)
@@ -54,7 +54,7 @@ def test_a_character_replaces_the_one_before_it(from_command_line: bool) -> None
 
 
 def test_a_character_wins_over_the_flags_of_the_start() -> None:
-    controller = new_dialogue(Session(keep=False), Layer("flag", {"system": "Be brief.", "character": "eve"}))
+    controller = new_controller(Session(keep=False), Layer("flag", {"system": "Be brief.", "character": "eve"}))
     use_character(controller, AHAB)
     assert controller.settings.system == "You hunt a whale."
     assert controller.settings.character is None
@@ -63,7 +63,7 @@ def test_a_character_wins_over_the_flags_of_the_start() -> None:
 
 
 def test_a_setting_of_the_user_stays_when_the_character_leaves() -> None:
-    controller = new_dialogue(Session(keep=False))
+    controller = new_controller(Session(keep=False))
     use_character(controller, AHAB)
     controller.set("top_k", 9)
     use_character(controller, None)
@@ -73,14 +73,14 @@ def test_a_setting_of_the_user_stays_when_the_character_leaves() -> None:
 @pytest.mark.parametrize("from_command_line", [True, False])
 def test_a_session_is_opened_with_its_character(from_command_line: bool) -> None:
     session = Session("talk")
-    controller = started_with(AHAB, session) if from_command_line else new_dialogue(session)
+    controller = started_with(AHAB, session) if from_command_line else new_controller(session)
     if not from_command_line:
         use_character(controller, AHAB)
-    session.say("user", "hi")
+    session.add("user", "hi")
     session.copy("copy").close()
     session.close()
     for name in ("talk", "copy"):
-        controller = new_dialogue(Session.load(name))
+        controller = new_controller(Session.load(name))
         assert controller.character == "Ahab"
         assert settings_of(controller) == ("You hunt a whale.", Fixed(1.2), 5)
         use_character(controller, None)
@@ -90,12 +90,12 @@ def test_a_session_is_opened_with_its_character(from_command_line: bool) -> None
 
 def test_another_session_does_not_get_the_character_of_the_start() -> None:
     other = Session("other")
-    other.say("user", "hi")
+    other.add("user", "hi")
     controller = started_with(AHAB, Session("talk"))
-    controller.session.say("user", "hi")
-    controller.take(controller.session.copy("fork"))
+    controller.session.add("user", "hi")
+    controller.switch_session(controller.session.copy("fork"))
     assert (controller.character, *settings_of(controller)) == ("Ahab", "You hunt a whale.", Fixed(1.2), 5)
-    controller.take(other)
+    controller.switch_session(other)
     assert (controller.character, *settings_of(controller)) == ("", *DEFAULTS)
     assert controller.settings.seed == 3
     other.close()
@@ -107,13 +107,13 @@ def contents(session: Session) -> list[str]:
 
 def test_a_greeting_starts_an_empty_conversation_only() -> None:
     session = Session("talk")
-    controller = new_dialogue(session)
+    controller = new_controller(session)
     assert use_character(controller, AHAB) == "Hast thou seen it?"
     assert use_character(controller, EVE) == "Hello."
     assert contents(session) == ["Who?", "Eve.", "Hello."]
     assert session.conversation.path()[-1].model == "Eve"
-    assert not session.saved
-    session.say("user", "Hi.")
+    assert not session.is_saved
+    session.add("user", "Hi.")
     assert use_character(controller, AHAB) == ""
     assert contents(session) == ["Who?", "Eve.", "Hello.", "Hi."]
     session.close()
@@ -121,8 +121,8 @@ def test_a_greeting_starts_an_empty_conversation_only() -> None:
 
 def test_a_greeting_after_a_clear_is_on_disk() -> None:
     session = Session("talk")
-    session.say("user", "Hi.")
-    session.clear()
+    session.add("user", "Hi.")
+    session.conversation.clear()
     assert greet(session, AHAB) == "Hast thou seen it?"
     session.close()
     assert contents(Session.read("talk")) == ["Hast thou seen it?"]
@@ -134,7 +134,7 @@ def test_a_greeting_after_a_clear_is_on_disk() -> None:
 def test_a_damaged_character_event_is_skipped(event: dict[str, object]) -> None:
     session = Session("talk")
     session.set("top_k", 3)
-    session.say("user", "Hi.")
+    session.add("user", "Hi.")
     session.close()
     with store.path_of("talk").open("a") as file:
         file.write(json.dumps({"type": "character", **event}) + "\n")

@@ -11,7 +11,7 @@ from llmcli.chat.controller import ChatController
 from llmcli.errors import ContextOverflowError, UsageError
 from llmcli.inference.local import LocalModel, Prompt
 from llmcli.params.settings import Settings
-from tests.chat.controllers import dialogue_with, open_local, say, scripted
+from tests.chat.controllers import ask, controller_with, open_local, scripted
 from tests.models.tiny_models import full_attention
 
 N_CTX = 512
@@ -26,7 +26,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
 
 @pytest.fixture
 def controller(tiny: LocalModel) -> ChatController:
-    return dialogue_with(tiny, n_ctx=N_CTX, max_tokens=6, system="be brief")
+    return controller_with(tiny, n_ctx=N_CTX, max_tokens=6, system="be brief")
 
 
 Requests = list[tuple[Prompt, Settings]]
@@ -38,18 +38,18 @@ def requests(controller: ChatController, monkeypatch: pytest.MonkeyPatch) -> Req
     seen: Requests = []
     model = scripted("<think>hm</think>\n", "All ", "is well.\n")
 
-    def generate(prompt: Prompt, settings: Settings, *more: object, **watched: object) -> Any:
+    def generate(prompt: Prompt, settings: Settings, *more: object, **options: object) -> Any:
         seen.append((prompt, settings))
-        return model(prompt, settings, *more, **watched)
+        return model(prompt, settings, *more, **options)
 
     monkeypatch.setattr(controller.local, "generate", generate)
     return seen
 
 
-def ask(controller: ChatController, *questions: str) -> None:
+def add_turns(controller: ChatController, *questions: str) -> None:
     for text in questions:
-        controller.session.say("user", text)
-        controller.session.say("assistant", f" {text * 2}")
+        controller.session.add("user", text)
+        controller.session.add("assistant", f" {text * 2}")
 
 
 def compact(controller: ChatController, keep: int = 2) -> Compaction:
@@ -63,25 +63,25 @@ def texts(controller: ChatController) -> list[tuple[str, str]]:
 
 
 def test_the_conversation_continues_from_the_summary(controller: ChatController, requests: Requests) -> None:
-    ask(controller, "a", "b", "c", "d")
+    add_turns(controller, "a", "b", "c", "d")
     before, number = texts(controller), compact(controller).use()
     assert number == 4
     assert texts(controller) == [("summary", "All is well."), *before[4:]]
 
 
 def test_the_old_branch_stays(controller: ChatController, requests: Requests) -> None:
-    ask(controller, "a", "b", "c")
+    add_turns(controller, "a", "b", "c")
     conversation = controller.session.conversation
     old, messages = conversation.head, dict(conversation.messages)
     compact(controller).use()
     assert conversation.messages | messages == conversation.messages
     assert old in conversation.leaves()
-    controller.session.move(old)
+    controller.session.conversation.move(old)
     assert [role for role, _ in texts(controller)] == ["user", "assistant"] * 3
 
 
 def test_the_model_reads_the_summary_in_place_of_the_turns(controller: ChatController, requests: Requests) -> None:
-    ask(controller, "a", "b", "c")
+    add_turns(controller, "a", "b", "c")
     compact(controller, 1).use()
     text = controller.prompt(controller.session.conversation.path()).text
     assert text.startswith("be brief\n\nWhat was said before, in summary:\nAll is well.\n\nUser: c\n")
@@ -89,7 +89,7 @@ def test_the_model_reads_the_summary_in_place_of_the_turns(controller: ChatContr
 
 
 def test_turns_that_were_dropped_are_in_the_summary(controller: ChatController, requests: Requests) -> None:
-    ask(controller, "a", "b", "c")
+    add_turns(controller, "a", "b", "c")
     controller.first = controller.session.conversation.path()[4].id
     compact(controller, 1).use()
     assert "User: a\n\nAssistant:  aa" in requests[0][0].text
@@ -97,9 +97,9 @@ def test_turns_that_were_dropped_are_in_the_summary(controller: ChatController, 
 
 
 def test_an_older_summary_is_part_of_the_next_one(controller: ChatController, requests: Requests) -> None:
-    ask(controller, "a", "b", "c")
+    add_turns(controller, "a", "b", "c")
     compact(controller, 1).use()
-    ask(controller, "d", "e")
+    add_turns(controller, "d", "e")
     assert compact(controller, 1).use() == 5
     assert "Earlier: All is well.\n\nUser: c" in requests[1][0].text
     assert [role for role, _ in texts(controller)] == ["summary", "user", "assistant"]
@@ -107,8 +107,8 @@ def test_an_older_summary_is_part_of_the_next_one(controller: ChatController, re
 
 def test_files_of_old_turns_are_summarized_and_of_new_ones_stay(controller: ChatController, requests: Requests) -> None:
     for name in ("old.txt", "new.txt"):
-        controller.session.say("user", "see", attachments=(Attachment(name, f"in {name}"),))
-        controller.session.say("assistant", " yes")
+        controller.session.add("user", "see", attachments=(Attachment(name, f"in {name}"),))
+        controller.session.add("assistant", " yes")
     compact(controller, 1).use()
     assert "in old.txt" in requests[0][0].text
     assert "in new.txt" not in requests[0][0].text
@@ -119,7 +119,7 @@ def test_files_of_old_turns_are_summarized_and_of_new_ones_stay(controller: Chat
 def test_at_least_the_first_turn_is_summarized(
     controller: ChatController, requests: Requests, keep: int, stay: int
 ) -> None:
-    ask(controller, "a", "b", "c")
+    add_turns(controller, "a", "b", "c")
     assert compact(controller, keep).use() == 6 - stay
     assert len(texts(controller)) == 1 + stay
 
@@ -127,7 +127,7 @@ def test_at_least_the_first_turn_is_summarized(
 @pytest.mark.parametrize("roles", [[], ["user"], ["assistant"]])
 def test_a_conversation_of_one_message_is_too_short(controller: ChatController, roles: list[str]) -> None:
     for role in roles:
-        controller.session.say(role, "a")
+        controller.session.add(role, "a")
     with pytest.raises(UsageError, match="too short"):
         Compaction(controller, controller.session.conversation.path())
 
@@ -139,7 +139,7 @@ def test_the_summary_ignores_constraints_of_answers(controller: ChatController, 
     controller.set("think", "show")
     controller.set("max_tokens", 3)
     controller.set("top_k", 7)
-    ask(controller, "a", "b", "c")
+    add_turns(controller, "a", "b", "c")
     assert compact(controller).text == "All is well."
     settings = requests[0][1]
     assert (settings.json_schema, settings.prefill, settings.think, settings.top_k) == (None, None, "off", 7)
@@ -149,7 +149,7 @@ def test_the_summary_ignores_constraints_of_answers(controller: ChatController, 
 
 
 def test_the_oldest_text_is_skipped_if_the_request_is_too_long(controller: ChatController, requests: Requests) -> None:
-    ask(controller, "a" * 60, "b" * 60, "c" * 20, "d")
+    add_turns(controller, "a" * 60, "b" * 60, "c" * 20, "d")
     compact(controller, 1)
     prompt = requests[0][0]
     assert "a" * 60 not in prompt.text
@@ -158,8 +158,8 @@ def test_the_oldest_text_is_skipped_if_the_request_is_too_long(controller: ChatC
 
 
 def test_a_message_too_long_to_summarize_changes_nothing(controller: ChatController) -> None:
-    controller.session.say("user", "a" * 20)
-    controller.session.say("assistant", "b" * 600)
+    controller.session.add("user", "a" * 20)
+    controller.session.add("assistant", "b" * 600)
     before = texts(controller)
     with pytest.raises(ContextOverflowError):
         compact(controller)
@@ -168,7 +168,7 @@ def test_a_message_too_long_to_summarize_changes_nothing(controller: ChatControl
 
 def test_a_stopped_summary_is_marked_as_interrupted(controller: ChatController) -> None:
     assert controller.local
-    ask(controller, "a", "b", "c")
+    add_turns(controller, "a", "b", "c")
     compaction = Compaction(controller, controller.session.conversation.path())
     for _ in compaction.parts():
         controller.local.abort.set()
@@ -177,11 +177,11 @@ def test_a_stopped_summary_is_marked_as_interrupted(controller: ChatController) 
 
 
 def test_the_next_answer_reads_a_summary_that_the_user_edited(controller: ChatController) -> None:
-    ask(controller, "a", "b", "c")
+    add_turns(controller, "a", "b", "c")
     compaction = compact(controller)
     compaction.text = "we sail"  # as the user changed it
     compaction.use()
-    turn = say(controller, "d")
-    assert "we sail" in turn.prompt.text
+    turn = ask(controller, "d")
+    assert "we sail" in turn.answer.prompt.text
     assert turn.message
     assert turn.message.parent == controller.session.conversation.path()[-2].id

@@ -17,7 +17,7 @@ from llmcli.files import config_file
 from llmcli.inference.local import LocalModel, ResolvedModel
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Layer, Settings
-from tests.chat.controllers import answer, dialogue_with, open_local
+from tests.chat.controllers import answer, controller_with, open_local
 from tests.models.tiny_models import full_attention
 
 
@@ -32,7 +32,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
 
 @pytest.fixture
 def controller(tiny: LocalModel) -> ChatController:
-    return dialogue_with(tiny, n_ctx=256, max_tokens=4)
+    return controller_with(tiny, n_ctx=256, max_tokens=4)
 
 
 # The settings in force
@@ -64,14 +64,14 @@ def test_the_later_layer_wins(
     flags |= {"character": str(role)} if top >= 4 else {}
     flags |= {"top_k": present["flag"]} if top >= 6 else {}
 
-    controller = dialogue_with(tiny)
+    controller = controller_with(tiny)
     middle = character_of(Layer("flag", flags), controller.session)[1]
     controller.layers = layers_of(Layer("flag", flags), *middle)
     if top >= 7:
         controller.set("preset", "other")
     if top >= 8:
         controller.set("top_k", present["session"])
-    controller.session.say("user", "a")
+    controller.session.add("user", "a")
     turn = controller.answer(controller.session.conversation.path(), {"top_k": present["retry"]} if top >= 9 else {})
     assert turn.resolved.settings.top_k == present.get(LAYERS[top], Settings().top_k)
     assert turn.resolved.origins["top_k"] == LAYERS[top].removeprefix("session ")
@@ -116,7 +116,7 @@ def test_a_reset_restores_the_layer_below(controller: ChatController) -> None:
 
 
 def test_a_preset_for_one_answer_ends_with_it(controller: ChatController) -> None:
-    controller.session.say("user", "a")
+    controller.session.add("user", "a")
     turn = answer(controller, preset="creative", top_k=5)
     assert turn.resolved.settings.temperature == Fixed(1.2)
     assert turn.resolved.settings.top_k == 5
@@ -130,10 +130,10 @@ def test_a_preset_for_one_answer_ends_with_it(controller: ChatController) -> Non
 def test_a_setting_of_one_answer_changes_its_prompt_too(
     controller: ChatController, extra: dict[str, Any], part: str
 ) -> None:
-    controller.session.say("user", "a")
+    controller.session.add("user", "a")
     turn = answer(controller, **extra)
-    assert part in turn.prompt.text
-    assert ("User" in turn.prompt.text) is not bool(extra.get("raw"))
+    assert part in turn.answer.prompt.text
+    assert ("User" in turn.answer.prompt.text) is not bool(extra.get("raw"))
     assert turn.answer.text.startswith(extra.get("prefill", ""))
 
 
@@ -180,13 +180,13 @@ def test_a_preset_or_session_with_another_n_ctx_needs_a_reload(controller: ChatC
     assert not needs_reload(controller)
     other = Session(keep=False)
     other.overrides["n_ctx"] = 512
-    controller.take(other)
+    controller.switch_session(other)
     assert needs_reload(controller)
 
 
 def test_a_stale_model_is_closed_before_the_next_is_loaded(tmp_path: Path) -> None:
     path = full_attention(tmp_path / "tiny.gguf")
-    controller = dialogue_with(open_local(path, Settings(n_ctx=256)))
+    controller = controller_with(open_local(path, Settings(n_ctx=256)))
     first, sizes = controller.local, []
 
     def load(settings: Settings, _ahead: object) -> BackgroundLoad:

@@ -74,7 +74,7 @@ def test_more_turns_than_there_are_cannot_be_undone(turns: int, message: str) ->
     with pytest.raises(UsageError, match=message):
         conversation.undo(turns)
     assert conversation.head == 4
-    with pytest.raises(UsageError, match="there is nothing to undo"):
+    with pytest.raises(UsageError, match="nothing to undo"):
         Conversation().undo(1)
 
 
@@ -117,10 +117,10 @@ def do(session: Session, step: str, value: Any) -> Session:
     """One step of a chat; a refused step changes nothing."""
     conversation = session.conversation
     if step == "say":
-        session.say(value, f"{value} {conversation.next_id}")
+        session.add(value, f"{value} {conversation.next_id}")
     elif step == "answer":
         session.begin_answer(conversation.head, model="m")
-        session.grow("answer", value)
+        session.add_piece("answer", value)
         session.end_answer(value, finish_reason="stop")
     elif step == "copy" and conversation.messages:
         messages = list(conversation.messages.values())
@@ -137,7 +137,7 @@ def do(session: Session, step: str, value: Any) -> Session:
         session.close()
         return Session.load(session.name)
     elif step in ("undo", "redo", "clear", "move"):
-        getattr(session, step)(*([] if step in ("redo", "clear") else [value]))
+        getattr(conversation, step)(*([] if step in ("redo", "clear") else [value]))
     return session
 
 
@@ -160,7 +160,7 @@ def untimed(session: Session) -> list[Message]:
 def test_any_sequence_of_steps_keeps_the_tree_whole_on_disk(steps: list[tuple[str, Any]]) -> None:
     with tempfile.TemporaryDirectory() as home, mock.patch.dict(os.environ, LLMCLI_HOME=home):
         session = Session()
-        said: dict[int, Message] = {}
+        kept: dict[int, Message] = {}
         for step, value in steps:
             try:
                 session = do(session, step, value)
@@ -168,12 +168,12 @@ def test_any_sequence_of_steps_keeps_the_tree_whole_on_disk(steps: list[tuple[st
                 assert step in ("undo", "redo", "move")
             check(session.conversation)
             now = {message.id: message for message in untimed(session)}
-            assert said.items() <= now.items()  # nothing is lost, and nothing changes
-            said = now
+            assert kept.items() <= now.items()  # nothing is lost, and nothing changes
+            kept = now
         session.close()
-        if said:
+        if kept:
             again = Session.load(session.name)
-            assert untimed(again) == list(said.values())
+            assert untimed(again) == list(kept.values())
             assert again.conversation.head == session.conversation.head
             assert (again.overrides, again.character) == (session.overrides, session.character)
             assert again.notes == []

@@ -1,4 +1,4 @@
-"""Whatever was said, taken back, changed and stopped before, the next answer is that of a context without a past."""
+"""After any edits, undos and stops, the next answer is that of a new context."""
 
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -20,7 +20,7 @@ from llmcli.inference.local import LocalModel
 from llmcli.models.locations import starter_path
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
-from tests.chat.controllers import GREEDY, answer, dialogue_with, fresh_answer, greedy_answer, open_local, say
+from tests.chat.controllers import GREEDY, answer, ask, controller_with, fresh_answer, greedy_answer, open_local
 from tests.engine.test_reuse import Countdown
 from tests.models import tiny_models
 
@@ -44,7 +44,7 @@ _EXACT: dict[str, Any] = {"cache_type_k": "f32", "cache_type_v": "f32", "flash_a
 
 @dataclass
 class Walk:
-    """Random work on a dialogue. `ties` counts the answers that differed where two tokens were equally likely."""
+    """Random work in a chat. `ties` counts the answers that differed where two tokens were equally likely."""
 
     controller: ChatController
     local: LocalModel
@@ -65,7 +65,7 @@ class Walk:
     # The operations, as the commands of the chat do them
 
     def send(self) -> None:
-        self.controller.session.say("user", self.text())
+        self.controller.session.add("user", self.text())
         self.answer()
 
     def retry(self) -> None:
@@ -79,30 +79,30 @@ class Walk:
         self.answer(path, **self.random.choice(others))
 
     def edit(self) -> None:
-        """A message of the user's is answered anew; one of the model's is left as it was changed."""
+        """A message of the user gets a new answer; one of the model stays as it was edited."""
         old = self.random.choice(self.path)
         session = self.controller.session
-        session.move(old.parent)
-        session.say(old.role, self.text())
+        session.conversation.move(old.parent)
+        session.add(old.role, self.text())
         if old.role == "user":
             self.answer()
 
     def undo(self) -> None:
-        self.controller.session.undo(self.random.randint(1, 2))
+        self.controller.session.conversation.undo(self.random.randint(1, 2))
 
     def redo(self) -> None:
-        self.controller.session.redo()
+        self.controller.session.conversation.redo()
 
     def branch(self) -> None:
         conversation = self.controller.session.conversation
-        self.controller.session.move(self.random.choice(conversation.leaves()))
+        self.controller.session.conversation.move(self.random.choice(conversation.leaves()))
 
     def clear(self) -> None:
-        self.controller.session.clear()
+        self.controller.session.conversation.clear()
 
     def go_on(self) -> None:
         if self.path[-1].role == "assistant":
-            self.answer(self.path[:-1], begun=self.path[-1])
+            self.answer(self.path[:-1], continued=self.path[-1])
 
     def system(self) -> None:
         self.controller.set("system", self.random.choice([None, "You are a poet.", self.text()]))
@@ -119,13 +119,13 @@ class Walk:
 
     def interrupt(self) -> None:
         """An abort at any place of the prompt or of the answer."""
-        self.controller.session.say("user", self.text())
+        self.controller.session.add("user", self.text())
         self.flag.left = self.random.randint(1, 10 ** self.random.randint(1, 4))
         self.answer()
 
     def stop(self) -> None:
         """Ctrl-C, or the end of a display, after some parts of the answer."""
-        self.controller.session.say("user", self.text())
+        self.controller.session.add("user", self.text())
         turn = self.controller.answer(self.path)
         parts, count = turn.parts(), self.random.randint(0, 4)
         for _ in range(count):
@@ -138,15 +138,15 @@ class Walk:
             pass
         self.flag.left = -1
 
-    def answer(self, path: list[Message] | None = None, begun: Message | None = None, **extra: Any) -> None:
+    def answer(self, path: list[Message] | None = None, continued: Message | None = None, **extra: Any) -> None:
         assert self.local._context
         before = list(self.local._context._evaluated[0])
-        turn = self.controller.answer(self.path if path is None else path, extra, begun)
+        turn = self.controller.answer(self.path if path is None else path, extra, continued)
         for _ in turn.parts():
             pass
         self.flag.left = -1
         if turn.answer.finish_reason != "interrupt":
-            self.count(before, turn.prompt.tokens, turn.answer.timings()["prompt_n"])
+            self.count(before, turn.answer.prompt.tokens, turn.answer.timings()["prompt_n"])
 
     def count(self, before: list[int], prompt: Any, prompt_n: float) -> None:
         """Only what changed is evaluated, and the last token for its logits."""
@@ -167,11 +167,14 @@ class Walk:
 
     def check(self) -> None:
         """The next answer, from here and from nothing."""
-        path, settings = [*self.path, self.controller.session.draft("user", "and now")], self.controller.settings
+        path, settings = (
+            [*self.path, self.controller.session.conversation.draft("user", "and now")],
+            self.controller.settings,
+        )
         prompt = self.controller.prompt(path)
-        anew = PromptBuilder(self.local).prompt(self.controller.window(path), settings.system, settings)
-        assert list(prompt.tokens) == list(anew.tokens), self.seen
-        expected = fresh_answer(self.local, anew.tokens, 8, self.params)
+        fresh = PromptBuilder(self.local).prompt(self.controller.window(path), settings.system, settings)
+        assert list(prompt.tokens) == list(fresh.tokens), self.seen
+        expected = fresh_answer(self.local, fresh.tokens, 8, self.params)
         tokens = greedy_answer(self.controller, prompt, 8)
         if tokens == expected.tokens:
             return
@@ -202,13 +205,13 @@ def large(starter: Path) -> Iterator[LocalModel]:
 def walk(local: LocalModel, seed: int, noise: float, params: ContextParams, **flags: Any) -> Walk:
     flag = local.abort
     assert isinstance(flag, Countdown)
-    controller = dialogue_with(local, n_ctx=1024, max_tokens=6, **flags)
+    controller = controller_with(local, n_ctx=1024, max_tokens=6, **flags)
     return Walk(controller, local, flag, Random(seed), noise, params)
 
 
 @pytest.mark.parametrize("raw", [True, False])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_next_answer_owes_nothing_to_the_past(tiny: LocalModel, seed: int, raw: bool) -> None:
+def test_the_next_answer_is_that_of_a_new_context(tiny: LocalModel, seed: int, raw: bool) -> None:
     exact = ContextParams(n_ctx=1024, n_threads=1, n_threads_batch=1, **_EXACT)
     steps = walk(tiny, seed, TINY_NOISE, exact, raw=raw)
     for _ in range(12):
@@ -217,7 +220,7 @@ def test_the_next_answer_owes_nothing_to_the_past(tiny: LocalModel, seed: int, r
 
 
 @pytest.mark.parametrize("seed", [2, 5, 6])
-def test_the_next_answer_of_the_starter_owes_nothing_to_the_past(large: LocalModel, seed: int) -> None:
+def test_the_next_answer_of_the_starter_is_that_of_a_new_context(large: LocalModel, seed: int) -> None:
     steps = walk(large, seed, 0.0, ONE_BY_ONE)
     for _ in range(8):
         steps.step()
@@ -228,60 +231,60 @@ def test_the_next_answer_of_the_starter_owes_nothing_to_the_past(large: LocalMod
 
 
 @pytest.fixture
-def talk(large: LocalModel) -> ChatController:
+def chat(large: LocalModel) -> ChatController:
     """Two turns with the starter."""
-    controller = dialogue_with(large, n_ctx=1024, max_tokens=6, **GREEDY)
+    controller = controller_with(large, n_ctx=1024, max_tokens=6, **GREEDY)
     for text in ("Name a river.", "Name another one."):
-        say(controller, text)
+        ask(controller, text)
     return controller
 
 
-def test_a_retry_evaluates_one_token(talk: ChatController) -> None:
-    path = talk.session.conversation.path()
+def test_a_retry_evaluates_one_token(chat: ChatController) -> None:
+    path = chat.session.conversation.path()
     for extra in ({}, {"temperature": Fixed(1.5), "seed": 7}, {"top_k": 3, "max_tokens": 3}):
-        talk.session.move(path[-2].id)
-        assert prompt_n(answer(talk, **extra)) == 1
+        chat.session.conversation.move(path[-2].id)
+        assert prompt_n(answer(chat, **extra)) == 1
 
 
-def test_an_edit_of_the_last_message_evaluates_what_changed(talk: ChatController, large: LocalModel) -> None:
-    old = talk.session.conversation.path()[-2]
-    before = talk.prompt(talk.session.conversation.path()[:-1]).tokens
-    talk.session.move(old.parent)
-    turn = say(talk, "Name another two.")
-    changed = len(turn.prompt.tokens) - common_prefix(before, turn.prompt.tokens)
+def test_an_edit_of_the_last_message_evaluates_what_changed(chat: ChatController, large: LocalModel) -> None:
+    old = chat.session.conversation.path()[-2]
+    before = chat.prompt(chat.session.conversation.path()[:-1]).tokens
+    chat.session.conversation.move(old.parent)
+    turn = ask(chat, "Name another two.")
+    changed = len(turn.answer.prompt.tokens) - common_prefix(before, turn.answer.prompt.tokens)
     assert prompt_n(turn) == changed
     assert changed <= large.count_tokens(" two.") + len(BEHIND)
 
 
-def test_an_edit_of_the_answer_evaluates_it_and_what_is_new(talk: ChatController, large: LocalModel) -> None:
-    session = talk.session
+def test_an_edit_of_the_answer_evaluates_it_and_what_is_new(chat: ChatController, large: LocalModel) -> None:
+    session = chat.session
     last = session.conversation.path()[-1]
-    session.move(last.parent)
-    session.say("assistant", "The Nile is long.", finish_reason="edited")
-    turn = say(talk, "Why?")
+    session.conversation.move(last.parent)
+    session.add("assistant", "The Nile is long.", finish_reason="edited")
+    turn = ask(chat, "Why?")
     expected = large.count_tokens("The Nile is long.") + large.count_tokens("Why?") + len(BETWEEN) + len(BEHIND)
     assert prompt_n(turn) <= expected + 1
 
 
-def test_an_ordinary_turn_evaluates_the_new_message(talk: ChatController, large: LocalModel) -> None:
+def test_an_ordinary_turn_evaluates_the_new_message(chat: ChatController, large: LocalModel) -> None:
     """And the last token of the answer, which was drawn and not evaluated: it was cut by its length."""
-    written = talk.session.conversation.path()[-1]
+    written = chat.session.conversation.path()[-1]
     assert written.finish_reason == "length"
-    assert prompt_n(say(talk, "Why?")) == large.count_tokens("Why?") + len(BETWEEN) + len(BEHIND) + 1
+    assert prompt_n(ask(chat, "Why?")) == large.count_tokens("Why?") + len(BETWEEN) + len(BEHIND) + 1
 
 
-def test_undo_and_redo_evaluate_only_the_branch(talk: ChatController) -> None:
-    talk.session.undo(1)
-    talk.session.redo()
-    talk.session.move(talk.session.conversation.path()[-2].id)
-    assert prompt_n(answer(talk)) == 1
+def test_undo_and_redo_evaluate_only_the_branch(chat: ChatController) -> None:
+    chat.session.conversation.undo(1)
+    chat.session.conversation.redo()
+    chat.session.conversation.move(chat.session.conversation.path()[-2].id)
+    assert prompt_n(answer(chat)) == 1
 
 
-def test_a_new_system_prompt_evaluates_everything_behind_it(talk: ChatController) -> None:
-    talk.set("system", "Be brief.")
-    talk.session.move(talk.session.conversation.path()[-2].id)
-    turn = answer(talk)
-    assert prompt_n(turn) == len(turn.prompt.tokens) - len(BEFORE_SYSTEM)
+def test_a_new_system_prompt_evaluates_everything_after_it(chat: ChatController) -> None:
+    chat.set("system", "Be brief.")
+    chat.session.conversation.move(chat.session.conversation.path()[-2].id)
+    turn = answer(chat)
+    assert prompt_n(turn) == len(turn.answer.prompt.tokens) - len(BEFORE_SYSTEM)
 
 
 def prompt_n(turn: Turn) -> float:

@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 
 from llmcli.chat.attachments import Attachment
 from llmcli.chat.conversation import Message
-from llmcli.chat.export import export, form_of
+from llmcli.chat.export import export, format_of
 from llmcli.chat.sessions.file import from_event
 from llmcli.errors import UsageError
 
@@ -46,18 +46,18 @@ def answer(text: str, **more: str) -> Message:
         ("a.TXT", "txt"),
     ],
 )
-def test_the_suffix_of_a_file_selects_the_form(name: str, form: str) -> None:
-    assert form_of(Path(name)) == form
+def test_the_suffix_of_a_file_selects_the_format(name: str, form: str) -> None:
+    assert format_of(Path(name)) == form
 
 
 @pytest.mark.parametrize("name", ["a", "a.pdf", ".md", "a.md.gz"])
 def test_another_suffix_is_refused_with_the_known_ones(name: str) -> None:
     with pytest.raises(UsageError, match="unknown export format") as caught:
-        form_of(Path(name))
+        format_of(Path(name))
     assert ".txt" in caught.value.hint
 
 
-def test_an_unknown_form_is_refused() -> None:
+def test_an_unknown_format_is_refused() -> None:
     with pytest.raises(UsageError, match="'pdf'"):
         export(MESSAGES, "t", None, "pdf")
 

@@ -9,7 +9,7 @@ from llmcli.chat.conversation import Message
 from llmcli.errors import ContextOverflowError
 from llmcli.inference.local import LocalModel
 from llmcli.params.settings import Settings
-from tests.chat.controllers import answer, dialogue_with, open_local
+from tests.chat.controllers import answer, controller_with, open_local
 from tests.models.tiny_models import full_attention
 
 N_CTX = 256
@@ -27,15 +27,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
 
 @pytest.fixture
 def controller(tiny: LocalModel) -> ChatController:
-    return dialogue_with(tiny, n_ctx=N_CTX, max_tokens=20, system=SYSTEM)
+    return controller_with(tiny, n_ctx=N_CTX, max_tokens=20, system=SYSTEM)
 
 
 def ask(controller: ChatController, *questions: str) -> list[Message]:
     """Questions, each with the answer `no`, but the last."""
     for text in questions[:-1]:
-        controller.session.say("user", text)
-        controller.session.say("assistant", " no")
-    return [*controller.session.conversation.path(), controller.session.draft("user", questions[-1])]
+        controller.session.add("user", text)
+        controller.session.add("assistant", " no")
+    return [*controller.session.conversation.path(), controller.session.conversation.draft("user", questions[-1])]
 
 
 def prompt_text(controller: ChatController, path: list[Message]) -> str:
@@ -76,7 +76,7 @@ def test_more_is_dropped_than_needed_so_that_the_next_turns_fit(controller: Chat
         path = ask(controller, "x" * 9, "y")
     controller.drop_oldest(path)
     assert controller.fit(path).n_prompt <= 0.75 * N_CTX + 16
-    controller.session.say("user", "z")
+    controller.session.add("user", "z")
     first = controller.first
     assert not controller.fit(controller.session.conversation.path()).over
     assert controller.first == first
@@ -101,7 +101,7 @@ def test_the_last_question_is_never_dropped(controller: ChatController) -> None:
 
 
 def test_a_summary_is_not_dropped(controller: ChatController) -> None:
-    controller.session.say("summary", "we spoke of whales")
+    controller.session.add("summary", "we spoke of whales")
     path = ask(controller, "a" * 80, "b" * 80, "c" * 80)
     assert controller.drop_oldest(path) > 0
     assert "we spoke of whales" in prompt_text(controller, path)
@@ -109,7 +109,9 @@ def test_a_summary_is_not_dropped(controller: ChatController) -> None:
 
 
 def test_a_greeting_is_dropped_with_the_first_turn(controller: ChatController) -> None:
-    controller.session.prepare("assistant", "ahoy", finish_reason="greeting")
+    controller.session.conversation.add(
+        controller.session.conversation.draft("assistant", "ahoy", finish_reason="greeting")
+    )
     path = ask(controller, "a" * 100, "b" * 100)
     assert controller.drop_oldest(path) == 3
     assert "ahoy" not in prompt_text(controller, path)
@@ -126,7 +128,7 @@ def test_a_question_that_is_too_long_alone_changes_nothing(controller: ChatContr
 
 
 def test_an_answer_without_room_for_a_token_is_refused(controller: ChatController) -> None:
-    controller.session.say("user", "g" * 300)
+    controller.session.add("user", "g" * 300)
     with pytest.raises(ContextOverflowError):
         answer(controller)
     assert len(controller.session.conversation.messages) == 1
@@ -136,7 +138,7 @@ def test_an_answer_without_room_for_a_token_is_refused(controller: ChatControlle
 def test_an_answer_that_fills_the_context_is_cut_and_kept(controller: ChatController) -> None:
     controller.set("max_tokens", -1)
     controller.set("ignore_eos", True)
-    controller.session.say("user", "g" * 200)
+    controller.session.add("user", "g" * 200)
     turn = answer(controller)
     assert turn.message
     assert turn.message.finish_reason == "length"
@@ -145,7 +147,7 @@ def test_an_answer_that_fills_the_context_is_cut_and_kept(controller: ChatContro
 def test_an_undo_beyond_the_dropped_turns_restores_them(controller: ChatController) -> None:
     path = ask(controller, *(letter * 40 for letter in "abcdef"))
     controller.drop_oldest(path)
-    controller.session.undo(4)
+    controller.session.conversation.undo(4)
     now = controller.session.conversation.path()
     assert len(now) == 2
     assert controller.window(now) == now
@@ -155,15 +157,15 @@ def test_a_message_far_too_long_is_refused_without_a_full_count(controller: Chat
     counted: list[int] = []
     count = controller.local.count_tokens  # type: ignore[union-attr]
 
-    def watched(text: str) -> int:
+    def counted_tokens(text: str) -> int:
         counted.append(len(text))
         return count(text)
 
-    controller.local.count_tokens = watched  # type: ignore[union-attr,method-assign]
+    controller.local.count_tokens = counted_tokens  # type: ignore[union-attr,method-assign]
     try:
         with pytest.raises(ContextOverflowError, match="the conversation has more than"):
-            controller.refuse_endless(controller.session.draft("user", "q" * 10_000_000))
-        controller.refuse_endless(controller.session.draft("user", "q" * 1000))
+            controller.refuse_endless(controller.session.conversation.draft("user", "q" * 10_000_000))
+        controller.refuse_endless(controller.session.conversation.draft("user", "q" * 1000))
     finally:
         del controller.local.count_tokens  # type: ignore[union-attr]
     assert max(counted) < 10_000

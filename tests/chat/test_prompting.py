@@ -12,7 +12,7 @@ from llmcli.engine.llama.context import common_prefix
 from llmcli.errors import LlmcliError
 from llmcli.inference.local import LocalModel
 from llmcli.params.settings import Settings
-from tests.chat.controllers import answer, dialogue_with, open_local, say, scripted
+from tests.chat.controllers import answer, ask, controller_with, open_local, scripted
 from tests.models.tiny_models import full_attention
 
 # As gemma's: no system message, and the user begins and takes turns with the model.
@@ -33,15 +33,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
 
 @pytest.fixture
 def controller(tiny: LocalModel) -> ChatController:
-    return dialogue_with(tiny, n_ctx=512, max_tokens=4)
+    return controller_with(tiny, n_ctx=512, max_tokens=4)
 
 
-def path(*said: tuple[str, str]) -> list[Message]:
-    return [Message(number, number - 1 or None, role, text) for number, (role, text) in enumerate(said, 1)]
+def path(*messages: tuple[str, str]) -> list[Message]:
+    return [Message(number, number - 1 or None, role, text) for number, (role, text) in enumerate(messages, 1)]
 
 
-def rendered(controller: ChatController, *said: tuple[str, str]) -> str:
-    return controller.prompt(path(*said)).text
+def rendered(controller: ChatController, *messages: tuple[str, str]) -> str:
+    return controller.prompt(path(*messages)).text
 
 
 # The messages that a template gets
@@ -49,8 +49,8 @@ def rendered(controller: ChatController, *said: tuple[str, str]) -> str:
 
 def test_two_messages_of_one_role_are_one() -> None:
     """An answer that was stopped before its first word leaves two questions."""
-    said = path(("user", "a"), ("user", "b"), ("assistant", "c"), ("assistant", "d"), ("user", "e"))
-    assert as_messages(said, None) == [
+    messages = path(("user", "a"), ("user", "b"), ("assistant", "c"), ("assistant", "d"), ("user", "e"))
+    assert as_messages(messages, None) == [
         {"role": "user", "content": "a\n\nb"},
         {"role": "assistant", "content": "c\n\nd"},
         {"role": "user", "content": "e"},
@@ -58,8 +58,8 @@ def test_two_messages_of_one_role_are_one() -> None:
 
 
 def test_a_summary_becomes_part_of_the_system_text() -> None:
-    said = path(("summary", "whales"), ("user", "a"), ("summary", "and ships"), ("assistant", "b"))
-    system, *rest = as_messages(said, "be brief")
+    messages = path(("summary", "whales"), ("user", "a"), ("summary", "and ships"), ("assistant", "b"))
+    system, *rest = as_messages(messages, "be brief")
     assert system["role"] == "system"
     assert system["content"] == (
         "be brief\n\nWhat was said before, in summary:\nwhales\n\nWhat was said before, in summary:\nand ships"
@@ -74,16 +74,16 @@ def test_an_empty_system_text_makes_no_system_message() -> None:
 
 
 def test_a_message_changes_no_other_when_they_are_joined() -> None:
-    said = path(("user", "a"), ("user", "b"))
-    assert as_messages(said, None) == as_messages(said, None)
-    assert said[0].content == "a"
+    messages = path(("user", "a"), ("user", "b"))
+    assert as_messages(messages, None) == as_messages(messages, None)
+    assert messages[0].content == "a"
 
 
 # Templates
 
 
 @pytest.mark.parametrize(
-    ("said", "system", "text"),
+    ("messages", "system", "text"),
     [
         ([("user", "a")], "sys", "<user>sys\n\na\n<assistant>"),
         ([("assistant", "ahoy"), ("user", "a")], None, "<user>Hello.\n<assistant>ahoy\n<user>a\n<assistant>"),
@@ -97,21 +97,21 @@ def test_a_message_changes_no_other_when_they_are_joined() -> None:
     ],
 )
 def test_a_strict_template_reads_every_conversation(
-    controller: ChatController, said: list[tuple[str, str]], system: str | None, text: str
+    controller: ChatController, messages: list[tuple[str, str]], system: str | None, text: str
 ) -> None:
     controller.set("chat_template", STRICT)
     controller.set("system", system)
-    assert rendered(controller, *said) == text
+    assert rendered(controller, *messages) == text
 
 
-def test_a_template_that_always_fails_says_so(controller: ChatController) -> None:
+def test_a_template_that_always_fails_is_an_error(controller: ChatController) -> None:
     controller.set("chat_template", "{{ raise_exception('never') }}")
-    for said in ([("user", "a")], [("assistant", "b"), ("user", "a")], []):
+    for messages in ([("user", "a")], [("assistant", "b"), ("user", "a")], []):
         with pytest.raises(LlmcliError, match="the chat template fails: never"):
-            rendered(controller, *said)
+            rendered(controller, *messages)
 
 
-def test_another_template_counts_from_the_next_prompt_on(controller: ChatController) -> None:
+def test_another_template_applies_to_the_next_prompt(controller: ChatController) -> None:
     plain = rendered(controller, ("user", "a"))
     controller.set("chat_template", "{{ messages[-1].content }}!")
     assert rendered(controller, ("user", "a")) == "a!"
@@ -121,7 +121,7 @@ def test_another_template_counts_from_the_next_prompt_on(controller: ChatControl
     assert not controller.prompt_builder.has_own_template(controller.settings)
 
 
-def test_without_a_template_the_words_are_plain(controller: ChatController) -> None:
+def test_without_a_template_the_prompt_is_plain_text(controller: ChatController) -> None:
     controller.set("system", "be brief")
     text = rendered(controller, ("user", "a"), ("assistant", "b"), ("user", "c"))
     assert text == "be brief\n\nUser: a\nAssistant: b\nUser: c\nAssistant:"
@@ -139,13 +139,13 @@ def test_a_plain_answer_ends_at_the_turn_of_the_user(
     seen: list[Settings] = []
     model = scripted(" yes")
 
-    def generate(prompt: Any, settings: Settings, *more: object, **watched: object) -> Any:
+    def generate(prompt: Any, settings: Settings, *more: object, **options: object) -> Any:
         seen.append(settings)
-        return model(prompt, settings, *more, **watched)
+        return model(prompt, settings, *more, **options)
 
     monkeypatch.setattr(controller.local, "generate", generate)
     controller.set("stop", ("end",))
-    say(controller, "a")
+    ask(controller, "a")
     answer(controller, chat_template="{{ messages[-1].content }}")
     answer(controller, raw=True)
     assert [settings.stop for settings in seen] == [("end", "\nUser:"), ("end",), ("end",)]
@@ -154,8 +154,8 @@ def test_a_plain_answer_ends_at_the_turn_of_the_user(
 def test_raw_text_is_the_prompt_unchanged(controller: ChatController) -> None:
     controller.set("raw", True)
     controller.set("system", "unheard")
-    said = [("user", "once "), ("assistant", "upon"), ("user", " a time")]
-    assert rendered(controller, *said) == "once upon a time"
+    messages = [("user", "once "), ("assistant", "upon"), ("user", " a time")]
+    assert rendered(controller, *messages) == "once upon a time"
 
 
 # What is known from before
@@ -177,12 +177,12 @@ def test_a_message_is_counted_once(tiny: LocalModel, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("raw", [True, False])
 def test_every_next_prompt_starts_with_the_text_read_ahead(tiny: LocalModel, raw: bool) -> None:
-    controller = dialogue_with(tiny, n_ctx=512, max_tokens=4, raw=raw, system="be brief")
+    controller = controller_with(tiny, n_ctx=512, max_tokens=4, raw=raw, system="be brief")
     tiny.read([5])  # something else
-    said = path(("user", "the river"), ("assistant", " why"))
-    controller.prompt_builder.read_ahead(said, "be brief", controller.settings)
+    messages = path(("user", "the river"), ("assistant", " why"))
+    controller.prompt_builder.read_ahead(messages, "be brief", controller.settings)
     held = tiny._context._evaluated[0] if tiny._context else []
     assert len(held) > 5
     for text in ("a", "zoe", "\n"):
-        tokens = controller.prompt([*said, Message(3, 2, "user", text)]).tokens
+        tokens = controller.prompt([*messages, Message(3, 2, "user", text)]).tokens
         assert common_prefix(held, tokens) >= len(held) - 1

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.replay import Replay, settings_of
+from llmcli.chat.controller import ChatController
+from llmcli.chat.replay import Replay, replay_settings
 from llmcli.chat.replay_source import RecordedAnswer, from_session
 from llmcli.chat.sessions.session import Session
+from llmcli.chat.turn import Turn
 from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.inference.answer import Answer
 from llmcli.inference.local import LocalModel
@@ -20,7 +22,7 @@ from llmcli.inference.output import answer_data
 from llmcli.inference.request import build_prompt
 from llmcli.params.policies.policy import parse_function_reference
 from llmcli.params.settings import Settings, parse_data
-from tests.chat.controllers import answer, dialogue_with, say
+from tests.chat.controllers import answer, ask, controller_with
 from tests.chat.replays import N_CTX, QUESTIONS, again, given, opened, read
 from tests.chat.test_exactness import Walk
 from tests.engine.test_reuse import Countdown
@@ -134,7 +136,7 @@ def test_an_output_repeats_exactly(
 
 
 @pytest.mark.parametrize("kind", MOVED)
-def test_an_output_moved_by_hand_repeats_exactly(first: LocalModel, second: LocalModel, kind: str) -> None:
+def test_an_output_with_temperature_shifts_repeats_exactly(first: LocalModel, second: LocalModel, kind: str) -> None:
     data = given(first, KINDS[kind] | {"seed": 5, "max_tokens": 16}, QUESTIONS[1], TemperatureShift())
     assert len(data["replay"]["moves"]) == 2
     replay = again(second, read(data))
@@ -146,7 +148,7 @@ def test_the_replay_tests_cover_fifty_outputs() -> None:
     assert len(KINDS) + len(MOVED) >= 50
 
 
-def test_a_record_is_all_that_is_needed(first: LocalModel, second: LocalModel, tmp_path: Path) -> None:
+def test_a_record_needs_nothing_else(first: LocalModel, second: LocalModel, tmp_path: Path) -> None:
     """The files of the first time may be gone."""
     place = tmp_path / "counted.gbnf"
     place.write_text(COUNTED)
@@ -170,38 +172,39 @@ def turns(session: Session) -> Iterator[RecordedAnswer]:
 def test_the_turns_of_a_chat_repeat_exactly(first: LocalModel, second: LocalModel) -> None:
     """With a past of several batches: they are what a replay could not do without."""
     session = Session()
-    controller = dialogue_with(first, n_ctx=N_CTX, max_tokens=10, session=session)
+    controller = controller_with(first, n_ctx=N_CTX, max_tokens=10, session=session)
     conversation = session.conversation
-    say(
+    ask(
         controller,
         "Tell me about the river that runs through the town where my mother was born, and of its bridges. " * 4,
     )
-    say(controller, "Name three colours.", temperature=parse_data({"temp": "sentence:1.3,0.5"}, "")["temperature"])
-    session.move(conversation.path()[-2].id)
+    ask(controller, "Name three colours.", temperature=parse_data({"temp": "sentence:1.3,0.5"}, "")["temperature"])
+    session.conversation.move(conversation.path()[-2].id)
     answer(controller, seed=9)  # a retry
-    session.move(conversation.path()[-1].parent)
-    session.move(conversation.path()[-1].parent)
-    say(controller, "Name three animals, and one of them twice.")  # an edit
-    answer(controller, begun=conversation.path()[-1])  # going on
-    session.undo(1)
+    session.conversation.move(conversation.path()[-1].parent)
+    session.conversation.move(conversation.path()[-1].parent)
+    ask(controller, "Name three animals, and one of them twice.")  # an edit
+    answer(controller, continued=conversation.path()[-1])  # going on
+    session.conversation.undo(1)
     controller.set("system", "Speak like a sailor.")
-    say(controller, "And now?")
+    ask(controller, "And now?")
     turn = stopped(controller, "Go on.")
     controller.first = conversation.path()[2].id
-    say(controller, "What did I ask?")
+    ask(controller, "What did I ask?")
     found = list(turns(session))
     session.close()
     assert len(found) == 8
+    assert turn.message
     assert turn.message.finish_reason == "interrupt"
-    assert any(rows != kept for recorded in found for rows, kept, _ in recorded.circumstances.layout)
+    assert any(rows != kept for recorded in found for rows, kept, _ in recorded.manifest.layout)
     for recorded in found:
         replay = again(second, recorded)
         assert (replay.difference, replay.reasons) == (None, []), recorded.source
 
 
-def stopped(controller: Any, text: str) -> Any:
+def stopped(controller: ChatController, text: str) -> Turn:
     """An answer of which three parts are shown."""
-    controller.session.say("user", text)
+    controller.session.add("user", text)
     turn = controller.answer(controller.session.conversation.path())
     parts = turn.parts()
     for _ in range(3):
@@ -215,16 +218,16 @@ def test_an_answer_after_any_history_repeats_exactly(tmp_path: Path, kind: str) 
     path = getattr(tiny_models, kind)(tmp_path / f"{kind}.gguf")
     flag = Countdown()
     first, second = (next(opened(path, one)) for one in (flag, None))
-    first.identity.sha256()
+    first.hasher.sha256()
     session = Session()
-    controller = dialogue_with(first, n_ctx=N_CTX, max_tokens=6, session=session)
+    controller = controller_with(first, n_ctx=N_CTX, max_tokens=6, session=session)
     steps = WithoutCount(controller, first, flag, Random(3), 0.0, first.context.params)
     for _ in range(40):
         steps.step()
     found = list(turns(session))
     session.close()
     assert len(found) > 15
-    assert {recorded.whole for recorded in found} == {True, False}
+    assert {recorded.is_complete for recorded in found} == {True, False}
     for recorded in found:
         replay = again(second, recorded)
         assert (replay.difference, replay.reasons) == (None, [])
@@ -241,27 +244,27 @@ class WithoutCount(Walk):
 
 @pytest.mark.parametrize("reason", ["interrupt", "timeout"])
 @pytest.mark.parametrize("more", [{}, {"stop": (" t",)}, {"banned_strings": (" the", " a b")}])
-def test_an_answer_that_was_stopped_repeats_as_far_as_it_went(
+def test_a_stopped_answer_repeats_up_to_its_end(
     first: LocalModel, second: LocalModel, settings: Settings, reason: str, more: dict[str, Any]
 ) -> None:
     settings = replace(settings, n_ctx=N_CTX, max_tokens=40, **more)
-    told = Answer(first, build_prompt(first, settings, QUESTIONS[3], None), settings)
+    answer = Answer(first, build_prompt(first, settings, QUESTIONS[3], None), settings)
     with suppress(StopIteration):
-        parts = told.parts()
+        parts = answer.parts()
         for _ in range(4):
             next(parts)
         first.abort.set(reason)
         list(parts)
     first.abort.clear()
-    data = json.loads(json.dumps(answer_data(told)))
+    data = json.loads(json.dumps(answer_data(answer)))
     assert data["finish_reason"] == reason
     replay = again(second, read(data))
     assert (replay.difference, replay.answer.text) == (None, data["text"])
 
 
-def test_a_replay_that_is_stopped_says_nothing(first: LocalModel, second: LocalModel) -> None:
+def test_a_stopped_replay_has_no_result(first: LocalModel, second: LocalModel) -> None:
     recorded = read(given(first, {}, QUESTIONS[0]))
-    replay = Replay(second, recorded, settings_of(recorded, None, Settings()))
+    replay = Replay(second, recorded, replay_settings(recorded, None, Settings()))
     parts = replay.parts()
     next(parts)
     second.abort.set()

@@ -24,36 +24,36 @@ def second(starter: Path) -> Iterator[LocalModel]:
 
 
 @pytest.fixture(scope="module")
-def told(first: LocalModel) -> dict[str, Any]:
+def output(first: LocalModel) -> dict[str, Any]:
     return given(first, {"temperature": 1.2, "max_tokens": 16}, QUESTIONS[3])
 
 
-def changed(told: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    return told | {"replay": told["replay"] | changes}
+def changed(output: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return output | {"replay": output["replay"] | changes}
 
 
-def test_another_seed_is_found(second: LocalModel, told: dict[str, Any]) -> None:
-    replay = again(second, read(told | {"params": told["params"] | {"seed": 77}}))
+def test_a_different_seed_is_reported(second: LocalModel, output: dict[str, Any]) -> None:
+    replay = again(second, read(output | {"params": output["params"] | {"seed": 77}}))
     there = replay.difference
     assert there
-    assert there.had != there.now
-    assert told["text"][there.offset :].startswith(there.had)
-    assert replay.answer.text[there.offset :].startswith(there.now)
-    assert told["text"][: there.offset] == replay.answer.text[: there.offset]
+    assert there.recorded != there.replayed
+    assert output["text"][there.offset :].startswith(there.recorded)
+    assert replay.answer.text[there.offset :].startswith(there.replayed)
+    assert output["text"][: there.offset] == replay.answer.text[: there.offset]
     assert replay.reasons == ["the settings are different"]
 
 
-def test_another_template_is_found(second: LocalModel, told: dict[str, Any]) -> None:
-    replay = again(second, read(changed(told, template="{{ messages[0].content }}")))
+def test_a_different_template_is_reported(second: LocalModel, output: dict[str, Any]) -> None:
+    replay = again(second, read(changed(output, template="{{ messages[0].content }}")))
     assert replay.difference
     assert replay.reasons[0] == "the chat template is different"
     assert replay.reasons[1].startswith("the prompt is different: was ")
 
 
-def test_another_model_is_found(told: dict[str, Any], tmp_path: Path) -> None:
+def test_a_different_model_is_reported(output: dict[str, Any], tmp_path: Path) -> None:
     tiny = next(opened(tiny_models.full_attention(tmp_path / "tiny.gguf")))
-    tiny.identity.sha256()
-    replay = again(tiny, read(changed(told, template="{{ messages[0].content }}")))
+    tiny.hasher.sha256()
+    replay = again(tiny, read(changed(output, template="{{ messages[0].content }}")))
     tiny.close()
     assert replay.difference
     assert replay.reasons[0].startswith("the model is a different file (sha256 was b179c9523d0e..., is ")
@@ -70,17 +70,17 @@ def test_another_model_is_found(told: dict[str, Any], tmp_path: Path) -> None:
         ({"policy_sha256": "0" * 64}, "the file of the temperature policy is different"),
     ],
 )
-def test_a_changed_condition_is_named(
-    second: LocalModel, told: dict[str, Any], changes: dict[str, Any], reason: str
+def test_a_different_condition_is_reported(
+    second: LocalModel, output: dict[str, Any], changes: dict[str, Any], reason: str
 ) -> None:
-    replay = again(second, read(changed(told, **changes)))
+    replay = again(second, read(changed(output, **changes)))
     assert len(replay.reasons) == 1
     assert replay.reasons[0].startswith(reason)
 
 
-def test_a_layout_that_does_not_fit_its_prompt_is_refused(second: LocalModel, told: dict[str, Any]) -> None:
+def test_a_layout_that_does_not_fit_its_prompt_is_refused(second: LocalModel, output: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=r"cannot replay test: replay.layout: .*3 tokens"):
-        again(second, read(changed(told, layout=[[3, 3, 1]])))
+        again(second, read(changed(output, layout=[[3, 3, 1]])))
 
 
 CAT = "The cat sat on a mat."
@@ -104,17 +104,17 @@ def test_the_first_difference(
     assert first_difference(AnswerText(*then), AnswerText(*now), vocab.tokenize(CAT), vocab) == there
 
 
-def test_the_first_difference_after_a_continued_text(first: LocalModel) -> None:
-    vocab, begun = first.model.vocab, AnswerText("", "The cat sat")
+def test_the_first_difference_follows_a_continued_text(first: LocalModel) -> None:
+    vocab, prefix = first.model.vocab, AnswerText("", "The cat sat")
     tokens = vocab.tokenize(CAT)[3:]
-    found = first_difference(AnswerText("", "The cat sat on the mat."), AnswerText("", CAT), tokens, vocab, begun)
+    found = first_difference(AnswerText("", "The cat sat on the mat."), AnswerText("", CAT), tokens, vocab, prefix)
     assert found == Difference(1, 14, "answer", " the", " a")
-    found = first_difference(AnswerText("", "The dog sat on a mat."), AnswerText("", CAT), tokens, vocab, begun)
+    found = first_difference(AnswerText("", "The dog sat on a mat."), AnswerText("", CAT), tokens, vocab, prefix)
     assert found
     assert (found.token, found.offset) == (0, 4)
 
 
-def test_the_first_difference_behind_reasoning_and_in_it(first: LocalModel) -> None:
+def test_the_first_difference_is_located_in_and_after_reasoning(first: LocalModel) -> None:
     vocab, now = first.model.vocab, AnswerText("a cat", CAT)
     tokens = vocab.tokenize(f"<think>\na cat\n</think>\n\n{CAT}")
     texts = [vocab.detokenize([token]) for token in tokens]

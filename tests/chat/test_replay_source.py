@@ -10,7 +10,7 @@ from llmcli.chat.replay_source import from_output, from_session
 from llmcli.chat.sessions.file import from_event, to_event
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import UsageError
-from llmcli.inference.output import ReplayManifest, from_data
+from llmcli.inference.output import ReplayManifest
 from llmcli.params.policies.policy import Fixed
 
 DIGEST = "0123456789abcdef" * 4
@@ -53,11 +53,11 @@ def replay(**changes: Any) -> str:
 # What is written is read back
 
 
-def test_circumstances_are_read_back_as_they_were_written() -> None:
-    known = from_data(REPLAY)
+def test_a_manifest_is_read_as_it_was_written() -> None:
+    known = ReplayManifest.from_data(REPLAY)
     assert (known.threads, known.layout) == ((2, 4), ((20, 12, 1), (5, 5, 1)))
     assert known.to_data() == REPLAY
-    assert from_data(json.loads(json.dumps(known.to_data()))) == known
+    assert ReplayManifest.from_data(json.loads(json.dumps(known.to_data()))) == known
 
 
 def test_default_values_are_not_stored() -> None:
@@ -66,14 +66,14 @@ def test_default_values_are_not_stored() -> None:
 
 
 def test_keys_of_a_newer_version_are_ignored() -> None:
-    assert from_data(REPLAY | {"phase_of_the_moon": "full"}) == from_data(REPLAY)
+    assert ReplayManifest.from_data(REPLAY | {"phase_of_the_moon": "full"}) == ReplayManifest.from_data(REPLAY)
 
 
 def test_an_output_is_read() -> None:
     (recorded,) = from_output(output(reasoning_content="hm"), "out.json")
-    assert (recorded.text, recorded.reasoning, recorded.whole) == ("Yes.", "hm", True)
+    assert (recorded.text, recorded.reasoning, recorded.is_complete) == ("Yes.", "hm", True)
     assert recorded.values == {"seed": 1, "temperature": Fixed(0.5), "temp_policy_file": None}
-    assert recorded.asked == [{"role": "user", "content": "Q"}]
+    assert recorded.request == [{"role": "user", "content": "Q"}]
 
 
 # Hostile
@@ -202,10 +202,10 @@ def test_a_recorded_policy_file_needs_permission(tmp_path: Path) -> None:
     assert from_output(text, "out.json", "mine.py:cool")[0].values["temp_policy_file"] == "mine.py:cool"
 
 
-def test_a_session_keeps_no_policy_file_and_takes_none(home: Path, tmp_path: Path) -> None:
+def test_a_session_saves_no_policy_file_and_loads_none(home: Path, tmp_path: Path) -> None:
     session = Session()
-    session.remember({"temp_policy_file": f"{tmp_path}/a.py:hot", "top_k": 7})
-    session.say("user", "hi")
+    session.save_flags({"temp_policy_file": f"{tmp_path}/a.py:hot", "top_k": 7})
+    session.add("user", "hi")
     session.set("temp_policy_file", f"{tmp_path}/b.py:hot")
     session.set("top_k", 9)
     session.unset("temp_policy_file")
@@ -228,7 +228,7 @@ def test_a_session_keeps_no_policy_file_and_takes_none(home: Path, tmp_path: Pat
 
 def session_with(**replay: Any) -> Session:
     session = Session(keep=False)
-    session.say("user", "Why?")
+    session.add("user", "Why?")
     session.begin_answer(1, model="tiny", params={"seed": 3, "top_k": 2, "system": "Be brief."})
     session.end_answer("Because.", finish_reason="stop", replay=REPLAY | replay)
     return session
@@ -238,7 +238,7 @@ def test_an_answer_of_a_session_is_read() -> None:
     session = session_with()
     recorded = from_session(session, None)
     assert recorded.values == {"seed": 3, "top_k": 2, "temp_policy_file": None}
-    assert (recorded.text, recorded.system, recorded.asked) == ("Because.", "Be brief.", None)
+    assert (recorded.text, recorded.system, recorded.request) == ("Because.", "Be brief.", None)
     assert [message.content for message in recorded.path] == ["Why?"]
     assert from_session(session, 2) == recorded == from_session(session, 1)
 
@@ -246,14 +246,14 @@ def test_an_answer_of_a_session_is_read() -> None:
 @pytest.mark.parametrize(("number", "fault"), [(0, "has no message 0"), (4, "has no message 4"), (3, "has no answer")])
 def test_a_message_that_is_not_an_answer_is_refused(number: int, fault: str) -> None:
     session = session_with()
-    session.say("user", "And?")
+    session.add("user", "And?")
     with pytest.raises(UsageError, match=fault):
         from_session(session, number)
 
 
-def test_an_answer_without_replay_data_tells_why() -> None:
+def test_the_error_for_missing_replay_data_has_the_reason() -> None:
     session = session_with()
-    session.say("assistant", "No.", finish_reason="edited")
+    session.add("assistant", "No.", finish_reason="edited")
     with pytest.raises(UsageError, match=r"answer 3 of .* has no replay data: no model wrote it") as caught:
         from_session(session, None)
     assert caught.value.hint == "choose another answer"
@@ -266,7 +266,7 @@ def test_an_answer_that_continues_a_missing_one_is_refused() -> None:
         from_session(session_with(begun=77), None)
 
 
-def test_the_record_of_an_answer_is_read_back_from_its_line() -> None:
+def test_the_manifest_of_an_answer_is_read_from_its_line() -> None:
     message = session_with().conversation.path()[-1]
     event = json.loads(json.dumps(to_event(message)))
     assert from_event(event).replay == message.replay == REPLAY

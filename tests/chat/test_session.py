@@ -16,9 +16,9 @@ from llmcli.errors import UsageError
 def saved_session(name: str = "talk", turns: int = 2) -> Session:
     session = Session(name)
     for turn in range(1, turns + 1):
-        session.say("user", f"question {turn}")
+        session.add("user", f"question {turn}")
         session.begin_answer(session.conversation.head, model="m", params={"seed": 7})
-        session.grow("answer", f"answer {turn}")
+        session.add_piece("answer", f"answer {turn}")
         session.end_answer(f"answer {turn}", finish_reason="stop")
     return session
 
@@ -45,7 +45,7 @@ def test_messages_and_settings_are_on_disk_at_once() -> None:
     session.set("top_k", 3)
     session.set("top_p", 0.5)
     assert not store.path_of("talk").exists()
-    session.say("user", "look", attachments=(Attachment("a.txt", "A"),))
+    session.add("user", "look", attachments=(Attachment("a.txt", "A"),))
     assert json.loads(file_lines()[0]) == {"type": "session", "version": 1}
     session.unset("top_p")
     session.begin_answer(1, model="m")
@@ -58,7 +58,7 @@ def test_messages_and_settings_are_on_disk_at_once() -> None:
     assert read.overrides == {"top_k": 3}
     session.close()
     again = Session.load("talk")
-    again.say("user", "more")
+    again.add("user", "more")
     assert texts(again) == ["look", "because", "more"]
     assert again.notes == []
     again.close()
@@ -67,12 +67,12 @@ def test_messages_and_settings_are_on_disk_at_once() -> None:
 def test_neither_an_empty_session_nor_no_save_creates_a_file(home: Path) -> None:
     Session("talk").close()
     session = Session(keep=False)
-    session.say("user", "secret")
+    session.add("user", "secret")
     session.begin_answer(1)
-    session.grow("answer", "secret")
+    session.add_piece("answer", "secret")
     session.end_answer("secret")
     session.set("top_k", 3)
-    session.undo(1)
+    session.conversation.undo(1)
     for forbidden in (session.rename, session.copy):
         with pytest.raises(UsageError, match="--no-save"):
             forbidden("kept")
@@ -90,20 +90,20 @@ def test_an_empty_answer_is_not_kept() -> None:
 
 def test_a_greeting_is_written_with_the_first_user_message() -> None:
     session = Session("talk")
-    session.prepare("assistant", "Ahoy", finish_reason="greeting")
+    session.conversation.add(session.conversation.draft("assistant", "Ahoy", finish_reason="greeting"))
     assert store.names() == []
-    session.say("user", "hi")
+    session.add("user", "hi")
     assert texts(Session.read("talk")) == ["Ahoy", "hi"]
     session.close()
 
 
 def test_the_answer_of_a_killed_chat_is_recovered_once() -> None:
     session = saved_session(turns=1)
-    session.say("user", "go on")
+    session.add("user", "go on")
     session.begin_answer(3, model="m", params={"seed": 9})
-    session.grow("think", "hm")
-    session.grow("answer", "half an ")
-    session.grow("answer", "answ\ud800")
+    session.add_piece("think", "hm")
+    session.add_piece("answer", "half an ")
+    session.add_piece("answer", "answ\ud800")
     partial = store.partial_path(store.path_of("talk"))
     left = partial.read_bytes() + b'{"answer":"cut'
     session.end_answer("")
@@ -141,7 +141,7 @@ def test_a_new_session_ignores_the_unfinished_answer_of_another() -> None:
     path.unlink()
     store.partial_path(path).write_text('{"type":"message","id":2,"parent":1,"role":"assistant"}\n{"answer":"old"}\n')
     session = Session("talk")
-    session.say("user", "new")
+    session.add("user", "new")
     session.close()
     assert texts(Session.load("talk")) == ["new"]
 
@@ -162,7 +162,7 @@ def test_a_lost_line_in_any_place_loses_no_other(place: int) -> None:
     assert texts(session) == expected
     assert session.notes[0] == f"talk.jsonl: skipped line {place + 1}, which is not valid"
     assert len(session.notes) == (2 if 0 < place < 4 else 1)
-    session.say("user", "more")
+    session.add("user", "more")
     session.close()
     assert texts(Session.load("talk")) == [*expected, "more"]
 
@@ -179,7 +179,7 @@ def test_a_file_that_is_cut_anywhere_can_be_continued() -> None:
         before = texts(session)
         assert before == ["question 1", "answer 1"][: len(before)]
         assert len(before) >= whole[:cut].count(b"\n") - 1
-        session.say("user", "more")
+        session.add("user", "more")
         session.close()
         again = Session.load("talk")
         assert texts(again) == [*before, "more"]
@@ -212,7 +212,7 @@ def test_a_line_that_is_not_valid_is_reported_and_skipped(line: str, message: st
     assert message in session.notes[0]
     assert session.overrides == {}
     assert texts(session)[:4] == ["question 1", "answer 1", "question 2", "answer 2"]
-    session.say("user", "more")
+    session.add("user", "more")
     session.close()
     assert texts(Session.load("talk"))[-1] == "more"
 

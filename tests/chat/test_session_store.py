@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.chat.sessions import store as files
+from llmcli.chat.sessions import store
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import DiskError, UsageError
 
@@ -18,14 +18,14 @@ WINDOWS = sys.platform == "win32"
 
 def new_session(name: str = "talk", text: str = "hello") -> Session:
     session = Session(name)
-    session.say("user", text)
+    session.add("user", text)
     return session
 
 
 def turn(session: Session, number: int) -> None:
-    session.say("user", f"question {number}")
+    session.add("user", f"question {number}")
     session.begin_answer(session.conversation.head)
-    session.grow("answer", "a")
+    session.add_piece("answer", "a")
     session.end_answer(f"answer {number}")
 
 
@@ -55,7 +55,7 @@ def texts(session: Session) -> list[str]:
     ],
 )
 def test_a_name_that_is_not_a_plain_file_name_is_refused(name: str, home: Path) -> None:
-    for use in (files.path_of, files.existing_path, files.remove, Session.load, Session.read, Session().rename):
+    for use in (store.path_of, store.existing_path, store.remove, Session.load, Session.read, Session().rename):
         with pytest.raises(UsageError, match="is not a valid name for a session"):
             use(name)
     assert not home.exists()
@@ -67,7 +67,7 @@ def test_the_error_for_an_unknown_session_has_the_nearest_name() -> None:
         Session.load("navel")
     assert caught.value.hint.startswith("did you mean")
     assert "novel" in caught.value.hint
-    assert not files.path_of("navel").exists()
+    assert not store.path_of("navel").exists()
 
 
 def test_chats_with_the_same_first_words_get_a_file_each() -> None:
@@ -75,7 +75,7 @@ def test_chats_with_the_same_first_words_get_a_file_each() -> None:
     names = [session.name for session in sessions]
     assert names[0].endswith("-why-is-the-sky-blue")
     assert names[1:] == [f"{names[0]}-2", f"{names[0]}-3"]
-    assert not any(session.named for session in sessions)
+    assert not any(session.is_named for session in sessions)
     for session in sessions:
         session.close()
     for text in ("日本語", "", "-- ++", "x" * 300):
@@ -102,21 +102,21 @@ def test_processes_that_start_at_the_same_time_get_a_file_each(home: Path, tmp_p
     for other in others:
         other.join(30)
         assert other.exitcode == 0
-    assert len(files.session_summaries()) == 60
-    assert {one.n_messages for one in files.session_summaries()} == {1}
+    assert len(store.session_summaries()) == 60
+    assert {one.n_messages for one in store.session_summaries()} == {1}
 
 
 def test_a_second_chat_on_a_session_is_refused_while_it_is_open() -> None:
     first = new_session()
-    for refused in (lambda: Session.load("talk"), lambda: files.remove("talk"), lambda: files.rename("talk", "new")):
+    for refused in (lambda: Session.load("talk"), lambda: store.remove("talk"), lambda: store.rename("talk", "new")):
         with pytest.raises(UsageError, match="session 'talk' is open in another chat"):
             refused()
-    assert files.is_open("talk")
+    assert store.is_open("talk")
     assert texts(Session.read("talk")) == ["hello"]  # looking is free
-    first.say("user", "still mine")
+    first.add("user", "still mine")
     first.close()
     first.close()
-    assert not files.is_open("talk")
+    assert not store.is_open("talk")
     second = Session.load("talk")
     assert texts(second) == ["hello", "still mine"]
     second.close()
@@ -124,13 +124,13 @@ def test_a_second_chat_on_a_session_is_refused_while_it_is_open() -> None:
 
 def test_two_chats_with_the_same_new_name_do_not_mix() -> None:
     first, second = Session("talk"), Session("talk")
-    first.say("user", "first")
+    first.add("user", "first")
     for _ in range(2):
         with pytest.raises(UsageError, match=r"'talk' already exists|is open in another chat"):
-            second.say("user", "second")
+            second.add("user", "second")
     assert second.conversation.messages == {}
     second.rename("other")
-    second.say("user", "second")
+    second.add("user", "second")
     assert [texts(Session.read(name)) for name in ("talk", "other")] == [["first"], ["second"]]
     first.close()
     second.close()
@@ -147,33 +147,33 @@ def test_a_session_is_renamed_with_its_unfinished_answer() -> None:
         with pytest.raises(UsageError, match=message):
             session.rename(name)
     session.rename("novel")
-    session.say("user", "more")
-    assert session.named
-    assert files.is_open("novel")
-    assert not files.is_open("talk")
+    session.add("user", "more")
+    assert session.is_named
+    assert store.is_open("novel")
+    assert not store.is_open("talk")
     session.close()
-    files.partial_path(files.path_of("novel")).write_text(
+    store.partial_path(store.path_of("novel")).write_text(
         '{"type":"message","id":3,"parent":2,"role":"assistant"}\n{"answer":"x"}\n'
     )
-    files.rename("novel", "story")
+    store.rename("novel", "story")
     for name, message in (("taken", "'taken' already exists"), ("story", "already 'story'")):
         with pytest.raises(UsageError, match=message):
-            files.rename("story", name)
+            store.rename("story", name)
     assert texts(Session.read("story")) == ["hello", "more", "x"]
-    assert sorted(files.names()) == ["story", "taken"]
-    assert not files.is_open("story")
+    assert sorted(store.names()) == ["story", "taken"]
+    assert not store.is_open("story")
 
 
 def test_a_copy_is_a_separate_session() -> None:
     session = new_session()
     turn(session, 1)
-    session.undo(1)
+    session.conversation.undo(1)
     session.set("top_k", 3)
     copy = session.copy("copy")
     with pytest.raises(UsageError, match="'copy' already exists"):
         session.copy("copy")
-    session.say("user", "here")
-    copy.say("user", "there")
+    session.add("user", "here")
+    copy.add("user", "there")
     session.close()
     copy.close()
     assert [texts(Session.read(name)) for name in ("talk", "copy")] == [["hello", "here"], ["hello", "there"]]
@@ -183,11 +183,11 @@ def test_a_copy_is_a_separate_session() -> None:
 
 def test_a_removed_session_has_no_file_left() -> None:
     new_session().close()
-    files.partial_path(files.path_of("talk")).touch()
-    files.remove("talk")
-    assert [path for path in files.folder().rglob("*") if path.is_file()] == []
+    store.partial_path(store.path_of("talk")).touch()
+    store.remove("talk")
+    assert [path for path in store.folder().rglob("*") if path.is_file()] == []
     with pytest.raises(UsageError, match="session not found: 'talk'"):
-        files.remove("talk")
+        store.remove("talk")
 
 
 @pytest.mark.skipif(WINDOWS, reason="Windows has no such modes and no such files")
@@ -205,17 +205,17 @@ def test_files_are_private_and_planted_links_are_not_followed(home: Path, tmp_pa
     victim = tmp_path / "victim"
     victim.write_text("mine")
     for name in ("talk.partial", "new.lock"):
-        (files.folder() / ".open" / name).symlink_to(victim)
+        (store.folder() / ".open" / name).symlink_to(victim)
     session = Session.load("talk")
     turn(session, 1)
     session.close()
     with pytest.raises(DiskError, match="cannot lock"):
-        files.acquire_lock("new")
-    os.mkfifo(files.folder() / "pipe.jsonl")
-    (files.folder() / "folder.jsonl").mkdir()
-    (files.folder() / "no name.jsonl").write_text("{}")
-    (files.folder() / "empty.jsonl").touch()
-    assert files.names() == ["talk"]
+        store.acquire_lock("new")
+    os.mkfifo(store.folder() / "pipe.jsonl")
+    (store.folder() / "folder.jsonl").mkdir()
+    (store.folder() / "no name.jsonl").write_text("{}")
+    (store.folder() / "empty.jsonl").touch()
+    assert store.names() == ["talk"]
     with pytest.raises(UsageError, match="session not found: 'pipe'"):
         Session.load("pipe")
     assert victim.read_text() == "mine"
@@ -233,67 +233,67 @@ def test_files_are_private_and_planted_links_are_not_followed(home: Path, tmp_pa
 )
 def test_the_title_is_the_start_of_the_first_user_message(text: str, title: str) -> None:
     session = Session("talk")
-    session.prepare("assistant", "A greeting")
-    session.say("user", text)
-    session.say("user", "more")
+    session.conversation.add(session.conversation.draft("assistant", "A greeting"))
+    session.add("user", text)
+    session.add("user", "more")
     session.close()
-    (one,) = files.session_summaries()
-    assert (one.name, one.title, one.n_messages, one.size) == ("talk", title, 3, files.path_of("talk").stat().st_size)
+    (one,) = store.session_summaries()
+    assert (one.name, one.title, one.n_messages, one.size) == ("talk", title, 3, store.path_of("talk").stat().st_size)
 
 
 def test_five_hundred_sessions_are_listed_in_half_a_second() -> None:
     session = new_session()
     for number in range(10):
-        session.say("assistant", f"{number} " + "lorem ipsum " * 100)
+        session.add("assistant", f"{number} " + "lorem ipsum " * 100)
     session.close()
-    data = files.path_of("talk").read_bytes()
+    data = store.path_of("talk").read_bytes()
     for number in range(500):
-        path = files.path_of(f"s{number}")
+        path = store.path_of(f"s{number}")
         path.write_bytes(data)
         os.utime(path, (number, number))
     begin = time.process_time()
-    listed = files.session_summaries()
+    listed = store.session_summaries()
     took = time.process_time() - begin
     assert [one.name for one in listed[:3]] == ["talk", "s499", "s498"]
     assert took < 0.5  # 40 ms where it was written
     begin = time.process_time()
-    assert len(list(files.search("9 LOREM"))) == 501
+    assert len(list(store.search("9 LOREM"))) == 501
     assert time.process_time() - begin < 1.5
 
 
 def test_a_search_ignores_case_and_shows_the_context() -> None:
     new_session("a", "İ" * 50 + " Die STRASSE war lang, und niemand ging auf ihr. " + "x" * 90).close()
     new_session("b", "nothing here").close()
-    (hit,) = files.search("straße war")
+    (hit,) = store.search("straße war")
     assert (hit.session, hit.id, hit.role) == ("a", 1, "user")
     assert hit.excerpt == "…" + "İ" * 25 + " Die STRASSE war lang, und niemand ging auf ihr. " + "x" * 17
-    files.path_of("broken").write_bytes(b'\xff\n{"type":"message"}\n{"type":"message","id":[],"content":"strasse"}\n')
-    files.path_of("newer").write_text('{"type":"session","version":9}\n{"type":"message","id":1,"content":"strasse"}\n')
-    assert len(list(files.search("strasse"))) == 1
+    store.path_of("broken").write_bytes(b'\xff\n{"type":"message"}\n{"type":"message","id":[],"content":"strasse"}\n')
+    store.path_of("newer").write_text('{"type":"session","version":9}\n{"type":"message","id":1,"content":"strasse"}\n')
+    assert len(list(store.search("strasse"))) == 1
 
 
 def test_a_hit_has_the_number_that_the_history_shows() -> None:
     session = new_session()
     for number in (1, 2):
         turn(session, number)
-    session.undo(1)
+    session.conversation.undo(1)
     turn(session, 3)
     session.close()
-    hits = {hit.excerpt: (hit.id, hit.number) for hit in files.search("answer")}
+    hits = {hit.excerpt: (hit.id, hit.number) for hit in store.search("answer")}
     assert hits == {"answer 1": (3, 3), "answer 2": (5, 5), "answer 3": (7, 5)}
 
 
-def test_a_list_counts_the_messages_of_the_present_branch() -> None:
+def test_a_list_counts_the_messages_of_the_current_branch() -> None:
     session = new_session()
     turn(session, 1)
     turn(session, 2)
-    session.undo(1)
+    session.conversation.undo(1)
     turn(session, 3)
-    counts = [(one.n_messages, one.n_branches) for one in files.session_summaries()]
-    session.undo(2)
-    session.clear()
+    counts = [(one.n_messages, one.n_branches) for one in store.session_summaries()]
+    session.conversation.undo(2)
+    session.conversation.clear()
     session.close()
-    counts += [(one.n_messages, one.n_branches) for one in files.session_summaries()]
+    counts += [(one.n_messages, one.n_branches) for one in store.session_summaries()]
     assert counts == [(5, 2), (0, 2)]
 
 
@@ -303,8 +303,8 @@ def test_the_messages_of_a_file_of_another_program_are_counted(form: str) -> Non
     lines = [f'"type":"message","id":{number},"parent":{parent or "null"},"role":"user"}}\n' for number, parent in
              ((1, 0), (2, 1), (3, 2), (4, 77), (5, 3), (5, 1))]  # fmt: skip
     text = "".join(form.format(line) if "content" in form else form.format("{" + line) for line in lines)
-    files.path_of("talk").write_text(text + '{"type":"head","id":[]}\n{"type":"message","id":"x"}\n')
-    (one,) = files.session_summaries()
+    store.path_of("talk").write_text(text + '{"type":"head","id":[]}\n{"type":"message","id":"x"}\n')
+    (one,) = store.session_summaries()
     read = Session.read("talk").conversation
     assert (one.n_messages, one.n_branches) == (len(read.path()), len(read.leaves())) == (4, 2)
 
@@ -312,26 +312,26 @@ def test_the_messages_of_a_file_of_another_program_are_counted(form: str) -> Non
 def test_the_end_of_a_name_opens_the_one_session_that_has_it() -> None:
     for name in ("2026-11-28-help", "2026-11-27-sky", "2026-11-28-sky"):
         new_session(name).close()
-    assert files.find_name("help") == "2026-11-28-help"
+    assert store.find_name("help") == "2026-11-28-help"
     assert texts(Session.read("help")) == ["hello"]
     session = Session.load("help")
     assert session.name == "2026-11-28-help"
     session.close()
     with pytest.raises(UsageError, match="session not found: 'sky'") as caught:
-        files.find_name("sky")
+        store.find_name("sky")
     assert "'2026-11-28-sky'" in caught.value.hint
     assert "'2026-11-27-sky'" in caught.value.hint
     new_session("sky").close()
-    assert files.find_name("sky") == "sky"
+    assert store.find_name("sky") == "sky"
 
 
-def test_the_end_of_a_name_removes_nothing() -> None:
+def test_the_end_of_a_name_does_not_remove_a_session() -> None:
     new_session("2026-11-28-help").close()
     with pytest.raises(UsageError, match="session not found: 'help'") as caught:
-        files.remove("help")
+        store.remove("help")
     assert caught.value.hint == "did you mean '2026-11-28-help'?"
     with pytest.raises(UsageError, match="session not found: 'help'"):
-        files.rename("help", "new")
+        store.rename("help", "new")
 
 
 def test_spaces_in_a_new_name_become_dashes() -> None:
@@ -340,7 +340,7 @@ def test_spaces_in_a_new_name_become_dashes() -> None:
     assert session.name == "ghost-story"
     session.copy("ghost story 2").close()
     session.close()
-    assert sorted(files.names()) == ["ghost-story", "ghost-story-2"]
+    assert sorted(store.names()) == ["ghost-story", "ghost-story-2"]
     assert texts(Session.read("ghost story")) == ["hello"]
 
 
@@ -358,6 +358,6 @@ def test_spaces_in_a_new_name_become_dashes() -> None:
 )
 def test_a_refused_name_is_explained(name: str, reason: str) -> None:
     with pytest.raises(UsageError) as caught:
-        files.path_of(name)
+        store.path_of(name)
     assert str(caught.value) == f"{name!r} is not a valid name for a session: {reason}"
     assert "letters from a to z" in caught.value.hint

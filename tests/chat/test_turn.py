@@ -1,4 +1,4 @@
-"""One answer in a session: kept however it ends, and gone on with where it ended."""
+"""One answer in a session: saved however it ends, and continued later."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +14,7 @@ from llmcli.errors import ConstraintError
 from llmcli.inference.local import LocalModel
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
-from tests.chat.controllers import dialogue_with, open_local, say, scripted
+from tests.chat.controllers import ask, controller_with, open_local, scripted
 from tests.models.tiny_models import full_attention
 
 # Templates that say how this model thinks, and one that opens the reasoning itself.
@@ -33,41 +33,41 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
 @pytest.fixture
 def controller(tiny: LocalModel, home: Path) -> Iterator[ChatController]:
     """With a session on disk."""
-    controller = dialogue_with(tiny, n_ctx=512, max_tokens=6, session=Session())
+    controller = controller_with(tiny, n_ctx=512, max_tokens=6, session=Session())
     yield controller
     controller.session.close()
 
 
 def on_disk(controller: ChatController) -> list[Message]:
-    """The path as a reader of the file sees it, without the fractions of seconds that the file leaves out."""
-    read, told = (one.conversation.path() for one in (Session.read(controller.session.name), controller.session))
-    times = {message.id: message.time for message in told}
+    """The path as a reader of the file sees it, without the fractions of seconds that the file omits."""
+    read, in_memory = (one.conversation.path() for one in (Session.read(controller.session.name), controller.session))
+    times = {message.id: message.time for message in in_memory}
     assert all(0 <= times[message.id] - message.time < 1 for message in read)
     return [replace(message, time=times[message.id]) for message in read]
 
 
-def begun(controller: ChatController, content: str, reasoning: str = "") -> Message:
+def unfinished_answer(controller: ChatController, content: str, reasoning: str = "") -> Message:
     """A question with an answer that was cut."""
-    controller.session.say("user", "why")
-    return controller.session.say("assistant", content, reasoning=reasoning, finish_reason="interrupt")
+    controller.session.add("user", "why")
+    return controller.session.add("assistant", content, reasoning=reasoning, finish_reason="interrupt")
 
 
-def go_on(controller: ChatController, last: Message, *pieces: str) -> tuple[Any, list[tuple[str, str]]]:
-    """The turn that goes on with `last`, and the parts that are shown, of a model that says these pieces."""
+def continue_answer(controller: ChatController, last: Message, *pieces: str) -> tuple[Any, list[tuple[str, str]]]:
+    """The turn that continues `last`, and the parts that it shows; the model writes these pieces."""
     local = controller.local
     assert local
     path = controller.session.conversation.path()[:-1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local, "generate", scripted(*pieces))
-        turn = controller.answer(path, begun=last)
+        turn = controller.answer(path, continued=last)
         return turn, list(turn.parts())
 
 
 # Kept however it ends
 
 
-def test_an_answer_is_kept_with_what_made_it(controller: ChatController) -> None:
-    turn = say(controller, "the river", temperature=Fixed(0.5))
+def test_an_answer_is_saved_with_its_settings(controller: ChatController) -> None:
+    turn = ask(controller, "the river", temperature=Fixed(0.5))
     message = turn.message
     assert message
     assert (message.content, message.finish_reason) == (turn.answer.text, turn.answer.finish_reason)
@@ -78,8 +78,8 @@ def test_an_answer_is_kept_with_what_made_it(controller: ChatController) -> None
     assert controller.session.conversation.path()[-1] == message
 
 
-def test_an_answer_that_is_closed_midway_keeps_what_came(controller: ChatController) -> None:
-    controller.session.say("user", "the river")
+def test_an_answer_that_is_closed_early_keeps_its_text(controller: ChatController) -> None:
+    controller.session.add("user", "the river")
     turn = controller.answer(controller.session.conversation.path())
     parts = turn.parts()
     texts = [next(parts)[1], next(parts)[1]]
@@ -93,11 +93,11 @@ def test_an_answer_that_is_closed_midway_keeps_what_came(controller: ChatControl
     ("fault", "reason"),
     [(ConstraintError("no token fits"), "error"), (KeyboardInterrupt(), "interrupt"), (MemoryError(), "error")],
 )
-def test_an_answer_that_fails_midway_keeps_what_came(
+def test_an_answer_that_fails_keeps_its_text(
     controller: ChatController, monkeypatch: pytest.MonkeyPatch, fault: BaseException, reason: str
 ) -> None:
     monkeypatch.setattr(controller.local, "generate", scripted("I ", "see", fault))
-    controller.session.say("user", "the river")
+    controller.session.add("user", "the river")
     turn = controller.answer(controller.session.conversation.path())
     with pytest.raises(type(fault)):
         list(turn.parts())
@@ -106,11 +106,9 @@ def test_an_answer_that_fails_midway_keeps_what_came(
     assert on_disk(controller)[-1] == turn.message
 
 
-def test_an_answer_in_which_nothing_came_is_not_kept(
-    controller: ChatController, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_answer_without_text_is_not_saved(controller: ChatController, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(controller.local, "generate", scripted(ConstraintError("no token fits")))
-    controller.session.say("user", "the river")
+    controller.session.add("user", "the river")
     turn = controller.answer(controller.session.conversation.path())
     with pytest.raises(ConstraintError):
         list(turn.parts())
@@ -118,10 +116,10 @@ def test_an_answer_in_which_nothing_came_is_not_kept(
     assert [message.role for message in on_disk(controller)] == ["user"]
 
 
-def test_a_stop_in_the_prompt_saves_nothing_and_harms_nothing(controller: ChatController) -> None:
+def test_a_stop_during_the_prompt_saves_nothing(controller: ChatController) -> None:
     local = controller.local
     assert local
-    expected = say(controller, "the river", temperature=Fixed(0.0)).answer.text
+    expected = ask(controller, "the river", temperature=Fixed(0.0)).answer.text
     path = controller.session.conversation.path()[:1]
     turn = controller.answer(path, progress=lambda _done, _total: local.abort.set())
     local.read([1])
@@ -137,10 +135,10 @@ def test_a_stop_in_the_prompt_saves_nothing_and_harms_nothing(controller: ChatCo
 # Going on
 
 
-def test_an_answer_continues_beside_one_that_ended(controller: ChatController) -> None:
-    last = begun(controller, " the moon")
-    turn, shown = go_on(controller, last, " is", " far")
-    assert turn.prompt.text.endswith("Assistant: the moon")
+def test_a_continued_answer_is_a_new_branch(controller: ChatController) -> None:
+    last = unfinished_answer(controller, " the moon")
+    turn, shown = continue_answer(controller, last, " is", " far")
+    assert turn.answer.prompt.text.endswith("Assistant: the moon")
     assert "".join(text for _, text in shown) == " is far"
     assert turn.message.content == " the moon is far"
     assert turn.message.parent == last.parent
@@ -148,9 +146,9 @@ def test_an_answer_continues_beside_one_that_ended(controller: ChatController) -
     assert on_disk(controller)[-1] == turn.message
 
 
-def test_an_answer_that_does_not_go_on_stays_as_it_is(controller: ChatController) -> None:
-    last = begun(controller, " the moon")
-    turn, shown = go_on(controller, last)
+def test_a_continued_answer_without_new_text_stays_as_it_is(controller: ChatController) -> None:
+    last = unfinished_answer(controller, " the moon")
+    turn, shown = continue_answer(controller, last)
     assert (turn.message, shown) == (None, [])
     assert controller.session.conversation.path()[-1] == last
     assert on_disk(controller)[-1] == last
@@ -158,16 +156,18 @@ def test_an_answer_that_does_not_go_on_stays_as_it_is(controller: ChatController
 
 def test_a_continued_answer_gets_no_prefill(controller: ChatController) -> None:
     controller.set("prefill", " well")
-    turn, _ = go_on(controller, begun(controller, " the moon"), " is")
-    assert "well" not in turn.prompt.text
+    turn, _ = continue_answer(controller, unfinished_answer(controller, " the moon"), " is")
+    assert "well" not in turn.answer.prompt.text
     assert turn.message.content == " the moon is"
 
 
 @pytest.mark.parametrize("template", [TELLS, OPENS, OPENS_SHORT])
 def test_stopped_reasoning_continues_as_reasoning(controller: ChatController, template: str) -> None:
     controller.set("chat_template", template)
-    turn, shown = go_on(controller, begun(controller, "", "it is far"), " away", "\n</think>\n\n", "Far.")
-    assert turn.prompt.text.endswith("[assistant]<think>\nit is far")
+    turn, shown = continue_answer(
+        controller, unfinished_answer(controller, "", "it is far"), " away", "\n</think>\n\n", "Far."
+    )
+    assert turn.answer.prompt.text.endswith("[assistant]<think>\nit is far")
     assert shown == [("think", " away"), ("answer", "Far.")]
     assert (turn.message.reasoning, turn.message.content) == ("it is far away", "Far.")
 
@@ -175,17 +175,17 @@ def test_stopped_reasoning_continues_as_reasoning(controller: ChatController, te
 @pytest.mark.parametrize("template", [TELLS, OPENS, OPENS_SHORT])
 def test_an_answer_after_reasoning_continues_as_answer(controller: ChatController, template: str) -> None:
     controller.set("chat_template", template)
-    turn, shown = go_on(controller, begun(controller, "Far", "it is far"), " away")
-    assert turn.prompt.text.endswith("[assistant]<think>\nit is far\n</think>\n\nFar")
+    turn, shown = continue_answer(controller, unfinished_answer(controller, "Far", "it is far"), " away")
+    assert turn.answer.prompt.text.endswith("[assistant]<think>\nit is far\n</think>\n\nFar")
     assert shown == [("answer", " away")]
     assert (turn.message.reasoning, turn.message.content) == ("it is far", "Far away")
 
 
 def test_an_answer_without_reasoning_closes_the_open_tag(controller: ChatController) -> None:
-    """As after an edit: what the user wrote in the model's place is no reasoning."""
+    """As after an edit: text that the user wrote for the model is not reasoning."""
     controller.set("chat_template", OPENS)
-    turn, _ = go_on(controller, begun(controller, "Far"), " away")
-    assert turn.prompt.text.endswith("[assistant]<think>\n\n</think>\n\nFar")
+    turn, _ = continue_answer(controller, unfinished_answer(controller, "Far"), " away")
+    assert turn.answer.prompt.text.endswith("[assistant]<think>\n\n</think>\n\nFar")
     assert turn.message.content == "Far away"
 
 
@@ -194,7 +194,7 @@ def test_an_interrupt_of_the_reasoning_alone_is_kept(
 ) -> None:
     controller.set("chat_template", OPENS)
     monkeypatch.setattr(controller.local, "generate", scripted("it is", KeyboardInterrupt()))
-    controller.session.say("user", "why")
+    controller.session.add("user", "why")
     turn = controller.answer(controller.session.conversation.path())
     with pytest.raises(KeyboardInterrupt):
         list(turn.parts())

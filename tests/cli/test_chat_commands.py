@@ -95,7 +95,7 @@ def errors(ran: Ran) -> list[str]:
 
 def test_a_wrong_argument_is_one_error_with_a_hint(run: Run, with_tiny: Path) -> None:
     wrong = {
-        "/undo": "there is nothing to undo",
+        "/undo": "nothing to undo",
         "/undo x": "/undo takes the number of turns, got 'x' -> try /undo 2",
         "/redo": "nothing was undone -> ",
         "/branch 4": "branch 4 does not exist -> see the numbers in /branches",

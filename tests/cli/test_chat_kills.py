@@ -52,12 +52,12 @@ def chat_until_killed(name: str) -> None:
         turn += 1
         session.set("top_k", turn)
         acknowledge(f"set {turn}")
-        session.say("user", f"{turn}?")
+        session.add("user", f"{turn}?")
         acknowledge(f"said {turn}?")
         session.begin_answer(session.conversation.head, model="fake")
         answer = ""
         for word in TEXT.split() * (200 if turn % 7 == 0 else 1):  # some lines are longer than a page of the disk
-            session.grow("answer", f"{turn}{word} ")
+            session.add_piece("answer", f"{turn}{word} ")
             answer += f"{turn}{word} "
             acknowledge(f"grown {turn}{word} ")
         session.end_answer(answer, finish_reason="stop")
@@ -119,7 +119,7 @@ def test_a_hundred_kills_lose_nothing_that_was_acknowledged() -> None:
     assert n_said > KILLS  # the children did chat
     for name in files.names():
         session = Session.load(name)
-        session.say("user", "still here")
+        session.add("user", "still here")
         session.close()
         assert texts(Session.read(name))[-1] == "still here"
 
@@ -167,9 +167,9 @@ def test_a_chat_on_a_full_disk_answers_and_reports_it_once() -> None:
 
 
 def turn(session: Session, number: int) -> None:
-    session.say("user", f"question {number}")
+    session.add("user", f"question {number}")
     session.begin_answer(session.conversation.head)
-    session.grow("answer", "a")
+    session.add_piece("answer", "a")
     session.end_answer(f"answer {number}")
 
 
@@ -194,15 +194,15 @@ class Disk:
 def test_all_is_written_as_soon_as_a_full_disk_has_room(before: int, monkeypatch: pytest.MonkeyPatch) -> None:
     session = Session("talk")
     if before:
-        session.say("user", "question 0")
+        session.add("user", "question 0")
     disk = Disk(monkeypatch)
     session.set("top_k", 5)
     with pytest.raises(DiskError, match="No space left") as caught:
         turn(session, before + 1)
     assert "the chat continues" in caught.value.hint
     turn(session, before + 2)
-    session.undo(1)
-    session.redo()
+    session.conversation.undo(1)
+    session.conversation.redo()
     assert len(texts(session)) == before + 4
     disk.full = False
     turn(session, before + 3)
@@ -230,7 +230,7 @@ def end_answer_at_exit(session: Session) -> Iterator[None]:
 def test_a_full_disk_does_not_hide_why_an_answer_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     session = Session("talk")
     Disk(monkeypatch)
-    session.say("user", "hi")
+    session.add("user", "hi")
     session.begin_answer(1)
     with suppress(KeyboardInterrupt), end_answer_at_exit(session):
         raise KeyboardInterrupt
@@ -257,13 +257,13 @@ def test_a_turn_costs_two_calls_of_fsync(monkeypatch: pytest.MonkeyPatch) -> Non
     disk = Disk(monkeypatch)
     disk.full = False
     session = Session("talk")
-    session.say("user", "hi")
+    session.add("user", "hi")
     session.begin_answer(1)
     for _ in range(100):
-        session.grow("answer", "x")
+        session.add_piece("answer", "x")
     assert disk.synced == 1
     session.end_answer("x" * 100)
     session.set("top_k", 3)
-    session.undo(1)
+    session.conversation.undo(1)
     assert disk.synced == 2
     session.close()

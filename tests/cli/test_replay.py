@@ -11,18 +11,18 @@ from llmcli.chat.controller import ChatController
 from llmcli.chat.sessions.session import Session
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
-from tests.chat.controllers import answer, dialogue_with, open_local, say
+from tests.chat.controllers import answer, ask, controller_with, open_local
 from tests.conftest import Run
 
 POLICY = "def hot(step):\n    return 1.5\n"
 
 
 @pytest.fixture
-def told(inside: Run, with_tiny: Path, tmp_path: Path) -> Path:
+def output_file(inside: Run, with_tiny: Path, tmp_path: Path) -> Path:
     """The file of an output, drawn hot enough that another seed gives another text."""
     ran = inside("generate", "why", "--json", "-n", "12", "--seed", "1", "--temp", "1.5", "-c", "512", "-t", "1")
     assert ran.status == 0
-    place = tmp_path / "told.json"
+    place = tmp_path / "output.json"
     place.write_bytes(ran.stdout)
     return place
 
@@ -34,7 +34,7 @@ def changed(place: Path, **params: Any) -> Path:
     return place
 
 
-def test_an_output_of_the_starter_is_the_same_again(run: Run, with_starter: Path, tmp_path: Path) -> None:
+def test_an_output_of_the_starter_repeats_exactly(run: Run, with_starter: Path, tmp_path: Path) -> None:
     """In another process, and whatever else is set by then."""
     first = run("generate", "Name a river.", "--json", "-n", "16", "--temp", "sentence:1.3,0.4")
     again = run("replay", "-", stdin=first.stdout, env={"LLMCLI_TEMPERATURE": "0.1", "LLMCLI_N_THREADS": "1"})
@@ -42,25 +42,25 @@ def test_an_output_of_the_starter_is_the_same_again(run: Run, with_starter: Path
     assert (again.stderr, again.status) == (f"same answer: {json.loads(first.stdout)['completion_tokens']} tokens\n", 0)
 
 
-def test_an_output_in_a_file_is_the_same_again(inside: Run, told: Path) -> None:
-    ran = inside("replay", str(told))
-    assert ran.text == json.loads(told.read_bytes())["text"].rstrip("\n") + "\n"
+def test_an_output_in_a_file_repeats_exactly(inside: Run, output_file: Path) -> None:
+    ran = inside("replay", str(output_file))
+    assert ran.text == json.loads(output_file.read_bytes())["text"].rstrip("\n") + "\n"
     assert (ran.stderr, ran.status) == ("same answer: 12 tokens\n", 0)
 
 
-def test_a_different_answer_is_located_and_explained(inside: Run, told: Path) -> None:
-    ran = inside("replay", str(changed(told, seed=2)))
+def test_a_different_answer_is_located_and_explained(inside: Run, output_file: Path) -> None:
+    ran = inside("replay", str(changed(output_file, seed=2)))
     assert ran.status == 1
     assert ran.stderr.startswith("different answer from token ")
     assert ran.stderr.endswith("; reason: the settings are different\n")
-    assert inside("replay", str(told), "--quiet").stderr == ""
+    assert inside("replay", str(output_file), "--quiet").stderr == ""
 
 
-def test_the_result_as_json(inside: Run, told: Path) -> None:
-    text = json.loads(told.read_bytes())["text"]
-    ran = inside("replay", str(told), "--json", "-q")
+def test_the_json_has_the_result_and_the_difference(inside: Run, output_file: Path) -> None:
+    text = json.loads(output_file.read_bytes())["text"]
+    ran = inside("replay", str(output_file), "--json", "-q")
     assert json.loads(ran.stdout) == {"same": True, "first_difference": None, "reasons": [], "text": text}
-    ran = inside("replay", str(changed(told, seed=2)), "--json", "-q")
+    ran = inside("replay", str(changed(output_file, seed=2)), "--json", "-q")
     data = json.loads(ran.stdout)
     assert ran.status == 1
     assert data["same"] is False
@@ -74,21 +74,21 @@ def test_the_result_as_json(inside: Run, told: Path) -> None:
 # Which one
 
 
-def test_a_line_of_a_file_of_several(inside: Run, told: Path) -> None:
-    one = told.read_text()
-    told.write_text("\n" + one + json.dumps(json.loads(one) | {"text": "x"}) + "\n\n")
-    ran = inside("replay", str(told))
+def test_one_line_of_a_file_can_be_replayed(inside: Run, output_file: Path) -> None:
+    one = output_file.read_text()
+    output_file.write_text("\n" + one + json.dumps(json.loads(one) | {"text": "x"}) + "\n\n")
+    ran = inside("replay", str(output_file))
     assert ran.status == 2
     assert "contains 2 outputs\n  hint: choose one, as in --line 2" in ran.stderr
-    assert inside("replay", str(told), "--line", "2").status == 0
-    assert inside("replay", str(told), "--line", "3").status == 1
+    assert inside("replay", str(output_file), "--line", "2").status == 0
+    assert inside("replay", str(output_file), "--line", "3").status == 1
     for number in ("1", "4", "9"):
-        assert f"has no line {number}" in inside("replay", str(told), "--line", number).stderr
+        assert f"has no line {number}" in inside("replay", str(output_file), "--line", number).stderr
 
 
-def test_an_output_may_span_several_lines(inside: Run, told: Path) -> None:
-    told.write_text(json.dumps(json.loads(told.read_bytes()), indent=2))
-    assert inside("replay", str(told)).status == 0
+def test_an_output_may_span_several_lines(inside: Run, output_file: Path) -> None:
+    output_file.write_text(json.dumps(json.loads(output_file.read_bytes()), indent=2))
+    assert inside("replay", str(output_file)).status == 0
 
 
 @pytest.fixture
@@ -97,17 +97,17 @@ def controller(with_tiny: Path) -> ChatController:
     settings = Settings(n_ctx=512, n_threads=1)
     local = open_local(with_tiny, settings)
     flags = {"n_ctx": 512, "max_tokens": 8, "temperature": Fixed(1.5)}
-    controller = dialogue_with(local, session=Session("talk"), model=str(with_tiny), **flags)
-    say(controller, "why")
-    say(controller, "the moon")
-    controller.session.move(3)
+    controller = controller_with(local, session=Session("talk"), model=str(with_tiny), **flags)
+    ask(controller, "why")
+    ask(controller, "the moon")
+    controller.session.conversation.move(3)
     answer(controller, seed=7)
     controller.session.close()
     local.close()
     return controller
 
 
-def test_an_answer_of_a_session_is_the_same_again(inside: Run, controller: ChatController) -> None:
+def test_an_answer_of_a_session_repeats_exactly(inside: Run, controller: ChatController) -> None:
     path = controller.session.conversation.path()
     texts = {"talk": path[3], "talk:4": path[3], "talk:3": path[3], "session:talk:1": path[1]}
     for name, message in texts.items():
@@ -117,10 +117,10 @@ def test_an_answer_of_a_session_is_the_same_again(inside: Run, controller: ChatC
 
 
 def test_a_file_comes_before_a_session(
-    inside: Run, told: Path, controller: ChatController, monkeypatch: pytest.MonkeyPatch
+    inside: Run, output_file: Path, controller: ChatController, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(told.parent)
-    told.rename(told.with_name("talk"))
+    monkeypatch.chdir(output_file.parent)
+    output_file.rename(output_file.with_name("talk"))
     assert "same answer: 12 tokens" in inside("replay", "talk").stderr
     assert "same answer: 8 tokens" in inside("replay", "session:talk").stderr
 
@@ -149,18 +149,18 @@ def test_a_missing_source_is_an_error(
 # What it needs
 
 
-def test_a_model_may_be_in_another_place(inside: Run, told: Path, with_tiny: Path) -> None:
-    changed(told, model=str(told.parent / "gone.gguf"))
-    ran = inside("replay", str(told))
+def test_a_model_may_be_in_another_place(inside: Run, output_file: Path, with_tiny: Path) -> None:
+    changed(output_file, model=str(output_file.parent / "gone.gguf"))
+    ran = inside("replay", str(output_file))
     assert ran.status == 3
     assert "give the model with -m" in ran.stderr
-    assert inside("replay", str(told), "-m", str(with_tiny)).status == 0
+    assert inside("replay", str(output_file), "-m", str(with_tiny)).status == 0
 
 
-def test_code_named_in_a_record_is_not_run(inside: Run, told: Path, tmp_path: Path) -> None:
+def test_code_named_in_a_record_is_not_run(inside: Run, output_file: Path, tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     (tmp_path / "evil.py").write_text(f"open({str(mark)!r}, 'w')\n{POLICY}")
-    ran = inside("replay", str(changed(told, temp_policy_file=f"{tmp_path / 'evil.py'}:hot")))
+    ran = inside("replay", str(changed(output_file, temp_policy_file=f"{tmp_path / 'evil.py'}:hot")))
     assert ran.status == 2
     assert "which is code\n  hint: if you trust it, allow it with --temp-policy-file FILE.py:NAME" in ran.stderr
     assert not mark.exists()
@@ -186,10 +186,10 @@ def test_a_policy_file_is_used_with_permission(inside: Run, with_tiny: Path, tmp
         ([[0, 0, 0]], "replay.layout is not valid"),
     ],
 )
-def test_a_wrong_layout_is_one_error(inside: Run, told: Path, layout: Any, words: str) -> None:
-    data = json.loads(told.read_bytes())
-    told.write_text(json.dumps(data | {"replay": data["replay"] | {"layout": layout}}))
-    ran = inside("replay", str(told))
+def test_a_layout_that_does_not_fit_is_one_error(inside: Run, output_file: Path, layout: Any, words: str) -> None:
+    data = json.loads(output_file.read_bytes())
+    output_file.write_text(json.dumps(data | {"replay": data["replay"] | {"layout": layout}}))
+    ran = inside("replay", str(output_file))
     assert ran.status == 2
     assert words in ran.stderr
     assert [line[:7] for line in ran.stderr.splitlines()] == ["error: ", "  hint:"]
@@ -211,9 +211,9 @@ def test_a_comparison_is_replayed_side_by_side(inside: Run, with_tiny: Path, tmp
         "--ignore-eos",
     )
     made = inside("compare", *words, "--json")
-    told = tmp_path / "compared.json"
-    told.write_bytes(made.stdout)
-    again = inside("replay", str(told), "--json")
+    output_file = tmp_path / "compared.json"
+    output_file.write_bytes(made.stdout)
+    again = inside("replay", str(output_file), "--json")
     assert again.status == 0
     data, before = json.loads(again.text), json.loads(made.text)
     assert data["same"] is True
@@ -221,8 +221,8 @@ def test_a_comparison_is_replayed_side_by_side(inside: Run, with_tiny: Path, tmp
     assert len({one["text"] for one in before["variants"]}) > 2
 
     before["variants"][3]["text"] = "something else"
-    told.write_text(json.dumps(before))
-    again = inside("replay", str(told))
+    output_file.write_text(json.dumps(before))
+    again = inside("replay", str(output_file))
     assert again.status == 1
     assert again.text.count("== ") == 6
     verdicts = [line for line in again.stderr.splitlines() if ": same answer: 12 tokens" in line]

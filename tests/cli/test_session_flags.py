@@ -8,7 +8,7 @@ import pytest
 from llmcli.chat.sessions.session import Session
 from llmcli.cli.chat import character_of, is_model_name, open_session, save_overrides
 from llmcli.cli.options import complete_character
-from llmcli.config.characters import layer, load_character
+from llmcli.config.characters import character_layer, load_character
 from llmcli.config.file import set_alias, set_value
 from llmcli.params.settings import Layer
 
@@ -19,7 +19,7 @@ def saved_settings(flags: dict[str, Any]) -> dict[str, Any]:
     """The settings in force after the session is opened again."""
     session = Session("talk")
     save_overrides(session, Layer("flag", flags))
-    session.say("user", "hi")
+    session.add("user", "hi")
     session.close()
     return Session.read("talk").overrides
 
@@ -49,7 +49,7 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("on_terminal")
 def test_a_new_session_is_reported_with_a_similar_name(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
     ghost = Session("ghost")
-    ghost.say("user", "hi")
+    ghost.add("user", "hi")
     ghost.close()
     before = sorted(home.rglob("*"))
     session = open_session(go_on=False, name="gost", keep=True)
@@ -65,7 +65,7 @@ def test_a_new_session_is_reported_with_a_similar_name(home: Path, capfd: pytest
 @pytest.mark.usefixtures("on_terminal")
 def test_a_session_with_a_date_is_suggested_by_its_end(capfd: pytest.CaptureFixture[str]) -> None:
     dated = Session("2026-11-28-help")
-    dated.say("user", "help")
+    dated.add("user", "help")
     dated.close()
     assert open_session(go_on=False, name="help", keep=True).name == "help"
     assert capfd.readouterr().err == "new session 'help'; did you mean '2026-11-28-help'?\n"
@@ -74,7 +74,7 @@ def test_a_session_with_a_date_is_suggested_by_its_end(capfd: pytest.CaptureFixt
 @pytest.mark.usefixtures("on_terminal")
 def test_a_known_session_is_opened_without_a_note(capfd: pytest.CaptureFixture[str]) -> None:
     ghost = Session("ghost-story")
-    ghost.say("user", "hi")
+    ghost.add("user", "hi")
     ghost.close()
     opened = open_session(go_on=False, name="ghost story", keep=True)
     assert (opened.name, capfd.readouterr().err) == ("ghost-story", "")
@@ -123,7 +123,7 @@ def test_the_character_none_removes_the_character_of_a_session() -> None:
     session = Session("talk")
     session.set("system", "You are a pirate.")
     session.set_character("Captain Redbeard", ["system"])
-    session.say("user", "hi")
+    session.add("user", "hi")
     assert character_of(Layer("flag", {}), session) == (None, [])
     assert session.character == "Captain Redbeard"
     assert character_of(Layer("flag", {"character": "none"}), session) == (None, [])
@@ -135,7 +135,7 @@ def test_another_character_at_the_start_replaces_the_settings_of_the_first() -> 
     session = Session("talk")
     session.set("top_k", 5)
     session.set_character("Ahab", ["top_k"])
-    session.say("user", "hi")
+    session.add("user", "hi")
     character, _ = character_of(Layer("flag", {"character": "pirate"}), session)
     assert (character, session.overrides) == (load_character("pirate"), {})
     session.close()
@@ -145,8 +145,8 @@ def test_a_configured_character_answers_in_a_new_session_only() -> None:
     set_value("character", "pirate")
     chosen, layers = character_of(Layer("flag", {}), Session("talk"))
     assert chosen == load_character("pirate")
-    assert layers == [layer(load_character("pirate"))]
+    assert layers == [character_layer(load_character("pirate"))]
     assert character_of(Layer("flag", {"character": "none"}), Session("talk")) == (None, [])
     session = Session("talk", keep=False)
-    session.say("user", "hi")
+    session.add("user", "hi")
     assert character_of(Layer("flag", {}), session) == (None, [])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from llmcli.chat.sessions import store as files
+from llmcli.chat.sessions import store
 from llmcli.chat.sessions.session import Session
 from llmcli.cli import sessions
 from llmcli.cli.chat import open_session
@@ -20,10 +20,10 @@ def saved() -> str:
     """The name of a session of two branches, one message with an escape sequence."""
     session = Session("talk")
     session.set("system", "Be brief.")
-    session.say("user", 'say "hi" \x1b[31m\n')
+    session.add("user", 'say "hi" \x1b[31m\n')
     session.begin_answer(1, model="m")
     session.end_answer("first é 日本 🙂", "why", finish_reason="stop")
-    session.move(1)
+    session.conversation.move(1)
     session.begin_answer(1, model="m")
     session.end_answer("second\n\n", finish_reason="stop")
     session.close()
@@ -71,7 +71,7 @@ def test_the_json_of_lists_has_every_field(saved: str, capfd: pytest.CaptureFixt
         "title": 'say "hi" \x1b[31m',
         "n_messages": 2,
         "n_branches": 2,
-        "size": files.path_of(saved).stat().st_size,
+        "size": store.path_of(saved).stat().st_size,
     }
     assert {key: one[key] for key in about} == about
     assert sessions.search_sessions("SECOND", as_json=True) == ExitStatus.OK
@@ -89,7 +89,7 @@ def test_a_search_prints_a_table_or_a_note(saved: str, capfd: pytest.CaptureFixt
     assert capfd.readouterr().err == "no message contains 'nowhere'\n"
 
 
-def test_show_prints_the_present_branch_or_all(saved: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_the_current_branch_or_all(saved: str, capfd: pytest.CaptureFixture[str]) -> None:
     sessions.show_session(saved)
     assert out(capfd) == '1 you\nsay "hi" \x1b[31m\n\n2 model\nsecond\n\n'
     sessions.show_session(saved, everything=True)
@@ -101,7 +101,7 @@ def test_show_prints_the_present_branch_or_all(saved: str, capfd: pytest.Capture
 
 def test_show_of_a_cleared_session_names_the_option_all(saved: str, capfd: pytest.CaptureFixture[str]) -> None:
     session = Session.load(saved)
-    session.clear()
+    session.conversation.clear()
     session.close()
     for command in (sessions.show_session, sessions.export_session):
         assert command(saved) == ExitStatus.OK
@@ -111,7 +111,7 @@ def test_show_of_a_cleared_session_names_the_option_all(saved: str, capfd: pytes
 
 
 def test_a_session_without_a_readable_message_is_an_error(saved: str, capfd: pytest.CaptureFixture[str]) -> None:
-    files.path_of(saved).write_bytes(b"\x00\xffjunk\n" * 9)
+    store.path_of(saved).write_bytes(b"\x00\xffjunk\n" * 9)
     with pytest.raises(LlmcliError, match="session 'talk' has no messages"):
         sessions.show_session(saved)
     warned = capfd.readouterr().err.splitlines()
@@ -119,7 +119,7 @@ def test_a_session_without_a_readable_message_is_an_error(saved: str, capfd: pyt
     assert warned[-1] == "warning: talk.jsonl: 6 more problems like these"
 
 
-def test_an_export_has_the_form_of_its_suffix(saved: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_export_has_the_format_of_its_suffix(saved: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     sessions.export_session(saved)
     assert out(capfd).startswith("# talk\n\n## System prompt\n\nBe brief.\n\n## You\n\nsay")
     file = tmp_path / "talk.json"
@@ -144,9 +144,9 @@ def test_an_export_without_the_file_of_its_system_prompt_warns(saved: str, capfd
     session.set("system", "@gone.md")
     session.close()
     assert sessions.export_session(saved) == ExitStatus.OK
-    told = capfd.readouterr()
-    assert "the export has no system prompt: file not found: gone.md" in told.err
-    assert "second" in told.out
+    printed = capfd.readouterr()
+    assert "the export has no system prompt: file not found: gone.md" in printed.err
+    assert "second" in printed.out
 
 
 def test_rm_asks_for_confirmation_on_a_terminal(saved: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,9 +162,9 @@ def test_rm_asks_for_confirmation_on_a_terminal(saved: str, monkeypatch: pytest.
     monkeypatch.setattr(sessions, "can_ask", lambda: True)
     monkeypatch.setattr(sessions, "confirm", confirm)
     assert sessions.remove_sessions([saved]) == ExitStatus.FAILED
-    assert files.names() == [saved]
+    assert store.names() == [saved]
     assert sessions.remove_sessions([saved]) == ExitStatus.OK
-    assert files.names() == []
+    assert store.names() == []
     assert asked == ["Delete 'talk' permanently?"] * 2
 
 
@@ -176,14 +176,14 @@ def test_rm_deletes_several_sessions_or_none(saved: str) -> None:
     copied.close()
     with pytest.raises(UsageError, match="session not found: 'third'"):
         sessions.remove_sessions(["talk", "third"], yes=True)
-    assert sorted(files.names()) == ["other", "talk"]
+    assert sorted(store.names()) == ["other", "talk"]
     assert sessions.remove_sessions(["talk", "other", "talk"], yes=True) == ExitStatus.OK
-    assert files.names() == []
+    assert store.names() == []
 
 
 def test_rename_changes_the_name_of_a_session(saved: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert sessions.rename_session(saved, "ghost story") == ExitStatus.OK
-    assert files.names() == ["ghost-story"]
+    assert store.names() == ["ghost-story"]
     assert capfd.readouterr().err == "renamed to 'ghost-story'\n"
     with pytest.raises(UsageError, match="not a valid name"):
         sessions.rename_session("ghost-story", "../novel")
@@ -196,8 +196,8 @@ def test_the_command_alone_lists_the_sessions(saved: str, capfd: pytest.CaptureF
 
 def test_continue_opens_the_last_session_that_is_not_open(saved: str, capfd: pytest.CaptureFixture[str]) -> None:
     later = Session("later")
-    later.say("user", "hi")
-    files.path_of("zz").with_name("not a name.jsonl").write_text("{}\n")  # somebody's copy
+    later.add("user", "hi")
+    store.path_of("zz").with_name("not a name.jsonl").write_text("{}\n")  # somebody's copy
     opened = open_session(go_on=True, name=None, keep=True)
     assert opened.name == "talk"
     later.close()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.config.characters import Character, character_names, character_purposes, layer, load_character
+from llmcli.config.characters import Character, character_layer, character_names, character_purposes, load_character
 from llmcli.errors import DiskError, UsageError
 from llmcli.files import config_dir
 from llmcli.inference.request import system_text
@@ -243,14 +243,14 @@ def test_the_list_of_purposes_skips_a_file_that_is_not_valid() -> None:
 
 
 def test_the_layer_has_the_settings_and_the_system_prompt() -> None:
-    values = layer(AHAB).values
-    assert layer(AHAB).name == "character"
+    values = character_layer(AHAB).values
+    assert character_layer(AHAB).name == "character"
     assert values == {"temperature": Fixed(1.2), "stop": ("Ishmael",), "system": "You hunt a whale."}
-    assert layer(Character("x")).values == {}
+    assert character_layer(Character("x")).values == {}
 
 
 def test_the_system_prompt_of_a_character_reads_no_file(folder: Path) -> None:
     (folder / "secret").write_text("42")
-    read = system_text(Settings(**layer(load('system = "@secret"')).values))
+    read = system_text(Settings(**character_layer(load('system = "@secret"')).values))
     assert read is not None
     assert read.strip() == "@secret"

@@ -45,7 +45,7 @@ def test_the_same_question_and_seed_give_the_same_answer(local: LocalModel, sett
     assert (read(first), first.text) == (read(second), second.text)
 
 
-def test_the_record_has_exactly_the_keys_of_the_contract(local: LocalModel, settings: Settings) -> None:
+def test_the_json_of_an_answer_has_exactly_its_keys(local: LocalModel, settings: Settings) -> None:
     answer = ask(local, settings)
     read(answer)
     data = json.loads(json.dumps(answer_data(answer), allow_nan=False))
@@ -66,7 +66,7 @@ def test_the_record_has_exactly_the_keys_of_the_contract(local: LocalModel, sett
     assert Settings(**parse_data(data["params"], "")) == settings
 
 
-def test_a_record_of_values_that_json_lacks_is_still_json(local: LocalModel, settings: Settings) -> None:
+def test_values_that_json_lacks_are_still_json(local: LocalModel, settings: Settings) -> None:
     odd = replace(settings, logit_bias=((5, float("-inf")),), stop=("\x00",))
     odd = replace(odd, samplers=("dry", "top_k"), dry_multiplier=0.8, dry_sequence_breakers=("\n", '"'))
     answer = ask(local, odd)
@@ -95,7 +95,7 @@ def test_a_prefill_is_read_as_the_beginning_of_the_answer(local: LocalModel, set
         ({"max_tokens": 50, "stop": ("ay",), "grammar": 'root ::= "yesterday"'}, "yesterd", "stop", True),
     ],
 )
-def test_an_answer_tells_how_it_ended(
+def test_an_answer_has_its_finish_reason(
     local: LocalModel, settings: Settings, given: dict[str, Any], text: str | None, reason: str, complete: bool
 ) -> None:
     answer = ask(local, replace(settings, **given), grammar=given.get("grammar"))
@@ -135,7 +135,7 @@ class Scripted:
     load_ms = waited_ms = 1.0
 
     def __init__(self, local: LocalModel, *pieces: str) -> None:
-        self.model, self.target, self.identity = local.model, local.target, local.identity
+        self.model, self.target, self.hasher = local.model, local.target, local.hasher
         self.gpu_layers = 0
         self.pieces = pieces
 

@@ -23,7 +23,7 @@ from llmcli.inference.local import LocalModel, Prompt, ResolvedModel
 from llmcli.models.locations import ModelFile
 from llmcli.params.policies.policy import PolicyCall
 from llmcli.params.settings import Settings
-from tests.chat.controllers import dialogue_with, open_local, say
+from tests.chat.controllers import ask, controller_with, open_local
 from tests.models.tiny_models import full_attention
 
 # The context
@@ -61,7 +61,7 @@ def test_unlimited_answers_share_the_context_of_one(memory: Any) -> None:
     assert shared([192], 8, n_ctx=1024) == (6912, 1024, 8)
 
 
-def test_more_answers_than_go_at_a_time_come_in_rounds_alike(memory: Any) -> None:
+def test_answers_beyond_the_width_come_in_equal_rounds(memory: Any) -> None:
     assert shared([100], 64, max_tokens=99)[2] == 16
     assert shared([100], 17, max_tokens=99)[2] == 9
     memory(1100)
@@ -103,7 +103,7 @@ def comparison(local: LocalModel, *specs: str, prompt: Prompt = PROMPT, base: Se
 
 def texts(compared: Comparison) -> list[str]:
     """The texts as they came, piece by piece."""
-    found = [""] * len(compared.compared)
+    found = [""] * len(compared.results)
     for index, kind, text in compared.parts():
         found[index] += text if kind != END else ""
     return found
@@ -114,38 +114,38 @@ def alone(local: LocalModel, settings: Settings) -> str:
     return "".join(text for _, text in answer.parts())
 
 
-def test_each_answer_is_what_it_would_be_alone(tiny: LocalModel, path: Path) -> None:
+def test_each_answer_is_the_same_as_alone(tiny: LocalModel, path: Path) -> None:
     compared = comparison(tiny, "temp=0.2,1.0", "top_k=3,40")
     found = texts(compared)
     other = open_local(path, BASE)
-    assert found == [alone(other, one.answer.settings) for one in compared.compared]
-    assert [one.answer.text for one in compared.compared] == found
+    assert found == [alone(other, one.answer.settings) for one in compared.results]
+    assert [one.answer.text for one in compared.results] == found
     assert len(set(found)) > 1
     other.close()
 
 
 def test_the_prompt_is_read_once_and_its_progress_reported(tiny: LocalModel) -> None:
-    compared, told = comparison(tiny, "temp=0.2,1.0", "top_k=3,40"), list[tuple[int, int]]()
-    compared.progress = lambda done, total: told.append((done, total))
+    compared, progress = comparison(tiny, "temp=0.2,1.0", "top_k=3,40"), list[tuple[int, int]]()
+    compared.progress = lambda done, total: progress.append((done, total))
     texts(compared)
-    assert [one.answer.timings()["prompt_n"] for one in compared.compared] == [85, 0, 0, 0]
-    assert told[-1] == (85, 85)
+    assert [one.answer.timings()["prompt_n"] for one in compared.results] == [85, 0, 0, 0]
+    assert progress[-1] == (85, 85)
 
 
 def test_each_answer_ends_once_with_its_reason(tiny: LocalModel) -> None:
     compared = comparison(tiny, "max_tokens=3,9,0")
     ends = [(index, text) for index, kind, text in compared.parts() if kind == END]
     assert ends == [(2, "length"), (0, "length"), (1, "length")]
-    assert [one.statistics.tokens for one in compared.compared] == [3, 9, 0]
+    assert [one.statistics.tokens for one in compared.results] == [3, 9, 0]
 
 
 def test_rounds_give_the_texts_that_one_round_gives(tiny: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = texts(comparison(tiny, "temp=0.2,1.0", "top_k=3,40,5"))
-    tiny.exchange(None).close()  # type: ignore[union-attr]
-    monkeypatch.setattr(sizing, "_WIDEST", 2)
+    tiny.swap_context(None).close()  # type: ignore[union-attr]
+    monkeypatch.setattr(sizing, "_MAX_WIDTH", 2)
     rounds = comparison(tiny, "temp=0.2,1.0", "top_k=3,40,5")
     assert texts(rounds) == whole
-    assert [one.answer.timings()["prompt_n"] for one in rounds.compared] == [85, 0, 1, 0, 1, 0]
+    assert [one.answer.timings()["prompt_n"] for one in rounds.results] == [85, 0, 1, 0, 1, 0]
 
 
 def test_the_same_comparison_again_gives_the_same_texts(path: Path) -> None:
@@ -157,17 +157,17 @@ def test_the_same_comparison_again_gives_the_same_texts(path: Path) -> None:
     assert found[0] == found[1]
 
 
-def test_the_one_that_fails_ends_alone(tiny: LocalModel) -> None:
+def test_an_answer_that_fails_ends_alone(tiny: LocalModel) -> None:
     compared = comparison(tiny, "temp=0.2,1.0")
-    failing = compared.compared[0]
+    failing = compared.results[0]
     failing.answer.grammar = 'root ::= "a"'
     nothing = tuple((token, -math.inf) for token in range(tiny.model.vocab.n_tokens))
     failing.answer.settings = replace(failing.answer.settings, logit_bias=nothing)
-    whole = alone(tiny, compared.compared[1].answer.settings)
+    whole = alone(tiny, compared.results[1].answer.settings)
     assert texts(compared) == ["", whole]
     assert isinstance(failing.failure, ConstraintError)
     assert failing.answer.finish_reason == "error"
-    assert compared.compared[1].failure is None
+    assert compared.results[1].failure is None
     data = failing.data()
     assert data["error"] == str(failing.failure)
     assert (data["text"], data["stats"]["tokens"], data["stats"]["mean_p"]) == ("", 0, None)
@@ -175,13 +175,13 @@ def test_the_one_that_fails_ends_alone(tiny: LocalModel) -> None:
 
 def test_an_invalid_setting_names_its_variant_and_leaks_nothing(tiny: LocalModel) -> None:
     compared = comparison(tiny, "temp=0.2,1.0")
-    compared.compared[1].answer.grammar = "root ::= ("
+    compared.results[1].answer.grammar = "root ::= ("
     with pytest.raises(UsageError, match=r"temp=1\.0: "):
         texts(compared)
 
 
 def test_an_interrupt_ends_all_and_those_of_later_rounds_too(tiny: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sizing, "_WIDEST", 2)
+    monkeypatch.setattr(sizing, "_MAX_WIDTH", 2)
     compared = comparison(tiny, "temp=0.2,0.5,0.9,1.0")
     ends = []
     for index, kind, text in compared.parts():
@@ -191,14 +191,14 @@ def test_an_interrupt_ends_all_and_those_of_later_rounds_too(tiny: LocalModel, m
             tiny.abort.set("interrupt")
     assert ends == [(index, "interrupt") for index in range(4)]
     assert compared.interrupted
-    assert compared.compared[0].answer.text
-    assert json.loads(json.dumps(compared.compared[3].data()))["finish_reason"] == "interrupt"
+    assert compared.results[0].answer.text
+    assert json.loads(json.dumps(compared.results[3].data()))["finish_reason"] == "interrupt"
 
 
-def test_the_data_say_what_tells_an_answer_apart(tiny: LocalModel) -> None:
+def test_the_json_has_the_settings_that_differ(tiny: LocalModel) -> None:
     compared = comparison(tiny, "temp=0.2,0.3..1.3")
     texts(compared)
-    data = json.loads(json.dumps(compared.compared[1].data(), allow_nan=False))
+    data = json.loads(json.dumps(compared.results[1].data(), allow_nan=False))
     assert list(data)[:4] == ["label", "settings", "stats", "text"]
     assert (data["label"], data["settings"]) == ("temp=0.3..1.3", {"temperature": "0.3..1.3"})
     assert list(data["stats"]) == [field.name for field in fields(Statistics)]
@@ -213,13 +213,13 @@ def test_the_tokens_of_a_conversation_are_reused_and_kept(path: Path) -> None:
     before = chat.context
     compared = comparison(chat, "temp=0.2,1.0")
     found = texts(compared)
-    assert [one.answer.timings()["prompt_n"] for one in compared.compared] == [5, 0]
+    assert [one.answer.timings()["prompt_n"] for one in compared.results] == [5, 0]
     assert chat.context is before
     assert before.evaluated(PROMPT.tokens) == before.evaluated() == 80
     assert texts(comparison(chat, "temp=0.2,1.0")) == found
-    assert found[0] == alone(other, compared.compared[0].answer.settings)
+    assert found[0] == alone(other, compared.results[0].answer.settings)
     other.read(PROMPT.tokens[:80])
-    assert found[1] == alone(other, compared.compared[1].answer.settings)
+    assert found[1] == alone(other, compared.results[1].answer.settings)
     for local in (chat, other):
         local.close()
 
@@ -243,10 +243,10 @@ def test_an_error_in_a_policy_file_is_a_failure_too(tiny: LocalModel, monkeypatc
     monkeypatch.setattr(rules, "_USER_POLICIES", {})
     rules.register_policy("failing", "a test", lambda: lambda step: 1 / (2 - step.index))
     compared = comparison(tiny, "temp=0.2,1.0")
-    compared.compared[0].answer.settings = replace(BASE, temperature=PolicyCall("failing"))
+    compared.results[0].answer.settings = replace(BASE, temperature=PolicyCall("failing"))
     texts(compared)
-    assert "failing" in str(compared.compared[0].failure)
-    assert [one.statistics.tokens for one in compared.compared] == [2, 12]
+    assert "failing" in str(compared.results[0].failure)
+    assert [one.statistics.tokens for one in compared.results] == [2, 12]
 
 
 # Kept
@@ -254,20 +254,20 @@ def test_an_error_in_a_policy_file_is_a_failure_too(tiny: LocalModel, monkeypatc
 
 def test_a_kept_answer_is_saved_with_its_question_and_settings(path: Path, home: Path) -> None:
     local = open_local(path, Settings(n_ctx=512, n_threads=1))
-    controller = dialogue_with(local, n_ctx=512, max_tokens=6, session=Session())
+    controller = controller_with(local, n_ctx=512, max_tokens=6, session=Session())
     session = controller.session
-    first = say(controller, "the river").message
+    first = ask(controller, "the river").message
     assert first
-    draft = session.draft("user", "and the hill")
+    draft = session.conversation.draft("user", "and the hill")
     compare_session = CompareSession(
         controller, [*session.conversation.path(), draft], True, variants_of(["temp=0.2,1.0"], 3, 2), 3
     )
-    said = texts(compare_session.comparison)
+    answers = texts(compare_session.comparison)
     assert session.conversation.path()[-1] == first
     turn = compare_session.keep(3)
     question, answer = session.conversation.path()[-2:]
     assert (question.role, question.content, question.parent) == ("user", "and the hill", first.id)
-    assert (answer.content, answer.parent, answer.model) == (said[2], question.id, "tiny")
+    assert (answer.content, answer.parent, answer.model) == (answers[2], question.id, "tiny")
     assert (answer.params["temperature"], answer.params["seed"], answer.finish_reason) == (1.0, 3, "length")
     assert answer.replay["beside"] == 3
     assert turn.message == answer
@@ -278,19 +278,19 @@ def test_a_kept_answer_is_saved_with_its_question_and_settings(path: Path, home:
     compare_session.keep(3)
     assert session.conversation.path()[-1] == answer
     assert len(session.conversation.messages) == 5
-    with pytest.raises(UsageError, match="there is no answer 5"):
+    with pytest.raises(UsageError, match="answer 5 does not exist"):
         compare_session.keep(5)
     kept = (Session.read(session.name), session)
-    read, told = ([message.content for message in one.conversation.messages.values()] for one in kept)
-    assert read == told
+    read, in_memory = ([message.content for message in one.conversation.messages.values()] for one in kept)
+    assert read == in_memory
     session.close()
     local.close()
 
 
 def test_an_empty_answer_cannot_be_kept(path: Path) -> None:
     local = open_local(path, Settings(n_ctx=512, n_threads=1))
-    controller = dialogue_with(local, n_ctx=512)
-    controller.session.say("user", "the river")
+    controller = controller_with(local, n_ctx=512)
+    controller.session.add("user", "the river")
     compare_session = CompareSession(
         controller, controller.session.conversation.path(), False, variants_of(["max_tokens=0,3"], 1), 1
     )

@@ -9,7 +9,7 @@ from llmcli.engine.llama import hardware
 from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.engine.llama.model import Model
 from llmcli.errors import ContextOverflowError, LlmcliError, ModelInvalidError, ModelNotFoundError
-from llmcli.inference import local as module
+from llmcli.inference import local as local_module
 from llmcli.inference import sizing
 from llmcli.inference.local import LocalModel, Prompt, ResolvedModel, apply_model_defaults, resolve_model
 from llmcli.models import notes
@@ -23,7 +23,7 @@ from tests.models.gguf_writer import MODEL, write_gguf
 def probed(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[Path]]:
     """The files that were probed; none of them is really loaded."""
     seen: list[Sequence[Path]] = []
-    monkeypatch.setattr(module, "probe", seen.append)
+    monkeypatch.setattr(local_module, "probe", seen.append)
     return seen
 
 
@@ -51,7 +51,7 @@ def test_a_file_that_crashed_the_probe_is_not_remembered(tmp_path: Path, monkeyp
         tries.append(parts)
         raise ModelInvalidError("tiny.gguf crashes llama.cpp")
 
-    monkeypatch.setattr(module, "probe", crash)
+    monkeypatch.setattr(local_module, "probe", crash)
     path = write_gguf(tmp_path / "tiny.gguf")
     for _ in range(2):
         with pytest.raises(ModelInvalidError, match="crashes"):
@@ -84,7 +84,7 @@ def test_a_vocabulary_without_weights_is_refused(tmp_path: Path, probed: list[Se
     assert probed == []
 
 
-def test_a_file_that_is_no_model_is_refused_before_the_probe(tmp_path: Path, probed: list[Sequence[Path]]) -> None:
+def test_a_file_that_is_not_a_model_is_refused_before_the_probe(tmp_path: Path, probed: list[Sequence[Path]]) -> None:
     path = tmp_path / "page.gguf"
     path.write_text("<!DOCTYPE html><html></html>")
     with pytest.raises(ModelInvalidError):
@@ -136,7 +136,7 @@ def test_an_invalid_default_of_the_model_is_ignored_with_a_note(
     assert target.notes[0].startswith(f"ignored a sampling default of the model: {telling}")
 
 
-def test_a_random_seed_is_used_where_none_is_given(tmp_path: Path) -> None:
+def test_a_random_seed_is_used_if_none_is_given(tmp_path: Path) -> None:
     target = sampling(tmp_path)
     seeds = {apply_model_defaults(target, []).settings.seed for _ in range(8)}
     assert None not in seeds
@@ -162,10 +162,10 @@ def fresh(target: ResolvedModel) -> Iterator[LocalModel]:
     model.close()
 
 
-def sizes(model: LocalModel, *asked: tuple[int, int]) -> list[int]:
+def sizes(model: LocalModel, *requests: tuple[int, int]) -> list[int]:
     """The size of the context for each (prompt, max_tokens); nothing is evaluated."""
     found = []
-    for n_prompt, max_tokens in asked:
+    for n_prompt, max_tokens in requests:
         generation, _ = model.generate(Prompt("", [5] * n_prompt), Settings(seed=1, max_tokens=max_tokens))
         generation.close()
         assert model._context
@@ -173,19 +173,19 @@ def sizes(model: LocalModel, *asked: tuple[int, int]) -> list[int]:
     return found
 
 
-def test_the_context_grows_with_what_is_asked_and_never_shrinks(fresh: LocalModel) -> None:
-    asked = [(10, 16), (10, 200), (10, 300), (10, 16), (600, 16), (10, -1), (10, 16), (600, -1)]
-    assert sizes(fresh, *asked) == [256, 256, 512, 512, 768, 8192, 8192, 8192]
+def test_the_context_grows_with_the_request_and_never_shrinks(fresh: LocalModel) -> None:
+    requests = [(10, 16), (10, 200), (10, 300), (10, 16), (600, 16), (10, -1), (10, 16), (600, -1)]
+    assert sizes(fresh, *requests) == [256, 256, 512, 512, 768, 8192, 8192, 8192]
 
 
-def test_a_full_context_is_kept_with_what_it_has_read(fresh: LocalModel) -> None:
+def test_a_full_context_keeps_its_evaluated_tokens(fresh: LocalModel) -> None:
     sizes(fresh, (10, -1))
     before = fresh._context
     sizes(fresh, (10, 100_000), (5000, 5000))
     assert fresh._context is before
 
 
-def test_a_prompt_that_does_not_fit_says_so_before_it_is_read(
+def test_a_prompt_that_does_not_fit_is_refused_at_once(
     fresh: LocalModel, local: LocalModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ContextOverflowError, match="the context has 512"):

@@ -65,7 +65,7 @@ dangerous = st.lists(bits, max_size=6).map("".join)
 
 @settings(max_examples=60, deadline=None)
 @given(user=dangerous, system=dangerous, prefill=dangerous)
-def test_control_tokens_do_not_depend_on_what_people_write(user: str, system: str, prefill: str) -> None:
+def test_control_tokens_do_not_depend_on_user_text(user: str, system: str, prefill: str) -> None:
     vocab = FakeVocab(NAMES)
     text, tokens = render_prompt(chatml(), vocab, messages(user, system), prefill)
     assert controls(vocab, tokens) == [CONTROL, CONTROL + 1] * 2 + [CONTROL]
@@ -161,7 +161,7 @@ def names(local: LocalModel) -> list[str]:
     return [vocab.piece(token, special=True).decode() for token in ids]
 
 
-def test_the_starter_has_control_tokens_to_fear(names: list[str]) -> None:
+def test_the_starter_has_control_tokens(names: list[str]) -> None:
     assert {"<|im_start|>", "<|im_end|>", "<|endoftext|>"} <= set(names)
 
 

@@ -73,14 +73,14 @@ def test_parts_come_in_order_with_a_blank_line_between(given: dict[str, Any], ex
 
 
 @pytest.mark.parametrize("given", [{}, {"prompt": ""}, {"prompt": " \n"}, {"piped": "\n"}, {"raw": True}])
-def test_nothing_to_ask_is_a_usage_error(given: dict[str, Any]) -> None:
+def test_an_empty_request_is_a_usage_error(given: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="no prompt") as caught:
         join(**given)
     assert "llmcli generate" in caught.value.hint
 
 
 @pytest.mark.parametrize("given", [{"prompt": "-", "file": ("-",)}, {"file": ("-", "-")}])
-def test_stdin_cannot_stand_twice(given: dict[str, Any]) -> None:
+def test_stdin_cannot_be_given_twice(given: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="only once"):
         join(**given)
 
@@ -127,14 +127,14 @@ def test_a_large_file_is_refused_before_it_fills_the_memory(folder: Path, monkey
         file.truncate((64 << 20) + 1)
     with pytest.raises(DiskError, match="larger than 64 MiB"):
         read_text("sparse")
-    monkeypatch.setattr("llmcli.files._LARGEST_TEXT", 1 << 20)
+    monkeypatch.setattr("llmcli.files._MAX_TEXT", 1 << 20)
     (folder / "exact").write_bytes(b"x" * (1 << 20))
     assert len(read_text("exact")) == 1 << 20
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such device")
-def test_a_device_without_end_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmcli.files._LARGEST_TEXT", 1 << 20)
+def test_an_endless_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmcli.files._MAX_TEXT", 1 << 20)
     with pytest.raises(DiskError, match="larger than 1 MiB"):
         read_text("/dev/zero")
 
@@ -235,7 +235,7 @@ def test_a_model_without_a_template_gets_a_plain_one(missing: str | None) -> Non
     assert needs_plain_template(local, Settings())
 
 
-def test_a_plain_template_is_needed_only_where_there_is_no_other() -> None:
+def test_a_plain_template_is_needed_only_without_another() -> None:
     assert not needs_plain_template(fake_local(None), Settings(raw=True))
     assert not needs_plain_template(fake_local(None), Settings(chat_template=TEMPLATE))
     assert not needs_plain_template(fake_local(TEMPLATE), Settings())

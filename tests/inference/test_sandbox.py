@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmcli.errors import LlmcliError
-from llmcli.inference import template as limits
+from llmcli.inference import template
 from llmcli.inference.template import ChatTemplate
 
 TOO_MUCH = "too much text|too often|too large|longer than .* seconds"
@@ -21,8 +21,8 @@ BIG = "x" * 100_000
 @pytest.fixture
 def tight(monkeypatch: pytest.MonkeyPatch) -> None:
     """An eighth of the limits, so that reaching them takes less time."""
-    monkeypatch.setattr(limits, "_ROOM", limits._ROOM // 8)
-    monkeypatch.setattr(limits, "_SECONDS", limits._SECONDS / 8)
+    monkeypatch.setattr(template, "_ROOM", template._ROOM // 8)
+    monkeypatch.setattr(template, "_SECONDS", template._SECONDS / 8)
 
 
 def fault(source: str) -> str:

@@ -51,7 +51,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch, *found: tuple[str, int]) -> None:
         (5000, 16, 2048),
     ],
 )
-def test_a_context_left_open_holds_the_prompt_and_the_answer(
+def test_an_automatic_context_fits_the_prompt_and_the_answer(
     memory: int, n_prompt: int, max_tokens: int, expected: int
 ) -> None:
     assert choose_context(SHAPE, Settings(max_tokens=max_tokens), n_prompt) == (expected, "")
@@ -60,7 +60,7 @@ def test_a_context_left_open_holds_the_prompt_and_the_answer(
 # 90 percent of the memory may be taken; weights and scratch need 102 MiB of it.
 @pytest.mark.parametrize("memory", [119 * MIB], indirect=True)
 @pytest.mark.parametrize(
-    ("settings", "expected", "told"),
+    ("settings", "expected", "has_note"),
     [
         ({}, 1280, True),
         ({"max_tokens": 16}, 256, False),
@@ -69,10 +69,12 @@ def test_a_context_left_open_holds_the_prompt_and_the_answer(
         ({"n_ctx": 2048}, 2048, False),
     ],
 )
-def test_memory_bounds_a_context_left_open(memory: int, settings: dict[str, Any], expected: int, told: bool) -> None:
+def test_memory_limits_an_automatic_context(
+    memory: int, settings: dict[str, Any], expected: int, has_note: bool
+) -> None:
     n_ctx, note = choose_context(SHAPE, Settings(**settings), 10)
     assert n_ctx == expected
-    assert note == (f"the context is {expected} of 2048 tokens: more does not fit in memory" if told else "")
+    assert note == (f"the context is {expected} of 2048 tokens: more does not fit in memory" if has_note else "")
 
 
 @pytest.mark.parametrize("memory", [1 * MIB], indirect=True)
@@ -80,11 +82,11 @@ def test_the_smallest_context_has_256_tokens(memory: int) -> None:
     assert choose_context(SHAPE, Settings(), 10)[0] == 256
 
 
-@pytest.mark.parametrize(("n_ctx", "told"), [(1, False), (2048, False), (2049, True)])
-def test_a_context_beyond_the_trained_one_is_used_with_a_note(n_ctx: int, told: bool) -> None:
+@pytest.mark.parametrize(("n_ctx", "has_note"), [(1, False), (2048, False), (2049, True)])
+def test_a_context_beyond_the_trained_one_is_used_with_a_note(n_ctx: int, has_note: bool) -> None:
     chosen, note = choose_context(SHAPE, Settings(n_ctx=n_ctx), 10)
     assert chosen == n_ctx
-    assert note == ("the context of 2049 tokens is larger than the 2048 the model was trained on" if told else "")
+    assert note == ("the context of 2049 tokens is larger than the 2048 the model was trained on" if has_note else "")
 
 
 @pytest.mark.parametrize("memory", [4 * GIB], indirect=True)
@@ -169,17 +171,17 @@ def test_the_weights_are_those_of_all_parts_of_a_model() -> None:
     assert shape_of([header(PLAIN, (128, 256)), header({}, (512,))]).weights == 896
 
 
-def test_a_header_that_says_little_still_gives_a_shape() -> None:
+def test_a_header_with_few_keys_still_has_a_shape() -> None:
     shape = shape_of([header({})])
     assert shape == ModelShape(0, 1, 2048, 0, 0, 0, 0)
     assert choose_context(shape, Settings(), 10) == (2048, "")
 
 
-@pytest.mark.parametrize(("layers", "gpu", "told"), [("auto", False, False), (0, False, False), (9, True, False)])
-def test_a_missing_gpu_is_noted_only_where_it_is_requested(
-    monkeypatch: pytest.MonkeyPatch, layers: int | str, gpu: bool, told: bool
+@pytest.mark.parametrize(("layers", "gpu", "has_note"), [("auto", False, False), (0, False, False), (9, True, False)])
+def test_a_missing_gpu_is_noted_only_if_it_is_requested(
+    monkeypatch: pytest.MonkeyPatch, layers: int | str, gpu: bool, has_note: bool
 ) -> None:
     monkeypatch.setattr(hardware, "has_gpu", lambda: gpu)
-    assert bool(check_gpu(Settings(n_gpu_layers=layers))) is told
+    assert bool(check_gpu(Settings(n_gpu_layers=layers))) is has_note
     monkeypatch.setattr(hardware, "has_gpu", lambda: False)
     assert "no effect" in check_gpu(Settings(n_gpu_layers="all"))

@@ -194,15 +194,15 @@ def test_a_variable_of_the_template_switches_reasoning_off() -> None:
         ("{% raw %}{{ x }}{% endraw %}{# gone #}", "{{ x }}"),
     ],
 )  # fmt: skip
-def test_what_templates_use_works_as_in_jinja(source: str, expected: str) -> None:
+def test_functions_of_templates_work_as_in_jinja(source: str, expected: str) -> None:
     assert render(source, USER) == expected
 
 
-def test_the_date_is_that_of_now() -> None:
+def test_the_template_gets_the_current_date() -> None:
     assert render("{{ strftime_now('%Y') }}", USER) in {str(datetime.now().year), str(datetime.now().year - 1)}
 
 
-def test_lines_of_blocks_leave_nothing_behind() -> None:
+def test_block_lines_leave_no_blank_lines() -> None:
     assert render("a\n  {% if true %}\nb\n  {% endif %}\nc\n", USER) == "a\nb\nc"
 
 
@@ -220,7 +220,7 @@ def test_lines_of_blocks_leave_nothing_behind() -> None:
         ("x" * 200_000, "more than 131072 characters"),
     ],
 )
-def test_a_text_that_is_no_template_is_refused(source: str, telling: str) -> None:
+def test_a_text_that_is_not_a_template_is_refused(source: str, telling: str) -> None:
     with pytest.raises(ModelInvalidError, match=telling) as caught:
         ChatTemplate(source, {}, "the template")
     assert str(caught.value).startswith("the template ")
@@ -244,7 +244,7 @@ def test_a_text_that_is_no_template_is_refused(source: str, telling: str) -> Non
         ("{{ '{} {}'.format('a') }}", "out of range"),
     ],
 )
-def test_a_template_that_fails_says_why_in_one_line(source: str, telling: str) -> None:
+def test_the_error_of_a_template_is_one_line(source: str, telling: str) -> None:
     with pytest.raises(LlmcliError, match=telling) as caught:
         render(source, USER)
     assert str(caught.value).startswith("the template fails: ")

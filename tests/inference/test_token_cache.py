@@ -60,7 +60,7 @@ def texts_of(history: list[Edit], pieces: list[str]) -> Iterator[list[str]]:
         yield text
 
 
-def taught(vocab: Vocab, names: list[str]) -> TokenCache:
+def trained_cache(vocab: Vocab, names: list[str]) -> TokenCache:
     """A cache that has seen the special tokens `names`."""
     cache = TokenCache(vocab)
     for name in names:
@@ -72,7 +72,7 @@ def taught(vocab: Vocab, names: list[str]) -> TokenCache:
 @given(history=edits)
 def test_the_tokens_are_those_of_the_whole_text(tiny: tuple[Vocab, list[str]], history: list[Edit]) -> None:
     vocab, names = tiny
-    cache = taught(vocab, names)
+    cache = trained_cache(vocab, names)
     for text in texts_of(history, [*names, *WORDS, *names]):
         whole = "".join(text)
         assert cache.tokenize([whole]) == vocab.tokenize(whole, parse_special=True)
@@ -80,7 +80,7 @@ def test_the_tokens_are_those_of_the_whole_text(tiny: tuple[Vocab, list[str]], h
 
 def test_a_neighbor_does_not_change_where_a_text_is_cut(tiny: tuple[Vocab, list[str]]) -> None:
     vocab, names = tiny
-    cache = taught(vocab, names)
+    cache = trained_cache(vocab, names)
     pieces = [*names, *WORDS]
     for whole in (first + before + after for first in ("", "her") for before in pieces for after in pieces):
         assert cache.tokenize([whole]) == vocab.tokenize(whole, parse_special=True)
@@ -98,10 +98,10 @@ def test_the_tokens_of_the_starter_are_those_of_the_whole_text(starter_vocab: Vo
 
 @settings(max_examples=40, deadline=None)
 @given(history=edits)
-def test_a_conversation_is_the_same_with_and_without(
+def test_a_cache_does_not_change_the_tokens_of_a_conversation(
     starter_vocab: Vocab, template: ChatTemplate, history: list[Edit]
 ) -> None:
-    """Contents that spell control tokens, and answers begun by the user, are among them."""
+    """Contents that spell control tokens, and answers with a prefill, are among them."""
     cache = TokenCache(starter_vocab)
     for contents in texts_of(history, [*ATTACKS, *WORDS[:7]]):
         messages = [{"role": "user" if i % 2 else "assistant", "content": text} for i, text in enumerate(contents)]
@@ -137,16 +137,14 @@ def counted(starter_vocab: Vocab, monkeypatch: pytest.MonkeyPatch) -> Callable[[
     return count
 
 
-def talk(n_messages: int, word: str = "word") -> list[dict[str, str]]:
+def conversation(n_messages: int, word: str = "word") -> list[dict[str, str]]:
     return [{"role": "user", "content": f"{number} {word} " * 20} for number in range(n_messages)]
 
 
-def test_only_what_is_new_is_tokenized(
-    starter_vocab: Vocab, template: ChatTemplate, counted: Callable[[], int]
-) -> None:
+def test_only_new_text_is_tokenized(starter_vocab: Vocab, template: ChatTemplate, counted: Callable[[], int]) -> None:
     cache = TokenCache(starter_vocab)
     warm_cache(template, cache)
-    messages = talk(100)
+    messages = conversation(100)
     render_prompt(template, starter_vocab, messages, cache=cache)
     assert counted() > 2 * sum(len(message["content"]) for message in messages)
     render_prompt(template, starter_vocab, messages, cache=cache)
@@ -163,32 +161,30 @@ def test_the_third_prompt_is_cached_without_warming(
     cache = TokenCache(starter_vocab)
     costs = []
     for _ in range(3):
-        render_prompt(template, starter_vocab, talk(5), cache=cache)
+        render_prompt(template, starter_vocab, conversation(5), cache=cache)
         costs.append(counted())
     assert costs[0] > costs[1] > costs[2] == 0
 
 
-def test_what_was_not_used_for_long_is_forgotten(
+def test_the_oldest_text_leaves_the_cache(
     starter_vocab: Vocab, template: ChatTemplate, counted: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prompt_tokens, "_ROOM", 500)
+    monkeypatch.setattr(prompt_tokens, "_CACHE_SIZE", 500)
     cache = TokenCache(starter_vocab)
     warm_cache(template, cache)
     for word in ("one", "two", "three", "four"):
-        assert render_prompt(template, starter_vocab, talk(2, word), cache=cache) == render_prompt(
-            template, starter_vocab, talk(2, word)
+        assert render_prompt(template, starter_vocab, conversation(2, word), cache=cache) == render_prompt(
+            template, starter_vocab, conversation(2, word)
         )
     counted()
-    render_prompt(template, starter_vocab, talk(2, "four"), cache=cache)
+    render_prompt(template, starter_vocab, conversation(2, "four"), cache=cache)
     assert counted() == 0
-    render_prompt(template, starter_vocab, talk(2, "one"), cache=cache)
+    render_prompt(template, starter_vocab, conversation(2, "one"), cache=cache)
     assert counted() > 0
 
 
-def test_a_text_beyond_all_room_is_tokenized_all_the_same(
-    starter_vocab: Vocab, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(prompt_tokens, "_ROOM", 10)
+def test_a_text_larger_than_the_cache_is_tokenized(starter_vocab: Vocab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompt_tokens, "_CACHE_SIZE", 10)
     cache = TokenCache(starter_vocab)
     for text in ("a" * 50, "b", "a" * 50):
         assert cache.tokenize([text]) == starter_vocab.tokenize(text)

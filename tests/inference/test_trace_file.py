@@ -1,4 +1,4 @@
-"""The file of a trace: what is written is read, and what is no trace is refused by file and line."""
+"""Trace files: they are read as they were written, and errors name the file and the line."""
 
 import io
 import json
@@ -19,7 +19,7 @@ PLAIN = TokenTrace(0, 42, " é日\n", 0.5, 1, 1.25, 0.7, 12, (), "0.3..1.3", 0, 
 KEYS = ["i", "id", "text", "p", "rank", "entropy", "temperature", "candidates", "top", "policy", "sentence", "time"]
 
 
-def written(path: Path, *tokens: TokenTrace) -> Path:
+def write_trace(path: Path, *tokens: TokenTrace) -> Path:
     writer = TraceWriter(path)
     for token in tokens:
         writer.write(token)
@@ -27,22 +27,22 @@ def written(path: Path, *tokens: TokenTrace) -> Path:
     return path
 
 
-def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+def test_a_trace_is_read_as_it_was_written(tmp_path: Path) -> None:
     held = TokenTrace(1, None, "", None, None, None, None, None, (), "", 0, 0.0, reasoning="hm", thinking=True)
     rich = PLAIN._replace(i=2, top=(Alternative(1, " a", 0.5, 0.25), Alternative(2, "\x1b\u2028", 0.25, 0.0)))
-    path = written(tmp_path / "a.jsonl", PLAIN, held, rich)
+    path = write_trace(tmp_path / "a.jsonl", PLAIN, held, rich)
     assert read_trace(path) == [PLAIN, held, rich]
 
 
 def test_a_line_has_the_documented_keys_and_no_empty_ones(tmp_path: Path) -> None:
     thinking = PLAIN._replace(reasoning="x", thinking=True)
-    lines = written(tmp_path / "a.jsonl", PLAIN, thinking).read_text(encoding="utf-8").split("\n")
+    lines = write_trace(tmp_path / "a.jsonl", PLAIN, thinking).read_text(encoding="utf-8").split("\n")
     assert list(json.loads(lines[0])) == KEYS
     assert list(json.loads(lines[1])) == [*KEYS, "reasoning", "thinking"]
     assert " é日" in lines[0]
 
 
-def test_numbers_are_as_long_as_they_are_worth() -> None:
+def test_numbers_have_six_significant_digits() -> None:
     top = (Alternative(1, "a", 1 / 3, 2 / 3),)
     data = to_data(PLAIN._replace(p=1 / 3, entropy=1e-9 / 3, temperature=2 / 3, time=100 / 3, top=top))
     assert (data["p"], data["entropy"], data["temperature"], data["time"]) == (0.333333, 3.33333e-10, 0.666667, 33.333)
@@ -53,13 +53,13 @@ def test_numbers_are_as_long_as_they_are_worth() -> None:
 def test_a_trace_is_for_its_owner_only(tmp_path: Path) -> None:
     old = os.umask(0)
     try:
-        assert written(tmp_path / "a.jsonl", PLAIN).stat().st_mode & 0o777 == 0o600
+        assert write_trace(tmp_path / "a.jsonl", PLAIN).stat().st_mode & 0o777 == 0o600
     finally:
         os.umask(old)
 
 
 def test_a_trace_overwrites_the_file_and_may_close_twice(tmp_path: Path) -> None:
-    written(tmp_path / "a.jsonl", *[PLAIN] * 50)
+    write_trace(tmp_path / "a.jsonl", *[PLAIN] * 50)
     writer = TraceWriter(tmp_path / "a.jsonl")
     writer.write(PLAIN)
     writer.close()
@@ -68,7 +68,7 @@ def test_a_trace_overwrites_the_file_and_may_close_twice(tmp_path: Path) -> None
 
 
 def test_half_a_character_is_written_as_a_mark(tmp_path: Path) -> None:
-    assert read_trace(written(tmp_path / "a.jsonl", PLAIN._replace(text="a\ud800")))[0].text == "a\ufffd"
+    assert read_trace(write_trace(tmp_path / "a.jsonl", PLAIN._replace(text="a\ud800")))[0].text == "a\ufffd"
 
 
 def test_a_path_that_is_not_writable_is_an_error(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_full_disk_is_an_error_at_each_write() -> None:
 
 
 def test_an_incomplete_last_line_is_skipped_with_a_note(tmp_path: Path) -> None:
-    path = written(tmp_path / "a.jsonl", PLAIN, PLAIN)
+    path = write_trace(tmp_path / "a.jsonl", PLAIN, PLAIN)
     whole = path.read_bytes()
     notes: list[str] = []
     path.write_bytes(whole + whole[:30])
@@ -105,7 +105,7 @@ def test_an_incomplete_last_line_is_skipped_with_a_note(tmp_path: Path) -> None:
 
 
 def test_an_error_names_the_file_and_the_line(tmp_path: Path) -> None:
-    path = written(tmp_path / "a.jsonl", PLAIN, PLAIN)
+    path = write_trace(tmp_path / "a.jsonl", PLAIN, PLAIN)
     first, second, _ = path.read_bytes().split(b"\n")
     path.write_bytes(first + b"\n" + second[:40] + b"\n" + second + b"\n")
     with pytest.raises(UsageError, match=r"a\.jsonl, line 2 is not a token of a trace: not valid JSON"):
@@ -119,7 +119,7 @@ def test_a_file_of_another_kind_is_an_error(content: bytes) -> None:
     assert "--trace" in caught.value.hint
 
 
-def test_blank_lines_and_an_empty_file_are_no_fault(tmp_path: Path) -> None:
+def test_blank_lines_and_an_empty_file_are_valid(tmp_path: Path) -> None:
     line = json.dumps(to_data(PLAIN)).encode()
     assert parse_trace([b"\n", line, b"  \n"], "x", []) == [PLAIN]
     assert parse_trace([], "x", []) == []
@@ -147,14 +147,14 @@ def test_a_value_of_a_wrong_type_or_range_is_refused(key: str, value: Any) -> No
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_every_key_is_needed(key: str) -> None:
+def test_every_key_is_required(key: str) -> None:
     data = to_data(PLAIN)
     del data[key]
     with pytest.raises(ValueError, match=f"^{key} is missing$"):
         from_data(data)
 
 
-def test_a_key_of_a_later_version_is_passed_over() -> None:
+def test_a_key_of_a_later_version_is_ignored() -> None:
     assert from_data(to_data(PLAIN) | {"weather": "fine"}) == PLAIN
 
 

@@ -1,4 +1,4 @@
-"""The texts of a trace joined are the answer exactly, whatever was held back, taken back or thought."""
+"""The texts of a trace joined are the answer exactly, also if text was held back, removed or is reasoning."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,8 +10,8 @@ import pytest
 from llmcli.engine.events import TokenTrace
 from llmcli.engine.reasoning import ReasoningSplitter
 from llmcli.inference.answer import Answer
-from llmcli.inference.local import LocalModel, Prompt
-from llmcli.inference.prompt_tokens import raw_tokens
+from llmcli.inference.local import LocalModel
+from llmcli.inference.prompt_tokens import raw_prompt
 from llmcli.params.settings import Settings
 from tests.chat.controllers import open_local
 
@@ -26,27 +26,27 @@ def local(starter: Path) -> Iterator[LocalModel]:
     model.close()
 
 
-def traced(local: LocalModel, prompt: str = PROMPT, **values: Any) -> tuple[Answer, list[TokenTrace]]:
-    """An answer, and what was heard of each token, in the order of hearing."""
-    heard: list[TokenTrace] = []
-    answer = Answer(local, Prompt(prompt, raw_tokens(local.model.vocab, prompt)), replace(SETTINGS, **values), trace=2)
-    answer.on_token = heard.append
+def trace_answer(local: LocalModel, prompt: str = PROMPT, **values: Any) -> tuple[Answer, list[TokenTrace]]:
+    """An answer, and the traces in the order in which they were reported."""
+    traces: list[TokenTrace] = []
+    answer = Answer(local, raw_prompt(local.model.vocab, prompt), replace(SETTINGS, **values), trace=2)
+    answer.on_token = traces.append
     for _ in answer.parts():
         pass
-    return answer, heard
+    return answer, traces
 
 
-def of_tokens(heard: list[TokenTrace]) -> list[int]:
-    return [one.id for one in heard if one.id is not None]
+def of_tokens(traces: list[TokenTrace]) -> list[int]:
+    return [one.id for one in traces if one.id is not None]
 
 
-def test_each_token_is_heard_once_with_its_text(local: LocalModel) -> None:
-    answer, heard = traced(local)
-    assert heard == answer.traces
-    assert "".join(one.text for one in heard) == answer.text
-    assert of_tokens(heard) == answer.generation.tokens[len(answer.prompt.tokens) :]
-    assert [one.i for one in heard] == list(range(40))
-    for one in heard:
+def test_each_token_is_reported_once_with_its_text(local: LocalModel) -> None:
+    answer, traces = trace_answer(local)
+    assert traces == answer.traces
+    assert "".join(one.text for one in traces) == answer.text
+    assert of_tokens(traces) == answer.generation.tokens[len(answer.prompt.tokens) :]
+    assert [one.i for one in traces] == list(range(40))
+    for one in traces:
         assert one.p is not None
         assert 0 < one.p <= 1
         assert len(one.top) == 2
@@ -54,38 +54,36 @@ def test_each_token_is_heard_once_with_its_text(local: LocalModel) -> None:
 
 
 def test_the_texts_have_no_stop_string_but_text_held_back(local: LocalModel) -> None:
-    free, _ = traced(local)
+    free, _ = trace_answer(local)
     words = free.text.split()
-    stopped, heard = traced(local, stop=(f"{words[4]} {words[5]}",))
+    stopped, traces = trace_answer(local, stop=(f"{words[4]} {words[5]}",))
     assert stopped.finish_reason == "stop"
-    assert "".join(one.text for one in heard) == stopped.text == free.text[: free.text.index(f"{words[4]} {words[5]}")]
-    never, heard = traced(local, stop=(words[4] + " zebra",))  # its beginning is held back until it cannot be
-    assert "".join(one.text for one in heard) == never.text == free.text
+    assert "".join(one.text for one in traces) == stopped.text == free.text[: free.text.index(f"{words[4]} {words[5]}")]
+    never, traces = trace_answer(local, stop=(words[4] + " zebra",))  # its beginning is held back until it cannot be
+    assert "".join(one.text for one in traces) == never.text == free.text
 
 
 def test_removed_tokens_have_no_trace(local: LocalModel) -> None:
-    free, _ = traced(local)
+    free, _ = trace_answer(local)
     banned = free.text.split()[3] + " " + free.text.split()[4]
-    answer, heard = traced(local, banned_strings=(banned,))
+    answer, traces = trace_answer(local, banned_strings=(banned,))
     assert answer.text != free.text
-    assert answer.n_drawn > len(of_tokens(heard))  # some were taken back
-    assert "".join(one.text for one in heard) == answer.text
-    assert of_tokens(heard) == answer.generation.tokens[len(answer.prompt.tokens) :]
+    assert answer.n_drawn > len(of_tokens(traces))  # some were removed
+    assert "".join(one.text for one in traces) == answer.text
+    assert of_tokens(traces) == answer.generation.tokens[len(answer.prompt.tokens) :]
 
 
 def test_a_prefill_is_text_without_a_token(local: LocalModel) -> None:
-    answer, heard = traced(local, PROMPT + " small boy", prefill=" small boy")
-    assert (heard[0].id, heard[0].text, heard[0].p) == (None, " small boy", None)
-    assert "".join(one.text for one in heard) == answer.text
-    assert all(one.id is not None for one in heard[1:])
+    answer, traces = trace_answer(local, PROMPT + " small boy", prefill=" small boy")
+    assert (traces[0].id, traces[0].text, traces[0].p) == (None, " small boy", None)
+    assert "".join(one.text for one in traces) == answer.text
+    assert all(one.id is not None for one in traces[1:])
 
 
 def test_the_traces_separate_reasoning_from_the_answer(local: LocalModel) -> None:
     prompt = "<think>\nLet me see"
     grammar = 'root ::= " " [a-z ]{8} "</think>\\n\\nYes" [a-z. ]{10}'
-    answer = Answer(
-        local, Prompt(prompt, raw_tokens(local.model.vocab, prompt)), SETTINGS, grammar, inside=True, trace=0
-    )
+    answer = Answer(local, raw_prompt(local.model.vocab, prompt), SETTINGS, grammar, inside=True, trace=0)
     answer.settings = replace(SETTINGS, raw=False)
     assert ReasoningSplitter(prompt, True).thinking
     for _ in answer.parts():

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llmcli.errors import UsageError
-from llmcli.inference.comparison import MOST, Variant, distinct_n, split_values, statistics_of, variants_of
+from llmcli.inference.comparison import MAX_VARIANTS, Variant, distinct_n, split_values, statistics_of, variants_of
 from llmcli.params.policies.policy import Fixed
 
 # What varies
@@ -75,7 +75,7 @@ def test_a_long_value_is_shortened_only_in_the_label() -> None:
         (["top_k=" + ",".join(map(str, range(22)))], 3, "66 combinations, and the limit is 64"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(specs: list[str], n_seeds: int, says: str) -> None:
+def test_a_setting_that_cannot_be_compared_is_refused(specs: list[str], n_seeds: int, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         variants_of(specs, 1, n_seeds)
 
@@ -88,7 +88,7 @@ def test_a_value_with_a_comma_needs_semicolons() -> None:
 
 
 def test_as_many_variants_as_the_limit_are_allowed() -> None:
-    assert len(variants_of(["top_k=" + ",".join(map(str, range(MOST)))], 1)) == MOST
+    assert len(variants_of(["top_k=" + ",".join(map(str, range(MAX_VARIANTS)))], 1)) == MAX_VARIANTS
 
 
 # The figures

@@ -8,7 +8,7 @@ import pytest
 
 from llmcli.chat.attachments import Attachment
 from llmcli.chat.conversation import Message
-from llmcli.chat.export import form_of
+from llmcli.chat.export import format_of
 from llmcli.chat.sessions.session import Session
 from llmcli.cli import sessions
 from llmcli.errors import UsageError
@@ -120,7 +120,7 @@ def test_an_empty_conversation_is_an_empty_window() -> None:
 
 def test_the_suffix_svg_exports_a_session_as_a_picture(tmp_path: Path) -> None:
     session = Session("demo")
-    session.say("user", "hi")
+    session.add("user", "hi")
     session.close()
     sessions.export_session("demo", str(tmp_path / "talk.SVG"))
     assert rows((tmp_path / "talk.SVG").read_text(encoding="utf-8")) == ["> hi"]
@@ -129,7 +129,7 @@ def test_the_suffix_svg_exports_a_session_as_a_picture(tmp_path: Path) -> None:
 
 
 def test_the_suffix_svg_asks_for_a_picture() -> None:
-    assert form_of(Path("talk.svg")) == "svg"
+    assert format_of(Path("talk.svg")) == "svg"
 
 
 def test_the_pictures_of_the_readme_exist_and_are_private() -> None:

@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 from llmcli.chat.attachments import Attachment
 from llmcli.chat.conversation import Conversation, Message
-from llmcli.chat.sessions import store as files
+from llmcli.chat.sessions import store
 from llmcli.errors import DiskError, LlmcliError, UsageError
-from llmcli.files import VERSION, JsonlAppender, encode, read_events
-from llmcli.inference.output import from_data
+from llmcli.files import OPEN_SAFE, VERSION, JsonlAppender, check_integer, check_text, encode, read_events
+from llmcli.inference.output import ReplayManifest
 from llmcli.params.settings import NEVER_SET, fields, find, to_datum
 from llmcli.text import ellipsize
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-_PARTIAL = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
-_MAX_NOTES = 3
-_MAX_NAME = 100  # characters, of a character
 HEADER: dict[str, Any] = {"type": "session", "version": VERSION}
-ROLES = ("user", "assistant", "summary")
+_ROLES = ("user", "assistant", "summary")
+_PARTIAL = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | OPEN_SAFE
+_MAX_NOTES = 3
+_MAX_NAME = 100  # letters in the name of a character
 _MAX_ID = 10**9  # of a message
 _MAX_TIME = 253402300800  # the year 10000, which an ISO timestamp cannot express
 
@@ -33,9 +33,9 @@ _MAX_TIME = 253402300800  # the year 10000, which an ISO timestamp cannot expres
 class SessionFile:
     """The files of a session, locked until `close`."""
 
-    def __init__(self, name: str, journal: JsonlAppender, lock: "BaseFileLock") -> None:
+    def __init__(self, name: str, appender: JsonlAppender, lock: "BaseFileLock") -> None:
         self.name = name
-        self._journal = journal
+        self._appender = appender
         self._lock = lock
         self._partial = -1  # descriptor of the file of the unfinished answer
         self._waiting: list[Mapping[str, Any]] = []  # events that are not written yet, because the disk was full
@@ -50,7 +50,7 @@ class SessionFile:
         """
         if name:
             return cls._create(name)
-        name = files.new_name(first)
+        name = store.new_name(first)
         for number in count(1):
             with suppress(UsageError):
                 return cls._create(name if number == 1 else f"{name}-{number}")
@@ -58,19 +58,19 @@ class SessionFile:
 
     @classmethod
     def _create(cls, name: str) -> "SessionFile":
-        path = files.path_of(name)
-        lock = files.acquire_lock(name)  # before the file exists, so that no `--continue` opens it
+        path = store.path_of(name)
+        lock = store.acquire_lock(name)  # before the file exists, so that no `--continue` opens it
         try:
-            journal = JsonlAppender(path, new=True)
+            appender = JsonlAppender(path, new=True)
         except FileExistsError:
             lock.release()
-            raise files.name_exists(name) from None
+            raise store.name_exists(name) from None
         except BaseException:
             lock.release()
             raise
         with suppress(OSError):
-            files.partial_path(path).unlink()  # of a deleted session of this name
-        return cls(name, journal, lock)
+            store.partial_path(path).unlink()  # of a deleted session of this name
+        return cls(name, appender, lock)
 
     @classmethod
     def open(cls, name: str) -> "SessionFile":
@@ -79,8 +79,8 @@ class SessionFile:
         Raises:
             UsageError: if there is none, or another chat has it open.
         """
-        path = files.existing_path(name)
-        lock = files.acquire_lock(name)
+        path = store.existing_path(name)
+        lock = store.acquire_lock(name)
         try:
             return cls(name, JsonlAppender(path), lock)
         except BaseException:
@@ -94,10 +94,10 @@ class SessionFile:
             DiskError: if they cannot be written; the next call tries again.
         """
         self._waiting += events
-        self._journal.add(self._waiting)
+        self._appender.add(self._waiting)
         self._waiting.clear()
         if sync:
-            self._journal.sync()
+            self._appender.sync()
 
     def rename(self, name: str) -> None:
         """Rename the session.
@@ -107,30 +107,30 @@ class SessionFile:
         """
         if name == self.name:
             raise UsageError(f"the name of this session is already {name!r}")
-        path, target = self._journal.path, files.path_of(name)
-        lock = files.acquire_lock(name)
-        self._journal.close()  # Windows cannot move an open file
+        path, target = self._appender.path, store.path_of(name)
+        lock = store.acquire_lock(name)
+        self._appender.close()  # Windows cannot move an open file
         try:
-            files.move_files(path, target)
+            store.move_files(path, target)
             self.name, self._lock, lock, path = name, lock, self._lock, target
         finally:
             lock.release()
-            self._journal = JsonlAppender(path)
+            self._appender = JsonlAppender(path)
 
     def begin_answer(self, event: Mapping[str, Any]) -> None:
         """Write what is known of an answer before its first token."""
         with suppress(OSError):  # a full disk is reported when the answer ends
-            self._partial = os.open(files.partial_path(self._journal.path), _PARTIAL, 0o600)
+            self._partial = os.open(store.partial_path(self._appender.path), _PARTIAL, 0o600)
             os.write(self._partial, encode(event))
 
-    def grow(self, event: Mapping[str, Any]) -> None:
+    def add_piece(self, event: Mapping[str, Any]) -> None:
         """Write a piece of the answer, in a few microseconds."""
         if self._partial >= 0:
             with suppress(OSError):
                 os.write(self._partial, encode(event))
 
     def end_answer(self) -> None:
-        """Delete the pieces, unless the answer is not in the journal yet. A second call does nothing."""
+        """Delete the pieces, unless the answer is not in the session yet. A second call does nothing."""
         if self._partial < 0:
             return
         os.close(self._partial)
@@ -138,35 +138,18 @@ class SessionFile:
         if self._waiting:
             return
         with suppress(OSError):
-            files.partial_path(self._journal.path).unlink()
+            store.partial_path(self._appender.path).unlink()
 
     def close(self) -> None:
         """Close and unlock the files."""
         with suppress(DiskError):
             self.add([], sync=True)
         self.end_answer()
-        self._journal.close()
+        self._appender.close()
         with suppress(OSError):
-            if not self._journal.path.stat().st_size:  # the disk was full all the time
-                self._journal.path.unlink()
+            if not self._appender.path.stat().st_size:  # the disk was full all the time
+                self._appender.path.unlink()
         self._lock.release()
-
-
-def read_partial(path: Path) -> Message | None:
-    """The unfinished answer in this file, left by a chat that was killed; None if it is empty."""
-    message: Message | None = None
-    texts: dict[str, list[str]] = {"answer": [], "think": []}
-    with suppress(LlmcliError):  # usually there is no such file
-        for event in read_events(path):
-            if event.get("type") == "message":
-                with suppress(ValueError):
-                    message = from_event(event)
-            for kind in texts.keys() & event.keys():
-                texts[kind].append(str(event[kind]))
-    content, reasoning = "".join(texts["answer"]), "".join(texts["think"])
-    if not message or not content + reasoning:
-        return None
-    return replace(message, content=content, reasoning=reasoning, finish_reason="interrupt")
 
 
 @dataclass
@@ -194,38 +177,38 @@ def read_session(path: Path) -> SessionData:
         UsageError: if a newer version wrote it.
         DiskError: if it cannot be read.
     """
-    reading = SessionData()
-    for event in read_events(path, reading.faults):
+    data = SessionData()
+    for event in read_events(path, data.faults):
         try:
-            _apply(reading, event)
+            _apply(data, event)
         except (UsageError, ValueError) as error:
-            reading.faults.append(f"skipped a line: {str(error)[:200]}")
-    reading.unfinished = _unfinished(path, reading.conversation)
-    return reading
+            data.faults.append(f"skipped a line: {str(error)[:200]}")
+    data.unfinished = _unfinished(path, data.conversation)
+    return data
 
 
-def _apply(reading: SessionData, event: Mapping[str, Any]) -> None:
+def _apply(data: SessionData, event: Mapping[str, Any]) -> None:
     kind, key = event.get("type"), str(event.get("key"))
     if kind == "message":
-        _add_message(reading, from_event(event))
+        _add_message(data, from_event(event))
     elif kind == "head":
-        reading.conversation.move(number_of(event.get("id")))
+        data.conversation.move(number_of(event.get("id")))
     elif kind == "set":
         key = find(key).key
-        reading.overrides[key] = _typed_value(key, event.get("value"))
-        reading.character_keys.discard(key)
+        data.overrides[key] = _typed_value(key, event.get("value"))
+        data.character_keys.discard(key)
     elif kind == "unset":
-        reading.overrides.pop(key, None)
-        reading.character_keys.discard(key)
+        data.overrides.pop(key, None)
+        data.character_keys.discard(key)
     elif kind == "character":
-        _set_character(reading, event.get("name"), event.get("keys"))
+        _set_character(data, event.get("name"), event.get("keys"))
 
 
-def _set_character(reading: SessionData, name: Any, keys: Any) -> None:
+def _set_character(data: SessionData, name: Any, keys: Any) -> None:
     if not isinstance(name, str) or not isinstance(keys, list):
         raise ValueError("a character must have a name and a list of keys")
-    reading.character = ellipsize(name, _MAX_NAME)
-    reading.character_keys = {key for key in reading.overrides if key in keys}
+    data.character = ellipsize(name, _MAX_NAME)
+    data.character_keys = {key for key in data.overrides if key in keys}
 
 
 def _typed_value(key: str, datum: Any) -> Any:
@@ -239,11 +222,11 @@ def _typed_value(key: str, datum: Any) -> Any:
     return value
 
 
-def _add_message(reading: SessionData, message: Message) -> None:
+def _add_message(data: SessionData, message: Message) -> None:
     """Add a message of the file; if the one that it follows is lost, it follows the message before it in the file."""
-    conversation = reading.conversation
+    conversation = data.conversation
     if message.parent is not None and message.parent not in conversation.messages:
-        reading.faults.append(f"message {message.id} follows message {message.parent}, which does not exist")
+        data.faults.append(f"message {message.id} follows message {message.parent}, which does not exist")
         message = replace(message, parent=conversation.head)
     if conversation.messages.get(message.id) != message:  # a line may be there twice
         conversation.add(message)
@@ -251,10 +234,27 @@ def _add_message(reading: SessionData, message: Message) -> None:
 
 def _unfinished(path: Path, conversation: Conversation) -> Message | None:
     """The answer of a chat that was killed, unless the conversation has it already."""
-    message, known = read_partial(files.partial_path(path)), conversation.messages
-    if not message or message.id in known:
+    message, messages = _read_partial(store.partial_path(path)), conversation.messages
+    if not message or message.id in messages:
         return None
-    return message if message.parent in (None, *known) else replace(message, parent=conversation.head)
+    return message if message.parent in (None, *messages) else replace(message, parent=conversation.head)
+
+
+def _read_partial(path: Path) -> Message | None:
+    """The unfinished answer in this file, or None if it is empty."""
+    message: Message | None = None
+    texts: dict[str, list[str]] = {"answer": [], "think": []}
+    with suppress(LlmcliError):  # usually the file does not exist
+        for event in read_events(path):
+            if event.get("type") == "message":
+                with suppress(ValueError):
+                    message = from_event(event)
+            for kind in texts.keys() & event.keys():
+                texts[kind].append(str(event[kind]))
+    content, reasoning = "".join(texts["answer"]), "".join(texts["think"])
+    if not message or not content + reasoning:
+        return None
+    return replace(message, content=content, reasoning=reasoning, finish_reason="interrupt")
 
 
 def to_event(message: Message) -> dict[str, Any]:
@@ -285,7 +285,7 @@ def set_events(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def unset_event(key: str) -> dict[str, Any]:
-    """The event of a setting that is no longer set in the session."""
+    """The event of a setting that the session does not set any more."""
     return {"type": "unset", "key": key}
 
 
@@ -315,7 +315,7 @@ def from_event(event: Mapping[str, Any]) -> Message:
     """
     role, params, timings = event.get("role"), event.get("params", {}), event.get("timings", {})
     attachments = event.get("attachments", [])
-    if role not in ROLES or not isinstance(attachments, list):
+    if role not in _ROLES or not isinstance(attachments, list):
         raise ValueError("not a message")
     if not isinstance(params, dict) or not isinstance(timings, dict):
         raise ValueError("params and timings must be JSON objects")
@@ -338,7 +338,7 @@ def from_event(event: Mapping[str, Any]) -> Message:
 def _replay_data(value: Any) -> dict[str, Any]:
     """What a replay needs; empty if it is not valid, because the answer itself is worth more."""
     try:
-        return from_data(value).to_data() if value else {}
+        return ReplayManifest.from_data(value).to_data() if value else {}
     except ValueError:
         return {}
 
@@ -365,15 +365,11 @@ def _seconds_of(timestamp: Any) -> float:
 
 
 def _message_id(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _MAX_ID:
-        raise ValueError(f"the id of a message must be an integer from 1 to {_MAX_ID}")
-    return value
+    return check_integer(value, "the id of a message", 1, _MAX_ID)
 
 
 def _is_number(value: Any) -> bool:
-    return (
-        isinstance(value, int | float) and abs(value) < 1e300
-    )  # neither NaN nor an integer beyond the range of a float
+    return isinstance(value, int | float) and abs(value) < 1e300  # neither NaN nor beyond the range of a float
 
 
 def _is_plain(value: Any, depth: int = 2) -> bool:
@@ -384,10 +380,7 @@ def _is_plain(value: Any, depth: int = 2) -> bool:
 
 
 def _text(event: Mapping[str, Any], key: str) -> str:
-    value = event.get(key, "")
-    if not isinstance(value, str):
-        raise ValueError(f"{key} must be a string")
-    return value
+    return check_text(event.get(key, ""), key)
 
 
 def _attachment(value: Any) -> Attachment:

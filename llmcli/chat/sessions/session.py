@@ -2,15 +2,13 @@
 
 import re
 import sys
-import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from llmcli.chat.conversation import Conversation, Message
-from llmcli.chat.sessions import store as files
+from llmcli.chat.sessions import store
 from llmcli.chat.sessions.file import (
     HEADER,
     SessionFile,
@@ -29,18 +27,22 @@ _WRITE_HINT = "free some space or make the folder writable; the chat continues, 
 class Session:
     """One conversation on disk. The first message creates the file; an unfinished answer has a file beside it.
 
+    `conversation` is for reading, and for moves between its messages: each new head is written at once. `overrides` are
+    the typed settings that were changed in the chat, by key. The file has these and the settings of the command line,
+    all as the same event: a session that is opened again has the same settings in force, and there `/reset` removes
+    them all. `character` is the name of the character that answers, or empty. `notes` tell the user what is wrong with
+    the file. With `keep` False nothing is written.
+
     A full disk does not end a conversation: `end_answer` raises once, and all is written as soon as there is room.
-    `overrides` are the settings changed in the chat, typed, by key. `character` is the name of the character that
-    answers, or empty. `notes` tells the user what is wrong with the file. With `keep` False nothing is written.
     """
 
     def __init__(self, name: str = "", keep: bool = True) -> None:
-        self.conversation = Conversation()
+        self.conversation = Conversation(self._save_head)
         self.overrides: dict[str, Any] = {}
         self.character = ""
         self.notes: list[str] = []
         self._character_keys: set[str] = set()  # the settings that the character has set
-        self._remembered: dict[str, Any] = {}
+        self._flags: dict[str, Any] = {}  # the settings of the command line, below the overrides
         self._name = name
         self._keep = keep
         self._file: SessionFile | None = None
@@ -56,11 +58,16 @@ class Session:
             UsageError: if there is none, another chat has it open, or a newer version wrote it.
             DiskError: if it cannot be read.
         """
-        session = cls(files.find_name(name))
+        session = cls(store.find_name(name))
         session._file = SessionFile.open(session.name)
+        path = store.path_of(session.name)
         try:
-            path = files.path_of(session.name)
-            session._recover(path, session._read(path))
+            if unfinished := session._read():
+                session._store(unfinished)
+                session.notes.append("the last answer is not complete; /continue continues it")
+            if not session._write_error:
+                with suppress(OSError):
+                    store.partial_path(path).unlink()
             if not path.stat().st_size:  # the program was killed before it wrote the first line
                 session._save([HEADER])
         except BaseException:
@@ -75,8 +82,8 @@ class Session:
         Raises:
             UsageError: if there is none, or a newer version wrote it.
         """
-        session = cls(files.find_name(name), keep=False)
-        if unfinished := session._read(files.path_of(session.name)):
+        session = cls(store.find_name(name), keep=False)
+        if unfinished := session._read():
             session.conversation.add(unfinished)
         return session
 
@@ -86,33 +93,24 @@ class Session:
         return self._file.name if self._file else self._name
 
     @property
-    def saved(self) -> bool:
+    def is_saved(self) -> bool:
         """Whether the session is on disk."""
         return self._file is not None
 
     @property
-    def named(self) -> bool:
+    def is_named(self) -> bool:
         """Whether the user chose the name, rather than the program."""
         return bool(self.name) and not re.match(r"\d{4}-\d\d-\d\d-", self.name)
 
-    # The conversation
+    # Messages
 
-    def draft(self, role: str, content: str, **more: Any) -> Message:
-        """A message that would follow the head, without adding it."""
-        conversation = self.conversation
-        return Message(conversation.next_id, conversation.head, role, content, time=time.time(), **more)
-
-    def prepare(self, role: str, content: str, **more: Any) -> None:
-        """Add a message that is written only with the first message of the user (the greeting of a character)."""
-        self.conversation.add(self.draft(role, content, **more))
-
-    def say(self, role: str, content: str, **more: Any) -> Message:
+    def add(self, role: str, content: str, **more: Any) -> Message:
         """Add a message after the head; it is on disk when this returns.
 
         Raises:
             UsageError: if it is the first, and another session has taken the name of this one.
         """
-        return self._store(self.draft(role, content, **more))
+        return self._store(self.conversation.draft(role, content, **more))
 
     def add_copy(self, message: Message) -> Message:
         """Copy a message of the tree to the head; the copy has no replay data."""
@@ -121,14 +119,14 @@ class Session:
 
     def begin_answer(self, parent: int | None, **more: Any) -> None:
         """Start an answer that follows `parent`; it joins the conversation when it ends."""
-        self._unfinished = replace(self.draft("assistant", "", **more), parent=parent)
+        self._unfinished = replace(self.conversation.draft("assistant", "", **more), parent=parent)
         if self._file:
             self._file.begin_answer(to_event(self._unfinished))
 
-    def grow(self, kind: str, text: str) -> None:
+    def add_piece(self, kind: str, text: str) -> None:
         """Write the next piece of the answer ("answer" or "think") to disk, so that a kill loses nothing."""
         if self._file:
-            self._file.grow({kind: text})
+            self._file.add_piece({kind: text})
 
     def end_answer(self, content: str, reasoning: str = "", **more: Any) -> Message | None:
         """End the answer. An empty one is not kept.
@@ -147,28 +145,7 @@ class Session:
             raise DiskError(str(self._write_error), _WRITE_HINT)
         return message
 
-    def move(self, head: int | None) -> None:
-        """See `Conversation.move`."""
-        self.conversation.move(head)
-        self._note_head()
-
-    def undo(self, turns: int) -> list[Message]:
-        """See `Conversation.undo`."""
-        removed = self.conversation.undo(turns)
-        self._note_head()
-        return removed
-
-    def clear(self) -> None:
-        """See `Conversation.clear`."""
-        self.conversation.clear()
-        self._note_head()
-
-    def redo(self) -> None:
-        """See `Conversation.redo`."""
-        self.conversation.redo()
-        self._note_head()
-
-    # The settings
+    # Settings
 
     def set(self, key: str, value: Any) -> None:
         """Set a setting to a typed value from now on."""
@@ -177,14 +154,14 @@ class Session:
         self._save(set_events({key: value}))
 
     def unset(self, key: str) -> None:
-        """Remove the value that was set in this session."""
-        if self.overrides.pop(key, self) is not self:
-            known = key in self._remembered
-            self._save(set_events({key: self._remembered[key]}) if known else [unset_event(key)])
+        """Remove the value that was set in the chat; the one of the command line is in force again."""
+        if key in self.overrides:
+            del self.overrides[key]
+            self._save(set_events({key: self._flags[key]}) if key in self._flags else [unset_event(key)])
 
-    def remember(self, values: Mapping[str, Any]) -> None:
-        """Write settings that are in force already, those of the command line, for the next start of this session."""
-        self._remembered |= values
+    def save_flags(self, values: Mapping[str, Any]) -> None:
+        """Write the settings of the command line, which are in force already, for the next start of this session."""
+        self._flags |= values
         self._save(set_events(values))
 
     def set_character(self, name: str, keys: Iterable[str]) -> None:
@@ -199,7 +176,7 @@ class Session:
         keys, self.character, self._character_keys = self._character_keys, "", set()
         for key in keys:
             self.overrides.pop(key, None)
-            self._remembered.pop(key, None)
+            self._flags.pop(key, None)
         self._save([*map(unset_event, sorted(keys)), character_event("", ())])
 
     # The file
@@ -211,12 +188,11 @@ class Session:
             UsageError: if the name is taken or not valid, or this session is not saved.
             DiskError: if the file cannot be moved.
         """
-        self._must_keep()
-        name = files.to_name(name)
+        name = self._valid_name(name)
         if self._file:
             self._file.rename(name)
         else:
-            files.require_unused(name)
+            store.require_unused(name)
         self._name = name
 
     def copy(self, name: str) -> "Session":
@@ -226,14 +202,13 @@ class Session:
             UsageError: if the name is taken or not valid, or this session is not saved.
             DiskError: if it cannot be written.
         """
-        self._must_keep()
-        name = files.to_name(name)
-        files.require_unused(name)
+        name = self._valid_name(name)
+        store.require_unused(name)
         other = Session(name)
         for message in self.conversation.messages.values():
             other.conversation.add(message)
         other.conversation.move(self.conversation.head)
-        other.overrides, other._remembered = dict(self.overrides), dict(self._remembered)
+        other.overrides, other._flags = dict(self.overrides), dict(self._flags)
         other.character, other._character_keys = self.character, set(self._character_keys)
         if other.conversation.messages:
             other._file = SessionFile.claim(name, "")
@@ -251,19 +226,37 @@ class Session:
         if file:
             file.close()
 
+    def _valid_name(self, name: str) -> str:
+        if not self._keep:
+            raise UsageError(
+                "this session is not saved, because the chat was started with --no-save", "use /export FILE.md"
+            )
+        return store.to_name(name)
+
+    def _read(self) -> Message | None:
+        """Load the file; returns the unfinished answer of a chat that was killed."""
+        path = store.path_of(self.name)
+        data = read_session(path)
+        self.conversation, self.overrides = data.conversation, data.overrides
+        self.conversation.on_move = self._save_head
+        self.character, self._character_keys = data.character, data.character_keys
+        self.notes += data.notes(path.name)
+        return data.unfinished
+
     def _store(self, message: Message) -> Message:
-        new = self._keep and not self._file
-        if new:
-            self._claim(message.content)
+        """Add a message to the conversation and to the file, which the first message creates."""
+        is_first = self._keep and not self._file
+        if is_first:
+            try:
+                self._file = SessionFile.claim(self._name, message.content)
+            except DiskError as error:  # the next message tries again
+                self._write_error = self._write_error or error
         self.conversation.add(message)
-        self._save(self._all_events() if new else [to_event(message)], sync=True)
+        self._save(self._all_events() if is_first else [to_event(message)], sync=True)
         return message
 
-    def _claim(self, first: str) -> None:
-        try:
-            self._file = SessionFile.claim(self._name, first)
-        except DiskError as error:  # the next message tries again
-            self._write_error = self._write_error or error
+    def _save_head(self) -> None:
+        self._save([{"type": "head", "id": self.conversation.head}])
 
     def _save(self, events: Iterable[Mapping[str, Any]], sync: bool = False) -> None:
         """Add events to the file; before the first message there is none."""
@@ -277,30 +270,5 @@ class Session:
             self._write_error, self._is_reported = None, False
 
     def _all_events(self) -> Iterable[Mapping[str, Any]]:
-        values = self._remembered | self.overrides
+        values = self._flags | self.overrides
         return all_events(self.conversation, values, self.character, self._character_keys)
-
-    def _must_keep(self) -> None:
-        if not self._keep:
-            raise UsageError(
-                "this session is not saved, because the chat was started with --no-save", "use /export FILE.md"
-            )
-
-    def _note_head(self) -> None:
-        self._save([{"type": "head", "id": self.conversation.head}])
-
-    def _read(self, path: Path) -> Message | None:
-        """Load the file; returns the unfinished answer of a chat that was killed."""
-        reading = read_session(path)
-        self.conversation, self.overrides = reading.conversation, reading.overrides
-        self.character, self._character_keys = reading.character, reading.character_keys
-        self.notes += reading.notes(path.name)
-        return reading.unfinished
-
-    def _recover(self, path: Path, unfinished: Message | None) -> None:
-        if unfinished:
-            self._store(unfinished)
-            self.notes.append("the last answer is not complete; /continue continues it")
-        if not self._write_error:
-            with suppress(OSError):
-                files.partial_path(path).unlink()

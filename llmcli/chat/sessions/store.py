@@ -22,7 +22,7 @@ SUFFIX = ".jsonl"
 _MAX_NAME = 64  # characters
 _NAME_HINT = "start with a letter or a digit; use letters from a to z, digits, dots, dashes and underscores"
 _MESSAGE, _HEAD = b'"type":"message"', b'"type":"head"'
-# As the journal writes them; a line of another program is read as JSON.
+# As llmcli writes them; a line of another program is read as JSON.
 _MESSAGE_LINK = re.compile(rb'\{"type":"message","id":(\d{1,10}),"parent":(\d{1,10}|null)[,}]')
 
 
@@ -32,7 +32,7 @@ class SessionSummary:
 
     name: str
     title: str
-    n_messages: int  # of the present branch
+    n_messages: int  # of the current branch
     n_branches: int
     size: int  # bytes
     changed: float  # seconds since 1970
@@ -50,6 +50,7 @@ class SearchHit:
 
 
 def folder() -> Path:
+    """The folder of all sessions."""
     return data_dir() / "sessions"
 
 
@@ -131,7 +132,7 @@ def names() -> list[str]:
 
 
 def _newest_first() -> list[tuple[float, Path]]:
-    """The files of sessions; files of other names are not ours."""
+    """The files of sessions with the time of the last change; a file whose name is not valid is not a session."""
     found = []
     for path in folder().glob(f"*{SUFFIX}"):
         with suppress(OSError, UsageError):  # removed meanwhile
@@ -299,7 +300,7 @@ def partial_path(path: Path) -> Path:
 
 
 def read_outline(path: Path) -> tuple[str, int, int, int]:
-    """Title, messages of the present branch, branches, and size in bytes.
+    """Title, messages of the current branch, branches, and size in bytes.
 
     Raises:
         OSError: if the file cannot be read.

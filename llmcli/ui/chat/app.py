@@ -128,10 +128,10 @@ class ChatApp(ChatPrinter):
             ContextOverflowError: see `make_room`.
         """
         session = self.controller.session
-        draft = session.draft("user", text, attachments=attachments)
+        draft = session.conversation.draft("user", text, attachments=attachments)
         if resolve_overflow(self, self.path(), draft=draft) is None:
             return False
-        session.say("user", text, attachments=attachments)
+        session.add("user", text, attachments=attachments)
         return True
 
     def replace(self, number: int, text: str) -> None:
@@ -142,21 +142,21 @@ class ChatApp(ChatPrinter):
             console.note(f"message {number} is unchanged")
             return
         if old.role != "user":
-            session.move(old.parent)
-            session.say(old.role, text, model=old.model, finish_reason="edited" if old.role == "assistant" else "")
+            session.conversation.move(old.parent)
+            session.add(old.role, text, model=old.model, finish_reason="edited" if old.role == "assistant" else "")
             console.note(f"message {number} is changed; /continue lets the model extend it")
             return
         self.draft, self.editing = text, number  # stays so if it cannot be sent
         if not self.ready():
             return
         head = session.conversation.head
-        session.move(old.parent)
+        session.conversation.move(old.parent)
         added = False
         try:
             added = self._add_message(text, old.attachments)
         finally:
             if not added:
-                session.move(head)
+                session.conversation.move(head)
         if added:
             self.draft, self.editing = "", None
             self._answer(self.path())
@@ -290,7 +290,7 @@ class ChatApp(ChatPrinter):
             return not flag.is_set()
 
         try:
-            with busy_screen.open(flag, loading.doing):
+            with busy_screen.open(flag, loading.status):
                 local = loading.wait(tick)
         except BaseException:
             self.controller.close_model()  # the next message tries again

@@ -52,7 +52,11 @@ def resolve_overflow(
         return None
     if how == "compact" and len(whole) > 2 and _compact(chat, path):
         path = chat.path()
-        whole = [*path, chat.session.draft(draft.role, draft.content, attachments=draft.attachments)] if draft else path
+        whole = (
+            [*path, chat.session.conversation.draft(draft.role, draft.content, attachments=draft.attachments)]
+            if draft
+            else path
+        )
         if not controller.fit(whole, begun).over:
             return whole
     number = controller.drop_oldest(whole, begun)
@@ -96,8 +100,8 @@ def compact_now(chat: OverflowChat, path: Sequence[Message], keep: int | None = 
     if compaction.interrupted or not compaction.text:
         console.note("nothing changed")
         return False
-    if compaction.left_out:
-        omitted = plural(compaction.left_out, "message")
+    if compaction.n_skipped:
+        omitted = plural(compaction.n_skipped, "message")
         console.warn(f"the summary omits the oldest {omitted}: they did not fit into the context")
     if chat.live:
         choices = {"yes": "use it", "edit": "change it first", "no": "change nothing"}

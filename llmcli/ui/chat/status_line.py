@@ -28,7 +28,7 @@ def status_line(chat: "ChatApp") -> str:
     if character := _character(chat):
         parts.append(character)
     if local is None and controller.loading:
-        parts.append("cannot be loaded" if controller.loading.failed else controller.loading.doing)
+        parts.append("cannot be loaded" if controller.loading.failed else controller.loading.status)
     if local:
         if chat.used is None:  # the model was loaded while this prompt stood there
             chat.count()

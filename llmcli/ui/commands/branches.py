@@ -32,7 +32,7 @@ def undo(chat: "ChatApp", argument: str) -> None:
     """Go back by whole turns; the messages stay in the session."""
     if argument and not argument.isdecimal():
         raise UsageError(f"/undo takes the number of turns, got '{argument}'", "try /undo 2")
-    removed = chat.session.undo(int(argument or 1))
+    removed = chat.session.conversation.undo(int(argument or 1))
     start = ellipsize(removed[0].content)
     console.note(f"removed {plural(len(removed), 'message')}, starting at {start!r} (/redo restores them)")
 
@@ -46,7 +46,7 @@ def undo(chat: "ChatApp", argument: str) -> None:
 )
 def redo(chat: "ChatApp", _argument: str) -> None:
     """Take back the last /undo or /clear."""
-    chat.session.redo()
+    chat.session.conversation.redo()
     console.note(f"restored: the conversation has {plural(len(chat.path()), 'message')}")
 
 
@@ -116,7 +116,7 @@ def branch(chat: "ChatApp", argument: str) -> None:
     if not argument.isdecimal() or not 0 < int(argument) <= len(leaves):
         message = f"branch {argument} does not exist" if argument else "/branch needs the number of a branch"
         raise UsageError(message, "see the numbers in /branches")
-    chat.session.move(leaves[int(argument) - 1])
+    chat.session.conversation.move(leaves[int(argument) - 1])
     show(chat, chat.path()[-2:], len(chat.path()) - 1)
 
 
@@ -137,7 +137,7 @@ def _branch_off(chat: "ChatApp", number: str, rank: str) -> None:
         return
     if token == answered.tokens[at]:
         raise UsageError(f"candidate {rank} is the token of this answer", "choose another candidate")
-    content, reasoning = answered.beginning(at, token)
+    content, reasoning = answered.text_before(at, token)
     _continue_from(chat, answered, content, reasoning, answered.ends(token))
 
 
@@ -145,8 +145,8 @@ def _continue_from(chat: "ChatApp", answered: "AnswerInspector", content: str, r
     """Add the beginning of an answer beside the last one, and let the model continue it unless it is `whole`."""
     session, old = chat.session, answered.message
     head, turn = session.conversation.head, chat.turn
-    session.move(old.parent)
-    session.say("assistant", content, reasoning=reasoning, model=old.model, finish_reason="edited")
+    session.conversation.move(old.parent)
+    session.add("assistant", content, reasoning=reasoning, model=old.model, finish_reason="edited")
     if whole:
         chat.render(content)
         console.note("the answer ends there (/branches lists the earlier one)")
@@ -155,7 +155,7 @@ def _continue_from(chat: "ChatApp", answered: "AnswerInspector", content: str, r
         continue_(chat, "")
     finally:
         if chat.turn is turn:  # the answer did not start
-            session.move(head)
+            session.conversation.move(head)
 
 
 @command(
@@ -171,7 +171,7 @@ def fork(chat: "ChatApp", argument: str) -> None:
     if not argument:
         raise UsageError("/fork needs a name for the new session", "try /fork other-ending")
     before = chat.session.name
-    chat.controller.take(chat.session.copy(argument))
+    chat.controller.switch_session(chat.session.copy(argument))
     console.note(f"session {chat.session.name}" + (f" (a copy of {before}, which stays as it is)" if before else ""))
 
 
@@ -186,7 +186,7 @@ def fork(chat: "ChatApp", argument: str) -> None:
 )
 def clear(chat: "ChatApp", _argument: str) -> None:
     """Start over at the root of the session."""
-    chat.session.clear()
+    chat.session.conversation.clear()
     chat.pending = []
     console.note("new conversation; settings and system prompt stay (/redo restores the earlier one)")
 

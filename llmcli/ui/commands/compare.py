@@ -92,7 +92,7 @@ def _is_setting(name: str, text: str) -> bool:
 
 def _draft(chat: "ChatApp", question: str) -> Message:
     files = [attach(name) for name in find_mentions(question)]
-    return chat.session.draft("user", question, attachments=(*chat.pending, *files))
+    return chat.session.conversation.draft("user", question, attachments=(*chat.pending, *files))
 
 
 def _path_to_question(chat: "ChatApp") -> list[Message]:
@@ -138,7 +138,7 @@ def _compare(
 
 
 def _answer_numbers(chat: "ChatApp", start: str) -> list[tuple[str, str]]:
-    compared = chat.compare_session.comparison.compared if chat.compare_session else []
+    compared = chat.compare_session.comparison.results if chat.compare_session else []
     numbered = [(str(number), one.variant.label) for number, one in enumerate(compared, 1)]
     return [(number, label) for number, label in numbered if number.startswith(start)]
 
@@ -161,5 +161,5 @@ def keep(chat: "ChatApp", argument: str) -> None:
         raise UsageError("/keep takes the number of an answer", "try /keep 2")
     chat.turn = compare_session.keep(int(argument[:4]))
     chat.pending = [one for one in chat.pending if one not in compare_session.question.attachments]
-    label = compare_session.comparison.compared[int(argument[:4]) - 1].variant.label
+    label = compare_session.comparison.results[int(argument[:4]) - 1].variant.label
     console.note(f"kept answer {int(argument[:4])} ({label}): the conversation continues from it")

@@ -56,7 +56,7 @@ def why(chat: "ChatApp", argument: str) -> None:
     found = _inspect(chat, answered, argument, _N_WHY) if answered else None
     if answered and found:
         with to_stderr(not chat.live):
-            print_why(found, answered.made.settings)
+            print_why(found, answered.answer.settings)
         _note_differences(answered, found)
 
 
@@ -146,9 +146,9 @@ def _inspect(chat: "ChatApp", answered: "AnswerInspector", argument: str, count:
             number = answered.least_sure(progress)
     found = None
     if number is not None:
-        doing = "generating the answer again" if answered.subject.stateful_steps else "evaluating the answer"
+        doing = "generating the answer again" if answered.target.stateful_steps else "evaluating the answer"
         with busy(chat, doing) as progress:
-            found = answered.dissect(number, count, progress)
+            found = answered.inspect(number, count, progress)
     if not found:
         console.note("stopped")
         return None
@@ -158,7 +158,7 @@ def _inspect(chat: "ChatApp", answered: "AnswerInspector", argument: str, count:
 
 def _describe_position(answered: "AnswerInspector", number: int) -> str:
     """The number of a token, and the text before it."""
-    text = (answered.made.settings.prefill or "") + "".join(map(answered.text, range(number)))
+    text = (answered.answer.settings.prefill or "") + "".join(map(answered.text, range(number)))
     before = " ".join(text.split())
     end = f"…{before[-_BEFORE:]}" if len(before) > _BEFORE else before
     return f"token {number} (0 to {len(answered.tokens) - 1})" + (f', after "{end}"' if before else "")
@@ -171,7 +171,7 @@ def _note_differences(answered: "AnswerInspector", found: "TokenInspection") -> 
             "the answer is from an earlier chat: its text was tokenized again, perhaps not as it was generated"
         )
     if not found.exact:
-        names = ", ".join(answered.subject.stateful_steps)
+        names = ", ".join(answered.target.stateful_steps)
         console.note(f"could not reproduce the answer exactly: {names} state was reset at this token")
         return
     original = answered.traces[found.at].p if answered.traces else None

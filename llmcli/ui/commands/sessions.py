@@ -38,9 +38,9 @@ def save(chat: "ChatApp", argument: str) -> None:
     """Give the session a name, or keep a copy of a named one."""
     if not argument:
         raise UsageError("/save needs a name", "try /save novel")
-    if chat.session.named and not chat.session.saved:
+    if chat.session.is_named and not chat.session.is_saved:
         raise UsageError("the session is empty: there is nothing to copy", "send a message first")
-    if chat.session.named:
+    if chat.session.is_named:
         copy = chat.session.copy(argument)
         copy.close()
         console.note(f"saved a copy as {copy.name}; this session is still {chat.session.name}")
@@ -65,7 +65,7 @@ def load(chat: "ChatApp", argument: str) -> None:
         raise UsageError("/load needs the name of a session", "see the names in /sessions")
     if store.to_name(argument) == chat.session.name:
         raise UsageError(f"session {chat.session.name} is already open")
-    chat.controller.take(_open(argument))
+    chat.controller.switch_session(_open(argument))
     ensure_session_model(chat)
     open_session(chat)
 
@@ -174,13 +174,13 @@ def rename(chat: "ChatApp", argument: str) -> None:
 )
 def export(chat: "ChatApp", argument: str) -> None:
     """Write the conversation as a document."""
-    from llmcli.chat.export import form_of
+    from llmcli.chat.export import format_of
     from llmcli.ui.export import document, write
 
     if not argument:
         raise UsageError("/export needs a file name", "try /export talk.md")
     path = Path(os.path.expanduser(argument.strip('"')))
-    form = form_of(path)
+    form = format_of(path)
     if not chat.path():
         raise UsageError("the conversation is empty: there is nothing to export", "send a message first")
     if os.path.exists(path) and not (chat.live and confirm(f"{path} already exists. Replace it?", False)):

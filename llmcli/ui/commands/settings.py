@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llmcli.chat.controller import requires_reload, session_settings
-from llmcli.config.presets import NEVER, preset_purpose, presets, remove_preset, save_preset
+from llmcli.config.presets import NOT_IN_PRESETS, preset_purpose, presets, remove_preset, save_preset
 from llmcli.config.presets import describe_preset as describe_preset
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import config_dir
@@ -317,7 +317,7 @@ def _save_preset(chat: "ChatApp", name: str) -> None:
     if not name:
         raise UsageError("/preset save needs a name", "try /preset save mine")
     chosen = presets().get(chat.session.overrides.get("preset") or "", {})
-    own = {key: value for key, value in chat.session.overrides.items() if key not in ("model", *NEVER)}
+    own = {key: value for key, value in chat.session.overrides.items() if key not in ("model", *NOT_IN_PRESETS)}
     values = {**chosen, **own}
     if not values:
         raise UsageError("no setting was changed in this session", "change one first, for example /temp 1.2")

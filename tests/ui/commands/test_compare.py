@@ -15,7 +15,7 @@ from llmcli.params.settings import Settings
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands import registry
 from llmcli.ui.commands.compare import split_arguments
-from tests.chat.controllers import dialogue_with, open_local, say
+from tests.chat.controllers import ask, controller_with, open_local
 from tests.models.tiny_models import full_attention
 
 
@@ -61,7 +61,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
 
 @pytest.fixture
 def controller(local: LocalModel, home: Path) -> Iterator[ChatController]:
-    controller = dialogue_with(local, n_ctx=512, max_tokens=6, session=Session())
+    controller = controller_with(local, n_ctx=512, max_tokens=6, session=Session())
     yield controller
     controller.session.close()
 
@@ -82,7 +82,7 @@ def contents(chat: ChatApp) -> list[str]:
 
 
 def test_compare_answers_the_last_question_and_adds_nothing(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
-    say(chat.controller, "the river")
+    ask(chat.controller, "the river")
     before = dict(chat.session.conversation.messages)
     capfd.readouterr()
     obey(chat, "/compare temp=0.2,1.5")
@@ -96,12 +96,12 @@ def test_compare_answers_the_last_question_and_adds_nothing(chat: ChatApp, capfd
 
 
 def test_keep_adds_a_new_question_with_its_answer(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
-    say(chat.controller, "the river")
+    ask(chat.controller, "the river")
     before = contents(chat)
     obey(chat, "/compare and the hill? temp=0.2,1.5 n=2")
     assert contents(chat) == before
     assert chat.compare_session
-    wanted = chat.compare_session.comparison.compared[2].answer.text
+    wanted = chat.compare_session.comparison.results[2].answer.text
     obey(chat, "/keep 3")
     assert contents(chat) == [*before, "and the hill?", wanted]
     assert "kept answer 3 (temp=1.5 #1)" in capfd.readouterr().err
@@ -113,7 +113,7 @@ def test_keep_adds_a_new_question_with_its_answer(chat: ChatApp, capfd: pytest.C
 
 
 def test_keep_adds_the_answer_beside_the_first_one(chat: ChatApp) -> None:
-    first = say(chat.controller, "the river").message
+    first = ask(chat.controller, "the river").message
     obey(chat, "/compare temp=0.2,1.5")
     obey(chat, "/keep 2")
     assert len(chat.path()) == 2
@@ -126,7 +126,7 @@ def test_compare_uses_the_seed_of_the_session(chat: ChatApp) -> None:
     def compared() -> list[tuple[Any, str]]:
         obey(chat, "/compare the river temp=0.8,1.5")
         assert chat.compare_session
-        return [(one.answer.settings.seed, one.answer.text) for one in chat.compare_session.comparison.compared]
+        return [(one.answer.settings.seed, one.answer.text) for one in chat.compare_session.comparison.results]
 
     first = compared()
     assert [seed for seed, _ in first] == [1, 1]
@@ -161,7 +161,7 @@ def test_compare_refuses_what_cannot_vary(chat: ChatApp, line: str, says: str) -
 
 def test_keep_needs_an_answer_of_this_session(chat: ChatApp) -> None:
     obey(chat, "/compare the river temp=0.2,1.5")
-    for line, says in (("/keep", "takes the number"), ("/keep x", "takes the number"), ("/keep 3", "no answer 3")):
+    for line, says in (("/keep", "takes the number"), ("/keep x", "takes the number"), ("/keep 3", "answer 3")):
         with pytest.raises(UsageError, match=says):
             obey(chat, line)
     chat.controller.session = Session()

@@ -70,7 +70,7 @@ def test_a_setting_with_choices_offers_them(chat: ChatApp, key: str) -> None:
 
 def test_load_offers_sessions_with_their_first_message(chat: ChatApp) -> None:
     session = Session("novel")
-    session.say("user", "Call me Ishmael.")
+    session.add("user", "Call me Ishmael.")
     session.close()
     (one,) = suggest(chat, "/load no")
     assert (one.text, one.note) == ("novel", "Call me Ishmael.")

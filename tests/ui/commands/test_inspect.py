@@ -13,7 +13,7 @@ from llmcli.params.policies.policy import Entropy
 from llmcli.params.settings import Settings
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands.registry import dispatch, suggest
-from tests.chat.controllers import dialogue_with, open_local
+from tests.chat.controllers import controller_with, open_local
 
 ASKED = "What is a comet?"
 
@@ -29,7 +29,7 @@ class Heard:
     """A chat, and what it says: answers go to stdout, and what commands tell to stderr."""
 
     def __init__(self, local: LocalModel, capfd: pytest.CaptureFixture[str]) -> None:
-        self.chat = ChatApp(dialogue_with(local, n_ctx=512, max_tokens=20, seed=3, temperature=Entropy(0.5, 1.4)))
+        self.chat = ChatApp(controller_with(local, n_ctx=512, max_tokens=20, seed=3, temperature=Entropy(0.5, 1.4)))
         self._capfd = capfd
         self.answers = ""
 
@@ -137,7 +137,7 @@ def test_a_branch_of_a_continued_answer_keeps_its_beginning(heard: Heard) -> Non
 def test_the_end_of_an_answer_is_a_candidate(heard: Heard, local: LocalModel) -> None:
     heard.send(ASKED)
     pieces = texts(heard)
-    found = last_answer(heard.chat.controller, heard.chat.turn).dissect(4, local.model.vocab.n_tokens)
+    found = last_answer(heard.chat.controller, heard.chat.turn).inspect(4, local.model.vocab.n_tokens)
     assert found
     end = next(one for one in found.stepwise.candidates if one.text == "<|im_end|>")
     told = heard.obey("branch", f"4 {end.rank}")
@@ -153,8 +153,8 @@ WRONG = [
     ("why", '""', "'' is not in the last answer"),
     ("alternatives", "99", "token 99 does not exist"),
     ("branch", "99 1", "token 99 does not exist"),
-    ("branch", "1 0", "there is no candidate 0"),
-    ("branch", "1 999999999999", "there is no candidate"),
+    ("branch", "1 0", "candidate 0 does not exist"),
+    ("branch", "1 999999999999", "candidate 9999"),
     ("branch", "one two", "takes two numbers"),
     ("branch", "1 x", "takes two numbers"),
     ("branch", "7", "branch 7 does not exist"),
@@ -181,7 +181,7 @@ def test_branch_refuses_the_candidate_of_the_answer(heard: Heard) -> None:
 
 @pytest.mark.parametrize("name", ["why", "alternatives"])
 def test_without_an_answer_inspection_fails_and_loads_no_model(chat: ChatApp, name: str) -> None:
-    chat.session.say("user", "hi")
+    chat.session.add("user", "hi")
     with pytest.raises(UsageError, match="no answer yet"):
         dispatch(chat, name, "")
 

@@ -121,13 +121,13 @@ def test_character_completes_names_with_their_purpose(chat: ChatApp) -> None:
 def test_copy_tells_who_has_the_text(
     chat: ChatApp, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, taken_by: str, note: str
 ) -> None:
-    chat.session.say("user", "hi")
+    chat.session.add("user", "hi")
     monkeypatch.setattr(clipboard, "copy", lambda *_: taken_by)
     assert told(chat, capfd, "copy", "1") == note
 
 
 def test_words_of_a_session_name_are_joined(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
-    chat.session.say("user", "hi")
+    chat.session.add("user", "hi")
     assert told(chat, capfd, "save", "ghost story").startswith("saved as ghost-story ")
     assert told(chat, capfd, "rename", "old ghost") == "renamed to old-ghost\n"
     assert "saved a copy as new-ghost; " in told(chat, capfd, "save", "new ghost")
@@ -136,16 +136,16 @@ def test_words_of_a_session_name_are_joined(chat: ChatApp, capfd: pytest.Capture
 
 
 def test_load_opens_a_session_by_the_end_of_its_name(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
-    chat.session.say("user", "hi")
+    chat.session.add("user", "hi")
     chat.session.rename("2026-11-28-comet")
     dispatch(chat, "fork", "other")
     assert "session 2026-11-28-comet, 1 message" in told(chat, capfd, "load", "comet")
 
 
 def test_stats_count_tokens_in_singular_and_plural(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
-    chat.session.say("user", "hi")
+    chat.session.add("user", "hi")
     timings = {"prompt_n": 7, "prompt_per_second": 10.0, "predicted_n": 1, "predicted_per_second": 2.0}
-    chat.session.say("assistant", "a", timings=timings)
+    chat.session.add("assistant", "a", timings=timings)
     text = " ".join(told(chat, capfd, "stats").split())
     assert "prompt 7 tokens evaluated, 10.0 tokens/s" in text
     assert "answer 1 token, 2.0 tokens/s" in text

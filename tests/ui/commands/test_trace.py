@@ -15,7 +15,7 @@ from llmcli.params.settings import Settings
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands.registry import dispatch
 from llmcli.ui.terminal.output import warn_slow
-from tests.chat.controllers import dialogue_with, open_local
+from tests.chat.controllers import controller_with, open_local
 from tests.conftest import Run
 from tests.models.tiny_models import full_attention
 
@@ -32,7 +32,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
 @pytest.fixture
 def chat(home: Path, local: LocalModel) -> ChatApp:
     policy = parse_policy("linear:1.5->0.1@10")
-    return ChatApp(dialogue_with(local, n_ctx=512, max_tokens=12, seed=3, ignore_eos=True, temperature=policy))
+    return ChatApp(controller_with(local, n_ctx=512, max_tokens=12, seed=3, ignore_eos=True, temperature=policy))
 
 
 def told(chat: ChatApp, capfd: pytest.CaptureFixture[str], name: str, argument: str = "") -> str:
