@@ -235,7 +235,7 @@ def test_a_background_job_ignores_ctrl_c() -> None:
     assert program.returncode == 0
 
 
-@pytest.mark.parametrize("place", ["headstart.begin", "tree.make_app", "generate.command_layers", "headstart.end"])
+@pytest.mark.parametrize("place", ["preload.start", "commands.make_app", "generate.command_layers", "preload.cancel"])
 def test_ctrl_c_during_the_start_is_as_quiet(place: str) -> None:
     module, _, name = place.partition(".")
     code = f"""

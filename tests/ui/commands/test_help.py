@@ -122,7 +122,7 @@ def sent(chat: ChatApp, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The messages that reach the model; a person sits at the terminal."""
     messages: list[str] = []
     monkeypatch.setattr(chat, "send", messages.append)
-    monkeypatch.setattr(help, "can_ask", lambda: True)
+    monkeypatch.setattr("llmcli.ui.commands.help.can_ask", lambda: True)
     return messages
 
 
@@ -150,7 +150,7 @@ def test_a_sentence_with_a_command_word_is_sent_at_once(chat: ChatApp, sent: lis
 
 
 def test_a_script_sends_a_command_word_at_once(chat: ChatApp, sent: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(help, "can_ask", lambda: False)
+    monkeypatch.setattr("llmcli.ui.commands.help.can_ask", lambda: False)
     chat.reader = Keyboard("exit")
     run(chat)
     assert sent == ["exit"]
