@@ -69,7 +69,7 @@ def test_the_snapshots_have_every_kind_of_text() -> None:
     ],
 )
 def test_every_message_keeps_the_rule(rule: str, is_kept: Callable[[str], bool]) -> None:
-    texts = {(one.module, text) for one in messages() for text in (one.text, one.hint) if text}
+    texts = {(one.module, text) for one in messages() if one.kind != "output" for text in (one.text, one.hint) if text}
     assert sorted(pair for pair in texts if not is_kept(pair[1])) == [], f"every message {rule}"
 
 

@@ -26,7 +26,7 @@ _METHODS = {
     ("console", "warn"): "warning",
     ("console", "note"): "note",
     ("console", "detail"): "note",
-    ("chat", "say"): "note",
+    ("chat", "say"): "output",
     ("notes", "append"): "warning",  # lists of texts that are printed later
     ("problems", "append"): "error",
 }
@@ -36,9 +36,9 @@ _OF_STRINGS = ("strip", "lstrip", "rstrip", "upper", "lower", "partition", "rpar
 
 
 class Message(NamedTuple):
-    """A text of the program: its module, its kind (error, warning, note or reason), its text and its hint.
+    """A text of the program: its module, its kind (error, warning, note, output or reason), its text and its hint.
 
-    A reason is the text of an error that another error quotes.
+    An output is what a slash command prints, a reason the text of an error that another error quotes.
     """
 
     module: str
@@ -152,8 +152,8 @@ class MessageReader:
         if isinstance(node, ast.FunctionDef):
             local = _assigned(ast.walk(node))
             if node.returns and ast.unparse(node.returns) == "tuple[str, str]":
-                for value in _returned(node):
-                    yield from self._pairs("error", [value], local)
+                pairs = [pair for value in _returned(node) for pair in self._pairs("error", [value], local)]
+                yield from (pair for pair in pairs if has_words(pair.text))
         elif isinstance(node, ast.Call):
             yield from self._of_call(node, local)
         elif (
@@ -206,9 +206,10 @@ class MessageReader:
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in self.functions:
             function = self.functions[node.func.id]
             values, local = [value for value in _returned(function) if isinstance(value, _PLAIN | ast.Call)], {}
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "replace":
-            values = [node.func.value]
-        return [text for value in values for text in self._texts(value, local)] or [_text_of(node)]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _OF_STRINGS:
+            values = [] if isinstance(node.func.value, ast.Name) else [node.func.value]
+        texts = [text for value in values for text in self._texts(value, local)]
+        return texts if any(map(has_words, texts)) or not _name_of(node) else [_text_of(node)]
 
 
 def _assigned(nodes: Iterable[ast.AST]) -> Values:

@@ -57,7 +57,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _run_app(arguments: list[str], wanted: str) -> int:
     from llmcli.cli.commands import make_app  # Typer takes 50 ms, while the model is loading already
-    from llmcli.cli.pages import PROGRAM
+    from llmcli.cli.help_texts import PROGRAM
 
     result: Any = make_app(wanted)(arguments, prog_name=PROGRAM, standalone_mode=False)
     return result if isinstance(result, int) else 0

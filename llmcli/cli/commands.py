@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from llmcli import __version__
-from llmcli.cli import pages
+from llmcli.cli import help_texts
 from llmcli.cli.front_page import Row, examples, root_help, section, wrapped
-from llmcli.cli.pages import ABOUT, COMMANDS, PROGRAM
+from llmcli.cli.help_texts import ABOUT, COMMANDS, PROGRAM
 from llmcli.params import param
 from llmcli.ui.terminal.output import print_line
 
@@ -135,16 +135,16 @@ def _help_all_option() -> Any:
 
 def command_help(command: Any, ctx: Any, everything: bool) -> str:
     """The help of a command: usage, sentence, examples, arguments, options (the common ones or all of them)."""
-    path = ctx.command_path.removeprefix(pages.PROGRAM).strip()
+    path = ctx.command_path.removeprefix(help_texts.PROGRAM).strip()
     parameters = [one for one in command.get_params(ctx) if not getattr(one, "hidden", False)]
     arguments = [(one.make_metavar(ctx), one.help or "") for one in parameters if one.param_type_name == "argument"]
     options = [one for one in parameters if one.param_type_name == "option"]
     shown = options if everything else _common(path, options)
     parts = [_usage(command, ctx), *_sentences(command, everything)]
-    parts += [*examples("Examples", pages.EXAMPLES.get(path, "")), *section("Arguments", arguments)]
+    parts += [*examples("Examples", help_texts.EXAMPLES.get(path, "")), *section("Arguments", arguments)]
     for heading, group in _under_headings(shown, everything):
         parts += section(heading, [_option_row(option, ctx, everything) for option in group])
-    if path in pages.WITH_STATUSES:
+    if path in help_texts.WITH_STATUSES:
         parts += _statuses(everything)
     if not everything:
         parts.append(wrapped(f"{ctx.command_path} --help-all shows all {len(options)} options."))
@@ -153,12 +153,12 @@ def command_help(command: Any, ctx: Any, everything: bool) -> str:
 
 def group_help(group: Any, ctx: Any, everything: bool) -> str:
     """The help of a group: usage, sentence, examples and its commands (with `everything`, theirs too)."""
-    path = ctx.command_path.removeprefix(pages.PROGRAM).strip()
+    path = ctx.command_path.removeprefix(help_texts.PROGRAM).strip()
     if not path and not everything:
         return root_help()
     rows = list(_commands(group, "", everything))
     parts = [_usage(group, ctx), *_sentences(group, everything)]
-    parts += [*examples("Examples", pages.EXAMPLES.get(path, pages.START)), *section("Commands", rows)]
+    parts += [*examples("Examples", help_texts.EXAMPLES.get(path, help_texts.START)), *section("Commands", rows)]
     options = [one for one in group.get_params(ctx) if one.param_type_name == "option"]
     if everything:
         parts += section("Options", [_option_row(option, ctx, everything) for option in options])
@@ -174,7 +174,7 @@ def first_sentence(text: str | None) -> str:
 
 
 def _commands(group: Any, prefix: str, everything: bool) -> Iterator[Row]:
-    order = list(group.commands) if prefix or pages.COMMANDS.keys() - group.commands else list(pages.COMMANDS)
+    order = list(group.commands) if prefix or help_texts.COMMANDS.keys() - group.commands else list(help_texts.COMMANDS)
     for name in order:
         command = group.commands[name]
         yield prefix + name, first_sentence(command.help)
@@ -195,7 +195,7 @@ def _sentences(command: Any, everything: bool) -> list[str]:
 
 def _common(path: str, options: Sequence[Any]) -> list[Any]:
     """The options to show first, in the order of the page; without a page, all but those of every command."""
-    names = pages.COMMON.get(path)
+    names = help_texts.COMMON.get(path)
     if names is None:
         return [one for one in options if not {"--help", "--help-all", "--quiet", "--verbose", "--debug"} & {*one.opts}]
     by_flag = {flag: option for option in options for flag in (*option.opts, *option.secondary_opts)}

@@ -5,13 +5,13 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from llmcli.cli import pages
+from llmcli.cli import help_texts
 
 Row = tuple[str, str]
 _WIDEST = 80
 _LONGEST_NAME = 26  # the help of a longer name starts on the next line
 _HELP = ("-h", "--help")
-_NEXT = f"{pages.PROGRAM} COMMAND --help shows the examples and options of a command."
+_NEXT = f"{help_texts.PROGRAM} COMMAND --help shows the examples and options of a command."
 _OPTIONS = (
     ("--version", "Show the versions and the devices and exit."),
     ("-h, --help", "Show this help and exit."),
@@ -53,14 +53,14 @@ def page_of(arguments: Sequence[str]) -> str:
 
 def front_page() -> str:
     """What `llmcli` alone shows."""
-    parts = [wrapped(pages.ABOUT), *examples("Start here", pages.START), *section("Commands", _commands())]
-    return "\n\n".join([*parts, f"{wrapped(_NEXT)}\n{wrapped(pages.DOCUMENTATION)}"])
+    parts = [wrapped(help_texts.ABOUT), *examples("Start here", help_texts.START), *section("Commands", _commands())]
+    return "\n\n".join([*parts, f"{wrapped(_NEXT)}\n{wrapped(help_texts.DOCUMENTATION)}"])
 
 
 def root_help() -> str:
     """What `llmcli --help` shows."""
-    parts = [f"Usage: {pages.PROGRAM} COMMAND [OPTIONS]", wrapped(pages.ABOUT, "  ")]
-    parts += [*examples("Examples", pages.START), *section("Commands", _commands()), *section("Options", _OPTIONS)]
+    parts = [f"Usage: {help_texts.PROGRAM} COMMAND [OPTIONS]", wrapped(help_texts.ABOUT, "  ")]
+    parts += [*examples("Examples", help_texts.START), *section("Commands", _commands()), *section("Options", _OPTIONS)]
     return "\n\n".join([*parts, wrapped(_NEXT)])
 
 
@@ -79,7 +79,7 @@ def check_command(arguments: Sequence[str]) -> None:
         UsageError: with the command that is meant.
     """
     name = arguments[0]
-    if name in pages.COMMANDS or name.startswith("-"):
+    if name in help_texts.COMMANDS or name.startswith("-"):
         return
     from llmcli.errors import UsageError
 
@@ -94,7 +94,7 @@ def _meant(name: str, rest: Sequence[str]) -> str:
         model, text = (_shortened(words[0]), _quoted(" ".join(words))) if words else ("MODEL", '"…"')
         return _HABITS[name].replace("{model}", model).replace("{text}", text)
     if not words and name.isidentifier():
-        near = did_you_mean(name, pages.COMMANDS)
+        near = did_you_mean(name, help_texts.COMMANDS)
         if near:
             return near
     text = _quoted(" ".join([name, *words]))
@@ -116,7 +116,7 @@ def _quoted(text: str) -> str:
 
 
 def _commands() -> list[Row]:
-    return [(name, command.summary) for name, command in pages.COMMANDS.items()]
+    return [(name, command.summary) for name, command in help_texts.COMMANDS.items()]
 
 
 def examples(heading: str, lines: str) -> list[str]:

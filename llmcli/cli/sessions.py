@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from llmcli.chat.conversation import Conversation, Message
     from llmcli.chat.sessions.session import Session
 
-_EMPTY_BRANCH = "the present branch is empty; `llmcli sessions show --all` prints the other branches"
+_EMPTY_BRANCH = "the current branch is empty; `llmcli sessions show --all` prints the other branches"
 
 app = typer.Typer(help="List, show, search, export and delete sessions.", rich_markup_mode=None)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a session.", autocompletion=complete_session)]
 ShortName = Annotated[
-    str, typer.Argument(metavar="NAME", help="Name of a session, or its end.", autocompletion=complete_session)
+    str, typer.Argument(metavar="NAME", help="Name of a session, or its last part.", autocompletion=complete_session)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -72,7 +72,7 @@ def _put_table(listed: Sequence[store.SessionSummary]) -> None:
 @app.command("show")
 def show_session(
     name: ShortName,
-    everything: Annotated[bool, typer.Option("--all", help="Show every branch, not only the present one.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Show every branch, not only the current one.")] = False,
 ) -> int:
     """Show the messages of a session."""
     conversation = _read(name).conversation
@@ -95,7 +95,7 @@ def _put_branches(conversation: "Conversation") -> None:
         new = [message for message in path if message.id not in shown]
         shown |= {message.id for message in new}
         if len(leaves) > 1:
-            mark = " (present)" if leaf == conversation.head else ""
+            mark = " (current)" if leaf == conversation.head else ""
             shared = len(path) - len(new)
             after = f", after message {shared}" if shared else ""
             print_line(f"branch {number} of {len(leaves)}{after}{mark}\n", _bold())

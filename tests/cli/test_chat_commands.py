@@ -95,7 +95,7 @@ def errors(ran: Ran) -> list[str]:
 
 def test_a_wrong_argument_is_one_error_with_a_hint(run: Run, with_tiny: Path) -> None:
     wrong = {
-        "/undo": "there is nothing to undo",
+        "/undo": "nothing to undo",
         "/undo x": "/undo takes the number of turns, got 'x' -> try /undo 2",
         "/redo": "nothing was undone -> ",
         "/branch 4": "branch 4 does not exist -> see the numbers in /branches",
@@ -111,7 +111,7 @@ def test_a_wrong_argument_is_one_error_with_a_hint(run: Run, with_tiny: Path) ->
         "/load gone": "session not found: 'gone' -> list the sessions with /sessions",
         "/rename": "/rename needs a name -> try /rename novel",
         "/export": "/export needs a file name -> try /export talk.md",
-        "/export t.md": "the conversation is empty: there is nothing to export -> send a message first",
+        "/export t.md": "the conversation is empty: nothing to export -> send a message first",
         "/file": "/file needs a file name -> try /file notes.txt",
         "/file gone.txt": "file not found: gone.txt",
         "/file 'a": "/file: No closing quotation -> quote a name that contains spaces",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import typer
 
-from llmcli.cli import pages
+from llmcli.cli import help_texts
 from llmcli.cli.commands import command_help, group_help, make_app
 from llmcli.cli.options import _parse
 from llmcli.errors import STATUS_MEANINGS, ExitStatus
@@ -50,7 +50,7 @@ def visible_options(path: str) -> list[Any]:
 
 
 def lines_of(path: str) -> list[str]:
-    text = pages.EXAMPLES[path] if path else pages.START
+    text = help_texts.EXAMPLES[path] if path else help_texts.START
     return [line.strip() for line in text.strip().splitlines()]
 
 
@@ -147,10 +147,10 @@ def test_the_help_of_a_large_command_fits_one_screen(name: str) -> None:
     assert len(help_of(name, everything=False).splitlines()) <= 45
 
 
-@pytest.mark.parametrize("name", pages.COMMON)
+@pytest.mark.parametrize("name", help_texts.COMMON)
 def test_the_common_options_of_a_command_exist(name: str) -> None:
     flags = {flag for option in visible_options(name) for flag in (*option.opts, *option.secondary_opts)}
-    assert set(pages.COMMON[name]) <= flags
+    assert set(help_texts.COMMON[name]) <= flags
 
 
 def test_the_help_of_generate_ends_with_every_exit_status() -> None:
@@ -167,7 +167,7 @@ def test_llmcli_alone_shows_where_to_start(run: Run, inside: Run) -> None:
     assert (ran.status, ran.stderr) == (0, "")
     assert run().text == ran.text
     assert "Start here:\n  llmcli chat " in ran.text
-    for name, command in pages.COMMANDS.items():
+    for name, command in help_texts.COMMANDS.items():
         assert re.search(rf"^  {name} +{re.escape(command.summary)}$", ran.text, re.M), name
     assert "docs/" in ran.text
     assert len(ran.text.splitlines()) <= 24

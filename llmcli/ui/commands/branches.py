@@ -179,7 +179,7 @@ def fork(chat: "ChatApp", argument: str) -> None:
     "clear",
     heading=MESSAGES,
     help="Start a new conversation.",
-    detail="Settings and system prompt stay. /redo and /branches lead back.",
+    detail="Settings and system prompt stay. /redo restores the earlier conversation.",
     examples=("/clear", "/clear, then /redo", "/save plot, then /clear"),
     aliases=("new",),
     everyday=True,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     heading=FILES,
     usage="PATH …",
     help="Attach files to the next message.",
-    detail="As @PATH within a message does. Patterns work too. `none` removes the attached files.",
+    detail="@PATH in a message does the same. Patterns such as *.py work too. `none` removes the attached files.",
     examples=("/file notes.txt", "/file src/*.py", "/file none"),
     complete=registry.paths,
     everyday=True,
@@ -46,8 +46,8 @@ def file(chat: "ChatApp", argument: str) -> None:
     "copy",
     heading=FILES,
     usage="[code|N]",
-    help="Copy the answer, its last code block, or message N.",
-    detail="To the clipboard. N is the number of a message in /history.",
+    help="Copy the last answer to the clipboard.",
+    detail="`code` copies its last code block only, N the message with that number in /history.",
     examples=("/copy", "/copy code", "/copy 3"),
     complete=registry.words("code"),
     everyday=True,
@@ -98,8 +98,8 @@ def paste(chat: "ChatApp", _argument: str) -> None:
     "editor",
     heading=FILES,
     help="Write the next message in your editor.",
-    detail="$VISUAL or $EDITOR names it. The text comes into the input line, and Enter sends it. Ctrl-X Ctrl-E does "
-    "the same.",
+    detail="The editor is $VISUAL or $EDITOR. The text is put into the input line, and Enter sends it. Ctrl-X Ctrl-E "
+    "does the same.",
     examples=("/editor", "/edit 3", "/system edit"),
 )
 def editor(chat: "ChatApp", _argument: str) -> None:

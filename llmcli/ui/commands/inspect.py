@@ -42,8 +42,8 @@ def _token_numbers(chat: "ChatApp", start: str) -> list[tuple[str, str]]:
     heading=INSPECT,
     usage="[N|TEXT]",
     help="Show step by step how a token was sampled.",
-    detail="N is its number in the answer, from 0; TEXT is its text or the start of it. Alone it takes the token of "
-    "which the model was least sure. The table has the likeliest candidates and what each sampler did to them.",
+    detail="N is its number in the answer, from 0; TEXT is its text or the start of it. Alone it takes the token that "
+    "the model was least sure of. The table has the likeliest candidates and what each sampler did to them.",
     examples=("/why", "/why 12", "/why comet"),
     complete=_token_numbers,
     everyday=True,
@@ -65,8 +65,8 @@ def why(chat: "ChatApp", argument: str) -> None:
     heading=INSPECT,
     usage="[N|TEXT]",
     help="List the other candidates for a token.",
-    detail="N and TEXT as for /why. K is the candidate's rank by the model, BEFORE its probability by the model, AFTER "
-    "its probability after the sampler chain. /branch N K continues from it.",
+    detail="N and TEXT as for /why. K is the rank of a candidate, BEFORE its probability by the model, AFTER its "
+    "probability after the sampler chain. /branch N K continues from it.",
     examples=("/alternatives", "/alternatives 12", "/alternatives 5, then /branch 5 2"),
     complete=_token_numbers,
 )
@@ -108,7 +108,7 @@ def parse_token_index(answered: "AnswerInspector", argument: str) -> int:
     """The number of the token that `argument` names: a number, or its text, with or without quotes.
 
     Raises:
-        UsageError: when there is no such token.
+        UsageError: when that token does not exist.
     """
     most = len(answered.tokens) - 1
     if argument.isdecimal():
@@ -185,8 +185,8 @@ def _note_differences(answered: "AnswerInspector", found: "TokenInspection") -> 
     heading=INSPECT,
     usage="[temperature|p|entropy]",
     help="Show the tokens of the last answer in color.",
-    detail="The color is the temperature, the probability (p) or the entropy of each token. Without color, bars below "
-    "the text show it.",
+    detail="The color shows the temperature, the probability (p) or the entropy of each token. Without color, bars "
+    "below the text show it.",
     examples=("/tokens", "/tokens p", "/tokens entropy"),
     aliases=("heat",),
     complete=registry.words(*MEASURES),
@@ -218,8 +218,8 @@ def traces_of_last_answer(chat: "ChatApp") -> list["TokenTrace"]:
     heading=INSPECT,
     usage="[on [FOLDER]|off|FILE]",
     help="Write how each token is sampled to a file.",
-    detail="`on` writes one file per answer. FILE.jsonl takes the last answer. Alone it shows whether traces are on. "
-    "`llmcli trace show FILE` reads them.",
+    detail="`on` writes one file per answer. FILE.jsonl gets the trace of the last answer. Alone it shows whether "
+    "traces are on. `llmcli trace show FILE` reads them.",
     examples=("/trace on", "/trace last.jsonl", "/trace off"),
     complete=registry.words("on", "off"),
 )

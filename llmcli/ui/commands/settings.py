@@ -125,7 +125,7 @@ def seed(chat: "ChatApp", argument: str) -> None:
     heading=SETTINGS,
     usage="[KEY]",
     help="Undo the changes of one setting, or of all.",
-    detail="It returns to the value that it had before this session changed it.",
+    detail="A setting returns to the value that it had before this session changed it.",
     examples=("/reset temperature", "/reset top_p", "/reset"),
     complete=lambda chat, start: [(key, "") for key in chat.session.overrides if key.startswith(start)],
 )
@@ -256,7 +256,7 @@ def think(chat: "ChatApp", argument: str) -> None:
     heading=SETTINGS,
     usage="[on|off|SCHEMA]",
     help="Make the model answer in JSON.",
-    detail="SCHEMA is a JSON schema or a file with one; answers then match it. `off` ends it.",
+    detail="SCHEMA is a JSON schema or a file with one; answers then match it. `off` allows any text again.",
     examples=("/json on", '/json {"type": "array"}', "/json off"),
     complete=registry.words("on", "off"),
 )
@@ -280,8 +280,8 @@ def json(chat: "ChatApp", argument: str) -> None:
     heading=SETTINGS,
     usage="[NAME|none|save NAME|rm NAME]",
     help="List presets, or use one.",
-    detail="`none` ends its use. `save NAME` saves the settings of this session as a preset in the configuration file, "
-    "`rm NAME` deletes a preset of yours.",
+    detail="`none` stops using one. `save NAME` saves the settings of this session as a preset in the configuration "
+    "file, `rm NAME` deletes a preset of yours.",
     examples=("/preset", "/preset creative", "/preset save mine"),
     complete=lambda _chat, start: _preset_words(start),
     everyday=True,
@@ -342,9 +342,9 @@ def _character_words(_chat: "ChatApp", start: str) -> list[tuple[str, str]]:
     "character",
     heading=SETTINGS,
     usage="[NAME|FILE|none]",
-    help="List characters, or let one answer.",
-    detail="A character has a system prompt, a greeting and settings. Alone it lists them. `none` ends it. Yours are "
-    "files in the folder `characters` of the configuration, or any FILE.",
+    help="List characters, or chat with one.",
+    detail="A character has a system prompt, a greeting and settings. Alone it lists them. `none` removes it. Yours "
+    "are files in the folder `characters` of the configuration, or any FILE.",
     examples=("/character", "/character pirate", "/character none"),
     aliases=("characters",),
     complete=_character_words,
@@ -374,5 +374,5 @@ def _list_characters(chat: "ChatApp") -> None:
 
     chat.rows(("CHARACTER", "PURPOSE"), list(character_purposes().items()))
     current = chat.controller.character
-    console.note(f"{current} answers" if current else "no character answers")
+    console.note(f"character: {current}" if current else "no character")
     console.note(f"add your own in {config_dir() / 'characters'}, for example NAME.toml")

@@ -150,7 +150,7 @@ def test_attached_files_go_with_the_kept_question(chat: ChatApp, tmp_path: Path)
         ("/compare why", "no setting to compare"),
         ("/compare why prompt=a,b", "prompt cannot be set in a running chat"),
         ("/compare why n_ctx=512,1024", "n_ctx needs a model reload"),
-        ("/keep 1", "no comparison to keep an answer of"),
+        ("/keep 1", "no comparison yet"),
     ],
 )
 def test_compare_refuses_what_cannot_vary(chat: ChatApp, line: str, says: str) -> None:
@@ -165,7 +165,7 @@ def test_keep_needs_an_answer_of_this_session(chat: ChatApp) -> None:
         with pytest.raises(UsageError, match=says):
             obey(chat, line)
     chat.controller.session = Session()
-    with pytest.raises(UsageError, match="no comparison to keep an answer of"):
+    with pytest.raises(UsageError, match="no comparison yet"):
         obey(chat, "/keep 1")
 
 

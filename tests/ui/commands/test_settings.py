@@ -55,7 +55,7 @@ def test_the_list_of_presets_begins_with_their_purpose(chat: ChatApp, capfd: pyt
 
 
 def test_a_character_answers_until_none(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
-    assert "no character answers" in told(chat, capfd, "character")
+    assert "no character" in told(chat, capfd, "character")
     text = told(chat, capfd, "character", "pirate")
     assert text.splitlines()[0] == "character: Captain Redbeard"
     assert "Ahoy!" in text
