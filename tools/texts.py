@@ -6,7 +6,7 @@
 import ast
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 
 import typer
 
-from llmcli.cli.commands import command_help, group_help, make_app
+from llmcli.cli.commands import help_page, make_app
 from llmcli.cli.front_page import front_page
 from llmcli.ui.commands.registry import commands, dispatch
 
@@ -84,12 +84,10 @@ def _command_line_helps() -> Iterator[tuple[str, str]]:
 
 def _helps_of(command: Any, context: Any, path: str) -> Iterator[tuple[str, str]]:
     """The helps of a command and of those below it, by command line."""
-    children = getattr(command, "commands", {})
-    write: Callable[..., str] = group_help if children else command_help
     for everything in (False, True):
         flag = "--help-all" if everything else "--help"
-        yield f"{path} {flag}".strip(), write(command, context, everything)
-    for name, child in children.items():
+        yield f"{path} {flag}".strip(), help_page(context, everything)
+    for name, child in getattr(command, "commands", {}).items():
         child_context = child.context_class(child, parent=context, info_name=name)
         yield from _helps_of(child, child_context, f"{path} {name}".strip())
 

@@ -17,6 +17,7 @@ from llmcli.cli.generate import (
     timeout_note,
     warn_plain_template,
 )
+from llmcli.cli.open_model import print_settings
 from llmcli.cli.options import CHAT_ONLY, with_settings
 from llmcli.config.presets import LayerStack
 from llmcli.errors import ConstraintError, ExitStatus, LlmcliError, UsageError
@@ -127,6 +128,7 @@ def compare(
     welcome(resolve(layers).origins["model"])
     questions = [replace(one, resolved=_resolved(one.variant, [target.layer, *layers])) for one in questions]
     screen.warn_ineffective([(one.variant.label, one.resolved) for one in questions])
+    _print_shared_settings(questions, asked.seed is None)
     abort, status, live, think = AbortFlag(), ProgressLine(), is_live() and not as_json, asked.think == "show"
     with interruptible(abort), time_limit(abort, asked.timeout), open_model(target, asked, abort, status) as local:
         comparison = _comparison(local, _for_model(local, questions))
@@ -142,6 +144,14 @@ def compare(
         console.warn(note)
     screen.print_errors(comparison)
     return _conclude(comparison, asked)
+
+
+def _print_shared_settings(questions: Sequence[_CompareRequest], is_random: bool) -> None:
+    """With `--verbose`: the settings that all variants have, with their sources; a random seed has none."""
+    varied = {key for one in questions for key in one.variant.values} | ({"seed"} if is_random else set())
+    resolved = questions[0].resolved
+    origins = {key: origin for key, origin in resolved.origins.items() if key not in varied}
+    print_settings(replace(resolved, origins=origins))
 
 
 def _questions(variants: Sequence[Variant], layers: Sequence[Layer], piped: bool) -> list[_CompareRequest]:

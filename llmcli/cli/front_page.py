@@ -1,5 +1,10 @@
-"""What `llmcli` and `llmcli --help` show, and the command that is meant by a word of another program; without Typer."""
+"""The front page, and help with a wrong command line: what is shown without loading Typer.
 
+`llmcli` and `llmcli --help` are shown at once. A word of another program, a wrong command and a wrong option get a
+hint to what is meant.
+"""
+
+import re
 import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -139,6 +144,7 @@ def section(heading: str, rows: Sequence[Row]) -> list[str]:
     column = 4 + max((len(name) for name, _ in rows if len(name) <= _LONGEST_NAME), default=0)
     lines = [f"{heading}:"]
     for name, text in rows:
+        text = re.sub(r"\S{40,}", lambda word: word[0].replace(",", ", "), text)  # a long list breaks at its commas
         wrapped_text = textwrap.wrap(text, max(width() - column, 20), break_on_hyphens=False) or [""]
         if len(name) + 4 > column:
             lines.append(f"  {name}")

@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from llmcli.cli import help_texts
-from llmcli.cli.commands import command_help, group_help, make_app
+from llmcli.cli.commands import help_page, make_app
 from llmcli.cli.options import _parse
 from llmcli.errors import STATUS_MEANINGS, ExitStatus
 from llmcli.inference.comparison import variants_of
@@ -38,10 +38,9 @@ COMMANDS = {path: context.command for path, context in CONTEXTS.items()}
 @cache
 def help_of(path: str, everything: bool) -> str:
     """The text of `--help` or `--help-all` on a terminal of 80 columns."""
-    command, write = COMMANDS[path], group_help if hasattr(COMMANDS[path], "commands") else command_help
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "80")
-        return write(command, CONTEXTS[path], everything)
+        return help_page(CONTEXTS[path], everything)
 
 
 def visible_options(path: str) -> list[Any]:

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from llmcli.chat.conversation import Message
+from llmcli.chat.conversation import SPEAKER_NAMES, Message
 from llmcli.errors import UsageError
 from llmcli.text import ellipsize, plural
 from llmcli.ui.commands.messages import continue_
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from llmcli.ui.chat.app import ChatApp
 
 _LONGEST = 9  # digits of a number
-
-WHO = {"user": "you", "assistant": "model", "summary": "summary"}
 
 
 @command(
@@ -217,7 +215,7 @@ def show(chat: "ChatApp", messages: list[Message], number: int) -> None:
         files = "".join(f" +{one.name}" for one in message.attachments)
         when = f"{datetime.fromtimestamp(message.time):%H:%M}" if message.time else ""
         facts = " · ".join(filter(None, (when, message.model, _settings_of(message), _end_of(message))))
-        chat.say(f"{at} {WHO[message.role]}{files}" + (f"  {facts}" if facts else ""), "2")
+        chat.say(f"{at} {SPEAKER_NAMES[message.role]}{files}" + (f"  {facts}" if facts else ""), "2")
         if message.role == "user":
             chat.say(message.content.rstrip("\n"))
         else:

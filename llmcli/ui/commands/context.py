@@ -4,11 +4,11 @@ import shutil
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from llmcli.chat.conversation import SPEAKER_NAMES
 from llmcli.errors import UsageError
 from llmcli.inference.request import system_text
 from llmcli.text import ellipsize, plural
 from llmcli.ui.chat.overflow import compact_now
-from llmcli.ui.commands.branches import WHO
 from llmcli.ui.commands.registry import CONTEXT, INSPECT, command
 from llmcli.ui.terminal.console import console
 
@@ -50,7 +50,7 @@ def context(chat: "ChatApp", _argument: str) -> None:
         rows.insert(0, ("", "system", _amount(n_system, fit.n_ctx), ellipsize(system)))
     for number, (message, tokens) in enumerate(zip(path, counted, strict=True), 1):
         amount = _amount(tokens, fit.n_ctx) if message.id in read else "not read"
-        rows.append((str(number), WHO[message.role], amount, ellipsize(message.content)))
+        rows.append((str(number), SPEAKER_NAMES[message.role], amount, ellipsize(message.content)))
     free = max(fit.n_ctx - fit.n_prompt, 0)
     chat.say(_bar([n_system + n_template, *counted], fit.n_ctx))
     cached = local.evaluated(controller.prompt(path).tokens)

@@ -23,54 +23,27 @@ Complete = Callable[["ChatApp", str], Iterable[tuple[str, str]]]  # the argument
 MESSAGES, BRANCHES, COMPARE, SETTINGS, INSPECT = "Messages", "Branches", "Compare", "Settings", "Inspect"
 CONTEXT, SESSIONS, FILES, THE_CHAT = "Context", "Sessions", "Files", "The chat"
 _HEADINGS = (MESSAGES, BRANCHES, COMPARE, SETTINGS, INSPECT, CONTEXT, SESSIONS, FILES, THE_CHAT)
-_MODULES = (
-    "messages",
-    "branches",
-    "compare",
-    "settings",
-    "inspect",
-    "context",
-    "sessions",
-    "files",
-    "help",
-)
-# Words that people bring from other programs -> the commands and settings that do it here.
-SYNONYMS: Mapping[str, tuple[str, ...]] = {
-    "creativity": ("temp",),
-    "creative": ("temp",),
-    "randomness": ("temp",),
-    "dynatemp": ("temp",),
-    "speed": ("stats",),
-    "bench": ("stats",),
-    "benchmark": ("stats",),
-    "perf": ("stats",),
-    "usage": ("stats",),
-    "logprobs": ("why", "tokens"),
-    "probabilities": ("why", "tokens"),
-    "persona": ("character",),
-    "personality": ("character",),
-    "length": ("max_tokens",),
-    "prompt": ("system",),
-    "settings": ("params",),
-    "parameters": ("params",),
-    "options": ("params",),
-    "config": ("params",),
-    "info": ("model",),
-    "show": ("model",),
-    "format": ("json",),
-    "open": ("load",),
-    "resume": ("load",),
-    "list": ("sessions",),
-    "search": ("sessions",),
-    "find": ("sessions",),
-    "attach": ("file",),
-    "summarize": ("compact",),
-    "again": ("retry",),
-    "delete": ("undo",),
-    "color": ("theme",),
-    "colors": ("theme",),
-    "color_scheme": ("theme",),
+_MODULES = ("messages", "branches", "compare", "settings", "inspect", "context", "sessions", "files", "help")
+# Words that people bring from other programs, by the commands and settings that do the same.
+_SYNONYMS_OF: Mapping[tuple[str, ...], str] = {
+    ("temp",): "creativity creative randomness dynatemp",
+    ("stats",): "speed bench benchmark perf usage",
+    ("why", "tokens"): "logprobs probabilities",
+    ("character",): "persona personality",
+    ("max_tokens",): "length",
+    ("system",): "prompt",
+    ("params",): "settings parameters options config",
+    ("model",): "info show",
+    ("json",): "format",
+    ("load",): "open resume",
+    ("sessions",): "list search find",
+    ("file",): "attach",
+    ("compact",): "summarize",
+    ("retry",): "again",
+    ("undo",): "delete",
+    ("theme",): "color colors color_scheme",
 }
+SYNONYMS = {word: targets for targets, words in _SYNONYMS_OF.items() for word in words.split()}
 _MAX_ENTRIES = 200  # entries of a menu
 
 

@@ -4,8 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llmcli.chat.controller import requires_reload, session_settings
-from llmcli.config.presets import NEVER, preset_purpose, presets, remove_preset, save_preset
-from llmcli.config.presets import describe_preset as describe_preset
+from llmcli.config.presets import NEVER, describe_preset, preset_purpose, presets, remove_preset, save_preset
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import config_dir
 from llmcli.inference.request import grammar_text
