@@ -65,12 +65,17 @@ def test_the_snapshots_have_every_kind_of_text() -> None:
     [
         ("begins lower case", lambda text: is_lower(text)),
         ("has no full stop at its end", lambda text: not re.search(r"(?<!\.)\.$", text)),
-        ("uses the words of the field", lambda text: not FORBIDDEN.search(text)),
+        ("uses the words of the field", lambda text: not FORBIDDEN.search(without_values(text))),
     ],
 )
 def test_every_message_keeps_the_rule(rule: str, is_kept: Callable[[str], bool]) -> None:
     texts = {(one.module, text) for one in messages() if one.kind != "output" for text in (one.text, one.hint) if text}
     assert sorted(pair for pair in texts if not is_kept(pair[1])) == [], f"every message {rule}"
+
+
+def without_values(text: str) -> str:
+    """A text without the names of its values, which are code."""
+    return re.sub(r"\{[^}]*\}", "", text)
 
 
 def is_lower(text: str) -> bool:

@@ -207,7 +207,8 @@ class MessageReader:
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _OF_STRINGS:
             values = [] if isinstance(node.func.value, ast.Name) else [node.func.value]
         texts = [text for value in values for text in self._texts(value, local)]
-        return texts if any(map(has_words, texts)) or not _name_of(node) else [_text_of(node)]
+        is_known = any(map(has_words, texts)) or (texts and not _name_of(node))
+        return texts if is_known else [_text_of(node)]
 
 
 def _assigned(nodes: Iterable[ast.AST]) -> Values:

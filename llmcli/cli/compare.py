@@ -143,7 +143,7 @@ def compare(
     for note in target.notes:
         console.warn(note)
     screen.print_errors(comparison)
-    return _conclude(comparison, asked)
+    return _exit_status(comparison, asked)
 
 
 def _print_shared_settings(questions: Sequence[_CompareRequest], is_random: bool) -> None:
@@ -231,7 +231,7 @@ def _data(comparison: "Comparison", seed: int, status: ProgressLine) -> dict[str
     }
 
 
-def _conclude(comparison: "Comparison", asked: Settings) -> int:
+def _exit_status(comparison: "Comparison", asked: Settings) -> int:
     """The exit status of the comparison, whose answers are written.
 
     Raises:

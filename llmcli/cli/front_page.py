@@ -91,39 +91,6 @@ def check_command(arguments: Sequence[str]) -> None:
     raise UsageError(f"no such command {_shortened(name)!r}", _meant(name, arguments[1:]))
 
 
-def _meant(name: str, rest: Sequence[str]) -> str:
-    from llmcli.text import did_you_mean
-
-    words = [word for word in rest if not word.startswith("-")]
-    if name in _HABITS:
-        model, text = (_shortened(words[0]), _quoted(" ".join(words))) if words else ("MODEL", '"…"')
-        return _HABITS[name].replace("{model}", model).replace("{text}", text)
-    if not words and name.isidentifier():
-        near = did_you_mean(name, help_texts.COMMANDS)
-        if near:
-            return near
-    text = _quoted(" ".join([name, *words]))
-    return f"use `llmcli generate {text}` to ask, or `llmcli chat {text}` to talk"
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= 60 else text[:59] + "…"
-
-
-def _quoted(text: str) -> str:
-    """A text as a shell takes it, cut where it is long."""
-    text = _shortened(text)
-    if set(text).isdisjoint('"$`\\!'):
-        return f'"{text}"'
-    import shlex
-
-    return shlex.quote(text)
-
-
-def _commands() -> list[Row]:
-    return [(name, command.summary) for name, command in help_texts.COMMANDS.items()]
-
-
 def examples(heading: str, lines: str) -> list[str]:
     """Command lines under a heading; nothing without any. In a narrow terminal, each comment is above its command."""
     block = textwrap.dedent(lines).strip().split("\n")
@@ -260,3 +227,36 @@ def _plain(text: str) -> str:
     """One line, lower case at the beginning and no full stop at the end."""
     text = " ".join(text.split()).rstrip(".")
     return text[:1].lower() + text[1:]
+
+
+def _meant(name: str, rest: Sequence[str]) -> str:
+    from llmcli.text import did_you_mean
+
+    words = [word for word in rest if not word.startswith("-")]
+    if name in _HABITS:
+        model, text = (_shortened(words[0]), _quoted(" ".join(words))) if words else ("MODEL", '"…"')
+        return _HABITS[name].replace("{model}", model).replace("{text}", text)
+    if not words and name.isidentifier():
+        near = did_you_mean(name, help_texts.COMMANDS)
+        if near:
+            return near
+    text = _quoted(" ".join([name, *words]))
+    return f"use `llmcli generate {text}` to ask, or `llmcli chat {text}` to talk"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def _quoted(text: str) -> str:
+    """A text as a shell takes it, cut where it is long."""
+    text = _shortened(text)
+    if set(text).isdisjoint('"$`\\!'):
+        return f'"{text}"'
+    import shlex
+
+    return shlex.quote(text)
+
+
+def _commands() -> list[Row]:
+    return [(name, command.summary) for name, command in help_texts.COMMANDS.items()]

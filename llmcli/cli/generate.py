@@ -78,7 +78,7 @@ def generate(
     welcome(resolve(layers).origins["model"])
     resolved = apply_model_defaults(target, layers)
     settings = resolved.settings
-    warn_ineffective(resolved)
+    _warn_ineffective(resolved)
     abort, status = AbortFlag(), ProgressLine()
     with (
         interruptible(abort),
@@ -94,7 +94,7 @@ def generate(
             return ExitStatus.OK
         answer = Answer(local, prompt, settings, grammar, status.reading)
         with write_trace(answer, trace, heat is not None):
-            print_answer(answer, status, question if echo else "", as_json, stream)
+            _print_answer(answer, status, question if echo else "", as_json, stream)
     if heat:
         from llmcli.ui.charts.heatmap import print_heat
 
@@ -104,8 +104,8 @@ def generate(
     for note in target.notes:
         console.warn(note)
     if stats or console.verbose:
-        console.note(stats_line(answer))
-    return exit_status_of(answer)
+        console.note(_stats_line(answer))
+    return _exit_status_of(answer)
 
 
 def _texts(settings: Settings, no_stdin: bool) -> tuple[str, str | None, str | None]:
@@ -128,7 +128,7 @@ def warn_plain_template(local: "LocalModel") -> None:
     )
 
 
-def print_answer(answer: "Answer", status: ProgressLine, echo: str, as_json: bool, stream: bool) -> None:
+def _print_answer(answer: "Answer", status: ProgressLine, echo: str, as_json: bool, stream: bool) -> None:
     """Generate the answer to its end and write it: as it comes, at the end, or as one JSON object."""
     writer, settings = AnswerWriter(), answer.settings
     if echo and not as_json:
@@ -154,7 +154,7 @@ def command_layers(flags: Layer, text: str | None) -> Sequence[Layer]:
     return layers_of(Layer("flag", given)).below
 
 
-def warn_ineffective(resolved: ResolvedSettings) -> None:
+def _warn_ineffective(resolved: ResolvedSettings) -> None:
     """Warn of each setting that somebody chose and the sampler chain ignores."""
     for key, reason in ineffective_settings(resolved.settings, resolved.origins).items():
         console.warn(f"{key} (from {resolved.origins[key]}) has no effect: {reason}")
@@ -214,7 +214,7 @@ def read_stdin(hint: str = _END) -> str:
         note.cancel()
 
 
-def stats_line(answer: "Answer") -> str:
+def _stats_line(answer: "Answer") -> str:
     """Tokens, speeds, time to the first token, finish reason and seed, in one line."""
     t = answer.timings()
     return (
@@ -225,7 +225,7 @@ def stats_line(answer: "Answer") -> str:
     )
 
 
-def exit_status_of(answer: "Answer") -> int:
+def _exit_status_of(answer: "Answer") -> int:
     """The exit status of an answer that is written; a note tells what cut it.
 
     Raises:

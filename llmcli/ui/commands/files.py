@@ -8,6 +8,7 @@ from llmcli.chat.attachments import Attachment, attach, expand
 from llmcli.errors import UsageError
 from llmcli.text import plural
 from llmcli.ui.commands import registry
+from llmcli.ui.commands.messages import parse_message_number
 from llmcli.ui.commands.registry import FILES, command
 from llmcli.ui.terminal.console import console
 
@@ -58,11 +59,10 @@ def copy(chat: "ChatApp", argument: str) -> None:
     from llmcli.ui.terminal.output import print_drawn
 
     path = chat.path()
-    message = next((message for message in reversed(path) if message.role == "assistant"), None)
-    if argument.isdecimal() and 0 < int(argument) <= len(path):
-        message = path[int(argument) - 1]
-    elif argument not in ("", "code"):
-        raise UsageError(f"message {argument} does not exist", "see the numbers in /history")
+    if argument in ("", "code"):
+        message = next((message for message in reversed(path) if message.role == "assistant"), None)
+    else:
+        message = path[parse_message_number(argument, path) - 1]
     if not message:
         raise UsageError("no answer to copy", "send a message first")
     text = message.content
@@ -71,8 +71,8 @@ def copy(chat: "ChatApp", argument: str) -> None:
         if not blocks:
             raise UsageError("the last answer has no code block", "use /copy to copy all of it")
         text = blocks[-1]
-    taken_by = to_clipboard(text, print_drawn if chat.live else None)
-    how = " to the clipboard" if taken_by == "clipboard" else " (the terminal puts them on the clipboard)"
+    copied_by = to_clipboard(text, print_drawn if chat.live else None)
+    how = " to the clipboard" if copied_by == "clipboard" else " (the terminal puts them on the clipboard)"
     console.note(f"copied {plural(len(text), 'character')}{how}")
 
 

@@ -114,7 +114,7 @@ def edit(chat: "ChatApp", argument: str) -> None:
     """Replace a message by an edited one, in a new branch."""
     path = chat.path()
     number, _, text = argument.partition(" ")
-    position = _parse_number(number, path) if number else _last_question(path)
+    position = parse_message_number(number, path) if number else _last_question(path)
     if text.strip():
         chat.replace(position, text.strip())
         return
@@ -130,7 +130,12 @@ def edit(chat: "ChatApp", argument: str) -> None:
     console.note(f"editing message {position}: Enter saves the change, Ctrl-C cancels")
 
 
-def _parse_number(text: str, path: list[Message]) -> int:
+def parse_message_number(text: str, path: list[Message]) -> int:
+    """The number of a message in /history.
+
+    Raises:
+        UsageError: if that message does not exist.
+    """
     if not text.isdecimal() or not 0 < int(text) <= len(path):
         raise UsageError(f"message {text} does not exist", "see the numbers in /history")
     return int(text)

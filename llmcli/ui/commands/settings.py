@@ -274,6 +274,12 @@ def json(chat: "ChatApp", argument: str) -> None:
     console.note("JSON output is off" if value is None else "JSON output is on")
 
 
+def _preset_words(_chat: "ChatApp", start: str) -> list[tuple[str, str]]:
+    known = [(name, preset_purpose(name, values)) for name, values in presets().items()]
+    words = [*known, ("save ", ""), ("rm ", ""), ("list", ""), ("none", "")]
+    return [(word, note) for word, note in words if word.startswith(start)]
+
+
 @command(
     "preset",
     heading=SETTINGS,
@@ -282,7 +288,7 @@ def json(chat: "ChatApp", argument: str) -> None:
     detail="`none` stops using one. `save NAME` saves the settings of this session as a preset in the configuration "
     "file, `rm NAME` deletes a preset of yours.",
     examples=("/preset", "/preset creative", "/preset save mine"),
-    complete=lambda _chat, start: _preset_words(start),
+    complete=_preset_words,
     everyday=True,
 )
 def preset(chat: "ChatApp", argument: str) -> None:
@@ -322,12 +328,6 @@ def _save_preset(chat: "ChatApp", name: str) -> None:
         raise UsageError("no setting was changed in this session", "change one first, for example /temp 1.2")
     path = save_preset(name, values)
     console.note(f"saved preset {name} in {path}: {describe_preset(values)}")
-
-
-def _preset_words(start: str) -> list[tuple[str, str]]:
-    known = [(name, preset_purpose(name, values)) for name, values in presets().items()]
-    words = [*known, ("save ", ""), ("rm ", ""), ("list", ""), ("none", "")]
-    return [(word, note) for word, note in words if word.startswith(start)]
 
 
 def _character_words(_chat: "ChatApp", start: str) -> list[tuple[str, str]]:
