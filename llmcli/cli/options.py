@@ -1,6 +1,7 @@
 """Options made from the declared settings: no option of a setting is written by hand."""
 
 import inspect
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,6 +38,8 @@ _SWITCHES: dict[str, tuple[Any, Any]] = {
 
 
 CHAT_ONLY = frozenset(describe(InterfaceParams))
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
 
 
 def with_settings(only: Iterable[str] | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -238,6 +241,18 @@ def _complete_path(incomplete: str, suffixes: Sequence[str] = (".gguf",)) -> lis
         elif entry.suffix in suffixes:
             names.append(sanitize(prefix + entry.name))
     return names
+
+
+def output_path(name: str, force: bool) -> Path:
+    """The path of a file to write.
+
+    Raises:
+        UsageError: if it exists and must not be replaced.
+    """
+    path = Path(name).expanduser()
+    if os.path.lexists(path) and not force:
+        raise UsageError(f"{path} already exists", "choose another name, or replace it with --force")
+    return path
 
 
 def argument_or_flag(argument: Any, flag: Any, name: str) -> Any:

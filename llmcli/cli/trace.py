@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from llmcli.cli.options import Force, output_path
 from llmcli.engine.events import TokenTrace
 from llmcli.errors import DiskError, ExitStatus, UsageError
 from llmcli.ui.terminal.console import console, is_terminal
@@ -70,20 +71,18 @@ def plot_trace(
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE.svg", help="File for the plot; `-` is stdout.")
     ],
-    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that exists.")] = False,
+    force: Force = False,
 ) -> int:
     """Plot temperature, entropy and probability of the tokens as an SVG file."""
     from llmcli.ui.charts.trace_plot import plot_svg
     from llmcli.ui.export import write
 
-    target = Path(os.path.expanduser(output))
-    if output != "-" and os.path.exists(target) and not force:
-        raise UsageError(f"{target} already exists", "choose another name, or overwrite it with --force")
+    target = None if output == "-" else output_path(output, force)
     picture = plot_svg(_read(file), "trace" if file == "-" else Path(file).name)
-    if output == "-":
-        print_text(picture)
-    else:
+    if target:
         write(picture, target)
+    else:
+        print_text(picture)
     return ExitStatus.OK
 
 

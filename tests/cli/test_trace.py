@@ -61,7 +61,7 @@ def test_the_whole_way_through_the_program(run: Run, file: str) -> None:
     wrong = run("trace", "plot", file, "-o", file)
     assert (wrong.status, wrong.stdout) == (2, b"")
     assert wrong.stderr.endswith(
-        "answer.jsonl already exists\n  hint: choose another name, or overwrite it with --force\n"
+        "answer.jsonl already exists\n  hint: choose another name, or replace it with --force\n"
     )
 
 
