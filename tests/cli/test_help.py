@@ -20,18 +20,18 @@ from llmcli.params.settings import fields
 from tests.conftest import Run
 
 
-def walk(group: Any, parent: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def contexts_below(group: Any, parent: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The context of every command and group below `group` by its path: `models pull`."""
     for name, command in group.commands.items():
         context = command.context_class(command, parent=parent, info_name=name, **command.context_settings)
         yield prefix + name, context
         if hasattr(command, "commands"):
-            yield from walk(command, context, f"{prefix}{name} ")
+            yield from contexts_below(command, context, f"{prefix}{name} ")
 
 
 ROOT: Any = typer.main.get_command(make_app())
 ROOT_CONTEXT = ROOT.context_class(ROOT, info_name="llmcli", **ROOT.context_settings)
-CONTEXTS = dict(walk(ROOT, ROOT_CONTEXT))
+CONTEXTS = dict(contexts_below(ROOT, ROOT_CONTEXT))
 COMMANDS = {path: context.command for path, context in CONTEXTS.items()}
 
 

@@ -40,7 +40,7 @@ _OVERVIEW = (
     "keys: Enter sends · Alt-Enter new line · Tab completes · Ctrl-C stops an answer",
     "Up, Down during an answer: warmer, colder · @FILE attaches · /exit leaves",
 )
-# What people type who have left the slash out -> the command.
+# Words that people type without the slash, and the command.
 _WITHOUT_SLASH = {"help": "help", "exit": "exit", "quit": "exit", "exit()": "exit", "quit()": "exit", ":q": "exit"}
 _ENDING = 3  # letters that may differ: creativity, creative
 

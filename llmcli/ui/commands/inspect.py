@@ -5,8 +5,9 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
+from llmcli.engine.events import Measure
 from llmcli.errors import UsageError
 from llmcli.files import data_dir, make_private
 from llmcli.text import plural
@@ -27,7 +28,7 @@ _N_WHY, _N_ALTERNATIVES = 8, 10  # candidates that they list
 _BEFORE = 32  # characters of the answer that are shown before a token
 _LONGEST = 9  # digits of a number
 _TOLERANCE = 0.005  # of a recomputed probability
-MEASURES = ("temperature", "p", "entropy")
+_MEASURES = get_args(Measure)
 
 
 def _token_numbers(chat: "ChatApp", start: str) -> list[tuple[str, str]]:
@@ -189,14 +190,14 @@ def _note_differences(answered: "AnswerInspector", found: "TokenInspection") -> 
     "below the text show it.",
     examples=("/tokens", "/tokens p", "/tokens entropy"),
     aliases=("heat",),
-    complete=registry.words(*MEASURES),
+    complete=registry.words(*_MEASURES),
 )
 def tokens(chat: "ChatApp", argument: str) -> None:
     """Print the last answer, its tokens colored by a measure."""
     from llmcli.ui.charts.heatmap import print_heat
 
     by = {"": "temperature", "temp": "temperature", "probability": "p"}.get(argument, argument)
-    if by not in MEASURES:
+    if by not in _MEASURES:
         raise UsageError(f"/tokens must be temperature, p or entropy, got '{argument}'")
     with to_stderr(not chat.live):
         print_heat(traces_of_last_answer(chat), by)  # type: ignore[arg-type]
