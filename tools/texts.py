@@ -154,11 +154,7 @@ class MessageReader:
                 yield from (pair for pair in pairs if has_words(pair.text))
         elif isinstance(node, ast.Call):
             yield from self._of_call(node, local)
-        elif (
-            isinstance(node, ast.Assign)
-            and _name_of(node.targets[0]) == "hint"
-            and not isinstance(node.targets[0], ast.Name)
-        ):
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "error.hint":
             yield from (Message(self.name, "error", "{error}", hint) for hint in self._texts(node.value, local))
         for child in ast.iter_child_nodes(node):
             yield from self._below(child, local)

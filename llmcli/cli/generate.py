@@ -105,7 +105,7 @@ def generate(
         console.warn(note)
     if stats or console.verbose:
         console.note(_stats_line(answer))
-    return _exit_status_of(answer)
+    return _exit_status(answer)
 
 
 def _texts(settings: Settings, no_stdin: bool) -> tuple[str, str | None, str | None]:
@@ -225,7 +225,7 @@ def _stats_line(answer: "Answer") -> str:
     )
 
 
-def _exit_status_of(answer: "Answer") -> int:
+def _exit_status(answer: "Answer") -> int:
     """The exit status of an answer that is written; a note tells what cut it.
 
     Raises:
