@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass
-class Ran:
+class CliResult:
     """Its output and its exit status."""
 
     stdout: bytes

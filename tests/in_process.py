@@ -11,10 +11,10 @@ import pytest
 
 from llmcli.cli import app
 from llmcli.ui.terminal.console import Console, console
-from tests.cli_result import Ran
+from tests.cli_result import CliResult
 
 
-def run_inside(*args: str, stdin: str | bytes | None = None, env: dict[str, str] | None = None) -> Ran:
+def run_in_process(*args: str, stdin: str | bytes | None = None, env: dict[str, str] | None = None) -> CliResult:
     """Run a command line as `python -m llmcli` would, with streams that are files and a console as at the start."""
     handler, environment = signal.getsignal(signal.SIGINT), dict(os.environ)
     try:
@@ -26,7 +26,7 @@ def run_inside(*args: str, stdin: str | bytes | None = None, env: dict[str, str]
     return result
 
 
-def _run(arguments: Sequence[str], data: bytes, env: Mapping[str, str]) -> Ran:
+def _run(arguments: Sequence[str], data: bytes, env: Mapping[str, str]) -> CliResult:
     with pytest.MonkeyPatch.context() as patch, TemporaryFile() as stdin, TemporaryFile() as out, io.BytesIO() as err:
         stdin.write(data)
         stdin.seek(0)
@@ -39,7 +39,7 @@ def _run(arguments: Sequence[str], data: bytes, env: Mapping[str, str]) -> Ran:
         sys.stdout.flush()
         sys.stderr.flush()
         out.seek(0)
-        return Ran(out.read(), err.getvalue().decode(), status)
+        return CliResult(out.read(), err.getvalue().decode(), status)
 
 
 def _status(arguments: Sequence[str]) -> int:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.cli.test_hub_end_to_end import ASK, Place, harmless
-from tests.cli_result import Ran
+from tests.cli_result import CliResult
 from tests.hub.server import FakeHub, Fault
 from tests.models.gguf_writer import write_gguf
 
@@ -75,7 +75,7 @@ def pulled(server: FakeHub, tmp_path_factory: pytest.TempPathFactory) -> Place:
     return place
 
 
-def assert_silent(ran: Ran) -> Ran:
+def assert_silent(ran: CliResult) -> CliResult:
     """Check that the output has neither the token nor a signed address."""
     for secret in ("SENTINEL", "X-Amz-Signature"):
         assert secret not in ran.text
