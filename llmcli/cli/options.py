@@ -148,18 +148,16 @@ def has_completion(field: Field) -> bool:
 
 
 def _completer(field: Field) -> Callable[[str], Any]:
-    def complete(incomplete: str) -> Any:
-        if field.key == "model":
-            return complete_model(incomplete)
-        if field.key == "samplers":
-            return _complete_list(incomplete)
-        if field.key == "preset":
-            return _complete_preset(incomplete)
-        if field.key == "character":
-            return complete_character(incomplete)
+    def complete(incomplete: str) -> list[str]:
         return [text for text in map(str, (*field.param.choices, *field.param.suggest)) if text.startswith(incomplete)]
 
-    return complete
+    special: dict[str, Callable[[str], Any]] = {
+        "model": complete_model,
+        "samplers": _complete_list,
+        "preset": _complete_preset,
+        "character": complete_character,
+    }
+    return special.get(field.key, complete)
 
 
 def _complete_list(incomplete: str) -> list[str]:
@@ -230,7 +228,7 @@ def _complete_path(incomplete: str, suffixes: Sequence[str] = (".gguf",)) -> lis
     folder, _, start = incomplete.rpartition("/")
     try:
         entries = sorted(Path(folder or ("/" if incomplete.startswith("/") else ".")).expanduser().iterdir())
-    except OSError:
+    except (OSError, RuntimeError, ValueError):  # RuntimeError: ~nobody
         return names
     prefix = incomplete[: len(incomplete) - len(start)]
     for entry in entries:
@@ -249,8 +247,8 @@ def output_path(name: str, force: bool) -> Path:
     Raises:
         UsageError: if it exists and must not be replaced.
     """
-    path = Path(name).expanduser()
-    if os.path.lexists(path) and not force:
+    path = Path(os.path.expanduser(name))
+    if os.path.exists(path) and not force:
         raise UsageError(f"{path} already exists", "choose another name, or replace it with --force")
     return path
 
