@@ -7,7 +7,7 @@ _INTERRUPTED = 130  # ExitStatus.INTERRUPTED, for a Ctrl-C that comes before it 
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line and return its exit status; errors are printed here and nowhere else.
+    """Run one command line and return its exit status; only this function prints errors.
 
     All imports happen inside, so that Ctrl-C during them ends as quietly as later.
     """

@@ -65,7 +65,7 @@ def _suggest_vary(command: Callable[..., int]) -> Callable[..., int]:
 
 
 def _vary_hint(given: Mapping[str, Any], message: str) -> str:
-    """The `--vary` that takes the flag of which the message tells; "" where it is not a list of values."""
+    """The hint to use `--vary` for the flag in the message; empty if its value is not a list of values."""
     for key, field in fields().items():
         text = given.get(key)
         if not isinstance(text, str) or "," not in text or not message.startswith(f"{key} "):
@@ -189,7 +189,7 @@ def _resolved(variant: Variant, layers: Sequence[Layer]) -> ResolvedSettings:
 
 
 def _for_model(local: "LocalModel", questions: Sequence[_CompareRequest]) -> list[_CompareRequest]:
-    """The questions with settings that fit this model; warns where it has no chat template."""
+    """The requests with settings that fit this model; warns if it has no chat template."""
     from llmcli.inference.request import needs_plain_template, with_plain_stop
 
     plain = [needs_plain_template(local, one.resolved.settings) for one in questions]

@@ -39,7 +39,7 @@ def version_lines() -> list[str]:
 
 @with_settings(only=())
 def doctor(
-    flags: Layer,  # noqa: ARG001 -- the decorator brings --quiet and --debug
+    flags: Layer,  # noqa: ARG001 -- the decorator adds --quiet and --debug
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for a bug report.")] = False,
 ) -> int:
     """Check the installation and the configuration. The status is 1 on a problem."""

@@ -44,7 +44,7 @@ _HABITS = {
     "stop": "end the command that uses the model; none stays loaded after it",
     "serve": "use `llmcli generate` in scripts; llmcli has no server",
 }
-# What `-c` and others mean in other programs; shown where the value is missing.
+# Options with another meaning in other programs; shown if the value is missing.
 _MEANINGS = {"-c": "`-c N` is the context size; `llmcli chat -C` continues the last session"}
 _TEXT_COMMANDS = ("chat", "generate", "compare")  # a prompt without quotes arrives as several arguments
 
@@ -249,7 +249,7 @@ def _shortened(text: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A text as a shell takes it, cut where it is long."""
+    """A text in quotes for a shell; a long text is cut."""
     text = _shortened(text)
     if set(text).isdisjoint('"$`\\!'):
         return f'"{text}"'

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from llmcli.inference.answer import Answer
     from llmcli.inference.local import LocalModel
 
-_PATIENCE = 3.0  # seconds of silence on stdin before a note says what the program waits for
+_PATIENCE = 3.0  # seconds without input on stdin before a note says that the program waits
 _END = "; end it with Ctrl-D"
 
 PromptArgument = Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="Prompt text; stdin is added to it.")]
@@ -155,7 +155,7 @@ def command_layers(flags: Layer, text: str | None) -> Sequence[Layer]:
 
 
 def _warn_ineffective(resolved: ResolvedSettings) -> None:
-    """Warn of each setting that somebody chose and the sampler chain ignores."""
+    """Warn of each chosen setting that has no effect, and show the settings with `--verbose`."""
     for key, reason in ineffective_settings(resolved.settings, resolved.origins).items():
         console.warn(f"{key} (from {resolved.origins[key]}) has no effect: {reason}")
     print_settings(resolved)
@@ -173,7 +173,7 @@ def reads_stdin(settings: Settings, no_stdin: bool) -> bool:
 
 
 def read_prompt(settings: Settings) -> str:
-    """All of stdin as a part of the prompt; warns where this takes the input of a shell loop."""
+    """All of stdin as a part of the prompt; warns if it is probably the input of a shell loop."""
     added = not _names_stdin(settings) and bool(settings.prompt or settings.file)
     if added and _is_half_read(sys.stdin):
         console.warn(
@@ -188,7 +188,7 @@ def _names_stdin(settings: Settings) -> bool:
 
 
 def _is_half_read(stream: TextIO | None) -> bool:
-    """Whether this is a regular file of which somebody has read the beginning and left the rest."""
+    """Whether this is a regular file of which another program has read the beginning."""
     if stream is None:
         return False
     try:
@@ -200,7 +200,7 @@ def _is_half_read(stream: TextIO | None) -> bool:
 
 
 def read_stdin(hint: str = _END) -> str:
-    """All of stdin as UTF-8; a note that ends with `hint` tells that the program waits when nothing comes."""
+    """All of stdin as UTF-8; without input, a note that ends with `hint` says that the program waits."""
     if sys.stdin is None:
         return ""
     note = threading.Timer(_PATIENCE, console.note, [f"waiting for stdin{hint}"])
@@ -226,7 +226,7 @@ def _stats_line(answer: "Answer") -> str:
 
 
 def _exit_status(answer: "Answer") -> int:
-    """The exit status of an answer that is written; a note tells what cut it.
+    """The exit status of an answer that is written; prints a note if a limit ended it.
 
     Raises:
         ConstraintError: when it ended before its grammar was met.

@@ -16,7 +16,7 @@ from llmcli.text import sanitize
 from llmcli.ui.terminal.console import console
 
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
-_LONGEST_METAVAR = 24  # of a list of choices; a longer one stands in the help
+_LONGEST_METAVAR = 24  # of a list of choices; a longer one is in the help
 # The switches of every command: type, option and default.
 _SWITCHES: dict[str, tuple[Any, Any]] = {
     "quiet": (Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.")], False),

@@ -43,7 +43,7 @@ def undo(chat: "ChatApp", argument: str) -> None:
     examples=("/undo, then /redo", "/undo 3, then /redo", "/clear, then /redo"),
 )
 def redo(chat: "ChatApp", _argument: str) -> None:
-    """Take back the last /undo or /clear."""
+    """Restore what the last /undo or /clear removed."""
     chat.session.redo()
     console.note(f"restored: the conversation has {plural(len(chat.path()), 'message')}")
 
@@ -76,7 +76,7 @@ def branches(chat: "ChatApp", _argument: str) -> None:
 
 
 def _settings_of(message: Message) -> str:
-    """The settings of an answer that tell branches apart."""
+    """The settings of an answer that distinguish branches."""
     shown = ("temperature", "seed", "preset", "top_p", "min_p", "top_k", "mirostat")
     known = ((key, message.params[key]) for key in shown if key in message.params)
     return " ".join(f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in known)
@@ -224,5 +224,5 @@ def show(chat: "ChatApp", messages: list[Message], number: int) -> None:
 
 
 def _end_of(message: Message) -> str:
-    """How an answer ended, where it did not end by itself."""
+    """The finish reason of an answer; empty if the model ended it."""
     return message.finish_reason if message.finish_reason not in ("", "stop") else ""

@@ -17,7 +17,7 @@ from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.interrupt import defer_exit, disable_echo, interruptible, time_limit
 from llmcli.ui.terminal.progress import ProgressLine, Spinner
 
-if TYPE_CHECKING:  # they stand on the engine, which is imported where the model is loaded
+if TYPE_CHECKING:  # these import the engine, which is slow
     from llmcli.inference.local import LocalModel
     from llmcli.ui.chat.app import ChatApp
 
@@ -107,7 +107,7 @@ def _path_to_question(chat: "ChatApp") -> list[Message]:
 def _compare(
     chat: "ChatApp", local: "LocalModel", path: Sequence[Message], new: bool, variants: Sequence[Variant], seed: int
 ) -> None:
-    """Generate the answers, show them and their figures, and keep them for /keep."""
+    """Generate the answers, show them and their statistics, and save them for /keep."""
     from llmcli.chat.compare import CompareSession
     from llmcli.ui import comparison as screen
 

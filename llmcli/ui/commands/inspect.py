@@ -139,7 +139,7 @@ def busy(chat: "ChatApp", doing: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _inspect(chat: "ChatApp", answered: "AnswerInspector", argument: str, count: int) -> "TokenInspection | None":
-    """The candidates of a token, after printing where it stands; None where the user stopped it."""
+    """The candidates of a token, after printing its position; None if the user stopped it."""
     if argument:
         number: int | None = parse_token_index(answered, argument)
     else:
@@ -166,7 +166,7 @@ def _describe_position(answered: "AnswerInspector", number: int) -> str:
 
 
 def _note_differences(answered: "AnswerInspector", found: "TokenInspection") -> None:
-    """Tell where this is not what happened when the token was sampled."""
+    """Print a note if the inspection differs from what happened when the token was sampled."""
     if not answered.traces:
         console.note(
             "the answer is from an earlier chat: its text was tokenized again, perhaps not as it was generated"
@@ -254,7 +254,7 @@ def _write(path: Path, traces: list["TokenTrace"]) -> None:
 
 
 def spark(chat: "ChatApp") -> str:
-    """The temperatures of the last answer as a line of bars and their range; empty where there are none."""
+    """The temperatures of the last answer as a line of bars, and their range; empty without temperatures."""
     from llmcli.ui.charts.heatmap import sparkline
 
     values = [one.temperature for one in chat.turn.answer.traces if one.id is not None] if chat.turn else []

@@ -49,7 +49,7 @@ _MAX_ENTRIES = 200  # entries of a menu
 
 @dataclass(frozen=True)
 class Command:
-    """A slash command. `help` is one sentence; `everyday` ones stand in the short list of /help."""
+    """A slash command. `help` is one sentence; The short list of /help has the `everyday` ones."""
 
     name: str
     usage: str
@@ -123,7 +123,7 @@ def split(text: str) -> tuple[str, str] | None:
 
 
 def get(name: str) -> Command | str | None:
-    """The command called `name`, or the key of the setting that it sets; None where there is neither."""
+    """The command called `name`, or the key of the setting that it sets; None without either."""
     known = names()
     if name in known:
         return known[name]
@@ -176,7 +176,7 @@ def set_setting(chat: "ChatApp", argument: str) -> None:
 
 
 def suggest(chat: "ChatApp", text: str) -> Iterator[Suggestion]:
-    """The completions of `text`, which stands before the cursor."""
+    """The completions of `text`, the input before the cursor."""
     mention = re.search(r'(?:^|\s)@("?)([^\s"]*)$', text)
     if mention:
         yield from _complete_file(mention[2], mention[1])

@@ -83,7 +83,7 @@ def _open(argument: str) -> Session:
 
 
 def ensure_session_model(chat: "ChatApp") -> None:
-    """Make sure that the model is downloaded; where a session's own is missing, the usual one replaces it.
+    """Make sure that the model is downloaded; if the session's own model is missing, use the default model.
 
     Raises:
         ModelNotFoundError: when that one is missing too.
