@@ -241,23 +241,23 @@ def setting_values(chat: "ChatApp", key: str, start: str) -> Iterator[tuple[str,
 
 def settings(chat: "ChatApp", argument: str) -> Iterator[tuple[str, str]]:
     """`KEY VALUE`: keys with value and range, then values."""
-    key, space, value = argument.partition(" ")
-    if space:
-        with suppress(LlmcliError):
-            yield from ((f"{key} {text}", note) for text, note in setting_values(chat, key, value.lstrip()) if text)
-        return
-    yield from ((f"{other} ", setting_note(chat, other)) for other in session_settings() if other.startswith(key))
+    return _key_then_value(chat, argument, " ")
 
 
 def assignments(chat: "ChatApp", argument: str) -> Iterator[tuple[str, str]]:
     """The last word of `KEY=VALUE ...`."""
-    word = argument.rpartition(" ")[2]
-    key, equals, value = word.partition("=")
-    if equals:
-        with suppress(LlmcliError):
-            yield from ((f"{key}={text}", note) for text, note in setting_values(chat, key, value) if text)
+    return _key_then_value(chat, argument.rpartition(" ")[2], "=")
+
+
+def _key_then_value(chat: "ChatApp", text: str, separator: str) -> Iterator[tuple[str, str]]:
+    key, found, start = text.partition(separator)
+    if not found:
+        known = (other for other in session_settings() if other.startswith(key))
+        yield from ((other + separator, setting_note(chat, other)) for other in known)
         return
-    yield from ((f"{other}=", setting_note(chat, other)) for other in session_settings() if other.startswith(key))
+    with suppress(LlmcliError):
+        values = setting_values(chat, key, start.lstrip())
+        yield from ((f"{key}{separator}{value}", note) for value, note in values if value)
 
 
 def words(*known: str) -> Complete:
