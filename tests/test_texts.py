@@ -3,13 +3,13 @@
 import ast
 import re
 from collections.abc import Callable
-from pathlib import Path
+from difflib import unified_diff
+from functools import cache
 
 import pytest
 
-from tools.texts import ROOT, MessageReader, messages, snapshots
+from tools.texts import ROOT, SNAPSHOTS, Message, MessageReader, messages, snapshots
 
-CURRENT = snapshots()
 # Words that begin with a capital letter in the middle of a sentence too.
 NAMES = ("Ctrl-C", "Ctrl-D", "Enter", "Hugging", "Ollama")
 FORBIDDEN = re.compile(
@@ -39,14 +39,26 @@ def check(path, error, console, notes):
 """
 
 
-@pytest.mark.parametrize("path", CURRENT, ids=lambda path: path.name)
-def test_a_snapshot_has_the_texts_of_the_program(path: Path) -> None:
-    expected = path.read_text(encoding="utf-8")
-    assert CURRENT[path] == expected, "texts changed: run `python -m tools.docs`, then read `git diff tests/snapshots`"
+@cache
+def current() -> dict[str, str]:
+    """Each snapshot by its file name, as the program is now."""
+    return {path.name: text for path, text in snapshots().items()}
+
+
+@cache
+def all_messages() -> list[Message]:
+    return messages()
+
+
+@pytest.mark.parametrize("name", ["help.txt", "messages.txt"])
+def test_a_snapshot_has_the_texts_of_the_program(name: str) -> None:
+    stored = (SNAPSHOTS / name).read_text(encoding="utf-8").splitlines()
+    changes = [*unified_diff(stored, current()[name].splitlines(), "stored", "now", lineterm="")]
+    assert changes == [], "texts changed: run `python -m tools.docs`, then read `git diff tests/snapshots`"
 
 
 def test_the_snapshots_have_every_kind_of_text() -> None:
-    help_texts, message_texts = CURRENT.values()
+    help_texts, message_texts = current().values()
     for title in (
         "$ llmcli\n",
         "$ llmcli chat --help-all",
@@ -69,7 +81,9 @@ def test_the_snapshots_have_every_kind_of_text() -> None:
     ],
 )
 def test_every_message_keeps_the_rule(rule: str, is_kept: Callable[[str], bool]) -> None:
-    texts = {(one.module, text) for one in messages() if one.kind != "output" for text in (one.text, one.hint) if text}
+    texts = {
+        (one.module, text) for one in all_messages() if one.kind != "output" for text in (one.text, one.hint) if text
+    }
     assert sorted(pair for pair in texts if not is_kept(pair[1])) == [], f"every message {rule}"
 
 
