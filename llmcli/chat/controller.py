@@ -281,7 +281,7 @@ def requires_reload(key: str) -> bool:
 
 
 def sliding_window(path: Sequence[Message], first: int | None) -> list[Message]:
-    """The messages from id `first` on and the summaries before it; all messages if there is no such id."""
+    """The messages from id `first` on and the summaries before it; all messages if the id does not exist."""
     start = next((index for index, message in enumerate(path) if message.id == first), 0)
     return [message for index, message in enumerate(path) if index >= start or message.role == "summary"]
 

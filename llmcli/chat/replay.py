@@ -70,7 +70,7 @@ class Replay:
     recorded: RecordedAnswer
     settings: Settings
     answer: Answer = field(init=False)
-    stopped: bool = field(init=False, default=False)  # before its end: there is no result
+    stopped: bool = field(init=False, default=False)  # before its end, without a result
     difference: Difference | None = field(init=False, default=None)
     reasons: list[str] = field(init=False, default_factory=list)
 
