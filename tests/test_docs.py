@@ -14,6 +14,7 @@ import pytest
 import typer
 
 from llmcli.cli.commands import make_app
+from tools.figures import MODULES
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -25,6 +26,9 @@ IDIOM = re.compile(
 )
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
+_NAMED = re.compile(r"`((?:[a-z_]+/)+|(?:[a-z_]+/)*[a-z_]+\.(?:py|md|yml|toml))(?::(\w+))?`")
+FOLDERS = (ROOT / "llmcli", ROOT, ROOT / ".github/workflows")
+_NOT_OURS = {"config.toml", "utils.py", "helpers.py", "common.py", "characters/", "waves.py"}
 _GENERATED = re.compile(r"^<!-- (\w+) -->$.*?^<!-- /\1 -->$", re.MULTILINE | re.DOTALL)
 
 
@@ -84,6 +88,24 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
         target = page.parent / path if path else page
         assert target.exists(), f"{page.name} links to {link}"
         assert not anchor or anchor in anchors_of(target), f"{page.name} links to {link}"
+
+
+@pytest.mark.parametrize("page", ["ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"])
+def test_files_and_names_in_pages_about_the_code_exist(page: str) -> None:
+    for path, name in _NAMED.findall(page_text(ROOT / page)):
+        if path in _NOT_OURS:
+            continue
+        found = [folder / path for folder in FOLDERS if (folder / path).exists()]
+        assert found, f"{page} names {path}"
+        if name:
+            defined = rf"^(?:def|class) {name}\b|^{name}\b[^=\n]*= "
+            assert re.search(defined, page_text(found[0]), re.MULTILINE), f"{page} names {path}:{name}"
+
+
+def test_architecture_lists_every_module() -> None:
+    listed = re.findall(r"^\| `([a-z_/]+\.py)` \|", page_text(ROOT / "ARCHITECTURE.md"), re.MULTILINE)
+    modules = [module.removeprefix("llmcli/") for module in MODULES if not module.endswith("/__init__.py")]
+    assert sorted(listed) == sorted(modules)
 
 
 def test_every_page_of_the_manual_is_linked_in_the_readme() -> None:
