@@ -38,10 +38,10 @@ class CompareSession:
         """Continue with answer `number`, from 1: it follows the question, in its own branch.
 
         Raises:
-            UsageError: when the answer does not exist or is empty.
+            UsageError: when there is no such answer, or it is empty.
         """
         if not 0 < number <= len(self.turns):
-            raise UsageError(f"answer not found: '{number}'", f"give a number from 1 to {len(self.turns)}")
+            raise UsageError(f"there is no answer {number}", f"give a number from 1 to {len(self.turns)}")
         turn = self.turns[number - 1]
         if number in self._kept:
             self.session.move(self._kept[number])

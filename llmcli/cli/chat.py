@@ -155,7 +155,7 @@ def open_session(go_on: bool, name: str | None, keep: bool) -> Session:
         return _open_named(name)
     last = next((one for one in store.names() if not store.is_open(one)), None)
     if not last:
-        console.note("no session to continue: this is a new session")
+        console.note("there is no session to continue: this is a new session")
         return Session()
     return Session.load(last)
 
@@ -179,7 +179,7 @@ def character_of(flags: Layer, session: Session) -> "tuple[Character | None, lis
     The name `none` removes the character of a session.
 
     Raises:
-        UsageError: if the character does not exist.
+        UsageError: if there is no such character.
         DiskError: if its file cannot be read.
     """
     chosen = resolve([config_layer(), environment_layer(os.environ), flags]).settings.character
@@ -217,7 +217,7 @@ def ensure_model(settings: Settings) -> None:
     """Make sure that the model is on this machine; download it if the user agrees.
 
     Raises:
-        ModelNotFoundError: if the model does not exist.
+        ModelNotFoundError: if there is no such model.
     """
     if settings.model != locations.STARTER:
         from llmcli.models.locations import ModelNotDownloadedError, model_locations

@@ -242,5 +242,5 @@ def test_a_candidate_is_found_by_its_rank_in_the_model(controller: ChatControlle
     by_rank = {one.rank: one.id for one in found.stepwise.candidates}
     assert [answered.candidate(4, rank) for rank in (1, 2, 6)] == [by_rank[1], by_rank[2], by_rank[6]]
     for rank in (0, 10**7):
-        with pytest.raises(UsageError, match="candidate not found"):
+        with pytest.raises(UsageError, match="no candidate"):
             answered.candidate(4, rank)

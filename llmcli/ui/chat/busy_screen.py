@@ -145,7 +145,7 @@ class TemperatureKeys:
         if not self.pressed:
             return ""
         if not self._policy:
-            return f"{_KEYS} had no effect: the samplers do not contain temperature"
+            return f"{_KEYS} had no effect: there is no temperature in the samplers"
         moves = [f"{format_shift(shift)} from token {index}" for index, shift in self._dial.moves]
         if len(moves) > _MOST_MOVES:
             moves[1:-1] = [f"{len(moves) - 2} more"]
@@ -158,7 +158,7 @@ class TemperatureKeys:
 
 
 def _temperature_policy(settings: Settings) -> Policy | None:
-    """The policy of the temperature step; None if the chain does not have the step."""
+    """The policy of the temperature step; None where there is no such step."""
     from llmcli.engine.sampling.temperature import policy_of
 
     args = next((step.args for step in build_chain(settings, steered=True) if step.name == "temperature"), ())

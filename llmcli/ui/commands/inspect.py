@@ -108,7 +108,7 @@ def parse_token_index(answered: "AnswerInspector", argument: str) -> int:
     """The number of the token that `argument` names: a number, or its text, with or without quotes.
 
     Raises:
-        UsageError: when the answer does not have the token.
+        UsageError: when there is no such token.
     """
     most = len(answered.tokens) - 1
     if argument.isdecimal():

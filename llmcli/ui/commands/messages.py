@@ -120,7 +120,7 @@ def edit(chat: "ChatApp", argument: str) -> None:
         return
     content = path[position - 1].content
     if not chat.live:
-        raise UsageError("/edit needs the new text if stdin is not a terminal", f"try /edit {position} TEXT")
+        raise UsageError("/edit needs the new text (there is no terminal to edit in)", f"try /edit {position} TEXT")
     if len(content) > _LONG:
         from llmcli.ui.terminal.ask import edit as edit_text
 

@@ -25,7 +25,7 @@ Take = Callable[[Iterable[KeyPress], bool], None]  # keys, and whether they were
 def split_keys_and_text(keys: Iterable[KeyPress], typing: bool = False) -> tuple[list[int], list[KeyPress]]:
     """The steps up (1) and down (-1) that `keys` ask for, and the keys that belong to the next message.
 
-    The arrows are always steps, because no cursor can move; `+` and `-` are steps until something else is typed:
+    The arrows are always steps, for there is no cursor to move; `+` and `-` are steps until something else is typed:
     `typing` says that there is a message already. A paste is one key.
     """
     steps: list[int] = []

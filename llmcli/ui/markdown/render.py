@@ -257,7 +257,7 @@ def _too_deep(text: str) -> bool:
 
 
 def grid_rows(grid: TableGrid, width: int, style: Style) -> list[str]:
-    """The rows on the terminal: columns side by side, or one cell a row with its head in a narrow window."""
+    """The rows on the terminal: columns side by side, or one cell a row with its head where there is no room."""
     widths = _widths(grid, width - len(_BETWEEN) * (len(grid.head) - 1))
     if not widths:
         return _listed(grid, width, style)
