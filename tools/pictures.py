@@ -1,6 +1,6 @@
 """Takes the README's pictures: the real chat in a pseudo-terminal, with the starter, whatever it answers.
 
-`python -m docs.pictures [NAME...]` writes docs/pictures/NAME.svg. It is no part of the tests: answers take their time,
+`python -m tools.pictures [NAME...]` writes docs/pictures/NAME.svg. The tests do not run it: answers take their time,
 and another processor may round them into other words.
 """
 
