@@ -291,7 +291,7 @@ def side_by_side(local: LocalModel, prompts: Sequence[Prompt], settings: Sequenc
 
     Raises:
         ContextOverflowError: when a prompt leaves no room for an answer.
-        LlmcliError: when the memory does not suffice for the context.
+        LlmcliError: when there is no memory for the context.
     """
     begin = perf_counter()
     limits = [one.max_tokens for one in settings]

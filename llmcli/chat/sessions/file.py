@@ -156,7 +156,7 @@ def read_partial(path: Path) -> Message | None:
     """The unfinished answer in this file, left by a chat that was killed; None if it is empty."""
     message: Message | None = None
     texts: dict[str, list[str]] = {"answer": [], "think": []}
-    with suppress(LlmcliError):  # usually the file does not exist
+    with suppress(LlmcliError):  # usually there is no such file
         for event in read_events(path):
             if event.get("type") == "message":
                 with suppress(ValueError):
@@ -285,7 +285,7 @@ def set_events(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def unset_event(key: str) -> dict[str, Any]:
-    """The event of a setting that the session does not set any more."""
+    """The event of a setting that is no longer set in the session."""
     return {"type": "unset", "key": key}
 
 

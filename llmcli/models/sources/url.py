@@ -47,7 +47,7 @@ def plan_url(reference: UrlReference, cache_dir: Path, offline: bool, say: Say) 
     """Ask for the size of the file, with a request for its first byte.
 
     Raises:
-        ModelNotFoundError: the server does not have the file.
+        ModelNotFoundError: there is no such file.
         NetworkError: the server cannot be reached.
     """
     check_online(offline, str(reference))
