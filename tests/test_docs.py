@@ -14,6 +14,7 @@ import pytest
 import typer
 
 from llmcli.cli.commands import make_app
+from tools.figures import MODULES
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -24,7 +25,16 @@ IDIOM = re.compile(
     r"\b(gone on with|parted by|is no [a-z]+|carries nothing|what has come|leaves nothing|said on stderr|anew)\b"
 )
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_LINK = re.compile(r"\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)$", re.MULTILINE)  # in the text, or defined at its end
+_REFERENCE = re.compile(r"\]\[([\w-]+)\]")
+# The README is on PyPI too, where a relative link leads nowhere.
+PUBLISHED = (
+    "https://github.com/llmcli/llmcli/blob/main/",
+    "https://raw.githubusercontent.com/llmcli/llmcli/main/",
+)
+_NAMED = re.compile(r"`((?:[a-z_]+/)+|(?:[a-z_]+/)*[a-z_]+\.(?:py|md|yml|toml))(?::(\w+))?`")
+FOLDERS = (ROOT / "llmcli", ROOT, ROOT / ".github/workflows")
+_NOT_OURS = {"config.toml", "utils.py", "helpers.py", "common.py", "characters/", "waves.py"}
 _GENERATED = re.compile(r"^<!-- (\w+) -->$.*?^<!-- /\1 -->$", re.MULTILINE | re.DOTALL)
 
 
@@ -75,19 +85,61 @@ def unknown_flags(words: list[str], command: Any) -> list[str]:
     return [word for word in words if re.match(r"--?[a-zA-Z]", word) and word.partition("=")[0] not in known]
 
 
+def links_of(page: Path) -> list[str]:
+    return [inline or defined for inline, defined in _LINK.findall(_BLOCK.sub("", page_text(page)))]
+
+
+def local(link: str) -> str:
+    """A link to a file of this repository, as a path from its root; other links as they are."""
+    for start in PUBLISHED:
+        if link.startswith(start):
+            return link.removeprefix(start)
+    return link
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
-    for link in _LINK.findall(_BLOCK.sub("", page_text(page))):
-        if "://" in link:
+    for link in links_of(page):
+        path, _, anchor = local(link).partition("#")
+        if "://" in path:
             continue
-        path, _, anchor = link.partition("#")
-        target = page.parent / path if path else page
+        folder = ROOT if local(link) != link else page.parent
+        target = folder / path if path else page
         assert target.exists(), f"{page.name} links to {link}"
         assert not anchor or anchor in anchors_of(target), f"{page.name} links to {link}"
 
 
+def test_every_named_link_of_the_readme_is_defined() -> None:
+    text = _BLOCK.sub("", page_text(ROOT / "README.md"))
+    assert set(_REFERENCE.findall(text)) == set(re.findall(r"^\[([^\]]+)\]: ", text, re.MULTILINE))
+
+
+def test_links_of_the_readme_work_outside_the_repository() -> None:
+    for link in links_of(ROOT / "README.md"):
+        assert "://" in link or link.startswith("#"), link
+        assert not link.startswith(PUBLISHED[1]) or link.endswith(".svg"), link
+
+
+@pytest.mark.parametrize("page", ["ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"])
+def test_files_and_names_in_pages_about_the_code_exist(page: str) -> None:
+    for path, name in _NAMED.findall(page_text(ROOT / page)):
+        if path in _NOT_OURS:
+            continue
+        found = [folder / path for folder in FOLDERS if (folder / path).exists()]
+        assert found, f"{page} names {path}"
+        if name:
+            defined = rf"^(?:def|class) {name}\b|^{name}\b[^=\n]*= "
+            assert re.search(defined, page_text(found[0]), re.MULTILINE), f"{page} names {path}:{name}"
+
+
+def test_architecture_lists_every_module() -> None:
+    listed = re.findall(r"^\| `([a-z_/]+\.py)` \|", page_text(ROOT / "ARCHITECTURE.md"), re.MULTILINE)
+    modules = [module.removeprefix("llmcli/") for module in MODULES if not module.endswith("/__init__.py")]
+    assert sorted(listed) == sorted(modules)
+
+
 def test_every_page_of_the_manual_is_linked_in_the_readme() -> None:
-    linked = set(_LINK.findall(page_text(ROOT / "README.md")))
+    linked = set(map(local, links_of(ROOT / "README.md")))
     assert {f"docs/{page.name}" for page in MANUAL} <= linked
 
 

@@ -117,7 +117,7 @@ class Chain:
         self.pointer = snapshot
 
     def discard(self, snapshot: Any) -> None:
-        """Free a snapshot that is no longer needed."""
+        """Free a snapshot that is not needed any more."""
         self._api.llama_sampler_free(snapshot)
 
     def raise_failure(self) -> None:

@@ -55,7 +55,7 @@ def repo(wanted: HubReference, offline: bool = False, say: Say = no_listener) ->
     """The repository at the requested revision, in one request.
 
     Raises:
-        ModelNotFoundError: there is no such repository or revision.
+        ModelNotFoundError: the repository or revision does not exist.
         NotAllowedError: the token is missing or refused.
         NetworkError: the Hub cannot be reached, or its response is not valid.
     """

@@ -204,7 +204,7 @@ def fits_memory(size: int, memory: int) -> bool:
 def best_fit(found: Sequence[Quantization], memory: int) -> QuantizationChoice:
     """The default variant for `memory` bytes (0 = unknown): Q4_K_M, otherwise the best that fits.
 
-    Raises ModelNotFoundError when there is no complete variant.
+    Raises ModelNotFoundError when no variant is complete.
     """
     complete = _complete(found)
     fitting = [variant for variant in complete if fits_memory(variant.size, memory)]

@@ -48,7 +48,7 @@ def plan(
 
     Raises:
         ModelNotFoundError: the Hub has no such model, or not all of its parts.
-        NotAllowedError: the model is gated and there is no token.
+        NotAllowedError: the model is gated and no token is set.
         NetworkError: the Hub cannot be reached.
     """
     listing = repo(reference, locations.offline, say)

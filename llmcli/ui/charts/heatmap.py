@@ -1,4 +1,4 @@
-"""A heatmap of an answer: the text of each token on a color, or above bars where there is no color."""
+"""A heatmap of an answer: the text of each token on a color, or above bars on a terminal without colors."""
 
 import math
 import shutil

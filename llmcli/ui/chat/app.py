@@ -266,7 +266,7 @@ class ChatApp(ChatPrinter):
             )
 
     def count(self) -> PromptFit | None:
-        """How full the context is; None while the model is loading, or where there is no status line."""
+        """How full the context is; None while the model is loading, or without a status line."""
         self.used = None
         with suppress(LlmcliError):
             if self.live and self.controller.local:
