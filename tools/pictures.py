@@ -1,7 +1,7 @@
 """Takes the README's pictures: the real chat in a pseudo-terminal, with the starter, whatever it answers.
 
-`python -m docs.pictures [NAME...]` writes docs/pictures/NAME.svg. It is no part of the tests: answers take their time,
-and another processor may round them into other words.
+`python -m tools.pictures [NAME...]` writes docs/pictures/NAME.svg. It is not part of the tests: answers take
+time, and another processor may round them into other words.
 """
 
 import os
@@ -31,7 +31,7 @@ _FOREGROUND = {name: str(code) for code, name in (FG_ANSI | FG_AIXTERM).items()}
 
 
 class _Window(chat_terminal._Screen):
-    """pyte knows no dimmed text: it becomes grey."""
+    """pyte knows no dimmed text: it becomes gray."""
 
     def select_graphic_rendition(self, *codes: int, **more: Any) -> None:
         if not {38, 48} & set(codes):
@@ -62,7 +62,7 @@ def context(talk: Talk) -> None:
 
 def branches(talk: Talk) -> None:
     talk.ask("/set max_tokens 40")
-    talk.ask("Name a colour and a fruit.")
+    talk.ask("Name a color and a fruit.")
     talk.ask("/retry temperature=1.2 seed=7")
     talk.ask("/branches")
 
@@ -80,7 +80,7 @@ def why(talk: Talk) -> None:
     talk.ask("/temp 0.3..1.3")
     talk.ask("/seed 4")
     talk.ask("/set max_tokens 40")
-    talk.ask("Describe an old harbour.")
+    talk.ask("Describe an old harbor.")
     talk.ask("/why")
 
 
@@ -157,16 +157,16 @@ def _row(chars: list[Char]) -> str:
 
 
 def _look(char: Char) -> str:
-    """The parameters of the colour sequence that paints it."""
+    """The parameters of the color sequence that paints it."""
     on = {"1": char.bold, "3": char.italics, "4": char.underscore, "7": char.reverse, "9": char.strikethrough}
     looks = [code for code, wanted in on.items() if wanted]
-    for colour, extended in ((char.fg, "38"), (char.bg, "48")):
-        if colour == "default":
+    for color, extended in ((char.fg, "38"), (char.bg, "48")):
+        if color == "default":
             continue
-        if colour in _FOREGROUND:
-            looks.append(str(int(_FOREGROUND[colour]) + (10 if extended == "48" else 0)))
+        if color in _FOREGROUND:
+            looks.append(str(int(_FOREGROUND[color]) + (10 if extended == "48" else 0)))
         else:
-            looks.append(";".join([extended, "2", *(str(part) for part in bytes.fromhex(colour))]))
+            looks.append(";".join([extended, "2", *(str(part) for part in bytes.fromhex(color))]))
     return ";".join(looks)
 
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from llmcli.errors import DiskError
 from llmcli.params.settings import ResolvedSettings, ineffective_settings
 from llmcli.text import plural, sanitize
-from llmcli.ui.terminal.cells import Runs, cells, folds, line_breaks, slice_cells, styled, unstyled, wrap
+from llmcli.ui.terminal.cells import Runs, cells, line_breaks, slice_cells, styled, unstyled, wrap
 from llmcli.ui.terminal.console import console, wants_color
 from llmcli.ui.terminal.output import AnswerWriter, print_drawn, print_line, to_stderr
-from llmcli.ui.terminal.progress import LiveRegion
+from llmcli.ui.terminal.progress import LiveView
 from llmcli.ui.terminal.table import print_rows
 
 if TYPE_CHECKING:
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 _NARROWEST = 28  # minimum columns of an answer
 _BAR, _CROSS, _RULE = " │ ", "─┼─", "─"
-_INTERVAL = 1 / 30
-_SHARE = 40  # after a redraw comes a pause this many times as long
-_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _TAB = "    "
 _HEADS = ("N", "VARIANT", "TOKENS", "WORDS", "DISTINCT-1", "DISTINCT-2", "DISTINCT-3", "MEAN P", "REPEATED", "END")
 _SPARE = ("WORDS", "DISTINCT-3", "DISTINCT-1", "VARIANT", "END")  # dropped in a narrow window, the first one first
@@ -87,8 +84,8 @@ class Column:
             count = max(count - len(text), 0)
 
 
-class CompareView:
-    """Shows the answers under their labels; nothing else may write to the terminal until `finish`.
+class CompareView(LiveView):
+    """Shows the answers under their labels, from the first call to `finish`.
 
     They are in bands of columns. A row of a band is final once all its answers have passed the row; the bands below
     wait until the band ends.
@@ -102,30 +99,22 @@ class CompareView:
         color: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._size = size
-        self._clock = clock
-        self._strong, self._faint = ("1", "2") if color else ("", "")
-        self._region = LiveRegion(write)
+        super().__init__(write, size, "2" if color else "", clock)
+        self._strong = "1" if color else ""
         self._labels = [f"{number}. {sanitize(label)}" for number, label in enumerate(labels, 1)]
         self._columns = [Column(self._faint) for _ in labels]
         self._first = 0  # of the current band
         self._count = 0  # its columns; 0 before it starts
-        self._due = 0.0
 
     def status(self, text: str) -> None:
         """Show what the program waits for, in one line that the first text replaces."""
-        if self._count or self._clock() < self._due:
-            return
-        size, width = self._measure()
-        line = f"{_SPINNER[int(self._clock() * 10) % len(_SPINNER)]} {' '.join(sanitize(text).split())}"
-        start, end = folds(line, width)[0]
-        self._region.draw([], [styled([(self._faint, line[start:end])])], size)
-        self._due = self._clock() + _INTERVAL
+        if not self._count and self._is_due():
+            self._draw_spinner(text)
 
     def push(self, index: int, kind: str, text: str) -> None:
         """Add a piece to answer `index`, from 0."""
         self._columns[index].add(kind, text)
-        if not self._count or self._clock() >= self._due:
+        if not self._count or self._is_due():
             self._draw()
 
     def end(self, index: int) -> None:
@@ -142,9 +131,7 @@ class CompareView:
             column.ended = True
         self._draw()
 
-    def _draw(self) -> None:
-        started = self._clock()
-        size, width = self._measure()
+    def _rows(self, height: int, width: int) -> tuple[list[str], list[str]]:
         done: list[str] = []
         while self._first < len(self._columns):
             done += self._start_band(width)
@@ -154,9 +141,7 @@ class CompareView:
             self._first, self._count = self._first + self._count, 0
             done += [""] * (self._first < len(self._columns))
         self._count = self._count or 1  # something was drawn
-        self._region.draw(done, self._tail(width, max(1, size[1] - 2)), size)
-        now = self._clock()
-        self._due = now + max(_INTERVAL, _SHARE * (now - started))
+        return done, self._tail(width, max(1, height - 2))
 
     @property
     def _band(self) -> Sequence[Column]:
@@ -194,12 +179,6 @@ class CompareView:
     def _room(self, width: int) -> int:
         """Terminal columns for each answer of the band."""
         return max((width - len(_BAR) * (self._count - 1)) // self._count, 1)
-
-    def _measure(self) -> tuple[tuple[int, int], int]:
-        """The size of the window, and the width of the text: the last column stays free for the cursor."""
-        columns, rows = self._size()
-        columns = max(columns, 1)
-        return (columns, max(rows, 1)), max(columns - 1, 1)
 
 
 def _joined(columns: Sequence[Sequence[Runs]], room: int) -> list[str]:

@@ -14,7 +14,7 @@ from tests.conftest import Run
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 
 MARKDOWN = r'"# Title\n\nwords that go on until a narrow window is full\n\n- a\n- **b**\n\n```py\nprint(1)\n```\n"'
-COLOUR = re.compile(rb"\x1b\[[0-9;]*[34][0-9](;[0-9;]*)?m")
+COLOR = re.compile(rb"\x1b\[[0-9;]*[34][0-9](;[0-9;]*)?m")
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_markdown_is_rendered_in_every_window(folder: Path, columns: int, rows: 
         assert answer == ["Title", "", *words, "", "• a", "• b", "", "── py ──", "print(1)", "────────", ""]
         assert b"**" not in chat.raw
         assert chat.text().count("print(1)") == 1
-        assert COLOUR.search(chat.raw)
+        assert COLOR.search(chat.raw)
 
 
 def test_control_characters_are_visible_and_reasoning_is_wrap(folder: Path) -> None:
@@ -249,7 +249,7 @@ def test_no_color_renders_markdown_without_colors(folder: Path) -> None:
         assert "• b" in chat.text()
         chat.keys("/te")
         chat.wait_for("/temp ")
-        assert not COLOUR.search(chat.raw)
+        assert not COLOR.search(chat.raw)
 
 
 @pytest.mark.usefixtures("with_starter")

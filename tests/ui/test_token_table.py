@@ -179,7 +179,7 @@ def test_what_a_model_says_cannot_drive_the_terminal() -> None:
     assert not any("\x1b" in SGR.sub("", row) for row in rows_of(79, True, **USUAL))
 
 
-def test_a_file_gets_the_table_without_colour(
+def test_a_file_gets_the_table_without_color(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("shutil.get_terminal_size", lambda: (20, 24))

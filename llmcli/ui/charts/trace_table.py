@@ -11,8 +11,8 @@ from llmcli.params.settings import Settings, fields
 from llmcli.text import plural, sanitize
 from llmcli.ui.terminal.cells import Runs, cells, fit, styled, unstyled, wrap
 from llmcli.ui.terminal.console import is_terminal, wants_color
-from llmcli.ui.terminal.output import print_drawn, print_line, print_text, stream
-from llmcli.ui.terminal.table import print_rows, width
+from llmcli.ui.terminal.output import columns, print_drawn, print_line, print_text, stream
+from llmcli.ui.terminal.table import print_rows
 
 _HEADS = ("#", "TEXT", "P", "RANK", "TEMP", "ENTROPY", "CANDIDATES", "SENTENCE", "POLICY")
 _SPARE = ("POLICY", "SENTENCE", "CANDIDATES", "RANK")
@@ -56,7 +56,7 @@ def print_trace(tokens: Sequence[TokenTrace]) -> None:
         _HEADS, rows, right=tuple(head for head in _HEADS if head not in ("TEXT", "POLICY")), below=below, spare=_SPARE
     )
     print_line("")
-    for line in wrap([("", summary_line(tokens))], _room()):
+    for line in wrap([("", summary_line(tokens))], columns()):
         print_line(unstyled(line))
 
 
@@ -108,16 +108,11 @@ def _row(token: TokenTrace) -> tuple[str, ...]:
 def token_text(text: str, columns: int) -> str:
     """The text of a token in at most so many columns, with visible blanks and newlines."""
     text = sanitize(text).translate(_SIGNS)
-    return text if width(text) <= columns else text[: fit(text, 0, columns - 1)] + "…"
+    return text if cells(text) <= columns else text[: fit(text, 0, columns - 1)] + "…"
 
 
 def _text(text: str) -> str:
-    return token_text(text, _NARROW if _room() < 60 else _WIDEST)
-
-
-def _room() -> int:
-    """The columns of a row; without a limit in a file."""
-    return shutil.get_terminal_size().columns if is_terminal(stream()) else 10**6
+    return token_text(text, _NARROW if columns() < 60 else _WIDEST)
 
 
 def _number(value: float | None, decimals: int) -> str:
@@ -126,11 +121,11 @@ def _number(value: float | None, decimals: int) -> str:
 
 def _alternatives(top: Sequence[Alternative]) -> str:
     """The alternatives, each with its probability before and after the sampler chain; wrapped on a terminal."""
-    room = _room() - _INDENT
+    room = columns() - _INDENT
     lines, line = [], ""
     for one in top:
         part = f"{_text(one.text)} {one.before:.3f}→{f'{one.p:.3f}' if one.p else 'out'}"
-        if line and width(line) + len(", ") + width(part) > room:
+        if line and cells(line) + len(", ") + cells(part) > room:
             lines.append(line + ",")
             line = part
         else:

@@ -106,7 +106,7 @@ _LIGHT = Style(
 
 
 def style_of(name: str, color: bool) -> Style:
-    """The style `dark` or `light`; without looks where `colour` is false."""
+    """The style `dark` or `light`; without looks where `color` is false."""
     if not color:
         return Style()
     return _LIGHT if name == "light" else _DARK

@@ -198,7 +198,7 @@ class Renderer:
         return self._style.headings[min(level, 4) - 1]
 
     def _heading(self, level: int, runs: Runs, width: int) -> list[str]:
-        # Without colours the marks tell a heading from a paragraph.
+        # Without colors the marks tell a heading from a paragraph.
         marks: Runs = [] if self._style.color else [("", "#" * level + " ")]
         return [styled(row) for row in wrap([*marks, *runs], width)]
 

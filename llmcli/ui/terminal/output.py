@@ -1,6 +1,7 @@
 """The only way to stdout: verbatim UTF-8 into a pipe or file, safe text onto a terminal."""
 
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -15,24 +16,29 @@ from llmcli.ui.terminal.progress import ProgressLine
 if TYPE_CHECKING:
     from llmcli.inference.answer import Answer
 
-_aside = False
 _SLOW = 0.1  # share of the time that a policy may take before there is a warning
+_to_stderr = False
 
 
 @contextmanager
 def to_stderr(wanted: bool) -> Iterator[None]:
     """Within this block all goes to stderr, if wanted: the output of a chat command is not an answer of the model."""
-    global _aside
-    before, _aside = _aside, wanted
+    global _to_stderr
+    before, _to_stderr = _to_stderr, wanted
     try:
         yield
     finally:
-        _aside = before
+        _to_stderr = before
 
 
 def stream() -> TextIO:
     """The stream that output goes to now."""
-    return sys.stderr if _aside else sys.stdout
+    return sys.stderr if _to_stderr else sys.stdout
+
+
+def columns(elsewhere: int = 10**6) -> int:
+    """The columns of a row of output; `elsewhere` (no limit) where it is not a terminal."""
+    return shutil.get_terminal_size().columns if is_terminal(stream()) else elsewhere
 
 
 def print_text(text: str, style: str = "") -> None:
@@ -40,7 +46,7 @@ def print_text(text: str, style: str = "") -> None:
 
     Raises:
         DiskError: when stdout is closed or full.
-        ReaderGoneError: when the reader of a pipe has gone.
+        OutputClosedError: when the reader of a pipe has gone.
     """
     out = stream()
     if out is None:
@@ -63,7 +69,7 @@ def print_drawn(text: str) -> None:
     """Write text to a terminal that is safe already, with colors and cursor movements of llmcli.
 
     Raises:
-        DiskError, ReaderGoneError: as `put` does.
+        DiskError, OutputClosedError: as `print_text` does.
     """
     try:
         out = stream()
@@ -81,13 +87,6 @@ def print_line(text: str, style: str = "") -> None:
     print_text(text + "\n" if not style else text, style)
     if style:
         print_text("\n")
-
-
-def print_pairs(rows: list[tuple[str, str]]) -> None:
-    """Write pairs, the second column aligned."""
-    width = max((len(name) for name, _ in rows), default=0)
-    for name, value in rows:
-        print_line(f"{name:<{width}}  {value}")
 
 
 def _write_all(out: TextIO, data: bytes) -> None:
@@ -114,7 +113,7 @@ class AnswerWriter:
 
         Raises:
             DiskError: when stdout is closed or full.
-            ReaderGoneError: when the reader has closed the pipe.
+            OutputClosedError: when the reader has closed the pipe.
         """
         text = self._held + text
         body = text.rstrip("\n")
