@@ -1,11 +1,13 @@
 """Progress: a bar and a passing line for people, plain lines or nothing elsewhere, silence when asked for."""
 
 import io
+import itertools
 
 import pytest
 
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.progress import Downloads, ProgressLine
+from tests.ui.markdown import emulator
 
 
 class Terminal(io.StringIO):
@@ -45,6 +47,27 @@ def test_a_download_on_a_terminal_is_a_bar_with_sizes(monkeypatch: pytest.Monkey
         bar(1 << 20, 1 << 20)
     assert "fetching" in terminal.getvalue()
     assert "MiB" in terminal.getvalue()
+
+
+@pytest.mark.parametrize("columns", [80, 40, 20])
+def test_bars_of_several_files_fit_every_window(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = on_terminal(monkeypatch)
+    clock = itertools.count(100.0, 0.01)
+    monkeypatch.setattr("llmcli.ui.terminal.progress.monotonic", lambda: next(clock))
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: (columns, 5))
+    names = [f"model-of-a-long-name-0000{number}-of-00008.gguf" for number in range(8)]
+    with Downloads() as downloads:
+        bars = [downloads.bar(name) for name in names]
+        for done in range(101):
+            for bar in bars:
+                bar(done << 20, 100 << 20)
+            if done == 50:
+                downloads.say("half of it")
+    terminal = emulator.Terminal(columns, 5)
+    terminal.write(stream.getvalue())
+    assert terminal.lines()[0] == "half of it"
+    assert [line[:5] for line in terminal.lines()[1:]] == ["model"] * 8
+    assert all("100%" in line and len(line) < columns for line in terminal.lines()[1:])
 
 
 def test_quiet_silences_a_download(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

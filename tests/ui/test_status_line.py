@@ -30,7 +30,9 @@ def fake_chat(path: tuple[Message, ...] = (), session: str = "", **more: Any) ->
         character=more.pop("character", ""),
     )
     parts = {"editing": None, "turn": None, "pending": [], "used": 57, **more}
-    return SimpleNamespace(controller=controller, session=SimpleNamespace(name=session), path=lambda: list(path), **parts)
+    return SimpleNamespace(
+        controller=controller, session=SimpleNamespace(name=session), path=lambda: list(path), **parts
+    )
 
 
 @pytest.fixture(autouse=True)

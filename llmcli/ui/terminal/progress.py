@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 
 from llmcli.text import sanitize
-from llmcli.ui.terminal.cells import folds, styled, visible
+from llmcli.ui.terminal.cells import Runs, cells, fit, folds, styled, visible
 from llmcli.ui.terminal.console import console, is_terminal, wants_color
 
 _PATIENCE = 0.3  # seconds; shorter work shows nothing
@@ -22,6 +22,7 @@ _NOTE = 5.0  # seconds between two lines about a download where there are no bar
 _MIB = 1 << 20
 _WINDOW = 100  # ticks; the speed of a download is that of the last ones
 _BAR, _NARROW = 16, 60  # columns: of a bar, and of a window that has no space for one
+_FACTS = 20  # columns beside a name: the share, and the time that is left
 
 
 class ProgressLine:
@@ -123,9 +124,9 @@ class Downloads:
                 if download not in self._bars:
                     self._bars.append(download)
                 now = monotonic()
+                download.update(done, total, now)
                 if now >= self._next or done >= total:
                     self._next = now + _TICK
-                    download.update(done, total, now)
                     self._draw()
 
         return update
@@ -140,7 +141,8 @@ class Downloads:
 
     def _draw(self, above: Sequence[str] = (), finished: bool = False) -> None:
         columns, rows = shutil.get_terminal_size()
-        bars = [bar.row(columns - 1) for bar in self._bars]
+        longest = max((cells(bar.name) for bar in self._bars), default=0)
+        bars = [bar.row(columns - 1, longest) for bar in self._bars]
         final, tail = (bars, []) if finished else ([], bars[1 - rows :])  # of many files the oldest are complete
         self._region.draw([*above, *final], tail, (columns, rows))
         if finished:
@@ -151,36 +153,45 @@ class _Download:
     """How far a download is, and how fast."""
 
     def __init__(self, name: str) -> None:
-        self._name = name
+        self.name = name
         self._samples: deque[tuple[float, int]] = deque(maxlen=_WINDOW)
         self._done = self._total = 0
+        self._now = 0.0
 
     def update(self, done: int, total: int, now: float) -> None:
-        self._samples.append((now, done))
-        self._done, self._total = done, total
+        if not self._samples or now - self._samples[-1][0] >= _TICK:
+            self._samples.append((now, done))
+        self._done, self._total, self._now = done, total, now
 
     def facts(self) -> list[str]:
-        """Sizes, and after the first moment speed and the time that is left."""
-        (start, first), (now, done) = self._samples[0], self._samples[-1]
-        sizes = f"{done / _MIB:.0f} of {self._total / _MIB:.0f} MiB"
-        if now <= start or done <= first:
+        """After the first moments the time that is left and the speed; and the sizes."""
+        start, first = self._samples[0]
+        sizes = f"{self._done / _MIB:.0f} of {self._total / _MIB:.0f} MiB"
+        if self._now - start < _PATIENCE or self._done <= first:
             return [sizes]
-        speed = (done - first) / (now - start)
-        left = round((self._total - done) / speed)
+        speed = (self._done - first) / (self._now - start)
+        left = round((self._total - self._done) / speed)
         time = f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left" if left else "done"
-        return [sizes, f"{speed / _MIB:.1f} MiB/s", time]
+        return [time, f"{speed / _MIB:.1f} MiB/s", sizes]
 
-    def row(self, width: int) -> str:
-        """Name, bar, share, and as many of the facts as fit."""
+    def row(self, width: int, column: int) -> str:
+        """Name in so many columns, bar, share, and as many of the facts as fit beside them."""
+        wide = width >= _NARROW
         share = min(self._done / max(self._total, 1), 1.0)
-        full = round(_BAR * share) if width >= _NARROW else 0
-        bar: list[tuple[str, str]] = []
-        if width >= _NARROW:
-            looks = ("36", "2") if wants_color(sys.stderr) else ("", "")
-            bar = [("", "  "), (looks[0], "━" * full), (looks[1], ("━" if looks[1] else "─") * (_BAR - full))]
-        facts = f"  {share:>4.0%}  {'  '.join(self.facts()[0 if width >= _NARROW else 1 :])}".rstrip()
-        start, end = folds(self._name, max(width - len(facts) - (_BAR + 2 if bar else 0), 1))[0]
-        return styled([("", self._name[start:end]), *bar, ("", facts)])
+        room = width - (_BAR + len("  ") if wide else 0)
+        column = min(column, max(room - _FACTS, room // 2, 1))
+        facts = self.facts()
+        texts = ["  ".join([f"  {share:>4.0%}", *facts[:number]]) for number in range(len(facts), -1, -1)]
+        text = next((text for text in texts if column + len(text) <= room), texts[-1])
+        name = self.name if cells(self.name) <= column else self.name[: fit(self.name, 0, column - 1)] + "…"
+        return styled([("", name + " " * (column - cells(name))), *(_bar(share) if wide else []), ("", text)])
+
+
+def _bar(share: float) -> Runs:
+    done = round(_BAR * share)
+    if not wants_color(sys.stderr):
+        return [("", "  " + "━" * done + "─" * (_BAR - done))]
+    return [("", "  "), ("36", "━" * done), ("2", "━" * (_BAR - done))]
 
 
 class _Lines:
