@@ -1,4 +1,4 @@
-"""An answer on a terminal while it streams: finished blocks are written once, the rest is drawn again below."""
+"""An answer on a terminal while it streams: finished blocks are written once, the rest is drawn again below them."""
 
 import time
 from collections.abc import Callable
@@ -10,18 +10,11 @@ from llmcli.ui.markdown.splitter import Splitter
 from llmcli.ui.terminal.cells import Runs, cells, styled, wrap
 from llmcli.ui.terminal.progress import LiveView
 
-_TALLEST = 12  # rows of the tail
-_ROWS_WITH_FOOT = 4  # a lower window has none for a foot
-_ROWS_WITH_GAP = 10  # a lower window has none for a blank row above the foot
-_ROWS = 3
-_KEPT = 2000  # characters; of twice as many the older half is dropped
-
-
-def preload() -> None:
-    """Import what the first word of an answer needs; safe in a thread."""
-    parser().parse("a\n\n- b\n")
-    cells("é")
-    color_code("x = 1", "python", style_of("dark", True))
+_TALLEST = 12  # rows that are drawn again
+_ROWS_WITH_FOOT = 4  # of a window; a lower one has no foot
+_ROWS_WITH_GAP = 10  # of a window; a lower one has no blank row above the foot
+_REASONING_ROWS = 3
+_KEPT = 2000  # characters of the reasoning; of twice as many the older half is dropped
 
 
 class AnswerView(LiveView):
@@ -46,7 +39,7 @@ class AnswerView(LiveView):
         self._foot: Callable[[], str] | None = None
 
     def status(self, text: str) -> None:
-        """Show what is happening, in one line that the first text replaces; later, draw what is due."""
+        """Show in one line what is happening, until the first text; later, draw again if it is time."""
         if not self._is_due():
             return
         if self._thinking or self._answering:
@@ -154,7 +147,7 @@ class AnswerView(LiveView):
 
 
 class ReasoningFold:
-    """Counts the words and keeps the end of the text."""
+    """Reasoning of the model: its last rows while it streams, and one line when it is over."""
 
     def __init__(self, started: float) -> None:
         self._started = started
@@ -175,8 +168,15 @@ class ReasoningFold:
     def rows(self, width: int) -> list[Runs]:
         """The last rows of the text, under a title."""
         text = " ".join(self._text.split())
-        last = wrap([("", text)], width)[-_ROWS:] if text else []
+        last = wrap([("", text)], width)[-_REASONING_ROWS:] if text else []
         return [[("", "thinking")], *last]
 
     def summary(self, now: float) -> str:
         return f"thought for {max(0.0, now - self._started):.1f} s · {plural(self._words, 'word')}"
+
+
+def preload() -> None:
+    """Import the modules that the first word of an answer needs; safe in a thread."""
+    parser().parse("a\n\n- b\n")
+    cells("é")
+    color_code("x = 1", "python", style_of("dark", True))
