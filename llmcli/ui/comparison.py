@@ -1,4 +1,4 @@
-"""Several answers side by side: as columns while they stream, and as a report."""
+"""A comparison: the answers side by side while they stream, then their statistics and errors."""
 
 import shutil
 import sys
@@ -24,7 +24,7 @@ _NARROWEST = 28  # minimum columns of an answer
 _BAR, _CROSS, _RULE = " │ ", "─┼─", "─"
 _TAB = "    "
 _HEADS = ("N", "VARIANT", "TOKENS", "WORDS", "DISTINCT-1", "DISTINCT-2", "DISTINCT-3", "MEAN P", "REPEATED", "END")
-_SPARE = ("WORDS", "DISTINCT-3", "DISTINCT-1", "VARIANT", "END")  # dropped in a narrow window, the first one first
+_SPARE = ("WORDS", "DISTINCT-3", "DISTINCT-1", "VARIANT", "END")  # omitted in a narrow window, the first one first
 _LEGEND = (
     "DISTINCT-n: share of n-token sequences that are different; MEAN P: mean probability of the tokens; "
     "REPEATED: share of 4-token sequences that occurred before"
@@ -32,7 +32,7 @@ _LEGEND = (
 
 
 class Column:
-    """The rows of an answer that are not printed yet; reasoning has the style `faint`."""
+    """The part of an answer that is not final yet; reasoning has the look `faint`."""
 
     def __init__(self, faint: str) -> None:
         self._faint = faint
@@ -87,8 +87,8 @@ class Column:
 class CompareView(LiveView):
     """Shows the answers under their labels, from the first call to `finish`.
 
-    They are in bands of columns. A row of a band is final once all its answers have passed the row; the bands below
-    wait until the band ends.
+    They are in bands of columns. A row of a band is final when all its answers have passed it; the bands below wait
+    until the band ends.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class CompareView(LiveView):
         self._count = 0  # its columns; 0 before it starts
 
     def status(self, text: str) -> None:
-        """Show what the program waits for, in one line that the first text replaces."""
+        """Show in one line what is happening, until the first text."""
         if not self._count and self._is_due():
             self._draw_spinner(text)
 
@@ -154,120 +154,31 @@ class CompareView(LiveView):
         left = len(self._columns) - self._first
         fitting = max((width + len(_BAR)) // (_NARROWEST + len(_BAR)), 1)
         self._count = -(-left // -(-left // fitting))
-        room = self._room(width)
+        size = self._answer_width(width)
         heads = self._labels[self._first : self._first + self._count]
-        rows = _joined([wrap([(self._strong, head)], room) for head in heads], room)
-        return [*rows, _CROSS.join([_RULE * room] * self._count)]
+        rows = _side_by_side([wrap([(self._strong, head)], size) for head in heads], size)
+        return [*rows, _CROSS.join([_RULE * size] * self._count)]
 
     def _certain(self, width: int) -> list[str]:
         """The rows of the band that are final."""
-        room, band = self._room(width), self._band
-        going = [column.certain(room) for column in band if not column.ended]
-        count = min(going) if going else max(column.certain(room) for column in band)
-        return _joined([column.take(count, room) for column in band], room)
+        size, band = self._answer_width(width), self._band
+        unfinished = [column.certain(size) for column in band if not column.ended]
+        count = min(unfinished) if unfinished else max(column.certain(size) for column in band)
+        return _side_by_side([column.take(count, size) for column in band], size)
 
     def _tail(self, width: int, tallest: int) -> list[str]:
-        """The rows that can still change; a column that is far ahead of another shows its last rows."""
+        """The rows that can still change; of a column that is far ahead of another, the last ones."""
         if self._first >= len(self._columns):
             return []
-        room = self._room(width)
+        size = self._answer_width(width)
         more = len(self._columns) - self._first - self._count
         hint = [styled([(self._faint, f"… {more} more below")])] if more and tallest > 1 else []
-        rows = _joined([column.rows(room)[-(tallest - len(hint)) :] for column in self._band], room)
+        rows = _side_by_side([column.rows(size)[-(tallest - len(hint)) :] for column in self._band], size)
         return [*(rows or [""]), *hint]
 
-    def _room(self, width: int) -> int:
-        """Terminal columns for each answer of the band."""
+    def _answer_width(self, width: int) -> int:
+        """The columns of the terminal for each answer of the band."""
         return max((width - len(_BAR) * (self._count - 1)) // self._count, 1)
-
-
-def _joined(columns: Sequence[Sequence[Runs]], room: int) -> list[str]:
-    """The rows of columns of `room` each, side by side."""
-    empty: Runs = []
-    rows = [[filled(row, room) for row in side] for side in zip_longest(*columns, fillvalue=empty)]
-    return [_BAR.join(row).rstrip() for row in rows]
-
-
-def filled(row: Runs, width: int) -> str:
-    """A row as it is drawn, padded to `width` columns."""
-    return styled(row) + " " * (width - cells(unstyled(row)))
-
-
-def warn_ineffective(asked: Sequence[tuple[str, ResolvedSettings]]) -> None:
-    """Warn of settings that are ignored, with the labels of the answers, if it is not all of them."""
-    labels_of: dict[tuple[str, str], list[str]] = {}
-    for label, resolved in asked:
-        for key, reason in ineffective_settings(resolved.settings, resolved.origins).items():
-            labels_of.setdefault((key, reason), []).append(label)
-    for (key, reason), labels in labels_of.items():
-        where = "" if len(labels) == len(asked) else f" in {', '.join(labels)}"
-        console.warn(f"{key} has no effect{where}: {reason}")
-
-
-def print_texts(comparison: "Comparison", think: bool) -> None:
-    """Print the answers to stdout, each under its label, and before it with `think` the reasoning to stderr.
-
-    Raises:
-        DiskError, ReaderGoneError: as `put` does.
-    """
-    for one in comparison.compared:
-        print_line(f"== {one.variant.label} ==")
-        if think and one.answer.reasoning:
-            console.think(one.answer.reasoning + "\n\n")
-        writer = AnswerWriter()
-        writer.write(one.answer.text)
-        writer.end()
-
-
-def print_summary(comparison: "Comparison", live: bool) -> None:
-    """Print the statistics: to the terminal below the answers, else to stderr."""
-    if live:
-        print_line("")
-        print_figures(comparison)
-    elif not console.quiet:
-        with to_stderr(True), suppress(DiskError):  # stderr may be closed
-            print_line("")
-            print_figures(comparison)
-    console.note(_LEGEND)
-    _print_speed(comparison)
-
-
-def print_figures(comparison: "Comparison") -> None:
-    """A row for each answer; `chat.statistics` explains the columns."""
-    rows = []
-    for number, one in enumerate(comparison.compared, 1):
-        s = one.statistics
-        shares = [_share(value) for value in (s.distinct_1, s.distinct_2, s.distinct_3, s.mean_p, s.repetition)]
-        rows.append((str(number), one.variant.label, str(s.tokens), str(s.words), *shares, one.answer.finish_reason))
-    right = [head for head in _HEADS if head not in ("VARIANT", "END")]
-    print_rows(_HEADS, rows, right=right, spare=_SPARE)
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
-def _print_speed(comparison: "Comparison") -> None:
-    """Print the speed of all answers together, and the number of prompt tokens evaluated."""
-    timings = [one.answer.generation.timings for one in comparison.compared]
-    generated, read = sum(t.predicted_n for t in timings), sum(t.prompt_n for t in timings)
-    seconds = comparison.seconds
-    speed = f" in {seconds:.1f} s, {generated / seconds:.0f} tokens/s" if seconds else ""
-    total = f"{plural(len(timings), 'answer')}, {plural(generated, 'token')}"
-    console.note(f"{total}{speed}; {plural(read, 'prompt token')} evaluated")
-
-
-def print_errors(comparison: "Comparison") -> None:
-    """Print the errors of answers that failed."""
-    for one in comparison.compared:
-        if one.failure:
-            console.error(f"{one.variant.label}: {one.failure}", one.failure.hint)
-
-
-def view_of(comparison: "Comparison") -> CompareView:
-    """A view of its answers on the terminal of stdout."""
-    labels = [one.variant.label for one in comparison.compared]
-    return CompareView(print_drawn, shutil.get_terminal_size, labels, wants_color(sys.stdout))
 
 
 def run(
@@ -288,3 +199,87 @@ def run(
         first()
         if view:
             view.finish()
+
+
+def view_of(comparison: "Comparison") -> CompareView:
+    """A view of the answers on the terminal of stdout."""
+    labels = [one.variant.label for one in comparison.compared]
+    return CompareView(print_drawn, shutil.get_terminal_size, labels, wants_color(sys.stdout))
+
+
+def warn_ineffective(answers: Sequence[tuple[str, ResolvedSettings]]) -> None:
+    """Warn of settings without effect, with the labels of the answers where it is not all of them."""
+    labels_of: dict[tuple[str, str], list[str]] = {}
+    for label, resolved in answers:
+        for key, reason in ineffective_settings(resolved.settings, resolved.origins).items():
+            labels_of.setdefault((key, reason), []).append(label)
+    for (key, reason), labels in labels_of.items():
+        where = "" if len(labels) == len(answers) else f" in {', '.join(labels)}"
+        console.warn(f"{key} has no effect{where}: {reason}")
+
+
+def print_texts(comparison: "Comparison", think: bool) -> None:
+    """Print the answers to stdout, each under its label; with `think`, before each its reasoning to stderr.
+
+    Raises:
+        DiskError, OutputClosedError: as `print_text` does.
+    """
+    for compared in comparison.compared:
+        print_line(f"== {compared.variant.label} ==")
+        if think and compared.answer.reasoning:
+            console.think(compared.answer.reasoning + "\n\n")
+        writer = AnswerWriter()
+        writer.write(compared.answer.text)
+        writer.end()
+
+
+def print_summary(comparison: "Comparison", live: bool) -> None:
+    """Print the statistics: to the terminal below the answers, else to stderr."""
+    if live:
+        print_line("")
+        print_figures(comparison)
+    elif not console.quiet:
+        with to_stderr(True), suppress(DiskError):  # stderr may be closed
+            print_line("")
+            print_figures(comparison)
+    console.note(_LEGEND)
+    _print_speed(comparison)
+
+
+def print_figures(comparison: "Comparison") -> None:
+    """Print a row for each answer."""
+    rows = []
+    for number, one in enumerate(comparison.compared, 1):
+        s = one.statistics
+        shares = [_share(value) for value in (s.distinct_1, s.distinct_2, s.distinct_3, s.mean_p, s.repetition)]
+        rows.append((str(number), one.variant.label, str(s.tokens), str(s.words), *shares, one.answer.finish_reason))
+    right = [head for head in _HEADS if head not in ("VARIANT", "END")]
+    print_rows(_HEADS, rows, right=right, spare=_SPARE)
+
+
+def _print_speed(comparison: "Comparison") -> None:
+    """Print the speed of all answers together, and the number of prompt tokens that were evaluated."""
+    timings = [one.answer.generation.timings for one in comparison.compared]
+    generated, read = sum(t.predicted_n for t in timings), sum(t.prompt_n for t in timings)
+    seconds = comparison.seconds
+    speed = f" in {seconds:.1f} s, {generated / seconds:.0f} tokens/s" if seconds else ""
+    total = f"{plural(len(timings), 'answer')}, {plural(generated, 'token')}"
+    console.note(f"{total}{speed}; {plural(read, 'prompt token')} evaluated")
+
+
+def print_errors(comparison: "Comparison") -> None:
+    """Print the errors of answers that failed."""
+    for one in comparison.compared:
+        if one.failure:
+            console.error(f"{one.variant.label}: {one.failure}", one.failure.hint)
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _side_by_side(columns: Sequence[Sequence[Runs]], width: int) -> list[str]:
+    """The rows of columns that are `width` wide, side by side."""
+    empty: Runs = []
+    rows = zip_longest(*columns, fillvalue=empty)
+    return [_BAR.join(styled(row) + " " * (width - cells(unstyled(row))) for row in line).rstrip() for line in rows]

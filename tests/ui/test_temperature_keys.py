@@ -60,7 +60,7 @@ def test_keys_have_no_effect_without_a_temperature_sampler() -> None:
     assert keys.note() == ""
     keys.step(1)
     assert keys.row() == "↑↓ no temperature in the samplers"
-    assert keys.note() == "↑↓ had no effect: there is no temperature in the samplers"
+    assert keys.note() == "↑↓ had no effect: the sampler chain has no temperature"
     assert shift.shift == 0
 
 

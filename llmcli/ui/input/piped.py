@@ -36,7 +36,7 @@ class LineReader:
                 return text
 
     def refresh(self) -> None:
-        """There is no status line."""
+        """Do nothing: a pipe has no status line."""
 
     def _message(self) -> str:
         self._size = 0

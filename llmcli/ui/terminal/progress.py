@@ -260,7 +260,7 @@ class LiveView:
 
 
 class LiveRegion:
-    """Keeps the cursor behind the last row of the tail, or at the start of a new line where there is no tail."""
+    """Keeps the cursor behind the last row of the tail, or at the start of a new line without a tail."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
