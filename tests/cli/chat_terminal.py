@@ -30,7 +30,7 @@ def pasted(text: str) -> str:
     return f"\x1b[200~{text}\x1b[201~"
 
 
-def tiny_room(folder: Path, **answers: str) -> Path:
+def tiny_home(folder: Path, **answers: str) -> Path:
     """A folder with a tiny model, and NAME.gbnf for each answer that it can be made to give."""
     folder.mkdir()
     full_attention(folder / "tiny.gguf")

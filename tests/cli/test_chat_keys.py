@@ -23,7 +23,7 @@ from tests.cli.chat_terminal import (
     Talk,
     pasted,
     script,
-    tiny_room,
+    tiny_home,
 )
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
@@ -33,7 +33,7 @@ YES = (*TINY, "--grammar-file", "yes.gbnf")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return tiny_room(tmp_path / "folder", yes='"yes"')
+    return tiny_home(tmp_path / "folder", yes='"yes"')
 
 
 def test_commands_settings_values_and_files_are_completed(folder: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.chat_terminal import CTRL_C, CTRL_D, ENTER, GREEDY, PROMPT, TINY, Talk, pasted, script, tiny_room
+from tests.cli.chat_terminal import CTRL_C, CTRL_D, ENTER, GREEDY, PROMPT, TINY, Talk, pasted, script, tiny_home
 from tests.conftest import Run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
@@ -20,7 +20,7 @@ COLOR = re.compile(rb"\x1b\[[0-9;]*[34][0-9](;[0-9;]*)?m")
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with a tiny model, and a grammar for each answer that it can give."""
-    return tiny_room(
+    return tiny_home(
         tmp_path / "folder",
         three='"one two three."',
         md=MARKDOWN,
@@ -71,7 +71,7 @@ def test_markdown_is_rendered_in_every_window(folder: Path, columns: int, rows: 
         assert COLOR.search(chat.raw)
 
 
-def test_control_characters_are_visible_and_reasoning_is_wrap(folder: Path) -> None:
+def test_control_characters_are_visible_and_reasoning_wraps(folder: Path) -> None:
     with Talk(*TINY, cwd=folder) as chat:
         chat.ready().ask("/grammar_file think.gbnf")
         assert re.search(r"\nthought for [\d.]+ s · 3 words\n\nSo it is\.\n$", chat.ask("hi"))

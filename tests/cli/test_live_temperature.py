@@ -21,7 +21,7 @@ from tests.cli.chat_terminal import (
     Talk,
     pasted,
     script,
-    tiny_room,
+    tiny_home,
 )
 from tests.conftest import Run
 
@@ -162,7 +162,7 @@ def test_keys_without_a_row_or_an_effect_are_explained() -> None:
 
 
 def test_keys_typed_ahead_reach_no_question_and_no_editor(tmp_path: Path) -> None:
-    folder = tiny_room(tmp_path / "folder", long=r'"ab "*')
+    folder = tiny_home(tmp_path / "folder", long=r'"ab "*')
     (folder / "t.md").write_text("old")
     editor = script(folder / "ed", 'read -t 0.2 line; printf "read <%s>" "$line" > "$1"')
     flags = (*TINY, "-n", "900", "--ignore-eos", "--grammar-file", "long.gbnf")

@@ -16,7 +16,7 @@ from tests.ui.markdown.emulator import Terminal
 LOOP = "I am not sure what you mean by that.\n"
 
 
-class Answering:
+class StreamedAnswer:
     """A busy screen on its own terminal; a call gives the bottom row after each piece of an answer."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, columns: int = 80, **settings: Any) -> None:
@@ -47,17 +47,17 @@ class Answering:
 
 
 def test_the_row_names_the_keys_until_the_answer_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    answering = Answering(monkeypatch)
-    assert answering("one", " two") == [
+    streamed = StreamedAnswer(monkeypatch)
+    assert streamed("one", " two") == [
         "Ctrl-C stops · ↑↓ warmer, colder · 1 token",
         "Ctrl-C stops · ↑↓ warmer, colder · 2 tokens",
     ]
-    assert answering.terminal.lines() == ["one two"]
+    assert streamed.terminal.lines() == ["one two"]
 
 
 def test_a_narrow_window_has_a_shorter_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Answering(monkeypatch, columns=40)("one") == ["Ctrl-C stops · ↑↓ warmer, colder"]
-    assert Answering(monkeypatch, columns=20)("one") == ["Ctrl-C stops"]
+    assert StreamedAnswer(monkeypatch, columns=40)("one") == ["Ctrl-C stops · ↑↓ warmer, colder"]
+    assert StreamedAnswer(monkeypatch, columns=20)("one") == ["Ctrl-C stops"]
 
 
 def test_a_moved_temperature_replaces_the_names_of_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,37 +66,37 @@ def test_a_moved_temperature_replaces_the_names_of_the_keys(monkeypatch: pytest.
         (40, "Ctrl-C stops · ↑↓ temp 0.8 → 0.9"),
         (22, "↑↓ temp 0.8 → 0.9"),
     ):
-        answering = Answering(monkeypatch, columns)
-        answering.keys.step(1)
-        assert answering("one") == [row]
+        streamed = StreamedAnswer(monkeypatch, columns)
+        streamed.keys.step(1)
+        assert streamed("one") == [row]
 
 
 def test_the_row_does_not_name_keys_without_effect(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Answering(monkeypatch, samplers=("top_k",))("one") == ["Ctrl-C stops · 1 token"]
-    assert Answering(monkeypatch)("one", with_keys=False) == ["Ctrl-C stops"]
+    assert StreamedAnswer(monkeypatch, samplers=("top_k",))("one") == ["Ctrl-C stops · 1 token"]
+    assert StreamedAnswer(monkeypatch)("one", with_keys=False) == ["Ctrl-C stops"]
 
 
 def test_the_row_warns_of_an_answer_that_repeats_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    answering = Answering(monkeypatch)
-    rows = answering(*[LOOP] * 60)
+    streamed = StreamedAnswer(monkeypatch)
+    rows = streamed(*[LOOP] * 60)
     assert rows[10] == "Ctrl-C stops · ↑↓ warmer, colder · 11 tokens"
     assert rows[-1] == "the answer repeats itself: Ctrl-C stops · 60 tokens"
-    assert answering.screen.repeats
-    assert Answering(monkeypatch, columns=40)(*[LOOP] * 60)[-1] == "the answer repeats itself: Ctrl-C stops"
+    assert streamed.screen.repeats
+    assert StreamedAnswer(monkeypatch, columns=40)(*[LOOP] * 60)[-1] == "the answer repeats itself: Ctrl-C stops"
 
 
 def test_without_markdown_there_is_no_row(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    answering = Answering(monkeypatch)
-    answering.screen = BusyScreen(Settings(seed=1, markdown=False), live=True)
-    with answering.screen.open(AbortFlag(), "", answering.keys):
-        answering.screen.show(iter([("answer", LOOP * 60)]))
+    streamed = StreamedAnswer(monkeypatch)
+    streamed.screen = BusyScreen(Settings(seed=1, markdown=False), live=True)
+    with streamed.screen.open(AbortFlag(), "", streamed.keys):
+        streamed.screen.show(iter([("answer", LOOP * 60)]))
     assert capfd.readouterr().out == LOOP * 60
-    assert answering.terminal.written == ""
-    assert answering.screen.repeats
+    assert streamed.terminal.written == ""
+    assert streamed.screen.repeats
 
 
 def test_the_spinner_ends_when_an_answer_has_no_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    answering = Answering(monkeypatch)
-    assert answering() == []
-    assert answering.screen.spinner.ended
-    assert answering.terminal.lines() == []
+    streamed = StreamedAnswer(monkeypatch)
+    assert streamed() == []
+    assert streamed.screen.spinner.ended
+    assert streamed.terminal.lines() == []

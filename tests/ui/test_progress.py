@@ -78,7 +78,7 @@ def test_quiet_silences_a_download(capfd: pytest.CaptureFixture[str], monkeypatc
     assert capfd.readouterr().err == ""
 
 
-def test_long_work_shows_a_line_and_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_line_of_long_work_is_erased_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = on_terminal(monkeypatch)
     status = ProgressLine()
     status.loading(0.1)

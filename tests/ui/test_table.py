@@ -51,7 +51,7 @@ def test_a_pipe_has_no_width_and_no_color(capfd: pytest.CaptureFixture[str], mon
     assert "\x1b" not in "".join(out)
 
 
-def test_no_row_gives_the_heads_alone(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_table_without_rows_prints_its_heads(capfd: pytest.CaptureFixture[str]) -> None:
     print_rows(HEADS, [])
     assert capfd.readouterr().out == "NAME  SIZE  USED\n"
 

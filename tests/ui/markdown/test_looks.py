@@ -69,7 +69,7 @@ def test_rows_fit_and_lose_nothing(text: str) -> None:
         assert words.replace(" ", "") == text.replace(" ", "")
 
 
-def test_each_row_carries_its_own_looks() -> None:
+def test_each_row_has_its_own_color_sequences() -> None:
     assert [styled(row) for row in wrap([("1", "aa bb"), ("", " cc")], 4)] == [
         "\x1b[1maa\x1b[0m",
         "\x1b[1mbb\x1b[0m",
