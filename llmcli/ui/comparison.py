@@ -181,30 +181,11 @@ class CompareView(LiveView):
         return max((width - len(_BAR) * (self._count - 1)) // self._count, 1)
 
 
-def run(
-    comparison: "Comparison", view: CompareView | None, think: bool, first: Callable[[], None] = lambda: None
-) -> None:
-    """Generate and draw the answers; `first` is called before anything is drawn, more than once."""
-    from llmcli.inference.comparison import END
-
-    try:
-        with closing(comparison.parts()) as parts:
-            for index, kind, text in parts:
-                first()
-                if view and kind == END:
-                    view.end(index)
-                elif view and (think or kind == "answer"):
-                    view.push(index, kind, text)
-    finally:
-        first()
-        if view:
-            view.finish()
-
-
-def view_of(comparison: "Comparison") -> CompareView:
-    """A view of the answers on the terminal of stdout."""
-    labels = [one.variant.label for one in comparison.compared]
-    return CompareView(print_drawn, shutil.get_terminal_size, labels, wants_color(sys.stdout))
+def _side_by_side(columns: Sequence[Sequence[Runs]], width: int) -> list[str]:
+    """The rows of columns that are `width` wide, side by side."""
+    empty: Runs = []
+    rows = zip_longest(*columns, fillvalue=empty)
+    return [_BAR.join(styled(row) + " " * (width - cells(unstyled(row))) for row in line).rstrip() for line in rows]
 
 
 def warn_ineffective(answers: Sequence[tuple[str, ResolvedSettings]]) -> None:
@@ -224,12 +205,12 @@ def print_texts(comparison: "Comparison", think: bool) -> None:
     Raises:
         DiskError, OutputClosedError: as `print_text` does.
     """
-    for compared in comparison.compared:
-        print_line(f"== {compared.variant.label} ==")
-        if think and compared.answer.reasoning:
-            console.think(compared.answer.reasoning + "\n\n")
+    for one in comparison.compared:
+        print_line(f"== {one.variant.label} ==")
+        if think and one.answer.reasoning:
+            console.think(one.answer.reasoning + "\n\n")
         writer = AnswerWriter()
-        writer.write(compared.answer.text)
+        writer.write(one.answer.text)
         writer.end()
 
 
@@ -257,6 +238,10 @@ def print_figures(comparison: "Comparison") -> None:
     print_rows(_HEADS, rows, right=right, spare=_SPARE)
 
 
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
 def _print_speed(comparison: "Comparison") -> None:
     """Print the speed of all answers together, and the number of prompt tokens that were evaluated."""
     timings = [one.answer.generation.timings for one in comparison.compared]
@@ -274,12 +259,27 @@ def print_errors(comparison: "Comparison") -> None:
             console.error(f"{one.variant.label}: {one.failure}", one.failure.hint)
 
 
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def view_of(comparison: "Comparison") -> CompareView:
+    """A view of the answers on the terminal of stdout."""
+    labels = [one.variant.label for one in comparison.compared]
+    return CompareView(print_drawn, shutil.get_terminal_size, labels, wants_color(sys.stdout))
 
 
-def _side_by_side(columns: Sequence[Sequence[Runs]], width: int) -> list[str]:
-    """The rows of columns that are `width` wide, side by side."""
-    empty: Runs = []
-    rows = zip_longest(*columns, fillvalue=empty)
-    return [_BAR.join(styled(row) + " " * (width - cells(unstyled(row))) for row in line).rstrip() for line in rows]
+def run(
+    comparison: "Comparison", view: CompareView | None, think: bool, first: Callable[[], None] = lambda: None
+) -> None:
+    """Generate and draw the answers; `first` is called before anything is drawn, more than once."""
+    from llmcli.inference.comparison import END
+
+    try:
+        with closing(comparison.parts()) as parts:
+            for index, kind, text in parts:
+                first()
+                if view and kind == END:
+                    view.end(index)
+                elif view and (think or kind == "answer"):
+                    view.push(index, kind, text)
+    finally:
+        first()
+        if view:
+            view.finish()

@@ -36,33 +36,30 @@ _LIGHT = """fcfcfb 24282e  24282e b3262f 1f7a33 8a6100 2357b8 8a35a8 0f7480 6a70
             5b6169 cf3a43 2b9144 a87600 3a6fd8 a24dc2 178c99 9aa0a8"""
 
 
-def document(
-    messages: Sequence[Message],
-    title: str,
-    system: str | None,
-    form: str,
-    everything: Mapping[int, Message] | None = None,
-) -> str:
-    """The text of the file in the format `form`; see `chat.export.export`. A picture shows only the messages."""
-    if form == "svg":
-        return conversation(messages, title)
-    from llmcli.chat.export import export
+def draw(rows: Sequence[str], columns: int, title: str, dark: bool = True) -> str:
+    """A picture (SVG) of rows with color sequences, in a window with a title; the same rows give the same bytes."""
+    from rich.ansi import AnsiDecoder
+    from rich.console import Console
 
-    return export(messages, title, system, form, everything)
-
-
-def write(text: str, path: Path) -> None:
-    """Write the document to its file.
-
-    Raises:
-        DiskError: when it cannot be written.
-    """
-    try:
-        path.write_text(text, encoding="utf-8", errors="replace", newline="\n")
-    except (OSError, ValueError) as error:
-        with suppress(OSError, ValueError):  # an empty file of a full disk
-            path.unlink() if not path.stat().st_size else None
-        raise DiskError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
+    theme, decoder, console = _theme(_DARK if dark else _LIGHT), AnsiDecoder(), Console(file=StringIO())
+    width, height = round(columns * _COLUMN) + 2 * _LEFT, len(rows) * _ROW + _TOP + _BOTTOM
+    heading, faint = _text(" ".join(title.split())), theme.ansi_colors[8].hex
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{width}" height="{height}"'
+        f' viewBox="0 0 {width} {height}">',
+        f"<title>{heading}</title>",
+        f'<rect width="{width}" height="{height}" rx="8" fill="{theme.background_color.hex}"/>',
+        *(f'<circle cx="{20 + 18 * at}" cy="19" r="5.5" fill="{faint}"/>' for at in range(3)),
+        f'<g font-family="{_FONTS}" font-size="14" fill="{theme.foreground_color.hex}" xml:space="preserve">',
+        f'<text x="{width // 2}" y="24" text-anchor="middle" fill="{faint}">{heading}</text>',
+    ]
+    for at, row in enumerate(rows):
+        column = 0
+        for text, style, _ in decoder.decode_line(row).render(console):
+            for piece in _PIECE.findall(text):
+                lines += _run(piece, style, theme, column, _TOP + at * _ROW)
+                column += cells(piece)
+    return "\n".join([*lines, "</g>", "</svg>", ""])
 
 
 def conversation(messages: Sequence[Message], title: str, columns: int = 80) -> str:
@@ -99,32 +96,6 @@ def _message_rows(messages: Sequence[Message], columns: int) -> Iterator[str]:
         notes.append(ENDINGS.get(message.finish_reason, ""))
         for note in filter(None, notes):
             yield from (styled(row) for row in wrap([(style.faint, sanitize(" ".join(note.split())))], columns - 1))
-
-
-def draw(rows: Sequence[str], columns: int, title: str, dark: bool = True) -> str:
-    """A picture (SVG) of rows with color sequences, in a window with a title; the same rows give the same bytes."""
-    from rich.ansi import AnsiDecoder
-    from rich.console import Console
-
-    theme, decoder, console = _theme(_DARK if dark else _LIGHT), AnsiDecoder(), Console(file=StringIO())
-    width, height = round(columns * _COLUMN) + 2 * _LEFT, len(rows) * _ROW + _TOP + _BOTTOM
-    heading, faint = _text(" ".join(title.split())), theme.ansi_colors[8].hex
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{width}" height="{height}"'
-        f' viewBox="0 0 {width} {height}">',
-        f"<title>{heading}</title>",
-        f'<rect width="{width}" height="{height}" rx="8" fill="{theme.background_color.hex}"/>',
-        *(f'<circle cx="{20 + 18 * at}" cy="19" r="5.5" fill="{faint}"/>' for at in range(3)),
-        f'<g font-family="{_FONTS}" font-size="14" fill="{theme.foreground_color.hex}" xml:space="preserve">',
-        f'<text x="{width // 2}" y="24" text-anchor="middle" fill="{faint}">{heading}</text>',
-    ]
-    for at, row in enumerate(rows):
-        column = 0
-        for text, style, _ in decoder.decode_line(row).render(console):
-            for piece in _PIECE.findall(text):
-                lines += _run(piece, style, theme, column, _TOP + at * _ROW)
-                column += cells(piece)
-    return "\n".join([*lines, "</g>", "</svg>", ""])
 
 
 def _run(text: str, style: "Style | None", theme: "TerminalTheme", column: int, top: int) -> Iterator[str]:
@@ -171,3 +142,32 @@ def _theme(colors: str) -> "TerminalTheme":
     red_green_blue = [(code >> 16, code >> 8 & 255, code & 255) for code in (int(one, 16) for one in colors.split())]
     background, foreground, *palette = red_green_blue
     return TerminalTheme(background, foreground, palette[:8], palette[8:])
+
+
+def document(
+    messages: Sequence[Message],
+    title: str,
+    system: str | None,
+    form: str,
+    everything: Mapping[int, Message] | None = None,
+) -> str:
+    """The text of the file in the format `form`; see `chat.export.export`. A picture shows only the messages."""
+    if form == "svg":
+        return conversation(messages, title)
+    from llmcli.chat.export import export
+
+    return export(messages, title, system, form, everything)
+
+
+def write(text: str, path: Path) -> None:
+    """Write the document to its file.
+
+    Raises:
+        DiskError: when it cannot be written.
+    """
+    try:
+        path.write_text(text, encoding="utf-8", errors="replace", newline="\n")
+    except (OSError, ValueError) as error:
+        with suppress(OSError, ValueError):  # an empty file of a full disk
+            path.unlink() if not path.stat().st_size else None
+        raise DiskError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
