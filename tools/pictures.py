@@ -1,7 +1,7 @@
 """Takes the README's pictures: the real chat in a pseudo-terminal, with the starter, whatever it answers.
 
-`python -m tools.pictures [NAME...]` writes docs/pictures/NAME.svg. It is not part of the tests: answers take
-time, and another processor may round them into other words.
+`python -m tools.pictures [NAME...]` writes docs/pictures/NAME.svg. The tests do not run it: answers take their time,
+and another processor may round them into other words.
 """
 
 import os
@@ -140,7 +140,7 @@ def _around(home: Path) -> dict[str, str]:
 
 
 def _rows(window: pyte.HistoryScreen) -> list[str]:
-    """The rows as painted text, without the blank ones at the end."""
+    """The rows with color sequences, without the blank ones at the end."""
     buffer = [*window.history.top, *(window.buffer[at] for at in range(window.lines))]
     here = len(window.history.top) + window.cursor.y
     cursor = buffer[here][window.cursor.x]

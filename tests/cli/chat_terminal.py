@@ -1,4 +1,4 @@
-"""The real chat in a pseudo-terminal, with an emulator that shows what a person would see."""
+"""The real chat in a pseudo-terminal, with an emulator that shows what a user sees."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ PROMPT = ">"
 HINT = "Ask anything"  # how the gray text in an empty line begins
 FOOT = "Ctrl-C stops"  # how the row below a streaming answer begins
 GREEDY = ("--temp", "0", "-n", "20", "-c", "1024", "-t", "1")
-TINY = ("-m", "tiny.gguf", "-n", "100", "-t", "1")  # what it says is noise; a grammar makes it say what is wanted
+TINY = ("-m", "tiny.gguf", "-n", "100", "-t", "1")  # its text is noise; a grammar determines it
 PATIENCE = 45.0  # seconds; a loaded machine is slow, and no test asks how fast something is
 CHAT = (sys.executable, "-m", "llmcli", "chat")
 
@@ -88,7 +88,7 @@ class Talk:
     def __exit__(self, *_exc: object) -> None:
         self.close()
 
-    # What a person does
+    # What a user does
 
     def keys(self, *keys: str) -> None:
         """Press keys; nothing is waited for."""
@@ -133,7 +133,7 @@ class Talk:
         self.child.close()
         self.over = True
 
-    # What a person sees
+    # What a user sees
 
     def screen(self) -> list[str]:
         """The rows of the window without trailing blanks."""

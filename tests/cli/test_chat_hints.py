@@ -1,4 +1,4 @@
-"""What the chat says without being asked: the hint in an empty line, the row below an answer, the note about a loop."""
+"""Hints of the chat: in an empty line, in the row below an answer, and in the note about a loop."""
 
 import sys
 from pathlib import Path

@@ -89,8 +89,8 @@ def test_keys_blocks_and_pastes_make_several_lines(folder: Path) -> None:
         chat.ready().keys("/multiline off", ENTER)
         chat.ready()
         shown = chat.ask("/history")
-        for said in ("\na\nb\nc\nd\n", "\ne\n\nf\n", "\ng\nh\n/exit\ni\n", "\nj\nk\n"):
-            assert said in shown, said
+        for text in ("\na\nb\nc\nd\n", "\ne\n\nf\n", "\ng\nh\n/exit\ni\n", "\nj\nk\n"):
+            assert text in shown, text
 
 
 def test_the_line_has_an_editor_suggestions_and_a_search(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Whole conversations as a person sees them on a terminal."""
+"""Whole conversations as a user sees them on a terminal."""
 
 import json
 import re

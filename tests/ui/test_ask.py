@@ -15,7 +15,7 @@ class Terminal(io.StringIO):
 
 
 def type_at_terminal(monkeypatch: pytest.MonkeyPatch, typed: str) -> Terminal:
-    """Let a person at the terminal type this; returns what they see."""
+    """Type a text at the terminal; returns what the terminal shows."""
     shown = Terminal()
     monkeypatch.setattr("sys.stdin", Terminal(typed))
     monkeypatch.setattr("sys.stderr", shown)

@@ -241,7 +241,7 @@ def test_escape_sequences_in_answers_are_shown_as_text() -> None:
 
 
 def test_certain_rows_of_a_column_do_not_change() -> None:
-    """What `certain` says, for every text, every way of cutting it, and widths down to one."""
+    """The number of certain rows, for every text, every way of cutting it, and widths down to one."""
     for seed in range(40):
         rng = random.Random(seed)
         text, width = rng.choice(TEXTS), rng.choice([1, 2, 7, 20, 38])

@@ -24,7 +24,7 @@ def bare(rows: list[str]) -> list[str]:
 
 
 def looks(row: str) -> list[tuple[str, str]]:
-    """The look of each painted piece of a row."""
+    """The look of each colored piece of a row."""
     return re.findall(r"\x1b\[([0-9;]*)m([^\x1b]*)\x1b\[0m", row)
 
 
@@ -85,9 +85,9 @@ def test_only_a_token_of_blanks_has_a_bar_below_blanks() -> None:
 def test_a_token_without_a_value_has_neither_color_nor_bar() -> None:
     tokens = [token("Sure,\n", None), token(" yes", 1.0)]
     assert heat_rows(tokens, "p", 80, False, True)[:3] == ["Sure,", " yes", " █··"]
-    painted = heat_rows(tokens, "p", 80, True, True)
-    assert painted[0] == "Sure,"
-    assert [text for _, text in looks(painted[1])] == ["yes"]
+    rows = heat_rows(tokens, "p", 80, True, True)
+    assert rows[0] == "Sure,"
+    assert [text for _, text in looks(rows[1])] == ["yes"]
 
 
 def test_every_step_has_its_own_readable_color() -> None:
@@ -150,10 +150,10 @@ def test_the_steps_of_a_legend_grow_and_are_those_of_the_bars(by: Measure) -> No
 def test_reasoning_is_dim_and_before_the_answer() -> None:
     tokens = [token("", 0.5, reasoning="hm, \x1b[2J", thinking=True), token("Yes")]
     assert heat_rows(tokens, "p", 80, False, True)[:4] == ["thinking", "  hm, ␛[2J", "", "Yes"]
-    painted = heat_rows(tokens, "p", 80, True, True)
-    assert all(look == "2" for row in painted[:2] for look, _ in looks(row))
-    assert any("over 1 token" in row for row in bare(painted)[4:])
-    assert bare(painted)[-2:] == [
+    rows = heat_rows(tokens, "p", 80, True, True)
+    assert all(look == "2" for row in rows[:2] for look, _ in looks(row))
+    assert any("over 1 token" in row for row in bare(rows)[4:])
+    assert bare(rows)[-2:] == [
         "color: probability from red (low) to blue (high); an underline separates tokens",
         "of the same color",
     ]

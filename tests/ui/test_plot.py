@@ -34,7 +34,7 @@ def many(count: int) -> list[TokenTrace]:
 
 
 def parsed(svg: str) -> ElementTree.Element:
-    """The picture, after a look for anything that could load, lead or run."""
+    """The picture, which contains nothing that loads, links or runs."""
     svg.encode()
     root = ElementTree.fromstring(svg)
     assert {one.tag.removeprefix(SVG) for one in root.iter()} <= {"svg", "title", "style", "g", "rect", "path", "text"}

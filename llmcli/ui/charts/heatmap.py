@@ -1,4 +1,4 @@
-"""The heatmap of an answer: each token on a color, or above a bar where there is no color; and sparklines."""
+"""A heatmap of an answer: the text of each token on a color, or above bars on a terminal without colors."""
 
 import math
 import shutil

@@ -258,7 +258,7 @@ class ChatApp(ChatPrinter):
                     pass
 
     def measure(self) -> None:
-        """Count the tokens in the context, and warn when the next message has no room."""
+        """Count the tokens in the context, and warn when it is full for the next message."""
         before, fit = self.used, self.count()
         if fit and fit.over and before != self.used:
             console.warn(

@@ -78,7 +78,7 @@ def _speed(chat: "ChatApp") -> int:
 
 
 def _short_name(name: str) -> str:
-    """A session name that fills at most a third of the row; the date, which says the least, is dropped first."""
+    """A session name that fills at most a third of the row; the date, which tells the least, is dropped first."""
     limit = max(shutil.get_terminal_size().columns // 3, _SHORTEST_NAME)
     if len(name) <= limit:
         return name
