@@ -80,10 +80,7 @@ def _run_chat(flags: Layer, session: "Session", first: str, live: bool) -> int:
     chat: ChatApp
     load = partial(open_model, on_end=lambda: _show_loaded(chat))
     chat = ChatApp(
-        ChatController(session, layers, load),
-        live=live,
-        names=lambda: complete_reference(""),
-        ensure_model=ensure_model,
+        ChatController(session, layers, load), live=live, names=lambda: complete_reference(""), bring=ensure_model
     )
     chat.reader = _reader(chat, settings, live)
     if live and is_model_name(first, flags):

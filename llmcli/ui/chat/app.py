@@ -74,12 +74,12 @@ class ChatApp(ChatPrinter):
         controller: ChatController,
         live: bool = False,
         names: Callable[[], Sequence[str]] = tuple,
-        ensure_model: Callable[[Settings], object] = lambda _settings: None,
+        bring: Callable[[Settings], object] = lambda _settings: None,
     ) -> None:
-        """`names` lists the downloaded models; `ensure_model` downloads another one, if the user agrees."""
+        """`names` lists the downloaded models; `bring` downloads another one, if the user agrees."""
         super().__init__(live, live and wants_color(sys.stdout))
         self.controller = controller
-        self.ensure_model = ensure_model
+        self.bring = bring
         self.model_names = names
         self.reader: Reader
         self.draft = ""  # the text in the input line at the next prompt

@@ -91,12 +91,12 @@ def ensure_session_model(chat: "ChatApp") -> None:
     controller = chat.controller
     missing, origin = controller.settings.model, controller.resolved().origins["model"]
     try:
-        chat.ensure_model(controller.settings)
+        chat.bring(controller.settings)
     except LlmcliError:
         if origin != "session":
             raise
         controller.reset("model")
-        chat.ensure_model(controller.settings)
+        chat.bring(controller.settings)
         console.warn(f"the model of this session, {missing}, is not downloaded: using {controller.settings.model}")
 
 

@@ -213,7 +213,7 @@ def model(chat: "ChatApp", argument: str) -> None:
         return
     key, value = controller.parse("model", argument)
     before = chat.session.overrides.get("model")
-    chat.ensure_model(replace(controller.settings, model=value))
+    chat.bring(replace(controller.settings, model=value))
     controller.set(key, value)
     try:
         local = chat.ready()
@@ -360,7 +360,7 @@ def character(chat: "ChatApp", argument: str) -> None:
         return
     chosen = None if argument == "none" else load_character(argument)
     if chosen and "model" in chosen.settings:
-        chat.ensure_model(replace(chat.controller.settings, model=chosen.settings["model"]))
+        chat.bring(replace(chat.controller.settings, model=chosen.settings["model"]))
     greeting = use_character(chat.controller, chosen)
     console.note(f"character: {chosen.name}" if chosen else "no character")
     if greeting:

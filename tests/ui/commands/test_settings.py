@@ -95,10 +95,10 @@ def test_a_character_file_is_taken_from_its_path(chat: ChatApp, tmp_path: Path) 
 def test_a_character_with_a_model_must_have_it(chat: ChatApp, tmp_path: Path) -> None:
     (tmp_path / "far.toml").write_text('system = "Hi."\n[settings]\nmodel = "owner/far"\n')
 
-    def ensure_model(settings: object) -> None:
+    def bring(settings: object) -> None:
         raise UsageError(f"{settings.model} is missing")  # type: ignore[attr-defined]
 
-    chat.ensure_model = ensure_model
+    chat.bring = bring
     with pytest.raises(UsageError, match="owner/far is missing"):
         dispatch(chat, "character", "far.toml")
     assert chat.controller.character == ""
