@@ -243,7 +243,7 @@ def _share(value: float | None) -> str:
 
 
 def _print_speed(comparison: "Comparison") -> None:
-    """Print the speed of all answers together, and the number of prompt tokens that were evaluated."""
+    """Print the speed of all answers together, and the number of prompt tokens evaluated."""
     timings = [one.answer.generation.timings for one in comparison.compared]
     generated, read = sum(t.predicted_n for t in timings), sum(t.prompt_n for t in timings)
     seconds = comparison.seconds
@@ -260,7 +260,7 @@ def print_errors(comparison: "Comparison") -> None:
 
 
 def view_of(comparison: "Comparison") -> CompareView:
-    """A view of the answers on the terminal of stdout."""
+    """A view of its answers on the terminal of stdout."""
     labels = [one.variant.label for one in comparison.compared]
     return CompareView(print_drawn, shutil.get_terminal_size, labels, wants_color(sys.stdout))
 
