@@ -158,7 +158,7 @@ class TemperatureKeys:
 
 
 def _temperature_policy(settings: Settings) -> Policy | None:
-    """The policy of the temperature step; None without such a step."""
+    """The policy of the temperature step; None where there is no such step."""
     from llmcli.engine.sampling.temperature import policy_of
 
     args = next((step.args for step in build_chain(settings, steered=True) if step.name == "temperature"), ())
