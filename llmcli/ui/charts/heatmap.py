@@ -23,11 +23,7 @@ STEPS = len(_BARS)
 
 
 def print_heat(tokens: Sequence[TokenTrace], by: Measure) -> None:
-    """Print the answer as `heat_rows` draws it, for a terminal or a file.
-
-    Raises:
-        DiskError, OutputClosedError: as `print_text` does.
-    """
+    """Print the answer as `heat_rows` draws it, for a terminal or a file."""
     out = stream()
     width, terminal = max(shutil.get_terminal_size().columns - 1, 1), is_terminal(out)
     unicode = not terminal or _has_bars(out.encoding)

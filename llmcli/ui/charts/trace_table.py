@@ -45,11 +45,7 @@ _WIDEST_BAR, _FILE = 20, 100  # columns; of a row in a file
 
 
 def print_trace(tokens: Sequence[TokenTrace]) -> None:
-    """Print a trace as a table, with a summary.
-
-    Raises:
-        DiskError, OutputClosedError: as `print_text` does.
-    """
+    """Print a trace as a table, with a summary."""
     rows = [_row(token) for token in tokens]
     below = [_alternatives(token.top) for token in tokens]
     print_rows(
@@ -134,11 +130,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def print_why(inspected: TokenInspection, settings: Settings) -> None:
-    """Print the table of one token, for a terminal or a file.
-
-    Raises:
-        DiskError, OutputClosedError: as `print_text` does.
-    """
+    """Print the table of one token, for a terminal or a file."""
     out = stream()
     terminal = is_terminal(out)
     width = max(shutil.get_terminal_size().columns - 1, 1) if terminal else _FILE

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from llmcli.params.settings import fields
 from llmcli.text import ellipsize, plural
-from llmcli.ui.terminal.cells import GAP
+from llmcli.ui.terminal.cells import first_that_fits
 
 if TYPE_CHECKING:
     from llmcli.ui.chat.app import ChatApp
@@ -54,13 +54,7 @@ def input_hint(chat: "ChatApp") -> str:
 
 def _fitting(*parts: str, less: int = 0) -> str:
     """As many of the parts as fit the window without its last column and `less` others; the first one always."""
-    room = shutil.get_terminal_size().columns - 1 - less
-    text = parts[0]
-    for part in parts[1:]:
-        if len(text) + len(GAP) + len(part) > room:
-            break
-        text += GAP + part
-    return text
+    return first_that_fits(*(parts[:number] for number in range(len(parts), 0, -1)), less=less)
 
 
 def _character(chat: "ChatApp") -> str:

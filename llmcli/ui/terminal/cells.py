@@ -8,7 +8,7 @@ from itertools import accumulate
 
 # A text with its looks: the parameters of the color sequence ("1;36", or "" for none) and the text, in turn.
 Runs = list[tuple[str, str]]
-GAP = " · "
+_GAP = " · "
 # Scripts that break between any two characters, but not before closing marks.
 _WIDE = (
     "\u2e80-\u3000\u3003-\u3007\u3012\u3013\u3020-\ua4cf\uf900-\ufaff"
@@ -143,8 +143,8 @@ def slice_cells(runs: Runs, rows: list[tuple[int, int]]) -> list[Runs]:
     return sliced
 
 
-def first_that_fits(*rows: Sequence[str]) -> str:
-    """The first of these rows, each in parts, that fits the window; the last one where none does."""
-    width = shutil.get_terminal_size().columns - 1
-    texts = [GAP.join(filter(None, parts)) for parts in rows]
+def first_that_fits(*rows: Sequence[str], less: int = 0) -> str:
+    """The first of these rows, each in parts, that fits the window without `less` columns; the last one if none does."""
+    width = shutil.get_terminal_size().columns - 1 - less
+    texts = [_GAP.join(filter(None, parts)) for parts in rows]
     return next((text for text in texts if len(text) <= width), texts[-1])

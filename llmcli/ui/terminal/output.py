@@ -46,11 +46,7 @@ def print_text(text: str, style: str = "") -> None:
 
 
 def print_drawn(text: str) -> None:
-    """Write to a terminal a text that is safe already: with the color and cursor sequences of llmcli only.
-
-    Raises:
-        DiskError, OutputClosedError: as `print_text` does.
-    """
+    """Write to a terminal a text that is safe already: with the color and cursor sequences of llmcli only."""
     with _write_errors():
         out = stream()
         encoding = out.encoding or "utf-8"

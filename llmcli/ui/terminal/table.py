@@ -32,9 +32,6 @@ def print_rows(
 
     A terminal that is a little too narrow omits the columns in `spare`, the first of them first. One that is much too
     narrow gets a block for each row. A cell with several lines is joined into one.
-
-    Raises:
-        DiskError, OutputClosedError: as `print_text` does.
     """
     safe = sanitize if is_terminal(stream()) else str
     table = [[safe(" ".join(cell.split())) for cell in row] for row in rows]
