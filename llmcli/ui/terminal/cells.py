@@ -144,7 +144,7 @@ def slice_cells(runs: Runs, rows: list[tuple[int, int]]) -> list[Runs]:
 
 
 def first_that_fits(*rows: Sequence[str], less: int = 0) -> str:
-    """The first of these rows, each in parts, that fits the window without `less` columns; the last one if none does."""
+    """The first of these rows, each in parts, that fits the window less some columns; the last one if none does."""
     width = shutil.get_terminal_size().columns - 1 - less
     texts = [_GAP.join(filter(None, parts)) for parts in rows]
     return next((text for text in texts if len(text) <= width), texts[-1])
