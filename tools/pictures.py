@@ -100,11 +100,12 @@ SCENES: dict[str, Callable[[Talk], None]] = {
 
 
 def picture(scene: Callable[[Talk], None], home: Path) -> str:
-    """What stands in the window, and above it, when the scene is over."""
+    """The window and the rows above it when the scene is over, without the notes before the first message."""
     with _open(home, *FLAGS) as talk:
         talk.until(lambda: "/2.0k" in talk.status(), "the model")
         scene(talk)
-        return draw(_rows(talk.window), COLUMNS, "llmcli chat")
+        rows = _rows(talk.window)
+        return draw(rows[next(at for at, row in enumerate(rows) if "> " in row) :], COLUMNS, "llmcli chat")
 
 
 def compare(home: Path) -> str:
