@@ -6,6 +6,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from time import monotonic
 
 from llmcli.text import sanitize
@@ -183,12 +184,16 @@ class _Download:
         facts = self.facts()
         texts = ["  ".join([f"  {share:>4.0%}", *facts[:number]]) for number in range(len(facts), -1, -1)]
         text = next((text for text in texts if column + len(text) <= room), texts[-1])
-        name = self.name if cells(self.name) <= column else self.name[: fit(self.name, 0, column - 1)] + "…"
+        name = self.name if cells(self.name) <= column else self.name[: fit(self.name, 0, column)]
         return styled([("", name + " " * (column - cells(name))), *(_bar(share) if wide else []), ("", text)])
 
 
 def _bar(share: float) -> Runs:
     done = round(_BAR * share)
+    try:
+        "━─".encode(sys.stderr.encoding or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return [("", "  " + "=" * done + "-" * (_BAR - done))]
     if not wants_color(sys.stderr):
         return [("", "  " + "━" * done + "─" * (_BAR - done))]
     return [("", "  "), ("36", "━" * done), ("2", "━" * (_BAR - done))]
@@ -207,7 +212,7 @@ class _Lines:
             return
         self._next, self._printed = now + _NOTE, done < total
         self._download.update(done, total, now)
-        console.note(f"{self._name}: {', '.join(self._download.facts())}")
+        console.note(f"{self._name}: {', '.join(reversed(self._download.facts()))}")
 
 
 class LiveView:
@@ -318,6 +323,7 @@ def _reading(done: int, total: int) -> str:
 
 
 def _write(text: str) -> None:
-    """Write to stderr at once."""
-    sys.stderr.write(text)
-    sys.stderr.flush()
+    """Write to stderr at once; a terminal that is gone does not stop the work."""
+    with suppress(OSError, ValueError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
