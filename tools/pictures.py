@@ -100,11 +100,12 @@ SCENES: dict[str, Callable[[Talk], None]] = {
 
 
 def picture(scene: Callable[[Talk], None], home: Path) -> str:
-    """What stands in the window, and above it, when the scene is over."""
+    """The window and the rows above it when the scene is over, without the notes before the first message."""
     with _open(home, *FLAGS) as talk:
         talk.until(lambda: "/2.0k" in talk.status(), "the model")
         scene(talk)
-        return draw(_rows(talk.window), COLUMNS, "llmcli chat")
+        rows = _rows(talk.window)
+        return draw(rows[next(at for at, row in enumerate(rows) if "> " in row) :], COLUMNS, "llmcli chat")
 
 
 def compare(home: Path) -> str:
@@ -140,7 +141,7 @@ def _around(home: Path) -> dict[str, str]:
 
 
 def _rows(window: pyte.HistoryScreen) -> list[str]:
-    """The rows as painted text, without the blank ones at the end."""
+    """The rows with color sequences, without the blank ones at the end."""
     buffer = [*window.history.top, *(window.buffer[at] for at in range(window.lines))]
     here = len(window.history.top) + window.cursor.y
     cursor = buffer[here][window.cursor.x]

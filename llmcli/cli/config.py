@@ -12,7 +12,8 @@ from llmcli.files import config_file
 from llmcli.params.settings import Layer, ResolvedSettings, fields, find, resolve, to_data
 from llmcli.ui.terminal.ask import open_in_editor
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.output import print_line, print_pairs
+from llmcli.ui.terminal.output import print_line
+from llmcli.ui.terminal.table import print_facts
 
 app = typer.Typer(
     help="Show and change the settings in the configuration file.", no_args_is_help=True, rich_markup_mode=None
@@ -45,7 +46,7 @@ def list_settings(
         rows = {key: {"value": data[key], "from": resolved.origins[key]} for key in keys}
         print_line(json.dumps(rows, ensure_ascii=False))
         return ExitStatus.OK
-    print_pairs([(key, f"{_shown(resolved, key):<24} {resolved.origins[key]}") for key in keys])
+    print_facts([(key, f"{_shown(resolved, key):<24} {resolved.origins[key]}") for key in keys])
     if not everything:
         what = "all other settings have" if is_set else "all settings have"
         console.note(f"{what} their defaults: `llmcli config list --all`")

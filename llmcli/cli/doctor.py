@@ -21,7 +21,8 @@ from llmcli.models import locations
 from llmcli.models.hub import environment
 from llmcli.params.settings import Layer, environment_layer
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.output import print_line, print_pairs
+from llmcli.ui.terminal.output import print_line
+from llmcli.ui.terminal.table import print_facts
 
 _MIB = 1 << 20
 Problem = tuple[str, str]  # message and hint
@@ -52,7 +53,7 @@ def doctor(
         rows = [{"message": message, "hint": hint} for message, hint in problems]
         print_line(json.dumps({"facts": facts, "problems": rows}, ensure_ascii=False))
     else:
-        print_pairs(list(facts.items()))
+        print_facts(list(facts.items()))
     for message, hint in problems:
         console.error(message, hint)
     return ExitStatus.FAILED if problems else ExitStatus.OK

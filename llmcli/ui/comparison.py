@@ -1,4 +1,4 @@
-"""Several answers side by side: as columns while they stream, and as a report."""
+"""A comparison: the answers side by side while they stream, then their statistics and errors."""
 
 import shutil
 import sys
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from llmcli.errors import DiskError
 from llmcli.params.settings import ResolvedSettings, ineffective_settings
 from llmcli.text import plural, sanitize
-from llmcli.ui.terminal.cells import Runs, cells, folds, line_breaks, slice_cells, styled, unstyled, wrap
+from llmcli.ui.terminal.cells import Runs, cells, line_breaks, slice_cells, styled, unstyled, wrap
 from llmcli.ui.terminal.console import console, wants_color
 from llmcli.ui.terminal.output import AnswerWriter, print_drawn, print_line, to_stderr
-from llmcli.ui.terminal.progress import LiveRegion
+from llmcli.ui.terminal.progress import LiveView
 from llmcli.ui.terminal.table import print_rows
 
 if TYPE_CHECKING:
@@ -22,12 +22,9 @@ if TYPE_CHECKING:
 
 _NARROWEST = 28  # minimum columns of an answer
 _BAR, _CROSS, _RULE = " │ ", "─┼─", "─"
-_INTERVAL = 1 / 30
-_SHARE = 40  # after a redraw comes a pause this many times as long
-_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _TAB = "    "
 _HEADS = ("N", "VARIANT", "TOKENS", "WORDS", "DISTINCT-1", "DISTINCT-2", "DISTINCT-3", "MEAN P", "REPEATED", "END")
-_SPARE = ("WORDS", "DISTINCT-3", "DISTINCT-1", "VARIANT", "END")  # dropped in a narrow window, the first one first
+_SPARE = ("WORDS", "DISTINCT-3", "DISTINCT-1", "VARIANT", "END")  # omitted in a narrow window, the first one first
 _LEGEND = (
     "DISTINCT-n: share of n-token sequences that are different; MEAN P: mean probability of the tokens; "
     "REPEATED: share of 4-token sequences that occurred before"
@@ -35,7 +32,7 @@ _LEGEND = (
 
 
 class Column:
-    """The rows of an answer that are not printed yet; reasoning has the style `faint`."""
+    """The part of an answer that is not final yet; reasoning has the look `faint`."""
 
     def __init__(self, faint: str) -> None:
         self._faint = faint
@@ -87,11 +84,11 @@ class Column:
             count = max(count - len(text), 0)
 
 
-class CompareView:
-    """Shows the answers under their labels; nothing else may write to the terminal until `finish`.
+class CompareView(LiveView):
+    """Shows the answers under their labels, from the first call to `finish`.
 
-    They are in bands of columns. A row of a band is final once all its answers have passed the row; the bands below
-    wait until the band ends.
+    They are in bands of columns. A row of a band is final when all its answers have passed it; the bands below wait
+    until the band ends.
     """
 
     def __init__(
@@ -102,30 +99,22 @@ class CompareView:
         color: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._size = size
-        self._clock = clock
-        self._strong, self._faint = ("1", "2") if color else ("", "")
-        self._region = LiveRegion(write)
+        super().__init__(write, size, "2" if color else "", clock)
+        self._strong = "1" if color else ""
         self._labels = [f"{number}. {sanitize(label)}" for number, label in enumerate(labels, 1)]
         self._columns = [Column(self._faint) for _ in labels]
         self._first = 0  # of the current band
         self._count = 0  # its columns; 0 before it starts
-        self._due = 0.0
 
     def status(self, text: str) -> None:
-        """Show what the program waits for, in one line that the first text replaces."""
-        if self._count or self._clock() < self._due:
-            return
-        size, width = self._measure()
-        line = f"{_SPINNER[int(self._clock() * 10) % len(_SPINNER)]} {' '.join(sanitize(text).split())}"
-        start, end = folds(line, width)[0]
-        self._region.draw([], [styled([(self._faint, line[start:end])])], size)
-        self._due = self._clock() + _INTERVAL
+        """Show in one line what is happening, until the first text."""
+        if not self._count and self._is_due():
+            self._draw_spinner(text)
 
     def push(self, index: int, kind: str, text: str) -> None:
         """Add a piece to answer `index`, from 0."""
         self._columns[index].add(kind, text)
-        if not self._count or self._clock() >= self._due:
+        if not self._count or self._is_due():
             self._draw()
 
     def end(self, index: int) -> None:
@@ -142,9 +131,7 @@ class CompareView:
             column.ended = True
         self._draw()
 
-    def _draw(self) -> None:
-        started = self._clock()
-        size, width = self._measure()
+    def _rows(self, height: int, width: int) -> tuple[list[str], list[str]]:
         done: list[str] = []
         while self._first < len(self._columns):
             done += self._start_band(width)
@@ -154,9 +141,7 @@ class CompareView:
             self._first, self._count = self._first + self._count, 0
             done += [""] * (self._first < len(self._columns))
         self._count = self._count or 1  # something was drawn
-        self._region.draw(done, self._tail(width, max(1, size[1] - 2)), size)
-        now = self._clock()
-        self._due = now + max(_INTERVAL, _SHARE * (now - started))
+        return done, self._tail(width, max(1, height - 2))
 
     @property
     def _band(self) -> Sequence[Column]:
@@ -169,67 +154,56 @@ class CompareView:
         left = len(self._columns) - self._first
         fitting = max((width + len(_BAR)) // (_NARROWEST + len(_BAR)), 1)
         self._count = -(-left // -(-left // fitting))
-        room = self._room(width)
+        size = self._answer_width(width)
         heads = self._labels[self._first : self._first + self._count]
-        rows = _joined([wrap([(self._strong, head)], room) for head in heads], room)
-        return [*rows, _CROSS.join([_RULE * room] * self._count)]
+        rows = _side_by_side([wrap([(self._strong, head)], size) for head in heads], size)
+        return [*rows, _CROSS.join([_RULE * size] * self._count)]
 
     def _certain(self, width: int) -> list[str]:
         """The rows of the band that are final."""
-        room, band = self._room(width), self._band
-        going = [column.certain(room) for column in band if not column.ended]
-        count = min(going) if going else max(column.certain(room) for column in band)
-        return _joined([column.take(count, room) for column in band], room)
+        size, band = self._answer_width(width), self._band
+        unfinished = [column.certain(size) for column in band if not column.ended]
+        count = min(unfinished) if unfinished else max(column.certain(size) for column in band)
+        return _side_by_side([column.take(count, size) for column in band], size)
 
     def _tail(self, width: int, tallest: int) -> list[str]:
-        """The rows that can still change; a column that is far ahead of another shows its last rows."""
+        """The rows that can still change; of a column that is far ahead of another, the last ones."""
         if self._first >= len(self._columns):
             return []
-        room = self._room(width)
+        size = self._answer_width(width)
         more = len(self._columns) - self._first - self._count
         hint = [styled([(self._faint, f"… {more} more below")])] if more and tallest > 1 else []
-        rows = _joined([column.rows(room)[-(tallest - len(hint)) :] for column in self._band], room)
+        rows = _side_by_side([column.rows(size)[-(tallest - len(hint)) :] for column in self._band], size)
         return [*(rows or [""]), *hint]
 
-    def _room(self, width: int) -> int:
-        """Terminal columns for each answer of the band."""
+    def _answer_width(self, width: int) -> int:
+        """The columns of the terminal for each answer of the band."""
         return max((width - len(_BAR) * (self._count - 1)) // self._count, 1)
 
-    def _measure(self) -> tuple[tuple[int, int], int]:
-        """The size of the window, and the width of the text: the last column stays free for the cursor."""
-        columns, rows = self._size()
-        columns = max(columns, 1)
-        return (columns, max(rows, 1)), max(columns - 1, 1)
 
-
-def _joined(columns: Sequence[Sequence[Runs]], room: int) -> list[str]:
-    """The rows of columns of `room` each, side by side."""
+def _side_by_side(columns: Sequence[Sequence[Runs]], width: int) -> list[str]:
+    """The rows of columns that are `width` wide, side by side."""
     empty: Runs = []
-    rows = [[filled(row, room) for row in side] for side in zip_longest(*columns, fillvalue=empty)]
-    return [_BAR.join(row).rstrip() for row in rows]
+    rows = zip_longest(*columns, fillvalue=empty)
+    return [_BAR.join(styled(row) + " " * (width - cells(unstyled(row))) for row in line).rstrip() for line in rows]
 
 
-def filled(row: Runs, width: int) -> str:
-    """A row as it is drawn, padded to `width` columns."""
-    return styled(row) + " " * (width - cells(unstyled(row)))
-
-
-def warn_ineffective(asked: Sequence[tuple[str, ResolvedSettings]]) -> None:
-    """Warn of settings that are ignored, with the labels of the answers, if it is not all of them."""
+def warn_ineffective(answers: Sequence[tuple[str, ResolvedSettings]]) -> None:
+    """Warn of settings without effect, with the labels of the answers where it is not all of them."""
     labels_of: dict[tuple[str, str], list[str]] = {}
-    for label, resolved in asked:
+    for label, resolved in answers:
         for key, reason in ineffective_settings(resolved.settings, resolved.origins).items():
             labels_of.setdefault((key, reason), []).append(label)
     for (key, reason), labels in labels_of.items():
-        where = "" if len(labels) == len(asked) else f" in {', '.join(labels)}"
+        where = "" if len(labels) == len(answers) else f" in {', '.join(labels)}"
         console.warn(f"{key} has no effect{where}: {reason}")
 
 
 def print_texts(comparison: "Comparison", think: bool) -> None:
-    """Print the answers to stdout, each under its label, and before it with `think` the reasoning to stderr.
+    """Print the answers to stdout, each under its label; with `think`, before each its reasoning to stderr.
 
     Raises:
-        DiskError, ReaderGoneError: as `put` does.
+        DiskError, OutputClosedError: as `print_text` does.
     """
     for one in comparison.results:
         print_line(f"== {one.variant.label} ==")
@@ -254,7 +228,7 @@ def print_summary(comparison: "Comparison", live: bool) -> None:
 
 
 def print_figures(comparison: "Comparison") -> None:
-    """A row for each answer; `chat.statistics` explains the columns."""
+    """Print a row for each answer."""
     rows = []
     for number, one in enumerate(comparison.results, 1):
         s = one.statistics

@@ -1,4 +1,4 @@
-"""A conversation written to a file by its suffix; the picture of a chat (SVG)."""
+"""Exports a conversation to a file, in a format by its suffix; one is a picture of the chat (SVG)."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from rich.style import Style
     from rich.terminal_theme import TerminalTheme
 
-MOST_ROWS = 300
+MOST_ROWS = 300  # of a picture
 _MAX_CHARACTERS = 50_000  # of one message
 _MARK = "\x1b[1;36m> \x1b[0m"
 _COLUMN, _ROW, _BASELINE = 8.4, 17, 13  # pixels
 _LEFT, _TOP, _BOTTOM = 14, 44, 14
 _FONTS = "ui-monospace,SFMono-Regular,Menlo,Consolas,DejaVu Sans Mono,monospace"
 _NOT_XML = re.compile("[^\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-# Wide characters are drawn apart: in a font of another width they must not stretch the letters beside them.
+# Wide characters are drawn separately: in a font of another width they must not stretch the letters beside them.
 _WIDE = "\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\uff01-\uff60\U0001f000-\U0003fffd\u200d\ufe0f"
 _PIECE = re.compile(f"[{_WIDE}]+|[^{_WIDE}]+")
 # Background and foreground, then the 16 colors of a terminal.
@@ -37,7 +37,7 @@ _LIGHT = """fcfcfb 24282e  24282e b3262f 1f7a33 8a6100 2357b8 8a35a8 0f7480 6a70
 
 
 def draw(rows: Sequence[str], columns: int, title: str, dark: bool = True) -> str:
-    """Rows with escape sequences in a window with a title, as SVG; the same rows give the same bytes."""
+    """A picture (SVG) of rows with color sequences, in a window with a title; the same rows give the same bytes."""
     from rich.ansi import AnsiDecoder
     from rich.console import Console
 
@@ -63,7 +63,7 @@ def draw(rows: Sequence[str], columns: int, title: str, dark: bool = True) -> st
 
 
 def conversation(messages: Sequence[Message], title: str, columns: int = 80) -> str:
-    """Messages as the chat shows them; the last row tells if the rest is too long for a picture."""
+    """A picture of messages as the chat shows them; its last row tells when the rest is too long."""
     rows = list(islice(_message_rows(messages, columns), MOST_ROWS + 1))
     if len(rows) > MOST_ROWS:
         rows[-1] = styled([("2", "… the rest is too long for a picture")])
@@ -71,7 +71,7 @@ def conversation(messages: Sequence[Message], title: str, columns: int = 80) -> 
 
 
 def _message_rows(messages: Sequence[Message], columns: int) -> Iterator[str]:
-    """The rows of a conversation with escape sequences, a blank one between two messages."""
+    """The rows of a conversation with color sequences, a blank one between two messages."""
     from llmcli.ui.markdown.code import style_of
     from llmcli.ui.markdown.render import Renderer
     from llmcli.ui.markdown.splitter import Splitter
@@ -90,7 +90,7 @@ def _message_rows(messages: Sequence[Message], columns: int) -> Iterator[str]:
             splitter = Splitter()
             blocks = splitter.feed(text) + splitter.finish()
             yield from Renderer(style).rows(blocks, columns - 1)
-        notes = [f"+ {one.name}" for one in message.attachments]
+        notes = [f"+ {attachment.name}" for attachment in message.attachments]
         if message.role == "summary":
             notes.append("a summary of the earlier messages")
         notes.append(ENDINGS.get(message.finish_reason, ""))
@@ -99,7 +99,7 @@ def _message_rows(messages: Sequence[Message], columns: int) -> Iterator[str]:
 
 
 def _run(text: str, style: "Style | None", theme: "TerminalTheme", column: int, top: int) -> Iterator[str]:
-    """A text in one style: its background, if it has one, and its letters, stretched to the columns they take."""
+    """A text in one style: its background, if it has one, and its letters, stretched to their columns."""
     from rich.color import blend_rgb
     from rich.color_triplet import ColorTriplet
     from rich.style import Style
@@ -151,7 +151,7 @@ def document(
     form: str,
     everything: Mapping[int, Message] | None = None,
 ) -> str:
-    """The text of the file; see `export`. A picture shows the messages only, as the terminal does."""
+    """The text of the file in the format `form`; see `chat.export.export`. A picture shows only the messages."""
     if form == "svg":
         return conversation(messages, title)
     from llmcli.chat.export import export

@@ -1,4 +1,4 @@
-"""The real chat in a pseudo-terminal, with an emulator that shows what a person would see."""
+"""The real chat in a pseudo-terminal, with an emulator that shows what a user sees."""
 
 import os
 import signal
@@ -17,10 +17,10 @@ ENTER, TAB, ESCAPE, UP, DOWN, BACKSPACE = "\r", "\t", "\x1b", "\x1b[A", "\x1b[B"
 CTRL_C, CTRL_D, CTRL_J, CTRL_R, CTRL_X_CTRL_E, CTRL_Z = "\x03", "\x04", "\n", "\x12", "\x18\x05", "\x1a"
 ALT_ENTER = ESCAPE + ENTER
 PROMPT = ">"
-HINT = "Ask anything"  # how the grey text in an empty line begins
+HINT = "Ask anything"  # how the gray text in an empty line begins
 FOOT = "Ctrl-C stops"  # how the row below a streaming answer begins
 GREEDY = ("--temp", "0", "-n", "20", "-c", "1024", "-t", "1")
-TINY = ("-m", "tiny.gguf", "-n", "100", "-t", "1")  # what it says is noise; a grammar makes it say what is wanted
+TINY = ("-m", "tiny.gguf", "-n", "100", "-t", "1")  # its text is noise; a grammar determines it
 PATIENCE = 45.0  # seconds; a loaded machine is slow, and no test asks how fast something is
 CHAT = (sys.executable, "-m", "llmcli", "chat")
 
@@ -30,7 +30,7 @@ def pasted(text: str) -> str:
     return f"\x1b[200~{text}\x1b[201~"
 
 
-def tiny_room(folder: Path, **answers: str) -> Path:
+def tiny_home(folder: Path, **answers: str) -> Path:
     """A folder with a tiny model, and NAME.gbnf for each answer that it can be made to give."""
     folder.mkdir()
     full_attention(folder / "tiny.gguf")
@@ -88,7 +88,7 @@ class Talk:
     def __exit__(self, *_exc: object) -> None:
         self.close()
 
-    # What a person does
+    # What a user does
 
     def keys(self, *keys: str) -> None:
         """Press keys; nothing is waited for."""
@@ -133,7 +133,7 @@ class Talk:
         self.child.close()
         self.over = True
 
-    # What a person sees
+    # What a user sees
 
     def screen(self) -> list[str]:
         """The rows of the window without trailing blanks."""

@@ -41,14 +41,14 @@ def talk(run: Run, *lines: str, flags: tuple[str, ...] = FLAGS, env: dict[str, s
     return ran
 
 
-def told(ran: CliResult) -> list[str]:
+def stderr_lines(ran: CliResult) -> list[str]:
     """The messages beside the answers."""
     return ran.stderr.splitlines()
 
 
 def cells(ran: CliResult, first: str) -> list[list[str]]:
     """The rows of tables that begin with `first`, cell by cell."""
-    return [re.split(r"\s{2,}", line) for line in told(ran) if re.match(rf"{re.escape(first)}\s\s", line)]
+    return [re.split(r"\s{2,}", line) for line in stderr_lines(ran) if re.match(rf"{re.escape(first)}\s\s", line)]
 
 
 def test_undo_and_branches_lose_no_message(run: Run, here: Path) -> None:
@@ -58,7 +58,7 @@ def test_undo_and_branches_lose_no_message(run: Run, here: Path) -> None:
     )  # fmt: skip
     assert ran.text.splitlines()[:2] == [COMET, STAR]
     assert len(ran.text.splitlines()) == 3
-    lines = told(ran)
+    lines = stderr_lines(ran)
     assert lines[:4] == [CUT, CUT, *UNDONE]
     table = [line for line in lines if re.match(r"\d\*? +2 ", line)]
     assert [row.split()[:3] for row in table] == [["1", "2", "0"], ["2", "2", "1"], ["3*", "2", "2"]]
@@ -155,7 +155,7 @@ def test_settings_are_set_shown_saved_and_reset(run: Run, with_tiny: Path) -> No
         "/samplers temperature,top_k", "/top_p 0.5", "/samplers default", "/seed random", "/temp", "/exit", "/nope",
     )  # fmt: skip
     assert (ran.stdout, ran.status) == (b"", 0)
-    lines = told(ran)
+    lines = stderr_lines(ran)
     assert lines[:4] == [
         "temperature = 0.3..1.3",
         "seed = 7",
@@ -187,7 +187,7 @@ def test_system_takes_a_text_a_file_or_the_editor(run: Run, here: Path, with_tin
         run, "/system", "/system Be brief.", "/system", "/system @sys.txt", "/system", "/system edit", "/system",
         "hi", "/context", "/system none", "/system", flags=LETTERS, env={"EDITOR": str(editor)},
     )  # fmt: skip
-    lines = [line for line in told(ran) if line != "system prompt changed"]
+    lines = [line for line in stderr_lines(ran) if line != "system prompt changed"]
     assert lines[:4] == ["no system prompt", "Be brief.", "You are terse.", "You are terse., and kind."]
     assert any(re.match(r" +system +\d+ +\d+%  You are terse., and kind.", line) for line in lines)
     assert lines[-2:] == ["system prompt removed", "no system prompt"]
@@ -199,7 +199,7 @@ def test_sessions_are_saved_copied_searched_and_exported(run: Run, here: Path) -
         "/rename other", "/rename renamed", "/sessions", "/sessions icy", "/sessions zzz", "/export t.md",
         "/export t.md", "/export t.json", "/export t.html", "/export t.xyz", "/quit", "/nope",
     )  # fmt: skip
-    lines = told(ran)
+    lines = stderr_lines(ran)
     for line in (
         "saved as first (open it again with `llmcli chat --session first`)",
         "saved a copy as kept; this session is still first",
@@ -227,8 +227,8 @@ def test_continue_restores_the_settings_of_a_session(run: Run, with_tiny: Path) 
         ["5", "session"],
         ["0.1", "flag"],
     ]
-    assert "Be brief." in told(ran)
-    assert "hi" in told(ran)
+    assert "Be brief." in stderr_lines(ran)
+    assert "hi" in stderr_lines(ran)
     assert ran.status == 0
 
 
@@ -246,7 +246,7 @@ def test_files_and_clipboard_are_attached_to_a_message(run: Run, here: Path, wit
         run, "/file *.txt", "/file none", '/file "b c.txt"', "/file bin.dat", "read @a.txt", "/copy", "/paste",
         "/copy 1", "/copy code", "see @bin.dat", "/history", flags=LETTERS, env=env,
     )  # fmt: skip
-    lines = told(ran)
+    lines = stderr_lines(ran)
     for line in (
         "attached to the next message: a.txt (5 characters), b c.txt (4 characters)",
         "no files are attached to the next message",
@@ -271,7 +271,7 @@ def test_model_switches_and_a_missing_model_changes_nothing(run: Run, here: Path
         run, "/model ./gone.gguf", "What is a comet?", "/model ./bad.gguf", "/model", "/model ./copy.gguf",
         "/continue", "/model", "/reset model", "/retry", "/model",
     )  # fmt: skip
-    lines = told(ran)
+    lines = stderr_lines(ran)
     assert re.match("error: .*gone.gguf", lines[0])
     assert any(line.startswith("error: ") and "bad.gguf" in line for line in lines)
     assert [line for line in lines if line.startswith("model: ")][-1] == "model: starter, context: 1024 tokens"
@@ -291,7 +291,7 @@ def test_json_stop_and_think_shape_the_answer(run: Run) -> None:
     answers = ran.text.splitlines()
     assert json.loads(answers[0]) == {"a": 1}
     assert answers[1:] == ["A comet is a small, ", "A comet is a"]
-    lines = told(ran)
+    lines = stderr_lines(ran)
     assert "Ctrl-C stops an answer; answers also stop at 'icy'" in lines
     assert "no answer has reasoning (think = hide)" in lines
     assert any(re.match(r"answer +4 tokens", line) for line in lines)
@@ -303,7 +303,7 @@ def test_help_all_lists_every_command_and_help_shows_each(run: Run, with_tiny: P
 
     ran = talk(run, "/help all", *(f"/help {name}" for name in commands()), "/? top_k", "/multiline", "/multiline off",
                "/theme light", "/markdown off", "/bye", "/nope")  # fmt: skip
-    lines = told(ran)
+    lines = stderr_lines(ran)
     for name, one in commands().items():
         assert any(line.startswith(f"  /{name}") for line in lines), name
         assert any(line.startswith(f"/{name}") for line in lines), name

@@ -1,11 +1,11 @@
-"""What the chat says without being asked: the hint in an empty line, the row below an answer, the note about a loop."""
+"""Hints of the chat: in an empty line, in the row below an answer, and in the note about a loop."""
 
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.cli.chat_terminal import CTRL_C, CTRL_D, ENTER, PROMPT, TINY, Talk, tiny_room
+from tests.cli.chat_terminal import CTRL_C, CTRL_D, ENTER, PROMPT, TINY, Talk, tiny_home
 from tests.conftest import Run
 
 LOOP = r'"I am not sure what you mean by that.\n"*'
@@ -17,7 +17,7 @@ terminal = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-te
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder, with a tiny model."""
-    made = tiny_room(tmp_path / "folder", loop=LOOP, yes='"yes"', story='"Once upon a time. "*')
+    made = tiny_home(tmp_path / "folder", loop=LOOP, yes='"yes"', story='"Once upon a time. "*')
     monkeypatch.chdir(made)
     return made
 
@@ -49,7 +49,7 @@ def test_an_empty_chat_has_a_hint_until_the_first_answer(
 
 @terminal
 @pytest.mark.parametrize("columns", [80, 40])
-def test_a_row_below_the_answer_says_how_to_stop(folder: Path, columns: int) -> None:
+def test_a_row_below_the_answer_shows_how_to_stop(folder: Path, columns: int) -> None:
     with Talk(*TINY, "-n", "3000", "--ignore-eos", "--grammar-file", "story.gbnf", columns=columns, cwd=folder) as chat:
         chat.ready().send("hi")
         row = "Ctrl-C stops · ↑↓ warmer, colder"
@@ -76,7 +76,7 @@ def test_question_and_answer_stand_apart(folder: Path) -> None:
 
 
 @terminal
-def test_a_loop_is_told_while_it_streams_and_once_afterwards(folder: Path) -> None:
+def test_a_loop_is_reported_while_it_streams_and_afterwards(folder: Path) -> None:
     with Talk(*ENDLESS, cwd=folder) as chat:
         chat.ready().send("hi")
         chat.wait_for("the answer repeats itself: Ctrl-C stops")

@@ -23,7 +23,7 @@ from tests.cli.chat_terminal import (
     Talk,
     pasted,
     script,
-    tiny_room,
+    tiny_home,
 )
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
@@ -33,7 +33,7 @@ YES = (*TINY, "--grammar-file", "yes.gbnf")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return tiny_room(tmp_path / "folder", yes='"yes"')
+    return tiny_home(tmp_path / "folder", yes='"yes"')
 
 
 def test_commands_settings_values_and_files_are_completed(folder: Path) -> None:
@@ -89,8 +89,8 @@ def test_keys_blocks_and_pastes_make_several_lines(folder: Path) -> None:
         chat.ready().keys("/multiline off", ENTER)
         chat.ready()
         shown = chat.ask("/history")
-        for said in ("\na\nb\nc\nd\n", "\ne\n\nf\n", "\ng\nh\n/exit\ni\n", "\nj\nk\n"):
-            assert said in shown, said
+        for text in ("\na\nb\nc\nd\n", "\ne\n\nf\n", "\ng\nh\n/exit\ni\n", "\nj\nk\n"):
+            assert text in shown, text
 
 
 def test_the_line_has_an_editor_suggestions_and_a_search(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Whole conversations as a person sees them on a terminal."""
+"""Whole conversations as a user sees them on a terminal."""
 
 import json
 import re
@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.chat_terminal import CTRL_C, CTRL_D, ENTER, GREEDY, PROMPT, TINY, Talk, pasted, script, tiny_room
+from tests.cli.chat_terminal import CTRL_C, CTRL_D, ENTER, GREEDY, PROMPT, TINY, Talk, pasted, script, tiny_home
 from tests.conftest import Run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 
 MARKDOWN = r'"# Title\n\nwords that go on until a narrow window is full\n\n- a\n- **b**\n\n```py\nprint(1)\n```\n"'
-COLOUR = re.compile(rb"\x1b\[[0-9;]*[34][0-9](;[0-9;]*)?m")
+COLOR = re.compile(rb"\x1b\[[0-9;]*[34][0-9](;[0-9;]*)?m")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with a tiny model, and a grammar for each answer that it can give."""
-    return tiny_room(
+    return tiny_home(
         tmp_path / "folder",
         three='"one two three."',
         md=MARKDOWN,
@@ -68,10 +68,10 @@ def test_markdown_is_rendered_in_every_window(folder: Path, columns: int, rows: 
         assert answer == ["Title", "", *words, "", "• a", "• b", "", "── py ──", "print(1)", "────────", ""]
         assert b"**" not in chat.raw
         assert chat.text().count("print(1)") == 1
-        assert COLOUR.search(chat.raw)
+        assert COLOR.search(chat.raw)
 
 
-def test_control_characters_are_visible_and_reasoning_is_wrap(folder: Path) -> None:
+def test_control_characters_are_visible_and_reasoning_wraps(folder: Path) -> None:
     with Talk(*TINY, cwd=folder) as chat:
         chat.ready().ask("/grammar_file think.gbnf")
         assert re.search(r"\nthought for [\d.]+ s · 3 words\n\nSo it is\.\n$", chat.ask("hi"))
@@ -249,7 +249,7 @@ def test_no_color_renders_markdown_without_colors(folder: Path) -> None:
         assert "• b" in chat.text()
         chat.keys("/te")
         chat.wait_for("/temp ")
-        assert not COLOUR.search(chat.raw)
+        assert not COLOR.search(chat.raw)
 
 
 @pytest.mark.usefixtures("with_starter")

@@ -21,7 +21,7 @@ from tests.cli.chat_terminal import (
     Talk,
     pasted,
     script,
-    tiny_room,
+    tiny_home,
 )
 from tests.conftest import Run
 
@@ -94,7 +94,7 @@ def test_keys_move_the_temperature_and_a_replay_repeats_it(home: Path, columns: 
     assert places == sorted(set(places))
     assert (shifts[:4], shifts[-1]) == ([0.1, 0.2, 0.1, 0.0], -0.7)
     assert all(shift >= -0.8 for shift in shifts)
-    assert "the same" in run("replay", "moved").stderr
+    assert "same" in run("replay", "moved").stderr
 
 
 @pytest.mark.usefixtures("with_starter")
@@ -108,7 +108,7 @@ def test_a_message_typed_ahead_is_in_the_line_without_arrows() -> None:
         chat.keys(KEYPAD_UP)
         wait_foot(chat, "temp 0.8 → 0.9")
         stop(chat, "  + b")
-        assert "> 5 °C - or +3äa" in chat.screen()  # its first minus came before a message was begun
+        assert "> 5 °C - or +3äa" in chat.screen()  # its first minus came before the message
         assert chat.window.cursor.x == 4  # and the last key went one to the left
         chat.keys(CTRL_C)
         begin(chat)
@@ -162,7 +162,7 @@ def test_keys_without_a_row_or_an_effect_are_explained() -> None:
 
 
 def test_keys_typed_ahead_reach_no_question_and_no_editor(tmp_path: Path) -> None:
-    folder = tiny_room(tmp_path / "folder", long=r'"ab "*')
+    folder = tiny_home(tmp_path / "folder", long=r'"ab "*')
     (folder / "t.md").write_text("old")
     editor = script(folder / "ed", 'read -t 0.2 line; printf "read <%s>" "$line" > "$1"')
     flags = (*TINY, "-n", "900", "--ignore-eos", "--grammar-file", "long.gbnf")

@@ -40,7 +40,7 @@ def test_the_text_is_verbatim_and_ends_in_one_newline(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.text(st.characters(codec="utf-8"))))
-def test_the_pieces_do_not_matter(capfdbinary: pytest.CaptureFixture[bytes], pieces: list[str]) -> None:
+def test_pieces_of_any_size_give_the_same_text(capfdbinary: pytest.CaptureFixture[bytes], pieces: list[str]) -> None:
     text = "".join(pieces)
     assert written(capfdbinary, pieces) == text.rstrip("\n").encode() + b"\n"
 
@@ -55,7 +55,7 @@ def test_reasoning_goes_to_stderr_and_only_when_shown(capfdbinary: pytest.Captur
     assert capfdbinary.readouterr().err == b""
 
 
-def test_a_fault_in_the_middle_closes_the_line(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_an_error_in_an_answer_ends_its_line(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     def parts() -> Iterator[tuple[str, str]]:
         yield "answer", "half"
         raise RuntimeError("boom")
@@ -65,7 +65,7 @@ def test_a_fault_in_the_middle_closes_the_line(capfdbinary: pytest.CaptureFixtur
     assert capfdbinary.readouterr().out == b"half\n"
 
 
-def test_a_short_write_is_finished(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_a_short_write_is_continued(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     real = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:3]))
     AnswerWriter().write("abcdefgh")

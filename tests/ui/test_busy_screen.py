@@ -16,27 +16,27 @@ from tests.ui.markdown.emulator import Terminal
 LOOP = "I am not sure what you mean by that.\n"
 
 
-class Answering:
-    """A stage on a terminal of its own, and what its bottom row says after each piece of an answer."""
+class StreamedAnswer:
+    """A busy screen on its own terminal; a call gives the bottom row after each piece of an answer."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, columns: int = 80, **settings: Any) -> None:
         monkeypatch.setenv("COLUMNS", str(columns))
         monkeypatch.setenv("LINES", "24")
         self.terminal = Terminal(columns, 24)
         monkeypatch.setattr(answer_display, "print_drawn", self.terminal.write)
-        monkeypatch.setattr("llmcli.ui.markdown.view._INTERVAL", 0.0)
-        monkeypatch.setattr("llmcli.ui.markdown.view._SHARE", 0.0)
+        monkeypatch.setattr("llmcli.ui.terminal.progress._REDRAW", 0.0)
+        monkeypatch.setattr("llmcli.ui.terminal.progress._SHARE", 0.0)
         resolved = SimpleNamespace(settings=Settings(seed=1, **settings))
         self.answer = SimpleNamespace(traces=[], n_drawn=0)
-        turn: Any = SimpleNamespace(answer=self.answer, dial=TemperatureShift(), resolved=resolved)
-        self.steering = TemperatureKeys(turn)
-        self.stage = BusyScreen(Settings(seed=1), live=True)
+        turn: Any = SimpleNamespace(answer=self.answer, live_shift=TemperatureShift(), resolved=resolved)
+        self.keys = TemperatureKeys(turn)
+        self.screen = BusyScreen(Settings(seed=1), live=True)
         self.rows: list[str] = []
 
-    def __call__(self, *pieces: str, steering: bool = True) -> list[str]:
+    def __call__(self, *pieces: str, with_keys: bool = True) -> list[str]:
         """Show the pieces; the bottom row after each."""
-        with self.stage.open(AbortFlag(), "", self.steering if steering else None):
-            self.stage.show(self._parts(pieces))
+        with self.screen.open(AbortFlag(), "", self.keys if with_keys else None):
+            self.screen.show(self._parts(pieces))
         return self.rows
 
     def _parts(self, pieces: tuple[str, ...]) -> Iterator[tuple[str, str]]:
@@ -46,57 +46,57 @@ class Answering:
             self.rows.append(self.terminal.lines()[-1])
 
 
-def test_the_row_says_what_one_can_do_and_goes_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    answering = Answering(monkeypatch)
-    assert answering("one", " two") == [
+def test_the_row_names_the_keys_until_the_answer_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    streamed = StreamedAnswer(monkeypatch)
+    assert streamed("one", " two") == [
         "Ctrl-C stops · ↑↓ warmer, colder · 1 token",
         "Ctrl-C stops · ↑↓ warmer, colder · 2 tokens",
     ]
-    assert answering.terminal.lines() == ["one two"]
+    assert streamed.terminal.lines() == ["one two"]
 
 
 def test_a_narrow_window_has_a_shorter_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Answering(monkeypatch, columns=40)("one") == ["Ctrl-C stops · ↑↓ warmer, colder"]
-    assert Answering(monkeypatch, columns=20)("one") == ["Ctrl-C stops"]
+    assert StreamedAnswer(monkeypatch, columns=40)("one") == ["Ctrl-C stops · ↑↓ warmer, colder"]
+    assert StreamedAnswer(monkeypatch, columns=20)("one") == ["Ctrl-C stops"]
 
 
-def test_a_moved_temperature_takes_the_place_of_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_moved_temperature_replaces_the_names_of_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     for columns, row in (
         (80, "Ctrl-C stops · ↑↓ temp 0.8 → 0.9 · 1 token"),
         (40, "Ctrl-C stops · ↑↓ temp 0.8 → 0.9"),
         (22, "↑↓ temp 0.8 → 0.9"),
     ):
-        answering = Answering(monkeypatch, columns)
-        answering.steering.step(1)
-        assert answering("one") == [row]
+        streamed = StreamedAnswer(monkeypatch, columns)
+        streamed.keys.step(1)
+        assert streamed("one") == [row]
 
 
-def test_the_row_names_no_keys_that_do_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Answering(monkeypatch, samplers=("top_k",))("one") == ["Ctrl-C stops · 1 token"]
-    assert Answering(monkeypatch)("one", steering=False) == ["Ctrl-C stops"]
+def test_the_row_does_not_name_keys_without_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert StreamedAnswer(monkeypatch, samplers=("top_k",))("one") == ["Ctrl-C stops · 1 token"]
+    assert StreamedAnswer(monkeypatch)("one", with_keys=False) == ["Ctrl-C stops"]
 
 
-def test_the_row_says_that_the_answer_repeats_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    answering = Answering(monkeypatch)
-    rows = answering(*[LOOP] * 60)
+def test_the_row_warns_of_an_answer_that_repeats_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    streamed = StreamedAnswer(monkeypatch)
+    rows = streamed(*[LOOP] * 60)
     assert rows[10] == "Ctrl-C stops · ↑↓ warmer, colder · 11 tokens"
     assert rows[-1] == "the answer repeats itself: Ctrl-C stops · 60 tokens"
-    assert answering.stage.repeats
-    assert Answering(monkeypatch, columns=40)(*[LOOP] * 60)[-1] == "the answer repeats itself: Ctrl-C stops"
+    assert streamed.screen.repeats
+    assert StreamedAnswer(monkeypatch, columns=40)(*[LOOP] * 60)[-1] == "the answer repeats itself: Ctrl-C stops"
 
 
 def test_without_markdown_there_is_no_row(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    answering = Answering(monkeypatch)
-    answering.stage = BusyScreen(Settings(seed=1, markdown=False), live=True)
-    with answering.stage.open(AbortFlag(), "", answering.steering):
-        answering.stage.show(iter([("answer", LOOP * 60)]))
+    streamed = StreamedAnswer(monkeypatch)
+    streamed.screen = BusyScreen(Settings(seed=1, markdown=False), live=True)
+    with streamed.screen.open(AbortFlag(), "", streamed.keys):
+        streamed.screen.show(iter([("answer", LOOP * 60)]))
     assert capfd.readouterr().out == LOOP * 60
-    assert answering.terminal.written == ""
-    assert answering.stage.repeats
+    assert streamed.terminal.written == ""
+    assert streamed.screen.repeats
 
 
-def test_the_spinner_ends_where_no_part_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    answering = Answering(monkeypatch)
-    assert answering() == []
-    assert answering.stage.spinner.ended
-    assert answering.terminal.lines() == []
+def test_the_spinner_ends_when_an_answer_has_no_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    streamed = StreamedAnswer(monkeypatch)
+    assert streamed() == []
+    assert streamed.screen.spinner.ended
+    assert streamed.terminal.lines() == []

@@ -88,7 +88,7 @@ def words(text: str) -> str:
         (1, 2, [1, 1]),
     ],
 )
-def test_as_many_columns_as_have_room_stand_side_by_side(columns: int, count: int, layout: list[int]) -> None:
+def test_a_window_has_as_many_columns_as_fit(columns: int, count: int, layout: list[int]) -> None:
     terminal = shown(["word"] * count, columns, rows=60)
     rules = [line for line in terminal.lines() if set(line) <= set("─┼") and line]
     if columns > 4:
@@ -125,7 +125,7 @@ def test_answers_of_many_rows_scroll_away_and_stay_whole() -> None:
     assert [words("".join(column)) for column in bands(terminal.lines())[0]] == [words(text) for text in texts]
 
 
-def test_what_is_written_grows_with_the_texts_and_not_faster() -> None:
+def test_the_output_grows_linearly_with_the_texts() -> None:
     def written(count: int) -> int:
         terminal, clock, n_written = Terminal(80, 24), Clock(), list[int]()
         terminal.write = lambda text: n_written.append(len(text))  # type: ignore[method-assign]
@@ -157,7 +157,7 @@ def test_a_column_far_ahead_shows_its_end_and_loses_nothing() -> None:
     assert "".join(slow).strip() == "slow"
 
 
-def test_what_belongs_below_waits_and_is_announced() -> None:
+def test_lower_bands_wait_and_are_announced() -> None:
     terminal, clock = Terminal(40, 24), Clock()
     view = view_on(terminal, 3, clock)
     for index in range(3):
@@ -191,7 +191,7 @@ def test_a_window_that_changes_its_width_loses_no_word(to: int, monkeypatch: pyt
         assert column == "".join(f"{name}{number}" for number in range(60))
 
 
-def test_the_word_before_the_first_text_goes_with_it() -> None:
+def test_the_first_text_erases_the_status() -> None:
     terminal, clock = Terminal(40, 10), Clock()
     view = view_on(terminal, 2, clock)
     view.status("reading the prompt 50%")
@@ -203,7 +203,7 @@ def test_the_word_before_the_first_text_goes_with_it() -> None:
     assert "reading" not in "\n".join(terminal.lines())
 
 
-def test_a_view_in_which_nothing_came_leaves_nothing() -> None:
+def test_a_view_without_text_leaves_an_empty_screen() -> None:
     terminal = Terminal(40, 10)
     view = view_on(terminal, 2)
     view.status("reading")
@@ -213,7 +213,7 @@ def test_a_view_in_which_nothing_came_leaves_nothing() -> None:
     assert terminal.screen.cursor.x == terminal.screen.cursor.y == 0
 
 
-def test_reasoning_comes_first_and_is_set_apart() -> None:
+def test_reasoning_is_dim_and_above_the_answer() -> None:
     terminal = Terminal(40, 20)
     view = view_on(terminal, 1)
     view.push(0, "think", "let me see")
@@ -230,7 +230,7 @@ def test_a_view_without_color_only_moves_the_cursor() -> None:
     assert "\x1b[1m1. temp=0.1" in shown(TEXTS, 80).written
 
 
-def test_what_could_drive_a_terminal_is_shown_and_not_obeyed() -> None:
+def test_escape_sequences_in_answers_are_shown_as_text() -> None:
     terminal = Terminal(80, 10)
     view = CompareView(terminal.write, terminal.size, ["a\x1b[2J", "b"], True, Clock())
     view.push(0, "answer", "x\x1b]0;title\x07y\rz\u202e\tq")
@@ -240,8 +240,8 @@ def test_what_could_drive_a_terminal_is_shown_and_not_obeyed() -> None:
     assert "x␛]0;title␇yz\\u202e    q" in text
 
 
-def test_rows_of_a_column_that_are_certain_do_not_change() -> None:
-    """What `certain` says, for every text, every way of cutting it, and widths down to one."""
+def test_certain_rows_of_a_column_do_not_change() -> None:
+    """The number of certain rows, for every text, every way of cutting it, and widths down to one."""
     for seed in range(40):
         rng = random.Random(seed)
         text, width = rng.choice(TEXTS), rng.choice([1, 2, 7, 20, 38])

@@ -49,16 +49,16 @@ def rows(svg: str) -> list[str]:
     return [found.get(y, "") for y in range(first, max(found, default=-1) + 1, 17)]
 
 
-def said(role: str, text: str, **more: object) -> Message:
+def message(role: str, text: str, **more: object) -> Message:
     return Message(1, None, role, text, **more)  # type: ignore[arg-type]
 
 
 def test_a_conversation_looks_as_in_the_chat() -> None:
     talk = [
-        said("user", "Tell me\n  about it", attachments=(Attachment("a.py", "x = 1\n"),)),
-        said("assistant", "# It\n\n- a **b**\n\n| n | m |\n|---|---|\n| 1 | 2 |\n", finish_reason="length"),
-        said("user", "And?"),
-        said("assistant", "So."),
+        message("user", "Tell me\n  about it", attachments=(Attachment("a.py", "x = 1\n"),)),
+        message("assistant", "# It\n\n- a **b**\n\n| n | m |\n|---|---|\n| 1 | 2 |\n", finish_reason="length"),
+        message("user", "And?"),
+        message("assistant", "So."),
     ]
     assert rows(conversation(talk, "demo")) == [
         "> Tell me", "    about it", "+ a.py", "",
@@ -70,15 +70,15 @@ def test_a_conversation_looks_as_in_the_chat() -> None:
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_picture_of_hostile_text_contains_text_only(text: str) -> None:
     talk = [
-        said("user", text, attachments=(Attachment(text, text),)),
-        said("assistant", text, finish_reason=text),
-        said("summary", text),
+        message("user", text, attachments=(Attachment(text, text),)),
+        message("assistant", text, finish_reason=text),
+        message("summary", text),
     ]
     parsed(conversation(talk, text))
 
 
 def test_control_characters_are_shown_as_text() -> None:
-    assert rows(conversation([said("user", "a\x1b[31mb\x07")], "demo")) == ["> a␛[31mb␇"]
+    assert rows(conversation([message("user", "a\x1b[31mb\x07")], "demo")) == ["> a␛[31mb␇"]
 
 
 def test_the_terminal_does_not_change_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,7 @@ def test_wide_characters_take_two_columns() -> None:
 
 @pytest.mark.parametrize("role", ["user", "assistant"])
 def test_a_picture_of_a_long_talk_is_cut_with_a_note(role: str) -> None:
-    shown = rows(conversation([said(role, "word\n\n" * 200_000)], "demo"))
+    shown = rows(conversation([message(role, "word\n\n" * 200_000)], "demo"))
     assert len(shown) == MOST_ROWS + 1
     assert shown[-1] == "… the rest is too long for a picture"
 

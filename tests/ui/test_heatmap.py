@@ -24,7 +24,7 @@ def bare(rows: list[str]) -> list[str]:
 
 
 def looks(row: str) -> list[tuple[str, str]]:
-    """The look of each painted piece of a row."""
+    """The look of each colored piece of a row."""
     return re.findall(r"\x1b\[([0-9;]*)m([^\x1b]*)\x1b\[0m", row)
 
 
@@ -39,7 +39,7 @@ def luminance(color: int) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def test_the_rows_hold_the_whole_answer_in_its_own_lines() -> None:
+def test_the_rows_contain_the_answer_line_by_line() -> None:
     rows = bare(heat_rows([token(piece) for piece in PIECES], "p", 80, True, True))
     assert rows[:4] == ["The capital of 日本 is Tokyo.↵", "↵", "  - 123↵", ""]
 
@@ -56,7 +56,7 @@ def test_no_row_is_wider_than_the_window_and_nothing_is_lost(width: int, color: 
         assert letters.startswith("Thecapitalof日本isTokyo.↵↵-123↵")
 
 
-def test_bars_stand_below_the_first_sign_of_each_token() -> None:
+def test_bars_are_below_the_first_character_of_each_token() -> None:
     tokens = [token("The", 0.0), token(" cap", 0.5), token("ital", 0.5), token(" 日", 1.0), token("本", 0.3)]
     assert heat_rows(tokens, "p", 80, False, True)[:2] == [
         "The capital 日本",
@@ -85,9 +85,9 @@ def test_only_a_token_of_blanks_has_a_bar_below_blanks() -> None:
 def test_a_token_without_a_value_has_neither_color_nor_bar() -> None:
     tokens = [token("Sure,\n", None), token(" yes", 1.0)]
     assert heat_rows(tokens, "p", 80, False, True)[:3] == ["Sure,", " yes", " █··"]
-    painted = heat_rows(tokens, "p", 80, True, True)
-    assert painted[0] == "Sure,"
-    assert [text for _, text in looks(painted[1])] == ["yes"]
+    rows = heat_rows(tokens, "p", 80, True, True)
+    assert rows[0] == "Sure,"
+    assert [text for _, text in looks(rows[1])] == ["yes"]
 
 
 def test_every_step_has_its_own_readable_color() -> None:
@@ -150,10 +150,10 @@ def test_the_steps_of_a_legend_grow_and_are_those_of_the_bars(by: Measure) -> No
 def test_reasoning_is_dim_and_before_the_answer() -> None:
     tokens = [token("", 0.5, reasoning="hm, \x1b[2J", thinking=True), token("Yes")]
     assert heat_rows(tokens, "p", 80, False, True)[:4] == ["thinking", "  hm, ␛[2J", "", "Yes"]
-    painted = heat_rows(tokens, "p", 80, True, True)
-    assert all(look == "2" for row in painted[:2] for look, _ in looks(row))
-    assert any("over 1 token" in row for row in bare(painted)[4:])
-    assert bare(painted)[-2:] == [
+    rows = heat_rows(tokens, "p", 80, True, True)
+    assert all(look == "2" for row in rows[:2] for look, _ in looks(row))
+    assert any("over 1 token" in row for row in bare(rows)[4:])
+    assert bare(rows)[-2:] == [
         "color: probability from red (low) to blue (high); an underline separates tokens",
         "of the same color",
     ]
@@ -166,7 +166,7 @@ def test_a_trace_of_nothing_or_of_reasoning_alone_has_no_legend() -> None:
 
 
 @pytest.mark.parametrize("text", ["\x1b[31m", "\x9b2J", "\u202e", "\r", "\x07", "\ud800", "\U000e0041", "\x1b"])
-def test_no_text_of_a_model_drives_the_terminal(text: str) -> None:
+def test_escape_sequences_in_tokens_are_shown_as_text(text: str) -> None:
     for row in heat_rows([token(text), token("[2J")], "p", 80, True, True):
         assert not re.search("[\x00-\x1a\x1c-\x1f\x7f-\x9f\u202e\ud800\U000e0041]", row)
         assert "\x1b" not in SGR.sub("", row)

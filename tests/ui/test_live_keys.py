@@ -36,7 +36,7 @@ def parsed(pieces: Sequence[str]) -> Iterator[list[KeyPress]]:
     yield keys
 
 
-def sorted_out(*pieces: str, typing: bool = False) -> tuple[list[int], str]:
+def steps_and_text(*pieces: str, typing: bool = False) -> tuple[list[int], str]:
     """The steps, and the rest as it was typed."""
     steps, left = [], ""
     for keys in parsed(pieces):
@@ -48,23 +48,23 @@ def sorted_out(*pieces: str, typing: bool = False) -> tuple[list[int], str]:
 
 
 def test_arrows_and_signs_are_steps_in_both_keypad_modes() -> None:
-    assert sorted_out(UP, OTHER_UP, "+", DOWN, OTHER_DOWN, "-", "++") == ([1, 1, 1, -1, -1, -1, 1, 1], "")
+    assert steps_and_text(UP, OTHER_UP, "+", DOWN, OTHER_DOWN, "-", "++") == ([1, 1, 1, -1, -1, -1, 1, 1], "")
 
 
 def test_signs_after_a_letter_are_text_and_arrows_are_steps() -> None:
-    assert sorted_out("+", "a", "+b-", UP) == ([1, 1], "a+b-")
-    assert sorted_out("-" + UP, typing=True) == ([1], "-")
-    assert sorted_out(ENTER + "+") == ([], ENTER + "+")
+    assert steps_and_text("+", "a", "+b-", UP) == ([1, 1], "a+b-")
+    assert steps_and_text("-" + UP, typing=True) == ([1], "-")
+    assert steps_and_text(ENTER + "+") == ([], ENTER + "+")
 
 
 def test_a_paste_is_always_text() -> None:
     text = paste(f"- a\n+ b{UP}")
-    assert sorted_out(text, "+") == ([], text + "+")
+    assert steps_and_text(text, "+") == ([], text + "+")
 
 
 @pytest.mark.parametrize("key", ["\x1b[1;5A", "\x1b[1;2B", "\x1b[1;3A", "\x1b[C", ESCAPE, "\x1b+"])
 def test_other_keys_are_not_steps(key: str) -> None:
-    assert sorted_out(key) == ([], key)
+    assert steps_and_text(key) == ([], key)
 
 
 def expected(typed: Sequence[str]) -> tuple[list[int], str]:
@@ -87,7 +87,7 @@ def test_cut_key_sequences_give_the_same_steps(seed: int) -> None:
     text = "".join(typed)
     cuts = sorted(dice.choices(range(len(text) + 1), k=dice.randint(0, 12)))
     pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    assert sorted_out(*pieces) == expected(typed)
+    assert steps_and_text(*pieces) == expected(typed)
 
 
 # In a thread, between two prompts

@@ -34,7 +34,7 @@ def many(count: int) -> list[TokenTrace]:
 
 
 def parsed(svg: str) -> ElementTree.Element:
-    """The picture, after a look for anything that could load, lead or run."""
+    """The picture, which contains nothing that loads, links or runs."""
     svg.encode()
     root = ElementTree.fromstring(svg)
     assert {one.tag.removeprefix(SVG) for one in root.iter()} <= {"svg", "title", "style", "g", "rect", "path", "text"}
@@ -90,7 +90,7 @@ def test_a_long_trace_is_thinned_out_and_keeps_its_extremes() -> None:
     assert len(svg) < 300_000
 
 
-def test_nothing_of_a_text_can_leave_its_place() -> None:
+def test_the_text_of_a_token_is_escaped_in_the_svg() -> None:
     tokens = [token(at, text, policy=text) for at, text in enumerate(HOSTILE)]
     root = parsed(plot_svg(tokens, HOSTILE[0]))
     (title,) = root.findall(f"{SVG}title")
@@ -98,7 +98,7 @@ def test_nothing_of_a_text_can_leave_its_place() -> None:
     assert HOSTILE[0] in tips(root)[0].replace("\\", "")
 
 
-def test_a_pointer_learns_text_and_numbers_of_each_token() -> None:
+def test_each_token_has_a_tooltip_with_text_and_numbers() -> None:
     found = tips(parsed(plot_svg([token(0, ' "é"\n', p=0.25), token(1, "", None, reasoning="hm")], "t")))
     assert found == ['" \\"é\\"\\n"\ntoken 0: T 0.7, H 1, p 0.25', '"hm"\ntoken 1: T 0.7, H 1, p none']
 
@@ -129,7 +129,7 @@ def test_the_texts_of_a_short_trace_stand_below_its_axis() -> None:
     assert turned == ["Paris", "↵", "日日日日日…"]
 
 
-def test_a_trace_says_its_name_its_length_and_its_policies() -> None:
+def test_the_plot_shows_name_length_and_policies() -> None:
     root = parsed(plot_svg([token(0), token(1, policy="0.3..1.3"), token(2)], "  an\n answer "))
     assert texts(root)[:2] == ["an answer", "3 tokens · 0.7 · 0.3..1.3"]
 

@@ -1,11 +1,13 @@
 """Progress: a bar and a passing line for people, plain lines or nothing elsewhere, silence when asked for."""
 
 import io
+import itertools
 
 import pytest
 
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.progress import Downloads, ProgressLine
+from tests.ui.markdown import emulator
 
 
 class Terminal(io.StringIO):
@@ -32,9 +34,10 @@ def test_a_download_in_a_pipe_prints_a_line_every_5_seconds(
         bar = downloads.bar("fetching")
         for done in (0, 10, 20, 30):
             bar(done << 20, 40 << 20)
-    lines = capfd.readouterr().err.splitlines()
-    assert lines[0] == "fetching: 0 of 40 MiB"
-    assert len(lines) == 2
+    assert capfd.readouterr().err.splitlines() == [
+        "fetching: 0 of 40 MiB",
+        "fetching: 30 of 40 MiB, 5.9 MiB/s, 0:00:02 left",
+    ]
 
 
 def test_a_download_on_a_terminal_is_a_bar_with_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,6 +50,27 @@ def test_a_download_on_a_terminal_is_a_bar_with_sizes(monkeypatch: pytest.Monkey
     assert "MiB" in terminal.getvalue()
 
 
+@pytest.mark.parametrize("columns", [80, 40, 20])
+def test_bars_of_several_files_fit_every_window(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = on_terminal(monkeypatch)
+    clock = itertools.count(100.0, 0.01)
+    monkeypatch.setattr("llmcli.ui.terminal.progress.monotonic", lambda: next(clock))
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: (columns, 5))
+    names = [f"model-of-a-long-name-0000{number}-of-00008.gguf" for number in range(8)]
+    with Downloads() as downloads:
+        bars = [downloads.bar(name) for name in names]
+        for done in range(101):
+            for bar in bars:
+                bar(done << 20, 100 << 20)
+            if done == 50:
+                downloads.say("half of it")
+    terminal = emulator.Terminal(columns, 5)
+    terminal.write(stream.getvalue())
+    assert terminal.lines()[0] == "half of it"
+    assert [line[:5] for line in terminal.lines()[1:]] == ["model"] * 8
+    assert all("100%" in line and len(line) < columns for line in terminal.lines()[1:])
+
+
 def test_quiet_silences_a_download(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "quiet", True)
     with Downloads() as downloads:
@@ -55,7 +79,7 @@ def test_quiet_silences_a_download(capfd: pytest.CaptureFixture[str], monkeypatc
     assert capfd.readouterr().err == ""
 
 
-def test_long_work_shows_a_line_and_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_line_of_long_work_is_erased_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = on_terminal(monkeypatch)
     status = ProgressLine()
     status.loading(0.1)

@@ -49,17 +49,17 @@ def test_a_loop_is_found_in_any_pieces(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", NO_LOOPS.values(), ids=NO_LOOPS.keys())
-def test_other_answers_have_no_loop(text: str) -> None:
+def test_no_loop_is_found_in_other_answers(text: str) -> None:
     assert not found(text)
 
 
-def test_a_line_is_found_after_some_hundred_tokens() -> None:
+def test_a_repeated_line_is_found_after_some_hundred_tokens() -> None:
     line = "I am not sure what you mean by that.\n"
     assert not found(line * 20)
     assert found(line * 45)  # about 400 tokens
 
 
-def test_a_token_costs_far_less_than_it_takes_to_draw() -> None:
+def test_a_token_takes_far_less_time_than_its_drawing() -> None:
     detector = RepetitionDetector()
     started = time.process_time()
     n_tokens = len(PROSE) // 4

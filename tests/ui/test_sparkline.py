@@ -28,13 +28,13 @@ def test_means_of_equal_numbers_are_equal() -> None:
     assert set(sparkline([0.1] * 1000, 7)) == {"▄"}
 
 
-def test_what_has_no_value_is_a_gap() -> None:
+def test_a_missing_value_is_a_gap() -> None:
     assert sparkline([1, None, 2, float("nan"), float("inf")], 10) == "▁ █  "
     assert sparkline([None, None, 1, None, 5, 5], 3) == " ▁█"
     assert sparkline([None, None], 10) == "  "
 
 
-def test_nothing_and_no_room_are_empty() -> None:
+def test_no_values_or_no_width_give_an_empty_text() -> None:
     assert sparkline([], 10) == ""
     assert sparkline([1, 2], 0) == ""
 

@@ -21,16 +21,18 @@ def turn(speed: float, message: Message | None = ANSWER) -> Any:
     return SimpleNamespace(answer=answer, message=message)
 
 
-def chat(path: tuple[Message, ...] = (), session: str = "", **more: Any) -> Any:
+def fake_chat(path: tuple[Message, ...] = (), session: str = "", **more: Any) -> Any:
     """What the texts need of a chat."""
-    dialogue = SimpleNamespace(
+    controller = SimpleNamespace(
         local=SimpleNamespace(name="starter", n_ctx=8192),
         settings=Settings(),
-        opening=None,
+        loading=None,
         character=more.pop("character", ""),
     )
     parts = {"editing": None, "turn": None, "pending": [], "used": 57, **more}
-    return SimpleNamespace(dialogue=dialogue, session=SimpleNamespace(name=session), path=lambda: list(path), **parts)
+    return SimpleNamespace(
+        controller=controller, session=SimpleNamespace(name=session), path=lambda: list(path), **parts
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -41,22 +43,22 @@ def window(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def test_the_status_names_its_numbers() -> None:
-    assert status_line(chat()) == "starter · context 57/8.2k · temp 0.8"
+    assert status_line(fake_chat()) == "starter · context 57/8.2k · temp 0.8"
 
 
 @pytest.mark.parametrize(("speed", "shown"), [(1.2, "1 token/s"), (41.7, "42 tokens/s")])
 def test_the_status_has_the_speed_of_the_last_answer(speed: float, shown: str) -> None:
-    assert status_line(chat((QUESTION, ANSWER), turn=turn(speed))).endswith(f"temp 0.8 · {shown}")
+    assert status_line(fake_chat((QUESTION, ANSWER), turn=turn(speed))).endswith(f"temp 0.8 · {shown}")
 
 
 @pytest.mark.parametrize("path", [(), (QUESTION,), (QUESTION, GREETING)])
 def test_the_speed_goes_with_its_answer(path: tuple[Message, ...]) -> None:
-    assert "/s" not in status_line(chat(path, turn=turn(42)))
-    assert "/s" not in status_line(chat(path, turn=turn(42, message=None)))
+    assert "/s" not in status_line(fake_chat(path, turn=turn(42)))
+    assert "/s" not in status_line(fake_chat(path, turn=turn(42, message=None)))
 
 
 def test_the_status_names_the_character() -> None:
-    assert status_line(chat(character="Captain")).startswith("starter · Captain · context 57/8.2k")
+    assert status_line(fake_chat(character="Captain")).startswith("starter · Captain · context 57/8.2k")
 
 
 @pytest.mark.parametrize(
@@ -69,24 +71,24 @@ def test_the_status_names_the_character() -> None:
         ("2026-11-28-", "2026-11-28-"),
     ],
 )
-def test_a_session_name_fills_a_third_of_the_row_at_most(name: str, shown: str) -> None:
-    assert status_line(chat(session=name)).rpartition(" · ")[2] == shown
+def test_a_session_name_fills_at_most_a_third_of_the_row(name: str, shown: str) -> None:
+    assert status_line(fake_chat(session=name)).rpartition(" · ")[2] == shown
     assert len(shown) <= 80 // 3
 
 
-def test_the_status_leaves_out_what_does_not_fit(window: pytest.MonkeyPatch) -> None:
-    one = chat((QUESTION, ANSWER), "2026-11-28-what-is-a-comet", turn=turn(42))
+def test_the_status_omits_parts_that_do_not_fit(window: pytest.MonkeyPatch) -> None:
+    chat = fake_chat((QUESTION, ANSWER), "2026-11-28-what-is-a-comet", turn=turn(42))
     for columns in range(10, 120):
         window.setenv("COLUMNS", str(columns))
-        shown = status_line(one)
+        shown = status_line(chat)
         assert len(shown) < max(columns, len("starter") + 1)
         assert not shown.endswith((" ", "·"))
     window.setenv("COLUMNS", "40")
-    assert status_line(one) == "starter · context 57/8.2k · temp 0.8"
+    assert status_line(chat) == "starter · context 57/8.2k · temp 0.8"
 
 
-def test_the_status_says_that_a_message_is_edited() -> None:
-    assert status_line(chat(editing=3)) == "editing message 3 · Enter saves it · Ctrl-C cancels"
+def test_the_status_shows_that_a_message_is_edited() -> None:
+    assert status_line(fake_chat(editing=3)) == "editing message 3 · Enter saves it · Ctrl-C cancels"
 
 
 @pytest.mark.parametrize(
@@ -100,19 +102,19 @@ def test_the_status_says_that_a_message_is_edited() -> None:
         (14, ""),
     ],
 )
-def test_an_empty_chat_hints_at_what_fits(columns: int, hint: str, window: pytest.MonkeyPatch) -> None:
+def test_an_empty_chat_has_a_hint_that_fits_the_window(columns: int, hint: str, window: pytest.MonkeyPatch) -> None:
     window.setenv("COLUMNS", str(columns))
-    assert input_hint(chat()) == hint
-    assert input_hint(chat((GREETING,))) == hint
+    assert input_hint(fake_chat()) == hint
+    assert input_hint(fake_chat((GREETING,))) == hint
 
 
 def test_a_chat_with_an_answer_has_no_hint() -> None:
-    assert input_hint(chat((QUESTION, ANSWER))) == ""
-    assert input_hint(chat((), turn=turn(42))) == ""  # after /undo or /clear
-    assert input_hint(chat(editing=1)) == ""
+    assert input_hint(fake_chat((QUESTION, ANSWER))) == ""
+    assert input_hint(fake_chat((), turn=turn(42))) == ""  # after /undo or /clear
+    assert input_hint(fake_chat(editing=1)) == ""
 
 
-def test_the_longest_row_that_fits_is_taken(window: pytest.MonkeyPatch) -> None:
+def test_the_first_row_that_fits_is_used(window: pytest.MonkeyPatch) -> None:
     rows = ("one", "", "two", "three"), ("one", "two"), ("one",)
     assert first_that_fits(*rows) == "one · two · three"
     for columns, text in ((18, "one · two · three"), (17, "one · two"), (9, "one"), (2, "one")):

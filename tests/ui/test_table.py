@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from llmcli.ui.terminal.table import print_facts, print_rows, width
+from llmcli.ui.terminal.cells import cells
+from llmcli.ui.terminal.table import print_facts, print_rows
 
 HEADS = ("NAME", "SIZE", "USED")
 ROWS = [("owner/repo:Q4_K_M", "4.92 GB", "3 days ago"), ("starter", "98 MB", "never")]
@@ -41,7 +42,7 @@ def test_columns_are_aligned_and_numbers_to_the_right(capfd: pytest.CaptureFixtu
     ]
 
 
-def test_a_pipe_has_no_width_and_no_colour(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipe_has_no_width_and_no_color(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "20")
     print_rows(HEADS, [("x" * 300, "1", "now")])
     print_facts([("name", "y " * 300)])
@@ -50,7 +51,7 @@ def test_a_pipe_has_no_width_and_no_colour(capfd: pytest.CaptureFixture[str], mo
     assert "\x1b" not in "".join(out)
 
 
-def test_no_row_gives_the_heads_alone(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_table_without_rows_prints_its_heads(capfd: pytest.CaptureFixture[str]) -> None:
     print_rows(HEADS, [])
     assert capfd.readouterr().out == "NAME  SIZE  USED\n"
 
@@ -92,7 +93,7 @@ def test_a_single_column_fits_every_terminal(monkeypatch: pytest.MonkeyPatch) ->
     assert lines(terminal) == ["a name longer than that"]
 
 
-def test_the_heads_are_bold_on_a_terminal_with_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_heads_are_bold_on_a_terminal_with_color(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = on_terminal(monkeypatch, 80)
     monkeypatch.delenv("NO_COLOR")
     print_rows(HEADS, ROWS)
@@ -115,10 +116,11 @@ def test_a_pipe_gets_the_cells_verbatim_in_one_line(capfd: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    ("text", "columns"), [("", 0), ("abc", 3), ("é", 1), ("e\u0301", 1), ("日本", 4), ("🙂", 2), ("ａ", 2)]
+    ("text", "columns"),
+    [("", 0), ("abc", 3), ("é", 1), ("e\u0301", 1), ("日本", 4), ("🙂", 2), ("ａ", 2), ("a → b …", 7)],
 )
 def test_the_width_of_a_text_is_its_columns(text: str, columns: int) -> None:
-    assert width(text) == columns
+    assert cells(text) == columns
 
 
 def test_wide_characters_keep_the_columns_aligned(capfd: pytest.CaptureFixture[str]) -> None:

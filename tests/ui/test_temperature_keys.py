@@ -11,15 +11,15 @@ from llmcli.params.settings import Settings
 from llmcli.ui.chat.busy_screen import TemperatureKeys
 
 
-def steering(
+def keys_of(
     temperature: str = "0.8", drawn_with: str = "", **settings: Any
 ) -> tuple[TemperatureKeys, TemperatureShift]:
-    """The steering of a new answer, or of one whose last token used the part `drawn_with` of its policy."""
+    """The keys of a new answer, or of one whose last token used the part `drawn_with` of its policy."""
     resolved = SimpleNamespace(settings=Settings(temperature=parse_policy(temperature), seed=1, **settings))
     traces = [SimpleNamespace(policy=drawn_with)] if drawn_with else []
-    dial = TemperatureShift()
-    turn: Any = SimpleNamespace(answer=SimpleNamespace(traces=traces), dial=dial, resolved=resolved)
-    return TemperatureKeys(turn), dial
+    shift = TemperatureShift()
+    turn: Any = SimpleNamespace(answer=SimpleNamespace(traces=traces), live_shift=shift, resolved=resolved)
+    return TemperatureKeys(turn), shift
 
 
 @pytest.mark.parametrize(
@@ -42,65 +42,65 @@ def steering(
 def test_the_row_shows_the_temperature_and_its_move(
     policy: str, drawn_with: str, steps: tuple[int, ...], row: str
 ) -> None:
-    one, _ = steering(policy, drawn_with)
+    keys, _ = keys_of(policy, drawn_with)
     for step in steps:
-        one.step(step)
-    assert one.row() == row
+        keys.step(step)
+    assert keys.row() == row
     assert len(row) < 40
 
 
 def test_dynatemp_range_is_shown_as_a_range() -> None:
-    one, _ = steering("0.8", dynatemp_range=0.5)
-    one.step(1)
-    assert one.row() == "↑↓ temp 0.3..1.3 +0.1"
+    keys, _ = keys_of("0.8", dynatemp_range=0.5)
+    keys.step(1)
+    assert keys.row() == "↑↓ temp 0.3..1.3 +0.1"
 
 
 def test_keys_have_no_effect_without_a_temperature_sampler() -> None:
-    one, dial = steering(samplers=("top_k",))
-    assert one.note() == ""
-    one.step(1)
-    assert one.row() == "↑↓ no temperature in the samplers"
-    assert one.note() == "↑↓ had no effect: the sampler chain has no temperature"
-    assert dial.shift == 0
+    keys, shift = keys_of(samplers=("top_k",))
+    assert keys.note() == ""
+    keys.step(1)
+    assert keys.row() == "↑↓ no temperature in the samplers"
+    assert keys.note() == "↑↓ had no effect: the sampler chain has no temperature"
+    assert shift.shift == 0
 
 
 def test_the_row_names_the_keys_until_one_is_pressed() -> None:
-    one, _ = steering()
-    assert one.row() == "↑↓ warmer, colder"
-    one.step(1)
-    assert one.row() == "↑↓ temp 0.8 → 0.9"
-    without, _ = steering(samplers=("top_k",))
+    keys, _ = keys_of()
+    assert keys.row() == "↑↓ warmer, colder"
+    keys.step(1)
+    assert keys.row() == "↑↓ temp 0.8 → 0.9"
+    without, _ = keys_of(samplers=("top_k",))
     assert without.row() == ""
 
 
 def test_mirostat_takes_a_temperature() -> None:
-    one, dial = steering(mirostat=2)
-    one.step(1)
-    assert (one.row(), dial.shift) == ("↑↓ temp 0.8 → 0.9", 0.1)
+    keys, shift = keys_of(mirostat=2)
+    keys.step(1)
+    assert (keys.row(), shift.shift) == ("↑↓ temp 0.8 → 0.9", 0.1)
 
 
 def test_the_note_lists_each_move_and_its_first_token() -> None:
-    one, dial = steering()
-    assert one.note() == ""
+    keys, shift = keys_of()
+    assert keys.note() == ""
     for at, step in ((0, 0), (12, 1), (13, 1), (40, -1), (41, -1), (50, -1)):
         if step:
-            one.step(step)
-        dial.value_at(at)
-    assert one.note() == "temperature moved: +0.1 from token 1, 3 more, -0.1 from token 5"
+            keys.step(step)
+        shift.value_at(at)
+    assert keys.note() == "temperature moved: +0.1 from token 1, 3 more, -0.1 from token 5"
 
 
 def test_a_step_after_the_last_token_is_not_a_move() -> None:
-    one, dial = steering()
-    dial.value_at(0)
-    one.step(1)
-    assert one.note() == ""
+    keys, shift = keys_of()
+    shift.value_at(0)
+    keys.step(1)
+    assert keys.note() == ""
 
 
 def test_down_stops_at_zero_and_up_works_at_once() -> None:
-    one, dial = steering("0.8")
-    dial.observe(0.8)  # which the sampler tells when it is made
+    keys, shift = keys_of("0.8")
+    shift.observe(0.8)  # as the sampler does when it is created
     for _ in range(20):
-        one.step(-1)
-    assert one.row() == "↑↓ temp 0.8 → 0.0"
-    one.step(1)
-    assert one.row() == "↑↓ temp 0.8 → 0.1"
+        keys.step(-1)
+    assert keys.row() == "↑↓ temp 0.8 → 0.0"
+    keys.step(1)
+    assert keys.row() == "↑↓ temp 0.8 → 0.1"

@@ -21,7 +21,7 @@ P = [0.41, 0.26, 0.134, 0.096, 0.06, 0.04]
 USUAL: dict[str, Any] = {"top_k": 5, "top_p": 0.85, "min_p": 0.3, "temperature": Fixed(0.5)}
 
 
-def dissection(
+def inspection(
     drawn: int = 1, count: int = 8, refused: str | None = None, **values: Any
 ) -> tuple[TokenInspection, Settings]:
     """Token 3 of an answer, drawn with these samplers from P."""
@@ -33,7 +33,7 @@ def dissection(
 
 
 def rows_of(width: int, color: bool = False, **values: Any) -> list[str]:
-    return why_rows(*dissection(**values), width, color)
+    return why_rows(*inspection(**values), width, color)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_bars_are_as_long_as_the_probabilities_that_are_left() -> None:
     assert not any("█" in row for row in rows_of(62, **USUAL))
 
 
-def test_below_it_each_step_says_what_it_did() -> None:
+def test_the_effect_of_each_step_is_below_the_table() -> None:
     rows = rows_of(79, **USUAL)
     assert rows[rows.index("") + 1 :] == [
         "top_k 5     6 → 5  removed 4.00% of the probability",
@@ -104,14 +104,14 @@ def test_a_step_that_changed_nothing_has_a_line_and_no_column() -> None:
         ({"smoothing_factor": 0.4}, "  smoothing_factor=0.4 smoothing_curve=1"),
     ],
 )  # fmt: skip
-def test_a_step_with_several_values_tells_them_below(values: dict[str, Any], line: str) -> None:
+def test_a_step_with_several_values_shows_them_below(values: dict[str, Any], line: str) -> None:
     assert line in rows_of(79, **values)
 
 
 def test_a_token_rejected_by_the_grammar_is_shown() -> None:
     film = capture_steps(make_steps(draw=True, top_k=3), log_probabilities(P), [(0, -math.inf)])
     film.snapshots[1] = film.snapshots[1].__class__("grammar", film.snapshots[1].rows)
-    found, settings = dissection(refused=" map")
+    found, settings = inspection(refused=" map")
     found = TokenInspection(3, 1, trace_chain(film.snapshots[:-1], TEXTS.__getitem__, 8, 1), found.trace, " map")
     rows = why_rows(found, settings, 79, False)
     assert "  ␣map was sampled first, and rejected" in rows
@@ -175,19 +175,19 @@ def test_color_makes_the_sampled_token_bold_and_removed_ones_dim() -> None:
     }  # fmt: skip
 
 
-def test_what_a_model_says_cannot_drive_the_terminal() -> None:
+def test_escape_sequences_in_tokens_are_shown_as_text() -> None:
     assert not any("\x1b" in SGR.sub("", row) for row in rows_of(79, True, **USUAL))
 
 
-def test_a_file_gets_the_table_without_colour(
+def test_a_file_gets_the_table_without_color(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("shutil.get_terminal_size", lambda: (20, 24))
-    print_why(*dissection(**USUAL))
+    print_why(*inspection(**USUAL))
     assert capfd.readouterr().out.splitlines() == rows_of(100, **USUAL)
 
 
-def test_a_terminal_gets_it_in_its_width(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_gets_the_table_in_its_width(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         encoding = "utf-8"
 
@@ -198,5 +198,5 @@ def test_a_terminal_gets_it_in_its_width(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("sys.stdout", out)
     monkeypatch.setattr("shutil.get_terminal_size", lambda: __import__("os").terminal_size((40, 24)))
     monkeypatch.setenv("TERM", "xterm")
-    print_why(*dissection(**USUAL))
+    print_why(*inspection(**USUAL))
     assert out.getvalue().splitlines() == rows_of(39, True, **USUAL)

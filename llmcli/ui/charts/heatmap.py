@@ -12,7 +12,7 @@ from llmcli.ui.terminal.console import is_terminal, wants_color
 from llmcli.ui.terminal.output import print_drawn, print_text, stream
 
 _NAMES = {"temperature": "temperature", "p": "probability", "entropy": "entropy in nats"}
-# From low to high, of the 256 colors: blue, pale, red, which color-blind people can tell apart too, under black text.
+# From low to high, of the 256 colors: blue, pale, red under black text, which color-blind people can distinguish too.
 _LOOKS = [f"38;5;16;48;5;{ground}" for ground in (67, 110, 152, 230, 222, 216, 209, 167)]
 _FAINT, _UNDERLINED = "2", ";4"
 _TAB = "    "
@@ -21,11 +21,7 @@ STEPS = len(_BARS)
 
 
 def print_heat(tokens: Sequence[TokenTrace], by: Measure) -> None:
-    """Print the answer as `heat_rows` draws it, for a terminal or a file.
-
-    Raises:
-        DiskError, ReaderGoneError: as `put` does.
-    """
+    """Print the answer as `heat_rows` draws it, for a terminal or a file."""
     out = stream()
     width, terminal = max(shutil.get_terminal_size().columns - 1, 1), is_terminal(out)
     unicode = not terminal or _has_bars(out.encoding)
@@ -34,7 +30,7 @@ def print_heat(tokens: Sequence[TokenTrace], by: Measure) -> None:
 
 
 def heat_rows(tokens: Sequence[TokenTrace], by: Measure, width: int, color: bool, unicode: bool) -> list[str]:
-    """Painted rows of at most `width` columns (7 or more), safe to draw: the reasoning, the answer, and a legend.
+    """Rows of at most `width` columns (7 or more), safe to draw: the reasoning, the answer, and a legend.
 
     Where two tokens of one color meet within a word, one of them is underlined. Without color, a bar (without
     `unicode` a digit) is below the first character of each token, and dots are below the others.
@@ -48,7 +44,7 @@ def heat_rows(tokens: Sequence[TokenTrace], by: Measure, width: int, color: bool
     looks = _looks(shown, steps, by) if color else [""] * len(shown)
     for line in _lines(shown, steps, unicode):
         for row in fold(line, width):
-            rows.append(_painted(row, shown, looks))
+            rows.append(_colored(row, shown, looks))
             bars = "" if color else _bars(row, shown, steps, unicode)
             rows += [bars] if bars else []
     return [*rows, "", *_legend(by, known, scale, width, color, unicode)] if shown else rows
@@ -98,8 +94,8 @@ def _looks(shown: Sequence[TokenTrace], steps: Sequence[int | None], by: Measure
     return looks
 
 
-def _painted(row: Runs, shown: Sequence[TokenTrace], looks: Sequence[str]) -> str:
-    """The row in color; the blanks before a word have no color, so that words are separated."""
+def _colored(row: Runs, shown: Sequence[TokenTrace], looks: Sequence[str]) -> str:
+    """The row in color; the blanks before a word have none, so that words are separate."""
     runs: Runs = []
     for index, text in row:
         blanks = _blanks(text, shown[int(index)])
@@ -165,18 +161,6 @@ def _has_bars(encoding: str | None) -> bool:
     return True
 
 
-def levels(unicode: bool) -> str:
-    """The characters from a low to a high value: bars, or digits for a terminal without them."""
-    return _BARS if unicode else _DIGITS
-
-
-def step(value: float, low: float, high: float) -> int:
-    """The level, from 0, of a value on a scale from `low` to `high`; values outside get the nearest level."""
-    if not high > low:
-        return 0
-    return min(max(int((value - low) / (high - low) * STEPS), 0), STEPS - 1)
-
-
 def sparkline(values: Sequence[float | None], width: int, unicode: bool = True) -> str:
     """At most `width` characters, scaled from the minimum to the maximum; a longer series is drawn by its means.
 
@@ -198,3 +182,15 @@ def _means(values: Sequence[float | None], width: int) -> list[float | None]:
         known = [value for value in part if value is not None and math.isfinite(value)]
         means.append(sum(known) / len(known) if known else None)
     return means
+
+
+def step(value: float, low: float, high: float) -> int:
+    """The level, from 0, of a value on a scale from `low` to `high`; values outside get the nearest level."""
+    if not high > low:
+        return 0
+    return min(max(int((value - low) / (high - low) * STEPS), 0), STEPS - 1)
+
+
+def levels(unicode: bool) -> str:
+    """The characters from a low to a high value: bars, or digits for a terminal without them."""
+    return _BARS if unicode else _DIGITS

@@ -30,8 +30,32 @@ _NAMES = 86  # pixels below the axis for them
 _MOST_SENTENCES = 160  # more lines are not readable
 _MOST_TIP = 60  # characters of text in a tooltip
 _STYLE = f"text{{font:12px {_FONTS}}}.n text{{font:11px {_MONO}}}.t rect{{fill-opacity:0}}.t :hover{{fill-opacity:.12}}"
-_MOST_STEPS = 500  # the line and the area below it have two points for each
-_MOST_BINS, _LEAST = 500, 6  # bins of a longer series, and numbers in each; line and band have three points for each
+_MOST_STEPS = 500  # of the line and the area below it, with two points for each
+_MOST_BINS, _LEAST = 500, 6  # of a longer series, and numbers in each bin; line and band have three points for each
+
+_Stretch = Sequence[tuple[range, list[float]]]
+
+
+@dataclass(frozen=True)
+class AxisRange:
+    """A series of `count` numbers from `left` to `right` (pixels), each of the same width."""
+
+    count: int
+    left: float
+    right: float
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it is drawn in bins of several numbers."""
+        return self.count > _MOST_STEPS
+
+    def bins(self) -> list[range]:
+        """The ranges of numbers that are drawn together; one number each where they are few."""
+        number = min(_MOST_BINS, self.count // _LEAST) if self.is_long else self.count
+        return [range(at * self.count // number, (at + 1) * self.count // number) for at in range(number)]
+
+    def x(self, place: float) -> str:
+        return f"{self.left + (self.right - self.left) * place / max(self.count, 1):.1f}"
 
 
 def plot_svg(tokens: Sequence[TokenTrace], title: str) -> str:
@@ -66,28 +90,6 @@ def _about(tokens: Sequence[TokenTrace]) -> str:
     return ellipsize(" · ".join([plural(len(tokens), "token"), *policies]), 60)
 
 
-@dataclass(frozen=True)
-class AxisRange:
-    """A series of `count` numbers from `left` to `right` (pixels), each of the same width."""
-
-    count: int
-    left: float
-    right: float
-
-    @property
-    def is_long(self) -> bool:
-        """Whether it is drawn in bins of several numbers."""
-        return self.count > _MOST_STEPS
-
-    def bins(self) -> list[range]:
-        """The ranges of numbers that are drawn together; one number each where they are few."""
-        number = min(_MOST_BINS, self.count // _LEAST) if self.is_long else self.count
-        return [range(at * self.count // number, (at + 1) * self.count // number) for at in range(number)]
-
-    def x(self, place: float) -> str:
-        return f"{self.left + (self.right - self.left) * place / max(self.count, 1):.1f}"
-
-
 def _marks(tokens: Sequence[TokenTrace], span: AxisRange) -> Iterator[str]:
     """A shaded background for the reasoning, and a dotted line at the start of each sentence."""
     at = 0
@@ -105,11 +107,6 @@ def _sentences(tokens: Sequence[TokenTrace]) -> list[int]:
     return starts if len(starts) <= _MOST_SENTENCES else []
 
 
-def _y_ticks(values: Sequence[float | None]) -> list[float]:
-    """From 0 to 1 or beyond the highest value."""
-    return ticks(max([1.0, *(value for value in values if value is not None)]), 4)
-
-
 def _panel(values: Sequence[float | None], top: int, name: str, unit: str, color: str) -> Iterator[str]:
     """Heading and grid of one measure."""
     known = [value for value in values if value is not None]
@@ -122,6 +119,51 @@ def _panel(values: Sequence[float | None], top: int, name: str, unit: str, color
         y = top + _PANEL - mark / marks[-1] * _PANEL
         yield f'<path d="M{_LEFT} {y:.1f}H{_RIGHT}" stroke="{_GRID}"/>'
         yield f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end" fill="{_FAINT}">{mark:g}</text>'
+
+
+def _y_ticks(values: Sequence[float | None]) -> list[float]:
+    """From 0 to 1 or beyond the highest value."""
+    return ticks(max([1.0, *(value for value in values if value is not None)]), 4)
+
+
+def ticks(high: float, most: int) -> list[float]:
+    """Round numbers from 0 to at least `high`, in at most `most` steps of 1, 2 or 5 times 10^n."""
+    unit = 10.0 ** math.floor(math.log10(high / most))
+    step = next(unit * size for size in (1, 2, 5, 10) if unit * size * most >= high * (1 - 1e-9))
+    return [float(f"{step * at:.6g}") for at in range(math.ceil(high / step - 1e-9) + 1)]
+
+
+def curve(values: Sequence[float | None], span: AxisRange, base: int, scale: float, color: str) -> Iterator[str]:
+    """The paths of a series with its zero at `base` and `scale` pixels per unit; None is a gap."""
+    bins = [(part, [value for at in part if (value := values[at]) is not None]) for part in span.bins()]
+    for is_known, group in groupby(bins, key=lambda one: bool(one[1])):
+        if not is_known:
+            continue
+        stretch = list(group)
+        line, ground = (_band if span.is_long else _stairs)(stretch, span, base, scale)
+        opacity = 0.35 if span.is_long else 0.16
+        yield f'<path d="{ground}" fill="{color}" fill-opacity="{opacity}"/>'
+        yield f'<path d="{line}" fill="none" stroke="{color}" stroke-width="1.5" stroke-linejoin="round"/>'
+
+
+def _stairs(stretch: _Stretch, span: AxisRange, base: int, scale: float) -> tuple[str, str]:
+    """The line of steps, and the area below it."""
+    heights = [f"{base - values[0] * scale:.1f}" for _, values in stretch]
+    left = span.x(stretch[0][0].start)
+    steps = "".join(f"V{y}H{span.x(part.stop)}" for (part, _), y in zip(stretch, heights, strict=True))
+    return f"M{left} {heights[0]}{steps}", f"M{left} {base}{steps}V{base}Z"
+
+
+def _band(stretch: _Stretch, span: AxisRange, base: int, scale: float) -> tuple[str, str]:
+    """The line of the means, and the band from the minimum to the maximum."""
+    middles = [span.x((part.start + part.stop) / 2) for part, _ in stretch]
+
+    def points(heights: Sequence[float]) -> list[str]:
+        return [f"{x} {base - height * scale:.1f}" for x, height in zip(middles, heights, strict=True)]
+
+    means = points([sum(values) / len(values) for _, values in stretch])
+    low, high = points([min(values) for _, values in stretch]), points([max(values) for _, values in stretch])
+    return f"M{'L'.join(means)}", f"M{'L'.join([*high, *reversed(low)])}Z"
 
 
 def _axis(tokens: Sequence[TokenTrace], span: AxisRange, height: int) -> Iterator[str]:
@@ -176,46 +218,3 @@ def _mean(tokens: Sequence[TokenTrace], key: str) -> str:
 def _xml(text: str) -> str:
     """`text` as safe XML; the two characters that XML does not allow are replaced."""
     return escape(sanitize(text).replace("\ufffe", "\ufffd").replace("\uffff", "\ufffd"))
-
-
-def curve(values: Sequence[float | None], span: AxisRange, base: int, scale: float, color: str) -> Iterator[str]:
-    """The paths of a series with its zero at `base` and `scale` pixels per unit; None is a gap."""
-    bins = [(part, [value for at in part if (value := values[at]) is not None]) for part in span.bins()]
-    for is_known, group in groupby(bins, key=lambda one: bool(one[1])):
-        if not is_known:
-            continue
-        stretch = list(group)
-        line, ground = (_band if span.is_long else _stairs)(stretch, span, base, scale)
-        opacity = 0.35 if span.is_long else 0.16
-        yield f'<path d="{ground}" fill="{color}" fill-opacity="{opacity}"/>'
-        yield f'<path d="{line}" fill="none" stroke="{color}" stroke-width="1.5" stroke-linejoin="round"/>'
-
-
-def ticks(high: float, most: int) -> list[float]:
-    """Round numbers from 0 to at least `high`, in at most `most` steps of 1, 2 or 5 times 10^n."""
-    unit = 10.0 ** math.floor(math.log10(high / most))
-    step = next(unit * size for size in (1, 2, 5, 10) if unit * size * most >= high * (1 - 1e-9))
-    return [float(f"{step * at:.6g}") for at in range(math.ceil(high / step - 1e-9) + 1)]
-
-
-_Stretch = Sequence[tuple[range, list[float]]]
-
-
-def _stairs(stretch: _Stretch, span: AxisRange, base: int, scale: float) -> tuple[str, str]:
-    """The line of steps, and the area below it."""
-    heights = [f"{base - values[0] * scale:.1f}" for _, values in stretch]
-    left = span.x(stretch[0][0].start)
-    steps = "".join(f"V{y}H{span.x(part.stop)}" for (part, _), y in zip(stretch, heights, strict=True))
-    return f"M{left} {heights[0]}{steps}", f"M{left} {base}{steps}V{base}Z"
-
-
-def _band(stretch: _Stretch, span: AxisRange, base: int, scale: float) -> tuple[str, str]:
-    """The line of the means, and the band from the minimum to the maximum."""
-    middles = [span.x((part.start + part.stop) / 2) for part, _ in stretch]
-
-    def points(heights: Sequence[float]) -> list[str]:
-        return [f"{x} {base - height * scale:.1f}" for x, height in zip(middles, heights, strict=True)]
-
-    means = points([sum(values) / len(values) for _, values in stretch])
-    low, high = points([min(values) for _, values in stretch]), points([max(values) for _, values in stretch])
-    return f"M{'L'.join(means)}", f"M{'L'.join([*high, *reversed(low)])}Z"

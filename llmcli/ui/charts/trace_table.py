@@ -1,4 +1,4 @@
-"""A trace as a table, and one token with its candidates, sampler by sampler."""
+"""A trace as a table, and the table of one token: its candidates, sampler by sampler."""
 
 import math
 import shutil
@@ -11,15 +11,15 @@ from llmcli.params.settings import Settings, fields
 from llmcli.text import plural, sanitize
 from llmcli.ui.terminal.cells import Runs, cells, fit, styled, unstyled, wrap
 from llmcli.ui.terminal.console import is_terminal, wants_color
-from llmcli.ui.terminal.output import print_drawn, print_line, print_text, stream
-from llmcli.ui.terminal.table import print_rows, width
+from llmcli.ui.terminal.output import columns, print_drawn, print_line, print_text, stream
+from llmcli.ui.terminal.table import print_rows
 
 _HEADS = ("#", "TEXT", "P", "RANK", "TEMP", "ENTROPY", "CANDIDATES", "SENTENCE", "POLICY")
 _SPARE = ("POLICY", "SENTENCE", "CANDIDATES", "RANK")
-_SIGNS = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥"})  # to show blanks
-_WIDEST, _NARROW = 16, 10  # columns of the text of a token; the second in a small window
+_SIGNS = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥"})  # for blanks
+_WIDEST, _NARROW = 16, 10  # columns of the text of a token; the second in a narrow window
 _INDENT = 2
-_STEP_HEADS = {  # shorter names of steps for columns
+_SHORT_NAMES = {  # of steps, for the heads of columns
     "temperature": "temp",
     "top_n_sigma": "sigma",
     "typical_p": "typical",
@@ -30,7 +30,7 @@ _STEP_HEADS = {  # shorter names of steps for columns
     "adaptive_p": "adaptive",
     "mirostat_v2": "mirostat",
 }
-_VALUES = {  # the main setting of a step, where it has another name
+_MAIN_SETTINGS = {  # of steps, where the setting has another name
     "smoothing": "smoothing_factor",
     "dry": "dry_multiplier",
     "xtc": "xtc_threshold",
@@ -39,38 +39,63 @@ _VALUES = {  # the main setting of a step, where it has another name
     "adaptive_p": "adaptive_target",
 }
 _MEANINGS = {"removed": " of the probability", "moved": " of the probability"}
-_DRAWN, _GONE, _BAR = "1", "2", "36"
+_SAMPLED, _REMOVED, _BAR = "1", "2", "36"  # looks
 _JOINED = "\N{NO-BREAK SPACE}"
-_WIDEST_TOKEN, _WIDEST_BAR, _FILE = 16, 20, 100  # columns
+_WIDEST_BAR, _FILE = 20, 100  # columns; of a row in a file
 
 
 def print_trace(tokens: Sequence[TokenTrace]) -> None:
-    """Print the table and a summary.
-
-    Raises:
-        DiskError, ReaderGoneError: as `put` does.
-    """
+    """Print a trace as a table, with a summary."""
     rows = [_row(token) for token in tokens]
     below = [_alternatives(token.top) for token in tokens]
     print_rows(
         _HEADS, rows, right=tuple(head for head in _HEADS if head not in ("TEXT", "POLICY")), below=below, spare=_SPARE
     )
     print_line("")
-    for line in wrap([("", summary_line(tokens))], _room()):
+    for line in wrap([("", summary_line(tokens))], columns()):
         print_line(unstyled(line))
 
 
-def summary(tokens: Sequence[TokenTrace]) -> dict[str, float | int | None]:
-    """Number of tokens, means, and perplexity exp(mean(-ln p)) in the distributions they were sampled from."""
-    drawn = [token for token in tokens if token.id is not None]
-    surprise = _mean([None if token.p is None else -math.log(max(token.p, sys.float_info.min)) for token in drawn])
-    return {
-        "tokens": len(drawn),
-        "mean_temperature": _mean([token.temperature for token in drawn]),
-        "mean_p": _mean([token.p for token in drawn]),
-        "mean_entropy": _mean([token.entropy for token in drawn]),
-        "perplexity": None if surprise is None else math.exp(surprise),
-    }
+def _row(token: TokenTrace) -> tuple[str, ...]:
+    return (
+        str(token.i),
+        _short_text(token.text or token.reasoning),
+        _number(token.p, 4),
+        _number(token.rank, 0),
+        _number(token.temperature, 2),
+        _number(token.entropy, 2),
+        _number(token.candidates, 0),
+        str(token.sentence),
+        f"{token.policy} (thinking)" if token.thinking else token.policy,
+    )
+
+
+def _number(value: float | None, decimals: int) -> str:
+    return "" if value is None else f"{value:.{decimals}f}"
+
+
+def _alternatives(top: Sequence[Alternative]) -> str:
+    """The alternatives, each with its probability before and after the sampler chain; wrapped on a terminal."""
+    room = columns() - _INDENT
+    lines, line = [], ""
+    for one in top:
+        part = f"{_short_text(one.text)} {one.before:.3f}→{f'{one.p:.3f}' if one.p else 'out'}"
+        if line and cells(line) + len(", ") + cells(part) > room:
+            lines.append(line + ",")
+            line = part
+        else:
+            line += f", {part}" if line else part
+    return f"\n{' ' * _INDENT}".join([*lines, line])
+
+
+def _short_text(text: str) -> str:
+    return token_text(text, _NARROW if columns() < 60 else _WIDEST)
+
+
+def token_text(text: str, columns: int) -> str:
+    """The text of a token in at most so many columns, with visible blanks and newlines."""
+    text = sanitize(text).translate(_SIGNS)
+    return text if cells(text) <= columns else text[: fit(text, 0, columns - 1)] + "…"
 
 
 def summary_line(tokens: Sequence[TokenTrace]) -> str:
@@ -86,64 +111,26 @@ def summary_line(tokens: Sequence[TokenTrace]) -> str:
     return ", ".join([plural(int(facts["tokens"] or 0), "token"), *known])
 
 
+def summary(tokens: Sequence[TokenTrace]) -> dict[str, float | int | None]:
+    """Number of tokens, means, and perplexity exp(mean(-ln p)) in the distributions they were sampled from."""
+    drawn = [token for token in tokens if token.id is not None]
+    surprise = _mean([None if token.p is None else -math.log(max(token.p, sys.float_info.min)) for token in drawn])
+    return {
+        "tokens": len(drawn),
+        "mean_temperature": _mean([token.temperature for token in drawn]),
+        "mean_p": _mean([token.p for token in drawn]),
+        "mean_entropy": _mean([token.entropy for token in drawn]),
+        "perplexity": None if surprise is None else math.exp(surprise),
+    }
+
+
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
 
-def _row(token: TokenTrace) -> tuple[str, ...]:
-    return (
-        str(token.i),
-        _text(token.text or token.reasoning),
-        _number(token.p, 4),
-        _number(token.rank, 0),
-        _number(token.temperature, 2),
-        _number(token.entropy, 2),
-        _number(token.candidates, 0),
-        str(token.sentence),
-        f"{token.policy} (thinking)" if token.thinking else token.policy,
-    )
-
-
-def token_text(text: str, columns: int) -> str:
-    """The text of a token in at most so many columns, with visible blanks and newlines."""
-    text = sanitize(text).translate(_SIGNS)
-    return text if width(text) <= columns else text[: fit(text, 0, columns - 1)] + "…"
-
-
-def _text(text: str) -> str:
-    return token_text(text, _NARROW if _room() < 60 else _WIDEST)
-
-
-def _room() -> int:
-    """The columns of a row; without a limit in a file."""
-    return shutil.get_terminal_size().columns if is_terminal(stream()) else 10**6
-
-
-def _number(value: float | None, decimals: int) -> str:
-    return "" if value is None else f"{value:.{decimals}f}"
-
-
-def _alternatives(top: Sequence[Alternative]) -> str:
-    """The alternatives, each with its probability before and after the sampler chain; wrapped on a terminal."""
-    room = _room() - _INDENT
-    lines, line = [], ""
-    for one in top:
-        part = f"{_text(one.text)} {one.before:.3f}→{f'{one.p:.3f}' if one.p else 'out'}"
-        if line and width(line) + len(", ") + width(part) > room:
-            lines.append(line + ",")
-            line = part
-        else:
-            line += f", {part}" if line else part
-    return f"\n{' ' * _INDENT}".join([*lines, line])
-
-
 def print_why(inspected: TokenInspection, settings: Settings) -> None:
-    """Print the table for a terminal or a file.
-
-    Raises:
-        DiskError, ReaderGoneError: as `put` does.
-    """
+    """Print the table of one token, for a terminal or a file."""
     out = stream()
     terminal = is_terminal(out)
     width = max(shutil.get_terminal_size().columns - 1, 1) if terminal else _FILE
@@ -152,7 +139,7 @@ def print_why(inspected: TokenInspection, settings: Settings) -> None:
 
 
 def why_rows(inspected: TokenInspection, settings: Settings, width: int, color: bool) -> list[str]:
-    """Painted rows of at most `width` columns (20 or more), safe to draw: the candidates, then the effect of each step.
+    """Rows of at most `width` columns (20 or more), safe to draw: the candidates, then the effect of each step.
 
     A step that changed nothing has no column.
     """
@@ -161,73 +148,30 @@ def why_rows(inspected: TokenInspection, settings: Settings, width: int, color: 
     rows = _table(inspected, heads, shown, width)
     if max(cells(unstyled(row)) for row in rows) > width:
         rows = _stacked(inspected, heads, shown, width)
-    rows += [[], *_story(inspected, settings, width)]
+    rows += [[], *_effects(inspected, settings, width)]
     return [(styled if color else unstyled)(_trimmed(row)) for row in rows]
-
-
-def _changes(inspected: TokenInspection) -> list[tuple[int, ChainStep]]:
-    """Each step, with the number of candidates before it."""
-    steps = inspected.stepwise.steps
-    return list(zip([inspected.stepwise.n_vocab, *(step.live for step in steps[:-1])], steps, strict=False))
-
-
-def percent(p: float) -> str:
-    """A probability in percent: 100, 21.3, 8.20, 0.912, <0.01."""
-    value = 100 * p
-    if value < 0.01:
-        return "<0.01" if p else "0"
-    if value >= 99.95:
-        return "100"
-    return f"{value:.{1 if value >= 9.995 else 2 if value >= 0.9995 else 3}f}"
-
-
-def short_name(name: str) -> str:
-    """The short name of a step."""
-    return _STEP_HEADS.get(name, name)
-
-
-def _head(inspected: TokenInspection, settings: Settings, step: ChainStep) -> tuple[str, str]:
-    """Name and value of a column."""
-    if step.name == "temperature":
-        return short_name(step.name), f"{inspected.trace.temperature:.3g}"
-    key = _VALUES.get(step.name, step.name)
-    value = fields()[key].format(getattr(settings, key)) if key in fields() and key != "logit_bias" else ""
-    return short_name(step.name), "" if key in ("grammar", "banned_strings") else value
-
-
-def _course(inspected: TokenInspection, candidate: Candidate, shown: Sequence[int]) -> list[str]:
-    """The cells of a candidate; the last one names the step that removed it."""
-    course = [percent(candidate.before), *(percent(candidate.p[at]) for at in shown if at < len(candidate.p))]
-    gone = inspected.stepwise.removed_by(candidate)
-    return [*course, f"- {short_name(gone)}"] if gone else course
-
-
-def _look(inspected: TokenInspection, candidate: Candidate) -> str:
-    if candidate.id == inspected.drawn:
-        return _DRAWN
-    return _GONE if inspected.stepwise.removed_by(candidate) else ""
 
 
 def _table(
     inspected: TokenInspection, heads: Sequence[tuple[str, str]], shown: Sequence[int], width: int
 ) -> list[Runs]:
     candidates = inspected.stepwise.candidates
-    texts = [token_text(one.text, _WIDEST_TOKEN) for one in candidates]
+    texts = [token_text(one.text, _WIDEST) for one in candidates]
     ranks = max(len(str(one.rank)) for one in candidates)
     column = max(map(cells, texts))
-    courses = [_course(inspected, one, shown) for one in candidates]
+    rows_of_cells = [_cells_of(inspected, one, shown) for one in candidates]
     widths = [max(len(name) + 2, len(value), 5) for name, value in heads]
     start = " " * (ranks + column + 4)
     rows: list[Runs] = [
         [("1", start + "".join(f" {name:>{size}}" for (name, _), size in zip(heads, widths, strict=True)))],
-        [(_GONE, start + "".join(f" {value:>{size}}" for (_, value), size in zip(heads, widths, strict=True)))],
+        [(_REMOVED, start + "".join(f" {value:>{size}}" for (_, value), size in zip(heads, widths, strict=True)))],
     ]
     room = min(width - cells(unstyled(rows[0])) - 2, _WIDEST_BAR)
     most = max(inspected.stepwise.after(one) for one in candidates)
-    for one, text, course in zip(candidates, texts, courses, strict=True):
+    for one, text, row in zip(candidates, texts, rows_of_cells, strict=True):
         mark, after = ">" if one.id == inspected.drawn else " ", inspected.stepwise.after(one)
         line = f"{mark} {one.rank:>{ranks}}  {text}{' ' * (column - cells(text))}"
-        line += "".join(f" {cell:>{size}}" for cell, size in zip(course, widths, strict=False))
+        line += "".join(f" {cell:>{size}}" for cell, size in zip(row, widths, strict=False))
         bar = "█" * round(room * after / most) if room > 3 and after else ""
         rows.append([(_look(inspected, one), line), (_BAR, f"  {bar}")])
     return rows
@@ -244,13 +188,35 @@ def _stacked(
     for one in inspected.stepwise.candidates:
         look, mark = _look(inspected, one), ">" if one.id == inspected.drawn else " "
         text = token_text(one.text, max(width - len(indent), 4))
-        line = " → ".join(cell.replace(" ", _JOINED) for cell in _course(inspected, one, shown)).replace("→ -", "-")
+        line = " → ".join(cell.replace(" ", _JOINED) for cell in _cells_of(inspected, one, shown)).replace("→ -", "-")
         rows.append([(look, f"{mark} {one.rank:>{ranks}} {text}")])
         rows += [[(look, indent), *row] for row in wrap([(look, line)], max(width - len(indent), 1))]
     return rows
 
 
-def _story(inspected: TokenInspection, settings: Settings, width: int) -> list[Runs]:
+def _cells_of(inspected: TokenInspection, candidate: Candidate, shown: Sequence[int]) -> list[str]:
+    """The cells of a candidate; the last one names the step that removed it."""
+    row = [percent(candidate.before), *(percent(candidate.p[at]) for at in shown if at < len(candidate.p))]
+    removed_by = inspected.stepwise.removed_by(candidate)
+    return [*row, f"- {short_name(removed_by)}"] if removed_by else row
+
+
+def _look(inspected: TokenInspection, candidate: Candidate) -> str:
+    if candidate.id == inspected.drawn:
+        return _SAMPLED
+    return _REMOVED if inspected.stepwise.removed_by(candidate) else ""
+
+
+def _head(inspected: TokenInspection, settings: Settings, step: ChainStep) -> tuple[str, str]:
+    """Name and value of a column."""
+    if step.name == "temperature":
+        return short_name(step.name), f"{inspected.trace.temperature:.3g}"
+    key = _MAIN_SETTINGS.get(step.name, step.name)
+    value = fields()[key].format(getattr(settings, key)) if key in fields() and key != "logit_bias" else ""
+    return short_name(step.name), "" if key in ("grammar", "banned_strings") else value
+
+
+def _effects(inspected: TokenInspection, settings: Settings, width: int) -> list[Runs]:
     """The effect of each step, and the token that was sampled."""
     steps = inspected.stepwise.steps
     titles = [_title(inspected, settings, step) for step in steps]
@@ -269,12 +235,18 @@ def _story(inspected: TokenInspection, settings: Settings, width: int) -> list[R
             line += meaning
         rows += [[("", line)]] if cells(line) <= width else wrap([("", line)], width)
         note = _note(inspected, settings, step)
-        rows += [[(_GONE, "  "), *row] for row in wrap([(_GONE, note)], max(width - 2, 10))] if note else []
+        rows += [[(_REMOVED, "  "), *row] for row in wrap([(_REMOVED, note)], max(width - 2, 10))] if note else []
     drawn = next(one for one in inspected.stepwise.candidates if one.id == inspected.drawn)
     n_left = steps[-1].live if steps else inspected.stepwise.n_vocab
-    text = token_text(drawn.text, _WIDEST_TOKEN)
+    text = token_text(drawn.text, _WIDEST)
     last = f"{'sampled':<{column}}{text}, {percent(inspected.stepwise.after(drawn))}% of {plural(n_left, 'candidate')}"
-    return [*rows, *wrap([(_DRAWN, last)], width)]
+    return [*rows, *wrap([(_SAMPLED, last)], width)]
+
+
+def _changes(inspected: TokenInspection) -> list[tuple[int, ChainStep]]:
+    """Each step, with the number of candidates before it."""
+    steps = inspected.stepwise.steps
+    return list(zip([inspected.stepwise.n_vocab, *(step.live for step in steps[:-1])], steps, strict=False))
 
 
 def _title(inspected: TokenInspection, settings: Settings, step: ChainStep) -> str:
@@ -290,7 +262,7 @@ def _note(inspected: TokenInspection, settings: Settings, step: ChainStep) -> st
     if step.name == "temperature":
         return f"policy {inspected.trace.policy}, entropy {inspected.trace.entropy:.2f} nats"
     if step.name == "grammar":
-        return f"{token_text(inspected.refused or '', _WIDEST_TOKEN)} was sampled first, and rejected"
+        return f"{token_text(inspected.refused or '', _WIDEST)} was sampled first, and rejected"
     values = step_values(settings, step.name)
     return values if " " in values or not values.startswith(f"{step.name}=") else ""
 
@@ -307,6 +279,21 @@ def _trimmed(row: Runs) -> Runs:
     while row and not row[-1][1].strip():
         row = row[:-1]
     return [*row[:-1], (row[-1][0], row[-1][1].rstrip())] if row else row
+
+
+def percent(p: float) -> str:
+    """A probability in percent: 100, 21.3, 8.20, 0.912, <0.01."""
+    value = 100 * p
+    if value < 0.01:
+        return "<0.01" if p else "0"
+    if value >= 99.95:
+        return "100"
+    return f"{value:.{1 if value >= 9.995 else 2 if value >= 0.9995 else 3}f}"
+
+
+def short_name(name: str) -> str:
+    """The short name of a step."""
+    return _SHORT_NAMES.get(name, name)
 
 
 def step_values(settings: Settings, name: str) -> str:

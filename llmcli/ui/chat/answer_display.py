@@ -1,4 +1,4 @@
-"""How an answer is shown: rendered on a full terminal, plain and verbatim everywhere else."""
+"""How an answer is shown: rendered on a terminal whose cursor can be moved, plain and verbatim everywhere else."""
 
 import os
 import shutil
@@ -16,31 +16,26 @@ Parts = Iterable[tuple[str, str]]
 
 
 class Display(Protocol):
-    """A place for one answer."""
+    """Shows one answer."""
 
     def status(self, text: str) -> None:
-        """Show what is happening until the first text comes; from any thread."""
+        """Show what is happening until the first text of the answer; from any thread."""
 
-    def answer(self, parts: Parts, begun: str = "") -> None:
-        """Show the parts as they come; `begun` is on the screen already and is continued."""
+    def answer(self, parts: Parts, so_far: str = "") -> None:
+        """Show the parts as they stream; they continue the text `so_far`, which is on the screen already."""
 
     def foot(self, row: Callable[[], str], now: bool = True) -> None:
-        """Show a row below the answer until the answer ends, where there is a place for it; from any thread."""
+        """Show a row below the answer until it ends, where rows can be erased; from any thread."""
 
     def end(self) -> None:
-        """Leave the cursor at the beginning of a line; harmless when done twice."""
-
-
-def display(settings: Settings, live: bool) -> Display:
-    """The display for the present settings."""
-    return MarkdownDisplay(settings) if live and settings.markdown else PlainDisplay(settings)
+        """End the answer with the cursor at the start of a line; harmless when done twice."""
 
 
 class MarkdownDisplay:
     """Markdown on a terminal."""
 
     def __init__(self, settings: Settings) -> None:
-        from llmcli.ui.markdown.view import AnswerView  # slow to import, so not while the prompt starts
+        from llmcli.ui.markdown.view import AnswerView  # slow to import: not while the prompt starts
 
         self._think = settings.think == "show"
         self._lock = threading.Lock()  # two threads never draw at once
@@ -51,10 +46,10 @@ class MarkdownDisplay:
         with self._lock:
             self._view.status(text)
 
-    def answer(self, parts: Parts, begun: str = "") -> None:
-        if begun:
+    def answer(self, parts: Parts, so_far: str = "") -> None:
+        if so_far:
             with self._lock:
-                self._view.resume(begun)
+                self._view.resume(so_far)
         for kind, text in parts:
             with self._lock:
                 self._add(kind, text)
@@ -87,28 +82,33 @@ class PlainDisplay:
     def status(self, text: str) -> None:
         self._status.update(text)
 
-    def answer(self, parts: Parts, begun: str = "") -> None:
-        stream_answer(_joined(parts, begun), self._writer, self._status, live=True, think=self._think)
+    def answer(self, parts: Parts, so_far: str = "") -> None:
+        stream_answer(_joined(parts, so_far), self._writer, self._status, live=True, think=self._think)
         self._writer.end()
 
     def foot(self, row: Callable[[], str], now: bool = True) -> None:
-        """Plain text has no row that can be removed again."""
+        """Do nothing: a row of plain text cannot be erased."""
 
     def end(self) -> None:
         self._status.clear()
         self._writer.abandon()
 
 
-def _joined(parts: Parts, begun: str) -> Iterator[tuple[str, str]]:
-    """The parts after the last line of the text before them, for a line that a reader can follow."""
-    tail = begun.rpartition("\n")[2]
+def _joined(parts: Parts, so_far: str) -> Iterator[tuple[str, str]]:
+    """The parts after the last line of the text before them, so that a reader sees a whole line."""
+    tail = so_far.rpartition("\n")[2]
     if tail:
         yield "answer", tail
     yield from parts
 
 
+def display(settings: Settings, live: bool) -> Display:
+    """The display for the present settings."""
+    return MarkdownDisplay(settings) if live and settings.markdown else PlainDisplay(settings)
+
+
 def style(settings: Settings) -> str:
-    """Dark or light: as set, else as the terminal says (`COLORFGBG`), else dark."""
+    """ "dark" or "light": the setting, or else the background in COLORFGBG, or else dark."""
     if settings.theme != "auto":
         return settings.theme
     background = os.environ.get("COLORFGBG", "").rpartition(";")[2]

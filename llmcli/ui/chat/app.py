@@ -28,36 +28,36 @@ if TYPE_CHECKING:
 
 
 class ChatPrinter:
-    """`live` says that a person sits at a terminal whose cursor can be moved."""
+    """Prints the output of commands: to the terminal if `live`, else to stderr."""
 
     def __init__(self, live: bool, color: bool) -> None:
         self.live = live
         self.color = color
 
     def say(self, text: str, style: str = "") -> None:
-        """One line or several."""
+        """Print one line or several."""
         with to_stderr(not self.live):
             text = "\n".join(map(wrapped, text.split("\n"))) if self.live else text
             print_line(text, style if self.color else "")
 
     def rows(self, heads: Sequence[str], rows: Sequence[Sequence[str]], **more: Sequence[str]) -> None:
-        """A table; see `put_rows`."""
+        """Print a table; see `print_rows`."""
         with to_stderr(not self.live):
             print_rows(heads, rows, **more)
 
     def facts(self, facts: Sequence[tuple[str, str]]) -> None:
-        """Pairs; see `put_facts`."""
+        """Print pairs; see `print_facts`."""
         with to_stderr(not self.live):
             print_facts(facts)
 
     def definitions(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """Names and what they mean; see `put_definitions`."""
+        """Print names and their meanings; see `print_definitions`."""
         with to_stderr(not self.live):
             print_definitions(pairs)
 
 
 class Reader(Protocol):
-    """Where messages and commands come from."""
+    """The source of messages and commands."""
 
     multiline: bool
 
@@ -67,7 +67,7 @@ class Reader(Protocol):
 
 
 class ChatApp(ChatPrinter):
-    """`live` says that a person sits at a terminal whose cursor can be moved, and can be asked."""
+    """A chat; `live` if a user is at a terminal whose cursor can be moved, and can be asked."""
 
     def __init__(
         self,
@@ -76,19 +76,19 @@ class ChatApp(ChatPrinter):
         names: Callable[[], Sequence[str]] = tuple,
         bring: Callable[[Settings], object] = lambda _settings: None,
     ) -> None:
-        """`names` lists the models on this machine; `bring` downloads a model that is not, if the user agrees."""
+        """`names` lists the downloaded models; `bring` downloads another one, if the user agrees."""
         super().__init__(live, live and wants_color(sys.stdout))
         self.controller = controller
         self.bring = bring
         self.model_names = names
         self.reader: Reader
-        self.draft = ""  # the text in the line at the next prompt
+        self.draft = ""  # the text in the input line at the next prompt
         self.refused_word = ""  # a command typed without its slash, which was not sent at once
         self.editing: int | None = None  # the number of the message that the next one replaces
         self.pending: list[Attachment] = []  # files that go with the next message
         self.turn: Turn | None = None  # the last answer
         self.used: int | None = None  # tokens in the context before the next message
-        self.failure: LlmcliError | None = None  # the first one of a script
+        self.failure: LlmcliError | None = None  # the first error of a script
         self.compare_session: CompareSession | None = None  # the answers that were compared last
         self.traces: Path | None = None  # the folder for a trace of each answer
         self.listed: tuple[int, Sequence[tuple[str, str]]] | None = None  # a token, and the candidates shown for it
@@ -103,14 +103,14 @@ class ChatApp(ChatPrinter):
         """The messages of the current branch."""
         return self.controller.session.conversation.path()
 
-    # Talking
+    # Messages
 
     def send(self, text: str) -> None:
         """Send a message, and let the model answer."""
         if self.editing is not None:
             self.replace(self.editing, text)
             return
-        self.draft = text  # is in the line again if it cannot be sent
+        self.draft = text  # in the input line again if it cannot be sent
         files = [attach(name) for name in find_mentions(text)]
         if not self.ready():
             return
@@ -125,7 +125,7 @@ class ChatApp(ChatPrinter):
         """Add a message of the user if there is room for it; False when the user cancels it.
 
         Raises:
-            ContextOverflowError: see `make_room`.
+            ContextOverflowError: see `resolve_overflow`.
         """
         session = self.controller.session
         draft = session.conversation.draft("user", text, attachments=attachments)
@@ -146,7 +146,7 @@ class ChatApp(ChatPrinter):
             session.add(old.role, text, model=old.model, finish_reason="edited" if old.role == "assistant" else "")
             console.note(f"message {number} is changed; /continue lets the model extend it")
             return
-        self.draft, self.editing = text, number  # stays so if it cannot be sent
+        self.draft, self.editing = text, number  # for the next prompt, if it cannot be sent
         if not self.ready():
             return
         head = session.conversation.head
@@ -162,17 +162,17 @@ class ChatApp(ChatPrinter):
             self._answer(self.path())
 
     def stop_editing(self) -> bool:
-        """Leave the message that is being edited as it is; whether there was one."""
+        """Stop editing a message, which stays as it is; whether one was edited."""
         number, self.editing = self.editing, None
         return number is not None
 
     def answer(
         self, path: Sequence[Message], extra: Mapping[str, Any] | None = None, begun: Message | None = None
     ) -> None:
-        """Let the model answer `path`, with room made for it if necessary.
+        """Let the model answer `path`, or continue its answer `begun`, after the context has room for it.
 
         Raises:
-            ContextOverflowError: see `make_room`.
+            ContextOverflowError: see `resolve_overflow`.
         """
         if self.ready() and (fitting := resolve_overflow(self, path, begun)) is not None:
             self._answer(fitting, extra, begun)
@@ -180,7 +180,7 @@ class ChatApp(ChatPrinter):
     def _answer(
         self, path: Sequence[Message], extra: Mapping[str, Any] | None = None, begun: Message | None = None
     ) -> None:
-        """Let the model answer, show the answer as it comes, and keep it however it ends."""
+        """Generate the answer, show it while it streams, and save it, whatever ends it."""
         local = self.controller.local
         assert local
         local.abort.clear()
@@ -189,12 +189,12 @@ class ChatApp(ChatPrinter):
         self._warn(turn)
         if self.live:
             print_line("")  # between question and answer
-        limit, temperature_keys = time_limit(local.abort, turn.resolved.settings.timeout), TemperatureKeys(turn)
+        temperature_keys = TemperatureKeys(turn)
         with (
             write_trace(turn.answer, self._trace_file(), kept=True),
             defer_exit(),
             busy_screen.open(local.abort, "reading the prompt", temperature_keys),
-            limit,
+            time_limit(local.abort, turn.resolved.settings.timeout),
         ):
             with closing(turn.parts()) as parts:  # the text so far is kept before the session is closed
                 busy_screen.show(parts, begun.content if begun else "")
@@ -235,16 +235,16 @@ class ChatApp(ChatPrinter):
                 console.warn(f"{key} (from {turn.resolved.origins[key]}) has no effect: {reason}")
 
     def render(self, text: str) -> None:
-        """Show an earlier answer as it looked then."""
+        """Show an earlier answer as it was shown first."""
         if not self.live:
             self.say(text.rstrip("\n"))
             return
-        place = display(self.controller.settings, self.live)
-        place.answer([("answer", text)])
-        place.end()
+        shown = display(self.controller.settings, self.live)
+        shown.answer([("answer", text)])
+        shown.end()
 
     def stream_to_stderr(self, parts: Iterable[tuple[str, str]], doing: str) -> None:
-        """Show a text of the model that is not an answer: on the terminal, or not at all."""
+        """Show a text of the model that is not an answer: on the terminal; without one only that it is generated."""
         local = self.controller.local
         assert local
         local.abort.clear()
@@ -258,7 +258,7 @@ class ChatApp(ChatPrinter):
                     pass
 
     def measure(self) -> None:
-        """Count the tokens in the context, and warn when the next message has no room."""
+        """Count the tokens in the context, and warn when it is full for the next message."""
         before, fit = self.used, self.count()
         if fit and fit.over and before != self.used:
             console.warn(
@@ -306,7 +306,7 @@ class ChatApp(ChatPrinter):
         if local is self._greeted:
             return
         self._greeted = local
-        settings = self.controller.settings  # which notes what of the model's own defaults cannot be
+        settings = self.controller.settings  # adds a note for each default of the model that cannot be used
         for note in local.target.notes:
             console.warn(note)
         local.target.notes.clear()
@@ -315,7 +315,7 @@ class ChatApp(ChatPrinter):
 
 
 def _loop_note(settings: Settings) -> str:
-    """What to print after an answer that repeats itself, with the first remedy that is not in use yet."""
+    """The note after an answer that repeats itself, with the first remedy that is not in use."""
     remedies = {"repeat_penalty=1.1": settings.repeat_penalty == 1, "dry_multiplier=0.8": not settings.dry_multiplier}
     free = next((remedy for remedy, unused in remedies.items() if unused), "")
     return "the answer repeats itself" + (f"; /retry {free} may help" if free else "")

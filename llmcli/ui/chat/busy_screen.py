@@ -18,26 +18,26 @@ from llmcli.ui.terminal.progress import Spinner
 if TYPE_CHECKING:
     from llmcli.chat.turn import Turn
 
-_PRESSES = 3  # of Ctrl-C; the first one stops the answer, and nothing is left to do for the second
+_PRESSES = 3  # of Ctrl-C raise KeyboardInterrupt; the first one stops the answer, so a second one has no effect
 _STOP = "Ctrl-C stops"
 _STOP_LOOP = "the answer repeats itself: Ctrl-C stops"  # fits 40 columns
-_STEP = 0.1  # degrees of one key press
-_MOST_MOVES = 4  # in the note; of more, the first and the last
-_LONGEST_POLICY = 20  # characters: the row fits 40 columns
+_STEP = 0.1  # the change of the temperature by a key press
+_MOST_MOVES = 4  # in the note; of more moves, the first and the last
+_LONGEST_POLICY = 20  # characters, so that the row fits 40 columns
 _KEYS = "↑↓"
-_WINDOWS = (1200, 4000)  # characters at the end of the text; a repeated part is a quarter of one at most
-_EVERY = 400  # new characters between two looks, each of which takes less than a millisecond
-_GRAM = 12  # characters that are compared as one; of about three words
-_FEWEST = 0.25  # share of different ones: prose has more than 0.9, tables and code more than 0.35
+_WINDOWS = (1200, 4000)  # characters at the end of the text; a repeated part is at most a quarter of one
+_EVERY = 400  # new characters between two checks, each of which takes less than a millisecond
+_GRAM = 12  # characters, about three words: the unit that is compared
+_FEWEST = 0.25  # share of different units: prose has more than 0.9, tables and code more than 0.35
 
 
 class BusyScreen:
-    """For one answer. Until its first word `waiting` says what is happening."""
+    """For one answer; until its first word, `spinner` shows what is happening."""
 
     def __init__(self, settings: Settings, live: bool) -> None:
         self._live = live
         self._display = display(settings, live)
-        self._steering: TemperatureKeys | None = None
+        self._keys: TemperatureKeys | None = None
         self._repetition = RepetitionDetector()
         self.spinner = Spinner(self._display.status)
 
@@ -48,25 +48,25 @@ class BusyScreen:
 
     @contextmanager
     def open(self, abort: AbortFlag, doing: str, temperature_keys: "TemperatureKeys | None" = None) -> Iterator[None]:
-        """Within this block Ctrl-C sets `abort`, keys wait unseen, and only `show` may write.
+        """Within this block Ctrl-C sets `abort`, keys are not echoed, and only `show` may write.
 
-        With `steering` some of the keys are its, and its texts are part of the row below the answer.
+        `temperature_keys` reacts to some of the keys, and its texts are part of the row below the answer.
         """
         self.spinner.text = doing
-        self._steering = temperature_keys
+        self._keys = temperature_keys
         try:
-            with self.spinner, interruptible(abort, _PRESSES), disable_echo(self._live), self._temperature_keys():
+            with self.spinner, interruptible(abort, _PRESSES), disable_echo(self._live), self._live_keys():
                 yield
         finally:
             self._display.end()
 
-    def show(self, parts: Iterable[tuple[str, str]], begun: str = "") -> None:
-        """Show the parts as they come; `begun` is on the screen already and is continued."""
-        self._display.answer(self._watched(parts), begun)
+    def show(self, parts: Iterable[tuple[str, str]], so_far: str = "") -> None:
+        """Show the parts as they stream; they continue the text `so_far`, which is on the screen already."""
+        self._display.answer(self._watched(parts), so_far)
         self._display.end()
 
     def _watched(self, parts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-        """The parts. Before the first of them, or at the end where there is none, the spinner ends."""
+        """The parts; the spinner ends before the first of them, or at the end if there are none."""
         for part in parts:
             self._begin()
             self._repetition.add(part[1])
@@ -80,22 +80,22 @@ class BusyScreen:
         self.spinner.end()
         self._display.foot(self._row, now=False)
 
-    def _temperature_keys(self) -> AbstractContextManager[None]:
-        temperature_keys = self._steering
+    def _live_keys(self) -> AbstractContextManager[None]:
+        temperature_keys = self._keys
         if not temperature_keys or not self._live:
             return nullcontext()
-        from llmcli.ui.input.live_keys import live_keys  # which is imported already, with the prompt
+        from llmcli.ui.input.live_keys import live_keys  # which the prompt has imported already
 
         def step(steps: int) -> None:
             temperature_keys.step(steps)
-            with suppress(LlmcliError):  # the terminal is gone, as the answer itself will find out
+            with suppress(LlmcliError):  # the terminal is gone, which also ends the answer
                 self._display.foot(self._row)
 
         return live_keys(step)
 
     def _row(self) -> str:
-        """What one can do while the answer streams, and how long it is: as much as fits the window."""
-        temperature_keys = self._steering
+        """The keys while the answer streams, and its length: as much as fits the window."""
+        temperature_keys = self._keys
         if not temperature_keys:
             return _STOP
         keys, tokens = temperature_keys.row(), plural(temperature_keys.n_tokens, "token")
@@ -107,31 +107,31 @@ class BusyScreen:
 
 
 class TemperatureKeys:
-    """For one answer. `row` stands below the answer, `note` is what there is to print after it."""
+    """The keys that move the temperature of one answer: `row` is shown below the answer, `note` is printed after it."""
 
     def __init__(self, turn: "Turn") -> None:
-        self._answer, self._dial = turn.answer, turn.live_shift
+        self._answer, self._shift = turn.answer, turn.live_shift
         self._policy = _temperature_policy(turn.resolved.settings)
-        self.pressed = False  # whether a key asked for another temperature
+        self.pressed = False  # whether one of the keys was pressed
 
     @property
     def n_tokens(self) -> int:
-        """How many tokens the answer has so far."""
+        """The number of tokens of the answer so far."""
         return self._answer.n_drawn
 
     def step(self, steps: int) -> None:
-        """Move the temperature of the tokens to come, up or down; from any thread."""
+        """Move the temperature of the next tokens up or down; from any thread."""
         self.pressed = True
         if self._policy:
-            self._dial.add(steps * _STEP)
+            self._shift.add(steps * _STEP)
 
     def row(self) -> str:
-        """What the keys do, then the temperature and its move: `0.8 → 1.0`, or `0.3..1.3 +0.2`."""
+        """The effect of the keys; after one was pressed, the temperature and its move: `0.8 → 1.0`, `0.3..1.3 +0.2`."""
         if not self.pressed:
             return f"{_KEYS} warmer, colder" if self._policy else ""
         if not self._policy:
             return f"{_KEYS} no temperature in the samplers"
-        now, shift = self._current_policy(), self._dial.shift
+        now, shift = self._current_policy(), self._shift.shift
         try:
             before = float(now)
         except ValueError:
@@ -141,18 +141,18 @@ class TemperatureKeys:
         )
 
     def note(self) -> str:
-        """Each move and its first token; empty where the keys did nothing worth a line."""
+        """Each move and its first token, or why there is none; empty where no key was pressed."""
         if not self.pressed:
             return ""
         if not self._policy:
             return f"{_KEYS} had no effect: the sampler chain has no temperature"
-        moves = [f"{format_shift(shift)} from token {index}" for index, shift in self._dial.moves]
+        moves = [f"{format_shift(shift)} from token {index}" for index, shift in self._shift.moves]
         if len(moves) > _MOST_MOVES:
             moves[1:-1] = [f"{len(moves) - 2} more"]
         return f"temperature moved: {', '.join(moves)}" if moves else ""
 
     def _current_policy(self) -> str:
-        """The part of the policy that the last token was drawn with, as text."""
+        """The part of the policy that the last token was sampled with, as text."""
         last = next((token.policy for token in reversed(self._answer.traces) if token.policy), "")
         return last or str(self._policy)
 
@@ -169,8 +169,7 @@ def _temperature_policy(settings: Settings) -> Policy | None:
 
 def format_degrees(value: float) -> str:
     """A temperature with one or two decimals."""
-    text = f"{value:.2f}"
-    return text.removesuffix("0")
+    return f"{value:.2f}".removesuffix("0")
 
 
 def format_shift(shift: float) -> str:
@@ -179,28 +178,28 @@ def format_shift(shift: float) -> str:
 
 
 class RepetitionDetector:
-    """Add the pieces of an answer; `found` is true from the first look on that sees a loop."""
+    """Checks the pieces of an answer; `found` is true as soon as the answer repeats itself."""
 
     def __init__(self) -> None:
         self.found = False
         self._text = ""
-        self._unseen = 0  # characters since the last look
+        self._unchecked = 0  # characters since the last check
 
     def add(self, text: str) -> None:
-        """Add a piece; most of them cost no more than to be joined."""
+        """Add a piece; most pieces are only joined."""
         if self.found:
             return
         self._text += text
-        self._unseen += len(text)
-        if self._unseen < _EVERY:
+        self._unchecked += len(text)
+        if self._unchecked < _EVERY:
             return
-        self._unseen = 0
+        self._unchecked = 0
         self._text = self._text[-_WINDOWS[-1] :]
         self.found = any(_repeats(self._text[-size:]) for size in _WINDOWS if len(self._text) >= size)
 
 
 def _repeats(text: str) -> bool:
-    """Whether a text consists of few different parts; runs of blanks count as one."""
+    """Whether a text consists of few different units; a run of blanks counts as one."""
     text = " ".join(text.split())
     grams = [text[at : at + _GRAM] for at in range(len(text) - _GRAM)]
     return bool(grams) and len(set(grams)) <= _FEWEST * len(grams)

@@ -1,4 +1,4 @@
-"""The loop of the chat: read a message or a command, act on it, and again."""
+"""The loop of the chat: read a message or a command, and act on it."""
 
 import sys
 from contextlib import suppress
@@ -14,7 +14,7 @@ from llmcli.ui.terminal.interrupt import clear_pending
 def run(chat: ChatApp, first: str = "") -> int:
     """Chat until the user leaves or the input ends; `first` is sent at once. Returns the exit status.
 
-    Without a terminal the status is that of the first failure, for a script to see.
+    Without a terminal it is the status of the first error, so that a script can react.
     """
     with suppress(EOFError, ExitChatError):
         if first:
@@ -56,11 +56,6 @@ def _handle(chat: ChatApp, text: str) -> None:
         console.note("stopped")
 
 
-def _print_error(chat: ChatApp, error: LlmcliError) -> None:
-    console.error(str(error), error.hint)
-    chat.failure = chat.failure or error
-
-
 def _dispatch(chat: ChatApp, text: str) -> None:
     """Send a message, or run a command."""
     if is_command_without_slash(chat, text):
@@ -73,3 +68,8 @@ def _dispatch(chat: ChatApp, text: str) -> None:
         console.note(f"message {chat.editing} is unchanged")
         chat.editing = None
     registry.dispatch(chat, *parsed)
+
+
+def _print_error(chat: ChatApp, error: LlmcliError) -> None:
+    console.error(str(error), error.hint)
+    chat.failure = chat.failure or error

@@ -1,4 +1,4 @@
-"""What happens when the next turn does not fit the context: the setting `overflow` decides."""
+"""What happens when the next message does not fit the context: the setting `overflow` decides."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,7 +15,7 @@ from llmcli.ui.terminal.console import console
 
 
 class OverflowChat(Protocol):
-    """What a chat must have for its overflow to be resolved."""
+    """The part of a chat that is necessary to resolve an overflow."""
 
     controller: ChatController
     live: bool
@@ -31,7 +31,7 @@ class OverflowChat(Protocol):
 def resolve_overflow(
     chat: OverflowChat, path: Sequence[Message], begun: Message | None = None, draft: Message | None = None
 ) -> Sequence[Message] | None:
-    """The path to answer, with `draft` (not sent yet) at its end, when there is room for it; None: do not send it.
+    """The path to answer, with `draft` (not sent yet) at its end, after the context has room; None: do not send it.
 
     Raises:
         ContextOverflowError: where `overflow` is error, or the user cannot be asked, or nothing helps.
@@ -43,14 +43,14 @@ def resolve_overflow(
     fit = controller.fit(whole, begun)
     if not fit.over:
         return whole
-    how = controller.settings.overflow
-    if how == "ask" and chat.live:
-        how = _ask_how(fit)
-    if how in ("ask", "error"):
+    policy = controller.settings.overflow
+    if policy == "ask" and chat.live:
+        policy = _ask_policy(fit)
+    if policy in ("ask", "error"):
         raise overflow_error(fit)
-    if how == "back":
+    if policy == "back":
         return None
-    if how == "compact" and len(whole) > 2 and _compact(chat, path):
+    if policy == "compact" and len(whole) > 2 and _compact(chat, path):
         path = chat.path()
         whole = (
             [*path, chat.session.conversation.draft(draft.role, draft.content, attachments=draft.attachments)]
@@ -66,34 +66,13 @@ def resolve_overflow(
     return whole
 
 
-def _compact(chat: OverflowChat, path: Sequence[Message]) -> bool:
-    """Replace the oldest turns of `path` by a summary; False where there are too few of them."""
-    with suppress(UsageError):
-        return compact_now(chat, path)
-    return False
-
-
-def _ask_how(fit: PromptFit) -> str:
-    needed = f"{fit.n_prompt} tokens, and {fit.reserve} for an answer"
-    console.warn(f"the conversation does not fit: {needed}, in a context of {fit.n_ctx}")
-    return choose(
-        "make room?",
-        {
-            "oldest": "drop the oldest turns from what the model reads",
-            "compact": "let the model summarize the oldest turns",
-            "back": "do not send the message",
-        },
-        "back",
-    )
-
-
 def compact_now(chat: OverflowChat, path: Sequence[Message], keep: int | None = None) -> bool:
-    """Write a summary of `path`, show it, ask the user if there is one, and continue from it; whether that was done.
+    """Summarize `path`, show the summary, ask the user if possible, and continue from it; whether that was done.
 
     Raises:
         UsageError: when there is too little to summarize.
     """
-    from llmcli.chat.compaction import Compaction  # stands on the engine, which completion does without
+    from llmcli.chat.compaction import Compaction  # imports the engine, which the completion of commands does not need
 
     compaction = Compaction(chat.controller, path, keep)
     chat.stream_to_stderr(compaction.parts(), "summarizing the oldest turns")
@@ -114,3 +93,24 @@ def compact_now(chat: OverflowChat, path: Sequence[Message], keep: int | None = 
     number = compaction.use()
     console.note(f"the summary replaces {plural(number, 'message')} (/branches lists the full conversation)")
     return True
+
+
+def _compact(chat: OverflowChat, path: Sequence[Message]) -> bool:
+    """Replace the oldest turns of `path` by a summary; False where there are too few of them."""
+    with suppress(UsageError):
+        return compact_now(chat, path)
+    return False
+
+
+def _ask_policy(fit: PromptFit) -> str:
+    needed = f"{fit.n_prompt} tokens, and {fit.reserve} for an answer"
+    console.warn(f"the conversation does not fit: {needed}, in a context of {fit.n_ctx}")
+    return choose(
+        "make room?",
+        {
+            "oldest": "drop the oldest turns from what the model reads",
+            "compact": "let the model summarize the oldest turns",
+            "back": "do not send the message",
+        },
+        "back",
+    )

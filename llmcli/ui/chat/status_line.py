@@ -1,4 +1,4 @@
-"""The texts of the input line: the status below it, and what an empty chat says in it."""
+"""The texts of the input line: the status below it, and the hint in an empty chat."""
 
 import re
 import shutil
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from llmcli.params.settings import fields
 from llmcli.text import ellipsize, plural
-from llmcli.ui.terminal.cells import GAP
+from llmcli.ui.terminal.cells import first_that_fits
 
 if TYPE_CHECKING:
     from llmcli.ui.chat.app import ChatApp
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 _HINT = ("Ask anything", "/ for commands", "Ctrl-C stops", "Ctrl-D leaves")
 _MARKER = 2  # columns of the `> ` before the text
 _SHORTEST_NAME = 12  # characters of a session name, however narrow the window
-_DATE = re.compile(r"\d{4}-\d\d-\d\d-(?=.)")  # with which the names begin that the program makes
+_DATE = re.compile(r"\d{4}-\d\d-\d\d-(?=.)")  # at the start of names that llmcli makes
 
 
 def status_line(chat: "ChatApp") -> str:
-    """What is worth knowing before the next message; the most important first, and only what fits the window."""
+    """The state of the chat before the next message: as much as fits the window, the most important first."""
     if chat.editing is not None:
         return _fitting(f"editing message {chat.editing}", "Enter saves it", "Ctrl-C cancels")
     controller = chat.controller
     local, settings = controller.local, controller.settings
-    parts = [local.name if local else Path(str(settings.model)).name]  # of a path its end, which tells models apart
+    parts = [local.name if local else Path(str(settings.model)).name]  # of a path the end, which distinguishes models
     if character := _character(chat):
         parts.append(character)
     if local is None and controller.loading:
         parts.append("cannot be loaded" if controller.loading.failed else controller.loading.status)
     if local:
-        if chat.used is None:  # the model was loaded while this prompt stood there
+        if chat.used is None:  # the model was loaded during this prompt
             chat.count()
         parts.append(f"context {_short(chat.used or 0)}/{_short(local.n_ctx)}")
     parts.append(f"temp {fields()['temperature'].format(settings.temperature)}")
@@ -44,8 +44,8 @@ def status_line(chat: "ChatApp") -> str:
 
 
 def input_hint(chat: "ChatApp") -> str:
-    """What one can do, for the empty line of a chat in which no model has answered yet; empty later."""
-    answered = any(one.role == "assistant" and one.finish_reason != "greeting" for one in chat.path())
+    """What the user can do, for the empty line of a chat without an answer; empty after the first answer."""
+    answered = any(message.role == "assistant" and message.finish_reason != "greeting" for message in chat.path())
     if chat.turn or answered or chat.editing is not None:
         return ""
     hint = _fitting(*_HINT, less=_MARKER)
@@ -54,23 +54,17 @@ def input_hint(chat: "ChatApp") -> str:
 
 def _fitting(*parts: str, less: int = 0) -> str:
     """As many of the parts as fit the window without its last column and `less` others; the first one always."""
-    room = shutil.get_terminal_size().columns - 1 - less
-    text = parts[0]
-    for part in parts[1:]:
-        if len(text) + len(GAP) + len(part) > room:
-            break
-        text += GAP + part
-    return text
+    return first_that_fits(*(parts[:number] for number in range(len(parts), 0, -1)), less=less)
 
 
 def _character(chat: "ChatApp") -> str:
-    """The name of the character that speaks; empty where none does."""
+    """The name of the character; empty where there is none."""
     character = getattr(chat.controller, "character", None)
     return str(getattr(character, "name", character) or "")
 
 
 def _speed(chat: "ChatApp") -> int:
-    """Tokens per second of the last answer; 0 where that is not the end of the conversation any more."""
+    """Tokens per second of the last answer; 0 where the conversation does not end with it."""
     turn, path = chat.turn, chat.path()
     if not turn or not turn.answer.started or not turn.message or path[-1:] != [turn.message]:
         return 0
@@ -78,7 +72,7 @@ def _speed(chat: "ChatApp") -> int:
 
 
 def _short_name(name: str) -> str:
-    """A session name that fills at most a third of the row; its date goes first, for it says the least."""
+    """A session name that fills at most a third of the row; the date, which tells the least, is dropped first."""
     limit = max(shutil.get_terminal_size().columns // 3, _SHORTEST_NAME)
     if len(name) <= limit:
         return name

@@ -17,8 +17,8 @@ from llmcli.files import make_private_folder, replace_private
 
 KEPT = 5000  # entries
 LONGEST = 64 << 10  # bytes of one entry
-_MOST_READ = 32 << 20  # bytes of the file's end
-_LONGEST = 1000  # characters typed; longer messages are not repeated
+_MOST_READ = 32 << 20  # bytes at the end of the file
+_MOST_TYPED = 1000  # characters; longer texts get no suggestion
 
 
 class PrivateHistory(History):
@@ -66,7 +66,7 @@ def _append(path: Path, line: bytes) -> None:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             return
         if os.lseek(file, 0, os.SEEK_END) and os.lseek(file, -1, os.SEEK_END) >= 0 and os.read(file, 1) != b"\n":
-            line = b"\n" + line  # the disk was full, or the machine went down, in the middle of a line
+            line = b"\n" + line  # the disk was full, or the machine stopped, in the middle of a line
         os.write(file, line)
     finally:
         os.close(file)
@@ -87,7 +87,7 @@ def _read_lines(file: BinaryIO) -> list[bytes]:
 
 
 def _entries(lines: list[bytes]) -> list[str]:
-    """The oldest first, without damaged lines and without the second of two equal ones in a row."""
+    """The oldest first, without damaged lines and repetitions."""
     entries: list[str] = []
     for line in lines:
         entry = _entry(line)
@@ -97,7 +97,7 @@ def _entries(lines: list[bytes]) -> list[str]:
 
 
 def _entry(line: bytes) -> str:
-    if len(line) > 6 * LONGEST + 2:  # the longest way to write the longest entry
+    if len(line) > 6 * LONGEST + 2:  # the longest entry, with each byte as an escape
         return ""
     try:
         entry = json.loads(line)
@@ -107,8 +107,8 @@ def _entry(line: bytes) -> str:
 
 
 def _trim(path: Path) -> None:
-    """Keep the newest entries, one chat at a time, and what another chat adds meanwhile."""
-    from filelock import FileLock, Timeout  # 70 ms, once in thousands of messages
+    """Keep the newest entries, and those that another chat adds meanwhile; one chat at a time trims."""
+    from filelock import FileLock, Timeout  # 70 ms, only once in thousands of messages
 
     lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0, mode=0o600)
     with suppress(Timeout), lock, path.open("rb") as old:
@@ -121,11 +121,11 @@ def _trim(path: Path) -> None:
 
 
 class HistorySuggest(AutoSuggest):
-    """Completes from the start of a message to the end of that line, not from a line inside another message."""
+    """Suggests the rest of the first line of the newest message that starts with the text."""
 
     def get_suggestion(self, buffer: Buffer, document: Document) -> Suggestion | None:
         text = document.text
-        if not text.strip() or len(text) > _LONGEST or not document.is_cursor_at_the_end:
+        if not text.strip() or len(text) > _MOST_TYPED or not document.is_cursor_at_the_end:
             return None
         for entry in reversed(buffer.history.get_strings()):
             rest = entry[len(text) :].partition("\n")[0] if entry.startswith(text) else ""

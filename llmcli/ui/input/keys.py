@@ -1,4 +1,4 @@
-"""The actions of the input line: send, begin a new line, paste, clear, open the editor."""
+"""The keys of the input line and their actions: send, begin a new line, paste, clear, open the editor."""
 
 from collections.abc import Callable
 
@@ -39,8 +39,8 @@ class InputActions:
         self.on_interrupt: Callable[[], bool] = lambda: False  # whether Ctrl-C has already canceled something
 
     def enter(self) -> None:
-        """Take the chosen completion, or begin a new line where the text needs one, or send."""
-        if self._take_completion():
+        """Accept the chosen completion, or begin a new line where the text needs one, or send."""
+        if self._accept_completion():
             return
         if not self._needs_new_line():
             self.send()
@@ -56,14 +56,14 @@ class InputActions:
             self.new_line()
 
     def tab(self) -> None:
-        """Take the only completion, go to the next one, or open the menu."""
+        """Accept the only completion, go to the next one, or open the menu."""
         state = self.buffer.complete_state
         if state is None:
             self.buffer.start_completion(insert_common_part=True)
             return
         self.buffer.complete_next()
         if len(state.completions) == 1:
-            self._take_completion()
+            self._accept_completion()
 
     def new_line(self) -> None:
         self.buffer.cancel_completion()
@@ -76,9 +76,8 @@ class InputActions:
             return
         size = get_app().output.get_size()
         rows = sum(get_cwidth(line) // max(size.columns - 2, 1) + 1 for line in text.split("\n"))
-        get_app().erase_when_done = (
-            rows >= size.rows
-        )  # only a part would stay on the screen: the reader prints the whole
+        # Of such a text only a part would stay on the screen: the reader prints all of it.
+        get_app().erase_when_done = rows >= size.rows
         get_app().exit(result=text)
 
     def paste(self, text: str) -> None:
@@ -96,11 +95,11 @@ class InputActions:
         get_app().exit(exception=EOFError)
 
     def open_editor(self) -> None:
-        """Open the text, long pastes too, in the editor of the user."""
+        """Open the text, with its long pastes, in the user's editor."""
         get_app().create_background_task(self._edit())
 
     async def _edit(self) -> None:
-        from llmcli.ui.terminal.ask import edit  # with the modules that start programs
+        from llmcli.ui.terminal.ask import edit  # which imports subprocess
 
         text = self.pasted.unfold(self.buffer.text)
         try:
@@ -112,7 +111,7 @@ class InputActions:
         text = self.pasted.fold(clean(text))
         self.buffer.document = Document(text, len(text))
 
-    def _take_completion(self) -> bool:
+    def _accept_completion(self) -> bool:
         """Keep the completion that is chosen in the menu; it is in the text already."""
         state = self.buffer.complete_state
         if state is None or state.current_completion is None:
@@ -133,40 +132,40 @@ class InputActions:
         return self.multiline and ("\n" in document.text or not document.text.startswith("/"))
 
 
-def make_keys(editing: InputActions) -> KeyBindingsBase:
-    """The bindings that come before prompt_toolkit's own."""
+def make_keys(actions: InputActions) -> KeyBindingsBase:
+    """The key bindings of the chat; they have priority over those of prompt_toolkit."""
     keys = KeyBindings()
     typing = has_focus(DEFAULT_BUFFER)
-    empty = Condition(lambda: not editing.buffer.text)
+    empty = Condition(lambda: not actions.buffer.text)
 
     def plain(action: Callable[[], None]) -> Callable[[KeyPressEvent], None]:
         return lambda _event: action()
 
-    keys.add("enter", filter=typing)(plain(editing.enter))
-    keys.add("escape", "enter", filter=typing & emacs_mode)(plain(editing.alt_enter))
-    keys.add("tab", filter=typing & (emacs_mode | vi_insert_mode))(plain(editing.tab))
-    keys.add("c-j", filter=typing)(plain(editing.new_line))
-    keys.add("c-c", filter=typing)(plain(editing.interrupt))
-    keys.add("<sigint>")(plain(editing.interrupt))
-    keys.add("c-d", filter=typing & empty)(plain(editing.leave))
-    keys.add("c-x", "c-e", filter=typing & emacs_mode & ~has_selection)(plain(editing.open_editor))
-    keys.add("v", filter=typing & vi_navigation_mode)(plain(editing.open_editor))
-    keys.add("escape", filter=typing & has_completions & emacs_mode)(plain(editing.buffer.cancel_completion))
+    keys.add("enter", filter=typing)(plain(actions.enter))
+    keys.add("escape", "enter", filter=typing & emacs_mode)(plain(actions.alt_enter))
+    keys.add("tab", filter=typing & (emacs_mode | vi_insert_mode))(plain(actions.tab))
+    keys.add("c-j", filter=typing)(plain(actions.new_line))
+    keys.add("c-c", filter=typing)(plain(actions.interrupt))
+    keys.add("<sigint>")(plain(actions.interrupt))
+    keys.add("c-d", filter=typing & empty)(plain(actions.leave))
+    keys.add("c-x", "c-e", filter=typing & emacs_mode & ~has_selection)(plain(actions.open_editor))
+    keys.add("v", filter=typing & vi_navigation_mode)(plain(actions.open_editor))
+    keys.add("escape", filter=typing & has_completions & emacs_mode)(plain(actions.buffer.cancel_completion))
     keys.add("c-z", filter=Condition(suspend_to_background_supported))(plain(lambda: get_app().suspend_to_background()))
 
     @keys.add("escape", filter=typing & vi_insert_mode & Condition(_enter_is_next))
     def _alt_enter(event: KeyPressEvent) -> None:
         event.key_processor.input_queue.popleft()
-        editing.alt_enter()
+        actions.alt_enter()
 
     @keys.add(Keys.BracketedPaste, filter=typing)
     def _paste(event: KeyPressEvent) -> None:
-        editing.paste(event.data)
+        actions.paste(event.data)
 
     return merge_key_bindings([load_auto_suggest_bindings(), keys])
 
 
 def _enter_is_next() -> bool:
-    """Whether Enter came together with this Escape: Alt-Enter, and not the end of the insert mode of vi."""
+    """Whether Enter follows this Escape at once: then it is Alt-Enter, and does not end the insert mode of vi."""
     queue = get_app().key_processor.input_queue
     return bool(queue) and queue[0].key == Keys.Enter

@@ -1,4 +1,4 @@
-"""How the input line looks: marker, text or hint, menu, and the status below."""
+"""The look of the input line: marker, text or hint, menu of completions, labels of long pastes, and status."""
 
 import re
 from bisect import bisect_right
@@ -33,8 +33,10 @@ from prompt_toolkit.widgets.toolbars import SearchToolbar
 
 from llmcli.text import sanitize
 
-_MENU_ROWS = 8
-_FEWEST_COLUMNS, _FEWEST_ROWS = 30, 6  # of a window that has room for the status
+LONGEST = 10_000  # characters that are drawn: a key press takes 50 ms in a line of that length
+_MOST_LINES = 200  # that are drawn
+_MENU_ROWS, _MENU_ENTRIES = 8, 500
+_FEWEST_COLUMNS, _FEWEST_ROWS = 30, 6  # of a window with a status
 _PLAIN = {
     "marker": "bold",
     "pasted": "italic",
@@ -67,42 +69,24 @@ _COLORS = {
         "completion-menu.meta.completion.current": "noreverse bg:#3a7fc0 #ffffff",
     },
 }
-LONGEST = 10_000  # characters that are drawn: a key takes 50 ms in a line of that length
-_MOST_LINES = 200
-_FIRST = 0xF0000  # of the signs: private use, in no font
+# Characters of private use stand for long pastes.
+_FIRST_SIGN = 0xF0000
 _MOST_SIGNS = 0xFFFE
-_SIGNS = re.compile(f"[{chr(_FIRST)}-{chr(_FIRST + _MOST_SIGNS - 1)}]")
+_SIGNS = re.compile(f"[{chr(_FIRST_SIGN)}-{chr(_FIRST_SIGN + _MOST_SIGNS - 1)}]")
 _DROPPED = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)]) | dict.fromkeys(range(0xD800, 0xE000), 0xFFFD)
 _CLEAN = {code: mark for code, mark in _DROPPED.items() if chr(code) not in "\t\n"}
-_MOST = 500  # entries of the menu
 
-
-def make_style(name: str, color: bool) -> Style:
-    """The style of that name ("dark" when it is unknown)."""
-    return Style.from_dict(_PLAIN | (_COLORS.get(name, _COLORS["dark"]) if color else {}))
-
-
-class ShowHint(Processor):
-    """Draws a hint in the line while the line is empty."""
-
-    def __init__(self, hint: Callable[[], str]) -> None:
-        self._hint = hint
-
-    def apply_transformation(self, transformation_input: TransformationInput) -> Transformation:
-        fragments = transformation_input.fragments
-        if transformation_input.document.text:
-            return Transformation(fragments)
-        return Transformation([*fragments, ("class:hint", self._hint())])
+Suggest = Callable[[str], Iterable["Suggestion"]]  # given the text before the cursor
 
 
 class Pasted:
-    """The long texts that are one character (a sign) each in the line."""
+    """The long pastes; each is one character (a sign) in the line, and is drawn as a label."""
 
     def __init__(self) -> None:
         self._texts: list[str] = []
 
     def fold(self, text: str) -> str:
-        """`text`, or the sign that stands for it when it is long."""
+        """`text`, or the sign for it when it is long."""
         if len(text) <= LONGEST and text.count("\n") <= _MOST_LINES:
             return text
         text = self.unfold(text)
@@ -110,14 +94,14 @@ class Pasted:
             if len(self._texts) == _MOST_SIGNS:
                 return text
             self._texts.append(text)
-        return chr(_FIRST + self._texts.index(text))
+        return chr(_FIRST_SIGN + self._texts.index(text))
 
     def unfold(self, text: str) -> str:
-        """`text` with every sign replaced by what it stands for."""
+        """`text` with the paste in place of each sign."""
         return text if text.isascii() else _SIGNS.sub(lambda found: self._text(found[0]) or found[0], text)
 
     def label(self, sign: str) -> str:
-        """How a sign is shown; nothing for any other character."""
+        """The label of a sign; empty for any other character."""
         text = self._text(sign)
         lines = len(text.splitlines())
         if lines > 1:
@@ -125,12 +109,12 @@ class Pasted:
         return f"[pasted {len(text):,} characters]" if text else ""
 
     def _text(self, sign: str) -> str:
-        number = ord(sign) - _FIRST
+        number = ord(sign) - _FIRST_SIGN
         return self._texts[number] if 0 <= number < len(self._texts) else ""
 
 
 def make_layout(buffer: Buffer, pasted: Pasted, status: Callable[[], str], hint: Callable[[], str]) -> Layout:
-    """The text with its menu, the search line, and the status right below it; `hint` is shown in an empty line."""
+    """The text with its menu, the search line, and below them the status; `hint` is shown in an empty line."""
     search = SearchToolbar()
     line = Window(
         BufferControl(
@@ -154,7 +138,7 @@ def make_layout(buffer: Buffer, pasted: Pasted, status: Callable[[], str], hint:
     )
     footer = ConditionalContainer(
         Window(FormattedTextControl(lambda: [("class:status", status())]), height=1),
-        ~is_done & ~has_completions & Condition(_has_room),
+        ~is_done & ~has_completions & Condition(_window_is_large),
     )
     rest = Window(height=lambda: Dimension(preferred=_menu_rows(buffer)))
     menu = Float(CompletionsMenu(max_height=_MENU_ROWS, scroll_offset=1), xcursor=True, ycursor=True)
@@ -162,28 +146,42 @@ def make_layout(buffer: Buffer, pasted: Pasted, status: Callable[[], str], hint:
     return Layout(FloatContainer(rows, [menu]), line)
 
 
+def make_style(name: str, color: bool) -> Style:
+    """The style of that name ("dark" when it is unknown)."""
+    return Style.from_dict(_PLAIN | (_COLORS.get(name, _COLORS["dark"]) if color else {}))
+
+
 def _prefix(row: int, wrapped: int) -> StyleAndTextTuples:
     return [("class:marker", "> ")] if row == wrapped == 0 else [("", "  ")]
 
 
-def _has_room() -> bool:
+def _window_is_large() -> bool:
+    """Whether there is a row for the status."""
     size = get_app().output.get_size()
     return size.columns >= _FEWEST_COLUMNS and size.rows >= _FEWEST_ROWS
 
 
 def _menu_rows(buffer: Buffer) -> int:
-    """Rows that the menu wants below the line."""
+    """The rows of the menu below the line."""
     state = buffer.complete_state
     return 0 if state is None or get_app().is_done else min(len(state.completions), _MENU_ROWS)
 
 
-def clean(text: str) -> str:
-    """`text` with plain line ends, and without control characters and lone surrogates."""
-    return text.replace("\r\n", "\n").replace("\r", "\n").translate(_CLEAN)
+class ShowHint(Processor):
+    """Draws a hint in the line while the line is empty."""
+
+    def __init__(self, hint: Callable[[], str]) -> None:
+        self._hint = hint
+
+    def apply_transformation(self, transformation_input: TransformationInput) -> Transformation:
+        fragments = transformation_input.fragments
+        if transformation_input.document.text:
+            return Transformation(fragments)
+        return Transformation([*fragments, ("class:hint", self._hint())])
 
 
 class ShowPasted(Processor):
-    """Draws the labels in place of the signs."""
+    """Draws a label in place of each sign."""
 
     def __init__(self, pasted: Pasted) -> None:
         self._pasted = pasted
@@ -210,26 +208,15 @@ class ShowPasted(Processor):
 
 @dataclass(frozen=True)
 class Suggestion:
-    """`text` goes in place of the `back` characters before the cursor; `note` is shown beside it."""
+    """`text` replaces the `back` characters before the cursor; `note` is shown beside it."""
 
     text: str
     back: int
     note: str = ""
 
 
-Suggest = Callable[[str], Iterable[Suggestion]]  # given the text before the cursor
-
-
-def should_open_menu(before: str) -> bool:
-    """Whether the menu shows while typing: for a command, and for a word that begins with @."""
-    if before.startswith("/") and "\n" not in before:
-        return True
-    word = before[max(map(before.rfind, " \t\n")) + 1 :]
-    return word.startswith("@")
-
-
 class SuggestCompleter(Completer):
-    """Asks `suggest`; a fault in it means that there are no completions."""
+    """Asks `suggest` for completions."""
 
     def __init__(self, suggest: Suggest) -> None:
         self._suggest = suggest
@@ -240,10 +227,23 @@ class SuggestCompleter(Completer):
             return
         try:
             for number, found in enumerate(self._suggest(before)):
-                if number == _MOST:
+                if number == _MENU_ENTRIES:
                     return
                 yield Completion(
                     found.text, -min(max(found.back, 0), len(before)), sanitize(found.text), sanitize(found.note)
                 )
-        except Exception:  # a fault in a suggestion must not end the prompt
+        except Exception:  # an error in a suggestion must not end the prompt
             return
+
+
+def should_open_menu(before: str) -> bool:
+    """Whether the menu shows while typing: for a command, and for a word that begins with @."""
+    if before.startswith("/") and "\n" not in before:
+        return True
+    word = before[max(map(before.rfind, " \t\n")) + 1 :]
+    return word.startswith("@")
+
+
+def clean(text: str) -> str:
+    """`text` with plain line ends, and without control characters and lone surrogates."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").translate(_CLEAN)

@@ -1,4 +1,4 @@
-"""Keys that are pressed while an answer streams: some move the temperature, the others wait for the prompt."""
+"""Keys pressed while an answer streams: some move the temperature, the others are kept for the prompt."""
 
 import sys
 import threading
@@ -15,18 +15,18 @@ from llmcli.ui.terminal.interrupt import echo_is_off
 
 _ARROWS: dict[str, int] = {Keys.Up: 1, Keys.Down: -1}
 _SIGNS = {"+": 1, "-": -1}
-_ESCAPE = 0.05  # seconds; after them Escape is a key and begins no other one
-_BREATH = 0.001
+_ESCAPE = 0.05  # seconds, after which Escape is a key of its own
+_PAUSE = 0.001  # seconds
 _POLL = 0.03  # seconds between two reads of a console that sends no event
 
 Take = Callable[[Iterable[KeyPress], bool], None]  # keys, and whether they were pressed before the answer
 
 
 def split_keys_and_text(keys: Iterable[KeyPress], typing: bool = False) -> tuple[list[int], list[KeyPress]]:
-    """The steps up (1) and down (-1) that `keys` ask for, and the keys that belong to the next message.
+    """The steps up (1) and down (-1) among `keys`, and the keys that belong to the next message.
 
-    The arrows are always steps, for there is no cursor to move; `+` and `-` are steps until something else is typed:
-    `typing` says that there is a message already. A paste is one key.
+    The arrows are always steps, because there is no cursor to move; `+` and `-` are steps until something else is
+    typed (`typing`: it was already). A paste is one key.
     """
     steps: list[int] = []
     kept: list[KeyPress] = []
@@ -41,29 +41,29 @@ def split_keys_and_text(keys: Iterable[KeyPress], typing: bool = False) -> tuple
 
 def _step(key: KeyPress, typing: bool) -> int:
     if typing or key.key not in _SIGNS:
-        return _ARROWS.get(key.key, 0) if key.data else 0  # without data it is the second half of Alt-Up
+        return _ARROWS.get(key.key, 0) if key.data else 0  # without data it is a part of Alt-Up
     return _SIGNS[key.key]
 
 
 @contextmanager
 def live_keys(step: Callable[[int], None]) -> Iterator[None]:
-    """Within this block, inside a silent one, `step` is called for each step from a thread; other keys are kept.
+    """Within this block, inside `disable_echo`, a thread calls `step` for each step; other keys are kept.
 
-    The keys are read with the parser of the prompt and stored where the prompt looks first. So the prompt completes a
-    key or a paste that the end of the block has cut. Keys typed before the block, apart from arrows, are text.
+    The parser of the prompt reads the keys, and they are stored where the prompt looks first. So the prompt completes
+    a key or a paste that the end of the block has cut. Keys typed before the block, apart from arrows, are text.
     """
     keys = get_app_session().input
-    spinner = get_typeahead(keys)
-    store_typeahead(keys, spinner)
-    typing = bool(spinner)
+    stored = get_typeahead(keys)
+    store_typeahead(keys, stored)
+    typing = bool(stored)
 
     def take(pressed: Iterable[KeyPress], early: bool) -> None:
         nonlocal typing
         steps, kept = split_keys_and_text(pressed, typing or early)
         typing = typing or bool(kept)
         store_typeahead(keys, kept)
-        for one in steps:
-            step(one)
+        for direction in steps:
+            step(direction)
 
     with _console(take) if sys.platform == "win32" else _terminal(keys, take):
         yield
@@ -71,7 +71,7 @@ def live_keys(step: Callable[[int], None]) -> Iterator[None]:
 
 @contextmanager
 def _terminal(keys: Input, take: Take) -> Iterator[None]:
-    """Read the terminal in a thread that sleeps until a key comes, or the end."""
+    """Read the terminal in a thread that sleeps until a key is pressed or the block ends."""
     if not echo_is_off():
         yield
         return
@@ -91,7 +91,7 @@ def _terminal(keys: Input, take: Take) -> Iterator[None]:
             pending = bool(ready)
             take(pressed, False)
             if pending and not pressed:  # a part of a paste; or the terminal is gone and always ready
-                select([stopped], [], [], _BREATH)
+                select([stopped], [], [], _PAUSE)
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-'''A turn per line of a stream, or per block between lines of """: the chat without a terminal.'''
+'''The input of a chat without a terminal: a message on each line, or in a block between lines of """.'''
 
 import re
 from collections.abc import Callable, Iterator
@@ -6,13 +6,13 @@ from typing import BinaryIO
 
 from llmcli.errors import UsageError
 
-MOST = 16 << 20  # bytes of one turn
+MOST = 16 << 20  # bytes of one message
 MARK = '"""'
 _COMMAND = re.compile(r'/[A-Za-z?][\w?-]*[ \t]+(?=""")')  # the argument of a command may be a block too
 
 
 class LineReader:
-    """Reads from a pipe, a file or a simple terminal what `TerminalReader` reads from a full one."""
+    """Reads messages from a pipe, a file or a terminal without cursor movements, in place of `TerminalReader`."""
 
     multiline = False
 
@@ -20,34 +20,34 @@ class LineReader:
         self._stream = stream
         self._marker = marker or (lambda: None)
         self._started = False
-        self._taken = 0  # bytes of the present turn
+        self._size = 0  # bytes of the current message
 
     def read(self, default: str = "") -> str:  # noqa: ARG002 - a stream has no input line
-        """The next turn that is not blank.
+        """The next message that is not blank.
 
         Raises:
             EOFError: at the end of the stream.
-            UsageError: when the turn is too long; the one after it can still be read.
+            UsageError: when the message is too long; the one after it can still be read.
         """
         while True:
             self._marker()
-            text = body(self._turn())
+            text = body(self._message())
             if text.strip():
                 return text
 
     def refresh(self) -> None:
         """Do nothing: a pipe has no status line."""
 
-    def _turn(self) -> str:
-        self._taken = 0
+    def _message(self) -> str:
+        self._size = 0
         first = self._line()
         if first is None:
             raise EOFError
         kept = []
         for line in self._block(first) if opens(first) else self._joined(first):
-            if self._taken <= MOST:
+            if self._size <= MOST:
                 kept.append(line)
-        if self._taken > MOST:
+        if self._size > MOST:
             raise UsageError(
                 f"skipped a message: it must have at most {MOST >> 20} MiB", "split it into several messages"
             )
@@ -72,10 +72,10 @@ class LineReader:
     def _line(self) -> str | None:
         """The next line without its end, None after the last one; the start of a line that is too long."""
         data = rest = self._stream.readline(MOST)
-        self._taken += len(rest)
+        self._size += len(rest)
         while len(rest) == MOST and not rest.endswith(b"\n"):
             rest = self._stream.readline(MOST)
-            self._taken += len(rest)
+            self._size += len(rest)
         if not self._started:
             self._started = True
             data = data.removeprefix(b"\xef\xbb\xbf")
@@ -91,8 +91,8 @@ def opens(first: str) -> bool:
 def closes(first: str, line: str) -> bool:
     """Whether `line` ends the block that `first` opened.
 
-    Marks on a line of their own are closed on a line of their own, so that code with docstrings can stand
-    between them; marks with text behind them are closed at the end of any line.
+    A mark on a line of its own is closed on a line of its own, so that code with docstrings can be in the block; a mark
+    with text behind it is closed at the end of any line.
     """
     line = line.rstrip()
     return line == MARK if _split_command(first)[1].rstrip() == MARK else line.endswith(MARK)

@@ -23,7 +23,7 @@ from llmcli.ui.input.piped import body
 
 
 class TerminalReader:
-    """The prompt of the chat: the marker, the text being typed, and the status below."""
+    """The input line of the chat, with the status below it."""
 
     def __init__(
         self,
@@ -35,10 +35,10 @@ class TerminalReader:
         color: bool = True,
         hint: Callable[[], str] = str,
     ) -> None:
-        """`status` is shown below the line, `hint` in the line while it is empty; both are called at each drawing."""
+        """`status` is shown below the line, `hint` in the line while it is empty; each drawing calls both."""
         output = get_app_session().output
         if isinstance(output, Vt100_Output):
-            # Asks the terminal nothing: one that does not answer costs a second and a warning.
+            # No cursor position request: a terminal that does not answer costs a second and a warning.
             output.enable_cpr = False
         self._status = status
         self._pasted = Pasted()
@@ -50,12 +50,12 @@ class TerminalReader:
             auto_suggest=HistorySuggest(),
             history=self._history,
         )
-        self._editing = InputActions(buffer, self._pasted)
+        self._actions = InputActions(buffer, self._pasted)
         buffer.on_text_changed += lambda _buffer: self._clear_hint()
         vi = editing_mode == "vi"
         self._app: Application[str] = Application(
             layout=make_layout(buffer, self._pasted, self._footer, lambda: _text_of(hint)),
-            key_bindings=make_keys(self._editing),
+            key_bindings=make_keys(self._actions),
             editing_mode=EditingMode.VI if vi else EditingMode.EMACS,
             style=make_style(style, color),
             include_default_pygments_style=False,
@@ -66,23 +66,23 @@ class TerminalReader:
         self._app.ttimeoutlen = 0.05  # seconds; Escape alone is a key
         self._app.timeoutlen = 0.5
         self.on_drawn: Callable[[], object] | None = None  # called once, when the first prompt is on the screen
-        self._app.after_render += lambda _app: self._drawn()
+        self._app.after_render += lambda _app: self._after_drawing()
 
     @property
     def multiline(self) -> bool:
-        """Whether Enter makes a new line and Alt-Enter sends."""
-        return self._editing.multiline
+        """Whether Enter begins a new line and Alt-Enter sends."""
+        return self._actions.multiline
 
     @multiline.setter
     def multiline(self, value: bool) -> None:
-        self._editing.multiline = value
+        self._actions.multiline = value
 
     def on_interrupt(self, call: Callable[[], bool]) -> None:
-        """Call this at Ctrl-C, too; it returns whether there was something to cancel."""
-        self._editing.on_interrupt = call
+        """Call this at Ctrl-C too; it returns whether it canceled something."""
+        self._actions.on_interrupt = call
 
     def read(self, default: str = "") -> str:
-        """What the user sends; `default` is in the line at first.
+        """The message that the user sends; `default` is in the line at first.
 
         Raises:
             EOFError: at Ctrl-D on an empty line, or when the terminal is gone.
@@ -102,13 +102,13 @@ class TerminalReader:
             start = ""
 
     def _prompt(self, start: str) -> str:
-        """What is sent, exactly as typed; it stays on the screen, or is printed whole into the scrollback."""
-        self._editing.hint = ""
+        """The text exactly as typed; it stays on the screen, or is printed completely into the scrollback."""
+        self._actions.hint = ""
         self._app.erase_when_done = False
-        self._editing.buffer.reset(Document(start))
+        self._actions.buffer.reset(Document(start))
         try:
-            shown = self._app.run(pre_run=self._catch_faults, set_exception_handler=False)
-        finally:  # prompt_toolkit omits this where a signal ends it in its first drawing
+            shown = self._app.run(pre_run=self._catch_errors, set_exception_handler=False)
+        finally:  # prompt_toolkit omits this when a signal ends it during the first drawing
             self._app.renderer.reset()
         if self._app.erase_when_done:
             drawn = "".join(self._pasted.label(char) or char for char in shown)
@@ -124,31 +124,31 @@ class TerminalReader:
         """Put a text into the history, as if it had been typed."""
         self._history.append_string(text)
 
-    def _catch_faults(self) -> None:
-        """A fault in a key or a drawing does not end the prompt, unless the terminal is gone."""
+    def _catch_errors(self) -> None:
+        """An error in a key or a drawing does not end the prompt, unless the terminal is gone."""
 
         def handle(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
             error = context.get("exception")
             if isinstance(error, OSError) and not self._app.is_done:
                 self._app.exit(exception=EOFError)
-            self._editing.hint = f"internal error: {error or context.get('message')}"
+            self._actions.hint = f"internal error: {error or context.get('message')}"
 
         asyncio.get_running_loop().set_exception_handler(handle)
 
-    def _drawn(self) -> None:
+    def _after_drawing(self) -> None:
         call, self.on_drawn = self.on_drawn, None
         if call:
             call()
 
     def _clear_hint(self) -> None:
-        self._editing.hint = ""
+        self._actions.hint = ""
 
     def _footer(self) -> str:
-        return sanitize(self._editing.hint) if self._editing.hint else _text_of(self._status)
+        return sanitize(self._actions.hint) if self._actions.hint else _text_of(self._status)
 
 
 def _text_of(call: Callable[[], str]) -> str:
-    """What `call` returns, in one line; a fault in it must not end the prompt."""
+    """The result of `call` in one line; an error in it must not end the prompt."""
     try:
         return " ".join(sanitize(call()).split("\n"))
     except Exception:

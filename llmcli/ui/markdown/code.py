@@ -7,16 +7,41 @@ from typing import Any
 from llmcli.ui.terminal.cells import Runs
 
 _LONGEST_LINE = 600  # a longer line stays plain
-_CONTEXT = 300  # characters kept before a line that begins at the margin
-_LONGEST_CONTEXT = 700  # characters kept before any other line
-_PROBE = "probe"
-_OPEN = {"/*": "*/", "<!--": "-->"}  # comments that some lexers see only once they are closed
+_CONTEXT = 300  # characters kept before a line without an indent
+_LONGEST_CONTEXT = 700  # characters kept before another line
+_PROBE = "probe"  # text after the lines so far: its token tells whether a string or comment is open
+_OPEN = {"/*": "*/", "<!--": "-->"}  # comments that some lexers recognize only when they are closed
 _ALIASES = {"node": "js", "python2": "python", "py2": "python", "vue": "html", "svelte": "html", "jsonl": "json"}
+
+# The look of a pygments token type on a dark and on a light ground.
+_SYNTAX = {
+    "Comment": ("2;3", "2;3"),
+    "Comment.Preproc": ("35", "35"),
+    "Keyword": ("95", "35"),
+    "Keyword.Constant": ("33", "31"),
+    "Operator.Word": ("95", "35"),
+    "Literal.String": ("32", "32"),
+    "Literal.String.Escape": ("93", "31"),
+    "Literal.String.Interpol": ("93", "31"),
+    "Literal.Number": ("33", "31"),
+    "Name.Builtin": ("36", "34"),
+    "Name.Function": ("94", "34"),
+    "Name.Class": ("1;94", "1;34"),
+    "Name.Decorator": ("93", "35"),
+    "Name.Tag": ("94", "34"),
+    "Name.Attribute": ("36", "35"),
+    "Name.Exception": ("1;94", "1;34"),
+    "Generic.Deleted": ("31", "31"),
+    "Generic.Inserted": ("32", "32"),
+    "Generic.Heading": ("1", "1"),
+    "Generic.Subheading": ("36", "34"),
+    "Generic.Prompt": ("2", "2"),
+}
 
 
 @dataclass(frozen=True)
 class Style:
-    """All looks; empty ones mean no color."""
+    """The looks of the elements, as parameters of a color sequence; empty without color."""
 
     headings: tuple[str, ...] = ("", "", "", "")
     strong: str = ""
@@ -33,106 +58,30 @@ class Style:
         return bool(self.strong)
 
 
-def _syntax(**looks: str) -> tuple[tuple[str, str], ...]:
-    return tuple((name.replace("_", "."), look) for name, look in looks.items())
-
-
-_DARK = Style(
-    headings=("1;4;96", "1;96", "1", "1;3"),
-    strong="1",
-    emphasis="3",
-    struck="9",
-    code="36",
-    link="4;94",
-    faint="2",
-    marker="36",
-    syntax=_syntax(
-        Comment="2;3",
-        Comment_Preproc="35",
-        Keyword="95",
-        Keyword_Constant="33",
-        Operator_Word="95",
-        Literal_String="32",
-        Literal_String_Escape="93",
-        Literal_String_Interpol="93",
-        Literal_Number="33",
-        Name_Builtin="36",
-        Name_Function="94",
-        Name_Class="1;94",
-        Name_Decorator="93",
-        Name_Tag="94",
-        Name_Attribute="36",
-        Name_Exception="1;94",
-        Generic_Deleted="31",
-        Generic_Inserted="32",
-        Generic_Heading="1",
-        Generic_Subheading="36",
-        Generic_Prompt="2",
-    ),
-)
-_LIGHT = Style(
-    headings=("1;4;34", "1;34", "1", "1;3"),
-    strong="1",
-    emphasis="3",
-    struck="9",
-    code="35",
-    link="4;34",
-    faint="2",
-    marker="34",
-    syntax=_syntax(
-        Comment="2;3",
-        Comment_Preproc="35",
-        Keyword="35",
-        Keyword_Constant="31",
-        Operator_Word="35",
-        Literal_String="32",
-        Literal_String_Escape="31",
-        Literal_String_Interpol="31",
-        Literal_Number="31",
-        Name_Builtin="34",
-        Name_Function="34",
-        Name_Class="1;34",
-        Name_Decorator="35",
-        Name_Tag="34",
-        Name_Attribute="35",
-        Name_Exception="1;34",
-        Generic_Deleted="31",
-        Generic_Inserted="32",
-        Generic_Heading="1",
-        Generic_Subheading="34",
-        Generic_Prompt="2",
-    ),
-)
-
-
+@cache
 def style_of(name: str, color: bool) -> Style:
-    """The style `dark` or `light`; without looks where `colour` is false."""
+    """The style "dark" or "light", or one without looks where `color` is false."""
     if not color:
         return Style()
-    return _LIGHT if name == "light" else _DARK
-
-
-@lru_cache(maxsize=1024)
-def syntax_look(style: Style, token: Any) -> str:
-    """The look of a pygments token type: its own, or that of the nearest type above it."""
-    looks = dict(style.syntax)
-    while token:
-        look = looks.get(".".join(token))
-        if look is not None:
-            return look
-        token = token.parent
-    return ""
-
-
-def language_of(info: str) -> str:
-    """The language that a fence's info text names (its first word, as written); empty where it names none."""
-    return info.replace("{", " ").replace(",", " ").strip(" .}").split(" ")[0]
+    light = name == "light"
+    title, code, link, marker = ("34", "35", "4;34", "34") if light else ("96", "36", "4;94", "36")
+    return Style(
+        headings=(f"1;4;{title}", f"1;{title}", "1", "1;3"),
+        strong="1",
+        emphasis="3",
+        struck="9",
+        code=code,
+        link=link,
+        faint="2",
+        marker=marker,
+        syntax=tuple((token, looks[light]) for token, looks in _SYNTAX.items()),
+    )
 
 
 class Highlighter:
     """Colors line by line; a string or comment over several lines keeps its color.
 
-    The lexer reads each line after some lines before it: the last few, and the one that opened a string or comment
+    The lexer reads each line together with the last few before it, and with the one that opened a string or comment
     that is still open, however far back. So the cost of a line does not grow.
     """
 
@@ -162,7 +111,7 @@ class Highlighter:
         return runs
 
     def _closer_after(self, line: str) -> str:
-        """The text that would close the comment that `line` opens."""
+        """The text that closes the comment that `line` opens, or that is open already."""
         if self._closer:
             return self._closer
         for opener, closer in _OPEN.items():
@@ -171,7 +120,7 @@ class Highlighter:
         return ""
 
     def _trim_context(self, line: str) -> None:
-        """Keep few lines before, and never begin them within a string or comment."""
+        """Drop the oldest lines, but do not begin within a string or comment."""
         at_margin = line[:1].strip() != ""
         if sum(map(len, self._before)) + len(self._before) < (_CONTEXT if at_margin else _LONGEST_CONTEXT):
             return
@@ -192,7 +141,7 @@ class Highlighter:
 
 
 def color_code(text: str, language: str, style: Style) -> list[Runs]:
-    """All lines of a finished program."""
+    """The lines of finished code, in color."""
     lexer = _lexer(language) if style.color and len(text) < 40_000 else None
     if lexer is None:
         return [[("", line)] for line in text.split("\n")]
@@ -204,37 +153,26 @@ def color_code(text: str, language: str, style: Style) -> list[Runs]:
     return rows
 
 
+def language_of(info: str) -> str:
+    """The language in the info text of a fence: its first word, as written; or empty."""
+    return info.replace("{", " ").replace(",", " ").strip(" .}").split(" ")[0]
+
+
+@lru_cache(maxsize=1024)
+def syntax_look(style: Style, token: Any) -> str:
+    """The look of a pygments token type: its own, or that of the nearest type above it."""
+    looks = dict(style.syntax)
+    while token:
+        look = looks.get(".".join(token))
+        if look is not None:
+            return look
+        token = token.parent
+    return ""
+
+
 def _within(kind: Any) -> bool:
     """Whether a token of this kind is part of a string or comment."""
     return kind is not None and not {"String", "Comment"}.isdisjoint(tuple(kind))
-
-
-@cache
-def _names() -> frozenset[str]:
-    from pygments.lexers import get_all_lexers
-
-    return frozenset(name for _, names, _, _ in get_all_lexers(plugins=False) for name in names)
-
-
-@lru_cache(maxsize=32)
-def _lexer(language: str) -> Any:
-    """The lexer for a fence's info text; None when there is none."""
-    from pygments.lexers import get_lexer_by_name
-
-    name = language_of(language).lower()
-    name = _ALIASES.get(name, name)
-    if name not in _names() or name == "text":
-        return None
-    options = {"startinline": True} if name == "php" else {}
-    return get_lexer_by_name(name, stripnl=False, ensurenl=False, **options)
-
-
-def _tokens(lexer: Any, text: str) -> list[tuple[Any, str]]:
-    try:
-        tokens = list(lexer.get_tokens(text))
-    except Exception:  # a fault in a lexer must not end the answer
-        return [(None, text)]
-    return tokens if "".join(value for _, value in tokens) == text else [(None, text)]
 
 
 def _looks(tokens: list[tuple[Any, str]], start: int, end: int, style: Style) -> Runs:
@@ -250,3 +188,31 @@ def _looks(tokens: list[tuple[Any, str]], start: int, end: int, style: Style) ->
         elif part:
             runs.append((look, part))
     return runs
+
+
+def _tokens(lexer: Any, text: str) -> list[tuple[Any, str]]:
+    try:
+        tokens = list(lexer.get_tokens(text))
+    except Exception:  # an error in a lexer must not end the answer
+        return [(None, text)]
+    return tokens if "".join(value for _, value in tokens) == text else [(None, text)]
+
+
+@lru_cache(maxsize=32)
+def _lexer(language: str) -> Any:
+    """The lexer for a fence's info text; None when there is none."""
+    from pygments.lexers import get_lexer_by_name
+
+    name = language_of(language).lower()
+    name = _ALIASES.get(name, name)
+    if name not in _names() or name == "text":
+        return None
+    options = {"startinline": True} if name == "php" else {}
+    return get_lexer_by_name(name, stripnl=False, ensurenl=False, **options)
+
+
+@cache
+def _names() -> frozenset[str]:
+    from pygments.lexers import get_all_lexers
+
+    return frozenset(name for _, names, _, _ in get_all_lexers(plugins=False) for name in names)

@@ -1,4 +1,4 @@
-"""Turns blocks of Markdown into rows."""
+"""Turns blocks of Markdown into rows with color sequences."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 _NARROWEST = 8  # columns; no indent leaves fewer
 _DEEPEST = 100  # columns of list and quote marks at the start of a line
 _BULLETS = "•◦▪"
-_RULE = 40
-_INDENT = 4  # of code without a fence
+_RULE = 40  # columns
+_INDENT = 4  # columns before code without a fence
 _CODE_SIDE = "── "
-_CODE = "code"  # in place of the language where none is named
+_CODE = "code"  # in place of the language of a fence without one
 _LONGEST_NAME = 24  # columns of a language
-_UNBROKEN = 14  # a column is at least as wide as its longest word, up to this
+_UNBROKEN = 14  # columns; a column of a table is at least as wide as its longest word, up to this
 _BETWEEN = " │ "
 
 
@@ -37,13 +37,13 @@ class TableGrid:
 
 
 class Renderer:
-    """Turns blocks into painted rows; in order, for a row may depend on the block before."""
+    """Turns blocks into rows; in order, because a row may depend on the block before it."""
 
     def __init__(self, style: Style) -> None:
         self._style = style
         self._code = Highlighter("", style)
         self._has_rows = False
-        self._gap_pending = False  # a blank row
+        self._gap_pending = False  # a blank row before the next block
 
     def rows(self, blocks: Sequence[Block], width: int) -> list[str]:
         """The rows of finished blocks."""
@@ -57,7 +57,7 @@ class Renderer:
         return rows
 
     def join(self) -> None:
-        """Start at the top of an empty region: no blank row before the next block."""
+        """Continue rows that are on the screen: no blank row before the next block."""
         self._has_rows = self._gap_pending = False
 
     def apart(self) -> list[str]:
@@ -85,7 +85,7 @@ class Renderer:
                 return [self._code_top(block.text, width)]
             case "fence_end":
                 return [self._code_bottom(block.text, width)]
-            case "indented":  # its indent tells it from prose, and is copied as it was written
+            case "indented":  # the indent distinguishes it from prose, and is copied as it was written
                 return [styled(row) for row in fold([("", block.text)], width)]
             case "rule":
                 return [self._rule(width)]
@@ -166,7 +166,8 @@ class Renderer:
                 count = renumber_list(int(token.info), count)
                 mark = f"{count[1] if number is None else number}{token.markup}"
             loose = any(
-                one.type == "paragraph_open" and one.level == token.level + 1 and not one.hidden for one in inner
+                child.type == "paragraph_open" and child.level == token.level + 1 and not child.hidden
+                for child in inner
             )
             rows += [""] if rows and loose else []
             room = _room(width, cells(mark) + 1)
@@ -198,7 +199,7 @@ class Renderer:
         return self._style.headings[min(level, 4) - 1]
 
     def _heading(self, level: int, runs: Runs, width: int) -> list[str]:
-        # Without colours the marks tell a heading from a paragraph.
+        # Without colors the marks distinguish a heading from a paragraph.
         marks: Runs = [] if self._style.color else [("", "#" * level + " ")]
         return [styled(row) for row in wrap([*marks, *runs], width)]
 
@@ -217,18 +218,6 @@ class Renderer:
 
     def _rule(self, width: int) -> str:
         return styled([(self._style.faint, "─" * min(width, _RULE))])
-
-
-def _code_title(info: str, width: int) -> str:
-    """The row above code: `── python ──`.
-
-    A row of its own, and nothing at the sides: a frame or an indent would be copied with the code.
-    """
-    room = width - len(_CODE_SIDE) * 2
-    if room < 1:
-        return "─" * width
-    name = one_line(language_of(info.strip())) or _CODE
-    return f"{_CODE_SIDE}{name[: fit(name, 0, min(room, _LONGEST_NAME))]}{_CODE_SIDE[::-1]}"
 
 
 def _end(tokens: Sequence["Token"], start: int) -> int:
@@ -256,8 +245,20 @@ def _too_deep(text: str) -> bool:
     return any(len(line) - len(line.lstrip(" >*+-0123456789.)")) > _DEEPEST for line in text.split("\n"))
 
 
+def _code_title(info: str, width: int) -> str:
+    """The row above code: `── python ──`.
+
+    There is nothing at the sides of code: a frame or an indent would be copied with it.
+    """
+    room = width - len(_CODE_SIDE) * 2
+    if room < 1:
+        return "─" * width
+    name = one_line(language_of(info.strip())) or _CODE
+    return f"{_CODE_SIDE}{name[: fit(name, 0, min(room, _LONGEST_NAME))]}{_CODE_SIDE[::-1]}"
+
+
 def grid_rows(grid: TableGrid, width: int, style: Style) -> list[str]:
-    """The rows on the terminal: columns side by side, or one cell a row with its head where there is no room."""
+    """The rows: columns side by side, or in a narrow window `head: value` on a row for each cell."""
     widths = _widths(grid, width - len(_BETWEEN) * (len(grid.head) - 1))
     if not widths:
         return _listed(grid, width, style)
@@ -272,7 +273,7 @@ def grid_rows(grid: TableGrid, width: int, style: Style) -> list[str]:
 
 
 def _widths(grid: TableGrid, room: int) -> list[int]:
-    """The widths of the columns; empty where the room is too small for a readable table."""
+    """The widths of the columns in `room` columns; empty where they are too few for a readable table."""
     columns = [[unstyled(row[at]) for row in [grid.head, *grid.body]] for at in range(len(grid.head))]
     whole = [max(1, *(cells(text) for text in column)) for column in columns]
     least = [
@@ -306,7 +307,7 @@ def _row_of_cells(row: list[Runs], widths: list[int], sides: list[str], bar: str
 
 
 def _listed(grid: TableGrid, width: int, style: Style) -> list[str]:
-    """`head: value` for each cell, a blank row between the table's rows."""
+    """`head: value` for each cell, with a blank row between the rows of the table."""
     rows: list[str] = []
     body: list[list[Runs]] = grid.body or [[[] for _ in grid.head]]
     for at, row in enumerate(body):
@@ -314,23 +315,6 @@ def _listed(grid: TableGrid, width: int, style: Style) -> list[str]:
         for head, cell in zip(grid.head, row, strict=True):
             rows += [styled(line) for line in wrap([*head, (style.faint, ": "), *cell], width)]
     return rows
-
-
-@cache
-def parser(links: bool = True) -> "MarkdownIt":
-    """CommonMark with tables and struck text; HTML and link definitions, which it would hide, stay text."""
-    from markdown_it import MarkdownIt
-
-    made = MarkdownIt("commonmark", {"html": False, "maxNesting": 200})
-    made.enable(["table", "strikethrough"]).disable(["reference", "html_block", "html_inline"])
-    made.normalizeLink = made.normalizeLinkText = str  # type: ignore[method-assign,assignment]
-    made.validateLink = bool  # type: ignore[method-assign,assignment]  # nothing is opened, all is shown
-    return made if links else made.disable(["link", "image"])
-
-
-def parser_for(text: str) -> "MarkdownIt":
-    """The parser, without links where many brackets never close: it would search each one to the end."""
-    return parser(text.count("[") <= 50 + text.count("]"))
 
 
 def inline_runs(text: str, style: Style, look: str = "") -> Runs:
@@ -387,3 +371,20 @@ def _address(url: str, label: str, style: Style) -> Runs:
 def one_line(text: str) -> str:
     """`text` in one line and safe: an entity such as `&#10;` may be a control character."""
     return sanitize(text).replace("\n", " ").replace("\t", " ")
+
+
+def parser_for(text: str) -> "MarkdownIt":
+    """The parser, without links where many brackets never close: it would search each one to the end."""
+    return parser(text.count("[") <= 50 + text.count("]"))
+
+
+@cache
+def parser(links: bool = True) -> "MarkdownIt":
+    """CommonMark with tables and struck text; HTML and link definitions, which would be hidden, stay text."""
+    from markdown_it import MarkdownIt
+
+    made = MarkdownIt("commonmark", {"html": False, "maxNesting": 200})
+    made.enable(["table", "strikethrough"]).disable(["reference", "html_block", "html_inline"])
+    made.normalizeLink = made.normalizeLinkText = str  # type: ignore[method-assign,assignment]
+    made.validateLink = bool  # type: ignore[method-assign,assignment]  # no link is opened, each is shown
+    return made if links else made.disable(["link", "image"])

@@ -1,14 +1,14 @@
-"""Splits a growing Markdown text into blocks that can be written because they cannot change any more."""
+"""Splits a growing Markdown text into blocks that are final, so that they can be written once."""
 
 import copy
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-# Longer lines and blocks are split into parts, at places that depend on the text alone: the cost stays linear.
+# Characters. Longer lines and blocks are split, at places that depend on the text alone: the cost stays linear.
 LONGEST_LINE = 2000
-_LAST_ROWS = 20  # of an unfinished table that are drawn again
-_LONGEST = {"paragraph": 4000, "item": 16000, "quote": 8000, "table": 8000}
+_LONGEST_BLOCK = {"paragraph": 4000, "item": 16000, "quote": 8000, "table": 8000}
+_LAST_ROWS = 20  # of an unfinished table, which are drawn again
 _HEADING = re.compile(r" {0,3}(#{1,6})(?:[ ]+(.*))?$")
 _RULE = re.compile(r" {0,3}([-*_])(?: *\1){2,} *$")
 _FENCE = re.compile(r"( {0,3})(`{3,}|~{3,}) *(.*)$")
@@ -17,12 +17,12 @@ _QUOTE = re.compile(r" {0,3}>")
 _DELIMITERS = re.compile(r" {0,3}\|? *:?-+:? *(?:\| *:?-+:? *)*\|? *$")
 _UNDERLINE = re.compile(r" {0,3}(=+|-+) *$")
 _PIPE = re.compile(r"(?<!\\)\|")
-_UNDECIDED = re.compile(r"[-=*_+#>|`~: ]+|\d{1,9}[.)]?")
+_AMBIGUOUS = re.compile(r"[-=*_+#>|`~: ]+|\d{1,9}[.)]?")
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A finished top-level block: one item of a list and one line of code are blocks of their own."""
+    """A finished top-level block. Each item of a list and each line of code is a block."""
 
     kind: str  # paragraph heading rule fence code fence_end indented item more quote table
     text: str = ""
@@ -32,7 +32,7 @@ class Block:
 
 
 class Splitter:
-    """Takes text in any pieces and returns the blocks that cannot change any more.
+    """Takes text in any pieces and returns the blocks that are final.
 
     The blocks depend on the text alone: they end at line ends, and where a line or a block has become too long.
     """
@@ -42,7 +42,7 @@ class Splitter:
         self._fresh = True  # the next line is not the rest of one that was cut
         self._kind = ""  # of the open block
         self._lines: list[str] = []
-        self._seed = 0  # lines that an earlier part of the same block left at the beginning
+        self._seed = 0  # lines at the start that repeat those of an earlier part of the block
         self._size = 0
         self._gap = True
         self._blank = False
@@ -55,7 +55,7 @@ class Splitter:
         self._done: list[Block] = []
 
     def feed(self, text: str) -> list[Block]:
-        """The blocks that this text finishes."""
+        """Add text; the blocks that it finishes."""
         self._rest += text
         start = 0
         while True:
@@ -73,7 +73,7 @@ class Splitter:
         return self._drain()
 
     def tail(self) -> list[Block]:
-        """What the unfinished rest would be if nothing followed."""
+        """The blocks of the unfinished rest, as if the text ended here."""
         twin = copy.copy(self)
         twin._lines = list(self._lines)
         twin._done = []
@@ -154,7 +154,7 @@ class Splitter:
     def _in_paragraph(self, line: str) -> bool:
         above = self._lines[-1].rstrip("\n") if self._lines else ""
         level = underline(line)
-        # Under more than one line a row of dashes is meant as a rule.
+        # Under several lines, models mean a row of dashes as a rule.
         if level and self._gap and (level == 1 or len(self._lines) == 1) and above:
             text = "".join(self._lines).strip()
             self._drop()
@@ -234,7 +234,7 @@ class Splitter:
         self._blank = False
         self._lines.append(line + "\n" if self._fresh else line)
         self._size += len(line)
-        if self._size < _LONGEST[self._kind]:
+        if self._size < _LONGEST_BLOCK[self._kind]:
             return
         seed = {"item": [self._inner + "\n"] if self._inner else [], "table": self._lines[:2]}.get(self._kind, [])
         if self._kind == "quote" and not self._fresh:
@@ -276,13 +276,8 @@ class Splitter:
         self._done.append(block)
 
 
-def renumber_list(written: int, before: tuple[int, int] | None) -> tuple[int, int]:
-    """The number of a list item as written and as shown: `1. 1. 1.` counts, other numbers are kept."""
-    return written, before[1] + 1 if before and before[0] == written else written
-
-
 def close_open_marks(text: str) -> str:
-    """`text` with the marks closed that are still open, so that an unfinished block looks as it will."""
+    """`text` with its open marks closed, so that an unfinished block looks as it will when it is finished."""
     if "```" in text or "~~~" in text:
         return text
     last = text.rstrip("\n").rpartition("\n\n")[2]
@@ -298,6 +293,11 @@ def _cut(text: str, start: int) -> int:
     return space + 1 if space >= 0 else start + LONGEST_LINE
 
 
+def renumber_list(written: int, before: tuple[int, int] | None) -> tuple[int, int]:
+    """The number of a list item as written and as shown: `1. 1. 1.` counts, other numbers are kept."""
+    return written, before[1] + 1 if before and before[0] == written else written
+
+
 def heading(line: str) -> tuple[int, str] | None:
     """The level and the text of `## text`."""
     found = _HEADING.match(line)
@@ -306,6 +306,17 @@ def heading(line: str) -> tuple[int, str] | None:
     text = (found[2] or "").strip()
     bare = text.rstrip("#")
     return len(found[1]), (bare.rstrip() if not bare or bare.endswith(" ") else text)
+
+
+def underline(line: str) -> int:
+    """The level of the heading that this line makes of the paragraph above it; 0 for none."""
+    found = _UNDERLINE.match(line)
+    return 0 if not found else 1 if found[1][0] == "=" else 2
+
+
+def rule(line: str) -> bool:
+    """Whether the line is a horizontal rule."""
+    return bool(_RULE.match(line))
 
 
 def fence(line: str) -> tuple[int, str, str] | None:
@@ -323,7 +334,7 @@ def closes(line: str, marks: str) -> bool:
 
 
 def list_item(line: str) -> tuple[int, str, int] | None:
-    """Indent, marker and the column where the text begins of a line that opens a list list_item."""
+    """Indent, marker and the column where the text begins of a line that begins a list item."""
     found = _ITEM.match(line)
     if not found or rule(line):
         return None
@@ -331,23 +342,22 @@ def list_item(line: str) -> tuple[int, str, int] | None:
     return len(found[1]), found[2], len(found[1]) + len(found[2]) + gap
 
 
-def rule(line: str) -> bool:
-    return bool(_RULE.match(line))
-
-
 def quote(line: str) -> bool:
+    """Whether the line is part of a quote."""
     return bool(_QUOTE.match(line))
-
-
-def underline(line: str) -> int:
-    """The level of the heading that this line makes of the paragraph above it; 0 for none."""
-    found = _UNDERLINE.match(line)
-    return 0 if not found else 1 if found[1][0] == "=" else 2
 
 
 def begins_table(header: str, line: str) -> bool:
     """Whether `line` draws the columns of a table under `header`."""
-    return "|" in header and bool(_DELIMITERS.match(line)) and _cells(header) == _cells(line)
+    return "|" in header and bool(_DELIMITERS.match(line)) and _count_cells(header) == _count_cells(line)
+
+
+def _count_cells(line: str) -> int:
+    """The number of cells in a row of a table."""
+    bare = line.strip().removeprefix("|")
+    if bare.endswith("|") and not bare.endswith("\\|"):
+        bare = bare[:-1]
+    return len(_PIPE.findall(bare)) + 1
 
 
 def interrupts(line: str) -> bool:
@@ -361,16 +371,10 @@ def interrupts(line: str) -> bool:
 
 
 def may_continue(line: str) -> bool:
-    """Whether an unfinished line is still ambiguous: a list, a rule, the underline of a heading."""
-    return bool(_UNDECIDED.fullmatch(line.strip(" ")))
+    """Whether an unfinished line can still become a list item, a rule or the underline of a heading."""
+    return bool(_AMBIGUOUS.fullmatch(line.strip(" ")))
 
 
 def indent(line: str) -> int:
+    """The number of blanks at the start."""
     return len(line) - len(line.lstrip(" "))
-
-
-def _cells(line: str) -> int:
-    bare = line.strip().removeprefix("|")
-    if bare.endswith("|") and not bare.endswith("\\|"):
-        bare = bare[:-1]
-    return len(_PIPE.findall(bare)) + 1

@@ -1,4 +1,4 @@
-"""An answer on a terminal while it streams: finished blocks are written once, the rest is drawn again below."""
+"""An answer on a terminal while it streams: finished blocks are written once, the rest is drawn again below them."""
 
 import time
 from collections.abc import Callable
@@ -7,31 +7,18 @@ from llmcli.text import plural, sanitize
 from llmcli.ui.markdown.code import color_code, style_of
 from llmcli.ui.markdown.render import Renderer, parser
 from llmcli.ui.markdown.splitter import Splitter
-from llmcli.ui.terminal.cells import Runs, cells, folds, styled, wrap
-from llmcli.ui.terminal.progress import LiveRegion
+from llmcli.ui.terminal.cells import Runs, cells, styled, wrap
+from llmcli.ui.terminal.progress import LiveView
 
-_TALLEST = 12  # rows of the tail
-_ROWS_WITH_FOOT = 4  # a lower window has none for a foot
-_ROWS_WITH_GAP = 10  # a lower window has none for a blank row above the foot
-_INTERVAL = 1 / 30
-_SHARE = 40  # a redraw is followed by a pause this many times its own time
-_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
-_ROWS = 3
-_KEPT = 2000  # characters; of twice as many the older half is dropped
+_TALLEST = 12  # rows that are drawn again
+_ROWS_WITH_FOOT = 4  # of a window; a lower one has no foot
+_ROWS_WITH_GAP = 10  # of a window; a lower one has no blank row above the foot
+_REASONING_ROWS = 3
+_KEPT = 2000  # characters of the reasoning; of twice as many the older half is dropped
 
 
-def preload() -> None:
-    """Import what the first word of an answer needs; safe in a thread."""
-    parser().parse("a\n\n- b\n")
-    cells("é")
-    color_code("x = 1", "python", style_of("dark", True))
-
-
-class AnswerView:
-    """Shows one answer; nothing else may write to the terminal between its first call and `finish`.
-
-    The finished rows depend on the text alone; the moments when the tail is drawn depend on the clock.
-    """
+class AnswerView(LiveView):
+    """Shows one answer, from the first call to `finish`."""
 
     def __init__(
         self,
@@ -41,27 +28,24 @@ class AnswerView:
         color: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._size = size
-        self._clock = clock
         self._style = style_of(style, color)
-        self._region = LiveRegion(write)
+        super().__init__(write, size, self._style.faint, clock)
         self._splitter = Splitter()
         self._renderer = Renderer(self._style)
         self._inbox: list[str] = []
-        self._due = 0.0
         self._answering = False
         self._thinking: ReasoningFold | None = None
         self._doing = ""
         self._foot: Callable[[], str] | None = None
 
     def status(self, text: str) -> None:
-        """Show what is happening, in one line that the first text replaces; later, draw what is due."""
-        if self._clock() < self._due:
+        """Show in one line what is happening, until the first text; later, draw again if it is time."""
+        if not self._is_due():
             return
         if self._thinking or self._answering:
             self._draw()
             return
-        self._doing = " ".join(sanitize(text).split())
+        self._doing = text
         self._wait()
 
     def foot(self, row: Callable[[], str], now: bool = True) -> None:
@@ -85,7 +69,7 @@ class AnswerView:
             self._thinking = ReasoningFold(self._clock())
             self._due = 0.0
         self._thinking.add(sanitize(text))
-        if self._clock() >= self._due:
+        if self._is_due():
             self._draw()
 
     def push(self, text: str) -> None:
@@ -95,7 +79,7 @@ class AnswerView:
         if not self._answering:
             self._begin()
         self._inbox.append(text)
-        if self._clock() >= self._due:
+        if self._is_due():
             self._draw()
 
     def resume(self, text: str) -> None:
@@ -116,20 +100,13 @@ class AnswerView:
     def _wait(self) -> None:
         """Draw the spinner."""
         size, width = self._measure()
-        spinner = _SPINNER[int(self._clock() * 10) % len(_SPINNER)]
-        tail = [self._faint_row(f"{spinner} {self._doing}", width)] if self._doing else []
-        self._region.draw([], [*tail, *self._below(size, width)], size)
-        self._due = self._clock() + _INTERVAL
+        self._draw_spinner(self._doing, self._below(size[1], width))
 
-    def _below(self, size: tuple[int, int], width: int) -> list[str]:
+    def _below(self, height: int, width: int) -> list[str]:
         """The foot, where the window has a row for it."""
-        if not self._foot or size[1] < _ROWS_WITH_FOOT:
+        if not self._foot or height < _ROWS_WITH_FOOT:
             return []
         return [self._faint_row(sanitize(self._foot()), width)]
-
-    def _faint_row(self, text: str, width: int) -> str:
-        start, end = folds(text, width)[0]
-        return styled([(self._style.faint, text[start:end])])
 
     def _begin(self) -> None:
         """Fold the reasoning, because the answer begins."""
@@ -138,7 +115,7 @@ class AnswerView:
         if self._thinking is None:
             return
         size, width = self._measure()
-        summary = [(self._style.faint, self._thinking.summary(self._clock()))]
+        summary = [(self._faint, self._thinking.summary(self._clock()))]
         self._thinking = None
         self._region.draw([*self._renderer.apart(), *map(styled, wrap(summary, width))], [], size)
 
@@ -149,40 +126,28 @@ class AnswerView:
         self._region.draw(self._renderer.rows(blocks, width), [], size)
         self._answering = False
 
-    def _draw(self) -> None:
-        started = self._clock()
-        size, width = self._measure()
-        below = self._below(size, width)
-        if below and size[1] >= _ROWS_WITH_GAP:  # without colors nothing else tells the foot from the answer
+    def _rows(self, height: int, width: int) -> tuple[list[str], list[str]]:
+        below = self._below(height, width)
+        if below and height >= _ROWS_WITH_GAP:  # without colors nothing else tells the foot from the answer
             below = ["", *below]
-        tallest = max(1, min(size[1] - 2, _TALLEST) - len(below))
+        tallest = max(1, min(height - 2, _TALLEST) - len(below))
         if self._thinking:
             done: list[str] = []
             title, *last = self._thinking.rows(width)
-            tail = [
-                styled([(self._style.faint, text) for _, text in row]) for row in [title, *last[-max(1, tallest - 1) :]]
-            ]
+            tail = [styled([(self._faint, text) for _, text in row]) for row in [title, *last[-max(1, tallest - 1) :]]]
         else:
             done = self._renderer.rows(self._splitter.feed(self._text()), width)
             tail = self._renderer.preview(self._splitter.tail(), width)
-        self._region.draw(done, [*tail[-tallest:], *below], size)
-        now = self._clock()
-        self._due = now + max(_INTERVAL, _SHARE * (now - started))
+        return done, [*tail[-tallest:], *below]
 
     def _text(self) -> str:
         text = sanitize("".join(self._inbox))
         self._inbox.clear()
         return text
 
-    def _measure(self) -> tuple[tuple[int, int], int]:
-        """The window, and the width of the text: the last column stays free for the cursor."""
-        columns, rows = self._size()
-        columns = max(columns, 1)
-        return (columns, max(rows, 1)), max(columns - 1, 1)
-
 
 class ReasoningFold:
-    """Counts the words and keeps the end of the text."""
+    """Reasoning of the model: its last rows while it streams, and one line when it is over."""
 
     def __init__(self, started: float) -> None:
         self._started = started
@@ -203,8 +168,15 @@ class ReasoningFold:
     def rows(self, width: int) -> list[Runs]:
         """The last rows of the text, under a title."""
         text = " ".join(self._text.split())
-        last = wrap([("", text)], width)[-_ROWS:] if text else []
+        last = wrap([("", text)], width)[-_REASONING_ROWS:] if text else []
         return [[("", "thinking")], *last]
 
     def summary(self, now: float) -> str:
         return f"thought for {max(0.0, now - self._started):.1f} s · {plural(self._words, 'word')}"
+
+
+def preload() -> None:
+    """Import the modules that the first word of an answer needs; safe in a thread."""
+    parser().parse("a\n\n- b\n")
+    cells("é")
+    color_code("x = 1", "python", style_of("dark", True))

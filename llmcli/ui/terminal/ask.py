@@ -1,4 +1,4 @@
-"""Questions to the person at the terminal, and texts from an editor."""
+"""Questions to the user at the terminal, and texts from the user's editor."""
 
 import os
 import shlex
@@ -11,12 +11,25 @@ from typing import Any
 from llmcli.errors import DiskError, UsageError
 from llmcli.text import sanitize
 from llmcli.ui.terminal.console import is_terminal, wrapped
-from llmcli.ui.terminal.interrupt import allow_interrupt, listen_for_keys
+from llmcli.ui.terminal.interrupt import allow_interrupt, enable_echo
 
 
 def can_ask() -> bool:
-    """Whether somebody can answer: both stdin and stderr are terminals."""
+    """Whether the user can answer: both stdin and stderr are terminals."""
     return is_terminal(sys.stdin) and is_terminal(sys.stderr)
+
+
+def confirm(question: str, default: bool) -> bool:
+    """Ask on stderr and wait for y or n; Enter takes the default, the end of input is no."""
+    try:
+        answer = _read_answer(wrapped(sanitize(f"{question} [{'Y/n' if default else 'y/N'}]")) + " ")
+    except UnicodeDecodeError:
+        return False
+    if not answer:
+        sys.stderr.write("\n")
+        return False
+    answer = answer.strip().lower()
+    return default if not answer else answer in ("y", "yes")
 
 
 def choose(question: str, options: Mapping[str, str], default: str) -> str:
@@ -30,65 +43,16 @@ def choose(question: str, options: Mapping[str, str], default: str) -> str:
     return next((name for name in options if answer and name.startswith(answer)), default)
 
 
-def confirm(question: str, default: bool) -> bool:
-    """Ask on stderr and wait for y or n; Enter takes the default, the end of input means no."""
-    try:
-        answer = _read_answer(wrapped(sanitize(f"{question} [{'Y/n' if default else 'y/N'}]")) + " ")
-    except UnicodeDecodeError:
-        return False
-    if not answer:
-        sys.stderr.write("\n")
-        return False
-    answer = answer.strip().lower()
-    return default if not answer else answer in ("y", "yes")
-
-
 def _read_answer(text: str) -> str:
     """The line that the user types after `text`; empty at the end of input."""
-    with allow_interrupt(), listen_for_keys():
+    with allow_interrupt(), enable_echo():
         sys.stderr.write(text)
         sys.stderr.flush()
         return sys.stdin.readline()
 
 
-def open_in_editor(path: Path) -> None:
-    """Run the editor on a file, and wait until the user closes it.
-
-    Raises:
-        DiskError: when it cannot be run.
-        UsageError: when the setting is not a valid command, or the editor ends with a status other than 0.
-    """
-    try:
-        with listen_for_keys():
-            status = subprocess.run([*_command(), str(path)], **_streams()).returncode
-    except OSError as error:
-        raise DiskError(f"cannot run the editor {_command()[0]!r}: {error.strerror}", "set EDITOR") from None
-    if status:
-        raise UsageError(f"the editor failed with status {status}")
-
-
-def _streams() -> dict[str, Any]:
-    """Where the editor reads and writes: not from a pipe with the turns of a script, and not among the answers."""
-    streams: dict[str, Any] = {}
-    if not is_terminal(sys.stdin):
-        streams["stdin"] = subprocess.DEVNULL
-    if not is_terminal(sys.stdout):
-        streams["stdout"] = subprocess.DEVNULL if sys.stderr is None else 2
-    return streams
-
-
-def _command() -> list[str]:
-    set_by_user = [os.environ.get(name, "").strip() for name in ("VISUAL", "EDITOR")]
-    windows = sys.platform == "win32"
-    editor = next(filter(None, set_by_user), "notepad" if windows else "vi")
-    try:
-        return shlex.split(editor, posix=not windows)
-    except ValueError as error:
-        raise UsageError(f"the editor {editor!r} is not a valid command: {error}", "set EDITOR") from None
-
-
 def edit(text: str, suffix: str = ".md") -> str:
-    """`text` after the user's changes, without the newline that editors add at the end.
+    """`text` after the changes of the user, without the newline that editors add at the end.
 
     Raises:
         DiskError: when the editor cannot be run, or the file with the text not be written or read.
@@ -110,3 +74,39 @@ def edit(text: str, suffix: str = ".md") -> str:
         raise DiskError(f"cannot read the edited text: {error.strerror}") from None
     finally:
         path.unlink(missing_ok=True)
+
+
+def open_in_editor(path: Path) -> None:
+    """Open a file in the user's editor, and wait until the user closes it.
+
+    Raises:
+        DiskError: when the editor cannot be run.
+        UsageError: when VISUAL or EDITOR is not a valid command, or the editor ends with a status other than 0.
+    """
+    try:
+        with enable_echo():
+            status = subprocess.run([*_command(), str(path)], **_streams()).returncode
+    except OSError as error:
+        raise DiskError(f"cannot run the editor {_command()[0]!r}: {error.strerror}", "set EDITOR") from None
+    if status:
+        raise UsageError(f"the editor failed with status {status}")
+
+
+def _command() -> list[str]:
+    set_by_user = [os.environ.get(name, "").strip() for name in ("VISUAL", "EDITOR")]
+    windows = sys.platform == "win32"
+    editor = next(filter(None, set_by_user), "notepad" if windows else "vi")
+    try:
+        return shlex.split(editor, posix=not windows)
+    except ValueError as error:
+        raise UsageError(f"the editor {editor!r} is not a valid command: {error}", "set EDITOR") from None
+
+
+def _streams() -> dict[str, Any]:
+    """The streams of the editor: it does not read the messages of a script, and does not write among the answers."""
+    streams: dict[str, Any] = {}
+    if not is_terminal(sys.stdin):
+        streams["stdin"] = subprocess.DEVNULL
+    if not is_terminal(sys.stdout):
+        streams["stdout"] = subprocess.DEVNULL if sys.stderr is None else 2
+    return streams

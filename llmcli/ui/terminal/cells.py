@@ -6,23 +6,28 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
 
-# A text with its looks: the parameters of the colour sequence ("1;36", or "" for none) and the text, in turn.
+# A text with its looks: the parameters of the color sequence ("1;36", or "" for none) and the text, in turn.
 Runs = list[tuple[str, str]]
+_GAP = " · "
 # Scripts that break between any two characters, but not before closing marks.
-_WIDE = "\u2e80-\u3000\u3003-\u3007\u3012\u3013\u3020-\ua4cf\uf900-\ufaff\uff10-\uff19\uff21-\uff3a\uff41-\uff5a"
-GAP = " · "
-_WIDE += "\U00020000-\U0003fffd"
+_WIDE = (
+    "\u2e80-\u3000\u3003-\u3007\u3012\u3013\u3020-\ua4cf\uf900-\ufaff"
+    "\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\U00020000-\U0003fffd"
+)
 _CLOSING = (
     "\u3001\u3002\u3009\u300b\u300d\u300f\u3011\u3015\u3017\uff01\uff09\uff0c\uff0e\uff1a\uff1b\uff1f\uff3d\uff5d"
 )
 _OPENING = "\u3008\u300a\u300c\u300e\u3010\u3014\u3016\uff08\uff3b\uff5b"
 _PIECE = re.compile(rf"\n| +|[{_OPENING}]*[{_WIDE}][{_CLOSING}]*|[^\n {_WIDE}{_OPENING}]+|[{_OPENING}]+")
 _SGR = re.compile(r"\x1b\[[0-9;]*m")
+# One column each: Latin letters, dashes, quotes, the ellipsis and arrows. Most tables need no other ones, and so no
+# import of prompt_toolkit.
+_NARROW = re.compile("[ -~\u00ae-\u02ff\u2010-\u2027\u2190-\u2193]*")
 
 
 def cells(text: str) -> int:
     """The columns of `text`, at most: characters that a terminal joins may take fewer."""
-    return len(text) if text.isascii() else _cells(text)
+    return len(text) if text.isascii() or _NARROW.fullmatch(text) else _cells(text)
 
 
 @lru_cache(maxsize=4096)
@@ -33,15 +38,17 @@ def _cells(text: str) -> int:
 
 
 def visible(row: str) -> int:
-    """The columns of a painted row."""
+    """The columns of a row with color sequences."""
     return cells(_SGR.sub("", row))
 
 
 def styled(runs: Runs) -> str:
+    """The text with its color sequences."""
     return "".join(f"\x1b[{look}m{text}\x1b[0m" if look else text for look, text in runs)
 
 
 def unstyled(runs: Runs) -> str:
+    """The text alone."""
     return "".join(text for _, text in runs)
 
 
@@ -53,7 +60,7 @@ def wrap(runs: Runs, width: int) -> list[Runs]:
 def line_breaks(text: str, width: int) -> list[tuple[int, int]]:
     """Start and end of each row of at most `width` columns, broken between words where possible."""
     rows: list[tuple[int, int]] = []
-    start = end = column = 0  # of the present row: where it starts, where its last word ends, how wide it is
+    start = end = column = 0  # of the current row: where it starts, where its last word ends, how wide it is
     for match in _PIECE.finditer(text):
         piece = match[0]
         if piece == "\n":
@@ -106,7 +113,7 @@ def fit(text: str, start: int, width: int) -> int:
     if text[start : start + width + 1].isascii():
         return min(start + width, len(text))
     taken = 0
-    last = start  # where the present sign begins: what joins the sign before it stays with it
+    last = start  # where the current sign begins: what joins the sign before it stays with it
     for at in range(start, len(text)):
         size = cells(text[at])
         if size and text[at - 1 : at] != "\u200d":
@@ -136,8 +143,8 @@ def slice_cells(runs: Runs, rows: list[tuple[int, int]]) -> list[Runs]:
     return sliced
 
 
-def first_that_fits(*rows: Sequence[str]) -> str:
-    """The first of these rows, each in parts, that fits the window; the last one where none does."""
-    room = shutil.get_terminal_size().columns - 1
-    texts = [GAP.join(filter(None, parts)) for parts in rows]
-    return next((text for text in texts if len(text) <= room), texts[-1])
+def first_that_fits(*rows: Sequence[str], less: int = 0) -> str:
+    """The first of these rows, each in parts, that fits the window less some columns; the last one if none does."""
+    width = shutil.get_terminal_size().columns - 1 - less
+    texts = [_GAP.join(filter(None, parts)) for parts in rows]
+    return next((text for text in texts if len(text) <= width), texts[-1])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from llmcli.errors import DiskError, LlmcliError
 
-_TIMEOUT = 3.0  # seconds for a program that takes or gives a text
+_TIMEOUT = 3.0  # seconds for a program to copy or paste
 _MAX_BASE64 = 100_000  # bytes; terminals drop longer sequences
 _MAX_PASTE = 16 << 20  # bytes
 _INSTALL = "install wl-clipboard (for Wayland) or xclip (for X11)"
@@ -19,7 +19,7 @@ _POWERSHELL = "[Console]::OutputEncoding = [Text.Encoding]::UTF8; [Console]::Out
 
 @dataclass(frozen=True, slots=True)
 class _Program:
-    """A program that reads or writes the clipboard, if the environment variable `needs` is set."""
+    """A program that reads or writes the clipboard; it works only where the variable `needs` is set."""
 
     needs: str
     command: tuple[str, ...]
@@ -31,7 +31,7 @@ _COPIERS = (
     _Program("DISPLAY", ("xclip", "-selection", "clipboard", "-in")),
     _Program("DISPLAY", ("xsel", "--clipboard", "--input")),
     _Program("", ("pbcopy",)),
-    _Program("", ("clip.exe",), "utf-16"),  # Windows, and Linux inside of it
+    _Program("", ("clip.exe",), "utf-16"),  # Windows, and WSL
 )
 _PASTERS = (
     _Program("WAYLAND_DISPLAY", ("wl-paste", "--no-newline")),
@@ -45,17 +45,19 @@ _PASTERS = (
 def copy(text: str, write: Callable[[str], None] | None) -> str:
     """Put a text onto the clipboard; `write` sends text to the terminal, None where there is none.
 
-    Returns "clipboard" when a program took it, and "terminal" when the terminal was asked to, which does not answer.
+    Returns "clipboard" when a program took it, and "terminal" when it was sent to the terminal, which does not confirm.
 
     Raises:
         LlmcliError: when neither is possible, with what to install.
     """
-    remote = bool(os.environ.get("SSH_TTY") or os.environ.get("SSH_CONNECTION"))  # only the terminal is at the desk
-    asked = remote and _ask_terminal(text, write)
+    remote = bool(
+        os.environ.get("SSH_TTY") or os.environ.get("SSH_CONNECTION")
+    )  # then only the terminal is on the user's machine
+    sent = remote and _ask_terminal(text, write)
     for program in _available(_COPIERS):
         if _run(program.command, text.encode(program.encoding, "replace")) is not None:
             return "clipboard"
-    if asked or (not remote and _ask_terminal(text, write)):
+    if sent or (not remote and _ask_terminal(text, write)):
         return "terminal"
     if len(_base64(text)) > _MAX_BASE64:
         raise LlmcliError("the text is too long for the terminal's clipboard", f"{_INSTALL}, or use /export FILE")
@@ -91,10 +93,10 @@ def _available(programs: tuple[_Program, ...]) -> Iterator[_Program]:
 
 
 def _run(command: tuple[str, ...], data: bytes = b"") -> bytes | None:
-    """What the program writes, given `data`; None when it fails or takes too long.
+    """The output of the program with `data` as input; None when it fails or takes too long.
 
-    Some programs keep running to serve the copied text. They get no pipe of ours, for we would wait for its end, and
-    a session of their own, for Ctrl-C in this terminal would end them.
+    Some programs keep running to serve the copied text. So the output goes to a file, because a pipe would stay open,
+    and the program gets its own session, because Ctrl-C in this terminal would end it.
     """
     with tempfile.TemporaryFile() as out:
         try:
@@ -126,7 +128,7 @@ def _ask_terminal(text: str, write: Callable[[str], None] | None) -> bool:
         return False
     sequence = f"\x1b]52;c;{encoded}\x07"
     if os.environ.get("TMUX"):
-        # By default tmux drops sequences for the terminal around it, but it passes on its own buffer.
+        # By default tmux drops sequences for the terminal around it, but sends its own buffer to it.
         _run(("tmux", "load-buffer", "-w", "-"), text.encode("utf-8", "replace"))
         sequence = "\x1bPtmux;" + sequence.replace("\x1b", "\x1b\x1b") + "\x1b\\"
     write(sequence)

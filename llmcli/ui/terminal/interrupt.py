@@ -12,50 +12,13 @@ from typing import Any
 from llmcli.engine.llama.bindings import AbortFlag
 
 _pending = False  # Ctrl-C was pressed where there was nothing to stop yet
+_without_echo: "_Terminal | None" = None  # the terminal, inside `disable_echo`
 _PASTE_ON, _PASTE_OFF = b"\x1b[?2004h", b"\x1b[?2004l"
-
-
-def _postpone(_number: int, _frame: FrameType | None) -> None:
-    global _pending
-    _pending = True
-
-
-@contextmanager
-def defer_interrupt() -> Iterator[None]:
-    """Within this block Ctrl-C raises nothing: it stops the next `interruptible` block, or `forget` drops it.
-
-    Code between two answers must not be interrupted: an import that is interrupted half-way keeps its lock.
-    """
-    old = signal.signal(signal.SIGINT, _postpone)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, old)
-
-
-@contextmanager
-def allow_interrupt() -> Iterator[None]:
-    """Within this block Ctrl-C raises KeyboardInterrupt, in a `postponed` one too: for questions and downloads."""
-    old = signal.getsignal(signal.SIGINT)
-    if old is not _postpone:
-        yield
-        return
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, old)
-
-
-def clear_pending() -> None:
-    """Drop a Ctrl-C that is still pending."""
-    global _pending
-    _pending = False
 
 
 @contextmanager
 def interruptible(abort: AbortFlag, presses: int = 2) -> Iterator[None]:
-    """Within this block Ctrl-C sets `abort`; the last of so many `presses` raises KeyboardInterrupt.
+    """Within this block Ctrl-C sets `abort`; the last of `presses` presses raises KeyboardInterrupt.
 
     Python runs a signal handler only when the main thread comes back from C, which may take seconds. Its
     low-level handler however writes to the wake-up descriptor at once, and a thread that reads there sets the
@@ -67,23 +30,23 @@ def interruptible(abort: AbortFlag, presses: int = 2) -> Iterator[None]:
     import socket  # 3 ms that run while the model is loading
 
     ends = {getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")}
-    times = 0
-    reader, writer = socket.socketpair()  # Windows takes nothing but sockets here
+    count = 0
+    reader, writer = socket.socketpair()  # on Windows only a socket can be the wake-up descriptor
     writer.setblocking(False)
 
-    def hooks() -> None:
+    def watch() -> None:
         while number := reader.recv(1):
             if number[0] in ends:
                 abort.set("interrupt")
 
     def handle(_number: int, _frame: FrameType | None) -> None:
-        nonlocal times
-        times += 1
+        nonlocal count
+        count += 1
         abort.set("interrupt")
-        if times >= presses:
+        if count >= presses:
             raise KeyboardInterrupt
 
-    thread = threading.Thread(target=hooks, daemon=True)
+    thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     old_descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     old_handler = signal.signal(signal.SIGINT, handle)
@@ -115,13 +78,51 @@ def time_limit(abort: AbortFlag, seconds: float) -> Iterator[None]:
         timer.cancel()
 
 
+@contextmanager
+def defer_interrupt() -> Iterator[None]:
+    """Within this block Ctrl-C raises nothing: it stops the next `interruptible` block, or `clear_pending` drops it.
+
+    Code between two answers must not be interrupted: an import that is interrupted half-way keeps its lock.
+    """
+    old = signal.signal(signal.SIGINT, _postpone)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, old)
+
+
+@contextmanager
+def allow_interrupt() -> Iterator[None]:
+    """Within this block Ctrl-C raises KeyboardInterrupt, also inside `defer_interrupt`: for questions and downloads."""
+    old = signal.getsignal(signal.SIGINT)
+    if old is not _postpone:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, old)
+
+
+def clear_pending() -> None:
+    """Drop a Ctrl-C that is still pending."""
+    global _pending
+    _pending = False
+
+
+def _postpone(_number: int, _frame: FrameType | None) -> None:
+    global _pending
+    _pending = True
+
+
 class TerminatedError(SystemExit):
     """SIGTERM ended the program, or SIGHUP did (its terminal was closed); the exit status says which."""
 
 
 @contextmanager
 def exit_on_signal() -> Iterator[None]:
-    """Within this block SIGTERM and SIGHUP raise EndedError, so that everything is closed in good order."""
+    """Within this block SIGTERM and SIGHUP raise TerminatedError, so that everything is closed in good order."""
 
     def end(number: int, _frame: FrameType | None) -> None:
         raise TerminatedError(128 + number)
@@ -162,17 +163,70 @@ def _handle_signals(handler: Callable[[int, FrameType | None], None]) -> Iterato
             signal.signal(number, old)
 
 
+@contextmanager
+def disable_echo(live: bool) -> Iterator[None]:
+    """Within this block keys are not echoed, Enter stays the key it is, and pastes keep their brackets.
+
+    Ctrl-C and Ctrl-Z work as usual. A prompt inside sets its own state, and restores this one; a block inside another
+    only turns bracketed paste on again, which a prompt turns off.
+    """
+    global _without_echo
+    if _without_echo:
+        _without_echo.bracket()
+        yield
+        return
+    if not live or sys.platform == "win32" or not sys.stdin.isatty():
+        yield
+        return
+    import termios
+
+    try:
+        terminal = _Terminal(sys.stdin.fileno())
+    except termios.error:
+        yield
+        return
+    can_stop = signal.getsignal(signal.SIGTSTP) is not signal.SIG_IGN
+    old = signal.signal(signal.SIGTSTP, terminal.stop if can_stop else signal.SIG_IGN)
+    terminal.apply(terminal.quiet)
+    _without_echo = terminal
+    try:
+        yield
+    finally:
+        _without_echo = None
+        terminal.apply(terminal.before)
+        signal.signal(signal.SIGTSTP, old)
+
+
+@contextmanager
+def enable_echo() -> Iterator[None]:
+    """Within this block, inside `disable_echo`, the terminal is as it was before: for questions and editors."""
+    terminal = _without_echo
+    if not terminal:
+        yield
+        return
+    terminal.apply(terminal.before)
+    try:
+        yield
+    finally:
+        terminal.apply(terminal.quiet)
+
+
+def echo_is_off() -> bool:
+    """Whether this is inside `disable_echo`, on a terminal."""
+    return _without_echo is not None
+
+
 class _Terminal:
-    """The two states of the terminal: as before, and without echo; Ctrl-Z restores the first one for the shell."""
+    """The two states of the terminal: as before, and without echo. Ctrl-Z restores the first one for the shell."""
 
     def __init__(self, descriptor: int) -> None:
         import termios
 
         self._descriptor = descriptor
         self.before = termios.tcgetattr(descriptor)
-        self.silent = [*self.before]
-        self.silent[0] &= ~termios.ICRNL
-        self.silent[3] &= ~(termios.ECHO | termios.ICANON)
+        self.quiet = [*self.before]
+        self.quiet[0] &= ~termios.ICRNL
+        self.quiet[3] &= ~(termios.ECHO | termios.ICANON)
         self._state: list[Any] = self.before
 
     def apply(self, state: list[Any]) -> None:
@@ -195,59 +249,3 @@ class _Terminal:
         os.kill(os.getpid(), signal.SIGTSTP)  # delivered when the handler is over; the next line runs after `fg`
         signal.signal(signal.SIGTSTP, self.stop)
         self.apply(state)
-
-
-_silenced: _Terminal | None = None
-
-
-@contextmanager
-def disable_echo(live: bool) -> Iterator[None]:
-    """Within this block keys are not echoed, Enter stays the key it is, and pastes keep their brackets.
-
-    Ctrl-C and Ctrl-Z work as usual. A prompt inside sets its own state, and restores this one; a block inside another
-    only turns bracketed paste on again, which a prompt turns off.
-    """
-    global _silenced
-    if _silenced:
-        _silenced.bracket()
-        yield
-        return
-    if not live or sys.platform == "win32" or not sys.stdin.isatty():
-        yield
-        return
-    import termios
-
-    try:
-        terminal = _Terminal(sys.stdin.fileno())
-    except termios.error:
-        yield
-        return
-    can_stop = signal.getsignal(signal.SIGTSTP) is not signal.SIG_IGN
-    old = signal.signal(signal.SIGTSTP, terminal.stop if can_stop else signal.SIG_IGN)
-    terminal.apply(terminal.silent)
-    _silenced = terminal
-    try:
-        yield
-    finally:
-        _silenced = None
-        terminal.apply(terminal.before)
-        signal.signal(signal.SIGTSTP, old)
-
-
-def echo_is_off() -> bool:
-    """Whether this is inside `silent_keys`, on a terminal without echo."""
-    return _silenced is not None
-
-
-@contextmanager
-def listen_for_keys() -> Iterator[None]:
-    """Within this block, inside a silent one, the terminal is as it was: for questions and editors."""
-    terminal = _silenced
-    if not terminal:
-        yield
-        return
-    terminal.apply(terminal.before)
-    try:
-        yield
-    finally:
-        terminal.apply(terminal.silent)

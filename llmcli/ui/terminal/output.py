@@ -1,6 +1,7 @@
 """The only way to stdout: verbatim UTF-8 into a pipe or file, safe text onto a terminal."""
 
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -15,65 +16,8 @@ from llmcli.ui.terminal.progress import ProgressLine
 if TYPE_CHECKING:
     from llmcli.inference.answer import Answer
 
-_aside = False
 _SLOW = 0.1  # share of the time that a policy may take before there is a warning
-
-
-@contextmanager
-def to_stderr(wanted: bool) -> Iterator[None]:
-    """Within this block all goes to stderr, if wanted: the output of a chat command is not an answer of the model."""
-    global _aside
-    before, _aside = _aside, wanted
-    try:
-        yield
-    finally:
-        _aside = before
-
-
-def stream() -> TextIO:
-    """The stream that output goes to now."""
-    return sys.stderr if _aside else sys.stdout
-
-
-def print_text(text: str, style: str = "") -> None:
-    """Write `text` at once; `style` (the numbers of an SGR sequence) counts on a terminal only.
-
-    Raises:
-        DiskError: when stdout is closed or full.
-        ReaderGoneError: when the reader of a pipe has gone.
-    """
-    out = stream()
-    if out is None:
-        raise DiskError("stdout is closed", "leave it open, or redirect it to a file")
-    try:
-        if is_terminal(out):
-            encoding = out.encoding or "utf-8"
-            text = sanitize(text).encode(encoding, "replace").decode(encoding)
-            out.write(f"\x1b[{style}m{text}\x1b[0m" if style else text)
-            out.flush()
-        else:
-            _write_all(out, text.encode("utf-8", "replace"))
-    except BrokenPipeError:
-        raise OutputClosedError("the reader of stdout has closed it") from None
-    except OSError as error:
-        raise DiskError(f"cannot write to stdout: {error.strerror}") from None
-
-
-def print_drawn(text: str) -> None:
-    """Write text to a terminal that is safe already, with colors and cursor movements of llmcli.
-
-    Raises:
-        DiskError, ReaderGoneError: as `put` does.
-    """
-    try:
-        out = stream()
-        encoding = out.encoding or "utf-8"
-        out.write(text.encode(encoding, "replace").decode(encoding))
-        out.flush()
-    except BrokenPipeError:
-        raise OutputClosedError("the reader of stdout has closed it") from None
-    except OSError as error:
-        raise DiskError(f"cannot write to the terminal: {error.strerror}") from None
+_to_stderr = False
 
 
 def print_line(text: str, style: str = "") -> None:
@@ -83,15 +27,66 @@ def print_line(text: str, style: str = "") -> None:
         print_text("\n")
 
 
-def print_pairs(rows: list[tuple[str, str]]) -> None:
-    """Write pairs, the second column aligned."""
-    width = max((len(name) for name, _ in rows), default=0)
-    for name, value in rows:
-        print_line(f"{name:<{width}}  {value}")
+def print_text(text: str, style: str = "") -> None:
+    """Write `text` at once; `style` (the numbers of an SGR sequence) counts on a terminal only.
+
+    Raises:
+        DiskError: when stdout is closed or full.
+        OutputClosedError: when the reader of a pipe has gone.
+    """
+    out = stream()
+    if out is None:
+        raise DiskError("stdout is closed", "leave it open, or redirect it to a file")
+    if is_terminal(out):
+        text = sanitize(text)
+        print_drawn(f"\x1b[{style}m{text}\x1b[0m" if style else text)
+        return
+    with _write_errors():
+        _write_all(out, text.encode("utf-8", "replace"))
+
+
+def print_drawn(text: str) -> None:
+    """Write to a terminal a text that is safe already: with the color and cursor sequences of llmcli only."""
+    with _write_errors():
+        out = stream()
+        encoding = out.encoding or "utf-8"
+        out.write(text.encode(encoding, "replace").decode(encoding))
+        out.flush()
+
+
+def stream() -> TextIO:
+    """The stream that output goes to."""
+    return sys.stderr if _to_stderr else sys.stdout
+
+
+def columns(elsewhere: int = 10**6) -> int:
+    """The columns of a row of output; `elsewhere` (no limit) where it is not a terminal."""
+    return shutil.get_terminal_size().columns if is_terminal(stream()) else elsewhere
+
+
+@contextmanager
+def to_stderr(wanted: bool) -> Iterator[None]:
+    """Within this block output goes to stderr, if `wanted`: that of a chat command is not an answer."""
+    global _to_stderr
+    before, _to_stderr = _to_stderr, wanted
+    try:
+        yield
+    finally:
+        _to_stderr = before
+
+
+@contextmanager
+def _write_errors() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise OutputClosedError("the reader of stdout has closed it") from None
+    except OSError as error:
+        raise DiskError(f"cannot write to stdout: {error.strerror}") from None
 
 
 def _write_all(out: TextIO, data: bytes) -> None:
-    """Write past the buffer of Python, which would try again at exit, after the error message."""
+    """Write without Python's buffer, which is flushed again at exit, after the error message."""
     out.flush()
     descriptor = out.fileno()
     while data:
@@ -99,7 +94,7 @@ def _write_all(out: TextIO, data: bytes) -> None:
 
 
 class AnswerWriter:
-    """Writes text as it comes, each piece at once.
+    """Writes the pieces of an answer at once.
 
     Piped output is UTF-8 and verbatim. Newlines at the end are held back until more text follows, so that the answer
     ends with exactly one, also when it is stopped.
@@ -114,7 +109,7 @@ class AnswerWriter:
 
         Raises:
             DiskError: when stdout is closed or full.
-            ReaderGoneError: when the reader has closed the pipe.
+            OutputClosedError: when the reader has closed the pipe.
         """
         text = self._held + text
         body = text.rstrip("\n")

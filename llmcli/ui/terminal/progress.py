@@ -1,33 +1,36 @@
-"""What changes in place: a progress line, a spinner, download bars, and rows that are drawn again."""
+"""What changes in place: a progress line, a spinner, download bars, and views that are drawn again and again."""
 
 import os
 import shutil
 import sys
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from time import monotonic
-from types import TracebackType
-from typing import Any
 
 from llmcli.text import sanitize
-from llmcli.ui.terminal.cells import visible
-from llmcli.ui.terminal.console import console, is_terminal
+from llmcli.ui.terminal.cells import Runs, cells, fit, folds, styled, visible
+from llmcli.ui.terminal.console import console, is_terminal, wants_color
 
-_PATIENCE = 0.4  # seconds before work counts as long
-_INTERVAL = 0.1
-_DELAY = 0.2  # seconds; shorter work is not worth a text
-_TICK = 0.1
-_SECONDS = 5.0
-_MIB = 1 << 20
-_NARROW = 60  # columns; a narrower terminal has no space for a bar
+_PATIENCE = 0.3  # seconds; shorter work shows nothing
+_TICK = 0.1  # seconds between two texts of a line or two frames of the spinner
+_REDRAW = 1 / 30  # seconds between two drawings of a view
+_SHARE = 40  # a drawing is followed by a pause this many times its own time
+_FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _BEGIN, _END = "\x1b[?2026h", "\x1b[?2026l"  # the terminal shows the text between them at once
+_NOTE = 5.0  # seconds between two lines about a download where there are no bars
+_MIB = 1 << 20
+_WINDOW = 100  # ticks; the speed of a download is that of the last ones
+_BAR, _NARROW = 16, 60  # columns: of a bar, and of a window that has no space for one
+_FACTS = 20  # columns beside a name: the share, and the time that is left
 
 
 class ProgressLine:
-    """Shows nothing for short work, and nothing at all where stderr is not a terminal."""
+    """A line on stderr; nothing for short work, and nothing at all where stderr is not a terminal."""
 
     def __init__(self) -> None:
-        self._on = is_terminal(sys.stderr) and os.environ.get("TERM") != "dumb" and not console.quiet
+        self._on = _can_redraw() and not console.quiet
         self._next = monotonic() + _PATIENCE
         self._shown = False
 
@@ -35,16 +38,15 @@ class ProgressLine:
         """Replace the line."""
         if not self._on or monotonic() < self._next:
             return
-        self._next = monotonic() + _INTERVAL
+        self._next = monotonic() + _TICK
         self._shown = True
-        sys.stderr.write(f"\r\x1b[K{sanitize(text)}")
-        sys.stderr.flush()
+        _write(f"\r\x1b[K{sanitize(text)}")
 
     def loading(self, share: float) -> None:
         self.update(f"loading the model {share:.0%}")
 
     def reading(self, done: int, total: int) -> None:
-        self.update(f"reading the prompt {done / max(total, 1):.0%}")
+        self.update(_reading(done, total))
 
     def identifying(self, done: int, total: int) -> None:
         self.update(f"computing the sha256 of the model {done / max(total, 1):.0%}")
@@ -53,8 +55,7 @@ class ProgressLine:
         """Erase the line; cheap when there is none."""
         if self._shown:
             self._shown = False
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+            _write("\r\x1b[K")
 
 
 class Spinner:
@@ -73,18 +74,18 @@ class Spinner:
         self.end()
 
     def _run(self) -> None:
-        self._ended.wait(_DELAY)
+        self._ended.wait(_PATIENCE)
         while not self._ended.is_set():
             if self.text:
                 self._show(self.text)
             self._ended.wait(_TICK)
 
     def reading(self, done: int, total: int) -> None:
-        self.text = f"reading the prompt {done / max(total, 1):.0%}"
+        self.text = _reading(done, total)
 
     @property
     def ended(self) -> bool:
-        """Whether the wait is over."""
+        """Whether nothing more is shown."""
         return self._ended.is_set()
 
     def end(self) -> None:
@@ -98,45 +99,104 @@ class Downloads:
     """A context manager; `bar(name)` gives a function that takes (bytes so far, bytes in all)."""
 
     def __init__(self) -> None:
-        self._progress: Any = None
-        self._live = is_terminal(sys.stderr) and os.environ.get("TERM") != "dumb"
+        self._live = _can_redraw()
+        self._region = LiveRegion(_write)
+        self._bars: list[_Download] = []
+        self._next = 0.0
+        self._lock = threading.Lock()  # each connection may call from a thread of its own
 
     def __enter__(self) -> "Downloads":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._draw(finished=True)
 
     def bar(self, name: str) -> Callable[[int, int], None]:
         """The progress function of one file."""
         if console.quiet:
-            return _ignore
-        return self._draw_bar(name) if self._live else _Lines(name)
+            return lambda _done, _total: None
+        if not self._live:
+            return _Lines(name)
+        download = _Download(sanitize(name))
+
+        def update(done: int, total: int) -> None:
+            with self._lock:
+                if download not in self._bars:
+                    self._bars.append(download)
+                now = monotonic()
+                download.update(done, total, now)
+                if now >= self._next or done >= total:
+                    self._next = now + _TICK
+                    self._draw()
+
+        return update
 
     def say(self, text: str) -> None:
         """Print a note above the bars."""
-        if self._progress is None or console.quiet:
+        if not self._bars or console.quiet:
             console.note(text)
-        else:
-            self._progress.console.print(sanitize(text), style="dim", markup=False, highlight=False, emoji=False)
+            return
+        with self._lock:
+            self._draw([styled([("2" if wants_color(sys.stderr) else "", sanitize(text))])])
 
-    def _draw_bar(self, name: str) -> Callable[[int, int], None]:
-        task: Any = None
+    def _draw(self, above: Sequence[str] = (), finished: bool = False) -> None:
+        columns, rows = shutil.get_terminal_size()
+        longest = max((cells(bar.name) for bar in self._bars), default=0)
+        bars = [bar.row(columns - 1, longest) for bar in self._bars]
+        final, tail = (bars, []) if finished else ([], bars[1 - rows :])  # of many files the oldest are complete
+        self._region.draw([*above, *final], tail, (columns, rows))
+        if finished:
+            self._bars = []
 
-        def update(done: int, total: int) -> None:
-            nonlocal task
-            if task is None:
-                if self._progress is None:
-                    self._progress = _progress()
-                    self._progress.start()
-                task = self._progress.add_task(sanitize(name), total=total, completed=done)
-            self._progress.update(task, completed=done, total=total)
 
-        return update
+class _Download:
+    """How far a download is, and how fast."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._samples: deque[tuple[float, int]] = deque(maxlen=_WINDOW)
+        self._done = self._total = 0
+        self._now = 0.0
+
+    def update(self, done: int, total: int, now: float) -> None:
+        if not self._samples or now - self._samples[-1][0] >= _TICK:
+            self._samples.append((now, done))
+        self._done, self._total, self._now = done, total, now
+
+    def facts(self) -> list[str]:
+        """After the first moments the time that is left and the speed; and the sizes."""
+        start, first = self._samples[0]
+        sizes = f"{self._done / _MIB:.0f} of {self._total / _MIB:.0f} MiB"
+        if self._now - start < _PATIENCE or self._done <= first:
+            return [sizes]
+        speed = (self._done - first) / (self._now - start)
+        left = round((self._total - self._done) / speed)
+        time = f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left" if left else "done"
+        return [time, f"{speed / _MIB:.1f} MiB/s", sizes]
+
+    def row(self, width: int, column: int) -> str:
+        """Name in so many columns, bar, share, and as many of the facts as fit beside them."""
+        wide = width >= _NARROW
+        share = min(self._done / max(self._total, 1), 1.0)
+        room = width - (_BAR + len("  ") if wide else 0)
+        column = min(column, max(room - _FACTS, room // 2, 1))
+        facts = self.facts()
+        texts = ["  ".join([f"  {share:>4.0%}", *facts[:number]]) for number in range(len(facts), -1, -1)]
+        text = next((text for text in texts if column + len(text) <= room), texts[-1])
+        name = self.name if cells(self.name) <= column else self.name[: fit(self.name, 0, column)]
+        return styled([("", name + " " * (column - cells(name))), *(_bar(share) if wide else []), ("", text)])
+
+
+def _bar(share: float) -> Runs:
+    done = round(_BAR * share)
+    try:
+        "━─".encode(sys.stderr.encoding or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return [("", "  " + "=" * done + "-" * (_BAR - done))]
+    if not wants_color(sys.stderr):
+        return [("", "  " + "━" * done + "─" * (_BAR - done))]
+    return [("", "  "), ("36", "━" * done), ("2", "━" * (_BAR - done))]
 
 
 class _Lines:
@@ -144,52 +204,64 @@ class _Lines:
 
     def __init__(self, name: str) -> None:
         self._name, self._next, self._printed = name, 0.0, False
-        self._start: tuple[float, int] | None = None
+        self._download = _Download(name)
 
     def __call__(self, done: int, total: int) -> None:
         now = monotonic()
-        if self._start is None:
-            self._start = now, done
         if now < self._next and not (done >= total and self._printed):
             return
-        self._next, self._printed = now + _SECONDS, done < total
-        seconds, received = now - self._start[0], done - self._start[1]
-        speed = received / seconds if seconds else 0.0
-        rate = f", {speed / _MIB:.1f} MiB/s, {_left(total - done, speed)}" if speed else ""
-        console.note(f"{self._name}: {done / _MIB:.0f} of {total / _MIB:.0f} MiB{rate}")
+        self._next, self._printed = now + _NOTE, done < total
+        self._download.update(done, total, now)
+        console.note(f"{self._name}: {', '.join(reversed(self._download.facts()))}")
 
 
-def _left(n_bytes: int, speed: float) -> str:
-    seconds = round(n_bytes / speed)
-    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d} left" if seconds else "done"
+class LiveView:
+    """A view that streams: the rows that are final are written once, the rest is drawn again below them.
 
+    Nothing else may write to the terminal between its first drawing and its last one. The final rows depend on the text
+    alone; the moments of the drawings depend on the clock.
+    """
 
-def _ignore(_done: int, _total: int) -> None:
-    """Show no progress."""
+    def __init__(
+        self, write: Callable[[str], None], size: Callable[[], tuple[int, int]], faint: str, clock: Callable[[], float]
+    ) -> None:
+        self._size = size
+        self._clock = clock
+        self._faint = faint
+        self._region = LiveRegion(write)
+        self._due = 0.0  # when it is drawn again
 
+    def _rows(self, height: int, width: int) -> tuple[list[str], list[str]]:
+        """The rows that have become final, and those that can still change."""
+        raise NotImplementedError
 
-def _progress() -> Any:
-    """Rich's progress display, with the columns that fit the terminal."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-    from rich.table import Column
+    def _is_due(self) -> bool:
+        return self._clock() >= self._due
 
-    name = TextColumn(
-        "{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
-    )
-    percent = TextColumn("{task.percentage:>3.0f}%")
-    terminal = Console(stderr=True)
-    if shutil.get_terminal_size().columns < _NARROW:
-        return Progress(name, percent, TransferSpeedColumn(), console=terminal, expand=True)
-    columns = BarColumn(bar_width=16), percent, DownloadColumn(binary_units=True), TransferSpeedColumn()
-    return Progress(name, *columns, TimeRemainingColumn(compact=True), console=terminal, expand=True)
+    def _draw(self) -> None:
+        started = self._clock()
+        size, width = self._measure()
+        self._region.draw(*self._rows(size[1], width), size)
+        now = self._clock()
+        self._due = now + max(_REDRAW, _SHARE * (now - started))
+
+    def _draw_spinner(self, text: str, below: Sequence[str] = ()) -> None:
+        """Draw what happens before there is any text."""
+        size, width = self._measure()
+        frame = _FRAMES[int(self._clock() / _TICK) % len(_FRAMES)]
+        rows = [self._faint_row(f"{frame} {' '.join(sanitize(text).split())}", width)] if text else []
+        self._region.draw([], [*rows, *below], size)
+        self._due = self._clock() + _REDRAW
+
+    def _faint_row(self, text: str, width: int) -> str:
+        start, end = folds(text, width)[0]
+        return styled([(self._faint, text[start:end])])
+
+    def _measure(self) -> tuple[tuple[int, int], int]:
+        """The window, and the width of the text: the last column stays free for the cursor."""
+        columns, rows = self._size()
+        columns = max(columns, 1)
+        return (columns, max(rows, 1)), max(columns - 1, 1)
 
 
 class LiveRegion:
@@ -239,3 +311,19 @@ def _over(rows: list[str]) -> str:
     last = rows[-1] if rows else ""
     lines = "".join(f"{row}\x1b[K\r\n" for row in rows[:-1])
     return f"{lines}{last}\x1b[J" if last else f"{lines} \x1b[J\r"
+
+
+def _can_redraw() -> bool:
+    """Whether stderr is a terminal whose cursor can be moved."""
+    return is_terminal(sys.stderr) and os.environ.get("TERM") != "dumb"
+
+
+def _reading(done: int, total: int) -> str:
+    return f"reading the prompt {done / max(total, 1):.0%}"
+
+
+def _write(text: str) -> None:
+    """Write to stderr at once; a terminal that is gone does not stop the work."""
+    with suppress(OSError, ValueError):
+        sys.stderr.write(text)
+        sys.stderr.flush()

@@ -116,7 +116,7 @@ def test_trimming_keeps_what_another_chat_adds(tmp_path: Path, monkeypatch: pyte
 def test_two_chats_at_once_never_tear_a_line(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     code = (
-        "import sys; from pathlib import Path; from llmcli.ui.prompt.history import PrivateHistory as H\n"
+        "import sys; from pathlib import Path; from llmcli.ui.input.history import PrivateHistory as H\n"
         "h = H(Path(sys.argv[1]))\n"
         "for n in range(300): h.append_string(f'{sys.argv[2]} {n} ' + sys.argv[2] * 5000)"
     )

@@ -171,7 +171,7 @@ def test_a_fault_in_a_callback_does_not_end_the_prompt(typed: Keyboard) -> None:
     assert typed("/", TAB, ENTER, ENTER) == "/x"
 
 
-def test_ctrl_c_on_an_empty_line_says_how_to_leave(typed: Keyboard) -> None:
+def test_ctrl_c_on_an_empty_line_shows_how_to_leave(typed: Keyboard) -> None:
     typed.again(status=lambda: "the status\nin one line")
     shown: list[str] = []
     typed.reader._app.after_render += lambda _app: shown.append(typed.reader._footer())
@@ -258,7 +258,7 @@ def test_an_editor_in_a_script_leaves_stdin_and_stdout_alone(
 
 
 def test_ctrl_c_ends_an_edit_of_the_chat_without_a_hint(typed: Keyboard) -> None:
-    begun = ["a change"]
-    typed.reader.on_interrupt(lambda: bool(begun and begun.pop()))
+    changes = ["a change"]
+    typed.reader.on_interrupt(lambda: bool(changes and changes.pop()))
     typed(CTRL_C, "x", ENTER, default="old text")
-    assert not begun
+    assert not changes

@@ -36,7 +36,7 @@ class Terminal:
         self.child.send(text)
 
     def read(self) -> bool:
-        """Draw what has come; False at the end."""
+        """Draw the new output; False at the end."""
         try:
             data = self.child.read_nonblocking(1 << 16, timeout=0.05)
         except pexpect.TIMEOUT:

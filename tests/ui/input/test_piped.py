@@ -9,7 +9,7 @@ from llmcli.ui.input import piped
 from llmcli.ui.input.piped import LineReader, body, is_open
 
 
-def turns(data: bytes) -> list[str]:
+def messages(data: bytes) -> list[str]:
     reader, found = LineReader(BytesIO(data)), []
     while True:
         try:
@@ -45,8 +45,8 @@ def turns(data: bytes) -> list[str]:
         (b'/etc/hosts """\nhi\n', ['/etc/hosts """', "hi"]),
     ],
 )
-def test_a_turn_is_a_line_or_a_block(data: bytes, expected: list[str]) -> None:
-    assert turns(data) == expected
+def test_a_message_is_a_line_or_a_block(data: bytes, expected: list[str]) -> None:
+    assert messages(data) == expected
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_block_ends_as_it_began(text: str, still_open: bool, content: str) -> 
     assert body(text) == content
 
 
-def test_a_turn_that_is_too_long_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_message_that_is_too_long_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(piped, "MOST", 64)
     many = b'"""\n' + b"line\n" * 40 + b'"""\n'
     umlauts = "ü".encode() * 40 + b"\n"  # too many bytes, not too many characters
@@ -85,7 +85,7 @@ def test_a_turn_that_is_too_long_is_skipped(monkeypatch: pytest.MonkeyPatch) -> 
             reader.read()
 
 
-def test_the_marker_is_shown_once_for_each_turn() -> None:
+def test_the_marker_is_shown_once_for_each_message() -> None:
     shown: list[str] = []
     reader = LineReader(BytesIO(b'one\n"""\ntwo\n"""\nthree\\\nfour\n\nfive\n'), lambda: shown.append("> "))
     assert [reader.read() for _ in range(4)] == ["one", "two", "three\nfour", "five"]

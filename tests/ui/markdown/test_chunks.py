@@ -125,7 +125,7 @@ def test_any_mixture_looks_the_same_in_any_pieces(text: str, chance: random.Rand
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.text(max_size=40), max_size=4), st.booleans(), st.integers(1, 30))
-def test_nothing_but_known_sequences_reaches_the_terminal(texts: list[str], color: bool, columns: int) -> None:
+def test_only_known_sequences_reach_the_terminal(texts: list[str], color: bool, columns: int) -> None:
     terminal, clock = Terminal(columns, 6), Clock()  # which refuses anything else
     view = view_on(terminal, clock, color)
     view.status("".join(texts))

@@ -69,7 +69,7 @@ def test_rows_fit_and_lose_nothing(text: str) -> None:
         assert words.replace(" ", "") == text.replace(" ", "")
 
 
-def test_each_row_carries_its_own_looks() -> None:
+def test_each_row_has_its_own_color_sequences() -> None:
     assert [styled(row) for row in wrap([("1", "aa bb"), ("", " cc")], 4)] == [
         "\x1b[1maa\x1b[0m",
         "\x1b[1mbb\x1b[0m",
@@ -85,12 +85,12 @@ def looks_of(lines: list[str], language: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("language", "opening", "closing"),
+    ("language", "opened", "closed"),
     [("python", '    """text', '    text"""'), ("c", "/* a", "a */"), ("js", "/* a", "a */")],
 )
-def test_a_string_or_comment_over_many_lines_keeps_its_colour(language: str, loading: str, closing: str) -> None:
+def test_a_string_or_comment_over_many_lines_keeps_its_color(language: str, opened: str, closed: str) -> None:
     inside = ["   words, and if and more words on a line"] * 60
-    looks = looks_of([loading, *inside, closing, "return 1"], language)
+    looks = looks_of([opened, *inside, closed, "return 1"], language)
     assert {tuple(row) for row in looks[1:-2]} == {(looks[0][-1],)}
     assert looks[-1][0] == dict(DARK.syntax)["Keyword"]
 
@@ -100,14 +100,14 @@ def test_code_of_an_unknown_language_is_plain() -> None:
     assert looks_of(["if x: return '1'"], "") == [[""]]
 
 
-def test_a_line_is_coloured_the_same_alone_and_as_it_grows() -> None:
+def test_a_line_is_colored_the_same_alone_and_as_it_grows() -> None:
     code = Highlighter("python", DARK)
     for line in ("def f(x):", "    return 'a'  # b"):
         peeked = code.peek(line)
         assert code.peek(line) == peeked == code.line(line)
 
 
-def test_finished_code_has_the_colours_of_code_that_streams() -> None:
+def test_finished_code_has_the_colors_of_code_that_streams() -> None:
     text = "class A:\n    def f(self):\n        return 'x' + str(1)\n"
     streamed = looks_of(text.split("\n"), "python")
     assert [[look for look, part in row if part.strip()] for row in color_code(text, "python", DARK)] == streamed

@@ -28,7 +28,7 @@ def test_the_same_rows_again_write_nothing() -> None:
     assert terminal.writes == 1
 
 
-def test_a_tail_that_gets_shorter_leaves_nothing_behind() -> None:
+def test_a_shorter_tail_erases_the_old_rows() -> None:
     terminal = Terminal(20, 10)
     region = LiveRegion(terminal.write)
     for tail in (["one", "two", "three"], ["one", "two"], ["one", ""], ["one"], ["one", "more"], []):

@@ -47,7 +47,7 @@ def whole(text: str) -> list[Block]:
         ("| a | b |\n|---|\n\n", ["paragraph"]),
     ],
 )
-def test_a_block_is_given_when_it_is_over(text: str, finished: list[str]) -> None:
+def test_a_block_is_returned_when_it_is_finished(text: str, finished: list[str]) -> None:
     assert kinds(Splitter().feed(text)) == finished
 
 
@@ -59,10 +59,10 @@ def test_the_unfinished_rest_is_shown_as_if_the_text_ended_here() -> None:
     assert kinds(splitter.feed("m\n\nx\n\n")) == ["paragraph", "item", "paragraph"]
 
 
-@pytest.mark.parametrize("begun", ["-", "--", "=", "#", "``", "|--", "1", "1."])
-def test_a_line_that_may_become_anything_is_not_shown_yet(begun: str) -> None:
+@pytest.mark.parametrize("line", ["-", "--", "=", "#", "``", "|--", "1", "1."])
+def test_an_ambiguous_line_is_not_shown_yet(line: str) -> None:
     splitter = Splitter()
-    splitter.feed("words\n" + begun)
+    splitter.feed("words\n" + line)
     assert [(block.kind, block.text.strip()) for block in splitter.tail()] == [("paragraph", "words")]
 
 
@@ -80,7 +80,7 @@ def test_numbers_are_kept_unless_they_are_all_the_same(text: str, numbers: list[
     assert [block.number for block in whole(text) if block.kind == "item"] == numbers
 
 
-def test_items_stand_apart_where_the_text_sets_them_apart() -> None:
+def test_items_are_separate_where_the_text_separates_them() -> None:
     assert [block.gap for block in whole("- a\n- b\n\n- c\n  - d\n- e")] == [True, False, True, False]
 
 
@@ -102,7 +102,7 @@ def test_code_within_a_long_item_stays_code() -> None:
     assert all(block.text.startswith("```py\nx = 1\n") for block in blocks[1:])
 
 
-def test_a_long_table_goes_on_under_its_head() -> None:
+def test_a_long_table_continues_under_its_head() -> None:
     blocks = whole("| a |\n|---|\n" + "| 1 |\n" * 3000)
     assert len(blocks) > 1
     assert all(block.text.startswith("| a |\n|---|\n| 1 |\n") for block in blocks)

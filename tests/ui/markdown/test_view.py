@@ -121,7 +121,7 @@ def test_a_window_of_one_column_ends() -> None:
     assert "".join(shown(["# ab\n- c **d**\n\n|e|f|\n|-|-|\n|g|h|\n"], 1, 1).lines())
 
 
-def test_growing_windows_leave_nothing_behind() -> None:
+def test_a_growing_window_keeps_no_old_rows() -> None:
     terminal, clock = Terminal(20, 24), Clock()
     view = view_on(terminal, clock)
     words = [f"word{at} " for at in range(120)]
