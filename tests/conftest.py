@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from llmcli.engine.llama.bindings import bindings_version
+from llmcli.engine.llama.bindings import AbortFlag, bindings_version
+from llmcli.inference.local import LocalModel, ResolvedModel
+from llmcli.models.locations import ModelFile
 from llmcli.models.notes import record_probed
 from llmcli.models.sources.starter_download import ensure_starter
 from llmcli.params.policies import rules
+from llmcli.params.settings import Settings
 from tests.cli_result import Ran
 from tests.in_process import run_inside
 from tests.models.tiny_models import full_attention
@@ -31,7 +34,7 @@ if _worker and hasattr(os, "sched_setaffinity"):
     _cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {_cores[int(_worker.removeprefix("gw")) % len(_cores)]})
 
-
+_TERMINALS = frozenset({"Talk", "on_terminal", "pexpect"})  # names of what starts a program in a pseudo-terminal
 _OUTSIDE = (
     "LLMCLI_",
     "COLUMNS",
@@ -45,6 +48,17 @@ _OUTSIDE = (
     "HTTPS_PROXY",
     "ALL_PROXY",
 )
+
+
+@pytest.hookimpl(tryfirst=True)  # the markers must stand before `-m` selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests that use the starter with `model`, and tests that start a pseudo-terminal with `terminal`."""
+    for item in items:
+        if "starter" in getattr(item, "fixturenames", ()):
+            item.add_marker("model")
+        code = getattr(getattr(item, "function", None), "__code__", None)
+        if code and not _TERMINALS.isdisjoint(code.co_names):
+            item.add_marker("terminal")
 
 
 @pytest.fixture(scope="session")
@@ -80,6 +94,25 @@ def starter() -> Path:
     cache.mkdir(exist_ok=True)
     with FileLock(cache / "fetching.lock"):  # tests may run side by side
         return ensure_starter(cache)
+
+
+@pytest.fixture(scope="session")
+def target(starter: Path) -> ResolvedModel:
+    return ResolvedModel(ModelFile(starter, (starter,), "starter", trusted=True))
+
+
+@pytest.fixture(scope="session")
+def local(target: ResolvedModel) -> Iterator[LocalModel]:
+    """The starter with a small context, loaded once."""
+    model = LocalModel(target, Settings(n_ctx=512), AbortFlag())
+    yield model
+    model.close()
+
+
+@pytest.fixture
+def settings() -> Settings:
+    """A short, greedy answer; one thread, because two wait for each other on a busy machine."""
+    return Settings(n_ctx=512, n_threads=1, max_tokens=8, seed=1, samplers=("top_k",), top_k=1)
 
 
 @pytest.fixture(scope="session")
