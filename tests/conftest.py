@@ -34,7 +34,7 @@ if _worker and hasattr(os, "sched_setaffinity"):
     _cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {_cores[int(_worker.removeprefix("gw")) % len(_cores)]})
 
-_TERMINALS = frozenset({"Talk", "on_terminal", "pexpect"})  # names of what starts a program in a pseudo-terminal
+_PROCESSES = frozenset({"run", "place", "there", "index"})  # the fixtures that start llmcli or pip
 _OUTSIDE = (
     "LLMCLI_",
     "COLUMNS",
@@ -52,12 +52,15 @@ _OUTSIDE = (
 
 @pytest.hookimpl(tryfirst=True)  # the markers must stand before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests that use the starter with `model`, and tests that start a pseudo-terminal with `terminal`."""
+    """Mark tests that use the starter (`model`), a pseudo-terminal (`terminal`), or processes of their own (`slow`)."""
     for item in items:
-        if "starter" in getattr(item, "fixturenames", ()):
+        fixtures = getattr(item, "fixturenames", ())
+        if "starter" in fixtures:
             item.add_marker("model")
+        if not _PROCESSES.isdisjoint(fixtures):
+            item.add_marker("slow")
         code = getattr(getattr(item, "function", None), "__code__", None)
-        if code and not _TERMINALS.isdisjoint(code.co_names):
+        if code and "Talk" in code.co_names:
             item.add_marker("terminal")
 
 

@@ -206,6 +206,7 @@ def walk(local: LocalModel, seed: int, noise: float, params: ContextParams, **fl
     return Walk(controller, local, flag, Random(seed), noise, params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("raw", [True, False])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_next_answer_owes_nothing_to_the_past(tiny: LocalModel, seed: int, raw: bool) -> None:

@@ -142,6 +142,7 @@ def test_verbose_shows_settings_the_model_and_timings_only(run: Run, with_tiny: 
     assert run("generate", "hi", "-n", "2", "--verbose", "--verbose").stderr.count("llama_") > 10
 
 
+@pytest.mark.slow
 def test_help_and_completion_load_nothing_heavy() -> None:
     code = f"""
 import sys
@@ -183,12 +184,14 @@ def test_commands_flags_values_and_models_complete(
     assert "top_p" in complete("llmcli config set top")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", docs.COMPLETIONS)
 def test_the_completion_scripts_are_those_the_program_makes(shell: str) -> None:
     stored = (docs.ROOT / "completions" / docs.COMPLETIONS[shell]).read_text(encoding="utf-8")
     assert stored == docs.completion_script(shell)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs bash")
 def test_the_bash_script_completes_in_bash() -> None:
     script = docs.ROOT / "completions" / "llmcli.bash"

@@ -133,6 +133,7 @@ def test_a_file_is_not_requested_again_or_in_vain(place: Place, hub: FakeHub) ->
     assert hub.log == []
 
 
+@pytest.mark.slow
 def test_a_downloaded_model_needs_no_request(pulled: Place, hub: FakeHub, tmp_path: Path) -> None:
     twin = pulled.twin(tmp_path)
     commands = "models list", f"models show {ABLE}", "models verify", f"tokenize hi -m {ABLE}"

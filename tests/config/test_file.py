@@ -49,6 +49,7 @@ def test_every_value_is_read_from_the_file_as_it_was_set(key: str) -> None:
     assert config_layer().values == {}
 
 
+@pytest.mark.slow
 def test_all_settings_fit_in_one_file() -> None:
     values = {key: [value for value in legal_values(field) if value is not None][-1] for key, field in fields().items()}
     for key, value in values.items():
