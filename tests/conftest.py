@@ -1,5 +1,6 @@
 """What tests share: a home of their own, the starter model, and the program as a user runs it."""
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -48,6 +49,11 @@ _OUTSIDE = (
     "HTTPS_PROXY",
     "ALL_PROXY",
 )
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Run named files in this process: workers take two seconds to start. None = as many as there are cores."""
+    return 0 if any(".py" in argument for argument in config.args) else None
 
 
 @pytest.hookimpl(tryfirst=True)  # the markers must stand before `-m` selects
@@ -126,6 +132,27 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 Run = Callable[..., Ran]
 PLAIN_TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
+
+
+@pytest.fixture
+def ordinary_user() -> Iterator[None]:
+    """Modes of files count for root too. Linux lets a thread give up that right and take it again."""
+    if not hasattr(os, "geteuid"):
+        pytest.skip("Windows has no such modes")
+    if os.geteuid():
+        yield
+        return
+    if not sys.platform.startswith("linux"):
+        pytest.skip("root may write everywhere")
+    libc = ctypes.CDLL(None)
+    header, rights = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, rights) == 0
+    effective = rights[0]
+    rights[0] &= ~0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+    assert libc.capset(header, rights) == 0
+    yield
+    rights[0] = effective
+    assert libc.capset(header, rights) == 0
 
 
 @pytest.fixture

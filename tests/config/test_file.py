@@ -212,7 +212,7 @@ def test_a_full_disk_is_a_disk_error(monkeypatch: pytest.MonkeyPatch) -> None:
         set_value("seed", 1)
 
 
-@pytest.mark.skipif(WINDOWS or os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.usefixtures("ordinary_user")
 def test_a_read_only_folder_is_a_disk_error() -> None:
     config_dir().mkdir(parents=True, mode=0o500)
     with pytest.raises(DiskError, match="cannot write"):

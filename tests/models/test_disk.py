@@ -107,7 +107,7 @@ def test_partial_file_on_read_only_disk_is_an_error(
         pulls.pull()
 
 
-@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() == 0, reason="root may write everywhere")
+@pytest.mark.usefixtures("ordinary_user")
 def test_cache_of_another_user_is_an_error(pulls: Pulls) -> None:
     pulls.locations.hub.mkdir(parents=True)
     pulls.locations.hub.chmod(0o500)
