@@ -80,14 +80,14 @@ def plural(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str], cutoff: float = _MIN_SIMILARITY) -> str:
     """`did you mean 'x'?` for the most similar known name, or an empty text."""
-    names = nearest(word, known, 1)
+    names = nearest(word, known, 1, cutoff)
     return f"did you mean '{names[0]}'?" if names else ""
 
 
-def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """The known names most similar to `word`, the best first, at most `count`.
+def nearest(word: str, known: Iterable[str], count: int = 3, cutoff: float = _MIN_SIMILARITY) -> list[str]:
+    """The known names most similar to `word`, the best first, at most `count`; `cutoff` is from 0 to 1 (equal).
 
     Separators and case do not count: `--top_p` is `--top-p`. Similar names come before names that start with `word`.
     """
@@ -95,7 +95,7 @@ def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
 
     names = {_letters(name): name for name in known}
     letters = _letters(word)
-    found = difflib.get_close_matches(letters, list(names), n=count, cutoff=_MIN_SIMILARITY)
+    found = difflib.get_close_matches(letters, list(names), n=count, cutoff=cutoff)
     if len(letters) > 2:
         found += sorted((name for name in names if name.startswith(letters)), key=len)
     return [names[name] for name in dict.fromkeys(found)][:count]

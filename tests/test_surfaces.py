@@ -7,7 +7,7 @@ import pytest
 import typer
 
 from llmcli.cli.commands import make_app
-from llmcli.cli.options import group_title, has_completion, help_text
+from llmcli.cli.options import has_completion, help_text
 from llmcli.config.file import config_layer, set_value
 from llmcli.params.param import Field
 from llmcli.params.settings import Settings, environment_layer, fields, parse_data, to_data
@@ -28,7 +28,7 @@ def test_a_setting_has_flag_config_key_variable_json_field_help_completion_and_r
     assert set(field.flags) <= set(option.opts), "flag"
     assert option.help == help_text(field), "help"
     assert field.param.help.endswith("."), "help is a sentence"
-    assert group_title(field), "heading"
+    assert field.group, "heading"
 
     data = to_data(Settings())
     assert field.key in data, "JSON field"

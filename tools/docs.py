@@ -1,6 +1,6 @@
 """Writes the generated parts of the project: the tables of the manual and the completion scripts.
 
-`python -m docs.build` writes them. With `--check` it only lists those that are not up to date, and the status is 1.
+`python -m tools.docs` writes them. With `--check` it only lists those that are not up to date, and the status is 1.
 """
 
 import os
@@ -10,9 +10,8 @@ from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 
-from llmcli.cli.options import group_title
 from llmcli.errors import STATUS_MEANINGS, ExitStatus
-from llmcli.params.param import Field, range_text
+from llmcli.params.param import Field
 from llmcli.params.settings import fields
 from llmcli.ui.commands.registry import commands
 
@@ -24,7 +23,7 @@ COMPLETIONS = {"bash": "llmcli.bash", "zsh": "_llmcli", "fish": "llmcli.fish", "
 def parameter_table() -> str:
     """One table for each group of settings: option, key, meaning, default and range."""
     parts = []
-    for title, group in groupby(fields().values(), key=group_title):
+    for title, group in groupby(fields().values(), key=lambda field: field.group):
         parts.append(f"**{title}**\n\n| flag | key | what it does | default | valid |\n|---|---|---|---|---|")
         parts[-1] += "".join(f"\n{_row(field)}" for field in group)
     return "\n\n".join(parts)
@@ -33,17 +32,8 @@ def parameter_table() -> str:
 def _row(field: Field) -> str:
     flags = " ".join(f"`{flag}`" for flag in field.flags)
     default = field.format(field.default)
-    cells = flags, f"`{field.key}`", field.param.help, f"`{default}`" if default else "none", _valid(field)
+    cells = flags, f"`{field.key}`", field.param.help, f"`{default}`" if default else "none", field.valid_values
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", "\\n") for cell in cells) + " |"
-
-
-def _valid(field: Field) -> str:
-    param = field.param
-    if param.choices:
-        return ", ".join(map(str, param.choices))
-    if (param.min, param.max, param.above) == (None, None, None):
-        return ""
-    return range_text(param.min, param.max, param.above, param.also)
 
 
 def status_table() -> str:

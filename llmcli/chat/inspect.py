@@ -17,7 +17,7 @@ from llmcli.engine.inspection import (
     TokenInspection,
     entropies,
     inspect_token,
-    top_tokens,
+    token_at_rank,
 )
 from llmcli.engine.llama.context import AbortedError, common_prefix
 from llmcli.engine.reasoning import ReasoningSplitter
@@ -56,7 +56,8 @@ class AnswerInspector:
         made = self.made
         shift = TemperatureShift(made.temperature_shift.moves if made.temperature_shift else ())
         watched = Answer(made.local, made.prompt, settings, grammar, None, made.inside, shift, 0).generation_options()
-        return Generation(made.local.model.vocab, made.prompt.tokens, settings, grammar, look=capture.look, **watched)
+        vocab, tokens = made.local.model.vocab, made.prompt.tokens
+        return Generation(vocab, tokens, settings, grammar, on_step=capture.record, **watched)
 
     def text(self, number: int) -> str:
         """The text of a token, with control tokens by their names."""
@@ -104,7 +105,7 @@ class AnswerInspector:
         if not 0 < rank <= n_tokens:
             raise UsageError(f"there is no candidate {rank}", f"list the candidates with /alternatives {number}")
         try:
-            return top_tokens(self.made.local.context, self.subject, number, rank, progress)
+            return token_at_rank(self.made.local.context, self.subject, number, rank, progress)
         except AbortedError:
             return None
 

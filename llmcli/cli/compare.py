@@ -21,7 +21,7 @@ from llmcli.cli.options import CHAT_ONLY, with_settings
 from llmcli.config.presets import LayerStack
 from llmcli.errors import ConstraintError, ExitStatus, LlmcliError, UsageError
 from llmcli.inference.comparison import Variant, split_values, variants_of
-from llmcli.params.chain import check
+from llmcli.params.chain import check_chain
 from llmcli.params.samplers import random_seed
 from llmcli.params.settings import Layer, ResolvedSettings, Settings, fields, resolve
 from llmcli.ui.chat.answer_display import is_live
@@ -167,7 +167,7 @@ def _question(
     settings = resolved.settings
     text = join_prompt(settings, piped, read)
     try:
-        check(settings)
+        check_chain(settings)
         return _CompareRequest(variant, resolved, text, system_text(settings), grammar_text(settings, notes))
     except LlmcliError as error:
         raise type(error)(f"{variant.label}: {error}", error.hint) from None

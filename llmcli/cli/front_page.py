@@ -184,28 +184,15 @@ def explain_usage_error(error: Any) -> tuple[str, str]:
 
 
 def _option_hint(name: str, ctx: Any, see: str) -> str:
+    from llmcli.text import did_you_mean
+
     if ctx is None:
         return see
-    if ctx.parent is None:  # `llmcli -m x chat`
-        near = nearest_option(name, _options(ctx), cutoff=0.85)
-        return (
-            f"did you mean '{near}'? {see}" if near else f"put options after the command, as in `llmcli chat {name} …`"
-        )
-    near = nearest_option(name, _options(ctx))
-    return f"did you mean '{near}'? {see}" if near else see
-
-
-def nearest_option(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """The known option that is nearest to a mistyped one; dashes and underscores are equal."""
-    import difflib
-
-    plain = {option.lstrip("-").replace("_", "-"): option for option in known if option.startswith("--")}
-    word = name.partition("=")[0].lstrip("-").replace("_", "-").lower()
-    if word in plain:
-        return plain[word]
-    beginning = [option for option in plain if option.startswith(word)] if len(word) > 1 else []
-    near = difflib.get_close_matches(word, beginning or list(plain), n=1, cutoff=0.0 if beginning else cutoff)
-    return plain[near[0]] if near else ""
+    word, known = name.partition("=")[0], [option for option in _options(ctx) if option.startswith("--")]
+    if ctx.parent is None:  # `llmcli -m x chat`: an option of a command must not become --version
+        near = did_you_mean(word, known, cutoff=0.85)
+        return f"{near} {see}" if near else f"put options after the command, as in `llmcli chat {name} …`"
+    return f"{did_you_mean(word, known)} {see}".lstrip()
 
 
 def _invalid_value(parameter: Any, message: str) -> str:

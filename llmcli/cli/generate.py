@@ -16,7 +16,7 @@ from llmcli.cli.options import CHAT_ONLY, argument_or_flag, with_settings
 from llmcli.config.presets import layers_of
 from llmcli.engine.events import Measure
 from llmcli.errors import ConstraintError, DiskError, ExitStatus, UsageError
-from llmcli.params.chain import check
+from llmcli.params.chain import check_chain
 from llmcli.params.settings import Layer, ResolvedSettings, Settings, fields, ineffective_settings, resolve
 from llmcli.ui.terminal.console import console, is_terminal
 from llmcli.ui.terminal.interrupt import interruptible, time_limit
@@ -66,7 +66,7 @@ def generate(
     asked = resolve(layers).settings
     if asked.logprobs and not as_json:
         console.warn("logprobs has no effect: it needs --json", "to see probabilities, use --heat p or --trace FILE")
-    check(asked)
+    check_chain(asked)
     question, system, grammar = _texts(asked, no_stdin)
     from llmcli.cli.open_model import find_model, open_model, welcome
     from llmcli.engine.llama.bindings import AbortFlag
@@ -251,7 +251,7 @@ def timeout_note(settings: Settings) -> str:
 
 def _cut_note(answer: "Answer") -> str:
     """Why the answer ended before the model ended it."""
-    settings, conditions = answer.settings, answer.generation.conditions
+    settings, conditions = answer.settings, answer.generation.context_params
     if 0 <= settings.max_tokens <= answer.timings()["predicted_n"]:
         return f"cut off: max_tokens is {settings.max_tokens}; raise it with -n"
     size = f" of {conditions.n_ctx} tokens" if conditions else ""

@@ -9,8 +9,8 @@ import typer
 
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.params.generation import InterfaceParams
-from llmcli.params.param import Field, describe, range_text
-from llmcli.params.settings import Layer, Settings, fields
+from llmcli.params.param import Field, describe
+from llmcli.params.settings import Layer, fields
 from llmcli.text import sanitize
 from llmcli.ui.terminal.console import console
 
@@ -81,7 +81,7 @@ def _option(field: Field) -> Any:
     """The Typer option of a setting; its default is None, so that "not given" is not the default."""
     details: dict[str, Any] = {
         "help": help_text(field),
-        "rich_help_panel": group_title(field),
+        "rich_help_panel": field.group,
         "metavar": field.param.metavar or _metavar(field),
         "show_default": False,
     }
@@ -101,31 +101,25 @@ def _repeats(field: Field) -> bool:
 
 
 def _metavar(field: Field) -> str:
+    return _short_choices(field) or _METAVARS.get(field.kind, "TEXT")
+
+
+def _short_choices(field: Field) -> str:
     choices = "|".join(map(str, field.param.choices))
-    if choices and len(choices) <= _LONGEST_METAVAR:
-        return choices
-    return _METAVARS.get(field.kind, "TEXT")
+    return choices if len(choices) <= _LONGEST_METAVAR else ""
 
 
 def help_text(field: Field) -> str:
-    """The help of a setting: its sentence, then in brackets its unit, choices, range and default."""
+    """The help of a setting: its sentence, then in brackets its unit, valid values and default."""
     param = field.param
     facts = [param.unit] if param.unit and param.unit not in param.help else []
-    choices = ", ".join(map(str, param.choices))
-    if len(choices.replace(", ", "|")) > _LONGEST_METAVAR:
-        facts.append(f"one of {choices}")
-    if (param.min, param.max, param.above) != (None, None, None) and (param.max or 0) < 2**31:
-        facts.append(range_text(param.min, param.max, param.above, param.also))
+    # Short choices are in the metavar; the largest seed helps nobody.
+    if field.valid_values and not _short_choices(field) and (param.max or 0) < 2**31:
+        facts.append(field.valid_values)
     default = field.format(field.default)
     if default not in ("", "none", "false"):
         facts.append(f"default {default}")
     return f"{param.help} [{', '.join(facts)}]" if facts else param.help
-
-
-def group_title(field: Field) -> str:
-    """The heading a setting stands under in help and README: the docstring of its family."""
-    family = next(base for base in Settings.__mro__ if base.__name__ == field.group)
-    return (family.__doc__ or "").strip()
 
 
 def _parse(field: Field, given: Any) -> Any:

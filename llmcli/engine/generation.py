@@ -9,7 +9,7 @@ from llmcli.engine.events import Timings, TokenEvent, TokenTrace, now_ms
 from llmcli.engine.llama.context import AbortedError, Batches, Context, ContextParams
 from llmcli.engine.llama.model import Vocab
 from llmcli.engine.reasoning import ReasoningSplitter
-from llmcli.engine.sampling.chain import ChainHooks, Look, resolve_biases
+from llmcli.engine.sampling.chain import ChainHooks, StepObserver, resolve_biases
 from llmcli.engine.sampling.gated_sampler import GatedSampler, Sampler
 from llmcli.engine.sampling.grammar import Grammar
 from llmcli.engine.sampling.python_samplers import Alternatives, DrawTracer, TokenLogprob, token_logprob
@@ -23,7 +23,7 @@ from llmcli.params.settings import Settings
 from llmcli.params.temperature import policy_in_force
 
 _MAX_FORBIDDEN = 256  # tokens at one position; more would leave only very unlikely ones
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int], None]  # (tokens done, tokens in all)
 
 
 @dataclass
@@ -42,16 +42,16 @@ class Generation:
     splitter: ReasoningSplitter | None = None  # separates reasoning from answer, for policies and the trace
     live_shift: TemperatureShift | None = None
     trace: int | None = None  # the number of alternatives to record per token; None = no trace
-    look: Look | None = None  # called at each step of each draw; needs a trace
+    on_step: StepObserver | None = None  # called at each step of each draw; needs a trace
     lenient: bool = False  # an error is stored in `failure` and ends it with the reason "error"; it is not raised
-    tokens: list[int] = field(init=False)
+    tokens: list[int] = field(init=False)  # the prompt and the answer
     timings: Timings = field(init=False, default_factory=Timings)
     finish_reason: str | None = field(init=False, default=None)
     logprobs: list[TokenLogprob] = field(init=False, default_factory=list)  # if settings.logprobs > 0
     traces: list[TokenTrace] = field(init=False, default_factory=list)  # of the drawn tokens, with empty texts
     stale: bool = field(init=False, default=True)  # the tokens must be evaluated before the next draw
     layout: Batches = field(init=False, default=())  # the batches in which the prompt was evaluated
-    conditions: ContextParams | None = field(init=False, default=None)  # parameters of its context
+    context_params: ContextParams | None = field(init=False, default=None)  # parameters of its context
     beside: int = field(init=False, default=0)  # number of generations in the same batches
     failure: LlmcliError | None = field(init=False, default=None)
 
@@ -61,9 +61,9 @@ class Generation:
         settings = self.settings
         self.tokens = list(self.prompt)
         self._start_ms = now_ms()
-        self.place, self._tracer = self._make_hooks()
-        if self.place and settings.prefill:
-            self.place.read(settings.prefill)
+        self.state, self._tracer = self._make_hooks()
+        if self.state and settings.prefill:
+            self.state.read(settings.prefill)
         self._alternatives = Alternatives(self.vocab, self.trace) if self.trace else None
         self._sampler = self._make_sampler()
         self._sampler.chain.accept(self.prompt)
@@ -74,15 +74,15 @@ class Generation:
         self._limit = len(self.prompt) + settings.max_tokens if settings.max_tokens >= 0 else 2**31
 
     def _make_hooks(self) -> tuple[DrawState | None, DrawTracer | None]:
-        """The state for policies, dial and trace, and the tracer; None where nothing uses them, to save time."""
+        """The state for policies, shift and trace, and the tracer; None where nothing uses them, to save time."""
         has_policy = isinstance(policy_in_force(self.settings), PolicyCall)
-        needs_place = has_policy or self.live_shift is not None or self.trace is not None
-        return DrawState(self.splitter) if needs_place else None, DrawTracer() if self.trace is not None else None
+        needs_state = has_policy or self.live_shift is not None or self.trace is not None
+        return DrawState(self.splitter) if needs_state else None, DrawTracer() if self.trace is not None else None
 
     def _make_sampler(self) -> Sampler:
         settings, vocab = self.settings, self.vocab
-        hooks = ChainHooks(self.place, self.live_shift, self._tracer, self.look) if self.place else None
-        steps = build_chain(settings, steered=hooks is not None)
+        hooks = ChainHooks(self.state, self.live_shift, self._tracer, self.on_step) if self.state else None
+        steps = build_chain(settings, needs_temperature=hooks is not None)
         biases = resolve_biases(vocab, settings.logit_bias, settings.ignore_eos)
         if self.grammar is None and not settings.banned_strings:
             return Sampler(vocab, steps, biases, hooks)
@@ -93,8 +93,8 @@ class Generation:
         """Append tokens that were drawn before; grammar and banned strings do not apply to them."""
         self._sampler.chain.accept(tokens)
         for token in tokens:
-            if self.live_shift and self.place:
-                self.live_shift.value_at(self.place.total)
+            if self.live_shift and self.state:
+                self.live_shift.value_at(self.state.total)
             self._append(None, -1, token)
 
     def full(self, n_ctx: int) -> bool:
@@ -114,9 +114,10 @@ class Generation:
     def _append(self, ctx: Any, row: int, token: int) -> str:
         """Append a token to the answer; returns its text, without the start of an incomplete character."""
         self.tokens.append(token)
+        self.timings.predicted_n += 1
         text = self._decoder.decode(self.vocab.piece(token))
-        if self.place:
-            self.place.step(text)
+        if self.state:
+            self.state.step(text)
         if self.settings.logprobs:
             n_vocab = self.vocab.n_tokens
             self.logprobs.append(token_logprob(ctx, row, n_vocab, token, self.settings.logprobs))
@@ -124,8 +125,8 @@ class Generation:
 
     def _trace_token(self, ctx: Any, row: int, token: int) -> None:
         """Record how the token was drawn."""
-        place, tracer = self.place, self._tracer
-        if not place or not tracer:
+        state, tracer = self.state, self._tracer
+        if not state or not tracer:
             return
         temperature = self._sampler.chain.temperature
         assert temperature
@@ -142,9 +143,9 @@ class Generation:
                 candidates=reading.candidates,
                 top=self._alternatives.of(ctx, row, tracer.left()) if self._alternatives else (),
                 policy=reading.policy,
-                sentence=place.text.sentence,
+                sentence=state.text.sentence,
                 time=now_ms() - self._start_ms,
-                thinking=place.thinking,
+                thinking=state.thinking,
             )
         )
 
@@ -160,24 +161,20 @@ class Generation:
         return temperature.seconds * 1e3 if temperature else 0.0
 
     def _emit(self, text: str, token: int | None, n_ctx: int) -> TokenEvent:
-        self._count()
+        """The event of a token whose text is final, or the last event."""
         if self._stops:
             text, stop = self._stops.push(text)
             if stop is not None:
                 self.finish_reason = "stop"
                 return TokenEvent(text, token, "stop", self.timings, self.seq_id)
         if self.full(n_ctx):
-            record = self.finish("length", token)
-            record.text = text + record.text
-            return record
+            event = self.finish("length", token)
+            event.text = text + event.text
+            return event
         return TokenEvent(text, token, None, self.timings, self.seq_id)
 
-    def _count(self) -> None:
-        self.timings.predicted_n = len(self.tokens) - len(self.prompt)
-
     def finish(self, reason: str, token: int | None = None) -> TokenEvent:
-        """The last record, with all text that was held back."""
-        self._count()
+        """The last event, with all text that was held back."""
         text = "".join(item.text for item in self._flush_bans()) + self._decoder.decode(b"", final=True)
         if self._stops:
             text, stop = self._stops.finish(text)
@@ -191,7 +188,7 @@ class Generation:
         assert isinstance(sampler, GatedSampler)
         assert bans
         before, decoder = sampler.snapshot(), self._decoder.getstate()
-        place = self.place.copy() if self.place else None
+        state = self.state.copy() if self.state else None
         sampler.forbidden = self._banned_at.get(len(self.tokens), set())
         try:
             token = sampler.sample(ctx, row)
@@ -203,10 +200,9 @@ class Generation:
             sampler.discard(before)
             return self.finish("stop", token)
         text = self._append(ctx, row, token)
-        n_removed = bans.push(BannedMatch(text, token, before, decoder, place))
+        n_removed = bans.push(BannedMatch(text, token, before, decoder, state))
         if n_removed:
             self._remove(sampler, bans, n_removed)
-            self._count()
             return TokenEvent("", None, None, self.timings, self.seq_id)
         released = bans.release()
         for item in released:
@@ -225,10 +221,11 @@ class Generation:
             sampler.discard(item.sampler)
         self._decoder.setstate(removed[0].decoder)
         del self.tokens[-count:]
+        self.timings.predicted_n -= count
         del self.logprobs[-count:]
         del self.traces[-count:]
-        if self.place:
-            self.place.restore(removed[0].place)
+        if self.state:
+            self.state.restore(removed[0].state)
         position = len(self.tokens)
         self._banned_at = {at: ids for at, ids in self._banned_at.items() if at <= position}
         self._banned_at.setdefault(position, set()).add(removed[0].token)
@@ -257,7 +254,7 @@ class Generation:
 def generate(
     context: Context, generations: Sequence[Generation], progress: Progress | None = None
 ) -> Iterator[TokenEvent]:
-    """Yield a record per token until each generation has finished, then free their samplers.
+    """Yield an event per token until each generation has finished, then free their samplers.
 
     A common prefix of several prompts is evaluated once. `progress(done, total)` counts the evaluated tokens of a
     prompt. When the abort flag of the context is set, each unfinished generation ends with the reason of the flag and
@@ -269,26 +266,22 @@ def generate(
     """
     try:
         for generation in generations:
-            _check_space(context, generation)
+            if len(generation.prompt) >= context.n_ctx:
+                raise ContextOverflowError(
+                    f"the prompt has {len(generation.prompt)} tokens, the context has {context.n_ctx}",
+                    "shorten the prompt or raise --ctx-size",
+                )
             generation.beside = len(generations) - 1
-            generation.conditions = replace(context.params, n_ctx=context.n_ctx)
+            generation.context_params = replace(context.params, n_ctx=context.n_ctx)
         yield from _run(context, generations, progress)
     finally:
         for generation in generations:
             generation.close()
 
 
-def _check_space(context: Context, generation: Generation) -> None:
-    if len(generation.prompt) >= context.n_ctx:
-        raise ContextOverflowError(
-            f"the prompt has {len(generation.prompt)} tokens, the context has {context.n_ctx}",
-            "shorten the prompt or raise --ctx-size",
-        )
-
-
 def _run(context: Context, generations: Sequence[Generation], progress: Progress | None) -> Iterator[TokenEvent]:
     try:
-        yield from _begin(context, generations, progress)
+        yield from _start(context, generations, progress)
         active = [generation for generation in generations if not generation.finish_reason]
         while active:
             for generation in active:
@@ -304,64 +297,60 @@ def _run(context: Context, generations: Sequence[Generation], progress: Progress
                 yield generation.finish(context.abort.reason)
 
 
-def _begin(context: Context, generations: Sequence[Generation], progress: Progress | None) -> Iterator[TokenEvent]:
+def _start(context: Context, generations: Sequence[Generation], progress: Progress | None) -> Iterator[TokenEvent]:
     """Evaluate each different prompt once, and draw the first token of all its generations from the same logits."""
-    begin = now_ms()
+    start = now_ms()
     by_prompt: dict[tuple[int, ...], list[Generation]] = {}
     for generation in generations:
         by_prompt.setdefault(tuple(generation.tokens), []).append(generation)
-    read: list[int] = []
+    evaluated: list[int] = []
     for group in by_prompt.values():
-        _read(context, group[0], read, progress)
+        _evaluate_prompt(context, group[0], evaluated, progress)
         for generation in group[1:]:
             context.share(group[0].seq_id, generation.seq_id)
-        read.append(group[0].seq_id)
+        evaluated.append(group[0].seq_id)
         for generation in group:
             generation.layout, generation.stale = context.layout(generation.seq_id), False
-            record = _first(context, generation)
-            generation.timings.ttft_ms = now_ms() - begin
-            yield record
+            event = generation.finish("length") if generation.full(context.n_ctx) else _advance(context, generation, -1)
+            generation.timings.ttft_ms = now_ms() - start
+            yield event
 
 
-def _read(context: Context, generation: Generation, read: Sequence[int], progress: Progress | None) -> None:
-    """Evaluate the prompt, after a copy of the longest common prefix from one of the sequences in `read`."""
-    begin, tokens, seq_id = now_ms(), generation.tokens, generation.seq_id
-    source = max([seq_id, *read], key=lambda other: context.evaluated(tokens, other))
+def _evaluate_prompt(
+    context: Context, generation: Generation, evaluated: Sequence[int], progress: Progress | None
+) -> None:
+    """Evaluate the prompt, after a copy of the longest common prefix from a sequence in `evaluated`."""
+    start, tokens, seq_id = now_ms(), generation.tokens, generation.seq_id
+    source = max([seq_id, *evaluated], key=lambda other: context.evaluated(tokens, other))
     if source != seq_id:
         context.share(source, seq_id)
     generation.timings.prompt_n = context.prefill(seq_id, tokens, progress)
-    generation.timings.prompt_ms = now_ms() - begin
-
-
-def _first(context: Context, generation: Generation) -> TokenEvent:
-    if generation.full(context.n_ctx):
-        return generation.finish("length")
-    return _advance(context, generation, -1)
+    generation.timings.prompt_ms = now_ms() - start
 
 
 def _backtrack(context: Context, generation: Generation) -> TokenEvent:
     """Evaluate the tokens before a removed banned string, and draw the next one."""
-    begin = now_ms()
+    start = now_ms()
     context.prefill(generation.seq_id, generation.tokens)
     generation.stale = False
-    record = _advance(context, generation, -1)
-    generation.timings.predicted_ms += now_ms() - begin
-    return record
+    event = _advance(context, generation, -1)
+    generation.timings.predicted_ms += now_ms() - start
+    return event
 
 
 def _step(context: Context, generations: Sequence[Generation]) -> Iterator[TokenEvent]:
-    begin = now_ms()
+    start = now_ms()
     try:
         context.step([(generation.seq_id, generation.tokens[-1]) for generation in generations])
     except ContextOverflowError:  # the context that the sequences share is full
         yield from [generation.finish("length") for generation in generations]
         return
-    shared_ms = now_ms() - begin
+    shared_ms = now_ms() - start
     for row, generation in enumerate(generations):
-        begin = now_ms()  # the time that the caller spends on a record does not count
-        record = _advance(context, generation, row)
-        generation.timings.predicted_ms += shared_ms + now_ms() - begin
-        yield record
+        start = now_ms()  # the time that the caller spends on an event does not count
+        event = _advance(context, generation, row)
+        generation.timings.predicted_ms += shared_ms + now_ms() - start
+        yield event
 
 
 def _advance(context: Context, generation: Generation, row: int) -> TokenEvent:

@@ -5,38 +5,45 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import pairwise, takewhile
+from itertools import pairwise
 from typing import Any
 
 from llmcli.engine.events import TokenTrace
-from llmcli.engine.generation import Generation, generate
+from llmcli.engine.generation import Generation, Progress, generate
 from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.sampling.chain import BEGIN
+from llmcli.engine.sampling.python_samplers import ROW_BYTES, row_type
 from llmcli.params.chain import build_chain
 from llmcli.params.settings import Settings
 
-Progress = Callable[[int, int], None]  # (tokens done, tokens in all)
 # Samplers with a state that depends on the draws before.
 _STATEFUL = frozenset({"xtc", "mirostat", "mirostat_v2", "adaptive_p"})
-_ROW = 12  # bytes of a llama_token_data: id, logit, p
-DRAWS = frozenset({"dist", "mirostat", "mirostat_v2", "adaptive_p"})  # the steps that draw the token
+_DRAWS = frozenset({"dist", "mirostat", "mirostat_v2", "adaptive_p"})  # the steps that draw the token
 _ROUNDING = 1e-9  # a step that only sorts the candidates changes the order of the sums
 
 
+@dataclass(frozen=True, slots=True)
+class CandidateSnapshot:
+    """The candidates after the step `name`: a copy of the rows of llama.cpp."""
+
+    name: str
+    rows: bytes
+
+
 class CandidateCapture:
-    """Captures the candidates of the last draw. `look` is the hook for the chain, `wants` whether to capture a draw.
+    """Captures the candidates of the last draw. `record` is the hook for the chain, `wants` whether to capture a draw.
 
     A token that the grammar rejects is drawn again: then `first` is the token of the first draw.
     """
 
     def __init__(self, wants: Callable[[], bool] = lambda: True) -> None:
         self.wants = wants
-        self._is_drawn = True
-        self._drawn: int | None = None
-        self.frames: list[CandidateSnapshot] = []
+        self.snapshots: list[CandidateSnapshot] = []
         self.first: int | None = None
+        self._drawn: int | None = None
+        self._is_drawn = True
 
-    def look(self, name: str, candidates: Any) -> None:
+    def record(self, name: str, candidates: Any) -> None:
         """Copy the candidates after the step `name`."""
         if not self.wants():
             return
@@ -45,9 +52,9 @@ class CandidateCapture:
             return  # a GatedSampler has already called it for this draw
         if name == BEGIN:
             self.first, self._is_drawn = self._drawn, False
-            self.frames.clear()
-        self.frames.append(CandidateSnapshot(name, ctypes.string_at(array.data, array.size * _ROW)))
-        if name in DRAWS:
+            self.snapshots.clear()
+        self.snapshots.append(CandidateSnapshot(name, ctypes.string_at(array.data, array.size * ROW_BYTES)))
+        if name in _DRAWS:
             self._drawn, self._is_drawn = array.data[array.selected].id, True
 
 
@@ -61,10 +68,14 @@ class InspectTarget:
     make: Callable[[Settings, str | None, CandidateCapture], Generation]
 
     @property
-    def remembering(self) -> list[str]:
+    def stateful_steps(self) -> list[str]:
         """The stateful steps: because of them, the answer is generated again up to the token."""
         constraints = ["grammar"] * (self.grammar is not None) + ["banned_strings"] * bool(self.settings.banned_strings)
         return [step.name for step in build_chain(self.settings) if step.name in _STATEFUL] + constraints
+
+    def unconstrained(self, capture: CandidateCapture) -> Generation:
+        """A generation without grammar and banned strings, whose state after other tokens is unknown."""
+        return self.make(replace(self.settings, banned_strings=()), None, capture)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +141,7 @@ class TokenInspection:
 
 
 def inspect_token(
-    context: Context, subject: InspectTarget, at: int, count: int, progress: Progress | None = None
+    context: Context, target: InspectTarget, at: int, count: int, progress: Progress | None = None
 ) -> TokenInspection:
     """Inspect token `at`: the `count` most likely candidates before and after the chain, and the drawn token.
 
@@ -141,47 +152,45 @@ def inspect_token(
         AbortedError: when the abort flag was set.
         ContextOverflowError: when the context has no room for the answer.
     """
-    is_stateful = bool(subject.remembering)
+    is_stateful = bool(target.stateful_steps)
     with context.untouched():
         if is_stateful:
-            generation = subject.make(subject.settings, subject.grammar, capture := CandidateCapture())
-            if _regenerate(context, generation, capture, subject.tokens[: at + 1], progress):
-                return _dissection(generation, capture, subject, at, count, generation.traces[at])
-        generation = subject.make(replace(subject.settings, banned_strings=()), None, capture := CandidateCapture())
-        _draw_after(context, generation, subject.tokens[:at], progress)
-    found = _dissection(generation, capture, subject, at, count, generation.traces[0])
+            generation = target.make(target.settings, target.grammar, capture := CandidateCapture())
+            if _regenerate(context, generation, capture, target.tokens[: at + 1], progress):
+                return _inspection(generation, capture, target, at, count, generation.traces[at])
+        generation = target.unconstrained(capture := CandidateCapture())
+        _draw_after(context, generation, target.tokens[:at], progress)
+    found = _inspection(generation, capture, target, at, count, generation.traces[0])
     return replace(found, exact=not is_stateful)
 
 
-def entropies(context: Context, subject: InspectTarget, progress: Progress | None = None) -> list[float]:
+def entropies(context: Context, target: InspectTarget, progress: Progress | None = None) -> list[float]:
     """The entropy (nats) of the candidates before the temperature step, for each token of an answer.
 
     Raises:
-        AbortedError, ContextOverflowError: as `dissect` does.
+        AbortedError, ContextOverflowError: as `inspect_token` does.
     """
     found = []
     with context.untouched():
-        for at in range(len(subject.tokens)):
-            generation = subject.make(
-                replace(subject.settings, banned_strings=()), None, CandidateCapture(lambda: False)
-            )
-            _draw_after(context, generation, subject.tokens[:at], None)
+        for at in range(len(target.tokens)):
+            generation = target.make(replace(target.settings, banned_strings=()), None, CandidateCapture(lambda: False))
+            _draw_after(context, generation, target.tokens[:at], None)
             found.append(generation.traces[0].entropy or 0.0)
             if progress:
-                progress(at + 1, len(subject.tokens))
+                progress(at + 1, len(target.tokens))
     return found
 
 
-def top_tokens(context: Context, subject: InspectTarget, at: int, rank: int, progress: Progress | None = None) -> int:
+def token_at_rank(context: Context, target: InspectTarget, at: int, rank: int, progress: Progress | None = None) -> int:
     """The `rank`-th most likely token (from 1) of the model, before the chain, at token `at`.
 
     Raises:
-        AbortedError, ContextOverflowError: as `dissect` does.
+        AbortedError, ContextOverflowError: as `inspect_token` does.
     """
-    generation = subject.make(replace(subject.settings, banned_strings=()), None, capture := CandidateCapture())
+    generation = target.unconstrained(capture := CandidateCapture())
     with context.untouched():
-        _draw_after(context, generation, subject.tokens[:at], progress)
-    return trace_chain(capture.frames[:1], generation.vocab.label, rank).candidates[rank - 1].id
+        _draw_after(context, generation, target.tokens[:at], progress)
+    return trace_chain(capture.snapshots[:1], generation.vocab.label, rank).candidates[rank - 1].id
 
 
 def _draw_after(context: Context, generation: Generation, tokens: Sequence[int], progress: Progress | None) -> None:
@@ -215,39 +224,31 @@ def _regenerate(
     return [trace.id for trace in generation.traces[: last + 1]] == list(tokens)
 
 
-def _dissection(
-    generation: Generation, capture: CandidateCapture, subject: InspectTarget, at: int, count: int, trace: TokenTrace
+def _inspection(
+    generation: Generation, capture: CandidateCapture, target: InspectTarget, at: int, count: int, trace: TokenTrace
 ) -> TokenInspection:
-    text_of, drawn = generation.vocab.label, subject.tokens[at]
-    frames = _effective(capture.frames, subject.settings)
-    first = capture.first if any(frame.name == "grammar" for frame in frames) else None
-    refused = None if first is None else text_of(first)
-    return TokenInspection(at, drawn, trace_chain(frames, text_of, count, drawn), trace, refused)
+    text_of, drawn = generation.vocab.label, target.tokens[at]
+    snapshots = _relevant(capture.snapshots, target.settings)
+    has_grammar = any(snapshot.name == "grammar" for snapshot in snapshots)
+    refused = text_of(capture.first) if has_grammar and capture.first is not None else None
+    return TokenInspection(at, drawn, trace_chain(snapshots, text_of, count, drawn), trace, refused)
 
 
-@dataclass(frozen=True, slots=True)
-class CandidateSnapshot:
-    """The candidates after the step `name`: a copy of the rows of llama.cpp."""
-
-    name: str
-    rows: bytes
-
-
-def _effective(frames: Sequence[CandidateSnapshot], settings: Settings) -> list[CandidateSnapshot]:
-    """The frames without the draw at the end, and without a temperature step that only reads."""
+def _relevant(snapshots: Sequence[CandidateSnapshot], settings: Settings) -> list[CandidateSnapshot]:
+    """The snapshots without the draw at the end, and without a temperature step that only reads."""
     names = {step.name for step in build_chain(settings)}
-    kept = list(frames[:1])
-    for before, frame in pairwise(frames):
-        is_reading = frame.name == "temperature" and "temperature" not in names
-        if frame.name != "dist" and (not is_reading or frame.rows != before.rows):
-            kept.append(frame)
+    kept = list(snapshots[:1])
+    for before, snapshot in pairwise(snapshots):
+        is_reading = snapshot.name == "temperature" and "temperature" not in names
+        if snapshot.name != "dist" and (not is_reading or snapshot.rows != before.rows):
+            kept.append(snapshot)
     return kept
 
 
 def trace_chain(
-    frames: Sequence[CandidateSnapshot], text_of: Callable[[int], str], count: int, besides: int | None = None
+    snapshots: Sequence[CandidateSnapshot], text_of: Callable[[int], str], count: int, besides: int | None = None
 ) -> ChainTrace:
-    """The steps and candidates of captured frames, the first of which is the distribution of the model.
+    """The steps and candidates of snapshots, the first of which is the distribution of the model.
 
     The candidates are the `count` most likely ones before and after the chain, the most likely one that each step
     removed, and the token `besides`. Probabilities are a softmax over the live candidates, which are not masked to
@@ -255,8 +256,7 @@ def trace_chain(
     """
     import numpy as np  # takes 80 ms, so only here
 
-    row = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
-    tables = [np.frombuffer(frame.rows, row) for frame in frames]
+    tables = [np.frombuffer(snapshot.rows, row_type()) for snapshot in snapshots]
     ps = [_probabilities(rows, len(tables[0])) for rows in tables]
     order = np.argsort(-tables[0]["logit"], kind="stable")
     ranks = np.empty(len(order), int)
@@ -267,7 +267,7 @@ def trace_chain(
         selected |= {*order[(~np.isnan(before) & np.isnan(after))[order]][:1].tolist()}
     return ChainTrace(
         len(order),
-        tuple(_step(frame.name, ps[0], *ps[at : at + 2]) for at, frame in enumerate(frames[1:])),
+        tuple(_step(snapshot.name, ps[0], *ps[at : at + 2]) for at, snapshot in enumerate(snapshots[1:])),
         tuple(
             _candidate(token, text_of(token), int(ranks[token]), [float(p[token]) for p in ps])
             for token in sorted(selected, key=ranks.__getitem__)
@@ -276,8 +276,10 @@ def trace_chain(
 
 
 def _candidate(token: int, text: str, rank: int, course: Sequence[float]) -> Candidate:
-    """`course` is its probability before the first step and after each step, NaN once it is removed."""
-    before, *after = [*takewhile(lambda p: not math.isnan(p), course)] or [0.0]
+    """`course` is its probability before the first step and after each step, NaN while it is removed."""
+    last = max((at for at, p in enumerate(course) if not math.isnan(p)), default=0)
+    # infill adds the end token, also where a step before has removed it: until then its probability is 0.
+    before, *after = [0.0 if math.isnan(p) else p for p in course[: last + 1]]
     return Candidate(token, text, rank, before, tuple(after))
 
 

@@ -187,12 +187,12 @@ class TextPosition:
 
     def _count_sentences(self, text: str) -> None:
         text, at = self._open + text, len(self._open) - self._undecided
-        reading = boundaries(text, at, self._started)
-        self._ended += reading.ends
-        self.sentence = self._ended + reading.final
-        self._started = reading.started
-        self._open = text[max(reading.start, reading.at - _KEPT) :]
-        self._undecided = len(text) - reading.at
+        scan = boundaries(text, at, self._started)
+        self._ended += scan.ends
+        self.sentence = self._ended + scan.final
+        self._started = scan.started
+        self._open = text[max(scan.start, scan.at - _KEPT) :]
+        self._undecided = len(text) - scan.at
 
 
 class DrawState:

@@ -53,7 +53,7 @@ class BannedMatch:
     token: int
     sampler: Any
     decoder: Any
-    place: Any = None
+    state: Any = None
 
 
 class BanScanner:

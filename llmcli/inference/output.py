@@ -187,7 +187,7 @@ _NEEDED = ("n_ctx", "threads", "prompt_sha256", "layout")
 
 def replay_data(answer: "Answer", first: int | None = None, begun: int | None = None) -> dict[str, Any]:
     """The circumstances as JSON data; empty where the prompt was not read."""
-    if not answer.started or not answer.generation.conditions:
+    if not answer.started or not answer.generation.context_params:
         return {}
     return build_manifest(answer, first, begun).to_data()
 
@@ -195,7 +195,7 @@ def replay_data(answer: "Answer", first: int | None = None, begun: int | None = 
 def build_manifest(answer: "Answer", first: int | None = None, begun: int | None = None) -> ReplayManifest:
     """All that is needed to repeat an answer whose prompt was read; `first` and `begun` are numbers of messages."""
     local, prompt, settings, generation = answer.local, answer.prompt, answer.settings, answer.generation
-    own, params = local.target.header.chat_template or "", generation.conditions
+    own, params = local.target.header.chat_template or "", generation.context_params
     assert params
     whole = answer.finish_reason in ("stop", "length")
     return ReplayManifest(

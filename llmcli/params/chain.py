@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from llmcli.errors import UsageError
 from llmcli.params import temperature
@@ -47,9 +47,7 @@ _ALIASES = {"typ_p": "typical_p", "typical": "typical_p", "typ": "typical_p", "t
     "nucleus": "top_p",
     "adaptive": "adaptive_p",
 }
-
-
-_NEUTRAL_TEMPERATURE = (1.0, 0.0, 1.0)  # base, half width and exponent: changes nothing
+NEUTRAL_TEMPERATURE = (1.0, 0.0, 1.0)  # base, half width and exponent of `temp_ext` that change nothing
 
 
 @dataclass(frozen=True)
@@ -61,11 +59,7 @@ class SamplerStep:
 
 
 def parse_samplers(text: str) -> tuple[str, ...]:
-    """Names separated by `,` or `;`; `default` is llama.cpp's order, `none` an empty chain.
-
-    Raises:
-        ValueError: whose text completes the sentence "must be ...".
-    """
+    """Names separated by `,` or `;`; `default` is llama.cpp's order, `none` an empty chain."""
     if text.strip() in ("default", "none"):
         return DEFAULT_ORDER if text.strip() == "default" else ()
     return samplers_from_data([name for name in text.replace(";", ",").split(",") if name.strip()])
@@ -96,12 +90,14 @@ def _sampler_name(text: Any) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class ChainParams:
-    """Sampler chain"""
+    """The order of the samplers."""
+
+    TITLE: ClassVar[str] = "Sampler chain"
 
     samplers: Annotated[
         tuple[str, ...],
         Param(
-            help="Samplers to apply, in order, separated by commas. Omitted samplers are off.",
+            "Samplers to apply, in order, separated by commas. Omitted samplers are off.",
             metavar="NAME,NAME",
             suggest=("default", "top_k,top_p,temperature", "min_p,temperature", "temperature"),
             text=parse_samplers,
@@ -111,38 +107,38 @@ class ChainParams:
     ] = DEFAULT_ORDER
 
 
-def build_chain(p: Any, steered: bool = False) -> tuple[SamplerStep, ...]:
+def build_chain(p: Any, needs_temperature: bool = False) -> tuple[SamplerStep, ...]:
     """The steps of the chain for sampling settings `p`, whose seed is set. Samplers that are off are absent.
 
-    A `steered` chain always has a temperature step, which the engine needs to trace and shift the temperature: one
-    with the neutral arguments where the temperature is 1, and one without arguments, which only reads, where
-    `samplers` does not contain it.
+    With `needs_temperature` there is always a temperature step, with which the engine traces and shifts the
+    temperature: one with neutral arguments where the temperature is 1, and one without arguments, which only reads,
+    where `samplers` does not contain it.
 
     Follows `common_sampler_init` of llama.cpp: mirostat has only a temperature before it, and adaptive_p replaces the
     draw at the end wherever it is named. Logit biases come first; the engine adds them, as they need the vocabulary.
     """
     if p.mirostat:
         base, _, _ = temperature.base_delta_exponent(p)
-        before = () if base == 1 and not steered else (SamplerStep("temperature", (base, 0.0, 1.0)),)
+        before = () if base == 1 and not needs_temperature else (SamplerStep("temperature", (base, 0.0, 1.0)),)
         return (*before, SamplerStep("mirostat" if p.mirostat == 1 else "mirostat_v2", mirostat(p)))
-    steps = [*_steps(p, steered)]
+    steps = [*_steps(p, needs_temperature)]
     _check_infill([step.name for step in steps])
     last = SamplerStep("adaptive_p", adaptive_p(p)) if "adaptive_p" in p.samplers else SamplerStep("dist", dist(p))
     return (*steps, last)
 
 
-def _steps(p: Any, steered: bool) -> Iterator[SamplerStep]:
+def _steps(p: Any, needs_temperature: bool) -> Iterator[SamplerStep]:
     for name in p.samplers:
         args = () if name == "infill" else None if name == "adaptive_p" else SAMPLERS[name](p)
-        if args is None and steered and name == "temperature":
-            args = _NEUTRAL_TEMPERATURE
+        if args is None and needs_temperature and name == "temperature":
+            args = NEUTRAL_TEMPERATURE
         if args is not None:
             yield SamplerStep(name, args)
-    if steered and "temperature" not in p.samplers:
+    if needs_temperature and "temperature" not in p.samplers:
         yield SamplerStep("temperature")
 
 
-def check(p: Any) -> None:
+def check_chain(p: Any) -> None:
     """Check that the chain of these settings can be built, before a model is loaded.
 
     Raises:

@@ -4,9 +4,9 @@ import json
 import math
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from llmcli.params.param import LARGEST_FLOAT, Param, format_value, unescape
+from llmcli.params.param import LARGEST_FLOAT, Param, format_value, is_int, unescape
 
 Bias = tuple[int | str, float]
 _BIAS_SHAPE = 'TOKEN=BIAS, such as 1234=+1.5, "text"=-2 or 1234=-inf'
@@ -14,46 +14,37 @@ _BIAS_SHAPE = 'TOKEN=BIAS, such as 1234=+1.5, "text"=-2 or 1234=-inf'
 
 @dataclass(frozen=True, kw_only=True)
 class RequestParams:
-    """Request"""
+    """Settings of a request: the prompt and what is around it."""
 
-    prompt: Annotated[str | None, Param(help="Prompt text (`-` = stdin).", flags=("-p",), metavar="TEXT")] = None
+    TITLE: ClassVar[str] = "Request"
+
+    prompt: Annotated[str | None, Param("Prompt text (`-` = stdin).", flags=("-p",), metavar="TEXT")] = None
     file: Annotated[
         tuple[str, ...],
-        Param(help="File to add to the prompt (`-` = stdin). Repeatable.", flags=("-f",), metavar="FILE", path=True),
+        Param("File to add to the prompt (`-` = stdin). Repeatable.", flags=("-f",), metavar="FILE", path=True),
     ] = ()
-    system: Annotated[str | None, Param(help="System prompt: text or @FILE.", flags=("-s",), metavar="TEXT|@FILE")] = (
-        None
-    )
+    system: Annotated[str | None, Param("System prompt: text or @FILE.", flags=("-s",), metavar="TEXT|@FILE")] = None
     preset: Annotated[
         str | None,
-        Param(
-            help="Preset of settings: creative, precise, code, ..., or one from the configuration file.",
-            metavar="NAME",
-        ),
+        Param("Preset of settings: creative, precise, code, ..., or one from the configuration file.", metavar="NAME"),
     ] = None
-    prefill: Annotated[str | None, Param(help="Text that the answer starts with.", metavar="TEXT")] = None
-    raw: Annotated[bool, Param(help="Raw completion of the prompt, without the chat template.")] = False
+    prefill: Annotated[str | None, Param("Text that the answer starts with.", metavar="TEXT")] = None
+    raw: Annotated[bool, Param("Raw completion of the prompt, without the chat template.")] = False
     chat_template: Annotated[
         str | None,
-        Param(
-            help="Jinja chat template to use instead of the model's: inline or a file.", metavar="JINJA|FILE", path=True
-        ),
+        Param("Jinja chat template to use instead of the model's: inline or a file.", metavar="JINJA|FILE", path=True),
     ] = None
     think: Annotated[
         str,
         Param(
-            help="Reasoning of the model: show it, hide it, or ask the model for none (off).",
+            "Reasoning of the model: show it, hide it, or ask the model for none (off).",
             choices=("show", "hide", "off"),
         ),
     ] = "show"
 
 
 def parse_bias(text: str) -> tuple[Bias, ...]:
-    """`ID=+1.5`, `"text"=-inf`, or llama.cpp's `ID+1.5`; or a JSON list or object.
-
-    Raises:
-        ValueError: whose text completes the sentence "must be ...".
-    """
+    """`ID=+1.5`, `"text"=-inf`, or llama.cpp's `ID+1.5`; or a JSON list or object."""
     text = text.strip()
     if text == "none":
         return ()
@@ -104,9 +95,7 @@ def _bias_from_json(text: str) -> tuple[Bias, ...]:
 
 
 def _bias(token: Any, bias: Any) -> Bias:
-    if isinstance(token, bool) or not isinstance(token, (int, str)) or token == "":
-        raise ValueError(_BIAS_SHAPE)
-    if bias is True:
+    if not (is_int(token) or isinstance(token, str)) or token == "" or bias is True:
         raise ValueError(_BIAS_SHAPE)
     try:
         value = -math.inf if bias is False else float(bias)
@@ -138,12 +127,14 @@ def _reject_empty(texts: tuple[str, ...]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationParams:
-    """Generation"""
+    """Settings of an answer: where it ends, and what it may contain."""
+
+    TITLE: ClassVar[str] = "Generation"
 
     max_tokens: Annotated[
         int,
         Param(
-            help="Maximum number of tokens to generate (-1 = until the model stops or the context is full).",
+            "Maximum number of tokens to generate (-1 = until the model stops or the context is full).",
             min=0,
             also=(-1,),
             unit="tokens",
@@ -155,7 +146,7 @@ class GenerationParams:
     stop: Annotated[
         tuple[str, ...],
         Param(
-            help="Stop string: generation ends before the earliest match. Repeatable.",
+            "Stop string: generation ends before the earliest match. Repeatable.",
             flags=("--reverse-prompt", "-r"),
             keys=("stop_sequence", "stopping_strings"),
             metavar="TEXT",
@@ -163,12 +154,12 @@ class GenerationParams:
         ),
     ] = ()
     ignore_eos: Annotated[
-        bool, Param(help="Ignore end-of-sequence tokens: the model cannot end its answer.", keys=("ban_eos_token",))
+        bool, Param("Ignore end-of-sequence tokens: the model cannot end its answer.", keys=("ban_eos_token",))
     ] = False
     logit_bias: Annotated[
         tuple[Bias, ...],
         Param(
-            help='Logit bias of a token: ID=+1.5, "text"=-inf (-inf = never). Repeatable.',
+            'Logit bias of a token: ID=+1.5, "text"=-inf (-inf = never). Repeatable.',
             flags=("-l",),
             metavar="TOKEN=BIAS",
             text=parse_bias,
@@ -179,66 +170,57 @@ class GenerationParams:
     banned_strings: Annotated[
         tuple[str, ...],
         Param(
-            help="Phrase to ban: generation backtracks when it appears. Repeatable, case-insensitive.",
+            "Phrase to ban: generation backtracks when it appears. Repeatable, case-insensitive.",
             flag="--ban",
             keys=("ban",),
             metavar="TEXT",
             check=_reject_empty,
         ),
     ] = ()
-    grammar: Annotated[str | None, Param(help="GBNF grammar that the output must match.", metavar="GBNF")] = None
+    grammar: Annotated[str | None, Param("GBNF grammar that the output must match.", metavar="GBNF")] = None
     grammar_file: Annotated[
-        str | None, Param(help="File with a GBNF grammar that the output must match.", metavar="FILE", path=True)
+        str | None, Param("File with a GBNF grammar that the output must match.", metavar="FILE", path=True)
     ] = None
     json_schema: Annotated[
         str | None,
-        Param(help="JSON schema that the output must match: inline JSON or a file.", metavar="SCHEMA|FILE", path=True),
+        Param("JSON schema that the output must match: inline JSON or a file.", metavar="SCHEMA|FILE", path=True),
     ] = None
     logprobs: Annotated[
         int,
         Param(
-            help="Number of top log-probabilities per token in the JSON output (0 = off).",
-            min=0,
-            max=1000,
-            unit="tokens",
+            "Number of top log-probabilities per token in the JSON output (0 = off).", min=0, max=1000, unit="tokens"
         ),
     ] = 0
     trace_top: Annotated[
         int,
-        Param(
-            help="Number of most likely alternatives per token in a trace (0 = none).",
-            min=0,
-            max=1000,
-            unit="tokens",
-        ),
+        Param("Number of most likely alternatives per token in a trace (0 = none).", min=0, max=1000, unit="tokens"),
     ] = 5
     timeout: Annotated[
-        float,
-        Param(help="Time limit of one answer; the partial answer is kept (0 = none).", min=0.0, unit="seconds"),
+        float, Param("Time limit of one answer; the partial answer is kept (0 = none).", min=0, unit="seconds")
     ] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class InterfaceParams:
-    """Chat"""
+    """Settings of the chat and its screen."""
+
+    TITLE: ClassVar[str] = "Chat"
 
     overflow: Annotated[
         str,
         Param(
-            help="What to do when a message does not fit the context: ask, reject it (error), omit the oldest turns, "
+            "What to do when a message does not fit the context: ask, reject it (error), omit the oldest turns, "
             "or summarize them (compact).",
             choices=("ask", "error", "oldest", "compact"),
         ),
     ] = "ask"
-    markdown: Annotated[bool, Param(help="Render Markdown in answers on a terminal.")] = True
-    theme: Annotated[str, Param(help="Colors for a dark or a light terminal.", choices=("auto", "dark", "light"))] = (
-        "auto"
-    )
-    editing_mode: Annotated[str, Param(help="Key bindings of the input line.", choices=("emacs", "vi"))] = "emacs"
+    markdown: Annotated[bool, Param("Render Markdown in answers on a terminal.")] = True
+    theme: Annotated[str, Param("Colors for a dark or a light terminal.", choices=("auto", "dark", "light"))] = "auto"
+    editing_mode: Annotated[str, Param("Key bindings of the input line.", choices=("emacs", "vi"))] = "emacs"
     character: Annotated[
         str | None,
         Param(
-            help="Character to chat with: pirate, editor, tutor, a file, or a name in the folder `characters` "
+            "Character to chat with: pirate, editor, tutor, a file, or a name in the folder `characters` "
             "of the configuration.",
             path=True,
         ),

@@ -2,16 +2,16 @@
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from llmcli.params.param import Param
+from llmcli.params.param import Param, is_int
 
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 GpuLayers = int | str
 
 
 def parse_gpu_layers(text: str) -> GpuLayers:
-    """A number of layers, `auto` or `all`, from text."""
+    """A number of layers, `auto` or `all`."""
     word = text.strip().lower()
     if word in ("auto", "all"):
         return word
@@ -21,19 +21,19 @@ def parse_gpu_layers(text: str) -> GpuLayers:
 
 
 def _gpu_layers_from_data(value: Any) -> GpuLayers:
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise ValueError("an integer of at least 0, auto or all")
-    return parse_gpu_layers(str(value))
+    return parse_gpu_layers(str(value) if is_int(value) or isinstance(value, str) else "")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelParams:
-    """Model and hardware"""
+    """Settings of the model file and of the context that is created for it."""
+
+    TITLE: ClassVar[str] = "Model and hardware"
 
     model: Annotated[
         str,
         Param(
-            help="Model: a .gguf file, owner/repo[:Q4_K_M] on the Hub, ollama:NAME, an alias, or `starter`.",
+            "Model: a .gguf file, owner/repo[:Q4_K_M] on the Hub, ollama:NAME, an alias, or `starter`.",
             flags=("-m",),
             metavar="MODEL",
             suggest=("starter",),
@@ -42,7 +42,7 @@ class ModelParams:
     n_ctx: Annotated[
         int,
         Param(
-            help="Context size (0 = from the model, limited by memory).",
+            "Context size (0 = from the model, limited by memory).",
             min=0,
             unit="tokens",
             flag="--ctx-size",
@@ -54,7 +54,7 @@ class ModelParams:
     n_threads: Annotated[
         int,
         Param(
-            help="Number of CPU threads for generation (0 = usable physical cores).",
+            "Number of CPU threads for generation (0 = usable physical cores).",
             min=0,
             flag="--threads",
             flags=("-t",),
@@ -64,7 +64,7 @@ class ModelParams:
     n_threads_batch: Annotated[
         int,
         Param(
-            help="Number of CPU threads for prompt processing (0 = same as for generation).",
+            "Number of CPU threads for prompt processing (0 = same as for generation).",
             min=0,
             flag="--threads-batch",
             flags=("-tb",),
@@ -74,7 +74,7 @@ class ModelParams:
     n_batch: Annotated[
         int,
         Param(
-            help="Logical batch size for prompt processing.",
+            "Logical batch size for prompt processing.",
             min=1,
             unit="tokens",
             flag="--batch-size",
@@ -85,7 +85,7 @@ class ModelParams:
     n_ubatch: Annotated[
         int,
         Param(
-            help="Physical batch size for prompt processing.",
+            "Physical batch size for prompt processing.",
             min=1,
             unit="tokens",
             flag="--ubatch-size",
@@ -96,7 +96,7 @@ class ModelParams:
     n_gpu_layers: Annotated[
         GpuLayers,
         Param(
-            help="Number of layers in GPU memory: a number, auto (as many as fit) or all.",
+            "Number of layers in GPU memory: a number, auto (as many as fit) or all.",
             flag="--gpu-layers",
             flags=("-ngl", "--n-gpu-layers"),
             keys=("gpu_layers", "ngl", "num_gpu", "gpulayers"),
@@ -106,23 +106,23 @@ class ModelParams:
             data=_gpu_layers_from_data,
         ),
     ] = "auto"
-    flash_attn: Annotated[str, Param(help="Flash attention mode.", flags=("-fa",), choices=("on", "off", "auto"))] = (
-        "auto"
-    )
-    cache_type_k: Annotated[str, Param(help="Data type of the K cache.", flags=("-ctk",), choices=CACHE_TYPES)] = "f16"
-    cache_type_v: Annotated[str, Param(help="Data type of the V cache.", flags=("-ctv",), choices=CACHE_TYPES)] = "f16"
+    flash_attn: Annotated[str, Param("Flash attention mode.", flags=("-fa",), choices=("on", "off", "auto"))] = "auto"
+    cache_type_k: Annotated[str, Param("Data type of the K cache.", flags=("-ctk",), choices=CACHE_TYPES)] = "f16"
+    cache_type_v: Annotated[str, Param("Data type of the V cache.", flags=("-ctv",), choices=CACHE_TYPES)] = "f16"
 
 
 @dataclass(frozen=True, kw_only=True)
 class HubParams:
-    """Model sources"""
+    """Settings of downloads and model folders."""
 
-    pull: Annotated[bool, Param(help="Download a missing model without confirmation.")] = False
-    offline: Annotated[bool, Param(help="Offline mode: no network access (same as HF_HUB_OFFLINE=1).")] = False
+    TITLE: ClassVar[str] = "Model sources"
+
+    pull: Annotated[bool, Param("Download a missing model without confirmation.")] = False
+    offline: Annotated[bool, Param("Offline mode: no network access (same as HF_HUB_OFFLINE=1).")] = False
     model_folders: Annotated[
         tuple[str, ...],
         Param(
-            help="Additional folder with models. Repeatable; `llmcli models import` saves one.",
+            "Additional folder with models. Repeatable; `llmcli models import` saves one.",
             flag="--model-folder",
             keys=("model_folder",),
             metavar="FOLDER",

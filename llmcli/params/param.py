@@ -6,12 +6,14 @@ import math
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cache
+from inspect import get_annotations
 from typing import Any, get_args, get_origin
 
 from llmcli.errors import UsageError
 
+_RULES = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 # The largest int32 and float, the C types behind the settings. ctypes truncates a larger number without an error.
 LARGEST_INT, LARGEST_FLOAT = 2**31 - 1, 3.4028234663852886e38
@@ -19,10 +21,176 @@ _LONGEST_QUOTE = 60
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", '"': '"', "'": "'"}
 
 
-class InvalidValueError(ValueError):
-    """A value that cannot be parsed. Its `rule` completes the sentence "must be ...".
+@dataclass(frozen=True)
+class Param:
+    """The metadata of a setting. Flags, config keys, slash commands, help and errors are generated from it.
 
-    `fault` says what is wrong with this value, `hint` what to write instead. `at` is the offset of the fault.
+    `help` is a noun phrase; range, choices and default are added to it by the program. `min` and `max` are inclusive,
+    `above` is exclusive, `also` lists values outside the range that are valid. `flag` replaces the flag made from
+    the key; `flags` are its aliases (llama.cpp's spellings), `keys` are aliases of the key (those of llama-server,
+    KoboldCpp and Ollama). `sampler` names the step of the chain that uses the setting; the setting has no effect
+    unless one of the settings in `switch` differs from its default. `text` and `data` replace the parsers for typed
+    text and for a JSON or TOML value. These and all parsers of values raise a ValueError whose text completes the
+    sentence "KEY must be ...".
+    """
+
+    help: str
+    _: KW_ONLY
+    min: float | None = None
+    max: float | None = None
+    above: float | None = None
+    also: tuple[Any, ...] = ()
+    choices: tuple[Any, ...] = ()
+    suggest: tuple[str, ...] = ()
+    flag: str = ""
+    flags: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    metavar: str = ""
+    unit: str = ""
+    default_text: str = ""
+    sampler: str = ""
+    switch: tuple[str, ...] = ()
+    text: Callable[[str], Any] | None = None
+    data: Callable[[Any], Any] | None = None
+    show: Callable[[Any], str] | None = None
+    check: Callable[[Any], Any] | None = None
+    path: bool = False
+
+
+@dataclass(frozen=True)
+class Field:
+    """A declared setting: its key, its type, its default and its `Param`. `group` is its heading in help and manual."""
+
+    key: str
+    kind: type
+    optional: bool
+    repeated: bool
+    default: Any
+    param: Param
+    group: str
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The flag and its aliases, the canonical one first."""
+        return (self.param.flag or "--" + self.key.replace("_", "-"), *self.param.flags)
+
+    @property
+    def env(self) -> str:
+        """The environment variable."""
+        return "LLMCLI_" + self.key.upper()
+
+    @property
+    def valid_values(self) -> str:
+        """The choices or the range in words, for errors, help, completion and the documentation; else empty."""
+        param = self.param
+        if param.choices:
+            return "one of " + ", ".join(map(str, param.choices))
+        if param.min is param.max is param.above is None:
+            return ""
+        return range_text(param.min, param.max, param.above, param.also)
+
+    def parse_text(self, text: str) -> Any:
+        """The value of a typed text: a flag, an environment variable or a slash command.
+
+        Raises:
+            UsageError: that names the setting, the rule and the value.
+        """
+        if self.optional and text == self.format(None):
+            return None
+        return self._guard(self.param.text or self._builtin_text, text)
+
+    def parse_texts(self, texts: list[str]) -> Any:
+        """The value of a repeatable flag; a single `none` clears the list."""
+        if texts == ["none"]:
+            return ()
+        parse = self.param.text or (lambda text: (self._item(text),))
+        return tuple(item for text in texts for item in self._guard(parse, text))
+
+    def parse_data(self, value: Any) -> Any:
+        """The value of a JSON or TOML document.
+
+        Raises:
+            UsageError: that names the setting, the rule and the value.
+        """
+        if value is None and self.optional:
+            return None
+        return self._guard(self.param.data or self._builtin_data, value)
+
+    def check(self, value: Any) -> Any:
+        """`value`, if it is in the declared range and among the choices; NaN is in no range."""
+        param = self.param
+        if is_number(value) and value not in param.also:
+            if rule := too_large(value, param.max):
+                raise self._error(rule, value)
+            if not in_range(value, param.min, param.max, param.above):
+                raise self._error(self.valid_values or "finite", value)
+        if param.choices and value not in param.choices:
+            raise self._error(self.valid_values, value)
+        return param.check(value) if param.check else value
+
+    def format(self, value: Any) -> str:
+        """The text that `parse_text` reads back as `value`."""
+        if value is None:
+            return self.param.default_text
+        return self.param.show(value) if self.param.show else format_value(value)
+
+    def _item(self, text: str) -> str:
+        """One item of a list as typed; in file names a backslash is not an escape."""
+        return text if self.param.path else unescape(as_utf8(text))
+
+    def _builtin_text(self, text: str) -> Any:
+        if self.repeated:
+            return string_tuple(text, self._item)
+        return from_text(self.kind, text if self.param.path else as_utf8(text))
+
+    def _builtin_data(self, value: Any) -> Any:
+        return string_list(value) if self.repeated else from_data(self.kind, value)
+
+    def _guard(self, parse: Callable[[Any], Any], value: Any) -> Any:
+        try:
+            return self.check(parse(value))
+        except InvalidValueError as error:
+            shown = shorten(value, error.at) if isinstance(value, str) else value
+            raise self._error(error.rule, shown, error.fault, error.hint) from None
+        except ValueError as error:
+            raise self._error(str(error), value) from None
+
+    def _error(self, rule: str, value: Any, fault: str = "", hint: str = "") -> UsageError:
+        fault = fault and f": {fault}"
+        return UsageError(f"{self.key} must be {rule}, got {quote(value)}{fault}", hint)
+
+
+@cache
+def describe(cls: type) -> Mapping[str, Field]:
+    """The settings that the dataclass `cls` declares, by key, in the order of its base classes."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    order = [name for base in _groups(cls) for name in get_annotations(base) if name in fields]
+    return types.MappingProxyType({name: _field(cls, name, hints[name], fields[name].default) for name in order})
+
+
+def _groups(cls: type) -> Iterator[type]:
+    """`cls` after its base classes; `__mro__` has them in the opposite order."""
+    for base in cls.__bases__:
+        if base is not object:
+            yield from _groups(base)
+    yield cls
+
+
+def _field(cls: type, name: str, hint: Any, default: Any) -> Field:
+    kind, param = get_args(hint)[:2]
+    members = get_args(kind) if get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
+    plain = [member for member in members if member is not type(None)]
+    repeated = get_origin(plain[0]) is tuple
+    group = next(vars(base)["TITLE"] for base in cls.__mro__ if name in get_annotations(base))
+    return Field(name, str if repeated else plain[0], len(plain) < len(members), repeated, default, param, group)
+
+
+class InvalidValueError(ValueError):
+    """A value that cannot be parsed.
+
+    `rule` completes the sentence "must be ...". `fault` is what is wrong with this value, `hint` what to write instead,
+    `at` the offset of the fault.
     """
 
     def __init__(self, rule: str, fault: str = "", hint: str = "", at: int | None = None) -> None:
@@ -34,42 +202,41 @@ class InvalidValueError(ValueError):
 
 
 def from_text(kind: type, text: str) -> Any:
-    """`text` as an int, float, bool or str.
-
-    Raises:
-        ValueError: whose text completes the sentence "must be ...".
-    """
+    """`text` as an int, float, bool or str."""
     if kind is bool:
         if text.strip().lower() not in _WORDS:
-            raise ValueError("true or false")
+            raise ValueError(_RULES[bool])
         return _WORDS[text.strip().lower()]
-    if kind is int:
-        return _integer(text)
-    if kind is float:
-        return _number(text)
-    return text
+    if kind is str:
+        return text
+    try:
+        return kind(text.strip())
+    except ValueError:
+        raise ValueError(_RULES[kind]) from None
 
 
 def from_data(kind: type, value: Any) -> Any:
-    """A JSON or TOML `value` as an int, float, bool or str; a string is parsed like typed text.
-
-    Raises:
-        ValueError: whose text completes the sentence "must be ...".
-    """
+    """A JSON or TOML `value` as an int, float, bool or str; a string is parsed like typed text."""
     if isinstance(value, str):
         return from_text(kind, value)
-    if kind is bool:
-        if not isinstance(value, bool):
-            raise ValueError("true or false")
+    if kind is bool and isinstance(value, bool):
         return value
-    if kind in (int, float) and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if kind is int and value != value // 1:
-            raise ValueError("an integer")
-        try:
-            return kind(value)
-        except OverflowError:
-            raise ValueError(f"at most {format_value(LARGEST_FLOAT)}") from None
-    raise ValueError({int: "an integer", float: "a number"}.get(kind, "a string"))
+    if kind not in (int, float) or not is_number(value) or (kind is int and value != value // 1):
+        raise ValueError(_RULES[kind])
+    try:
+        return kind(value)
+    except OverflowError:
+        raise ValueError(f"at most {format_value(LARGEST_FLOAT)}") from None
+
+
+def is_int(value: Any) -> bool:
+    """Whether a JSON or TOML value is an integer; in Python, true and false are integers too."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a JSON or TOML value is a number."""
+    return isinstance(value, float) or is_int(value)
 
 
 def string_list(value: Any) -> tuple[str, ...]:
@@ -115,13 +282,8 @@ def unescape(text: str) -> str:
 
 def in_range(value: float, low: float | None, high: float | None, above: float | None) -> bool:
     """Whether `value` is finite and within every bound that is given."""
-    if not abs(value) < math.inf:
-        return False
-    if low is not None and not value >= low:
-        return False
-    if above is not None and not value > above:
-        return False
-    return high is None or value <= high
+    is_above = (low is None or value >= low) and (above is None or value > above)
+    return abs(value) < math.inf and is_above and (high is None or value <= high)
 
 
 def too_large(value: float, high: float | None) -> str:
@@ -134,18 +296,12 @@ def too_large(value: float, high: float | None) -> str:
 
 def range_text(low: float | None, high: float | None, above: float | None, also: tuple[Any, ...] = ()) -> str:
     """The range in words, for errors, help, completion and the documentation."""
-    words = _bounds(low, high, above)
-    return words + "".join(f", or {format_value(item)}" for item in also)
-
-
-def _bounds(low: float | None, high: float | None, above: float | None) -> str:
+    words = "finite" if low is None else f"at least {format_value(low)}"
     if low is not None and high is not None:
-        return f"between {format_value(low)} and {format_value(high)}"
-    if above is not None:
-        return f"above {format_value(above)}"
-    if low is not None:
-        return f"at least {format_value(low)}"
-    return "finite"
+        words = f"between {format_value(low)} and {format_value(high)}"
+    elif above is not None:
+        words = f"above {format_value(above)}"
+    return words + "".join(f", or {format_value(item)}" for item in also)
 
 
 def format_value(value: Any) -> str:
@@ -176,180 +332,3 @@ def quote(value: Any, longest: int = _LONGEST_QUOTE) -> str:
         return text if len(text) <= longest else text[: longest - 3] + "..."
     text = repr(str(value))
     return text if len(text) <= longest else text[: longest - 4] + "..." + text[-1]
-
-
-def _integer(text: str) -> int:
-    try:
-        return int(text.strip())
-    except ValueError:
-        raise ValueError("an integer") from None
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text.strip())
-    except ValueError:
-        raise ValueError("a number") from None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Param:
-    """The metadata of a setting. Flags, config keys, slash commands, help and errors are generated from it.
-
-    `help` is a noun phrase; range, choices and default are added to it by the program. `min` and `max` are inclusive,
-    `above` is exclusive, `also` lists values outside the range that are valid. `flag` replaces the flag made from
-    the key; `flags` are its aliases (llama.cpp's spellings), `keys` are aliases of the key (those of llama-server,
-    KoboldCpp and Ollama). `sampler` names the step of the chain that uses the setting; the setting has no effect
-    unless one of the settings in `switch` differs from its default. `text` and `data` replace the parsers for typed
-    text and for a JSON or TOML value; they and `check` raise a ValueError whose text completes "must be ...".
-    """
-
-    help: str
-    min: float | None = None
-    max: float | None = None
-    above: float | None = None
-    also: tuple[Any, ...] = ()
-    choices: tuple[Any, ...] = ()
-    suggest: tuple[str, ...] = ()
-    flag: str = ""
-    flags: tuple[str, ...] = ()
-    keys: tuple[str, ...] = ()
-    metavar: str = ""
-    unit: str = ""
-    default_text: str = ""
-    sampler: str = ""
-    switch: tuple[str, ...] = ()
-    text: Callable[[str], Any] | None = None
-    data: Callable[[Any], Any] | None = None
-    show: Callable[[Any], str] | None = None
-    check: Callable[[Any], Any] | None = None
-    path: bool = False
-
-
-@dataclass(frozen=True)
-class Field:
-    """A declared setting: its key, its type, its default and its `Param`."""
-
-    key: str
-    kind: type
-    optional: bool
-    repeated: bool
-    default: Any
-    param: Param
-    group: str
-
-    @property
-    def flags(self) -> tuple[str, ...]:
-        """The flag and its aliases, the canonical one first."""
-        return (self.param.flag or "--" + self.key.replace("_", "-"), *self.param.flags)
-
-    @property
-    def env(self) -> str:
-        return "LLMCLI_" + self.key.upper()
-
-    @property
-    def valid_values(self) -> str:
-        """The choices or the range in words, for errors, help, completion and the documentation; else empty."""
-        param = self.param
-        if param.choices:
-            return ", ".join(map(str, param.choices))
-        if param.min is param.max is param.above is None:
-            return ""
-        return range_text(param.min, param.max, param.above, param.also)
-
-    def parse_text(self, text: str) -> Any:
-        """The value of a typed text: a flag, an environment variable or a slash command.
-
-        Raises:
-            UsageError: that names the setting, the rule and the value.
-        """
-        if self.optional and text == self.format(None):
-            return None
-        return self._guard(self.param.text or self._builtin_text, text)
-
-    def parse_texts(self, texts: list[str]) -> Any:
-        """The value of a repeatable flag; a single `none` clears the list."""
-        if texts == ["none"]:
-            return ()
-        parse = self.param.text or (lambda text: (self._item(text),))
-        return tuple(item for text in texts for item in self._guard(parse, text))
-
-    def parse_data(self, value: Any) -> Any:
-        """The value of a JSON or TOML document.
-
-        Raises:
-            UsageError: that names the setting, the rule and the value.
-        """
-        if value is None and self.optional:
-            return None
-        return self._guard(self.param.data or self._builtin_data, value)
-
-    def check(self, value: Any) -> Any:
-        """`value`, if it is in the declared range and among the choices; NaN is in no range."""
-        param = self.param
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and value not in param.also
-        if is_number and (rule := too_large(value, param.max)):
-            raise self._error(rule, value)
-        if is_number and not in_range(value, param.min, param.max, param.above):
-            raise self._error(self.valid_values or "finite", value)
-        if param.choices and value not in param.choices:
-            raise self._error(f"one of {self.valid_values}", value)
-        return param.check(value) if param.check else value
-
-    def format(self, value: Any) -> str:
-        """The text that `parse_text` reads back as `value`."""
-        if value is None:
-            return self.param.default_text
-        if self.param.show:
-            return self.param.show(value)
-        return format_value(value)
-
-    def _item(self, text: str) -> str:
-        """One item of a list as typed; in file names a backslash is not an escape."""
-        return text if self.param.path else unescape(as_utf8(text))
-
-    def _builtin_text(self, text: str) -> Any:
-        if self.repeated:
-            return string_tuple(text, self._item)
-        return from_text(self.kind, text if self.param.path else as_utf8(text))
-
-    def _builtin_data(self, value: Any) -> Any:
-        return string_list(value) if self.repeated else from_data(self.kind, value)
-
-    def _guard(self, parse: Callable[[Any], Any], value: Any) -> Any:
-        try:
-            return self.check(parse(value))
-        except InvalidValueError as error:
-            shown = shorten(value, error.at) if isinstance(value, str) else value
-            raise self._error(error.rule, shown, error.fault, error.hint) from None
-        except ValueError as error:
-            raise self._error(str(error), value) from None
-
-    def _error(self, rule: str, value: Any, fault: str = "", hint: str = "") -> UsageError:
-        fault = fault and f": {fault}"
-        return UsageError(f"{self.key} must be {rule}, got {quote(value)}{fault}", hint)
-
-
-@cache
-def describe(cls: type) -> Mapping[str, Field]:
-    """The settings that the dataclass `cls` declares, by key, in the order of its base classes."""
-    hints = typing.get_type_hints(cls, include_extras=True)
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    order = [name for base in _families(cls) for name in vars(base).get("__annotations__", {})]
-    return types.MappingProxyType({name: _field(cls, name, hints[name], fields[name].default) for name in order})
-
-
-def _families(cls: type) -> Iterator[type]:
-    for base in cls.__bases__:
-        if base is not object:
-            yield from _families(base)
-    yield cls
-
-
-def _field(cls: type, name: str, hint: Any, default: Any) -> Field:
-    kind, param = get_args(hint)[:2]
-    members = get_args(kind) if get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
-    plain = [member for member in members if member is not type(None)]
-    repeated = get_origin(plain[0]) is tuple
-    group = next(base.__name__ for base in cls.__mro__ if name in vars(base).get("__annotations__", {}))
-    return Field(name, str if repeated else plain[0], len(plain) < len(members), repeated, default, param, group)

@@ -2,9 +2,9 @@
 
 import os
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from llmcli.params.param import Param
+from llmcli.params.param import Param, is_int
 
 Args = tuple[Any, ...]
 # llama.cpp allocates the whole window at once and aborts the process if that fails. This is larger than any context.
@@ -15,35 +15,32 @@ _MAX_SEED = 2**32 - 1
 
 @dataclass(frozen=True, kw_only=True)
 class TruncationParams:
-    """Truncation"""
+    """Settings of the samplers that remove unlikely tokens."""
+
+    TITLE: ClassVar[str] = "Truncation"
 
     top_k: Annotated[
-        int, Param(help="Top-k sampling: number of most likely tokens to keep (0 = off).", min=0, sampler="top_k")
+        int, Param("Top-k sampling: number of most likely tokens to keep (0 = off).", min=0, sampler="top_k")
     ] = 40
     top_p: Annotated[
         float,
-        Param(
-            help="Top-p (nucleus) sampling: cumulative probability to keep (1 = off).",
-            min=0.0,
-            max=1.0,
-            sampler="top_p",
-        ),
+        Param("Top-p (nucleus) sampling: cumulative probability to keep (1 = off).", min=0, max=1, sampler="top_p"),
     ] = 0.95
     min_p: Annotated[
         float,
         Param(
-            help="Min-p sampling: minimum probability relative to the most likely token (0 = off).",
-            min=0.0,
-            max=1.0,
+            "Min-p sampling: minimum probability relative to the most likely token (0 = off).",
+            min=0,
+            max=1,
             sampler="min_p",
         ),
     ] = 0.05
     typical_p: Annotated[
         float,
         Param(
-            help="Locally typical sampling: cumulative probability to keep (1 = off).",
-            min=0.0,
-            max=1.0,
+            "Locally typical sampling: cumulative probability to keep (1 = off).",
+            min=0,
+            max=1,
             flags=("--typical",),
             keys=("typ_p", "typical"),
             sampler="typical_p",
@@ -52,8 +49,8 @@ class TruncationParams:
     top_n_sigma: Annotated[
         float,
         Param(
-            help="Top-n-sigma sampling: maximum distance from the highest logit, in standard deviations (-1 = off).",
-            above=0.0,
+            "Top-n-sigma sampling: maximum distance from the highest logit, in standard deviations (-1 = off).",
+            above=0,
             also=(-1.0,),
             suggest=("1", "1.5"),
             flags=("--top-nsigma",),
@@ -64,18 +61,18 @@ class TruncationParams:
     top_a: Annotated[
         float,
         Param(
-            help="Top-a sampling: keeps probabilities of at least a * (highest probability)^2 (0 = off).",
-            min=0.0,
-            max=1.0,
+            "Top-a sampling: keeps probabilities of at least a * (highest probability)^2 (0 = off).",
+            min=0,
+            max=1,
             sampler="top_a",
         ),
     ] = 0.0
     xtc_probability: Annotated[
         float,
         Param(
-            help="XTC: probability per token to remove all top choices except the least likely (0 = off).",
-            min=0.0,
-            max=1.0,
+            "XTC: probability per token to remove all top choices except the least likely (0 = off).",
+            min=0,
+            max=1,
             suggest=("0.5",),
             keys=("xtc",),
             sampler="xtc",
@@ -84,15 +81,15 @@ class TruncationParams:
     xtc_threshold: Annotated[
         float,
         Param(
-            help="XTC: minimum probability of a top choice (above 0.5 = off).",
-            min=0.0,
-            max=1.0,
+            "XTC: minimum probability of a top choice (above 0.5 = off).",
+            min=0,
+            max=1,
             sampler="xtc",
             switch=("xtc_probability",),
         ),
     ] = 0.1
     min_keep: Annotated[
-        int, Param(help="Minimum number of tokens that truncation keeps (0 = none).", min=0, unit="tokens")
+        int, Param("Minimum number of tokens that truncation keeps (0 = none).", min=0, unit="tokens")
     ] = 0
 
 
@@ -133,7 +130,7 @@ def xtc(p: Any) -> Args | None:
     return p.xtc_probability, p.xtc_threshold, p.min_keep, llama_seed(p.seed)
 
 
-def _invertible(value: float) -> float:
+def _check_divisor(value: float) -> float:
     if value < _SMALLEST_DIVISOR:
         raise ValueError("at least 1.18e-38")
     return value
@@ -141,12 +138,14 @@ def _invertible(value: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class PenaltyParams:
-    """Repetition"""
+    """Settings of the samplers that lower the logits of repeated tokens."""
+
+    TITLE: ClassVar[str] = "Repetition"
 
     repeat_last_n: Annotated[
         int,
         Param(
-            help="Number of last tokens that the penalties consider (0 = off).",
+            "Number of last tokens that the penalties consider (0 = off).",
             min=0,
             unit="tokens",
             keys=("rep_pen_range", "repetition_penalty_range"),
@@ -157,18 +156,18 @@ class PenaltyParams:
     repeat_penalty: Annotated[
         float,
         Param(
-            help="Repetition penalty: divisor for the logits of recent tokens (1 = off).",
-            above=0.0,
+            "Repetition penalty: divisor for the logits of recent tokens (1 = off).",
+            above=0,
             suggest=("1.05", "1.1"),
             keys=("rep_pen", "repetition_penalty"),
             sampler="penalties",
-            check=_invertible,
+            check=_check_divisor,
         ),
     ] = 1.0
     presence_penalty: Annotated[
         float,
         Param(
-            help="Presence penalty: subtracted once from the logits of recent tokens (0 = off).",
+            "Presence penalty: subtracted once from the logits of recent tokens (0 = off).",
             keys=("presence_pen",),
             sampler="penalties",
         ),
@@ -176,7 +175,7 @@ class PenaltyParams:
     frequency_penalty: Annotated[
         float,
         Param(
-            help="Frequency penalty: subtracted per occurrence from the logits of recent tokens (0 = off).",
+            "Frequency penalty: subtracted per occurrence from the logits of recent tokens (0 = off).",
             keys=("frequency_pen", "freq_pen"),
             sampler="penalties",
         ),
@@ -184,7 +183,7 @@ class PenaltyParams:
     dry_multiplier: Annotated[
         float,
         Param(
-            help="DRY repetition penalty: multiplier for tokens that extend a repeated sequence (0 = off).",
+            "DRY repetition penalty: multiplier for tokens that extend a repeated sequence (0 = off).",
             suggest=("0.8",),
             keys=("dry",),
             sampler="dry",
@@ -193,16 +192,13 @@ class PenaltyParams:
     dry_base: Annotated[
         float,
         Param(
-            help="DRY: base of the exponential growth per repeated token.",
-            min=1.0,
-            sampler="dry",
-            switch=("dry_multiplier",),
+            "DRY: base of the exponential growth per repeated token.", min=1, sampler="dry", switch=("dry_multiplier",)
         ),
     ] = 1.75
     dry_allowed_length: Annotated[
         int,
         Param(
-            help="DRY: length of repeated sequences without a penalty.",
+            "DRY: length of repeated sequences without a penalty.",
             min=0,
             unit="tokens",
             sampler="dry",
@@ -212,7 +208,7 @@ class PenaltyParams:
     dry_penalty_last_n: Annotated[
         int,
         Param(
-            help="DRY: number of last tokens to search for repetitions (0 = off).",
+            "DRY: number of last tokens to search for repetitions (0 = off).",
             min=0,
             unit="tokens",
             sampler="dry",
@@ -222,7 +218,7 @@ class PenaltyParams:
     dry_sequence_breakers: Annotated[
         tuple[str, ...],
         Param(
-            help="DRY sequence breaker: a text that ends a sequence. Repeatable; `none` clears the list.",
+            "DRY sequence breaker: a text that ends a sequence. Repeatable; `none` clears the list.",
             flag="--dry-sequence-breaker",
             metavar="TEXT",
             sampler="dry",
@@ -266,19 +262,19 @@ def _seed_from_text(text: str) -> int | None:
 
 
 def _seed_from_data(value: Any) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise ValueError("an integer or random")
-    return _seed_from_text(str(value))
+    return _seed_from_text(str(value) if is_int(value) or isinstance(value, str) else "")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionParams:
-    """Token selection"""
+    """Settings of the step that draws the token."""
+
+    TITLE: ClassVar[str] = "Token selection"
 
     seed: Annotated[
         int | None,
         Param(
-            help="Random seed; the same seed gives the same answer.",
+            "Random seed; the same seed gives the same answer.",
             min=0,
             max=_MAX_SEED,
             default_text="random",
@@ -291,7 +287,7 @@ class SelectionParams:
     mirostat: Annotated[
         int,
         Param(
-            help="Mirostat version (0 = off): keeps perplexity near a target. Replaces the sampler chain.",
+            "Mirostat version (0 = off): keeps perplexity near a target. Replaces the sampler chain.",
             choices=(0, 1, 2),
             keys=("mirostat_mode",),
         ),
@@ -299,8 +295,8 @@ class SelectionParams:
     mirostat_tau: Annotated[
         float,
         Param(
-            help="Mirostat: target entropy (tau).",
-            min=0.0,
+            "Mirostat: target entropy (tau).",
+            min=0,
             unit="bits",
             flags=("--mirostat-ent",),
             sampler="mirostat",
@@ -310,19 +306,15 @@ class SelectionParams:
     mirostat_eta: Annotated[
         float,
         Param(
-            help="Mirostat: learning rate (eta).",
-            min=0.0,
-            flags=("--mirostat-lr",),
-            sampler="mirostat",
-            switch=("mirostat",),
+            "Mirostat: learning rate (eta).", min=0, flags=("--mirostat-lr",), sampler="mirostat", switch=("mirostat",)
         ),
     ] = 0.1
     adaptive_target: Annotated[
         float,
         Param(
-            help="Adaptive-p: target probability of the drawn tokens (-1 = off). Needs adaptive_p in --samplers.",
-            min=0.0,
-            max=1.0,
+            "Adaptive-p: target probability of the drawn tokens (-1 = off). Needs adaptive_p in --samplers.",
+            min=0,
+            max=1,
             also=(-1.0,),
             sampler="adaptive_p",
         ),
@@ -330,8 +322,8 @@ class SelectionParams:
     adaptive_decay: Annotated[
         float,
         Param(
-            help="Adaptive-p: decay of the average of drawn probabilities.",
-            min=0.0,
+            "Adaptive-p: decay of the average of drawn probabilities.",
+            min=0,
             max=0.99,
             sampler="adaptive_p",
             switch=("adaptive_target",),

@@ -76,7 +76,7 @@ def parse_data(table: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 
 def _position(name: str) -> int:
-    """The position among all settings: temp_policy_file is parsed first, as it registers a name for temperature."""
+    """The position among all settings; in this order, temp_policy_file registers the name that temperature uses."""
     field = _by_name().get(_key(name))
     return list(fields()).index(field.key) if field else -1
 
@@ -130,16 +130,15 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
         UsageError: for an invalid value, or a variable without a setting.
     """
     known = {field.env: field for field in fields().values()}
-    order = {name: i for i, name in enumerate(known)}  # temp_policy_file registers the name that temperature uses
-    values = {}
-    for name in sorted(environ, key=lambda name: order.get(name, -1)):
-        text = environ[name]
-        if not name.startswith("LLMCLI_") or name in _SWITCHES or not text:
-            continue
-        if name not in known:
+    for name in sorted(environ):
+        if name.startswith("LLMCLI_") and environ[name] and name not in (*known, *_SWITCHES):
             raise UsageError(f"unknown environment variable {name}", did_you_mean(name, known))
+    values = {}
+    for name, field in known.items():  # in this order, temp_policy_file registers the name that temperature uses
+        if not environ.get(name):
+            continue
         try:
-            values[known[name].key] = known[name].parse_text(text)
+            values[field.key] = field.parse_text(environ[name])
         except UsageError as error:
             raise UsageError(f"{name}: {error}", error.hint) from None
     return Layer("env", values)
@@ -159,6 +158,7 @@ def without_effect(settings: Settings) -> set[str]:
 
 
 def _reason(field: Field, p: Settings) -> str:
+    """Why a setting has no effect, or an empty text."""
     sampler = field.param.sampler
     policy = policy_in_force(p)
     if field.key == "temperature" and policy != p.temperature:
@@ -173,7 +173,7 @@ def _reason(field: Field, p: Settings) -> str:
         return f"mirostat {p.mirostat} uses the middle of the range"
     if sampler and sampler not in p.samplers and sampler != "mirostat":
         return f"{sampler} is not in samplers"
-    if field.param.switch and not any(_differs(p, key) for key in field.param.switch):
+    if field.param.switch and all(getattr(p, key) == fields()[key].default for key in field.param.switch):
         return f"needs {' or '.join(field.param.switch)}"
     if sampler in SAMPLERS and _off_either_way(field, p):
         return f"other settings turn {sampler} off"
@@ -184,16 +184,10 @@ def _reason(field: Field, p: Settings) -> str:
     return ""
 
 
-def _differs(p: Settings, key: str) -> bool:
-    return bool(getattr(p, key) != fields()[key].default)
-
-
 def _off_either_way(field: Field, p: Settings) -> bool:
     """Whether the step is off both with the value of the setting and with its default."""
-    p = replace(p, seed=0)
-    other = replace(p, **{field.key: field.default})
-    step = SAMPLERS[field.param.sampler]
-    return step(p) is None and step(other) is None
+    p, step = replace(p, seed=0), SAMPLERS[field.param.sampler]
+    return step(p) is None and step(replace(p, **{field.key: field.default})) is None
 
 
 def _min_keep_matters(p: Settings) -> bool:

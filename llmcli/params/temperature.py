@@ -1,20 +1,20 @@
 """Settings of the temperature step: a number or a policy, and KoboldCpp's smoothing."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from llmcli.errors import UsageError
-from llmcli.params.param import Param
+from llmcli.params.param import Param, is_number
 from llmcli.params.policies.parser import SHAPE, parse_policy
 from llmcli.params.policies.policy import (
-    PLACE_SHAPE,
+    FUNCTION_SHAPE,
     Entropy,
     Fixed,
     Policy,
     PolicyCall,
-    name_of,
+    function_name,
     names_in,
-    parse_place,
+    parse_function_reference,
 )
 
 Args = tuple[Any, ...]
@@ -24,28 +24,30 @@ def policy_from_data(value: Any) -> Policy:
     """The policy of a JSON or TOML value: a number or a text."""
     if isinstance(value, Policy):
         return value
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+    if not is_number(value) and not isinstance(value, str):
         raise ValueError(SHAPE)
     return parse_policy(value if isinstance(value, str) else repr(value))
 
 
-def _place_from_data(value: Any) -> str:
+def _reference_from_data(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(PLACE_SHAPE)
-    return parse_place(value)
+        raise ValueError(FUNCTION_SHAPE)
+    return parse_function_reference(value)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TemperatureParams:
-    """Temperature"""
+    """Settings of the temperature step and of smoothing."""
+
+    TITLE: ClassVar[str] = "Temperature"
 
     temp_policy_file: Annotated[
         str | None,
         Param(
-            help="Python function that computes the temperature of each token. --temp can use it by name.",
+            "Python function that computes the temperature of each token. --temp can use it by name.",
             metavar="FILE.py:NAME",
-            text=parse_place,
-            data=_place_from_data,
+            text=parse_function_reference,
+            data=_reference_from_data,
             path=True,
             sampler="temperature",
         ),
@@ -53,7 +55,7 @@ class TemperatureParams:
     temperature: Annotated[
         Policy,
         Param(
-            help="Sampling temperature: a number (0 = greedy), an entropy range LOW..HIGH[^EXPONENT], or a policy by "
+            "Sampling temperature: a number (0 = greedy), an entropy range LOW..HIGH[^EXPONENT], or a policy by "
             "position, sentence, line, paragraph or reasoning. Higher is more random; 0.7 to 1 is usual.",
             flags=("--temp",),
             keys=("temp",),
@@ -83,16 +85,16 @@ class TemperatureParams:
     dynatemp_range: Annotated[
         float,
         Param(
-            help="Dynamic temperature: half width of the range around the temperature (0 = off).",
-            min=0.0,
+            "Dynamic temperature: half width of the range around the temperature (0 = off).",
+            min=0,
             sampler="temperature",
         ),
     ] = 0.0
     dynatemp_exponent: Annotated[
         float,
         Param(
-            help="Dynamic temperature: exponent of the normalized entropy.",
-            above=0.0,
+            "Dynamic temperature: exponent of the normalized entropy.",
+            above=0,
             flags=("--dynatemp-exp",),
             sampler="temperature",
             switch=("dynatemp_range",),
@@ -101,16 +103,16 @@ class TemperatureParams:
     smoothing_factor: Annotated[
         float,
         Param(
-            help="Quadratic smoothing (KoboldCpp): factor, applied after the temperature (0 = off).",
-            min=0.0,
+            "Quadratic smoothing (KoboldCpp): factor, applied after the temperature (0 = off).",
+            min=0,
             sampler="smoothing",
         ),
     ] = 0.0
     smoothing_curve: Annotated[
         float,
         Param(
-            help="Quadratic smoothing: curve; above 1 favors the most likely tokens more.",
-            min=1.0,
+            "Quadratic smoothing: curve; above 1 favors the most likely tokens more.",
+            min=1,
             sampler="smoothing",
             switch=("smoothing_factor",),
         ),
@@ -121,9 +123,8 @@ def policy_in_force(p: TemperatureParams) -> Policy:
     """The policy that the settings use: that of `temp_policy_file`, unless `temperature` contains it by name."""
     if not p.temp_policy_file:
         return p.temperature
-    name = name_of(
-        parse_place(p.temp_policy_file)
-    )  # register it again: another file may have registered the same name since
+    # Parsed again to register it again: another file can have registered the same name since.
+    name = function_name(parse_function_reference(p.temp_policy_file))
     return p.temperature if name in names_in(p.temperature) else PolicyCall(name)
 
 

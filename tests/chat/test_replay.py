@@ -18,7 +18,7 @@ from llmcli.inference.answer import Answer
 from llmcli.inference.local import LocalModel
 from llmcli.inference.output import answer_data
 from llmcli.inference.request import build_prompt
-from llmcli.params.policies.policy import parse_place
+from llmcli.params.policies.policy import parse_function_reference
 from llmcli.params.settings import Settings, parse_data
 from tests.chat.controllers import answer, dialogue_with, say
 from tests.chat.replays import N_CTX, QUESTIONS, again, given, opened, read
@@ -278,5 +278,5 @@ def test_a_changed_policy_file_is_found(
     data = given(first, files({"temp_policy_file": "WARM"}), QUESTIONS[2])
     file = Path(data["params"]["temp_policy_file"].removesuffix(":warm"))
     file.write_text(WARM.replace("0.2", "0.21"))
-    parse_place(f"{file}:warm")
+    parse_function_reference(f"{file}:warm")
     assert "the file of the temperature policy is different" in again(second, read(data)).reasons

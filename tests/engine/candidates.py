@@ -88,7 +88,7 @@ def capture_steps(
 ) -> CandidateCapture:
     """Capture each step of a chain over these logits, after the tokens `accepted`."""
     capture, only_size = CandidateCapture(), SimpleNamespace(n_tokens=len(logits), pointer=vocab and vocab.pointer)
-    chain = Chain(only_size, made, biases, ChainHooks(DrawState(), look=capture.look))  # type: ignore[arg-type]
+    chain = Chain(only_size, made, biases, ChainHooks(DrawState(), on_step=capture.record))  # type: ignore[arg-type]
     chain.accept(accepted)
     apply_chain(chain, logits)
     chain.close()

@@ -19,9 +19,9 @@ WORDS = ("the", " cat", " dog", " sat", " on", " mat", "s", ".")
 PIECES = [word.encode() for word in WORDS]
 
 
-def words_by_position(*places: str) -> Wishes:
+def words_by_position(*positions: str) -> Wishes:
     """Preferred words by position, each a list separated by `|`, the best first; then the end."""
-    wishes = [[WORDS.index(word) for word in place.split("|")] for place in places]
+    wishes = [[WORDS.index(word) for word in position.split("|")] for position in positions]
     return lambda drawn: wishes[len(drawn)] if len(drawn) < len(wishes) else [END]
 
 

@@ -48,16 +48,16 @@ def test_unrecorded_tokens_are_in_batches_of_one() -> None:
 
 def test_a_batch_is_followed_by_single_tokens() -> None:
     layout = BatchHistory()
-    layout.note(0, 20, 20)
+    layout.add(0, 20, 20)
     assert layout.batches(23) == [(20, 20, 1), (1, 1, 3)]
 
 
 def test_equal_batches_are_counted() -> None:
     layout = BatchHistory()
     for start in (0, 8, 16):
-        layout.note(start, 8, 8)
+        layout.add(start, 8, 8)
     for start in (24, 25):
-        layout.note(start, 4, 1)
+        layout.add(start, 4, 1)
     assert layout.batches(26) == [(8, 8, 3), (4, 1, 2)]
 
 
@@ -73,26 +73,26 @@ def test_equal_batches_are_counted() -> None:
 )
 def test_a_cut_keeps_the_first_rows_of_a_batch(keep: int, left: Batches) -> None:
     layout = BatchHistory()
-    layout.note(0, 20, 20)
+    layout.add(0, 20, 20)
     layout.cut(keep)
     assert layout.batches(keep) == left
 
 
 def test_tokens_after_a_cut_are_in_new_batches() -> None:
     layout = BatchHistory()
-    layout.note(0, 20, 20)
+    layout.add(0, 20, 20)
     layout.cut(12)
-    layout.note(12, 5, 5)
+    layout.add(12, 5, 5)
     layout.cut(15)
     assert layout.batches(16) == [(20, 12, 1), (5, 3, 1), (1, 1, 1)]
 
 
 def test_a_copy_is_independent() -> None:
     layout = BatchHistory()
-    layout.note(0, 20, 20)
+    layout.add(0, 20, 20)
     other = layout.copy()
     other.cut(3)
-    other.note(3, 2, 2)
+    other.add(3, 2, 2)
     assert layout.batches(20) == [(20, 20, 1)]
     assert other.batches(5) == [(20, 3, 1), (2, 2, 1)]
 
@@ -283,7 +283,7 @@ def test_batches_are_in_the_order_of_their_tokens(fresh: MakeContext) -> None:
             continue
         rows = random.choice([1, 1, 1, 2, 7])
         if rows > 1:
-            layout.note(n_tokens, rows, rows)
+            layout.add(n_tokens, rows, rows)
         model += [(number, rows)] * rows
         n_tokens += rows
         starts = [at for at, pair in enumerate(pairwise([(-1, 0), *model])) if pair[0][0] != pair[1][0]]

@@ -19,25 +19,25 @@ def run_python(code: str) -> str:
 def test_the_bindings_load_without_numpy_jinja2_and_diskcache() -> None:
     code = """
 import sys
-import llmcli.engine.binding as binding
+from llmcli.engine.llama import bindings
 before = "llama_cpp.llama_cpp" in sys.modules
-api = binding.load()
+api = bindings.load()
 heavy = [name for name in ("numpy", "jinja2", "diskcache", "llama_cpp") if name in sys.modules]
-print(before, heavy, api.__name__, api is binding.load())
+print(before, heavy, api.__name__, api is bindings.load())
 """
     assert run_python(code) == "False [] llama_cpp.llama_cpp True"
 
 
-@pytest.mark.parametrize("first", ["binding.load()", "import llama_cpp"])
+@pytest.mark.parametrize("first", ["bindings.load()", "import llama_cpp"])
 def test_the_real_package_can_be_imported_before_and_after(first: str) -> None:
     code = f"""
 import warnings
-import llmcli.engine.binding as binding
+from llmcli.engine.llama import bindings
 with warnings.catch_warnings(action="ignore"):
     {first}
     import llama_cpp
 import llama_cpp.llama_cpp as low
-print(llama_cpp.Llama.__name__, low is binding.load(), low.llama_supports_mmap() in (True, False))
+print(llama_cpp.Llama.__name__, low is bindings.load(), low.llama_supports_mmap() in (True, False))
 """
     assert run_python(code) == "Llama True True"
 

@@ -30,11 +30,11 @@ CHAINS: dict[str, dict[str, Any]] = {
     "adaptive_p": {"samplers": ("top_k", "adaptive_p"), "top_k": 4, "adaptive_target": 0.2},
     "dry": {"dry_multiplier": 0.8, "dry_allowed_length": 1, **BREAKERS, "top_p": 0.9},
 }
-SAID = [0, 1, 2, 0, 1]
+HISTORY = [0, 1, 2, 0, 1]
 
 
-def steps_of_film(capture: CandidateCapture, count: int = 9, besides: int | None = None) -> ChainTrace:
-    return trace_chain(capture.frames, str, count, besides)
+def trace_snapshots(capture: CandidateCapture, count: int = 9, besides: int | None = None) -> ChainTrace:
+    return trace_chain(capture.snapshots, str, count, besides)
 
 
 def expected_steps(
@@ -46,7 +46,7 @@ def expected_steps(
     else:
         only_size: Any = SimpleNamespace(n_tokens=len(logits), pointer=vocab.pointer)
         chain = make_chain(made, len(logits), biases, only_size)
-        chain.accept(SAID)
+        chain.accept(HISTORY)
         left = apply_chain(chain, logits)
         chain.close()
         live = {token: left.logits[token] for token in left.live}
@@ -58,7 +58,7 @@ def expected_steps(
 @pytest.mark.parametrize("name", CHAINS)
 def test_each_step_equals_a_chain_that_ends_there(name: str, biases: list[tuple[int, float]], vocab: Vocab) -> None:
     made, logits = plan_steps(draw=True, **CHAINS[name]), log_probabilities(P)
-    found = steps_of_film(capture_steps(made, logits, biases, SAID, vocab))
+    found = trace_snapshots(capture_steps(made, logits, biases, HISTORY, vocab))
     names = ["logit_bias"] * bool(biases) + [step.name for step in made]
     assert [step.name for step in found.steps] == names
     before, model = expected_steps((), logits, [], vocab), expected_steps((), logits, [], vocab)
@@ -75,7 +75,7 @@ def test_each_step_equals_a_chain_that_ends_there(name: str, biases: list[tuple[
 
 def test_the_steps_of_a_usual_chain_agree_with_arithmetic() -> None:
     made = plan_steps(draw=True, top_k=4, top_p=0.85, temperature=Fixed(0.5))
-    found = steps_of_film(capture_steps(made, log_probabilities(P)))
+    found = trace_snapshots(capture_steps(made, log_probabilities(P)))
     squares = 0.4**2 + 0.25**2 + 0.15**2
     courses = {
         0: (0.4 / 0.9, 0.5, 0.4**2 / squares, 0.4**2 / squares),
@@ -96,7 +96,7 @@ def test_the_steps_of_a_usual_chain_agree_with_arithmetic() -> None:
 
 
 def test_ranks_are_those_before_the_chain() -> None:
-    found = steps_of_film(
+    found = trace_snapshots(
         capture_steps(plan_steps(samplers=("xtc",), xtc_probability=1.0), log_probabilities([0.1, 0.6, 0.3]))
     )
     assert [(one.id, one.rank) for one in found.candidates] == [(1, 1), (2, 2), (0, 3)]
@@ -106,17 +106,17 @@ def test_the_most_likely_and_the_requested_tokens_are_listed() -> None:
     capture = capture_steps(
         plan_steps(xtc_probability=1.0, xtc_threshold=0.08), log_probabilities(P)
     )  # which leaves 3, 4 and 5
-    assert [one.id for one in steps_of_film(capture, 1).candidates] == [0, 3]
-    assert [one.id for one in steps_of_film(capture, 2, besides=5).candidates] == [0, 1, 3, 4, 5]
+    assert [one.id for one in trace_snapshots(capture, 1).candidates] == [0, 3]
+    assert [one.id for one in trace_snapshots(capture, 2, besides=5).candidates] == [0, 1, 3, 4, 5]
 
 
 def test_the_most_likely_removed_token_of_each_step_is_listed() -> None:
-    found = steps_of_film(capture_steps(plan_steps(top_k=4, top_p=0.85), log_probabilities(P)), 1)
+    found = trace_snapshots(capture_steps(plan_steps(top_k=4, top_p=0.85), log_probabilities(P)), 1)
     assert [(one.id, found.removed_by(one)) for one in found.candidates] == [(0, ""), (3, "top_p"), (4, "top_k")]
 
 
 def test_a_chain_without_steps_has_only_the_model() -> None:
-    found = steps_of_film(capture_steps((), log_probabilities(P)))
+    found = trace_snapshots(capture_steps((), log_probabilities(P)))
     assert found.steps == ()
     assert found.candidates[0] == Candidate(0, "0", 1, pytest.approx(0.4), ())  # type: ignore[arg-type]
     assert found.removed_by(found.candidates[0]) == ""

@@ -109,8 +109,8 @@ def test_an_exception_in_a_python_sampler_is_raised_once() -> None:
         raise ZeroDivisionError("inside C")
 
     chain = make_chain((), 2)
-    chain.customs.append(CustomSampler("failing", fail))
-    bindings.load().llama_sampler_chain_add(chain.pointer, chain.customs[0].pointer)
+    chain.python_samplers.append(CustomSampler("failing", fail))
+    bindings.load().llama_sampler_chain_add(chain.pointer, chain.python_samplers[0].pointer)
     with pytest.raises(ZeroDivisionError, match="inside C"):
         apply_chain(chain, [0.0, 1.0])
     chain.raise_failure()

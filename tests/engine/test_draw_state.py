@@ -12,24 +12,24 @@ from llmcli.engine.sentences import DrawState
 from llmcli.params.policies.parser import parse_policy
 from tests.engine.scripted import END, script_generation
 
-POLICY = parse_policy("sentence:1,0.5")  # a place is kept where a policy may ask for it
+POLICY = parse_policy("sentence:1,0.5")  # a state is kept where a policy may ask for it
 WORDS = ("The cat", " sat", ".", " It", " slept", "!", "\n", "\n\n", " 3", ".5", " So", "<think>", "</think>", "é")
 PIECES = [word.encode() for word in WORDS]
 Position = tuple[int, int, int, int, int, bool]
 
 
-def position(place: DrawState) -> Position:
-    text = place.text
-    return place.total, place.index, text.sentence, text.line, text.paragraph, place.thinking
+def position(state: DrawState) -> Position:
+    text = state.text
+    return state.total, state.index, text.sentence, text.line, text.paragraph, state.thinking
 
 
 def positions_after(texts: list[str], splitter: ReasoningSplitter | None = None) -> list[Position]:
     """The position before the first token, and after each."""
-    place = DrawState(splitter)
-    positions = [position(place)]
+    state = DrawState(splitter)
+    positions = [position(state)]
     for text in texts:
-        place.step(text)
-        positions.append(position(place))
+        state.step(text)
+        positions.append(position(state))
     return positions
 
 
@@ -53,9 +53,9 @@ def test_tokens_sentences_lines_and_paragraphs_are_counted() -> None:
 def test_counts_restart_where_the_answer_starts() -> None:
     texts = ["<think>", "I see. It is.", "\n\n", "Right.", "</th", "ink>", "\n\n", "Yes.", " No"]
     walked = positions_after(texts, ReasoningSplitter())
-    assert [place[0] for place in walked] == list(range(10))
-    assert [place[5] for place in walked] == [False, True, True, True, True, True, False, False, False, False]
-    assert [place[1] for place in walked] == [0, 0, 1, 2, 3, 4, 0, 1, 2, 3]
+    assert [state[0] for state in walked] == list(range(10))
+    assert [state[5] for state in walked] == [False, True, True, True, True, True, False, False, False, False]
+    assert [state[1] for state in walked] == [0, 0, 1, 2, 3, 4, 0, 1, 2, 3]
     assert walked[4][2:5] == (3, 1, 1)
     assert walked[6][2:5] == walked[7][2:5] == (0, 0, 0)
     assert walked[8][2:5] == (1, 0, 0)
@@ -73,39 +73,39 @@ def test_a_prompt_that_opens_the_reasoning_starts_inside_it() -> None:
 
 def test_tags_in_the_middle_of_an_answer_are_text() -> None:
     assert not any(
-        place[5] for place in positions_after(["Write ", "<think>", " It is.", "</think>"], ReasoningSplitter())
+        state[5] for state in positions_after(["Write ", "<think>", " It is.", "</think>"], ReasoningSplitter())
     )
 
 
 @pytest.mark.parametrize("prefill", ["<think>I see. It is.\n\nRight.</think>\n\nYes. N", "Yes. N"])
 def test_a_prefill_does_not_count_as_tokens(prefill: str) -> None:
-    place = DrawState(ReasoningSplitter())
-    place.read(prefill)
-    assert position(place) == (0, 0, 1, 0, 0, False)
-    place.step("o.")
-    assert position(place)[:3] == (1, 1, 2)
+    state = DrawState(ReasoningSplitter())
+    state.read(prefill)
+    assert position(state) == (0, 0, 1, 0, 0, False)
+    state.step("o.")
+    assert position(state)[:3] == (1, 1, 2)
 
 
 def test_a_prefill_can_end_inside_the_reasoning() -> None:
-    place = DrawState(ReasoningSplitter())
-    place.read("<think>I see. It is.")
-    assert position(place) == (0, 0, 2, 0, 0, True)
+    state = DrawState(ReasoningSplitter())
+    state.read("<think>I see. It is.")
+    assert position(state) == (0, 0, 2, 0, 0, True)
 
 
 @given(st.lists(st.sampled_from(WORDS), max_size=12), st.lists(st.sampled_from(WORDS), max_size=12), st.booleans())
 def test_a_restored_place_equals_the_copy(kept: list[str], gone: list[str], inside: bool) -> None:
     splitter = ReasoningSplitter("<think>" if inside else "")
-    place = DrawState(splitter)
+    state = DrawState(splitter)
     for text in kept:
-        place.step(text)
-    before, copy = position(place), place.copy()
+        state.step(text)
+    before, copy = position(state), state.copy()
     for text in gone:
-        place.step(text)
-    place.restore(copy)
-    assert position(place) == before
+        state.step(text)
+    state.restore(copy)
+    assert position(state) == before
     for text in gone:
-        place.step(text)
-    assert position(place) == positions_after(kept + gone, ReasoningSplitter("<think>" if inside else ""))[-1]
+        state.step(text)
+    assert position(state) == positions_after(kept + gone, ReasoningSplitter("<think>" if inside else ""))[-1]
 
 
 @given(
@@ -120,14 +120,14 @@ def test_a_removed_token_does_not_count_its_sentence(
         return [*script[len(drawn)], END] if len(drawn) < len(script) else [END]
 
     generation = script_generation(PIECES, wishes, banned_strings=banned, temperature=POLICY)
-    assert generation.place
-    generation.place = DrawState(ReasoningSplitter() if thinks else None)
+    assert generation.state
+    generation.state = DrawState(ReasoningSplitter() if thinks else None)
     while not generation.finish_reason:
         generation.advance(None, 0, 2**20)
         texts = [WORDS[token] for token in generation.tokens[1:]]
         expected = positions_after(texts, ReasoningSplitter() if thinks else None)[-1]
-        assert position(generation.place)[1:] == expected[1:]
-        assert generation.place.total == len(texts)
+        assert position(generation.state)[1:] == expected[1:]
+        assert generation.state.total == len(texts)
     assert not generation.script.open
     generation.close()
 
@@ -138,14 +138,14 @@ def test_a_character_of_several_tokens_counts_when_complete() -> None:
     sentences = []
     while not generation.finish_reason:
         generation.advance(None, 0, 2**20)
-        assert generation.place
-        sentences.append(generation.place.text.sentence)
+        assert generation.state
+        sentences.append(generation.state.text.sentence)
     assert sentences == [0, 0, 1, 1, 1]
 
 
 def test_a_generation_has_no_place_without_a_use() -> None:
     for text, kept in (("0.8", False), ("0.3..1.3", False), ("edt:0.8", True), ("sentence:1,2", True)):
-        assert bool(script_generation(PIECES, lambda _: [END], temperature=parse_policy(text)).place) is kept
+        assert bool(script_generation(PIECES, lambda _: [END], temperature=parse_policy(text)).state) is kept
 
 
 def test_a_shift_is_recorded_at_its_first_draw() -> None:

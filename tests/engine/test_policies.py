@@ -52,14 +52,14 @@ def register_policy(monkeypatch: pytest.MonkeyPatch) -> Register:
 def apply_with_reading(
     logits: Sequence[float],
     policy: Policy,
-    place: DrawState | None = None,
+    state: DrawState | None = None,
     shift: TemperatureShift | None = None,
     **settings: Any,
 ) -> tuple[ChainOutput, TemperatureReading]:
     """The output of a chain with a draw, and the reading of its temperature step."""
-    steps = build_chain(Settings(**NEUTRAL | {"temperature": policy} | settings), steered=True)
+    steps = build_chain(Settings(**NEUTRAL | {"temperature": policy} | settings), needs_temperature=True)
     only_size: Any = SimpleNamespace(n_tokens=len(logits), pointer=None)
-    chain = Chain(only_size, steps, hooks=ChainHooks(place or DrawState(), shift, DrawTracer()))
+    chain = Chain(only_size, steps, hooks=ChainHooks(state or DrawState(), shift, DrawTracer()))
     try:
         left = apply_chain(chain, logits)
         assert chain.temperature
@@ -78,9 +78,9 @@ def entropy_of(logits: Sequence[float]) -> tuple[float, list[float]]:
 @pytest.mark.parametrize("logits", SETS.values(), ids=SETS)
 @pytest.mark.parametrize("t", [0.0, 0.3, 0.8, 1.0, 2.5])
 def test_a_policy_divides_logits_like_llama_cpp(logits: list[float], t: float) -> None:
-    ours = apply_samplers(logits, temperature=parse_policy(f"linear:{t}->{t}@1"))
-    assert ours.logits == apply_samplers(logits, temperature=Fixed(t)).logits
-    assert len(ours.live) == (1 if t == 0 else sum(x > -INF for x in logits))
+    applied = apply_samplers(logits, temperature=parse_policy(f"linear:{t}->{t}@1"))
+    assert applied.logits == apply_samplers(logits, temperature=Fixed(t)).logits
+    assert len(applied.live) == (1 if t == 0 else sum(x > -INF for x in logits))
 
 
 @pytest.mark.parametrize("logits", SETS.values(), ids=SETS)
@@ -139,11 +139,11 @@ def test_a_chain_without_temperature_is_only_read() -> None:
 
 
 def test_the_position_in_the_answer_selects_the_part() -> None:
-    place, policy = DrawState(ReasoningSplitter("<think>")), parse_policy("think=0.3,answer=sentence:2,(linear:1->0@4)")
-    readings = [apply_with_reading(MANY, policy, place)[1]]
+    state, policy = DrawState(ReasoningSplitter("<think>")), parse_policy("think=0.3,answer=sentence:2,(linear:1->0@4)")
+    readings = [apply_with_reading(MANY, policy, state)[1]]
     for text in ("Let me see. ", "Yes.</think>", "\n\nIt is.", " And"):
-        place.step(text)
-        readings.append(apply_with_reading(MANY, policy, place)[1])
+        state.step(text)
+        readings.append(apply_with_reading(MANY, policy, state)[1])
     assert [reading.temperature for reading in readings] == pytest.approx([0.3, 0.3, 2, 0.75, 0.5])
     assert [reading.policy for reading in readings] == ["0.3", "0.3", "2", "linear:1->0@4", "linear:1->0@4"]
 

@@ -100,7 +100,7 @@ def make_generation(context: Context, temperature: str, trace: int | None = None
     """A generation with this temperature."""
     vocab = context.model.vocab
     values = {"seed": 3, "max_tokens": 60} | values
-    grammar, shift = values.pop("grammar", None), values.pop("dial", None)
+    grammar, shift = values.pop("grammar", None), values.pop("shift", None)
     tokens = vocab.tokenize(values.pop("prompt", PROMPT))
     settings = Settings(**values, temperature=parse_policy(temperature))
     return Generation(vocab, tokens, settings, grammar, live_shift=shift, trace=trace)
@@ -174,7 +174,7 @@ def test_a_trace_does_not_change_mirostat(fresh: MakeContext) -> None:
     ways = [
         [
             make_generation(context, t, mirostat=mirostat, **seen)
-            for seen in ({}, {"trace": 0}, {"dial": TemperatureShift()})
+            for seen in ({}, {"trace": 0}, {"shift": TemperatureShift()})
         ]
         for mirostat, t in cases
     ]
@@ -214,8 +214,8 @@ def test_a_banned_string_resets_the_policy(context: Context) -> None:
         list(generate(context, [generation]))
     assert ways[0].tokens == ways[1].tokens == traced.tokens
     assert [trace.id for trace in traced.traces] == traced.tokens[len(traced.prompt) :]
-    assert traced.place
-    assert traced.place.index == traced.place.total == len(traced.traces)
+    assert traced.state
+    assert traced.state.index == traced.state.total == len(traced.traces)
 
 
 Register = Callable[[Callable[..., Any]], str]

@@ -244,8 +244,8 @@ TEXTS = st.lists(BITS | st.text(max_size=3), max_size=12).map("".join)
 @example("a" + ".!" * 40 + " " * 40 + "B.", list(range(120)))
 @example("a" + "-" * 99 + "1. B" + "-" * 99 + "\nC", list(range(200)))
 @example("...[12. Then", [6])
-def test_the_position_does_not_depend_on_the_pieces(text: str, places: list[int]) -> None:
-    cuts = sorted({min(place, len(text)) for place in places})
+def test_the_position_does_not_depend_on_the_pieces(text: str, positions: list[int]) -> None:
+    cuts = sorted({min(position, len(text)) for position in positions})
     pieces = [text[a:b] for a, b in itertools.pairwise([0, *cuts, len(text)])]
     assert state(position_after(*pieces)) == state(position_after(text)) == state(position_after(*text))
 

@@ -12,9 +12,9 @@ from llmcli.engine.stop_strings import StopScanner, held_back
 from tests.engine.scripted import run_to_end, script_pieces, text_of
 
 
-def split_at(data: Any, places: Sequence[int]) -> list[Any]:
+def split_at(data: Any, positions: Sequence[int]) -> list[Any]:
     """Bytes or a text, split at these positions."""
-    ends = sorted({min(place, len(data)) for place in places} | {0, len(data)})
+    ends = sorted({min(position, len(data)) for position in positions} | {0, len(data)})
     return [data[a:b] for a, b in itertools.pairwise(ends)] or [data]
 
 
@@ -25,18 +25,18 @@ STOPS = st.lists(st.text("ab\u00e9", min_size=1, max_size=4), min_size=1, max_si
 
 
 @given(BYTES, PLACES)
-def test_split_characters_are_joined_and_bad_bytes_replaced(data: bytes, places: list[int]) -> None:
-    records = run_to_end(script_pieces(split_at(data, places)))
+def test_split_characters_are_joined_and_bad_bytes_replaced(data: bytes, positions: list[int]) -> None:
+    records = run_to_end(script_pieces(split_at(data, positions)))
     assert text_of(records) == data.decode("utf-8", "replace")
     assert records[-1].finish_reason == "stop"
 
 
 @given(BYTES, PLACES)
-def test_stops_and_bans_that_never_match_change_no_text(data: bytes, places: list[int]) -> None:
+def test_stops_and_bans_that_never_match_change_no_text(data: bytes, positions: list[int]) -> None:
     # \x01 is no part of them, so these phrases hold text back without ever matching.
     phrases = tuple(text + "\x01" for text in {data.decode("utf-8", "replace")[:n] for n in (1, 3, 9)} if text)
     if b"\x01" not in data:
-        records = run_to_end(script_pieces(split_at(data, places), stop=phrases, banned_strings=phrases))
+        records = run_to_end(script_pieces(split_at(data, positions), stop=phrases, banned_strings=phrases))
         assert text_of(records) == data.decode("utf-8", "replace")
 
 
@@ -46,9 +46,9 @@ def text_before_first_stop(text: str, stops: Sequence[str]) -> str:
 
 
 @given(TEXT, PLACES, STOPS)
-def test_a_stop_string_does_not_depend_on_the_pieces(text: str, places: list[int], stops: list[str]) -> None:
+def test_a_stop_string_does_not_depend_on_the_pieces(text: str, positions: list[int], stops: list[str]) -> None:
     scanner, out, stop = StopScanner(stops), "", None
-    for piece in split_at(text, places):
+    for piece in split_at(text, positions):
         new, stop = scanner.push(piece)
         out += new
         if stop:
@@ -59,9 +59,9 @@ def test_a_stop_string_does_not_depend_on_the_pieces(text: str, places: list[int
 
 
 @given(TEXT, PLACES, STOPS)
-def test_no_part_of_a_stop_string_is_shown_early(text: str, places: list[int], stops: list[str]) -> None:
+def test_no_part_of_a_stop_string_is_shown_early(text: str, positions: list[int], stops: list[str]) -> None:
     scanner, out = StopScanner(stops), ""
-    for piece in split_at(text, places):
+    for piece in split_at(text, positions):
         new, stop = scanner.push(piece)
         out += new
         assert text_before_first_stop(text, stops).startswith(out)
@@ -70,8 +70,8 @@ def test_no_part_of_a_stop_string_is_shown_early(text: str, places: list[int], s
 
 
 @given(TEXT, PLACES, STOPS)
-def test_a_generation_stops_where_its_scanner_stops(text: str, places: list[int], stops: list[str]) -> None:
-    pieces = split_at(text.encode(), places)
+def test_a_generation_stops_where_its_scanner_stops(text: str, positions: list[int], stops: list[str]) -> None:
+    pieces = split_at(text.encode(), positions)
     records = run_to_end(script_pieces(pieces, stop=tuple(stops)))
     assert text_of(records) == text_before_first_stop(text, stops)
     assert records[-1].finish_reason == "stop"
@@ -164,7 +164,7 @@ def test_held_back_text_is_released_when_an_answer_is_aborted(reason: str) -> No
 
 @pytest.mark.parametrize(("n_ctx", "count"), [(1, 1), (2, 2), (3, 3), (4, 3)])
 def test_a_full_context_still_draws_the_last_token(n_ctx: int, count: int) -> None:
-    generation = script_pieces([b"a", b"b", b"c"])  # the prompt takes one place, the last token drawn takes none
+    generation = script_pieces([b"a", b"b", b"c"])  # the prompt takes one position, the last token drawn takes none
     records = run_to_end(generation, n_ctx)
     assert len(text_of(records)) == count
     assert records[-1].finish_reason == ("length" if n_ctx < 4 else "stop")

@@ -125,5 +125,5 @@ def test_a_single_candidate_survives_every_sampler(values: dict[str, Any]) -> No
 def test_typical_p_ignores_masked_candidates(p: float) -> None:
     alive = log_probabilities([0.5, 0.25, 0.25])
     masked = [alive[0], -math.inf, alive[1], -math.inf, alive[2], *[-math.inf] * 3000]
-    place = {0: 0, 2: 1, 4: 2}
-    assert [place[i] for i in apply_samplers(masked, typical_p=p).ids] == apply_samplers(alive, typical_p=p).ids
+    position_of = {0: 0, 2: 1, 4: 2}
+    assert [position_of[i] for i in apply_samplers(masked, typical_p=p).ids] == apply_samplers(alive, typical_p=p).ids

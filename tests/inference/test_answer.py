@@ -144,7 +144,7 @@ class Scripted:
         records = [TokenEvent(text, 1, None, timings) for text in self.pieces] + [TokenEvent("", None, "stop", timings)]
         generation = Generation.__new__(Generation)
         generation.timings, generation.trace, generation.layout, generation.beside = timings, None, (), 0
-        generation.conditions = ContextParams(n_ctx=512, n_threads=1, n_threads_batch=1)
+        generation.context_params = ContextParams(n_ctx=512, n_threads=1, n_threads_batch=1)
         generation.complete = lambda: True  # type: ignore[method-assign]
         return generation, iter(records)
 

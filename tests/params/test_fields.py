@@ -150,7 +150,7 @@ def test_an_error_names_the_key_the_rule_and_the_value(key: str, text: str, mess
         ("top_k", "at least 0"),
         ("repeat_penalty", "above 0"),
         ("top_n_sigma", "above 0, or -1"),
-        ("think", "show, hide, off"),
+        ("think", "one of show, hide, off"),
         ("presence_penalty", ""),
         ("stop", ""),
     ],

@@ -16,18 +16,18 @@ EVEN = (0.25,) * 4
 SURE = (1.0,)
 
 
-def step(p: Sequence[float] = HALF, **place: Any) -> TokenStep:
+def step(p: Sequence[float] = HALF, **position: Any) -> TokenStep:
     """A token with these candidates, somewhere in an answer."""
-    return TokenStep(lambda: (p, sum(-q * math.log(q) for q in p)), **place)
+    return TokenStep(lambda: (p, sum(-q * math.log(q) for q in p)), **position)
 
 
-def unread(**place: Any) -> TokenStep:
+def unread(**position: Any) -> TokenStep:
     """A token whose candidates must not be looked at."""
 
     def looked() -> tuple[Sequence[float], float]:
         raise AssertionError("the candidates were looked at")
 
-    return TokenStep(looked, **place)
+    return TokenStep(looked, **position)
 
 
 def at(text: str, token: TokenStep) -> float:
@@ -185,14 +185,16 @@ def test_the_used_part_is_named_without_the_candidates(text: str, token: TokenSt
 
 def test_a_policy_is_a_pure_function() -> None:
     texts = ["0.8", "0.3..1.3^0.7", *(kind.example for kind in builtin_policies().values())]
-    places = [
+    positions = [
         {"index": i, "sentence": i // 2, "line": i // 3, "paragraph": i // 4, "thinking": i < 3} for i in range(9)
     ]
     for text in texts:
         policy = to_callable(parse_policy(text))
-        forth = [policy(step(p, **place)) for place in places for p in (HALF, EVEN, SURE)]
-        back = [policy(step(p, **place)) for place in reversed(places) for p in (SURE, EVEN, HALF)]
-        again = [to_callable(parse_policy(text))(step(p, **place)) for place in places for p in (HALF, EVEN, SURE)]
+        forth = [policy(step(p, **position)) for position in positions for p in (HALF, EVEN, SURE)]
+        back = [policy(step(p, **position)) for position in reversed(positions) for p in (SURE, EVEN, HALF)]
+        again = [
+            to_callable(parse_policy(text))(step(p, **position)) for position in positions for p in (HALF, EVEN, SURE)
+        ]
         assert forth == back[::-1] == again, text
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmcli.errors import UsageError
-from llmcli.params.chain import build_chain, check
+from llmcli.params.chain import build_chain, check_chain
 from llmcli.params.policies import rules
 from llmcli.params.policies.parser import parse_policy
 from llmcli.params.policies.policy import Fixed, Policy, PolicyCall, explain_policy, to_callable
@@ -54,7 +54,7 @@ def policy_error(typed: str, temperature: str = "0.8") -> UsageError:
     """The error when the policy is loaded for an answer; its message is one line."""
     settings = Settings(temp_policy_file=parse_setting(typed), temperature=parse_policy(temperature))
     with pytest.raises(UsageError) as caught:
-        check(settings)
+        check_chain(settings)
     assert len(str(caught.value).splitlines()) == 1
     return caught.value
 
@@ -176,7 +176,7 @@ def test_a_binary_policy_file_is_an_error(tmp_path: Path) -> None:
         ("import os\n\nos.path.join(1)\n", "failed: TypeError: expected str, bytes or os.PathLike object, not int"),
         ("def f():\n    raise OSError('a\\nb')\nf()\n", "failed: OSError: a b (line 2)"),
         ("import sys\nsys.exit('no')\n", "failed: SystemExit: no (line 2)"),
-        ("raise ValueError('x' * 10000)\n", "failed: ValueError: " + "x" * 197 + "... (line 1)"),
+        ("raise ValueError('x' * 10000)\n", "failed: ValueError: " + "x" * 199 + "… (line 1)"),
         ("def f():\n    f()\nf()\n", "failed: RecursionError: maximum recursion depth exceeded"),
         ("(" * 300 + "1" + ")" * 300, "is not valid Python: line 1: too many nested parentheses"),
         ("-" * 100_000 + "1\n", "is not valid Python: "),

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llmcli.errors import UsageError
-from llmcli.params.chain import DEFAULT_ORDER, build_chain, check
+from llmcli.params.chain import DEFAULT_ORDER, build_chain, check_chain
 from llmcli.params.policies import rules
 from llmcli.params.policies.parser import parse_policy
 from llmcli.params.policies.policy import Fixed, Policy, PolicyCall, to_callable
@@ -181,7 +181,7 @@ def test_mirostat_rejects_a_policy(mirostat: int, values: dict[str, Any], policy
             build_chain(settings, steered)
         assert caught.value.hint == "use a number, or set mirostat to 0"
     with pytest.raises(UsageError):
-        check(settings)
+        check_chain(settings)
 
 
 def test_mirostat_uses_a_number_or_the_middle_of_a_range() -> None:

@@ -26,7 +26,7 @@ def dissection(
 ) -> tuple[TokenInspection, Settings]:
     """Token 3 of an answer, drawn with these samplers from P."""
     film = capture_steps(plan_steps(draw=True, **values), log_probabilities(P))
-    frames = [frame for frame in film.frames if frame.name != "dist"]
+    frames = [frame for frame in film.snapshots if frame.name != "dist"]
     found = trace_chain(frames, TEXTS.__getitem__, count, drawn)
     trace = TokenTrace(3, drawn, "", None, None, 1.234, 0.5, 3, (), "0.3..1.3", 0, 0.0)
     return TokenInspection(3, drawn, found, trace, refused), Settings(**(NEUTRAL | values))
@@ -110,9 +110,9 @@ def test_a_step_with_several_values_tells_them_below(values: dict[str, Any], lin
 
 def test_a_token_rejected_by_the_grammar_is_shown() -> None:
     film = capture_steps(plan_steps(draw=True, top_k=3), log_probabilities(P), [(0, -math.inf)])
-    film.frames[1] = film.frames[1].__class__("grammar", film.frames[1].rows)
+    film.snapshots[1] = film.snapshots[1].__class__("grammar", film.snapshots[1].rows)
     found, settings = dissection(refused=" map")
-    found = TokenInspection(3, 1, trace_chain(film.frames[:-1], TEXTS.__getitem__, 8, 1), found.trace, " map")
+    found = TokenInspection(3, 1, trace_chain(film.snapshots[:-1], TEXTS.__getitem__, 8, 1), found.trace, " map")
     rows = why_rows(found, settings, 79, False)
     assert "  ␣map was sampled first, and rejected" in rows
     assert rows[2].split() == ["1", "␣comet", "41.0", "-", "grammar"]

@@ -17,9 +17,12 @@ from llmcli.errors import LlmcliError
 # The release whose structures and signatures this package uses; pyproject.toml pins the same range.
 TESTED_BINDINGS = "0.3.36"
 _DEBUG, _INFO, _WARN, _ERROR, _CONT = 1, 2, 3, 4, 5  # ggml.h, enum ggml_log_level
+# The C library: some of its functions serve as callbacks without Python.
+C_LIBRARY = ctypes.cdll.msvcrt if sys.platform == "win32" else ctypes.CDLL(None)
 _errors: deque[str] = deque(maxlen=16)
 _listeners: list[Callable[[str], None]] = []
 _last_level = _INFO
+_callback: Any = None  # llama.cpp keeps only the pointer
 
 
 class AbortFlag:
@@ -50,10 +53,6 @@ class AbortFlag:
         callback = ctypes.cast(C_LIBRARY.strlen, api.ggml_abort_callback)
         api.llama_set_abort_callback(ctx, callback, ctypes.cast(self._byte, ctypes.c_void_p))
         self._callback = callback  # llama.cpp keeps only the pointer
-
-
-# The C library: some of its functions serve as callbacks without Python.
-C_LIBRARY = ctypes.cdll.msvcrt if sys.platform == "win32" else ctypes.CDLL(None)
 
 
 @cache
@@ -139,11 +138,8 @@ def _on_log(level: int, text: bytes | None, _user_data: Any) -> None:
         _errors.append(line)
 
 
-_callback: Any = None  # llama.cpp keeps only the pointer
-
-
 def install_log(api: Any) -> None:
-    """Send llama.cpp's log here instead of to stderr."""
+    """Capture llama.cpp's log, which by default goes to stderr."""
     global _callback
     _callback = api.llama_log_callback(_on_log)
     api.llama_log_set(_callback, ctypes.c_void_p(0))

@@ -68,46 +68,23 @@ class Context:
         self._memory = api.llama_get_memory(self.handle)
         self.abort.attach(api, self.handle)
         self._evaluated: list[list[int]] = [[] for _ in range(params.n_seq_max)]
-        self._layouts = [BatchHistory() for _ in range(params.n_seq_max)]
+        self._histories = [BatchHistory() for _ in range(params.n_seq_max)]
+        self._batch_seq_id = -1  # the sequence to which all rows of the batch belong
         self._make_batch(params.n_seq_max)
 
-    def _c_params(self, params: ContextParams) -> Any:
-        api = self._api
-        c = api.llama_context_default_params()
-        c.n_ctx, c.n_batch, c.n_ubatch = params.n_ctx, self._n_batch, min(params.n_ubatch, self._n_batch)
-        c.n_seq_max = params.n_seq_max
-        c.kv_unified = params.n_ctx_seq > 0  # sequences with a common prefix share its memory
-        c.n_threads, c.n_threads_batch = params.n_threads, params.n_threads_batch
-        c.flash_attn_type = _FLASH_ATTN[params.flash_attn]
-        c.type_k = getattr(api, "GGML_TYPE_" + params.cache_type_k.upper())
-        c.type_v = getattr(api, "GGML_TYPE_" + params.cache_type_v.upper())
-        c.no_perf = True
-        return c
-
-    def _make_batch(self, n_seq_max: int) -> None:
-        """The arrays of the `llama_batch`, allocated once; each evaluation writes into them."""
-        n, api = self._n_batch, self._api
-        self._tokens: Any = (ctypes.c_int32 * n)()
-        self._positions: Any = (ctypes.c_int32 * n)()
-        self._one_each = (ctypes.c_int32 * n)(*[1] * n)
-        self._seq_ids = [(ctypes.c_int32 * 1)(seq) for seq in range(n_seq_max)]
-        self._seq_pointers: Any = (ctypes.POINTER(ctypes.c_int32) * n)()
-        self._wants_logits: Any = (ctypes.c_int8 * n)()
-        self._batch = api.llama_batch(
-            0, self._tokens, None, self._positions, self._one_each, self._seq_pointers, self._wants_logits
-        )
-        self._point_to(0, n)
-
-    def _point_to(self, seq_id: int, n: int) -> None:
-        """Make the first `n` rows of the batch tokens of one sequence."""
-        pointer = ctypes.cast(self._seq_ids[seq_id], ctypes.POINTER(ctypes.c_int32))
-        self._seq_pointers[:n] = [pointer] * n
-        self._pointed = seq_id
+    @property
+    def n_batch(self) -> int:
+        """The maximum number of tokens in one batch."""
+        return self._n_batch
 
     def evaluated(self, tokens: Sequence[int] | None = None, seq_id: int = 0) -> int:
         """The number of evaluated tokens of the sequence: all, or those in its common prefix with `tokens`."""
         evaluated = self._evaluated[seq_id]
         return len(evaluated) if tokens is None else common_prefix(evaluated, tokens)
+
+    def layout(self, seq_id: int = 0) -> Batches:
+        """The batches in which the tokens of the sequence were evaluated."""
+        return self._histories[seq_id].batches(len(self._evaluated[seq_id]))
 
     def prefill(self, seq_id: int, tokens: Sequence[int], progress: Callable[[int, int], None] | None = None) -> int:
         """Make the sequence exactly `tokens`, with the logits of the last one; returns the number of evaluated tokens.
@@ -132,36 +109,39 @@ class Context:
                 progress(len(evaluated), len(tokens))
         return len(tokens) - keep
 
+    def step(self, tokens: Sequence[tuple[int, int]]) -> None:
+        """Evaluate one more token for each (seq_id, token); row i of the logits belongs to pair i.
+
+        Raises:
+            AbortedError: when the abort flag was set.
+        """
+        n = len(tokens)
+        for row, (seq_id, token) in enumerate(tokens):
+            self._tokens[row] = token
+            self._positions[row] = len(self._evaluated[seq_id])
+            self._wants_logits[row] = 1
+            if n > 1 or self._batch_seq_id != seq_id:
+                self._seq_pointers[row] = self._seq_ids[seq_id]
+                self._batch_seq_id = -1
+        self._decode(n, [seq_id for seq_id, _ in tokens])
+        for seq_id, token in tokens:
+            if n > 1:
+                self._histories[seq_id].add(len(self._evaluated[seq_id]), n, 1)
+            self._evaluated[seq_id].append(token)
+
     def share(self, source: int, target: int) -> None:
         """Make the sequence `target` equal to `source`, without an evaluation."""
         api, memory = self._api, self._memory
         api.llama_memory_seq_rm(memory, target, -1, -1)
         api.llama_memory_seq_cp(memory, source, target, -1, -1)
-        self._evaluated[target], self._layouts[target] = list(self._evaluated[source]), self._layouts[source].copy()
+        self._evaluated[target], self._histories[target] = list(self._evaluated[source]), self._histories[source].copy()
 
     def receive(self, other: "Context") -> None:
         """Copy the first sequence of `other`, a context of the same model and cache types, if it fits.
 
         The state goes through the memory of this process.
         """
-        api = self._api
-        size = api.llama_state_seq_get_size(other.handle, 0)
-        state = (ctypes.c_uint8 * size)()
-        api.llama_state_seq_get_data(other.handle, state, size, 0)
-        self._cut(0, 0)
-        if api.llama_state_seq_set_data(self.handle, state, size, 0):
-            self._evaluated[0], self._layouts[0] = list(other._evaluated[0]), other._layouts[0].copy()
-        else:
-            self._cut(0, 0)
-
-    @property
-    def n_batch(self) -> int:
-        """The maximum number of tokens in one batch."""
-        return self._n_batch
-
-    def layout(self, seq_id: int = 0) -> Batches:
-        """The batches in which the tokens of the sequence were evaluated."""
-        return self._layouts[seq_id].batches(len(self._evaluated[seq_id]))
+        self._load(0, other._save(0))
 
     def prefill_as(self, seq_id: int, tokens: Sequence[int], layout: Batches) -> None:
         """Make the sequence exactly `tokens`, evaluated again in exactly these batches, without logits.
@@ -198,18 +178,79 @@ class Context:
 
         A state of more than 512 MB is not saved: the next `prefill` then evaluates the removed tokens again.
         """
-        api, evaluated, layout = self._api, list(self._evaluated[seq_id]), self._layouts[seq_id].copy()
-        size = api.llama_state_seq_get_size(self.handle, seq_id)
-        state = (ctypes.c_uint8 * size)() if size <= _MAX_SAVED_STATE else None
-        if state:
-            api.llama_state_seq_get_data(self.handle, state, size, seq_id)
+        is_small = self._api.llama_state_seq_get_size(self.handle, seq_id) <= _MAX_SAVED_STATE
+        saved = self._save(seq_id) if is_small and self._evaluated[seq_id] else None
         try:
             yield
         finally:
-            if state and evaluated:
-                self._cut(seq_id, 0)
-                if api.llama_state_seq_set_data(self.handle, state, size, seq_id):
-                    self._evaluated[seq_id], self._layouts[seq_id] = evaluated, layout
+            if saved:
+                self._load(seq_id, saved)
+
+    def close(self) -> None:
+        """Free the memory; a second call has no effect."""
+        handle, self.handle = self.handle, None
+        if handle:
+            self._api.llama_free(handle)
+
+    def _c_params(self, params: ContextParams) -> Any:
+        api = self._api
+        c = api.llama_context_default_params()
+        c.n_ctx, c.n_batch, c.n_ubatch = params.n_ctx, self._n_batch, min(params.n_ubatch, self._n_batch)
+        c.n_seq_max = params.n_seq_max
+        c.kv_unified = params.n_ctx_seq > 0  # sequences with a common prefix share its memory
+        c.n_threads, c.n_threads_batch = params.n_threads, params.n_threads_batch
+        c.flash_attn_type = _FLASH_ATTN[params.flash_attn]
+        c.type_k = getattr(api, "GGML_TYPE_" + params.cache_type_k.upper())
+        c.type_v = getattr(api, "GGML_TYPE_" + params.cache_type_v.upper())
+        c.no_perf = True
+        return c
+
+    def _make_batch(self, n_seq_max: int) -> None:
+        """The arrays of the `llama_batch`, allocated once; each evaluation writes into them."""
+        n, api = self._n_batch, self._api
+        self._tokens: Any = (ctypes.c_int32 * n)()
+        self._positions: Any = (ctypes.c_int32 * n)()
+        self._one_each = (ctypes.c_int32 * n)(*[1] * n)
+        self._seq_ids = [(ctypes.c_int32 * 1)(seq) for seq in range(n_seq_max)]
+        self._seq_pointers: Any = (ctypes.POINTER(ctypes.c_int32) * n)()
+        self._wants_logits: Any = (ctypes.c_int8 * n)()
+        self._batch = api.llama_batch(
+            0, self._tokens, None, self._positions, self._one_each, self._seq_pointers, self._wants_logits
+        )
+        self._point_to(0, n)
+
+    def _point_to(self, seq_id: int, n: int) -> None:
+        """Make the first `n` rows of the batch tokens of one sequence."""
+        pointer = ctypes.cast(self._seq_ids[seq_id], ctypes.POINTER(ctypes.c_int32))
+        self._seq_pointers[:n] = [pointer] * n
+        self._batch_seq_id = seq_id
+
+    def _evaluate(self, seq_id: int, tokens: Sequence[int], last: bool) -> None:
+        """Evaluate tokens of one sequence in one batch, with the logits of the last token if `last`."""
+        evaluated, n = self._evaluated[seq_id], len(tokens)
+        self._tokens[:n] = tokens
+        self._positions[:n] = range(len(evaluated), len(evaluated) + n)
+        self._wants_logits[:n] = bytes(n)
+        self._wants_logits[n - 1] = last
+        if self._batch_seq_id != seq_id:
+            self._point_to(seq_id, self._n_batch)
+        self._decode(n, [seq_id])
+        if n > 1:
+            self._histories[seq_id].add(len(evaluated), n, n)
+        evaluated.extend(tokens)
+
+    def _decode(self, n: int, seq_ids: list[int]) -> None:
+        self._batch.n_tokens = n
+        status = self._api.llama_decode(self.handle, self._batch)
+        if status == 0:
+            return
+        for seq_id in seq_ids:  # remove what the failed batch left in the memory
+            self._cut(seq_id, len(self._evaluated[seq_id]))
+        if status == _ABORTED or self.abort.is_set():
+            raise AbortedError
+        if status == _NO_SLOT:
+            raise ContextOverflowError(f"the context of {self.n_ctx} tokens is full")
+        raise LlmcliError(f"llama.cpp cannot evaluate the tokens: {bindings.last_log_error() or f'status {status}'}")
 
     def _cut(self, seq_id: int, keep: int) -> int:
         """Keep the first `keep` tokens, or none where the memory cannot remove the others; returns the number kept.
@@ -223,65 +264,24 @@ class Context:
             api.llama_memory_seq_rm(memory, seq_id, -1, -1)
             keep = 0
         del self._evaluated[seq_id][keep:]
-        self._layouts[seq_id].cut(keep)
+        self._histories[seq_id].cut(keep)
         return keep
 
-    def _evaluate(self, seq_id: int, tokens: Sequence[int], last: bool) -> None:
-        """Evaluate tokens of one sequence in one batch, with the logits of the last token if `last`."""
-        evaluated, n = self._evaluated[seq_id], len(tokens)
-        self._tokens[:n] = tokens
-        self._positions[:n] = range(len(evaluated), len(evaluated) + n)
-        self._wants_logits[:n] = bytes(n)
-        self._wants_logits[n - 1] = last
-        if self._pointed != seq_id:
-            self._point_to(seq_id, self._n_batch)
-        self._decode(n, [seq_id])
-        if n > 1:
-            self._layouts[seq_id].note(len(evaluated), n, n)
-        evaluated.extend(tokens)
+    def _save(self, seq_id: int) -> "tuple[Any, list[int], BatchHistory]":
+        """A copy of the state of a sequence, its tokens and its batches."""
+        size = self._api.llama_state_seq_get_size(self.handle, seq_id)
+        state = (ctypes.c_uint8 * size)()
+        self._api.llama_state_seq_get_data(self.handle, state, size, seq_id)
+        return state, list(self._evaluated[seq_id]), self._histories[seq_id].copy()
 
-    def step(self, tokens: Sequence[tuple[int, int]]) -> None:
-        """Evaluate one more token for each (seq_id, token); row i of the logits belongs to pair i.
-
-        Raises:
-            AbortedError: when the abort flag was set.
-        """
-        n = len(tokens)
-        for row, (seq_id, token) in enumerate(tokens):
-            self._tokens[row] = token
-            self._positions[row] = len(self._evaluated[seq_id])
-            self._wants_logits[row] = 1
-            if n > 1 or self._pointed != seq_id:
-                self._seq_pointers[row] = self._seq_ids[seq_id]
-                self._pointed = -1
-        self._decode(n, [seq_id for seq_id, _ in tokens])
-        for seq_id, token in tokens:
-            if n > 1:
-                self._layouts[seq_id].note(len(self._evaluated[seq_id]), n, 1)
-            self._evaluated[seq_id].append(token)
-
-    def _decode(self, n: int, seq_ids: list[int]) -> None:
-        self._batch.n_tokens = n
-        status = self._api.llama_decode(self.handle, self._batch)
-        if status == 0:
-            return
-        self._remove_partial_batch(seq_ids)
-        if status == _ABORTED or self.abort.is_set():
-            raise AbortedError
-        if status == _NO_SLOT:
-            raise ContextOverflowError(f"the context of {self.n_ctx} tokens is full")
-        raise LlmcliError(f"llama.cpp cannot evaluate the tokens: {bindings.last_log_error() or f'status {status}'}")
-
-    def _remove_partial_batch(self, seq_ids: list[int]) -> None:
-        """Remove what a failed batch left in the memory, so that it agrees with `_evaluated`."""
-        for seq_id in seq_ids:
-            self._cut(seq_id, len(self._evaluated[seq_id]))
-
-    def close(self) -> None:
-        """Free the memory; a second call has no effect."""
-        handle, self.handle = self.handle, None
-        if handle:
-            self._api.llama_free(handle)
+    def _load(self, seq_id: int, saved: "tuple[Any, list[int], BatchHistory]") -> None:
+        """Replace a sequence by a saved one; it is empty if that does not fit."""
+        state, evaluated, history = saved
+        self._cut(seq_id, 0)
+        if self._api.llama_state_seq_set_data(self.handle, state, len(state), seq_id):
+            self._evaluated[seq_id], self._histories[seq_id] = evaluated, history
+        else:
+            self._cut(seq_id, 0)
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
@@ -298,7 +298,7 @@ class BatchHistory:
     def __init__(self, recorded: Sequence[tuple[int, int, int]] = ()) -> None:
         self._recorded = list(recorded)  # (position of the first token, rows, rows that are tokens of the sequence)
 
-    def note(self, start: int, rows: int, kept: int) -> None:
+    def add(self, start: int, rows: int, kept: int) -> None:
         """Record that the `kept` tokens from position `start` on were evaluated in a batch of `rows`."""
         self._recorded.append((start, rows, kept))
 

@@ -62,14 +62,14 @@ class Model:
 
         if progress or abort:
             params.progress_callback = api.llama_progress_callback(on_progress)
-        begin = perf_counter()
+        start = perf_counter()
         bindings.clear_log()
         names = (api.ctypes.c_char_p * len(parts))(*map(_encode, parts))
         with bindings.suppress_log(api) if quiet else nullcontext():
             handle = api.llama_model_load_from_splits(names, len(parts), params)
         if handle:
             model = cls(handle, parts[0])
-            model.load_ms = (perf_counter() - begin) * 1e3
+            model.load_ms = (perf_counter() - start) * 1e3
             return model
         if abort and abort.is_set():
             raise KeyboardInterrupt
@@ -143,42 +143,37 @@ class Vocab:
         data = text.encode("utf-8", "replace")
         if len(data) > _MAX_BYTES:
             raise UsageError("the text is too long: more than 1 GiB")
-        size = len(data) + 8
-        buffer = (ctypes.c_int32 * size)()
-        count = self._api.llama_tokenize(self._vocab, data, len(data), buffer, size, add_special, parse_special)
-        if count < 0:
-            size = -count
+        size, count = len(data) + 8, -1
+        while count < 0:  # the buffer is too small: -count tokens are needed
             buffer = (ctypes.c_int32 * size)()
             count = self._api.llama_tokenize(self._vocab, data, len(data), buffer, size, add_special, parse_special)
+            size = -count
         return list(buffer[:count])
 
     def piece(self, token: int, special: bool = False) -> bytes:
         """The bytes of a token; empty for control tokens unless `special`."""
         if special:
             return self._read_piece(token, True)
-        piece = self._pieces.get(token)
-        if piece is None:
-            piece = self._pieces[token] = self._read_piece(token, False)
-        return piece
+        if token not in self._pieces:
+            self._pieces[token] = self._read_piece(token, False)
+        return self._pieces[token]
 
     def label(self, token: int) -> str:
         """The text of one token for display: control tokens by name, an incomplete character as U+FFFD."""
-        text = self._labels.get(token)
-        if text is None:
-            text = self._labels[token] = self._read_piece(token, True).decode("utf-8", "replace")
-        return text
+        if token not in self._labels:
+            self._labels[token] = self._read_piece(token, True).decode("utf-8", "replace")
+        return self._labels[token]
 
     def show_control(self, token: int) -> None:
         """From now on include this control token (such as a reasoning tag) in texts."""
         self._pieces[token] = self._read_piece(token, True)
 
     def _read_piece(self, token: int, special: bool) -> bytes:
-        size = 64
-        buffer = ctypes.create_string_buffer(size)
-        count = self._api.llama_token_to_piece(self._vocab, token, buffer, size, 0, special)
-        if count < 0:
-            buffer = ctypes.create_string_buffer(-count)
-            count = self._api.llama_token_to_piece(self._vocab, token, buffer, -count, 0, special)
+        size, count = 64, -1
+        while count < 0:  # the buffer is too small: -count bytes are needed
+            buffer = ctypes.create_string_buffer(size)
+            count = self._api.llama_token_to_piece(self._vocab, token, buffer, size, 0, special)
+            size = -count
         return buffer.raw[:count]
 
     def detokenize(self, tokens: list[int], special: bool = False) -> str:
@@ -187,10 +182,9 @@ class Vocab:
 
     def ends(self, token: int) -> bool:
         """Whether the token ends an answer: any end-of-generation token of the model, not only EOS."""
-        ends = self._ends.get(token)
-        if ends is None:
-            ends = self._ends[token] = bool(self._api.llama_vocab_is_eog(self._vocab, token))
-        return ends
+        if token not in self._ends:
+            self._ends[token] = bool(self._api.llama_vocab_is_eog(self._vocab, token))
+        return self._ends[token]
 
     def is_control(self, token: int) -> bool:
         """Whether the token is a control token, which must never result from text of users or files."""

@@ -1,4 +1,4 @@
-"""The sampler chain: a chain of `llama_sampler`s made from the steps of a plan."""
+"""The sampler chain: a chain of `llama_sampler`s made from its steps as data."""
 
 import ctypes
 import math
@@ -27,8 +27,7 @@ _TAKES_VOCAB = {"dry", "infill"}
 # A min-p this small removes the masked candidates before it, and no token that could be drawn.
 _MIN_LIVE_P = 1e-30
 
-
-Look = Callable[[str, Any], None]  # (name of a step, pointer to the candidates after it)
+StepObserver = Callable[[str, Any], None]  # (name of a step, pointer to the candidates after it)
 BEGIN = ""  # the name for the candidates before the first step
 
 
@@ -36,19 +35,19 @@ BEGIN = ""  # the name for the candidates before the first step
 class ChainHooks:
     """The hooks of a chain: the state of the answer, the temperature shift, and observers of each draw.
 
-    `look` is called with the candidates before the first step and after each step. `drawn` records the drawn token.
+    `on_step` is called with the candidates before the first step and after each step. `tracer` records the drawn token.
     """
 
-    place: DrawState
+    state: DrawState
     live_shift: TemperatureShift | None = None
-    drawn: DrawTracer | None = None
-    look: Look | None = None
+    tracer: DrawTracer | None = None
+    on_step: StepObserver | None = None
 
 
 class Chain:
     """A `llama_sampler_chain`; the last step draws the token. Free it with `close`.
 
-    With `watch`, the temperature step is a `TemperatureSampler`, which can be shifted and read. Without, it is one only
+    With `hooks`, the temperature step is a `TemperatureSampler`, which can be shifted and read. Without, it is one only
     for policies that llama.cpp does not have.
     """
 
@@ -60,39 +59,39 @@ class Chain:
         hooks: ChainHooks | None = None,
     ) -> None:
         self._api = api = bindings.load()
-        self._watch = hooks
-        self.customs: list[python_samplers.CustomSampler] = []
+        self._hooks = hooks
+        self.python_samplers: list[python_samplers.CustomSampler] = []
         self.temperature: TemperatureSampler | None = None
         params = api.llama_sampler_chain_default_params()
         params.no_perf = True
         self.pointer = api.llama_sampler_chain_init(params)
-        self._add_look(BEGIN)
+        self._add_observer(BEGIN)
         if biases:
             api.llama_sampler_chain_add(self.pointer, make_bias(vocab, biases))
-            self._add_look("logit_bias")
+            self._add_observer("logit_bias")
         for step in steps:
             if step.name == "typical_p":
                 api.llama_sampler_chain_add(self.pointer, api.llama_sampler_init_min_p(_MIN_LIVE_P, 1))
             api.llama_sampler_chain_add(self.pointer, self._make(vocab, step))
-            self._add_look(step.name)
-        if hooks and hooks.drawn:
-            self.customs.append(hooks.drawn)
-            api.llama_sampler_chain_add(self.pointer, hooks.drawn.pointer)
+            self._add_observer(step.name)
+        if hooks and hooks.tracer:
+            self.python_samplers.append(hooks.tracer)
+            api.llama_sampler_chain_add(self.pointer, hooks.tracer.pointer)
 
-    def _add_look(self, name: str) -> None:
-        """Add a step that shows the candidates to `watch.look`."""
-        if self._watch and self._watch.look:
-            self.customs.append(python_samplers.CustomSampler(name, partial(self._watch.look, name)))
-            self._api.llama_sampler_chain_add(self.pointer, self.customs[-1].pointer)
+    def _add_observer(self, name: str) -> None:
+        """Add a step that passes the candidates to `hooks.on_step`."""
+        if self._hooks and self._hooks.on_step:
+            self.python_samplers.append(python_samplers.CustomSampler(name, partial(self._hooks.on_step, name)))
+            self._api.llama_sampler_chain_add(self.pointer, self.python_samplers[-1].pointer)
 
     def _make(self, vocab: Vocab, step: SamplerStep) -> Any:
         if step.name in _CUSTOM:
-            self.customs.append(_CUSTOM[step.name](*step.args))
-            return self.customs[-1].pointer
-        if step.name == "temperature" and (self._watch or len(step.args) == 1):
-            hooks = self._watch or ChainHooks(DrawState())
-            self.temperature = TemperatureSampler(step.args, hooks.place, hooks.live_shift, hooks.drawn is not None)
-            self.customs.append(self.temperature)
+            self.python_samplers.append(_CUSTOM[step.name](*step.args))
+            return self.python_samplers[-1].pointer
+        if step.name == "temperature" and (self._hooks or len(step.args) == 1):
+            hooks = self._hooks or ChainHooks(DrawState())
+            self.temperature = TemperatureSampler(step.args, hooks.state, hooks.live_shift, hooks.tracer is not None)
+            self.python_samplers.append(self.temperature)
             return self.temperature.pointer
         init = getattr(self._api, "llama_sampler_init_" + _CONSTRUCTORS.get(step.name, step.name))
         if step.name in _TAKES_N_VOCAB:
@@ -122,7 +121,7 @@ class Chain:
 
     def raise_failure(self) -> None:
         """Raise the error of a Python sampler, if one failed."""
-        for sampler in self.customs:
+        for sampler in self.python_samplers:
             if sampler.failure:
                 failure, sampler.failure = sampler.failure, None
                 raise failure
@@ -132,7 +131,7 @@ class Chain:
         pointer, self.pointer = self.pointer, None
         if pointer:
             self._api.llama_sampler_free(pointer)
-        for sampler in self.customs:
+        for sampler in self.python_samplers:
             sampler.close()
 
 

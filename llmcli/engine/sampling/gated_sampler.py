@@ -6,7 +6,7 @@ from typing import Any
 
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.model import Vocab
-from llmcli.engine.sampling.chain import BEGIN, Chain, ChainHooks, Look, make_bias
+from llmcli.engine.sampling.chain import BEGIN, Chain, ChainHooks, StepObserver, make_bias
 from llmcli.engine.sampling.grammar import Grammar
 from llmcli.engine.sampling.python_samplers import CustomSampler
 from llmcli.errors import ConstraintError
@@ -28,7 +28,7 @@ class Sampler:
     def sample(self, ctx: Any, row: int) -> int:
         """The next token from the logits of batch row `row` (-1 = the last)."""
         token: int = self._sample(self.chain.pointer, ctx, row)
-        if self.chain.customs:
+        if self.chain.python_samplers:
             self.chain.raise_failure()
         return token
 
@@ -37,6 +37,7 @@ class Sampler:
         return True
 
     def close(self) -> None:
+        """Free the samplers; a second call has no effect."""
         self.chain.close()
 
 
@@ -58,7 +59,7 @@ class GatedSampler(Sampler):
     ) -> None:
         super().__init__(vocab, steps, (), hooks)
         api = self._api
-        self._look: Look = hooks.look if hooks and hooks.look else _ignore
+        self._on_step: StepObserver = hooks.on_step if hooks and hooks.on_step else _ignore_step
         self.grammar = grammar
         self.forbidden: set[int] = set()
         self._with_grammar = False
@@ -74,17 +75,17 @@ class GatedSampler(Sampler):
         """Apply forbidden tokens, grammar and biases, then the chain."""
         api, array = self._api, candidates.contents
         array.selected = 0  # llama.cpp aborts without a selected token, which an exception below would cause
-        self._look(BEGIN, candidates)
+        self._on_step(BEGIN, candidates)
         for token in self.forbidden:
             array.data[token].logit = -math.inf
         if self.forbidden:
-            self._look("banned_strings", candidates)
+            self._on_step("banned_strings", candidates)
         if self._with_grammar and self.grammar:
             api.llama_sampler_apply(self.grammar.pointer, candidates)
-            self._look("grammar", candidates)
+            self._on_step("grammar", candidates)
         if self._bias:
             api.llama_sampler_apply(self._bias, candidates)
-            self._look("logit_bias", candidates)
+            self._on_step("logit_bias", candidates)
         if self._with_grammar or self.forbidden:
             api.llama_sampler_apply(self._greedy, candidates)
             self._is_empty = array.data[array.selected].logit == -math.inf
@@ -147,5 +148,5 @@ class GatedSampler(Sampler):
         self._outer = self._greedy = self._bias = None
 
 
-def _ignore(_name: str, _candidates: Any) -> None:
+def _ignore_step(_name: str, _candidates: Any) -> None:
     pass

@@ -1,9 +1,10 @@
-"""Samplers of the chain that are written in Python: top-a, smoothing, and the reader of candidates."""
+"""Samplers of the chain that are written in Python, and what is read from the logits of a token."""
 
 import ctypes
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from llmcli.engine.events import Alternative
@@ -11,7 +12,7 @@ from llmcli.engine.llama import bindings
 from llmcli.engine.llama.model import Vocab
 
 Apply = Callable[[Any], None]
-_ROW = 12  # bytes of a llama_token_data: id, logit, p
+ROW_BYTES = 12  # of a llama_token_data: id, logit, p
 _NEAR = 1e-4  # of the highest probability: only these are sorted, or all if they are fewer than requested
 
 
@@ -94,9 +95,16 @@ def candidate_rows(array: Any) -> Any:
     """The candidates of a `llama_token_data_array`, not copied, as a numpy array with the fields id, logit and p."""
     import numpy as np
 
-    row = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
-    block = (ctypes.c_char * (array.size * row.itemsize)).from_address(ctypes.addressof(array.data.contents))
-    return np.frombuffer(block, dtype=row)
+    block = (ctypes.c_char * (array.size * ROW_BYTES)).from_address(ctypes.addressof(array.data.contents))
+    return np.frombuffer(block, row_type())
+
+
+@cache
+def row_type() -> Any:
+    """A llama_token_data as a numpy type."""
+    import numpy as np
+
+    return np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
 
 
 class DrawTracer(CustomSampler):
@@ -109,7 +117,7 @@ class DrawTracer(CustomSampler):
 
     def _record(self, candidates: Any) -> None:
         array = candidates.contents
-        self._rows = ctypes.string_at(array.data, array.size * _ROW)
+        self._rows = ctypes.string_at(array.data, array.size * ROW_BYTES)
         probabilities = memoryview(self._rows).cast("f")[2::3].tolist()
         self.p = probabilities[array.selected]
         self.rank = 1 + sum(map(self.p.__lt__, probabilities))
@@ -126,17 +134,15 @@ class Alternatives:
     def __init__(self, vocab: Vocab, count: int) -> None:
         import numpy as np  # takes 80 ms, so only here
 
-        self._np, self._vocab, self._count = np, vocab, count
+        self._vocab, self._count = vocab, count
         self._buffer = np.empty(vocab.n_tokens, np.float32)
-        self._shape = ctypes.c_float * vocab.n_tokens
 
     def of(self, ctx: Any, row: int, left: Mapping[int, float]) -> tuple[Alternative, ...]:
         """The alternatives of batch row `row` of the context `ctx`; `left` are the candidates after the chain."""
-        np, buffer, piece = self._np, self._buffer, self._vocab.label
-        pointer = bindings.load().llama_get_logits_ith(ctx, row)
-        logits = np.frombuffer(self._shape.from_address(ctypes.addressof(pointer.contents)), np.float32)
-        best = logits.max()
-        np.exp(np.subtract(logits, best, out=buffer), out=buffer)
+        import numpy as np
+
+        logits, buffer = _logits(ctx, row, self._vocab.n_tokens), self._buffer
+        np.exp(np.subtract(logits, logits.max(), out=buffer), out=buffer)
         total = float(buffer.sum())
         near = np.flatnonzero(buffer > _NEAR)
         if len(near) < self._count:
@@ -144,7 +150,7 @@ class Alternatives:
         top = near[np.argsort(-logits[near], kind="stable")[: self._count]]
         before = (buffer[top] / total).tolist()
         return tuple(
-            Alternative(token, piece(token), p, left.get(token, 0.0))
+            Alternative(token, self._vocab.label(token), p, left.get(token, 0.0))
             for token, p in zip(top.tolist(), before, strict=True)
         )
 
@@ -161,15 +167,23 @@ class TokenLogprob:
 def token_logprob(ctx: Any, row: int, n_vocab: int, token: int, count: int) -> TokenLogprob:
     """The log-probability of `token` and of the `count` most likely tokens, in batch row `row` of the context `ctx`.
 
-    log softmax: l_i - max - ln sum exp(l_j - max). The logits are not copied.
+    log softmax: l_i - max - ln sum exp(l_j - max).
     """
     import numpy as np  # takes 80 ms, so only here
 
-    pointer = bindings.load().llama_get_logits_ith(ctx, row)
-    logits = np.ctypeslib.as_array(pointer, shape=(n_vocab,))
+    logits = _logits(ctx, row, n_vocab)
     best = logits.max()
     logprobs = logits - (best + np.log(np.exp(logits - best).sum()))
     count = min(count, n_vocab)
     top = np.argpartition(logprobs, -count)[-count:]
     top = top[np.argsort(-logprobs[top], kind="stable")]
     return TokenLogprob(token, float(logprobs[token]), tuple((int(i), float(logprobs[i])) for i in top))
+
+
+def _logits(ctx: Any, row: int, n_vocab: int) -> Any:
+    """The logits of batch row `row`, not copied."""
+    import numpy as np
+
+    pointer = bindings.load().llama_get_logits_ith(ctx, row)
+    block: Any = (ctypes.c_float * n_vocab).from_address(ctypes.addressof(pointer.contents))
+    return np.frombuffer(block, np.float32)

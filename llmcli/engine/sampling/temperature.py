@@ -10,17 +10,16 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 from llmcli.engine.llama import bindings
-from llmcli.engine.sampling.python_samplers import CustomSampler, candidate_rows
+from llmcli.engine.sampling.python_samplers import ROW_BYTES, CustomSampler, candidate_rows
 from llmcli.engine.sentences import DrawState
 from llmcli.errors import PolicyError
-from llmcli.params.param import LARGEST_FLOAT
+from llmcli.params.chain import NEUTRAL_TEMPERATURE
+from llmcli.params.param import LARGEST_FLOAT, quote
 from llmcli.params.policies.policy import Entropy, Fixed, Policy, describe_exception, explain_policy, to_callable
 from llmcli.params.policies.rules import TokenStep, by_entropy
 
-_ROW = 12  # bytes of a llama_token_data: id, logit, p
 _MAX_PYTHON = 512  # candidates; for more, numpy is faster than a loop, also with its import
 _MIN_TEMPERATURE = 1e-30  # below, logits / T overflows a float; greedy sampling gives the same token
-_NEUTRAL = (1.0, 0.0, 1.0)  # base, half width and exponent of `temp_ext` that change nothing
 _RECENT = 16  # number of last temperatures that limit the shift
 # The index of the first draw with a shift, and the shift from then on. Draws of tokens that were removed later, with a
 # banned string, count too: so a replay with the same moves has the same shift at every draw.
@@ -37,10 +36,10 @@ class TemperatureReading(NamedTuple):
 
 
 class TemperatureShift:
-    """A shift that is added to the temperature of the next tokens. `turn` can be called from any thread."""
+    """A shift that is added to the temperature of the next tokens. `add` can be called from any thread."""
 
     def __init__(self, moves: Sequence[Move] = ()) -> None:
-        """`moves` are repeated at the same draws: a replay."""
+        """`moves` are repeated at the same draws, for a replay."""
         self.shift = 0.0
         self.moves: list[Move] = []
         self._replayed = dict(moves)
@@ -74,48 +73,48 @@ class TemperatureShift:
 
 
 class TemperatureSampler(CustomSampler):
-    """The temperature step of a chain. `args` are the arguments of the step in the plan, in one of three forms:
+    """The temperature step of a chain. `args` are the arguments of the `SamplerStep`, in one of three forms:
 
     - (base, half width, exponent): a fixed or entropy policy. llama.cpp's `temp_ext` applies it, so that the tokens are
       exactly those of llama.cpp; only with a shift by the user the temperature is computed in Python.
     - (policy,): a policy that llama.cpp does not have; it is evaluated in Python.
     - (): the chain has no temperature. The step changes nothing and only reads.
 
-    With `reads`, each draw is recorded for `reading`.
+    With `records`, `reading` has the values of the last draw.
     """
 
     def __init__(
-        self, args: tuple[Any, ...], place: DrawState, shift: TemperatureShift | None = None, reads: bool = False
+        self, args: tuple[Any, ...], state: DrawState, shift: TemperatureShift | None = None, records: bool = False
     ) -> None:
         self._api = api = bindings.load()
-        self._place = place
-        self._dial = shift if args else None
-        self._reads = reads
+        self._state = state
+        self._shift = shift if args else None
+        self._records = records
         self._native = api.llama_sampler_init_temp_ext(*args) if len(args) == 3 else None
-        self._policy = args[0] if len(args) == 1 else policy_of(*(args or _NEUTRAL))
+        self._policy = args[0] if len(args) == 1 else policy_of_args(*(args or NEUTRAL_TEMPERATURE))
         self._is_python = bool(args) and not self._native
         self._temperature_of, self._explain = to_callable(self._policy), explain_policy(self._policy)
         self._last: tuple[TokenStep, float] | None = None
-        if self._dial and isinstance(self._policy, Fixed | Entropy):
-            self._dial.observe(self._policy.value if isinstance(self._policy, Fixed) else self._policy.high)
+        if self._shift and isinstance(self._policy, Fixed | Entropy):
+            self._shift.observe(self._policy.value if isinstance(self._policy, Fixed) else self._policy.high)
         self.seconds = 0.0  # time in the policy
         super().__init__("temperature", self._apply, owned=[self._native] if self._native else [])
 
     def _apply(self, candidates: Any) -> None:
-        array, place, api = candidates.contents, self._place, self._api
-        text = place.text
+        array, state, api = candidates.contents, self._state, self._api
+        text = state.text
         step = TokenStep(
-            lambda: _distribution(array), place.index, text.sentence, text.line, text.paragraph, place.thinking
+            lambda: _distribution(array), state.index, text.sentence, text.line, text.paragraph, state.thinking
         )
-        shift = self._dial.value_at(place.total) if self._dial else 0.0
+        shift = self._shift.value_at(state.total) if self._shift else 0.0
         value = 0.0
-        if self._reads or self._is_python or shift:
+        if self._records or self._is_python or shift:
             value = self._evaluate(step) if self._is_python else self._native_temperature(step, array.size)
-            if self._dial and self._is_python:
-                self._dial.observe(value)
+            if self._shift and self._is_python:
+                self._shift.observe(value)
             value = min(value + shift, LARGEST_FLOAT)
             value = value if value > _MIN_TEMPERATURE else 0.0
-        if self._reads:
+        if self._records:
             self._last = step, value
             step.entropy  # noqa: B018  computes it now and stores it: the next lines change the candidates
         step.end()
@@ -127,7 +126,7 @@ class TemperatureSampler(CustomSampler):
             api.llama_sampler_free(sampler)
 
     def reading(self) -> TemperatureReading:
-        """The values of the last draw; only with `reads`."""
+        """The values of the last draw; only with `records`."""
         assert self._last
         step, value = self._last
         return TemperatureReading(step.entropy, step.candidates, value, self._explain(step))
@@ -157,16 +156,15 @@ class TemperatureSampler(CustomSampler):
         number: Any = value if isinstance(value, Real) else math.nan  # numpy's numbers are Real too
         if 0 <= number <= LARGEST_FLOAT:
             return float(number)
-        message = f"{self._label()} returned {_shown(value)} for token {step.index}"
+        message = f"{self._label()} returned {_format_invalid(value)} for token {step.index}"
         raise PolicyError(message, "return a finite number of at least 0")
 
     def _label(self) -> str:
         """The policy in errors."""
-        text = str(self._policy)
-        return f"the temperature policy '{text if len(text) <= 60 else text[:57] + '...'}'"
+        return f"the temperature policy {quote(self._policy, 62)}"
 
 
-def _shown(value: Any) -> str:
+def _format_invalid(value: Any) -> str:
     """An invalid temperature, short enough for an error."""
     try:
         return f"{value:g}"
@@ -174,7 +172,7 @@ def _shown(value: Any) -> str:
         return reprlib.repr(value) if isinstance(value, str) else type(value).__name__
 
 
-def policy_of(base: float, delta: float, exponent: float) -> Policy:
+def policy_of_args(base: float, delta: float, exponent: float) -> Policy:
     """The policy of the three arguments of llama.cpp's `temp_ext`."""
     if delta <= 0:
         return Fixed(base)
@@ -190,7 +188,7 @@ def _distribution(array: Any) -> tuple[Sequence[float], float]:
     size = array.size
     if size > _MAX_PYTHON:
         return _large_distribution(array)
-    logits = memoryview(ctypes.string_at(array.data, size * _ROW)).cast("f")[1::3].tolist()
+    logits = memoryview(ctypes.string_at(array.data, size * ROW_BYTES)).cast("f")[1::3].tolist()
     if not array.sorted:
         logits.sort(reverse=True)
     best = logits[0]

@@ -1,4 +1,4 @@
-"""The grammar of temperature policies: a parser from text to data, and the way back.
+"""The parser of temperature policies, and their grammar:
 
     policy   = split | term
     split    = "think=" term ",answer=" term
@@ -39,7 +39,7 @@ def parse_policy(text: str) -> Policy:
     """The policy written as `text`.
 
     Raises:
-        MisplacedError: for a syntax error, with its position.
+        PolicySyntaxError: with the position of the error.
     """
     parser = _Parser(text)
     policy = parser.policy(0)
@@ -63,7 +63,7 @@ class _Parser:
         self._text = text
         self._at = 0
         self._parentheses = 0
-        self._kind: PolicySpec | None = None
+        self._spec: PolicySpec | None = None
 
     def at_end(self) -> bool:
         self._skip_space()
@@ -74,16 +74,15 @@ class _Parser:
         at = self._at if at is None else at
         rest = self._text[at:].strip()
         where = f"position {at + 1}" if rest else "the end"
-        if not fault:
-            fault = f"unexpected {quote(rest, 32)}"
-        rule = rule or (f"like {self._kind.example}" if self._kind else SHAPE)
+        fault = fault or f"unexpected {quote(rest, 32)}"
+        rule = rule or (f"like {self._spec.example}" if self._spec else SHAPE)
         return PolicySyntaxError(rule, f"{fault} at {where}", hint, at)
 
     def policy(self, depth: int) -> Policy:
         side = _SIDE.match(self._text, self._at)
         if not side:
             return self._term(depth)
-        outer, self._kind = self._kind, get_policy("think")
+        outer, self._spec = self._spec, get_policy("think")
         first, self._at = side[1], side.end()
         second = next(name for name in _SIDES if name != first)
         sides = {first: self._term(depth + 1)}
@@ -93,7 +92,7 @@ class _Parser:
             raise self.error(f"duplicate '{first}='", side.start(1))
         self._at = side.end()
         sides[second] = self._term(depth + 1)
-        self._kind = outer or self._kind
+        self._spec = outer or self._spec
         return PolicyCall("think", (sides["think"], sides["answer"]))
 
     def _term(self, depth: int) -> Policy:
@@ -105,20 +104,20 @@ class _Parser:
         name = _NAME.match(self._text, self._at)
         if not name or _NUMBER.match(self._text, self._at):
             return self._range()
-        kind = get_policy(name[0]) if name[0] != "clamp" else None
-        if not kind or kind.form == "split":
+        spec = get_policy(name[0]) if name[0] != "clamp" else None
+        if not spec or spec.form == "split":
             raise self._unknown(name[0])
-        self._at, outer, self._kind = name.end(), self._kind, kind
-        read = {"numbers": self._numbers, "schedule": self._schedule, "parts": self._parts}[kind.form]
-        policy = self._clamped(read(kind, depth))
-        self._kind = outer or kind
+        self._at, outer, self._spec = name.end(), self._spec, spec
+        read = {"numbers": self._numbers, "schedule": self._schedule, "parts": self._parts}[spec.form]
+        policy = self._clamped(read(spec, depth))
+        self._spec = outer or spec
         return policy
 
     def _parenthesis(self, depth: int) -> Policy:
         """`POLICY)`.
 
-        `write` puts parentheses around each policy inside a policy. So they are counted on their own: counted together
-        with policies, a valid policy could be too deep to be read back.
+        `format_policy` writes parentheses around each policy inside a policy. They are counted on their own: counted
+        together with policies, a valid policy could be too deep to be parsed again.
         """
         if self._parentheses == _MAX_DEPTH:
             raise self.error("parentheses nested more than eight levels deep")
@@ -133,7 +132,7 @@ class _Parser:
         hint = did_you_mean(name, known_names()) or f"use a number or one of {', '.join(known_names())}"
         if name in _SIDES:
             hint = "write think=1.0,answer=0.6"
-        return self.error(f"unknown policy {_short(name)!r}", hint=hint, rule=SHAPE)
+        return self.error(f"unknown policy {quote(name, 32)}", hint=hint, rule=SHAPE)
 
     def _range(self) -> Policy:
         start = self._at
@@ -158,59 +157,59 @@ class _Parser:
         written = f"{format_value(high)}..{format_value(low)}"
         return self.error("reversed range", at, f"write {written}", "a range from low to high")
 
-    def _numbers(self, kind: PolicySpec, _depth: int) -> Policy:
+    def _numbers(self, spec: PolicySpec, _depth: int) -> Policy:
         """`NAME`, `NAME:NUMBER`, `NAME:NUMBER,KEY=NUMBER` and `NAME:KEY=NUMBER`."""
         args: tuple[float, ...] = ()
         options: dict[str, float] = {}
-        option = _FIRST_OPTION.match(self._text, self._at) if kind.origin else None
+        option = _FIRST_OPTION.match(self._text, self._at) if spec.origin else None
         if not option and self._skip_over(":"):
-            args = (self._number(_minimum(kind)),)
-        elif not kind.origin:
+            args = (self._number(_minimum(spec)),)
+        elif not spec.origin:
             raise self.error("missing ':' and a number")
         while option := option or _OPTION.match(self._text, self._at):
             if option[1] in ("clamp", *_SIDES):
                 break
-            self._option(kind, option, options)
+            self._option(spec, option, options)
             option = None
-        return PolicyCall(kind.name, args, tuple(options.items()))
+        return PolicyCall(spec.name, args, tuple(options.items()))
 
-    def _option(self, kind: PolicySpec, found: re.Match[str], options: dict[str, float]) -> None:
+    def _option(self, spec: PolicySpec, found: re.Match[str], options: dict[str, float]) -> None:
         key, self._at = found[1], found.start(1)
         if key in options:
-            raise self.error(f"duplicate option {_short(key)!r}")
-        if not kind.origin and key not in list(signature(kind.load()).parameters)[2:]:
-            raise self.error(f"unknown option {_short(key)!r} of {kind.name}")
+            raise self.error(f"duplicate option {quote(key, 32)}")
+        if not spec.origin and key not in list(signature(spec.load()).parameters)[2:]:
+            raise self.error(f"unknown option {quote(key, 32)} of {spec.name}")
         self._at = found.end()
-        options[key] = self._number(_minimum(kind))
+        options[key] = self._number(_minimum(spec))
 
-    def _schedule(self, kind: PolicySpec, _depth: int) -> Policy:
+    def _schedule(self, spec: PolicySpec, _depth: int) -> Policy:
         """`NAME:FROM->TO@TOKENS`."""
         self._expect(":")
-        start = self._number(above=kind.positive)
+        start = self._number(above=spec.positive)
         self._expect("->", "quote the policy: an unquoted > redirects the output of the shell")
-        end = self._number(above=kind.positive)
+        end = self._number(above=spec.positive)
         self._expect("@", "add the number of tokens, as in @200")
         self._skip_space()
         at, tokens = self._at, self._number(above=True)
         if tokens != int(tokens):
             raise self.error("the number of tokens is not an integer", at)
-        return PolicyCall(kind.name, (start, end, tokens))
+        return PolicyCall(spec.name, (start, end, tokens))
 
-    def _parts(self, kind: PolicySpec, depth: int) -> Policy:
+    def _parts(self, spec: PolicySpec, depth: int) -> Policy:
         """`NAME:POLICY,POLICY`."""
         self._expect(":")
         parts = [self._term(depth + 1)]
         while not _OPTION.match(self._text, self._at) and self._skip_over(","):
             parts.append(self._term(depth + 1))
-        return PolicyCall(kind.name, tuple(parts))
+        return PolicyCall(spec.name, tuple(parts))
 
     def _clamped(self, policy: Policy) -> Policy:
         found = _OPTION.match(self._text, self._at)
         if not found or found[1] in _SIDES:
             return policy
         if found[1] != "clamp":
-            of = f" of {self._kind.name}" if self._kind else ""
-            raise self.error(f"unknown option {_short(found[1])!r}{of}", found.start(1))
+            of = f" of {self._spec.name}" if self._spec else ""
+            raise self.error(f"unknown option {quote(found[1], 32)}{of}", found.start(1))
         self._at = found.end()
         self._skip_space()
         start, low = self._at, self._number()
@@ -250,11 +249,6 @@ class _Parser:
             self._at += 1
 
 
-def _minimum(kind: PolicySpec) -> float:
+def _minimum(spec: PolicySpec) -> float:
     """The smallest number that is valid: a user's function may take negative ones."""
-    return -LARGEST_FLOAT if kind.origin else 0.0
-
-
-def _short(name: str) -> str:
-    """A name as typed, short enough for a message."""
-    return name if len(name) <= 30 else name[:27] + "..."
+    return -LARGEST_FLOAT if spec.origin else 0.0

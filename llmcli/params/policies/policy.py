@@ -11,9 +11,10 @@ from llmcli.errors import UsageError
 from llmcli.params.param import format_value
 from llmcli.params.policies import rules
 from llmcli.params.policies.rules import Temperature, TokenStep, get_policy, register_policy
+from llmcli.text import ellipsize
 
 _PACKAGE = str(Path(__file__).parents[2]) + os.sep  # the folder of llmcli's own code
-PLACE_SHAPE = "FILE.py:NAME, a Python file and a function in it"
+FUNCTION_SHAPE = "FILE.py:NAME, a Python file and a function in it"
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,6 @@ class PolicyCall:
     options: tuple[tuple[str, float], ...] = ()
 
     def __str__(self) -> str:
-
         return format_policy(self)
 
 
@@ -74,8 +74,8 @@ def format_policy(policy: PolicyCall) -> str:
         return f"think={inner[0]},answer={inner[1]}"
     if policy.name == "clamp":
         return f"{args[0]},clamp={args[1]}..{args[2]}"
-    kind = get_policy(policy.name)
-    if kind and kind.form == "schedule":
+    spec = get_policy(policy.name)
+    if spec and spec.form == "schedule":
         return f"{policy.name}:{args[0]}->{args[1]}@{args[2]}"
     arguments = [*inner, *(f"{key}={format_value(value)}" for key, value in policy.options)]
     return f"{policy.name}:{','.join(arguments)}" if arguments else policy.name
@@ -91,7 +91,7 @@ def to_callable(policy: Policy) -> Temperature:
         return lambda step: rules.fixed(step, policy.value)
     if isinstance(policy, Entropy):
         return lambda step: rules.entropy(step, policy.low, policy.high, policy.exponent)
-    function = _load(policy)
+    function = _policy_function(policy)
     args = [arg if isinstance(arg, float) else to_callable(arg) for arg in policy.args]
     options = dict(policy.options)
     return lambda step: function(step, *args, **options)
@@ -99,59 +99,54 @@ def to_callable(policy: Policy) -> Temperature:
 
 def explain_policy(policy: Policy) -> Callable[[TokenStep], str]:
     """The function that names the part of the policy that a token uses, such as "0.7" of "think=1,answer=0.7"."""
-    if isinstance(policy, PolicyCall) and (kind := get_policy(policy.name)) and kind.form in ("parts", "split"):
-        function, parts = kind.load(), [explain_policy(part) for part in policy.args if not isinstance(part, float)]
+    if isinstance(policy, PolicyCall) and (spec := get_policy(policy.name)) and spec.form in ("parts", "split"):
+        function, parts = spec.load(), [explain_policy(part) for part in policy.args if not isinstance(part, float)]
         return lambda step: str(function(step, *parts))
     text = str(policy)
     return lambda _step: text
 
 
-def _load(policy: PolicyCall) -> Callable[..., Any]:
-    kind = get_policy(policy.name)
-    if not kind:
+def _policy_function(policy: PolicyCall) -> Callable[..., Any]:
+    spec = get_policy(policy.name)
+    if not spec:
         raise UsageError(f"unknown temperature policy {policy.name!r}", "give its file with --temp-policy-file")
-    if not kind.origin:
-        return kind.load()
+    if not spec.origin:
+        return spec.load()
     try:
-        function = kind.load()
+        function = spec.load()
     except UsageError:
         raise
     except (Exception, SystemExit) as error:  # an imported package can raise anything
-        raise UsageError(
-            f"cannot load the policy {policy.name!r} of {kind.origin}: {describe_exception(error)}"
-        ) from None
+        reason = describe_exception(error)
+        raise UsageError(f"cannot load the policy {policy.name!r} of {spec.origin}: {reason}") from None
     if not callable(function):
-        raise UsageError(f"{policy.name!r} of {kind.origin} is not a function")
+        raise UsageError(f"{policy.name!r} of {spec.origin} is not a function")
     try:
         signature(function).bind(None, *policy.args, **dict(policy.options))
     except TypeError as error:
         raise UsageError(
-            f"{policy.name!r} of {kind.origin} does not accept the arguments of '{policy}': {error}"
+            f"{policy.name!r} of {spec.origin} does not accept the arguments of '{policy}': {error}"
         ) from None
     except ValueError:  # a function written in C may have no signature
         pass
     return function
 
 
-def parse_place(text: str) -> str:
-    """`text`, checked to be FILE.py:NAME. NAME is registered as a policy; the file is not read yet.
-
-    Raises:
-        ValueError: whose text completes the sentence "must be ...".
-    """
+def parse_function_reference(text: str) -> str:
+    """`text`, checked to be FILE.py:NAME. NAME is registered as a policy; the file is not read yet."""
     file, colon, name = text.strip().rpartition(":")
     if not colon or not file or not name.isidentifier():
-        raise ValueError(PLACE_SHAPE)
-    register_policy(name, file, lambda: load(file, name))
+        raise ValueError(FUNCTION_SHAPE)
+    register_policy(name, file, lambda: load_function(file, name))
     return f"{file}:{name}"
 
 
-def name_of(place: str) -> str:
+def function_name(reference: str) -> str:
     """NAME of FILE.py:NAME."""
-    return place.rpartition(":")[2]
+    return reference.rpartition(":")[2]
 
 
-def load(file: str, name: str) -> Callable[..., Any]:
+def load_function(file: str, name: str) -> Callable[..., Any]:
     """Run the file and return its function `name`.
 
     Raises:
@@ -182,8 +177,7 @@ def load(file: str, name: str) -> Callable[..., Any]:
 
 def describe_exception(error: BaseException) -> str:
     """The type, the message and the line of an error in a user's file, in one line of text."""
-    text = " ".join(str(error).split())
-    text = text if len(text) <= 200 else text[:197] + "..."
+    text = ellipsize(str(error), 200)
     message = f"{type(error).__name__}: {text}" if text else type(error).__name__
     line = _line(error)
     return f"{message} (line {line})" if line else message

@@ -159,12 +159,12 @@ class TemperatureKeys:
 
 def _temperature_policy(settings: Settings) -> Policy | None:
     """The policy of the temperature step; None where there is no such step."""
-    from llmcli.engine.sampling.temperature import policy_of
+    from llmcli.engine.sampling.temperature import policy_of_args
 
-    args = next((step.args for step in build_chain(settings, steered=True) if step.name == "temperature"), ())
+    args = next((step.args for step in build_chain(settings, needs_temperature=True) if step.name == "temperature"), ())
     if not args:
         return None
-    return policy_of(*args) if len(args) == 3 else args[0]
+    return policy_of_args(*args) if len(args) == 3 else args[0]
 
 
 def format_degrees(value: float) -> str:

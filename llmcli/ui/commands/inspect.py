@@ -146,7 +146,7 @@ def _inspect(chat: "ChatApp", answered: "AnswerInspector", argument: str, count:
             number = answered.least_sure(progress)
     found = None
     if number is not None:
-        doing = "generating the answer again" if answered.subject.remembering else "evaluating the answer"
+        doing = "generating the answer again" if answered.subject.stateful_steps else "evaluating the answer"
         with busy(chat, doing) as progress:
             found = answered.dissect(number, count, progress)
     if not found:
@@ -171,7 +171,7 @@ def _note_differences(answered: "AnswerInspector", found: "TokenInspection") -> 
             "the answer is from an earlier chat: its text was tokenized again, perhaps not as it was generated"
         )
     if not found.exact:
-        names = ", ".join(answered.subject.remembering)
+        names = ", ".join(answered.subject.stateful_steps)
         console.note(f"could not reproduce the answer exactly: {names} state was reset at this token")
         return
     original = answered.traces[found.at].p if answered.traces else None

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from llmcli.chat.controller import session_settings
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.params.param import range_text
 from llmcli.params.settings import fields, find
 from llmcli.text import did_you_mean, sanitize
 from llmcli.ui.input.layout import Suggestion
@@ -244,13 +243,10 @@ def _complete_name(chat: "ChatApp", start: str) -> Iterator[Suggestion]:
 
 
 def setting_note(chat: "ChatApp", key: str) -> str:
-    """The current value of a setting, and its range."""
+    """The current value of a setting, and its valid values."""
     field = fields()[key]
-    param = field.param
     current = field.format(getattr(chat.controller.settings, key)) or "none"
-    if (param.min, param.max, param.above) == (None, None, None):
-        return sanitize(f"now {current}")
-    return sanitize(f"now {current} · {range_text(param.min, param.max, param.above, param.also)}")
+    return sanitize(" · ".join(filter(None, (f"now {current}", field.valid_values))))
 
 
 def setting_values(chat: "ChatApp", key: str, start: str) -> Iterator[tuple[str, str]]:
