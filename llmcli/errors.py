@@ -4,21 +4,28 @@ from enum import IntEnum
 
 
 class ExitStatus(IntEnum):
-    """The documented exit statuses; scripts rely on them."""
+    """The documented exit statuses, on which scripts rely, with their meaning for help and manual."""
 
-    OK = 0
-    FAILED = 1
-    USAGE = 2
-    MODEL_NOT_FOUND = 3
-    NOT_ALLOWED = 4
-    NETWORK = 5
-    IO = 6
-    CONTEXT_OVERFLOW = 7
-    MODEL_INVALID = 8
-    CONSTRAINT_UNMET = 9
-    TIMEOUT = 124
-    INTERRUPTED = 130
-    BROKEN_PIPE = 141
+    meaning: str
+
+    def __new__(cls, value: int, meaning: str) -> "ExitStatus":
+        status = int.__new__(cls, value)
+        status._value_, status.meaning = value, meaning
+        return status
+
+    OK = 0, "done"
+    FAILED = 1, "failed"
+    USAGE = 2, "wrong option, value or configuration"
+    MODEL_NOT_FOUND = 3, "model not found"
+    NOT_ALLOWED = 4, "access denied (token, gated model)"
+    NETWORK = 5, "network, package index or Hub"
+    IO = 6, "disk or other I/O"
+    CONTEXT_OVERFLOW = 7, "the prompt does not fit the context"
+    MODEL_INVALID = 8, "damaged or unsupported model file"
+    CONSTRAINT_UNMET = 9, "the output constraint is not met"
+    TIMEOUT = 124, "stopped by --timeout"
+    INTERRUPTED = 130, "interrupted by Ctrl-C"
+    BROKEN_PIPE = 141, "the reader of stdout closed it"
 
 
 class LlmcliError(Exception):
@@ -93,21 +100,3 @@ class ConstraintError(LlmcliError):
     """No output can satisfy the constraints (grammar, schema, banned strings)."""
 
     status = ExitStatus.CONSTRAINT_UNMET
-
-
-# What `generate --help` and the manual print for each status.
-STATUS_MEANINGS = {
-    "OK": "done",
-    "FAILED": "failed",
-    "USAGE": "wrong option, value or configuration",
-    "MODEL_NOT_FOUND": "model not found",
-    "NOT_ALLOWED": "access denied (token, gated model)",
-    "NETWORK": "network, package index or Hub",
-    "IO": "disk or other I/O",
-    "CONTEXT_OVERFLOW": "the prompt does not fit the context",
-    "MODEL_INVALID": "damaged or unsupported model file",
-    "CONSTRAINT_UNMET": "the output constraint is not met",
-    "TIMEOUT": "stopped by --timeout",
-    "INTERRUPTED": "interrupted by Ctrl-C",
-    "BROKEN_PIPE": "the reader of stdout closed it",
-}

@@ -21,9 +21,7 @@ FREE = {"prompt", "system", "prefill", "stop", "banned_strings", "logit_bias", "
 
 
 @pytest.mark.parametrize("field", fields().values(), ids=lambda field: field.key)
-def test_a_setting_has_flag_config_key_variable_json_field_help_completion_and_readme_row(
-    field: Field, home: Path
-) -> None:
+def test_a_setting_has_every_surface(field: Field, home: Path) -> None:
     option = OPTIONS[field.key]
     assert set(field.flags) <= set(option.opts), "flag"
     assert option.help == help_text(field), "help"

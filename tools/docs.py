@@ -10,7 +10,7 @@ from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 
-from llmcli.errors import STATUS_MEANINGS, ExitStatus
+from llmcli.errors import ExitStatus
 from llmcli.params.param import Field
 from llmcli.params.settings import fields
 from llmcli.ui.commands.registry import commands
@@ -38,7 +38,7 @@ def _row(field: Field) -> str:
 
 def status_table() -> str:
     """The table of exit statuses."""
-    rows = [f"| {status.value} | {STATUS_MEANINGS[status.name]} |" for status in ExitStatus]
+    rows = [f"| {status.value} | {status.meaning} |" for status in ExitStatus]
     return "\n".join(["| status | meaning |", "|---|---|", *rows])
 
 

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 from llmcli.chat.conversation import Message
 from llmcli.engine.events import TokenTrace
-from llmcli.engine.generation import Generation
+from llmcli.engine.generation import Generation, Progress
 from llmcli.engine.inspection import (
     CandidateCapture,
     InspectTarget,
-    Progress,
     TokenInspection,
     entropies,
     inspect_token,

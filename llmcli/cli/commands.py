@@ -254,9 +254,9 @@ def _facts(option: Any) -> list[str]:
 
 
 def _statuses(everything: bool) -> list[str]:
-    from llmcli.errors import STATUS_MEANINGS, ExitStatus
+    from llmcli.errors import ExitStatus
 
-    rows = [(str(status.value), STATUS_MEANINGS[status.name]) for status in ExitStatus]
+    rows = [(str(status.value), status.meaning) for status in ExitStatus]
     if everything:
         return section("Exit status", rows)
     text = wrapped("; ".join(f"{number}\N{NO-BREAK SPACE}{meaning}" for number, meaning in rows), "  ")

@@ -1,4 +1,4 @@
-"""What the engine reports: records, timings and traces as plain data."""
+"""What the engine reports: events, timings and traces as plain data."""
 
 from dataclasses import dataclass
 from time import perf_counter
@@ -32,7 +32,7 @@ class TokenEvent:
     """One token of the answer, or its end.
 
     `text` is final after this token: it is empty while a character is incomplete or a stop string is possible. `id` is
-    None if no token was drawn. The last record has a `finish_reason`: stop, length, timeout, interrupt or error.
+    None if no token was drawn. The last event has a `finish_reason`: stop, length, timeout, interrupt or error.
     """
 
     text: str

@@ -58,10 +58,13 @@ class Generation:
     def __post_init__(self) -> None:
         if not self.prompt:
             raise UsageError("the prompt is empty", "add text to the prompt")
-        settings = self.settings
+        settings, is_traced = self.settings, self.trace is not None
         self.tokens = list(self.prompt)
         self._start_ms = now_ms()
-        self.state, self._tracer = self._make_hooks()
+        has_policy = isinstance(policy_in_force(settings), PolicyCall)
+        needs_state = has_policy or is_traced or self.live_shift is not None  # without, it takes no time
+        self.state = DrawState(self.splitter) if needs_state else None
+        self._tracer = DrawTracer() if is_traced else None
         if self.state and settings.prefill:
             self.state.read(settings.prefill)
         self._alternatives = Alternatives(self.vocab, self.trace) if self.trace else None
@@ -72,12 +75,6 @@ class Generation:
         self._bans = BanScanner(settings.banned_strings) if settings.banned_strings else None
         self._banned_at: dict[int, set[int]] = {}
         self._limit = len(self.prompt) + settings.max_tokens if settings.max_tokens >= 0 else 2**31
-
-    def _make_hooks(self) -> tuple[DrawState | None, DrawTracer | None]:
-        """The state for policies, shift and trace, and the tracer; None where nothing uses them, to save time."""
-        has_policy = isinstance(policy_in_force(self.settings), PolicyCall)
-        needs_state = has_policy or self.live_shift is not None or self.trace is not None
-        return DrawState(self.splitter) if needs_state else None, DrawTracer() if self.trace is not None else None
 
     def _make_sampler(self) -> Sampler:
         settings, vocab = self.settings, self.vocab

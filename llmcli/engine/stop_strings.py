@@ -47,7 +47,7 @@ def held_back(text: str, phrases: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class BannedMatch:
-    """A token whose text is held back, with the state before it was drawn: sampler, decoder and place."""
+    """A token whose text is held back, with the state before it was drawn: of sampler, decoder and policies."""
 
     text: str
     token: int
@@ -60,13 +60,13 @@ class BanScanner:
     """Finds banned phrases in the answer; case-insensitive, like KoboldCpp's banned_strings."""
 
     def __init__(self, phrases: Sequence[str]) -> None:
-        self._phrases = tuple(casefold_with_map(phrase) for phrase in phrases)
+        self._phrases = tuple(lower_by_character(phrase) for phrase in phrases)
         self.held: list[BannedMatch] = []
 
     def push(self, held: BannedMatch) -> int | None:
         """Add a token; the number of tokens to remove if it completes a phrase, else None."""
         self.held.append(held)
-        text = casefold_with_map("".join(item.text for item in self.held))
+        text = lower_by_character("".join(item.text for item in self.held))
         starts = [at for phrase in self._phrases if (at := text.find(phrase)) >= 0]
         if not starts:
             return None
@@ -87,7 +87,7 @@ class BanScanner:
         None are released while the end of the text can still become a phrase. If the following tokens are removed, a
         token before them that seemed safe could start a phrase after all.
         """
-        text = casefold_with_map("".join(item.text for item in self.held))
+        text = lower_by_character("".join(item.text for item in self.held))
         return [] if held_back(text, self._phrases) else self.flush()
 
     def flush(self) -> list[BannedMatch]:
@@ -96,7 +96,7 @@ class BanScanner:
         return released
 
 
-def casefold_with_map(text: str) -> str:
+def lower_by_character(text: str) -> str:
     """`text` in lower case, character by character: positions stay the same, and no letter depends on its neighbors."""
     lower = text.lower().replace("ς", "σ")  # str.lower maps a sigma by its position in the word
     return lower if len(lower) == len(text) else "".join(low if len(low := c.lower()) == 1 else c for c in text)

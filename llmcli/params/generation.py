@@ -49,7 +49,10 @@ def parse_bias(text: str) -> tuple[Bias, ...]:
     if text == "none":
         return ()
     if text.startswith(("[", "{")):
-        return _bias_from_json(text)
+        try:
+            return bias_from_data(json.loads(text))
+        except json.JSONDecodeError:
+            raise ValueError(_BIAS_SHAPE) from None
     compact = re.fullmatch(r"(\d+)([+-].+)", text)  # llama.cpp's form
     token, _, bias = compact.group(1, 2, 2) if compact else text.rpartition("=")
     token = token.rstrip()
@@ -85,13 +88,6 @@ def _bias_item(item: Any) -> tuple[Bias, ...]:
     if not isinstance(item, (list, tuple)) or len(item) != 2:
         raise ValueError("a list of [token, bias] pairs")
     return (_bias(*item),)
-
-
-def _bias_from_json(text: str) -> tuple[Bias, ...]:
-    try:
-        return bias_from_data(json.loads(text))
-    except json.JSONDecodeError:
-        raise ValueError(_BIAS_SHAPE) from None
 
 
 def _bias(token: Any, bias: Any) -> Bias:

@@ -3,9 +3,11 @@
 import dataclasses
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from inspect import get_annotations
@@ -252,10 +254,8 @@ def string_tuple(text: str, item: Callable[[str], str]) -> tuple[str, ...]:
     if text == "none":
         return ()
     if text.startswith("["):
-        try:
+        with suppress(ValueError):
             return string_list(json.loads(text))
-        except ValueError:
-            return (item(text),)
     return (item(text),)
 
 
@@ -270,14 +270,7 @@ def as_utf8(text: str) -> str:
 
 def unescape(text: str) -> str:
     r"""Replace the escapes `\n`, `\t`, `\r`, `\\`, `\"` and `\'` by their characters; keep other backslashes."""
-    out, chars = [], iter(text)
-    for char in chars:
-        if char != "\\":
-            out.append(char)
-            continue
-        after = next(chars, "")
-        out.append(_ESCAPES.get(after, "\\" + after))
-    return "".join(out)
+    return re.sub(r"\\(.?)", lambda found: _ESCAPES.get(found[1], found[0]), text, flags=re.DOTALL)
 
 
 def in_range(value: float, low: float | None, high: float | None, above: float | None) -> bool:

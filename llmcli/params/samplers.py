@@ -331,25 +331,22 @@ class SelectionParams:
     ] = 0.9
 
 
-def llama_seed(seed: int) -> int:
+def llama_seed(seed: int | None) -> int:
     """The seed for llama.cpp, in which 2^32-1 means a random seed: an answer with it could not be repeated."""
+    assert seed is not None
     return min(seed, _MAX_SEED - 1)
 
 
 def mirostat(p: SelectionParams) -> Args:
     """llama.cpp `mirostat` (Basu et al. 2020) over the 100 most likely tokens, or `mirostat_v2`."""
-    assert p.seed is not None
-    seed = llama_seed(p.seed)
-    return (seed, p.mirostat_tau, p.mirostat_eta) + ((100,) if p.mirostat == 1 else ())
+    return (llama_seed(p.seed), p.mirostat_tau, p.mirostat_eta) + ((100,) if p.mirostat == 1 else ())
 
 
 def adaptive_p(p: SelectionParams) -> Args:
     """llama.cpp `adaptive_p`: draws near a target probability, adjusted by the tokens drawn before."""
-    assert p.seed is not None
     return p.adaptive_target, p.adaptive_decay, llama_seed(p.seed)
 
 
 def dist(p: SelectionParams) -> Args:
     """llama.cpp `dist`: one uniform draw over the cumulative distribution."""
-    assert p.seed is not None
     return (llama_seed(p.seed),)

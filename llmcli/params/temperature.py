@@ -6,16 +6,7 @@ from typing import Annotated, Any, ClassVar
 from llmcli.errors import UsageError
 from llmcli.params.param import Param, is_number
 from llmcli.params.policies.parser import SHAPE, parse_policy
-from llmcli.params.policies.policy import (
-    FUNCTION_SHAPE,
-    Entropy,
-    Fixed,
-    Policy,
-    PolicyCall,
-    function_name,
-    names_in,
-    parse_function_reference,
-)
+from llmcli.params.policies.policy import Entropy, Fixed, Policy, PolicyCall, names_in, parse_function_reference
 
 Args = tuple[Any, ...]
 
@@ -27,12 +18,6 @@ def policy_from_data(value: Any) -> Policy:
     if not is_number(value) and not isinstance(value, str):
         raise ValueError(SHAPE)
     return parse_policy(value if isinstance(value, str) else repr(value))
-
-
-def _reference_from_data(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(FUNCTION_SHAPE)
-    return parse_function_reference(value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +32,7 @@ class TemperatureParams:
             "Python function that computes the temperature of each token. --temp can use it by name.",
             metavar="FILE.py:NAME",
             text=parse_function_reference,
-            data=_reference_from_data,
+            data=lambda value: parse_function_reference(value if isinstance(value, str) else ""),
             path=True,
             sampler="temperature",
         ),
@@ -124,7 +109,7 @@ def policy_in_force(p: TemperatureParams) -> Policy:
     if not p.temp_policy_file:
         return p.temperature
     # Parsed again to register it again: another file can have registered the same name since.
-    name = function_name(parse_function_reference(p.temp_policy_file))
+    name = parse_function_reference(p.temp_policy_file).rpartition(":")[2]
     return p.temperature if name in names_in(p.temperature) else PolicyCall(name)
 
 

@@ -14,7 +14,7 @@ import typer
 from llmcli.cli import pages
 from llmcli.cli.commands import command_help, group_help, make_app
 from llmcli.cli.options import _parse
-from llmcli.errors import STATUS_MEANINGS, ExitStatus
+from llmcli.errors import ExitStatus
 from llmcli.inference.comparison import variants_of
 from llmcli.params.settings import fields
 from tests.conftest import Run
@@ -154,12 +154,12 @@ def test_the_common_options_of_a_command_exist(name: str) -> None:
 
 
 def test_the_help_of_generate_ends_with_every_exit_status() -> None:
-    assert {status.name for status in ExitStatus} <= set(STATUS_MEANINGS)
+    assert all(status.meaning for status in ExitStatus)
     short = " ".join(help_of("generate", everything=False).partition("Exit status:")[2].split())
     whole = help_of("generate", everything=True).partition("Exit status:")[2]
     for status in ExitStatus:
-        assert f"{status.value} {STATUS_MEANINGS[status.name]}" in short
-        assert re.search(rf"^  {status.value} +{re.escape(STATUS_MEANINGS[status.name])}$", whole, re.M)
+        assert f"{status.value} {status.meaning}" in short
+        assert re.search(rf"^  {status.value} +{re.escape(status.meaning)}$", whole, re.M)
 
 
 def test_llmcli_alone_shows_where_to_start(run: Run, inside: Run) -> None:

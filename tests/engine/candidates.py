@@ -15,7 +15,7 @@ from llmcli.params.chain import SamplerStep, build_chain
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
 
-# Every sampler off, so that a plan holds only what a test switches on.
+# Every sampler off, so that a chain has only what a test switches on.
 NEUTRAL: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "temperature": Fixed(1.0), "seed": 7}
 
 
@@ -34,8 +34,8 @@ class ChainOutput:
         return {token for token in self.ids if self.logits[token] > -math.inf}
 
 
-def plan_steps(draw: bool = False, **settings: Any) -> tuple[SamplerStep, ...]:
-    """The plan of settings, with the draw at its end if `draw`."""
+def make_steps(draw: bool = False, **settings: Any) -> tuple[SamplerStep, ...]:
+    """The steps of the chain of these settings, with the draw at its end if `draw`."""
     made = build_chain(Settings(**(NEUTRAL | settings)))
     return made if draw else made[:-1]
 
@@ -66,7 +66,7 @@ def apply_samplers(
 ) -> ChainOutput:
     """The output of the samplers of settings for these logits, after the tokens `accepted`."""
     draw = bool(settings.get("mirostat")) or settings.get("samplers") == ("adaptive_p",)
-    chain = make_chain(plan_steps(draw, **settings), len(logits), biases)
+    chain = make_chain(make_steps(draw, **settings), len(logits), biases)
     chain.accept(accepted)
     try:
         return apply_chain(chain, logits)

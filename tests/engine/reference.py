@@ -13,7 +13,7 @@ Calls = Sequence[tuple[Any, ...]]
 _ROW = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
 
 
-def tokens_of(model: Any, prompt: list[int], calls: Calls, count: int, grammar: str | None = None) -> list[int]:
+def reference_tokens(model: Any, prompt: list[int], calls: Calls, count: int, grammar: str | None = None) -> list[int]:
     """Up to `count` token ids from the chain of `calls`, each ("name", *arguments of llama_sampler_init_name)."""
     api = bindings.submodule("llama_cpp")
     vocab = api.llama_model_get_vocab(model)
@@ -22,7 +22,7 @@ def tokens_of(model: Any, prompt: list[int], calls: Calls, count: int, grammar: 
     ctx = api.llama_init_from_model(model, params)
     chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
     for name, *args in calls:
-        api.llama_sampler_chain_add(chain, getattr(api, "llama_sampler_init_" + name)(*_in_c(api, vocab, args)))
+        api.llama_sampler_chain_add(chain, getattr(api, "llama_sampler_init_" + name)(*_c_arguments(api, vocab, args)))
     for token in prompt:
         api.llama_sampler_accept(chain, token)
     gate = api.llama_sampler_init_grammar(vocab, grammar.encode(), b"root") if grammar else None
@@ -42,7 +42,7 @@ def tokens_of(model: Any, prompt: list[int], calls: Calls, count: int, grammar: 
     return out
 
 
-def _in_c(api: Any, vocab: Any, args: Sequence[Any]) -> list[Any]:
+def _c_arguments(api: Any, vocab: Any, args: Sequence[Any]) -> list[Any]:
     """Arguments for C: texts and (token, bias) pairs become arrays."""
     out: list[Any] = []
     for arg in args:

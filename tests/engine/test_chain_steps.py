@@ -1,16 +1,17 @@
 """The effect of each step of a chain, against shorter chains and against arithmetic."""
 
 import math
+import struct
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from llmcli.engine.inspection import Candidate, CandidateCapture, ChainTrace, trace_chain
+from llmcli.engine.inspection import Candidate, CandidateCapture, CandidateSnapshot, ChainTrace, trace_chain
 from llmcli.engine.llama.model import Vocab
 from llmcli.params.chain import SamplerStep
 from llmcli.params.policies.policy import Entropy, Fixed
-from tests.engine.candidates import apply_chain, capture_steps, log_probabilities, make_chain, plan_steps
+from tests.engine.candidates import apply_chain, capture_steps, log_probabilities, make_chain, make_steps
 
 INF = math.inf
 P = [0.4, 0.25, 0.15, 0.1, 0.06, 0.04]
@@ -57,7 +58,7 @@ def expected_steps(
 @pytest.mark.parametrize("biases", [[], [(1, 0.7), (3, -INF)]], ids=["free", "biased"])
 @pytest.mark.parametrize("name", CHAINS)
 def test_each_step_equals_a_chain_that_ends_there(name: str, biases: list[tuple[int, float]], vocab: Vocab) -> None:
-    made, logits = plan_steps(draw=True, **CHAINS[name]), log_probabilities(P)
+    made, logits = make_steps(draw=True, **CHAINS[name]), log_probabilities(P)
     found = trace_snapshots(capture_steps(made, logits, biases, HISTORY, vocab))
     names = ["logit_bias"] * bool(biases) + [step.name for step in made]
     assert [step.name for step in found.steps] == names
@@ -74,7 +75,7 @@ def test_each_step_equals_a_chain_that_ends_there(name: str, biases: list[tuple[
 
 
 def test_the_steps_of_a_usual_chain_agree_with_arithmetic() -> None:
-    made = plan_steps(draw=True, top_k=4, top_p=0.85, temperature=Fixed(0.5))
+    made = make_steps(draw=True, top_k=4, top_p=0.85, temperature=Fixed(0.5))
     found = trace_snapshots(capture_steps(made, log_probabilities(P)))
     squares = 0.4**2 + 0.25**2 + 0.15**2
     courses = {
@@ -97,21 +98,21 @@ def test_the_steps_of_a_usual_chain_agree_with_arithmetic() -> None:
 
 def test_ranks_are_those_before_the_chain() -> None:
     found = trace_snapshots(
-        capture_steps(plan_steps(samplers=("xtc",), xtc_probability=1.0), log_probabilities([0.1, 0.6, 0.3]))
+        capture_steps(make_steps(samplers=("xtc",), xtc_probability=1.0), log_probabilities([0.1, 0.6, 0.3]))
     )
     assert [(one.id, one.rank) for one in found.candidates] == [(1, 1), (2, 2), (0, 3)]
 
 
 def test_the_most_likely_and_the_requested_tokens_are_listed() -> None:
     capture = capture_steps(
-        plan_steps(xtc_probability=1.0, xtc_threshold=0.08), log_probabilities(P)
+        make_steps(xtc_probability=1.0, xtc_threshold=0.08), log_probabilities(P)
     )  # which leaves 3, 4 and 5
     assert [one.id for one in trace_snapshots(capture, 1).candidates] == [0, 3]
     assert [one.id for one in trace_snapshots(capture, 2, besides=5).candidates] == [0, 1, 3, 4, 5]
 
 
 def test_the_most_likely_removed_token_of_each_step_is_listed() -> None:
-    found = trace_snapshots(capture_steps(plan_steps(top_k=4, top_p=0.85), log_probabilities(P)), 1)
+    found = trace_snapshots(capture_steps(make_steps(top_k=4, top_p=0.85), log_probabilities(P)), 1)
     assert [(one.id, found.removed_by(one)) for one in found.candidates] == [(0, ""), (3, "top_p"), (4, "top_k")]
 
 
@@ -121,3 +122,13 @@ def test_a_chain_without_steps_has_only_the_model() -> None:
     assert found.candidates[0] == Candidate(0, "0", 1, pytest.approx(0.4), ())  # type: ignore[arg-type]
     assert found.removed_by(found.candidates[0]) == ""
     assert found.after(found.candidates[0]) == pytest.approx(0.4)
+
+
+def test_a_removed_token_that_a_step_adds_is_not_removed() -> None:
+    """infill replaces the candidates by the end token if no other one is left."""
+    steps = {"": {0: 0.0, 1: 0.0, 2: 0.0}, "top_k": {0: 0.0, 1: 0.0}, "infill": {2: 1.0}}
+    rows = [b"".join(struct.pack("<iff", token, logit, 0) for token, logit in left.items()) for left in steps.values()]
+    trace = trace_chain([*map(CandidateSnapshot, steps, rows)], str, 3)
+    end = next(candidate for candidate in trace.candidates if candidate.id == 2)
+    assert (end.p, trace.after(end), trace.removed_by(end)) == ((0.0, 1.0), 1.0, "")
+    assert [trace.removed_by(candidate) for candidate in trace.candidates] == ["infill", "infill", ""]

@@ -7,7 +7,7 @@ import pytest
 
 from llmcli.engine.llama.model import Model
 from llmcli.params.policies.policy import Entropy, Fixed
-from tests.engine.candidates import apply_chain, apply_samplers, log_probabilities, make_chain, plan_steps
+from tests.engine.candidates import apply_chain, apply_samplers, log_probabilities, make_chain, make_steps
 
 INF = math.inf
 LOGITS = [2.0, 1.0, 0.0, -1.0]
@@ -134,7 +134,7 @@ DRY: dict[str, Any] = {"dry_multiplier": 0.5, "dry_base": 2.0, "dry_allowed_leng
 def test_dry_penalizes_the_extension_of_a_repetition(
     model: Model, accepted: list[int], values: dict[str, Any], penalty: dict[int, float]
 ) -> None:
-    chain = make_chain(plan_steps(**DRY | values), 10, vocab=model.vocab)
+    chain = make_chain(make_steps(**DRY | values), 10, vocab=model.vocab)
     chain.accept(accepted)
     left = apply_chain(chain, [3.0] * 10)
     chain.close()
@@ -148,7 +148,7 @@ def test_dry_stops_at_a_sequence_breaker(model: Model) -> None:
     size = max(words) + 1
 
     def penalized(breakers: tuple[str, ...]) -> set[int]:
-        chain = make_chain(plan_steps(**DRY | {"dry_sequence_breakers": breakers}), size, vocab=model.vocab)
+        chain = make_chain(make_steps(**DRY | {"dry_sequence_breakers": breakers}), size, vocab=model.vocab)
         chain.accept(history)
         left = apply_chain(chain, [3.0] * size)
         chain.close()

@@ -12,14 +12,14 @@ import pytest
 from llmcli.engine.llama import bindings
 from llmcli.engine.sampling.python_samplers import CustomSampler
 from llmcli.params.chain import SamplerStep
-from tests.engine.candidates import apply_chain, apply_samplers, log_probabilities, make_chain, plan_steps
+from tests.engine.candidates import apply_chain, apply_samplers, log_probabilities, make_chain, make_steps
 
 P = [0.5, 0.3, 0.15, 0.05]
 HALVES = log_probabilities([0.5, 0.25, 0.125, 0.0625, 0.0625])
 
 
 def draws(count: int, logits: Sequence[float] = tuple(log_probabilities(P)), **settings: Any) -> list[int | None]:
-    chain = make_chain(plan_steps(draw=True, **settings), len(logits))
+    chain = make_chain(make_steps(draw=True, **settings), len(logits))
     try:
         return [apply_chain(chain, logits).drawn for _ in range(count)]
     finally:
@@ -66,7 +66,7 @@ def test_mirostat_1_first_keeps_the_k_of_its_formula(tau: float) -> None:
 
 
 def test_mirostat_adapts_to_the_drawn_tokens() -> None:
-    chain = make_chain(plan_steps(draw=True, mirostat=2, mirostat_tau=1.2, mirostat_eta=1.0), 5)
+    chain = make_chain(make_steps(draw=True, mirostat=2, mirostat_tau=1.2, mirostat_eta=1.0), 5)
     sizes = {len(apply_chain(chain, HALVES).ids) for _ in range(20)}
     chain.close()
     assert len(sizes) > 1
@@ -101,7 +101,7 @@ def test_python_samplers_are_fast_on_a_large_vocabulary(values: dict[str, Any]) 
     api, n, rng = bindings.load(), 50_000, random.Random(1)
     rows = (api.llama_token_data * n)(*[api.llama_token_data(i, rng.gauss(0, 3), 0.0) for i in range(n)])
     # A loop in Python over the candidates takes some 500 times as long as llama.cpp's top-k.
-    assert seconds(plan_steps(**values), rows, n) < 50 * seconds(plan_steps(top_k=40), rows, n)
+    assert seconds(make_steps(**values), rows, n) < 50 * seconds(make_steps(top_k=40), rows, n)
 
 
 def test_an_exception_in_a_python_sampler_is_raised_once() -> None:
@@ -126,14 +126,14 @@ def test_closing_a_chain_frees_the_owned_samplers(monkeypatch: pytest.MonkeyPatc
         free(pointer)
 
     monkeypatch.setattr(api, "llama_sampler_free", count)
-    chain = make_chain(plan_steps(top_a=0.2), 5)
+    chain = make_chain(make_steps(top_a=0.2), 5)
     chain.close()
     chain.close()
     assert len(freed) == 3  # the chain, and the two samplers that top-a uses
 
 
 def test_a_clone_of_a_chain_continues_like_the_chain() -> None:
-    made = plan_steps(draw=True, xtc_probability=0.5, top_a=0.1, smoothing_factor=0.2, presence_penalty=0.5)
+    made = make_steps(draw=True, xtc_probability=0.5, top_a=0.1, smoothing_factor=0.2, presence_penalty=0.5)
     chain = make_chain(made, 5)
     for token in (0, 1, 1):
         apply_chain(chain, HALVES)

@@ -10,7 +10,7 @@ from llmcli.engine.llama.model import Model
 from llmcli.params.chain import DEFAULT_ORDER
 from llmcli.params.policies.policy import Entropy, Fixed
 from tests.engine.drive import run
-from tests.engine.reference import N_VOCAB, VOCAB, Calls, tokens_of
+from tests.engine.reference import N_VOCAB, VOCAB, Calls, reference_tokens
 
 SEED, COUNT = 1234, 20
 PROMPT = "In it he found a map, a coin, a map, a coin, and"
@@ -122,7 +122,7 @@ def test_the_tokens_equal_those_of_a_chain_built_by_hand(context: Context, model
     values, calls = CASES[name]
     prompt = model.vocab.tokenize(PROMPT)
     grammar = GRAMMARS.get(name)
-    expected = tokens_of(model.handle, prompt, calls, COUNT, grammar)
+    expected = reference_tokens(model.handle, prompt, calls, COUNT, grammar)
     answer = run(context, prompt, grammar, **values, seed=SEED, max_tokens=COUNT)
     assert answer.ids == expected
     seen[name] = tuple(expected)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.candidates import apply_chain, apply_samplers, log_probabilities, make_chain, plan_steps
+from tests.engine.candidates import apply_chain, apply_samplers, log_probabilities, make_chain, make_steps
 
 HALVES = log_probabilities([0.0625, 0.5, 0.125, 0.0625, 0.25])  # ids by probability: 1, 4, 2, then 0 and 3
 
@@ -96,7 +96,7 @@ def test_xtc_keeps_the_least_likely_top_choice(threshold: float, min_keep: int, 
 
 
 def test_xtc_applies_with_its_probability() -> None:
-    chain = make_chain(plan_steps(xtc_probability=0.3, xtc_threshold=0.1), 5)
+    chain = make_chain(make_steps(xtc_probability=0.3, xtc_threshold=0.1), 5)
     struck = sum(len(apply_chain(chain, HALVES).ids) == 3 for _ in range(1000))
     chain.close()
     assert 240 < struck < 360

@@ -1,4 +1,4 @@
-"""The sampler chain as a list of names and as a plan."""
+"""The sampler chain: its names, and its steps with their arguments."""
 
 from typing import Any
 
@@ -99,7 +99,7 @@ def test_default_order_is_llama_cpp_plus_two_of_koboldcpp() -> None:
     )
 
 
-def test_the_default_plan_equals_that_of_llama_cpp() -> None:
+def test_the_default_chain_equals_that_of_llama_cpp() -> None:
     assert build_chain(Settings(seed=9)) == (
         SamplerStep("top_k", (40,)),
         SamplerStep("top_p", (0.95, 0)),
@@ -134,7 +134,7 @@ def test_a_sampler_that_is_not_listed_is_absent(name: str) -> None:
     "order",
     [DEFAULT_ORDER, tuple(reversed(DEFAULT_ORDER)), ("temperature", "xtc", "min_p"), (), ("top_p", "infill", "top_k")],
 )
-def test_the_plan_follows_the_order_of_the_samplers(order: tuple[str, ...]) -> None:
+def test_the_chain_follows_the_order_of_the_samplers(order: tuple[str, ...]) -> None:
     everything = {key: value for settings, _ in ON.values() for key, value in settings.items()}
     assert tuple(step.name for step in steps(**everything, samplers=order)) == (*order, "dist")
 

@@ -176,9 +176,9 @@ def test_a_setting_that_a_policy_overrides_is_reported(values: dict[str, Any], r
 )
 def test_mirostat_rejects_a_policy(mirostat: int, values: dict[str, Any], policy: str) -> None:
     settings = Settings(mirostat=mirostat, seed=1, **values)
-    for steered in (False, True):
+    for needs_temperature in (False, True):
         with pytest.raises(UsageError, match=f"^mirostat needs a number as temperature, got '{policy}'$") as caught:
-            build_chain(settings, steered)
+            build_chain(settings, needs_temperature)
         assert caught.value.hint == "use a number, or set mirostat to 0"
     with pytest.raises(UsageError):
         check_chain(settings)

@@ -13,7 +13,7 @@ from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
 from llmcli.ui.charts.trace_table import percent, print_why, why_rows
 from llmcli.ui.terminal.cells import visible
-from tests.engine.candidates import NEUTRAL, capture_steps, log_probabilities, plan_steps
+from tests.engine.candidates import NEUTRAL, capture_steps, log_probabilities, make_steps
 
 SGR = re.compile(r"\x1b\[([0-9;]*)m")
 TEXTS = [" comet", " 星", "\n", "\x1b[2J", " incomprehensibilities", "s"]
@@ -25,7 +25,7 @@ def dissection(
     drawn: int = 1, count: int = 8, refused: str | None = None, **values: Any
 ) -> tuple[TokenInspection, Settings]:
     """Token 3 of an answer, drawn with these samplers from P."""
-    film = capture_steps(plan_steps(draw=True, **values), log_probabilities(P))
+    film = capture_steps(make_steps(draw=True, **values), log_probabilities(P))
     frames = [frame for frame in film.snapshots if frame.name != "dist"]
     found = trace_chain(frames, TEXTS.__getitem__, count, drawn)
     trace = TokenTrace(3, drawn, "", None, None, 1.234, 0.5, 3, (), "0.3..1.3", 0, 0.0)
@@ -109,7 +109,7 @@ def test_a_step_with_several_values_tells_them_below(values: dict[str, Any], lin
 
 
 def test_a_token_rejected_by_the_grammar_is_shown() -> None:
-    film = capture_steps(plan_steps(draw=True, top_k=3), log_probabilities(P), [(0, -math.inf)])
+    film = capture_steps(make_steps(draw=True, top_k=3), log_probabilities(P), [(0, -math.inf)])
     film.snapshots[1] = film.snapshots[1].__class__("grammar", film.snapshots[1].rows)
     found, settings = dissection(refused=" map")
     found = TokenInspection(3, 1, trace_chain(film.snapshots[:-1], TEXTS.__getitem__, 8, 1), found.trace, " map")

@@ -62,16 +62,11 @@ def has_gpu() -> bool:
 
 def usable_cores() -> int:
     """The number of physical cores for this process, by affinity, SMT siblings and the container's CPU quota."""
-    logical = _allowed_cpus()
+    has_affinity = hasattr(os, "sched_getaffinity")  # not on Windows and macOS
+    logical = sorted(os.sched_getaffinity(0)) if has_affinity else list(range(os.cpu_count() or 1))
     physical = _physical(logical) or len(logical)
     quota = _cgroup_cpus()
     return max(1, min(physical, quota) if quota else physical)
-
-
-def _allowed_cpus() -> list[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
 
 
 def _physical(cpus: list[int]) -> int:
@@ -117,7 +112,10 @@ def _cgroup_cpus() -> int:
 
 def available_memory() -> int:
     """Bytes of RAM that can be allocated without swapping; 0 if it is unknown."""
-    system = _meminfo_available() if sys.platform.startswith("linux") else _other_available()
+    if sys.platform.startswith("linux"):
+        system = _meminfo_available()
+    else:  # the free memory of llama.cpp's CPU device
+        system = next((device.memory_free for device in devices() if device.kind == "CPU"), 0)
     limit = _cgroup_memory()
     return min(system, limit) if system and limit else system or limit
 
@@ -128,11 +126,6 @@ def _meminfo_available() -> int:
     except OSError:
         return 0
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), 0)
-
-
-def _other_available() -> int:
-    """The free memory of llama.cpp's CPU device (Windows, macOS)."""
-    return next((device.memory_free for device in devices() if device.kind == "CPU"), 0)
 
 
 def _cgroup_memory() -> int:

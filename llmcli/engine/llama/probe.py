@@ -37,12 +37,7 @@ def probe(parts: Sequence[Path], seconds: float = _TIMEOUT_S) -> None:
     name = parts[0].name
     try:
         child = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=seconds,
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=seconds
         )
     except subprocess.TimeoutExpired:
         raise ModelInvalidError(f"{name} does not load within {seconds:g} seconds", "use another model") from None

@@ -10,7 +10,7 @@ from typing import Any
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.model import Vocab
 from llmcli.engine.sampling import python_samplers
-from llmcli.engine.sampling.python_samplers import DrawTracer
+from llmcli.engine.sampling.python_samplers import CustomSampler, DrawTracer
 from llmcli.engine.sampling.temperature import TemperatureSampler, TemperatureShift
 from llmcli.engine.sentences import DrawState
 from llmcli.errors import UsageError
@@ -60,45 +60,46 @@ class Chain:
     ) -> None:
         self._api = api = bindings.load()
         self._hooks = hooks
-        self.python_samplers: list[python_samplers.CustomSampler] = []
+        self.python_samplers: list[CustomSampler] = []
         self.temperature: TemperatureSampler | None = None
         params = api.llama_sampler_chain_default_params()
         params.no_perf = True
         self.pointer = api.llama_sampler_chain_init(params)
         self._add_observer(BEGIN)
         if biases:
-            api.llama_sampler_chain_add(self.pointer, make_bias(vocab, biases))
+            self._add(make_bias(vocab, biases))
             self._add_observer("logit_bias")
         for step in steps:
             if step.name == "typical_p":
-                api.llama_sampler_chain_add(self.pointer, api.llama_sampler_init_min_p(_MIN_LIVE_P, 1))
-            api.llama_sampler_chain_add(self.pointer, self._make(vocab, step))
+                self._add(api.llama_sampler_init_min_p(_MIN_LIVE_P, 1))
+            self._add(self._make(vocab, step))
             self._add_observer(step.name)
         if hooks and hooks.tracer:
-            self.python_samplers.append(hooks.tracer)
-            api.llama_sampler_chain_add(self.pointer, hooks.tracer.pointer)
+            self._add(hooks.tracer)
+
+    def _add(self, sampler: Any) -> None:
+        """Add a sampler of Python or the pointer to one of llama.cpp."""
+        if isinstance(sampler, CustomSampler):
+            self.python_samplers.append(sampler)
+            sampler = sampler.pointer
+        self._api.llama_sampler_chain_add(self.pointer, sampler)
 
     def _add_observer(self, name: str) -> None:
         """Add a step that passes the candidates to `hooks.on_step`."""
         if self._hooks and self._hooks.on_step:
-            self.python_samplers.append(python_samplers.CustomSampler(name, partial(self._hooks.on_step, name)))
-            self._api.llama_sampler_chain_add(self.pointer, self.python_samplers[-1].pointer)
+            self._add(CustomSampler(name, partial(self._hooks.on_step, name)))
 
     def _make(self, vocab: Vocab, step: SamplerStep) -> Any:
         if step.name in _CUSTOM:
-            self.python_samplers.append(_CUSTOM[step.name](*step.args))
-            return self.python_samplers[-1].pointer
+            return _CUSTOM[step.name](*step.args)
         if step.name == "temperature" and (self._hooks or len(step.args) == 1):
             hooks = self._hooks or ChainHooks(DrawState())
             self.temperature = TemperatureSampler(step.args, hooks.state, hooks.live_shift, hooks.tracer is not None)
-            self.python_samplers.append(self.temperature)
-            return self.temperature.pointer
+            return self.temperature
         init = getattr(self._api, "llama_sampler_init_" + _CONSTRUCTORS.get(step.name, step.name))
         if step.name in _TAKES_N_VOCAB:
             return init(vocab.n_tokens, *step.args)
-        if step.name in _TAKES_VOCAB:
-            return init(vocab.pointer, *_with_arrays(step.args))
-        return init(*step.args)
+        return init(vocab.pointer, *_with_arrays(step.args)) if step.name in _TAKES_VOCAB else init(*step.args)
 
     def accept(self, tokens: Sequence[int]) -> None:
         """Add tokens to the history of the penalties, DRY and adaptive-p."""

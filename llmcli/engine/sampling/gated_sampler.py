@@ -59,7 +59,7 @@ class GatedSampler(Sampler):
     ) -> None:
         super().__init__(vocab, steps, (), hooks)
         api = self._api
-        self._on_step: StepObserver = hooks.on_step if hooks and hooks.on_step else _ignore_step
+        self._on_step: StepObserver = hooks.on_step if hooks and hooks.on_step else lambda _name, _candidates: None
         self.grammar = grammar
         self.forbidden: set[int] = set()
         self._with_grammar = False
@@ -146,7 +146,3 @@ class GatedSampler(Sampler):
             if pointer:
                 self._api.llama_sampler_free(pointer)
         self._outer = self._greedy = self._bias = None
-
-
-def _ignore_step(_name: str, _candidates: Any) -> None:
-    pass

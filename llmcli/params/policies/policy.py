@@ -14,7 +14,7 @@ from llmcli.params.policies.rules import Temperature, TokenStep, get_policy, reg
 from llmcli.text import ellipsize
 
 _PACKAGE = str(Path(__file__).parents[2]) + os.sep  # the folder of llmcli's own code
-FUNCTION_SHAPE = "FILE.py:NAME, a Python file and a function in it"
+_FUNCTION_SHAPE = "FILE.py:NAME, a Python file and a function in it"
 
 
 @dataclass(frozen=True)
@@ -136,14 +136,9 @@ def parse_function_reference(text: str) -> str:
     """`text`, checked to be FILE.py:NAME. NAME is registered as a policy; the file is not read yet."""
     file, colon, name = text.strip().rpartition(":")
     if not colon or not file or not name.isidentifier():
-        raise ValueError(FUNCTION_SHAPE)
+        raise ValueError(_FUNCTION_SHAPE)
     register_policy(name, file, lambda: load_function(file, name))
     return f"{file}:{name}"
-
-
-def function_name(reference: str) -> str:
-    """NAME of FILE.py:NAME."""
-    return reference.rpartition(":")[2]
 
 
 def load_function(file: str, name: str) -> Callable[..., Any]:
