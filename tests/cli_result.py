@@ -1,11 +1,11 @@
-"""How a run of the program ended."""
+"""The result of a command line."""
 
 from dataclasses import dataclass
 
 
 @dataclass
-class Ran:
-    """What it wrote, and its exit status."""
+class CliResult:
+    """Its output and its exit status."""
 
     stdout: bytes
     stderr: str

@@ -19,8 +19,8 @@ from llmcli.models.notes import record_probed
 from llmcli.models.sources.starter_download import ensure_starter
 from llmcli.params.policies import rules
 from llmcli.params.settings import Settings
-from tests.cli_result import Ran
-from tests.in_process import run_inside
+from tests.cli_result import CliResult
+from tests.in_process import run_in_process
 from tests.models.tiny_models import full_attention
 
 ROOT = Path(__file__).parent.parent
@@ -130,7 +130,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return full_attention(tmp_path_factory.mktemp("tiny") / "tiny.gguf", PLAIN_TEMPLATE)
 
 
-Run = Callable[..., Ran]
+Run = Callable[..., CliResult]
 PLAIN_TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
 
 
@@ -161,7 +161,7 @@ def run() -> Run:
 
     def call(
         *args: str, stdin: str | bytes | None = None, env: dict[str, str] | None = None, timeout: float = 60
-    ) -> Ran:
+    ) -> CliResult:
         data = stdin.encode() if isinstance(stdin, str) else stdin
         done = subprocess.run(
             [sys.executable, "-m", "llmcli", *args],
@@ -171,7 +171,7 @@ def run() -> Run:
             env=os.environ | (env or {}),
             timeout=timeout,
         )
-        return Ran(done.stdout, done.stderr.decode("utf-8", "replace"), done.returncode)
+        return CliResult(done.stdout, done.stderr.decode("utf-8", "replace"), done.returncode)
 
     return call
 
@@ -179,7 +179,7 @@ def run() -> Run:
 @pytest.fixture
 def inside() -> Run:
     """As `run`, in this process: for status and words of what ends before a model or the hub is asked."""
-    return run_inside
+    return run_in_process
 
 
 @pytest.fixture

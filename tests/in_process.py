@@ -1,4 +1,4 @@
-"""The program without a second process: a command line run in this one, which is as it was afterwards."""
+"""Runs a command line in the process of the tests, and restores the process afterwards."""
 
 import io
 import os
@@ -11,26 +11,26 @@ import pytest
 
 from llmcli.cli import app
 from llmcli.ui.terminal.console import Console, console
-from tests.cli_result import Ran
+from tests.cli_result import CliResult
 
 
-def run_inside(*args: str, stdin: str | bytes | None = None, env: dict[str, str] | None = None) -> Ran:
+def run_in_process(*args: str, stdin: str | bytes | None = None, env: dict[str, str] | None = None) -> CliResult:
     """Run a command line as `python -m llmcli` would, with streams that are files and a console as at the start."""
-    handler, surroundings = signal.getsignal(signal.SIGINT), dict(os.environ)
+    handler, environment = signal.getsignal(signal.SIGINT), dict(os.environ)
     try:
-        ran = _run(args, stdin.encode() if isinstance(stdin, str) else stdin or b"", env or {})
+        result = _run(args, stdin.encode() if isinstance(stdin, str) else stdin or b"", env or {})
     finally:
         os.environ.clear()
-        os.environ.update(surroundings)
+        os.environ.update(environment)
     assert signal.getsignal(signal.SIGINT) is handler
-    return ran
+    return result
 
 
-def _run(arguments: Sequence[str], data: bytes, env: Mapping[str, str]) -> Ran:
-    with pytest.MonkeyPatch.context() as patch, TemporaryFile() as given, TemporaryFile() as out, io.BytesIO() as said:
-        given.write(data)
-        given.seek(0)
-        for name, file in (("stdin", given), ("stdout", out), ("stderr", said)):
+def _run(arguments: Sequence[str], data: bytes, env: Mapping[str, str]) -> CliResult:
+    with pytest.MonkeyPatch.context() as patch, TemporaryFile() as stdin, TemporaryFile() as out, io.BytesIO() as err:
+        stdin.write(data)
+        stdin.seek(0)
+        for name, file in (("stdin", stdin), ("stdout", out), ("stderr", err)):
             patch.setattr(sys, name, io.TextIOWrapper(file, "utf-8"))
         os.environ.update(env)
         for name, value in vars(Console()).items():
@@ -39,7 +39,7 @@ def _run(arguments: Sequence[str], data: bytes, env: Mapping[str, str]) -> Ran:
         sys.stdout.flush()
         sys.stderr.flush()
         out.seek(0)
-        return Ran(out.read(), said.getvalue().decode(), status)
+        return CliResult(out.read(), err.getvalue().decode(), status)
 
 
 def _status(arguments: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""Writes the generated parts of the project: the tables of the manual and the completion scripts.
+"""Writes the generated parts of the project: tables of the manual, completion scripts, and snapshots of all texts.
 
 `python -m tools.docs` writes them. With `--check` it only lists those that are not up to date, and the status is 1.
 """
@@ -14,6 +14,7 @@ from llmcli.errors import ExitStatus
 from llmcli.params.param import Field
 from llmcli.params.settings import fields
 from llmcli.ui.commands.registry import commands
+from tools.texts import snapshots
 
 ROOT = Path(__file__).parent.parent
 # shell -> file, with the name that the shell expects
@@ -91,7 +92,8 @@ def render_page(text: str) -> str:
 def wanted() -> dict[Path, str]:
     """Every generated file and its content."""
     files = {page: render_page(page.read_text(encoding="utf-8")) for page in pages()}
-    return files | {ROOT / "completions" / name: completion_script(shell) for shell, name in COMPLETIONS.items()}
+    files |= {ROOT / "completions" / name: completion_script(shell) for shell, name in COMPLETIONS.items()}
+    return files | snapshots()
 
 
 def main(check: bool) -> int:

@@ -41,7 +41,7 @@ class CompareSession:
             UsageError: when there is no such answer, or it is empty.
         """
         if not 0 < number <= len(self.turns):
-            raise UsageError(f"there is no answer {number}", f"give a number from 1 to {len(self.turns)}")
+            raise UsageError(f"answer {number} does not exist", f"give a number from 1 to {len(self.turns)}")
         turn = self.turns[number - 1]
         if number in self._kept:
             self.session.move(self._kept[number])

@@ -91,7 +91,7 @@ class Conversation:
         path = self.path()
         questions = [index for index, message in enumerate(path) if message.role == "user"]
         if not questions:
-            raise UsageError("there is nothing to undo")
+            raise UsageError("nothing to undo")
         if turns < 1:
             raise UsageError(f"the number of turns must be an integer of at least 1, got {str(turns)!r}")
         if turns > len(questions):

@@ -102,7 +102,7 @@ class AnswerInspector:
         """
         n_tokens = self.made.local.model.vocab.n_tokens
         if not 0 < rank <= n_tokens:
-            raise UsageError(f"there is no candidate {rank}", f"list the candidates with /alternatives {number}")
+            raise UsageError(f"candidate {rank} does not exist", f"list the candidates with /alternatives {number}")
         try:
             return token_at_rank(self.made.local.context, self.subject, number, rank, progress)
         except AbortedError:
@@ -127,7 +127,7 @@ class AnswerInspector:
         content = "".join(text for kind, text in parts if kind == "answer")
         reasoning += "".join(text for kind, text in parts if kind == "think")
         if not content and (not splitter.thinking or not reasoning):
-            raise UsageError("there is no text before this token", "choose a later token")
+            raise UsageError("no text before this token", "choose a later token")
         return content, reasoning
 
 
@@ -140,7 +140,7 @@ def last_answer(controller: "ChatController", turn: "Turn | None") -> AnswerInsp
     path = controller.session.conversation.path()
     index = next((index for index in reversed(range(len(path))) if path[index].role == "assistant"), None)
     if index is None:
-        raise UsageError("there is no answer yet", "send a message first")
+        raise UsageError("no answer yet", "send a message first")
     message, before = path[index], path[:index]
     if turn and turn.message == message and turn.local is controller.local and turn.answer.traces:
         traces = [trace for trace in turn.answer.traces if trace.id is not None]

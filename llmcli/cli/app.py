@@ -7,7 +7,7 @@ _INTERRUPTED = 130  # ExitStatus.INTERRUPTED, for a Ctrl-C that comes before it 
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line and return its exit status; errors are printed here and nowhere else.
+    """Run one command line and return its exit status; only this function prints errors.
 
     All imports happen inside, so that Ctrl-C during them ends as quietly as later.
     """
@@ -57,7 +57,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _run_app(arguments: list[str], wanted: str) -> int:
     from llmcli.cli.commands import make_app  # Typer takes 50 ms, while the model is loading already
-    from llmcli.cli.pages import PROGRAM
+    from llmcli.cli.help_texts import PROGRAM
 
     result: Any = make_app(wanted)(arguments, prog_name=PROGRAM, standalone_mode=False)
     return result if isinstance(result, int) else 0

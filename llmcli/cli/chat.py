@@ -61,10 +61,10 @@ def chat(
         raise UsageError("`-` is not valid in a chat: stdin contains the messages", "remove the `-`")
     live = is_live() and is_terminal(sys.stdin)
     with disable_echo(live):  # the user may type already
-        return _run_chat(flags, open_session(go_on, session, keep), first or "", live)
+        return _start_chat(flags, open_session(go_on, session, keep), first or "", live)
 
 
-def _run_chat(flags: Layer, session: "Session", first: str, live: bool) -> int:
+def _start_chat(flags: Layer, session: Session, first: str, live: bool) -> int:
     """Build a chat and run it."""
     from llmcli.chat.controller import ChatController
     from llmcli.config.presets import layers_of
@@ -85,7 +85,7 @@ def _run_chat(flags: Layer, session: "Session", first: str, live: bool) -> int:
     chat.reader = _reader(chat, settings, live)
     if live and is_model_name(first, flags):
         console.note(f"{first!r} is sent as a message; to use the model, start with `llmcli chat -m {first}`")
-    return run(chat, first, flags.values.get("file", ()), character)
+    return run_chat(chat, first, flags.values.get("file", ()), character)
 
 
 def is_model_name(text: str, flags: Layer) -> bool:
@@ -155,7 +155,7 @@ def open_session(go_on: bool, name: str | None, keep: bool) -> Session:
         return _open_named(name)
     last = next((one for one in store.names() if not store.is_open(one)), None)
     if not last:
-        console.note("there is no session to continue: this is a new session")
+        console.note("no session to continue: this is a new session")
         return Session()
     return Session.load(last)
 
@@ -179,7 +179,7 @@ def character_of(flags: Layer, session: Session) -> "tuple[Character | None, lis
     The name `none` removes the character of a session.
 
     Raises:
-        UsageError: if there is no such character.
+        UsageError: if the character does not exist.
         DiskError: if its file cannot be read.
     """
     chosen = resolve([config_layer(), environment_layer(os.environ), flags]).settings.character
@@ -197,10 +197,10 @@ def character_of(flags: Layer, session: Session) -> "tuple[Character | None, lis
 
 def save_overrides(session: Session, *layers: Layer) -> None:
     """Let the settings of the command line replace those of the session, and save them with it."""
-    given = {key: value for layer in layers for key, value in layer.values.items()}
-    for key in given.keys() & session.overrides.keys():
+    flags = {key: value for layer in layers for key, value in layer.values.items()}
+    for key in flags.keys() & session.overrides.keys():
         session.unset(key)
-    session.remember({key: _portable(key, value) for key, value in given.items() if key in _SAVED})
+    session.remember({key: _portable(key, value) for key, value in flags.items() if key in _SAVED})
 
 
 def _portable(key: str, value: Any) -> Any:
@@ -217,7 +217,7 @@ def ensure_model(settings: Settings) -> None:
     """Make sure that the model is on this machine; download it if the user agrees.
 
     Raises:
-        ModelNotFoundError: if there is no such model.
+        ModelNotFoundError: if the model does not exist.
     """
     if settings.model != locations.STARTER:
         from llmcli.models.locations import ModelNotDownloadedError, model_locations
@@ -263,7 +263,7 @@ def open_model(settings: Settings, ahead: Ahead, on_end: Callable[[], None]) -> 
     return BackgroundLoad(load, on_end)
 
 
-def run(chat: ChatApp, first: str, files: Sequence[str], character: "Character | None" = None) -> int:
+def run_chat(chat: ChatApp, first: str, files: Sequence[str], character: "Character | None" = None) -> int:
     """Open what is needed, run the chat, and close everything."""
     from llmcli.cli.open_model import welcome
     from llmcli.ui.chat.loop import run
@@ -279,7 +279,7 @@ def run(chat: ChatApp, first: str, files: Sequence[str], character: "Character |
                 controller.open()
             if console.verbose:  # what it shows would run into the prompt
                 _show_details(chat)
-            _begin(chat, character)
+            _print_opening(chat, character)
             chat.pending += [attach(name) for name in files]
             status = run(chat, first)
             if chat.live and controller.session.saved:
@@ -303,7 +303,7 @@ def _show_details(chat: ChatApp) -> None:
         print_model_facts(local)
 
 
-def _begin(chat: ChatApp, character: "Character | None") -> None:
+def _print_opening(chat: ChatApp, character: "Character | None") -> None:
     """Show the end of a session that was opened, or the greeting of the character in a new one."""
     session = chat.controller.session
     if session.conversation.messages:

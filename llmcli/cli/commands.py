@@ -7,9 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from llmcli import __version__
-from llmcli.cli import pages
 from llmcli.cli.front_page import Row, examples, root_help, section, wrapped
-from llmcli.cli.pages import ABOUT, COMMANDS, PROGRAM
+from llmcli.cli.help_texts import ABOUT, COMMANDS, COMMON, EXAMPLES, PROGRAM, START, WITH_STATUSES
 from llmcli.params import param
 from llmcli.ui.terminal.output import print_line
 
@@ -32,18 +31,49 @@ def make_app(wanted: str = "") -> typer.Typer:
         module, _, attribute = command.place.partition(":")
         target = getattr(import_module(module), attribute)
         if isinstance(target, typer.Typer):
-            _show_examples(target)
+            for info in target.registered_commands:
+                info.cls = HelpCommand
             app.add_typer(target, name=name, help=command.summary, cls=HelpGroup)
         else:
             text = f"{command.summary}\n\n{command.details}".strip()
-            app.command(name, cls=GroupedCommand, help=text)(target)
+            app.command(name, cls=HelpCommand, help=text)(target)
     return app
 
 
-def _show_examples(group: typer.Typer) -> None:
-    """Let the commands of a group have the help that those of the program have."""
-    for info in group.registered_commands:
-        info.cls = GroupedCommand
+class _HelpPages:
+    """Mixed into Typer's classes: a short `--help` with examples, `--help-all`, and errors that name their command."""
+
+    def __init__(self, *args: Any, **details: Any) -> None:
+        super().__init__(*args, **details)
+        self.params: list[Any]
+        self.params.append(_help_all_option())
+
+    def get_help(self, ctx: Any) -> str:
+        """The text of `--help`."""
+        return help_page(ctx, everything=False)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; an error gets the context that Typer leaves out when a value is missing."""
+        try:
+            return super().parse_args(ctx, args)  # type: ignore[misc, no-any-return]
+        except Exception as error:
+            if getattr(error, "ctx", ctx) is None:
+                error.ctx = ctx  # type: ignore[attr-defined]
+            raise
+
+
+class HelpCommand(_HelpPages, typer.core.TyperCommand):
+    """A command whose `--help` shows the most common options, and whose `--help-all` shows all."""
+
+
+class HelpGroup(_HelpPages, typer.core.TyperGroup):
+    """A group of commands whose `--help` shows each command's whole sentence."""
+
+
+def help_page(ctx: Any, everything: bool) -> str:
+    """The text of `--help`, or with `everything` of `--help-all`, of the command of this context."""
+    write = _group_help if isinstance(ctx.command, HelpGroup) else _command_help
+    return write(ctx.command, ctx, everything)
 
 
 def _show_version(wanted: bool) -> None:
@@ -65,60 +95,11 @@ def _root(
     """Run language models on this machine."""
 
 
-class GroupedCommand(typer.core.TyperCommand):
-    """A command whose `--help` shows examples and the most common options, and whose `--help-all` shows all."""
-
-    def __init__(self, *args: Any, **details: Any) -> None:
-        super().__init__(*args, **details)
-        self.params.append(_help_all_option())
-
-    def get_help(self, ctx: Any) -> str:
-        """The text of `--help`."""
-        return command_help(self, ctx, everything=False)
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments; an error names the command that it is about."""
-        with _NamingContext(ctx):
-            return super().parse_args(ctx, args)
-
-
-class HelpGroup(typer.core.TyperGroup):
-    """A group of commands whose `--help` shows examples and each command's whole sentence."""
-
-    def __init__(self, *args: Any, **details: Any) -> None:
-        super().__init__(*args, **details)
-        self.params.append(_help_all_option())
-
-    def get_help(self, ctx: Any) -> str:
-        """The text of `--help`."""
-        return group_help(self, ctx, everything=False)
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments; an error names the command that it is about."""
-        with _NamingContext(ctx):
-            return super().parse_args(ctx, args)
-
-
-class _NamingContext:
-    """Gives a parser's error the context that Typer leaves out when the value of an option is missing."""
-
-    def __init__(self, ctx: Any) -> None:
-        self.ctx = ctx
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: Any, error: Any, _traceback: Any) -> None:
-        if getattr(error, "ctx", self.ctx) is None:
-            error.ctx = self.ctx
-
-
 def _help_all_option() -> Any:
     def show(ctx: Any, _option: Any, wanted: bool) -> None:
         if not wanted or ctx.resilient_parsing:
             return
-        write = group_help if isinstance(ctx.command, HelpGroup) else command_help
-        print_line(write(ctx.command, ctx, everything=True))
+        print_line(help_page(ctx, everything=True))
         raise typer.Exit
 
     return typer.core.TyperOption(
@@ -133,32 +114,32 @@ def _help_all_option() -> Any:
     )
 
 
-def command_help(command: Any, ctx: Any, everything: bool) -> str:
+def _command_help(command: Any, ctx: Any, everything: bool) -> str:
     """The help of a command: usage, sentence, examples, arguments, options (the common ones or all of them)."""
-    path = ctx.command_path.removeprefix(pages.PROGRAM).strip()
+    path = ctx.command_path.removeprefix(PROGRAM).strip()
     parameters = [one for one in command.get_params(ctx) if not getattr(one, "hidden", False)]
     arguments = [(one.make_metavar(ctx), one.help or "") for one in parameters if one.param_type_name == "argument"]
     options = [one for one in parameters if one.param_type_name == "option"]
     shown = options if everything else _common(path, options)
     parts = [_usage(command, ctx), *_sentences(command, everything)]
-    parts += [*examples("Examples", pages.EXAMPLES.get(path, "")), *section("Arguments", arguments)]
+    parts += [*examples("Examples", EXAMPLES.get(path, "")), *section("Arguments", arguments)]
     for heading, group in _under_headings(shown, everything):
         parts += section(heading, [_option_row(option, ctx, everything) for option in group])
-    if path in pages.WITH_STATUSES:
+    if path in WITH_STATUSES:
         parts += _statuses(everything)
     if not everything:
         parts.append(wrapped(f"{ctx.command_path} --help-all shows all {len(options)} options."))
     return "\n\n".join(parts)
 
 
-def group_help(group: Any, ctx: Any, everything: bool) -> str:
+def _group_help(group: Any, ctx: Any, everything: bool) -> str:
     """The help of a group: usage, sentence, examples and its commands (with `everything`, theirs too)."""
-    path = ctx.command_path.removeprefix(pages.PROGRAM).strip()
+    path = ctx.command_path.removeprefix(PROGRAM).strip()
     if not path and not everything:
         return root_help()
     rows = list(_commands(group, "", everything))
     parts = [_usage(group, ctx), *_sentences(group, everything)]
-    parts += [*examples("Examples", pages.EXAMPLES.get(path, pages.START)), *section("Commands", rows)]
+    parts += [*examples("Examples", EXAMPLES.get(path, START)), *section("Commands", rows)]
     options = [one for one in group.get_params(ctx) if one.param_type_name == "option"]
     if everything:
         parts += section("Options", [_option_row(option, ctx, everything) for option in options])
@@ -166,7 +147,7 @@ def group_help(group: Any, ctx: Any, everything: bool) -> str:
     return "\n\n".join(parts)
 
 
-def first_sentence(text: str | None) -> str:
+def _first_sentence(text: str | None) -> str:
     """The first sentence of a help text, in one line."""
     paragraph = " ".join((text or "").strip().partition("\n\n")[0].split())
     sentence, stop, _ = paragraph.partition(". ")
@@ -174,10 +155,10 @@ def first_sentence(text: str | None) -> str:
 
 
 def _commands(group: Any, prefix: str, everything: bool) -> Iterator[Row]:
-    order = list(group.commands) if prefix or pages.COMMANDS.keys() - group.commands else list(pages.COMMANDS)
+    order = list(group.commands) if prefix or COMMANDS.keys() - group.commands else list(COMMANDS)
     for name in order:
         command = group.commands[name]
-        yield prefix + name, first_sentence(command.help)
+        yield prefix + name, _first_sentence(command.help)
         if everything and isinstance(command, HelpGroup):
             yield from _commands(command, f"{prefix}{name} ", everything)
 
@@ -189,13 +170,13 @@ def _usage(command: Any, ctx: Any) -> str:
 
 def _sentences(command: Any, everything: bool) -> list[str]:
     if not everything:
-        return [wrapped(first_sentence(command.help), "  ")]
+        return [wrapped(_first_sentence(command.help), "  ")]
     return [wrapped(" ".join(part.split()), "  ") for part in (command.help or "").strip().split("\n\n")]
 
 
 def _common(path: str, options: Sequence[Any]) -> list[Any]:
     """The options to show first, in the order of the page; without a page, all but those of every command."""
-    names = pages.COMMON.get(path)
+    names = COMMON.get(path)
     if names is None:
         return [one for one in options if not {"--help", "--help-all", "--quiet", "--verbose", "--debug"} & {*one.opts}]
     by_flag = {flag: option for option in options for flag in (*option.opts, *option.secondary_opts)}
@@ -224,18 +205,20 @@ def _option_row(option: Any, ctx: Any, everything: bool) -> Row:
     if not option.is_flag and not option.count:
         label += " " + _metavar(option, ctx)
     if "--help" in option.opts:
-        return label, "Show the most common options and exit."
+        return label, "Show this help and exit." if isinstance(
+            ctx.command, HelpGroup
+        ) else "Show the most common options and exit."
     facts = _facts(option)
     text = f"{option.help or ''} [{', '.join(facts)}]" if facts else option.help or ""
-    return label, text if everything else _shortened(text)
+    return label, text if everything else _short_help(text)
 
 
-def _shortened(text: str) -> str:
+def _short_help(text: str) -> str:
     """The first sentence of an option's help, and the facts in brackets at its end."""
     if not text.endswith("]"):
-        return first_sentence(text)
+        return _first_sentence(text)
     text, bracket, facts = text.rpartition(" [")
-    return first_sentence(text) + bracket + facts
+    return _first_sentence(text) + bracket + facts
 
 
 def _metavar(option: Any, ctx: Any) -> str:

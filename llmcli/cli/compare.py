@@ -17,6 +17,7 @@ from llmcli.cli.generate import (
     timeout_note,
     warn_plain_template,
 )
+from llmcli.cli.open_model import find_model, open_model, print_settings, welcome
 from llmcli.cli.options import CHAT_ONLY, with_settings
 from llmcli.config.presets import LayerStack
 from llmcli.errors import ConstraintError, ExitStatus, LlmcliError, UsageError
@@ -33,9 +34,6 @@ from llmcli.ui.terminal.progress import ProgressLine
 if TYPE_CHECKING:
     from llmcli.inference.comparison import Comparison
     from llmcli.inference.local import LocalModel, Prompt
-
-
-_NOTHING_VARIES = "use --vary temp=0.2,0.8 or --answers 4 (-n is the number of tokens)"
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def _suggest_vary(command: Callable[..., int]) -> Callable[..., int]:
 
 
 def _vary_hint(given: Mapping[str, Any], message: str) -> str:
-    """The `--vary` that takes the flag of which the message tells; "" where it is not a list of values."""
+    """The hint to use `--vary` for the flag in the message; empty if its value is not a list of values."""
     for key, field in fields().items():
         text = given.get(key)
         if not isinstance(text, str) or "," not in text or not message.startswith(f"{key} "):
@@ -114,22 +112,23 @@ def compare(
         raise UsageError("--answers and --n cannot be used together", "use --answers")
     n_seeds = n or answers
     if not vary and n_seeds == 1:
-        raise UsageError("no setting to compare", _NOTHING_VARIES)
+        hint = "use --vary temp=0.2,0.8 or --answers 4 (-n is the number of tokens)"
+        raise UsageError("no setting to compare", hint)
     variants = variants_of(vary or [], seed, n_seeds)
     if asked.prompt is not None and "prompt" in variants[0].values:
         raise UsageError("the prompt is given twice: as an argument and with --vary", "remove one of them")
-    questions = _questions(variants, layers, reads_stdin(asked, no_stdin))
-    from llmcli.cli.open_model import find_model, open_model, welcome
+    requests = _requests(variants, layers, reads_stdin(asked, no_stdin))
     from llmcli.engine.llama.bindings import AbortFlag
     from llmcli.ui import comparison as screen
 
     target = find_model(asked)
     welcome(resolve(layers).origins["model"])
-    questions = [replace(one, resolved=_resolved(one.variant, [target.layer, *layers])) for one in questions]
-    screen.warn_ineffective([(one.variant.label, one.resolved) for one in questions])
+    requests = [replace(one, resolved=_resolved(one.variant, [target.layer, *layers])) for one in requests]
+    screen.warn_ineffective([(one.variant.label, one.resolved) for one in requests])
+    _print_shared_settings(requests, asked.seed is None)
     abort, status, live, think = AbortFlag(), ProgressLine(), is_live() and not as_json, asked.think == "show"
     with interruptible(abort), time_limit(abort, asked.timeout), open_model(target, asked, abort, status) as local:
-        comparison = _comparison(local, _for_model(local, questions))
+        comparison = _comparison(local, _for_model(local, requests))
         comparison.progress = status.reading
         screen.run(comparison, screen.view_of(comparison) if live else None, think, status.clear)
         if as_json:
@@ -141,10 +140,18 @@ def compare(
     for note in target.notes:
         console.warn(note)
     screen.print_errors(comparison)
-    return _conclude(comparison, asked)
+    return _exit_status(comparison, asked)
 
 
-def _questions(variants: Sequence[Variant], layers: Sequence[Layer], piped: bool) -> list[_CompareRequest]:
+def _print_shared_settings(requests: Sequence[_CompareRequest], is_random: bool) -> None:
+    """With `--verbose`: the settings that all variants have, with their sources; a random seed has none."""
+    varied = {key for one in requests for key in one.variant.values} | ({"seed"} if is_random else set())
+    resolved = requests[0].resolved
+    origins = {key: origin for key, origin in resolved.origins.items() if key not in varied}
+    print_settings(replace(resolved, origins=origins))
+
+
+def _requests(variants: Sequence[Variant], layers: Sequence[Layer], piped: bool) -> list[_CompareRequest]:
     """The request of each variant, as far as it is known without a model; stdin is read once.
 
     Raises:
@@ -152,13 +159,13 @@ def _questions(variants: Sequence[Variant], layers: Sequence[Layer], piped: bool
     """
     notes: list[str] = []
     read = cache(partial(read_prompt, _resolved(variants[0], layers).settings))
-    questions = [_question(variant, layers, piped, read, notes) for variant in variants]
+    requests = [_request(variant, layers, piped, read, notes) for variant in variants]
     for note in dict.fromkeys(notes):
         console.warn(note)
-    return questions
+    return requests
 
 
-def _question(
+def _request(
     variant: Variant, layers: Sequence[Layer], piped: bool, read: Callable[[], str], notes: list[str]
 ) -> _CompareRequest:
     from llmcli.inference.request import grammar_text, join_prompt, system_text
@@ -178,27 +185,27 @@ def _resolved(variant: Variant, layers: Sequence[Layer]) -> ResolvedSettings:
     return resolve(LayerStack(layers).above({}, variant.values))
 
 
-def _for_model(local: "LocalModel", questions: Sequence[_CompareRequest]) -> list[_CompareRequest]:
-    """The questions with settings that fit this model; warns where it has no chat template."""
+def _for_model(local: "LocalModel", requests: Sequence[_CompareRequest]) -> list[_CompareRequest]:
+    """The requests with settings that fit this model; warns if it has no chat template."""
     from llmcli.inference.request import needs_plain_template, with_plain_stop
 
-    plain = [needs_plain_template(local, one.resolved.settings) for one in questions]
+    plain = [needs_plain_template(local, one.resolved.settings) for one in requests]
     if any(plain):
         warn_plain_template(local)
     return [
         replace(one, resolved=replace(one.resolved, settings=with_plain_stop(one.resolved.settings))) if stop else one
-        for one, stop in zip(questions, plain, strict=True)
+        for one, stop in zip(requests, plain, strict=True)
     ]
 
 
-def _comparison(local: "LocalModel", questions: Sequence[_CompareRequest]) -> "Comparison":
+def _comparison(local: "LocalModel", requests: Sequence[_CompareRequest]) -> "Comparison":
     from llmcli.inference.answer import Answer
     from llmcli.inference.comparison import Comparison
     from llmcli.inference.request import build_prompt
 
     prompts: dict[Any, Prompt] = {}  # rendering takes time, and most variants have the same prompt
     answers = []
-    for one in questions:
+    for one in requests:
         s = one.resolved.settings
         key = one.text, one.system, s.prefill, s.raw, s.chat_template, s.think == "off"
         if key not in prompts:
@@ -221,7 +228,7 @@ def _data(comparison: "Comparison", seed: int, status: ProgressLine) -> dict[str
     }
 
 
-def _conclude(comparison: "Comparison", asked: Settings) -> int:
+def _exit_status(comparison: "Comparison", asked: Settings) -> int:
     """The exit status of the comparison, whose answers are written.
 
     Raises:

@@ -40,7 +40,7 @@ def version_lines() -> list[str]:
 
 @with_settings(only=())
 def doctor(
-    flags: Layer,  # noqa: ARG001 -- the decorator brings --quiet and --debug
+    flags: Layer,  # noqa: ARG001 -- the decorator adds --quiet and --debug
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for a bug report.")] = False,
 ) -> int:
     """Check the installation and the configuration. The status is 1 on a problem."""
@@ -76,7 +76,8 @@ def _engine_facts(problems: list[Problem]) -> dict[str, str]:
         problems.append((str(error), error.hint))
     if facts["llama-cpp-python"] != bindings.TESTED_BINDINGS:
         tested = f"llama-cpp-python=={bindings.TESTED_BINDINGS}"
-        problems.append((f"this release is tested with {tested}", f"install it with `pip install {tested}`"))
+        message = f"llama-cpp-python {facts['llama-cpp-python']} is not tested with this release"
+        problems.append((message, f"install the tested version with `pip install {tested}`"))
     return facts
 
 

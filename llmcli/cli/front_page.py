@@ -1,17 +1,22 @@
-"""What `llmcli` and `llmcli --help` show, and the command that is meant by a word of another program; without Typer."""
+"""The front page, and help with a wrong command line: what is shown without loading Typer.
 
+`llmcli` and `llmcli --help` are shown at once. A word of another program, a wrong command and a wrong option get a
+hint to what is meant.
+"""
+
+import re
 import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from llmcli.cli import pages
+from llmcli.cli import help_texts
 
 Row = tuple[str, str]
 _WIDEST = 80
 _LONGEST_NAME = 26  # the help of a longer name starts on the next line
 _HELP = ("-h", "--help")
-_NEXT = f"{pages.PROGRAM} COMMAND --help shows the examples and options of a command."
+_NEXT = f"{help_texts.PROGRAM} COMMAND --help shows the examples and options of a command."
 _OPTIONS = (
     ("--version", "Show the versions and the devices and exit."),
     ("-h, --help", "Show this help and exit."),
@@ -39,7 +44,7 @@ _HABITS = {
     "stop": "end the command that uses the model; none stays loaded after it",
     "serve": "use `llmcli generate` in scripts; llmcli has no server",
 }
-# What `-c` and others mean in other programs; shown where the value is missing.
+# Options with another meaning in other programs; shown if the value is missing.
 _MEANINGS = {"-c": "`-c N` is the context size; `llmcli chat -C` continues the last session"}
 _TEXT_COMMANDS = ("chat", "generate", "compare")  # a prompt without quotes arrives as several arguments
 
@@ -53,14 +58,14 @@ def page_of(arguments: Sequence[str]) -> str:
 
 def front_page() -> str:
     """What `llmcli` alone shows."""
-    parts = [wrapped(pages.ABOUT), *examples("Start here", pages.START), *section("Commands", _commands())]
-    return "\n\n".join([*parts, f"{wrapped(_NEXT)}\n{wrapped(pages.DOCUMENTATION)}"])
+    parts = [wrapped(help_texts.ABOUT), *examples("Start here", help_texts.START), *section("Commands", _commands())]
+    return "\n\n".join([*parts, f"{wrapped(_NEXT)}\n{wrapped(help_texts.DOCUMENTATION)}"])
 
 
 def root_help() -> str:
     """What `llmcli --help` shows."""
-    parts = [f"Usage: {pages.PROGRAM} COMMAND [OPTIONS]", wrapped(pages.ABOUT, "  ")]
-    parts += [*examples("Examples", pages.START), *section("Commands", _commands()), *section("Options", _OPTIONS)]
+    parts = [f"Usage: {help_texts.PROGRAM} COMMAND [OPTIONS]", wrapped(help_texts.ABOUT, "  ")]
+    parts += [*examples("Examples", help_texts.START), *section("Commands", _commands()), *section("Options", _OPTIONS)]
     return "\n\n".join([*parts, wrapped(_NEXT)])
 
 
@@ -79,44 +84,11 @@ def check_command(arguments: Sequence[str]) -> None:
         UsageError: with the command that is meant.
     """
     name = arguments[0]
-    if name in pages.COMMANDS or name.startswith("-"):
+    if name in help_texts.COMMANDS or name.startswith("-"):
         return
     from llmcli.errors import UsageError
 
     raise UsageError(f"no such command {_shortened(name)!r}", _meant(name, arguments[1:]))
-
-
-def _meant(name: str, rest: Sequence[str]) -> str:
-    from llmcli.text import did_you_mean
-
-    words = [word for word in rest if not word.startswith("-")]
-    if name in _HABITS:
-        model, text = (_shortened(words[0]), _quoted(" ".join(words))) if words else ("MODEL", '"…"')
-        return _HABITS[name].replace("{model}", model).replace("{text}", text)
-    if not words and name.isidentifier():
-        near = did_you_mean(name, pages.COMMANDS)
-        if near:
-            return near
-    text = _quoted(" ".join([name, *words]))
-    return f"use `llmcli generate {text}` to ask, or `llmcli chat {text}` to talk"
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= 60 else text[:59] + "…"
-
-
-def _quoted(text: str) -> str:
-    """A text as a shell takes it, cut where it is long."""
-    text = _shortened(text)
-    if set(text).isdisjoint('"$`\\!'):
-        return f'"{text}"'
-    import shlex
-
-    return shlex.quote(text)
-
-
-def _commands() -> list[Row]:
-    return [(name, command.summary) for name, command in pages.COMMANDS.items()]
 
 
 def examples(heading: str, lines: str) -> list[str]:
@@ -139,6 +111,7 @@ def section(heading: str, rows: Sequence[Row]) -> list[str]:
     column = 4 + max((len(name) for name, _ in rows if len(name) <= _LONGEST_NAME), default=0)
     lines = [f"{heading}:"]
     for name, text in rows:
+        text = re.sub(r"\S{40,}", lambda word: word[0].replace(",", ", "), text)  # a long list breaks at its commas
         wrapped_text = textwrap.wrap(text, max(width() - column, 20), break_on_hyphens=False) or [""]
         if len(name) + 4 > column:
             lines.append(f"  {name}")
@@ -241,3 +214,36 @@ def _plain(text: str) -> str:
     """One line, lower case at the beginning and no full stop at the end."""
     text = " ".join(text.split()).rstrip(".")
     return text[:1].lower() + text[1:]
+
+
+def _meant(name: str, rest: Sequence[str]) -> str:
+    from llmcli.text import did_you_mean
+
+    words = [word for word in rest if not word.startswith("-")]
+    if name in _HABITS:
+        model, text = (_shortened(words[0]), _quoted(" ".join(words))) if words else ("MODEL", '"…"')
+        return _HABITS[name].replace("{model}", model).replace("{text}", text)
+    if not words and name.isidentifier():
+        near = did_you_mean(name, help_texts.COMMANDS)
+        if near:
+            return near
+    text = _quoted(" ".join([name, *words]))
+    return f"use `llmcli generate {text}` to ask, or `llmcli chat {text}` to talk"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def _quoted(text: str) -> str:
+    """A text in quotes for a shell; a long text is cut."""
+    text = _shortened(text)
+    if set(text).isdisjoint('"$`\\!'):
+        return f'"{text}"'
+    import shlex
+
+    return shlex.quote(text)
+
+
+def _commands() -> list[Row]:
+    return [(name, command.summary) for name, command in help_texts.COMMANDS.items()]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from llmcli.cli.open_model import print_settings
+from llmcli.cli.open_model import find_model, open_model, print_settings, welcome
 from llmcli.cli.options import CHAT_ONLY, argument_or_flag, with_settings
 from llmcli.config.presets import layers_of
 from llmcli.engine.events import Measure
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from llmcli.inference.answer import Answer
     from llmcli.inference.local import LocalModel
 
-_PATIENCE = 3.0  # seconds of silence on stdin before a note says what the program waits for
+_PATIENCE = 3.0  # seconds without input on stdin before a note says that the program waits
 _END = "; end it with Ctrl-D"
 
 PromptArgument = Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="Prompt text; stdin is added to it.")]
@@ -68,7 +68,6 @@ def generate(
         console.warn("logprobs has no effect: it needs --json", "to see probabilities, use --heat p or --trace FILE")
     check_chain(asked)
     question, system, grammar = _texts(asked, no_stdin)
-    from llmcli.cli.open_model import find_model, open_model, welcome
     from llmcli.engine.llama.bindings import AbortFlag
     from llmcli.inference.answer import Answer
     from llmcli.inference.local import apply_model_defaults
@@ -78,7 +77,7 @@ def generate(
     welcome(resolve(layers).origins["model"])
     resolved = apply_model_defaults(target, layers)
     settings = resolved.settings
-    warn_ineffective(resolved)
+    _warn_ineffective(resolved)
     abort, status = AbortFlag(), ProgressLine()
     with (
         interruptible(abort),
@@ -94,7 +93,7 @@ def generate(
             return ExitStatus.OK
         answer = Answer(local, prompt, settings, grammar, status.reading)
         with write_trace(answer, trace, heat is not None):
-            print_answer(answer, status, question if echo else "", as_json, stream)
+            _print_answer(answer, status, question if echo else "", as_json, stream)
     if heat:
         from llmcli.ui.charts.heatmap import print_heat
 
@@ -104,8 +103,8 @@ def generate(
     for note in target.notes:
         console.warn(note)
     if stats or console.verbose:
-        console.note(stats_line(answer))
-    return exit_status_of(answer)
+        console.note(_stats_line(answer))
+    return _exit_status(answer)
 
 
 def _texts(settings: Settings, no_stdin: bool) -> tuple[str, str | None, str | None]:
@@ -128,7 +127,7 @@ def warn_plain_template(local: "LocalModel") -> None:
     )
 
 
-def print_answer(answer: "Answer", status: ProgressLine, echo: str, as_json: bool, stream: bool) -> None:
+def _print_answer(answer: "Answer", status: ProgressLine, echo: str, as_json: bool, stream: bool) -> None:
     """Generate the answer to its end and write it: as it comes, at the end, or as one JSON object."""
     writer, settings = AnswerWriter(), answer.settings
     if echo and not as_json:
@@ -154,8 +153,8 @@ def command_layers(flags: Layer, text: str | None) -> Sequence[Layer]:
     return layers_of(Layer("flag", given)).below
 
 
-def warn_ineffective(resolved: ResolvedSettings) -> None:
-    """Warn of each setting that somebody chose and the sampler chain ignores."""
+def _warn_ineffective(resolved: ResolvedSettings) -> None:
+    """Warn of each chosen setting that has no effect, and show the settings with `--verbose`."""
     for key, reason in ineffective_settings(resolved.settings, resolved.origins).items():
         console.warn(f"{key} (from {resolved.origins[key]}) has no effect: {reason}")
     print_settings(resolved)
@@ -173,7 +172,7 @@ def reads_stdin(settings: Settings, no_stdin: bool) -> bool:
 
 
 def read_prompt(settings: Settings) -> str:
-    """All of stdin as a part of the prompt; warns where this takes the input of a shell loop."""
+    """All of stdin as a part of the prompt; warns if it is probably the input of a shell loop."""
     added = not _names_stdin(settings) and bool(settings.prompt or settings.file)
     if added and _is_half_read(sys.stdin):
         console.warn(
@@ -188,7 +187,7 @@ def _names_stdin(settings: Settings) -> bool:
 
 
 def _is_half_read(stream: TextIO | None) -> bool:
-    """Whether this is a regular file of which somebody has read the beginning and left the rest."""
+    """Whether this is a regular file of which another program has read the beginning."""
     if stream is None:
         return False
     try:
@@ -200,7 +199,7 @@ def _is_half_read(stream: TextIO | None) -> bool:
 
 
 def read_stdin(hint: str = _END) -> str:
-    """All of stdin as UTF-8; a note that ends with `hint` tells that the program waits when nothing comes."""
+    """All of stdin as UTF-8; without input, a note that ends with `hint` says that the program waits."""
     if sys.stdin is None:
         return ""
     note = threading.Timer(_PATIENCE, console.note, [f"waiting for stdin{hint}"])
@@ -214,7 +213,7 @@ def read_stdin(hint: str = _END) -> str:
         note.cancel()
 
 
-def stats_line(answer: "Answer") -> str:
+def _stats_line(answer: "Answer") -> str:
     """Tokens, speeds, time to the first token, finish reason and seed, in one line."""
     t = answer.timings()
     return (
@@ -225,8 +224,8 @@ def stats_line(answer: "Answer") -> str:
     )
 
 
-def exit_status_of(answer: "Answer") -> int:
-    """The exit status of an answer that is written; a note tells what cut it.
+def _exit_status(answer: "Answer") -> int:
+    """The exit status of an answer that is written; prints a note if a limit ended it.
 
     Raises:
         ConstraintError: when it ended before its grammar was met.

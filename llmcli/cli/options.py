@@ -1,6 +1,7 @@
 """Options made from the declared settings: no option of a setting is written by hand."""
 
 import inspect
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ from llmcli.text import sanitize
 from llmcli.ui.terminal.console import console
 
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
-_LONGEST_METAVAR = 24  # of a list of choices; a longer one stands in the help
+_LONGEST_METAVAR = 24  # of a list of choices; a longer one is in the help
 # The switches of every command: type, option and default.
 _SWITCHES: dict[str, tuple[Any, Any]] = {
     "quiet": (Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.")], False),
@@ -37,6 +38,8 @@ _SWITCHES: dict[str, tuple[Any, Any]] = {
 
 
 CHAT_ONLY = frozenset(describe(InterfaceParams))
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
 
 
 def with_settings(only: Iterable[str] | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -139,18 +142,16 @@ def has_completion(field: Field) -> bool:
 
 
 def _completer(field: Field) -> Callable[[str], Any]:
-    def complete(incomplete: str) -> Any:
-        if field.key == "model":
-            return complete_model(incomplete)
-        if field.key == "samplers":
-            return _complete_list(incomplete)
-        if field.key == "preset":
-            return _complete_preset(incomplete)
-        if field.key == "character":
-            return complete_character(incomplete)
+    def complete(incomplete: str) -> list[str]:
         return [text for text in map(str, (*field.param.choices, *field.param.suggest)) if text.startswith(incomplete)]
 
-    return complete
+    special: dict[str, Callable[[str], Any]] = {
+        "model": complete_model,
+        "samplers": _complete_list,
+        "preset": _complete_preset,
+        "character": complete_character,
+    }
+    return special.get(field.key, complete)
 
 
 def _complete_list(incomplete: str) -> list[str]:
@@ -221,7 +222,7 @@ def _complete_path(incomplete: str, suffixes: Sequence[str] = (".gguf",)) -> lis
     folder, _, start = incomplete.rpartition("/")
     try:
         entries = sorted(Path(folder or ("/" if incomplete.startswith("/") else ".")).expanduser().iterdir())
-    except OSError:
+    except (OSError, RuntimeError, ValueError):  # RuntimeError: ~nobody
         return names
     prefix = incomplete[: len(incomplete) - len(start)]
     for entry in entries:
@@ -232,6 +233,18 @@ def _complete_path(incomplete: str, suffixes: Sequence[str] = (".gguf",)) -> lis
         elif entry.suffix in suffixes:
             names.append(sanitize(prefix + entry.name))
     return names
+
+
+def output_path(name: str, force: bool) -> Path:
+    """The path of a file to write.
+
+    Raises:
+        UsageError: if it exists and must not be replaced.
+    """
+    path = Path(os.path.expanduser(name))
+    if os.path.exists(path) and not force:
+        raise UsageError(f"{path} already exists", "choose another name, or replace it with --force")
+    return path
 
 
 def argument_or_flag(argument: Any, flag: Any, name: str) -> Any:

@@ -149,7 +149,7 @@ def _output(name: str, line: int | None) -> tuple[str, str]:
     lines = text.split("\n")
     if line is not None:
         if line > len(lines) or not lines[line - 1].strip():
-            raise UsageError(f"{source} has no line {line}", f"it has {len(lines)} lines")
+            raise UsageError(f"{source} has no line {line}", f"use a line with an output, of lines 1 to {len(lines)}")
         return lines[line - 1], f"line {line} of {source}"
     full = [number for number, text_line in enumerate(lines, 1) if text_line.strip()]
     if len(full) > 1 and all(lines[number - 1].strip().startswith("{") for number in full[:2]):

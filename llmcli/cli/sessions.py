@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmcli.chat.sessions import store
-from llmcli.cli.options import complete_session
+from llmcli.cli.options import Force, Json, complete_session, output_path
 from llmcli.config.file import config_layer
 from llmcli.errors import DiskError, ExitStatus, LlmcliError, UsageError
 from llmcli.params.settings import Layer, resolve
@@ -25,14 +25,13 @@ if TYPE_CHECKING:
     from llmcli.chat.conversation import Conversation, Message
     from llmcli.chat.sessions.session import Session
 
-_EMPTY_BRANCH = "the present branch is empty; `llmcli sessions show --all` prints the other branches"
+_EMPTY_BRANCH = "the current branch is empty; `llmcli sessions show --all` prints the other branches"
 
 app = typer.Typer(help="List, show, search, export and delete sessions.", rich_markup_mode=None)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a session.", autocompletion=complete_session)]
 ShortName = Annotated[
-    str, typer.Argument(metavar="NAME", help="Name of a session, or its end.", autocompletion=complete_session)
+    str, typer.Argument(metavar="NAME", help="Name of a session, or its last part.", autocompletion=complete_session)
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -49,44 +48,43 @@ def list_sessions(as_json: Json = False) -> int:
     if as_json:
         print_line(json.dumps([asdict(session) for session in listed], ensure_ascii=False))
     elif listed:
-        _put_table(listed)
+        _print_table(listed)
     else:
         console.note("no sessions yet; start one with `llmcli chat`")
     return ExitStatus.OK
 
 
-def _put_table(listed: Sequence[store.SessionSummary]) -> None:
+def _print_table(listed: Sequence[store.SessionSummary]) -> None:
     """Print a table of sessions; it has a column of branches if a session has several."""
     heads = ["SESSION", "MESSAGES", "BRANCHES", "CHANGED", "FIRST MESSAGE"]
-    rows = []
-    for one in listed:
-        branches = str(one.n_branches) if one.n_branches > 1 else ""
-        rows.append([one.name, str(one.n_messages), branches, ago(one.changed), one.title])
-    if all(one.n_branches < 2 for one in listed):
-        for row in (heads, *rows):
+    rows = [[one.name, str(one.n_messages), str(one.n_branches), ago(one.changed), one.title] for one in listed]
+    several = any(one.n_branches > 1 for one in listed)
+    for row in (heads, *rows):
+        if not several:
             del row[2]
-    numbers = ("MESSAGES", "BRANCHES")
-    print_rows(heads, rows, right=numbers, spare=("FIRST MESSAGE", "BRANCHES", "MESSAGES"))
+        elif row[2] == "1":
+            row[2] = ""
+    print_rows(heads, rows, right=("MESSAGES", "BRANCHES"), spare=("FIRST MESSAGE", "BRANCHES", "MESSAGES"))
 
 
 @app.command("show")
 def show_session(
     name: ShortName,
-    everything: Annotated[bool, typer.Option("--all", help="Show every branch, not only the present one.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Show every branch, not only the current one.")] = False,
 ) -> int:
     """Show the messages of a session."""
     conversation = _read(name).conversation
     path = conversation.path()
     if everything:
-        _put_branches(conversation)
+        _print_branches(conversation)
     elif path:
-        _put_messages(path, 1)
+        _print_messages(path, 1)
     else:
         console.note(_EMPTY_BRANCH)
     return ExitStatus.OK
 
 
-def _put_branches(conversation: "Conversation") -> None:
+def _print_branches(conversation: "Conversation") -> None:
     """Every branch under its number, without the messages that it shares with a branch above it."""
     leaves = conversation.leaves()
     shown: set[int] = set()
@@ -95,14 +93,14 @@ def _put_branches(conversation: "Conversation") -> None:
         new = [message for message in path if message.id not in shown]
         shown |= {message.id for message in new}
         if len(leaves) > 1:
-            mark = " (present)" if leaf == conversation.head else ""
+            mark = " (current)" if leaf == conversation.head else ""
             shared = len(path) - len(new)
             after = f", after message {shared}" if shared else ""
             print_line(f"branch {number} of {len(leaves)}{after}{mark}\n", _bold())
-        _put_messages(new, len(path) - len(new) + 1)
+        _print_messages(new, len(path) - len(new) + 1)
 
 
-def _put_messages(messages: "Sequence[Message]", first: int) -> None:
+def _print_messages(messages: "Sequence[Message]", first: int) -> None:
     """Messages with their numbers as /history, /edit and `llmcli replay` count them."""
     from llmcli.chat.conversation import SPEAKER_NAMES
 
@@ -140,7 +138,7 @@ def export_session(
     to: Annotated[
         str, typer.Argument(metavar="FILE", help="FILE.md, .txt, .json, .html or .svg; `-` is Markdown on stdout.")
     ] = "-",
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    force: Force = False,
 ) -> int:
     """Export a session as Markdown, plain text, JSON, a web page or a picture, by the suffix of FILE."""
     from llmcli.chat.export import form_of
@@ -155,9 +153,7 @@ def export_session(
     if to == "-":
         print_text(text if text.endswith("\n") else text + "\n")
         return ExitStatus.OK
-    target = Path(os.path.expanduser(to))
-    if os.path.exists(target) and not force:
-        raise UsageError(f"{target} already exists", "choose another name, or use --force")
+    target = output_path(to, force)
     write(text, target)
     console.note(f"exported to {os.path.abspath(target)}")
     return ExitStatus.OK

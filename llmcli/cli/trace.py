@@ -3,28 +3,18 @@
 import json
 import os
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from llmcli.engine.events import TokenTrace
+from llmcli.cli.options import Force, output_path
+from llmcli.engine.events import Measure, TokenTrace
 from llmcli.errors import DiskError, ExitStatus, UsageError
 from llmcli.ui.terminal.console import console, is_terminal
 from llmcli.ui.terminal.output import print_line, print_text
 
 app = typer.Typer(help="Show and plot traces of answers.", no_args_is_help=True, rich_markup_mode=None)
-
-
-class ColorBy(StrEnum):
-    """The measures that `--heat` can show as color."""
-
-    temperature = "temperature"
-    p = "p"
-    entropy = "entropy"
-
-
 File = Annotated[str, typer.Argument(metavar="FILE", help="Trace file of `generate --trace FILE`; `-` reads stdin.")]
 
 
@@ -32,7 +22,7 @@ File = Annotated[str, typer.Argument(metavar="FILE", help="Trace file of `genera
 def show_trace(
     file: File,
     heat: Annotated[
-        ColorBy | None, typer.Option("--heat", help="Print the answer, each token colored by this measure.")
+        Measure | None, typer.Option("--heat", help="Print the answer, each token colored by this measure.")
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object with the tokens and a summary.")
@@ -50,7 +40,7 @@ def show_trace(
     if heat:
         from llmcli.ui.charts.heatmap import print_heat
 
-        print_heat(tokens, heat.value)
+        print_heat(tokens, heat)
         return ExitStatus.OK
     from llmcli.ui.charts.trace_table import print_trace, summary
 
@@ -70,20 +60,18 @@ def plot_trace(
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE.svg", help="File for the plot; `-` is stdout.")
     ],
-    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that exists.")] = False,
+    force: Force = False,
 ) -> int:
     """Plot temperature, entropy and probability of the tokens as an SVG file."""
     from llmcli.ui.charts.trace_plot import plot_svg
     from llmcli.ui.export import write
 
-    target = Path(os.path.expanduser(output))
-    if output != "-" and os.path.exists(target) and not force:
-        raise UsageError(f"{target} already exists", "choose another name, or overwrite it with --force")
+    target = None if output == "-" else output_path(output, force)
     picture = plot_svg(_read(file), "trace" if file == "-" else Path(file).name)
-    if output == "-":
-        print_text(picture)
-    else:
+    if target:
         write(picture, target)
+    else:
+        print_text(picture)
     return ExitStatus.OK
 
 

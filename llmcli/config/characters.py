@@ -192,7 +192,8 @@ def _from_table(table: Mapping[str, Any], path: Path, body: str = "") -> Charact
         if not isinstance(value, str):
             raise UsageError(f"{path}: {key} must be a string")
     if texts["system"] and body.strip():
-        raise UsageError(f"{path}: the system prompt is given twice", "keep `system` or the text below the head")
+        hint = "keep `system` or the text below the front matter"
+        raise UsageError(f"{path}: the system prompt is given twice", hint)
     return Character(
         " ".join(texts["name"].split()) or path.stem,
         texts["system"].strip() or body.strip(),
@@ -241,7 +242,7 @@ def split(text: str, source: str) -> tuple[dict[str, Any], str]:
         return {}, text
     end = next((number for number, line in enumerate(lines) if number and line.rstrip() == "---"), None)
     if end is None:
-        raise UsageError(f"{source}: the front matter of line 1 is not closed", "add a line of --- below it")
+        raise UsageError(f"{source}: the front matter of line 1 is not closed", "end it with a line of ---")
     head = lines[1:end]
     first = next((line for line in head if line.strip() and not line.lstrip().startswith("#")), "")
     table = _toml(head, source) if _TOML.match(first) else _simple(head, source)

@@ -99,7 +99,9 @@ def _combined(axes: Sequence[_Axis], seed: int, n_seeds: int) -> Iterator[Varian
 def _axis(spec: str, parse: Parse) -> _Axis:
     name, equals, text = spec.partition("=")
     if not equals or not name.strip():
-        raise UsageError(f"the values to compare must have the form KEY=V1,V2, got {spec!r}", "as in temp=0.2,0.8")
+        raise UsageError(
+            f"the values to compare must have the form KEY=V1,V2, got {spec!r}", "for example temp=0.2,0.8"
+        )
     key = find(name).key
     if key in describe(ModelParams):
         raise UsageError(f"{key} needs a model reload and cannot be compared", f"run the program once for each {key}")

@@ -68,7 +68,7 @@ def join_prompt(settings: Settings, piped: bool, read_stdin: ReadStdin) -> str:
     kept = [part.rstrip("\n") if index < len(parts) - 1 else part for index, part in enumerate(parts)]
     text = "\n\n".join(part for part in kept if part)
     if not text.strip() and not (settings.raw and text):
-        raise UsageError("no prompt", 'give a prompt, as in llmcli generate "Why is the sky blue?"')
+        raise UsageError("no prompt", 'give a prompt, as in `llmcli generate "Why is the sky blue?"`')
     return text
 
 

@@ -74,7 +74,7 @@ def test_more_turns_than_there_are_cannot_be_undone(turns: int, message: str) ->
     with pytest.raises(UsageError, match=message):
         conversation.undo(turns)
     assert conversation.head == 4
-    with pytest.raises(UsageError, match="there is nothing to undo"):
+    with pytest.raises(UsageError, match="nothing to undo"):
         Conversation().undo(1)
 
 

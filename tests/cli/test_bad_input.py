@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli_result import Ran
+from tests.cli_result import CliResult
 from tests.conftest import Run
 from tests.models.gguf_writer import MODEL, write_gguf
 
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 
 
-def assert_one_error(ran: Ran, status: int, words: str) -> None:
+def assert_one_error(ran: CliResult, status: int, words: str) -> None:
     """One line with the error, perhaps a second one with the hint, and nothing else."""
     assert ran.status == status, ran.stderr
     error, *hints = ran.stderr.splitlines()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli_result import Ran
+from tests.cli_result import CliResult
 from tests.conftest import Run
 
 pytestmark = pytest.mark.usefixtures("with_starter")
@@ -32,7 +32,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def talk(run: Run, *lines: str, flags: tuple[str, ...] = FLAGS, env: dict[str, str] | None = None) -> Ran:
+def talk(run: Run, *lines: str, flags: tuple[str, ...] = FLAGS, env: dict[str, str] | None = None) -> CliResult:
     """A chat of these lines; it must not crash, and no escape sequence may go through a pipe."""
     ran = run("chat", *flags, stdin="\n".join(lines) + "\n", env=env)
     assert "Traceback" not in ran.stderr
@@ -41,12 +41,12 @@ def talk(run: Run, *lines: str, flags: tuple[str, ...] = FLAGS, env: dict[str, s
     return ran
 
 
-def told(ran: Ran) -> list[str]:
+def told(ran: CliResult) -> list[str]:
     """The messages beside the answers."""
     return ran.stderr.splitlines()
 
 
-def cells(ran: Ran, first: str) -> list[list[str]]:
+def cells(ran: CliResult, first: str) -> list[list[str]]:
     """The rows of tables that begin with `first`, cell by cell."""
     return [re.split(r"\s{2,}", line) for line in told(ran) if re.match(rf"{re.escape(first)}\s\s", line)]
 
@@ -88,14 +88,14 @@ def test_continue_extends_an_answer_and_an_edited_one(run: Run) -> None:
     assert ran.status == 0
 
 
-def errors(ran: Ran) -> list[str]:
+def errors(ran: CliResult) -> list[str]:
     """The errors, each with its hint behind an arrow."""
     return re.findall(r"^error: (.*)", re.sub(r"\n  hint: ", " -> ", ran.stderr), re.MULTILINE)
 
 
 def test_a_wrong_argument_is_one_error_with_a_hint(run: Run, with_tiny: Path) -> None:
     wrong = {
-        "/undo": "there is nothing to undo",
+        "/undo": "nothing to undo",
         "/undo x": "/undo takes the number of turns, got 'x' -> try /undo 2",
         "/redo": "nothing was undone -> ",
         "/branch 4": "branch 4 does not exist -> see the numbers in /branches",
@@ -111,7 +111,7 @@ def test_a_wrong_argument_is_one_error_with_a_hint(run: Run, with_tiny: Path) ->
         "/load gone": "session not found: 'gone' -> list the sessions with /sessions",
         "/rename": "/rename needs a name -> try /rename novel",
         "/export": "/export needs a file name -> try /export talk.md",
-        "/export t.md": "the conversation is empty: there is nothing to export -> send a message first",
+        "/export t.md": "the conversation is empty: nothing to export -> send a message first",
         "/file": "/file needs a file name -> try /file notes.txt",
         "/file gone.txt": "file not found: gone.txt",
         "/file 'a": "/file: No closing quotation -> quote a name that contains spaces",

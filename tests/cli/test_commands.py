@@ -170,6 +170,7 @@ def test_commands_flags_values_and_models_complete(
     run: Run, inside: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     complete = partial(completes, inside)
+    assert complete("llmcli generate -m ~nobody-has-this-name/x") == [""]
     (tmp_path / "mine.gguf").touch()
     (tmp_path / "other.txt").touch()
     monkeypatch.chdir(tmp_path)

@@ -28,6 +28,15 @@ def test_a_pipe_gets_labeled_texts_and_stderr_the_statistics(run: Run, with_tiny
     assert "\x1b" not in ran.stderr
 
 
+def test_verbose_shows_the_settings_that_all_answers_share(inside: Run, with_tiny: Path) -> None:
+    ran = inside("compare", "hi", "-n", "1", "-t", "1", "--min-p", "0.1", "--vary", "temp=0.2,1", "--verbose")
+    assert "min_p = 0.1 (from flag)\n" in ran.stderr
+    assert "temperature = " not in ran.stderr
+    assert "seed = " not in ran.stderr
+    assert "configuration file: " in ran.stderr
+    assert "seed = 3 (from flag)\n" in inside(*BASE, "--vary", "temp=0.2,1", "--verbose").stderr
+
+
 def test_json_is_one_object_with_settings_and_statistics(inside: Run, with_tiny: Path) -> None:
     def data(*flags: str) -> dict[str, object]:
         ran = inside(*BASE, *flags, "--json")

@@ -16,7 +16,7 @@ WHOLE = (*SHORT, "--ignore-eos")  # all twelve, whatever the model would rather 
 
 
 @with_starter
-def test_the_answer_goes_to_stdout_and_the_cut_to_stderr(run: Run) -> None:
+def test_the_answer_goes_to_stdout_and_the_note_to_stderr(run: Run) -> None:
     ran = run("generate", "Say hi.", *SHORT)
     assert ran.status == 0
     assert ran.stdout.endswith(b"\n")
@@ -118,7 +118,7 @@ def test_logprobs_without_json_name_the_alternatives(run: Run) -> None:
 
 
 @with_tiny
-def test_a_drawn_seed_is_reported_and_repeats_the_text(run: Run) -> None:
+def test_a_random_seed_is_reported_and_repeats_the_text(run: Run) -> None:
     first = json.loads(run("generate", "A name:", "-n", "8", "--json").text)
     again = json.loads(run("generate", "A name:", "-n", "8", "--json", "--seed", str(first["seed"])).text)
     assert again["text"] == first["text"]

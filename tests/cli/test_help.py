@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import typer
 
-from llmcli.cli import pages
-from llmcli.cli.commands import command_help, group_help, make_app
+from llmcli.cli import help_texts
+from llmcli.cli.commands import help_page, make_app
 from llmcli.cli.options import _parse
 from llmcli.errors import ExitStatus
 from llmcli.inference.comparison import variants_of
@@ -20,28 +20,27 @@ from llmcli.params.settings import fields
 from tests.conftest import Run
 
 
-def walk(group: Any, parent: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def contexts_below(group: Any, parent: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The context of every command and group below `group` by its path: `models pull`."""
     for name, command in group.commands.items():
         context = command.context_class(command, parent=parent, info_name=name, **command.context_settings)
         yield prefix + name, context
         if hasattr(command, "commands"):
-            yield from walk(command, context, f"{prefix}{name} ")
+            yield from contexts_below(command, context, f"{prefix}{name} ")
 
 
 ROOT: Any = typer.main.get_command(make_app())
 ROOT_CONTEXT = ROOT.context_class(ROOT, info_name="llmcli", **ROOT.context_settings)
-CONTEXTS = dict(walk(ROOT, ROOT_CONTEXT))
+CONTEXTS = dict(contexts_below(ROOT, ROOT_CONTEXT))
 COMMANDS = {path: context.command for path, context in CONTEXTS.items()}
 
 
 @cache
 def help_of(path: str, everything: bool) -> str:
     """The text of `--help` or `--help-all` on a terminal of 80 columns."""
-    command, write = COMMANDS[path], group_help if hasattr(COMMANDS[path], "commands") else command_help
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "80")
-        return write(command, CONTEXTS[path], everything)
+        return help_page(CONTEXTS[path], everything)
 
 
 def visible_options(path: str) -> list[Any]:
@@ -50,7 +49,7 @@ def visible_options(path: str) -> list[Any]:
 
 
 def lines_of(path: str) -> list[str]:
-    text = pages.EXAMPLES[path] if path else pages.START
+    text = help_texts.EXAMPLES[path] if path else help_texts.START
     return [line.strip() for line in text.strip().splitlines()]
 
 
@@ -147,10 +146,10 @@ def test_the_help_of_a_large_command_fits_one_screen(name: str) -> None:
     assert len(help_of(name, everything=False).splitlines()) <= 45
 
 
-@pytest.mark.parametrize("name", pages.COMMON)
+@pytest.mark.parametrize("name", help_texts.COMMON)
 def test_the_common_options_of_a_command_exist(name: str) -> None:
     flags = {flag for option in visible_options(name) for flag in (*option.opts, *option.secondary_opts)}
-    assert set(pages.COMMON[name]) <= flags
+    assert set(help_texts.COMMON[name]) <= flags
 
 
 def test_the_help_of_generate_ends_with_every_exit_status() -> None:
@@ -167,7 +166,7 @@ def test_llmcli_alone_shows_where_to_start(run: Run, inside: Run) -> None:
     assert (ran.status, ran.stderr) == (0, "")
     assert run().text == ran.text
     assert "Start here:\n  llmcli chat " in ran.text
-    for name, command in pages.COMMANDS.items():
+    for name, command in help_texts.COMMANDS.items():
         assert re.search(rf"^  {name} +{re.escape(command.summary)}$", ran.text, re.M), name
     assert "docs/" in ran.text
     assert len(ran.text.splitlines()) <= 24

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from llmcli.models.locations import STARTER_SHA256, STARTER_SIZE
-from tests.cli_result import Ran
+from tests.cli_result import CliResult
 from tests.hub.server import FakeHub, Fault
 from tests.models.gguf_writer import MODEL, write_gguf
 
@@ -52,20 +52,20 @@ class Place:
     def cache(self) -> Path:
         return self.folder / "user/.cache/huggingface/hub"
 
-    def run(self, *args: str, stdin: str = "", **env: str) -> Ran:
+    def run(self, *args: str, stdin: str = "", **env: str) -> CliResult:
         """The real program, as in a pipe."""
         return self.python("-m", "llmcli", *args, stdin=stdin, **env)
 
-    def runs(self, *lines: tuple[str, ...], **env: str) -> list[Ran]:
+    def runs(self, *lines: tuple[str, ...], **env: str) -> list[CliResult]:
         """Several of them side by side; two that load a model would only take the cores from each other."""
         with ThreadPoolExecutor(3) as pool:
             return list(pool.map(lambda line: self.run(*line, **env), lines))
 
-    def python(self, *args: str, stdin: str = "", **env: str) -> Ran:
+    def python(self, *args: str, stdin: str = "", **env: str) -> CliResult:
         done = subprocess.run(
             [sys.executable, *args], input=stdin.encode(), capture_output=True, env=self.env | env, timeout=60
         )
-        return Ran(done.stdout, done.stderr.decode("utf-8", "replace"), done.returncode)
+        return CliResult(done.stdout, done.stderr.decode("utf-8", "replace"), done.returncode)
 
     def twin(self, folder: Path) -> "Place":
         """Another machine with the same files; a file that is changed in place changes on both."""
@@ -146,14 +146,14 @@ def fresh(hub: FakeHub, tmp_path: Path) -> Place:
 
 
 @pytest.fixture(scope="module")
-def pulled(hub: FakeHub, tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, Ran]:
+def pulled(hub: FakeHub, tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, CliResult]:
     """A machine that has pulled the repository without naming a quantization, and what that said."""
     place = Place(tmp_path_factory.mktemp("pulled"), hub)
     return place, place.run("pull", REPO)
 
 
 @pytest.fixture
-def there(pulled: tuple[Place, Ran]) -> Place:
+def there(pulled: tuple[Place, CliResult]) -> Place:
     """The same machine, for looking only."""
     pulled[0].hub.log.clear()
     return pulled[0]
@@ -214,7 +214,7 @@ def test_show_describes_a_model_of_the_hub_from_its_header_alone(fresh: Place) -
     assert not fresh.cache.exists()
 
 
-def test_pull_downloads_default_and_prints_only_its_path(pulled: tuple[Place, Ran]) -> None:
+def test_pull_downloads_default_and_prints_only_its_path(pulled: tuple[Place, CliResult]) -> None:
     place, ran = pulled
     path = Path(sole(ran.text))
     lines = ran.stderr.splitlines()
@@ -282,7 +282,7 @@ def test_verify_compares_the_published_checksum(there: Place) -> None:
     assert (one["state"], one["sha256"]) == ("ok", STARTER_SHA256)
 
 
-def hugging(place: Place, *args: str) -> Ran:
+def hugging(place: Place, *args: str) -> CliResult:
     """The hub's own tool or client; it asks nobody but the test hub."""
     return place.python(*args, HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_UPDATE_CHECK="1", HF_HUB_DISABLE_XET="1")
 

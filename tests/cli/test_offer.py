@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.test_hub_end_to_end import Place, error_line, harmless, on_terminal, screen_of
-from tests.cli_result import Ran
+from tests.cli_result import CliResult
 from tests.hub.server import FakeHub
 from tests.models.gguf_writer import write_gguf
 from tests.models.split_writer import split_model
@@ -130,7 +130,7 @@ IMPOSSIBLE = {
 
 
 @pytest.fixture(scope="module")
-def refused(server: FakeHub, tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, dict[str, Ran]]:
+def refused(server: FakeHub, tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, dict[str, CliResult]]:
     """What is said of each; the environment allows downloads as the flag does."""
     place = Place(tmp_path_factory.mktemp("refused"), server)
     server.log.clear()
@@ -140,7 +140,9 @@ def refused(server: FakeHub, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 
 @pytest.mark.parametrize("reference", IMPOSSIBLE)
-def test_failed_download_prints_one_error_and_its_status(refused: tuple[Place, dict[str, Ran]], reference: str) -> None:
+def test_failed_download_prints_one_error_and_its_status(
+    refused: tuple[Place, dict[str, CliResult]], reference: str
+) -> None:
     status, words = IMPOSSIBLE[reference]
     place, runs = refused
     assert (runs[reference].status, runs[reference].stdout) == (status, b""), runs[reference].stderr

@@ -27,7 +27,7 @@ def shell(command: str, **env: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(["bash", "-c", line], capture_output=True, stdin=subprocess.DEVNULL, env=os.environ | env)
 
 
-def test_a_pipe_gets_only_the_answer_and_stderr_the_cut() -> None:
+def test_a_pipe_gets_the_answer_and_stderr_gets_the_note() -> None:
     ran = shell("printf 'text' | $L generate 'Summarize:' -n 8 --seed 1 | cat; echo ${PIPESTATUS[*]}")
     assert ran.stderr == b"cut off: max_tokens is 8; raise it with -n\n"
     assert ran.stdout.endswith(b"\n0 0 0\n")
@@ -138,7 +138,7 @@ def test_stdin_that_is_read_on_purpose_gets_no_warning(lines: Path) -> None:
 
 
 @with_tiny
-def test_no_stdin_and_a_dash_exclude_each_other() -> None:
+def test_no_stdin_and_a_dash_cannot_be_used_together() -> None:
     for arguments in ("-", "Q -f -"):
         ran = shell(f"$L generate {arguments} --no-stdin")
         assert ran.returncode == 2
@@ -147,7 +147,7 @@ def test_no_stdin_and_a_dash_exclude_each_other() -> None:
 
 @with_tiny
 @pytest.mark.parametrize(("prompt", "hint"), [("Q", b"use --no-stdin to ignore it"), ("-", b"end it with Ctrl-D")])
-def test_a_silent_pipe_gets_a_note_that_says_what_to_do(prompt: str, hint: bytes) -> None:
+def test_a_silent_pipe_gets_a_note_with_a_remedy(prompt: str, hint: bytes) -> None:
     code = f"""
 import sys
 from llmcli.cli import app, generate
@@ -235,8 +235,8 @@ def test_a_background_job_ignores_ctrl_c() -> None:
     assert program.returncode == 0
 
 
-@pytest.mark.parametrize("place", ["headstart.begin", "tree.make_app", "generate.command_layers", "headstart.end"])
-def test_ctrl_c_during_the_start_is_as_quiet(place: str) -> None:
+@pytest.mark.parametrize("place", ["preload.start", "commands.make_app", "generate.command_layers", "preload.cancel"])
+def test_ctrl_c_during_the_start_ends_quietly(place: str) -> None:
     module, _, name = place.partition(".")
     code = f"""
 import signal, sys

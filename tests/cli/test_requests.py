@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.cli.test_hub_end_to_end import ASK, Place, harmless
-from tests.cli_result import Ran
+from tests.cli_result import CliResult
 from tests.hub.server import FakeHub, Fault
 from tests.models.gguf_writer import write_gguf
 
@@ -75,8 +75,8 @@ def pulled(server: FakeHub, tmp_path_factory: pytest.TempPathFactory) -> Place:
     return place
 
 
-def silent(ran: Ran) -> Ran:
-    """A run that told nobody the token or a signed address."""
+def assert_silent(ran: CliResult) -> CliResult:
+    """Check that the output has neither the token nor a signed address."""
     for secret in ("SENTINEL", "X-Amz-Signature"):
         assert secret not in ran.text
         assert secret not in ran.stderr
@@ -92,7 +92,7 @@ def only_error(text: str) -> str:
     return text
 
 
-def asked(hub: FakeHub) -> list[tuple[str, str, str]]:
+def sent_requests(hub: FakeHub) -> list[tuple[str, str, str]]:
     return [(request.origin, request.method, request.path) for request in hub.log]
 
 
@@ -110,23 +110,23 @@ def expected(hub: FakeHub, name: str) -> list[tuple[str, str, str]]:
 
 @pytest.mark.parametrize("name", ASKING)
 def test_a_command_sends_each_request_once_and_warns_first(place: Place, hub: FakeHub, name: str) -> None:
-    ran = silent(place.run(*ASKING[name], HF_TOKEN=SENTINEL))
+    ran = assert_silent(place.run(*ASKING[name], HF_TOKEN=SENTINEL))
     assert ran.status == (8 if name == "generate" else 0), ran.stderr  # there is nothing in it to answer with
-    assert asked(hub) == expected(hub, name)
+    assert sent_requests(hub) == expected(hub, name)
     assert [request.token for request in hub.requests("hub")] == [SENTINEL] * len(hub.requests("hub"))
     warning = ran.stderr.splitlines()[0]
     assert warning.startswith(f"warning: your Hugging Face token (HF_TOKEN) is sent to {hub.endpoint}, unencrypted")
     assert ran.stderr.count("warning: your Hugging Face token") == 1
 
 
-def test_a_file_is_not_requested_again_or_in_vain(place: Place, hub: FakeHub) -> None:
+def test_a_file_is_requested_only_when_needed(place: Place, hub: FakeHub) -> None:
     assert place.run("pull", OPEN).status == 0
     hub.log.clear()
     assert place.run("pull", OPEN).status == 0
-    assert asked(hub) == expected(hub, "files")
+    assert sent_requests(hub) == expected(hub, "files")
     hub.log.clear()
     assert place.run("pull", f"{OPEN}:Q8_0").status == 3
-    assert asked(hub) == expected(hub, "files")
+    assert sent_requests(hub) == expected(hub, "files")
     hub.log.clear()
     lines = (f"generate hi -m {OPEN}:Q8_0", "models rm -y a/b", "models verify a/b", "models recommend")
     assert [ran.status for ran in place.runs(*(tuple(line.split()) for line in lines))] == [3, 3, 3, 0]
@@ -140,14 +140,14 @@ def test_a_downloaded_model_needs_no_request(pulled: Place, hub: FakeHub, tmp_pa
     reading = [tuple(command.split()) for command in commands]
     runs = twin.runs(*reading, HF_TOKEN=SENTINEL)
     runs += [twin.run(*line, HF_TOKEN=SENTINEL) for line in ((*ASK, "-m", ABLE), ("models", "rm", "--yes", ABLE))]
-    for ran in map(silent, runs):
+    for ran in map(assert_silent, runs):
         assert (ran.status, "warning" in ran.stderr) == (0, False), ran.stderr
     assert hub.log == []
 
 
 @pytest.mark.parametrize("env", [{}, {"HF_TOKEN": SENTINEL, "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}])
 def test_without_a_token_none_is_sent_or_mentioned(place: Place, hub: FakeHub, env: dict[str, str]) -> None:
-    ran = silent(place.run("pull", OPEN, **env))
+    ran = assert_silent(place.run("pull", OPEN, **env))
     assert ran.status == 0
     assert "token" not in ran.stderr
     assert [request.token for request in hub.log] == [None] * 3
@@ -161,16 +161,16 @@ def test_the_token_of_hf_auth_login_is_used(place: Place, hub: FakeHub, tmp_path
         hub.log.clear()
         folder.mkdir(parents=True)
         (folder / "token").write_text(SENTINEL + "\n")
-        ran = silent(place.run("models", "files", PRIVATE, **env))
+        ran = assert_silent(place.run("models", "files", PRIVATE, **env))
         assert ran.status == 0
         assert f"your Hugging Face token ({folder / 'token'}) is sent to" in ran.stderr
         assert [request.token for request in hub.log] == [SENTINEL]
 
 
 @pytest.mark.parametrize("kind", ["hub", "files"])
-def test_a_redirect_to_another_host_carries_no_token(place: Place, hub: FakeHub, kind: str) -> None:
+def test_a_redirect_to_another_host_gets_no_token(place: Place, hub: FakeHub, kind: str) -> None:
     hub.faults.append(Fault("redirect", origin="hub", api=kind == "hub", times=None))
-    ran = silent(place.run("pull", OPEN, HF_TOKEN=SENTINEL))
+    ran = assert_silent(place.run("pull", OPEN, HF_TOKEN=SENTINEL))
     if kind == "hub":  # its API has no business elsewhere
         assert (ran.status, ran.stdout) == (5, b"")
         assert "redirects to another host, localhost:" in ran.stderr
@@ -181,10 +181,10 @@ def test_a_redirect_to_another_host_carries_no_token(place: Place, hub: FakeHub,
 
 
 def test_an_address_outside_the_hub_gets_no_token(place: Place, hub: FakeHub) -> None:
-    ran = silent(place.run("pull", f"{hub.other}/x.gguf", HF_TOKEN=SENTINEL))
+    ran = assert_silent(place.run("pull", f"{hub.other}/x.gguf", HF_TOKEN=SENTINEL))
     assert ran.status == 0
     assert "token" not in ran.stderr
-    assert {origin for origin, _, _ in asked(hub)} == {"other"}
+    assert {origin for origin, _, _ in sent_requests(hub)} == {"other"}
 
 
 def test_offline_makes_no_request_and_is_one_error(place: Place, hub: FakeHub) -> None:
@@ -203,7 +203,7 @@ def test_the_environment_can_forbid_requests(place: Place, hub: FakeHub) -> None
 
 
 def test_offline_does_not_warn_about_the_token(place: Place, hub: FakeHub) -> None:
-    ran = silent(place.run("pull", OPEN, HF_TOKEN=SENTINEL, HF_HUB_OFFLINE="1"))
+    ran = assert_silent(place.run("pull", OPEN, HF_TOKEN=SENTINEL, HF_HUB_OFFLINE="1"))
     assert ran.status == 5
     only_error(ran.stderr)
 
@@ -277,21 +277,21 @@ def test_the_proxy_of_the_environment_gets_every_request(place: Place, hub: Fake
             proxy.shutdown()
             thread.join()
     assert ran.status == 0, ran.stderr
-    assert [urlsplit(url).path for url in proxy.seen] == [path for _, _, path in asked(hub)]
-    assert asked(hub) == expected(hub, "pull")
+    assert [urlsplit(url).path for url in proxy.seen] == [path for _, _, path in sent_requests(hub)]
+    assert sent_requests(hub) == expected(hub, "pull")
 
 
 def test_a_gated_repository_names_its_page_until_granted(place: Place, hub: FakeHub) -> None:
     page = f"{hub.endpoint}/{GATED}"
     for env, advice in (({}, f"accept its terms at {page}, then run"), ({"HF_TOKEN": SENTINEL}, f"access at {page}")):
-        ran = silent(place.run("pull", GATED, **env))
+        ran = assert_silent(place.run("pull", GATED, **env))
         assert (ran.status, ran.stdout) == (4, b"")
         assert advice in ran.stderr.splitlines()[-1]
     listed = place.run("models", "files", GATED)
     assert listed.status == 0
     assert f"{GATED} is gated; accept its terms at {page} first" in listed.stderr
     hub.repos[GATED].granted = True
-    assert silent(place.run("pull", GATED, HF_TOKEN=SENTINEL)).status == 0
+    assert assert_silent(place.run("pull", GATED, HF_TOKEN=SENTINEL)).status == 0
 
 
 def test_a_wrong_token_and_a_private_repository_differ(place: Place, hub: FakeHub) -> None:
@@ -304,4 +304,4 @@ def test_a_wrong_token_and_a_private_repository_differ(place: Place, hub: FakeHu
     hidden = place.run("pull", PRIVATE)
     assert hidden.status == 3
     assert only_error(hidden.stderr).rstrip().endswith("or run `hf auth login` if it is private")
-    assert silent(place.run("pull", PRIVATE, HF_TOKEN=SENTINEL)).status == 0
+    assert assert_silent(place.run("pull", PRIVATE, HF_TOKEN=SENTINEL)).status == 0

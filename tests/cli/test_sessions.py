@@ -95,7 +95,7 @@ def test_show_prints_the_present_branch_or_all(saved: str, capfd: pytest.Capture
     sessions.show_session(saved, everything=True)
     assert out(capfd) == (
         'branch 1 of 2\n\n1 you\nsay "hi" \x1b[31m\n\n2 model\nfirst é 日本 🙂\n\n'
-        "branch 2 of 2, after message 1 (present)\n\n2 model\nsecond\n\n"
+        "branch 2 of 2, after message 1 (current)\n\n2 model\nsecond\n\n"
     )
 
 

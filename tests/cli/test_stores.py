@@ -10,7 +10,7 @@ import pytest
 
 from llmcli.models.locations import STARTER_SHA256, STARTER_SIZE
 from tests.cli.test_hub_end_to_end import ASK, Place, error_line, facts_of, sole, tree_of
-from tests.cli_result import Ran
+from tests.cli_result import CliResult
 from tests.hub.server import FakeHub
 from tests.models.gguf_writer import write_gguf
 from tests.models.stores import add_lmstudio_model, add_ollama_model
@@ -26,9 +26,9 @@ class Stores:
     ollama: Path
     studio: Path
     folder: Path
-    imported: Ran
+    imported: CliResult
 
-    def run(self, *args: str) -> Ran:
+    def run(self, *args: str) -> CliResult:
         return self.place.run(*args, OLLAMA_MODELS=str(self.ollama))
 
     def names(self) -> list[tuple[str, int, int]]:

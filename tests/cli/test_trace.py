@@ -52,7 +52,7 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> Terminal:
     return stream
 
 
-def test_the_whole_way_through_the_program(run: Run, file: str) -> None:
+def test_a_trace_of_generate_can_be_shown_and_plotted(run: Run, file: str) -> None:
     """Once as a user runs it; what follows calls the commands themselves."""
     shown = run("trace", "show", "-", "--heat", "p", stdin=Path(file).read_bytes()[:-9], env={"FORCE_COLOR": "1"})
     assert (shown.status, shown.text.split("\n")[:2]) == (0, ["Sure Paris", "     ▇····"])
@@ -61,7 +61,7 @@ def test_the_whole_way_through_the_program(run: Run, file: str) -> None:
     wrong = run("trace", "plot", file, "-o", file)
     assert (wrong.status, wrong.stdout) == (2, b"")
     assert wrong.stderr.endswith(
-        "answer.jsonl already exists\n  hint: choose another name, or overwrite it with --force\n"
+        "answer.jsonl already exists\n  hint: choose another name, or replace it with --force\n"
     )
 
 
@@ -118,14 +118,14 @@ def test_a_trace_without_values_has_a_summary() -> None:
     assert math.isfinite(summary([impossible])["perplexity"] or math.inf)
 
 
-def test_json_holds_the_summary_and_every_token(file: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_json_has_the_summary_and_every_token(file: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert trace.show_trace(file, as_json=True) == ExitStatus.OK
     data = json.loads(capfd.readouterr().out)
     assert [from_data(one) for one in data["tokens"]] == TOKENS
     assert list(data["summary"]) == ["tokens", "mean_temperature", "mean_p", "mean_entropy", "perplexity"]
     assert data["summary"]["tokens"] == 2
     with pytest.raises(UsageError, match="cannot be used together"):
-        trace.show_trace(file, trace.ColorBy.p, as_json=True)
+        trace.show_trace(file, "p", as_json=True)
 
 
 def test_a_plot_is_written_once_and_replaced_on_demand(

@@ -43,7 +43,7 @@ def test_an_offline_pull_prints_the_path_of_a_local_model(place: Place) -> None:
     assert place.run("pull", f"{REPO}:Q8_0", "--offline").status == 5
 
 
-def test_an_alias_of_an_alias_works_and_one_of_nothing_does_not(place: Place) -> None:
+def test_an_alias_of_an_alias_works_and_a_dangling_one_fails(place: Place) -> None:
     place.run("models", "alias", "a", REPO)
     place.run("models", "alias", "b", "a")
     assert place.run("models", "alias", "b").text.strip() == REPO

@@ -278,7 +278,7 @@ def test_a_kept_answer_is_saved_with_its_question_and_settings(path: Path, home:
     compare_session.keep(3)
     assert session.conversation.path()[-1] == answer
     assert len(session.conversation.messages) == 5
-    with pytest.raises(UsageError, match="there is no answer 5"):
+    with pytest.raises(UsageError, match="answer 5 does not exist"):
         compare_session.keep(5)
     kept = (Session.read(session.name), session)
     read, told = ([message.content for message in one.conversation.messages.values()] for one in kept)

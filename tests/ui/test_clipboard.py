@@ -148,12 +148,12 @@ def test_without_any_way_the_hint_names_a_program_to_install(
     make: Make, shown: list[str], monkeypatch: pytest.MonkeyPatch, term: str
 ) -> None:
     monkeypatch.setenv("TERM", term)
-    with pytest.raises(LlmcliError, match="no program to write to the clipboard") as caught:
+    with pytest.raises(LlmcliError, match="no program found that writes to the clipboard") as caught:
         copy("x", shown.append)
     assert "xclip" in caught.value.hint
     assert shown == []
     monkeypatch.setenv("TERM", "xterm")
-    with pytest.raises(LlmcliError, match="no program to write to the clipboard"):
+    with pytest.raises(LlmcliError, match="no program found that writes to the clipboard"):
         copy("x", None)
 
 
@@ -213,6 +213,6 @@ def test_paste_refuses_what_is_not_a_short_text(
 
 
 def test_paste_needs_a_program(make: Make) -> None:
-    with pytest.raises(LlmcliError, match="no program to read the clipboard") as caught:
+    with pytest.raises(LlmcliError, match="no program found that reads the clipboard") as caught:
         paste()
     assert "wl-clipboard" in caught.value.hint

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from llmcli.engine.events import TokenTrace
-from llmcli.ui.charts.heatmap import Measure, heat_rows, print_heat
+from llmcli.engine.events import Measure, TokenTrace
+from llmcli.ui.charts.heatmap import heat_rows, print_heat
 from llmcli.ui.terminal.cells import visible
 
 SGR = re.compile(r"\x1b\[([0-9;]*)m")

@@ -60,7 +60,7 @@ def test_keys_have_no_effect_without_a_temperature_sampler() -> None:
     assert one.note() == ""
     one.step(1)
     assert one.row() == "↑↓ no temperature in the samplers"
-    assert one.note() == "↑↓ had no effect: there is no temperature in the samplers"
+    assert one.note() == "↑↓ had no effect: the sampler chain has no temperature"
     assert dial.shift == 0
 
 

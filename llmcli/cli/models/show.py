@@ -120,7 +120,7 @@ def show_model(
     return ExitStatus.OK
 
 
-app.command("show_model")(show_model)
+app.command("show")(show_model)
 app.command("files")(files)
 app.command("search")(search)
 app.command("rm")(remove_model)

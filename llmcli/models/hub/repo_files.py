@@ -218,7 +218,7 @@ def best_fit(found: Sequence[Quantization], memory: int) -> QuantizationChoice:
             return QuantizationChoice(variant, f"{USUAL} is the default")
     if len(complete) == 1:
         return QuantizationChoice(complete[0], "the only file")
-    why = f"{USUAL} {_memory_needed(usual[0], memory)}" if usual else f"there is no {USUAL}"
+    why = f"{USUAL} {_memory_needed(usual[0], memory)}" if usual else f"no {USUAL}"
     return _second_best(fitting, memory, why)
 
 

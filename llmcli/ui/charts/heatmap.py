@@ -4,15 +4,13 @@ import math
 import shutil
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
-from llmcli.engine.events import TokenTrace
+from llmcli.engine.events import Measure, TokenTrace
 from llmcli.text import plural, sanitize
 from llmcli.ui.terminal.cells import Runs, cells, fold, styled, wrap
 from llmcli.ui.terminal.console import is_terminal, wants_color
 from llmcli.ui.terminal.output import print_drawn, print_text, stream
 
-Measure = Literal["temperature", "p", "entropy"]
 _NAMES = {"temperature": "temperature", "p": "probability", "entropy": "entropy in nats"}
 # From low to high, of the 256 colors: blue, pale, red, which color-blind people can tell apart too, under black text.
 _LOOKS = [f"38;5;16;48;5;{ground}" for ground in (67, 110, 152, 230, 222, 216, 209, 167)]

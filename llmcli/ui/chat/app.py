@@ -216,7 +216,7 @@ class ChatApp(ChatPrinter):
         warn_slow(turn.answer)
         reason, on = turn.answer.finish_reason, "; /continue resumes" if turn.message else ""
         if reason == "interrupt":
-            console.note(f"stopped{on}, /retry answers again" if on else "stopped; /retry answers")
+            console.note(f"stopped{on}, /retry answers again" if on else "stopped; /retry tries again")
         elif reason == "timeout":
             console.note(f"stopped after {turn.resolved.settings.timeout:g} s (timeout){on}")
         elif reason == "length":

@@ -145,7 +145,7 @@ class TemperatureKeys:
         if not self.pressed:
             return ""
         if not self._policy:
-            return f"{_KEYS} had no effect: there is no temperature in the samplers"
+            return f"{_KEYS} had no effect: the sampler chain has no temperature"
         moves = [f"{format_shift(shift)} from token {index}" for index, shift in self._dial.moves]
         if len(moves) > _MOST_MOVES:
             moves[1:-1] = [f"{len(moves) - 2} more"]

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from llmcli.chat.conversation import Message
+from llmcli.chat.conversation import SPEAKER_NAMES, Message
 from llmcli.errors import UsageError
 from llmcli.text import ellipsize, plural
 from llmcli.ui.commands.messages import continue_
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from llmcli.ui.chat.app import ChatApp
 
 _LONGEST = 9  # digits of a number
-
-WHO = {"user": "you", "assistant": "model", "summary": "summary"}
 
 
 @command(
@@ -45,7 +43,7 @@ def undo(chat: "ChatApp", argument: str) -> None:
     examples=("/undo, then /redo", "/undo 3, then /redo", "/clear, then /redo"),
 )
 def redo(chat: "ChatApp", _argument: str) -> None:
-    """Take back the last /undo or /clear."""
+    """Restore what the last /undo or /clear removed."""
     chat.session.redo()
     console.note(f"restored: the conversation has {plural(len(chat.path()), 'message')}")
 
@@ -78,7 +76,7 @@ def branches(chat: "ChatApp", _argument: str) -> None:
 
 
 def _settings_of(message: Message) -> str:
-    """The settings of an answer that tell branches apart."""
+    """The settings of an answer that distinguish branches."""
     shown = ("temperature", "seed", "preset", "top_p", "min_p", "top_k", "mirostat")
     known = ((key, message.params[key]) for key in shown if key in message.params)
     return " ".join(f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in known)
@@ -179,7 +177,7 @@ def fork(chat: "ChatApp", argument: str) -> None:
     "clear",
     heading=MESSAGES,
     help="Start a new conversation.",
-    detail="Settings and system prompt stay. /redo and /branches lead back.",
+    detail="Settings and system prompt stay. /redo restores the earlier conversation.",
     examples=("/clear", "/clear, then /redo", "/save plot, then /clear"),
     aliases=("new",),
     everyday=True,
@@ -217,7 +215,7 @@ def show(chat: "ChatApp", messages: list[Message], number: int) -> None:
         files = "".join(f" +{one.name}" for one in message.attachments)
         when = f"{datetime.fromtimestamp(message.time):%H:%M}" if message.time else ""
         facts = " · ".join(filter(None, (when, message.model, _settings_of(message), _end_of(message))))
-        chat.say(f"{at} {WHO[message.role]}{files}" + (f"  {facts}" if facts else ""), "2")
+        chat.say(f"{at} {SPEAKER_NAMES[message.role]}{files}" + (f"  {facts}" if facts else ""), "2")
         if message.role == "user":
             chat.say(message.content.rstrip("\n"))
         else:
@@ -226,5 +224,5 @@ def show(chat: "ChatApp", messages: list[Message], number: int) -> None:
 
 
 def _end_of(message: Message) -> str:
-    """How an answer ended, where it did not end by itself."""
+    """The finish reason of an answer; empty if the model ended it."""
     return message.finish_reason if message.finish_reason not in ("", "stop") else ""

@@ -17,7 +17,7 @@ from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.interrupt import defer_exit, disable_echo, interruptible, time_limit
 from llmcli.ui.terminal.progress import ProgressLine, Spinner
 
-if TYPE_CHECKING:  # they stand on the engine, which is imported where the model is loaded
+if TYPE_CHECKING:  # these import the engine, which is slow
     from llmcli.inference.local import LocalModel
     from llmcli.ui.chat.app import ChatApp
 
@@ -32,9 +32,9 @@ _COUNTS = ("answers", "n")  # how the number of answers is called; `n` is the ol
     heading=COMPARE,
     usage="[QUESTION] KEY=V1,V2 … [answers=K]",
     help="Answer with several settings side by side.",
-    detail="Without QUESTION, the last question is answered. With several KEYs each combination answers. answers=K "
-    "generates K answers for each, with different seeds. Use ; between values that contain a comma. /keep N continues "
-    "with one of the answers.",
+    detail="Without QUESTION, the model answers the last one again. With several KEYs, each combination is compared. "
+    "answers=K generates K answers for each, with different seeds. Use ; between values that contain a comma. "
+    "/keep N continues with one of the answers.",
     examples=(
         "/compare temp=0.2,0.8,1.4",
         "/compare answers=3",
@@ -107,7 +107,7 @@ def _path_to_question(chat: "ChatApp") -> list[Message]:
 def _compare(
     chat: "ChatApp", local: "LocalModel", path: Sequence[Message], new: bool, variants: Sequence[Variant], seed: int
 ) -> None:
-    """Generate the answers, show them and their figures, and keep them for /keep."""
+    """Generate the answers, show them and their statistics, and save them for /keep."""
     from llmcli.chat.compare import CompareSession
     from llmcli.ui import comparison as screen
 
@@ -156,7 +156,7 @@ def keep(chat: "ChatApp", argument: str) -> None:
     """Add an answer of the last comparison to the conversation."""
     compare_session = chat.compare_session
     if not compare_session or compare_session.session is not chat.session:
-        raise UsageError("no comparison to keep an answer of", _EXAMPLE_HINT)
+        raise UsageError("no comparison yet", _EXAMPLE_HINT)
     if not argument.isdecimal():
         raise UsageError("/keep takes the number of an answer", "try /keep 2")
     chat.turn = compare_session.keep(int(argument[:4]))

@@ -4,11 +4,11 @@ import shutil
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from llmcli.chat.conversation import SPEAKER_NAMES
 from llmcli.errors import UsageError
 from llmcli.inference.request import system_text
 from llmcli.text import ellipsize, plural
 from llmcli.ui.chat.overflow import compact_now
-from llmcli.ui.commands.branches import WHO
 from llmcli.ui.commands.registry import CONTEXT, INSPECT, command
 from llmcli.ui.terminal.console import console
 
@@ -29,7 +29,7 @@ _OVERFLOW = {  # what happens at the next message
     "context",
     heading=CONTEXT,
     help="Show what fills the context, message by message.",
-    detail="A row for each message with its number of tokens.",
+    detail="The table has a row for each message, with its number of tokens.",
     examples=("/context", "/compact, then /context", "/n_ctx 8192, then /context"),
 )
 def context(chat: "ChatApp", _argument: str) -> None:
@@ -50,7 +50,7 @@ def context(chat: "ChatApp", _argument: str) -> None:
         rows.insert(0, ("", "system", _amount(n_system, fit.n_ctx), ellipsize(system)))
     for number, (message, tokens) in enumerate(zip(path, counted, strict=True), 1):
         amount = _amount(tokens, fit.n_ctx) if message.id in read else "not read"
-        rows.append((str(number), WHO[message.role], amount, ellipsize(message.content)))
+        rows.append((str(number), SPEAKER_NAMES[message.role], amount, ellipsize(message.content)))
     free = max(fit.n_ctx - fit.n_prompt, 0)
     chat.say(_bar([n_system + n_template, *counted], fit.n_ctx))
     cached = local.evaluated(controller.prompt(path).tokens)
@@ -80,7 +80,7 @@ def _bar(parts: list[int], n_ctx: int) -> str:
     heading=CONTEXT,
     usage="[N]",
     help="Free context: summarize the oldest turns.",
-    detail="The model writes the summary, and you see it before it is used. The last N turns (2) stay.",
+    detail="The model writes the summary, and you see it before it is used. The last N turns (default 2) stay.",
     examples=("/compact", "/compact 4", "/compact, then /context"),
 )
 def compact(chat: "ChatApp", argument: str) -> None:
@@ -95,7 +95,7 @@ def compact(chat: "ChatApp", argument: str) -> None:
     "stats",
     heading=INSPECT,
     help="Show token counts and speed of the last answer.",
-    detail="With the time to the first token, the reason for its end, and its seed.",
+    detail="It also shows the time to the first token, the finish reason and the seed.",
     examples=("/stats", "/retry, then /stats", "/model starter, then /retry, then /stats"),
 )
 def stats(chat: "ChatApp", _argument: str) -> None:

@@ -8,6 +8,7 @@ from llmcli.chat.attachments import Attachment, attach, expand
 from llmcli.errors import UsageError
 from llmcli.text import plural
 from llmcli.ui.commands import registry
+from llmcli.ui.commands.messages import parse_message_number
 from llmcli.ui.commands.registry import FILES, command
 from llmcli.ui.terminal.console import console
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     heading=FILES,
     usage="PATH …",
     help="Attach files to the next message.",
-    detail="As @PATH within a message does. Patterns work too. `none` removes the attached files.",
+    detail="@PATH in a message does the same. Patterns such as *.py work too. `none` removes the attached files.",
     examples=("/file notes.txt", "/file src/*.py", "/file none"),
     complete=registry.paths,
     everyday=True,
@@ -46,8 +47,8 @@ def file(chat: "ChatApp", argument: str) -> None:
     "copy",
     heading=FILES,
     usage="[code|N]",
-    help="Copy the answer, its last code block, or message N.",
-    detail="To the clipboard. N is the number of a message in /history.",
+    help="Copy the last answer to the clipboard.",
+    detail="`code` copies its last code block only, N the message with that number in /history.",
     examples=("/copy", "/copy code", "/copy 3"),
     complete=registry.words("code"),
     everyday=True,
@@ -58,11 +59,10 @@ def copy(chat: "ChatApp", argument: str) -> None:
     from llmcli.ui.terminal.output import print_drawn
 
     path = chat.path()
-    message = next((message for message in reversed(path) if message.role == "assistant"), None)
-    if argument.isdecimal() and 0 < int(argument) <= len(path):
-        message = path[int(argument) - 1]
-    elif argument not in ("", "code"):
-        raise UsageError(f"message {argument} does not exist", "see the numbers in /history")
+    if argument in ("", "code"):
+        message = next((message for message in reversed(path) if message.role == "assistant"), None)
+    else:
+        message = path[parse_message_number(argument, path) - 1]
     if not message:
         raise UsageError("no answer to copy", "send a message first")
     text = message.content
@@ -71,8 +71,8 @@ def copy(chat: "ChatApp", argument: str) -> None:
         if not blocks:
             raise UsageError("the last answer has no code block", "use /copy to copy all of it")
         text = blocks[-1]
-    taken_by = to_clipboard(text, print_drawn if chat.live else None)
-    how = " to the clipboard" if taken_by == "clipboard" else " (the terminal puts them on the clipboard)"
+    copied_by = to_clipboard(text, print_drawn if chat.live else None)
+    how = " to the clipboard" if copied_by == "clipboard" else " (the terminal puts them on the clipboard)"
     console.note(f"copied {plural(len(text), 'character')}{how}")
 
 
@@ -98,8 +98,8 @@ def paste(chat: "ChatApp", _argument: str) -> None:
     "editor",
     heading=FILES,
     help="Write the next message in your editor.",
-    detail="$VISUAL or $EDITOR names it. The text comes into the input line, and Enter sends it. Ctrl-X Ctrl-E does "
-    "the same.",
+    detail="The editor is $VISUAL or $EDITOR. The text is put into the input line, and Enter sends it. Ctrl-X Ctrl-E "
+    "does the same.",
     examples=("/editor", "/edit 3", "/system edit"),
 )
 def editor(chat: "ChatApp", _argument: str) -> None:

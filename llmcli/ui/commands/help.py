@@ -40,7 +40,7 @@ _OVERVIEW = (
     "keys: Enter sends · Alt-Enter new line · Tab completes · Ctrl-C stops an answer",
     "Up, Down during an answer: warmer, colder · @FILE attaches · /exit leaves",
 )
-# What people type who have left the slash out -> the command.
+# Words that people type without the slash, and the command.
 _WITHOUT_SLASH = {"help": "help", "exit": "exit", "quit": "exit", "exit()": "exit", "quit()": "exit", ":q": "exit"}
 _ENDING = 3  # letters that may differ: creativity, creative
 
@@ -55,7 +55,7 @@ def _words(_chat: "ChatApp", start: str) -> list[tuple[str, str]]:
     heading=THE_CHAT,
     usage="[all|CMD|WORD]",
     help="Show the commands, or details of one.",
-    detail="`all` lists every command and key. CMD is a command or a setting. Another WORD is searched in the help.",
+    detail="`all` lists every command and key. CMD is a command or a setting. Any other WORD searches the help.",
     examples=("/help all", "/help temp", "/help top_p"),
     aliases=("?",),
     complete=_words,
@@ -210,7 +210,7 @@ def markdown(chat: "ChatApp", argument: str) -> None:
     heading=THE_CHAT,
     usage="[auto|dark|light]",
     help="Set the colors for a dark or a light terminal.",
-    detail="`auto` follows the terminal, where it says which it is.",
+    detail="`auto` uses what the terminal reports.",
     examples=("/theme", "/theme light", "/theme auto"),
     complete=registry.values_of("theme"),
 )

@@ -5,8 +5,9 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
+from llmcli.engine.events import Measure
 from llmcli.errors import UsageError
 from llmcli.files import data_dir, make_private
 from llmcli.text import plural
@@ -27,7 +28,7 @@ _N_WHY, _N_ALTERNATIVES = 8, 10  # candidates that they list
 _BEFORE = 32  # characters of the answer that are shown before a token
 _LONGEST = 9  # digits of a number
 _TOLERANCE = 0.005  # of a recomputed probability
-MEASURES = ("temperature", "p", "entropy")
+_MEASURES = get_args(Measure)
 
 
 def _token_numbers(chat: "ChatApp", start: str) -> list[tuple[str, str]]:
@@ -42,8 +43,8 @@ def _token_numbers(chat: "ChatApp", start: str) -> list[tuple[str, str]]:
     heading=INSPECT,
     usage="[N|TEXT]",
     help="Show step by step how a token was sampled.",
-    detail="N is its number in the answer, from 0; TEXT is its text or the start of it. Alone it takes the token of "
-    "which the model was least sure. The table has the likeliest candidates and what each sampler did to them.",
+    detail="N is its number in the answer, from 0; TEXT is its text or the start of it. Alone it takes the token that "
+    "the model was least sure of. The table has the likeliest candidates and what each sampler did to them.",
     examples=("/why", "/why 12", "/why comet"),
     complete=_token_numbers,
     everyday=True,
@@ -65,8 +66,8 @@ def why(chat: "ChatApp", argument: str) -> None:
     heading=INSPECT,
     usage="[N|TEXT]",
     help="List the other candidates for a token.",
-    detail="N and TEXT as for /why. K is the candidate's rank by the model, BEFORE its probability by the model, AFTER "
-    "its probability after the sampler chain. /branch N K continues from it.",
+    detail="N and TEXT as for /why. K is the rank of a candidate, BEFORE its probability by the model, AFTER its "
+    "probability after the sampler chain. /branch N K continues from it.",
     examples=("/alternatives", "/alternatives 12", "/alternatives 5, then /branch 5 2"),
     complete=_token_numbers,
 )
@@ -108,7 +109,7 @@ def parse_token_index(answered: "AnswerInspector", argument: str) -> int:
     """The number of the token that `argument` names: a number, or its text, with or without quotes.
 
     Raises:
-        UsageError: when there is no such token.
+        UsageError: when that token does not exist.
     """
     most = len(answered.tokens) - 1
     if argument.isdecimal():
@@ -138,7 +139,7 @@ def busy(chat: "ChatApp", doing: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _inspect(chat: "ChatApp", answered: "AnswerInspector", argument: str, count: int) -> "TokenInspection | None":
-    """The candidates of a token, after printing where it stands; None where the user stopped it."""
+    """The candidates of a token, after printing its position; None if the user stopped it."""
     if argument:
         number: int | None = parse_token_index(answered, argument)
     else:
@@ -165,7 +166,7 @@ def _describe_position(answered: "AnswerInspector", number: int) -> str:
 
 
 def _note_differences(answered: "AnswerInspector", found: "TokenInspection") -> None:
-    """Tell where this is not what happened when the token was sampled."""
+    """Print a note if the inspection differs from what happened when the token was sampled."""
     if not answered.traces:
         console.note(
             "the answer is from an earlier chat: its text was tokenized again, perhaps not as it was generated"
@@ -185,18 +186,18 @@ def _note_differences(answered: "AnswerInspector", found: "TokenInspection") -> 
     heading=INSPECT,
     usage="[temperature|p|entropy]",
     help="Show the tokens of the last answer in color.",
-    detail="The color is the temperature, the probability (p) or the entropy of each token. Without color, bars below "
-    "the text show it.",
+    detail="The color shows the temperature, the probability (p) or the entropy of each token. Without color, bars "
+    "below the text show it.",
     examples=("/tokens", "/tokens p", "/tokens entropy"),
     aliases=("heat",),
-    complete=registry.words(*MEASURES),
+    complete=registry.words(*_MEASURES),
 )
 def tokens(chat: "ChatApp", argument: str) -> None:
     """Print the last answer, its tokens colored by a measure."""
     from llmcli.ui.charts.heatmap import print_heat
 
     by = {"": "temperature", "temp": "temperature", "probability": "p"}.get(argument, argument)
-    if by not in MEASURES:
+    if by not in _MEASURES:
         raise UsageError(f"/tokens must be temperature, p or entropy, got '{argument}'")
     with to_stderr(not chat.live):
         print_heat(traces_of_last_answer(chat), by)  # type: ignore[arg-type]
@@ -218,8 +219,8 @@ def traces_of_last_answer(chat: "ChatApp") -> list["TokenTrace"]:
     heading=INSPECT,
     usage="[on [FOLDER]|off|FILE]",
     help="Write how each token is sampled to a file.",
-    detail="`on` writes one file per answer. FILE.jsonl takes the last answer. Alone it shows whether traces are on. "
-    "`llmcli trace show FILE` reads them.",
+    detail="`on` writes one file per answer. FILE.jsonl gets the trace of the last answer. Alone it shows whether "
+    "traces are on. `llmcli trace show FILE` reads them.",
     examples=("/trace on", "/trace last.jsonl", "/trace off"),
     complete=registry.words("on", "off"),
 )
@@ -253,7 +254,7 @@ def _write(path: Path, traces: list["TokenTrace"]) -> None:
 
 
 def spark(chat: "ChatApp") -> str:
-    """The temperatures of the last answer as a line of bars and their range; empty where there are none."""
+    """The temperatures of the last answer as a line of bars, and their range; empty without temperatures."""
     from llmcli.ui.charts.heatmap import sparkline
 
     values = [one.temperature for one in chat.turn.answer.traces if one.id is not None] if chat.turn else []

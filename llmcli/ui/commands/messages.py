@@ -85,7 +85,7 @@ def _last_answer(chat: "ChatApp") -> Message:
     "stop",
     heading=SETTINGS,
     usage="[TEXT]",
-    help="Set a text at which answers stop.",
+    help="Set a stop string, at which answers end.",
     detail="`none` removes all of them. Ctrl-C stops the answer that the model is writing.",
     examples=("/stop", "/stop The end", "/stop none"),
     complete=registry.values_of("stop"),
@@ -104,8 +104,8 @@ def stop(chat: "ChatApp", argument: str) -> None:
     heading=MESSAGES,
     usage="[N [TEXT]]",
     help="Change a message, and answer again.",
-    detail="N is its number in /history; without N it is your last message. Without TEXT the message comes into the "
-    "input line, or into $EDITOR if it is long. To extend a changed answer of the model, use /continue. The earlier "
+    detail="N is its number in /history; without N it is your last message. Without TEXT you edit the message in the "
+    "input line, or in $EDITOR if it is long. To extend a changed answer of the model, use /continue. The earlier "
     "version stays as a branch.",
     examples=("/edit", "/edit 3", "/edit 1 What is a comet?"),
     everyday=True,
@@ -114,13 +114,13 @@ def edit(chat: "ChatApp", argument: str) -> None:
     """Replace a message by an edited one, in a new branch."""
     path = chat.path()
     number, _, text = argument.partition(" ")
-    position = _parse_number(number, path) if number else _last_question(path)
+    position = parse_message_number(number, path) if number else _last_question(path)
     if text.strip():
         chat.replace(position, text.strip())
         return
     content = path[position - 1].content
     if not chat.live:
-        raise UsageError("/edit needs the new text (there is no terminal to edit in)", f"try /edit {position} TEXT")
+        raise UsageError("/edit needs the new text (no terminal to edit in)", f"try /edit {position} TEXT")
     if len(content) > _LONG:
         from llmcli.ui.terminal.ask import edit as edit_text
 
@@ -130,7 +130,12 @@ def edit(chat: "ChatApp", argument: str) -> None:
     console.note(f"editing message {position}: Enter saves the change, Ctrl-C cancels")
 
 
-def _parse_number(text: str, path: list[Message]) -> int:
+def parse_message_number(text: str, path: list[Message]) -> int:
+    """The number of a message in /history.
+
+    Raises:
+        UsageError: if that message does not exist.
+    """
     if not text.isdecimal() or not 0 < int(text) <= len(path):
         raise UsageError(f"message {text} does not exist", "see the numbers in /history")
     return int(text)

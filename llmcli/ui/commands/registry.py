@@ -22,60 +22,33 @@ Complete = Callable[["ChatApp", str], Iterable[tuple[str, str]]]  # the argument
 MESSAGES, BRANCHES, COMPARE, SETTINGS, INSPECT = "Messages", "Branches", "Compare", "Settings", "Inspect"
 CONTEXT, SESSIONS, FILES, THE_CHAT = "Context", "Sessions", "Files", "The chat"
 _HEADINGS = (MESSAGES, BRANCHES, COMPARE, SETTINGS, INSPECT, CONTEXT, SESSIONS, FILES, THE_CHAT)
-_MODULES = (
-    "messages",
-    "branches",
-    "compare",
-    "settings",
-    "inspect",
-    "context",
-    "sessions",
-    "files",
-    "help",
-)
-# Words that people bring from other programs -> the commands and settings that do it here.
-SYNONYMS: Mapping[str, tuple[str, ...]] = {
-    "creativity": ("temp",),
-    "creative": ("temp",),
-    "randomness": ("temp",),
-    "dynatemp": ("temp",),
-    "speed": ("stats",),
-    "bench": ("stats",),
-    "benchmark": ("stats",),
-    "perf": ("stats",),
-    "usage": ("stats",),
-    "logprobs": ("why", "tokens"),
-    "probabilities": ("why", "tokens"),
-    "persona": ("character",),
-    "personality": ("character",),
-    "length": ("max_tokens",),
-    "prompt": ("system",),
-    "settings": ("params",),
-    "parameters": ("params",),
-    "options": ("params",),
-    "config": ("params",),
-    "info": ("model",),
-    "show": ("model",),
-    "format": ("json",),
-    "open": ("load",),
-    "resume": ("load",),
-    "list": ("sessions",),
-    "search": ("sessions",),
-    "find": ("sessions",),
-    "attach": ("file",),
-    "summarize": ("compact",),
-    "again": ("retry",),
-    "delete": ("undo",),
-    "color": ("theme",),
-    "colors": ("theme",),
-    "color_scheme": ("theme",),
+_MODULES = ("messages", "branches", "compare", "settings", "inspect", "context", "sessions", "files", "help")
+# Words that people bring from other programs, by the commands and settings that do the same.
+_SYNONYMS_OF: Mapping[tuple[str, ...], str] = {
+    ("temp",): "creativity creative randomness dynatemp",
+    ("stats",): "speed bench benchmark perf usage",
+    ("why", "tokens"): "logprobs probabilities",
+    ("character",): "persona personality",
+    ("max_tokens",): "length",
+    ("system",): "prompt",
+    ("params",): "settings parameters options config",
+    ("model",): "info show",
+    ("json",): "format",
+    ("load",): "open resume",
+    ("sessions",): "list search find",
+    ("file",): "attach",
+    ("compact",): "summarize",
+    ("retry",): "again",
+    ("undo",): "delete",
+    ("theme",): "color colors color_scheme",
 }
+SYNONYMS = {word: targets for targets, words in _SYNONYMS_OF.items() for word in words.split()}
 _MAX_ENTRIES = 200  # entries of a menu
 
 
 @dataclass(frozen=True)
 class Command:
-    """A slash command. `help` is one sentence; `everyday` ones stand in the short list of /help."""
+    """A slash command. `help` is one sentence; The short list of /help has the `everyday` ones."""
 
     name: str
     usage: str
@@ -149,7 +122,7 @@ def split(text: str) -> tuple[str, str] | None:
 
 
 def get(name: str) -> Command | str | None:
-    """The command called `name`, or the key of the setting that it sets; None where there is neither."""
+    """The command called `name`, or the key of the setting that it sets; None without either."""
     known = names()
     if name in known:
         return known[name]
@@ -202,7 +175,7 @@ def set_setting(chat: "ChatApp", argument: str) -> None:
 
 
 def suggest(chat: "ChatApp", text: str) -> Iterator[Suggestion]:
-    """The completions of `text`, which stands before the cursor."""
+    """The completions of `text`, the input before the cursor."""
     mention = re.search(r'(?:^|\s)@("?)([^\s"]*)$', text)
     if mention:
         yield from _complete_file(mention[2], mention[1])
@@ -264,23 +237,23 @@ def setting_values(chat: "ChatApp", key: str, start: str) -> Iterator[tuple[str,
 
 def settings(chat: "ChatApp", argument: str) -> Iterator[tuple[str, str]]:
     """`KEY VALUE`: keys with value and range, then values."""
-    key, space, value = argument.partition(" ")
-    if space:
-        with suppress(LlmcliError):
-            yield from ((f"{key} {text}", note) for text, note in setting_values(chat, key, value.lstrip()) if text)
-        return
-    yield from ((f"{other} ", setting_note(chat, other)) for other in session_settings() if other.startswith(key))
+    return _key_then_value(chat, argument, " ")
 
 
 def assignments(chat: "ChatApp", argument: str) -> Iterator[tuple[str, str]]:
     """The last word of `KEY=VALUE ...`."""
-    word = argument.rpartition(" ")[2]
-    key, equals, value = word.partition("=")
-    if equals:
-        with suppress(LlmcliError):
-            yield from ((f"{key}={text}", note) for text, note in setting_values(chat, key, value) if text)
+    return _key_then_value(chat, argument.rpartition(" ")[2], "=")
+
+
+def _key_then_value(chat: "ChatApp", text: str, separator: str) -> Iterator[tuple[str, str]]:
+    key, found, start = text.partition(separator)
+    if not found:
+        known = (other for other in session_settings() if other.startswith(key))
+        yield from ((other + separator, setting_note(chat, other)) for other in known)
         return
-    yield from ((f"{other}=", setting_note(chat, other)) for other in session_settings() if other.startswith(key))
+    with suppress(LlmcliError):
+        values = setting_values(chat, key, start.lstrip())
+        yield from ((f"{key}{separator}{value}", note) for value, note in values if value)
 
 
 def words(*known: str) -> Complete:

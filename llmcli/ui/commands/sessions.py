@@ -39,7 +39,7 @@ def save(chat: "ChatApp", argument: str) -> None:
     if not argument:
         raise UsageError("/save needs a name", "try /save novel")
     if chat.session.named and not chat.session.saved:
-        raise UsageError("the session is empty: there is nothing to copy", "send a message first")
+        raise UsageError("the session is empty: nothing to copy", "send a message first")
     if chat.session.named:
         copy = chat.session.copy(argument)
         copy.close()
@@ -83,7 +83,7 @@ def _open(argument: str) -> Session:
 
 
 def ensure_session_model(chat: "ChatApp") -> None:
-    """Make sure that the model is downloaded; where a session's own is missing, the usual one replaces it.
+    """Make sure that the model is downloaded; if the session's own model is missing, use the default model.
 
     Raises:
         ModelNotFoundError: when that one is missing too.
@@ -182,7 +182,7 @@ def export(chat: "ChatApp", argument: str) -> None:
     path = Path(os.path.expanduser(argument.strip('"')))
     form = form_of(path)
     if not chat.path():
-        raise UsageError("the conversation is empty: there is nothing to export", "send a message first")
+        raise UsageError("the conversation is empty: nothing to export", "send a message first")
     if os.path.exists(path) and not (chat.live and confirm(f"{path} already exists. Replace it?", False)):
         raise UsageError(f"{path} already exists", "choose another name")
     write(document(chat.path(), chat.session.name, system_text(chat.controller.settings), form), path)

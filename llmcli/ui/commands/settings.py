@@ -4,8 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llmcli.chat.controller import requires_reload, session_settings
-from llmcli.config.presets import NEVER, preset_purpose, presets, remove_preset, save_preset
-from llmcli.config.presets import describe_preset as describe_preset
+from llmcli.config.presets import NEVER, describe_preset, preset_purpose, presets, remove_preset, save_preset
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import config_dir
 from llmcli.inference.request import grammar_text
@@ -125,7 +124,7 @@ def seed(chat: "ChatApp", argument: str) -> None:
     heading=SETTINGS,
     usage="[KEY]",
     help="Undo the changes of one setting, or of all.",
-    detail="It returns to the value that it had before this session changed it.",
+    detail="A setting returns to the value that it had before this session changed it.",
     examples=("/reset temperature", "/reset top_p", "/reset"),
     complete=lambda chat, start: [(key, "") for key in chat.session.overrides if key.startswith(start)],
 )
@@ -256,7 +255,7 @@ def think(chat: "ChatApp", argument: str) -> None:
     heading=SETTINGS,
     usage="[on|off|SCHEMA]",
     help="Make the model answer in JSON.",
-    detail="SCHEMA is a JSON schema or a file with one; answers then match it. `off` ends it.",
+    detail="SCHEMA is a JSON schema or a file with one; answers then match it. `off` allows any text again.",
     examples=("/json on", '/json {"type": "array"}', "/json off"),
     complete=registry.words("on", "off"),
 )
@@ -275,15 +274,21 @@ def json(chat: "ChatApp", argument: str) -> None:
     console.note("JSON output is off" if value is None else "JSON output is on")
 
 
+def _preset_words(_chat: "ChatApp", start: str) -> list[tuple[str, str]]:
+    known = [(name, preset_purpose(name, values)) for name, values in presets().items()]
+    words = [*known, ("save ", ""), ("rm ", ""), ("list", ""), ("none", "")]
+    return [(word, note) for word, note in words if word.startswith(start)]
+
+
 @command(
     "preset",
     heading=SETTINGS,
     usage="[NAME|none|save NAME|rm NAME]",
     help="List presets, or use one.",
-    detail="`none` ends its use. `save NAME` saves the settings of this session as a preset in the configuration file, "
-    "`rm NAME` deletes a preset of yours.",
+    detail="`none` stops using one. `save NAME` saves the settings of this session as a preset in the configuration "
+    "file, `rm NAME` deletes a preset of yours.",
     examples=("/preset", "/preset creative", "/preset save mine"),
-    complete=lambda _chat, start: _preset_words(start),
+    complete=_preset_words,
     everyday=True,
 )
 def preset(chat: "ChatApp", argument: str) -> None:
@@ -325,12 +330,6 @@ def _save_preset(chat: "ChatApp", name: str) -> None:
     console.note(f"saved preset {name} in {path}: {describe_preset(values)}")
 
 
-def _preset_words(start: str) -> list[tuple[str, str]]:
-    known = [(name, preset_purpose(name, values)) for name, values in presets().items()]
-    words = [*known, ("save ", ""), ("rm ", ""), ("list", ""), ("none", "")]
-    return [(word, note) for word, note in words if word.startswith(start)]
-
-
 def _character_words(_chat: "ChatApp", start: str) -> list[tuple[str, str]]:
     from llmcli.config.characters import character_purposes
 
@@ -342,9 +341,9 @@ def _character_words(_chat: "ChatApp", start: str) -> list[tuple[str, str]]:
     "character",
     heading=SETTINGS,
     usage="[NAME|FILE|none]",
-    help="List characters, or let one answer.",
-    detail="A character has a system prompt, a greeting and settings. Alone it lists them. `none` ends it. Yours are "
-    "files in the folder `characters` of the configuration, or any FILE.",
+    help="List characters, or chat with one.",
+    detail="A character has a system prompt, a greeting and settings. Alone it lists them. `none` removes it. Yours "
+    "are files in the folder `characters` of the configuration, or any FILE.",
     examples=("/character", "/character pirate", "/character none"),
     aliases=("characters",),
     complete=_character_words,
@@ -374,5 +373,5 @@ def _list_characters(chat: "ChatApp") -> None:
 
     chat.rows(("CHARACTER", "PURPOSE"), list(character_purposes().items()))
     current = chat.controller.character
-    console.note(f"{current} answers" if current else "no character answers")
+    console.note(f"character: {current}" if current else "no character")
     console.note(f"add your own in {config_dir() / 'characters'}, for example NAME.toml")

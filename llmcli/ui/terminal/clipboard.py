@@ -59,7 +59,7 @@ def copy(text: str, write: Callable[[str], None] | None) -> str:
         return "terminal"
     if len(_base64(text)) > _MAX_BASE64:
         raise LlmcliError("the text is too long for the terminal's clipboard", f"{_INSTALL}, or use /export FILE")
-    raise LlmcliError("no program to write to the clipboard found", _INSTALL)
+    raise LlmcliError("no program found that writes to the clipboard", _INSTALL)
 
 
 def paste() -> str:
@@ -72,7 +72,7 @@ def paste() -> str:
     programs = list(_available(_PASTERS))
     if not programs:
         raise LlmcliError(
-            "no program to read the clipboard found", f"{_INSTALL}, or paste with the keys of the terminal"
+            "no program found that reads the clipboard", f"{_INSTALL}, or paste with the keys of the terminal"
         )
     data = next((found for found in (_run(program.command) for program in programs) if found), b"")
     if not data:

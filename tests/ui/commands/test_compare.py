@@ -1,4 +1,4 @@
-"""/compare and /keep: what is asked, what is shown, and what is said afterwards."""
+"""/compare and /keep: the request, the answers on the screen, and the statistics below them."""
 
 import json
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ from tests.models.tiny_models import full_attention
         ("", "", [], 1),
     ],
 )
-def test_settings_stand_behind_the_question(argument: str, question: str, specs: list[str], n: int) -> None:
+def test_settings_follow_the_question(argument: str, question: str, specs: list[str], n: int) -> None:
     assert split_arguments(argument) == (question, specs, n)
 
 
@@ -71,7 +71,7 @@ def chat(controller: ChatController) -> ChatApp:
     return ChatApp(controller)
 
 
-def obey(chat: ChatApp, line: str) -> None:
+def type_command(chat: ChatApp, line: str) -> None:
     parsed = registry.split(line)
     assert parsed
     registry.dispatch(chat, *parsed)
@@ -85,7 +85,7 @@ def test_compare_answers_the_last_question_and_adds_nothing(chat: ChatApp, capfd
     say(chat.controller, "the river")
     before = dict(chat.session.conversation.messages)
     capfd.readouterr()
-    obey(chat, "/compare temp=0.2,1.5")
+    type_command(chat, "/compare temp=0.2,1.5")
     out, err = capfd.readouterr()
     assert [line for line in out.splitlines() if line.startswith("== ")] == ["== temp=0.2 ==", "== temp=1.5 =="]
     assert "DISTINCT-2" in err
@@ -98,24 +98,24 @@ def test_compare_answers_the_last_question_and_adds_nothing(chat: ChatApp, capfd
 def test_keep_adds_a_new_question_with_its_answer(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
     say(chat.controller, "the river")
     before = contents(chat)
-    obey(chat, "/compare and the hill? temp=0.2,1.5 n=2")
+    type_command(chat, "/compare and the hill? temp=0.2,1.5 n=2")
     assert contents(chat) == before
     assert chat.compare_session
     wanted = chat.compare_session.comparison.compared[2].answer.text
-    obey(chat, "/keep 3")
+    type_command(chat, "/keep 3")
     assert contents(chat) == [*before, "and the hill?", wanted]
     assert "kept answer 3 (temp=1.5 #1)" in capfd.readouterr().err
     assert chat.turn is chat.compare_session.turns[2]
     assert chat.path()[-1].params["temperature"] == 1.5
-    obey(chat, "/keep 1")
+    type_command(chat, "/keep 1")
     assert len(chat.session.conversation.leaves()) == 2
     assert contents(chat)[:3] == [*before, "and the hill?"]
 
 
 def test_keep_adds_the_answer_beside_the_first_one(chat: ChatApp) -> None:
     first = say(chat.controller, "the river").message
-    obey(chat, "/compare temp=0.2,1.5")
-    obey(chat, "/keep 2")
+    type_command(chat, "/compare temp=0.2,1.5")
+    type_command(chat, "/keep 2")
     assert len(chat.path()) == 2
     assert chat.path()[-1] != first
     assert first
@@ -124,7 +124,7 @@ def test_keep_adds_the_answer_beside_the_first_one(chat: ChatApp) -> None:
 
 def test_compare_uses_the_seed_of_the_session(chat: ChatApp) -> None:
     def compared() -> list[tuple[Any, str]]:
-        obey(chat, "/compare the river temp=0.8,1.5")
+        type_command(chat, "/compare the river temp=0.8,1.5")
         assert chat.compare_session
         return [(one.answer.settings.seed, one.answer.text) for one in chat.compare_session.comparison.compared]
 
@@ -135,10 +135,10 @@ def test_compare_uses_the_seed_of_the_session(chat: ChatApp) -> None:
 
 def test_attached_files_go_with_the_kept_question(chat: ChatApp, tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("abc")
-    obey(chat, f"/file {tmp_path / 'note.txt'}")
-    obey(chat, "/compare the river temp=0.2,1.5")
+    type_command(chat, f"/file {tmp_path / 'note.txt'}")
+    type_command(chat, "/compare the river temp=0.2,1.5")
     assert len(chat.pending) == 1
-    obey(chat, "/keep 1")
+    type_command(chat, "/keep 1")
     assert [one.text for one in chat.path()[0].attachments] == ["abc"]
     assert chat.pending == []
 
@@ -150,45 +150,49 @@ def test_attached_files_go_with_the_kept_question(chat: ChatApp, tmp_path: Path)
         ("/compare why", "no setting to compare"),
         ("/compare why prompt=a,b", "prompt cannot be set in a running chat"),
         ("/compare why n_ctx=512,1024", "n_ctx needs a model reload"),
-        ("/keep 1", "no comparison to keep an answer of"),
+        ("/keep 1", "no comparison yet"),
     ],
 )
 def test_compare_refuses_what_cannot_vary(chat: ChatApp, line: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        obey(chat, line)
+        type_command(chat, line)
     assert chat.session.conversation.messages == {}
 
 
 def test_keep_needs_an_answer_of_this_session(chat: ChatApp) -> None:
-    obey(chat, "/compare the river temp=0.2,1.5")
-    for line, says in (("/keep", "takes the number"), ("/keep x", "takes the number"), ("/keep 3", "no answer 3")):
+    type_command(chat, "/compare the river temp=0.2,1.5")
+    for line, says in (
+        ("/keep", "takes the number"),
+        ("/keep x", "takes the number"),
+        ("/keep 3", "answer 3 does not exist"),
+    ):
         with pytest.raises(UsageError, match=says):
-            obey(chat, line)
+            type_command(chat, line)
     chat.controller.session = Session()
-    with pytest.raises(UsageError, match="no comparison to keep an answer of"):
-        obey(chat, "/keep 1")
+    with pytest.raises(UsageError, match="no comparison yet"):
+        type_command(chat, "/keep 1")
 
 
 def test_a_question_without_room_is_not_added(chat: ChatApp) -> None:
     with pytest.raises(ContextOverflowError):
-        obey(chat, f"/compare {'a' * 600} temp=0.2,1.5")
+        type_command(chat, f"/compare {'a' * 600} temp=0.2,1.5")
     assert chat.session.conversation.messages == {}
     assert chat.compare_session is None
 
 
 def test_a_failed_answer_is_reported_and_others_can_be_kept(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
     digits = [token for digit in "0123456789" for token in chat.controller.local.model.vocab.tokenize(digit)[-1:]]  # type: ignore[union-attr]
-    obey(chat, f"/logit_bias {json.dumps([[token, False] for token in digits])}")
-    obey(chat, "/compare the river grammar='root ::= [0-9]+;root ::= [a-z]+'")
+    type_command(chat, f"/logit_bias {json.dumps([[token, False] for token in digits])}")
+    type_command(chat, "/compare the river grammar='root ::= [0-9]+;root ::= [a-z]+'")
     assert "error: grammar=root ::= [0-9]+: no token satisfies the constraints" in capfd.readouterr().err
     with pytest.raises(UsageError, match="answer 1 is empty"):
-        obey(chat, "/keep 1")
-    obey(chat, "/keep 2")
+        type_command(chat, "/keep 1")
+    type_command(chat, "/keep 2")
     assert chat.path()[-1].content.isalpha()
 
 
 def test_keep_completes_numbers_with_their_labels(chat: ChatApp) -> None:
-    obey(chat, "/compare the river temp=0.2,1.5")
+    type_command(chat, "/compare the river temp=0.2,1.5")
     complete = registry.commands()["keep"].complete
     assert complete
     assert list(complete(chat, "")) == [("1", "temp=0.2"), ("2", "temp=1.5")]

@@ -11,20 +11,22 @@ from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands.registry import commands, suggest
 
 
-def offered(chat: ChatApp, text: str) -> list[str]:
+def completions(chat: ChatApp, text: str) -> list[str]:
     """The lines that `text` would become."""
     return [text[: len(text) - one.back] + one.text for one in suggest(chat, text)]
 
 
-def test_a_slash_offers_every_command_and_every_setting(chat: ChatApp) -> None:
-    assert {line.strip() for line in offered(chat, "/")} == {f"/{name}" for name in (*commands(), *session_settings())}
+def test_a_slash_completes_every_command_and_every_setting(chat: ChatApp) -> None:
+    assert {line.strip() for line in completions(chat, "/")} == {
+        f"/{name}" for name in (*commands(), *session_settings())
+    }
 
 
-def test_the_start_of_a_name_offers_the_names_with_it(chat: ChatApp) -> None:
-    assert [line.strip() for line in offered(chat, "/bran")] == ["/branches", "/branch"]
+def test_the_start_of_a_name_completes_the_names_with_it(chat: ChatApp) -> None:
+    assert [line.strip() for line in completions(chat, "/bran")] == ["/branches", "/branch"]
 
 
-def test_a_setting_is_offered_with_its_value_and_range(chat: ChatApp) -> None:
+def test_a_setting_is_completed_with_its_value_and_range(chat: ChatApp) -> None:
     chat.controller.set("top_p", 0.5)
     (one,) = [one for one in suggest(chat, "/set top_p") if one.text == "top_p "]
     assert "0.5" in one.note
@@ -51,13 +53,13 @@ def test_a_setting_is_offered_with_its_value_and_range(chat: ChatApp) -> None:
     ],
 )
 def test_an_argument_is_completed(chat: ChatApp, text: str, line: str) -> None:
-    assert line in [one.rstrip() for one in offered(chat, text)]
+    assert line in [one.rstrip() for one in completions(chat, text)]
 
 
 def test_a_command_with_an_argument_ends_in_a_space(chat: ChatApp) -> None:
-    assert offered(chat, "/und") == ["/undo "]
-    assert offered(chat, "/exi") == ["/exit"]
-    assert offered(chat, "/top_p") == ["/top_p "]
+    assert completions(chat, "/und") == ["/undo "]
+    assert completions(chat, "/exi") == ["/exit"]
+    assert completions(chat, "/top_p") == ["/top_p "]
 
 
 @pytest.mark.parametrize("key", session_settings())
@@ -82,20 +84,20 @@ def test_an_at_sign_offers_files_and_quotes_spaces(chat: ChatApp, tmp_path: Path
     (tmp_path / ".hidden").touch()
     (tmp_path / "dir").mkdir()
     (tmp_path / "dir" / "in.py").touch()
-    assert offered(chat, "see @no") == ["see @notes.txt"]
-    assert offered(chat, "@a") == ['@"a file.txt"']
-    assert offered(chat, "@dir/") == ["@dir/in.py"]
-    assert "@.hidden" not in offered(chat, "@")
-    assert offered(chat, "/file a") == ['/file "a file.txt"']
-    assert offered(chat, "mail me@no") == []
+    assert completions(chat, "see @no") == ["see @notes.txt"]
+    assert completions(chat, "@a") == ['@"a file.txt"']
+    assert completions(chat, "@dir/") == ["@dir/in.py"]
+    assert "@.hidden" not in completions(chat, "@")
+    assert completions(chat, "/file a") == ['/file "a file.txt"']
+    assert completions(chat, "mail me@no") == []
 
 
 def test_a_file_with_control_characters_is_not_offered(chat: ChatApp, tmp_path: Path) -> None:
     (tmp_path / "evil\x1b[2J.txt").touch()
-    assert offered(chat, "@evil") == []
+    assert completions(chat, "@evil") == []
 
 
-def test_a_message_gets_no_offers(chat: ChatApp) -> None:
-    assert offered(chat, "hello") == []
-    assert offered(chat, "what is /help") == []
-    assert offered(chat, "/nonsense arg") == []
+def test_a_message_gets_no_completions(chat: ChatApp) -> None:
+    assert completions(chat, "hello") == []
+    assert completions(chat, "what is /help") == []
+    assert completions(chat, "/nonsense arg") == []

@@ -17,7 +17,7 @@ EVERYDAY = {
 }
 
 
-def shown(chat: ChatApp, capfd: pytest.CaptureFixture[str], argument: str = "") -> list[str]:
+def help_lines(chat: ChatApp, capfd: pytest.CaptureFixture[str], argument: str = "") -> list[str]:
     """The lines of /help."""
     capfd.readouterr()
     dispatch(chat, "help", argument)
@@ -27,7 +27,7 @@ def shown(chat: ChatApp, capfd: pytest.CaptureFixture[str], argument: str = "") 
 
 
 def test_help_fits_one_screen_with_prompt_and_status(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
-    lines = shown(chat, capfd)
+    lines = help_lines(chat, capfd)
     assert len(lines) <= 24 - 3, "the typed /help, the next prompt and the status line need a row each"
     assert max(map(len, lines)) < 80
     assert {line.split()[0] for line in lines if line.startswith("  /")} == {f"/{name}" for name in EVERYDAY}
@@ -37,7 +37,7 @@ def test_help_fits_one_screen_with_prompt_and_status(chat: ChatApp, capfd: pytes
 
 
 def test_help_all_lists_commands_aliases_and_keys(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
-    lines = shown(chat, capfd, "all")
+    lines = help_lines(chat, capfd, "all")
     text = "\n".join(lines)
     for entry in commands().values():
         assert any(line.startswith(f"  /{entry.name}") for line in lines), entry.name
@@ -47,15 +47,15 @@ def test_help_all_lists_commands_aliases_and_keys(chat: ChatApp, capfd: pytest.C
 
 
 def test_help_of_temp_explains_its_values(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
-    text = " ".join(shown(chat, capfd, "temp"))
+    text = " ".join(help_lines(chat, capfd, "temp"))
     assert "0 strict, 0.8 usual, 1.2 bold; above 1.5 mostly nonsense" in text
-    assert shown(chat, capfd, "/TEMP") == shown(chat, capfd, "temp")
-    assert shown(chat, capfd, "temperature") == shown(chat, capfd, "temp")
+    assert help_lines(chat, capfd, "/TEMP") == help_lines(chat, capfd, "temp")
+    assert help_lines(chat, capfd, "temperature") == help_lines(chat, capfd, "temp")
 
 
 @pytest.mark.parametrize("key", [key for key in session_settings() if key not in names()])
 def test_help_of_a_setting_ends_with_three_examples(chat: ChatApp, capfd: pytest.CaptureFixture[str], key: str) -> None:
-    lines = shown(chat, capfd, key)
+    lines = help_lines(chat, capfd, key)
     assert lines[-4] == "Examples:"
     assert lines[-1] == f"  /reset {key}"
     assert all(re.match(r"  /\w+", line) for line in lines[-3:])
@@ -84,7 +84,7 @@ def test_the_example_value_of_a_setting_is_valid(chat: ChatApp, key: str) -> Non
 def test_help_of_a_word_finds_commands(
     chat: ChatApp, capfd: pytest.CaptureFixture[str], word: str, wanted: set[str]
 ) -> None:
-    lines = shown(chat, capfd, word)
+    lines = help_lines(chat, capfd, word)
     found = set(re.findall(r"^ *(/\w+)", "\n".join(lines), re.MULTILINE))
     assert wanted <= found
     assert "/help" not in found
@@ -122,7 +122,7 @@ def sent(chat: ChatApp, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The messages that reach the model; a person sits at the terminal."""
     messages: list[str] = []
     monkeypatch.setattr(chat, "send", messages.append)
-    monkeypatch.setattr(help, "can_ask", lambda: True)
+    monkeypatch.setattr("llmcli.ui.commands.help.can_ask", lambda: True)
     return messages
 
 
@@ -150,7 +150,7 @@ def test_a_sentence_with_a_command_word_is_sent_at_once(chat: ChatApp, sent: lis
 
 
 def test_a_script_sends_a_command_word_at_once(chat: ChatApp, sent: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(help, "can_ask", lambda: False)
+    monkeypatch.setattr("llmcli.ui.commands.help.can_ask", lambda: False)
     chat.reader = Keyboard("exit")
     run(chat)
     assert sent == ["exit"]

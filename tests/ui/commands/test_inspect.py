@@ -25,8 +25,8 @@ def local(starter: Path) -> Iterator[LocalModel]:
     model.close()
 
 
-class Heard:
-    """A chat, and what it says: answers go to stdout, and what commands tell to stderr."""
+class ChatRecorder:
+    """A chat and its output: answers go to stdout, and what commands print to stderr."""
 
     def __init__(self, local: LocalModel, capfd: pytest.CaptureFixture[str]) -> None:
         self.chat = ChatApp(dialogue_with(local, n_ctx=512, max_tokens=20, seed=3, temperature=Entropy(0.5, 1.4)))
@@ -34,115 +34,115 @@ class Heard:
         self.answers = ""
 
     def send(self, text: str) -> str:
-        """Say something; the answer."""
+        """Send a message; returns the answer."""
         self.chat.send(text)
         self.answers, _ = self._capfd.readouterr()
         return self.answers.rstrip("\n")
 
-    def obey(self, name: str, argument: str = "") -> list[str]:
-        """Run a command; the lines that it tells."""
+    def command(self, name: str, argument: str = "") -> list[str]:
+        """Run a command; returns the lines that it prints."""
         dispatch(self.chat, name, argument)
-        self.answers, told = self._capfd.readouterr()
-        return told.splitlines()
+        self.answers, err = self._capfd.readouterr()
+        return err.splitlines()
 
     def head(self) -> str:
         return self.chat.path()[-1].content
 
 
 @pytest.fixture
-def heard(home: Path, local: LocalModel, capfd: pytest.CaptureFixture[str]) -> Heard:
-    return Heard(local, capfd)
+def recorder(home: Path, local: LocalModel, capfd: pytest.CaptureFixture[str]) -> ChatRecorder:
+    return ChatRecorder(local, capfd)
 
 
-def texts(heard: Heard) -> list[str]:
+def texts(recorder: ChatRecorder) -> list[str]:
     """Those of the tokens of the last answer."""
-    assert heard.chat.turn
-    return [one.text for one in heard.chat.turn.answer.traces if one.id is not None]
+    assert recorder.chat.turn
+    return [one.text for one in recorder.chat.turn.answer.traces if one.id is not None]
 
 
-def test_why_takes_the_number_of_a_token_or_its_text(heard: Heard) -> None:
-    heard.send(ASKED)
-    pieces = texts(heard)
+def test_why_takes_the_number_of_a_token_or_its_text(recorder: ChatRecorder) -> None:
+    recorder.send(ASKED)
+    pieces = texts(recorder)
     number = next(at for at, text in enumerate(pieces) if text == " comet")
-    by_number = heard.obey("why", str(number))
+    by_number = recorder.command("why", str(number))
     assert by_number[0] == f'token {number} (0 to 19), after "{"".join(pieces[:number]).strip()}"'
     assert by_number[1].split()[:3] == ["model", "top_k", "top_p"]
     assert any(re.match(r"> +\d+ +␣comet ", line) for line in by_number)
     assert by_number[-1].startswith("sampled ")
-    assert heard.answers == ""
+    assert recorder.answers == ""
     for text in ("comet", '"comet"', "' comet'"):
-        assert heard.obey("why", text) == by_number
+        assert recorder.command("why", text) == by_number
 
 
-def test_why_alone_takes_the_least_sure_token(heard: Heard) -> None:
-    heard.send(ASKED)
-    assert heard.chat.turn
-    entropies = [one.entropy or 0.0 for one in heard.chat.turn.answer.traces]
+def test_why_alone_takes_the_least_sure_token(recorder: ChatRecorder) -> None:
+    recorder.send(ASKED)
+    assert recorder.chat.turn
+    entropies = [one.entropy or 0.0 for one in recorder.chat.turn.answer.traces]
     number = entropies.index(max(entropies))
-    told = heard.obey("why")
-    assert told[0].startswith(f"the model was least sure of token {number} (0 to 19), after ")
-    assert told[1:] == heard.obey("why", str(number))[1:]
-    assert f"entropy {max(entropies):.2f} nats" in "\n".join(told)
+    err = recorder.command("why")
+    assert err[0].startswith(f"the model was least sure of token {number} (0 to 19), after ")
+    assert err[1:] == recorder.command("why", str(number))[1:]
+    assert f"entropy {max(entropies):.2f} nats" in "\n".join(err)
 
 
-def test_the_last_column_of_why_is_that_of_the_trace(heard: Heard) -> None:
-    heard.send(ASKED)
-    assert heard.chat.turn
-    for one in heard.chat.turn.answer.traces[:6]:
-        drawn = heard.obey("why", str(one.i))[-1]
+def test_the_last_column_of_why_is_that_of_the_trace(recorder: ChatRecorder) -> None:
+    recorder.send(ASKED)
+    assert recorder.chat.turn
+    for one in recorder.chat.turn.answer.traces[:6]:
+        drawn = recorder.command("why", str(one.i))[-1]
         shown = re.search(r", (<?[\d.]+)% of", drawn)
         assert shown
         assert float(shown[1]) == pytest.approx(100 * (one.p or 0), rel=0.006)
 
 
-def test_alternatives_are_ranked_and_the_chosen_one_is_marked(heard: Heard) -> None:
-    heard.send(ASKED)
-    told = heard.obey("alternatives", "2")
-    assert told[1].split() == ["K", "TOKEN", "BEFORE", "%", "AFTER", "%"]
-    rows = [line.split() for line in told[2:-1]]
+def test_alternatives_are_ranked_and_the_sampled_one_is_marked(recorder: ChatRecorder) -> None:
+    recorder.send(ASKED)
+    err = recorder.command("alternatives", "2")
+    assert err[1].split() == ["K", "TOKEN", "BEFORE", "%", "AFTER", "%"]
+    rows = [line.split() for line in err[2:-1]]
     assert [row[0].rstrip("*") for row in rows[:10]] == [str(rank) for rank in range(1, 11)]
     (drawn,) = [row for row in rows if row[0].endswith("*")]
-    assert drawn[1].replace("␣", " ") == texts(heard)[2]
+    assert drawn[1].replace("␣", " ") == texts(recorder)[2]
     assert any(row[-2] == "-" for row in rows)
-    assert told[-1] == "* was sampled; /branch 2 K continues from another candidate"
+    assert err[-1] == "* was sampled; /branch 2 K continues from another candidate"
 
 
-def test_a_branch_continues_from_another_candidate(heard: Heard) -> None:
-    answer = heard.send(ASKED)
-    pieces = texts(heard)
-    rows = [line.split() for line in heard.obey("alternatives", "4")[2:-1]]
+def test_a_branch_continues_from_another_candidate(recorder: ChatRecorder) -> None:
+    answer = recorder.send(ASKED)
+    pieces = texts(recorder)
+    rows = [line.split() for line in recorder.command("alternatives", "4")[2:-1]]
     other = next(row for row in rows if not row[0].endswith("*") and row[1].startswith("␣"))
-    first = heard.chat.path()
-    heard.obey("branch", f"4 {other[0]}")
+    first = recorder.chat.path()
+    recorder.command("branch", f"4 {other[0]}")
     begun = "".join(pieces[:4]) + other[1].replace("␣", " ")
-    assert heard.head().startswith(begun)
-    assert len(heard.head()) > len(begun)
-    assert heard.answers.rstrip("\n") == heard.head()
-    assert [one.content for one in heard.chat.path()[:-1]] == [ASKED]
-    assert heard.chat.session.conversation.messages[first[-1].id].content == answer
-    heard.obey("branch", "1")
-    assert heard.head() == answer
+    assert recorder.head().startswith(begun)
+    assert len(recorder.head()) > len(begun)
+    assert recorder.answers.rstrip("\n") == recorder.head()
+    assert [one.content for one in recorder.chat.path()[:-1]] == [ASKED]
+    assert recorder.chat.session.conversation.messages[first[-1].id].content == answer
+    recorder.command("branch", "1")
+    assert recorder.head() == answer
 
 
-def test_a_branch_of_a_continued_answer_keeps_its_beginning(heard: Heard) -> None:
-    whole = heard.send(ASKED)
-    heard.obey("continue")
-    assert f'after "…{whole[-32:]}"' in heard.obey("why", "0")[0]
-    pieces = texts(heard)
-    heard.obey("branch", "1 5")
-    assert heard.head().startswith(whole + pieces[0])
-    assert not heard.head().startswith(whole + pieces[0] + pieces[1])
+def test_a_branch_of_a_continued_answer_keeps_its_beginning(recorder: ChatRecorder) -> None:
+    whole = recorder.send(ASKED)
+    recorder.command("continue")
+    assert f'after "…{whole[-32:]}"' in recorder.command("why", "0")[0]
+    pieces = texts(recorder)
+    recorder.command("branch", "1 5")
+    assert recorder.head().startswith(whole + pieces[0])
+    assert not recorder.head().startswith(whole + pieces[0] + pieces[1])
 
 
-def test_the_end_of_an_answer_is_a_candidate(heard: Heard, local: LocalModel) -> None:
-    heard.send(ASKED)
-    pieces = texts(heard)
-    found = last_answer(heard.chat.controller, heard.chat.turn).dissect(4, local.model.vocab.n_tokens)
+def test_the_end_of_an_answer_is_a_candidate(recorder: ChatRecorder, local: LocalModel) -> None:
+    recorder.send(ASKED)
+    pieces = texts(recorder)
+    found = last_answer(recorder.chat.controller, recorder.chat.turn).dissect(4, local.model.vocab.n_tokens)
     assert found
     end = next(one for one in found.stepwise.candidates if one.text == "<|im_end|>")
-    told = heard.obey("branch", f"4 {end.rank}")
-    assert heard.head() == "".join(pieces[:4])
-    assert told[-1] == "the answer ends there (/branches lists the earlier one)"
+    err = recorder.command("branch", f"4 {end.rank}")
+    assert recorder.head() == "".join(pieces[:4])
+    assert err[-1] == "the answer ends there (/branches lists the earlier one)"
 
 
 WRONG = [
@@ -153,8 +153,8 @@ WRONG = [
     ("why", '""', "'' is not in the last answer"),
     ("alternatives", "99", "token 99 does not exist"),
     ("branch", "99 1", "token 99 does not exist"),
-    ("branch", "1 0", "there is no candidate 0"),
-    ("branch", "1 999999999999", "there is no candidate"),
+    ("branch", "1 0", "candidate 0 does not exist"),
+    ("branch", "1 999999999999", "candidate 9999"),
     ("branch", "one two", "takes two numbers"),
     ("branch", "1 x", "takes two numbers"),
     ("branch", "7", "branch 7 does not exist"),
@@ -162,21 +162,21 @@ WRONG = [
 ]
 
 
-def test_a_wrong_number_is_an_error_and_changes_nothing(heard: Heard) -> None:
-    assert "7" not in heard.send(ASKED)
-    path = heard.chat.path()
+def test_a_wrong_number_is_an_error_and_changes_nothing(recorder: ChatRecorder) -> None:
+    assert "7" not in recorder.send(ASKED)
+    path = recorder.chat.path()
     for name, argument, message in WRONG:
         with pytest.raises(UsageError, match=re.escape(message)) as caught:
-            heard.obey(name, argument)
+            recorder.command(name, argument)
         assert caught.value.hint
-        assert heard.chat.path() == path
+        assert recorder.chat.path() == path
 
 
-def test_branch_refuses_the_candidate_of_the_answer(heard: Heard) -> None:
-    heard.send(ASKED)
-    (drawn,) = [row for row in heard.obey("alternatives", "3") if re.match(r" *\d+\* ", row)]
+def test_branch_refuses_the_candidate_of_the_answer(recorder: ChatRecorder) -> None:
+    recorder.send(ASKED)
+    (drawn,) = [row for row in recorder.command("alternatives", "3") if re.match(r" *\d+\* ", row)]
     with pytest.raises(UsageError, match="is the token of this answer"):
-        heard.obey("branch", f"3 {drawn.split()[0].rstrip('*')}")
+        recorder.command("branch", f"3 {drawn.split()[0].rstrip('*')}")
 
 
 @pytest.mark.parametrize("name", ["why", "alternatives"])
@@ -186,63 +186,65 @@ def test_without_an_answer_inspection_fails_and_loads_no_model(chat: ChatApp, na
         dispatch(chat, name, "")
 
 
-def test_a_branch_without_room_changes_nothing(heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
-    heard.send(ASKED)
-    head = heard.head()
+def test_a_branch_without_room_changes_nothing(recorder: ChatRecorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder.send(ASKED)
+    head = recorder.head()
 
     def full(*_: object) -> None:
         raise ContextOverflowError("the conversation is too long")
 
     monkeypatch.setattr("llmcli.ui.chat.app.resolve_overflow", full)
     with pytest.raises(ContextOverflowError):
-        heard.obey("branch", "2 4")
-    assert heard.head() == head
+        recorder.command("branch", "2 4")
+    assert recorder.head() == head
 
 
-def test_an_answer_of_an_earlier_chat_is_inspected_with_a_note(heard: Heard) -> None:
-    heard.send(ASKED)
-    heard.chat.turn = None
-    told = heard.obey("why", "2")
-    assert told[-1].startswith("the answer is from an earlier chat")
-    assert heard.obey("why")[0].startswith("the model was least sure of token ")
-    heard.obey("branch", "2 3")
-    assert heard.head()
+def test_an_answer_of_an_earlier_chat_is_inspected_with_a_note(recorder: ChatRecorder) -> None:
+    recorder.send(ASKED)
+    recorder.chat.turn = None
+    err = recorder.command("why", "2")
+    assert err[-1].startswith("the answer is from an earlier chat")
+    assert recorder.command("why")[0].startswith("the model was least sure of token ")
+    recorder.command("branch", "2 3")
+    assert recorder.head()
 
 
-def test_a_sampler_whose_state_was_reset_is_named(heard: Heard) -> None:
-    heard.chat.controller.set("xtc_probability", 0.5)
-    heard.chat.controller.set("xtc_threshold", 0.05)
-    heard.send(ASKED)
-    assert heard.obey("why", "5")[-1].startswith("sampled ")
-    assert heard.chat.turn
-    heard.chat.turn.answer.traces[0] = heard.chat.turn.answer.traces[1]  # another answer than the seed gives
-    assert heard.obey("why", "5")[-1] == ("could not reproduce the answer exactly: xtc state was reset at this token")
+def test_a_sampler_whose_state_was_reset_is_named(recorder: ChatRecorder) -> None:
+    recorder.chat.controller.set("xtc_probability", 0.5)
+    recorder.chat.controller.set("xtc_threshold", 0.05)
+    recorder.send(ASKED)
+    assert recorder.command("why", "5")[-1].startswith("sampled ")
+    assert recorder.chat.turn
+    recorder.chat.turn.answer.traces[0] = recorder.chat.turn.answer.traces[1]  # another answer than the seed gives
+    assert recorder.command("why", "5")[-1] == (
+        "could not reproduce the answer exactly: xtc state was reset at this token"
+    )
 
 
 def test_an_inspection_does_not_change_later_answers(local: LocalModel, capfd: pytest.CaptureFixture[str]) -> None:
     def talk(look: bool) -> list[str]:
         local.context.prefill(0, [1])  # nothing is known of the prompt
-        heard = Heard(local, capfd)
-        answers = [heard.send(ASKED)]
+        recorder = ChatRecorder(local, capfd)
+        answers = [recorder.send(ASKED)]
         if look:
-            heard.obey("why", "4")
-            heard.obey("alternatives", "9")
-        answers.append(heard.send("And a star?"))
+            recorder.command("why", "4")
+            recorder.command("alternatives", "9")
+        answers.append(recorder.send("And a star?"))
         if look:
-            heard.obey("why")
-        heard.obey("retry")
-        return [*answers, heard.head()]
+            recorder.command("why")
+        recorder.command("retry")
+        return [*answers, recorder.head()]
 
     assert talk(True) == talk(False)
 
 
-def test_completion_lists_tokens_and_candidates(heard: Heard) -> None:
-    heard.send(ASKED)
-    offered = {one.text: one.note for one in suggest(heard.chat, "/why 1")}
+def test_completion_lists_tokens_and_candidates(recorder: ChatRecorder) -> None:
+    recorder.send(ASKED)
+    offered = {one.text: one.note for one in suggest(recorder.chat, "/why 1")}
     assert list(offered) == ["1", *(str(number) for number in range(10, 20))]
-    assert offered["1"] == repr(texts(heard)[1])
-    assert [one.text for one in suggest(heard.chat, "/branch 3 ")] == []
-    heard.obey("alternatives", "3")
-    offered = {one.text: one.note for one in suggest(heard.chat, "/branch 3 1")}
+    assert offered["1"] == repr(texts(recorder)[1])
+    assert [one.text for one in suggest(recorder.chat, "/branch 3 ")] == []
+    recorder.command("alternatives", "3")
+    offered = {one.text: one.note for one in suggest(recorder.chat, "/branch 3 1")}
     assert list(offered)[:2] == ["3 1", "3 10"]
     assert offered["3 1"]

@@ -49,7 +49,7 @@ def test_a_command_has_three_examples_of_known_commands(one: Command) -> None:
                 assert lookup(parsed[0])
 
 
-def test_aliases_and_synonyms_are_no_names_of_commands() -> None:
+def test_aliases_and_synonyms_are_not_names_of_commands() -> None:
     aliases = [alias for one in commands().values() for alias in one.aliases]
     assert len(aliases) == len(set(aliases))
     assert not set(aliases) & set(commands())

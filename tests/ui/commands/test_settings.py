@@ -12,7 +12,7 @@ from llmcli.ui.commands.registry import dispatch, suggest
 from llmcli.ui.terminal import clipboard
 
 
-def told(chat: ChatApp, capfd: pytest.CaptureFixture[str], name: str, argument: str = "") -> str:
+def output_of(chat: ChatApp, capfd: pytest.CaptureFixture[str], name: str, argument: str = "") -> str:
     """What a command prints."""
     capfd.readouterr()
     dispatch(chat, name, argument)
@@ -27,7 +27,7 @@ def system_of(chat: ChatApp) -> str | None:
 def test_a_very_high_temperature_gets_a_warning(
     chat: ChatApp, capfd: pytest.CaptureFixture[str], argument: str
 ) -> None:
-    text = told(chat, capfd, "temp", argument)
+    text = output_of(chat, capfd, "temp", argument)
     assert text.startswith(f"temperature = {argument}\n")
     assert "warning: at temperature " in text
     assert "  hint: try 0.8 (usual) or 1.2 (bold)" in text
@@ -35,33 +35,33 @@ def test_a_very_high_temperature_gets_a_warning(
 
 @pytest.mark.parametrize("argument", ["0", "1.2", "2", "0.3..1.3", "sentence:1.1,0.7"])
 def test_a_usual_temperature_gets_no_warning(chat: ChatApp, capfd: pytest.CaptureFixture[str], argument: str) -> None:
-    assert "warning" not in told(chat, capfd, "temp", argument)
+    assert "warning" not in output_of(chat, capfd, "temp", argument)
 
 
 def test_a_model_setting_tells_that_the_model_is_reloaded(
     chat: ChatApp, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert told(chat, capfd, "n_ctx", "2048") == "n_ctx = 2048\n", "no model is loaded yet"
+    assert output_of(chat, capfd, "n_ctx", "2048") == "n_ctx = 2048\n", "no model is loaded yet"
     monkeypatch.setattr(type(chat.controller), "stale", property(lambda _dialogue: True))
-    assert told(chat, capfd, "n_ctx", "4096") == "n_ctx = 4096\nthe model is loaded again with the next answer\n"
-    assert told(chat, capfd, "top_k", "5") == "top_k = 5\n"
+    assert output_of(chat, capfd, "n_ctx", "4096") == "n_ctx = 4096\nthe model is loaded again with the next answer\n"
+    assert output_of(chat, capfd, "top_k", "5") == "top_k = 5\n"
 
 
 def test_the_list_of_presets_begins_with_their_purpose(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
     dispatch(chat, "preset", "creative")
-    lines = told(chat, capfd, "preset").splitlines()
+    lines = output_of(chat, capfd, "preset").splitlines()
     (row,) = [line for line in lines if line.startswith("creative*")]
     assert row.split(maxsplit=1)[1].startswith("stories, freer words (temperature 1.2, ")
 
 
 def test_a_character_answers_until_none(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
-    assert "no character answers" in told(chat, capfd, "character")
-    text = told(chat, capfd, "character", "pirate")
+    assert "no character" in output_of(chat, capfd, "character")
+    text = output_of(chat, capfd, "character", "pirate")
     assert text.splitlines()[0] == "character: Captain Redbeard"
     assert "Ahoy!" in text
     assert system_of(chat)
-    assert "Captain Redbeard answers" in told(chat, capfd, "characters")
-    assert told(chat, capfd, "character", "none") == "no character\n"
+    assert "character: Captain Redbeard" in output_of(chat, capfd, "characters")
+    assert output_of(chat, capfd, "character", "none") == "no character\n"
     assert system_of(chat) is None
     assert chat.path() == []
 
@@ -70,7 +70,7 @@ def test_character_alone_lists_names_with_their_purpose(chat: ChatApp, capfd: py
     folder = config_dir() / "characters"
     folder.mkdir(parents=True)
     (folder / "captain.toml").write_text('purpose = "Sails."\nsystem = "You are a captain."\n')
-    text = told(chat, capfd, "character")
+    text = output_of(chat, capfd, "character")
     rows = {line.split()[0]: line for line in text.splitlines()[1:-2]}
     assert set(rows) == {"captain", "editor", "pirate", "tutor"}
     assert rows["captain"].endswith("Sails.")
@@ -118,19 +118,19 @@ def test_character_completes_names_with_their_purpose(chat: ChatApp) -> None:
         ("terminal", "copied 2 characters (the terminal puts them on the clipboard)\n"),
     ],
 )
-def test_copy_tells_who_has_the_text(
+def test_copy_reports_where_the_text_is(
     chat: ChatApp, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, taken_by: str, note: str
 ) -> None:
     chat.session.say("user", "hi")
     monkeypatch.setattr(clipboard, "copy", lambda *_: taken_by)
-    assert told(chat, capfd, "copy", "1") == note
+    assert output_of(chat, capfd, "copy", "1") == note
 
 
 def test_words_of_a_session_name_are_joined(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
     chat.session.say("user", "hi")
-    assert told(chat, capfd, "save", "ghost story").startswith("saved as ghost-story ")
-    assert told(chat, capfd, "rename", "old ghost") == "renamed to old-ghost\n"
-    assert "saved a copy as new-ghost; " in told(chat, capfd, "save", "new ghost")
+    assert output_of(chat, capfd, "save", "ghost story").startswith("saved as ghost-story ")
+    assert output_of(chat, capfd, "rename", "old ghost") == "renamed to old-ghost\n"
+    assert "saved a copy as new-ghost; " in output_of(chat, capfd, "save", "new ghost")
     with pytest.raises(UsageError, match="session old-ghost is already open"):
         dispatch(chat, "load", "old ghost")
 
@@ -139,14 +139,14 @@ def test_load_opens_a_session_by_the_end_of_its_name(chat: ChatApp, capfd: pytes
     chat.session.say("user", "hi")
     chat.session.rename("2026-11-28-comet")
     dispatch(chat, "fork", "other")
-    assert "session 2026-11-28-comet, 1 message" in told(chat, capfd, "load", "comet")
+    assert "session 2026-11-28-comet, 1 message" in output_of(chat, capfd, "load", "comet")
 
 
 def test_stats_count_tokens_in_singular_and_plural(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
     chat.session.say("user", "hi")
     timings = {"prompt_n": 7, "prompt_per_second": 10.0, "predicted_n": 1, "predicted_per_second": 2.0}
     chat.session.say("assistant", "a", timings=timings)
-    text = " ".join(told(chat, capfd, "stats").split())
+    text = " ".join(output_of(chat, capfd, "stats").split())
     assert "prompt 7 tokens evaluated, 10.0 tokens/s" in text
     assert "answer 1 token, 2.0 tokens/s" in text
     assert "session 1 answer, 1 token" in text
@@ -154,7 +154,7 @@ def test_stats_count_tokens_in_singular_and_plural(chat: ChatApp, capfd: pytest.
 
 def test_the_reader_switches_between_one_line_and_many(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
     chat.reader = SimpleNamespace(multiline=False)
-    assert told(chat, capfd, "multiline") == "Enter starts a new line, Alt-Enter sends\n"
-    assert told(chat, capfd, "multiline", "off") == "Enter sends\n"
+    assert output_of(chat, capfd, "multiline") == "Enter starts a new line, Alt-Enter sends\n"
+    assert output_of(chat, capfd, "multiline", "off") == "Enter sends\n"
     with pytest.raises(UsageError, match="must be on or off, got 'maybe'"):
         dispatch(chat, "multiline", "maybe")

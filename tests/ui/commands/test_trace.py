@@ -35,7 +35,7 @@ def chat(home: Path, local: LocalModel) -> ChatApp:
     return ChatApp(dialogue_with(local, n_ctx=512, max_tokens=12, seed=3, ignore_eos=True, temperature=policy))
 
 
-def told(chat: ChatApp, capfd: pytest.CaptureFixture[str], name: str, argument: str = "") -> str:
+def output_of(chat: ChatApp, capfd: pytest.CaptureFixture[str], name: str, argument: str = "") -> str:
     capfd.readouterr()
     dispatch(chat, name, argument)
     out, said = capfd.readouterr()
@@ -47,23 +47,23 @@ def test_tokens_colors_the_last_answer_by_each_measure(chat: ChatApp, capfd: pyt
     with pytest.raises(UsageError, match="no answer in this branch since the chat was opened"):
         dispatch(chat, "tokens", "")
     chat.send("hi")
-    assert "temperature: min 0.10, mean " in told(chat, capfd, "tokens")
-    assert told(chat, capfd, "heat", "temp") == told(chat, capfd, "tokens", "temperature")
-    assert "probability: min " in told(chat, capfd, "tokens", "p")
-    assert "entropy in nats: min " in told(chat, capfd, "tokens", "entropy")
+    assert "temperature: min 0.10, mean " in output_of(chat, capfd, "tokens")
+    assert output_of(chat, capfd, "heat", "temp") == output_of(chat, capfd, "tokens", "temperature")
+    assert "probability: min " in output_of(chat, capfd, "tokens", "p")
+    assert "entropy in nats: min " in output_of(chat, capfd, "tokens", "entropy")
     dispatch(chat, "undo", "")
     with pytest.raises(UsageError, match="no answer in this branch"):
         dispatch(chat, "tokens", "")
     dispatch(chat, "redo", "")
-    assert "temperature: min 0.10, mean " in told(chat, capfd, "tokens")
+    assert "temperature: min 0.10, mean " in output_of(chat, capfd, "tokens")
     with pytest.raises(UsageError, match="must be temperature, p or entropy, got 'warmth'"):
         dispatch(chat, "tokens", "warmth")
 
 
 def test_temp_alone_shows_the_policy_and_the_last_answer(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
-    assert "last answer" not in told(chat, capfd, "temp")
+    assert "last answer" not in output_of(chat, capfd, "temp")
     chat.send("hi")
-    lines = told(chat, capfd, "temp").splitlines()
+    lines = output_of(chat, capfd, "temp").splitlines()
     assert "linear:1.5->0.1@10" in lines[0]
     assert (lines[1][0], lines[1][-1], len(lines[1])) == ("█", "▁", 12)
     assert lines[2].startswith("last answer: 0.10..1.50, mean ")
@@ -73,11 +73,11 @@ def test_trace_on_writes_a_file_for_each_answer(
     chat: ChatApp, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "traces"
-    assert "traces are off" in told(chat, capfd, "trace")
-    assert str(folder) in told(chat, capfd, "trace", f"on {folder}")
+    assert "traces are off" in output_of(chat, capfd, "trace")
+    assert str(folder) in output_of(chat, capfd, "trace", f"on {folder}")
     chat.send("hi")
     chat.send("again")
-    assert "traces are off" in told(chat, capfd, "trace", "off")
+    assert "traces are off" in output_of(chat, capfd, "trace", "off")
     chat.send("and again")
     files = sorted(folder.iterdir())
     answers = [one.content for one in chat.path() if one.role == "assistant"]

@@ -265,16 +265,8 @@ _REQUEST = ("--model", "--system", "--file", "--preset")
 COMMON: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "chat": (
-            "--model",
-            "--continue",
-            "--session",
-            "--no-save",
-            "--character",
-            "--system",
-            "--preset",
-            "--temperature",
-            "--file",
-            "--ctx-size",
+            *("--model", "--continue", "--session", "--no-save", "--character", "--system"),
+            *("--preset", "--temperature", "--file", "--ctx-size"),
         ),
         "generate": (*_REQUEST, "--temperature", "--max-tokens", "--seed", "--json-schema", "--json", "--no-stdin"),
         "compare": ("--vary", "--answers", *_REQUEST, "--temperature", "--max-tokens", "--seed", "--json"),
