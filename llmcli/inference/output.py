@@ -9,18 +9,20 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmcli.engine.llama.bindings import bindings_version
 from llmcli.engine.llama.context import Batches
 from llmcli.engine.llama.hardware import machine
 from llmcli.errors import LlmcliError
-from llmcli.inference.answer import Answer
 from llmcli.inference.request import system_text
 from llmcli.params.generation import GenerationParams, InterfaceParams
 from llmcli.params.model import HubParams
 from llmcli.params.param import describe
 from llmcli.params.settings import SamplingParams, Settings, fields, to_data, to_datum, without_effect
+
+if TYPE_CHECKING:  # a session reads manifests without the engine
+    from llmcli.inference.answer import Answer
 
 # The settings that no answer depends on: for downloads, the chat and the trace.
 _UNRELATED = {*describe(HubParams), *describe(InterfaceParams), "trace_top"}
@@ -262,7 +264,7 @@ def policy_sha256(place: str) -> str:
         return ""
 
 
-def answer_data(answer: Answer) -> dict[str, Any]:
+def answer_data(answer: "Answer") -> dict[str, Any]:
     """The answer as JSON data, names and timings as in llama-server."""
     timings = answer.generation.timings
     reasoning = {"reasoning_content": answer.reasoning} if answer.reasoning else {}
@@ -282,7 +284,7 @@ def answer_data(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _token_data(answer: Answer) -> list[dict[str, Any]]:
+def _token_data(answer: "Answer") -> list[dict[str, Any]]:
     """The tokens with their log-probabilities, in the form of llama-server's `completion_probabilities`."""
 
     def entry(token: int, logprob: float) -> dict[str, Any]:

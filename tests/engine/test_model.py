@@ -125,7 +125,7 @@ def test_an_illegal_instruction_is_the_fault_of_the_build(tmp_path: Path, monkey
     fake.write_text("#!/bin/sh\nkill -ILL $$\n")
     fake.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(fake))
-    with pytest.raises(LlmcliError, match="CPU instructions that this machine does not run$") as caught:
+    with pytest.raises(LlmcliError, match=r"CPU instructions that this machine does not run$") as caught:
         probe([tmp_path / "x.gguf"])
     assert not isinstance(caught.value, ModelInvalidError)
     assert caught.value.hint.startswith("compile it without them: CMAKE_ARGS=-DGGML_NATIVE=OFF pip install ")
