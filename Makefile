@@ -24,7 +24,7 @@ test: $(VENV)/.developing ## install if necessary, then run the checks and tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(PY) -m tools.docs --check
-	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(PY) -m pytest
 
 fix: $(VENV)/.developing ## format the code and fix what ruff can fix
 	$(BIN)/ruff format .
@@ -43,23 +43,36 @@ $(PY):
 	$(PYTHON) -m venv $(VENV)
 
 # The first time, pip compiles llama.cpp, which takes minutes without a word from the compiler; pip keeps the wheel.
-# So that a person sees that it lives, a line with the time so far appears every ten seconds.
+# So that a person sees that it lives, `timed COMMAND` prints a line with the time so far every ten seconds.
+TIMED = timed() { \
+		started=$$(date +%s); seconds=0; next=10; \
+		"$$@" & child=$$!; \
+		trap 'kill $$child 2>/dev/null; exit 130' INT TERM; \
+		while kill -0 $$child 2>/dev/null; do \
+			sleep 1; \
+			seconds=$$(($$(date +%s) - started)); \
+			if [ $$seconds -ge $$next ]; then echo "  installing ... $$seconds s"; next=$$((seconds + 10)); fi; \
+		done; \
+		wait $$child || exit 1; \
+		echo "installed in $$seconds s"; \
+	}
+PIP := $(PY) -m pip --quiet --disable-pip-version-check
+
+# llama.cpp is compiled for the processor that the machine reports. Some virtual machines report instructions (AMX)
+# that they do not run: the check ends with SIGILL, status 132. Then llama.cpp is compiled again without them.
 $(VENV)/.installed: pyproject.toml | $(PY)
 	@echo "installing llmcli; the first time, llama.cpp is compiled: 3 to 10 minutes"
-	@started=$$(date +%s); \
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable . & pip=$$!; \
-	trap 'kill $$pip 2>/dev/null; exit 130' INT TERM; \
-	seconds=0; \
-	while kill -0 $$pip 2>/dev/null; do \
-		sleep 1; \
-		seconds=$$(($$(date +%s) - started)); \
-		if [ $$((seconds % 10)) -eq 0 ] && [ $$seconds -gt 0 ]; then echo "  installing ... $$seconds s"; fi; \
-	done; \
-	wait $$pip || exit 1; \
-	echo "installed in $$seconds s"
+	@$(TIMED); timed $(PIP) install --editable .
+	@$(TIMED); status=0; ( $(PY) -m tools.check_cpu; exit $$? ) >/dev/null 2>&1 || status=$$?; \
+	if [ $$status -eq 132 ]; then \
+		echo "this machine does not run all instructions that its processor reports: compiling llama.cpp again, portable"; \
+		version=$$($(PY) -c 'from importlib.metadata import version; print(version("llama-cpp-python"))'); \
+		timed env CMAKE_ARGS=-DGGML_NATIVE=OFF $(PIP) install --force-reinstall --no-cache-dir --no-deps \
+			--no-binary llama-cpp-python "llama-cpp-python==$$version"; \
+	fi
 	@touch $@
 
 $(VENV)/.developing: $(VENV)/.installed
 	@echo "installing the tools for the tests"
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	$(PIP) install --editable ".[dev]"
 	@touch $@

@@ -17,7 +17,7 @@ from time import perf_counter, sleep
 from typing import Any
 
 from benchmarks import rendering
-from benchmarks.run import HEAD, llmcli, one_run, row
+from benchmarks.measure import HEAD, llmcli, one_run, row
 from llmcli.chat.background_load import BackgroundLoad
 from llmcli.chat.controller import ChatController
 from llmcli.chat.prompting import PromptBuilder

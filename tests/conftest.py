@@ -1,5 +1,6 @@
 """What tests share: a home of their own, the starter model, and the program as a user runs it."""
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -11,10 +12,13 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from llmcli.engine.llama.bindings import bindings_version
+from llmcli.engine.llama.bindings import AbortFlag, bindings_version
+from llmcli.inference.local import LocalModel, ResolvedModel
+from llmcli.models.locations import ModelFile
 from llmcli.models.notes import record_probed
 from llmcli.models.sources.starter_download import ensure_starter
 from llmcli.params.policies import rules
+from llmcli.params.settings import Settings
 from tests.cli_result import CliResult
 from tests.in_process import run_in_process
 from tests.models.tiny_models import full_attention
@@ -31,7 +35,7 @@ if _worker and hasattr(os, "sched_setaffinity"):
     _cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {_cores[int(_worker.removeprefix("gw")) % len(_cores)]})
 
-
+_PROCESSES = frozenset({"run", "place", "there", "index"})  # the fixtures that start llmcli or pip
 _OUTSIDE = (
     "LLMCLI_",
     "COLUMNS",
@@ -45,6 +49,25 @@ _OUTSIDE = (
     "HTTPS_PROXY",
     "ALL_PROXY",
 )
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Run named files in this process: workers take two seconds to start. None = as many as there are cores."""
+    return 0 if any(".py" in argument for argument in config.args) else None
+
+
+@pytest.hookimpl(tryfirst=True)  # the markers must stand before `-m` selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests that use the starter (`model`), a pseudo-terminal (`terminal`), or processes of their own (`slow`)."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if "starter" in fixtures:
+            item.add_marker("model")
+        if not _PROCESSES.isdisjoint(fixtures):
+            item.add_marker("slow")
+        code = getattr(getattr(item, "function", None), "__code__", None)
+        if code and "Talk" in code.co_names:
+            item.add_marker("terminal")
 
 
 @pytest.fixture(scope="session")
@@ -83,6 +106,25 @@ def starter() -> Path:
 
 
 @pytest.fixture(scope="session")
+def target(starter: Path) -> ResolvedModel:
+    return ResolvedModel(ModelFile(starter, (starter,), "starter", trusted=True))
+
+
+@pytest.fixture(scope="session")
+def local(target: ResolvedModel) -> Iterator[LocalModel]:
+    """The starter with a small context, loaded once."""
+    model = LocalModel(target, Settings(n_ctx=512), AbortFlag())
+    yield model
+    model.close()
+
+
+@pytest.fixture
+def settings() -> Settings:
+    """A short, greedy answer; one thread, because two wait for each other on a busy machine."""
+    return Settings(n_ctx=512, n_threads=1, max_tokens=8, seed=1, samplers=("top_k",), top_k=1)
+
+
+@pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that is loaded in no time and talks noise; its template is `PLAIN_TEMPLATE`."""
     return full_attention(tmp_path_factory.mktemp("tiny") / "tiny.gguf", PLAIN_TEMPLATE)
@@ -90,6 +132,27 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 Run = Callable[..., CliResult]
 PLAIN_TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
+
+
+@pytest.fixture
+def ordinary_user() -> Iterator[None]:
+    """Modes of files count for root too. Linux lets a thread give up that right and take it again."""
+    if not hasattr(os, "geteuid"):
+        pytest.skip("Windows has no such modes")
+    if os.geteuid():
+        yield
+        return
+    if not sys.platform.startswith("linux"):
+        pytest.skip("root may write everywhere")
+    libc = ctypes.CDLL(None)
+    header, rights = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, rights) == 0
+    effective = rights[0]
+    rights[0] &= ~0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+    assert libc.capset(header, rights) == 0
+    yield
+    rights[0] = effective
+    assert libc.capset(header, rights) == 0
 
 
 @pytest.fixture

@@ -17,11 +17,9 @@ from llmcli.cli.generate import (
     timeout_note,
     warn_plain_template,
 )
-from llmcli.cli.open_model import find_model, open_model, print_settings, welcome
 from llmcli.cli.options import CHAT_ONLY, with_settings
 from llmcli.config.presets import LayerStack
 from llmcli.errors import ConstraintError, ExitStatus, LlmcliError, UsageError
-from llmcli.inference.comparison import Variant, split_values, variants_of
 from llmcli.params.chain import check_chain
 from llmcli.params.samplers import random_seed
 from llmcli.params.settings import Layer, ResolvedSettings, Settings, fields, resolve
@@ -32,7 +30,7 @@ from llmcli.ui.terminal.output import print_line
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from llmcli.inference.comparison import Comparison
+    from llmcli.inference.comparison import Comparison, Variant
     from llmcli.inference.local import LocalModel, Prompt
 
 
@@ -40,7 +38,7 @@ if TYPE_CHECKING:
 class _CompareRequest:
     """The request of a variant: its settings with their origins, its texts, and its grammar."""
 
-    variant: Variant
+    variant: "Variant"
     resolved: ResolvedSettings
     text: str
     system: str | None
@@ -63,6 +61,8 @@ def _suggest_vary(command: Callable[..., int]) -> Callable[..., int]:
 
 def _vary_hint(given: Mapping[str, Any], message: str) -> str:
     """The hint to use `--vary` for the flag in the message; empty if its value is not a list of values."""
+    from llmcli.inference.comparison import split_values
+
     for key, field in fields().items():
         text = given.get(key)
         if not isinstance(text, str) or "," not in text or not message.startswith(f"{key} "):
@@ -104,6 +104,8 @@ def compare(
     no_stdin: NoStdin = False,
 ) -> int:
     """Answer PROMPT with several settings side by side and compare the answers."""
+    from llmcli.inference.comparison import variants_of  # loads the engine, as do the other late imports
+
     layers = list(command_layers(flags, text))
     asked = resolve(layers).settings
     seed = random_seed() if asked.seed is None else asked.seed
@@ -118,6 +120,7 @@ def compare(
     if asked.prompt is not None and "prompt" in variants[0].values:
         raise UsageError("the prompt is given twice: as an argument and with --vary", "remove one of them")
     requests = _requests(variants, layers, reads_stdin(asked, no_stdin))
+    from llmcli.cli.open_model import find_model, open_model, welcome
     from llmcli.engine.llama.bindings import AbortFlag
     from llmcli.ui import comparison as screen
 
@@ -148,10 +151,12 @@ def _print_shared_settings(requests: Sequence[_CompareRequest], is_random: bool)
     varied = {key for one in requests for key in one.variant.values} | ({"seed"} if is_random else set())
     resolved = requests[0].resolved
     origins = {key: origin for key, origin in resolved.origins.items() if key not in varied}
+    from llmcli.cli.open_model import print_settings
+
     print_settings(replace(resolved, origins=origins))
 
 
-def _requests(variants: Sequence[Variant], layers: Sequence[Layer], piped: bool) -> list[_CompareRequest]:
+def _requests(variants: Sequence["Variant"], layers: Sequence[Layer], piped: bool) -> list[_CompareRequest]:
     """The request of each variant, as far as it is known without a model; stdin is read once.
 
     Raises:
@@ -166,7 +171,7 @@ def _requests(variants: Sequence[Variant], layers: Sequence[Layer], piped: bool)
 
 
 def _request(
-    variant: Variant, layers: Sequence[Layer], piped: bool, read: Callable[[], str], notes: list[str]
+    variant: "Variant", layers: Sequence[Layer], piped: bool, read: Callable[[], str], notes: list[str]
 ) -> _CompareRequest:
     from llmcli.inference.request import grammar_text, join_prompt, system_text
 
@@ -180,7 +185,7 @@ def _request(
         raise type(error)(f"{variant.label}: {error}", error.hint) from None
 
 
-def _resolved(variant: Variant, layers: Sequence[Layer]) -> ResolvedSettings:
+def _resolved(variant: "Variant", layers: Sequence[Layer]) -> ResolvedSettings:
     """The settings of a variant: its own values are the highest layer."""
     return resolve(LayerStack(layers).above({}, variant.values))
 

@@ -15,6 +15,7 @@ from llmcli.cli.options import with_settings
 from llmcli.config.file import aliases, config_layer
 from llmcli.config.presets import presets
 from llmcli.engine.llama import bindings, hardware
+from llmcli.engine.llama.probe import probe
 from llmcli.errors import ExitStatus, LlmcliError
 from llmcli.files import cache_dir, config_dir, config_file, data_dir
 from llmcli.models import locations
@@ -70,6 +71,8 @@ def _engine_facts(problems: list[Problem]) -> dict[str, str]:
         for number, device in enumerate(hardware.devices()):
             memory = f"{device.memory_free // _MIB} of {device.memory_total // _MIB} MiB free"
             facts[f"device {number}"] = f"{device.kind} {device.name}: {device.description}, {memory}"
+        if locations.is_present(cache_dir()):
+            probe([locations.starter_path(cache_dir())])
     except LlmcliError as error:
         problems.append((str(error), error.hint))
     if facts["llama-cpp-python"] != bindings.TESTED_BINDINGS:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from llmcli.cli.open_model import find_model, open_model, print_settings, welcome
 from llmcli.cli.options import CHAT_ONLY, argument_or_flag, with_settings
 from llmcli.config.presets import layers_of
 from llmcli.engine.events import Measure
@@ -68,6 +67,7 @@ def generate(
         console.warn("logprobs has no effect: it needs --json", "to see probabilities, use --heat p or --trace FILE")
     check_chain(asked)
     question, system, grammar = _texts(asked, no_stdin)
+    from llmcli.cli.open_model import find_model, open_model, welcome
     from llmcli.engine.llama.bindings import AbortFlag
     from llmcli.inference.answer import Answer
     from llmcli.inference.local import apply_model_defaults
@@ -157,6 +157,8 @@ def _warn_ineffective(resolved: ResolvedSettings) -> None:
     """Warn of each chosen setting that has no effect, and show the settings with `--verbose`."""
     for key, reason in ineffective_settings(resolved.settings, resolved.origins).items():
         console.warn(f"{key} (from {resolved.origins[key]}) has no effect: {reason}")
+    from llmcli.cli.open_model import print_settings  # loads the engine, which --help and completion do without
+
     print_settings(resolved)
 
 

@@ -10,19 +10,21 @@ from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmcli.engine.llama.bindings import bindings_version
 from llmcli.engine.llama.context import Batches
 from llmcli.engine.llama.hardware import machine
 from llmcli.errors import LlmcliError
 from llmcli.files import check_integer, check_number, check_text
-from llmcli.inference.answer import Answer
 from llmcli.inference.request import system_text
 from llmcli.params.generation import GenerationParams, InterfaceParams
 from llmcli.params.model import HubParams
 from llmcli.params.param import describe
 from llmcli.params.settings import SamplingParams, Settings, fields, to_data, to_datum, without_effect
+
+if TYPE_CHECKING:  # a session reads manifests without the engine
+    from llmcli.inference.answer import Answer
 
 # The settings that no answer depends on: for downloads, the chat and the trace.
 _UNRELATED = {*describe(HubParams), *describe(InterfaceParams), "trace_top"}
@@ -39,7 +41,7 @@ _MAX_THREADS = 1 << 12
 _MAX_ROWS = 1 << 16
 
 
-def answer_data(answer: Answer) -> dict[str, Any]:
+def answer_data(answer: "Answer") -> dict[str, Any]:
     """The answer as JSON data, names and timings as in llama-server."""
     timings = answer.generation.timings
     reasoning = {"reasoning_content": answer.reasoning} if answer.reasoning else {}
@@ -66,7 +68,7 @@ def _params(settings: Settings) -> dict[str, Any]:
     return {key: value for key, value in values if key not in omitted and value not in (None, [], "")}
 
 
-def _token_data(answer: Answer) -> list[dict[str, Any]]:
+def _token_data(answer: "Answer") -> list[dict[str, Any]]:
     """The tokens with their log-probabilities, in the form of llama-server's `completion_probabilities`."""
 
     def entry(token: int, logprob: float) -> dict[str, Any]:
@@ -156,14 +158,14 @@ class ReplayManifest:
         return {key: _lists(value) for key, (value, default) in values.items() if value != default}
 
 
-def replay_data(answer: Answer, first: int | None = None, continued: int | None = None) -> dict[str, Any]:
+def replay_data(answer: "Answer", first: int | None = None, continued: int | None = None) -> dict[str, Any]:
     """The manifest as JSON data; empty if the prompt was not evaluated."""
     if not answer.started or not answer.generation.context_params:
         return {}
     return build_manifest(answer, first, continued).to_data()
 
 
-def build_manifest(answer: Answer, first: int | None = None, continued: int | None = None) -> ReplayManifest:
+def build_manifest(answer: "Answer", first: int | None = None, continued: int | None = None) -> ReplayManifest:
     """The manifest of an answer whose prompt was evaluated; `first` and `continued` are numbers of messages."""
     local, prompt, settings, generation = answer.local, answer.prompt, answer.settings, answer.generation
     own_template, params = local.target.header.chat_template or "", generation.context_params

@@ -209,6 +209,7 @@ def walk(local: LocalModel, seed: int, noise: float, params: ContextParams, **fl
     return Walk(controller, local, flag, Random(seed), noise, params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("raw", [True, False])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_next_answer_is_that_of_a_new_context(tiny: LocalModel, seed: int, raw: bool) -> None:

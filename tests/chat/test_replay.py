@@ -213,6 +213,7 @@ def stopped(controller: ChatController, text: str) -> Turn:
     return turn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full_attention", "sliding_window", "recurrent", "hybrid"])
 def test_an_answer_after_any_history_repeats_exactly(tmp_path: Path, kind: str) -> None:
     path = getattr(tiny_models, kind)(tmp_path / f"{kind}.gguf")

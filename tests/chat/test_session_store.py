@@ -92,6 +92,7 @@ def _create_sessions(home: str, gate: str, count: int) -> None:
         new_session("", f"same words {number}").close()
 
 
+@pytest.mark.slow
 def test_processes_that_start_at_the_same_time_get_a_file_each(home: Path, tmp_path: Path) -> None:
     context, gate = multiprocessing.get_context("spawn"), tmp_path / "gate"
     others = [context.Process(target=_create_sessions, args=[str(home), str(gate), 20]) for _ in range(2)]

@@ -13,6 +13,7 @@ import pytest
 from tests.cli.chat_terminal import CHAT, CTRL_C, CTRL_D, CTRL_Z, ENTER, PROMPT, Talk, pasted
 
 pytestmark = [
+    pytest.mark.terminal,
     pytest.mark.usefixtures("with_starter"),
     pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal"),
 ]

@@ -86,6 +86,7 @@ def check(name: str, acknowledged: list[str], before: list[str]) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_a_hundred_kills_lose_nothing_that_was_acknowledged() -> None:
     seed = random.randrange(10**6)
     generator = random.Random(seed)

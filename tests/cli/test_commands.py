@@ -13,7 +13,10 @@ from llmcli.params.settings import fields
 from tests.conftest import Run
 from tools import docs
 
-HEAVY = ("llama_cpp", "llama_cpp.llama_cpp", "numpy", "huggingface_hub", "prompt_toolkit", "jinja2")
+HEAVY = (
+    *("llama_cpp", "llama_cpp.llama_cpp", "numpy", "huggingface_hub", "prompt_toolkit", "jinja2"),
+    *("llmcli.engine.generation", "llmcli.inference.local"),
+)
 
 
 def test_config_set_get_list_and_unset(run: Run, inside: Run, home: Path) -> None:
@@ -142,7 +145,9 @@ def test_verbose_shows_settings_the_model_and_timings_only(run: Run, with_tiny: 
     assert run("generate", "hi", "-n", "2", "--verbose", "--verbose").stderr.count("llama_") > 10
 
 
-def test_help_and_completion_load_nothing_heavy() -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["", "generate", "chat", "compare", "tokenize", "replay", "config", "sessions"])
+def test_help_and_completion_load_nothing_heavy(command: str) -> None:
     code = f"""
 import sys
 from llmcli.cli.app import run
@@ -151,8 +156,12 @@ try:
 finally:
     print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
 """
-    complete = {"_LLMCLI_COMPLETE": "complete_bash", "COMP_WORDS": "llmcli generate --top", "COMP_CWORD": "2"}
-    for args, env in ((["--help"], {}), (["generate", "--help"], {}), ([], complete)):
+    complete = {
+        "_LLMCLI_COMPLETE": "complete_bash",
+        "COMP_WORDS": f"llmcli {command} --",
+        "COMP_CWORD": str(len(command.split()) + 1),
+    }
+    for args, env in (([*command.split(), "--help"], {}), ([], complete)):
         done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, env=os.environ | env)
         assert done.stdout
         assert done.stderr.strip() == "[]"
@@ -184,12 +193,14 @@ def test_commands_flags_values_and_models_complete(
     assert "top_p" in complete("llmcli config set top")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", docs.COMPLETIONS)
 def test_the_completion_scripts_are_those_the_program_makes(shell: str) -> None:
     stored = (docs.ROOT / "completions" / docs.COMPLETIONS[shell]).read_text(encoding="utf-8")
     assert stored == docs.completion_script(shell)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs bash")
 def test_the_bash_script_completes_in_bash() -> None:
     script = docs.ROOT / "completions" / "llmcli.bash"

@@ -364,6 +364,7 @@ def screen_of(written: bytes, columns: int) -> list[str]:
     return [line.rstrip() for line in screen.display if line.strip()]
 
 
+@pytest.mark.terminal
 def test_a_list_fits_the_terminal_in_columns_or_stacked(there: Place) -> None:
     wide, _ = on_terminal(there, "models", "list")
     head, row = screen_of(wide, 80)
@@ -377,6 +378,7 @@ def test_a_list_fits_the_terminal_in_columns_or_stacked(there: Place) -> None:
     assert b"\x1b" not in narrow
 
 
+@pytest.mark.terminal
 def test_hostile_hub_texts_cannot_control_the_terminal(fresh: Place) -> None:
     tags = [f"license:{_HOSTILE}", _HOSTILE]
     model = {"id": "a/b-GGUF", "tags": tags, "createdAt": _HOSTILE, "downloads": 5}
@@ -398,6 +400,7 @@ def test_hostile_hub_texts_cannot_control_the_terminal(fresh: Place) -> None:
     assert "up-Q4_0" not in harmless(written)
 
 
+@pytest.mark.terminal
 def test_hostile_metadata_cannot_control_the_terminal(hub: FakeHub, fresh: Place, tmp_path: Path) -> None:
     texts = ("general.name", "general.license", "tokenizer.chat_template")
     folder = tmp_path / "models"
@@ -415,6 +418,7 @@ def test_hostile_metadata_cannot_control_the_terminal(hub: FakeHub, fresh: Place
     assert piped.text == _HOSTILE + "\n"
 
 
+@pytest.mark.terminal
 @pytest.mark.parametrize("command", [("pull",), ("generate", "hi", "-m")])
 def test_hostile_names_in_errors_cannot_control_the_terminal(fresh: Place, command: tuple[str, ...]) -> None:
     written, status = on_terminal(fresh, *command, f"/no/such/{_HOSTILE}.gguf")

@@ -265,6 +265,7 @@ def test_a_damaged_file_is_found_by_verify_and_mended_by_pull(there: Place) -> N
     assert there.run("models", "verify", f"{REPO}:Q4_0").status == 0
 
 
+@pytest.mark.terminal
 def test_rm_asks_on_a_terminal_and_refuses_in_a_pipe(there: Place) -> None:
     [blob] = there.cache.glob("models--*/blobs/*")
     refused = there.run("models", "rm", REPO, stdin="y\n")

@@ -78,6 +78,7 @@ def test_generate_with_pull_downloads_a_split_model(place: Place) -> None:
     assert len(place.hub.requests("cdn")) == 2
 
 
+@pytest.mark.terminal
 @pytest.mark.parametrize("columns", [80, 40])
 def test_offer_shows_size_and_enter_accepts(place: Place, columns: int) -> None:
     written, status = on_terminal(place, *ask(REPO), columns=columns, keys="\r")
@@ -91,6 +92,7 @@ def test_offer_shows_size_and_enter_accepts(place: Place, columns: int) -> None:
     assert sum("100%" in line for line in lines) == 1  # the bar stays once, as wide as the terminal at most
 
 
+@pytest.mark.terminal
 @pytest.mark.parametrize(("keys", "columns"), [("n\r", 40), ("\x04", 80)])
 def test_whoever_does_not_want_it_gets_the_same_error(place: Place, keys: str, columns: int) -> None:
     written, status = on_terminal(place, *ask(REPO), columns=columns, keys=keys)
@@ -100,6 +102,7 @@ def test_whoever_does_not_want_it_gets_the_same_error(place: Place, keys: str, c
     assert is_empty(place)
 
 
+@pytest.mark.terminal
 def test_ctrl_c_at_the_question_ends_quietly(place: Place) -> None:
     written, status = on_terminal(place, *ask(REPO), keys="\x03", env={"TERM": "dumb"})
     assert status == 130
@@ -107,6 +110,7 @@ def test_ctrl_c_at_the_question_ends_quietly(place: Place) -> None:
     assert is_empty(place)
 
 
+@pytest.mark.terminal
 def test_offline_never_asks(place: Place) -> None:
     for name, value in (("HF_HUB_OFFLINE", "1"), ("LLMCLI_OFFLINE", "true")):
         written, status = on_terminal(place, *ask(REPO), env={name: value})
@@ -146,6 +150,7 @@ def test_failed_download_prints_one_error_and_its_status(
     assert is_empty(place)
 
 
+@pytest.mark.terminal
 def test_a_refusal_comes_before_the_question(place: Place) -> None:
     written, status = on_terminal(place, *ask("test/gated-GGUF"), env={"TERM": "dumb"})
     assert status == 4

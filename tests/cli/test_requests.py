@@ -133,6 +133,7 @@ def test_a_file_is_requested_only_when_needed(place: Place, hub: FakeHub) -> Non
     assert hub.log == []
 
 
+@pytest.mark.slow
 def test_a_downloaded_model_needs_no_request(pulled: Place, hub: FakeHub, tmp_path: Path) -> None:
     twin = pulled.twin(tmp_path)
     commands = "models list", f"models show {ABLE}", "models verify", f"tokenize hi -m {ABLE}"

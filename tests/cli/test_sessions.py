@@ -228,6 +228,7 @@ def test_a_name_creates_a_session_or_opens_it(saved: str) -> None:
         open_session(go_on=False, name="../talk", keep=True)
 
 
+@pytest.mark.terminal
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
 def test_a_terminal_gets_no_escape_sequence_of_a_message(saved: str) -> None:
     pexpect = pytest.importorskip("pexpect")

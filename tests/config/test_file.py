@@ -49,6 +49,7 @@ def test_every_value_is_read_from_the_file_as_it_was_set(key: str) -> None:
     assert config_layer().values == {}
 
 
+@pytest.mark.slow
 def test_all_settings_fit_in_one_file() -> None:
     values = {key: [value for value in legal_values(field) if value is not None][-1] for key, field in fields().items()}
     for key, value in values.items():
@@ -211,7 +212,7 @@ def test_a_full_disk_is_a_disk_error(monkeypatch: pytest.MonkeyPatch) -> None:
         set_value("seed", 1)
 
 
-@pytest.mark.skipif(WINDOWS or os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.usefixtures("ordinary_user")
 def test_a_read_only_folder_is_a_disk_error() -> None:
     config_dir().mkdir(parents=True, mode=0o500)
     with pytest.raises(DiskError, match="cannot write"):

@@ -245,6 +245,7 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     model.close()
 
 
+@pytest.mark.slow
 def test_every_kind_of_memory_gives_identical_logits_again(tiny: Model) -> None:
     assert_identical_replay(tiny, Reader(tiny, 1, tiny_models.N_VOCAB, Countdown()), 15)
 

@@ -11,8 +11,9 @@ import pytest
 from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.engine.llama.model import Model, Vocab
 from llmcli.engine.llama.probe import probe
-from llmcli.errors import ModelInvalidError
+from llmcli.errors import LlmcliError, ModelInvalidError
 from tests.models.gguf_writer import MODEL, write_gguf
+from tests.models.tiny_models import quantized
 
 BROKEN = ["empty", "text", "header", "cut"]
 
@@ -116,6 +117,22 @@ def test_every_end_of_the_child_is_an_error_in_one_line(
     with pytest.raises(ModelInvalidError, match=message) as caught:
         probe([tmp_path / "x.gguf"], seconds=0.5)
     assert caught.value.hint
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell script")
+def test_an_illegal_instruction_is_the_fault_of_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = tmp_path / "python"
+    fake.write_text("#!/bin/sh\nkill -ILL $$\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(fake))
+    with pytest.raises(LlmcliError, match=r"CPU instructions that this machine does not run$") as caught:
+        probe([tmp_path / "x.gguf"])
+    assert not isinstance(caught.value, ModelInvalidError)
+    assert caught.value.hint.startswith("compile it without them: CMAKE_ARGS=-DGGML_NATIVE=OFF pip install ")
+
+
+def test_the_check_of_the_cpu_multiplies_quantized_matrices(tmp_path: Path) -> None:
+    probe([quantized(tmp_path / "tiny.gguf")])
 
 
 def test_a_file_name_that_is_not_utf8_loads(starter: Path, tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ class TestEachPair:
         assert split(text) == ("", text)
         assert split(f"{opener}a{closer}b{opener}c{closer}") == ("a", f"b{opener}c{closer}")
 
+    @pytest.mark.slow
     @settings(max_examples=50, deadline=None)
     @given(data=st.data())
     def test_any_pieces_give_the_same_split(self, opener: str, closer: str, data: st.DataObject) -> None:

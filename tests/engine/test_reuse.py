@@ -149,11 +149,13 @@ def random_walk(model: Model, seed: int, kind: type[Context] = Context, turns: i
     context.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_a_reused_context_gives_the_answers_of_a_fresh_one(tiny: Model, seed: int) -> None:
     random_walk(tiny, seed)
 
 
+@pytest.mark.slow
 def test_an_overwritten_window_is_evaluated_again(tiny: Model) -> None:
     """By default llama.cpp keeps whole windows (`swa_full`), as llmcli does: this test is for a change of that."""
     random_walk(tiny, 2, SmallWindow)

@@ -250,6 +250,7 @@ def test_the_position_does_not_depend_on_the_pieces(text: str, positions: list[i
     assert state(position_after(*pieces)) == state(position_after(text)) == state(position_after(*text))
 
 
+@pytest.mark.slow
 @given(TEXTS)
 def test_the_sentence_count_decreases_by_one_at_most(text: str) -> None:
     ends = [boundaries(text[:end]).ends for end in range(len(text) + 1)]
@@ -268,6 +269,7 @@ def test_a_copy_is_independent(text: str, more: str) -> None:
     assert state(position) == state(other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "bit", ["a", " ", ".", "!?", "Mr. ", "a...b", ")", ".»", "a.[", "1.", "U.S. ", "a. (", "—", "ა. ა"]
 )

@@ -102,6 +102,7 @@ out["scan"] = [[str(w) for w in scan.warnings], [r.repo_id for r in scan.repos],
     assert {request.token for request in hub.requests("cdn")} == {None}
 
 
+@pytest.mark.slow
 def test_hub_client_resumes_a_download(hub: FakeHub, tmp_path: Path) -> None:
     chunk = 10 << 20  # the client loses what it has of the chunk that breaks
     hub.add("test/big", {"big.gguf": bytes(chunk + 2000)})

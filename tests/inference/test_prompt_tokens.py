@@ -63,6 +63,7 @@ bits = st.sampled_from(
 dangerous = st.lists(bits, max_size=6).map("".join)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(user=dangerous, system=dangerous, prefill=dangerous)
 def test_control_tokens_do_not_depend_on_user_text(user: str, system: str, prefill: str) -> None:

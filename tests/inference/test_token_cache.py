@@ -68,6 +68,7 @@ def trained_cache(vocab: Vocab, names: list[str]) -> TokenCache:
     return cache
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(history=edits)
 def test_the_tokens_are_those_of_the_whole_text(tiny: tuple[Vocab, list[str]], history: list[Edit]) -> None:

@@ -166,6 +166,7 @@ def test_a_value_beyond_its_range_by_rounding_is_clamped() -> None:
 _JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=3)
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.sampled_from([*KEYS, "reasoning", "thinking"]), _JSON))
 def test_every_line_is_a_token_or_an_error(changes: dict[str, Any]) -> None:
     try:

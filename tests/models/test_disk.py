@@ -107,7 +107,7 @@ def test_partial_file_on_read_only_disk_is_an_error(
         pulls.pull()
 
 
-@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() == 0, reason="root may write everywhere")
+@pytest.mark.usefixtures("ordinary_user")
 def test_cache_of_another_user_is_an_error(pulls: Pulls) -> None:
     pulls.locations.hub.mkdir(parents=True)
     pulls.locations.hub.chmod(0o500)
@@ -142,6 +142,7 @@ def test_pull_without_home_writes_nothing_to_current_folder(pulls: Pulls, monkey
     assert not (pulls.root / "~").exists()
 
 
+@pytest.mark.slow
 def test_without_a_home_the_folders_that_are_named_are_enough(pulls: Pulls) -> None:
     gone = ("HOME", "USERPROFILE", "HF_HOME")
     named = {"HF_HUB_CACHE": str(pulls.locations.hub), "LLMCLI_HOME": str(pulls.root / "own")}
@@ -209,6 +210,7 @@ class Failing:
         return counted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("error", "started"), [(errno.ENOSPC, 0), (errno.EIO, 100_000)])
 def test_whichever_write_fails_nothing_wrong_is_published(
     pulls: Pulls, monkeypatch: pytest.MonkeyPatch, error: int, started: int

@@ -31,6 +31,7 @@ def pulls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pulls]:
         end_session()
 
 
+@pytest.mark.slow
 def test_three_processes_download_the_file_once(pulls: Pulls) -> None:
     pulls.hub.hold_at = SIZE // 2
     with pulls.process() as first, pulls.process() as second, pulls.process() as third:
@@ -58,6 +59,7 @@ def line_about_waiting(running: "subprocess.Popen[str]") -> str:
     return line
 
 
+@pytest.mark.slow
 def test_waiting_process_resumes_download_of_killed_process(pulls: Pulls) -> None:
     pulls.hub.hold_at = SIZE // 2
     with pulls.process() as first:
@@ -74,6 +76,7 @@ def test_waiting_process_resumes_download_of_killed_process(pulls: Pulls) -> Non
     assert pulls.hub.served < SIZE + MIB
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_waiting_process_at_once(pulls: Pulls) -> None:
     pulls.hub.hold_at = SIZE // 2
     with pulls.process() as first:

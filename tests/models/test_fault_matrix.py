@@ -19,7 +19,7 @@ BEGUN = SIZE // 3  # bytes of a partial file
 OK, DENIED, MISSING = ExitStatus.OK, ExitStatus.NOT_ALLOWED, ExitStatus.MODEL_NOT_FOUND
 NETWORK, INVALID = ExitStatus.NETWORK, ExitStatus.MODEL_INVALID
 
-pytestmark = pytest.mark.timeout(30)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(30)]
 
 
 @dataclass(frozen=True)

@@ -336,6 +336,7 @@ def test_a_truncated_header_is_refused_with_its_place(file: Path) -> None:
             read_header(file)
 
 
+@pytest.mark.slow
 def test_a_header_that_would_fill_the_memory_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cursor, "MAX_KEPT", 1 << 20)
     for hog in ("x" * (1 << 20), Typed(U8, [0] * 1000), ["a"] * 60):
@@ -434,6 +435,7 @@ def assert_parses_or_fails_cleanly(file: Path, content: bytes) -> None:
             getattr(header, name)
 
 
+@pytest.mark.slow
 def test_mutated_headers_raise_nothing_but_model_invalid(file: Path) -> None:
     whole, dice = busy_file(file), random.Random(20250101)
     assert len(whole) > 4096
@@ -446,6 +448,7 @@ def test_mutated_headers_raise_nothing_but_model_invalid(file: Path) -> None:
     assert time.thread_time() - start < 30  # CPU time: about 1 s
 
 
+@pytest.mark.slow
 def test_mutated_small_files_raise_nothing_but_model_invalid(file: Path) -> None:
     whole, dice = write_gguf(file).read_bytes(), random.Random(7)
     for _ in range(500):
@@ -455,6 +458,7 @@ def test_mutated_small_files_raise_nothing_but_model_invalid(file: Path) -> None
         assert_parses_or_fails_cleanly(file, bytes(content))
 
 
+@pytest.mark.slow
 def test_truncated_files_raise_nothing_but_model_invalid(file: Path) -> None:
     whole = busy_file(file)
     for kept in range(0, len(whole) - 24, 17):  # the last 24 bytes are padding, which may be missing

@@ -327,6 +327,7 @@ class Download(RuleBasedStateMachine):
         assert bytes_here(self.path, SIZE) <= self.partial.done
 
 
+@pytest.mark.slow
 def test_no_history_makes_a_download_claim_what_it_has_not(path: Path) -> None:
     class Here(Download):
         def __init__(self) -> None:

@@ -45,6 +45,7 @@ def end(pulls: Pulls) -> LlmcliError | None:
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [PARTIAL, f"{PARTIAL}.ranges", f"blobs/{DIGEST}", "refs/main", f"snapshots/COMMIT/{FILE}"]
 )

@@ -190,6 +190,7 @@ _revisions = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._/-]{0,12}", fullmatch=True)
 _harmless = _revisions.filter(lambda name: not name.lower().endswith(".gguf"))
 
 
+@pytest.mark.slow
 @given(
     st.one_of(
         st.builds(HubReference, _repos, st.none(), st.none(), st.none() | _harmless),

@@ -71,6 +71,7 @@ def test_a_model_of_40_gb_is_described_after_one_mib(file: Path) -> None:
     assert server.log == [(0, MIB)]
 
 
+@pytest.mark.slow
 def test_a_vocabulary_of_300_000_with_merges_is_read(file: Path) -> None:
     metadata = MODEL | {
         "tokenizer.ggml.tokens": [f"token {i}" for i in range(300_000)],
@@ -258,6 +259,7 @@ def test_a_file_cut_anywhere_is_refused_or_whole(busy: Path, kept: int) -> None:
     assert outcome_in_pieces(data, (64, 128, 256, 1024, 4096, 16384)) == near
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(st.randoms(use_true_random=False), st.integers(200, 4000))
 def test_a_damaged_header_is_read_the_same_in_pieces_and_whole(busy: Path, dice: random.Random, step: int) -> None:

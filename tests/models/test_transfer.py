@@ -74,6 +74,7 @@ def test_transfer_uses_one_connection_if_second_does_not_pay(pulls: Pulls, monke
     assert len(pulls.hub.requests("cdn")) == 1
 
 
+@pytest.mark.slow
 def test_parallel_download_resumes_in_all_gaps_after_kill_9(pulls: Pulls) -> None:
     pulls.hub.throttle = MIB
     kills = 4
@@ -171,6 +172,7 @@ def test_a_byte_now_and_then_is_no_progress(pulls: Pulls, monkeypatch: pytest.Mo
     assert sha256(pulls.pull()) == DIGEST
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_partial_file_and_says_how_to_resume(pulls: Pulls) -> None:
     pulls.hub.hold_at = SIZE // 2
     with pulls.process() as running:

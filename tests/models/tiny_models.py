@@ -12,12 +12,21 @@ WINDOW = 8  # tokens that the sliding window sees
 _N_LAYERS, _N_EMBD, _N_FF, _N_HEADS = 2, 32, 64, 2
 _D_INNER, _D_STATE, _D_CONV, _DT_RANK = 2 * _N_EMBD, 16, 4, 2
 _NORMAL, _UNKNOWN, CONTROL, USER_DEFINED, _BYTE = 1, 2, 3, 4, 6  # llama.h, enum llama_token_type
+_F32, _Q8_0 = 0, 8  # ggml.h, enum ggml_type
 _Weights = dict[str, tuple[int, ...]]
 
 
 def full_attention(path: Path, template: str = "") -> Path:
     """A llama: each token sees all before it, and a cut takes away exactly what it says; `template` is for chats."""
     return _write(path, "llama", _of_attention(), _weights(_llama_layer()), template)
+
+
+def quantized(path: Path) -> Path:
+    """The same with matrices of type Q8_0, all zero: llama.cpp takes the best kernel of the processor."""
+    metadata = {"general.architecture": "llama"} | {f"llama.{key}": value for key, value in _of_attention().items()}
+    weights = _weights(_llama_layer())
+    kinds = {name: _Q8_0 if name.startswith("blk") and len(shape) == 2 else _F32 for name, shape in weights.items()}
+    return write_gguf(path, metadata | vocab(), [Tensor(name, weights[name], kinds[name]) for name in weights])
 
 
 def sliding_window(path: Path) -> Path:

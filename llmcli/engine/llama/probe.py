@@ -1,16 +1,20 @@
 """A test of an unknown model file in a child process, so that an abort inside ggml ends only the child.
 
-The child runs `main`: it loads the file, evaluates one token, and prints `ok`.
+The child runs `main`: it loads the file, evaluates a few tokens, and prints `ok`.
 """
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from llmcli.engine.llama.bindings import bindings_version
 from llmcli.errors import ExitStatus, LlmcliError, ModelInvalidError
 
 _TIMEOUT_S = 600  # a large file on a slow disk
 _OK = "ok"
+_N_TOKENS = 8  # one token does not take the kernels for matrices
+_ILLEGAL_INSTRUCTION = (-signal.SIGILL, 0xC000001D)  # POSIX, Windows
 _CHILD = """
 import sys
 sys.path[:] = sys.argv.pop(1).splitlines()
@@ -20,10 +24,11 @@ sys.exit(main(sys.argv[1:]))
 
 
 def probe(parts: Sequence[Path], seconds: float = _TIMEOUT_S) -> None:
-    """Check that llama.cpp can load the file and evaluate a token.
+    """Check that llama.cpp can load the file and evaluate tokens.
 
     Raises:
         ModelInvalidError: with llama.cpp's reason, or how the child ended.
+        LlmcliError: when llama.cpp does not run on this CPU.
     """
     import subprocess  # takes 6 ms, and most files were tested before
 
@@ -38,6 +43,12 @@ def probe(parts: Sequence[Path], seconds: float = _TIMEOUT_S) -> None:
         raise ModelInvalidError(f"{name} does not load within {seconds:g} seconds", "use another model") from None
     if child.returncode == 0 and child.stdout.strip().endswith(_OK):
         return
+    if child.returncode in _ILLEGAL_INSTRUCTION:
+        raise LlmcliError(
+            "llama.cpp uses CPU instructions that this machine does not run",
+            "compile it without them: CMAKE_ARGS=-DGGML_NATIVE=OFF pip install --force-reinstall --no-cache-dir "
+            f"--no-deps --no-binary llama-cpp-python llama-cpp-python=={bindings_version()}",
+        )
     if child.returncode == ExitStatus.MODEL_INVALID:
         reason = child.stdout.strip() or f"cannot load {name}"
         raise ModelInvalidError(reason, "download the model again, or use another one")
@@ -60,7 +71,7 @@ def main(paths: Sequence[str]) -> int:
         model = Model.load([Path(path) for path in paths])
         if model.generates:
             params = ContextParams(n_ctx=64, n_threads=1, n_threads_batch=1, n_batch=64, n_ubatch=64)
-            Context(model, params).prefill(0, [model.vocab.bos or 0])
+            Context(model, params).prefill(0, [model.vocab.bos or 0] * _N_TOKENS)
     except LlmcliError as error:
         print(str(error))
         return ExitStatus.MODEL_INVALID

@@ -105,6 +105,7 @@ def test_multiline_swaps_enter_and_alt_enter(typed: Keyboard) -> None:
     assert typed("/multiline", ENTER) == "/multiline"  # the way back
 
 
+@pytest.mark.slow
 def test_up_goes_through_the_text_and_then_the_history(typed: Keyboard) -> None:
     assert typed("one", ENTER) == "one"
     assert typed("two", NEW_LINE, "lines", ENTER) == "two\nlines"

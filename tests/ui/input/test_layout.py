@@ -10,7 +10,10 @@ import pytest
 
 pexpect = pytest.importorskip("pexpect")
 pyte = pytest.importorskip("pyte")
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
+pytestmark = [
+    pytest.mark.terminal,
+    pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal"),
+]
 DRIVER = Path(__file__).with_name("driver.py")
 ROOT = Path(__file__).parents[3]
 

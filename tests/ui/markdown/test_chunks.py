@@ -110,6 +110,7 @@ def test_the_pieces_do_not_change_screen_and_scrollback(columns: int, rows: int)
     assert shown(pieces(ALL, chance, 12), columns, rows).lines() == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ENDLESS, ids=["words", "letters", "item", "lines", "table"])
 def test_pieces_do_not_change_the_rows_of_an_endless_block(text: str) -> None:
     whole = shown([text], 40, 10).lines()
@@ -144,6 +145,7 @@ def test_an_escape_sequence_is_visible_in_every_place(place: str) -> None:
     assert "␛]0;x␇ \\x9b2J \\u202e␡" in "\n".join(lines)
 
 
+@pytest.mark.slow
 def test_no_row_is_wider_than_the_window() -> None:
     for columns in (9, 20, 33):
         terminal = Terminal(columns, 100)
@@ -157,6 +159,7 @@ def test_no_row_is_wider_than_the_window() -> None:
         assert all(len(line) <= columns for line in wide.lines())
 
 
+@pytest.mark.slow
 def test_no_line_is_written_twice() -> None:
     text = "".join(f"{'- ' if at % 3 else ''}line number {at}.\n" + "\n" * (at % 2) for at in range(200))
     lines = shown(pieces(text, random.Random(3), 9), 30, 8).lines()

@@ -30,6 +30,7 @@ def written(kind: str, length: int) -> int:
     return sum(map(len, parts))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_bytes_written_grow_with_the_text(kind: str) -> None:
     assert written(kind, 3000) <= min(3 * written(kind, 1500), 40 * 3000)
