@@ -92,7 +92,7 @@ def _folder_facts(problems: list[Problem]) -> dict[str, str]:
         facts[f"{name} folder"] = f"{folder} ({'writable' if writable else 'NOT writable'})"
         if not writable:
             problems.append((f"cannot write to {folder}", "set LLMCLI_HOME to a folder that you can write to"))
-    present = locations.is_present(cache_dir())
+    present = locations.is_starter_downloaded(cache_dir())
     facts["starter"] = "present" if present else "not downloaded (the first `llmcli chat` downloads it)"
     return facts
 

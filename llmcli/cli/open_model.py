@@ -12,9 +12,9 @@ from llmcli.files import config_file, data_dir, make_private
 from llmcli.inference.local import LocalModel, ResolvedModel, resolve_model
 from llmcli.models.hub import cache, environment
 from llmcli.models.locations import ModelFile, ModelNotDownloadedError, model_locations
-from llmcli.models.lookup import find
+from llmcli.models.lookup import find_model_file
 from llmcli.models.reference import HubReference, UrlReference
-from llmcli.models.sources.hub import PullPlan, plan, pull
+from llmcli.models.sources.hub import PullPlan, plan_pull, pull
 from llmcli.models.sources.url import UrlPlan, plan_url, pull_url
 from llmcli.params.settings import ResolvedSettings, Settings, fields
 from llmcli.text import ago, ellipsize, gigabytes
@@ -122,7 +122,7 @@ def plan_reference(reference: HubReference | UrlReference, settings: Settings, p
 def plan_hub(reference: HubReference, settings: Settings, projector: bool = False) -> PullPlan:
     """Plan a download from the Hub; warn before the token is sent to another host."""
     warn_about_token(settings)
-    return plan(reference, model_locations(settings), hardware.available_memory(), projector, console.note)
+    return plan_pull(reference, model_locations(settings), hardware.available_memory(), projector, console.note)
 
 
 def fetch_planned(planned: Planned, settings: Settings) -> ModelFile:
@@ -131,7 +131,7 @@ def fetch_planned(planned: Planned, settings: Settings) -> ModelFile:
     try:
         with Downloads() as downloads:
             if isinstance(planned, UrlPlan):
-                return pull_url(planned, downloads.bar(planned.place.name), downloads.say)
+                return pull_url(planned, downloads.bar(planned.path.name), downloads.say)
             return pull(planned, place, downloads.bar, downloads.say)
     except KeyboardInterrupt:
         console.note(f"interrupted; run `llmcli pull {planned.reference}` to resume")
@@ -143,7 +143,7 @@ def find_offline(reference: str, settings: Settings) -> ModelFile | None:
     if not (settings.offline or environment.is_offline()):
         return None
     try:
-        found = find(reference, model_locations(settings))
+        found = find_model_file(reference, model_locations(settings))
     except ModelNotDownloadedError:
         return None
     console.note(f"{reference} is already downloaded; offline: did not check for updates")
@@ -153,7 +153,7 @@ def find_offline(reference: str, settings: Settings) -> ModelFile | None:
 def describe(planned: Planned) -> str:
     """One line: what will be downloaded, its size, and the reason for the choice."""
     if isinstance(planned, UrlPlan):
-        return f"{planned.place.name}, {gigabytes(planned.size)}{_rest(planned)}"
+        return f"{planned.path.name}, {gigabytes(planned.size)}{_rest(planned)}"
     variant = planned.variant
     parts = f" in {len(variant.parts)} parts" if len(variant.parts) > 1 else ""
     why = f" ({planned.reason})" if planned.reason else ""
@@ -195,7 +195,7 @@ def pull_if_missing(missing: ModelNotDownloadedError, settings: Settings) -> Non
 
 def warn_about_token(settings: Settings) -> None:
     """Warn if the token will be sent to a host other than the official Hub."""
-    host = environment.foreign_endpoint()
+    host = environment.unofficial_endpoint()
     offline = settings.offline or environment.is_offline()
     if host and not offline and environment.token_source():
         console.warn(

@@ -86,11 +86,11 @@ def _safe_parts(reference: str) -> Sequence[Path]:
     from llmcli.models import locations
 
     if reference == locations.STARTER:
-        return (locations.starter_path(cache_dir()),) if locations.is_present(cache_dir()) else ()
+        return (locations.starter_path(cache_dir()),) if locations.is_starter_downloaded(cache_dir()) else ()
     from llmcli.models.locations import ModelLocations
-    from llmcli.models.lookup import find
+    from llmcli.models.lookup import find_model_file
 
-    file = find(
+    file = find_model_file(
         reference, ModelLocations(cache_dir(), data_dir())
     )  # the command itself resolves aliases and imported folders
     if len(file.parts) > 1 or file.path.stat().st_size > _LARGEST:

@@ -21,7 +21,7 @@ from llmcli.models import locations, notes
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.splits import read_headers
 from llmcli.models.locations import ModelFile, model_locations
-from llmcli.models.lookup import find
+from llmcli.models.lookup import find_model_file
 from llmcli.models.notes import ModelHasher
 from llmcli.models.sources import starter_download
 from llmcli.params.samplers import random_seed
@@ -88,11 +88,11 @@ def resolve_model(settings: Settings, fetch: Fetch | None = None, trying: Trying
         ModelInvalidError: when the file is not a model, is corrupt, or crashes llama.cpp.
     """
     places = model_locations(settings)
-    target = ResolvedModel(find(settings.model, places))
+    target = ResolvedModel(find_model_file(settings.model, places))
     file, build = target.file, bindings.bindings_version()
     if file.path == locations.starter_path(places.cache_dir):
         starter_download.ensure_starter(places.cache_dir, fetch, places.offline)
-    notes.note_use(places.data_dir, file.path)
+    notes.record_use(places.data_dir, file.path)
     if notes.is_safe(file, places.cache_dir, build):
         return target
     if target.header.is_vocab_only:

@@ -12,7 +12,7 @@ from llmcli.models import notes
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.splits import read_headers
 from llmcli.models.hub import cache
-from llmcli.models.inventory import InstalledModel, item_of
+from llmcli.models.inventory import InstalledModel, installed_model
 from llmcli.models.locations import ModelFile, ModelLocations
 from llmcli.models.sources.hub import PullPlan
 from llmcli.params.settings import Settings
@@ -158,9 +158,9 @@ def local_model_info(file: ModelFile, locations: ModelLocations, settings: Setti
         ModelInvalidError: it is damaged.
         ModelNotFoundError: it is the starter, which is not downloaded yet.
     """
-    item = item_of(file, locations)
+    item = installed_model(file, locations)
     headers = read_headers(file.parts)
-    recorded = notes.when_verified(locations.data_dir, file.path)
+    recorded = notes.recorded_sha256(locations.data_dir, file.path)
     if item.source == "starter":  # it was verified when it was downloaded
         recorded = item.digests[0], file.path.stat().st_mtime
     license_name = str(headers[0].metadata.get("general.license", "")) or license_of(item, locations)
@@ -174,7 +174,7 @@ def local_model_info(file: ModelFile, locations: ModelLocations, settings: Setti
         "sha256": item.digests[0],
         "verified": recorded[1] if recorded and recorded[0] == item.digests[0] else None,
         "damaged": bool(recorded and item.digests[0] and recorded[0] != item.digests[0]),
-        "used": item.used,
+        "used": item.last_used,
         "projector": item.cached.projector.path if item.cached and item.cached.projector else None,
     }
 

@@ -11,21 +11,20 @@ from typing import TYPE_CHECKING
 
 from llmcli.errors import DiskError, LlmcliError, ModelNotFoundError
 from llmcli.models import notes
-from llmcli.models.gguf.summary import HeaderSummary, peek
+from llmcli.models.gguf.summary import HeaderSummary, read_summary
 from llmcli.models.hub import cache
-from llmcli.models.hub.cache import CachedModel, cached_models, models_of
+from llmcli.models.hub.cache import CachedModel, cached_models, models_of_repo
 from llmcli.models.hub.repo_files import canonical, quantization_of
 from llmcli.models.locations import (
     STARTER,
     STARTER_SHA256,
-    STARTER_SIZE,
     ModelFile,
     ModelLocations,
     Progress,
-    is_present,
+    is_starter_downloaded,
     starter_path,
 )
-from llmcli.models.lookup import find
+from llmcli.models.lookup import find_model_file
 
 if TYPE_CHECKING:
     from llmcli.models.locations import FolderModel
@@ -41,7 +40,7 @@ class InstalledModel:
     parts: tuple[Path, ...]
     size: int
     digests: tuple[str, ...]
-    used: float | None
+    last_used: float | None
     cached: CachedModel | None = None
     aliases: tuple[str, ...] = ()
 
@@ -50,7 +49,7 @@ class InstalledModel:
         return self.parts[0]
 
     @property
-    def is_ours(self) -> bool:
+    def is_removable(self) -> bool:
         """True for models that llmcli may remove; models of other programs are only read."""
         return self.source in ("starter", "hub", "url")
 
@@ -60,7 +59,7 @@ class InstalledModel:
 
     @cached_property
     def summary(self) -> HeaderSummary:
-        return peek(self.path)
+        return read_summary(self.path)
 
 
 def inventory(locations: ModelLocations) -> list[InstalledModel]:
@@ -79,7 +78,7 @@ def inventory_with_aliases(locations: ModelLocations) -> list[InstalledModel]:
         path = os.path.realpath(file.path)
         if path not in by_path:
             by_path[path] = len(items)
-            items.append(item_of(file, locations))
+            items.append(installed_model(file, locations))
         index = by_path[path]
         items[index] = replace(items[index], aliases=(*items[index].aliases, alias))
     return items
@@ -89,19 +88,19 @@ def _aliased_file(alias: str, locations: ModelLocations) -> ModelFile | None:
     """The model file that an alias names; None if it is not on this machine."""
 
     with contextlib.suppress(LlmcliError, OSError):
-        file = find(alias, locations)
+        file = find_model_file(alias, locations)
         return file if file.path.is_file() else None
     return None
 
 
 def _starter(locations: ModelLocations) -> Iterator[InstalledModel]:
     path = starter_path(locations.cache_dir)
-    if is_present(locations.cache_dir):
+    if is_starter_downloaded(locations.cache_dir):
         used = notes.last_use(locations.data_dir, path)
-        yield InstalledModel(STARTER, "starter", (path,), STARTER_SIZE, (STARTER_SHA256,), used)
+        yield InstalledModel(STARTER, "starter", (path,), path.stat().st_size, (STARTER_SHA256,), used)
 
 
-def item_of(file: ModelFile, locations: ModelLocations) -> InstalledModel:
+def installed_model(file: ModelFile, locations: ModelLocations) -> InstalledModel:
     """The inventory item of a model file; a new item for a file outside the inventory.
 
     Raises:
@@ -120,9 +119,9 @@ def item_of(file: ModelFile, locations: ModelLocations) -> InstalledModel:
     return InstalledModel(str(file.path), "file", file.parts, size, ("",) * len(file.parts), used)
 
 
-def incomplete_item(reference: "HubReference", locations: ModelLocations) -> InstalledModel | None:
+def incomplete_model(reference: "HubReference", locations: ModelLocations) -> InstalledModel | None:
     """The parts that an interrupted pull of a split model left behind; None when there are none."""
-    for model in models_of(locations.hub, reference.repo, whole=False):
+    for model in models_of_repo(locations.hub, reference.repo, whole=False):
         if reference.quant and canonical(reference.quant) != model.variant.quantization:
             continue
         if reference.file and reference.file not in (part.path for part in model.variant.parts):
@@ -159,19 +158,19 @@ def _of_hub(locations: ModelLocations) -> Iterator[InstalledModel]:
 
 def _first_reference(path: Path, names: Sequence[str], locations: ModelLocations) -> str:
     """The first of the names that resolves to this file; if none does, its path."""
-    from llmcli.models.lookup_named import find_named
+    from llmcli.models.lookup_named import find_by_name
 
     for name in names:
         with contextlib.suppress(LlmcliError):
-            if os.path.realpath(find_named(name, locations).path) == os.path.realpath(path):
+            if os.path.realpath(find_by_name(name, locations).path) == os.path.realpath(path):
                 return name
     return str(path)
 
 
 def _of_urls(locations: ModelLocations) -> Iterator[InstalledModel]:
-    from llmcli.models.sources.url import expected_sha256, fetched_urls
+    from llmcli.models.sources.url import downloaded_files, expected_sha256
 
-    for path in fetched_urls(locations.cache_dir):
+    for path in downloaded_files(locations.cache_dir):
         used = notes.last_use(locations.data_dir, path)
         yield InstalledModel(str(path), "url", (path,), path.stat().st_size, (expected_sha256(path),), used)
 
@@ -179,11 +178,11 @@ def _of_urls(locations: ModelLocations) -> Iterator[InstalledModel]:
 def _of_folders(locations: ModelLocations) -> Iterator[InstalledModel]:
     if not locations.folders:
         return
-    from llmcli.models.sources.folder import models_in
+    from llmcli.models.sources.folder import models_in_folder
 
     names, seen = {STARTER, *locations.aliases, *_names_in_ollama(locations)}, set()
     for folder in locations.folders:
-        for model in models_in(folder):
+        for model in models_in_folder(folder):
             key = model.name, os.path.realpath(model.path)
             if key in seen:  # one imported folder can be inside another
                 continue
@@ -199,7 +198,12 @@ def _names_in_ollama(locations: ModelLocations) -> set[str]:
     """The names in Ollama's own stores that are not imported: `find` searches these first."""
     from llmcli.models.sources import ollama
 
-    return {model.name for store in ollama.stores() if store not in locations.folders for model in ollama.models(store)}
+    return {
+        model.name
+        for store in ollama.stores()
+        if store not in locations.folders
+        for model in ollama.models_in_store(store)
+    }
 
 
 def _is_reference(model: "FolderModel") -> bool:
@@ -221,7 +225,7 @@ class VerifyResult:
     sha256: str
 
 
-def check(item: InstalledModel, data_dir: Path, bar: Callable[[str], Progress]) -> list[VerifyResult]:
+def verify(item: InstalledModel, data_dir: Path, bar: Callable[[str], Progress]) -> list[VerifyResult]:
     """Hash each part completely and compare it; record each sha256 that has a published value.
 
     Raises:
@@ -231,7 +235,7 @@ def check(item: InstalledModel, data_dir: Path, bar: Callable[[str], Progress]) 
     for path, expected in zip(item.parts, item.digests, strict=True):
         digest = notes.sha256_of(path, bar(path.name))
         if expected:
-            notes.remember(data_dir, path, digest)
+            notes.record_sha256(data_dir, path, digest)
         state = "unknown" if not expected else "ok" if digest == expected else "damaged"
         results.append(VerifyResult(item.name, path, state, digest))
     return results
@@ -263,9 +267,11 @@ def plan_removal(item: InstalledModel, locations: ModelLocations) -> RemovalPlan
         beside = item.path.parent.iterdir() if item.source == "url" else ()  # the folder contains nothing else
         return RemovalPlan(item, (*item.parts, *(path for path in beside if path not in item.parts)), item.size, ())
     # The same bytes can be in the cache at several commits: all of them are this model.
-    same = [other for other in models_of(locations.hub, model.repo, model.variant.complete) if other.is_same(model)]
+    same = [
+        other for other in models_of_repo(locations.hub, model.repo, model.variant.complete) if other.is_same(model)
+    ]
     pointers = [part for other in same for part in other.parts]
-    pointers += [other.place(other.projector) for other in same if other.projector and not _others(other)]
+    pointers += [other.path_of(other.projector) for other in same if other.projector and not _others(other)]
     blobs = dict.fromkeys(_blob(pointer) for pointer in pointers if pointer.is_symlink())
     folder = cache.folder_of(locations.hub, model.repo)
     for place in (*(pointer.parent for pointer in pointers), *(blob.parent for blob in blobs)):
@@ -305,7 +311,7 @@ def remove(removal: RemovalPlan, locations: ModelLocations) -> None:
 
 def _others(model: CachedModel) -> bool:
     """Whether the commit has other models to which the projector may belong."""
-    same_commit = [other for other in models_of(model.cache, model.repo) if other.commit == model.commit]
+    same_commit = [other for other in models_of_repo(model.cache, model.repo) if other.commit == model.commit]
     return len(same_commit) > 1
 
 

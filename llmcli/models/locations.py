@@ -15,7 +15,7 @@ from llmcli.params.settings import Settings
 if TYPE_CHECKING:
     from llmcli.models.reference import HubReference, UrlReference
 
-MOST_ENTRIES = 10_000  # names read in one search
+MAX_ENTRIES = 10_000  # names read in one search
 Store = Literal["folder", "ollama", "lmstudio"]
 Progress = Callable[[int, int], None]  # (bytes so far, bytes in all)
 STARTER = "starter"  # the model reference
@@ -95,7 +95,7 @@ def starter_path(cache_dir: Path) -> Path:
     return cache_dir / "starter" / STARTER_NAME
 
 
-def is_present(cache_dir: Path) -> bool:
+def is_starter_downloaded(cache_dir: Path) -> bool:
     """True when the starter is downloaded. Its checksum was verified then, so the size is enough."""
     try:
         return starter_path(cache_dir).stat().st_size == STARTER_SIZE

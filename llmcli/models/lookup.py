@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.errors import DiskError, ModelNotFoundError
-from llmcli.models.gguf.splits import models_in, parts_of, stem_of
+from llmcli.models.gguf.splits import model_files_in, parts_of, stem_of
 from llmcli.models.hub.environment import endpoint
 from llmcli.models.locations import STARTER, ModelFile, ModelLocations, model_locations, starter_path
 from llmcli.params.settings import Settings
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _MAX_NAMES = 5  # in one message
 
 
-def find(text: str, locations: ModelLocations) -> ModelFile:
+def find_model_file(text: str, locations: ModelLocations) -> ModelFile:
     """The model for the reference `text`; for the starter its path, even if it is not downloaded yet.
 
     Raises:
@@ -36,9 +36,9 @@ def find(text: str, locations: ModelLocations) -> ModelFile:
         on_disk = _on_disk(text)
         if on_disk:
             return on_disk
-    from llmcli.models.lookup_named import find_named  # 25 ms that a path does not need
+    from llmcli.models.lookup_named import find_by_name  # 25 ms that a path does not need
 
-    return find_named(text, locations)
+    return find_by_name(text, locations)
 
 
 def _on_disk(text: str) -> ModelFile | None:
@@ -54,7 +54,7 @@ def _on_disk(text: str) -> ModelFile | None:
         # Do not resolve links: in the Hub's cache only the link has the name of the part.
         parts = parts_of(path)
         return ModelFile(parts[0], parts, stem_of(parts[0]), trusted=False)
-    names = models_in(path) if is_folder else []
+    names = model_files_in(path) if is_folder else []
     if names:
         raise _folder_error(path, names)
     return None
@@ -67,22 +67,22 @@ def _folder_error(path: Path, names: list[str]) -> ModelNotFoundError:
     )
 
 
-def to_download(text: str, settings: Settings) -> "HubReference | UrlReference | None":
+def reference_to_download(text: str, settings: Settings) -> "HubReference | UrlReference | None":
     """The reference to download; None for the starter and for models that are not downloaded (files, Ollama's).
 
     Raises:
         ModelNotFoundError: the text is not a valid reference, or an unknown name.
     """
-    from llmcli.models.catalog import entry
+    from llmcli.models.catalog import find_entry
     from llmcli.models.reference import HubReference, NameReference, UrlReference, parse
 
     place = model_locations(settings)
     reference = parse(text, place.aliases, endpoint())
     if isinstance(reference, HubReference | UrlReference):
         return reference
-    known = entry(reference.name) if isinstance(reference, NameReference) else None
+    known = find_entry(reference.name) if isinstance(reference, NameReference) else None
     if known:
         return HubReference(known.repo, known.quantization)
     if str(reference) != STARTER:
-        find(text, place)
+        find_model_file(text, place)
     return None

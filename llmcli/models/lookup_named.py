@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from llmcli.errors import ModelNotFoundError
-from llmcli.models.gguf.splits import models_in, stem_of
+from llmcli.models.gguf.splits import model_files_in, stem_of
 from llmcli.models.hub import cache, environment
-from llmcli.models.hub.cache import CachedModel, cached_models, models_of
+from llmcli.models.hub.cache import CachedModel, cached_models, models_of_repo
 from llmcli.models.hub.repo_files import by_name, canonical
 from llmcli.models.locations import STARTER, ModelFile, ModelLocations, ModelNotDownloadedError
 from llmcli.models.reference import (
@@ -24,7 +24,7 @@ from llmcli.models.reference import (
 _SHORT_COMMIT = re.compile(r"[0-9a-f]{7,40}")
 
 
-def find_named(text: str, locations: ModelLocations) -> ModelFile:
+def find_by_name(text: str, locations: ModelLocations) -> ModelFile:
     """The model for `text`, which is not the path of a file. Raises what `find` raises."""
     reference = parse(text, endpoint=environment.endpoint())
     if isinstance(reference, HubReference):
@@ -34,7 +34,7 @@ def find_named(text: str, locations: ModelLocations) -> ModelFile:
     if isinstance(reference, OllamaReference):
         from llmcli.models.sources import ollama
 
-        model = ollama.find(reference.name, _ollama_stores(locations))
+        model = ollama.find_in_stores(reference.name, _ollama_stores(locations))
         return ModelFile(model.parts[0], model.parts, str(reference), trusted=False)
     if isinstance(reference, PathReference):
         found = _find_in_folders(reference.path, locations)
@@ -55,9 +55,9 @@ def _find_hub(reference: HubReference, locations: ModelLocations) -> ModelFile:
     if model:
         return ModelFile(model.parts[0], model.parts, model.variant.name, trusted=False)
     if locations.folders and not reference.revision:
-        from llmcli.models.sources.folder import find_repo
+        from llmcli.models.sources.folder import find_repo_in_folders
 
-        found = find_repo(reference.repo, reference.quant, reference.file, locations.folders)
+        found = find_repo_in_folders(reference.repo, reference.quant, reference.file, locations.folders)
         if found:
             return ModelFile(found.parts[0], found.parts, found.name, trusted=False)
     raise ModelNotDownloadedError(reference)
@@ -65,7 +65,7 @@ def _find_hub(reference: HubReference, locations: ModelLocations) -> ModelFile:
 
 def _cached(reference: HubReference, locations: ModelLocations) -> CachedModel | None:
     """The matching model of the cache. With several commits: an exact match first, then one that llmcli pulled."""
-    models = models_of(locations.hub, reference.repo)
+    models = models_of_repo(locations.hub, reference.repo)
     if reference.revision:
         commit = cache.read_ref(locations.hub, reference.repo, reference.revision)
         short = reference.revision if _SHORT_COMMIT.fullmatch(reference.revision) else "-"
@@ -104,9 +104,9 @@ def _find_name(reference: NameReference, locations: ModelLocations) -> ModelFile
     found = _find_in_folders(reference.name, locations)
     if found:
         return found
-    from llmcli.models.catalog import entry
+    from llmcli.models.catalog import find_entry
 
-    known = entry(reference.name)
+    known = find_entry(reference.name)
     if known:
         return _find_hub(HubReference(known.repo, known.quantization), locations)
     raise ModelNotFoundError(f"model '{reference.name}' not found", _suggestion(reference.name, locations))
@@ -114,12 +114,12 @@ def _find_name(reference: NameReference, locations: ModelLocations) -> ModelFile
 
 def _suggestion(name: str, locations: ModelLocations) -> str:
     """The hint for an unknown name: a similar model on this machine, then one of the catalog with its size."""
-    from llmcli.models.catalog import CATALOGUE
+    from llmcli.models.catalog import CATALOG
 
     names = _local_names(locations)
     local = _nearest(name, names)
-    listed = _nearest(name, {one.name: one.name for one in CATALOGUE})
-    size = next((one.size for one in CATALOGUE if one.name == listed), 0)
+    listed = _nearest(name, {one.name: one.name for one in CATALOG})
+    size = next((one.size for one in CATALOG if one.name == listed), 0)
     download = f"'{listed}' ({size / 1e9:.1f} GB to download)"
     is_exact = {name.casefold(), f"{name}.gguf".casefold()} & set(map(str.casefold, names))
     if local and listed and not is_exact:
@@ -134,13 +134,13 @@ def _local_names(locations: ModelLocations) -> dict[str, str]:
     from llmcli.models.sources import folder as folders
     from llmcli.models.sources.folder import lmstudio_folders
 
-    names = {name: name for name in (STARTER, *locations.aliases, *models_in(Path.cwd()))}
+    names = {name: name for name in (STARTER, *locations.aliases, *model_files_in(Path.cwd()))}
     for model in cached_models(locations.hub):
         names[model.repo] = names[model.repo.partition("/")[2]] = names[model.variant.name] = model.repo
     for folder in (*locations.folders, *_ollama_stores(locations)):
-        names |= {model.name: model.name for model in folders.models_in(folder)}
+        names |= {model.name: model.name for model in folders.models_in_folder(folder)}
     for folder in lmstudio_folders():
-        found = () if folder in locations.folders else folders.models_in(folder)
+        found = () if folder in locations.folders else folders.models_in_folder(folder)
         names |= {model.name: str(model.path) for model in found}
     for reference in [name for name in names if name.startswith("ollama:")]:
         tagged = reference.removeprefix("ollama:")
@@ -155,7 +155,7 @@ def _find_in_folders(name: str, locations: ModelLocations) -> ModelFile | None:
         return None
     from llmcli.models.sources import folder as folders
 
-    found = folders.find_named(name, locations.folders)
+    found = folders.find_in_folders(name, locations.folders)
     return ModelFile(found.parts[0], found.parts, found.name, trusted=False) if found else None
 
 
@@ -170,7 +170,7 @@ def _file_not_found(text: str) -> ModelNotFoundError:
     path = Path(os.path.abspath(os.path.expanduser(text)))
     if path.is_dir():
         return ModelNotFoundError(f"{path} is a folder without .gguf files", FORMS)
-    near = _nearest(path.name, {name: name for name in models_in(path.parent)})
+    near = _nearest(path.name, {name: name for name in model_files_in(path.parent)})
     why = "" if path.parent.is_dir() else f" (the folder {path.parent} does not exist)"
     return ModelNotFoundError(f"file not found: {path}{why}", f"did you mean '{near}'?" if near else FORMS)
 

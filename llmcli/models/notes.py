@@ -17,8 +17,8 @@ from llmcli.files import make_private_folder, replace_private
 from llmcli.models.locations import STARTER, STARTER_SHA256, ModelFile, Progress
 
 _BLOCK = 4 << 20
-FILE_NAME = "probed.json"
-MOST = 512  # entries; older ones are dropped
+PROBED = "probed.json"
+MAX_PROBED = 512  # entries; older ones are dropped
 _MAX_BYTES = 4 << 20
 # The Hub's cache and Ollama's store name a file after its sha256.
 _BLOB = re.compile(r"(?:sha256-)?([0-9a-f]{64})")
@@ -44,14 +44,14 @@ def sha256_of(path: Path, progress: Progress) -> str:
     return digest.hexdigest()
 
 
-def remember(data_dir: Path, path: Path, sha256: str) -> None:
+def record_sha256(data_dir: Path, path: Path, sha256: str) -> None:
     """Record that the file has this sha256 now; a folder that cannot be written is ignored."""
     with contextlib.suppress(OSError):
         data = {"path": os.path.realpath(path), "sha256": sha256, "state": _state(path), "time": time.time()}
         replace_private(_note(data_dir, path), json.dumps(data).encode())
 
 
-def when_verified(data_dir: Path, path: Path) -> tuple[str, float] | None:
+def recorded_sha256(data_dir: Path, path: Path) -> tuple[str, float] | None:
     """The recorded sha256 of the unchanged file, and when it was computed (seconds since 1970)."""
     try:
         data = json.loads(_note(data_dir, path).read_bytes()[: 1 << 16])
@@ -64,7 +64,7 @@ def when_verified(data_dir: Path, path: Path) -> tuple[str, float] | None:
 
 def is_verified(data_dir: Path, path: Path, sha256: str) -> bool:
     """True when the file is unchanged since it was found to have this sha256."""
-    recorded = when_verified(data_dir, path)
+    recorded = recorded_sha256(data_dir, path)
     return recorded is not None and recorded[0] == sha256
 
 
@@ -78,7 +78,7 @@ def _note(data_dir: Path, path: Path) -> Path:
     return data_dir / "verified" / f"{name}.json"
 
 
-def is_known(cache_dir: Path, parts: Sequence[Path], build: str) -> bool:
+def is_probed(cache_dir: Path, parts: Sequence[Path], build: str) -> bool:
     """True when these files were probed with this build and none has changed since."""
     try:
         key, entry = _probed_key(parts), _probed_entry(parts, build)
@@ -89,7 +89,7 @@ def is_known(cache_dir: Path, parts: Sequence[Path], build: str) -> bool:
 
 def is_safe(file: "ModelFile", cache_dir: Path, build: str) -> bool:
     """True when the file needs no probe: llmcli downloaded and verified it, or it was probed and is unchanged."""
-    return file.trusted or is_known(cache_dir, file.parts, build)
+    return file.trusted or is_probed(cache_dir, file.parts, build)
 
 
 def record_probed(cache_dir: Path, parts: Sequence[Path], build: str) -> None:
@@ -101,8 +101,8 @@ def record_probed(cache_dir: Path, parts: Sequence[Path], build: str) -> None:
     entries = _load_probed(cache_dir)
     entries.pop(key, None)
     entries[key] = entry
-    recent = dict(list(entries.items())[-MOST:])
-    replace_private(cache_dir / FILE_NAME, json.dumps(recent, indent=0).encode())
+    recent = dict(list(entries.items())[-MAX_PROBED:])
+    replace_private(cache_dir / PROBED, json.dumps(recent, indent=0).encode())
 
 
 def _probed_key(parts: Sequence[Path]) -> str:
@@ -115,7 +115,7 @@ def _probed_entry(parts: Sequence[Path], build: str) -> dict[str, Any]:
 
 
 def _load_probed(cache_dir: Path) -> dict[str, Any]:
-    path = cache_dir / FILE_NAME
+    path = cache_dir / PROBED
     try:
         if path.stat().st_size > _MAX_BYTES:
             return {}
@@ -125,7 +125,7 @@ def _load_probed(cache_dir: Path) -> dict[str, Any]:
     return entries if isinstance(entries, dict) else {}
 
 
-def note_use(data_dir: Path, file: Path) -> None:
+def record_use(data_dir: Path, file: Path) -> None:
     """Record that a model file is used now; errors are ignored."""
     marker = _marker(data_dir, file)
     with contextlib.suppress(OSError):
@@ -169,7 +169,7 @@ class ModelHasher:
         self._found = self._found or _joined([_known(part, self._file, self._data_dir) for part in self._file.parts])
         return self._found
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Start to compute it in the background, unless it is known."""
         if not self.known and not self._thread:
             self._thread = threading.Thread(target=self.sha256, daemon=True)
@@ -202,14 +202,14 @@ class ModelHasher:
         if known:
             return known
         digest = sha256_of(part, progress)
-        remember(self._data_dir, part, digest)
+        record_sha256(self._data_dir, part, digest)
         return digest
 
 
 def _known(part: Path, file: ModelFile, data_dir: Path) -> str:
     if file.trusted and file.name == STARTER:
         return STARTER_SHA256
-    recorded = when_verified(data_dir, part)
+    recorded = recorded_sha256(data_dir, part)
     if recorded:
         return recorded[0]
     path = Path(os.path.realpath(part))

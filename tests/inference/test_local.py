@@ -70,7 +70,7 @@ def test_a_cache_that_is_not_writable_costs_only_a_probe(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(notes, "remember", full)
+    monkeypatch.setattr(notes, "record_probed", full)
     path = write_gguf(tmp_path / "tiny.gguf")
     assert resolve_model(Settings(model=str(path))).file.path == path
     assert resolve_model(Settings(model=str(path))).file.path == path

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.models.hub.cache import CachedModel, cached_models, models_of
+from llmcli.models.hub.cache import CachedModel, cached_models, models_of_repo
 from llmcli.models.hub.repo_files import RepoFile
 from tests.models.hub_folder import (
     NEW,
@@ -26,7 +26,7 @@ def shown(models: list[CachedModel]) -> list[tuple[str, str]]:
 
 def test_a_cache_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
     assert cached_models(tmp_path / "none") == []
-    assert models_of(tmp_path / "none", REPO) == []
+    assert models_of_repo(tmp_path / "none", REPO) == []
 
 
 def test_a_file_in_the_place_of_the_cache_holds_nothing(tmp_path: Path) -> None:
@@ -96,23 +96,23 @@ def test_a_projector_belongs_to_the_models_beside_it(tmp_path: Path) -> None:
     sight = add_file(tmp_path, "mmproj-F16.gguf", b"sight")
     (model,) = cached_models(tmp_path)
     assert model.projector is not None
-    assert model.place(model.projector) == sight
+    assert model.path_of(model.projector) == sight
 
 
 def test_the_commit_of_main_comes_first_then_the_newest(tmp_path: Path) -> None:
     for commit, age in ((OLD, 300.0), (NEW, 200.0), (THIRD, 100.0)):
         add_file(tmp_path, "m.gguf", commit.encode(), commit)
         touch_commit(tmp_path, commit, age)
-    assert shown(models_of(tmp_path, REPO)) == [("c", "m.gguf"), ("b", "m.gguf"), ("a", "m.gguf")]
+    assert shown(models_of_repo(tmp_path, REPO)) == [("c", "m.gguf"), ("b", "m.gguf"), ("a", "m.gguf")]
     set_ref(tmp_path, "main", OLD)
-    assert shown(models_of(tmp_path, REPO)) == [("a", "m.gguf"), ("c", "m.gguf"), ("b", "m.gguf")]
+    assert shown(models_of_repo(tmp_path, REPO)) == [("a", "m.gguf"), ("c", "m.gguf"), ("b", "m.gguf")]
 
 
 @pytest.mark.parametrize("content", [b"", b"../../..", b"\xff\xfe", NEW[:39].encode(), b"x" * 100_000])
 def test_damaged_ref_has_no_commit(tmp_path: Path, content: bytes) -> None:
     add_file(tmp_path, "m.gguf", b"bytes")
     set_ref(tmp_path, "main", "").write_bytes(content)
-    assert shown(models_of(tmp_path, REPO)) == [("b", "m.gguf")]
+    assert shown(models_of_repo(tmp_path, REPO)) == [("b", "m.gguf")]
 
 
 def test_files_far_below_a_snapshot_are_not_looked_for(tmp_path: Path) -> None:

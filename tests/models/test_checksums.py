@@ -24,7 +24,7 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def data(tmp_path: Path, file: Path) -> Path:
     """A data folder that knows the file."""
-    notes.remember(tmp_path / "data", file, sha256(DATA))
+    notes.record_sha256(tmp_path / "data", file, sha256(DATA))
     return tmp_path / "data"
 
 
@@ -51,7 +51,7 @@ def test_unreadable_file_error_has_its_name(tmp_path: Path) -> None:
 
 
 def test_recorded_checksum_has_its_time(data: Path, file: Path) -> None:
-    known = notes.when_verified(data, file)
+    known = notes.recorded_sha256(data, file)
     assert known is not None
     assert known[0] == sha256(DATA)
     assert abs(known[1] - time.time()) < 60
@@ -70,26 +70,26 @@ def test_a_link_to_the_file_is_the_file(data: Path, file: Path) -> None:
 
 def test_a_file_that_was_never_checked_is_not_verified(data: Path, tmp_path: Path) -> None:
     (tmp_path / "other.gguf").write_bytes(DATA)
-    assert notes.when_verified(data, tmp_path / "other.gguf") is None
-    assert notes.when_verified(tmp_path / "none", tmp_path / "other.gguf") is None
+    assert notes.recorded_sha256(data, tmp_path / "other.gguf") is None
+    assert notes.recorded_sha256(tmp_path / "none", tmp_path / "other.gguf") is None
 
 
 def test_a_change_of_size_ends_it(data: Path, file: Path) -> None:
     info = file.stat()
     file.write_bytes(DATA + b"x")
     os.utime(file, ns=(info.st_atime_ns, info.st_mtime_ns))
-    assert notes.when_verified(data, file) is None
+    assert notes.recorded_sha256(data, file) is None
 
 
 def test_a_change_of_time_ends_it(data: Path, file: Path) -> None:
     info = file.stat()
     os.utime(file, ns=(info.st_atime_ns, info.st_mtime_ns + 1_000_000_000))
-    assert notes.when_verified(data, file) is None
+    assert notes.recorded_sha256(data, file) is None
 
 
 def test_missing_file_is_not_verified(data: Path, file: Path) -> None:
     file.unlink()
-    assert notes.when_verified(data, file) is None
+    assert notes.recorded_sha256(data, file) is None
 
 
 @pytest.mark.parametrize(
@@ -99,16 +99,16 @@ def test_missing_file_is_not_verified(data: Path, file: Path) -> None:
 )
 def test_damaged_record_verifies_nothing(data: Path, file: Path, content: bytes) -> None:
     note(data).write_bytes(content)
-    assert notes.when_verified(data, file) is None
+    assert notes.recorded_sha256(data, file) is None
 
 
 def test_a_note_with_a_time_that_cannot_be_verifies_nothing(data: Path, file: Path) -> None:
     noted = json.loads(note(data).read_text())
     note(data).write_text(json.dumps(noted | {"time": 10**400}))
-    assert notes.when_verified(data, file) is None
+    assert notes.recorded_sha256(data, file) is None
 
 
 def test_unwritable_folder_is_ignored(tmp_path: Path, file: Path) -> None:
     (tmp_path / "data").write_text("in the way")
-    notes.remember(tmp_path / "data", file, sha256(DATA))
-    assert notes.when_verified(tmp_path / "data", file) is None
+    notes.record_sha256(tmp_path / "data", file, sha256(DATA))
+    assert notes.recorded_sha256(tmp_path / "data", file) is None

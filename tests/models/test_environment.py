@@ -136,4 +136,4 @@ def test_foreign_endpoint_is_shown_without_password(
     endpoint: str, unusual: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
-    assert environment.foreign_endpoint() == unusual
+    assert environment.unofficial_endpoint() == unusual

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.models.locations import FolderModel
-from llmcli.models.sources.folder import DEEPEST, find_named, find_repo, models_in
+from llmcli.models.sources.folder import DEEPEST, find_in_folders, find_repo_in_folders, models_in_folder
 from tests.models.gguf_writer import write_gguf
 from tests.models.stores import add_lmstudio_model, add_ollama_model
 
@@ -37,7 +37,7 @@ def put(folder: Path, *names: str) -> list[Path]:
 
 
 def names(folder: Path) -> list[str]:
-    return [model.name for model in models_in(folder)]
+    return [model.name for model in models_in_folder(folder)]
 
 
 def linked(link: Path, target: Path) -> None:
@@ -54,13 +54,13 @@ def test_models_are_found_at_every_level_and_sorted_by_name(folder: Path) -> Non
 
 def test_a_found_model_tells_its_file_and_size(folder: Path) -> None:
     (path,) = put(folder, "small-Q8_0.gguf")
-    assert models_in(folder) == [FolderModel("small-Q8_0", (path,), 15, "folder")]
-    assert models_in(folder)[0].path == path
+    assert models_in_folder(folder) == [FolderModel("small-Q8_0", (path,), 15, "folder")]
+    assert models_in_folder(folder)[0].path == path
 
 
 def test_the_parts_of_a_model_are_one(folder: Path) -> None:
     parts = put(folder, "big-00001-of-00003.gguf", "big-00002-of-00003.gguf", "big-00003-of-00003.gguf")
-    assert models_in(folder) == [FolderModel("big", tuple(parts), 69, "folder")]
+    assert models_in_folder(folder) == [FolderModel("big", tuple(parts), 69, "folder")]
 
 
 def test_a_model_that_lacks_a_part_is_left_out(folder: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_model_that_lacks_a_part_is_left_out(folder: Path) -> None:
 
 def test_a_projector_is_no_model_but_belongs_to_those_beside_it(folder: Path) -> None:
     put(folder, "see/eye.gguf", "see/mmproj-f16.gguf", "blind.gguf")
-    found = {model.name: model.projector for model in models_in(folder)}
+    found = {model.name: model.projector for model in models_in_folder(folder)}
     assert found == {"blind": None, "eye": folder / "see/mmproj-f16.gguf"}
 
 
@@ -91,7 +91,7 @@ def test_a_projector_is_no_model_but_belongs_to_those_beside_it(folder: Path) ->
 )
 def test_of_several_projectors_the_best_fitting_is_taken(folder: Path, projectors: list[str], taken: str) -> None:
     put(folder, "gemma-3-4b-it-Q4_K_M.gguf", *projectors)
-    (model,) = models_in(folder)
+    (model,) = models_in_folder(folder)
     assert model.projector == folder / taken
 
 
@@ -113,7 +113,7 @@ def test_the_search_ends_at_a_depth(folder: Path) -> None:
 
 def test_the_search_ends_after_so_many_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(folder, *(f"{number}.gguf" for number in range(9)), "below/x.gguf")
-    monkeypatch.setattr("llmcli.models.locations.MOST_ENTRIES", 5)
+    monkeypatch.setattr("llmcli.models.sources.folder.MAX_ENTRIES", 5)
     assert 4 <= len(names(folder)) <= 5
 
 
@@ -134,8 +134,8 @@ def test_a_linked_folder_is_searched(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", ["nowhere", "file.gguf", "a\0b", "x" * 5000])
 def test_models_in_a_file_or_missing_folder_is_empty(folder: Path, place: str) -> None:
     put(folder, "file.gguf")
-    assert models_in(folder / place) == []
-    assert find_repo("owner/repo", None, None, [folder / place]) is None
+    assert models_in_folder(folder / place) == []
+    assert find_repo_in_folders("owner/repo", None, None, [folder / place]) is None
 
 
 def test_a_folder_named_like_a_model_is_searched(folder: Path) -> None:
@@ -150,7 +150,7 @@ def test_an_ollama_store_gives_its_models(folder: Path, tmp_path: Path) -> None:
 
 def test_models_in_lm_studio_folder_have_its_source(user: Path, tmp_path: Path) -> None:
     add_lmstudio_model(user / ".lmstudio/models", "own/repo", write_gguf(tmp_path / "x.gguf"))
-    assert [model.source for model in models_in(user / ".lmstudio/models")] == ["lmstudio"]
+    assert [model.source for model in models_in_folder(user / ".lmstudio/models")] == ["lmstudio"]
 
 
 @pytest.mark.parametrize(
@@ -159,14 +159,14 @@ def test_models_in_lm_studio_folder_have_its_source(user: Path, tmp_path: Path) 
 def test_a_model_is_found_by_its_name_or_a_file_of_it(folder: Path, name: str) -> None:
     parts = put(folder, "Big-00001-of-00002.gguf", "Big-00002-of-00002.gguf")
     put(folder, "a.gguf", "other.gguf")
-    found = find_named(name, [folder])
+    found = find_in_folders(name, [folder])
     assert found
     assert found.parts == tuple(parts)
 
 
 def test_the_exact_name_wins_over_one_in_another_case(folder: Path) -> None:
     put(folder, "one/Model.gguf", "two/model.gguf")
-    found = find_named("model", [folder / "one", folder / "two"])
+    found = find_in_folders("model", [folder / "one", folder / "two"])
     assert found
     assert found.path.name == "model.gguf"
 
@@ -174,7 +174,7 @@ def test_the_exact_name_wins_over_one_in_another_case(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["", "mod", "../model", "two/model", "model.ggu", "/"])
 def test_find_named_returns_none_for_unknown_names(folder: Path, name: str) -> None:
     put(folder, "one/x.gguf", "model.gguf")
-    assert find_named(name, [folder / "one", folder]) is None
+    assert find_in_folders(name, [folder / "one", folder]) is None
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def studio(folder: Path) -> Path:
 def test_find_repo_finds_file_by_hub_name(
     studio: Path, repo: str, quant: str | None, file: str | None, found: str
 ) -> None:
-    model = find_repo(repo, quant, file, [studio / "nowhere", studio])
+    model = find_repo_in_folders(repo, quant, file, [studio / "nowhere", studio])
     assert model
     assert (model.path.name, model.source) == (found, "lmstudio")
 
@@ -232,7 +232,7 @@ def test_find_repo_finds_file_by_hub_name(
 def test_find_repo_returns_none_for_missing_or_unsafe_paths(
     studio: Path, repo: str, quant: str | None, file: str | None
 ) -> None:
-    assert find_repo(repo, quant, file, [studio]) is None
+    assert find_repo_in_folders(repo, quant, file, [studio]) is None
 
 
 def test_two_hundred_models_are_found_in_no_time(folder: Path) -> None:
@@ -240,6 +240,6 @@ def test_two_hundred_models_are_found_in_no_time(folder: Path) -> None:
     took = []
     for _ in range(5):
         start = time.perf_counter()
-        assert len(models_in(folder)) == 200
+        assert len(models_in_folder(folder)) == 200
         took.append(time.perf_counter() - start)
     assert min(took) < 0.1  # 15 ms where it is alone

@@ -9,9 +9,9 @@ from llmcli.models import notes
 from llmcli.models.hub import cache
 from llmcli.models.hub.cache import PulledRevision
 from llmcli.models.hub.repo_files import RepoFile
-from llmcli.models.inventory import InstalledModel, inventory, inventory_with_aliases, item_of
+from llmcli.models.inventory import InstalledModel, installed_model, inventory, inventory_with_aliases
 from llmcli.models.locations import STARTER_SHA256, ModelLocations, starter_path
-from llmcli.models.lookup import find
+from llmcli.models.lookup import find_model_file
 from tests.models.gguf_writer import MODEL, STRING, Typed, write_gguf
 from tests.models.hub_folder import NEW, OLD, REPO, THIRD, add_file, add_parts, sha256, touch_commit
 from tests.models.stores import add_lmstudio_model, add_ollama_model
@@ -27,8 +27,10 @@ def inventory_of(locations: ModelLocations) -> list[InstalledModel]:
     items = inventory(locations)
     assert len({item.name for item in items}) == len(items)
     for item in items:
-        assert [part.resolve() for part in find(item.name, locations).parts] == [part.resolve() for part in item.parts]
-        assert item_of(find(item.name, locations), locations) == item
+        assert [part.resolve() for part in find_model_file(item.name, locations).parts] == [
+            part.resolve() for part in item.parts
+        ]
+        assert installed_model(find_model_file(item.name, locations), locations) == item
     return items
 
 
@@ -55,7 +57,7 @@ def test_the_starter_comes_first_with_its_known_checksum(
     assert names(locations) == [f"{REPO}:Q4_K_M"]  # of another size it is not the starter
     monkeypatch.setattr("llmcli.models.locations.STARTER_SIZE", 5)
     first, second = inventory_of(locations)
-    assert (first.name, first.source, first.digests, first.is_ours) == (
+    assert (first.name, first.source, first.digests, first.is_removable) == (
         "starter",
         "starter",
         (STARTER_SHA256,),
@@ -81,12 +83,12 @@ def test_hub_model_is_named_by_unique_quantization(locations: ModelLocations) ->
 
 def test_an_item_tells_size_checksums_and_last_use_of_all_parts(locations: ModelLocations) -> None:
     parts = add_parts(locations.hub, "m-Q4_K_M", 3)
-    notes.note_use(locations.data_dir, parts[0])
+    notes.record_use(locations.data_dir, parts[0])
     (item,) = inventory_of(locations)
     assert item.parts == tuple(parts)
     assert item.size == sum(len(part.name) for part in parts)
     assert item.digests == tuple(sha256(part.name.encode()) for part in parts)
-    assert item.used == notes.last_use(locations.data_dir, parts[0]) is not None
+    assert item.last_used == notes.last_use(locations.data_dir, parts[0]) is not None
 
 
 def test_the_checksum_of_a_copy_is_known_from_the_pull(locations: ModelLocations) -> None:
@@ -169,7 +171,7 @@ def test_a_file_from_an_address_is_named_by_its_place(locations: ModelLocations)
     path.parent.mkdir(parents=True)
     path.write_bytes(b"abc")
     (item,) = inventory_of(locations)
-    assert (item.name, item.source, item.size, item.is_ours) == (str(path), "url", 3, True)
+    assert (item.name, item.source, item.size, item.is_removable) == (str(path), "url", 3, True)
 
 
 def test_models_of_other_programs_are_not_ours(locations: ModelLocations, tmp_path: Path) -> None:
@@ -177,7 +179,7 @@ def test_models_of_other_programs_are_not_ours(locations: ModelLocations, tmp_pa
     add_ollama_model(tmp_path / "store", "phi/latest", source)
     add_lmstudio_model(tmp_path / "studio", REPO, source)
     items = inventory_of(replace(locations, folders=(tmp_path / "store", tmp_path / "studio")))
-    assert [(item.name, item.source, item.is_ours) for item in items] == [
+    assert [(item.name, item.source, item.is_removable) for item in items] == [
         ("ollama:phi:latest", "ollama", False),
         ("m-Q4_K_M", "folder", False),
     ]
@@ -219,9 +221,9 @@ def test_a_folder_imported_twice_lists_its_models_once(locations: ModelLocations
 
 def test_a_file_outside_of_all_places_is_an_item_of_its_own(locations: ModelLocations, tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "m-Q8_0.gguf")
-    item = item_of(find(str(path), locations), locations)
+    item = installed_model(find_model_file(str(path), locations), locations)
     assert (item.name, item.source, item.size, item.digests) == (str(path), "file", path.stat().st_size, ("",))
-    assert (item.quantization, item.is_ours) == ("Q8_0", False)
+    assert (item.quantization, item.is_removable) == ("Q8_0", False)
 
 
 def test_quantization_comes_from_header_if_not_in_name(locations: ModelLocations) -> None:

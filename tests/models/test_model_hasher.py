@@ -84,14 +84,14 @@ def test_the_sha256_of_several_files_is_that_of_theirs(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_read_has_none(tmp_path: Path) -> None:
     one = identity(tmp_path, tmp_path / "gone.gguf")
-    one.begin()
+    one.start()
     assert (one.wait(10), one.sha256(), one.known) == ("", "", "")
 
 
 def test_sha256_is_computed_in_the_background(tmp_path: Path) -> None:
     one = identity(tmp_path, written(tmp_path / "a.gguf"))
     assert one.wait(10) == ""  # nothing was begun
-    one.begin()
+    one.start()
     assert one.wait(10) == hashlib.sha256(b"weights").hexdigest()
 
 

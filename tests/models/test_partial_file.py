@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 
 from llmcli.errors import DiskError
 from llmcli.models.download import partial_file as module
-from llmcli.models.download.partial_file import NOTES, PartialFile, Segment, bytes_here
+from llmcli.models.download.partial_file import RECORD_SUFFIX, PartialFile, Segment, bytes_downloaded
 from tests.models.hub_folder import listing
 
 SIZE = 100
@@ -29,7 +29,7 @@ BODY = bytes(1 + number % 255 for number in range(SIZE))  # no zero, which a gap
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments of four bytes are worth a connection."""
-    monkeypatch.setattr(module, "SMALLEST", 4)
+    monkeypatch.setattr(module, "MIN_SPLIT", 4)
 
 
 @pytest.fixture
@@ -53,12 +53,12 @@ def in_two(path: Path, first: int = 10, second: int = 5) -> PartialFile:
     assert other is not None
     write(partial, partial.segments[0], first)
     write(partial, other, second)
-    partial.note()
+    partial.record()
     return partial
 
 
 def noted(path: Path, **changes: Any) -> None:
-    notes = path.with_name(path.name + NOTES)
+    notes = path.with_name(path.name + RECORD_SUFFIX)
     notes.write_text(json.dumps(json.loads(notes.read_text()) | changes))
 
 
@@ -76,8 +76,8 @@ def test_one_connection_resumes_at_end_of_file(path: Path) -> None:
     path.write_bytes(BODY[:30])
     partial = PartialFile(path, SIZE)
     assert (partial.done, partial.frontier, positions(partial)) == (30, 30, [(0, 30, SIZE)])
-    partial.note()
-    assert not path.with_name(path.name + NOTES).exists()  # the length says it all
+    partial.record()
+    assert not path.with_name(path.name + RECORD_SUFFIX).exists()  # the length says it all
 
 
 def test_a_whole_file_lacks_nothing(path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_whole_file_lacks_nothing(path: Path) -> None:
 
 def test_partial_file_that_is_too_long_is_deleted(path: Path) -> None:
     path.write_bytes(BODY + b"x")
-    assert bytes_here(path, SIZE) == 0
+    assert bytes_downloaded(path, SIZE) == 0
     assert PartialFile(path, SIZE).done == 0
     assert not path.exists()
 
@@ -117,7 +117,7 @@ def test_a_split_download_is_taken_up_in_its_parts(path: Path) -> None:
     in_two(path)
     again = PartialFile(path, SIZE)
     assert positions(again) == [(0, 10, 50), (50, 55, 100)]
-    assert (again.done, again.frontier, bytes_here(path, SIZE)) == (15, 10, 15)
+    assert (again.done, again.frontier, bytes_downloaded(path, SIZE)) == (15, 10, 15)
 
 
 def test_a_split_is_written_down_before_the_second_half_can_be(path: Path) -> None:
@@ -161,18 +161,18 @@ def test_download_with_many_segments_is_resumed(path: Path) -> None:
 )
 def test_damaged_segment_record_restarts_the_download(path: Path, content: bytes) -> None:
     in_two(path)
-    path.with_name(path.name + NOTES).write_bytes(content)
-    assert bytes_here(path, SIZE) == 0
+    path.with_name(path.name + RECORD_SUFFIX).write_bytes(content)
+    assert bytes_downloaded(path, SIZE) == 0
     assert positions(PartialFile(path, SIZE)) == [(0, 0, SIZE)]
     assert list(path.parent.glob("sha*")) == []
 
 
 def test_a_note_that_was_never_filled_was_before_any_gap(path: Path) -> None:
     path.write_bytes(BODY[:30])
-    path.with_name(path.name + NOTES).touch()
-    assert bytes_here(path, SIZE) == 30
+    path.with_name(path.name + RECORD_SUFFIX).touch()
+    assert bytes_downloaded(path, SIZE) == 30
     assert PartialFile(path, SIZE).frontier == 30
-    assert not path.with_name(path.name + NOTES).exists()
+    assert not path.with_name(path.name + RECORD_SUFFIX).exists()
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_a_note_that_was_never_filled_was_before_any_gap(path: Path) -> None:
 def test_a_note_that_cannot_be_is_not_believed(path: Path, segments: Any) -> None:
     in_two(path)  # the file has 55 bytes
     noted(path, segments=segments)
-    assert bytes_here(path, SIZE) == 0
+    assert bytes_downloaded(path, SIZE) == 0
     assert positions(PartialFile(path, SIZE)) == [(0, 0, SIZE)]
 
 
@@ -214,9 +214,9 @@ def test_a_note_of_another_size_is_not_believed(path: Path, size: Any) -> None:
 def test_a_note_without_its_file_is_removed(path: Path) -> None:
     in_two(path)
     path.unlink()
-    assert bytes_here(path, SIZE) == 0
+    assert bytes_downloaded(path, SIZE) == 0
     assert PartialFile(path, SIZE).done == 0
-    assert not path.with_name(path.name + NOTES).exists()
+    assert not path.with_name(path.name + RECORD_SUFFIX).exists()
 
 
 @pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="POSIX links")
@@ -237,7 +237,7 @@ def test_partial_refuses_link_and_keeps_its_target(path: Path, tmp_path: Path) -
 @pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="POSIX links")
 def test_partial_does_not_use_link_as_record(path: Path, tmp_path: Path) -> None:
     in_two(path)
-    notes, target = path.with_name(path.name + NOTES), tmp_path / "private"
+    notes, target = path.with_name(path.name + RECORD_SUFFIX), tmp_path / "private"
     os.rename(notes, target)
     content = target.read_bytes()
     notes.symlink_to(target)
@@ -256,14 +256,14 @@ def test_a_folder_in_the_place_of_the_file_is_refused(path: Path) -> None:
 
 
 def test_bytes_here_changes_nothing(path: Path) -> None:
-    assert bytes_here(path, SIZE) == 0
+    assert bytes_downloaded(path, SIZE) == 0
     in_two(path)
     for content in (None, b"{", b""):
         if content is not None:
-            path.with_name(path.name + NOTES).write_bytes(content)
+            path.with_name(path.name + RECORD_SUFFIX).write_bytes(content)
         before = listing(path.parent)
-        bytes_here(path, SIZE)
-        bytes_here(path, SIZE - 60)
+        bytes_downloaded(path, SIZE)
+        bytes_downloaded(path, SIZE - 60)
         assert listing(path.parent) == before
 
 
@@ -279,7 +279,7 @@ class Download(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.path.unlink(missing_ok=True)
-        self.path.with_name(self.path.name + NOTES).unlink(missing_ok=True)
+        self.path.with_name(self.path.name + RECORD_SUFFIX).unlink(missing_ok=True)
         self.partial = PartialFile(self.path, SIZE)
 
     path: Path
@@ -294,7 +294,7 @@ class Download(RuleBasedStateMachine):
 
     @rule()
     def the_positions_are_written_down(self) -> None:
-        self.partial.note()
+        self.partial.record()
 
     @rule()
     def the_process_is_killed(self) -> None:
@@ -305,10 +305,10 @@ class Download(RuleBasedStateMachine):
         write(self.partial, self.partial.segments[which % len(self.partial.segments)], n_bytes)
         self.partial = PartialFile(self.path, SIZE)
 
-    @precondition(lambda self: self.path.with_name(self.path.name + NOTES).exists())
+    @precondition(lambda self: self.path.with_name(self.path.name + RECORD_SUFFIX).exists())
     @rule(keep=st.integers(1, 60))
     def the_note_is_torn(self, keep: int) -> None:
-        notes = self.path.with_name(self.path.name + NOTES)
+        notes = self.path.with_name(self.path.name + RECORD_SUFFIX)
         notes.write_bytes(notes.read_bytes()[:keep])
         self.partial = PartialFile(self.path, SIZE)
 
@@ -324,7 +324,7 @@ class Download(RuleBasedStateMachine):
         edges = [0, *(segment.end for segment in self.partial.segments)]
         assert [segment.start for segment in self.partial.segments] == edges[:-1]
         assert edges[-1] == SIZE
-        assert bytes_here(self.path, SIZE) <= self.partial.done
+        assert bytes_downloaded(self.path, SIZE) <= self.partial.done
 
 
 def test_no_history_makes_a_download_claim_what_it_has_not(path: Path) -> None:

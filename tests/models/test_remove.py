@@ -151,7 +151,7 @@ def test_remove_keeps_projector_of_other_models(locations: ModelLocations, main:
     assert remove_model(locations, f"{REPO}:Q4_K_M").freed == 4
     (model,) = cached_models(locations.hub)
     assert model.projector is not None
-    assert model.place(model.projector).read_bytes() == b"sight"
+    assert model.path_of(model.projector).read_bytes() == b"sight"
     assert not (repo_folder(locations.hub) / "snapshots" / OLD).exists()
 
 

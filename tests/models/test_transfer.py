@@ -34,8 +34,8 @@ def pulls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pulls]:
 
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "WINDOW", 0.1)
-    monkeypatch.setattr(partial_file, "SMALLEST", 1 << 18)
-    monkeypatch.setattr(partial_file, "WRITTEN_DOWN", 1 << 15)
+    monkeypatch.setattr(partial_file, "MIN_SPLIT", 1 << 18)
+    monkeypatch.setattr(transfer, "RECORD_INTERVAL", 1 << 15)
 
 
 def test_kill_9_at_twenty_places_costs_no_byte_twice(pulls: Pulls, starter: Path) -> None:
@@ -67,7 +67,7 @@ def test_more_connections_where_each_is_slow(pulls: Pulls, monkeypatch: pytest.M
 
 
 def test_transfer_uses_one_connection_if_second_does_not_pay(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partial_file, "SMALLEST", SIZE)
+    monkeypatch.setattr(partial_file, "MIN_SPLIT", SIZE)
     monkeypatch.setattr(transfer, "WINDOW", 0.02)
     pulls.hub.throttle = 16 * MIB
     pulls.pull()
@@ -84,7 +84,7 @@ def test_parallel_download_resumes_in_all_gaps_after_kill_9(pulls: Pulls) -> Non
             wait_until(lambda: len(pulls.hub.requests("cdn")) > seen + 1 and pulls.hub.served > goal)  # noqa: B023
             running.send_signal(signal.SIGKILL)
         assert pulls.published() == [], number
-    assert partial_file.bytes_here(pulls.plan().files[0].partial, SIZE) > SIZE // 3
+    assert partial_file.bytes_downloaded(pulls.plan().files[0].partial, SIZE) > SIZE // 3
     pulls.hub.throttle = None
     assert sha256(pulls.pull()) == DIGEST
     assert [path.name for path in pulls.folder.glob("blobs/*")] == [DIGEST]
@@ -102,14 +102,14 @@ def test_an_interrupt_of_a_parallel_download_loses_nothing(pulls: Pulls, monkeyp
 
     with pytest.raises(KeyboardInterrupt):
         pulls.pull(interrupt)
-    assert partial_file.bytes_here(pulls.plan().files[0].partial, SIZE) > SIZE // 2
+    assert partial_file.bytes_downloaded(pulls.plan().files[0].partial, SIZE) > SIZE // 2
     pulls.hub.throttle = None
     assert sha256(pulls.pull()) == DIGEST
     assert pulls.hub.served <= SIZE + MIB
 
 
 def test_a_note_that_many_interrupts_made_long_is_still_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partial_file, "SMALLEST", 1)
+    monkeypatch.setattr(partial_file, "MIN_SPLIT", 1)
     path, size = tmp_path / "p", 1 << 38
     path.write_bytes(b"-")
     for number in range(1, 301):
@@ -117,9 +117,9 @@ def test_a_note_that_many_interrupts_made_long_is_still_read(tmp_path: Path, mon
         assert part.split()
         for segment in part.segments:
             segment.position += 1
-        part.note()
+        part.record()
         os.truncate(path, size)
-        assert partial_file.bytes_here(path, size) == part.done >= number
+        assert partial_file.bytes_downloaded(path, size) == part.done >= number
 
 
 def test_server_without_ranges_restarts_and_completes(pulls: Pulls) -> None:
@@ -167,7 +167,7 @@ def test_a_byte_now_and_then_is_no_progress(pulls: Pulls, monkeypatch: pytest.Mo
     with pytest.raises(NetworkError, match="8 attempts"):
         pulls.pull()
     assert len(pulls.hub.requests("cdn")) == 8
-    monkeypatch.setattr(http, "ENOUGH", 1000)  # each answer is progress now
+    monkeypatch.setattr(http, "MIN_PROGRESS", 1000)  # each answer is progress now
     assert sha256(pulls.pull()) == DIGEST
 
 

@@ -16,7 +16,7 @@ from llmcli.models.hub.repo_files import (
     by_name,
     fits_memory,
     projectors,
-    variants,
+    quantizations,
 )
 from llmcli.params.settings import Layer
 from llmcli.text import count, gigabytes, plural
@@ -50,10 +50,10 @@ def pull(
     Every file is verified. The path of the model is printed to stdout.
     """
     from llmcli.cli.open_model import describe, fetch_planned, find_offline, newer_revision, plan_reference
-    from llmcli.models.lookup import to_download
+    from llmcli.models.lookup import reference_to_download
 
     settings = resolve_settings(flags)
-    wanted = to_download(reference, settings)
+    wanted = reference_to_download(reference, settings)
     if wanted is None:
         from llmcli.cli.open_model import find_model
 
@@ -91,16 +91,16 @@ def files(
     from llmcli.engine.llama import hardware
     from llmcli.models.hub import api
     from llmcli.models.hub.environment import repo_url
-    from llmcli.models.lookup import to_download
+    from llmcli.models.lookup import reference_to_download
     from llmcli.models.reference import HubReference
 
     settings = resolve_settings(flags)
-    reference = to_download(repo, settings)
+    reference = reference_to_download(repo, settings)
     if not isinstance(reference, HubReference):
         raise UsageError(f"'{repo}' is not a repository on the Hub", "write owner/repo")
     warn_about_token(settings)
-    listing = api.repo(reference, settings.offline, console.note)
-    found, memory = variants(listing.files), hardware.available_memory()
+    listing = api.get_repo(reference, settings.offline, console.note)
+    found, memory = quantizations(listing.files), hardware.available_memory()
     chosen = best_fit(found, memory) if any(variant.complete for variant in found) else None
     if not found:
         by_name(found, None, None, listing.name)  # raises the error with its hint
@@ -185,7 +185,7 @@ def recommend(flags: Layer, as_json: Json = False) -> int:  # noqa: ARG001 -- th
     The models come from llmcli's own short catalog, best first for the memory and cores of this machine.
     """
     from llmcli.engine.llama import hardware
-    from llmcli.models.catalog import KNOWN_AS_OF
+    from llmcli.models.catalog import AS_OF
     from llmcli.models.catalog import recommend as suited
 
     memory, cores = hardware.available_memory(), hardware.usable_cores()
@@ -200,6 +200,6 @@ def recommend(flags: Layer, as_json: Json = False) -> int:  # noqa: ARG001 -- th
     print_rows(("NAME", "WEIGHTS", "SIZE", "LICENSE", "GOOD AT"), rows, ("WEIGHTS", "SIZE"), commands)
     memory_text = f"{memory / 2**30:.1f} GiB of free memory and " if memory else ""
     machine = memory_text + plural(cores, "core")
-    console.note(f"for {machine}, from llmcli's own catalog of {KNOWN_AS_OF}")
+    console.note(f"for {machine}, from llmcli's own catalog of {AS_OF}")
     console.note(f"the short name works too: `llmcli pull {entries[0].name}`")
     return ExitStatus.OK

@@ -38,20 +38,20 @@ def remove_model(
 
     The files and the freed disk space are shown first. Files that another model shares are kept.
     """
-    from llmcli.models.inventory import incomplete_item, item_of, plan_removal, remove
+    from llmcli.models.inventory import incomplete_model, installed_model, plan_removal, remove
     from llmcli.models.locations import ModelNotDownloadedError, model_locations
-    from llmcli.models.lookup import find
+    from llmcli.models.lookup import find_model_file
     from llmcli.models.reference import HubReference
 
     place = model_locations(resolve_settings(flags))
     try:
-        item = item_of(find(model, place), place)
+        item = installed_model(find_model_file(model, place), place)
     except ModelNotDownloadedError as missing:
-        incomplete = incomplete_item(missing.reference, place) if isinstance(missing.reference, HubReference) else None
+        incomplete = incomplete_model(missing.reference, place) if isinstance(missing.reference, HubReference) else None
         if incomplete is None:
             raise ModelNotFoundError(str(missing), "list the models with `llmcli models list`") from None
         item = incomplete
-    if not item.is_ours:
+    if not item.is_removable:
         owner, hint = _OWNERS.get(item.source, ("you, not to llmcli", "delete the file yourself"))
         raise UsageError(f"{item.path} belongs to {owner}", hint)
     removal = plan_removal(item, place)
@@ -85,17 +85,17 @@ def verify(
     The checksum of each file is computed and compared with the published one. The exit status is 8 if a file is
     damaged.
     """
-    from llmcli.models.inventory import check, inventory, item_of
+    from llmcli.models.inventory import installed_model, inventory, verify
     from llmcli.models.locations import model_locations
-    from llmcli.models.lookup import find
+    from llmcli.models.lookup import find_model_file
     from llmcli.ui.terminal.progress import Downloads
 
     place = model_locations(resolve_settings(flags))
-    items = inventory(place) if model is None else [item_of(find(model, place), place)]
+    items = inventory(place) if model is None else [installed_model(find_model_file(model, place), place)]
     results = []
     with Downloads() as downloads:
         for item in items:
-            results += check(item, place.data_dir, downloads.bar)
+            results += verify(item, place.data_dir, downloads.bar)
     if as_json:
         rows = [{"file": str(one.path), "state": one.state, "sha256": one.sha256} for one in results]
         print_line(json.dumps(rows, ensure_ascii=False, indent=2))
@@ -133,13 +133,13 @@ def partials(
     if remove:
         return _delete(chosen, place.data_dir)
     if as_json:
-        data = [{"name": one.name, "file": str(one.path), "bytes": one.here, "size": one.size} for one in chosen]
+        data = [{"name": one.name, "file": str(one.path), "bytes": one.downloaded, "size": one.size} for one in chosen]
         print_line(json.dumps(data, ensure_ascii=False, indent=2))
         return ExitStatus.OK
     if not chosen:
         console.note("no interrupted downloads")
         return ExitStatus.OK
-    rows = [(one.name, _progress(one.here, one.size), ago(one.time)) for one in chosen]
+    rows = [(one.name, _progress(one.downloaded, one.size), ago(one.time)) for one in chosen]
     print_rows(("NAME", "DOWNLOADED", "CHANGED"), rows)
     console.note("resume them with `llmcli models partials --resume`, delete them with `--remove`")
     return ExitStatus.OK
@@ -151,11 +151,11 @@ def _delete(chosen: Sequence["InterruptedDownload"], data_dir: Path) -> int:
     deleted = [one for one in chosen if partial_file.remove_interrupted(one, data_dir)]
     for one in chosen:
         if one not in deleted:
-            why = "the download is active" if one.is_ours else "another program started it"
+            why = "the download is active" if one.is_from_llmcli else "another program started it"
             console.note(f"kept {one.path.name}: {why}")
-    for name in dict.fromkeys(one.name for one in deleted if one.size and store.has_whole_parts(one)):
+    for name in dict.fromkeys(one.name for one in deleted if one.size and store.has_complete_parts(one)):
         console.note(f"kept the complete parts of {name}; remove them with `llmcli models rm {name}`")
-    freed = gigabytes(sum(one.here for one in deleted))
+    freed = gigabytes(sum(one.downloaded for one in deleted))
     console.note(f"deleted {plural(len(deleted), 'interrupted download')}, {freed} freed")
     return ExitStatus.OK
 
@@ -174,7 +174,7 @@ def _resume(chosen: Sequence["InterruptedDownload"], settings: Settings) -> int:
             print_line(str(fetch_planned(plan_reference(reference, settings), settings).path))
     for one in chosen:
         if not one.size:
-            if one.is_ours:
+            if one.is_from_llmcli:
                 console.warn(f"cannot resume {one.path}: its model is not known", "pull its model again")
             else:
                 console.warn(f"cannot resume {one.path}: another program started it")
@@ -196,7 +196,7 @@ def alias(
     from llmcli.config import file
     from llmcli.files import check_name
     from llmcli.models.locations import STARTER
-    from llmcli.models.lookup import to_download
+    from llmcli.models.lookup import reference_to_download
 
     known = file.aliases()
     if name is None:
@@ -215,7 +215,7 @@ def alias(
     model = known.get(model, model)
     path = Path(model).expanduser()
     if not path.is_file():
-        to_download(model, resolve_settings(Layer("flag", {})))  # raises an error for an unknown model
+        reference_to_download(model, resolve_settings(Layer("flag", {})))  # raises an error for an unknown model
     file.set_alias(name, str(path.absolute()) if path.is_file() else model)
     return ExitStatus.OK
 
@@ -235,14 +235,14 @@ def import_folders(
     """
     from llmcli.config import file
     from llmcli.models.sources import ollama
-    from llmcli.models.sources.folder import lmstudio_folders, models_in, searched_folders
+    from llmcli.models.sources.folder import lmstudio_folders, lmstudio_search_paths, models_in_folder
 
     chosen = [folder.expanduser().absolute() for folder in folders or []] or [
         *ollama.stores(),
         *lmstudio_folders(),
     ]
     if not chosen:
-        searched = ", ".join(map(str, [*ollama.searched_folders(), *searched_folders()]))
+        searched = ", ".join(map(str, [*ollama.search_paths(), *lmstudio_search_paths()]))
         raise ModelNotFoundError(
             f"no models of Ollama or LM Studio found in {searched}",
             "give a folder with .gguf files: llmcli models import FOLDER",
@@ -253,7 +253,7 @@ def import_folders(
         return ExitStatus.OK
     rows = []
     for folder in chosen:
-        found = models_in(folder)
+        found = models_in_folder(folder)
         if not found and folders:
             raise ModelNotFoundError(
                 f"no models found in {folder}", "give a folder with .gguf files, or an Ollama store"

@@ -56,7 +56,7 @@ def _row(item: "InstalledModel") -> tuple[str, ...]:
         item.quantization,
         gigabytes(item.size),
         str(item.summary.n_ctx_train or ""),
-        ago(item.used),
+        ago(item.last_used),
         source,
     )
 
@@ -68,7 +68,7 @@ def _data(item: "InstalledModel") -> dict[str, Any]:
         "quantization": item.quantization,
         "size": item.size,
         "n_ctx_train": item.summary.n_ctx_train,
-        "used": item.used,
+        "used": item.last_used,
         "source": item.source,
         "repo": item.cached.repo if item.cached else None,
         "commit": item.cached.commit if item.cached else None,
@@ -98,13 +98,13 @@ def show_model(
     """
     from llmcli.inference.sizing import local_model_info, remote_model_info
     from llmcli.models.locations import ModelNotDownloadedError, model_locations
-    from llmcli.models.lookup import find
+    from llmcli.models.lookup import find_model_file
     from llmcli.models.reference import HubReference
 
     settings = resolve_settings(flags)
     place = model_locations(settings)
     try:
-        portrait = local_model_info(find(model, place), place, settings)
+        portrait = local_model_info(find_model_file(model, place), place, settings)
     except ModelNotDownloadedError as missing:
         if not isinstance(missing.reference, HubReference):
             raise

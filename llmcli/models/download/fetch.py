@@ -9,8 +9,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from llmcli.errors import DiskError, ModelInvalidError
-from llmcli.models.download.http import Say, hub_headers
-from llmcli.models.download.partial_file import PartialFile, bytes_here, exclusive
+from llmcli.models.download.http import Notify, hub_headers
+from llmcli.models.download.partial_file import PartialFile, bytes_downloaded, exclusive
 from llmcli.models.download.transfer import RemoteFile, Transfer
 from llmcli.models.hub import cache as hub_cache
 from llmcli.models.hub import environment
@@ -18,7 +18,7 @@ from llmcli.models.hub.repo_files import RepoFile
 from llmcli.models.locations import Progress
 from llmcli.models.reference import HubReference
 
-MARGIN = 64 << 20  # bytes of disk space that stay free
+RESERVE = 64 << 20  # bytes of disk space that stay free
 _GB = 10**9
 _FULL = errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)  # Windows has no EDQUOT
 
@@ -44,7 +44,7 @@ class DownloadItem:
     def pointer(self) -> Path:
         return hub_cache.pointer_path(self.cache, self.repo, self.commit, self.file.path)
 
-    def is_here(self) -> bool:
+    def is_downloaded(self) -> bool:
         """True when the file is in the cache, at any commit."""
         return any(_has_size(path, self.file.size) for path in (self.blob, self.pointer))
 
@@ -56,10 +56,10 @@ class DownloadItem:
 
 def missing_bytes(files: Sequence[DownloadItem]) -> int:
     """The bytes that are not downloaded yet; partial downloads count."""
-    return sum(one.file.size - bytes_here(one.partial, one.file.size) for one in files if not one.is_here())
+    return sum(one.file.size - bytes_downloaded(one.partial, one.file.size) for one in files if not one.is_downloaded())
 
 
-def check_room(cache: Path, needed: int) -> None:
+def check_free_space(cache: Path, needed: int) -> None:
     """Raise DiskError before the download starts if the disk does not have `needed` bytes."""
     existing = cache
     try:
@@ -70,14 +70,14 @@ def check_room(cache: Path, needed: int) -> None:
         raise DiskError(
             f"cannot use {cache}: {error.strerror}", "move the cache with HF_HUB_CACHE or HF_HOME"
         ) from None
-    if needed and free < needed + MARGIN:
+    if needed and free < needed + RESERVE:
         raise DiskError(
             f"the download needs {needed / _GB:.2f} GB, but {existing} has {free / _GB:.2f} GB free",
             "free some disk space (`llmcli models rm`), or move the cache with HF_HUB_CACHE",
         )
 
 
-def fetch(wanted: DownloadItem, progress: Progress, say: Say, check: Callable[[], None]) -> Path:
+def fetch(wanted: DownloadItem, progress: Progress, say: Notify, check: Callable[[], None]) -> Path:
     """The path of the file in the cache; it is downloaded and verified first if it is missing.
 
     `check` verifies a file that another program added while this one waited, and removes it if it is damaged.
@@ -88,7 +88,7 @@ def fetch(wanted: DownloadItem, progress: Progress, say: Say, check: Callable[[]
     """
     if wanted.is_published():  # first, because the cache can be read-only
         return wanted.pointer
-    hub_cache.prepare(wanted.cache, wanted.repo)
+    hub_cache.create_folders(wanted.cache, wanted.repo)
     lock = hub_cache.lock_path(wanted.cache, wanted.repo, wanted.file.sha256)
 
     def spinner() -> None:
@@ -100,7 +100,7 @@ def fetch(wanted: DownloadItem, progress: Progress, say: Say, check: Callable[[]
     try:
         with exclusive(lock, wanted.file.path, say, spinner):
             check()
-            if wanted.is_here():
+            if wanted.is_downloaded():
                 PartialFile(wanted.partial, wanted.file.size).discard()  # another program was faster
             else:
                 _download(wanted, progress, say)
@@ -111,17 +111,17 @@ def fetch(wanted: DownloadItem, progress: Progress, say: Say, check: Callable[[]
         raise _disk_error(wanted, error) from error
 
 
-def _download(wanted: DownloadItem, progress: Progress, say: Say) -> None:
+def _download(wanted: DownloadItem, progress: Progress, say: Notify) -> None:
     """Download and verify the blob; after a checksum mismatch, download it once more from the start."""
     size, expected = wanted.file.size, wanted.file.sha256
     digest = ""
     for attempt in range(2):
         partial = PartialFile(wanted.partial, size)
-        digest = Transfer(source_of(wanted), partial, progress, say).run()
+        digest = Transfer(remote_file(wanted), partial, progress, say).run()
         if digest == expected:
             sync(wanted.partial)
             os.replace(wanted.partial, wanted.blob)
-            partial.forget_notes()
+            partial.remove_record()
             sync(wanted.blob.parent)
             return
         partial.discard()
@@ -133,7 +133,7 @@ def _download(wanted: DownloadItem, progress: Progress, say: Say) -> None:
     )
 
 
-def source_of(wanted: DownloadItem) -> RemoteFile:
+def remote_file(wanted: DownloadItem) -> RemoteFile:
     """The remote file to download."""
     path = "/".join(quote(part, safe="") for part in wanted.file.path.split("/"))
     url = f"{environment.endpoint()}/{wanted.repo}/resolve/{wanted.commit}/{path}"

@@ -24,12 +24,12 @@ CONNECT_SECONDS = 10.0
 STALL_SECONDS = 30.0  # without a byte
 _MAX_REDIRECTS = 5
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529}
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 FIRST_PAUSE = 0.5  # seconds; doubled after each attempt
-LONGEST_PAUSE = 30.0
+MAX_PAUSE = 30.0
 _MAX_UNREACHABLE = 3  # attempts while the host was never reached
-LONGEST_ASKED = 60.0  # seconds; a longer Retry-After of the server is an error with a hint
-ENOUGH = 256 << 10  # bytes that count as progress: a server that always stops after one byte must not win
+MAX_RETRY_AFTER = 60.0  # seconds; a longer Retry-After of the server is an error with a hint
+MIN_PROGRESS = 256 << 10  # bytes that count as progress: a server that always stops after one byte must not win
 
 
 def session() -> "httpx2.Client":
@@ -76,7 +76,7 @@ def hub_headers() -> dict[str, str]:
 
 
 @contextmanager
-def requested(
+def request(
     url: str, headers: Mapping[str, str], to_other_hosts: bool
 ) -> Iterator[tuple["httpx2.Response", list["httpx2.Response"]]]:
     """The response to one request, its body not read yet, and the redirects that led to it.
@@ -175,7 +175,7 @@ class TransientError(Exception):
 class RetryPolicy:
     """Count the failed attempts of one task; progress resets the count."""
 
-    def __init__(self, say: Say, tries: int = 8, stop: threading.Event | None = None) -> None:
+    def __init__(self, say: Notify, tries: int = 8, stop: threading.Event | None = None) -> None:
         self._say = say
         self._tries = tries
         self._stop = stop or threading.Event()
@@ -187,7 +187,7 @@ class RetryPolicy:
         """Count received bytes."""
         self._has_received = True
         self._progress += n_bytes
-        if self._progress >= ENOUGH:
+        if self._progress >= MIN_PROGRESS:
             self._failed = self._progress = 0
 
     def wait(self, fault: TransientError) -> None:
@@ -198,7 +198,7 @@ class RetryPolicy:
         """
         self._failed += 1
         retry_after = fault.retry_after or 0.0
-        if retry_after > LONGEST_ASKED:
+        if retry_after > MAX_RETRY_AFTER:
             clock = time.strftime("%H:%M", time.localtime(time.time() + retry_after))
             raise NetworkError(f"{fault}; the server asks to wait {retry_after:.0f} s", f"try again at {clock}")
         # Without a network, long waiting is pointless; in the middle of a download it is not.
@@ -206,7 +206,7 @@ class RetryPolicy:
         tries = min(self._tries, _MAX_UNREACHABLE) if is_unreachable else self._tries
         if self._failed >= tries:
             raise NetworkError(f"{fault} ({self._failed} attempts)", "try again later; the partial download is kept")
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._failed - 1)) * random.uniform(0.6, 1.0)
+        pause = min(MAX_PAUSE, FIRST_PAUSE * 2 ** (self._failed - 1)) * random.uniform(0.6, 1.0)
         pause = max(pause, retry_after)
         if pause >= 1:
             self._say(f"{fault}, retrying in {pause:.0f} s (retry {self._failed} of {tries - 1})")

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from llmcli.errors import DiskError
 from llmcli.files import replace_private
-from llmcli.models.download.http import Say
+from llmcli.models.download.http import Notify
 from llmcli.models.hub import cache
-from llmcli.models.hub.cache import models_of
+from llmcli.models.hub.cache import models_of_repo
 
-WRITTEN_DOWN = 512 << 10  # bytes of one segment between two records of its position
-SMALLEST = 8 << 20  # bytes; a smaller rest is not worth another connection
-NOTES = ".ranges"
+RECORD_INTERVAL = 512 << 10  # bytes of one segment between two records of its position
+MIN_SPLIT = 8 << 20  # bytes; a smaller rest is not worth another connection
+RECORD_SUFFIX = ".ranges"
 _RECORD = 1024  # bytes, padded: each write must overwrite the one before completely
 _MAX_RECORD = 1 << 20  # bytes
 
@@ -50,13 +50,13 @@ class PartialFile:
             OSError: the folder cannot be used.
         """
         self.path, self.size = path, size
-        self._notes = path.with_name(path.name + NOTES)
+        self._notes = path.with_name(path.name + RECORD_SUFFIX)
         self._lock = threading.Lock()
         self.segments = _segments(path, size, _length(path))
         if not self.done:
             self.discard()
         elif len(self.segments) == 1:
-            self.forget_notes()
+            self.remove_record()
 
     @property
     def done(self) -> int:
@@ -77,17 +77,17 @@ class PartialFile:
         """Split the longest missing range and give the second half; None when no range is long enough."""
         segment = max(self.segments, key=lambda one: one.left)
         with segment.lock:
-            if segment.left < 2 * SMALLEST:
+            if segment.left < 2 * MIN_SPLIT:
                 return None
             middle = segment.position + segment.left // 2
             new = Segment(middle, middle, segment.end)
             with self._lock:  # another connection must not record half of the change
                 self.segments.insert(self.segments.index(segment) + 1, new)
                 segment.end = middle
-            self.note()  # before the first byte of `new`: from then on the length of the file is not the progress
+            self.record()  # before the first byte of `new`: from then on the length of the file is not the progress
         return new
 
-    def note(self) -> None:
+    def record(self) -> None:
         """Record the positions of the segments, if there are several."""
         if len(self.segments) < 2:
             return
@@ -98,18 +98,18 @@ class PartialFile:
             with FileIO(os.open(self._notes, flags, 0o666), "wb") as file:
                 file.write(record)
 
-    def forget_notes(self) -> None:
+    def remove_record(self) -> None:
         """Remove the record: the file is complete or deleted."""
         self._notes.unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Delete everything and start from the beginning."""
         self.path.unlink(missing_ok=True)
-        self.forget_notes()
+        self.remove_record()
         self.segments = [Segment(0, 0, self.size)]
 
 
-def bytes_here(path: Path, size: int) -> int:
+def bytes_downloaded(path: Path, size: int) -> int:
     """How many bytes of a file of `size` bytes are downloaded; read-only, because another process may be active."""
     try:
         segments = _segments(path, size, path.lstat().st_size)
@@ -120,7 +120,7 @@ def bytes_here(path: Path, size: int) -> int:
 
 def _segments(path: Path, size: int, have: int) -> list[Segment]:
     """The segments from the record; without a record, one from the length of the file (`have`)."""
-    notes = path.with_name(path.name + NOTES)
+    notes = path.with_name(path.name + RECORD_SUFFIX)
     if not os.path.lexists(notes) or notes.lstat().st_size == 0:  # empty: the process was killed before any gap
         return [Segment(0, have if have <= size else 0, size)]
     return (_recorded(notes, size, have) if have <= size else None) or [Segment(0, 0, size)]
@@ -157,7 +157,7 @@ def _length(path: Path) -> int:
 
 
 @contextmanager
-def exclusive(lock: Path, what: str, say: Say, spinner: Callable[[], None]) -> Iterator[None]:
+def exclusive(lock: Path, what: str, say: Notify, spinner: Callable[[], None]) -> Iterator[None]:
     """Lock for the time of the block. While another process has the lock, report it once and call `waiting`.
 
     The lock only saves work: on a file system with broken locks, the checksum at the end still protects the file.
@@ -241,12 +241,12 @@ class InterruptedDownload:
 
     name: str
     path: Path
-    here: int
+    downloaded: int
     size: int
     time: float
 
     @property
-    def is_ours(self) -> bool:
+    def is_from_llmcli(self) -> bool:
         return ".llmcli." in self.path.name
 
 
@@ -266,26 +266,26 @@ def interrupted_downloads(hub: Path, cache_dir: Path, data_dir: Path) -> list[In
     """All interrupted downloads, the latest first, including those of other Hugging Face tools."""
     paths = [*hub.glob("models--*/blobs/*.incomplete"), *(cache_dir / "urls").glob("*/*" + cache.PARTIAL)]
     found = [_unfinished(path, data_dir) for path in paths if path.is_file() and not path.is_symlink()]
-    return sorted((one for one in found if one.here), key=lambda one: -one.time)
+    return sorted((one for one in found if one.downloaded), key=lambda one: -one.time)
 
 
 def remove_interrupted(one: InterruptedDownload, data_dir: Path) -> bool:
     """Delete a partial download of llmcli; False if another program started it or it is active. Raises OSError."""
-    if not one.is_ours:
+    if not one.is_from_llmcli:
         return False
     with try_exclusive(_lock_of(one.path)) as free:
         if free:
             one.path.unlink(missing_ok=True)
-            one.path.with_name(one.path.name + NOTES).unlink(missing_ok=True)
+            one.path.with_name(one.path.name + RECORD_SUFFIX).unlink(missing_ok=True)
             discard_record(data_dir, one.path)
     return free
 
 
-def has_whole_parts(one: InterruptedDownload) -> bool:
+def has_complete_parts(one: InterruptedDownload) -> bool:
     """Whether the interrupted pull also left complete parts of a split model."""
     folder = one.path.parent.parent
     repo = cache.repo_of(folder.name)
-    return bool(repo and models_of(folder.parent, repo, whole=False))
+    return bool(repo and models_of_repo(folder.parent, repo, whole=False))
 
 
 def _lock_of(partial: Path) -> Path:
@@ -304,7 +304,7 @@ def _unfinished(path: Path, data_dir: Path) -> InterruptedDownload:
         reference, size = str(data["reference"]), int(data["size"])
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         reference, size = cache.repo_of(path.parent.parent.name) or path.name, 0
-    here = bytes_here(path, size) if size else info.st_size
+    here = bytes_downloaded(path, size) if size else info.st_size
     return InterruptedDownload(reference, path, here, size, info.st_mtime)
 
 

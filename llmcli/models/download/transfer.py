@@ -16,8 +16,8 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from llmcli.errors import NetworkError
-from llmcli.models.download.http import RetryPolicy, Say, TransientError, host_of, requested, same_origin
-from llmcli.models.download.partial_file import WRITTEN_DOWN, PartialFile, Segment
+from llmcli.models.download.http import Notify, RetryPolicy, TransientError, host_of, request, same_origin
+from llmcli.models.download.partial_file import RECORD_INTERVAL, PartialFile, Segment
 from llmcli.models.hub.environment import http_error
 from llmcli.models.locations import Progress
 from llmcli.models.reference import HubReference
@@ -29,10 +29,10 @@ _TICK = 0.1  # seconds between two updates of progress and connections
 _PAUSE = 0.02  # seconds until the hasher checks for more bytes
 _BLOCK = 4 << 20  # bytes hashed at a time
 WINDOW = 2.0  # seconds of one measurement
-GAIN = 1.15  # minimal speed-up by one more connection
-MOST = 8
-FAST = 100e6  # bytes per second; above it this machine is the limit, and more connections only cost
-MOST_RANGE = 32 << 30  # bytes of one request: content delivery networks cut longer responses (at 50 GB)
+MIN_GAIN = 1.15  # minimal speed-up by one more connection
+MAX_CONNECTIONS = 8
+FAST_ENOUGH = 100e6  # bytes per second; above it this machine is the limit, and more connections only cost
+MAX_RANGE = 32 << 30  # bytes of one request: content delivery networks cut longer responses (at 50 GB)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
@@ -43,7 +43,7 @@ class RemoteFile:
         self, url: str, headers: Mapping[str, str], wanted: HubReference, size: int, sha256: str = "", commit: str = ""
     ) -> None:
         self.url, self.size = url, size
-        self.takes_ranges = False  # known after the first response
+        self.supports_ranges = False  # known after the first response
         self._headers, self._wanted, self._sha256, self._commit = headers, wanted, sha256, commit
         self._signed = ""  # the URL of the last redirect; it expires
 
@@ -55,11 +55,11 @@ class RemoteFile:
             PassingError: a transient error.
             LlmcliError: a permanent error.
         """
-        last = min(end, first + MOST_RANGE) - 1
+        last = min(end, first + MAX_RANGE) - 1
         signed = self._signed
         url, headers = (signed, {}) if signed else (self.url, dict(self._headers))
         headers["range"] = f"bytes={first}-{last}"
-        with requested(url, headers, to_other_hosts=True) as (response, hops):
+        with request(url, headers, to_other_hosts=True) as (response, hops):
             elsewhere = not same_origin(str(response.url), self.url)
             if response.status_code not in (200, 206):
                 self._raise_refusal(response, elsewhere)
@@ -98,7 +98,7 @@ class RemoteFile:
             match = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
             if not match or (int(match[1]), int(match[3])) != (first, self.size):
                 raise TransientError(f"{host} returned the wrong byte range")
-            self.takes_ranges = True
+            self.supports_ranges = True
             return 0
         length = headers.get("content-length", "")
         if "text/html" in headers.get("content-type", "") or (length.isdigit() and int(length) != self.size):
@@ -109,7 +109,7 @@ class RemoteFile:
 class Transfer:
     """One run of a download; `run` returns when the file is complete, or raises."""
 
-    def __init__(self, source: RemoteFile, partial: PartialFile, progress: Progress, say: Say) -> None:
+    def __init__(self, source: RemoteFile, partial: PartialFile, progress: Progress, say: Notify) -> None:
         self._source, self._partial, self._progress, self._say = source, partial, progress, say
         self._stop = threading.Event()
         self._moved = threading.Event()  # a connection has ended or failed
@@ -136,7 +136,7 @@ class Transfer:
             self._stop.set()
             for thread in (*self._workers, hasher):
                 thread.join(_TICK)  # a thread that waits for the network ends by itself and writes nothing more
-            self._partial.note()
+            self._partial.record()
         if self._error:
             raise self._error
         return self._digest
@@ -147,9 +147,9 @@ class Transfer:
         while hasher.is_alive() and not self._error:
             self._progress(self._partial.done, self._partial.size)
             hasher.join(_TICK)
-            ramp.look(monotonic(), self._partial.done)
+            ramp.update(monotonic(), self._partial.done)
             alive = sum(worker.is_alive() for worker in self._workers)
-            if self._source.takes_ranges and 0 < alive < ramp.connections:
+            if self._source.supports_ranges and 0 < alive < ramp.connections:
                 segment = self._partial.split()
                 if segment:
                     self._start(segment)
@@ -190,9 +190,9 @@ class Transfer:
                 n_bytes = self._write(segment, file, piece)
                 patience.progressed(n_bytes)
                 unrecorded += n_bytes
-                if unrecorded >= WRITTEN_DOWN:
+                if unrecorded >= RECORD_INTERVAL:
                     unrecorded = 0
-                    self._partial.note()
+                    self._partial.record()
                 if segment.left <= 0:
                     return
         if segment.left > 0:
@@ -240,13 +240,13 @@ class ConnectionRamp:
         self._best = 0.0
         self._is_final = False
 
-    def look(self, now: float, done: int) -> None:
+    def update(self, now: float, done: int) -> None:
         """Compare the speed of the last window with the best speed so far, and add a connection if it pays."""
         if self._is_final or now - self._start < WINDOW:
             return
         speed = (done - self._done) / (now - self._start)
         self._start, self._done = now, done
-        self._is_final = self.connections >= MOST or speed < self._best * GAIN or speed > FAST
+        self._is_final = self.connections >= MAX_CONNECTIONS or speed < self._best * MIN_GAIN or speed > FAST_ENOUGH
         self._best = max(self._best, speed)
         if not self._is_final and speed > 0:
             self.connections += 1

@@ -93,7 +93,7 @@ def _check_tensors(first: Path, headers: Sequence[GGUFHeader]) -> None:
         )
 
 
-def models_in(folder: Path) -> list[str]:
+def model_files_in(folder: Path) -> list[str]:
     """The sorted .gguf file names in a folder (the first part of a split model); [] if it cannot be read."""
     try:
         with os.scandir(folder) as entries:

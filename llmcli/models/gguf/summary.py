@@ -20,7 +20,7 @@ class HeaderSummary:
     quantization: str
 
 
-def peek(path: Path) -> HeaderSummary:
+def read_summary(path: Path) -> HeaderSummary:
     """The summary of a GGUF file; an empty one if the file cannot be read or is not GGUF."""
     try:
         with path.open("rb") as file:

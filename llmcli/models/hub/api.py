@@ -8,13 +8,13 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from llmcli.errors import LlmcliError, ModelNotFoundError, NetworkError
-from llmcli.models.download.http import RetryPolicy, Say, TransientError, check_online, hub_headers, requested
+from llmcli.models.download.http import Notify, RetryPolicy, TransientError, check_online, hub_headers, request
 from llmcli.models.hub import environment
 from llmcli.models.hub.environment import http_error
 from llmcli.models.hub.repo_files import RepoFile, is_safe_path
 from llmcli.models.reference import MAIN, HubReference, is_repo
 
-MOST_JSON = 32 << 20  # bytes of one response; the largest listings have about 2 MB
+MAX_JSON = 32 << 20  # bytes of one response; the largest listings have about 2 MB
 _TRIES = 3
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -47,11 +47,11 @@ class SearchResult:
     updated: str
 
 
-def no_listener(_text: str) -> None:
+def ignore_message(_text: str) -> None:
     """Ignore a message."""
 
 
-def repo(wanted: HubReference, offline: bool = False, say: Say = no_listener) -> Repo:
+def get_repo(wanted: HubReference, offline: bool = False, say: Notify = ignore_message) -> Repo:
     """The repository at the requested revision, in one request.
 
     Raises:
@@ -82,7 +82,7 @@ def repo(wanted: HubReference, offline: bool = False, say: Say = no_listener) ->
     )
 
 
-def search(text: str, limit: int, offline: bool = False, say: Say = no_listener) -> list[SearchResult]:
+def search(text: str, limit: int, offline: bool = False, say: Notify = ignore_message) -> list[SearchResult]:
     """Repositories with GGUF files that match the text, the most downloaded first.
 
     Raises:
@@ -95,7 +95,7 @@ def search(text: str, limit: int, offline: bool = False, say: Say = no_listener)
     return [item for item in found if is_repo(item.name)][:limit]
 
 
-def _get_json(path: str, wanted: HubReference, say: Say) -> Any:
+def _get_json(path: str, wanted: HubReference, say: Notify) -> Any:
     patience = RetryPolicy(say, _TRIES)
     while True:
         try:
@@ -109,15 +109,15 @@ def _get_json(path: str, wanted: HubReference, say: Say) -> Any:
 
 
 def _request_json(path: str, wanted: HubReference) -> Any:
-    with requested(environment.endpoint() + path, hub_headers(), to_other_hosts=False) as (response, _hops):
+    with request(environment.endpoint() + path, hub_headers(), to_other_hosts=False) as (response, _hops):
         if response.status_code != 200:
             raise http_error(response, wanted)
         body = bytearray()
         for piece in response.iter_raw():
             body += piece
-            if len(body) > MOST_JSON:
+            if len(body) > MAX_JSON:
                 raise NetworkError(
-                    f"the response about {wanted.repo} is larger than {MOST_JSON >> 20} MiB", "check HF_ENDPOINT"
+                    f"the response about {wanted.repo} is larger than {MAX_JSON >> 20} MiB", "check HF_ENDPOINT"
                 )
     try:
         return json.loads(body)
@@ -144,7 +144,7 @@ def _file(entry: Any) -> RepoFile | None:
     return RepoFile(path, int(size), str(digest) if valid else "")
 
 
-def check_listed(file: RepoFile, wanted: HubReference) -> None:
+def check_has_sha256(file: RepoFile, wanted: HubReference) -> None:
     """Raise ModelNotFoundError for a file without a published sha256: a download of it cannot be verified."""
     if not file.sha256:
         raise ModelNotFoundError(

@@ -18,7 +18,7 @@ from typing import Any
 
 from llmcli.errors import DiskError
 from llmcli.files import replace_private
-from llmcli.models.hub.repo_files import Quantization, RepoFile, is_safe_path, projectors, variants
+from llmcli.models.hub.repo_files import Quantization, RepoFile, is_safe_path, projectors, quantizations
 from llmcli.models.reference import is_repo
 
 PARTIAL = ".llmcli.incomplete"  # the Hub's own tools list and prune files that end in .incomplete
@@ -53,7 +53,7 @@ def lock_path(cache: Path, repo: str, sha256: str) -> Path:
     return cache / ".locks" / folder_of(cache, repo).name / f"{sha256}.lock"
 
 
-def prepare(cache: Path, repo: str) -> None:
+def create_folders(cache: Path, repo: str) -> None:
     """Create the folders of a repository, and check that no link leads out of the cache.
 
     Raises:
@@ -142,14 +142,14 @@ class CachedModel:
 
     @property
     def parts(self) -> tuple[Path, ...]:
-        return tuple(self.place(part) for part in self.variant.parts)
+        return tuple(self.path_of(part) for part in self.variant.parts)
 
     def is_same(self, other: "CachedModel") -> bool:
         """Whether both are the same files of one repository; at two commits, only checksums can prove it."""
         comparable = self.commit == other.commit or all(part.sha256 for part in self.variant.parts)
         return comparable and (self.repo, self.variant) == (other.repo, other.variant)
 
-    def place(self, file: RepoFile) -> Path:
+    def path_of(self, file: RepoFile) -> Path:
         return pointer_path(self.cache, self.repo, self.commit, file.path)
 
 
@@ -158,10 +158,10 @@ def cached_models(cache: Path) -> list[CachedModel]:
     names: list[str] = []
     with contextlib.suppress(OSError), os.scandir(cache) as entries:
         names = sorted(filter(is_repo, (repo_of(entry.name) for entry in entries)))
-    return [model for name in names for model in models_of(cache, name)]
+    return [model for name in names for model in models_of_repo(cache, name)]
 
 
-def models_of(cache: Path, repo: str, whole: bool = True) -> list[CachedModel]:
+def models_of_repo(cache: Path, repo: str, whole: bool = True) -> list[CachedModel]:
     """The models of one repository: first those at the commit of `main`, then the newest.
 
     They are complete, or (with `whole=False`) lack parts because a pull was interrupted.
@@ -175,7 +175,7 @@ def _models_at(cache: Path, repo: str, commit: str, whole: bool) -> Iterator[Cac
     folder = folder_of(cache, repo) / "snapshots" / commit
     files = list(_files(folder, "", _MAX_DEPTH))
     projector = next(iter(projectors(files)), None)
-    for variant in variants(files):
+    for variant in quantizations(files):
         if variant.complete == whole:
             yield CachedModel(cache, repo, commit, variant, projector)
 

@@ -54,7 +54,7 @@ def is_offline() -> bool:
     return (os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or "").upper() in _TRUE
 
 
-def foreign_endpoint() -> str:
+def unofficial_endpoint() -> str:
     """The host to which a token would be sent, if it is not the official Hub; "" for the official one."""
     from urllib.parse import urlsplit  # imported here: it costs 4 ms, and most starts do not need it
 

@@ -109,7 +109,7 @@ class Quantization:
         return 8 * self.size / n_parameters if n_parameters else nominal_bits(self.quantization)
 
 
-def variants(files: Iterable[RepoFile]) -> list[Quantization]:
+def quantizations(files: Iterable[RepoFile]) -> list[Quantization]:
     """The models among the files, smallest first: only GGUF, split models as one, without companion files."""
     found: list[Quantization] = []
     splits: dict[tuple[str, int], dict[int, RepoFile]] = {}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from llmcli.errors import LlmcliError
 from llmcli.models.gguf.splits import is_later_part, parts_of, stem_of
-from llmcli.models.locations import MOST_ENTRIES, FolderModel, Store
+from llmcli.models.locations import MAX_ENTRIES, FolderModel, Store
 from llmcli.models.sources.ollama import is_ollama_store
 
 DEEPEST = 5  # levels of folders below the one given
@@ -29,7 +29,7 @@ _SETTINGS = ("AppData/Roaming/LM Studio", "Library/Application Support/LM Studio
 _MAX_BYTES = 1 << 20
 
 
-def models_in(folder: Path) -> list[FolderModel]:
+def models_in_folder(folder: Path) -> list[FolderModel]:
     """The complete models in a folder and its subfolders, or in an Ollama store, sorted by name. Never raises.
 
     Files that cannot be read, lack a part, are hidden or belong to the Hub's cache are skipped.
@@ -37,17 +37,17 @@ def models_in(folder: Path) -> list[FolderModel]:
     if is_ollama_store(folder):
         from llmcli.models.sources import ollama  # imported here: it imports this module
 
-        return ollama.models(folder)
+        return ollama.models_in_store(folder)
     return _models_below(folder, "lmstudio" if folder in lmstudio_folders() else "folder")
 
 
-def find_named(name: str, folders: Sequence[Path]) -> FolderModel | None:
+def find_in_folders(name: str, folders: Sequence[Path]) -> FolderModel | None:
     """The first model with this name or file name; an exact match comes before one that differs in case."""
-    found = [model for folder in folders for model in models_in(folder)]
+    found = [model for folder in folders for model in models_in_folder(folder)]
     return _first(found, name, lambda model: [model.name, *(part.name for part in model.parts)])
 
 
-def find_repo(repo: str, quant: str | None, file: str | None, folders: Sequence[Path]) -> FolderModel | None:
+def find_repo_in_folders(repo: str, quant: str | None, file: str | None, folders: Sequence[Path]) -> FolderModel | None:
     """The model of the Hub's `owner/repo` in a folder with LM Studio's layout, <folder>/owner/repo/FILE.gguf.
 
     `file` is a path in the repository, `quant` a part of the file's name. Without both: the only model, or the
@@ -100,7 +100,7 @@ def _subfolder(folder: Path, name: str) -> Path | None:
     """The subfolder with this name; without an exact match, one that differs in case (the Hub ignores case)."""
     if os.path.isdir(folder / name):
         return folder / name
-    same = (other for other in _list_names(folder, MOST_ENTRIES) if other.casefold() == name.casefold())
+    same = (other for other in _list_names(folder, MAX_ENTRIES) if other.casefold() == name.casefold())
     return next((folder / other for other in same if os.path.isdir(folder / other)), None)
 
 
@@ -154,7 +154,7 @@ def _gguf_files(folder: Path) -> Iterator[list[Path]]:
     """The .gguf files of each folder, breadth first, up to DEEPEST levels and MOST_ENTRIES names."""
     pending: deque[tuple[str, int]] = deque([(str(folder), 0)])
     seen: set[tuple[int, int]] = set()
-    left = MOST_ENTRIES
+    left = MAX_ENTRIES
     while pending and left > 0:
         current, depth = pending.popleft()
         inode = _inode(current)
@@ -197,13 +197,13 @@ def _is_gguf(folder: str, name: str) -> bool:
 def lmstudio_folders() -> list[Path]:
     """The existing lmstudio_folders with LM Studio's models, without duplicates, the one in use first."""
     found: dict[str, Path] = {}
-    for folder in searched_folders():
+    for folder in lmstudio_search_paths():
         if os.path.isdir(folder):  # False, not an error, for an impossible path
             found.setdefault(os.path.realpath(folder), folder)
     return list(found.values())
 
 
-def searched_folders() -> list[Path]:
+def lmstudio_search_paths() -> list[Path]:
     """All lmstudio_folders in which LM Studio may keep models, whether they exist or not."""
     try:
         home = Path.home()

@@ -8,19 +8,19 @@ from pathlib import Path
 from llmcli.errors import DiskError
 from llmcli.models import notes
 from llmcli.models.download import partial_file
-from llmcli.models.download.fetch import DownloadItem, check_room, fetch, missing_bytes, source_of
-from llmcli.models.download.http import RetryPolicy, Say, TransientError
+from llmcli.models.download.fetch import DownloadItem, check_free_space, fetch, missing_bytes, remote_file
+from llmcli.models.download.http import Notify, RetryPolicy, TransientError
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.parser import read_remote_header
 from llmcli.models.gguf.splits import stem_of
 from llmcli.models.hub import cache
-from llmcli.models.hub.api import Repo, check_listed, no_listener, repo
+from llmcli.models.hub.api import Repo, check_has_sha256, get_repo, ignore_message
 from llmcli.models.hub.environment import gated_error, token_source
-from llmcli.models.hub.repo_files import Quantization, best_fit, by_name, projector_for, variants
+from llmcli.models.hub.repo_files import Quantization, best_fit, by_name, projector_for, quantizations
 from llmcli.models.locations import ModelFile, ModelLocations, Progress
 from llmcli.models.reference import HubReference
 
-BarOf = Callable[[str], Progress]
+ProgressFor = Callable[[str], Progress]
 _TRIES = 4
 
 
@@ -41,8 +41,12 @@ class PullPlan:
         return sum(wanted.file.size for wanted in self.files)
 
 
-def plan(
-    reference: HubReference, locations: ModelLocations, memory: int, projector: bool = False, say: Say = no_listener
+def plan_pull(
+    reference: HubReference,
+    locations: ModelLocations,
+    memory: int,
+    projector: bool = False,
+    say: Notify = ignore_message,
 ) -> PullPlan:
     """Ask the Hub, in one request, what `reference` is now. `memory` in bytes guides the selection (0 = unknown).
 
@@ -51,8 +55,8 @@ def plan(
         NotAllowedError: the model is gated and there is no token.
         NetworkError: the Hub cannot be reached.
     """
-    listing = repo(reference, locations.offline, say)
-    found = variants(listing.files)
+    listing = get_repo(reference, locations.offline, say)
+    found = quantizations(listing.files)
     if reference.quant or reference.file or not found:
         variant, reason = by_name(found, reference.quant, reference.file, reference.repo), ""
     else:
@@ -65,17 +69,17 @@ def plan(
     files = [DownloadItem(locations.hub, listing.name, listing.commit, part) for part in variant.parts]
     files += [extra] if extra and projector else []
     for wanted in files:
-        check_listed(wanted.file, reference)
+        check_has_sha256(wanted.file, reference)
     return PullPlan(reference, listing, variant, reason, tuple(files), missing_bytes(files), extra)
 
 
-def pull(plan: PullPlan, locations: ModelLocations, bar: BarOf, say: Say = no_listener) -> ModelFile:
+def pull(plan: PullPlan, locations: ModelLocations, bar: ProgressFor, say: Notify = ignore_message) -> ModelFile:
     """Download the missing files, verify the others, and record the commit of the reference.
 
     Raises:
         LlmcliError: the pull failed; the partial download is kept.
     """
-    check_room(locations.hub, plan.missing)
+    check_free_space(locations.hub, plan.missing)
     paths = [_ensure_file(wanted, str(plan.reference), locations, bar, say) for wanted in plan.files]
     try:
         cache.write_ref(locations.hub, plan.repo.name, plan.repo.revision, plan.repo.commit)
@@ -89,15 +93,17 @@ def pull(plan: PullPlan, locations: ModelLocations, bar: BarOf, say: Say = no_li
     return ModelFile(parts[0], parts, stem_of(parts[0]), trusted=False)
 
 
-def _ensure_file(wanted: DownloadItem, reference: str, locations: ModelLocations, bar: BarOf, say: Say) -> Path:
+def _ensure_file(
+    wanted: DownloadItem, reference: str, locations: ModelLocations, bar: ProgressFor, say: Notify
+) -> Path:
     """Download one file, or verify it if another program downloaded it."""
 
     def check() -> None:
         existing = wanted.blob if wanted.blob.is_file() else wanted.pointer
-        if not wanted.is_here() or notes.is_verified(locations.data_dir, existing, wanted.file.sha256):
+        if not wanted.is_downloaded() or notes.is_verified(locations.data_dir, existing, wanted.file.sha256):
             return
         if notes.sha256_of(existing, bar(f"verifying {wanted.file.path}")) == wanted.file.sha256:
-            notes.remember(locations.data_dir, existing, wanted.file.sha256)
+            notes.record_sha256(locations.data_dir, existing, wanted.file.sha256)
             return
         say(f"{wanted.file.path} in the cache is damaged: downloading it again")
         _remove(existing)
@@ -106,7 +112,7 @@ def _ensure_file(wanted: DownloadItem, reference: str, locations: ModelLocations
     partial_file.record_partial(locations.data_dir, wanted.partial, reference, wanted.file.size)
     path = fetch(wanted, bar(wanted.file.path.rpartition("/")[2]), say, check)
     partial_file.discard_record(locations.data_dir, wanted.partial)
-    notes.remember(locations.data_dir, path, wanted.file.sha256)
+    notes.record_sha256(locations.data_dir, path, wanted.file.sha256)
     return path
 
 
@@ -140,8 +146,8 @@ def remote_header(wanted: DownloadItem) -> GGUFHeader:
         ModelInvalidError: the header is not valid.
         LlmcliError: the Hub refuses or fails.
     """
-    source = source_of(wanted)
-    patience = RetryPolicy(no_listener, _TRIES)
+    source = remote_file(wanted)
+    patience = RetryPolicy(ignore_message, _TRIES)
 
     def fetch(start: int, end: int) -> bytes:
         data = bytearray()

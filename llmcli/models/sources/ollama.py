@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError
 from llmcli.models.gguf.cursor import quote
-from llmcli.models.locations import MOST_ENTRIES, FolderModel
+from llmcli.models.locations import MAX_ENTRIES, FolderModel
 
 HOST, NAMESPACE, TAG = "registry.ollama.ai", "library", "latest"
 MAX_MANIFEST = 1 << 20
@@ -68,13 +68,13 @@ class _Layer(NamedTuple):
 def stores() -> list[Path]:
     """The stores that exist on this machine, without duplicates."""
     found: dict[str, Path] = {}
-    for folder in searched_folders():
+    for folder in search_paths():
         if is_ollama_store(folder):
             found.setdefault(os.path.realpath(folder), folder)
     return list(found.values())
 
 
-def searched_folders() -> list[Path]:
+def search_paths() -> list[Path]:
     """All folders in which a store may be: $OLLAMA_MODELS or ~/.ollama/models, then those of Ollama as a service."""
     services = () if os.name == "nt" else _SERVICE_STORES  # on Windows any user can create \usr\share
     return [*_user_stores(), *services]
@@ -90,7 +90,7 @@ def _user_stores() -> list[Path]:
         return []
 
 
-def models(store: Path) -> list[FolderModel]:
+def models_in_store(store: Path) -> list[FolderModel]:
     """The usable models of a store, sorted by name. Never raises: `find` gives the errors of the others."""
     found = []
     for name in _names(store):
@@ -101,7 +101,7 @@ def models(store: Path) -> list[FolderModel]:
     return sorted(found, key=lambda model: model.name)
 
 
-def find(name: str, stores: Sequence[Path]) -> FolderModel:
+def find_in_stores(name: str, stores: Sequence[Path]) -> FolderModel:
     """The model with this name in Ollama (without `ollama:`); registry.ollama.ai/library and :latest are defaults.
 
     Raises:
@@ -109,7 +109,7 @@ def find(name: str, stores: Sequence[Path]) -> FolderModel:
         ModelInvalidError: its manifest is damaged, its file is missing, or it is not a GGUF model.
         DiskError: its files cannot be read.
     """
-    wanted = parse(name)
+    wanted = parse_name(name)
     if wanted is None:
         raise ModelNotFoundError(
             f"{quote(name)} is not a valid name of an Ollama model", "give a name like llama3.2 or llama3.2:1b"
@@ -125,7 +125,7 @@ def find(name: str, stores: Sequence[Path]) -> FolderModel:
     raise first_error or _not_found(wanted, [other for _, other in known], stores)
 
 
-def parse(name: str) -> OllamaName | None:
+def parse_name(name: str) -> OllamaName | None:
     """The full name, with Ollama's defaults for missing parts; None if it is not valid."""
     above, _, last = name.partition("://")[2].rpartition("/") if "://" in name else name.rpartition("/")
     model, colon, tag = last.partition(":")
@@ -142,14 +142,14 @@ def _names(store: Path) -> list[OllamaName]:
     found: list[tuple[str, ...]] = [()]
     for pattern in _PIECES:
         below = ((*above, name) for above in found for name in _matching(store.joinpath("manifests", *above), pattern))
-        found = list(islice(below, MOST_ENTRIES))
+        found = list(islice(below, MAX_ENTRIES))
     return [OllamaName(*pieces) for pieces in found]
 
 
 def _matching(folder: Path, pattern: re.Pattern[str]) -> list[str]:
     try:
         with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in islice(entries, MOST_ENTRIES) if pattern.fullmatch(entry.name))
+            return sorted(entry.name for entry in islice(entries, MAX_ENTRIES) if pattern.fullmatch(entry.name))
     except (OSError, ValueError):
         return []
 

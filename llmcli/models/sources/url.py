@@ -9,9 +9,9 @@ from urllib.parse import unquote, urlsplit
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError, NetworkError
 from llmcli.files import make_private_folder
-from llmcli.models.download.fetch import check_room, sync
-from llmcli.models.download.http import RetryPolicy, Say, TransientError, check_online, host_of, requested
-from llmcli.models.download.partial_file import PartialFile, bytes_here, exclusive
+from llmcli.models.download.fetch import check_free_space, sync
+from llmcli.models.download.http import Notify, RetryPolicy, TransientError, check_online, host_of, request
+from llmcli.models.download.partial_file import PartialFile, bytes_downloaded, exclusive
 from llmcli.models.download.transfer import RemoteFile, Transfer
 from llmcli.models.gguf.parser import read_header
 from llmcli.models.gguf.splits import stem_of
@@ -37,13 +37,13 @@ class UrlPlan:
     """What will be downloaded from a URL; sizes are in bytes."""
 
     reference: UrlReference
-    place: Path
+    path: Path
     size: int
     missing: int
     version: str  # the server's ETag or Last-Modified
 
 
-def plan_url(reference: UrlReference, cache_dir: Path, offline: bool, say: Say) -> UrlPlan:
+def plan_url(reference: UrlReference, cache_dir: Path, offline: bool, say: Notify) -> UrlPlan:
     """Ask for the size of the file, with a request for its first byte.
 
     Raises:
@@ -59,22 +59,22 @@ def plan_url(reference: UrlReference, cache_dir: Path, offline: bool, say: Say) 
         except TransientError as fault:
             patience.wait(fault)
     place = download_path(reference, cache_dir)
-    downloaded = size if place.is_file() else bytes_here(_partial(place), size)
+    downloaded = size if place.is_file() else bytes_downloaded(_partial(place), size)
     if _read_note(place, _VERSION) != version:
         downloaded = 0
     return UrlPlan(reference, place, size, size - downloaded, version)
 
 
-def pull_url(plan: UrlPlan, progress: Progress, say: Say) -> ModelFile:
+def pull_url(plan: UrlPlan, progress: Progress, say: Notify) -> ModelFile:
     """Download the file, and verify its sha256 (if the URL has one) and its header.
 
     Raises:
         LlmcliError: the download failed; nothing is published.
     """
-    place = plan.place
+    place = plan.path
     try:
         make_private_folder(place.parent)
-        check_room(place.parent, plan.missing)
+        check_free_space(place.parent, plan.missing)
         with exclusive(place.with_suffix(".lock"), place.name, say, lambda: None):
             if not _is_downloaded(plan, progress):
                 _download(plan, progress, say)
@@ -85,40 +85,40 @@ def pull_url(plan: UrlPlan, progress: Progress, say: Say) -> ModelFile:
 
 def _is_downloaded(plan: UrlPlan, progress: Progress) -> bool:
     """Whether the file is downloaded: its size and version match, and its sha256 if the URL has one."""
-    place, expected = plan.place, plan.reference.sha256
+    place, expected = plan.path, plan.reference.sha256
     if not place.is_file() or place.stat().st_size != plan.size or _read_note(place, _VERSION) != plan.version:
         return False
     return expected is None or sha256_of(place, progress) == expected
 
 
-def _download(plan: UrlPlan, progress: Progress, say: Say) -> None:
-    partial = PartialFile(_partial(plan.place), plan.size)
-    if _read_note(plan.place, _VERSION) != plan.version:  # the partial file is of another version
+def _download(plan: UrlPlan, progress: Progress, say: Notify) -> None:
+    partial = PartialFile(_partial(plan.path), plan.size)
+    if _read_note(plan.path, _VERSION) != plan.version:  # the partial file is of another version
         partial.discard()
-        plan.place.with_suffix(_VERSION).write_text(plan.version)
-    wanted = HubReference(host_of(plan.reference.url), file=plan.place.name)
+        plan.path.with_suffix(_VERSION).write_text(plan.version)
+    wanted = HubReference(host_of(plan.reference.url), file=plan.path.name)
     digest = Transfer(RemoteFile(plan.reference.url, {}, wanted, plan.size), partial, progress, say).run()
     expected = plan.reference.sha256
     try:
         if expected and digest != expected:
-            raise ModelInvalidError(f"checksum mismatch for {plan.place.name}: got {digest}, expected {expected}")
+            raise ModelInvalidError(f"checksum mismatch for {plan.path.name}: got {digest}, expected {expected}")
         read_header(partial.path)
     except LlmcliError as error:
         partial.discard()
         message = str(error).replace(str(partial.path), plan.reference.url)
         raise type(error)(message, "check the URL") from None
     sync(partial.path)
-    os.replace(partial.path, plan.place)
-    partial.forget_notes()
+    os.replace(partial.path, plan.path)
+    partial.remove_record()
     if expected:
-        plan.place.with_suffix(_DIGEST).write_text(expected)
+        plan.path.with_suffix(_DIGEST).write_text(expected)
     else:
         say(f"not verified: {wanted.repo} publishes no checksum; the file has sha256={digest}")
 
 
 def _size_and_version(reference: UrlReference) -> tuple[int, str]:
     """The size of the file in bytes, and its ETag or Last-Modified."""
-    with requested(reference.url, {"range": "bytes=0-0"}, to_other_hosts=True) as (response, _hops):
+    with request(reference.url, {"range": "bytes=0-0"}, to_other_hosts=True) as (response, _hops):
         host = host_of(reference.url)
         if response.status_code in (404, 410):
             raise ModelNotFoundError(f"{host} has no such file", f"check the URL {reference}")
@@ -148,6 +148,6 @@ def _partial(place: Path) -> Path:
     return place.with_name(place.name + PARTIAL)
 
 
-def fetched_urls(cache_dir: Path) -> list[Path]:
+def downloaded_files(cache_dir: Path) -> list[Path]:
     """The files that were downloaded from URLs."""
     return sorted((cache_dir / "urls").glob("*/*.gguf"))
