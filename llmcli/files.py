@@ -8,8 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from llmcli.errors import DiskError, UsageError
+from llmcli.errors import DiskError, UsageError, error_text
 
+OPEN_SAFE = getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)  # bytes as they are, and no link is followed
 _DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # device names of Windows
 _WRITABLE = "set LLMCLI_HOME to a folder that you can write to"
 VERSION = 1
@@ -17,8 +18,9 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MAX_LINE = 64 << 20  # bytes; no session has a longer line
 _WRITE_HINT = "free some space or make the folder writable; the session is not saved"
-_APPEND = os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+_APPEND = os.O_WRONLY | os.O_APPEND | OPEN_SAFE
 _LARGEST_TEXT = 64 << 20  # bytes of one text file
+_LARGEST_NOTE = 4 << 20  # bytes
 
 
 def make_private_folder(folder: Path) -> None:
@@ -239,9 +241,49 @@ def read_text(name: str) -> str:
     except FileNotFoundError:
         raise DiskError(f"file not found: {name}") from None
     except (OSError, ValueError) as error:
-        raise DiskError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from None
+        raise DiskError(f"cannot read {name}: {error_text(error)}") from None
     if len(data) > _LARGEST_TEXT:
         raise DiskError(f"{name} is larger than {_LARGEST_TEXT >> 20} MiB", "give a smaller file")
     if b"\0" in data[:8192]:
         raise DiskError(f"{name} is not a text file", "give a text file")
     return data.decode("utf-8-sig", "replace")
+
+
+def read_error(path: Path, error: OSError) -> DiskError:
+    """The error for a file that cannot be read."""
+    return DiskError(f"cannot read {path}: {error_text(error)}", "check its permissions")
+
+
+def write_note(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a private JSON object that the program wants to remember; it replaces the old one. Raises OSError."""
+    replace_private(path, json.dumps(data).encode())
+
+
+def read_note(path: Path) -> dict[str, Any]:
+    """The object that `write_note` wrote; {} if the file is missing, too large or not valid."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_LARGEST_NOTE + 1)
+        return json_object(json.loads(data)) if len(data) <= _LARGEST_NOTE else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+
+
+def json_object(value: Any) -> dict[str, Any]:
+    """A value from JSON if it is an object, otherwise {}."""
+    return value if isinstance(value, dict) else {}
+
+
+def json_list(value: Any) -> list[Any]:
+    """A value from JSON if it is an array, otherwise []."""
+    return value if isinstance(value, list) else []
+
+
+def json_text(value: Any) -> str:
+    """A value from JSON if it is a string, otherwise ""."""
+    return value if isinstance(value, str) else ""
+
+
+def json_count(value: Any) -> int | None:
+    """A value from JSON if it is an integer from 0 to 2^60, otherwise None."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 60 else None

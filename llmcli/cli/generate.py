@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from llmcli.cli.open_model import print_settings
 from llmcli.cli.options import CHAT_ONLY, argument_or_flag, with_settings
 from llmcli.config.presets import layers_of
 from llmcli.engine.events import Measure
@@ -158,6 +157,8 @@ def warn_ineffective(resolved: ResolvedSettings) -> None:
     """Warn of each setting that somebody chose and the sampler chain ignores."""
     for key, reason in ineffective_settings(resolved.settings, resolved.origins).items():
         console.warn(f"{key} (from {resolved.origins[key]}) has no effect: {reason}")
+    from llmcli.cli.open_model import print_settings
+
     print_settings(resolved)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmcli.engine.llama import hardware
 from llmcli.engine.llama.hardware import ModelShape, estimate, fitting_context, fitting_layers
@@ -11,11 +11,12 @@ from llmcli.errors import ContextOverflowError, LlmcliError
 from llmcli.models import notes
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.splits import read_headers
-from llmcli.models.hub import cache
-from llmcli.models.inventory import InstalledModel, installed_model
 from llmcli.models.locations import ModelFile, ModelLocations
-from llmcli.models.sources.hub import PullPlan
 from llmcli.params.settings import Settings
+
+if TYPE_CHECKING:
+    from llmcli.models.inventory import InstalledModel
+    from llmcli.models.sources.hub import PullPlan
 
 _ROUND = 256  # llama.cpp rounds a context up to this
 _GIB = 1 << 30
@@ -158,6 +159,8 @@ def local_model_info(file: ModelFile, locations: ModelLocations, settings: Setti
         ModelInvalidError: it is damaged.
         ModelNotFoundError: it is the starter, which is not downloaded yet.
     """
+    from llmcli.models.inventory import installed_model
+
     item = installed_model(file, locations)
     headers = read_headers(file.parts)
     recorded = notes.recorded_sha256(locations.data_dir, file.path)
@@ -179,14 +182,16 @@ def local_model_info(file: ModelFile, locations: ModelLocations, settings: Setti
     }
 
 
-def license_of(item: InstalledModel, locations: ModelLocations) -> str:
+def license_of(item: "InstalledModel", locations: ModelLocations) -> str:
     """The license that the Hub gave when the model was pulled; "" if it is not known."""
+    from llmcli.models.hub import cache
+
     pulled = cache.all_revisions(locations.data_dir) if item.cached else []
     matching = (one.license for one in pulled if item.cached and one.files == item.cached.variant.parts)
     return next(matching, "")
 
 
-def remote_model_info(plan: PullPlan, settings: Settings) -> dict[str, Any]:
+def remote_model_info(plan: "PullPlan", settings: Settings) -> dict[str, Any]:
     """The facts about a model on the Hub, of which only the header is read.
 
     Raises:

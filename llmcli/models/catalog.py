@@ -59,21 +59,21 @@ CATALOG: tuple[CatalogEntry, ...] = (
 
 def find_entry(name: str) -> CatalogEntry | None:
     """The model with this name (case-insensitive); None when the catalog has no such model."""
-    wanted = name.casefold()
-    return next((one for one in CATALOG if one.name == wanted), None)
+    folded = name.casefold()
+    return next((entry for entry in CATALOG if entry.name == folded), None)
 
 
-def expected_speed(one: CatalogEntry, cores: int) -> float:
+def expected_speed(entry: CatalogEntry, cores: int) -> float:
     """The expected tokens per second on a CPU. Each token reads all weights, so memory bandwidth is the limit."""
-    return _BANDWIDTH * min(max(cores, 1), _MAX_CORES) / one.size
+    return _BANDWIDTH * min(max(cores, 1), _MAX_CORES) / entry.size
 
 
 def recommend(memory: int, cores: int) -> list[CatalogEntry]:
     """The models that fit into `memory` bytes (0 = unknown), best first; models too slow for these cores are last.
 
-    On two cores, models of more than 4 billion parameters are too slow. If no model fits, the smallest one.
+    On two cores, models of more than 4 billion parameters are too slow. If no model fits, the smallest entry.
     """
-    fitting = [one for one in CATALOG if fits_memory(one.size, memory)]
+    fitting = [entry for entry in CATALOG if fits_memory(entry.size, memory)]
     if not fitting:
-        return [min(CATALOG, key=lambda one: one.size)]
-    return sorted(fitting, key=lambda one: expected_speed(one, cores) < _READING_SPEED)
+        return [min(CATALOG, key=lambda entry: entry.size)]
+    return sorted(fitting, key=lambda entry: expected_speed(entry, cores) < _READING_SPEED)

@@ -1,6 +1,6 @@
 """Find the file on this machine for a model reference. This module never uses the network.
 
-It resolves the starter and paths, because every start needs them; `find_named` resolves names.
+It resolves the starter and paths, because every start needs them; `lookup_named` resolves names.
 """
 
 import errno
@@ -8,11 +8,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcli.errors import DiskError, ModelNotFoundError
+from llmcli.errors import ModelNotFoundError
+from llmcli.files import read_error
 from llmcli.models.gguf.splits import model_files_in, parts_of, stem_of
 from llmcli.models.hub.environment import endpoint
-from llmcli.models.locations import STARTER, ModelFile, ModelLocations, model_locations, starter_path
-from llmcli.params.settings import Settings
+from llmcli.models.locations import STARTER, ModelFile, ModelLocations, starter_path
 
 if TYPE_CHECKING:
     from llmcli.models.reference import HubReference, UrlReference
@@ -24,7 +24,7 @@ def find_model_file(text: str, locations: ModelLocations) -> ModelFile:
     """The model for the reference `text`; for the starter its path, even if it is not downloaded yet.
 
     Raises:
-        NotHereError: the model is not downloaded, but can be.
+        ModelNotDownloadedError: the model is not downloaded, but can be.
         ModelNotFoundError: there is no such model (the hint has the nearest name).
         ModelInvalidError: a split model or an entry of Ollama's store is invalid.
     """
@@ -41,33 +41,7 @@ def find_model_file(text: str, locations: ModelLocations) -> ModelFile:
     return find_by_name(text, locations)
 
 
-def _on_disk(text: str) -> ModelFile | None:
-    """The file at this path, if there is one (a file called `starter` must be given as ./starter)."""
-    path = Path(os.path.abspath(os.path.expanduser(text)))
-    try:
-        is_file, is_folder = path.is_file(), path.is_dir()
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise ModelNotFoundError("the model reference is too long for a file name") from None
-        raise DiskError(f"cannot read {path}: {error.strerror}", "check its permissions") from error
-    if is_file:
-        # Do not resolve links: in the Hub's cache only the link has the name of the part.
-        parts = parts_of(path)
-        return ModelFile(parts[0], parts, stem_of(parts[0]), trusted=False)
-    names = model_files_in(path) if is_folder else []
-    if names:
-        raise _folder_error(path, names)
-    return None
-
-
-def _folder_error(path: Path, names: list[str]) -> ModelNotFoundError:
-    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    return ModelNotFoundError(
-        f"{path} is a folder, not a model", f"give one of its files: {', '.join(names[:_MAX_NAMES])}{more}"
-    )
-
-
-def reference_to_download(text: str, settings: Settings) -> "HubReference | UrlReference | None":
+def reference_to_download(text: str, locations: ModelLocations) -> "HubReference | UrlReference | None":
     """The reference to download; None for the starter and for models that are not downloaded (files, Ollama's).
 
     Raises:
@@ -76,13 +50,33 @@ def reference_to_download(text: str, settings: Settings) -> "HubReference | UrlR
     from llmcli.models.catalog import find_entry
     from llmcli.models.reference import HubReference, NameReference, UrlReference, parse
 
-    place = model_locations(settings)
-    reference = parse(text, place.aliases, endpoint())
+    reference = parse(text, locations.aliases, endpoint())
     if isinstance(reference, HubReference | UrlReference):
         return reference
-    known = find_entry(reference.name) if isinstance(reference, NameReference) else None
-    if known:
-        return HubReference(known.repo, known.quantization)
+    entry = find_entry(reference.name) if isinstance(reference, NameReference) else None
+    if entry:
+        return HubReference(entry.repo, entry.quantization)
     if str(reference) != STARTER:
-        find_model_file(text, place)
+        find_model_file(text, locations)
+    return None
+
+
+def _on_disk(text: str) -> ModelFile | None:
+    """The file at this path, if there is one (a file called `starter` must be given as ./starter)."""
+    path = Path(os.path.abspath(os.path.expanduser(text)))
+    try:
+        is_file, is_folder = path.is_file(), path.is_dir()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ModelNotFoundError("the model reference is too long for a file name") from None
+        raise read_error(path, error) from error
+    if is_file:
+        # Do not resolve links: in the Hub's cache only the link has the name of the part.
+        parts = parts_of(path)
+        return ModelFile(parts[0], parts, stem_of(parts[0]), trusted=False)
+    names = model_files_in(path) if is_folder else []
+    if names:
+        more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+        hint = f"give one of its files: {', '.join(names[:_MAX_NAMES])}{more}"
+        raise ModelNotFoundError(f"{path} is a folder, not a model", hint)
     return None

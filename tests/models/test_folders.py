@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.models.locations import FolderModel
-from llmcli.models.sources.folder import DEEPEST, find_in_folders, find_repo_in_folders, models_in_folder
+from llmcli.models.sources.folder import MAX_DEPTH, find_in_folders, find_repo_in_folders, models_in_folder
 from tests.models.gguf_writer import write_gguf
 from tests.models.stores import add_lmstudio_model, add_ollama_model
 
@@ -106,7 +106,7 @@ def test_hidden_folders_and_hub_cache_are_skipped(folder: Path) -> None:
 
 
 def test_the_search_ends_at_a_depth(folder: Path) -> None:
-    levels = "/".join("x" * DEEPEST)
+    levels = "/".join("x" * MAX_DEPTH)
     put(folder, f"{levels}/in.gguf", f"{levels}/x/out.gguf")
     assert names(folder) == ["in"]
 

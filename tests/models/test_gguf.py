@@ -11,7 +11,8 @@ import pytest
 
 from llmcli.errors import ModelInvalidError, ModelNotFoundError
 from llmcli.models.gguf import cursor
-from llmcli.models.gguf.parser import ArraySummary, read_header
+from llmcli.models.gguf.cursor import ArraySummary
+from llmcli.models.gguf.parser import read_header
 from tests.models.gguf_writer import (
     ARRAY,
     BOOL,

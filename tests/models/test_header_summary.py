@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcli.models.gguf import summary as module
-from llmcli.models.gguf.summary import HeaderSummary, read_summary
+from llmcli.models.gguf import parser as module
+from llmcli.models.gguf.parser import HeaderSummary, read_summary
 from tests.models.gguf_writer import ARRAY, MODEL, STRING, U64, Raw, Typed, write_gguf
 
 NOTHING = HeaderSummary(None, "")
@@ -88,7 +88,7 @@ def test_peek_of_unreadable_file_is_empty(tmp_path: Path) -> None:
 
 
 def test_keys_beyond_the_first_ones_come_from_the_whole_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MAX_KEYS", 2)
+    monkeypatch.setattr(module, "_SUMMARY_KEYS", 2)
     late = {**MODEL, "llama.context_length": 8192}
     assert read_summary(write_gguf(tmp_path / "m.gguf", late)) == HeaderSummary(8192, "F32")
 

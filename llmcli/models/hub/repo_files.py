@@ -33,7 +33,7 @@ _BITS = (
 _OTHER_NAMES = {"FP16": "F16", "FP32": "F32"}
 _NAMES = "|".join(sorted([*_BITS, *_OTHER_NAMES], key=len, reverse=True))  # longest first: Q4_K_M before Q4_K
 _IN_NAME = re.compile(rf"(?<![A-Z0-9])(?:UD-)?(?:{_NAMES})(?![A-Z0-9])(?!(?<=Q\d)_)", re.ASCII)
-USUAL = "Q4_K_M"
+DEFAULT_QUANTIZATION = "Q4_K_M"
 _GIB = 1 << 30
 _MAX_BITS = 8.6  # Q8_0 and below: larger files are sources for quantization
 _MAX_NAMES = 8  # in one message
@@ -212,13 +212,15 @@ def best_fit(found: Sequence[Quantization], memory: int) -> QuantizationChoice:
         smallest = min(complete, key=lambda variant: (variant.size, *_preference(variant)))
         lead = "the only file" if len(complete) == 1 else f"no file fits; the smallest, {_label(smallest)},"
         return QuantizationChoice(smallest, f"{lead} {_memory_needed(smallest, memory)}")
-    usual = sorted((variant for variant in complete if _plain(variant) == USUAL), key=_preference)
+    usual = sorted((variant for variant in complete if _plain(variant) == DEFAULT_QUANTIZATION), key=_preference)
     for variant in usual:
         if variant in fitting:
-            return QuantizationChoice(variant, f"{USUAL} is the default")
+            return QuantizationChoice(variant, f"{DEFAULT_QUANTIZATION} is the default")
     if len(complete) == 1:
         return QuantizationChoice(complete[0], "the only file")
-    why = f"{USUAL} {_memory_needed(usual[0], memory)}" if usual else f"there is no {USUAL}"
+    why = (
+        f"{DEFAULT_QUANTIZATION} {_memory_needed(usual[0], memory)}" if usual else f"there is no {DEFAULT_QUANTIZATION}"
+    )
     return _second_best(fitting, memory, why)
 
 
@@ -263,7 +265,9 @@ def _second_best(fitting: list[Quantization], memory: int, why: str) -> Quantiza
         best = min(fitting, key=lambda variant: (variant.size, *_preference(variant)))
         return QuantizationChoice(best, f"{why}, the smallest is {_label(best)}")
     if memory <= 0:  # the largest may be far too large
-        best = min(moderate, key=lambda variant: (distance(variant.quantization, USUAL), *_preference(variant)))
+        best = min(
+            moderate, key=lambda variant: (distance(variant.quantization, DEFAULT_QUANTIZATION), *_preference(variant))
+        )
         return QuantizationChoice(best, f"{why}, the nearest is {_label(best)}")
     largest = max(moderate, key=lambda variant: variant.size)
     same = [v for v in moderate if v is largest or (v.quantization and _plain(v) == _plain(largest))]
@@ -284,16 +288,16 @@ def _with_file(found: Sequence[Quantization], file: str, repo: str) -> Quantizat
     raise ModelNotFoundError(f"{repo} has no file '{file}', only {', '.join(near)}", f"try '{repo}/{near[0]}'")
 
 
-def _with_quantization(found: Sequence[Quantization], wanted: str, repo: str) -> Quantization:
-    for name in (wanted, f"UD-{wanted}"):
+def _with_quantization(found: Sequence[Quantization], requested: str, repo: str) -> Quantization:
+    for name in (requested, f"UD-{requested}"):
         same = [variant for variant in found if variant.quantization == name]
         if same:
             return _shortest([variant for variant in same if variant.complete] or same, repo)
     labels = list(dict.fromkeys(_label(variant) for variant in found))
-    near = sorted(_nearest(wanted, labels, len(labels)), key=lambda label: distance(label, wanted))[:_MAX_NAMES]
+    near = sorted(_nearest(requested, labels, len(labels)), key=lambda label: distance(label, requested))[:_MAX_NAMES]
     first = next(variant for variant in found if _label(variant) == near[0])
     reference = f"{repo}:{near[0]}" if first.quantization else f"{repo}/{first.path}"
-    raise ModelNotFoundError(f"{repo} has no '{wanted}', only {', '.join(near)}", f"try '{reference}'")
+    raise ModelNotFoundError(f"{repo} has no '{requested}', only {', '.join(near)}", f"try '{reference}'")
 
 
 def _shortest(same: list[Quantization], repo: str) -> Quantization:
@@ -315,11 +319,11 @@ def _several(repo: str, what: str, paths: list[str]) -> UsageError:
     )
 
 
-def _nearest(wanted: str, names: list[str], limit: int = _MAX_NAMES) -> list[str]:
+def _nearest(requested: str, names: list[str], limit: int = _MAX_NAMES) -> list[str]:
     import difflib  # imported here: it costs 3 ms, and only errors need it
 
     def similarity(name: str) -> float:
-        return difflib.SequenceMatcher(None, wanted.casefold()[:99], file_name(name).casefold()[:99]).ratio()
+        return difflib.SequenceMatcher(None, requested.casefold()[:99], file_name(name).casefold()[:99]).ratio()
 
     return sorted(names[:_MAX_COMPARED], key=similarity, reverse=True)[:limit]
 

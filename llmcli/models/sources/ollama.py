@@ -1,4 +1,4 @@
-"""Find the models in Ollama's store and the file of each.
+"""The models in Ollama's stores: listed, and found by name.
 
 A store contains manifests/HOST/NAMESPACE/MODEL/TAG (small JSON files) and blobs/sha256-HEX (the files they name).
 The user's text is only compared with the names in the store, and a digest must be valid before it becomes a path
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError
+from llmcli.files import read_error
 from llmcli.models.gguf.cursor import quote
 from llmcli.models.locations import MAX_ENTRIES, FolderModel
 
@@ -80,14 +81,9 @@ def search_paths() -> list[Path]:
     return [*_user_stores(), *services]
 
 
-def _user_stores() -> list[Path]:
-    configured = os.environ.get("OLLAMA_MODELS", "").strip().strip("\"'")  # as Ollama reads it
-    if configured:
-        return [Path(configured)]
-    try:
-        return [Path.home() / ".ollama" / "models"]
-    except RuntimeError:  # this user has no home
-        return []
+def is_ollama_store(folder: Path) -> bool:
+    """True for a folder with the layout of Ollama's model store."""
+    return os.path.isdir(folder / "manifests") and os.path.isdir(folder / "blobs")
 
 
 def models_in_store(store: Path) -> list[FolderModel]:
@@ -109,20 +105,20 @@ def find_in_stores(name: str, stores: Sequence[Path]) -> FolderModel:
         ModelInvalidError: its manifest is damaged, its file is missing, or it is not a GGUF model.
         DiskError: its files cannot be read.
     """
-    wanted = parse_name(name)
-    if wanted is None:
+    requested = parse_name(name)
+    if requested is None:
         raise ModelNotFoundError(
             f"{quote(name)} is not a valid name of an Ollama model", "give a name like llama3.2 or llama3.2:1b"
         )
     known = [(store, other) for store in stores for other in _names(store)]
-    same = [pair for pair in known if pair[1].folded() == wanted.folded()]
+    same = [pair for pair in known if pair[1].folded() == requested.folded()]
     first_error: LlmcliError | None = None
-    for store, other in sorted(same, key=lambda pair: pair[1] != wanted):  # the exact name first
+    for store, other in sorted(same, key=lambda pair: pair[1] != requested):  # the exact name first
         try:
             return _model(store, other)
         except LlmcliError as error:
             first_error = first_error or error
-    raise first_error or _not_found(wanted, [other for _, other in known], stores)
+    raise first_error or _not_found(requested, [other for _, other in known], stores)
 
 
 def parse_name(name: str) -> OllamaName | None:
@@ -135,6 +131,16 @@ def parse_name(name: str) -> OllamaName | None:
     host, namespace = [HOST, NAMESPACE][: 2 - len(pieces)] + pieces
     full = OllamaName(host, namespace, model, tag or TAG)
     return full if all(map(re.Pattern.fullmatch, _PIECES, full)) else None
+
+
+def _user_stores() -> list[Path]:
+    configured = os.environ.get("OLLAMA_MODELS", "").strip().strip("\"'")  # as Ollama reads it
+    if configured:
+        return [Path(configured)]
+    try:
+        return [Path.home() / ".ollama" / "models"]
+    except RuntimeError:  # this user has no home
+        return []
 
 
 def _names(store: Path) -> list[OllamaName]:
@@ -184,7 +190,7 @@ def _layers(store: Path, name: OllamaName) -> list[_Layer]:
             listed = json.loads(file.read(info.st_size))["layers"] or []  # null for a cloud model
         return [_layer(entry) for entry in listed]
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise read_error(path, error) from error
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise _damaged(name, f"{path} is not a valid manifest") from None
 
@@ -204,7 +210,7 @@ def _blob(store: Path, name: OllamaName, layer: _Layer) -> tuple[Path, int]:
     except FileNotFoundError:
         raise _damaged(name, f"its file {path} is missing") from None
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise read_error(path, error) from error
     if not stat.S_ISREG(info.st_mode):
         raise _damaged(name, f"{path} is not a file")
     if layer.size is not None and info.st_size != layer.size:
@@ -214,26 +220,26 @@ def _blob(store: Path, name: OllamaName, layer: _Layer) -> tuple[Path, int]:
     return path, info.st_size
 
 
-def _not_found(wanted: OllamaName, known: Sequence[OllamaName], stores: Sequence[Path]) -> ModelNotFoundError:
-    pull = f"`ollama pull {wanted}`"
+def _not_found(requested: OllamaName, known: Sequence[OllamaName], stores: Sequence[Path]) -> ModelNotFoundError:
+    pull = f"`ollama pull {requested}`"
     if not stores:
         return ModelNotFoundError(
-            f"Ollama model '{wanted}' not found: no readable Ollama store on this machine",
+            f"Ollama model '{requested}' not found: no readable Ollama store on this machine",
             f"set OLLAMA_MODELS to the folder with Ollama's models, or run {pull}",
         )
-    near = _nearest(wanted, known)
+    near = _nearest(requested, known)
     names = " or ".join(f"'ollama:{name}'" for name in near)
     hint = f"did you mean {names}? if not, run {pull}" if near else f"run {pull} first"
-    return ModelNotFoundError(f"Ollama model '{wanted}' not found on this machine", hint)
+    return ModelNotFoundError(f"Ollama model '{requested}' not found on this machine", hint)
 
 
-def _nearest(wanted: OllamaName, known: Sequence[OllamaName]) -> list[str]:
+def _nearest(requested: OllamaName, known: Sequence[OllamaName]) -> list[str]:
     """The same model with other tags; if there are none, similar names."""
-    tags = [str(name) for name in known if name.folded()[:3] == wanted.folded()[:3]]
+    tags = [str(name) for name in known if name.folded()[:3] == requested.folded()[:3]]
     import difflib  # imported here: it costs 3 ms, and only errors need it
 
     by_name = {str(name).casefold(): str(name) for name in known}
-    near = difflib.get_close_matches(str(wanted).casefold(), by_name, n=_MAX_NAMES, cutoff=0.7)
+    near = difflib.get_close_matches(str(requested).casefold(), by_name, n=_MAX_NAMES, cutoff=0.7)
     return tags[:_MAX_NAMES] or [by_name[name] for name in near]
 
 
@@ -243,12 +249,3 @@ def _unusable(name: OllamaName, why: str, hint: str) -> ModelInvalidError:
 
 def _damaged(name: OllamaName, why: str) -> ModelInvalidError:
     return ModelInvalidError(f"Ollama model '{name}' is damaged: {why}", f"run `ollama pull {name}` to repair it")
-
-
-def _unreadable(path: Path, error: OSError) -> DiskError:
-    return DiskError(f"cannot read {path}: {error.strerror}", "check its permissions")
-
-
-def is_ollama_store(folder: Path) -> bool:
-    """True for a folder with the layout of Ollama's model store."""
-    return os.path.isdir(folder / "manifests") and os.path.isdir(folder / "blobs")

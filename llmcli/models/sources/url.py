@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError, NetworkError
+from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError, NetworkError, error_text
 from llmcli.files import make_private_folder
-from llmcli.models.download.fetch import check_free_space, sync
+from llmcli.models.download.fetch import check_free_space, sync_to_disk
 from llmcli.models.download.http import Notify, RetryPolicy, TransientError, check_online, host_of, request
 from llmcli.models.download.partial_file import PartialFile, bytes_downloaded, exclusive
 from llmcli.models.download.transfer import RemoteFile, Transfer
@@ -43,7 +43,7 @@ class UrlPlan:
     version: str  # the server's ETag or Last-Modified
 
 
-def plan_url(reference: UrlReference, cache_dir: Path, offline: bool, say: Notify) -> UrlPlan:
+def plan_url(reference: UrlReference, cache_dir: Path, offline: bool, notify: Notify) -> UrlPlan:
     """Ask for the size of the file, with a request for its first byte.
 
     Raises:
@@ -51,13 +51,13 @@ def plan_url(reference: UrlReference, cache_dir: Path, offline: bool, say: Notif
         NetworkError: the server cannot be reached.
     """
     check_online(offline, str(reference))
-    patience = RetryPolicy(say, _TRIES)
+    retries = RetryPolicy(notify, _TRIES)
     while True:
         try:
             size, version = _size_and_version(reference)
             break
-        except TransientError as fault:
-            patience.wait(fault)
+        except TransientError as error:
+            retries.wait(error)
     place = download_path(reference, cache_dir)
     downloaded = size if place.is_file() else bytes_downloaded(_partial(place), size)
     if _read_note(place, _VERSION) != version:
@@ -65,7 +65,7 @@ def plan_url(reference: UrlReference, cache_dir: Path, offline: bool, say: Notif
     return UrlPlan(reference, place, size, size - downloaded, version)
 
 
-def pull_url(plan: UrlPlan, progress: Progress, say: Notify) -> ModelFile:
+def pull_url(plan: UrlPlan, progress: Progress, notify: Notify) -> ModelFile:
     """Download the file, and verify its sha256 (if the URL has one) and its header.
 
     Raises:
@@ -75,11 +75,11 @@ def pull_url(plan: UrlPlan, progress: Progress, say: Notify) -> ModelFile:
     try:
         make_private_folder(place.parent)
         check_free_space(place.parent, plan.missing)
-        with exclusive(place.with_suffix(".lock"), place.name, say, lambda: None):
+        with exclusive(place.with_suffix(".lock"), place.name, notify, lambda: None):
             if not _is_downloaded(plan, progress):
-                _download(plan, progress, say)
+                _download(plan, progress, notify)
     except OSError as error:
-        raise DiskError(f"cannot write {place}: {error.strerror or error}", "move the cache with LLMCLI_HOME") from None
+        raise DiskError(f"cannot write {place}: {error_text(error)}", "move the cache with LLMCLI_HOME") from None
     return ModelFile(place, (place,), stem_of(place), trusted=False)
 
 
@@ -91,13 +91,13 @@ def _is_downloaded(plan: UrlPlan, progress: Progress) -> bool:
     return expected is None or sha256_of(place, progress) == expected
 
 
-def _download(plan: UrlPlan, progress: Progress, say: Notify) -> None:
+def _download(plan: UrlPlan, progress: Progress, notify: Notify) -> None:
     partial = PartialFile(_partial(plan.path), plan.size)
     if _read_note(plan.path, _VERSION) != plan.version:  # the partial file is of another version
         partial.discard()
         plan.path.with_suffix(_VERSION).write_text(plan.version)
-    wanted = HubReference(host_of(plan.reference.url), file=plan.path.name)
-    digest = Transfer(RemoteFile(plan.reference.url, {}, wanted, plan.size), partial, progress, say).run()
+    source_name = HubReference(host_of(plan.reference.url), file=plan.path.name)
+    digest = Transfer(RemoteFile(plan.reference.url, {}, source_name, plan.size), partial, progress, notify).run()
     expected = plan.reference.sha256
     try:
         if expected and digest != expected:
@@ -107,13 +107,13 @@ def _download(plan: UrlPlan, progress: Progress, say: Notify) -> None:
         partial.discard()
         message = str(error).replace(str(partial.path), plan.reference.url)
         raise type(error)(message, "check the URL") from None
-    sync(partial.path)
+    sync_to_disk(partial.path)
     os.replace(partial.path, plan.path)
     partial.remove_record()
     if expected:
         plan.path.with_suffix(_DIGEST).write_text(expected)
     else:
-        say(f"not verified: {wanted.repo} publishes no checksum; the file has sha256={digest}")
+        notify(f"not verified: {source_name.repo} publishes no checksum; the file has sha256={digest}")
 
 
 def _size_and_version(reference: UrlReference) -> tuple[int, str]:
