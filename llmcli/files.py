@@ -1,4 +1,4 @@
-"""Files and folders of the program's own: where they are, private modes, atomic replacement, JSON lines."""
+"""The ground: folders, private files and text files, JSON lines, and checks of JSON values."""
 
 import json
 import os
@@ -8,66 +8,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from llmcli.errors import DiskError, UsageError, error_text
+from llmcli.errors import DiskError, UsageError
 
-OPEN_SAFE = getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)  # bytes as they are, and no link is followed
+VERSION = 1  # of JSON lines
+BINARY = getattr(os, "O_BINARY", 0)  # Windows would change the ends of lines
+NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)  # a planted link is an error
+_APPEND = os.O_WRONLY | os.O_APPEND | BINARY | NO_FOLLOW
 _DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # device names of Windows
-_WRITABLE = "set LLMCLI_HOME to a folder that you can write to"
-VERSION = 1
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MAX_LINE = 64 << 20  # bytes; no session has a longer line
+_MAX_TEXT = 64 << 20  # bytes of one text file
+_MAX_NOTE = 4 << 20  # bytes
+_WRITABLE_HINT = "set LLMCLI_HOME to a folder that you can write to"
 _WRITE_HINT = "free some space or make the folder writable; the session is not saved"
-_APPEND = os.O_WRONLY | os.O_APPEND | OPEN_SAFE
-_LARGEST_TEXT = 64 << 20  # bytes of one text file
-_LARGEST_NOTE = 4 << 20  # bytes
-
-
-def make_private_folder(folder: Path) -> None:
-    """Create the folder and its missing parents with mode 0700; existing ones keep their mode. Raises OSError."""
-    if folder.is_dir():
-        return
-    if folder.parent != folder:
-        make_private_folder(folder.parent)
-    folder.mkdir(mode=0o700, exist_ok=True)
-
-
-def open_new_private(path: Path) -> BinaryIO:
-    """Create a new file with mode 0600 (whatever the umask) and open it for writing. Raises OSError."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    return os.fdopen(os.open(path, flags, 0o600), "wb")
-
-
-def replace_private(path: Path, data: bytes) -> None:
-    """Write `data` to `path` atomically: a reader sees the old file or the new one. Raises OSError."""
-    import tempfile  # imported here: it costs 10 ms, and most runs write nothing
-
-    make_private_folder(path.parent)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mkstemp makes it 0600
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def check_name(name: str, kind: str) -> str:
-    """`name`, if it is valid. `kind` is what it names, for the error.
-
-    Raises:
-        UsageError: when it is not.
-    """
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) and not _DEVICES.fullmatch(name) and name[-1] != ".":
-        return name
-    article = "an" if kind[0] in "aeiou" else "a"
-    raise UsageError(
-        f"{name[:80]!r} is not a valid name for {article} {kind}",
-        "use up to 64 letters, digits, dots, dashes and underscores",
-    )
 
 
 def config_dir() -> Path:
@@ -99,7 +53,7 @@ def _folder(kind: str) -> Path:
     try:
         return Path(getattr(platformdirs, f"user_{kind}_dir")("llmcli", appauthor=False))
     except RuntimeError:  # HOME is not set, and the user is not in the system's list
-        raise DiskError("cannot find the home folder", _WRITABLE) from None
+        raise DiskError("cannot find the home folder", _WRITABLE_HINT) from None
 
 
 def make_private(folder: Path) -> Path:
@@ -111,8 +65,107 @@ def make_private(folder: Path) -> Path:
     try:
         make_private_folder(folder)
     except OSError as error:
-        raise DiskError(f"cannot create {folder}: {error.strerror}", _WRITABLE) from None
+        raise DiskError(f"cannot create {folder}: {error.strerror}", _WRITABLE_HINT) from None
     return folder
+
+
+def make_private_folder(folder: Path) -> None:
+    """Create the folder and its missing parents with mode 0700; existing ones keep their mode. Raises OSError."""
+    if folder.is_dir():
+        return
+    if folder.parent != folder:
+        make_private_folder(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def check_name(name: str, kind: str) -> str:
+    """`name`, if it is valid. `kind` is what it names, for the error.
+
+    Raises:
+        UsageError: when it is not.
+    """
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) and not _DEVICES.fullmatch(name) and name[-1] != ".":
+        return name
+    article = "an" if kind[0] in "aeiou" else "a"
+    raise UsageError(
+        f"{name[:80]!r} is not a valid name for {article} {kind}",
+        "use up to 64 letters, digits, dots, dashes and underscores",
+    )
+
+
+def open_new_private(path: Path) -> BinaryIO:
+    """Create a new file with mode 0600 (whatever the umask) and open it for writing. Raises OSError."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY
+    return os.fdopen(os.open(path, flags, 0o600), "wb")
+
+
+def replace_private(path: Path, data: bytes) -> None:
+    """Write `data` to `path` atomically: a reader sees the old file or the new one. Raises OSError."""
+    import tempfile  # imported here: it costs 10 ms, and most runs write nothing
+
+    make_private_folder(path.parent)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mkstemp makes it 0600
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_note(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a private JSON object that the program wants to remember; it replaces the old one. Raises OSError."""
+    replace_private(path, json.dumps(data).encode())
+
+
+def read_note(path: Path) -> dict[str, Any]:
+    """The object that `write_note` wrote; {} if the file is missing, too large or not valid."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MAX_NOTE + 1)
+        data = json.loads(text) if len(text) <= _MAX_NOTE else None
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def read_text(name: str) -> str:
+    """The text of a file; bytes that are not UTF-8 become U+FFFD.
+
+    Raises:
+        UsageError: when the name is empty.
+        DiskError: when it is missing, a folder, too large, binary or not readable.
+    """
+    if not name.strip():
+        raise UsageError("the file name is empty", "give the name of a file")
+    path = Path(os.path.expanduser(name))
+    try:
+        if path.is_dir():
+            raise DiskError(f"{name} is a folder, not a file", "give the name of a file")
+        with path.open("rb") as file:  # a pipe or a device has no size: read one byte more than allowed
+            data = file.read(_MAX_TEXT + 1)
+    except FileNotFoundError:
+        raise DiskError(f"file not found: {name}") from None
+    except (OSError, ValueError) as error:
+        raise DiskError(f"cannot read {name}: {error_text(error)}") from None
+    if len(data) > _MAX_TEXT:
+        raise DiskError(f"{name} is larger than {_MAX_TEXT >> 20} MiB", "give a smaller file")
+    if b"\0" in data[:8192]:
+        raise DiskError(f"{name} is not a text file", "give a text file")
+    return data.decode("utf-8-sig", "replace")
+
+
+def error_text(error: Exception) -> str:
+    """The reason of an error of the system, without its number and file name."""
+    return str(getattr(error, "strerror", None) or error)
+
+
+def read_error(path: Path, error: OSError) -> DiskError:
+    """The error for a file that cannot be read."""
+    return DiskError(f"cannot read {path}: {error_text(error)}", "check its permissions")
 
 
 class JsonlAppender:
@@ -223,67 +276,34 @@ def _ends_with_newline(path: Path) -> bool:
         return file.read(1) == b"\n"
 
 
-def read_text(name: str) -> str:
-    """The text of a file; bytes that are not UTF-8 become U+FFFD.
+def json_text(value: Any, name: str, longest: int | None = None) -> str:
+    """`value`, if it is a string of at most `longest` characters. `name` is what it is, for the error.
 
     Raises:
-        UsageError: when the name is empty.
-        DiskError: when it is missing, a folder, too large, binary or not readable.
+        ValueError: if it is not.
     """
-    if not name.strip():
-        raise UsageError("the file name is empty", "give the name of a file")
-    path = Path(os.path.expanduser(name))
-    try:
-        if path.is_dir():
-            raise DiskError(f"{name} is a folder, not a file", "give the name of a file")
-        with path.open("rb") as file:  # a pipe or a device has no size: read one byte more than allowed
-            data = file.read(_LARGEST_TEXT + 1)
-    except FileNotFoundError:
-        raise DiskError(f"file not found: {name}") from None
-    except (OSError, ValueError) as error:
-        raise DiskError(f"cannot read {name}: {error_text(error)}") from None
-    if len(data) > _LARGEST_TEXT:
-        raise DiskError(f"{name} is larger than {_LARGEST_TEXT >> 20} MiB", "give a smaller file")
-    if b"\0" in data[:8192]:
-        raise DiskError(f"{name} is not a text file", "give a text file")
-    return data.decode("utf-8-sig", "replace")
+    if not isinstance(value, str) or (longest is not None and len(value) > longest):
+        raise ValueError(f"{name} must be a string" + (f" of at most {longest} characters" if longest else ""))
+    return value
 
 
-def read_error(path: Path, error: OSError) -> DiskError:
-    """The error for a file that cannot be read."""
-    return DiskError(f"cannot read {path}: {error_text(error)}", "check its permissions")
+def json_integer(value: Any, name: str, low: int, high: int) -> int:
+    """`value`, if it is an integer in this range.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{name} must be an integer from {low} to {high}")
+    return value
 
 
-def write_note(path: Path, data: Mapping[str, Any]) -> None:
-    """Write a private JSON object that the program wants to remember; it replaces the old one. Raises OSError."""
-    replace_private(path, json.dumps(data).encode())
+def json_number(value: Any, name: str, low: float, high: float, slack: float = 0.0) -> float:
+    """`value`, if it is a number in this range; one that exceeds it by at most `slack` becomes the limit.
 
-
-def read_note(path: Path) -> dict[str, Any]:
-    """The object that `write_note` wrote; {} if the file is missing, too large or not valid."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(_LARGEST_NOTE + 1)
-        return json_object(json.loads(data)) if len(data) <= _LARGEST_NOTE else {}
-    except (OSError, ValueError, RecursionError):
-        return {}
-
-
-def json_object(value: Any) -> dict[str, Any]:
-    """A value from JSON if it is an object, otherwise {}."""
-    return value if isinstance(value, dict) else {}
-
-
-def json_list(value: Any) -> list[Any]:
-    """A value from JSON if it is an array, otherwise []."""
-    return value if isinstance(value, list) else []
-
-
-def json_text(value: Any) -> str:
-    """A value from JSON if it is a string, otherwise ""."""
-    return value if isinstance(value, str) else ""
-
-
-def json_count(value: Any) -> int | None:
-    """A value from JSON if it is an integer from 0 to 2^60, otherwise None."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 60 else None
+    Raises:
+        ValueError: if it is not, or NaN.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low - slack <= value <= high + slack:
+        raise ValueError(f"{name} must be a number from {low:g} to {high:g}")
+    return min(max(float(value), low), high)

@@ -89,7 +89,7 @@ def recorded_sha256(data_dir: Path, path: Path) -> tuple[str, float] | None:
     data = read_note(_sha256_note(data_dir, path))
     try:
         if data and data.get("state") == _state(path):
-            return json_text(data["sha256"]), float(data["time"])
+            return json_text(data["sha256"], "sha256"), float(data["time"])
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
     return None

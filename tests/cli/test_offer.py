@@ -53,7 +53,7 @@ def is_empty(place: Place) -> bool:
     return not [*place.cache.glob("models--*/snapshots/*/*"), *place.cache.glob("models--*/blobs/*")]
 
 
-def test_in_a_pipe_it_is_an_error_with_the_command_that_gets_it(place: Place) -> None:
+def test_missing_model_in_a_pipe_is_an_error_with_the_command(place: Place) -> None:
     ran = place.run(*ask(REPO), stdin="y\n")
     assert (ran.status, ran.stdout) == (3, b"")
     assert error_line(ran.stderr) == f"model '{REPO}' is not downloaded"
@@ -92,7 +92,7 @@ def test_offer_shows_size_and_enter_accepts(place: Place, columns: int) -> None:
 
 
 @pytest.mark.parametrize(("keys", "columns"), [("n\r", 40), ("\x04", 80)])
-def test_whoever_does_not_want_it_gets_the_same_error(place: Place, keys: str, columns: int) -> None:
+def test_declined_offer_ends_with_the_same_error(place: Place, keys: str, columns: int) -> None:
     written, status = on_terminal(place, *ask(REPO), columns=columns, keys=keys)
     assert status == 3
     assert f"`llmcli pull {REPO}`" in unwrapped(written)
@@ -107,7 +107,7 @@ def test_ctrl_c_at_the_question_ends_quietly(place: Place) -> None:
     assert is_empty(place)
 
 
-def test_offline_never_asks(place: Place) -> None:
+def test_offline_mode_offers_no_download(place: Place) -> None:
     for name, value in (("HF_HUB_OFFLINE", "1"), ("LLMCLI_OFFLINE", "true")):
         written, status = on_terminal(place, *ask(REPO), env={name: value})
         assert status == 3
@@ -144,7 +144,7 @@ def test_failed_download_prints_one_error_and_its_status(refused: tuple[Place, d
     assert is_empty(place)
 
 
-def test_a_refusal_comes_before_the_question(place: Place) -> None:
+def test_foreign_model_is_refused_before_the_question(place: Place) -> None:
     written, status = on_terminal(place, *ask("test/gated-GGUF"), env={"TERM": "dumb"})
     assert status == 4
     assert "Download it?" not in harmless(written)

@@ -96,7 +96,7 @@ def test_imported_models_are_listed_and_shown(stores: Stores) -> None:
 NAMES = ("ollama:smollm2:135m", f"{REPO}:Q4_1", FILE.removesuffix(".gguf"))
 
 
-def test_imported_models_answer_in_place(stores: Stores) -> None:
+def test_imported_models_generate_in_place(stores: Stores) -> None:
     before = stores.contents()
     answers = [stores.run(*ASK, "-m", name) for name in NAMES]
     assert [(ran.status, ran.stderr) for ran in answers] == [(0, "")] * 3

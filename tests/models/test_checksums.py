@@ -40,7 +40,7 @@ def test_the_checksum_of_a_file_is_computed_with_progress(file: Path, monkeypatc
     assert seen == [(8, 20), (16, 20), (20, 20)]
 
 
-def test_an_empty_file_has_a_checksum_too(tmp_path: Path) -> None:
+def test_empty_file_has_a_sha256(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     assert notes.sha256_of(tmp_path / "empty", lambda _done, _size: None) == sha256(b"")
 
@@ -50,7 +50,7 @@ def test_unreadable_file_error_has_its_name(tmp_path: Path) -> None:
         notes.sha256_of(tmp_path / "none.gguf", lambda _done, _size: None)
 
 
-def test_recorded_checksum_has_its_time(data: Path, file: Path) -> None:
+def test_recorded_sha256_has_its_time(data: Path, file: Path) -> None:
     known = notes.recorded_sha256(data, file)
     assert known is not None
     assert known[0] == sha256(DATA)
@@ -62,26 +62,26 @@ def test_is_verified_is_false_for_another_checksum(data: Path, file: Path) -> No
     assert not notes.is_verified(data, file, sha256(b"other"))
 
 
-def test_a_link_to_the_file_is_the_file(data: Path, file: Path) -> None:
+def test_link_is_verified_like_its_file(data: Path, file: Path) -> None:
     link = file.with_name("link.gguf")
     link.symlink_to(file.name)
     assert notes.is_verified(data, link, sha256(DATA))
 
 
-def test_a_file_that_was_never_checked_is_not_verified(data: Path, tmp_path: Path) -> None:
+def test_file_without_a_record_is_not_verified(data: Path, tmp_path: Path) -> None:
     (tmp_path / "other.gguf").write_bytes(DATA)
     assert notes.recorded_sha256(data, tmp_path / "other.gguf") is None
     assert notes.recorded_sha256(tmp_path / "none", tmp_path / "other.gguf") is None
 
 
-def test_a_change_of_size_ends_it(data: Path, file: Path) -> None:
+def test_changed_size_invalidates_the_record(data: Path, file: Path) -> None:
     info = file.stat()
     file.write_bytes(DATA + b"x")
     os.utime(file, ns=(info.st_atime_ns, info.st_mtime_ns))
     assert notes.recorded_sha256(data, file) is None
 
 
-def test_a_change_of_time_ends_it(data: Path, file: Path) -> None:
+def test_changed_time_invalidates_the_record(data: Path, file: Path) -> None:
     info = file.stat()
     os.utime(file, ns=(info.st_atime_ns, info.st_mtime_ns + 1_000_000_000))
     assert notes.recorded_sha256(data, file) is None
@@ -102,7 +102,7 @@ def test_damaged_record_verifies_nothing(data: Path, file: Path, content: bytes)
     assert notes.recorded_sha256(data, file) is None
 
 
-def test_a_note_with_a_time_that_cannot_be_verifies_nothing(data: Path, file: Path) -> None:
+def test_checksum_record_with_an_invalid_time_is_ignored(data: Path, file: Path) -> None:
     noted = json.loads(note(data).read_text())
     note(data).write_text(json.dumps(noted | {"time": 10**400}))
     assert notes.recorded_sha256(data, file) is None

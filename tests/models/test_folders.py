@@ -52,18 +52,18 @@ def test_models_are_found_at_every_level_and_sorted_by_name(folder: Path) -> Non
     assert names(folder) == ["a", "b", "C"]
 
 
-def test_a_found_model_tells_its_file_and_size(folder: Path) -> None:
+def test_found_ollama_model_has_file_and_size(folder: Path) -> None:
     (path,) = put(folder, "small-Q8_0.gguf")
     assert models_in_folder(folder) == [FolderModel("small-Q8_0", (path,), 15, "folder")]
     assert models_in_folder(folder)[0].path == path
 
 
-def test_the_parts_of_a_model_are_one(folder: Path) -> None:
+def test_split_model_in_a_folder_is_one_model(folder: Path) -> None:
     parts = put(folder, "big-00001-of-00003.gguf", "big-00002-of-00003.gguf", "big-00003-of-00003.gguf")
     assert models_in_folder(folder) == [FolderModel("big", tuple(parts), 69, "folder")]
 
 
-def test_a_model_that_lacks_a_part_is_left_out(folder: Path) -> None:
+def test_model_with_a_missing_part_is_skipped(folder: Path) -> None:
     put(
         folder,
         "big-00001-of-00003.gguf",
@@ -74,7 +74,7 @@ def test_a_model_that_lacks_a_part_is_left_out(folder: Path) -> None:
     assert names(folder) == []
 
 
-def test_a_projector_is_no_model_but_belongs_to_those_beside_it(folder: Path) -> None:
+def test_projector_belongs_to_the_models_in_its_folder(folder: Path) -> None:
     put(folder, "see/eye.gguf", "see/mmproj-f16.gguf", "blind.gguf")
     found = {model.name: model.projector for model in models_in_folder(folder)}
     assert found == {"blind": None, "eye": folder / "see/mmproj-f16.gguf"}
@@ -89,13 +89,13 @@ def test_a_projector_is_no_model_but_belongs_to_those_beside_it(folder: Path) ->
         (["mmproj.gguf", "mmproj_f16.gguf"], "mmproj_f16.gguf"),
     ],
 )
-def test_of_several_projectors_the_best_fitting_is_taken(folder: Path, projectors: list[str], taken: str) -> None:
+def test_best_matching_projector_is_used(folder: Path, projectors: list[str], taken: str) -> None:
     put(folder, "gemma-3-4b-it-Q4_K_M.gguf", *projectors)
     (model,) = models_in_folder(folder)
     assert model.projector == folder / taken
 
 
-def test_data_for_making_models_is_no_model(folder: Path) -> None:
+def test_imatrix_file_is_not_a_model(folder: Path) -> None:
     put(folder, "imatrix_unsloth.gguf", "model-imatrix-Q4_K_M.gguf")
     assert names(folder) == ["model-imatrix-Q4_K_M"]
 
@@ -105,13 +105,13 @@ def test_hidden_folders_and_hub_cache_are_skipped(folder: Path) -> None:
     assert names(folder) == ["e"]
 
 
-def test_the_search_ends_at_a_depth(folder: Path) -> None:
+def test_folder_search_has_a_maximum_depth(folder: Path) -> None:
     levels = "/".join("x" * MAX_DEPTH)
     put(folder, f"{levels}/in.gguf", f"{levels}/x/out.gguf")
     assert names(folder) == ["in"]
 
 
-def test_the_search_ends_after_so_many_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_search_has_a_maximum_number_of_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(folder, *(f"{number}.gguf" for number in range(9)), "below/x.gguf")
     monkeypatch.setattr("llmcli.models.sources.folder.MAX_ENTRIES", 5)
     assert 4 <= len(names(folder)) <= 5
@@ -172,7 +172,7 @@ def test_the_exact_name_wins_over_one_in_another_case(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "mod", "../model", "two/model", "model.ggu", "/"])
-def test_find_named_returns_none_for_unknown_names(folder: Path, name: str) -> None:
+def test_find_in_folders_returns_none_for_unknown_names(folder: Path, name: str) -> None:
     put(folder, "one/x.gguf", "model.gguf")
     assert find_in_folders(name, [folder / "one", folder]) is None
 
@@ -235,7 +235,7 @@ def test_find_repo_returns_none_for_missing_or_unsafe_paths(
     assert find_repo_in_folders(repo, quant, file, [studio]) is None
 
 
-def test_two_hundred_models_are_found_in_no_time(folder: Path) -> None:
+def test_two_hundred_models_are_found_quickly(folder: Path) -> None:
     put(folder, *(f"owner{number % 20}/repo{number}/model{number}-Q4_K_M.gguf" for number in range(200)))
     took = []
     for _ in range(5):

@@ -43,13 +43,11 @@ def pulled(locations: ModelLocations, reference: str, path: str, data: bytes, co
     cache.save_revision(locations.data_dir, PulledRevision(reference, REPO, commit, (file,), None, "", time))
 
 
-def test_an_empty_shelf_has_an_empty_inventory(locations: ModelLocations) -> None:
+def test_no_models_give_an_empty_inventory(locations: ModelLocations) -> None:
     assert inventory(locations) == []
 
 
-def test_the_starter_comes_first_with_its_known_checksum(
-    locations: ModelLocations, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_starter_comes_first_with_its_checksum(locations: ModelLocations, monkeypatch: pytest.MonkeyPatch) -> None:
     add_file(locations.hub, "m-Q4_K_M.gguf", b"x")
     path = starter_path(locations.cache_dir)
     path.parent.mkdir(parents=True)
@@ -81,7 +79,7 @@ def test_hub_model_is_named_by_unique_quantization(locations: ModelLocations) ->
     ]
 
 
-def test_an_item_tells_size_checksums_and_last_use_of_all_parts(locations: ModelLocations) -> None:
+def test_item_has_size_checksums_and_last_use(locations: ModelLocations) -> None:
     parts = add_parts(locations.hub, "m-Q4_K_M", 3)
     notes.record_use(locations.data_dir, parts[0])
     (item,) = inventory_of(locations)
@@ -91,7 +89,7 @@ def test_an_item_tells_size_checksums_and_last_use_of_all_parts(locations: Model
     assert item.last_used == notes.last_use(locations.data_dir, parts[0]) is not None
 
 
-def test_the_checksum_of_a_copy_is_known_from_the_pull(locations: ModelLocations) -> None:
+def test_record_of_the_pull_has_the_sha256_of_a_copy(locations: ModelLocations) -> None:
     add_file(locations.hub, "m-Q4_K_M.gguf", b"x", plain=True)
     assert inventory(locations)[0].digests == ("",)
     pulled(locations, REPO, "m-Q4_K_M.gguf", b"x", NEW)
@@ -118,7 +116,7 @@ def test_commits_with_same_prefix_have_full_names(locations: ModelLocations) -> 
 
 
 @pytest.mark.parametrize("reference", [REPO, f"{REPO}:Q4_K_M", f"{REPO}:Q4_K_M@v1"])
-def test_the_short_name_belongs_to_the_commit_that_was_pulled(locations: ModelLocations, reference: str) -> None:
+def test_short_name_is_the_pulled_commit(locations: ModelLocations, reference: str) -> None:
     mine = add_file(locations.hub, "m-Q4_K_M.gguf", b"mine", OLD)
     add_file(locations.hub, "m-Q4_K_M.gguf", b"moved", NEW, ref="main")
     pulled(locations, reference, "m-Q4_K_M.gguf", b"mine", OLD)
@@ -149,7 +147,7 @@ def test_two_names_for_the_same_bytes_are_two_models(locations: ModelLocations) 
 
 
 @pytest.mark.parametrize("path", ["a@b.gguf", "two words-Q4_K_M.gguf", "m.GGUF", "x.gguf.gguf", "é.gguf"])
-def test_a_strange_file_name_of_the_hub_can_be_typed(locations: ModelLocations, path: str) -> None:
+def test_unusual_hub_file_name_can_be_typed(locations: ModelLocations, path: str) -> None:
     add_file(locations.hub, path, b"x")
     inventory_of(locations)
 
@@ -166,7 +164,7 @@ def test_copies_without_checksum_at_two_commits_are_two_models(locations: ModelL
     assert names(locations) == [f"{REPO}:Q4_K_M", f"{REPO}:Q4_K_M@{OLD[:8]}"]
 
 
-def test_a_file_from_an_address_is_named_by_its_place(locations: ModelLocations) -> None:
+def test_file_from_a_url_is_listed_by_its_path(locations: ModelLocations) -> None:
     path = locations.cache_dir / "urls" / "0123" / "x.gguf"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"abc")
@@ -174,7 +172,7 @@ def test_a_file_from_an_address_is_named_by_its_place(locations: ModelLocations)
     assert (item.name, item.source, item.size, item.is_removable) == (str(path), "url", 3, True)
 
 
-def test_models_of_other_programs_are_not_ours(locations: ModelLocations, tmp_path: Path) -> None:
+def test_models_of_other_programs_are_not_removable(locations: ModelLocations, tmp_path: Path) -> None:
     source = write_gguf(tmp_path / "m-Q4_K_M.gguf")
     add_ollama_model(tmp_path / "store", "phi/latest", source)
     add_lmstudio_model(tmp_path / "studio", REPO, source)
@@ -219,7 +217,7 @@ def test_a_folder_imported_twice_lists_its_models_once(locations: ModelLocations
     assert names(replace(locations, folders=(tmp_path / "m", tmp_path / "m" / "deep"))) == ["x"]
 
 
-def test_a_file_outside_of_all_places_is_an_item_of_its_own(locations: ModelLocations, tmp_path: Path) -> None:
+def test_file_outside_all_folders_is_a_new_item(locations: ModelLocations, tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "m-Q8_0.gguf")
     item = installed_model(find_model_file(str(path), locations), locations)
     assert (item.name, item.source, item.size, item.digests) == (str(path), "file", path.stat().st_size, ("",))

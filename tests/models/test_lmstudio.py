@@ -25,18 +25,18 @@ def set_downloads(home: Path, folder: str) -> None:
     (home / "settings.json").write_text(json.dumps({"downloadsFolder": folder}), encoding="utf-8")
 
 
-def test_without_lm_studio_there_is_none() -> None:
+def test_no_lm_studio_gives_no_folders() -> None:
     assert folder.lmstudio_folders() == []
 
 
-def test_the_new_place_comes_before_the_old_one(user: Path) -> None:
+def test_new_lm_studio_folder_comes_before_the_old_one(user: Path) -> None:
     old = made(user / ".cache/lm-studio/models")
     new = made(user / ".lmstudio/models")
     assert folder.lmstudio_folders() == [new, old]
 
 
 @pytest.mark.parametrize("ending", ["", "\n", " \r\n"])
-def test_a_moved_home_is_followed(user: Path, ending: str) -> None:
+def test_moved_lm_studio_home_is_followed(user: Path, ending: str) -> None:
     moved = made(user / "disk two/studio/models")
     (user / ".lmstudio-home-pointer").write_bytes((str(moved.parent) + ending).encode())
     assert folder.lmstudio_folders() == [moved]
@@ -48,26 +48,26 @@ def test_the_folder_from_the_settings_comes_first(user: Path) -> None:
     assert folder.lmstudio_folders() == [chosen, usual]
 
 
-def test_the_settings_of_a_moved_home_count(user: Path) -> None:
+def test_settings_of_a_moved_home_choose_the_folder(user: Path) -> None:
     chosen = made(user / "big disk")
     set_downloads(user / "moved", str(chosen))
     (user / ".lmstudio-home-pointer").write_text(str(user / "moved"))
     assert folder.lmstudio_folders() == [chosen]
 
 
-def test_the_settings_of_the_app_count(user: Path) -> None:
+def test_lm_studio_settings_choose_the_folder(user: Path) -> None:
     chosen = made(user / "big disk")
     set_downloads(user / ".config/LM Studio", str(chosen))
     assert folder.lmstudio_folders() == [chosen]
 
 
-def test_a_tilde_is_the_home(user: Path) -> None:
+def test_tilde_in_lm_studio_settings_is_the_home(user: Path) -> None:
     chosen = made(user / "gguf")
     set_downloads(user / ".lmstudio", "~/gguf")
     assert folder.lmstudio_folders() == [chosen]
 
 
-def test_a_folder_named_twice_is_given_once(user: Path) -> None:
+def test_same_store_by_two_paths_is_listed_once(user: Path) -> None:
     usual = made(user / ".lmstudio/models")
     set_downloads(user / ".lmstudio", str(usual))
     (user / ".lmstudio-home-pointer").write_text(str(user / ".lmstudio"))
@@ -97,7 +97,7 @@ def test_lm_studio_pointer_to_nowhere_is_ignored(user: Path, data: bytes) -> Non
     assert folder.lmstudio_folders() == [usual]
 
 
-def test_a_user_without_a_home_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_without_home_has_no_lm_studio_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     def homeless() -> Path:
         raise RuntimeError("no home")
 

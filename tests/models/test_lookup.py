@@ -49,30 +49,32 @@ def pulled(locations: ModelLocations, reference: str, path: str, data: bytes, co
 
 
 @pytest.mark.parametrize("form", ["qwen-0.5b.gguf", "./qwen-0.5b.gguf", "sub/../qwen-0.5b.gguf"])
-def test_a_path_names_its_file(folder: Path, locations: ModelLocations, form: str) -> None:
+def test_path_is_found_in_any_form(folder: Path, locations: ModelLocations, form: str) -> None:
     model = find_model_file(form, locations)
     assert model.path == folder / "qwen-0.5b.gguf"
     assert (model.parts, model.name, model.trusted) == ((model.path,), "qwen-0.5b", False)
 
 
-def test_a_tilde_is_the_home_folder(folder: Path, locations: ModelLocations, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tilde_in_model_path_is_the_home_folder(
+    folder: Path, locations: ModelLocations, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.setenv("USERPROFILE", str(folder))
     assert find_model_file("~/qwen-0.5b.gguf", locations).path == folder / "qwen-0.5b.gguf"
 
 
-def test_later_part_names_the_whole_model(folder: Path, locations: ModelLocations) -> None:
+def test_path_of_a_later_part_finds_the_whole_model(folder: Path, locations: ModelLocations) -> None:
     model = find_model_file("big-00002-of-00002.gguf", locations)
     assert model.path.name == "big-00001-of-00002.gguf"
     assert (len(model.parts), model.name) == (2, "big")
 
 
-def test_a_link_keeps_its_own_name_as_the_hub_cache_needs(locations: ModelLocations) -> None:
+def test_linked_file_keeps_the_name_of_the_link(locations: ModelLocations) -> None:
     link = add_file(locations.hub, "x.gguf", b"x")
     assert find_model_file(str(link), locations).path == link
 
 
-def test_a_file_without_the_ending_is_left_to_the_header_reader(folder: Path, locations: ModelLocations) -> None:
+def test_file_without_gguf_suffix_is_found(folder: Path, locations: ModelLocations) -> None:
     assert find_model_file("notes.txt", locations).path == folder / "notes.txt"
 
 
@@ -82,13 +84,13 @@ def test_a_file_comes_before_a_repository_of_the_same_name(folder: Path, locatio
     assert find_model_file("sub/model", locations).path == folder / "sub" / "model"
 
 
-def test_a_folder_tells_which_models_it_holds(folder: Path, locations: ModelLocations) -> None:
+def test_error_for_a_folder_lists_its_models(folder: Path, locations: ModelLocations) -> None:
     message, hint = error_of(str(folder), locations)
     assert "is a folder, not a model" in message
     assert "big-00001-of-00002.gguf, qwen-0.5b.gguf" in hint
 
 
-def test_a_folder_with_many_models_tells_the_first_and_a_number(folder: Path, locations: ModelLocations) -> None:
+def test_error_for_a_folder_with_many_models_is_short(folder: Path, locations: ModelLocations) -> None:
     for number in range(7):
         write_gguf(folder / "sub" / f"m{number}.gguf")
     assert error_of("sub", locations)[1].endswith("m4.gguf and 2 more")
@@ -98,7 +100,7 @@ def test_folder_without_models_is_an_error(folder: Path, locations: ModelLocatio
     assert "a folder without .gguf files" in error_of("./sub", locations)[0]
 
 
-def test_a_folder_without_models_hides_no_model_of_the_same_name(folder: Path, locations: ModelLocations) -> None:
+def test_folder_without_models_does_not_hide_a_hub_model(folder: Path, locations: ModelLocations) -> None:
     (folder / "owner" / "repo-GGUF").mkdir(parents=True)
     link = add_file(locations.hub, "x.gguf", b"x")
     assert find_model_file(REPO, locations).path == link
@@ -156,22 +158,22 @@ def test_an_empty_reference_is_refused(folder: Path, locations: ModelLocations, 
     assert "empty" in error_of(form, locations)[0]
 
 
-def test_an_endless_reference_is_refused_in_one_line(folder: Path, locations: ModelLocations) -> None:
+def test_very_long_reference_is_refused_in_one_line(folder: Path, locations: ModelLocations) -> None:
     assert "too long" in error_of("x" * 100_000, locations)[0]
 
 
-def test_a_split_model_with_a_missing_part_names_it(folder: Path, locations: ModelLocations) -> None:
+def test_error_names_the_missing_part(folder: Path, locations: ModelLocations) -> None:
     (folder / "big-00002-of-00002.gguf").unlink()
     assert "big-00002-of-00002.gguf is missing" in error_of("big-00001-of-00002.gguf", locations)[0]
 
 
-def test_the_word_starter_is_its_place_even_before_it_is_there(locations: ModelLocations) -> None:
+def test_starter_has_its_path_before_the_download(locations: ModelLocations) -> None:
     model = find_model_file("starter", locations)
     assert model.path.parent == locations.cache_dir / "starter"
     assert (model.name, model.trusted, model.parts) == ("starter", True, (model.path,))
 
 
-def test_a_file_called_starter_is_reached_by_its_path(folder: Path, locations: ModelLocations) -> None:
+def test_file_named_starter_is_found_by_its_path(folder: Path, locations: ModelLocations) -> None:
     write_gguf(folder / "starter")
     assert find_model_file(f".{os.sep}starter", locations).path == folder / "starter"
     assert find_model_file("starter", locations).trusted
@@ -212,7 +214,7 @@ def test_default_or_named_quantization_is_found(locations: ModelLocations) -> No
     assert find_model_file(f"{REPO}:Q8_0", locations).name == "m-Q8_0"
 
 
-def test_a_quantization_is_found_at_whatever_commit_it_is(locations: ModelLocations) -> None:
+def test_quantization_is_found_at_any_commit(locations: ModelLocations) -> None:
     old = add_file(locations.hub, "m-Q8_0.gguf", b"8", OLD)
     add_file(locations.hub, "m-Q4_K_M.gguf", b"4", NEW, ref="main")
     assert find_model_file(f"{REPO}:Q8_0", locations).path == old
@@ -237,7 +239,7 @@ def test_split_model_without_a_part_is_not_found(locations: ModelLocations) -> N
         find_model_file(f"{REPO}:Q4_K_M", locations)
 
 
-def test_a_link_without_its_blob_is_no_model(locations: ModelLocations) -> None:
+def test_broken_link_in_the_cache_is_not_a_model(locations: ModelLocations) -> None:
     link = add_file(locations.hub, "m-Q4_K_M.gguf", b"x")
     os.unlink(os.path.realpath(link))
     with pytest.raises(ModelNotDownloadedError):
@@ -259,7 +261,7 @@ def test_without_main_the_newest_commit_is_taken(locations: ModelLocations) -> N
 
 
 @pytest.mark.parametrize("asked", [REPO, f"{REPO}:Q4_K_M", f"{REPO}/m-Q4_K_M.gguf"])
-def test_a_pulled_model_stays_at_its_commit_although_main_moved(locations: ModelLocations, asked: str) -> None:
+def test_pulled_model_stays_at_its_commit(locations: ModelLocations, asked: str) -> None:
     mine = add_file(locations.hub, "m-Q4_K_M.gguf", b"mine", OLD)
     moved = add_file(locations.hub, "m-Q4_K_M.gguf", b"moved", NEW, ref="main")
     pulled(locations, f"{REPO}:Q4_K_M", "m-Q4_K_M.gguf", b"mine", OLD)
@@ -282,7 +284,7 @@ def test_record_of_missing_file_is_ignored(locations: ModelLocations) -> None:
 
 
 @pytest.mark.parametrize("revision", ["dev", "refs/pr/1", OLD, OLD[:8]])
-def test_a_revision_finds_its_commit_only(locations: ModelLocations, revision: str) -> None:
+def test_revision_finds_only_its_commit(locations: ModelLocations, revision: str) -> None:
     old = add_file(locations.hub, "m-Q4_K_M.gguf", b"old", OLD, ref="dev")
     add_file(locations.hub, "m-Q4_K_M.gguf", b"new", NEW, ref="main")
     set_ref(locations.hub, "refs/pr/1", OLD)
@@ -330,9 +332,7 @@ def test_unknown_model_error_offers_no_download(folder: Path, locations: ModelLo
 
 
 @pytest.mark.parametrize("form", [f"{REPO}:Q4_K_M", f"{REPO}/m-Q4_K_M.gguf", "m-Q4_K_M", "M-q4_k_m"])
-def test_a_model_of_lm_studio_is_found_by_repository_and_by_name(
-    locations: ModelLocations, tmp_path: Path, form: str
-) -> None:
+def test_lm_studio_model_is_found_by_repo_and_name(locations: ModelLocations, tmp_path: Path, form: str) -> None:
     source = write_gguf(tmp_path / "m-Q4_K_M.gguf")
     path = add_lmstudio_model(tmp_path / "studio", REPO, source)
     assert find_model_file(form, replace(locations, folders=(tmp_path / "studio",))).path == path

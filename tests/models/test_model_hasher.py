@@ -36,13 +36,13 @@ def written(path: Path, data: bytes = b"weights") -> Path:
     return path
 
 
-def test_the_starter_is_known(tmp_path: Path, counted: list[Path]) -> None:
+def test_starter_sha256_needs_no_hashing(tmp_path: Path, counted: list[Path]) -> None:
     place = written(tmp_path / "any.gguf")
     assert identity(tmp_path, place, name=STARTER, trusted=True).sha256() == STARTER_SHA256
     assert counted == []
 
 
-def test_a_file_that_is_only_called_like_the_starter_is_read(tmp_path: Path) -> None:
+def test_file_with_the_name_of_the_starter_is_hashed(tmp_path: Path) -> None:
     place = written(tmp_path / "starter.gguf")
     assert identity(tmp_path, place, name=STARTER).sha256() == hashlib.sha256(b"weights").hexdigest()
 
@@ -63,7 +63,7 @@ def test_sha256_is_not_taken_from_other_file_names(tmp_path: Path, place: str) -
     assert identity(tmp_path, written(tmp_path / place)).known == ""
 
 
-def test_a_file_is_read_once_and_again_when_it_has_changed(tmp_path: Path, counted: list[Path]) -> None:
+def test_file_is_hashed_again_only_when_it_changes(tmp_path: Path, counted: list[Path]) -> None:
     place = written(tmp_path / "a.gguf")
     for _ in range(2):
         assert identity(tmp_path, place).sha256() == hashlib.sha256(b"weights").hexdigest()
@@ -74,7 +74,7 @@ def test_a_file_is_read_once_and_again_when_it_has_changed(tmp_path: Path, count
     assert identity(tmp_path, place).sha256() == hashlib.sha256(b"other weights").hexdigest()
 
 
-def test_the_sha256_of_several_files_is_that_of_theirs(tmp_path: Path) -> None:
+def test_sha256_of_a_split_model_joins_those_of_its_parts(tmp_path: Path) -> None:
     parts = [written(tmp_path / name, name.encode()) for name in ("a", "b")]
     digests = [hashlib.sha256(name).hexdigest() for name in (b"a", b"b")]
     expected = hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()
@@ -82,7 +82,7 @@ def test_the_sha256_of_several_files_is_that_of_theirs(tmp_path: Path) -> None:
     assert identity(tmp_path, *reversed(parts)).sha256() != expected
 
 
-def test_a_file_that_cannot_be_read_has_none(tmp_path: Path) -> None:
+def test_unreadable_file_has_no_sha256(tmp_path: Path) -> None:
     one = identity(tmp_path, tmp_path / "gone.gguf")
     one.start()
     assert (one.wait(10), one.sha256(), one.known) == ("", "", "")

@@ -40,11 +40,11 @@ def store(tmp_path: Path, gguf: Path) -> Path:
         ("https://hf.co/owner/repo-gguf:q4_k_m", "hf.co/Owner/Repo-GGUF:Q4_K_M"),
     ],
 )
-def test_a_model_is_found_by_every_name_that_ollama_takes(store: Path, typed: str, found: str) -> None:
+def test_model_is_found_by_every_valid_ollama_name(store: Path, typed: str, found: str) -> None:
     assert ollama.find_in_stores(typed, [store]).name == f"ollama:{found}"
 
 
-def test_the_file_is_used_where_it_is(store: Path, gguf: Path) -> None:
+def test_ollama_model_is_its_blob(store: Path, gguf: Path) -> None:
     model = ollama.find_in_stores("llama3.2", [store])
     digest = hashlib.sha256(gguf.read_bytes()).hexdigest()
     assert model.parts == (store / "blobs" / f"sha256-{digest}",)
@@ -52,7 +52,7 @@ def test_the_file_is_used_where_it_is(store: Path, gguf: Path) -> None:
     assert model.projector is None
 
 
-def test_a_projector_comes_with_its_model(store: Path, gguf: Path, tmp_path: Path) -> None:
+def test_ollama_model_has_its_projector(store: Path, gguf: Path, tmp_path: Path) -> None:
     sight = write_gguf(tmp_path / "sight.gguf", {"general.architecture": "clip"})
     add_ollama_model(store, "llava/7b", gguf, projector=sight)
     projector = ollama.find_in_stores("llava:7b", [store]).projector
@@ -90,7 +90,7 @@ def test_other_tags_of_the_model_are_offered(store: Path) -> None:
     assert "`ollama pull llama3.2:3b`" in caught.value.hint
 
 
-def test_a_slip_of_the_keys_gets_the_nearest_name(store: Path) -> None:
+def test_typo_in_ollama_name_gets_the_nearest_name(store: Path) -> None:
     with pytest.raises(ModelNotFoundError) as caught:
         ollama.find_in_stores("lama3.2:1b", [store])
     assert "did you mean 'ollama:llama3.2:1b'" in caught.value.hint
@@ -153,7 +153,7 @@ def test_invalid_ollama_name_is_refused(store: Path, name: str) -> None:
         "",
     ],
 )
-def test_a_digest_that_is_none_never_becomes_a_path(store: Path, digest: str) -> None:
+def test_invalid_digest_never_becomes_a_path(store: Path, digest: str) -> None:
     (store.parent / "secret").write_text("secret")
     path = store / "manifests/registry.ollama.ai/library/llama3.2/latest"
     write_manifest(path, layers=[{"mediaType": KIND + "model", "digest": digest, "size": 6}])
@@ -185,7 +185,7 @@ def test_a_damaged_manifest_ends_in_one_line(store: Path, data: bytes) -> None:
     assert caught.value.hint == "run `ollama pull llama3.2:latest` to repair it"
 
 
-def test_a_folder_in_the_place_of_a_manifest_is_damage(store: Path) -> None:
+def test_folder_instead_of_a_manifest_is_damage(store: Path) -> None:
     (store / "manifests/registry.ollama.ai/library/odd/latest").mkdir(parents=True)
     with pytest.raises(ModelInvalidError, match="is not a file"):
         ollama.find_in_stores("odd", [store])
@@ -197,7 +197,7 @@ def test_a_missing_blob_is_named(store: Path) -> None:
         ollama.find_in_stores("llama3.2", [store])
 
 
-def test_a_folder_in_the_place_of_a_blob_is_damage(store: Path) -> None:
+def test_folder_instead_of_a_blob_is_damage(store: Path) -> None:
     path = ollama.find_in_stores("llama3.2", [store]).path
     path.unlink()
     path.mkdir()
@@ -238,20 +238,20 @@ def test_unreadable_blob_is_a_disk_error(store: Path, monkeypatch: pytest.Monkey
         (("license",), "has no model file on this machine"),
     ],
 )
-def test_a_model_of_another_kind_is_explained(store: Path, gguf: Path, kinds: tuple[str, ...], said: str) -> None:
+def test_unsupported_ollama_model_is_explained(store: Path, gguf: Path, kinds: tuple[str, ...], said: str) -> None:
     add_ollama_model(store, "odd/latest", gguf, kinds=kinds)
     with pytest.raises(ModelInvalidError, match=said) as caught:
         ollama.find_in_stores("odd", [store])
     assert caught.value.hint
 
 
-def test_a_model_that_runs_elsewhere_has_no_layers(store: Path, gguf: Path) -> None:
+def test_cloud_model_of_ollama_is_refused(store: Path, gguf: Path) -> None:
     write_manifest(add_ollama_model(store, "big/cloud", gguf), layers=None)
     with pytest.raises(ModelInvalidError, match="no model file on this machine"):
         ollama.find_in_stores("big:cloud", [store])
 
 
-def test_a_sound_copy_in_the_next_store_is_taken(store: Path, gguf: Path, tmp_path: Path) -> None:
+def test_valid_copy_in_the_next_store_is_used(store: Path, gguf: Path, tmp_path: Path) -> None:
     add_ollama_model(tmp_path / "second", "llama3.2/latest", gguf)
     (store / "manifests/registry.ollama.ai/library/llama3.2/latest").write_text("{")
     assert ollama.find_in_stores("llama3.2", [store, tmp_path / "second"]).path.is_relative_to(tmp_path / "second")
@@ -267,7 +267,7 @@ def test_the_environment_names_the_store(
     assert ollama.stores() == [store]
 
 
-def test_the_store_in_the_home_comes_before_that_of_the_service(
+def test_user_store_comes_before_the_service_store(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gguf: Path
 ) -> None:
     add_ollama_model(tmp_path / ".ollama/models", "x/latest", gguf)
@@ -287,7 +287,7 @@ def test_a_user_without_a_home_has_no_store(monkeypatch: pytest.MonkeyPatch) -> 
     assert ollama.stores() == []
 
 
-def test_the_writer_of_stores_writes_what_ollama_does(store: Path, gguf: Path) -> None:
+def test_test_store_equals_a_real_ollama_store(store: Path, gguf: Path) -> None:
     written = json.loads((store / "manifests/registry.ollama.ai/library/llama3.2/1b").read_bytes())
     assert set(written) == {"schemaVersion", "mediaType", "config", "layers"}
     assert add_blob(store, gguf, "model") == written["layers"][0]

@@ -66,7 +66,7 @@ def positions(partial: PartialFile) -> list[tuple[int, int, int]]:
     return [(one.start, one.position, one.end) for one in partial.segments]
 
 
-def test_a_new_download_begins_at_the_first_byte(path: Path) -> None:
+def test_new_download_starts_at_the_first_byte(path: Path) -> None:
     partial = PartialFile(path, SIZE)
     assert (partial.done, partial.frontier, positions(partial)) == (0, 0, [(0, 0, SIZE)])
     assert not path.exists()
@@ -80,7 +80,7 @@ def test_one_connection_resumes_at_end_of_file(path: Path) -> None:
     assert not path.with_name(path.name + RECORD_SUFFIX).exists()  # the length says it all
 
 
-def test_a_whole_file_lacks_nothing(path: Path) -> None:
+def test_complete_file_has_no_missing_bytes(path: Path) -> None:
     path.write_bytes(BODY)
     partial = PartialFile(path, SIZE)
     assert (partial.done, partial.frontier) == (SIZE, SIZE)
@@ -94,7 +94,7 @@ def test_partial_file_that_is_too_long_is_deleted(path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_split_halves_the_longest_rest(path: Path) -> None:
+def test_split_halves_the_longest_missing_range(path: Path) -> None:
     partial = PartialFile(path, SIZE)
     write(partial, partial.segments[0], 20)
     partial.split()
@@ -106,21 +106,21 @@ def test_a_split_halves_the_longest_rest(path: Path) -> None:
     ]
 
 
-def test_a_rest_too_short_for_two_is_not_split(path: Path) -> None:
+def test_short_range_is_not_split(path: Path) -> None:
     partial = PartialFile(path, SIZE)
     write(partial, partial.segments[0], SIZE - 7)
     assert partial.split() is None
     assert len(partial.segments) == 1
 
 
-def test_a_split_download_is_taken_up_in_its_parts(path: Path) -> None:
+def test_split_download_resumes_in_its_segments(path: Path) -> None:
     in_two(path)
     again = PartialFile(path, SIZE)
     assert positions(again) == [(0, 10, 50), (50, 55, 100)]
     assert (again.done, again.frontier, bytes_downloaded(path, SIZE)) == (15, 10, 15)
 
 
-def test_a_split_is_written_down_before_the_second_half_can_be(path: Path) -> None:
+def test_split_is_recorded_before_the_second_half_starts(path: Path) -> None:
     partial = PartialFile(path, SIZE)
     write(partial, partial.segments[0], 10)
     other = partial.split()
@@ -167,7 +167,7 @@ def test_damaged_segment_record_restarts_the_download(path: Path, content: bytes
     assert list(path.parent.glob("sha*")) == []
 
 
-def test_a_note_that_was_never_filled_was_before_any_gap(path: Path) -> None:
+def test_empty_segment_record_means_no_gap(path: Path) -> None:
     path.write_bytes(BODY[:30])
     path.with_name(path.name + RECORD_SUFFIX).touch()
     assert bytes_downloaded(path, SIZE) == 30
@@ -197,7 +197,7 @@ def test_a_note_that_was_never_filled_was_before_any_gap(path: Path) -> None:
     ],
     ids=str,
 )
-def test_a_note_that_cannot_be_is_not_believed(path: Path, segments: Any) -> None:
+def test_impossible_segment_record_is_ignored(path: Path, segments: Any) -> None:
     in_two(path)  # the file has 55 bytes
     noted(path, segments=segments)
     assert bytes_downloaded(path, SIZE) == 0
@@ -205,13 +205,13 @@ def test_a_note_that_cannot_be_is_not_believed(path: Path, segments: Any) -> Non
 
 
 @pytest.mark.parametrize("size", [99, "100", None, [100]])
-def test_a_note_of_another_size_is_not_believed(path: Path, size: Any) -> None:
+def test_segment_record_of_another_size_is_ignored(path: Path, size: Any) -> None:
     in_two(path)
     noted(path, size=size)
     assert PartialFile(path, SIZE).done == 0
 
 
-def test_a_note_without_its_file_is_removed(path: Path) -> None:
+def test_segment_record_without_its_file_is_removed(path: Path) -> None:
     in_two(path)
     path.unlink()
     assert bytes_downloaded(path, SIZE) == 0
@@ -249,13 +249,13 @@ def test_partial_does_not_use_link_as_record(path: Path, tmp_path: Path) -> None
     assert target.read_bytes() == content
 
 
-def test_a_folder_in_the_place_of_the_file_is_refused(path: Path) -> None:
+def test_folder_instead_of_the_file_is_refused(path: Path) -> None:
     path.mkdir()
     with pytest.raises(DiskError, match="is not a regular file"):
         PartialFile(path, SIZE)
 
 
-def test_bytes_here_changes_nothing(path: Path) -> None:
+def test_bytes_downloaded_is_read_only(path: Path) -> None:
     assert bytes_downloaded(path, SIZE) == 0
     in_two(path)
     for content in (None, b"{", b""):
@@ -267,7 +267,7 @@ def test_bytes_here_changes_nothing(path: Path) -> None:
         assert listing(path.parent) == before
 
 
-def test_discarding_leaves_nothing(path: Path) -> None:
+def test_discard_deletes_file_and_record(path: Path) -> None:
     partial = in_two(path)
     partial.discard()
     assert (partial.done, list(path.parent.glob("sha*"))) == (0, [])
@@ -327,7 +327,7 @@ class Download(RuleBasedStateMachine):
         assert bytes_downloaded(self.path, SIZE) <= self.partial.done
 
 
-def test_no_history_makes_a_download_claim_what_it_has_not(path: Path) -> None:
+def test_any_history_of_a_partial_file_stays_consistent(path: Path) -> None:
     class Here(Download):
         def __init__(self) -> None:
             self.path = path

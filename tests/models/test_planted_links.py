@@ -48,7 +48,7 @@ def end(pulls: Pulls) -> LlmcliError | None:
 @pytest.mark.parametrize(
     "name", [PARTIAL, f"{PARTIAL}.ranges", f"blobs/{DIGEST}", "refs/main", f"snapshots/COMMIT/{FILE}"]
 )
-def test_a_link_in_the_place_of_a_file(pulls: Pulls, victim: Path, name: str) -> None:
+def test_link_instead_of_a_file_is_refused(pulls: Pulls, victim: Path, name: str) -> None:
     before = victim.read_bytes() if victim.exists() else None
     plant(pulls.folder / name.replace("COMMIT", pulls.hub.repos[REPO].head), victim)
     if name.startswith(PARTIAL):  # a rest is there, so that the note is looked at
@@ -59,7 +59,7 @@ def test_a_link_in_the_place_of_a_file(pulls: Pulls, victim: Path, name: str) ->
 
 
 @pytest.mark.parametrize("ending", [".lock", ".llmcli"])
-def test_a_link_in_the_place_of_a_lock(pulls: Pulls, victim: Path, ending: str) -> None:
+def test_link_instead_of_a_lock_is_refused(pulls: Pulls, victim: Path, ending: str) -> None:
     before = victim.read_bytes() if victim.exists() else None
     plant(cache.lock_path(pulls.locations.hub, REPO, DIGEST).with_suffix(ending), victim)
     error = end(pulls)
@@ -68,7 +68,7 @@ def test_a_link_in_the_place_of_a_lock(pulls: Pulls, victim: Path, ending: str) 
 
 
 @pytest.mark.parametrize("name", [".", "blobs", "snapshots", "snapshots/COMMIT", "refs"])
-def test_a_link_in_the_place_of_a_folder(pulls: Pulls, tmp_path: Path, name: str) -> None:
+def test_link_instead_of_a_folder_is_refused(pulls: Pulls, tmp_path: Path, name: str) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / FILE).write_bytes(b"mine")

@@ -26,7 +26,7 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "deep" / "cache"
 
 
-def test_a_remembered_model_is_known(cache: Path, parts: list[Path]) -> None:
+def test_recorded_model_is_probed(cache: Path, parts: list[Path]) -> None:
     assert not is_probed(cache, parts, BUILD)
     record_probed(cache, parts, BUILD)
     assert is_probed(cache, parts, BUILD)
@@ -39,7 +39,7 @@ def test_probe_record_does_not_match_other_build_or_parts(cache: Path, parts: li
 
 
 @pytest.mark.parametrize("changed", [0, 1])
-def test_a_changed_part_is_not_known(cache: Path, parts: list[Path], changed: int) -> None:
+def test_changed_part_is_probed_again(cache: Path, parts: list[Path], changed: int) -> None:
     record_probed(cache, parts, BUILD)
     info = parts[changed].stat()
     os.utime(parts[changed], ns=(info.st_atime_ns, info.st_mtime_ns + 1_000_000_000))
@@ -51,7 +51,7 @@ def test_a_changed_part_is_not_known(cache: Path, parts: list[Path], changed: in
     assert not is_probed(cache, parts, BUILD)
 
 
-def test_a_missing_part_is_not_known(cache: Path, parts: list[Path]) -> None:
+def test_model_with_a_missing_part_is_not_probed(cache: Path, parts: list[Path]) -> None:
     record_probed(cache, parts, BUILD)
     parts[1].unlink()
     assert not is_probed(cache, parts, BUILD)
@@ -77,13 +77,13 @@ def test_only_the_most_recent_entries_are_kept(cache: Path, parts: list[Path], t
     assert "/old/0.gguf" not in kept
 
 
-def test_no_temporary_file_stays_behind(cache: Path, parts: list[Path]) -> None:
+def test_save_leaves_no_temporary_file(cache: Path, parts: list[Path]) -> None:
     record_probed(cache, parts, BUILD)
     assert [path.name for path in cache.iterdir()] == [PROBED]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
-def test_the_memory_is_private_whatever_the_umask(cache: Path, parts: list[Path]) -> None:
+def test_probe_record_is_private_with_any_umask(cache: Path, parts: list[Path]) -> None:
     before = os.umask(0)
     try:
         record_probed(cache, parts, BUILD)

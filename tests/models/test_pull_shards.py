@@ -132,7 +132,7 @@ def test_projector_is_planned_and_downloaded_on_request(pulls: Pulls) -> None:
     assert find_model_file(REPO, pulls.locations).parts == (path,)
 
 
-def test_a_projector_alone_is_no_model(pulls: Pulls) -> None:
+def test_projector_alone_is_not_a_model(pulls: Pulls) -> None:
     pulls.hub.add(REPO, {"mmproj-m-f16.gguf": some_bytes(MIB)})
     with pytest.raises(LlmcliError, match="no GGUF"):
         pulls.pull()

@@ -18,7 +18,7 @@ def test_ramp_adds_one_connection_on_a_full_line() -> None:
     assert connections(dict.fromkeys(range(1, 20), 1e6)) == 2
 
 
-def test_a_server_that_limits_each_connection_gets_the_most() -> None:
+def test_server_with_slow_connections_gets_all_connections() -> None:
     assert connections({number: number * 1e6 for number in range(1, 20)}) == MAX_CONNECTIONS
 
 
@@ -27,7 +27,7 @@ def test_ramp_stops_when_another_connection_does_not_pay() -> None:
 
 
 @pytest.mark.parametrize(("gain", "number"), [(MIN_GAIN + 0.01, 3), (MIN_GAIN - 0.01, 2)])
-def test_a_gain_must_be_worth_it(gain: float, number: int) -> None:
+def test_ramp_needs_a_minimal_gain(gain: float, number: int) -> None:
     assert connections({1: 1e6, 2: gain * 1e6, 3: gain * 1e6}) == number
 
 
@@ -45,7 +45,7 @@ def test_ramp_uses_one_connection_at_full_machine_speed() -> None:
     assert connections({number: number * FAST_ENOUGH * 1.01 for number in range(1, 20)}) == 1
 
 
-def test_bytes_that_were_there_before_are_no_speed() -> None:
+def test_ramp_ignores_bytes_from_an_earlier_run() -> None:
     ramp = ConnectionRamp(0.0, 10**12)
     ramp.update(WINDOW, 10**12)
     assert ramp.connections == 1
@@ -66,7 +66,7 @@ def test_resumed_download_respects_connection_limit() -> None:
     assert ramp.connections == MAX_CONNECTIONS
 
 
-def test_once_settled_it_stays_so() -> None:
+def test_ramp_stays_at_its_final_number() -> None:
     ramp = ConnectionRamp(0.0, 0)
     for number, done in ((1, 10**6), (2, 2 * 10**6), (3, 10**9), (4, 10**12)):
         ramp.update(number * WINDOW, done)

@@ -77,7 +77,7 @@ def test_only_long_pauses_are_reported(patience: RetryPolicy, said: list[str], c
     assert said[-1].endswith("(retry 7 of 7)")
 
 
-def test_progress_gives_the_tries_back(patience: RetryPolicy) -> None:
+def test_progress_resets_the_attempts(patience: RetryPolicy) -> None:
     for _ in range(50):
         patience.wait(RESET)
         patience.progressed(MIN_PROGRESS)
@@ -92,7 +92,7 @@ def test_progress_adds_up_over_several_pieces(patience: RetryPolicy) -> None:
     assert tired(patience, RESET)[0] == 7
 
 
-def test_a_trickle_is_no_progress(patience: RetryPolicy) -> None:
+def test_few_bytes_are_not_progress(patience: RetryPolicy) -> None:
     for _ in range(7):
         patience.progressed(1)
         patience.wait(RESET)
@@ -101,7 +101,7 @@ def test_a_trickle_is_no_progress(patience: RetryPolicy) -> None:
         patience.wait(RESET)
 
 
-def test_the_pause_is_what_the_server_asks_for_if_that_is_longer(patience: RetryPolicy, clock: Clock) -> None:
+def test_longer_retry_after_is_the_pause(patience: RetryPolicy, clock: Clock) -> None:
     patience.wait(TransientError("busy", retry_after=7))
     patience.wait(TransientError("busy", retry_after=0))
     assert clock.pauses[0] == 7
@@ -121,7 +121,7 @@ def test_long_retry_after_ends_with_time_in_hint(asked: float, ends: bool, patie
     assert clock.pauses == []
 
 
-def test_a_host_that_cannot_be_reached_at_all_is_not_tried_long(patience: RetryPolicy) -> None:
+def test_unreachable_host_has_few_attempts(patience: RetryPolicy) -> None:
     assert tired(patience, TransientError("cannot reach it", unreachable=True))[0] < 4
 
 
@@ -130,7 +130,7 @@ def test_lost_network_is_retried_after_progress(patience: RetryPolicy) -> None:
     assert tired(patience, TransientError("cannot reach it", unreachable=True))[0] == 7
 
 
-def test_a_stop_ends_the_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_event_ends_the_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "FIRST_PAUSE", 1000.0)
     stop = threading.Event()
     stop.set()

@@ -30,7 +30,7 @@ def test_parts_of_finds_all_parts_from_any_part(three: list[Path], given: int) -
     assert parts_of(three[given]) == tuple(three)
 
 
-def test_a_whole_file_is_its_own_only_part(tmp_path: Path) -> None:
+def test_single_file_is_its_only_part(tmp_path: Path) -> None:
     assert parts_of(tmp_path / "model.gguf") == (tmp_path / "model.gguf",)
 
 
@@ -40,7 +40,7 @@ def test_a_missing_part_is_named(three: list[Path]) -> None:
         parts_of(three[0])
 
 
-def test_several_missing_parts_are_counted(three: list[Path]) -> None:
+def test_error_counts_the_missing_parts(three: list[Path]) -> None:
     three[1].unlink()
     three[2].unlink()
     with pytest.raises(ModelNotFoundError, match=r"big-00002-of-00003\.gguf and 1 more is missing"):
@@ -48,7 +48,7 @@ def test_several_missing_parts_are_counted(three: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("name", ["x-00003-of-00002.gguf", "x-00000-of-00002.gguf"])
-def test_a_part_number_that_cannot_be_is_refused(tmp_path: Path, name: str) -> None:
+def test_impossible_part_number_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ModelInvalidError, match="is not possible"):
         parts_of(tmp_path / name)
 

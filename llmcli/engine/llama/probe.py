@@ -14,7 +14,7 @@ _OK = "ok"
 _CHILD = """
 import sys
 sys.path[:] = sys.argv.pop(1).splitlines()
-from llmcli.engine.probe import main
+from llmcli.engine.llama.probe import main
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -13,13 +13,14 @@ from io import FileIO
 from pathlib import Path
 
 from llmcli.errors import DiskError
-from llmcli.files import OPEN_SAFE, json_count, json_text, read_note, write_note
+from llmcli.files import BINARY, NO_FOLLOW, json_integer, json_text, read_note, write_note
 from llmcli.models.download.http import Notify
 from llmcli.models.hub import cache
 from llmcli.models.hub.cache import models_of_repo
 
 RECORD_INTERVAL = 512 << 10  # bytes of one segment between two records of its position
 MIN_SPLIT = 8 << 20  # bytes; a smaller rest is not worth another connection
+MAX_SIZE = 1 << 60  # bytes
 RECORD_SUFFIX = ".ranges"
 _RECORD_SIZE = 1024  # bytes, padded: each write must overwrite the one before completely
 _MAX_RECORD = 1 << 20  # bytes
@@ -70,7 +71,7 @@ class PartialFile:
 
     def open(self) -> FileIO:
         """Open the file for writing, without a buffer; it is created if missing, and links are not followed."""
-        return FileIO(os.open(self.path, os.O_RDWR | os.O_CREAT | OPEN_SAFE, 0o666), "r+b")
+        return FileIO(os.open(self.path, os.O_RDWR | os.O_CREAT | BINARY | NO_FOLLOW, 0o666), "r+b")
 
     def split(self) -> Segment | None:
         """Split the longest missing range and give the second half; None when no range is long enough."""
@@ -94,7 +95,8 @@ class PartialFile:
             table = [[segment.start, segment.position, segment.end] for segment in self.segments]
             record = json.dumps({"size": self.size, "segments": table}).encode().ljust(_RECORD_SIZE)
             # In place: an atomic replacement several times a second would slow down the download.
-            with FileIO(os.open(self._record, os.O_WRONLY | os.O_CREAT | OPEN_SAFE, 0o666), "wb") as file:
+            flags = os.O_WRONLY | os.O_CREAT | BINARY | NO_FOLLOW
+            with FileIO(os.open(self._record, flags, 0o666), "wb") as file:
                 file.write(record)
 
     def remove_record(self) -> None:
@@ -303,8 +305,9 @@ def _lock_of(partial: Path) -> Path:
 
 def _interrupted(path: Path, data_dir: Path) -> InterruptedDownload:
     info, record = path.stat(), read_note(_record_path(data_dir, path))
-    reference, size = json_text(record.get("reference")), json_count(record.get("size"))
-    if not reference or not size:
+    try:
+        reference, size = json_text(record["reference"], "reference"), json_integer(record["size"], "size", 1, MAX_SIZE)
+    except (KeyError, ValueError):
         reference, size = cache.repo_of(path.parent.parent.name) or path.name, 0
     downloaded = bytes_downloaded(path, size) if size else info.st_size
     return InterruptedDownload(reference, path, downloaded, size, info.st_mtime)

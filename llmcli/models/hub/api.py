@@ -8,7 +8,6 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from llmcli.errors import ModelNotFoundError, NetworkError
-from llmcli.files import json_count, json_list, json_object, json_text
 from llmcli.models.download.http import Notify, RetryPolicy, TransientError, check_online, hub_headers, request
 from llmcli.models.hub import environment
 from llmcli.models.hub.environment import http_error
@@ -63,23 +62,23 @@ def get_repo(reference: HubReference, offline: bool = False, notify: Notify = ig
     check_online(offline, str(reference))
     revision = reference.revision or MAIN
     path = f"/api/models/{reference.repo}/revision/{quote(revision, safe='')}?blobs=true"
-    data = json_object(_get_json(path, reference, notify))
-    commit = json_text(data.get("sha"))
+    data = _object(_get_json(path, reference, notify))
+    commit = _text(data.get("sha"))
     if not _COMMIT.fullmatch(commit):
         raise NetworkError(
             f"the response about {reference.repo} has no valid commit", "check that HF_ENDPOINT is the URL of a Hub"
         )
-    details = json_object(data.get("gguf"))
+    details = _object(data.get("gguf"))
     return Repo(
         reference.repo,
         revision,
         commit,
-        tuple(filter(None, map(_file, json_list(data.get("siblings"))))),
+        tuple(filter(None, map(_file, _list(data.get("siblings"))))),
         bool(data.get("gated")),
         _license(data),
-        json_count(details.get("total")),
-        json_count(details.get("context_length")),
-        json_text(details.get("architecture")),
+        _count(details.get("total")),
+        _count(details.get("context_length")),
+        _text(details.get("architecture")),
     )
 
 
@@ -92,7 +91,7 @@ def search(text: str, limit: int, offline: bool = False, notify: Notify = ignore
     check_online(offline, "the search")
     query = urlencode({"filter": "gguf", "search": text, "sort": "downloads", "direction": "-1", "limit": str(limit)})
     answer = _get_json(f"/api/models?{query}", HubReference("the list of models"), notify)
-    found = map(_search_result, json_list(answer))
+    found = map(_search_result, _list(answer))
     return [result for result in found if is_repo(result.name)][:limit]
 
 
@@ -140,28 +139,47 @@ def _request_json(path: str, reference: HubReference) -> Any:
 
 def _file(entry: Any) -> RepoFile | None:
     """A file of the listing; None if its name or size is not valid."""
-    entry = json_object(entry)
-    lfs = json_object(entry.get("lfs"))
-    path, size = json_text(entry.get("rfilename")), json_count(lfs.get("size", entry.get("size")))
-    digest = json_text(lfs.get("sha256", lfs.get("oid")))
+    entry = _object(entry)
+    lfs = _object(entry.get("lfs"))
+    path, size = _text(entry.get("rfilename")), _count(lfs.get("size", entry.get("size")))
+    digest = _text(lfs.get("sha256", lfs.get("oid")))
     if size is None or not is_safe_path(path):
         return None
     return RepoFile(path, size, digest if _SHA256.fullmatch(digest) else "")
 
 
 def _search_result(item: Any) -> SearchResult:
-    item = json_object(item)
+    item = _object(item)
     return SearchResult(
-        json_text(item.get("id") or item.get("modelId")),
-        json_count(item.get("downloads")) or 0,
-        json_count(item.get("likes")) or 0,
+        _text(item.get("id") or item.get("modelId")),
+        _count(item.get("downloads")) or 0,
+        _count(item.get("likes")) or 0,
         _license(item),
         bool(item.get("gated")),
-        json_text(item.get("lastModified") or item.get("createdAt"))[:10],
+        _text(item.get("lastModified") or item.get("createdAt"))[:10],
     )
 
 
 def _license(data: Mapping[str, Any]) -> str:
-    tags = map(json_text, json_list(data.get("tags")))
+    tags = map(_text, _list(data.get("tags")))
     tagged = next((tag.removeprefix("license:") for tag in tags if tag.startswith("license:")), "")
-    return (json_text(json_object(data.get("cardData")).get("license")) or tagged)[:60]
+    return (_text(_object(data.get("cardData")).get("license")) or tagged)[:60]
+
+
+# The Hub's responses are untrusted: a value of another type counts as missing.
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 60 else None

@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 
 from llmcli.errors import LlmcliError
-from llmcli.files import json_object, json_text
 from llmcli.models.gguf.splits import is_later_part, parts_of, stem_of
 from llmcli.models.hub.repo_files import DEFAULT_QUANTIZATION
 from llmcli.models.locations import MAX_ENTRIES, FolderModel, Store
@@ -219,10 +218,11 @@ def _is_gguf(folder: str, name: str) -> bool:
 
 def _downloads_folder(settings: Path, home: Path) -> Path | None:
     try:
-        values = json_object(json.loads(_read_small(settings) or "{}"))
+        values = json.loads(_read_small(settings) or "{}")
     except (ValueError, RecursionError):
         return None
-    return _absolute(json_text(values.get("downloadsFolder")), home)
+    folder = values.get("downloadsFolder") if isinstance(values, dict) else None
+    return _absolute(folder, home) if isinstance(folder, str) else None
 
 
 def _absolute(text: str, home: Path) -> Path | None:
