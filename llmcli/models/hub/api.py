@@ -15,7 +15,7 @@ from llmcli.models.hub.repo_files import RepoFile, is_safe_path
 from llmcli.models.reference import MAIN, HubReference, is_repo
 
 MAX_JSON = 32 << 20  # bytes of one response; the largest listings have about 2 MB
-_TRIES = 3
+_ATTEMPTS = 3
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -105,7 +105,7 @@ def check_has_sha256(file: RepoFile, reference: HubReference) -> None:
 
 
 def _get_json(path: str, reference: HubReference, notify: Notify) -> Any:
-    retries = RetryPolicy(notify, _TRIES)
+    retries = RetryPolicy(notify, _ATTEMPTS)
     while True:
         try:
             return _request_json(path, reference)

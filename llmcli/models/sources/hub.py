@@ -22,7 +22,7 @@ from llmcli.models.locations import ModelFile, ModelLocations, Progress
 from llmcli.models.reference import HubReference
 
 ProgressFor = Callable[[str], Progress]
-_TRIES = 4
+_ATTEMPTS = 4
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def remote_header(item: DownloadItem) -> GGUFHeader:
         LlmcliError: the Hub refuses or fails.
     """
     remote = remote_file(item)
-    retries = RetryPolicy(ignore_message, _TRIES)
+    retries = RetryPolicy(ignore_message, _ATTEMPTS)
 
     def fetch(start: int, end: int) -> bytes:
         data = bytearray()

@@ -21,7 +21,7 @@ from llmcli.models.locations import ModelFile, Progress
 from llmcli.models.notes import sha256_of
 from llmcli.models.reference import HubReference, UrlReference
 
-_TRIES = 3
+_ATTEMPTS = 3
 _VERSION, _DIGEST = ".version", ".sha256"  # suffixes of small files beside the model
 
 
@@ -51,7 +51,7 @@ def plan_url(reference: UrlReference, cache_dir: Path, offline: bool, notify: No
         NetworkError: the server cannot be reached.
     """
     check_online(offline, str(reference))
-    retries = RetryPolicy(notify, _TRIES)
+    retries = RetryPolicy(notify, _ATTEMPTS)
     while True:
         try:
             size, version = _size_and_version(reference)
