@@ -214,14 +214,6 @@ def remove(plan: RemovalPlan, locations: ModelLocations) -> None:
                 cache.forget_revision(locations.data_dir, record.reference)
 
 
-def _aliased_file(alias: str, locations: ModelLocations) -> ModelFile | None:
-    """The model file that an alias names; None if it is not on this machine."""
-    with contextlib.suppress(LlmcliError, OSError):
-        file = find_model_file(alias, locations)
-        return file if file.path.is_file() else None
-    return None
-
-
 def _starter(locations: ModelLocations) -> Iterator[InstalledModel]:
     path = starter_path(locations.cache_dir)
     if is_starter_downloaded(locations.cache_dir):
@@ -319,6 +311,14 @@ def _item(
 ) -> InstalledModel:
     last_used = notes.last_use(locations.data_dir, parts[0])
     return InstalledModel(name, source, parts, size, digests, last_used, cached)
+
+
+def _aliased_file(alias: str, locations: ModelLocations) -> ModelFile | None:
+    """The model file that an alias names; None if it is not on this machine."""
+    with contextlib.suppress(LlmcliError, OSError):
+        file = find_model_file(alias, locations)
+        return file if file.path.is_file() else None
+    return None
 
 
 def _is_alone(model: CachedModel) -> bool:

@@ -1,4 +1,4 @@
-"""What the tests of downloads share: a place to pull into, the pull itself, and what it left behind."""
+"""Shared by the tests of downloads: a folder to pull into, the pull itself, and its results."""
 
 import hashlib
 import os

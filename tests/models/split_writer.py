@@ -1,4 +1,4 @@
-"""How tests split a real model into parts, as llama.cpp's gguf-split does."""
+"""Split a real model into parts, as llama.cpp's gguf-split does."""
 
 import struct
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The hub's cache: its models are found whoever put them there, and nothing planted in it does harm."""
+"""The Hub's cache: models of any program are found, and unusual files and links are skipped."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from tests.models.hub_folder import (
 )
 
 
-def shown(models: list[CachedModel]) -> list[tuple[str, str]]:
+def names_of(models: list[CachedModel]) -> list[tuple[str, str]]:
     return [(model.commit[0], model.variant.path) for model in models]
 
 
@@ -103,22 +103,22 @@ def test_models_at_main_come_first_then_the_newest(tmp_path: Path) -> None:
     for commit, age in ((OLD, 300.0), (NEW, 200.0), (THIRD, 100.0)):
         add_file(tmp_path, "m.gguf", commit.encode(), commit)
         touch_commit(tmp_path, commit, age)
-    assert shown(models_of_repo(tmp_path, REPO)) == [("c", "m.gguf"), ("b", "m.gguf"), ("a", "m.gguf")]
+    assert names_of(models_of_repo(tmp_path, REPO)) == [("c", "m.gguf"), ("b", "m.gguf"), ("a", "m.gguf")]
     set_ref(tmp_path, "main", OLD)
-    assert shown(models_of_repo(tmp_path, REPO)) == [("a", "m.gguf"), ("c", "m.gguf"), ("b", "m.gguf")]
+    assert names_of(models_of_repo(tmp_path, REPO)) == [("a", "m.gguf"), ("c", "m.gguf"), ("b", "m.gguf")]
 
 
 @pytest.mark.parametrize("content", [b"", b"../../..", b"\xff\xfe", NEW[:39].encode(), b"x" * 100_000])
 def test_damaged_ref_has_no_commit(tmp_path: Path, content: bytes) -> None:
     add_file(tmp_path, "m.gguf", b"bytes")
     set_ref(tmp_path, "main", "").write_bytes(content)
-    assert shown(models_of_repo(tmp_path, REPO)) == [("b", "m.gguf")]
+    assert names_of(models_of_repo(tmp_path, REPO)) == [("b", "m.gguf")]
 
 
 def test_files_deep_below_a_snapshot_are_skipped(tmp_path: Path) -> None:
     add_file(tmp_path, "1/2/3/4/m.gguf", b"near")
     add_file(tmp_path, "1/2/3/4/5/n.gguf", b"far")
-    assert shown(cached_models(tmp_path)) == [("b", "1/2/3/4/m.gguf")]
+    assert names_of(cached_models(tmp_path)) == [("b", "1/2/3/4/m.gguf")]
 
 
 def test_links_to_folders_are_not_entered(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_links_to_folders_are_not_entered(tmp_path: Path) -> None:
     (snapshot / "out").symlink_to(outside, target_is_directory=True)
     (snapshot / "round").symlink_to("..", target_is_directory=True)
     (snapshot.parent / OLD).symlink_to(outside, target_is_directory=True)
-    assert shown(cached_models(hub)) == [("b", "m.gguf")]
+    assert names_of(cached_models(hub)) == [("b", "m.gguf")]
 
 
 def test_folder_or_broken_link_with_a_gguf_name_is_skipped(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_folder_or_broken_link_with_a_gguf_name_is_skipped(tmp_path: Path) -> No
     (snapshot / "folder.gguf").mkdir()
     (snapshot / "broken.gguf").symlink_to("../../blobs/none")
     (snapshot / "circle.gguf").symlink_to("circle.gguf")
-    assert shown(cached_models(tmp_path)) == [("b", "m.gguf")]
+    assert names_of(cached_models(tmp_path)) == [("b", "m.gguf")]
 
 
 def test_ollama_name_with_escape_codes_is_skipped(tmp_path: Path) -> None:

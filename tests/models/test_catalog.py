@@ -1,4 +1,4 @@
-"""The catalogue: each entry can be true, and what is recommended suits the machine."""
+"""The catalog: its entries are plausible, and the recommendation suits the machine."""
 
 import re
 

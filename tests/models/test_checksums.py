@@ -1,4 +1,4 @@
-"""Verified: a checksum that was found holds as long as the file stays as it was, and no longer."""
+"""Recorded checksums: valid as long as the file is unchanged."""
 
 import json
 import os

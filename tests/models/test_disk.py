@@ -1,4 +1,4 @@
-"""A disk that is full, may only be read, or fails anywhere: one clear line, and nothing that is not verified."""
+"""A disk that is full, read-only or faulty: one clear error, and only verified files."""
 
 import errno
 import hashlib

@@ -1,4 +1,4 @@
-"""The hub's places: the same as huggingface_hub itself would take them, in every environment."""
+"""The settings of the environment: equal to those of huggingface_hub."""
 
 import json
 import os
@@ -53,7 +53,7 @@ print(json.dumps(found))
 
 
 @pytest.fixture(scope="module")
-def library() -> list[list[object]]:
+def library_values() -> list[list[object]]:
     """What huggingface_hub takes in each of the environments."""
     names = {name for environment in ENVIRONMENTS for name in environment}
     rest = {name: value for name, value in os.environ.items() if name not in names}
@@ -71,12 +71,12 @@ def library() -> list[list[object]]:
 
 @pytest.mark.parametrize("number", range(len(ENVIRONMENTS)), ids=lambda number: str(ENVIRONMENTS[number]))
 def test_environment_paths_equal_those_of_huggingface_hub(
-    library: list[list[object]], number: int, monkeypatch: pytest.MonkeyPatch
+    library_values: list[list[object]], number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_ENDPOINT")
     for name, value in {"HOME": "/home/me", "USERPROFILE": "/home/me", "BASE": "/base", **ENVIRONMENTS[number]}.items():
         monkeypatch.setenv(name, value)
-    cache, token, endpoint, offline = library[number]
+    cache, token, endpoint, offline = library_values[number]
     assert environment.hub_cache() == Path(str(cache))
     assert environment.token_file() == Path(str(token))
     assert environment.endpoint() == endpoint

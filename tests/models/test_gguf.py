@@ -1,4 +1,4 @@
-"""read_header: what a sound file says, and how each broken one is refused."""
+"""read_header: the facts of a valid file, and the error for each invalid one."""
 
 import os
 import random

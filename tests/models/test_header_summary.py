@@ -1,4 +1,4 @@
-"""peek: the facts of a listing from the first bytes of a file, and nothing but an empty glimpse of anything else."""
+"""read_summary: the facts for a list from the first bytes of a file; empty for anything else."""
 
 import struct
 from pathlib import Path

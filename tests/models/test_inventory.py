@@ -1,4 +1,4 @@
-"""The inventory: every model that is here, under a name of its own that leads back to it."""
+"""The inventory: every model on this machine has a name of its own that a lookup resolves."""
 
 from dataclasses import replace
 from pathlib import Path

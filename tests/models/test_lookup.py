@@ -1,4 +1,4 @@
-"""find: files, the starter, the hub's cache, imported folders, and help for everything that is not here."""
+"""find_model_file: files, the starter, the cache of the Hub, imported folders, and hints for unknown names."""
 
 import os
 from dataclasses import replace

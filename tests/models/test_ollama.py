@@ -1,4 +1,4 @@
-"""Ollama's models: found by Ollama's names, read where they are, and nothing outside of the store is looked at."""
+"""Ollama's models: found by Ollama's names, read in place, and nothing outside of the store is read."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""A partial download: taken up where it stood, and never believed to hold a byte that was not written."""
+"""Partial downloads: resumed at the right byte, and never more bytes than were written."""
 
 import json
 import os
@@ -27,7 +27,7 @@ BODY = bytes(1 + number % 255 for number in range(SIZE))  # no zero, which a gap
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments of four bytes are worth a connection."""
     monkeypatch.setattr(module, "MIN_SPLIT", 4)
 
@@ -46,7 +46,7 @@ def write(partial: PartialFile, segment: Segment, n_bytes: int) -> None:
     segment.position += n_bytes
 
 
-def in_two(path: Path, first: int = 10, second: int = 5) -> PartialFile:
+def in_two_segments(path: Path, first: int = 10, second: int = 5) -> PartialFile:
     """A download by two connections, with a gap between what they have brought."""
     partial = PartialFile(path, SIZE)
     other = partial.split()
@@ -57,7 +57,7 @@ def in_two(path: Path, first: int = 10, second: int = 5) -> PartialFile:
     return partial
 
 
-def noted(path: Path, **changes: Any) -> None:
+def recorded(path: Path, **changes: Any) -> None:
     notes = path.with_name(path.name + RECORD_SUFFIX)
     notes.write_text(json.dumps(json.loads(notes.read_text()) | changes))
 
@@ -114,7 +114,7 @@ def test_short_range_is_not_split(path: Path) -> None:
 
 
 def test_split_download_resumes_in_its_segments(path: Path) -> None:
-    in_two(path)
+    in_two_segments(path)
     again = PartialFile(path, SIZE)
     assert positions(again) == [(0, 10, 50), (50, 55, 100)]
     assert (again.done, again.frontier, bytes_downloaded(path, SIZE)) == (15, 10, 15)
@@ -130,14 +130,14 @@ def test_split_is_recorded_before_the_second_half_starts(path: Path) -> None:
 
 
 def test_unrecorded_bytes_are_downloaded_again(path: Path) -> None:
-    partial = in_two(path)
+    partial = in_two_segments(path)
     write(partial, partial.segments[0], 7)
     write(partial, partial.segments[1], 7)
     assert PartialFile(path, SIZE).done == 15
 
 
 def test_frontier_is_first_gap_or_file_size(path: Path) -> None:
-    partial = in_two(path)
+    partial = in_two_segments(path)
     write(partial, partial.segments[1], SIZE)
     assert partial.frontier == 10
     write(partial, partial.segments[0], SIZE)
@@ -160,7 +160,7 @@ def test_download_with_many_segments_is_resumed(path: Path) -> None:
     ids=["torn", "null", "list", "no utf-8", "deep", "long", "lacking"],
 )
 def test_damaged_segment_record_restarts_the_download(path: Path, content: bytes) -> None:
-    in_two(path)
+    in_two_segments(path)
     path.with_name(path.name + RECORD_SUFFIX).write_bytes(content)
     assert bytes_downloaded(path, SIZE) == 0
     assert positions(PartialFile(path, SIZE)) == [(0, 0, SIZE)]
@@ -198,21 +198,21 @@ def test_empty_segment_record_means_no_gap(path: Path) -> None:
     ids=str,
 )
 def test_impossible_segment_record_is_ignored(path: Path, segments: Any) -> None:
-    in_two(path)  # the file has 55 bytes
-    noted(path, segments=segments)
+    in_two_segments(path)  # the file has 55 bytes
+    recorded(path, segments=segments)
     assert bytes_downloaded(path, SIZE) == 0
     assert positions(PartialFile(path, SIZE)) == [(0, 0, SIZE)]
 
 
 @pytest.mark.parametrize("size", [99, "100", None, [100]])
 def test_segment_record_of_another_size_is_ignored(path: Path, size: Any) -> None:
-    in_two(path)
-    noted(path, size=size)
+    in_two_segments(path)
+    recorded(path, size=size)
     assert PartialFile(path, SIZE).done == 0
 
 
 def test_segment_record_without_its_file_is_removed(path: Path) -> None:
-    in_two(path)
+    in_two_segments(path)
     path.unlink()
     assert bytes_downloaded(path, SIZE) == 0
     assert PartialFile(path, SIZE).done == 0
@@ -236,7 +236,7 @@ def test_partial_refuses_link_and_keeps_its_target(path: Path, tmp_path: Path) -
 
 @pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="POSIX links")
 def test_partial_does_not_use_link_as_record(path: Path, tmp_path: Path) -> None:
-    in_two(path)
+    in_two_segments(path)
     notes, target = path.with_name(path.name + RECORD_SUFFIX), tmp_path / "private"
     os.rename(notes, target)
     content = target.read_bytes()
@@ -257,7 +257,7 @@ def test_folder_instead_of_the_file_is_refused(path: Path) -> None:
 
 def test_bytes_downloaded_is_read_only(path: Path) -> None:
     assert bytes_downloaded(path, SIZE) == 0
-    in_two(path)
+    in_two_segments(path)
     for content in (None, b"{", b""):
         if content is not None:
             path.with_name(path.name + RECORD_SUFFIX).write_bytes(content)
@@ -268,7 +268,7 @@ def test_bytes_downloaded_is_read_only(path: Path) -> None:
 
 
 def test_discard_deletes_file_and_record(path: Path) -> None:
-    partial = in_two(path)
+    partial = in_two_segments(path)
     partial.discard()
     assert (partial.done, list(path.parent.glob("sha*"))) == (0, [])
 

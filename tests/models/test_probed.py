@@ -1,4 +1,4 @@
-"""The memory of probed files: keyed by path, size, time and build, never in the way when it is broken."""
+"""The record of probed files: by path, size, time and build; a damaged record is ignored."""
 
 import json
 import os

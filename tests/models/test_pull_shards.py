@@ -1,4 +1,4 @@
-"""A model in several files comes complete and from one commit, or not at all; its projector when it is wanted."""
+"""Split models: pulled completely and from one commit, or not at all; the projector on request."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The ramp: connections are added as long as each one pays, and then no more."""
+"""The ramp: connections are added as long as each one makes the download faster."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""parse: every form of a reference, addresses as people paste them, and help for forms that are nearly right."""
+"""parse: every form of a reference, pasted URLs, and hints for forms that are almost right."""
 
 import pytest
 from hypothesis import given
@@ -22,7 +22,7 @@ SHA256 = "0123456789abcdef" * 4
 COMMIT = "a1" * 20
 
 
-def fault(text: str, endpoint: str = "") -> tuple[str, str]:
+def error_of(text: str, endpoint: str = "") -> tuple[str, str]:
     with pytest.raises(ModelNotFoundError) as caught:
         parse(text, endpoint=endpoint)
     assert "\n" not in str(caught.value) + caught.value.hint
@@ -131,7 +131,7 @@ def test_url_of_the_mirror_is_a_hub_reference(mirror: str) -> None:
     ],
 )
 def test_almost_valid_form_gets_the_valid_one_as_hint(wrong: str, hint: str) -> None:
-    assert hint in fault(wrong)[1]
+    assert hint in error_of(wrong)[1]
 
 
 @pytest.mark.parametrize(
@@ -166,13 +166,13 @@ def test_almost_valid_form_gets_the_valid_one_as_hint(wrong: str, hint: str) -> 
     ],
 )
 def test_invalid_reference_is_refused_in_one_line(wrong: str) -> None:
-    message, _hint = fault(wrong)
+    message, _hint = error_of(wrong)
     assert message.isprintable()
 
 
 def test_invalid_mirror_affects_only_urls() -> None:
     assert parse("owner/repo", endpoint="https://[") == HubReference("owner/repo")
-    fault("https://example.org/x.gguf", endpoint="https://[")
+    error_of("https://example.org/x.gguf", endpoint="https://[")
 
 
 def test_an_alias_is_followed_once() -> None:

@@ -1,4 +1,4 @@
-"""read_remote_header: little is fetched, nothing twice, and the answer is that of read_header on the whole file."""
+"""read_remote_header: few bytes, none of them twice, and the result of read_header for the whole file."""
 
 import random
 import struct

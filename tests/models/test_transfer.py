@@ -1,4 +1,4 @@
-"""Downloads that are killed, interrupted, made faster by more connections, or sent away by the hub."""
+"""Downloads that are killed or interrupted, with several connections, or redirected by the Hub."""
 
 import hashlib
 import os
@@ -32,7 +32,7 @@ def pulls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pulls]:
         yield made
 
 
-def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+def early_split(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "WINDOW", 0.1)
     monkeypatch.setattr(partial_file, "MIN_SPLIT", 1 << 18)
     monkeypatch.setattr(transfer, "RECORD_INTERVAL", 1 << 15)
@@ -56,7 +56,7 @@ def test_kill_9_at_twenty_places_downloads_no_byte_twice(pulls: Pulls, starter: 
 
 
 def test_slow_connections_get_more_connections(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
-    eager(monkeypatch)
+    early_split(monkeypatch)
     pulls.hub.throttle = 2 * MIB
     begin = time.monotonic()
     assert sha256(pulls.pull()) == DIGEST
@@ -93,7 +93,7 @@ def test_parallel_download_resumes_in_all_gaps_after_kill_9(pulls: Pulls) -> Non
 
 
 def test_an_interrupt_of_a_parallel_download_loses_nothing(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
-    eager(monkeypatch)
+    early_split(monkeypatch)
     pulls.hub.throttle = 2 * MIB
 
     def interrupt(done: int, total: int) -> None:

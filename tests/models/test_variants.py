@@ -1,4 +1,4 @@
-"""Variants: what a repository's list of files offers, and the one that is taken."""
+"""The quantizations of a repository: the list of them, and the selection of one."""
 
 from contextlib import suppress
 

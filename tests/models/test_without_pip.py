@@ -1,4 +1,4 @@
-"""The starter where there is no pip: from the hub, the same bytes or nothing."""
+"""The starter without pip: downloaded from the Hub, with the same sha256."""
 
 from pathlib import Path
 
@@ -44,5 +44,5 @@ def test_error_without_pip_and_hub_has_both_reasons(tmp_path: Path) -> None:
     assert "ensurepip" in caught.value.hint
 
 
-def _give_up(_patience: RetryPolicy, fault: TransientError) -> None:
+def _give_up(_retries: RetryPolicy, fault: TransientError) -> None:
     raise LlmcliError(str(fault))

@@ -113,6 +113,29 @@ def fetch(item: DownloadItem, progress: Progress, notify: Notify, check: Callabl
         raise _disk_error(item, error) from error
 
 
+def remote_file(item: DownloadItem) -> RemoteFile:
+    """The remote file to download."""
+    path = "/".join(quote(part, safe="") for part in item.file.path.split("/"))
+    url = f"{environment.endpoint()}/{item.repo}/resolve/{item.commit}/{path}"
+    name = HubReference(item.repo, file=item.file.path, revision=item.commit)
+    return RemoteFile(url, hub_headers(), name, item.file.size, item.file.sha256, item.commit)
+
+
+def sync_to_disk(path: Path) -> None:
+    """Sync a file or a folder to disk, if the system supports it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    except OSError:  # Windows cannot open folders
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno in (*_FULL, errno.EIO):
+            raise
+    finally:
+        os.close(descriptor)
+
+
 def _download(item: DownloadItem, progress: Progress, notify: Notify) -> None:
     """Download and verify the blob; after a checksum mismatch, download it once more from the start."""
     size, expected = item.file.size, item.file.sha256
@@ -135,34 +158,11 @@ def _download(item: DownloadItem, progress: Progress, notify: Notify) -> None:
     )
 
 
-def remote_file(item: DownloadItem) -> RemoteFile:
-    """The remote file to download."""
-    path = "/".join(quote(part, safe="") for part in item.file.path.split("/"))
-    url = f"{environment.endpoint()}/{item.repo}/resolve/{item.commit}/{path}"
-    name = HubReference(item.repo, file=item.file.path, revision=item.commit)
-    return RemoteFile(url, hub_headers(), name, item.file.size, item.file.sha256, item.commit)
-
-
 def _has_size(path: Path, size: int) -> bool:
     try:
         return path.is_file() and path.stat().st_size == size
     except OSError:
         return False
-
-
-def sync_to_disk(path: Path) -> None:
-    """Sync a file or a folder to disk, if the system supports it."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    except OSError:  # Windows cannot open folders
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno in (*_FULL, errno.EIO):
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _disk_error(item: DownloadItem, error: OSError) -> DiskError:

@@ -119,49 +119,6 @@ def bytes_downloaded(path: Path, size: int) -> int:
     return sum(segment.position - segment.start for segment in segments)
 
 
-def _segments(path: Path, size: int, have: int) -> list[Segment]:
-    """The segments from the record; without a record, one from the length of the file (`have`)."""
-    record = _segments_path(path)
-    if not os.path.lexists(record) or record.lstat().st_size == 0:  # empty: the process was killed before any gap
-        return [Segment(0, have if have <= size else 0, size)]
-    return (_read_segments(record, size, have) if have <= size else None) or [Segment(0, 0, size)]
-
-
-def _read_segments(record: Path, size: int, have: int) -> list[Segment] | None:
-    """The segments of the record; None if it is missing, not valid, or does not match the file."""
-    try:
-        if not stat.S_ISREG(record.lstat().st_mode):
-            return None
-        with record.open("rb") as file:
-            data = json.loads(file.read(_MAX_RECORD))
-        segments = [Segment(int(start), int(position), int(end)) for start, position, end in data["segments"]]
-        if data["size"] != size:
-            return None
-    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
-        return None
-    edges = [0, *(segment.end for segment in segments)]
-    is_valid = all(
-        segment.start == edge
-        and edge <= segment.position <= (min(segment.end, have) if segment.position > edge else segment.end)
-        for segment, edge in zip(segments, edges, strict=False)
-    )
-    return segments if is_valid and edges[-1] == size else None
-
-
-def _segments_path(partial: Path) -> Path:
-    return partial.with_name(partial.name + RECORD_SUFFIX)
-
-
-def _length(path: Path) -> int:
-    try:
-        info = path.lstat()
-    except FileNotFoundError:
-        return 0
-    if not stat.S_ISREG(info.st_mode):
-        raise DiskError(f"{path} is not a regular file", "inspect it and remove it")
-    return info.st_size
-
-
 @contextmanager
 def exclusive(lock: Path, what: str, notify: Notify, on_wait: Callable[[], None]) -> Iterator[None]:
     """Lock for the time of the block. While another process has the lock, report it once and call `on_wait`.
@@ -218,29 +175,6 @@ def try_exclusive(lock: Path) -> Iterator[bool]:
         guard.release()
 
 
-def _holder_name(holder: Path) -> str:
-    with contextlib.suppress(OSError, ValueError):
-        pid, host = holder.read_text()[:300].split()
-        is_local = host == socket.gethostname()
-        if is_local and not _is_running(int(pid)):
-            return "another program"
-        return f"process {int(pid)}" + ("" if is_local else f" on {host}")
-    return "another program"
-
-
-def _is_running(pid: int) -> bool:
-    """Whether the process exists; a killed process leaves its file behind."""
-    if os.name != "posix":
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
 @dataclass(frozen=True)
 class InterruptedDownload:
     """An interrupted download. `name` is the reference to pull; `size` is 0 (unknown) if another program started it."""
@@ -292,6 +226,72 @@ def has_complete_parts(item: InterruptedDownload) -> bool:
     folder = item.path.parent.parent
     repo = cache.repo_of(folder.name)
     return bool(repo and models_of_repo(folder.parent, repo, whole=False))
+
+
+def _segments(path: Path, size: int, have: int) -> list[Segment]:
+    """The segments from the record; without a record, one from the length of the file (`have`)."""
+    record = _segments_path(path)
+    if not os.path.lexists(record) or record.lstat().st_size == 0:  # empty: the process was killed before any gap
+        return [Segment(0, have if have <= size else 0, size)]
+    return (_read_segments(record, size, have) if have <= size else None) or [Segment(0, 0, size)]
+
+
+def _read_segments(record: Path, size: int, have: int) -> list[Segment] | None:
+    """The segments of the record; None if it is missing, not valid, or does not match the file."""
+    try:
+        if not stat.S_ISREG(record.lstat().st_mode):
+            return None
+        with record.open("rb") as file:
+            data = json.loads(file.read(_MAX_RECORD))
+        segments = [Segment(int(start), int(position), int(end)) for start, position, end in data["segments"]]
+        if data["size"] != size:
+            return None
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return None
+    edges = [0, *(segment.end for segment in segments)]
+    is_valid = all(
+        segment.start == edge
+        and edge <= segment.position <= (min(segment.end, have) if segment.position > edge else segment.end)
+        for segment, edge in zip(segments, edges, strict=False)
+    )
+    return segments if is_valid and edges[-1] == size else None
+
+
+def _segments_path(partial: Path) -> Path:
+    return partial.with_name(partial.name + RECORD_SUFFIX)
+
+
+def _length(path: Path) -> int:
+    try:
+        info = path.lstat()
+    except FileNotFoundError:
+        return 0
+    if not stat.S_ISREG(info.st_mode):
+        raise DiskError(f"{path} is not a regular file", "inspect it and remove it")
+    return info.st_size
+
+
+def _holder_name(holder: Path) -> str:
+    with contextlib.suppress(OSError, ValueError):
+        pid, host = holder.read_text()[:300].split()
+        is_local = host == socket.gethostname()
+        if is_local and not _is_running(int(pid)):
+            return "another program"
+        return f"process {int(pid)}" + ("" if is_local else f" on {host}")
+    return "another program"
+
+
+def _is_running(pid: int) -> bool:
+    """Whether the process exists; a killed process leaves its file behind."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _lock_of(partial: Path) -> Path:

@@ -176,6 +176,42 @@ def models_of_repo(cache: Path, repo: str, whole: bool = True) -> list[CachedMod
     return [model for commit, _time in commits for model in _models_at(cache, repo, commit, whole)]
 
 
+@dataclass(frozen=True)
+class PulledRevision:
+    """The revision and files of `reference` when it was pulled; `time` is in seconds since 1970."""
+
+    reference: str
+    repo: str
+    commit: str
+    files: tuple[RepoFile, ...]
+    projector: RepoFile | None
+    license: str
+    time: float
+
+
+def save_revision(data_dir: Path, record: PulledRevision) -> None:
+    """Write the record; it replaces an older one. Raises OSError."""
+    write_note(_revision_path(data_dir, record.reference), asdict(record))
+
+
+def load_revision(data_dir: Path, reference: str) -> PulledRevision | None:
+    """The record of a reference; None if there is none or it cannot be read."""
+    return _read_revision(_revision_path(data_dir, reference))
+
+
+def all_revisions(data_dir: Path) -> list[PulledRevision]:
+    """Every record, the newest first."""
+    with contextlib.suppress(OSError):
+        found = filter(None, map(_read_revision, (data_dir / "pulled").glob("*.json")))
+        return sorted(found, key=lambda record: -record.time)
+    return []
+
+
+def forget_revision(data_dir: Path, reference: str) -> None:
+    """Remove the record of a reference. Raises OSError."""
+    _revision_path(data_dir, reference).unlink(missing_ok=True)
+
+
 def _models_at(cache: Path, repo: str, commit: str, whole: bool) -> Iterator[CachedModel]:
     folder = folder_of(cache, repo) / "snapshots" / commit
     files = list(_files(folder, "", _MAX_DEPTH))
@@ -213,42 +249,6 @@ def _digest(entry: "os.DirEntry[str]") -> str:
         return ""
     name = os.path.basename(os.readlink(entry.path))
     return name if _SHA256.fullmatch(name) else ""
-
-
-@dataclass(frozen=True)
-class PulledRevision:
-    """The revision and files of `reference` when it was pulled; `time` is in seconds since 1970."""
-
-    reference: str
-    repo: str
-    commit: str
-    files: tuple[RepoFile, ...]
-    projector: RepoFile | None
-    license: str
-    time: float
-
-
-def save_revision(data_dir: Path, record: PulledRevision) -> None:
-    """Write the record; it replaces an older one. Raises OSError."""
-    write_note(_revision_path(data_dir, record.reference), asdict(record))
-
-
-def load_revision(data_dir: Path, reference: str) -> PulledRevision | None:
-    """The record of a reference; None if there is none or it cannot be read."""
-    return _read_revision(_revision_path(data_dir, reference))
-
-
-def all_revisions(data_dir: Path) -> list[PulledRevision]:
-    """Every record, the newest first."""
-    with contextlib.suppress(OSError):
-        found = filter(None, map(_read_revision, (data_dir / "pulled").glob("*.json")))
-        return sorted(found, key=lambda record: -record.time)
-    return []
-
-
-def forget_revision(data_dir: Path, reference: str) -> None:
-    """Remove the record of a reference. Raises OSError."""
-    _revision_path(data_dir, reference).unlink(missing_ok=True)
 
 
 def _revision_path(data_dir: Path, reference: str) -> Path:

@@ -25,13 +25,6 @@ _ATTEMPTS = 3
 _VERSION, _DIGEST = ".version", ".sha256"  # suffixes of small files beside the model
 
 
-def download_path(reference: UrlReference, cache_dir: Path) -> Path:
-    """The path at which the file of a URL is stored."""
-    name = unquote(urlsplit(reference.url).path).rpartition("/")[2]
-    key = hashlib.sha256(reference.url.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return cache_dir / "urls" / key / (name if is_safe_path(name) else "model.gguf")
-
-
 @dataclass(frozen=True)
 class UrlPlan:
     """What will be downloaded from a URL; sizes are in bytes."""
@@ -83,6 +76,39 @@ def pull_url(plan: UrlPlan, progress: Progress, notify: Notify) -> ModelFile:
     return ModelFile(place, (place,), stem_of(place), trusted=False)
 
 
+def download_path(reference: UrlReference, cache_dir: Path) -> Path:
+    """The path at which the file of a URL is stored."""
+    name = unquote(urlsplit(reference.url).path).rpartition("/")[2]
+    key = hashlib.sha256(reference.url.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return cache_dir / "urls" / key / (name if is_safe_path(name) else "model.gguf")
+
+
+def downloaded_files(cache_dir: Path) -> list[Path]:
+    """The files that were downloaded from URLs."""
+    return sorted((cache_dir / "urls").glob("*/*.gguf"))
+
+
+def expected_sha256(place: Path) -> str:
+    """The sha256 in the URL of a downloaded file; "" if it had none."""
+    return _read_note(place, _DIGEST)
+
+
+def _size_and_version(reference: UrlReference) -> tuple[int, str]:
+    """The size of the file in bytes, and its ETag or Last-Modified."""
+    with request(reference.url, {"range": "bytes=0-0"}, to_other_hosts=True) as (response, _hops):
+        host = host_of(reference.url)
+        if response.status_code in (404, 410):
+            raise ModelNotFoundError(f"{host} has no such file", f"check the URL {reference}")
+        if response.status_code not in (200, 206):
+            raise NetworkError(f"{host} returned status {response.status_code}", f"open {reference} in a browser")
+        match = re.fullmatch(r"bytes 0-0/(\d+)", response.headers.get("content-range", ""))
+        length = match[1] if match else response.headers.get("content-length", "")
+        version = response.headers.get("etag", "") or response.headers.get("last-modified", "")
+    if not length.isdigit() or not 0 < int(length) < 1 << 50 or "text/html" in response.headers.get("content-type", ""):
+        raise NetworkError(f"{host} did not return a file", f"open {reference} in a browser")
+    return int(length), version[:200]
+
+
 def _is_downloaded(plan: UrlPlan, progress: Progress) -> bool:
     """Whether the file is downloaded: its size and version match, and its sha256 if the URL has one."""
     place, expected = plan.path, plan.reference.sha256
@@ -116,27 +142,6 @@ def _download(plan: UrlPlan, progress: Progress, notify: Notify) -> None:
         notify(f"not verified: {source_name.repo} publishes no checksum; the file has sha256={digest}")
 
 
-def _size_and_version(reference: UrlReference) -> tuple[int, str]:
-    """The size of the file in bytes, and its ETag or Last-Modified."""
-    with request(reference.url, {"range": "bytes=0-0"}, to_other_hosts=True) as (response, _hops):
-        host = host_of(reference.url)
-        if response.status_code in (404, 410):
-            raise ModelNotFoundError(f"{host} has no such file", f"check the URL {reference}")
-        if response.status_code not in (200, 206):
-            raise NetworkError(f"{host} returned status {response.status_code}", f"open {reference} in a browser")
-        match = re.fullmatch(r"bytes 0-0/(\d+)", response.headers.get("content-range", ""))
-        length = match[1] if match else response.headers.get("content-length", "")
-        version = response.headers.get("etag", "") or response.headers.get("last-modified", "")
-    if not length.isdigit() or not 0 < int(length) < 1 << 50 or "text/html" in response.headers.get("content-type", ""):
-        raise NetworkError(f"{host} did not return a file", f"open {reference} in a browser")
-    return int(length), version[:200]
-
-
-def expected_sha256(place: Path) -> str:
-    """The sha256 in the URL of a downloaded file; "" if it had none."""
-    return _read_note(place, _DIGEST)
-
-
 def _read_note(place: Path, suffix: str) -> str:
     try:
         return place.with_suffix(suffix).read_text()[:200]
@@ -146,8 +151,3 @@ def _read_note(place: Path, suffix: str) -> str:
 
 def _partial(place: Path) -> Path:
     return place.with_name(place.name + PARTIAL)
-
-
-def downloaded_files(cache_dir: Path) -> list[Path]:
-    """The files that were downloaded from URLs."""
-    return sorted((cache_dir / "urls").glob("*/*.gguf"))
