@@ -20,9 +20,9 @@ SIZE = 4 * MIB + 123
 DATA = some_bytes(SIZE)
 DIGEST = hashlib.sha256(DATA).hexdigest()
 # For a process of its own: several connections as soon as possible.
-EAGER = """
-from llmcli.models.hub import partial, ramp
-ramp.WINDOW, ramp.GAIN, partial.SMALLEST, partial.WRITTEN_DOWN = 0.1, 0.0, 1 << 18, 1 << 15
+EARLY_SPLIT = """
+from llmcli.models.download import partial_file, transfer
+transfer.WINDOW, transfer.MIN_GAIN, transfer.RECORD_INTERVAL, partial_file.MIN_SPLIT = 0.1, 0.0, 1 << 15, 1 << 18
 """
 
 
@@ -78,7 +78,7 @@ def test_parallel_download_resumes_in_all_gaps_after_kill_9(pulls: Pulls) -> Non
     pulls.hub.throttle = MIB
     kills = 4
     for number in range(kills):
-        with pulls.process(EAGER) as running:
+        with pulls.process(EARLY_SPLIT) as running:
             seen = len(pulls.hub.requests("cdn"))
             goal = pulls.hub.served + SIZE // 6
             wait_until(lambda: len(pulls.hub.requests("cdn")) > seen + 1 and pulls.hub.served > goal)  # noqa: B023

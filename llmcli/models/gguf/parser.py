@@ -72,7 +72,7 @@ def read_header(path: Path) -> GGUFHeader:
     ModelNotFoundError (no such file, a folder, a pipe) or DiskError (it cannot be read).
     """
     try:
-        with _mapped(path) as (view, size):
+        with _map_file(path) as (view, size):
             return parse_header(view, size)
     except ModelInvalidError as error:
         raise ModelInvalidError(f"{path}: {error}", error.hint) from None
@@ -88,14 +88,14 @@ def read_remote_header(fetch: Fetch, size: int, name: str) -> GGUFHeader:
     """
     head = b""
     for end in _ENDS:
-        head += _piece(fetch, len(head), min(end, size), name)
+        head += _fetch_exactly(fetch, len(head), min(end, size), name)
         try:
             return parse_header(head, size)
         except TruncatedHeaderError as cut:
             if cut.needed > MAX_READ:
                 break
         except ModelInvalidError as error:
-            raise ModelInvalidError(f"{name}: {error}", _hint(error)) from None
+            raise ModelInvalidError(f"{name}: {error}", _remote_hint(error)) from None
     raise ModelInvalidError(
         f"the header of {name} is longer than {MAX_READ >> 20} MiB, the limit for a remote file",
         "download the file if you trust its publisher; it may be damaged",
@@ -111,7 +111,7 @@ def read_summary(path: Path) -> HeaderSummary:
         return HeaderSummary(None, "")
     if head[:4] != MAGIC:
         return HeaderSummary(None, "")
-    metadata = _first_keys(head)
+    metadata = _read_first_keys(head)
     context = next((value for key, value in metadata.items() if key.endswith(".context_length")), None)
     file_type = metadata.get("general.file_type")
     quantization = quantization_name(file_type, ()) if isinstance(file_type, int) else ""
@@ -162,12 +162,12 @@ def check_metadata(metadata: Mapping[str, Value], n_tensors: int) -> None:
 
 def describe_file(head: bytes, size: int) -> ModelInvalidError:
     """The error for a file of `size` bytes whose first bytes, `head`, are not those of a GGUF file."""
-    message, hint = _name(head, size)
+    message, hint = _describe(head, size)
     return ModelInvalidError(message, hint)
 
 
 @contextmanager
-def _mapped(path: Path) -> Iterator[tuple[mmap.mmap | bytes, int]]:
+def _map_file(path: Path) -> Iterator[tuple[mmap.mmap | bytes, int]]:
     """The bytes of a regular file, and its size."""
     info = path.stat()
     # Check before opening: opening a pipe waits forever.
@@ -193,7 +193,7 @@ def _os_error(path: Path, error: OSError) -> LlmcliError:
     return read_error(path, error)
 
 
-def _piece(fetch: Fetch, start: int, end: int, name: str) -> bytes:
+def _fetch_exactly(fetch: Fetch, start: int, end: int, name: str) -> bytes:
     if end <= start:  # an empty file
         return b""
     piece = fetch(start, end)
@@ -205,12 +205,12 @@ def _piece(fetch: Fetch, start: int, end: int, name: str) -> bytes:
     return piece
 
 
-def _hint(error: ModelInvalidError) -> str:
+def _remote_hint(error: ModelInvalidError) -> str:
     """The hint for a file on a server: it is not downloaded yet, so downloading it again cannot help."""
     return "choose another file: this one is damaged on its server" if "again" in error.hint else error.hint
 
 
-def _first_keys(head: bytes) -> dict[str, object]:
+def _read_first_keys(head: bytes) -> dict[str, object]:
     metadata: dict[str, object] = {}
     cursor = Cursor(head, 4)
     try:
@@ -310,7 +310,7 @@ def _largest(value: Value | None) -> int:
     return max((number for number in numbers if isinstance(number, int)), default=0)
 
 
-def _name(head: bytes, size: int) -> tuple[str, str]:
+def _describe(head: bytes, size: int) -> tuple[str, str]:
     if size == 0:
         return "the file is empty: the download failed", _AGAIN
     for magic, message, hint in _MAGICS:
@@ -322,7 +322,7 @@ def _name(head: bytes, size: int) -> tuple[str, str]:
         return "this is a safetensors file, not a GGUF model", _OTHER_FORMAT
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "this is a Python pickle (an old PyTorch checkpoint), not a GGUF model", _OTHER_FORMAT
-    return _name_text(head)
+    return _describe_text(head)
 
 
 def _is_safetensors(head: bytes, size: int) -> bool:
@@ -330,7 +330,7 @@ def _is_safetensors(head: bytes, size: int) -> bool:
     return head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= max(size - 8, 2)
 
 
-def _name_text(head: bytes) -> tuple[str, str]:
+def _describe_text(head: bytes) -> tuple[str, str]:
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if text.lower().startswith(_PAGES):
         return "this is a web page, not a model: the download failed", _AGAIN

@@ -51,11 +51,11 @@ def plan_url(reference: UrlReference, cache_dir: Path, offline: bool, notify: No
             break
         except TransientError as error:
             retries.wait(error)
-    place = download_path(reference, cache_dir)
-    downloaded = size if place.is_file() else bytes_downloaded(_partial(place), size)
-    if _read_note(place, _VERSION) != version:
+    path = download_path(reference, cache_dir)
+    downloaded = size if path.is_file() else bytes_downloaded(_partial(path), size)
+    if _read_note(path, _VERSION) != version:
         downloaded = 0
-    return UrlPlan(reference, place, size, size - downloaded, version)
+    return UrlPlan(reference, path, size, size - downloaded, version)
 
 
 def pull_url(plan: UrlPlan, progress: Progress, notify: Notify) -> ModelFile:
@@ -64,16 +64,16 @@ def pull_url(plan: UrlPlan, progress: Progress, notify: Notify) -> ModelFile:
     Raises:
         LlmcliError: the download failed; nothing is published.
     """
-    place = plan.path
+    path = plan.path
     try:
-        make_private_folder(place.parent)
-        check_free_space(place.parent, plan.missing)
-        with exclusive(place.with_suffix(".lock"), place.name, notify, lambda: None):
+        make_private_folder(path.parent)
+        check_free_space(path.parent, plan.missing)
+        with exclusive(path.with_suffix(".lock"), path.name, notify, lambda: None):
             if not _is_downloaded(plan, progress):
                 _download(plan, progress, notify)
     except OSError as error:
-        raise DiskError(f"cannot write {place}: {error_text(error)}", "move the cache with LLMCLI_HOME") from None
-    return ModelFile(place, (place,), stem_of(place), trusted=False)
+        raise DiskError(f"cannot write {path}: {error_text(error)}", "move the cache with LLMCLI_HOME") from None
+    return ModelFile(path, (path,), stem_of(path), trusted=False)
 
 
 def download_path(reference: UrlReference, cache_dir: Path) -> Path:
@@ -88,9 +88,9 @@ def downloaded_files(cache_dir: Path) -> list[Path]:
     return sorted((cache_dir / "urls").glob("*/*.gguf"))
 
 
-def expected_sha256(place: Path) -> str:
+def expected_sha256(path: Path) -> str:
     """The sha256 in the URL of a downloaded file; "" if it had none."""
-    return _read_note(place, _DIGEST)
+    return _read_note(path, _DIGEST)
 
 
 def _size_and_version(reference: UrlReference) -> tuple[int, str]:
@@ -111,10 +111,10 @@ def _size_and_version(reference: UrlReference) -> tuple[int, str]:
 
 def _is_downloaded(plan: UrlPlan, progress: Progress) -> bool:
     """Whether the file is downloaded: its size and version match, and its sha256 if the URL has one."""
-    place, expected = plan.path, plan.reference.sha256
-    if not place.is_file() or place.stat().st_size != plan.size or _read_note(place, _VERSION) != plan.version:
+    path, expected = plan.path, plan.reference.sha256
+    if not path.is_file() or path.stat().st_size != plan.size or _read_note(path, _VERSION) != plan.version:
         return False
-    return expected is None or sha256_of(place, progress) == expected
+    return expected is None or sha256_of(path, progress) == expected
 
 
 def _download(plan: UrlPlan, progress: Progress, notify: Notify) -> None:
@@ -142,12 +142,12 @@ def _download(plan: UrlPlan, progress: Progress, notify: Notify) -> None:
         notify(f"not verified: {source_name.repo} publishes no checksum; the file has sha256={digest}")
 
 
-def _read_note(place: Path, suffix: str) -> str:
+def _read_note(path: Path, suffix: str) -> str:
     try:
-        return place.with_suffix(suffix).read_text()[:200]
+        return path.with_suffix(suffix).read_text()[:200]
     except (OSError, UnicodeDecodeError):
         return ""
 
 
-def _partial(place: Path) -> Path:
-    return place.with_name(place.name + PARTIAL)
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + PARTIAL)
