@@ -95,6 +95,11 @@ class ConstraintError(LlmcliError):
     status = ExitStatus.CONSTRAINT_UNMET
 
 
+def error_text(error: Exception) -> str:
+    """The reason that the system gives, without the number of the error and the path."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 # What `generate --help` and the manual print for each status.
 STATUS_MEANINGS = {
     "OK": "done",

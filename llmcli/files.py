@@ -8,12 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from llmcli.errors import DiskError, UsageError
+from llmcli.errors import DiskError, UsageError, error_text
 
 VERSION = 1  # of JSON lines
 BINARY = getattr(os, "O_BINARY", 0)  # Windows would change the ends of lines
-NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)  # a planted link is an error
-_APPEND = os.O_WRONLY | os.O_APPEND | BINARY | NO_FOLLOW
+OPEN_SAFE = BINARY | getattr(os, "O_NOFOLLOW", 0)  # bytes as they are, and no link is followed
+_APPEND = os.O_WRONLY | os.O_APPEND | OPEN_SAFE
 _DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # device names of Windows
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -158,11 +158,6 @@ def read_text(name: str) -> str:
     return data.decode("utf-8-sig", "replace")
 
 
-def error_text(error: Exception) -> str:
-    """The reason of an error of the system, without its number and file name."""
-    return str(getattr(error, "strerror", None) or error)
-
-
 def read_error(path: Path, error: OSError) -> DiskError:
     """The error for a file that cannot be read."""
     return DiskError(f"cannot read {path}: {error_text(error)}", "check its permissions")
@@ -276,7 +271,7 @@ def _ends_with_newline(path: Path) -> bool:
         return file.read(1) == b"\n"
 
 
-def json_text(value: Any, name: str, longest: int | None = None) -> str:
+def check_text(value: Any, name: str, longest: int | None = None) -> str:
     """`value`, if it is a string of at most `longest` characters. `name` is what it is, for the error.
 
     Raises:
@@ -287,7 +282,7 @@ def json_text(value: Any, name: str, longest: int | None = None) -> str:
     return value
 
 
-def json_integer(value: Any, name: str, low: int, high: int) -> int:
+def check_integer(value: Any, name: str, low: int, high: int) -> int:
     """`value`, if it is an integer in this range.
 
     Raises:
@@ -298,7 +293,7 @@ def json_integer(value: Any, name: str, low: int, high: int) -> int:
     return value
 
 
-def json_number(value: Any, name: str, low: float, high: float, slack: float = 0.0) -> float:
+def check_number(value: Any, name: str, low: float, high: float, slack: float = 0.0) -> float:
     """`value`, if it is a number in this range; one that exceeds it by at most `slack` becomes the limit.
 
     Raises:

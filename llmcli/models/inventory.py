@@ -9,8 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcli.errors import DiskError, LlmcliError, ModelNotFoundError
-from llmcli.files import error_text
+from llmcli.errors import DiskError, LlmcliError, ModelNotFoundError, error_text
 from llmcli.models import notes
 from llmcli.models.gguf.parser import HeaderSummary, read_summary
 from llmcli.models.hub import cache

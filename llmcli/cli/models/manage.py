@@ -194,7 +194,7 @@ def import_folders(
     ] = None,
     forget: Annotated[bool, typer.Option("--forget", help="Stop using the models of these folders.")] = False,
 ) -> int:
-    """Use the models of other programs in locations.
+    """Use the models of other programs in place.
 
     Models of Ollama, LM Studio or any folder are read where they are. They are never copied or changed.
     """

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from llmcli.errors import DiskError, ModelInvalidError
-from llmcli.files import error_text
+from llmcli.errors import DiskError, ModelInvalidError, error_text
 from llmcli.models.download.http import Notify, hub_headers
 from llmcli.models.download.partial_file import PartialFile, bytes_downloaded, exclusive
 from llmcli.models.download.transfer import RemoteFile, Transfer

@@ -13,7 +13,7 @@ from io import FileIO
 from pathlib import Path
 
 from llmcli.errors import DiskError
-from llmcli.files import BINARY, NO_FOLLOW, json_integer, json_text, read_note, write_note
+from llmcli.files import OPEN_SAFE, check_integer, check_text, read_note, write_note
 from llmcli.models.download.http import Notify
 from llmcli.models.hub import cache
 from llmcli.models.hub.cache import models_of_repo
@@ -71,7 +71,7 @@ class PartialFile:
 
     def open(self) -> FileIO:
         """Open the file for writing, without a buffer; it is created if missing, and links are not followed."""
-        return FileIO(os.open(self.path, os.O_RDWR | os.O_CREAT | BINARY | NO_FOLLOW, 0o666), "r+b")
+        return FileIO(os.open(self.path, os.O_RDWR | os.O_CREAT | OPEN_SAFE, 0o666), "r+b")
 
     def split(self) -> Segment | None:
         """Split the longest missing range and give the second half; None when no range is long enough."""
@@ -95,7 +95,7 @@ class PartialFile:
             table = [[segment.start, segment.position, segment.end] for segment in self.segments]
             record = json.dumps({"size": self.size, "segments": table}).encode().ljust(_RECORD_SIZE)
             # In place: an atomic replacement several times a second would slow down the download.
-            flags = os.O_WRONLY | os.O_CREAT | BINARY | NO_FOLLOW
+            flags = os.O_WRONLY | os.O_CREAT | OPEN_SAFE
             with FileIO(os.open(self._record, flags, 0o666), "wb") as file:
                 file.write(record)
 
@@ -306,7 +306,10 @@ def _lock_of(partial: Path) -> Path:
 def _interrupted(path: Path, data_dir: Path) -> InterruptedDownload:
     info, record = path.stat(), read_note(_record_path(data_dir, path))
     try:
-        reference, size = json_text(record["reference"], "reference"), json_integer(record["size"], "size", 1, MAX_SIZE)
+        reference, size = (
+            check_text(record["reference"], "reference"),
+            check_integer(record["size"], "size", 1, MAX_SIZE),
+        )
     except (KeyError, ValueError):
         reference, size = cache.repo_of(path.parent.parent.name) or path.name, 0
     downloaded = bytes_downloaded(path, size) if size else info.st_size

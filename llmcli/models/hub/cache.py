@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llmcli.errors import DiskError
-from llmcli.files import error_text, json_integer, json_text, read_note, write_note
+from llmcli.errors import DiskError, error_text
+from llmcli.files import check_integer, check_text, read_note, write_note
 from llmcli.models.hub.repo_files import Quantization, RepoFile, is_safe_path, projectors, quantizations
 from llmcli.models.reference import is_repo
 
@@ -261,8 +261,8 @@ def _read_revision(path: Path) -> PulledRevision | None:
     try:
         files = tuple(map(_read_file, data["files"]))
         projector = _read_file(data["projector"]) if data["projector"] else None
-        reference, repo, commit = (json_text(data[key], key) for key in ("reference", "repo", "commit"))
-        terms = json_text(data["license"] if "license" in data else data["licence"], "license")  # older records
+        reference, repo, commit = (check_text(data[key], key) for key in ("reference", "repo", "commit"))
+        terms = check_text(data["license"] if "license" in data else data["licence"], "license")  # older records
         record = PulledRevision(reference, repo, commit, files, projector, terms, float(data["time"]))
     except (ValueError, KeyError, TypeError, OverflowError):
         return None
@@ -271,7 +271,7 @@ def _read_revision(path: Path) -> PulledRevision | None:
 
 def _read_file(entry: dict[str, Any]) -> RepoFile:
     """The file of a record. Raises ValueError, KeyError or TypeError when it is not valid."""
-    path = json_text(entry["path"], "path")
+    path = check_text(entry["path"], "path")
     if not is_safe_path(path):
         raise ValueError("the path is not safe")
-    return RepoFile(path, json_integer(entry["size"], "size", 0, 1 << 60), json_text(entry["sha256"], "sha256"))
+    return RepoFile(path, check_integer(entry["size"], "size", 0, 1 << 60), check_text(entry["sha256"], "sha256"))

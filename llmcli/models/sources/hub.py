@@ -5,8 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmcli.errors import DiskError
-from llmcli.files import error_text
+from llmcli.errors import DiskError, error_text
 from llmcli.models import notes
 from llmcli.models.download import partial_file
 from llmcli.models.download.fetch import DownloadItem, check_free_space, fetch, missing_bytes, remote_file

@@ -18,8 +18,8 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, NetworkError
-from llmcli.files import error_text, make_private_folder, open_new_private
+from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, NetworkError, error_text
+from llmcli.files import make_private_folder, open_new_private
 from llmcli.models import locations
 from llmcli.models.download.http import check_online
 from llmcli.models.locations import STARTER_NAME, Progress, is_starter_downloaded, starter_path

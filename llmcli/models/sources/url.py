@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError, NetworkError
-from llmcli.files import error_text, make_private_folder
+from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError, NetworkError, error_text
+from llmcli.files import make_private_folder
 from llmcli.models.download.fetch import check_free_space, sync_to_disk
 from llmcli.models.download.http import Notify, RetryPolicy, TransientError, check_online, host_of, request
 from llmcli.models.download.partial_file import PartialFile, bytes_downloaded, exclusive
