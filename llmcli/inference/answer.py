@@ -95,7 +95,7 @@ class Answer:
         if not self.settings.raw and not self.settings.prefill:
             self._splitter = ReasoningSplitter(self.prompt.text, self.inside)
             show_tags(self.local.model.vocab)
-        return {"splitter": copy(self._splitter), "dial": self.temperature_shift, "trace": self.trace}
+        return {"splitter": copy(self._splitter), "live_shift": self.temperature_shift, "trace": self.trace}
 
     def begin(self, generation: Generation) -> Iterator[Part]:
         """The parts before the first token. Call `take` with each record of the generation afterwards, then `end`."""
