@@ -19,6 +19,7 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MAX_LINE = 64 << 20  # bytes; no session has a longer line
 _MAX_TEXT = 64 << 20  # bytes of one text file
+_MAX_NOTE = 4 << 20  # bytes
 _WRITABLE_HINT = "set LLMCLI_HOME to a folder that you can write to"
 _WRITE_HINT = "free some space or make the folder writable; the session is not saved"
 
@@ -115,6 +116,22 @@ def replace_private(path: Path, data: bytes) -> None:
         raise
 
 
+def write_note(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a private JSON object that the program wants to remember; it replaces the old one. Raises OSError."""
+    replace_private(path, json.dumps(data).encode())
+
+
+def read_note(path: Path) -> dict[str, Any]:
+    """The object that `write_note` wrote; {} if the file is missing, too large or not valid."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MAX_NOTE + 1)
+        data = json.loads(text) if len(text) <= _MAX_NOTE else None
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
 def read_text(name: str) -> str:
     """The text of a file; bytes that are not UTF-8 become U+FFFD.
 
@@ -139,6 +156,11 @@ def read_text(name: str) -> str:
     if b"\0" in data[:8192]:
         raise DiskError(f"{name} is not a text file", "give a text file")
     return data.decode("utf-8-sig", "replace")
+
+
+def read_error(path: Path, error: OSError) -> DiskError:
+    """The error for a file that cannot be read."""
+    return DiskError(f"cannot read {path}: {error_text(error)}", "check its permissions")
 
 
 class JsonlAppender:

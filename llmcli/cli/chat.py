@@ -220,12 +220,12 @@ def ensure_model(settings: Settings) -> None:
     """
     if settings.model != locations.STARTER:
         from llmcli.models.locations import ModelNotDownloadedError, model_locations
-        from llmcli.models.lookup import find
+        from llmcli.models.lookup import find_model_file
 
         with suppress(ModelNotDownloadedError):
-            find(settings.model, model_locations(settings))
+            find_model_file(settings.model, model_locations(settings))
             return
-    elif locations.is_present(cache_dir()):
+    elif locations.is_starter_downloaded(cache_dir()):
         return
     from llmcli.cli.open_model import find_model
 
@@ -256,7 +256,7 @@ def open_model(settings: Settings, ahead: ReadAhead, on_end: Callable[[], None])
         except BaseException:
             local.close()
             raise
-        local.hasher.begin()
+        local.hasher.start()
         return prompt_builder
 
     return BackgroundLoad(load, on_end)

@@ -71,7 +71,7 @@ def _engine_facts(problems: list[Problem]) -> dict[str, str]:
         for number, device in enumerate(hardware.devices()):
             memory = f"{device.memory_free // _MIB} of {device.memory_total // _MIB} MiB free"
             facts[f"device {number}"] = f"{device.kind} {device.name}: {device.description}, {memory}"
-        if locations.is_present(cache_dir()):
+        if locations.is_starter_downloaded(cache_dir()):
             probe([locations.starter_path(cache_dir())])
     except LlmcliError as error:
         problems.append((str(error), error.hint))
@@ -97,7 +97,7 @@ def _folder_facts(problems: list[Problem]) -> dict[str, str]:
         facts[f"{name} folder"] = f"{folder} ({'writable' if writable else 'NOT writable'})"
         if not writable:
             problems.append((f"cannot write to {folder}", "set LLMCLI_HOME to a folder that you can write to"))
-    present = locations.is_present(cache_dir())
+    present = locations.is_starter_downloaded(cache_dir())
     facts["starter"] = "present" if present else "not downloaded (the first `llmcli chat` downloads it)"
     return facts
 

@@ -53,7 +53,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
             "Download a model, or resume its download.",
             "A file from the Hub is verified by its sha256. The path of the model is printed to stdout.",
         ),
-        "models": Command("llmcli.cli.models.show:app", "List, find, download, check and delete models."),
+        "models": Command("llmcli.cli.models:app", "List, find, download, check and delete models."),
         "sessions": Command("llmcli.cli.sessions:app", "List, show, search, export and delete saved chats."),
         "trace": Command("llmcli.cli.trace:app", "Show how each token of an answer was sampled."),
         "replay": Command(

@@ -212,9 +212,9 @@ def complete_character(incomplete: str) -> list[tuple[str, str]]:
 
 def complete_downloadable(incomplete: str) -> list[str]:
     """What can be downloaded: the names of the catalog, and the models on this machine."""
-    from llmcli.models.catalog import CATALOGUE
+    from llmcli.models.catalog import CATALOG
 
-    return [entry.name for entry in CATALOGUE if entry.name.startswith(incomplete)] + complete_reference(incomplete)
+    return [entry.name for entry in CATALOG if entry.name.startswith(incomplete)] + complete_reference(incomplete)
 
 
 def _complete_path(incomplete: str, suffixes: Sequence[str] = (".gguf",)) -> list[str]:

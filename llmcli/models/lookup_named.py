@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from llmcli.errors import ModelNotFoundError
-from llmcli.models.gguf.splits import models_in, stem_of
+from llmcli.models.gguf.splits import model_files_in, stem_of
 from llmcli.models.hub import cache, environment
-from llmcli.models.hub.cache import CachedModel, cached_models, models_of
+from llmcli.models.hub.cache import CachedModel, cached_models, models_of_repo
 from llmcli.models.hub.repo_files import by_name, canonical
 from llmcli.models.locations import STARTER, ModelFile, ModelLocations, ModelNotDownloadedError
 from llmcli.models.reference import (
@@ -24,8 +24,8 @@ from llmcli.models.reference import (
 _SHORT_COMMIT = re.compile(r"[0-9a-f]{7,40}")
 
 
-def find_named(text: str, locations: ModelLocations) -> ModelFile:
-    """The model for `text`, which is not the path of a file. Raises what `find` raises."""
+def find_by_name(text: str, locations: ModelLocations) -> ModelFile:
+    """The model for `text`, which is not the path of a file. Raises what `find_model_file` raises."""
     reference = parse(text, endpoint=environment.endpoint())
     if isinstance(reference, HubReference):
         return _find_hub(reference, locations)
@@ -34,8 +34,8 @@ def find_named(text: str, locations: ModelLocations) -> ModelFile:
     if isinstance(reference, OllamaReference):
         from llmcli.models.sources import ollama
 
-        model = ollama.find(reference.name, _ollama_stores(locations))
-        return ModelFile(model.parts[0], model.parts, str(reference), trusted=False)
+        model = ollama.find_in_stores(reference.name, _ollama_stores(locations))
+        return _file(model.parts, str(reference))
     if isinstance(reference, PathReference):
         found = _find_in_folders(reference.path, locations)
         if found:
@@ -50,22 +50,22 @@ def _find_hub(reference: HubReference, locations: ModelLocations) -> ModelFile:
     if record:
         paths = tuple(cache.pointer_path(locations.hub, record.repo, record.commit, file.path) for file in record.files)
         if all(path.is_file() for path in paths):
-            return ModelFile(paths[0], paths, stem_of(paths[0]), trusted=False)
+            return _file(paths, stem_of(paths[0]))
     model = _cached(reference, locations)
     if model:
-        return ModelFile(model.parts[0], model.parts, model.variant.name, trusted=False)
+        return _file(model.parts, model.variant.name)
     if locations.folders and not reference.revision:
-        from llmcli.models.sources.folder import find_repo
+        from llmcli.models.sources.folder import find_repo_in_folders
 
-        found = find_repo(reference.repo, reference.quant, reference.file, locations.folders)
+        found = find_repo_in_folders(reference.repo, reference.quant, reference.file, locations.folders)
         if found:
-            return ModelFile(found.parts[0], found.parts, found.name, trusted=False)
+            return _file(found.parts, found.name)
     raise ModelNotDownloadedError(reference)
 
 
 def _cached(reference: HubReference, locations: ModelLocations) -> CachedModel | None:
     """The matching model of the cache. With several commits: an exact match first, then one that llmcli pulled."""
-    models = models_of(locations.hub, reference.repo)
+    models = models_of_repo(locations.hub, reference.repo)
     if reference.revision:
         commit = cache.read_ref(locations.hub, reference.repo, reference.revision)
         short = reference.revision if _SHORT_COMMIT.fullmatch(reference.revision) else "-"
@@ -84,7 +84,7 @@ def _cached(reference: HubReference, locations: ModelLocations) -> CachedModel |
 
 
 def _is_exact(model: CachedModel, reference: HubReference) -> bool:
-    """Whether the model matches exactly: `pick` also takes UD-Q4_K_M for Q4_K_M when that is missing."""
+    """Whether the model matches exactly: `by_name` also takes UD-Q4_K_M for Q4_K_M when that is missing."""
     if reference.file:
         return any(part.path == reference.file for part in model.variant.parts)
     return reference.quant is None or model.variant.quantization == canonical(reference.quant)
@@ -96,7 +96,7 @@ def _find_url(reference: UrlReference, locations: ModelLocations) -> ModelFile:
     path = download_path(reference, locations.cache_dir)
     if not path.is_file():
         raise ModelNotDownloadedError(reference)
-    return ModelFile(path, (path,), stem_of(path), trusted=False)
+    return _file((path,), stem_of(path))
 
 
 def _find_name(reference: NameReference, locations: ModelLocations) -> ModelFile:
@@ -104,23 +104,21 @@ def _find_name(reference: NameReference, locations: ModelLocations) -> ModelFile
     found = _find_in_folders(reference.name, locations)
     if found:
         return found
-    from llmcli.models.catalog import entry
+    from llmcli.models.catalog import find_entry
 
-    known = entry(reference.name)
-    if known:
-        return _find_hub(HubReference(known.repo, known.quantization), locations)
+    entry = find_entry(reference.name)
+    if entry:
+        return _find_hub(HubReference(entry.repo, entry.quantization), locations)
     raise ModelNotFoundError(f"model '{reference.name}' not found", _suggestion(reference.name, locations))
 
 
 def _suggestion(name: str, locations: ModelLocations) -> str:
     """The hint for an unknown name: a similar model on this machine, then one of the catalog with its size."""
-    from llmcli.models.catalog import CATALOGUE
+    from llmcli.models.catalog import CATALOG
 
-    names = _local_names(locations)
-    local = _nearest(name, names)
-    listed = _nearest(name, {one.name: one.name for one in CATALOGUE})
-    size = next((one.size for one in CATALOGUE if one.name == listed), 0)
-    download = f"'{listed}' ({size / 1e9:.1f} GB to download)"
+    names, sizes = _local_names(locations), {entry.name: entry.size for entry in CATALOG}
+    local, listed = _nearest(name, names), _nearest(name, {entry: entry for entry in sizes})
+    download = f"'{listed}' ({sizes.get(listed, 0) / 1e9:.1f} GB to download)"
     is_exact = {name.casefold(), f"{name}.gguf".casefold()} & set(map(str.casefold, names))
     if local and listed and not is_exact:
         return f"did you mean '{local}' (on this machine) or {download}?"
@@ -131,16 +129,15 @@ def _suggestion(name: str, locations: ModelLocations) -> str:
 
 def _local_names(locations: ModelLocations) -> dict[str, str]:
     """The references of all models on this machine, by the names that a user may type for them."""
-    from llmcli.models.sources import folder as folders
-    from llmcli.models.sources.folder import lmstudio_folders
+    from llmcli.models.sources.folder import lmstudio_folders, models_in_folder
 
-    names = {name: name for name in (STARTER, *locations.aliases, *models_in(Path.cwd()))}
+    names = {name: name for name in (STARTER, *locations.aliases, *model_files_in(Path.cwd()))}
     for model in cached_models(locations.hub):
         names[model.repo] = names[model.repo.partition("/")[2]] = names[model.variant.name] = model.repo
     for folder in (*locations.folders, *_ollama_stores(locations)):
-        names |= {model.name: model.name for model in folders.models_in(folder)}
+        names |= {model.name: model.name for model in models_in_folder(folder)}
     for folder in lmstudio_folders():
-        found = () if folder in locations.folders else folders.models_in(folder)
+        found = () if folder in locations.folders else models_in_folder(folder)
         names |= {model.name: str(model.path) for model in found}
     for reference in [name for name in names if name.startswith("ollama:")]:
         tagged = reference.removeprefix("ollama:")
@@ -153,10 +150,10 @@ def _find_in_folders(name: str, locations: ModelLocations) -> ModelFile | None:
     """The model with this name or file name in an imported folder."""
     if not locations.folders:
         return None
-    from llmcli.models.sources import folder as folders
+    from llmcli.models.sources.folder import find_in_folders
 
-    found = folders.find_named(name, locations.folders)
-    return ModelFile(found.parts[0], found.parts, found.name, trusted=False) if found else None
+    found = find_in_folders(name, locations.folders)
+    return _file(found.parts, found.name) if found else None
 
 
 def _ollama_stores(locations: ModelLocations) -> list[Path]:
@@ -170,9 +167,13 @@ def _file_not_found(text: str) -> ModelNotFoundError:
     path = Path(os.path.abspath(os.path.expanduser(text)))
     if path.is_dir():
         return ModelNotFoundError(f"{path} is a folder without .gguf files", FORMS)
-    near = _nearest(path.name, {name: name for name in models_in(path.parent)})
+    near = _nearest(path.name, {name: name for name in model_files_in(path.parent)})
     why = "" if path.parent.is_dir() else f" (the folder {path.parent} does not exist)"
     return ModelNotFoundError(f"file not found: {path}{why}", f"did you mean '{near}'?" if near else FORMS)
+
+
+def _file(parts: tuple[Path, ...], name: str) -> ModelFile:
+    return ModelFile(parts[0], parts, name, trusted=False)
 
 
 def _nearest(name: str, candidates: Mapping[str, str]) -> str:

@@ -1,8 +1,7 @@
-"""What is remembered of a model file: that it was probed, when it was used, and its sha256."""
+"""What the program remembers of a model file: when it was used, that it loads safely, and its sha256."""
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import threading
@@ -13,15 +12,104 @@ from pathlib import Path
 from typing import Any
 
 from llmcli.errors import DiskError
-from llmcli.files import make_private_folder, replace_private
+from llmcli.files import check_text, make_private_folder, read_error, read_note, write_note
 from llmcli.models.locations import STARTER, STARTER_SHA256, ModelFile, Progress
 
+PROBED = "probed.json"
+MAX_PROBED = 512  # entries; older ones are dropped
 _BLOCK = 4 << 20
-FILE_NAME = "probed.json"
-MOST = 512  # entries; older ones are dropped
-_MAX_BYTES = 4 << 20
 # The Hub's cache and Ollama's store name a file after its sha256.
 _BLOB = re.compile(r"(?:sha256-)?([0-9a-f]{64})")
+
+
+def record_use(data_dir: Path, file: Path) -> None:
+    """Record that a model file is used now; errors are ignored."""
+    marker = _use_marker(data_dir, file)
+    with contextlib.suppress(OSError):
+        try:
+            os.utime(marker)
+        except FileNotFoundError:
+            make_private_folder(marker.parent)
+            marker.touch(mode=0o600)
+
+
+def last_use(data_dir: Path, file: Path) -> float | None:
+    """When a model file was last used, in seconds since 1970; None when it was never used."""
+    try:
+        return _use_marker(data_dir, file).stat().st_mtime
+    except OSError:
+        return None
+
+
+def _use_marker(data_dir: Path, file: Path) -> Path:
+    path = os.fsencode(os.path.realpath(file))
+    return data_dir / "used" / f"{zlib.crc32(path):08x}{zlib.adler32(path):08x}"
+
+
+def is_safe(file: ModelFile, cache_dir: Path, build: str) -> bool:
+    """True when the file needs no probe: llmcli downloaded and verified it, or it was probed and is unchanged."""
+    return file.trusted or is_probed(cache_dir, file.parts, build)
+
+
+def is_probed(cache_dir: Path, parts: Sequence[Path], build: str) -> bool:
+    """True when these files were probed with this build and none has changed since."""
+    try:
+        key, entry = _probed_entry(parts, build)
+    except OSError:
+        return False
+    return read_note(cache_dir / PROBED).get(key) == entry
+
+
+def record_probed(cache_dir: Path, parts: Sequence[Path], build: str) -> None:
+    """Record that these files loaded with this build. Raises OSError when the record cannot be written.
+
+    Two processes that write at the same moment can lose one entry, but never damage the file.
+    """
+    key, entry = _probed_entry(parts, build)
+    entries = read_note(cache_dir / PROBED)
+    entries.pop(key, None)
+    entries[key] = entry
+    write_note(cache_dir / PROBED, dict(list(entries.items())[-MAX_PROBED:]))
+
+
+def _probed_entry(parts: Sequence[Path], build: str) -> tuple[str, dict[str, Any]]:
+    """The key and the value of these files in the note. Raises OSError."""
+    return str(parts[0].resolve()), {"build": build, "parts": [_state(part) for part in parts]}
+
+
+def record_sha256(data_dir: Path, path: Path, sha256: str) -> None:
+    """Record that the file has this sha256 now; a folder that cannot be written is ignored."""
+    with contextlib.suppress(OSError):
+        data = {"path": os.path.realpath(path), "sha256": sha256, "state": _state(path), "time": time.time()}
+        write_note(_sha256_note(data_dir, path), data)
+
+
+def recorded_sha256(data_dir: Path, path: Path) -> tuple[str, float] | None:
+    """The recorded sha256 of the unchanged file, and when it was computed (seconds since 1970)."""
+    data = read_note(_sha256_note(data_dir, path))
+    try:
+        if data and data.get("state") == _state(path):
+            return check_text(data["sha256"], "sha256"), float(data["time"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        return None
+    return None
+
+
+def is_verified(data_dir: Path, path: Path, sha256: str) -> bool:
+    """True when the file is unchanged since it was found to have this sha256."""
+    recorded = recorded_sha256(data_dir, path)
+    return recorded is not None and recorded[0] == sha256
+
+
+def _sha256_note(data_dir: Path, path: Path) -> Path:
+    name = hashlib.sha256(os.path.realpath(path).encode("utf-8", "surrogateescape")).hexdigest()[:24]
+    return data_dir / "verified" / f"{name}.json"
+
+
+def _state(path: Path) -> list[int]:
+    """What changes when the file changes. Raises OSError."""
+    info = path.stat()
+    return [info.st_size, info.st_mtime_ns]
 
 
 def sha256_of(path: Path, progress: Progress) -> str:
@@ -40,113 +128,8 @@ def sha256_of(path: Path, progress: Progress) -> str:
                 done += n_bytes
                 progress(done, size)
     except OSError as error:
-        raise DiskError(f"cannot read {path}: {error.strerror}", "check its permissions") from None
+        raise read_error(path, error) from None
     return digest.hexdigest()
-
-
-def remember(data_dir: Path, path: Path, sha256: str) -> None:
-    """Record that the file has this sha256 now; a folder that cannot be written is ignored."""
-    with contextlib.suppress(OSError):
-        data = {"path": os.path.realpath(path), "sha256": sha256, "state": _state(path), "time": time.time()}
-        replace_private(_note(data_dir, path), json.dumps(data).encode())
-
-
-def when_verified(data_dir: Path, path: Path) -> tuple[str, float] | None:
-    """The recorded sha256 of the unchanged file, and when it was computed (seconds since 1970)."""
-    try:
-        data = json.loads(_note(data_dir, path).read_bytes()[: 1 << 16])
-        if data["state"] == _state(path):
-            return str(data["sha256"]), float(data["time"])
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return None
-    return None
-
-
-def is_verified(data_dir: Path, path: Path, sha256: str) -> bool:
-    """True when the file is unchanged since it was found to have this sha256."""
-    recorded = when_verified(data_dir, path)
-    return recorded is not None and recorded[0] == sha256
-
-
-def _state(path: Path) -> list[int]:
-    info = path.stat()
-    return [info.st_size, info.st_mtime_ns]
-
-
-def _note(data_dir: Path, path: Path) -> Path:
-    name = hashlib.sha256(os.path.realpath(path).encode("utf-8", "surrogateescape")).hexdigest()[:24]
-    return data_dir / "verified" / f"{name}.json"
-
-
-def is_known(cache_dir: Path, parts: Sequence[Path], build: str) -> bool:
-    """True when these files were probed with this build and none has changed since."""
-    try:
-        key, entry = _probed_key(parts), _probed_entry(parts, build)
-    except OSError:
-        return False
-    return _load_probed(cache_dir).get(key) == entry
-
-
-def is_safe(file: "ModelFile", cache_dir: Path, build: str) -> bool:
-    """True when the file needs no probe: llmcli downloaded and verified it, or it was probed and is unchanged."""
-    return file.trusted or is_known(cache_dir, file.parts, build)
-
-
-def record_probed(cache_dir: Path, parts: Sequence[Path], build: str) -> None:
-    """Record that these files loaded with this build. Raises OSError when the record cannot be written.
-
-    Two processes that write at the same moment can lose one entry, but never damage the file.
-    """
-    key, entry = _probed_key(parts), _probed_entry(parts, build)
-    entries = _load_probed(cache_dir)
-    entries.pop(key, None)
-    entries[key] = entry
-    recent = dict(list(entries.items())[-MOST:])
-    replace_private(cache_dir / FILE_NAME, json.dumps(recent, indent=0).encode())
-
-
-def _probed_key(parts: Sequence[Path]) -> str:
-    return str(parts[0].resolve())
-
-
-def _probed_entry(parts: Sequence[Path], build: str) -> dict[str, Any]:
-    stats = [part.stat() for part in parts]
-    return {"build": build, "parts": [[info.st_size, info.st_mtime_ns] for info in stats]}
-
-
-def _load_probed(cache_dir: Path) -> dict[str, Any]:
-    path = cache_dir / FILE_NAME
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            return {}
-        entries = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return entries if isinstance(entries, dict) else {}
-
-
-def note_use(data_dir: Path, file: Path) -> None:
-    """Record that a model file is used now; errors are ignored."""
-    marker = _marker(data_dir, file)
-    with contextlib.suppress(OSError):
-        try:
-            os.utime(marker)
-        except FileNotFoundError:
-            make_private_folder(marker.parent)
-            marker.touch(mode=0o600)
-
-
-def last_use(data_dir: Path, file: Path) -> float | None:
-    """When a model file was last used, in seconds since 1970; None when it was never used."""
-    try:
-        return _marker(data_dir, file).stat().st_mtime
-    except OSError:
-        return None
-
-
-def _marker(data_dir: Path, file: Path) -> Path:
-    path = os.fsencode(os.path.realpath(file))
-    return data_dir / "used" / f"{zlib.crc32(path):08x}{zlib.adler32(path):08x}"
 
 
 class HashCancelledError(Exception):
@@ -154,29 +137,29 @@ class HashCancelledError(Exception):
 
 
 class ModelHasher:
-    """The sha256 of one model; `begin` computes it in a thread if it is not known."""
+    """The sha256 of one model; `start` computes it in a thread if it is not known."""
 
     def __init__(self, file: ModelFile, data_dir: Path) -> None:
         self._file = file
         self._data_dir = data_dir
-        self._found = ""
+        self._sha256 = ""
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     @property
     def known(self) -> str:
         """The sha256 if no model file must be read for it, otherwise ""."""
-        self._found = self._found or _joined([_known(part, self._file, self._data_dir) for part in self._file.parts])
-        return self._found
+        self._sha256 = self._sha256 or _joined([self._known_part(part) for part in self._file.parts])
+        return self._sha256
 
-    def begin(self) -> None:
-        """Start to compute it in the background, unless it is known."""
+    def start(self) -> None:
+        """Compute it in the background, unless it is known."""
         if not self.known and not self._thread:
             self._thread = threading.Thread(target=self.sha256, daemon=True)
             self._thread.start()
 
     def wait(self, seconds: float) -> str:
-        """Wait for the result of `begin`; "" when it takes longer or the files cannot be read."""
+        """Wait for the result of `start`; "" when it takes longer or the files cannot be read."""
         if self._thread:
             self._thread.join(seconds)
         return self.known
@@ -184,7 +167,7 @@ class ModelHasher:
     def sha256(self, progress: Progress | None = None, stop: Callable[[], bool] = lambda: False) -> str:
         """The sha256 in hex, computed if necessary; "" when the files cannot be read or `stop()` returns True."""
 
-        def step(done: int, total: int) -> None:
+        def report(done: int, total: int) -> None:
             if stop():
                 raise HashCancelledError
             if progress:
@@ -192,32 +175,32 @@ class ModelHasher:
 
         with self._lock:
             try:
-                self._found = self.known or _joined([self._compute(part, step) for part in self._file.parts])
+                self._sha256 = self.known or _joined([self._compute(part, report) for part in self._file.parts])
             except (DiskError, HashCancelledError):
                 return ""
-            return self._found
+            return self._sha256
 
     def _compute(self, part: Path, progress: Progress) -> str:
-        known = _known(part, self._file, self._data_dir)
+        known = self._known_part(part)
         if known:
             return known
         digest = sha256_of(part, progress)
-        remember(self._data_dir, part, digest)
+        record_sha256(self._data_dir, part, digest)
         return digest
 
-
-def _known(part: Path, file: ModelFile, data_dir: Path) -> str:
-    if file.trusted and file.name == STARTER:
-        return STARTER_SHA256
-    recorded = when_verified(data_dir, part)
-    if recorded:
-        return recorded[0]
-    path = Path(os.path.realpath(part))
-    blob = _BLOB.fullmatch(path.name)
-    return blob[1] if blob and path.parent.name == "blobs" else ""
+    def _known_part(self, part: Path) -> str:
+        if self._file.trusted and self._file.name == STARTER:
+            return STARTER_SHA256
+        recorded = recorded_sha256(self._data_dir, part)
+        if recorded:
+            return recorded[0]
+        path = Path(os.path.realpath(part))
+        blob = _BLOB.fullmatch(path.name)
+        return blob[1] if blob and path.parent.name == "blobs" else ""
 
 
 def _joined(digests: list[str]) -> str:
+    """One sha256 for all parts: that of the only part, or of the list; "" if one is missing."""
     if len(digests) < 2 or not all(digests):
         return digests[0] if all(digests) else ""
     return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()

@@ -140,7 +140,7 @@ def test_models_and_aliases_complete_in_the_shell(there: Place) -> None:
     assert there.hub.log == []
 
 
-def test_a_name_of_the_catalogue_is_a_model_of_the_hub(place: Place) -> None:
+def test_catalog_name_is_a_model_of_the_hub(place: Place) -> None:
     recommended, missing = place.runs(("models", "recommend"), ("generate", "hi", "-m", "qwen3-0.6b"))
     assert recommended.status == 0
     assert "own catalog of" in recommended.stderr
@@ -154,7 +154,7 @@ def test_a_name_of_the_catalogue_is_a_model_of_the_hub(place: Place) -> None:
     assert "did you mean 'unsloth/Qwen3-0.6B-GGUF' (on this machine) or" in wrong.stderr
 
 
-def test_an_address_is_fetched_shown_and_removed(place: Place, tiny: Path) -> None:
+def test_url_is_downloaded_shown_and_removed(place: Place, tiny: Path) -> None:
     url = f"{place.hub.other}/models/x.gguf"
     missing = place.run("models", "show", url)
     assert missing.status == 3
@@ -173,7 +173,7 @@ def test_an_address_is_fetched_shown_and_removed(place: Place, tiny: Path) -> No
     assert len(place.hub.log) == asked
 
 
-def test_an_address_with_a_checksum_is_held_to_it(place: Place, tiny: Path) -> None:
+def test_url_with_a_sha256_is_verified(place: Place, tiny: Path) -> None:
     url, digest = f"{place.hub.other}/x.gguf", hashlib.sha256(tiny.read_bytes()).hexdigest()
     wrong = place.run("pull", f"{url}#sha256={'0' * 64}")
     assert (wrong.status, wrong.stdout) == (8, b"")
@@ -194,7 +194,7 @@ def test_url_with_changed_file_is_downloaded_again(place: Place, tmp_path: Path)
         assert facts_of(place.run("models", "show", url).text)["model"] == name
 
 
-def test_an_address_without_a_model_is_refused(place: Place, tmp_path: Path) -> None:
+def test_url_without_a_model_is_refused(place: Place, tmp_path: Path) -> None:
     page = tmp_path / "page.gguf"
     page.write_bytes(b"<!DOCTYPE html><p>Log in first." * 9)
     place.hub.other_serves = page
@@ -251,7 +251,7 @@ def test_an_interrupted_download_is_listed_resumed_and_removed(place: Place, tmp
     assert not [*other.cache.rglob("*.incomplete*")]
 
 
-def test_a_damaged_file_is_found_by_verify_and_mended_by_pull(there: Place) -> None:
+def test_verify_finds_a_damaged_file_and_pull_repairs_it(there: Place) -> None:
     [blob] = there.cache.glob("models--*/blobs/*")
     good = blob.read_bytes()
     blob.write_bytes(good[:-1] + b"x")

@@ -68,14 +68,14 @@ def test_the_right_model_is_given_to_the_command(with_starter: Path, loads: list
     assert not model.closed
 
 
-def test_a_wrong_model_is_freed(with_starter: Path, loads: list[Loaded]) -> None:
+def test_preload_of_another_model_is_freed(with_starter: Path, loads: list[Loaded]) -> None:
     preload.start(["generate", "hi"])
     assert preload.claim([Path("other.gguf")]) is None
     preload.cancel()
     assert [model.closed for model in loads] == [True]
 
 
-def test_a_model_that_no_command_uses_is_freed(with_starter: Path, loads: list[Loaded]) -> None:
+def test_unused_preload_is_freed(with_starter: Path, loads: list[Loaded]) -> None:
     preload.start(["generate", "--no-such-flag"])
     preload.cancel()
     assert [model.closed for model in loads] == [True]
@@ -93,7 +93,7 @@ def test_a_model_that_no_command_uses_is_freed(with_starter: Path, loads: list[L
         ["generate", "-m", "new.gguf"],
     ],
 )
-def test_a_model_that_is_not_needed_or_not_safe_is_not_loaded(
+def test_unneeded_or_unprobed_model_is_not_preloaded(
     with_starter: Path, loads: list[Loaded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,1 +1,1 @@
-"""A local Hugging Face Hub with faults to order."""
+"""A local Hugging Face Hub that produces faults on request."""

@@ -1,4 +1,4 @@
-"""What goes wrong on order: a fault, when it strikes, and what it makes of an answer."""
+"""Faults on request: what a fault is, when it happens, and how it changes a reply."""
 
 import json
 from collections.abc import Callable, Sequence

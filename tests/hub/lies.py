@@ -1,4 +1,4 @@
-"""Answers of the hub that lie: other digests, ids that are paths, and names that lead out of a folder."""
+"""Replies with false facts: other digests, commits that are paths, and names that leave the folder."""
 
 from collections.abc import Callable
 from dataclasses import replace

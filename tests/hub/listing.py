@@ -1,4 +1,4 @@
-"""What the API of the test hub says about repositories, as JSON values."""
+"""The replies of the API about repositories, as JSON values."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""One origin of the test hub: a listening socket on loopback, its connections, and how an answer is sent."""
+"""One origin of the test Hub: a socket on loopback, its connections, and how a reply is sent."""
 
 import os
 import select

@@ -1,4 +1,4 @@
-"""What a request to the test hub is, and what an answer to it is made of."""
+"""Requests to the test Hub, and the parts of its replies."""
 
 import json
 import re

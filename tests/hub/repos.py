@@ -1,4 +1,4 @@
-"""What the test hub keeps: repositories, their commits, and contents known by their digests."""
+"""The repositories of the test Hub: their commits, and files by their digests."""
 
 import hashlib
 from collections.abc import Mapping

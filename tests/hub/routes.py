@@ -1,4 +1,4 @@
-"""What the hub answers: the API, the addresses of files, and the refusals of both."""
+"""The routes of the Hub: the API, the URLs of files, and the errors of both."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the test hub knows while it runs: its repositories, who may see them, and the signed addresses it gave out."""
+"""The state of the test Hub: its repositories, who can read them, and the signed URLs that it gave out."""
 
 import secrets
 import time

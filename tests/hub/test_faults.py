@@ -121,7 +121,7 @@ def test_fake_hub_lists_wrong_checksums_commits_and_paths(hub: FakeHub, repo: Re
     assert json.loads(get(f"{hub.endpoint}/api/models/o/m?blobs=true").body)["sha"] == repo.head
 
 
-def test_fake_hub_holds_a_download_until_it_is_released(hub: FakeHub) -> None:
+def test_fake_hub_stops_a_download_until_its_release(hub: FakeHub) -> None:
     hub.hold_at = HALF
     assert get(file(hub), patience=0.3).body == DATA[:HALF]
     assert hub.served == HALF

@@ -1,4 +1,4 @@
-"""How tests make GGUF files: sound ones in a line, and broken ones by naming what to break."""
+"""Write GGUF files for tests: valid ones in one line, and invalid ones that name what is wrong."""
 
 import struct
 from collections.abc import Iterable, Mapping, Sequence

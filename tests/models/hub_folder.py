@@ -1,4 +1,4 @@
-"""How tests lay out the cache that the hub's tools share, as huggingface_hub 2.4 itself leaves it behind."""
+"""Write the cache of the Hub for tests, with the layout of huggingface_hub 2.4."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""What the tests of downloads share: a place to pull into, the pull itself, and what it left behind."""
+"""Shared by the tests of downloads: a folder to pull into, the pull itself, and its results."""
 
 import hashlib
 import os
@@ -65,7 +65,7 @@ class Pulls:
         self.said.append(text)
 
     def plan(self, projector: bool = False) -> PullPlan:
-        return hub.plan(self.reference, self.locations, 0, projector, self.say)
+        return hub.plan_pull(self.reference, self.locations, 0, projector, self.say)
 
     def pull(self, progress: Progress = no_progress, projector: bool = False) -> Path:
         """Plan and pull in this process; the place of the model."""
@@ -129,7 +129,7 @@ def sha256(path: Path) -> str:
 def be_quick(monkeypatch: pytest.MonkeyPatch, stall: float = 0.3) -> None:
     """Pauses that a test can wait for."""
     monkeypatch.setattr(http, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(http, "LONGEST_PAUSE", 0.005)
+    monkeypatch.setattr(http, "MAX_PAUSE", 0.005)
     monkeypatch.setattr(http, "STALL_SECONDS", stall)
 
 

@@ -1,11 +1,11 @@
-"""How tests split a real model into parts, as llama.cpp's gguf-split does."""
+"""Split a real model into parts, as llama.cpp's gguf-split does."""
 
 import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmcli.models.gguf.parser import TensorInfo, read_header
-from llmcli.models.gguf.tensors import padded
+from llmcli.models.gguf.parser import read_header
+from llmcli.models.gguf.tensors import TensorInfo, padded
 
 _U16, _I32 = 2, 5  # gguf.h, enum gguf_type
 

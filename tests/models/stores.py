@@ -1,4 +1,4 @@
-"""How tests lay out the models that Ollama and LM Studio keep, from a GGUF file that is there."""
+"""Write the stores of Ollama and LM Studio for tests, from an existing GGUF file."""
 
 import hashlib
 import json

@@ -1,17 +1,17 @@
-"""The catalogue: each entry can be true, and what is recommended suits the machine."""
+"""The catalog: its entries are plausible, and the recommendation suits the machine."""
 
 import re
 
 import pytest
 
-from llmcli.models.catalog import CATALOGUE, KNOWN_AS_OF, CatalogEntry, entry, recommend, speed
+from llmcli.models.catalog import AS_OF, CATALOG, CatalogEntry, expected_speed, find_entry, recommend
 from llmcli.models.hub.repo_files import fits_memory, nominal_bits
 
 GIB = 1 << 30
 
 
-@pytest.mark.parametrize("one", CATALOGUE, ids=lambda one: one.name)
-def test_an_entry_can_be_true(one: CatalogEntry) -> None:
+@pytest.mark.parametrize("one", CATALOG, ids=lambda one: one.name)
+def test_catalog_entries_are_plausible(one: CatalogEntry) -> None:
     bits = nominal_bits(one.quantization)
     assert bits is not None
     assert one.size == pytest.approx(one.parameters * 1e9 * bits / 8, rel=0.25)
@@ -22,20 +22,20 @@ def test_an_entry_can_be_true(one: CatalogEntry) -> None:
     assert 0 < len(one.note) <= 40
 
 
-def test_the_list_is_short_dated_and_names_nothing_twice() -> None:
-    assert 10 <= len(CATALOGUE) <= 14
-    assert len({one.name for one in CATALOGUE}) == len({one.repo for one in CATALOGUE}) == len(CATALOGUE)
-    assert re.fullmatch(r"20\d\d-\d\d", KNOWN_AS_OF)
+def test_catalog_is_short_dated_and_without_duplicates() -> None:
+    assert 10 <= len(CATALOG) <= 14
+    assert len({one.name for one in CATALOG}) == len({one.repo for one in CATALOG}) == len(CATALOG)
+    assert re.fullmatch(r"20\d\d-\d\d", AS_OF)
 
 
-def test_a_name_cannot_be_taken_for_a_path_or_the_starter() -> None:
-    assert not [one.name for one in CATALOGUE if one.name == "starter" or one.name.endswith(".gguf")]
+def test_model_name_is_not_a_path_or_the_starter() -> None:
+    assert not [one.name for one in CATALOG if one.name == "starter" or one.name.endswith(".gguf")]
 
 
-def test_an_entry_is_found_in_any_case() -> None:
-    assert entry("Qwen3-4B") is entry("qwen3-4b") is not None
-    assert entry("starter") is None
-    assert entry("") is None
+def test_catalog_lookup_ignores_case() -> None:
+    assert find_entry("Qwen3-4B") is find_entry("qwen3-4b") is not None
+    assert find_entry("starter") is None
+    assert find_entry("") is None
 
 
 @pytest.mark.parametrize("memory", [GIB, 2 * GIB, 4 * GIB, 16 * GIB])
@@ -43,22 +43,22 @@ def test_only_models_that_fit_are_recommended(memory: int) -> None:
     named = recommend(memory, cores=4)
     assert named
     assert all(fits_memory(one.size, memory) for one in named)
-    assert len(named) == sum(fits_memory(one.size, memory) for one in CATALOGUE)
+    assert len(named) == sum(fits_memory(one.size, memory) for one in CATALOG)
 
 
-def test_few_cores_get_a_model_they_can_keep_pace_with() -> None:
+def test_few_cores_get_a_fast_model_first() -> None:
     assert recommend(16 * GIB, cores=2)[0].parameters <= 4.5
     assert recommend(16 * GIB, cores=8)[0].parameters > 7
     assert (
         0
-        < speed(CATALOGUE[0], cores=0)
-        < speed(CATALOGUE[0], cores=2)
-        < speed(CATALOGUE[0], cores=4)
-        == speed(CATALOGUE[0], cores=64)
+        < expected_speed(CATALOG[0], cores=0)
+        < expected_speed(CATALOG[0], cores=2)
+        < expected_speed(CATALOG[0], cores=4)
+        == expected_speed(CATALOG[0], cores=64)
     )
 
 
-def test_models_too_slow_for_the_cores_come_last() -> None:
+def test_models_too_slow_for_the_cores_are_last() -> None:
     sizes = [one.parameters for one in recommend(16 * GIB, cores=2)]
     large = [size for size in sizes if size > 5]
     assert large
@@ -66,10 +66,10 @@ def test_models_too_slow_for_the_cores_come_last() -> None:
 
 
 @pytest.mark.parametrize("cores", [-1, 0, 1])
-def test_too_little_memory_for_all_leaves_the_smallest(cores: int) -> None:
-    assert len(recommend(16 * GIB, cores)) == len(CATALOGUE)
-    assert recommend(GIB // 8, cores) == [min(CATALOGUE, key=lambda one: one.size)]
+def test_too_little_memory_recommends_the_smallest(cores: int) -> None:
+    assert len(recommend(16 * GIB, cores)) == len(CATALOG)
+    assert recommend(GIB // 8, cores) == [min(CATALOG, key=lambda one: one.size)]
 
 
-def test_unknown_memory_rules_nothing_out() -> None:
-    assert len(recommend(0, cores=4)) == len(CATALOGUE)
+def test_unknown_memory_excludes_no_model() -> None:
+    assert len(recommend(0, cores=4)) == len(CATALOG)

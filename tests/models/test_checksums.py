@@ -1,4 +1,4 @@
-"""Verified: a checksum that was found holds as long as the file stays as it was, and no longer."""
+"""Recorded checksums: valid as long as the file is unchanged."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def data(tmp_path: Path, file: Path) -> Path:
     """A data folder that knows the file."""
-    notes.remember(tmp_path / "data", file, sha256(DATA))
+    notes.record_sha256(tmp_path / "data", file, sha256(DATA))
     return tmp_path / "data"
 
 
@@ -40,7 +40,7 @@ def test_the_checksum_of_a_file_is_computed_with_progress(file: Path, monkeypatc
     assert seen == [(8, 20), (16, 20), (20, 20)]
 
 
-def test_an_empty_file_has_a_checksum_too(tmp_path: Path) -> None:
+def test_empty_file_has_a_sha256(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     assert notes.sha256_of(tmp_path / "empty", lambda _done, _size: None) == sha256(b"")
 
@@ -50,8 +50,8 @@ def test_unreadable_file_error_has_its_name(tmp_path: Path) -> None:
         notes.sha256_of(tmp_path / "none.gguf", lambda _done, _size: None)
 
 
-def test_recorded_checksum_has_its_time(data: Path, file: Path) -> None:
-    known = notes.when_verified(data, file)
+def test_recorded_sha256_has_its_time(data: Path, file: Path) -> None:
+    known = notes.recorded_sha256(data, file)
     assert known is not None
     assert known[0] == sha256(DATA)
     assert abs(known[1] - time.time()) < 60
@@ -62,34 +62,34 @@ def test_is_verified_is_false_for_another_checksum(data: Path, file: Path) -> No
     assert not notes.is_verified(data, file, sha256(b"other"))
 
 
-def test_a_link_to_the_file_is_the_file(data: Path, file: Path) -> None:
+def test_link_is_verified_like_its_file(data: Path, file: Path) -> None:
     link = file.with_name("link.gguf")
     link.symlink_to(file.name)
     assert notes.is_verified(data, link, sha256(DATA))
 
 
-def test_a_file_that_was_never_checked_is_not_verified(data: Path, tmp_path: Path) -> None:
+def test_file_without_a_record_is_not_verified(data: Path, tmp_path: Path) -> None:
     (tmp_path / "other.gguf").write_bytes(DATA)
-    assert notes.when_verified(data, tmp_path / "other.gguf") is None
-    assert notes.when_verified(tmp_path / "none", tmp_path / "other.gguf") is None
+    assert notes.recorded_sha256(data, tmp_path / "other.gguf") is None
+    assert notes.recorded_sha256(tmp_path / "none", tmp_path / "other.gguf") is None
 
 
-def test_a_change_of_size_ends_it(data: Path, file: Path) -> None:
+def test_changed_size_invalidates_the_record(data: Path, file: Path) -> None:
     info = file.stat()
     file.write_bytes(DATA + b"x")
     os.utime(file, ns=(info.st_atime_ns, info.st_mtime_ns))
-    assert notes.when_verified(data, file) is None
+    assert notes.recorded_sha256(data, file) is None
 
 
-def test_a_change_of_time_ends_it(data: Path, file: Path) -> None:
+def test_changed_time_invalidates_the_record(data: Path, file: Path) -> None:
     info = file.stat()
     os.utime(file, ns=(info.st_atime_ns, info.st_mtime_ns + 1_000_000_000))
-    assert notes.when_verified(data, file) is None
+    assert notes.recorded_sha256(data, file) is None
 
 
 def test_missing_file_is_not_verified(data: Path, file: Path) -> None:
     file.unlink()
-    assert notes.when_verified(data, file) is None
+    assert notes.recorded_sha256(data, file) is None
 
 
 @pytest.mark.parametrize(
@@ -99,16 +99,16 @@ def test_missing_file_is_not_verified(data: Path, file: Path) -> None:
 )
 def test_damaged_record_verifies_nothing(data: Path, file: Path, content: bytes) -> None:
     note(data).write_bytes(content)
-    assert notes.when_verified(data, file) is None
+    assert notes.recorded_sha256(data, file) is None
 
 
-def test_a_note_with_a_time_that_cannot_be_verifies_nothing(data: Path, file: Path) -> None:
+def test_checksum_record_with_an_invalid_time_is_ignored(data: Path, file: Path) -> None:
     noted = json.loads(note(data).read_text())
     note(data).write_text(json.dumps(noted | {"time": 10**400}))
-    assert notes.when_verified(data, file) is None
+    assert notes.recorded_sha256(data, file) is None
 
 
 def test_unwritable_folder_is_ignored(tmp_path: Path, file: Path) -> None:
     (tmp_path / "data").write_text("in the way")
-    notes.remember(tmp_path / "data", file, sha256(DATA))
-    assert notes.when_verified(tmp_path / "data", file) is None
+    notes.record_sha256(tmp_path / "data", file, sha256(DATA))
+    assert notes.recorded_sha256(tmp_path / "data", file) is None

@@ -1,4 +1,4 @@
-"""A disk that is full, may only be read, or fails anywhere: one clear line, and nothing that is not verified."""
+"""A disk that is full, read-only or faulty: one clear error, and only verified files."""
 
 import errno
 import hashlib
@@ -64,9 +64,7 @@ def test_full_disk_is_an_error_before_the_first_byte(pulls: Pulls, monkeypatch: 
     assert not pulls.folder.exists()
 
 
-def test_a_disk_that_fills_up_keeps_what_has_come(
-    pulls: Pulls, small_disk: Mount, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_keeps_the_partial_download(pulls: Pulls, small_disk: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
     pulls.hub.repos[REPO].commit({FILE: some_bytes(LARGE)})
     seem_empty(monkeypatch)
     for _ in range(2):
@@ -143,7 +141,7 @@ def test_pull_without_home_writes_nothing_to_current_folder(pulls: Pulls, monkey
 
 
 @pytest.mark.slow
-def test_without_a_home_the_folders_that_are_named_are_enough(pulls: Pulls) -> None:
+def test_cache_variables_work_without_a_home(pulls: Pulls) -> None:
     gone = ("HOME", "USERPROFILE", "HF_HOME")
     named = {"HF_HUB_CACHE": str(pulls.locations.hub), "LLMCLI_HOME": str(pulls.root / "own")}
     pulls.changes = dict.fromkeys(gone) | named
@@ -154,7 +152,7 @@ def test_without_a_home_the_folders_that_are_named_are_enough(pulls: Pulls) -> N
     assert pulls.outside() == []
 
 
-def test_a_file_is_on_the_disk_before_it_gets_its_name(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_is_synced_before_it_is_published(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
     """A power cut must not leave a blob with a right name and without its bytes."""
     events, fsync, replace = [], os.fsync, os.replace
 
@@ -212,7 +210,7 @@ class Failing:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("error", "started"), [(errno.ENOSPC, 0), (errno.EIO, 100_000)])
-def test_whichever_write_fails_nothing_wrong_is_published(
+def test_failed_write_publishes_nothing_wrong(
     pulls: Pulls, monkeypatch: pytest.MonkeyPatch, error: int, started: int
 ) -> None:
     data = some_bytes(250_000)

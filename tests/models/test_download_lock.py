@@ -1,4 +1,4 @@
-"""However many processes ask for a file, one of them downloads it, and another goes on when that one dies."""
+"""Several processes that pull one file: one downloads it, and another resumes when that one dies."""
 
 import contextlib
 import hashlib

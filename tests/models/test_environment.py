@@ -1,4 +1,4 @@
-"""The hub's places: the same as huggingface_hub itself would take them, in every environment."""
+"""The settings of the environment: equal to those of huggingface_hub."""
 
 import json
 import os
@@ -53,7 +53,7 @@ print(json.dumps(found))
 
 
 @pytest.fixture(scope="module")
-def library() -> list[list[object]]:
+def library_values() -> list[list[object]]:
     """What huggingface_hub takes in each of the environments."""
     names = {name for environment in ENVIRONMENTS for name in environment}
     rest = {name: value for name, value in os.environ.items() if name not in names}
@@ -70,13 +70,13 @@ def library() -> list[list[object]]:
 
 
 @pytest.mark.parametrize("number", range(len(ENVIRONMENTS)), ids=lambda number: str(ENVIRONMENTS[number]))
-def test_the_places_are_those_of_the_library(
-    library: list[list[object]], number: int, monkeypatch: pytest.MonkeyPatch
+def test_environment_paths_equal_those_of_huggingface_hub(
+    library_values: list[list[object]], number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_ENDPOINT")
     for name, value in {"HOME": "/home/me", "USERPROFILE": "/home/me", "BASE": "/base", **ENVIRONMENTS[number]}.items():
         monkeypatch.setenv(name, value)
-    cache, token, endpoint, offline = library[number]
+    cache, token, endpoint, offline = library_values[number]
     assert environment.hub_cache() == Path(str(cache))
     assert environment.token_file() == Path(str(token))
     assert environment.endpoint() == endpoint
@@ -103,16 +103,14 @@ def test_the_token_of_the_environment_comes_before_the_file(token_file: Path, mo
     assert environment.token_source() == "HF_TOKEN"
 
 
-def test_a_token_that_is_not_to_be_sent_unasked_has_no_source(
-    token_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_disabled_implicit_token_has_no_source(token_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     token_file.write_text("hf_file")
     monkeypatch.setenv("HF_TOKEN", "hf_new")
     monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "yes")
     assert environment.token_source() == ""
 
 
-def test_a_folder_in_the_place_of_the_token_is_none(token_file: Path) -> None:
+def test_folder_instead_of_the_token_file_is_no_token(token_file: Path) -> None:
     token_file.mkdir()
     assert environment.token_source() == ""
 
@@ -132,8 +130,8 @@ def test_a_folder_in_the_place_of_the_token_is_none(token_file: Path) -> None:
         ("https://me:secret@mirror.example", "https://mirror.example"),
     ],
 )
-def test_foreign_endpoint_is_shown_without_password(
+def test_unofficial_endpoint_is_shown_without_password(
     endpoint: str, unusual: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
-    assert environment.foreign_endpoint() == unusual
+    assert environment.unofficial_endpoint() == unusual

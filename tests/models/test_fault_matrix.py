@@ -1,4 +1,4 @@
-"""Whatever goes wrong on the way: the right file, or an error and nothing published; and then the right file."""
+"""Every fault of the Hub in every state: the right file, or an error and nothing published; then a pull that works."""
 
 import os
 import time

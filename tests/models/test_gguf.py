@@ -1,4 +1,4 @@
-"""read_header: what a sound file says, and how each broken one is refused."""
+"""read_header: the facts of a valid file, and the error for each invalid one."""
 
 import os
 import random
@@ -11,7 +11,8 @@ import pytest
 
 from llmcli.errors import ModelInvalidError, ModelNotFoundError
 from llmcli.models.gguf import cursor
-from llmcli.models.gguf.parser import ArraySummary, read_header
+from llmcli.models.gguf.cursor import ArraySummary
+from llmcli.models.gguf.parser import read_header
 from tests.models.gguf_writer import (
     ARRAY,
     BOOL,
@@ -41,7 +42,7 @@ def u64(number: int) -> bytes:
 # --- sound files ---
 
 
-def test_a_sound_header_tells_the_shape_of_the_model(file: Path) -> None:
+def test_header_has_the_shape_of_the_model(file: Path) -> None:
     metadata = MODEL | {
         "general.name": "Tiny",
         "general.file_type": 15,
@@ -114,7 +115,7 @@ def test_invalid_utf8_text_has_replacement_characters(file: Path) -> None:
     assert found.name == "a\ufffdb"
 
 
-def test_a_custom_alignment_moves_the_data(file: Path) -> None:
+def test_custom_alignment_moves_the_data_offset(file: Path) -> None:
     metadata = MODEL | {"general.alignment": 4096}
     header = read_header(write_gguf(file, metadata, [Tensor("a"), Tensor("b")], align=4096))
     assert (header.alignment, header.data_offset) == (4096, 4096)
@@ -127,12 +128,12 @@ def test_empty_tensors_and_scalars_are_read(file: Path, shape: tuple[int, ...]) 
     assert header.tensors[0].shape == shape
 
 
-def test_the_last_tensor_needs_no_padding_behind_it(file: Path) -> None:
+def test_last_tensor_needs_no_padding(file: Path) -> None:
     header = read_header(write_gguf(file, tensors=[Tensor("a", (1,))], missing=28))
     assert header.data_offset + 4 == header.file_size
 
 
-def test_a_file_with_only_a_vocabulary_is_read(file: Path) -> None:
+def test_vocabulary_without_tensors_is_read(file: Path) -> None:
     header = read_header(write_gguf(file, MODEL | {"tokenizer.ggml.model": "gpt2"}, []))
     assert header.is_vocab_only
     assert header.quantization == ""
@@ -175,7 +176,7 @@ def test_sampling_defaults_have_the_keys_of_llmcli(file: Path) -> None:
     }
 
 
-def test_sampling_settings_that_are_no_numbers_are_left_out(file: Path) -> None:
+def test_sampling_settings_that_are_not_numbers_are_skipped(file: Path) -> None:
     metadata = MODEL | {"general.sampling.temp": float("nan"), "general.sampling.top_p": "much"}
     assert read_header(write_gguf(file, metadata)).sampling_defaults == {}
 
@@ -327,7 +328,7 @@ def test_invalid_file_is_refused_in_one_line(file: Path, fault: str) -> None:
     assert caught.value.hint
 
 
-def test_a_truncated_header_is_refused_with_its_place(file: Path) -> None:
+def test_truncated_header_error_has_the_position(file: Path) -> None:
     whole = write_gguf(file, MODEL | {"tokenizer.ggml.tokens": ["ab"] * 70}).read_bytes()
     end = len(whole) - 128
     for kept in range(24, end, 7):
@@ -337,7 +338,7 @@ def test_a_truncated_header_is_refused_with_its_place(file: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_header_that_would_fill_the_memory_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_header_that_needs_too_much_memory_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cursor, "MAX_KEPT", 1 << 20)
     for hog in ("x" * (1 << 20), Typed(U8, [0] * 1000), ["a"] * 60):
         write_gguf(file, MODEL | {f"k{i}": hog for i in range(300)})
@@ -345,7 +346,7 @@ def test_a_header_that_would_fill_the_memory_is_refused(file: Path, monkeypatch:
             read_header(file)
 
 
-def test_endless_vocabularies_are_refused_before_they_cost_time(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_huge_vocabularies_are_refused_early(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cursor, "MAX_STRINGS", 1000)
     write_gguf(file, MODEL | {"a": [""] * 600, "b": [""] * 600})
     with pytest.raises(ModelInvalidError, match="more than 1000 strings"):

@@ -1,4 +1,4 @@
-"""The inventory: every model that is here, under a name of its own that leads back to it."""
+"""The inventory: every model on this machine has a name of its own that a lookup resolves."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +9,9 @@ from llmcli.models import notes
 from llmcli.models.hub import cache
 from llmcli.models.hub.cache import PulledRevision
 from llmcli.models.hub.repo_files import RepoFile
-from llmcli.models.inventory import InstalledModel, inventory, inventory_with_aliases, item_of
+from llmcli.models.inventory import InstalledModel, installed_model, inventory, inventory_with_aliases
 from llmcli.models.locations import STARTER_SHA256, ModelLocations, starter_path
-from llmcli.models.lookup import find
+from llmcli.models.lookup import find_model_file
 from tests.models.gguf_writer import MODEL, STRING, Typed, write_gguf
 from tests.models.hub_folder import NEW, OLD, REPO, THIRD, add_file, add_parts, sha256, touch_commit
 from tests.models.stores import add_lmstudio_model, add_ollama_model
@@ -27,8 +27,10 @@ def inventory_of(locations: ModelLocations) -> list[InstalledModel]:
     items = inventory(locations)
     assert len({item.name for item in items}) == len(items)
     for item in items:
-        assert [part.resolve() for part in find(item.name, locations).parts] == [part.resolve() for part in item.parts]
-        assert item_of(find(item.name, locations), locations) == item
+        assert [part.resolve() for part in find_model_file(item.name, locations).parts] == [
+            part.resolve() for part in item.parts
+        ]
+        assert installed_model(find_model_file(item.name, locations), locations) == item
     return items
 
 
@@ -41,13 +43,11 @@ def pulled(locations: ModelLocations, reference: str, path: str, data: bytes, co
     cache.save_revision(locations.data_dir, PulledRevision(reference, REPO, commit, (file,), None, "", time))
 
 
-def test_an_empty_shelf_has_an_empty_inventory(locations: ModelLocations) -> None:
+def test_no_models_give_an_empty_inventory(locations: ModelLocations) -> None:
     assert inventory(locations) == []
 
 
-def test_the_starter_comes_first_with_its_known_checksum(
-    locations: ModelLocations, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_starter_comes_first_with_its_checksum(locations: ModelLocations, monkeypatch: pytest.MonkeyPatch) -> None:
     add_file(locations.hub, "m-Q4_K_M.gguf", b"x")
     path = starter_path(locations.cache_dir)
     path.parent.mkdir(parents=True)
@@ -55,7 +55,7 @@ def test_the_starter_comes_first_with_its_known_checksum(
     assert names(locations) == [f"{REPO}:Q4_K_M"]  # of another size it is not the starter
     monkeypatch.setattr("llmcli.models.locations.STARTER_SIZE", 5)
     first, second = inventory_of(locations)
-    assert (first.name, first.source, first.digests, first.is_ours) == (
+    assert (first.name, first.source, first.digests, first.is_removable) == (
         "starter",
         "starter",
         (STARTER_SHA256,),
@@ -79,17 +79,17 @@ def test_hub_model_is_named_by_unique_quantization(locations: ModelLocations) ->
     ]
 
 
-def test_an_item_tells_size_checksums_and_last_use_of_all_parts(locations: ModelLocations) -> None:
+def test_item_has_size_checksums_and_last_use(locations: ModelLocations) -> None:
     parts = add_parts(locations.hub, "m-Q4_K_M", 3)
-    notes.note_use(locations.data_dir, parts[0])
+    notes.record_use(locations.data_dir, parts[0])
     (item,) = inventory_of(locations)
     assert item.parts == tuple(parts)
     assert item.size == sum(len(part.name) for part in parts)
     assert item.digests == tuple(sha256(part.name.encode()) for part in parts)
-    assert item.used == notes.last_use(locations.data_dir, parts[0]) is not None
+    assert item.last_used == notes.last_use(locations.data_dir, parts[0]) is not None
 
 
-def test_the_checksum_of_a_copy_is_known_from_the_pull(locations: ModelLocations) -> None:
+def test_record_of_the_pull_has_the_sha256_of_a_copy(locations: ModelLocations) -> None:
     add_file(locations.hub, "m-Q4_K_M.gguf", b"x", plain=True)
     assert inventory(locations)[0].digests == ("",)
     pulled(locations, REPO, "m-Q4_K_M.gguf", b"x", NEW)
@@ -116,7 +116,7 @@ def test_commits_with_same_prefix_have_full_names(locations: ModelLocations) -> 
 
 
 @pytest.mark.parametrize("reference", [REPO, f"{REPO}:Q4_K_M", f"{REPO}:Q4_K_M@v1"])
-def test_the_short_name_belongs_to_the_commit_that_was_pulled(locations: ModelLocations, reference: str) -> None:
+def test_short_name_is_the_pulled_commit(locations: ModelLocations, reference: str) -> None:
     mine = add_file(locations.hub, "m-Q4_K_M.gguf", b"mine", OLD)
     add_file(locations.hub, "m-Q4_K_M.gguf", b"moved", NEW, ref="main")
     pulled(locations, reference, "m-Q4_K_M.gguf", b"mine", OLD)
@@ -147,7 +147,7 @@ def test_two_names_for_the_same_bytes_are_two_models(locations: ModelLocations) 
 
 
 @pytest.mark.parametrize("path", ["a@b.gguf", "two words-Q4_K_M.gguf", "m.GGUF", "x.gguf.gguf", "é.gguf"])
-def test_a_strange_file_name_of_the_hub_can_be_typed(locations: ModelLocations, path: str) -> None:
+def test_unusual_hub_file_name_can_be_typed(locations: ModelLocations, path: str) -> None:
     add_file(locations.hub, path, b"x")
     inventory_of(locations)
 
@@ -164,20 +164,20 @@ def test_copies_without_checksum_at_two_commits_are_two_models(locations: ModelL
     assert names(locations) == [f"{REPO}:Q4_K_M", f"{REPO}:Q4_K_M@{OLD[:8]}"]
 
 
-def test_a_file_from_an_address_is_named_by_its_place(locations: ModelLocations) -> None:
+def test_file_from_a_url_is_listed_by_its_path(locations: ModelLocations) -> None:
     path = locations.cache_dir / "urls" / "0123" / "x.gguf"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"abc")
     (item,) = inventory_of(locations)
-    assert (item.name, item.source, item.size, item.is_ours) == (str(path), "url", 3, True)
+    assert (item.name, item.source, item.size, item.is_removable) == (str(path), "url", 3, True)
 
 
-def test_models_of_other_programs_are_not_ours(locations: ModelLocations, tmp_path: Path) -> None:
+def test_models_of_other_programs_are_not_removable(locations: ModelLocations, tmp_path: Path) -> None:
     source = write_gguf(tmp_path / "m-Q4_K_M.gguf")
     add_ollama_model(tmp_path / "store", "phi/latest", source)
     add_lmstudio_model(tmp_path / "studio", REPO, source)
     items = inventory_of(replace(locations, folders=(tmp_path / "store", tmp_path / "studio")))
-    assert [(item.name, item.source, item.is_ours) for item in items] == [
+    assert [(item.name, item.source, item.is_removable) for item in items] == [
         ("ollama:phi:latest", "ollama", False),
         ("m-Q4_K_M", "folder", False),
     ]
@@ -217,11 +217,11 @@ def test_a_folder_imported_twice_lists_its_models_once(locations: ModelLocations
     assert names(replace(locations, folders=(tmp_path / "m", tmp_path / "m" / "deep"))) == ["x"]
 
 
-def test_a_file_outside_of_all_places_is_an_item_of_its_own(locations: ModelLocations, tmp_path: Path) -> None:
+def test_file_outside_all_folders_is_a_new_item(locations: ModelLocations, tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "m-Q8_0.gguf")
-    item = item_of(find(str(path), locations), locations)
+    item = installed_model(find_model_file(str(path), locations), locations)
     assert (item.name, item.source, item.size, item.digests) == (str(path), "file", path.stat().st_size, ("",))
-    assert (item.quantization, item.is_ours) == ("Q8_0", False)
+    assert (item.quantization, item.is_removable) == ("Q8_0", False)
 
 
 def test_quantization_comes_from_header_if_not_in_name(locations: ModelLocations) -> None:

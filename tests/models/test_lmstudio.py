@@ -1,4 +1,4 @@
-"""LM Studio's folders: the usual places, a moved home and the folder from the settings."""
+"""LM Studio's folders: the default ones, a moved home, and the folder of its settings."""
 
 import json
 from pathlib import Path
@@ -15,61 +15,61 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def made(folder: Path) -> Path:
+def make_folder(folder: Path) -> Path:
     folder.mkdir(parents=True)
     return folder
 
 
-def set_downloads(home: Path, folder: str) -> None:
+def set_downloads_folder(home: Path, folder: str) -> None:
     home.mkdir(parents=True, exist_ok=True)
     (home / "settings.json").write_text(json.dumps({"downloadsFolder": folder}), encoding="utf-8")
 
 
-def test_without_lm_studio_there_is_none() -> None:
+def test_no_lm_studio_gives_no_folders() -> None:
     assert folder.lmstudio_folders() == []
 
 
-def test_the_new_place_comes_before_the_old_one(user: Path) -> None:
-    old = made(user / ".cache/lm-studio/models")
-    new = made(user / ".lmstudio/models")
+def test_new_lm_studio_folder_comes_before_the_old_one(user: Path) -> None:
+    old = make_folder(user / ".cache/lm-studio/models")
+    new = make_folder(user / ".lmstudio/models")
     assert folder.lmstudio_folders() == [new, old]
 
 
 @pytest.mark.parametrize("ending", ["", "\n", " \r\n"])
-def test_a_moved_home_is_followed(user: Path, ending: str) -> None:
-    moved = made(user / "disk two/studio/models")
+def test_moved_lm_studio_home_is_followed(user: Path, ending: str) -> None:
+    moved = make_folder(user / "disk two/studio/models")
     (user / ".lmstudio-home-pointer").write_bytes((str(moved.parent) + ending).encode())
     assert folder.lmstudio_folders() == [moved]
 
 
 def test_the_folder_from_the_settings_comes_first(user: Path) -> None:
-    usual, chosen = made(user / ".lmstudio/models"), made(user / "big disk")
-    set_downloads(user / ".lmstudio", str(chosen))
+    usual, chosen = make_folder(user / ".lmstudio/models"), make_folder(user / "big disk")
+    set_downloads_folder(user / ".lmstudio", str(chosen))
     assert folder.lmstudio_folders() == [chosen, usual]
 
 
-def test_the_settings_of_a_moved_home_count(user: Path) -> None:
-    chosen = made(user / "big disk")
-    set_downloads(user / "moved", str(chosen))
+def test_settings_of_a_moved_home_choose_the_folder(user: Path) -> None:
+    chosen = make_folder(user / "big disk")
+    set_downloads_folder(user / "moved", str(chosen))
     (user / ".lmstudio-home-pointer").write_text(str(user / "moved"))
     assert folder.lmstudio_folders() == [chosen]
 
 
-def test_the_settings_of_the_app_count(user: Path) -> None:
-    chosen = made(user / "big disk")
-    set_downloads(user / ".config/LM Studio", str(chosen))
+def test_lm_studio_settings_choose_the_folder(user: Path) -> None:
+    chosen = make_folder(user / "big disk")
+    set_downloads_folder(user / ".config/LM Studio", str(chosen))
     assert folder.lmstudio_folders() == [chosen]
 
 
-def test_a_tilde_is_the_home(user: Path) -> None:
-    chosen = made(user / "gguf")
-    set_downloads(user / ".lmstudio", "~/gguf")
+def test_tilde_in_lm_studio_settings_is_the_home(user: Path) -> None:
+    chosen = make_folder(user / "gguf")
+    set_downloads_folder(user / ".lmstudio", "~/gguf")
     assert folder.lmstudio_folders() == [chosen]
 
 
-def test_a_folder_named_twice_is_given_once(user: Path) -> None:
-    usual = made(user / ".lmstudio/models")
-    set_downloads(user / ".lmstudio", str(usual))
+def test_same_store_by_two_paths_is_listed_once(user: Path) -> None:
+    usual = make_folder(user / ".lmstudio/models")
+    set_downloads_folder(user / ".lmstudio", str(usual))
     (user / ".lmstudio-home-pointer").write_text(str(user / ".lmstudio"))
     assert folder.lmstudio_folders() == [usual]
 
@@ -85,19 +85,19 @@ NO_SETTINGS += [b" " * (1 << 20) + b"{}"]
 
 @pytest.mark.parametrize("data", NO_SETTINGS)
 def test_useless_lm_studio_settings_are_ignored(user: Path, data: bytes) -> None:
-    usual = made(user / ".lmstudio/models")
+    usual = make_folder(user / ".lmstudio/models")
     (user / ".lmstudio/settings.json").write_bytes(data)
     assert folder.lmstudio_folders() == [usual]
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", b"\xff", b"relative", b"/nowhere/at all", b"/a\0b"])
 def test_lm_studio_pointer_to_nowhere_is_ignored(user: Path, data: bytes) -> None:
-    usual = made(user / ".lmstudio/models")
+    usual = make_folder(user / ".lmstudio/models")
     (user / ".lmstudio-home-pointer").write_bytes(data)
     assert folder.lmstudio_folders() == [usual]
 
 
-def test_a_user_without_a_home_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_without_home_has_no_lm_studio_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     def homeless() -> Path:
         raise RuntimeError("no home")
 

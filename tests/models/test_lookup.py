@@ -1,4 +1,4 @@
-"""find: files, the starter, the hub's cache, imported folders, and help for everything that is not here."""
+"""find_model_file: files, the starter, the cache of the Hub, imported folders, and hints for unknown names."""
 
 import os
 from dataclasses import replace
@@ -11,7 +11,7 @@ from llmcli.models.hub import cache
 from llmcli.models.hub.cache import PulledRevision
 from llmcli.models.hub.repo_files import RepoFile
 from llmcli.models.locations import ModelLocations, ModelNotDownloadedError
-from llmcli.models.lookup import find
+from llmcli.models.lookup import find_model_file
 from llmcli.models.reference import HubReference, UrlReference
 from tests.models.gguf_writer import write_gguf
 from tests.models.hub_folder import NEW, OLD, REPO, add_file, add_parts, set_ref, sha256, touch_commit
@@ -37,7 +37,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def error_of(text: str, locations: ModelLocations) -> tuple[str, str]:
     with pytest.raises(ModelNotFoundError) as caught:
-        find(text, locations)
+        find_model_file(text, locations)
     assert "\n" not in str(caught.value) + caught.value.hint
     return str(caught.value), caught.value.hint
 
@@ -49,46 +49,48 @@ def pulled(locations: ModelLocations, reference: str, path: str, data: bytes, co
 
 
 @pytest.mark.parametrize("form", ["qwen-0.5b.gguf", "./qwen-0.5b.gguf", "sub/../qwen-0.5b.gguf"])
-def test_a_path_names_its_file(folder: Path, locations: ModelLocations, form: str) -> None:
-    model = find(form, locations)
+def test_path_is_found_in_any_form(folder: Path, locations: ModelLocations, form: str) -> None:
+    model = find_model_file(form, locations)
     assert model.path == folder / "qwen-0.5b.gguf"
     assert (model.parts, model.name, model.trusted) == ((model.path,), "qwen-0.5b", False)
 
 
-def test_a_tilde_is_the_home_folder(folder: Path, locations: ModelLocations, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tilde_in_model_path_is_the_home_folder(
+    folder: Path, locations: ModelLocations, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.setenv("USERPROFILE", str(folder))
-    assert find("~/qwen-0.5b.gguf", locations).path == folder / "qwen-0.5b.gguf"
+    assert find_model_file("~/qwen-0.5b.gguf", locations).path == folder / "qwen-0.5b.gguf"
 
 
-def test_later_part_names_the_whole_model(folder: Path, locations: ModelLocations) -> None:
-    model = find("big-00002-of-00002.gguf", locations)
+def test_path_of_a_later_part_finds_the_whole_model(folder: Path, locations: ModelLocations) -> None:
+    model = find_model_file("big-00002-of-00002.gguf", locations)
     assert model.path.name == "big-00001-of-00002.gguf"
     assert (len(model.parts), model.name) == (2, "big")
 
 
-def test_a_link_keeps_its_own_name_as_the_hub_cache_needs(locations: ModelLocations) -> None:
+def test_linked_file_keeps_the_name_of_the_link(locations: ModelLocations) -> None:
     link = add_file(locations.hub, "x.gguf", b"x")
-    assert find(str(link), locations).path == link
+    assert find_model_file(str(link), locations).path == link
 
 
-def test_a_file_without_the_ending_is_left_to_the_header_reader(folder: Path, locations: ModelLocations) -> None:
-    assert find("notes.txt", locations).path == folder / "notes.txt"
+def test_file_without_gguf_suffix_is_found(folder: Path, locations: ModelLocations) -> None:
+    assert find_model_file("notes.txt", locations).path == folder / "notes.txt"
 
 
 def test_a_file_comes_before_a_repository_of_the_same_name(folder: Path, locations: ModelLocations) -> None:
     add_file(locations.hub, "x.gguf", b"x", repo="sub/model")
     write_gguf(folder / "sub" / "model")
-    assert find("sub/model", locations).path == folder / "sub" / "model"
+    assert find_model_file("sub/model", locations).path == folder / "sub" / "model"
 
 
-def test_a_folder_tells_which_models_it_holds(folder: Path, locations: ModelLocations) -> None:
+def test_error_for_a_folder_lists_its_models(folder: Path, locations: ModelLocations) -> None:
     message, hint = error_of(str(folder), locations)
     assert "is a folder, not a model" in message
     assert "big-00001-of-00002.gguf, qwen-0.5b.gguf" in hint
 
 
-def test_a_folder_with_many_models_tells_the_first_and_a_number(folder: Path, locations: ModelLocations) -> None:
+def test_error_for_a_folder_with_many_models_is_short(folder: Path, locations: ModelLocations) -> None:
     for number in range(7):
         write_gguf(folder / "sub" / f"m{number}.gguf")
     assert error_of("sub", locations)[1].endswith("m4.gguf and 2 more")
@@ -98,10 +100,10 @@ def test_folder_without_models_is_an_error(folder: Path, locations: ModelLocatio
     assert "a folder without .gguf files" in error_of("./sub", locations)[0]
 
 
-def test_a_folder_without_models_hides_no_model_of_the_same_name(folder: Path, locations: ModelLocations) -> None:
+def test_folder_without_models_does_not_hide_a_hub_model(folder: Path, locations: ModelLocations) -> None:
     (folder / "owner" / "repo-GGUF").mkdir(parents=True)
     link = add_file(locations.hub, "x.gguf", b"x")
-    assert find(REPO, locations).path == link
+    assert find_model_file(REPO, locations).path == link
 
 
 @pytest.mark.parametrize("typo", ["qwen-0.5.gguf", "./QWEN-0.5b.gguf", "qwen-0.5b", "qwen0.5b.guff"])
@@ -156,41 +158,41 @@ def test_an_empty_reference_is_refused(folder: Path, locations: ModelLocations, 
     assert "empty" in error_of(form, locations)[0]
 
 
-def test_an_endless_reference_is_refused_in_one_line(folder: Path, locations: ModelLocations) -> None:
+def test_very_long_reference_is_refused_in_one_line(folder: Path, locations: ModelLocations) -> None:
     assert "too long" in error_of("x" * 100_000, locations)[0]
 
 
-def test_a_split_model_with_a_missing_part_names_it(folder: Path, locations: ModelLocations) -> None:
+def test_error_names_the_missing_part(folder: Path, locations: ModelLocations) -> None:
     (folder / "big-00002-of-00002.gguf").unlink()
     assert "big-00002-of-00002.gguf is missing" in error_of("big-00001-of-00002.gguf", locations)[0]
 
 
-def test_the_word_starter_is_its_place_even_before_it_is_there(locations: ModelLocations) -> None:
-    model = find("starter", locations)
+def test_starter_has_its_path_before_the_download(locations: ModelLocations) -> None:
+    model = find_model_file("starter", locations)
     assert model.path.parent == locations.cache_dir / "starter"
     assert (model.name, model.trusted, model.parts) == ("starter", True, (model.path,))
 
 
-def test_a_file_called_starter_is_reached_by_its_path(folder: Path, locations: ModelLocations) -> None:
+def test_file_named_starter_is_found_by_its_path(folder: Path, locations: ModelLocations) -> None:
     write_gguf(folder / "starter")
-    assert find(f".{os.sep}starter", locations).path == folder / "starter"
-    assert find("starter", locations).trusted
+    assert find_model_file(f".{os.sep}starter", locations).path == folder / "starter"
+    assert find_model_file("starter", locations).trusted
 
 
 def test_alias_names_file_reference_name_or_starter(folder: Path, locations: ModelLocations) -> None:
     link = add_file(locations.hub, "x.gguf", b"x")
     aliases = {"mine": str(folder / "qwen-0.5b.gguf"), "ours": REPO, "small": "starter", "two": "ours"}
     locations = replace(locations, aliases=aliases)
-    assert find("mine", locations).path == folder / "qwen-0.5b.gguf"
-    assert find("ours", locations).path == link
-    assert find("small", locations).trusted
+    assert find_model_file("mine", locations).path == folder / "qwen-0.5b.gguf"
+    assert find_model_file("ours", locations).path == link
+    assert find_model_file("small", locations).trusted
     assert "model 'ours' not found" in error_of("two", locations)[0]  # followed once
 
 
 def test_alias_can_replace_catalog_name_and_starter(locations: ModelLocations) -> None:
     link = add_file(locations.hub, "x.gguf", b"x")
     for name in ("qwen3-4b", "starter"):
-        assert find(name, replace(locations, aliases={name: REPO})).path == link
+        assert find_model_file(name, replace(locations, aliases={name: REPO})).path == link
 
 
 @pytest.mark.parametrize("plain", [False, True], ids=["links", "copies"])
@@ -200,93 +202,93 @@ def test_alias_can_replace_catalog_name_and_starter(locations: ModelLocations) -
 )
 def test_hub_cache_model_is_found_in_every_form(locations: ModelLocations, form: str, plain: bool) -> None:
     link = add_file(locations.hub, "sub/m-Q4_K_M.gguf", b"x", ref="main", plain=plain)
-    model = find(REPO + form, locations)
+    model = find_model_file(REPO + form, locations)
     assert (model.path, model.parts, model.name, model.trusted) == (link, (link,), "m-Q4_K_M", False)
-    assert find(f"https://huggingface.co/{REPO}{form}", locations) == model
+    assert find_model_file(f"https://huggingface.co/{REPO}{form}", locations) == model
 
 
 def test_default_or_named_quantization_is_found(locations: ModelLocations) -> None:
     for quantization in ("Q8_0", "Q4_K_M", "Q2_K"):
         add_file(locations.hub, f"m-{quantization}.gguf", quantization.encode())
-    assert find(REPO, locations).name == "m-Q4_K_M"
-    assert find(f"{REPO}:Q8_0", locations).name == "m-Q8_0"
+    assert find_model_file(REPO, locations).name == "m-Q4_K_M"
+    assert find_model_file(f"{REPO}:Q8_0", locations).name == "m-Q8_0"
 
 
-def test_a_quantization_is_found_at_whatever_commit_it_is(locations: ModelLocations) -> None:
+def test_quantization_is_found_at_any_commit(locations: ModelLocations) -> None:
     old = add_file(locations.hub, "m-Q8_0.gguf", b"8", OLD)
     add_file(locations.hub, "m-Q4_K_M.gguf", b"4", NEW, ref="main")
-    assert find(f"{REPO}:Q8_0", locations).path == old
+    assert find_model_file(f"{REPO}:Q8_0", locations).path == old
 
 
 def test_exact_quantization_comes_before_similar_one(locations: ModelLocations) -> None:
     old = add_file(locations.hub, "m-Q4_K_M.gguf", b"4", OLD)
     add_file(locations.hub, "m-UD-Q4_K_M.gguf", b"ud", NEW, ref="main")
-    assert find(f"{REPO}:Q4_K_M", locations).path == old
-    assert find(f"{REPO}:UD-Q4_K_M", locations).name == "m-UD-Q4_K_M"
+    assert find_model_file(f"{REPO}:Q4_K_M", locations).path == old
+    assert find_model_file(f"{REPO}:UD-Q4_K_M", locations).name == "m-UD-Q4_K_M"
 
 
 def test_a_split_model_of_the_cache_has_all_its_parts(locations: ModelLocations) -> None:
     parts = add_parts(locations.hub, "Q4_K_M/m-Q4_K_M", 3)
-    assert find(REPO, locations).parts == tuple(parts)
-    assert find(f"{REPO}/Q4_K_M/{parts[1].name}", locations).parts == tuple(parts)
+    assert find_model_file(REPO, locations).parts == tuple(parts)
+    assert find_model_file(f"{REPO}/Q4_K_M/{parts[1].name}", locations).parts == tuple(parts)
 
 
 def test_split_model_without_a_part_is_not_found(locations: ModelLocations) -> None:
     add_parts(locations.hub, "m-Q4_K_M", 3, leave_out=[2])
     with pytest.raises(ModelNotDownloadedError):
-        find(f"{REPO}:Q4_K_M", locations)
+        find_model_file(f"{REPO}:Q4_K_M", locations)
 
 
-def test_a_link_without_its_blob_is_no_model(locations: ModelLocations) -> None:
+def test_broken_link_in_the_cache_is_not_a_model(locations: ModelLocations) -> None:
     link = add_file(locations.hub, "m-Q4_K_M.gguf", b"x")
     os.unlink(os.path.realpath(link))
     with pytest.raises(ModelNotDownloadedError):
-        find(REPO, locations)
+        find_model_file(REPO, locations)
 
 
 def test_commit_of_main_comes_before_newer_commits(locations: ModelLocations) -> None:
     main = add_file(locations.hub, "m-Q4_K_M.gguf", b"main", OLD, ref="main")
     add_file(locations.hub, "m-Q4_K_M.gguf", b"other", NEW)
     touch_commit(locations.hub, OLD, age=1000)
-    assert find(REPO, locations).path == main
+    assert find_model_file(REPO, locations).path == main
 
 
 def test_without_main_the_newest_commit_is_taken(locations: ModelLocations) -> None:
     add_file(locations.hub, "m-Q4_K_M.gguf", b"old", NEW)
     newest = add_file(locations.hub, "m-Q4_K_M.gguf", b"new", OLD)
     touch_commit(locations.hub, NEW, age=1000)
-    assert find(REPO, locations).path == newest
+    assert find_model_file(REPO, locations).path == newest
 
 
 @pytest.mark.parametrize("asked", [REPO, f"{REPO}:Q4_K_M", f"{REPO}/m-Q4_K_M.gguf"])
-def test_a_pulled_model_stays_at_its_commit_although_main_moved(locations: ModelLocations, asked: str) -> None:
+def test_pulled_model_stays_at_its_commit(locations: ModelLocations, asked: str) -> None:
     mine = add_file(locations.hub, "m-Q4_K_M.gguf", b"mine", OLD)
     moved = add_file(locations.hub, "m-Q4_K_M.gguf", b"moved", NEW, ref="main")
     pulled(locations, f"{REPO}:Q4_K_M", "m-Q4_K_M.gguf", b"mine", OLD)
-    assert find(asked, locations).path == mine
-    assert find(f"{REPO}@main", locations).path == moved
+    assert find_model_file(asked, locations).path == mine
+    assert find_model_file(f"{REPO}@main", locations).path == moved
 
 
 def test_each_reference_has_a_commit_of_its_own(locations: ModelLocations) -> None:
     for reference, data, commit in ((f"{REPO}:Q4_K_M", b"first", OLD), (f"{REPO}@dev", b"second", NEW)):
         add_file(locations.hub, "m-Q4_K_M.gguf", data, commit)
         pulled(locations, reference, "m-Q4_K_M.gguf", data, commit, time=2.0 if commit == NEW else 1.0)
-    assert find(f"{REPO}:Q4_K_M", locations).path.read_bytes() == b"first"
-    assert find(f"{REPO}@dev", locations).path.read_bytes() == b"second"
+    assert find_model_file(f"{REPO}:Q4_K_M", locations).path.read_bytes() == b"first"
+    assert find_model_file(f"{REPO}@dev", locations).path.read_bytes() == b"second"
 
 
 def test_record_of_missing_file_is_ignored(locations: ModelLocations) -> None:
     pulled(locations, REPO, "m-Q4_K_M.gguf", b"gone", OLD)
     there = add_file(locations.hub, "m-Q4_K_M.gguf", b"there", NEW)
-    assert find(REPO, locations).path == there
+    assert find_model_file(REPO, locations).path == there
 
 
 @pytest.mark.parametrize("revision", ["dev", "refs/pr/1", OLD, OLD[:8]])
-def test_a_revision_finds_its_commit_only(locations: ModelLocations, revision: str) -> None:
+def test_revision_finds_only_its_commit(locations: ModelLocations, revision: str) -> None:
     old = add_file(locations.hub, "m-Q4_K_M.gguf", b"old", OLD, ref="dev")
     add_file(locations.hub, "m-Q4_K_M.gguf", b"new", NEW, ref="main")
     set_ref(locations.hub, "refs/pr/1", OLD)
-    assert find(f"{REPO}@{revision}", locations).path == old
+    assert find_model_file(f"{REPO}@{revision}", locations).path == old
 
 
 @pytest.mark.parametrize("revision", ["v9", "c" * 40, OLD[:6], "../../main"])
@@ -297,8 +299,8 @@ def test_unknown_revision_is_not_found(locations: ModelLocations, revision: str)
 
 def test_catalog_name_finds_its_repository(locations: ModelLocations) -> None:
     link = add_file(locations.hub, "Qwen3-8B-Q4_K_M.gguf", b"q", repo="unsloth/Qwen3-8B-GGUF")
-    assert find("qwen3-8b", locations).path == link
-    assert find("Qwen3-8B", locations).path == link
+    assert find_model_file("qwen3-8b", locations).path == link
+    assert find_model_file("Qwen3-8B", locations).path == link
 
 
 @pytest.mark.parametrize(
@@ -317,7 +319,7 @@ def test_missing_model_error_names_the_pull_command(
 ) -> None:
     add_file(locations.hub, "m-Q4_K_M.gguf", b"x")
     with pytest.raises(ModelNotDownloadedError) as caught:
-        find(text, replace(locations, aliases={"mine": "owner/other"}))
+        find_model_file(text, replace(locations, aliases={"mine": "owner/other"}))
     assert caught.value.reference == reference
     assert f"`llmcli pull {reference}`" in caught.value.hint
 
@@ -325,32 +327,30 @@ def test_missing_model_error_names_the_pull_command(
 @pytest.mark.parametrize("text", ["phi", "no.gguf", "ollama:phi", "./owner/repo"])
 def test_unknown_model_error_offers_no_download(folder: Path, locations: ModelLocations, text: str) -> None:
     with pytest.raises(ModelNotFoundError) as caught:
-        find(text, locations)
+        find_model_file(text, locations)
     assert not isinstance(caught.value, ModelNotDownloadedError)
 
 
 @pytest.mark.parametrize("form", [f"{REPO}:Q4_K_M", f"{REPO}/m-Q4_K_M.gguf", "m-Q4_K_M", "M-q4_k_m"])
-def test_a_model_of_lm_studio_is_found_by_repository_and_by_name(
-    locations: ModelLocations, tmp_path: Path, form: str
-) -> None:
+def test_lm_studio_model_is_found_by_repo_and_name(locations: ModelLocations, tmp_path: Path, form: str) -> None:
     source = write_gguf(tmp_path / "m-Q4_K_M.gguf")
     path = add_lmstudio_model(tmp_path / "studio", REPO, source)
-    assert find(form, replace(locations, folders=(tmp_path / "studio",))).path == path
+    assert find_model_file(form, replace(locations, folders=(tmp_path / "studio",))).path == path
 
 
 def test_a_revision_is_never_answered_from_an_imported_folder(locations: ModelLocations, tmp_path: Path) -> None:
     add_lmstudio_model(tmp_path / "studio", REPO, write_gguf(tmp_path / "m-Q4_K_M.gguf"))
     with pytest.raises(ModelNotDownloadedError):
-        find(f"{REPO}@v1", replace(locations, folders=(tmp_path / "studio",)))
+        find_model_file(f"{REPO}@v1", replace(locations, folders=(tmp_path / "studio",)))
 
 
 def test_a_model_of_an_imported_ollama_store_is_found(locations: ModelLocations, tmp_path: Path) -> None:
     add_ollama_model(tmp_path / "store", "phi/latest", write_gguf(tmp_path / "x.gguf"))
-    model = find("ollama:phi", replace(locations, folders=(tmp_path / "store",)))
+    model = find_model_file("ollama:phi", replace(locations, folders=(tmp_path / "store",)))
     assert (model.path.parent, model.name) == (tmp_path / "store" / "blobs", "ollama:phi")
 
 
 def test_damaged_store_entry_is_an_invalid_model(locations: ModelLocations, tmp_path: Path) -> None:
     add_ollama_model(tmp_path / "store", "phi/latest", write_gguf(tmp_path / "x.gguf")).write_text("{")
     with pytest.raises(ModelInvalidError, match="damaged"):
-        find("ollama:phi", replace(locations, folders=(tmp_path / "store",)))
+        find_model_file("ollama:phi", replace(locations, folders=(tmp_path / "store",)))

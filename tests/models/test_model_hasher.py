@@ -1,4 +1,4 @@
-"""The sha256 of a model is known for free where its place tells it, and computed once everywhere else."""
+"""The sha256 of a model: known from a record or the name of a blob, otherwise computed once."""
 
 import hashlib
 from pathlib import Path
@@ -13,7 +13,7 @@ DIGEST = "0123456789abcdef" * 4
 
 
 @pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that are read."""
     seen: list[Path] = []
     real = notes.sha256_of
@@ -26,77 +26,77 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return seen
 
 
-def identity(tmp_path: Path, *parts: Path, name: str = "a", trusted: bool = False) -> ModelHasher:
+def hasher_for(tmp_path: Path, *parts: Path, name: str = "a", trusted: bool = False) -> ModelHasher:
     return ModelHasher(ModelFile(parts[0], parts, name, trusted), tmp_path / "data")
 
 
-def written(path: Path, data: bytes = b"weights") -> Path:
+def write_file(path: Path, data: bytes = b"weights") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path
 
 
-def test_the_starter_is_known(tmp_path: Path, counted: list[Path]) -> None:
-    place = written(tmp_path / "any.gguf")
-    assert identity(tmp_path, place, name=STARTER, trusted=True).sha256() == STARTER_SHA256
-    assert counted == []
+def test_starter_sha256_needs_no_hashing(tmp_path: Path, hashed: list[Path]) -> None:
+    place = write_file(tmp_path / "any.gguf")
+    assert hasher_for(tmp_path, place, name=STARTER, trusted=True).sha256() == STARTER_SHA256
+    assert hashed == []
 
 
-def test_a_file_that_is_only_called_like_the_starter_is_read(tmp_path: Path) -> None:
-    place = written(tmp_path / "starter.gguf")
-    assert identity(tmp_path, place, name=STARTER).sha256() == hashlib.sha256(b"weights").hexdigest()
+def test_file_with_the_name_of_the_starter_is_hashed(tmp_path: Path) -> None:
+    place = write_file(tmp_path / "starter.gguf")
+    assert hasher_for(tmp_path, place, name=STARTER).sha256() == hashlib.sha256(b"weights").hexdigest()
 
 
 @pytest.mark.parametrize("name", [DIGEST, f"sha256-{DIGEST}"])
-def test_blobs_are_named_by_their_sha256(tmp_path: Path, counted: list[Path], name: str) -> None:
-    blob, link = written(tmp_path / "blobs" / name), tmp_path / "model.gguf"
+def test_blobs_are_named_by_their_sha256(tmp_path: Path, hashed: list[Path], name: str) -> None:
+    blob, link = write_file(tmp_path / "blobs" / name), tmp_path / "model.gguf"
     try:
         link.symlink_to(blob)
     except OSError:
         link = blob
-    assert identity(tmp_path, link).sha256() == DIGEST
-    assert counted == []
+    assert hasher_for(tmp_path, link).sha256() == DIGEST
+    assert hashed == []
 
 
 @pytest.mark.parametrize("place", [f"blobs/{DIGEST[:40]}", f"else/{DIGEST}", f"blobs/{DIGEST}.gguf"])
 def test_sha256_is_not_taken_from_other_file_names(tmp_path: Path, place: str) -> None:
-    assert identity(tmp_path, written(tmp_path / place)).known == ""
+    assert hasher_for(tmp_path, write_file(tmp_path / place)).known == ""
 
 
-def test_a_file_is_read_once_and_again_when_it_has_changed(tmp_path: Path, counted: list[Path]) -> None:
-    place = written(tmp_path / "a.gguf")
+def test_file_is_hashed_again_only_when_it_changes(tmp_path: Path, hashed: list[Path]) -> None:
+    place = write_file(tmp_path / "a.gguf")
     for _ in range(2):
-        assert identity(tmp_path, place).sha256() == hashlib.sha256(b"weights").hexdigest()
-    assert identity(tmp_path, place).known
-    assert counted == [place]
-    written(place, b"other weights")
-    assert identity(tmp_path, place).known == ""
-    assert identity(tmp_path, place).sha256() == hashlib.sha256(b"other weights").hexdigest()
+        assert hasher_for(tmp_path, place).sha256() == hashlib.sha256(b"weights").hexdigest()
+    assert hasher_for(tmp_path, place).known
+    assert hashed == [place]
+    write_file(place, b"other weights")
+    assert hasher_for(tmp_path, place).known == ""
+    assert hasher_for(tmp_path, place).sha256() == hashlib.sha256(b"other weights").hexdigest()
 
 
-def test_the_sha256_of_several_files_is_that_of_theirs(tmp_path: Path) -> None:
-    parts = [written(tmp_path / name, name.encode()) for name in ("a", "b")]
+def test_sha256_of_a_split_model_joins_those_of_its_parts(tmp_path: Path) -> None:
+    parts = [write_file(tmp_path / name, name.encode()) for name in ("a", "b")]
     digests = [hashlib.sha256(name).hexdigest() for name in (b"a", b"b")]
     expected = hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()
-    assert identity(tmp_path, *parts).sha256() == expected
-    assert identity(tmp_path, *reversed(parts)).sha256() != expected
+    assert hasher_for(tmp_path, *parts).sha256() == expected
+    assert hasher_for(tmp_path, *reversed(parts)).sha256() != expected
 
 
-def test_a_file_that_cannot_be_read_has_none(tmp_path: Path) -> None:
-    one = identity(tmp_path, tmp_path / "gone.gguf")
-    one.begin()
+def test_unreadable_file_has_no_sha256(tmp_path: Path) -> None:
+    one = hasher_for(tmp_path, tmp_path / "gone.gguf")
+    one.start()
     assert (one.wait(10), one.sha256(), one.known) == ("", "", "")
 
 
 def test_sha256_is_computed_in_the_background(tmp_path: Path) -> None:
-    one = identity(tmp_path, written(tmp_path / "a.gguf"))
+    one = hasher_for(tmp_path, write_file(tmp_path / "a.gguf"))
     assert one.wait(10) == ""  # nothing was begun
-    one.begin()
+    one.start()
     assert one.wait(10) == hashlib.sha256(b"weights").hexdigest()
 
 
 def test_sha256_wait_has_a_time_limit(tmp_path: Path) -> None:
-    one, steps = identity(tmp_path, written(tmp_path / "a.gguf")), []
+    one, steps = hasher_for(tmp_path, write_file(tmp_path / "a.gguf")), []
     assert one.sha256(lambda done, total: steps.append((done, total)), stop=lambda: True) == ""
     assert steps == []
     assert one.sha256(lambda done, total: steps.append((done, total)))

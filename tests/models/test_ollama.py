@@ -1,4 +1,4 @@
-"""Ollama's models: found by Ollama's names, read where they are, and nothing outside of the store is looked at."""
+"""Ollama's models: found by Ollama's names, read in place, and nothing outside of the store is read."""
 
 import hashlib
 import json
@@ -40,22 +40,22 @@ def store(tmp_path: Path, gguf: Path) -> Path:
         ("https://hf.co/owner/repo-gguf:q4_k_m", "hf.co/Owner/Repo-GGUF:Q4_K_M"),
     ],
 )
-def test_a_model_is_found_by_every_name_that_ollama_takes(store: Path, typed: str, found: str) -> None:
-    assert ollama.find(typed, [store]).name == f"ollama:{found}"
+def test_model_is_found_by_every_valid_ollama_name(store: Path, typed: str, found: str) -> None:
+    assert ollama.find_in_stores(typed, [store]).name == f"ollama:{found}"
 
 
-def test_the_file_is_used_where_it_is(store: Path, gguf: Path) -> None:
-    model = ollama.find("llama3.2", [store])
+def test_ollama_model_is_its_blob(store: Path, gguf: Path) -> None:
+    model = ollama.find_in_stores("llama3.2", [store])
     digest = hashlib.sha256(gguf.read_bytes()).hexdigest()
     assert model.parts == (store / "blobs" / f"sha256-{digest}",)
     assert (model.sha256, model.size, model.source) == (digest, gguf.stat().st_size, "ollama")
     assert model.projector is None
 
 
-def test_a_projector_comes_with_its_model(store: Path, gguf: Path, tmp_path: Path) -> None:
+def test_ollama_model_has_its_projector(store: Path, gguf: Path, tmp_path: Path) -> None:
     sight = write_gguf(tmp_path / "sight.gguf", {"general.architecture": "clip"})
     add_ollama_model(store, "llava/7b", gguf, projector=sight)
-    projector = ollama.find("llava:7b", [store]).projector
+    projector = ollama.find_in_stores("llava:7b", [store]).projector
     assert projector is not None
     assert projector.read_bytes() == sight.read_bytes()
 
@@ -65,40 +65,40 @@ def test_names_that_differ_in_case_only_stay_apart(store: Path, tmp_path: Path) 
     add_ollama_model(store, "llama3.2/1B", other)
     if len(list((store / "manifests/registry.ollama.ai/library/llama3.2").iterdir())) < 3:
         pytest.skip("this file system takes them for one name")
-    assert ollama.find("llama3.2:1B", [store]).size == other.stat().st_size
-    assert ollama.find("llama3.2:1b", [store]).size != other.stat().st_size
+    assert ollama.find_in_stores("llama3.2:1B", [store]).size == other.stat().st_size
+    assert ollama.find_in_stores("llama3.2:1b", [store]).size != other.stat().st_size
 
 
 def test_ollama_models_are_sorted_by_name(store: Path) -> None:
     names = ["ann/pet:v1", "hf.co/Owner/Repo-GGUF:Q4_K_M", "llama3.2:1b", "llama3.2:latest"]
-    assert [model.name for model in ollama.models(store)] == [f"ollama:{name}" for name in names]
+    assert [model.name for model in ollama.models_in_store(store)] == [f"ollama:{name}" for name in names]
 
 
 def test_unusable_ollama_models_are_not_listed(store: Path, gguf: Path) -> None:
-    before = ollama.models(store)
+    before = ollama.models_in_store(store)
     add_ollama_model(store, "cloud/latest", None)
     add_ollama_model(store, "broken/latest", gguf).write_text("{")
     (store / "manifests" / ".DS_Store").write_text("no host")
     (store / "manifests/registry.ollama.ai/library/llama3.2/.partial").write_text("no tag")
-    assert ollama.models(store) == before
+    assert ollama.models_in_store(store) == before
 
 
 def test_other_tags_of_the_model_are_offered(store: Path) -> None:
     with pytest.raises(ModelNotFoundError, match=r"'llama3\.2:3b' not found") as caught:
-        ollama.find("llama3.2:3b", [store])
+        ollama.find_in_stores("llama3.2:3b", [store])
     assert "'ollama:llama3.2:1b' or 'ollama:llama3.2:latest'?" in caught.value.hint
     assert "`ollama pull llama3.2:3b`" in caught.value.hint
 
 
-def test_a_slip_of_the_keys_gets_the_nearest_name(store: Path) -> None:
+def test_typo_in_ollama_name_gets_the_nearest_name(store: Path) -> None:
     with pytest.raises(ModelNotFoundError) as caught:
-        ollama.find("lama3.2:1b", [store])
+        ollama.find_in_stores("lama3.2:1b", [store])
     assert "did you mean 'ollama:llama3.2:1b'" in caught.value.hint
 
 
 def test_error_without_any_store_names_ollama_models() -> None:
     with pytest.raises(ModelNotFoundError, match="no readable Ollama store") as caught:
-        ollama.find("llama3.2", [])
+        ollama.find_in_stores("llama3.2", [])
     assert "OLLAMA_MODELS" in caught.value.hint
 
 
@@ -138,7 +138,7 @@ NO_NAMES += [
 @pytest.mark.parametrize("name", NO_NAMES)
 def test_invalid_ollama_name_is_refused(store: Path, name: str) -> None:
     with pytest.raises(ModelNotFoundError, match="is not a valid name") as caught:
-        ollama.find(name, [store])
+        ollama.find_in_stores(name, [store])
     assert str(caught.value).isprintable()
 
 
@@ -153,12 +153,12 @@ def test_invalid_ollama_name_is_refused(store: Path, name: str) -> None:
         "",
     ],
 )
-def test_a_digest_that_is_none_never_becomes_a_path(store: Path, digest: str) -> None:
+def test_invalid_digest_never_becomes_a_path(store: Path, digest: str) -> None:
     (store.parent / "secret").write_text("secret")
     path = store / "manifests/registry.ollama.ai/library/llama3.2/latest"
     write_manifest(path, layers=[{"mediaType": KIND + "model", "digest": digest, "size": 6}])
     with pytest.raises(ModelInvalidError, match="is not a valid digest"):
-        ollama.find("llama3.2", [store])
+        ollama.find_in_stores("llama3.2", [store])
 
 
 @pytest.mark.parametrize(
@@ -181,52 +181,52 @@ def test_a_digest_that_is_none_never_becomes_a_path(store: Path, digest: str) ->
 def test_a_damaged_manifest_ends_in_one_line(store: Path, data: bytes) -> None:
     (store / "manifests/registry.ollama.ai/library/llama3.2/latest").write_bytes(data)
     with pytest.raises(ModelInvalidError, match="is damaged") as caught:
-        ollama.find("llama3.2", [store])
+        ollama.find_in_stores("llama3.2", [store])
     assert caught.value.hint == "run `ollama pull llama3.2:latest` to repair it"
 
 
-def test_a_folder_in_the_place_of_a_manifest_is_damage(store: Path) -> None:
+def test_folder_instead_of_a_manifest_is_damage(store: Path) -> None:
     (store / "manifests/registry.ollama.ai/library/odd/latest").mkdir(parents=True)
     with pytest.raises(ModelInvalidError, match="is not a file"):
-        ollama.find("odd", [store])
+        ollama.find_in_stores("odd", [store])
 
 
 def test_a_missing_blob_is_named(store: Path) -> None:
-    ollama.find("llama3.2", [store]).path.unlink()
+    ollama.find_in_stores("llama3.2", [store]).path.unlink()
     with pytest.raises(ModelInvalidError, match=r"sha256-[0-9a-f]{64} is missing"):
-        ollama.find("llama3.2", [store])
+        ollama.find_in_stores("llama3.2", [store])
 
 
-def test_a_folder_in_the_place_of_a_blob_is_damage(store: Path) -> None:
-    path = ollama.find("llama3.2", [store]).path
+def test_folder_instead_of_a_blob_is_damage(store: Path) -> None:
+    path = ollama.find_in_stores("llama3.2", [store]).path
     path.unlink()
     path.mkdir()
     with pytest.raises(ModelInvalidError, match="is not a file"):
-        ollama.find("llama3.2", [store])
+        ollama.find_in_stores("llama3.2", [store])
 
 
 def test_a_blob_of_another_size_is_refused(store: Path) -> None:
-    path = ollama.find("llama3.2", [store]).path
+    path = ollama.find_in_stores("llama3.2", [store]).path
     path.unlink()  # a hard link to the source
     path.write_bytes(b"GGUF")
     with pytest.raises(ModelInvalidError, match="has 4 bytes, expected"):
-        ollama.find("llama3.2", [store])
+        ollama.find_in_stores("llama3.2", [store])
 
 
 def test_a_blob_may_be_a_link_to_another_disk(store: Path, tmp_path: Path) -> None:
-    path = ollama.find("llama3.2", [store]).path
+    path = ollama.find_in_stores("llama3.2", [store]).path
     moved = path.rename(tmp_path / "moved")
     try:
         path.symlink_to(moved)
     except OSError:
         pytest.skip("links are not allowed here")
-    assert ollama.find("llama3.2", [store]).path == path
+    assert ollama.find_in_stores("llama3.2", [store]).path == path
 
 
 def test_unreadable_blob_is_a_disk_error(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(DiskError, match="cannot read"):
-        ollama.find("llama3.2", [store])
+        ollama.find_in_stores("llama3.2", [store])
 
 
 @pytest.mark.parametrize(
@@ -238,23 +238,23 @@ def test_unreadable_blob_is_a_disk_error(store: Path, monkeypatch: pytest.Monkey
         (("license",), "has no model file on this machine"),
     ],
 )
-def test_a_model_of_another_kind_is_explained(store: Path, gguf: Path, kinds: tuple[str, ...], said: str) -> None:
+def test_unsupported_ollama_model_is_explained(store: Path, gguf: Path, kinds: tuple[str, ...], said: str) -> None:
     add_ollama_model(store, "odd/latest", gguf, kinds=kinds)
     with pytest.raises(ModelInvalidError, match=said) as caught:
-        ollama.find("odd", [store])
+        ollama.find_in_stores("odd", [store])
     assert caught.value.hint
 
 
-def test_a_model_that_runs_elsewhere_has_no_layers(store: Path, gguf: Path) -> None:
+def test_cloud_model_of_ollama_is_refused(store: Path, gguf: Path) -> None:
     write_manifest(add_ollama_model(store, "big/cloud", gguf), layers=None)
     with pytest.raises(ModelInvalidError, match="no model file on this machine"):
-        ollama.find("big:cloud", [store])
+        ollama.find_in_stores("big:cloud", [store])
 
 
-def test_a_sound_copy_in_the_next_store_is_taken(store: Path, gguf: Path, tmp_path: Path) -> None:
+def test_valid_copy_in_the_next_store_is_used(store: Path, gguf: Path, tmp_path: Path) -> None:
     add_ollama_model(tmp_path / "second", "llama3.2/latest", gguf)
     (store / "manifests/registry.ollama.ai/library/llama3.2/latest").write_text("{")
-    assert ollama.find("llama3.2", [store, tmp_path / "second"]).path.is_relative_to(tmp_path / "second")
+    assert ollama.find_in_stores("llama3.2", [store, tmp_path / "second"]).path.is_relative_to(tmp_path / "second")
 
 
 @pytest.mark.parametrize("written", ["{}", " '{}' ", '"{}"'])
@@ -267,7 +267,7 @@ def test_the_environment_names_the_store(
     assert ollama.stores() == [store]
 
 
-def test_the_store_in_the_home_comes_before_that_of_the_service(
+def test_user_store_comes_before_the_service_store(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gguf: Path
 ) -> None:
     add_ollama_model(tmp_path / ".ollama/models", "x/latest", gguf)
@@ -287,7 +287,7 @@ def test_a_user_without_a_home_has_no_store(monkeypatch: pytest.MonkeyPatch) -> 
     assert ollama.stores() == []
 
 
-def test_the_writer_of_stores_writes_what_ollama_does(store: Path, gguf: Path) -> None:
+def test_test_store_equals_a_real_ollama_store(store: Path, gguf: Path) -> None:
     written = json.loads((store / "manifests/registry.ollama.ai/library/llama3.2/1b").read_bytes())
     assert set(written) == {"schemaVersion", "mediaType", "config", "layers"}
     assert add_blob(store, gguf, "model") == written["layers"][0]

@@ -1,4 +1,4 @@
-"""A partial download: taken up where it stood, and never believed to hold a byte that was not written."""
+"""Partial downloads: resumed at the right byte, and never more bytes than were written."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 
 from llmcli.errors import DiskError
 from llmcli.models.download import partial_file as module
-from llmcli.models.download.partial_file import NOTES, PartialFile, Segment, bytes_here
+from llmcli.models.download.partial_file import RECORD_SUFFIX, PartialFile, Segment, bytes_downloaded
 from tests.models.hub_folder import listing
 
 SIZE = 100
@@ -27,9 +27,9 @@ BODY = bytes(1 + number % 255 for number in range(SIZE))  # no zero, which a gap
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments of four bytes are worth a connection."""
-    monkeypatch.setattr(module, "SMALLEST", 4)
+    monkeypatch.setattr(module, "MIN_SPLIT", 4)
 
 
 @pytest.fixture
@@ -46,19 +46,19 @@ def write(partial: PartialFile, segment: Segment, n_bytes: int) -> None:
     segment.position += n_bytes
 
 
-def in_two(path: Path, first: int = 10, second: int = 5) -> PartialFile:
+def in_two_segments(path: Path, first: int = 10, second: int = 5) -> PartialFile:
     """A download by two connections, with a gap between what they have brought."""
     partial = PartialFile(path, SIZE)
     other = partial.split()
     assert other is not None
     write(partial, partial.segments[0], first)
     write(partial, other, second)
-    partial.note()
+    partial.record()
     return partial
 
 
-def noted(path: Path, **changes: Any) -> None:
-    notes = path.with_name(path.name + NOTES)
+def recorded(path: Path, **changes: Any) -> None:
+    notes = path.with_name(path.name + RECORD_SUFFIX)
     notes.write_text(json.dumps(json.loads(notes.read_text()) | changes))
 
 
@@ -66,7 +66,7 @@ def positions(partial: PartialFile) -> list[tuple[int, int, int]]:
     return [(one.start, one.position, one.end) for one in partial.segments]
 
 
-def test_a_new_download_begins_at_the_first_byte(path: Path) -> None:
+def test_new_download_starts_at_the_first_byte(path: Path) -> None:
     partial = PartialFile(path, SIZE)
     assert (partial.done, partial.frontier, positions(partial)) == (0, 0, [(0, 0, SIZE)])
     assert not path.exists()
@@ -76,11 +76,11 @@ def test_one_connection_resumes_at_end_of_file(path: Path) -> None:
     path.write_bytes(BODY[:30])
     partial = PartialFile(path, SIZE)
     assert (partial.done, partial.frontier, positions(partial)) == (30, 30, [(0, 30, SIZE)])
-    partial.note()
-    assert not path.with_name(path.name + NOTES).exists()  # the length says it all
+    partial.record()
+    assert not path.with_name(path.name + RECORD_SUFFIX).exists()  # the length says it all
 
 
-def test_a_whole_file_lacks_nothing(path: Path) -> None:
+def test_complete_file_has_no_missing_bytes(path: Path) -> None:
     path.write_bytes(BODY)
     partial = PartialFile(path, SIZE)
     assert (partial.done, partial.frontier) == (SIZE, SIZE)
@@ -89,12 +89,12 @@ def test_a_whole_file_lacks_nothing(path: Path) -> None:
 
 def test_partial_file_that_is_too_long_is_deleted(path: Path) -> None:
     path.write_bytes(BODY + b"x")
-    assert bytes_here(path, SIZE) == 0
+    assert bytes_downloaded(path, SIZE) == 0
     assert PartialFile(path, SIZE).done == 0
     assert not path.exists()
 
 
-def test_a_split_halves_the_longest_rest(path: Path) -> None:
+def test_split_halves_the_longest_missing_range(path: Path) -> None:
     partial = PartialFile(path, SIZE)
     write(partial, partial.segments[0], 20)
     partial.split()
@@ -106,21 +106,21 @@ def test_a_split_halves_the_longest_rest(path: Path) -> None:
     ]
 
 
-def test_a_rest_too_short_for_two_is_not_split(path: Path) -> None:
+def test_short_range_is_not_split(path: Path) -> None:
     partial = PartialFile(path, SIZE)
     write(partial, partial.segments[0], SIZE - 7)
     assert partial.split() is None
     assert len(partial.segments) == 1
 
 
-def test_a_split_download_is_taken_up_in_its_parts(path: Path) -> None:
-    in_two(path)
+def test_split_download_resumes_in_its_segments(path: Path) -> None:
+    in_two_segments(path)
     again = PartialFile(path, SIZE)
     assert positions(again) == [(0, 10, 50), (50, 55, 100)]
-    assert (again.done, again.frontier, bytes_here(path, SIZE)) == (15, 10, 15)
+    assert (again.done, again.frontier, bytes_downloaded(path, SIZE)) == (15, 10, 15)
 
 
-def test_a_split_is_written_down_before_the_second_half_can_be(path: Path) -> None:
+def test_split_is_recorded_before_the_second_half_starts(path: Path) -> None:
     partial = PartialFile(path, SIZE)
     write(partial, partial.segments[0], 10)
     other = partial.split()
@@ -130,14 +130,14 @@ def test_a_split_is_written_down_before_the_second_half_can_be(path: Path) -> No
 
 
 def test_unrecorded_bytes_are_downloaded_again(path: Path) -> None:
-    partial = in_two(path)
+    partial = in_two_segments(path)
     write(partial, partial.segments[0], 7)
     write(partial, partial.segments[1], 7)
     assert PartialFile(path, SIZE).done == 15
 
 
 def test_frontier_is_first_gap_or_file_size(path: Path) -> None:
-    partial = in_two(path)
+    partial = in_two_segments(path)
     write(partial, partial.segments[1], SIZE)
     assert partial.frontier == 10
     write(partial, partial.segments[0], SIZE)
@@ -160,19 +160,19 @@ def test_download_with_many_segments_is_resumed(path: Path) -> None:
     ids=["torn", "null", "list", "no utf-8", "deep", "long", "lacking"],
 )
 def test_damaged_segment_record_restarts_the_download(path: Path, content: bytes) -> None:
-    in_two(path)
-    path.with_name(path.name + NOTES).write_bytes(content)
-    assert bytes_here(path, SIZE) == 0
+    in_two_segments(path)
+    path.with_name(path.name + RECORD_SUFFIX).write_bytes(content)
+    assert bytes_downloaded(path, SIZE) == 0
     assert positions(PartialFile(path, SIZE)) == [(0, 0, SIZE)]
     assert list(path.parent.glob("sha*")) == []
 
 
-def test_a_note_that_was_never_filled_was_before_any_gap(path: Path) -> None:
+def test_empty_segment_record_means_no_gap(path: Path) -> None:
     path.write_bytes(BODY[:30])
-    path.with_name(path.name + NOTES).touch()
-    assert bytes_here(path, SIZE) == 30
+    path.with_name(path.name + RECORD_SUFFIX).touch()
+    assert bytes_downloaded(path, SIZE) == 30
     assert PartialFile(path, SIZE).frontier == 30
-    assert not path.with_name(path.name + NOTES).exists()
+    assert not path.with_name(path.name + RECORD_SUFFIX).exists()
 
 
 @pytest.mark.parametrize(
@@ -197,26 +197,26 @@ def test_a_note_that_was_never_filled_was_before_any_gap(path: Path) -> None:
     ],
     ids=str,
 )
-def test_a_note_that_cannot_be_is_not_believed(path: Path, segments: Any) -> None:
-    in_two(path)  # the file has 55 bytes
-    noted(path, segments=segments)
-    assert bytes_here(path, SIZE) == 0
+def test_impossible_segment_record_is_ignored(path: Path, segments: Any) -> None:
+    in_two_segments(path)  # the file has 55 bytes
+    recorded(path, segments=segments)
+    assert bytes_downloaded(path, SIZE) == 0
     assert positions(PartialFile(path, SIZE)) == [(0, 0, SIZE)]
 
 
 @pytest.mark.parametrize("size", [99, "100", None, [100]])
-def test_a_note_of_another_size_is_not_believed(path: Path, size: Any) -> None:
-    in_two(path)
-    noted(path, size=size)
+def test_segment_record_of_another_size_is_ignored(path: Path, size: Any) -> None:
+    in_two_segments(path)
+    recorded(path, size=size)
     assert PartialFile(path, SIZE).done == 0
 
 
-def test_a_note_without_its_file_is_removed(path: Path) -> None:
-    in_two(path)
+def test_segment_record_without_its_file_is_removed(path: Path) -> None:
+    in_two_segments(path)
     path.unlink()
-    assert bytes_here(path, SIZE) == 0
+    assert bytes_downloaded(path, SIZE) == 0
     assert PartialFile(path, SIZE).done == 0
-    assert not path.with_name(path.name + NOTES).exists()
+    assert not path.with_name(path.name + RECORD_SUFFIX).exists()
 
 
 @pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="POSIX links")
@@ -236,8 +236,8 @@ def test_partial_refuses_link_and_keeps_its_target(path: Path, tmp_path: Path) -
 
 @pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="POSIX links")
 def test_partial_does_not_use_link_as_record(path: Path, tmp_path: Path) -> None:
-    in_two(path)
-    notes, target = path.with_name(path.name + NOTES), tmp_path / "private"
+    in_two_segments(path)
+    notes, target = path.with_name(path.name + RECORD_SUFFIX), tmp_path / "private"
     os.rename(notes, target)
     content = target.read_bytes()
     notes.symlink_to(target)
@@ -249,26 +249,26 @@ def test_partial_does_not_use_link_as_record(path: Path, tmp_path: Path) -> None
     assert target.read_bytes() == content
 
 
-def test_a_folder_in_the_place_of_the_file_is_refused(path: Path) -> None:
+def test_folder_instead_of_the_file_is_refused(path: Path) -> None:
     path.mkdir()
     with pytest.raises(DiskError, match="is not a regular file"):
         PartialFile(path, SIZE)
 
 
-def test_bytes_here_changes_nothing(path: Path) -> None:
-    assert bytes_here(path, SIZE) == 0
-    in_two(path)
+def test_bytes_downloaded_is_read_only(path: Path) -> None:
+    assert bytes_downloaded(path, SIZE) == 0
+    in_two_segments(path)
     for content in (None, b"{", b""):
         if content is not None:
-            path.with_name(path.name + NOTES).write_bytes(content)
+            path.with_name(path.name + RECORD_SUFFIX).write_bytes(content)
         before = listing(path.parent)
-        bytes_here(path, SIZE)
-        bytes_here(path, SIZE - 60)
+        bytes_downloaded(path, SIZE)
+        bytes_downloaded(path, SIZE - 60)
         assert listing(path.parent) == before
 
 
-def test_discarding_leaves_nothing(path: Path) -> None:
-    partial = in_two(path)
+def test_discard_deletes_file_and_record(path: Path) -> None:
+    partial = in_two_segments(path)
     partial.discard()
     assert (partial.done, list(path.parent.glob("sha*"))) == (0, [])
 
@@ -279,7 +279,7 @@ class Download(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.path.unlink(missing_ok=True)
-        self.path.with_name(self.path.name + NOTES).unlink(missing_ok=True)
+        self.path.with_name(self.path.name + RECORD_SUFFIX).unlink(missing_ok=True)
         self.partial = PartialFile(self.path, SIZE)
 
     path: Path
@@ -294,7 +294,7 @@ class Download(RuleBasedStateMachine):
 
     @rule()
     def the_positions_are_written_down(self) -> None:
-        self.partial.note()
+        self.partial.record()
 
     @rule()
     def the_process_is_killed(self) -> None:
@@ -305,10 +305,10 @@ class Download(RuleBasedStateMachine):
         write(self.partial, self.partial.segments[which % len(self.partial.segments)], n_bytes)
         self.partial = PartialFile(self.path, SIZE)
 
-    @precondition(lambda self: self.path.with_name(self.path.name + NOTES).exists())
+    @precondition(lambda self: self.path.with_name(self.path.name + RECORD_SUFFIX).exists())
     @rule(keep=st.integers(1, 60))
     def the_note_is_torn(self, keep: int) -> None:
-        notes = self.path.with_name(self.path.name + NOTES)
+        notes = self.path.with_name(self.path.name + RECORD_SUFFIX)
         notes.write_bytes(notes.read_bytes()[:keep])
         self.partial = PartialFile(self.path, SIZE)
 
@@ -324,11 +324,11 @@ class Download(RuleBasedStateMachine):
         edges = [0, *(segment.end for segment in self.partial.segments)]
         assert [segment.start for segment in self.partial.segments] == edges[:-1]
         assert edges[-1] == SIZE
-        assert bytes_here(self.path, SIZE) <= self.partial.done
+        assert bytes_downloaded(self.path, SIZE) <= self.partial.done
 
 
 @pytest.mark.slow
-def test_no_history_makes_a_download_claim_what_it_has_not(path: Path) -> None:
+def test_any_history_of_a_partial_file_stays_consistent(path: Path) -> None:
     class Here(Download):
         def __init__(self) -> None:
             self.path = path

@@ -1,4 +1,4 @@
-"""Links that somebody planted in the cache lead a download nowhere: what they point to stays as it is."""
+"""Links that an attacker puts into the cache: a download never changes their targets."""
 
 import hashlib
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def victim(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return path
 
 
-def end(pulls: Pulls) -> LlmcliError | None:
+def result_of(pulls: Pulls) -> LlmcliError | None:
     """How a pull ends: with the right file, or with this error and nothing published."""
     try:
         path = pulls.pull()
@@ -49,32 +49,32 @@ def end(pulls: Pulls) -> LlmcliError | None:
 @pytest.mark.parametrize(
     "name", [PARTIAL, f"{PARTIAL}.ranges", f"blobs/{DIGEST}", "refs/main", f"snapshots/COMMIT/{FILE}"]
 )
-def test_a_link_in_the_place_of_a_file(pulls: Pulls, victim: Path, name: str) -> None:
+def test_link_instead_of_a_file_is_refused(pulls: Pulls, victim: Path, name: str) -> None:
     before = victim.read_bytes() if victim.exists() else None
     plant(pulls.folder / name.replace("COMMIT", pulls.hub.repos[REPO].head), victim)
     if name.startswith(PARTIAL):  # a rest is there, so that the note is looked at
         pulls.begin(DATA[:1000], DATA) if name != PARTIAL else None
-    error = end(pulls)
+    error = result_of(pulls)
     assert error is None or isinstance(error, DiskError)
     assert (victim.read_bytes() if victim.exists() else None) == before
 
 
 @pytest.mark.parametrize("ending", [".lock", ".llmcli"])
-def test_a_link_in_the_place_of_a_lock(pulls: Pulls, victim: Path, ending: str) -> None:
+def test_link_instead_of_a_lock_is_refused(pulls: Pulls, victim: Path, ending: str) -> None:
     before = victim.read_bytes() if victim.exists() else None
     plant(cache.lock_path(pulls.locations.hub, REPO, DIGEST).with_suffix(ending), victim)
-    error = end(pulls)
+    error = result_of(pulls)
     assert error is None or isinstance(error, DiskError)
     assert (victim.read_bytes() if victim.exists() else None) == before
 
 
 @pytest.mark.parametrize("name", [".", "blobs", "snapshots", "snapshots/COMMIT", "refs"])
-def test_a_link_in_the_place_of_a_folder(pulls: Pulls, tmp_path: Path, name: str) -> None:
+def test_link_instead_of_a_folder_is_refused(pulls: Pulls, tmp_path: Path, name: str) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / FILE).write_bytes(b"mine")
     plant(pulls.folder / name.replace("COMMIT", pulls.hub.repos[REPO].head), outside)
-    error = end(pulls)
+    error = result_of(pulls)
     assert isinstance(error, DiskError)
     assert "leads out of the cache" in str(error)
     assert {path.name: path.read_bytes() for path in outside.iterdir() if path.is_file()} == {FILE: b"mine"}
@@ -83,11 +83,11 @@ def test_a_link_in_the_place_of_a_folder(pulls: Pulls, tmp_path: Path, name: str
 def test_a_cache_that_is_itself_a_link_is_fine(pulls: Pulls, tmp_path: Path) -> None:
     (tmp_path / "large disk").mkdir()
     plant(pulls.locations.hub, tmp_path / "large disk")
-    assert end(pulls) is None
+    assert result_of(pulls) is None
 
 
 def test_partial_file_that_is_a_folder_is_an_error(pulls: Pulls) -> None:
     (pulls.folder / PARTIAL).mkdir(parents=True)
-    error = end(pulls)
+    error = result_of(pulls)
     assert isinstance(error, DiskError)
     assert "is not a regular file" in str(error)

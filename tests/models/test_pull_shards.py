@@ -1,4 +1,4 @@
-"""A model in several files comes complete and from one commit, or not at all; its projector when it is wanted."""
+"""Split models: pulled completely and from one commit, or not at all; the projector on request."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from llmcli.errors import LlmcliError, ModelNotFoundError, NetworkError
 from llmcli.models.hub import cache
-from llmcli.models.lookup import find
+from llmcli.models.lookup import find_model_file
 from llmcli.models.reference import HubReference
 from llmcli.models.sources import hub
 from tests.hub.server import FakeHub, Fault
@@ -41,7 +41,7 @@ def test_pull_downloads_all_parts_of_split_model(pulls: Pulls, folder: str) -> N
     path = pulls.pull()
     assert path == pulls.folder / "snapshots" / head / next(iter(files))
     assert contents(path) == {name.removeprefix(folder): data for name, data in files.items()}
-    found = find(REPO, pulls.locations)
+    found = find_model_file(REPO, pulls.locations)
     assert [part.read_bytes() for part in found.parts] == list(files.values())
     assert pulls.hub.served == sum(map(len, files.values()))
 
@@ -61,9 +61,9 @@ def test_pull_takes_all_parts_from_one_commit(pulls: Pulls) -> None:
     record = cache.load_revision(pulls.locations.data_dir, REPO)
     assert record
     assert record.commit == first
-    assert contents(find(REPO, pulls.locations).path) == old
+    assert contents(find_model_file(REPO, pulls.locations).path) == old
     assert contents(pulls.pull()) == new
-    assert contents(find(REPO, pulls.locations).path) == new
+    assert contents(find_model_file(REPO, pulls.locations).path) == new
 
 
 @pytest.mark.parametrize("missing", range(COUNT))
@@ -96,7 +96,7 @@ def test_failed_part_leaves_no_model(pulls: Pulls, part: int) -> None:
     with pytest.raises(NetworkError):
         pulls.pull()
     with pytest.raises(ModelNotFoundError):
-        find(REPO, pulls.locations)
+        find_model_file(REPO, pulls.locations)
     assert not list(pulls.folder.glob("refs/*"))
     pulls.hub.faults.clear()
     assert contents(pulls.pull()) == files
@@ -129,10 +129,10 @@ def test_projector_is_planned_and_downloaded_on_request(pulls: Pulls) -> None:
     record = cache.load_revision(pulls.locations.data_dir, REPO)
     assert record
     assert record.projector
-    assert find(REPO, pulls.locations).parts == (path,)
+    assert find_model_file(REPO, pulls.locations).parts == (path,)
 
 
-def test_a_projector_alone_is_no_model(pulls: Pulls) -> None:
+def test_projector_alone_is_not_a_model(pulls: Pulls) -> None:
     pulls.hub.add(REPO, {"mmproj-m-f16.gguf": some_bytes(MIB)})
     with pytest.raises(LlmcliError, match="no GGUF"):
         pulls.pull()

@@ -1,4 +1,4 @@
-"""parse: every form of a reference, addresses as people paste them, and help for forms that are nearly right."""
+"""parse: every form of a reference, pasted URLs, and hints for forms that are almost right."""
 
 import pytest
 from hypothesis import given
@@ -22,7 +22,7 @@ SHA256 = "0123456789abcdef" * 4
 COMMIT = "a1" * 20
 
 
-def fault(text: str, endpoint: str = "") -> tuple[str, str]:
+def error_of(text: str, endpoint: str = "") -> tuple[str, str]:
     with pytest.raises(ModelNotFoundError) as caught:
         parse(text, endpoint=endpoint)
     assert "\n" not in str(caught.value) + caught.value.hint
@@ -73,7 +73,7 @@ def test_every_form_parses_and_is_written_the_same(text: str, meant: Reference) 
         ("https://example.org/x.gguf#top", "https://example.org/x.gguf"),
     ],
 )
-def test_a_looser_spelling_becomes_the_canonical_one(text: str, canonical: str) -> None:
+def test_reference_spelling_is_normalized(text: str, canonical: str) -> None:
     assert str(parse(text)) == canonical
 
 
@@ -99,12 +99,12 @@ def test_a_looser_spelling_becomes_the_canonical_one(text: str, canonical: str) 
         ("https://huggingface.co/owner/repo/blob/refs%2Fpr%2F1/x.gguf", "owner/repo/x.gguf@refs/pr/1"),
     ],
 )
-def test_a_pasted_address_of_the_hub_is_a_reference(address: str, meant: str) -> None:
+def test_pasted_hub_url_is_a_reference(address: str, meant: str) -> None:
     assert str(parse(address)) == meant
 
 
 @pytest.mark.parametrize("mirror", ["https://mirror.example", "http://127.0.0.1:8080", "https://art.example/api/hub"])
-def test_an_address_of_the_mirror_in_use_means_the_hub_too(mirror: str) -> None:
+def test_url_of_the_mirror_is_a_hub_reference(mirror: str) -> None:
     assert parse(f"{mirror}/owner/repo/resolve/v1/x.gguf", endpoint=mirror) == parse("owner/repo/x.gguf@v1")
     assert isinstance(parse(f"{mirror}/owner/repo/resolve/v1/x.gguf"), UrlReference)
     assert isinstance(parse("https://other.example/owner/x.gguf", endpoint=mirror), UrlReference)
@@ -131,7 +131,7 @@ def test_an_address_of_the_mirror_in_use_means_the_hub_too(mirror: str) -> None:
     ],
 )
 def test_almost_valid_form_gets_the_valid_one_as_hint(wrong: str, hint: str) -> None:
-    assert hint in fault(wrong)[1]
+    assert hint in error_of(wrong)[1]
 
 
 @pytest.mark.parametrize(
@@ -166,13 +166,13 @@ def test_almost_valid_form_gets_the_valid_one_as_hint(wrong: str, hint: str) -> 
     ],
 )
 def test_invalid_reference_is_refused_in_one_line(wrong: str) -> None:
-    message, _hint = fault(wrong)
+    message, _hint = error_of(wrong)
     assert message.isprintable()
 
 
-def test_a_mirror_that_is_no_address_harms_nothing_but_addresses() -> None:
+def test_invalid_mirror_affects_only_urls() -> None:
     assert parse("owner/repo", endpoint="https://[") == HubReference("owner/repo")
-    fault("https://example.org/x.gguf", endpoint="https://[")
+    error_of("https://example.org/x.gguf", endpoint="https://[")
 
 
 def test_an_alias_is_followed_once() -> None:
@@ -211,7 +211,7 @@ _pieces = st.sampled_from([*_PIECES.split(), "sha256=", "\\", " ", "\x1b", "\ud8
 
 
 @given(st.text() | st.lists(_pieces, max_size=10).map("".join), st.sampled_from(["", "http://127.0.0.1:9"]))
-def test_any_text_parses_or_is_refused(text: str, endpoint: str) -> None:
+def test_any_text_parses_or_raises_model_not_found(text: str, endpoint: str) -> None:
     try:
         meant = parse(text, endpoint=endpoint)
     except ModelNotFoundError:

@@ -1,4 +1,4 @@
-"""read_remote_header: little is fetched, nothing twice, and the answer is that of read_header on the whole file."""
+"""read_remote_header: few bytes, none of them twice, and the result of read_header for the whole file."""
 
 import random
 import struct
@@ -11,14 +11,9 @@ from hypothesis import strategies as st
 
 from llmcli.errors import LlmcliError, ModelInvalidError, NetworkError
 from llmcli.models.gguf import parser
-from llmcli.models.gguf.parser import (
-    MAX_READ,
-    GGUFHeader,
-    TruncatedHeaderError,
-    parse_header,
-    read_header,
-    read_remote_header,
-)
+from llmcli.models.gguf.cursor import TruncatedHeaderError
+from llmcli.models.gguf.header import GGUFHeader
+from llmcli.models.gguf.parser import MAX_READ, parse_header, read_header, read_remote_header
 from tests.models.gguf_writer import ARRAY, MODEL, STRING, U8, U32, Raw, Tensor, Typed, write_gguf
 from tests.models.test_gguf import BROKEN, OTHERS, busy_file
 
@@ -57,7 +52,7 @@ def file(tmp_path: Path) -> Path:
 # --- sound files ---
 
 
-def test_the_header_of_the_starter_is_the_same_from_afar(starter: Path) -> None:
+def test_remote_header_of_the_starter_equals_the_local_one(starter: Path) -> None:
     server = Server(starter.read_bytes()[: 4 * MIB], starter.stat().st_size)
     assert server.header() == read_header(starter)
     assert server.n_read == 2 * MIB  # its header takes 1.7 MiB
@@ -126,14 +121,14 @@ def test_a_length_over_32_mib_is_refused_before_more_is_fetched(file: Path, what
 
 
 @pytest.mark.parametrize("what", LONG)
-def test_a_length_beyond_the_whole_file_is_damage_at_once(file: Path, what: str) -> None:
+def test_length_beyond_the_file_is_damage_at_once(file: Path, what: str) -> None:
     server = Server(write_gguf(file, MODEL | {"x": LONG[what]}).read_bytes(), 4 * MIB)
     with pytest.raises(ModelInvalidError, match=r"far\.gguf: the header is truncated"):
         server.header()
     assert server.log == [(0, MIB)]
 
 
-def test_a_file_shorter_than_its_tensors_is_cut(file: Path) -> None:
+def test_file_shorter_than_its_tensors_is_truncated(file: Path) -> None:
     server = Server(write_gguf(file, tensors=[Tensor("a", (1 << 33,))]).read_bytes(), 1 << 34)
     with pytest.raises(ModelInvalidError, match=r"the file is truncated: 17179869184 of 343\d+ bytes"):
         server.header()
@@ -252,7 +247,7 @@ def test_remote_header_is_read_to_the_last_byte_of_file(file: Path, last: object
 
 
 @given(st.integers(0, 8832))
-def test_a_file_cut_anywhere_is_refused_or_whole(busy: Path, kept: int) -> None:
+def test_truncated_file_is_refused(busy: Path, kept: int) -> None:
     data = busy.read_bytes()[:kept]
     near = outcome(data)
     assert isinstance(near, str) or kept > busy.stat().st_size - 32  # the padding at the end may be missing
@@ -262,7 +257,7 @@ def test_a_file_cut_anywhere_is_refused_or_whole(busy: Path, kept: int) -> None:
 @pytest.mark.slow
 @settings(max_examples=300)
 @given(st.randoms(use_true_random=False), st.integers(200, 4000))
-def test_a_damaged_header_is_read_the_same_in_pieces_and_whole(busy: Path, dice: random.Random, step: int) -> None:
+def test_damaged_header_has_the_same_error_in_pieces(busy: Path, dice: random.Random, step: int) -> None:
     data = bytearray(busy.read_bytes())
     for _ in range(dice.choice((0, 1, 1, 2, 8))):
         data[dice.randrange(4, 7296)] = dice.choice((0, 1, 0x7F, 0x80, 0xFF, dice.randrange(256)))

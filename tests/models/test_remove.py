@@ -1,4 +1,4 @@
-"""Removing a model: its bytes go, and nothing else, in the cache or out of it."""
+"""Removal of a model: exactly its bytes, inside the cache and outside."""
 
 import os
 from pathlib import Path
@@ -66,7 +66,7 @@ def test_remove_deletes_all_parts(locations: ModelLocations) -> None:
     assert plan.freed == sum(len(part.name) for part in parts)
 
 
-def test_other_models_and_files_of_the_repository_stay(locations: ModelLocations) -> None:
+def test_remove_keeps_other_models_of_the_repository(locations: ModelLocations) -> None:
     others = [add_file(locations.hub, name, name.encode(), ref="main") for name in ("m-Q8_0.gguf", "README.md")]
     add_file(locations.hub, "m-Q4_K_M.gguf", b"bytes")
     elsewhere = add_file(locations.hub, "m-Q4_K_M.gguf", b"bytes", repo="owner/other")
@@ -76,7 +76,7 @@ def test_other_models_and_files_of_the_repository_stay(locations: ModelLocations
     assert listing(locations.hub) == {path: what for path, what in before.items() if Path(path) not in plan.files}
 
 
-def test_a_readme_keeps_its_commit_and_the_ref_of_it(locations: ModelLocations) -> None:
+def test_remove_keeps_a_commit_with_other_files(locations: ModelLocations) -> None:
     readme = add_file(locations.hub, "README.md", b"read me", ref="main")
     add_file(locations.hub, "sub/m-Q4_K_M.gguf", b"bytes")
     remove_model(locations, f"{REPO}:Q4_K_M")
@@ -85,14 +85,14 @@ def test_a_readme_keeps_its_commit_and_the_ref_of_it(locations: ModelLocations) 
     assert (repo_folder(locations.hub) / "refs" / "main").read_text() == NEW
 
 
-def test_the_same_bytes_at_other_commits_go_too(locations: ModelLocations) -> None:
+def test_remove_deletes_the_same_bytes_at_other_commits(locations: ModelLocations) -> None:
     links = [add_file(locations.hub, "m-Q4_K_M.gguf", b"bytes", commit) for commit in (OLD, NEW, THIRD)]
     plan = remove_model(locations, f"{REPO}:Q4_K_M")
     assert set(links) < set(plan.files)
     assert plan.freed == 5
 
 
-def test_other_bytes_at_another_commit_stay(locations: ModelLocations) -> None:
+def test_other_bytes_at_another_commit_are_kept(locations: ModelLocations) -> None:
     add_file(locations.hub, "m-Q4_K_M.gguf", b"bytes", NEW, ref="main")
     old = add_file(locations.hub, "m-Q4_K_M.gguf", b"older", OLD, ref="v1")
     plan = plan_for(locations, f"{REPO}:Q4_K_M")
@@ -104,7 +104,7 @@ def test_other_bytes_at_another_commit_stay(locations: ModelLocations) -> None:
     assert not scan_cache_dir(locations.hub).warnings
 
 
-def test_a_blob_with_another_name_at_any_commit_survives(locations: ModelLocations) -> None:
+def test_remove_keeps_a_blob_with_another_name(locations: ModelLocations) -> None:
     add_file(locations.hub, "m-Q4_K_M.gguf", b"bytes", NEW)
     for name, commit in (("renamed.gguf", OLD), ("also.bin", NEW)):
         add_file(locations.hub, name, b"bytes", commit)
@@ -113,7 +113,7 @@ def test_a_blob_with_another_name_at_any_commit_survives(locations: ModelLocatio
     assert (repo_folder(locations.hub) / "snapshots" / OLD / "renamed.gguf").read_bytes() == b"bytes"
 
 
-def test_a_part_that_two_models_share_survives(locations: ModelLocations) -> None:
+def test_remove_keeps_a_part_that_two_models_share(locations: ModelLocations) -> None:
     add_parts(locations.hub, "m-Q4_K_M", 2)
     add_file(locations.hub, "other-Q8_0.gguf", b"m-Q4_K_M-00002-of-00002.gguf")
     plan = remove_model(locations, f"{REPO}:Q4_K_M")
@@ -151,7 +151,7 @@ def test_remove_keeps_projector_of_other_models(locations: ModelLocations, main:
     assert remove_model(locations, f"{REPO}:Q4_K_M").freed == 4
     (model,) = cached_models(locations.hub)
     assert model.projector is not None
-    assert model.place(model.projector).read_bytes() == b"sight"
+    assert model.path_of(model.projector).read_bytes() == b"sight"
     assert not (repo_folder(locations.hub) / "snapshots" / OLD).exists()
 
 
@@ -190,7 +190,7 @@ def test_remove_keeps_blob_shared_between_repositories(locations: ModelLocations
     assert (plan.freed, len(plan.kept)) == (0, 1)
 
 
-def test_a_record_of_the_removed_model_is_forgotten(locations: ModelLocations) -> None:
+def test_remove_deletes_the_record_of_the_model(locations: ModelLocations) -> None:
     for name, reference in (("m-Q4_K_M.gguf", REPO), ("m-Q8_0.gguf", f"{REPO}:Q8_0")):
         add_file(locations.hub, name, name.encode())
         file = RepoFile(name, len(name), sha256(name.encode()))
@@ -308,9 +308,7 @@ def test_remove_ignores_missing_file(locations: ModelLocations) -> None:
     assert list(locations.hub.iterdir()) == []
 
 
-def test_the_starter_and_a_file_from_an_address_are_removed(
-    locations: ModelLocations, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_remove_deletes_starter_and_downloaded_url(locations: ModelLocations, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmcli.models.locations.STARTER_SIZE", 5)
     place = locations.cache_dir / "urls" / "0123" / "x.gguf"
     for path in (starter_path(locations.cache_dir), place):

@@ -1,4 +1,4 @@
-"""Patience: what may pass is tried again with growing pauses, and not for ever."""
+"""Retries: transient errors are retried with growing pauses, up to a limit."""
 
 import threading
 import time
@@ -8,7 +8,7 @@ import pytest
 
 from llmcli.errors import NetworkError
 from llmcli.models.download import http
-from llmcli.models.download.http import ENOUGH, LONGEST_PAUSE, RetryPolicy, TransientError
+from llmcli.models.download.http import MAX_PAUSE, MIN_PROGRESS, RetryPolicy, TransientError
 
 
 class Clock(threading.Event):
@@ -29,20 +29,20 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def said() -> list[str]:
+def messages() -> list[str]:
     return []
 
 
 @pytest.fixture
-def patience(clock: Clock, said: list[str]) -> RetryPolicy:
-    return RetryPolicy(said.append, stop=clock)
+def retries(clock: Clock, messages: list[str]) -> RetryPolicy:
+    return RetryPolicy(messages.append, stop=clock)
 
 
-def tired(patience: RetryPolicy, fault: TransientError) -> tuple[int, NetworkError]:
+def error_after(retries: RetryPolicy, fault: TransientError) -> tuple[int, NetworkError]:
     """How many times it waits until it gives up, and with what."""
     for number in range(100):
         try:
-            patience.wait(fault)
+            retries.wait(fault)
         except NetworkError as error:
             return number, error
     raise AssertionError("it never gives up")
@@ -51,8 +51,8 @@ def tired(patience: RetryPolicy, fault: TransientError) -> tuple[int, NetworkErr
 RESET = TransientError("the connection broke")
 
 
-def test_retries_end_with_error_and_hint(patience: RetryPolicy) -> None:
-    waits, error = tired(patience, RESET)
+def test_retries_end_with_error_and_hint(retries: RetryPolicy) -> None:
+    waits, error = error_after(retries, RESET)
     assert waits == 7
     assert str(error) == "the connection broke (8 attempts)"
     assert "the partial download is kept" in error.hint
@@ -60,77 +60,77 @@ def test_retries_end_with_error_and_hint(patience: RetryPolicy) -> None:
 
 @pytest.mark.parametrize("tries", [1, 3])
 def test_the_number_of_tries_can_be_chosen(tries: int, clock: Clock) -> None:
-    assert tired(RetryPolicy(lambda _text: None, tries, clock), RESET)[0] == tries - 1
+    assert error_after(RetryPolicy(lambda _text: None, tries, clock), RESET)[0] == tries - 1
 
 
 def test_pauses_double_up_to_a_limit_with_jitter(clock: Clock) -> None:
-    tired(RetryPolicy(lambda _text: None, 12, clock), RESET)
-    longest = [min(LONGEST_PAUSE, 0.5 * 2**number) for number in range(11)]
+    error_after(RetryPolicy(lambda _text: None, 12, clock), RESET)
+    longest = [min(MAX_PAUSE, 0.5 * 2**number) for number in range(11)]
     assert all(0.6 * most <= pause <= most for pause, most in zip(clock.pauses, longest, strict=True))
     assert len({round(pause / most, 6) for pause, most in zip(clock.pauses, longest, strict=True)}) > 3
 
 
-def test_only_long_pauses_are_reported(patience: RetryPolicy, said: list[str], clock: Clock) -> None:
-    tired(patience, RESET)
-    assert len(said) == sum(pause >= 1 for pause in clock.pauses)
-    assert said[-1].startswith("the connection broke, retrying in ")
-    assert said[-1].endswith("(retry 7 of 7)")
+def test_only_long_pauses_are_reported(retries: RetryPolicy, messages: list[str], clock: Clock) -> None:
+    error_after(retries, RESET)
+    assert len(messages) == sum(pause >= 1 for pause in clock.pauses)
+    assert messages[-1].startswith("the connection broke, retrying in ")
+    assert messages[-1].endswith("(retry 7 of 7)")
 
 
-def test_progress_gives_the_tries_back(patience: RetryPolicy) -> None:
+def test_progress_resets_the_attempts(retries: RetryPolicy) -> None:
     for _ in range(50):
-        patience.wait(RESET)
-        patience.progressed(ENOUGH)
-    assert tired(patience, RESET)[0] == 7
+        retries.wait(RESET)
+        retries.progressed(MIN_PROGRESS)
+    assert error_after(retries, RESET)[0] == 7
 
 
-def test_progress_adds_up_over_several_pieces(patience: RetryPolicy) -> None:
+def test_progress_adds_up_over_several_pieces(retries: RetryPolicy) -> None:
     for _ in range(7):
-        patience.wait(RESET)
+        retries.wait(RESET)
     for _ in range(4):
-        patience.progressed(ENOUGH // 4)
-    assert tired(patience, RESET)[0] == 7
+        retries.progressed(MIN_PROGRESS // 4)
+    assert error_after(retries, RESET)[0] == 7
 
 
-def test_a_trickle_is_no_progress(patience: RetryPolicy) -> None:
+def test_few_bytes_are_not_progress(retries: RetryPolicy) -> None:
     for _ in range(7):
-        patience.progressed(1)
-        patience.wait(RESET)
-    patience.progressed(ENOUGH - 8)
+        retries.progressed(1)
+        retries.wait(RESET)
+    retries.progressed(MIN_PROGRESS - 8)
     with pytest.raises(NetworkError):
-        patience.wait(RESET)
+        retries.wait(RESET)
 
 
-def test_the_pause_is_what_the_server_asks_for_if_that_is_longer(patience: RetryPolicy, clock: Clock) -> None:
-    patience.wait(TransientError("busy", retry_after=7))
-    patience.wait(TransientError("busy", retry_after=0))
+def test_longer_retry_after_is_the_pause(retries: RetryPolicy, clock: Clock) -> None:
+    retries.wait(TransientError("busy", retry_after=7))
+    retries.wait(TransientError("busy", retry_after=0))
     assert clock.pauses[0] == 7
     assert clock.pauses[1] <= 1
 
 
 @pytest.mark.parametrize(("asked", "ends"), [(60.0, False), (61.0, True), (3600.0, True), (99_999_999.0, True)])
-def test_long_retry_after_ends_with_time_in_hint(asked: float, ends: bool, patience: RetryPolicy, clock: Clock) -> None:
+def test_long_retry_after_ends_with_time_in_hint(asked: float, ends: bool, retries: RetryPolicy, clock: Clock) -> None:
     if not ends:
-        patience.wait(TransientError("the hub is busy", asked))
+        retries.wait(TransientError("the hub is busy", asked))
         assert clock.pauses == [asked]
         return
     with pytest.raises(NetworkError, match=f"the hub is busy; the server asks to wait {asked:.0f} s") as caught:
-        patience.wait(TransientError("the hub is busy", asked))
+        retries.wait(TransientError("the hub is busy", asked))
     clocks = [time.strftime("%H:%M", time.localtime(time.time() + asked + shift)) for shift in (-60, 0)]
     assert caught.value.hint in [f"try again at {clock}" for clock in clocks]
     assert clock.pauses == []
 
 
-def test_a_host_that_cannot_be_reached_at_all_is_not_tried_long(patience: RetryPolicy) -> None:
-    assert tired(patience, TransientError("cannot reach it", unreachable=True))[0] < 4
+def test_unreachable_host_has_few_attempts(retries: RetryPolicy) -> None:
+    assert error_after(retries, TransientError("cannot reach it", unreachable=True))[0] < 4
 
 
-def test_lost_network_is_retried_after_progress(patience: RetryPolicy) -> None:
-    patience.progressed(1)
-    assert tired(patience, TransientError("cannot reach it", unreachable=True))[0] == 7
+def test_lost_network_is_retried_after_progress(retries: RetryPolicy) -> None:
+    retries.progressed(1)
+    assert error_after(retries, TransientError("cannot reach it", unreachable=True))[0] == 7
 
 
-def test_a_stop_ends_the_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_event_ends_the_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "FIRST_PAUSE", 1000.0)
     stop = threading.Event()
     stop.set()

@@ -1,4 +1,4 @@
-"""Records: what a reference was pulled as is kept, and a note that is torn, forged or in the way does no harm."""
+"""Records of pulls: kept as saved; a torn, forged or unreadable one is ignored."""
 
 import json
 import os
@@ -19,7 +19,7 @@ FILES = (RepoFile("sub/m-00001-of-00002.gguf", 5, "1" * 64), RepoFile("sub/m-000
 RECORD = PulledRevision(f"{REPO}:Q4_K_M", REPO, NEW, FILES, RepoFile("mmproj-é.gguf", 7, "2" * 64), "apache-2.0", 1.5)
 
 
-def written(data: Path, **changes: Any) -> PulledRevision | None:
+def record_path(data: Path, **changes: Any) -> PulledRevision | None:
     """What is read of a record with these values changed by another hand."""
     cache.save_revision(data, RECORD)
     (path,) = (data / "pulled").iterdir()
@@ -33,20 +33,20 @@ def test_record_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
     assert cache.all_revisions(tmp_path) == [RECORD]
 
 
-def test_without_records_there_are_none(tmp_path: Path) -> None:
+def test_no_records_give_an_empty_list(tmp_path: Path) -> None:
     assert cache.load_revision(tmp_path / "none", REPO) is None
     assert cache.all_revisions(tmp_path / "none") == []
     cache.forget_revision(tmp_path / "none", REPO)
 
 
-def test_a_newer_record_takes_the_place_of_the_older_one(tmp_path: Path) -> None:
+def test_newer_record_replaces_the_older_one(tmp_path: Path) -> None:
     cache.save_revision(tmp_path, RECORD)
     newer = replace(RECORD, commit="c" * 40, projector=None, time=2.0)
     cache.save_revision(tmp_path, newer)
     assert cache.all_revisions(tmp_path) == [newer]
 
 
-def test_references_that_look_alike_keep_records_of_their_own(tmp_path: Path) -> None:
+def test_similar_references_have_separate_records(tmp_path: Path) -> None:
     names = ["o/r:Q4", "o/r@Q4", "o/r/Q4", "o-r:Q4", "O/R:Q4", "o/r:Q4@main", "o/" + "r" * 96, "o/" + "r" * 95 + "s"]
     for number, name in enumerate(names):
         cache.save_revision(tmp_path, replace(RECORD, reference=name, time=float(number)))
@@ -54,7 +54,7 @@ def test_references_that_look_alike_keep_records_of_their_own(tmp_path: Path) ->
     assert all(cache.load_revision(tmp_path, name) for name in names)
 
 
-def test_forget_removes_only_one_record(tmp_path: Path) -> None:
+def test_forget_revision_removes_one_record(tmp_path: Path) -> None:
     other = replace(RECORD, reference="a/b")
     cache.save_revision(tmp_path, RECORD)
     cache.save_revision(tmp_path, other)
@@ -101,8 +101,8 @@ def test_damaged_record_is_ignored(tmp_path: Path, content: bytes) -> None:
 )
 def test_record_with_unsafe_path_is_ignored(tmp_path: Path, path: str) -> None:
     entry = {"path": path, "size": 1, "sha256": ""}
-    assert written(tmp_path, files=[entry]) is None
-    assert written(tmp_path, projector=entry) is None
+    assert record_path(tmp_path, files=[entry]) is None
+    assert record_path(tmp_path, projector=entry) is None
 
 
 @pytest.mark.parametrize(
@@ -120,11 +120,11 @@ def test_record_with_unsafe_path_is_ignored(tmp_path: Path, path: str) -> None:
     ],
     ids=lambda changes: next(iter(changes)),
 )
-def test_a_record_with_a_value_that_cannot_be_is_none(tmp_path: Path, changes: dict[str, Any]) -> None:
-    assert written(tmp_path, **changes) is None
+def test_record_with_an_invalid_value_is_ignored(tmp_path: Path, changes: dict[str, Any]) -> None:
+    assert record_path(tmp_path, **changes) is None
 
 
-def test_a_folder_in_the_place_of_a_record_is_none(tmp_path: Path) -> None:
+def test_folder_instead_of_a_record_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "pulled" / "x.json").mkdir(parents=True)
     assert cache.all_revisions(tmp_path) == []
 
@@ -134,22 +134,22 @@ def test_last_use_is_the_same_for_links_to_a_file(tmp_path: Path) -> None:
     file.write_bytes(b"x")
     link.symlink_to(file)
     assert notes.last_use(tmp_path / "data", file) is None
-    notes.note_use(tmp_path / "data", link)
+    notes.record_use(tmp_path / "data", link)
     first = notes.last_use(tmp_path / "data", file)
     assert first is not None
     assert notes.last_use(tmp_path / "data", tmp_path / "other.gguf") is None
 
 
-def test_a_further_use_is_later(tmp_path: Path) -> None:
-    notes.note_use(tmp_path, tmp_path / "m.gguf")
+def test_second_use_is_later(tmp_path: Path) -> None:
+    notes.record_use(tmp_path, tmp_path / "m.gguf")
     (marker,) = (tmp_path / "used").iterdir()
     os.utime(marker, (1000, 1000))
     assert notes.last_use(tmp_path, tmp_path / "m.gguf") == 1000
-    notes.note_use(tmp_path, tmp_path / "m.gguf")
+    notes.record_use(tmp_path, tmp_path / "m.gguf")
     assert (notes.last_use(tmp_path, tmp_path / "m.gguf") or 0) > 1_000_000_000
 
 
 def test_unwritable_folder_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("in the way")
-    notes.note_use(tmp_path / "data", tmp_path / "m.gguf")
+    notes.record_use(tmp_path / "data", tmp_path / "m.gguf")
     assert notes.last_use(tmp_path / "data", tmp_path / "m.gguf") is None

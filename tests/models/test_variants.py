@@ -1,4 +1,4 @@
-"""Variants: what a repository's list of files offers, and the one that is taken."""
+"""The quantizations of a repository: the list of them, and the selection of one."""
 
 from contextlib import suppress
 
@@ -19,7 +19,7 @@ from llmcli.models.hub.repo_files import (
     projector_for,
     projectors,
     quantization_of,
-    variants,
+    quantizations,
 )
 
 GIB = 1 << 30
@@ -33,7 +33,7 @@ def files(*named: str, size: int = GIB) -> list[RepoFile]:
 def offer(**sizes: float) -> list[Quantization]:
     """Variants by quantization and GiB; `UD_` in front stands for `UD-`."""
     names = {quantization.replace("UD_", "UD-"): int(size * GIB) for quantization, size in sizes.items()}
-    return variants(RepoFile(f"model-{name}.gguf", size, "") for name, size in names.items())
+    return quantizations(RepoFile(f"model-{name}.gguf", size, "") for name, size in names.items())
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_quantization_has_its_usual_bits_in_any_spelling() -> None:
     assert nominal_bits("Q9_Z") is None
 
 
-def test_bits_are_measured_where_the_parameters_are_known() -> None:
+def test_bits_are_computed_from_known_parameters() -> None:
     (variant,) = offer(Q8_0=1)
     assert variant.bits_per_weight(2 * GIB) == 4.0
     assert variant.bits_per_weight(None) == 8.5
@@ -72,7 +72,7 @@ def test_bits_are_measured_where_the_parameters_are_known() -> None:
 def test_variants_are_sorted_by_size_without_companions() -> None:
     beside = ["mmproj-F16.gguf", "x-mmproj-f16.gguf", "imatrix_x.gguf", "ggml-vocab-x.gguf", "mtp-x-Q8_0.gguf"]
     beside += ["draft/x-Q4_0.gguf", "README.md", "imatrix.dat", "x.gguf.part"]
-    found = variants([RepoFile("b-Q8_0.gguf", 9, ""), RepoFile("a-MTP-Q4_0.GGUF", 5, ""), *files(*beside)])
+    found = quantizations([RepoFile("b-Q8_0.gguf", 9, ""), RepoFile("a-MTP-Q4_0.GGUF", 5, ""), *files(*beside)])
     assert [(variant.name, variant.quantization, variant.size) for variant in found] == [
         ("a-MTP-Q4_0", "Q4_0", 5),
         ("b-Q8_0", "Q8_0", 9),
@@ -80,7 +80,7 @@ def test_variants_are_sorted_by_size_without_companions() -> None:
 
 
 def test_parts_of_split_model_are_one_variant_per_folder() -> None:
-    found = variants(
+    found = quantizations(
         files(
             "a/x-00002-of-00002.gguf", "a/x-00001-of-00002.gguf", "Q8_0/x-00001-of-00002.gguf", "x-00003-of-00002.gguf"
         )
@@ -92,8 +92,8 @@ def test_parts_of_split_model_are_one_variant_per_folder() -> None:
     assert (cut.quantization, cut.missing) == ("Q8_0", ("Q8_0/x-00002-of-00002.gguf",))
 
 
-def test_a_set_of_absurdly_many_parts_is_no_model() -> None:
-    assert variants(files("x-00001-of-99999.gguf")) == []
+def test_split_with_too_many_parts_is_not_a_model() -> None:
+    assert quantizations(files("x-00001-of-99999.gguf")) == []
 
 
 def test_the_projector_nearest_to_f16_comes_first() -> None:
@@ -108,14 +108,14 @@ def test_the_projector_nearest_to_f16_comes_first() -> None:
 
 
 def test_projector_of_folder_comes_before_that_of_root() -> None:
-    (variant,) = variants(files("a/model-Q8_0.gguf"))
+    (variant,) = quantizations(files("a/model-Q8_0.gguf"))
     beside, root, elsewhere = files("a/mmproj-F32.gguf", "mmproj-F16.gguf", "b/mmproj-F16.gguf")
     assert projector_for(variant, [elsewhere, root, beside]) == beside
     assert projector_for(variant, [elsewhere, root]) == root
     assert projector_for(variant, [elsewhere]) is None
 
 
-def test_fits_needs_free_memory_or_unknown_memory() -> None:
+def test_model_fits_free_or_unknown_memory() -> None:
     assert fits_memory(10 * GIB, memory_needed(10 * GIB))
     assert not fits_memory(10 * GIB, memory_needed(10 * GIB) - 1)
     assert memory_needed(10 * GIB) == 11.5 * GIB
@@ -144,23 +144,23 @@ def test_fits_needs_free_memory_or_unknown_memory() -> None:
         (offer(Q2_K=3, Q8_0=8), 1, "Q2_K", "no file fits; the smallest, Q2_K, needs 3.8 GiB and 1.0 GiB are free"),
     ],
 )
-def test_choose_takes_default_or_best_that_fits(
+def test_best_fit_is_the_default_or_the_best_that_fits(
     found: list[Quantization], memory: int, taken: str, reason: str
 ) -> None:
     choice = best_fit(found, memory * GIB)
     assert (choice.variant.quantization, choice.reason) == (taken, reason)
 
 
-def test_a_model_that_lacks_a_part_is_never_chosen() -> None:
+def test_incomplete_model_is_never_selected() -> None:
     cut = files("x-Q4_K_M-00001-of-00003.gguf")
-    assert best_fit(variants([*cut, *files("x-Q2_K.gguf")]), 0).variant.quantization == "Q2_K"
+    assert best_fit(quantizations([*cut, *files("x-Q2_K.gguf")]), 0).variant.quantization == "Q2_K"
     with pytest.raises(ModelNotFoundError, match=r"x-Q4_K_M-00002-of-00003\.gguf and 1 more"):
-        best_fit(variants(cut), 0)
+        best_fit(quantizations(cut), 0)
     with pytest.raises(ModelNotFoundError, match="no GGUF files"):
         best_fit([], 0)
 
 
-def test_pick_ignores_case_and_prefers_plain_quantization() -> None:
+def test_by_name_ignores_case_and_prefers_plain_name() -> None:
     found = offer(Q4_K_M=5, UD_Q4_K_M=4, UD_Q2_K=2)
     assert by_name(found, "q4_k_m", None, REPO).quantization == "Q4_K_M"
     assert by_name(found, "ud-q4_k_m", None, REPO).quantization == "UD-Q4_K_M"
@@ -177,45 +177,45 @@ def test_pick_ignores_case_and_prefers_plain_quantization() -> None:
         ["m-Q4_K_M-00001-of-00002.gguf", "m-Q4_K_M-00002-of-00002.gguf"],
     ],
 )
-def test_pick_takes_shortest_name_of_same_quantization(others: list[str]) -> None:
-    found = variants(files(*others, "m-Q4_K_M.gguf"))
+def test_by_name_takes_shortest_name_of_same_quantization(others: list[str]) -> None:
+    found = quantizations(files(*others, "m-Q4_K_M.gguf"))
     assert by_name(found, "Q4_K_M", None, REPO).path == "m-Q4_K_M.gguf"
     assert best_fit(found, 0).variant.path == "m-Q4_K_M.gguf"
 
 
-def test_a_whole_model_is_taken_before_one_that_lacks_a_part() -> None:
-    found = variants(files("m-Q8_0-00001-of-00002.gguf", "other-Q8_0.gguf"))
+def test_complete_model_comes_before_incomplete_one() -> None:
+    found = quantizations(files("m-Q8_0-00001-of-00002.gguf", "other-Q8_0.gguf"))
     assert by_name(found, "Q8_0", None, REPO).path == "other-Q8_0.gguf"
 
 
 @pytest.mark.parametrize("names", [("m-1b-Q8_0.gguf", "m-12b-Q8_0.gguf"), ("a/m-Q8_0.gguf", "b/m-Q8_0.gguf")])
-def test_pick_refuses_different_models_of_same_quantization(names: tuple[str, ...]) -> None:
+def test_by_name_refuses_different_models(names: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match="2 files for Q8_0: ") as caught:
-        by_name(variants(files(*names)), "Q8_0", None, REPO)
+        by_name(quantizations(files(*names)), "Q8_0", None, REPO)
     assert all(name in str(caught.value) for name in names)
 
 
 @pytest.mark.parametrize("file", ["a/x-00001-of-00002.gguf", "a/x-00002-of-00002.gguf", "x-00002-of-00002.gguf"])
-def test_pick_finds_model_by_any_part(file: str) -> None:
-    found = variants(files("a/x-00001-of-00002.gguf", "a/x-00002-of-00002.gguf", "y.gguf"))
+def test_by_name_finds_model_by_any_part(file: str) -> None:
+    found = quantizations(files("a/x-00001-of-00002.gguf", "a/x-00002-of-00002.gguf", "y.gguf"))
     assert by_name(found, None, file, REPO).name == "x"
 
 
-def test_pick_refuses_file_name_in_two_folders() -> None:
+def test_by_name_refuses_file_name_in_two_folders() -> None:
     twice = files("a/x.gguf", "b/x.gguf")
     with pytest.raises(UsageError, match=r"a/x\.gguf, b/x\.gguf"):
-        by_name(variants(twice), None, "x.gguf", REPO)
-    assert by_name(variants([*twice, *files("x.gguf")]), None, "x.gguf", REPO).path == "x.gguf"
+        by_name(quantizations(twice), None, "x.gguf", REPO)
+    assert by_name(quantizations([*twice, *files("x.gguf")]), None, "x.gguf", REPO).path == "x.gguf"
 
 
-def test_pick_error_lists_nearest_names_first() -> None:
+def test_by_name_error_lists_nearest_names_first() -> None:
     with pytest.raises(ModelNotFoundError, match=r"has no 'Q5_K_M', only Q5_K_S, Q4_0, Q2_K, Q8_0$") as caught:
         by_name(offer(Q8_0=8, Q2_K=3, Q5_K_S=5, Q4_0=4), "Q5_K_M", None, REPO)
     assert f"{REPO}:Q5_K_S" in caught.value.hint
     with pytest.raises(ModelNotFoundError, match=r"no file 'modle-Q8_0\.gguf', only model-Q8_0\.gguf"):
         by_name(offer(Q8_0=8, Q2_K=3), None, "modle-Q8_0.gguf", REPO)
     with pytest.raises(ModelNotFoundError) as many:
-        by_name(variants(files(*(f"m{k}.gguf" for k in range(99)))), "Q8_0", None, REPO)
+        by_name(quantizations(files(*(f"m{k}.gguf" for k in range(99)))), "Q8_0", None, REPO)
     assert str(many.value).count(", ") == 8
 
 
@@ -226,9 +226,9 @@ def test_a_repository_without_gguf_files_tells_how_to_search() -> None:
 
 
 @pytest.mark.parametrize(("quantization", "file"), [("Q8_0", None), (None, "x-Q8_0-00002-of-00003.gguf")])
-def test_a_model_that_lacks_a_part_is_refused_by_name(quantization: str | None, file: str | None) -> None:
+def test_incomplete_model_is_refused_by_name(quantization: str | None, file: str | None) -> None:
     with pytest.raises(ModelNotFoundError, match=r"Q8_0 is incomplete, x-Q8_0-00002-of-00003\.gguf and 1 more"):
-        by_name(variants(files("x-Q8_0-00001-of-00003.gguf")), quantization, file, REPO)
+        by_name(quantizations(files("x-Q8_0-00001-of-00003.gguf")), quantization, file, REPO)
 
 
 ESCAPING = ["", "/x", "../x", "a/../x", "a//x", "./x", "a/", "a\\x", "C:x", "-x"]
@@ -237,9 +237,9 @@ NOT_ON_WINDOWS = ["x.", "x /y", "a/CON", "nul.gguf", "com1.x/y"]
 
 
 @pytest.mark.parametrize("path", [*ESCAPING, *UNREADABLE, *NOT_ON_WINDOWS])
-def test_a_path_that_could_lead_elsewhere_is_not_safe(path: str) -> None:
+def test_path_that_leaves_the_folder_is_not_safe(path: str) -> None:
     assert not is_safe_path(path)
-    assert variants(files(f"{path}/x.gguf" if path else "/x.gguf")) == []
+    assert quantizations(files(f"{path}/x.gguf" if path else "/x.gguf")) == []
 
 
 @pytest.mark.parametrize(
@@ -251,8 +251,8 @@ def test_ordinary_paths_are_safe(path: str) -> None:
 
 @example([""], " ")
 @given(st.lists(st.text("aQ48_0KM-./\\of12\u0130\u00df\ud800", max_size=24), max_size=6), st.text(max_size=8))
-def test_pick_of_any_names_gives_variant_or_clear_error(names: list[str], wanted: str) -> None:
-    found = variants(files(*(f"{name}.gguf" for name in names)))
+def test_by_name_gives_a_quantization_or_clear_error(names: list[str], wanted: str) -> None:
+    found = quantizations(files(*(f"{name}.gguf" for name in names)))
     assert all(is_safe_path(part.path) for variant in found for part in variant.parts)
     for quantization, file in ((wanted, None), (None, wanted), (None, f"{names[0] if names else ''}.gguf")):
         with suppress(LlmcliError):

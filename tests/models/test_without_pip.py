@@ -1,4 +1,4 @@
-"""The starter where there is no pip: from the hub, the same bytes or nothing."""
+"""The starter without pip: downloaded from the Hub, with the same sha256."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ import pytest
 
 from llmcli.errors import LlmcliError
 from llmcli.models.download.http import RetryPolicy, TransientError
-from llmcli.models.locations import STARTER_REPO, starter_path
-from llmcli.models.sources.starter_download import ensure_starter
+from llmcli.models.locations import starter_path
+from llmcli.models.sources.starter_download import REPO, ensure_starter
 from tests.hub.server import FakeHub, Fault
 from tests.models.test_starter import hide_pip
 
@@ -21,7 +21,7 @@ def no_pip(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_hub_gives_the_starter(starter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with FakeHub() as hub:
-        hub.add(STARTER_REPO, {starter.name: starter})
+        hub.add(REPO, {starter.name: starter})
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         path = ensure_starter(tmp_path / "cache")
     assert path.read_bytes() == starter.read_bytes()
@@ -30,7 +30,7 @@ def test_the_hub_gives_the_starter(starter: Path, tmp_path: Path, monkeypatch: p
 
 def test_file_with_other_checksum_is_not_kept(starter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with FakeHub() as hub:
-        hub.add(STARTER_REPO, {starter.name: starter})
+        hub.add(REPO, {starter.name: starter})
         hub.faults.append(Fault("corrupt", at=1_000_000))
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         with pytest.raises(LlmcliError, match=r"needs pip.* checksum mismatch"):
@@ -44,5 +44,5 @@ def test_error_without_pip_and_hub_has_both_reasons(tmp_path: Path) -> None:
     assert "ensurepip" in caught.value.hint
 
 
-def _give_up(_patience: RetryPolicy, fault: TransientError) -> None:
+def _give_up(_retries: RetryPolicy, fault: TransientError) -> None:
     raise LlmcliError(str(fault))

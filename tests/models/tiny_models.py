@@ -1,4 +1,4 @@
-"""Tiny models with random weights, one for each kind of memory llama.cpp has: 200 kB, written and loaded in no time."""
+"""Tiny models with random weights (200 kB), one for each kind of memory of llama.cpp."""
 
 import random
 from array import array

@@ -1,6 +1,5 @@
 """The commands of `llmcli models` about models to download: pull, files, search, recommend."""
 
-import json
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,12 +15,12 @@ from llmcli.models.hub.repo_files import (
     by_name,
     fits_memory,
     projectors,
-    variants,
+    quantizations,
 )
 from llmcli.params.settings import Layer
 from llmcli.text import count, gigabytes, plural
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.output import print_line
+from llmcli.ui.terminal.output import print_json, print_line
 from llmcli.ui.terminal.table import print_rows
 
 if TYPE_CHECKING:
@@ -49,26 +48,28 @@ def pull(
 
     Every file is verified. The path of the model is printed to stdout.
     """
-    from llmcli.cli.open_model import describe, fetch_planned, find_offline, newer_revision, plan_reference
-    from llmcli.models.lookup import to_download
+    from llmcli.models.locations import model_locations
+    from llmcli.models.lookup import reference_to_download
 
     settings = resolve_settings(flags)
-    wanted = to_download(reference, settings)
-    if wanted is None:
+    locations = model_locations(settings)
+    remote = reference_to_download(reference, locations)
+    if remote is None:
         from llmcli.cli.open_model import find_model
 
         print_line(str(find_model(replace(settings, model=reference)).file.path))
         return ExitStatus.OK
-    local = find_offline(reference, settings)
-    if local:
-        print_line(str(local.path))
-        return ExitStatus.OK
-    planned = plan_reference(wanted, settings, mmproj)
-    console.note(describe(planned))
-    update = newer_revision(planned, settings)
-    if update:
-        console.note(update)
-    print_line(str(fetch_planned(planned, settings).path))
+    from llmcli.cli.models.download import describe, fetch_planned, find_offline, newer_revision, plan_reference
+
+    file = find_offline(reference, locations)
+    if file is None:
+        plan = plan_reference(remote, locations, mmproj)
+        console.note(describe(plan))
+        update = newer_revision(plan, locations)
+        if update:
+            console.note(update)
+        file = fetch_planned(plan, locations)
+    print_line(str(file.path))
     return ExitStatus.OK
 
 
@@ -87,25 +88,26 @@ def files(
 
     The table shows size, bits per weight, and whether a model fits into the memory of this machine.
     """
-    from llmcli.cli.open_model import warn_about_token
+    from llmcli.cli.models.download import warn_about_token
     from llmcli.engine.llama import hardware
     from llmcli.models.hub import api
     from llmcli.models.hub.environment import repo_url
-    from llmcli.models.lookup import to_download
+    from llmcli.models.locations import model_locations
+    from llmcli.models.lookup import reference_to_download
     from llmcli.models.reference import HubReference
 
-    settings = resolve_settings(flags)
-    reference = to_download(repo, settings)
+    locations = model_locations(resolve_settings(flags))
+    reference = reference_to_download(repo, locations)
     if not isinstance(reference, HubReference):
         raise UsageError(f"'{repo}' is not a repository on the Hub", "write owner/repo")
-    warn_about_token(settings)
-    listing = api.repo(reference, settings.offline, console.note)
-    found, memory = variants(listing.files), hardware.available_memory()
+    warn_about_token(locations)
+    listing = api.get_repo(reference, locations.offline, console.note)
+    found, memory = quantizations(listing.files), hardware.available_memory()
     chosen = best_fit(found, memory) if any(variant.complete for variant in found) else None
     if not found:
         by_name(found, None, None, listing.name)  # raises the error with its hint
     if as_json:
-        print_line(json.dumps(_listing_data(listing, found, chosen, memory), ensure_ascii=False, indent=2))
+        print_json(_listing_data(listing, found, chosen, memory))
         return ExitStatus.OK
     rows = [_variant_row(variant, listing.n_parameters, memory) for variant in found]
     print_rows(("QUANT", "SIZE", "BITS", "FITS", "FILE"), rows, ("SIZE", "BITS"))
@@ -114,6 +116,64 @@ def files(
         console.note(f"`llmcli pull {listing.name}` downloads {label}: {chosen.reason}")
     if listing.gated:
         console.note(f"{listing.name} is gated; accept its terms at {repo_url(listing.name)} first")
+    return ExitStatus.OK
+
+
+@with_settings(only=("offline",))
+def search(
+    flags: Layer,
+    text: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Search terms.")],
+    limit: Annotated[int, typer.Option("--limit", min=1, max=100, help="Maximum number of repositories.")] = 15,
+    as_json: Json = False,
+) -> int:
+    """Search the Hub for GGUF repositories.
+
+    The most downloaded repositories come first.
+    """
+    from llmcli.cli.models.download import warn_about_token
+    from llmcli.models.hub import api
+    from llmcli.models.locations import model_locations
+
+    locations = model_locations(resolve_settings(flags))
+    warn_about_token(locations)
+    found = api.search(" ".join(text), limit, locations.offline, console.note)
+    if as_json:
+        print_json([asdict(item) for item in found])
+    elif not found:
+        console.note(f"no GGUF repositories found for '{' '.join(text)}'")
+    else:
+        rows = [
+            (item.name, count(item.downloads), item.license + (", gated" if item.gated else ""), item.updated)
+            for item in found
+        ]
+        print_rows(("NAME", "DOWNLOADS", "LICENSE", "UPDATED"), rows, ("DOWNLOADS",))
+        console.note("list the quantizations of a repository with `llmcli models files NAME`")
+    return ExitStatus.OK
+
+
+@with_settings(only=())
+def recommend(flags: Layer, as_json: Json = False) -> int:  # noqa: ARG001 -- the decorator brings the switches
+    """List models that suit this machine.
+
+    The models come from llmcli's own short catalog, best first for the memory and cores of this machine.
+    """
+    from llmcli.engine.llama import hardware
+    from llmcli.models import catalog
+
+    memory, cores = hardware.available_memory(), hardware.usable_cores()
+    entries = catalog.recommend(memory, cores)
+    if as_json:
+        print_json([asdict(entry) for entry in entries])
+        return ExitStatus.OK
+    rows = [
+        (entry.name, f"{entry.parameters:g}B", gigabytes(entry.size), entry.license, entry.note) for entry in entries
+    ]
+    commands = [f"llmcli pull {entry.repo}:{entry.quantization}" for entry in entries]
+    print_rows(("NAME", "WEIGHTS", "SIZE", "LICENSE", "GOOD AT"), rows, ("WEIGHTS", "SIZE"), commands)
+    memory_text = f"{memory / 2**30:.1f} GiB of free memory and " if memory else ""
+    machine = memory_text + plural(cores, "core")
+    console.note(f"for {machine}, from llmcli's own catalog of {catalog.AS_OF}")
+    console.note(f"the short name works too: `llmcli pull {entries[0].name}`")
     return ExitStatus.OK
 
 
@@ -145,61 +205,3 @@ def _listing_data(
     ]
     facts = {"repo": listing.name, "commit": listing.commit, "license": listing.license, "gated": listing.gated}
     return facts | {"models": models, "projectors": [asdict(file) for file in projectors(listing.files)]}
-
-
-@with_settings(only=("offline",))
-def search(
-    flags: Layer,
-    text: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Search terms.")],
-    limit: Annotated[int, typer.Option("--limit", min=1, max=100, help="Maximum number of repositories.")] = 15,
-    as_json: Json = False,
-) -> int:
-    """Search the Hub for GGUF repositories.
-
-    The most downloaded repositories come first.
-    """
-    from llmcli.cli.open_model import warn_about_token
-    from llmcli.models.hub import api
-
-    settings = resolve_settings(flags)
-    warn_about_token(settings)
-    found = api.search(" ".join(text), limit, settings.offline, console.note)
-    if as_json:
-        print_line(json.dumps([asdict(item) for item in found], ensure_ascii=False, indent=2))
-    elif not found:
-        console.note(f"no GGUF repositories found for '{' '.join(text)}'")
-    else:
-        rows = [
-            (item.name, count(item.downloads), item.license + (", gated" if item.gated else ""), item.updated)
-            for item in found
-        ]
-        print_rows(("NAME", "DOWNLOADS", "LICENSE", "UPDATED"), rows, ("DOWNLOADS",))
-        console.note("list the quantizations of a repository with `llmcli models files NAME`")
-    return ExitStatus.OK
-
-
-@with_settings(only=())
-def recommend(flags: Layer, as_json: Json = False) -> int:  # noqa: ARG001 -- the decorator brings the switches
-    """List models that suit this machine.
-
-    The models come from llmcli's own short catalog, best first for the memory and cores of this machine.
-    """
-    from llmcli.engine.llama import hardware
-    from llmcli.models.catalog import KNOWN_AS_OF
-    from llmcli.models.catalog import recommend as suited
-
-    memory, cores = hardware.available_memory(), hardware.usable_cores()
-    entries = suited(memory, cores)
-    if as_json:
-        print_line(json.dumps([asdict(entry) for entry in entries], ensure_ascii=False, indent=2))
-        return ExitStatus.OK
-    rows = [
-        (entry.name, f"{entry.parameters:g}B", gigabytes(entry.size), entry.license, entry.note) for entry in entries
-    ]
-    commands = [f"llmcli pull {entry.repo}:{entry.quantization}" for entry in entries]
-    print_rows(("NAME", "WEIGHTS", "SIZE", "LICENSE", "GOOD AT"), rows, ("WEIGHTS", "SIZE"), commands)
-    memory_text = f"{memory / 2**30:.1f} GiB of free memory and " if memory else ""
-    machine = memory_text + plural(cores, "core")
-    console.note(f"for {machine}, from llmcli's own catalog of {KNOWN_AS_OF}")
-    console.note(f"the short name works too: `llmcli pull {entries[0].name}`")
-    return ExitStatus.OK

@@ -1,6 +1,5 @@
 """The commands of `llmcli models` that manage the models on this machine: rm, verify, partials, alias, import."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,16 +9,16 @@ import typer
 from llmcli.cli.options import complete_reference, with_settings
 from llmcli.config.presets import resolve_settings
 from llmcli.errors import ExitStatus, ModelNotFoundError, UsageError
-from llmcli.models.download import partial_file
-from llmcli.params.settings import Layer, Settings
+from llmcli.params.settings import Layer
 from llmcli.text import ago, gigabytes, plural
 from llmcli.ui.terminal.ask import can_ask, confirm
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.output import print_line
+from llmcli.ui.terminal.output import print_json, print_line
 from llmcli.ui.terminal.table import print_rows
 
 if TYPE_CHECKING:
     from llmcli.models.download.partial_file import InterruptedDownload
+    from llmcli.models.locations import ModelLocations
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Reference = Annotated[
@@ -38,39 +37,38 @@ def remove_model(
 
     The files and the freed disk space are shown first. Files that another model shares are kept.
     """
-    from llmcli.models.inventory import incomplete_item, item_of, plan_removal, remove
+    from llmcli.models.inventory import incomplete_model, installed_model, plan_removal, remove
     from llmcli.models.locations import ModelNotDownloadedError, model_locations
-    from llmcli.models.lookup import find
-    from llmcli.models.reference import HubReference
+    from llmcli.models.lookup import find_model_file
 
-    place = model_locations(resolve_settings(flags))
+    locations = model_locations(resolve_settings(flags))
     try:
-        item = item_of(find(model, place), place)
+        item = installed_model(find_model_file(model, locations), locations)
     except ModelNotDownloadedError as missing:
-        incomplete = incomplete_item(missing.reference, place) if isinstance(missing.reference, HubReference) else None
+        incomplete = incomplete_model(missing.reference, locations)
         if incomplete is None:
             raise ModelNotFoundError(str(missing), "list the models with `llmcli models list`") from None
         item = incomplete
-    if not item.is_ours:
+    if not item.is_removable:
         owner, hint = _OWNERS.get(item.source, ("you, not to llmcli", "delete the file yourself"))
         raise UsageError(f"{item.path} belongs to {owner}", hint)
-    removal = plan_removal(item, place)
-    for path in removal.names:
+    plan = plan_removal(item, locations)
+    for path in plan.names:
         console.note(f"will remove {path}")
-    for path in removal.kept:
+    for path in plan.kept:
         console.note(f"will keep {path} (shared with another model)")
-    question = f"Remove {item.name} and free {gigabytes(removal.freed)}?"
+    question = f"Remove {item.name} and free {gigabytes(plan.freed)}?"
     if not yes and not can_ask():
         raise UsageError(f"refusing to remove {item.name} without confirmation", "use --yes")
     if not yes and not confirm(question, default=False):
         return ExitStatus.FAILED
-    remove(removal, place)
-    console.note(f"removed {item.name}, {gigabytes(removal.freed)} freed")
+    remove(plan, locations)
+    console.note(f"removed {item.name}, {gigabytes(plan.freed)} freed")
     return ExitStatus.OK
 
 
 @with_settings(only=("model_folders",))
-def verify(
+def verify_models(
     flags: Layer,
     model: Annotated[
         str | None,
@@ -85,25 +83,24 @@ def verify(
     The checksum of each file is computed and compared with the published one. The exit status is 8 if a file is
     damaged.
     """
-    from llmcli.models.inventory import check, inventory, item_of
+    from llmcli.models.inventory import installed_model, inventory, verify
     from llmcli.models.locations import model_locations
-    from llmcli.models.lookup import find
+    from llmcli.models.lookup import find_model_file
     from llmcli.ui.terminal.progress import Downloads
 
-    place = model_locations(resolve_settings(flags))
-    items = inventory(place) if model is None else [item_of(find(model, place), place)]
+    locations = model_locations(resolve_settings(flags))
+    items = inventory(locations) if model is None else [installed_model(find_model_file(model, locations), locations)]
     results = []
     with Downloads() as downloads:
         for item in items:
-            results += check(item, place.data_dir, downloads.bar)
+            results += verify(item, locations.data_dir, downloads.bar)
     if as_json:
-        rows = [{"file": str(one.path), "state": one.state, "sha256": one.sha256} for one in results]
-        print_line(json.dumps(rows, ensure_ascii=False, indent=2))
+        print_json([{"file": str(result.path), "state": result.state, "sha256": result.sha256} for result in results])
     else:
-        print_rows(("STATE", "MODEL", "SHA256"), [(one.state, one.name, one.sha256) for one in results])
-    damaged = [one for one in results if one.state == "damaged"]
-    for one in damaged:
-        console.warn(f"{one.path} is damaged", f"download it again with `llmcli pull {one.name}`")
+        print_rows(("STATE", "MODEL", "SHA256"), [(result.state, result.name, result.sha256) for result in results])
+    damaged = [result for result in results if result.state == "damaged"]
+    for result in damaged:
+        console.warn(f"{result.path} is damaged", f"download it again with `llmcli pull {result.name}`")
     return ExitStatus.MODEL_INVALID if damaged else ExitStatus.OK
 
 
@@ -118,66 +115,32 @@ def partials(
     as_json: Json = False,
 ) -> int:
     """List, resume or delete interrupted downloads."""
+    from llmcli.models.download.partial_file import interrupted_downloads
     from llmcli.models.locations import model_locations
 
-    settings = resolve_settings(flags)
     if resume and remove:
         raise UsageError("--resume and --remove cannot be used together", "use one of them")
-    place = model_locations(settings)
-    found = partial_file.interrupted_downloads(place.hub, place.cache_dir, place.data_dir)
-    chosen = [one for one in found if name in (None, one.name, one.path.name)]
+    locations = model_locations(resolve_settings(flags))
+    found = interrupted_downloads(locations.hub, locations.cache_dir, locations.data_dir)
+    chosen = [item for item in found if name in (None, item.name, item.path.name)]
     if name is not None and not chosen:
         raise ModelNotFoundError(f"no interrupted download '{name}'", "list them with `llmcli models partials`")
     if resume:
-        return _resume(chosen, settings)
+        return _resume(chosen, locations)
     if remove:
-        return _delete(chosen, place.data_dir)
+        return _delete(chosen, locations.data_dir)
     if as_json:
-        data = [{"name": one.name, "file": str(one.path), "bytes": one.here, "size": one.size} for one in chosen]
-        print_line(json.dumps(data, ensure_ascii=False, indent=2))
+        data = [
+            {"name": item.name, "file": str(item.path), "bytes": item.downloaded, "size": item.size} for item in chosen
+        ]
+        print_json(data)
         return ExitStatus.OK
     if not chosen:
         console.note("no interrupted downloads")
         return ExitStatus.OK
-    rows = [(one.name, _progress(one.here, one.size), ago(one.time)) for one in chosen]
+    rows = [(item.name, _progress(item), ago(item.time)) for item in chosen]
     print_rows(("NAME", "DOWNLOADED", "CHANGED"), rows)
     console.note("resume them with `llmcli models partials --resume`, delete them with `--remove`")
-    return ExitStatus.OK
-
-
-def _delete(chosen: Sequence["InterruptedDownload"], data_dir: Path) -> int:
-    from llmcli.models.download import partial_file as store
-
-    deleted = [one for one in chosen if partial_file.remove_interrupted(one, data_dir)]
-    for one in chosen:
-        if one not in deleted:
-            why = "the download is active" if one.is_ours else "another program started it"
-            console.note(f"kept {one.path.name}: {why}")
-    for name in dict.fromkeys(one.name for one in deleted if one.size and store.has_whole_parts(one)):
-        console.note(f"kept the complete parts of {name}; remove them with `llmcli models rm {name}`")
-    freed = gigabytes(sum(one.here for one in deleted))
-    console.note(f"deleted {plural(len(deleted), 'interrupted download')}, {freed} freed")
-    return ExitStatus.OK
-
-
-def _progress(here: int, size: int) -> str:
-    return f"{gigabytes(here)} of {gigabytes(size)} ({here / size:.0%})" if size else gigabytes(here)
-
-
-def _resume(chosen: Sequence["InterruptedDownload"], settings: Settings) -> int:
-    from llmcli.cli.open_model import fetch_planned, plan_reference
-    from llmcli.models.reference import HubReference, UrlReference, parse
-
-    for name in dict.fromkeys(one.name if one.size else "" for one in chosen):
-        reference = parse(name) if name else None
-        if isinstance(reference, HubReference | UrlReference):
-            print_line(str(fetch_planned(plan_reference(reference, settings), settings).path))
-    for one in chosen:
-        if not one.size:
-            if one.is_ours:
-                console.warn(f"cannot resume {one.path}: its model is not known", "pull its model again")
-            else:
-                console.warn(f"cannot resume {one.path}: another program started it")
     return ExitStatus.OK
 
 
@@ -195,8 +158,8 @@ def alias(
     """
     from llmcli.config import file
     from llmcli.files import check_name
-    from llmcli.models.locations import STARTER
-    from llmcli.models.lookup import to_download
+    from llmcli.models.locations import STARTER, model_locations
+    from llmcli.models.lookup import reference_to_download
 
     known = file.aliases()
     if name is None:
@@ -215,7 +178,9 @@ def alias(
     model = known.get(model, model)
     path = Path(model).expanduser()
     if not path.is_file():
-        to_download(model, resolve_settings(Layer("flag", {})))  # raises an error for an unknown model
+        reference_to_download(
+            model, model_locations(resolve_settings(Layer("flag", {})))
+        )  # raises an error for an unknown model
     file.set_alias(name, str(path.absolute()) if path.is_file() else model)
     return ExitStatus.OK
 
@@ -235,14 +200,14 @@ def import_folders(
     """
     from llmcli.config import file
     from llmcli.models.sources import ollama
-    from llmcli.models.sources.folder import lmstudio_folders, models_in, searched_folders
+    from llmcli.models.sources.folder import lmstudio_folders, lmstudio_search_paths, models_in_folder
 
     chosen = [folder.expanduser().absolute() for folder in folders or []] or [
         *ollama.stores(),
         *lmstudio_folders(),
     ]
     if not chosen:
-        searched = ", ".join(map(str, [*ollama.searched_folders(), *searched_folders()]))
+        searched = ", ".join(map(str, [*ollama.search_paths(), *lmstudio_search_paths()]))
         raise ModelNotFoundError(
             f"no models of Ollama or LM Studio found in {searched}",
             "give a folder with .gguf files: llmcli models import FOLDER",
@@ -253,7 +218,7 @@ def import_folders(
         return ExitStatus.OK
     rows = []
     for folder in chosen:
-        found = models_in(folder)
+        found = models_in_folder(folder)
         if not found and folders:
             raise ModelNotFoundError(
                 f"no models found in {folder}", "give a folder with .gguf files, or an Ollama store"
@@ -263,3 +228,39 @@ def import_folders(
     print_rows(("NAME", "SIZE", "FROM"), rows, ("SIZE",))
     console.note(f"{plural(len(rows), 'model')} imported in place; use one with --model NAME")
     return ExitStatus.OK
+
+
+def _resume(chosen: Sequence["InterruptedDownload"], locations: "ModelLocations") -> int:
+    from llmcli.cli.models.download import fetch_planned, plan_reference
+    from llmcli.models.reference import HubReference, UrlReference, parse
+
+    for name in dict.fromkeys(item.name for item in chosen if item.size):
+        reference = parse(name)
+        if isinstance(reference, HubReference | UrlReference):
+            print_line(str(fetch_planned(plan_reference(reference, locations), locations).path))
+    for item in chosen:
+        if not item.size and item.is_from_llmcli:
+            console.warn(f"cannot resume {item.path}: its model is not known", "pull its model again")
+        elif not item.size:
+            console.warn(f"cannot resume {item.path}: another program started it")
+    return ExitStatus.OK
+
+
+def _delete(chosen: Sequence["InterruptedDownload"], data_dir: Path) -> int:
+    from llmcli.models.download.partial_file import has_complete_parts, remove_interrupted
+
+    deleted = [item for item in chosen if remove_interrupted(item, data_dir)]
+    for item in chosen:
+        if item not in deleted:
+            why = "the download is active" if item.is_from_llmcli else "another program started it"
+            console.note(f"kept {item.path.name}: {why}")
+    for name in dict.fromkeys(item.name for item in deleted if item.size and has_complete_parts(item)):
+        console.note(f"kept the complete parts of {name}; remove them with `llmcli models rm {name}`")
+    freed = gigabytes(sum(item.downloaded for item in deleted))
+    console.note(f"deleted {plural(len(deleted), 'interrupted download')}, {freed} freed")
+    return ExitStatus.OK
+
+
+def _progress(item: "InterruptedDownload") -> str:
+    downloaded = gigabytes(item.downloaded)
+    return f"{downloaded} of {gigabytes(item.size)} ({item.downloaded / item.size:.0%})" if item.size else downloaded

@@ -1,5 +1,6 @@
 """Download one file of a repository into the cache: check the disk, lock, transfer, verify, publish."""
 
+import contextlib
 import errno
 import os
 import shutil
@@ -8,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from llmcli.errors import DiskError, ModelInvalidError
-from llmcli.models.download.http import Say, hub_headers
-from llmcli.models.download.partial_file import PartialFile, bytes_here, exclusive
+from llmcli.errors import DiskError, ModelInvalidError, error_text
+from llmcli.models.download.http import Notify, hub_headers
+from llmcli.models.download.partial_file import PartialFile, bytes_downloaded, exclusive
 from llmcli.models.download.transfer import RemoteFile, Transfer
 from llmcli.models.hub import cache as hub_cache
 from llmcli.models.hub import environment
@@ -18,7 +19,7 @@ from llmcli.models.hub.repo_files import RepoFile
 from llmcli.models.locations import Progress
 from llmcli.models.reference import HubReference
 
-MARGIN = 64 << 20  # bytes of disk space that stay free
+RESERVE = 64 << 20  # bytes of disk space that stay free
 _GB = 10**9
 _FULL = errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)  # Windows has no EDQUOT
 
@@ -44,7 +45,7 @@ class DownloadItem:
     def pointer(self) -> Path:
         return hub_cache.pointer_path(self.cache, self.repo, self.commit, self.file.path)
 
-    def is_here(self) -> bool:
+    def is_downloaded(self) -> bool:
         """True when the file is in the cache, at any commit."""
         return any(_has_size(path, self.file.size) for path in (self.blob, self.pointer))
 
@@ -56,10 +57,12 @@ class DownloadItem:
 
 def missing_bytes(files: Sequence[DownloadItem]) -> int:
     """The bytes that are not downloaded yet; partial downloads count."""
-    return sum(one.file.size - bytes_here(one.partial, one.file.size) for one in files if not one.is_here())
+    return sum(
+        item.file.size - bytes_downloaded(item.partial, item.file.size) for item in files if not item.is_downloaded()
+    )
 
 
-def check_room(cache: Path, needed: int) -> None:
+def check_free_space(cache: Path, needed: int) -> None:
     """Raise DiskError before the download starts if the disk does not have `needed` bytes."""
     existing = cache
     try:
@@ -68,16 +71,16 @@ def check_room(cache: Path, needed: int) -> None:
         free = shutil.disk_usage(existing).free
     except OSError as error:
         raise DiskError(
-            f"cannot use {cache}: {error.strerror}", "move the cache with HF_HUB_CACHE or HF_HOME"
+            f"cannot use {cache}: {error_text(error)}", "move the cache with HF_HUB_CACHE or HF_HOME"
         ) from None
-    if needed and free < needed + MARGIN:
+    if needed and free < needed + RESERVE:
         raise DiskError(
             f"the download needs {needed / _GB:.2f} GB, but {existing} has {free / _GB:.2f} GB free",
             "free some disk space (`llmcli models rm`), or move the cache with HF_HUB_CACHE",
         )
 
 
-def fetch(wanted: DownloadItem, progress: Progress, say: Say, check: Callable[[], None]) -> Path:
+def fetch(item: DownloadItem, progress: Progress, notify: Notify, check: Callable[[], None]) -> Path:
     """The path of the file in the cache; it is downloaded and verified first if it is missing.
 
     `check` verifies a file that another program added while this one waited, and removes it if it is damaged.
@@ -86,69 +89,38 @@ def fetch(wanted: DownloadItem, progress: Progress, say: Say, check: Callable[[]
         LlmcliError: the download failed. Nothing is published, and the partial download is kept.
         KeyboardInterrupt: likewise.
     """
-    if wanted.is_published():  # first, because the cache can be read-only
-        return wanted.pointer
-    hub_cache.prepare(wanted.cache, wanted.repo)
-    lock = hub_cache.lock_path(wanted.cache, wanted.repo, wanted.file.sha256)
+    if item.is_published():  # first, because the cache can be read-only
+        return item.pointer
+    hub_cache.create_folders(item.cache, item.repo)
+    lock = hub_cache.lock_path(item.cache, item.repo, item.file.sha256)
 
-    def spinner() -> None:
-        try:
-            progress(wanted.partial.stat().st_size, wanted.file.size)
-        except OSError:
-            return
+    def report_other() -> None:
+        with contextlib.suppress(OSError):
+            progress(item.partial.stat().st_size, item.file.size)
 
     try:
-        with exclusive(lock, wanted.file.path, say, spinner):
+        with exclusive(lock, item.file.path, notify, report_other):
             check()
-            if wanted.is_here():
-                PartialFile(wanted.partial, wanted.file.size).discard()  # another program was faster
+            if item.is_downloaded():
+                PartialFile(item.partial, item.file.size).discard()  # another program was faster
             else:
-                _download(wanted, progress, say)
-            if _has_size(wanted.blob, wanted.file.size):
-                return hub_cache.publish(wanted.cache, wanted.repo, wanted.commit, wanted.file.path, wanted.file.sha256)
-            return wanted.pointer
+                _download(item, progress, notify)
+            if _has_size(item.blob, item.file.size):
+                return hub_cache.publish(item.cache, item.repo, item.commit, item.file.path, item.file.sha256)
+            return item.pointer
     except OSError as error:
-        raise _disk_error(wanted, error) from error
+        raise _disk_error(item, error) from error
 
 
-def _download(wanted: DownloadItem, progress: Progress, say: Say) -> None:
-    """Download and verify the blob; after a checksum mismatch, download it once more from the start."""
-    size, expected = wanted.file.size, wanted.file.sha256
-    digest = ""
-    for attempt in range(2):
-        partial = PartialFile(wanted.partial, size)
-        digest = Transfer(source_of(wanted), partial, progress, say).run()
-        if digest == expected:
-            sync(wanted.partial)
-            os.replace(wanted.partial, wanted.blob)
-            partial.forget_notes()
-            sync(wanted.blob.parent)
-            return
-        partial.discard()
-        if attempt == 0:
-            say(f"checksum mismatch for {wanted.file.path}: downloading it again")
-    raise ModelInvalidError(
-        f"checksum mismatch for {wanted.file.path} after two attempts: got {digest}, expected {expected}",
-        "try again later, or from another network",
-    )
-
-
-def source_of(wanted: DownloadItem) -> RemoteFile:
+def remote_file(item: DownloadItem) -> RemoteFile:
     """The remote file to download."""
-    path = "/".join(quote(part, safe="") for part in wanted.file.path.split("/"))
-    url = f"{environment.endpoint()}/{wanted.repo}/resolve/{wanted.commit}/{path}"
-    name = HubReference(wanted.repo, file=wanted.file.path, revision=wanted.commit)
-    return RemoteFile(url, hub_headers(), name, wanted.file.size, wanted.file.sha256, wanted.commit)
+    path = "/".join(quote(part, safe="") for part in item.file.path.split("/"))
+    url = f"{environment.endpoint()}/{item.repo}/resolve/{item.commit}/{path}"
+    name = HubReference(item.repo, file=item.file.path, revision=item.commit)
+    return RemoteFile(url, hub_headers(), name, item.file.size, item.file.sha256, item.commit)
 
 
-def _has_size(path: Path, size: int) -> bool:
-    try:
-        return path.is_file() and path.stat().st_size == size
-    except OSError:
-        return False
-
-
-def sync(path: Path) -> None:
+def sync_to_disk(path: Path) -> None:
     """Sync a file or a folder to disk, if the system supports it."""
     try:
         descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
@@ -163,10 +135,39 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _disk_error(wanted: DownloadItem, error: OSError) -> DiskError:
+def _download(item: DownloadItem, progress: Progress, notify: Notify) -> None:
+    """Download and verify the blob; after a checksum mismatch, download it once more from the start."""
+    size, expected = item.file.size, item.file.sha256
+    digest = ""
+    for attempt in range(2):
+        partial = PartialFile(item.partial, size)
+        digest = Transfer(remote_file(item), partial, progress, notify).run()
+        if digest == expected:
+            sync_to_disk(item.partial)
+            os.replace(item.partial, item.blob)
+            partial.remove_record()
+            sync_to_disk(item.blob.parent)
+            return
+        partial.discard()
+        if attempt == 0:
+            notify(f"checksum mismatch for {item.file.path}: downloading it again")
+    raise ModelInvalidError(
+        f"checksum mismatch for {item.file.path} after two attempts: got {digest}, expected {expected}",
+        "try again later, or from another network",
+    )
+
+
+def _has_size(path: Path, size: int) -> bool:
+    try:
+        return path.is_file() and path.stat().st_size == size
+    except OSError:
+        return False
+
+
+def _disk_error(item: DownloadItem, error: OSError) -> DiskError:
     if error.errno in _FULL:
         return DiskError(
-            f"the disk is full: {wanted.cache}", "free some disk space, then run the command again to resume"
+            f"the disk is full: {item.cache}", "free some disk space, then run the command again to resume"
         )
-    path = error.filename or wanted.partial
-    return DiskError(f"cannot write {path}: {error.strerror or error}", "move the cache with HF_HUB_CACHE or HF_HOME")
+    path = error.filename or item.partial
+    return DiskError(f"cannot write {path}: {error_text(error)}", "move the cache with HF_HUB_CACHE or HF_HOME")

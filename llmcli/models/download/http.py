@@ -1,4 +1,4 @@
-"""HTTP requests with timeouts; failures are split into transient ones (PassingError) and permanent ones.
+"""HTTP requests with timeouts and retries; failures are transient (TransientError) or permanent (NetworkError).
 
 The client is huggingface_hub's, so that proxies, certificates and a user's client factory apply here too.
 Redirects are followed by this module, so that a token is sent to the Hub's own host and nowhere else.
@@ -20,16 +20,16 @@ from llmcli.models.hub import environment
 if TYPE_CHECKING:
     import httpx2
 
+Notify = Callable[[str], None]  # shows a message to the user
 CONNECT_SECONDS = 10.0
 STALL_SECONDS = 30.0  # without a byte
+FIRST_PAUSE = 0.5  # seconds; doubled after each attempt
+MAX_PAUSE = 30.0
 _MAX_REDIRECTS = 5
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529}
-Say = Callable[[str], None]
-FIRST_PAUSE = 0.5  # seconds; doubled after each attempt
-LONGEST_PAUSE = 30.0
 _MAX_UNREACHABLE = 3  # attempts while the host was never reached
-LONGEST_ASKED = 60.0  # seconds; a longer Retry-After of the server is an error with a hint
-ENOUGH = 256 << 10  # bytes that count as progress: a server that always stops after one byte must not win
+MAX_RETRY_AFTER = 60.0  # seconds; a longer Retry-After of the server is an error with a hint
+MIN_PROGRESS = 256 << 10  # bytes that count as progress: a server that always stops after one byte must not win
 
 
 def session() -> "httpx2.Client":
@@ -76,7 +76,7 @@ def hub_headers() -> dict[str, str]:
 
 
 @contextmanager
-def requested(
+def request(
     url: str, headers: Mapping[str, str], to_other_hosts: bool
 ) -> Iterator[tuple["httpx2.Response", list["httpx2.Response"]]]:
     """The response to one request, its body not read yet, and the redirects that led to it.
@@ -84,7 +84,7 @@ def requested(
     The headers are sent to the host of `url`; other hosts, if allowed at all, get no authorization header.
 
     Raises:
-        PassingError: a transient failure of the connection or the server.
+        TransientError: a transient failure of the connection or the server.
         NetworkError: too many redirects, or one to an unexpected host or from https to http.
     """
     import httpx2
@@ -114,7 +114,7 @@ def requested(
 
 
 def raise_if_transient(response: "httpx2.Response") -> None:
-    """Raise PassingError for the statuses that are worth a retry."""
+    """Raise TransientError for the statuses that are worth a retry."""
     if response.status_code in _TRANSIENT:
         retry_after = response.headers.get("retry-after", "").strip()
         problem = "too many requests" if response.status_code == 429 else "server error"
@@ -129,9 +129,59 @@ def host_of(url: str) -> str:
     return urlsplit(url).netloc.rpartition("@")[2]
 
 
-def same_origin(one: str, other: str) -> bool:
-    a, b = urlsplit(one), urlsplit(other)
-    return (a.scheme, a.netloc) == (b.scheme, b.netloc)
+def same_origin(a: str, b: str) -> bool:
+    """Whether two URLs have the same scheme, host and port."""
+    return urlsplit(a)[:2] == urlsplit(b)[:2]
+
+
+class TransientError(Exception):
+    """A transient error: its reason, the Retry-After of the server in seconds, and whether the host was unreachable."""
+
+    def __init__(self, reason: str, retry_after: float | None = None, unreachable: bool = False) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+        self.unreachable = unreachable
+
+
+class RetryPolicy:
+    """Count the failed attempts of one task; progress resets the count."""
+
+    def __init__(self, notify: Notify, attempts: int = 8, stop: threading.Event | None = None) -> None:
+        self._notify = notify
+        self._attempts = attempts
+        self._stop = stop or threading.Event()
+        self._failed = 0
+        self._progress = 0
+        self._has_received = False
+
+    def progressed(self, n_bytes: int) -> None:
+        """Count received bytes."""
+        self._has_received = True
+        self._progress += n_bytes
+        if self._progress >= MIN_PROGRESS:
+            self._failed = self._progress = 0
+
+    def wait(self, error: TransientError) -> None:
+        """Wait before the next attempt, or return at once when the task is stopped meanwhile.
+
+        Raises:
+            NetworkError: no attempts are left, or the server's Retry-After is too long.
+        """
+        self._failed += 1
+        retry_after = error.retry_after or 0.0
+        if retry_after > MAX_RETRY_AFTER:
+            clock = time.strftime("%H:%M", time.localtime(time.time() + retry_after))
+            raise NetworkError(f"{error}; the server asks to wait {retry_after:.0f} s", f"try again at {clock}")
+        # Without a network, long waiting is pointless; in the middle of a download it is not.
+        is_unreachable = error.unreachable and not self._has_received
+        attempts = min(self._attempts, _MAX_UNREACHABLE) if is_unreachable else self._attempts
+        if self._failed >= attempts:
+            raise NetworkError(f"{error} ({self._failed} attempts)", "try again later; the partial download is kept")
+        pause = min(MAX_PAUSE, FIRST_PAUSE * 2 ** (self._failed - 1)) * random.uniform(0.6, 1.0)
+        pause = max(pause, retry_after)
+        if pause >= 1:
+            self._notify(f"{error}, retrying in {pause:.0f} s (retry {self._failed} of {attempts - 1})")
+        self._stop.wait(pause)
 
 
 def _follow(
@@ -161,53 +211,3 @@ def _follow(
 def _reason(error: Exception) -> str:
     """The reason in a few words; httpx includes the text of the system."""
     return " ".join(str(error).split())[:120] or type(error).__name__
-
-
-class TransientError(Exception):
-    """A transient error: its reason, the Retry-After of the server in seconds, and whether the host was unreachable."""
-
-    def __init__(self, reason: str, retry_after: float | None = None, unreachable: bool = False) -> None:
-        super().__init__(reason)
-        self.retry_after = retry_after
-        self.unreachable = unreachable
-
-
-class RetryPolicy:
-    """Count the failed attempts of one task; progress resets the count."""
-
-    def __init__(self, say: Say, tries: int = 8, stop: threading.Event | None = None) -> None:
-        self._say = say
-        self._tries = tries
-        self._stop = stop or threading.Event()
-        self._failed = 0
-        self._progress = 0
-        self._has_received = False
-
-    def progressed(self, n_bytes: int) -> None:
-        """Count received bytes."""
-        self._has_received = True
-        self._progress += n_bytes
-        if self._progress >= ENOUGH:
-            self._failed = self._progress = 0
-
-    def wait(self, fault: TransientError) -> None:
-        """Wait before the next attempt, or return at once when the task is stopped meanwhile.
-
-        Raises:
-            NetworkError: no attempts are left, or the server's Retry-After is too long.
-        """
-        self._failed += 1
-        retry_after = fault.retry_after or 0.0
-        if retry_after > LONGEST_ASKED:
-            clock = time.strftime("%H:%M", time.localtime(time.time() + retry_after))
-            raise NetworkError(f"{fault}; the server asks to wait {retry_after:.0f} s", f"try again at {clock}")
-        # Without a network, long waiting is pointless; in the middle of a download it is not.
-        is_unreachable = fault.unreachable and not self._has_received
-        tries = min(self._tries, _MAX_UNREACHABLE) if is_unreachable else self._tries
-        if self._failed >= tries:
-            raise NetworkError(f"{fault} ({self._failed} attempts)", "try again later; the partial download is kept")
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._failed - 1)) * random.uniform(0.6, 1.0)
-        pause = max(pause, retry_after)
-        if pause >= 1:
-            self._say(f"{fault}, retrying in {pause:.0f} s (retry {self._failed} of {tries - 1})")
-        self._stop.wait(pause)

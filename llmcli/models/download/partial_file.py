@@ -1,4 +1,4 @@
-"""A download that is not finished: which bytes are here, who works on it, and how to find it again."""
+"""Partial downloads: the bytes on disk, the lock of the process that downloads, and the list of interrupted ones."""
 
 import contextlib
 import json
@@ -13,15 +13,16 @@ from io import FileIO
 from pathlib import Path
 
 from llmcli.errors import DiskError
-from llmcli.files import replace_private
-from llmcli.models.download.http import Say
+from llmcli.files import OPEN_SAFE, check_integer, check_text, read_note, write_note
+from llmcli.models.download.http import Notify
 from llmcli.models.hub import cache
-from llmcli.models.hub.cache import models_of
+from llmcli.models.hub.cache import models_of_repo
 
-WRITTEN_DOWN = 512 << 10  # bytes of one segment between two records of its position
-SMALLEST = 8 << 20  # bytes; a smaller rest is not worth another connection
-NOTES = ".ranges"
-_RECORD = 1024  # bytes, padded: each write must overwrite the one before completely
+RECORD_INTERVAL = 512 << 10  # bytes of one segment between two records of its position
+MIN_SPLIT = 8 << 20  # bytes; a smaller rest is not worth another connection
+MAX_SIZE = 1 << 60  # bytes
+RECORD_SUFFIX = ".ranges"
+_RECORD_SIZE = 1024  # bytes, padded: each write must overwrite the one before completely
 _MAX_RECORD = 1 << 20  # bytes
 
 
@@ -50,13 +51,13 @@ class PartialFile:
             OSError: the folder cannot be used.
         """
         self.path, self.size = path, size
-        self._notes = path.with_name(path.name + NOTES)
+        self._record = _segments_path(path)
         self._lock = threading.Lock()
         self.segments = _segments(path, size, _length(path))
         if not self.done:
             self.discard()
         elif len(self.segments) == 1:
-            self.forget_notes()
+            self.remove_record()
 
     @property
     def done(self) -> int:
@@ -70,95 +71,57 @@ class PartialFile:
 
     def open(self) -> FileIO:
         """Open the file for writing, without a buffer; it is created if missing, and links are not followed."""
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-        return FileIO(os.open(self.path, flags, 0o666), "r+b")
+        return FileIO(os.open(self.path, os.O_RDWR | os.O_CREAT | OPEN_SAFE, 0o666), "r+b")
 
     def split(self) -> Segment | None:
         """Split the longest missing range and give the second half; None when no range is long enough."""
-        segment = max(self.segments, key=lambda one: one.left)
+        segment = max(self.segments, key=lambda segment: segment.left)
         with segment.lock:
-            if segment.left < 2 * SMALLEST:
+            if segment.left < 2 * MIN_SPLIT:
                 return None
             middle = segment.position + segment.left // 2
             new = Segment(middle, middle, segment.end)
             with self._lock:  # another connection must not record half of the change
                 self.segments.insert(self.segments.index(segment) + 1, new)
                 segment.end = middle
-            self.note()  # before the first byte of `new`: from then on the length of the file is not the progress
+            self.record()  # before the first byte of `new`: from then on the length of the file is not the progress
         return new
 
-    def note(self) -> None:
+    def record(self) -> None:
         """Record the positions of the segments, if there are several."""
         if len(self.segments) < 2:
             return
         with self._lock:
-            table = [[one.start, one.position, one.end] for one in self.segments]
-            record = json.dumps({"size": self.size, "segments": table}).encode().ljust(_RECORD)
-            flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-            with FileIO(os.open(self._notes, flags, 0o666), "wb") as file:
+            table = [[segment.start, segment.position, segment.end] for segment in self.segments]
+            record = json.dumps({"size": self.size, "segments": table}).encode().ljust(_RECORD_SIZE)
+            # In place: an atomic replacement several times a second would slow down the download.
+            flags = os.O_WRONLY | os.O_CREAT | OPEN_SAFE
+            with FileIO(os.open(self._record, flags, 0o666), "wb") as file:
                 file.write(record)
 
-    def forget_notes(self) -> None:
+    def remove_record(self) -> None:
         """Remove the record: the file is complete or deleted."""
-        self._notes.unlink(missing_ok=True)
+        self._record.unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Delete everything and start from the beginning."""
         self.path.unlink(missing_ok=True)
-        self.forget_notes()
+        self.remove_record()
         self.segments = [Segment(0, 0, self.size)]
 
 
-def bytes_here(path: Path, size: int) -> int:
+def bytes_downloaded(path: Path, size: int) -> int:
     """How many bytes of a file of `size` bytes are downloaded; read-only, because another process may be active."""
     try:
         segments = _segments(path, size, path.lstat().st_size)
     except OSError:
         return 0
-    return sum(one.position - one.start for one in segments)
-
-
-def _segments(path: Path, size: int, have: int) -> list[Segment]:
-    """The segments from the record; without a record, one from the length of the file (`have`)."""
-    notes = path.with_name(path.name + NOTES)
-    if not os.path.lexists(notes) or notes.lstat().st_size == 0:  # empty: the process was killed before any gap
-        return [Segment(0, have if have <= size else 0, size)]
-    return (_recorded(notes, size, have) if have <= size else None) or [Segment(0, 0, size)]
-
-
-def _recorded(notes: Path, size: int, have: int) -> list[Segment] | None:
-    """The segments of the record; None if it is missing, not valid, or does not match the file."""
-    try:
-        if not stat.S_ISREG(notes.lstat().st_mode):
-            return None
-        with notes.open("rb") as file:
-            data = json.loads(file.read(_MAX_RECORD))
-        segments = [Segment(int(start), int(position), int(end)) for start, position, end in data["segments"]]
-        if data["size"] != size:
-            return None
-    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
-        return None
-    edges = [0, *(segment.end for segment in segments)]
-    is_valid = all(
-        one.start == edge and edge <= one.position <= (min(one.end, have) if one.position > edge else one.end)
-        for one, edge in zip(segments, edges, strict=False)
-    )
-    return segments if is_valid and edges[-1] == size else None
-
-
-def _length(path: Path) -> int:
-    try:
-        info = path.lstat()
-    except FileNotFoundError:
-        return 0
-    if not stat.S_ISREG(info.st_mode):
-        raise DiskError(f"{path} is not a regular file", "inspect it and remove it")
-    return info.st_size
+    return sum(segment.position - segment.start for segment in segments)
 
 
 @contextmanager
-def exclusive(lock: Path, what: str, say: Say, spinner: Callable[[], None]) -> Iterator[None]:
-    """Lock for the time of the block. While another process has the lock, report it once and call `waiting`.
+def exclusive(lock: Path, what: str, notify: Notify, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Lock for the time of the block. While another process has the lock, report it once and call `on_wait`.
 
     The lock only saves work: on a file system with broken locks, the checksum at the end still protects the file.
     """
@@ -174,9 +137,9 @@ def exclusive(lock: Path, what: str, say: Say, spinner: Callable[[], None]) -> I
             break
         except Timeout:
             if not reported:
-                say(f"waiting for {_holder_name(holder)} to download {what}")
+                notify(f"waiting for {_holder_name(holder)} to download {what}")
             reported = True
-            spinner()
+            on_wait()
         except NotImplementedError:  # a file system without locks
             guard = SoftFileLock(lock)
     try:
@@ -212,6 +175,102 @@ def try_exclusive(lock: Path) -> Iterator[bool]:
         guard.release()
 
 
+@dataclass(frozen=True)
+class InterruptedDownload:
+    """An interrupted download. `name` is the reference to pull; `size` is 0 (unknown) if another program started it."""
+
+    name: str
+    path: Path
+    downloaded: int
+    size: int
+    time: float
+
+    @property
+    def is_from_llmcli(self) -> bool:
+        return ".llmcli." in self.path.name
+
+
+def record_partial(data_dir: Path, partial: Path, reference: str, size: int) -> None:
+    """Record the reference of a download that starts now; without the record, the download has no name."""
+    with contextlib.suppress(OSError):
+        write_note(_record_path(data_dir, partial), {"reference": reference, "size": size})
+
+
+def discard_record(data_dir: Path, partial: Path) -> None:
+    """Remove the record of a completed download."""
+    with contextlib.suppress(OSError):
+        _record_path(data_dir, partial).unlink(missing_ok=True)
+
+
+def interrupted_downloads(hub: Path, cache_dir: Path, data_dir: Path) -> list[InterruptedDownload]:
+    """All interrupted downloads, the latest first, including those of other Hugging Face tools."""
+    paths = [*hub.glob("models--*/blobs/*.incomplete"), *(cache_dir / "urls").glob("*/*" + cache.PARTIAL)]
+    found = [_interrupted(path, data_dir) for path in paths if path.is_file() and not path.is_symlink()]
+    return sorted((item for item in found if item.downloaded), key=lambda item: -item.time)
+
+
+def remove_interrupted(item: InterruptedDownload, data_dir: Path) -> bool:
+    """Delete a partial download of llmcli; False if another program started it or it is active. Raises OSError."""
+    if not item.is_from_llmcli:
+        return False
+    with try_exclusive(_lock_of(item.path)) as free:
+        if free:
+            item.path.unlink(missing_ok=True)
+            _segments_path(item.path).unlink(missing_ok=True)
+            discard_record(data_dir, item.path)
+    return free
+
+
+def has_complete_parts(item: InterruptedDownload) -> bool:
+    """Whether the interrupted pull also left complete parts of a split model."""
+    folder = item.path.parent.parent
+    repo = cache.repo_of(folder.name)
+    return bool(repo and models_of_repo(folder.parent, repo, whole=False))
+
+
+def _segments(path: Path, size: int, have: int) -> list[Segment]:
+    """The segments from the record; without a record, one from the length of the file (`have`)."""
+    record = _segments_path(path)
+    if not os.path.lexists(record) or record.lstat().st_size == 0:  # empty: the process was killed before any gap
+        return [Segment(0, have if have <= size else 0, size)]
+    return (_read_segments(record, size, have) if have <= size else None) or [Segment(0, 0, size)]
+
+
+def _read_segments(record: Path, size: int, have: int) -> list[Segment] | None:
+    """The segments of the record; None if it is missing, not valid, or does not match the file."""
+    try:
+        if not stat.S_ISREG(record.lstat().st_mode):
+            return None
+        with record.open("rb") as file:
+            data = json.loads(file.read(_MAX_RECORD))
+        segments = [Segment(int(start), int(position), int(end)) for start, position, end in data["segments"]]
+        if data["size"] != size:
+            return None
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return None
+    edges = [0, *(segment.end for segment in segments)]
+    is_valid = all(
+        segment.start == edge
+        and edge <= segment.position <= (min(segment.end, have) if segment.position > edge else segment.end)
+        for segment, edge in zip(segments, edges, strict=False)
+    )
+    return segments if is_valid and edges[-1] == size else None
+
+
+def _segments_path(partial: Path) -> Path:
+    return partial.with_name(partial.name + RECORD_SUFFIX)
+
+
+def _length(path: Path) -> int:
+    try:
+        info = path.lstat()
+    except FileNotFoundError:
+        return 0
+    if not stat.S_ISREG(info.st_mode):
+        raise DiskError(f"{path} is not a regular file", "inspect it and remove it")
+    return info.st_size
+
+
 def _holder_name(holder: Path) -> str:
     with contextlib.suppress(OSError, ValueError):
         pid, host = holder.read_text()[:300].split()
@@ -235,59 +294,6 @@ def _is_running(pid: int) -> bool:
     return True
 
 
-@dataclass(frozen=True)
-class InterruptedDownload:
-    """An interrupted download. `name` is the reference to pull; `size` is 0 (unknown) if another program started it."""
-
-    name: str
-    path: Path
-    here: int
-    size: int
-    time: float
-
-    @property
-    def is_ours(self) -> bool:
-        return ".llmcli." in self.path.name
-
-
-def record_partial(data_dir: Path, partial: Path, reference: str, size: int) -> None:
-    """Record the reference of a download that starts now; without the record, the download has no name."""
-    with contextlib.suppress(OSError):
-        replace_private(_record_path(data_dir, partial), json.dumps({"reference": reference, "size": size}).encode())
-
-
-def discard_record(data_dir: Path, partial: Path) -> None:
-    """Remove the record of a completed download."""
-    with contextlib.suppress(OSError):
-        _record_path(data_dir, partial).unlink(missing_ok=True)
-
-
-def interrupted_downloads(hub: Path, cache_dir: Path, data_dir: Path) -> list[InterruptedDownload]:
-    """All interrupted downloads, the latest first, including those of other Hugging Face tools."""
-    paths = [*hub.glob("models--*/blobs/*.incomplete"), *(cache_dir / "urls").glob("*/*" + cache.PARTIAL)]
-    found = [_unfinished(path, data_dir) for path in paths if path.is_file() and not path.is_symlink()]
-    return sorted((one for one in found if one.here), key=lambda one: -one.time)
-
-
-def remove_interrupted(one: InterruptedDownload, data_dir: Path) -> bool:
-    """Delete a partial download of llmcli; False if another program started it or it is active. Raises OSError."""
-    if not one.is_ours:
-        return False
-    with try_exclusive(_lock_of(one.path)) as free:
-        if free:
-            one.path.unlink(missing_ok=True)
-            one.path.with_name(one.path.name + NOTES).unlink(missing_ok=True)
-            discard_record(data_dir, one.path)
-    return free
-
-
-def has_whole_parts(one: InterruptedDownload) -> bool:
-    """Whether the interrupted pull also left complete parts of a split model."""
-    folder = one.path.parent.parent
-    repo = cache.repo_of(folder.name)
-    return bool(repo and models_of(folder.parent, repo, whole=False))
-
-
 def _lock_of(partial: Path) -> Path:
     """The lock file of this download."""
     target = partial.with_name(partial.name.removesuffix(cache.PARTIAL))
@@ -297,15 +303,17 @@ def _lock_of(partial: Path) -> Path:
     return target.with_suffix(".lock")
 
 
-def _unfinished(path: Path, data_dir: Path) -> InterruptedDownload:
-    info = path.stat()
+def _interrupted(path: Path, data_dir: Path) -> InterruptedDownload:
+    info, record = path.stat(), read_note(_record_path(data_dir, path))
     try:
-        data = json.loads(_record_path(data_dir, path).read_bytes()[: 1 << 16])
-        reference, size = str(data["reference"]), int(data["size"])
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        reference, size = (
+            check_text(record["reference"], "reference"),
+            check_integer(record["size"], "size", 1, MAX_SIZE),
+        )
+    except (KeyError, ValueError):
         reference, size = cache.repo_of(path.parent.parent.name) or path.name, 0
-    here = bytes_here(path, size) if size else info.st_size
-    return InterruptedDownload(reference, path, here, size, info.st_mtime)
+    downloaded = bytes_downloaded(path, size) if size else info.st_size
+    return InterruptedDownload(reference, path, downloaded, size, info.st_mtime)
 
 
 def _record_path(data_dir: Path, partial: Path) -> Path:

@@ -16,8 +16,8 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from llmcli.errors import NetworkError
-from llmcli.models.download.http import RetryPolicy, Say, TransientError, host_of, requested, same_origin
-from llmcli.models.download.partial_file import WRITTEN_DOWN, PartialFile, Segment
+from llmcli.models.download.http import Notify, RetryPolicy, TransientError, host_of, request, same_origin
+from llmcli.models.download.partial_file import RECORD_INTERVAL, PartialFile, Segment
 from llmcli.models.hub.environment import http_error
 from llmcli.models.locations import Progress
 from llmcli.models.reference import HubReference
@@ -25,26 +25,35 @@ from llmcli.models.reference import HubReference
 if TYPE_CHECKING:
     import httpx2
 
+WINDOW = 2.0  # seconds of one measurement
+MIN_GAIN = 1.15  # minimal speed-up by one more connection
+MAX_CONNECTIONS = 8
+FAST_ENOUGH = 100e6  # bytes per second; above it this machine is the limit, and more connections only cost
+MAX_RANGE = 32 << 30  # bytes of one request: content delivery networks cut longer responses (at 50 GB)
 _TICK = 0.1  # seconds between two updates of progress and connections
 _PAUSE = 0.02  # seconds until the hasher checks for more bytes
 _BLOCK = 4 << 20  # bytes hashed at a time
-WINDOW = 2.0  # seconds of one measurement
-GAIN = 1.15  # minimal speed-up by one more connection
-MOST = 8
-FAST = 100e6  # bytes per second; above it this machine is the limit, and more connections only cost
-MOST_RANGE = 32 << 30  # bytes of one request: content delivery networks cut longer responses (at 50 GB)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
 class RemoteFile:
-    """One file of `size` bytes. `wanted` is its name in errors; the Hub's headers must match `sha256` and `commit`."""
+    """A file of `size` bytes on a server; the Hub's headers must match `sha256` and `commit`.
+
+    `reference` is its name in errors.
+    """
 
     def __init__(
-        self, url: str, headers: Mapping[str, str], wanted: HubReference, size: int, sha256: str = "", commit: str = ""
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        reference: HubReference,
+        size: int,
+        sha256: str = "",
+        commit: str = "",
     ) -> None:
         self.url, self.size = url, size
-        self.takes_ranges = False  # known after the first response
-        self._headers, self._wanted, self._sha256, self._commit = headers, wanted, sha256, commit
+        self.supports_ranges = False  # known after the first response
+        self._headers, self._reference, self._sha256, self._commit = headers, reference, sha256, commit
         self._signed = ""  # the URL of the last redirect; it expires
 
     @contextmanager
@@ -52,32 +61,32 @@ class RemoteFile:
         """The bytes from `first` to `end` (exclusive), in pieces; the server can send fewer or more.
 
         Raises:
-            PassingError: a transient error.
+            TransientError: a transient error.
             LlmcliError: a permanent error.
         """
-        last = min(end, first + MOST_RANGE) - 1
+        last = min(end, first + MAX_RANGE) - 1
         signed = self._signed
         url, headers = (signed, {}) if signed else (self.url, dict(self._headers))
         headers["range"] = f"bytes={first}-{last}"
-        with requested(url, headers, to_other_hosts=True) as (response, hops):
-            elsewhere = not same_origin(str(response.url), self.url)
+        with request(url, headers, to_other_hosts=True) as (response, hops):
+            is_redirected = not same_origin(str(response.url), self.url)
             if response.status_code not in (200, 206):
-                self._raise_refusal(response, elsewhere)
+                self._raise_http_error(response, is_redirected)
             for hop in (*hops, response):
                 if same_origin(str(hop.url), self.url):
                     self._check_identity(hop)
             skip = self._check_range(response, first)
-            self._signed = str(response.url) if elsewhere else ""
+            self._signed = str(response.url) if is_redirected else ""
             yield _skip_bytes(response.iter_raw(), skip)
 
-    def _raise_refusal(self, response: "httpx2.Response", elsewhere: bool) -> None:
+    def _raise_http_error(self, response: "httpx2.Response", is_redirected: bool) -> None:
         host = host_of(str(response.url))
         self._signed = ""
         if response.status_code == 416:
             raise TransientError(f"{host} rejected the byte range")
-        if elsewhere:  # an expired URL; the Hub gives a new one
+        if is_redirected:  # an expired URL; the Hub gives a new one
             raise TransientError(f"{host} rejected the signed URL of the Hub (status {response.status_code})")
-        raise http_error(response, self._wanted)
+        raise http_error(response, self._reference)
 
     def _check_identity(self, response: "httpx2.Response") -> None:
         """Raise NetworkError when the Hub's headers do not match the checksum or commit of its listing."""
@@ -85,12 +94,12 @@ class RemoteFile:
         commit = response.headers.get("x-repo-commit", "")
         if (etag and self._sha256 and etag != self._sha256) or (commit and self._commit and commit != self._commit):
             raise NetworkError(
-                f"the Hub sent another checksum or commit for {self._wanted} than it lists",
+                f"the Hub sent another checksum or commit for {self._reference} than it lists",
                 "try again later; if the error persists, do not trust this Hub or mirror",
             )
 
     def _check_range(self, response: "httpx2.Response", first: int) -> int:
-        """How many bytes of the response to skip before `first`; PassingError when it is not the file."""
+        """How many bytes of the response to skip before `first`; TransientError when it is not the file."""
         host, headers = host_of(str(response.url)), response.headers
         if headers.get("content-encoding", "identity") != "identity":
             raise TransientError(f"{host} sent an unexpected Content-Encoding")
@@ -98,7 +107,7 @@ class RemoteFile:
             match = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
             if not match or (int(match[1]), int(match[3])) != (first, self.size):
                 raise TransientError(f"{host} returned the wrong byte range")
-            self.takes_ranges = True
+            self.supports_ranges = True
             return 0
         length = headers.get("content-length", "")
         if "text/html" in headers.get("content-type", "") or (length.isdigit() and int(length) != self.size):
@@ -106,13 +115,23 @@ class RemoteFile:
         return first
 
 
+def _skip_bytes(pieces: Iterator[bytes], skip: int) -> Iterator[bytes]:
+    """The pieces without their first `skip` bytes: a server without ranges starts from the beginning each time."""
+    for piece in pieces:
+        if skip >= len(piece):
+            skip -= len(piece)
+            continue
+        yield piece[skip:] if skip else piece
+        skip = 0
+
+
 class Transfer:
     """One run of a download; `run` returns when the file is complete, or raises."""
 
-    def __init__(self, source: RemoteFile, partial: PartialFile, progress: Progress, say: Say) -> None:
-        self._source, self._partial, self._progress, self._say = source, partial, progress, say
+    def __init__(self, remote: RemoteFile, partial: PartialFile, progress: Progress, notify: Notify) -> None:
+        self._remote, self._partial, self._progress, self._notify = remote, partial, progress, notify
         self._stop = threading.Event()
-        self._moved = threading.Event()  # a connection has ended or failed
+        self._changed = threading.Event()  # a connection has ended or failed
         self._error: BaseException | None = None
         self._workers: list[threading.Thread] = []
         self._digest = ""
@@ -126,41 +145,41 @@ class Transfer:
             KeyboardInterrupt: on Ctrl-C. In all cases the partial download is kept.
         """
         self._partial.open().close()
-        hasher = threading.Thread(target=self._guarded, args=(self._hash,), daemon=True)
+        hasher = threading.Thread(target=self._run_guarded, args=(self._hash,), daemon=True)
         hasher.start()
         try:
-            for segment in [one for one in self._partial.segments if one.left > 0]:
+            for segment in [segment for segment in self._partial.segments if segment.left > 0]:
                 self._start(segment)
-            self._watch(hasher)
+            self._supervise(hasher)
         finally:
             self._stop.set()
             for thread in (*self._workers, hasher):
                 thread.join(_TICK)  # a thread that waits for the network ends by itself and writes nothing more
-            self._partial.note()
+            self._partial.record()
         if self._error:
             raise self._error
         return self._digest
 
-    def _watch(self, hasher: threading.Thread) -> None:
+    def _supervise(self, hasher: threading.Thread) -> None:
         """Report progress and add connections as long as they pay, until everything is done."""
         ramp = ConnectionRamp(monotonic(), self._partial.done, max(1, len(self._workers)))
         while hasher.is_alive() and not self._error:
             self._progress(self._partial.done, self._partial.size)
             hasher.join(_TICK)
-            ramp.look(monotonic(), self._partial.done)
+            ramp.update(monotonic(), self._partial.done)
             alive = sum(worker.is_alive() for worker in self._workers)
-            if self._source.takes_ranges and 0 < alive < ramp.connections:
+            if self._remote.supports_ranges and 0 < alive < ramp.connections:
                 segment = self._partial.split()
                 if segment:
                     self._start(segment)
         self._progress(self._partial.done, self._partial.size)
 
     def _start(self, segment: Segment) -> None:
-        thread = threading.Thread(target=self._guarded, args=(self._fetch, segment), daemon=True)
+        thread = threading.Thread(target=self._run_guarded, args=(self._fetch, segment), daemon=True)
         self._workers.append(thread)
         thread.start()
 
-    def _guarded(self, work: Callable[..., None], *arguments: object) -> None:
+    def _run_guarded(self, work: Callable[..., None], *arguments: object) -> None:
         """Run `work` in this thread; the first error in any thread ends the download."""
         try:
             work(*arguments)
@@ -168,31 +187,31 @@ class Transfer:
             self._error = self._error or error
             self._stop.set()
         finally:
-            self._moved.set()
+            self._changed.set()
 
     def _fetch(self, segment: Segment) -> None:
         """Download one segment, with as many requests as necessary."""
-        patience = RetryPolicy(self._say, stop=self._stop)
+        retries = RetryPolicy(self._notify, stop=self._stop)
         with self._partial.open() as file:
             while segment.left > 0 and not self._stop.is_set():
                 try:
-                    self._stream(segment, file, patience)
-                except TransientError as fault:
-                    patience.wait(fault)
+                    self._stream(segment, file, retries)
+                except TransientError as error:
+                    retries.wait(error)
 
-    def _stream(self, segment: Segment, file: FileIO, patience: RetryPolicy) -> None:
+    def _stream(self, segment: Segment, file: FileIO, retries: RetryPolicy) -> None:
         unrecorded = 0
         file.seek(segment.position)
-        with self._source.open(segment.position, segment.end) as pieces:
+        with self._remote.open(segment.position, segment.end) as pieces:
             for piece in pieces:
                 if self._stop.is_set():
                     return
                 n_bytes = self._write(segment, file, piece)
-                patience.progressed(n_bytes)
+                retries.progressed(n_bytes)
                 unrecorded += n_bytes
-                if unrecorded >= WRITTEN_DOWN:
+                if unrecorded >= RECORD_INTERVAL:
                     unrecorded = 0
-                    self._partial.note()
+                    self._partial.record()
                 if segment.left <= 0:
                     return
         if segment.left > 0:
@@ -220,8 +239,8 @@ class Transfer:
                     if self._stop.is_set():
                         return
                     # Not woken for each piece: threads that pass Python's lock back and forth halve the speed.
-                    self._moved.wait(_PAUSE)
-                    self._moved.clear()
+                    self._changed.wait(_PAUSE)
+                    self._changed.clear()
                     continue
                 n_bytes = file.readinto(view[:ahead]) or 0
                 if not n_bytes:
@@ -240,23 +259,13 @@ class ConnectionRamp:
         self._best = 0.0
         self._is_final = False
 
-    def look(self, now: float, done: int) -> None:
+    def update(self, now: float, done: int) -> None:
         """Compare the speed of the last window with the best speed so far, and add a connection if it pays."""
         if self._is_final or now - self._start < WINDOW:
             return
         speed = (done - self._done) / (now - self._start)
         self._start, self._done = now, done
-        self._is_final = self.connections >= MOST or speed < self._best * GAIN or speed > FAST
+        self._is_final = self.connections >= MAX_CONNECTIONS or speed < self._best * MIN_GAIN or speed > FAST_ENOUGH
         self._best = max(self._best, speed)
         if not self._is_final and speed > 0:
             self.connections += 1
-
-
-def _skip_bytes(pieces: Iterator[bytes], skip: int) -> Iterator[bytes]:
-    """The pieces without their first `skip` bytes: a server without ranges starts from the beginning each time."""
-    for piece in pieces:
-        if skip >= len(piece):
-            skip -= len(piece)
-            continue
-        yield piece[skip:] if skip else piece
-        skip = 0

@@ -47,7 +47,7 @@ class Cursor:
     """A read position in the bytes of a header; each error is a ModelInvalidError with the position.
 
     `size` is the length of the file if `buffer` has only its beginning. A read past the buffer is then a
-    HeaderCutError; a read past the file means that the file is damaged.
+    TruncatedHeaderError; a read past the file means that the file is damaged.
     """
 
     def __init__(self, buffer: mmap.mmap | bytes, position: int = 0, size: int = 0) -> None:

@@ -1,35 +1,43 @@
-"""Read and validate the header of a GGUF file without loading the model.
+"""Read and validate the header of a GGUF file, on disk or on a server, without loading the model.
 
 The rules are those of llama.cpp's reader (ggml/src/gguf.cpp), but stricter where a damaged file would abort the
 process or use up the memory. The file is memory-mapped: about 10 ms for a vocabulary of 50,000.
 """
 
+import itertools
 import mmap
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError, NetworkError
-from llmcli.models.gguf.cursor import ArraySummary, Cursor, TruncatedHeaderError, Value, damaged, quote
+from llmcli.errors import LlmcliError, ModelInvalidError, ModelNotFoundError, NetworkError
+from llmcli.files import read_error
+from llmcli.models.gguf.cursor import Cursor, TruncatedHeaderError, Value, damaged, quote
 from llmcli.models.gguf.header import GGUFHeader
-from llmcli.models.gguf.tensors import TensorInfo, padded, read_tensors
+from llmcli.models.gguf.tensors import padded, quantization_name, read_tensors
 
-__all__ = ["ArraySummary", "GGUFHeader", "TensorInfo", "TruncatedHeaderError", "Value", "parse_header", "read_header"]
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MAX_TENSORS = 1 << 16  # the largest published models have a few thousand
 MAX_KEYS = 1 << 16
 MAX_KEY = 65535  # bytes
-_UINT32 = 4
-_MAX_UNMAPPABLE = 64 << 20  # bytes read from a file system that cannot map files
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
 MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS
 MAX_TEMPLATE = 1 << 20  # characters; the longest known chat templates have about 20,000
 MAX_ALIGNMENT = 1 << 20
 DEFAULT_ALIGNMENT = 32
+HEAD_BYTES = 1024  # the bytes that `describe_file` needs
+MAX_READ = 32 << 20  # bytes of a remote header; a vocabulary of 256,000 with its merges takes about 10 MiB
+# (start, end), end exclusive -> exactly these bytes, or fewer at the end of the file; may raise LlmcliError
+Fetch = Callable[[int, int], bytes]
+_ENDS = tuple(MAX_READ >> halvings for halvings in range(5, -1, -1))  # 1 MiB, then twice as much each time
+_SUMMARY_BYTES = 64 << 10  # in most files the general facts come before the vocabulary
+_SUMMARY_KEYS = 200
+_UINT32 = 4
+_MAX_UNMAPPABLE = 64 << 20  # bytes read from a file system that cannot map files
 _NOT_LOADABLE = "get another version of the model: llama.cpp cannot load this file"
-HEAD_BYTES = 1024  # the bytes that `explain` needs
 _AGAIN = "download the model again"
 _OTHER_FORMAT = "get a GGUF version of the model: run `llmcli models search NAME`"
 _UNPACK = "unpack it and give the path of the .gguf file"
@@ -47,10 +55,14 @@ _MAGICS: tuple[tuple[bytes, str, str], ...] = (
     (b"tjgg", "this is a model in the old GGJT format, which llama.cpp no longer reads", _OTHER_FORMAT),
 )
 _PAGES = (b"<!doctype html", b"<html", b"<head", b"<?xml", b"<error")
-# (start, end), end exclusive -> exactly these bytes, or fewer at the end of the file; may raise LlmcliError
-Fetch = Callable[[int, int], bytes]
-MAX_READ = 32 << 20  # bytes; a vocabulary of 256,000 with its merges takes about 10 MiB
-_ENDS = tuple(MAX_READ >> halvings for halvings in range(5, -1, -1))  # 1 MiB, then twice as much each time
+
+
+@dataclass(frozen=True)
+class HeaderSummary:
+    """The trained context in tokens, and a quantization such as Q4_K_M ("" when it is not known)."""
+
+    n_ctx_train: int | None
+    quantization: str
 
 
 def read_header(path: Path) -> GGUFHeader:
@@ -60,7 +72,7 @@ def read_header(path: Path) -> GGUFHeader:
     ModelNotFoundError (no such file, a folder, a pipe) or DiskError (it cannot be read).
     """
     try:
-        with _mapped(path) as (view, size):
+        with _map_file(path) as (view, size):
             return parse_header(view, size)
     except ModelInvalidError as error:
         raise ModelInvalidError(f"{path}: {error}", error.hint) from None
@@ -68,8 +80,94 @@ def read_header(path: Path) -> GGUFHeader:
         raise _os_error(path, error) from error
 
 
+def read_remote_header(fetch: Fetch, size: int, name: str) -> GGUFHeader:
+    """The validated header of the file `name` of `size` bytes, equal to the result of `read_header`.
+
+    Raises ModelInvalidError (not a valid GGUF file, or a header over 32 MiB), NetworkError (the wrong bytes) and
+    what `fetch` raises.
+    """
+    head = b""
+    for end in _ENDS:
+        head += _fetch_exactly(fetch, len(head), min(end, size), name)
+        try:
+            return parse_header(head, size)
+        except TruncatedHeaderError as cut:
+            if cut.needed > MAX_READ:
+                break
+        except ModelInvalidError as error:
+            raise ModelInvalidError(f"{name}: {error}", _remote_hint(error)) from None
+    raise ModelInvalidError(
+        f"the header of {name} is longer than {MAX_READ >> 20} MiB, the limit for a remote file",
+        "download the file if you trust its publisher; it may be damaged",
+    )
+
+
+def read_summary(path: Path) -> HeaderSummary:
+    """The summary of a GGUF file; an empty one if the file cannot be read or is not GGUF."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_SUMMARY_BYTES)
+    except OSError:
+        return HeaderSummary(None, "")
+    if head[:4] != MAGIC:
+        return HeaderSummary(None, "")
+    metadata = _read_first_keys(head)
+    context = next((value for key, value in metadata.items() if key.endswith(".context_length")), None)
+    file_type = metadata.get("general.file_type")
+    quantization = quantization_name(file_type, ()) if isinstance(file_type, int) else ""
+    if isinstance(context, int) and quantization:
+        return HeaderSummary(context, quantization)
+    return _complete(path, HeaderSummary(context if isinstance(context, int) else None, quantization))
+
+
+def parse_header(view: mmap.mmap | bytes, size: int) -> GGUFHeader:
+    """The validated header of a file of `size` bytes that begins with the bytes of `view`.
+
+    Raises ModelInvalidError; it is a TruncatedHeaderError when `view` ends inside the header.
+    """
+    if view[:4] != MAGIC:
+        raise describe_file(view[:HEAD_BYTES], size)
+    cursor = Cursor(view, len(MAGIC), size)
+    version = cursor.u32()
+    _check_version(version)
+    n_tensors = _count(cursor, "tensors", MAX_TENSORS)
+    n_keys = _count(cursor, "metadata keys", MAX_KEYS)
+    metadata = _read_metadata(cursor, n_keys)
+    alignment = alignment_of(metadata)
+    tensors = read_tensors(cursor, n_tensors, alignment)
+    check_metadata(metadata, n_tensors)
+    data_offset = padded(cursor.position, alignment) if tensors else cursor.position
+    needed = max((data_offset + tensor.offset + tensor.n_bytes for tensor in tensors), default=data_offset)
+    if needed > size:
+        raise ModelInvalidError(f"the file is truncated: {size} of {needed} bytes", "download it again")
+    return GGUFHeader(version, metadata, tensors, alignment, data_offset, size)
+
+
+def check_metadata(metadata: Mapping[str, Value], n_tensors: int) -> None:
+    """Raise ModelInvalidError for metadata that no valid model has."""
+    parts, part = metadata.get("split.count", 0), metadata.get("split.no", 0)
+    if isinstance(parts, int) and isinstance(part, int) and 0 < part < parts:
+        return  # only the first part of a split model describes it
+    architecture = metadata.get("general.architecture")
+    if not isinstance(architecture, str) or not architecture:
+        raise ModelInvalidError("this GGUF file is not a model (no general.architecture)", _NOT_LOADABLE)
+    if not n_tensors and "split.count" not in metadata and "tokenizer.ggml.model" not in metadata:
+        raise ModelInvalidError("the file has neither tensors nor a vocabulary", _NOT_LOADABLE)
+    _check_layers(metadata, architecture)
+    _check_experts(metadata, architecture)
+    for key, value in metadata.items():
+        if key.startswith("tokenizer.chat_template") and isinstance(value, str) and len(value) > MAX_TEMPLATE:
+            raise damaged(f"{quote(key)} has {len(value)} characters, the limit is {MAX_TEMPLATE}")
+
+
+def describe_file(head: bytes, size: int) -> ModelInvalidError:
+    """The error for a file of `size` bytes whose first bytes, `head`, are not those of a GGUF file."""
+    message, hint = _describe(head, size)
+    return ModelInvalidError(message, hint)
+
+
 @contextmanager
-def _mapped(path: Path) -> Iterator[tuple[mmap.mmap | bytes, int]]:
+def _map_file(path: Path) -> Iterator[tuple[mmap.mmap | bytes, int]]:
     """The bytes of a regular file, and its size."""
     info = path.stat()
     # Check before opening: opening a pipe waits forever.
@@ -89,27 +187,53 @@ def _mapped(path: Path) -> Iterator[tuple[mmap.mmap | bytes, int]]:
             yield view, len(view)
 
 
-def parse_header(view: mmap.mmap | bytes, size: int) -> GGUFHeader:
-    """The validated header of a file of `size` bytes that begins with the bytes of `view`.
+def _os_error(path: Path, error: OSError) -> LlmcliError:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return ModelNotFoundError(f"file not found: {path}", "check the path")
+    return read_error(path, error)
 
-    Raises ModelInvalidError; it is a HeaderCutError when `view` ends inside the header.
-    """
-    if view[:4] != MAGIC:
-        raise describe_file(view[:HEAD_BYTES], size)
-    cursor = Cursor(view, len(MAGIC), size)
-    version = cursor.u32()
-    _check_version(version)
-    n_tensors = _count(cursor, "tensors", MAX_TENSORS)
-    n_keys = _count(cursor, "metadata keys", MAX_KEYS)
-    metadata = _read_metadata(cursor, n_keys)
-    alignment = alignment_of(metadata)
-    tensors = read_tensors(cursor, n_tensors, alignment)
-    check_metadata(metadata, n_tensors)
-    data_offset = padded(cursor.position, alignment) if tensors else cursor.position
-    needed = max((data_offset + tensor.offset + tensor.n_bytes for tensor in tensors), default=data_offset)
-    if needed > size:
-        raise ModelInvalidError(f"the file is truncated: {size} of {needed} bytes", "download it again")
-    return GGUFHeader(version, metadata, tensors, alignment, data_offset, size)
+
+def _fetch_exactly(fetch: Fetch, start: int, end: int, name: str) -> bytes:
+    if end <= start:  # an empty file
+        return b""
+    piece = fetch(start, end)
+    if len(piece) != end - start:
+        raise NetworkError(
+            f"{name}: the server sent {len(piece)} bytes from byte {start}, expected {end - start}",
+            "try again; if the error persists, the file has changed or its server is faulty",
+        )
+    return piece
+
+
+def _remote_hint(error: ModelInvalidError) -> str:
+    """The hint for a file on a server: it is not downloaded yet, so downloading it again cannot help."""
+    return "choose another file: this one is damaged on its server" if "again" in error.hint else error.hint
+
+
+def _read_first_keys(head: bytes) -> dict[str, object]:
+    metadata: dict[str, object] = {}
+    cursor = Cursor(head, 4)
+    try:
+        cursor.u32()
+        cursor.u64()
+        for _ in itertools.repeat(None, min(cursor.u64(), _SUMMARY_KEYS)):
+            key = cursor.text("a key", 1024)
+            metadata[key] = cursor.value(cursor.u32())
+    except LlmcliError:
+        pass  # the vocabulary goes beyond the bytes that were read
+    return metadata
+
+
+def _complete(path: Path, summary: HeaderSummary) -> HeaderSummary:
+    """Fill the gaps from the whole header: some programs write the file type after the vocabulary, or not at all."""
+    try:
+        header = read_header(path)
+    except LlmcliError:
+        return summary
+    return HeaderSummary(
+        header.n_ctx_train if summary.n_ctx_train is None else summary.n_ctx_train,
+        summary.quantization or header.quantization,
+    )
 
 
 def _check_version(version: int) -> None:
@@ -145,29 +269,6 @@ def _read_metadata(cursor: Cursor, count: int) -> dict[str, Value]:
             raise damaged("general.alignment is not of type uint32")
         metadata[key] = cursor.value(kind)
     return metadata
-
-
-def _os_error(path: Path, error: OSError) -> LlmcliError:
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return ModelNotFoundError(f"file not found: {path}", "check the path")
-    return DiskError(f"cannot read {path}: {error.strerror or error}", "check its permissions")
-
-
-def check_metadata(metadata: Mapping[str, Value], n_tensors: int) -> None:
-    """Raise ModelInvalidError for metadata that no valid model has."""
-    parts, part = metadata.get("split.count", 0), metadata.get("split.no", 0)
-    if isinstance(parts, int) and isinstance(part, int) and 0 < part < parts:
-        return  # only the first part of a split model describes it
-    architecture = metadata.get("general.architecture")
-    if not isinstance(architecture, str) or not architecture:
-        raise ModelInvalidError("this GGUF file is not a model (no general.architecture)", _NOT_LOADABLE)
-    if not n_tensors and "split.count" not in metadata and "tokenizer.ggml.model" not in metadata:
-        raise ModelInvalidError("the file has neither tensors nor a vocabulary", _NOT_LOADABLE)
-    _check_layers(metadata, architecture)
-    _check_experts(metadata, architecture)
-    for key, value in metadata.items():
-        if key.startswith("tokenizer.chat_template") and isinstance(value, str) and len(value) > MAX_TEMPLATE:
-            raise damaged(f"{quote(key)} has {len(value)} characters, the limit is {MAX_TEMPLATE}")
 
 
 def alignment_of(metadata: Mapping[str, Value]) -> int:
@@ -209,13 +310,7 @@ def _largest(value: Value | None) -> int:
     return max((number for number in numbers if isinstance(number, int)), default=0)
 
 
-def describe_file(head: bytes, size: int) -> ModelInvalidError:
-    """The error for a file of `size` bytes whose first bytes, `head`, are not those of a GGUF file."""
-    message, hint = _name(head, size)
-    return ModelInvalidError(message, hint)
-
-
-def _name(head: bytes, size: int) -> tuple[str, str]:
+def _describe(head: bytes, size: int) -> tuple[str, str]:
     if size == 0:
         return "the file is empty: the download failed", _AGAIN
     for magic, message, hint in _MAGICS:
@@ -227,7 +322,7 @@ def _name(head: bytes, size: int) -> tuple[str, str]:
         return "this is a safetensors file, not a GGUF model", _OTHER_FORMAT
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "this is a Python pickle (an old PyTorch checkpoint), not a GGUF model", _OTHER_FORMAT
-    return _name_text(head)
+    return _describe_text(head)
 
 
 def _is_safetensors(head: bytes, size: int) -> bool:
@@ -235,7 +330,7 @@ def _is_safetensors(head: bytes, size: int) -> bool:
     return head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= max(size - 8, 2)
 
 
-def _name_text(head: bytes) -> tuple[str, str]:
+def _describe_text(head: bytes) -> tuple[str, str]:
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if text.lower().startswith(_PAGES):
         return "this is a web page, not a model: the download failed", _AGAIN
@@ -254,42 +349,3 @@ def _is_utf8(data: bytes) -> bool:
     except UnicodeDecodeError as error:
         return error.start >= len(data) - 3  # the sample can end inside a character
     return True
-
-
-def read_remote_header(fetch: Fetch, size: int, name: str) -> GGUFHeader:
-    """The validated header of the file `name` of `size` bytes, equal to the result of `read_header`.
-
-    Raises ModelInvalidError (not a valid GGUF file, or a header over 32 MiB), NetworkError (the wrong bytes) and
-    what `fetch` raises.
-    """
-    head = b""
-    for end in _ENDS:
-        head += _piece(fetch, len(head), min(end, size), name)
-        try:
-            return parse_header(head, size)
-        except TruncatedHeaderError as cut:
-            if cut.needed > MAX_READ:
-                break
-        except ModelInvalidError as error:
-            raise ModelInvalidError(f"{name}: {error}", _hint(error)) from None
-    raise ModelInvalidError(
-        f"the header of {name} is longer than {MAX_READ >> 20} MiB, the limit for a remote file",
-        "download the file if you trust its publisher; it may be damaged",
-    )
-
-
-def _piece(fetch: Fetch, start: int, end: int, name: str) -> bytes:
-    if end <= start:  # an empty file
-        return b""
-    piece = fetch(start, end)
-    if len(piece) != end - start:
-        raise NetworkError(
-            f"{name}: the server sent {len(piece)} bytes from byte {start}, expected {end - start}",
-            "try again; if the error persists, the file has changed or its server is faulty",
-        )
-    return piece
-
-
-def _hint(error: ModelInvalidError) -> str:
-    """The hint for a file on a server: it is not downloaded yet, so downloading it again cannot help."""
-    return "choose another file: this one is damaged on its server" if "again" in error.hint else error.hint

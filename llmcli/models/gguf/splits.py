@@ -5,7 +5,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmcli.errors import DiskError, ModelInvalidError, ModelNotFoundError
+from llmcli.errors import ModelInvalidError, ModelNotFoundError
+from llmcli.files import read_error
 from llmcli.models.gguf.cursor import quote
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.parser import read_header
@@ -41,7 +42,7 @@ def parts_of(path: Path) -> tuple[Path, ...]:
     try:
         missing = [part.name for part in parts if not part.is_file()]
     except OSError as error:
-        raise DiskError(f"cannot read {path.parent}: {error.strerror}", "check its permissions") from error
+        raise read_error(path.parent, error) from error
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ModelNotFoundError(
@@ -63,12 +64,22 @@ def read_headers(parts: Sequence[Path]) -> tuple[GGUFHeader, ...]:
     return headers
 
 
+def model_files_in(folder: Path) -> list[str]:
+    """The sorted .gguf file names in a folder (the first part of a split model); [] if it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if entry.name.endswith(".gguf"))
+    except OSError:
+        return []
+    return [name for name in names if not is_later_part(name)]
+
+
 def _check_part(part: Path, header: GGUFHeader, number: int, count: int) -> None:
     if header.split_count == count and header.split_no == number:
         return
     if count == 1:
         raise ModelInvalidError(
-            f"{part} is part {header.split_no + 1} of {header.split_count}, but its name does not say so",
+            f"{part} is part {header.split_no + 1} of {header.split_count}, but its name has no part number",
             f"rename the parts to NAME-00001-of-{header.split_count:05d}.gguf and so on",
         )
     raise ModelInvalidError(
@@ -91,13 +102,3 @@ def _check_tensors(first: Path, headers: Sequence[GGUFHeader]) -> None:
         raise ModelInvalidError(
             f"{first}: the parts have {len(seen)} tensors, expected {expected}", "download the model again"
         )
-
-
-def models_in(folder: Path) -> list[str]:
-    """The sorted .gguf file names in a folder (the first part of a split model); [] if it cannot be read."""
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if entry.name.endswith(".gguf"))
-    except OSError:
-        return []
-    return [name for name in names if not is_later_part(name)]

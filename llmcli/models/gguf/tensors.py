@@ -12,6 +12,40 @@ MAX_DIMS = 4
 _INT64_MAX = (1 << 63) - 1
 
 
+class GGMLType(NamedTuple):
+    """A tensor type: `block` elements are stored in `size` bytes."""
+
+    name: str
+    block: int
+    size: int
+
+
+# Type number: name, elements of a block, bytes of a block (ggml_type_traits in ggml/src/ggml.c).
+_TYPES = (
+    {0: ("F32", 1, 4), 1: ("F16", 1, 2), 28: ("F64", 1, 8), 30: ("BF16", 1, 2)}
+    | {24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8)}
+    | {2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34)}
+    | {9: ("Q8_1", 32, 36), 41: ("Q1_0", 128, 18), 42: ("Q2_0", 64, 18)}
+    | {10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176)}
+    | {14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292)}
+    | {19: ("IQ1_S", 256, 50), 29: ("IQ1_M", 256, 56), 16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74)}
+    | {22: ("IQ2_S", 256, 82), 18: ("IQ3_XXS", 256, 98), 21: ("IQ3_S", 256, 110), 23: ("IQ4_XS", 256, 136)}
+    | {20: ("IQ4_NL", 32, 18), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66)}
+    | {39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36)}
+)
+TYPES = {number: GGMLType(*row) for number, row in _TYPES.items()}
+# general.file_type: the name (llama_ftype in include/llama.h).
+_FILE_TYPES = (
+    {0: "F32", 1: "F16", 32: "BF16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 40: "Q1_0", 41: "Q2_0"}
+    | {10: "Q2_K", 21: "Q2_K_S", 11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M"}
+    | {16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K"}
+    | {24: "IQ1_S", 31: "IQ1_M", 19: "IQ2_XXS", 20: "IQ2_XS", 28: "IQ2_S", 29: "IQ2_M"}
+    | {22: "IQ3_XS", 23: "IQ3_XXS", 26: "IQ3_S", 27: "IQ3_M", 25: "IQ4_NL", 30: "IQ4_XS"}
+    | {36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4_MOE", 39: "NVFP4"}
+)
+_GUESSED = 1024  # llama.cpp sets this bit when it guesses the file type
+
+
 class TensorInfo(NamedTuple):
     """One tensor. The first dimension of `shape` varies fastest; `offset` is in bytes from the data section."""
 
@@ -83,92 +117,6 @@ def _size(name: str, shape: tuple[int, ...], type_id: int) -> int:
     if n_bytes > _INT64_MAX:
         raise damaged(f"tensor {quote(name)} has the invalid shape {shape}")
     return n_bytes
-
-
-class GGMLType(NamedTuple):
-    """A tensor type: `block` elements are stored in `size` bytes."""
-
-    name: str
-    block: int
-    size: int
-
-
-TYPES: dict[int, GGMLType] = {
-    0: GGMLType("F32", 1, 4),
-    1: GGMLType("F16", 1, 2),
-    2: GGMLType("Q4_0", 32, 18),
-    3: GGMLType("Q4_1", 32, 20),
-    6: GGMLType("Q5_0", 32, 22),
-    7: GGMLType("Q5_1", 32, 24),
-    8: GGMLType("Q8_0", 32, 34),
-    9: GGMLType("Q8_1", 32, 36),
-    10: GGMLType("Q2_K", 256, 84),
-    11: GGMLType("Q3_K", 256, 110),
-    12: GGMLType("Q4_K", 256, 144),
-    13: GGMLType("Q5_K", 256, 176),
-    14: GGMLType("Q6_K", 256, 210),
-    15: GGMLType("Q8_K", 256, 292),
-    16: GGMLType("IQ2_XXS", 256, 66),
-    17: GGMLType("IQ2_XS", 256, 74),
-    18: GGMLType("IQ3_XXS", 256, 98),
-    19: GGMLType("IQ1_S", 256, 50),
-    20: GGMLType("IQ4_NL", 32, 18),
-    21: GGMLType("IQ3_S", 256, 110),
-    22: GGMLType("IQ2_S", 256, 82),
-    23: GGMLType("IQ4_XS", 256, 136),
-    24: GGMLType("I8", 1, 1),
-    25: GGMLType("I16", 1, 2),
-    26: GGMLType("I32", 1, 4),
-    27: GGMLType("I64", 1, 8),
-    28: GGMLType("F64", 1, 8),
-    29: GGMLType("IQ1_M", 256, 56),
-    30: GGMLType("BF16", 1, 2),
-    34: GGMLType("TQ1_0", 256, 54),
-    35: GGMLType("TQ2_0", 256, 66),
-    39: GGMLType("MXFP4", 32, 17),
-    40: GGMLType("NVFP4", 64, 36),
-    41: GGMLType("Q1_0", 128, 18),
-    42: GGMLType("Q2_0", 64, 18),
-}
-_FILE_TYPES: dict[int, str] = {
-    0: "F32",
-    1: "F16",
-    2: "Q4_0",
-    3: "Q4_1",
-    7: "Q8_0",
-    8: "Q5_0",
-    9: "Q5_1",
-    10: "Q2_K",
-    11: "Q3_K_S",
-    12: "Q3_K_M",
-    13: "Q3_K_L",
-    14: "Q4_K_S",
-    15: "Q4_K_M",
-    16: "Q5_K_S",
-    17: "Q5_K_M",
-    18: "Q6_K",
-    19: "IQ2_XXS",
-    20: "IQ2_XS",
-    21: "Q2_K_S",
-    22: "IQ3_XS",
-    23: "IQ3_XXS",
-    24: "IQ1_S",
-    25: "IQ4_NL",
-    26: "IQ3_S",
-    27: "IQ3_M",
-    28: "IQ2_S",
-    29: "IQ2_M",
-    30: "IQ4_XS",
-    31: "IQ1_M",
-    32: "BF16",
-    36: "TQ1_0",
-    37: "TQ2_0",
-    38: "MXFP4_MOE",
-    39: "NVFP4",
-    40: "Q1_0",
-    41: "Q2_0",
-}
-_GUESSED = 1024  # llama.cpp sets this bit when it guesses the file type
 
 
 def quantization_name(file_type: int | None, sizes: Iterable[tuple[int, int]]) -> str:

@@ -1,4 +1,4 @@
-"""The layout of the cache that all Hugging Face tools share, and how a file is published in it.
+"""The cache that all Hugging Face tools share: its layout, its models, and the revisions that llmcli pulled.
 
 models--owner--name/blobs/<sha256>                  the file's bytes
                     snapshots/<commit>/<path>       a link to the blob (the file itself where links are impossible)
@@ -7,7 +7,6 @@ models--owner--name/blobs/<sha256>                  the file's bytes
 """
 
 import contextlib
-import json
 import os
 import re
 import zlib
@@ -16,18 +15,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llmcli.errors import DiskError
-from llmcli.files import replace_private
-from llmcli.models.hub.repo_files import Quantization, RepoFile, is_safe_path, projectors, variants
+from llmcli.errors import DiskError, error_text
+from llmcli.files import check_integer, check_text, read_note, write_note
+from llmcli.models.hub.repo_files import Quantization, RepoFile, is_safe_path, projectors, quantizations
 from llmcli.models.reference import is_repo
 
 PARTIAL = ".llmcli.incomplete"  # the Hub's own tools list and prune files that end in .incomplete
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_DEPTH = 4  # folders below a snapshot
-_MAX_BYTES = 1 << 20
 
 
 def folder_of(cache: Path, repo: str) -> Path:
+    """The folder of a repository in the cache."""
     return cache / f"models--{repo.replace('/', '--')}"
 
 
@@ -38,22 +38,26 @@ def repo_of(folder_name: str) -> str:
 
 
 def blob_path(cache: Path, repo: str, sha256: str) -> Path:
+    """The path of the file with this sha256."""
     return folder_of(cache, repo) / "blobs" / sha256
 
 
 def partial_path(cache: Path, repo: str, sha256: str) -> Path:
+    """The path of the file with this sha256 while llmcli downloads it."""
     return folder_of(cache, repo) / "blobs" / (sha256 + PARTIAL)
 
 
 def pointer_path(cache: Path, repo: str, commit: str, path: str) -> Path:
+    """The path of the link to a file of a commit."""
     return folder_of(cache, repo).joinpath("snapshots", commit, *path.split("/"))
 
 
 def lock_path(cache: Path, repo: str, sha256: str) -> Path:
+    """The lock of a download."""
     return cache / ".locks" / folder_of(cache, repo).name / f"{sha256}.lock"
 
 
-def prepare(cache: Path, repo: str) -> None:
+def create_folders(cache: Path, repo: str) -> None:
     """Create the folders of a repository, and check that no link leads out of the cache.
 
     Raises:
@@ -68,7 +72,8 @@ def prepare(cache: Path, repo: str) -> None:
             subfolder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DiskError(
-            f"cannot create {error.filename or folder}: {error.strerror}", "move the cache with HF_HUB_CACHE or HF_HOME"
+            f"cannot create {error.filename or folder}: {error_text(error)}",
+            "move the cache with HF_HUB_CACHE or HF_HOME",
         ) from None
     for subfolder in inner:
         check_inside(subfolder, cache)
@@ -142,14 +147,14 @@ class CachedModel:
 
     @property
     def parts(self) -> tuple[Path, ...]:
-        return tuple(self.place(part) for part in self.variant.parts)
+        return tuple(map(self.path_of, self.variant.parts))
 
     def is_same(self, other: "CachedModel") -> bool:
         """Whether both are the same files of one repository; at two commits, only checksums can prove it."""
         comparable = self.commit == other.commit or all(part.sha256 for part in self.variant.parts)
         return comparable and (self.repo, self.variant) == (other.repo, other.variant)
 
-    def place(self, file: RepoFile) -> Path:
+    def path_of(self, file: RepoFile) -> Path:
         return pointer_path(self.cache, self.repo, self.commit, file.path)
 
 
@@ -158,10 +163,10 @@ def cached_models(cache: Path) -> list[CachedModel]:
     names: list[str] = []
     with contextlib.suppress(OSError), os.scandir(cache) as entries:
         names = sorted(filter(is_repo, (repo_of(entry.name) for entry in entries)))
-    return [model for name in names for model in models_of(cache, name)]
+    return [model for name in names for model in models_of_repo(cache, name)]
 
 
-def models_of(cache: Path, repo: str, whole: bool = True) -> list[CachedModel]:
+def models_of_repo(cache: Path, repo: str, whole: bool = True) -> list[CachedModel]:
     """The models of one repository: first those at the commit of `main`, then the newest.
 
     They are complete, or (with `whole=False`) lack parts because a pull was interrupted.
@@ -171,11 +176,47 @@ def models_of(cache: Path, repo: str, whole: bool = True) -> list[CachedModel]:
     return [model for commit, _time in commits for model in _models_at(cache, repo, commit, whole)]
 
 
+@dataclass(frozen=True)
+class PulledRevision:
+    """The revision and files of `reference` when it was pulled; `time` is in seconds since 1970."""
+
+    reference: str
+    repo: str
+    commit: str
+    files: tuple[RepoFile, ...]
+    projector: RepoFile | None
+    license: str
+    time: float
+
+
+def save_revision(data_dir: Path, record: PulledRevision) -> None:
+    """Write the record; it replaces an older one. Raises OSError."""
+    write_note(_revision_path(data_dir, record.reference), asdict(record))
+
+
+def load_revision(data_dir: Path, reference: str) -> PulledRevision | None:
+    """The record of a reference; None if there is none or it cannot be read."""
+    return _read_revision(_revision_path(data_dir, reference))
+
+
+def all_revisions(data_dir: Path) -> list[PulledRevision]:
+    """Every record, the newest first."""
+    with contextlib.suppress(OSError):
+        found = filter(None, map(_read_revision, (data_dir / "pulled").glob("*.json")))
+        return sorted(found, key=lambda record: -record.time)
+    return []
+
+
+def forget_revision(data_dir: Path, reference: str) -> None:
+    """Remove the record of a reference. Raises OSError."""
+    _revision_path(data_dir, reference).unlink(missing_ok=True)
+
+
 def _models_at(cache: Path, repo: str, commit: str, whole: bool) -> Iterator[CachedModel]:
     folder = folder_of(cache, repo) / "snapshots" / commit
     files = list(_files(folder, "", _MAX_DEPTH))
     projector = next(iter(projectors(files)), None)
-    for variant in variants(files):
+    for variant in quantizations(files):
         if variant.complete == whole:
             yield CachedModel(cache, repo, commit, variant, projector)
 
@@ -207,44 +248,7 @@ def _digest(entry: "os.DirEntry[str]") -> str:
     if not entry.is_symlink():
         return ""
     name = os.path.basename(os.readlink(entry.path))
-    return name if len(name) == 64 and all(c in "0123456789abcdef" for c in name) else ""
-
-
-@dataclass(frozen=True)
-class PulledRevision:
-    """The revision and files of `reference` when it was pulled; `time` is in seconds since 1970."""
-
-    reference: str
-    repo: str
-    commit: str
-    files: tuple[RepoFile, ...]
-    projector: RepoFile | None
-    license: str
-    time: float
-
-
-def save_revision(data_dir: Path, record: PulledRevision) -> None:
-    """Write the record; it replaces an older one. Raises OSError."""
-    data = json.dumps(asdict(record), indent=1, ensure_ascii=False)
-    replace_private(_revision_path(data_dir, record.reference), data.encode())
-
-
-def load_revision(data_dir: Path, reference: str) -> PulledRevision | None:
-    """The record of a reference; None if there is none or it cannot be read."""
-    return _read_revision(_revision_path(data_dir, reference))
-
-
-def all_revisions(data_dir: Path) -> list[PulledRevision]:
-    """Every record, the newest first."""
-    with contextlib.suppress(OSError):
-        found = filter(None, map(_read_revision, (data_dir / "pulled").glob("*.json")))
-        return sorted(found, key=lambda record: -record.time)
-    return []
-
-
-def forget_revision(data_dir: Path, reference: str) -> None:
-    """Remove the record of a reference. Raises OSError."""
-    _revision_path(data_dir, reference).unlink(missing_ok=True)
+    return name if _SHA256.fullmatch(name) else ""
 
 
 def _revision_path(data_dir: Path, reference: str) -> Path:
@@ -253,28 +257,21 @@ def _revision_path(data_dir: Path, reference: str) -> Path:
 
 
 def _read_revision(path: Path) -> PulledRevision | None:
+    data = read_note(path)
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            return None
-        data = json.loads(path.read_bytes())
-        files = tuple(_revision_file(entry) for entry in data["files"])
-        projector = _revision_file(data["projector"]) if data["projector"] else None
-        record = PulledRevision(
-            str(data["reference"]),
-            str(data["repo"]),
-            str(data["commit"]),
-            files,
-            projector,
-            str(data["license"] if "license" in data else data["licence"]),  # the key of older records
-            float(data["time"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        files = tuple(map(_read_file, data["files"]))
+        projector = _read_file(data["projector"]) if data["projector"] else None
+        reference, repo, commit = (check_text(data[key], key) for key in ("reference", "repo", "commit"))
+        terms = check_text(data["license"] if "license" in data else data["licence"], "license")  # older records
+        record = PulledRevision(reference, repo, commit, files, projector, terms, float(data["time"]))
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
     return record if files and _COMMIT.fullmatch(record.commit) else None
 
 
-def _revision_file(entry: dict[str, Any]) -> RepoFile:
-    file = RepoFile(str(entry["path"]), int(entry["size"]), str(entry["sha256"]))
-    if not is_safe_path(file.path):
+def _read_file(entry: dict[str, Any]) -> RepoFile:
+    """The file of a record. Raises ValueError, KeyError or TypeError when it is not valid."""
+    path = check_text(entry["path"], "path")
+    if not is_safe_path(path):
         raise ValueError("the path is not safe")
-    return file
+    return RepoFile(path, check_integer(entry["size"], "size", 0, 1 << 60), check_text(entry["sha256"], "sha256"))

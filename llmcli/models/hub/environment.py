@@ -1,4 +1,4 @@
-"""The user's settings for the Hub: URL, cache folder, token file, offline mode.
+"""The user's settings for the Hub (URL, cache folder, token, offline mode), and the errors that they explain.
 
 The rules are those of huggingface_hub's constants.py. They are read from the environment without importing it,
 because a downloaded model must start at once.
@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.errors import LlmcliError, ModelNotFoundError, NetworkError, NotAllowedError
-from llmcli.models.reference import HubReference
 
 if TYPE_CHECKING:
     import httpx2
+
+    from llmcli.models.reference import HubReference
 
 OFFICIAL = "https://huggingface.co"
 _TRUE = {"1", "ON", "YES", "TRUE"}
@@ -22,6 +23,11 @@ _TOKENS = "https://huggingface.co/settings/tokens"
 def endpoint() -> str:
     """The URL of the Hub or of the mirror in HF_ENDPOINT, without a slash at its end."""
     return (os.environ.get("HF_ENDPOINT") or OFFICIAL).rstrip("/")
+
+
+def repo_url(repo: str) -> str:
+    """The URL of the repository's web page."""
+    return f"{endpoint()}/{repo}"
 
 
 def hub_cache() -> Path:
@@ -54,7 +60,7 @@ def is_offline() -> bool:
     return (os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or "").upper() in _TRUE
 
 
-def foreign_endpoint() -> str:
+def unofficial_endpoint() -> str:
     """The host to which a token would be sent, if it is not the official Hub; "" for the official one."""
     from urllib.parse import urlsplit  # imported here: it costs 4 ms, and most starts do not need it
 
@@ -69,34 +75,27 @@ def foreign_endpoint() -> str:
     return "" if host in ("huggingface.co", "hf.co") or host.endswith(".huggingface.co") else shown
 
 
-def _home() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(_expanded(os.environ.get("HF_HOME") or os.path.join(cache, "huggingface")))
-
-
-def _expanded(path: str) -> str:
-    return os.path.expandvars(os.path.expanduser(path))
-
-
-def http_error(response: "httpx2.Response", wanted: HubReference) -> LlmcliError:
+def http_error(response: "httpx2.Response", reference: "HubReference") -> LlmcliError:
     """The error for a response that is not a success. The Hub's texts are untrusted, so they are not repeated."""
     status, code = response.status_code, response.headers.get("x-error-code", "")
     if code == "GatedRepo":
-        return gated_error(wanted.repo)
+        return gated_error(reference.repo)
     if code == "RevisionNotFound":
-        return ModelNotFoundError(f"{wanted.repo} has no revision '{wanted.revision or 'main'}'", "omit @REVISION")
+        revision = reference.revision or "main"
+        return ModelNotFoundError(f"{reference.repo} has no revision '{revision}'", "omit @REVISION")
     if code == "EntryNotFound":
-        hint = f"list its files with `llmcli models files {wanted.repo}`"
-        return ModelNotFoundError(f"{wanted.repo} has no file '{wanted.file}'", hint)
+        hint = f"list its files with `llmcli models files {reference.repo}`"
+        return ModelNotFoundError(f"{reference.repo} has no file '{reference.file}'", hint)
     if "disabled" in response.headers.get("x-error-message", ""):
-        return NotAllowedError(f"the Hub has disabled {wanted.repo}", "choose another repository")
+        return NotAllowedError(f"the Hub has disabled {reference.repo}", "choose another repository")
     if "Invalid credentials" in response.headers.get("x-error-message", ""):
-        return _bad_token()
+        source = token_source() or "your configuration"
+        return NotAllowedError(f"the Hub refused the token from {source}", f"create a new token at {_TOKENS}")
     if code == "RepoNotFound" or status in (401, 404):
-        return _no_repo(wanted.repo)
+        return _repo_not_found(reference.repo)
     if status == 403:
-        return NotAllowedError(f"the Hub denies access to {wanted.repo}", f"see {repo_url(wanted.repo)}")
-    return NetworkError(f"the Hub returned status {status} for {wanted.repo}", "try again later")
+        return NotAllowedError(f"the Hub denies access to {reference.repo}", f"see {repo_url(reference.repo)}")
+    return NetworkError(f"the Hub returned status {status} for {reference.repo}", "try again later")
 
 
 def gated_error(repo: str) -> NotAllowedError:
@@ -108,17 +107,16 @@ def gated_error(repo: str) -> NotAllowedError:
     )
 
 
-def repo_url(repo: str) -> str:
-    """The URL of the repository's web page."""
-    return f"{endpoint()}/{repo}"
+def _home() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(_expanded(os.environ.get("HF_HOME") or os.path.join(cache, "huggingface")))
 
 
-def _bad_token() -> NotAllowedError:
-    source = token_source() or "your configuration"
-    return NotAllowedError(f"the Hub refused the token from {source}", f"create a new token at {_TOKENS}")
+def _expanded(path: str) -> str:
+    return os.path.expandvars(os.path.expanduser(path))
 
 
-def _no_repo(repo: str) -> LlmcliError:
+def _repo_not_found(repo: str) -> LlmcliError:
     search = f"search for it with `llmcli models search {repo.split('/')[-1]}`"
     if token_source():
         return ModelNotFoundError(f"the Hub has no repository '{repo}' that your token can read", search)

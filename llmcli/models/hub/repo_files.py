@@ -1,4 +1,4 @@
-"""The files of a repository: which belong together, their quantizations, and the one to take."""
+"""The files of a repository: which belong to one model, the quantizations, and the selection of one."""
 
 import re
 import unicodedata
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from llmcli.errors import ModelNotFoundError, UsageError
 
+DEFAULT_QUANTIZATION = "Q4_K_M"
 _MAX_PARTS = 512  # the largest models have about 60
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.I | re.A | re.S)
 # The last group are draft models; MTP elsewhere in a name is a model that drafts for itself.
@@ -33,7 +34,6 @@ _BITS = (
 _OTHER_NAMES = {"FP16": "F16", "FP32": "F32"}
 _NAMES = "|".join(sorted([*_BITS, *_OTHER_NAMES], key=len, reverse=True))  # longest first: Q4_K_M before Q4_K
 _IN_NAME = re.compile(rf"(?<![A-Z0-9])(?:UD-)?(?:{_NAMES})(?![A-Z0-9])(?!(?<=Q\d)_)", re.ASCII)
-USUAL = "Q4_K_M"
 _GIB = 1 << 30
 _MAX_BITS = 8.6  # Q8_0 and below: larger files are sources for quantization
 _MAX_NAMES = 8  # in one message
@@ -63,10 +63,10 @@ def nominal_bits(quantization: str) -> float | None:
     return _BITS.get(canonical(quantization).removeprefix("UD-"))
 
 
-def distance(one: str, other: str) -> float:
+def distance(a: str, b: str) -> float:
     """The difference of two quantizations in bits per weight; 99 if one of them is unknown."""
-    bits, others = nominal_bits(one), nominal_bits(other)
-    return 99.0 if bits is None or others is None else abs(bits - others)
+    bits_a, bits_b = nominal_bits(a), nominal_bits(b)
+    return 99.0 if bits_a is None or bits_b is None else abs(bits_a - bits_b)
 
 
 @dataclass(frozen=True)
@@ -104,12 +104,22 @@ class Quantization:
         match = _PART.fullmatch(name)
         return match["stem"] if match else name[: -len(".gguf")]
 
+    @property
+    def label(self) -> str:
+        """The quantization; the name if that has none."""
+        return self.quantization or self.name
+
+    @property
+    def plain(self) -> str:
+        """The quantization without the prefix of Unsloth's dynamic ones (UD-)."""
+        return self.quantization.removeprefix("UD-")
+
     def bits_per_weight(self, n_parameters: int | None) -> float | None:
         """Computed if the number of parameters is known, otherwise the usual value of the quantization."""
         return 8 * self.size / n_parameters if n_parameters else nominal_bits(self.quantization)
 
 
-def variants(files: Iterable[RepoFile]) -> list[Quantization]:
+def quantizations(files: Iterable[RepoFile]) -> list[Quantization]:
     """The models among the files, smallest first: only GGUF, split models as one, without companion files."""
     found: list[Quantization] = []
     splits: dict[tuple[str, int], dict[int, RepoFile]] = {}
@@ -153,39 +163,14 @@ def is_safe_path(path: str) -> bool:
     return all(_is_safe_name(name) for name in path.split("/"))
 
 
-def _is_safe_name(name: str) -> bool:
-    if not name or name[-1] in ". " or len(name.encode()) > 255:
-        return False
-    return _DEVICE.fullmatch(name.partition(".")[0].rstrip()) is None
-
-
-def _joined(stem: str, count: int, parts: dict[int, RepoFile]) -> Quantization:
-    missing = tuple(f"{stem}-{k:05d}-of-{count:05d}.gguf" for k in range(1, count + 1) if k not in parts)
-    files = tuple(parts[number] for number in sorted(parts))
-    return Quantization(quantization_of(files[0].path), files, complete=not missing, missing=missing)
-
-
-def _is_companion(path: str) -> bool:
-    """True for companion files of models. A quantization made with an imatrix can have `imatrix` in its name."""
-    return bool(_COMPANION.search(path)) or ("imatrix" in file_name(path).lower() and not quantization_of(path))
-
-
-def _is_gguf(file: RepoFile) -> bool:
-    return file.path.lower().endswith(".gguf") and is_safe_path(file.path)
-
-
 def file_name(path: str) -> str:
     """The last part of a path in a repository."""
     return path.rpartition("/")[2]
 
 
-def _folder(path: str) -> str:
-    return path.rpartition("/")[0]
-
-
 @dataclass(frozen=True)
 class QuantizationChoice:
-    """The variant that `choose` selects, and the reason in one clause."""
+    """The quantization that `best_fit` selects, and the reason in one clause."""
 
     variant: Quantization
     reason: str
@@ -210,20 +195,20 @@ def best_fit(found: Sequence[Quantization], memory: int) -> QuantizationChoice:
     fitting = [variant for variant in complete if fits_memory(variant.size, memory)]
     if not fitting:
         smallest = min(complete, key=lambda variant: (variant.size, *_preference(variant)))
-        lead = "the only file" if len(complete) == 1 else f"no file fits; the smallest, {_label(smallest)},"
-        return QuantizationChoice(smallest, f"{lead} {_memory_needed(smallest, memory)}")
-    usual = sorted((variant for variant in complete if _plain(variant) == USUAL), key=_preference)
+        lead = "the only file" if len(complete) == 1 else f"no file fits; the smallest, {smallest.label},"
+        return QuantizationChoice(smallest, f"{lead} {_memory_reason(smallest, memory)}")
+    usual = sorted((variant for variant in complete if variant.plain == DEFAULT_QUANTIZATION), key=_preference)
     for variant in usual:
         if variant in fitting:
-            return QuantizationChoice(variant, f"{USUAL} is the default")
+            return QuantizationChoice(variant, f"{DEFAULT_QUANTIZATION} is the default")
     if len(complete) == 1:
         return QuantizationChoice(complete[0], "the only file")
-    why = f"{USUAL} {_memory_needed(usual[0], memory)}" if usual else f"no {USUAL}"
+    why = f"{DEFAULT_QUANTIZATION} {_memory_reason(usual[0], memory)}" if usual else f"no {DEFAULT_QUANTIZATION}"
     return _second_best(fitting, memory, why)
 
 
 def by_name(found: Sequence[Quantization], quantization: str | None, file: str | None, repo: str) -> Quantization:
-    """The variant with this quantization or file; without both, the one that `choose` selects.
+    """The variant with this quantization or file; without both, the one that `best_fit` selects.
 
     Raises ModelNotFoundError (no such variant, or parts are missing) and UsageError (several variants match).
     """
@@ -240,10 +225,35 @@ def by_name(found: Sequence[Quantization], quantization: str | None, file: str |
         return best_fit(found, 0).variant
     if not variant.complete:
         raise ModelNotFoundError(
-            f"{repo}: {_label(variant)} is incomplete, {_first(variant.missing)} is missing",
+            f"{repo}: {variant.label} is incomplete, {_first(variant.missing)} is missing",
             "choose another quantization",
         )
     return variant
+
+
+def _is_safe_name(name: str) -> bool:
+    if not name or name[-1] in ". " or len(name.encode()) > 255:
+        return False
+    return _DEVICE.fullmatch(name.partition(".")[0].rstrip()) is None
+
+
+def _joined(stem: str, count: int, parts: dict[int, RepoFile]) -> Quantization:
+    missing = tuple(f"{stem}-{k:05d}-of-{count:05d}.gguf" for k in range(1, count + 1) if k not in parts)
+    files = tuple(parts[number] for number in sorted(parts))
+    return Quantization(quantization_of(files[0].path), files, complete=not missing, missing=missing)
+
+
+def _is_companion(path: str) -> bool:
+    """True for companion files of models. A quantization made with an imatrix can have `imatrix` in its name."""
+    return bool(_COMPANION.search(path)) or ("imatrix" in file_name(path).lower() and not quantization_of(path))
+
+
+def _is_gguf(file: RepoFile) -> bool:
+    return file.path.lower().endswith(".gguf") and is_safe_path(file.path)
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0]
 
 
 def _complete(found: Sequence[Quantization]) -> list[Quantization]:
@@ -261,14 +271,14 @@ def _second_best(fitting: list[Quantization], memory: int, why: str) -> Quantiza
     moderate = [v for v in fitting if (nominal_bits(v.quantization) or 0) <= _MAX_BITS]
     if not moderate:
         best = min(fitting, key=lambda variant: (variant.size, *_preference(variant)))
-        return QuantizationChoice(best, f"{why}, the smallest is {_label(best)}")
+        return QuantizationChoice(best, f"{why}, the smallest is {best.label}")
     if memory <= 0:  # the largest may be far too large
-        best = min(moderate, key=lambda variant: (distance(variant.quantization, USUAL), *_preference(variant)))
-        return QuantizationChoice(best, f"{why}, the nearest is {_label(best)}")
+        best = min(moderate, key=lambda v: (distance(v.quantization, DEFAULT_QUANTIZATION), *_preference(v)))
+        return QuantizationChoice(best, f"{why}, the nearest is {best.label}")
     largest = max(moderate, key=lambda variant: variant.size)
-    same = [v for v in moderate if v is largest or (v.quantization and _plain(v) == _plain(largest))]
+    same = [v for v in moderate if v is largest or (v.quantization and v.plain == largest.plain)]
     best = min(same, key=_preference)
-    return QuantizationChoice(best, f"{why}, the largest that fits is {_label(best)}")
+    return QuantizationChoice(best, f"{why}, the largest that fits is {best.label}")
 
 
 def _with_file(found: Sequence[Quantization], file: str, repo: str) -> Quantization:
@@ -284,16 +294,16 @@ def _with_file(found: Sequence[Quantization], file: str, repo: str) -> Quantizat
     raise ModelNotFoundError(f"{repo} has no file '{file}', only {', '.join(near)}", f"try '{repo}/{near[0]}'")
 
 
-def _with_quantization(found: Sequence[Quantization], wanted: str, repo: str) -> Quantization:
-    for name in (wanted, f"UD-{wanted}"):
+def _with_quantization(found: Sequence[Quantization], requested: str, repo: str) -> Quantization:
+    for name in (requested, f"UD-{requested}"):
         same = [variant for variant in found if variant.quantization == name]
         if same:
             return _shortest([variant for variant in same if variant.complete] or same, repo)
-    labels = list(dict.fromkeys(_label(variant) for variant in found))
-    near = sorted(_nearest(wanted, labels, len(labels)), key=lambda label: distance(label, wanted))[:_MAX_NAMES]
-    first = next(variant for variant in found if _label(variant) == near[0])
+    labels = list(dict.fromkeys(variant.label for variant in found))
+    near = sorted(_nearest(requested, labels, len(labels)), key=lambda label: distance(label, requested))[:_MAX_NAMES]
+    first = next(variant for variant in found if variant.label == near[0])
     reference = f"{repo}:{near[0]}" if first.quantization else f"{repo}/{first.path}"
-    raise ModelNotFoundError(f"{repo} has no '{wanted}', only {', '.join(near)}", f"try '{reference}'")
+    raise ModelNotFoundError(f"{repo} has no '{requested}', only {', '.join(near)}", f"try '{reference}'")
 
 
 def _shortest(same: list[Quantization], repo: str) -> Quantization:
@@ -315,11 +325,11 @@ def _several(repo: str, what: str, paths: list[str]) -> UsageError:
     )
 
 
-def _nearest(wanted: str, names: list[str], limit: int = _MAX_NAMES) -> list[str]:
+def _nearest(requested: str, names: list[str], limit: int = _MAX_NAMES) -> list[str]:
     import difflib  # imported here: it costs 3 ms, and only errors need it
 
     def similarity(name: str) -> float:
-        return difflib.SequenceMatcher(None, wanted.casefold()[:99], file_name(name).casefold()[:99]).ratio()
+        return difflib.SequenceMatcher(None, requested.casefold()[:99], file_name(name).casefold()[:99]).ratio()
 
     return sorted(names[:_MAX_COMPARED], key=similarity, reverse=True)[:limit]
 
@@ -328,21 +338,13 @@ def _preference(variant: Quantization) -> tuple[bool, int, int, str]:
     return variant.quantization.startswith("UD-"), len(variant.name), len(variant.parts), variant.path
 
 
-def _plain(variant: Quantization) -> str:
-    return variant.quantization.removeprefix("UD-")
-
-
 def _base(variant: Quantization) -> str:
     name = variant.name.casefold()
     before, found, _ = name.rpartition(variant.quantization.casefold()) if variant.quantization else ("", "", "")
     return (before if found else name).rstrip("-._")
 
 
-def _label(variant: Quantization) -> str:
-    return variant.quantization or variant.name
-
-
-def _memory_needed(variant: Quantization, memory: int) -> str:
+def _memory_reason(variant: Quantization, memory: int) -> str:
     return f"needs {memory_needed(variant.size) / _GIB:.1f} GiB and {memory / _GIB:.1f} GiB are free"
 
 

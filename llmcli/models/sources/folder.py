@@ -1,4 +1,4 @@
-"""Models in folders, and where LM Studio keeps its own."""
+"""Models in the folders of the user and of LM Studio: listed, and found by name."""
 
 import json
 import os
@@ -11,11 +11,11 @@ from pathlib import Path
 
 from llmcli.errors import LlmcliError
 from llmcli.models.gguf.splits import is_later_part, parts_of, stem_of
-from llmcli.models.locations import MOST_ENTRIES, FolderModel, Store
-from llmcli.models.sources.ollama import is_ollama_store
+from llmcli.models.hub.repo_files import DEFAULT_QUANTIZATION
+from llmcli.models.locations import MAX_ENTRIES, FolderModel, Store
+from llmcli.models.sources import ollama
 
-DEEPEST = 5  # levels of folders below the one given
-USUAL = "Q4_K_M"
+MAX_DEPTH = 5  # levels of folders below the one given
 _SUFFIX = ".gguf"
 _HUB_FOLDERS = ("blobs", "snapshots")  # the Hub's cache has its own reader
 _PROJECTOR = re.compile(r"(?:^|(?<=[-._]))mmproj[-._]?", re.I)
@@ -24,30 +24,28 @@ _PRECISIONS = ("f16", "bf16", "q8_0", "f32")  # of a projector, best first
 _QUANT = re.compile(r"[A-Za-z]\d")  # not the K_M of Q4_K_M
 _OWNER_OR_REPO = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
 _POINTER = ".lmstudio-home-pointer"
-_HOMES = (".lmstudio", ".cache/lm-studio")  # older versions use the second one
-_SETTINGS = ("AppData/Roaming/LM Studio", "Library/Application Support/LM Studio", ".config/LM Studio")
+_LMSTUDIO_HOMES = (".lmstudio", ".cache/lm-studio")  # older versions use the second one
+_LMSTUDIO_SETTINGS = ("AppData/Roaming/LM Studio", "Library/Application Support/LM Studio", ".config/LM Studio")
 _MAX_BYTES = 1 << 20
 
 
-def models_in(folder: Path) -> list[FolderModel]:
+def models_in_folder(folder: Path) -> list[FolderModel]:
     """The complete models in a folder and its subfolders, or in an Ollama store, sorted by name. Never raises.
 
     Files that cannot be read, lack a part, are hidden or belong to the Hub's cache are skipped.
     """
-    if is_ollama_store(folder):
-        from llmcli.models.sources import ollama  # imported here: it imports this module
-
-        return ollama.models(folder)
+    if ollama.is_ollama_store(folder):
+        return ollama.models_in_store(folder)
     return _models_below(folder, "lmstudio" if folder in lmstudio_folders() else "folder")
 
 
-def find_named(name: str, folders: Sequence[Path]) -> FolderModel | None:
+def find_in_folders(name: str, folders: Sequence[Path]) -> FolderModel | None:
     """The first model with this name or file name; an exact match comes before one that differs in case."""
-    found = [model for folder in folders for model in models_in(folder)]
+    found = [model for folder in folders for model in models_in_folder(folder)]
     return _first(found, name, lambda model: [model.name, *(part.name for part in model.parts)])
 
 
-def find_repo(repo: str, quant: str | None, file: str | None, folders: Sequence[Path]) -> FolderModel | None:
+def find_repo_in_folders(repo: str, quant: str | None, file: str | None, folders: Sequence[Path]) -> FolderModel | None:
     """The model of the Hub's `owner/repo` in a folder with LM Studio's layout, <folder>/owner/repo/FILE.gguf.
 
     `file` is a path in the repository, `quant` a part of the file's name. Without both: the only model, or the
@@ -62,6 +60,30 @@ def find_repo(repo: str, quant: str | None, file: str | None, folders: Sequence[
     return None
 
 
+def lmstudio_folders() -> list[Path]:
+    """The existing folders with LM Studio's models, without duplicates, the one in use first."""
+    found: dict[str, Path] = {}
+    for folder in lmstudio_search_paths():
+        if os.path.isdir(folder):  # False, not an error, for an impossible path
+            found.setdefault(os.path.realpath(folder), folder)
+    return list(found.values())
+
+
+def lmstudio_search_paths() -> list[Path]:
+    """All folders in which LM Studio may keep models, whether they exist or not."""
+    try:
+        home = Path.home()
+    except RuntimeError:  # this user has no home
+        return []
+    homes = [home / name for name in _LMSTUDIO_HOMES]
+    moved = _absolute(_read_small(home / _POINTER).partition("\n")[0], home)
+    if moved:
+        homes.insert(0, moved)
+    settings = [folder / "settings.json" for folder in [*homes, *(home / name for name in _LMSTUDIO_SETTINGS)]]
+    chosen = [_downloads_folder(path, home) for path in settings]
+    return [*(folder for folder in chosen if folder), *(folder / "models" for folder in homes)]
+
+
 def _select(found: Sequence[FolderModel], folder: Path, quant: str | None, file: str | None) -> FolderModel | None:
     if file:
         return _first(found, file, lambda model: [part.relative_to(folder).as_posix() for part in model.parts])
@@ -69,30 +91,30 @@ def _select(found: Sequence[FolderModel], folder: Path, quant: str | None, file:
         return found[0]
     if quant and not _QUANT.search(quant):
         return None
-    component = re.compile(rf"[-._]{re.escape(quant or USUAL)}(?:[-.]|$)", re.I)
+    component = re.compile(rf"[-._]{re.escape(quant or DEFAULT_QUANTIZATION)}(?:[-.]|$)", re.I)
     fitting = [model for model in found if component.search(f".{model.name}")]
     return min(fitting, key=lambda model: len(model.name), default=None)  # Q4_K_M itself before UD-Q4_K_M
 
 
 def _first(
-    found: Sequence[FolderModel], wanted: str, names: Callable[[FolderModel], Sequence[str]]
+    found: Sequence[FolderModel], name: str, names: Callable[[FolderModel], Sequence[str]]
 ) -> FolderModel | None:
     for model in found:
-        if wanted in names(model):
+        if name in names(model):
             return model
     for model in found:
-        if wanted.casefold() in map(str.casefold, names(model)):
+        if name.casefold() in map(str.casefold, names(model)):
             return model
     return None
 
 
 def _repo_folder(folder: Path, repo: str) -> Path | None:
-    owner, _, name = repo.partition("/")
+    names = owner, name = tuple(repo.partition("/")[::2])
     if not _OWNER_OR_REPO.fullmatch(owner) or not _OWNER_OR_REPO.fullmatch(name):
         return None
     found: Path | None = folder
-    for wanted in (owner, name):
-        found = _subfolder(found, wanted) if found else None
+    for part in names:
+        found = _subfolder(found, part) if found else None
     return found
 
 
@@ -100,7 +122,7 @@ def _subfolder(folder: Path, name: str) -> Path | None:
     """The subfolder with this name; without an exact match, one that differs in case (the Hub ignores case)."""
     if os.path.isdir(folder / name):
         return folder / name
-    same = (other for other in _list_names(folder, MOST_ENTRIES) if other.casefold() == name.casefold())
+    same = (other for other in _list_names(folder, MAX_ENTRIES) if other.casefold() == name.casefold())
     return next((folder / other for other in same if os.path.isdir(folder / other)), None)
 
 
@@ -151,10 +173,10 @@ def _stem(path: Path) -> str:
 
 
 def _gguf_files(folder: Path) -> Iterator[list[Path]]:
-    """The .gguf files of each folder, breadth first, up to DEEPEST levels and MOST_ENTRIES names."""
+    """The .gguf files of each folder, breadth first, up to MAX_DEPTH levels and MAX_ENTRIES names."""
     pending: deque[tuple[str, int]] = deque([(str(folder), 0)])
     seen: set[tuple[int, int]] = set()
-    left = MOST_ENTRIES
+    left = MAX_ENTRIES
     while pending and left > 0:
         current, depth = pending.popleft()
         inode = _inode(current)
@@ -163,7 +185,7 @@ def _gguf_files(folder: Path) -> Iterator[list[Path]]:
         seen.add(inode)
         names = _list_names(current, left)
         left -= len(names)
-        if depth < DEEPEST:
+        if depth < MAX_DEPTH:
             pending += [(os.path.join(current, name), depth + 1) for name in names if _may_enter(name)]
         yield [Path(current, name) for name in names if _is_gguf(current, name)]
 
@@ -194,33 +216,9 @@ def _is_gguf(folder: str, name: str) -> bool:
     return name.lower().endswith(_SUFFIX) and os.path.isfile(os.path.join(folder, name))
 
 
-def lmstudio_folders() -> list[Path]:
-    """The existing lmstudio_folders with LM Studio's models, without duplicates, the one in use first."""
-    found: dict[str, Path] = {}
-    for folder in searched_folders():
-        if os.path.isdir(folder):  # False, not an error, for an impossible path
-            found.setdefault(os.path.realpath(folder), folder)
-    return list(found.values())
-
-
-def searched_folders() -> list[Path]:
-    """All lmstudio_folders in which LM Studio may keep models, whether they exist or not."""
+def _downloads_folder(settings: Path, home: Path) -> Path | None:
     try:
-        home = Path.home()
-    except RuntimeError:  # this user has no home
-        return []
-    homes = [home / name for name in _HOMES]
-    moved = _absolute(_text(home / _POINTER).partition("\n")[0], home)
-    if moved:
-        homes.insert(0, moved)
-    settings = [folder / "settings.json" for folder in [*homes, *(home / name for name in _SETTINGS)]]
-    chosen = [_downloads(path, home) for path in settings]
-    return [*(folder for folder in chosen if folder), *(folder / "models" for folder in homes)]
-
-
-def _downloads(settings: Path, home: Path) -> Path | None:
-    try:
-        values = json.loads(_text(settings) or "{}")
+        values = json.loads(_read_small(settings) or "{}")
     except (ValueError, RecursionError):
         return None
     folder = values.get("downloadsFolder") if isinstance(values, dict) else None
@@ -234,7 +232,7 @@ def _absolute(text: str, home: Path) -> Path | None:
     return path if text and path.is_absolute() else None
 
 
-def _text(path: Path) -> str:
+def _read_small(path: Path) -> str:
     """The text of a small file; "" if it is missing, large, not a file or not text."""
     try:
         if not path.is_file():

@@ -1,4 +1,4 @@
-"""Find the models in Ollama's store and the file of each.
+"""The models in Ollama's stores: listed, and found by name.
 
 A store contains manifests/HOST/NAMESPACE/MODEL/TAG (small JSON files) and blobs/sha256-HEX (the files they name).
 The user's text is only compared with the names in the store, and a digest must be valid before it becomes a path
@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError
+from llmcli.files import read_error
 from llmcli.models.gguf.cursor import quote
-from llmcli.models.locations import MOST_ENTRIES, FolderModel
+from llmcli.models.locations import MAX_ENTRIES, FolderModel
 
 HOST, NAMESPACE, TAG = "registry.ollama.ai", "library", "latest"
 MAX_MANIFEST = 1 << 20
@@ -68,16 +69,68 @@ class _Layer(NamedTuple):
 def stores() -> list[Path]:
     """The stores that exist on this machine, without duplicates."""
     found: dict[str, Path] = {}
-    for folder in searched_folders():
+    for folder in search_paths():
         if is_ollama_store(folder):
             found.setdefault(os.path.realpath(folder), folder)
     return list(found.values())
 
 
-def searched_folders() -> list[Path]:
+def search_paths() -> list[Path]:
     """All folders in which a store may be: $OLLAMA_MODELS or ~/.ollama/models, then those of Ollama as a service."""
     services = () if os.name == "nt" else _SERVICE_STORES  # on Windows any user can create \usr\share
     return [*_user_stores(), *services]
+
+
+def is_ollama_store(folder: Path) -> bool:
+    """True for a folder with the layout of Ollama's model store."""
+    return os.path.isdir(folder / "manifests") and os.path.isdir(folder / "blobs")
+
+
+def models_in_store(store: Path) -> list[FolderModel]:
+    """The usable models of a store, sorted by name. Never raises: `find` gives the errors of the others."""
+    found = []
+    for name in _names(store):
+        try:
+            found.append(_model(store, name))
+        except LlmcliError:
+            continue
+    return sorted(found, key=lambda model: model.name)
+
+
+def find_in_stores(name: str, stores: Sequence[Path]) -> FolderModel:
+    """The model with this name in Ollama (without `ollama:`); registry.ollama.ai/library and :latest are defaults.
+
+    Raises:
+        ModelNotFoundError: no store has it; the hint has the nearest names.
+        ModelInvalidError: its manifest is damaged, its file is missing, or it is not a GGUF model.
+        DiskError: its files cannot be read.
+    """
+    requested = parse_name(name)
+    if requested is None:
+        raise ModelNotFoundError(
+            f"{quote(name)} is not a valid name of an Ollama model", "give a name like llama3.2 or llama3.2:1b"
+        )
+    known = [(store, other) for store in stores for other in _names(store)]
+    same = [pair for pair in known if pair[1].folded() == requested.folded()]
+    first_error: LlmcliError | None = None
+    for store, other in sorted(same, key=lambda pair: pair[1] != requested):  # the exact name first
+        try:
+            return _model(store, other)
+        except LlmcliError as error:
+            first_error = first_error or error
+    raise first_error or _not_found(requested, [other for _, other in known], stores)
+
+
+def parse_name(name: str) -> OllamaName | None:
+    """The full name, with Ollama's defaults for missing parts; None if it is not valid."""
+    above, _, last = name.partition("://")[2].rpartition("/") if "://" in name else name.rpartition("/")
+    model, colon, tag = last.partition(":")
+    pieces = above.split("/") if "/" in name else []
+    if len(pieces) > 2 or (colon and not tag):
+        return None
+    host, namespace = [HOST, NAMESPACE][: 2 - len(pieces)] + pieces
+    full = OllamaName(host, namespace, model, tag or TAG)
+    return full if all(map(re.Pattern.fullmatch, _PIECES, full)) else None
 
 
 def _user_stores() -> list[Path]:
@@ -90,66 +143,19 @@ def _user_stores() -> list[Path]:
         return []
 
 
-def models(store: Path) -> list[FolderModel]:
-    """The usable models of a store, sorted by name. Never raises: `find` gives the errors of the others."""
-    found = []
-    for name in _names(store):
-        try:
-            found.append(_model(store, name))
-        except LlmcliError:
-            continue
-    return sorted(found, key=lambda model: model.name)
-
-
-def find(name: str, stores: Sequence[Path]) -> FolderModel:
-    """The model with this name in Ollama (without `ollama:`); registry.ollama.ai/library and :latest are defaults.
-
-    Raises:
-        ModelNotFoundError: no store has it; the hint has the nearest names.
-        ModelInvalidError: its manifest is damaged, its file is missing, or it is not a GGUF model.
-        DiskError: its files cannot be read.
-    """
-    wanted = parse(name)
-    if wanted is None:
-        raise ModelNotFoundError(
-            f"{quote(name)} is not a valid name of an Ollama model", "give a name like llama3.2 or llama3.2:1b"
-        )
-    known = [(store, other) for store in stores for other in _names(store)]
-    same = [pair for pair in known if pair[1].folded() == wanted.folded()]
-    first_error: LlmcliError | None = None
-    for store, other in sorted(same, key=lambda pair: pair[1] != wanted):  # the exact name first
-        try:
-            return _model(store, other)
-        except LlmcliError as error:
-            first_error = first_error or error
-    raise first_error or _not_found(wanted, [other for _, other in known], stores)
-
-
-def parse(name: str) -> OllamaName | None:
-    """The full name, with Ollama's defaults for missing parts; None if it is not valid."""
-    above, _, last = name.partition("://")[2].rpartition("/") if "://" in name else name.rpartition("/")
-    model, colon, tag = last.partition(":")
-    pieces = above.split("/") if "/" in name else []
-    if len(pieces) > 2 or (colon and not tag):
-        return None
-    host, namespace = [HOST, NAMESPACE][: 2 - len(pieces)] + pieces
-    full = OllamaName(host, namespace, model, tag or TAG)
-    return full if all(map(re.Pattern.fullmatch, _PIECES, full)) else None
-
-
 def _names(store: Path) -> list[OllamaName]:
     """The names of all manifests of a store, sorted."""
     found: list[tuple[str, ...]] = [()]
     for pattern in _PIECES:
         below = ((*above, name) for above in found for name in _matching(store.joinpath("manifests", *above), pattern))
-        found = list(islice(below, MOST_ENTRIES))
+        found = list(islice(below, MAX_ENTRIES))
     return [OllamaName(*pieces) for pieces in found]
 
 
 def _matching(folder: Path, pattern: re.Pattern[str]) -> list[str]:
     try:
         with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in islice(entries, MOST_ENTRIES) if pattern.fullmatch(entry.name))
+            return sorted(entry.name for entry in islice(entries, MAX_ENTRIES) if pattern.fullmatch(entry.name))
     except (OSError, ValueError):
         return []
 
@@ -184,7 +190,7 @@ def _layers(store: Path, name: OllamaName) -> list[_Layer]:
             listed = json.loads(file.read(info.st_size))["layers"] or []  # null for a cloud model
         return [_layer(entry) for entry in listed]
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise read_error(path, error) from error
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise _damaged(name, f"{path} is not a valid manifest") from None
 
@@ -204,7 +210,7 @@ def _blob(store: Path, name: OllamaName, layer: _Layer) -> tuple[Path, int]:
     except FileNotFoundError:
         raise _damaged(name, f"its file {path} is missing") from None
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise read_error(path, error) from error
     if not stat.S_ISREG(info.st_mode):
         raise _damaged(name, f"{path} is not a file")
     if layer.size is not None and info.st_size != layer.size:
@@ -214,26 +220,26 @@ def _blob(store: Path, name: OllamaName, layer: _Layer) -> tuple[Path, int]:
     return path, info.st_size
 
 
-def _not_found(wanted: OllamaName, known: Sequence[OllamaName], stores: Sequence[Path]) -> ModelNotFoundError:
-    pull = f"`ollama pull {wanted}`"
+def _not_found(requested: OllamaName, known: Sequence[OllamaName], stores: Sequence[Path]) -> ModelNotFoundError:
+    pull = f"`ollama pull {requested}`"
     if not stores:
         return ModelNotFoundError(
-            f"Ollama model '{wanted}' not found: no readable Ollama store on this machine",
+            f"Ollama model '{requested}' not found: no readable Ollama store on this machine",
             f"set OLLAMA_MODELS to the folder with Ollama's models, or run {pull}",
         )
-    near = _nearest(wanted, known)
+    near = _nearest(requested, known)
     names = " or ".join(f"'ollama:{name}'" for name in near)
     hint = f"did you mean {names}? if not, run {pull}" if near else f"run {pull} first"
-    return ModelNotFoundError(f"Ollama model '{wanted}' not found on this machine", hint)
+    return ModelNotFoundError(f"Ollama model '{requested}' not found on this machine", hint)
 
 
-def _nearest(wanted: OllamaName, known: Sequence[OllamaName]) -> list[str]:
+def _nearest(requested: OllamaName, known: Sequence[OllamaName]) -> list[str]:
     """The same model with other tags; if there are none, similar names."""
-    tags = [str(name) for name in known if name.folded()[:3] == wanted.folded()[:3]]
+    tags = [str(name) for name in known if name.folded()[:3] == requested.folded()[:3]]
     import difflib  # imported here: it costs 3 ms, and only errors need it
 
     by_name = {str(name).casefold(): str(name) for name in known}
-    near = difflib.get_close_matches(str(wanted).casefold(), by_name, n=_MAX_NAMES, cutoff=0.7)
+    near = difflib.get_close_matches(str(requested).casefold(), by_name, n=_MAX_NAMES, cutoff=0.7)
     return tags[:_MAX_NAMES] or [by_name[name] for name in near]
 
 
@@ -243,12 +249,3 @@ def _unusable(name: OllamaName, why: str, hint: str) -> ModelInvalidError:
 
 def _damaged(name: OllamaName, why: str) -> ModelInvalidError:
     return ModelInvalidError(f"Ollama model '{name}' is damaged: {why}", f"run `ollama pull {name}` to repair it")
-
-
-def _unreadable(path: Path, error: OSError) -> DiskError:
-    return DiskError(f"cannot read {path}: {error.strerror}", "check its permissions")
-
-
-def is_ollama_store(folder: Path) -> bool:
-    """True for a folder with the layout of Ollama's model store."""
-    return os.path.isdir(folder / "manifests") and os.path.isdir(folder / "blobs")

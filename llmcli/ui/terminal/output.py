@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from llmcli.errors import DiskError, OutputClosedError, UsageError
 from llmcli.text import sanitize
@@ -189,3 +189,10 @@ def warn_slow(answer: "Answer") -> None:
     if n_tokens and 0 < _SLOW * total_ms < policy_ms:
         share = f"{policy_ms / n_tokens:.1f} ms per token, {policy_ms / total_ms:.0%} of the time"
         console.warn(f"the temperature policy is slow: {share}")
+
+
+def print_json(data: Any) -> None:
+    """Write a value as indented JSON."""
+    import json  # imported here: answers do not need it
+
+    print_line(json.dumps(data, ensure_ascii=False, indent=2))
