@@ -28,7 +28,7 @@ from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.files import cache_dir
 from llmcli.inference.local import LocalModel, ResolvedModel
 from llmcli.models.locations import ModelFile
-from llmcli.models.sources.starter_download import ensure_starter
+from llmcli.models.sources.starter import ensure_starter
 from llmcli.params.settings import Layer, Settings
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.markdown.view import preload

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from llmcli.models.sources.starter_download import ensure_starter
+from llmcli.models.sources.starter import ensure_starter
 from tests.hub.server import FakeHub
 from tests.models.gguf_writer import write_gguf
 

@@ -19,7 +19,7 @@ from llmcli.engine.llama import hardware
 from llmcli.engine.llama.context import Context, ContextParams
 from llmcli.engine.llama.model import Model
 from llmcli.files import cache_dir
-from llmcli.models.sources.starter_download import ensure_starter
+from llmcli.models.sources.starter import ensure_starter
 from llmcli.params.settings import Settings
 
 PROMPT = "The capital of France is"

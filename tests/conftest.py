@@ -14,9 +14,9 @@ from filelock import FileLock
 
 from llmcli.engine.llama.bindings import AbortFlag, bindings_version
 from llmcli.inference.local import LocalModel, ResolvedModel
+from llmcli.models.file_records import record_probed
 from llmcli.models.locations import ModelFile
-from llmcli.models.notes import record_probed
-from llmcli.models.sources.starter_download import ensure_starter
+from llmcli.models.sources.starter import ensure_starter
 from llmcli.params.policies import rules
 from llmcli.params.settings import Settings
 from tests.cli_result import CliResult

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import typer
 
-from llmcli.cli.commands import make_app
-from tools.figures import MODULES
+from llmcli.cli.typer_app import make_app
+from tools.layout import MODULES
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])

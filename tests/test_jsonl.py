@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from llmcli.chat.attachments import Attachment
 from llmcli.chat.conversation import Conversation, Message
-from llmcli.chat.sessions.file import all_events, from_event, to_event
+from llmcli.chat.sessions.format import all_events, from_event, to_event
 from llmcli.errors import DiskError, UsageError
 from llmcli.files import JsonlAppender, encode, read_events
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.figures import MODULES, circles, graph, imports, layer, lines, same_names, tree
+from tools.layout import MODULES, circles, graph, imports, layer, lines, same_names, tree
 
 # What each layer may import; engine and models stand side by side.
 GROUND = {"errors", "files", "text"}

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import typer
 
-from llmcli.cli.commands import make_app
 from llmcli.cli.options import has_completion, help_text
-from llmcli.config.file import config_layer, set_value
+from llmcli.cli.typer_app import make_app
+from llmcli.config.config_file import config_layer, set_value
 from llmcli.params.param import Field
 from llmcli.params.settings import Settings, environment_layer, fields, parse_data, to_data
 from tools import docs

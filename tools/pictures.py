@@ -19,8 +19,8 @@ from pyte.graphics import FG_AIXTERM, FG_ANSI
 from pyte.screens import Char
 
 from llmcli.models.locations import starter_path
-from llmcli.models.sources.starter_download import ensure_starter
-from llmcli.ui.export import draw
+from llmcli.models.sources.starter import ensure_starter
+from llmcli.ui.export_file import draw
 from tests.cli import chat_terminal
 from tests.cli.chat_terminal import ENTER, TAB, UP, Talk
 from tools.docs import ROOT

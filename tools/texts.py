@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, cast
 
 import typer
 
-from llmcli.cli.commands import help_page, make_app
 from llmcli.cli.front_page import front_page
+from llmcli.cli.typer_app import help_page, make_app
 from llmcli.ui.commands.registry import commands, dispatch
 
 ROOT = Path(__file__).parent.parent

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcli.chat.conversation import Message
-from llmcli.chat.sessions.file import to_event
+from llmcli.chat.sessions.format import to_event
 from llmcli.errors import UsageError
 from llmcli.text import ellipsize
 

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 from llmcli.chat.conversation import Message
 from llmcli.engine.events import TokenTrace
 from llmcli.engine.generation import Generation, Progress
-from llmcli.engine.inspection import (
+from llmcli.engine.llama.context import AbortedError, common_prefix
+from llmcli.engine.reasoning import ReasoningSplitter
+from llmcli.engine.sampling.temperature import TemperatureShift
+from llmcli.engine.token_inspection import (
     CandidateCapture,
     InspectTarget,
     TokenInspection,
@@ -18,9 +21,6 @@ from llmcli.engine.inspection import (
     inspect_token,
     token_at_rank,
 )
-from llmcli.engine.llama.context import AbortedError, common_prefix
-from llmcli.engine.reasoning import ReasoningSplitter
-from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer
 from llmcli.inference.request import grammar_text, system_text

@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import Any
 
 from llmcli.chat.prompting import PromptBuilder
-from llmcli.chat.replay_source import RecordedAnswer
+from llmcli.chat.recorded_answer import RecordedAnswer
 from llmcli.chat.turn import start_answer
 from llmcli.engine.llama import hardware
 from llmcli.engine.llama.context import AbortedError
@@ -16,9 +16,9 @@ from llmcli.engine.llama.model import Vocab
 from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.answer import Answer, Part
+from llmcli.inference.answer_json import ReplayManifest, build_manifest, prompt_sha256
 from llmcli.inference.comparison import Comparison, Variant
 from llmcli.inference.local import LocalModel, Prompt
-from llmcli.inference.output import ReplayManifest, build_manifest, prompt_sha256
 from llmcli.inference.prompt_tokens import raw_prompt, template_prompt
 from llmcli.inference.request import special_texts
 from llmcli.inference.template import ChatTemplate

@@ -8,8 +8,8 @@ from llmcli.chat.conversation import Message
 from llmcli.chat.sessions.session import Session
 from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.inference.answer import Answer, Part
+from llmcli.inference.answer_json import replay_data
 from llmcli.inference.local import LocalModel, Prompt
-from llmcli.inference.output import replay_data
 from llmcli.params.settings import ResolvedSettings, Settings, fields, to_datum
 
 _NOT_RECORDED = ("prompt", "file", "pull", "offline", "model_folders")  # they do not describe how an answer is made

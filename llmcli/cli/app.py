@@ -11,7 +11,7 @@ def run(arguments: list[str]) -> int:
 
     All imports happen inside, so that Ctrl-C during them ends as quietly as later.
     """
-    from llmcli.cli import preload
+    from llmcli.cli import model_preload
     from llmcli.errors import ExitStatus, LlmcliError, OutputClosedError
     from llmcli.ui.terminal.console import console
 
@@ -31,7 +31,7 @@ def run(arguments: list[str]) -> int:
         _print_traceback(error)
         return _report(error)
     finally:
-        preload.cancel()
+        model_preload.cancel()
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -39,10 +39,10 @@ def _dispatch(arguments: list[str]) -> int:
 
     if "_LLMCLI_COMPLETE" in os.environ:
         return _run_app(arguments, "")
-    from llmcli.cli import preload
+    from llmcli.cli import model_preload
     from llmcli.cli.front_page import check_command, page_of, without_habits
 
-    preload.start(arguments)
+    model_preload.start(arguments)
     arguments = without_habits(arguments)
     page = page_of(arguments)
     if page:
@@ -56,8 +56,8 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _run_app(arguments: list[str], wanted: str) -> int:
-    from llmcli.cli.commands import make_app  # Typer takes 50 ms, while the model is loading already
     from llmcli.cli.help_texts import PROGRAM
+    from llmcli.cli.typer_app import make_app  # Typer takes 50 ms, while the model is loading already
 
     result: Any = make_app(wanted)(arguments, prog_name=PROGRAM, standalone_mode=False)
     return result if isinstance(result, int) else 0

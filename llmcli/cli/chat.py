@@ -12,7 +12,7 @@ import typer
 from llmcli.chat.attachments import attach
 from llmcli.chat.controller import ReadAhead
 from llmcli.chat.sessions.session import Session
-from llmcli.cli import preload
+from llmcli.cli import model_preload
 from llmcli.cli.options import argument_or_flag, complete_reference, complete_session, with_settings
 from llmcli.config.presets import layers_of, resolve_settings
 from llmcli.errors import LlmcliError, UsageError
@@ -99,9 +99,7 @@ def _show_loaded(chat: "ChatApp") -> None:
     """Draw the status line again, and import what the first answer needs; runs in the loading thread."""
     chat.reader.refresh()
     if chat.live:
-        from llmcli.ui.markdown.view import preload
-
-        preload()
+        model_preload()
 
 
 def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "Reader":
@@ -245,7 +243,7 @@ def open_model(settings: Settings, ahead: ReadAhead, on_end: Callable[[], None])
         report("loading")
         if abort.is_set():
             raise KeyboardInterrupt
-        early = preload.claim(target.file.parts)
+        early = model_preload.claim(target.file.parts)
         local = LocalModel(target, settings, abort, lambda share: report(f"loading {share:.0%}"), early)
         try:
             local.open_context(settings)

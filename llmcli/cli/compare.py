@@ -20,7 +20,7 @@ from llmcli.cli.generate import (
 from llmcli.cli.options import CHAT_ONLY, with_settings
 from llmcli.config.presets import LayerStack
 from llmcli.errors import ConstraintError, ExitStatus, LlmcliError, UsageError
-from llmcli.params.chain import check_chain
+from llmcli.params.sampler_chain import check_chain
 from llmcli.params.samplers import random_seed
 from llmcli.params.settings import Layer, ResolvedSettings, Settings, fields, resolve
 from llmcli.ui.chat.answer_display import is_live

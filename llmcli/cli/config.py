@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from llmcli.config import file as store
+from llmcli.config import config_file as store
 from llmcli.config.presets import base_layers
 from llmcli.errors import ExitStatus, UsageError
 from llmcli.files import config_file

@@ -12,7 +12,7 @@ import typer
 
 from llmcli import __version__
 from llmcli.cli.options import with_settings
-from llmcli.config.file import aliases, config_layer
+from llmcli.config.config_file import aliases, config_layer
 from llmcli.config.presets import presets
 from llmcli.engine.llama import bindings, hardware
 from llmcli.engine.llama.probe import probe

@@ -15,7 +15,7 @@ from llmcli.cli.options import CHAT_ONLY, argument_or_flag, with_settings
 from llmcli.config.presets import layers_of
 from llmcli.engine.events import Measure
 from llmcli.errors import ConstraintError, DiskError, ExitStatus, UsageError
-from llmcli.params.chain import check_chain
+from llmcli.params.sampler_chain import check_chain
 from llmcli.params.settings import Layer, ResolvedSettings, Settings, fields, ineffective_settings, resolve
 from llmcli.ui.terminal.console import console, is_terminal
 from llmcli.ui.terminal.interrupt import interruptible, time_limit
@@ -138,7 +138,7 @@ def _print_answer(answer: "Answer", status: ProgressLine, echo: str, as_json: bo
         answer.local.hasher.sha256(status.identifying, answer.local.abort.is_set)
         status.clear()
     if as_json or not stream:
-        from llmcli.inference.output import answer_data
+        from llmcli.inference.answer_json import answer_data
 
         writer.write(json.dumps(answer_data(answer), ensure_ascii=False) if as_json else answer.text)
     writer.end()

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from time import perf_counter
 
-from llmcli.cli import preload
+from llmcli.cli import model_preload
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.errors import LlmcliError, TimeLimitError
@@ -44,7 +44,7 @@ def open_model(
         bindings.subscribe_log(console.detail)
     try:
         start = perf_counter()
-        preloaded = preload.claim(target.file.parts)
+        preloaded = model_preload.claim(target.file.parts)
         local = LocalModel(target, settings, abort, status.loading, preloaded)
         local.waited_ms = (perf_counter() - start) * 1e3
     except KeyboardInterrupt:

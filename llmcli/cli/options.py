@@ -156,7 +156,7 @@ def _completer(field: Field) -> Callable[[str], Any]:
 
 def _complete_list(incomplete: str) -> list[str]:
     """Sampler names, also after a comma."""
-    from llmcli.params.chain import DEFAULT_ORDER, ON_REQUEST
+    from llmcli.params.sampler_chain import DEFAULT_ORDER, ON_REQUEST
 
     head, comma, tail = incomplete.rpartition(",")
     used = set(head.split(","))
@@ -184,7 +184,7 @@ def complete_model(incomplete: str) -> list[str]:
 def complete_reference(incomplete: str) -> list[str]:
     """The models on this machine and the aliases."""
     from llmcli.config.presets import resolve_settings
-    from llmcli.models.inventory import inventory
+    from llmcli.models.installed import inventory
     from llmcli.models.locations import model_locations
 
     try:

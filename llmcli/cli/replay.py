@@ -23,8 +23,8 @@ from llmcli.ui.terminal.output import AnswerWriter, print_line, stream_answer
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
+    from llmcli.chat.recorded_answer import RecordedAnswer
     from llmcli.chat.replay import Difference, Replay
-    from llmcli.chat.replay_source import RecordedAnswer
     from llmcli.inference.local import LocalModel, ResolvedModel
 
 _SESSION = "session:"
@@ -122,7 +122,7 @@ def _replay_batch(
 
 def _recorded(what: str, line: int | None, policy_file: str) -> "Sequence[RecordedAnswer]":
     """The answers that the argument names; a file that exists comes before a session of the same name."""
-    from llmcli.chat.replay_source import from_output, from_session
+    from llmcli.chat.recorded_answer import from_output, from_session
     from llmcli.chat.sessions.session import Session
 
     path = os.path.expanduser(what)

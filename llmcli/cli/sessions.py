@@ -12,7 +12,7 @@ import typer
 
 from llmcli.chat.sessions import store
 from llmcli.cli.options import Force, Json, complete_session, output_path
-from llmcli.config.file import config_layer
+from llmcli.config.config_file import config_layer
 from llmcli.errors import DiskError, ExitStatus, LlmcliError, UsageError
 from llmcli.params.settings import Layer, resolve
 from llmcli.text import ago, plural
@@ -142,7 +142,7 @@ def export_session(
 ) -> int:
     """Export a session as Markdown, plain text, JSON, a web page or a picture, by the suffix of FILE."""
     from llmcli.chat.export import format_of
-    from llmcli.ui.export import document, write
+    from llmcli.ui.export_file import document, write
 
     form = "md" if to == "-" else format_of(Path(to))
     session = _read(name)

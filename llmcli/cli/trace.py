@@ -64,7 +64,7 @@ def plot_trace(
 ) -> int:
     """Plot temperature, entropy and probability of the tokens as an SVG file."""
     from llmcli.ui.charts.trace_plot import plot_svg
-    from llmcli.ui.export import write
+    from llmcli.ui.export_file import write
 
     target = None if output == "-" else output_path(output, force)
     picture = plot_svg(_read(file), "trace" if file == "-" else Path(file).name)

@@ -7,8 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from llmcli.config import file
-from llmcli.config.file import config_layer
+from llmcli.config import config_file
+from llmcli.config.config_file import config_layer
 from llmcli.errors import UsageError
 from llmcli.files import check_name, config_file
 from llmcli.params.settings import Layer, Settings, environment_layer, find, parse_data, resolve, to_datum
@@ -163,7 +163,7 @@ def save_preset(name: str, values: Mapping[str, Any]) -> Path:
             del section[name][spelling]
         section[name].update(data)
 
-    return file.edit(change)
+    return config_file.edit(change)
 
 
 def remove_preset(name: str) -> None:
@@ -176,7 +176,7 @@ def remove_preset(name: str) -> None:
         if name in _BUILT_IN:
             raise UsageError(f"cannot delete the built-in preset {name!r}")
         raise UsageError(f"unknown preset {name[:80]!r}", did_you_mean(name, _user_presets()))
-    file.edit(lambda document: document[file.PRESETS].pop(name))
+    config_file.edit(lambda document: document[config_file.PRESETS].pop(name))
 
 
 def describe_preset(values: Mapping[str, Any]) -> str:
@@ -209,17 +209,17 @@ def _tables() -> dict[str, Mapping[str, Any]]:
 
 
 def _user_presets() -> dict[str, Mapping[str, Any]]:
-    return file.table(file.PRESETS, dict, "a table of settings")
+    return config_file.table(config_file.PRESETS, dict, "a table of settings")
 
 
 def _typed(name: str, table: Mapping[str, Any]) -> Mapping[str, Any]:
-    return MappingProxyType(validate_preset(table, f"{config_file()}: [{file.PRESETS}.{name}]"))
+    return MappingProxyType(validate_preset(table, f"{config_file()}: [{config_file.PRESETS}.{name}]"))
 
 
 def _section(document: Any) -> Any:
     """The table of all presets in the document; a new one gets no header line."""
     import tomlkit
 
-    if file.PRESETS not in document:
-        document[file.PRESETS] = tomlkit.table(is_super_table=True)
-    return document[file.PRESETS]
+    if config_file.PRESETS not in document:
+        document[config_file.PRESETS] = tomlkit.table(is_super_table=True)
+    return document[config_file.PRESETS]

@@ -10,15 +10,15 @@ from llmcli.engine.llama.context import AbortedError, Batches, Context, ContextP
 from llmcli.engine.llama.model import Vocab
 from llmcli.engine.reasoning import ReasoningSplitter
 from llmcli.engine.sampling.chain import ChainHooks, StepObserver, resolve_biases
-from llmcli.engine.sampling.gated_sampler import GatedSampler, Sampler
+from llmcli.engine.sampling.constrained_sampler import GatedSampler, Sampler
 from llmcli.engine.sampling.grammar import Grammar
 from llmcli.engine.sampling.python_samplers import Alternatives, DrawTracer, TokenLogprob, token_logprob
 from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.engine.sentences import DrawState
-from llmcli.engine.stop_strings import BannedMatch, BanScanner, StopScanner
+from llmcli.engine.stop_and_banned_strings import BannedMatch, BanScanner, StopScanner
 from llmcli.errors import ConstraintError, ContextOverflowError, LlmcliError, UsageError
-from llmcli.params.chain import build_chain
 from llmcli.params.policies.policy import PolicyCall
+from llmcli.params.sampler_chain import build_chain
 from llmcli.params.settings import Settings
 from llmcli.params.temperature import policy_in_force
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from llmcli.engine.llama.model import Vocab
-from llmcli.engine.stop_strings import held_back
+from llmcli.engine.stop_and_banned_strings import held_back
 
 # The opening and closing tags of model families.
 TAGS = (

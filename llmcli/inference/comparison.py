@@ -12,8 +12,8 @@ from llmcli.engine.generation import Generation, generate
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference import sizing
 from llmcli.inference.answer import Answer, Part
+from llmcli.inference.answer_json import answer_data
 from llmcli.inference.local import LocalModel
-from llmcli.inference.output import answer_data
 from llmcli.params.generation import GenerationParams, RequestParams
 from llmcli.params.model import ModelParams
 from llmcli.params.param import describe

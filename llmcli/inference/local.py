@@ -17,12 +17,12 @@ from llmcli.engine.llama.probe import probe
 from llmcli.errors import ModelInvalidError, UsageError
 from llmcli.files import data_dir
 from llmcli.inference import sizing
-from llmcli.models import notes
+from llmcli.models import file_records as notes
+from llmcli.models.file_records import ModelHasher
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.splits import read_headers
 from llmcli.models.locations import ModelFile, is_starter_downloaded, model_locations, starter_path
 from llmcli.models.lookup import find_model_file
-from llmcli.models.notes import ModelHasher
 from llmcli.params.samplers import random_seed
 from llmcli.params.settings import Layer, ResolvedSettings, Settings, resolve
 from llmcli.params.settings import find as find_setting
@@ -90,7 +90,7 @@ def resolve_model(settings: Settings, fetch: Fetch | None = None, checking: Chec
     target = ResolvedModel(find_model_file(settings.model, places))
     file, build = target.file, bindings.bindings_version()
     if file.path == starter_path(places.cache_dir) and not is_starter_downloaded(places.cache_dir):
-        from llmcli.models.sources.starter_download import ensure_starter
+        from llmcli.models.sources.starter import ensure_starter
 
         ensure_starter(places.cache_dir, fetch, places.offline)
     notes.record_use(places.data_dir, file.path)

@@ -8,14 +8,14 @@ from llmcli.engine.llama import hardware
 from llmcli.engine.llama.hardware import ModelShape, estimate, fitting_context, fitting_layers
 from llmcli.engine.llama.model import ALL_LAYERS
 from llmcli.errors import ContextOverflowError, LlmcliError
-from llmcli.models import notes
+from llmcli.models import file_records
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.splits import read_headers
 from llmcli.models.locations import ModelFile, ModelLocations
 from llmcli.params.settings import Settings
 
 if TYPE_CHECKING:
-    from llmcli.models.inventory import InstalledModel
+    from llmcli.models.installed import InstalledModel
     from llmcli.models.sources.hub import PullPlan
 
 _ROUND = 256  # llama.cpp rounds a context up to this
@@ -159,11 +159,11 @@ def local_model_info(file: ModelFile, locations: ModelLocations, settings: Setti
         ModelInvalidError: it is damaged.
         ModelNotFoundError: it is the starter, which is not downloaded yet.
     """
-    from llmcli.models.inventory import installed_model
+    from llmcli.models.installed import installed_model
 
     item = installed_model(file, locations)
     headers = read_headers(file.parts)
-    recorded = notes.recorded_sha256(locations.data_dir, file.path)
+    recorded = file_records.recorded_sha256(locations.data_dir, file.path)
     if item.source == "starter":  # it was verified when it was downloaded
         recorded = item.digests[0], file.path.stat().st_mtime
     license_name = str(headers[0].metadata.get("general.license", "")) or license_of(item, locations)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from llmcli.config.file import aliases
+from llmcli.config.config_file import aliases
 from llmcli.errors import ModelNotFoundError
 from llmcli.files import cache_dir, data_dir
 from llmcli.models.hub import environment

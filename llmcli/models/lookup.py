@@ -36,7 +36,7 @@ def find_model_file(text: str, locations: ModelLocations) -> ModelFile:
         on_disk = _on_disk(text)
         if on_disk:
             return on_disk
-    from llmcli.models.lookup_named import find_by_name  # 25 ms that a path does not need
+    from llmcli.models.lookup_by_name import find_by_name  # 25 ms that a path does not need
 
     return find_by_name(text, locations)
 

@@ -6,11 +6,11 @@ from functools import cache
 from typing import Any
 
 from llmcli.errors import UsageError
-from llmcli.params.chain import SAMPLERS, ChainParams
 from llmcli.params.generation import GenerationParams, InterfaceParams, RequestParams
 from llmcli.params.model import HubParams, ModelParams
 from llmcli.params.param import Field, describe
 from llmcli.params.policies.policy import Entropy, Fixed
+from llmcli.params.sampler_chain import SAMPLERS, ChainParams
 from llmcli.params.samplers import PenaltyParams, SelectionParams, TruncationParams
 from llmcli.params.temperature import TemperatureParams, policy_in_force
 from llmcli.text import did_you_mean, setting_hint

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from llmcli.chat.recorded_answer import RecordedAnswer, from_output
 from llmcli.chat.replay import Replay, replay_settings
-from llmcli.chat.replay_source import RecordedAnswer, from_output
 from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.inference.answer import Answer
+from llmcli.inference.answer_json import answer_data
 from llmcli.inference.local import LocalModel, ResolvedModel
-from llmcli.inference.output import answer_data
 from llmcli.inference.request import build_prompt, grammar_text
 from llmcli.models.locations import STARTER, STARTER_NAME, ModelFile
 from llmcli.params.settings import Settings, parse_data

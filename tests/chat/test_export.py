@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 from llmcli.chat.attachments import Attachment
 from llmcli.chat.conversation import Message
 from llmcli.chat.export import export, format_of
-from llmcli.chat.sessions.file import from_event
+from llmcli.chat.sessions.format import from_event
 from llmcli.errors import UsageError
 
 MESSAGES = [

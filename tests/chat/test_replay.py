@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from llmcli.chat.controller import ChatController
+from llmcli.chat.recorded_answer import RecordedAnswer, from_session
 from llmcli.chat.replay import Replay, replay_settings
-from llmcli.chat.replay_source import RecordedAnswer, from_session
 from llmcli.chat.sessions.session import Session
 from llmcli.chat.turn import Turn
 from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.inference.answer import Answer
+from llmcli.inference.answer_json import answer_data
 from llmcli.inference.local import LocalModel
-from llmcli.inference.output import answer_data
 from llmcli.inference.request import build_prompt
 from llmcli.params.policies.policy import parse_function_reference
 from llmcli.params.settings import Settings, parse_data

@@ -12,8 +12,8 @@ import pytest
 import typer
 
 from llmcli.cli import help_texts
-from llmcli.cli.commands import help_page, make_app
 from llmcli.cli.options import _parse
+from llmcli.cli.typer_app import help_page, make_app
 from llmcli.errors import ExitStatus
 from llmcli.inference.comparison import variants_of
 from llmcli.params.settings import fields

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.config.file import aliases, config_layer, set_alias, set_value, unset_value
+from llmcli.config.config_file import aliases, config_layer, set_alias, set_value, unset_value
 from llmcli.config.presets import describe_preset, preset_layer, preset_purpose, presets, remove_preset, save_preset
 from llmcli.errors import UsageError
 from llmcli.files import config_file

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from llmcli.engine.inspection import CandidateCapture
 from llmcli.engine.llama import bindings
 from llmcli.engine.sampling.chain import Chain, ChainHooks
 from llmcli.engine.sentences import DrawState
-from llmcli.params.chain import SamplerStep, build_chain
+from llmcli.engine.token_inspection import CandidateCapture
 from llmcli.params.policies.policy import Fixed
+from llmcli.params.sampler_chain import SamplerStep, build_chain
 from llmcli.params.settings import Settings
 
 # Every sampler off, so that a chain has only what a test switches on.

@@ -6,7 +6,7 @@ from typing import Any
 
 from llmcli.engine.events import TokenEvent
 from llmcli.engine.generation import Generation
-from llmcli.engine.sampling.gated_sampler import GatedSampler, Sampler
+from llmcli.engine.sampling.constrained_sampler import GatedSampler, Sampler
 from llmcli.errors import ConstraintError
 from llmcli.params.settings import Settings
 

@@ -11,7 +11,7 @@ import pytest
 
 from llmcli.engine.llama import bindings
 from llmcli.engine.sampling.python_samplers import CustomSampler
-from llmcli.params.chain import SamplerStep
+from llmcli.params.sampler_chain import SamplerStep
 from tests.engine.candidates import apply_chain, apply_samplers, log_probabilities, make_chain, make_steps
 
 P = [0.5, 0.3, 0.15, 0.05]

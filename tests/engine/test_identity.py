@@ -7,8 +7,8 @@ import pytest
 
 from llmcli.engine.llama.context import Context
 from llmcli.engine.llama.model import Model
-from llmcli.params.chain import DEFAULT_ORDER
 from llmcli.params.policies.policy import Entropy, Fixed
+from llmcli.params.sampler_chain import DEFAULT_ORDER
 from tests.engine.drive import run
 from tests.engine.reference import N_VOCAB, VOCAB, Calls, reference_tokens
 

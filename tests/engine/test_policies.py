@@ -15,11 +15,11 @@ from llmcli.engine.sampling.python_samplers import DrawTracer
 from llmcli.engine.sampling.temperature import TemperatureReading, TemperatureShift
 from llmcli.engine.sentences import DrawState
 from llmcli.errors import PolicyError
-from llmcli.params.chain import build_chain
 from llmcli.params.param import LARGEST_FLOAT
 from llmcli.params.policies import rules
 from llmcli.params.policies.parser import parse_policy
 from llmcli.params.policies.policy import Entropy, Fixed, Policy
+from llmcli.params.sampler_chain import build_chain
 from llmcli.params.settings import Settings
 from tests.engine.candidates import NEUTRAL, ChainOutput, apply_chain, apply_samplers
 

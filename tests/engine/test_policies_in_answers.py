@@ -17,9 +17,9 @@ from llmcli.engine.llama.context import Context
 from llmcli.engine.llama.model import Model
 from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.errors import PolicyError
-from llmcli.params.chain import DEFAULT_ORDER
 from llmcli.params.policies import rules
 from llmcli.params.policies.parser import parse_policy
+from llmcli.params.sampler_chain import DEFAULT_ORDER
 from llmcli.params.settings import Settings
 from tests.engine.conftest import MakeContext
 from tests.engine.drive import run

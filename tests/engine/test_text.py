@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcli.engine.stop_strings import StopScanner, held_back
+from llmcli.engine.stop_and_banned_strings import StopScanner, held_back
 from tests.engine.scripted import run_to_end, script_pieces, text_of
 
 

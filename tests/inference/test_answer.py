@@ -11,8 +11,8 @@ from llmcli.engine.generation import Generation
 from llmcli.engine.llama.context import ContextParams
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer
+from llmcli.inference.answer_json import answer_data
 from llmcli.inference.local import LocalModel
-from llmcli.inference.output import answer_data
 from llmcli.inference.request import build_prompt
 from llmcli.params.settings import Settings, fields, parse_data
 

@@ -12,7 +12,7 @@ from llmcli.errors import ContextOverflowError, LlmcliError, ModelInvalidError, 
 from llmcli.inference import local as local_module
 from llmcli.inference import sizing
 from llmcli.inference.local import LocalModel, Prompt, ResolvedModel, apply_model_defaults, resolve_model
-from llmcli.models import notes
+from llmcli.models import file_records
 from llmcli.models.locations import ModelFile
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Layer, Settings
@@ -70,7 +70,7 @@ def test_a_cache_that_is_not_writable_costs_only_a_probe(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(notes, "record_probed", full)
+    monkeypatch.setattr(file_records, "record_probed", full)
     path = write_gguf(tmp_path / "tiny.gguf")
     assert resolve_model(Settings(model=str(path))).file.path == path
     assert resolve_model(Settings(model=str(path))).file.path == path

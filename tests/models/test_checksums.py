@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.errors import DiskError
-from llmcli.models import notes
+from llmcli.models import file_records
 from tests.models.hub_folder import sha256
 
 DATA = b"the bytes of a model"
@@ -24,7 +24,7 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def data(tmp_path: Path, file: Path) -> Path:
     """A data folder that knows the file."""
-    notes.record_sha256(tmp_path / "data", file, sha256(DATA))
+    file_records.record_sha256(tmp_path / "data", file, sha256(DATA))
     return tmp_path / "data"
 
 
@@ -35,61 +35,61 @@ def note(data: Path) -> Path:
 
 def test_the_checksum_of_a_file_is_computed_with_progress(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, int]] = []
-    monkeypatch.setattr(notes, "_BLOCK", 8)
-    assert notes.sha256_of(file, lambda done, size: seen.append((done, size))) == sha256(DATA)
+    monkeypatch.setattr(file_records, "_BLOCK", 8)
+    assert file_records.sha256_of(file, lambda done, size: seen.append((done, size))) == sha256(DATA)
     assert seen == [(8, 20), (16, 20), (20, 20)]
 
 
 def test_empty_file_has_a_sha256(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
-    assert notes.sha256_of(tmp_path / "empty", lambda _done, _size: None) == sha256(b"")
+    assert file_records.sha256_of(tmp_path / "empty", lambda _done, _size: None) == sha256(b"")
 
 
 def test_unreadable_file_error_has_its_name(tmp_path: Path) -> None:
     with pytest.raises(DiskError, match=r"cannot read .*none\.gguf"):
-        notes.sha256_of(tmp_path / "none.gguf", lambda _done, _size: None)
+        file_records.sha256_of(tmp_path / "none.gguf", lambda _done, _size: None)
 
 
 def test_recorded_sha256_has_its_time(data: Path, file: Path) -> None:
-    known = notes.recorded_sha256(data, file)
+    known = file_records.recorded_sha256(data, file)
     assert known is not None
     assert known[0] == sha256(DATA)
     assert abs(known[1] - time.time()) < 60
-    assert notes.is_verified(data, file, sha256(DATA))
+    assert file_records.is_verified(data, file, sha256(DATA))
 
 
 def test_is_verified_is_false_for_another_checksum(data: Path, file: Path) -> None:
-    assert not notes.is_verified(data, file, sha256(b"other"))
+    assert not file_records.is_verified(data, file, sha256(b"other"))
 
 
 def test_link_is_verified_like_its_file(data: Path, file: Path) -> None:
     link = file.with_name("link.gguf")
     link.symlink_to(file.name)
-    assert notes.is_verified(data, link, sha256(DATA))
+    assert file_records.is_verified(data, link, sha256(DATA))
 
 
 def test_file_without_a_record_is_not_verified(data: Path, tmp_path: Path) -> None:
     (tmp_path / "other.gguf").write_bytes(DATA)
-    assert notes.recorded_sha256(data, tmp_path / "other.gguf") is None
-    assert notes.recorded_sha256(tmp_path / "none", tmp_path / "other.gguf") is None
+    assert file_records.recorded_sha256(data, tmp_path / "other.gguf") is None
+    assert file_records.recorded_sha256(tmp_path / "none", tmp_path / "other.gguf") is None
 
 
 def test_changed_size_invalidates_the_record(data: Path, file: Path) -> None:
     info = file.stat()
     file.write_bytes(DATA + b"x")
     os.utime(file, ns=(info.st_atime_ns, info.st_mtime_ns))
-    assert notes.recorded_sha256(data, file) is None
+    assert file_records.recorded_sha256(data, file) is None
 
 
 def test_changed_time_invalidates_the_record(data: Path, file: Path) -> None:
     info = file.stat()
     os.utime(file, ns=(info.st_atime_ns, info.st_mtime_ns + 1_000_000_000))
-    assert notes.recorded_sha256(data, file) is None
+    assert file_records.recorded_sha256(data, file) is None
 
 
 def test_missing_file_is_not_verified(data: Path, file: Path) -> None:
     file.unlink()
-    assert notes.recorded_sha256(data, file) is None
+    assert file_records.recorded_sha256(data, file) is None
 
 
 @pytest.mark.parametrize(
@@ -99,16 +99,16 @@ def test_missing_file_is_not_verified(data: Path, file: Path) -> None:
 )
 def test_damaged_record_verifies_nothing(data: Path, file: Path, content: bytes) -> None:
     note(data).write_bytes(content)
-    assert notes.recorded_sha256(data, file) is None
+    assert file_records.recorded_sha256(data, file) is None
 
 
 def test_checksum_record_with_an_invalid_time_is_ignored(data: Path, file: Path) -> None:
     noted = json.loads(note(data).read_text())
     note(data).write_text(json.dumps(noted | {"time": 10**400}))
-    assert notes.recorded_sha256(data, file) is None
+    assert file_records.recorded_sha256(data, file) is None
 
 
 def test_unwritable_folder_is_ignored(tmp_path: Path, file: Path) -> None:
     (tmp_path / "data").write_text("in the way")
-    notes.record_sha256(tmp_path / "data", file, sha256(DATA))
-    assert notes.recorded_sha256(tmp_path / "data", file) is None
+    file_records.record_sha256(tmp_path / "data", file, sha256(DATA))
+    assert file_records.recorded_sha256(tmp_path / "data", file) is None

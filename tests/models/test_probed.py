@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.models.notes import MAX_PROBED, PROBED, is_probed, record_probed
+from llmcli.models.file_records import MAX_PROBED, PROBED, is_probed, record_probed
 
 BUILD = "0.3.36"
 

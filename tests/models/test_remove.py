@@ -10,7 +10,7 @@ from llmcli.errors import DiskError
 from llmcli.models.hub import cache
 from llmcli.models.hub.cache import PulledRevision, cached_models, partial_path
 from llmcli.models.hub.repo_files import RepoFile
-from llmcli.models.inventory import RemovalPlan, inventory, plan_removal, remove
+from llmcli.models.installed import RemovalPlan, inventory, plan_removal, remove
 from llmcli.models.locations import ModelLocations, starter_path
 from tests.models.hub_folder import (
     NEW,

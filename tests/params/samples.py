@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-from llmcli.params.chain import DEFAULT_ORDER
 from llmcli.params.param import Field
 from llmcli.params.policies.policy import Entropy, Fixed, PolicyCall
+from llmcli.params.sampler_chain import DEFAULT_ORDER
 
 _TEXTS = ("x", "two words", "true", "0.5", "ünïcödé", "a\nb", "\\n", '"quoted"', "[list]", " padded ")
 _POLICIES = (

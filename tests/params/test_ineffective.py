@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from llmcli.params.chain import DEFAULT_ORDER
 from llmcli.params.policies.policy import Entropy, Fixed
+from llmcli.params.sampler_chain import DEFAULT_ORDER
 from llmcli.params.settings import Layer, ineffective_settings, resolve
 
 RANGE = Entropy(0.3, 1.3)

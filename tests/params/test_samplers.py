@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from llmcli.errors import UsageError
-from llmcli.params.chain import DEFAULT_ORDER, SAMPLERS, SamplerStep, build_chain
 from llmcli.params.policies.policy import Entropy, Fixed
+from llmcli.params.sampler_chain import DEFAULT_ORDER, SAMPLERS, SamplerStep, build_chain
 from llmcli.params.settings import Settings, fields
 
 FIELD = fields()["samplers"]

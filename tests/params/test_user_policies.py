@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from llmcli.errors import UsageError
-from llmcli.params.chain import build_chain, check_chain
 from llmcli.params.policies import rules
 from llmcli.params.policies.parser import parse_policy
 from llmcli.params.policies.policy import Fixed, Policy, PolicyCall, explain_policy, to_callable
 from llmcli.params.policies.rules import TokenStep
+from llmcli.params.sampler_chain import build_chain, check_chain
 from llmcli.params.settings import Settings, fields, parse_data, to_data
 from llmcli.params.temperature import policy_in_force
 

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from llmcli.errors import UsageError
-from llmcli.params.chain import DEFAULT_ORDER, build_chain, check_chain
 from llmcli.params.policies import rules
 from llmcli.params.policies.parser import parse_policy
 from llmcli.params.policies.policy import Fixed, Policy, PolicyCall, to_callable
 from llmcli.params.policies.rules import TokenStep
+from llmcli.params.sampler_chain import DEFAULT_ORDER, build_chain, check_chain
 from llmcli.params.settings import Layer, Settings, environment_layer, fields, ineffective_settings, parse_data, resolve
 
 WAVE = PolicyCall("wave", (1.0,))

@@ -12,7 +12,7 @@ from llmcli.chat.export import format_of
 from llmcli.chat.sessions.session import Session
 from llmcli.cli import sessions
 from llmcli.errors import UsageError
-from llmcli.ui.export import MOST_ROWS, conversation, draw
+from llmcli.ui.export_file import MOST_ROWS, conversation, draw
 
 ROOT = Path(__file__).parent.parent.parent
 SVG = "{http://www.w3.org/2000/svg}"

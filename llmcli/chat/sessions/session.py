@@ -9,7 +9,7 @@ from typing import Any
 
 from llmcli.chat.conversation import Conversation, Message
 from llmcli.chat.sessions import store
-from llmcli.chat.sessions.file import (
+from llmcli.chat.sessions.format import (
     HEADER,
     SessionFile,
     all_events,

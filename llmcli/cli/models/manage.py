@@ -37,7 +37,7 @@ def remove_model(
 
     The files and the freed disk space are shown first. Files that another model shares are kept.
     """
-    from llmcli.models.inventory import incomplete_model, installed_model, plan_removal, remove
+    from llmcli.models.installed import incomplete_model, installed_model, plan_removal, remove
     from llmcli.models.locations import ModelNotDownloadedError, model_locations
     from llmcli.models.lookup import find_model_file
 
@@ -83,7 +83,7 @@ def verify_models(
     The checksum of each file is computed and compared with the published one. The exit status is 8 if a file is
     damaged.
     """
-    from llmcli.models.inventory import installed_model, inventory, verify
+    from llmcli.models.installed import installed_model, inventory, verify
     from llmcli.models.locations import model_locations
     from llmcli.models.lookup import find_model_file
     from llmcli.ui.terminal.progress import Downloads
@@ -156,12 +156,12 @@ def alias(
 
     Without arguments, all aliases are listed.
     """
-    from llmcli.config import file
+    from llmcli.config import config_file
     from llmcli.files import check_name
     from llmcli.models.locations import STARTER, model_locations
     from llmcli.models.lookup import reference_to_download
 
-    known = file.aliases()
+    known = config_file.aliases()
     if name is None:
         print_rows(("NAME", "MODEL"), list(known.items())) if known else console.note("no aliases")
         return ExitStatus.OK
@@ -169,7 +169,7 @@ def alias(
         if name not in known:
             raise UsageError(f"unknown alias '{name}'", "list the aliases with `llmcli models alias`")
         if remove:
-            file.set_alias(name, None)
+            config_file.set_alias(name, None)
         else:
             print_line(known[name])
         return ExitStatus.OK
@@ -181,7 +181,7 @@ def alias(
         reference_to_download(
             model, model_locations(resolve_settings(Layer("flag", {})))
         )  # raises an error for an unknown model
-    file.set_alias(name, str(path.absolute()) if path.is_file() else model)
+    config_file.set_alias(name, str(path.absolute()) if path.is_file() else model)
     return ExitStatus.OK
 
 
@@ -198,7 +198,7 @@ def import_folders(
 
     Models of Ollama, LM Studio or any folder are read where they are. They are never copied or changed.
     """
-    from llmcli.config import file
+    from llmcli.config import config_file
     from llmcli.models.sources import ollama
     from llmcli.models.sources.folder import lmstudio_folders, lmstudio_search_paths, models_in_folder
 
@@ -214,7 +214,7 @@ def import_folders(
         )
     kept = list(resolve_settings(flags).model_folders)
     if forget:
-        file.set_value("model_folders", tuple(folder for folder in kept if Path(folder) not in chosen))
+        config_file.set_value("model_folders", tuple(folder for folder in kept if Path(folder) not in chosen))
         return ExitStatus.OK
     rows = []
     for folder in chosen:
@@ -224,7 +224,7 @@ def import_folders(
                 f"no models found in {folder}", "give a folder with .gguf files, or an Ollama store"
             )
         rows += [(model.name, gigabytes(model.size), model.source) for model in found]
-    file.set_value("model_folders", tuple(dict.fromkeys([*kept, *map(str, chosen)])))
+    config_file.set_value("model_folders", tuple(dict.fromkeys([*kept, *map(str, chosen)])))
     print_rows(("NAME", "SIZE", "FROM"), rows, ("SIZE",))
     console.note(f"{plural(len(rows), 'model')} imported in place; use one with --model NAME")
     return ExitStatus.OK

@@ -15,7 +15,7 @@ from llmcli.ui.terminal.output import print_json, print_line
 from llmcli.ui.terminal.table import print_facts, print_rows
 
 if TYPE_CHECKING:
-    from llmcli.models.inventory import InstalledModel
+    from llmcli.models.installed import InstalledModel
 
 
 @with_settings(only=("model_folders",))
@@ -27,7 +27,7 @@ def list_models(
 
     A model with an alias is listed by its alias; the line below it is the model or file that the alias names.
     """
-    from llmcli.models.inventory import inventory_with_aliases
+    from llmcli.models.installed import inventory_with_aliases
     from llmcli.models.locations import model_locations
 
     items = inventory_with_aliases(model_locations(resolve_settings(flags)))

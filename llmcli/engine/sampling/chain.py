@@ -14,8 +14,8 @@ from llmcli.engine.sampling.python_samplers import CustomSampler, DrawTracer
 from llmcli.engine.sampling.temperature import TemperatureSampler, TemperatureShift
 from llmcli.engine.sentences import DrawState
 from llmcli.errors import UsageError
-from llmcli.params.chain import SamplerStep
 from llmcli.params.generation import Bias
+from llmcli.params.sampler_chain import SamplerStep
 
 # llama.cpp's constructors llama_sampler_init_<name> whose name differs from that of the step.
 _CONSTRUCTORS = {"temperature": "temp_ext", "typical_p": "typical"}

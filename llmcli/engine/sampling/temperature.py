@@ -13,10 +13,10 @@ from llmcli.engine.llama import bindings
 from llmcli.engine.sampling.python_samplers import ROW_BYTES, CustomSampler, candidate_rows
 from llmcli.engine.sentences import DrawState
 from llmcli.errors import PolicyError
-from llmcli.params.chain import NEUTRAL_TEMPERATURE
 from llmcli.params.param import LARGEST_FLOAT, quote
 from llmcli.params.policies.policy import Entropy, Fixed, Policy, describe_exception, explain_policy, to_callable
 from llmcli.params.policies.rules import TokenStep, by_entropy
+from llmcli.params.sampler_chain import NEUTRAL_TEMPERATURE
 
 _MAX_PYTHON = 512  # candidates; for more, numpy is faster than a loop, also with its import
 _MIN_TEMPERATURE = 1e-30  # below, logits / T overflows a float; greedy sampling gives the same token

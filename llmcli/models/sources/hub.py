@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmcli.errors import DiskError, error_text
-from llmcli.models import notes
+from llmcli.models import file_records
 from llmcli.models.download import partial_file
 from llmcli.models.download.fetch import DownloadItem, check_free_space, fetch, missing_bytes, remote_file
 from llmcli.models.download.http import Notify, RetryPolicy, TransientError
@@ -131,10 +131,10 @@ def _ensure_file(
 
     def check() -> None:
         existing = item.blob if item.blob.is_file() else item.pointer
-        if not item.is_downloaded() or notes.is_verified(locations.data_dir, existing, item.file.sha256):
+        if not item.is_downloaded() or file_records.is_verified(locations.data_dir, existing, item.file.sha256):
             return
-        if notes.sha256_of(existing, progress_for(f"verifying {item.file.path}")) == item.file.sha256:
-            notes.record_sha256(locations.data_dir, existing, item.file.sha256)
+        if file_records.sha256_of(existing, progress_for(f"verifying {item.file.path}")) == item.file.sha256:
+            file_records.record_sha256(locations.data_dir, existing, item.file.sha256)
             return
         notify(f"{item.file.path} in the cache is damaged: downloading it again")
         _remove(existing)
@@ -143,7 +143,7 @@ def _ensure_file(
     partial_file.record_partial(locations.data_dir, item.partial, reference, item.file.size)
     path = fetch(item, progress_for(item.file.path.rpartition("/")[2]), notify, check)
     partial_file.discard_record(locations.data_dir, item.partial)
-    notes.record_sha256(locations.data_dir, path, item.file.sha256)
+    file_records.record_sha256(locations.data_dir, path, item.file.sha256)
     return path
 
 

@@ -13,12 +13,12 @@ from llmcli.models.download.fetch import check_free_space, sync_to_disk
 from llmcli.models.download.http import Notify, RetryPolicy, TransientError, check_online, host_of, request
 from llmcli.models.download.partial_file import PartialFile, bytes_downloaded, exclusive
 from llmcli.models.download.transfer import RemoteFile, Transfer
+from llmcli.models.file_records import sha256_of
 from llmcli.models.gguf.parser import read_header
 from llmcli.models.gguf.splits import stem_of
 from llmcli.models.hub.cache import PARTIAL
 from llmcli.models.hub.repo_files import is_safe_path
 from llmcli.models.locations import ModelFile, Progress
-from llmcli.models.notes import sha256_of
 from llmcli.models.reference import HubReference, UrlReference
 
 _ATTEMPTS = 3

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from llmcli.engine.events import Alternative, TokenTrace
-from llmcli.engine.inspection import Candidate, ChainStep, TokenInspection
+from llmcli.engine.token_inspection import Candidate, ChainStep, TokenInspection
 from llmcli.params.settings import Settings, fields
 from llmcli.text import plural, sanitize
 from llmcli.ui.terminal.cells import Runs, cells, fit, styled, unstyled, wrap

@@ -15,7 +15,7 @@ from llmcli.errors import LlmcliError
 from llmcli.params.settings import Settings, ineffective_settings
 from llmcli.ui.chat.answer_display import display
 from llmcli.ui.chat.busy_screen import BusyScreen, TemperatureKeys
-from llmcli.ui.chat.overflow import resolve_overflow
+from llmcli.ui.chat.context_overflow import resolve_overflow
 from llmcli.ui.terminal.console import console, wants_color, wrapped
 from llmcli.ui.terminal.interrupt import defer_exit, time_limit
 from llmcli.ui.terminal.output import print_line, to_stderr, warn_slow, write_trace

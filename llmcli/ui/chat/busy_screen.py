@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.errors import LlmcliError
-from llmcli.params.chain import build_chain
 from llmcli.params.policies.policy import Policy
+from llmcli.params.sampler_chain import build_chain
 from llmcli.params.settings import Settings
 from llmcli.text import ellipsize, plural
 from llmcli.ui.chat.answer_display import display

@@ -10,7 +10,7 @@ from llmcli.errors import UsageError
 from llmcli.inference.comparison import Variant, variants_of
 from llmcli.params.samplers import random_seed
 from llmcli.params.settings import find
-from llmcli.ui.chat.overflow import resolve_overflow
+from llmcli.ui.chat.context_overflow import resolve_overflow
 from llmcli.ui.commands import registry
 from llmcli.ui.commands.registry import COMPARE, command
 from llmcli.ui.terminal.console import console

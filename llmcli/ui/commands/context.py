@@ -8,7 +8,7 @@ from llmcli.chat.conversation import SPEAKER_NAMES
 from llmcli.errors import UsageError
 from llmcli.inference.request import system_text
 from llmcli.text import ellipsize, plural
-from llmcli.ui.chat.overflow import compact_now
+from llmcli.ui.chat.context_overflow import compact_now
 from llmcli.ui.commands.registry import CONTEXT, INSPECT, command
 from llmcli.ui.terminal.console import console
 

@@ -175,7 +175,7 @@ def rename(chat: "ChatApp", argument: str) -> None:
 def export(chat: "ChatApp", argument: str) -> None:
     """Write the conversation as a document."""
     from llmcli.chat.export import format_of
-    from llmcli.ui.export import document, write
+    from llmcli.ui.export_file import document, write
 
     if not argument:
         raise UsageError("/export needs a file name", "try /export talk.md")

@@ -8,10 +8,10 @@ from llmcli.config.presets import NOT_IN_PRESETS, describe_preset, preset_purpos
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import config_dir
 from llmcli.inference.request import grammar_text
-from llmcli.params.chain import build_chain
 from llmcli.params.generation import GenerationParams
 from llmcli.params.param import describe
 from llmcli.params.policies.policy import Entropy, Fixed
+from llmcli.params.sampler_chain import build_chain
 from llmcli.params.settings import ResolvedSettings, SamplingParams, fields, find, ineffective_settings
 from llmcli.text import ellipsize
 from llmcli.ui.charts.trace_table import step_values

@@ -126,7 +126,7 @@ def _safe_parts(reference: str) -> Sequence[Path]:
     if len(file.parts) > 1 or file.path.stat().st_size > _MAX_SIZE:
         return ()
     from llmcli.engine.llama.bindings import bindings_version
-    from llmcli.models.notes import is_safe
+    from llmcli.models.file_records import is_safe
 
     return file.parts if is_safe(file, cache_dir(), bindings_version()) else ()
 

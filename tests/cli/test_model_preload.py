@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.cli import preload
+from llmcli.cli import model_preload
 from llmcli.engine.llama import hardware
 from llmcli.engine.llama.model import Model
 
@@ -46,38 +46,38 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[Loaded]:
     ],
 )
 def test_the_model_is_guessed_from_the_arguments(arguments: list[str], guess: str) -> None:
-    assert preload._guess(arguments) == guess
+    assert model_preload._guess(arguments) == guess
 
 
 def test_the_environment_overrides_the_configuration_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "config").mkdir(parents=True)
     (home / "config" / "config.toml").write_text('model = "kept.gguf"\n')
-    assert preload._guess(["generate"]) == "kept.gguf"
+    assert model_preload._guess(["generate"]) == "kept.gguf"
     monkeypatch.setenv("LLMCLI_MODEL", "set.gguf")
-    assert preload._guess(["generate"]) == "set.gguf"
+    assert model_preload._guess(["generate"]) == "set.gguf"
     monkeypatch.delenv("LLMCLI_MODEL")
     (home / "config" / "config.toml").write_text("model = = 3\n")
-    assert preload._guess(["generate"]) == ""
+    assert model_preload._guess(["generate"]) == ""
 
 
 def test_the_right_model_is_given_to_the_command(with_starter: Path, loads: list[Loaded]) -> None:
-    preload.start(["generate", "hi"])
-    model: Any = preload.claim([with_starter])
-    preload.cancel()
+    model_preload.start(["generate", "hi"])
+    model: Any = model_preload.claim([with_starter])
+    model_preload.cancel()
     assert model is loads[0]
     assert not model.closed
 
 
 def test_preload_of_another_model_is_freed(with_starter: Path, loads: list[Loaded]) -> None:
-    preload.start(["generate", "hi"])
-    assert preload.claim([Path("other.gguf")]) is None
-    preload.cancel()
+    model_preload.start(["generate", "hi"])
+    assert model_preload.claim([Path("other.gguf")]) is None
+    model_preload.cancel()
     assert [model.closed for model in loads] == [True]
 
 
 def test_unused_preload_is_freed(with_starter: Path, loads: list[Loaded]) -> None:
-    preload.start(["generate", "--no-such-flag"])
-    preload.cancel()
+    model_preload.start(["generate", "--no-such-flag"])
+    model_preload.cancel()
     assert [model.closed for model in loads] == [True]
 
 
@@ -98,19 +98,19 @@ def test_unneeded_or_unprobed_model_is_not_preloaded(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("new.gguf").write_bytes(b"GGUF")
-    preload.start(arguments)
-    preload.cancel()
+    model_preload.start(arguments)
+    model_preload.cancel()
     assert loads == []
 
 
 def test_a_gpu_build_does_not_preload(with_starter: Path, loads: list[Loaded], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "has_gpu", lambda: True)
-    preload.start(["generate", "hi"])
-    preload.cancel()
+    model_preload.start(["generate", "hi"])
+    model_preload.cancel()
     assert loads == []
 
 
 def test_verbose_once_does_not_stop_the_preload(with_starter: Path, loads: list[Loaded]) -> None:
-    preload.start(["generate", "--verbose", "hi"])
-    preload.cancel()
+    model_preload.start(["generate", "--verbose", "hi"])
+    model_preload.cancel()
     assert len(loads) == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmcli import files
-from llmcli.config.file import config_layer, edit, ensure_file, set_value, unset_value
+from llmcli.config.config_file import config_layer, edit, ensure_file, set_value, unset_value
 from llmcli.errors import DiskError, UsageError
 from llmcli.files import cache_dir, config_dir, config_file, data_dir, make_private
 from llmcli.params.policies.policy import Entropy, Fixed
@@ -207,7 +207,7 @@ def test_a_full_disk_is_a_disk_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("llmcli.config.file.replace_private", full)
+    monkeypatch.setattr("llmcli.config.config_file.replace_private", full)
     with pytest.raises(DiskError, match=r"cannot write .*No space left"):
         set_value("seed", 1)
 

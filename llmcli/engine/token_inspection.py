@@ -13,7 +13,7 @@ from llmcli.engine.generation import Generation, Progress, generate
 from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.sampling.chain import BEGIN
 from llmcli.engine.sampling.python_samplers import ROW_BYTES, row_type
-from llmcli.params.chain import build_chain
+from llmcli.params.sampler_chain import build_chain
 from llmcli.params.settings import Settings
 
 # Samplers with a state that depends on the draws before.

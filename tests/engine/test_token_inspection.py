@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from llmcli.engine.generation import Generation, generate
-from llmcli.engine.inspection import CandidateCapture, InspectTarget, TokenInspection, inspect_token
 from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.sampling.temperature import Move, TemperatureShift
-from llmcli.params.chain import DEFAULT_ORDER
+from llmcli.engine.token_inspection import CandidateCapture, InspectTarget, TokenInspection, inspect_token
 from llmcli.params.policies.parser import parse_policy
 from llmcli.params.policies.policy import Entropy, Fixed
+from llmcli.params.sampler_chain import DEFAULT_ORDER
 from llmcli.params.settings import Settings
 from tests.engine.conftest import MakeContext
 

@@ -14,7 +14,7 @@ from llmcli.chat.conversation import Conversation, Message
 from llmcli.chat.sessions import store
 from llmcli.errors import DiskError, LlmcliError, UsageError
 from llmcli.files import OPEN_SAFE, VERSION, JsonlAppender, check_integer, check_text, encode, read_events
-from llmcli.inference.output import ReplayManifest
+from llmcli.inference.answer_json import ReplayManifest
 from llmcli.params.settings import NEVER_SET, fields, find, to_datum
 from llmcli.text import ellipsize
 

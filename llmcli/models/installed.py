@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.errors import DiskError, LlmcliError, ModelNotFoundError, error_text
-from llmcli.models import notes
+from llmcli.models import file_records
 from llmcli.models.gguf.parser import HeaderSummary, read_summary
 from llmcli.models.hub import cache
 from llmcli.models.hub.cache import CachedModel, cached_models, models_of_repo
@@ -138,9 +138,9 @@ def verify(item: InstalledModel, data_dir: Path, progress_for: Callable[[str], P
     """
     results = []
     for path, expected in zip(item.parts, item.digests, strict=True):
-        digest = notes.sha256_of(path, progress_for(path.name))
+        digest = file_records.sha256_of(path, progress_for(path.name))
         if expected:
-            notes.record_sha256(data_dir, path, digest)
+            file_records.record_sha256(data_dir, path, digest)
         state = "unknown" if not expected else "ok" if digest == expected else "damaged"
         results.append(VerifyResult(item.name, path, state, digest))
     return results
@@ -244,7 +244,7 @@ def _hub_models(locations: ModelLocations) -> Iterator[InstalledModel]:
 
 def _first_reference(path: Path, names: Sequence[str], locations: ModelLocations) -> str:
     """The first of the names that resolves to this file; if none does, its path."""
-    from llmcli.models.lookup_named import find_by_name
+    from llmcli.models.lookup_by_name import find_by_name
 
     for name in names:
         with contextlib.suppress(LlmcliError):
@@ -308,7 +308,7 @@ def _item(
     digests: tuple[str, ...],
     cached: CachedModel | None = None,
 ) -> InstalledModel:
-    last_used = notes.last_use(locations.data_dir, parts[0])
+    last_used = file_records.last_use(locations.data_dir, parts[0])
     return InstalledModel(name, source, parts, size, digests, last_used, cached)
 
 

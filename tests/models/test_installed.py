@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.models import notes
+from llmcli.models import file_records
 from llmcli.models.hub import cache
 from llmcli.models.hub.cache import PulledRevision
 from llmcli.models.hub.repo_files import RepoFile
-from llmcli.models.inventory import InstalledModel, installed_model, inventory, inventory_with_aliases
+from llmcli.models.installed import InstalledModel, installed_model, inventory, inventory_with_aliases
 from llmcli.models.locations import STARTER_SHA256, ModelLocations, starter_path
 from llmcli.models.lookup import find_model_file
 from tests.models.gguf_writer import MODEL, STRING, Typed, write_gguf
@@ -81,12 +81,12 @@ def test_hub_model_is_named_by_unique_quantization(locations: ModelLocations) ->
 
 def test_item_has_size_checksums_and_last_use(locations: ModelLocations) -> None:
     parts = add_parts(locations.hub, "m-Q4_K_M", 3)
-    notes.record_use(locations.data_dir, parts[0])
+    file_records.record_use(locations.data_dir, parts[0])
     (item,) = inventory_of(locations)
     assert item.parts == tuple(parts)
     assert item.size == sum(len(part.name) for part in parts)
     assert item.digests == tuple(sha256(part.name.encode()) for part in parts)
-    assert item.last_used == notes.last_use(locations.data_dir, parts[0]) is not None
+    assert item.last_used == file_records.last_use(locations.data_dir, parts[0]) is not None
 
 
 def test_record_of_the_pull_has_the_sha256_of_a_copy(locations: ModelLocations) -> None:

@@ -12,8 +12,8 @@ from llmcli.chat.controller import sliding_window
 from llmcli.chat.conversation import Message
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import UsageError
+from llmcli.inference.answer_json import ReplayManifest
 from llmcli.inference.comparison import MAX_VARIANTS
-from llmcli.inference.output import ReplayManifest
 from llmcli.params.generation import InterfaceParams
 from llmcli.params.model import HubParams
 from llmcli.params.param import describe

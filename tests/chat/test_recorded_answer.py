@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from llmcli.chat.replay_source import from_output, from_session
-from llmcli.chat.sessions.file import from_event, to_event
+from llmcli.chat.recorded_answer import from_output, from_session
+from llmcli.chat.sessions.format import from_event, to_event
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import UsageError
-from llmcli.inference.output import ReplayManifest
+from llmcli.inference.answer_json import ReplayManifest
 from llmcli.params.policies.policy import Fixed
 
 DIGEST = "0123456789abcdef" * 4
