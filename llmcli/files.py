@@ -39,7 +39,7 @@ def cache_dir() -> Path:
     return _folder("cache")
 
 
-def config_file() -> Path:
+def config_path() -> Path:
     """The configuration file, which may be missing."""
     return config_dir() / "config.toml"
 

@@ -1,4 +1,4 @@
-"""The layout of the code in figures: `python -m tools.figures`. The tests of the layout read it too."""
+"""The layout of the code in figures: `python -m tools.layout`. The tests of the layout read it too."""
 
 import ast
 from collections import defaultdict

@@ -38,7 +38,7 @@ class CompareSession:
         """Continue with answer `number`, from 1: it follows the question, in its own branch.
 
         Raises:
-            UsageError: when there is no such answer, or it is empty.
+            UsageError: when the answer does not exist or is empty.
         """
         if not 0 < number <= len(self.turns):
             raise UsageError(f"answer {number} does not exist", f"give a number from 1 to {len(self.turns)}")

@@ -99,7 +99,9 @@ def _show_loaded(chat: "ChatApp") -> None:
     """Draw the status line again, and import what the first answer needs; runs in the loading thread."""
     chat.reader.refresh()
     if chat.live:
-        model_preload()
+        from llmcli.ui.markdown.view import preload
+
+        preload()
 
 
 def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "Reader":

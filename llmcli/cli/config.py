@@ -8,7 +8,7 @@ import typer
 from llmcli.config import config_file as store
 from llmcli.config.presets import base_layers
 from llmcli.errors import ExitStatus, UsageError
-from llmcli.files import config_file
+from llmcli.files import config_path
 from llmcli.params.settings import Layer, ResolvedSettings, fields, find, resolve, to_data
 from llmcli.ui.terminal.ask import open_in_editor
 from llmcli.ui.terminal.console import console
@@ -84,14 +84,14 @@ def set_setting(
 def unset_setting(key: Key) -> int:
     """Remove a setting from the configuration file."""
     if not store.unset_value(key):
-        console.note(f"{find(key).key} is not set in {config_file()}")
+        console.note(f"{find(key).key} is not set in {config_path()}")
     return ExitStatus.OK
 
 
 @app.command("path")
 def show_path() -> int:
     """Print the path of the configuration file."""
-    print_line(str(config_file()))
+    print_line(str(config_path()))
     return ExitStatus.OK
 
 

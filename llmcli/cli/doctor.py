@@ -17,7 +17,7 @@ from llmcli.config.presets import presets
 from llmcli.engine.llama import bindings, hardware
 from llmcli.engine.llama.probe import probe
 from llmcli.errors import ExitStatus, LlmcliError
-from llmcli.files import cache_dir, config_dir, config_file, data_dir
+from llmcli.files import cache_dir, config_dir, config_path, data_dir
 from llmcli.models import locations
 from llmcli.models.hub import environment
 from llmcli.params.settings import Layer, environment_layer
@@ -105,12 +105,12 @@ def _folder_facts(problems: list[Problem]) -> dict[str, str]:
 def _config_facts(problems: list[Problem]) -> dict[str, str]:
     """The state of the configuration file and of the environment variables."""
     state = "not present"
-    if config_file().exists():
+    if config_path().exists():
         state = "not valid" if _failures((config_layer, aliases, presets), problems) else "valid"
     variables = ", ".join(sorted(name for name in os.environ if name.startswith("LLMCLI_"))) or "none"
     if _failures((lambda: environment_layer(os.environ),), problems):
         variables += " (not valid)"
-    return {"config file": f"{config_file()} ({state})", "variables": variables}
+    return {"config file": f"{config_path()} ({state})", "variables": variables}
 
 
 def _failures(checks: Iterable[Callable[[], object]], problems: list[Problem]) -> bool:

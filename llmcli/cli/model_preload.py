@@ -99,9 +99,9 @@ def _guess(arguments: Sequence[str]) -> str:
 
 def _configured() -> str:
     """The model of the configuration file; without one, the starter."""
-    from llmcli.files import config_file
+    from llmcli.files import config_path
 
-    path = config_file()
+    path = config_path()
     if not path.exists():
         return "starter"
     import tomllib

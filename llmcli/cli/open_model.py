@@ -8,7 +8,7 @@ from llmcli.cli import model_preload
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.errors import LlmcliError, TimeLimitError
-from llmcli.files import config_file, data_dir, make_private
+from llmcli.files import config_path, data_dir, make_private
 from llmcli.inference.local import LocalModel, ResolvedModel, resolve_model
 from llmcli.models.locations import ModelNotDownloadedError, model_locations
 from llmcli.params.settings import ResolvedSettings, Settings, fields
@@ -66,7 +66,7 @@ def print_settings(resolved: ResolvedSettings) -> None:
     """With `--verbose`: the configuration file, and each setting that is not a default, with its layer."""
     if not console.verbose:
         return
-    file = config_file()
+    file = config_path()
     console.detail(f"configuration file: {file}{'' if file.exists() else ' (not present)'}")
     for key, origin in resolved.origins.items():
         if origin != "default":

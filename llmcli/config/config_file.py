@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from llmcli.errors import DiskError, UsageError
-from llmcli.files import config_file, make_private, replace_private
+from llmcli.files import config_path, make_private, replace_private
 from llmcli.params.settings import Layer, find, parse_data, to_datum
 
 ALIASES, PRESETS = "aliases", "presets"  # tables beside the settings
@@ -19,7 +19,7 @@ def config_layer() -> Layer:
         UsageError: when it is not valid TOML, or a value is not valid; the message names the file.
         DiskError: when it cannot be read.
     """
-    path = config_file()
+    path = config_path()
     values = {name: value for name, value in _read(path).items() if name not in (ALIASES, PRESETS)}
     return Layer("config", parse_data(values, str(path)))
 
@@ -39,9 +39,9 @@ def table(name: str, kind: type, what: str) -> dict[str, Any]:
     Raises:
         UsageError: when it is not a table, or a value in it is not of this kind (`what` names the kind).
     """
-    values = _read(config_file()).get(name, {})
+    values = _read(config_path()).get(name, {})
     if not isinstance(values, dict) or not all(isinstance(value, kind) for value in values.values()):
-        raise UsageError(f"{config_file()}: [{name}] must give {what} for each name", _FIX)
+        raise UsageError(f"{config_path()}: [{name}] must give {what} for each name", _FIX)
     return values
 
 
@@ -90,7 +90,7 @@ def unset_value(name: str) -> bool:
 
 def ensure_file() -> Path:
     """The configuration file; a new one begins with a comment that explains it."""
-    path = config_file()
+    path = config_path()
     if not path.exists():
         _replace(
             path,
@@ -109,7 +109,7 @@ def edit(change: Callable[[Any], None]) -> Path:
 
     import tomlkit
 
-    path = config_file()
+    path = config_path()
     try:
         document = tomlkit.parse(path.read_text(encoding="utf-8-sig")) if path.exists() else tomlkit.document()
         change(document)
@@ -136,7 +136,7 @@ def _change(key: str, value: Any) -> Path:
 
 def _spellings(key: str) -> list[str]:
     """The names in the file that mean this setting: `temp` is `temperature`."""
-    return [name for name in _read(config_file()) if _key_of(name) == key]
+    return [name for name in _read(config_path()) if _key_of(name) == key]
 
 
 def _key_of(name: str) -> str | None:

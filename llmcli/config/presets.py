@@ -10,7 +10,7 @@ from typing import Any
 from llmcli.config import config_file
 from llmcli.config.config_file import config_layer
 from llmcli.errors import UsageError
-from llmcli.files import check_name, config_file
+from llmcli.files import check_name, config_path
 from llmcli.params.settings import Layer, Settings, environment_layer, find, parse_data, resolve, to_datum
 from llmcli.text import did_you_mean, ellipsize
 
@@ -213,7 +213,7 @@ def _user_presets() -> dict[str, Mapping[str, Any]]:
 
 
 def _typed(name: str, table: Mapping[str, Any]) -> Mapping[str, Any]:
-    return MappingProxyType(validate_preset(table, f"{config_file()}: [{config_file.PRESETS}.{name}]"))
+    return MappingProxyType(validate_preset(table, f"{config_path()}: [{config_file.PRESETS}.{name}]"))
 
 
 def _section(document: Any) -> Any:

@@ -17,7 +17,7 @@ from llmcli.engine.llama.probe import probe
 from llmcli.errors import ModelInvalidError, UsageError
 from llmcli.files import data_dir
 from llmcli.inference import sizing
-from llmcli.models import file_records as notes
+from llmcli.models import file_records
 from llmcli.models.file_records import ModelHasher
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.splits import read_headers
@@ -93,8 +93,8 @@ def resolve_model(settings: Settings, fetch: Fetch | None = None, checking: Chec
         from llmcli.models.sources.starter import ensure_starter
 
         ensure_starter(places.cache_dir, fetch, places.offline)
-    notes.record_use(places.data_dir, file.path)
-    if notes.is_safe(file, places.cache_dir, build):
+    file_records.record_use(places.data_dir, file.path)
+    if file_records.is_safe(file, places.cache_dir, build):
         return target
     if target.header.is_vocab_only:
         raise ModelInvalidError(f"{file.path.name} contains a vocabulary and no weights", "use another file")
@@ -102,7 +102,7 @@ def resolve_model(settings: Settings, fetch: Fetch | None = None, checking: Chec
         checking(file.path.name, sum(header.file_size for header in target.headers))
     probe(file.parts)
     with suppress(OSError):  # a folder that is not writable costs a probe each time
-        notes.record_probed(places.cache_dir, file.parts, build)
+        file_records.record_probed(places.cache_dir, file.parts, build)
     return target
 
 

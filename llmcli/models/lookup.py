@@ -25,7 +25,7 @@ def find_model_file(text: str, locations: ModelLocations) -> ModelFile:
 
     Raises:
         ModelNotDownloadedError: the model is not downloaded, but can be.
-        ModelNotFoundError: there is no such model (the hint has the nearest name).
+        ModelNotFoundError: no model has this name (the hint has the nearest one).
         ModelInvalidError: a split model or an entry of Ollama's store is invalid.
     """
     text = locations.aliases.get(text, text)

@@ -13,7 +13,7 @@ from llmcli.chat.sessions.session import Session
 from llmcli.cli.chat import character_of
 from llmcli.config.presets import layers_of
 from llmcli.errors import UsageError
-from llmcli.files import config_file
+from llmcli.files import config_path
 from llmcli.inference.local import LocalModel, ResolvedModel
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Layer, Settings
@@ -53,7 +53,7 @@ def test_the_later_layer_wins(
     lines = [f"top_k = {present['config']}"] if top >= 2 else []
     lines += [f"[presets.mine]\ntop_k = {present['preset']}"] if top >= 3 else []
     lines += [f"[presets.other]\ntop_k = {present['session preset']}"] if top >= 7 else []
-    path = config_file()
+    path = config_path()
     path.parent.mkdir(parents=True)
     path.write_text("\n".join(lines))
     role = tmp_path / "role.toml"
@@ -171,7 +171,7 @@ def test_only_a_model_setting_needs_a_reload(controller: ChatController) -> None
 
 
 def test_a_preset_or_session_with_another_n_ctx_needs_a_reload(controller: ChatController) -> None:
-    path = config_file()
+    path = config_path()
     path.parent.mkdir(parents=True)
     path.write_text("[presets.long]\nn_ctx = 512")
     controller.set("preset", "long")

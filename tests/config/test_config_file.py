@@ -11,7 +11,7 @@ import pytest
 from llmcli import files
 from llmcli.config.config_file import config_layer, edit, ensure_file, set_value, unset_value
 from llmcli.errors import DiskError, UsageError
-from llmcli.files import cache_dir, config_dir, config_file, data_dir, make_private
+from llmcli.files import cache_dir, config_dir, config_path, data_dir, make_private
 from llmcli.params.policies.policy import Entropy, Fixed
 from llmcli.params.settings import Settings, fields
 from tests.params.samples import legal_values
@@ -20,7 +20,7 @@ WINDOWS = sys.platform == "win32"
 
 
 def write(text: str | bytes) -> Path:
-    path = config_file()
+    path = config_path()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     return path
@@ -101,7 +101,7 @@ def test_an_error_in_the_file_names_the_file(text: str | bytes, telling: str, hi
 
 
 def test_a_file_that_cannot_be_read_is_a_disk_error() -> None:
-    config_file().mkdir(parents=True)
+    config_path().mkdir(parents=True)
     with pytest.raises(DiskError, match="cannot read"):
         config_layer()
 
@@ -110,18 +110,18 @@ def test_comments_and_order_survive_changes() -> None:
     write("# top\nseed = 1 # mine\n\n# quiet\ntop_p = 0.5\ntop_k = 3\n")
     set_value("top_p", 0.9)
     set_value("min_p", 0.1)
-    assert config_file().read_text() == "# top\nseed = 1 # mine\n\n# quiet\ntop_p = 0.9\ntop_k = 3\nmin_p = 0.1\n"
+    assert config_path().read_text() == "# top\nseed = 1 # mine\n\n# quiet\ntop_p = 0.9\ntop_k = 3\nmin_p = 0.1\n"
     assert unset_value("top-k")
-    assert config_file().read_text() == "# top\nseed = 1 # mine\n\n# quiet\ntop_p = 0.9\nmin_p = 0.1\n"
+    assert config_path().read_text() == "# top\nseed = 1 # mine\n\n# quiet\ntop_p = 0.9\nmin_p = 0.1\n"
 
 
 def test_a_setting_under_another_name_is_changed_in_place() -> None:
     write("temp = 0.5 # warm\nTop-K = 3\ntemperature = 0.6\n")
     set_value("temperature", Fixed(0.7))
-    assert config_file().read_text() == "temp = 0.7 # warm\nTop-K = 3\n"
+    assert config_path().read_text() == "temp = 0.7 # warm\nTop-K = 3\n"
     assert unset_value("top_k")
     assert unset_value("temperature")
-    assert tomllib.loads(config_file().read_text()) == {}
+    assert tomllib.loads(config_path().read_text()) == {}
 
 
 def test_setting_a_value_to_none_removes_it() -> None:
@@ -134,7 +134,7 @@ def test_setting_a_value_to_none_removes_it() -> None:
 
 def test_a_setting_that_is_not_there_is_not_unset() -> None:
     assert not unset_value("seed")
-    assert not config_file().exists()
+    assert not config_path().exists()
     with pytest.raises(UsageError):
         unset_value("sead")
 
@@ -158,7 +158,7 @@ def test_a_file_that_cannot_take_a_change_stays_as_it_is() -> None:
 def test_an_unknown_name_in_the_file_stays_when_another_is_set() -> None:
     write("from_the_future = 1\n")
     set_value("seed", 1)
-    assert config_file().read_text() == "from_the_future = 1\nseed = 1\n"
+    assert config_path().read_text() == "from_the_future = 1\nseed = 1\n"
 
 
 def test_ensure_file_creates_the_file_once() -> None:
@@ -187,10 +187,10 @@ def test_a_link_to_the_file_stays_a_link(tmp_path: Path) -> None:
     real = tmp_path / "dotfiles.toml"
     real.write_text("seed = 1\n")
     write("")
-    config_file().unlink()
-    config_file().symlink_to(real)
+    config_path().unlink()
+    config_path().symlink_to(real)
     set_value("seed", 2)
-    assert config_file().is_symlink()
+    assert config_path().is_symlink()
     assert real.read_text() == "seed = 2\n"
 
 
@@ -220,7 +220,7 @@ def test_a_read_only_folder_is_a_disk_error() -> None:
 
 
 def test_llmcli_home_moves_every_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [config_file(), data_dir(), cache_dir()] == [home / "config" / "config.toml", home / "data", home / "cache"]
+    assert [config_path(), data_dir(), cache_dir()] == [home / "config" / "config.toml", home / "data", home / "cache"]
     monkeypatch.setenv("LLMCLI_HOME", "~/x")
     assert config_dir() == Path.home() / "x" / "config"
     monkeypatch.setenv("LLMCLI_HOME", "~nobody-has-this-name/x")

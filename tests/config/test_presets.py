@@ -9,7 +9,7 @@ import pytest
 from llmcli.config.config_file import aliases, config_layer, set_alias, set_value, unset_value
 from llmcli.config.presets import describe_preset, preset_layer, preset_purpose, presets, remove_preset, save_preset
 from llmcli.errors import UsageError
-from llmcli.files import config_file
+from llmcli.files import config_path
 from llmcli.params.policies.policy import Entropy, Fixed
 from llmcli.params.settings import Layer, Settings, fields, ineffective_settings, resolve
 from tests.params.samples import legal_values
@@ -19,7 +19,7 @@ NEVER = ("prompt", "file", "preset", "character", "pull", "offline", "model_fold
 
 
 def write(text: str) -> Path:
-    path = config_file()
+    path = config_path()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
@@ -36,7 +36,7 @@ def test_a_built_in_preset_sets_only_what_has_an_effect(name: str) -> None:
 
 def test_the_built_in_presets_need_no_configuration_file() -> None:
     assert tuple(sorted(presets())) == BUILT_IN
-    assert not config_file().exists()
+    assert not config_path().exists()
     assert presets()["brainstorm"]["temperature"] == Entropy(0.8, 1.6)
     assert presets()["deterministic"]["temperature"] == Fixed(0.0)
 
@@ -118,8 +118,8 @@ def test_every_value_is_read_as_it_was_saved(which: int) -> None:
 )
 def test_saving_a_preset_keeps_the_rest_of_the_file(before: str, after: str) -> None:
     write(before)
-    assert save_preset("x", {"top_k": 3, "min_p": 0.1}) == config_file()
-    assert config_file().read_text() == after
+    assert save_preset("x", {"top_k": 3, "min_p": 0.1}) == config_path()
+    assert config_path().read_text() == after
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_a_preset_is_saved_beside_others_on_one_line() -> None:
 def test_a_name_that_is_not_valid_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="is not a valid name for a preset"):
         save_preset(name, {"seed": 1})
-    assert not config_file().exists()
+    assert not config_path().exists()
 
 
 @pytest.mark.parametrize(
@@ -164,14 +164,14 @@ def test_a_name_that_is_not_valid_is_refused(name: str) -> None:
 def test_a_setting_that_cannot_be_in_a_preset_is_not_saved(values: dict[str, Any], telling: str) -> None:
     with pytest.raises(UsageError, match=telling):
         save_preset("x", values)
-    assert not config_file().exists()
+    assert not config_path().exists()
 
 
 def test_deleting_a_preset_of_the_user_restores_the_built_in_one() -> None:
     save_preset("code", {"seed": 1})
     remove_preset("code")
     assert presets()["code"]["temperature"] == Fixed(0.2)
-    assert tomllib.loads(config_file().read_text()) == {}
+    assert tomllib.loads(config_path().read_text()) == {}
     with pytest.raises(UsageError, match="cannot delete the built-in preset 'code'"):
         remove_preset("code")
     with pytest.raises(UsageError, match="unknown preset 'nobody'"):

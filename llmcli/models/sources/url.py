@@ -40,7 +40,7 @@ def plan_url(reference: UrlReference, cache_dir: Path, offline: bool, notify: No
     """Ask for the size of the file, with a request for its first byte.
 
     Raises:
-        ModelNotFoundError: there is no such file.
+        ModelNotFoundError: the server does not have the file.
         NetworkError: the server cannot be reached.
     """
     check_online(offline, str(reference))

@@ -158,7 +158,7 @@ class TemperatureKeys:
 
 
 def _temperature_policy(settings: Settings) -> Policy | None:
-    """The policy of the temperature step; None where there is no such step."""
+    """The policy of the temperature step; None if the chain does not have the step."""
     from llmcli.engine.sampling.temperature import policy_of_args
 
     args = next((step.args for step in build_chain(settings, needs_temperature=True) if step.name == "temperature"), ())

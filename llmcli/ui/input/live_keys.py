@@ -25,7 +25,7 @@ Take = Callable[[Iterable[KeyPress], bool], None]  # keys, and whether they were
 def split_keys_and_text(keys: Iterable[KeyPress], typing: bool = False) -> tuple[list[int], list[KeyPress]]:
     """The steps up (1) and down (-1) among `keys`, and the keys that belong to the next message.
 
-    The arrows are always steps, because there is no cursor to move; `+` and `-` are steps until something else is
+    The arrows are always steps, because no cursor can move; `+` and `-` are steps until something else is
     typed (`typing`: it was already). A paste is one key.
     """
     steps: list[int] = []
