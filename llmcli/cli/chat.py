@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmcli.chat.attachments import attach
-from llmcli.chat.controller import ReadAhead
 from llmcli.chat.sessions.session import Session
 from llmcli.cli import model_preload
-from llmcli.cli.options import argument_or_flag, complete_reference, complete_session, with_settings
+from llmcli.cli.options import (
+    argument_or_flag,
+    complete_downloadable,
+    complete_reference,
+    complete_session,
+    with_settings,
+)
 from llmcli.config.presets import layers_of, resolve_settings
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import cache_dir, data_dir, read_text
@@ -21,17 +26,17 @@ from llmcli.models import locations
 from llmcli.params.generation import GenerationParams, RequestParams
 from llmcli.params.param import describe
 from llmcli.params.settings import Layer, SamplingParams, Settings, fields, resolve
-from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.terminal.ask import can_ask
 from llmcli.ui.terminal.console import console, is_terminal
 from llmcli.ui.terminal.interrupt import allow_interrupt, defer_interrupt
 
 if TYPE_CHECKING:
     from llmcli.chat.background_load import BackgroundLoad
+    from llmcli.chat.controller import ReadAhead
     from llmcli.chat.prompting import PromptBuilder
     from llmcli.config.characters import Character
     from llmcli.engine.llama.bindings import AbortFlag
-    from llmcli.ui.chat.app import Reader
+    from llmcli.ui.chat.app import ChatApp, Reader
 
 _FIRST_MESSAGE = ("prompt", "file")  # not settings of the conversation
 _NO_CHARACTER = "none"
@@ -88,10 +93,10 @@ def _start_chat(flags: Layer, session: Session, first: str, live: bool) -> int:
 
 
 def is_model_name(text: str, flags: Layer) -> bool:
-    """Whether the first message is only the name of a model on this machine, as in `ollama run MODEL`."""
+    """Whether the first message is only the name of a model, here or of the catalog, as in `ollama run MODEL`."""
     if not text or text.split() != [text] or "model" in flags.values:
         return False
-    names = {name.casefold() for name in complete_reference("")}
+    names = {name.casefold() for name in complete_downloadable("")}
     return text.casefold() in names | {name.rpartition("/")[2] for name in names}
 
 
@@ -233,7 +238,7 @@ def ensure_model(settings: Settings) -> None:
         find_model(settings)
 
 
-def open_model(settings: Settings, ahead: ReadAhead, on_end: Callable[[], None]) -> "BackgroundLoad":
+def open_model(settings: Settings, ahead: "ReadAhead", on_end: Callable[[], None]) -> "BackgroundLoad":
     """Load the model of the settings in a thread, and evaluate the conversation ahead of the next message."""
     from llmcli.chat.background_load import BackgroundLoad
 
@@ -262,7 +267,7 @@ def open_model(settings: Settings, ahead: ReadAhead, on_end: Callable[[], None])
     return BackgroundLoad(load, on_end)
 
 
-def run_chat(chat: ChatApp, first: str, files: Sequence[str], character: "Character | None" = None) -> int:
+def run_chat(chat: "ChatApp", first: str, files: Sequence[str], character: "Character | None" = None) -> int:
     """Open what is needed, run the chat, and close everything."""
     from llmcli.cli.open_model import welcome
     from llmcli.ui.chat.loop import run
@@ -289,7 +294,7 @@ def run_chat(chat: ChatApp, first: str, files: Sequence[str], character: "Charac
             controller.session.close()
 
 
-def _show_details(chat: ChatApp) -> None:
+def _show_details(chat: "ChatApp") -> None:
     """Load the model and show what `--verbose` knows; with -vv, llama.cpp's log too."""
     from llmcli.cli.open_model import print_model_facts, print_settings
     from llmcli.engine.llama import bindings
@@ -302,7 +307,7 @@ def _show_details(chat: ChatApp) -> None:
         print_model_facts(local)
 
 
-def _print_opening(chat: ChatApp, character: "Character | None") -> None:
+def _print_opening(chat: "ChatApp", character: "Character | None") -> None:
     """Show the end of a session that was opened, or the greeting of the character in a new one."""
     session = chat.controller.session
     if session.conversation.messages:

@@ -250,6 +250,6 @@ def _exit_status(comparison: "Comparison", asked: Settings) -> int:
     for one in comparison.results:
         if not one.answer.complete:
             raise ConstraintError(
-                f"{one.variant.label}: the answer ended before it met its grammar", "raise --max-tokens"
+                f"{one.variant.label}: the answer ended before it met the constraint", "raise --max-tokens"
             )
     return ExitStatus.OK

@@ -180,6 +180,7 @@ def read_prompt(settings: Settings) -> str:
         console.warn(
             "the rest of stdin becomes part of this prompt: in a shell loop, this is the input of the loop",
             "add --no-stdin to keep stdin for the loop, or `-f -` to read it without this warning",
+            always=True,
         )
     return read_stdin(", which is added to the prompt; use --no-stdin to ignore it" if added else _END)
 
@@ -239,7 +240,7 @@ def _exit_status(answer: "Answer") -> int:
         console.note(timeout_note(settings))
         return ExitStatus.TIMEOUT
     if not answer.complete:
-        raise ConstraintError("the answer ended before it met its grammar", "raise --max-tokens")
+        raise ConstraintError("the answer ended before it met the constraint", "raise --max-tokens")
     if reason == "length" and settings.max_tokens:
         console.note(_cut_note(answer))
     return ExitStatus.OK

@@ -33,7 +33,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
             "Generate one answer and print it to stdout.",
             "The prompt is PROMPT, stdin, or both. stdout contains the answer only. In a shell loop, use --no-stdin: "
             "otherwise the first run reads the input of the loop. Each --file follows PROMPT as a block under its "
-            "name; a single file without PROMPT is the prompt itself. A note on stderr tells when --max-tokens or the "
+            "name; a single file without PROMPT is the prompt itself. A note on stderr says when --max-tokens or the "
             "context ends the answer (status 0). If --timeout ends it, the status is 124 and the text so far is "
             "printed.",
         ),
@@ -100,7 +100,7 @@ EXAMPLES: Mapping[str, str] = MappingProxyType(
         "pull": r"""
             llmcli pull qwen3-4b                        # a name of the catalog
             llmcli pull Qwen/Qwen3-8B-GGUF:Q4_K_M       # a Hub repository
-            llmcli pull https://example.com/model.gguf  # an address
+            llmcli pull https://example.com/model.gguf  # a URL
         """,
         "models": r"""
             llmcli models recommend      # models that fit this machine

@@ -116,7 +116,7 @@ def _bold() -> str:
 
 @app.command("search")
 def search_sessions(
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="Text to find, case ignored.")], as_json: Json = False
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="Text to find (case is ignored).")], as_json: Json = False
 ) -> int:
     """Search the messages of all sessions for a text."""
     from llmcli.chat.conversation import SPEAKER_NAMES

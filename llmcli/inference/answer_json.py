@@ -12,9 +12,6 @@ from dataclasses import fields as dataclass_fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from llmcli.engine.llama.bindings import bindings_version
-from llmcli.engine.llama.context import Batches
-from llmcli.engine.llama.hardware import machine
 from llmcli.errors import LlmcliError
 from llmcli.files import check_integer, check_number, check_text
 from llmcli.inference.request import system_text
@@ -24,6 +21,7 @@ from llmcli.params.param import describe
 from llmcli.params.settings import SamplingParams, Settings, fields, to_data, to_datum, without_effect
 
 if TYPE_CHECKING:  # a session reads manifests without the engine
+    from llmcli.engine.llama.context import Batches
     from llmcli.inference.answer import Answer
 
 # The settings that no answer depends on: for downloads, the chat and the trace.
@@ -119,7 +117,7 @@ class ReplayManifest:
     template: str = ""
     moment: float = 0.0
     prompt_sha256: str
-    layout: Batches
+    layout: "Batches"
     settings_sha256: str = ""
     grammar: str = ""
     system: str = ""
@@ -167,6 +165,9 @@ def replay_data(answer: "Answer", first: int | None = None, continued: int | Non
 
 def build_manifest(answer: "Answer", first: int | None = None, continued: int | None = None) -> ReplayManifest:
     """The manifest of an answer whose prompt was evaluated; `first` and `continued` are numbers of messages."""
+    from llmcli.engine.llama.bindings import bindings_version
+    from llmcli.engine.llama.hardware import machine
+
     local, prompt, settings, generation = answer.local, answer.prompt, answer.settings, answer.generation
     own_template, params = local.target.header.chat_template or "", generation.context_params
     assert params

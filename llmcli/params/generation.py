@@ -184,12 +184,17 @@ class GenerationParams:
     logprobs: Annotated[
         int,
         Param(
-            "Number of top log-probabilities per token in the JSON output (0 = off).", min=0, max=1000, unit="tokens"
+            "Number of top log-probabilities per token in the JSON output (0 = off).",
+            min=0,
+            max=1000,
+            unit="alternatives",
         ),
     ] = 0
     trace_top: Annotated[
         int,
-        Param("Number of most likely alternatives per token in a trace (0 = none).", min=0, max=1000, unit="tokens"),
+        Param(
+            "Number of most likely alternatives per token in a trace (0 = none).", min=0, max=1000, unit="alternatives"
+        ),
     ] = 5
     timeout: Annotated[
         float, Param("Time limit of one answer; the partial answer is kept (0 = none).", min=0, unit="seconds")
@@ -218,6 +223,7 @@ class InterfaceParams:
         Param(
             "Character to chat with: pirate, editor, tutor, a file, or a name in the folder `characters` "
             "of the configuration.",
+            metavar="NAME|FILE",
             path=True,
         ),
     ] = None

@@ -361,7 +361,8 @@ def character(chat: "ChatApp", argument: str) -> None:
     if chosen and "model" in chosen.settings:
         chat.bring(replace(chat.controller.settings, model=chosen.settings["model"]))
     greeting = use_character(chat.controller, chosen)
-    console.note(f"character: {chosen.name}" if chosen else "no character")
+    settings = f" ({describe_preset(chosen.settings)})" if chosen and chosen.settings else ""
+    console.note(f"character: {chosen.name}{settings}" if chosen else "no character")
     if greeting:
         chat.render(greeting)
         chat.say("")

@@ -54,8 +54,9 @@ class Console:
         self._print("error: ", _RED + _BOLD, message)
         self._hint(hint)
 
-    def warn(self, message: str, hint: str = "") -> None:
-        if not self.quiet:
+    def warn(self, message: str, hint: str = "", always: bool = False) -> None:
+        """A warning; `always` prints it in spite of `quiet`: what it warns of would make the output wrong."""
+        if always or not self.quiet:
             self._print("warning: ", _YELLOW, message)
             self._hint(hint)
 
