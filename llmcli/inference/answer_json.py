@@ -262,7 +262,7 @@ def _rows(value: Any, *kinds: Callable[[Any], Any]) -> tuple[tuple[Any, ...], ..
     return tuple(tuple(kind(one) for kind, one in zip(kinds, row, strict=True)) for row in value)
 
 
-def _layout(value: Any) -> Batches:
+def _layout(value: Any) -> "Batches":
     count = _integer(1, _MAX_CONTEXT)
     batches: Batches = _rows(value, count, count, count)
     if any(kept > rows for rows, kept, _ in batches) or (batches and batches[-1][0] != batches[-1][1]):
