@@ -68,12 +68,12 @@ def enter(path: Path, rounds: int, turns: int = 50) -> list[float]:
     api, took = bindings.load(), []
     real, api.llama_decode = api.llama_decode, lambda *_: 0
     try:
-        dialogue.open()
+        dialogue.load_model()
         messages = dialogue.session.conversation.path()
         dialogue.prompt_builder.read_ahead(messages, None, dialogue.settings)
         chat = ChatApp(dialogue, live=True)
         for number in range(rounds + 1):
-            chat.measure()  # as before each prompt
+            chat.warn_if_full()  # as before each prompt
             took.append(_sent(chat, api, f"{number}. {_WORDS}"))
             dialogue.session.conversation.move(messages[-1].id)
     finally:

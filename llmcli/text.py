@@ -48,14 +48,14 @@ def ellipsize(text: str, length: int = 40) -> str:
     return line if len(line) <= length else line[: length - 1] + "…"
 
 
-def gigabytes(n_bytes: int) -> str:
+def format_size(n_bytes: int) -> str:
     """A size in decimal units, as disks and the hub count: 986 MB, 4.92 GB."""
     if n_bytes < 999_500:
         return f"{n_bytes / 1000:.0f} kB"
     return f"{n_bytes / 10**6:.0f} MB" if n_bytes < 999_500_000 else f"{n_bytes / 10**9:.2f} GB"
 
 
-def count(number: int) -> str:
+def format_count(number: int) -> str:
     """A number of parameters or downloads: 135M, 7.6B, 12k."""
     for unit, size in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("k", 10**3)):
         if number >= size * 0.9995:
@@ -63,7 +63,7 @@ def count(number: int) -> str:
     return str(number)
 
 
-def ago(then: float | None) -> str:
+def format_age(then: float | None) -> str:
     """How long ago a moment (seconds since 1970) was: "3 days ago"; "never" for None."""
     if then is None:
         return "never"

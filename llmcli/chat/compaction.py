@@ -72,7 +72,7 @@ class Compaction:
         session.add("summary", self.text)
         for message in self._kept:
             session.add_copy(message)
-        self._controller.first = None
+        self._controller.window_start = None
         return len(self.old)
 
 

@@ -12,7 +12,7 @@ from llmcli.errors import ContextOverflowError, UsageError
 from llmcli.inference.request import grammar_text, system_text
 from llmcli.params.generation import GenerationParams
 from llmcli.params.model import ModelParams
-from llmcli.params.param import describe
+from llmcli.params.param import fields_of
 from llmcli.params.settings import ResolvedSettings, SamplingParams, Settings, fields, find, resolve
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 ReadAhead = Callable[["PromptBuilder"], None]
 # A change of one of these needs a reload of the model.
-_MODEL_KEYS = frozenset(describe(ModelParams))
+_MODEL_KEYS = frozenset(fields_of(ModelParams))
 # Settings that a running chat cannot change, each with what to do instead.
-_FIXED = {
+_NOT_IN_CHAT = {
     "prompt": "type the message",
     "file": "add a file to the next message with /file PATH",
     "logprobs": "use `llmcli generate --json`, or /why in the chat",
@@ -46,7 +46,7 @@ class PromptFit:
     reserve: int
 
     @property
-    def over(self) -> bool:
+    def is_over(self) -> bool:
         return self.n_prompt + self.reserve > self.n_ctx
 
 
@@ -62,7 +62,7 @@ class ChatController:
         """`load` starts to load a model; before it ends, it calls its second argument with the prompts of the model."""
         self.session = session
         self.layers = layers
-        self.first: int | None = None
+        self.window_start: int | None = None
         self._start_loading = load
         self._resolved: ResolvedSettings | None = None
         self._resolved_for: LocalModel | None = None
@@ -71,9 +71,9 @@ class ChatController:
 
     # The model
 
-    def open(self) -> "BackgroundLoad":
+    def load_model(self) -> "BackgroundLoad":
         """Start to load the model of the settings, unless it is loaded already."""
-        if self.loading is None or self.stale:
+        if self.loading is None or self.needs_reload:
             self.close_model()
             settings, path = self.settings, self.window(self.session.conversation.path())
 
@@ -85,7 +85,7 @@ class ChatController:
         return self.loading
 
     @property
-    def stale(self) -> bool:
+    def needs_reload(self) -> bool:
         """Whether a setting of the model has changed: the model is reloaded before the next answer."""
         return self.loading is not None and self._loaded_with != _model_settings(self.settings)
 
@@ -128,8 +128,8 @@ class ChatController:
             UsageError: names the setting, the rule and the value.
         """
         field = find(name)
-        if field.key in _FIXED:
-            raise UsageError(f"{field.key} cannot be set in a running chat", _FIXED[field.key])
+        if field.key in _NOT_IN_CHAT:
+            raise UsageError(f"{field.key} cannot be set in a running chat", _NOT_IN_CHAT[field.key])
         if field.kind is bool and not text:
             raise UsageError(f"{field.key} must be on or off, got nothing")
         if field.default is None and text.strip().lower() == "none":  # "none" is what the chat shows for no value
@@ -163,7 +163,7 @@ class ChatController:
         if session.character != self.session.character:
             self.drop_character()
         self.session.close()
-        self.session, self.first, self._resolved = session, None, None
+        self.session, self.window_start, self._resolved = session, None, None
 
     def drop_character(self) -> None:
         """Remove the character of the command line and of the configuration from the layers below the session."""
@@ -178,7 +178,7 @@ class ChatController:
 
     def window(self, path: Sequence[Message]) -> list[Message]:
         """The part of a path that the model reads: all of it, or what is left after the oldest turns were dropped."""
-        return sliding_window(path, self.first)
+        return sliding_window(path, self.window_start)
 
     def prompt(
         self, path: Sequence[Message], continued: Message | None = None, settings: Settings | None = None
@@ -198,7 +198,7 @@ class ChatController:
         reserve = min(_ANSWER_RESERVE if limit < 0 else limit, n_ctx // 4)
         return PromptFit(len(self.prompt(path, continued).tokens), n_ctx, max(reserve, 1))
 
-    def refuse_endless(self, message: Message) -> None:
+    def check_length(self, message: Message) -> None:
         """Refuse a message far too long for the context at once: to count its tokens would take many seconds.
 
         Raises:
@@ -219,21 +219,21 @@ class ChatController:
         Raises:
             ContextOverflowError: if the last message alone is too long.
         """
-        before, window = self.first, [message for message in self.window(path) if message.role != "summary"]
+        before, window = self.window_start, [message for message in self.window(path) if message.role != "summary"]
         starts = [index for index, message in enumerate(window) if message.role == "user"]
         fit = self.fit(path, continued)
         for start in starts[1:]:
             dropped = sum(self.prompt_builder.count(message) for message in window[:start])
             if fit.n_prompt - dropped > _FILL_AFTER_DROPPING * fit.n_ctx and start != starts[-1]:
                 continue
-            self.first = window[start].id
-            if not self.fit(path, continued).over:
+            self.window_start = window[start].id
+            if not self.fit(path, continued).is_over:
                 return start
-        self.first = None if not starts else window[starts[-1]].id
+        self.window_start = None if not starts else window[starts[-1]].id
         fit = self.fit(path, continued)
         if fit.n_prompt < fit.n_ctx:
             return starts[-1] if starts else 0
-        self.first = before
+        self.window_start = before
         raise overflow_error(fit)
 
     # The next answer
@@ -271,7 +271,7 @@ class ChatController:
             ResolvedSettings(settings, resolved.origins),
             path[-1].id if path else None,
             continued,
-            self.first if len(self.window(path)) < len(path) else None,
+            self.window_start if len(self.window(path)) < len(path) else None,
         )
 
 
@@ -294,10 +294,10 @@ def overflow_error(fit: PromptFit) -> ContextOverflowError:
     )
 
 
-def session_settings() -> list[str]:
+def chat_setting_keys() -> list[str]:
     """The settings that have a command in the chat, the most used ones first."""
-    first = [*describe(SamplingParams), *describe(GenerationParams)]
-    return [key for key in dict.fromkeys([*first, *fields()]) if key not in _FIXED]
+    first = [*fields_of(SamplingParams), *fields_of(GenerationParams)]
+    return [key for key in dict.fromkeys([*first, *fields()]) if key not in _NOT_IN_CHAT]
 
 
 def use_character(controller: ChatController, character: Character | None) -> str:

@@ -55,7 +55,7 @@ class AnswerInspector:
         answer = self.answer
         shift = TemperatureShift(answer.live_shift.moves if answer.live_shift else ())
         options = Answer(
-            answer.local, answer.prompt, settings, grammar, None, answer.inside, shift, 0
+            answer.local, answer.prompt, settings, grammar, None, answer.starts_in_reasoning, shift, 0
         ).generation_options()
         return Generation(
             answer.local.model.vocab, answer.prompt.tokens, settings, grammar, on_step=capture.record, **options
@@ -125,7 +125,7 @@ class AnswerInspector:
         reasoning, content = self.continued.reasoning if self.continued else "", answer.settings.prefill or ""
         if answer.settings.raw or content:
             return content + text, reasoning
-        splitter = ReasoningSplitter(answer.prompt.text, answer.inside)
+        splitter = ReasoningSplitter(answer.prompt.text, answer.starts_in_reasoning)
         parts = [*splitter.push(text), *splitter.flush()]
         content = "".join(text for kind, text in parts if kind == "answer")
         reasoning += "".join(text for kind, text in parts if kind == "think")

@@ -38,7 +38,7 @@ class PromptBuilder:
             warm_cache(self.template(settings), self._cache)
         question = Message(0, None, "user", "a")
         shortest, longer = (self.prompt(messages, system, settings).tokens for messages in (path, [*path, question]))
-        self.local.read(shortest[: common_prefix(shortest, longer)])
+        self.local.prefill(shortest[: common_prefix(shortest, longer)])
 
     def prompt(self, path: Sequence[Message], system: str | None, settings: Settings, prefill: str = "") -> Prompt:
         """The prompt for an answer to `path`, which begins with `prefill`.

@@ -16,14 +16,14 @@ from llmcli.inference.answer_json import ReplayManifest
 from llmcli.inference.comparison import MAX_VARIANTS
 from llmcli.params.generation import InterfaceParams
 from llmcli.params.model import HubParams
-from llmcli.params.param import describe
+from llmcli.params.param import fields_of
 from llmcli.params.settings import fields, parse_data
 
 _COMPLETE = ("stop", "length")
 _ROLES = ("system", "user", "assistant")
 _WRITE_JSON = "give a file that `llmcli generate --json` wrote"
 # Settings of another machine, and those that may name a file: its content is part of the replay data.
-_OMITTED = {*describe(HubParams), *describe(InterfaceParams), "prompt", "preset", "system", "timeout", "logprobs"}
+_OMITTED = {*fields_of(HubParams), *fields_of(InterfaceParams), "prompt", "preset", "system", "timeout", "logprobs"}
 _OMITTED |= {key for key, field in fields().items() if field.param.path}
 
 

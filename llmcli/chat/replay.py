@@ -108,7 +108,7 @@ class Replay:
         if prompt_sha256(tokens) != manifest.prompt_sha256 or not manifest.layout:
             return
         try:
-            self.local.read_as(tokens, manifest.layout, self.settings)
+            self.local.prefill_batches(tokens, manifest.layout, self.settings)
         except ValueError as error:
             raise UsageError(
                 f"cannot replay {self.recorded.source}: replay.layout: {error}", "record the answer again"

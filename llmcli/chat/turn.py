@@ -93,7 +93,7 @@ def start_answer(
     inside = bool(continued and continued.reasoning and not continued.content)
     if continued:
         settings = replace(settings, prefill=None if inside else continued.content or None)
-    answer = Answer(local, prompt, settings, grammar, inside=inside, live_shift=live_shift, trace=trace)
+    answer = Answer(local, prompt, settings, grammar, starts_in_reasoning=inside, live_shift=live_shift, trace=trace)
     answer.reasoning = continued.reasoning if continued else ""
     return answer
 

@@ -40,10 +40,10 @@ def _dispatch(arguments: list[str]) -> int:
     if "_LLMCLI_COMPLETE" in os.environ:
         return _run_app(arguments, "")
     from llmcli.cli import model_preload
-    from llmcli.cli.front_page import check_command, page_of, without_habits
+    from llmcli.cli.front_page import check_command, normalize_arguments, page_of
 
     model_preload.start(arguments)
-    arguments = without_habits(arguments)
+    arguments = normalize_arguments(arguments)
     page = page_of(arguments)
     if page:
         from llmcli.ui.terminal.output import print_line

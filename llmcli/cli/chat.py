@@ -24,7 +24,7 @@ from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import cache_dir, data_dir, read_text
 from llmcli.models import locations
 from llmcli.params.generation import GenerationParams, RequestParams
-from llmcli.params.param import describe
+from llmcli.params.param import fields_of
 from llmcli.params.settings import Layer, SamplingParams, Settings, fields, resolve
 from llmcli.ui.terminal.ask import can_ask
 from llmcli.ui.terminal.console import console, is_terminal
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _FIRST_MESSAGE = ("prompt", "file")  # not settings of the conversation
 _NO_CHARACTER = "none"
 # Settings that belong to a conversation; those of the screen and the machine may differ from day to day.
-_SAVED = {*describe(RequestParams), *describe(GenerationParams), *describe(SamplingParams), "model", "n_ctx"}
+_SAVED = {*fields_of(RequestParams), *fields_of(GenerationParams), *fields_of(SamplingParams), "model", "n_ctx"}
 
 
 @with_settings(only=[key for key in fields() if key != "logprobs"])
@@ -131,7 +131,7 @@ def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "Reader":
         chat.color,
         lambda: input_hint(chat),
     )
-    reader.on_drawn = chat.controller.open
+    reader.on_drawn = chat.controller.load_model
     reader.on_interrupt(chat.stop_editing)
     return reader
 
@@ -280,7 +280,7 @@ def run_chat(chat: "ChatApp", first: str, files: Sequence[str], character: "Char
             ensure_session_model(chat)
             welcome(controller.resolved().origins["model"])
             if not chat.live:  # at a terminal the load begins when the prompt is drawn
-                controller.open()
+                controller.load_model()
             if console.verbose:  # what it shows would run into the prompt
                 _show_details(chat)
             _print_opening(chat, character)
@@ -302,7 +302,7 @@ def _show_details(chat: "ChatApp") -> None:
     print_settings(chat.controller.resolved())
     if console.engine_log:
         bindings.subscribe_log(console.detail)
-    local = chat.ready()
+    local = chat.wait_for_model()
     if local:
         print_model_facts(local)
 

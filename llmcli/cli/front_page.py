@@ -23,7 +23,7 @@ _OPTIONS = (
     ("--help-all", "Show the commands of all groups and exit."),
 )
 # Commands of ollama, llm and others, and what to run instead. {model} is the next word, {text} all the next words.
-_HABITS = {
+_FOREIGN_COMMANDS = {
     "run": 'use `llmcli chat -m {model}` to chat, or `llmcli generate -m {model} "…"` for one answer',
     "ls": "use `llmcli models list`",
     "list": "use `llmcli models list`",
@@ -69,7 +69,7 @@ def root_help() -> str:
     return "\n\n".join([*parts, wrapped(_NEXT)])
 
 
-def without_habits(arguments: Sequence[str]) -> list[str]:
+def normalize_arguments(arguments: Sequence[str]) -> list[str]:
     """The command line with `help [COMMAND]` and `version` as the options that they mean."""
     if arguments[:1] == ["help"]:
         words = [word for word in arguments[1:] if not word.startswith("-")]
@@ -88,7 +88,7 @@ def check_command(arguments: Sequence[str]) -> None:
         return
     from llmcli.errors import UsageError
 
-    raise UsageError(f"no such command {_shortened(name)!r}", _meant(name, arguments[1:]))
+    raise UsageError(f"no such command {_shortened(name)!r}", _suggest_command(name, arguments[1:]))
 
 
 def examples(heading: str, lines: str) -> list[str]:
@@ -216,13 +216,13 @@ def _plain(text: str) -> str:
     return text[:1].lower() + text[1:]
 
 
-def _meant(name: str, rest: Sequence[str]) -> str:
+def _suggest_command(name: str, rest: Sequence[str]) -> str:
     from llmcli.text import did_you_mean
 
     words = [word for word in rest if not word.startswith("-")]
-    if name in _HABITS:
+    if name in _FOREIGN_COMMANDS:
         model, text = (_shortened(words[0]), _quoted(" ".join(words))) if words else ("MODEL", '"…"')
-        return _HABITS[name].replace("{model}", model).replace("{text}", text)
+        return _FOREIGN_COMMANDS[name].replace("{model}", model).replace("{text}", text)
     if not words and name.isidentifier():
         near = did_you_mean(name, help_texts.COMMANDS)
         if near:

@@ -10,7 +10,7 @@ import typer
 
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.params.generation import InterfaceParams
-from llmcli.params.param import Field, describe
+from llmcli.params.param import Field, fields_of
 from llmcli.params.settings import Layer, fields
 from llmcli.text import sanitize
 from llmcli.ui.terminal.console import console
@@ -37,7 +37,7 @@ _SWITCHES: dict[str, tuple[Any, Any]] = {
 }
 
 
-CHAT_ONLY = frozenset(describe(InterfaceParams))
+CHAT_ONLY = frozenset(fields_of(InterfaceParams))
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
 

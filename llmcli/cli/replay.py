@@ -13,7 +13,7 @@ from llmcli.config.presets import resolve_settings
 from llmcli.errors import DiskError, ExitStatus, ModelNotFoundError, UsageError
 from llmcli.files import read_text
 from llmcli.params.model import HubParams
-from llmcli.params.param import describe
+from llmcli.params.param import fields_of
 from llmcli.params.settings import Layer, Settings
 from llmcli.text import plural
 from llmcli.ui.chat.answer_display import is_live
@@ -31,7 +31,7 @@ _SESSION = "session:"
 _LARGEST = 64 << 20  # bytes of stdin
 
 
-@with_settings(only={*describe(HubParams), "model", "temp_policy_file"})
+@with_settings(only={*fields_of(HubParams), "model", "temp_policy_file"})
 def replay(
     flags: Layer,
     what: Annotated[

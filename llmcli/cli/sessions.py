@@ -15,7 +15,7 @@ from llmcli.cli.options import Force, Json, complete_session, output_path
 from llmcli.config.config_file import config_layer
 from llmcli.errors import DiskError, ExitStatus, LlmcliError, UsageError
 from llmcli.params.settings import Layer, resolve
-from llmcli.text import ago, plural
+from llmcli.text import format_age, plural
 from llmcli.ui.terminal.ask import can_ask, confirm
 from llmcli.ui.terminal.console import console, wants_color
 from llmcli.ui.terminal.output import print_line, print_text
@@ -57,7 +57,7 @@ def list_sessions(as_json: Json = False) -> int:
 def _print_table(listed: Sequence[store.SessionSummary]) -> None:
     """Print a table of sessions; it has a column of branches if a session has several."""
     heads = ["SESSION", "MESSAGES", "BRANCHES", "CHANGED", "FIRST MESSAGE"]
-    rows = [[one.name, str(one.n_messages), str(one.n_branches), ago(one.changed), one.title] for one in listed]
+    rows = [[one.name, str(one.n_messages), str(one.n_branches), format_age(one.changed), one.title] for one in listed]
     several = any(one.n_branches > 1 for one in listed)
     for row in (heads, *rows):
         if not several:

@@ -40,7 +40,7 @@ def make_app(wanted: str = "") -> typer.Typer:
     return app
 
 
-class _HelpPages:
+class _HelpMixin:
     """Mixed into Typer's classes: a short `--help` with examples, `--help-all`, and errors that name their command."""
 
     def __init__(self, *args: Any, **details: Any) -> None:
@@ -62,11 +62,11 @@ class _HelpPages:
             raise
 
 
-class HelpCommand(_HelpPages, typer.core.TyperCommand):
+class HelpCommand(_HelpMixin, typer.core.TyperCommand):
     """A command whose `--help` shows the most common options, and whose `--help-all` shows all."""
 
 
-class HelpGroup(_HelpPages, typer.core.TyperGroup):
+class HelpGroup(_HelpMixin, typer.core.TyperGroup):
     """A group of commands whose `--help` shows each command's whole sentence."""
 
 

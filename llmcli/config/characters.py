@@ -15,7 +15,7 @@ from typing import Any
 from llmcli.config.presets import validate_preset
 from llmcli.errors import DiskError, LlmcliError, UsageError
 from llmcli.files import config_dir, read_text
-from llmcli.params.settings import NEVER_SET, Layer
+from llmcli.params.settings import CODE_KEYS, Layer
 from llmcli.text import did_you_mean
 
 Examples = tuple[tuple[str, str], ...]  # pairs of a question and its answer
@@ -208,7 +208,7 @@ def _settings(table: Any, path: Path) -> Mapping[str, Any]:
     values = validate_preset(table, f"{path}: settings")
     if "system" in values:
         raise UsageError(f"{path}: `system` cannot be in settings", "write `system` above the table [settings]")
-    if code := values.keys() & NEVER_SET:
+    if code := values.keys() & CODE_KEYS:
         raise UsageError(
             f"{path}: a character cannot set {min(code)} (it runs code)", "if you trust the code, give it as a flag"
         )

@@ -10,17 +10,17 @@ from llmcli.engine.llama.context import AbortedError, Batches, Context, ContextP
 from llmcli.engine.llama.model import Vocab
 from llmcli.engine.reasoning import ReasoningSplitter
 from llmcli.engine.sampling.chain import ChainHooks, StepObserver, resolve_biases
-from llmcli.engine.sampling.constrained_sampler import GatedSampler, Sampler
+from llmcli.engine.sampling.constrained_sampler import ConstrainedSampler, Sampler
 from llmcli.engine.sampling.grammar import Grammar
 from llmcli.engine.sampling.python_samplers import Alternatives, DrawTracer, TokenLogprob, token_logprob
 from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.engine.sentences import DrawState
-from llmcli.engine.stop_and_banned_strings import BannedMatch, BanScanner, StopScanner
+from llmcli.engine.stop_and_banned_strings import BanScanner, HeldToken, StopScanner
 from llmcli.errors import ConstraintError, ContextOverflowError, LlmcliError, UsageError
 from llmcli.params.policies.policy import PolicyCall
 from llmcli.params.sampler_chain import build_chain
 from llmcli.params.settings import Settings
-from llmcli.params.temperature import policy_in_force
+from llmcli.params.temperature import effective_policy
 
 _MAX_FORBIDDEN = 256  # tokens at one position; more would leave only very unlikely ones
 Progress = Callable[[int, int], None]  # (tokens done, tokens in all)
@@ -43,13 +43,13 @@ class Generation:
     live_shift: TemperatureShift | None = None
     trace: int | None = None  # the number of alternatives to record per token; None = no trace
     on_step: StepObserver | None = None  # called at each step of each draw; needs a trace
-    lenient: bool = False  # an error is stored in `failure` and ends it with the reason "error"; it is not raised
+    stores_errors: bool = False  # an error is stored in `failure` and ends it with the reason "error"; it is not raised
     tokens: list[int] = field(init=False)  # the prompt and the answer
     timings: Timings = field(init=False, default_factory=Timings)
     finish_reason: str | None = field(init=False, default=None)
     logprobs: list[TokenLogprob] = field(init=False, default_factory=list)  # if settings.logprobs > 0
     traces: list[TokenTrace] = field(init=False, default_factory=list)  # of the drawn tokens, with empty texts
-    stale: bool = field(init=False, default=True)  # the tokens must be evaluated before the next draw
+    needs_evaluation: bool = field(init=False, default=True)  # the tokens must be evaluated before the next draw
     layout: Batches = field(init=False, default=())  # the batches in which the prompt was evaluated
     context_params: ContextParams | None = field(init=False, default=None)  # parameters of its context
     beside: int = field(init=False, default=0)  # number of generations in the same batches
@@ -61,7 +61,7 @@ class Generation:
         settings, is_traced = self.settings, self.trace is not None
         self.tokens = list(self.prompt)
         self._start_ms = now_ms()
-        has_policy = isinstance(policy_in_force(settings), PolicyCall)
+        has_policy = isinstance(effective_policy(settings), PolicyCall)
         needs_state = has_policy or is_traced or self.live_shift is not None  # without, it takes no time
         self.state = DrawState(self.splitter) if needs_state else None
         self._tracer = DrawTracer() if is_traced else None
@@ -84,17 +84,17 @@ class Generation:
         if self.grammar is None and not settings.banned_strings:
             return Sampler(vocab, steps, biases, hooks)
         grammar = None if self.grammar is None else Grammar(vocab, self.grammar)
-        return GatedSampler(vocab, steps, biases, grammar, hooks)
+        return ConstrainedSampler(vocab, steps, biases, grammar, hooks)
 
-    def follow(self, tokens: Sequence[int]) -> None:
+    def append_drawn(self, tokens: Sequence[int]) -> None:
         """Append tokens that were drawn before; grammar and banned strings do not apply to them."""
         self._sampler.chain.accept(tokens)
         for token in tokens:
             if self.live_shift and self.state:
-                self.live_shift.value_at(self.state.total)
+                self.live_shift.start_draw(self.state.total)
             self._append(None, -1, token)
 
-    def full(self, n_ctx: int) -> bool:
+    def is_full(self, n_ctx: int) -> bool:
         """Whether no more tokens can be drawn: the limit is reached or the context is full."""
         return len(self.tokens) >= self._limit or len(self.tokens) > n_ctx
 
@@ -147,7 +147,7 @@ class Generation:
         )
 
     @property
-    def settled(self) -> int:
+    def n_final(self) -> int:
         """The number of traces of tokens that cannot be removed any more."""
         return len(self.traces) - (len(self._bans.held) if self._bans else 0)
 
@@ -164,7 +164,7 @@ class Generation:
             if stop is not None:
                 self.finish_reason = "stop"
                 return TokenEvent(text, token, "stop", self.timings, self.seq_id)
-        if self.full(n_ctx):
+        if self.is_full(n_ctx):
             event = self.finish("length", token)
             event.text = text + event.text
             return event
@@ -182,7 +182,7 @@ class Generation:
     def _advance_with_bans(self, ctx: Any, row: int, n_ctx: int) -> TokenEvent:
         """`advance` with banned strings: saves the state before each token that is held back."""
         sampler, bans = self._sampler, self._bans
-        assert isinstance(sampler, GatedSampler)
+        assert isinstance(sampler, ConstrainedSampler)
         assert bans
         before, decoder = sampler.snapshot(), self._decoder.getstate()
         state = self.state.copy() if self.state else None
@@ -197,25 +197,25 @@ class Generation:
             sampler.discard(before)
             return self.finish("stop", token)
         text = self._append(ctx, row, token)
-        n_removed = bans.push(BannedMatch(text, token, before, decoder, state))
+        n_removed = bans.push(HeldToken(text, token, before, decoder, state))
         if n_removed:
             self._remove(sampler, bans, n_removed)
             return TokenEvent("", None, None, self.timings, self.seq_id)
         released = bans.release()
         for item in released:
-            sampler.discard(item.sampler)
+            sampler.discard(item.sampler_snapshot)
         return self._emit("".join(item.text for item in released), token, n_ctx)
 
-    def _remove(self, sampler: GatedSampler, bans: BanScanner, count: int) -> None:
+    def _remove(self, sampler: ConstrainedSampler, bans: BanScanner, count: int) -> None:
         """Remove the last `count` tokens and forbid the first of them at its position.
 
         Raises:
             ConstraintError: after too many attempts at one position; each of them costs an evaluation.
         """
         removed, bans.held = bans.held[-count:], bans.held[:-count]
-        sampler.restore(removed[0].sampler)
+        sampler.restore(removed[0].sampler_snapshot)
         for item in removed[1:]:
-            sampler.discard(item.sampler)
+            sampler.discard(item.sampler_snapshot)
         self._decoder.setstate(removed[0].decoder)
         del self.tokens[-count:]
         self.timings.predicted_n -= count
@@ -226,11 +226,11 @@ class Generation:
         position = len(self.tokens)
         self._banned_at = {at: ids for at, ids in self._banned_at.items() if at <= position}
         self._banned_at.setdefault(position, set()).add(removed[0].token)
-        self.stale = True
+        self.needs_evaluation = True
         if len(self._banned_at[position]) > _MAX_FORBIDDEN:
             raise ConstraintError("the banned strings exclude every likely token", "ban longer phrases")
 
-    def complete(self) -> bool:
+    def can_end(self) -> bool:
         """Whether the answer so far matches its grammar."""
         return self._sampler.complete()
 
@@ -239,12 +239,12 @@ class Generation:
         self._flush_bans()
         self._sampler.close()
 
-    def _flush_bans(self) -> list[BannedMatch]:
+    def _flush_bans(self) -> list[HeldToken]:
         """The tokens that are held back; their snapshots are freed."""
         items = self._bans.flush() if self._bans else []
         for item in items:
-            assert isinstance(self._sampler, GatedSampler)
-            self._sampler.discard(item.sampler)
+            assert isinstance(self._sampler, ConstrainedSampler)
+            self._sampler.discard(item.sampler_snapshot)
         return items
 
 
@@ -282,9 +282,11 @@ def _run(context: Context, generations: Sequence[Generation], progress: Progress
         active = [generation for generation in generations if not generation.finish_reason]
         while active:
             for generation in active:
-                if generation.stale:
+                if generation.needs_evaluation:
                     yield _backtrack(context, generation)
-            ready = [generation for generation in active if not generation.stale and not generation.finish_reason]
+            ready = [
+                generation for generation in active if not generation.needs_evaluation and not generation.finish_reason
+            ]
             if ready:
                 yield from _step(context, ready)
             active = [generation for generation in active if not generation.finish_reason]
@@ -307,8 +309,10 @@ def _start(context: Context, generations: Sequence[Generation], progress: Progre
             context.share(group[0].seq_id, generation.seq_id)
         evaluated.append(group[0].seq_id)
         for generation in group:
-            generation.layout, generation.stale = context.layout(generation.seq_id), False
-            event = generation.finish("length") if generation.full(context.n_ctx) else _advance(context, generation, -1)
+            generation.layout, generation.needs_evaluation = context.layout(generation.seq_id), False
+            event = (
+                generation.finish("length") if generation.is_full(context.n_ctx) else _advance(context, generation, -1)
+            )
             generation.timings.ttft_ms = now_ms() - start
             yield event
 
@@ -329,7 +333,7 @@ def _backtrack(context: Context, generation: Generation) -> TokenEvent:
     """Evaluate the tokens before a removed banned string, and draw the next one."""
     start = now_ms()
     context.prefill(generation.seq_id, generation.tokens)
-    generation.stale = False
+    generation.needs_evaluation = False
     event = _advance(context, generation, -1)
     generation.timings.predicted_ms += now_ms() - start
     return event
@@ -354,7 +358,7 @@ def _advance(context: Context, generation: Generation, row: int) -> TokenEvent:
     try:
         return generation.advance(context.handle, row, context.n_ctx)
     except LlmcliError as error:
-        if not generation.lenient:
+        if not generation.stores_errors:
             raise
         generation.failure = error
         return generation.finish("error")

@@ -46,12 +46,12 @@ def held_back(text: str, phrases: Sequence[str]) -> int:
 
 
 @dataclass(frozen=True)
-class BannedMatch:
+class HeldToken:
     """A token whose text is held back, with the state before it was drawn: of sampler, decoder and policies."""
 
     text: str
     token: int
-    sampler: Any
+    sampler_snapshot: Any
     decoder: Any
     state: Any = None
 
@@ -61,9 +61,9 @@ class BanScanner:
 
     def __init__(self, phrases: Sequence[str]) -> None:
         self._phrases = tuple(lower_by_character(phrase) for phrase in phrases)
-        self.held: list[BannedMatch] = []
+        self.held: list[HeldToken] = []
 
-    def push(self, held: BannedMatch) -> int | None:
+    def push(self, held: HeldToken) -> int | None:
         """Add a token; the number of tokens to remove if it completes a phrase, else None."""
         self.held.append(held)
         text = lower_by_character("".join(item.text for item in self.held))
@@ -81,7 +81,7 @@ class BanScanner:
                 return index
         return len(self.held) - 1
 
-    def release(self) -> list[BannedMatch]:
+    def release(self) -> list[HeldToken]:
         """The tokens that can no longer become part of a phrase, in order: all or none.
 
         None are released while the end of the text can still become a phrase. If the following tokens are removed, a
@@ -90,7 +90,7 @@ class BanScanner:
         text = lower_by_character("".join(item.text for item in self.held))
         return [] if held_back(text, self._phrases) else self.flush()
 
-    def flush(self) -> list[BannedMatch]:
+    def flush(self) -> list[HeldToken]:
         """All held tokens, at the end of the answer."""
         released, self.held = self.held, []
         return released

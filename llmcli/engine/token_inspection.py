@@ -196,7 +196,7 @@ def token_at_rank(context: Context, target: InspectTarget, at: int, rank: int, p
 def _draw_after(context: Context, generation: Generation, tokens: Sequence[int], progress: Progress | None) -> None:
     """Draw one token after `tokens`."""
     with closing(generation):
-        generation.follow(tokens)
+        generation.append_drawn(tokens)
         context.rewind(generation.seq_id, generation.tokens)
         context.prefill(generation.seq_id, generation.tokens, progress)
         generation.advance(context.handle, -1, context.n_ctx)
@@ -217,10 +217,10 @@ def _regenerate(
         for _ in generate(context, [generation]):
             if generation.finish_reason and context.abort.is_set():
                 raise AbortedError
-            if generation.settled > last:
+            if generation.n_final > last:
                 break
             if progress:
-                progress(generation.settled, last)
+                progress(generation.n_final, last)
     return [trace.id for trace in generation.traces[: last + 1]] == list(tokens)
 
 

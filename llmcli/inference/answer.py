@@ -35,7 +35,7 @@ class TraceTexts:
         del self._texts[len(traces) - has_token :]  # tokens that were removed
         if has_token:
             self._texts.append(_by_kind(parts))
-        while self._n_sent < min(self._generation.settled, len(self._texts)):
+        while self._n_sent < min(self._generation.n_final, len(self._texts)):
             text, reasoning = self._texts[self._n_sent]
             self._on_token(traces[self._n_sent]._replace(text=text, reasoning=reasoning))
             self._n_sent += 1
@@ -58,7 +58,7 @@ class Answer:
     settings: Settings
     grammar: str | None = None
     progress: Callable[[int, int], None] | None = None
-    inside: bool = False  # the prompt ends inside the model's reasoning
+    starts_in_reasoning: bool = False  # the prompt ends inside the model's reasoning
     live_shift: TemperatureShift | None = None
     trace: int | None = None  # record how each token is sampled, with so many alternatives
     on_token: Callable[[TokenTrace], None] = field(
@@ -92,7 +92,7 @@ class Answer:
     def generation_options(self) -> dict[str, Any]:
         """Further arguments for the `Generation` of this answer."""
         if not self.settings.raw and not self.settings.prefill:
-            self._splitter = ReasoningSplitter(self.prompt.text, self.inside)
+            self._splitter = ReasoningSplitter(self.prompt.text, self.starts_in_reasoning)
             show_tags(self.local.model.vocab)
         return {"splitter": copy(self._splitter), "live_shift": self.live_shift, "trace": self.trace}
 
@@ -108,7 +108,7 @@ class Answer:
         self.n_drawn += event.id is not None or not event.finish_reason
         if event.finish_reason:
             self.finish_reason = event.finish_reason
-            self.complete = self.generation.complete()
+            self.complete = self.generation.can_end()
         parts = list(self._splitter.push(event.text)) if self._splitter else [("answer", event.text)]
         yield from self._add(parts, event)
 

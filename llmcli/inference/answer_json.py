@@ -17,18 +17,18 @@ from llmcli.files import check_integer, check_number, check_text
 from llmcli.inference.request import system_text
 from llmcli.params.generation import GenerationParams, InterfaceParams
 from llmcli.params.model import HubParams
-from llmcli.params.param import describe
-from llmcli.params.settings import SamplingParams, Settings, fields, to_data, to_datum, without_effect
+from llmcli.params.param import fields_of
+from llmcli.params.settings import SamplingParams, Settings, fields, ineffective_keys, to_data, to_datum
 
 if TYPE_CHECKING:  # a session reads manifests without the engine
     from llmcli.engine.llama.context import Batches
     from llmcli.inference.answer import Answer
 
 # The settings that no answer depends on: for downloads, the chat and the trace.
-_UNRELATED = {*describe(HubParams), *describe(InterfaceParams), "trace_top"}
+_UNRELATED = {*fields_of(HubParams), *fields_of(InterfaceParams), "trace_top"}
 # The settings that decide which tokens are generated; grammar and policy file count by their content.
 _DECIDING = (
-    {*describe(SamplingParams), *describe(GenerationParams), "prefill", "raw"}
+    {*fields_of(SamplingParams), *fields_of(GenerationParams), "prefill", "raw"}
     | {"n_batch", "n_ubatch", "flash_attn", "cache_type_k", "cache_type_v"}
 ) - {"grammar", "grammar_file", "json_schema", "temp_policy_file", "logprobs", "trace_top", "timeout"}
 _HASH_SECONDS = 3.0  # that the end of an answer may wait for the sha256 of its model
@@ -61,7 +61,7 @@ def answer_data(answer: "Answer") -> dict[str, Any]:
 
 def _params(settings: Settings) -> dict[str, Any]:
     """The settings as JSON data, without those that cannot have changed the answer."""
-    omitted = _UNRELATED | without_effect(settings)
+    omitted = _UNRELATED | ineffective_keys(settings)
     values = to_data(settings).items()
     return {key: value for key, value in values if key not in omitted and value not in (None, [], "")}
 
@@ -211,7 +211,7 @@ def _settings_sha256(settings: Settings, grammar: str | None) -> str:
 
     So a setting that a later version adds changes nothing.
     """
-    effective = _DECIDING - without_effect(settings)
+    effective = _DECIDING - ineffective_keys(settings)
     deciding = ((key, field, getattr(settings, key)) for key, field in sorted(fields().items()) if key in effective)
     values = {key: to_datum(field, value) for key, field, value in deciding if value != field.default}
     return _text_sha256(json.dumps([values, grammar]))

@@ -16,7 +16,7 @@ from llmcli.inference.answer_json import answer_data
 from llmcli.inference.local import LocalModel
 from llmcli.params.generation import GenerationParams, RequestParams
 from llmcli.params.model import ModelParams
-from llmcli.params.param import describe
+from llmcli.params.param import fields_of
 from llmcli.params.samplers import seed_after
 from llmcli.params.settings import SamplingParams, fields, find, to_datum
 from llmcli.text import ellipsize
@@ -27,7 +27,7 @@ Parse = Callable[[str, str], tuple[str, Any]]  # name and text of a setting -> i
 MAX_VARIANTS = 64
 _MAX_LABEL = 28  # characters of a value in a label
 _BRACKETS = {")": "(", "]": "[", "}": "{"}
-_VARIED = {*describe(SamplingParams), *describe(GenerationParams), *describe(RequestParams)} - {"timeout"}
+_VARIED = {*fields_of(SamplingParams), *fields_of(GenerationParams), *fields_of(RequestParams)} - {"timeout"}
 _MIN_REUSED = 64  # tokens; fewer are faster to evaluate again than to copy
 
 
@@ -102,7 +102,7 @@ def _axis(spec: str, parse: Parse) -> _Axis:
             f"the values to compare must have the form KEY=V1,V2, got {spec!r}", "for example temp=0.2,0.8"
         )
     key = find(name).key
-    if key in describe(ModelParams):
+    if key in fields_of(ModelParams):
         raise UsageError(f"{key} needs a model reload and cannot be compared", f"run the program once for each {key}")
     if key not in _VARIED:
         raise UsageError(f"{key} cannot be compared", f"set it for all answers with {fields()[key].flags[0]}")
@@ -198,7 +198,7 @@ class CompareResult:
         answer, label = self.answer, self.variant.label
         vocab, tokens, options = answer.local.model.vocab, answer.prompt.tokens, answer.generation_options()
         try:
-            return Generation(vocab, tokens, answer.settings, answer.grammar, seq_id, lenient=True, **options)
+            return Generation(vocab, tokens, answer.settings, answer.grammar, seq_id, stores_errors=True, **options)
         except LlmcliError as error:
             raise type(error)(f"{label}: {error}" if label else str(error), error.hint) from None
 

@@ -175,17 +175,17 @@ class LocalModel:
         """Computes the sha256 of the model file."""
         return ModelHasher(self.target.file, data_dir())
 
-    def evaluated(self, tokens: Sequence[int]) -> int:
+    def n_evaluated(self, tokens: Sequence[int]) -> int:
         """How many of these tokens, from the first on, are in the context already."""
         return self._context.evaluated(tokens) if self._context else 0
 
-    def read(self, tokens: Sequence[int]) -> None:
+    def prefill(self, tokens: Sequence[int]) -> None:
         """Evaluate the first tokens of a later prompt; an abort keeps those that are evaluated."""
         if self._context and 0 < len(tokens) < self._context.n_ctx:
             with suppress(AbortedError):
                 self._context.prefill(0, tokens)
 
-    def read_as(self, tokens: Sequence[int], layout: Batches, settings: Settings) -> None:
+    def prefill_batches(self, tokens: Sequence[int], layout: Batches, settings: Settings) -> None:
         """Evaluate a prompt in recorded batches, all but the last one, which the next answer evaluates.
 
         Raises:

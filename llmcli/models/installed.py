@@ -14,7 +14,7 @@ from llmcli.models import file_records
 from llmcli.models.gguf.parser import HeaderSummary, read_summary
 from llmcli.models.hub import cache
 from llmcli.models.hub.cache import CachedModel, cached_models, models_of_repo
-from llmcli.models.hub.repo_files import canonical, quantization_of
+from llmcli.models.hub.repo_files import canonical_quantization, quantization_of
 from llmcli.models.locations import (
     STARTER,
     STARTER_SHA256,
@@ -110,7 +110,7 @@ def incomplete_model(reference: HubReference | UrlReference, locations: ModelLoc
     if isinstance(reference, UrlReference):
         return None
     for model in models_of_repo(locations.hub, reference.repo, whole=False):
-        if reference.quant and canonical(reference.quant) != model.variant.quantization:
+        if reference.quant and canonical_quantization(reference.quant) != model.variant.quantization:
             continue
         if reference.file and reference.file not in (part.path for part in model.variant.parts):
             continue

@@ -9,7 +9,7 @@ from llmcli.errors import ModelNotFoundError
 from llmcli.models.gguf.splits import model_files_in, stem_of
 from llmcli.models.hub import cache, environment
 from llmcli.models.hub.cache import CachedModel, cached_models, models_of_repo
-from llmcli.models.hub.repo_files import by_name, canonical
+from llmcli.models.hub.repo_files import canonical_quantization, select_quantization
 from llmcli.models.locations import STARTER, ModelFile, ModelLocations, ModelNotDownloadedError
 from llmcli.models.reference import (
     FORMS,
@@ -35,7 +35,7 @@ def find_by_name(text: str, locations: ModelLocations) -> ModelFile:
         from llmcli.models.sources import ollama
 
         model = ollama.find_in_stores(reference.name, _ollama_stores(locations))
-        return _file(model.parts, str(reference))
+        return _model_file(model.parts, str(reference))
     if isinstance(reference, PathReference):
         found = _find_in_folders(reference.path, locations)
         if found:
@@ -50,20 +50,20 @@ def _find_hub(reference: HubReference, locations: ModelLocations) -> ModelFile:
     if record:
         paths = tuple(cache.pointer_path(locations.hub, record.repo, record.commit, file.path) for file in record.files)
         if all(path.is_file() for path in paths):
-            return _file(paths, stem_of(paths[0]))
-    model = _cached(reference, locations)
+            return _model_file(paths, stem_of(paths[0]))
+    model = _find_in_cache(reference, locations)
     if model:
-        return _file(model.parts, model.variant.name)
+        return _model_file(model.parts, model.variant.name)
     if locations.folders and not reference.revision:
         from llmcli.models.sources.folder import find_repo_in_folders
 
         found = find_repo_in_folders(reference.repo, reference.quant, reference.file, locations.folders)
         if found:
-            return _file(found.parts, found.name)
+            return _model_file(found.parts, found.name)
     raise ModelNotDownloadedError(reference)
 
 
-def _cached(reference: HubReference, locations: ModelLocations) -> CachedModel | None:
+def _find_in_cache(reference: HubReference, locations: ModelLocations) -> CachedModel | None:
     """The matching model of the cache. With several commits: an exact match first, then one that llmcli pulled."""
     models = models_of_repo(locations.hub, reference.repo)
     if reference.revision:
@@ -77,7 +77,9 @@ def _cached(reference: HubReference, locations: ModelLocations) -> CachedModel |
         by_variant = {model.variant: model for model in models if model.commit == commit}
         try:
             if by_variant:
-                return by_variant[by_name(list(by_variant), reference.quant, reference.file, reference.repo)]
+                return by_variant[
+                    select_quantization(list(by_variant), reference.quant, reference.file, reference.repo)
+                ]
         except ModelNotFoundError:
             continue
     return None
@@ -87,7 +89,7 @@ def _is_exact(model: CachedModel, reference: HubReference) -> bool:
     """Whether the model matches exactly: `by_name` also takes UD-Q4_K_M for Q4_K_M when that is missing."""
     if reference.file:
         return any(part.path == reference.file for part in model.variant.parts)
-    return reference.quant is None or model.variant.quantization == canonical(reference.quant)
+    return reference.quant is None or model.variant.quantization == canonical_quantization(reference.quant)
 
 
 def _find_url(reference: UrlReference, locations: ModelLocations) -> ModelFile:
@@ -96,7 +98,7 @@ def _find_url(reference: UrlReference, locations: ModelLocations) -> ModelFile:
     path = download_path(reference, locations.cache_dir)
     if not path.is_file():
         raise ModelNotDownloadedError(reference)
-    return _file((path,), stem_of(path))
+    return _model_file((path,), stem_of(path))
 
 
 def _find_name(reference: NameReference, locations: ModelLocations) -> ModelFile:
@@ -153,7 +155,7 @@ def _find_in_folders(name: str, locations: ModelLocations) -> ModelFile | None:
     from llmcli.models.sources.folder import find_in_folders
 
     found = find_in_folders(name, locations.folders)
-    return _file(found.parts, found.name) if found else None
+    return _model_file(found.parts, found.name) if found else None
 
 
 def _ollama_stores(locations: ModelLocations) -> list[Path]:
@@ -172,7 +174,7 @@ def _file_not_found(text: str) -> ModelNotFoundError:
     return ModelNotFoundError(f"file not found: {path}{why}", f"did you mean '{near}'?" if near else FORMS)
 
 
-def _file(parts: tuple[Path, ...], name: str) -> ModelFile:
+def _model_file(parts: tuple[Path, ...], name: str) -> ModelFile:
     return ModelFile(parts[0], parts, name, trusted=False)
 
 

@@ -132,7 +132,7 @@ class GenerationParams:
         Param(
             "Maximum number of tokens to generate (-1 = until the model stops or the context is full).",
             min=0,
-            also=(-1,),
+            extra_values=(-1,),
             unit="tokens",
             flags=("-n", "--predict", "--n-predict"),
             keys=("n_predict", "num_predict", "max_new_tokens", "max_completion_tokens", "max_length"),

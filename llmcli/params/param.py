@@ -16,7 +16,7 @@ from typing import Any, get_args, get_origin
 from llmcli.errors import UsageError
 
 _RULES = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
-_WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 # The largest int32 and float, the C types behind the settings. ctypes truncates a larger number without an error.
 LARGEST_INT, LARGEST_FLOAT = 2**31 - 1, 3.4028234663852886e38
 _LONGEST_QUOTE = 60
@@ -41,7 +41,7 @@ class Param:
     min: float | None = None
     max: float | None = None
     above: float | None = None
-    also: tuple[Any, ...] = ()
+    extra_values: tuple[Any, ...] = ()
     choices: tuple[Any, ...] = ()
     suggest: tuple[str, ...] = ()
     flag: str = ""
@@ -51,7 +51,7 @@ class Param:
     unit: str = ""
     default_text: str = ""
     sampler: str = ""
-    switch: tuple[str, ...] = ()
+    needs_any: tuple[str, ...] = ()
     text: Callable[[str], Any] | None = None
     data: Callable[[Any], Any] | None = None
     show: Callable[[Any], str] | None = None
@@ -89,7 +89,7 @@ class Field:
             return "one of " + ", ".join(map(str, param.choices))
         if param.min is param.max is param.above is None:
             return ""
-        return range_text(param.min, param.max, param.above, param.also)
+        return range_text(param.min, param.max, param.above, param.extra_values)
 
     def parse_text(self, text: str) -> Any:
         """The value of a typed text: a flag, an environment variable or a slash command.
@@ -121,8 +121,8 @@ class Field:
     def check(self, value: Any) -> Any:
         """`value`, if it is in the declared range and among the choices; NaN is in no range."""
         param = self.param
-        if is_number(value) and value not in param.also:
-            if rule := too_large(value, param.max):
+        if is_number(value) and value not in param.extra_values:
+            if rule := overflow_rule(value, param.max):
                 raise self._error(rule, value)
             if not in_range(value, param.min, param.max, param.above):
                 raise self._error(self.valid_values or "finite", value)
@@ -142,11 +142,11 @@ class Field:
 
     def _builtin_text(self, text: str) -> Any:
         if self.repeated:
-            return string_tuple(text, self._item)
+            return strings_from_text(text, self._item)
         return from_text(self.kind, text if self.param.path else as_utf8(text))
 
     def _builtin_data(self, value: Any) -> Any:
-        return string_list(value) if self.repeated else from_data(self.kind, value)
+        return strings_from_data(value) if self.repeated else from_data(self.kind, value)
 
     def _guard(self, parse: Callable[[Any], Any], value: Any) -> Any:
         try:
@@ -163,7 +163,7 @@ class Field:
 
 
 @cache
-def describe(cls: type) -> Mapping[str, Field]:
+def fields_of(cls: type) -> Mapping[str, Field]:
     """The settings that the dataclass `cls` declares, by key, in the order of its base classes."""
     hints = typing.get_type_hints(cls, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(cls)}
@@ -206,9 +206,9 @@ class InvalidValueError(ValueError):
 def from_text(kind: type, text: str) -> Any:
     """`text` as an int, float, bool or str."""
     if kind is bool:
-        if text.strip().lower() not in _WORDS:
+        if text.strip().lower() not in _BOOLEANS:
             raise ValueError(_RULES[bool])
-        return _WORDS[text.strip().lower()]
+        return _BOOLEANS[text.strip().lower()]
     if kind is str:
         return text
     try:
@@ -241,7 +241,7 @@ def is_number(value: Any) -> bool:
     return isinstance(value, float) or is_int(value)
 
 
-def string_list(value: Any) -> tuple[str, ...]:
+def strings_from_data(value: Any) -> tuple[str, ...]:
     """A JSON or TOML list of strings (or one string) as a tuple."""
     items = [value] if isinstance(value, str) else value
     if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
@@ -249,13 +249,13 @@ def string_list(value: Any) -> tuple[str, ...]:
     return tuple(items)
 
 
-def string_tuple(text: str, item: Callable[[str], str]) -> tuple[str, ...]:
+def strings_from_text(text: str, item: Callable[[str], str]) -> tuple[str, ...]:
     """The items of a list typed as one text: a JSON list, or a single `item`; `none` is the empty list."""
     if text == "none":
         return ()
     if text.startswith("["):
         with suppress(ValueError):
-            return string_list(json.loads(text))
+            return strings_from_data(json.loads(text))
     return (item(text),)
 
 
@@ -279,7 +279,7 @@ def in_range(value: float, low: float | None, high: float | None, above: float |
     return abs(value) < math.inf and is_above and (high is None or value <= high)
 
 
-def too_large(value: float, high: float | None) -> str:
+def overflow_rule(value: float, high: float | None) -> str:
     """The rule broken by a `value` that does not fit its C type, or an empty text. `high` is the declared maximum."""
     largest = LARGEST_INT if isinstance(value, int) else LARGEST_FLOAT
     if high is not None or not abs(value) > largest:

@@ -144,7 +144,7 @@ def check_chain(p: Any) -> None:
     Raises:
         UsageError: for invalid samplers, an invalid temperature, or a policy file that cannot be used.
     """
-    to_callable(temperature.policy_in_force(p))
+    to_callable(temperature.effective_policy(p))
     build_chain(replace(p, seed=0))
 
 

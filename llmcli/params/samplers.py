@@ -51,7 +51,7 @@ class TruncationParams:
         Param(
             "Top-n-sigma sampling: maximum distance from the highest logit, in standard deviations (-1 = off).",
             above=0,
-            also=(-1.0,),
+            extra_values=(-1.0,),
             suggest=("1", "1.5"),
             flags=("--top-nsigma",),
             keys=("top_nsigma", "nsigma"),
@@ -85,7 +85,7 @@ class TruncationParams:
             min=0,
             max=1,
             sampler="xtc",
-            switch=("xtc_probability",),
+            needs_any=("xtc_probability",),
         ),
     ] = 0.1
     min_keep: Annotated[
@@ -150,7 +150,7 @@ class PenaltyParams:
             unit="tokens",
             keys=("rep_pen_range", "repetition_penalty_range"),
             sampler="penalties",
-            switch=("repeat_penalty", "presence_penalty", "frequency_penalty"),
+            needs_any=("repeat_penalty", "presence_penalty", "frequency_penalty"),
         ),
     ] = 64
     repeat_penalty: Annotated[
@@ -192,7 +192,10 @@ class PenaltyParams:
     dry_base: Annotated[
         float,
         Param(
-            "DRY: base of the exponential growth per repeated token.", min=1, sampler="dry", switch=("dry_multiplier",)
+            "DRY: base of the exponential growth per repeated token.",
+            min=1,
+            sampler="dry",
+            needs_any=("dry_multiplier",),
         ),
     ] = 1.75
     dry_allowed_length: Annotated[
@@ -202,7 +205,7 @@ class PenaltyParams:
             min=0,
             unit="tokens",
             sampler="dry",
-            switch=("dry_multiplier",),
+            needs_any=("dry_multiplier",),
         ),
     ] = 2
     dry_penalty_last_n: Annotated[
@@ -212,7 +215,7 @@ class PenaltyParams:
             min=0,
             unit="tokens",
             sampler="dry",
-            switch=("dry_multiplier",),
+            needs_any=("dry_multiplier",),
         ),
     ] = 64
     dry_sequence_breakers: Annotated[
@@ -222,7 +225,7 @@ class PenaltyParams:
             flag="--dry-sequence-breaker",
             metavar="TEXT",
             sampler="dry",
-            switch=("dry_multiplier",),
+            needs_any=("dry_multiplier",),
         ),
     ] = ("\n", ":", '"', "*")
 
@@ -300,13 +303,17 @@ class SelectionParams:
             unit="bits",
             flags=("--mirostat-ent",),
             sampler="mirostat",
-            switch=("mirostat",),
+            needs_any=("mirostat",),
         ),
     ] = 5.0
     mirostat_eta: Annotated[
         float,
         Param(
-            "Mirostat: learning rate (eta).", min=0, flags=("--mirostat-lr",), sampler="mirostat", switch=("mirostat",)
+            "Mirostat: learning rate (eta).",
+            min=0,
+            flags=("--mirostat-lr",),
+            sampler="mirostat",
+            needs_any=("mirostat",),
         ),
     ] = 0.1
     adaptive_target: Annotated[
@@ -315,7 +322,7 @@ class SelectionParams:
             "Adaptive-p: target probability of the drawn tokens (-1 = off). Needs adaptive_p in --samplers.",
             min=0,
             max=1,
-            also=(-1.0,),
+            extra_values=(-1.0,),
             sampler="adaptive_p",
         ),
     ] = -1.0
@@ -326,7 +333,7 @@ class SelectionParams:
             min=0,
             max=0.99,
             sampler="adaptive_p",
-            switch=("adaptive_target",),
+            needs_any=("adaptive_target",),
         ),
     ] = 0.9
 

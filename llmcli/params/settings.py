@@ -8,14 +8,14 @@ from typing import Any
 from llmcli.errors import UsageError
 from llmcli.params.generation import GenerationParams, InterfaceParams, RequestParams
 from llmcli.params.model import HubParams, ModelParams
-from llmcli.params.param import Field, describe
+from llmcli.params.param import Field, fields_of
 from llmcli.params.policies.policy import Entropy, Fixed
 from llmcli.params.sampler_chain import SAMPLERS, ChainParams
 from llmcli.params.samplers import PenaltyParams, SelectionParams, TruncationParams
-from llmcli.params.temperature import TemperatureParams, policy_in_force
+from llmcli.params.temperature import TemperatureParams, effective_policy
 from llmcli.text import did_you_mean, setting_hint
 
-NEVER_SET = ("temp_policy_file",)  # it names code: a session file of a stranger must not run it
+CODE_KEYS = ("temp_policy_file",)  # it names code: a session file of a stranger must not run it
 # Environment variables of the program that are not settings.
 _SWITCHES = ("LLMCLI_HOME", "LLMCLI_DEBUG")
 _CHAT_ONLY = ("system", "chat_template", "think")
@@ -33,7 +33,7 @@ class Settings(RequestParams, GenerationParams, SamplingParams, ModelParams, Hub
 
 def fields() -> Mapping[str, Field]:
     """All declared settings by key."""
-    return describe(Settings)
+    return fields_of(Settings)
 
 
 @cache
@@ -151,7 +151,7 @@ def ineffective_settings(settings: Settings, origins: Mapping[str, str]) -> dict
     return {key: reason for key, reason in reasons.items() if reason}
 
 
-def without_effect(settings: Settings) -> set[str]:
+def ineffective_keys(settings: Settings) -> set[str]:
     """The settings that cannot change an answer at their present values, whether somebody chose them or not."""
     # The reason for a temperature tells how it is read, not that it is ignored.
     return {key for key, field in fields().items() if key != "temperature" and _reason(field, settings)}
@@ -160,7 +160,7 @@ def without_effect(settings: Settings) -> set[str]:
 def _reason(field: Field, p: Settings) -> str:
     """Why a setting has no effect, or an empty text."""
     sampler = field.param.sampler
-    policy = policy_in_force(p)
+    policy = effective_policy(p)
     if field.key == "temperature" and policy != p.temperature:
         return f"temp_policy_file replaces it (use the policy {policy} in temperature to combine them)"
     if field.key.startswith("dynatemp") and not isinstance(policy, Fixed):
@@ -173,8 +173,8 @@ def _reason(field: Field, p: Settings) -> str:
         return f"mirostat {p.mirostat} uses the middle of the range"
     if sampler and sampler not in p.samplers and sampler != "mirostat":
         return f"{sampler} is not in samplers"
-    if field.param.switch and all(getattr(p, key) == fields()[key].default for key in field.param.switch):
-        return f"needs {' or '.join(field.param.switch)}"
+    if field.param.needs_any and all(getattr(p, key) == fields()[key].default for key in field.param.needs_any):
+        return f"needs {' or '.join(field.param.needs_any)}"
     if sampler in SAMPLERS and _off_either_way(field, p):
         return f"other settings turn {sampler} off"
     if field.key == "min_keep" and not _min_keep_matters(p):

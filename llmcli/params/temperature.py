@@ -82,7 +82,7 @@ class TemperatureParams:
             above=0,
             flags=("--dynatemp-exp",),
             sampler="temperature",
-            switch=("dynatemp_range",),
+            needs_any=("dynatemp_range",),
         ),
     ] = 1.0
     smoothing_factor: Annotated[
@@ -99,12 +99,12 @@ class TemperatureParams:
             "Quadratic smoothing: curve; above 1 favors the most likely tokens more.",
             min=1,
             sampler="smoothing",
-            switch=("smoothing_factor",),
+            needs_any=("smoothing_factor",),
         ),
     ] = 1.0
 
 
-def policy_in_force(p: TemperatureParams) -> Policy:
+def effective_policy(p: TemperatureParams) -> Policy:
     """The policy that the settings use: that of `temp_policy_file`, unless `temperature` contains it by name."""
     if not p.temp_policy_file:
         return p.temperature
@@ -119,7 +119,7 @@ def base_delta_exponent(p: TemperatureParams) -> tuple[float, float, float]:
     Raises:
         UsageError: for any other policy, which llama.cpp does not have.
     """
-    policy = policy_in_force(p)
+    policy = effective_policy(p)
     if isinstance(policy, Entropy):
         return (policy.low + policy.high) / 2, (policy.high - policy.low) / 2, policy.exponent
     if isinstance(policy, Fixed):
@@ -129,7 +129,7 @@ def base_delta_exponent(p: TemperatureParams) -> tuple[float, float, float]:
 
 def temperature(p: TemperatureParams) -> Args | None:
     """llama.cpp `temp_ext`: logits / T, by entropy if the half width is above 0. A named policy is one argument."""
-    policy = policy_in_force(p)
+    policy = effective_policy(p)
     if isinstance(policy, PolicyCall):
         return (policy,)
     base, delta, exponent = base_delta_exponent(p)

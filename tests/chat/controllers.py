@@ -38,7 +38,7 @@ def controller_with(local: LocalModel, *below: Layer, session: Session | None = 
     loading = BackgroundLoad(lambda _abort, _say: PromptBuilder(local))
     loading.wait(lambda _doing: True)
     controller = ChatController(session or Session(keep=False), layers, lambda _settings, _ahead: loading)
-    controller.open()
+    controller.load_model()
     return controller
 
 

@@ -90,10 +90,10 @@ def test_the_model_reads_the_summary_in_place_of_the_turns(controller: ChatContr
 
 def test_turns_that_were_dropped_are_in_the_summary(controller: ChatController, requests: Requests) -> None:
     add_turns(controller, "a", "b", "c")
-    controller.first = controller.session.conversation.path()[4].id
+    controller.window_start = controller.session.conversation.path()[4].id
     compact(controller, 1).use()
     assert "User: a\n\nAssistant:  aa" in requests[0][0].text
-    assert controller.first is None
+    assert controller.window_start is None
 
 
 def test_an_older_summary_is_part_of_the_next_one(controller: ChatController, requests: Requests) -> None:

@@ -156,7 +156,7 @@ def test_none_removes_an_optional_value(controller: ChatController, key: str) ->
 
 def needs_reload(controller: ChatController) -> bool:
     """`stale`, as a call: mypy takes a property for a constant between two assertions."""
-    return controller.stale
+    return controller.needs_reload
 
 
 def test_only_a_model_setting_needs_a_reload(controller: ChatController) -> None:
@@ -197,8 +197,8 @@ def test_a_stale_model_is_closed_before_the_next_is_loaded(tmp_path: Path) -> No
 
     controller._start_loading = load
     controller.set("n_ctx", 512)
-    local = controller.open().wait(lambda _doing: True)
-    assert controller.open() is controller.loading
+    local = controller.load_model().wait(lambda _doing: True)
+    assert controller.load_model() is controller.loading
     assert local
     assert (sizes, local.n_ctx) == ([512], 512)
     controller.close_model()

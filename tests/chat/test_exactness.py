@@ -108,7 +108,7 @@ class Walk:
         self.controller.set("system", self.random.choice([None, "You are a poet.", self.text()]))
 
     def leave_out(self) -> None:
-        self.controller.first = self.random.choice([None, self.random.choice(self.path).id])
+        self.controller.window_start = self.random.choice([None, self.random.choice(self.path).id])
 
     def compact(self) -> None:
         compaction = Compaction(self.controller, self.path, 1)

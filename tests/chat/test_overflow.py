@@ -46,9 +46,9 @@ def test_a_conversation_fits_while_an_answer_has_room(controller: ChatController
     path = ask(controller, "q" * 50)
     fit = controller.fit(path)
     assert (fit.n_prompt, fit.n_ctx, fit.reserve) == (len(controller.prompt(path).tokens), N_CTX, 20)
-    assert not fit.over
-    assert PromptFit(236, 256, 20).over is False
-    assert PromptFit(237, 256, 20).over is True
+    assert not fit.is_over
+    assert PromptFit(236, 256, 20).is_over is False
+    assert PromptFit(237, 256, 20).is_over is True
 
 
 @pytest.mark.parametrize(("max_tokens", "reserve"), [(-1, 64), (0, 1), (1, 1), (30, 30), (100_000, 64)])
@@ -59,37 +59,37 @@ def test_the_room_for_an_answer_is_at_most_a_quarter(controller: ChatController,
 
 def test_the_oldest_turns_are_dropped_but_not_the_system_prompt(controller: ChatController) -> None:
     path = ask(controller, *(letter * 40 for letter in "abcdef"))
-    assert controller.fit(path).over
+    assert controller.fit(path).is_over
     dropped = controller.drop_oldest(path)
     text = prompt_text(controller, path)
     assert dropped > 0
     assert dropped % 2 == 0
     assert [letter for letter in "abcdef" if letter * 40 in text] == list("abcdef"[dropped // 2 :])
     assert text.startswith(SYSTEM)
-    assert not controller.fit(path).over
+    assert not controller.fit(path).is_over
     assert len(controller.session.conversation.path()) == 10  # they stay in the conversation
 
 
 def test_more_is_dropped_than_needed_so_that_the_next_turns_fit(controller: ChatController) -> None:
     path = ask(controller, *"abcdefghijklmnop")
-    while not controller.fit(path).over:
+    while not controller.fit(path).is_over:
         path = ask(controller, "x" * 9, "y")
     controller.drop_oldest(path)
     assert controller.fit(path).n_prompt <= 0.75 * N_CTX + 16
     controller.session.add("user", "z")
-    first = controller.first
-    assert not controller.fit(controller.session.conversation.path()).over
-    assert controller.first == first
+    first = controller.window_start
+    assert not controller.fit(controller.session.conversation.path()).is_over
+    assert controller.window_start == first
 
 
 def test_dropped_turns_stay_dropped_the_second_time(controller: ChatController) -> None:
     controller.drop_oldest(ask(controller, *(letter * 40 for letter in "abcdef")))
-    before = controller.first
+    before = controller.window_start
     path = ask(controller, "g" * 60, "h" * 60, "i")
     assert controller.drop_oldest(path) > 0
     assert before
-    assert controller.first
-    assert controller.first > before
+    assert controller.window_start
+    assert controller.window_start > before
     assert "f" * 40 not in prompt_text(controller, path)
 
 
@@ -119,12 +119,12 @@ def test_a_greeting_is_dropped_with_the_first_turn(controller: ChatController) -
 
 def test_a_question_that_is_too_long_alone_changes_nothing(controller: ChatController) -> None:
     controller.drop_oldest(ask(controller, *(letter * 40 for letter in "abcdef")))
-    before = controller.first
+    before = controller.window_start
     with pytest.raises(ContextOverflowError, match=r"the conversation has \d+ tokens, the context has 256") as error:
         controller.drop_oldest(ask(controller, "g" * 300))
     assert error.value.status == 7
     assert "/compact" in error.value.hint
-    assert controller.first == before
+    assert controller.window_start == before
 
 
 def test_an_answer_without_room_for_a_token_is_refused(controller: ChatController) -> None:
@@ -164,8 +164,8 @@ def test_a_message_far_too_long_is_refused_without_a_full_count(controller: Chat
     controller.local.count_tokens = counted_tokens  # type: ignore[union-attr,method-assign]
     try:
         with pytest.raises(ContextOverflowError, match="the conversation has more than"):
-            controller.refuse_endless(controller.session.conversation.draft("user", "q" * 10_000_000))
-        controller.refuse_endless(controller.session.conversation.draft("user", "q" * 1000))
+            controller.check_length(controller.session.conversation.draft("user", "q" * 10_000_000))
+        controller.check_length(controller.session.conversation.draft("user", "q" * 1000))
     finally:
         del controller.local.count_tokens  # type: ignore[union-attr]
     assert max(counted) < 10_000

@@ -178,7 +178,7 @@ def test_a_message_is_counted_once(tiny: LocalModel, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("raw", [True, False])
 def test_every_next_prompt_starts_with_the_text_read_ahead(tiny: LocalModel, raw: bool) -> None:
     controller = controller_with(tiny, n_ctx=512, max_tokens=4, raw=raw, system="be brief")
-    tiny.read([5])  # something else
+    tiny.prefill([5])  # something else
     messages = path(("user", "the river"), ("assistant", " why"))
     controller.prompt_builder.read_ahead(messages, "be brief", controller.settings)
     held = tiny._context._evaluated[0] if tiny._context else []

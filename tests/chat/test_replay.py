@@ -189,7 +189,7 @@ def test_the_turns_of_a_chat_repeat_exactly(first: LocalModel, second: LocalMode
     controller.set("system", "Speak like a sailor.")
     ask(controller, "And now?")
     turn = stopped(controller, "Go on.")
-    controller.first = conversation.path()[2].id
+    controller.window_start = conversation.path()[2].id
     ask(controller, "What did I ask?")
     found = list(turns(session))
     session.close()

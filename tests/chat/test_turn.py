@@ -122,7 +122,7 @@ def test_a_stop_during_the_prompt_saves_nothing(controller: ChatController) -> N
     expected = ask(controller, "the river", temperature=Fixed(0.0)).answer.text
     path = controller.session.conversation.path()[:1]
     turn = controller.answer(path, progress=lambda _done, _total: local.abort.set())
-    local.read([1])
+    local.prefill([1])
     list(turn.parts())
     local.abort.clear()
     assert turn.answer.finish_reason == "interrupt"

@@ -6,7 +6,7 @@ from typing import Any
 
 from llmcli.engine.events import TokenEvent
 from llmcli.engine.generation import Generation
-from llmcli.engine.sampling.constrained_sampler import GatedSampler, Sampler
+from llmcli.engine.sampling.constrained_sampler import ConstrainedSampler, Sampler
 from llmcli.errors import ConstraintError
 from llmcli.params.settings import Settings
 
@@ -28,7 +28,7 @@ class Pieces:
         return token == END
 
 
-class Script(GatedSampler):
+class Script(ConstrainedSampler):
     """Draws the first preferred token that is not forbidden, and records its snapshots."""
 
     def __init__(self, wishes: Wishes) -> None:
@@ -91,7 +91,7 @@ def run_to_end(generation: Generation, n_ctx: int = 2**20) -> list[TokenEvent]:
     try:
         while not generation.finish_reason:
             records.append(generation.advance(None, 0, n_ctx))
-            generation.stale = False
+            generation.needs_evaluation = False
     finally:
         generation.close()
     return records

@@ -151,34 +151,34 @@ def test_a_generation_has_no_place_without_a_use() -> None:
 def test_a_shift_is_recorded_at_its_first_draw() -> None:
     shift = TemperatureShift()
     shifts = [
-        shift.value_at(0),
+        shift.start_draw(0),
         shift.add(0.1),
-        shift.value_at(1),
-        shift.value_at(2),
+        shift.start_draw(1),
+        shift.start_draw(2),
         shift.add(0.1),
         shift.add(0.1),
-        shift.value_at(3),
+        shift.start_draw(3),
     ]
     assert shifts == pytest.approx([0, 0.1, 0.1, 0.1, 0.2, 0.3, 0.3])
     assert shift.moves == [(1, 0.1), (3, 0.3)]
     shift.add(-0.3)
-    assert (shift.value_at(4), shift.moves) == (0, [(1, 0.1), (3, 0.3), (4, 0)])
+    assert (shift.start_draw(4), shift.moves) == (0, [(1, 0.1), (3, 0.3), (4, 0)])
 
 
 def test_a_reverted_shift_is_not_recorded() -> None:
     shift = TemperatureShift()
-    shift.value_at(0)
+    shift.start_draw(0)
     shift.add(0.1)
     shift.add(-0.1)
-    shift.value_at(1)
+    shift.start_draw(1)
     assert shift.moves == []
 
 
 def test_a_token_drawn_twice_has_one_temperature() -> None:
     shift = TemperatureShift()
-    first = shift.value_at(0)
+    first = shift.start_draw(0)
     shift.add(0.5)
-    assert (first, shift.value_at(0), shift.value_at(1)) == (0, 0, 0.5)
+    assert (first, shift.start_draw(0), shift.start_draw(1)) == (0, 0, 0.5)
 
 
 EVENTS = st.lists(
@@ -198,7 +198,7 @@ def test_replayed_moves_give_the_same_shifts(events: list[Any], chance: Any) -> 
             continue
         index = chance.randint(0, index) if event == "back" else index + (event == "draw" and bool(asked))
         asked.append(index)
-        shifts.append(shift.value_at(index))
+        shifts.append(shift.start_draw(index))
     again = TemperatureShift(shift.moves)
-    assert [again.value_at(index) for index in asked] == shifts
+    assert [again.start_draw(index) for index in asked] == shifts
     assert again.moves == shift.moves

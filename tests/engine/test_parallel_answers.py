@@ -162,7 +162,7 @@ def test_a_failing_generation_ends_alone_with_its_error(
     variants[2] = start(
         shared_context, PROMPT, seq_id=2, ignore_eos=True, max_tokens=24, temperature=PolicyCall("failing")
     )
-    variants[2].lenient = True
+    variants[2].stores_errors = True
     records = list(generate(shared_context, variants))
     assert [variant.finish_reason for variant in variants] == ["length", "length", "error", "length"]
     assert isinstance(variants[2].failure, PolicyError)
@@ -178,7 +178,7 @@ def test_a_failure_at_the_first_token_does_not_stop_the_others(shared_context: C
     nothing = tuple((token, -float("inf")) for token in range(n))
     variants = start_all(shared_context, *[PROMPT] * 4)
     variants[0] = start(shared_context, PROMPT, "root ::= [a-z]+", logit_bias=nothing)
-    variants[0].lenient = True
+    variants[0].stores_errors = True
     list(generate(shared_context, variants))
     assert isinstance(variants[0].failure, ConstraintError)
     assert (generated_tokens(variants[0]), variants[0].finish_reason) == ([], "error")

@@ -145,7 +145,7 @@ class Scripted:
         generation = Generation.__new__(Generation)
         generation.timings, generation.trace, generation.layout, generation.beside = timings, None, (), 0
         generation.context_params = ContextParams(n_ctx=512, n_threads=1, n_threads_batch=1)
-        generation.complete = lambda: True  # type: ignore[method-assign]
+        generation.can_end = lambda: True  # type: ignore[method-assign]
         return generation, iter(records)
 
 

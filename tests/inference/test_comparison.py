@@ -209,7 +209,7 @@ def test_the_json_has_the_settings_that_differ(tiny: LocalModel) -> None:
 def test_the_tokens_of_a_conversation_are_reused_and_kept(path: Path) -> None:
     chat, other = open_local(path, BASE), open_local(path, BASE)
     for local in (chat, other):
-        local.read(PROMPT.tokens[:80])
+        local.prefill(PROMPT.tokens[:80])
     before = chat.context
     compared = comparison(chat, "temp=0.2,1.0")
     found = texts(compared)
@@ -218,7 +218,7 @@ def test_the_tokens_of_a_conversation_are_reused_and_kept(path: Path) -> None:
     assert before.evaluated(PROMPT.tokens) == before.evaluated() == 80
     assert texts(comparison(chat, "temp=0.2,1.0")) == found
     assert found[0] == alone(other, compared.results[0].answer.settings)
-    other.read(PROMPT.tokens[:80])
+    other.prefill(PROMPT.tokens[:80])
     assert found[1] == alone(other, compared.results[1].answer.settings)
     for local in (chat, other):
         local.close()

@@ -83,7 +83,7 @@ def test_a_prefill_is_text_without_a_token(local: LocalModel) -> None:
 def test_the_traces_separate_reasoning_from_the_answer(local: LocalModel) -> None:
     prompt = "<think>\nLet me see"
     grammar = 'root ::= " " [a-z ]{8} "</think>\\n\\nYes" [a-z. ]{10}'
-    answer = Answer(local, raw_prompt(local.model.vocab, prompt), SETTINGS, grammar, inside=True, trace=0)
+    answer = Answer(local, raw_prompt(local.model.vocab, prompt), SETTINGS, grammar, starts_in_reasoning=True, trace=0)
     answer.settings = replace(SETTINGS, raw=False)
     assert ReasoningSplitter(prompt, True).thinking
     for _ in answer.parts():

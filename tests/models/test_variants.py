@@ -11,7 +11,6 @@ from llmcli.models.hub.repo_files import (
     Quantization,
     RepoFile,
     best_fit,
-    by_name,
     fits_memory,
     is_safe_path,
     memory_needed,
@@ -20,6 +19,7 @@ from llmcli.models.hub.repo_files import (
     projectors,
     quantization_of,
     quantizations,
+    select_quantization,
 )
 
 GIB = 1 << 30
@@ -162,10 +162,10 @@ def test_incomplete_model_is_never_selected() -> None:
 
 def test_by_name_ignores_case_and_prefers_plain_name() -> None:
     found = offer(Q4_K_M=5, UD_Q4_K_M=4, UD_Q2_K=2)
-    assert by_name(found, "q4_k_m", None, REPO).quantization == "Q4_K_M"
-    assert by_name(found, "ud-q4_k_m", None, REPO).quantization == "UD-Q4_K_M"
-    assert by_name(found, "Q2_K", None, REPO).quantization == "UD-Q2_K"
-    assert by_name(found, None, None, REPO).quantization == "Q4_K_M"
+    assert select_quantization(found, "q4_k_m", None, REPO).quantization == "Q4_K_M"
+    assert select_quantization(found, "ud-q4_k_m", None, REPO).quantization == "UD-Q4_K_M"
+    assert select_quantization(found, "Q2_K", None, REPO).quantization == "UD-Q2_K"
+    assert select_quantization(found, None, None, REPO).quantization == "Q4_K_M"
 
 
 @pytest.mark.parametrize(
@@ -179,56 +179,56 @@ def test_by_name_ignores_case_and_prefers_plain_name() -> None:
 )
 def test_by_name_takes_shortest_name_of_same_quantization(others: list[str]) -> None:
     found = quantizations(files(*others, "m-Q4_K_M.gguf"))
-    assert by_name(found, "Q4_K_M", None, REPO).path == "m-Q4_K_M.gguf"
+    assert select_quantization(found, "Q4_K_M", None, REPO).path == "m-Q4_K_M.gguf"
     assert best_fit(found, 0).variant.path == "m-Q4_K_M.gguf"
 
 
 def test_complete_model_comes_before_incomplete_one() -> None:
     found = quantizations(files("m-Q8_0-00001-of-00002.gguf", "other-Q8_0.gguf"))
-    assert by_name(found, "Q8_0", None, REPO).path == "other-Q8_0.gguf"
+    assert select_quantization(found, "Q8_0", None, REPO).path == "other-Q8_0.gguf"
 
 
 @pytest.mark.parametrize("names", [("m-1b-Q8_0.gguf", "m-12b-Q8_0.gguf"), ("a/m-Q8_0.gguf", "b/m-Q8_0.gguf")])
 def test_by_name_refuses_different_models(names: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match="2 files for Q8_0: ") as caught:
-        by_name(quantizations(files(*names)), "Q8_0", None, REPO)
+        select_quantization(quantizations(files(*names)), "Q8_0", None, REPO)
     assert all(name in str(caught.value) for name in names)
 
 
 @pytest.mark.parametrize("file", ["a/x-00001-of-00002.gguf", "a/x-00002-of-00002.gguf", "x-00002-of-00002.gguf"])
 def test_by_name_finds_model_by_any_part(file: str) -> None:
     found = quantizations(files("a/x-00001-of-00002.gguf", "a/x-00002-of-00002.gguf", "y.gguf"))
-    assert by_name(found, None, file, REPO).name == "x"
+    assert select_quantization(found, None, file, REPO).name == "x"
 
 
 def test_by_name_refuses_file_name_in_two_folders() -> None:
     twice = files("a/x.gguf", "b/x.gguf")
     with pytest.raises(UsageError, match=r"a/x\.gguf, b/x\.gguf"):
-        by_name(quantizations(twice), None, "x.gguf", REPO)
-    assert by_name(quantizations([*twice, *files("x.gguf")]), None, "x.gguf", REPO).path == "x.gguf"
+        select_quantization(quantizations(twice), None, "x.gguf", REPO)
+    assert select_quantization(quantizations([*twice, *files("x.gguf")]), None, "x.gguf", REPO).path == "x.gguf"
 
 
 def test_by_name_error_lists_nearest_names_first() -> None:
     with pytest.raises(ModelNotFoundError, match=r"has no 'Q5_K_M', only Q5_K_S, Q4_0, Q2_K, Q8_0$") as caught:
-        by_name(offer(Q8_0=8, Q2_K=3, Q5_K_S=5, Q4_0=4), "Q5_K_M", None, REPO)
+        select_quantization(offer(Q8_0=8, Q2_K=3, Q5_K_S=5, Q4_0=4), "Q5_K_M", None, REPO)
     assert f"{REPO}:Q5_K_S" in caught.value.hint
     with pytest.raises(ModelNotFoundError, match=r"no file 'modle-Q8_0\.gguf', only model-Q8_0\.gguf"):
-        by_name(offer(Q8_0=8, Q2_K=3), None, "modle-Q8_0.gguf", REPO)
+        select_quantization(offer(Q8_0=8, Q2_K=3), None, "modle-Q8_0.gguf", REPO)
     with pytest.raises(ModelNotFoundError) as many:
-        by_name(quantizations(files(*(f"m{k}.gguf" for k in range(99)))), "Q8_0", None, REPO)
+        select_quantization(quantizations(files(*(f"m{k}.gguf" for k in range(99)))), "Q8_0", None, REPO)
     assert str(many.value).count(", ") == 8
 
 
 def test_a_repository_without_gguf_files_tells_how_to_search() -> None:
     with pytest.raises(ModelNotFoundError, match=r"^owner/Model has no GGUF files$") as caught:
-        by_name([], "Q4_K_M", None, "owner/Model")
+        select_quantization([], "Q4_K_M", None, "owner/Model")
     assert 'llmcli models search "Model GGUF"' in caught.value.hint
 
 
 @pytest.mark.parametrize(("quantization", "file"), [("Q8_0", None), (None, "x-Q8_0-00002-of-00003.gguf")])
 def test_incomplete_model_is_refused_by_name(quantization: str | None, file: str | None) -> None:
     with pytest.raises(ModelNotFoundError, match=r"Q8_0 is incomplete, x-Q8_0-00002-of-00003\.gguf and 1 more"):
-        by_name(quantizations(files("x-Q8_0-00001-of-00003.gguf")), quantization, file, REPO)
+        select_quantization(quantizations(files("x-Q8_0-00001-of-00003.gguf")), quantization, file, REPO)
 
 
 ESCAPING = ["", "/x", "../x", "a/../x", "a//x", "./x", "a/", "a\\x", "C:x", "-x"]
@@ -256,4 +256,4 @@ def test_by_name_gives_a_quantization_or_clear_error(names: list[str], wanted: s
     assert all(is_safe_path(part.path) for variant in found for part in variant.parts)
     for quantization, file in ((wanted, None), (None, wanted), (None, f"{names[0] if names else ''}.gguf")):
         with suppress(LlmcliError):
-            assert by_name(found, quantization, file, REPO) in found
+            assert select_quantization(found, quantization, file, REPO) in found

@@ -51,7 +51,7 @@ def _of_kind(field: Field) -> tuple[Any, ...]:
 
 def _numbers(field: Field) -> Iterator[Any]:
     param = field.param
-    yield from param.also
+    yield from param.extra_values
     yield from (field.kind(bound) for bound in (param.min, param.max) if bound is not None)
     inside = (0.5, 0.123456789, 1 / 3) if field.kind is float else (1, 2, 40, 2**31 - 1)
     yield from (value for value in inside if param.max is None or value <= param.max if (param.min or 0) <= value)

@@ -13,7 +13,7 @@ from llmcli.params.policies.policy import Fixed, Policy, PolicyCall, explain_pol
 from llmcli.params.policies.rules import TokenStep
 from llmcli.params.sampler_chain import build_chain, check_chain
 from llmcli.params.settings import Settings, fields, parse_data, to_data
-from llmcli.params.temperature import policy_in_force
+from llmcli.params.temperature import effective_policy
 
 FIELD = fields()["temp_policy_file"]
 WAVE = "def wave(step, base=0.5, *, swing=0.25):\n    return base + swing * (step.index % 2)\n"
@@ -61,8 +61,8 @@ def policy_error(typed: str, temperature: str = "0.8") -> UsageError:
 
 def test_a_function_in_a_file_is_the_policy(write: Write) -> None:
     settings = Settings(temp_policy_file=parse_setting(write(WAVE)))
-    assert policy_in_force(settings) == PolicyCall("wave")
-    assert temperatures(policy_in_force(settings)) == [0.5, 0.75, 0.5]
+    assert effective_policy(settings) == PolicyCall("wave")
+    assert temperatures(effective_policy(settings)) == [0.5, 0.75, 0.5]
     assert explain_policy(PolicyCall("wave"))(token(0)) == "wave"
 
 
@@ -84,7 +84,7 @@ def test_the_temperature_can_use_the_function_by_name(
 ) -> None:
     own = parse_setting(write(WAVE))
     settings = Settings(temp_policy_file=own, temperature=parse_policy(temperature))
-    assert policy_in_force(settings) == policy
+    assert effective_policy(settings) == policy
     assert temperatures(policy) == values
     assert parse_policy(str(policy)) == policy
     assert parse_data(to_data(settings), "a file")["temperature"] == policy
@@ -92,7 +92,7 @@ def test_the_temperature_can_use_the_function_by_name(
 
 def test_the_function_replaces_a_temperature_without_it(write: Write) -> None:
     settings = Settings(temp_policy_file=parse_setting(write(WAVE)), temperature=parse_policy("sentence:1,0.5"))
-    assert policy_in_force(settings) == PolicyCall("wave")
+    assert effective_policy(settings) == PolicyCall("wave")
 
 
 def test_the_file_in_the_settings_wins_over_one_with_same_name(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_the_file_in_the_settings_wins_over_one_with_same_name(tmp_path: Path) -
         (tmp_path / f"{number}.py").write_text(f"def wave(step):\n    return {number}\n")
         settings.append(Settings(temp_policy_file=parse_setting(f"{tmp_path / str(number)}.py:wave")))
     for one in (*settings, settings[0]):
-        assert temperatures(policy_in_force(one), 1) == [int(Path(one.temp_policy_file.rpartition(":")[0]).stem)]  # type: ignore[union-attr]
+        assert temperatures(effective_policy(one), 1) == [int(Path(one.temp_policy_file.rpartition(":")[0]).stem)]  # type: ignore[union-attr]
 
 
 def test_a_policy_file_runs_only_when_an_answer_needs_it(write: Write, tmp_path: Path) -> None:
@@ -109,25 +109,25 @@ def test_a_policy_file_runs_only_when_an_answer_needs_it(write: Write, tmp_path:
     typed = write(f"with open({str(ran)!r}, 'a') as file:\n    file.write('x')\n" + WAVE)
     settings = Settings(temp_policy_file=parse_setting(typed), temperature=parse_policy("sentence:wave:1,2"))
     build_chain(Settings(**vars(settings) | {"seed": 1}))
-    str(policy_in_force(settings))
+    str(effective_policy(settings))
     assert not ran.exists()
-    to_callable(policy_in_force(settings))
+    to_callable(effective_policy(settings))
     assert ran.read_text() == "x"
 
 
 def test_a_changed_policy_file_applies_to_the_next_answer(write: Write) -> None:
     settings = Settings(temp_policy_file=parse_setting(write(WAVE)))
-    before = to_callable(policy_in_force(settings))
+    before = to_callable(effective_policy(settings))
     write("def wave(step):\n    return 2\n")
     assert before(token(0)) == 0.5
-    assert to_callable(policy_in_force(settings))(token(0)) == 2
+    assert to_callable(effective_policy(settings))(token(0)) == 2
 
 
 def test_a_policy_file_can_be_in_home_and_have_a_bom(home: Path) -> None:
     folder = home.parent / "user"
     folder.mkdir()
     (folder / "p.py").write_bytes(b"\xef\xbb\xbf" + WAVE.encode())
-    assert temperatures(policy_in_force(Settings(temp_policy_file=parse_setting("~/p.py:wave")))) == [0.5, 0.75, 0.5]
+    assert temperatures(effective_policy(Settings(temp_policy_file=parse_setting("~/p.py:wave")))) == [0.5, 0.75, 0.5]
 
 
 @pytest.mark.parametrize("text", ["wave", "wave.py", "wave.py:", ":wave", "wave.py:2nd", "wave.py:a b", "wave.py:a.b"])
@@ -229,4 +229,4 @@ def test_a_function_that_rejects_its_arguments_is_an_error(
 
 
 def test_a_function_without_a_signature_is_accepted(write: Write) -> None:
-    assert callable(to_callable(policy_in_force(Settings(temp_policy_file=parse_setting(write("wave = max\n"))))))
+    assert callable(to_callable(effective_policy(Settings(temp_policy_file=parse_setting(write("wave = max\n"))))))

@@ -85,13 +85,13 @@ def test_the_note_lists_each_move_and_its_first_token() -> None:
     for at, step in ((0, 0), (12, 1), (13, 1), (40, -1), (41, -1), (50, -1)):
         if step:
             keys.step(step)
-        shift.value_at(at)
+        shift.start_draw(at)
     assert keys.note() == "temperature moved: +0.1 from token 1, 3 more, -0.1 from token 5"
 
 
 def test_a_step_after_the_last_token_is_not_a_move() -> None:
     keys, shift = keys_of()
-    shift.value_at(0)
+    shift.start_draw(0)
     keys.step(1)
     assert keys.note() == ""
 

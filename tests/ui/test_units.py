@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcli.text import ago, count, gigabytes
+from llmcli.text import format_age, format_count, format_size
 
 
 @pytest.mark.parametrize(
@@ -25,12 +25,12 @@ from llmcli.text import ago, count, gigabytes
     ],
 )
 def test_sizes_are_in_decimal_units(n_bytes: int, shown: str) -> None:
-    assert gigabytes(n_bytes) == shown
+    assert format_size(n_bytes) == shown
 
 
 @pytest.mark.parametrize(("n_bytes", "shown"), [(999_700, "1 MB"), (999_700_000, "1.00 GB")])
 def test_a_size_just_below_a_unit_is_rounded_up(n_bytes: int, shown: str) -> None:
-    assert gigabytes(n_bytes) == shown
+    assert format_size(n_bytes) == shown
 
 
 @pytest.mark.parametrize(
@@ -46,12 +46,12 @@ def test_a_size_just_below_a_unit_is_rounded_up(n_bytes: int, shown: str) -> Non
     ],
 )
 def test_counts_have_three_digits(number: int, shown: str) -> None:
-    assert count(number) == shown
+    assert format_count(number) == shown
 
 
 @pytest.mark.parametrize(("number", "shown"), [(999_950, "1M"), (999_600_000, "1B"), (1_026_000_000_000, "1.03T")])
 def test_a_count_never_has_an_exponent(number: int, shown: str) -> None:
-    assert count(number) == shown
+    assert format_count(number) == shown
 
 
 @pytest.mark.parametrize(
@@ -72,16 +72,16 @@ def test_a_count_never_has_an_exponent(number: int, shown: str) -> None:
 def test_times_are_in_the_largest_unit(seconds: float, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now)
-    assert ago(now - seconds) == shown
+    assert format_age(now - seconds) == shown
 
 
 def test_no_time_is_never() -> None:
-    assert ago(None) == "never"
+    assert format_age(None) == "never"
 
 
 @given(st.integers(min_value=0, max_value=10**15))
 def test_a_size_is_right_to_half_a_percent_or_half_a_unit(n_bytes: int) -> None:
-    match = re.fullmatch(r"([0-9.]+) (kB|MB|GB)", gigabytes(n_bytes))
+    match = re.fullmatch(r"([0-9.]+) (kB|MB|GB)", format_size(n_bytes))
     assert match is not None
     unit = {"kB": 10**3, "MB": 10**6, "GB": 10**9}[match[2]]
     assert abs(float(match[1]) * unit - n_bytes) <= max(unit / 2 if unit < 10**9 else 0, n_bytes * 0.0051)

@@ -15,7 +15,7 @@ from llmcli.chat.sessions import store
 from llmcli.errors import DiskError, LlmcliError, UsageError
 from llmcli.files import OPEN_SAFE, VERSION, JsonlAppender, check_integer, check_text, encode, read_events
 from llmcli.inference.answer_json import ReplayManifest
-from llmcli.params.settings import NEVER_SET, fields, find, to_datum
+from llmcli.params.settings import CODE_KEYS, fields, find, to_datum
 from llmcli.text import ellipsize
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class SessionFile:
             appender = JsonlAppender(path, new=True)
         except FileExistsError:
             lock.release()
-            raise store.name_exists(name) from None
+            raise store.name_taken_error(name) from None
         except BaseException:
             lock.release()
             raise
@@ -212,7 +212,7 @@ def _set_character(data: SessionData, name: Any, keys: Any) -> None:
 
 
 def _typed_value(key: str, datum: Any) -> Any:
-    if key in NEVER_SET:
+    if key in CODE_KEYS:
         raise UsageError(f"a session file cannot set {key} (it runs code)")
     value = find(key).parse_data(datum)
     if key == "preset" and value:
@@ -280,7 +280,7 @@ def to_event(message: Message) -> dict[str, Any]:
 def set_events(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The events of typed values of settings, without those that name code."""
     for key, value in values.items():
-        if key not in NEVER_SET:
+        if key not in CODE_KEYS:
             yield {"type": "set", "key": key, "value": to_datum(fields()[key], value)}
 
 

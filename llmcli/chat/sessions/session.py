@@ -44,7 +44,7 @@ class Session:
         self._character_keys: set[str] = set()  # the settings that the character has set
         self._flags: dict[str, Any] = {}  # the settings of the command line, below the overrides
         self._name = name
-        self._keep = keep
+        self._is_writable = keep
         self._file: SessionFile | None = None
         self._unfinished: Message | None = None  # the answer that is being written
         self._write_error: DiskError | None = None  # why the last events are not in the file
@@ -63,7 +63,7 @@ class Session:
         path = store.path_of(session.name)
         try:
             if unfinished := session._read():
-                session._store(unfinished)
+                session._append(unfinished)
                 session.notes.append("the last answer is not complete; /continue continues it")
             if not session._write_error:
                 with suppress(OSError):
@@ -110,12 +110,12 @@ class Session:
         Raises:
             UsageError: if it is the first, and another session has taken the name of this one.
         """
-        return self._store(self.conversation.draft(role, content, **more))
+        return self._append(self.conversation.draft(role, content, **more))
 
     def add_copy(self, message: Message) -> Message:
         """Copy a message of the tree to the head; the copy has no replay data."""
         conversation = self.conversation
-        return self._store(replace(message, id=conversation.next_id, parent=conversation.head, replay={}))
+        return self._append(replace(message, id=conversation.next_id, parent=conversation.head, replay={}))
 
     def begin_answer(self, parent: int | None, **more: Any) -> None:
         """Start an answer that follows `parent`; it joins the conversation when it ends."""
@@ -137,7 +137,7 @@ class Session:
         unfinished, self._unfinished = self._unfinished, None
         message = None
         if unfinished and (content or reasoning):
-            message = self._store(replace(unfinished, content=content, reasoning=reasoning, **more))
+            message = self._append(replace(unfinished, content=content, reasoning=reasoning, **more))
         if self._file:
             self._file.end_answer()
         if self._write_error and not self._is_reported and not sys.exc_info()[0]:  # never hides why the answer ended
@@ -221,13 +221,13 @@ class Session:
 
     def close(self) -> None:
         """Close and unlock the file. A second call does nothing."""
-        self._name, self._keep = self.name, False
+        self._name, self._is_writable = self.name, False
         file, self._file = self._file, None
         if file:
             file.close()
 
     def _valid_name(self, name: str) -> str:
-        if not self._keep:
+        if not self._is_writable:
             raise UsageError(
                 "this session is not saved, because the chat was started with --no-save", "use /export FILE.md"
             )
@@ -243,9 +243,9 @@ class Session:
         self.notes += data.notes(path.name)
         return data.unfinished
 
-    def _store(self, message: Message) -> Message:
+    def _append(self, message: Message) -> Message:
         """Add a message to the conversation and to the file, which the first message creates."""
-        is_first = self._keep and not self._file
+        is_first = self._is_writable and not self._file
         if is_first:
             try:
                 self._file = SessionFile.claim(self._name, message.content)

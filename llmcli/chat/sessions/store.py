@@ -200,7 +200,7 @@ def _index_before_folding(text: str, index: int) -> int:
     return 0
 
 
-def name_exists(name: str) -> UsageError:
+def name_taken_error(name: str) -> UsageError:
     """The error for a name that another session has."""
     return UsageError(f"session {name!r} already exists", "choose another name")
 
@@ -212,7 +212,7 @@ def require_unused(name: str) -> None:
         UsageError: if one has, or the name is not valid.
     """
     if os.path.lexists(path_of(name)):
-        raise name_exists(name)
+        raise name_taken_error(name)
 
 
 def acquire_lock(name: str) -> "BaseFileLock":

@@ -7,7 +7,7 @@ from llmcli.models.lookup import find_model_file
 from llmcli.models.reference import HubReference, UrlReference
 from llmcli.models.sources.hub import PullPlan, plan_pull, pull
 from llmcli.models.sources.url import UrlPlan, plan_url, pull_url
-from llmcli.text import ago, gigabytes
+from llmcli.text import format_age, format_size
 from llmcli.ui.terminal.ask import can_ask, confirm
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.progress import Downloads
@@ -73,13 +73,13 @@ def describe(plan: Plan) -> str:
     if plan.missing == 0:
         rest = ", already downloaded"
     else:
-        rest = f", {gigabytes(plan.missing)} left to download" if plan.missing < plan.size else ""
+        rest = f", {format_size(plan.missing)} left to download" if plan.missing < plan.size else ""
     if isinstance(plan, UrlPlan):
-        return f"{plan.path.name}, {gigabytes(plan.size)}{rest}"
+        return f"{plan.path.name}, {format_size(plan.size)}{rest}"
     n_parts = len(plan.variant.parts)
     parts = f" in {n_parts} parts" if n_parts > 1 else ""
     reason = f" ({plan.reason})" if plan.reason else ""
-    return f"{plan.repo.name}/{plan.variant.path}{parts}, {gigabytes(plan.size)}{rest}{reason}"
+    return f"{plan.repo.name}/{plan.variant.path}{parts}, {format_size(plan.size)}{rest}{reason}"
 
 
 def newer_revision(plan: Plan, locations: ModelLocations) -> str:
@@ -89,7 +89,7 @@ def newer_revision(plan: Plan, locations: ModelLocations) -> str:
     old = cache.load_revision(locations.data_dir, str(plan.reference))
     if old is None or old.files == plan.variant.parts:
         return ""
-    version = f"commit {old.commit[:8]}, pulled {ago(old.time)}"
+    version = f"commit {old.commit[:8]}, pulled {format_age(old.time)}"
     return f"a newer version of this model; the old one ({version}) is kept, see `llmcli models list`"
 
 

@@ -12,13 +12,13 @@ from llmcli.models.hub.repo_files import (
     Quantization,
     QuantizationChoice,
     best_fit,
-    by_name,
     fits_memory,
     projectors,
     quantizations,
+    select_quantization,
 )
 from llmcli.params.settings import Layer
-from llmcli.text import count, gigabytes, plural
+from llmcli.text import format_count, format_size, plural
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_json, print_line
 from llmcli.ui.terminal.table import print_rows
@@ -105,7 +105,7 @@ def files(
     found, memory = quantizations(listing.files), hardware.available_memory()
     chosen = best_fit(found, memory) if any(variant.complete for variant in found) else None
     if not found:
-        by_name(found, None, None, listing.name)  # raises the error with its hint
+        select_quantization(found, None, None, listing.name)  # raises the error with its hint
     if as_json:
         print_json(_listing_data(listing, found, chosen, memory))
         return ExitStatus.OK
@@ -143,7 +143,7 @@ def search(
         console.note(f"no GGUF repositories found for '{' '.join(text)}'")
     else:
         rows = [
-            (item.name, count(item.downloads), item.license + (", gated" if item.gated else ""), item.updated)
+            (item.name, format_count(item.downloads), item.license + (", gated" if item.gated else ""), item.updated)
             for item in found
         ]
         print_rows(("NAME", "DOWNLOADS", "LICENSE", "UPDATED"), rows, ("DOWNLOADS",))
@@ -166,7 +166,7 @@ def recommend(flags: Layer, as_json: Json = False) -> int:  # noqa: ARG001 -- th
         print_json([asdict(entry) for entry in entries])
         return ExitStatus.OK
     rows = [
-        (entry.name, f"{entry.parameters:g}B", gigabytes(entry.size), entry.license, entry.note) for entry in entries
+        (entry.name, f"{entry.parameters:g}B", format_size(entry.size), entry.license, entry.note) for entry in entries
     ]
     commands = [f"llmcli pull {entry.repo}:{entry.quantization}" for entry in entries]
     print_rows(("NAME", "WEIGHTS", "SIZE", "LICENSE", "GOOD AT"), rows, ("WEIGHTS", "SIZE"), commands)
@@ -181,7 +181,7 @@ def _variant_row(variant: Quantization, n_parameters: int | None, memory: int) -
     bits = variant.bits_per_weight(n_parameters)
     return (
         variant.quantization or "?",
-        gigabytes(variant.size),
+        format_size(variant.size),
         f"{bits:.1f}" if bits else "",
         ("yes" if fits_memory(variant.size, memory) else "no") if variant.complete else "parts missing",
         variant.path + (f" (+{len(variant.parts) - 1})" if len(variant.parts) > 1 else ""),

@@ -10,7 +10,7 @@ from llmcli.cli.options import complete_reference, with_settings
 from llmcli.config.presets import resolve_settings
 from llmcli.errors import ExitStatus, ModelNotFoundError, UsageError
 from llmcli.params.settings import Layer
-from llmcli.text import ago, gigabytes, plural
+from llmcli.text import format_age, format_size, plural
 from llmcli.ui.terminal.ask import can_ask, confirm
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_json, print_line
@@ -57,13 +57,13 @@ def remove_model(
         console.note(f"will remove {path}")
     for path in plan.kept:
         console.note(f"will keep {path} (shared with another model)")
-    question = f"Remove {item.name} and free {gigabytes(plan.freed)}?"
+    question = f"Remove {item.name} and free {format_size(plan.freed)}?"
     if not yes and not can_ask():
         raise UsageError(f"refusing to remove {item.name} without confirmation", "use --yes")
     if not yes and not confirm(question, default=False):
         return ExitStatus.FAILED
     remove(plan, locations)
-    console.note(f"removed {item.name}, {gigabytes(plan.freed)} freed")
+    console.note(f"removed {item.name}, {format_size(plan.freed)} freed")
     return ExitStatus.OK
 
 
@@ -138,7 +138,7 @@ def partials(
     if not chosen:
         console.note("no interrupted downloads")
         return ExitStatus.OK
-    rows = [(item.name, _progress(item), ago(item.time)) for item in chosen]
+    rows = [(item.name, _progress(item), format_age(item.time)) for item in chosen]
     print_rows(("NAME", "DOWNLOADED", "CHANGED"), rows)
     console.note("resume them with `llmcli models partials --resume`, delete them with `--remove`")
     return ExitStatus.OK
@@ -223,7 +223,7 @@ def import_folders(
             raise ModelNotFoundError(
                 f"no models found in {folder}", "give a folder with .gguf files, or an Ollama store"
             )
-        rows += [(model.name, gigabytes(model.size), model.source) for model in found]
+        rows += [(model.name, format_size(model.size), model.source) for model in found]
     config_file.set_value("model_folders", tuple(dict.fromkeys([*kept, *map(str, chosen)])))
     print_rows(("NAME", "SIZE", "FROM"), rows, ("SIZE",))
     console.note(f"{plural(len(rows), 'model')} imported in place; use one with --model NAME")
@@ -256,11 +256,11 @@ def _delete(chosen: Sequence["InterruptedDownload"], data_dir: Path) -> int:
             console.note(f"kept {item.path.name}: {why}")
     for name in dict.fromkeys(item.name for item in deleted if item.size and has_complete_parts(item)):
         console.note(f"kept the complete parts of {name}; remove them with `llmcli models rm {name}`")
-    freed = gigabytes(sum(item.downloaded for item in deleted))
+    freed = format_size(sum(item.downloaded for item in deleted))
     console.note(f"deleted {plural(len(deleted), 'interrupted download')}, {freed} freed")
     return ExitStatus.OK
 
 
 def _progress(item: "InterruptedDownload") -> str:
-    downloaded = gigabytes(item.downloaded)
-    return f"{downloaded} of {gigabytes(item.size)} ({item.downloaded / item.size:.0%})" if item.size else downloaded
+    downloaded = format_size(item.downloaded)
+    return f"{downloaded} of {format_size(item.size)} ({item.downloaded / item.size:.0%})" if item.size else downloaded

@@ -9,7 +9,7 @@ from llmcli.cli.options import complete_reference, with_settings
 from llmcli.config.presets import resolve_settings
 from llmcli.errors import ExitStatus
 from llmcli.params.settings import Layer
-from llmcli.text import ago, count, gigabytes, sanitize
+from llmcli.text import format_age, format_count, format_size, sanitize
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_json, print_line
 from llmcli.ui.terminal.table import print_facts, print_rows
@@ -87,9 +87,9 @@ def _row(item: "InstalledModel") -> tuple[str, ...]:
     return (
         ", ".join(item.aliases) or item.name,
         item.quantization,
-        gigabytes(item.size),
+        format_size(item.size),
         str(item.summary.n_ctx_train or ""),
-        ago(item.last_used),
+        format_age(item.last_used),
         source,
     )
 
@@ -116,16 +116,16 @@ def _facts(info: dict[str, Any]) -> Sequence[tuple[str, str]]:
     parts = f" in {info['n_files']} files" if info["n_files"] > 1 else ""
     bits = f", {8 * info['size'] / info['n_parameters']:.1f} bits per weight" if info["n_parameters"] else ""
     sampling = ", ".join(f"{key} {value}" for key, value in info["sampling"].items())
-    split = ", ".join(f"{gigabytes(memory[key])} {key}" for key in ("weights", "kv_cache", "compute"))
-    need = f"{gigabytes(memory['total'])} at a context of {memory['n_ctx']} tokens ({split})"
+    split = ", ".join(f"{format_size(memory[key])} {key}" for key in ("weights", "kv_cache", "compute"))
+    need = f"{format_size(memory['total'])} at a context of {memory['n_ctx']} tokens ({split})"
     fits = {True: "yes", False: "no", None: ""}[memory["fits"]]
     return (
         ("name", info["name"]),
         ("model", info["title"]),
         ("architecture", info["architecture"]),
-        ("parameters", count(info["n_parameters"]) if info["n_parameters"] else ""),
+        ("parameters", format_count(info["n_parameters"]) if info["n_parameters"] else ""),
         ("quantization", info["quantization"] + bits),
-        ("size", gigabytes(info["size"]) + parts),
+        ("size", format_size(info["size"]) + parts),
         ("trained context", f"{info['n_ctx_train']} tokens" if info["n_ctx_train"] else ""),
         ("vocabulary", f"{info['n_vocab']} tokens" if info["n_vocab"] else ""),
         ("memory", need),
@@ -137,7 +137,7 @@ def _facts(info: dict[str, Any]) -> Sequence[tuple[str, str]]:
         ("commit", info["commit"] or ""),
         ("file", info["file"]),
         ("checksum", _checksum(info)),
-        ("last used", ago(info["used"]) if info["downloaded"] else ""),
+        ("last used", format_age(info["used"]) if info["downloaded"] else ""),
     )
 
 
@@ -147,7 +147,7 @@ def _checksum(info: dict[str, Any]) -> str:
     if info["damaged"]:
         return f"DAMAGED: the sha256 is not {info['sha256']}; `llmcli pull` repairs it"
     if info["verified"]:
-        return f"sha256 {info['sha256']}, verified {ago(info['verified'])}"
+        return f"sha256 {info['sha256']}, verified {format_age(info['verified'])}"
     if info["sha256"]:
         return f"sha256 {info['sha256']} (published), not verified yet: run `llmcli models verify`"
     return "no published checksum"

@@ -41,7 +41,7 @@ class Sampler:
         self.chain.close()
 
 
-class GatedSampler(Sampler):
+class ConstrainedSampler(Sampler):
     """Draws tokens that match a grammar and are not forbidden.
 
     As in llama.cpp's common_sampler_sample, the chain draws without the grammar first. Only if the grammar rejects the

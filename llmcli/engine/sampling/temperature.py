@@ -58,7 +58,7 @@ class TemperatureShift:
         """Record the temperature of a token before the shift, or the maximum of the policy."""
         self._temperatures = (*self._temperatures[1 - _RECENT :], temperature)
 
-    def value_at(self, index: int) -> float:
+    def start_draw(self, index: int) -> float:
         """The shift for the draw of token `index`; the same when a grammar rejects the token and it is drawn again."""
         if index == self._index:
             return self._applied
@@ -106,7 +106,7 @@ class TemperatureSampler(CustomSampler):
         step = TokenStep(
             lambda: _distribution(array), state.index, text.sentence, text.line, text.paragraph, state.thinking
         )
-        shift = self._shift.value_at(state.total) if self._shift else 0.0
+        shift = self._shift.start_draw(state.total) if self._shift else 0.0
         value = 0.0
         if self._records or self._is_python or shift:
             value = self._evaluate(step) if self._is_python else self._native_temperature(step, array.size)

@@ -40,7 +40,7 @@ _MAX_NAMES = 8  # in one message
 _MAX_COMPARED = 500  # names compared to find the nearest
 
 
-def canonical(quantization: str) -> str:
+def canonical_quantization(quantization: str) -> str:
     """A quantization that a user typed, in the spelling of `quantization_of`."""
     name = quantization.strip().upper()
     return _OTHER_NAMES.get(name, name)
@@ -54,13 +54,13 @@ def quantization_of(file_name: str) -> str:
     for component in reversed(file_name.split("/")):
         found = _IN_NAME.findall(component.upper())
         if found:
-            return canonical(found[-1])
+            return canonical_quantization(found[-1])
     return ""
 
 
 def nominal_bits(quantization: str) -> float | None:
     """The usual bits per weight, including embeddings and scales; None for an unknown quantization."""
-    return _BITS.get(canonical(quantization).removeprefix("UD-"))
+    return _BITS.get(canonical_quantization(quantization).removeprefix("UD-"))
 
 
 def distance(a: str, b: str) -> float:
@@ -207,7 +207,9 @@ def best_fit(found: Sequence[Quantization], memory: int) -> QuantizationChoice:
     return _second_best(fitting, memory, why)
 
 
-def by_name(found: Sequence[Quantization], quantization: str | None, file: str | None, repo: str) -> Quantization:
+def select_quantization(
+    found: Sequence[Quantization], quantization: str | None, file: str | None, repo: str
+) -> Quantization:
     """The variant with this quantization or file; without both, the one that `best_fit` selects.
 
     Raises ModelNotFoundError (no such variant, or parts are missing) and UsageError (several variants match).
@@ -220,7 +222,7 @@ def by_name(found: Sequence[Quantization], quantization: str | None, file: str |
     if file:
         variant = _with_file(found, file, repo)
     elif quantization:
-        variant = _with_quantization(found, canonical(quantization), repo)
+        variant = _with_quantization(found, canonical_quantization(quantization), repo)
     else:
         return best_fit(found, 0).variant
     if not variant.complete:

@@ -16,7 +16,7 @@ from llmcli.models.gguf.splits import stem_of
 from llmcli.models.hub import cache
 from llmcli.models.hub.api import Repo, check_has_sha256, get_repo, ignore_message
 from llmcli.models.hub.environment import gated_error, token_source
-from llmcli.models.hub.repo_files import Quantization, best_fit, by_name, projector_for, quantizations
+from llmcli.models.hub.repo_files import Quantization, best_fit, projector_for, quantizations, select_quantization
 from llmcli.models.locations import ModelFile, ModelLocations, Progress
 from llmcli.models.reference import HubReference
 
@@ -58,7 +58,7 @@ def plan_pull(
     listing = get_repo(reference, locations.offline, notify)
     found = quantizations(listing.files)
     if reference.quant or reference.file or not found:
-        variant, reason = by_name(found, reference.quant, reference.file, reference.repo), ""
+        variant, reason = select_quantization(found, reference.quant, reference.file, reference.repo), ""
     else:
         choice = best_fit(found, memory)
         variant, reason = choice.variant, choice.reason

@@ -306,4 +306,4 @@ def step_values(settings: Settings, name: str) -> str:
 
 def _has_effect(settings: Settings, key: str) -> bool:
     """Whether a setting differs from its default, or belongs to one that does."""
-    return any(getattr(settings, one) != fields()[one].default for one in (key, *fields()[key].param.switch))
+    return any(getattr(settings, one) != fields()[one].default for one in (key, *fields()[key].param.needs_any))

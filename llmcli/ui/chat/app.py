@@ -79,7 +79,7 @@ class ChatApp(ChatPrinter):
         """`names` lists the downloaded models; `bring` downloads another one, if the user agrees."""
         super().__init__(live, live and wants_color(sys.stdout))
         self.controller = controller
-        self.bring = bring
+        self.ensure_model = bring
         self.model_names = names
         self.reader: Reader
         self.draft = ""  # the text in the input line at the next prompt
@@ -87,11 +87,13 @@ class ChatApp(ChatPrinter):
         self.editing: int | None = None  # the number of the message that the next one replaces
         self.pending: list[Attachment] = []  # files that go with the next message
         self.turn: Turn | None = None  # the last answer
-        self.used: int | None = None  # tokens in the context before the next message
+        self.n_prompt: int | None = None  # tokens in the context before the next message
         self.failure: LlmcliError | None = None  # the first error of a script
         self.compare_session: CompareSession | None = None  # the answers that were compared last
         self.traces: Path | None = None  # the folder for a trace of each answer
-        self.listed: tuple[int, Sequence[tuple[str, str]]] | None = None  # a token, and the candidates shown for it
+        self.listed_candidates: tuple[int, Sequence[tuple[str, str]]] | None = (
+            None  # a token, and the candidates shown for it
+        )
         self._greeted: LocalModel | None = None
         self._warned: set[tuple[str, str]] = set()  # settings without effect, and why
 
@@ -112,7 +114,7 @@ class ChatApp(ChatPrinter):
             return
         self.draft = text  # in the input line again if it cannot be sent
         files = [attach(name) for name in find_mentions(text)]
-        if not self.ready():
+        if not self.wait_for_model():
             return
         if not self._add_message(text, (*self.pending, *files)):
             return
@@ -147,7 +149,7 @@ class ChatApp(ChatPrinter):
             console.note(f"message {number} is changed; /continue lets the model extend it")
             return
         self.draft, self.editing = text, number  # for the next prompt, if it cannot be sent
-        if not self.ready():
+        if not self.wait_for_model():
             return
         head = session.conversation.head
         session.conversation.move(old.parent)
@@ -174,7 +176,7 @@ class ChatApp(ChatPrinter):
         Raises:
             ContextOverflowError: see `resolve_overflow`.
         """
-        if self.ready() and (fitting := resolve_overflow(self, path, begun)) is not None:
+        if self.wait_for_model() and (fitting := resolve_overflow(self, path, begun)) is not None:
             self._answer(fitting, extra, begun)
 
     def _answer(
@@ -202,7 +204,7 @@ class ChatApp(ChatPrinter):
                 print_line("")  # between one turn and the next
         if moved := temperature_keys.note():
             console.note(moved)
-        self._conclude(turn)
+        self._note_finish_reason(turn)
         if busy_screen.repeats:
             console.note(_loop_note(turn.resolved.settings))
 
@@ -212,7 +214,7 @@ class ChatApp(ChatPrinter):
             return None
         return str(self.traces / f"{self.session.name or 'chat'}-{self.session.conversation.next_id}.jsonl")
 
-    def _conclude(self, turn: "Turn") -> None:
+    def _note_finish_reason(self, turn: "Turn") -> None:
         warn_slow(turn.answer)
         reason, on = turn.answer.finish_reason, "; /continue resumes" if turn.message else ""
         if reason == "interrupt":
@@ -257,29 +259,29 @@ class ChatApp(ChatPrinter):
                 for _ in parts:
                     pass
 
-    def measure(self) -> None:
+    def warn_if_full(self) -> None:
         """Count the tokens in the context, and warn when it is full for the next message."""
-        before, fit = self.used, self.count()
-        if fit and fit.over and before != self.used:
+        before, fit = self.n_prompt, self.count()
+        if fit and fit.is_over and before != self.n_prompt:
             console.warn(
                 f"the context is full: {fit.n_prompt} of {fit.n_ctx} tokens", "make room with /compact or /undo"
             )
 
     def count(self) -> PromptFit | None:
         """How full the context is; None while the model is loading, or without a status line."""
-        self.used = None
+        self.n_prompt = None
         with suppress(LlmcliError):
             if self.live and self.controller.local:
                 fit = self.controller.fit(self.path())
-                self.used = fit.n_prompt
+                self.n_prompt = fit.n_prompt
                 return fit
         return None
 
     # The model
 
-    def ready(self) -> "LocalModel | None":
+    def wait_for_model(self) -> "LocalModel | None":
         """The model, after waiting for it if it is still loading; None when the user stops waiting."""
-        loading = self.controller.open()
+        loading = self.controller.load_model()
         if loading.local:
             self._greet(loading.local)
             return loading.local

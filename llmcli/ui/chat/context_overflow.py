@@ -38,10 +38,10 @@ def resolve_overflow(
     """
     controller = chat.controller
     if draft:
-        controller.refuse_endless(draft)
+        controller.check_length(draft)
     whole = [*path, draft] if draft else path
     fit = controller.fit(whole, begun)
-    if not fit.over:
+    if not fit.is_over:
         return whole
     policy = controller.settings.overflow
     if policy == "ask" and chat.live:
@@ -57,7 +57,7 @@ def resolve_overflow(
             if draft
             else path
         )
-        if not controller.fit(whole, begun).over:
+        if not controller.fit(whole, begun).is_over:
             return whole
     number = controller.drop_oldest(whole, begun)
     if number:

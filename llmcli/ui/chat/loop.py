@@ -30,7 +30,7 @@ def _read_and_handle(chat: ChatApp) -> None:
     """Read one message or command, and act on it."""
     clear_pending()
     try:
-        chat.measure()
+        chat.warn_if_full()
         draft, chat.draft = chat.draft, ""
         text = chat.reader.read(draft)
     except KeyboardInterrupt:
@@ -60,7 +60,7 @@ def _dispatch(chat: ChatApp, text: str) -> None:
     """Send a message, or run a command."""
     if is_command_without_slash(chat, text):
         return
-    parsed = registry.split(text)
+    parsed = registry.parse_command(text)
     if parsed is None:
         chat.send(text.removeprefix("/") if text.startswith("//") else text)
         return

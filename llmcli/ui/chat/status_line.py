@@ -30,9 +30,9 @@ def status_line(chat: "ChatApp") -> str:
     if local is None and controller.loading:
         parts.append("cannot be loaded" if controller.loading.failed else controller.loading.status)
     if local:
-        if chat.used is None:  # the model was loaded during this prompt
+        if chat.n_prompt is None:  # the model was loaded during this prompt
             chat.count()
-        parts.append(f"context {_short(chat.used or 0)}/{_short(local.n_ctx)}")
+        parts.append(f"context {_short(chat.n_prompt or 0)}/{_short(local.n_ctx)}")
     parts.append(f"temp {fields()['temperature'].format(settings.temperature)}")
     if speed := _speed(chat):
         parts.append(f"{plural(speed, 'token')}/s")

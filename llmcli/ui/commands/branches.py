@@ -85,8 +85,8 @@ def _settings_of(message: Message) -> str:
 def _branch_numbers(chat: "ChatApp", start: str) -> list[tuple[str, str]]:
     """The numbers of the branches; after a number and a space, the candidates that /alternatives showed there."""
     number, space, _ = start.partition(" ")
-    if space and chat.listed and number == str(chat.listed[0]):
-        known = [(f"{number} {rank}", repr(text)) for rank, text in chat.listed[1]]
+    if space and chat.listed_candidates and number == str(chat.listed_candidates[0]):
+        known = [(f"{number} {rank}", repr(text)) for rank, text in chat.listed_candidates[1]]
         return [pair for pair in known if pair[0].startswith(start)]
     conversation = chat.session.conversation
     numbered = enumerate(conversation.leaves(), 1)
@@ -120,11 +120,11 @@ def branch(chat: "ChatApp", argument: str) -> None:
 
 def _branch_off(chat: "ChatApp", number: str, rank: str) -> None:
     """Let the model continue from another token than the one that was sampled."""
-    from llmcli.ui.commands.inspect import busy, last_answer, parse_token_index
+    from llmcli.ui.commands.inspect import busy, open_inspector, parse_token_index
 
     if not rank.isdecimal() or not number.isdecimal():
         raise UsageError("/branch N K takes two numbers", "see them with /alternatives N")
-    answered = last_answer(chat)
+    answered = open_inspector(chat)
     if not answered:
         return
     at = parse_token_index(answered, number)

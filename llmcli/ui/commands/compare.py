@@ -40,7 +40,7 @@ _COUNTS = ("answers", "n")  # how the number of answers is called; `n` is the ol
         "/compare answers=3",
         "/compare Why is the sky blue? temp=0.2,0.8 answers=2",
     ),
-    complete=registry.assignments,
+    complete=registry.complete_assignments,
     everyday=True,
 )
 def compare(chat: "ChatApp", argument: str) -> None:
@@ -49,7 +49,7 @@ def compare(chat: "ChatApp", argument: str) -> None:
     seed = chat.controller.settings.seed
     seed = random_seed() if seed is None else seed
     variants = variants_of(specs, seed, n_seeds, chat.controller.parse)
-    if not (local := chat.ready()):
+    if not (local := chat.wait_for_model()):
         return
     draft = _draft(chat, question) if question else None
     path = resolve_overflow(chat, chat.path() if draft else _path_to_question(chat), draft=draft)

@@ -34,7 +34,7 @@ _OVERFLOW = {  # what happens at the next message
 )
 def context(chat: "ChatApp", _argument: str) -> None:
     """Print a bar and a table of the tokens in the context."""
-    local = chat.ready()
+    local = chat.wait_for_model()
     if not local:
         return
     controller = chat.controller
@@ -53,10 +53,10 @@ def context(chat: "ChatApp", _argument: str) -> None:
         rows.append((str(number), SPEAKER_NAMES[message.role], amount, ellipsize(message.content)))
     free = max(fit.n_ctx - fit.n_prompt, 0)
     chat.say(_bar([n_system + n_template, *counted], fit.n_ctx))
-    cached = local.evaluated(controller.prompt(path).tokens)
+    cached = local.n_evaluated(controller.prompt(path).tokens)
     chat.say(f"{fit.n_prompt} of {fit.n_ctx} tokens, {free} free, {cached} in the KV cache")
     chat.rows(("N", "WHAT", "TOKENS", "BEGINNING"), rows, right=("N", "TOKENS"), spare=("BEGINNING",))
-    if fit.over:
+    if fit.is_over:
         overflow = controller.settings.overflow
         console.warn(f"the context has no room for the next answer: {_OVERFLOW[overflow]} (overflow = {overflow})")
 
@@ -87,7 +87,7 @@ def compact(chat: "ChatApp", argument: str) -> None:
     """Replace the oldest turns by a summary, in a new branch."""
     if argument and not argument.isdecimal():
         raise UsageError(f"/compact takes the number of turns to keep, got '{argument}'", "try /compact 2")
-    if chat.ready():
+    if chat.wait_for_model():
         compact_now(chat, chat.path(), int(argument) if argument else None)
 
 

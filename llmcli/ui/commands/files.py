@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     help="Attach files to the next message.",
     detail="@PATH in a message does the same. Patterns such as *.py work too. `none` removes the attached files.",
     examples=("/file notes.txt", "/file src/*.py", "/file none"),
-    complete=registry.paths,
+    complete=registry.complete_paths,
     everyday=True,
 )
 def file(chat: "ChatApp", argument: str) -> None:
@@ -50,7 +50,7 @@ def file(chat: "ChatApp", argument: str) -> None:
     help="Copy the last answer to the clipboard.",
     detail="`code` copies its last code block only, N the message with that number in /history.",
     examples=("/copy", "/copy code", "/copy 3"),
-    complete=registry.words("code"),
+    complete=registry.complete_words("code"),
     everyday=True,
 )
 def copy(chat: "ChatApp", argument: str) -> None:

@@ -4,7 +4,7 @@ import re
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from llmcli.chat.controller import requires_reload, session_settings
+from llmcli.chat.controller import chat_setting_keys, requires_reload
 from llmcli.errors import UsageError
 from llmcli.params.settings import fields
 from llmcli.ui.commands import registry
@@ -14,8 +14,8 @@ from llmcli.ui.commands.registry import (
     Command,
     command,
     commands,
-    get,
-    lookup,
+    find_command,
+    require_command,
     set_setting,
 )
 from llmcli.ui.terminal.ask import can_ask
@@ -70,7 +70,7 @@ def help_(chat: "ChatApp", argument: str) -> None:
     if argument.lower() == "all":
         _print_all(chat)
         return
-    found = get(argument.lstrip("/").lower().replace("-", "_"))
+    found = find_command(argument.lstrip("/").lower().replace("-", "_"))
     if isinstance(found, Command):
         _describe_command(chat, found)
     elif found:
@@ -141,11 +141,11 @@ def _search(chat: "ChatApp", text: str) -> None:
     for entry in commands().values():
         if _contains(stems, " ".join((entry.name, entry.description, *entry.examples))):
             found[entry.name] = entry.summary
-    for key in session_settings():
+    for key in chat_setting_keys():
         if key not in commands() and _contains(stems, f"{key} {fields()[key].param.help}"):
             found[key] = _summary(key)
     if not stems or not found:
-        lookup(words[0] if len(words) == 1 else text)
+        require_command(words[0] if len(words) == 1 else text)
         raise UsageError(f"the help does not contain '{text}'", "see /help all")
     chat.definitions([(f"  /{name}", summary) for name, summary in found.items()])
 
@@ -156,7 +156,7 @@ def _contains(stems: list[str], text: str) -> bool:
 
 def _summary(name: str) -> str:
     """The help of a command, or of the setting of that name."""
-    found = lookup(name)
+    found = require_command(name)
     if isinstance(found, Command):
         return found.summary
     return fields()[found].param.help.partition(". ")[0].rstrip(".")
@@ -198,7 +198,7 @@ def is_command_without_slash(chat: "ChatApp", text: str) -> bool:
     help="Turn the rendering of Markdown on or off.",
     detail="Off shows the text as the model writes it.",
     examples=("/markdown", "/markdown off", "/markdown on"),
-    complete=registry.values_of("markdown"),
+    complete=registry.complete_values("markdown"),
 )
 def markdown(chat: "ChatApp", argument: str) -> None:
     """Set or show whether answers are rendered."""
@@ -212,7 +212,7 @@ def markdown(chat: "ChatApp", argument: str) -> None:
     help="Set the colors for a dark or a light terminal.",
     detail="`auto` uses what the terminal reports.",
     examples=("/theme", "/theme light", "/theme auto"),
-    complete=registry.values_of("theme"),
+    complete=registry.complete_values("theme"),
 )
 def theme(chat: "ChatApp", argument: str) -> None:
     """Set or show the theme."""
@@ -226,7 +226,7 @@ def theme(chat: "ChatApp", argument: str) -> None:
     help="Make Enter start a new line, and Alt-Enter send.",
     detail="Alone it switches between the two.",
     examples=("/multiline", "/multiline on", "/multiline off"),
-    complete=registry.words("on", "off"),
+    complete=registry.complete_words("on", "off"),
 )
 def multiline(chat: "ChatApp", argument: str) -> None:
     """Set what Enter does."""

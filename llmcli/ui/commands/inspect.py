@@ -53,7 +53,7 @@ def why(chat: "ChatApp", argument: str) -> None:
     """Print the candidates of one token, step by step of the sampler chain."""
     from llmcli.ui.charts.trace_table import print_why
 
-    answered = last_answer(chat)
+    answered = open_inspector(chat)
     found = _inspect(chat, answered, argument, _N_WHY) if answered else None
     if answered and found:
         with to_stderr(not chat.live):
@@ -75,7 +75,7 @@ def alternatives(chat: "ChatApp", argument: str) -> None:
     """Print the candidates of one token by rank."""
     from llmcli.ui.charts.trace_table import percent, short_name, token_text
 
-    answered = last_answer(chat)
+    answered = open_inspector(chat)
     found = _inspect(chat, answered, argument, _N_ALTERNATIVES) if answered else None
     if not answered or not found:
         return
@@ -85,12 +85,15 @@ def alternatives(chat: "ChatApp", argument: str) -> None:
         after = f"- {short_name(sampler)}" if sampler else percent(found.stepwise.after(candidate))
         rows.append((f"{candidate.rank}{mark}", token_text(candidate.text, 16), percent(candidate.before), after))
     chat.rows(("K", "TOKEN", "BEFORE %", "AFTER %"), rows, right=("K", "BEFORE %", "AFTER %"))
-    chat.listed = found.at, [(str(candidate.rank), candidate.text) for candidate in found.stepwise.candidates]
+    chat.listed_candidates = (
+        found.at,
+        [(str(candidate.rank), candidate.text) for candidate in found.stepwise.candidates],
+    )
     console.note(f"* was sampled; /branch {found.at} K continues from another candidate")
     _note_differences(answered, found)
 
 
-def last_answer(chat: "ChatApp") -> "AnswerInspector | None":
+def open_inspector(chat: "ChatApp") -> "AnswerInspector | None":
     """The last answer, for inspection; None when the user stopped waiting for the model.
 
     Raises:
@@ -98,7 +101,7 @@ def last_answer(chat: "ChatApp") -> "AnswerInspector | None":
     """
     if not any(message.role == "assistant" for message in chat.path()):
         raise UsageError("no answer yet", "send a message first")
-    if not chat.ready():
+    if not chat.wait_for_model():
         return None
     from llmcli.chat.inspect import last_answer
 
@@ -190,7 +193,7 @@ def _note_differences(answered: "AnswerInspector", found: "TokenInspection") -> 
     "below the text show it.",
     examples=("/tokens", "/tokens p", "/tokens entropy"),
     aliases=("heat",),
-    complete=registry.words(*_MEASURES),
+    complete=registry.complete_words(*_MEASURES),
 )
 def tokens(chat: "ChatApp", argument: str) -> None:
     """Print the last answer, its tokens colored by a measure."""
@@ -222,7 +225,7 @@ def traces_of_last_answer(chat: "ChatApp") -> list["TokenTrace"]:
     detail="`on` writes one file per answer. FILE.jsonl gets the trace of the last answer. Alone it shows whether "
     "traces are on. `llmcli trace show FILE` reads them.",
     examples=("/trace on", "/trace last.jsonl", "/trace off"),
-    complete=registry.words("on", "off"),
+    complete=registry.complete_words("on", "off"),
 )
 def trace(chat: "ChatApp", argument: str) -> None:
     """Turn traces on or off, or write that of the last answer."""

@@ -27,7 +27,7 @@ _LONG = 1200  # characters; a longer message is easier to change in an editor
     detail="Settings given as KEY=VALUE apply to this answer only. The earlier answer stays as a branch.",
     examples=("/retry", "/retry temperature=1.2", "/retry temperature=1.2 seed=7"),
     aliases=("regen", "regenerate"),
-    complete=registry.assignments,
+    complete=registry.complete_assignments,
     everyday=True,
 )
 def retry(chat: "ChatApp", argument: str) -> None:
@@ -88,7 +88,7 @@ def _last_answer(chat: "ChatApp") -> Message:
     help="Set a stop string, at which answers end.",
     detail="`none` removes all of them. Ctrl-C stops the answer that the model is writing.",
     examples=("/stop", "/stop The end", "/stop none"),
-    complete=registry.values_of("stop"),
+    complete=registry.complete_values("stop"),
 )
 def stop(chat: "ChatApp", argument: str) -> None:
     """Set or show the stop strings."""
@@ -155,7 +155,7 @@ def _last_question(path: list[Message]) -> int:
     help="Show or set the system prompt.",
     detail="From TEXT, from a file (@FILE) or in your editor (edit). `none` removes it.",
     examples=("/system Answer in one sentence.", "/system @reviewer.txt", "/system none"),
-    complete=registry.words("edit", "none"),
+    complete=registry.complete_words("edit", "none"),
     everyday=True,
 )
 def system(chat: "ChatApp", argument: str) -> None:

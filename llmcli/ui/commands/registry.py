@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcli.chat.controller import session_settings
+from llmcli.chat.controller import chat_setting_keys
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.params.settings import fields, find
 from llmcli.text import did_you_mean, sanitize
@@ -109,37 +109,37 @@ def commands() -> Mapping[str, Command]:
     return _SORTED
 
 
-def names() -> dict[str, Command]:
+def commands_by_name() -> dict[str, Command]:
     """Every name of every command, aliases included."""
     known = dict(commands())
     return known | {alias: entry for entry in known.values() for alias in entry.aliases}
 
 
-def split(text: str) -> tuple[str, str] | None:
+def parse_command(text: str) -> tuple[str, str] | None:
     """The name and the argument of a command line; None for a message. `/etc/hosts is ...` is a message."""
     match = re.match(r"/([A-Za-z?][\w?-]*)(?:\s+|$)", text)
     return (match[1].lower().replace("-", "_"), text[match.end() :].strip()) if match else None
 
 
-def get(name: str) -> Command | str | None:
+def find_command(name: str) -> Command | str | None:
     """The command called `name`, or the key of the setting that it sets; None without either."""
-    known = names()
+    known = commands_by_name()
     if name in known:
         return known[name]
     try:
         key = find(name).key
     except UsageError:
         return None
-    return key if key in session_settings() else None
+    return key if key in chat_setting_keys() else None
 
 
-def lookup(name: str) -> Command | str:
+def require_command(name: str) -> Command | str:
     """The command called `name`, or the key of the setting that it sets.
 
     Raises:
         UsageError: with the command that does the same, or the nearest name.
     """
-    found = get(name)
+    found = find_command(name)
     if found is None:
         raise UsageError(f"unknown command '/{name}'", _suggestion(name))
     return found
@@ -149,7 +149,9 @@ def _suggestion(name: str) -> str:
     """What to type instead; only what exists is named."""
     if name in SYNONYMS:
         return "use " + " or ".join(f"/{target}" for target in SYNONYMS[name])
-    return did_you_mean(f"/{name}", [f"/{known}" for known in (*names(), *session_settings())]) or "see /help"
+    return (
+        did_you_mean(f"/{name}", [f"/{known}" for known in (*commands_by_name(), *chat_setting_keys())]) or "see /help"
+    )
 
 
 def dispatch(chat: "ChatApp", name: str, argument: str) -> None:
@@ -158,7 +160,7 @@ def dispatch(chat: "ChatApp", name: str, argument: str) -> None:
     Raises:
         LlmcliError: what is wrong with the command.
     """
-    found = lookup(name)
+    found = require_command(name)
     if isinstance(found, Command):
         found.run(chat, argument)
     else:
@@ -189,7 +191,7 @@ def _complete_command(chat: "ChatApp", text: str) -> Iterator[Suggestion]:
         yield from _complete_name(chat, name.lower())
         return
     with suppress(LlmcliError):
-        found = lookup(name.lower().replace("-", "_"))
+        found = require_command(name.lower().replace("-", "_"))
         if isinstance(found, Command):
             for value, note in found.complete(chat, argument) if found.complete else ():
                 yield Suggestion(sanitize(value), _replaced(argument, value), sanitize(note))
@@ -210,7 +212,7 @@ def _complete_name(chat: "ChatApp", start: str) -> Iterator[Suggestion]:
         if entry.name.startswith(start):
             text = f"/{entry.name} " if entry.usage else f"/{entry.name}"
             yield Suggestion(text, len(start) + 1, entry.summary)
-    for key in session_settings():
+    for key in chat_setting_keys():
         if key.startswith(start) and key not in commands():
             yield Suggestion(f"/{key} ", len(start) + 1, setting_note(chat, key))
 
@@ -226,7 +228,7 @@ def setting_values(chat: "ChatApp", key: str, start: str) -> Iterator[tuple[str,
     """The values that a setting can take, as far as they can be listed."""
     field = find(key)
     if field.key == "model":
-        yield from models(chat, start)
+        yield from complete_models(chat, start)
         return
     choices = ("on", "off") if field.kind is bool else (*field.param.choices, *field.param.suggest)
     note = setting_note(chat, field.key)
@@ -235,12 +237,12 @@ def setting_values(chat: "ChatApp", key: str, start: str) -> Iterator[tuple[str,
         yield "", note
 
 
-def settings(chat: "ChatApp", argument: str) -> Iterator[tuple[str, str]]:
+def complete_settings(chat: "ChatApp", argument: str) -> Iterator[tuple[str, str]]:
     """`KEY VALUE`: keys with value and range, then values."""
     return _key_then_value(chat, argument, " ")
 
 
-def assignments(chat: "ChatApp", argument: str) -> Iterator[tuple[str, str]]:
+def complete_assignments(chat: "ChatApp", argument: str) -> Iterator[tuple[str, str]]:
     """The last word of `KEY=VALUE ...`."""
     return _key_then_value(chat, argument.rpartition(" ")[2], "=")
 
@@ -248,7 +250,7 @@ def assignments(chat: "ChatApp", argument: str) -> Iterator[tuple[str, str]]:
 def _key_then_value(chat: "ChatApp", text: str, separator: str) -> Iterator[tuple[str, str]]:
     key, found, start = text.partition(separator)
     if not found:
-        known = (other for other in session_settings() if other.startswith(key))
+        known = (other for other in chat_setting_keys() if other.startswith(key))
         yield from ((other + separator, setting_note(chat, other)) for other in known)
         return
     with suppress(LlmcliError):
@@ -256,22 +258,22 @@ def _key_then_value(chat: "ChatApp", text: str, separator: str) -> Iterator[tupl
         yield from ((f"{key}{separator}{value}", note) for value, note in values if value)
 
 
-def words(*known: str) -> Complete:
+def complete_words(*known: str) -> Complete:
     """Completion with these words."""
     return lambda _chat, start: [(word, "") for word in known if word.startswith(start)]
 
 
-def values_of(key: str) -> Complete:
+def complete_values(key: str) -> Complete:
     """Completion with the values of one setting."""
     return lambda chat, start: setting_values(chat, key, start)
 
 
-def models(chat: "ChatApp", start: str) -> Iterator[tuple[str, str]]:
+def complete_models(chat: "ChatApp", start: str) -> Iterator[tuple[str, str]]:
     """The downloaded models."""
     yield from ((name, "") for name in chat.model_names() if name.startswith(start))
 
 
-def paths(_chat: "ChatApp", argument: str) -> Iterator[tuple[str, str]]:
+def complete_paths(_chat: "ChatApp", argument: str) -> Iterator[tuple[str, str]]:
     """The files and folders whose names start with the last word."""
     for suggestion in _complete_file(argument.rpartition(" ")[2], ""):
         yield suggestion.text.removeprefix("@"), suggestion.note

@@ -8,7 +8,7 @@ from llmcli.chat.sessions import store
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.request import system_text
-from llmcli.text import ago, plural
+from llmcli.text import format_age, plural
 from llmcli.ui.commands import registry
 from llmcli.ui.commands.branches import show
 from llmcli.ui.commands.registry import FILES, SESSIONS, command
@@ -91,12 +91,12 @@ def ensure_session_model(chat: "ChatApp") -> None:
     controller = chat.controller
     missing, origin = controller.settings.model, controller.resolved().origins["model"]
     try:
-        chat.bring(controller.settings)
+        chat.ensure_model(controller.settings)
     except LlmcliError:
         if origin != "session":
             raise
         controller.reset("model")
-        chat.bring(controller.settings)
+        chat.ensure_model(controller.settings)
         console.warn(f"the model of this session, {missing}, is not downloaded: using {controller.settings.model}")
 
 
@@ -132,7 +132,7 @@ def sessions(chat: "ChatApp", argument: str) -> None:
     rows = []
     for session in listed:
         mark = "*" if session.name == chat.session.name else ""
-        rows.append((session.name + mark, str(session.n_messages), ago(session.changed), session.title))
+        rows.append((session.name + mark, str(session.n_messages), format_age(session.changed), session.title))
     chat.rows(("SESSION", "MESSAGES", "CHANGED", "BEGINS"), rows, right=("MESSAGES",), spare=("BEGINS", "MESSAGES"))
 
 
@@ -169,7 +169,7 @@ def rename(chat: "ChatApp", argument: str) -> None:
     detail="Its ending selects the format: .md (Markdown), .txt, .json, .html (a page for a browser) or "
     ".svg (a picture).",
     examples=("/export talk.md", "/export talk.html", "/export talk.svg"),
-    complete=registry.paths,
+    complete=registry.complete_paths,
     everyday=True,
 )
 def export(chat: "ChatApp", argument: str) -> None:

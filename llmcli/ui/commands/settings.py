@@ -3,13 +3,13 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from llmcli.chat.controller import requires_reload, session_settings
+from llmcli.chat.controller import chat_setting_keys, requires_reload
 from llmcli.config.presets import NOT_IN_PRESETS, describe_preset, preset_purpose, presets, remove_preset, save_preset
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import config_dir
 from llmcli.inference.request import grammar_text
 from llmcli.params.generation import GenerationParams
-from llmcli.params.param import describe
+from llmcli.params.param import fields_of
 from llmcli.params.policies.policy import Entropy, Fixed
 from llmcli.params.sampler_chain import build_chain
 from llmcli.params.settings import ResolvedSettings, SamplingParams, fields, find, ineffective_settings
@@ -34,13 +34,13 @@ _HIGHEST = 2.0  # a temperature above it is most likely a mistake
     help="Show or change any setting.",
     detail="Alone it lists all of them. /top_p 0.9 is short for /set top_p 0.9.",
     examples=("/set", "/set top_p 0.9", "/set repeat_penalty 1.1"),
-    complete=registry.settings,
+    complete=registry.complete_settings,
 )
 def set_(chat: "ChatApp", argument: str) -> None:
     """Change a setting for the rest of the session, or show it."""
     name, _, text = argument.partition(" ")
     if not name:
-        _print_settings(chat, session_settings())
+        _print_settings(chat, chat_setting_keys())
         return
     key = find(name).key
     if not text.strip():
@@ -53,7 +53,7 @@ def set_(chat: "ChatApp", argument: str) -> None:
     chat.controller.set(key, value)
     _print_setting(chat, key)
     _warn_too_high(key, value)
-    if requires_reload(key) and chat.controller.stale:
+    if requires_reload(key) and chat.controller.needs_reload:
         console.note("the model is loaded again with the next answer")
 
 
@@ -94,7 +94,7 @@ def _warn_too_high(key: str, value: object) -> None:
     "the last answer.",
     examples=("/temp 1.2", "/temp 0.3..1.3", "/temp sentence:1.1,0.7"),
     aliases=("temperature",),
-    complete=registry.values_of("temperature"),
+    complete=registry.complete_values("temperature"),
     everyday=True,
 )
 def temp(chat: "ChatApp", argument: str) -> None:
@@ -112,7 +112,7 @@ def temp(chat: "ChatApp", argument: str) -> None:
     help="Set the seed, or use a random one each time.",
     detail="The same seed, settings and messages give the same answer.",
     examples=("/seed", "/seed 42", "/seed random"),
-    complete=registry.words("random"),
+    complete=registry.complete_words("random"),
 )
 def seed(chat: "ChatApp", argument: str) -> None:
     """Set or show the seed."""
@@ -142,12 +142,12 @@ def reset(chat: "ChatApp", argument: str) -> None:
     detail="Each row has the value, the layer that it comes from, and the reason if it has no effect. `all` adds the "
     "other settings.",
     examples=("/params", "/params all", "/temp 1.2, then /params"),
-    complete=registry.words("all"),
+    complete=registry.complete_words("all"),
 )
 def params(chat: "ChatApp", argument: str) -> None:
     """Print a table of settings."""
-    usual = {*describe(SamplingParams), *describe(GenerationParams)}
-    _print_settings(chat, [key for key in session_settings() if argument or key in usual])
+    usual = {*fields_of(SamplingParams), *fields_of(GenerationParams)}
+    _print_settings(chat, [key for key in chat_setting_keys() if argument or key in usual])
 
 
 def _print_settings(chat: "ChatApp", keys: list[str]) -> None:
@@ -166,7 +166,7 @@ def _print_settings(chat: "ChatApp", keys: list[str]) -> None:
     help="Show or set the sampler chain.",
     detail="Samplers apply in this order; omitted samplers are off. `default` is llama.cpp's chain.",
     examples=("/samplers", "/samplers top_k,temperature", "/samplers default"),
-    complete=registry.values_of("samplers"),
+    complete=registry.complete_values("samplers"),
 )
 def samplers(chat: "ChatApp", argument: str) -> None:
     """Set the sampler chain, or print its steps with their values."""
@@ -200,7 +200,7 @@ def _chain(resolved: ResolvedSettings) -> list[tuple[str, str]]:
     help="Show or switch the model.",
     detail="The conversation stays. `llmcli models list` lists the downloaded models.",
     examples=("/model", "/model starter", "/model ./my-model.gguf"),
-    complete=registry.models,
+    complete=registry.complete_models,
     everyday=True,
 )
 def model(chat: "ChatApp", argument: str) -> None:
@@ -212,10 +212,10 @@ def model(chat: "ChatApp", argument: str) -> None:
         return
     key, value = controller.parse("model", argument)
     before = chat.session.overrides.get("model")
-    chat.bring(replace(controller.settings, model=value))
+    chat.ensure_model(replace(controller.settings, model=value))
     controller.set(key, value)
     try:
-        local = chat.ready()
+        local = chat.wait_for_model()
     except LlmcliError:
         if before is None:
             controller.reset("model")
@@ -237,7 +237,7 @@ def _describe_model(local: "LocalModel") -> str:
     help="Fold, hide or disable the model's reasoning.",
     detail="`on` folds it, `hide` hides it, `off` asks the model not to reason. Alone it shows the last reasoning.",
     examples=("/think", "/think hide", "/think off"),
-    complete=registry.words("on", "off", "hide"),
+    complete=registry.complete_words("on", "off", "hide"),
 )
 def think(chat: "ChatApp", argument: str) -> None:
     """Set how reasoning is shown, or print the last one."""
@@ -257,7 +257,7 @@ def think(chat: "ChatApp", argument: str) -> None:
     help="Make the model answer in JSON.",
     detail="SCHEMA is a JSON schema or a file with one; answers then match it. `off` allows any text again.",
     examples=("/json on", '/json {"type": "array"}', "/json off"),
-    complete=registry.words("on", "off"),
+    complete=registry.complete_words("on", "off"),
 )
 def json(chat: "ChatApp", argument: str) -> None:
     """Set or show the JSON schema of answers."""
@@ -359,7 +359,7 @@ def character(chat: "ChatApp", argument: str) -> None:
         return
     chosen = None if argument == "none" else load_character(argument)
     if chosen and "model" in chosen.settings:
-        chat.bring(replace(chat.controller.settings, model=chosen.settings["model"]))
+        chat.ensure_model(replace(chat.controller.settings, model=chosen.settings["model"]))
     greeting = use_character(chat.controller, chosen)
     settings = f" ({describe_preset(chosen.settings)})" if chosen and chosen.settings else ""
     console.note(f"character: {chosen.name}{settings}" if chosen else "no character")

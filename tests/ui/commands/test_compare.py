@@ -72,7 +72,7 @@ def chat(controller: ChatController) -> ChatApp:
 
 
 def type_command(chat: ChatApp, line: str) -> None:
-    parsed = registry.split(line)
+    parsed = registry.parse_command(line)
     assert parsed
     registry.dispatch(chat, *parsed)
 

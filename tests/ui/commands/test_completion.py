@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.chat.controller import session_settings
+from llmcli.chat.controller import chat_setting_keys
 from llmcli.chat.sessions.session import Session
 from llmcli.params.settings import fields
 from llmcli.ui.chat.app import ChatApp
@@ -18,7 +18,7 @@ def completions(chat: ChatApp, text: str) -> list[str]:
 
 def test_a_slash_completes_every_command_and_every_setting(chat: ChatApp) -> None:
     assert {line.strip() for line in completions(chat, "/")} == {
-        f"/{name}" for name in (*commands(), *session_settings())
+        f"/{name}" for name in (*commands(), *chat_setting_keys())
     }
 
 
@@ -62,7 +62,7 @@ def test_a_command_with_an_argument_ends_in_a_space(chat: ChatApp) -> None:
     assert completions(chat, "/top_p") == ["/top_p "]
 
 
-@pytest.mark.parametrize("key", session_settings())
+@pytest.mark.parametrize("key", chat_setting_keys())
 def test_a_setting_with_choices_offers_them(chat: ChatApp, key: str) -> None:
     found = list(suggest(chat, f"/set {key} "))
     param = fields()[key].param

@@ -4,12 +4,12 @@ import re
 
 import pytest
 
-from llmcli.chat.controller import session_settings
+from llmcli.chat.controller import chat_setting_keys
 from llmcli.errors import UsageError
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.chat.loop import run
 from llmcli.ui.commands.help import _example_value
-from llmcli.ui.commands.registry import commands, dispatch, lookup, names
+from llmcli.ui.commands.registry import commands, commands_by_name, dispatch, require_command
 
 EVERYDAY = {
     *("retry", "continue", "edit", "undo", "clear", "compare", "temp", "preset", "character", "system", "model"),
@@ -53,7 +53,7 @@ def test_help_of_temp_explains_its_values(chat: ChatApp, capfd: pytest.CaptureFi
     assert help_lines(chat, capfd, "temperature") == help_lines(chat, capfd, "temp")
 
 
-@pytest.mark.parametrize("key", [key for key in session_settings() if key not in names()])
+@pytest.mark.parametrize("key", [key for key in chat_setting_keys() if key not in commands_by_name()])
 def test_help_of_a_setting_ends_with_three_examples(chat: ChatApp, capfd: pytest.CaptureFixture[str], key: str) -> None:
     lines = help_lines(chat, capfd, key)
     assert lines[-4] == "Examples:"
@@ -61,7 +61,7 @@ def test_help_of_a_setting_ends_with_three_examples(chat: ChatApp, capfd: pytest
     assert all(re.match(r"  /\w+", line) for line in lines[-3:])
 
 
-@pytest.mark.parametrize("key", [key for key in session_settings() if key not in {*commands(), "model", "preset"}])
+@pytest.mark.parametrize("key", [key for key in chat_setting_keys() if key not in {*commands(), "model", "preset"}])
 def test_the_example_value_of_a_setting_is_valid(chat: ChatApp, key: str) -> None:
     value = _example_value(key)
     if value != "VALUE":
@@ -88,7 +88,7 @@ def test_help_of_a_word_finds_commands(
     found = set(re.findall(r"^ *(/\w+)", "\n".join(lines), re.MULTILINE))
     assert wanted <= found
     assert "/help" not in found
-    assert all(lookup(name[1:]) for name in found)
+    assert all(require_command(name[1:]) for name in found)
 
 
 @pytest.mark.parametrize("word", ["zzzzzz", "zebra crossing", "!!", "hlep"])

@@ -4,11 +4,20 @@ import re
 
 import pytest
 
-from llmcli.chat.controller import session_settings
+from llmcli.chat.controller import chat_setting_keys
 from llmcli.errors import DiskError, UsageError
 from llmcli.params.settings import fields
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.commands.registry import SYNONYMS, Command, commands, dispatch, get, lookup, names, split
+from llmcli.ui.commands.registry import (
+    SYNONYMS,
+    Command,
+    commands,
+    commands_by_name,
+    dispatch,
+    find_command,
+    parse_command,
+    require_command,
+)
 from tools.docs import ROOT, command_table
 
 ASKED_FOR = {
@@ -22,7 +31,7 @@ ASKED_FOR = {
 
 def test_the_table_has_every_promised_command() -> None:
     assert set(commands()) == ASKED_FOR
-    assert {"quit", "bye"} <= set(names())
+    assert {"quit", "bye"} <= set(commands_by_name())
 
 
 @pytest.mark.parametrize("one", commands().values(), ids=lambda one: one.name)
@@ -44,34 +53,34 @@ def test_a_command_has_three_examples_of_known_commands(one: Command) -> None:
     for example in one.examples:
         for part in example.split(", then "):
             if part.startswith("/"):
-                parsed = split(part)
+                parsed = parse_command(part)
                 assert parsed
-                assert lookup(parsed[0])
+                assert require_command(parsed[0])
 
 
 def test_aliases_and_synonyms_are_not_names_of_commands() -> None:
     aliases = [alias for one in commands().values() for alias in one.aliases]
     assert len(aliases) == len(set(aliases))
     assert not set(aliases) & set(commands())
-    assert not set(SYNONYMS) & {*names(), *session_settings()}
-    assert not [word for word in SYNONYMS if get(word)], "an alias of a setting needs no synonym"
+    assert not set(SYNONYMS) & {*commands_by_name(), *chat_setting_keys()}
+    assert not [word for word in SYNONYMS if find_command(word)], "an alias of a setting needs no synonym"
 
 
 @pytest.mark.parametrize(("word", "targets"), SYNONYMS.items())
 def test_a_word_of_other_programs_leads_to_what_exists(word: str, targets: tuple[str, ...]) -> None:
     with pytest.raises(UsageError) as caught:
-        lookup(word)
+        require_command(word)
     for target in targets:
         assert f"/{target}" in caught.value.hint
-        assert lookup(target)
+        assert require_command(target)
 
 
 @pytest.mark.parametrize("word", ["editing_mode", "promt", "logprob", "edit_mode", "charcter", "prompt", "zzzzzz"])
 def test_a_suggestion_never_names_what_does_not_exist(word: str) -> None:
     with pytest.raises(UsageError) as caught:
-        lookup(word)
+        require_command(word)
     for name in re.findall(r"/(\w+)", caught.value.hint):
-        assert lookup(name)
+        assert require_command(name)
 
 
 def test_the_manual_has_the_generated_table() -> None:
@@ -83,9 +92,9 @@ def test_each_heading_has_its_commands_in_one_piece() -> None:
     assert len(set(headings)) == sum(a != b for a, b in zip(headings, [None, *headings], strict=False))
 
 
-@pytest.mark.parametrize("key", session_settings())
+@pytest.mark.parametrize("key", chat_setting_keys())
 def test_every_setting_is_a_command(key: str) -> None:
-    found = lookup(key)
+    found = require_command(key)
     assert found == key or isinstance(found, Command)
 
 
@@ -112,7 +121,7 @@ def test_a_setting_of_one_request_cannot_be_set(chat: ChatApp, key: str) -> None
     ],
 )
 def test_a_slash_starts_a_command_but_not_a_path(text: str, parsed: tuple[str, str] | None) -> None:
-    assert split(text) == parsed
+    assert parse_command(text) == parsed
 
 
 @pytest.mark.parametrize(
@@ -121,7 +130,7 @@ def test_a_slash_starts_a_command_but_not_a_path(text: str, parsed: tuple[str, s
 )
 def test_an_unknown_command_suggests_the_nearest_one(wrong: str, meant: str) -> None:
     with pytest.raises(UsageError) as caught:
-        lookup(wrong)
+        require_command(wrong)
     assert meant in caught.value.hint
 
 

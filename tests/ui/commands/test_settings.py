@@ -98,7 +98,7 @@ def test_a_character_with_a_model_must_have_it(chat: ChatApp, tmp_path: Path) ->
     def bring(settings: object) -> None:
         raise UsageError(f"{settings.model} is missing")  # type: ignore[attr-defined]
 
-    chat.bring = bring
+    chat.ensure_model = bring
     with pytest.raises(UsageError, match="owner/far is missing"):
         dispatch(chat, "character", "far.toml")
     assert chat.controller.character == ""
