@@ -34,7 +34,7 @@ _NOT_IN_CHAT = {
 }
 _ANSWER_RESERVE = 256  # tokens to leave free for an answer of unknown length
 _LONG_TOKEN = 16  # characters; few texts have longer tokens on average
-_FILL_AFTER_DROPPING = 0.75  # share of the context: to drop a little each turn would mean to read all of it each turn
+_FILL_AFTER_DROPPING = 0.75  # share of the context; dropping less would evaluate the whole prompt again each turn
 
 
 @dataclass(frozen=True)

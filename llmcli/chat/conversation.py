@@ -124,7 +124,7 @@ class Conversation:
             UsageError: if there is none.
         """
         if not self._undone:
-            raise UsageError("nothing was undone", "for another answer, use /retry")
+            raise UsageError("nothing to redo", "for another answer, use /retry")
         self.head = self._undone.pop()
         self.on_move()
 

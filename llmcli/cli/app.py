@@ -1,4 +1,4 @@
-"""The entry of the program, and the one place that catches errors and exits."""
+"""The entry of the program, and the one place that ends it on an error."""
 
 import sys
 from typing import Any
@@ -7,7 +7,7 @@ _INTERRUPTED = 130  # ExitStatus.INTERRUPTED, for a Ctrl-C that comes before it 
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line and return its exit status; only this function prints errors.
+    """Run one command line and return its exit status; it prints the errors.
 
     All imports happen inside, so that Ctrl-C during them ends as quietly as later.
     """

@@ -169,8 +169,9 @@ def _open_named(text: str) -> Session:
     from llmcli.chat.sessions import store
 
     name = store.to_name(text)
-    if store.path_of(name).is_file():
-        return Session.load(name)
+    same = [one for one in store.names() if one.casefold() == name.casefold()]
+    if store.path_of(name).is_file() or len(same) == 1:
+        return Session.load(name if name in same else same[0])
     if can_ask():
         note = f"new session {name!r}"
         console.note("; ".join(filter(None, (note, store.similar_name(name)))))

@@ -214,7 +214,7 @@ class LocalModel:
         progress: Callable[[int, int], None] | None = None,
         **options: Any,
     ) -> tuple[Generation, Iterator[TokenEvent]]:
-        """One answer: its state, and the records that drive it. `options` are further arguments of `Generation`.
+        """One answer: its `Generation`, and an iterator of its events. `options` are further arguments of `Generation`.
 
         Raises:
             ContextOverflowError: when the prompt does not fit.

@@ -1,6 +1,6 @@
 """Find the file on this machine for a model reference. This module never uses the network.
 
-It resolves the starter and paths, because every start needs them; `lookup_named` resolves names.
+It resolves the starter and paths, because every start needs them; `lookup_by_name` resolves names.
 """
 
 import errno

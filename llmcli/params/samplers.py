@@ -1,4 +1,4 @@
-"""Parameters of the samplers: truncation, penalties and selection, each beside the step that it makes."""
+"""Parameters of the samplers: truncation, penalties and selection, each with its sampler step."""
 
 import os
 from dataclasses import dataclass

@@ -15,7 +15,7 @@ from llmcli.params.samplers import PenaltyParams, SelectionParams, TruncationPar
 from llmcli.params.temperature import TemperatureParams, effective_policy
 from llmcli.text import did_you_mean, setting_hint
 
-CODE_KEYS = ("temp_policy_file",)  # it names code: a session file of a stranger must not run it
+CODE_KEYS = ("temp_policy_file",)  # it names code: a session file from elsewhere must not run code
 # Environment variables of the program that are not settings.
 _SWITCHES = ("LLMCLI_HOME", "LLMCLI_DEBUG")
 _CHAT_ONLY = ("system", "chat_template", "think")
@@ -152,7 +152,7 @@ def ineffective_settings(settings: Settings, origins: Mapping[str, str]) -> dict
 
 
 def ineffective_keys(settings: Settings) -> set[str]:
-    """The settings that cannot change an answer at their present values, whether somebody chose them or not."""
+    """The settings that cannot change an answer at their present values, even if they were not set."""
     # The reason for a temperature tells how it is read, not that it is ignored.
     return {key for key, field in fields().items() if key != "temperature" and _reason(field, settings)}
 

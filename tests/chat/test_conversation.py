@@ -61,7 +61,7 @@ def test_undo_goes_back_to_before_a_user_message() -> None:
     assert ids(conversation.path()) == [1, 2]
     conversation.redo()
     assert ids(conversation.path()) == [1, 2, 3, 4, 5, 6]
-    with pytest.raises(UsageError, match="nothing was undone"):
+    with pytest.raises(UsageError, match="nothing to redo"):
         conversation.redo()
 
 
@@ -82,7 +82,7 @@ def test_a_message_after_an_undo_ends_the_redo() -> None:
     conversation = tree(None, 1)
     conversation.undo(1)
     conversation.add(Message(3, None, "user", "else"))
-    with pytest.raises(UsageError, match="nothing was undone"):
+    with pytest.raises(UsageError, match="nothing to redo"):
         conversation.redo()
 
 

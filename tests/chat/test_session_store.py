@@ -326,6 +326,12 @@ def test_the_end_of_a_name_opens_the_one_session_that_has_it() -> None:
     assert store.find_name("sky") == "sky"
 
 
+def test_the_case_of_a_session_name_does_not_matter() -> None:
+    new_session("Old-Nan").close()
+    assert store.find_name("old nan") == "Old-Nan"
+    assert store.find_name("NAN") == "Old-Nan"
+
+
 def test_the_end_of_a_name_does_not_remove_a_session() -> None:
     new_session("2026-11-28-help").close()
     with pytest.raises(UsageError, match="session not found: 'help'") as caught:

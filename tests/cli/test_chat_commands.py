@@ -70,7 +70,7 @@ def test_undo_and_branches_lose_no_message(run: Run, here: Path) -> None:
         "",
         "new conversation; settings and system prompt stay (/redo restores the earlier one)",
         "restored: the conversation has 2 messages",
-        "error: nothing was undone",
+        "error: nothing to redo",
         "  hint: for another answer, use /retry",
     ]
     assert ran.status == 2
@@ -97,7 +97,7 @@ def test_a_wrong_argument_is_one_error_with_a_hint(run: Run, with_tiny: Path) ->
     wrong = {
         "/undo": "nothing to undo",
         "/undo x": "/undo takes the number of turns, got 'x' -> try /undo 2",
-        "/redo": "nothing was undone -> ",
+        "/redo": "nothing to redo -> ",
         "/branch 4": "branch 4 does not exist -> see the numbers in /branches",
         "/branch": "/branch needs the number of a branch -> see the numbers in /branches",
         "/fork": "/fork needs a name for the new session -> try /fork other-ending",

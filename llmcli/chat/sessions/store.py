@@ -123,7 +123,8 @@ def similar_name(name: str) -> str:
 
 
 def _ending_with(name: str) -> list[str]:
-    return [one for one in names() if one.endswith(f"-{name}")]
+    wanted = name.casefold()
+    return [one for one in names() if one.casefold() == wanted or one.casefold().endswith(f"-{wanted}")]
 
 
 def names() -> list[str]:

@@ -57,7 +57,7 @@ def _number_hint(text: str) -> str:
 
 
 class _Parser:
-    """A recursive-descent parser; `_at` is its offset, `_kind` the named policy that it reads, for error messages."""
+    """A recursive-descent parser; `_at` is its offset, `_spec` the named policy that it reads, for error messages."""
 
     def __init__(self, text: str) -> None:
         self._text = text

@@ -187,6 +187,7 @@ class ChatApp(ChatPrinter):
         assert local
         local.abort.clear()
         busy_screen = BusyScreen(self.controller.settings, self.live)
+        last_turn = self.turn
         self.turn = turn = self.controller.answer(path, extra, begun, busy_screen.spinner.reading)
         self._warn(turn)
         if self.live:
@@ -204,6 +205,8 @@ class ChatApp(ChatPrinter):
                 print_line("")  # between one turn and the next
         if moved := temperature_keys.note():
             console.note(moved)
+        if begun and not turn.message:  # nothing was added: the answer is still the last one
+            self.turn = last_turn
         self._note_finish_reason(turn)
         if busy_screen.repeats:
             console.note(_loop_note(turn.resolved.settings))

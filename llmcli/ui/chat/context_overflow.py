@@ -106,7 +106,7 @@ def _ask_policy(fit: PromptFit) -> str:
     needed = f"{fit.n_prompt} tokens, and {fit.reserve} for an answer"
     console.warn(f"the conversation does not fit: {needed}, in a context of {fit.n_ctx}")
     return choose(
-        "make room?",
+        "how to continue?",
         {
             "oldest": "drop the oldest turns from what the model reads",
             "compact": "let the model summarize the oldest turns",

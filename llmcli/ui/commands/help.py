@@ -180,14 +180,14 @@ def exit_(_chat: "ChatApp", _argument: str) -> None:
 
 
 def is_command_without_slash(chat: "ChatApp", text: str) -> bool:
-    """Whether a person typed a word like `exit` alone, and was told so; a second Enter sends the word."""
+    """Whether a person typed a word like `exit` alone, and was told so; typed again, it is sent."""
     word = text.strip().lower()
     name = _WITHOUT_SLASH.get(word)
     if not name or chat.editing is not None or chat.refused_word == word or not can_ask():
         chat.refused_word = ""
         return False
-    chat.refused_word, chat.draft = word, text
-    console.note(f"not sent: type /{name} for the command, or press Enter again to send '{word}'")
+    chat.refused_word = word
+    console.note(f"not sent: type /{name} for the command, or '{word}' again to send it")
     return True
 
 

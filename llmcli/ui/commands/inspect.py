@@ -44,7 +44,7 @@ def _token_numbers(chat: "ChatApp", start: str) -> list[tuple[str, str]]:
     usage="[N|TEXT]",
     help="Show step by step how a token was sampled.",
     detail="N is its number in the answer, from 0; TEXT is its text or the start of it. Alone it takes the token that "
-    "the model was least sure of. The table has the likeliest candidates and what each sampler did to them.",
+    "with the highest entropy. The table has the most likely candidates and what each sampler did to them.",
     examples=("/why", "/why 12", "/why comet"),
     complete=_token_numbers,
     everyday=True,
@@ -156,7 +156,7 @@ def _inspect(chat: "ChatApp", answered: "AnswerInspector", argument: str, count:
     if not found:
         console.note("stopped")
         return None
-    chat.say(("" if argument else "the model was least sure of ") + _describe_position(answered, found.at))
+    chat.say(("" if argument else "the token with the highest entropy is ") + _describe_position(answered, found.at))
     return found
 
 

@@ -23,7 +23,7 @@ MESSAGES, BRANCHES, COMPARE, SETTINGS, INSPECT = "Messages", "Branches", "Compar
 CONTEXT, SESSIONS, FILES, THE_CHAT = "Context", "Sessions", "Files", "The chat"
 _HEADINGS = (MESSAGES, BRANCHES, COMPARE, SETTINGS, INSPECT, CONTEXT, SESSIONS, FILES, THE_CHAT)
 _MODULES = ("messages", "branches", "compare", "settings", "inspect", "context", "sessions", "files", "help")
-# Words that people bring from other programs, by the commands and settings that do the same.
+# Names from other programs, by the commands and settings that do the same.
 _SYNONYMS_OF: Mapping[tuple[str, ...], str] = {
     ("temp",): "creativity creative randomness dynatemp",
     ("stats",): "speed bench benchmark perf usage",

@@ -1,5 +1,6 @@
 """Commands that show and change settings."""
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from llmcli.files import config_dir
 from llmcli.inference.request import grammar_text
 from llmcli.params.generation import GenerationParams
 from llmcli.params.param import fields_of
-from llmcli.params.policies.policy import Entropy, Fixed
+from llmcli.params.policies.policy import Entropy, Fixed, Policy
 from llmcli.params.sampler_chain import build_chain
 from llmcli.params.settings import ResolvedSettings, SamplingParams, fields, find, ineffective_settings
 from llmcli.text import ellipsize
@@ -98,11 +99,19 @@ def _warn_too_high(key: str, value: object) -> None:
     everyday=True,
 )
 def temp(chat: "ChatApp", argument: str) -> None:
-    """Set or show the temperature policy."""
+    """Set or show the temperature policy; +0.1 and -0.1 change a fixed one."""
+    if re.fullmatch(r"[+-]\d*\.?\d+", argument):
+        argument = _shifted(chat.controller.settings.temperature, float(argument))
     set_(chat, f"temperature {argument}")
     if not argument:
         for line in spark(chat).splitlines():
             chat.say(line)
+
+
+def _shifted(policy: Policy, by: float) -> str:
+    if not isinstance(policy, Fixed):
+        raise UsageError(f"a step needs a fixed temperature, and this is {policy}", "set a number first: /temp 0.8")
+    return f"{max(policy.value + by, 0.0):.4g}"
 
 
 @command(

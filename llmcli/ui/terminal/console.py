@@ -1,4 +1,4 @@
-"""Messages beside the result: errors, warnings and notes, one line each, on stderr."""
+"""Messages on stderr: errors, warnings and notes, one line each."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ _RED, _YELLOW, _DIM, _BOLD, _OFF = "\x1b[31m", "\x1b[33m", "\x1b[2m", "\x1b[1m",
 
 
 def wants_color(stream: TextIO | None) -> bool:
-    """NO_COLOR beats FORCE_COLOR, which beats TERM=dumb and whether the stream is a terminal."""
+    """In this order: NO_COLOR, FORCE_COLOR, TERM=dumb, then whether the stream is a terminal."""
     if os.environ.get("NO_COLOR"):
         return False
     if os.environ.get("FORCE_COLOR") or os.environ.get("CLICOLOR_FORCE"):

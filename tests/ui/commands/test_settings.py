@@ -7,6 +7,7 @@ import pytest
 
 from llmcli.errors import UsageError
 from llmcli.files import config_dir
+from llmcli.params.policies.policy import Fixed
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands.registry import dispatch, suggest
 from llmcli.ui.terminal import clipboard
@@ -38,11 +39,20 @@ def test_a_usual_temperature_gets_no_warning(chat: ChatApp, capfd: pytest.Captur
     assert "warning" not in output_of(chat, capfd, "temp", argument)
 
 
+def test_a_step_changes_a_fixed_temperature(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
+    for argument, after in (("0.8", 0.8), ("+0.2", 1.0), ("-0.3", 0.7), ("-5", 0.0)):
+        output_of(chat, capfd, "temp", argument)
+        assert chat.controller.settings.temperature == Fixed(after)
+    output_of(chat, capfd, "temp", "0.3..1.3")
+    with pytest.raises(UsageError, match="needs a fixed temperature"):
+        dispatch(chat, "temp", "+0.1")
+
+
 def test_a_model_setting_tells_that_the_model_is_reloaded(
     chat: ChatApp, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert output_of(chat, capfd, "n_ctx", "2048") == "n_ctx = 2048\n", "no model is loaded yet"
-    monkeypatch.setattr(type(chat.controller), "stale", property(lambda _dialogue: True))
+    monkeypatch.setattr(type(chat.controller), "needs_reload", property(lambda _controller: True))
     assert output_of(chat, capfd, "n_ctx", "4096") == "n_ctx = 4096\nthe model is loaded again with the next answer\n"
     assert output_of(chat, capfd, "top_k", "5") == "top_k = 5\n"
 
@@ -57,7 +67,7 @@ def test_the_list_of_presets_begins_with_their_purpose(chat: ChatApp, capfd: pyt
 def test_a_character_answers_until_none(chat: ChatApp, capfd: pytest.CaptureFixture[str]) -> None:
     assert "no character" in output_of(chat, capfd, "character")
     text = output_of(chat, capfd, "character", "pirate")
-    assert text.splitlines()[0] == "character: Captain Redbeard"
+    assert text.splitlines()[0] == "character: Captain Redbeard (temperature 1.1, min_p 0.05)"
     assert "Ahoy!" in text
     assert system_of(chat)
     assert "character: Captain Redbeard" in output_of(chat, capfd, "characters")
