@@ -38,6 +38,7 @@ def _dispatch(arguments: list[str]) -> int:
     import os
 
     if "_LLMCLI_COMPLETE" in os.environ:
+        os.environ["COLUMNS"] = "10000"  # a shell takes each line for a candidate: no help text may wrap
         return _run_app(arguments, "")
     from llmcli.cli import model_preload
     from llmcli.cli.front_page import check_command, normalize_arguments, page_of

@@ -167,11 +167,9 @@ def _complete_preset(incomplete: str) -> list[tuple[str, str]]:
     from llmcli.config.presets import preset_purpose, presets
 
     try:
-        return [
-            (sanitize(name), sanitize(preset_purpose(name, one)))
-            for name, one in presets().items()
-            if name.startswith(incomplete)
-        ]
+        return _safe_words(
+            (name, preset_purpose(name, one)) for name, one in presets().items() if name.startswith(incomplete)
+        )
     except (LlmcliError, OSError):
         return []
 
@@ -192,21 +190,22 @@ def complete_reference(incomplete: str) -> list[str]:
         names = ["starter", *place.aliases, *(item.name for item in inventory(place) if item.source != "url")]
     except (LlmcliError, OSError):
         names = ["starter"]
-    return [sanitize(name) for name in dict.fromkeys(names) if name.startswith(incomplete)]
+    found = (name for name in dict.fromkeys(names) if name.startswith(incomplete))
+    return [word for word, _ in _safe_words((name, "") for name in found)]
 
 
 def complete_session(incomplete: str) -> list[tuple[str, str]]:
     """The sessions and their titles, the latest first."""
     from llmcli.chat.sessions.store import session_summaries
 
-    return [(one.name, sanitize(one.title)) for one in session_summaries(incomplete)]
+    return _safe_words((one.name, one.title) for one in session_summaries(incomplete))
 
 
 def complete_character(incomplete: str) -> list[tuple[str, str]]:
     """The characters with their purposes, and the files and folders that match."""
     from llmcli.config.characters import SUFFIXES, character_purposes
 
-    names = [(name, sanitize(purpose)) for name, purpose in character_purposes().items() if name.startswith(incomplete)]
+    names = _safe_words(pair for pair in character_purposes().items() if pair[0].startswith(incomplete))
     return names + [(path, "") for path in _complete_path(incomplete, SUFFIXES)]
 
 
@@ -229,10 +228,18 @@ def _complete_path(incomplete: str, suffixes: Sequence[str] = (".gguf",)) -> lis
         if not entry.name.startswith(start) or (entry.name.startswith(".") and not start):
             continue
         if entry.is_dir():
-            names.append(sanitize(f"{prefix}{entry.name}/"))
+            names.append(f"{prefix}{entry.name}/")
         elif entry.suffix in suffixes:
-            names.append(sanitize(prefix + entry.name))
-    return names
+            names.append(prefix + entry.name)
+    return [word for word, _ in _safe_words((name, "") for name in names)]
+
+
+def _safe_words(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Words with their help that a shell can take: names, titles and purposes may come from strangers.
+
+    zsh evaluates what Typer prints, where a backslash undoes its escapes: a word with one is omitted.
+    """
+    return [(sanitize(word), sanitize(text).replace("\\", "/")) for word, text in pairs if "\\" not in word]
 
 
 def output_path(name: str, force: bool) -> Path:

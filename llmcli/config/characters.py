@@ -103,7 +103,7 @@ def load_character(reference: str) -> Character:
 
 def character_names() -> list[str]:
     """The names that `load_character` takes: the user's characters and the built-in ones."""
-    return sorted({path.stem for path in _user_files()} | _BUILT_IN.keys())
+    return sorted(({path.stem for path in _user_files()} | _BUILT_IN.keys()) - {"none"})  # `none` removes a character
 
 
 def character_purposes() -> dict[str, str]:

@@ -169,6 +169,8 @@ def _file_not_found(text: str) -> ModelNotFoundError:
     path = Path(os.path.abspath(os.path.expanduser(text)))
     if path.is_dir():
         return ModelNotFoundError(f"{path} is a folder without .gguf files", FORMS)
+    if os.path.lexists(path):
+        return ModelNotFoundError(f"{path} is not a regular file, or a link to a missing file", FORMS)
     near = _nearest(path.name, {name: name for name in model_files_in(path.parent)})
     why = "" if path.parent.is_dir() else f" (the folder {path.parent} does not exist)"
     return ModelNotFoundError(f"file not found: {path}{why}", f"did you mean '{near}'?" if near else FORMS)

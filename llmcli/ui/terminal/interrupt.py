@@ -69,7 +69,7 @@ def time_limit(abort: AbortFlag, seconds: float) -> Iterator[None]:
     if not seconds:
         yield
         return
-    timer = threading.Timer(seconds, abort.set, ["timeout"])
+    timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), abort.set, ["timeout"])
     timer.daemon = True
     timer.start()
     try:
