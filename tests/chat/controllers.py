@@ -111,13 +111,13 @@ def scripted(*pieces: str | BaseException) -> Callable[..., tuple[Any, Iterator[
 
         generation = SimpleNamespace(
             timings=timings,
-            complete=lambda: True,
+            can_end=lambda: True,
             trace=None,
             tokens=[*prompt.tokens],
             policy_ms=0.0,
             layout=(),
             beside=0,
-            conditions=ContextParams(n_ctx=512, n_threads=1, n_threads_batch=1),
+            context_params=ContextParams(n_ctx=512, n_threads=1, n_threads_batch=1),
         )
         return generation, records()
 
