@@ -158,7 +158,7 @@ def test_keys_without_a_row_or_an_effect_are_explained() -> None:
         begin(chat)
         chat.keys(DOWN)
         chat.until(lambda: "↑↓ no temperature in the samplers" in chat.screen(), "the row of the keys")
-        assert "↑↓ had no effect: there is no" in stop(chat)
+        assert "↑↓ had no effect: the sampler chain has" in stop(chat)
 
 
 def test_keys_typed_ahead_reach_no_question_and_no_editor(tmp_path: Path) -> None:

@@ -235,7 +235,9 @@ def test_a_background_job_ignores_ctrl_c() -> None:
     assert program.returncode == 0
 
 
-@pytest.mark.parametrize("place", ["preload.start", "commands.make_app", "generate.command_layers", "preload.cancel"])
+@pytest.mark.parametrize(
+    "place", ["model_preload.start", "typer_app.make_app", "generate.command_layers", "model_preload.cancel"]
+)
 def test_ctrl_c_during_the_start_ends_quietly(place: str) -> None:
     module, _, name = place.partition(".")
     code = f"""

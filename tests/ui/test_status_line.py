@@ -29,7 +29,7 @@ def fake_chat(path: tuple[Message, ...] = (), session: str = "", **more: Any) ->
         loading=None,
         character=more.pop("character", ""),
     )
-    parts = {"editing": None, "turn": None, "pending": [], "used": 57, **more}
+    parts = {"editing": None, "turn": None, "pending": [], "n_prompt": 57, **more}
     return SimpleNamespace(
         controller=controller, session=SimpleNamespace(name=session), path=lambda: list(path), **parts
     )

@@ -156,7 +156,7 @@ def _inspect(chat: "ChatApp", answered: "AnswerInspector", argument: str, count:
     if not found:
         console.note("stopped")
         return None
-    chat.say(("" if argument else "the token with the highest entropy is ") + _describe_position(answered, found.at))
+    chat.say(("" if argument else "highest entropy: ") + _describe_position(answered, found.at))
     return found
 
 

@@ -74,13 +74,13 @@ def test_why_takes_the_number_of_a_token_or_its_text(recorder: ChatRecorder) -> 
         assert recorder.command("why", text) == by_number
 
 
-def test_why_alone_takes_the_least_sure_token(recorder: ChatRecorder) -> None:
+def test_why_alone_takes_the_token_of_highest_entropy(recorder: ChatRecorder) -> None:
     recorder.send(ASKED)
     assert recorder.chat.turn
     entropies = [one.entropy or 0.0 for one in recorder.chat.turn.answer.traces]
     number = entropies.index(max(entropies))
     err = recorder.command("why")
-    assert err[0].startswith(f"the model was least sure of token {number} (0 to 19), after ")
+    assert err[0].startswith(f"highest entropy: token {number} (0 to 19), after ")
     assert err[1:] == recorder.command("why", str(number))[1:]
     assert f"entropy {max(entropies):.2f} nats" in "\n".join(err)
 
@@ -204,7 +204,7 @@ def test_an_answer_of_an_earlier_chat_is_inspected_with_a_note(recorder: ChatRec
     recorder.chat.turn = None
     err = recorder.command("why", "2")
     assert err[-1].startswith("the answer is from an earlier chat")
-    assert recorder.command("why")[0].startswith("the model was least sure of token ")
+    assert recorder.command("why")[0].startswith("highest entropy: token ")
     recorder.command("branch", "2 3")
     assert recorder.head()
 
