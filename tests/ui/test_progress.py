@@ -55,7 +55,7 @@ def test_bars_of_several_files_fit_every_window(columns: int, monkeypatch: pytes
     stream = on_terminal(monkeypatch)
     clock = itertools.count(100.0, 0.01)
     monkeypatch.setattr("llmcli.ui.terminal.progress.monotonic", lambda: next(clock))
-    monkeypatch.setattr("shutil.get_terminal_size", lambda: (columns, 5))
+    monkeypatch.setattr("shutil.get_terminal_size", lambda *_, **__: (columns, 5))
     names = [f"model-of-a-long-name-0000{number}-of-00008.gguf" for number in range(8)]
     with Downloads() as downloads:
         bars = [downloads.bar(name) for name in names]
