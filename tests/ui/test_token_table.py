@@ -182,7 +182,7 @@ def test_escape_sequences_in_tokens_are_shown_as_text() -> None:
 def test_a_file_gets_the_table_without_color(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("shutil.get_terminal_size", lambda: (20, 24))
+    monkeypatch.setattr("shutil.get_terminal_size", lambda *_, **__: (20, 24))
     print_why(*inspection(**USUAL))
     assert capfd.readouterr().out.splitlines() == rows_of(100, **USUAL)
 
@@ -196,7 +196,7 @@ def test_a_terminal_gets_the_table_in_its_width(monkeypatch: pytest.MonkeyPatch)
 
     out = Terminal()
     monkeypatch.setattr("sys.stdout", out)
-    monkeypatch.setattr("shutil.get_terminal_size", lambda: __import__("os").terminal_size((40, 24)))
+    monkeypatch.setattr("shutil.get_terminal_size", lambda *_, **__: __import__("os").terminal_size((40, 24)))
     monkeypatch.setenv("TERM", "xterm")
     print_why(*inspection(**USUAL))
     assert out.getvalue().splitlines() == rows_of(39, True, **USUAL)
