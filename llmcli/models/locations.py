@@ -22,7 +22,6 @@ STARTER = "starter"  # the model reference
 STARTER_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 STARTER_SIZE = 98_362_432  # bytes
 STARTER_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-STARTER_LICENSE = "Apache-2.0"
 
 
 @dataclass(frozen=True)

@@ -56,10 +56,6 @@ class TensorInfo(NamedTuple):
     n_bytes: int
 
     @property
-    def type_name(self) -> str:
-        return TYPES[self.type_id].name
-
-    @property
     def n_elements(self) -> int:
         return prod(self.shape)
 
