@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from llmcli.errors import DiskError, UsageError, error_text
 
@@ -17,9 +17,16 @@ _APPEND = os.O_WRONLY | os.O_APPEND | OPEN_SAFE
 _DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # device names of Windows
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_T = TypeVar("_T")
+# How a message names a type of JSON, and what msgspec says of a value: Expected `int` >= 0 - at `$.threads[1]`.
+_JSON_TYPES = {"int": "an integer", "float": "a number", "str": "a string", "bool": "true or false", "array": "a list"}
+_JSON_TYPES |= {"object": "an object"}
+_EXPECTED = re.compile(r"Expected `([^`]+)`((?: of length)?(?: [<>]=)?(?: [\d.+e-]+)?)(?:, got .*)?")
 _MAX_LINE = 64 << 20  # bytes; no session has a longer line
 _MAX_TEXT = 64 << 20  # bytes of one text file
 _MAX_NOTE = 4 << 20  # bytes
+_MAX_NAME = 64  # characters
+_NAME_HINT = "start with a letter or a digit; use letters from a to z, digits, dots, dashes and underscores"
 _WRITABLE_HINT = "set LLMCLI_HOME to a folder that you can write to"
 _WRITE_HINT = "free some space or make the folder writable; the session is not saved"
 
@@ -84,13 +91,24 @@ def check_name(name: str, kind: str) -> str:
     Raises:
         UsageError: when it is not.
     """
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) and not _DEVICES.fullmatch(name) and name[-1] != ".":
-        return name
-    article = "an" if kind[0] in "aeiou" else "a"
-    raise UsageError(
-        f"{name[:80]!r} is not a valid name for {article} {kind}",
-        "use up to 64 letters, digits, dots, dashes and underscores",
-    )
+    if reason := _why_not_a_name(name):
+        article = "an" if kind[0] in "aeiou" else "a"
+        raise UsageError(f"{name[:80]!r} is not a valid name for {article} {kind}: {reason}", _NAME_HINT)
+    return name
+
+
+def _why_not_a_name(name: str) -> str:
+    if not name:
+        return "it is empty"
+    if len(name) > _MAX_NAME:
+        return f"it has more than {_MAX_NAME} characters"
+    if other := re.search(r"[^A-Za-z0-9._-]", name):
+        return f"it contains {other[0]!r}"
+    if not name[0].isalnum():
+        return f"it starts with {name[0]!r}"
+    if name[-1] == ".":
+        return "it ends with a dot"
+    return "Windows reserves it for a device" if _DEVICES.fullmatch(name) else ""
 
 
 def open_new_private(path: Path) -> BinaryIO:
@@ -251,11 +269,10 @@ def lines_of(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _decode(line: bytes) -> dict[str, Any] | None:
-    try:
-        event = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return event if isinstance(event, dict) else None
+    with suppress(ValueError):
+        event = decode_json(line)
+        return event if isinstance(event, dict) else None
+    return None
 
 
 def _is_newer(version: Any) -> bool:
@@ -269,6 +286,41 @@ def _ends_with_newline(path: Path) -> bool:
             return True
         file.seek(-1, os.SEEK_END)
         return file.read(1) == b"\n"
+
+
+def decode_json(text: str | bytes) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: if it is not valid.
+    """
+    import msgspec  # 8 ms; it reads three times as fast as `json`
+
+    try:
+        return msgspec.json.decode(text)
+    except (ValueError, RecursionError):
+        raise ValueError("not valid JSON") from None
+
+
+def convert(data: Any, kind: type[_T], name: str = "") -> _T:
+    """JSON data as a value of a type of msgspec, strictly; unknown keys are ignored. `name` is that of the whole.
+
+    Raises:
+        ValueError: that names the field: `threads[1] must be an integer >= 1`, `threads is missing`.
+    """
+    import msgspec
+
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        rule, _, place = str(error).partition(" - at `$")
+    place = name + place.rstrip("`")
+    if rule.startswith("Object missing"):
+        raise ValueError(f"{place}.{rule.split('`')[1]} is missing".lstrip("."))
+    found = _EXPECTED.fullmatch(rule)
+    types = [_JSON_TYPES.get(one, one) for one in found[1].split(" | ")] if found else []
+    fault = f"must be {' or '.join(types)}{found[2]}" if found else "is not valid"
+    raise ValueError(f"{place} {fault}".lstrip(". "))
 
 
 def check_text(value: Any, name: str, longest: int | None = None) -> str:

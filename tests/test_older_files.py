@@ -3,12 +3,14 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llmcli.chat.recorded_answer import from_output, from_session
-from llmcli.chat.sessions import store
+from llmcli.chat.sessions import listing, store
 from llmcli.chat.sessions.session import Session
+from llmcli.inference.answer_json import ReplayManifest
 from llmcli.inference.trace_file import read_trace, to_data
 from tests.conftest import Run
 
@@ -32,6 +34,11 @@ def contents(session: Session) -> list[str]:
     return [message.content for message in session.conversation.path()]
 
 
+def as_json(manifest: ReplayManifest) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(json.dumps(manifest.to_data()))
+    return data
+
+
 def test_an_older_session_is_shown_and_exported_as_before(talk: str, inside: Run) -> None:
     for arguments, expected in (
         (("show", talk), "show.txt"),
@@ -50,9 +57,9 @@ def test_an_older_session_is_exported_to_a_file_as_before(talk: str, tmp_path: P
 
 
 def test_an_older_session_is_listed_and_searched(talk: str) -> None:
-    (summary,) = store.session_summaries()
+    (summary,) = listing.session_summaries()
     assert (summary.n_messages, summary.n_branches, summary.title) == (5, 5, "Name a river.")
-    assert [(hit.id, hit.number) for hit in store.search("moon")] == [(9, 6), (10, 7), (12, 2), (13, 3)]
+    assert [(hit.id, hit.number) for hit in listing.search("moon")] == [(9, 6), (10, 7), (12, 2), (13, 3)]
 
 
 def test_an_older_session_is_continued(talk: str) -> None:
@@ -116,7 +123,7 @@ def test_the_answers_of_an_older_session_have_replay_data(talk: str) -> None:
         recorded = from_session(session, None)
         assert recorded.text == session.conversation.messages[number].content
         assert recorded.values["seed"] == 7
-        assert recorded.manifest.to_data() == session.conversation.messages[number].replay
+        assert as_json(recorded.manifest) == session.conversation.messages[number].replay
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
@@ -126,7 +133,7 @@ def test_an_older_output_is_read_for_replay(name: str) -> None:
     data = json.loads(text)
     outputs = data.get("variants", [data])
     assert len(answers) == OUTPUTS[name]
-    assert [answer.manifest.to_data() for answer in answers] == [one["replay"] for one in outputs]
+    assert [as_json(answer.manifest) for answer in answers] == [one["replay"] for one in outputs]
     assert [answer.text for answer in answers] == [one["text"] for one in outputs]
 
 

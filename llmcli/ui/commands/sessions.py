@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcli.chat.sessions import store
+from llmcli.chat.sessions import listing, store
 from llmcli.chat.sessions.session import Session
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.request import system_text
@@ -22,7 +22,7 @@ _SHOWN = 2  # messages, after a session was opened
 
 
 def _session_names(_chat: "ChatApp", start: str) -> list[tuple[str, str]]:
-    return [(session.name, session.title) for session in store.session_summaries(start)]
+    return [(session.name, session.title) for session in listing.session_summaries(start)]
 
 
 @command(
@@ -125,7 +125,7 @@ def sessions(chat: "ChatApp", argument: str) -> None:
     if argument:
         _search(chat, argument)
         return
-    listed = store.session_summaries()
+    listed = listing.session_summaries()
     if not listed:
         console.note("no sessions yet")
         return
@@ -138,7 +138,7 @@ def sessions(chat: "ChatApp", argument: str) -> None:
 
 def _search(chat: "ChatApp", text: str) -> None:
     """Print the messages of all sessions that contain a text."""
-    hits = list(store.search(text))
+    hits = list(listing.search(text))
     if not hits:
         console.note(f"no message contains {text!r}")
         return
