@@ -251,12 +251,14 @@ def read_events(path: Path, faults: list[str] | None = None) -> Iterator[dict[st
     try:
         with path.open("rb") as file:
             for number, line in enumerate(lines_of(file), 1):
-                event = _decode(line)
-                if event is None:
+                try:
+                    event = convert(decode_json(line), dict[str, Any])
+                except ValueError:
                     if faults is not None and line.strip():
                         faults.append(f"skipped line {number}, which is not valid")
                     continue
-                if event.get("type") == "session" and _is_newer(event.get("version")):
+                version = event.get("version") if event.get("type") == "session" else VERSION
+                if not isinstance(version, int) or version > VERSION:
                     raise UsageError(f"{path.name} was written by a newer version of llmcli", "update llmcli")
                 yield event
     except OSError as error:
@@ -266,17 +268,6 @@ def read_events(path: Path, faults: list[str] | None = None) -> Iterator[dict[st
 def lines_of(file: BinaryIO) -> Iterator[bytes]:
     """The lines of an open file; one that is too long for memory comes in parts."""
     return iter(lambda: file.readline(_MAX_LINE), b"")
-
-
-def _decode(line: bytes) -> dict[str, Any] | None:
-    with suppress(ValueError):
-        event = decode_json(line)
-        return event if isinstance(event, dict) else None
-    return None
-
-
-def _is_newer(version: Any) -> bool:
-    return not isinstance(version, int) or version > VERSION
 
 
 def _ends_with_newline(path: Path) -> bool:
@@ -303,7 +294,7 @@ def decode_json(text: str | bytes) -> Any:
 
 
 def convert(data: Any, kind: type[_T], name: str = "") -> _T:
-    """JSON data as a value of a type of msgspec, strictly; unknown keys are ignored. `name` is that of the whole.
+    """JSON data as a value of a type of msgspec, strictly; unknown keys are ignored. `name` is the name of all of it.
 
     Raises:
         ValueError: that names the field: `threads[1] must be an integer >= 1`, `threads is missing`.
@@ -316,7 +307,8 @@ def convert(data: Any, kind: type[_T], name: str = "") -> _T:
         rule, _, place = str(error).partition(" - at `$")
     place = name + place.rstrip("`")
     if rule.startswith("Object missing"):
-        raise ValueError(f"{place}.{rule.split('`')[1]} is missing".lstrip("."))
+        field = rule.split("`")[1]
+        raise ValueError(f"{place}.{field} is missing".lstrip("."))
     found = _EXPECTED.fullmatch(rule)
     types = [_JSON_TYPES.get(one, one) for one in found[1].split(" | ")] if found else []
     fault = f"must be {' or '.join(types)}{found[2]}" if found else "is not valid"

@@ -20,7 +20,8 @@ _SLACK = 1e-6  # tolerance for sums of rounded probabilities
 _NOT_A_TRACE = "create a trace with `llmcli generate --trace FILE`"
 
 _Count = Annotated[int, Meta(ge=0, le=10**9)]
-_Number = Annotated[float, Meta(ge=-_SLACK, le=1e9)]
+_Number = Annotated[float, Meta(ge=0, le=1e9)]
+_Entropy = Annotated[float, Meta(ge=-_SLACK, le=1e9)]
 _Probability = Annotated[float, Meta(ge=-_SLACK, le=1 + _SLACK)]
 _Text = Annotated[str, Meta(max_length=1 << 20)]  # of one token: text that was held back may be long
 
@@ -40,7 +41,7 @@ class _Token(Struct):
     text: _Text
     p: _Probability | None
     rank: _Count | None
-    entropy: _Number | None
+    entropy: _Entropy | None
     temperature: _Number | None
     candidates: _Count | None
     top: Annotated[list[_Alternative], Meta(max_length=10_000)]
@@ -115,15 +116,14 @@ def from_data(data: Any) -> TokenTrace:
         ValueError: when a key is missing, or its value has the wrong type or is out of range.
     """
     row = convert(data, _Token)
-    top = tuple(Alternative(one.id, one.text, _clamp(one.before, 1), _clamp(one.p, 1)) for one in row.top)
-    p = None if row.p is None else _clamp(row.p, 1)
-    entropy, temperature = (None if one is None else _clamp(one) for one in (row.entropy, row.temperature))
-    clamped = {"p": p, "entropy": entropy, "temperature": temperature, "time": _clamp(row.time)}
-    return TokenTrace(*astuple(row))._replace(top=top, **clamped)
+    top = tuple(Alternative(one.id, one.text, _clamp(one.before), _clamp(one.p)) for one in row.top)
+    p = None if row.p is None else _clamp(row.p)
+    entropy = None if row.entropy is None else max(row.entropy, 0.0)
+    return TokenTrace(*astuple(row))._replace(top=top, p=p, entropy=entropy)
 
 
-def _clamp(value: float, high: float = 1e9) -> float:
-    return min(max(value, 0.0), high)
+def _clamp(probability: float) -> float:
+    return min(max(probability, 0.0), 1.0)
 
 
 def read_trace(path: Path, notes: list[str] | None = None) -> list[TokenTrace]:
