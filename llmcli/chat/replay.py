@@ -23,6 +23,7 @@ from llmcli.inference.prompt_tokens import raw_prompt, template_prompt
 from llmcli.inference.request import special_texts
 from llmcli.inference.template import ChatTemplate
 from llmcli.params.settings import Settings
+from llmcli.text import ellipsize
 
 _DIGEST_LETTERS = 12  # letters of a sha256
 
@@ -252,7 +253,7 @@ def explain_mismatch(recorded: ReplayManifest, replayed: ReplayManifest) -> list
         _changed("llama-cpp-python", recorded.build, replayed.build),
         "the chat template is different" if recorded.template_sha256 != replayed.template_sha256 else "",
         _prompt(recorded, replayed),
-        "the settings are different" if recorded.settings_sha256 != replayed.settings_sha256 else "",
+        *_settings(recorded, replayed),
         "the file of the temperature policy is different" if recorded.policy_sha256 != replayed.policy_sha256 else "",
         _changed("context", f"{recorded.n_ctx} tokens", f"{replayed.n_ctx} tokens"),
         _changed("threads", _pair(recorded.threads), _pair(replayed.threads)),
@@ -270,6 +271,18 @@ def _model(recorded: str, replayed: str) -> str:
         return ""
     before, after = recorded[:_DIGEST_LETTERS], replayed[:_DIGEST_LETTERS] or "unknown"
     return f"the model is a different file (sha256 was {before}..., is {after}...)"
+
+
+def _settings(recorded: ReplayManifest, replayed: ReplayManifest) -> list[str]:
+    """The settings that differ, by name if the record has them."""
+    if recorded.settings_sha256 == replayed.settings_sha256:
+        return []
+    before, after = (
+        {key: ellipsize(str(value)) for key, value in one.settings.items()} for one in (recorded, replayed)
+    )
+    keys = sorted(before.keys() | after.keys()) if before else []
+    texts = [_changed(key, before.get(key, "default"), after.get(key, "default")) for key in keys]
+    return list(filter(None, texts)) or ["the settings are different"]
 
 
 def _changed(what: str, recorded: str, replayed: str) -> str:

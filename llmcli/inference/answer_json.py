@@ -93,7 +93,9 @@ class ReplayManifest(Struct, frozen=True, kw_only=True, omit_defaults=True):
         moment: the time that the template got (seconds since 1970), if it asks for it.
         prompt_sha256: of the prompt's tokens, as 32-bit numbers, the lowest byte first.
         layout: the batches of the prompt: tokens evaluated, tokens kept, number of such batches.
-        settings_sha256: see `_settings_sha256`.
+        settings_sha256: of `settings` and the grammar.
+        settings: those that decide which tokens are generated and differ from their defaults, so that a setting that a
+            later version adds changes nothing. Version 0.1.0 wrote only their sha256.
         grammar: the GBNF text, if it came from a file or a schema.
         system: the system prompt, if it came from a file.
         policy_sha256: of the file with the temperature policy.
@@ -117,6 +119,7 @@ class ReplayManifest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     prompt_sha256: _Sha256
     layout: Annotated[Sequence[tuple[_Tokens, _Tokens, _Tokens]], _MAX_ROWS]
     settings_sha256: _Sha256 = ""
+    settings: dict[str, Any] = {}
     grammar: str = ""
     system: str = ""
     policy_sha256: _Sha256 = ""
@@ -162,6 +165,7 @@ def build_manifest(answer: "Answer", first: int | None = None, continued: int | 
     own_template, params = local.target.header.chat_template or "", generation.context_params
     assert params
     is_complete = answer.finish_reason in ("stop", "length")
+    deciding = _deciding_settings(settings)
     return ReplayManifest(
         model_sha256=local.hasher.wait(_HASH_SECONDS if is_complete else 0),  # who stops it does not want to wait
         build=bindings_version(),
@@ -174,7 +178,8 @@ def build_manifest(answer: "Answer", first: int | None = None, continued: int | 
         moment=prompt.time if "strftime_now" in prompt.template else 0,
         prompt_sha256=prompt_sha256(prompt.tokens),
         layout=tuple(generation.layout),
-        settings_sha256=_settings_sha256(settings, answer.grammar),
+        settings_sha256=_text_sha256(json.dumps([deciding, answer.grammar])),
+        settings=deciding,
         grammar="" if answer.grammar == settings.grammar else answer.grammar or "",
         system=_system_file(settings),
         policy_sha256=_policy_sha256(settings.temp_policy_file) if settings.temp_policy_file else "",
@@ -196,15 +201,10 @@ def _text_sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _settings_sha256(settings: Settings, grammar: str | None) -> str:
-    """The sha256 of the settings that decide which tokens are generated and differ from their defaults.
-
-    So a setting that a later version adds changes nothing.
-    """
+def _deciding_settings(settings: Settings) -> dict[str, Any]:
     effective = _DECIDING - ineffective_keys(settings)
     deciding = ((key, field, getattr(settings, key)) for key, field in sorted(fields().items()) if key in effective)
-    values = {key: to_datum(field, value) for key, field, value in deciding if value != field.default}
-    return _text_sha256(json.dumps([values, grammar]))
+    return {key: to_datum(field, value) for key, field, value in deciding if value != field.default}
 
 
 def _policy_sha256(place: str) -> str:

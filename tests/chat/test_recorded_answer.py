@@ -150,6 +150,7 @@ def test_an_output_is_read() -> None:
         (replay(layout=[[6, 5, 1]]), "replay.layout is not valid"),  # the last one would have given no logits
         (replay(layout=[[5, 5, 10**9]]), "replay.layout[0][2] must be an integer <= 16777216"),
         (replay(layout=[[1, 1, 1]] * 100_000), "replay.layout must be a list of length <= 65536"),
+        (replay(settings=[1]), "replay.settings must be an object"),
         (replay(moves=[[1]]), "replay.moves[0] must be a list of length 2"),
         (replay(moves=[[-1, 0.5]]), "replay.moves[0][0] must be an integer >= 0"),
         (replay(moves=[[1, "hot"]]), "replay.moves[0][1] must be a number"),
