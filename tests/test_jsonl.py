@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmcli.chat.attachments import Attachment
-from llmcli.chat.conversation import Conversation, Message
-from llmcli.chat.sessions.format import all_events, from_event, to_data
+from llmcli.chat.conversation import Message
+from llmcli.chat.sessions.format import from_event, to_data
 from llmcli.errors import DiskError, UsageError
 from llmcli.files import JsonlAppender, encode, read_events
 
@@ -251,13 +251,3 @@ def test_any_json_is_a_valid_message_or_a_value_error(event: dict[str, Any]) -> 
     except ValueError:
         return
     assert from_event(json.loads(encode(to_data(message)))).id == message.id
-
-
-def test_the_events_of_a_session_include_its_head() -> None:
-    conversation = Conversation()
-    for number in (1, 2):
-        conversation.add(Message(number, None, "user", "x"))
-    events = [to_data(event) for event in all_events(conversation, {"top_k": 3})]
-    assert [event["type"] for event in events] == ["session", "message", "message", "set"]
-    conversation.clear()
-    assert to_data(list(all_events(conversation, {}))[-1]) == {"type": "head", "id": None}

@@ -239,3 +239,15 @@ def test_a_file_of_a_newer_version_is_refused_and_not_changed() -> None:
     with pytest.raises(UsageError, match="newer"):
         Session.read("talk")
     assert len(file_lines()) == 5
+
+
+def test_a_copy_begins_with_the_version_and_ends_with_the_head() -> None:
+    session = saved_session()
+    session.set("top_k", 3)
+    session.copy("all").close()
+    session.conversation.clear()
+    session.copy("cleared").close()
+    session.close()
+    kinds = ["session", "message", "message", "message", "message", "set"]
+    assert [json.loads(line)["type"] for line in file_lines("all")] == kinds
+    assert file_lines("cleared") == [*file_lines("all"), '{"type":"head","id":null}']

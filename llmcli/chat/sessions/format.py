@@ -1,6 +1,6 @@
 """The lines of a session file: messages and settings as events, and back."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -17,7 +17,6 @@ from llmcli.params.param import is_number
 from llmcli.params.settings import CODE_KEYS, fields, find, to_datum
 from llmcli.text import ellipsize
 
-_MAX_NOTES = 3
 _MAX_NAME = 100  # letters in the name of a character
 _MAX_TIME = 253402300800  # the year 10000, which an ISO timestamp cannot express
 
@@ -67,12 +66,6 @@ class SessionData:
     character_keys: set[str] = field(default_factory=set)  # the settings that the character has set
     faults: list[str] = field(default_factory=list)
     unfinished: Message | None = None
-
-    def notes(self, name: str) -> list[str]:
-        """The faults for a person: the first few, and how many more there are."""
-        notes = [f"{name}: {fault}" for fault in self.faults[:_MAX_NOTES]]
-        more = len(self.faults) - _MAX_NOTES
-        return [*notes, f"{name}: {more} more problems like these"] if more > 0 else notes
 
 
 def read_session(path: Path, partial: Path) -> SessionData:
@@ -163,19 +156,6 @@ def setting_changes(values: Mapping[str, Any]) -> Iterator[SettingChange]:
     for key, value in values.items():
         if key not in CODE_KEYS:
             yield SettingChange(key, to_datum(fields()[key], value))
-
-
-def all_events(
-    conversation: Conversation, overrides: Mapping[str, Any], character: str = "", keys: Iterable[str] = ()
-) -> Iterator[Event]:
-    """The events of a whole session; `character` has set the settings in `keys`."""
-    yield Header()
-    yield from conversation.messages.values()
-    yield from setting_changes(overrides)
-    if character:
-        yield CharacterChange(character, sorted(keys))
-    if conversation.head != next(reversed(conversation.messages), None):
-        yield HeadMove(conversation.head)
 
 
 def to_data(event: Event) -> dict[str, Any]:

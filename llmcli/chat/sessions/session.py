@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,13 +14,13 @@ from llmcli.chat.sessions.format import (
     Header,
     HeadMove,
     SettingReset,
-    all_events,
     read_session,
     setting_changes,
     to_data,
 )
 from llmcli.errors import DiskError, UsageError
 
+_MAX_NOTES = 3
 _WRITE_HINT = "free some space or make the folder writable; the chat continues, but it is not saved"
 
 
@@ -238,7 +238,9 @@ class Session:
         self.conversation, self.overrides = data.conversation, data.overrides
         self.conversation.on_move = self._save_head
         self.character, self._character_keys = data.character, data.character_keys
-        self.notes += data.notes(path.name)
+        self.notes += [f"{path.name}: {fault}" for fault in data.faults[:_MAX_NOTES]]
+        if (more := len(data.faults) - _MAX_NOTES) > 0:
+            self.notes.append(f"{path.name}: {more} more problems like these")
         return data.unfinished
 
     def _append(self, message: Message) -> Message:
@@ -267,6 +269,13 @@ class Session:
         else:
             self._write_error, self._is_reported = None, False
 
-    def _all_events(self) -> Iterable[Event]:
-        values = self._flags | self.overrides
-        return all_events(self.conversation, values, self.character, self._character_keys)
+    def _all_events(self) -> Iterator[Event]:
+        """The events of the whole session."""
+        conversation = self.conversation
+        yield Header()
+        yield from conversation.messages.values()
+        yield from setting_changes(self._flags | self.overrides)
+        if self.character:
+            yield CharacterChange(self.character, sorted(self._character_keys))
+        if conversation.head != next(reversed(conversation.messages), None):
+            yield HeadMove(conversation.head)
