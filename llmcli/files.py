@@ -339,14 +339,3 @@ def check_integer(value: Any, name: str, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ValueError(f"{name} must be an integer from {low} to {high}")
     return value
-
-
-def check_number(value: Any, name: str, low: float, high: float, slack: float = 0.0) -> float:
-    """`value`, if it is a number in this range; one that exceeds it by at most `slack` becomes the limit.
-
-    Raises:
-        ValueError: if it is not, or NaN.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low - slack <= value <= high + slack:
-        raise ValueError(f"{name} must be a number from {low:g} to {high:g}")
-    return min(max(float(value), low), high)

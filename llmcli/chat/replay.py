@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmcli.chat.prompting import PromptBuilder
 from llmcli.chat.recorded_answer import RecordedAnswer
@@ -140,7 +140,7 @@ class Replay:
         answer, recorded = self.answer, self.recorded
         after = AnswerText(answer.reasoning, answer.text)
         before = AnswerText(recorded.reasoning, recorded.text)
-        if not recorded.is_complete and after.starts_with(before):
+        if not recorded.is_complete and all(map(str.startswith, after, before)):
             before = after  # the record does not have the text of the last token yet
         tokens = answer.generation.tokens[len(answer.prompt.tokens) :]
         prefix = AnswerText(recorded.continued.reasoning if recorded.continued else "", answer.settings.prefill or "")
@@ -189,30 +189,23 @@ class BatchReplay:
                 replay.compare()
 
 
-@dataclass(frozen=True)
-class AnswerText:
+class AnswerText(NamedTuple):
     """The two parts of an answer."""
 
-    reasoning: str
-    text: str
-
-    def starts_with(self, other: "AnswerText") -> bool:
-        """Whether both parts start with those of the other."""
-        return self.reasoning.startswith(other.reasoning) and self.text.startswith(other.text)
+    reasoning: str = ""
+    text: str = ""
 
 
 def first_difference(
-    recorded: AnswerText, replayed: AnswerText, tokens: Sequence[int], vocab: Vocab, prefix: AnswerText | None = None
+    recorded: AnswerText, replayed: AnswerText, tokens: Sequence[int], vocab: Vocab, prefix: tuple[str, str] = ("", "")
 ) -> Difference | None:
     """Where the `replayed` answer first differs from the `recorded` one; None if it does not.
 
     `tokens` are those of the replay, which follow the text in `prefix`.
     """
-    prefix = prefix or AnswerText("", "")
-    if recorded.reasoning != replayed.reasoning:
-        return _difference("think", recorded.reasoning, replayed.reasoning, len(prefix.reasoning), tokens, vocab)
-    if recorded.text != replayed.text:
-        return _difference("answer", recorded.text, replayed.text, len(prefix.text), tokens, vocab)
+    for part, before, after, start in zip(("think", "answer"), recorded, replayed, prefix, strict=True):
+        if before != after:
+            return _difference(part, before, after, len(start), tokens, vocab)
     return None
 
 
