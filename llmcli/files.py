@@ -181,16 +181,17 @@ def read_error(path: Path, error: OSError) -> DiskError:
 
 
 class JsonlAppender:
-    """Appends lines to a file; each call is one write, so that a kill leaves all of its lines or none.
-
-    Raises:
-        DiskError: if the file cannot be opened or written.
-    """
+    """Appends lines to a file; each call is one write, so that a kill leaves all of its lines or none."""
 
     def __init__(self, path: Path, new: bool = False) -> None:
-        """Open the file of a session; with `new`, create it (FileExistsError if it exists)."""
+        """Open a file; with `new`, create it (FileExistsError if it exists).
+
+        Raises:
+            DiskError: if it cannot be opened.
+        """
         make_private(path.parent)
         self.path = path
+        self.waiting: list[bytes] = []  # lines that are not written yet, because the disk was full
         self._descriptor = -1
         try:
             self._descriptor = os.open(path, _APPEND | (os.O_CREAT | os.O_EXCL if new else 0), 0o600)
@@ -202,10 +203,18 @@ class JsonlAppender:
             self.close()
             raise DiskError(f"cannot write {path}: {error.strerror}") from None
 
-    def add(self, events: Iterable[Mapping[str, Any]]) -> None:
-        """Append lines: all of them, or none if the disk is full."""
+    def add(self, events: Iterable[Mapping[str, Any]], sync: bool = False) -> None:
+        """Append lines, after those that could not be written before; with `sync` they survive a power cut.
+
+        Raises:
+            DiskError: if they cannot be written; the next call tries again.
+        """
+        self.waiting += map(encode, events)
         try:
-            self._write(b"".join(map(encode, events)))
+            self._write(b"".join(self.waiting))
+            self.waiting.clear()
+            if sync:
+                os.fsync(self._descriptor)
         except OSError as error:
             raise DiskError(f"cannot write {self.path}: {error.strerror}", _WRITE_HINT) from None
 
@@ -219,13 +228,6 @@ class JsonlAppender:
                 with suppress(OSError):
                     os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - len(data) + len(rest))
             raise
-
-    def sync(self) -> None:
-        """Flush the lines to the disk, so that they survive a power cut."""
-        try:
-            os.fsync(self._descriptor)
-        except OSError as error:
-            raise DiskError(f"cannot write {self.path}: {error.strerror}", _WRITE_HINT) from None
 
     def close(self) -> None:
         """Close the file. A second call does nothing."""

@@ -152,12 +152,12 @@ def test_a_full_disk_leaves_whole_lines(path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
     assert caught.value.hint == "free some space or make the folder writable; the session is not saved"
-    appender.add([{"n": 3}])
-    appender.sync()
+    assert list(read_events(path)) == [{"n": 1}]
+    appender.add([{"n": 3}], sync=True)
     appender.close()
     appender.close()
     faults: list[str] = []
-    assert list(read_events(path, faults)) == [{"n": 1}, {"n": 3}]
+    assert list(read_events(path, faults)) == [{"n": 1}, {"n": 2}, {"long": "x" * 100}, {"n": 3}]
     assert faults == []
 
 

@@ -211,7 +211,7 @@ class Session:
         if other.conversation.messages:
             other._file = store.SessionFile(name, new=True)
             try:
-                other._file.add(map(to_data, other._all_events()), sync=True)
+                other._file.lines.add(map(to_data, other._all_events()), sync=True)
             except BaseException:
                 other.close()
                 raise
@@ -263,7 +263,7 @@ class Session:
         if not self._file:
             return
         try:
-            self._file.add(map(to_data, events), sync)
+            self._file.lines.add(map(to_data, events), sync)
         except DiskError as error:
             self._write_error = self._write_error or error
         else:

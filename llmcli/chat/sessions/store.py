@@ -3,7 +3,7 @@
 import os
 import re
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from datetime import date
 from itertools import count
@@ -188,7 +188,7 @@ def partial_path(path: Path) -> Path:
 
 
 class SessionFile:
-    """The files of a session, locked until `close`."""
+    """The files of a session, locked until `close`: its `lines`, and the answer that is being written."""
 
     def __init__(self, name: str, new: bool = False) -> None:
         """Open the file of a session, or with `new` create it.
@@ -200,10 +200,9 @@ class SessionFile:
         path = path_of(name) if new else existing_path(name)
         self.name = name
         self._partial = -1  # descriptor of the file of the unfinished answer
-        self._waiting: list[Mapping[str, Any]] = []  # events that are not written yet, because the disk was full
         self._lock = acquire_lock(name)  # before the file exists, so that no `--continue` opens it
         try:
-            self._appender = JsonlAppender(path, new)
+            self.lines = JsonlAppender(path, new)
         except FileExistsError:
             self._lock.release()
             raise name_taken_error(name) from None
@@ -212,18 +211,6 @@ class SessionFile:
             raise
         if new:
             self.remove_partial()  # of a deleted session of this name
-
-    def add(self, events: Iterable[Mapping[str, Any]], sync: bool = False) -> None:
-        """Write events, after those that could not be written before; with `sync` they survive a power cut.
-
-        Raises:
-            DiskError: if they cannot be written; the next call tries again.
-        """
-        self._waiting += events
-        self._appender.add(self._waiting)
-        self._waiting.clear()
-        if sync:
-            self._appender.sync()
 
     def rename(self, name: str) -> None:
         """Rename the session.
@@ -234,9 +221,10 @@ class SessionFile:
         """
         if name == self.name:
             raise UsageError(f"the name of the session is already {name!r}")
-        path, target = self._appender.path, path_of(name)
+        lines, target = self.lines, path_of(name)
+        path = lines.path
         lock = acquire_lock(name)
-        self._appender.close()  # Windows cannot move an open file
+        lines.close()  # Windows cannot move an open file
         try:
             require_unused(name)
             if partial_path(path).exists():
@@ -247,12 +235,13 @@ class SessionFile:
             raise DiskError(f"cannot rename {path}: {error.strerror}") from None
         finally:
             lock.release()
-            self._appender = JsonlAppender(path)
+            self.lines = JsonlAppender(path)
+            self.lines.waiting = lines.waiting
 
     def begin_answer(self, event: Mapping[str, Any]) -> None:
         """Write what is known of an answer before its first token."""
         with suppress(OSError):  # a full disk is reported when the answer ends
-            self._partial = os.open(partial_path(self._appender.path), _PARTIAL, 0o600)
+            self._partial = os.open(partial_path(self.lines.path), _PARTIAL, 0o600)
             os.write(self._partial, encode(event))
 
     def add_piece(self, event: Mapping[str, Any]) -> None:
@@ -267,23 +256,23 @@ class SessionFile:
             return
         os.close(self._partial)
         self._partial = -1
-        if not self._waiting:
+        if not self.lines.waiting:
             self.remove_partial()
 
     def remove_partial(self) -> None:
         """Delete the file of the unfinished answer."""
         with suppress(OSError):
-            partial_path(self._appender.path).unlink()
+            partial_path(self.lines.path).unlink()
 
     def close(self) -> None:
         """Close and unlock the files."""
         with suppress(DiskError):
-            self.add([], sync=True)
+            self.lines.add([], sync=True)
         self.end_answer()
-        self._appender.close()
+        self.lines.close()
         with suppress(OSError):
-            if not self._appender.path.stat().st_size:  # the disk was full all the time
-                self._appender.path.unlink()
+            if not self.lines.path.stat().st_size:  # the disk was full all the time
+                self.lines.path.unlink()
         self._lock.release()
 
 
