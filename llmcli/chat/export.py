@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from html import escape
@@ -54,8 +54,12 @@ def export(
     everything: Mapping[int, Message] | None = None,
 ) -> str:
     """The document in one of the formats md, txt, json and html; `everything` adds all branches, in JSON only."""
-    as_json = partial(_json, everything=everything)
-    writers = {"md": _markdown, "txt": _plain_text, "json": as_json, "html": _web_page}
+    writers: dict[str, Callable[[Sequence[Message], str, str | None], str]] = {
+        "md": _markdown,
+        "txt": _plain_text,
+        "json": partial(_json, everything=everything),
+        "html": _web_page,
+    }
     text = writers[format_name](messages, title, system)
     return text.encode("utf-8", "replace").decode()  # a lone surrogate, from a name or a model, is not UTF-8
 

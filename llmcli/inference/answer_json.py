@@ -79,56 +79,34 @@ def _token_data(answer: "Answer") -> list[dict[str, Any]]:
 
 
 class ReplayManifest(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The conditions of an answer. The fields are the keys of the JSON data; an empty value means none, or not known.
+    """The conditions of an answer. The fields are the keys of the JSON data; an empty value is none, or not known."""
 
-    Attributes:
-        model_sha256: see `ModelHasher`.
-        build: the release of llama-cpp-python.
-        machine: see `hardware.machine`.
-        n_ctx: size of the context in tokens.
-        threads: for generation, and for the prompt.
-        gpu_layers: layers that were on a GPU.
-        template_sha256: of the chat template; empty for a raw prompt.
-        template: the chat template, if it was not the model's own.
-        moment: the time that the template got (seconds since 1970), if it asks for it.
-        prompt_sha256: of the prompt's tokens, as 32-bit numbers, the lowest byte first.
-        layout: the batches of the prompt: tokens evaluated, tokens kept, number of such batches.
-        settings_sha256: of `settings` and the grammar.
-        settings: those that decide which tokens are generated and differ from their defaults, so that a setting that a
-            later version adds changes nothing. Version 0.1.0 wrote only their sha256.
-        grammar: the GBNF text, if it came from a file or a schema.
-        system: the system prompt, if it came from a file.
-        policy_sha256: of the file with the temperature policy.
-        moves: changes of the temperature during the answer; see `TemperatureShift`.
-        first: number of the first message in the prompt, if it did not contain all.
-        begun: number of the answer that this one continues.
-        beside: number of other answers in the same context, which may have shared its batches.
-        drawn: number of tokens sampled, if the answer was stopped.
-        flushed: whether the text held back at the end was printed, if the answer was stopped.
-    """
-
-    model_sha256: _Sha256 = ""
-    build: str = ""
-    machine: str = ""
-    n_ctx: _Tokens
-    threads: tuple[_Threads, _Threads]
-    gpu_layers: Annotated[int, Meta(ge=-1, le=1 << 16)] = 0
-    template_sha256: _Sha256 = ""
-    template: str = ""
-    moment: _Number = 0
-    prompt_sha256: _Sha256
+    model_sha256: _Sha256 = ""  # see `ModelHasher`
+    build: str = ""  # the release of llama-cpp-python
+    machine: str = ""  # see `hardware.machine`
+    n_ctx: _Tokens  # size of the context
+    threads: tuple[_Threads, _Threads]  # for generation, and for the prompt
+    gpu_layers: Annotated[int, Meta(ge=-1, le=1 << 16)] = 0  # layers that were on a GPU
+    template_sha256: _Sha256 = ""  # of the chat template; empty for a raw prompt
+    template: str = ""  # the chat template, if it was not the model's own
+    moment: _Number = 0  # the time that the template got (seconds since 1970), if it asks for it
+    prompt_sha256: _Sha256  # of the prompt's tokens, as 32-bit numbers, the lowest byte first
+    # The batches of the prompt: tokens evaluated, tokens kept, number of such batches.
     layout: Annotated[Sequence[tuple[_Tokens, _Tokens, _Tokens]], _MAX_ROWS]
-    settings_sha256: _Sha256 = ""
+    settings_sha256: _Sha256 = ""  # of `settings` and the grammar
+    # Those that decide which tokens are generated and differ from their defaults, so that a setting that a later
+    # version adds changes nothing. Version 0.1.0 wrote only their sha256.
     settings: dict[str, Any] = {}
-    grammar: str = ""
-    system: str = ""
-    policy_sha256: _Sha256 = ""
+    grammar: str = ""  # the GBNF text, if it came from a file or a schema
+    system: str = ""  # the system prompt, if it came from a file
+    policy_sha256: _Sha256 = ""  # of the file with the temperature policy
+    # Changes of the temperature during the answer; see `TemperatureShift`.
     moves: Annotated[Sequence[tuple[_Count, _Number]], _MAX_ROWS] = ()
-    first: _MessageId | None = None
-    begun: _MessageId | None = None
-    beside: Annotated[int, Meta(ge=0, le=1 << 16)] = 0
-    drawn: _Count | None = None
-    flushed: bool = False
+    first: _MessageId | None = None  # number of the first message in the prompt, if it did not contain all
+    begun: _MessageId | None = None  # number of the answer that this one continues
+    beside: _Count = 0  # number of other answers in the same context, which may have shared its batches
+    drawn: _Count | None = None  # number of tokens sampled, if the answer was stopped
+    flushed: bool = False  # whether the text held back at the end was printed, if the answer was stopped
 
     @classmethod
     def from_data(cls, data: Any) -> "ReplayManifest":
