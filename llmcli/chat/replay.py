@@ -5,9 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import NamedTuple
-
-from msgspec import Struct
+from typing import Any, NamedTuple
 
 from llmcli.chat.prompting import PromptBuilder
 from llmcli.chat.recorded_answer import RecordedAnswer
@@ -48,8 +46,9 @@ def replay_settings(recorded: RecordedAnswer, model: str | None, current: Settin
     )
 
 
-class Difference(Struct, frozen=True, rename={"recorded": "had", "replayed": "now"}):
-    """The first token that differs; it is JSON data too.
+@dataclass(frozen=True)
+class Difference:
+    """The first token that differs.
 
     `token` is its number in the answer from 0, as in a trace, and `offset` the number of characters before it. `part`
     is "answer", or "think" for the reasoning. `recorded` and `replayed` are its text in the two answers; empty where
@@ -61,6 +60,11 @@ class Difference(Struct, frozen=True, rename={"recorded": "had", "replayed": "no
     part: str
     recorded: str
     replayed: str
+
+    def to_data(self) -> dict[str, Any]:
+        """As JSON data."""
+        place = {"token": self.token, "offset": self.offset, "part": self.part}
+        return {**place, "had": self.recorded, "now": self.replayed}
 
 
 @dataclass
@@ -213,7 +217,7 @@ def _difference(
     pieces = [decoder.decode(vocab.piece(token)) for token in tokens]
     ends = list(accumulate(map(len, pieces)))
     start = _start_of(replayed[n_prefix:], "".join(pieces), part) - n_prefix
-    offset = len(os.path.commonprefix([recorded, replayed]))
+    offset = _common_length(recorded, replayed)
     index = next((i for i, end in enumerate(ends) if end > start + offset), len(tokens))
     token_start = ends[index - 1] if index else 0
     token_offset = min(max(token_start - start, 0), offset)
@@ -227,6 +231,12 @@ def _start_of(text: str, generated: str, part: str) -> int:
     """Where a part of the answer begins in all that was generated, which contains the tags of the reasoning too."""
     position = generated.rfind(text) if part == "answer" else generated.find(text)
     return max(position, 0)
+
+
+def _common_length(one: str, other: str) -> int:
+    """The length of the common beginning of two texts."""
+    shorter = min(len(one), len(other))
+    return next((i for i in range(shorter) if one[i] != other[i]), shorter)
 
 
 def explain_mismatch(recorded: ReplayManifest, replayed: ReplayManifest) -> list[str]:
@@ -260,10 +270,12 @@ def _settings(recorded: ReplayManifest, replayed: ReplayManifest) -> list[str]:
     """The settings that differ, by name if the record has them."""
     if recorded.settings_sha256 == replayed.settings_sha256:
         return []
-    before, after = recorded.settings, replayed.settings
-    keys = [key for key in sorted(before | after) if before.get(key) != after.get(key)] if before else []
-    pairs = [(ellipsize(str(before.get(key, "default"))), ellipsize(str(after.get(key, "default")))) for key in keys]
-    return [_changed(key, *pair) for key, pair in zip(keys, pairs, strict=True)] or ["the settings are different"]
+    before, after = (
+        {key: ellipsize(str(value)) for key, value in one.settings.items()} for one in (recorded, replayed)
+    )
+    keys = sorted(before.keys() | after.keys()) if before else []
+    texts = [_changed(key, before.get(key, "default"), after.get(key, "default")) for key in keys]
+    return list(filter(None, texts)) or ["the settings are different"]
 
 
 def _changed(what: str, recorded: str, replayed: str) -> str:

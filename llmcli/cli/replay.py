@@ -168,13 +168,11 @@ def _find(settings: Settings, given: bool) -> "ResolvedModel":
 
 
 def _data(again: "Replay") -> dict[str, object]:
-    from msgspec import to_builtins
-
     answer, difference = again.answer, again.difference
     reasoning = {"reasoning_content": answer.reasoning} if answer.reasoning else {}
     return {
         "same": None if again.stopped else difference is None,
-        "first_difference": to_builtins(difference),
+        "first_difference": difference.to_data() if difference else None,
         "reasons": again.reasons,
         "text": answer.text,
         **reasoning,
