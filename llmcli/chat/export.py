@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,54 +139,25 @@ def _entry(message: Message) -> dict[str, Any]:
 
 def _web_page(messages: Sequence[Message], title: str, system: str | None) -> str:
     """The page: rendered Markdown, everything else escaped, and a Content-Security-Policy as the second barrier."""
-    style = Path(__file__).with_suffix(".css").read_text(encoding="utf-8") + _code_style()
-    markdown = _renderer()
-    head = [
-        "<!DOCTYPE html>",
-        '<html lang="en">',
-        '<meta charset="utf-8">',
-        f'<meta http-equiv="Content-Security-Policy" content="{_policy(style)}">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        '<meta name="referrer" content="no-referrer">',
-        f"<title>{escape(title)}</title>",
-        f"<style>{style}</style>",
-        f'<main>\n<h1 class="title" dir="auto">{escape(title)}</h1>',
-    ]
-    if system:
-        head.append(_details("System prompt", f'<div class="plain" dir="auto">{escape(system)}</div>'))
-    return "\n".join([*head, *(_article(message, markdown) for message in messages), "</main>\n</html>\n"])
-
-
-def _policy(style: str) -> str:
-    """A Content-Security-Policy that allows our own style only."""
     import base64
     import hashlib
 
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    import jinja2
 
-
-def _article(message: Message, markdown: "MarkdownIt") -> str:
-    speaker = message.model or _SPEAKERS[message.role]
-    parts = [
-        f'<article class="{message.role}" dir="auto">',
-        f'<div class="who"><b>{escape(speaker)}</b>{_time(message)}</div>',
-    ]
-    if message.reasoning:
-        parts.append(_details("Reasoning", _render(message.reasoning, markdown)))
-    if message.role == "user":  # a user writes plain text, not Markdown
-        parts.append(f'<div class="plain">{escape(message.content)}</div>')
-    else:
-        parts.append(_render(message.content, markdown))
-    parts += [_details(file.name, f"<pre>{escape(file.text)}</pre>") for file in message.attachments]
-    if facts := _facts(message):
-        parts.append(f'<div class="note">{escape(facts)}</div>')
-    return "\n".join([*parts, "</article>"])
-
-
-def _time(message: Message) -> str:
-    time = _iso_time(message)
-    return f'<time datetime="{time}">{time[:16].replace("T", " ")} UTC</time>' if time else ""
+    folder = Path(__file__).parent
+    style = (folder / "export.css").read_text(encoding="utf-8") + _code_style()
+    pages = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    pages.filters["markdown"] = partial(_render, markdown=_renderer())
+    return pages.from_string((folder / "export.html").read_text(encoding="utf-8")).render(
+        digest=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        style=style,
+        title=title,
+        system=system,
+        messages=messages,
+        speakers=_SPEAKERS,
+        iso_time=_iso_time,
+        facts=_facts,
+    )
 
 
 def _facts(message: Message) -> str:
@@ -198,13 +168,11 @@ def _facts(message: Message) -> str:
     return " · ".join(ellipsize(fact, 80) for fact in facts if fact)
 
 
-def _details(title: str, inside: str) -> str:
-    return f"<details><summary>{escape(title)}</summary>\n{inside}\n</details>"
-
-
 def _render(text: str, markdown: "MarkdownIt") -> str:
+    from markupsafe import Markup
+
     if len(text) > _MAX_MARKDOWN:
-        return f'<div class="plain">{escape(text)}</div>'
+        return Markup('<div class="plain">{}</div>').format(text)
     tokens = markdown.parse(text)
     for token in tokens:
         if style := token.attrs.pop("style", ""):  # the alignment of a column: the policy refuses inline styles
@@ -212,7 +180,7 @@ def _render(text: str, markdown: "MarkdownIt") -> str:
         for child in token.children or ():
             if child.type == "link_open":
                 child.attrSet("rel", "noopener noreferrer")
-    return str(markdown.renderer.render(tokens, markdown.options, {}))
+    return Markup(markdown.renderer.render(tokens, markdown.options, {}))  # raw HTML is off: see `_renderer`
 
 
 def _renderer() -> "MarkdownIt":
