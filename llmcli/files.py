@@ -23,7 +23,7 @@ _JSON_TYPES |= {"object": "an object"}
 _EXPECTED = re.compile(r"Expected `([^`]+)`((?: of length)?(?: [<>]=)?(?: [\d.+e-]+)?)(?:, got .*)?")
 _MAX_LINE = 64 << 20  # bytes; no session has a longer line
 _MAX_TEXT = 64 << 20  # bytes of one text file
-_MAX_NOTE = 4 << 20  # bytes
+_MAX_NOTE = 4 << 20  # bytes; a longer note is cut, and so it is not valid
 _MAX_NAME = 64  # characters
 _NAME_HINT = "start with a letter or a digit; use letters from a to z, digits, dots, dashes and underscores"
 _WRITABLE_HINT = "set LLMCLI_HOME to a folder that you can write to"
@@ -135,18 +135,16 @@ def replace_private(path: Path, data: bytes) -> None:
 
 def write_note(path: Path, data: Mapping[str, Any]) -> None:
     """Write a private JSON object that the program wants to remember; it replaces the old one. Raises OSError."""
-    replace_private(path, json.dumps(data).encode())
+    replace_private(path, encode(data))
 
 
 def read_note(path: Path) -> dict[str, Any]:
     """The object that `write_note` wrote; {} if the file is missing, too large or not valid."""
     try:
         with path.open("rb") as file:
-            text = file.read(_MAX_NOTE + 1)
-        data = json.loads(text) if len(text) <= _MAX_NOTE else None
-    except (OSError, ValueError, RecursionError):
+            return convert(decode_json(file.read(_MAX_NOTE)), dict[str, Any])
+    except (OSError, ValueError):
         return {}
-    return data if isinstance(data, dict) else {}
 
 
 def read_text(name: str) -> str:
