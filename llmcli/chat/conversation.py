@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from msgspec import Meta
@@ -78,6 +78,11 @@ class Conversation:
         self.messages[message.id] = message
         self.head = message.id
         self._undone.clear()
+
+    def with_parent(self, message: Message) -> Message:
+        """The message of a file; if the line of the one that it follows is lost, it follows the head."""
+        is_lost = message.parent is not None and message.parent not in self.messages
+        return replace(message, parent=self.head) if is_lost else message
 
     def path(self, end: int | None = None) -> list[Message]:
         """The messages from the first to `end` (None = the head)."""

@@ -83,7 +83,7 @@ def read_session(path: Path, partial: Path) -> SessionData:
             data.faults.append(f"skipped a line: {str(error)[:200]}")
     message, conversation = _read_partial(partial), data.conversation
     if message and message.id not in conversation.messages:
-        data.unfinished = _with_parent(message, conversation)
+        data.unfinished = conversation.with_parent(message)
     return data
 
 
@@ -121,17 +121,11 @@ def _typed_value(key: str, datum: Any) -> Any:
 
 def _add_message(data: SessionData, message: Message) -> None:
     conversation = data.conversation
-    placed = _with_parent(message, conversation)
+    placed = conversation.with_parent(message)
     if placed is not message:
         data.faults.append(f"message {message.id} follows message {message.parent}, which does not exist")
     if conversation.messages.get(message.id) != placed:  # a line may be there twice
         conversation.add(placed)
-
-
-def _with_parent(message: Message, conversation: Conversation) -> Message:
-    """The message; if the one that it follows is lost, it follows the message before it in the file."""
-    is_lost = message.parent is not None and message.parent not in conversation.messages
-    return replace(message, parent=conversation.head) if is_lost else message
 
 
 def _read_partial(path: Path) -> Message | None:

@@ -82,9 +82,8 @@ def _read_texts(path: Path) -> Conversation:
                 if line.type == "head":
                     conversation.move(line.id)
                 elif line.type == "message" and line.id:
-                    is_lost = line.parent not in conversation.messages
-                    parent = conversation.head if line.parent and is_lost else line.parent
-                    conversation.add(Message(line.id, parent, line.role, line.content))
+                    message = Message(line.id, line.parent, line.role, line.content)
+                    conversation.add(conversation.with_parent(message))
     return conversation
 
 
