@@ -3,14 +3,12 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from llmcli.chat.recorded_answer import from_output, from_session
 from llmcli.chat.sessions import listing, store
 from llmcli.chat.sessions.session import Session
-from llmcli.inference.answer_json import ReplayManifest
 from llmcli.inference.trace_file import read_trace, to_data
 from tests.conftest import Run
 
@@ -32,11 +30,6 @@ def talk(home: Path) -> str:
 
 def contents(session: Session) -> list[str]:
     return [message.content for message in session.conversation.path()]
-
-
-def as_json(manifest: ReplayManifest) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads(json.dumps(manifest.to_data()))
-    return data
 
 
 def test_an_older_session_is_shown_and_exported_as_before(talk: str, inside: Run) -> None:
@@ -123,7 +116,7 @@ def test_the_answers_of_an_older_session_have_replay_data(talk: str) -> None:
         recorded = from_session(session, None)
         assert recorded.text == session.conversation.messages[number].content
         assert recorded.values["seed"] == 7
-        assert as_json(recorded.manifest) == session.conversation.messages[number].replay
+        assert recorded.manifest.to_data() == session.conversation.messages[number].replay
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
@@ -133,7 +126,7 @@ def test_an_older_output_is_read_for_replay(name: str) -> None:
     data = json.loads(text)
     outputs = data.get("variants", [data])
     assert len(answers) == OUTPUTS[name]
-    assert [as_json(answer.manifest) for answer in answers] == [one["replay"] for one in outputs]
+    assert [answer.manifest.to_data() for answer in answers] == [one["replay"] for one in outputs]
     assert [answer.text for answer in answers] == [one["text"] for one in outputs]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from msgspec import Meta, Struct, to_builtins
 
 from llmcli.errors import LlmcliError
-from llmcli.files import convert
+from llmcli.files import convert, decode_json, encode
 from llmcli.inference.request import system_text
 from llmcli.params.generation import GenerationParams, InterfaceParams
 from llmcli.params.model import HubParams
@@ -122,8 +122,8 @@ class ReplayManifest(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return manifest
 
     def to_data(self) -> dict[str, Any]:
-        """As JSON data, without values that equal their default."""
-        data: dict[str, Any] = to_builtins(self)
+        """As JSON data, with lists for tuples, without values that equal their default."""
+        data: dict[str, Any] = decode_json(encode(to_builtins(self)))
         return data
 
 
