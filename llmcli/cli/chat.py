@@ -27,7 +27,7 @@ from llmcli.params.generation import GenerationParams, RequestParams
 from llmcli.params.param import fields_of
 from llmcli.params.settings import Layer, SamplingParams, Settings, fields, resolve
 from llmcli.ui.terminal.ask import can_ask
-from llmcli.ui.terminal.console import console, is_terminal
+from llmcli.ui.terminal.console import can_redraw, console, is_terminal, wants_color
 from llmcli.ui.terminal.interrupt import allow_interrupt, defer_interrupt
 
 if TYPE_CHECKING:
@@ -58,13 +58,12 @@ def chat(
     keep: Annotated[bool, typer.Option("--save/--no-save", help="Save the session to disk.")] = True,
 ) -> int:
     """Chat with a model. Without a terminal, each line of stdin is a message, or each block between lines of \"\"\"."""
-    from llmcli.ui.chat.answer_display import is_live
     from llmcli.ui.terminal.interrupt import disable_echo
 
     first = argument_or_flag(text, flags.values.get("prompt"), "prompt")
     if "-" in (first, *flags.values.get("file", ())):
         raise UsageError("`-` is not valid in a chat: stdin contains the messages", "remove the `-`")
-    live = is_live() and is_terminal(sys.stdin)
+    live = can_redraw(sys.stdout) and is_terminal(sys.stdin)
     with disable_echo(live):  # the user may type already
         return _start_chat(flags, open_session(go_on, session, keep), first or "", live)
 
@@ -128,7 +127,7 @@ def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "Reader":
         data_dir() / "history",
         settings.editing_mode,
         style(settings),
-        chat.color,
+        wants_color(sys.stdout),
         lambda: input_hint(chat),
     )
     reader.on_drawn = chat.controller.load_model

@@ -81,7 +81,7 @@ def test_the_row_warns_of_an_answer_that_repeats_itself(monkeypatch: pytest.Monk
     rows = streamed(*[LOOP] * 60)
     assert rows[10] == "Ctrl-C stops · ↑↓ warmer, colder · 11 tokens"
     assert rows[-1] == "the answer repeats itself: Ctrl-C stops · 60 tokens"
-    assert streamed.screen.repeats
+    assert streamed.screen.repetition.found
     assert StreamedAnswer(monkeypatch, columns=40)(*[LOOP] * 60)[-1] == "the answer repeats itself: Ctrl-C stops"
 
 
@@ -92,11 +92,11 @@ def test_without_markdown_there_is_no_row(monkeypatch: pytest.MonkeyPatch, capfd
         streamed.screen.show(iter([("answer", LOOP * 60)]))
     assert capfd.readouterr().out == LOOP * 60
     assert streamed.terminal.written == ""
-    assert streamed.screen.repeats
+    assert streamed.screen.repetition.found
 
 
 def test_the_spinner_ends_when_an_answer_has_no_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     streamed = StreamedAnswer(monkeypatch)
     assert streamed() == []
-    assert streamed.screen.spinner.ended
+    assert not streamed.screen.spinner.end()  # it has ended already
     assert streamed.terminal.lines() == []

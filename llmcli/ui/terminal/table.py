@@ -11,7 +11,7 @@ from itertools import zip_longest
 
 from llmcli.text import sanitize
 from llmcli.ui.terminal.cells import cells, line_breaks
-from llmcli.ui.terminal.console import is_terminal, wants_color
+from llmcli.ui.terminal.console import is_terminal
 from llmcli.ui.terminal.output import columns, print_line, stream
 
 _GAP = "  "
@@ -37,20 +37,19 @@ def print_rows(
     table = [[safe(" ".join(cell.split())) for cell in row] for row in rows]
     widths = [max(map(cells, column)) for column in zip(heads, *table, strict=True)]
     kept = _columns_that_fit(heads, widths, spare)
-    bold, dim = (_BOLD, _DIM) if wants_color(stream()) else ("", "")
 
     def line(row: Sequence[str]) -> str:
         return _GAP.join(_padded(row[at], widths[at], heads[at] in right) for at in kept).rstrip()
 
     if kept:
-        print_line(line(heads), bold)
+        print_line(line(heads), _BOLD)
     for row, further in zip_longest(table, below, fillvalue=""):
         if kept:
             print_line(line(row))
         else:
-            _print_block(heads, row, bold)
+            _print_block(heads, row)
         if further:
-            print_line(f"{_GAP}{further}", dim)
+            print_line(f"{_GAP}{further}", _DIM)
 
 
 def print_facts(facts: Sequence[tuple[str, str]]) -> None:
@@ -90,9 +89,9 @@ def _padded(text: str, width: int, right: bool) -> str:
     return space + text if right else text + space
 
 
-def _print_block(heads: Sequence[str], row: Sequence[str], look: str) -> None:
+def _print_block(heads: Sequence[str], row: Sequence[str]) -> None:
     """The first cell alone, and under it the others with their heads."""
-    print_line(row[0], look)
+    print_line(row[0], _BOLD)
     indent = max((len(head) for head in heads[1:]), default=0) + 2 * len(_GAP)
     for head, cell in zip(heads[1:], row[1:], strict=True):
         if cell:
