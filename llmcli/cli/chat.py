@@ -131,7 +131,7 @@ def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "Reader":
         lambda: input_hint(chat),
     )
     reader.on_drawn = chat.controller.load_model
-    reader.on_interrupt(chat.stop_editing)
+    reader.actions.on_interrupt = chat.stop_editing
     return reader
 
 

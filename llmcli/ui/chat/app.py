@@ -87,9 +87,7 @@ class ChatApp:
             return
         self.draft = text  # in the input line again if it cannot be sent
         files = [attach(name) for name in find_mentions(text)]
-        if not self.wait_for_model():
-            return
-        if not self._add_message(text, (*self.pending, *files)):
+        if not self.wait_for_model() or not self._add_message(text, (*self.pending, *files)):
             return
         self.draft, self.pending = "", []
         if files:

@@ -5,6 +5,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO
 
@@ -88,12 +89,7 @@ def _read_lines(file: BinaryIO) -> list[bytes]:
 
 def _entries(lines: list[bytes]) -> list[str]:
     """The oldest first, without damaged lines and repetitions."""
-    entries: list[str] = []
-    for line in lines:
-        entry = _entry(line)
-        if entry and entries[-1:] != [entry]:
-            entries.append(entry)
-    return entries
+    return [entry for entry, _ in groupby(filter(None, map(_entry, lines)))]
 
 
 def _entry(line: bytes) -> str:

@@ -31,18 +31,14 @@ def split_keys_and_text(keys: Iterable[KeyPress], typing: bool = False) -> tuple
     steps: list[int] = []
     kept: list[KeyPress] = []
     for key in keys:
-        step = _step(key, typing or bool(kept))
+        step = _ARROWS.get(key.key, 0) if key.data else 0  # without data it is a part of Alt-Up
+        if not typing and not kept:
+            step = _SIGNS.get(key.key, step)
         if step:
             steps.append(step)
         else:
             kept.append(key)
     return steps, kept
-
-
-def _step(key: KeyPress, typing: bool) -> int:
-    if typing or key.key not in _SIGNS:
-        return _ARROWS.get(key.key, 0) if key.data else 0  # without data it is a part of Alt-Up
-    return _SIGNS[key.key]
 
 
 @contextmanager
