@@ -112,10 +112,9 @@ def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "Reader":
     if not live:
         from llmcli.ui.input.piped import LineReader
 
-        marker = _print_prompt if is_terminal(sys.stdin) else None
         if sys.stdin is None:
             raise LlmcliError("stdin is closed", "pipe messages to stdin, or use a terminal")
-        return LineReader(sys.stdin.buffer, marker)
+        return LineReader(sys.stdin.buffer, _print_prompt) if is_terminal(sys.stdin) else LineReader(sys.stdin.buffer)
     from llmcli.ui.chat.answer_display import style
     from llmcli.ui.chat.status_line import input_hint, status_line
     from llmcli.ui.commands.registry import suggest

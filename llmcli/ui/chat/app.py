@@ -166,8 +166,9 @@ class ChatApp:
         if self.live:
             print_line("")  # between question and answer
         temperature_keys = TemperatureKeys(turn)
+        trace = f"{self.session.name or 'chat'}-{self.session.conversation.next_id}.jsonl"  # one for each answer
         with (
-            write_trace(turn.answer, self._trace_file(), kept=True),
+            write_trace(turn.answer, str(self.traces / trace) if self.traces else None, kept=True),
             to_stderr(False),
             busy_screen.open(abort, "reading the prompt", temperature_keys, turn.resolved.settings.timeout),
         ):
@@ -182,12 +183,6 @@ class ChatApp:
         self._note_finish_reason(turn)
         if busy_screen.repetition.found:
             console.note(_loop_note(turn.resolved.settings))
-
-    def _trace_file(self) -> str | None:
-        """The trace file of the next answer, if traces are on: one for each answer, by session and number."""
-        if not self.traces:
-            return None
-        return str(self.traces / f"{self.session.name or 'chat'}-{self.session.conversation.next_id}.jsonl")
 
     def _note_finish_reason(self, turn: "Turn") -> None:
         warn_slow(turn.answer)

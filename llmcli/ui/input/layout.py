@@ -11,7 +11,6 @@ from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition, has_completions, has_focus, is_done
-from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.formatted_text.utils import fragment_list_to_text
 from prompt_toolkit.layout import Dimension, Float, FloatContainer, HSplit, Layout, Window
 from prompt_toolkit.layout.containers import ConditionalContainer
@@ -119,7 +118,7 @@ def make_layout(buffer: Buffer, pasted: Pasted, status: Callable[[], str], hint:
             preview_search=True,
         ),
         height=Dimension(min=1),
-        get_line_prefix=_prefix,
+        get_line_prefix=lambda row, wrapped: [("class:marker", "> ") if row == wrapped == 0 else ("", "  ")],
         wrap_lines=True,
         dont_extend_height=True,
     )
@@ -137,10 +136,6 @@ def make_style(name: str, color: bool) -> Style:
     """The style of that name ("dark" when it is unknown)."""
     column = {"light": _LIGHT}.get(name, _DARK) if color else _PLAIN
     return Style.from_dict({part: looks[column] for part, looks in _STYLES.items()})
-
-
-def _prefix(row: int, wrapped: int) -> StyleAndTextTuples:
-    return [("class:marker", "> ")] if row == wrapped == 0 else [("", "  ")]
 
 
 def _window_is_large() -> bool:

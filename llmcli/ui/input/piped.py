@@ -16,9 +16,9 @@ class LineReader:
 
     multiline = False
 
-    def __init__(self, stream: BinaryIO, marker: Callable[[], None] | None = None) -> None:
+    def __init__(self, stream: BinaryIO, marker: Callable[[], None] = lambda: None) -> None:
         self._stream = stream
-        self._marker = marker or (lambda: None)
+        self._marker = marker
         self._started = False
         self._size = 0  # bytes of the current message
 

@@ -42,8 +42,11 @@ def print_text(text: str) -> None:
     if is_terminal(out):
         print_drawn(sanitize(text))
         return
+    data = text.encode("utf-8", "replace")
     with _write_errors():
-        _write_all(out, text.encode("utf-8", "replace"))
+        out.flush()  # Python's own buffer would be flushed again at exit, after the error message
+        while data:
+            data = data[os.write(out.fileno(), data) :]
 
 
 def print_drawn(text: str) -> None:
@@ -83,14 +86,6 @@ def _write_errors() -> Iterator[None]:
         raise OutputClosedError("the reader of stdout has closed it") from None
     except OSError as error:
         raise DiskError(f"cannot write to stdout: {error.strerror}") from None
-
-
-def _write_all(out: TextIO, data: bytes) -> None:
-    """Write without Python's buffer, which is flushed again at exit, after the error message."""
-    out.flush()
-    descriptor = out.fileno()
-    while data:
-        data = data[os.write(descriptor, data) :]
 
 
 class AnswerWriter:

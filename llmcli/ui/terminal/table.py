@@ -60,8 +60,7 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
         if column + cells(value) <= columns():
             _print_hanging(name, [value], column)
         else:
-            print_line(name)
-            _print_hanging("", _wrapped(value, len(_GAP)), len(_GAP))
+            _print_hanging(name, _wrapped(value, len(_GAP)), len(_GAP))
 
 
 def print_definitions(pairs: Sequence[tuple[str, str]], column: int = 24) -> None:
@@ -69,9 +68,6 @@ def print_definitions(pairs: Sequence[tuple[str, str]], column: int = 24) -> Non
     if columns() < 2 * column:
         column = _INDENTED
     for name, meaning in pairs:
-        if cells(name) + len(_GAP) > column:
-            print_line(name)
-            name = ""
         _print_hanging(name, _wrapped(meaning, column, 100), column)
 
 
@@ -100,13 +96,16 @@ def _print_block(heads: Sequence[str], row: Sequence[str]) -> None:
 
 
 def _print_hanging(name: str, lines: Sequence[str], indent: int) -> None:
-    """Lines at `indent`, with a name before the first of them."""
+    """Lines at `indent`, with a name before the first of them, or above it where the name is long."""
+    if name and cells(name) + len(_GAP) > indent:
+        print_line(name)
+        name = ""
     for line in lines or [""]:
         print_line(_padded(name, indent, right=False) + line)
         name = ""
 
 
-def _wrapped(text: str, indent: int, elsewhere: int = 0) -> list[str]:
+def _wrapped(text: str, indent: int, elsewhere: int = 10**6) -> list[str]:
     """Lines of whole words: an address or a path that is broken cannot be copied."""
-    width = columns(elsewhere) if elsewhere else columns()
-    return textwrap.wrap(text, max(width - indent, _FEWEST), break_long_words=False, break_on_hyphens=False)
+    width = max(columns(elsewhere) - indent, _FEWEST)
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
