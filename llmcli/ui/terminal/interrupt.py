@@ -117,13 +117,9 @@ def _postpone(_number: int, _frame: FrameType | None) -> None:
     _pending = True
 
 
-class TerminatedError(SystemExit):
-    """SIGTERM ended the program, or SIGHUP did (its terminal was closed); the exit status says which."""
-
-
 @contextmanager
 def exit_on_signal(defer: bool = False) -> Iterator[None]:
-    """Within this block SIGTERM and SIGHUP raise TerminatedError, so that everything is closed in good order.
+    """Within this block SIGTERM and SIGHUP raise SystemExit, so that everything is closed in good order.
 
     With `defer` the first of them waits for the end of the block, and the second one does not: an exception that is
     raised in a callback of llama.cpp is lost.
@@ -133,14 +129,14 @@ def exit_on_signal(defer: bool = False) -> Iterator[None]:
     def end(number: int, _frame: FrameType | None) -> None:
         received.append(number)
         if len(received) > defer:
-            raise TerminatedError(128 + number)
+            raise SystemExit(128 + number)
 
     try:
         with _handling(end, *_ENDS):
             yield
     finally:
         if received:
-            raise TerminatedError(128 + received[0])
+            raise SystemExit(128 + received[0])
 
 
 @contextmanager
