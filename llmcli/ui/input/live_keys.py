@@ -11,7 +11,7 @@ from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
 from prompt_toolkit.key_binding import KeyPress
 from prompt_toolkit.keys import Keys
 
-from llmcli.ui.terminal.interrupt import echo_is_off
+from llmcli.ui.terminal.interrupt import echo_is_off, in_background
 
 _ARROWS: dict[str, int] = {Keys.Up: 1, Keys.Down: -1}
 _SIGNS = {"+": 1, "-": -1}
@@ -71,11 +71,11 @@ def _terminal(keys: Input, take: Take) -> Iterator[None]:
     if not echo_is_off():
         yield
         return
-    import os
     from select import select
+    from socket import socketpair
 
     take(keys.read_keys(), True)
-    stopped, stop = os.pipe()
+    stopped, stop = socketpair()
 
     def run() -> None:
         pending = True  # perhaps a part of a key
@@ -89,14 +89,8 @@ def _terminal(keys: Input, take: Take) -> Iterator[None]:
             if pending and not pressed:  # a part of a paste; or the terminal is gone and always ready
                 select([stopped], [], [], _PAUSE)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
+    with stopped, in_background(run, stop.close):
         yield
-    finally:
-        os.close(stop)
-        thread.join(1)
-        os.close(stopped)
 
 
 @contextmanager
@@ -109,13 +103,8 @@ def _console(take: Take) -> Iterator[None]:
         while not stopped.wait(_POLL):
             take(read_keys(), False)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
+    with in_background(run, stopped.set):
         yield
-    finally:
-        stopped.set()
-        thread.join(1)
 
 
 def _console_reader() -> Callable[[], list[KeyPress]]:

@@ -48,20 +48,28 @@ def interruptible(abort: AbortFlag, presses: int = 2) -> Iterator[None]:
         if count >= presses:
             raise KeyboardInterrupt
 
-    thread = threading.Thread(target=watch, daemon=True)
+    with reader, in_background(watch, writer.close):
+        old_descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        try:
+            with _handling(handle, "SIGINT"):
+                if _pending:
+                    clear_pending()
+                    abort.set("interrupt")
+                yield
+        finally:
+            signal.set_wakeup_fd(old_descriptor)
+
+
+@contextmanager
+def in_background(run: Callable[[], None], stop: Callable[[], object]) -> Iterator[None]:
+    """Within this block `run` runs in a thread; `stop`, called at the end of the block, lets it return."""
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    old_descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     try:
-        with _handling(handle, "SIGINT"):
-            if _pending:
-                clear_pending()
-                abort.set("interrupt")
-            yield
+        yield
     finally:
-        signal.set_wakeup_fd(old_descriptor)
-        writer.close()
-        thread.join(1)
-        reader.close()
+        stop()
+        thread.join(1)  # second
 
 
 @contextmanager
