@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from llmcli.errors import DiskError, LlmcliError
@@ -70,7 +70,7 @@ def paste() -> str:
         LlmcliError: when no program can read it.
         DiskError: when it is empty, not a text or too large.
     """
-    programs = list(_available(_PASTERS))
+    programs = _available(_PASTERS)
     if not programs:
         raise LlmcliError(
             "no program found that reads the clipboard", f"{_INSTALL}, or paste with the keys of the terminal"
@@ -85,10 +85,9 @@ def paste() -> str:
     return data.decode("utf-8", "replace").replace("\r\n", "\n")
 
 
-def _available(programs: tuple[_Program, ...]) -> Iterator[_Program]:
-    for program in programs:
-        if (not program.needs or os.environ.get(program.needs)) and shutil.which(program.command[0]):
-            yield program
+def _available(programs: tuple[_Program, ...]) -> list[_Program]:
+    possible = [program for program in programs if not program.needs or os.environ.get(program.needs)]
+    return [program for program in possible if shutil.which(program.command[0])]
 
 
 def _run(command: tuple[str, ...], data: bytes = b"") -> bytes | None:
