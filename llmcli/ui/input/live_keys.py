@@ -75,7 +75,8 @@ def _terminal(keys: Input, take: Take) -> Iterator[None]:
     from socket import socketpair
 
     take(keys.read_keys(), True)
-    stopped, stop = socketpair()
+    reader, writer = socketpair()
+    stopped = reader.fileno()
 
     def run() -> None:
         pending = True  # perhaps a part of a key
@@ -89,7 +90,7 @@ def _terminal(keys: Input, take: Take) -> Iterator[None]:
             if pending and not pressed:  # a part of a paste; or the terminal is gone and always ready
                 select([stopped], [], [], _PAUSE)
 
-    with stopped, in_background(run, stop.close):
+    with reader, in_background(run, writer.close):
         yield
 
 
