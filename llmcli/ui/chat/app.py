@@ -213,7 +213,7 @@ class ChatApp:
             return
         shown = display(self.controller.settings, self.live)
         shown.answer([("answer", text)])
-        shown.end()
+        shown.finish()
 
     def warn_if_full(self) -> None:
         """Count the tokens in the context, and warn when it is full for the next message."""

@@ -59,12 +59,12 @@ class BusyScreen:
                 with self.spinner, self._live_keys():
                     yield
             finally:
-                self._display.end()
+                self._display.finish()
 
     def show(self, parts: Iterable[tuple[str, str]], so_far: str = "") -> None:
         """Show the parts as they stream; they continue the text `so_far`, which is on the screen already."""
         self._display.answer(self._watched(parts), so_far)
-        self._display.end()
+        self._display.finish()
 
     def _watched(self, parts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
         """The parts; the row below them replaces the spinner before the first one."""
