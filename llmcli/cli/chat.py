@@ -115,7 +115,7 @@ def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "Reader":
         if sys.stdin is None:
             raise LlmcliError("stdin is closed", "pipe messages to stdin, or use a terminal")
         return LineReader(sys.stdin.buffer, _print_prompt) if is_terminal(sys.stdin) else LineReader(sys.stdin.buffer)
-    from llmcli.ui.chat.answer_display import style
+    from llmcli.ui.chat.busy_screen import style
     from llmcli.ui.chat.status_line import input_hint, status_line
     from llmcli.ui.commands.registry import suggest
     from llmcli.ui.input.reader import TerminalReader

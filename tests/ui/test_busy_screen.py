@@ -9,7 +9,7 @@ import pytest
 from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.params.settings import Settings
-from llmcli.ui.chat import answer_display
+from llmcli.ui.chat import busy_screen
 from llmcli.ui.chat.busy_screen import BusyScreen, TemperatureKeys
 from tests.ui.markdown.emulator import Terminal
 
@@ -23,7 +23,7 @@ class StreamedAnswer:
         monkeypatch.setenv("COLUMNS", str(columns))
         monkeypatch.setenv("LINES", "24")
         self.terminal = Terminal(columns, 24)
-        monkeypatch.setattr(answer_display, "print_drawn", self.terminal.write)
+        monkeypatch.setattr(busy_screen, "print_drawn", self.terminal.write)
         monkeypatch.setattr("llmcli.ui.terminal.progress._REDRAW", 0.0)
         monkeypatch.setattr("llmcli.ui.terminal.progress._SHARE", 0.0)
         resolved = SimpleNamespace(settings=Settings(seed=1, **settings))

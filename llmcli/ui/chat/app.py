@@ -12,8 +12,7 @@ from llmcli.chat.sessions.session import Session
 from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.errors import LlmcliError
 from llmcli.params.settings import Settings, ineffective_settings
-from llmcli.ui.chat.answer_display import display
-from llmcli.ui.chat.busy_screen import BusyScreen, TemperatureKeys
+from llmcli.ui.chat.busy_screen import BusyScreen, TemperatureKeys, display
 from llmcli.ui.chat.context_overflow import resolve_overflow
 from llmcli.ui.terminal.console import console, wrapped
 from llmcli.ui.terminal.output import print_line, to_stderr, warn_slow, write_trace

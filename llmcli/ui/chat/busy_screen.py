@@ -1,7 +1,11 @@
 """The screen while the model works: a spinner, then the answer with a row below it; Ctrl-C stops it."""
 
-from collections.abc import Iterable, Iterator
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from llmcli.engine.llama.bindings import AbortFlag
@@ -10,13 +14,15 @@ from llmcli.params.policies.policy import Policy
 from llmcli.params.sampler_chain import build_chain
 from llmcli.params.settings import Settings
 from llmcli.text import ellipsize, plural
-from llmcli.ui.chat.answer_display import display
 from llmcli.ui.terminal.cells import first_that_fits
+from llmcli.ui.terminal.console import wants_color
 from llmcli.ui.terminal.interrupt import stoppable
-from llmcli.ui.terminal.progress import Spinner
+from llmcli.ui.terminal.output import AnswerWriter, print_drawn, stream_answer
+from llmcli.ui.terminal.progress import ProgressLine, Spinner
 
 if TYPE_CHECKING:
     from llmcli.chat.turn import Turn
+    from llmcli.ui.markdown.view import AnswerView
 
 _STOP = "Ctrl-C stops"
 _STOP_LOOP = "the answer repeats itself: Ctrl-C stops"  # fits 40 columns
@@ -99,6 +105,51 @@ class BusyScreen:
         if self.repetition.found:
             return first_that_fits((_STOP_LOOP, tokens), (_STOP_LOOP,), (_STOP,))
         return first_that_fits((_STOP, keys, tokens), (_STOP, keys), (_STOP,))
+
+
+class PlainDisplay:
+    """Shows one answer, as `AnswerView` does, but as the text that it is; reasoning and progress go to stderr."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._think = settings.think
+        self._status = ProgressLine()
+        self._writer = AnswerWriter()
+
+    def status(self, text: str) -> None:
+        self._status.update(text)
+
+    def answer(self, parts: Iterable[tuple[str, str]], so_far: str = "") -> None:
+        tail = so_far.rpartition("\n")[2]  # again, so that a reader sees a whole line
+        shown = chain([("answer", tail)], parts) if tail else parts
+        stream_answer(shown, self._writer, self._status, live=True, think=self._think)
+        self._writer.end()
+
+    def foot(self, row: Callable[[], str], now: bool = True) -> None:
+        """Do nothing: a row of plain text cannot be erased."""
+
+    def finish(self) -> None:
+        self._status.clear()
+        self._writer.abandon()
+
+
+def display(settings: Settings, live: bool) -> "AnswerView | PlainDisplay":
+    """The display for the present settings."""
+    if not live or not settings.markdown:
+        return PlainDisplay(settings)
+    from llmcli.ui.markdown.view import AnswerView  # slow to import: not while the prompt starts
+
+    color = wants_color(sys.stdout)
+    return AnswerView(
+        print_drawn, shutil.get_terminal_size, style(settings), color, shows_reasoning=settings.think == "show"
+    )
+
+
+def style(settings: Settings) -> str:
+    """ "dark" or "light": the setting, or else the background in COLORFGBG, or else dark."""
+    if settings.theme != "auto":
+        return settings.theme
+    background = os.environ.get("COLORFGBG", "").rpartition(";")[2]
+    return "light" if background in ("7", "15") else "dark"
 
 
 class TemperatureKeys:
