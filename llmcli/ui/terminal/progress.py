@@ -9,7 +9,7 @@ from time import monotonic
 
 from llmcli.text import sanitize
 from llmcli.ui.terminal.cells import Runs, cells, fit, folds, styled, visible
-from llmcli.ui.terminal.console import can_redraw, console, wants_color
+from llmcli.ui.terminal.console import can_redraw, console, encodable, wants_color
 
 _PATIENCE = 0.3  # seconds; shorter work shows nothing
 _TICK = 0.1  # seconds between two texts of a line or two frames of the spinner
@@ -185,9 +185,7 @@ class _Download:
 
 def _bar(share: float) -> Runs:
     done = round(_BAR * share)
-    try:
-        "━─".encode(sys.stderr.encoding or "utf-8")
-    except (UnicodeEncodeError, LookupError):
+    if encodable("━─", sys.stderr) != "━─":
         return [("", "  " + "=" * done + "-" * (_BAR - done))]
     if not wants_color(sys.stderr):
         return [("", "  " + "━" * done + "─" * (_BAR - done))]
