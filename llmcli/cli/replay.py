@@ -16,8 +16,7 @@ from llmcli.params.model import HubParams
 from llmcli.params.param import fields_of
 from llmcli.params.settings import Layer, Settings
 from llmcli.text import plural
-from llmcli.ui.chat.answer_display import is_live
-from llmcli.ui.terminal.console import console, is_terminal
+from llmcli.ui.terminal.console import can_redraw, console, is_terminal
 from llmcli.ui.terminal.interrupt import interruptible
 from llmcli.ui.terminal.output import AnswerWriter, print_line, stream_answer
 from llmcli.ui.terminal.progress import ProgressLine
@@ -96,7 +95,7 @@ def _run_batch(again: "BatchReplay", status: ProgressLine, as_json: bool) -> Non
     """Generate the answers of a comparison again, side by side as the first time."""
     from llmcli.ui import comparison
 
-    live, think = is_live() and not as_json, False
+    live, think = can_redraw(sys.stdout) and not as_json, False
     again.comparison.progress = status.reading
     comparison.run(again.comparison, comparison.view_of(again.comparison) if live else None, think, status.clear)
     again.compare()
