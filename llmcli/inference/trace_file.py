@@ -1,7 +1,8 @@
 """Trace files: one JSON object for each token, in the order in which they were sampled."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,38 +62,33 @@ class TraceWriter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
+        self._waiting: list[TokenTrace] = []
+        with self._write_errors():
             self._file = os.fdopen(os.open(path, _NEW, 0o600), "wb")
-            self._waiting: list[TokenTrace] = []
-        except (OSError, ValueError) as error:
-            raise self._fault(error) from None
 
     def write(self, token: TokenTrace) -> None:
         """Add a token. Some are written together: one by one, between evaluations, they take three times as long."""
         self._waiting.append(token)
         if len(self._waiting) >= _TOGETHER or len(token.text) > _LONG:
-            self._flush()
+            with self._write_errors():
+                self._flush()
 
     def close(self) -> None:
         """Write the tokens that wait. A second call does nothing."""
-        try:
+        with self._write_errors(), closing(self._file):
             self._flush()
-        finally:
-            try:
-                self._file.close()
-            except OSError as error:
-                raise self._fault(error) from None
 
     def _flush(self) -> None:
         tokens, self._waiting = self._waiting, []
-        try:
-            if tokens:
-                self._file.write(b"".join([encode(to_data(token)) for token in tokens]))
-        except OSError as error:
-            raise self._fault(error) from None
+        if tokens:
+            self._file.write(b"".join([encode(to_data(token)) for token in tokens]))
 
-    def _fault(self, error: Exception) -> DiskError:
-        return DiskError(f"cannot write {self.path}: {error_text(error)}")
+    @contextmanager
+    def _write_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            raise DiskError(f"cannot write {self.path}: {error_text(error)}") from None
 
 
 def to_data(token: TokenTrace) -> dict[str, Any]:
