@@ -158,8 +158,8 @@ def to_data(event: Event) -> dict[str, Any]:
     if not isinstance(event, Message):
         return data
     time = datetime.fromtimestamp(event.time, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    first = {"type": "message", "id": event.id, "parent": event.parent, "time": time}
-    return {key: value for key, value in (first | data | first).items() if value not in ("", (), {})}
+    data = {"type": "message", "id": event.id, "parent": event.parent, "time": time} | data | {"time": time}
+    return {key: value for key, value in data.items() if value not in ("", (), {})}
 
 
 def from_event(event: Mapping[str, Any]) -> Message:

@@ -37,7 +37,7 @@ class SearchHit:
 
 
 class _Line(msgspec.Struct):
-    """What a list and a search need of a line: it takes a tenth of the time of `read_session`."""
+    """What a list and a search need of a line; to read it takes a third of the time of `read_session`."""
 
     type: str
     id: int | None = None
@@ -66,10 +66,11 @@ def search(text: str) -> Iterator[SearchHit]:
     needle = text.casefold()
     for _, path in newest_first():
         with suppress(OSError):
-            conversation = _read_texts(path)
-            for number, message in conversation.messages.items():
+            numbers: dict[int | None, int] = {}  # the place of each message in its branch, by id
+            for message in _read_texts(path).messages.values():
+                numbers[message.id] = number = numbers.get(message.parent, 0) + 1
                 if excerpt := _excerpt(message.content, needle):
-                    yield SearchHit(path.stem, number, message.role, excerpt, len(conversation.path(number)))
+                    yield SearchHit(path.stem, message.id, message.role, excerpt, number)
 
 
 def _read_texts(path: Path) -> Conversation:
