@@ -93,7 +93,7 @@ class ReplayManifest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     prompt_sha256: _Sha256  # of the prompt's tokens, as 32-bit numbers, the lowest byte first
     # The batches of the prompt: tokens evaluated, tokens kept, number of such batches.
     layout: Annotated[Sequence[tuple[_Tokens, _Tokens, _Tokens]], _MAX_ROWS]
-    settings_sha256: _Sha256 = ""  # of `settings` and the grammar
+    settings_sha256: _Sha256 = ""  # of `settings`, the prefill and the grammar
     # Those that decide which tokens are generated and differ from their defaults, so that a setting that a later
     # version adds changes nothing. Version 0.1.0 wrote only their sha256.
     settings: dict[str, Any] = {}
@@ -157,7 +157,7 @@ def build_manifest(answer: "Answer", first: int | None = None, continued: int | 
         prompt_sha256=prompt_sha256(prompt.tokens),
         layout=tuple(generation.layout),
         settings_sha256=_text_sha256(json.dumps([deciding, answer.grammar])),
-        settings=deciding,
+        settings={key: value for key, value in deciding.items() if key != "prefill"},  # a prefill may be long
         grammar="" if answer.grammar == settings.grammar else answer.grammar or "",
         system=_system_file(settings),
         policy_sha256=_policy_sha256(settings.temp_policy_file) if settings.temp_policy_file else "",
