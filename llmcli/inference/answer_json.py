@@ -89,7 +89,7 @@ class ReplayManifest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     gpu_layers: Annotated[int, Meta(ge=-1, le=1 << 16)] = 0  # layers that were on a GPU
     template_sha256: _Sha256 = ""  # of the chat template; empty for a raw prompt
     template: str = ""  # the chat template, if it was not the model's own
-    moment: _Number = 0  # the time that the template got (seconds since 1970), if it asks for it
+    moment: _Number | None = None  # the time that the template got (seconds since 1970), if it asks for it
     prompt_sha256: _Sha256  # of the prompt's tokens, as 32-bit numbers, the lowest byte first
     # The batches of the prompt: tokens evaluated, tokens kept, number of such batches.
     layout: Annotated[Sequence[tuple[_Tokens, _Tokens, _Tokens]], _MAX_ROWS]
@@ -153,7 +153,7 @@ def build_manifest(answer: "Answer", first: int | None = None, continued: int | 
         gpu_layers=local.gpu_layers,
         template_sha256=_text_sha256(prompt.template) if prompt.template else "",
         template="" if prompt.template == own_template else prompt.template,
-        moment=prompt.time if "strftime_now" in prompt.template else 0,
+        moment=prompt.time if "strftime_now" in prompt.template else None,
         prompt_sha256=prompt_sha256(prompt.tokens),
         layout=tuple(generation.layout),
         settings_sha256=_text_sha256(json.dumps([deciding, answer.grammar])),

@@ -32,6 +32,10 @@ def changed(output: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return output | {"replay": output["replay"] | changes}
 
 
+def test_a_record_has_no_empty_values(output: dict[str, Any]) -> None:
+    assert [key for key, value in output["replay"].items() if not value] == []
+
+
 def test_a_different_seed_is_reported(second: LocalModel, output: dict[str, Any]) -> None:
     replay = again(second, read(output | {"params": output["params"] | {"seed": 77}}))
     there = replay.difference
