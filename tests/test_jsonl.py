@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from llmcli.chat.attachments import Attachment
 from llmcli.chat.conversation import Message
-from llmcli.chat.sessions.format import from_event, to_data
+from llmcli.chat.sessions.format import to_data, to_message
 from llmcli.errors import DiskError, UsageError
 from llmcli.files import JsonlAppender, encode, read_events
 
@@ -188,7 +188,7 @@ def test_a_message_is_read_as_it_was_written() -> None:
         {"seed": 1, "stop": ["x"], "logit_bias": [[1, 2.5]]}, "stop", {"predicted_n": 4.0},
     )  # fmt: skip
     event = json.loads(encode(to_data(message)))
-    assert from_event(event) == message
+    assert to_message(event) == message
     assert event["time"] == "2001-09-09T01:46:40Z"
     assert to_data(Message(1, None, "user", "")) == {
         "type": "message", "id": 1, "parent": None, "time": "1970-01-01T00:00:00Z", "role": "user",
@@ -205,9 +205,9 @@ def test_a_message_is_read_as_it_was_written() -> None:
     ],
 )  # fmt: skip
 def test_a_line_with_a_wrong_type_is_not_a_message(fault: dict[str, Any]) -> None:
-    assert from_event(GOOD).content == "hi"
+    assert to_message(GOOD).content == "hi"
     with pytest.raises(ValueError, match=r"^(\w|\[0\]|\.)+ (must be|is not valid|is missing)"):
-        from_event(GOOD | fault)
+        to_message(GOOD | fault)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_a_line_with_a_wrong_type_is_not_a_message(fault: dict[str, Any]) -> Non
     ],
 )
 def test_a_timestamp_that_is_not_valid_becomes_zero(stamp: Any) -> None:
-    message = from_event(GOOD | {"time": stamp})
+    message = to_message(GOOD | {"time": stamp})
     assert message.time == 0
     assert to_data(message)["time"] == "1970-01-01T00:00:00Z"
 
@@ -234,7 +234,7 @@ def test_values_that_no_setting_can_have_are_skipped() -> None:
     for _ in range(900):
         deep = [deep]
     strange = {"inf": float("inf"), "nan": float("nan"), "huge": 10**400, "deep": deep, "object": {}}
-    message = from_event(GOOD | {"params": {**strange, "seed": 1}, "timings": {**strange, "text": "1", "ttft_ms": 2}})
+    message = to_message(GOOD | {"params": {**strange, "seed": 1}, "timings": {**strange, "text": "1", "ttft_ms": 2}})
     assert message.params == {"seed": 1}
     assert message.timings == {"ttft_ms": 2.0}
 
@@ -247,7 +247,7 @@ def test_values_that_no_setting_can_have_are_skipped() -> None:
 )
 def test_any_json_is_a_valid_message_or_a_value_error(event: dict[str, Any]) -> None:
     try:
-        message = from_event(GOOD | event)
+        message = to_message(GOOD | event)
     except ValueError:
         return
-    assert from_event(json.loads(encode(to_data(message)))).id == message.id
+    assert to_message(json.loads(encode(to_data(message)))).id == message.id

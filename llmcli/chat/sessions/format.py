@@ -2,22 +2,20 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct, to_builtins
 
-from llmcli.chat.conversation import Conversation, Message, MessageId
+from llmcli.chat.conversation import Message, MessageId
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import VERSION, convert, read_events
 from llmcli.inference.answer_json import ReplayManifest
 from llmcli.params.param import is_number
 from llmcli.params.settings import CODE_KEYS, fields, find, to_datum
-from llmcli.text import ellipsize
 
-_MAX_NAME = 100  # letters in the name of a character
 _MAX_TIME = 253402300800  # the year 10000, which an ISO timestamp cannot express
 
 
@@ -56,79 +54,44 @@ class CharacterChange(Struct, tag="character", tag_field="type"):
 Event = Message | Header | HeadMove | SettingChange | SettingReset | CharacterChange
 
 
-@dataclass
-class SessionData:
-    """The content of a session file; `unfinished` is the answer of a chat that was killed."""
-
-    conversation: Conversation = field(default_factory=Conversation)
-    overrides: dict[str, Any] = field(default_factory=dict)
-    character: str = ""
-    character_keys: set[str] = field(default_factory=set)  # the settings that the character has set
-    faults: list[str] = field(default_factory=list)
-    unfinished: Message | None = None
+_EVENTS: dict[str, type[HeadMove | SettingChange | SettingReset | CharacterChange]] = {
+    "head": HeadMove,
+    "set": SettingChange,
+    "unset": SettingReset,
+    "character": CharacterChange,
+}
 
 
-def read_session(path: Path, partial: Path) -> SessionData:
-    """Read a session and the file of its unfinished answer, and skip what is not valid.
+def to_event(data: Mapping[str, Any]) -> Event | None:
+    """The event of a JSON object; None if it is the header, or a type that this version does not know.
 
     Raises:
-        UsageError: if a newer version wrote it.
-        DiskError: if it cannot be read.
+        ValueError: if it is not valid, as in a file that was edited or cut.
     """
-    data = SessionData()
-    for event in read_events(path, data.faults):
-        try:
-            _apply(data, event)
-        except (UsageError, ValueError) as error:
-            data.faults.append(f"skipped a line: {str(error)[:200]}")
-    message, conversation = _read_partial(partial), data.conversation
-    if message and message.id not in conversation.messages:
-        data.unfinished = conversation.with_parent(message)
-    return data
+    kind = str(data.get("type"))
+    if kind == "message":
+        return to_message(data)
+    return convert(data, _EVENTS[kind]) if kind in _EVENTS else None
 
 
-def _apply(data: SessionData, event: Mapping[str, Any]) -> None:
-    match event.get("type"):
-        case "message":
-            _add_message(data, from_event(event))
-        case "head":
-            data.conversation.move(convert(event, HeadMove).id)
-        case "set":
-            change = convert(event, SettingChange)
-            key = find(change.key).key
-            data.overrides[key] = _typed_value(key, change.value)
-            data.character_keys.discard(key)
-        case "unset":
-            key = convert(event, SettingReset).key
-            data.overrides.pop(key, None)
-            data.character_keys.discard(key)
-        case "character":
-            character = convert(event, CharacterChange)
-            data.character = ellipsize(character.name, _MAX_NAME)
-            data.character_keys = data.overrides.keys() & set(character.keys)
+def typed_setting(change: SettingChange) -> tuple[str, Any]:
+    """The key and the typed value of a setting.
 
-
-def _typed_value(key: str, datum: Any) -> Any:
-    if key in CODE_KEYS:
-        raise UsageError(f"a session file cannot set {key} (it runs code)")
-    value = find(key).parse_data(datum)
-    if key == "preset" and value:
+    Raises:
+        UsageError: if no session can have it.
+    """
+    field = find(change.key)
+    if field.key in CODE_KEYS:
+        raise UsageError(f"a session file cannot set {field.key} (it runs code)")
+    value = field.parse_data(change.value)
+    if field.key == "preset" and value:
         from llmcli.config.presets import preset_layer
 
         preset_layer(value)  # raises if the preset was deleted
-    return value
+    return field.key, value
 
 
-def _add_message(data: SessionData, message: Message) -> None:
-    conversation = data.conversation
-    placed = conversation.with_parent(message)
-    if placed is not message:
-        data.faults.append(f"message {message.id} follows message {message.parent}, which does not exist")
-    if conversation.messages.get(message.id) != placed:  # a line may be there twice
-        conversation.add(placed)
-
-
-def _read_partial(path: Path) -> Message | None:
+def read_unfinished(path: Path) -> Message | None:
     """The unfinished answer in this file, or None if it is empty."""
     message: Message | None = None
     texts: dict[str, list[str]] = {"answer": [], "think": []}
@@ -136,7 +99,7 @@ def _read_partial(path: Path) -> Message | None:
         for event in read_events(path):
             if event.get("type") == "message":
                 with suppress(ValueError):
-                    message = from_event(event)
+                    message = to_message(event)
             for kind in texts.keys() & event.keys():
                 texts[kind].append(str(event[kind]))
     content, reasoning = "".join(texts["answer"]), "".join(texts["think"])
@@ -162,19 +125,19 @@ def to_data(event: Event) -> dict[str, Any]:
     return {key: value for key, value in data.items() if value not in ("", (), {})}
 
 
-def from_event(event: Mapping[str, Any]) -> Message:
-    """The message of an event, without values that no setting and no timing can have.
+def to_message(data: Mapping[str, Any]) -> Message:
+    """The message of a JSON object, without values that no setting and no timing can have.
 
     Raises:
-        ValueError: if the event is not a valid message, as in a file that was edited or cut.
+        ValueError: if it is not a valid message.
     """
     cleaned = {
-        "time": _seconds_of(event.get("time")),
-        "params": _only(_is_plain, event.get("params", {})),
-        "timings": _only(_is_finite, event.get("timings", {})),
-        "replay": _replay_data(event.get("replay")),
+        "time": _seconds_of(data.get("time")),
+        "params": _only(_is_plain, data.get("params", {})),
+        "timings": _only(_is_finite, data.get("timings", {})),
+        "replay": _replay_data(data.get("replay")),
     }
-    return convert({**event, **cleaned}, Message)
+    return convert({**data, **cleaned}, Message)
 
 
 def _replay_data(value: Any) -> Any:

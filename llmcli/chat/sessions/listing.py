@@ -37,7 +37,7 @@ class SearchHit:
 
 
 class _Line(msgspec.Struct):
-    """What a list and a search need of a line; to read it takes a third of the time of `read_session`."""
+    """What a list and a search need of a line; to read it takes a third of the time."""
 
     type: str
     id: int | None = None

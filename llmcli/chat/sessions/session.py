@@ -13,14 +13,20 @@ from llmcli.chat.sessions.format import (
     Event,
     Header,
     HeadMove,
+    SettingChange,
     SettingReset,
-    read_session,
+    read_unfinished,
     setting_changes,
     to_data,
+    to_event,
+    typed_setting,
 )
 from llmcli.errors import DiskError, UsageError
+from llmcli.files import read_events
+from llmcli.text import ellipsize
 
 _MAX_NOTES = 3
+_MAX_NAME = 100  # letters in the name of a character
 _WRITE_HINT = "free some space or make the folder writable; the chat continues, but it is not saved"
 
 
@@ -233,15 +239,43 @@ class Session:
 
     def _read(self) -> Message | None:
         """Load the file; returns the unfinished answer of a chat that was killed."""
-        path = store.path_of(self.name)
-        data = read_session(path, store.partial_path(path))
-        self.conversation, self.overrides = data.conversation, data.overrides
-        self.conversation.on_move = self._save_head
-        self.character, self._character_keys = data.character, data.character_keys
-        self.notes += [f"{path.name}: {fault}" for fault in data.faults[:_MAX_NOTES]]
-        if (more := len(data.faults) - _MAX_NOTES) > 0:
+        path, conversation = store.path_of(self.name), Conversation()
+        faults: list[str] = []
+        self.conversation = conversation
+        for data in read_events(path, faults):
+            try:
+                self._apply(to_event(data), faults)
+            except (UsageError, ValueError) as error:
+                faults.append(f"skipped a line: {str(error)[:200]}")
+        conversation.on_move = self._save_head
+        self.notes += [f"{path.name}: {fault}" for fault in faults[:_MAX_NOTES]]
+        if (more := len(faults) - _MAX_NOTES) > 0:
             self.notes.append(f"{path.name}: {more} more problems like these")
-        return data.unfinished
+        message = read_unfinished(store.partial_path(path))
+        return conversation.with_parent(message) if message and message.id not in conversation.messages else None
+
+    def _apply(self, event: Event | None, faults: list[str]) -> None:
+        """Do what a line of the file says."""
+        conversation = self.conversation
+        match event:
+            case Message():
+                message = conversation.with_parent(event)
+                if message is not event:
+                    faults.append(f"message {event.id} follows message {event.parent}, which does not exist")
+                if conversation.messages.get(event.id) != message:  # a line may be there twice
+                    conversation.add(message)
+            case HeadMove():
+                conversation.move(event.id)
+            case SettingChange():
+                key, value = typed_setting(event)
+                self.overrides[key] = value
+                self._character_keys.discard(key)
+            case SettingReset():
+                self.overrides.pop(event.key, None)
+                self._character_keys.discard(event.key)
+            case CharacterChange():
+                self.character = ellipsize(event.name, _MAX_NAME)
+                self._character_keys = self.overrides.keys() & set(event.keys)
 
     def _append(self, message: Message) -> Message:
         """Add a message to the conversation and to the file, which the first message creates."""
