@@ -53,7 +53,6 @@ class CharacterChange(Struct, tag="character", tag_field="type"):
 
 Event = Message | Header | HeadMove | SettingChange | SettingReset | CharacterChange
 
-
 _EVENTS: dict[str, type[HeadMove | SettingChange | SettingReset | CharacterChange]] = {
     "head": HeadMove,
     "set": SettingChange,
