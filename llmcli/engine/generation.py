@@ -127,7 +127,8 @@ class Generation:
             return
         temperature = self._sampler.chain.temperature
         assert temperature
-        reading = temperature.reading()
+        reading = temperature.reading
+        assert reading
         self.traces.append(
             TokenTrace(
                 i=len(self.traces),

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from inspect import get_annotations
-from typing import Any, get_args, get_origin
+from typing import Any, Concatenate, ParamSpec, TypeVar, get_args, get_origin
 
 from llmcli.errors import UsageError
 
@@ -20,6 +20,8 @@ _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "
 # The largest int32 and float, the C types behind the settings. ctypes truncates a larger number without an error.
 LARGEST_INT, LARGEST_FLOAT = 2**31 - 1, 3.4028234663852886e38
 _LONGEST_QUOTE = 60
+T = TypeVar("T")
+P = ParamSpec("P")
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", '"': '"', "'": "'"}
 
 
@@ -30,10 +32,9 @@ class Param:
     `help` is a noun phrase; range, choices and default are added to it by the program. `min` and `max` are inclusive,
     `above` is exclusive, `also` lists values outside the range that are valid. `flag` replaces the flag made from
     the key; `flags` are its aliases (llama.cpp's spellings), `keys` are aliases of the key (those of llama-server,
-    KoboldCpp and Ollama). `sampler` names the step of the chain that uses the setting; the setting has no effect
-    unless one of the settings in `switch` differs from its default. `text` and `data` replace the parsers for typed
-    text and for a JSON or TOML value. These and all parsers of values raise a ValueError whose text completes the
-    sentence "KEY must be ...".
+    KoboldCpp and Ollama). The setting has no effect unless one of those in `needs_any` differs from its default. `text`
+    and `data` replace the parsers for typed text and for a JSON or TOML value. These and all parsers of values raise a
+    ValueError whose text completes the sentence "KEY must be ...".
     """
 
     help: str
@@ -50,13 +51,24 @@ class Param:
     metavar: str = ""
     unit: str = ""
     default_text: str = ""
-    sampler: str = ""
     needs_any: tuple[str, ...] = ()
     text: Callable[[str], Any] | None = None
     data: Callable[[Any], Any] | None = None
     show: Callable[[Any], str] | None = None
     check: Callable[[Any], Any] | None = None
     path: bool = False
+
+
+def _with_default(declare: Callable[P, Param]) -> Callable[Concatenate[T, P], T]:
+    def field(default: T, /, *args: P.args, **details: P.kwargs) -> T:
+        made: T = dataclasses.field(default=default, metadata={"param": declare(*args, **details)})
+        return made
+
+    return field
+
+
+# Declares a setting as a field of a dataclass: `top_k: int = setting(40, "help", min=0)`. It takes what `Param` takes.
+setting = _with_default(Param)
 
 
 @dataclass(frozen=True)
@@ -123,11 +135,11 @@ class Field:
         param = self.param
         if is_number(value) and value not in param.extra_values:
             if rule := overflow_rule(value, param.max):
-                raise self._error(rule, value)
+                raise self.error(value, ValueError(rule))
             if not in_range(value, param.min, param.max, param.above):
-                raise self._error(self.valid_values or "finite", value)
+                raise self.error(value, ValueError(self.valid_values or "finite"))
         if param.choices and value not in param.choices:
-            raise self._error(self.valid_values, value)
+            raise self.error(value, ValueError(self.valid_values))
         return param.check(value) if param.check else value
 
     def format(self, value: Any) -> str:
@@ -151,24 +163,25 @@ class Field:
     def _guard(self, parse: Callable[[Any], Any], value: Any) -> Any:
         try:
             return self.check(parse(value))
-        except InvalidValueError as error:
-            shown = shorten(value, error.at) if isinstance(value, str) else value
-            raise self._error(error.rule, shown, error.fault, error.hint) from None
         except ValueError as error:
-            raise self._error(str(error), value) from None
+            raise self.error(value, error) from None
 
-    def _error(self, rule: str, value: Any, fault: str = "", hint: str = "") -> UsageError:
-        fault = fault and f": {fault}"
-        return UsageError(f"{self.key} must be {rule}, got {quote(value)}{fault}", hint)
+    def error(self, value: Any, error: ValueError, source: str = "") -> UsageError:
+        """The error for a value that is not valid; it starts with `source`."""
+        known = error if isinstance(error, InvalidValueError) else InvalidValueError(str(error))
+        shown = shorten(value, known.at) if isinstance(value, str) else value
+        fault = known.fault and f": {known.fault}"
+        text = f"{self.key} must be {known.rule}, got {quote(shown)}{fault}"
+        return UsageError(f"{source}: {text}" if source else text, known.hint)
 
 
 @cache
 def fields_of(cls: type) -> Mapping[str, Field]:
     """The settings that the dataclass `cls` declares, by key, in the order of its base classes."""
-    hints = typing.get_type_hints(cls, include_extras=True)
+    hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     order = [name for base in _groups(cls) for name in get_annotations(base) if name in fields]
-    return types.MappingProxyType({name: _field(cls, name, hints[name], fields[name].default) for name in order})
+    return types.MappingProxyType({name: _field(cls, fields[name], hints[name]) for name in order})
 
 
 def _groups(cls: type) -> Iterator[type]:
@@ -179,13 +192,20 @@ def _groups(cls: type) -> Iterator[type]:
     yield cls
 
 
-def _field(cls: type, name: str, hint: Any, default: Any) -> Field:
-    kind, param = get_args(hint)[:2]
+def _field(cls: type, field: "dataclasses.Field[Any]", kind: Any) -> Field:
     members = get_args(kind) if get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
     plain = [member for member in members if member is not type(None)]
     repeated = get_origin(plain[0]) is tuple
-    group = next(vars(base)["TITLE"] for base in cls.__mro__ if name in get_annotations(base))
-    return Field(name, str if repeated else plain[0], len(plain) < len(members), repeated, default, param, group)
+    group = next(vars(base)["TITLE"] for base in cls.__mro__ if field.name in get_annotations(base))
+    return Field(
+        field.name,
+        kind=str if repeated else plain[0],
+        optional=len(plain) < len(members),
+        repeated=repeated,
+        default=field.default,
+        param=field.metadata["param"],
+        group=group,
+    )
 
 
 class InvalidValueError(ValueError):

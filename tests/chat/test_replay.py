@@ -20,7 +20,6 @@ from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
 from llmcli.inference.local import LocalModel
 from llmcli.inference.request import build_prompt
-from llmcli.params.policies.policy import parse_function_reference
 from llmcli.params.settings import Settings, parse_data
 from tests.chat.controllers import answer, ask, controller_with
 from tests.chat.replays import N_CTX, QUESTIONS, again, given, opened, read
@@ -281,5 +280,4 @@ def test_a_changed_policy_file_is_found(
     data = given(first, files({"temp_policy_file": "WARM"}), QUESTIONS[2])
     file = Path(data["params"]["temp_policy_file"].removesuffix(":warm"))
     file.write_text(WARM.replace("0.2", "0.21"))
-    parse_function_reference(f"{file}:warm")
     assert "the file of the temperature policy is different" in again(second, read(data)).reasons

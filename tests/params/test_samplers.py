@@ -1,13 +1,17 @@
 """The sampler chain: its names, and its steps with their arguments."""
 
+import re
 from typing import Any
 
 import pytest
 
 from llmcli.errors import UsageError
 from llmcli.params.policies.policy import Entropy, Fixed
-from llmcli.params.sampler_chain import DEFAULT_ORDER, SAMPLERS, SamplerStep, build_chain
+from llmcli.params.sampler_chain import DEFAULT_ORDER, build_chain
+from llmcli.params.sampler_record import SamplerStep
+from llmcli.params.samplers import SAMPLERS
 from llmcli.params.settings import Settings, fields
+from llmcli.params.temperature import TemperaturePlan
 
 FIELD = fields()["samplers"]
 # Each sampler switched on, and the step it then is.
@@ -27,7 +31,7 @@ ON: dict[str, tuple[dict[str, Any], tuple[Any, ...]]] = {
     "top_p": ({"top_p": 0.5, "min_keep": 2}, (0.5, 2)),
     "min_p": ({"min_p": 0.1, "min_keep": 2}, (0.1, 2)),
     "xtc": ({"xtc_probability": 0.5, "xtc_threshold": 0.2, "min_keep": 2}, (0.5, 0.2, 2, 9)),
-    "temperature": ({"temperature": Fixed(0.5)}, (0.5, 0.0, 1.0)),
+    "temperature": ({"temperature": Fixed(0.5)}, (TemperaturePlan(Fixed(0.5), (0.5, 0.0, 1.0)),)),
     "smoothing": ({"smoothing_factor": 0.3, "smoothing_curve": 1.5}, (0.3, 1.5)),
 }
 # Each sampler at the value where it does nothing.
@@ -104,16 +108,23 @@ def test_the_default_chain_equals_that_of_llama_cpp() -> None:
         SamplerStep("top_k", (40,)),
         SamplerStep("top_p", (0.95, 0)),
         SamplerStep("min_p", (0.05, 0)),
-        SamplerStep("temperature", (0.8, 0.0, 1.0)),
+        SamplerStep("temperature", (TemperaturePlan(Fixed(0.8), (0.8, 0.0, 1.0)),)),
         SamplerStep("dist", (9,)),
     )
 
 
 def test_every_sampler_is_in_both_tables() -> None:
-    assert set(ON) == set(OFF) == set(SAMPLERS)
+    assert set(ON) == set(OFF) == set(DEFAULT_ORDER)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sampler_names_its_settings_formula_and_source(name: str) -> None:
+    sampler = SAMPLERS[name]
+    assert name == "infill" or {*sampler.fields, *sampler.switches} <= fields().keys()
+    assert re.match(r"llama\.cpp `\w+`|KoboldCpp ", sampler.arguments.__doc__ or "")
+
+
+@pytest.mark.parametrize("name", DEFAULT_ORDER)
 def test_an_active_sampler_is_one_step_with_its_arguments(name: str) -> None:
     settings, args = ON[name]
     assert steps(**settings) == (SamplerStep(name, args), SamplerStep("dist", (9,)))
@@ -124,7 +135,7 @@ def test_a_sampler_at_its_neutral_value_is_absent(name: str, settings: dict[str,
     assert steps(**settings) == (SamplerStep("dist", (9,)),)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", DEFAULT_ORDER)
 def test_a_sampler_that_is_not_listed_is_absent(name: str) -> None:
     rest = tuple(other for other in DEFAULT_ORDER if other != name)
     assert steps(**ON[name][0], samplers=rest) == (SamplerStep("dist", (9,)),)
@@ -154,8 +165,8 @@ def test_adaptive_p_replaces_the_draw_at_the_end(order: tuple[str, ...]) -> None
 @pytest.mark.parametrize(
     ("policy", "warm"),
     [
-        (Fixed(0.5), (SamplerStep("temperature", (0.5, 0.0, 1.0)),)),
-        (Entropy(0.5, 1.0), (SamplerStep("temperature", (0.75, 0.0, 1.0)),)),
+        (Fixed(0.5), (SamplerStep("temperature", (TemperaturePlan(Fixed(0.5), (0.5, 0.0, 1.0)),)),)),
+        (Entropy(0.5, 1.0), (SamplerStep("temperature", (TemperaturePlan(Fixed(0.75), (0.75, 0.0, 1.0)),)),)),
         (Fixed(1.0), ()),
     ],
 )

@@ -10,6 +10,7 @@ from typing import Any
 from llmcli.engine.events import Alternative
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.model import Vocab
+from llmcli.params.sampler_record import Args, Sampler
 
 Apply = Callable[[Any], None]
 ROW_BYTES = 12  # of a llama_token_data: id, logit, p
@@ -47,48 +48,27 @@ class CustomSampler:
             self._api.llama_sampler_free(self._owned.pop())
 
 
-def make_top_a(a: float, min_keep: int) -> CustomSampler:
-    """Keep candidates with p >= a * max(p)^2 (KoboldCpp `sample_top_a`).
-
-    It is min-p with the ratio a * max(p), so samplers of llama.cpp do the work at C speed: `greedy` finds the most
-    likely candidate, `dist` its probability, `min_p` removes the others.
-    """
-    api = bindings.load()
-    greedy, dist = api.llama_sampler_init_greedy(), api.llama_sampler_init_dist(0)
-
-    def apply(candidates: Any) -> None:
-        array = candidates.contents
-        api.llama_sampler_apply(greedy, candidates)
-        best = array.selected  # set by `greedy`
-        api.llama_sampler_apply(dist, candidates)
-        array.selected = -1
-        cut = api.llama_sampler_init_min_p(a * array.data[best].p, min_keep)
-        api.llama_sampler_apply(cut, candidates)
-        api.llama_sampler_free(cut)
-
-    return CustomSampler("top_a", apply, owned=(greedy, dist))
-
-
-def make_smoothing(factor: float, curve: float) -> CustomSampler:
-    """Transform each logit l relative to the highest one h (KoboldCpp quadratic sampling).
-
-    l' = -k s d^2 + c s d^3 + h with d = l - h, s = factor, k = (3 - curve) / 2, c = (curve - 1) / 2.
-    """
+def python_sampler(sampler: Sampler, args: Args) -> CustomSampler:
+    """A sampler that is written in Python, with its arguments."""
     import numpy as np  # takes 80 ms, so only here; a loop over a vocabulary is too slow
 
-    k, c = (3 - curve) / 2, (curve - 1) / 2
-
     def apply(candidates: Any) -> None:
         array = candidates.contents
-        logits = candidate_rows(array)["logit"]
+        rows = candidate_rows(array)
+        logits = rows["logit"]
         best = logits.max()
-        live = logits > -math.inf
-        d = logits[live] - best
-        with np.errstate(over="ignore"):  # a logit below the smallest float becomes -inf, as it should
-            logits[live] = d * d * factor * (c * d - k) + best
-        array.sorted = array.sorted and k >= 0  # the order can change for a curve above 3
+        if sampler.transform:
+            live = logits > -math.inf
+            with np.errstate(over="ignore"):  # a logit below the smallest float becomes -inf, as it should
+                logits[live] = sampler.transform(logits[live], *args)
+            array.sorted = array.sorted and bool((logits[1:] <= logits[:-1]).all())
+        if sampler.keep and best > -math.inf:
+            weights = np.exp(logits - best)
+            kept = rows[sampler.keep(weights / weights.sum(), *args)]
+            rows[: len(kept)] = kept
+            array.size = len(kept)
 
-    return CustomSampler("smoothing", apply)
+    return CustomSampler(sampler.name, apply)
 
 
 def candidate_rows(array: Any) -> Any:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from llmcli.engine.events import Alternative, TokenTrace
 from llmcli.engine.token_inspection import Candidate, ChainStep, TokenInspection
-from llmcli.params.settings import Settings, fields
+from llmcli.params.samplers import SAMPLERS
+from llmcli.params.settings import Settings, fields, needed_settings
 from llmcli.text import plural, sanitize
 from llmcli.ui.terminal.cells import Runs, cells, fit, styled, unstyled, wrap
 from llmcli.ui.terminal.console import is_terminal, wants_color
@@ -19,25 +20,7 @@ _SPARE = ("POLICY", "SENTENCE", "CANDIDATES", "RANK")
 _SIGNS = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥"})  # for blanks
 _WIDEST, _NARROW = 16, 10  # columns of the text of a token; the second in a narrow window
 _INDENT = 2
-_SHORT_NAMES = {  # of steps, for the heads of columns
-    "temperature": "temp",
-    "top_n_sigma": "sigma",
-    "typical_p": "typical",
-    "logit_bias": "bias",
-    "banned_strings": "bans",
-    "penalties": "penalty",
-    "smoothing": "smooth",
-    "adaptive_p": "adaptive",
-    "mirostat_v2": "mirostat",
-}
-_MAIN_SETTINGS = {  # of steps, where the setting has another name
-    "smoothing": "smoothing_factor",
-    "dry": "dry_multiplier",
-    "xtc": "xtc_threshold",
-    "mirostat": "mirostat_tau",
-    "mirostat_v2": "mirostat_tau",
-    "adaptive_p": "adaptive_target",
-}
+_SHORT_NAMES = {"logit_bias": "bias", "banned_strings": "bans"} | {one.name: one.heading for one in SAMPLERS.values()}
 _MEANINGS = {"removed": " of the probability", "moved": " of the probability"}
 _SAMPLED, _REMOVED, _BAR = "1", "2", "36"  # looks
 _JOINED = "\N{NO-BREAK SPACE}"
@@ -211,9 +194,9 @@ def _head(inspected: TokenInspection, settings: Settings, step: ChainStep) -> tu
     """Name and value of a column."""
     if step.name == "temperature":
         return short_name(step.name), f"{inspected.trace.temperature:.3g}"
-    key = _MAIN_SETTINGS.get(step.name, step.name)
-    value = fields()[key].format(getattr(settings, key)) if key in fields() and key != "logit_bias" else ""
-    return short_name(step.name), "" if key in ("grammar", "banned_strings") else value
+    sampler = SAMPLERS.get(step.name)
+    key = sampler.fields[0] if sampler and len(sampler.switches) < 2 else ""
+    return short_name(step.name), fields()[key].format(getattr(settings, key)) if key in fields() else ""
 
 
 def _effects(inspected: TokenInspection, settings: Settings, width: int) -> list[Runs]:
@@ -298,12 +281,13 @@ def short_name(name: str) -> str:
 
 def step_values(settings: Settings, name: str) -> str:
     """The settings that the step reads, as KEY=VALUE, without those that have no effect."""
-    base = {"mirostat_v2": "mirostat", "dist": "seed"}.get(name, name)
-    keys = [key for key, field in fields().items() if key == base or field.param.sampler == base]
-    shown = [key for key in keys if key == base or _has_effect(settings, key)]
+    own = SAMPLERS[name].fields if name in SAMPLERS else (name,)
+    keys = [key for key in fields() if key in own]
+    shown = [key for key in keys if key in (name, "seed") or _has_effect(settings, key)]
     return " ".join(f"{key}={fields()[key].format(getattr(settings, key))}" for key in shown)
 
 
 def _has_effect(settings: Settings, key: str) -> bool:
     """Whether a setting differs from its default, or belongs to one that does."""
-    return any(getattr(settings, one) != fields()[one].default for one in (key, *fields()[key].param.needs_any))
+    needed = needed_settings(fields()[key])
+    return any(getattr(settings, one) != fields()[one].default for one in (key, *needed))
