@@ -22,8 +22,8 @@ class Sampler:
         place: in the default order, only on request in `samplers`, or added by the program.
         constructor: llama.cpp has it as `llama_sampler_init_<constructor>`; its name by default.
         first_argument: what the constructor takes before the arguments.
-        keep: in Python instead: of the probabilities of the candidates (a numpy array) and the arguments, it makes the
-            index of those to keep: a mask, or positions by probability, the most likely first.
+        keep: in Python instead: of the probabilities of the live candidates (a numpy array) and the arguments, it makes
+            the index of those to keep: a mask, or positions by probability, the most likely first.
         transform: in Python instead: of the logits of the live candidates and the arguments, it makes new ones.
         heading: of its column in `/why`; its name by default.
         is_truncating: it removes unlikely candidates.

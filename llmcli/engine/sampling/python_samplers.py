@@ -56,15 +56,16 @@ def python_sampler(sampler: Sampler, args: Args) -> CustomSampler:
         array = candidates.contents
         rows = candidate_rows(array)
         logits = rows["logit"]
-        best = logits.max()
+        live = logits > -math.inf
+        if not live.any():
+            return
         if sampler.transform:
-            live = logits > -math.inf
             with np.errstate(over="ignore"):  # a logit below the smallest float becomes -inf, as it should
                 logits[live] = sampler.transform(logits[live], *args)
             array.sorted = array.sorted and bool((logits[1:] <= logits[:-1]).all())
-        if sampler.keep and best > -math.inf:
-            weights = np.exp(logits - best)
-            kept = rows[sampler.keep(weights / weights.sum(), *args)]
+        if sampler.keep:
+            weights = np.exp(logits[live] - logits.max())
+            kept = rows[live][sampler.keep(weights / weights.sum(), *args)]
             rows[: len(kept)] = kept
             array.size = len(kept)
 
