@@ -169,9 +169,9 @@ class Field:
     def error(self, value: Any, error: ValueError, source: str = "") -> UsageError:
         """The error for a value that is not valid; it starts with `source`."""
         known = error if isinstance(error, InvalidValueError) else InvalidValueError(str(error))
-        shown = shorten(value, known.at) if isinstance(value, str) else value
+        value = shorten(value, known.at) if isinstance(value, str) else value
         fault = known.fault and f": {known.fault}"
-        text = f"{self.key} must be {known.rule}, got {quote(shown)}{fault}"
+        text = f"{self.key} must be {known.rule}, got {quote(value)}{fault}"
         return UsageError(f"{source}: {text}" if source else text, known.hint)
 
 

@@ -135,19 +135,20 @@ class PolicyCall(Policy):
             return BUILTIN[self.name].function
         if not self.source:
             raise UsageError(f"unknown temperature policy {self.name!r}", "give its file with --temp-policy-file")
-        label = f"{self.name!r} of {self.source.origin}"
+        origin = self.source.origin
         try:
             function = self.source.load()
         except UsageError:
             raise
         except (Exception, SystemExit) as error:  # an imported package can raise anything
-            raise UsageError(f"cannot load the policy {label}: {describe_exception(error)}") from None
+            reason = describe_exception(error)
+            raise UsageError(f"cannot load the policy {self.name!r} of {origin}: {reason}") from None
         if not callable(function):
-            raise UsageError(f"{label} is not a function")
+            raise UsageError(f"{self.name!r} of {origin} is not a function")
         try:
             signature(function).bind(None, *self.args, **self._keywords)
         except TypeError as error:
-            raise UsageError(f"{label} does not accept the arguments of '{self}': {error}") from None
+            raise UsageError(f"{self.name!r} of {origin} does not accept the arguments of '{self}': {error}") from None
         except ValueError:  # a function written in C may have no signature
             pass
         loaded: Function = function
