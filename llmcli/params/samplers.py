@@ -45,6 +45,15 @@ class TruncationParams:
     top_a: float = setting(
         0.0, "Top-a sampling: keeps probabilities of at least a * (highest probability)^2 (0 = off).", min=0, max=1
     )
+    tfs_z: float = setting(
+        1.0,
+        "Tail-free sampling: share to keep of the curvature of the sorted probabilities (1 = off).",
+        min=0,
+        max=1,
+        suggest=("0.95", "0.9"),
+        flags=("--tfs",),
+        keys=("tfs",),
+    )
     xtc_probability: float = setting(
         0.0,
         "XTC: probability per token to remove all top choices except the least likely (0 = off).",
@@ -229,6 +238,29 @@ def top_a(p: SamplerParams) -> Args | None:
     return (p.top_a, max(1, p.min_keep)) if p.top_a > 0 else None
 
 
+def _keep_before_tail(p: Any, z: float, min_keep: int) -> Any:
+    order = (-p).argsort(kind="stable")
+    if len(p) <= 2:
+        return order
+    slopes = p[order][:-1] - p[order][1:]
+    curvature = abs(slopes[:-1] - slopes[1:])
+    total = curvature.sum()
+    shares = curvature / total if total > 1e-6 else 0 * curvature + 1 / len(curvature)
+    tail = (shares.cumsum() > z).nonzero()[0]
+    tail = tail[tail >= min_keep]
+    return order[: tail[0]] if len(tail) else order
+
+
+@sampler(aliases=("tfs", "tail_free"), heading="tfs", is_truncating=True, keep=_keep_before_tail)
+def tfs_z(p: SamplerParams) -> Args | None:
+    """KoboldCpp `sample_tail_free` (Phénix 2019): keep the first k candidates, before the tail.
+
+    With the probabilities sorted, d_i = |(p_i - p_i+1) - (p_i+1 - p_i+2)| from i = 0; k is the first i of at least
+    min_keep whose (d_0 + ... + d_i) / sum(d) is above z. All d are taken as equal if their sum is at most 1e-6.
+    """
+    return (p.tfs_z, max(1, p.min_keep)) if p.tfs_z < 1 else None
+
+
 @sampler(
     aliases=("typ_p", "typical", "typ"),
     constructor="typical",
@@ -346,11 +378,11 @@ def dist(p: SamplerParams) -> Args | None:
     return (llama_seed(p.seed),)
 
 
-# In llama.cpp's default order (common.h), with top_a and smoothing at KoboldCpp's positions.
+# In llama.cpp's default order (common.h), with top_a, tfs_z and smoothing at KoboldCpp's positions.
 SAMPLERS = {
     one.name: one
     for one in (
-        *(penalties, dry, top_n_sigma, top_k, top_a, typical_p, top_p, min_p, xtc, temperature, smoothing),
+        *(penalties, dry, top_n_sigma, top_k, top_a, tfs_z, typical_p, top_p, min_p, xtc, temperature, smoothing),
         *(infill, adaptive_p, mirostat, mirostat_v2, dist),
     )
 }

@@ -66,6 +66,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "mirostat": {"temperature": 0.9, "mirostat": 1},
     "mirostat 2": {"temperature": 0.9, "mirostat": 2, "mirostat_tau": 4.0},
     "adaptive_p": {"samplers": "top_k,min_p,adaptive_p", "adaptive_target": 0.4},
+    "tfs_z": {"temperature": 1.2, "tfs_z": 0.95, "top_k": 0},
     "top_a and smoothing": {"temperature": 1.2, "top_a": 0.2, "smoothing_factor": 0.3, "smoothing_curve": 2.0},
     "typical and sigma": {"temperature": 1.2, "typical_p": 0.8, "top_n_sigma": 1.5},
     "temperature first": {"temperature": "linear:1.5->0.5@9", "samplers": "temperature,top_k,top_p"},

@@ -27,6 +27,7 @@ ON: dict[str, tuple[dict[str, Any], tuple[Any, ...]]] = {
     "top_n_sigma": ({"top_n_sigma": 1.5}, (1.5,)),
     "top_k": ({"top_k": 7}, (7,)),
     "top_a": ({"top_a": 0.2}, (0.2, 1)),
+    "tfs_z": ({"tfs_z": 0.9, "min_keep": 2}, (0.9, 2)),
     "typical_p": ({"typical_p": 0.9, "min_keep": 2}, (0.9, 2)),
     "top_p": ({"top_p": 0.5, "min_keep": 2}, (0.5, 2)),
     "min_p": ({"min_p": 0.1, "min_keep": 2}, (0.1, 2)),
@@ -41,6 +42,7 @@ OFF: dict[str, tuple[dict[str, Any], ...]] = {
     "top_n_sigma": ({"top_n_sigma": -1.0},),
     "top_k": ({"top_k": 0},),
     "top_a": ({"top_a": 0.0},),
+    "tfs_z": ({"tfs_z": 1.0},),
     "typical_p": ({"typical_p": 1.0},),
     "top_p": ({"top_p": 1.0},),
     "min_p": ({"min_p": 0.0},),
@@ -64,6 +66,8 @@ def steps(**settings: Any) -> tuple[SamplerStep, ...]:
         ("TOP_K", ("top_k",)),
         ("temp,typ_p", ("temperature", "typical_p")),
         ("typical,nucleus,top_nsigma,adaptive", ("typical_p", "top_p", "top_n_sigma", "adaptive_p")),
+        ("tfs", ("tfs_z",)),
+        ("tail-free", ("tfs_z",)),
         ("infill", ("infill",)),
         ("default", DEFAULT_ORDER),
         ("none", ()),
@@ -97,9 +101,9 @@ def test_a_chain_rejects_other_data(value: Any) -> None:
         FIELD.parse_data(value)
 
 
-def test_default_order_is_llama_cpp_plus_two_of_koboldcpp() -> None:
+def test_default_order_is_llama_cpp_plus_three_of_koboldcpp() -> None:
     assert ",".join(DEFAULT_ORDER) == (
-        "penalties,dry,top_n_sigma,top_k,top_a,typical_p,top_p,min_p,xtc,temperature,smoothing"
+        "penalties,dry,top_n_sigma,top_k,top_a,tfs_z,typical_p,top_p,min_p,xtc,temperature,smoothing"
     )
 
 
