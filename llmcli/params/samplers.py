@@ -227,12 +227,12 @@ def top_k(p: SamplerParams) -> Args | None:
     return (p.top_k,) if p.top_k > 0 else None
 
 
-def _keep_top_a(p: Any, a: float, min_keep: int) -> Any:
-    keep = p >= a * p.max() ** 2
+def _keep_above(p: Any, least: float, min_keep: int) -> Any:
+    keep = p >= least
     return keep if keep.sum() >= min_keep else (-p).argsort(kind="stable")[:min_keep]
 
 
-@sampler(is_truncating=True, keep=_keep_top_a)
+@sampler(is_truncating=True, keep=lambda p, a, min_keep: _keep_above(p, a * p.max() ** 2, min_keep))
 def top_a(p: SamplerParams) -> Args | None:
     """KoboldCpp `sample_top_a`: keep p_i >= a * max(p)^2."""
     return (p.top_a, max(1, p.min_keep)) if p.top_a > 0 else None
