@@ -382,7 +382,9 @@ def dist(p: SamplerParams) -> Args | None:
 SAMPLERS = {
     one.name: one
     for one in (
-        *(penalties, dry, top_n_sigma, top_k, top_a, tfs_z, typical_p, top_p, min_p, xtc, temperature, smoothing),
+        *(penalties, dry),
+        *(top_n_sigma, top_k, top_a, tfs_z, typical_p, top_p, min_p, xtc),
+        *(temperature, smoothing),
         *(infill, adaptive_p, mirostat, mirostat_v2, dist),
     )
 }

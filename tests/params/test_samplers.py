@@ -125,7 +125,7 @@ def test_every_sampler_is_in_both_tables() -> None:
 def test_a_sampler_names_its_settings_formula_and_source(name: str) -> None:
     sampler = SAMPLERS[name]
     assert name == "infill" or {*sampler.fields, *sampler.switches} <= fields().keys()
-    assert re.match(r"llama\.cpp `\w+`|KoboldCpp ", sampler.arguments.__doc__ or "")
+    assert re.match(r"[\w.]+ .*`\w+`", sampler.arguments.__doc__ or "")
 
 
 @pytest.mark.parametrize("name", DEFAULT_ORDER)
