@@ -2,9 +2,9 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from llmcli.params.param import is_int, setting
+from llmcli.params.param import setting
 
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 GpuLayers = int | str
@@ -18,10 +18,6 @@ def parse_gpu_layers(text: str) -> GpuLayers:
     if not re.fullmatch(r"\d+", word):
         raise ValueError("an integer of at least 0, auto or all")
     return int(word)
-
-
-def _gpu_layers_from_data(value: Any) -> GpuLayers:
-    return parse_gpu_layers(str(value) if is_int(value) or isinstance(value, str) else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +86,6 @@ class ModelParams:
         metavar="N|auto|all",
         suggest=("auto", "all", "0"),
         text=parse_gpu_layers,
-        data=_gpu_layers_from_data,
     )
     flash_attn: str = setting("auto", "Flash attention mode.", flags=("-fa",), choices=("on", "off", "auto"))
     cache_type_k: str = setting("f16", "Data type of the K cache.", flags=("-ctk",), choices=CACHE_TYPES)

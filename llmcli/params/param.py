@@ -33,8 +33,8 @@ class Param:
     `above` is exclusive, `also` lists values outside the range that are valid. `flag` replaces the flag made from
     the key; `flags` are its aliases (llama.cpp's spellings), `keys` are aliases of the key (those of llama-server,
     KoboldCpp and Ollama). The setting has no effect unless one of those in `needs_any` differs from its default. `text`
-    and `data` replace the parsers for typed text and for a JSON or TOML value. These and all parsers of values raise a
-    ValueError whose text completes the sentence "KEY must be ...".
+    replaces the parser for typed text and for a text or number in JSON or TOML; `data` for all JSON and TOML. These and
+    all parsers of values raise a ValueError whose text completes the sentence "KEY must be ...".
     """
 
     help: str
@@ -131,16 +131,24 @@ class Field:
         return self._guard(self.param.data or self._builtin_data, value)
 
     def check(self, value: Any) -> Any:
-        """`value`, if it is in the declared range and among the choices; NaN is in no range."""
+        """`value`, if it is in the declared range and among the choices."""
+        if rule := self._broken_rule(value):
+            raise self.error(value, ValueError(rule))
+        return self.param.check(value) if self.param.check else value
+
+    def _broken_rule(self, value: Any) -> str:
+        """The rule of the range or the choices that `value` breaks, or an empty text; NaN is in no range."""
         param = self.param
-        if is_number(value) and value not in param.extra_values:
-            if rule := overflow_rule(value, param.max):
-                raise self.error(value, ValueError(rule))
-            if not in_range(value, param.min, param.max, param.above):
-                raise self.error(value, ValueError(self.valid_values or "finite"))
-        if param.choices and value not in param.choices:
-            raise self.error(value, ValueError(self.valid_values))
-        return param.check(value) if param.check else value
+        if param.choices:
+            return "" if value in param.choices else self.valid_values
+        if not is_number(value) or value in param.extra_values:
+            return ""
+        largest = LARGEST_INT if isinstance(value, int) else LARGEST_FLOAT
+        if param.max is None and abs(value) > largest:
+            return "finite" if abs(value) == math.inf else f"at most {format_value(largest)} in absolute value"
+        is_above = (param.min is None or value >= param.min) and (param.above is None or value > param.above)
+        is_valid = abs(value) < math.inf and is_above and (param.max is None or value <= param.max)
+        return "" if is_valid else self.valid_values or "finite"
 
     def format(self, value: Any) -> str:
         """The text that `parse_text` reads back as `value`."""
@@ -158,7 +166,14 @@ class Field:
         return from_text(self.kind, text if self.param.path else as_utf8(text))
 
     def _builtin_data(self, value: Any) -> Any:
-        return strings_from_data(value) if self.repeated else from_data(self.kind, value)
+        if not self.param.text:
+            return strings_from_data(value) if self.repeated else from_data(self.kind, value)
+        if isinstance(value, str) or is_number(value):
+            return self.param.text(value if isinstance(value, str) else repr(value))
+        try:
+            return self.param.text("")
+        except InvalidValueError as error:
+            raise ValueError(error.rule) from None
 
     def _guard(self, parse: Callable[[Any], Any], value: Any) -> Any:
         try:
@@ -208,6 +223,7 @@ def _field(cls: type, field: "dataclasses.Field[Any]", kind: Any) -> Field:
     )
 
 
+@dataclass(eq=False)
 class InvalidValueError(ValueError):
     """A value that cannot be parsed.
 
@@ -215,12 +231,10 @@ class InvalidValueError(ValueError):
     `at` the offset of the fault.
     """
 
-    def __init__(self, rule: str, fault: str = "", hint: str = "", at: int | None = None) -> None:
-        super().__init__(f"{rule}: {fault}" if fault else rule)
-        self.rule = rule
-        self.fault = fault
-        self.hint = hint
-        self.at = at
+    rule: str
+    fault: str = ""
+    hint: str = ""
+    at: int | None = None
 
 
 def from_text(kind: type, text: str) -> Any:
@@ -291,20 +305,6 @@ def as_utf8(text: str) -> str:
 def unescape(text: str) -> str:
     r"""Replace the escapes `\n`, `\t`, `\r`, `\\`, `\"` and `\'` by their characters; keep other backslashes."""
     return re.sub(r"\\(.?)", lambda found: _ESCAPES.get(found[1], found[0]), text, flags=re.DOTALL)
-
-
-def in_range(value: float, low: float | None, high: float | None, above: float | None) -> bool:
-    """Whether `value` is finite and within every bound that is given."""
-    is_above = (low is None or value >= low) and (above is None or value > above)
-    return abs(value) < math.inf and is_above and (high is None or value <= high)
-
-
-def overflow_rule(value: float, high: float | None) -> str:
-    """The rule broken by a `value` that does not fit its C type, or an empty text. `high` is the declared maximum."""
-    largest = LARGEST_INT if isinstance(value, int) else LARGEST_FLOAT
-    if high is not None or not abs(value) > largest:
-        return ""
-    return "finite" if abs(value) == math.inf else f"at most {format_value(largest)} in absolute value"
 
 
 def range_text(low: float | None, high: float | None, above: float | None, also: tuple[Any, ...] = ()) -> str:

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from llmcli.params.param import is_int, setting
+from llmcli.params.param import setting
 from llmcli.params.sampler_record import Args, sampler
 from llmcli.params.temperature import TemperatureParams, plan_temperature
 
@@ -129,10 +129,6 @@ def _seed_from_text(text: str) -> int | None:
         raise ValueError("an integer or random") from None
 
 
-def _seed_from_data(value: Any) -> int | None:
-    return _seed_from_text(str(value) if is_int(value) or isinstance(value, str) else "")
-
-
 @dataclass(frozen=True, kw_only=True)
 class SelectionParams:
     """Settings of the step that draws the token."""
@@ -148,7 +144,6 @@ class SelectionParams:
         suggest=("random", "1", "42"),
         keys=("sampler_seed", "rng_seed"),
         text=_seed_from_text,
-        data=_seed_from_data,
     )
     mirostat: int = setting(
         0,

@@ -4,21 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from llmcli.errors import UsageError
-from llmcli.params.param import is_number, setting
-from llmcli.params.policies.parser import SHAPE, parse_policy
+from llmcli.params.param import setting
+from llmcli.params.policies.parser import parse_policy
 from llmcli.params.policies.policy import Entropy, Fixed, Policy, PolicyCall, bind, names_in, parse_function_reference
 from llmcli.params.policies.rules import BUILTIN
 
 EXAMPLES = [rule.example for name, rule in BUILTIN.items() if name != "clamp"]
-
-
-def policy_from_data(value: object) -> Policy:
-    """The policy of a JSON or TOML value: a number or a text."""
-    if isinstance(value, Policy):
-        return value
-    if not is_number(value) and not isinstance(value, str):
-        raise ValueError(SHAPE)
-    return parse_policy(value if isinstance(value, str) else repr(value))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +23,6 @@ class TemperatureParams:
         "Python function that computes the temperature of each token. --temp can use it by name.",
         metavar="FILE.py:NAME",
         text=parse_function_reference,
-        data=lambda value: parse_function_reference(value if isinstance(value, str) else ""),
         path=True,
     )
     temperature: Policy = setting(
@@ -44,7 +34,6 @@ class TemperatureParams:
         metavar="X|POLICY",
         suggest=(*("0", "0.7", "0.8", "1", "0.3..1.3", "0.3..1.3^0.7"), *EXAMPLES),
         text=parse_policy,
-        data=policy_from_data,
         show=str,
     )
     dynatemp_range: float = setting(
