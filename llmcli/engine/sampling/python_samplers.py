@@ -109,31 +109,15 @@ class DrawTracer(CustomSampler):
         return dict(zip(rows.cast("i")[::3].tolist(), rows.cast("f")[2::3].tolist(), strict=True))
 
 
-class Alternatives:
-    """The most likely tokens of the model, with their probabilities before and after the chain."""
-
-    def __init__(self, vocab: Vocab, count: int) -> None:
-        import numpy as np  # takes 80 ms, so only here
-
-        self._vocab, self._count = vocab, count
-        self._buffer = np.empty(vocab.n_tokens, np.float32)
-
-    def of(self, ctx: Any, row: int, left: Mapping[int, float]) -> tuple[Alternative, ...]:
-        """The alternatives of batch row `row` of the context `ctx`; `left` are the candidates after the chain."""
-        import numpy as np
-
-        logits, buffer = _logits(ctx, row, self._vocab.n_tokens), self._buffer
-        np.exp(np.subtract(logits, logits.max(), out=buffer), out=buffer)
-        total = float(buffer.sum())
-        near = np.flatnonzero(buffer > _NEAR)
-        if len(near) < self._count:
-            near = np.arange(len(buffer))
-        top = near[np.argsort(-logits[near], kind="stable")[: self._count]]
-        before = (buffer[top] / total).tolist()
-        return tuple(
-            Alternative(token, self._vocab.label(token), p, left.get(token, 0.0))
-            for token, p in zip(top.tolist(), before, strict=True)
-        )
+def alternatives(ctx: Any, row: int, vocab: Vocab, count: int, left: Mapping[int, float]) -> tuple[Alternative, ...]:
+    """The most likely tokens in batch row `row` of the context `ctx`; `left` are the candidates after the chain."""
+    logits, weights = _softmax(ctx, row, vocab.n_tokens)
+    top = _most_likely(logits, weights, count)
+    before = (weights[top] / float(weights.sum())).tolist()
+    return tuple(
+        Alternative(token, vocab.label(token), p, left.get(token, 0.0))
+        for token, p in zip(top.tolist(), before, strict=True)
+    )
 
 
 @dataclass(frozen=True)
@@ -150,21 +134,27 @@ def token_logprob(ctx: Any, row: int, n_vocab: int, token: int, count: int) -> T
 
     log softmax: l_i - max - ln sum exp(l_j - max).
     """
-    import numpy as np  # takes 80 ms, so only here
-
-    logits = _logits(ctx, row, n_vocab)
-    best = logits.max()
-    logprobs = logits - (best + np.log(np.exp(logits - best).sum()))
-    count = min(count, n_vocab)
-    top = np.argpartition(logprobs, -count)[-count:]
-    top = top[np.argsort(-logprobs[top], kind="stable")]
-    return TokenLogprob(token, float(logprobs[token]), tuple((int(i), float(logprobs[i])) for i in top))
-
-
-def _logits(ctx: Any, row: int, n_vocab: int) -> Any:
-    """The logits of batch row `row`, not copied."""
     import numpy as np
+
+    logits, weights = _softmax(ctx, row, n_vocab)
+    logprobs = logits - (logits.max() + np.log(weights.sum()))
+    top = _most_likely(logits, weights, count)
+    return TokenLogprob(token, float(logprobs[token]), tuple(zip(top.tolist(), logprobs[top].tolist(), strict=True)))
+
+
+def _softmax(ctx: Any, row: int, n_vocab: int) -> tuple[Any, Any]:
+    """The logits of batch row `row`, not copied, and the weights exp(l - max)."""
+    import numpy as np  # takes 80 ms, so only here
 
     pointer = bindings.load().llama_get_logits_ith(ctx, row)
     block: Any = (ctypes.c_float * n_vocab).from_address(ctypes.addressof(pointer.contents))
-    return np.frombuffer(block, np.float32)
+    logits = np.frombuffer(block, np.float32)
+    return logits, np.exp(logits - logits.max())
+
+
+def _most_likely(logits: Any, weights: Any, count: int) -> Any:
+    """The ids of the `count` most likely tokens, the most likely first."""
+    near = (weights > _NEAR).nonzero()[0]
+    if len(near) < count:
+        near = (weights >= 0).nonzero()[0]
+    return near[(-logits[near]).argsort(kind="stable")[:count]]
