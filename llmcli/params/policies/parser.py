@@ -81,14 +81,12 @@ class _Parser:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._at = 0
-        self._parentheses = 0
+        self._at = self._parentheses = 0
         self._name = ""
         self._misspelled: PolicySyntaxError | None = None  # the first name that is nearly that of a built-in policy
 
     def at_end(self) -> bool:
-        self._skip_space()
-        return self._at == len(self._text)
+        return self._skip_over("") and self._at == len(self._text)
 
     def error(self, fault: str = "", at: int | None = None, hint: str = "", rule: str = "") -> PolicySyntaxError:
         """The error for the text at the current offset, or at `at`."""
@@ -102,18 +100,16 @@ class _Parser:
         return PolicySyntaxError(rule or (f"like {example}" if example else SHAPE), f"{fault} at {where}", hint, at)
 
     def policy(self, depth: int) -> Policy:
-        side = _SIDE.match(self._text, self._at)
+        side = self._match(_SIDE)
         if not side:
             return self._term(depth)
         outer, self._name = self._name, "think"
-        first, self._at = side[1], side.end()
-        second = next(name for name in _SIDES if name != first)
+        first, second = side[1], "answer" if side[1] == "think" else "think"
         sides = {first: self._term(depth + 1)}
-        if not self._skip_over(",") or not (side := _SIDE.match(self._text, self._at)):
+        if not self._skip_over(",") or not (side := self._match(_SIDE)):
             raise self.error(f"missing '{second}='")
         if side[1] == first:
             raise self.error(f"duplicate '{first}='", side.start(1))
-        self._at = side.end()
         sides[second] = self._term(depth + 1)
         self._name = outer or self._name
         return PolicyCall("think", (sides["think"], sides["answer"]))
@@ -123,7 +119,6 @@ class _Parser:
             raise self.error("policies nested more than eight levels deep")
         if self._skip_over("("):
             return self._parenthesis(depth)
-        self._skip_space()
         found = _NAME.match(self._text, self._at)
         if not found or _NUMBER.match(self._text, self._at):
             return self._range()
@@ -133,15 +128,14 @@ class _Parser:
         if name not in BUILTIN and did_you_mean(name, _NAMES):
             self._misspelled = self._misspelled or _unknown_name(name, self._at, [])
         self._at, self._name = found.end(), name
-        policy = self._clamped(self._call(name, depth))
-        self._name = outer or name
-        return policy
-
-    def _call(self, name: str, depth: int) -> Policy:
         form = BUILTIN[name].form if name in BUILTIN else "numbers"
         if form == "schedule":
-            return self._schedule(name)
-        return self._parts(name, depth) if form == "parts" else self._numbers(name)
+            policy = self._schedule(name)
+        else:
+            policy = self._parts(name, depth) if form == "parts" else self._numbers(name)
+        policy = self._clamped(policy)
+        self._name = outer or name
+        return policy
 
     def _parenthesis(self, depth: int) -> Policy:
         """`POLICY)`.
@@ -153,8 +147,7 @@ class _Parser:
             raise self.error("parentheses nested more than eight levels deep")
         self._parentheses += 1
         policy = self.policy(depth)
-        if not self._skip_over(")"):
-            raise self.error("missing ')'")
+        self._expect(")")
         self._parentheses -= 1
         return policy
 
@@ -167,7 +160,7 @@ class _Parser:
         high = self._end_of_range(low, start)
         if not self._skip_over("^"):
             return Entropy(low, high)
-        self._skip_space()
+        self._skip_over("")
         at, exponent = self._at, self._number()
         if not exponent:
             raise self.error("the exponent is 0", at, rule="a range with an exponent above 0")
@@ -182,13 +175,14 @@ class _Parser:
 
     def _numbers(self, name: str) -> Policy:
         """`NAME:NUMBER`, `NAME:NUMBER,KEY=NUMBER`, and for a user's function `NAME` and `NAME:KEY=NUMBER`."""
-        is_user = name not in BUILTIN
+        known = None if name not in BUILTIN else list(signature(BUILTIN[name].function).parameters)[2:]
+        any_sign = known is None  # a user's function may take negative numbers
         args: tuple[float, ...] = ()
         options: dict[str, float] = {}
-        option = _FIRST_OPTION.match(self._text, self._at) if is_user else None
+        option = _FIRST_OPTION.match(self._text, self._at) if known is None else None
         if not option and self._skip_over(":"):
-            args = (self._number(any_sign=is_user),)
-        elif not is_user:
+            args = (self._number(any_sign=any_sign),)
+        elif known is not None:
             raise self.error("missing ':' and a number")
         while option := option or _OPTION.match(self._text, self._at):
             if option[1] in ("clamp", *_SIDES):
@@ -196,10 +190,10 @@ class _Parser:
             key, self._at = option[1], option.start(1)
             if key in options:
                 raise self.error(f"duplicate option {quote(key, 32)}")
-            if not is_user and key not in list(signature(BUILTIN[name].function).parameters)[2:]:
+            if known is not None and key not in known:
                 raise self.error(f"unknown option {quote(key, 32)} of {name}")
             self._at, option = option.end(), None
-            options[key] = self._number(any_sign=is_user)
+            options[key] = self._number(any_sign=any_sign)
         return PolicyCall(name, args, tuple(options.items()))
 
     def _schedule(self, name: str) -> Policy:
@@ -210,7 +204,7 @@ class _Parser:
         self._expect("->", "quote the policy: an unquoted > redirects the output of the shell")
         end = self._number(above=is_positive)
         self._expect("@", "add the number of tokens, as in @200")
-        self._skip_space()
+        self._skip_over("")
         at, tokens = self._at, self._number(above=True)
         if tokens != int(tokens):
             raise self.error("the number of tokens is not an integer", at)
@@ -231,14 +225,14 @@ class _Parser:
         if found[1] != "clamp":
             raise self.error(f"unknown option {quote(found[1], 32)} of {self._name}", found.start(1))
         self._at = found.end()
-        self._skip_space()
+        self._skip_over("")
         start, low = self._at, self._number()
         self._expect("..")
         return PolicyCall("clamp", (policy, low, self._end_of_range(low, start)))
 
     def _number(self, above: bool = False, any_sign: bool = False) -> float:
         """The next number: at least 0, or above 0, or of any sign."""
-        self._skip_space()
+        self._skip_over("")
         found = _NUMBER.match(self._text, self._at)
         if not found:
             raise self.error("missing number")
@@ -250,17 +244,20 @@ class _Parser:
         self._at = found.end()
         return value
 
+    def _match(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        """The match of `pattern` here, if any; then move behind it."""
+        found = pattern.match(self._text, self._at)
+        self._at = found.end() if found else self._at
+        return found
+
     def _expect(self, mark: str, hint: str = "") -> None:
         if not self._skip_over(mark):
             raise self.error(f"missing '{mark}'", hint=hint)
 
     def _skip_over(self, mark: str) -> bool:
-        """Whether `mark` comes next; if so, move behind it."""
-        self._skip_space()
+        """Whether `mark` comes next, after white space; then move behind both, else behind the white space."""
+        while self._text[self._at : self._at + 1].isspace():
+            self._at += 1
         found = self._text.startswith(mark, self._at)
         self._at += len(mark) if found else 0
         return found
-
-    def _skip_space(self) -> None:
-        while self._at < len(self._text) and self._text[self._at].isspace():
-            self._at += 1
