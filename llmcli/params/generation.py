@@ -68,21 +68,19 @@ def _unquote(text: str) -> str:
 
 def bias_from_data(value: Any) -> tuple[Bias, ...]:
     """`[[id or text, bias], ...]` or `{"id": bias}`, llama-server's forms; a bias of `false` bans the token."""
-    if isinstance(value, dict):
-        return tuple(_bias(int(k) if str(k).isdecimal() else k, v) for k, v in value.items())
     if isinstance(value, str):
         return parse_bias(value)
-    if not isinstance(value, (list, tuple)):
-        raise ValueError("a list of [token, bias] pairs")
-    return tuple(bias for item in value for bias in _bias_item(item))
-
-
-def _bias_item(item: Any) -> tuple[Bias, ...]:
-    if isinstance(item, str):
-        return parse_bias(item)
-    if not isinstance(item, (list, tuple)) or len(item) != 2:
-        raise ValueError("a list of [token, bias] pairs")
-    return (_bias(*item),)
+    if isinstance(value, dict):
+        value = [(int(key) if str(key).isdecimal() else key, bias) for key, bias in value.items()]
+    biases: list[Bias] = []
+    for item in value if isinstance(value, (list, tuple)) else [value]:
+        if isinstance(item, str):
+            biases += parse_bias(item)
+        elif isinstance(item, (list, tuple)) and len(item) == 2:
+            biases.append(_bias(*item))
+        else:
+            raise ValueError("a list of [token, bias] pairs")
+    return tuple(biases)
 
 
 def _bias(token: Any, bias: Any) -> Bias:

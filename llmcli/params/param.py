@@ -6,7 +6,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
@@ -161,9 +161,14 @@ class Field:
         return text if self.param.path else unescape(as_utf8(text))
 
     def _builtin_text(self, text: str) -> Any:
-        if self.repeated:
-            return strings_from_text(text, self._item)
-        return from_text(self.kind, text if self.param.path else as_utf8(text))
+        if not self.repeated:
+            return from_text(self.kind, text if self.param.path else as_utf8(text))
+        if text == "none":
+            return ()
+        if text.startswith("["):
+            with suppress(ValueError):
+                return strings_from_data(json.loads(text))
+        return (self._item(text),)
 
     def _builtin_data(self, value: Any) -> Any:
         if not self.param.text:
@@ -193,34 +198,24 @@ class Field:
 @cache
 def fields_of(cls: type) -> Mapping[str, Field]:
     """The settings that the dataclass `cls` declares, by key, in the order of its base classes."""
-    hints = typing.get_type_hints(cls)
+    kinds = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
-    order = [name for base in _groups(cls) for name in get_annotations(base) if name in fields]
-    return types.MappingProxyType({name: _field(cls, fields[name], hints[name]) for name in order})
+    return types.MappingProxyType(
+        {
+            name: _field(fields[name], kinds[name], vars(base)["TITLE"])
+            for base in cls.__mro__
+            for name in get_annotations(base)
+            if name in fields
+        }
+    )
 
 
-def _groups(cls: type) -> Iterator[type]:
-    """`cls` after its base classes; `__mro__` has them in the opposite order."""
-    for base in cls.__bases__:
-        if base is not object:
-            yield from _groups(base)
-    yield cls
-
-
-def _field(cls: type, field: "dataclasses.Field[Any]", kind: Any) -> Field:
+def _field(field: "dataclasses.Field[Any]", kind: Any, group: str) -> Field:
     members = get_args(kind) if get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
     plain = [member for member in members if member is not type(None)]
     repeated = get_origin(plain[0]) is tuple
-    group = next(vars(base)["TITLE"] for base in cls.__mro__ if field.name in get_annotations(base))
-    return Field(
-        field.name,
-        kind=str if repeated else plain[0],
-        optional=len(plain) < len(members),
-        repeated=repeated,
-        default=field.default,
-        param=field.metadata["param"],
-        group=group,
-    )
+    kind, optional = str if repeated else plain[0], len(plain) < len(members)
+    return Field(field.name, kind, optional, repeated, field.default, field.metadata["param"], group)
 
 
 @dataclass(eq=False)
@@ -281,16 +276,6 @@ def strings_from_data(value: Any) -> tuple[str, ...]:
     if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
         raise ValueError("a list of strings")
     return tuple(items)
-
-
-def strings_from_text(text: str, item: Callable[[str], str]) -> tuple[str, ...]:
-    """The items of a list typed as one text: a JSON list, or a single `item`; `none` is the empty list."""
-    if text == "none":
-        return ()
-    if text.startswith("["):
-        with suppress(ValueError):
-            return strings_from_data(json.loads(text))
-    return (item(text),)
 
 
 def as_utf8(text: str) -> str:
