@@ -3,20 +3,17 @@
 import json
 import math
 import re
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
-from llmcli.params.param import LARGEST_FLOAT, format_value, is_int, setting, unescape
+from llmcli.params.param import LARGEST_FLOAT, format_value, is_int, setting, settings_group, unescape
 
 Bias = tuple[int | str, float]
 _BIAS_SHAPE = 'TOKEN=BIAS, such as 1234=+1.5, "text"=-2 or 1234=-inf'
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_group("Request")
 class RequestParams:
     """Settings of a request: the prompt and what is around it."""
-
-    TITLE: ClassVar[str] = "Request"
 
     prompt: str | None = setting(None, "Prompt text (`-` = stdin).", flags=("-p",), metavar="TEXT")
     file: tuple[str, ...] = setting(
@@ -114,11 +111,9 @@ def _reject_empty(texts: tuple[str, ...]) -> tuple[str, ...]:
     return texts
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_group("Generation")
 class GenerationParams:
     """Settings of an answer: where it ends, and what it may contain."""
-
-    TITLE: ClassVar[str] = "Generation"
 
     max_tokens: int = setting(
         -1,
@@ -180,11 +175,9 @@ class GenerationParams:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_group("Chat")
 class InterfaceParams:
     """Settings of the chat and its screen."""
-
-    TITLE: ClassVar[str] = "Chat"
 
     overflow: str = setting(
         "ask",

@@ -1,10 +1,8 @@
 """Settings of the model: file, context size, threads, batches, GPU and KV cache."""
 
 import re
-from dataclasses import dataclass
-from typing import ClassVar
 
-from llmcli.params.param import setting
+from llmcli.params.param import setting, settings_group
 
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 GpuLayers = int | str
@@ -20,11 +18,9 @@ def parse_gpu_layers(text: str) -> GpuLayers:
     return int(word)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_group("Model and hardware")
 class ModelParams:
     """Settings of the model file and of the context that is created for it."""
-
-    TITLE: ClassVar[str] = "Model and hardware"
 
     model: str = setting(
         "starter",
@@ -92,11 +88,9 @@ class ModelParams:
     cache_type_v: str = setting("f16", "Data type of the V cache.", flags=("-ctv",), choices=CACHE_TYPES)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_group("Model sources")
 class HubParams:
     """Settings of downloads and model folders."""
-
-    TITLE: ClassVar[str] = "Model sources"
 
     pull: bool = setting(False, "Download a missing model without confirmation.")
     offline: bool = setting(False, "Offline mode: no network access (same as HF_HUB_OFFLINE=1).")

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from inspect import get_annotations
-from typing import Any, Concatenate, ParamSpec, TypeVar, get_args, get_origin
+from typing import Any, Concatenate, ParamSpec, TypeVar, dataclass_transform, get_args, get_origin
 
 from llmcli.errors import UsageError
 
@@ -20,6 +20,7 @@ _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "
 # The largest int32 and float, the C types behind the settings. ctypes truncates a larger number without an error.
 LARGEST_INT, LARGEST_FLOAT = 2**31 - 1, 3.4028234663852886e38
 _LONGEST_QUOTE = 60
+_TITLES: dict[type, str] = {}  # of groups of settings
 T = TypeVar("T")
 P = ParamSpec("P")
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", '"': '"', "'": "'"}
@@ -69,6 +70,18 @@ def _with_default(declare: Callable[P, Param]) -> Callable[Concatenate[T, P], T]
 
 # Declares a setting as a field of a dataclass: `top_k: int = setting(40, "help", min=0)`. It takes what `Param` takes.
 setting = _with_default(Param)
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def settings_group(title: str) -> Callable[[type[T]], type[T]]:
+    """Decorator of a dataclass with settings; `title` is its heading in help and manual."""
+
+    def declare(cls: type[T]) -> type[T]:
+        group = dataclass(frozen=True, kw_only=True)(cls)
+        _TITLES[group] = title
+        return group
+
+    return declare
 
 
 @dataclass(frozen=True)
@@ -202,7 +215,7 @@ def fields_of(cls: type) -> Mapping[str, Field]:
     fields = {field.name: field for field in dataclasses.fields(cls)}
     return types.MappingProxyType(
         {
-            name: _field(fields[name], kinds[name], vars(base)["TITLE"])
+            name: _field(fields[name], kinds[name], _TITLES[base])
             for base in cls.__mro__
             for name in get_annotations(base)
             if name in fields

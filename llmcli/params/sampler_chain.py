@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from llmcli.errors import UsageError
-from llmcli.params.param import quote, setting
+from llmcli.params.param import quote, setting, settings_group
 from llmcli.params.sampler_record import SamplerStep
 from llmcli.params.samplers import SAMPLERS, SamplerParams
 from llmcli.params.temperature import NEUTRAL, ONLY_READS, TemperatureParams, effective_policy, plan_temperature
@@ -45,11 +44,9 @@ def _sampler_name(text: object) -> str:
     return name
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_group("Sampler chain")
 class ChainParams:
     """The order of the samplers."""
-
-    TITLE: ClassVar[str] = "Sampler chain"
 
     samplers: tuple[str, ...] = setting(
         DEFAULT_ORDER,

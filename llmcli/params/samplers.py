@@ -2,9 +2,9 @@
 
 import os
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
-from llmcli.params.param import setting
+from llmcli.params.param import setting, settings_group
 from llmcli.params.sampler_record import Args, sampler
 from llmcli.params.temperature import TemperatureParams, plan_temperature
 
@@ -14,11 +14,9 @@ _SMALLEST_DIVISOR = 2.0**-126  # llama.cpp rejects a penalty if 1 / penalty is n
 _MAX_SEED = 2**32 - 1
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_group("Truncation")
 class TruncationParams:
     """Settings of the samplers that remove unlikely tokens."""
-
-    TITLE: ClassVar[str] = "Truncation"
 
     top_k: int = setting(40, "Top-k sampling: number of most likely tokens to keep (0 = off).", min=0)
     top_p: float = setting(0.95, "Top-p (nucleus) sampling: cumulative probability to keep (1 = off).", min=0, max=1)
@@ -72,11 +70,9 @@ def _check_divisor(value: float) -> float:
     return value
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_group("Repetition")
 class PenaltyParams:
     """Settings of the samplers that lower the logits of repeated tokens."""
-
-    TITLE: ClassVar[str] = "Repetition"
 
     repeat_last_n: int = setting(
         64,
@@ -129,11 +125,9 @@ def _seed_from_text(text: str) -> int | None:
         raise ValueError("an integer or random") from None
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_group("Token selection")
 class SelectionParams:
     """Settings of the step that draws the token."""
-
-    TITLE: ClassVar[str] = "Token selection"
 
     seed: int | None = setting(
         None,

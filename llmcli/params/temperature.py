@@ -1,10 +1,9 @@
 """Settings of the temperature step: a number or a policy, and KoboldCpp's smoothing; and the plan of the step."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from llmcli.errors import UsageError
-from llmcli.params.param import setting
+from llmcli.params.param import setting, settings_group
 from llmcli.params.policies.parser import parse_policy
 from llmcli.params.policies.policy import Entropy, Fixed, Policy, PolicyCall, bind, names_in, parse_function_reference
 from llmcli.params.policies.rules import BUILTIN
@@ -12,11 +11,9 @@ from llmcli.params.policies.rules import BUILTIN
 EXAMPLES = [rule.example for name, rule in BUILTIN.items() if name != "clamp"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_group("Temperature")
 class TemperatureParams:
     """Settings of the temperature step and of smoothing."""
-
-    TITLE: ClassVar[str] = "Temperature"
 
     temp_policy_file: str | None = setting(
         None,
