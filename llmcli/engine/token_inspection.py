@@ -81,11 +81,13 @@ class InspectTarget:
 class ChainStep:
     """One step of the chain.
 
-    `live` candidates are left after it. `removed` is the probability of the others in the distribution of the model.
-    `moved` is the total variation distance between the probabilities before and after it, from 0 to 1.
+    `before` and `live` are the numbers of live candidates before and after it. `removed` is the probability of the
+    others in the distribution of the model. `moved` is the total variation distance between the probabilities before
+    and after it, from 0 to 1.
     """
 
     name: str
+    before: int
     live: int
     removed: float
     moved: float
@@ -296,8 +298,12 @@ def _probabilities(rows: Any, n_vocab: int) -> Any:
 def _step(name: str, model: Any, before: Any, after: Any) -> ChainStep:
     import numpy as np
 
-    removed = ~np.isnan(before) & np.isnan(after)
+    was_live, is_live = ~np.isnan(before), ~np.isnan(after)
     moved = float(np.abs(np.nan_to_num(after) - np.nan_to_num(before)).sum() / 2)
     return ChainStep(
-        name, int((~np.isnan(after)).sum()), float(model[removed].sum()), moved if moved > _ROUNDING else 0.0
+        name,
+        before=int(was_live.sum()),
+        live=int(is_live.sum()),
+        removed=float(model[was_live & ~is_live].sum()),
+        moved=moved if moved > _ROUNDING else 0.0,
     )

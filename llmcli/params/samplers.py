@@ -301,10 +301,7 @@ def _smooth(logits: Any, factor: float, curve: float) -> Any:
 
 
 @sampler(
-    fields=("smoothing_factor", "smoothing_curve"),
-    switches=("smoothing_factor",),
-    transform=_smooth,
-    heading="smooth",
+    fields=("smoothing_factor", "smoothing_curve"), switches=("smoothing_factor",), transform=_smooth, heading="smooth"
 )
 def smoothing(p: TemperatureParams) -> Args | None:
     """KoboldCpp quadratic sampling (`sample_temperature` with a smoothing factor).
