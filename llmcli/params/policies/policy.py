@@ -135,7 +135,8 @@ class PolicyCall(Policy):
         if self.name in BUILTIN:
             return BUILTIN[self.name].function
         if not self.source:
-            raise UsageError(f"unknown temperature policy {self.name!r}", "give its file with --temp-policy-file")
+            hint = "give its file with --temp-policy-file, or change the temperature"
+            raise UsageError(f"unknown temperature policy {self.name!r}", hint)
         origin = self.source.origin
         try:
             function = self.source.load()
@@ -165,7 +166,7 @@ def names_in(policy: Policy) -> list[str]:
 
 def bind(policy: Policy, file: str | None) -> Policy:
     """`policy` with the sources of users' functions in it; `file` is the setting `temp_policy_file`."""
-    if not isinstance(policy, PolicyCall):
+    if not isinstance(policy, PolicyCall) or BUILTIN.keys() >= {*names_in(policy)}:
         return policy
     source = policy.source or (None if policy.name in BUILTIN else find_source(policy.name, file))
     args = tuple(bind(arg, file) if isinstance(arg, Policy) else arg for arg in policy.args)
