@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from inspect import signature
 from pathlib import Path
-from traceback import walk_tb
 from typing import Any
 
 from llmcli.errors import UsageError
@@ -237,6 +236,8 @@ def _line(error: BaseException) -> int:
     The user's file is the first one in the traceback that is not part of llmcli. Of its frames the last one counts;
     the frames of libraries that it calls come later.
     """
+    from traceback import walk_tb  # takes 2 ms
+
     places = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
     user_file = next((file for file, _ in places if not file.startswith(_PACKAGE)), "")
     return next((line for file, line in reversed(places) if file == user_file), 0)
