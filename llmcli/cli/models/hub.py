@@ -59,16 +59,15 @@ def pull(
 
         print_line(str(find_model(replace(settings, model=reference)).file.path))
         return ExitStatus.OK
-    from llmcli.cli.models.download import describe, fetch_planned, find_offline, newer_revision, plan_reference
+    from llmcli.cli.models.download import describe, fetch_planned, find_offline, plan_reference
 
     file = find_offline(reference, locations)
     if file is None:
         plan = plan_reference(remote, locations, mmproj)
         console.note(describe(plan))
-        update = newer_revision(plan, locations)
-        if update:
-            console.note(update)
-        file = fetch_planned(plan, locations)
+        if plan.update:
+            console.note(plan.update)
+        file = fetch_planned(plan)
     print_line(str(file.path))
     return ExitStatus.OK
 

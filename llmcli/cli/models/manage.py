@@ -24,7 +24,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Reference = Annotated[
     str, typer.Argument(metavar="MODEL", help="Model reference or alias.", autocompletion=complete_reference)
 ]
-_OWNERS = {"ollama": ("Ollama", "remove it with `ollama rm`"), "lmstudio": ("LM Studio", "remove it in LM Studio")}
 
 
 @with_settings(only=("model_folders",))
@@ -37,22 +36,20 @@ def remove_model(
 
     The files and the freed disk space are shown first. Files that another model shares are kept.
     """
-    from llmcli.models.installed import incomplete_model, installed_model, plan_removal, remove
+    from llmcli.models.installed import installed_model, remove
     from llmcli.models.locations import ModelNotDownloadedError, model_locations
     from llmcli.models.lookup import find_model_file
+    from llmcli.models.sources.hub import HUB
 
     locations = model_locations(resolve_settings(flags))
     try:
         item = installed_model(find_model_file(model, locations), locations)
     except ModelNotDownloadedError as missing:
-        incomplete = incomplete_model(missing.reference, locations)
+        incomplete = HUB.incomplete_model(missing.reference, locations)
         if incomplete is None:
             raise ModelNotFoundError(str(missing), "list the models with `llmcli models list`") from None
         item = incomplete
-    if not item.is_removable:
-        owner, hint = _OWNERS.get(item.source, ("you, not to llmcli", "delete the file yourself"))
-        raise UsageError(f"{item.path} belongs to {owner}", hint)
-    plan = plan_removal(item, locations)
+    plan = item.source.plan_removal(item, locations)
     for path in plan.names:
         console.note(f"will remove {path}")
     for path in plan.kept:
@@ -199,15 +196,12 @@ def import_folders(
     Models of Ollama, LM Studio or any folder are read where they are. They are never copied or changed.
     """
     from llmcli.config import config_file
-    from llmcli.models.sources import ollama
-    from llmcli.models.sources.folder import lmstudio_folders, lmstudio_search_paths, models_in_folder
+    from llmcli.models.sources.registry import PROGRAMS, models_in_folder
 
-    chosen = [folder.expanduser().absolute() for folder in folders or []] or [
-        *ollama.stores(),
-        *lmstudio_folders(),
-    ]
+    chosen = [folder.expanduser().absolute() for folder in folders or []]
+    chosen = chosen or [folder for program in PROGRAMS for folder in program.folders()]
     if not chosen:
-        searched = ", ".join(map(str, [*ollama.search_paths(), *lmstudio_search_paths()]))
+        searched = ", ".join(str(path) for program in PROGRAMS for path in program.search_paths())
         raise ModelNotFoundError(
             f"no models of Ollama or LM Studio found in {searched}",
             "give a folder with .gguf files: llmcli models import FOLDER",
@@ -223,7 +217,7 @@ def import_folders(
             raise ModelNotFoundError(
                 f"no models found in {folder}", "give a folder with .gguf files, or an Ollama store"
             )
-        rows += [(model.name, format_size(model.size), model.source) for model in found]
+        rows += [(model.name, format_size(model.size), model.source.name) for model in found]
     config_file.set_value("model_folders", tuple(dict.fromkeys([*kept, *map(str, chosen)])))
     print_rows(("NAME", "SIZE", "FROM"), rows, ("SIZE",))
     console.note(f"{plural(len(rows), 'model')} imported in place; use one with --model NAME")
@@ -232,12 +226,13 @@ def import_folders(
 
 def _resume(chosen: Sequence["InterruptedDownload"], locations: "ModelLocations") -> int:
     from llmcli.cli.models.download import fetch_planned, plan_reference
-    from llmcli.models.reference import HubReference, UrlReference, parse
+    from llmcli.models.reference import RemoteReference
+    from llmcli.models.sources.registry import parse
 
     for name in dict.fromkeys(item.name for item in chosen if item.size):
         reference = parse(name)
-        if isinstance(reference, HubReference | UrlReference):
-            print_line(str(fetch_planned(plan_reference(reference, locations), locations).path))
+        if isinstance(reference, RemoteReference):
+            print_line(str(fetch_planned(plan_reference(reference, locations)).path))
     for item in chosen:
         if not item.size and item.is_from_llmcli:
             console.warn(f"cannot resume {item.path}: its model is not known", "pull its model again")

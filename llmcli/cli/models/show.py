@@ -15,7 +15,7 @@ from llmcli.ui.terminal.output import print_json, print_line
 from llmcli.ui.terminal.table import print_facts, print_rows
 
 if TYPE_CHECKING:
-    from llmcli.models.installed import InstalledModel
+    from llmcli.models.sources.source import InstalledModel
 
 
 @with_settings(only=("model_folders",))
@@ -70,9 +70,12 @@ def show_model(
     except ModelNotDownloadedError as missing:
         if not isinstance(missing.reference, HubReference):
             raise
-        from llmcli.cli.models.download import plan_hub
+        from llmcli.cli.models.download import plan_reference
+        from llmcli.models.sources.hub_pull import PullPlan
 
-        info = remote_model_info(plan_hub(missing.reference, locations), settings)
+        plan = plan_reference(missing.reference, locations)
+        assert isinstance(plan, PullPlan)
+        info = remote_model_info(plan, settings)
     if template:
         print_line(info["chat_template"] or "")
     elif as_json:
@@ -83,14 +86,13 @@ def show_model(
 
 
 def _row(item: "InstalledModel") -> tuple[str, ...]:
-    source = {"hub": "Hub cache", "url": "URL"}.get(item.source, item.source)
     return (
         ", ".join(item.aliases) or item.name,
         item.quantization,
         format_size(item.size),
         str(item.summary.n_ctx_train or ""),
         format_age(item.last_used),
-        source,
+        item.source.label or item.source.name,
     )
 
 
@@ -102,7 +104,7 @@ def _data(item: "InstalledModel") -> dict[str, Any]:
         "size": item.size,
         "n_ctx_train": item.summary.n_ctx_train,
         "used": item.last_used,
-        "source": item.source,
+        "source": item.source.name,
         "repo": item.cached.repo if item.cached else None,
         "commit": item.cached.commit if item.cached else None,
         "files": [str(part) for part in item.parts],
