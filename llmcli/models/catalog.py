@@ -7,7 +7,7 @@ checked against the Hub: a repository can move or change, and each size is that 
 from dataclasses import dataclass
 
 from llmcli.models.hub.repo_files import fits_memory
-from llmcli.models.reference import HubReference, NameReference, Reference
+from llmcli.models.reference import HubReference
 
 AS_OF = "2026-07"
 _BANDWIDTH = 6_000_000_000  # bytes per second that one core reads: 2 cores of an AMD EPYC gave 10 to 12 GB/s
@@ -27,6 +27,10 @@ class CatalogEntry:
     context: int
     license: str
     note: str
+
+    @property
+    def reference(self) -> HubReference:
+        return HubReference(self.repo, self.quantization)
 
 
 def _q4(name: str, repo: str, size: int, parameters: float, context: int, terms: str, note: str) -> CatalogEntry:
@@ -62,12 +66,6 @@ def find_entry(name: str) -> CatalogEntry | None:
     """The model with this name (case-insensitive); None when the catalog has no such model."""
     folded = name.casefold()
     return next((entry for entry in CATALOG if entry.name == folded), None)
-
-
-def reference_of_entry(reference: Reference) -> HubReference | None:
-    """The model on the Hub that a plain name means; None when the catalog has no such model."""
-    entry = find_entry(reference.name) if isinstance(reference, NameReference) else None
-    return HubReference(entry.repo, entry.quantization) if entry else None
 
 
 def expected_speed(entry: CatalogEntry, cores: int) -> float:

@@ -12,13 +12,13 @@ from llmcli.models.locations import STARTER, ModelFile, ModelLocations
 from llmcli.models.lookup import find_model_file
 from llmcli.models.reference import NameReference
 from llmcli.models.sources.folder import FILE
-from llmcli.models.sources.registry import SOURCES, models_in_folder, parse, stores_not_imported
+from llmcli.models.sources.registry import models_in_folder, parse, sources, stores_not_imported
 from llmcli.models.sources.source import InstalledModel, ProgressFor, RemovalPlan
 
 
 def inventory(locations: ModelLocations) -> list[InstalledModel]:
     """All models: those that llmcli downloaded, by source and name, then those of the imported folders."""
-    own = [model for source in SOURCES for model in source.models(locations)]
+    own = [model for source in sources() for model in source.models(locations)]
     return [_with_last_use(model, locations) for model in (*own, *_imported_models(locations))]
 
 

@@ -46,14 +46,16 @@ def reference_to_download(text: str, locations: ModelLocations) -> "RemoteRefere
     Raises:
         ModelNotFoundError: the text is not a valid reference, or an unknown name.
     """
-    from llmcli.models.catalog import reference_of_entry
-    from llmcli.models.reference import RemoteReference
+    from llmcli.models.catalog import find_entry
+    from llmcli.models.reference import NameReference, RemoteReference
     from llmcli.models.sources.registry import parse
 
     reference = parse(text, locations.aliases)
-    reference = reference_of_entry(reference) or reference
     if isinstance(reference, RemoteReference):
         return reference
+    entry = find_entry(reference.name) if isinstance(reference, NameReference) else None
+    if entry:
+        return entry.reference
     if str(reference) != STARTER:
         find_model_file(text, locations)
     return None

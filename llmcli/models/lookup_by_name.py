@@ -4,23 +4,26 @@ import os
 from pathlib import Path
 
 from llmcli.errors import ModelNotFoundError
-from llmcli.models.catalog import CATALOG, reference_of_entry
 from llmcli.models.gguf.splits import model_files_in
 from llmcli.models.hub.cache import cached_models
 from llmcli.models.locations import STARTER, ModelFile, ModelLocations, ModelNotDownloadedError
-from llmcli.models.reference import FORMS, NameReference, PathReference, RemoteReference
+from llmcli.models.reference import FORMS, NameReference, PathReference, Reference, RemoteReference
 from llmcli.models.sources.registry import find, find_in_folders, models_in_folder, parse, stores_not_imported
 from llmcli.text import nearest
 
 
 def find_by_name(text: str, locations: ModelLocations) -> ModelFile:
     """The model for `text`, which is not the path of a file. Raises what `find_model_file` raises."""
-    reference = parse(text)
+    reference: Reference = parse(text)
     if isinstance(reference, NameReference | PathReference):
         imported = find_in_folders(str(reference), locations.folders)
         if imported:
             return ModelFile(imported.path, imported.parts, imported.name)
-    reference = reference_of_entry(reference) or reference
+    if isinstance(reference, NameReference):
+        from llmcli.models.catalog import find_entry
+
+        entry = find_entry(reference.name)
+        reference = entry.reference if entry else reference
     found = find(reference, locations)
     if found:
         return found
@@ -33,6 +36,8 @@ def find_by_name(text: str, locations: ModelLocations) -> ModelFile:
 
 def _suggestion(name: str, locations: ModelLocations) -> str:
     """The hint for an unknown name: a similar model on this machine, then one of the catalog with its size."""
+    from llmcli.models.catalog import CATALOG
+
     names, sizes = _local_names(locations), {entry.name: entry.size for entry in CATALOG}
     local, listed = _nearest(name, names), _nearest(name, {entry: entry for entry in sizes})
     download = f"'{listed}' ({sizes.get(listed, 0) / 1e9:.1f} GB to download)"

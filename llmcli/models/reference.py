@@ -88,7 +88,7 @@ def parse_hub(text: str, typed: str) -> HubReference:
     """
     match = _HUB.fullmatch(text)
     if not match or not is_repo(match["repo"]) or not text.isprintable():  # a URL can contain %0a
-        raise _not_a_reference(typed)
+        raise not_a_reference(typed)
     marks = re.findall(r"([:@])([^:@]+)", match["marks"])
     quant = next((value for mark, value in marks if mark == ":"), None)
     revision = next((value for mark, value in marks if mark == "@"), None)
@@ -99,7 +99,7 @@ def parse_hub(text: str, typed: str) -> HubReference:
 
 def _check_marks(repo: str, file: str | None, quant: str | None, revision: str | None, count: int, typed: str) -> None:
     if count == 2 and not (quant and revision):
-        raise _not_a_reference(typed)
+        raise not_a_reference(typed)
     if revision is not None and not is_revision(revision):
         raise ModelNotFoundError(f"{revision!r} is not a valid revision", "give a branch, a tag or a commit")
     if file is not None and quant is not None:
@@ -117,7 +117,8 @@ def _check_marks(repo: str, file: str | None, quant: str | None, revision: str |
         raise ModelNotFoundError(f"{quant!r} is not a valid quantization", f"did you mean '{repo}:Q4_K_M'?")
 
 
-def _not_a_reference(text: str) -> ModelNotFoundError:
+def not_a_reference(text: str) -> ModelNotFoundError:
+    """The error for a text without the form of a reference; the hint has the form that was probably meant."""
     guess = re.sub(r"\s+", "", text).replace(":", "/", 1)
     hint = f"did you mean '{guess}' or 'ollama:{text}'?" if "/" not in text and is_repo(guess) else FORMS
     return ModelNotFoundError(f"'{text}' is not a valid model reference", hint)

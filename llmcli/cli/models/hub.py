@@ -167,7 +167,7 @@ def recommend(flags: Layer, as_json: Json = False) -> int:  # noqa: ARG001 -- th
     rows = [
         (entry.name, f"{entry.parameters:g}B", format_size(entry.size), entry.license, entry.note) for entry in entries
     ]
-    commands = [f"llmcli pull {entry.repo}:{entry.quantization}" for entry in entries]
+    commands = [f"llmcli pull {entry.reference}" for entry in entries]
     print_rows(("NAME", "WEIGHTS", "SIZE", "LICENSE", "GOOD AT"), rows, ("WEIGHTS", "SIZE"), commands)
     memory_text = f"{memory / 2**30:.1f} GiB of free memory and " if memory else ""
     machine = memory_text + plural(cores, "core")

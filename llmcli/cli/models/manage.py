@@ -39,13 +39,13 @@ def remove_model(
     from llmcli.models.installed import installed_model, remove
     from llmcli.models.locations import ModelNotDownloadedError, model_locations
     from llmcli.models.lookup import find_model_file
-    from llmcli.models.sources.hub import HUB
+    from llmcli.models.sources import hub
 
     locations = model_locations(resolve_settings(flags))
     try:
         item = installed_model(find_model_file(model, locations), locations)
     except ModelNotDownloadedError as missing:
-        incomplete = HUB.incomplete_model(missing.reference, locations)
+        incomplete = hub.SOURCE.incomplete_model(missing.reference, locations)
         if incomplete is None:
             raise ModelNotFoundError(str(missing), "list the models with `llmcli models list`") from None
         item = incomplete
@@ -196,12 +196,12 @@ def import_folders(
     Models of Ollama, LM Studio or any folder are read where they are. They are never copied or changed.
     """
     from llmcli.config import config_file
-    from llmcli.models.sources.registry import PROGRAMS, models_in_folder
+    from llmcli.models.sources.registry import models_in_folder, programs
 
     chosen = [folder.expanduser().absolute() for folder in folders or []]
-    chosen = chosen or [folder for program in PROGRAMS for folder in program.folders()]
+    chosen = chosen or [folder for program in programs() for folder in program.folders()]
     if not chosen:
-        searched = ", ".join(str(path) for program in PROGRAMS for path in program.search_paths())
+        searched = ", ".join(str(path) for program in programs() for path in program.search_paths())
         raise ModelNotFoundError(
             f"no models of Ollama or LM Studio found in {searched}",
             "give a folder with .gguf files: llmcli models import FOLDER",

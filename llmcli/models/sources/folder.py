@@ -66,7 +66,7 @@ class File(Source):
     name = "file"
 
 
-FILE = File()
+SOURCE, FILE = Folder(), File()
 
 
 def models_below(folder: Path, source: Source) -> list[InstalledModel]:

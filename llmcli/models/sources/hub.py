@@ -41,7 +41,8 @@ class Hub(Source):
             return parse_hub(text.removeprefix("hf://").removeprefix("models/"), text)
         if "://" in text or re.split(r"[/:?#]", text.lower(), maxsplit=1)[0] in _HOSTS:
             return _parse_url(text)
-        return None if parse_local(text) else parse_hub(text, text)
+        has_prefix = ":" in text.partition("/")[0]  # as in ollama:NAME
+        return None if has_prefix or parse_local(text) else parse_hub(text, text)
 
     def find(self, reference: Reference, locations: ModelLocations) -> ModelFile | None:
         """The model as it was pulled; otherwise the best match."""
@@ -146,7 +147,7 @@ class Hub(Source):
         return str(path)
 
 
-HUB = Hub()
+SOURCE = Hub()
 
 
 def _parse_url(text: str) -> HubReference | None:

@@ -59,6 +59,9 @@ class LmStudio(Program):
         return [*(folder for folder in chosen if folder), *(folder / "models" for folder in homes)]
 
 
+SOURCE = LmStudio()
+
+
 def _select(
     found: Sequence[InstalledModel], folder: Path, quant: str | None, file: str | None
 ) -> InstalledModel | None:

@@ -118,7 +118,7 @@ class Ollama(Program):
         return sorted(found, key=lambda model: model.name)
 
 
-OLLAMA = Ollama()
+SOURCE = Ollama()
 
 
 def find_in_stores(name: str, stores: Sequence[Path]) -> InstalledModel:
@@ -197,7 +197,7 @@ def _model(store: Path, name: OllamaName) -> InstalledModel:
     path, size = _blob(store, name, weights[0])
     projectors = [_blob(store, name, layer)[0] for layer in layers if layer.kind == "projector"]
     digest = weights[0].digest.removeprefix("sha256:")
-    return InstalledModel(f"{_PREFIX}{name}", OLLAMA, (path,), size, (digest,), next(iter(projectors), None))
+    return InstalledModel(f"{_PREFIX}{name}", SOURCE, (path,), size, (digest,), next(iter(projectors), None))
 
 
 def _layers(store: Path, name: OllamaName) -> list[_Layer]:

@@ -52,6 +52,9 @@ class Starter(Source):
             yield InstalledModel(STARTER, self, (path,), path.stat().st_size, (locations.STARTER_SHA256,))
 
 
+SOURCE = Starter()
+
+
 def ensure_starter(cache_dir: Path, progress: Progress | None = None, offline: bool = False) -> Path:
     """Download the starter if it is missing, and give its path.
 

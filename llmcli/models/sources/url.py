@@ -79,6 +79,9 @@ class Url(Source):
         return RemovalPlan(item, (item.path, *beside), item.size)
 
 
+SOURCE = Url()
+
+
 @dataclass(frozen=True)
 class UrlPlan(DownloadPlan):
     """A download from a URL to `path`. `version` is the server's ETag or Last-Modified."""
