@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llmcli.models.reference import HubReference
-from llmcli.models.sources.folder import MAX_DEPTH
+from llmcli.models.sources.folder import MAX_DEPTH, skipped_files
 from llmcli.models.sources.lmstudio import LmStudio
 from llmcli.models.sources.registry import find_in_folders, models_in_folder
 from tests.models.gguf_writer import write_gguf
@@ -30,11 +30,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def add_files(folder: Path, *names: str) -> list[Path]:
-    """Files with these names; each has as many bytes as its name has letters."""
+    """Files with these names and the first bytes of a model; each has as many bytes as its name has letters."""
     paths = [folder / name for name in names]
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x" * len(path.name))
+        path.write_bytes(b"GGUF".ljust(len(path.name), b"x"))
     return paths
 
 
@@ -76,6 +76,15 @@ def test_model_with_a_missing_part_is_skipped(folder: Path) -> None:
         "odd-00000-of-00002.gguf",
     )
     assert names(folder) == []
+
+
+def test_file_that_is_not_gguf_is_skipped_and_named(folder: Path) -> None:
+    add_files(folder, "good.gguf", "two-00001-of-00002.gguf", "mmproj-f16.gguf", "imatrix.gguf", "notes.txt")
+    (folder / "page.gguf").write_text("<html>not found</html>")
+    (folder / "empty.gguf").touch()
+    assert names(folder) == ["good"]
+    skipped = skipped_files(folder, models_in_folder(folder))
+    assert [path.name for path in skipped] == ["empty.gguf", "page.gguf", "two-00001-of-00002.gguf"]
 
 
 def test_projector_belongs_to_the_models_in_its_folder(folder: Path) -> None:

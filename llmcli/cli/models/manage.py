@@ -196,6 +196,7 @@ def import_folders(
     Models of Ollama, LM Studio or any folder are read where they are. They are never copied or changed.
     """
     from llmcli.config import config_file
+    from llmcli.models.sources.folder import skipped_files
     from llmcli.models.sources.registry import models_in_folder, programs
 
     chosen = [folder.expanduser().absolute() for folder in folders or []]
@@ -213,6 +214,8 @@ def import_folders(
     rows = []
     for folder in chosen:
         found = models_in_folder(folder)
+        for path in skipped_files(folder, found):
+            console.warn(f"skipped {path}: not a GGUF model, or a part of it is missing")
         if not found and folders:
             raise ModelNotFoundError(
                 f"no models found in {folder}", "give a folder with .gguf files, or an Ollama store"

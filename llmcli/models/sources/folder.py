@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from llmcli.errors import LlmcliError
+from llmcli.models.gguf.parser import MAGIC
 from llmcli.models.gguf.splits import is_later_part, parts_of, stem_of
 from llmcli.models.reference import Reference, parse_local
 from llmcli.models.sources.source import InstalledModel, Source
@@ -75,10 +76,21 @@ def models_below(folder: Path, source: Source) -> list[InstalledModel]:
     for files in _gguf_files(folder):
         projectors = [path for path in files if _PROJECTOR.search(path.name)]
         for path in files:
-            model = None if path in projectors or _IMATRIX.match(_stem(path)) else _model(path, source, projectors)
+            model = None if _is_companion(path) else _model(path, source, projectors)
             if model:
                 found.append(model)
     return sorted(found, key=lambda model: (model.name.casefold(), model.name, model.path))
+
+
+def skipped_files(folder: Path, models: Sequence[InstalledModel]) -> list[Path]:
+    """The files in a folder that look like models, and are in none of its models: damaged, or without all parts."""
+    parts = {part for model in models for part in model.parts}
+    return [path for files in _gguf_files(folder) for path in files if path not in parts and not _is_companion(path)]
+
+
+def _is_companion(path: Path) -> bool:
+    """True for the projector of another model, and for calibration data."""
+    return bool(_PROJECTOR.search(path.name) or _IMATRIX.match(_stem(path)))
 
 
 def first_named(
@@ -100,6 +112,9 @@ def _model(path: Path, source: Source, projectors: Sequence[Path]) -> InstalledM
     try:
         parts = parts_of(path)
         size = sum(part.stat().st_size for part in parts)
+        with path.open("rb", buffering=0) as file:
+            if file.read(len(MAGIC)) != MAGIC:
+                return None
     except (LlmcliError, OSError):  # a part is missing
         return None
     name = _stem(path)
