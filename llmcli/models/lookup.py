@@ -1,6 +1,6 @@
 """Find the file on this machine for a model reference. This module never uses the network.
 
-It resolves the starter and paths, because every start needs them; `lookup_by_name` resolves names.
+It resolves the starter and paths, because every start needs them; `sources.registry` resolves names.
 """
 
 import errno
@@ -35,7 +35,7 @@ def find_model_file(text: str, locations: ModelLocations) -> ModelFile:
         on_disk = _on_disk(text)
         if on_disk:
             return on_disk
-    from llmcli.models.lookup_by_name import find_by_name  # 25 ms that a path does not need
+    from llmcli.models.sources.registry import find_by_name  # 25 ms that a path does not need
 
     return find_by_name(text, locations)
 
