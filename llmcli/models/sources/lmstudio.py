@@ -1,7 +1,6 @@
 """The models of LM Studio: its folders, and a model of the Hub in a folder with its layout, owner/repo/FILE.gguf."""
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 from llmcli.models.hub.repo_files import DEFAULT_QUANTIZATION
 from llmcli.models.locations import ModelFile, ModelLocations
 from llmcli.models.reference import HubReference, Reference
-from llmcli.models.sources.folder import MAX_ENTRIES, Program, first_named, home_folder, list_names, models_below
+from llmcli.models.sources.folder import Program, first_named, home_folder, models_below
 from llmcli.models.sources.source import InstalledModel
 
 _POINTER = ".lmstudio-home-pointer"
@@ -17,7 +16,6 @@ _HOMES = (".lmstudio", ".cache/lm-studio")  # older versions use the second one
 _SETTINGS = ("AppData/Roaming/LM Studio", "Library/Application Support/LM Studio", ".config/LM Studio")
 _MAX_BYTES = 1 << 20
 _QUANT = re.compile(r"[A-Za-z]\d")  # not the K_M of Q4_K_M
-_OWNER_OR_REPO = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
 
 
 class LmStudio(Program):
@@ -34,16 +32,19 @@ class LmStudio(Program):
         return ModelFile(found.path, found.parts, found.name) if found else None
 
     def find_repo(self, reference: HubReference, folders: Sequence[Path]) -> InstalledModel | None:
-        """The model in a folder. Names are only compared, so that none leads out of a folder.
+        """The model in a folder, whatever the case of its name: the Hub ignores case.
 
         Without quantization and file: the only model, or the Q4_K_M of several.
         """
         for folder in folders:
-            repo_folder = _repo_folder(folder, reference.repo)
-            found = models_below(repo_folder, self) if repo_folder else []
-            model = _select(found, repo_folder, reference.quant, reference.file) if repo_folder else None
-            if model:
-                return model
+            by_repo: dict[str, list[InstalledModel]] = {}
+            for model in models_below(folder, self):
+                by_repo.setdefault(_split(folder, model.path)[0], []).append(model)
+            repos = sorted(by_repo, key=lambda repo: repo != reference.repo)  # the exact name first
+            repo = next((repo for repo in repos if repo.casefold() == reference.repo.casefold()), "")
+            found = _select(by_repo[repo], folder, reference) if repo else None
+            if found:
+                return found
         return None
 
     def search_paths(self) -> list[Path]:
@@ -62,36 +63,21 @@ class LmStudio(Program):
 SOURCE = LmStudio()
 
 
-def _select(
-    found: Sequence[InstalledModel], folder: Path, quant: str | None, file: str | None
-) -> InstalledModel | None:
-    if file:
-        return first_named(found, file, lambda model: [part.relative_to(folder).as_posix() for part in model.parts])
-    if quant is None and len(found) == 1:
-        return found[0]
+def _split(folder: Path, path: Path) -> tuple[str, str]:
+    """The repository and the path in it, of a file in a folder; "" for a file that is not so deep."""
+    pieces = path.relative_to(folder).as_posix().split("/", 2)
+    return ("/".join(pieces[:2]), pieces[2]) if len(pieces) == 3 else ("", "")
+
+
+def _select(found: Sequence[InstalledModel], folder: Path, reference: HubReference) -> InstalledModel | None:
+    if reference.file:
+        return first_named(found, reference.file, lambda model: [_split(folder, part)[1] for part in model.parts])
+    quant = reference.quant or ("" if len(found) == 1 else DEFAULT_QUANTIZATION)
     if quant and not _QUANT.search(quant):
         return None
-    component = re.compile(rf"[-._]{re.escape(quant or DEFAULT_QUANTIZATION)}(?:[-.]|$)", re.I)
+    component = re.compile(rf"[-._]{re.escape(quant)}(?:[-.]|$)" if quant else "", re.I)
     fitting = [model for model in found if component.search(f".{model.name}")]
     return min(fitting, key=lambda model: len(model.name), default=None)  # Q4_K_M itself before UD-Q4_K_M
-
-
-def _repo_folder(folder: Path, repo: str) -> Path | None:
-    names = owner, name = tuple(repo.partition("/")[::2])
-    if not _OWNER_OR_REPO.fullmatch(owner) or not _OWNER_OR_REPO.fullmatch(name):
-        return None
-    found: Path | None = folder
-    for part in names:
-        found = _subfolder(found, part) if found else None
-    return found
-
-
-def _subfolder(folder: Path, name: str) -> Path | None:
-    """The subfolder with this name; without an exact match, one that differs in case (the Hub ignores case)."""
-    if os.path.isdir(folder / name):
-        return folder / name
-    same = (other for other in list_names(folder, MAX_ENTRIES) if other.casefold() == name.casefold())
-    return next((folder / other for other in same if os.path.isdir(folder / other)), None)
 
 
 def _downloads_folder(settings: Path, home: Path) -> Path | None:
