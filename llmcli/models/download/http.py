@@ -3,6 +3,7 @@
 Redirects are followed by this module, so that a token is sent to the server's own host and nowhere else.
 """
 
+import contextlib
 import functools
 import random
 import threading
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from llmcli.errors import NetworkError
 
@@ -57,18 +58,22 @@ def request(url: str, headers: Mapping[str, str], to_other_hosts: bool) -> Itera
     if urlsplit(url).scheme not in ("http", "https") or not host_of(url):
         raise NetworkError(f"{url.partition('?')[0]!r} is not an http or https URL", "check HF_ENDPOINT")
     history: list[httpx2.Response] = []
-    sent = {"accept-encoding": "identity", **headers}
     limits = httpx2.Timeout(CONNECT_SECONDS, read=STALL_SECONDS)
     try:
+        following = client().build_request(
+            "GET", url, headers={"accept-encoding": "identity", **headers}, timeout=limits
+        )
         while True:
-            with client().stream("GET", url, headers=sent, timeout=limits) as response:
-                if response.status_code not in (301, 302, 303, 307, 308):
+            with contextlib.closing(client().send(following, stream=True)) as response:
+                if response.next_request is None:
                     _raise_if_transient(response)
                     response.history = history
                     yield response
                     return
                 history.append(response)
-                url, sent = _follow(url, response, sent, to_other_hosts, len(history))
+                _check_redirect(url, str(response.next_request.url), to_other_hosts, len(history))
+                # Without the authorization header, if the host is another one.
+                following, url = response.next_request, str(response.next_request.url)
     except httpx2.TimeoutException:
         raise TransientError(f"{host_of(url)} does not respond") from None
     except httpx2.ConnectError as error:
@@ -158,28 +163,18 @@ def _raise_if_transient(response: "httpx2.Response") -> None:
         )
 
 
-def _follow(
-    url: str, response: "httpx2.Response", sent: Mapping[str, str], to_other_hosts: bool, hops: int
-) -> tuple[str, dict[str, str]]:
-    """The next URL of a redirect and the headers to send to it."""
-    try:
-        target = urljoin(url, response.headers.get("location", ""))
-        scheme = urlsplit(target).scheme
-    except ValueError:  # not a URL
-        target = scheme = ""
-    if scheme not in ("http", "https"):
+def _check_redirect(url: str, target: str, to_other_hosts: bool, hops: int) -> None:
+    """Raise NetworkError when the redirect must not be followed."""
+    if urlsplit(target).scheme not in ("http", "https"):
         raise NetworkError(f"{host_of(url)} redirects to an invalid URL")
     if hops >= _MAX_REDIRECTS:
         raise NetworkError(f"{host_of(url)} redirects too many times")
-    if same_origin(url, target):
-        return target, dict(sent)
-    if not to_other_hosts:
+    if not to_other_hosts and not same_origin(url, target):
         raise NetworkError(
             f"{host_of(url)} redirects to another host, {host_of(target)}", "check HF_ENDPOINT and the proxy settings"
         )
     if urlsplit(url).scheme == "https" and urlsplit(target).scheme == "http":
         raise NetworkError(f"{host_of(url)} redirects to an unencrypted URL at {host_of(target)}")
-    return target, {name: value for name, value in sent.items() if name.lower() != "authorization"}
 
 
 def _reason(error: Exception) -> str:
