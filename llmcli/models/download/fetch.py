@@ -23,10 +23,8 @@ _FULL = errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)  # Windows has no E
 
 def check_free_space(cache: Path, needed: int) -> None:
     """Raise DiskError before the download starts if the disk does not have `needed` bytes."""
-    existing = cache
     try:
-        while not existing.exists() and existing != existing.parent:
-            existing = existing.parent
+        existing = next(path for path in (cache, *cache.parents) if path.exists())
         free = shutil.disk_usage(existing).free
     except OSError as error:
         raise DiskError(

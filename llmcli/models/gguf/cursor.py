@@ -19,7 +19,8 @@ _DAMAGED = "download the file again: it is damaged"
 STRING, ARRAY = 8, 9
 _U32, _U64 = Struct("<I"), Struct("<Q")
 # By type number: the name of a value, and its form for `struct`.
-_NAMES = "uint8 int8 uint16 int16 uint32 int32 float32 bool string array uint64 int64 float64".split()
+_NAMES = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "bool", "string"]
+_NAMES += ["array", "uint64", "int64", "float64"]
 _SCALARS = {number: Struct("<" + form) for number, form in enumerate("BbHhIif?  Qqd") if form != " "}
 
 

@@ -23,7 +23,7 @@ Count = Annotated[int, Meta(ge=0, lt=1 << 60)]
 
 @dataclass(frozen=True)
 class Repo:
-    """One commit of a repository. `n_parameters` and `n_ctx_train` are the Hub's values from its GGUF files."""
+    """One commit of a repository. `n_parameters` is the Hub's value from one of its GGUF files."""
 
     name: str
     revision: str
@@ -32,8 +32,6 @@ class Repo:
     gated: bool
     license: str
     n_parameters: int | None
-    n_ctx_train: int | None
-    architecture: str
 
 
 @dataclass(frozen=True)
@@ -60,30 +58,31 @@ class _File(Struct):
     size: Count | None = None
     lfs: _Lfs | None = None
 
-    @property
-    def sha256(self) -> str:
-        return self.lfs.sha256 if self.lfs and _SHA256.fullmatch(self.lfs.sha256) else ""
+    def repo_file(self) -> RepoFile | None:
+        """The file; None if it has no size, or its path is not safe."""
+        if self.size is None or not is_safe_path(self.rfilename):
+            return None
+        sha256 = self.lfs.sha256 if self.lfs else ""
+        return RepoFile(self.rfilename, self.size, sha256 if _SHA256.fullmatch(sha256) else "")
 
 
 class _Gguf(Struct):
     total: Count | None = None
-    context_length: Count | None = None
-    architecture: str | None = None
-
-
-class _Card(Struct):
-    license: object = None  # the author's YAML: usually a text
 
 
 class _Model(Struct):
     gated: bool | str = False
     tags: list[str] = []
-    cardData: _Card | None = None  # noqa: N815  the Hub's name
+    cardData: dict[str, object] | None = None  # noqa: N815  the author's YAML
+
+    @property
+    def is_gated(self) -> bool:
+        return bool(self.gated)
 
     @property
     def license(self) -> str:
         tagged = next((tag.removeprefix("license:") for tag in self.tags if tag.startswith("license:")), "")
-        own = self.cardData.license if self.cardData else None
+        own = self.cardData.get("license") if self.cardData else None
         return (own if own and isinstance(own, str) else tagged)[:60]
 
 
@@ -99,6 +98,10 @@ class _Found(_Model, kw_only=True):
     likes: Count = 0
     lastModified: str = ""  # noqa: N815
     createdAt: str = ""  # noqa: N815
+
+    def result(self) -> SearchResult:
+        updated = (self.lastModified or self.createdAt)[:10]
+        return SearchResult(self.id, self.downloads, self.likes, self.license, self.is_gated, updated)
 
 
 def ignore_message(_text: str) -> None:
@@ -117,23 +120,9 @@ def get_repo(reference: HubReference, offline: bool = False, notify: Notify = ig
     revision = reference.revision or MAIN
     path = f"/api/models/{reference.repo}/revision/{quote(revision, safe='')}?blobs=true"
     answer = _get(path, reference, notify, _Revision)
-    files = tuple(
-        RepoFile(file.rfilename, file.size, file.sha256)
-        for file in answer.siblings
-        if file.size is not None and is_safe_path(file.rfilename)
-    )
-    facts = answer.gguf or _Gguf()
-    return Repo(
-        reference.repo,
-        revision,
-        answer.sha,
-        files,
-        bool(answer.gated),
-        answer.license,
-        facts.total,
-        facts.context_length,
-        facts.architecture or "",
-    )
+    files = tuple(filter(None, (file.repo_file() for file in answer.siblings)))
+    n_parameters = answer.gguf.total if answer.gguf else None
+    return Repo(reference.repo, revision, answer.sha, files, answer.is_gated, answer.license, n_parameters)
 
 
 def search(text: str, limit: int, offline: bool = False, notify: Notify = ignore_message) -> list[SearchResult]:
@@ -145,18 +134,7 @@ def search(text: str, limit: int, offline: bool = False, notify: Notify = ignore
     check_online(offline, "the search")
     query = urlencode({"filter": "gguf", "search": text, "sort": "downloads", "direction": "-1", "limit": str(limit)})
     answer = _get(f"/api/models?{query}", HubReference("the list of models"), notify, list[_Found])
-    return [
-        SearchResult(
-            found.id,
-            found.downloads,
-            found.likes,
-            found.license,
-            bool(found.gated),
-            (found.lastModified or found.createdAt)[:10],
-        )
-        for found in answer
-        if is_repo(found.id)
-    ][:limit]
+    return [found.result() for found in answer if is_repo(found.id)][:limit]
 
 
 def check_has_sha256(file: RepoFile, reference: HubReference) -> None:

@@ -122,7 +122,12 @@ def http_error(response: "httpx2.Response", reference: "HubReference") -> Llmcli
         source = token_source() or "your configuration"
         return NotAllowedError(f"the Hub refused the token from {source}", f"create a new token at {_TOKENS}")
     if code == "RepoNotFound" or status in (401, 404):
-        return _repo_not_found(reference.repo)
+        search = f"search for it with `llmcli models search {reference.repo.split('/')[-1]}`"
+        if token_source():
+            return ModelNotFoundError(f"the Hub has no repository '{reference.repo}' that your token can read", search)
+        return ModelNotFoundError(
+            f"the Hub has no repository '{reference.repo}'", f"{search}, or run `hf auth login` if it is private"
+        )
     if status == 403:
         return NotAllowedError(f"the Hub denies access to {reference.repo}", f"see {repo_url(reference.repo)}")
     return NetworkError(f"the Hub returned status {status} for {reference.repo}", "try again later")
@@ -144,12 +149,3 @@ def _home() -> Path:
 
 def _expanded(path: str) -> str:
     return os.path.expandvars(os.path.expanduser(path))
-
-
-def _repo_not_found(repo: str) -> LlmcliError:
-    search = f"search for it with `llmcli models search {repo.split('/')[-1]}`"
-    if token_source():
-        return ModelNotFoundError(f"the Hub has no repository '{repo}' that your token can read", search)
-    return ModelNotFoundError(
-        f"the Hub has no repository '{repo}'", f"{search}, or run `hf auth login` if it is private"
-    )
