@@ -133,8 +133,7 @@ class RetryPolicy:
     def wait(self, error: TransientError) -> None:
         """Wait before the next attempt, or return at once when the task is stopped meanwhile.
 
-        Raises:
-            NetworkError: no attempts are left, or the server's Retry-After is too long.
+        Raises NetworkError when no attempts are left, or the server's Retry-After is too long.
         """
         self._failed += 1
         retry_after = error.retry_after or 0.0

@@ -42,11 +42,7 @@ def pointer_path(cache: Path, repo: str, commit: str, path: str) -> Path:
 
 
 def create_folders(cache: Path, repo: str) -> None:
-    """Create the folders of a repository, and check that no link leads out of the cache.
-
-    Raises:
-        DiskError: a folder cannot be created, or a link leads out of the cache.
-    """
+    """Create the folders of a repository. Raises DiskError when that fails, or a link leads out of the cache."""
     if cache.parts[:1] == ("~",):  # the system does not know the user's home
         raise DiskError("this user has no home folder for the model cache", "set HOME, HF_HOME or HF_HUB_CACHE")
     folder = folder_of(cache, repo)
@@ -69,9 +65,7 @@ def check_inside(path: Path, cache: Path) -> None:
 def publish(blob: Path, pointer: Path, cache: Path) -> Path:
     """Link a blob as a file of a commit, and give the path of the link.
 
-    Raises:
-        OSError: the link cannot be created.
-        DiskError: a link leads out of the cache.
+    Raises OSError (the link cannot be created) and DiskError (a link leads out of the cache).
     """
     pointer.parent.mkdir(parents=True, exist_ok=True)
     check_inside(pointer.parent, cache)

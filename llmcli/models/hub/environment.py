@@ -4,7 +4,6 @@ The rules are those of huggingface_hub's constants.py. They are read from the en
 because a downloaded model must start at once.
 """
 
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,6 +70,8 @@ def check_online(offline: bool, what: str) -> None:
 
 def hub_headers() -> dict[str, str]:
     """The headers for the Hub itself: the user agent, and the user's token if there is one."""
+    import logging
+
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     try:

@@ -140,7 +140,9 @@ def quantizations(files: Iterable[RepoFile]) -> list[Quantization]:
         elif 1 <= int(match["number"]) <= int(match["count"]) <= _MAX_PARTS:
             parts = splits.setdefault((match["stem"], int(match["count"])), {})
             parts.setdefault(int(match["number"]), file)
-    found += [_joined(stem, count, parts) for (stem, count), parts in splits.items()]
+    for (stem, count), parts in splits.items():
+        missing = tuple(f"{stem}-{k:05d}-of-{count:05d}.gguf" for k in range(1, count + 1) if k not in parts)
+        found.append(Quantization(tuple(parts[number] for number in sorted(parts)), missing))
     return sorted(found, key=lambda variant: (variant.size, variant.path))
 
 
@@ -200,8 +202,11 @@ def best_fit(found: Sequence[Quantization], memory: int) -> QuantizationChoice:
     Raises ModelNotFoundError when no variant is complete.
     """
     complete = [variant for variant in found if variant.complete]
+    if not found:
+        raise ModelNotFoundError("the repository has no GGUF files", "choose another repository")
     if not complete:
-        raise _none_complete(found)
+        missing = _first([path for variant in found for path in variant.missing[:2]])
+        raise ModelNotFoundError(f"all models are incomplete: {missing} is missing", "choose another repository")
     fitting = [variant for variant in complete if fits_memory(variant.size, memory)]
     smallest = min(fitting or complete, key=lambda variant: (variant.size, *_preference(variant)))
     usual = sorted((variant for variant in complete if variant.plain == DEFAULT_QUANTIZATION), key=_preference)
@@ -258,11 +263,6 @@ def _is_safe_name(name: str) -> bool:
     return _DEVICE.fullmatch(name.partition(".")[0].rstrip()) is None
 
 
-def _joined(stem: str, count: int, parts: dict[int, RepoFile]) -> Quantization:
-    missing = tuple(f"{stem}-{k:05d}-of-{count:05d}.gguf" for k in range(1, count + 1) if k not in parts)
-    return Quantization(tuple(parts[number] for number in sorted(parts)), missing)
-
-
 def _is_companion(path: str) -> bool:
     """True for companion files of models. A quantization made with an imatrix can have `imatrix` in its name."""
     return bool(_COMPANION.search(path)) or ("imatrix" in file_name(path).lower() and not quantization_of(path))
@@ -274,13 +274,6 @@ def _is_gguf(file: RepoFile) -> bool:
 
 def _folder(path: str) -> str:
     return path.rpartition("/")[0]
-
-
-def _none_complete(found: Sequence[Quantization]) -> ModelNotFoundError:
-    if not found:
-        return ModelNotFoundError("the repository has no GGUF files", "choose another repository")
-    missing = [path for variant in found for path in variant.missing[:2]]
-    return ModelNotFoundError(f"all models are incomplete: {_first(missing)} is missing", "choose another repository")
 
 
 def _with_file(found: Sequence[Quantization], file: str, repo: str) -> Quantization:
