@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmcli.files import read_note, write_note
-from llmcli.models.download.fetch import PARTIAL
-from llmcli.models.download.partial_file import RECORD_SUFFIX, bytes_downloaded
+from llmcli.models.download.partial_file import PARTIAL, RECORD_SUFFIX, bytes_downloaded
 from llmcli.models.hub.cache import models_of_repo, repo_of
 
 

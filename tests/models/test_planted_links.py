@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from llmcli.errors import DiskError, LlmcliError
-from llmcli.models.download import fetch
+from llmcli.models.download import partial_file
 from tests.models.pulls import FILE, MIB, REPO, Pulls, pulling, sha256, some_bytes
 
 DATA = some_bytes(MIB)
 DIGEST = hashlib.sha256(DATA).hexdigest()
-PARTIAL = f"blobs/{DIGEST}{fetch.PARTIAL}"
+PARTIAL = f"blobs/{DIGEST}{partial_file.PARTIAL}"
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from llmcli.models.download.partial_file import PartialFile
 from llmcli.models.download.transfer import RemoteFile, Transfer
 from llmcli.models.locations import Progress
 
-PARTIAL = ".llmcli.incomplete"  # the Hub's own tools list and prune files that end in .incomplete
 RESERVE = 64 << 20  # bytes of disk space that stay free
 _GB = 10**9
 _FULL = errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)  # Windows has no EDQUOT

@@ -12,6 +12,7 @@ from pathlib import Path
 from llmcli.errors import DiskError
 from llmcli.files import OPEN_SAFE
 
+PARTIAL = ".llmcli.incomplete"  # the Hub's own tools list and prune files that end in .incomplete
 RECORD_INTERVAL = 512 << 10  # bytes of one segment between two records of its position
 MIN_SPLIT = 8 << 20  # bytes; a smaller rest is not worth another connection
 RECORD_SUFFIX = ".ranges"

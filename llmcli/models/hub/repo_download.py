@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from llmcli.errors import LlmcliError, ModelInvalidError, NetworkError
-from llmcli.models.download.fetch import PARTIAL, download, exclusive, write_error
+from llmcli.models.download.fetch import download, exclusive, write_error
 from llmcli.models.download.http import Notify
-from llmcli.models.download.partial_file import PartialFile, bytes_downloaded
+from llmcli.models.download.partial_file import PARTIAL, PartialFile, bytes_downloaded
 from llmcli.models.download.transfer import RemoteFile
 from llmcli.models.hub import cache as hub_cache
 from llmcli.models.hub.environment import endpoint, http_error, hub_headers

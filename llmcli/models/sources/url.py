@@ -8,9 +8,9 @@ from urllib.parse import unquote, urlsplit
 
 from llmcli.errors import LlmcliError, ModelInvalidError, ModelNotFoundError, NetworkError
 from llmcli.files import make_private_folder
-from llmcli.models.download.fetch import PARTIAL, check_free_space, download, exclusive, write_error
+from llmcli.models.download.fetch import check_free_space, download, exclusive, write_error
 from llmcli.models.download.http import Notify, RetryPolicy, host_of, request
-from llmcli.models.download.partial_file import PartialFile, bytes_downloaded
+from llmcli.models.download.partial_file import PARTIAL, PartialFile, bytes_downloaded
 from llmcli.models.download.transfer import RemoteFile
 from llmcli.models.file_records import sha256_of
 from llmcli.models.gguf.parser import read_header
