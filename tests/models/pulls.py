@@ -18,8 +18,7 @@ from llmcli.models.download import http
 from llmcli.models.hub import environment
 from llmcli.models.locations import ModelLocations, Progress
 from llmcli.models.reference import HubReference
-from llmcli.models.sources import hub
-from llmcli.models.sources.hub import PullPlan
+from llmcli.models.sources.hub_pull import PullPlan, plan_pull
 from tests.hub.server import FakeHub
 
 REPO, FILE = "o/m-GGUF", "m-Q4_K_M.gguf"
@@ -65,11 +64,11 @@ class Pulls:
         self.said.append(text)
 
     def plan(self, projector: bool = False) -> PullPlan:
-        return hub.plan_pull(self.reference, self.locations, 0, projector, self.say)
+        return plan_pull(self.reference, self.locations, 0, projector, self.say)
 
     def pull(self, progress: Progress = no_progress, projector: bool = False) -> Path:
         """Plan and pull in this process; the place of the model."""
-        return hub.pull(self.plan(projector), self.locations, lambda _name: progress, self.say).path
+        return self.plan(projector).fetch(lambda _name: progress, self.say).path
 
     def begin(self, data: bytes, whole: bytes) -> Path:
         """Put the first bytes of a file where an earlier pull would have left them."""

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmcli.cli.options import complete_downloadable, with_settings
+from llmcli.cli.options import Json, complete_downloadable, with_settings
 from llmcli.config.presets import resolve_settings
 from llmcli.errors import ExitStatus, UsageError
+from llmcli.models import catalog
+from llmcli.models.hub.environment import repo_url
 from llmcli.models.hub.repo_files import (
     Quantization,
     QuantizationChoice,
@@ -17,6 +19,9 @@ from llmcli.models.hub.repo_files import (
     quantizations,
     select_quantization,
 )
+from llmcli.models.locations import model_locations
+from llmcli.models.lookup import reference_to_download
+from llmcli.models.reference import HubReference
 from llmcli.params.settings import Layer
 from llmcli.text import format_count, format_size, plural
 from llmcli.ui.terminal.console import console
@@ -25,8 +30,6 @@ from llmcli.ui.terminal.table import print_rows
 
 if TYPE_CHECKING:
     from llmcli.models.hub.api import Repo
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @with_settings(only=("offline",))
@@ -48,9 +51,6 @@ def pull(
 
     Every file is verified. The path of the model is printed to stdout.
     """
-    from llmcli.models.locations import model_locations
-    from llmcli.models.lookup import reference_to_download
-
     settings = resolve_settings(flags)
     locations = model_locations(settings)
     remote = reference_to_download(reference, locations)
@@ -59,16 +59,15 @@ def pull(
 
         print_line(str(find_model(replace(settings, model=reference)).file.path))
         return ExitStatus.OK
-    from llmcli.cli.models.download import describe, fetch_planned, find_offline, newer_revision, plan_reference
+    from llmcli.cli.models.download import describe, fetch_planned, find_offline, plan_reference
 
     file = find_offline(reference, locations)
     if file is None:
         plan = plan_reference(remote, locations, mmproj)
         console.note(describe(plan))
-        update = newer_revision(plan, locations)
-        if update:
-            console.note(update)
-        file = fetch_planned(plan, locations)
+        if plan.update:
+            console.note(plan.update)
+        file = fetch_planned(plan)
     print_line(str(file.path))
     return ExitStatus.OK
 
@@ -91,10 +90,6 @@ def files(
     from llmcli.cli.models.download import warn_about_token
     from llmcli.engine.llama import hardware
     from llmcli.models.hub import api
-    from llmcli.models.hub.environment import repo_url
-    from llmcli.models.locations import model_locations
-    from llmcli.models.lookup import reference_to_download
-    from llmcli.models.reference import HubReference
 
     locations = model_locations(resolve_settings(flags))
     reference = reference_to_download(repo, locations)
@@ -132,7 +127,6 @@ def search(
     """
     from llmcli.cli.models.download import warn_about_token
     from llmcli.models.hub import api
-    from llmcli.models.locations import model_locations
 
     locations = model_locations(resolve_settings(flags))
     warn_about_token(locations)
@@ -158,7 +152,6 @@ def recommend(flags: Layer, as_json: Json = False) -> int:  # noqa: ARG001 -- th
     The models come from llmcli's own short catalog, best first for the memory and cores of this machine.
     """
     from llmcli.engine.llama import hardware
-    from llmcli.models import catalog
 
     memory, cores = hardware.available_memory(), hardware.usable_cores()
     entries = catalog.recommend(memory, cores)
@@ -168,7 +161,7 @@ def recommend(flags: Layer, as_json: Json = False) -> int:  # noqa: ARG001 -- th
     rows = [
         (entry.name, f"{entry.parameters:g}B", format_size(entry.size), entry.license, entry.note) for entry in entries
     ]
-    commands = [f"llmcli pull {entry.repo}:{entry.quantization}" for entry in entries]
+    commands = [f"llmcli pull {entry.reference}" for entry in entries]
     print_rows(("NAME", "WEIGHTS", "SIZE", "LICENSE", "GOOD AT"), rows, ("WEIGHTS", "SIZE"), commands)
     memory_text = f"{memory / 2**30:.1f} GiB of free memory and " if memory else ""
     machine = memory_text + plural(cores, "core")

