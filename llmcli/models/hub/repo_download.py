@@ -1,0 +1,152 @@
+"""Download a file of a repository into the cache."""
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from llmcli.errors import LlmcliError, ModelInvalidError, NetworkError
+from llmcli.models.download.fetch import download, exclusive, write_error
+from llmcli.models.download.http import Notify
+from llmcli.models.download.partial_file import PARTIAL, PartialFile, bytes_downloaded
+from llmcli.models.download.transfer import RemoteFile
+from llmcli.models.hub import cache as hub_cache
+from llmcli.models.hub.environment import endpoint, http_error, hub_headers
+from llmcli.models.hub.repo_files import RepoFile
+from llmcli.models.locations import Progress
+from llmcli.models.reference import MAIN, HubReference
+
+if TYPE_CHECKING:
+    import httpx2
+
+
+@dataclass(frozen=True)
+class DownloadItem:
+    """One file at one commit, and its paths in the cache."""
+
+    cache: Path
+    repo: str
+    commit: str
+    file: RepoFile
+
+    @property
+    def folder(self) -> Path:
+        return hub_cache.folder_of(self.cache, self.repo)
+
+    @property
+    def blob(self) -> Path:
+        return self.folder / "blobs" / self.file.sha256
+
+    @property
+    def partial(self) -> Path:
+        return self.blob.with_name(self.file.sha256 + PARTIAL)
+
+    @property
+    def lock(self) -> Path:
+        return self.cache / ".locks" / self.folder.name / f"{self.file.sha256}.lock"
+
+    @property
+    def pointer(self) -> Path:
+        return hub_cache.pointer_path(self.cache, self.repo, self.commit, self.file.path)
+
+    def is_downloaded(self) -> bool:
+        """True when the file is in the cache, at any commit."""
+        return any(_has_size(path, self.file.size) for path in (self.blob, self.pointer))
+
+    def is_published(self) -> bool:
+        """True when the pointer of this commit leads to exactly this file."""
+        same = not self.blob.exists() or os.path.realpath(self.pointer) == os.path.realpath(self.blob)
+        return same and _has_size(self.pointer, self.file.size)
+
+
+class HubFile(RemoteFile):
+    """A file on the Hub, whose headers must match the checksum and the commit (if any) of its listing."""
+
+    def __init__(self, repo: str, commit: str, file: RepoFile) -> None:
+        url = f"{endpoint()}/{repo}/resolve/{commit or MAIN}/{quote(file.path)}"
+        super().__init__(url, hub_headers(), file.size)
+        self._reference = HubReference(repo, file=file.path, revision=commit or None)
+        self._sha256, self._commit = file.sha256, commit
+
+    def check(self, response: "httpx2.Response") -> None:
+        etag = response.headers.get("x-linked-etag", "").removeprefix("W/").strip('"')
+        commit = response.headers.get("x-repo-commit", "")
+        for sent, listed in ((etag, self._sha256), (commit, self._commit)):
+            if sent and listed and sent != listed:
+                raise NetworkError(
+                    f"the Hub sent another checksum or commit for {self._reference} than it lists",
+                    "try again later; if the error persists, do not trust this Hub or mirror",
+                )
+
+    def error(self, response: "httpx2.Response") -> LlmcliError:
+        return http_error(response, self._reference)
+
+
+def missing_bytes(files: Sequence[DownloadItem]) -> int:
+    """The bytes that are not downloaded yet; partial downloads count."""
+    return sum(
+        item.file.size - bytes_downloaded(item.partial, item.file.size) for item in files if not item.is_downloaded()
+    )
+
+
+def fetch(item: DownloadItem, progress: Progress, notify: Notify, check: Callable[[], None]) -> Path:
+    """The path of the file in the cache; it is downloaded and verified first if it is missing.
+
+    `check` verifies a file that another program added while this one waited, and removes it if it is damaged.
+
+    Raises:
+        LlmcliError: the download failed. Nothing is published, and the partial download is kept.
+        KeyboardInterrupt: likewise.
+    """
+    if item.is_published():  # first, because the cache can be read-only
+        return item.pointer
+    hub_cache.create_folders(item.cache, item.repo)
+
+    def report_other() -> None:
+        with contextlib.suppress(OSError):
+            progress(item.partial.stat().st_size, item.file.size)
+
+    try:
+        with exclusive(item.lock, item.file.path, notify, report_other):
+            check()
+            if item.is_downloaded():
+                PartialFile(item.partial, item.file.size).discard()  # another program was faster
+            else:
+                _download(item, progress, notify)
+            if _has_size(item.blob, item.file.size):
+                return hub_cache.publish(item.blob, item.pointer, item.cache)
+            return item.pointer
+    except OSError as error:
+        raise write_error(error, item.cache, item.partial, hub_cache.MOVE_HINT) from error
+
+
+def _download(item: DownloadItem, progress: Progress, notify: Notify) -> None:
+    """Download and verify the blob; after a checksum mismatch, download it once more from the start."""
+    file = item.file
+
+    def verify(digest: str) -> None:
+        if digest != file.sha256:
+            raise ModelInvalidError(
+                f"checksum mismatch for {file.path} after two attempts: got {digest}, expected {file.sha256}",
+                "try again later, or from another network",
+            )
+
+    for is_last in (False, True):
+        remote = HubFile(item.repo, item.commit, file)
+        try:
+            download(remote, PartialFile(item.partial, file.size), item.blob, verify, progress, notify)
+            return
+        except ModelInvalidError:
+            if is_last:
+                raise
+            notify(f"checksum mismatch for {file.path}: downloading it again")
+
+
+def _has_size(path: Path, size: int) -> bool:
+    try:
+        return path.is_file() and path.stat().st_size == size
+    except OSError:
+        return False
