@@ -8,7 +8,7 @@ from pathlib import Path
 from llmcli.models.hub.repo_files import DEFAULT_QUANTIZATION
 from llmcli.models.locations import ModelFile, ModelLocations
 from llmcli.models.reference import HubReference, Reference
-from llmcli.models.sources.folder import Program, first_named, home_folder, models_below
+from llmcli.models.sources.folder import MAX_ENTRIES, Program, first_named, home_folder, list_names, models_below
 from llmcli.models.sources.source import InstalledModel
 
 _POINTER = ".lmstudio-home-pointer"
@@ -32,19 +32,16 @@ class LmStudio(Program):
         return ModelFile(found.path, found.parts, found.name) if found else None
 
     def find_repo(self, reference: HubReference, folders: Sequence[Path]) -> InstalledModel | None:
-        """The model in a folder, whatever the case of its name: the Hub ignores case.
+        """The model in a folder; names are only compared, in any case as on the Hub, so that none leads out of it.
 
         Without quantization and file: the only model, or the Q4_K_M of several.
         """
+        owner, _, name = reference.repo.partition("/")
         for folder in folders:
-            by_repo: dict[str, list[InstalledModel]] = {}
-            for model in models_below(folder, self):
-                by_repo.setdefault(_split(folder, model.path)[0], []).append(model)
-            repos = sorted(by_repo, key=lambda repo: repo != reference.repo)  # the exact name first
-            repo = next((repo for repo in repos if repo.casefold() == reference.repo.casefold()), "")
-            found = _select(by_repo[repo], folder, reference) if repo else None
-            if found:
-                return found
+            for repo_folder in (path for top in _subfolders(folder, owner) for path in _subfolders(top, name)):
+                found = _select(models_below(repo_folder, self), repo_folder, reference)
+                if found:
+                    return found
         return None
 
     def search_paths(self) -> list[Path]:
@@ -63,15 +60,17 @@ class LmStudio(Program):
 SOURCE = LmStudio()
 
 
-def _split(folder: Path, path: Path) -> tuple[str, str]:
-    """The repository and the path in it, of a file in a folder; "" for a file that is not so deep."""
-    pieces = path.relative_to(folder).as_posix().split("/", 2)
-    return ("/".join(pieces[:2]), pieces[2]) if len(pieces) == 3 else ("", "")
+def _subfolders(folder: Path, name: str) -> list[Path]:
+    """The subfolders with this name in any case, the exact one first."""
+    found = [other for other in list_names(folder, MAX_ENTRIES) if other.casefold() == name.casefold()]
+    return [folder / other for other in sorted(found, key=lambda other: other != name)]
 
 
 def _select(found: Sequence[InstalledModel], folder: Path, reference: HubReference) -> InstalledModel | None:
     if reference.file:
-        return first_named(found, reference.file, lambda model: [_split(folder, part)[1] for part in model.parts])
+        return first_named(
+            found, reference.file, lambda model: [part.relative_to(folder).as_posix() for part in model.parts]
+        )
     quant = reference.quant or ("" if len(found) == 1 else DEFAULT_QUANTIZATION)
     if quant and not _QUANT.search(quant):
         return None
