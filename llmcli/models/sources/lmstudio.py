@@ -1,10 +1,11 @@
 """The models of LM Studio: its folders, and a model of the Hub in a folder with its layout, owner/repo/FILE.gguf."""
 
-import json
+import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from llmcli.files import read_note
 from llmcli.models.hub.repo_files import DEFAULT_QUANTIZATION
 from llmcli.models.locations import ModelFile, ModelLocations
 from llmcli.models.reference import HubReference, Reference
@@ -14,7 +15,7 @@ from llmcli.models.sources.source import InstalledModel
 _POINTER = ".lmstudio-home-pointer"
 _HOMES = (".lmstudio", ".cache/lm-studio")  # older versions use the second one
 _SETTINGS = ("AppData/Roaming/LM Studio", "Library/Application Support/LM Studio", ".config/LM Studio")
-_MAX_BYTES = 1 << 20
+_MAX_LINE = 1 << 16  # characters
 _QUANT = re.compile(r"[A-Za-z]\d")  # not the K_M of Q4_K_M
 
 
@@ -49,11 +50,11 @@ class LmStudio(Program):
         if home is None:
             return []
         homes = [home / name for name in _HOMES]
-        moved = _absolute(_read_small(home / _POINTER).partition("\n")[0], home)
+        moved = _absolute(_first_line(home / _POINTER), home)
         if moved:
             homes.insert(0, moved)
-        settings = [folder / "settings.json" for folder in [*homes, *(home / name for name in _SETTINGS)]]
-        chosen = [_downloads_folder(path, home) for path in settings]
+        settings = [read_note(folder / "settings.json") for folder in [*homes, *(home / name for name in _SETTINGS)]]
+        chosen = [_absolute(str(values.get("downloadsFolder", "")), home) for values in settings]
         return [*(folder for folder in chosen if folder), *(folder / "models" for folder in homes)]
 
 
@@ -79,15 +80,6 @@ def _select(found: Sequence[InstalledModel], folder: Path, reference: HubReferen
     return min(fitting, key=lambda model: len(model.name), default=None)  # Q4_K_M itself before UD-Q4_K_M
 
 
-def _downloads_folder(settings: Path, home: Path) -> Path | None:
-    try:
-        values = json.loads(_read_small(settings) or "{}")
-    except (ValueError, RecursionError):
-        return None
-    folder = values.get("downloadsFolder") if isinstance(values, dict) else None
-    return _absolute(folder, home) if isinstance(folder, str) else None
-
-
 def _absolute(text: str, home: Path) -> Path | None:
     """The path in a line of LM Studio's files; None for an empty or relative one."""
     text = text.strip()
@@ -95,13 +87,8 @@ def _absolute(text: str, home: Path) -> Path | None:
     return path if text and path.is_absolute() else None
 
 
-def _read_small(path: Path) -> str:
-    """The text of a small file; "" if it is missing, large, not a file or not text."""
-    try:
-        if not path.is_file():
-            return ""
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-        return data.decode("utf-8-sig") if len(data) <= _MAX_BYTES else ""
-    except (OSError, ValueError):
-        return ""
+def _first_line(path: Path) -> str:
+    """The first line of a file; "" if it is missing or not text."""
+    with contextlib.suppress(OSError, ValueError), path.open(encoding="utf-8-sig") as file:
+        return file.readline(_MAX_LINE)
+    return ""
