@@ -88,7 +88,7 @@ class Ollama(Program):
 
     def parse(self, text: str) -> Reference | None:
         if text == _PREFIX:
-            raise ModelNotFoundError(f"'{_PREFIX}' needs a model name", "write ollama:NAME or ollama:NAME:TAG")
+            raise ModelNotFoundError("'ollama:' needs a model name", "write ollama:NAME or ollama:NAME:TAG")
         return OllamaReference(text.removeprefix(_PREFIX)) if text.startswith(_PREFIX) else None
 
     def find(self, reference: Reference, locations: ModelLocations) -> ModelFile | None:
