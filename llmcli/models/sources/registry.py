@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 SOURCES = (
     "llmcli.models.sources.starter",
     "llmcli.models.sources.hub",
-    "llmcli.models.sources.url",
     "llmcli.models.sources.ollama",
+    "llmcli.models.sources.url",
     "llmcli.models.sources.lmstudio",
     "llmcli.models.sources.folder",
 )
