@@ -166,6 +166,7 @@ def local_model_info(file: ModelFile, locations: ModelLocations, settings: Setti
     recorded = file_records.recorded_sha256(locations.data_dir, file.path)
     if item.source.name == "starter":  # it was verified when it was downloaded
         recorded = item.digests[0], file.path.stat().st_mtime
+    projector = item.cached.projector.path if item.cached and item.cached.projector else item.projector
     license_name = str(headers[0].metadata.get("general.license", "")) or license_of(item, locations)
     return _model_info(headers, item.size, settings) | {
         "name": item.name,
@@ -178,7 +179,7 @@ def local_model_info(file: ModelFile, locations: ModelLocations, settings: Setti
         "verified": recorded[1] if recorded and recorded[0] == item.digests[0] else None,
         "damaged": bool(recorded and item.digests[0] and recorded[0] != item.digests[0]),
         "used": item.last_used,
-        "projector": item.cached.projector.path if item.cached and item.cached.projector else None,
+        "projector": str(projector) if projector else None,
     }
 
 

@@ -64,7 +64,7 @@ class Pulls:
         self.said.append(text)
 
     def plan(self, projector: bool = False) -> PullPlan:
-        return plan_pull(self.reference, self.locations, 0, projector, self.say)
+        return plan_pull(self.reference, self.locations, 0, self.say, projector)
 
     def pull(self, progress: Progress = no_progress, projector: bool = False) -> Path:
         """Plan and pull in this process; the place of the model."""

@@ -71,7 +71,7 @@ def show_model(
         from llmcli.models.sources.hub_pull import plan_pull
 
         warn_about_token(locations)
-        plan = plan_pull(missing.reference, locations, hardware.available_memory(), False, console.note)
+        plan = plan_pull(missing.reference, locations, hardware.available_memory(), console.note)
         info = remote_model_info(plan, settings)
     if template:
         print_line(info["chat_template"] or "")

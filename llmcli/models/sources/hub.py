@@ -86,7 +86,7 @@ class Hub(Source):
             return None
         from llmcli.models.sources.hub_pull import plan_pull  # 8 ms that a downloaded model does not need
 
-        return plan_pull(reference, locations, memory, projector, notify)
+        return plan_pull(reference, locations, memory, notify, projector)
 
     def plan_removal(self, item: InstalledModel, locations: ModelLocations) -> RemovalPlan:
         """Plan the removal: the same bytes can be in the cache at several commits, and all of them are this model.

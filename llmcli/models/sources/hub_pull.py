@@ -65,8 +65,8 @@ def plan_pull(
     reference: HubReference,
     locations: ModelLocations,
     memory: int,
-    projector: bool = False,
     notify: Notify = ignore_message,
+    projector: bool = False,
 ) -> PullPlan:
     """Ask the Hub, in one request, what `reference` is now. `memory` in bytes guides the selection (0 = unknown).
 

@@ -1,11 +1,11 @@
 """The models of LM Studio: its folders, and a model of the Hub in a folder with its layout, owner/repo/FILE.gguf."""
 
-import json
-import os
+import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from llmcli.files import read_note
 from llmcli.models.hub.repo_files import DEFAULT_QUANTIZATION
 from llmcli.models.locations import ModelFile, ModelLocations
 from llmcli.models.reference import HubReference, Reference
@@ -15,9 +15,8 @@ from llmcli.models.sources.source import InstalledModel
 _POINTER = ".lmstudio-home-pointer"
 _HOMES = (".lmstudio", ".cache/lm-studio")  # older versions use the second one
 _SETTINGS = ("AppData/Roaming/LM Studio", "Library/Application Support/LM Studio", ".config/LM Studio")
-_MAX_BYTES = 1 << 20
+_MAX_LINE = 1 << 16  # characters
 _QUANT = re.compile(r"[A-Za-z]\d")  # not the K_M of Q4_K_M
-_OWNER_OR_REPO = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
 
 
 class LmStudio(Program):
@@ -34,16 +33,16 @@ class LmStudio(Program):
         return ModelFile(found.path, found.parts, found.name) if found else None
 
     def find_repo(self, reference: HubReference, folders: Sequence[Path]) -> InstalledModel | None:
-        """The model in a folder. Names are only compared, so that none leads out of a folder.
+        """The model in a folder; names are only compared, in any case as on the Hub, so that none leads out of it.
 
         Without quantization and file: the only model, or the Q4_K_M of several.
         """
+        owner, _, name = reference.repo.partition("/")
         for folder in folders:
-            repo_folder = _repo_folder(folder, reference.repo)
-            found = models_below(repo_folder, self) if repo_folder else []
-            model = _select(found, repo_folder, reference.quant, reference.file) if repo_folder else None
-            if model:
-                return model
+            for repo_folder in (path for top in _subfolders(folder, owner) for path in _subfolders(top, name)):
+                found = _select(models_below(repo_folder, self), repo_folder, reference)
+                if found:
+                    return found
         return None
 
     def search_paths(self) -> list[Path]:
@@ -51,56 +50,34 @@ class LmStudio(Program):
         if home is None:
             return []
         homes = [home / name for name in _HOMES]
-        moved = _absolute(_read_small(home / _POINTER).partition("\n")[0], home)
+        moved = _absolute(_first_line(home / _POINTER), home)
         if moved:
             homes.insert(0, moved)
-        settings = [folder / "settings.json" for folder in [*homes, *(home / name for name in _SETTINGS)]]
-        chosen = [_downloads_folder(path, home) for path in settings]
+        settings = [read_note(folder / "settings.json") for folder in [*homes, *(home / name for name in _SETTINGS)]]
+        chosen = [_absolute(str(values.get("downloadsFolder", "")), home) for values in settings]
         return [*(folder for folder in chosen if folder), *(folder / "models" for folder in homes)]
 
 
 SOURCE = LmStudio()
 
 
-def _select(
-    found: Sequence[InstalledModel], folder: Path, quant: str | None, file: str | None
-) -> InstalledModel | None:
-    if file:
-        return first_named(found, file, lambda model: [part.relative_to(folder).as_posix() for part in model.parts])
-    if quant is None and len(found) == 1:
-        return found[0]
+def _subfolders(folder: Path, name: str) -> list[Path]:
+    """The subfolders with this name in any case, the exact one first."""
+    found = [other for other in list_names(folder, MAX_ENTRIES) if other.casefold() == name.casefold()]
+    return [folder / other for other in sorted(found, key=lambda other: other != name)]
+
+
+def _select(found: Sequence[InstalledModel], folder: Path, reference: HubReference) -> InstalledModel | None:
+    if reference.file:
+        return first_named(
+            found, reference.file, lambda model: [part.relative_to(folder).as_posix() for part in model.parts]
+        )
+    quant = reference.quant or ("" if len(found) == 1 else DEFAULT_QUANTIZATION)
     if quant and not _QUANT.search(quant):
         return None
-    component = re.compile(rf"[-._]{re.escape(quant or DEFAULT_QUANTIZATION)}(?:[-.]|$)", re.I)
+    component = re.compile(rf"[-._]{re.escape(quant)}(?:[-.]|$)" if quant else "", re.I)
     fitting = [model for model in found if component.search(f".{model.name}")]
     return min(fitting, key=lambda model: len(model.name), default=None)  # Q4_K_M itself before UD-Q4_K_M
-
-
-def _repo_folder(folder: Path, repo: str) -> Path | None:
-    names = owner, name = tuple(repo.partition("/")[::2])
-    if not _OWNER_OR_REPO.fullmatch(owner) or not _OWNER_OR_REPO.fullmatch(name):
-        return None
-    found: Path | None = folder
-    for part in names:
-        found = _subfolder(found, part) if found else None
-    return found
-
-
-def _subfolder(folder: Path, name: str) -> Path | None:
-    """The subfolder with this name; without an exact match, one that differs in case (the Hub ignores case)."""
-    if os.path.isdir(folder / name):
-        return folder / name
-    same = (other for other in list_names(folder, MAX_ENTRIES) if other.casefold() == name.casefold())
-    return next((folder / other for other in same if os.path.isdir(folder / other)), None)
-
-
-def _downloads_folder(settings: Path, home: Path) -> Path | None:
-    try:
-        values = json.loads(_read_small(settings) or "{}")
-    except (ValueError, RecursionError):
-        return None
-    folder = values.get("downloadsFolder") if isinstance(values, dict) else None
-    return _absolute(folder, home) if isinstance(folder, str) else None
 
 
 def _absolute(text: str, home: Path) -> Path | None:
@@ -110,13 +87,8 @@ def _absolute(text: str, home: Path) -> Path | None:
     return path if text and path.is_absolute() else None
 
 
-def _read_small(path: Path) -> str:
-    """The text of a small file; "" if it is missing, large, not a file or not text."""
-    try:
-        if not path.is_file():
-            return ""
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-        return data.decode("utf-8-sig") if len(data) <= _MAX_BYTES else ""
-    except (OSError, ValueError):
-        return ""
+def _first_line(path: Path) -> str:
+    """The first line of a file; "" if it is missing or not text."""
+    with contextlib.suppress(OSError, ValueError), path.open(encoding="utf-8-sig") as file:
+        return file.readline(_MAX_LINE)
+    return ""

@@ -21,7 +21,7 @@ from llmcli.files import read_error
 from llmcli.models.gguf.cursor import quote
 from llmcli.models.locations import ModelFile, ModelLocations
 from llmcli.models.reference import Reference
-from llmcli.models.sources.folder import MAX_ENTRIES, Program, home_folder
+from llmcli.models.sources.folder import MAX_ENTRIES, Program, home_folder, list_names
 from llmcli.models.sources.source import InstalledModel
 from llmcli.text import nearest
 
@@ -103,8 +103,11 @@ class Ollama(Program):
 
     def search_paths(self) -> list[Path]:
         """$OLLAMA_MODELS or ~/.ollama/models, then the stores of Ollama as a service."""
+        configured = os.environ.get("OLLAMA_MODELS", "").strip().strip("\"'")  # as Ollama reads it
+        home = home_folder()
+        usual = [home / ".ollama" / "models"] if home else []
         services = () if os.name == "nt" else _SERVICE_STORES  # on Windows any user can create \usr\share
-        return [*_user_stores(), *services]
+        return [*([Path(configured)] if configured else usual), *services]
 
     def is_store(self, folder: Path) -> bool:
         return os.path.isdir(folder / "manifests") and os.path.isdir(folder / "blobs")
@@ -157,29 +160,14 @@ def parse_name(name: str) -> OllamaName | None:
     return full if all(map(re.Pattern.fullmatch, _PIECES, full)) else None
 
 
-def _user_stores() -> list[Path]:
-    configured = os.environ.get("OLLAMA_MODELS", "").strip().strip("\"'")  # as Ollama reads it
-    if configured:
-        return [Path(configured)]
-    home = home_folder()
-    return [home / ".ollama" / "models"] if home else []
-
-
 def _names(store: Path) -> list[OllamaName]:
     """The names of all manifests of a store, sorted."""
     found: list[tuple[str, ...]] = [()]
     for pattern in _PIECES:
-        below = ((*above, name) for above in found for name in _matching(store.joinpath("manifests", *above), pattern))
+        folders = ((above, list_names(store.joinpath("manifests", *above), MAX_ENTRIES)) for above in found)
+        below = ((*above, name) for above, names in folders for name in names if pattern.fullmatch(name))
         found = list(islice(below, MAX_ENTRIES))
     return [OllamaName(*pieces) for pieces in found]
-
-
-def _matching(folder: Path, pattern: re.Pattern[str]) -> list[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in islice(entries, MAX_ENTRIES) if pattern.fullmatch(entry.name))
-    except (OSError, ValueError):
-        return []
 
 
 def _model(store: Path, name: OllamaName) -> InstalledModel:

