@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,20 +34,12 @@ class DownloadItem:
     file: RepoFile
 
     @property
-    def folder(self) -> Path:
-        return hub_cache.folder_of(self.cache, self.repo)
-
-    @property
     def blob(self) -> Path:
-        return self.folder / "blobs" / self.file.sha256
+        return hub_cache.folder_of(self.cache, self.repo) / "blobs" / self.file.sha256
 
     @property
     def partial(self) -> Path:
         return self.blob.with_name(self.file.sha256 + PARTIAL)
-
-    @property
-    def lock(self) -> Path:
-        return self.cache / ".locks" / self.folder.name / f"{self.file.sha256}.lock"
 
     @property
     def pointer(self) -> Path:
@@ -56,6 +48,11 @@ class DownloadItem:
     def is_downloaded(self) -> bool:
         """True when the file is in the cache, at any commit."""
         return any(_has_size(path, self.file.size) for path in (self.blob, self.pointer))
+
+    @property
+    def missing(self) -> int:
+        """The bytes that are not downloaded yet; a partial download counts."""
+        return 0 if self.is_downloaded() else self.file.size - bytes_downloaded(self.partial, self.file.size)
 
     def is_published(self) -> bool:
         """True when the pointer of this commit leads to exactly this file."""
@@ -86,13 +83,6 @@ class HubFile(RemoteFile):
         return http_error(response, self._reference)
 
 
-def missing_bytes(files: Sequence[DownloadItem]) -> int:
-    """The bytes that are not downloaded yet; partial downloads count."""
-    return sum(
-        item.file.size - bytes_downloaded(item.partial, item.file.size) for item in files if not item.is_downloaded()
-    )
-
-
 def fetch(
     item: DownloadItem, reference: str, data_dir: Path, progress_for: Callable[[str], Progress], notify: Notify
 ) -> Path:
@@ -116,7 +106,7 @@ def fetch(
             progress(item.partial.stat().st_size, item.file.size)
 
     try:
-        with exclusive(item.lock, item.file.path, notify, report_other):
+        with exclusive(hub_cache.lock_path(item.blob), item.file.path, notify, report_other):
             if _is_sound(item, data_dir, progress_for, notify):
                 PartialFile(item.partial, item.file.size).discard()  # another program was faster
             else:

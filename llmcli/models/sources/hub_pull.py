@@ -12,7 +12,7 @@ from llmcli.models.gguf.splits import stem_of
 from llmcli.models.hub import cache
 from llmcli.models.hub.api import Repo, check_has_sha256, get_repo, ignore_message
 from llmcli.models.hub.environment import gated_error, token_source
-from llmcli.models.hub.repo_download import DownloadItem, HubFile, fetch, missing_bytes
+from llmcli.models.hub.repo_download import DownloadItem, HubFile, fetch
 from llmcli.models.hub.repo_files import Quantization, best_fit, projector_for, quantizations, select_quantization
 from llmcli.models.locations import ModelFile, ModelLocations
 from llmcli.models.reference import HubReference
@@ -96,7 +96,7 @@ def plan_pull(
         reference=reference,
         title=f"{listing.name}/{variant.path}{parts}",
         size=size,
-        missing=missing_bytes(files),
+        missing=sum(item.missing for item in files),
         reason=reason,
         update=_update(reference, variant, locations),
         locations=locations,
