@@ -53,7 +53,7 @@ def reference_to_download(text: str, locations: ModelLocations) -> "RemoteRefere
     reference = parse(text, locations.aliases)
     if isinstance(reference, RemoteReference):
         return reference
-    entry = find_entry(reference.name) if isinstance(reference, NameReference) else None
+    entry = find_entry(reference.text) if isinstance(reference, NameReference) else None
     if entry:
         return entry.reference
     if str(reference) != STARTER:

@@ -43,26 +43,24 @@ class HubReference(RemoteReference):
 
 
 @dataclass(frozen=True)
-class PathReference(Reference):
-    """A file on this machine."""
+class LocalReference(Reference):
+    """A model on this machine, by one text."""
 
-    path: str
+    text: str
 
     def __str__(self) -> str:
-        return self.path
+        return self.text
 
 
-@dataclass(frozen=True)
-class NameReference(Reference):
+class PathReference(LocalReference):
+    """A file."""
+
+
+class NameReference(LocalReference):
     """A plain name: the starter, a model of the catalog, or a model in an imported folder."""
 
-    name: str
 
-    def __str__(self) -> str:
-        return self.name
-
-
-def parse_local(text: str) -> PathReference | NameReference | None:
+def parse_local(text: str) -> LocalReference | None:
     """A path or a plain name; None for a text with the form of a reference to a source."""
     is_path = text.startswith((".", "~", "/", "\\")) or "\\" in text or bool(_DRIVE.match(text))
     if is_path or (text.count("/") < 2 and text.lower().endswith(".gguf") and ":" not in text):

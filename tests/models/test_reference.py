@@ -37,6 +37,7 @@ def error_of(text: str) -> tuple[str, str]:
         ("hf.company/repo", HubReference("hf.company/repo")),
         ("ollama:phi", OllamaReference("phi")),
         ("ollama:ann/pet:v1", OllamaReference("ann/pet:v1")),
+        ("ollama:https://registry.ollama.ai/library/phi", OllamaReference("https://registry.ollama.ai/library/phi")),
         ("https://example.org/a/x.gguf", UrlReference("https://example.org/a/x.gguf")),
         ("http://example.org:8080/x.GGUF?key=1", UrlReference("http://example.org:8080/x.GGUF?key=1")),
         (f"https://example.org/x.gguf#sha256={SHA256}", UrlReference("https://example.org/x.gguf", SHA256)),

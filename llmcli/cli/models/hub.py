@@ -7,7 +7,7 @@ import typer
 
 from llmcli.cli.options import Json, complete_downloadable, with_settings
 from llmcli.config.presets import resolve_settings
-from llmcli.errors import ExitStatus, UsageError
+from llmcli.errors import UsageError
 from llmcli.models import catalog
 from llmcli.models.hub.environment import repo_url
 from llmcli.models.hub.repo_files import (
@@ -46,7 +46,7 @@ def pull(
     mmproj: Annotated[
         bool, typer.Option(help="Also download the vision projector (mmproj).", hidden=True)
     ] = False,  # hidden: llmcli cannot use images yet
-) -> int:
+) -> None:
     """Download a model, or resume its download.
 
     Every file is verified. The path of the model is printed to stdout.
@@ -58,7 +58,7 @@ def pull(
         from llmcli.cli.open_model import find_model
 
         print_line(str(find_model(replace(settings, model=reference)).file.path))
-        return ExitStatus.OK
+        return
     from llmcli.cli.models.download import describe, fetch_planned, find_offline, plan_reference
 
     file = find_offline(reference, locations)
@@ -69,7 +69,6 @@ def pull(
             console.note(plan.update)
         file = fetch_planned(plan)
     print_line(str(file.path))
-    return ExitStatus.OK
 
 
 @with_settings(only=("offline",))
@@ -82,7 +81,7 @@ def files(
         ),
     ],
     as_json: Json = False,
-) -> int:
+) -> None:
     """List the quantizations of a repository.
 
     The table shows size, bits per weight, and whether a model fits into the memory of this machine.
@@ -103,7 +102,7 @@ def files(
         select_quantization(found, None, None, listing.name)  # raises the error with its hint
     if as_json:
         print_json(_listing_data(listing, found, chosen, memory))
-        return ExitStatus.OK
+        return
     rows = [_variant_row(variant, listing.n_parameters, memory) for variant in found]
     print_rows(("QUANT", "SIZE", "BITS", "FITS", "FILE"), rows, ("SIZE", "BITS"))
     if chosen:
@@ -111,7 +110,6 @@ def files(
         console.note(f"`llmcli pull {listing.name}` downloads {label}: {chosen.reason}")
     if listing.gated:
         console.note(f"{listing.name} is gated; accept its terms at {repo_url(listing.name)} first")
-    return ExitStatus.OK
 
 
 @with_settings(only=("offline",))
@@ -120,7 +118,7 @@ def search(
     text: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Search terms.")],
     limit: Annotated[int, typer.Option("--limit", min=1, max=100, help="Maximum number of repositories.")] = 15,
     as_json: Json = False,
-) -> int:
+) -> None:
     """Search the Hub for GGUF repositories.
 
     The most downloaded repositories come first.
@@ -142,11 +140,10 @@ def search(
         ]
         print_rows(("NAME", "DOWNLOADS", "LICENSE", "UPDATED"), rows, ("DOWNLOADS",))
         console.note("list the quantizations of a repository with `llmcli models files NAME`")
-    return ExitStatus.OK
 
 
 @with_settings(only=())
-def recommend(flags: Layer, as_json: Json = False) -> int:  # noqa: ARG001 -- the decorator brings the switches
+def recommend(flags: Layer, as_json: Json = False) -> None:  # noqa: ARG001 -- the decorator brings the switches
     """List models that suit this machine.
 
     The models come from llmcli's own short catalog, best first for the memory and cores of this machine.
@@ -157,7 +154,7 @@ def recommend(flags: Layer, as_json: Json = False) -> int:  # noqa: ARG001 -- th
     entries = catalog.recommend(memory, cores)
     if as_json:
         print_json([asdict(entry) for entry in entries])
-        return ExitStatus.OK
+        return
     rows = [
         (entry.name, f"{entry.parameters:g}B", format_size(entry.size), entry.license, entry.note) for entry in entries
     ]
@@ -167,7 +164,6 @@ def recommend(flags: Layer, as_json: Json = False) -> int:  # noqa: ARG001 -- th
     machine = memory_text + plural(cores, "core")
     console.note(f"for {machine}, from llmcli's own catalog of {catalog.AS_OF}")
     console.note(f"the short name works too: `llmcli pull {entries[0].name}`")
-    return ExitStatus.OK
 
 
 def _variant_row(variant: Quantization, n_parameters: int | None, memory: int) -> tuple[str, ...]:

@@ -108,7 +108,7 @@ def partials(
     resume: Annotated[bool, typer.Option("--resume", help="Resume the download.")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Delete the partial file.")] = False,
     as_json: Json = False,
-) -> int:
+) -> None:
     """List, resume or delete interrupted downloads."""
     from llmcli.models.interrupted import interrupted_downloads
 
@@ -120,19 +120,19 @@ def partials(
     if name is not None and not chosen:
         raise ModelNotFoundError(f"no interrupted download '{name}'", "list them with `llmcli models partials`")
     if resume:
-        return _resume(chosen, locations)
-    if remove:
-        return _delete(chosen, locations.data_dir)
-    if as_json:
-        facts = ((item.name, str(item.path), item.downloaded, item.size) for item in chosen)
-        print_json([dict(zip(("name", "file", "bytes", "size"), row, strict=True)) for row in facts])
+        _resume(chosen, locations)
+    elif remove:
+        _delete(chosen, locations.data_dir)
+    elif as_json:
+        print_json(
+            [{"name": one.name, "file": str(one.path), "bytes": one.downloaded, "size": one.size} for one in chosen]
+        )
     elif not chosen:
         console.note("no interrupted downloads")
     else:
         rows = [(item.name, _progress(item), format_age(item.time)) for item in chosen]
         print_rows(("NAME", "DOWNLOADED", "CHANGED"), rows)
         console.note("resume them with `llmcli models partials --resume`, delete them with `--remove`")
-    return ExitStatus.OK
 
 
 def alias(
@@ -142,7 +142,7 @@ def alias(
         typer.Argument(metavar="[MODEL]", help="Model reference or path.", autocompletion=complete_reference),
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Delete the alias.")] = False,
-) -> int:
+) -> None:
     """Set, show or delete an alias for a model.
 
     Without arguments, all aliases are listed.
@@ -150,20 +150,14 @@ def alias(
     known = config_file.aliases()
     if name is None:
         print_rows(("NAME", "MODEL"), list(known.items())) if known else console.note("no aliases")
-        return ExitStatus.OK
-    if remove or model is None:
-        if name not in known:
-            raise UsageError(f"unknown alias '{name}'", "list the aliases with `llmcli models alias`")
-        config_file.set_alias(name, None) if remove else print_line(known[name])
-        return ExitStatus.OK
-    if check_name(name, "alias") == STARTER:
-        raise UsageError(f"'{name}' is the name of a model", "choose another name")
-    model = known.get(model, model)
-    path = Path(model).expanduser()
-    if not path.is_file():  # raises an error for an unknown model
-        reference_to_download(model, model_locations(resolve_settings(Layer("flag", {}))))
-    config_file.set_alias(name, str(path.absolute()) if path.is_file() else model)
-    return ExitStatus.OK
+    elif model is not None and not remove:
+        _set_alias(name, known.get(model, model))
+    elif name not in known:
+        raise UsageError(f"unknown alias '{name}'", "list the aliases with `llmcli models alias`")
+    elif remove:
+        config_file.set_alias(name, None)
+    else:
+        print_line(known[name])
 
 
 @with_settings(only=("model_folders",))
@@ -174,7 +168,7 @@ def import_folders(
         typer.Argument(metavar="[FOLDER]...", help="Folders with models (without them, Ollama's and LM Studio's)."),
     ] = None,
     forget: Annotated[bool, typer.Option("--forget", help="Stop using the models of these folders.")] = False,
-) -> int:
+) -> None:
     """Use the models of other programs in place.
 
     Models of Ollama, LM Studio or any folder are read where they are. They are never copied or changed.
@@ -190,7 +184,7 @@ def import_folders(
     kept = list(resolve_settings(flags).model_folders)
     if forget:
         config_file.set_value("model_folders", tuple(folder for folder in kept if Path(folder) not in chosen))
-        return ExitStatus.OK
+        return
     rows = []
     for folder in chosen:
         found = models_in_folder(folder)
@@ -204,10 +198,20 @@ def import_folders(
     config_file.set_value("model_folders", tuple(dict.fromkeys([*kept, *map(str, chosen)])))
     print_rows(("NAME", "SIZE", "FROM"), rows, ("SIZE",))
     console.note(f"{plural(len(rows), 'model')} imported in place; use one with --model NAME")
-    return ExitStatus.OK
 
 
-def _resume(chosen: Sequence["InterruptedDownload"], locations: ModelLocations) -> int:
+def _set_alias(name: str, model: str) -> None:
+    if check_name(name, "alias") == STARTER:
+        raise UsageError(f"'{name}' is the name of a model", "choose another name")
+    path = Path(model).expanduser()
+    if path.is_file():
+        model = str(path.absolute())
+    else:  # raises an error for an unknown model
+        reference_to_download(model, model_locations(resolve_settings(Layer("flag", {}))))
+    config_file.set_alias(name, model)
+
+
+def _resume(chosen: Sequence["InterruptedDownload"], locations: ModelLocations) -> None:
     from llmcli.cli.models.download import fetch_planned, plan_reference
 
     for name in dict.fromkeys(item.name for item in chosen if item.size):
@@ -219,10 +223,9 @@ def _resume(chosen: Sequence["InterruptedDownload"], locations: ModelLocations) 
             console.warn(f"cannot resume {item.path}: its model is not known", "pull its model again")
         elif not item.size:
             console.warn(f"cannot resume {item.path}: another program started it")
-    return ExitStatus.OK
 
 
-def _delete(chosen: Sequence["InterruptedDownload"], data_dir: Path) -> int:
+def _delete(chosen: Sequence["InterruptedDownload"], data_dir: Path) -> None:
     from llmcli.models.interrupted import has_complete_parts, remove_interrupted
 
     deleted = [item for item in chosen if remove_interrupted(item, data_dir)]
@@ -234,7 +237,6 @@ def _delete(chosen: Sequence["InterruptedDownload"], data_dir: Path) -> int:
         console.note(f"kept the complete parts of {name}; remove them with `llmcli models rm {name}`")
     freed = format_size(sum(item.downloaded for item in deleted))
     console.note(f"deleted {plural(len(deleted), 'interrupted download')}, {freed} freed")
-    return ExitStatus.OK
 
 
 def _progress(item: "InterruptedDownload") -> str:

@@ -7,7 +7,6 @@ import typer
 
 from llmcli.cli.options import complete_reference, with_settings
 from llmcli.config.presets import resolve_settings
-from llmcli.errors import ExitStatus
 from llmcli.models.installed import inventory_with_aliases
 from llmcli.models.locations import ModelNotDownloadedError, model_locations
 from llmcli.models.lookup import find_model_file
@@ -24,7 +23,7 @@ from llmcli.ui.terminal.table import print_facts, print_rows
 def list_models(
     flags: Layer,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
-) -> int:
+) -> None:
     """List the models on this machine.
 
     A model with an alias is listed by its alias; the line below it is the model or file that the alias names.
@@ -32,14 +31,12 @@ def list_models(
     items = inventory_with_aliases(model_locations(resolve_settings(flags)))
     if as_json:
         print_json([_data(item) for item in items])
-        return ExitStatus.OK
-    if not items:
+    elif not items:
         console.note("no models yet; see `llmcli models recommend`, then run `llmcli pull NAME`")
-        return ExitStatus.OK
-    heads = "NAME", "QUANT", "SIZE", "CONTEXT", "USED", "FROM"
-    targets = [sanitize(f"alias of {item.name}") if item.aliases else "" for item in items]
-    print_rows(heads, [_row(item) for item in items], ("SIZE", "CONTEXT"), below=targets, spare=("FROM", "QUANT"))
-    return ExitStatus.OK
+    else:
+        heads = "NAME", "QUANT", "SIZE", "CONTEXT", "USED", "FROM"
+        targets = [sanitize(f"alias of {item.name}") if item.aliases else "" for item in items]
+        print_rows(heads, [_row(item) for item in items], ("SIZE", "CONTEXT"), below=targets, spare=("FROM", "QUANT"))
 
 
 @with_settings(only=("n_ctx", "n_ubatch", "cache_type_k", "cache_type_v", "offline", "model_folders"))
@@ -51,7 +48,7 @@ def show_model(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
     template: Annotated[bool, typer.Option("--template", help="Print only the chat template.")] = False,
-) -> int:
+) -> None:
     """Show details of a model.
 
     Architecture, size, context, chat template, license, checksum and memory. A model on the Hub is not downloaded:
@@ -79,7 +76,6 @@ def show_model(
         print_json(info)
     else:
         print_facts([(name, text) for name, text in _facts(info) if text])
-    return ExitStatus.OK
 
 
 def _row(item: InstalledModel) -> tuple[str, ...]:

@@ -103,7 +103,8 @@ class Hub(Source):
         folder = cache.folder_of(locations.hub, model.repo)
         for path in (*pointers, *blobs):
             cache.check_inside(path.parent, locations.hub)
-        used = {_blob_of(other) for other in _all_pointers(folder) if other.is_symlink() and other not in pointers}
+        links = (path for path in (folder / "snapshots").rglob("*") if path.is_symlink())
+        used = {_blob_of(link) for link in links if link not in pointers}
         top = Path(os.path.realpath(folder)) / "blobs"
         unused = [blob for blob in blobs if blob not in used and blob.parent == top]
         freed = sum(path.stat().st_size for path in (*unused, *pointers) if not path.is_symlink())
@@ -223,23 +224,17 @@ def _blob_of(pointer: Path) -> Path:
     return Path(os.path.realpath(target.parent), target.name)
 
 
-def _all_pointers(folder: Path) -> Iterator[Path]:
-    for parent, _folders, names in os.walk(folder / "snapshots"):
-        yield from (Path(parent, name) for name in names)
-
-
 def _remove_refs(folder: Path) -> None:
-    """Remove the refs of commits that are no longer in the cache."""
+    """Remove the refs of commits that are no longer in the cache, and the folders that are empty then."""
     refs = folder / "refs"
-    if refs.is_symlink():  # os.walk follows its top folder
+    if refs.is_symlink():
         return
-    for parent, _folders, names in os.walk(refs, topdown=False):
-        for name in names:
-            path = Path(parent, name)
-            with contextlib.suppress(OSError, UnicodeDecodeError):
-                if not (folder / "snapshots" / path.read_text()[:64].strip()).is_dir():
-                    path.unlink()
-        remove_empty(Path(parent), refs)
+    for path in sorted(refs.rglob("*"), reverse=True):  # what is in a folder before the folder
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if path.is_dir():
+                path.rmdir()
+            elif not (folder / "snapshots" / path.read_text()[:64].strip()).is_dir():
+                path.unlink()
 
 
 def _remove_folder(folder: Path) -> None:

@@ -11,7 +11,6 @@ import os
 import re
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, ModelNotFou
 from llmcli.files import read_error
 from llmcli.models.gguf.cursor import quote
 from llmcli.models.locations import ModelFile, ModelLocations
-from llmcli.models.reference import Reference
+from llmcli.models.reference import LocalReference, Reference
 from llmcli.models.sources.folder import MAX_ENTRIES, Program, home_folder, list_names
 from llmcli.models.sources.source import InstalledModel
 from llmcli.text import nearest
@@ -73,14 +72,11 @@ class _Layer(NamedTuple):
     size: int | None
 
 
-@dataclass(frozen=True)
-class OllamaReference(Reference):
+class OllamaReference(LocalReference):
     """A model in Ollama's store, by its name in Ollama."""
 
-    name: str
-
     def __str__(self) -> str:
-        return f"{_PREFIX}{self.name}"
+        return f"{_PREFIX}{self.text}"
 
 
 class Ollama(Program):
@@ -92,13 +88,13 @@ class Ollama(Program):
 
     def parse(self, text: str) -> Reference | None:
         if text == _PREFIX:
-            raise ModelNotFoundError(f"'{_PREFIX}' needs a model name", "write ollama:NAME or ollama:NAME:TAG")
+            raise ModelNotFoundError("'ollama:' needs a model name", "write ollama:NAME or ollama:NAME:TAG")
         return OllamaReference(text.removeprefix(_PREFIX)) if text.startswith(_PREFIX) else None
 
     def find(self, reference: Reference, locations: ModelLocations) -> ModelFile | None:
         if not isinstance(reference, OllamaReference):
             return None
-        found = find_in_stores(reference.name, [*self.folders(), *filter(self.is_store, locations.folders)])
+        found = find_in_stores(reference.text, [*self.folders(), *filter(self.is_store, locations.folders)])
         return ModelFile(found.path, found.parts, str(reference))
 
     def search_paths(self) -> list[Path]:

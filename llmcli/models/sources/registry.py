@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 SOURCES = (
     "llmcli.models.sources.starter",
     "llmcli.models.sources.hub",
-    "llmcli.models.sources.url",
     "llmcli.models.sources.ollama",
+    "llmcli.models.sources.url",
     "llmcli.models.sources.lmstudio",
     "llmcli.models.sources.folder",
 )
@@ -75,14 +75,14 @@ def parse(text: str, aliases: Mapping[str, str] | None = None) -> Reference:
 def find_by_name(text: str, locations: ModelLocations) -> ModelFile:
     """The model for `text`, which is not the path of a file. Raises what `find_model_file` raises."""
     reference: Reference = parse(text)
-    if isinstance(reference, NameReference | PathReference):
+    if isinstance(reference, PathReference | NameReference):
         imported = find_in_folders(str(reference), locations.folders)
         if imported:
             return ModelFile(imported.path, imported.parts, imported.name)
     if isinstance(reference, NameReference):
         from llmcli.models.catalog import find_entry
 
-        entry = find_entry(reference.name)
+        entry = find_entry(reference.text)
         reference = entry.reference if entry else reference
     found = next(filter(None, (source.find(reference, locations) for source in sources())), None)
     if found:
@@ -90,7 +90,7 @@ def find_by_name(text: str, locations: ModelLocations) -> ModelFile:
     if isinstance(reference, RemoteReference):
         raise ModelNotDownloadedError(reference)
     if isinstance(reference, PathReference):
-        raise _file_not_found(reference.path)
+        raise _file_not_found(reference.text)
     raise ModelNotFoundError(f"model '{reference}' not found", _suggestion(str(reference), locations))
 
 
