@@ -40,7 +40,7 @@ class PullPlan(DownloadPlan):
             LlmcliError: the pull failed; the partial download is kept.
         """
         locations = self.locations
-        check_free_space(locations.hub, self.missing)
+        check_free_space(locations.hub, self.missing, cache.MOVE_HINT)
         paths = [fetch(item, str(self.reference), locations.data_dir, progress_for, notify) for item in self.files]
         try:
             cache.write_ref(locations.hub, self.repo.name, self.repo.revision, self.repo.commit)
