@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llmcli.files import read_note, write_note
 from llmcli.models.download.partial_file import PARTIAL, RECORD_SUFFIX, bytes_downloaded
-from llmcli.models.hub.cache import models_of_repo, repo_of
+from llmcli.models.hub.cache import lock_path, models_of_repo, repo_of
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,10 @@ def remove_interrupted(item: InterruptedDownload, data_dir: Path) -> bool:
 
     if not item.is_from_llmcli:
         return False
+    target = item.path.with_name(item.path.name.removesuffix(PARTIAL))
+    lock = lock_path(target) if target.parent.name == "blobs" else target.with_suffix(".lock")
     try:
-        with FileLock(_lock_of(item.path), blocking=False):
+        with FileLock(lock, blocking=False):
             item.path.unlink(missing_ok=True)
             item.path.with_name(item.path.name + RECORD_SUFFIX).unlink(missing_ok=True)
             discard_record(data_dir, item.path)
@@ -84,15 +86,6 @@ def _interrupted(path: Path, data_dir: Path) -> InterruptedDownload:
         note = _Note(repo_of(path.parent.parent.name) or path.name, 0)
     downloaded = bytes_downloaded(path, note.size) if note.size > 0 else info.st_size
     return InterruptedDownload(note.reference, path, downloaded, note.size, info.st_mtime)
-
-
-def _lock_of(partial: Path) -> Path:
-    """The lock file of this download."""
-    target = partial.with_name(partial.name.removesuffix(PARTIAL))
-    if target.parent.name == "blobs":
-        folder = target.parent.parent
-        return folder.parent / ".locks" / folder.name / f"{target.name}.lock"
-    return target.with_suffix(".lock")
 
 
 def _note_path(data_dir: Path, partial: Path) -> Path:

@@ -20,19 +20,17 @@ _GB = 10**9
 _FULL = errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)  # Windows has no EDQUOT
 
 
-def check_free_space(cache: Path, needed: int) -> None:
+def check_free_space(cache: Path, needed: int, hint: str) -> None:
     """Raise DiskError before the download starts if the disk does not have `needed` bytes."""
     try:
         existing = next(path for path in (cache, *cache.parents) if path.exists())
         free = shutil.disk_usage(existing).free
     except OSError as error:
-        raise DiskError(
-            f"cannot use {cache}: {error_text(error)}", "move the cache with HF_HUB_CACHE or HF_HOME"
-        ) from None
+        raise DiskError(f"cannot use {cache}: {error_text(error)}", hint) from None
     if needed and free < needed + RESERVE:
         raise DiskError(
             f"the download needs {needed / _GB:.2f} GB, but {existing} has {free / _GB:.2f} GB free",
-            "free some disk space (`llmcli models rm`), or move the cache with HF_HUB_CACHE",
+            f"free some disk space (`llmcli models rm`), or {hint}",
         )
 
 

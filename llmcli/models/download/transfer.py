@@ -63,6 +63,21 @@ class RemoteFile:
             self._signed = str(response.url) if is_redirected else ""
             yield _skip_bytes(response.iter_raw(), skip)
 
+    def read(self, first: int, end: int, retries: RetryPolicy) -> bytes:
+        """The bytes from `first` to `end` (exclusive), with as many requests as necessary. Raises LlmcliError."""
+        data = bytearray()
+
+        def attempt() -> None:
+            with self.open(first + len(data), end) as pieces:
+                for piece in pieces:
+                    data.extend(piece[: end - first - len(data)])
+                    if len(data) == end - first:
+                        return
+            raise TransientError("the connection was closed early")
+
+        retries.run(attempt)
+        return bytes(data)
+
     def check(self, response: "httpx2.Response") -> None:
         """Raise NetworkError when a response of this server tells of another file."""
 
@@ -170,13 +185,12 @@ class Transfer:
         """Download one segment, with as many requests as necessary."""
         retries = RetryPolicy(self._notify, stop=self._stop)
         with self._partial.open() as file:
-            while segment.left > 0 and not self._stop.is_set():
-                try:
-                    self._stream(segment, file, retries)
-                except TransientError as error:
-                    retries.wait(error)
+            retries.run(lambda: self._stream(segment, file, retries))
 
     def _stream(self, segment: Segment, file: FileIO, retries: RetryPolicy) -> None:
+        """Download with one request. Raises TransientError when it ends early."""
+        if segment.left <= 0 or self._stop.is_set():
+            return
         unrecorded = 0
         file.seek(segment.position)
         with self._remote.open(segment.position, segment.end) as pieces:

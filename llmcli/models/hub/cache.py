@@ -41,6 +41,12 @@ def pointer_path(cache: Path, repo: str, commit: str, path: str) -> Path:
     return folder_of(cache, repo).joinpath("snapshots", commit, *path.split("/"))
 
 
+def lock_path(blob: Path) -> Path:
+    """The lock of a download to `blob`, which all Hugging Face tools use."""
+    folder = blob.parent.parent
+    return folder.parent / ".locks" / folder.name / f"{blob.name}.lock"
+
+
 def create_folders(cache: Path, repo: str) -> None:
     """Create the folders of a repository. Raises DiskError when that fails, or a link leads out of the cache."""
     if cache.parts[:1] == ("~",):  # the system does not know the user's home

@@ -2,20 +2,21 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from llmcli.errors import LlmcliError, ModelInvalidError, NetworkError
+from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, NetworkError, error_text
+from llmcli.models import file_records, interrupted
 from llmcli.models.download.fetch import download, exclusive, write_error
 from llmcli.models.download.http import Notify
 from llmcli.models.download.partial_file import PARTIAL, PartialFile, bytes_downloaded
 from llmcli.models.download.transfer import RemoteFile
 from llmcli.models.hub import cache as hub_cache
 from llmcli.models.hub.environment import endpoint, http_error, hub_headers
-from llmcli.models.hub.repo_files import RepoFile
+from llmcli.models.hub.repo_files import RepoFile, file_name
 from llmcli.models.locations import Progress
 from llmcli.models.reference import MAIN, HubReference
 
@@ -33,20 +34,12 @@ class DownloadItem:
     file: RepoFile
 
     @property
-    def folder(self) -> Path:
-        return hub_cache.folder_of(self.cache, self.repo)
-
-    @property
     def blob(self) -> Path:
-        return self.folder / "blobs" / self.file.sha256
+        return hub_cache.folder_of(self.cache, self.repo) / "blobs" / self.file.sha256
 
     @property
     def partial(self) -> Path:
         return self.blob.with_name(self.file.sha256 + PARTIAL)
-
-    @property
-    def lock(self) -> Path:
-        return self.cache / ".locks" / self.folder.name / f"{self.file.sha256}.lock"
 
     @property
     def pointer(self) -> Path:
@@ -55,6 +48,11 @@ class DownloadItem:
     def is_downloaded(self) -> bool:
         """True when the file is in the cache, at any commit."""
         return any(_has_size(path, self.file.size) for path in (self.blob, self.pointer))
+
+    @property
+    def missing(self) -> int:
+        """The bytes that are not downloaded yet; a partial download counts."""
+        return 0 if self.is_downloaded() else self.file.size - bytes_downloaded(self.partial, self.file.size)
 
     def is_published(self) -> bool:
         """True when the pointer of this commit leads to exactly this file."""
@@ -85,42 +83,61 @@ class HubFile(RemoteFile):
         return http_error(response, self._reference)
 
 
-def missing_bytes(files: Sequence[DownloadItem]) -> int:
-    """The bytes that are not downloaded yet; partial downloads count."""
-    return sum(
-        item.file.size - bytes_downloaded(item.partial, item.file.size) for item in files if not item.is_downloaded()
-    )
+def fetch(
+    item: DownloadItem, reference: str, data_dir: Path, progress_for: Callable[[str], Progress], notify: Notify
+) -> Path:
+    """The path of the file in the cache: downloaded and verified, or verified if another program downloaded it.
 
-
-def fetch(item: DownloadItem, progress: Progress, notify: Notify, check: Callable[[], None]) -> Path:
-    """The path of the file in the cache; it is downloaded and verified first if it is missing.
-
-    `check` verifies a file that another program added while this one waited, and removes it if it is damaged.
+    `reference` is the name of the download while it is interrupted.
 
     Raises:
         LlmcliError: the download failed. Nothing is published, and the partial download is kept.
         KeyboardInterrupt: likewise.
     """
-    if item.is_published():  # first, because the cache can be read-only
+    # First, because the cache can be read-only.
+    if item.is_published() and _is_sound(item, data_dir, progress_for, notify):
         return item.pointer
     hub_cache.create_folders(item.cache, item.repo)
+    interrupted.record_partial(data_dir, item.partial, reference, item.file.size)
+    progress = progress_for(file_name(item.file.path))
 
     def report_other() -> None:
         with contextlib.suppress(OSError):
             progress(item.partial.stat().st_size, item.file.size)
 
     try:
-        with exclusive(item.lock, item.file.path, notify, report_other):
-            check()
-            if item.is_downloaded():
+        with exclusive(hub_cache.lock_path(item.blob), item.file.path, notify, report_other):
+            if _is_sound(item, data_dir, progress_for, notify):
                 PartialFile(item.partial, item.file.size).discard()  # another program was faster
             else:
                 _download(item, progress, notify)
-            if _has_size(item.blob, item.file.size):
-                return hub_cache.publish(item.blob, item.pointer, item.cache)
-            return item.pointer
+            is_blob = _has_size(item.blob, item.file.size)
+            path = hub_cache.publish(item.blob, item.pointer, item.cache) if is_blob else item.pointer
     except OSError as error:
         raise write_error(error, item.cache, item.partial, hub_cache.MOVE_HINT) from error
+    interrupted.discard_record(data_dir, item.partial)
+    file_records.record_sha256(data_dir, path, item.file.sha256)
+    return path
+
+
+def _is_sound(item: DownloadItem, data_dir: Path, progress_for: Callable[[str], Progress], notify: Notify) -> bool:
+    """Whether the file is in the cache; a damaged one is removed."""
+    if not item.is_downloaded():
+        return False
+    existing, sha256 = item.blob if item.blob.is_file() else item.pointer, item.file.sha256
+    if file_records.is_verified(data_dir, existing, sha256):
+        return True
+    if file_records.sha256_of(existing, progress_for(f"verifying {item.file.path}")) == sha256:
+        file_records.record_sha256(data_dir, existing, sha256)
+        return True
+    notify(f"{item.file.path} in the cache is damaged: downloading it again")
+    try:
+        existing.unlink()
+    except OSError as error:
+        raise DiskError(
+            f"cannot remove the damaged file {existing}: {error_text(error)}", "remove it, then pull the model again"
+        ) from None
+    return False
 
 
 def _download(item: DownloadItem, progress: Progress, notify: Notify) -> None:

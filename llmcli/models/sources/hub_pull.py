@@ -2,19 +2,17 @@
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from llmcli.errors import DiskError, error_text
-from llmcli.models import file_records, interrupted
 from llmcli.models.download.fetch import check_free_space
-from llmcli.models.download.http import Notify, RetryPolicy, TransientError
+from llmcli.models.download.http import Notify, RetryPolicy
 from llmcli.models.gguf.header import GGUFHeader
 from llmcli.models.gguf.parser import read_remote_header
 from llmcli.models.gguf.splits import stem_of
 from llmcli.models.hub import cache
 from llmcli.models.hub.api import Repo, check_has_sha256, get_repo, ignore_message
 from llmcli.models.hub.environment import gated_error, token_source
-from llmcli.models.hub.repo_download import DownloadItem, HubFile, fetch, missing_bytes
+from llmcli.models.hub.repo_download import DownloadItem, HubFile, fetch
 from llmcli.models.hub.repo_files import Quantization, best_fit, projector_for, quantizations, select_quantization
 from llmcli.models.locations import ModelFile, ModelLocations
 from llmcli.models.reference import HubReference
@@ -42,8 +40,8 @@ class PullPlan(DownloadPlan):
             LlmcliError: the pull failed; the partial download is kept.
         """
         locations = self.locations
-        check_free_space(locations.hub, self.missing)
-        paths = [_ensure_file(item, str(self.reference), locations, progress_for, notify) for item in self.files]
+        check_free_space(locations.hub, self.missing, cache.MOVE_HINT)
+        paths = [fetch(item, str(self.reference), locations.data_dir, progress_for, notify) for item in self.files]
         try:
             cache.write_ref(locations.hub, self.repo.name, self.repo.revision, self.repo.commit)
             cache.save_revision(locations.data_dir, self._record())
@@ -98,7 +96,7 @@ def plan_pull(
         reference=reference,
         title=f"{listing.name}/{variant.path}{parts}",
         size=size,
-        missing=missing_bytes(files),
+        missing=sum(item.missing for item in files),
         reason=reason,
         update=_update(reference, variant, locations),
         locations=locations,
@@ -116,26 +114,8 @@ def remote_header(item: DownloadItem) -> GGUFHeader:
         ModelInvalidError: the header is not valid.
         LlmcliError: the Hub refuses or fails.
     """
-    remote = HubFile(item.repo, item.commit, item.file)
-    retries = RetryPolicy(ignore_message, _ATTEMPTS)
-
-    def fetch(start: int, end: int) -> bytes:
-        data = bytearray()
-        while len(data) < end - start:
-            try:
-                with remote.open(start + len(data), end) as pieces:
-                    for piece in pieces:
-                        data += piece[: end - start - len(data)]
-                        if len(data) >= end - start:
-                            break
-            except TransientError as error:
-                retries.wait(error)
-            else:
-                if len(data) < end - start:
-                    retries.wait(TransientError("the connection was closed early"))
-        return bytes(data)
-
-    return read_remote_header(fetch, item.file.size, item.file.path)
+    remote, retries = HubFile(item.repo, item.commit, item.file), RetryPolicy(ignore_message, _ATTEMPTS)
+    return read_remote_header(lambda start, end: remote.read(start, end, retries), item.file.size, item.file.path)
 
 
 def _update(reference: HubReference, variant: Quantization, locations: ModelLocations) -> str:
@@ -145,35 +125,3 @@ def _update(reference: HubReference, variant: Quantization, locations: ModelLoca
         return ""
     version = f"commit {old.commit[:8]}, pulled {format_age(old.time)}"
     return f"a newer version of this model; the old one ({version}) is kept, see `llmcli models list`"
-
-
-def _ensure_file(
-    item: DownloadItem, reference: str, locations: ModelLocations, progress_for: ProgressFor, notify: Notify
-) -> Path:
-    """Download one file, or verify it if another program downloaded it."""
-
-    def check() -> None:
-        existing = item.blob if item.blob.is_file() else item.pointer
-        if not item.is_downloaded() or file_records.is_verified(locations.data_dir, existing, item.file.sha256):
-            return
-        if file_records.sha256_of(existing, progress_for(f"verifying {item.file.path}")) == item.file.sha256:
-            file_records.record_sha256(locations.data_dir, existing, item.file.sha256)
-            return
-        notify(f"{item.file.path} in the cache is damaged: downloading it again")
-        _remove(existing)
-
-    check()
-    interrupted.record_partial(locations.data_dir, item.partial, reference, item.file.size)
-    path = fetch(item, progress_for(item.file.path.rpartition("/")[2]), notify, check)
-    interrupted.discard_record(locations.data_dir, item.partial)
-    file_records.record_sha256(locations.data_dir, path, item.file.sha256)
-    return path
-
-
-def _remove(damaged: Path) -> None:
-    try:
-        damaged.unlink()
-    except OSError as error:
-        raise DiskError(
-            f"cannot remove the damaged file {damaged}: {error_text(error)}", "remove it, then pull the model again"
-        ) from None

@@ -20,6 +20,7 @@ from llmcli.models.reference import FORMS, Reference, RemoteReference
 from llmcli.models.sources.source import DownloadPlan, InstalledModel, Notify, ProgressFor, RemovalPlan, Source
 
 _ATTEMPTS = 3
+_MOVE_HINT = "move the cache with LLMCLI_HOME"
 _VERSION, _DIGEST = ".version", ".sha256"  # suffixes of small files beside the model
 
 
@@ -101,12 +102,12 @@ class UrlPlan(DownloadPlan):
         path, progress = self.path, progress_for(self.path.name)
         try:
             make_private_folder(path.parent)
-            check_free_space(path.parent, self.missing)
+            check_free_space(path.parent, self.missing, _MOVE_HINT)
             with exclusive(path.with_suffix(".lock"), path.name, notify, lambda: None):
                 if not _is_downloaded(self, progress):
                     _download(self, progress, notify)
         except OSError as error:
-            raise write_error(error, path.parent, path, "move the cache with LLMCLI_HOME") from None
+            raise write_error(error, path.parent, path, _MOVE_HINT) from None
         return ModelFile(path, (path,), stem_of(path))
 
 
