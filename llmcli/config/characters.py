@@ -62,7 +62,8 @@ def load_character(reference: str) -> Character:
         if suffix == ".json":
             return _from_json(json.loads(text), path)
         if suffix in (".md", ".markdown"):
-            return _from_table(*_split_front_matter(text, path))
+            table, body = _split_front_matter(text, path)
+            return _from_table(table, path, body)
     except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:160] if isinstance(error, ValueError) else "it is nested too deeply"
         raise UsageError(f"{path} is not valid {'JSON' if suffix == '.json' else 'TOML'}: {reason}") from None
@@ -176,8 +177,8 @@ def _examples(items: Any, path: Path) -> Examples:
     return pairs
 
 
-def _split_front_matter(text: str, path: Path) -> tuple[dict[str, Any], Path, str]:
-    """The table of the front matter, the path, and the text below it; without a front matter, all of the text.
+def _split_front_matter(text: str, path: Path) -> tuple[dict[str, Any], str]:
+    """The table of the front matter and the text below it; an empty table and all of the text if there is none.
 
     Raises:
         UsageError: a line of the front matter is not valid.
@@ -185,7 +186,7 @@ def _split_front_matter(text: str, path: Path) -> tuple[dict[str, Any], Path, st
     """
     lines = text.split("\n")
     if lines[0].rstrip() != "---":
-        return {}, path, text
+        return {}, text
     end = next((number for number, line in enumerate(lines) if number and line.rstrip() == "---"), None)
     if end is None:
         raise UsageError(f"{path}: the front matter of line 1 is not closed", "end it with a line of ---")
@@ -193,7 +194,7 @@ def _split_front_matter(text: str, path: Path) -> tuple[dict[str, Any], Path, st
     first = next((line for line in head if line.strip() and not line.lstrip().startswith("#")), "")
     # The empty line stands for `---`, so that errors have the line numbers of the file.
     table = tomllib.loads("\n".join(["", *head, ""])) if _TOML.match(first) else _simple_table(head, str(path))
-    return table, path, "\n".join(lines[end + 1 :])
+    return table, "\n".join(lines[end + 1 :])
 
 
 def _simple_table(head: list[str], source: str) -> dict[str, Any]:
