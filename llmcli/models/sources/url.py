@@ -15,12 +15,11 @@ from llmcli.models.gguf.parser import read_header
 from llmcli.models.gguf.splits import stem_of
 from llmcli.models.hub.environment import check_online
 from llmcli.models.hub.repo_files import is_safe_path
-from llmcli.models.locations import ModelFile, ModelLocations, Progress
+from llmcli.models.locations import MOVE_HINT, ModelFile, ModelLocations, Progress
 from llmcli.models.reference import FORMS, Reference, RemoteReference
 from llmcli.models.sources.source import DownloadPlan, InstalledModel, Notify, ProgressFor, RemovalPlan, Source
 
 _ATTEMPTS = 3
-_MOVE_HINT = "move the cache with LLMCLI_HOME"
 _VERSION, _DIGEST = ".version", ".sha256"  # suffixes of small files beside the model
 
 
@@ -102,12 +101,12 @@ class UrlPlan(DownloadPlan):
         path, progress = self.path, progress_for(self.path.name)
         try:
             make_private_folder(path.parent)
-            check_free_space(path.parent, self.missing, _MOVE_HINT)
+            check_free_space(path.parent, self.missing, MOVE_HINT)
             with exclusive(path.with_suffix(".lock"), path.name, notify, lambda: None):
                 if not _is_downloaded(self, progress):
                     _download(self, progress, notify)
         except OSError as error:
-            raise write_error(error, path.parent, path, _MOVE_HINT) from None
+            raise write_error(error, path.parent, path, MOVE_HINT) from None
         return ModelFile(path, (path,), stem_of(path))
 
 
