@@ -11,7 +11,7 @@ from pathlib import Path
 
 from llmcli.errors import DiskError, LlmcliError, error_text
 from llmcli.models.download.http import Notify
-from llmcli.models.download.partial_file import PartialFile
+from llmcli.models.download.partial_file import PartialFile, partial_path
 from llmcli.models.download.transfer import RemoteFile, Transfer
 from llmcli.models.locations import Progress
 
@@ -64,12 +64,7 @@ def exclusive(lock: Path, what: str, notify: Notify, on_wait: Callable[[], None]
 
 
 def download(
-    remote: RemoteFile,
-    partial: PartialFile,
-    target: Path,
-    verify: Callable[[str], None],
-    progress: Progress,
-    notify: Notify,
+    remote: RemoteFile, target: Path, verify: Callable[[str], None], progress: Progress, notify: Notify
 ) -> str:
     """Download the missing bytes, publish the file at `target` when `verify` accepts its sha256, and give that in hex.
 
@@ -77,6 +72,7 @@ def download(
         LlmcliError: the server refuses or fails, or `verify` refuses the file, which is then deleted.
         OSError: the disk fails.
     """
+    partial = PartialFile(partial_path(target), remote.size)
     digest = Transfer(remote, partial, progress, notify).run()
     try:
         verify(digest)

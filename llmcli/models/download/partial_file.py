@@ -113,6 +113,11 @@ class PartialFile:
         self.segments = [Segment(0, 0, self.size)]
 
 
+def partial_path(target: Path) -> Path:
+    """The path of a file while it is downloaded."""
+    return target.with_name(target.name + PARTIAL)
+
+
 def bytes_downloaded(path: Path, size: int) -> int:
     """How many bytes of a file of `size` bytes are downloaded; read-only, because another process may be active."""
     try:

@@ -12,7 +12,7 @@ from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, NetworkErro
 from llmcli.models import file_records, interrupted
 from llmcli.models.download.fetch import download, exclusive, write_error
 from llmcli.models.download.http import Notify
-from llmcli.models.download.partial_file import PARTIAL, PartialFile, bytes_downloaded
+from llmcli.models.download.partial_file import PartialFile, bytes_downloaded, partial_path
 from llmcli.models.download.transfer import RemoteFile
 from llmcli.models.hub import cache as hub_cache
 from llmcli.models.hub.environment import endpoint, http_error, hub_headers
@@ -39,7 +39,7 @@ class DownloadItem:
 
     @property
     def partial(self) -> Path:
-        return self.blob.with_name(self.file.sha256 + PARTIAL)
+        return partial_path(self.blob)
 
     @property
     def pointer(self) -> Path:
@@ -152,9 +152,8 @@ def _download(item: DownloadItem, progress: Progress, notify: Notify) -> None:
             )
 
     for is_last in (False, True):
-        remote = HubFile(item.repo, item.commit, file)
         try:
-            download(remote, PartialFile(item.partial, file.size), item.blob, verify, progress, notify)
+            download(HubFile(item.repo, item.commit, file), item.blob, verify, progress, notify)
             return
         except ModelInvalidError:
             if is_last:

