@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llmcli.errors import DiskError, LlmcliError, error_text
+from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, error_text
 from llmcli.models.download.http import Notify
 from llmcli.models.download.partial_file import PartialFile, partial_path
 from llmcli.models.download.transfer import RemoteFile, Transfer
@@ -84,6 +84,12 @@ def download(
     partial.remove_record()
     _sync_to_disk(target.parent)
     return digest
+
+
+def check_sha256(digest: str, expected: str, what: str, hint: str) -> None:
+    """Raise ModelInvalidError for a downloaded file with another sha256; `what` is its name in the error."""
+    if digest != expected:
+        raise ModelInvalidError(f"checksum mismatch for {what}: got {digest}, expected {expected}", hint)
 
 
 def write_error(error: OSError, folder: Path, path: Path, hint: str) -> DiskError:

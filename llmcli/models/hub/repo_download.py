@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, NetworkError, error_text
 from llmcli.models import file_records, interrupted
-from llmcli.models.download.fetch import download, exclusive, write_error
+from llmcli.models.download.fetch import check_sha256, download, exclusive, write_error
 from llmcli.models.download.http import Notify
 from llmcli.models.download.partial_file import PartialFile, bytes_downloaded, partial_path
 from llmcli.models.download.transfer import RemoteFile
@@ -145,11 +145,8 @@ def _download(item: DownloadItem, progress: Progress, notify: Notify) -> None:
     file = item.file
 
     def verify(digest: str) -> None:
-        if digest != file.sha256:
-            raise ModelInvalidError(
-                f"checksum mismatch for {file.path} after two attempts: got {digest}, expected {file.sha256}",
-                "try again later, or from another network",
-            )
+        hint = "try again later, or from another network"
+        check_sha256(digest, file.sha256, f"{file.path} after two attempts", hint)
 
     for is_last in (False, True):
         try:

@@ -132,18 +132,14 @@ def _download(target: Path, progress: Progress) -> None:
 
 def _from_hub(target: Path, progress: Progress) -> None:
     """Download the same file from the Hub, for environments without pip (as uv and pipx create them)."""
-    from llmcli.models.download.fetch import download
+    from llmcli.models.download.fetch import check_sha256, download
     from llmcli.models.hub.repo_download import HubFile
     from llmcli.models.hub.repo_files import RepoFile
 
     size, expected = locations.STARTER_SIZE, locations.STARTER_SHA256
 
     def verify(digest: str) -> None:
-        if digest != expected:
-            raise ModelInvalidError(
-                f"checksum mismatch for the starter model from the Hub: got {digest}, expected {expected}",
-                "try again later",
-            )
+        check_sha256(digest, expected, "the starter model from the Hub", "try again later")
 
     remote = HubFile(REPO, "", RepoFile(STARTER_NAME, size, expected))
     download(remote, target, verify, progress, lambda _text: None)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from llmcli.errors import LlmcliError, ModelInvalidError, ModelNotFoundError, NetworkError
+from llmcli.errors import LlmcliError, ModelNotFoundError, NetworkError
 from llmcli.files import make_private_folder
 from llmcli.models.download.partial_file import PartialFile, bytes_downloaded, partial_path
 from llmcli.models.file_records import sha256_of
@@ -155,7 +155,7 @@ def _is_downloaded(plan: UrlPlan, progress: Progress) -> bool:
 
 
 def _download(plan: UrlPlan, progress: Progress, notify: Notify) -> None:
-    from llmcli.models.download.fetch import download
+    from llmcli.models.download.fetch import check_sha256, download
     from llmcli.models.download.http import host_of
     from llmcli.models.download.transfer import RemoteFile
 
@@ -167,8 +167,8 @@ def _download(plan: UrlPlan, progress: Progress, notify: Notify) -> None:
 
     def verify(digest: str) -> None:
         try:
-            if expected and digest != expected:
-                raise ModelInvalidError(f"checksum mismatch for {plan.path.name}: got {digest}, expected {expected}")
+            if expected:
+                check_sha256(digest, expected, plan.path.name, "")
             read_header(partial)
         except LlmcliError as error:
             message = str(error).replace(str(partial), plan.reference.url)
