@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from llmcli.config import config_file as store
-from llmcli.config.presets import base_layers
+from llmcli.config.presets import base_layers, preset_layer
 from llmcli.errors import ExitStatus, UsageError
 from llmcli.files import config_path
 from llmcli.params.settings import Layer, ResolvedSettings, check_policy, fields, find, resolve, to_data
@@ -78,6 +78,8 @@ def set_setting(
         parsed = field.parse_text(value[0])
     if field.key == "temperature":
         check_policy(parsed, None)
+    if field.key == "preset" and parsed:
+        preset_layer(parsed)  # raises an error for an unknown one
     store.set_value(field.key, parsed)
     return ExitStatus.OK
 

@@ -15,7 +15,7 @@ from llmcli.params.sampler_chain import SamplingParams
 from llmcli.params.sampler_record import Sampler
 from llmcli.params.samplers import SAMPLERS
 from llmcli.params.temperature import effective_policy
-from llmcli.text import did_you_mean, setting_hint
+from llmcli.text import nearest, setting_hint
 
 CODE_KEYS = ("temp_policy_file",)  # it names code: a session file from elsewhere must not run code
 # Environment variables of the program that are not settings.
@@ -145,7 +145,10 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
     known = {field.env: field for field in fields().values()}
     for name in sorted(environ):
         if name.startswith("LLMCLI_") and environ[name] and name not in (*known, *_SWITCHES):
-            raise UsageError(f"unknown environment variable {name}", did_you_mean(name, known))
+            variables = {f"LLMCLI_{alias.upper()}": field.env for alias, field in _by_name().items()}
+            near = nearest(name, variables, 1)
+            hint = f"did you mean '{variables[near[0]]}'?" if near else ""
+            raise UsageError(f"unknown environment variable {name}", hint)
     values = {}
     for name, field in known.items():
         if not environ.get(name):
