@@ -135,16 +135,17 @@ def replace_private(path: Path, data: bytes) -> None:
 
 def write_note(path: Path, data: Mapping[str, Any]) -> None:
     """Write a private JSON object that the program wants to remember; it replaces the old one. Raises OSError."""
-    replace_private(path, encode(data))
+    replace_private(path, json.dumps(data).encode())
 
 
 def read_note(path: Path) -> dict[str, Any]:
     """The object that `write_note` wrote; {} if the file is missing, too large or not valid."""
     try:
         with path.open("rb") as file:
-            return convert(decode_json(file.read(_MAX_NOTE)), dict[str, Any])
-    except (OSError, ValueError):
+            data = json.loads(file.read(_MAX_NOTE))  # not by msgspec: a start may read notes, but no other JSON
+    except (OSError, ValueError, RecursionError):
         return {}
+    return data if isinstance(data, dict) else {}
 
 
 def read_text(name: str) -> str:
@@ -317,25 +318,3 @@ def convert(data: Any, kind: type[_T], name: str = "") -> _T:
     types = [_JSON_TYPES.get(one, one) for one in found[1].split(" | ")] if found else []
     fault = f"must be {' or '.join(types)}{found[2]}" if found else "is not valid"
     raise ValueError(f"{place} {fault}".lstrip(". "))
-
-
-def check_text(value: Any, name: str, longest: int | None = None) -> str:
-    """`value`, if it is a string of at most `longest` characters. `name` is what it is, for the error.
-
-    Raises:
-        ValueError: if it is not.
-    """
-    if not isinstance(value, str) or (longest is not None and len(value) > longest):
-        raise ValueError(f"{name} must be a string" + (f" of at most {longest} characters" if longest else ""))
-    return value
-
-
-def check_integer(value: Any, name: str, low: int, high: int) -> int:
-    """`value`, if it is an integer in this range.
-
-    Raises:
-        ValueError: if it is not.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f"{name} must be an integer from {low} to {high}")
-    return value
