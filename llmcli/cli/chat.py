@@ -119,7 +119,7 @@ def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "Reader":
         return LineReader(sys.stdin.buffer, marker)
     from llmcli.ui.chat.answer_display import style
     from llmcli.ui.chat.status_line import input_hint, status_line
-    from llmcli.ui.commands.registry import suggest
+    from llmcli.ui.commands.completion import suggest
     from llmcli.ui.input.reader import TerminalReader
 
     reader = TerminalReader(

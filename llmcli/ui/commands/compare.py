@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from llmcli.chat.attachments import attach, find_mentions
@@ -10,27 +11,26 @@ from llmcli.errors import UsageError
 from llmcli.inference.comparison import Variant, variants_of
 from llmcli.params.samplers import random_seed
 from llmcli.params.settings import find
+from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.chat.context_overflow import resolve_overflow
 from llmcli.ui.commands import registry
-from llmcli.ui.commands.registry import COMPARE, command
+from llmcli.ui.commands.completion import complete_assignments, matching
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.interrupt import defer_exit, disable_echo, interruptible, time_limit
 from llmcli.ui.terminal.progress import ProgressLine, Spinner
 
 if TYPE_CHECKING:  # these import the engine, which is slow
     from llmcli.inference.local import LocalModel
-    from llmcli.ui.chat.app import ChatApp
 
 _PRESSES = 3  # of Ctrl-C, as for one answer
 _LAST_PAIR = re.compile(r"""(?:^|\s)([A-Za-z][\w-]*)=("[^"]*"|'[^']*'|\S+)\s*$""")  # KEY=VALUE at the end of a text
 _EXAMPLE_HINT = "try /compare Why is the sky blue? temp=0.2,0.8"
 _COUNTS = ("answers", "n")  # how the number of answers is called; `n` is the old name
+command = partial(registry.command, heading="Compare")
 
 
 @command(
-    "compare",
-    heading=COMPARE,
-    usage="[QUESTION] KEY=V1,V2 … [answers=K]",
+    "compare [QUESTION] KEY=V1,V2 … [answers=K]",
     help="Answer with several settings side by side.",
     detail="Without QUESTION, the model answers the last one again. With several KEYs, each combination is compared. "
     "answers=K generates K answers for each, with different seeds. Use ; between values that contain a comma. "
@@ -40,11 +40,10 @@ _COUNTS = ("answers", "n")  # how the number of answers is called; `n` is the ol
         "/compare answers=3",
         "/compare Why is the sky blue? temp=0.2,0.8 answers=2",
     ),
-    complete=registry.complete_assignments,
+    complete=complete_assignments,
     everyday=True,
 )
-def compare(chat: "ChatApp", argument: str) -> None:
-    """Generate several answers to one question, side by side."""
+def compare(chat: ChatApp, argument: str) -> None:
     question, specs, n_seeds = split_arguments(argument)
     seed = chat.controller.settings.seed
     seed = random_seed() if seed is None else seed
@@ -90,12 +89,12 @@ def _is_setting(name: str, text: str) -> bool:
         return False
 
 
-def _draft(chat: "ChatApp", question: str) -> Message:
+def _draft(chat: ChatApp, question: str) -> Message:
     files = [attach(name) for name in find_mentions(question)]
     return chat.session.conversation.draft("user", question, attachments=(*chat.pending, *files))
 
 
-def _path_to_question(chat: "ChatApp") -> list[Message]:
+def _path_to_question(chat: ChatApp) -> list[Message]:
     """The path to the last question."""
     path = chat.path()
     path = path[:-1] if path and path[-1].role == "assistant" else path
@@ -105,7 +104,7 @@ def _path_to_question(chat: "ChatApp") -> list[Message]:
 
 
 def _compare(
-    chat: "ChatApp", local: "LocalModel", path: Sequence[Message], new: bool, variants: Sequence[Variant], seed: int
+    chat: ChatApp, local: "LocalModel", path: Sequence[Message], new: bool, variants: Sequence[Variant], seed: int
 ) -> None:
     """Generate the answers, show them and their statistics, and save them for /keep."""
     from llmcli.chat.compare import CompareSession
@@ -137,23 +136,19 @@ def _compare(
     console.note("/keep N continues with one of them; none is part of the conversation yet")
 
 
-def _answer_numbers(chat: "ChatApp", start: str) -> list[tuple[str, str]]:
+def _answer_numbers(chat: ChatApp, start: str) -> list[tuple[str, str]]:
     compared = chat.compare_session.comparison.results if chat.compare_session else []
-    numbered = [(str(number), one.variant.label) for number, one in enumerate(compared, 1)]
-    return [(number, label) for number, label in numbered if number.startswith(start)]
+    return matching(((str(number), one.variant.label) for number, one in enumerate(compared, 1)), start)
 
 
 @command(
-    "keep",
-    heading=COMPARE,
-    usage="N",
+    "keep N",
     help="Continue with answer N of the last comparison.",
     detail="It follows its question, in a new branch.",
     examples=("/keep 2", "/keep 1, then /continue", "/compare answers=3, then /keep 3"),
     complete=_answer_numbers,
 )
-def keep(chat: "ChatApp", argument: str) -> None:
-    """Add an answer of the last comparison to the conversation."""
+def keep(chat: ChatApp, argument: str) -> None:
     compare_session = chat.compare_session
     if not compare_session or compare_session.session is not chat.session:
         raise UsageError("no comparison yet", _EXAMPLE_HINT)

@@ -1,28 +1,18 @@
 """Commands of the chat itself: help, leaving, how it looks."""
 
 import re
+from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from llmcli.chat.controller import chat_setting_keys, requires_reload
 from llmcli.errors import UsageError
 from llmcli.params.settings import fields
+from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands import registry
-from llmcli.ui.commands.registry import (
-    SYNONYMS,
-    THE_CHAT,
-    Command,
-    command,
-    commands,
-    find_command,
-    require_command,
-    set_setting,
-)
+from llmcli.ui.commands.completion import complete_values, complete_words, matching, setting_note
+from llmcli.ui.commands.registry import SYNONYMS, Command, commands, dispatch, find_command, require_command
 from llmcli.ui.terminal.ask import can_ask
 from llmcli.ui.terminal.console import console
-
-if TYPE_CHECKING:
-    from llmcli.ui.chat.app import ChatApp
 
 _KEYS = (
     ("Enter", "send the message"),
@@ -43,25 +33,22 @@ _OVERVIEW = (
 # Words that people type without the slash, and the command.
 _WITHOUT_SLASH = {"help": "help", "exit": "exit", "quit": "exit", "exit()": "exit", "quit()": "exit", ":q": "exit"}
 _ENDING = 3  # letters that may differ: creativity, creative
+command = partial(registry.command, heading="The chat")
 
 
-def _words(_chat: "ChatApp", start: str) -> list[tuple[str, str]]:
-    words = [("all", "every command"), *((entry.name, entry.summary) for entry in commands().values())]
-    return [(word, note) for word, note in words if word.startswith(start)]
+def _words(_chat: ChatApp, start: str) -> list[tuple[str, str]]:
+    return matching([("all", "every command"), *((name, entry.summary) for name, entry in commands().items())], start)
 
 
 @command(
-    "help",
-    heading=THE_CHAT,
-    usage="[all|CMD|WORD]",
+    "help [all|CMD|WORD]",
     help="Show the commands, or details of one.",
     detail="`all` lists every command and key. CMD is a command or a setting. Any other WORD searches the help.",
     examples=("/help all", "/help temp", "/help top_p"),
     aliases=("?",),
     complete=_words,
 )
-def help_(chat: "ChatApp", argument: str) -> None:
-    """Print the short list, the long one, or the help of a command or a setting."""
+def help_(chat: ChatApp, argument: str) -> None:
     if not argument:
         chat.definitions([(f"  /{entry.name}", entry.summary) for entry in commands().values() if entry.everyday])
         for line in _OVERVIEW:
@@ -79,34 +66,30 @@ def help_(chat: "ChatApp", argument: str) -> None:
         _search(chat, argument.lstrip("/"))
 
 
-def _print_all(chat: "ChatApp") -> None:
+def _print_all(chat: ChatApp) -> None:
     """Every command under its heading, with usage and aliases, then the keys."""
     for heading, group in groupby(commands().values(), key=lambda entry: entry.heading):
         chat.say(heading, "1")
-        chat.definitions([(f"  {_usage(entry)}", entry.summary + _also(entry)) for entry in group])
+        chat.definitions([(f"  /{entry.usage}", entry.summary + _also(entry)) for entry in group])
     chat.say("Keys", "1")
     chat.definitions([(f"  {key}", meaning) for key, meaning in _KEYS])
     chat.say("Every setting is a command too, for example /top_p 0.9; /set lists them.")
-
-
-def _usage(entry: Command) -> str:
-    return f"/{entry.name} {entry.usage}".rstrip()
 
 
 def _also(entry: Command) -> str:
     return f" (also {', '.join('/' + alias for alias in entry.aliases)})" if entry.aliases else ""
 
 
-def _describe_command(chat: "ChatApp", entry: Command) -> None:
-    chat.say(_usage(entry) + _also(entry), "1")
+def _describe_command(chat: ChatApp, entry: Command) -> None:
+    chat.say(f"/{entry.usage}{_also(entry)}", "1")
     chat.say(entry.description)
     _print_examples(chat, entry.examples)
 
 
-def _describe_setting(chat: "ChatApp", key: str) -> None:
+def _describe_setting(chat: ChatApp, key: str) -> None:
     param = fields()[key].param
     chat.say(f"/{key} VALUE", "1")
-    chat.say(f"{param.help} ({registry.setting_note(chat, key)})")
+    chat.say(f"{param.help} ({setting_note(chat, key)})")
     value = _example_value(key)
     once = f"/set {key} {value}" if requires_reload(key) else f"/retry {key}={value}"
     _print_examples(chat, (f"/{key} {value}", once, f"/reset {key}"))
@@ -121,13 +104,13 @@ def _example_value(key: str) -> str:
     return next(iter(known), "") or field.format(field.default) or "VALUE"
 
 
-def _print_examples(chat: "ChatApp", examples: tuple[str, ...]) -> None:
+def _print_examples(chat: ChatApp, examples: tuple[str, ...]) -> None:
     chat.say("Examples:", "2")
     for example in examples:
         chat.say(f"  {example}")
 
 
-def _search(chat: "ChatApp", text: str) -> None:
+def _search(chat: ChatApp, text: str) -> None:
     """List the commands and settings whose help contains the words of `text`.
 
     Raises:
@@ -168,18 +151,16 @@ class ExitChatError(Exception):
 
 @command(
     "exit",
-    heading=THE_CHAT,
     help="Leave the chat.",
     detail="Everything is saved. Ctrl-D does the same.",
     examples=("/exit", "/quit", "/bye"),
     aliases=("quit", "bye", "q"),
 )
-def exit_(_chat: "ChatApp", _argument: str) -> None:
-    """Leave the chat."""
+def exit_(_chat: ChatApp, _argument: str) -> None:
     raise ExitChatError
 
 
-def is_command_without_slash(chat: "ChatApp", text: str) -> bool:
+def is_command_without_slash(chat: ChatApp, text: str) -> bool:
     """Whether a person typed a word like `exit` alone, and was told so; typed again, it is sent."""
     word = text.strip().lower()
     name = _WITHOUT_SLASH.get(word)
@@ -192,44 +173,35 @@ def is_command_without_slash(chat: "ChatApp", text: str) -> bool:
 
 
 @command(
-    "markdown",
-    heading=THE_CHAT,
-    usage="[on|off]",
+    "markdown [on|off]",
     help="Turn the rendering of Markdown on or off.",
     detail="Off shows the text as the model writes it.",
     examples=("/markdown", "/markdown off", "/markdown on"),
-    complete=registry.complete_values("markdown"),
+    complete=complete_values("markdown"),
 )
-def markdown(chat: "ChatApp", argument: str) -> None:
-    """Set or show whether answers are rendered."""
-    set_setting(chat, f"markdown {argument}")
+def markdown(chat: ChatApp, argument: str) -> None:
+    dispatch(chat, "set", f"markdown {argument}")
 
 
 @command(
-    "theme",
-    heading=THE_CHAT,
-    usage="[auto|dark|light]",
+    "theme [auto|dark|light]",
     help="Set the colors for a dark or a light terminal.",
     detail="`auto` uses what the terminal reports.",
     examples=("/theme", "/theme light", "/theme auto"),
-    complete=registry.complete_values("theme"),
+    complete=complete_values("theme"),
 )
-def theme(chat: "ChatApp", argument: str) -> None:
-    """Set or show the theme."""
-    set_setting(chat, f"theme {argument}")
+def theme(chat: ChatApp, argument: str) -> None:
+    dispatch(chat, "set", f"theme {argument}")
 
 
 @command(
-    "multiline",
-    heading=THE_CHAT,
-    usage="[on|off]",
+    "multiline [on|off]",
     help="Make Enter start a new line, and Alt-Enter send.",
     detail="Alone it switches between the two.",
     examples=("/multiline", "/multiline on", "/multiline off"),
-    complete=registry.complete_words("on", "off"),
+    complete=complete_words("on", "off"),
 )
-def multiline(chat: "ChatApp", argument: str) -> None:
-    """Set what Enter does."""
+def multiline(chat: ChatApp, argument: str) -> None:
     if argument not in ("", "on", "off"):
         raise UsageError(f"/multiline must be on or off, got '{argument}'")
     reader = chat.reader
