@@ -41,7 +41,7 @@ def _dispatch(arguments: list[str]) -> int:
         os.environ["COLUMNS"] = "10000"  # a shell takes each line for a candidate: no help text may wrap
         return _run_app(arguments, "")
     from llmcli.cli import model_preload
-    from llmcli.cli.front_page import check_command, normalize_arguments, page_of
+    from llmcli.cli.front_page import normalize_arguments, page_of
 
     model_preload.start(arguments)
     arguments = normalize_arguments(arguments)
@@ -51,6 +51,8 @@ def _dispatch(arguments: list[str]) -> int:
 
         print_line(page)
         return 0
+    from llmcli.cli.usage_errors import check_command
+
     check_command(arguments)
     wanted = "doctor" if arguments[0] == "--version" else arguments[0]  # the version is shown by its module
     return _run_app(arguments, wanted)
@@ -79,7 +81,7 @@ def _report(error: Exception) -> int:
 
         print_line(error.format_message())
         return ExitStatus.OK
-    from llmcli.cli.front_page import explain_usage_error
+    from llmcli.cli.usage_errors import explain_usage_error
 
     console.error(*explain_usage_error(error))
     return int(getattr(error, "exit_code", ExitStatus.USAGE))

@@ -2,17 +2,17 @@
 
 import inspect
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from llmcli.errors import LlmcliError, UsageError
+from llmcli.cli.completion import completer
+from llmcli.errors import UsageError
 from llmcli.params.generation import InterfaceParams
 from llmcli.params.param import Field, fields_of
 from llmcli.params.settings import Layer, fields
-from llmcli.text import sanitize
 from llmcli.ui.terminal.console import console
 
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
@@ -93,9 +93,7 @@ def _option(field: Field) -> Any:
         name = field.flags[0]
         return Annotated[bool | None, typer.Option(f"{name}/--no-{name[2:]}", *field.flags[1:], **details)]
     kind = list[str] if (field.repeated and field.param.flag != "") or _repeats(field) else str
-    if has_completion(field):
-        details["autocompletion"] = _completer(field)
-    return Annotated[kind | None, typer.Option(*field.flags, **details)]
+    return Annotated[kind | None, typer.Option(*field.flags, autocompletion=completer(field), **details)]
 
 
 def _repeats(field: Field) -> bool:
@@ -134,112 +132,6 @@ def _parse(field: Field, given: Any) -> Any:
         if field.key == "n_ctx" and not error.hint:  # in `llm`, -c continues the last conversation
             error.hint = "-c is the context size; `llmcli chat -C` continues the last session"
         raise
-
-
-def has_completion(field: Field) -> bool:
-    """Whether the values of a setting complete in the shell (files do so by the shell itself)."""
-    return bool(field.param.choices or field.param.suggest) or field.key in ("samplers", "preset", "character")
-
-
-def _completer(field: Field) -> Callable[[str], Any]:
-    def complete(incomplete: str) -> list[str]:
-        return [text for text in map(str, (*field.param.choices, *field.param.suggest)) if text.startswith(incomplete)]
-
-    special: dict[str, Callable[[str], Any]] = {
-        "model": complete_model,
-        "samplers": _complete_list,
-        "preset": _complete_preset,
-        "character": complete_character,
-    }
-    return special.get(field.key, complete)
-
-
-def _complete_list(incomplete: str) -> list[str]:
-    """Sampler names, also after a comma."""
-    from llmcli.params.sampler_chain import DEFAULT_ORDER, ON_REQUEST
-
-    head, comma, tail = incomplete.rpartition(",")
-    used = set(head.split(","))
-    return [head + comma + name for name in (*DEFAULT_ORDER, *ON_REQUEST) if name.startswith(tail) and name not in used]
-
-
-def _complete_preset(incomplete: str) -> list[tuple[str, str]]:
-    from llmcli.config.presets import preset_purpose, presets
-
-    try:
-        return _safe_words(
-            (name, preset_purpose(name, one)) for name, one in presets().items() if name.startswith(incomplete)
-        )
-    except (LlmcliError, OSError):
-        return []
-
-
-def complete_model(incomplete: str) -> list[str]:
-    """The models on this machine, the aliases, and the .gguf files and folders that match."""
-    return [*complete_reference(incomplete), *_complete_path(incomplete)]
-
-
-def complete_reference(incomplete: str) -> list[str]:
-    """The models on this machine and the aliases."""
-    from llmcli.config.presets import resolve_settings
-    from llmcli.models.installed import inventory
-    from llmcli.models.locations import model_locations
-
-    try:
-        place = model_locations(resolve_settings(Layer("flag", {})))
-        names = ["starter", *place.aliases, *(item.name for item in inventory(place) if item.source != "url")]
-    except (LlmcliError, OSError):
-        names = ["starter"]
-    found = (name for name in dict.fromkeys(names) if name.startswith(incomplete))
-    return [word for word, _ in _safe_words((name, "") for name in found)]
-
-
-def complete_session(incomplete: str) -> list[tuple[str, str]]:
-    """The sessions and their titles, the latest first."""
-    from llmcli.chat.sessions.store import session_summaries
-
-    return _safe_words((one.name, one.title) for one in session_summaries(incomplete))
-
-
-def complete_character(incomplete: str) -> list[tuple[str, str]]:
-    """The characters with their purposes, and the files and folders that match."""
-    from llmcli.config.characters import SUFFIXES, character_purposes
-
-    names = _safe_words(pair for pair in character_purposes().items() if pair[0].startswith(incomplete))
-    return names + [(path, "") for path in _complete_path(incomplete, SUFFIXES)]
-
-
-def complete_downloadable(incomplete: str) -> list[str]:
-    """What can be downloaded: the names of the catalog, and the models on this machine."""
-    from llmcli.models.catalog import CATALOG
-
-    return [entry.name for entry in CATALOG if entry.name.startswith(incomplete)] + complete_reference(incomplete)
-
-
-def _complete_path(incomplete: str, suffixes: Sequence[str] = (".gguf",)) -> list[str]:
-    names: list[str] = []
-    folder, _, start = incomplete.rpartition("/")
-    try:
-        entries = sorted(Path(folder or ("/" if incomplete.startswith("/") else ".")).expanduser().iterdir())
-    except (OSError, RuntimeError, ValueError):  # RuntimeError: ~nobody
-        return names
-    prefix = incomplete[: len(incomplete) - len(start)]
-    for entry in entries:
-        if not entry.name.startswith(start) or (entry.name.startswith(".") and not start):
-            continue
-        if entry.is_dir():
-            names.append(f"{prefix}{entry.name}/")
-        elif entry.suffix in suffixes:
-            names.append(prefix + entry.name)
-    return [word for word, _ in _safe_words((name, "") for name in names)]
-
-
-def _safe_words(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Words with their help that a shell can take: names, titles and purposes may come from strangers.
-
-    zsh evaluates what Typer prints, where a backslash undoes its escapes: a word with one is omitted.
-    """
-    return [(sanitize(word), sanitize(text).replace("\\", "/")) for word, text in pairs if "\\" not in word]
 
 
 def output_path(name: str, force: bool) -> Path:

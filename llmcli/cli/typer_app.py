@@ -8,7 +8,7 @@ import typer
 
 from llmcli import __version__
 from llmcli.cli.front_page import Row, examples, root_help, section, wrapped
-from llmcli.cli.help_texts import ABOUT, COMMANDS, COMMON, EXAMPLES, PROGRAM, START, WITH_STATUSES
+from llmcli.cli.help_texts import ABOUT, COMMANDS, EXAMPLES, PROGRAM
 from llmcli.params import param
 from llmcli.ui.terminal.output import print_line
 
@@ -116,16 +116,17 @@ def _help_all_option() -> Any:
 
 def _command_help(command: Any, ctx: Any, everything: bool) -> str:
     """The help of a command: usage, sentence, examples, arguments, options (the common ones or all of them)."""
-    path = ctx.command_path.removeprefix(PROGRAM).strip()
+    path = _path(ctx)
+    entry = COMMANDS.get(path)
     parameters = [one for one in command.get_params(ctx) if not getattr(one, "hidden", False)]
     arguments = [(one.make_metavar(ctx), one.help or "") for one in parameters if one.param_type_name == "argument"]
     options = [one for one in parameters if one.param_type_name == "option"]
-    shown = options if everything else _common(path, options)
+    shown = options if everything else _common(entry.common if entry else (), options)
     parts = [_usage(command, ctx), *_sentences(command, everything)]
-    parts += [*examples("Examples", EXAMPLES.get(path, "")), *section("Arguments", arguments)]
+    parts += [*examples("Examples", EXAMPLES[path]), *section("Arguments", arguments)]
     for heading, group in _under_headings(shown, everything):
         parts += section(heading, [_option_row(option, ctx, everything) for option in group])
-    if path in WITH_STATUSES:
+    if entry and entry.shows_statuses:
         parts += _statuses(everything)
     if not everything:
         parts.append(wrapped(f"{ctx.command_path} --help-all shows all {len(options)} options."))
@@ -134,17 +135,22 @@ def _command_help(command: Any, ctx: Any, everything: bool) -> str:
 
 def _group_help(group: Any, ctx: Any, everything: bool) -> str:
     """The help of a group: usage, sentence, examples and its commands (with `everything`, theirs too)."""
-    path = ctx.command_path.removeprefix(PROGRAM).strip()
+    path = _path(ctx)
     if not path and not everything:
         return root_help()
     rows = list(_commands(group, "", everything))
     parts = [_usage(group, ctx), *_sentences(group, everything)]
-    parts += [*examples("Examples", EXAMPLES.get(path, START)), *section("Commands", rows)]
+    parts += [*examples("Examples", EXAMPLES[path]), *section("Commands", rows)]
     options = [one for one in group.get_params(ctx) if one.param_type_name == "option"]
     if everything:
         parts += section("Options", [_option_row(option, ctx, everything) for option in options])
     parts.append(wrapped(f"{ctx.command_path} COMMAND --help shows the examples and options of a command."))
     return "\n\n".join(parts)
+
+
+def _path(ctx: Any) -> str:
+    """The name of the command with those of its groups, as in `models pull`; empty for the program itself."""
+    return str(ctx.command_path.removeprefix(PROGRAM).strip())
 
 
 def _first_sentence(text: str | None) -> str:
@@ -174,13 +180,12 @@ def _sentences(command: Any, everything: bool) -> list[str]:
     return [wrapped(" ".join(part.split()), "  ") for part in (command.help or "").strip().split("\n\n")]
 
 
-def _common(path: str, options: Sequence[Any]) -> list[Any]:
-    """The options to show first, in the order of the page; without a page, all but those of every command."""
-    names = COMMON.get(path)
-    if names is None:
+def _common(names: Sequence[str], options: Sequence[Any]) -> list[Any]:
+    """The options with these names, in this order; without names, all but those of every command."""
+    if not names:
         return [one for one in options if not {"--help", "--help-all", "--quiet", "--verbose", "--debug"} & {*one.opts}]
     by_flag = {flag: option for option in options for flag in (*option.opts, *option.secondary_opts)}
-    return [by_flag[name] for name in names if name in by_flag]
+    return [by_flag[name] for name in names]
 
 
 def _under_headings(options: Iterable[Any], everything: bool) -> Iterator[tuple[str, list[Any]]]:
@@ -205,9 +210,8 @@ def _option_row(option: Any, ctx: Any, everything: bool) -> Row:
     if not option.is_flag and not option.count:
         label += " " + _metavar(option, ctx)
     if "--help" in option.opts:
-        return label, "Show this help and exit." if isinstance(
-            ctx.command, HelpGroup
-        ) else "Show the most common options and exit."
+        is_group = isinstance(ctx.command, HelpGroup)
+        return label, "Show this help and exit." if is_group else "Show the most common options and exit."
     facts = _facts(option)
     text = f"{option.help or ''} [{', '.join(facts)}]" if facts else option.help or ""
     return label, text if everything else _short_help(text)

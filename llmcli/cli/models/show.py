@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmcli.cli.options import complete_reference, with_settings
+from llmcli.cli.completion import complete_reference
+from llmcli.cli.options import with_settings
 from llmcli.config.presets import resolve_settings
 from llmcli.errors import ExitStatus
 from llmcli.params.settings import Layer
