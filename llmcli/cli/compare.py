@@ -12,12 +12,11 @@ from llmcli.cli.generate import (
     NoStdin,
     PromptArgument,
     command_layers,
-    read_prompt,
-    reads_stdin,
     timeout_note,
     warn_plain_template,
 )
 from llmcli.cli.options import CHAT_ONLY, with_settings
+from llmcli.cli.stdin import read_prompt, reads_stdin
 from llmcli.config.presets import LayerStack
 from llmcli.errors import ConstraintError, ExitStatus, LlmcliError, UsageError
 from llmcli.params.sampler_chain import check_chain

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from llmcli.cli.completion import complete_session
 from llmcli.cli.options import with_settings
+from llmcli.cli.stdin import piped_stdin
 from llmcli.config.presets import resolve_settings
 from llmcli.errors import DiskError, ExitStatus, ModelNotFoundError, UsageError
 from llmcli.files import read_text
@@ -18,7 +18,7 @@ from llmcli.params.param import fields_of
 from llmcli.params.settings import Layer, Settings
 from llmcli.text import plural
 from llmcli.ui.chat.answer_display import is_live
-from llmcli.ui.terminal.console import console, is_terminal
+from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.interrupt import interruptible
 from llmcli.ui.terminal.output import AnswerWriter, print_line, stream_answer
 from llmcli.ui.terminal.progress import ProgressLine
@@ -158,12 +158,8 @@ def _output(name: str, line: int | None) -> tuple[str, str]:
 
 
 def _stdin() -> str:
-    if sys.stdin is None or is_terminal(sys.stdin):
-        raise UsageError("stdin is empty", "pipe in the output of `llmcli generate --json`, or give a file")
-    try:
-        data = sys.stdin.buffer.read(_LARGEST + 1)
-    except OSError as error:
-        raise DiskError(f"cannot read stdin: {error.strerror}") from None
+    with piped_stdin("pipe in the output of `llmcli generate --json`, or give a file") as stdin:
+        data = stdin.read(_LARGEST + 1)
     if len(data) > _LARGEST:
         raise DiskError(f"stdin is larger than {_LARGEST >> 20} MiB", "give one output")
     return data.decode("utf-8-sig", "replace")

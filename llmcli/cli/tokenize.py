@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from llmcli.cli.generate import read_stdin
 from llmcli.cli.options import with_settings
+from llmcli.cli.stdin import read_stdin
 from llmcli.config.presets import resolve_settings
 from llmcli.errors import ExitStatus, UsageError
 from llmcli.params.settings import Layer

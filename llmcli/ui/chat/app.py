@@ -12,13 +12,13 @@ from llmcli.chat.conversation import Message
 from llmcli.chat.sessions.session import Session
 from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.errors import LlmcliError
-from llmcli.params.settings import Settings, ineffective_settings
+from llmcli.params.settings import Settings
 from llmcli.ui.chat.answer_display import display
 from llmcli.ui.chat.busy_screen import BusyScreen, TemperatureKeys
 from llmcli.ui.chat.context_overflow import resolve_overflow
 from llmcli.ui.terminal.console import console, wants_color, wrapped
 from llmcli.ui.terminal.interrupt import defer_exit, time_limit
-from llmcli.ui.terminal.output import print_line, to_stderr, warn_slow, write_trace
+from llmcli.ui.terminal.output import print_line, to_stderr, warn_ineffective, warn_slow, write_trace
 from llmcli.ui.terminal.table import print_definitions, print_facts, print_rows
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class ChatApp(ChatPrinter):
             None  # a token, and the candidates shown for it
         )
         self._greeted: LocalModel | None = None
-        self._warned: set[tuple[str, str]] = set()  # settings without effect, and why
+        self._warned: set[str] = set()  # settings without effect, and why
 
     @property
     def session(self) -> Session:
@@ -189,7 +189,7 @@ class ChatApp(ChatPrinter):
         busy_screen = BusyScreen(self.controller.settings, self.live)
         last_turn = self.turn
         self.turn = turn = self.controller.answer(path, extra, begun, busy_screen.spinner.reading)
-        self._warn(turn)
+        warn_ineffective(turn.resolved, self._warned)
         if self.live:
             print_line("")  # between question and answer
         temperature_keys = TemperatureKeys(turn)
@@ -231,13 +231,6 @@ class ChatApp(ChatPrinter):
             console.note(f"cut off: {why}" + (on if reached else ""))
         if not turn.answer.complete:
             console.warn("the answer ended before it matched the grammar")
-
-    def _warn(self, turn: "Turn") -> None:
-        """Warn once for each setting without effect and each reason."""
-        for key, reason in ineffective_settings(turn.resolved.settings, turn.resolved.origins).items():
-            if (key, reason) not in self._warned:
-                self._warned.add((key, reason))
-                console.warn(f"{key} (from {turn.resolved.origins[key]}) has no effect: {reason}")
 
     def render(self, text: str) -> None:
         """Show an earlier answer as it was shown first."""

@@ -23,6 +23,7 @@ from llmcli.ui.commands.completion import complete_models, complete_settings, co
 from llmcli.ui.commands.inspect import spark
 from llmcli.ui.terminal.ask import edit as edit_text
 from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.output import warn_ineffective
 
 if TYPE_CHECKING:
     from llmcli.inference.local import LocalModel
@@ -208,8 +209,7 @@ def samplers(chat: ChatApp, argument: str) -> None:
     resolved = chat.controller.resolved()
     rows = [(str(n), name, values) for n, (name, values) in enumerate(_chain(resolved), 1)]
     chat.rows(("", "STEP", "VALUES"), rows, right=("",))
-    for key, reason in ineffective_settings(resolved.settings, resolved.origins).items():
-        console.note(f"{key} (from {resolved.origins[key]}) has no effect: {reason}")
+    warn_ineffective(resolved)
 
 
 def _chain(resolved: ResolvedSettings) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from llmcli.errors import DiskError, OutputClosedError, UsageError
+from llmcli.params.settings import ResolvedSettings, ineffective_settings
 from llmcli.text import sanitize
 from llmcli.ui.terminal.console import console, is_terminal
 from llmcli.ui.terminal.progress import ProgressLine
@@ -178,6 +179,15 @@ def write_trace(answer: "Answer", name: str | None, kept: bool = False) -> Itera
     with closing(TraceWriter(Path(os.path.expanduser(name)))) as writer:
         answer.trace, answer.on_token = answer.settings.trace_top, writer.write
         yield
+
+
+def warn_ineffective(resolved: ResolvedSettings, known: set[str] | None = None) -> None:
+    """Warn of each chosen setting that has no effect, with the reason; not of what is `known`, to which it is added."""
+    known = set() if known is None else known
+    for key, reason in ineffective_settings(resolved.settings, resolved.origins).items():
+        if f"{key}: {reason}" not in known:
+            console.warn(f"{key} (from {resolved.origins[key]}) has no effect: {reason}")
+        known.add(f"{key}: {reason}")
 
 
 def warn_slow(answer: "Answer") -> None:
