@@ -67,6 +67,8 @@ def plot_trace(
     from llmcli.ui.export_file import write
 
     target = None if output == "-" else output_path(output, force)
+    if target and target.suffix.lower() not in ("", ".svg"):
+        raise UsageError(f"unknown format of a plot: {target.name!r}", "use a name that ends in .svg")
     picture = plot_svg(_read(file), "trace" if file == "-" else Path(file).name)
     if target:
         write(picture, target)

@@ -10,7 +10,15 @@ from llmcli.params.settings import fields
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands import registry
 from llmcli.ui.commands.completion import complete_values, complete_words, matching, setting_note
-from llmcli.ui.commands.registry import SYNONYMS, Command, commands, dispatch, find_command, require_command
+from llmcli.ui.commands.registry import (
+    SYNONYMS,
+    Command,
+    commands,
+    dispatch,
+    find_command,
+    require_command,
+    similar_command,
+)
 from llmcli.ui.terminal.ask import can_ask
 from llmcli.ui.terminal.console import console
 
@@ -128,8 +136,7 @@ def _search(chat: ChatApp, text: str) -> None:
         if key not in commands() and _contains(stems, f"{key} {fields()[key].param.help}"):
             found[key] = _summary(key)
     if not stems or not found:
-        require_command(words[0] if len(words) == 1 else text)
-        raise UsageError(f"the help does not contain '{text}'", "see /help all")
+        raise UsageError(f"the help does not contain '{text}'", f"{similar_command(text)} see /help all".lstrip())
     chat.definitions([(f"  /{name}", summary) for name, summary in found.items()])
 
 

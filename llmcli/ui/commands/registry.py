@@ -133,17 +133,15 @@ def require_command(name: str) -> Command | str:
     """
     found = find_command(name)
     if found is None:
-        raise UsageError(f"unknown command '/{name}'", suggestion(name))
+        targets = " or ".join(f"/{target}" for target in SYNONYMS.get(name, ()))
+        hint = f"use {targets}" if targets else similar_command(name) or "see /help"
+        raise UsageError(f"unknown command '/{name}'", hint)
     return found
 
 
-def suggestion(name: str) -> str:
-    """What to type instead of an unknown name; only what exists is named."""
-    if name in SYNONYMS:
-        return "use " + " or ".join(f"/{target}" for target in SYNONYMS[name])
-    return (
-        did_you_mean(f"/{name}", [f"/{known}" for known in (*commands_by_name(), *chat_setting_keys())]) or "see /help"
-    )
+def similar_command(name: str) -> str:
+    """`did you mean '/x'?` for the most similar command or setting, or an empty text."""
+    return did_you_mean(f"/{name}", [f"/{known}" for known in (*commands_by_name(), *chat_setting_keys())])
 
 
 def dispatch(chat: ChatApp, name: str, argument: str) -> None:
