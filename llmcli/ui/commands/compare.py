@@ -41,7 +41,6 @@ command = partial(registry.command, heading="Compare")
         "/compare Why is the sky blue? temp=0.2,0.8 answers=2",
     ),
     complete=complete_assignments,
-    everyday=True,
 )
 def compare(chat: ChatApp, argument: str) -> None:
     question, specs, n_seeds = split_arguments(argument)

@@ -33,9 +33,18 @@ def _complete_command(chat: ChatApp, text: str) -> Iterator[Suggestion]:
         return
     with suppress(LlmcliError):
         found = require_command(name.lower().replace("-", "_"))
-        complete = found.complete if isinstance(found, Command) else complete_values(found)
-        for value, note in complete(chat, argument) if complete else ():
+        for value, note in _values(chat, found, argument):
             yield Suggestion(sanitize(value), _replaced(argument, value), sanitize(note))
+
+
+def _values(chat: ChatApp, found: Command | str, argument: str) -> Iterable[tuple[str, str]]:
+    """What the argument of a command or the value of a setting may become, each with a note."""
+    if not isinstance(found, Command):
+        return _setting_values(chat, found, argument)
+    if found.complete:
+        return found.complete(chat, argument)
+    words = re.findall(r"\b[a-z]+\b", found.usage.removeprefix(found.name))  # capital letters stand for any text
+    return matching(((word, "") for word in words), argument)
 
 
 def _replaced(argument: str, value: str) -> int:
@@ -94,11 +103,6 @@ def _key_then_value(chat: ChatApp, text: str, separator: str) -> Iterator[tuple[
     with suppress(LlmcliError):
         values = _setting_values(chat, key, start.lstrip())
         yield from ((f"{key}{separator}{value}", note) for value, note in values if value)
-
-
-def complete_words(*known: str) -> Complete:
-    """Completion with these words."""
-    return lambda _chat, start: matching(((word, "") for word in known), start)
 
 
 def complete_values(key: str) -> Complete:

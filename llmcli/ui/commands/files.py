@@ -12,7 +12,7 @@ from llmcli.inference.request import system_text
 from llmcli.text import plural
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands import registry
-from llmcli.ui.commands.completion import complete_paths, complete_words
+from llmcli.ui.commands.completion import complete_paths
 from llmcli.ui.commands.messages import parse_message_number
 from llmcli.ui.terminal.ask import confirm, edit
 from llmcli.ui.terminal.console import console
@@ -27,7 +27,6 @@ command = partial(registry.command, heading="Files")
     ".svg (a picture).",
     examples=("/export talk.md", "/export talk.html", "/export talk.svg"),
     complete=complete_paths,
-    everyday=True,
 )
 def export(chat: ChatApp, argument: str) -> None:
     from llmcli.chat.export import format_of
@@ -51,7 +50,6 @@ def export(chat: ChatApp, argument: str) -> None:
     detail="@PATH in a message does the same. Patterns such as *.py work too. `none` removes the attached files.",
     examples=("/file notes.txt", "/file src/*.py", "/file none"),
     complete=complete_paths,
-    everyday=True,
 )
 def file(chat: ChatApp, argument: str) -> None:
     if argument == "none":
@@ -74,8 +72,6 @@ def file(chat: ChatApp, argument: str) -> None:
     help="Copy the last answer to the clipboard.",
     detail="`code` copies its last code block only, N the message with that number in /history.",
     examples=("/copy", "/copy code", "/copy 3"),
-    complete=complete_words("code"),
-    everyday=True,
 )
 def copy(chat: ChatApp, argument: str) -> None:
     from llmcli.ui.terminal.clipboard import copy as to_clipboard

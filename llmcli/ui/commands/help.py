@@ -9,7 +9,7 @@ from llmcli.errors import UsageError
 from llmcli.params.settings import fields
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands import registry
-from llmcli.ui.commands.completion import complete_values, complete_words, matching, setting_note
+from llmcli.ui.commands.completion import complete_values, matching, setting_note
 from llmcli.ui.commands.registry import (
     SYNONYMS,
     Command,
@@ -32,6 +32,11 @@ _KEYS = (
     ("Ctrl-R", "search the earlier input"),
     ("Ctrl-X Ctrl-E", "write in $EDITOR"),
     ("Tab", "complete commands, values, models, sessions, @files"),
+)
+# The commands of the short list.
+_EVERYDAY = (
+    *("retry", "continue", "edit", "undo", "clear", "compare", "system", "temp", "model", "preset", "character", "why"),
+    *("save", "sessions", "export", "file", "copy"),
 )
 _OVERVIEW = (
     "/help all: every command · /help CMD: details and examples",
@@ -58,7 +63,7 @@ def _words(_chat: ChatApp, start: str) -> list[tuple[str, str]]:
 )
 def help_(chat: ChatApp, argument: str) -> None:
     if not argument:
-        chat.definitions([(f"  /{entry.name}", entry.summary) for entry in commands().values() if entry.everyday])
+        chat.definitions([(f"  /{name}", commands()[name].summary) for name in _EVERYDAY])
         for line in _OVERVIEW:
             chat.say(line, "2")
         return
@@ -206,7 +211,6 @@ def theme(chat: ChatApp, argument: str) -> None:
     help="Make Enter start a new line, and Alt-Enter send.",
     detail="Alone it switches between the two.",
     examples=("/multiline", "/multiline on", "/multiline off"),
-    complete=complete_words("on", "off"),
 )
 def multiline(chat: ChatApp, argument: str) -> None:
     if argument not in ("", "on", "off"):

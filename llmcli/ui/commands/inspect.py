@@ -15,7 +15,7 @@ from llmcli.text import plural
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.chat.busy_screen import BusyScreen
 from llmcli.ui.commands import registry
-from llmcli.ui.commands.completion import complete_words, matching
+from llmcli.ui.commands.completion import matching
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.interrupt import defer_exit
 from llmcli.ui.terminal.output import to_stderr
@@ -47,7 +47,6 @@ def _token_numbers(chat: ChatApp, start: str) -> list[tuple[str, str]]:
     "with the highest entropy. The table has the most likely candidates and what each sampler did to them.",
     examples=("/why", "/why 12", "/why comet"),
     complete=_token_numbers,
-    everyday=True,
 )
 def why(chat: ChatApp, argument: str) -> None:
     from llmcli.ui.charts.trace_table import print_why
@@ -187,7 +186,6 @@ def _note_differences(answered: "AnswerInspector", found: "TokenInspection") -> 
     "below the text show it.",
     examples=("/tokens", "/tokens p", "/tokens entropy"),
     aliases=("heat",),
-    complete=complete_words(*_MEASURES),
 )
 def tokens(chat: ChatApp, argument: str) -> None:
     from llmcli.ui.charts.heatmap import print_heat
@@ -216,7 +214,6 @@ def traces_of_last_answer(chat: ChatApp) -> list["TokenTrace"]:
     detail="`on` writes one file per answer. FILE.jsonl gets the trace of the last answer. Alone it shows whether "
     "traces are on. `llmcli trace show FILE` reads them.",
     examples=("/trace on", "/trace last.jsonl", "/trace off"),
-    complete=complete_words("on", "off"),
 )
 def trace(chat: ChatApp, argument: str) -> None:
     word, _, name = argument.partition(" ")

@@ -26,7 +26,6 @@ command = partial(registry.command, heading="Messages")
     examples=("/retry", "/retry temperature=1.2", "/retry temperature=1.2 seed=7"),
     aliases=("regen", "regenerate"),
     complete=complete_assignments,
-    everyday=True,
 )
 def retry(chat: ChatApp, argument: str) -> None:
     extra, path = _assignments(chat, argument), chat.path()
@@ -60,7 +59,6 @@ def _assignments(chat: ChatApp, argument: str) -> dict[str, Any]:
     help="Continue the last answer.",
     detail="After Ctrl-C, after a limit, or after you changed the answer with /edit.",
     examples=("/continue", "/max_tokens 400, then /continue", "/edit 2 Once upon a time, then /continue"),
-    everyday=True,
 )
 def continue_(chat: ChatApp, _argument: str) -> None:
     path = chat.path()
@@ -78,7 +76,6 @@ def continue_(chat: ChatApp, _argument: str) -> None:
     "input line, or in $EDITOR if it is long. To extend a changed answer of the model, use /continue. The earlier "
     "version stays as a branch.",
     examples=("/edit", "/edit 3", "/edit 1 What is a comet?"),
-    everyday=True,
 )
 def edit(chat: ChatApp, argument: str) -> None:
     path = chat.path()
@@ -120,7 +117,6 @@ def _last_question(path: list[Message]) -> int:
     help="Remove the last turn, or the last N.",
     detail="A turn is your message and its answer. /redo restores it.",
     examples=("/undo", "/undo 3", "/undo, then /redo"),
-    everyday=True,
 )
 def undo(chat: ChatApp, argument: str) -> None:
     if argument and not argument.isdecimal():
@@ -147,7 +143,6 @@ def redo(chat: ChatApp, _argument: str) -> None:
     detail="Settings and system prompt stay. /redo restores the earlier conversation.",
     examples=("/clear", "/clear, then /redo", "/save plot, then /clear"),
     aliases=("new",),
-    everyday=True,
 )
 def clear(chat: ChatApp, _argument: str) -> None:
     chat.session.conversation.clear()

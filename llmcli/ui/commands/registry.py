@@ -39,7 +39,7 @@ SYNONYMS = {word: targets for targets, words in _SYNONYMS_OF.items() for word in
 
 @dataclass(frozen=True)
 class Command:
-    """A slash command. `help` is one sentence; the short list of /help has the `everyday` ones."""
+    """A slash command; `help` is one sentence."""
 
     usage: str  # its name, and its argument if it has one
     help: str
@@ -49,7 +49,6 @@ class Command:
     run: Run
     complete: Complete | None
     aliases: tuple[str, ...]
-    everyday: bool
 
     @property
     def name(self) -> str:
@@ -82,12 +81,11 @@ def command(
     detail: str = "",
     aliases: tuple[str, ...] = (),
     complete: Complete | None = None,
-    everyday: bool = False,
 ) -> Callable[[Run], Run]:
     """Make a function a slash command; `usage` is its name and its argument, as in `undo [N]`."""
 
     def declare(run: Run) -> Run:
-        entry = Command(usage, help, detail, examples, heading, run, complete, aliases, everyday)
+        entry = Command(usage, help, detail, examples, heading, run, complete, aliases)
         _declared[entry.name] = entry
         return run
 

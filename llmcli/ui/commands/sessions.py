@@ -34,7 +34,6 @@ def fork(chat: ChatApp, argument: str) -> None:
     help="Name this session, or copy it if it has a name.",
     detail="Each message is saved at once anyway, under a name made of the date and the first words.",
     examples=("/save novel", "/save ghost story", "/save draft-1"),
-    everyday=True,
 )
 def save(chat: ChatApp, argument: str) -> None:
     if not argument:
@@ -118,7 +117,6 @@ def open_session(chat: ChatApp) -> None:
     help="List the sessions, or search their messages.",
     detail="With TEXT, the messages of all sessions that contain it. /load NAME opens a session.",
     examples=("/sessions", "/sessions comet", "/sessions, then /load novel"),
-    everyday=True,
 )
 def sessions(chat: ChatApp, argument: str) -> None:
     if argument:

@@ -19,7 +19,7 @@ from llmcli.text import ellipsize
 from llmcli.ui.charts.trace_table import step_values
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands import registry
-from llmcli.ui.commands.completion import complete_models, complete_settings, complete_values, complete_words, matching
+from llmcli.ui.commands.completion import complete_models, complete_settings, complete_values, matching
 from llmcli.ui.commands.inspect import spark
 from llmcli.ui.terminal.ask import edit as edit_text
 from llmcli.ui.terminal.console import console
@@ -51,8 +51,6 @@ def stop(chat: ChatApp, argument: str) -> None:
     help="Show or set the system prompt.",
     detail="From TEXT, from a file (@FILE) or in your editor (edit). `none` removes it.",
     examples=("/system Answer in one sentence.", "/system @reviewer.txt", "/system none"),
-    complete=complete_words("edit", "none"),
-    everyday=True,
 )
 def system(chat: ChatApp, argument: str) -> None:
     current = system_text(chat.controller.settings)
@@ -133,7 +131,6 @@ def _warn_too_high(key: str, value: object) -> None:
     examples=("/temp 1.2", "/temp 0.3..1.3", "/temp sentence:1.1,0.7"),
     aliases=("temperature",),
     complete=complete_values("temperature"),
-    everyday=True,
 )
 def temp(chat: ChatApp, argument: str) -> None:
     if re.fullmatch(r"[+-]\d*\.?\d+", argument):
@@ -155,7 +152,6 @@ def _shifted(policy: Policy, by: float) -> str:
     help="Set the seed, or use a random one each time.",
     detail="The same seed, settings and messages give the same answer.",
     examples=("/seed", "/seed 42", "/seed random"),
-    complete=complete_words("random"),
 )
 def seed(chat: ChatApp, argument: str) -> None:
     set_(chat, f"seed {argument}")
@@ -179,7 +175,6 @@ def reset(chat: ChatApp, argument: str) -> None:
     detail="Each row has the value, the layer that it comes from, and the reason if it has no effect. `all` adds the "
     "other settings.",
     examples=("/params", "/params all", "/temp 1.2, then /params"),
-    complete=complete_words("all"),
 )
 def params(chat: ChatApp, argument: str) -> None:
     usual = {*fields_of(SamplingParams), *fields_of(GenerationParams)}
@@ -231,7 +226,6 @@ def _chain(resolved: ResolvedSettings) -> list[tuple[str, str]]:
     detail="The conversation stays. `llmcli models list` lists the downloaded models.",
     examples=("/model", "/model starter", "/model ./my-model.gguf"),
     complete=complete_models,
-    everyday=True,
 )
 def model(chat: ChatApp, argument: str) -> None:
     controller = chat.controller
@@ -264,7 +258,6 @@ def _describe_model(local: "LocalModel") -> str:
     help="Fold, hide or disable the model's reasoning.",
     detail="`on` folds it, `hide` hides it, `off` asks the model not to reason. Alone it shows the last reasoning.",
     examples=("/think", "/think hide", "/think off"),
-    complete=complete_words("on", "off", "hide"),
 )
 def think(chat: ChatApp, argument: str) -> None:
     if argument not in ("", "on", "off", "hide", "show"):
@@ -281,7 +274,6 @@ def think(chat: ChatApp, argument: str) -> None:
     help="Make the model answer in JSON.",
     detail="SCHEMA is a JSON schema or a file with one; answers then match it. `off` allows any text again.",
     examples=("/json on", '/json {"type": "array"}', "/json off"),
-    complete=complete_words("on", "off"),
 )
 def json(chat: ChatApp, argument: str) -> None:
     if not argument:
@@ -309,7 +301,6 @@ def _preset_words(_chat: ChatApp, start: str) -> list[tuple[str, str]]:
     "file, `rm NAME` deletes a preset of yours.",
     examples=("/preset", "/preset creative", "/preset save mine"),
     complete=_preset_words,
-    everyday=True,
 )
 def preset(chat: ChatApp, argument: str) -> None:
     word, _, name = argument.partition(" ")
@@ -363,7 +354,6 @@ def _character_words(_chat: ChatApp, start: str) -> list[tuple[str, str]]:
     examples=("/character", "/character pirate", "/character none"),
     aliases=("characters",),
     complete=_character_words,
-    everyday=True,
 )
 def character(chat: ChatApp, argument: str) -> None:
     from llmcli.chat.controller import use_character
