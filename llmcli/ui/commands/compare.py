@@ -15,6 +15,7 @@ from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.chat.context_overflow import resolve_overflow
 from llmcli.ui.commands import registry
 from llmcli.ui.commands.completion import complete_assignments, matching
+from llmcli.ui.commands.messages import path_to_question
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.interrupt import defer_exit, disable_echo, interruptible, time_limit
 from llmcli.ui.terminal.progress import ProgressLine, Spinner
@@ -49,10 +50,16 @@ def compare(chat: ChatApp, argument: str) -> None:
     variants = variants_of(specs, seed, n_seeds, chat.controller.parse)
     if not (local := chat.wait_for_model()):
         return
-    draft = _draft(chat, question) if question else None
-    path = resolve_overflow(chat, chat.path() if draft else _path_to_question(chat), draft=draft)
-    if path is not None:
-        _compare(chat, local, path, draft is not None, variants, seed)
+    path, draft = path_to_question(chat), None
+    if question:
+        files = [attach(name) for name in find_mentions(question)]
+        draft = chat.session.conversation.draft("user", question, attachments=(*chat.pending, *files))
+        path = chat.path()
+    elif not path:
+        raise UsageError("no question to answer", _EXAMPLE_HINT)
+    fitting = resolve_overflow(chat, path, draft=draft)
+    if fitting is not None:
+        _compare(chat, local, fitting, draft is not None, variants, seed)
 
 
 def split_arguments(argument: str) -> tuple[str, list[str], int]:
@@ -86,20 +93,6 @@ def _is_setting(name: str, text: str) -> bool:
         if "," in text or ";" in text:
             raise
         return False
-
-
-def _draft(chat: ChatApp, question: str) -> Message:
-    files = [attach(name) for name in find_mentions(question)]
-    return chat.session.conversation.draft("user", question, attachments=(*chat.pending, *files))
-
-
-def _path_to_question(chat: ChatApp) -> list[Message]:
-    """The path to the last question."""
-    path = chat.path()
-    path = path[:-1] if path and path[-1].role == "assistant" else path
-    if not path or path[-1].role != "user":
-        raise UsageError("no question to answer", _EXAMPLE_HINT)
-    return path
 
 
 def _compare(
@@ -153,7 +146,8 @@ def keep(chat: ChatApp, argument: str) -> None:
         raise UsageError("no comparison yet", _EXAMPLE_HINT)
     if not argument.isdecimal():
         raise UsageError("/keep takes the number of an answer", "try /keep 2")
-    chat.turn = compare_session.keep(int(argument[:4]))
+    number = int(argument[:4])
+    chat.turn = compare_session.keep(number)
     chat.pending = [one for one in chat.pending if one not in compare_session.question.attachments]
-    label = compare_session.comparison.results[int(argument[:4]) - 1].variant.label
-    console.note(f"kept answer {int(argument[:4])} ({label}): the conversation continues from it")
+    label = compare_session.comparison.results[number - 1].variant.label
+    console.note(f"kept answer {number} ({label}): the conversation continues from it")

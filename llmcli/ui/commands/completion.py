@@ -43,7 +43,7 @@ def _values(chat: ChatApp, found: Command | str, argument: str) -> Iterable[tupl
         return _setting_values(chat, found, argument)
     if found.complete:
         return found.complete(chat, argument)
-    words = re.findall(r"\b[a-z]+\b", found.usage.removeprefix(found.name))  # capital letters stand for any text
+    words = re.findall(r"\b[a-z]+\b", found.usage.removeprefix(found.name))
     return matching(((word, "") for word in words), argument)
 
 

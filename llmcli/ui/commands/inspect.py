@@ -43,7 +43,7 @@ def _token_numbers(chat: ChatApp, start: str) -> list[tuple[str, str]]:
 @command(
     "why [N|TEXT]",
     help="Show step by step how a token was sampled.",
-    detail="N is its number in the answer, from 0; TEXT is its text or the start of it. Alone it takes the token that "
+    detail="N is its number in the answer, from 0; TEXT is its text or the start of it. Alone it takes the token "
     "with the highest entropy. The table has the most likely candidates and what each sampler did to them.",
     examples=("/why", "/why 12", "/why comet"),
     complete=_token_numbers,

@@ -28,12 +28,17 @@ command = partial(registry.command, heading="Messages")
     complete=complete_assignments,
 )
 def retry(chat: ChatApp, argument: str) -> None:
-    extra, path = _assignments(chat, argument), chat.path()
-    if path and path[-1].role == "assistant":
-        path = path[:-1]
-    if not path or path[-1].role != "user":
+    extra, path = _assignments(chat, argument), path_to_question(chat)
+    if not path:
         raise UsageError("no message to answer again", "send a message first")
     chat.answer(path, extra)
+
+
+def path_to_question(chat: ChatApp) -> list[Message]:
+    """The messages up to the last question; empty if there is none before the last answer."""
+    path = chat.path()
+    path = path[:-1] if path and path[-1].role == "assistant" else path
+    return path if path and path[-1].role == "user" else []
 
 
 def _assignments(chat: ChatApp, argument: str) -> dict[str, Any]:

@@ -41,7 +41,7 @@ SYNONYMS = {word: targets for targets, words in _SYNONYMS_OF.items() for word in
 class Command:
     """A slash command; `help` is one sentence."""
 
-    usage: str  # its name, and its argument if it has one
+    usage: str  # its name and its argument: words in lower case are typed as they are, capitals stand for any text
     help: str
     detail: str
     examples: tuple[str, str, str]
