@@ -108,7 +108,7 @@ def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "Reader":
     if not live:
         from llmcli.ui.input.piped import LineReader
 
-        marker = _print_prompt if is_terminal(sys.stdin) else None
+        marker = partial(print, "> ", end="", file=sys.stderr, flush=True) if is_terminal(sys.stdin) else None
         if sys.stdin is None:
             raise LlmcliError("stdin is closed", "pipe messages to stdin, or use a terminal")
         return LineReader(sys.stdin.buffer, marker)
@@ -129,11 +129,6 @@ def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "Reader":
     reader.on_drawn = chat.controller.load_model
     reader.on_interrupt(chat.stop_editing)
     return reader
-
-
-def _print_prompt() -> None:
-    sys.stderr.write("> ")
-    sys.stderr.flush()
 
 
 def open_session(go_on: bool, name: str | None, keep: bool) -> Session:

@@ -1,9 +1,9 @@
 """`llmcli compare`: one prompt answered with several settings, side by side, with statistics of each answer."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial, wraps
+from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,6 +19,7 @@ from llmcli.cli.options import CHAT_ONLY, with_settings
 from llmcli.cli.stdin import read_prompt, reads_stdin
 from llmcli.config.presets import LayerStack
 from llmcli.errors import ConstraintError, ExitStatus, LlmcliError, UsageError
+from llmcli.params.param import Field
 from llmcli.params.sampler_chain import check_chain
 from llmcli.params.samplers import random_seed
 from llmcli.params.settings import Layer, ResolvedSettings, Settings, fields, resolve
@@ -44,40 +45,22 @@ class _CompareRequest:
     grammar: str | None
 
 
-def _suggest_vary(command: Callable[..., int]) -> Callable[..., int]:
-    """Decorate the command so that an error of `--temp 0.2,1.4` suggests `--vary temp=0.2,1.4`."""
-
-    @wraps(command)
-    def suggesting(**given: Any) -> int:
-        try:
-            return command(**given)
-        except UsageError as error:
-            error.hint = _vary_hint(given, str(error)) or error.hint
-            raise
-
-    return suggesting
-
-
-def _vary_hint(given: Mapping[str, Any], message: str) -> str:
-    """The hint to use `--vary` for the flag in the message; empty if its value is not a list of values."""
+def _suggest_vary(field: Field, given: Any) -> str:
+    """The hint for a flag such as `--temp 0.2,1.4`; empty if its value is not a list of valid values."""
     from llmcli.inference.comparison import split_values
 
-    for key, field in fields().items():
-        text = given.get(key)
-        if not isinstance(text, str) or "," not in text or not message.startswith(f"{key} "):
-            continue
-        try:
-            for value in split_values(text):
-                field.parse_text(value)
-        except UsageError:
-            return ""
-        name = min((flag for flag in field.flags if flag.startswith("--")), key=len)
-        return f"to compare several values, use --vary {name[2:]}={text}"
-    return ""
+    if not isinstance(given, str) or "," not in given:
+        return ""
+    try:
+        for value in split_values(given):
+            field.parse_text(value)
+    except UsageError:
+        return ""
+    name = min((flag for flag in field.flags if flag.startswith("--")), key=len)
+    return f"to compare several values, use --vary {name[2:]}={given}"
 
 
-@_suggest_vary
-@with_settings(only=fields().keys() - CHAT_ONLY)
+@with_settings(only=fields().keys() - CHAT_ONLY, suggest=_suggest_vary)
 def compare(
     flags: Layer,
     text: PromptArgument = None,
@@ -130,7 +113,7 @@ def compare(
     _print_shared_settings(requests, asked.seed is None)
     abort, status, live, think = AbortFlag(), ProgressLine(), is_live() and not as_json, asked.think == "show"
     with interruptible(abort), time_limit(abort, asked.timeout), open_model(target, asked, abort, status) as local:
-        comparison = _comparison(local, _for_model(local, requests))
+        comparison = _comparison(local, requests)
         comparison.progress = status.reading
         screen.run(comparison, screen.view_of(comparison) if live else None, think, status.clear)
         if as_json:
@@ -189,28 +172,19 @@ def _resolved(variant: "Variant", layers: Sequence[Layer]) -> ResolvedSettings:
     return resolve(LayerStack(layers).above({}, variant.values))
 
 
-def _for_model(local: "LocalModel", requests: Sequence[_CompareRequest]) -> list[_CompareRequest]:
-    """The requests with settings that fit this model; warns if it has no chat template."""
-    from llmcli.inference.request import needs_plain_template, with_plain_stop
-
-    plain = [needs_plain_template(local, one.resolved.settings) for one in requests]
-    if any(plain):
-        warn_plain_template(local)
-    return [
-        replace(one, resolved=replace(one.resolved, settings=with_plain_stop(one.resolved.settings))) if stop else one
-        for one, stop in zip(requests, plain, strict=True)
-    ]
-
-
 def _comparison(local: "LocalModel", requests: Sequence[_CompareRequest]) -> "Comparison":
+    """The answers to the requests, with settings that fit this model; warns if it has no chat template."""
     from llmcli.inference.answer import Answer
     from llmcli.inference.comparison import Comparison
-    from llmcli.inference.request import build_prompt
+    from llmcli.inference.request import build_prompt, needs_plain_template, with_plain_stop
 
     prompts: dict[Any, Prompt] = {}  # rendering takes time, and most variants have the same prompt
     answers = []
+    if any(needs_plain_template(local, one.resolved.settings) for one in requests):
+        warn_plain_template(local)
     for one in requests:
         s = one.resolved.settings
+        s = with_plain_stop(s) if needs_plain_template(local, s) else s
         key = one.text, one.system, s.prefill, s.raw, s.chat_template, s.think == "off"
         if key not in prompts:
             prompts[key] = build_prompt(local, s, one.text, one.system)

@@ -15,6 +15,7 @@ from llmcli.params.param import Field, fields_of
 from llmcli.params.settings import Layer, fields
 from llmcli.ui.terminal.console import console
 
+Suggest = Callable[[Field, Any], str]  # the hint for a value that is not valid, or an empty text
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
 _LONGEST_METAVAR = 24  # of a list of choices; a longer one is in the help
 # The switches of every command: type, option and default.
@@ -42,10 +43,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
 
 
-def with_settings(only: Iterable[str] | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def with_settings(
+    only: Iterable[str] | None = None, suggest: Suggest | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorate a command so that it gets `flags`, a Layer of the settings on the command line.
 
     Each setting (those in `only`, or all) becomes an option, and `--quiet`, `--verbose` and `--debug` are added.
+    `suggest` may have a better hint than the setting itself for a value that is not valid.
     """
     keys = None if only is None else set(only)
     chosen = {key: field for key, field in fields().items() if keys is None or key in keys}
@@ -53,9 +57,12 @@ def with_settings(only: Iterable[str] | None = None) -> Callable[[Callable[..., 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         def command(**given: Any) -> Any:
             _set_console(given.pop("quiet"), given.pop("verbose"), given.pop("debug"))
-            flags = {key: _parse(field, given.pop(key)) for key, field in chosen.items() if given.get(key) is not None}
-            others = {name: value for name, value in given.items() if name not in chosen}
-            return function(flags=Layer("flag", flags), **others)
+            flags = {}
+            for key, field in chosen.items():
+                value = given.pop(key)
+                if value is not None:
+                    flags[key] = parse_flag(field, value, suggest)
+            return function(flags=Layer("flag", flags), **given)
 
         declared = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != "flags"]
         generated = [_parameter(name, hint, default) for name, (hint, default) in _SWITCHES.items()]
@@ -68,6 +75,24 @@ def with_settings(only: Iterable[str] | None = None) -> Callable[[Callable[..., 
         return command
 
     return decorate
+
+
+def parse_flag(field: Field, given: Any, suggest: Suggest | None = None) -> Any:
+    """The value of an option.
+
+    Raises:
+        UsageError: if it is not valid.
+    """
+    if isinstance(given, bool):
+        return given
+    try:
+        return field.parse_texts(given) if isinstance(given, list) else field.parse_text(given)
+    except UsageError as error:
+        if suggest:
+            error.hint = suggest(field, given) or error.hint
+        if field.key == "n_ctx" and not error.hint:  # in `llm`, -c continues the last conversation
+            error.hint = "-c is the context size; `llmcli chat -C` continues the last session"
+        raise
 
 
 def _set_console(quiet: bool, verbosity: int, debug: bool) -> None:
@@ -92,13 +117,8 @@ def _option(field: Field) -> Any:
         del details["metavar"]
         name = field.flags[0]
         return Annotated[bool | None, typer.Option(f"{name}/--no-{name[2:]}", *field.flags[1:], **details)]
-    kind = list[str] if (field.repeated and field.param.flag != "") or _repeats(field) else str
+    kind = list[str] if field.repeated and field.key != "samplers" else str  # samplers are one text, with commas
     return Annotated[kind | None, typer.Option(*field.flags, autocompletion=completer(field), **details)]
-
-
-def _repeats(field: Field) -> bool:
-    """Whether the flag is given once per item; the sampler list is one text instead."""
-    return field.repeated and field.key != "samplers"
 
 
 def _metavar(field: Field) -> str:
@@ -121,17 +141,6 @@ def help_text(field: Field) -> str:
     if default not in ("", "none", "false"):
         facts.append(f"default {default}")
     return f"{param.help} [{', '.join(facts)}]" if facts else param.help
-
-
-def _parse(field: Field, given: Any) -> Any:
-    if isinstance(given, bool):
-        return given
-    try:
-        return field.parse_texts(given) if isinstance(given, list) else field.parse_text(given)
-    except UsageError as error:
-        if field.key == "n_ctx" and not error.hint:  # in `llm`, -c continues the last conversation
-            error.hint = "-c is the context size; `llmcli chat -C` continues the last session"
-        raise
 
 
 def output_path(name: str, force: bool) -> Path:

@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from llmcli.cli import help_texts
-from llmcli.cli.options import _parse
+from llmcli.cli.options import parse_flag
 from llmcli.cli.typer_app import help_page, make_app
 from llmcli.errors import ExitStatus
 from llmcli.inference.comparison import variants_of
@@ -87,7 +87,7 @@ def check_values(given: dict[str, Any]) -> None:
     """Parse the values of the settings, which the command itself would do."""
     for key, value in given.items():
         if key in fields() and value is not None:
-            _parse(fields()[key], list(value) if isinstance(value, tuple) else value)
+            parse_flag(fields()[key], list(value) if isinstance(value, tuple) else value)
     if given.get("vary"):
         assert len(variants_of(list(given["vary"]), 1, 1)) > 1
 
