@@ -46,7 +46,18 @@ class _HelpMixin:
     def __init__(self, *args: Any, **details: Any) -> None:
         super().__init__(*args, **details)
         self.params: list[Any]
-        self.params.append(_help_all_option())
+        self.params.append(
+            typer.core.TyperOption(
+                param_decls=["--help-all"],
+                type=bool,
+                is_flag=True,
+                is_eager=True,
+                expose_value=False,
+                default=False,
+                callback=_show_all,
+                help="Show all options and exit.",
+            )
+        )
 
     def get_help(self, ctx: Any) -> str:
         """The text of `--help`."""
@@ -70,12 +81,6 @@ class HelpGroup(_HelpMixin, typer.core.TyperGroup):
     """A group of commands whose `--help` shows each command's whole sentence."""
 
 
-def help_page(ctx: Any, everything: bool) -> str:
-    """The text of `--help`, or with `everything` of `--help-all`, of the command of this context."""
-    write = _group_help if isinstance(ctx.command, HelpGroup) else _command_help
-    return write(ctx.command, ctx, everything)
-
-
 def _show_version(wanted: bool) -> None:
     if wanted:
         from llmcli.cli.doctor import version_lines
@@ -95,56 +100,37 @@ def _root(
     """Run language models on this machine."""
 
 
-def _help_all_option() -> Any:
-    def show(ctx: Any, _option: Any, wanted: bool) -> None:
-        if not wanted or ctx.resilient_parsing:
-            return
+def _show_all(ctx: Any, _option: Any, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
         print_line(help_page(ctx, everything=True))
         raise typer.Exit
 
-    return typer.core.TyperOption(
-        param_decls=["--help-all"],
-        type=bool,
-        is_flag=True,
-        is_eager=True,
-        expose_value=False,
-        default=False,
-        callback=show,
-        help="Show all options and exit.",
-    )
 
+def help_page(ctx: Any, everything: bool) -> str:
+    """The text of `--help`, or with `everything` of `--help-all`, of the command or group of this context.
 
-def _command_help(command: Any, ctx: Any, everything: bool) -> str:
-    """The help of a command: usage, sentence, examples, arguments, options (the common ones or all of them)."""
-    path = _path(ctx)
+    Usage, sentence, examples, commands, arguments, options: the common ones, those of a group not at all, or all.
+    """
+    command, path, is_group = ctx.command, _path(ctx), isinstance(ctx.command, HelpGroup)
+    if not path and not everything:
+        return root_help()
     entry = COMMANDS.get(path)
     parameters = [one for one in command.get_params(ctx) if not getattr(one, "hidden", False)]
     arguments = [(one.make_metavar(ctx), one.help or "") for one in parameters if one.param_type_name == "argument"]
     options = [one for one in parameters if one.param_type_name == "option"]
-    shown = options if everything else _common(entry.common if entry else (), options)
-    parts = [_usage(command, ctx), *_sentences(command, everything)]
-    parts += [*examples("Examples", EXAMPLES[path]), *section("Arguments", arguments)]
-    for heading, group in _under_headings(shown, everything):
+    parts = [_usage(command, ctx), *_sentences(command, everything), *examples("Examples", EXAMPLES[path])]
+    if is_group:
+        parts += section("Commands", list(_commands(command, "", everything)))
+    parts += section("Arguments", arguments)
+    common = [] if is_group else _common(entry.common if entry else (), options)
+    for heading, group in _under_headings(options if everything else common, everything):
         parts += section(heading, [_option_row(option, ctx, everything) for option in group])
     if entry and entry.shows_statuses:
         parts += _statuses(everything)
-    if not everything:
+    if is_group:
+        parts.append(wrapped(f"{ctx.command_path} COMMAND --help shows the examples and options of a command."))
+    elif not everything:
         parts.append(wrapped(f"{ctx.command_path} --help-all shows all {len(options)} options."))
-    return "\n\n".join(parts)
-
-
-def _group_help(group: Any, ctx: Any, everything: bool) -> str:
-    """The help of a group: usage, sentence, examples and its commands (with `everything`, theirs too)."""
-    path = _path(ctx)
-    if not path and not everything:
-        return root_help()
-    rows = list(_commands(group, "", everything))
-    parts = [_usage(group, ctx), *_sentences(group, everything)]
-    parts += [*examples("Examples", EXAMPLES[path]), *section("Commands", rows)]
-    options = [one for one in group.get_params(ctx) if one.param_type_name == "option"]
-    if everything:
-        parts += section("Options", [_option_row(option, ctx, everything) for option in options])
-    parts.append(wrapped(f"{ctx.command_path} COMMAND --help shows the examples and options of a command."))
     return "\n\n".join(parts)
 
 
@@ -188,13 +174,13 @@ def _common(names: Sequence[str], options: Sequence[Any]) -> list[Any]:
     return [by_flag[name] for name in names]
 
 
-def _under_headings(options: Iterable[Any], everything: bool) -> Iterator[tuple[str, list[Any]]]:
+def _under_headings(options: Iterable[Any], everything: bool) -> Iterable[tuple[str, list[Any]]]:
     """The options by heading, in the order in which the headings first appear."""
     groups: dict[str, list[Any]] = {}
     for option in options:
         heading = getattr(option, "rich_help_panel", None) if everything else None
         groups.setdefault(heading or "Options", []).append(option)
-    yield from groups.items()
+    return groups.items()
 
 
 def _option_row(option: Any, ctx: Any, everything: bool) -> Row:
