@@ -1,6 +1,5 @@
 """`llmcli compare`: one prompt answered with several settings, side by side, with statistics of each answer."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -8,13 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmcli.cli.generate import (
-    NoStdin,
-    PromptArgument,
-    command_layers,
-    timeout_note,
-    warn_plain_template,
-)
+from llmcli.cli.generate import NoStdin, PromptArgument, command_layers, timeout_note, warn_plain_template
 from llmcli.cli.options import CHAT_ONLY, with_settings
 from llmcli.cli.stdin import read_prompt, reads_stdin
 from llmcli.config.presets import LayerStack
@@ -26,7 +19,7 @@ from llmcli.params.settings import Layer, ResolvedSettings, Settings, fields, re
 from llmcli.ui.chat.answer_display import is_live
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.interrupt import interruptible, time_limit
-from llmcli.ui.terminal.output import print_line
+from llmcli.ui.terminal.output import print_json
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
@@ -117,13 +110,11 @@ def compare(
         comparison.progress = status.reading
         screen.run(comparison, screen.view_of(comparison) if live else None, think, status.clear)
         if as_json:
-            print_line(json.dumps(_data(comparison, seed, status), ensure_ascii=False))
+            print_json(_data(comparison, seed, status), indent=None)
     if not as_json and not live:
         screen.print_texts(comparison, think)
     if not as_json:
         screen.print_summary(comparison, live)
-    for note in target.notes:
-        console.warn(note)
     screen.print_errors(comparison)
     return _exit_status(comparison, asked)
 

@@ -1,6 +1,5 @@
 """`llmcli config`: the settings, the source of each, and the configuration file."""
 
-import json
 from typing import Annotated
 
 import typer
@@ -9,10 +8,10 @@ from llmcli.config import config_file as store
 from llmcli.config.presets import base_layers
 from llmcli.errors import ExitStatus, UsageError
 from llmcli.files import config_path
-from llmcli.params.settings import Layer, ResolvedSettings, fields, find, resolve, to_data
+from llmcli.params.settings import Layer, ResolvedSettings, fields, find, format_setting, resolve, to_data
 from llmcli.ui.terminal.ask import open_in_editor
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.output import print_line
+from llmcli.ui.terminal.output import print_json, print_line
 from llmcli.ui.terminal.table import print_facts
 
 app = typer.Typer(
@@ -44,17 +43,13 @@ def list_settings(
     if as_json:
         data = to_data(resolved.settings)
         rows = {key: {"value": data[key], "from": resolved.origins[key]} for key in keys}
-        print_line(json.dumps(rows, ensure_ascii=False))
+        print_json(rows, indent=None)
         return ExitStatus.OK
-    print_facts([(key, f"{_shown(resolved, key):<24} {resolved.origins[key]}") for key in keys])
+    print_facts([(key, f"{format_setting(resolved.settings, key):<24} {resolved.origins[key]}") for key in keys])
     if not everything:
         what = "all other settings have" if is_set else "all settings have"
         console.note(f"{what} their defaults: `llmcli config list --all`")
     return ExitStatus.OK
-
-
-def _shown(resolved: ResolvedSettings, key: str) -> str:
-    return fields()[key].format(getattr(resolved.settings, key)) or "none"
 
 
 @app.command("get")

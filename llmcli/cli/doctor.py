@@ -1,6 +1,5 @@
 """`llmcli doctor` and `--version`: what is installed, the hardware, and the problems."""
 
-import json
 import os
 import platform
 import sys
@@ -22,7 +21,7 @@ from llmcli.models import locations
 from llmcli.models.hub import environment
 from llmcli.params.settings import Layer, environment_layer
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.output import print_line
+from llmcli.ui.terminal.output import print_json
 from llmcli.ui.terminal.table import print_facts
 
 _MIB = 1 << 20
@@ -52,7 +51,7 @@ def doctor(
     facts |= _config_facts(problems) | _hub_facts()
     if as_json:
         rows = [{"message": message, "hint": hint} for message, hint in problems]
-        print_line(json.dumps({"facts": facts, "problems": rows}, ensure_ascii=False))
+        print_json({"facts": facts, "problems": rows}, indent=None)
     else:
         print_facts(list(facts.items()))
     for message, hint in problems:

@@ -42,8 +42,7 @@ def generate(
     as_json: Annotated[
         bool,
         typer.Option(
-            "--json",
-            help="Print text, counts and settings as one JSON object (JSON from the model: --json-schema).",
+            "--json", help="Print text, counts and settings as one JSON object (JSON from the model: --json-schema)."
         ),
     ] = False,
     stream: Annotated[bool, typer.Option(help="Streaming: print the text as it is generated, or at the end.")] = True,
@@ -53,12 +52,10 @@ def generate(
         str | None, typer.Option(metavar="FILE", help="JSON Lines file for the trace: how each token was sampled.")
     ] = None,
     heat: Annotated[
-        Measure | None,
-        typer.Option(help="Print the answer again to stderr, each token colored by this measure."),
+        Measure | None, typer.Option(help="Print the answer again to stderr, each token colored by this measure.")
     ] = None,
     show_prompt: Annotated[
-        bool,
-        typer.Option("--show-prompt", help="Print the rendered prompt with special tokens, then exit."),
+        bool, typer.Option("--show-prompt", help="Print the rendered prompt with special tokens, then exit.")
     ] = False,
     no_stdin: NoStdin = False,
 ) -> int:
@@ -103,8 +100,6 @@ def generate(
         with to_stderr(True):
             print_heat(answer.traces, heat)
     warn_slow(answer)
-    for note in target.notes:
-        console.warn(note)
     if stats or console.verbose:
         console.note(_stats_line(answer))
     return _exit_status(answer)

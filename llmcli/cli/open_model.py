@@ -11,7 +11,7 @@ from llmcli.errors import LlmcliError, TimeLimitError
 from llmcli.files import config_path, data_dir, make_private
 from llmcli.inference.local import LocalModel, ResolvedModel, resolve_model
 from llmcli.models.locations import ModelNotDownloadedError, model_locations
-from llmcli.params.settings import ResolvedSettings, Settings, fields
+from llmcli.params.settings import ResolvedSettings, Settings, format_setting
 from llmcli.text import ellipsize
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.progress import Downloads, ProgressLine
@@ -34,7 +34,7 @@ def find_model(settings: Settings) -> ResolvedModel:
 def open_model(
     target: ResolvedModel, settings: Settings, abort: AbortFlag, status: ProgressLine
 ) -> Iterator[LocalModel]:
-    """Load the model for the time of the block.
+    """Load the model for the time of the block, and print its notes after it.
 
     Raises:
         TimeLimitError: the time limit passed while it was loading.
@@ -60,6 +60,8 @@ def open_model(
         yield local
     finally:
         local.close()
+    for note in target.notes:
+        console.warn(note)
 
 
 def print_settings(resolved: ResolvedSettings) -> None:
@@ -70,8 +72,7 @@ def print_settings(resolved: ResolvedSettings) -> None:
     console.detail(f"configuration file: {file}{'' if file.exists() else ' (not present)'}")
     for key, origin in resolved.origins.items():
         if origin != "default":
-            value = fields()[key].format(getattr(resolved.settings, key)) or "none"
-            console.detail(f"{key} = {ellipsize(value, 60)} (from {origin})")
+            console.detail(f"{key} = {ellipsize(format_setting(resolved.settings, key), 60)} (from {origin})")
 
 
 def print_model_facts(local: LocalModel) -> None:

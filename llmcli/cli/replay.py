@@ -69,8 +69,6 @@ def replay(
         status.clear()
         run = _replay_batch if recorded[0].label else _replay_one
         replays = run(local, recorded, settings, status, as_json)
-    for note in target.notes:
-        console.warn(note)
     if any(one.stopped for one in replays):
         console.note("stopped: the replay is not complete")
         return ExitStatus.INTERRUPTED

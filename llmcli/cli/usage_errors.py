@@ -32,7 +32,7 @@ _FOREIGN_COMMANDS = {
     "serve": "use `llmcli generate` in scripts; llmcli has no server",
 }
 # The same in a group, as in `llmcli models ls`.
-_FOREIGN_SUBCOMMANDS = {
+_SUBCOMMANDS = {
     "ls": "list",
     "remove": "rm",
     "delete": "rm",
@@ -96,7 +96,7 @@ def explain_usage_error(error: Any) -> tuple[str, str]:
         return f"unexpected extra argument '{extra}'", quote + see
     if ctx and text.startswith("no such command"):  # of a group
         name, known = error.message.partition("'")[2].rpartition("'")[0], ctx.command.commands
-        meant = _FOREIGN_SUBCOMMANDS.get(name, "")
+        meant = _SUBCOMMANDS.get(name, "")
         near = f"did you mean '{meant}'?" if meant in known else did_you_mean(name, known)
         return f"no such command '{ctx.command_path.partition(' ')[2]} {name}'", f"{near} {see}".strip()
     return text, see

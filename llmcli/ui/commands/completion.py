@@ -8,7 +8,7 @@ from itertools import islice
 from llmcli.chat.controller import chat_setting_keys
 from llmcli.errors import LlmcliError
 from llmcli.files import matching_paths
-from llmcli.params.settings import fields, find
+from llmcli.params.settings import fields, find, format_setting
 from llmcli.text import sanitize
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands.registry import Command, Complete, commands, require_command
@@ -66,9 +66,8 @@ def _complete_name(chat: ChatApp, start: str) -> Iterator[Suggestion]:
 
 def setting_note(chat: ChatApp, key: str) -> str:
     """The current value of a setting, and its valid values."""
-    field = fields()[key]
-    current = field.format(getattr(chat.controller.settings, key)) or "none"
-    return sanitize(" · ".join(filter(None, (f"now {current}", field.valid_values))))
+    current = format_setting(chat.controller.settings, key)
+    return sanitize(" · ".join(filter(None, (f"now {current}", fields()[key].valid_values))))
 
 
 def _setting_values(chat: ChatApp, key: str, start: str) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,7 @@ from llmcli.params.generation import GenerationParams
 from llmcli.params.param import fields_of
 from llmcli.params.policies.policy import Entropy, Fixed, Policy
 from llmcli.params.sampler_chain import build_chain
-from llmcli.params.settings import ResolvedSettings, SamplingParams, fields, find, ineffective_settings
+from llmcli.params.settings import ResolvedSettings, SamplingParams, fields, find, format_setting, ineffective_settings
 from llmcli.text import ellipsize
 from llmcli.ui.charts.trace_table import step_values
 from llmcli.ui.chat.app import ChatApp
@@ -95,10 +95,6 @@ def set_(chat: ChatApp, argument: str) -> None:
         console.note("the model is loaded again with the next answer")
 
 
-def _format_now(chat: ChatApp, key: str) -> str:
-    return fields()[key].format(getattr(chat.controller.settings, key))
-
-
 def _print_setting(chat: ChatApp, key: str) -> None:
     """Print the value of a setting, where it comes from, and why it has no effect if it has none."""
     resolved = chat.controller.resolved()
@@ -106,7 +102,7 @@ def _print_setting(chat: ChatApp, key: str) -> None:
     origin = resolved.origins[key]
     source = {"session": "", "default": " (default)"}.get(origin, f" (from {origin})")
     effect = f" (no effect: {reason})" if reason else ""
-    console.note(f"{key} = {_format_now(chat, key) or 'none'}{source}{effect}")
+    console.note(f"{key} = {format_setting(resolved.settings, key)}{source}{effect}")
     if key in ("grammar", "grammar_file", "json_schema"):
         grammar_text(chat.controller.settings)  # raises if the grammar is not valid
 
@@ -185,7 +181,7 @@ def _print_settings(chat: ChatApp, keys: list[str]) -> None:
     """Value, layer, and below it the reason for a setting that has no effect."""
     resolved = chat.controller.resolved()
     idle = ineffective_settings(resolved.settings, resolved.origins)
-    rows = [(key, ellipsize(_format_now(chat, key) or "none"), resolved.origins[key]) for key in keys]
+    rows = [(key, ellipsize(format_setting(resolved.settings, key)), resolved.origins[key]) for key in keys]
     below = [f"no effect: {idle[key]}" if key in idle else "" for key in keys]
     chat.rows(("KEY", "VALUE", "FROM"), rows, below=below)
 
@@ -266,7 +262,7 @@ def think(chat: ChatApp, argument: str) -> None:
         set_(chat, f"think {'show' if argument == 'on' else argument}")
         return
     reasoning = next((message.reasoning for message in reversed(chat.path()) if message.reasoning), "")
-    chat.say(reasoning or f"no answer has reasoning (think = {_format_now(chat, 'think')})", "2")
+    chat.say(reasoning or f"no answer has reasoning (think = {chat.controller.settings.think})", "2")
 
 
 @command(

@@ -201,8 +201,8 @@ def warn_slow(answer: "Answer") -> None:
         console.warn(f"the temperature policy is slow: {share}")
 
 
-def print_json(data: Any) -> None:
-    """Write a value as indented JSON."""
+def print_json(data: Any, indent: int | None = 2) -> None:
+    """Write a value as JSON, indented or in one line."""
     import json  # imported here: answers do not need it
 
-    print_line(json.dumps(data, ensure_ascii=False, indent=2))
+    print_line(json.dumps(data, ensure_ascii=False, indent=indent))
