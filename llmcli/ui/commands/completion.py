@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from llmcli.chat.controller import chat_setting_keys
 from llmcli.errors import LlmcliError
@@ -12,39 +13,50 @@ from llmcli.params.settings import fields, find, format_setting
 from llmcli.text import sanitize
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands.registry import Command, Complete, commands, require_command
-from llmcli.ui.input.layout import Suggestion
+
+if TYPE_CHECKING:
+    from llmcli.ui.input.layout import Suggestion
 
 _MAX_ENTRIES = 200  # entries of a menu
 
 
-def suggest(chat: ChatApp, text: str) -> Iterator[Suggestion]:
+def suggest(chat: ChatApp, text: str) -> Iterator["Suggestion"]:
     """The completions of `text`, the input before the cursor."""
-    mention = re.search(r'(?:^|\s)@("?)([^\s"]*)$', text)
-    if mention:
-        yield from _complete_file(mention[2], mention[1])
+    from llmcli.ui.input.layout import Suggestion  # prompt_toolkit takes 70 ms, which a chat in a pipe can do without
+
+    if mention := re.search(r'(?:^|\s)@("?)([^\s"]*)$', text):
+        quote, start = mention.groups()
+        for value, note in _files(start, quote):
+            yield Suggestion(f"@{value}", len(f"@{quote}{start}"), note)
     elif text.startswith("/"):
-        yield from _complete_command(chat, text)
+        name, space, argument = text[1:].partition(" ")
+        values = _arguments(chat, name.lower().replace("-", "_"), argument) if space else _names(chat, name.lower())
+        for value, note in values:
+            back = _replaced(argument, value) if space else len(name)
+            yield Suggestion(sanitize(value), back, sanitize(note))
 
 
-def _complete_command(chat: ChatApp, text: str) -> Iterator[Suggestion]:
-    name, space, argument = text[1:].partition(" ")
-    if not space:
-        yield from _complete_name(chat, name.lower())
-        return
+def _names(chat: ChatApp, start: str) -> Iterator[tuple[str, str]]:
+    """The commands and settings that begin with `start`."""
+    for entry in commands().values():
+        if entry.name.startswith(start):
+            yield f"{entry.name} " if entry.takes_argument else entry.name, entry.summary
+    for key in chat_setting_keys():
+        if key.startswith(start) and key not in commands():
+            yield f"{key} ", setting_note(chat, key)
+
+
+def _arguments(chat: ChatApp, name: str, argument: str) -> Iterator[tuple[str, str]]:
+    """What the argument of a command or the value of a setting may become."""
     with suppress(LlmcliError):
-        found = require_command(name.lower().replace("-", "_"))
-        for value, note in _values(chat, found, argument):
-            yield Suggestion(sanitize(value), _replaced(argument, value), sanitize(note))
-
-
-def _values(chat: ChatApp, found: Command | str, argument: str) -> Iterable[tuple[str, str]]:
-    """What the argument of a command or the value of a setting may become, each with a note."""
-    if not isinstance(found, Command):
-        return _setting_values(chat, found, argument)
-    if found.complete:
-        return found.complete(chat, argument)
-    words = re.findall(r"\b[a-z]+\b", found.usage.removeprefix(found.name))
-    return matching(((word, "") for word in words), argument)
+        found = require_command(name)
+        if not isinstance(found, Command):
+            yield from _setting_values(chat, found, argument)
+        elif found.complete:
+            yield from found.complete(chat, argument)
+        else:
+            words = re.findall(r"\b[a-z]+\b", found.usage.removeprefix(found.name))
+            yield from matching(((word, "") for word in words), argument)
 
 
 def _replaced(argument: str, value: str) -> int:
@@ -52,16 +64,6 @@ def _replaced(argument: str, value: str) -> int:
     if value.startswith(argument):
         return len(argument)
     return len(argument) - (argument.rfind(" ") + 1)
-
-
-def _complete_name(chat: ChatApp, start: str) -> Iterator[Suggestion]:
-    for entry in commands().values():
-        if entry.name.startswith(start):
-            text = f"/{entry.name} " if entry.takes_argument else f"/{entry.name}"
-            yield Suggestion(text, len(start) + 1, entry.summary)
-    for key in chat_setting_keys():
-        if key.startswith(start) and key not in commands():
-            yield Suggestion(f"/{key} ", len(start) + 1, setting_note(chat, key))
 
 
 def setting_note(chat: ChatApp, key: str) -> str:
@@ -116,19 +118,19 @@ def complete_models(chat: ChatApp, start: str) -> list[tuple[str, str]]:
 
 def complete_paths(_chat: ChatApp, argument: str) -> Iterator[tuple[str, str]]:
     """The files and folders whose names start with the last word."""
-    for suggestion in _complete_file(argument.rpartition(" ")[2], ""):
-        yield suggestion.text.removeprefix("@"), suggestion.note
+    return _files(argument.rpartition(" ")[2])
+
+
+def _files(start: str, quote: str = "") -> Iterator[tuple[str, str]]:
+    """The paths that begin with `start`, in quotes if they contain spaces."""
+    for name in islice(matching_paths(start), _MAX_ENTRIES):
+        is_folder = name.endswith("/")
+        spaced = quote or " " in name
+        text = f'"{name}' + ("" if is_folder else '"') if spaced else name
+        if text.isprintable():
+            yield text, "folder" if is_folder else ""
 
 
 def matching(words: Iterable[tuple[str, str]], start: str) -> list[tuple[str, str]]:
     """Those of the words, each with its note, that start with `start`."""
     return [(word, note) for word, note in words if word.startswith(start)]
-
-
-def _complete_file(start: str, quote: str) -> Iterator[Suggestion]:
-    for name in islice(matching_paths(start), _MAX_ENTRIES):
-        is_folder = name.endswith("/")
-        spaced = quote or " " in name
-        text = f'@"{name}' + ("" if is_folder else '"') if spaced else f"@{name}"
-        if text.isprintable():
-            yield Suggestion(text, len(start) + len(quote) + 1, "folder" if is_folder else "")

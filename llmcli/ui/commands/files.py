@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from llmcli.chat.attachments import Attachment, attach, expand
+from llmcli.chat.export import format_of
 from llmcli.errors import UsageError
 from llmcli.inference.request import system_text
 from llmcli.text import plural
@@ -14,8 +15,10 @@ from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands import registry
 from llmcli.ui.commands.completion import complete_paths
 from llmcli.ui.commands.messages import parse_message_number
+from llmcli.ui.terminal import clipboard
 from llmcli.ui.terminal.ask import confirm, edit
 from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.output import print_drawn
 
 command = partial(registry.command, heading="Files")
 
@@ -29,8 +32,7 @@ command = partial(registry.command, heading="Files")
     complete=complete_paths,
 )
 def export(chat: ChatApp, argument: str) -> None:
-    from llmcli.chat.export import format_of
-    from llmcli.ui.export_file import document, write
+    from llmcli.ui.export_file import document, write  # imports rich
 
     if not argument:
         raise UsageError("/export needs a file name", "try /export talk.md")
@@ -74,9 +76,6 @@ def file(chat: ChatApp, argument: str) -> None:
     examples=("/copy", "/copy code", "/copy 3"),
 )
 def copy(chat: ChatApp, argument: str) -> None:
-    from llmcli.ui.terminal.clipboard import copy as to_clipboard
-    from llmcli.ui.terminal.output import print_drawn
-
     path = chat.path()
     if argument in ("", "code"):
         message = next((message for message in reversed(path) if message.role == "assistant"), None)
@@ -90,7 +89,7 @@ def copy(chat: ChatApp, argument: str) -> None:
         if not blocks:
             raise UsageError("the last answer has no code block", "use /copy to copy all of it")
         text = blocks[-1]
-    copied_by = to_clipboard(text, print_drawn if chat.live else None)
+    copied_by = clipboard.copy(text, print_drawn if chat.live else None)
     how = " to the clipboard" if copied_by == "clipboard" else " (the terminal puts them on the clipboard)"
     console.note(f"copied {plural(len(text), 'character')}{how}")
 
@@ -102,9 +101,7 @@ def copy(chat: ChatApp, argument: str) -> None:
     examples=("/paste", "/paste, then Summarize this.", "/paste, then /file none"),
 )
 def paste(chat: ChatApp, _argument: str) -> None:
-    from llmcli.ui.terminal.clipboard import paste as from_clipboard
-
-    text = from_clipboard()
+    text = clipboard.paste()
     if not text.strip():
         raise UsageError("the clipboard contains no text", "copy a text first")
     chat.pending.append(Attachment("clipboard", text))

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -12,6 +12,8 @@ from llmcli.engine.events import Measure
 from llmcli.errors import UsageError
 from llmcli.files import data_dir, make_private
 from llmcli.text import plural
+from llmcli.ui.charts.heatmap import print_heat, sparkline
+from llmcli.ui.charts.trace_table import percent, print_why, short_name, token_text
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.chat.busy_screen import BusyScreen
 from llmcli.ui.commands import registry
@@ -49,8 +51,6 @@ def _token_numbers(chat: ChatApp, start: str) -> list[tuple[str, str]]:
     complete=_token_numbers,
 )
 def why(chat: ChatApp, argument: str) -> None:
-    from llmcli.ui.charts.trace_table import print_why
-
     answered = open_inspector(chat)
     found = _inspect(chat, answered, argument, _N_WHY) if answered else None
     if answered and found:
@@ -68,8 +68,6 @@ def why(chat: ChatApp, argument: str) -> None:
     complete=_token_numbers,
 )
 def alternatives(chat: ChatApp, argument: str) -> None:
-    from llmcli.ui.charts.trace_table import percent, short_name, token_text
-
     answered = open_inspector(chat)
     found = _inspect(chat, answered, argument, _N_ALTERNATIVES) if answered else None
     if not answered or not found:
@@ -188,8 +186,6 @@ def _note_differences(answered: "AnswerInspector", found: "TokenInspection") -> 
     aliases=("heat",),
 )
 def tokens(chat: ChatApp, argument: str) -> None:
-    from llmcli.ui.charts.heatmap import print_heat
-
     by = {"": "temperature", "temp": "temperature", "probability": "p"}.get(argument, argument)
     if by not in _MEASURES:
         raise UsageError(f"/tokens must be temperature, p or entropy, got '{argument}'")
@@ -229,8 +225,6 @@ def trace(chat: ChatApp, argument: str) -> None:
 
 
 def _write(path: Path, traces: list["TokenTrace"]) -> None:
-    from contextlib import closing
-
     from llmcli.inference.trace_file import TraceWriter
 
     if path.suffix != ".jsonl":
@@ -245,8 +239,6 @@ def _write(path: Path, traces: list["TokenTrace"]) -> None:
 
 def spark(chat: ChatApp) -> str:
     """The temperatures of the last answer as a line of bars, and their range; empty without temperatures."""
-    from llmcli.ui.charts.heatmap import sparkline
-
     values = [one.temperature for one in chat.turn.answer.traces if one.id is not None] if chat.turn else []
     known = [value for value in values if value is not None]
     if not known:

@@ -5,7 +5,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from llmcli.chat.controller import chat_setting_keys, requires_reload
+from llmcli.chat.controller import chat_setting_keys, requires_reload, use_character
+from llmcli.config.characters import character_purposes, load_character
 from llmcli.config.presets import NOT_IN_PRESETS, describe_preset, preset_purpose, presets, remove_preset, save_preset
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import config_dir, read_text
@@ -206,14 +207,12 @@ def samplers(chat: ChatApp, argument: str) -> None:
 def _chain(resolved: ResolvedSettings) -> list[tuple[str, str]]:
     settings = resolved.settings
     seeded = settings if settings.seed is not None else replace(settings, seed=0)
-    steps: list[tuple[str, str]] = []
+    steps = []
     if settings.grammar or settings.grammar_file or settings.json_schema:
         steps.append(("grammar", "removes tokens that do not match"))
     if settings.logit_bias or settings.ignore_eos:
         steps.append(("logit_bias", fields()["logit_bias"].format(settings.logit_bias)))
-    for step in build_chain(seeded):
-        steps.append((step.name, step_values(settings, step.name)))
-    return [(name, values.strip()) for name, values in steps]
+    return steps + [(step.name, step_values(settings, step.name).strip()) for step in build_chain(seeded)]
 
 
 @command(
@@ -337,8 +336,6 @@ def _save_preset(chat: ChatApp, name: str) -> None:
 
 
 def _character_words(_chat: ChatApp, start: str) -> list[tuple[str, str]]:
-    from llmcli.config.characters import character_purposes
-
     return matching([*character_purposes().items(), ("none", "no character")], start)
 
 
@@ -352,9 +349,6 @@ def _character_words(_chat: ChatApp, start: str) -> list[tuple[str, str]]:
     complete=_character_words,
 )
 def character(chat: ChatApp, argument: str) -> None:
-    from llmcli.chat.controller import use_character
-    from llmcli.config.characters import load_character
-
     if argument in ("", "list"):
         _list_characters(chat)
         return
@@ -371,8 +365,6 @@ def character(chat: ChatApp, argument: str) -> None:
 
 def _list_characters(chat: ChatApp) -> None:
     """Print the names of the characters and what each is for."""
-    from llmcli.config.characters import character_purposes
-
     chat.rows(("CHARACTER", "PURPOSE"), list(character_purposes().items()))
     current = chat.controller.character
     console.note(f"character: {current}" if current else "no character")

@@ -1,5 +1,7 @@
 """Completion of commands and of their arguments."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,3 +104,9 @@ def test_a_message_gets_no_completions(chat: ChatApp) -> None:
     assert completions(chat, "hello") == []
     assert completions(chat, "what is /help") == []
     assert completions(chat, "/nonsense arg") == []
+
+
+def test_a_chat_in_a_pipe_does_without_prompt_toolkit() -> None:
+    code = "import sys, llmcli.ui.chat.loop, llmcli.ui.input.piped; print('prompt_toolkit' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "False\n"
