@@ -9,13 +9,12 @@ from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands import registry
 from llmcli.ui.commands.completion import matching
 from llmcli.ui.commands.inspect import busy, open_inspector, parse_token_index
-from llmcli.ui.commands.messages import continue_, describe_settings, show
+from llmcli.ui.commands.messages import continue_, describe_settings, parse_number, show
 from llmcli.ui.terminal.console import console
 
 if TYPE_CHECKING:
     from llmcli.chat.inspect import AnswerInspector
 
-_LONGEST = 9  # digits of a number
 command = partial(registry.command, heading="Branches")
 
 
@@ -67,23 +66,25 @@ def branch(chat: ChatApp, argument: str) -> None:
         _branch_off(chat, *words)
         return
     leaves = chat.session.conversation.leaves()
-    if not argument.isdecimal() or not 0 < int(argument) <= len(leaves):
-        message = f"branch {argument} does not exist" if argument else "/branch needs the number of a branch"
+    number = parse_number(argument)
+    if not number or number > len(leaves):
+        message = f"branch {ellipsize(argument)} does not exist" if argument else "/branch needs the number of a branch"
         raise UsageError(message, "see the numbers in /branches")
-    chat.session.conversation.move(leaves[int(argument) - 1])
+    chat.session.conversation.move(leaves[number - 1])
     show(chat, chat.path()[-2:], len(chat.path()) - 1)
 
 
 def _branch_off(chat: ChatApp, number: str, rank: str) -> None:
     """Let the model continue from another token than the one that was sampled."""
-    if not rank.isdecimal() or not number.isdecimal():
+    k = parse_number(rank)
+    if k is None or parse_number(number) is None:
         raise UsageError("/branch N K takes two numbers", "see them with /alternatives N")
     answered = open_inspector(chat)
     if not answered:
         return
     at = parse_token_index(answered, number)
     with busy(chat, "evaluating the answer") as progress:
-        token = answered.candidate(at, int(rank[:_LONGEST]), progress)
+        token = answered.candidate(at, k, progress)
     if token is None:
         console.note("stopped")
         return

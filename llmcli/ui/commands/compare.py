@@ -15,7 +15,7 @@ from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.chat.context_overflow import resolve_overflow
 from llmcli.ui.commands import registry
 from llmcli.ui.commands.completion import complete_assignments, matching
-from llmcli.ui.commands.messages import path_to_question
+from llmcli.ui.commands.messages import parse_number, path_to_question
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.interrupt import defer_exit, disable_echo, interruptible, time_limit
 from llmcli.ui.terminal.progress import ProgressLine, Spinner
@@ -78,10 +78,10 @@ def split_arguments(argument: str) -> tuple[str, list[str], int]:
         text = text[1:-1] if text[0] in "\"'" and text[-1] == text[0] else text
         if name not in _COUNTS:
             specs.insert(0, f"{name}={text}")
-        elif not text.isdecimal() or int(text[:4]) < 1:
-            raise UsageError(f"{name} must be an integer of at least 1, got '{text}'", "try answers=2")
+        elif number := parse_number(text):
+            n_seeds = number
         else:
-            n_seeds = int(text[:4])
+            raise UsageError(f"{name} must be an integer of at least 1, got '{text}'", "try answers=2")
     return argument, specs, n_seeds
 
 
@@ -144,9 +144,9 @@ def keep(chat: ChatApp, argument: str) -> None:
     compare_session = chat.compare_session
     if not compare_session or compare_session.session is not chat.session:
         raise UsageError("no comparison yet", _EXAMPLE_HINT)
-    if not argument.isdecimal():
+    number = parse_number(argument)
+    if number is None:
         raise UsageError("/keep takes the number of an answer", "try /keep 2")
-    number = int(argument[:4])
     chat.turn = compare_session.keep(number)
     chat.pending = [one for one in chat.pending if one not in compare_session.question.attachments]
     label = compare_session.comparison.results[number - 1].variant.label

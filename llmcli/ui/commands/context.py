@@ -10,6 +10,7 @@ from llmcli.text import ellipsize
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.chat.context_overflow import compact_now
 from llmcli.ui.commands import registry
+from llmcli.ui.commands.messages import parse_number
 from llmcli.ui.terminal.console import console
 
 _FULL, _EMPTY = "█", "·"
@@ -78,7 +79,8 @@ def _bar(parts: list[int], n_ctx: int) -> str:
     examples=("/compact", "/compact 4", "/compact, then /context"),
 )
 def compact(chat: ChatApp, argument: str) -> None:
-    if argument and not argument.isdecimal():
+    number = parse_number(argument)
+    if argument and number is None:
         raise UsageError(f"/compact takes the number of turns to keep, got '{argument}'", "try /compact 2")
     if chat.wait_for_model():
-        compact_now(chat, chat.path(), int(argument) if argument else None)
+        compact_now(chat, chat.path(), number)

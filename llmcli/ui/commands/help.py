@@ -10,15 +10,7 @@ from llmcli.params.settings import fields
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands import registry
 from llmcli.ui.commands.completion import complete_values, matching, setting_note
-from llmcli.ui.commands.registry import (
-    SYNONYMS,
-    Command,
-    commands,
-    dispatch,
-    find_command,
-    require_command,
-    similar_command,
-)
+from llmcli.ui.commands.registry import Command, commands, dispatch
 from llmcli.ui.terminal.ask import can_ask
 from llmcli.ui.terminal.console import console
 
@@ -70,9 +62,9 @@ def help_(chat: ChatApp, argument: str) -> None:
     if argument.lower() == "all":
         _print_all(chat)
         return
-    found = find_command(argument.lstrip("/").lower().replace("-", "_"))
+    found = registry.find_command(argument.lstrip("/").lower().replace("-", "_"))
     if isinstance(found, Command):
-        _describe_command(chat, found)
+        _describe(chat, f"/{found.usage}{_also(found)}", found.description, found.examples)
     elif found:
         _describe_setting(chat, found)
     else:
@@ -93,19 +85,11 @@ def _also(entry: Command) -> str:
     return f" (also {', '.join('/' + alias for alias in entry.aliases)})" if entry.aliases else ""
 
 
-def _describe_command(chat: ChatApp, entry: Command) -> None:
-    chat.say(f"/{entry.usage}{_also(entry)}", "1")
-    chat.say(entry.description)
-    _print_examples(chat, entry.examples)
-
-
 def _describe_setting(chat: ChatApp, key: str) -> None:
-    param = fields()[key].param
-    chat.say(f"/{key} VALUE", "1")
-    chat.say(f"{param.help} ({setting_note(chat, key)})")
     value = _example_value(key)
     once = f"/set {key} {value}" if requires_reload(key) else f"/retry {key}={value}"
-    _print_examples(chat, (f"/{key} {value}", once, f"/reset {key}"))
+    text = f"{fields()[key].param.help} ({setting_note(chat, key)})"
+    _describe(chat, f"/{key} VALUE", text, (f"/{key} {value}", once, f"/reset {key}"))
 
 
 def _example_value(key: str) -> str:
@@ -117,7 +101,9 @@ def _example_value(key: str) -> str:
     return next(iter(known), "") or field.format(field.default) or "VALUE"
 
 
-def _print_examples(chat: ChatApp, examples: tuple[str, ...]) -> None:
+def _describe(chat: ChatApp, usage: str, text: str, examples: tuple[str, ...]) -> None:
+    chat.say(usage, "1")
+    chat.say(text)
     chat.say("Examples:", "2")
     for example in examples:
         chat.say(f"  {example}")
@@ -131,9 +117,7 @@ def _search(chat: ChatApp, text: str) -> None:
     """
     words = re.findall(r"\w+", text.lower())
     stems = [word[:-_ENDING] if len(word) > 2 * _ENDING else word for word in words]
-    found: dict[str, str] = {}
-    for target in (target for word in words for target in SYNONYMS.get(word, ())):
-        found[target] = _summary(target)
+    found = {target: _summary(target) for word in words for target in registry.SYNONYMS.get(word, ())}
     for entry in commands().values():
         if _contains(stems, " ".join((entry.name, entry.description, *entry.examples))):
             found[entry.name] = entry.summary
@@ -141,7 +125,8 @@ def _search(chat: ChatApp, text: str) -> None:
         if key not in commands() and _contains(stems, f"{key} {fields()[key].param.help}"):
             found[key] = _summary(key)
     if not stems or not found:
-        raise UsageError(f"the help does not contain '{text}'", f"{similar_command(text)} see /help all".lstrip())
+        near = registry.similar_command(text)
+        raise UsageError(f"the help does not contain '{text}'", f"{near} see /help all".lstrip())
     chat.definitions([(f"  /{name}", summary) for name, summary in found.items()])
 
 
@@ -151,7 +136,7 @@ def _contains(stems: list[str], text: str) -> bool:
 
 def _summary(name: str) -> str:
     """The help of a command, or of the setting of that name."""
-    found = require_command(name)
+    found = registry.require_command(name)
     if isinstance(found, Command):
         return found.summary
     return fields()[found].param.help.partition(". ")[0].rstrip(".")
@@ -216,5 +201,5 @@ def multiline(chat: ChatApp, argument: str) -> None:
     if argument not in ("", "on", "off"):
         raise UsageError(f"/multiline must be on or off, got '{argument}'")
     reader = chat.reader
-    reader.multiline = argument == "on" if argument in ("on", "off") else not reader.multiline
+    reader.multiline = argument == "on" if argument else not reader.multiline
     console.note("Enter starts a new line, Alt-Enter sends" if reader.multiline else "Enter sends")

@@ -18,6 +18,7 @@ from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.chat.busy_screen import BusyScreen
 from llmcli.ui.commands import registry
 from llmcli.ui.commands.completion import matching
+from llmcli.ui.commands.messages import parse_number
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.interrupt import defer_exit
 from llmcli.ui.terminal.output import to_stderr
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 _N_WHY, _N_ALTERNATIVES = 8, 10  # candidates that they list
 _BEFORE = 32  # characters of the answer that are shown before a token
-_LONGEST = 9  # digits of a number
 _TOLERANCE = 0.005  # of a recomputed probability
 _MEASURES = get_args(Measure)
 command = partial(registry.command, heading="Inspect")
@@ -78,10 +78,7 @@ def alternatives(chat: ChatApp, argument: str) -> None:
         after = f"- {short_name(sampler)}" if sampler else percent(found.stepwise.after(candidate))
         rows.append((f"{candidate.rank}{mark}", token_text(candidate.text, 16), percent(candidate.before), after))
     chat.rows(("K", "TOKEN", "BEFORE %", "AFTER %"), rows, right=("K", "BEFORE %", "AFTER %"))
-    chat.listed_candidates = (
-        found.at,
-        [(str(candidate.rank), candidate.text) for candidate in found.stepwise.candidates],
-    )
+    chat.listed_candidates = found.at, [(str(one.rank), one.text) for one in found.stepwise.candidates]
     console.note(f"* was sampled; /branch {found.at} K continues from another candidate")
     _note_differences(answered, found)
 
@@ -108,9 +105,10 @@ def parse_token_index(answered: "AnswerInspector", argument: str) -> int:
         UsageError: when that token does not exist.
     """
     most = len(answered.tokens) - 1
-    if argument.isdecimal():
-        if len(argument) <= _LONGEST and int(argument) <= most:
-            return int(argument)
+    number = parse_number(argument)
+    if number is not None:
+        if number <= most:
+            return number
         raise UsageError(f"token {argument[:_BEFORE]} does not exist", f"use a number from 0 to {most}")
     text = argument[1:-1] if argument[0] in "\"'" and argument[0] == argument[-1] else argument
     number = answered.find(text) if text else None
@@ -256,9 +254,8 @@ def spark(chat: ChatApp) -> str:
     examples=("/stats", "/retry, then /stats", "/model starter, then /retry, then /stats"),
 )
 def stats(chat: ChatApp, _argument: str) -> None:
-    path = chat.path()
     answers = [message for message in chat.session.conversation.messages.values() if message.timings]
-    last = next((message for message in reversed(path) if message.timings), None)
+    last = next((message for message in reversed(chat.path()) if message.timings), None)
     if not last:
         console.note("no answer yet")
         return

@@ -105,9 +105,15 @@ def parse_message_number(text: str, path: list[Message]) -> int:
     Raises:
         UsageError: if that message does not exist.
     """
-    if not text.isdecimal() or not 0 < int(text) <= len(path):
-        raise UsageError(f"message {text} does not exist", "see the numbers in /history")
-    return int(text)
+    number = parse_number(text)
+    if not number or number > len(path):
+        raise UsageError(f"message {ellipsize(text)} does not exist", "see the numbers in /history")
+    return number
+
+
+def parse_number(text: str) -> int | None:
+    """A typed number, cut to 9 digits: Python refuses to read 5,000 of them, and nothing here is that many."""
+    return int(text[:9]) if text.isdecimal() else None
 
 
 def _last_question(path: list[Message]) -> int:
@@ -124,9 +130,10 @@ def _last_question(path: list[Message]) -> int:
     examples=("/undo", "/undo 3", "/undo, then /redo"),
 )
 def undo(chat: ChatApp, argument: str) -> None:
-    if argument and not argument.isdecimal():
+    number = parse_number(argument or "1")
+    if number is None:
         raise UsageError(f"/undo takes the number of turns, got '{argument}'", "try /undo 2")
-    removed = chat.session.conversation.undo(int(argument or 1))
+    removed = chat.session.conversation.undo(number)
     start = ellipsize(removed[0].content)
     console.note(f"removed {plural(len(removed), 'message')}, starting at {start!r} (/redo restores them)")
 
@@ -162,13 +169,13 @@ def clear(chat: ChatApp, _argument: str) -> None:
     examples=("/history", "/history 4", "/history, then /edit 3"),
 )
 def history(chat: ChatApp, argument: str) -> None:
-    path = chat.path()
-    if argument and (not argument.isdecimal() or argument == "0"):
+    path, number = chat.path(), parse_number(argument)
+    if argument and not number:
         raise UsageError(f"/history takes the number of messages, got '{argument}'", "try /history 4")
     if not path:
         console.note("the conversation is empty")
         return
-    start = max(len(path) - int(argument), 0) if argument else 0
+    start = max(len(path) - number, 0) if number else 0
     show(chat, path[start:], start + 1)
 
 
