@@ -53,9 +53,12 @@ def start(arguments: Sequence[str]) -> None:
         return
     if arguments[0] == "chat" and sys.stdin and sys.stdin.isatty():
         return  # the prompt appears first, and the model loads while the user types
+    from llmcli.engine.llama import hardware
+
     try:
         parts = _safe_parts(_guess(arguments))
-        _current = ModelPreload(parts) if parts and _on_cpu() else None
+        if parts and not hardware.has_gpu():  # the number of GPU layers depends on the header and the settings
+            _current = ModelPreload(parts)
     except (LlmcliError, OSError):
         return  # the command itself meets the same error, and reports it
 
@@ -125,10 +128,3 @@ def _safe_parts(reference: str) -> Sequence[Path]:
     from llmcli.models.file_records import is_safe
 
     return file.parts if is_safe(file, cache_dir(), bindings_version()) else ()
-
-
-def _on_cpu() -> bool:
-    """Whether this is a CPU build; the number of GPU layers depends on the header and the settings."""
-    from llmcli.engine.llama import hardware
-
-    return not hardware.has_gpu()

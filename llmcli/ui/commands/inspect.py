@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -259,19 +260,15 @@ def stats(chat: ChatApp, _argument: str) -> None:
     if not last:
         console.note("no answer yet")
         return
-    t = last.timings
+    t = defaultdict(float, last.timings)
     n_total = int(sum(message.timings.get("predicted_n", 0) for message in answers))
     facts = [
-        ("prompt", f"{_tokens(t, 'prompt_n')} evaluated, {t.get('prompt_per_second', 0):.1f} tokens/s"),
-        ("answer", f"{_tokens(t, 'predicted_n')}, {t.get('predicted_per_second', 0):.1f} tokens/s"),
-        ("first token", f"{t.get('ttft_ms', 0) / 1e3:.2f} s"),
+        ("prompt", f"{plural(int(t['prompt_n']), 'token')} evaluated, {t['prompt_per_second']:.1f} tokens/s"),
+        ("answer", f"{plural(int(t['predicted_n']), 'token')}, {t['predicted_per_second']:.1f} tokens/s"),
+        ("first token", f"{t['ttft_ms'] / 1e3:.2f} s"),
         ("end", last.finish_reason),
         ("seed", str(last.params.get("seed", ""))),
         ("model", last.model),
         ("session", f"{plural(len(answers), 'answer')}, {plural(n_total, 'token')}"),
     ]
     chat.facts(facts)
-
-
-def _tokens(timings: Mapping[str, float], key: str) -> str:
-    return plural(int(timings.get(key, 0)), "token")

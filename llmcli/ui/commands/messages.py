@@ -184,7 +184,8 @@ def show(chat: ChatApp, messages: list[Message], number: int) -> None:
     for at, message in enumerate(messages, max(number, 1)):
         files = "".join(f" +{one.name}" for one in message.attachments)
         when = f"{datetime.fromtimestamp(message.time):%H:%M}" if message.time else ""
-        facts = " · ".join(filter(None, (when, message.model, describe_settings(message), _end_of(message))))
+        end = message.finish_reason if message.finish_reason != "stop" else ""  # "stop": the model ended the answer
+        facts = " · ".join(filter(None, (when, message.model, describe_settings(message), end)))
         chat.say(f"{at} {SPEAKER_NAMES[message.role]}{files}" + (f"  {facts}" if facts else ""), "2")
         if message.role == "user":
             chat.say(message.content.rstrip("\n"))
@@ -198,8 +199,3 @@ def describe_settings(message: Message) -> str:
     shown = ("temperature", "seed", "preset", "top_p", "min_p", "top_k", "mirostat")
     known = ((key, message.params[key]) for key in shown if key in message.params)
     return " ".join(f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in known)
-
-
-def _end_of(message: Message) -> str:
-    """The finish reason of an answer; empty if the model ended it."""
-    return message.finish_reason if message.finish_reason not in ("", "stop") else ""

@@ -120,7 +120,11 @@ def open_session(chat: ChatApp) -> None:
 )
 def sessions(chat: ChatApp, argument: str) -> None:
     if argument:
-        _search(chat, argument)
+        hits = [(hit.session, str(hit.number), hit.excerpt) for hit in store.search(argument)]
+        if hits:
+            chat.rows(("SESSION", "N", "TEXT"), hits, right=("N",))
+        else:
+            console.note(f"no message contains {argument!r}")
         return
     listed = store.session_summaries()
     if not listed:
@@ -131,15 +135,6 @@ def sessions(chat: ChatApp, argument: str) -> None:
         mark = "*" if session.name == chat.session.name else ""
         rows.append((session.name + mark, str(session.n_messages), format_age(session.changed), session.title))
     chat.rows(("SESSION", "MESSAGES", "CHANGED", "BEGINS"), rows, right=("MESSAGES",), spare=("BEGINS", "MESSAGES"))
-
-
-def _search(chat: ChatApp, text: str) -> None:
-    """Print the messages of all sessions that contain a text."""
-    hits = list(store.search(text))
-    if not hits:
-        console.note(f"no message contains {text!r}")
-        return
-    chat.rows(("SESSION", "N", "TEXT"), [(hit.session, str(hit.number), hit.excerpt) for hit in hits], right=("N",))
 
 
 @command(

@@ -301,7 +301,9 @@ def preset(chat: ChatApp, argument: str) -> None:
     word, _, name = argument.partition(" ")
     name = name.strip()
     if word in ("", "list"):
-        _list_presets(chat)
+        current = chat.controller.settings.preset
+        marked = [(f"{key}*" if key == current else key, preset_purpose(key, one)) for key, one in presets().items()]
+        chat.definitions(marked)
     elif word == "save":
         _save_preset(chat, name)
     elif word == "rm" and name:
@@ -312,14 +314,6 @@ def preset(chat: ChatApp, argument: str) -> None:
     else:
         chat.controller.set("preset", None if word == "none" else argument)
         console.note("no preset" if word == "none" else f"preset {word}: {describe_preset(presets()[word])}")
-
-
-def _list_presets(chat: ChatApp) -> None:
-    """Print what each preset is for, and its settings."""
-    current = chat.controller.settings.preset
-    chat.definitions(
-        [(name + ("*" if name == current else ""), preset_purpose(name, values)) for name, values in presets().items()]
-    )
 
 
 def _save_preset(chat: ChatApp, name: str) -> None:
@@ -350,7 +344,10 @@ def _character_words(_chat: ChatApp, start: str) -> list[tuple[str, str]]:
 )
 def character(chat: ChatApp, argument: str) -> None:
     if argument in ("", "list"):
-        _list_characters(chat)
+        chat.rows(("CHARACTER", "PURPOSE"), list(character_purposes().items()))
+        current = chat.controller.character
+        console.note(f"character: {current}" if current else "no character")
+        console.note(f"add your own in {config_dir() / 'characters'}, for example NAME.toml")
         return
     chosen = None if argument == "none" else load_character(argument)
     if chosen and "model" in chosen.settings:
@@ -361,11 +358,3 @@ def character(chat: ChatApp, argument: str) -> None:
     if greeting:
         chat.render(greeting)
         chat.say("")
-
-
-def _list_characters(chat: ChatApp) -> None:
-    """Print the names of the characters and what each is for."""
-    chat.rows(("CHARACTER", "PURPOSE"), list(character_purposes().items()))
-    current = chat.controller.character
-    console.note(f"character: {current}" if current else "no character")
-    console.note(f"add your own in {config_dir() / 'characters'}, for example NAME.toml")

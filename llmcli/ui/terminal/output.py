@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from llmcli.errors import DiskError, OutputClosedError, UsageError
-from llmcli.params.settings import ResolvedSettings, ineffective_settings
 from llmcli.text import sanitize
 from llmcli.ui.terminal.console import console, is_terminal
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
     from llmcli.inference.answer import Answer
+    from llmcli.params.settings import ResolvedSettings
 
 _SLOW = 0.1  # share of the time that a policy may take before there is a warning
 _to_stderr = False
@@ -181,8 +181,10 @@ def write_trace(answer: "Answer", name: str | None, kept: bool = False) -> Itera
         yield
 
 
-def warn_ineffective(resolved: ResolvedSettings, known: set[str] | None = None) -> None:
+def warn_ineffective(resolved: "ResolvedSettings", known: set[str] | None = None) -> None:
     """Warn of each chosen setting that has no effect, with the reason; not of what is `known`, to which it is added."""
+    from llmcli.params.settings import ineffective_settings  # the front page does without settings
+
     known = set() if known is None else known
     for key, reason in ineffective_settings(resolved.settings, resolved.origins).items():
         if f"{key}: {reason}" not in known:
