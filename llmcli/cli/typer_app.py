@@ -1,6 +1,6 @@
 """The Typer app, made from the table of commands."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -111,20 +111,27 @@ def help_page(ctx: Any, everything: bool) -> str:
 
     Usage, sentence, examples, commands, arguments, options: the common ones, those of a group not at all, or all.
     """
-    command, path, is_group = ctx.command, _path(ctx), isinstance(ctx.command, HelpGroup)
+    command, is_group = ctx.command, isinstance(ctx.command, HelpGroup)
+    path = ctx.command_path.removeprefix(PROGRAM).strip()  # as in `models pull`
     if not path and not everything:
         return root_help()
     entry = COMMANDS.get(path)
     parameters = [one for one in command.get_params(ctx) if not getattr(one, "hidden", False)]
     arguments = [(one.make_metavar(ctx), one.help or "") for one in parameters if one.param_type_name == "argument"]
     options = [one for one in parameters if one.param_type_name == "option"]
-    parts = [_usage(command, ctx), *_sentences(command, everything), *examples("Examples", EXAMPLES[path])]
+    usage = " ".join(piece.strip("{}") for piece in command.collect_usage_pieces(ctx))
+    parts = [wrapped(f"Usage: {ctx.command_path} {usage}"), *_sentences(command, everything)]
+    parts += examples("Examples", EXAMPLES.get(path, ""))
     if is_group:
         parts += section("Commands", list(_commands(command, "", everything)))
     parts += section("Arguments", arguments)
     common = [] if is_group else _common(entry.common if entry else (), options)
-    for heading, group in _under_headings(options if everything else common, everything):
-        parts += section(heading, [_option_row(option, ctx, everything) for option in group])
+    rows: dict[str, list[Row]] = {}
+    for option in options if everything else common:
+        heading = getattr(option, "rich_help_panel", None) if everything else None
+        rows.setdefault(heading or "Options", []).append(_option_row(option, ctx, everything))
+    for heading, group in rows.items():
+        parts += section(heading, group)
     if entry and entry.shows_statuses:
         parts += _statuses(everything)
     if is_group:
@@ -132,11 +139,6 @@ def help_page(ctx: Any, everything: bool) -> str:
     elif not everything:
         parts.append(wrapped(f"{ctx.command_path} --help-all shows all {len(options)} options."))
     return "\n\n".join(parts)
-
-
-def _path(ctx: Any) -> str:
-    """The name of the command with those of its groups, as in `models pull`; empty for the program itself."""
-    return str(ctx.command_path.removeprefix(PROGRAM).strip())
 
 
 def _first_sentence(text: str | None) -> str:
@@ -155,11 +157,6 @@ def _commands(group: Any, prefix: str, everything: bool) -> Iterator[Row]:
             yield from _commands(command, f"{prefix}{name} ", everything)
 
 
-def _usage(command: Any, ctx: Any) -> str:
-    pieces = [piece.strip("{}") for piece in command.collect_usage_pieces(ctx)]
-    return wrapped(f"Usage: {ctx.command_path} {' '.join(pieces)}")
-
-
 def _sentences(command: Any, everything: bool) -> list[str]:
     if not everything:
         return [wrapped(_first_sentence(command.help), "  ")]
@@ -174,15 +171,6 @@ def _common(names: Sequence[str], options: Sequence[Any]) -> list[Any]:
     return [by_flag[name] for name in names]
 
 
-def _under_headings(options: Iterable[Any], everything: bool) -> Iterable[tuple[str, list[Any]]]:
-    """The options by heading, in the order in which the headings first appear."""
-    groups: dict[str, list[Any]] = {}
-    for option in options:
-        heading = getattr(option, "rich_help_panel", None) if everything else None
-        groups.setdefault(heading or "Options", []).append(option)
-    return groups.items()
-
-
 def _option_row(option: Any, ctx: Any, everything: bool) -> Row:
     """The names of an option (all, or the short and the first long one) and its help."""
     names = list(option.opts)
@@ -194,7 +182,8 @@ def _option_row(option: Any, ctx: Any, everything: bool) -> Row:
     if option.secondary_opts:
         label += "/" + option.secondary_opts[0]
     if not option.is_flag and not option.count:
-        label += " " + _metavar(option, ctx)
+        is_number = option.metavar is None and hasattr(option.type, "min")
+        label += " N" if is_number else " " + option.make_metavar(ctx).strip("<>")
     if "--help" in option.opts:
         is_group = isinstance(ctx.command, HelpGroup)
         return label, "Show this help and exit." if is_group else "Show the most common options and exit."
@@ -209,12 +198,6 @@ def _short_help(text: str) -> str:
         return _first_sentence(text)
     text, bracket, facts = text.rpartition(" [")
     return _first_sentence(text) + bracket + facts
-
-
-def _metavar(option: Any, ctx: Any) -> str:
-    if option.metavar is None and hasattr(option.type, "min"):
-        return "N"
-    return str(option.make_metavar(ctx).strip("<>"))
 
 
 def _facts(option: Any) -> list[str]:
