@@ -1,6 +1,6 @@
 """`llmcli compare`: one prompt answered with several settings, side by side, with statistics of each answer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +18,6 @@ from llmcli.params.samplers import random_seed
 from llmcli.params.settings import Layer, ResolvedSettings, Settings, fields, resolve
 from llmcli.ui.chat.answer_display import is_live
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.interrupt import interruptible, time_limit
 from llmcli.ui.terminal.output import print_json
 from llmcli.ui.terminal.progress import ProgressLine
 
@@ -96,7 +95,6 @@ def compare(
         raise UsageError("the prompt is given twice: as an argument and with --vary", "remove one of them")
     requests = _requests(variants, layers, reads_stdin(asked, no_stdin))
     from llmcli.cli.open_model import find_model, open_model, welcome
-    from llmcli.engine.llama.bindings import AbortFlag
     from llmcli.ui import comparison as screen
 
     target = find_model(asked)
@@ -104,8 +102,8 @@ def compare(
     requests = [replace(one, resolved=_resolved(one.variant, [target.layer, *layers])) for one in requests]
     screen.warn_ineffective([(one.variant.label, one.resolved) for one in requests])
     _print_shared_settings(requests, asked.seed is None)
-    abort, status, live, think = AbortFlag(), ProgressLine(), is_live() and not as_json, asked.think == "show"
-    with interruptible(abort), time_limit(abort, asked.timeout), open_model(target, asked, abort, status) as local:
+    status, live, think = ProgressLine(), is_live() and not as_json, asked.think == "show"
+    with open_model(target, asked, status, asked.timeout) as local:
         comparison = _comparison(local, requests)
         comparison.progress = status.reading
         screen.run(comparison, screen.view_of(comparison) if live else None, think, status.clear)
@@ -135,27 +133,24 @@ def _requests(variants: Sequence["Variant"], layers: Sequence[Layer], piped: boo
     Raises:
         LlmcliError: with the label of the variant that is not valid.
     """
+    from llmcli.inference.request import grammar_text, join_prompt, system_text
+
     notes: list[str] = []
     read = cache(partial(read_prompt, _resolved(variants[0], layers).settings))
-    requests = [_request(variant, layers, piped, read, notes) for variant in variants]
+    requests = []
+    for variant in variants:
+        resolved = _resolved(variant, layers)
+        settings = resolved.settings
+        text = join_prompt(settings, piped, read)
+        try:
+            check_chain(settings)
+            system, grammar = system_text(settings), grammar_text(settings, notes)
+        except LlmcliError as error:
+            raise type(error)(f"{variant.label}: {error}", error.hint) from None
+        requests.append(_CompareRequest(variant, resolved, text, system, grammar))
     for note in dict.fromkeys(notes):
         console.warn(note)
     return requests
-
-
-def _request(
-    variant: "Variant", layers: Sequence[Layer], piped: bool, read: Callable[[], str], notes: list[str]
-) -> _CompareRequest:
-    from llmcli.inference.request import grammar_text, join_prompt, system_text
-
-    resolved = _resolved(variant, layers)
-    settings = resolved.settings
-    text = join_prompt(settings, piped, read)
-    try:
-        check_chain(settings)
-        return _CompareRequest(variant, resolved, text, system_text(settings), grammar_text(settings, notes))
-    except LlmcliError as error:
-        raise type(error)(f"{variant.label}: {error}", error.hint) from None
 
 
 def _resolved(variant: "Variant", layers: Sequence[Layer]) -> ResolvedSettings:

@@ -15,7 +15,6 @@ from llmcli.errors import ConstraintError, ExitStatus
 from llmcli.params.sampler_chain import check_chain
 from llmcli.params.settings import Layer, Settings, fields, resolve
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.interrupt import interruptible, time_limit
 from llmcli.ui.terminal.output import (
     AnswerWriter,
     print_text,
@@ -67,7 +66,6 @@ def generate(
     check_chain(asked)
     question, system, grammar = _texts(asked, no_stdin)
     from llmcli.cli.open_model import find_model, open_model, print_settings, welcome  # these load the engine
-    from llmcli.engine.llama.bindings import AbortFlag
     from llmcli.inference.answer import Answer
     from llmcli.inference.local import apply_model_defaults
     from llmcli.inference.request import build_prompt, needs_plain_template, with_plain_stop
@@ -78,12 +76,8 @@ def generate(
     settings = resolved.settings
     warn_ineffective(resolved)
     print_settings(resolved)
-    abort, status = AbortFlag(), ProgressLine()
-    with (
-        interruptible(abort),
-        time_limit(abort, settings.timeout),
-        open_model(target, settings, abort, status) as local,
-    ):
+    status = ProgressLine()
+    with open_model(target, settings, status, settings.timeout) as local:
         if needs_plain_template(local, settings):
             warn_plain_template(local)
             settings = with_plain_stop(settings)

@@ -19,7 +19,6 @@ from llmcli.params.settings import Layer, Settings
 from llmcli.text import plural
 from llmcli.ui.chat.answer_display import is_live
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.interrupt import interruptible
 from llmcli.ui.terminal.output import AnswerWriter, print_line, stream_answer
 from llmcli.ui.terminal.progress import ProgressLine
 
@@ -59,13 +58,12 @@ def replay(
     recorded = _recorded(what, line, policy_file)
     from llmcli.chat.replay import replay_settings
     from llmcli.cli.open_model import open_model
-    from llmcli.engine.llama.bindings import AbortFlag
 
     current = resolve_settings(flags)
     settings = [replay_settings(one, flags.values.get("model"), current) for one in recorded]
-    target, abort, status = _find(settings[0], "model" in flags.values), AbortFlag(), ProgressLine()
-    with interruptible(abort), open_model(target, settings[0], abort, status) as local:
-        local.hasher.sha256(status.identifying, abort.is_set)
+    target, status = _find(settings[0], "model" in flags.values), ProgressLine()
+    with open_model(target, settings[0], status) as local:
+        local.hasher.sha256(status.identifying, local.abort.is_set)
         status.clear()
         run = _replay_batch if recorded[0].label else _replay_one
         replays = run(local, recorded, settings, status, as_json)
