@@ -5,15 +5,16 @@ from typing import Annotated
 import typer
 
 from llmcli.config import config_file as store
-from llmcli.config.presets import base_layers
+from llmcli.config.presets import base_layers, resolve_settings
 from llmcli.errors import ExitStatus, UsageError
 from llmcli.files import config_path
-from llmcli.params.settings import Layer, ResolvedSettings, fields, find, format_setting, resolve, to_data
+from llmcli.params.settings import Layer, fields, find, format_setting, resolve, to_data
 from llmcli.ui.terminal.ask import open_in_editor
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_json, print_line
 from llmcli.ui.terminal.table import print_facts
 
+_NO_FLAGS = Layer("flag", {})
 app = typer.Typer(
     help="Show and change the settings in the configuration file.", no_args_is_help=True, rich_markup_mode=None
 )
@@ -26,10 +27,6 @@ def _keys(incomplete: str) -> list[tuple[str, str]]:
 Key = Annotated[str, typer.Argument(metavar="KEY", help="Name of a setting, such as top_p.", autocompletion=_keys)]
 
 
-def _resolved() -> ResolvedSettings:
-    return resolve(base_layers(Layer("flag", {})))
-
-
 @app.command("list")
 def list_settings(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -37,7 +34,7 @@ def list_settings(
     changed: Annotated[bool, typer.Option("--changed", hidden=True)] = False,  # noqa: ARG001 -- the default now
 ) -> int:
     """List the settings that are set, with their values and sources."""
-    resolved = _resolved()
+    resolved = resolve(base_layers(_NO_FLAGS))
     is_set = [key for key, origin in resolved.origins.items() if origin != "default"]
     keys = list(fields()) if everything else is_set
     if as_json:
@@ -55,7 +52,8 @@ def list_settings(
 @app.command("get")
 def get_setting(key: Key) -> int:
     """Print the value of a setting."""
-    print_line(fields()[find(key).key].format(getattr(_resolved().settings, find(key).key)))
+    field = find(key)
+    print_line(field.format(getattr(resolve_settings(_NO_FLAGS), field.key)))
     return ExitStatus.OK
 
 

@@ -18,45 +18,46 @@ from llmcli.ui.terminal.console import console
 Suggest = Callable[[Field, Any], str]  # the hint for a value that is not valid, or an empty text
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
 _LONGEST_METAVAR = 24  # of a list of choices; a longer one is in the help
-# The switches of every command: type, option and default.
-_SWITCHES: dict[str, tuple[Any, Any]] = {
-    "quiet": (Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.")], False),
-    "verbose": (
-        Annotated[
-            int,
-            typer.Option(
-                "--verbose",
-                "-v",
-                count=True,
-                show_default=False,
-                help="Show settings with their sources, model facts and timings; twice (-vv): also llama.cpp's log.",
-            ),
-        ],
-        0,
-    ),
-    "debug": (Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")], False),
-}
-
-
 CHAT_ONLY = frozenset(fields_of(InterfaceParams))
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
 
 
+def _set_console(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.")] = False,
+    verbose: Annotated[
+        int,
+        typer.Option(
+            "--verbose",
+            "-v",
+            count=True,
+            show_default=False,
+            help="Show settings with their sources, model facts and timings; twice (-vv): also llama.cpp's log.",
+        ),
+    ] = 0,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Apply the switches that every command has."""
+    console.quiet = quiet
+    console.verbose, console.engine_log = verbose > 0, verbose > 1
+    console.debug |= debug
+
+
 def with_settings(
-    only: Iterable[str] | None = None, suggest: Suggest | None = None
+    only: Iterable[str], suggest: Suggest | None = None
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorate a command so that it gets `flags`, a Layer of the settings on the command line.
 
-    Each setting (those in `only`, or all) becomes an option, and `--quiet`, `--verbose` and `--debug` are added.
-    `suggest` may have a better hint than the setting itself for a value that is not valid.
+    Each setting in `only` becomes an option, and `--quiet`, `--verbose` and `--debug` are added. `suggest` may have a
+    better hint than the setting itself for a value that is not valid.
     """
-    keys = None if only is None else set(only)
-    chosen = {key: field for key, field in fields().items() if keys is None or key in keys}
+    keys = set(only)
+    chosen = {key: field for key, field in fields().items() if key in keys}
+    switches = inspect.signature(_set_console, eval_str=True).parameters
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         def command(**given: Any) -> Any:
-            _set_console(given.pop("quiet"), given.pop("verbose"), given.pop("debug"))
+            _set_console(**{name: given.pop(name) for name in switches})
             flags = {}
             for key, field in chosen.items():
                 value = given.pop(key)
@@ -65,9 +66,11 @@ def with_settings(
             return function(flags=Layer("flag", flags), **given)
 
         declared = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != "flags"]
-        generated = [_parameter(name, hint, default) for name, (hint, default) in _SWITCHES.items()]
-        generated += [_parameter(key, _option(field), None) for key, field in chosen.items()]
-        parameters = [*(p.replace(kind=p.KEYWORD_ONLY) for p in declared), *generated]
+        parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in (*declared, *switches.values())]
+        kind = inspect.Parameter.KEYWORD_ONLY
+        parameters += [
+            inspect.Parameter(key, kind, annotation=_option(one), default=None) for key, one in chosen.items()
+        ]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in parameters}
         command.__doc__ = function.__doc__
@@ -95,34 +98,15 @@ def parse_flag(field: Field, given: Any, suggest: Suggest | None = None) -> Any:
         raise
 
 
-def _set_console(quiet: bool, verbosity: int, debug: bool) -> None:
-    console.quiet = quiet
-    console.verbose, console.engine_log = verbosity > 0, verbosity > 1
-    console.debug |= debug
-
-
-def _parameter(name: str, hint: Any, default: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=hint, default=default)
-
-
 def _option(field: Field) -> Any:
     """The Typer option of a setting; its default is None, so that "not given" is not the default."""
-    details: dict[str, Any] = {
-        "help": help_text(field),
-        "rich_help_panel": field.group,
-        "metavar": field.param.metavar or _metavar(field),
-        "show_default": False,
-    }
+    details: dict[str, Any] = {"help": help_text(field), "rich_help_panel": field.group, "show_default": False}
     if field.kind is bool:
-        del details["metavar"]
         name = field.flags[0]
         return Annotated[bool | None, typer.Option(f"{name}/--no-{name[2:]}", *field.flags[1:], **details)]
+    details["metavar"] = field.param.metavar or _short_choices(field) or _METAVARS.get(field.kind, "TEXT")
     kind = list[str] if field.repeated and field.key != "samplers" else str  # samplers are one text, with commas
     return Annotated[kind | None, typer.Option(*field.flags, autocompletion=completer(field), **details)]
-
-
-def _metavar(field: Field) -> str:
-    return _short_choices(field) or _METAVARS.get(field.kind, "TEXT")
 
 
 def _short_choices(field: Field) -> str:
