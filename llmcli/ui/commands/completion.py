@@ -30,20 +30,21 @@ def suggest(chat: ChatApp, text: str) -> Iterator["Suggestion"]:
             yield Suggestion(f"@{value}", len(f"@{quote}{start}"), note)
     elif text.startswith("/"):
         name, space, argument = text[1:].partition(" ")
-        values = _arguments(chat, name.lower().replace("-", "_"), argument) if space else _names(chat, name.lower())
-        for value, note in values:
-            back = _replaced(argument, value) if space else len(name)
-            yield Suggestion(sanitize(value), back, sanitize(note))
+        if not space:
+            yield from (Suggestion(value, len(text), note) for value, note in _names(chat, name.lower()))
+            return
+        for value, note in _arguments(chat, name.lower().replace("-", "_"), argument):
+            yield Suggestion(sanitize(value), _replaced(argument, value), sanitize(note))
 
 
 def _names(chat: ChatApp, start: str) -> Iterator[tuple[str, str]]:
-    """The commands and settings that begin with `start`."""
+    """The commands and settings that begin with `start`, with their slash."""
     for entry in commands().values():
         if entry.name.startswith(start):
-            yield f"{entry.name} " if entry.takes_argument else entry.name, entry.summary
+            yield f"/{entry.name} " if entry.takes_argument else f"/{entry.name}", entry.summary
     for key in chat_setting_keys():
         if key.startswith(start) and key not in commands():
-            yield f"{key} ", setting_note(chat, key)
+            yield f"/{key} ", setting_note(chat, key)
 
 
 def _arguments(chat: ChatApp, name: str, argument: str) -> Iterator[tuple[str, str]]:

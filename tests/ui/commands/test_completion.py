@@ -29,6 +29,11 @@ def test_the_start_of_a_name_completes_the_names_with_it(chat: ChatApp) -> None:
     assert [line.strip() for line in completions(chat, "/bran")] == ["/branches", "/branch"]
 
 
+def test_the_menu_shows_a_command_with_its_slash(chat: ChatApp) -> None:
+    assert [one.text for one in suggest(chat, "/bran")] == ["/branches", "/branch "]
+    assert [one.text for one in suggest(chat, "/top_p")] == ["/top_p "]
+
+
 def test_a_setting_is_completed_with_its_value_and_range(chat: ChatApp) -> None:
     chat.controller.set("top_p", 0.5)
     (one,) = [one for one in suggest(chat, "/set top_p") if one.text == "top_p "]
