@@ -31,10 +31,7 @@ def tokenize(
         bool, typer.Option("--bos/--no-bos", help="Add the BOS and EOS tokens that the model expects.")
     ] = False,
 ) -> int:
-    """Show the tokens of TEXT, or of stdin.
-
-    Each line has one token: its id and its text.
-    """
+    """Show the tokens of TEXT, or of stdin."""
     if as_json + ids + count > 1:
         raise UsageError("--json, --ids and --count cannot be used together", "remove all but one of them")
     if text is None and is_terminal(sys.stdin):
