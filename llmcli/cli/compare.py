@@ -94,14 +94,16 @@ def compare(
     if asked.prompt is not None and "prompt" in variants[0].values:
         raise UsageError("the prompt is given twice: as an argument and with --vary", "remove one of them")
     requests = _requests(variants, layers, reads_stdin(asked, no_stdin))
-    from llmcli.cli.open_model import find_model, open_model, welcome
+    from llmcli.cli.open_model import find_model, open_model, print_settings, welcome
     from llmcli.ui import comparison as screen
 
     target = find_model(asked)
     welcome(resolve(layers).origins["model"])
     requests = [replace(one, resolved=_resolved(one.variant, [target.layer, *layers])) for one in requests]
     screen.warn_ineffective([(one.variant.label, one.resolved) for one in requests])
-    _print_shared_settings(requests, asked.seed is None)
+    varied = {key for one in requests for key in one.variant.values} | ({"seed"} if asked.seed is None else set())
+    shared = {key: origin for key, origin in requests[0].resolved.origins.items() if key not in varied}
+    print_settings(replace(requests[0].resolved, origins=shared))
     status, live, think = ProgressLine(), is_live() and not as_json, asked.think == "show"
     with open_model(target, asked, status, asked.timeout) as local:
         comparison = _comparison(local, requests)
@@ -115,16 +117,6 @@ def compare(
         screen.print_summary(comparison, live)
     screen.print_errors(comparison)
     return _exit_status(comparison, asked)
-
-
-def _print_shared_settings(requests: Sequence[_CompareRequest], is_random: bool) -> None:
-    """With `--verbose`: the settings that all variants have, with their sources; a random seed has none."""
-    varied = {key for one in requests for key in one.variant.values} | ({"seed"} if is_random else set())
-    resolved = requests[0].resolved
-    origins = {key: origin for key, origin in resolved.origins.items() if key not in varied}
-    from llmcli.cli.open_model import print_settings
-
-    print_settings(replace(resolved, origins=origins))
 
 
 def _requests(variants: Sequence["Variant"], layers: Sequence[Layer], piped: bool) -> list[_CompareRequest]:

@@ -50,16 +50,12 @@ def save(chat: ChatApp, argument: str) -> None:
     console.note(f"saved as {name} (open it again with `llmcli chat --session {name}`)")
 
 
-def _session_names(_chat: ChatApp, start: str) -> list[tuple[str, str]]:
-    return [(session.name, session.title) for session in store.session_summaries(start)]
-
-
 @command(
     "load NAME",
     help="Open another session and continue it.",
     detail="/sessions lists them. The end of a name is enough: `comet` opens 2026-11-28-comet.",
     examples=("/load novel", "/load ghost-story", "/sessions, then /load draft-1"),
-    complete=_session_names,
+    complete=lambda _chat, start: [(session.name, session.title) for session in store.session_summaries(start)],
 )
 def load(chat: ChatApp, argument: str) -> None:
     if not argument:

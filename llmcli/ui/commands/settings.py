@@ -13,7 +13,7 @@ from llmcli.files import config_dir, read_text
 from llmcli.inference.request import grammar_text, system_text
 from llmcli.params.generation import GenerationParams
 from llmcli.params.param import fields_of
-from llmcli.params.policies.policy import Entropy, Fixed, Policy
+from llmcli.params.policies.policy import Entropy, Fixed
 from llmcli.params.sampler_chain import build_chain
 from llmcli.params.settings import ResolvedSettings, SamplingParams, fields, find, format_setting, ineffective_settings
 from llmcli.text import ellipsize
@@ -131,17 +131,14 @@ def _warn_too_high(key: str, value: object) -> None:
 )
 def temp(chat: ChatApp, argument: str) -> None:
     if re.fullmatch(r"[+-]\d*\.?\d+", argument):
-        argument = _shifted(chat.controller.settings.temperature, float(argument))
+        policy = chat.controller.settings.temperature
+        if not isinstance(policy, Fixed):
+            raise UsageError(f"a step needs a fixed temperature, and this is {policy}", "set a number first: /temp 0.8")
+        argument = f"{max(policy.value + float(argument), 0.0):.4g}"
     set_(chat, f"temperature {argument}")
     if not argument:
         for line in spark(chat).splitlines():
             chat.say(line)
-
-
-def _shifted(policy: Policy, by: float) -> str:
-    if not isinstance(policy, Fixed):
-        raise UsageError(f"a step needs a fixed temperature, and this is {policy}", "set a number first: /temp 0.8")
-    return f"{max(policy.value + by, 0.0):.4g}"
 
 
 @command(
