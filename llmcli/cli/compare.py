@@ -52,29 +52,32 @@ def _suggest_vary(field: Field, given: Any) -> str:
     return f"to compare several values, use --vary {name[2:]}={given}"
 
 
+Vary = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=V1,V2",
+        help="Setting and the values to compare, as in temp=0.2,0.8. Repeatable: every combination is compared.",
+    ),
+]
+Answers = Annotated[
+    int,
+    typer.Option(
+        metavar="N", min=1, help="Number of answers per variant, each with its own seed (-n is the number of tokens)."
+    ),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object with the answers, settings and statistics.")
+]
+
+
 @with_settings(only=fields().keys() - CHAT_ONLY, suggest=_suggest_vary)
 def compare(
     flags: Layer,
     text: PromptArgument = None,
-    vary: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=V1,V2",
-            help="Setting and the values to compare, as in temp=0.2,0.8. Repeatable: every combination is compared.",
-        ),
-    ] = None,
-    answers: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="Number of answers per variant, each with its own seed (-n is the number of tokens).",
-        ),
-    ] = 1,
+    vary: Vary = None,
+    answers: Answers = 1,
     n: Annotated[int | None, typer.Option("--n", metavar="N", min=1, hidden=True)] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object with the answers, settings and statistics.")
-    ] = False,
+    as_json: AsJson = False,
     no_stdin: NoStdin = False,
 ) -> int:
     """Answer PROMPT with several settings side by side and compare the answers."""

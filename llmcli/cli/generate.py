@@ -32,30 +32,37 @@ if TYPE_CHECKING:
 
 PromptArgument = Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="Prompt text; stdin is added to it.")]
 NoStdin = Annotated[bool, typer.Option("--no-stdin", help="Do not read stdin (the input of a shell loop).")]
+AsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Print text, counts and settings as one JSON object (JSON from the model: --json-schema)."
+    ),
+]
+Stream = Annotated[bool, typer.Option(help="Streaming: print the text as it is generated, or at the end.")]
+Echo = Annotated[bool, typer.Option("--echo", help="Print the prompt before the answer.")]
+Stats = Annotated[bool, typer.Option("--stats", help="Print token counts and speed to stderr.")]
+TraceFile = Annotated[
+    str | None, typer.Option(metavar="FILE", help="JSON Lines file for the trace: how each token was sampled.")
+]
+Heat = Annotated[
+    Measure | None, typer.Option(help="Print the answer again to stderr, each token colored by this measure.")
+]
+ShowPrompt = Annotated[
+    bool, typer.Option("--show-prompt", help="Print the rendered prompt with special tokens, then exit.")
+]
 
 
 @with_settings(only=fields().keys() - CHAT_ONLY)
 def generate(
     flags: Layer,
     text: PromptArgument = None,
-    as_json: Annotated[
-        bool,
-        typer.Option(
-            "--json", help="Print text, counts and settings as one JSON object (JSON from the model: --json-schema)."
-        ),
-    ] = False,
-    stream: Annotated[bool, typer.Option(help="Streaming: print the text as it is generated, or at the end.")] = True,
-    echo: Annotated[bool, typer.Option("--echo", help="Print the prompt before the answer.")] = False,
-    stats: Annotated[bool, typer.Option("--stats", help="Print token counts and speed to stderr.")] = False,
-    trace: Annotated[
-        str | None, typer.Option(metavar="FILE", help="JSON Lines file for the trace: how each token was sampled.")
-    ] = None,
-    heat: Annotated[
-        Measure | None, typer.Option(help="Print the answer again to stderr, each token colored by this measure.")
-    ] = None,
-    show_prompt: Annotated[
-        bool, typer.Option("--show-prompt", help="Print the rendered prompt with special tokens, then exit.")
-    ] = False,
+    as_json: AsJson = False,
+    stream: Stream = True,
+    echo: Echo = False,
+    stats: Stats = False,
+    trace: TraceFile = None,
+    heat: Heat = None,
+    show_prompt: ShowPrompt = False,
     no_stdin: NoStdin = False,
 ) -> int:
     """Generate an answer to PROMPT, to stdin, or to both."""
