@@ -1,5 +1,6 @@
 """`llmcli compare`: one prompt answered with several settings, side by side, with statistics of each answer."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -16,8 +17,7 @@ from llmcli.params.param import Field
 from llmcli.params.sampler_chain import check_chain
 from llmcli.params.samplers import random_seed
 from llmcli.params.settings import Layer, ResolvedSettings, Settings, fields, resolve
-from llmcli.ui.chat.answer_display import is_live
-from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.console import can_redraw, console
 from llmcli.ui.terminal.output import print_json
 from llmcli.ui.terminal.progress import ProgressLine
 
@@ -107,7 +107,7 @@ def compare(
     varied = {key for one in requests for key in one.variant.values} | ({"seed"} if asked.seed is None else set())
     shared = {key: origin for key, origin in requests[0].resolved.origins.items() if key not in varied}
     print_settings(replace(requests[0].resolved, origins=shared))
-    status, live, think = ProgressLine(), is_live() and not as_json, asked.think == "show"
+    status, live, think = ProgressLine(), can_redraw(sys.stdout) and not as_json, asked.think == "show"
     with open_model(target, asked, status, asked.timeout) as local:
         comparison = _comparison(local, requests)
         comparison.progress = status.reading

@@ -11,6 +11,7 @@ from llmcli.ui.commands.completion import matching
 from llmcli.ui.commands.inspect import busy, open_inspector, parse_token_index
 from llmcli.ui.commands.messages import continue_, describe_settings, parse_number, show
 from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.table import print_rows
 
 if TYPE_CHECKING:
     from llmcli.chat.inspect import AnswerInspector
@@ -40,7 +41,7 @@ def branches(chat: ChatApp, _argument: str) -> None:
         last = path[-1]
         rows.append((f"{number}{mark}", str(len(path)), shared, describe_settings(last), ellipsize(last.content, 36)))
     heads = "N", "MESSAGES", "SHARED", "SETTINGS", "LAST"
-    chat.rows(heads, rows, right=("MESSAGES", "SHARED"), spare=("SHARED", "MESSAGES"))
+    print_rows(heads, rows, right=("MESSAGES", "SHARED"), spare=("SHARED", "MESSAGES"))
 
 
 def _branch_numbers(chat: ChatApp, start: str) -> list[tuple[str, str]]:

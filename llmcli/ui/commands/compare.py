@@ -17,13 +17,13 @@ from llmcli.ui.commands import registry
 from llmcli.ui.commands.completion import complete_assignments, matching
 from llmcli.ui.commands.messages import parse_number, path_to_question
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.interrupt import defer_exit, disable_echo, interruptible, time_limit
+from llmcli.ui.terminal.interrupt import stoppable
+from llmcli.ui.terminal.output import to_stderr
 from llmcli.ui.terminal.progress import ProgressLine, Spinner
 
 if TYPE_CHECKING:  # these import the engine, which is slow
     from llmcli.inference.local import LocalModel
 
-_PRESSES = 3  # of Ctrl-C, as for one answer
 _LAST_PAIR = re.compile(r"""(?:^|\s)([A-Za-z][\w-]*)=("[^"]*"|'[^']*'|\S+)\s*$""")  # KEY=VALUE at the end of a text
 _EXAMPLE_HINT = "try /compare Why is the sky blue? temp=0.2,0.8"
 _COUNTS = ("answers", "n")  # how the number of answers is called; `n` is the old name
@@ -57,7 +57,7 @@ def compare(chat: ChatApp, argument: str) -> None:
         path = chat.path()
     elif not path:
         raise UsageError("no question to answer", _EXAMPLE_HINT)
-    fitting = resolve_overflow(chat, path, draft=draft)
+    fitting = resolve_overflow(chat.controller, chat.live, path, draft=draft)
     if fitting is not None:
         _compare(chat, local, fitting, draft is not None, variants, seed)
 
@@ -102,7 +102,6 @@ def _compare(
     from llmcli.chat.compare import CompareSession
     from llmcli.ui import comparison as screen
 
-    local.abort.clear()
     compare_session = CompareSession(chat.controller, path, new, variants, seed)
     comparison, settings = compare_session.comparison, chat.controller.settings
     screen.warn_ineffective(
@@ -112,16 +111,11 @@ def _compare(
     spinner = Spinner(view.status if view else ProgressLine().update)
     spinner.text, comparison.progress = "reading the prompt", spinner.reading
     think = settings.think == "show"
-    with (
-        defer_exit(),
-        interruptible(local.abort, _PRESSES),
-        disable_echo(chat.live),
-        time_limit(local.abort, settings.timeout),
-        spinner,
-    ):
+    with stoppable(local.abort, chat.live, settings.timeout), spinner:
         screen.run(comparison, view, think, spinner.end)
     if not chat.live:
-        screen.print_texts(comparison, think)
+        with to_stderr(False):
+            screen.print_texts(comparison, think)
     screen.print_summary(comparison, chat.live)
     screen.print_errors(comparison)
     chat.compare_session = compare_session

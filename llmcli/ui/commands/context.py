@@ -12,6 +12,7 @@ from llmcli.ui.chat.context_overflow import compact_now
 from llmcli.ui.commands import registry
 from llmcli.ui.commands.messages import parse_number
 from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.table import print_rows
 
 _FULL, _EMPTY = "█", "·"
 _WIDEST = 60  # columns of the bar
@@ -52,7 +53,7 @@ def context(chat: ChatApp, _argument: str) -> None:
     chat.say(_bar([n_system + n_template, *counted], fit.n_ctx))
     cached = local.n_evaluated(controller.prompt(path).tokens)
     chat.say(f"{fit.n_prompt} of {fit.n_ctx} tokens, {free} free, {cached} in the KV cache")
-    chat.rows(("N", "WHAT", "TOKENS", "BEGINNING"), rows, right=("N", "TOKENS"), spare=("BEGINNING",))
+    print_rows(("N", "WHAT", "TOKENS", "BEGINNING"), rows, right=("N", "TOKENS"), spare=("BEGINNING",))
     if fit.is_over:
         overflow = controller.settings.overflow
         console.warn(f"the context has no room for the next answer: {_OVERFLOW[overflow]} (overflow = {overflow})")
@@ -83,4 +84,4 @@ def compact(chat: ChatApp, argument: str) -> None:
     if argument and number is None:
         raise UsageError(f"/compact takes the number of turns to keep, got '{argument}'", "try /compact 2")
     if chat.wait_for_model():
-        compact_now(chat, chat.path(), number)
+        compact_now(chat.controller, chat.live, chat.path(), number)

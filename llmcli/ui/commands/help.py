@@ -13,6 +13,7 @@ from llmcli.ui.commands.completion import complete_values, matching, setting_not
 from llmcli.ui.commands.registry import Command, commands, dispatch
 from llmcli.ui.terminal.ask import can_ask
 from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.table import print_definitions
 
 _KEYS = (
     ("Enter", "send the message"),
@@ -55,7 +56,7 @@ def _words(_chat: ChatApp, start: str) -> list[tuple[str, str]]:
 )
 def help_(chat: ChatApp, argument: str) -> None:
     if not argument:
-        chat.definitions([(f"  /{name}", commands()[name].summary) for name in _EVERYDAY])
+        print_definitions([(f"  /{name}", commands()[name].summary) for name in _EVERYDAY])
         for line in _OVERVIEW:
             chat.say(line, "2")
         return
@@ -68,16 +69,16 @@ def help_(chat: ChatApp, argument: str) -> None:
     elif found:
         _describe_setting(chat, found)
     else:
-        _search(chat, argument.lstrip("/"))
+        _search(argument.lstrip("/"))
 
 
 def _print_all(chat: ChatApp) -> None:
     """Every command under its heading, with usage and aliases, then the keys."""
     for heading, group in groupby(commands().values(), key=lambda entry: entry.heading):
         chat.say(heading, "1")
-        chat.definitions([(f"  /{entry.usage}", entry.summary + _also(entry)) for entry in group])
+        print_definitions([(f"  /{entry.usage}", entry.summary + _also(entry)) for entry in group])
     chat.say("Keys", "1")
-    chat.definitions([(f"  {key}", meaning) for key, meaning in _KEYS])
+    print_definitions([(f"  {key}", meaning) for key, meaning in _KEYS])
     chat.say("Every setting is a command too, for example /top_p 0.9; /set lists them.")
 
 
@@ -109,7 +110,7 @@ def _describe(chat: ChatApp, usage: str, text: str, examples: tuple[str, ...]) -
         chat.say(f"  {example}")
 
 
-def _search(chat: ChatApp, text: str) -> None:
+def _search(text: str) -> None:
     """List the commands and settings whose help contains the words of `text`.
 
     Raises:
@@ -127,7 +128,7 @@ def _search(chat: ChatApp, text: str) -> None:
     if not stems or not found:
         near = registry.similar_command(text)
         raise UsageError(f"the help does not contain '{text}'", f"{near} see /help all".lstrip())
-    chat.definitions([(f"  /{name}", summary) for name, summary in found.items()])
+    print_definitions([(f"  /{name}", summary) for name, summary in found.items()])
 
 
 def _contains(stems: list[str], text: str) -> bool:

@@ -21,8 +21,7 @@ from llmcli.ui.commands import registry
 from llmcli.ui.commands.completion import matching
 from llmcli.ui.commands.messages import parse_number
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.interrupt import defer_exit
-from llmcli.ui.terminal.output import to_stderr
+from llmcli.ui.terminal.table import print_facts, print_rows
 
 if TYPE_CHECKING:
     from llmcli.chat.inspect import AnswerInspector
@@ -55,8 +54,7 @@ def why(chat: ChatApp, argument: str) -> None:
     answered = open_inspector(chat)
     found = _inspect(chat, answered, argument, _N_WHY) if answered else None
     if answered and found:
-        with to_stderr(not chat.live):
-            print_why(found, answered.answer.settings)
+        print_why(found, answered.answer.settings)
         _note_differences(answered, found)
 
 
@@ -78,7 +76,7 @@ def alternatives(chat: ChatApp, argument: str) -> None:
         sampler, mark = found.stepwise.removed_by(candidate), "*" if candidate.id == found.drawn else ""
         after = f"- {short_name(sampler)}" if sampler else percent(found.stepwise.after(candidate))
         rows.append((f"{candidate.rank}{mark}", token_text(candidate.text, 16), percent(candidate.before), after))
-    chat.rows(("K", "TOKEN", "BEFORE %", "AFTER %"), rows, right=("K", "BEFORE %", "AFTER %"))
+    print_rows(("K", "TOKEN", "BEFORE %", "AFTER %"), rows, right=("K", "BEFORE %", "AFTER %"))
     chat.listed_candidates = found.at, [(str(one.rank), one.text) for one in found.stepwise.candidates]
     console.note(f"* was sampled; /branch {found.at} K continues from another candidate")
     _note_differences(answered, found)
@@ -123,13 +121,12 @@ def busy(chat: ChatApp, doing: str) -> Iterator[Callable[[int, int], None]]:
     """Within this block the screen shows what the model does and how far it is, and Ctrl-C stops it."""
     local = chat.controller.local
     assert local
-    local.abort.clear()
     busy_screen = BusyScreen(chat.controller.settings, chat.live)
 
     def progress(done: int, total: int) -> None:
         busy_screen.spinner.text = f"{doing} {done / max(total, 1):.0%}"
 
-    with defer_exit(), busy_screen.open(local.abort, doing):
+    with busy_screen.open(local.abort, doing):
         yield progress
 
 
@@ -188,8 +185,7 @@ def tokens(chat: ChatApp, argument: str) -> None:
     by = {"": "temperature", "temp": "temperature", "probability": "p"}.get(argument, argument)
     if by not in _MEASURES:
         raise UsageError(f"/tokens must be temperature, p or entropy, got '{argument}'")
-    with to_stderr(not chat.live):
-        print_heat(traces_of_last_answer(chat), by)  # type: ignore[arg-type]
+    print_heat(traces_of_last_answer(chat), by)  # type: ignore[arg-type]
 
 
 def traces_of_last_answer(chat: ChatApp) -> list["TokenTrace"]:
@@ -271,4 +267,4 @@ def stats(chat: ChatApp, _argument: str) -> None:
         ("model", last.model),
         ("session", f"{plural(len(answers), 'answer')}, {plural(n_total, 'token')}"),
     ]
-    chat.facts(facts)
+    print_facts(facts)

@@ -11,6 +11,7 @@ from llmcli.errors import UsageError
 from llmcli.params.settings import find
 from llmcli.text import did_you_mean
 from llmcli.ui.chat.app import ChatApp
+from llmcli.ui.terminal.output import to_stderr
 
 Run = Callable[[ChatApp, str], None]
 Complete = Callable[[ChatApp, str], Iterable[tuple[str, str]]]  # the argument so far -> (value, note)
@@ -149,7 +150,8 @@ def dispatch(chat: ChatApp, name: str, argument: str) -> None:
         LlmcliError: what is wrong with the command.
     """
     found = require_command(name)
-    if isinstance(found, Command):
-        found.run(chat, argument)
-    else:
-        commands()["set"].run(chat, f"{found} {argument}")
+    with to_stderr(not chat.live):  # what a command prints is not an answer
+        if isinstance(found, Command):
+            found.run(chat, argument)
+        else:
+            commands()["set"].run(chat, f"{found} {argument}")

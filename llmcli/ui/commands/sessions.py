@@ -10,6 +10,7 @@ from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands import registry
 from llmcli.ui.commands.messages import show
 from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.table import print_rows
 
 _SHOWN = 2  # messages, after a session was opened
 command = partial(registry.command, heading="Sessions")
@@ -118,7 +119,7 @@ def sessions(chat: ChatApp, argument: str) -> None:
     if argument:
         hits = [(hit.session, str(hit.number), hit.excerpt) for hit in store.search(argument)]
         if hits:
-            chat.rows(("SESSION", "N", "TEXT"), hits, right=("N",))
+            print_rows(("SESSION", "N", "TEXT"), hits, right=("N",))
         else:
             console.note(f"no message contains {argument!r}")
         return
@@ -130,7 +131,7 @@ def sessions(chat: ChatApp, argument: str) -> None:
     for session in listed:
         mark = "*" if session.name == chat.session.name else ""
         rows.append((session.name + mark, str(session.n_messages), format_age(session.changed), session.title))
-    chat.rows(("SESSION", "MESSAGES", "CHANGED", "BEGINS"), rows, right=("MESSAGES",), spare=("BEGINS", "MESSAGES"))
+    print_rows(("SESSION", "MESSAGES", "CHANGED", "BEGINS"), rows, right=("MESSAGES",), spare=("BEGINS", "MESSAGES"))
 
 
 @command(

@@ -25,6 +25,7 @@ from llmcli.ui.commands.inspect import spark
 from llmcli.ui.terminal.ask import edit as edit_text
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import warn_ineffective
+from llmcli.ui.terminal.table import print_definitions, print_rows
 
 if TYPE_CHECKING:
     from llmcli.inference.local import LocalModel
@@ -181,7 +182,7 @@ def _print_settings(chat: ChatApp, keys: list[str]) -> None:
     idle = ineffective_settings(resolved.settings, resolved.origins)
     rows = [(key, ellipsize(format_setting(resolved.settings, key)), resolved.origins[key]) for key in keys]
     below = [f"no effect: {idle[key]}" if key in idle else "" for key in keys]
-    chat.rows(("KEY", "VALUE", "FROM"), rows, below=below)
+    print_rows(("KEY", "VALUE", "FROM"), rows, below=below)
 
 
 @command(
@@ -197,7 +198,7 @@ def samplers(chat: ChatApp, argument: str) -> None:
         return
     resolved = chat.controller.resolved()
     rows = [(str(n), name, values) for n, (name, values) in enumerate(_chain(resolved), 1)]
-    chat.rows(("", "STEP", "VALUES"), rows, right=("",))
+    print_rows(("", "STEP", "VALUES"), rows, right=("",))
     warn_ineffective(resolved)
 
 
@@ -300,7 +301,7 @@ def preset(chat: ChatApp, argument: str) -> None:
     if word in ("", "list"):
         current = chat.controller.settings.preset
         marked = [(f"{key}*" if key == current else key, preset_purpose(key, one)) for key, one in presets().items()]
-        chat.definitions(marked)
+        print_definitions(marked)
     elif word == "save":
         _save_preset(chat, name)
     elif word == "rm" and name:
@@ -341,7 +342,7 @@ def _character_words(_chat: ChatApp, start: str) -> list[tuple[str, str]]:
 )
 def character(chat: ChatApp, argument: str) -> None:
     if argument in ("", "list"):
-        chat.rows(("CHARACTER", "PURPOSE"), list(character_purposes().items()))
+        print_rows(("CHARACTER", "PURPOSE"), list(character_purposes().items()))
         current = chat.controller.character
         console.note(f"character: {current}" if current else "no character")
         console.note(f"add your own in {config_dir() / 'characters'}, for example NAME.toml")
