@@ -16,7 +16,7 @@ from llmcli.ui.terminal.table import print_rows
 if TYPE_CHECKING:
     from llmcli.chat.inspect import AnswerInspector
 
-command = partial(registry.command, heading="Branches")
+command = partial(registry.Command, heading="Branches")
 
 
 @command(

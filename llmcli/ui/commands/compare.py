@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # these import the engine, which is slow
 _LAST_PAIR = re.compile(r"""(?:^|\s)([A-Za-z][\w-]*)=("[^"]*"|'[^']*'|\S+)\s*$""")  # KEY=VALUE at the end of a text
 _EXAMPLE_HINT = "try /compare Why is the sky blue? temp=0.2,0.8"
 _COUNTS = ("answers", "n")  # how the number of answers is called; `n` is the old name
-command = partial(registry.command, heading="Compare")
+command = partial(registry.Command, heading="Compare")
 
 
 @command(

@@ -41,7 +41,7 @@ def _names(chat: ChatApp, start: str) -> Iterator[tuple[str, str]]:
     """The commands and settings that begin with `start`, with their slash."""
     for entry in commands().values():
         if entry.name.startswith(start):
-            yield f"/{entry.name} " if entry.takes_argument else f"/{entry.name}", entry.summary
+            yield f"/{entry.name} " if " " in entry.usage else f"/{entry.name}", entry.summary
     for key in chat_setting_keys():
         if key.startswith(start) and key not in commands():
             yield f"/{key} ", setting_note(chat, key)

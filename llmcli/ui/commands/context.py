@@ -22,7 +22,7 @@ _OVERFLOW = {  # what happens at the next message
     "oldest": "the oldest turns are dropped",
     "compact": "the oldest turns are summarized",
 }
-command = partial(registry.command, heading="Context")
+command = partial(registry.Command, heading="Context")
 
 
 @command(

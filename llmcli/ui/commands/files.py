@@ -20,7 +20,7 @@ from llmcli.ui.terminal.ask import confirm, edit
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_drawn
 
-command = partial(registry.command, heading="Files")
+command = partial(registry.Command, heading="Files")
 
 
 @command(

@@ -39,7 +39,7 @@ _OVERVIEW = (
 # Words that people type without the slash, and the command.
 _WITHOUT_SLASH = {"help": "help", "exit": "exit", "quit": "exit", "exit()": "exit", "quit()": "exit", ":q": "exit"}
 _ENDING = 3  # letters that may differ: creativity, creative
-command = partial(registry.command, heading="The chat")
+command = partial(registry.Command, heading="The chat")
 
 
 def _words(_chat: ChatApp, start: str) -> list[tuple[str, str]]:

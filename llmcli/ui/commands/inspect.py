@@ -32,7 +32,7 @@ _N_WHY, _N_ALTERNATIVES = 8, 10  # candidates that they list
 _BEFORE = 32  # characters of the answer that are shown before a token
 _TOLERANCE = 0.005  # of a recomputed probability
 _MEASURES = get_args(Measure)
-command = partial(registry.command, heading="Inspect")
+command = partial(registry.Command, heading="Inspect")
 
 
 def _token_numbers(chat: ChatApp, start: str) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ from llmcli.ui.terminal.ask import edit as edit_text
 from llmcli.ui.terminal.console import console
 
 _LONG = 1200  # characters; a longer message is easier to change in an editor
-command = partial(registry.command, heading="Messages")
+command = partial(registry.Command, heading="Messages")
 
 
 @command(
@@ -85,7 +85,10 @@ def continue_(chat: ChatApp, _argument: str) -> None:
 def edit(chat: ChatApp, argument: str) -> None:
     path = chat.path()
     number, _, text = argument.partition(" ")
-    position = parse_message_number(number, path) if number else _last_question(path)
+    questions = [n for n, message in enumerate(path, 1) if message.role == "user"]
+    if not number and not questions:
+        raise UsageError("the conversation is empty", "send a message first")
+    position = parse_message_number(number, path) if number else questions[-1]
     if text.strip():
         chat.replace(position, text.strip())
         return
@@ -114,13 +117,6 @@ def parse_message_number(text: str, path: list[Message]) -> int:
 def parse_number(text: str) -> int | None:
     """A typed number, cut to 9 digits: Python refuses to read 5,000 of them, and nothing here is that many."""
     return int(text[:9]) if text.isdecimal() else None
-
-
-def _last_question(path: list[Message]) -> int:
-    number = next((len(path) - index for index, message in enumerate(reversed(path)) if message.role == "user"), 0)
-    if not number:
-        raise UsageError("the conversation is empty", "send a message first")
-    return number
 
 
 @command(

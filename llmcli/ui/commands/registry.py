@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 
@@ -38,26 +38,32 @@ _SYNONYMS_OF: Mapping[tuple[str, ...], str] = {
 SYNONYMS = {word: targets for targets, words in _SYNONYMS_OF.items() for word in words.split()}
 
 
-@dataclass(frozen=True)
+@dataclass(kw_only=True)
 class Command:
-    """A slash command; `help` is one sentence."""
+    """A slash command, as the decorator of the function that runs it. `help` is one sentence.
 
-    usage: str  # its name and its argument: words in lower case are typed as they are, capitals stand for any text
-    help: str
-    detail: str
-    examples: tuple[str, str, str]
+    `usage` is its name and its argument, as in `think [on|off|hide]`: words in lower case are typed as they are, words
+    in capitals stand for any text.
+    """
+
+    usage: str = field(kw_only=False)
     heading: str
-    run: Run
-    complete: Complete | None
-    aliases: tuple[str, ...]
+    help: str
+    detail: str = ""
+    examples: tuple[str, str, str]
+    aliases: tuple[str, ...] = ()
+    complete: Complete | None = None  # without it, the words of the usage
+    run: Run = field(init=False)
+
+    def __call__(self, run: Run) -> Run:
+        """Declare the command."""
+        self.run = run
+        _declared[self.name] = self
+        return run
 
     @property
     def name(self) -> str:
         return self.usage.partition(" ")[0]
-
-    @property
-    def takes_argument(self) -> bool:
-        return self.usage != self.name
 
     @property
     def summary(self) -> str:
@@ -71,26 +77,6 @@ class Command:
 
 
 _declared: dict[str, Command] = {}  # in the order of the imports
-
-
-def command(
-    usage: str,
-    *,
-    heading: str,
-    help: str,  # noqa: A002 - as Typer and argparse call it
-    examples: tuple[str, str, str],
-    detail: str = "",
-    aliases: tuple[str, ...] = (),
-    complete: Complete | None = None,
-) -> Callable[[Run], Run]:
-    """Make a function a slash command; `usage` is its name and its argument, as in `undo [N]`."""
-
-    def declare(run: Run) -> Run:
-        entry = Command(usage, help, detail, examples, heading, run, complete, aliases)
-        _declared[entry.name] = entry
-        return run
-
-    return declare
 
 
 @cache

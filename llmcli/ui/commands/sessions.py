@@ -13,7 +13,7 @@ from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.table import print_rows
 
 _SHOWN = 2  # messages, after a session was opened
-command = partial(registry.command, heading="Sessions")
+command = partial(registry.Command, heading="Sessions")
 
 
 @command(

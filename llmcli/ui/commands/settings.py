@@ -30,7 +30,7 @@ from llmcli.ui.terminal.table import print_definitions, print_rows
 if TYPE_CHECKING:
     from llmcli.inference.local import LocalModel
 _HIGHEST = 2.0  # a temperature above it is most likely a mistake
-command = partial(registry.command, heading="Settings")
+command = partial(registry.Command, heading="Settings")
 
 
 @command(
