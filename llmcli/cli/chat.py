@@ -214,11 +214,10 @@ def ensure_model(settings: Settings) -> None:
         ModelNotFoundError: if the model does not exist.
     """
     if settings.model != locations.STARTER:
-        from llmcli.models.locations import ModelNotDownloadedError, model_locations
         from llmcli.models.lookup import find_model_file
 
-        with suppress(ModelNotDownloadedError):
-            find_model_file(settings.model, model_locations(settings))
+        with suppress(locations.ModelNotDownloadedError):
+            find_model_file(settings.model, locations.model_locations(settings))
             return
     elif locations.is_starter_downloaded(cache_dir()):
         return

@@ -66,8 +66,9 @@ def start(arguments: Sequence[str]) -> None:
 def claim(parts: Sequence[Path]) -> "Model | None":
     """The model at `parts`, if that is the one that was preloaded; any other one is freed."""
     global _current
-    preload, _current = _current, None
-    model = preload.wait() if preload else None
+    preload = _current
+    model = preload.wait() if preload else None  # after a Ctrl-C here, `cancel` waits for it
+    _current = None
     if preload and model and preload.parts != tuple(parts):
         model.close()
         return None
