@@ -83,6 +83,10 @@ def test_every_command_has_three_examples_that_parse(path: str, parsed: dict[str
             check_values(parsed)
 
 
+def test_examples_belong_to_commands() -> None:
+    assert set(help_texts.EXAMPLES) == {"", *COMMANDS}
+
+
 def check_values(given: dict[str, Any]) -> None:
     """Parse the values of the settings, which the command itself would do."""
     for key, value in given.items():
