@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from llmcli.config import config_file as store
-from llmcli.config.presets import base_layers, resolve_settings
+from llmcli.config.presets import base_layers, preset_layer, resolve_settings
 from llmcli.errors import ExitStatus, UsageError
 from llmcli.files import config_path
 from llmcli.params.settings import Layer, fields, find, format_setting, resolve, to_data
@@ -69,6 +69,8 @@ def set_setting(
         raise UsageError(f"{field.key} takes one value, got {len(value)}", "put a value with spaces in quotes")
     else:
         parsed = field.parse_text(value[0])
+    if field.key == "preset" and parsed:
+        preset_layer(parsed)  # raises an error for an unknown one
     store.set_value(field.key, parsed)
     return ExitStatus.OK
 
