@@ -6,6 +6,7 @@ import os
 import struct
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta, Struct, to_builtins
@@ -16,7 +17,7 @@ from llmcli.inference.request import system_text
 from llmcli.params.generation import GenerationParams, InterfaceParams
 from llmcli.params.model import HubParams
 from llmcli.params.param import fields_of
-from llmcli.params.sampler_chain import SamplingParams
+from llmcli.params.sampler_chain import DEFAULT_ORDER, SamplingParams, build_chain
 from llmcli.params.settings import Settings, fields, ineffective_keys, to_data, to_datum
 
 if TYPE_CHECKING:  # a session reads manifests without the engine
@@ -182,6 +183,9 @@ def _text_sha256(text: str) -> str:
 
 def _deciding_settings(settings: Settings) -> dict[str, Any]:
     effective = _DECIDING - ineffective_keys(settings)
+    # The default order of a later version may have a sampler more, which is off.
+    if build_chain(settings) == build_chain(replace(settings, samplers=DEFAULT_ORDER)):
+        effective -= {"samplers"}
     deciding = ((key, field, getattr(settings, key)) for key, field in sorted(fields().items()) if key in effective)
     return {key: to_datum(field, value) for key, field, value in deciding if value != field.default}
 
