@@ -161,7 +161,10 @@ class ChatApp:
         busy_screen = BusyScreen(self.controller.settings, self.live)
         last_turn = self.turn
         self.turn = turn = self.controller.answer(path, extra, begun, busy_screen.spinner.reading)
-        self._warn(turn)
+        for key, why in ineffective_settings(turn.resolved.settings, turn.resolved.origins).items():
+            if (key, why) not in self._warned:
+                self._warned.add((key, why))
+                console.warn(f"{key} (from {turn.resolved.origins[key]}) has no effect: {why}")
         if self.live:
             print_line("")  # between question and answer
         temperature_keys = TemperatureKeys(turn)
@@ -179,12 +182,18 @@ class ChatApp:
             console.note(moved)
         if begun and not turn.message:  # nothing was added: the answer is still the last one
             self.turn = last_turn
+        warn_slow(turn.answer)
         self._note_finish_reason(turn)
         if busy_screen.repetition.found:
-            console.note(_loop_note(turn.resolved.settings))
+            settings = turn.resolved.settings
+            remedies = {
+                "repeat_penalty=1.1": settings.repeat_penalty == 1,
+                "dry_multiplier=0.8": not settings.dry_multiplier,
+            }
+            free = next((f"; /retry {remedy} may help" for remedy, unused in remedies.items() if unused), "")
+            console.note(f"the answer repeats itself{free}")
 
     def _note_finish_reason(self, turn: "Turn") -> None:
-        warn_slow(turn.answer)
         reason, on = turn.answer.finish_reason, "; /continue resumes" if turn.message else ""
         if reason == "interrupt":
             console.note(f"stopped{on}, /retry answers again" if on else "stopped; /retry tries again")
@@ -197,13 +206,6 @@ class ChatApp:
             console.note(f"cut off: {why}" + (on if reached else ""))
         if not turn.answer.complete:
             console.warn("the answer ended before it matched the grammar")
-
-    def _warn(self, turn: "Turn") -> None:
-        """Warn once for each setting without effect and each reason."""
-        for key, reason in ineffective_settings(turn.resolved.settings, turn.resolved.origins).items():
-            if (key, reason) not in self._warned:
-                self._warned.add((key, reason))
-                console.warn(f"{key} (from {turn.resolved.origins[key]}) has no effect: {reason}")
 
     def render(self, text: str) -> None:
         """Show an earlier answer as it was shown first."""
@@ -238,9 +240,15 @@ class ChatApp:
         """The model, after waiting for it if it is still loading; None when the user stops waiting."""
         loading = self.controller.load_model()
         local = loading.local or self._wait(loading)
-        if local and local is not self._greeted:
-            self._greeted = local
-            self._greet(local)
+        if not local or local is self._greeted:
+            return local
+        self._greeted = local
+        settings = self.controller.settings  # adds a note for each default of the model that cannot be used
+        for note in local.target.notes:
+            console.warn(note)
+        local.target.notes.clear()
+        if not self.controller.prompt_builder.has_own_template(settings):
+            console.note(f"{local.name} has no chat template: a plain one is used (see /chat_template)")
         return local
 
     def _wait(self, loading: "BackgroundLoad") -> "LocalModel | None":
@@ -260,19 +268,3 @@ class ChatApp:
         if not local:
             console.note("not sent: the model is still loading")
         return local
-
-    def _greet(self, local: "LocalModel") -> None:
-        """Print what the user should know about a model."""
-        settings = self.controller.settings  # adds a note for each default of the model that cannot be used
-        for note in local.target.notes:
-            console.warn(note)
-        local.target.notes.clear()
-        if not self.controller.prompt_builder.has_own_template(settings):
-            console.note(f"{local.name} has no chat template: a plain one is used (see /chat_template)")
-
-
-def _loop_note(settings: Settings) -> str:
-    """The note after an answer that repeats itself, with the first remedy that is not in use."""
-    remedies = {"repeat_penalty=1.1": settings.repeat_penalty == 1, "dry_multiplier=0.8": not settings.dry_multiplier}
-    free = next((remedy for remedy, unused in remedies.items() if unused), "")
-    return "the answer repeats itself" + (f"; /retry {free} may help" if free else "")

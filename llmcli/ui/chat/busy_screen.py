@@ -100,11 +100,12 @@ class BusyScreen:
         if not temperature_keys:
             return _STOP
         keys, tokens = temperature_keys.row(), plural(temperature_keys.answer.n_drawn, "token")
+        stop, shortest = _STOP, _STOP
         if temperature_keys.pressed:
-            return first_that_fits((_STOP, keys, tokens), (_STOP, keys), (keys,))
-        if self.repetition.found:
-            return first_that_fits((_STOP_LOOP, tokens), (_STOP_LOOP,), (_STOP,))
-        return first_that_fits((_STOP, keys, tokens), (_STOP, keys), (_STOP,))
+            shortest = keys
+        elif self.repetition.found:
+            stop, keys = _STOP_LOOP, ""
+        return first_that_fits((stop, keys, tokens), (stop, keys), (shortest,))
 
 
 class PlainDisplay:
@@ -112,23 +113,21 @@ class PlainDisplay:
 
     def __init__(self, settings: Settings) -> None:
         self._think = settings.think
-        self._status = ProgressLine()
+        self._progress = ProgressLine()
+        self.status = self._progress.update
         self._writer = AnswerWriter()
-
-    def status(self, text: str) -> None:
-        self._status.update(text)
 
     def answer(self, parts: Iterable[tuple[str, str]], so_far: str = "") -> None:
         tail = so_far.rpartition("\n")[2]  # again, so that a reader sees a whole line
         shown = chain([("answer", tail)], parts) if tail else parts
-        stream_answer(shown, self._writer, self._status, live=True, think=self._think)
+        stream_answer(shown, self._writer, self._progress, live=True, think=self._think)
         self._writer.end()
 
     def foot(self, row: Callable[[], str], now: bool = True) -> None:
         """Do nothing: a row of plain text cannot be erased."""
 
     def finish(self) -> None:
-        self._status.clear()
+        self._progress.clear()
         self._writer.abandon()
 
 
@@ -156,9 +155,14 @@ class TemperatureKeys:
     """The keys that move the temperature of one answer: `row` is shown below the answer, `note` is printed after it."""
 
     def __init__(self, turn: "Turn") -> None:
+        from llmcli.engine.sampling.temperature import policy_of_args
+
         self.answer, self._shift = turn.answer, turn.live_shift
-        self._policy = _temperature_policy(turn.resolved.settings)
         self.pressed = False  # whether one of the keys was pressed
+        self._policy: Policy | None = None  # None if the chain has no temperature step
+        for step in build_chain(turn.resolved.settings, needs_temperature=True):
+            if step.name == "temperature" and step.args:
+                self._policy = policy_of_args(*step.args) if len(step.args) == 3 else step.args[0]
 
     def step(self, steps: int) -> None:
         """Move the temperature of the next tokens up or down; from any thread."""
@@ -172,14 +176,15 @@ class TemperatureKeys:
             return f"{_KEYS} warmer, colder" if self._policy else ""
         if not self._policy:
             return f"{_KEYS} no temperature in the samplers"
-        now, shift = self._current_policy(), self._shift.shift
+        # The part of the policy that the last token was sampled with.
+        last = next((token.policy for token in reversed(self.answer.traces) if token.policy), "")
+        now, shift = last or str(self._policy), self._shift.shift
         try:
             before = float(now)
         except ValueError:
-            return f"{_KEYS} temp {ellipsize(now, _LONGEST_POLICY)}" + (f" {format_shift(shift)}" if shift else "")
-        return f"{_KEYS} temp {format_degrees(before)}" + (
-            f" → {format_degrees(max(before + shift, 0.0))}" if shift else ""
-        )
+            return f"{_KEYS} temp {ellipsize(now, _LONGEST_POLICY)}" + (f" {_degrees(shift, '+')}" if shift else "")
+        moved = f" → {_degrees(max(before + shift, 0.0))}" if shift else ""
+        return f"{_KEYS} temp {_degrees(before)}{moved}"
 
     def note(self) -> str:
         """Each move and its first token, or why there is none; empty where no key was pressed."""
@@ -187,35 +192,15 @@ class TemperatureKeys:
             return ""
         if not self._policy:
             return f"{_KEYS} had no effect: the sampler chain has no temperature"
-        moves = [f"{format_shift(shift)} from token {index}" for index, shift in self._shift.moves]
+        moves = [f"{_degrees(shift, '+')} from token {index}" for index, shift in self._shift.moves]
         if len(moves) > _MOST_MOVES:
             moves[1:-1] = [f"{len(moves) - 2} more"]
         return f"temperature moved: {', '.join(moves)}" if moves else ""
 
-    def _current_policy(self) -> str:
-        """The part of the policy that the last token was sampled with, as text."""
-        last = next((token.policy for token in reversed(self.answer.traces) if token.policy), "")
-        return last or str(self._policy)
 
-
-def _temperature_policy(settings: Settings) -> Policy | None:
-    """The policy of the temperature step; None if the chain does not have the step."""
-    from llmcli.engine.sampling.temperature import policy_of_args
-
-    args = next((step.args for step in build_chain(settings, needs_temperature=True) if step.name == "temperature"), ())
-    if not args:
-        return None
-    return policy_of_args(*args) if len(args) == 3 else args[0]
-
-
-def format_degrees(value: float) -> str:
-    """A temperature with one or two decimals."""
-    return f"{value:.2f}".removesuffix("0")
-
-
-def format_shift(shift: float) -> str:
-    """`+0.2`, `-0.1`."""
-    return ("-" if shift < 0 else "+") + format_degrees(abs(shift))
+def _degrees(value: float, sign: str = "-") -> str:
+    """A temperature with one or two decimals; with the sign "+" a change, as in `+0.2`."""
+    return f"{value:{sign}z.2f}".removesuffix("0")  # z: never -0.0
 
 
 class RepetitionDetector:

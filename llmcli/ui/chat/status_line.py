@@ -34,8 +34,10 @@ def status_line(chat: "ChatApp") -> str:
             chat.count()
         parts.append(f"context {_short(chat.n_prompt or 0)}/{_short(local.n_ctx)}")
     parts.append(f"temp {fields()['temperature'].format(settings.temperature)}")
-    if speed := _speed(chat):
-        parts.append(f"{plural(speed, 'token')}/s")
+    turn = chat.turn
+    if turn and turn.answer.started and turn.message and chat.path()[-1:] == [turn.message]:  # nothing came after it
+        speed = round(turn.answer.timings()["predicted_per_second"])
+        parts.append(f"{plural(speed, 'token')}/s" if speed else "")
     if chat.pending:
         parts.append(plural(len(chat.pending), "file"))
     if chat.session.name:
@@ -55,14 +57,6 @@ def input_hint(chat: "ChatApp") -> str:
 def _fitting(*parts: str, less: int = 0) -> str:
     """As many of the parts as fit the window without its last column and `less` others; the first one always."""
     return first_that_fits(*(parts[:number] for number in range(len(parts), 0, -1)), less=less)
-
-
-def _speed(chat: "ChatApp") -> int:
-    """Tokens per second of the last answer; 0 where the conversation does not end with it."""
-    turn, path = chat.turn, chat.path()
-    if not turn or not turn.answer.started or not turn.message or path[-1:] != [turn.message]:
-        return 0
-    return round(turn.answer.timings()["predicted_per_second"])
 
 
 def _short_name(name: str) -> str:
