@@ -37,7 +37,7 @@ class InputActions:
         self.buffer = buffer
         self.pasted = pasted
         self.hint = ""
-        self.multiline = False
+        self.multiline = False  # whether Enter begins a new line and Alt-Enter sends
         self.on_interrupt: Callable[[], bool] = lambda: False  # whether Ctrl-C has already canceled something
 
     def enter(self) -> None:
@@ -148,19 +148,16 @@ def make_keys(actions: InputActions) -> KeyBindingsBase:
     keys.add("escape", filter=typing & has_completions & emacs_mode)(plain(actions.buffer.cancel_completion))
     keys.add("c-z", filter=Condition(suspend_to_background_supported))(plain(lambda: get_app().suspend_to_background()))
 
-    @keys.add("escape", filter=typing & vi_insert_mode & Condition(_enter_is_next))
+    keys.add(Keys.BracketedPaste, filter=typing)(lambda event: actions.paste(event.data))
+
+    @Condition
+    def enter_is_next() -> bool:  # at once after Escape: then it is Alt-Enter, and does not end the insert mode of vi
+        queue = get_app().key_processor.input_queue
+        return bool(queue) and queue[0].key == Keys.Enter
+
+    @keys.add("escape", filter=typing & vi_insert_mode & enter_is_next)
     def _alt_enter(event: KeyPressEvent) -> None:
         event.key_processor.input_queue.popleft()
         actions.alt_enter()
 
-    @keys.add(Keys.BracketedPaste, filter=typing)
-    def _paste(event: KeyPressEvent) -> None:
-        actions.paste(event.data)
-
     return merge_key_bindings([load_auto_suggest_bindings(), keys])
-
-
-def _enter_is_next() -> bool:
-    """Whether Enter follows this Escape at once: then it is Alt-Enter, and does not end the insert mode of vi."""
-    queue = get_app().key_processor.input_queue
-    return bool(queue) and queue[0].key == Keys.Enter

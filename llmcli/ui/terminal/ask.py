@@ -82,7 +82,13 @@ def open_in_editor(path: Path) -> None:
         DiskError: when the editor cannot be run.
         UsageError: when VISUAL or EDITOR is not a valid command, or the editor ends with a status other than 0.
     """
-    command = _command()
+    set_by_user = [os.environ.get(name, "").strip() for name in ("VISUAL", "EDITOR")]
+    windows = sys.platform == "win32"
+    editor = next(filter(None, set_by_user), "notepad" if windows else "vi")
+    try:
+        command = shlex.split(editor, posix=not windows)
+    except ValueError as error:
+        raise UsageError(f"the editor {editor!r} is not a valid command: {error}", "set EDITOR") from None
     stderr = subprocess.DEVNULL if sys.stderr is None else 2
     stdin = None if is_terminal(sys.stdin) else subprocess.DEVNULL  # it does not read the messages of a script,
     stdout = None if is_terminal(sys.stdout) else stderr  # and does not write among the answers
@@ -93,13 +99,3 @@ def open_in_editor(path: Path) -> None:
         raise DiskError(f"cannot run the editor {command[0]!r}: {error.strerror}", "set EDITOR") from None
     if status:
         raise UsageError(f"the editor failed with status {status}")
-
-
-def _command() -> list[str]:
-    set_by_user = [os.environ.get(name, "").strip() for name in ("VISUAL", "EDITOR")]
-    windows = sys.platform == "win32"
-    editor = next(filter(None, set_by_user), "notepad" if windows else "vi")
-    try:
-        return shlex.split(editor, posix=not windows)
-    except ValueError as error:
-        raise UsageError(f"the editor {editor!r} is not a valid command: {error}", "set EDITOR") from None

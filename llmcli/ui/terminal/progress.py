@@ -108,24 +108,30 @@ class Downloads:
             self._draw(finished=True)
 
     def bar(self, name: str) -> Callable[[int, int], None]:
-        """The progress function of one file."""
-        if console.quiet:
-            return lambda _done, _total: None
-        if not self._live:
-            return _Lines(name)
+        """The progress function of one file.
+
+        Without a terminal it prints a line at the start, then every five seconds, and at the end of a longer download.
+        """
         download = _Download(sanitize(name))
+        next_line, is_open = 0.0, False  # is_open: the last line was not that of the end
 
         def update(done: int, total: int) -> None:
+            nonlocal next_line, is_open
             with self._lock:
-                if download not in self._bars:
-                    self._bars.append(download)
                 now = monotonic()
                 download.update(done, total, now)
+                if not self._live:
+                    if now >= next_line or (done >= total and is_open):
+                        next_line, is_open = now + _NOTE, done < total
+                        console.note(f"{download.name}: {', '.join(reversed(download.facts()))}")
+                    return
+                if download not in self._bars:
+                    self._bars.append(download)
                 if now >= self._next or done >= total:
                     self._next = now + _TICK
                     self._draw()
 
-        return update
+        return (lambda _done, _total: None) if console.quiet else update
 
     def say(self, text: str) -> None:
         """Print a note above the bars."""
@@ -190,20 +196,6 @@ def _bar(share: float) -> Runs:
     if not wants_color(sys.stderr):
         return [("", "  " + "━" * done + "─" * (_BAR - done))]
     return [("", "  "), ("36", "━" * done), ("2", "━" * (_BAR - done))]
-
-
-class _Lines(_Download):
-    """One line at the start, then every five seconds, and one at the end of a download that takes longer."""
-
-    _next, _printed = 0.0, False
-
-    def __call__(self, done: int, total: int) -> None:
-        now = monotonic()
-        if now < self._next and not (done >= total and self._printed):
-            return
-        self._next, self._printed = now + _NOTE, done < total
-        self.update(done, total, now)
-        console.note(f"{self.name}: {', '.join(reversed(self.facts()))}")
 
 
 class LiveView:
@@ -273,25 +265,18 @@ class LiveRegion:
         if new and same == len(new) < len(old):
             same -= 1  # the cursor belongs behind the last row
         if same < len(old):
-            out = self._back_to(same, size) + _over(new[same:])
+            # Back to the start of the first row that is different. A window that became narrower has wrapped the rows:
+            # they are erased, so that a terminal that joins wrapped rows when it grows does not join the new ones.
+            columns, height = size
+            up = min(sum(max(1, -(-visible(row) // columns)) for row in old[same:]), height) - 1
+            erase = "\x1b[2K \x1b[J\r" if columns != self._size[0] else ""
+            out = (f"\x1b[{up}A" if up else "") + "\r" + erase + _over(new[same:])
         else:
             out = ("\r\n" if old and new[same:] else "") + "\r\n".join(new[same:])
         out += "\r\n" if new and not tail else ""
         self._rows, self._size = tail, size
         if out:
             self._write(f"{_BEGIN}{out}{_END}")
-
-    def _back_to(self, row: int, size: tuple[int, int]) -> str:
-        """Move the cursor to the start of row `row` of the tail.
-
-        A window that became narrower has wrapped the rows: they are erased, so that a terminal that joins wrapped rows
-        when it grows does not join the new ones.
-        """
-        columns, height = size
-        lines = sum(max(1, -(-visible(old) // columns)) for old in self._rows[row:])
-        up = min(lines, height) - 1
-        erase = "\x1b[2K \x1b[J\r" if columns != self._size[0] else ""
-        return (f"\x1b[{up}A" if up else "") + "\r" + erase
 
 
 def _over(rows: list[str]) -> str:

@@ -57,10 +57,8 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
     column = max((cells(name) for name, _ in facts), default=0) + len(_GAP)
     for name, value in facts:
         value = _LINE_BREAKS.sub(" ", value)
-        if column + cells(value) <= columns():
-            _print_hanging(name, [value], column)
-        else:
-            _print_hanging(name, _wrapped(value, len(_GAP)), len(_GAP))
+        fits = column + cells(value) <= columns()
+        _print_hanging(name, [value] if fits else _wrapped(value, len(_GAP)), column if fits else len(_GAP))
 
 
 def print_definitions(pairs: Sequence[tuple[str, str]], column: int = 24) -> None:
