@@ -33,11 +33,12 @@ OPEN_BLOCK = f"{MARK} on a line of its own sends"
 class InputActions:
     """The text of the line and the actions on it; `hint` replaces the status until the next key."""
 
-    def __init__(self, buffer: Buffer, pasted: Pasted) -> None:
+    def __init__(self, buffer: Buffer, pasted: Pasted, is_multiline: Callable[[], bool]) -> None:
+        """`is_multiline`: whether Enter begins a new line and Alt-Enter sends."""
         self.buffer = buffer
         self.pasted = pasted
         self.hint = ""
-        self.multiline = False  # whether Enter begins a new line and Alt-Enter sends
+        self._is_multiline = is_multiline
         self.on_interrupt: Callable[[], bool] = lambda: False  # whether Ctrl-C has already canceled something
 
     def enter(self) -> None:
@@ -52,7 +53,7 @@ class InputActions:
             self.hint = OPEN_BLOCK
 
     def alt_enter(self) -> None:
-        if self.multiline:
+        if self._is_multiline():
             self.send()
         else:
             self.new_line()
@@ -124,7 +125,7 @@ class InputActions:
         if document.current_line_before_cursor.endswith("\\") and not document.current_line_after_cursor.strip():
             self.buffer.delete_before_cursor()
             return True
-        return self.multiline and ("\n" in document.text or not document.text.startswith("/"))
+        return self._is_multiline() and ("\n" in document.text or not document.text.startswith("/"))
 
 
 def make_keys(actions: InputActions) -> KeyBindingsBase:

@@ -12,21 +12,10 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition, has_completions, has_focus, is_done
 from prompt_toolkit.formatted_text.utils import fragment_list_to_text
-from prompt_toolkit.layout import Dimension, Float, FloatContainer, HSplit, Layout, Window
+from prompt_toolkit.layout import Dimension, Float, FloatContainer, HSplit, Layout, Window, processors
 from prompt_toolkit.layout.containers import ConditionalContainer
 from prompt_toolkit.layout.controls import BufferControl, FormattedTextControl
 from prompt_toolkit.layout.menus import CompletionsMenu
-from prompt_toolkit.layout.processors import (
-    AfterInput,
-    AppendAutoSuggestion,
-    ConditionalProcessor,
-    HighlightIncrementalSearchProcessor,
-    HighlightSelectionProcessor,
-    Processor,
-    TabsProcessor,
-    Transformation,
-    TransformationInput,
-)
 from prompt_toolkit.layout.utils import explode_text_fragments
 from prompt_toolkit.styles import Style
 from prompt_toolkit.widgets.toolbars import SearchToolbar
@@ -101,17 +90,18 @@ class Pasted:
 def make_layout(buffer: Buffer, pasted: Pasted, status: Callable[[], str], hint: Callable[[], str]) -> Layout:
     """The text with its menu, the search line, and below them the status; `hint` is shown in an empty line."""
     search = SearchToolbar()
+    typing = has_focus(buffer) & ~is_done
     empty = Condition(lambda: not buffer.text)
     line = Window(
         BufferControl(
             buffer,
             input_processors=[
-                HighlightIncrementalSearchProcessor(),
-                HighlightSelectionProcessor(),
-                TabsProcessor(char1=" ", char2=" "),
+                processors.HighlightIncrementalSearchProcessor(),
+                processors.HighlightSelectionProcessor(),
+                processors.TabsProcessor(char1=" ", char2=" "),
                 ShowPasted(pasted),
-                ConditionalProcessor(AppendAutoSuggestion(), has_focus(buffer) & ~is_done),
-                ConditionalProcessor(AfterInput(hint, "class:hint"), has_focus(buffer) & ~is_done & empty),
+                processors.ConditionalProcessor(processors.AppendAutoSuggestion(), typing),
+                processors.ConditionalProcessor(processors.AfterInput(hint, "class:hint"), typing & empty),
             ],
             include_default_input_processors=False,
             search_buffer_control=search.control,
@@ -122,13 +112,23 @@ def make_layout(buffer: Buffer, pasted: Pasted, status: Callable[[], str], hint:
         wrap_lines=True,
         dont_extend_height=True,
     )
+
+    @Condition
+    def window_is_large() -> bool:
+        size = get_app().output.get_size()
+        return size.columns >= _FEWEST_COLUMNS and size.rows >= _FEWEST_ROWS
+
+    def menu_height() -> Dimension:
+        state = buffer.complete_state
+        rows = 0 if state is None or get_app().is_done else min(len(state.completions), _MENU_ROWS)
+        return Dimension(preferred=rows)
+
     footer = ConditionalContainer(
         Window(FormattedTextControl(lambda: [("class:status", status())]), height=1),
-        ~is_done & ~has_completions & Condition(_window_is_large),
+        ~is_done & ~has_completions & window_is_large,
     )
-    rest = Window(height=lambda: Dimension(preferred=_menu_rows(buffer)))
     menu = Float(CompletionsMenu(max_height=_MENU_ROWS, scroll_offset=1), xcursor=True, ycursor=True)
-    rows = HSplit([line, ConditionalContainer(search, ~is_done), footer, rest])
+    rows = HSplit([line, ConditionalContainer(search, ~is_done), footer, Window(height=menu_height)])
     return Layout(FloatContainer(rows, [menu]), line)
 
 
@@ -138,29 +138,17 @@ def make_style(name: str, color: bool) -> Style:
     return Style.from_dict({part: looks[column] for part, looks in _STYLES.items()})
 
 
-def _window_is_large() -> bool:
-    """Whether there is a row for the status."""
-    size = get_app().output.get_size()
-    return size.columns >= _FEWEST_COLUMNS and size.rows >= _FEWEST_ROWS
-
-
-def _menu_rows(buffer: Buffer) -> int:
-    """The rows of the menu below the line."""
-    state = buffer.complete_state
-    return 0 if state is None or get_app().is_done else min(len(state.completions), _MENU_ROWS)
-
-
-class ShowPasted(Processor):
+class ShowPasted(processors.Processor):
     """Draws a label in place of each sign."""
 
     def __init__(self, pasted: Pasted) -> None:
         self._pasted = pasted
 
-    def apply_transformation(self, transformation_input: TransformationInput) -> Transformation:
+    def apply_transformation(self, transformation_input: processors.TransformationInput) -> processors.Transformation:
         fragments = transformation_input.fragments
         text = fragment_list_to_text(fragments)
         if text.isascii() or not any(map(self._pasted.label, text)):
-            return Transformation(fragments)
+            return processors.Transformation(fragments)
         shown = [
             (f"{style} class:pasted", label) if (label := self._pasted.label(char)) else (style, char)
             for style, char, *_ in explode_text_fragments(fragments)
@@ -173,7 +161,7 @@ class ShowPasted(Processor):
         def to_source(index: int) -> int:
             return bisect_right(starts, index) - 1 if index < starts[-1] else index - starts[-1] + len(starts) - 1
 
-        return Transformation(list(shown), to_display, to_source)
+        return processors.Transformation(list(shown), to_display, to_source)
 
 
 @dataclass(frozen=True)

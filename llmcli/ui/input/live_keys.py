@@ -97,7 +97,15 @@ def _terminal(keys: Input, take: Take) -> Iterator[None]:
 @contextmanager
 def _console(take: Take) -> Iterator[None]:
     """Read the console of Windows, which sends no event, in a thread that polls; Ctrl-C stays a signal there."""
-    read_keys, stopped = _console_reader(), threading.Event()
+    if sys.platform != "win32":
+        raise NotImplementedError
+    from prompt_toolkit.input.win32 import ConsoleInputReader
+
+    reader, stopped = ConsoleInputReader(), threading.Event()
+
+    def read_keys() -> list[KeyPress]:
+        return [key for key in reader.read() if key.key != Keys.WindowsMouseEvent]
+
     take(read_keys(), True)
 
     def run() -> None:
@@ -106,13 +114,3 @@ def _console(take: Take) -> Iterator[None]:
 
     with in_background(run, stopped.set):
         yield
-
-
-def _console_reader() -> Callable[[], list[KeyPress]]:
-    """A function that reads the keys pressed on the console of Windows, without mouse events."""
-    if sys.platform == "win32":
-        from prompt_toolkit.input.win32 import ConsoleInputReader
-
-        reader = ConsoleInputReader()
-        return lambda: [key for key in reader.read() if key.key != Keys.WindowsMouseEvent]
-    raise NotImplementedError
