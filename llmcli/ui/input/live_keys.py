@@ -97,20 +97,18 @@ def _terminal(keys: Input, take: Take) -> Iterator[None]:
 @contextmanager
 def _console(take: Take) -> Iterator[None]:
     """Read the console of Windows, which sends no event, in a thread that polls; Ctrl-C stays a signal there."""
-    if sys.platform != "win32":
-        raise NotImplementedError
-    from prompt_toolkit.input.win32 import ConsoleInputReader
+    if sys.platform == "win32":
+        from prompt_toolkit.input.win32 import ConsoleInputReader
 
-    reader, stopped = ConsoleInputReader(), threading.Event()
+        reader, stopped = ConsoleInputReader(), threading.Event()
 
-    def read_keys() -> list[KeyPress]:
-        return [key for key in reader.read() if key.key != Keys.WindowsMouseEvent]
+        def read_keys(early: bool = False) -> None:
+            take([key for key in reader.read() if key.key != Keys.WindowsMouseEvent], early)
 
-    take(read_keys(), True)
+        def run() -> None:
+            while not stopped.wait(_POLL):
+                read_keys()
 
-    def run() -> None:
-        while not stopped.wait(_POLL):
-            take(read_keys(), False)
-
-    with in_background(run, stopped.set):
-        yield
+        read_keys(early=True)
+        with in_background(run, stopped.set):
+            yield
