@@ -112,3 +112,5 @@ def _console(take: Take) -> Iterator[None]:
         read_keys(early=True)
         with in_background(run, stopped.set):
             yield
+    else:
+        raise NotImplementedError
