@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -60,12 +60,15 @@ class BusyScreen:
         """
         self.spinner.text = doing
         self._keys = temperature_keys
-        with stoppable(abort, self._live, timeout):
-            try:
-                with self.spinner, self._live_keys():
-                    yield
-            finally:
-                self._display.finish()
+        with ExitStack() as stack:
+            stack.enter_context(stoppable(abort, self._live, timeout))
+            stack.callback(self._display.finish)
+            stack.enter_context(self.spinner)
+            if temperature_keys and self._live:
+                from llmcli.ui.input.live_keys import live_keys  # which the prompt has imported already
+
+                stack.enter_context(live_keys(self._step))
+            yield
 
     def show(self, parts: Iterable[tuple[str, str]], so_far: str = "") -> None:
         """Show the parts as they stream; they continue the text `so_far`, which is on the screen already."""
@@ -81,18 +84,11 @@ class BusyScreen:
             yield part
         self.spinner.end()
 
-    def _live_keys(self) -> AbstractContextManager[None]:
-        temperature_keys = self._keys
-        if not temperature_keys or not self._live:
-            return nullcontext()
-        from llmcli.ui.input.live_keys import live_keys  # which the prompt has imported already
-
-        def step(steps: int) -> None:
-            temperature_keys.step(steps)
-            with suppress(LlmcliError):  # the terminal is gone, which also ends the answer
-                self._display.foot(self._row)
-
-        return live_keys(step)
+    def _step(self, steps: int) -> None:
+        assert self._keys
+        self._keys.step(steps)
+        with suppress(LlmcliError):  # the terminal is gone, which also ends the answer
+            self._display.foot(self._row)
 
     def _row(self) -> str:
         """The keys while the answer streams, and its length: as much as fits the window."""

@@ -40,8 +40,11 @@ def status_line(chat: "ChatApp") -> str:
         parts.append(f"{plural(speed, 'token')}/s" if speed else "")
     if chat.pending:
         parts.append(plural(len(chat.pending), "file"))
-    if chat.session.name:
-        parts.append(_short_name(chat.session.name))
+    if name := chat.session.name:  # at most a third of the row; the date, which tells the least, is dropped first
+        longest = max(shutil.get_terminal_size().columns // 3, _SHORTEST_NAME)
+        if len(name) > longest and _DATE.match(name):
+            name = "…" + _DATE.sub("", name)
+        parts.append(ellipsize(name, longest))
     return _fitting(*parts)
 
 
@@ -57,14 +60,6 @@ def input_hint(chat: "ChatApp") -> str:
 def _fitting(*parts: str, less: int = 0) -> str:
     """As many of the parts as fit the window without its last column and `less` others; the first one always."""
     return first_that_fits(*(parts[:number] for number in range(len(parts), 0, -1)), less=less)
-
-
-def _short_name(name: str) -> str:
-    """A session name that fills at most a third of the row; the date, which tells the least, is dropped first."""
-    limit = max(shutil.get_terminal_size().columns // 3, _SHORTEST_NAME)
-    if len(name) <= limit:
-        return name
-    return ellipsize("…" + _DATE.sub("", name), limit) if _DATE.match(name) else ellipsize(name, limit)
 
 
 def _short(tokens: int) -> str:

@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from llmcli.errors import DiskError, UsageError
@@ -20,25 +21,21 @@ def can_ask() -> bool:
 
 def confirm(question: str, default: bool) -> bool:
     """Ask on stderr and wait for y or n; Enter takes the default, the end of input is no."""
-    try:
-        answer = _read_answer(wrapped(sanitize(f"{question} [{'Y/n' if default else 'y/N'}]")) + " ")
-    except UnicodeDecodeError:
-        return False
+    answer = _read_answer(wrapped(sanitize(f"{question} [{'Y/n' if default else 'y/N'}]")) + " ")
     if not answer:
         sys.stderr.write("\n")
         return False
     answer = answer.strip().lower()
-    return default if not answer else answer in ("y", "yes")
+    return answer in ("y", "yes") if answer else default
 
 
 def choose(question: str, options: Mapping[str, str], default: str) -> str:
     """Ask on stderr for one of the options by its name or its first letter; Enter or anything else is the default."""
     lines = [wrapped(sanitize(f"  {name[0]}  {meaning}")) for name, meaning in options.items()]
     lines.append(wrapped(sanitize(f"{question} [{'/'.join(options)}, Enter = {default}]")) + " ")
-    try:
+    answer = ""
+    with suppress(KeyboardInterrupt):
         answer = _read_answer("\n".join(lines)).strip().lower()
-    except (UnicodeDecodeError, KeyboardInterrupt):
-        answer = ""
     return next((name for name in options if answer and name.startswith(answer)), default)
 
 
@@ -47,7 +44,10 @@ def _read_answer(text: str) -> str:
     with allow_interrupt(), enable_echo():
         sys.stderr.write(text)
         sys.stderr.flush()
-        return sys.stdin.readline()
+        try:
+            return sys.stdin.readline()
+        except UnicodeDecodeError:
+            return "\ufffd"  # not the name of an option
 
 
 def edit(text: str, suffix: str = ".md") -> str:

@@ -72,17 +72,15 @@ def in_background(run: Callable[[], None], stop: Callable[[], object]) -> Iterat
         thread.join(1)  # second
 
 
-@contextmanager
-def time_limit(abort: AbortFlag, seconds: float) -> Iterator[None]:
+def time_limit(abort: AbortFlag, seconds: float) -> AbstractContextManager[None]:
     """Within this block `abort` is set after `seconds` (0 = never)."""
-    timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), abort.set, ["timeout"])
-    timer.daemon = True
-    if seconds:
-        timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+    ended = threading.Event()
+
+    def wait() -> None:
+        if not ended.wait(min(seconds, threading.TIMEOUT_MAX)):
+            abort.set("timeout")
+
+    return in_background(wait, ended.set) if seconds else nullcontext()
 
 
 @contextmanager
