@@ -48,11 +48,7 @@ class BusyScreen:
 
     @contextmanager
     def open(
-        self,
-        abort: AbortFlag,
-        doing: str,
-        temperature_keys: "TemperatureKeys | None" = None,
-        timeout: float = 0,
+        self, abort: AbortFlag, doing: str, temperature_keys: "TemperatureKeys | None" = None, timeout: float = 0
     ) -> Iterator[None]:
         """Within this block Ctrl-C and the time limit (seconds, 0 = none) set `abort`, and only `show` may write.
 
@@ -72,17 +68,17 @@ class BusyScreen:
 
     def show(self, parts: Iterable[tuple[str, str]], so_far: str = "") -> None:
         """Show the parts as they stream; they continue the text `so_far`, which is on the screen already."""
-        self._display.answer(self._watched(parts), so_far)
-        self._display.finish()
 
-    def _watched(self, parts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-        """The parts; the row below them replaces the spinner before the first one."""
-        for part in parts:
-            if self.spinner.end():
-                self._display.foot(self._row, now=False)
-            self.repetition.add(part[1])
-            yield part
-        self.spinner.end()
+        def watched() -> Iterator[tuple[str, str]]:
+            for part in parts:
+                if self.spinner.end():
+                    self._display.foot(self._row, now=False)  # in place of the spinner
+                self.repetition.add(part[1])
+                yield part
+            self.spinner.end()
+
+        self._display.answer(watched(), so_far)
+        self._display.finish()
 
     def _step(self, steps: int) -> None:
         assert self._keys

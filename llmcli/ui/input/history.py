@@ -115,8 +115,6 @@ class HistorySuggest(AutoSuggest):
         text = document.text
         if not text.strip() or len(text) > _MOST_TYPED or not document.is_cursor_at_the_end:
             return None
-        for entry in reversed(buffer.history.get_strings()):
-            rest = entry[len(text) :].partition("\n")[0] if entry.startswith(text) else ""
-            if rest:
-                return Suggestion(rest)
-        return None
+        starting = (entry for entry in reversed(buffer.history.get_strings()) if entry.startswith(text))
+        rest = next(filter(None, (entry[len(text) :].partition("\n")[0] for entry in starting)), "")
+        return Suggestion(rest) if rest else None

@@ -154,14 +154,11 @@ class ShowPasted(processors.Processor):
             for style, char, *_ in explode_text_fragments(fragments)
         ]
         starts = [0, *accumulate(len(char) for _, char in shown)]
-
-        def to_display(index: int) -> int:
-            return starts[index] if index < len(starts) else starts[-1] + index - len(starts) + 1
-
-        def to_source(index: int) -> int:
-            return bisect_right(starts, index) - 1 if index < starts[-1] else index - starts[-1] + len(starts) - 1
-
-        return processors.Transformation(list(shown), to_display, to_source)
+        return processors.Transformation(
+            list(shown),
+            lambda at: starts[at] if at < len(starts) else starts[-1] + at - len(starts) + 1,
+            lambda at: bisect_right(starts, at) - 1 if at < starts[-1] else at - starts[-1] + len(starts) - 1,
+        )
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 
 from llmcli.text import sanitize
-from llmcli.ui.terminal.cells import Runs, cells, fit, folds, styled, visible
+from llmcli.ui.terminal.cells import Runs, cells, fit, styled, unstyled, visible
 from llmcli.ui.terminal.console import can_redraw, console, encodable, wants_color
 
 _PATIENCE = 0.3  # seconds; shorter work shows nothing
@@ -178,24 +178,21 @@ class _Download:
 
     def row(self, width: int, column: int) -> str:
         """Name in so many columns, bar, share, and as many of the facts as fit beside them."""
-        wide = width >= _NARROW
         share = min(self._done / max(self._total, 1), 1.0)
-        room = width - (_BAR + len("  ") if wide else 0)
+        bar: Runs = []
+        if width >= _NARROW:
+            done, color = round(_BAR * share), wants_color(sys.stderr)
+            full, rest = ("━", "━" if color else "─") if encodable("━─", sys.stderr) == "━─" else ("=", "-")
+            bar = [("", "  "), ("36" if color else "", full * done), ("2" if color else "", rest * (_BAR - done))]
+        room = width - cells(unstyled(bar))
         column = min(column, max(room - _FACTS, room // 2, 1))
-        facts = self.facts()
-        texts = ["  ".join([f"  {share:>4.0%}", *facts[:number]]) for number in range(len(facts), -1, -1)]
-        text = next((text for text in texts if column + len(text) <= room), texts[-1])
-        name = self.name if cells(self.name) <= column else self.name[: fit(self.name, 0, column)]
-        return styled([("", name + " " * (column - cells(name))), *(_bar(share) if wide else []), ("", text)])
-
-
-def _bar(share: float) -> Runs:
-    done = round(_BAR * share)
-    if encodable("━─", sys.stderr) != "━─":
-        return [("", "  " + "=" * done + "-" * (_BAR - done))]
-    if not wants_color(sys.stderr):
-        return [("", "  " + "━" * done + "─" * (_BAR - done))]
-    return [("", "  "), ("36", "━" * done), ("2", "━" * (_BAR - done))]
+        text = f"  {share:>4.0%}"
+        for fact in self.facts():
+            if column + len(text) + len("  ") + len(fact) > room:
+                break
+            text += f"  {fact}"
+        name = self.name[: fit(self.name, 0, column)]
+        return styled([("", name + " " * (column - cells(name))), *bar, ("", text)])
 
 
 class LiveView:
@@ -237,8 +234,7 @@ class LiveView:
         self._due = self._clock() + _REDRAW
 
     def _faint_row(self, text: str, width: int) -> str:
-        start, end = folds(text, width)[0]
-        return styled([(self._faint, text[start:end])])
+        return styled([(self._faint, text[: fit(text, 0, width)])])
 
     def _measure(self) -> tuple[tuple[int, int], int]:
         """The window, and the width of the text: the last column stays free for the cursor."""

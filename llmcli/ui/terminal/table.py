@@ -36,7 +36,11 @@ def print_rows(
     safe = sanitize if is_terminal(stream()) else str
     table = [[safe(" ".join(cell.split())) for cell in row] for row in rows]
     widths = [max(map(cells, column)) for column in zip(heads, *table, strict=True)]
-    kept = _columns_that_fit(heads, widths, spare)
+    kept: list[int] = []  # the columns that fit; none where they do not fit even without the spare ones
+    for number in range(len(spare) + 1):
+        fewer = [index for index, head in enumerate(heads) if head not in spare[:number]]
+        if not kept and sum(widths[index] + len(_GAP) for index in fewer) - len(_GAP) <= columns():
+            kept = fewer
 
     def line(row: Sequence[str]) -> str:
         return _GAP.join(_padded(row[at], widths[at], heads[at] in right) for at in kept).rstrip()
@@ -67,15 +71,6 @@ def print_definitions(pairs: Sequence[tuple[str, str]], column: int = 24) -> Non
         column = _INDENTED
     for name, meaning in pairs:
         _print_hanging(name, _wrapped(meaning, column, 100), column)
-
-
-def _columns_that_fit(heads: Sequence[str], widths: Sequence[int], spare: Sequence[str]) -> list[int]:
-    """The indices of the columns that fit; none where they do not fit even without the spare ones."""
-    for number in range(len(spare) + 1):
-        kept = [index for index, head in enumerate(heads) if head not in spare[:number]]
-        if sum(widths[index] + len(_GAP) for index in kept) - len(_GAP) <= columns():
-            return kept
-    return []
 
 
 def _padded(text: str, width: int, right: bool) -> str:
