@@ -94,11 +94,7 @@ class ChatApp:
         self._answer(self.path())
 
     def _add_message(self, text: str, attachments: tuple[Attachment, ...]) -> bool:
-        """Add a message of the user if there is room for it; False when the user cancels it.
-
-        Raises:
-            ContextOverflowError: see `resolve_overflow`.
-        """
+        """Add a message of the user if `resolve_overflow` finds room for it; False when the user cancels it."""
         session = self.controller.session
         draft = session.conversation.draft("user", text, attachments=attachments)
         if resolve_overflow(self.controller, self.live, self.path(), draft=draft) is None:
@@ -141,11 +137,7 @@ class ChatApp:
     def answer(
         self, path: Sequence[Message], extra: Mapping[str, Any] | None = None, begun: Message | None = None
     ) -> None:
-        """Let the model answer `path`, or continue its answer `begun`, after the context has room for it.
-
-        Raises:
-            ContextOverflowError: see `resolve_overflow`.
-        """
+        """Let the model answer `path`, or continue its answer `begun`, if `resolve_overflow` finds room for it."""
         if not self.wait_for_model():
             return
         fitting = resolve_overflow(self.controller, self.live, path, begun)

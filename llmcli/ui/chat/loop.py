@@ -51,7 +51,7 @@ def _handle(chat: ChatApp, text: str) -> None:
     if parsed is None:
         chat.send(text.removeprefix("/") if text.startswith("//") else text)
         return
-    if chat.editing is not None:
-        console.note(f"message {chat.editing} is unchanged")
-        chat.editing = None
+    number = chat.editing
+    if chat.stop_editing():
+        console.note(f"message {number} is unchanged")
     registry.dispatch(chat, *parsed)

@@ -171,8 +171,6 @@ class Suggestion:
 
 
 class SuggestCompleter(Completer):
-    """Asks `suggest` for completions."""
-
     def __init__(self, suggest: Suggest) -> None:
         self._suggest = suggest
 

@@ -14,10 +14,8 @@ _WIDE = (
     "\u2e80-\u3000\u3003-\u3007\u3012\u3013\u3020-\ua4cf\uf900-\ufaff"
     "\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\U00020000-\U0003fffd"
 )
-_CLOSING = (
-    "\u3001\u3002\u3009\u300b\u300d\u300f\u3011\u3015\u3017\uff01\uff09\uff0c\uff0e\uff1a\uff1b\uff1f\uff3d\uff5d"
-)
-_OPENING = "\u3008\u300a\u300c\u300e\u3010\u3014\u3016\uff08\uff3b\uff5b"
+_CLOSING = "、。〉》」』】〕〗！），．：；？］｝"
+_OPENING = "〈《「『【〔〖（［｛"
 _PIECE = re.compile(rf"\n| +|[{_OPENING}]*[{_WIDE}][{_CLOSING}]*|[^\n {_WIDE}{_OPENING}]+|[{_OPENING}]+")
 _SGR = re.compile(r"\x1b\[[0-9;]*m")
 # One column each: Latin letters, dashes, quotes, the ellipsis and arrows. Most tables need no other ones, and so no
@@ -87,15 +85,15 @@ def line_breaks(text: str, width: int) -> list[tuple[int, int]]:
 
 def fold(runs: Runs, width: int) -> list[Runs]:
     """Rows of at most `width` columns with every blank kept, for code; broken after a blank if one is near."""
-    return slice_cells(runs, folds(unstyled(runs), width, at_blanks=True))
+    return slice_cells(runs, folds(unstyled(runs), width))
 
 
-def folds(text: str, width: int, at_blanks: bool = False) -> list[tuple[int, int]]:
-    """Start and end of each row of at most `width` columns; `at_blanks`: broken after a blank if one is near."""
+def folds(text: str, width: int) -> list[tuple[int, int]]:
+    """Start and end of each row of at most `width` columns, broken after a blank if one is near."""
     rows: list[tuple[int, int]] = []
     start = 0
     while (end := fit(text, start, width)) < len(text):
-        blank = text.rfind(" ", start + (end - start) * 2 // 3, end) if at_blanks else -1
+        blank = text.rfind(" ", start + (end - start) * 2 // 3, end)
         if blank >= 0 and text[start:blank].strip():
             end = blank + 1
         rows.append((start, end))

@@ -33,7 +33,6 @@ class ProgressLine:
         self._shown = False
 
     def update(self, text: str) -> None:
-        """Replace the line."""
         if not self._on or monotonic() < self._next:
             return
         self._next = monotonic() + _TICK
@@ -266,23 +265,16 @@ class LiveRegion:
             columns, height = size
             up = min(sum(max(1, -(-visible(row) // columns)) for row in old[same:]), height) - 1
             erase = "\x1b[2K \x1b[J\r" if columns != self._size[0] else ""
-            out = (f"\x1b[{up}A" if up else "") + "\r" + erase + _over(new[same:])
+            *rows, last = new[same:] or [""]
+            out = (f"\x1b[{up}A" if up else "") + "\r" + erase + "".join(f"{row}\x1b[K\r\n" for row in rows)
+            # The screen is never erased from its first cell on: tmux takes that for a clear, and keeps a copy of it.
+            out += f"{last}\x1b[J" if last else " \x1b[J\r"
         else:
             out = ("\r\n" if old and new[same:] else "") + "\r\n".join(new[same:])
         out += "\r\n" if new and not tail else ""
         self._rows, self._size = tail, size
         if out:
             self._write(f"{_BEGIN}{out}{_END}")
-
-
-def _over(rows: list[str]) -> str:
-    """`rows` written over others, which are erased.
-
-    The screen is never erased from its first cell on: tmux treats that as a clear, and keeps a copy in its history.
-    """
-    last = rows[-1] if rows else ""
-    lines = "".join(f"{row}\x1b[K\r\n" for row in rows[:-1])
-    return f"{lines}{last}\x1b[J" if last else f"{lines} \x1b[J\r"
 
 
 def _reading(done: int, total: int) -> str:
