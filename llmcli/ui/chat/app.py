@@ -174,30 +174,30 @@ class ChatApp:
             console.note(moved)
         if begun and not turn.message:  # nothing was added: the answer is still the last one
             self.turn = last_turn
-        warn_slow(turn.answer)
-        self._note_finish_reason(turn)
-        if busy_screen.repetition.found:
-            settings = turn.resolved.settings
-            remedies = {
-                "repeat_penalty=1.1": settings.repeat_penalty == 1,
-                "dry_multiplier=0.8": not settings.dry_multiplier,
-            }
-            free = next((f"; /retry {remedy} may help" for remedy, unused in remedies.items() if unused), "")
-            console.note(f"the answer repeats itself{free}")
+        self._note_end(turn, busy_screen.repetition.found)
 
-    def _note_finish_reason(self, turn: "Turn") -> None:
+    def _note_end(self, turn: "Turn", repeats: bool) -> None:
+        warn_slow(turn.answer)
+        settings = turn.resolved.settings
         reason, on = turn.answer.finish_reason, "; /continue resumes" if turn.message else ""
         if reason == "interrupt":
             console.note(f"stopped{on}, /retry answers again" if on else "stopped; /retry tries again")
         elif reason == "timeout":
-            console.note(f"stopped after {turn.resolved.settings.timeout:g} s (timeout){on}")
+            console.note(f"stopped after {settings.timeout:g} s (timeout){on}")
         elif reason == "length":
-            limit = turn.resolved.settings.max_tokens
-            reached = 0 <= limit <= turn.answer.timings()["predicted_n"]
-            why = f"max_tokens is {limit}" if reached else "the context is full; /compact or /undo makes room"
+            reached = 0 <= settings.max_tokens <= turn.answer.timings()["predicted_n"]
+            why = (
+                f"max_tokens is {settings.max_tokens}"
+                if reached
+                else "the context is full; /compact or /undo makes room"
+            )
             console.note(f"cut off: {why}" + (on if reached else ""))
         if not turn.answer.complete:
             console.warn("the answer ended before it matched the grammar")
+        if repeats:
+            free = "" if settings.dry_multiplier else "dry_multiplier=0.8"  # a remedy that is not in use
+            free = "repeat_penalty=1.1" if settings.repeat_penalty == 1 else free
+            console.note("the answer repeats itself" + (f"; /retry {free} may help" if free else ""))
 
     def render(self, text: str) -> None:
         """Show an earlier answer as it was shown first."""

@@ -24,9 +24,8 @@ def status_line(chat: "ChatApp") -> str:
         return _fitting(f"editing message {chat.editing}", "Enter saves it", "Ctrl-C cancels")
     controller = chat.controller
     local, settings = controller.local, controller.settings
-    parts = [local.name if local else Path(str(settings.model)).name]  # of a path the end, which distinguishes models
-    if controller.character:
-        parts.append(controller.character)
+    # Of a path the end, which distinguishes models.
+    parts = [local.name if local else Path(str(settings.model)).name, controller.character or ""]
     if local is None and controller.loading:
         parts.append("cannot be loaded" if controller.loading.failed else controller.loading.status)
     if local:

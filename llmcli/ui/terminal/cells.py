@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
@@ -120,19 +121,12 @@ def fit(text: str, start: int, width: int) -> int:
 def slice_cells(runs: Runs, rows: list[tuple[int, int]]) -> list[Runs]:
     """The runs of each row; the rows follow each other."""
     starts = list(accumulate((len(text) for _, text in runs), initial=0))
-    first = 0
     sliced: list[Runs] = []
     for start, end in rows:
-        while first + 1 < len(runs) and starts[first + 1] <= start:
-            first += 1
-        row: Runs = []
-        at = first
-        while at < len(runs) and starts[at] < end:
-            look, text = runs[at]
-            part = text[max(start - starts[at], 0) : end - starts[at]]
-            row += [(look, part)] if part else []
-            at += 1
-        sliced.append(row)
+        within = slice(bisect_right(starts, start) - 1, bisect_left(starts, end))
+        pieces = zip(starts[within], runs[within], strict=False)
+        parts = [(look, text[max(start - at, 0) : end - at]) for at, (look, text) in pieces]
+        sliced.append([part for part in parts if part[1]])
     return sliced
 
 
