@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.errors import LlmcliError
-from llmcli.params.policies.policy import Policy
 from llmcli.params.sampler_chain import build_chain
 from llmcli.params.settings import Settings
+from llmcli.params.temperature import TemperaturePlan
 from llmcli.text import ellipsize, plural
 from llmcli.ui.terminal.cells import first_that_fits
 from llmcli.ui.terminal.console import wants_color
@@ -147,14 +147,11 @@ class TemperatureKeys:
     """The keys that move the temperature of one answer: `row` is shown below the answer, `note` is printed after it."""
 
     def __init__(self, turn: "Turn") -> None:
-        from llmcli.engine.sampling.temperature import policy_of_args
-
         self.answer, self._shift = turn.answer, turn.live_shift
         self.pressed = False  # whether one of the keys was pressed
-        self._policy: Policy | None = None  # None if the chain has no temperature step
-        for step in build_chain(turn.resolved.settings, needs_temperature=True):
-            if step.name == "temperature" and step.args:
-                self._policy = policy_of_args(*step.args) if len(step.args) == 3 else step.args[0]
+        steps = build_chain(turn.resolved.settings, needs_temperature=True)
+        plan: TemperaturePlan = next(step.args[0] for step in steps if step.name == "temperature")
+        self._policy = None if plan.only_reads else plan.policy  # None: the chain has no temperature
 
     def step(self, steps: int) -> None:
         """Move the temperature of the next tokens up or down; from any thread."""
