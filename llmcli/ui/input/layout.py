@@ -3,7 +3,6 @@
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from itertools import accumulate, islice
 
 from prompt_toolkit.application import get_app
@@ -50,7 +49,8 @@ _SIGNS = re.compile(f"[{chr(_FIRST_SIGN)}-{chr(_FIRST_SIGN + _MOST_SIGNS - 1)}]"
 _DROPPED = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)]) | dict.fromkeys(range(0xD800, 0xE000), 0xFFFD)
 _CLEAN = {code: mark for code, mark in _DROPPED.items() if chr(code) not in "\t\n"}
 
-Suggest = Callable[[str], Iterable["Suggestion"]]  # given the text before the cursor
+# Given the text before the cursor, the completions: each with how many characters it replaces there, and a note.
+Suggest = Callable[[str], Iterable[tuple[str, int, str]]]
 
 
 class Pasted:
@@ -161,15 +161,6 @@ class ShowPasted(processors.Processor):
         )
 
 
-@dataclass(frozen=True)
-class Suggestion:
-    """`text` replaces the `back` characters before the cursor; `note` is shown beside it."""
-
-    text: str
-    back: int
-    note: str = ""
-
-
 class SuggestCompleter(Completer):
     def __init__(self, suggest: Suggest) -> None:
         self._suggest = suggest
@@ -179,9 +170,8 @@ class SuggestCompleter(Completer):
         if not complete_event.completion_requested and not should_open_menu(before):
             return
         try:
-            for found in islice(self._suggest(before), _MENU_ENTRIES):
-                start = -min(max(found.back, 0), len(before))
-                yield Completion(found.text, start, sanitize(found.text), sanitize(found.note))
+            for text, back, note in islice(self._suggest(before), _MENU_ENTRIES):
+                yield Completion(text, -min(max(back, 0), len(before)), sanitize(text), sanitize(note))
         except Exception:  # an error in a suggestion must not end the prompt
             return
 

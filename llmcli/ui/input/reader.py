@@ -79,12 +79,11 @@ class TerminalReader:
         while True:
             try:
                 text = self._prompt(start)
+                self.history.append_string(text)
             except KeyboardInterrupt:  # while the prompt does not read keys
-                start = ""
-                continue
+                text = ""
             except OSError as error:
                 raise EOFError from error
-            self.history.append_string(text)
             if (message := body(text)).strip():
                 return message
             start = ""
