@@ -50,7 +50,7 @@ def _read_answer(text: str) -> str:
             return "\ufffd"  # not the name of an option
 
 
-def edit(text: str, suffix: str = ".md") -> str:
+def edit(text: str) -> str:
     """`text` after the changes of the user, without the newline that editors add at the end.
 
     Raises:
@@ -60,7 +60,7 @@ def edit(text: str, suffix: str = ".md") -> str:
     import tempfile
 
     try:
-        handle, name = tempfile.mkstemp(prefix="llmcli-", suffix=suffix)  # 0600
+        handle, name = tempfile.mkstemp(prefix="llmcli-", suffix=".md")  # 0600
     except OSError as error:
         raise DiskError(f"cannot write a temporary file: {error.strerror}") from None
     path = Path(name)

@@ -17,7 +17,7 @@ from llmcli.ui.terminal.output import columns, print_line, stream
 _GAP = "  "
 _BOLD, _DIM = "1", "2"
 _LINE_BREAKS = re.compile(r"[\r\n\t]+")
-_INDENTED = 4  # columns before a definition in a narrow window
+_BESIDE, _INDENTED = 24, 4  # columns before a definition: beside its name, and in a narrow window
 _FEWEST = 10  # columns for text beside an indent
 
 
@@ -65,10 +65,9 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
         _print_hanging(name, [value] if fits else _wrapped(value, len(_GAP)), column if fits else len(_GAP))
 
 
-def print_definitions(pairs: Sequence[tuple[str, str]], column: int = 24) -> None:
+def print_definitions(pairs: Sequence[tuple[str, str]]) -> None:
     """Print names with their meanings, wrapped, beside them; below, where a name is long or the window is narrow."""
-    if columns() < 2 * column:
-        column = _INDENTED
+    column = _BESIDE if columns() >= 2 * _BESIDE else _INDENTED
     for name, meaning in pairs:
         _print_hanging(name, _wrapped(meaning, column, 100), column)
 
