@@ -117,17 +117,17 @@ def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "Reader":
         if sys.stdin is None:
             raise LlmcliError("stdin is closed", "pipe messages to stdin, or use a terminal")
         return LineReader(sys.stdin.buffer, marker)
-    from llmcli.ui.chat.answer_display import style
     from llmcli.ui.chat.status_line import input_hint, status_line
     from llmcli.ui.commands.registry import suggest
     from llmcli.ui.input.reader import TerminalReader
+    from llmcli.ui.markdown.theme import ground_of
 
     reader = TerminalReader(
         lambda before: suggest(chat, before),
         lambda: status_line(chat),
         data_dir() / "history",
         settings.editing_mode,
-        style(settings),
+        ground_of(settings.theme),
         chat.color,
         lambda: input_hint(chat),
     )

@@ -72,11 +72,10 @@ def conversation(messages: Sequence[Message], title: str, columns: int = 80) -> 
 
 def _message_rows(messages: Sequence[Message], columns: int) -> Iterator[str]:
     """The rows of a conversation with color sequences, a blank one between two messages."""
-    from llmcli.ui.markdown.code import style_of
     from llmcli.ui.markdown.render import Renderer
     from llmcli.ui.markdown.splitter import Splitter
+    from llmcli.ui.markdown.theme import theme_of
 
-    style = style_of("dark", True)
     for number, message in enumerate(messages):
         if number:
             yield ""
@@ -89,13 +88,13 @@ def _message_rows(messages: Sequence[Message], columns: int) -> Iterator[str]:
         else:
             splitter = Splitter()
             blocks = splitter.feed(text) + splitter.finish()
-            yield from Renderer(style).rows(blocks, columns - 1)
+            yield from Renderer(theme_of("dark"), True).rows(blocks, columns - 1)
         notes = [f"+ {attachment.name}" for attachment in message.attachments]
         if message.role == "summary":
             notes.append("a summary of the earlier messages")
         notes.append(ENDINGS.get(message.finish_reason, ""))
         for note in filter(None, notes):
-            yield from (styled(row) for row in wrap([(style.faint, sanitize(" ".join(note.split())))], columns - 1))
+            yield from (styled(row) for row in wrap([("2", sanitize(" ".join(note.split())))], columns - 1))
 
 
 def _run(text: str, style: "Style | None", theme: "TerminalTheme", column: int, top: int) -> Iterator[str]:

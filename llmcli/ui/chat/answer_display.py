@@ -40,7 +40,7 @@ class MarkdownDisplay:
         self._think = settings.think == "show"
         self._lock = threading.Lock()  # two threads never draw at once
         self._ended = False
-        self._view = AnswerView(print_drawn, shutil.get_terminal_size, style(settings), wants_color(sys.stdout))
+        self._view = AnswerView(print_drawn, shutil.get_terminal_size, settings.theme, wants_color(sys.stdout))
 
     def status(self, text: str) -> None:
         with self._lock:
@@ -105,14 +105,6 @@ def _joined(parts: Parts, so_far: str) -> Iterator[tuple[str, str]]:
 def display(settings: Settings, live: bool) -> Display:
     """The display for the present settings."""
     return MarkdownDisplay(settings) if live and settings.markdown else PlainDisplay(settings)
-
-
-def style(settings: Settings) -> str:
-    """ "dark" or "light": the setting, or else the background in COLORFGBG, or else dark."""
-    if settings.theme != "auto":
-        return settings.theme
-    background = os.environ.get("COLORFGBG", "").rpartition(";")[2]
-    return "light" if background in ("7", "15") else "dark"
 
 
 def is_live() -> bool:

@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable
 
 from llmcli.text import plural, sanitize
-from llmcli.ui.markdown.code import color_code, style_of
-from llmcli.ui.markdown.render import Renderer, parser
+from llmcli.ui.markdown.render import Renderer
 from llmcli.ui.markdown.splitter import Splitter
-from llmcli.ui.terminal.cells import Runs, cells, styled, wrap
+from llmcli.ui.markdown.theme import theme_of
+from llmcli.ui.terminal.cells import Runs, styled, wrap
 from llmcli.ui.terminal.progress import LiveView
 
 _TALLEST = 12  # rows that are drawn again
@@ -24,14 +24,13 @@ class AnswerView(LiveView):
         self,
         write: Callable[[str], None],
         size: Callable[[], tuple[int, int]],
-        style: str,
+        theme: str,
         color: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._style = style_of(style, color)
-        super().__init__(write, size, self._style.faint, clock)
+        super().__init__(write, size, "2" if color else "", clock)
         self._splitter = Splitter()
-        self._renderer = Renderer(self._style)
+        self._renderer = Renderer(theme_of(theme), color)
         self._inbox: list[str] = []
         self._answering = False
         self._thinking: ReasoningFold | None = None
@@ -177,6 +176,5 @@ class ReasoningFold:
 
 def preload() -> None:
     """Import the modules that the first word of an answer needs; safe in a thread."""
-    parser().parse("a\n\n- b\n")
-    cells("é")
-    color_code("x = 1", "python", style_of("dark", True))
+    splitter = Splitter()
+    Renderer(theme_of("dark"), True).rows(splitter.feed("é\n\n- b\n\n```python\nx = 1\n```\n"), 80)

@@ -1,12 +1,18 @@
 """The looks of a finished answer."""
 
-import pytest
+from itertools import groupby
 
-from llmcli.ui.markdown.code import Highlighter, color_code, style_of
+import pytest
+from rich.console import Console
+from rich.text import Text
+
+from llmcli.ui.markdown.code import Highlighter
+from llmcli.ui.markdown.theme import syntax_of, theme_of
 from llmcli.ui.terminal.cells import cells, fold, styled, unstyled, wrap
 from tests.ui.markdown.emulator import shown
 
-DARK = style_of("dark", True)
+DARK = theme_of("dark")
+CODE = syntax_of(DARK)
 
 
 @pytest.mark.parametrize(
@@ -78,10 +84,16 @@ def test_each_row_has_its_own_color_sequences() -> None:
 
 
 def looks_of(lines: list[str], language: str) -> list[list[str]]:
-    code = Highlighter(language, DARK)
+    code = Highlighter(language, CODE)
     rows = [code.line(line) for line in lines]
-    assert [unstyled(row) for row in rows] == lines
-    return [[look for look, text in row if text.strip()] for row in rows]
+    assert [row.plain for row in rows] == lines
+    return [looks_in(row) for row in rows]
+
+
+def looks_in(row: Text) -> list[str]:
+    """The styles of its words; words beside each other with one style count once."""
+    styles = [str(segment.style or "none") for segment in row.render(Console()) if segment.text.strip()]
+    return [style for style, _ in groupby(styles)]
 
 
 @pytest.mark.parametrize(
@@ -92,16 +104,16 @@ def test_a_string_or_comment_over_many_lines_keeps_its_color(language: str, open
     inside = ["   words, and if and more words on a line"] * 60
     looks = looks_of([opened, *inside, closed, "return 1"], language)
     assert {tuple(row) for row in looks[1:-2]} == {(looks[0][-1],)}
-    assert looks[-1][0] == dict(DARK.syntax)["Keyword"]
+    assert looks[-1][0] == str(DARK.styles["code.keyword"])
 
 
 def test_code_of_an_unknown_language_is_plain() -> None:
-    assert looks_of(["if x: return '1'"], "no such language") == [[""]]
-    assert looks_of(["if x: return '1'"], "") == [[""]]
+    assert looks_of(["if x: return '1'"], "no such language") == [["none"]]
+    assert looks_of(["if x: return '1'"], "") == [["none"]]
 
 
 def test_a_line_is_colored_the_same_alone_and_as_it_grows() -> None:
-    code = Highlighter("python", DARK)
+    code = Highlighter("python", CODE)
     for line in ("def f(x):", "    return 'a'  # b"):
         peeked = code.peek(line)
         assert code.peek(line) == peeked == code.line(line)
@@ -109,10 +121,11 @@ def test_a_line_is_colored_the_same_alone_and_as_it_grows() -> None:
 
 def test_finished_code_has_the_colors_of_code_that_streams() -> None:
     text = "class A:\n    def f(self):\n        return 'x' + str(1)\n"
-    streamed = looks_of(text.split("\n"), "python")
-    assert [[look for look, part in row if part.strip()] for row in color_code(text, "python", DARK)] == streamed
+    finished = Highlighter("python", CODE).finished(text)
+    lines = finished.split("\n", allow_blank=True)
+    assert [looks_in(line) for line in lines] == looks_of(text.split("\n"), "python")
 
 
 @pytest.mark.parametrize("text", ["\ufeffx = 1", "x" * 5000, "'" * 500, "\x00"])
 def test_odd_code_loses_nothing(text: str) -> None:
-    assert unstyled(Highlighter("python", DARK).line(text)) == text
+    assert Highlighter("python", CODE).line(text).plain == text
