@@ -10,6 +10,7 @@ from llmcli.config.presets import base_layers
 from llmcli.errors import ExitStatus, UsageError
 from llmcli.files import config_path
 from llmcli.params.settings import Layer, ResolvedSettings, fields, find, resolve, to_data
+from llmcli.ui.markdown.theme import ground_of
 from llmcli.ui.terminal.ask import open_in_editor
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.output import print_line
@@ -76,6 +77,8 @@ def set_setting(
         raise UsageError(f"{field.key} takes one value, got {len(value)}", "put a value with spaces in quotes")
     else:
         parsed = field.parse_text(value[0])
+    if field.key == "theme":
+        ground_of(parsed)  # raises if there is none
     store.set_value(field.key, parsed)
     return ExitStatus.OK
 

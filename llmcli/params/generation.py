@@ -216,7 +216,15 @@ class InterfaceParams:
         ),
     ] = "ask"
     markdown: Annotated[bool, Param("Render Markdown in answers on a terminal.")] = True
-    theme: Annotated[str, Param("Colors for a dark or a light terminal.", choices=("auto", "dark", "light"))] = "auto"
+    theme: Annotated[
+        str,
+        Param(
+            "Colors for a dark or a light terminal, of a Pygments style, or of a theme file of rich.",
+            metavar="NAME|FILE",
+            suggest=("auto", "dark", "light"),
+            path=True,
+        ),
+    ] = "auto"
     editing_mode: Annotated[str, Param("Key bindings of the input line.", choices=("emacs", "vi"))] = "emacs"
     character: Annotated[
         str | None,

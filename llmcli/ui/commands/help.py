@@ -18,6 +18,7 @@ from llmcli.ui.commands.registry import (
     require_command,
     set_setting,
 )
+from llmcli.ui.markdown.theme import theme_names
 from llmcli.ui.terminal.ask import can_ask
 from llmcli.ui.terminal.console import console
 
@@ -208,11 +209,12 @@ def markdown(chat: "ChatApp", argument: str) -> None:
 @command(
     "theme",
     heading=THE_CHAT,
-    usage="[auto|dark|light]",
-    help="Set the colors for a dark or a light terminal.",
-    detail="`auto` uses what the terminal reports.",
-    examples=("/theme", "/theme light", "/theme auto"),
-    complete=registry.complete_values("theme"),
+    usage="[NAME|FILE]",
+    help="Set the colors of answers.",
+    detail="NAME is auto (what the terminal reports), dark, light, or a Pygments style, which colors code. FILE is a "
+    "theme file of rich.",
+    examples=("/theme", "/theme light", "/theme monokai"),
+    complete=lambda _chat, start: [(name, "") for name in theme_names() if name.startswith(start)],
 )
 def theme(chat: "ChatApp", argument: str) -> None:
     """Set or show the theme."""

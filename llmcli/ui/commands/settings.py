@@ -19,6 +19,7 @@ from llmcli.ui.charts.trace_table import step_values
 from llmcli.ui.commands import registry
 from llmcli.ui.commands.inspect import spark
 from llmcli.ui.commands.registry import SETTINGS, command, commands
+from llmcli.ui.markdown.theme import ground_of
 from llmcli.ui.terminal.console import console
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def set_(chat: "ChatApp", argument: str) -> None:
         commands()[key].run(chat, text.strip())
         return
     key, value = chat.controller.parse(key, text.strip())
+    if key == "theme":
+        ground_of(value)  # raises if there is none
     chat.controller.set(key, value)
     _print_setting(chat, key)
     _warn_too_high(key, value)

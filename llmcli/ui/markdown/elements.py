@@ -5,7 +5,7 @@ Those of rich center, fold, omit or pad: here each draws its own rows, and the t
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import markdown
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -20,8 +20,6 @@ from llmcli.ui.terminal.cells import cells, fit, fold, line_breaks, unstyled
 
 if TYPE_CHECKING:
     from markdown_it.token import Token
-
-    from llmcli.ui.markdown.render import AnswerMarkdown
 
 _NARROWEST = 8  # columns; no indent leaves fewer
 _BULLETS = "•◦▪"
@@ -136,7 +134,7 @@ class Code(markdown.CodeBlock):
         self.info, self.is_fenced, self.highlighter = token.info, token.type == "fence", highlighter
 
     @classmethod
-    def create(cls, markdown: "AnswerMarkdown", token: "Token") -> "Code":  # type: ignore[override]
+    def create(cls, markdown: Any, token: "Token") -> "Code":
         return cls(token, Highlighter(token.info, markdown.syntax))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

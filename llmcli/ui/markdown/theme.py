@@ -1,6 +1,7 @@
 """The looks of an answer: for a dark or a light terminal, or of a Pygments style or a theme file of rich."""
 
 import os
+from functools import cache
 from io import StringIO
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from rich.theme import Theme
 
 # rich is imported in the functions: the start of the chat asks only for the ground.
-BUILT_IN = ("auto", "dark", "light")
+_BUILT_IN = ("auto", "dark", "light")
 # The looks of elements, by rich's names, and of Pygments' tokens; on a dark and on a light ground.
 _LOOKS = {
     "markdown.h1": ("bold underline bright_cyan", "bold underline blue"),
@@ -70,7 +71,7 @@ def theme_of(name: str) -> "Theme":
 
     is_light = ground_of(name) == "light"
     theme = Theme(_ADDRESS | {key: looks[is_light] for key, looks in _LOOKS.items()})
-    if name in BUILT_IN:
+    if name in _BUILT_IN:
         return theme
     style = _pygments_style(name)
     theme.styles |= _code_looks(style) if style else _read(name)
@@ -85,12 +86,20 @@ def ground_of(name: str) -> str:
     """
     if name in ("dark", "light"):
         return name
-    if name not in BUILT_IN:
+    if name not in _BUILT_IN:
         if style := _pygments_style(name):
             return "light" if sum(bytes.fromhex(style.background_color[1:7])) > 3 * 127 else "dark"
         _read(name)
     background = os.environ.get("COLORFGBG", "").rpartition(";")[2]
     return "light" if background in ("7", "15") else "dark"
+
+
+@cache
+def theme_names() -> list[str]:
+    """The names of all themes but files."""
+    from pygments.styles import get_all_styles
+
+    return [*_BUILT_IN, *sorted(get_all_styles())]
 
 
 def syntax_of(theme: "Theme") -> "ANSISyntaxTheme":
@@ -135,12 +144,8 @@ def _read(name: str) -> "dict[str, Style]":
     from rich.theme import Theme
 
     if not os.path.exists(os.path.expanduser(name)):
-        from pygments.styles import get_all_styles
-
-        known = did_you_mean(name, [*BUILT_IN, *get_all_styles()])
-        raise UsageError(
-            f"unknown theme {name!r}", known or "use auto, dark, light, a Pygments style, or a theme file of rich"
-        )
+        rule = "auto, dark, light, a Pygments style or a theme file of rich"
+        raise UsageError(f"theme must be {rule}, got {name!r}", did_you_mean(name, theme_names()))
     try:
         styles = Theme.from_file(StringIO(read_text(name)), name, inherit=False).styles
     except (Error, StyleSyntaxError) as error:

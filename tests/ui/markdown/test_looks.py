@@ -24,6 +24,8 @@ CODE = syntax_of(DARK)
         ("[text](http://u) <http://v>", 40, ["text (http://u) http://v"]),
         ("![alt](u.png) ![](v.png)", 40, ["alt (u.png) v.png"]),
         ("[a]\n\n[a]: http://b", 40, ["[a]", "", "[a]: http://b"]),
+        (r"\(x_1^2\) is \[y\] \* \(", 40, [r"\(x_1^2\) is \[y\] * ("]),
+        ("\\[\n  a_1 * b_1 * c_1\n\\]", 40, ["\\[", "  a_1 * b_1 * c_1", "\\]"]),
         ("<script>x</script> <!-- y -->", 40, ["<script>x</script> <!-- y -->"]),
         (":smile: [red]x[/red]", 40, [":smile: [red]x[/red]"]),
         ("&lt;b&gt; &#27;[2J &#10;x &#x202e;", 40, ["<b> �[2J  x \\u202e"]),
@@ -63,6 +65,23 @@ def test_deep_nesting_loses_nothing() -> None:
     for mark in ("> ", "- ", "1. ", ">"):
         for depth in (5, 30, 150):
             assert "end" in "".join(shown([mark * depth + "end"], 20).lines())
+
+
+def test_deep_quotes_fit_a_stack_that_is_in_use() -> None:
+    def below(frames: int) -> str:
+        return below(frames - 1) if frames else "".join(shown([">" * 99 + "end\n\n" + ">" * 60 + "more"], 40).lines())
+
+    assert "end" in below(500)
+
+
+def test_the_number_of_an_item_is_whole_in_a_narrow_window() -> None:
+    assert "".join(shown(["12. ab"], 2).lines()) == "12.ab"
+
+
+def test_an_address_in_a_heading_looks_like_any_other() -> None:
+    terminal = shown(["# Title [a](b)\n\n**[a](c)**"])
+    assert "\x1b[2;39m (b)\x1b[0m" in terminal.written
+    assert "\x1b[2;39m (c)\x1b[0m" in terminal.written
 
 
 @pytest.mark.parametrize("text", ["漢字とかな", "e\u0301" * 9, "👩‍👩‍👧‍👦 👍🏽 🇩🇪", "❤️ ok", "plain words"])
@@ -124,6 +143,17 @@ def test_finished_code_has_the_colors_of_code_that_streams() -> None:
     finished = Highlighter("python", CODE).finished(text)
     lines = finished.split("\n", allow_blank=True)
     assert [looks_in(line) for line in lines] == looks_of(text.split("\n"), "python")
+
+
+def test_a_lexer_that_fails_leaves_finished_code_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pygments.lexers.PythonLexer.get_tokens", lambda *_: 1 / 0)
+    assert shown(["- a\n  ```python\n  return 1\n  ```\n"]).lines()[2] == "  return 1"
+
+
+def test_very_long_finished_code_stays_plain() -> None:
+    code = Highlighter("python", CODE)
+    assert code.finished("return 1\n" * 4000).spans
+    assert not code.finished("return 1\n" * 5000).spans
 
 
 @pytest.mark.parametrize("text", ["\ufeffx = 1", "x" * 5000, "'" * 500, "\x00"])
