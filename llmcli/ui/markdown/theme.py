@@ -3,6 +3,7 @@
 import os
 from functools import cache
 from io import StringIO
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmcli.errors import UsageError
@@ -15,67 +16,25 @@ if TYPE_CHECKING:
     from rich.syntax import ANSISyntaxTheme
     from rich.theme import Theme
 
-# rich is imported in the functions: the start of the chat asks only for the ground.
+# rich and Pygments are imported in the functions: the start of the chat asks only for the ground.
 _BUILT_IN = ("auto", "dark", "light")
-# The looks of elements, by rich's names, and of Pygments' tokens; on a dark and on a light ground.
-_LOOKS = {
-    "markdown.h1": ("bold underline bright_cyan", "bold underline blue"),
-    "markdown.h2": ("bold bright_cyan", "bold blue"),
-    "markdown.h3": ("bold", "bold"),
-    "markdown.h4": ("bold italic", "bold italic"),
-    "markdown.h5": ("bold italic", "bold italic"),
-    "markdown.h6": ("bold italic", "bold italic"),
-    "markdown.code": ("cyan", "magenta"),
-    "markdown.link": ("underline bright_blue", "underline blue"),
-    "markdown.block_quote": ("cyan", "blue"),
-    "markdown.item.bullet": ("cyan", "blue"),
-    "markdown.item.number": ("cyan", "blue"),
-    "markdown.hr": ("dim", "dim"),
-    "markdown.table.border": ("dim", "dim"),
-    "markdown.table.header": ("bold", "bold"),
-    "code.comment": ("dim italic", "dim italic"),
-    "code.comment.preproc": ("magenta", "magenta"),
-    "code.keyword": ("bright_magenta", "magenta"),
-    "code.keyword.constant": ("yellow", "red"),
-    "code.operator.word": ("bright_magenta", "magenta"),
-    "code.literal.string": ("green", "green"),
-    "code.literal.string.escape": ("bright_yellow", "red"),
-    "code.literal.string.interpol": ("bright_yellow", "red"),
-    "code.literal.number": ("yellow", "red"),
-    "code.name.builtin": ("cyan", "blue"),
-    "code.name.function": ("bright_blue", "blue"),
-    "code.name.class": ("bold bright_blue", "bold blue"),
-    "code.name.decorator": ("bright_yellow", "magenta"),
-    "code.name.tag": ("bright_blue", "blue"),
-    "code.name.attribute": ("cyan", "magenta"),
-    "code.name.exception": ("bold bright_blue", "bold blue"),
-    "code.generic.deleted": ("red", "red"),
-    "code.generic.inserted": ("green", "green"),
-    "code.generic.heading": ("bold", "bold"),
-    "code.generic.subheading": ("cyan", "blue"),
-    "code.generic.prompt": ("dim", "dim"),
-}
-# An address looks the same everywhere, also in a heading or in struck text.
-_ADDRESS = {"markdown.link_url": "dim not bold not italic not underline not strike default"}
 
 
 def theme_of(name: str) -> "Theme":
     """The theme with the name: "auto", "dark", "light", a Pygments style, which colors code, or a file.
 
-    A file has lines such as `markdown.h1 = bold red` and `code.keyword = blue` under `[styles]`.
+    A file has lines as dark.theme has; the looks that it does not name are those for the ground of the terminal.
 
     Raises:
         UsageError: if there is none, or the file is not valid.
     """
     from rich.theme import Theme
 
-    is_light = ground_of(name) == "light"
-    theme = Theme(_ADDRESS | {key: looks[is_light] for key, looks in _LOOKS.items()})
-    if name in _BUILT_IN:
-        return theme
-    style = _pygments_style(name)
-    theme.styles |= _code_looks(style) if style else _read(name)
-    return theme
+    looks = _built_in_looks(ground_of(name))
+    if name not in _BUILT_IN:
+        style = _pygments_style(name)
+        looks = looks | (_code_looks(style) if style else _read(name))
+    return Theme(looks)
 
 
 def ground_of(name: str) -> str:
@@ -108,7 +67,7 @@ def syntax_of(theme: "Theme") -> "ANSISyntaxTheme":
     from rich.syntax import ANSISyntaxTheme
 
     looks = {token: theme.styles.get(_name(token)) for token in STANDARD_TYPES}
-    return ANSISyntaxTheme({token: look for token, look in looks.items() if look})
+    return ANSISyntaxTheme({token: look for token, look in looks.items() if look is not None})
 
 
 def _name(token: tuple[str, ...]) -> str:
@@ -125,15 +84,17 @@ def _code_looks(style: "StyleMeta") -> "dict[str, Style]":
     """The looks of a Pygments style, without its background: the ground is that of the terminal."""
     from rich.style import Style
 
-    return {
-        _name(token): Style(
-            color=f"#{look['color']}" if look["color"] else None,
-            bold=look["bold"] or None,
-            italic=look["italic"] or None,
-            underline=look["underline"] or None,
-        )
-        for token, look in style
-    }
+    looks = {}
+    for token, look in style:
+        words = [attribute for attribute in ("bold", "italic", "underline") if look[attribute]]
+        words += [f"#{look['color']}"] if look["color"] else []
+        looks[_name(token)] = Style.parse(" ".join(words))
+    return looks
+
+
+@cache
+def _built_in_looks(ground: str) -> "dict[str, Style]":
+    return _read(str(Path(__file__).with_name(f"{ground}.theme")))
 
 
 def _read(name: str) -> "dict[str, Style]":
