@@ -39,13 +39,9 @@ class AnswerView(LiveView):
 
     def status(self, text: str) -> None:
         """Show in one line what is happening, until the first text; later, draw again if it is time."""
-        if not self._is_due():
-            return
-        if self._thinking or self._answering:
-            self._draw()
-            return
-        self._doing = text
-        self._wait()
+        if self._is_due():
+            self._doing = text
+            self._refresh()
 
     def foot(self, row: Callable[[], str], now: bool = True) -> None:
         """Show a row below all that is drawn from now on (`now`: at once). `finish` removes it.
@@ -53,12 +49,8 @@ class AnswerView(LiveView):
         `row` is called at each drawing.
         """
         self._foot = row
-        if not now:
-            return
-        if self._thinking or self._answering:
-            self._draw()
-        else:
-            self._wait()
+        if now:
+            self._refresh()
 
     def think(self, text: str) -> None:
         """Add to the reasoning."""
@@ -96,8 +88,11 @@ class AnswerView(LiveView):
             self._begin()
         self._commit()
 
-    def _wait(self) -> None:
-        """Draw the spinner."""
+    def _refresh(self) -> None:
+        """Draw the text so far, or the spinner before there is any."""
+        if self._thinking or self._answering:
+            self._draw()
+            return
         size, width = self._measure()
         self._draw_spinner(self._doing, self._below(size[1], width))
 
