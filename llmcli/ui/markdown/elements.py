@@ -72,10 +72,9 @@ def code_title(info: str, width: int) -> str:
     return f"{_CODE_SIDE}{name[: fit(name, 0, min(most, _LONGEST_NAME))]}{_CODE_SIDE[::-1]}"
 
 
-def ruled(text: str, console: Console) -> Iterator[Segment]:
+def ruled(text: str) -> Text:
     """A row of lines: a rule, or the one above or below code."""
-    yield Segment(text, console.get_style("markdown.hr"))
-    yield Segment.line()
+    return Text().append(text, "markdown.hr")
 
 
 def beside(margins: tuple[str, str], look: str, rows: Iterable[Segment], console: Console) -> Iterator[Segment]:
@@ -122,7 +121,7 @@ class Rule(MarkdownElement):
     new_line = False
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        return ruled("─" * min(options.max_width, _RULE), console)
+        return drawn([ruled("─" * min(options.max_width, _RULE))], console)
 
 
 class Code(markdown.CodeBlock):
@@ -142,12 +141,12 @@ class Code(markdown.CodeBlock):
         text = self.highlighter.finished(code.removesuffix("\n"))
         lines: Iterable[Text] = text.split("\n", allow_blank=True) if code else ()
         width = options.max_width if self.is_fenced else room(options.max_width, _INDENT)
-        rows = drawn((row for line in lines for row in folded(line, width)), console)
+        rows = [row for line in lines for row in folded(line, width)]
         if self.is_fenced:
             title = code_title(self.info, width)
-            return [*ruled(title, console), *rows, *ruled("─" * cells(title), console)]
+            return drawn([ruled(title), *rows, ruled("─" * cells(title))], console)
         margin = " " * (options.max_width - width)
-        return beside((margin, margin), "none", rows, console)
+        return beside((margin, margin), "none", drawn(rows, console), console)
 
 
 class Flow(MarkdownElement):
@@ -250,9 +249,7 @@ class Table(markdown.TableElement):
         for cell in head:
             cell.stylize_before("markdown.table.header")
         widths = _widths([head, *body], options.max_width - len(_BETWEEN) * (len(head) - 1))
-        if not widths:
-            return drawn(_listed(head, body, options.max_width), console)
-        return _columns([head, *body], widths, console)
+        return drawn(_columns([head, *body], widths) if widths else _listed(head, body, options.max_width), console)
 
 
 def _widths(table: Sequence[Sequence[Text]], most: int) -> list[int]:
@@ -270,25 +267,29 @@ def _widths(table: Sequence[Sequence[Text]], most: int) -> list[int]:
     return least
 
 
-def _columns(table: Sequence[Sequence[Text]], widths: Sequence[int], console: Console) -> Iterator[Segment]:
+def _columns(table: Sequence[Sequence[Text]], widths: Sequence[int]) -> Iterator[Text]:
     """The rows of a table: a line below the head, and between the others if one of them is wrapped."""
-    border = console.get_style("markdown.table.border")
-    ruler = Segment("─┼─".join("─" * width for width in widths), border)
-    bar = Segment(_BETWEEN, border)
-    wrapped_table = [[wrapped(cell, width) for cell, width in zip(row, widths, strict=True)] for row in table]
-    is_ragged = any(len(cell) > 1 for row in wrapped_table[1:] for cell in row)
-    for number, row in enumerate(wrapped_table):
+    broken = [[wrapped(cell, width) for cell, width in zip(row, widths, strict=True)] for row in table]
+    is_ragged = any(len(cell) > 1 for row in broken[1:] for cell in row)
+    bar = Text().append(_BETWEEN, "markdown.table.border")
+    ruler = Text().append("─┼─".join("─" * width for width in widths), "markdown.table.border")
+    for number, row in enumerate(broken):
         if number > 1 and is_ragged:
-            yield from (ruler, Segment.line())
-        for texts in zip_longest(*row, fillvalue=Text()):
-            for column, (text, width) in enumerate(zip(texts, widths, strict=True)):
-                blank = width - cells(text.plain)
-                left = {"right": blank, "center": blank // 2}.get(text.justify or "", 0)
-                yield from (*([bar] if column else []), Segment(" " * left), *text.render(console))
-                yield Segment(" " * (blank - left if column + 1 < len(widths) else 0))
-            yield Segment.line()
+            yield ruler
+        for texts in zip_longest(*row):
+            line = bar.join(_padded(text or Text(), width) for text, width in zip(texts, widths, strict=True))
+            line.rstrip()
+            yield line
         if not number:
-            yield from (ruler, Segment.line())
+            yield ruler
+
+
+def _padded(text: Text, width: int) -> Text:
+    blank = max(width - cells(text.plain), 0)
+    left = {"right": blank, "center": blank // 2}.get(text.justify or "", 0)
+    text.pad_left(left)
+    text.pad_right(blank - left)
+    return text
 
 
 def _listed(head: Sequence[Text], body: Sequence[Sequence[Text]], width: int) -> Iterator[Text]:

@@ -121,9 +121,10 @@ class Renderer:
                 return self._painted(drawn(folded(Text(block.text), width), self._console))
             case "fence":
                 self._code = Highlighter(block.text, self._syntax)
-                return self._painted(ruled(code_title(block.text, width), self._console))
+                return self._painted(drawn([ruled(code_title(block.text, width))], self._console))
             case "fence_end":
-                return self._painted(ruled("─" * cells(code_title(block.text, width)), self._console))
+                line = "─" * cells(code_title(block.text, width))
+                return self._painted(drawn([ruled(line)], self._console))
         renderable = self._markdown.of(_tokens(block))
         return self._painted(self._console.render(renderable, self._options.update_width(width)))
 
