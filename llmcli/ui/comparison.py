@@ -206,18 +206,16 @@ def print_texts(comparison: "Comparison", think: bool) -> None:
 
 def print_summary(comparison: "Comparison", live: bool) -> None:
     """Print the statistics: to the terminal below the answers, else to stderr."""
-    if live:
-        print_line("")
-        print_figures(comparison)
-    elif not console.quiet:
-        with to_stderr(True), suppress(DiskError):  # stderr may be closed
+    ignored = () if live else (DiskError,)  # stderr may be closed
+    if live or not console.quiet:
+        with to_stderr(not live), suppress(*ignored):
             print_line("")
-            print_figures(comparison)
+            _print_figures(comparison)
     console.note(_LEGEND)
     _print_speed(comparison)
 
 
-def print_figures(comparison: "Comparison") -> None:
+def _print_figures(comparison: "Comparison") -> None:
     """Print a row for each answer."""
     rows = []
     for number, one in enumerate(comparison.results, 1):

@@ -134,18 +134,15 @@ def _legend(
     size = max(map(len, texts))
     beside = next((many for many in (STEPS, STEPS // 2, STEPS // 4) if many * size <= width), 1)
     drawn = [(look, text.ljust(size)) for look, text in zip(looks, texts, strict=True)]
-    note = _color_note(by) if color else f"each bar is the {_NAMES[by]} of the token above it"
+    note = f"each bar is the {_NAMES[by]} of the token above it"
+    if color:
+        order = "red (low) to blue (high)" if by == "p" else "blue (low) to red (high)"
+        note = f"color: {_NAMES[by]} from {order}; an underline separates tokens of the same color"
     return [
         *(styled(row) for row in wrap([("", facts)], width)),
         *(styled(drawn[at : at + beside]).rstrip() for at in range(0, STEPS, beside)),
         *(styled(row) for row in wrap([(_FAINT if color else "", note)], width)),
     ]
-
-
-def _color_note(by: Measure) -> str:
-    """What the colors mean."""
-    order = "red (low) to blue (high)" if by == "p" else "blue (low) to red (high)"
-    return f"color: {_NAMES[by]} from {order}; an underline separates tokens of the same color"
 
 
 def _number(value: float) -> str:

@@ -65,6 +65,8 @@ def plot_svg(tokens: Sequence[TokenTrace], title: str) -> str:
     """
     span, title = AxisRange(len(tokens), _LEFT, _RIGHT), " ".join(title.split())
     height = _BASE + _BOTTOM + (_NAMES if len(tokens) <= _MOST_NAMED else 0)
+    policies = dict.fromkeys(token.policy for token in tokens if token.policy)  # in order of appearance
+    about = ellipsize(" · ".join([plural(len(tokens), "token"), *policies]), 60)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{_WIDTH}" height="{height}"'
         f' viewBox="0 0 {_WIDTH} {height}" fill="{_INK}">',
@@ -72,7 +74,7 @@ def plot_svg(tokens: Sequence[TokenTrace], title: str) -> str:
         f"<style>{_STYLE}</style>",
         f'<rect width="{_WIDTH}" height="{height}" rx="8" fill="{_GROUND}"/>',
         f'<text x="{_LEFT}" y="36" style="font-size:17px;font-weight:600">{xml_text(ellipsize(title, 60))}</text>',
-        f'<text x="{_RIGHT}" y="36" text-anchor="end" fill="{_FAINT}">{xml_text(_about(tokens))}</text>',
+        f'<text x="{_RIGHT}" y="36" text-anchor="end" fill="{_FAINT}">{xml_text(about)}</text>',
         *_marks(tokens, span),
     ]
     for top, (key, name, unit, color) in zip(_TOPS, _PANELS, strict=True):
@@ -81,12 +83,6 @@ def plot_svg(tokens: Sequence[TokenTrace], title: str) -> str:
         parts += curve(values, span, top + _PANEL, _PANEL / _y_ticks(values)[-1], color)
     parts += [*_axis(tokens, span, height), *_tooltips(tokens, span), "</svg>", ""]
     return "\n".join(parts)
-
-
-def _about(tokens: Sequence[TokenTrace]) -> str:
-    """The number of tokens, and the policies in order of appearance."""
-    policies = list(dict.fromkeys(token.policy for token in tokens if token.policy))
-    return ellipsize(" · ".join([plural(len(tokens), "token"), *policies]), 60)
 
 
 def _marks(tokens: Sequence[TokenTrace], span: AxisRange) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from functools import cache, lru_cache
 from typing import Any
 
-from rich.syntax import ANSISyntaxTheme, Syntax
+from rich.syntax import ANSISyntaxTheme
 from rich.text import Text
 
 _LONGEST_LINE = 600  # a longer line stays plain
@@ -25,7 +25,7 @@ class Highlighter:
     def __init__(self, info: str, theme: ANSISyntaxTheme | None) -> None:
         """`info` is the text after the marks of a fence; without a theme there is no color."""
         self._lexer = _lexer(language_of(info).lower()) if theme else None
-        self._syntax = Syntax("", self._lexer, theme=theme) if theme and self._lexer else None
+        self._theme = theme or ANSISyntaxTheme({})
         self._before: list[str] = []
         self._closer = ""  # what ends the comment that is open
 
@@ -53,11 +53,8 @@ class Highlighter:
         return colored
 
     def _colored(self, code: str) -> Text:
-        try:
-            text = self._syntax.highlight(code) if self._syntax else Text(code)
-        except Exception:  # an error in a lexer must not end the answer
-            return Text(code)
-        return text if text.plain == code else Text(code)
+        look = self._theme.get_style_for_token
+        return Text().append_tokens((text, look(kind)) for kind, text in self._tokens(code))
 
     def _closer_after(self, line: str) -> str:
         """The text that closes the comment that `line` opens, or that is open already."""
@@ -89,9 +86,10 @@ class Highlighter:
         return None if start is None or start >= len(text) else text.count("\n", 0, start)
 
     def _tokens(self, text: str) -> list[tuple[Any, str]]:
+        """The tokens that the lexer finds, or one without a kind."""
         try:
             tokens = list(self._lexer.get_tokens(text)) if self._lexer else []
-        except Exception:
+        except Exception:  # an error in a lexer must not end the answer
             tokens = []
         return tokens if "".join(value for _, value in tokens) == text else [((), text)]
 

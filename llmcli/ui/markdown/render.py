@@ -31,7 +31,7 @@ _MATH = re.compile(r"\\\(.{1,1000}?\\\)|\\\[.{1,1000}?\\\]", re.DOTALL)
 
 
 class AnswerMarkdown(Markdown):
-    """rich's walk over tokens of our parser."""
+    """rich's walk over the tokens of a block, which are set as `parsed`: the parser of rich is not used."""
 
     elements = Markdown.elements | {
         "flow_open": elements.Flow,
@@ -51,13 +51,6 @@ class AnswerMarkdown(Markdown):
     def __init__(self, syntax: "ANSISyntaxTheme | None") -> None:
         super().__init__("", hyperlinks=False)
         self.syntax = syntax
-
-    def of(self, tokens: Iterable[Token]) -> "AnswerMarkdown":
-        """The same for the tokens of another block; the parser of rich is not used."""
-        self.parsed = _element("flow", "", tokens)
-        for token in self.parsed:
-            token.children = shown(token.children, self.syntax is not None) if token.children else None
-        return self
 
 
 class Renderer:
@@ -125,8 +118,10 @@ class Renderer:
             case "fence_end":
                 line = "─" * cells(code_title(block.text, width))
                 return self._painted(drawn([ruled(line)], self._console))
-        renderable = self._markdown.of(_tokens(block))
-        return self._painted(self._console.render(renderable, self._options.update_width(width)))
+        self._markdown.parsed = _element("flow", "", _tokens(block))
+        for token in self._markdown.parsed:
+            token.children = shown(token.children, self._syntax is not None) if token.children else None
+        return self._painted(self._console.render(self._markdown, self._options.update_width(width)))
 
     def _painted(self, segments: Iterable[Segment]) -> list[str]:
         return ["".join(map(self._sequence, Segment.simplify(line))) for line in Segment.split_lines(segments)]
