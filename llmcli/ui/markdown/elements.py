@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich import markdown
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.markdown import MarkdownContext, MarkdownElement
+from rich.markdown import MarkdownContext, MarkdownElement, TextElement
 from rich.segment import Segment
 from rich.text import Text
 
@@ -19,6 +19,8 @@ from llmcli.ui.markdown.splitter import renumber_list
 from llmcli.ui.terminal.cells import cells, fit, fold, line_breaks, unstyled
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from markdown_it.token import Token
 
 _NARROWEST = 8  # columns; no indent leaves fewer
@@ -88,17 +90,24 @@ def beside(margins: tuple[str, str], look: str, rows: Iterable[Segment], console
         yield Segment.line()
 
 
-class Paragraph(markdown.Paragraph):
-    """A paragraph; in a tight list there is no blank row beside it."""
+class Element(TextElement):
+    """An element that keeps its token."""
 
     new_line = False
-    is_tight = False
+    markdown: Any  # that it is part of, which knows the colors of code
+    token: "Token"
 
     @classmethod
-    def create(cls, _markdown: markdown.Markdown, token: "Token") -> "Paragraph":
-        made = cls("default")
-        made.is_tight = token.hidden
+    def create(cls, markdown: Any, token: "Token") -> "Self":
+        made = cls()
+        made.markdown, made.token = markdown, token
         return made
+
+
+class Paragraph(Element):
+    """A paragraph; one that is hidden is in a tight list, without blank rows."""
+
+    style_name = "markdown.paragraph"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         return drawn(wrapped(self.text, options.max_width), console)
@@ -115,44 +124,33 @@ class Heading(markdown.Heading):
         return drawn(wrapped(Text(marks).append_text(self.text), options.max_width), console)
 
 
-class Rule(MarkdownElement):
+class Rule(Element):
     """A horizontal rule."""
-
-    new_line = False
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         return drawn([ruled("─" * min(options.max_width, _RULE))], console)
 
 
-class Code(markdown.CodeBlock):
+class Code(Element):
     """Finished code, with or without a fence."""
 
-    new_line = False
-
-    def __init__(self, token: "Token", highlighter: Highlighter) -> None:
-        self.info, self.is_fenced, self.highlighter = token.info, token.type == "fence", highlighter
-
-    @classmethod
-    def create(cls, markdown: Any, token: "Token") -> "Code":
-        return cls(token, Highlighter(token.info, markdown.syntax))
-
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        info, is_fenced = self.token.info, self.token.type == "fence"
         code = self.text.plain
-        text = self.highlighter.finished(code.removesuffix("\n"))
+        text = Highlighter(info, self.markdown.syntax).finished(code.removesuffix("\n"))
         lines: Iterable[Text] = text.split("\n", allow_blank=True) if code else ()
-        width = options.max_width if self.is_fenced else room(options.max_width, _INDENT)
+        width = options.max_width if is_fenced else room(options.max_width, _INDENT)
         rows = [row for line in lines for row in folded(line, width)]
-        if self.is_fenced:
-            title = code_title(self.info, width)
+        if is_fenced:
+            title = code_title(info, width)
             return drawn([ruled(title), *rows, ruled("─" * cells(title))], console)
         margin = " " * (options.max_width - width)
         return beside((margin, margin), "none", drawn(rows, console), console)
 
 
-class Flow(MarkdownElement):
+class Flow(Element):
     """Elements one below the other, in a tight list without blank rows between them, behind a margin."""
 
-    new_line = False
     margins = "", ""  # of the first row, and of the others
     look = "none"
 
@@ -172,7 +170,7 @@ class Flow(MarkdownElement):
         above: MarkdownElement | None = None
         for element in self.elements:
             rows = [*console.render(element, options)]
-            is_tight = any(isinstance(one, Paragraph) and one.is_tight for one in (above, element))
+            is_tight = any(isinstance(one, Paragraph) and one.token.hidden for one in (above, element))
             are_lists = isinstance(above, List) and isinstance(element, List)
             if above and rows and not is_tight and not are_lists:
                 yield Segment.line()
@@ -190,17 +188,9 @@ class Quote(Flow):
 class Item(Flow):
     """An item of a list behind its mark, or below it in a narrow window."""
 
-    def __init__(self, number: str, ending: str) -> None:
-        super().__init__()
-        self.number, self.ending = number, ending
-
-    @classmethod
-    def create(cls, _markdown: markdown.Markdown, token: "Token") -> "Item":
-        return cls(token.info, token.markup)
-
     @property
     def is_loose(self) -> bool:
-        return any(isinstance(one, Paragraph) and not one.is_tight for one in self.elements)
+        return any(isinstance(one, Paragraph) and not one.token.hidden for one in self.elements)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         mark = self.margins[0]
@@ -219,6 +209,7 @@ class List(Flow):
     depth = 0
 
     def on_enter(self, context: MarkdownContext) -> None:
+        super().on_enter(context)
         self.depth = sum(isinstance(one, List) for one in context.stack[:-1])
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -226,9 +217,9 @@ class List(Flow):
         for at, item in enumerate(self.elements):
             assert isinstance(item, Item)
             mark, item.look = _BULLETS[min(self.depth, len(_BULLETS) - 1)], "markdown.item.bullet"
-            if item.number:
-                count = renumber_list(int(item.number), count)
-                mark, item.look = f"{count[1]}{item.ending}", "markdown.item.number"
+            if item.token.info:
+                count = renumber_list(int(item.token.info), count)
+                mark, item.look = f"{count[1]}{item.token.markup}", "markdown.item.number"
             item.margins = f"{mark} ", " " * (cells(mark) + 1)
             if at and item.is_loose:
                 yield Segment.line()
