@@ -86,7 +86,8 @@ def _message_rows(messages: Sequence[Message], columns: int) -> Iterator[str]:
             blocks = splitter.feed(text) + splitter.finish()
             yield from Renderer(theme_of("dark"), True).rows(blocks, columns - 1)
         notes = [f"+ {attachment.name}" for attachment in message.attachments]
-        notes += ["a summary of the earlier messages"] if message.role == "summary" else []
+        if message.role == "summary":
+            notes.append("a summary of the earlier messages")
         notes.append(ENDINGS.get(message.finish_reason, ""))
         for note in filter(None, notes):
             yield from (styled(row) for row in wrap([("2", sanitize(" ".join(note.split())))], columns - 1))
