@@ -109,19 +109,23 @@ class Renderer:
     def _drawn(self, block: Block, width: int, color: Callable[[str], Text]) -> list[str]:
         match block.kind:
             case "code":
-                return self._painted(drawn(folded(color(block.text), width), self._console))
+                rows = folded(color(block.text), width)
             case "indented":  # the indent distinguishes it from prose, and is copied as it was written
-                return self._painted(drawn(folded(Text(block.text), width), self._console))
+                rows = folded(Text(block.text), width)
             case "fence":
                 self._code = Highlighter(block.text, self._syntax)
-                return self._painted(drawn([ruled(code_title(block.text, width))], self._console))
+                rows = [ruled(code_title(block.text, width))]
             case "fence_end":
-                line = "─" * cells(code_title(block.text, width))
-                return self._painted(drawn([ruled(line)], self._console))
+                rows = [ruled("─" * cells(code_title(block.text, width)))]
+            case _:
+                return self._painted(self._walk(block, width))
+        return self._painted(drawn(rows, self._console))
+
+    def _walk(self, block: Block, width: int) -> Iterable[Segment]:
         self._markdown.parsed = _element("flow", "", _tokens(block))
         for token in self._markdown.parsed:
             token.children = shown(token.children, self._syntax is not None) if token.children else None
-        return self._painted(self._console.render(self._markdown, self._options.update_width(width)))
+        return self._console.render(self._markdown, self._options.update_width(width))
 
     def _painted(self, segments: Iterable[Segment]) -> list[str]:
         return ["".join(map(self._sequence, Segment.simplify(line))) for line in Segment.split_lines(segments)]
@@ -159,29 +163,28 @@ def _text(content: str) -> Token:
 def shown(tokens: Sequence[Token], color: bool) -> list[Token]:
     """The tokens of a text for rich, with all that it would hide, join or encode as text."""
     result: list[Token] = []
-    links: list[tuple[str, int]] = []  # address, where the link's tokens begin
+    links: list[tuple[Token, int]] = []  # the opening token, and where the label begins
     for token in tokens:
-        if token.type != "math":
-            token.content = one_line(token.content)
-        match token.type:
-            case "math":
-                result.append(_text(token.content))
-            case "code_inline" if not color:
-                result.append(_text(f"`{token.content}`"))
-            case "softbreak":
-                result.append(Token("hardbreak", "br", 0))
-            case "image":
-                label = shown(token.children or [], color)
-                result += [*label, *_address(token.attrs.get("src"), label)]
-            case "link_open":
-                links.append((str(token.attrs.get("href")), len(result)))
-                result.append(Token("label_open", "link", 1))
-            case "link_close":
-                url, start = links.pop()
-                result.append(Token("label_close", "link", -1))
-                result += _address(url, result[start:])
-            case _:
-                result.append(token)
+        if token.type == "image":
+            label = shown(token.children or [], color)
+            result += [*label, *_address(token.attrs.get("src"), label)]
+            continue
+        result.append(token)
+        if token.type == "math":
+            token.type = "text"
+            continue
+        token.content = one_line(token.content)
+        if token.type == "softbreak":
+            token.type = "hardbreak"
+        elif token.type == "code_inline" and not color:
+            token.type, token.content = "text", f"`{token.content}`"
+        elif token.type == "link_open":
+            token.type, token.tag = "label_open", "link"
+            links.append((token, len(result)))
+        elif token.type == "link_close":
+            token.type, token.tag = "label_close", "link"
+            opened, start = links.pop()
+            result += _address(opened.attrs.get("href"), result[start:])
     return result
 
 
