@@ -1,42 +1,31 @@
 """What happens when the next message does not fit the context: the setting `overflow` decides."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Protocol
 
 from llmcli.chat.controller import ChatController, PromptFit, overflow_error
 from llmcli.chat.conversation import Message
-from llmcli.chat.sessions.session import Session
 from llmcli.errors import UsageError
 from llmcli.text import plural
-from llmcli.ui.chat.answer_display import Parts
+from llmcli.ui.chat.busy_screen import BusyScreen
 from llmcli.ui.terminal.ask import choose, edit
 from llmcli.ui.terminal.console import console
 
 
-class OverflowChat(Protocol):
-    """The part of a chat that is necessary to resolve an overflow."""
-
-    controller: ChatController
-    live: bool
-
-    @property
-    def session(self) -> Session: ...
-
-    def path(self) -> list[Message]: ...
-
-    def stream_to_stderr(self, parts: Parts, doing: str) -> None: ...
-
-
 def resolve_overflow(
-    chat: OverflowChat, path: Sequence[Message], begun: Message | None = None, draft: Message | None = None
+    controller: ChatController,
+    live: bool,
+    path: Sequence[Message],
+    begun: Message | None = None,
+    draft: Message | None = None,
 ) -> Sequence[Message] | None:
     """The path to answer, with `draft` (not sent yet) at its end, after the context has room; None: do not send it.
+
+    `live`: a user is at a terminal and can be asked.
 
     Raises:
         ContextOverflowError: where `overflow` is error, or the user cannot be asked, or nothing helps.
     """
-    controller = chat.controller
     if draft:
         controller.check_length(draft)
     whole = [*path, draft] if draft else path
@@ -44,19 +33,17 @@ def resolve_overflow(
     if not fit.is_over:
         return whole
     policy = controller.settings.overflow
-    if policy == "ask" and chat.live:
+    if policy == "ask" and live:
         policy = _ask_policy(fit)
     if policy in ("ask", "error"):
         raise overflow_error(fit)
     if policy == "back":
         return None
-    if policy == "compact" and len(whole) > 2 and _compact(chat, path):
-        path = chat.path()
-        whole = (
-            [*path, chat.session.conversation.draft(draft.role, draft.content, attachments=draft.attachments)]
-            if draft
-            else path
-        )
+    if policy == "compact" and len(whole) > 2 and _compact(controller, live, path):
+        conversation = controller.session.conversation
+        path = whole = conversation.path()
+        if draft:
+            whole = [*path, conversation.draft(draft.role, draft.content, attachments=draft.attachments)]
         if not controller.fit(whole, begun).is_over:
             return whole
     number = controller.drop_oldest(whole, begun)
@@ -66,7 +53,7 @@ def resolve_overflow(
     return whole
 
 
-def compact_now(chat: OverflowChat, path: Sequence[Message], keep: int | None = None) -> bool:
+def compact_now(controller: ChatController, live: bool, path: Sequence[Message], keep: int | None = None) -> bool:
     """Summarize `path`, show the summary, ask the user if possible, and continue from it; whether that was done.
 
     Raises:
@@ -74,15 +61,15 @@ def compact_now(chat: OverflowChat, path: Sequence[Message], keep: int | None = 
     """
     from llmcli.chat.compaction import Compaction  # imports the engine, which the completion of commands does not need
 
-    compaction = Compaction(chat.controller, path, keep)
-    chat.stream_to_stderr(compaction.parts(), "summarizing the oldest turns")
+    compaction = Compaction(controller, path, keep)
+    _show_summary(controller, live, compaction.parts())
     if compaction.interrupted or not compaction.text:
         console.note("nothing changed")
         return False
     if compaction.n_skipped:
         omitted = plural(compaction.n_skipped, "message")
         console.warn(f"the summary omits the oldest {omitted}: they did not fit into the context")
-    if chat.live:
+    if live:
         choices = {"yes": "use it", "edit": "change it first", "no": "change nothing"}
         choice = choose("continue with this summary?", choices, "yes")
         if choice == "no":
@@ -95,10 +82,24 @@ def compact_now(chat: OverflowChat, path: Sequence[Message], keep: int | None = 
     return True
 
 
-def _compact(chat: OverflowChat, path: Sequence[Message]) -> bool:
+def _show_summary(controller: ChatController, live: bool, parts: Iterable[tuple[str, str]]) -> None:
+    """Show the summary while it streams: on the terminal; without one only that it is generated."""
+    assert controller.local
+    doing = "summarizing the oldest turns"
+    busy_screen = BusyScreen(controller.settings, live)
+    with busy_screen.open(controller.local.abort, doing):
+        if live:
+            busy_screen.show(parts)
+            return
+        console.note(doing)
+        for _ in parts:
+            pass
+
+
+def _compact(controller: ChatController, live: bool, path: Sequence[Message]) -> bool:
     """Replace the oldest turns of `path` by a summary; False where there are too few of them."""
     with suppress(UsageError):
-        return compact_now(chat, path)
+        return compact_now(controller, live, path)
     return False
 
 

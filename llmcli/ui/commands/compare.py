@@ -14,14 +14,14 @@ from llmcli.ui.chat.context_overflow import resolve_overflow
 from llmcli.ui.commands import registry
 from llmcli.ui.commands.registry import COMPARE, command
 from llmcli.ui.terminal.console import console
-from llmcli.ui.terminal.interrupt import defer_exit, disable_echo, interruptible, time_limit
+from llmcli.ui.terminal.interrupt import stoppable
+from llmcli.ui.terminal.output import to_stderr
 from llmcli.ui.terminal.progress import ProgressLine, Spinner
 
 if TYPE_CHECKING:  # these import the engine, which is slow
     from llmcli.inference.local import LocalModel
     from llmcli.ui.chat.app import ChatApp
 
-_PRESSES = 3  # of Ctrl-C, as for one answer
 _LAST_PAIR = re.compile(r"""(?:^|\s)([A-Za-z][\w-]*)=("[^"]*"|'[^']*'|\S+)\s*$""")  # KEY=VALUE at the end of a text
 _EXAMPLE_HINT = "try /compare Why is the sky blue? temp=0.2,0.8"
 _COUNTS = ("answers", "n")  # how the number of answers is called; `n` is the old name
@@ -52,7 +52,7 @@ def compare(chat: "ChatApp", argument: str) -> None:
     if not (local := chat.wait_for_model()):
         return
     draft = _draft(chat, question) if question else None
-    path = resolve_overflow(chat, chat.path() if draft else _path_to_question(chat), draft=draft)
+    path = resolve_overflow(chat.controller, chat.live, chat.path() if draft else _path_to_question(chat), draft=draft)
     if path is not None:
         _compare(chat, local, path, draft is not None, variants, seed)
 
@@ -111,7 +111,6 @@ def _compare(
     from llmcli.chat.compare import CompareSession
     from llmcli.ui import comparison as screen
 
-    local.abort.clear()
     compare_session = CompareSession(chat.controller, path, new, variants, seed)
     comparison, settings = compare_session.comparison, chat.controller.settings
     screen.warn_ineffective(
@@ -121,16 +120,11 @@ def _compare(
     spinner = Spinner(view.status if view else ProgressLine().update)
     spinner.text, comparison.progress = "reading the prompt", spinner.reading
     think = settings.think == "show"
-    with (
-        defer_exit(),
-        interruptible(local.abort, _PRESSES),
-        disable_echo(chat.live),
-        time_limit(local.abort, settings.timeout),
-        spinner,
-    ):
+    with stoppable(local.abort, chat.live, settings.timeout), spinner:
         screen.run(comparison, view, think, spinner.end)
     if not chat.live:
-        screen.print_texts(comparison, think)
+        with to_stderr(False):
+            screen.print_texts(comparison, think)
     screen.print_summary(comparison, chat.live)
     screen.print_errors(comparison)
     chat.compare_session = compare_session
