@@ -66,6 +66,11 @@ def test_no_imports_go_in_a_circle_not_even_lazy_ones() -> None:
     assert circles(graph()) == []
 
 
+def test_the_downloader_knows_nothing_of_the_hub() -> None:
+    for module in FOLDERS["llmcli/models/download"]:
+        assert not [name for name in imports(module) if "huggingface_hub" in name or "models.hub" in name], module
+
+
 def test_a_circle_of_imports_is_found() -> None:
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}, "e": {"e"}}) == [["a", "b", "c"], ["e"]]
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from llmcli.config import config_file as store
-from llmcli.config.presets import base_layers
+from llmcli.config.presets import base_layers, preset_layer
 from llmcli.errors import ExitStatus, UsageError
 from llmcli.files import config_path
 from llmcli.params.settings import Layer, ResolvedSettings, fields, find, resolve, to_data
@@ -78,7 +78,9 @@ def set_setting(
     else:
         parsed = field.parse_text(value[0])
     if field.key == "theme":
-        ground_of(parsed)  # raises if there is none
+        ground_of(parsed)  # raises an error for an unknown one
+    if field.key == "preset" and parsed:
+        preset_layer(parsed)  # raises an error for an unknown one
     store.set_value(field.key, parsed)
     return ExitStatus.OK
 

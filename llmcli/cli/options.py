@@ -187,7 +187,7 @@ def complete_reference(incomplete: str) -> list[str]:
 
     try:
         place = model_locations(resolve_settings(Layer("flag", {})))
-        names = ["starter", *place.aliases, *(item.name for item in inventory(place) if item.source != "url")]
+        names = ["starter", *place.aliases, *(item.name for item in inventory(place) if item.source.name != "url")]
     except (LlmcliError, OSError):
         names = ["starter"]
     found = (name for name in dict.fromkeys(names) if name.startswith(incomplete))

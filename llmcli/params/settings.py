@@ -13,7 +13,7 @@ from llmcli.params.policies.policy import Entropy, Fixed
 from llmcli.params.sampler_chain import SAMPLERS, ChainParams
 from llmcli.params.samplers import PenaltyParams, SelectionParams, TruncationParams
 from llmcli.params.temperature import TemperatureParams, effective_policy
-from llmcli.text import did_you_mean, setting_hint
+from llmcli.text import nearest, setting_hint
 
 CODE_KEYS = ("temp_policy_file",)  # it names code: a session file from elsewhere must not run code
 # Environment variables of the program that are not settings.
@@ -132,7 +132,10 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
     known = {field.env: field for field in fields().values()}
     for name in sorted(environ):
         if name.startswith("LLMCLI_") and environ[name] and name not in (*known, *_SWITCHES):
-            raise UsageError(f"unknown environment variable {name}", did_you_mean(name, known))
+            variables = {f"LLMCLI_{alias.upper()}": field.env for alias, field in _by_name().items()}
+            near = nearest(name, variables, 1)
+            hint = f"did you mean '{variables[near[0]]}'?" if near else ""
+            raise UsageError(f"unknown environment variable {name}", hint)
     values = {}
     for name, field in known.items():  # in this order, temp_policy_file registers the name that temperature uses
         if not environ.get(name):

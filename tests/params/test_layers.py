@@ -49,6 +49,7 @@ def test_the_environment_is_a_layer_of_typed_values() -> None:
             "LLMCLI_SAMPLERS: unknown sampler .topk.",
             "did you mean 'top_k'?",
         ),
+        ("LLMCLI_TEMP", "1", "unknown environment variable LLMCLI_TEMP", "did you mean 'LLMCLI_TEMPERATURE'?"),
         ("LLMCLI_TOPP", "1", "unknown environment variable LLMCLI_TOPP", "did you mean 'LLMCLI_TOP_P'?"),
     ],
 )
