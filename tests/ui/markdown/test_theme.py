@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from llmcli.cli import config
 from llmcli.errors import LlmcliError, UsageError
+from llmcli.files import config_path
 from llmcli.ui.markdown.theme import ground_of, theme_names, theme_of
 from llmcli.ui.markdown.view import AnswerView
 from tests.ui.markdown.emulator import Clock, Terminal
@@ -97,3 +99,10 @@ def test_the_names_of_themes_have_the_built_in_ones_first() -> None:
     names = theme_names()
     assert names[:3] == ["auto", "dark", "light"]
     assert "monokai" in names
+
+
+def test_config_set_writes_no_unknown_theme() -> None:
+    with pytest.raises(UsageError, match="theme must be"):
+        config.set_setting("theme", ["drak"])
+    config.set_setting("theme", ["monokai"])
+    assert config_path().read_text(encoding="utf-8") == 'theme = "monokai"\n'
