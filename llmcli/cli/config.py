@@ -9,7 +9,7 @@ from llmcli.config import config_file as store
 from llmcli.config.presets import base_layers, preset_layer
 from llmcli.errors import ExitStatus, UsageError
 from llmcli.files import config_path
-from llmcli.params.settings import Layer, ResolvedSettings, fields, find, resolve, to_data
+from llmcli.params.settings import Layer, ResolvedSettings, check_policy, fields, find, resolve, to_data
 from llmcli.ui.markdown.theme import ground_of
 from llmcli.ui.terminal.ask import open_in_editor
 from llmcli.ui.terminal.console import console
@@ -77,6 +77,8 @@ def set_setting(
         raise UsageError(f"{field.key} takes one value, got {len(value)}", "put a value with spaces in quotes")
     else:
         parsed = field.parse_text(value[0])
+    if field.key == "temperature":
+        check_policy(parsed, None)
     if field.key == "theme":
         ground_of(parsed)  # raises an error for an unknown one
     if field.key == "preset" and parsed:

@@ -156,11 +156,11 @@ def _completer(field: Field) -> Callable[[str], Any]:
 
 def _complete_list(incomplete: str) -> list[str]:
     """Sampler names, also after a comma."""
-    from llmcli.params.sampler_chain import DEFAULT_ORDER, ON_REQUEST
+    from llmcli.params.sampler_chain import SAMPLER_NAMES
 
     head, comma, tail = incomplete.rpartition(",")
     used = set(head.split(","))
-    return [head + comma + name for name in (*DEFAULT_ORDER, *ON_REQUEST) if name.startswith(tail) and name not in used]
+    return [head + comma + name for name in SAMPLER_NAMES if name.startswith(tail) and name not in used]
 
 
 def _complete_preset(incomplete: str) -> list[tuple[str, str]]:

@@ -93,7 +93,8 @@ def character_layer(character: Character) -> Layer:
     system = character.system
     if system.startswith("@"):
         system = f" {system}"  # at the start it would name a file to be read
-    return Layer("character", {**character.settings, **({"system": system} if system else {})})
+    values = {**character.settings, **({"system": system} if system else {})}
+    return Layer("character", values, f"character {character.name}")
 
 
 def _user_folder() -> Path:

@@ -21,7 +21,7 @@ def config_layer() -> Layer:
     """
     path = config_path()
     values = {name: value for name, value in _read(path).items() if name not in (ALIASES, PRESETS)}
-    return Layer("config", parse_data(values, str(path)))
+    return Layer("config", parse_data(values, str(path)), str(path))
 
 
 def aliases() -> dict[str, str]:

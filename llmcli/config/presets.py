@@ -97,7 +97,7 @@ def preset_layer(name: str) -> Layer:
     if name not in tables:
         hint = did_you_mean(name, tables) or "use one of " + ", ".join(sorted(tables))
         raise UsageError(f"unknown preset {name[:80]!r}", hint)
-    return Layer("preset", _typed(name, tables[name]))
+    return Layer("preset", _typed(name, tables[name]), _source(name))
 
 
 def save_preset(name: str, values: Mapping[str, Any]) -> Path:
@@ -178,7 +178,11 @@ def _user_presets() -> dict[str, Mapping[str, Any]]:
 
 def _typed(name: str, table: Mapping[str, Any]) -> Mapping[str, Any]:
     settings = {key: value for key, value in table.items() if key != _PURPOSE}
-    return MappingProxyType(validate_preset(settings, f"{config_path()}: [{config_file.PRESETS}.{name}]"))
+    return MappingProxyType(validate_preset(settings, _source(name)))
+
+
+def _source(name: str) -> str:
+    return f"{config_path()}: [{config_file.PRESETS}.{name}]"
 
 
 def _section(document: Any) -> Any:

@@ -12,7 +12,7 @@ from llmcli.engine.reasoning import ReasoningSplitter
 from llmcli.engine.sampling.chain import ChainHooks, StepObserver, resolve_biases
 from llmcli.engine.sampling.constrained_sampler import ConstrainedSampler, Sampler
 from llmcli.engine.sampling.grammar import Grammar
-from llmcli.engine.sampling.python_samplers import Alternatives, DrawTracer, TokenLogprob, token_logprob
+from llmcli.engine.sampling.python_samplers import DrawTracer, TokenLogprob, alternatives, token_logprob
 from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.engine.sentences import DrawState
 from llmcli.engine.stop_and_banned_strings import BanScanner, HeldToken, StopScanner
@@ -67,7 +67,6 @@ class Generation:
         self._tracer = DrawTracer() if is_traced else None
         if self.state and settings.prefill:
             self.state.read(settings.prefill)
-        self._alternatives = Alternatives(self.vocab, self.trace) if self.trace else None
         self._sampler = self._make_sampler()
         self._sampler.chain.accept(self.prompt)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -127,7 +126,8 @@ class Generation:
             return
         temperature = self._sampler.chain.temperature
         assert temperature
-        reading = temperature.reading()
+        reading = temperature.reading
+        assert reading
         self.traces.append(
             TokenTrace(
                 i=len(self.traces),
@@ -138,7 +138,7 @@ class Generation:
                 entropy=reading.entropy,
                 temperature=reading.temperature,
                 candidates=reading.candidates,
-                top=self._alternatives.of(ctx, row, tracer.left()) if self._alternatives else (),
+                top=alternatives(ctx, row, self.vocab, self.trace, tracer.left()) if self.trace else (),
                 policy=reading.policy,
                 sentence=state.text.sentence,
                 time=now_ms() - self._start_ms,

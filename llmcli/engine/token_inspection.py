@@ -14,11 +14,10 @@ from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.sampling.chain import BEGIN
 from llmcli.engine.sampling.python_samplers import ROW_BYTES, row_type
 from llmcli.params.sampler_chain import build_chain
+from llmcli.params.samplers import SAMPLERS
 from llmcli.params.settings import Settings
 
-# Samplers with a state that depends on the draws before.
-_STATEFUL = frozenset({"xtc", "mirostat", "mirostat_v2", "adaptive_p"})
-_DRAWS = frozenset({"dist", "mirostat", "mirostat_v2", "adaptive_p"})  # the steps that draw the token
+_DRAWS = {name for name, sampler in SAMPLERS.items() if sampler.draws}
 _ROUNDING = 1e-9  # a step that only sorts the candidates changes the order of the sums
 
 
@@ -71,7 +70,7 @@ class InspectTarget:
     def stateful_steps(self) -> list[str]:
         """The stateful steps: because of them, the answer is generated again up to the token."""
         constraints = ["grammar"] * (self.grammar is not None) + ["banned_strings"] * bool(self.settings.banned_strings)
-        return [step.name for step in build_chain(self.settings) if step.name in _STATEFUL] + constraints
+        return [step.name for step in build_chain(self.settings) if SAMPLERS[step.name].is_stateful] + constraints
 
     def unconstrained(self, capture: CandidateCapture) -> Generation:
         """A generation without grammar and banned strings, whose state after other tokens is unknown."""
@@ -82,11 +81,13 @@ class InspectTarget:
 class ChainStep:
     """One step of the chain.
 
-    `live` candidates are left after it. `removed` is the probability of the others in the distribution of the model.
-    `moved` is the total variation distance between the probabilities before and after it, from 0 to 1.
+    `before` and `live` are the numbers of live candidates before and after it. `removed` is the probability of the
+    others in the distribution of the model. `moved` is the total variation distance between the probabilities before
+    and after it, from 0 to 1.
     """
 
     name: str
+    before: int
     live: int
     removed: float
     moved: float
@@ -297,8 +298,12 @@ def _probabilities(rows: Any, n_vocab: int) -> Any:
 def _step(name: str, model: Any, before: Any, after: Any) -> ChainStep:
     import numpy as np
 
-    removed = ~np.isnan(before) & np.isnan(after)
+    was_live, is_live = ~np.isnan(before), ~np.isnan(after)
     moved = float(np.abs(np.nan_to_num(after) - np.nan_to_num(before)).sum() / 2)
     return ChainStep(
-        name, int((~np.isnan(after)).sum()), float(model[removed].sum()), moved if moved > _ROUNDING else 0.0
+        name,
+        before=int(was_live.sum()),
+        live=int(is_live.sum()),
+        removed=float(model[was_live & ~is_live].sum()),
+        moved=moved if moved > _ROUNDING else 0.0,
     )

@@ -21,7 +21,7 @@ from llmcli.inference.answer import Answer
 from llmcli.inference.comparison import END, Comparison, Statistics, variants_of
 from llmcli.inference.local import LocalModel, Prompt, ResolvedModel
 from llmcli.models.locations import ModelFile
-from llmcli.params.policies.policy import PolicyCall
+from llmcli.params.policies.policy import PolicyCall, PolicySource
 from llmcli.params.settings import Settings
 from tests.chat.controllers import ask, controller_with, open_local
 from tests.models.tiny_models import full_attention
@@ -237,13 +237,10 @@ def test_a_stopped_comparison_gives_the_context_back(path: Path) -> None:
     chat.close()
 
 
-def test_an_error_in_a_policy_file_is_a_failure_too(tiny: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llmcli.params.policies import rules
-
-    monkeypatch.setattr(rules, "_USER_POLICIES", {})
-    rules.register_policy("failing", "a test", lambda: lambda step: 1 / (2 - step.index))
+def test_an_error_in_a_policy_file_is_a_failure_too(tiny: LocalModel) -> None:
+    source = PolicySource("a test", lambda: lambda step: 1 / (2 - step.index))
     compared = comparison(tiny, "temp=0.2,1.0")
-    compared.results[0].answer.settings = replace(BASE, temperature=PolicyCall("failing"))
+    compared.results[0].answer.settings = replace(BASE, temperature=PolicyCall("failing", source=source))
     texts(compared)
     assert "failing" in str(compared.results[0].failure)
     assert [one.statistics.tokens for one in compared.results] == [2, 12]
