@@ -1,6 +1,5 @@
 """The screen while the model works: a spinner, then the answer with a row below it; Ctrl-C stops it."""
 
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -131,16 +130,8 @@ def display(settings: Settings, live: bool) -> "AnswerView | PlainDisplay":
 
     color = wants_color(sys.stdout)
     return AnswerView(
-        print_drawn, shutil.get_terminal_size, style(settings), color, shows_reasoning=settings.think == "show"
+        print_drawn, shutil.get_terminal_size, settings.theme, color, shows_reasoning=settings.think == "show"
     )
-
-
-def style(settings: Settings) -> str:
-    """ "dark" or "light": the setting, or else the background in COLORFGBG, or else dark."""
-    if settings.theme != "auto":
-        return settings.theme
-    background = os.environ.get("COLORFGBG", "").rpartition(";")[2]
-    return "light" if background in ("7", "15") else "dark"
 
 
 class TemperatureKeys:
