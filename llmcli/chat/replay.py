@@ -216,8 +216,9 @@ def _difference(
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     pieces = [decoder.decode(vocab.piece(token)) for token in tokens]
     ends = list(accumulate(map(len, pieces)))
-    start = _start_of(replayed[n_prefix:], "".join(pieces), part) - n_prefix
-    offset = _common_length(recorded, replayed)
+    generated, own = "".join(pieces), replayed[n_prefix:]  # what was generated has the tags of the reasoning too
+    start = max(generated.rfind(own) if part == "answer" else generated.find(own), 0) - n_prefix
+    offset = len(os.path.commonprefix([recorded, replayed]))
     index = next((i for i, end in enumerate(ends) if end > start + offset), len(tokens))
     token_start = ends[index - 1] if index else 0
     token_offset = min(max(token_start - start, 0), offset)
@@ -225,18 +226,6 @@ def _difference(
     recorded_text = vocab.detokenize(recorded_tokens[:1]) if recorded_tokens else ""
     replayed_text = pieces[index] if index < len(tokens) else ""
     return Difference(index, token_offset, part, recorded_text, replayed_text)
-
-
-def _start_of(text: str, generated: str, part: str) -> int:
-    """Where a part of the answer begins in all that was generated, which contains the tags of the reasoning too."""
-    position = generated.rfind(text) if part == "answer" else generated.find(text)
-    return max(position, 0)
-
-
-def _common_length(one: str, other: str) -> int:
-    """The length of the common beginning of two texts."""
-    shorter = min(len(one), len(other))
-    return next((i for i in range(shorter) if one[i] != other[i]), shorter)
 
 
 def explain_mismatch(recorded: ReplayManifest, replayed: ReplayManifest) -> list[str]:

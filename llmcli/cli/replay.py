@@ -173,15 +173,12 @@ def _data(again: "Replay") -> dict[str, object]:
 
 
 def _verdict(again: "Replay") -> str:
-    if not again.difference:
+    difference = again.difference
+    if not difference:
         return f"same answer: {plural(again.n_tokens, 'token')}"
-    reasons = "; ".join(again.reasons) or "no known difference in the conditions"
-    return f"{_describe(again.difference)}; reason: {reasons}"
-
-
-def _describe(difference: "Difference") -> str:
-    """Where it differs, in words."""
     part = " of the reasoning" if difference.part == "think" else ""
     texts = difference.recorded, difference.replayed
     before, now = (json.dumps(text, ensure_ascii=False) if text else "the end" for text in texts)
-    return f"different answer from token {difference.token}{part} on: was {before}, is {now}"
+    reasons = "; ".join(again.reasons) or "no known difference in the conditions"
+    place = f"from token {difference.token}{part} on"
+    return f"different answer {place}: was {before}, is {now}; reason: {reasons}"

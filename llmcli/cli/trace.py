@@ -79,10 +79,15 @@ def plot_trace(
 
 def _read(file: str) -> list[TokenTrace]:
     """The tokens of a file or of stdin."""
-    from llmcli.inference.trace_file import read_trace
+    from llmcli.files import lines_of
+    from llmcli.inference.trace_file import parse_trace, read_trace
 
     notes: list[str] = []
-    tokens = _read_stdin(notes) if file == "-" else read_trace(Path(os.path.expanduser(file)), notes)
+    if file == "-":
+        with piped_stdin("pipe in a trace, or give a file") as stdin:
+            tokens = parse_trace(lines_of(stdin), "stdin", notes)
+    else:
+        tokens = read_trace(Path(os.path.expanduser(file)), notes)
     for note in notes:
         console.warn(note)
     if not tokens:
@@ -91,11 +96,3 @@ def _read(file: str) -> list[TokenTrace]:
             "create a trace with `llmcli generate --trace FILE`",
         )
     return tokens
-
-
-def _read_stdin(notes: list[str]) -> list[TokenTrace]:
-    from llmcli.files import lines_of
-    from llmcli.inference.trace_file import parse_trace
-
-    with piped_stdin("pipe in a trace, or give a file") as stdin:
-        return parse_trace(lines_of(stdin), "stdin", notes)
