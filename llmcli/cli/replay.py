@@ -24,7 +24,7 @@ from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
     from llmcli.chat.recorded_answer import RecordedAnswer
-    from llmcli.chat.replay import BatchReplay, Difference, Replay
+    from llmcli.chat.replay import BatchReplay, Replay
     from llmcli.inference.local import ResolvedModel
 
 _SESSION = "session:"
@@ -71,22 +71,17 @@ def replay(
             _run_batch(batch, status, as_json)
         else:
             replays = [Replay(local, recorded[0], settings[0])]
-            _run_one(replays[0], status, as_json)
+            writer = AnswerWriter()
+            stream_answer(replays[0].parts(), writer, status, live=not as_json, think=settings[0].think)
+            if as_json:
+                writer.write(json.dumps(_data(replays[0]), ensure_ascii=False))
+            writer.end()
     if any(one.stopped for one in replays):
         console.note("stopped: the replay is not complete")
         return ExitStatus.INTERRUPTED
     for one in replays:
         console.note(f"{one.recorded.label}: {_verdict(one)}" if one.recorded.label else _verdict(one))
     return ExitStatus.FAILED if any(one.difference for one in replays) else ExitStatus.OK
-
-
-def _run_one(again: "Replay", status: ProgressLine, as_json: bool) -> None:
-    """Generate one answer again and print it as it comes."""
-    writer = AnswerWriter()
-    stream_answer(again.parts(), writer, status, live=not as_json, think=again.settings.think)
-    if as_json:
-        writer.write(json.dumps(_data(again), ensure_ascii=False))
-    writer.end()
 
 
 def _run_batch(again: "BatchReplay", status: ProgressLine, as_json: bool) -> None:
@@ -128,8 +123,15 @@ def _recorded(what: str, line: int | None, policy_file: str) -> "Sequence[Record
 
 def _output(name: str, line: int | None) -> tuple[str, str]:
     """The JSON text of one output, and its name for errors."""
-    text = _stdin() if name == "-" else read_text(name)
     source = "stdin" if name == "-" else name
+    if name == "-":
+        with piped_stdin("pipe in the output of `llmcli generate --json`, or give a file") as stdin:
+            data = stdin.read(_LARGEST + 1)
+        if len(data) > _LARGEST:
+            raise DiskError(f"stdin is larger than {_LARGEST >> 20} MiB", "give one output")
+        text = data.decode("utf-8-sig", "replace")
+    else:
+        text = read_text(name)
     lines = text.split("\n")
     if line is not None:
         if line > len(lines) or not lines[line - 1].strip():
@@ -139,14 +141,6 @@ def _output(name: str, line: int | None) -> tuple[str, str]:
     if len(full) > 1 and all(lines[number - 1].strip().startswith("{") for number in full[:2]):
         raise UsageError(f"{source} contains {len(full)} outputs", f"choose one, as in --line {full[0]}")
     return text, source
-
-
-def _stdin() -> str:
-    with piped_stdin("pipe in the output of `llmcli generate --json`, or give a file") as stdin:
-        data = stdin.read(_LARGEST + 1)
-    if len(data) > _LARGEST:
-        raise DiskError(f"stdin is larger than {_LARGEST >> 20} MiB", "give one output")
-    return data.decode("utf-8-sig", "replace")
 
 
 def _find(settings: Settings, given: bool) -> "ResolvedModel":

@@ -43,6 +43,8 @@ _MAX_ROWS = Meta(max_length=1 << 16)
 def answer_data(answer: "Answer") -> dict[str, Any]:
     """The answer as JSON data, names and timings as in llama-server."""
     timings = answer.generation.timings
+    omitted = _UNRELATED | ineffective_keys(answer.settings)  # cannot have changed the answer
+    values = to_data(answer.settings).items()
     reasoning = {"reasoning_content": answer.reasoning} if answer.reasoning else {}
     return {
         "text": answer.text,
@@ -52,19 +54,12 @@ def answer_data(answer: "Answer") -> dict[str, Any]:
         "prompt_tokens": len(answer.prompt.tokens),
         "completion_tokens": timings.predicted_n,
         "seed": answer.settings.seed,
-        "params": _params(answer.settings),
+        "params": {key: value for key, value in values if key not in omitted and value not in (None, [], "")},
         "timings": answer.timings(),
         **({"tokens": _token_data(answer)} if answer.settings.logprobs else {}),
         "prompt" if answer.settings.raw else "messages": answer.prompt.request,
         "replay": replay_data(answer),
     }
-
-
-def _params(settings: Settings) -> dict[str, Any]:
-    """The settings as JSON data, without those that cannot have changed the answer."""
-    omitted = _UNRELATED | ineffective_keys(settings)
-    values = to_data(settings).items()
-    return {key: value for key, value in values if key not in omitted and value not in (None, [], "")}
 
 
 def _token_data(answer: "Answer") -> list[dict[str, Any]]:
