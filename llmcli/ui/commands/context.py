@@ -1,7 +1,6 @@
 """Commands that show what fills the context, and free it."""
 
 import shutil
-from functools import partial
 
 from llmcli.chat.conversation import SPEAKER_NAMES
 from llmcli.errors import UsageError
@@ -9,8 +8,8 @@ from llmcli.inference.request import system_text
 from llmcli.text import ellipsize
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.chat.context_overflow import compact_now
-from llmcli.ui.commands import registry
 from llmcli.ui.commands.messages import parse_number
+from llmcli.ui.commands.registry import command
 from llmcli.ui.terminal.console import console
 from llmcli.ui.terminal.table import print_rows
 
@@ -22,7 +21,6 @@ _OVERFLOW = {  # what happens at the next message
     "oldest": "the oldest turns are dropped",
     "compact": "the oldest turns are summarized",
 }
-command = partial(registry.Command, heading="Context")
 
 
 @command(

@@ -2,7 +2,6 @@
 
 import shlex
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 from llmcli.chat.controller import requires_reload
@@ -10,13 +9,12 @@ from llmcli.chat.conversation import SPEAKER_NAMES, Message
 from llmcli.errors import UsageError
 from llmcli.text import ellipsize, plural
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.commands import registry
 from llmcli.ui.commands.completion import complete_assignments
+from llmcli.ui.commands.registry import command
 from llmcli.ui.terminal.ask import edit as edit_text
 from llmcli.ui.terminal.console import console
 
 _LONG = 1200  # characters; a longer message is easier to change in an editor
-command = partial(registry.Command, heading="Messages")
 
 
 @command(
