@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from llmcli.ui.chat.app import ChatApp, Reader
 
 _FIRST_MESSAGE = ("prompt", "file")  # not settings of the conversation
-_NO_CHARACTER = "none"
 # Settings that belong to a conversation; those of the screen and the machine may differ from day to day.
 _SAVED = {*fields_of(RequestParams), *fields_of(GenerationParams), *fields_of(SamplingParams), "model", "n_ctx"}
 
@@ -180,7 +179,7 @@ def character_of(flags: Layer, session: Session) -> "tuple[Character | None, lis
     chosen = resolve_settings(flags).character
     if not chosen or (session.conversation.messages and "character" not in flags.values):
         return None, []
-    if chosen == _NO_CHARACTER:
+    if chosen == "none":
         session.remove_character()
         return None, []
     from llmcli.config.characters import character_layer, load_character

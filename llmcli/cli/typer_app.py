@@ -189,15 +189,10 @@ def _option_row(option: Any, ctx: Any, everything: bool) -> Row:
         return label, "Show this help and exit." if is_group else "Show the most common options and exit."
     facts = _facts(option)
     text = f"{option.help or ''} [{', '.join(facts)}]" if facts else option.help or ""
-    return label, text if everything else _short_help(text)
-
-
-def _short_help(text: str) -> str:
-    """The first sentence of an option's help, and the facts in brackets at its end."""
-    if not text.endswith("]"):
-        return _first_sentence(text)
-    text, bracket, facts = text.rpartition(" [")
-    return _first_sentence(text) + bracket + facts
+    if everything:
+        return label, text
+    text, bracket, end = text.rpartition(" [") if text.endswith("]") else (text, "", "")
+    return label, _first_sentence(text) + bracket + end  # the facts in brackets stay
 
 
 def _facts(option: Any) -> list[str]:
