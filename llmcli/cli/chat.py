@@ -64,7 +64,6 @@ def chat(
 
 
 def _start_chat(flags: Layer, session: Session, first: str, live: bool) -> int:
-    """Build a chat and run it."""
     from llmcli.chat.controller import ChatController
     from llmcli.ui.chat.app import ChatApp
 
@@ -76,7 +75,15 @@ def _start_chat(flags: Layer, session: Session, first: str, live: bool) -> int:
         session.set_character(character.name, middle[0].values)
     settings = resolve(layers.above(session.overrides)).settings
     chat: ChatApp
-    load = partial(open_model, on_end=lambda: _show_loaded(chat))
+
+    def show_loaded() -> None:  # runs in the loading thread
+        chat.reader.refresh()
+        if chat.live:
+            from llmcli.ui.markdown.view import preload
+
+            preload()  # what the first answer needs
+
+    load = partial(open_model, on_end=show_loaded)
     chat = ChatApp(
         ChatController(session, layers, load), live=live, names=lambda: complete_reference(""), bring=ensure_model
     )
@@ -92,15 +99,6 @@ def is_model_name(text: str, flags: Layer) -> bool:
         return False
     names = {name.casefold() for name in complete_downloadable("")}
     return text.casefold() in names | {name.rpartition("/")[2] for name in names}
-
-
-def _show_loaded(chat: "ChatApp") -> None:
-    """Draw the status line again, and import what the first answer needs; runs in the loading thread."""
-    chat.reader.refresh()
-    if chat.live:
-        from llmcli.ui.markdown.view import preload
-
-        preload()
 
 
 def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "Reader":
@@ -144,24 +142,17 @@ def open_session(go_on: bool, name: str | None, keep: bool) -> Session:
         return Session(keep=keep)
     from llmcli.chat.sessions import store
 
-    if name:
-        return _open_named(name)
-    last = next((one for one in store.names() if not store.is_open(one)), None)
-    if not last:
+    if not name:
+        last = next((one for one in store.names() if not store.is_open(one)), None)
+        if last:
+            return Session.load(last)
         console.note("no session to continue: this is a new session")
         return Session()
-    return Session.load(last)
-
-
-def _open_named(text: str) -> Session:
-    """The session of this name, or a new one; a note reports a new one, because the name may be mistyped."""
-    from llmcli.chat.sessions import store
-
-    name = store.to_name(text)
+    name = store.to_name(name)
     same = [one for one in store.names() if one.casefold() == name.casefold()]
     if store.path_of(name).is_file() or len(same) == 1:
         return Session.load(name if name in same else same[0])
-    if can_ask():
+    if can_ask():  # the name may be mistyped
         note = f"new session {name!r}"
         console.note("; ".join(filter(None, (note, store.similar_name(name)))))
     return Session(name)
@@ -291,8 +282,7 @@ def _show_details(chat: "ChatApp") -> None:
     print_settings(chat.controller.resolved())
     if console.engine_log:
         bindings.subscribe_log(console.detail)
-    local = chat.wait_for_model()
-    if local:
+    if local := chat.wait_for_model():
         print_model_facts(local)
 
 

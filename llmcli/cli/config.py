@@ -59,12 +59,9 @@ def set_setting(
 ) -> None:
     """Write the value of a setting into the configuration file."""
     field = find(key)
-    if field.repeated:
-        parsed = field.parse_texts(value) if len(value) > 1 else field.parse_text(value[0])
-    elif len(value) > 1:
+    if len(value) > 1 and not field.repeated:
         raise UsageError(f"{field.key} takes one value, got {len(value)}", "put a value with spaces in quotes")
-    else:
-        parsed = field.parse_text(value[0])
+    parsed = field.parse_texts(value) if len(value) > 1 else field.parse_text(value[0])
     if field.key == "temperature":
         check_policy(parsed, None)
     if field.key == "preset" and parsed:

@@ -120,7 +120,9 @@ def help_page(ctx: Any, everything: bool) -> str:
     arguments = [(one.make_metavar(ctx), one.help or "") for one in parameters if one.param_type_name == "argument"]
     options = [one for one in parameters if one.param_type_name == "option"]
     usage = " ".join(piece.strip("{}") for piece in command.collect_usage_pieces(ctx))
-    parts = [wrapped(f"Usage: {ctx.command_path} {usage}"), *_sentences(command, everything)]
+    texts = (command.help or "").strip().split("\n\n") if everything else [_first_sentence(command.help)]
+    parts = [wrapped(f"Usage: {ctx.command_path} {usage}")]
+    parts += [wrapped(" ".join(text.split()), "  ") for text in texts]
     parts += examples("Examples", EXAMPLES.get(path, ""))
     if is_group:
         parts += section("Commands", list(_commands(command, "", everything)))
@@ -155,12 +157,6 @@ def _commands(group: Any, prefix: str, everything: bool) -> Iterator[Row]:
         yield prefix + name, _first_sentence(command.help)
         if everything and isinstance(command, HelpGroup):
             yield from _commands(command, f"{prefix}{name} ", everything)
-
-
-def _sentences(command: Any, everything: bool) -> list[str]:
-    if not everything:
-        return [wrapped(_first_sentence(command.help), "  ")]
-    return [wrapped(" ".join(part.split()), "  ") for part in (command.help or "").strip().split("\n\n")]
 
 
 def _common(names: Sequence[str], options: Sequence[Any]) -> list[Any]:

@@ -30,11 +30,9 @@ _OVERFLOW = {  # what happens at the next message
     examples=("/context", "/compact, then /context", "/n_ctx 8192, then /context"),
 )
 def context(chat: ChatApp, _argument: str) -> None:
-    local = chat.wait_for_model()
-    if not local:
+    if not (local := chat.wait_for_model()):
         return
-    controller = chat.controller
-    path = chat.path()
+    controller, path = chat.controller, chat.path()
     read = {message.id for message in controller.window(path)}
     fit = controller.fit(path)
     counted = [controller.prompt_builder.count(message) if message.id in read else 0 for message in path]

@@ -203,20 +203,17 @@ def traces_of_last_answer(chat: ChatApp) -> list["TokenTrace"]:
 )
 def trace(chat: ChatApp, argument: str) -> None:
     word, _, name = argument.partition(" ")
-    if word == "on":
-        folder = Path(os.path.expanduser(name.strip())) if name.strip() else data_dir() / "traces"
-        chat.traces = make_private(folder)
-    elif word == "off":
-        chat.traces = None
-    elif word:
-        _write(Path(os.path.expanduser(argument)), traces_of_last_answer(chat))
+    if word in ("", "on", "off"):
+        if word == "on":
+            folder = Path(os.path.expanduser(name.strip())) if name.strip() else data_dir() / "traces"
+            chat.traces = make_private(folder)
+        elif word == "off":
+            chat.traces = None
+        console.note(f"traces are on: one file per answer in {chat.traces}" if chat.traces else "traces are off")
         return
-    console.note(f"traces are on: one file per answer in {chat.traces}" if chat.traces else "traces are off")
-
-
-def _write(path: Path, traces: list["TokenTrace"]) -> None:
     from llmcli.inference.trace_file import TraceWriter
 
+    path, traces = Path(os.path.expanduser(argument)), traces_of_last_answer(chat)
     if path.suffix != ".jsonl":
         raise UsageError(f"/trace must be on, off or FILE.jsonl, got '{path}'")
     if path.exists():

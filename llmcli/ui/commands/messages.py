@@ -26,25 +26,11 @@ _LONG = 1200  # characters; a longer message is easier to change in an editor
     complete=complete_assignments,
 )
 def retry(chat: ChatApp, argument: str) -> None:
-    extra, path = _assignments(chat, argument), path_to_question(chat)
-    if not path:
-        raise UsageError("no message to answer again", "send a message first")
-    chat.answer(path, extra)
-
-
-def path_to_question(chat: ChatApp) -> list[Message]:
-    """The messages up to the last question; empty if there is none before the last answer."""
-    path = chat.path()
-    path = path[:-1] if path and path[-1].role == "assistant" else path
-    return path if path and path[-1].role == "user" else []
-
-
-def _assignments(chat: ChatApp, argument: str) -> dict[str, Any]:
-    values = {}
     try:
         words = shlex.split(argument)
     except ValueError as error:
         raise UsageError(f"/retry: {error}", "quote a value that contains spaces: stop='a b'") from None
+    values: dict[str, Any] = {}
     for word in words:
         name, equals, text = word.partition("=")
         if not equals:
@@ -54,7 +40,17 @@ def _assignments(chat: ChatApp, argument: str) -> dict[str, Any]:
         if requires_reload(key):
             raise UsageError(f"{key} cannot change for one answer", f"set it with /{key} {text}")
         values[key] = value
-    return values
+    path = path_to_question(chat)
+    if not path:
+        raise UsageError("no message to answer again", "send a message first")
+    chat.answer(path, values)
+
+
+def path_to_question(chat: ChatApp) -> list[Message]:
+    """The messages up to the last question; empty if there is none before the last answer."""
+    path = chat.path()
+    path = path[:-1] if path and path[-1].role == "assistant" else path
+    return path if path and path[-1].role == "user" else []
 
 
 @command(
