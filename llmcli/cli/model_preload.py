@@ -20,25 +20,20 @@ if TYPE_CHECKING:
 _MAX_SIZE = 256 << 20  # bytes; the load of a larger file needs a progress line and a way to stop it
 
 
-class ModelPreload:
-    """One load in the background. The thread only waits for C code, so it never waits for Python's lock."""
+class ModelPreload(threading.Thread):
+    """One load in the background, which only waits for C code, so it never waits for Python's lock."""
 
     def __init__(self, parts: Sequence[Path]) -> None:
+        super().__init__(daemon=True)
         self.parts = tuple(parts)
-        self._model: Model | None = None
-        self._thread = threading.Thread(target=self._load, daemon=True)
-        self._thread.start()
+        self.model: Model | None = None  # which the user of the thread must close; None when the load failed
+        self.start()
 
-    def _load(self) -> None:
+    def run(self) -> None:
         from llmcli.engine.llama.model import Model
 
         with suppress(LlmcliError):  # the load of the command itself reports it
-            self._model = Model.load(self.parts, 0, quiet=True)
-
-    def wait(self) -> "Model | None":
-        """The loaded model, which the caller must close; None when the load failed."""
-        self._thread.join()
-        return self._model
+            self.model = Model.load(self.parts, 0, quiet=True)
 
 
 _current: ModelPreload | None = None
@@ -69,12 +64,14 @@ def claim(parts: Sequence[Path]) -> "Model | None":
     """The model at `parts`, if that is the one that was preloaded; any other one is freed."""
     global _current
     preload = _current
-    model = preload.wait() if preload else None  # after a Ctrl-C here, `cancel` waits for it
-    _current = None
-    if preload and model and preload.parts != tuple(parts):
-        model.close()
+    if not preload:
         return None
-    return model
+    preload.join()  # after a Ctrl-C here, `cancel` waits for it
+    _current = None
+    if preload.model and preload.parts != tuple(parts):
+        preload.model.close()
+        return None
+    return preload.model
 
 
 def cancel() -> None:

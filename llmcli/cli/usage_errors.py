@@ -33,8 +33,6 @@ _FOREIGN_COMMANDS = {
 }
 # The same in a group, as in `llmcli models ls`.
 _SUBCOMMANDS = {"ls": "list", "remove": "rm", "delete": "rm", "download": "pull", "info": "show", "mv": "rename"}
-# Options with another meaning in other programs; shown if the value is missing.
-_MEANINGS = {"-c": "`-c N` is the context size; `llmcli chat -C` continues the last session"}
 _TEXT_COMMANDS = ("chat", "generate", "compare")  # a prompt without quotes arrives as several arguments
 
 
@@ -76,8 +74,10 @@ def explain_usage_error(error: Any) -> tuple[str, str]:
     if kind == "NoSuchOption":
         return f"no such option '{error.option_name}'", _option_hint(error.option_name, ctx, see)
     if kind == "BadOptionUsage":
-        meaning = _MEANINGS.get(error.option_name, "")
-        return _plain(error.message), f"{meaning}; {see}" if meaning else see
+        text = _plain(error.message)
+        if error.option_name == "-c":  # which has another meaning in other programs
+            return text, f"`-c N` is the context size; `llmcli chat -C` continues the last session; {see}"
+        return text, see
     if kind == "BadParameter" and error.param is not None:
         return _invalid_value(error.param, error.message), see
     text = _plain(error.format_message())

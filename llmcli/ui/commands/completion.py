@@ -69,10 +69,10 @@ def setting_note(chat: ChatApp, key: str) -> str:
 
 
 def _setting_values(chat: ChatApp, key: str, start: str) -> Iterator[tuple[str, str]]:
-    """The values that a setting can take, as far as they can be listed."""
+    """The values that a setting can take, as far as they can be listed; of `model` the downloaded ones."""
     field = find(key)
     if field.key == "model":
-        yield from complete_models(chat, start)
+        yield from matching(((name, "") for name in chat.model_names()), start)
         return
     choices = ("on", "off") if field.kind is bool else (*field.param.choices, *field.param.suggest)
     note = setting_note(chat, field.key)
@@ -101,11 +101,6 @@ def complete_pair(chat: ChatApp, text: str, separator: str = " ") -> Iterator[tu
 def complete_values(key: str) -> Complete:
     """Completion with the values of one setting."""
     return lambda chat, start: _setting_values(chat, key, start)
-
-
-def complete_models(chat: ChatApp, start: str) -> list[tuple[str, str]]:
-    """The downloaded models."""
-    return matching(((name, "") for name in chat.model_names()), start)
 
 
 def complete_paths(_chat: ChatApp, argument: str) -> Iterator[tuple[str, str]]:

@@ -18,7 +18,7 @@ from llmcli.params.settings import fields, find, format_setting, ineffective_set
 from llmcli.text import ellipsize
 from llmcli.ui.charts.trace_table import step_values
 from llmcli.ui.chat.app import ChatApp
-from llmcli.ui.commands.completion import complete_models, complete_pair, complete_values, matching
+from llmcli.ui.commands.completion import complete_pair, complete_values, matching
 from llmcli.ui.commands.inspect import spark
 from llmcli.ui.commands.registry import command, commands
 from llmcli.ui.terminal.ask import edit as edit_text
@@ -205,7 +205,7 @@ def samplers(chat: ChatApp, argument: str) -> None:
     help="Show or switch the model.",
     detail="The conversation stays. `llmcli models list` lists the downloaded models.",
     examples=("/model", "/model starter", "/model ./my-model.gguf"),
-    complete=complete_models,
+    complete=complete_values("model"),
 )
 def model(chat: ChatApp, argument: str) -> None:
     controller = chat.controller
@@ -300,7 +300,6 @@ def preset(chat: ChatApp, argument: str) -> None:
 
 
 def _save_preset(chat: ChatApp, name: str) -> None:
-    """Save the settings of this session as a preset of the user's."""
     if not name:
         raise UsageError("/preset save needs a name", "try /preset save mine")
     chosen = presets().get(chat.session.overrides.get("preset") or "", {})
