@@ -51,7 +51,7 @@ def doctor(
     memory = hardware.available_memory()
     facts["cores"] = f"{hardware.usable_cores()} usable (physical), {os.cpu_count()} logical"
     facts["memory"] = f"{memory // _MIB} MiB available" if memory else "unknown"
-    facts |= _folder_facts(problems) | _config_facts(problems)
+    facts |= _file_facts(problems)
     facts["hub"] = environment.endpoint() + (" (offline)" if environment.is_offline() else "")
     facts["HF cache"] = _with_access(environment.hub_cache())
     source = environment.token_source()  # the token itself is never shown
@@ -88,7 +88,8 @@ def _engine_facts(problems: list[Problem]) -> dict[str, str]:
     return facts
 
 
-def _folder_facts(problems: list[Problem]) -> dict[str, str]:
+def _file_facts(problems: list[Problem]) -> dict[str, str]:
+    """The state of the folders, the starter, the configuration file and the environment variables."""
     facts = {}
     for name, folder in (("config", config_dir()), ("data", data_dir()), ("cache", cache_dir())):
         facts[f"{name} folder"] = _with_access(folder)
@@ -96,18 +97,14 @@ def _folder_facts(problems: list[Problem]) -> dict[str, str]:
             problems.append((f"cannot write to {folder}", "set LLMCLI_HOME to a folder that you can write to"))
     present = locations.is_starter_downloaded(cache_dir())
     facts["starter"] = "present" if present else "not downloaded (the first `llmcli chat` downloads it)"
-    return facts
-
-
-def _config_facts(problems: list[Problem]) -> dict[str, str]:
-    """The state of the configuration file and of the environment variables."""
     state = "not present"
     if config_path().exists():
         state = "not valid" if _failures((config_layer, aliases, presets), problems) else "valid"
-    variables = ", ".join(sorted(name for name in os.environ if name.startswith("LLMCLI_"))) or "none"
+    facts["config file"] = f"{config_path()} ({state})"
+    facts["variables"] = ", ".join(sorted(name for name in os.environ if name.startswith("LLMCLI_"))) or "none"
     if _failures((lambda: environment_layer(os.environ),), problems):
-        variables += " (not valid)"
-    return {"config file": f"{config_path()} ({state})", "variables": variables}
+        facts["variables"] += " (not valid)"
+    return facts
 
 
 def _failures(checks: Iterable[Callable[[], object]], problems: list[Problem]) -> bool:

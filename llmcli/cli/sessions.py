@@ -23,7 +23,6 @@ from llmcli.ui.terminal.table import print_rows
 
 if TYPE_CHECKING:
     from llmcli.chat.conversation import Conversation, Message
-    from llmcli.chat.sessions.listing import SessionSummary
     from llmcli.chat.sessions.session import Session
 
 _EMPTY_BRANCH = "the current branch is empty; `llmcli sessions show --all` prints the other branches"
@@ -50,18 +49,14 @@ def list_sessions(as_json: Json = False) -> None:
     listed = session_summaries()
     if as_json:
         print_json([asdict(session) for session in listed], indent=None)
-    elif listed:
-        _print_table(listed)
-    else:
+        return
+    if not listed:
         console.note("no sessions yet; start one with `llmcli chat`")
-
-
-def _print_table(listed: "Sequence[SessionSummary]") -> None:
-    """Print a table of sessions; it has a column of branches if a session has several."""
+        return
     heads = ["SESSION", "MESSAGES", "BRANCHES", "CHANGED", "FIRST MESSAGE"]
     rows = [[one.name, str(one.n_messages), str(one.n_branches), format_age(one.changed), one.title] for one in listed]
     several = any(one.n_branches > 1 for one in listed)
-    for row in (heads, *rows):
+    for row in (heads, *rows):  # the column of branches is for sessions that have several
         if not several:
             del row[2]
         elif row[2] == "1":

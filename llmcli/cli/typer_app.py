@@ -183,21 +183,18 @@ def _option_row(option: Any, ctx: Any, everything: bool) -> Row:
     if "--help" in option.opts:
         is_group = isinstance(ctx.command, HelpGroup)
         return label, "Show this help and exit." if is_group else "Show the most common options and exit."
-    facts = _facts(option)
+    # Range, default and need of an option that a command declares itself; those of settings are in the help.
+    low, high = getattr(option.type, "min", None), getattr(option.type, "max", None)
+    facts = [param.range_text(low, high, None)] if (low, high) != (None, None) and not option.count else []
+    if option.show_default and option.default not in (None, False, "", ()) and not option.required:
+        facts.append(f"default {param.format_value(option.default)}")
+    if option.required:
+        facts.append("required")
     text = f"{option.help or ''} [{', '.join(facts)}]" if facts else option.help or ""
     if everything:
         return label, text
     text, bracket, end = text.rpartition(" [") if text.endswith("]") else (text, "", "")
     return label, _first_sentence(text) + bracket + end  # the facts in brackets stay
-
-
-def _facts(option: Any) -> list[str]:
-    """Range, default and need of an option that a command declares itself; those of settings are in the help."""
-    low, high = getattr(option.type, "min", None), getattr(option.type, "max", None)
-    facts = [param.range_text(low, high, None)] if (low, high) != (None, None) and not option.count else []
-    if option.show_default and option.default not in (None, False, "", ()) and not option.required:
-        facts.append(f"default {param.format_value(option.default)}")
-    return [*facts, "required"] if option.required else facts
 
 
 def _statuses(everything: bool) -> list[str]:

@@ -71,22 +71,18 @@ def help_(chat: ChatApp, argument: str) -> None:
     if isinstance(found, Command):
         _describe(chat, f"/{found.usage}{_also(found)}", found.description, found.examples)
     elif found:
-        _describe_setting(chat, found)
+        field = fields()[found]
+        known = [str(choice) for choice in (*field.param.suggest, *field.param.choices) if str(choice)]
+        value = "on" if field.kind is bool else next(iter(known), "") or field.format(field.default) or "VALUE"
+        once = f"/set {found} {value}" if requires_reload(found) else f"/retry {found}={value}"
+        text = f"{field.param.help} ({setting_note(chat, found)})"
+        _describe(chat, f"/{found} VALUE", text, (f"/{found} {value}", once, f"/reset {found}"))
     else:
         _search(argument.lstrip("/"))
 
 
 def _also(entry: Command) -> str:
     return f" (also {', '.join('/' + alias for alias in entry.aliases)})" if entry.aliases else ""
-
-
-def _describe_setting(chat: ChatApp, key: str) -> None:
-    field = fields()[key]
-    known = [str(choice) for choice in (*field.param.suggest, *field.param.choices) if str(choice)]
-    value = "on" if field.kind is bool else next(iter(known), "") or field.format(field.default) or "VALUE"
-    once = f"/set {key} {value}" if requires_reload(key) else f"/retry {key}={value}"
-    text = f"{field.param.help} ({setting_note(chat, key)})"
-    _describe(chat, f"/{key} VALUE", text, (f"/{key} {value}", once, f"/reset {key}"))
 
 
 def _describe(chat: ChatApp, usage: str, text: str, examples: tuple[str, ...]) -> None:

@@ -130,9 +130,8 @@ def temp(chat: ChatApp, argument: str) -> None:
             raise UsageError(f"a step needs a fixed temperature, and this is {policy}", "set a number first: /temp 0.8")
         argument = f"{max(policy.value + float(argument), 0.0):.4g}"
     set_(chat, f"temperature {argument}")
-    if not argument:
-        for line in spark(chat).splitlines():
-            chat.say(line)
+    if not argument and (bars := spark(chat)):
+        chat.say(bars)
 
 
 @command(
