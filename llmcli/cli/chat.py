@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from llmcli.engine.llama.bindings import AbortFlag
     from llmcli.ui.chat.app import ChatApp, Reader
 
-_FIRST_MESSAGE = ("prompt", "file")  # not settings of the conversation
 # Settings that belong to a conversation; those of the screen and the machine may differ from day to day.
 _SAVED = {*fields_of(RequestParams), *fields_of(GenerationParams), *fields_of(SamplingParams), "model", "n_ctx"}
 
@@ -67,7 +66,8 @@ def _start_chat(flags: Layer, session: Session, first: str, live: bool) -> int:
     from llmcli.chat.controller import ChatController
     from llmcli.ui.chat.app import ChatApp
 
-    given = Layer("flag", {key: value for key, value in flags.values.items() if key not in _FIRST_MESSAGE})
+    # The first message is not a setting of the conversation.
+    given = Layer("flag", {key: value for key, value in flags.values.items() if key not in ("prompt", "file")})
     character, middle = character_of(given, session)
     layers = layers_of(given, *middle)
     save_overrides(session, *middle, given)
@@ -247,7 +247,7 @@ def open_model(settings: Settings, ahead: "ReadAhead", on_end: Callable[[], None
     return BackgroundLoad(load, on_end)
 
 
-def run_chat(chat: "ChatApp", first: str, files: Sequence[str], character: "Character | None" = None) -> int:
+def run_chat(chat: "ChatApp", first: str, files: Sequence[str], character: "Character | None") -> int:
     """Open what is needed, run the chat, and close everything."""
     from llmcli.cli.open_model import welcome
     from llmcli.ui.chat.loop import run

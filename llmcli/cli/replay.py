@@ -50,10 +50,7 @@ def replay(
         bool, typer.Option("--json", help="Print one JSON object with the text, the first difference and its reasons.")
     ] = False,
 ) -> int:
-    """Generate a recorded answer again and check that it is the same.
-
-    Where it is not, the first different token and the reasons are printed to stderr, and the status is 1.
-    """
+    """Generate a recorded answer again and check that it is the same; the status is 1 if it is not."""
     policy_file = flags.values.get("temp_policy_file") or ""
     recorded = _recorded(what, line, policy_file)
     from llmcli.chat.replay import BatchReplay, Replay, replay_settings
