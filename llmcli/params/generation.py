@@ -51,16 +51,12 @@ def parse_bias(text: str) -> tuple[Bias, ...]:
     if not token:
         raise ValueError(_BIAS_SHAPE)
     quoted = len(token) > 1 and token[0] == token[-1] == '"'
-    name = _unquote(token) if quoted else token
-    return (_bias(int(name) if name.isdecimal() and not quoted else name, bias),)
-
-
-def _unquote(text: str) -> str:
-    """The content of a quoted text, written as JSON or with llmcli's escapes."""
+    if not quoted:
+        return (_bias(int(token) if token.isdecimal() else token, bias),)
     try:
-        return str(json.loads(text))
-    except ValueError:
-        return unescape(text[1:-1])
+        return (_bias(str(json.loads(token)), bias),)
+    except json.JSONDecodeError:  # it has llmcli's escapes
+        return (_bias(unescape(token[1:-1]), bias),)
 
 
 def bias_from_data(value: Any) -> tuple[Bias, ...]:

@@ -4,14 +4,13 @@ import dataclasses
 import json
 import math
 import re
-import types
-import typing
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from inspect import get_annotations
-from typing import Any, Concatenate, ParamSpec, TypeVar, dataclass_transform, get_args, get_origin
+from types import MappingProxyType, UnionType
+from typing import Any, Concatenate, ParamSpec, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
 from llmcli.errors import UsageError
 
@@ -175,7 +174,7 @@ class Field:
 
     def _builtin_text(self, text: str) -> Any:
         if not self.repeated:
-            return from_text(self.kind, text if self.param.path else as_utf8(text))
+            return from_data(self.kind, text if self.param.path else as_utf8(text))
         if text == "none":
             return ()
         if text.startswith("["):
@@ -211,24 +210,16 @@ class Field:
 @cache
 def fields_of(cls: type) -> Mapping[str, Field]:
     """The settings that the dataclass `cls` declares, by key, in the order of its base classes."""
-    kinds = typing.get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    return types.MappingProxyType(
-        {
-            name: _field(fields[name], kinds[name], _TITLES[base])
-            for base in cls.__mro__
-            for name in get_annotations(base)
-            if name in fields
-        }
-    )
-
-
-def _field(field: "dataclasses.Field[Any]", kind: Any, group: str) -> Field:
-    members = get_args(kind) if get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
-    plain = [member for member in members if member is not type(None)]
-    repeated = get_origin(plain[0]) is tuple
-    kind, optional = str if repeated else plain[0], len(plain) < len(members)
-    return Field(field.name, kind, optional, repeated, field.default, field.metadata["param"], group)
+    hints, declared = get_type_hints(cls), {field.name: field for field in dataclasses.fields(cls)}
+    fields = {}
+    for base in cls.__mro__:
+        for name in filter(declared.__contains__, get_annotations(base)):
+            hint, field = hints[name], declared[name]
+            kind = get_args(hint)[0] if isinstance(hint, UnionType) else hint  # of `int | None`, int
+            repeated, optional = get_origin(kind) is tuple, type(None) in get_args(hint)
+            kind = str if repeated else kind
+            fields[name] = Field(name, kind, optional, repeated, field.default, field.metadata["param"], _TITLES[base])
+    return MappingProxyType(fields)
 
 
 @dataclass(eq=False)
@@ -245,30 +236,19 @@ class InvalidValueError(ValueError):
     at: int | None = None
 
 
-def from_text(kind: type, text: str) -> Any:
-    """`text` as an int, float, bool or str."""
-    if kind is bool:
-        if text.strip().lower() not in _BOOLEANS:
-            raise ValueError(_RULES[bool])
-        return _BOOLEANS[text.strip().lower()]
-    if kind is str:
-        return text
-    try:
-        return kind(text.strip())
-    except ValueError:
-        raise ValueError(_RULES[kind]) from None
-
-
 def from_data(kind: type, value: Any) -> Any:
-    """A JSON or TOML `value` as an int, float, bool or str; a string is parsed like typed text."""
-    if isinstance(value, str):
-        return from_text(kind, value)
-    if kind is bool and isinstance(value, bool):
+    """A typed text or a JSON or TOML `value` as an int, float, bool or str."""
+    if kind is bool and isinstance(value, str):
+        value = _BOOLEANS.get(value.strip().lower())
+    if kind in (bool, str) and isinstance(value, kind):
         return value
-    if kind not in (int, float) or not is_number(value) or (kind is int and value != value // 1):
+    is_valid = isinstance(value, str) or (is_number(value) and (kind is float or value == value // 1))
+    if kind not in (int, float) or not is_valid:
         raise ValueError(_RULES[kind])
     try:
         return kind(value)
+    except ValueError:
+        raise ValueError(_RULES[kind]) from None
     except OverflowError:
         raise ValueError(f"at most {format_value(LARGEST_FLOAT)}") from None
 

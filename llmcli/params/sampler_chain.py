@@ -28,20 +28,18 @@ def samplers_from_data(value: object) -> tuple[str, ...]:
         return parse_samplers(value)
     if not isinstance(value, (list, tuple)):
         raise ValueError("a list of sampler names")
-    names = tuple(_sampler_name(name) for name in value)
+    names: list[str] = []
+    for text in value:
+        key = str(text).strip().lower().replace("-", "_")
+        name = _ALIASES.get(key, key)
+        if name not in SAMPLER_NAMES:
+            hint = did_you_mean(name, SAMPLER_NAMES) or f"use one of {', '.join(SAMPLER_NAMES)}"
+            raise UsageError(f"unknown sampler {quote(text)}", hint)
+        names.append(name)
     duplicate = next((name for name in names if names.count(name) > 1), None)
     if duplicate:
         raise ValueError(f"a list without duplicates (duplicate: {duplicate})")
-    return names
-
-
-def _sampler_name(text: object) -> str:
-    key = str(text).strip().lower().replace("-", "_")
-    name = _ALIASES.get(key, key)
-    if name not in SAMPLER_NAMES:
-        hint = did_you_mean(name, SAMPLER_NAMES) or f"use one of {', '.join(SAMPLER_NAMES)}"
-        raise UsageError(f"unknown sampler {quote(text)}", hint)
-    return name
+    return tuple(names)
 
 
 @settings_group("Sampler chain")

@@ -224,20 +224,13 @@ def load_function(file: str, name: str) -> Function:
 
 def describe_exception(error: BaseException) -> str:
     """The type, the message and the line of an error in a user's file, in one line of text."""
-    text = ellipsize(str(error), 200)
-    message = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    line = _line(error)
-    return f"{message} (line {line})" if line else message
-
-
-def _line(error: BaseException) -> int:
-    """The line that raised the error in the user's file; 0 if it is unknown.
-
-    The user's file is the first one in the traceback that is not part of llmcli. Of its frames the last one counts;
-    the frames of libraries that it calls come later.
-    """
     from traceback import walk_tb  # takes 2 ms
 
+    text = ellipsize(str(error), 200)
+    message = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    # The user's file is the first one that is not part of llmcli. Of its frames the last one counts; the frames of
+    # libraries that it calls come later.
     places = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
     user_file = next((file for file, _ in places if not file.startswith(_PACKAGE)), "")
-    return next((line for file, line in reversed(places) if file == user_file), 0)
+    line = next((line for file, line in reversed(places) if file == user_file), 0)
+    return f"{message} (line {line})" if line else message
