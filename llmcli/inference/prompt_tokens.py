@@ -25,30 +25,7 @@ def template_prompt(
     thinking: bool = True,
     cache: "TokenCache | None" = None,
 ) -> Prompt:
-    """The prompt that a chat template makes of `messages`; see `render_prompt`."""
-    text, tokens = render_prompt(template, vocab, messages, prefill, thinking, cache)
-    return Prompt(text, tokens, messages, template.source, template.rendered_at)
-
-
-def raw_prompt(vocab: Vocab, text: str, prefill: str = "") -> Prompt:
-    """The prompt without a template."""
-    return Prompt(text + prefill, raw_tokens(vocab, text + prefill), text)
-
-
-def raw_tokens(vocab: Vocab, text: str) -> list[int]:
-    """Tokens of a prompt without a template; special tokens in it count, because the user writes the template."""
-    return with_bos(vocab, vocab.tokenize(text, add_special=True, parse_special=True))
-
-
-def render_prompt(
-    template: "ChatTemplate",
-    vocab: Vocab,
-    messages: "Sequence[Message]",
-    prefill: str = "",
-    thinking: bool = True,
-    cache: "TokenCache | None" = None,
-) -> tuple[str, list[int]]:
-    """The prompt as text and as tokens, ending where the answer begins (after `prefill`).
+    """The prompt that a chat template makes of `messages`, ending where the answer begins (after `prefill`).
 
     Where a content spells a control token (`<|im_end|>` in a pasted file), a mark that nobody can guess takes its place
     while the template runs, and the text is tokenized as plain text afterwards. Where no content does, the tokens are
@@ -59,7 +36,14 @@ def render_prompt(
         cache = TokenCache(vocab)
     safe = [{**m, "content": cache.mark(str(m["content"]))} for m in messages]
     parts = cache.split(template.render(safe, thinking) + cache.mark(prefill))
-    return "".join(parts), with_bos(vocab, cache.tokenize(parts))
+    tokens = with_bos(vocab, cache.tokenize(parts))
+    return Prompt("".join(parts), tokens, messages, template.source, template.rendered_at)
+
+
+def raw_prompt(vocab: Vocab, text: str, prefill: str = "") -> Prompt:
+    """The prompt without a template; special tokens in it count, because the user writes the template."""
+    tokens = vocab.tokenize(text + prefill, add_special=True, parse_special=True)
+    return Prompt(text + prefill, with_bos(vocab, tokens), text)
 
 
 def warm_cache(template: "ChatTemplate", cache: "TokenCache") -> None:
@@ -67,7 +51,7 @@ def warm_cache(template: "ChatTemplate", cache: "TokenCache") -> None:
     turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     with suppress(LlmcliError):  # the first prompt reports an error of the template
         for _ in range(2):  # the tokens of the first one tell where to cut
-            render_prompt(template, cache.vocab, [*turn, turn[0]], cache=cache)
+            template_prompt(template, cache.vocab, [*turn, turn[0]], cache=cache)
 
 
 def with_bos(vocab: Vocab, tokens: list[int]) -> list[int]:
@@ -91,16 +75,13 @@ class TokenCache:
         self.vocab = vocab
         self._nonce = str(int.from_bytes(os.urandom(8), "big"))  # digits, because `upper` or `title` do not change them
         self._written: dict[str, int] = {}  # the control tokens in the text of users, with their numbers
-        self._marked = _Memo(self._mark)
+        # A content with every text of a control token replaced by a mark that nobody can guess.
+        self.mark = _Memo(self._mark)
         self._pieces = _Memo(self._tokenize)
         self._plain = _Memo(vocab.tokenize)
         self._seen: set[int] = set()
         self._checked: set[int] = set()
         self._cuts: list[str] = []
-
-    def mark(self, content: str) -> str:
-        """`content` with every text of a control token replaced by a mark that nobody can guess."""
-        return self._marked(content)
 
     def split(self, text: str) -> list[str]:
         """The output of a template for marked contents, in parts: every second one is the text of a mark."""
@@ -116,7 +97,10 @@ class TokenCache:
             if index % 2:
                 tokens += self._plain(part)
                 continue
-            for piece in self._cut(part):
+            pieces = [part]  # each of them is tokenized on its own
+            for name in self._cuts:
+                pieces = [piece for text in pieces for piece in _cut_before(name, text)]
+            for piece in filter(None, pieces):
                 tokens += self._pieces(piece)
         return tokens
 
@@ -140,13 +124,6 @@ class TokenCache:
         self._seen.update(tokens)
         return tokens
 
-    def _cut(self, text: str) -> list[str]:
-        """The pieces of `text`, each of which is tokenized on its own."""
-        pieces = [text]
-        for name in self._cuts:
-            pieces = [piece for part in pieces for piece in _cut_before(name, part)]
-        return [piece for piece in pieces if piece]
-
     def _update_cuts(self) -> None:
         """Add the special tokens seen since the last call to the cuts, where that is safe."""
         new = self._seen - self._checked
@@ -158,7 +135,8 @@ class TokenCache:
         for token in new & self.vocab.special.keys():
             name = self.vocab.special[token]
             if not self.vocab.strips_left(token) and _stands_alone(name, texts):
-                self._cuts.append(name.decode())
+                with suppress(UnicodeDecodeError):
+                    self._cuts.append(name.decode())
 
 
 class _Memo(Generic[_Value]):
@@ -194,10 +172,6 @@ def _stands_alone(name: bytes, texts: set[bytes]) -> bool:
     The tokenizer searches for longer texts first. Some strip the space beside them, so `name` must not have any.
     """
     if name.split() != [name]:
-        return False
-    try:
-        name.decode()
-    except UnicodeDecodeError:
         return False
     return not any(_overlap(name, text) for text in texts if text != name and len(text) >= len(name))
 

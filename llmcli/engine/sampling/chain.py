@@ -16,7 +16,6 @@ from llmcli.errors import UsageError
 from llmcli.params.generation import Bias
 from llmcli.params.sampler_record import SamplerStep
 from llmcli.params.samplers import SAMPLERS
-from llmcli.params.temperature import TemperaturePlan
 
 # llama.cpp's `typical` sorts by the NaN of masked candidates: the order is wrong, or the sort never ends. A min-p this
 # small removes the masked candidates before it, and no token that could be drawn.
@@ -88,18 +87,22 @@ class Chain:
         sampler = SAMPLERS[step.name]
         if sampler.keep or sampler.transform:
             return python_sampler(sampler, step.args)
-        if step.name == "temperature":
-            return self._make_temperature(*step.args)
-        first = {"": [], "vocab": [vocab.pointer], "n_vocab": [vocab.n_tokens]}[sampler.first_argument]
         init = getattr(self._api, f"llama_sampler_init_{sampler.constructor}")
-        return init(*first, *_with_arrays(step.args))
-
-    def _make_temperature(self, plan: TemperaturePlan) -> Any:
-        if plan.native and not self._hooks:
-            return self._api.llama_sampler_init_temp_ext(*plan.native)
-        hooks = self._hooks or ChainHooks(DrawState())
-        self.temperature = TemperatureSampler(plan, hooks.state, hooks.live_shift, hooks.tracer is not None)
-        return self.temperature
+        if step.name == "temperature":
+            (plan,) = step.args
+            if plan.native and not self._hooks:
+                return init(*plan.native)
+            hooks = self._hooks or ChainHooks(DrawState())
+            self.temperature = TemperatureSampler(plan, hooks.state, hooks.live_shift, hooks.tracer is not None)
+            return self.temperature
+        args = {"": [], "vocab": [vocab.pointer], "n_vocab": [vocab.n_tokens]}[sampler.first_argument]
+        for arg in step.args:
+            if isinstance(arg, tuple):  # of texts; in C it is an array and its length
+                texts = [text.encode("utf-8", "replace") for text in arg]
+                args += [(ctypes.c_char_p * max(1, len(texts)))(*texts), len(texts)]
+            else:
+                args.append(arg)
+        return init(*args)
 
     def accept(self, tokens: Sequence[int]) -> None:
         """Add tokens to the history of the penalties, DRY and adaptive-p."""
@@ -134,17 +137,6 @@ class Chain:
             self._api.llama_sampler_free(pointer)
         for sampler in self.python_samplers:
             sampler.close()
-
-
-def _with_arrays(args: tuple[Any, ...]) -> list[Any]:
-    """The arguments for C: a tuple of texts becomes an array of strings and its length."""
-    out: list[Any] = []
-    for arg in args:
-        if isinstance(arg, tuple):
-            out += [(ctypes.c_char_p * max(1, len(arg)))(*[text.encode("utf-8", "replace") for text in arg]), len(arg)]
-        else:
-            out.append(arg)
-    return out
 
 
 def make_bias(vocab: Vocab, biases: Sequence[tuple[int, float]]) -> Any:

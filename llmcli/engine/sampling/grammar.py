@@ -43,7 +43,10 @@ class Grammar:
         with _capture_stderr() as lines:
             self.pointer = api.llama_sampler_init_grammar(vocab.pointer, gbnf.encode("utf-8", "replace"), b"root")
         if not self.pointer:
-            raise UsageError(f"the grammar is not valid GBNF: {_parse_reason(lines)}", "see llama.cpp's GBNF guide")
+            mark = "error parsing grammar: "
+            reasons = [line.partition(": ")[2].replace(mark, "") for line in lines if mark[:-2] in line]
+            reason = (reasons[0] if reasons else bindings.last_log_error())[:160] or "llama.cpp gives no reason"
+            raise UsageError(f"the grammar is not valid GBNF: {reason}", "see llama.cpp's GBNF guide")
         self._candidate = api.llama_token_data(0, 1.0, 0.0)
         self._array = api.llama_token_data_array(ctypes.pointer(self._candidate), 1, -1, False)
 
@@ -93,12 +96,6 @@ def _capture_stderr() -> Iterator[list[str]]:
             os.close(saved)
             file.seek(0)
             lines += file.read().decode("utf-8", "replace").splitlines()
-
-
-def _parse_reason(lines: list[str]) -> str:
-    errors = [line.partition(": ")[2] for line in lines if "error parsing grammar" in line]
-    reason = errors[0].replace("error parsing grammar: ", "") if errors else bindings.last_log_error()
-    return reason[:160] or "llama.cpp gives no reason"
 
 
 def schema_to_gbnf(schema: str) -> str:
