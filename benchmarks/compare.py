@@ -17,8 +17,8 @@ from llmcli.engine.llama import hardware
 from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.inference.answer import Answer
 from llmcli.inference.comparison import Comparison, Variant
-from llmcli.inference.local import LocalModel, resolve_model
-from llmcli.inference.prompt_tokens import raw_prompt
+from llmcli.inference.local import LocalModel, Prompt, resolve_model
+from llmcli.inference.prompt_tokens import raw_tokens
 from llmcli.params.settings import Settings
 
 _TEXT = "The old harbour lay quiet under the snow, and the last ship had left. " * 4
@@ -30,7 +30,7 @@ def main() -> None:
     threads = int(sys.argv[2]) if len(sys.argv) > 2 else hardware.usable_cores()
     settings = Settings(n_threads=threads, n_ctx=1024, max_tokens=_TOKENS, ignore_eos=True, raw=True)
     with closing(LocalModel(resolve_model(settings), settings, AbortFlag())) as local:
-        prompt = raw_prompt(local.model.vocab, _TEXT)
+        prompt = Prompt(_TEXT, raw_tokens(local.model.vocab, _TEXT))
         answers = [Answer(local, prompt, replace(settings, seed=seed), trace=0) for seed in range(_WIDTH)]
         ways = (_in_turn, _together)
         read = [_run(local, way, answers)[1] for way in ways]

@@ -21,7 +21,7 @@ from llmcli.engine.generation import Generation
 from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.inference.answer import Answer
 from llmcli.inference.local import LocalModel, Prompt, resolve_model
-from llmcli.inference.prompt_tokens import raw_prompt
+from llmcli.inference.prompt_tokens import raw_tokens
 from llmcli.inference.trace_file import TraceWriter
 from llmcli.params.policies.parser import parse_policy
 from llmcli.params.settings import Settings
@@ -49,7 +49,7 @@ def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     local = _open()
     with closing(local), TemporaryDirectory() as folder:
-        prompt = raw_prompt(local.model.vocab, _PROMPT)
+        prompt = Prompt(_PROMPT, raw_tokens(local.model.vocab, _PROMPT))
         for kind in _KINDS:
             _run(local, prompt, kind, Path(folder))  # numpy is imported, pieces are known
         taken: dict[str, list[tuple[float, float]]] = {kind: [] for kind in _KINDS}

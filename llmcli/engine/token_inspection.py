@@ -17,6 +17,7 @@ from llmcli.params.sampler_chain import build_chain
 from llmcli.params.samplers import SAMPLERS
 from llmcli.params.settings import Settings
 
+_DRAWS = {name for name, sampler in SAMPLERS.items() if sampler.draws}
 _ROUNDING = 1e-9  # a step that only sorts the candidates changes the order of the sums
 
 
@@ -52,7 +53,7 @@ class CandidateCapture:
             self.first, self._is_drawn = self._drawn, False
             self.snapshots.clear()
         self.snapshots.append(CandidateSnapshot(name, ctypes.string_at(array.data, array.size * ROW_BYTES)))
-        if name in SAMPLERS and SAMPLERS[name].draws:
+        if name in _DRAWS:
             self._drawn, self._is_drawn = array.data[array.selected].id, True
 
 
@@ -173,7 +174,7 @@ def entropies(context: Context, target: InspectTarget, progress: Progress | None
     found = []
     with context.untouched():
         for at in range(len(target.tokens)):
-            generation = target.unconstrained(CandidateCapture(lambda: False))
+            generation = target.make(replace(target.settings, banned_strings=()), None, CandidateCapture(lambda: False))
             _draw_after(context, generation, target.tokens[:at], None)
             found.append(generation.traces[0].entropy or 0.0)
             if progress:
@@ -228,15 +229,21 @@ def _inspection(
     generation: Generation, capture: CandidateCapture, target: InspectTarget, at: int, count: int, trace: TokenTrace
 ) -> TokenInspection:
     text_of, drawn = generation.vocab.label, target.tokens[at]
-    names = {step.name for step in build_chain(target.settings)}
-    snapshots = capture.snapshots[:1]
-    for before, snapshot in pairwise(capture.snapshots):  # not the draw at the end, nor a temperature that only reads
-        is_reading = snapshot.name == "temperature" and "temperature" not in names
-        if snapshot.name != "dist" and (not is_reading or snapshot.rows != before.rows):
-            snapshots.append(snapshot)
+    snapshots = _relevant(capture.snapshots, target.settings)
     has_grammar = any(snapshot.name == "grammar" for snapshot in snapshots)
     refused = text_of(capture.first) if has_grammar and capture.first is not None else None
     return TokenInspection(at, drawn, trace_chain(snapshots, text_of, count, drawn), trace, refused)
+
+
+def _relevant(snapshots: Sequence[CandidateSnapshot], settings: Settings) -> list[CandidateSnapshot]:
+    """The snapshots without the draw at the end, and without a temperature step that only reads."""
+    names = {step.name for step in build_chain(settings)}
+    kept = list(snapshots[:1])
+    for before, snapshot in pairwise(snapshots):
+        is_reading = snapshot.name == "temperature" and "temperature" not in names
+        if snapshot.name != "dist" and (not is_reading or snapshot.rows != before.rows):
+            kept.append(snapshot)
+    return kept
 
 
 def trace_chain(

@@ -25,7 +25,30 @@ def template_prompt(
     thinking: bool = True,
     cache: "TokenCache | None" = None,
 ) -> Prompt:
-    """The prompt that a chat template makes of `messages`, ending where the answer begins (after `prefill`).
+    """The prompt that a chat template makes of `messages`; see `render_prompt`."""
+    text, tokens = render_prompt(template, vocab, messages, prefill, thinking, cache)
+    return Prompt(text, tokens, messages, template.source, template.rendered_at)
+
+
+def raw_prompt(vocab: Vocab, text: str, prefill: str = "") -> Prompt:
+    """The prompt without a template."""
+    return Prompt(text + prefill, raw_tokens(vocab, text + prefill), text)
+
+
+def raw_tokens(vocab: Vocab, text: str) -> list[int]:
+    """Tokens of a prompt without a template; special tokens in it count, because the user writes the template."""
+    return with_bos(vocab, vocab.tokenize(text, add_special=True, parse_special=True))
+
+
+def render_prompt(
+    template: "ChatTemplate",
+    vocab: Vocab,
+    messages: "Sequence[Message]",
+    prefill: str = "",
+    thinking: bool = True,
+    cache: "TokenCache | None" = None,
+) -> tuple[str, list[int]]:
+    """The prompt as text and as tokens, ending where the answer begins (after `prefill`).
 
     Where a content spells a control token (`<|im_end|>` in a pasted file), a mark that nobody can guess takes its place
     while the template runs, and the text is tokenized as plain text afterwards. Where no content does, the tokens are
@@ -36,14 +59,7 @@ def template_prompt(
         cache = TokenCache(vocab)
     safe = [{**m, "content": cache.mark(str(m["content"]))} for m in messages]
     parts = cache.split(template.render(safe, thinking) + cache.mark(prefill))
-    tokens = with_bos(vocab, cache.tokenize(parts))
-    return Prompt("".join(parts), tokens, messages, template.source, template.rendered_at)
-
-
-def raw_prompt(vocab: Vocab, text: str, prefill: str = "") -> Prompt:
-    """The prompt without a template; special tokens in it count, because the user writes the template."""
-    tokens = vocab.tokenize(text + prefill, add_special=True, parse_special=True)
-    return Prompt(text + prefill, with_bos(vocab, tokens), text)
+    return "".join(parts), with_bos(vocab, cache.tokenize(parts))
 
 
 def warm_cache(template: "ChatTemplate", cache: "TokenCache") -> None:
@@ -51,7 +67,7 @@ def warm_cache(template: "ChatTemplate", cache: "TokenCache") -> None:
     turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     with suppress(LlmcliError):  # the first prompt reports an error of the template
         for _ in range(2):  # the tokens of the first one tell where to cut
-            template_prompt(template, cache.vocab, [*turn, turn[0]], cache=cache)
+            render_prompt(template, cache.vocab, [*turn, turn[0]], cache=cache)
 
 
 def with_bos(vocab: Vocab, tokens: list[int]) -> list[int]:
@@ -135,8 +151,7 @@ class TokenCache:
         for token in new & self.vocab.special.keys():
             name = self.vocab.special[token]
             if not self.vocab.strips_left(token) and _stands_alone(name, texts):
-                with suppress(UnicodeDecodeError):
-                    self._cuts.append(name.decode())
+                self._cuts.append(name.decode())
 
 
 class _Memo(Generic[_Value]):
@@ -172,6 +187,10 @@ def _stands_alone(name: bytes, texts: set[bytes]) -> bool:
     The tokenizer searches for longer texts first. Some strip the space beside them, so `name` must not have any.
     """
     if name.split() != [name]:
+        return False
+    try:
+        name.decode()
+    except UnicodeDecodeError:
         return False
     return not any(_overlap(name, text) for text in texts if text != name and len(text) >= len(name))
 

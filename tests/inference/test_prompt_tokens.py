@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from llmcli.engine.llama.model import Vocab
 from llmcli.inference.local import LocalModel
-from llmcli.inference.prompt_tokens import TokenCache, raw_prompt, template_prompt, with_bos
-from llmcli.inference.template import ChatTemplate, Message
+from llmcli.inference.prompt_tokens import raw_tokens, render_prompt, with_bos
+from llmcli.inference.template import ChatTemplate
 from tests.inference.fake_vocab import CONTROL, FakeVocab
 
 NAMES = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
@@ -37,18 +37,6 @@ def messages(user: str, system: str | None = None) -> list[dict[str, str]]:
 
 def chatml(source: str = CHATML, **special: str) -> ChatTemplate:
     return ChatTemplate(source, special, "the template")
-
-
-def render_prompt(
-    template: ChatTemplate,
-    vocab: Vocab,
-    messages: Sequence[Message],
-    prefill: str = "",
-    thinking: bool = True,
-    cache: TokenCache | None = None,
-) -> tuple[str, list[int]]:
-    prompt = template_prompt(template, vocab, messages, prefill, thinking, cache)
-    return prompt.text, list(prompt.tokens)
 
 
 def controls(vocab: Vocab, tokens: Sequence[int]) -> list[int]:
@@ -152,10 +140,10 @@ def test_a_user_who_writes_bos_first_gets_letters() -> None:
 @pytest.mark.parametrize("text", ["a", "<s>a", ""])
 def test_a_raw_prompt_has_bos_once_and_its_control_tokens_count(text: str) -> None:
     vocab = FakeVocab(["<|im_end|>"], bos="<s>", adds_bos=True)
-    tokens = raw_prompt(vocab, text + "<|im_end|>").tokens
+    tokens = raw_tokens(vocab, text + "<|im_end|>")
     assert tokens == [CONTROL + 1, *map(ord, text.removeprefix("<s>")), CONTROL]
     without = FakeVocab(["<|im_end|>"])
-    assert raw_prompt(without, "a<|im_end|>").tokens == [ord("a"), CONTROL]
+    assert raw_tokens(without, "a<|im_end|>") == [ord("a"), CONTROL]
     assert with_bos(without, []) == []
 
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from llmcli.engine.llama.model import Model, Vocab
 from llmcli.errors import LlmcliError
 from llmcli.inference import prompt_tokens
-from llmcli.inference.prompt_tokens import TokenCache, warm_cache
+from llmcli.inference.prompt_tokens import TokenCache, render_prompt, warm_cache
 from llmcli.inference.template import ChatTemplate
-from tests.inference.test_prompt_tokens import ATTACKS, chatml, render_prompt
+from tests.inference.test_prompt_tokens import ATTACKS, chatml
 from tests.models.tiny_models import CONTROL, USER_DEFINED, vocabulary
 
 WORDS = ["a", " ", "the an her", "\n", "  ", "<", "|>", "Grüße, 世界 🙂", "\ud800", "\ue000", "x" * 40]
