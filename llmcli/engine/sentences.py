@@ -225,10 +225,9 @@ class DrawState:
         if self._splitter:
             answer = [part for kind, part in self._splitter.push(text) if kind == "answer"]
             self.thinking = self._splitter.thinking
-            if was_thinking and not self.thinking:
-                self.index, self.text, text = 0, TextPosition(), "".join(answer)
-            elif self.thinking and not was_thinking:
-                self.index, self.text, text = 0, TextPosition(), ""
+            if was_thinking != self.thinking:
+                self.index, self.text = 0, TextPosition()
+                text = "" if self.thinking else "".join(answer)
         self.text.push(text)
 
     def copy(self) -> "DrawState":

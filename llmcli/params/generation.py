@@ -13,8 +13,6 @@ _BIAS_SHAPE = 'TOKEN=BIAS, such as 1234=+1.5, "text"=-2 or 1234=-inf'
 
 @settings_group("Request")
 class RequestParams:
-    """Settings of a request: the prompt and what is around it."""
-
     prompt: str | None = setting(None, "Prompt text (`-` = stdin).", flags=("-p",), metavar="TEXT")
     file: tuple[str, ...] = setting(
         (), "File to add to the prompt (`-` = stdin). Repeatable.", flags=("-f",), metavar="FILE", path=True
@@ -109,8 +107,6 @@ def _reject_empty(texts: tuple[str, ...]) -> tuple[str, ...]:
 
 @settings_group("Generation")
 class GenerationParams:
-    """Settings of an answer: where it ends, and what it may contain."""
-
     max_tokens: int = setting(
         -1,
         "Maximum number of tokens to generate (-1 = until the model stops or the context is full).",
@@ -173,8 +169,6 @@ class GenerationParams:
 
 @settings_group("Chat")
 class InterfaceParams:
-    """Settings of the chat and its screen."""
-
     overflow: str = setting(
         "ask",
         "What to do when a message does not fit the context: ask, reject it (error), omit the oldest turns, "

@@ -44,8 +44,6 @@ def samplers_from_data(value: object) -> tuple[str, ...]:
 
 @settings_group("Sampler chain")
 class ChainParams:
-    """The order of the samplers."""
-
     samplers: tuple[str, ...] = setting(
         DEFAULT_ORDER,
         "Samplers to apply, in order, separated by commas. Omitted samplers are off.",

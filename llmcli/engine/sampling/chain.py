@@ -9,7 +9,7 @@ from typing import Any
 
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.model import Vocab
-from llmcli.engine.sampling.python_samplers import CustomSampler, DrawTracer, python_sampler
+from llmcli.engine.sampling.python_samplers import CustomSampler, DrawTracer, OwnedSampler, python_sampler
 from llmcli.engine.sampling.temperature import TemperatureSampler, TemperatureShift
 from llmcli.engine.sentences import DrawState
 from llmcli.errors import UsageError
@@ -38,7 +38,7 @@ class ChainHooks:
     on_step: StepObserver | None = None
 
 
-class Chain:
+class Chain(OwnedSampler):
     """A `llama_sampler_chain`; the last step draws the token. Free it with `close`.
 
     With `hooks`, the temperature step is a `TemperatureSampler`, which can be shifted and read. Without, it is one only
@@ -52,13 +52,13 @@ class Chain:
         biases: Sequence[tuple[int, float]] = (),
         hooks: ChainHooks | None = None,
     ) -> None:
-        self._api = api = bindings.load()
+        api = bindings.load()
+        params = api.llama_sampler_chain_default_params()
+        params.no_perf = True
+        super().__init__(api.llama_sampler_chain_init(params))
         self._hooks = hooks
         self.python_samplers: list[CustomSampler] = []
         self.temperature: TemperatureSampler | None = None
-        params = api.llama_sampler_chain_default_params()
-        params.no_perf = True
-        self.pointer = api.llama_sampler_chain_init(params)
         self._add_observer(BEGIN)
         if biases:
             self._add(make_bias(vocab, biases))
@@ -110,19 +110,6 @@ class Chain:
         for token in tokens:
             accept(pointer, token)
 
-    def snapshot(self) -> Any:
-        """A copy of the whole state of the chain (random generators, penalties), for `restore`."""
-        return self._api.llama_sampler_clone(self.pointer)
-
-    def restore(self, snapshot: Any) -> None:
-        """Replace the state by a snapshot. The chain owns the snapshot from then on."""
-        self._api.llama_sampler_free(self.pointer)
-        self.pointer = snapshot
-
-    def discard(self, snapshot: Any) -> None:
-        """Free a snapshot that is not needed any more."""
-        self._api.llama_sampler_free(snapshot)
-
     def raise_failure(self) -> None:
         """Raise the error of a Python sampler, if one failed."""
         for sampler in self.python_samplers:
@@ -131,10 +118,7 @@ class Chain:
                 raise failure
 
     def close(self) -> None:
-        """Free the samplers; a second call has no effect."""
-        pointer, self.pointer = self.pointer, None
-        if pointer:
-            self._api.llama_sampler_free(pointer)
+        super().close()
         for sampler in self.python_samplers:
             sampler.close()
 

@@ -123,7 +123,7 @@ class ConstrainedSampler(Sampler):
 
     def snapshot(self) -> tuple[Any, Any]:
         """A copy of the state of chain and grammar; pass it to `restore` or `discard`, once."""
-        return self.chain.snapshot(), self.grammar.clone() if self.grammar else None
+        return self.chain.snapshot(), self.grammar.snapshot() if self.grammar else None
 
     def restore(self, snapshot: tuple[Any, Any]) -> None:
         self.chain.restore(snapshot[0])
@@ -131,9 +131,8 @@ class ConstrainedSampler(Sampler):
             self.grammar.restore(snapshot[1])
 
     def discard(self, snapshot: tuple[Any, Any]) -> None:
-        self.chain.discard(snapshot[0])
-        if snapshot[1]:
-            self._api.llama_sampler_free(snapshot[1])
+        for pointer in filter(None, snapshot):
+            self._api.llama_sampler_free(pointer)
 
     def complete(self) -> bool:
         return self.grammar is None or self.grammar.may_end()

@@ -12,6 +12,7 @@ from typing import Any
 
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.model import Vocab
+from llmcli.engine.sampling.python_samplers import OwnedSampler
 from llmcli.errors import UsageError
 
 _MAX_RULES = 10_000  # the parser of llama.cpp is recursive and overflows the stack
@@ -25,7 +26,7 @@ _NAMES = ("properties", "$defs", "definitions")  # objects whose keys are names,
 _VALUES = ("const", "enum", "default", "examples")  # keywords whose content is data, not a schema
 
 
-class Grammar:
+class Grammar(OwnedSampler):
     """A parsed GBNF grammar and its state after the tokens of the answer.
 
     Raises:
@@ -33,7 +34,7 @@ class Grammar:
     """
 
     def __init__(self, vocab: Vocab, gbnf: str) -> None:
-        self._api = api = bindings.load()
+        api = bindings.load()
         self._vocab = vocab
         if not gbnf.strip():
             raise UsageError("the grammar is empty", 'write rules in GBNF, such as root ::= "yes" | "no"')
@@ -41,7 +42,7 @@ class Grammar:
             raise UsageError(f"the grammar has more than {_MAX_RULES} rules and groups")
         bindings.clear_log()
         with _capture_stderr() as lines:
-            self.pointer = api.llama_sampler_init_grammar(vocab.pointer, gbnf.encode("utf-8", "replace"), b"root")
+            super().__init__(api.llama_sampler_init_grammar(vocab.pointer, gbnf.encode("utf-8", "replace"), b"root"))
         if not self.pointer:
             mark = "error parsing grammar: "
             reasons = [line.partition(": ")[2].replace(mark, "") for line in lines if mark[:-2] in line]
@@ -65,19 +66,6 @@ class Grammar:
         """Whether the output can end now."""
         end_tokens = [token for token in (self._vocab.eos,) if token is not None] or self._vocab.end_tokens
         return any(self.allows(token) for token in end_tokens)
-
-    def clone(self) -> Any:
-        """A copy of the state, for `restore`; free it with `llama_sampler_free` otherwise."""
-        return self._api.llama_sampler_clone(self.pointer)
-
-    def restore(self, snapshot: Any) -> None:
-        self.close()
-        self.pointer = snapshot
-
-    def close(self) -> None:
-        pointer, self.pointer = self.pointer, None
-        if pointer:
-            self._api.llama_sampler_free(pointer)
 
 
 @contextmanager
