@@ -91,8 +91,7 @@ class TokenCache:
         self.vocab = vocab
         self._nonce = str(int.from_bytes(os.urandom(8), "big"))  # digits, because `upper` or `title` do not change them
         self._written: dict[str, int] = {}  # the control tokens in the text of users, with their numbers
-        # A content with every text of a control token replaced by a mark that nobody can guess.
-        self.mark = _Memo(self._mark)
+        self.mark = _Memo(self._mark)  # replaces every text of a control token by a mark that nobody can guess
         self._pieces = _Memo(self._tokenize)
         self._plain = _Memo(vocab.tokenize)
         self._seen: set[int] = set()

@@ -142,12 +142,6 @@ class Field:
             return None
         return self._guard(self.param.data or self._builtin_data, value)
 
-    def check(self, value: Any) -> Any:
-        """`value`, if it is in the declared range and among the choices."""
-        if rule := self._broken_rule(value):
-            raise self.error(value, ValueError(rule))
-        return self.param.check(value) if self.param.check else value
-
     def _broken_rule(self, value: Any) -> str:
         """The rule of the range or the choices that `value` breaks, or an empty text; NaN is in no range."""
         param = self.param
@@ -194,7 +188,10 @@ class Field:
 
     def _guard(self, parse: Callable[[Any], Any], value: Any) -> Any:
         try:
-            return self.check(parse(value))
+            parsed = parse(value)
+            if rule := self._broken_rule(parsed):
+                raise self.error(parsed, ValueError(rule))
+            return self.param.check(parsed) if self.param.check else parsed
         except ValueError as error:
             raise self.error(value, error) from None
 

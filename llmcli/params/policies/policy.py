@@ -99,7 +99,7 @@ class PolicyCall(Policy):
     source: PolicySource | None = field(default=None, compare=False, repr=False)
 
     def __call__(self, step: TokenStep) -> float:
-        value: float = self._function(step, *self.args, **self._keywords)
+        value: float = self._function(step, *self.args, **dict(self.options))
         return value
 
     def explain(self, step: TokenStep) -> str:
@@ -126,10 +126,6 @@ class PolicyCall(Policy):
                 arg.load()
 
     @cached_property
-    def _keywords(self) -> dict[str, float]:
-        return dict(self.options)
-
-    @cached_property
     def _function(self) -> Function:
         if self.name in BUILTIN:
             return BUILTIN[self.name].function
@@ -147,7 +143,7 @@ class PolicyCall(Policy):
         if not callable(function):
             raise UsageError(f"{self.name!r} of {origin} is not a function")
         try:
-            signature(function).bind(None, *self.args, **self._keywords)
+            signature(function).bind(None, *self.args, **dict(self.options))
         except TypeError as error:
             raise UsageError(f"{self.name!r} of {origin} does not accept the arguments of '{self}': {error}") from None
         except ValueError:  # a function written in C may have no signature
