@@ -133,7 +133,6 @@ class GenerationParams:
         'Logit bias of a token: ID=+1.5, "text"=-inf (-inf = never). Repeatable.',
         flags=("-l",),
         metavar="TOKEN=BIAS",
-        text=parse_bias,
         data=bias_from_data,
         show=show_bias,
     )

@@ -33,7 +33,7 @@ class Param:
     `above` is exclusive, `also` lists values outside the range that are valid. `flag` replaces the flag made from
     the key; `flags` are its aliases (llama.cpp's spellings), `keys` are aliases of the key (those of llama-server,
     KoboldCpp and Ollama). The setting has no effect unless one of those in `needs_any` differs from its default. `text`
-    replaces the parser for typed text and for a text or number in JSON or TOML; `data` for all JSON and TOML. These and
+    replaces the parser for typed text and for a text or number in JSON or TOML; `data` that for all of them. These and
     all parsers of values raise a ValueError whose text completes the sentence "KEY must be ...".
     """
 
@@ -123,13 +123,13 @@ class Field:
         """
         if self.optional and text == self.format(None):
             return None
-        return self._guard(self.param.text or self._builtin_text, text)
+        return self._guard(self.param.text or self.param.data or self._builtin_text, text)
 
     def parse_texts(self, texts: list[str]) -> Any:
         """The value of a repeatable flag; a single `none` clears the list."""
         if texts == ["none"]:
             return ()
-        parse = self.param.text or (lambda text: (self._item(text),))
+        parse = self.param.data or (lambda text: (self._item(text),))
         return tuple(item for text in texts for item in self._guard(parse, text))
 
     def parse_data(self, value: Any) -> Any:
@@ -198,7 +198,12 @@ class Field:
     def error(self, value: Any, error: ValueError, source: str = "") -> UsageError:
         """The error for a value that is not valid; it starts with `source`."""
         known = error if isinstance(error, InvalidValueError) else InvalidValueError(str(error))
-        value = shorten(value, known.at) if isinstance(value, str) else value
+        at = known.at or 0
+        if isinstance(value, str) and at >= _LONGEST_QUOTE - 10 and value.strip():  # quote the part around the fault
+            start = at - 30
+            while len(repr(value[start:at])) > 42:  # escapes are longer than the characters they represent
+                start += 1
+            value = "..." + value[start:]
         fault = known.fault and f": {known.fault}"
         text = f"{self.key} must be {known.rule}, got {quote(value)}{fault}"
         return UsageError(f"{source}: {text}" if source else text, known.hint)
@@ -301,16 +306,6 @@ def format_value(value: Any) -> str:
     if isinstance(value, tuple):
         return json.dumps(list(value), ensure_ascii=False) if value else "none"
     return str(value)
-
-
-def shorten(text: str, at: int | None) -> str:
-    """`text`, or the part of it around offset `at` where it is too long for a message."""
-    if at is None or at < _LONGEST_QUOTE - 10 or not text.strip():
-        return text
-    start = at - 30
-    while len(repr(text[start:at])) > 42:  # escapes are longer than the characters they represent
-        start += 1
-    return "..." + text[start:]
 
 
 def quote(value: Any, longest: int = _LONGEST_QUOTE) -> str:

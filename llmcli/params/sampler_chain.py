@@ -15,17 +15,12 @@ SAMPLER_NAMES = tuple(one.name for one in SAMPLERS.values() if one.place != "pro
 _ALIASES = {alias: one.name for one in SAMPLERS.values() for alias in one.aliases}
 
 
-def parse_samplers(text: str) -> tuple[str, ...]:
-    """Names separated by `,` or `;`; `default` is llama.cpp's order, `none` an empty chain."""
-    if text.strip() in ("default", "none"):
-        return DEFAULT_ORDER if text.strip() == "default" else ()
-    return samplers_from_data([name for name in text.replace(";", ",").split(",") if name.strip()])
-
-
-def samplers_from_data(value: object) -> tuple[str, ...]:
-    """A list of sampler names."""
+def parse_samplers(value: object) -> tuple[str, ...]:
+    """A list of names, or names separated by `,` or `;`; `default` is llama.cpp's order, `none` an empty chain."""
     if isinstance(value, str):
-        return parse_samplers(value)
+        if value.strip() in ("default", "none"):
+            return DEFAULT_ORDER if value.strip() == "default" else ()
+        value = [name for name in value.replace(";", ",").split(",") if name.strip()]
     if not isinstance(value, (list, tuple)):
         raise ValueError("a list of sampler names")
     names: list[str] = []
@@ -49,8 +44,7 @@ class ChainParams:
         "Samplers to apply, in order, separated by commas. Omitted samplers are off.",
         metavar="NAME,NAME",
         suggest=("default", "top_k,top_p,temperature", "min_p,temperature", "temperature"),
-        text=parse_samplers,
-        data=samplers_from_data,
+        data=parse_samplers,
         show=lambda names: ",".join(names) or "none",
     )
 

@@ -1,7 +1,6 @@
 """A trace as a table, and the table of one token: its candidates, sampler by sampler."""
 
 import math
-import shutil
 import sys
 from collections.abc import Sequence
 
@@ -91,11 +90,9 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def print_why(inspected: TokenInspection, settings: Settings) -> None:
     """Print the table of one token, for a terminal or a file."""
-    out = stream()
-    terminal = is_terminal(out)
-    width = max(shutil.get_terminal_size().columns - 1, 1) if terminal else _FILE
-    rows = why_rows(inspected, settings, width, terminal and wants_color(out))
-    (print_drawn if terminal else print_text)("".join(f"{row}\n" for row in rows))
+    color = is_terminal(stream()) and wants_color(stream())
+    rows = why_rows(inspected, settings, max(columns(_FILE + 1) - 1, 1), color)
+    (print_drawn if color else print_text)("".join(f"{row}\n" for row in rows))
 
 
 def why_rows(inspected: TokenInspection, settings: Settings, width: int, color: bool) -> list[str]:
