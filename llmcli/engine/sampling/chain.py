@@ -9,7 +9,7 @@ from typing import Any
 
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.model import Vocab
-from llmcli.engine.sampling.python_samplers import CustomSampler, DrawTracer, OwnedSampler, python_sampler
+from llmcli.engine.sampling.python_samplers import CustomSampler, DrawTracer, python_sampler
 from llmcli.engine.sampling.temperature import TemperatureSampler, TemperatureShift
 from llmcli.engine.sentences import DrawState
 from llmcli.errors import UsageError
@@ -36,6 +36,30 @@ class ChainHooks:
     live_shift: TemperatureShift | None = None
     tracer: DrawTracer | None = None
     on_step: StepObserver | None = None
+
+
+class OwnedSampler:
+    """A sampler of llama.cpp whose state can be copied."""
+
+    def __init__(self, pointer: object) -> None:
+        self._api = bindings.load()
+        self.pointer: Any = pointer
+
+    def snapshot(self) -> object:
+        """A copy of the whole state (random generators, penalties), for `restore`; else it must be freed."""
+        copy: object = self._api.llama_sampler_clone(self.pointer)
+        return copy
+
+    def restore(self, snapshot: object) -> None:
+        """Replace the state by a snapshot, which is owned from then on."""
+        self._api.llama_sampler_free(self.pointer)
+        self.pointer = snapshot
+
+    def close(self) -> None:
+        """Free the sampler; a second call has no effect."""
+        pointer, self.pointer = self.pointer, None
+        if pointer:
+            self._api.llama_sampler_free(pointer)
 
 
 class Chain(OwnedSampler):

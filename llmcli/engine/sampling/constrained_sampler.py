@@ -6,9 +6,9 @@ from typing import Any
 
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.model import Vocab
-from llmcli.engine.sampling.chain import BEGIN, Chain, ChainHooks, StepObserver, make_bias
+from llmcli.engine.sampling.chain import BEGIN, Chain, ChainHooks, OwnedSampler, StepObserver, make_bias
 from llmcli.engine.sampling.grammar import Grammar
-from llmcli.engine.sampling.python_samplers import CustomSampler, OwnedSampler
+from llmcli.engine.sampling.python_samplers import CustomSampler
 from llmcli.errors import ConstraintError
 from llmcli.params.sampler_record import SamplerStep
 

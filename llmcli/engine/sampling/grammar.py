@@ -12,7 +12,7 @@ from typing import Any
 
 from llmcli.engine.llama import bindings
 from llmcli.engine.llama.model import Vocab
-from llmcli.engine.sampling.python_samplers import OwnedSampler
+from llmcli.engine.sampling.chain import OwnedSampler
 from llmcli.errors import UsageError
 
 _MAX_RULES = 10_000  # the parser of llama.cpp is recursive and overflows the stack

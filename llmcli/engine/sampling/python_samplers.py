@@ -17,29 +17,6 @@ ROW_BYTES = 12  # of a llama_token_data: id, logit, p
 _NEAR = 1e-4  # of the highest probability: only these are sorted, or all if they are fewer than requested
 
 
-class OwnedSampler:
-    """A sampler of llama.cpp whose state can be copied."""
-
-    def __init__(self, pointer: Any) -> None:
-        self._api = bindings.load()
-        self.pointer = pointer
-
-    def snapshot(self) -> Any:
-        """A copy of the whole state (random generators, penalties), for `restore`; else it must be freed."""
-        return self._api.llama_sampler_clone(self.pointer)
-
-    def restore(self, snapshot: Any) -> None:
-        """Replace the state by a snapshot, which is owned from then on."""
-        self._api.llama_sampler_free(self.pointer)
-        self.pointer = snapshot
-
-    def close(self) -> None:
-        """Free the sampler; a second call has no effect."""
-        pointer, self.pointer = self.pointer, None
-        if pointer:
-            self._api.llama_sampler_free(pointer)
-
-
 class CustomSampler:
     """A `llama_sampler` whose `apply` is a Python function of the pointer to the candidates.
 
