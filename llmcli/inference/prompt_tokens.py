@@ -183,13 +183,10 @@ def _cut_before(name: str, text: str) -> list[str]:
 def _stands_alone(name: bytes, texts: set[bytes]) -> bool:
     """Whether the tokenizer cuts at every `name` in a text: none of `texts` can match a part of it first.
 
-    The tokenizer searches for longer texts first. Some strip the space beside them, so `name` must not have any.
+    The tokenizer searches for longer texts first. Some strip the space beside them, so `name` must not have any. It must
+    be UTF-8, too.
     """
-    if name.split() != [name]:
-        return False
-    try:
-        name.decode()
-    except UnicodeDecodeError:
+    if name.split() != [name] or name.decode("utf-8", "ignore").encode() != name:
         return False
     return not any(_overlap(name, text) for text in texts if text != name and len(text) >= len(name))
 
