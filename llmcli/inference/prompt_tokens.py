@@ -183,10 +183,9 @@ def _cut_before(name: str, text: str) -> list[str]:
 def _stands_alone(name: bytes, texts: set[bytes]) -> bool:
     """Whether the tokenizer cuts at every `name` in a text: none of `texts` can match a part of it first.
 
-    The tokenizer searches for longer texts first. Some strip the space beside them, so `name` must not have any. It must
-    be UTF-8, too.
+    The tokenizer searches for longer texts first. Some strip the space beside them, so `name` must not have any.
     """
-    if name.split() != [name] or name.decode("utf-8", "ignore").encode() != name:
+    if name.split() != [name] or name.decode("utf-8", "ignore").encode() != name:  # or it is not UTF-8
         return False
     return not any(_overlap(name, text) for text in texts if text != name and len(text) >= len(name))
 

@@ -85,39 +85,32 @@ class ChatTemplate:
         self.rendered_at = self._sandbox.time = time.time() if self.time is None else self.time
         if not thinking:
             variables |= {"enable_thinking": False, "thinking": False}
-        try:
-            return self._render(messages, variables)
-        except TemplateError as error:
-            if not (messages and messages[0]["role"] == "system") or isinstance(error, SecurityError):
-                raise self._failed(error) from None
-        system, *rest = messages
-        content = system["content"]
-        if rest and rest[0]["role"] == "user":
-            content, rest = f"{content}\n\n{rest[0]['content']}", rest[1:]
-        try:
-            return self._render([{"role": "user", "content": content}, *rest], variables)
-        except TemplateError as error:
-            raise self._failed(error) from None
+        attempts = [messages]
+        if messages and messages[0]["role"] == "system":
+            content, rest = messages[0]["content"], messages[1:]
+            if rest and rest[0]["role"] == "user":
+                content, rest = f"{content}\n\n{rest[0]['content']}", rest[1:]
+            attempts.append([{"role": "user", "content": content}, *rest])
+        for attempt in attempts:
+            try:
+                return self._render(attempt, variables)
+            except Exception as error:  # of the template, or of Python code that it runs
+                failure = error
+            if not isinstance(failure, TemplateError) or isinstance(failure, SecurityError):
+                break
+        raise LlmcliError(f"{self._origin} fails: {_line(failure)}", f"{_HINT}, or use --raw")
 
     def _render(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> str:
         size = sum(len(str(message["content"])) for message in messages)
         self._sandbox.budget = RenderBudget(_ROOM + 128 * size)
         limit = 8 * size + _SPARE_OUTPUT
         pieces = []
-        try:
-            for piece in self._template.generate(messages=[dict(m) for m in messages], **variables):
-                pieces.append(piece)
-                limit -= len(piece)
-                if limit < 0:
-                    raise SecurityError("it produces too much text")
-        except TemplateError:
-            raise
-        except Exception as error:  # any error of Python code that the template runs
-            raise self._failed(error) from None
+        for piece in self._template.generate(messages=[dict(m) for m in messages], **variables):
+            pieces.append(piece)
+            limit -= len(piece)
+            if limit < 0:
+                raise SecurityError("it produces too much text")
         return "".join(pieces)
-
-    def _failed(self, error: Exception) -> LlmcliError:
-        return LlmcliError(f"{self._origin} fails: {_line(error)}", f"{_HINT}, or use --raw")
 
 
 def _line(error: Exception) -> str:
@@ -322,11 +315,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if indent is not None:
             indent = indent[:_MAX_INDENT] if isinstance(indent, str) else min(indent, _MAX_INDENT)
         encoder = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-        pieces = []
-        for piece in encoder.iterencode(value):
-            self.budget.spend(len(piece))
-            pieces.append(piece)
-        return "".join(pieces)
+        return "".join(self._output(None, piece) for piece in encoder.iterencode(value))
 
 
 class _Generation(Extension):
