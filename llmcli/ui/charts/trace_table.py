@@ -194,12 +194,12 @@ class _WhyTable:
 
     def _title_and_note(self, step: ChainStep) -> tuple[str, str]:
         """The name of a step with its value if it has only one, and its other values."""
-        trace = self._inspected.trace
+        trace, title, note = self._inspected.trace, step.name, step_values(self._settings, step.name)
+        key, _, value = note.partition("=")
+        if key == step.name and " " not in value:
+            title, note = f"{key} {value}", ""
         if step.name == "temperature":
-            return f"temp {trace.temperature:.3g}", f"policy {trace.policy}, entropy {trace.entropy:.2f} nats"
-        values = step_values(self._settings, step.name)
-        key, _, value = values.partition("=")
-        title, note = (f"{key} {value}", "") if key == step.name and " " not in value else (step.name, values)
+            title, note = f"temp {trace.temperature:.3g}", f"policy {trace.policy}, entropy {trace.entropy:.2f} nats"
         if step.name == "grammar":
             note = f"{token_text(self._inspected.refused or '', _WIDEST)} was sampled first, and rejected"
         return title, note
