@@ -1,5 +1,6 @@
 """All settings: looked up by name, resolved from layers, and those that have no effect."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -8,9 +9,10 @@ from typing import Any
 from llmcli.errors import UsageError
 from llmcli.params.generation import GenerationParams, InterfaceParams, RequestParams
 from llmcli.params.model import HubParams, ModelParams
-from llmcli.params.param import Field, InvalidValueError, fields_of
-from llmcli.params.policies.parser import check_names
-from llmcli.params.policies.policy import Entropy, Fixed, Policy
+from llmcli.params.param import Field, fields_of
+from llmcli.params.policies.parser import unknown_name
+from llmcli.params.policies.policy import Entropy, Fixed, Policy, find_source, names_in
+from llmcli.params.policies.rules import BUILTIN
 from llmcli.params.sampler_chain import SamplingParams
 from llmcli.params.samplers import SAMPLERS
 from llmcli.params.temperature import effective_policy
@@ -130,10 +132,11 @@ def check_policy(policy: Policy, file: str | None, source: str = "") -> None:
     Raises:
         UsageError: that starts with `source`, for a name without a function.
     """
-    try:
-        check_names(policy, file)
-    except InvalidValueError as error:
-        raise fields()["temperature"].error(str(policy), error, source) from None
+    for name in names_in(policy):
+        if name not in BUILTIN and not find_source(name, file):
+            position = re.split(rf"\b{name}\b", str(policy), maxsplit=1)[0]
+            error = unknown_name(name, len(position), [(file or "").rpartition(":")[2]])
+            raise fields()["temperature"].error(str(policy), error, source)
 
 
 def environment_layer(environ: Mapping[str, str]) -> Layer:

@@ -9,14 +9,15 @@
     parts    = name ":" term {"," term}
 
 `,clamp=number..number` may follow each of the last three. An option belongs to the nearest name before it. A name that
-is not built in is that of a user's function, in the form `numbers`; `check_names` refuses it if there is no function.
+is not built in is that of a user's function, in the form `numbers`; `settings.check_policy` refuses it if there is no
+function.
 """
 
 import re
 from inspect import signature
 
 from llmcli.params.param import LARGEST_FLOAT, InvalidValueError, format_value, quote
-from llmcli.params.policies.policy import Entropy, Fixed, Policy, PolicyCall, find_source, names_in
+from llmcli.params.policies.policy import Entropy, Fixed, Policy, PolicyCall
 from llmcli.params.policies.rules import BUILTIN
 from llmcli.text import did_you_mean
 
@@ -51,19 +52,8 @@ def parse_policy(text: str) -> Policy:
     raise parser.error(hint=hint)
 
 
-def check_names(policy: Policy, file: str | None) -> None:
-    """Check that there is a policy for each name in `policy`; `file` is the setting `temp_policy_file`.
-
-    Raises:
-        InvalidValueError: with the position of the name in the text of the policy.
-    """
-    for name in names_in(policy):
-        if name not in BUILTIN and not find_source(name, file):
-            position = re.split(rf"\b{name}\b", str(policy), maxsplit=1)[0]
-            raise _unknown_name(name, len(position), [(file or "").rpartition(":")[2]])
-
-
-def _unknown_name(name: str, at: int, functions: list[str], hint: str = "") -> InvalidValueError:
+def unknown_name(name: str, at: int, functions: list[str], hint: str = "") -> InvalidValueError:
+    """The error for a `name` at offset `at` that is neither built in nor one of the user's `functions`."""
     names = [*_NAMES, *filter(None, functions)]
     hint = hint or did_you_mean(name, names) or f"use a number or one of {', '.join(names)}"
     return InvalidValueError(SHAPE, f"unknown policy {quote(name, 32)} at position {at + 1}", hint, at)
@@ -128,9 +118,9 @@ class _Parser:
             return self._range()
         name, outer = found[0], self._name
         if name in (*_SIDES, "clamp"):
-            raise _unknown_name(name, self._at, [], "write think=1.0,answer=0.6" if name in _SIDES else "")
+            raise unknown_name(name, self._at, [], "write think=1.0,answer=0.6" if name in _SIDES else "")
         if name not in BUILTIN and did_you_mean(name, _NAMES):
-            self._misspelled = self._misspelled or _unknown_name(name, self._at, [])
+            self._misspelled = self._misspelled or unknown_name(name, self._at, [])
         self._at, self._name = found.end(), name
         form = BUILTIN[name].form if name in BUILTIN else "numbers"
         if form == "schedule":
