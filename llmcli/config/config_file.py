@@ -1,6 +1,7 @@
 """The configuration file: its settings are read, and changed with the user's comments kept."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -136,14 +137,12 @@ def _change(key: str, value: Any) -> Path:
 
 def _spellings(key: str) -> list[str]:
     """The names in the file that mean this setting: `temp` is `temperature`."""
-    return [name for name in _read(config_path()) if _key_of(name) == key]
-
-
-def _key_of(name: str) -> str | None:
-    try:
-        return find(name).key
-    except UsageError:
-        return None
+    found = []
+    for name in _read(config_path()):
+        with suppress(UsageError):  # not a setting
+            if find(name).key == key:
+                found.append(name)
+    return found
 
 
 def _replace(path: Path, text: str) -> None:
