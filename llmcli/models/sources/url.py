@@ -71,7 +71,18 @@ class Url(Source):
     def plan(
         self, reference: Reference, locations: ModelLocations, memory: int, notify: Notify, projector: bool = False
     ) -> DownloadPlan | None:
-        return _plan(reference, locations, notify) if isinstance(reference, UrlReference) else None
+        """Ask for the size of the file, with a request for its first byte."""
+        if not isinstance(reference, UrlReference):
+            return None
+        from llmcli.models.download.http import RetryPolicy  # 8 ms, only for downloads
+
+        check_online(locations.offline, str(reference))
+        size, version = RetryPolicy(notify, _ATTEMPTS).run(lambda: _size_and_version(reference))
+        path = _download_path(reference, locations.cache_dir)
+        downloaded = size if path.is_file() else bytes_downloaded(partial_path(path), size)
+        if _read_note(path, _VERSION) != version:
+            downloaded = 0
+        return UrlPlan(reference, path.name, size, size - downloaded, reason="", update="", path=path, version=version)
 
     def plan_removal(self, item: InstalledModel, locations: ModelLocations) -> RemovalPlan:
         """Plan the removal of the file and the notes beside it: its folder contains nothing else."""
@@ -108,24 +119,6 @@ class UrlPlan(DownloadPlan):
         except OSError as error:
             raise write_error(error, path.parent, path, MOVE_HINT) from None
         return ModelFile(path, (path,), stem_of(path))
-
-
-def _plan(reference: UrlReference, locations: ModelLocations, notify: Notify) -> UrlPlan:
-    """Ask for the size of the file, with a request for its first byte.
-
-    Raises:
-        ModelNotFoundError: the server does not have the file.
-        NetworkError: the server cannot be reached.
-    """
-    from llmcli.models.download.http import RetryPolicy  # 8 ms, only for downloads
-
-    check_online(locations.offline, str(reference))
-    size, version = RetryPolicy(notify, _ATTEMPTS).run(lambda: _size_and_version(reference))
-    path = _download_path(reference, locations.cache_dir)
-    downloaded = size if path.is_file() else bytes_downloaded(partial_path(path), size)
-    if _read_note(path, _VERSION) != version:
-        downloaded = 0
-    return UrlPlan(reference, path.name, size, size - downloaded, reason="", update="", path=path, version=version)
 
 
 def _size_and_version(reference: UrlReference) -> tuple[int, str]:
