@@ -14,16 +14,9 @@ from llmcli.models.hub import cache
 from llmcli.models.hub.cache import CachedModel, cached_models, models_of_repo
 from llmcli.models.hub.environment import endpoint
 from llmcli.models.hub.repo_files import canonical_quantization, select_quantization
-from llmcli.models.locations import ModelFile, ModelLocations
+from llmcli.models.locations import ModelFile, ModelLocations, Notify
 from llmcli.models.reference import FORMS, MAIN, HubReference, Reference, parse_hub, parse_local
-from llmcli.models.sources.source import (
-    DownloadPlan,
-    InstalledModel,
-    Notify,
-    RemovalPlan,
-    Source,
-    remove_empty,
-)
+from llmcli.models.sources.source import DownloadPlan, InstalledModel, RemovalPlan, Source, remove_empty
 
 _HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 _SHORT_COMMIT = re.compile(r"[0-9a-f]{7,40}")
@@ -50,8 +43,8 @@ class Hub(Source):
             return None
         record = cache.load_revision(locations.data_dir, str(reference))
         if record:
-            paths = (cache.pointer_path(locations.hub, record.repo, record.commit, file.path) for file in record.files)
-            parts = tuple(paths)
+            folder = locations.hub, record.repo, record.commit
+            parts = tuple(cache.pointer_path(*folder, file.path) for file in record.files)
             if all(path.is_file() for path in parts):
                 return ModelFile(parts[0], parts, stem_of(parts[0]))
         model = _best_match(reference, locations)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from llmcli.errors import ModelNotFoundError
 from llmcli.models.gguf.splits import model_files_in
 from llmcli.models.hub.cache import cached_models
-from llmcli.models.locations import STARTER, ModelFile, ModelLocations, ModelNotDownloadedError
+from llmcli.models.locations import STARTER, ModelFile, ModelLocations, ModelNotDownloadedError, Notify
 from llmcli.models.reference import (
     FORMS,
     NameReference,
@@ -19,7 +19,7 @@ from llmcli.models.reference import (
     is_repo,
     not_a_reference,
 )
-from llmcli.models.sources.source import DownloadPlan, InstalledModel, Notify, Source
+from llmcli.models.sources.source import DownloadPlan, InstalledModel, Source
 from llmcli.text import nearest
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from llmcli.models.gguf.parser import read_header
 from llmcli.models.gguf.splits import stem_of
 from llmcli.models.hub.environment import check_online
 from llmcli.models.hub.repo_files import is_safe_path
-from llmcli.models.locations import MOVE_HINT, ModelFile, ModelLocations, Progress
+from llmcli.models.locations import MOVE_HINT, ModelFile, ModelLocations, Notify, Progress
 from llmcli.models.reference import FORMS, Reference, RemoteReference
-from llmcli.models.sources.source import DownloadPlan, InstalledModel, Notify, ProgressFor, RemovalPlan, Source
+from llmcli.models.sources.source import DownloadPlan, InstalledModel, ProgressFor, RemovalPlan, Source
 
 _ATTEMPTS = 3
 _VERSION, _DIGEST = ".version", ".sha256"  # suffixes of small files beside the model
