@@ -13,7 +13,6 @@ from llmcli.models import catalog
 from llmcli.models.hub.environment import repo_url
 from llmcli.models.hub.repo_files import (
     Quantization,
-    QuantizationChoice,
     best_fit,
     fits_memory,
     projectors,
@@ -103,15 +102,15 @@ def files(
     found, memory = quantizations(listing.files), hardware.available_memory()
     if not found:
         select_quantization(found, None, None, listing.name)  # raises the error with its hint
-    chosen = best_fit(found, memory) if any(variant.complete for variant in found) else None
+    chosen, reason = best_fit(found, memory) if any(variant.complete for variant in found) else (None, "")
     if as_json:
         print_json(_listing_data(listing, found, chosen, memory))
         return
     rows = [_variant_row(variant, listing.n_parameters, memory) for variant in found]
     print_rows(("QUANT", "SIZE", "BITS", "FITS", "FILE"), rows, ("SIZE", "BITS"))
     if chosen:
-        label = chosen.variant.quantization or chosen.variant.path
-        console.note(f"`llmcli pull {listing.name}` downloads {label}: {chosen.reason}")
+        label = chosen.quantization or chosen.path
+        console.note(f"`llmcli pull {listing.name}` downloads {label}: {reason}")
     if listing.gated:
         console.note(f"{listing.name} is gated; accept its terms at {repo_url(listing.name)} first")
 
@@ -182,7 +181,7 @@ def _variant_row(variant: Quantization, n_parameters: int | None, memory: int) -
 
 
 def _listing_data(
-    listing: "Repo", found: list[Quantization], chosen: QuantizationChoice | None, memory: int
+    listing: "Repo", found: list[Quantization], chosen: Quantization | None, memory: int
 ) -> dict[str, Any]:
     models = [
         {
@@ -191,7 +190,7 @@ def _listing_data(
             "bits_per_weight": variant.bits_per_weight(listing.n_parameters),
             "fits": fits_memory(variant.size, memory),
             "complete": variant.complete,
-            "chosen": chosen is not None and variant is chosen.variant,
+            "chosen": variant is chosen,
             "files": [asdict(part) for part in variant.parts],
         }
         for variant in found

