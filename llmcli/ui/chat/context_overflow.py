@@ -1,6 +1,6 @@
 """What happens when the next message does not fit the context: the setting `overflow` decides."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 from llmcli.chat.controller import ChatController, PromptFit, overflow_error
@@ -39,7 +39,11 @@ def resolve_overflow(
         raise overflow_error(fit)
     if policy == "back":
         return None
-    if policy == "compact" and len(whole) > 2 and _compact(controller, live, path):
+    compacted = False
+    if policy == "compact" and len(whole) > 2:
+        with suppress(UsageError):  # too few turns
+            compacted = compact_now(controller, live, path)
+    if compacted:
         conversation = controller.session.conversation
         path = whole = conversation.path()
         if draft:
@@ -62,7 +66,16 @@ def compact_now(controller: ChatController, live: bool, path: Sequence[Message],
     from llmcli.chat.compaction import Compaction  # imports the engine, which the completion of commands does not need
 
     compaction = Compaction(controller, path, keep)
-    _show_summary(controller, live, compaction.parts())
+    assert controller.local
+    doing = "summarizing the oldest turns"
+    busy_screen = BusyScreen(controller.settings, live)
+    with busy_screen.open(controller.local.abort, doing):
+        if live:
+            busy_screen.show(compaction.parts())
+        else:
+            console.note(doing)
+            for _ in compaction.parts():
+                pass
     if compaction.interrupted or not compaction.text:
         console.note("nothing changed")
         return False
@@ -80,27 +93,6 @@ def compact_now(controller: ChatController, live: bool, path: Sequence[Message],
     number = compaction.use()
     console.note(f"the summary replaces {plural(number, 'message')} (/branches lists the full conversation)")
     return True
-
-
-def _show_summary(controller: ChatController, live: bool, parts: Iterable[tuple[str, str]]) -> None:
-    """Show the summary while it streams: on the terminal; without one only that it is generated."""
-    assert controller.local
-    doing = "summarizing the oldest turns"
-    busy_screen = BusyScreen(controller.settings, live)
-    with busy_screen.open(controller.local.abort, doing):
-        if live:
-            busy_screen.show(parts)
-            return
-        console.note(doing)
-        for _ in parts:
-            pass
-
-
-def _compact(controller: ChatController, live: bool, path: Sequence[Message]) -> bool:
-    """Replace the oldest turns of `path` by a summary; False where there are too few of them."""
-    with suppress(UsageError):
-        return compact_now(controller, live, path)
-    return False
 
 
 def _ask_policy(fit: PromptFit) -> str:
