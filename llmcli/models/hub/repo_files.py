@@ -170,7 +170,15 @@ def is_safe_path(path: str) -> bool:
         return False
     if any(char in "\\:" or unicodedata.category(char) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for char in path):
         return False
-    return all(_is_safe_name(name) for name in path.split("/"))
+    for name in path.split("/"):
+        if (
+            not name
+            or name[-1] in ". "
+            or len(name.encode()) > 255
+            or _DEVICE.fullmatch(name.partition(".")[0].rstrip())
+        ):
+            return False
+    return True
 
 
 def file_name(path: str) -> str:
@@ -247,12 +255,6 @@ def select_quantization(
             "choose another quantization",
         )
     return variant
-
-
-def _is_safe_name(name: str) -> bool:
-    if not name or name[-1] in ". " or len(name.encode()) > 255:
-        return False
-    return _DEVICE.fullmatch(name.partition(".")[0].rstrip()) is None
 
 
 def _is_companion(path: str) -> bool:

@@ -26,23 +26,19 @@ class LmStudio(Program):
     owner, removal_hint = "LM Studio", "remove it in LM Studio"
 
     def find(self, reference: Reference, locations: ModelLocations) -> ModelFile | None:
-        """The file of the Hub's repository in an imported folder; no folder tells the revision of a file."""
+        """The file of the Hub's repository in an imported folder; no folder tells the revision of a file.
+
+        Names are only compared, in any case as on the Hub, so that none leads out of the folder. Without quantization
+        and file: the only model, or the Q4_K_M of several.
+        """
         if not isinstance(reference, HubReference) or reference.revision:
             return None
-        found = self.find_repo(reference, locations.folders)
-        return ModelFile(found.path, found.parts, found.name) if found else None
-
-    def find_repo(self, reference: HubReference, folders: Sequence[Path]) -> InstalledModel | None:
-        """The model in a folder; names are only compared, in any case as on the Hub, so that none leads out of it.
-
-        Without quantization and file: the only model, or the Q4_K_M of several.
-        """
         owner, _, name = reference.repo.partition("/")
-        for folder in folders:
-            for repo_folder in (path for top in _subfolders(folder, owner) for path in _subfolders(top, name)):
-                found = _select(self.models_in(repo_folder), repo_folder, reference)
-                if found:
-                    return found
+        tops = (top for folder in locations.folders for top in _subfolders(folder, owner))
+        for repo_folder in (path for top in tops for path in _subfolders(top, name)):
+            found = _select(self.models_in(repo_folder), repo_folder, reference)
+            if found:
+                return ModelFile(found.path, found.parts, found.name)
         return None
 
     def search_paths(self) -> list[Path]:

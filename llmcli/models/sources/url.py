@@ -109,12 +109,14 @@ class UrlPlan(DownloadPlan):
         """
         from llmcli.models.download.fetch import check_free_space, exclusive, write_error
 
-        path, progress = self.path, progress_for(self.path.name)
+        path, progress, expected = self.path, progress_for(self.path.name), self.reference.sha256
         try:
             make_private_folder(path.parent)
             check_free_space(path.parent, self.missing, MOVE_HINT)
             with exclusive(path.with_suffix(".lock"), path.name, notify, lambda: None):
-                if not _is_downloaded(self, progress):
+                has_size = path.is_file() and path.stat().st_size == self.size
+                is_current = has_size and _read_note(path, _VERSION) == self.version
+                if not is_current or (expected and sha256_of(path, progress) != expected):
                     _download(self, progress, notify)
         except OSError as error:
             raise write_error(error, path.parent, path, MOVE_HINT) from None
@@ -137,14 +139,6 @@ def _size_and_version(reference: UrlReference) -> tuple[int, str]:
     if not length.isdigit() or not 0 < int(length) < 1 << 50 or "text/html" in response.headers.get("content-type", ""):
         raise NetworkError(f"{host} did not return a file", f"open {reference} in a browser")
     return int(length), version[:200]
-
-
-def _is_downloaded(plan: UrlPlan, progress: Progress) -> bool:
-    """Whether the file is downloaded: its size and version match, and its sha256 if the URL has one."""
-    path, expected = plan.path, plan.reference.sha256
-    if not path.is_file() or path.stat().st_size != plan.size or _read_note(path, _VERSION) != plan.version:
-        return False
-    return expected is None or sha256_of(path, progress) == expected
 
 
 def _download(plan: UrlPlan, progress: Progress, notify: Notify) -> None:
