@@ -26,11 +26,7 @@ def config_layer() -> Layer:
 
 
 def aliases() -> dict[str, str]:
-    """The aliases of models: the table `[aliases]` of the file.
-
-    Raises:
-        UsageError: when one of them is not a text.
-    """
+    """The aliases of models: the table `[aliases]` of the file. Raises UsageError when one of them is not a text."""
     return table(ALIASES, str, "a model")
 
 

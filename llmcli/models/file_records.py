@@ -113,11 +113,7 @@ def _state(path: Path) -> list[int]:
 
 
 def sha256_of(path: Path, progress: Progress) -> str:
-    """The sha256 of a file, in hex.
-
-    Raises:
-        DiskError: the file cannot be read.
-    """
+    """The sha256 of a file, in hex. Raises DiskError when the file cannot be read."""
     digest, buffer = hashlib.sha256(), bytearray(_BLOCK)
     view, done = memoryview(buffer), 0
     try:

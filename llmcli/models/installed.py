@@ -87,11 +87,7 @@ def verify(item: InstalledModel, data_dir: Path, progress_for: ProgressFor) -> l
 
 
 def remove(plan: RemovalPlan, locations: ModelLocations) -> None:
-    """Remove the files, then empty folders, then our records.
-
-    Raises:
-        DiskError: a file cannot be removed.
-    """
+    """Remove the files, then empty folders, then our records. Raises DiskError when a file cannot be removed."""
     for path in plan.files:
         try:
             path.unlink(missing_ok=True)
