@@ -132,7 +132,9 @@ def quantizations(files: Iterable[RepoFile]) -> list[Quantization]:
     found: list[Quantization] = []
     splits: dict[tuple[str, int], dict[int, RepoFile]] = {}
     for file in files:
-        if not _is_gguf(file) or _is_companion(file.path):
+        # A quantization made with an imatrix can have `imatrix` in its name.
+        is_imatrix = "imatrix" in file_name(file.path).lower() and not quantization_of(file.path)
+        if not _is_gguf(file) or is_imatrix or _COMPANION.search(file.path):
             continue
         match = _PART.fullmatch(file.path)
         if match is None:
@@ -255,11 +257,6 @@ def select_quantization(
             "choose another quantization",
         )
     return variant
-
-
-def _is_companion(path: str) -> bool:
-    """True for companion files of models. A quantization made with an imatrix can have `imatrix` in its name."""
-    return bool(_COMPANION.search(path)) or ("imatrix" in file_name(path).lower() and not quantization_of(path))
 
 
 def _is_gguf(file: RepoFile) -> bool:

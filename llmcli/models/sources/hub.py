@@ -87,7 +87,8 @@ class Hub(Source):
         Raises:
             DiskError: a link leads out of the cache.
         """
-        model = _cached(item)
+        model = item.cached
+        assert model  # every item of this source has it
         of_repo = models_of_repo(locations.hub, model.repo, model.variant.complete)
         same = [other for other in of_repo if other.is_same(model)]
         pointers = [part for other in same for part in other.parts]
@@ -106,7 +107,8 @@ class Hub(Source):
         return RemovalPlan(item, (*pointers, *unused), freed, kept)
 
     def clean_up(self, plan: RemovalPlan, locations: ModelLocations) -> None:
-        model = _cached(plan.item)
+        model = plan.item.cached
+        assert model
         folder = cache.folder_of(locations.hub, model.repo)
         for path in plan.files:
             remove_empty(path.parent, folder / "snapshots")
@@ -206,11 +208,6 @@ def _is_exact(model: CachedModel, reference: HubReference) -> bool:
     if reference.file:
         return any(part.path == reference.file for part in model.variant.parts)
     return reference.quant is None or model.variant.quantization == canonical_quantization(reference.quant)
-
-
-def _cached(item: InstalledModel) -> CachedModel:
-    assert item.cached  # every item of this source has it
-    return item.cached
 
 
 def _is_alone(model: CachedModel) -> bool:
