@@ -173,12 +173,8 @@ def is_safe_path(path: str) -> bool:
     if any(char in "\\:" or unicodedata.category(char) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for char in path):
         return False
     for name in path.split("/"):
-        if (
-            not name
-            or name[-1] in ". "
-            or len(name.encode()) > 255
-            or _DEVICE.fullmatch(name.partition(".")[0].rstrip())
-        ):
+        is_device = _DEVICE.fullmatch(name.partition(".")[0].rstrip())
+        if not name or name[-1] in ". " or len(name.encode()) > 255 or is_device:
             return False
     return True
 
