@@ -29,6 +29,7 @@ _METHODS = {
     ("console", "detail"): "note",
     ("chat", "say"): "output",
     ("notes", "append"): "warning",  # lists of texts that are printed later
+    ("", "warn"): "warning",  # a function that the caller gave
     ("problems", "append"): "error",
 }
 _WITHOUT_HINT = ("say",)  # their second argument is something else

@@ -19,13 +19,6 @@ _OPTIONS = (
 )
 
 
-def page_of(arguments: Sequence[str]) -> str:
-    """The page that this command line asks for, or an empty text."""
-    if not arguments:
-        return front_page()
-    return root_help() if arguments[0] in ("-h", "--help") else ""
-
-
 def front_page() -> str:
     """What `llmcli` alone shows."""
     parts = [wrapped(ABOUT), *examples("Start here", EXAMPLES[""]), *section("Commands", _COMMANDS)]

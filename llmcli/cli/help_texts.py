@@ -11,7 +11,6 @@ PROGRAM = "llmcli"
 ABOUT = "Run language models on this machine: chat, generate, compare."
 DOCUMENTATION = "Manual: README.md and the folder docs/ of the project."
 
-
 _REQUEST = ("--model", "--system", "--file", "--preset")
 
 
@@ -79,11 +78,9 @@ COMMANDS: Mapping[str, Command] = {
 }
 
 
-def _examples() -> Mapping[str, str]:
-    """The blocks of examples.txt: three lines of shell for each command, by its path ("" is llmcli itself)."""
-    text = Path(__file__).with_name("examples.txt").read_text(encoding="utf-8")
-    blocks = (block.partition("\n") for block in text.strip().split("\n\n"))
-    return {title.strip("[]").removeprefix(PROGRAM).strip(): lines for title, _, lines in blocks}
-
-
-EXAMPLES = _examples()
+_BLOCKS = Path(__file__).with_name("examples.txt").read_text(encoding="utf-8").strip().split("\n\n")
+# Three lines of shell for each command, by its path ("" is llmcli itself).
+EXAMPLES: Mapping[str, str] = {
+    title.strip("[]").removeprefix(PROGRAM).strip(): lines
+    for title, _, lines in (block.partition("\n") for block in _BLOCKS)
+}

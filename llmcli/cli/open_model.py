@@ -74,8 +74,6 @@ def _load(target: ResolvedModel, settings: Settings, abort: AbortFlag, status: P
 
 def print_settings(resolved: ResolvedSettings) -> None:
     """With `--verbose`: the configuration file, and each setting that is not a default, with its layer."""
-    if not console.verbose:
-        return
     file = config_path()
     console.detail(f"configuration file: {file}{'' if file.exists() else ' (not present)'}")
     for key, origin in resolved.origins.items():
@@ -85,8 +83,6 @@ def print_settings(resolved: ResolvedSettings) -> None:
 
 def print_model_facts(local: LocalModel) -> None:
     """With `--verbose`: the file of the model, what its header says, and how long the load took."""
-    if not console.verbose:
-        return
     header, shape = local.target.header, local.shape
     console.detail(f"model: {local.name}, {local.target.file.path}")
     facts = f"{header.architecture}, {shape.n_layers} layers, {shape.weights / 2**20:.0f} MiB of weights"

@@ -19,7 +19,7 @@ from llmcli.params.param import fields_of
 from llmcli.params.settings import Layer, Settings
 from llmcli.text import plural
 from llmcli.ui.terminal.console import can_redraw, console
-from llmcli.ui.terminal.output import AnswerWriter, print_line, stream_answer
+from llmcli.ui.terminal.output import AnswerWriter, print_json, stream_answer
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
@@ -50,10 +50,7 @@ def replay(
         bool, typer.Option("--json", help="Print one JSON object with the text, the first difference and its reasons.")
     ] = False,
 ) -> int:
-    """Generate a recorded answer again and check that it is the same.
-
-    Where it is not, the first different token and the reasons are printed to stderr, and the status is 1.
-    """
+    """Generate a recorded answer again and check that it is the same; the status is 1 if it is not."""
     policy_file = flags.values.get("temp_policy_file") or ""
     recorded = _recorded(what, line, policy_file)
     from llmcli.chat.replay import BatchReplay, Replay, replay_settings
@@ -95,7 +92,7 @@ def _run_batch(again: "BatchReplay", status: ProgressLine, as_json: bool) -> Non
     if as_json:
         same = not any(one.difference for one in again.replays)
         answers = [{"label": one.recorded.label, **_data(one)} for one in again.replays]
-        print_line(json.dumps({"same": same, "variants": answers}, ensure_ascii=False))
+        print_json({"same": same, "variants": answers}, indent=None)
     elif not live:
         comparison.print_texts(again.comparison, think)
 
@@ -174,5 +171,4 @@ def _verdict(again: "Replay") -> str:
     texts = difference.recorded, difference.replayed
     before, now = (json.dumps(text, ensure_ascii=False) if text else "the end" for text in texts)
     reasons = "; ".join(again.reasons) or "no known difference in the conditions"
-    place = f"from token {difference.token}{part} on"
-    return f"different answer {place}: was {before}, is {now}; reason: {reasons}"
+    return f"different answer from token {difference.token}{part} on: was {before}, is {now}; reason: {reasons}"

@@ -40,7 +40,7 @@ def draw(rows: Sequence[str], columns: int, title: str) -> str:
     from rich.terminal_theme import TerminalTheme
 
     background, foreground, *colors = map(parse_rgb_hex, _COLORS.split())
-    theme = TerminalTheme(background, foreground, colors[:8], colors[8:])
+    theme = TerminalTheme(background, foreground, list(colors[:8]), list(colors[8:]))
     decoder, console = AnsiDecoder(), Console(file=StringIO())
     width, height = round(columns * _COLUMN) + 2 * _LEFT, len(rows) * _ROW + _TOP + _BOTTOM
     heading, faint = xml_text(" ".join(title.split())), theme.ansi_colors[8].hex
