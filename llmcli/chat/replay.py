@@ -218,7 +218,8 @@ def _difference(
     ends = list(accumulate(map(len, pieces)))
     generated, own = "".join(pieces), replayed[n_prefix:]  # what was generated has the tags of the reasoning too
     start = max(generated.rfind(own) if part == "answer" else generated.find(own), 0) - n_prefix
-    offset = len(os.path.commonprefix([recorded, replayed]))
+    shorter = min(len(recorded), len(replayed))
+    offset = next((i for i in range(shorter) if recorded[i] != replayed[i]), shorter)
     index = next((i for i, end in enumerate(ends) if end > start + offset), len(tokens))
     token_start = ends[index - 1] if index else 0
     token_offset = min(max(token_start - start, 0), offset)
