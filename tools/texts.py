@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 
 import typer
 
-from llmcli.cli.front_page import front_page
+from llmcli.cli.help_texts import front_page
 from llmcli.cli.typer_app import help_page, make_app
 from llmcli.ui.commands.registry import commands, dispatch
 

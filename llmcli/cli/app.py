@@ -36,7 +36,7 @@ def _dispatch(arguments: list[str]) -> int:
         os.environ["COLUMNS"] = "10000"  # a shell takes each line for a candidate: no help text may wrap
         return _run_app(arguments, "")
     from llmcli.cli import model_preload
-    from llmcli.cli.front_page import front_page, normalize_arguments, root_help
+    from llmcli.cli.help_texts import front_page, normalize_arguments, root_help
 
     model_preload.start(arguments)
     arguments = normalize_arguments(arguments)

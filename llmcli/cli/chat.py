@@ -22,8 +22,7 @@ from llmcli.params.generation import GenerationParams, RequestParams
 from llmcli.params.param import fields_of
 from llmcli.params.sampler_chain import SamplingParams
 from llmcli.params.settings import Layer, Settings, fields, resolve
-from llmcli.ui.terminal.ask import can_ask
-from llmcli.ui.terminal.console import can_redraw, console, is_terminal, wants_color
+from llmcli.ui.terminal.console import can_ask, can_redraw, console, is_terminal, wants_color
 from llmcli.ui.terminal.interrupt import allow_interrupt, defer_interrupt
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ def _reader(chat: "ChatApp", settings: Settings, live: bool) -> "Reader":
             raise LlmcliError("stdin is closed", "pipe messages to stdin, or use a terminal")
         mark = partial(print, "> ", end="", file=sys.stderr, flush=True)
         return LineReader(sys.stdin.buffer, mark) if is_terminal(sys.stdin) else LineReader(sys.stdin.buffer)
-    from llmcli.ui.chat.status_line import input_hint, status_line
+    from llmcli.ui.chat.app import input_hint, status_line
     from llmcli.ui.commands.completion import suggest
     from llmcli.ui.input.reader import TerminalReader
     from llmcli.ui.markdown.theme import ground_of

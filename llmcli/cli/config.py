@@ -10,8 +10,7 @@ from llmcli.errors import UsageError
 from llmcli.files import config_path
 from llmcli.params.settings import Layer, check_policy, fields, find, format_setting, resolve, to_data
 from llmcli.ui.markdown.theme import ground_of
-from llmcli.ui.terminal.ask import open_in_editor
-from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.console import console, open_in_editor
 from llmcli.ui.terminal.output import print_json, print_line
 from llmcli.ui.terminal.table import print_facts
 

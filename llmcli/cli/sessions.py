@@ -16,8 +16,7 @@ from llmcli.config.config_file import config_layer
 from llmcli.errors import DiskError, ExitStatus, LlmcliError, UsageError
 from llmcli.params.settings import Layer, resolve
 from llmcli.text import format_age, plural
-from llmcli.ui.terminal.ask import can_ask, confirm
-from llmcli.ui.terminal.console import console, wants_color
+from llmcli.ui.terminal.console import can_ask, confirm, console, wants_color
 from llmcli.ui.terminal.output import print_json, print_line, print_text
 from llmcli.ui.terminal.table import print_rows
 

@@ -7,8 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from llmcli import __version__
-from llmcli.cli.front_page import Row, examples, root_help, section, wrapped
-from llmcli.cli.help_texts import ABOUT, COMMANDS, EXAMPLES, PROGRAM
+from llmcli.cli.help_texts import ABOUT, COMMANDS, EXAMPLES, PROGRAM, Row, examples, root_help, section, wrapped
 from llmcli.params import param
 from llmcli.ui.terminal.output import print_line
 

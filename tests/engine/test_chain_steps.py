@@ -9,8 +9,8 @@ import pytest
 
 from llmcli.engine.llama.model import Vocab
 from llmcli.engine.token_inspection import Candidate, CandidateCapture, CandidateSnapshot, ChainTrace, trace_chain
+from llmcli.params.param import SamplerStep
 from llmcli.params.policies.policy import Entropy, Fixed
-from llmcli.params.sampler_record import SamplerStep
 from tests.engine.candidates import apply_chain, capture_steps, log_probabilities, make_chain, make_steps
 
 INF = math.inf

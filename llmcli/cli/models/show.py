@@ -77,7 +77,7 @@ def show_model(
             raise
         from llmcli.cli.models.download import warn_about_token
         from llmcli.engine.llama import hardware
-        from llmcli.models.sources.hub_pull import plan_pull
+        from llmcli.models.hub.repo_download import plan_pull
 
         warn_about_token(locations)
         plan = plan_pull(missing.reference, locations, hardware.available_memory(), console.note)

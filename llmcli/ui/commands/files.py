@@ -15,8 +15,7 @@ from llmcli.ui.commands.completion import complete_paths
 from llmcli.ui.commands.messages import parse_message_number
 from llmcli.ui.commands.registry import command
 from llmcli.ui.terminal import clipboard
-from llmcli.ui.terminal.ask import confirm, edit
-from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.console import confirm, console, edit
 from llmcli.ui.terminal.output import print_drawn
 
 

@@ -11,8 +11,7 @@ from llmcli.ui.commands import registry
 from llmcli.ui.commands.completion import complete_values, matching, setting_note
 from llmcli.ui.commands.registry import Command, command, commands, dispatch
 from llmcli.ui.markdown.theme import theme_names
-from llmcli.ui.terminal.ask import can_ask
-from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.console import can_ask, console
 from llmcli.ui.terminal.table import print_definitions
 
 _KEYS = (

@@ -11,8 +11,8 @@ from llmcli.text import ellipsize, plural
 from llmcli.ui.chat.app import ChatApp
 from llmcli.ui.commands.completion import complete_assignments
 from llmcli.ui.commands.registry import command
-from llmcli.ui.terminal.ask import edit as edit_text
 from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.console import edit as edit_text
 
 _LONG = 1200  # characters; a longer message is easier to change in an editor
 

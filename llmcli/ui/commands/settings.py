@@ -22,8 +22,8 @@ from llmcli.ui.commands.completion import complete_pair, complete_values, matchi
 from llmcli.ui.commands.inspect import spark
 from llmcli.ui.commands.registry import command, commands
 from llmcli.ui.markdown.theme import ground_of
-from llmcli.ui.terminal.ask import edit as edit_text
 from llmcli.ui.terminal.console import console
+from llmcli.ui.terminal.console import edit as edit_text
 from llmcli.ui.terminal.output import warn_ineffective
 from llmcli.ui.terminal.table import print_definitions, print_rows
 
