@@ -17,7 +17,8 @@ from llmcli.engine.llama import hardware
 from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.inference.answer import Answer
 from llmcli.inference.comparison import Comparison, Variant
-from llmcli.inference.local import LocalModel, Prompt, resolve_model
+from llmcli.inference.engine import Prompt, Request
+from llmcli.inference.local import LocalModel, resolve_model
 from llmcli.inference.prompt_tokens import raw_tokens
 from llmcli.params.settings import Settings
 
@@ -31,7 +32,7 @@ def main() -> None:
     settings = Settings(n_threads=threads, n_ctx=1024, max_tokens=_TOKENS, ignore_eos=True, raw=True)
     with closing(LocalModel(resolve_model(settings), settings, AbortFlag())) as local:
         prompt = Prompt(_TEXT, raw_tokens(local.model.vocab, _TEXT))
-        answers = [Answer(local, prompt, replace(settings, seed=seed), trace=0) for seed in range(_WIDTH)]
+        answers = [Answer(local, Request(prompt, replace(settings, seed=seed), trace=0)) for seed in range(_WIDTH)]
         ways = (_in_turn, _together)
         read = [_run(local, way, answers)[1] for way in ways]
         taken: dict[Callable[..., None], list[float]] = {way: [] for way in ways}

@@ -20,7 +20,8 @@ from llmcli.engine.events import TokenEvent
 from llmcli.engine.generation import Generation
 from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.inference.answer import Answer
-from llmcli.inference.local import LocalModel, Prompt, resolve_model
+from llmcli.inference.engine import Prompt, Request
+from llmcli.inference.local import LocalModel, resolve_model
 from llmcli.inference.prompt_tokens import raw_tokens
 from llmcli.inference.trace_file import TraceWriter
 from llmcli.params.policies.parser import parse_policy
@@ -81,12 +82,12 @@ def _run(local: LocalModel, prompt: Prompt, kind: str, folder: Path) -> tuple[fl
     settings = Settings(
         temperature=parse_policy(policy), n_ctx=512, seed=1, max_tokens=_TOKENS, ignore_eos=True, raw=True
     )
-    answer = Answer(local, prompt, settings, trace=trace)
+    answer = Answer(local, Request(prompt, settings, trace=trace))
     spent: list[float] = []
     with closing(TraceWriter(folder / "trace.jsonl")) as writer:
         if trace is not None:
             answer.on_token = writer.write
-        generation, records = local.generate(prompt, settings, **answer.generation_options())
+        generation, records = local.generate(answer.request)
         list(answer.begin(generation))
         drawn, begin = _timed(generation), 0.0
         for record in records:

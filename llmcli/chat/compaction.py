@@ -7,6 +7,7 @@ from llmcli.chat.controller import ChatController
 from llmcli.chat.conversation import Message
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer, Part
+from llmcli.inference.engine import Request
 from llmcli.inference.local import apply_model_defaults
 from llmcli.params.settings import Layer, Settings
 
@@ -51,7 +52,7 @@ class Compaction:
                 break
             old = old[1:]
         self.n_skipped = len(self.old) - len(old)
-        answer = Answer(local, prompt, controller.prompt_builder.with_plain_stop(settings))
+        answer = Answer(local, Request(prompt, controller.prompt_builder.with_plain_stop(settings)))
         for kind, text in answer.parts():
             if kind == "answer":
                 yield kind, text

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from llmcli.chat.background_load import BackgroundLoad
     from llmcli.chat.prompting import PromptBuilder
     from llmcli.chat.turn import Turn
-    from llmcli.inference.local import LocalModel, Prompt
+    from llmcli.inference.engine import Prompt
+    from llmcli.inference.local import LocalModel
 
 ReadAhead = Callable[["PromptBuilder"], None]
 # A change of one of these needs a reload of the model.
@@ -253,6 +254,7 @@ class ChatController:
         """
         from llmcli.chat.turn import Turn, start_answer
         from llmcli.engine.sampling.temperature import TemperatureShift
+        from llmcli.inference.engine import Request
         from llmcli.inference.local import apply_model_defaults
 
         local = self.local
@@ -262,8 +264,8 @@ class ChatController:
         prompt, shift = self.prompt(path, continued, settings), TemperatureShift()
         if len(prompt.tokens) >= local.n_ctx:
             raise overflow_error(PromptFit(len(prompt.tokens), local.n_ctx, 1))
-        answer = start_answer(local, prompt, settings, grammar_text(settings), continued, shift, trace=0)
-        answer.progress = progress
+        request = Request(prompt, settings, grammar_text(settings), progress, live_shift=shift, trace=0)
+        answer = start_answer(local, request, continued)
         return Turn(
             self.session,
             answer,

@@ -23,6 +23,7 @@ from llmcli.engine.token_inspection import (
 )
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer
+from llmcli.inference.engine import Request
 from llmcli.inference.request import grammar_text, system_text
 from llmcli.params.settings import Settings, parse_data
 
@@ -49,17 +50,13 @@ class AnswerInspector:
 
     @property
     def target(self) -> InspectTarget:
-        return InspectTarget(self.answer.settings, self.answer.grammar, self.tokens, self._generation)
+        return InspectTarget(self.answer.settings, self.answer.request.grammar, self.tokens, self._generation)
 
     def _generation(self, settings: Settings, grammar: str | None, capture: CandidateCapture) -> Generation:
-        answer = self.answer
-        shift = TemperatureShift(answer.live_shift.moves if answer.live_shift else ())
-        options = Answer(
-            answer.local, answer.prompt, settings, grammar, None, answer.starts_in_reasoning, shift, 0
-        ).generation_options()
-        return Generation(
-            answer.local.model.vocab, answer.prompt.tokens, settings, grammar, on_step=capture.record, **options
-        )
+        request = self.answer.request
+        shift = TemperatureShift(request.live_shift.moves if request.live_shift else ())
+        again = replace(request, settings=settings, grammar=grammar, progress=None, live_shift=shift, trace=0)
+        return self.answer.local.start(again, on_step=capture.record)
 
     def text(self, number: int) -> str:
         """The text of a token, with control tokens by their names."""
@@ -125,7 +122,7 @@ class AnswerInspector:
         reasoning, content = self.continued.reasoning if self.continued else "", answer.settings.prefill or ""
         if answer.settings.raw or content:
             return content + text, reasoning
-        splitter = ReasoningSplitter(answer.prompt.text, answer.starts_in_reasoning)
+        splitter = ReasoningSplitter(answer.prompt.text, answer.request.starts_in_reasoning)
         parts = [*splitter.push(text), *splitter.flush()]
         content = "".join(text for kind, text in parts if kind == "answer")
         reasoning += "".join(text for kind, text in parts if kind == "think")
@@ -167,5 +164,5 @@ def _from_text(controller: "ChatController", message: Message, before: Sequence[
     prompt = controller.prompt_builder.prompt_for(window, system, settings)
     whole = controller.prompt_builder.prompt_for(window, system, settings, message).tokens
     start = common_prefix(prompt.tokens, whole)
-    answer = Answer(controller.local, replace(prompt, tokens=prompt.tokens[:start]), settings, grammar_text(settings))
-    return AnswerInspector(message, before, answer, whole[start:])
+    request = Request(replace(prompt, tokens=prompt.tokens[:start]), settings, grammar_text(settings))
+    return AnswerInspector(message, before, Answer(controller.local, request), whole[start:])

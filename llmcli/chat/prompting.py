@@ -7,7 +7,8 @@ from llmcli.chat.conversation import Message
 from llmcli.engine.llama.context import common_prefix
 from llmcli.engine.reasoning import TAGS
 from llmcli.errors import LlmcliError
-from llmcli.inference.local import LocalModel, Prompt
+from llmcli.inference.engine import Prompt
+from llmcli.inference.local import LocalModel
 from llmcli.inference.prompt_tokens import TokenCache, raw_prompt, template_prompt, warm_cache
 from llmcli.inference.request import PLAIN_TEMPLATE, plain_template, template_of, with_plain_stop
 from llmcli.params.settings import Settings

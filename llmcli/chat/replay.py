@@ -18,7 +18,8 @@ from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference.answer import Answer, Part
 from llmcli.inference.answer_json import ReplayManifest, build_manifest, prompt_sha256
 from llmcli.inference.comparison import Comparison, Variant
-from llmcli.inference.local import LocalModel, Prompt
+from llmcli.inference.engine import Prompt, Request
+from llmcli.inference.local import LocalModel
 from llmcli.inference.prompt_tokens import raw_prompt, template_prompt
 from llmcli.inference.request import special_texts
 from llmcli.inference.template import ChatTemplate
@@ -83,7 +84,9 @@ class Replay:
         prompt = self._prompt()
         grammar = manifest.grammar or self.settings.grammar
         shift = TemperatureShift(manifest.moves) if manifest.moves else None
-        self.answer = start_answer(self.local, prompt, self.settings, grammar, recorded.continued, shift)
+        self.answer = start_answer(
+            self.local, Request(prompt, self.settings, grammar, live_shift=shift), recorded.continued
+        )
 
     @property
     def n_tokens(self) -> int:
@@ -119,9 +122,7 @@ class Replay:
     def _generate(self) -> Iterator[Part]:
         """The answer, to its end or to where it was stopped the first time."""
         answer, manifest = self.answer, self.recorded.manifest
-        generation, records = self.local.generate(
-            answer.prompt, answer.settings, answer.grammar, None, **answer.generation_options()
-        )
+        generation, records = self.local.generate(answer.request)
         yield from answer.begin(generation)
         while manifest.drawn is None or answer.n_drawn < manifest.drawn:
             record = next(records, None)

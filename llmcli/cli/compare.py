@@ -31,7 +31,8 @@ from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
     from llmcli.inference.comparison import Comparison, Variant
-    from llmcli.inference.local import LocalModel, Prompt
+    from llmcli.inference.engine import Prompt
+    from llmcli.inference.local import LocalModel
 
 
 @dataclass(frozen=True)
@@ -206,6 +207,7 @@ def _for_model(local: "LocalModel", requests: Sequence[_CompareRequest]) -> list
 def _comparison(local: "LocalModel", requests: Sequence[_CompareRequest]) -> "Comparison":
     from llmcli.inference.answer import Answer
     from llmcli.inference.comparison import Comparison
+    from llmcli.inference.engine import Request
     from llmcli.inference.request import build_prompt
 
     prompts: dict[Any, Prompt] = {}  # rendering takes time, and most variants have the same prompt
@@ -215,7 +217,7 @@ def _comparison(local: "LocalModel", requests: Sequence[_CompareRequest]) -> "Co
         key = one.text, one.system, s.prefill, s.raw, s.chat_template, s.think == "off"
         if key not in prompts:
             prompts[key] = build_prompt(local, s, one.text, one.system)
-        answers.append((one.variant, Answer(local, prompts[key], s, one.grammar)))
+        answers.append((one.variant, Answer(local, Request(prompts[key], s, one.grammar))))
     return Comparison(local, answers)
 
 

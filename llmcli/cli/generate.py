@@ -70,6 +70,7 @@ def generate(
     from llmcli.cli.open_model import find_model, open_model, welcome
     from llmcli.engine.llama.bindings import AbortFlag
     from llmcli.inference.answer import Answer
+    from llmcli.inference.engine import Request
     from llmcli.inference.local import apply_model_defaults
     from llmcli.inference.request import build_prompt, needs_plain_template, with_plain_stop
 
@@ -91,7 +92,7 @@ def generate(
         if show_prompt:
             print_text(prompt.text if prompt.text.endswith("\n") else prompt.text + "\n")
             return ExitStatus.OK
-        answer = Answer(local, prompt, settings, grammar, status.reading)
+        answer = Answer(local, Request(prompt, settings, grammar, status.reading))
         with write_trace(answer, trace, heat is not None):
             _print_answer(answer, status, question if echo else "", as_json, stream)
     if heat:

@@ -1,15 +1,13 @@
 """One answer: it comes in parts, and is complete after the last one."""
 
 from collections.abc import Callable, Iterator, Sequence
-from copy import copy
 from dataclasses import dataclass, field
-from typing import Any
 
 from llmcli.engine.events import TokenEvent, TokenTrace
 from llmcli.engine.generation import Generation
-from llmcli.engine.reasoning import ReasoningSplitter, show_tags
-from llmcli.engine.sampling.temperature import TemperatureShift
-from llmcli.inference.local import LocalModel, Prompt
+from llmcli.engine.reasoning import ReasoningSplitter
+from llmcli.inference.engine import Prompt, Request
+from llmcli.inference.local import LocalModel
 from llmcli.params.settings import Settings
 
 Part = tuple[str, str]  # ("answer" or "think", text)
@@ -54,13 +52,7 @@ class Answer:
     """An answer while it is generated. Iterate over `parts()` to its end, then read the other attributes."""
 
     local: LocalModel
-    prompt: Prompt
-    settings: Settings
-    grammar: str | None = None
-    progress: Callable[[int, int], None] | None = None
-    starts_in_reasoning: bool = False  # the prompt ends inside the model's reasoning
-    live_shift: TemperatureShift | None = None
-    trace: int | None = None  # record how each token is sampled, with so many alternatives
+    request: Request
     on_token: Callable[[TokenTrace], None] = field(
         default=lambda _token: None, repr=False
     )  # called for each token, once it is certain
@@ -81,24 +73,24 @@ class Answer:
         Raises:
             ContextOverflowError, ConstraintError, UsageError: see `LocalModel.generate`.
         """
-        generation, events = self.local.generate(
-            self.prompt, self.settings, self.grammar, self.progress, **self.generation_options()
-        )
+        generation, events = self.local.generate(self.request)
         yield from self.begin(generation)
         for event in events:
             yield from self.push(event)
         yield from self.end()
 
-    def generation_options(self) -> dict[str, Any]:
-        """Further arguments for the `Generation` of this answer."""
-        if not self.settings.raw and not self.settings.prefill:
-            self._splitter = ReasoningSplitter(self.prompt.text, self.starts_in_reasoning)
-            show_tags(self.local.model.vocab)
-        return {"splitter": copy(self._splitter), "live_shift": self.live_shift, "trace": self.trace}
+    @property
+    def prompt(self) -> Prompt:
+        return self.request.prompt
+
+    @property
+    def settings(self) -> Settings:
+        return self.request.settings
 
     def begin(self, generation: Generation) -> Iterator[Part]:
         """The parts before the first token. Call `push` with each event of the generation afterwards, then `end`."""
         self.generation, self.started = generation, True
+        self._splitter = self.request.splitter()
         self._texts = TraceTexts(generation, self._add_trace)
         if self.settings.prefill:
             yield from self._add([("answer", self.settings.prefill)], None)

@@ -169,6 +169,7 @@ def build_manifest(answer: "Answer", first: int | None = None, continued: int | 
     from llmcli.engine.llama.hardware import machine
 
     local, prompt, settings, generation = answer.local, answer.prompt, answer.settings, answer.generation
+    grammar, shift = answer.request.grammar, answer.request.live_shift
     own_template, params = local.target.header.chat_template or "", generation.context_params
     assert params
     is_complete = answer.finish_reason in ("stop", "length")
@@ -184,11 +185,11 @@ def build_manifest(answer: "Answer", first: int | None = None, continued: int | 
         moment=prompt.time if "strftime_now" in prompt.template else 0.0,
         prompt_sha256=prompt_sha256(prompt.tokens),
         layout=tuple(generation.layout),
-        settings_sha256=_settings_sha256(settings, answer.grammar),
-        grammar="" if answer.grammar == settings.grammar else answer.grammar or "",
+        settings_sha256=_settings_sha256(settings, grammar),
+        grammar="" if grammar == settings.grammar else grammar or "",
         system=_system_file(settings),
         policy_sha256=_policy_sha256(settings.temp_policy_file) if settings.temp_policy_file else "",
-        moves=tuple(answer.live_shift.moves) if answer.live_shift else (),
+        moves=tuple(shift.moves) if shift else (),
         first=first,
         begun=continued,
         beside=max(generation.beside, params.n_seq_max - 1),

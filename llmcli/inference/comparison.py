@@ -196,9 +196,8 @@ class CompareResult:
             UsageError: for settings or a grammar that are not valid.
         """
         answer, label = self.answer, self.variant.label
-        vocab, tokens, options = answer.local.model.vocab, answer.prompt.tokens, answer.generation_options()
         try:
-            return Generation(vocab, tokens, answer.settings, answer.grammar, seq_id, stores_errors=True, **options)
+            return answer.local.start(answer.request, seq_id, stores_errors=True)
         except LlmcliError as error:
             raise type(error)(f"{label}: {error}" if label else str(error), error.hint) from None
 
@@ -230,7 +229,7 @@ class Comparison:
         self.seconds = 0.0  # from the first token to the last
         self.progress: Callable[[int, int], None] | None = None
         for one in self.results:
-            one.answer.trace = one.answer.trace or 0
+            one.answer.request.trace = one.answer.request.trace or 0
 
     @property
     def interrupted(self) -> bool:

@@ -1,6 +1,6 @@
 """A local model, loaded as the settings say: the engine of the rest of the program."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,9 +14,12 @@ from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.engine.llama.context import AbortedError, Batches, Context, ContextParams, check_layout, drop_last_batch
 from llmcli.engine.llama.model import Model
 from llmcli.engine.llama.probe import probe
+from llmcli.engine.reasoning import show_tags
+from llmcli.engine.sampling.chain import StepObserver
 from llmcli.errors import ModelInvalidError, UsageError
 from llmcli.files import data_dir
 from llmcli.inference import sizing
+from llmcli.inference.engine import Request
 from llmcli.models import file_records
 from llmcli.models.file_records import ModelHasher
 from llmcli.models.gguf.header import GGUFHeader
@@ -30,21 +33,6 @@ from llmcli.params.settings import find as find_setting
 Fetch = Callable[[int, int], None]  # gets the bytes that are downloaded, and all
 Share = Callable[[float], None]  # gets the share of the model that is loaded
 Checking = Callable[[str, int], None]  # gets the name and the size of a file
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A prompt as it will be evaluated; `text` shows control tokens too.
-
-    `request` is what it was made of: messages, or with `raw` a text. `template` is the source of the chat template,
-    `time` the time that the template got (seconds since 1970).
-    """
-
-    text: str
-    tokens: Sequence[int]
-    request: Sequence[Mapping[str, Any]] | str = ""
-    template: str = ""
-    time: float = 0.0
 
 
 @dataclass
@@ -206,22 +194,39 @@ class LocalModel:
         if self._context is None:
             self._context_for(0, replace(settings, max_tokens=-1))
 
-    def generate(
-        self,
-        prompt: Prompt,
-        settings: Settings,
-        grammar: str | None = None,
-        progress: Callable[[int, int], None] | None = None,
-        **options: Any,
-    ) -> tuple[Generation, Iterator[TokenEvent]]:
-        """One answer: its `Generation`, and an iterator of its events. `options` are further arguments of `Generation`.
+    def generate(self, request: Request) -> tuple[Generation, Iterator[TokenEvent]]:
+        """One answer: its `Generation`, and an iterator of its events.
 
         Raises:
             ContextOverflowError: when the prompt does not fit.
         """
-        context = self._context_for(len(prompt.tokens), settings)
-        generation = Generation(self.model.vocab, prompt.tokens, settings, grammar, **options)
-        return generation, generate(context, [generation], progress)
+        context = self._context_for(len(request.prompt.tokens), request.settings)
+        generation = self.start(request)
+        return generation, generate(context, [generation], request.progress)
+
+    def start(
+        self, request: Request, seq_id: int = 0, stores_errors: bool = False, on_step: StepObserver | None = None
+    ) -> Generation:
+        """The generation for a request; see `Generation` for the other arguments.
+
+        Raises:
+            UsageError: for settings or a grammar that are not valid.
+        """
+        splitter, vocab = request.splitter(), self.model.vocab
+        if splitter:
+            show_tags(vocab)
+        return Generation(
+            vocab,
+            request.prompt.tokens,
+            request.settings,
+            request.grammar,
+            seq_id,
+            splitter,
+            request.live_shift,
+            request.trace,
+            on_step,
+            stores_errors,
+        )
 
     def _context_for(self, n_prompt: int, settings: Settings) -> Context:
         if self._context and self._suffices(self._context, settings, n_prompt):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from llmcli.engine.llama.model import Vocab
 from llmcli.errors import LlmcliError
-from llmcli.inference.local import Prompt
+from llmcli.inference.engine import Prompt
 
 if TYPE_CHECKING:
     from llmcli.inference.template import ChatTemplate, Message

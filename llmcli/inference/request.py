@@ -11,7 +11,8 @@ from llmcli.files import read_text
 from llmcli.params.settings import Settings
 
 if TYPE_CHECKING:
-    from llmcli.inference.local import LocalModel, Prompt
+    from llmcli.inference.engine import Prompt
+    from llmcli.inference.local import LocalModel
     from llmcli.inference.template import ChatTemplate
 
 ReadStdin = Callable[[], str]

@@ -16,7 +16,8 @@ from llmcli.config.presets import LayerStack
 from llmcli.engine.events import Timings, TokenEvent
 from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.engine.llama.context import Context, ContextParams
-from llmcli.inference.local import LocalModel, Prompt, ResolvedModel
+from llmcli.inference.engine import Prompt, Request
+from llmcli.inference.local import LocalModel, ResolvedModel
 from llmcli.models.locations import ModelFile
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Layer, Settings
@@ -87,7 +88,7 @@ def greedy_answer(controller: ChatController, prompt: Prompt, n_predict: int) ->
     local = controller.local
     assert local
     settings = Settings(n_ctx=local.n_ctx, seed=1, max_tokens=n_predict, **GREEDY)
-    generation, records = local.generate(prompt, settings)
+    generation, records = local.generate(Request(prompt, settings))
     for _ in records:
         pass
     return generation.tokens[len(prompt.tokens) :]
@@ -96,9 +97,8 @@ def greedy_answer(controller: ChatController, prompt: Prompt, n_predict: int) ->
 def scripted(*pieces: str | BaseException) -> Callable[..., tuple[Any, Iterator[TokenEvent]]]:
     """In place of `LocalModel.generate`: an answer of these pieces; an exception among them is raised."""
 
-    def generate(
-        prompt: Prompt, settings: Settings, *_: object, **_options: object
-    ) -> tuple[Any, Iterator[TokenEvent]]:
+    def generate(request: Request) -> tuple[Any, Iterator[TokenEvent]]:
+        prompt = request.prompt
         n_pieces = sum(isinstance(piece, str) for piece in pieces)
         timings = Timings(prompt_n=len(prompt.tokens), predicted_n=n_pieces)
 

@@ -11,6 +11,7 @@ from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
+from llmcli.inference.engine import Request
 from llmcli.inference.local import LocalModel, ResolvedModel
 from llmcli.inference.request import build_prompt, grammar_text
 from llmcli.models.locations import STARTER, STARTER_NAME, ModelFile
@@ -37,7 +38,7 @@ def given(
     settings = Settings(**parse_data(values, "test"))
     system = Path(settings.system[1:]).read_text() if settings.system else None
     prompt = build_prompt(local, settings, question, system)
-    answer = Answer(local, prompt, settings, grammar_text(settings), live_shift=shift)
+    answer = Answer(local, Request(prompt, settings, grammar_text(settings), live_shift=shift))
     for number, _ in enumerate(answer.parts()):
         if shift and number in (1, 4):
             shift.add(0.4 if number == 1 else -0.7)

@@ -9,7 +9,8 @@ from llmcli.chat.attachments import Attachment
 from llmcli.chat.compaction import Compaction
 from llmcli.chat.controller import ChatController
 from llmcli.errors import ContextOverflowError, UsageError
-from llmcli.inference.local import LocalModel, Prompt
+from llmcli.inference.engine import Prompt, Request
+from llmcli.inference.local import LocalModel
 from llmcli.params.settings import Settings
 from tests.chat.controllers import ask, controller_with, open_local, scripted
 from tests.models.tiny_models import full_attention
@@ -38,9 +39,9 @@ def requests(controller: ChatController, monkeypatch: pytest.MonkeyPatch) -> Req
     seen: Requests = []
     model = scripted("<think>hm</think>\n", "All ", "is well.\n")
 
-    def generate(prompt: Prompt, settings: Settings, *more: object, **options: object) -> Any:
-        seen.append((prompt, settings))
-        return model(prompt, settings, *more, **options)
+    def generate(request: Request) -> Any:
+        seen.append((request.prompt, request.settings))
+        return model(request)
 
     monkeypatch.setattr(controller.local, "generate", generate)
     return seen

@@ -10,10 +10,10 @@ from llmcli.chat.controller import ChatController
 from llmcli.chat.conversation import Message
 from llmcli.chat.inspect import AnswerInspector, last_answer
 from llmcli.chat.turn import Turn
-from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer
-from llmcli.inference.local import LocalModel, Prompt
+from llmcli.inference.engine import Prompt, Request
+from llmcli.inference.local import LocalModel
 from llmcli.params.policies.policy import Fixed
 from llmcli.params.settings import Settings
 from tests.chat.controllers import answer, ask, controller_with
@@ -167,8 +167,9 @@ def inspector_of(
 ) -> AnswerInspector:
     """An answer of this text."""
     vocab, settings = local.model.vocab, Settings(seed=1, **values)
-    answer = Answer(local, Prompt(prompt, vocab.tokenize(prompt)), settings, None, None, inside, TemperatureShift(), 0)
-    answer.generation_options()  # lets the tags of reasoning show
+    request = Request(Prompt(prompt, vocab.tokenize(prompt)), settings, starts_in_reasoning=inside, trace=0)
+    answer = Answer(local, request)
+    local.start(request).close()  # lets the tags of reasoning show
     tokens = vocab.tokenize(text, parse_special=True)
     return AnswerInspector(Message(2, 1, "assistant", text), [Message(1, None, "user", prompt)], answer, tokens)
 

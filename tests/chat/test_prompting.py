@@ -10,6 +10,7 @@ from llmcli.chat.conversation import Message
 from llmcli.chat.prompting import PromptBuilder, as_messages
 from llmcli.engine.llama.context import common_prefix
 from llmcli.errors import LlmcliError
+from llmcli.inference.engine import Request
 from llmcli.inference.local import LocalModel
 from llmcli.params.settings import Settings
 from tests.chat.controllers import answer, ask, controller_with, open_local, scripted
@@ -139,9 +140,9 @@ def test_a_plain_answer_ends_at_the_turn_of_the_user(
     seen: list[Settings] = []
     model = scripted(" yes")
 
-    def generate(prompt: Any, settings: Settings, *more: object, **options: object) -> Any:
-        seen.append(settings)
-        return model(prompt, settings, *more, **options)
+    def generate(request: Request) -> Any:
+        seen.append(request.settings)
+        return model(request)
 
     monkeypatch.setattr(controller.local, "generate", generate)
     controller.set("stop", ("end",))

@@ -18,6 +18,7 @@ from llmcli.chat.turn import Turn
 from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
+from llmcli.inference.engine import Request
 from llmcli.inference.local import LocalModel
 from llmcli.inference.request import build_prompt
 from llmcli.params.policies.policy import parse_function_reference
@@ -249,7 +250,7 @@ def test_a_stopped_answer_repeats_up_to_its_end(
     first: LocalModel, second: LocalModel, settings: Settings, reason: str, more: dict[str, Any]
 ) -> None:
     settings = replace(settings, n_ctx=N_CTX, max_tokens=40, **more)
-    answer = Answer(first, build_prompt(first, settings, QUESTIONS[3], None), settings)
+    answer = Answer(first, Request(build_prompt(first, settings, QUESTIONS[3], None), settings))
     with suppress(StopIteration):
         parts = answer.parts()
         for _ in range(4):

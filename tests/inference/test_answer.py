@@ -12,6 +12,7 @@ from llmcli.engine.llama.context import ContextParams
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
+from llmcli.inference.engine import Request
 from llmcli.inference.local import LocalModel
 from llmcli.inference.request import build_prompt
 from llmcli.params.settings import Settings, fields, parse_data
@@ -22,7 +23,7 @@ TIMINGS = ["prompt_n", "prompt_ms", "prompt_per_second", "predicted_n", "predict
 
 
 def ask(local: LocalModel, settings: Settings, text: str = "Say hi.", grammar: str | None = None) -> Answer:
-    return Answer(local, build_prompt(local, settings, text, None), settings, grammar)
+    return Answer(local, Request(build_prompt(local, settings, text, None), settings, grammar))
 
 
 def read(answer: Answer) -> list[tuple[str, str]]:
@@ -122,7 +123,7 @@ def test_an_interrupted_answer_keeps_its_text(local: LocalModel, settings: Setti
 def test_the_progress_of_the_prompt_is_reported(local: LocalModel, settings: Settings) -> None:
     seen: list[tuple[int, int]] = []
     answer = ask(local, settings, "A question that was never asked before.")
-    answer.progress = lambda done, total: seen.append((done, total))
+    answer.request.progress = lambda done, total: seen.append((done, total))
     read(answer)
     n = len(answer.prompt.tokens)
     assert seen[-1] == (n, n)
@@ -162,7 +163,7 @@ def test_reasoning_is_separate_only_under_a_chat_template(
 ) -> None:
     scripted: Any = Scripted(local, "<thi", "nk>", "\nhm", "\n</", "think>\n\n", "Y", "es")
     settings = replace(settings, **given)
-    answer = Answer(scripted, build_prompt(local, settings, "Q", None), settings)
+    answer = Answer(scripted, Request(build_prompt(local, settings, "Q", None), settings))
     parts = read(answer)
     assert (answer.reasoning, answer.text) == (reasoning, text)
     assert "".join(part for kind, part in parts if kind == "think") == reasoning

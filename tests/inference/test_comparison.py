@@ -19,7 +19,8 @@ from llmcli.errors import ConstraintError, ContextOverflowError, UsageError
 from llmcli.inference import sizing
 from llmcli.inference.answer import Answer
 from llmcli.inference.comparison import END, Comparison, Statistics, variants_of
-from llmcli.inference.local import LocalModel, Prompt, ResolvedModel
+from llmcli.inference.engine import Prompt, Request
+from llmcli.inference.local import LocalModel, ResolvedModel
 from llmcli.models.locations import ModelFile
 from llmcli.params.policies.policy import PolicyCall
 from llmcli.params.settings import Settings
@@ -98,7 +99,7 @@ BASE = Settings(seed=1, n_threads=1, raw=True, ignore_eos=True, max_tokens=12, c
 
 def comparison(local: LocalModel, *specs: str, prompt: Prompt = PROMPT, base: Settings = BASE) -> Comparison:
     variants = variants_of(specs, 1)
-    return Comparison(local, [(one, Answer(local, prompt, replace(base, **one.values))) for one in variants])
+    return Comparison(local, [(one, Answer(local, Request(prompt, replace(base, **one.values)))) for one in variants])
 
 
 def texts(compared: Comparison) -> list[str]:
@@ -110,7 +111,7 @@ def texts(compared: Comparison) -> list[str]:
 
 
 def alone(local: LocalModel, settings: Settings) -> str:
-    answer = Answer(local, PROMPT, settings)
+    answer = Answer(local, Request(PROMPT, settings))
     return "".join(text for _, text in answer.parts())
 
 
@@ -160,9 +161,9 @@ def test_the_same_comparison_again_gives_the_same_texts(path: Path) -> None:
 def test_an_answer_that_fails_ends_alone(tiny: LocalModel) -> None:
     compared = comparison(tiny, "temp=0.2,1.0")
     failing = compared.results[0]
-    failing.answer.grammar = 'root ::= "a"'
+    failing.answer.request.grammar = 'root ::= "a"'
     nothing = tuple((token, -math.inf) for token in range(tiny.model.vocab.n_tokens))
-    failing.answer.settings = replace(failing.answer.settings, logit_bias=nothing)
+    failing.answer.request.settings = replace(failing.answer.settings, logit_bias=nothing)
     whole = alone(tiny, compared.results[1].answer.settings)
     assert texts(compared) == ["", whole]
     assert isinstance(failing.failure, ConstraintError)
@@ -175,7 +176,7 @@ def test_an_answer_that_fails_ends_alone(tiny: LocalModel) -> None:
 
 def test_an_invalid_setting_names_its_variant_and_leaks_nothing(tiny: LocalModel) -> None:
     compared = comparison(tiny, "temp=0.2,1.0")
-    compared.results[1].answer.grammar = "root ::= ("
+    compared.results[1].answer.request.grammar = "root ::= ("
     with pytest.raises(UsageError, match=r"temp=1\.0: "):
         texts(compared)
 
@@ -243,7 +244,7 @@ def test_an_error_in_a_policy_file_is_a_failure_too(tiny: LocalModel, monkeypatc
     monkeypatch.setattr(rules, "_USER_POLICIES", {})
     rules.register_policy("failing", "a test", lambda: lambda step: 1 / (2 - step.index))
     compared = comparison(tiny, "temp=0.2,1.0")
-    compared.results[0].answer.settings = replace(BASE, temperature=PolicyCall("failing"))
+    compared.results[0].answer.request.settings = replace(BASE, temperature=PolicyCall("failing"))
     texts(compared)
     assert "failing" in str(compared.results[0].failure)
     assert [one.statistics.tokens for one in compared.results] == [2, 12]

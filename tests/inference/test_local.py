@@ -11,7 +11,8 @@ from llmcli.engine.llama.model import Model
 from llmcli.errors import ContextOverflowError, LlmcliError, ModelInvalidError, ModelNotFoundError
 from llmcli.inference import local as local_module
 from llmcli.inference import sizing
-from llmcli.inference.local import LocalModel, Prompt, ResolvedModel, apply_model_defaults, resolve_model
+from llmcli.inference.engine import Prompt, Request
+from llmcli.inference.local import LocalModel, ResolvedModel, apply_model_defaults, resolve_model
 from llmcli.models import file_records
 from llmcli.models.locations import ModelFile
 from llmcli.params.policies.policy import Fixed
@@ -166,7 +167,7 @@ def sizes(model: LocalModel, *requests: tuple[int, int]) -> list[int]:
     """The size of the context for each (prompt, max_tokens); nothing is evaluated."""
     found = []
     for n_prompt, max_tokens in requests:
-        generation, _ = model.generate(Prompt("", [5] * n_prompt), Settings(seed=1, max_tokens=max_tokens))
+        generation, _ = model.generate(Request(Prompt("", [5] * n_prompt), Settings(seed=1, max_tokens=max_tokens)))
         generation.close()
         assert model._context
         found.append(model._context.n_ctx)
@@ -189,16 +190,16 @@ def test_a_prompt_that_does_not_fit_is_refused_at_once(
     fresh: LocalModel, local: LocalModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ContextOverflowError, match="the context has 512"):
-        list(local.generate(Prompt("", [5] * 600), Settings(seed=1, n_ctx=512))[1])
+        list(local.generate(Request(Prompt("", [5] * 600), Settings(seed=1, n_ctx=512)))[1])
     with pytest.raises(ContextOverflowError, match="9000 tokens, and the context has 8192") as caught:
-        fresh.generate(Prompt("", [5] * 9000), Settings(seed=1))
+        fresh.generate(Request(Prompt("", [5] * 9000), Settings(seed=1)))
     assert caught.value.hint == "shorten the prompt"
     monkeypatch.setattr(sizing, "choose_context", lambda *_: (256, "memory allows 256 of 8192"))
     with pytest.raises(
         ContextOverflowError,
         match=r"the context has 256 \(memory allows 256 of 8192\)",
     ):
-        fresh.generate(Prompt("", [5] * 300), Settings(seed=1))
+        fresh.generate(Request(Prompt("", [5] * 300), Settings(seed=1)))
 
 
 def test_tokens_of_a_text_are_counted_as_plain_text(local: LocalModel) -> None:

@@ -10,6 +10,7 @@ import pytest
 from llmcli.engine.events import TokenTrace
 from llmcli.engine.reasoning import ReasoningSplitter
 from llmcli.inference.answer import Answer
+from llmcli.inference.engine import Request
 from llmcli.inference.local import LocalModel
 from llmcli.inference.prompt_tokens import raw_prompt
 from llmcli.params.settings import Settings
@@ -29,7 +30,7 @@ def local(starter: Path) -> Iterator[LocalModel]:
 def trace_answer(local: LocalModel, prompt: str = PROMPT, **values: Any) -> tuple[Answer, list[TokenTrace]]:
     """An answer, and the traces in the order in which they were reported."""
     traces: list[TokenTrace] = []
-    answer = Answer(local, raw_prompt(local.model.vocab, prompt), replace(SETTINGS, **values), trace=2)
+    answer = Answer(local, Request(raw_prompt(local.model.vocab, prompt), replace(SETTINGS, **values), trace=2))
     answer.on_token = traces.append
     for _ in answer.parts():
         pass
@@ -83,8 +84,9 @@ def test_a_prefill_is_text_without_a_token(local: LocalModel) -> None:
 def test_the_traces_separate_reasoning_from_the_answer(local: LocalModel) -> None:
     prompt = "<think>\nLet me see"
     grammar = 'root ::= " " [a-z ]{8} "</think>\\n\\nYes" [a-z. ]{10}'
-    answer = Answer(local, raw_prompt(local.model.vocab, prompt), SETTINGS, grammar, starts_in_reasoning=True, trace=0)
-    answer.settings = replace(SETTINGS, raw=False)
+    settings = replace(SETTINGS, raw=False)
+    request = Request(raw_prompt(local.model.vocab, prompt), settings, grammar, starts_in_reasoning=True, trace=0)
+    answer = Answer(local, request)
     assert ReasoningSplitter(prompt, True).thinking
     for _ in answer.parts():
         pass

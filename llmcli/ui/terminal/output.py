@@ -168,7 +168,7 @@ def write_trace(answer: "Answer", name: str | None, kept: bool = False) -> Itera
         DiskError: when the file cannot be written.
     """
     if name is None:
-        answer.trace = 0 if kept else None
+        answer.request.trace = 0 if kept else None
         yield
         return
     if not name.strip():
@@ -176,7 +176,7 @@ def write_trace(answer: "Answer", name: str | None, kept: bool = False) -> Itera
     from llmcli.inference.trace_file import TraceWriter
 
     with closing(TraceWriter(Path(os.path.expanduser(name)))) as writer:
-        answer.trace, answer.on_token = answer.settings.trace_top, writer.write
+        answer.request.trace, answer.on_token = answer.settings.trace_top, writer.write
         yield
 
 
