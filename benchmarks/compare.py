@@ -13,8 +13,8 @@ from dataclasses import replace
 from statistics import median
 from time import perf_counter
 
+from llmcli.engine.events import Cancellation
 from llmcli.engine.llama import hardware
-from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.inference.answer import Answer
 from llmcli.inference.comparison import Comparison, Variant
 from llmcli.inference.engine import Prompt, Request
@@ -30,7 +30,7 @@ def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 9
     threads = int(sys.argv[2]) if len(sys.argv) > 2 else hardware.usable_cores()
     settings = Settings(n_threads=threads, n_ctx=1024, max_tokens=_TOKENS, ignore_eos=True, raw=True)
-    with closing(LocalModel(resolve_model(settings), settings, AbortFlag())) as local:
+    with closing(LocalModel(resolve_model(settings), settings, Cancellation())) as local:
         prompt = Prompt(_TEXT, raw_tokens(local.model.vocab, _TEXT))
         answers = [Answer(local, Request(prompt, replace(settings, seed=seed), trace=0)) for seed in range(_WIDTH)]
         ways = (_in_turn, _together)

@@ -16,9 +16,8 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
-from llmcli.engine.events import TokenEvent
+from llmcli.engine.events import Cancellation, TokenEvent
 from llmcli.engine.generation import Generation
-from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.inference.answer import Answer
 from llmcli.inference.engine import Prompt, Request
 from llmcli.inference.local import LocalModel, resolve_model
@@ -67,7 +66,7 @@ def main() -> None:
 
 def _open() -> LocalModel:
     settings = Settings(n_ctx=512)
-    local = LocalModel(resolve_model(settings), settings, AbortFlag())
+    local = LocalModel(resolve_model(settings), settings, Cancellation())
     local.open_context(settings)
     return local
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from llmcli.engine.llama.bindings import AbortFlag, bindings_version
+from llmcli.engine.events import Cancellation
+from llmcli.engine.llama.bindings import bindings_version
 from llmcli.inference.local import LocalModel, ResolvedModel
 from llmcli.models.file_records import record_probed
 from llmcli.models.locations import ModelFile
@@ -113,7 +114,7 @@ def target(starter: Path) -> ResolvedModel:
 @pytest.fixture(scope="session")
 def local(target: ResolvedModel) -> Iterator[LocalModel]:
     """The starter with a small context, loaded once."""
-    model = LocalModel(target, Settings(n_ctx=512), AbortFlag())
+    model = LocalModel(target, Settings(n_ctx=512), Cancellation())
     yield model
     model.close()
 

@@ -4,14 +4,14 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from llmcli.engine.llama.bindings import AbortFlag
+from llmcli.engine.events import Cancellation
 
 if TYPE_CHECKING:
     from llmcli.chat.prompting import PromptBuilder
     from llmcli.inference.local import LocalModel
 
 # Gets a flag that stops it and a function to report progress to; returns a model that is ready to answer.
-Load = Callable[[AbortFlag, Callable[[str], None]], "PromptBuilder"]
+Load = Callable[[Cancellation, Callable[[str], None]], "PromptBuilder"]
 _TICK = 0.02  # seconds; a Ctrl-C waits for the next one
 CHECKING = "checking the file"
 
@@ -23,7 +23,7 @@ class BackgroundLoad:
         self.status = CHECKING
         self._load = load
         self._on_end = on_end
-        self._abort = AbortFlag()
+        self._abort = Cancellation()
         self._prompt_builder: PromptBuilder | None = None
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)

@@ -128,6 +128,8 @@ class Replay:
             record = next(records, None)
             if not record:
                 break
+            if generation.failure:
+                raise generation.failure
             yield from answer.push(record)
         else:
             if manifest.flushed and not answer.finish_reason:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from llmcli.chat.controller import ReadAhead
     from llmcli.chat.prompting import PromptBuilder
     from llmcli.config.characters import Character
-    from llmcli.engine.llama.bindings import AbortFlag
+    from llmcli.engine.events import Cancellation
     from llmcli.ui.chat.app import ChatApp, Reader
 
 _FIRST_MESSAGE = ("prompt", "file")  # not settings of the conversation
@@ -243,7 +243,7 @@ def open_model(settings: Settings, ahead: "ReadAhead", on_end: Callable[[], None
     """Load the model of the settings in a thread, and evaluate the conversation ahead of the next message."""
     from llmcli.chat.background_load import BackgroundLoad
 
-    def load(abort: "AbortFlag", report: Callable[[str], None]) -> "PromptBuilder":
+    def load(abort: "Cancellation", report: Callable[[str], None]) -> "PromptBuilder":
         from llmcli.chat.prompting import PromptBuilder
         from llmcli.inference.local import LocalModel, resolve_model
 

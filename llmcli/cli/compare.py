@@ -122,7 +122,7 @@ def compare(
         raise UsageError("the prompt is given twice: as an argument and with --vary", "remove one of them")
     requests = _requests(variants, layers, reads_stdin(asked, no_stdin))
     from llmcli.cli.open_model import find_model, open_model, welcome
-    from llmcli.engine.llama.bindings import AbortFlag
+    from llmcli.engine.events import Cancellation
     from llmcli.ui import comparison as screen
 
     target = find_model(asked)
@@ -130,7 +130,7 @@ def compare(
     requests = [replace(one, resolved=_resolved(one.variant, [target.layer, *layers])) for one in requests]
     screen.warn_ineffective([(one.variant.label, one.resolved) for one in requests])
     _print_shared_settings(requests, asked.seed is None)
-    abort, status, live, think = AbortFlag(), ProgressLine(), is_live() and not as_json, asked.think == "show"
+    abort, status, live, think = Cancellation(), ProgressLine(), is_live() and not as_json, asked.think == "show"
     with interruptible(abort), time_limit(abort, asked.timeout), open_model(target, asked, abort, status) as local:
         comparison = _comparison(local, _for_model(local, requests))
         comparison.progress = status.reading

@@ -68,7 +68,7 @@ def generate(
     check_chain(asked)
     question, system, grammar = _texts(asked, no_stdin)
     from llmcli.cli.open_model import find_model, open_model, welcome
-    from llmcli.engine.llama.bindings import AbortFlag
+    from llmcli.engine.events import Cancellation
     from llmcli.inference.answer import Answer
     from llmcli.inference.engine import Request
     from llmcli.inference.local import apply_model_defaults
@@ -79,7 +79,7 @@ def generate(
     resolved = apply_model_defaults(target, layers)
     settings = resolved.settings
     _warn_ineffective(resolved)
-    abort, status = AbortFlag(), ProgressLine()
+    abort, status = Cancellation(), ProgressLine()
     with (
         interruptible(abort),
         time_limit(abort, settings.timeout),
@@ -254,8 +254,8 @@ def timeout_note(settings: Settings) -> str:
 
 def _cut_note(answer: "Answer") -> str:
     """Why the answer ended before the model ended it."""
-    settings, conditions = answer.settings, answer.generation.context_params
+    settings, n_ctx = answer.settings, answer.generation.n_ctx
     if 0 <= settings.max_tokens <= answer.timings()["predicted_n"]:
         return f"cut off: max_tokens is {settings.max_tokens}; raise it with -n"
-    size = f" of {conditions.n_ctx} tokens" if conditions else ""
+    size = f" of {n_ctx} tokens" if n_ctx else ""
     return f"cut off: the context{size} is full" + ("; raise it with -c" if settings.n_ctx else "")

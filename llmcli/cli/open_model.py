@@ -5,8 +5,8 @@ from contextlib import contextmanager, suppress
 from time import perf_counter
 
 from llmcli.cli import model_preload
+from llmcli.engine.events import Cancellation
 from llmcli.engine.llama import bindings
-from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.errors import LlmcliError, TimeLimitError
 from llmcli.files import config_path, data_dir, make_private
 from llmcli.inference.local import LocalModel, ResolvedModel, resolve_model
@@ -32,7 +32,7 @@ def find_model(settings: Settings) -> ResolvedModel:
 
 @contextmanager
 def open_model(
-    target: ResolvedModel, settings: Settings, abort: AbortFlag, status: ProgressLine
+    target: ResolvedModel, settings: Settings, abort: Cancellation, status: ProgressLine
 ) -> Iterator[LocalModel]:
     """Load the model for the time of the block.
 

@@ -58,11 +58,11 @@ def replay(
     recorded = _recorded(what, line, policy_file)
     from llmcli.chat.replay import replay_settings
     from llmcli.cli.open_model import open_model
-    from llmcli.engine.llama.bindings import AbortFlag
+    from llmcli.engine.events import Cancellation
 
     current = resolve_settings(flags)
     settings = [replay_settings(one, flags.values.get("model"), current) for one in recorded]
-    target, abort, status = _find(settings[0], "model" in flags.values), AbortFlag(), ProgressLine()
+    target, abort, status = _find(settings[0], "model" in flags.values), Cancellation(), ProgressLine()
     with interruptible(abort), open_model(target, settings[0], abort, status) as local:
         local.hasher.sha256(status.identifying, abort.is_set)
         status.clear()

@@ -1,10 +1,51 @@
-"""What the engine reports: events, timings and traces as plain data."""
+"""What the engine reports, as plain data: events, records, timings and traces; and what stops a generation."""
 
-from dataclasses import dataclass
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from time import perf_counter
+from types import ModuleType
 from typing import Literal, NamedTuple
 
+from llmcli.errors import LlmcliError
+
 Measure = Literal["temperature", "p", "entropy"]  # values that can color tokens
+FinishReason = Literal["stop", "length", "timeout", "interrupt", "error"]
+# (rows of a batch, rows that were kept, number of such batches in succession)
+Batches = Sequence[tuple[int, int, int]]
+
+
+class Cancellation:
+    """Stops what runs with it, from any thread: the load of a model, or one generation.
+
+    llama.cpp checks one byte after every tensor operation, about 1,000 times per token, so its callback must not be
+    Python. The C library's `strlen` has the right form: over this buffer it returns 0 (continue) for an empty string,
+    else 1 (abort).
+    """
+
+    def __init__(self) -> None:
+        self._byte = ctypes.create_string_buffer(2)
+        self.reason: FinishReason = "interrupt"
+
+    def set(self, reason: FinishReason = "interrupt") -> None:
+        """Stop now, and whatever starts before `clear`. The first reason is kept."""
+        if not self.is_set():
+            self.reason = reason
+        self._byte[0] = b"!"
+
+    def clear(self) -> None:
+        self._byte[0] = b"\0"
+
+    def is_set(self) -> bool:
+        return self._byte[0] != b"\0"
+
+    def attach(self, api: ModuleType, ctx: int) -> None:
+        """Let it abort the llama.cpp context `ctx` (CPU backend only, see llama.h), in place of the one before."""
+        from llmcli.engine.llama.bindings import C_LIBRARY  # most readers of events need no C library
+
+        callback = ctypes.cast(C_LIBRARY.strlen, api.ggml_abort_callback)
+        api.llama_set_abort_callback(ctx, callback, ctypes.cast(self._byte, ctypes.c_void_p))
+        self._callback = callback  # llama.cpp keeps only the pointer
 
 
 @dataclass(slots=True)
@@ -32,14 +73,14 @@ class TokenEvent:
     """One token of the answer, or its end.
 
     `text` is final after this token: it is empty while a character is incomplete or a stop string is possible. `id` is
-    None if no token was drawn. The last event has a `finish_reason`: stop, length, timeout, interrupt or error.
+    None if no token was drawn. The last event has a `finish_reason`. `index` is that of the generation.
     """
 
     text: str
     id: int | None
-    finish_reason: str | None
-    timings: Timings
-    seq_id: int = 0
+    finish_reason: FinishReason | None
+    record: "GenerationRecord"
+    index: int = 0
 
 
 def now_ms() -> float:
@@ -94,3 +135,48 @@ class TokenTrace(NamedTuple):
     time: float
     reasoning: str = ""
     thinking: bool = False
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """Natural logarithms of probabilities over the whole vocabulary; `top` is sorted, the most likely first."""
+
+    id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(kw_only=True)
+class GenerationRecord:
+    """What is known of a generation while it runs, and afterwards.
+
+    Attributes:
+        tokens: of the prompt and the answer.
+        logprobs: only with the setting `logprobs`.
+        traces: of the drawn tokens, with empty texts; only if they were asked for.
+        layout: the batches in which the prompt was evaluated.
+        n_ctx: tokens that fit its context; 0 before it has one.
+        n_threads: for the tokens of the answer, and for the prompt.
+        beside: number of generations that could share its batches.
+        failure: the error that ended it.
+        is_complete: whether the answer matches its grammar.
+        policy_ms: time in the temperature policy, in milliseconds.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    timings: Timings = field(default_factory=Timings)
+    finish_reason: FinishReason | None = None
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    traces: list[TokenTrace] = field(default_factory=list)
+    layout: Batches = ()
+    n_ctx: int = 0
+    n_threads: tuple[int, int] = (0, 0)
+    beside: int = 0
+    failure: LlmcliError | None = None
+    is_complete: bool = True
+    policy_ms: float = 0.0
+
+    @property
+    def n_final(self) -> int:
+        """The number of traces of tokens that cannot be removed any more."""
+        return len(self.traces)

@@ -9,10 +9,11 @@ from itertools import pairwise
 from typing import Any
 
 from llmcli.engine.events import TokenTrace
-from llmcli.engine.generation import Generation, Progress, generate
+from llmcli.engine.generation import Generation, Progress
 from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.sampling.chain import BEGIN
 from llmcli.engine.sampling.python_samplers import ROW_BYTES, row_type
+from llmcli.engine.scheduler import generate
 from llmcli.params.sampler_chain import build_chain
 from llmcli.params.settings import Settings
 
@@ -149,7 +150,7 @@ def inspect_token(
     grammar and banned strings are omitted, and the result is not exact.
 
     Raises:
-        AbortedError: when the abort flag was set.
+        AbortedError: when it was cancelled.
         ContextOverflowError: when the context has no room for the answer.
     """
     is_stateful = bool(target.stateful_steps)
@@ -198,6 +199,7 @@ def _draw_after(context: Context, generation: Generation, tokens: Sequence[int],
     with closing(generation):
         generation.append_drawn(tokens)
         context.rewind(generation.seq_id, generation.tokens)
+        context.cancellation = generation.cancellation
         context.prefill(generation.seq_id, generation.tokens, progress)
         generation.advance(context.handle, -1, context.n_ctx)
 
@@ -215,7 +217,9 @@ def _regenerate(
     context.rewind(generation.seq_id, generation.tokens)
     with closing(generation):
         for _ in generate(context, [generation]):
-            if generation.finish_reason and context.abort.is_set():
+            if generation.failure:
+                raise generation.failure
+            if generation.finish_reason and generation.cancellation.is_set():
                 raise AbortedError
             if generation.n_final > last:
                 break

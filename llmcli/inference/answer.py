@@ -3,8 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from llmcli.engine.events import TokenEvent, TokenTrace
-from llmcli.engine.generation import Generation
+from llmcli.engine.events import GenerationRecord, TokenEvent, TokenTrace
 from llmcli.engine.reasoning import ReasoningSplitter
 from llmcli.inference.engine import Prompt, Request
 from llmcli.inference.local import LocalModel
@@ -19,7 +18,7 @@ class TraceTexts:
     All texts joined are the answer exactly. Text that belongs to no token is passed on as a token without an id.
     """
 
-    def __init__(self, generation: Generation, on_token: Callable[[TokenTrace], None]) -> None:
+    def __init__(self, generation: GenerationRecord, on_token: Callable[[TokenTrace], None]) -> None:
         self._generation = generation
         self._on_token = on_token
         self._texts: list[tuple[str, str]] = []  # answer and reasoning of each token
@@ -27,8 +26,6 @@ class TraceTexts:
 
     def add(self, parts: Sequence[Part], event: TokenEvent | None = None) -> None:
         """Add the text of one event, or text without an event: a prefill, or text that was held back to the end."""
-        if self._generation.trace is None:
-            return
         traces, has_token = self._generation.traces, event is not None and event.id is not None
         del self._texts[len(traces) - has_token :]  # tokens that were removed
         if has_token:
@@ -63,7 +60,7 @@ class Answer:
     started: bool = field(init=False, default=False)
     n_drawn: int = field(init=False, default=0)  # tokens sampled, including those removed later
     traces: list[TokenTrace] = field(init=False, default_factory=list, repr=False)
-    generation: Generation = field(init=False, repr=False)
+    generation: GenerationRecord = field(init=False, repr=False)
     _splitter: ReasoningSplitter | None = field(init=False, default=None, repr=False)
     _texts: TraceTexts = field(init=False, repr=False)
 
@@ -76,6 +73,8 @@ class Answer:
         generation, events = self.local.generate(self.request)
         yield from self.begin(generation)
         for event in events:
+            if generation.failure:
+                raise generation.failure
             yield from self.push(event)
         yield from self.end()
 
@@ -87,7 +86,7 @@ class Answer:
     def settings(self) -> Settings:
         return self.request.settings
 
-    def begin(self, generation: Generation) -> Iterator[Part]:
+    def begin(self, generation: GenerationRecord) -> Iterator[Part]:
         """The parts before the first token. Call `push` with each event of the generation afterwards, then `end`."""
         self.generation, self.started = generation, True
         self._splitter = self.request.splitter()
@@ -100,7 +99,7 @@ class Answer:
         self.n_drawn += event.id is not None or not event.finish_reason
         if event.finish_reason:
             self.finish_reason = event.finish_reason
-            self.complete = self.generation.can_end()
+            self.complete = self.generation.is_complete
         parts = list(self._splitter.push(event.text)) if self._splitter else [("answer", event.text)]
         yield from self._add(parts, event)
 
@@ -110,7 +109,8 @@ class Answer:
             yield from self._add(list(self._splitter.flush()), None)
 
     def _add(self, parts: Sequence[Part], event: TokenEvent | None) -> Iterator[Part]:
-        self._texts.add(parts, event)
+        if self.request.trace is not None:
+            self._texts.add(parts, event)
         for kind, text in parts:
             if kind == "think":
                 self.reasoning += text

@@ -21,7 +21,7 @@ from llmcli.params.param import fields_of
 from llmcli.params.settings import SamplingParams, Settings, fields, ineffective_keys, to_data, to_datum
 
 if TYPE_CHECKING:  # a session reads manifests without the engine
-    from llmcli.engine.llama.context import Batches
+    from llmcli.engine.events import Batches
     from llmcli.inference.answer import Answer
 
 # The settings that no answer depends on: for downloads, the chat and the trace.
@@ -158,7 +158,7 @@ class ReplayManifest:
 
 def replay_data(answer: "Answer", first: int | None = None, continued: int | None = None) -> dict[str, Any]:
     """The manifest as JSON data; empty if the prompt was not evaluated."""
-    if not answer.started or not answer.generation.context_params:
+    if not answer.started or not answer.generation.n_ctx:
         return {}
     return build_manifest(answer, first, continued).to_data()
 
@@ -170,15 +170,14 @@ def build_manifest(answer: "Answer", first: int | None = None, continued: int | 
 
     local, prompt, settings, generation = answer.local, answer.prompt, answer.settings, answer.generation
     grammar, shift = answer.request.grammar, answer.request.live_shift
-    own_template, params = local.target.header.chat_template or "", generation.context_params
-    assert params
+    own_template = local.target.header.chat_template or ""
     is_complete = answer.finish_reason in ("stop", "length")
     return ReplayManifest(
         model_sha256=local.hasher.wait(_HASH_SECONDS if is_complete else 0),  # who stops it does not want to wait
         build=bindings_version(),
         machine=machine(),
-        n_ctx=params.n_ctx,
-        threads=(params.n_threads, params.n_threads_batch),
+        n_ctx=generation.n_ctx,
+        threads=generation.n_threads,
         gpu_layers=local.gpu_layers,
         template_sha256=_text_sha256(prompt.template) if prompt.template else "",
         template="" if prompt.template == own_template else prompt.template,
@@ -192,7 +191,7 @@ def build_manifest(answer: "Answer", first: int | None = None, continued: int | 
         moves=tuple(shift.moves) if shift else (),
         first=first,
         begun=continued,
-        beside=max(generation.beside, params.n_seq_max - 1),
+        beside=generation.beside,
         drawn=None if is_complete else answer.n_drawn,
         flushed=not is_complete and bool(answer.finish_reason),
     )

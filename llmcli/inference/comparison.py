@@ -8,7 +8,8 @@ from math import prod
 from time import perf_counter
 from typing import Any
 
-from llmcli.engine.generation import Generation, generate
+from llmcli.engine.generation import Generation
+from llmcli.engine.scheduler import generate
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.inference import sizing
 from llmcli.inference.answer import Answer, Part
@@ -189,15 +190,15 @@ class CompareResult:
     variant: Variant
     answer: Answer
 
-    def start(self, seq_id: int) -> Generation:
-        """The generation of the answer, as a sequence of the shared context; an error of it ends this answer alone.
+    def start(self, index: int) -> Generation:
+        """The generation of the answer, with an index for its events; an error of it ends this answer alone.
 
         Raises:
             UsageError: for settings or a grammar that are not valid.
         """
         answer, label = self.answer, self.variant.label
         try:
-            return answer.local.start(answer.request, seq_id, stores_errors=True)
+            return answer.local.start(answer.request, index)
         except LlmcliError as error:
             raise type(error)(f"{label}: {error}" if label else str(error), error.hint) from None
 
@@ -252,9 +253,11 @@ class Comparison:
         for index, (one, generation) in enumerate(zip(results, generations, strict=True), first):
             yield from _tagged(index, one.answer.begin(generation))
         start: float | None = None
-        for event in generate(self.local.context, generations, self.progress):
+        for generation in generations:
+            generation.progress = self.progress
+        for event in generate(self.local.context, generations):
             start = start or perf_counter()
-            index, answer = first + event.seq_id, results[event.seq_id].answer
+            index, answer = first + event.index, results[event.index].answer
             yield from _tagged(index, answer.push(event))
             if event.finish_reason:
                 yield from _tagged(index, answer.end())
@@ -266,8 +269,8 @@ def _start(results: Sequence[CompareResult]) -> list[Generation]:
     """The generations of these answers, or none of them after an error."""
     generations: list[Generation] = []
     try:
-        for seq_id, one in enumerate(results):
-            generations.append(one.start(seq_id))
+        for index, one in enumerate(results):
+            generations.append(one.start(index))
     except BaseException:
         for generation in generations:
             generation.close()

@@ -7,15 +7,15 @@ from functools import cached_property
 from time import perf_counter
 from typing import Any
 
-from llmcli.engine.events import TokenEvent
-from llmcli.engine.generation import Generation, generate
+from llmcli.engine.events import Batches, Cancellation, TokenEvent
+from llmcli.engine.generation import Generation
 from llmcli.engine.llama import bindings, hardware
-from llmcli.engine.llama.bindings import AbortFlag
-from llmcli.engine.llama.context import AbortedError, Batches, Context, ContextParams, check_layout, drop_last_batch
+from llmcli.engine.llama.context import AbortedError, Context, ContextParams, check_layout, drop_last_batch
 from llmcli.engine.llama.model import Model
 from llmcli.engine.llama.probe import probe
 from llmcli.engine.reasoning import show_tags
 from llmcli.engine.sampling.chain import StepObserver
+from llmcli.engine.scheduler import generate
 from llmcli.errors import ModelInvalidError, UsageError
 from llmcli.files import data_dir
 from llmcli.inference import sizing
@@ -109,7 +109,7 @@ class LocalModel:
         self,
         target: ResolvedModel,
         settings: Settings,
-        abort: AbortFlag,
+        abort: Cancellation,
         progress: Share | None = None,
         loaded: Model | None = None,
     ) -> None:
@@ -170,6 +170,7 @@ class LocalModel:
     def prefill(self, tokens: Sequence[int]) -> None:
         """Evaluate the first tokens of a later prompt; an abort keeps those that are evaluated."""
         if self._context and 0 < len(tokens) < self._context.n_ctx:
+            self._context.cancellation = self.abort
             with suppress(AbortedError):
                 self._context.prefill(0, tokens)
 
@@ -183,6 +184,7 @@ class LocalModel:
         """
         context, before = self._context_for(len(tokens), settings), drop_last_batch(layout)
         check_layout(layout, len(tokens), context.n_batch, context.n_ctx)
+        context.cancellation = self.abort
         context.prefill_as(0, tokens[: len(tokens) - layout[-1][1]], before)
 
     def open_context(self, settings: Settings) -> None:
@@ -202,11 +204,9 @@ class LocalModel:
         """
         context = self._context_for(len(request.prompt.tokens), request.settings)
         generation = self.start(request)
-        return generation, generate(context, [generation], request.progress)
+        return generation, generate(context, [generation])
 
-    def start(
-        self, request: Request, seq_id: int = 0, stores_errors: bool = False, on_step: StepObserver | None = None
-    ) -> Generation:
+    def start(self, request: Request, index: int = 0, on_step: StepObserver | None = None) -> Generation:
         """The generation for a request; see `Generation` for the other arguments.
 
         Raises:
@@ -220,12 +220,13 @@ class LocalModel:
             request.prompt.tokens,
             request.settings,
             request.grammar,
-            seq_id,
+            index,
+            self.abort,
+            request.progress,
             splitter,
             request.live_shift,
             request.trace,
             on_step,
-            stores_errors,
         )
 
     def _context_for(self, n_prompt: int, settings: Settings) -> Context:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from llmcli.chat.background_load import BackgroundLoad
@@ -13,8 +12,7 @@ from llmcli.chat.prompting import PromptBuilder
 from llmcli.chat.sessions.session import Session
 from llmcli.chat.turn import Turn
 from llmcli.config.presets import LayerStack
-from llmcli.engine.events import Timings, TokenEvent
-from llmcli.engine.llama.bindings import AbortFlag
+from llmcli.engine.events import Cancellation, GenerationRecord, Timings, TokenEvent
 from llmcli.engine.llama.context import Context, ContextParams
 from llmcli.inference.engine import Prompt, Request
 from llmcli.inference.local import LocalModel, ResolvedModel
@@ -25,10 +23,10 @@ from llmcli.params.settings import Layer, Settings
 GREEDY: dict[str, Any] = {"temperature": Fixed(0.0)}
 
 
-def open_local(path: Path, settings: Settings, abort: AbortFlag | None = None) -> LocalModel:
+def open_local(path: Path, settings: Settings, abort: Cancellation | None = None) -> LocalModel:
     """A model with its context."""
     target = ResolvedModel(ModelFile(path, (path,), path.stem, trusted=True))
-    local = LocalModel(target, settings, abort or AbortFlag())
+    local = LocalModel(target, settings, abort or Cancellation())
     local.open_context(settings)
     return local
 
@@ -101,24 +99,15 @@ def scripted(*pieces: str | BaseException) -> Callable[..., tuple[Any, Iterator[
         prompt = request.prompt
         n_pieces = sum(isinstance(piece, str) for piece in pieces)
         timings = Timings(prompt_n=len(prompt.tokens), predicted_n=n_pieces)
+        record = GenerationRecord(tokens=[*prompt.tokens], timings=timings, n_ctx=512, n_threads=(1, 1))
 
         def records() -> Iterator[TokenEvent]:
             for piece in pieces:
                 if isinstance(piece, BaseException):
                     raise piece
-                yield TokenEvent(piece, 1, None, timings)
-            yield TokenEvent("", None, "stop", timings)
+                yield TokenEvent(piece, 1, None, record)
+            yield TokenEvent("", None, "stop", record)
 
-        generation = SimpleNamespace(
-            timings=timings,
-            can_end=lambda: True,
-            trace=None,
-            tokens=[*prompt.tokens],
-            policy_ms=0.0,
-            layout=(),
-            beside=0,
-            context_params=ContextParams(n_ctx=512, n_threads=1, n_threads_batch=1),
-        )
-        return generation, records()
+        return record, records()
 
     return generate

@@ -7,7 +7,7 @@ from typing import Any
 
 from llmcli.chat.recorded_answer import RecordedAnswer, from_output
 from llmcli.chat.replay import Replay, replay_settings
-from llmcli.engine.llama.bindings import AbortFlag
+from llmcli.engine.events import Cancellation
 from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
@@ -21,10 +21,10 @@ N_CTX = 768
 QUESTIONS = ("Name a river.", "Write a line about the moon, please.", "What is 7 times 9?", "Tell me a short story.")
 
 
-def opened(path: Path, flag: AbortFlag | None = None) -> Iterator[LocalModel]:
+def opened(path: Path, flag: Cancellation | None = None) -> Iterator[LocalModel]:
     settings = Settings(n_ctx=N_CTX, n_threads=1)
     name = STARTER if path.name == STARTER_NAME else path.stem
-    local = LocalModel(ResolvedModel(ModelFile(path, (path,), name, trusted=True)), settings, flag or AbortFlag())
+    local = LocalModel(ResolvedModel(ModelFile(path, (path,), name, trusted=True)), settings, flag or Cancellation())
     local.open_context(settings)
     yield local
     local.close()

@@ -45,7 +45,7 @@ def probability(inspector: AnswerInspector, number: int) -> float:
 def test_the_tokens_and_probabilities_are_those_of_the_trace(controller: ChatController, extra: dict[str, Any]) -> None:
     turn, inspector = ask_and_inspect(controller, **extra)
     generation = turn.answer.generation
-    assert inspector.tokens == generation.tokens[len(generation.prompt) :]
+    assert inspector.tokens == generation.tokens[len(turn.answer.prompt.tokens) :]
     assert [one.i for one in inspector.traces] == list(range(len(inspector.tokens)))
     for number in (11, 3, 0):
         assert probability(inspector, number) == pytest.approx(inspector.traces[number].p, abs=1e-5)

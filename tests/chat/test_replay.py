@@ -15,6 +15,7 @@ from llmcli.chat.recorded_answer import RecordedAnswer, from_session
 from llmcli.chat.replay import Replay, replay_settings
 from llmcli.chat.sessions.session import Session
 from llmcli.chat.turn import Turn
+from llmcli.engine.events import FinishReason
 from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
@@ -247,7 +248,7 @@ class WithoutCount(Walk):
 @pytest.mark.parametrize("reason", ["interrupt", "timeout"])
 @pytest.mark.parametrize("more", [{}, {"stop": (" t",)}, {"banned_strings": (" the", " a b")}])
 def test_a_stopped_answer_repeats_up_to_its_end(
-    first: LocalModel, second: LocalModel, settings: Settings, reason: str, more: dict[str, Any]
+    first: LocalModel, second: LocalModel, settings: Settings, reason: FinishReason, more: dict[str, Any]
 ) -> None:
     settings = replace(settings, n_ctx=N_CTX, max_tokens=40, **more)
     answer = Answer(first, Request(build_prompt(first, settings, QUESTIONS[3], None), settings))

@@ -32,7 +32,8 @@ class Script(ConstrainedSampler):
     """Draws the first preferred token that is not forbidden, and records its snapshots."""
 
     def __init__(self, wishes: Wishes) -> None:
-        self.chain: Any = SimpleNamespace(accept=len)
+        self.chain: Any = SimpleNamespace(accept=len, temperature=None)
+        self.grammar = None
         self.forbidden = set()
         self.open: set[int] = set()  # snapshots neither restored nor discarded
         self._wishes = wishes

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.generation import Generation, generate
-from llmcli.engine.llama.bindings import AbortFlag
+from llmcli.engine.events import Cancellation
+from llmcli.engine.generation import Generation
 from llmcli.engine.llama.context import AbortedError, Context
 from llmcli.engine.sampling.temperature import Move, TemperatureShift
+from llmcli.engine.scheduler import generate
 from llmcli.engine.token_inspection import CandidateCapture, InspectTarget, TokenInspection, inspect_token
 from llmcli.params.policies.parser import parse_policy
 from llmcli.params.policies.policy import Entropy, Fixed
@@ -50,14 +51,13 @@ AGAIN: dict[str, dict[str, Any]] = {
 }
 
 
-def make_target(context: Context, generation: Generation, moves: Sequence[Move] = ()) -> InspectTarget:
+def make_target(context: Context, generation: Generation, moves: Sequence[Move] = (), **more: Any) -> InspectTarget:
     """The target for an inspection of a finished generation."""
 
     def make(settings: Settings, grammar: str | None, capture: CandidateCapture) -> Generation:
         vocab, prompt = context.model.vocab, generation.prompt
-        return Generation(
-            vocab, prompt, settings, grammar, live_shift=TemperatureShift(moves), trace=0, on_step=capture.record
-        )
+        shift = TemperatureShift(moves)
+        return Generation(vocab, prompt, settings, grammar, live_shift=shift, trace=0, on_step=capture.record, **more)
 
     drawn = [trace.id for trace in generation.traces if trace.id is not None]
     return InspectTarget(generation.settings, generation.grammar, drawn, make)
@@ -181,9 +181,8 @@ def test_the_progress_of_a_regeneration_is_counted(context: Context) -> None:
 
 @pytest.mark.parametrize("values", [{}, AGAIN["xtc"]], ids=["straight", "again"])
 def test_an_abort_stops_an_inspection(fresh: MakeContext, values: dict[str, Any]) -> None:
-    abort = AbortFlag()
-    context = fresh(abort=abort)
-    target = make_target(context, generate_answer(context, **values))
+    abort, context = Cancellation(), fresh()
+    target = make_target(context, generate_answer(context, **values), cancellation=abort)
     abort.set()
     with pytest.raises(AbortedError):
         inspect_token(context, target, 5, 5)

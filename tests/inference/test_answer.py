@@ -6,9 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.engine.events import Timings, TokenEvent
-from llmcli.engine.generation import Generation
-from llmcli.engine.llama.context import ContextParams
+from llmcli.engine.events import GenerationRecord, Timings, TokenEvent
 from llmcli.errors import UsageError
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
@@ -141,13 +139,9 @@ class Scripted:
         self.pieces = pieces
 
     def generate(self, *_: object, **_watched: object) -> tuple[Any, Any]:
-        timings = Timings(predicted_n=len(self.pieces))
-        records = [TokenEvent(text, 1, None, timings) for text in self.pieces] + [TokenEvent("", None, "stop", timings)]
-        generation = Generation.__new__(Generation)
-        generation.timings, generation.trace, generation.layout, generation.beside = timings, None, (), 0
-        generation.context_params = ContextParams(n_ctx=512, n_threads=1, n_threads_batch=1)
-        generation.can_end = lambda: True  # type: ignore[method-assign]
-        return generation, iter(records)
+        record = GenerationRecord(timings=Timings(predicted_n=len(self.pieces)), n_ctx=512, n_threads=(1, 1))
+        events = [TokenEvent(text, 1, None, record) for text in self.pieces]
+        return record, iter([*events, TokenEvent("", None, "stop", record)])
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import pytest
 
 from llmcli.chat.compare import CompareSession
 from llmcli.chat.sessions.session import Session
+from llmcli.engine.events import Cancellation
 from llmcli.engine.llama import hardware
-from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.engine.llama.hardware import ModelShape
 from llmcli.errors import ConstraintError, ContextOverflowError, UsageError
 from llmcli.inference import sizing
@@ -88,7 +88,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(path: Path) -> Iterator[LocalModel]:
     """A model that has no context yet."""
     target = ResolvedModel(ModelFile(path, (path,), path.stem, trusted=True))
-    local = LocalModel(target, Settings(), AbortFlag())
+    local = LocalModel(target, Settings(), Cancellation())
     yield local
     local.close()
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from llmcli.engine.events import Cancellation
 from llmcli.engine.llama import hardware
-from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.engine.llama.model import Model
 from llmcli.errors import ContextOverflowError, LlmcliError, ModelInvalidError, ModelNotFoundError
 from llmcli.inference import local as local_module
@@ -151,13 +151,13 @@ def test_a_context_that_cannot_fit_is_refused_before_loading(
     monkeypatch.setattr(hardware, "available_memory", lambda: 1 << 30)
     monkeypatch.setattr(Model, "load", lambda *_: pytest.fail("loaded"))
     with pytest.raises(LlmcliError, match="GiB are free"):
-        LocalModel(target, Settings(n_ctx=1 << 20), AbortFlag())
+        LocalModel(target, Settings(n_ctx=1 << 20), Cancellation())
 
 
 @pytest.fixture
 def fresh(target: ResolvedModel) -> Iterator[LocalModel]:
     """A model without a context yet."""
-    model = LocalModel(ResolvedModel(target.file), Settings(), AbortFlag())
+    model = LocalModel(ResolvedModel(target.file), Settings(), Cancellation())
     yield model
     model.close()
     model.close()

@@ -1,4 +1,4 @@
-"""The llama.cpp library: loading it, its log, and the flag that aborts it."""
+"""The llama.cpp library: loading it, and its log."""
 
 import ctypes
 import importlib.util
@@ -23,36 +23,6 @@ _errors: deque[str] = deque(maxlen=16)
 _listeners: list[Callable[[str], None]] = []
 _last_level = _INFO
 _callback: Any = None  # llama.cpp keeps only the pointer
-
-
-class AbortFlag:
-    """One byte that llama.cpp checks after every tensor operation.
-
-    ggml calls its abort callback about 1,000 times per token, so the callback must not be Python. The C
-    library's `strlen` has the right form: over this buffer it returns 0 (continue) for an empty string, else 1 (abort).
-    """
-
-    def __init__(self) -> None:
-        self._byte = ctypes.create_string_buffer(2)
-        self.reason = "interrupt"
-
-    def set(self, reason: str = "interrupt") -> None:
-        """Abort the running computation, and those that start before `clear`. The first reason is kept."""
-        if not self.is_set():
-            self.reason = reason
-        self._byte[0] = b"!"
-
-    def clear(self) -> None:
-        self._byte[0] = b"\0"
-
-    def is_set(self) -> bool:
-        return self._byte[0] != b"\0"
-
-    def attach(self, api: Any, ctx: Any) -> None:
-        """Make this flag abort the llama.cpp context `ctx` (CPU backend only, see llama.h)."""
-        callback = ctypes.cast(C_LIBRARY.strlen, api.ggml_abort_callback)
-        api.llama_set_abort_callback(ctx, callback, ctypes.cast(self._byte, ctypes.c_void_p))
-        self._callback = callback  # llama.cpp keeps only the pointer
 
 
 @cache

@@ -11,8 +11,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from llmcli.engine.events import Cancellation
 from llmcli.engine.llama import bindings
-from llmcli.engine.llama.bindings import AbortFlag
 from llmcli.errors import ModelInvalidError, UsageError
 
 ALL_LAYERS = -1  # a negative number offloads all layers (llama.h)
@@ -37,7 +37,7 @@ class Model:
         parts: Sequence[Path],
         n_gpu_layers: int = ALL_LAYERS,
         progress: Progress | None = None,
-        abort: AbortFlag | None = None,
+        abort: Cancellation | None = None,
         vocab_only: bool = False,
         quiet: bool = False,
     ) -> "Model":

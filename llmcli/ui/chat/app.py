@@ -10,7 +10,7 @@ from llmcli.chat.attachments import Attachment, attach, find_mentions
 from llmcli.chat.controller import ChatController, PromptFit
 from llmcli.chat.conversation import Message
 from llmcli.chat.sessions.session import Session
-from llmcli.engine.llama.bindings import AbortFlag
+from llmcli.engine.events import Cancellation
 from llmcli.errors import LlmcliError
 from llmcli.params.settings import Settings, ineffective_settings
 from llmcli.ui.chat.answer_display import display
@@ -288,7 +288,7 @@ class ChatApp(ChatPrinter):
         if loading.local:
             self._greet(loading.local)
             return loading.local
-        busy_screen, flag = BusyScreen(self.controller.settings, self.live), AbortFlag()
+        busy_screen, flag = BusyScreen(self.controller.settings, self.live), Cancellation()
 
         def tick(doing: str) -> bool:
             busy_screen.spinner.text = doing

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
-from llmcli.engine.llama.bindings import AbortFlag
+from llmcli.engine.events import Cancellation
 from llmcli.errors import LlmcliError
 from llmcli.params.policies.policy import Policy
 from llmcli.params.sampler_chain import build_chain
@@ -47,7 +47,9 @@ class BusyScreen:
         return self._repetition.found
 
     @contextmanager
-    def open(self, abort: AbortFlag, doing: str, temperature_keys: "TemperatureKeys | None" = None) -> Iterator[None]:
+    def open(
+        self, abort: Cancellation, doing: str, temperature_keys: "TemperatureKeys | None" = None
+    ) -> Iterator[None]:
         """Within this block Ctrl-C sets `abort`, keys are not echoed, and only `show` may write.
 
         `temperature_keys` reacts to some of the keys, and its texts are part of the row below the answer.

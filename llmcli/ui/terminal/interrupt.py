@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-from llmcli.engine.llama.bindings import AbortFlag
+from llmcli.engine.events import Cancellation
 
 _pending = False  # Ctrl-C was pressed where there was nothing to stop yet
 _without_echo: "_Terminal | None" = None  # the terminal, inside `disable_echo`
@@ -17,7 +17,7 @@ _PASTE_ON, _PASTE_OFF = b"\x1b[?2004h", b"\x1b[?2004l"
 
 
 @contextmanager
-def interruptible(abort: AbortFlag, presses: int = 2) -> Iterator[None]:
+def interruptible(abort: Cancellation, presses: int = 2) -> Iterator[None]:
     """Within this block Ctrl-C sets `abort`; the last of `presses` presses raises KeyboardInterrupt.
 
     Python runs a signal handler only when the main thread comes back from C, which may take seconds. Its
@@ -64,7 +64,7 @@ def interruptible(abort: AbortFlag, presses: int = 2) -> Iterator[None]:
 
 
 @contextmanager
-def time_limit(abort: AbortFlag, seconds: float) -> Iterator[None]:
+def time_limit(abort: Cancellation, seconds: float) -> Iterator[None]:
     """Within this block `abort` is set after `seconds` (0 = never)."""
     if not seconds:
         yield
