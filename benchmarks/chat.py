@@ -26,7 +26,8 @@ from llmcli.config.presets import LayerStack
 from llmcli.engine.events import Cancellation
 from llmcli.engine.llama import bindings
 from llmcli.files import cache_dir
-from llmcli.inference.local import LocalModel, ResolvedModel
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.models.locations import ModelFile
 from llmcli.models.sources.starter import ensure_starter
 from llmcli.params.settings import Layer, Settings
@@ -57,7 +58,7 @@ def talk(session: Session, turns: int) -> None:
 def enter(path: Path, rounds: int, turns: int = 50) -> list[float]:
     """Milliseconds from Enter to the first evaluation; llama.cpp itself evaluates nothing here."""
     settings = Settings(n_ctx=8192)
-    local = LocalModel(ResolvedModel(ModelFile(path, (path,), "starter", trusted=True)), settings, Cancellation())
+    local = LocalEngine(ResolvedModel(ModelFile(path, (path,), "starter", trusted=True)), settings, Cancellation())
     local.open_context(settings)
     opening = BackgroundLoad(lambda _abort, _say: PromptBuilder(local))
     opening.wait(lambda _doing: True)

@@ -245,20 +245,21 @@ def open_model(settings: Settings, ahead: "ReadAhead", on_end: Callable[[], None
 
     def load(abort: "Cancellation", report: Callable[[str], None]) -> "PromptBuilder":
         from llmcli.chat.prompting import PromptBuilder
-        from llmcli.inference.local import LocalModel, resolve_model
+        from llmcli.inference.local import LocalEngine
+        from llmcli.inference.resolved_model import resolve_model
 
         target = resolve_model(settings)
         report("loading")
         if abort.is_set():
             raise KeyboardInterrupt
         early = model_preload.claim(target.file.parts)
-        local = LocalModel(target, settings, abort, lambda share: report(f"loading {share:.0%}"), early)
+        local = LocalEngine(target, settings, abort, lambda share: report(f"loading {share:.0%}"), early)
         try:
             local.open_context(settings)
             prompt_builder = PromptBuilder(local)
             report("reading the conversation")
             with suppress(LlmcliError):  # the first message reports a fault of the template or the length
-                ahead(prompt_builder)
+                ahead(prompt_builder, abort)
         except BaseException:
             local.close()
             raise

@@ -30,9 +30,9 @@ from llmcli.ui.terminal.output import print_line
 from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
+    from llmcli.engine.events import Cancellation
     from llmcli.inference.comparison import Comparison, Variant
-    from llmcli.inference.engine import Prompt
-    from llmcli.inference.local import LocalModel
+    from llmcli.inference.engine import Engine, Prompt
 
 
 @dataclass(frozen=True)
@@ -132,11 +132,11 @@ def compare(
     _print_shared_settings(requests, asked.seed is None)
     abort, status, live, think = Cancellation(), ProgressLine(), is_live() and not as_json, asked.think == "show"
     with interruptible(abort), time_limit(abort, asked.timeout), open_model(target, asked, abort, status) as local:
-        comparison = _comparison(local, _for_model(local, requests))
+        comparison = _comparison(local, _for_model(local, requests), abort)
         comparison.progress = status.reading
         screen.run(comparison, screen.view_of(comparison) if live else None, think, status.clear)
         if as_json:
-            print_line(json.dumps(_data(comparison, seed, status), ensure_ascii=False))
+            print_line(json.dumps(_data(comparison, seed, status, abort), ensure_ascii=False))
     if not as_json and not live:
         screen.print_texts(comparison, think)
     if not as_json:
@@ -191,7 +191,7 @@ def _resolved(variant: "Variant", layers: Sequence[Layer]) -> ResolvedSettings:
     return resolve(LayerStack(layers).above({}, variant.values))
 
 
-def _for_model(local: "LocalModel", requests: Sequence[_CompareRequest]) -> list[_CompareRequest]:
+def _for_model(local: "Engine", requests: Sequence[_CompareRequest]) -> list[_CompareRequest]:
     """The requests with settings that fit this model; warns if it has no chat template."""
     from llmcli.inference.request import needs_plain_template, with_plain_stop
 
@@ -204,7 +204,7 @@ def _for_model(local: "LocalModel", requests: Sequence[_CompareRequest]) -> list
     ]
 
 
-def _comparison(local: "LocalModel", requests: Sequence[_CompareRequest]) -> "Comparison":
+def _comparison(local: "Engine", requests: Sequence[_CompareRequest], abort: "Cancellation") -> "Comparison":
     from llmcli.inference.answer import Answer
     from llmcli.inference.comparison import Comparison
     from llmcli.inference.engine import Request
@@ -217,15 +217,15 @@ def _comparison(local: "LocalModel", requests: Sequence[_CompareRequest]) -> "Co
         key = one.text, one.system, s.prefill, s.raw, s.chat_template, s.think == "off"
         if key not in prompts:
             prompts[key] = build_prompt(local, s, one.text, one.system)
-        answers.append((one.variant, Answer(local, Request(prompts[key], s, one.grammar))))
+        answers.append((one.variant, Answer(local, Request(prompts[key], s, one.grammar, cancellation=abort))))
     return Comparison(local, answers)
 
 
-def _data(comparison: "Comparison", seed: int, status: ProgressLine) -> dict[str, Any]:
+def _data(comparison: "Comparison", seed: int, status: ProgressLine, abort: "Cancellation") -> dict[str, Any]:
     """The comparison as JSON data; `seed` is the one of all answers that do not have their own."""
-    local, first = comparison.local, comparison.results[0].answer
+    local, first = comparison.engine, comparison.results[0].answer
     if not comparison.interrupted:
-        local.hasher.sha256(status.identifying, local.abort.is_set)
+        local.identify(status.identifying, abort)
         status.clear()
     return {
         "model": local.name,
@@ -250,7 +250,7 @@ def _exit_status(comparison: "Comparison", asked: Settings) -> int:
         if one.failure:
             return one.failure.status
     for one in comparison.results:
-        if not one.answer.complete:
+        if not one.answer.record.is_complete:
             raise ConstraintError(
                 f"{one.variant.label}: the answer ended before it met the constraint", "raise --max-tokens"
             )

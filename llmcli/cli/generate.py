@@ -24,7 +24,7 @@ from llmcli.ui.terminal.progress import ProgressLine
 
 if TYPE_CHECKING:
     from llmcli.inference.answer import Answer
-    from llmcli.inference.local import LocalModel
+    from llmcli.inference.engine import Engine
 
 _PATIENCE = 3.0  # seconds without input on stdin before a note says that the program waits
 _END = "; end it with Ctrl-D"
@@ -71,12 +71,12 @@ def generate(
     from llmcli.engine.events import Cancellation
     from llmcli.inference.answer import Answer
     from llmcli.inference.engine import Request
-    from llmcli.inference.local import apply_model_defaults
     from llmcli.inference.request import build_prompt, needs_plain_template, with_plain_stop
+    from llmcli.inference.resolved_model import apply_model_defaults
 
     target = find_model(asked)
     welcome(resolve(layers).origins["model"])
-    resolved = apply_model_defaults(target, layers)
+    resolved = apply_model_defaults(target.layer, layers)
     settings = resolved.settings
     _warn_ineffective(resolved)
     abort, status = Cancellation(), ProgressLine()
@@ -92,7 +92,7 @@ def generate(
         if show_prompt:
             print_text(prompt.text if prompt.text.endswith("\n") else prompt.text + "\n")
             return ExitStatus.OK
-        answer = Answer(local, Request(prompt, settings, grammar, status.reading))
+        answer = Answer(local, Request(prompt, settings, grammar, status.reading, cancellation=abort))
         with write_trace(answer, trace, heat is not None):
             _print_answer(answer, status, question if echo else "", as_json, stream)
     if heat:
@@ -120,7 +120,7 @@ def _texts(settings: Settings, no_stdin: bool) -> tuple[str, str | None, str | N
     return question, system, grammar
 
 
-def warn_plain_template(local: "LocalModel") -> None:
+def warn_plain_template(local: "Engine") -> None:
     """Warn that the model has no chat template."""
     console.warn(
         f"{local.name} has no chat template: a plain one is used (User: ... Assistant: ...)",
@@ -135,8 +135,9 @@ def _print_answer(answer: "Answer", status: ProgressLine, echo: str, as_json: bo
         writer.write(echo if settings.raw else echo + "\n\n")
     stream_answer(answer.parts(), writer, status, live=stream and not as_json, think=settings.think)
     if as_json:
-        answer.local.abort.clear()
-        answer.local.hasher.sha256(status.identifying, answer.local.abort.is_set)
+        cancellation = answer.request.cancellation
+        cancellation.clear()
+        answer.engine.identify(status.identifying, cancellation)
         status.clear()
     if as_json or not stream:
         from llmcli.inference.answer_json import answer_data
@@ -240,7 +241,7 @@ def _exit_status(answer: "Answer") -> int:
     if reason == "timeout":
         console.note(timeout_note(settings))
         return ExitStatus.TIMEOUT
-    if not answer.complete:
+    if not answer.record.is_complete:
         raise ConstraintError("the answer ended before it met the constraint", "raise --max-tokens")
     if reason == "length" and settings.max_tokens:
         console.note(_cut_note(answer))
@@ -254,7 +255,7 @@ def timeout_note(settings: Settings) -> str:
 
 def _cut_note(answer: "Answer") -> str:
     """Why the answer ended before the model ended it."""
-    settings, n_ctx = answer.settings, answer.generation.n_ctx
+    settings, n_ctx = answer.settings, answer.record.n_ctx
     if 0 <= settings.max_tokens <= answer.timings()["predicted_n"]:
         return f"cut off: max_tokens is {settings.max_tokens}; raise it with -n"
     size = f" of {n_ctx} tokens" if n_ctx else ""

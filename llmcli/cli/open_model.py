@@ -9,7 +9,9 @@ from llmcli.engine.events import Cancellation
 from llmcli.engine.llama import bindings
 from llmcli.errors import LlmcliError, TimeLimitError
 from llmcli.files import config_path, data_dir, make_private
-from llmcli.inference.local import LocalModel, ResolvedModel, resolve_model
+from llmcli.inference.engine import Engine
+from llmcli.inference.local import LocalEngine
+from llmcli.inference.resolved_model import ResolvedModel, resolve_model
 from llmcli.models.locations import ModelNotDownloadedError, model_locations
 from llmcli.params.settings import ResolvedSettings, Settings, fields
 from llmcli.text import ellipsize
@@ -33,7 +35,7 @@ def find_model(settings: Settings) -> ResolvedModel:
 @contextmanager
 def open_model(
     target: ResolvedModel, settings: Settings, abort: Cancellation, status: ProgressLine
-) -> Iterator[LocalModel]:
+) -> Iterator[LocalEngine]:
     """Load the model for the time of the block.
 
     Raises:
@@ -45,7 +47,7 @@ def open_model(
     try:
         start = perf_counter()
         preloaded = model_preload.claim(target.file.parts)
-        local = LocalModel(target, settings, abort, status.loading, preloaded)
+        local = LocalEngine(target, settings, abort, status.loading, preloaded)
         local.waited_ms = (perf_counter() - start) * 1e3
     except KeyboardInterrupt:
         if abort.is_set() and abort.reason == "timeout":
@@ -74,15 +76,12 @@ def print_settings(resolved: ResolvedSettings) -> None:
             console.detail(f"{key} = {ellipsize(value, 60)} (from {origin})")
 
 
-def print_model_facts(local: LocalModel) -> None:
+def print_model_facts(engine: Engine) -> None:
     """With `--verbose`: the file of the model, what its header says, and how long the load took."""
     if not console.verbose:
         return
-    header, shape = local.target.header, local.shape
-    console.detail(f"model: {local.name}, {local.target.file.path}")
-    facts = f"{header.architecture}, {shape.n_layers} layers, {shape.weights / 2**20:.0f} MiB of weights"
-    console.detail(f"{facts}, trained context {shape.n_ctx_train} tokens, layers on the GPU {local.gpu_layers}")
-    console.detail(f"loaded in {local.load_ms / 1e3:.2f} s")
+    for fact in engine.facts:
+        console.detail(fact)
 
 
 def welcome(origin: str) -> None:

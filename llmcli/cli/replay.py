@@ -25,7 +25,9 @@ from llmcli.ui.terminal.progress import ProgressLine
 if TYPE_CHECKING:
     from llmcli.chat.recorded_answer import RecordedAnswer
     from llmcli.chat.replay import Difference, Replay
-    from llmcli.inference.local import LocalModel, ResolvedModel
+    from llmcli.engine.events import Cancellation
+    from llmcli.inference.engine import Engine
+    from llmcli.inference.resolved_model import ResolvedModel
 
 _SESSION = "session:"
 _LARGEST = 64 << 20  # bytes of stdin
@@ -64,10 +66,10 @@ def replay(
     settings = [replay_settings(one, flags.values.get("model"), current) for one in recorded]
     target, abort, status = _find(settings[0], "model" in flags.values), Cancellation(), ProgressLine()
     with interruptible(abort), open_model(target, settings[0], abort, status) as local:
-        local.hasher.sha256(status.identifying, abort.is_set)
+        local.identify(status.identifying, abort)
         status.clear()
         run = _replay_batch if recorded[0].label else _replay_one
-        replays = run(local, recorded, settings, status, as_json)
+        replays = run(local, recorded, settings, abort, status, as_json)
     for note in target.notes:
         console.warn(note)
     if any(one.stopped for one in replays):
@@ -79,16 +81,17 @@ def replay(
 
 
 def _replay_one(
-    local: "LocalModel",
+    local: "Engine",
     recorded: "Sequence[RecordedAnswer]",
     settings: Sequence[Settings],
+    abort: "Cancellation",
     status: ProgressLine,
     as_json: bool,
 ) -> "Sequence[Replay]":
     """Generate one answer again and print it as it comes."""
     from llmcli.chat.replay import Replay
 
-    again, writer = Replay(local, recorded[0], settings[0]), AnswerWriter()
+    again, writer = Replay(local, recorded[0], settings[0], abort), AnswerWriter()
     stream_answer(again.parts(), writer, status, live=not as_json, think=settings[0].think)
     if as_json:
         writer.write(json.dumps(_data(again), ensure_ascii=False))
@@ -97,9 +100,10 @@ def _replay_one(
 
 
 def _replay_batch(
-    local: "LocalModel",
+    local: "Engine",
     recorded: "Sequence[RecordedAnswer]",
     settings: Sequence[Settings],
+    abort: "Cancellation",
     status: ProgressLine,
     as_json: bool,
 ) -> "Sequence[Replay]":
@@ -107,7 +111,7 @@ def _replay_batch(
     from llmcli.chat.replay import BatchReplay
     from llmcli.ui import comparison
 
-    again, live, think = BatchReplay(local, recorded, settings), is_live() and not as_json, False
+    again, live, think = BatchReplay(local, recorded, settings, abort), is_live() and not as_json, False
     again.comparison.progress = status.reading
     comparison.run(again.comparison, comparison.view_of(again.comparison) if live else None, think, status.clear)
     again.compare()

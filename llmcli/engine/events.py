@@ -73,7 +73,8 @@ class TokenEvent:
     """One token of the answer, or its end.
 
     `text` is final after this token: it is empty while a character is incomplete or a stop string is possible. `id` is
-    None if no token was drawn. The last event has a `finish_reason`. `index` is that of the generation.
+    None if no token was drawn. The last event has a `finish_reason`. `index` is that of the generation. `n_traces` are
+    the traces in `record` up to this event; the first `n_final` of them cannot be removed any more.
     """
 
     text: str
@@ -81,6 +82,8 @@ class TokenEvent:
     finish_reason: FinishReason | None
     record: "GenerationRecord"
     index: int = 0
+    n_traces: int = 0
+    n_final: int = 0
 
 
 def now_ms() -> float:
@@ -175,8 +178,3 @@ class GenerationRecord:
     failure: LlmcliError | None = None
     is_complete: bool = True
     policy_ms: float = 0.0
-
-    @property
-    def n_final(self) -> int:
-        """The number of traces of tokens that cannot be removed any more."""
-        return len(self.traces)

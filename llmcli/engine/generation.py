@@ -149,10 +149,6 @@ class Generation(GenerationRecord):
             )
         )
 
-    @property
-    def n_final(self) -> int:
-        return len(self.traces) - (len(self._bans.held) if self._bans else 0)
-
     def _emit(self, text: str, token: int | None, n_ctx: int) -> TokenEvent:
         """The event of a token whose text is final, or the last event."""
         if self._stops:
@@ -163,7 +159,7 @@ class Generation(GenerationRecord):
             event = self.finish("length", token)
             event.text = text + event.text
             return event
-        return TokenEvent(text, token, None, self, self.index)
+        return self._event(text, token)
 
     def finish(self, reason: FinishReason, token: int | None = None) -> TokenEvent:
         """The last event, with all text that was held back."""
@@ -178,7 +174,11 @@ class Generation(GenerationRecord):
         self.policy_ms = temperature.seconds * 1e3 if temperature else 0.0
         self.is_complete = self._sampler.complete()
         self.finish_reason = reason
-        return TokenEvent(text, token, reason, self, self.index)
+        return self._event(text, token, reason)
+
+    def _event(self, text: str, token: int | None, reason: FinishReason | None = None) -> TokenEvent:
+        n_traces, n_held = len(self.traces), len(self._bans.held) if self._bans else 0
+        return TokenEvent(text, token, reason, self, self.index, n_traces, max(n_traces - n_held, 0))
 
     def _advance_with_bans(self, ctx: Any, row: int, n_ctx: int) -> TokenEvent:
         """`advance` with banned strings: saves the state before each token that is held back."""
@@ -201,7 +201,7 @@ class Generation(GenerationRecord):
         n_removed = bans.push(HeldToken(text, token, before, decoder, state))
         if n_removed:
             self._remove(sampler, bans, n_removed)
-            return TokenEvent("", None, None, self, self.index)
+            return self._event("", None)
         released = bans.release()
         for item in released:
             sampler.discard(item.sampler_snapshot)

@@ -1,6 +1,6 @@
 """Several answers in one context: the steps that drive them together, while some join and others leave."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from itertools import chain
 
 from llmcli.engine.events import Cancellation, FinishReason, TokenEvent, now_ms
@@ -129,6 +129,8 @@ class Scheduler:
     def _advance_all(self) -> list[TokenEvent]:
         """Draw one token for each; those that removed tokens evaluate the tokens before them first."""
         events = [self._backtrack(one) for one in self._running if one.needs_evaluation]
+        if len(events) == len(self._running):
+            return events
         ready = [one for one in self._running if not (one.needs_evaluation or one.finish_reason)]
         return events + self._evaluate_tokens(ready) if ready else events
 
@@ -185,7 +187,7 @@ def _fail(generation: Generation, error: LlmcliError) -> TokenEvent:
     return generation.finish("error")
 
 
-def generate(context: Context, generations: Sequence[Generation]) -> Iterator[TokenEvent]:
+def generate(context: Context, generations: Sequence[Generation]) -> Generator[TokenEvent, None, None]:
     """Yield the events of these generations until each has finished, then free their samplers.
 
     Raises:

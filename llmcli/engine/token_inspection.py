@@ -216,15 +216,15 @@ def _regenerate(
     capture.wants = lambda: len(generation.traces) == last
     context.rewind(generation.seq_id, generation.tokens)
     with closing(generation):
-        for _ in generate(context, [generation]):
+        for event in generate(context, [generation]):
             if generation.failure:
                 raise generation.failure
             if generation.finish_reason and generation.cancellation.is_set():
                 raise AbortedError
-            if generation.n_final > last:
+            if event.n_final > last:
                 break
             if progress:
-                progress(generation.n_final, last)
+                progress(event.n_final, last)
     return [trace.id for trace in generation.traces[: last + 1]] == list(tokens)
 
 

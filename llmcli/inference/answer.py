@@ -1,12 +1,12 @@
 """One answer: it comes in parts, and is complete after the last one."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from llmcli.engine.events import GenerationRecord, TokenEvent, TokenTrace
 from llmcli.engine.reasoning import ReasoningSplitter
-from llmcli.inference.engine import Prompt, Request
-from llmcli.inference.local import LocalModel
+from llmcli.inference.engine import Engine, Prompt, Request, check_request
 from llmcli.params.settings import Settings
 
 Part = tuple[str, str]  # ("answer" or "think", text)
@@ -18,23 +18,22 @@ class TraceTexts:
     All texts joined are the answer exactly. Text that belongs to no token is passed on as a token without an id.
     """
 
-    def __init__(self, generation: GenerationRecord, on_token: Callable[[TokenTrace], None]) -> None:
-        self._generation = generation
+    def __init__(self, on_token: Callable[[TokenTrace], None]) -> None:
         self._on_token = on_token
         self._texts: list[tuple[str, str]] = []  # answer and reasoning of each token
         self._n_sent = 0
 
     def add(self, parts: Sequence[Part], event: TokenEvent | None = None) -> None:
         """Add the text of one event, or text without an event: a prefill, or text that was held back to the end."""
-        traces, has_token = self._generation.traces, event is not None and event.id is not None
-        del self._texts[len(traces) - has_token :]  # tokens that were removed
-        if has_token:
-            self._texts.append(_by_kind(parts))
-        while self._n_sent < min(self._generation.n_final, len(self._texts)):
-            text, reasoning = self._texts[self._n_sent]
-            self._on_token(traces[self._n_sent]._replace(text=text, reasoning=reasoning))
-            self._n_sent += 1
-        if not has_token:
+        if event:
+            has_token = event.id is not None
+            del self._texts[event.n_traces - has_token :]  # tokens that were removed
+            self._texts += [_by_kind(parts)] if has_token else []
+            while self._n_sent < min(event.n_final, len(self._texts)):
+                text, reasoning = self._texts[self._n_sent]
+                self._on_token(event.record.traces[self._n_sent]._replace(text=text, reasoning=reasoning))
+                self._n_sent += 1
+        if not event or event.id is None:
             self._pass_text(*_by_kind(parts))
 
     def _pass_text(self, text: str, reasoning: str) -> None:
@@ -46,37 +45,23 @@ class TraceTexts:
 
 @dataclass
 class Answer:
-    """An answer while it is generated. Iterate over `parts()` to its end, then read the other attributes."""
+    """An answer while it is generated. Iterate over `parts()` to its end, then read the other attributes.
 
-    local: LocalModel
+    `on_token` is called with the trace of each token, once it is certain.
+    """
+
+    engine: Engine
     request: Request
-    on_token: Callable[[TokenTrace], None] = field(
-        default=lambda _token: None, repr=False
-    )  # called for each token, once it is certain
+    on_token: Callable[[TokenTrace], None] = field(default=lambda _token: None, repr=False)
     text: str = field(init=False, default="")
     reasoning: str = field(init=False, default="")
     finish_reason: str = field(init=False, default="")
-    complete: bool = field(init=False, default=True)
-    started: bool = field(init=False, default=False)
     n_drawn: int = field(init=False, default=0)  # tokens sampled, including those removed later
     traces: list[TokenTrace] = field(init=False, default_factory=list, repr=False)
-    generation: GenerationRecord = field(init=False, repr=False)
+    record: GenerationRecord = field(init=False, default_factory=GenerationRecord, repr=False)
+    started: bool = field(init=False, default=False)
     _splitter: ReasoningSplitter | None = field(init=False, default=None, repr=False)
     _texts: TraceTexts = field(init=False, repr=False)
-
-    def parts(self) -> Iterator[Part]:
-        """The parts of the answer as they become certain, beginning with the prefill.
-
-        Raises:
-            ContextOverflowError, ConstraintError, UsageError: see `LocalModel.generate`.
-        """
-        generation, events = self.local.generate(self.request)
-        yield from self.begin(generation)
-        for event in events:
-            if generation.failure:
-                raise generation.failure
-            yield from self.push(event)
-        yield from self.end()
 
     @property
     def prompt(self) -> Prompt:
@@ -86,25 +71,44 @@ class Answer:
     def settings(self) -> Settings:
         return self.request.settings
 
-    def begin(self, generation: GenerationRecord) -> Iterator[Part]:
-        """The parts before the first token. Call `push` with each event of the generation afterwards, then `end`."""
-        self.generation, self.started = generation, True
-        self._splitter = self.request.splitter()
-        self._texts = TraceTexts(generation, self._add_trace)
+    @property
+    def tokens(self) -> Sequence[int]:
+        """The tokens of the answer, without those of the prompt."""
+        return self.record.tokens[len(self.prompt.tokens) :]
+
+    def parts(self) -> Iterator[Part]:
+        """The parts of the answer as they become certain, beginning with the prefill.
+
+        Raises:
+            ContextOverflowError, ConstraintError, PolicyError, UsageError: see `Engine.generate`.
+        """
+        check_request(self.engine, self.request)
+        with closing(self.engine.generate([self.request])) as events:
+            yield from self.begin()
+            for event in events:
+                if event.finish_reason == "error" and event.record.failure:
+                    self.record, self.started = event.record, True
+                    raise event.record.failure
+                yield from self.push(event)
+
+    def begin(self) -> Iterator[Part]:
+        """The parts before the first token. Call `push` with each event of the answer afterwards."""
+        self._splitter, self._texts = self.request.splitter(), TraceTexts(self._add_trace)
         if self.settings.prefill:
             yield from self._add([("answer", self.settings.prefill)], None)
 
     def push(self, event: TokenEvent) -> Iterator[Part]:
-        """The parts that one more event makes certain."""
+        """The parts that one more event makes certain; after the last one, the text that was held back."""
+        self.record, self.started = event.record, True
         self.n_drawn += event.id is not None or not event.finish_reason
-        if event.finish_reason:
-            self.finish_reason = event.finish_reason
-            self.complete = self.generation.is_complete
         parts = list(self._splitter.push(event.text)) if self._splitter else [("answer", event.text)]
         yield from self._add(parts, event)
+        if event.finish_reason:
+            self.finish_reason = event.finish_reason
+            yield from self.end()
 
     def end(self) -> Iterator[Part]:
-        """The text that was held back, after the last event."""
+        """The text that was held back."""
         if self._splitter:
             yield from self._add(list(self._splitter.flush()), None)
 
@@ -125,7 +129,7 @@ class Answer:
 
     def timings(self) -> dict[str, float]:
         """Milliseconds and tokens per second under llama-server's names."""
-        t = self.generation.timings
+        t = self.record.timings
         return {
             "prompt_n": t.prompt_n,
             "prompt_ms": round(t.prompt_ms, 3),
@@ -133,8 +137,8 @@ class Answer:
             "predicted_n": t.predicted_n,
             "predicted_ms": round(t.predicted_ms, 3),
             "predicted_per_second": round(t.predicted_per_second, 3),
-            "ttft_ms": round(self.local.waited_ms + t.ttft_ms, 3),
-            "load_ms": round(self.local.load_ms, 3),
+            "ttft_ms": round(self.engine.waited_ms + t.ttft_ms, 3),
+            "load_ms": round(self.engine.load_ms, 3),
         }
 
 

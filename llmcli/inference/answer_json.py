@@ -41,12 +41,12 @@ _MAX_ROWS = 1 << 16
 
 def answer_data(answer: "Answer") -> dict[str, Any]:
     """The answer as JSON data, names and timings as in llama-server."""
-    timings = answer.generation.timings
+    timings = answer.record.timings
     reasoning = {"reasoning_content": answer.reasoning} if answer.reasoning else {}
     return {
         "text": answer.text,
         **reasoning,
-        "model": answer.local.name,
+        "model": answer.engine.name,
         "finish_reason": answer.finish_reason,
         "prompt_tokens": len(answer.prompt.tokens),
         "completion_tokens": timings.predicted_n,
@@ -70,12 +70,12 @@ def _token_data(answer: "Answer") -> list[dict[str, Any]]:
     """The tokens with their log-probabilities, in the form of llama-server's `completion_probabilities`."""
 
     def entry(token: int, logprob: float) -> dict[str, Any]:
-        piece = answer.local.model.vocab.piece(token, special=True)
+        piece = answer.engine.tokenizer.piece(token, special=True)
         return {"id": token, "token": piece.decode("utf-8", "replace"), "bytes": list(piece), "logprob": logprob}
 
     return [
         {**entry(token.id, token.logprob), "top_logprobs": [entry(*other) for other in token.top]}
-        for token in answer.generation.logprobs
+        for token in answer.record.logprobs
     ]
 
 
@@ -158,32 +158,30 @@ class ReplayManifest:
 
 def replay_data(answer: "Answer", first: int | None = None, continued: int | None = None) -> dict[str, Any]:
     """The manifest as JSON data; empty if the prompt was not evaluated."""
-    if not answer.started or not answer.generation.n_ctx:
+    if not answer.started or not answer.record.n_ctx:
         return {}
     return build_manifest(answer, first, continued).to_data()
 
 
 def build_manifest(answer: "Answer", first: int | None = None, continued: int | None = None) -> ReplayManifest:
     """The manifest of an answer whose prompt was evaluated; `first` and `continued` are numbers of messages."""
-    from llmcli.engine.llama.bindings import bindings_version
-    from llmcli.engine.llama.hardware import machine
-
-    local, prompt, settings, generation = answer.local, answer.prompt, answer.settings, answer.generation
+    prompt, settings, record = answer.prompt, answer.settings, answer.record
     grammar, shift = answer.request.grammar, answer.request.live_shift
-    own_template = local.target.header.chat_template or ""
     is_complete = answer.finish_reason in ("stop", "length")
+    # Who stops an answer does not want to wait.
+    identity = answer.engine.identity(_HASH_SECONDS if is_complete else 0)
     return ReplayManifest(
-        model_sha256=local.hasher.wait(_HASH_SECONDS if is_complete else 0),  # who stops it does not want to wait
-        build=bindings_version(),
-        machine=machine(),
-        n_ctx=generation.n_ctx,
-        threads=generation.n_threads,
-        gpu_layers=local.gpu_layers,
+        model_sha256=identity.model_sha256,
+        build=identity.build,
+        machine=identity.machine,
+        n_ctx=record.n_ctx,
+        threads=record.n_threads,
+        gpu_layers=identity.gpu_layers,
         template_sha256=_text_sha256(prompt.template) if prompt.template else "",
-        template="" if prompt.template == own_template else prompt.template,
+        template="" if prompt.template == answer.engine.chat_template else prompt.template,
         moment=prompt.time if "strftime_now" in prompt.template else 0.0,
         prompt_sha256=prompt_sha256(prompt.tokens),
-        layout=tuple(generation.layout),
+        layout=tuple(record.layout),
         settings_sha256=_settings_sha256(settings, grammar),
         grammar="" if grammar == settings.grammar else grammar or "",
         system=_system_file(settings),
@@ -191,7 +189,7 @@ def build_manifest(answer: "Answer", first: int | None = None, continued: int | 
         moves=tuple(shift.moves) if shift else (),
         first=first,
         begun=continued,
-        beside=generation.beside,
+        beside=record.beside,
         drawn=None if is_complete else answer.n_drawn,
         flushed=not is_complete and bool(answer.finish_reason),
     )

@@ -244,7 +244,7 @@ def _share(value: float | None) -> str:
 
 def _print_speed(comparison: "Comparison") -> None:
     """Print the speed of all answers together, and the number of prompt tokens evaluated."""
-    timings = [one.answer.generation.timings for one in comparison.results]
+    timings = [one.answer.record.timings for one in comparison.results]
     generated, read = sum(t.predicted_n for t in timings), sum(t.prompt_n for t in timings)
     seconds = comparison.seconds
     speed = f" in {seconds:.1f} s, {generated / seconds:.0f} tokens/s" if seconds else ""

@@ -12,8 +12,9 @@ from llmcli.engine.sampling.temperature import TemperatureShift
 from llmcli.inference.answer import Answer
 from llmcli.inference.answer_json import answer_data
 from llmcli.inference.engine import Request
-from llmcli.inference.local import LocalModel, ResolvedModel
+from llmcli.inference.local import LocalEngine
 from llmcli.inference.request import build_prompt, grammar_text
+from llmcli.inference.resolved_model import ResolvedModel
 from llmcli.models.locations import STARTER, STARTER_NAME, ModelFile
 from llmcli.params.settings import Settings, parse_data
 
@@ -21,17 +22,17 @@ N_CTX = 768
 QUESTIONS = ("Name a river.", "Write a line about the moon, please.", "What is 7 times 9?", "Tell me a short story.")
 
 
-def opened(path: Path, flag: Cancellation | None = None) -> Iterator[LocalModel]:
+def opened(path: Path, flag: Cancellation | None = None) -> Iterator[LocalEngine]:
     settings = Settings(n_ctx=N_CTX, n_threads=1)
     name = STARTER if path.name == STARTER_NAME else path.stem
-    local = LocalModel(ResolvedModel(ModelFile(path, (path,), name, trusted=True)), settings, flag or Cancellation())
+    local = LocalEngine(ResolvedModel(ModelFile(path, (path,), name, trusted=True)), settings, flag or Cancellation())
     local.open_context(settings)
     yield local
     local.close()
 
 
 def given(
-    local: LocalModel, values: dict[str, Any], question: str, shift: TemperatureShift | None = None
+    local: LocalEngine, values: dict[str, Any], question: str, shift: TemperatureShift | None = None
 ) -> dict[str, Any]:
     """An answer as JSON; `shifts` change the temperature while it is generated."""
     values = {"n_ctx": N_CTX, "n_threads": 1, "max_tokens": 12, "seed": 1, **values}
@@ -46,7 +47,7 @@ def given(
     return data
 
 
-def again(local: LocalModel, recorded: RecordedAnswer) -> Replay:
+def again(local: LocalEngine, recorded: RecordedAnswer) -> Replay:
     replay = Replay(local, recorded, replay_settings(recorded, None, Settings()))
     parts = list(replay.parts())
     assert "".join(text for kind, text in parts if kind == "answer") == replay.answer.text

@@ -213,7 +213,7 @@ def test_an_abandoned_generation_frees_its_samplers(context: Context, monkeypatc
     generation = start(context, PROMPT, "root ::= [a-z ]+", banned_strings=("zzz",))
     records = generate(context, [generation])
     next(records)
-    records.close()  # type: ignore[attr-defined]
+    records.close()
     assert generation._sampler.chain.pointer is None
     generation.close()
 

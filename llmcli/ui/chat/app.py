@@ -24,7 +24,7 @@ from llmcli.ui.terminal.table import print_definitions, print_facts, print_rows
 if TYPE_CHECKING:
     from llmcli.chat.compare import CompareSession
     from llmcli.chat.turn import Turn
-    from llmcli.inference.local import LocalModel
+    from llmcli.inference.engine import Engine
 
 
 class ChatPrinter:
@@ -94,7 +94,7 @@ class ChatApp(ChatPrinter):
         self.listed_candidates: tuple[int, Sequence[tuple[str, str]]] | None = (
             None  # a token, and the candidates shown for it
         )
-        self._greeted: LocalModel | None = None
+        self._greeted: Engine | None = None
         self._warned: set[tuple[str, str]] = set()  # settings without effect, and why
 
     @property
@@ -183,9 +183,6 @@ class ChatApp(ChatPrinter):
         self, path: Sequence[Message], extra: Mapping[str, Any] | None = None, begun: Message | None = None
     ) -> None:
         """Generate the answer, show it while it streams, and save it, whatever ends it."""
-        local = self.controller.local
-        assert local
-        local.abort.clear()
         busy_screen = BusyScreen(self.controller.settings, self.live)
         last_turn = self.turn
         self.turn = turn = self.controller.answer(path, extra, begun, busy_screen.spinner.reading)
@@ -196,8 +193,8 @@ class ChatApp(ChatPrinter):
         with (
             write_trace(turn.answer, self._trace_file(), kept=True),
             defer_exit(),
-            busy_screen.open(local.abort, "reading the prompt", temperature_keys),
-            time_limit(local.abort, turn.resolved.settings.timeout),
+            busy_screen.open(turn.cancellation, "reading the prompt", temperature_keys),
+            time_limit(turn.cancellation, turn.resolved.settings.timeout),
         ):
             with closing(turn.parts()) as parts:  # the text so far is kept before the session is closed
                 busy_screen.show(parts, begun.content if begun else "")
@@ -229,7 +226,7 @@ class ChatApp(ChatPrinter):
             reached = 0 <= limit <= turn.answer.timings()["predicted_n"]
             why = f"max_tokens is {limit}" if reached else "the context is full; /compact or /undo makes room"
             console.note(f"cut off: {why}" + (on if reached else ""))
-        if not turn.answer.complete:
+        if not turn.answer.record.is_complete:
             console.warn("the answer ended before it matched the grammar")
 
     def _warn(self, turn: "Turn") -> None:
@@ -248,13 +245,10 @@ class ChatApp(ChatPrinter):
         shown.answer([("answer", text)])
         shown.end()
 
-    def stream_to_stderr(self, parts: Iterable[tuple[str, str]], doing: str) -> None:
+    def stream_to_stderr(self, parts: Iterable[tuple[str, str]], doing: str, cancellation: Cancellation) -> None:
         """Show a text of the model that is not an answer: on the terminal; without one only that it is generated."""
-        local = self.controller.local
-        assert local
-        local.abort.clear()
         busy_screen = BusyScreen(self.controller.settings, self.live)
-        with defer_exit(), busy_screen.open(local.abort, doing):
+        with defer_exit(), busy_screen.open(cancellation, doing):
             if self.live:
                 busy_screen.show(parts)
             else:
@@ -274,7 +268,7 @@ class ChatApp(ChatPrinter):
         """How full the context is; None while the model is loading, or without a status line."""
         self.n_prompt = None
         with suppress(LlmcliError):
-            if self.live and self.controller.local:
+            if self.live and self.controller.engine:
                 fit = self.controller.fit(self.path())
                 self.n_prompt = fit.n_prompt
                 return fit
@@ -282,12 +276,12 @@ class ChatApp(ChatPrinter):
 
     # The model
 
-    def wait_for_model(self) -> "LocalModel | None":
+    def wait_for_model(self) -> "Engine | None":
         """The model, after waiting for it if it is still loading; None when the user stops waiting."""
         loading = self.controller.load_model()
-        if loading.local:
-            self._greet(loading.local)
-            return loading.local
+        if loading.engine:
+            self._greet(loading.engine)
+            return loading.engine
         busy_screen, flag = BusyScreen(self.controller.settings, self.live), Cancellation()
 
         def tick(doing: str) -> bool:
@@ -306,15 +300,15 @@ class ChatApp(ChatPrinter):
         self._greet(local)
         return local
 
-    def _greet(self, local: "LocalModel") -> None:
+    def _greet(self, local: "Engine") -> None:
         """Print what the user should know about a model, once."""
         if local is self._greeted:
             return
         self._greeted = local
         settings = self.controller.settings  # adds a note for each default of the model that cannot be used
-        for note in local.target.notes:
+        for note in local.notes:
             console.warn(note)
-        local.target.notes.clear()
+        local.notes.clear()
         if not self.controller.prompt_builder.has_own_template(settings):
             console.note(f"{local.name} has no chat template: a plain one is used (see /chat_template)")
 

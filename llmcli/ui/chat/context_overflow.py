@@ -7,6 +7,7 @@ from typing import Protocol
 from llmcli.chat.controller import ChatController, PromptFit, overflow_error
 from llmcli.chat.conversation import Message
 from llmcli.chat.sessions.session import Session
+from llmcli.engine.events import Cancellation
 from llmcli.errors import UsageError
 from llmcli.text import plural
 from llmcli.ui.chat.answer_display import Parts
@@ -25,7 +26,7 @@ class OverflowChat(Protocol):
 
     def path(self) -> list[Message]: ...
 
-    def stream_to_stderr(self, parts: Parts, doing: str) -> None: ...
+    def stream_to_stderr(self, parts: Parts, doing: str, cancellation: Cancellation) -> None: ...
 
 
 def resolve_overflow(
@@ -75,7 +76,7 @@ def compact_now(chat: OverflowChat, path: Sequence[Message], keep: int | None = 
     from llmcli.chat.compaction import Compaction  # imports the engine, which the completion of commands does not need
 
     compaction = Compaction(chat.controller, path, keep)
-    chat.stream_to_stderr(compaction.parts(), "summarizing the oldest turns")
+    chat.stream_to_stderr(compaction.parts(), "summarizing the oldest turns", compaction.cancellation)
     if compaction.interrupted or not compaction.text:
         console.note("nothing changed")
         return False

@@ -23,7 +23,7 @@ def status_line(chat: "ChatApp") -> str:
     if chat.editing is not None:
         return _fitting(f"editing message {chat.editing}", "Enter saves it", "Ctrl-C cancels")
     controller = chat.controller
-    local, settings = controller.local, controller.settings
+    local, settings = controller.engine, controller.settings
     parts = [local.name if local else Path(str(settings.model)).name]  # of a path the end, which distinguishes models
     if character := _character(chat):
         parts.append(character)

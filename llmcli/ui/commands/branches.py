@@ -128,8 +128,8 @@ def _branch_off(chat: "ChatApp", number: str, rank: str) -> None:
     if not answered:
         return
     at = parse_token_index(answered, number)
-    with busy(chat, "evaluating the answer") as progress:
-        token = answered.candidate(at, int(rank[:_LONGEST]), progress)
+    with busy(chat, "evaluating the answer") as watch:
+        token = answered.candidate(at, int(rank[:_LONGEST]), *watch)
     if token is None:
         console.note("stopped")
         return

@@ -18,7 +18,6 @@ from llmcli.ui.terminal.interrupt import defer_exit, disable_echo, interruptible
 from llmcli.ui.terminal.progress import ProgressLine, Spinner
 
 if TYPE_CHECKING:  # these import the engine, which is slow
-    from llmcli.inference.local import LocalModel
     from llmcli.ui.chat.app import ChatApp
 
 _PRESSES = 3  # of Ctrl-C, as for one answer
@@ -49,12 +48,12 @@ def compare(chat: "ChatApp", argument: str) -> None:
     seed = chat.controller.settings.seed
     seed = random_seed() if seed is None else seed
     variants = variants_of(specs, seed, n_seeds, chat.controller.parse)
-    if not (local := chat.wait_for_model()):
+    if not chat.wait_for_model():
         return
     draft = _draft(chat, question) if question else None
     path = resolve_overflow(chat, chat.path() if draft else _path_to_question(chat), draft=draft)
     if path is not None:
-        _compare(chat, local, path, draft is not None, variants, seed)
+        _compare(chat, path, draft is not None, variants, seed)
 
 
 def split_arguments(argument: str) -> tuple[str, list[str], int]:
@@ -104,14 +103,11 @@ def _path_to_question(chat: "ChatApp") -> list[Message]:
     return path
 
 
-def _compare(
-    chat: "ChatApp", local: "LocalModel", path: Sequence[Message], new: bool, variants: Sequence[Variant], seed: int
-) -> None:
+def _compare(chat: "ChatApp", path: Sequence[Message], new: bool, variants: Sequence[Variant], seed: int) -> None:
     """Generate the answers, show them and their statistics, and save them for /keep."""
     from llmcli.chat.compare import CompareSession
     from llmcli.ui import comparison as screen
 
-    local.abort.clear()
     compare_session = CompareSession(chat.controller, path, new, variants, seed)
     comparison, settings = compare_session.comparison, chat.controller.settings
     screen.warn_ineffective(
@@ -123,9 +119,9 @@ def _compare(
     think = settings.think == "show"
     with (
         defer_exit(),
-        interruptible(local.abort, _PRESSES),
+        interruptible(compare_session.cancellation, _PRESSES),
         disable_echo(chat.live),
-        time_limit(local.abort, settings.timeout),
+        time_limit(compare_session.cancellation, settings.timeout),
         spinner,
     ):
         screen.run(comparison, view, think, spinner.end)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from llmcli.engine.events import Measure
+from llmcli.engine.events import Cancellation, Measure
 from llmcli.errors import UsageError
 from llmcli.files import data_dir, make_private
 from llmcli.text import plural
@@ -127,18 +127,19 @@ def parse_token_index(answered: "AnswerInspector", argument: str) -> int:
 
 
 @contextmanager
-def busy(chat: "ChatApp", doing: str) -> Iterator[Callable[[int, int], None]]:
-    """Within this block the screen shows what the model does and how far it is, and Ctrl-C stops it."""
-    local = chat.controller.local
-    assert local
-    local.abort.clear()
+def busy(chat: "ChatApp", doing: str) -> Iterator[tuple[Cancellation, Callable[[int, int], None]]]:
+    """Within this block the screen shows what the model does and how far it is, and Ctrl-C stops it.
+
+    Yields what is stopped and told how far it is.
+    """
+    cancellation = Cancellation()
     busy_screen = BusyScreen(chat.controller.settings, chat.live)
 
     def progress(done: int, total: int) -> None:
         busy_screen.spinner.text = f"{doing} {done / max(total, 1):.0%}"
 
-    with defer_exit(), busy_screen.open(local.abort, doing):
-        yield progress
+    with defer_exit(), busy_screen.open(cancellation, doing):
+        yield cancellation, progress
 
 
 def _inspect(chat: "ChatApp", answered: "AnswerInspector", argument: str, count: int) -> "TokenInspection | None":
@@ -146,13 +147,13 @@ def _inspect(chat: "ChatApp", answered: "AnswerInspector", argument: str, count:
     if argument:
         number: int | None = parse_token_index(answered, argument)
     else:
-        with busy(chat, "measuring the answer") as progress:
-            number = answered.least_sure(progress)
+        with busy(chat, "measuring the answer") as watch:
+            number = answered.least_sure(*watch)
     found = None
     if number is not None:
-        doing = "generating the answer again" if answered.target.stateful_steps else "evaluating the answer"
-        with busy(chat, doing) as progress:
-            found = answered.inspect(number, count, progress)
+        doing = "generating the answer again" if answered.inspector.stateful_steps else "evaluating the answer"
+        with busy(chat, doing) as watch:
+            found = answered.inspector.inspect(number, count, *watch)
     if not found:
         console.note("stopped")
         return None
@@ -175,7 +176,7 @@ def _note_differences(answered: "AnswerInspector", found: "TokenInspection") -> 
             "the answer is from an earlier chat: its text was tokenized again, perhaps not as it was generated"
         )
     if not found.exact:
-        names = ", ".join(answered.target.stateful_steps)
+        names = ", ".join(answered.inspector.stateful_steps)
         console.note(f"could not reproduce the answer exactly: {names} state was reset at this token")
         return
     original = answered.traces[found.at].p if answered.traces else None

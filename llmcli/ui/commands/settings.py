@@ -22,7 +22,7 @@ from llmcli.ui.commands.registry import SETTINGS, command, commands
 from llmcli.ui.terminal.console import console
 
 if TYPE_CHECKING:
-    from llmcli.inference.local import LocalModel
+    from llmcli.inference.engine import Engine
     from llmcli.ui.chat.app import ChatApp
 
 _HIGHEST = 2.0  # a temperature above it is most likely a mistake
@@ -216,7 +216,7 @@ def model(chat: "ChatApp", argument: str) -> None:
     """Show the model, or load another one for the same conversation."""
     controller = chat.controller
     if not argument:
-        local = controller.local
+        local = controller.engine
         chat.say(_describe_model(local) if local else f"model: {controller.settings.model} (loading)")
         return
     key, value = controller.parse("model", argument)
@@ -235,7 +235,7 @@ def model(chat: "ChatApp", argument: str) -> None:
         console.note(_describe_model(local))
 
 
-def _describe_model(local: "LocalModel") -> str:
+def _describe_model(local: "Engine") -> str:
     return f"model: {local.name}, context: {local.n_ctx} tokens"
 
 

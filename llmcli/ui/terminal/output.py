@@ -184,8 +184,8 @@ def warn_slow(answer: "Answer") -> None:
     """Warn when a temperature policy in Python takes much of the time."""
     if not answer.started:
         return
-    timings, n_tokens = answer.timings(), len(answer.generation.tokens) - len(answer.prompt.tokens)
-    policy_ms, total_ms = answer.generation.policy_ms, timings["predicted_ms"]
+    timings, n_tokens = answer.timings(), len(answer.tokens)
+    policy_ms, total_ms = answer.record.policy_ms, timings["predicted_ms"]
     if n_tokens and 0 < _SLOW * total_ms < policy_ms:
         share = f"{policy_ms / n_tokens:.1f} ms per token, {policy_ms / total_ms:.0%} of the time"
         console.warn(f"the temperature policy is slow: {share}")
